@@ -1,0 +1,564 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// DesiredState says whether a Bottle's machine is to run.
+// +kubebuilder:validation:Enum=Running;Stopped
+type DesiredState string
+
+const (
+	// DesiredStateRunning keeps the machine running.
+	DesiredStateRunning DesiredState = "Running"
+	// DesiredStateStopped keeps the machine stopped and its disk on the node.
+	DesiredStateStopped DesiredState = "Stopped"
+)
+
+// PullPolicy says when an image is pulled, as in a Pod.
+// +kubebuilder:validation:Enum=Always;IfNotPresent;Never
+type PullPolicy string
+
+// BottleSpec is what the user asks for.
+//
+// +kubebuilder:validation:XValidation:rule="!(has(self.image) && has(self.artifact))",message="image and artifact cannot both be set: choose one, or neither for the node's default image"
+type BottleSpec struct {
+	// slug is the Bottle's short name on its node: it is part of the names of
+	// its machine, network and container, and decides its first choice of a
+	// subnet. It cannot be changed.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=40
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]+(-[a-z0-9]+)*$')",message="slug must be lower-case letters, digits and single inner hyphens, such as my-agent-2"
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="slug cannot be changed: make a new Bottle"
+	Slug string `json:"slug,omitempty"`
+
+	// env is the environment of everything that runs in the guest. White space
+	// at the end of a value from a Secret or ConfigMap does not reach the guest.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=128
+	Env []EnvVar `json:"env,omitempty"`
+
+	// image is the guest's root filesystem: an OCI reference, or file:NAME for
+	// an archive in the node's folder of local images. Pulling a reference is
+	// not yet applied: MachineReady says ImageNotLocal.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=512
+	// +kubebuilder:validation:XValidation:rule="!self.startsWith('file:') || self.matches('^file:[A-Za-z0-9_][A-Za-z0-9._-]*$')",message="after file: the name of an archive must follow, of letters, digits, '.', '_' and '-', without '/' and not starting with '.'"
+	// +kubebuilder:validation:XValidation:rule="!self.startsWith('file:') || !self.contains('..')",message="the name after file: must not contain '..'"
+	// +kubebuilder:validation:XValidation:rule="self.startsWith('file:') || self.matches('^[A-Za-z0-9][A-Za-z0-9._:/@-]*$')",message="image must be an OCI reference such as ghcr.io/org/agent:1.2, or file:NAME"
+	Image *string `json:"image,omitempty"`
+
+	// artifact is a packed machine (.smolmachine) to start from, in place of
+	// an image. Not yet applied.
+	// +optional
+	Artifact *Artifact `json:"artifact,omitempty"`
+
+	// imagePullPolicy says when the image is pulled. Not yet applied.
+	// +optional
+	ImagePullPolicy PullPolicy `json:"imagePullPolicy,omitempty"`
+
+	// imagePullSecrets name the Secrets with which the image is pulled. Not
+	// yet applied.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=16
+	ImagePullSecrets []LocalObjectReference `json:"imagePullSecrets,omitempty"`
+
+	// command runs in the guest at every start; absent means the image's own.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MaxLength=4096
+	Command []string `json:"command,omitempty"`
+
+	// machine is the size of the microVM.
+	// +optional
+	Machine *Machine `json:"machine,omitempty"`
+
+	// bundle is the sidecar container that is the guest's only way out.
+	// +optional
+	Bundle *Bundle `json:"bundle,omitempty"`
+
+	// egress is what the default bundle lets through.
+	// +optional
+	Egress *Egress `json:"egress,omitempty"`
+
+	// desiredState is Running or Stopped.
+	// +optional
+	// +kubebuilder:default=Running
+	DesiredState DesiredState `json:"desiredState,omitempty"`
+
+	// lifetime bounds how long the Bottle runs and is kept. Not yet applied.
+	// +optional
+	Lifetime *Lifetime `json:"lifetime,omitempty"`
+
+	// nodeName asks for this very node; the scheduler still checks that the
+	// Bottle fits there.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	NodeName *string `json:"nodeName,omitempty"`
+
+	// scheduling is handed to kube-scheduler.
+	// +optional
+	Scheduling *Scheduling `json:"scheduling,omitempty"`
+}
+
+// EnvVar is one environment variable.
+//
+// +kubebuilder:validation:XValidation:rule="!(has(self.value) && has(self.valueFrom))",message="value and valueFrom cannot both be set"
+type EnvVar struct {
+	// name of the variable.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=256
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[A-Za-z_][A-Za-z0-9_]*$')",message="name must be letters, digits and '_', not starting with a digit"
+	Name string `json:"name,omitempty"`
+
+	// value, given to the guest byte for byte.
+	// +optional
+	// +kubebuilder:validation:MaxLength=32768
+	// +kubebuilder:validation:XValidation:rule="!self.contains('\\u0000')",message="value must not contain a NUL character: no process can be given one"
+	// +kubebuilder:validation:XValidation:rule="!['\\u0009','\\u000a','\\u000b','\\u000c','\\u000d','\\u0020','\\u0085','\\u00a0','\\u1680','\\u2000','\\u2001','\\u2002','\\u2003','\\u2004','\\u2005','\\u2006','\\u2007','\\u2008','\\u2009','\\u200a','\\u2028','\\u2029','\\u202f','\\u205f','\\u3000'].exists(c, self.endsWith(c))",message="value must not end in white space: smolvm would drop it"
+	Value *string `json:"value,omitempty"`
+
+	// valueFrom takes the value from a Secret or ConfigMap of the Bottle's
+	// namespace.
+	// +optional
+	ValueFrom *EnvVarSource `json:"valueFrom,omitempty"`
+}
+
+// EnvVarSource is where a value comes from.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.secretKeyRef) != has(self.configMapKeyRef)",message="exactly one of secretKeyRef and configMapKeyRef must be set"
+type EnvVarSource struct {
+	// secretKeyRef selects a key of a Secret.
+	// +optional
+	SecretKeyRef *KeySelector `json:"secretKeyRef,omitempty"`
+
+	// configMapKeyRef selects a key of a ConfigMap.
+	// +optional
+	ConfigMapKeyRef *KeySelector `json:"configMapKeyRef,omitempty"`
+}
+
+// KeySelector selects one key of a named object.
+type KeySelector struct {
+	// name of the object.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name,omitempty"`
+
+	// key in the object's data.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Key string `json:"key,omitempty"`
+
+	// optional says that the variable is left out when the object or the key
+	// is not there.
+	// +optional
+	Optional *bool `json:"optional,omitempty"`
+}
+
+// LocalObjectReference names an object of the Bottle's namespace.
+type LocalObjectReference struct {
+	// name of the object.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name,omitempty"`
+}
+
+// Artifact is a packed machine.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.path) != has(self.reference)",message="exactly one of path and reference must be set"
+type Artifact struct {
+	// path is file:NAME, an artifact in the node's folder of local images.
+	// +optional
+	// +kubebuilder:validation:MinLength=6
+	// +kubebuilder:validation:MaxLength=255
+	// +kubebuilder:validation:XValidation:rule="self.matches('^file:[A-Za-z0-9_][A-Za-z0-9._-]*$') && !self.contains('..')",message="path must be file:NAME, NAME of letters, digits, '.', '_' and '-', without '/' and '..'"
+	Path *string `json:"path,omitempty"`
+
+	// reference is the artifact's reference in an OCI registry.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=512
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[A-Za-z0-9][A-Za-z0-9._:/@-]*$')",message="reference must be an OCI reference such as ghcr.io/org/agent:1.2"
+	Reference *string `json:"reference,omitempty"`
+
+	// sha256 of the artifact's file in hexadecimal, checked before use.
+	// +optional
+	// +kubebuilder:validation:MinLength=64
+	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[0-9a-f]{64}$')",message="sha256 must be 64 lower-case hexadecimal digits"
+	SHA256 *string `json:"sha256,omitempty"`
+}
+
+// Machine is the size of a microVM. What is absent is left to smolvm.
+type Machine struct {
+	// cpus is the number of virtual CPUs, 1 to 16.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=16
+	CPUs *int32 `json:"cpus,omitempty"`
+
+	// memory of the guest, at least 64Mi, rounded up to whole MiB.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="quantity(string(self)).compareTo(quantity('64Mi')) >= 0",message="memory must be at least 64Mi"
+	// +kubebuilder:validation:XValidation:rule="quantity(string(self)).compareTo(quantity('1Ti')) <= 0",message="memory must be at most 1Ti"
+	Memory *resource.Quantity `json:"memory,omitempty"`
+
+	// storage is the size of the data disk, rounded up to whole GiB.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="quantity(string(self)).compareTo(quantity('1')) >= 0",message="storage must be greater than 0"
+	// +kubebuilder:validation:XValidation:rule="quantity(string(self)).compareTo(quantity('64Ti')) <= 0",message="storage must be at most 64Ti"
+	Storage *resource.Quantity `json:"storage,omitempty"`
+
+	// overlay is the size of the root filesystem's writable disk, rounded up
+	// to whole GiB.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="quantity(string(self)).compareTo(quantity('1')) >= 0",message="overlay must be greater than 0"
+	// +kubebuilder:validation:XValidation:rule="quantity(string(self)).compareTo(quantity('64Ti')) <= 0",message="overlay must be at most 64Ti"
+	Overlay *resource.Quantity `json:"overlay,omitempty"`
+}
+
+// Bundle is the sidecar container.
+type Bundle struct {
+	// image of the container; it must match the agent's allowed bundle images
+	// and be in the node's Docker Engine. Absent means the built-in proxy.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=512
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[A-Za-z0-9][A-Za-z0-9._:/@-]*$')",message="image must be an OCI reference such as ghcr.io/org/bundle:1.2"
+	Image *string `json:"image,omitempty"`
+
+	// env is the environment of the container.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=64
+	Env []EnvVar `json:"env,omitempty"`
+
+	// ports are the TCP ports of the bundle that the guest may reach. Default
+	// 8888.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:items:Minimum=1
+	// +kubebuilder:validation:items:Maximum=65535
+	Ports []int32 `json:"ports,omitempty"`
+
+	// caPath is the absolute path, in the bundle's container, of a PEM file
+	// that the guest is to trust. Not yet applied.
+	// +optional
+	// +kubebuilder:validation:MinLength=2
+	// +kubebuilder:validation:MaxLength=255
+	// +kubebuilder:validation:XValidation:rule="self.startsWith('/') && !self.contains('..')",message="caPath must be absolute and without '..'"
+	CAPath *string `json:"caPath,omitempty"`
+}
+
+// Egress is what the default bundle lets through.
+type Egress struct {
+	// allow lists rules: HOST[:PORT], with a leading '*.' for all subdomains,
+	// or an IP address or CIDR; an IPv6 one with a port in brackets. The port
+	// is 443 when absent. Nothing else is let through.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=256
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=280
+	Allow []EgressRule `json:"allow,omitempty"`
+}
+
+// EgressRule is HOST[:PORT].
+//
+// +kubebuilder:validation:MinLength=1
+// +kubebuilder:validation:MaxLength=280
+// +kubebuilder:validation:XValidation:rule="self.matches('^((\\\\*\\\\.)?[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(\\\\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*|[0-9.]+/[0-9]+|\\\\[[0-9A-Fa-f:.]+(/[0-9]+)?\\\\])(:[0-9]{1,5})?$|^[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(/[0-9]+)?$')",message="a rule must be HOST[:PORT], *.HOST[:PORT], an IP address or a CIDR, such as api.example.com, *.example.com:8443, 203.0.113.7 or [2001:db8::/32]:443"
+type EgressRule string
+
+// Lifetime bounds a Bottle in time.
+type Lifetime struct {
+	// activeDeadlineSeconds, counted from status.startTime, after which the
+	// machine is stopped for good.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=2147483647
+	ActiveDeadlineSeconds *int64 `json:"activeDeadlineSeconds,omitempty"`
+
+	// ttlSecondsAfterFinished, counted from when the deadline passed, after
+	// which the Bottle is deleted.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=2147483647
+	TTLSecondsAfterFinished *int32 `json:"ttlSecondsAfterFinished,omitempty"`
+}
+
+// Scheduling is copied to the placeholder Pod.
+type Scheduling struct {
+	// nodeSelector as in a Pod.
+	// +optional
+	// +kubebuilder:validation:MaxProperties=64
+	NodeSelector map[string]string `json:"nodeSelector,omitempty"`
+
+	// tolerations as in a Pod.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	Tolerations []corev1.Toleration `json:"tolerations,omitempty"`
+
+	// affinity as in a Pod.
+	// +optional
+	Affinity *corev1.Affinity `json:"affinity,omitempty"`
+
+	// topologySpreadConstraints as in a Pod.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=16
+	TopologySpreadConstraints []corev1.TopologySpreadConstraint `json:"topologySpreadConstraints,omitempty"`
+
+	// priorityClassName as in a Pod.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	PriorityClassName *string `json:"priorityClassName,omitempty"`
+}
+
+// BottleStatus is what the operator observed.
+type BottleStatus struct {
+	// observedGeneration is the generation that was last acted on to its end.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	ObservedGeneration *int64 `json:"observedGeneration,omitempty"`
+
+	// nodeName is the node that kube-scheduler chose.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	NodeName *string `json:"nodeName,omitempty"`
+
+	// startTime is when the machine first ran.
+	// +optional
+	StartTime *metav1.Time `json:"startTime,omitempty"`
+
+	// network is the subnet triple.
+	// +optional
+	Network *NetworkStatus `json:"network,omitempty"`
+
+	// smolfile on the node.
+	// +optional
+	Smolfile *SmolfileStatus `json:"smolfile,omitempty"`
+
+	// bundle is the sidecar container on the node.
+	// +optional
+	Bundle *BundleStatus `json:"bundle,omitempty"`
+
+	// resources as booked with the scheduler and as given to smolvm.
+	// +optional
+	Resources *ResourcesStatus `json:"resources,omitempty"`
+
+	// image that the machine was made from.
+	// +optional
+	Image *ImageStatus `json:"image,omitempty"`
+
+	// machine is the microVM on the node.
+	// +optional
+	Machine *MachineStatus `json:"machine,omitempty"`
+
+	// conditions: Ready, Scheduled, NetworkReady, SmolfileReady, BundleReady,
+	// MachineReady, EgressEnforced and, only while True, PendingRestart,
+	// Reconciling and Stalled.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	// +kubebuilder:validation:MaxItems=16
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// NetworkStatus is the subnet triple.
+type NetworkStatus struct {
+	// subnet of the Bottle, in CIDR form.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	Subnet string `json:"subnet,omitempty"`
+
+	// gateway is the node's own address in the subnet.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	Gateway string `json:"gateway,omitempty"`
+
+	// bundleIP is the pinned address of the bundle.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	BundleIP string `json:"bundleIP,omitempty"`
+}
+
+// SmolfileStatus is the Smolfile on the node.
+type SmolfileStatus struct {
+	// path on the node.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=4096
+	Path string `json:"path,omitempty"`
+
+	// sha256 of the file in hexadecimal.
+	// +required
+	// +kubebuilder:validation:MinLength=64
+	// +kubebuilder:validation:MaxLength=64
+	SHA256 string `json:"sha256,omitempty"`
+}
+
+// BundleStatus is the sidecar container on the node.
+type BundleStatus struct {
+	// name of the container.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=128
+	Name string `json:"name,omitempty"`
+
+	// containerID of the container.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=128
+	ContainerID *string `json:"containerID,omitempty"`
+
+	// image of the container.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=512
+	Image *string `json:"image,omitempty"`
+}
+
+// ResourcesStatus is the machine's size.
+type ResourcesStatus struct {
+	// cpus given to the machine.
+	// +required
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=16
+	CPUs int32 `json:"cpus,omitempty"`
+
+	// memory given to the machine.
+	// +required
+	Memory resource.Quantity `json:"memory,omitempty,omitzero"`
+}
+
+// ImageStatus is the image that the machine was made from.
+type ImageStatus struct {
+	// reference as asked for.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=512
+	Reference string `json:"reference,omitempty"`
+
+	// digest of the archive, as sha256:HEX.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=128
+	Digest *string `json:"digest,omitempty"`
+}
+
+// MachineStatus is the microVM on the node.
+type MachineStatus struct {
+	// name of the machine in smolvm.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=128
+	Name string `json:"name,omitempty"`
+
+	// pid of its VMM on the node.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	PID *int64 `json:"pid,omitempty"`
+
+	// startTime of its VMM.
+	// +optional
+	StartTime *metav1.Time `json:"startTime,omitempty"`
+
+	// restarts counts the starts after the first one that were not asked for.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	Restarts *int32 `json:"restarts,omitempty"`
+
+	// smolvmVersion is the version of smolvm on the node.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	SmolvmVersion *string `json:"smolvmVersion,omitempty"`
+
+	// lastLoss is how the machine was last lost without being asked to stop.
+	// +optional
+	LastLoss *MachineLoss `json:"lastLoss,omitempty"`
+}
+
+// MachineLoss is one unasked end of a machine.
+type MachineLoss struct {
+	// time at which it was noticed.
+	// +required
+	Time metav1.Time `json:"time,omitempty,omitzero"`
+
+	// cause as far as it is known, such as "killed by signal 9".
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=256
+	Cause string `json:"cause,omitempty"`
+}
+
+// Bottle is a hardware-isolated microVM whose only way out is one sidecar
+// container at one pinned IP.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:shortName=btl,categories=all
+// +kubebuilder:selectablefield:JSONPath=`.status.nodeName`
+// +kubebuilder:printcolumn:name="Slug",type=string,JSONPath=`.spec.slug`
+// +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.status.nodeName`
+// +kubebuilder:printcolumn:name="Bundle IP",type=string,JSONPath=`.status.network.bundleIP`
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Restarts",type=integer,JSONPath=`.status.machine.restarts`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type Bottle struct {
+	metav1.TypeMeta `json:",inline"`
+
+	// metadata of the Bottle.
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// spec is what the user asks for.
+	// +required
+	Spec BottleSpec `json:"spec,omitzero"`
+
+	// status is what the operator observed.
+	// +optional
+	Status BottleStatus `json:"status,omitempty,omitzero"`
+}
+
+// BottleList is a list of Bottles.
+//
+// +kubebuilder:object:root=true
+type BottleList struct {
+	metav1.TypeMeta `json:",inline"`
+
+	// metadata of the list.
+	// +optional
+	metav1.ListMeta `json:"metadata,omitempty"`
+
+	// items of the list.
+	Items []Bottle `json:"items"`
+}

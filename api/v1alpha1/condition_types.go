@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+// Condition types of a Bottle. Absent counts as Unknown.
+const (
+	// ConditionReady is True when all conditions below are, or when a Bottle
+	// that is to be stopped is verified down. Wait for this one.
+	ConditionReady = "Ready"
+	// ConditionScheduled is True when kube-scheduler chose a node.
+	ConditionScheduled = "Scheduled"
+	// ConditionNetworkReady is True when the subnet triple is allocated and
+	// the bundle's network exists on the node.
+	ConditionNetworkReady = "NetworkReady"
+	// ConditionSmolfileReady is True when the Smolfile on the node is the one
+	// that this generation asks for.
+	ConditionSmolfileReady = "SmolfileReady"
+	// ConditionBundleReady is True when the sidecar container runs at the
+	// pinned IP and answers on its ports.
+	ConditionBundleReady = "BundleReady"
+	// ConditionMachineReady is True when the machine is running and answers.
+	ConditionMachineReady = "MachineReady"
+	// ConditionEgressEnforced is True when it was proven from inside the guest
+	// that nothing but the bundle can be reached.
+	ConditionEgressEnforced = "EgressEnforced"
+	// ConditionPendingRestart is present only while True: the fields that its
+	// message names wait for a new machine.
+	ConditionPendingRestart = "PendingRestart"
+	// ConditionReconciling is present only while True (kstatus): work goes on.
+	ConditionReconciling = "Reconciling"
+	// ConditionStalled is present only while True (kstatus): nothing will get
+	// better without a change by the user.
+	ConditionStalled = "Stalled"
+)
+
+// Reasons of more than one condition type.
+const (
+	// ReasonReady: what the condition says is so.
+	ReasonReady = "Ready"
+	// ReasonBlocked: an earlier step is not done yet.
+	ReasonBlocked = "Blocked"
+	// ReasonError: it could not be found out; tried again with backoff.
+	ReasonError = "Error"
+	// ReasonStopped: the Bottle is stopped, as spec.desiredState asks.
+	ReasonStopped = "Stopped"
+	// ReasonStopping: the machine is being stopped, as spec.desiredState asks.
+	ReasonStopping = "Stopping"
+	// ReasonProgressing: the work of this generation goes on.
+	ReasonProgressing = "Progressing"
+	// ReasonTerminating: the Bottle is being deleted and its parts removed.
+	ReasonTerminating = "Terminating"
+	// ReasonAgentLost: the node's agent no longer renews its Lease, so nothing
+	// is known of the Bottle.
+	ReasonAgentLost = "AgentLost"
+	// ReasonDockerUnavailable: the node's Docker Engine does not answer.
+	ReasonDockerUnavailable = "DockerUnavailable"
+)
+
+// Reasons of Scheduled.
+const (
+	// ReasonScheduled: kube-scheduler bound the placeholder Pod.
+	ReasonScheduled = "Scheduled"
+	// ReasonPending: the placeholder Pod waits for kube-scheduler.
+	ReasonPending = "Pending"
+	// ReasonUnschedulable: no node fits; the message is the scheduler's own.
+	ReasonUnschedulable = "Unschedulable"
+	// ReasonPlaceholderRefused: the API server refused the placeholder Pod,
+	// by quota, limit or policy; the message is its own.
+	ReasonPlaceholderRefused = "PlaceholderRefused"
+	// ReasonNodeLost: the node is gone or declared out of service; the Bottle
+	// is being placed again.
+	ReasonNodeLost = "NodeLost"
+	// ReasonEvicted: the placeholder Pod was deleted (drain, preemption); the
+	// machine is torn down before the Bottle goes elsewhere.
+	ReasonEvicted = "Evicted"
+)
+
+// Reasons of NetworkReady.
+const (
+	// ReasonSubnetsExhausted: no candidate subnet is free on the node.
+	ReasonSubnetsExhausted = "SubnetsExhausted"
+	// ReasonNetworkConflict: a docker network of our name is someone else's.
+	ReasonNetworkConflict = "NetworkConflict"
+)
+
+// Reasons of SmolfileReady.
+const (
+	// ReasonSecretNotFound: a Secret, or a key of it, is not there.
+	ReasonSecretNotFound = "SecretNotFound"
+	// ReasonConfigMapNotFound: a ConfigMap, or a key of it, is not there.
+	ReasonConfigMapNotFound = "ConfigMapNotFound"
+	// ReasonEnvInvalid: a value cannot be given to a process: it is too long,
+	// has a NUL or is no UTF-8.
+	ReasonEnvInvalid = "EnvInvalid"
+)
+
+// Reasons of BundleReady.
+const (
+	// ReasonBundleConflict: a container of our name is someone else's.
+	ReasonBundleConflict = "BundleConflict"
+	// ReasonBundleImageNotAllowed: the agent's allowed images have no match.
+	ReasonBundleImageNotAllowed = "BundleImageNotAllowed"
+	// ReasonBundleImageMissing: the node's Docker Engine lacks the image.
+	ReasonBundleImageMissing = "BundleImageMissing"
+	// ReasonBundleStarting: the container does not run yet.
+	ReasonBundleStarting = "BundleStarting"
+	// ReasonBundleNotAnswering: a declared port does not answer.
+	ReasonBundleNotAnswering = "BundleNotAnswering"
+)
+
+// Reasons of MachineReady.
+const (
+	// ReasonImageNotLocal: the image is a registry reference; only local
+	// archives can be given to smolvm yet.
+	ReasonImageNotLocal = "ImageNotLocal"
+	// ReasonImageNotFound: the archive is not in the node's image folder.
+	ReasonImageNotFound = "ImageNotFound"
+	// ReasonUnsupportedBySmolvm: the node's smolvm is too old for the spec.
+	ReasonUnsupportedBySmolvm = "UnsupportedBySmolvm"
+	// ReasonNodeNotReady: a node fact fails: smolvm, its files, or KVM.
+	ReasonNodeNotReady = "NodeNotReady"
+	// ReasonMachineConflict: a machine of our name is someone else's.
+	ReasonMachineConflict = "MachineConflict"
+	// ReasonMachineStarting: the machine was created or is being started.
+	ReasonMachineStarting = "MachineStarting"
+	// ReasonBootFailed: the machine did not boot; tried again with backoff.
+	ReasonBootFailed = "BootFailed"
+	// ReasonMachineUnreachable: its VM lives but its agent does not answer.
+	ReasonMachineUnreachable = "MachineUnreachable"
+	// ReasonMachineRejected: smolvm refused the machine as it was asked for.
+	ReasonMachineRejected = "MachineRejected"
+	// ReasonMachineRunning: the machine is running and answers.
+	ReasonMachineRunning = "MachineRunning"
+)
+
+// Reasons of EgressEnforced and, following it, of Ready.
+const (
+	// ReasonNotProven: no proof was made yet.
+	ReasonNotProven = "NotProven"
+)
+
+// Reasons of PendingRestart.
+const (
+	// ReasonSpecChanged: fields of the spec differ from what the machine was
+	// created with.
+	ReasonSpecChanged = "SpecChanged"
+)
+
+// Reasons of Stalled.
+const (
+	// ReasonDeadlineExceeded: spec.lifetime's deadline passed.
+	ReasonDeadlineExceeded = "DeadlineExceeded"
+)
