@@ -16,9 +16,11 @@ import (
 // GroupVersion is the API group and version of this package.
 var GroupVersion = schema.GroupVersion{Group: "botbottle.dev", Version: "v1alpha1"}
 
-// AddToScheme registers the types of this package.
-var AddToScheme = runtime.NewSchemeBuilder(func(s *runtime.Scheme) error {
+var schemeBuilder = runtime.NewSchemeBuilder(func(s *runtime.Scheme) error {
 	s.AddKnownTypes(GroupVersion, &Bottle{}, &BottleList{})
 	metav1.AddToGroupVersion(s, GroupVersion)
 	return nil
-}).AddToScheme
+})
+
+// AddToScheme registers the types of this package.
+var AddToScheme = schemeBuilder.AddToScheme
