@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package host
+
+import (
+	"context"
+	"net/netip"
+)
+
+// BundleSpec is the bundle container that a Bottle asks for.
+type BundleSpec struct {
+	Owner Owner
+	// Image is empty for the built-in bundle, which is hardened: read-only
+	// root, non-root, no capabilities. Any other runs with a writable layer
+	// and docker's default capabilities without NET_RAW.
+	Image string
+	IP    netip.Addr
+	// Env entries are K=V. They never appear in an error.
+	Env []string
+	// RulesDir is the folder on the node with the egress rules file, mounted
+	// read-only into the built-in bundle. Empty for any other image.
+	RulesDir string
+}
+
+// Bundle is a bundle container as observed.
+type Bundle struct {
+	Owner       Owner
+	ContainerID string
+	Image       string // reference that it was created from
+	IP          netip.Addr
+	Running     bool
+	// State is docker's own word, such as "exited", with the exit code.
+	State string
+}
+
+// Bundles are the bundle containers of this node's Bottles. All methods may be
+// called again at any time; ErrUnavailable means that dockerd does not answer.
+type Bundles interface {
+	// InspectBundle returns the owner's container: ErrNotFound when there is
+	// none, ErrConflict when a container of its name is someone else's.
+	InspectBundle(ctx context.Context, owner Owner) (Bundle, error)
+	// EnsureBundle makes the container exist and run. An unequal one of ours
+	// is replaced, a stopped one is started. ErrConflict when a container of
+	// its name is someone else's, ErrNotFound when the node lacks the image,
+	// ErrInvalid when docker refuses the container.
+	EnsureBundle(ctx context.Context, spec BundleSpec) (Bundle, error)
+	// StopBundle stops the owner's container; absent or stopped is nil.
+	StopBundle(ctx context.Context, owner Owner) error
+	// DeleteBundle removes the owner's container, running or not; absent or
+	// someone else's is nil.
+	DeleteBundle(ctx context.Context, owner Owner) error
+	// ListBundles returns the containers that bear our labels, of any cluster
+	// and node.
+	ListBundles(ctx context.Context) ([]Bundle, error)
+	// UnansweredPorts dials ip on each port from the node and returns those
+	// that do not answer, in order. It waits briefly at most.
+	UnansweredPorts(ctx context.Context, ip netip.Addr, ports []int32) ([]int32, error)
+	// WatchBundles calls changed with the owner's UID whenever a container or
+	// network that bears our labels changes, and with "" when the stream was
+	// lost and everything may have changed. It returns when ctx ends.
+	WatchBundles(ctx context.Context, changed func(uid string)) error
+}

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package host
+
+import (
+	"context"
+	"io"
+	"time"
+)
+
+// MachineState is smolvm's word for a machine's state.
+type MachineState string
+
+// States of a machine. Any other word of smolvm is MachineUnknown.
+const (
+	MachineCreated     MachineState = "created"
+	MachineRunning     MachineState = "running"
+	MachineStopped     MachineState = "stopped"
+	MachineFailed      MachineState = "failed"
+	MachineUnreachable MachineState = "unreachable"
+	MachineFrozen      MachineState = "frozen"
+	MachineUnknown     MachineState = "unknown"
+)
+
+// SecretFile is a value that smolvm reads from a file at each start.
+type SecretFile struct {
+	Name string
+	Path string // absolute
+}
+
+// MachineSpec is what a machine is created with. Zero sizes are not given to
+// smolvm.
+type MachineSpec struct {
+	Owner      Owner
+	CPUs       int32
+	MemoryMiB  int64
+	StorageGiB int64
+	OverlayGiB int64
+	// Image is the absolute path of an image archive; empty for a bare
+	// machine.
+	Image string
+	// Smolfile is the absolute path of the Smolfile.
+	Smolfile string
+	Secrets  []SecretFile
+	// Command replaces the image's own; nil keeps it.
+	Command []string
+}
+
+// Machine is a machine as observed. A PID is set only while State is running
+// and the process has the start time that smolvm recorded.
+type Machine struct {
+	Name string
+	// UID is the owner's, from smolvm's labels; empty where the version knows
+	// none.
+	UID       string
+	State     MachineState
+	PID       int
+	StartTime time.Time
+	CreatedAt time.Time
+	CPUs      int32
+	MemoryMiB int64
+	// AllowedCIDRs is the persisted policy; PolicyKnown says whether this
+	// version shows it.
+	AllowedCIDRs []string
+	PolicyKnown  bool
+	// LastExit says in words how the VMM ended, where the version tells.
+	LastExit string
+}
+
+// SmolvmVersion is the node's smolvm and what it can do.
+type SmolvmVersion struct {
+	Version string // "1.32.2"
+	// LocalImages: image archives can be given (1.1.3).
+	LocalImages bool
+	// SecretFiles: values can be given by reference (1.4.0).
+	SecretFiles bool
+	// Labels: machines bear labels (1.8.0).
+	Labels bool
+	// Command: a trailing command can be given at create.
+	Command bool
+	// RunsWorkload: start runs the image's or the given command.
+	RunsWorkload bool
+	// PolicyInList: ls shows the persisted policy (1.29.0).
+	PolicyInList bool
+	// EgressEvents: denials can be listed (1.8.1).
+	EgressEvents bool
+	// Newer: newer than the newest release that was measured.
+	Newer bool
+	// Older: older than the oldest release whose command line is spoken.
+	Older bool
+}
+
+// ExecRequest is a command to run in a guest. The environment is the machine's
+// own. Output beyond the writers' wishes is the writers' concern.
+type ExecRequest struct {
+	Command []string
+	Stdin   io.Reader // nil for none
+	Stdout  io.Writer
+	Stderr  io.Writer
+	Timeout time.Duration // 0 means no limit but the context's
+}
+
+// Machines are the smolvm machines of this node. Calls that write are
+// serialised and starts are capped inside. ErrUnavailable means that smolvm
+// itself is missing or does not answer; ErrUnsupported that its version cannot
+// do what was asked.
+type Machines interface {
+	// Version returns the version of the node's smolvm and its capabilities.
+	Version(ctx context.Context) (SmolvmVersion, error)
+	// ListMachines returns every machine of smolvm's, ours and others', by one
+	// call of smolvm.
+	ListMachines(ctx context.Context) ([]Machine, error)
+	// CreateMachine makes the machine without starting it. A machine of that
+	// name is ErrConflict; ErrInvalid when smolvm refuses what was asked.
+	CreateMachine(ctx context.Context, spec MachineSpec) error
+	// StartMachine starts a created or stopped machine and waits until it
+	// answers; a running one is nil. ErrNotFound, ErrBootFailed. After a
+	// failed or killed start no VMM is left.
+	StartMachine(ctx context.Context, name string) error
+	// StopMachine stops a machine; stopped or absent is nil. When it returns
+	// nil no VMM is left.
+	StopMachine(ctx context.Context, name string) error
+	// DeleteMachine stops and deletes a machine and checks that no record,
+	// process or folder is left; absent is nil.
+	DeleteMachine(ctx context.Context, name string) error
+	// Exec runs a command in a running guest and returns its exit code.
+	// ErrNotRunning, ErrNotFound; any other error is smolvm's, not the
+	// command's.
+	Exec(ctx context.Context, name string, req ExecRequest) (int, error)
+	// Copy copies one file from the node into a running guest, mode 0755.
+	Copy(ctx context.Context, name, from, to string) error
+	// WatchExit calls exited with the machine's name in the instant in which
+	// the VMM with this PID and start time ends. It returns at once; the watch
+	// ends with ctx.
+	WatchExit(ctx context.Context, m Machine, exited func(name string)) error
+}
