@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+SHELL := /usr/bin/env bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo v0.0.0)
+COMMIT  ?= $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X botbottle.dev/bottle-operator/internal/setup.version=$(VERSION) -X botbottle.dev/bottle-operator/internal/setup.commit=$(COMMIT)
+export CGO_ENABLED := 0
+
+BIN := $(CURDIR)/bin
+TOOL := go tool -modfile=hack/tools/go.mod
+SMOLVM_REFERENCE := 1.32.2
+SMOLVM_OLDER := 1.9.1
+STANDINS := 0.8.0 1.32.2
+
+# The development cluster: make dev-up NODES=2 MACHINES=standin
+NODES ?= 1
+MACHINES ?= real
+DEV_DIR ?= $(BIN)/dev
+export NODES MACHINES DEV_DIR
+
+FUZZTIME ?= 10m
+FUZZ_PARALLEL ?= 1
+BENCH_OUT ?= $(BIN)/bench.json
+
+##@ Using it
+.PHONY: help
+help: ## Show this help.
+	@awk 'BEGIN {FS = ":.*##"; printf "usage: make TARGET [NODES=n] [MACHINES=real|standin]\n"} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-zA-Z0-9_-]+:.*?##/ {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: dev-prepare ## Bring up a cluster, run a Bottle in a real microVM and show it.
+	@hack/demo
+
+.PHONY: dev-up
+dev-up: dev-prepare ## Start the development cluster (NODES, MACHINES).
+	@hack/dev/up
+
+.PHONY: dev-down
+dev-down: ## Stop it; nothing of it is left.
+	@hack/dev/down
+
+.PHONY: install
+install: controlplane ## Apply the CRD to the cluster of the current kubeconfig.
+	$(BIN)/kubectl apply --server-side -k config/crd
+
+.PHONY: deploy
+deploy: controlplane ## Apply CRD, RBAC and the manager to the cluster of the current kubeconfig (DRY_RUN=server to try).
+	$(BIN)/kubectl apply --server-side $(if $(DRY_RUN),--dry-run=$(DRY_RUN)) -k config/default
+
+##@ Building
+.PHONY: build
+build: ## Build bin/bottle-operator.
+	@go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/bottle-operator .
+
+.PHONY: image
+image: build ## Write the default bundle's image to bin/images/bundle.tar.
+	@mkdir -p $(BIN)/images
+	@$(BIN)/bottle-operator bundle image --output $(BIN)/images/bundle.tar
+
+.PHONY: generate
+generate: ## Regenerate deepcopy code, the CRD and the generated docs.
+	@$(TOOL) controller-gen object:headerFile=hack/boilerplate.go.txt crd paths=./api/... output:crd:dir=config/crd/bases
+	@go run ./hack/docs conditions > docs/conditions.md.tmp && mv docs/conditions.md.tmp docs/conditions.md
+
+##@ Equipment, cached in bin/
+.PHONY: controlplane
+controlplane: ## Build etcd, kube-apiserver, -scheduler, -controller-manager, kubectl and kwok (KUBEBUILDER_ASSETS saves most of it).
+	@hack/controlplane/build $(BIN)/controlplane
+	@ln -sfn controlplane/kubectl $(BIN)/kubectl
+
+.PHONY: smolvm
+smolvm: ## Fetch the real smolvm to bin/smolvm/<version>.
+	@hack/smolvm-real/fetch $(SMOLVM_REFERENCE) $(BIN)/smolvm/$(SMOLVM_REFERENCE)
+
+.PHONY: smolvm-older
+smolvm-older: # An older real command line, for the contract suite.
+	@hack/smolvm-real/fetch $(SMOLVM_OLDER) $(BIN)/smolvm/$(SMOLVM_OLDER)
+
+.PHONY: standin
+standin: ## Build the stand-in for smolvm (test equipment).
+	@for v in $(STANDINS); do hack/standin-install $$v $(BIN)/standin/$$v; done
+
+.PHONY: images
+images: ## Build the default guest image and the test images.
+	@hack/images/build $(BIN)/images
+
+.PHONY: vnode
+vnode: smolvm ## Build the virtual node on which microVMs boot where KVM does not.
+	@hack/vnode/build $(BIN)/vnode $(BIN)/smolvm/$(SMOLVM_REFERENCE)
+
+.PHONY: dev-prepare
+dev-prepare: # Whatever the development cluster needs.
+	@hack/prepare
+
+##@ Checking
+.PHONY: lint
+lint: # Read-only checks of the sources.
+	@hack/lint
+
+.PHONY: verify
+verify: generate lint ## Generate, run the read-only checks, then demand a clean tree.
+	@hack/verify-clean
+
+.PHONY: check
+check: verify ## verify, and the tests that need nothing but Go.
+	@go test -short ./...
+
+.PHONY: test
+test: ## Every layer of tests: pure to real microVMs (REQUIRE_ALL=1: nothing may skip).
+	@hack/test
+
+.PHONY: fuzz
+fuzz: ## Run each fuzz target for FUZZTIME (10m).
+	@FUZZTIME=$(FUZZTIME) FUZZ_PARALLEL=$(FUZZ_PARALLEL) hack/fuzz
+
+.PHONY: bench
+bench: ## Speed and cost, as ratios beside the bare commands; a table and bin/bench.json.
+	@BENCH_OUT=$(BENCH_OUT) hack/bench
+
+.PHONY: vulncheck
+vulncheck: ## Known vulnerabilities (needs the vulnerability database online).
+	@$(TOOL) govulncheck ./...
