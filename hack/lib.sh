@@ -1,0 +1,29 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: Apache-2.0
+# Sourced by the scripts beside it: where things are, and a timed step.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+bin=$root/bin
+export CGO_ENABLED=0
+
+say() { printf '%s  %s\n' "$(date +%T)" "$*"; }
+
+# step WHAT COMMAND…: runs COMMAND, says what it was and the seconds it took.
+step() {
+  local what=$1 begin=$SECONDS
+  shift
+  say "$what …"
+  "$@" || { say "$what: failed after $((SECONDS - begin)) s" >&2; return 1; }
+  say "$what: done in $((SECONDS - begin)) s"
+}
+
+# need COMMAND PACKAGE…: installs Debian packages where COMMAND is missing.
+need() {
+  local command=$1
+  shift
+  PATH=$PATH:/usr/sbin:/sbin command -v "$command" >/dev/null && return
+  [ "$(id -u)" = 0 ] || { echo "needs $command: install the package(s) $*" >&2; return 1; }
+  say "installing $*"
+  apt-get install -y -qq --no-install-recommends "$@" >/dev/null 2>&1 ||
+    { apt-get update -qq && apt-get install -y -qq --no-install-recommends "$@" >/dev/null; }
+}
