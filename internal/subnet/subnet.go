@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package subnet chooses the network of a Bottle from its slug: the same slug
+// gets the same network on every node where that network is free. It is pure:
+// it reads neither the host's routes nor docker's networks, remembers nothing,
+// and does not decide what counts as occupied; the caller passes that in and
+// keeps the choice. It speaks IPv4 only, as the wall and the bundle do.
+package subnet
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"iter"
+	"math/big"
+	"net/netip"
+	"slices"
+)
+
+// ErrExhausted means that every candidate of the pool is taken on this node.
+// It mends itself when one is given back.
+var ErrExhausted = errors.New("no subnet is free")
+
+// Triple is a Bottle's network and the addresses in it that have a meaning.
+// (The machine's side of the wall was added to the three that gave the name.)
+type Triple struct {
+	Subnet    netip.Prefix
+	Gateway   netip.Addr // .1, the bridge
+	BundleIP  netip.Addr // .2, the only address that the guest may reach
+	MachineIP netip.Addr // .3, the machine's network namespace
+}
+
+// TripleOf is the triple of a network that was chosen before. It refuses
+// what could not have been chosen from any pool.
+func TripleOf(subnet netip.Prefix) (Triple, error) {
+	if err := checkPrefix(subnet); err != nil {
+		return Triple{}, fmt.Errorf("subnet %s: %w", subnet, err)
+	}
+	if subnet.Bits() > maxBits {
+		return Triple{}, fmt.Errorf("subnet %s: too small, a Bottle needs a /%d or larger", subnet, maxBits)
+	}
+	for _, r := range reserved {
+		if r.prefix.Overlaps(subnet) {
+			return Triple{}, fmt.Errorf("subnet %s: overlaps %s, which %s", subnet, r.prefix, r.why)
+		}
+	}
+	gateway := subnet.Addr().Next()
+	return Triple{
+		Subnet:    subnet,
+		Gateway:   gateway,
+		BundleIP:  gateway.Next(),
+		MachineIP: gateway.Next().Next(),
+	}, nil
+}
+
+// Len is the number of candidates, the modulus of FirstChoice; at least 1.
+func (p *Pool) Len() int { return int(p.blocks - p.excluded.size()) }
+
+// Candidates yields every candidate in order of address. Nothing is
+// materialised: a pool may have half a billion of them.
+func (p *Pool) Candidates() iter.Seq[netip.Prefix] {
+	return func(yield func(netip.Prefix) bool) {
+		for block, ok := p.excluded.nextFree(0, p.blocks); ok; block, ok = p.excluded.nextFree(block+1, p.blocks) {
+			if !yield(p.prefix(block)) {
+				return
+			}
+		}
+	}
+}
+
+// FirstChoice is candidate number sha256(slug) mod Len, the digest read as
+// one big-endian integer.
+func (p *Pool) FirstChoice(slug string) netip.Prefix {
+	return p.prefix(p.firstBlock(slug))
+}
+
+// Pick is the slug's first choice, or the next candidate after it, wrapping
+// round, that overlaps nothing in occupied; else ErrExhausted. Occupied
+// prefixes are taken literally: a default route (0.0.0.0/0) occupies
+// everything, so the caller leaves it out. IPv6 prefixes occupy nothing here;
+// host bits are ignored; an invalid prefix is an error, since nobody can say
+// what it occupies.
+func (p *Pool) Pick(slug string, occupied []netip.Prefix) (Triple, error) {
+	busy := slices.Clone(p.excluded)
+	for i, o := range occupied {
+		if !o.IsValid() {
+			return Triple{}, fmt.Errorf("occupied prefix %d of %d is invalid", i+1, len(occupied))
+		}
+		if s, ok := p.span(o); ok {
+			busy = append(busy, s)
+		}
+	}
+	busy = busy.merged()
+
+	first := p.firstBlock(slug)
+	block, ok := busy.nextFree(first, p.blocks)
+	if !ok {
+		block, ok = busy.nextFree(0, first)
+	}
+	if !ok {
+		return Triple{}, fmt.Errorf("%w: all %d networks of /%d in %s are taken or excluded on this node; remove a Bottle, docker network or route there, or give the agent a larger pool",
+			ErrExhausted, p.Len(), p.bits, p.pool)
+	}
+	return TripleOf(p.prefix(block))
+}
+
+// firstBlock is the block (numbered with the excluded ones) of FirstChoice.
+func (p *Pool) firstBlock(slug string) uint64 {
+	digest := sha256.Sum256([]byte(slug))
+	n := new(big.Int).SetBytes(digest[:])
+	n.Mod(n, big.NewInt(int64(p.Len())))
+	return p.excluded.nthFree(n.Uint64())
+}
