@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guestenv_test
+
+import (
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"botbottle.dev/bottle-operator/internal/guestenv"
+)
+
+var bundleIP = netip.MustParseAddr("192.168.44.2")
+
+func literal(name, value string) guestenv.Var { return guestenv.Var{Name: name, Value: value} }
+
+func secret(name, value string) guestenv.Var {
+	return guestenv.Var{Name: name, Value: value, Secret: true}
+}
+
+func operators(except ...string) []guestenv.Var {
+	var out []guestenv.Var
+	for _, v := range []guestenv.Var{
+		literal("BOTTLE_BUNDLE_IP", "192.168.44.2"),
+		literal("HTTPS_PROXY", "http://192.168.44.2:8888"),
+		literal("HTTP_PROXY", "http://192.168.44.2:8888"),
+		literal("NO_PROXY", "localhost,127.0.0.1,192.168.44.2"),
+		literal("http_proxy", "http://192.168.44.2:8888"),
+		literal("https_proxy", "http://192.168.44.2:8888"),
+		literal("no_proxy", "localhost,127.0.0.1,192.168.44.2"),
+	} {
+		if !strings.Contains(","+strings.Join(except, ",")+",", ","+v.Name+",") {
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
+func TestBuild(t *testing.T) {
+	const ca = "/run/bottle-ca/ca.pem"
+	own := operators()
+	with := func(before []guestenv.Var, more ...guestenv.Var) []guestenv.Var { return append(before, more...) }
+	tests := map[string]struct {
+		caPath string
+		user   []guestenv.Var
+		want   []guestenv.Var
+	}{
+		"operator's own": {"", nil, own},
+		"the user's stand among them": {"", []guestenv.Var{literal("zed", "z"), secret("API_KEY", "s3cret"), literal("Path", "")},
+			with([]guestenv.Var{secret("API_KEY", "s3cret")},
+				own[0], own[1], own[2], own[3], literal("Path", ""), own[4], own[5], own[6], literal("zed", "z"))},
+		"the user wins": {"", []guestenv.Var{literal("HTTPS_PROXY", "http://127.0.0.1:1"), literal("BOTTLE_BUNDLE_IP", "")},
+			with([]guestenv.Var{literal("BOTTLE_BUNDLE_IP", ""), literal("HTTPS_PROXY", "http://127.0.0.1:1")}, own[2:]...)},
+		"the user wins with a secret": {"", []guestenv.Var{secret("no_proxy", "*")}, with(operators("no_proxy"), secret("no_proxy", "*"))},
+		"with a certificate": {ca, nil, []guestenv.Var{own[0], own[1], own[2], literal("NODE_EXTRA_CA_CERTS", ca), own[3],
+			literal("REQUESTS_CA_BUNDLE", ca), literal("SSL_CERT_FILE", ca), own[4], own[5], own[6]}},
+		"the user wins over a certificate": {ca, []guestenv.Var{literal("SSL_CERT_FILE", "/mine")},
+			[]guestenv.Var{own[0], own[1], own[2], literal("NODE_EXTRA_CA_CERTS", ca), own[3],
+				literal("REQUESTS_CA_BUNDLE", ca), literal("SSL_CERT_FILE", "/mine"), own[4], own[5], own[6]}},
+		"values are not touched": {"", []guestenv.Var{literal("z", " a=b\n\t\x01\"'\\😀 ")}, with(operators(), literal("z", " a=b\n\t\x01\"'\\😀 "))},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			got, err := guestenv.Build(bundleIP, tt.caPath, tt.user)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(tt.want, got); d != "" {
+				t.Errorf("environment (-want +got):\n%s", d)
+			}
+		})
+	}
+}
+
+func TestBuildRefuses(t *testing.T) {
+	const hidden = "h1dden"
+	long := func(n int) string { return hidden + strings.Repeat("x", n-len(hidden)) }
+	tests := map[string]struct {
+		user guestenv.Var
+		want error
+	}{
+		"empty name":             {literal("", hidden), guestenv.ErrName},
+		"name with =":            {literal("A="+hidden, "1"), guestenv.ErrName},
+		"name with space":        {literal("A B", hidden), guestenv.ErrName},
+		"name with newline":      {literal("A\n", hidden), guestenv.ErrName},
+		"name with a digit":      {literal("1A", hidden), guestenv.ErrName},
+		"name with a dash":       {literal("A-B", hidden), guestenv.ErrName},
+		"name with an umlaut":    {literal("Ä", hidden), guestenv.ErrName},
+		"name with a NUL":        {literal("A\x00", hidden), guestenv.ErrName},
+		"endless bad name":       {literal(strings.Repeat("é", 4000), hidden), guestenv.ErrName},
+		"NUL in a literal":       {literal("A", hidden+"\x00"), guestenv.ErrNUL},
+		"NUL in a secret":        {secret("A", "\x00"+hidden), guestenv.ErrNUL},
+		"literal one too long":   {literal("ABC", long(131072-4)), guestenv.ErrTooLong},
+		"secret one too long":    {secret("ABC", long(131072-4)), guestenv.ErrTooLong},
+		"literal, invalid UTF-8": {literal("A", hidden+"\xff"), guestenv.ErrNotUTF8},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			got, err := guestenv.Build(bundleIP, "", []guestenv.Var{literal("FINE", hidden), tt.user})
+			if !errors.Is(err, tt.want) || got != nil {
+				t.Fatalf("got %v, %v, want %v", got, err, tt.want)
+			}
+			var v *guestenv.VarError
+			if !errors.As(err, &v) || v.Name != tt.user.Name {
+				t.Errorf("variable: got %+v, want %q", v, tt.user.Name)
+			}
+			if strings.Contains(err.Error(), hidden) || len(err.Error()) > 1000 {
+				t.Errorf("error: got %q, want one without the value, of at most 1000 bytes", err)
+			}
+		})
+	}
+}
+
+func TestBuildNamesEveryBadVariable(t *testing.T) {
+	_, err := guestenv.Build(bundleIP, "", []guestenv.Var{literal("1", ""), literal("B", "\x00"), literal("C", ""), literal("C", "")})
+	want := []string{`env "1"`, `env "B"`, `env "C": given more than once`}
+	for _, w := range want {
+		if err == nil || !strings.Contains(err.Error(), w) {
+			t.Errorf("got %v, want an error with %s", err, w)
+		}
+	}
+}
+
+func TestBuildAllows(t *testing.T) {
+	for name, v := range map[string]guestenv.Var{
+		"the longest literal":      literal("ABC", strings.Repeat("x", 131072-5)),
+		"the longest secret":       secret("ABC", strings.Repeat("x", 131072-5)),
+		"a secret that is no text": secret("A", "\xff\xfe"),
+		"an underscore":            literal("_", ""),
+		"all of a name's alphabet": literal("_azAZ09", ""),
+	} {
+		if _, err := guestenv.Build(bundleIP, "", []guestenv.Var{v}); err != nil {
+			t.Errorf("%s: got %v, want nil", name, err)
+		}
+	}
+}
+
+func TestBuildWantsAnIPv4Bundle(t *testing.T) {
+	for _, ip := range []netip.Addr{{}, netip.MustParseAddr("fd00::2"), netip.MustParseAddr("::ffff:192.168.44.2")} {
+		if got, err := guestenv.Build(ip, "", nil); err == nil {
+			t.Errorf("%s: got %v, want an error", ip, got)
+		}
+	}
+}
+
+func TestSplit(t *testing.T) {
+	literals, secrets := guestenv.Split([]guestenv.Var{literal("A", "1"), secret("B", "2"), literal("C", "")})
+	if d := cmp.Diff(map[string]string{"A": "1", "C": ""}, literals); d != "" {
+		t.Errorf("literals (-want +got):\n%s", d)
+	}
+	if d := cmp.Diff(map[string]string{"B": "2"}, secrets); d != "" {
+		t.Errorf("secrets (-want +got):\n%s", d)
+	}
+}
+
+// The white space that Unicode and Rust's str::trim know, one by one: Go's
+// unicode.IsSpace must not drift from it.
+func TestTrimmedByGuest(t *testing.T) {
+	spaces := []rune{'\t', '\n', '\v', '\f', '\r', ' ', 0x85, 0xa0, 0x1680, 0x2000, 0x2001, 0x2002, 0x2003, 0x2004, 0x2005,
+		0x2006, 0x2007, 0x2008, 0x2009, 0x200a, 0x2028, 0x2029, 0x202f, 0x205f, 0x3000}
+	trimmed := map[rune]bool{}
+	for _, r := range spaces {
+		trimmed[r] = true
+	}
+	for r := rune(0); r <= 0x10ffff; r++ {
+		if r >= 0xd800 && r < 0xe000 {
+			continue // no characters of their own
+		}
+		if got := guestenv.TrimmedByGuest("x" + string(r)); got != trimmed[r] {
+			t.Errorf("%U at the end: got %v, want %v", r, got, trimmed[r])
+		}
+		if guestenv.TrimmedByGuest(" " + string(r) + "x") {
+			t.Errorf("%U inside: got true, want false", r)
+		}
+	}
+	for value, want := range map[string]bool{"": false, " ": true, "\n": true, "x\x85": false, "x\xa0": false, "\xff": false} {
+		if got := guestenv.TrimmedByGuest(value); got != want {
+			t.Errorf("%q: got %v, want %v", value, got, want)
+		}
+	}
+}
