@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package story drives a running development cluster as its users do: it
+// applies Bottles, waits for conditions, runs commands on nodes and in guests.
+// It starts no cluster; DEV_DIR names the one to use.
+package story
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/test/require"
+)
+
+const poll = 200 * time.Millisecond
+
+// Cluster is a running development cluster.
+type Cluster struct {
+	client.Client
+	Dir        string
+	Kubeconfig string
+	// Patience is how long a wait may take before the test fails.
+	Patience time.Duration
+}
+
+// Result is what a command on a node printed and how it ended.
+type Result struct {
+	Stdout, Stderr string
+	Code           int
+}
+
+// Connect returns the cluster that DEV_DIR names.
+func Connect(t testing.TB, patience time.Duration) *Cluster {
+	t.Helper()
+	dir := require.Env(t, "DEV_DIR", "make dev-up, then DEV_DIR=$PWD/bin/dev go test …")
+	kubeconfig := filepath.Join(dir, "kubeconfig")
+	require.File(t, kubeconfig, "make dev-up")
+	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.QPS, config.Burst = 200, 400
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v1alpha1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := client.New(config, client.Options{Scheme: scheme})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &Cluster{Client: c, Dir: dir, Kubeconfig: kubeconfig, Patience: patience}
+}
+
+// Run runs one of the cluster's own commands, such as agent-stop.
+func (c *Cluster) Run(t testing.TB, command string, args ...string) {
+	t.Helper()
+	if out, err := exec.Command(filepath.Join(c.Dir, command), args...).CombinedOutput(); err != nil {
+		t.Fatalf("%s %v: %v\n%s", command, args, err, out)
+	}
+}
+
+// TryExec runs a command on a node and returns how it ended.
+func (c *Cluster) TryExec(t testing.TB, node string, argv ...string) Result {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), c.Patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(c.Dir, "exec"), append([]string{node}, argv...)...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &stdout, &stderr, 5*time.Second
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatalf("exec on %s: %v: %v", node, argv, err)
+	}
+	return Result{Stdout: stdout.String(), Stderr: stderr.String(), Code: cmd.ProcessState.ExitCode()}
+}
+
+// Exec runs a command on a node, which must succeed, and returns its output.
+func (c *Cluster) Exec(t testing.TB, node string, argv ...string) string {
+	t.Helper()
+	r := c.TryExec(t, node, argv...)
+	if r.Code != 0 {
+		t.Fatalf("on %s: %v: exit code %d\n%s%s", node, argv, r.Code, r.Stdout, r.Stderr)
+	}
+	return r.Stdout
+}
+
+// Guest runs a command in the guest of b, which must succeed.
+func (c *Cluster) Guest(t testing.TB, b *v1alpha1.Bottle, argv ...string) string {
+	t.Helper()
+	return c.Exec(t, NodeOf(b), append([]string{"smolvm", "machine", "exec", "--name", ID(b), "--"}, argv...)...)
+}
+
+// Kubectl runs kubectl as a person does and returns what both streams said.
+func (c *Cluster) Kubectl(stdin []byte, args ...string) (string, error) {
+	kubectl := filepath.Join(filepath.Dir(c.Dir), "kubectl")
+	cmd := exec.Command(kubectl, append([]string{"--kubeconfig", c.Kubeconfig}, args...)...)
+	cmd.Stdin = bytes.NewReader(stdin)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// Namespace makes a namespace for one test and deletes it, with all of its
+// Bottles, when the test ends.
+func (c *Cluster) Namespace(t testing.TB) string {
+	t.Helper()
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "story-"}}
+	if err := c.Create(t.Context(), ns); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx := context.Background()
+		if t.Failed() {
+			c.explain(t, ns.Name)
+		}
+		if err := client.IgnoreNotFound(c.Delete(ctx, ns)); err != nil {
+			t.Error(err)
+		}
+		c.Eventually(t, "namespace "+ns.Name+" to be gone", func() (string, bool) {
+			err := c.Get(ctx, client.ObjectKeyFromObject(ns), ns)
+			return fmt.Sprintf("%v", ns.Status.Conditions), apierrors.IsNotFound(err)
+		})
+	})
+	return ns.Name
+}
+
+// explain logs what a person would look at.
+func (c *Cluster) explain(t testing.TB, namespace string) {
+	for _, args := range [][]string{{"describe", "bottles"}, {"get", "events", "--sort-by=.lastTimestamp"}, {"describe", "pods"}} {
+		out, _ := c.Kubectl(nil, append([]string{"-n", namespace}, args...)...)
+		t.Logf("kubectl %v:\n%s", args, out[max(0, len(out)-6000):])
+	}
+}
+
+// Eventually waits until done, and fails with the last thing seen.
+func (c *Cluster) Eventually(t testing.TB, what string, look func() (seen string, done bool)) {
+	t.Helper()
+	deadline := time.Now().Add(c.Patience)
+	for {
+		seen, done := look()
+		if done {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("waited %s for %s; last seen: %s", c.Patience, what, seen)
+		}
+		time.Sleep(poll)
+	}
+}
