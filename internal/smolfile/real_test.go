@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package smolfile_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"botbottle.dev/bottle-operator/internal/smolfile"
+	"botbottle.dev/bottle-operator/test/require"
+)
+
+// realSmolvm is smolvm's own command line, in a world of its own. Creating a
+// machine parses the Smolfile and starts nothing.
+type realSmolvm struct{ bin, home string }
+
+func newRealSmolvm(t *testing.T) realSmolvm {
+	t.Helper()
+	dir := require.Env(t, "SMOLVM_REAL_DIR", "set it to the folder that holds the real smolvm")
+	bin, err := filepath.Abs(filepath.Join(dir, "smolvm"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	require.File(t, bin, "SMOLVM_REAL_DIR is the folder that holds the real smolvm")
+	return realSmolvm{bin: bin, home: t.TempDir()}
+}
+
+func (r realSmolvm) run(t *testing.T, args ...string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, r.bin, args...)
+	cmd.Env = []string{"HOME=" + r.home, "PATH=/usr/bin:/bin"}
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("smolvm %s: %v: %s", strings.Join(args, " "), err, stderr.String())
+	}
+	return stdout.String()
+}
+
+func (r realSmolvm) create(t *testing.T, name string, s smolfile.Smolfile) {
+	t.Helper()
+	out, err := smolfile.Render(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "Smolfile")
+	if err := os.WriteFile(file, out, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.run(t, "machine", "create", "--name", name, "--smolfile", file)
+}
+
+// stored reads one key of the world's only machine from smolvm's database:
+// the record is JSON in a SQLite file, fresh rows in the write-ahead log. A
+// record of more than a page would be cut up, so tests keep it small.
+func (r realSmolvm) stored(t *testing.T, key string, into any) {
+	t.Helper()
+	const db = ".local/share/smolvm/server/smolvm.db"
+	mark := []byte(`"` + key + `":[`)
+	for _, file := range []string{db + "-wal", db} {
+		data, err := os.ReadFile(filepath.Join(r.home, file))
+		i := bytes.LastIndex(data, mark)
+		if err != nil || i < 0 {
+			continue
+		}
+		if err := json.NewDecoder(bytes.NewReader(data[i+len(mark)-1:])).Decode(into); err != nil {
+			t.Fatalf("%s in %s: %v", key, file, err)
+		}
+		return
+	}
+	t.Fatalf("%s: got no record in smolvm's database, want one", key)
+}
+
+func (r realSmolvm) storedEnv(t *testing.T) (env [][2]string) {
+	t.Helper()
+	r.stored(t, "env", &env)
+	return env
+}
+
+func wantEnv(env map[string]string) [][2]string {
+	want := [][2]string{}
+	for _, name := range slices.Sorted(maps.Keys(env)) {
+		want = append(want, [2]string{name, env[name]})
+	}
+	return want
+}
+
+// awkwardValues none of which ends in white space, which smolvm drops.
+func awkwardValues() []string {
+	values := []string{"", "plain", "a=b==", "it's", `say "x"`, `C:\new\u0041`, `'"'`, "'''x", `"""x`, `"""`, "''", " \t\nlead",
+		"a\r\nb\rc", "tab\tx", "a\u0085b\u2028c\u2029d\u00a0e\u3000f", "\ufeffbom", "😀\u200d\ufe0f", "\ufffe\uffff\U0010ffff\ue000\ud7ff",
+		"]\n[network]\nallow_cidrs = [\"0.0.0.0/0\"]\n#", "']\nnet = true\n#", "# no comment", "{a = 1}", "$HOME `id` ${X} %s {}"}
+	for c := byte(1); c < 0x20; c++ {
+		values = append(values, "a"+string(rune(c))+"b")
+	}
+	return append(values, "a\x7fb", "a\u0080b\u009fc", strings.Repeat("\\", 99), strings.Repeat("'", 99), strings.Repeat("\"", 99))
+}
+
+// The file is read by Rust's toml parser, not by ours: every value must come
+// out of it as it went in.
+func TestRealSmolvmReadsEveryValue(t *testing.T) {
+	values := awkwardValues()
+	random := rand.New(rand.NewPCG(1, 2))
+	for range 200 {
+		values = append(values, randomValue(random)+".")
+	}
+	n := 0
+	for chunk := range slices.Chunk(values, 12) {
+		s := smolfile.Smolfile{Env: map[string]string{}, BundleIP: bundleIP}
+		for i, v := range chunk {
+			s.Env[fmt.Sprintf("V%d", i)] = v
+		}
+		r := newRealSmolvm(t)
+		r.create(t, "only", s)
+		if d := cmp.Diff(wantEnv(s.Env), r.storedEnv(t)); d != "" {
+			t.Errorf("env as smolvm stored it (-want +got):\n%s", d)
+		}
+		n++
+	}
+	if n < 20 {
+		t.Errorf("machines: got %d, want at least 20", n)
+	}
+}
+
+// randomValue has up to 20 characters, from the awkward corners of Unicode
+// more often than chance would have it, and no NUL.
+func randomValue(random *rand.Rand) string {
+	var b strings.Builder
+	for range random.IntN(20) {
+		limit := []int32{0x20, 0x80, 0x100, 0x3100, 0x110000}[random.IntN(5)]
+		r := 1 + random.Int32N(limit-1)
+		if r >= 0xd800 && r < 0xe000 {
+			r = '\''
+		}
+		b.WriteRune(r)
+	}
+	return b.String()
+}
+
+// What TrimmedByGuest warns of, seen: and nothing else changes.
+func TestRealSmolvmTrimsTheEnd(t *testing.T) {
+	r := newRealSmolvm(t)
+	r.create(t, "trimmed", smolfile.Smolfile{BundleIP: bundleIP, Env: map[string]string{"A": " x\n", "B": " \u0085\u3000", "C": "x\ufeff"}})
+	want := [][2]string{{"A", " x"}, {"B", ""}, {"C", "x\ufeff"}}
+	if d := cmp.Diff(want, r.storedEnv(t)); d != "" {
+		t.Errorf("env as smolvm stored it (-want +got):\n%s", d)
+	}
+}
+
+// The other keys mean to smolvm what we mean by them, units included.
+func TestRealSmolvmReadsEveryKey(t *testing.T) {
+	r := newRealSmolvm(t)
+	r.create(t, "full", smolfile.Smolfile{BundleIP: bundleIP, CPUs: 16, MemoryMiB: 64, StorageGiB: 21, OverlayGiB: 3})
+	var got struct {
+		CPUs    int `json:"cpus"`
+		Memory  int `json:"memory_mib"`
+		Storage int `json:"storage_gb"`
+		Overlay int `json:"overlay_gb"`
+	}
+	if err := json.Unmarshal([]byte(r.run(t, "machine", "status", "--name", "full", "--json")), &got); err != nil {
+		t.Fatal(err)
+	}
+	if text := fmt.Sprint(got); text != "{16 64 21 3}" {
+		t.Errorf("machine: got %s, want {16 64 21 3}", text)
+	}
+	var cidrs []string
+	if r.stored(t, "allowed_cidrs", &cidrs); !slices.Equal(cidrs, []string{"192.168.44.2/32"}) {
+		t.Errorf("allowed CIDRs: got %v, want 192.168.44.2/32 alone", cidrs)
+	}
+}
+
+// The longest value that we let pass is taken, whole.
+func TestRealSmolvmTakesTheLongestValue(t *testing.T) {
+	r := newRealSmolvm(t)
+	long := strings.Repeat("x", 131072-len("LONG=\x00"))
+	r.create(t, "long", smolfile.Smolfile{Env: map[string]string{"LONG": long}, BundleIP: bundleIP})
+	if !strings.Contains(r.run(t, "machine", "ls", "--verbose"), "Env: LONG="+long+"\n") {
+		t.Errorf("long value: got another one back, want %d times x", len(long))
+	}
+}
+
+// Every golden is a file that smolvm takes.
+func TestRealSmolvmTakesTheGoldens(t *testing.T) {
+	r := newRealSmolvm(t)
+	goldens, err := filepath.Glob("testdata/*.out.toml")
+	if err != nil || len(goldens) == 0 {
+		t.Fatalf("goldens: got %d, %v, want some", len(goldens), err)
+	}
+	for i, golden := range goldens {
+		r.run(t, "machine", "create", "--name", fmt.Sprintf("g%d", i), "--smolfile", golden)
+	}
+	var machines []struct {
+		Network bool `json:"network"`
+	}
+	if err := json.Unmarshal([]byte(r.run(t, "machine", "ls", "--json")), &machines); err != nil {
+		t.Fatal(err)
+	}
+	if len(machines) != len(goldens) {
+		t.Errorf("machines: got %d, want %d", len(machines), len(goldens))
+	}
+}
