@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runner
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// sh is a program of many habits for these tests; the product starts none.
+func sh(script string) Command { return Command{Path: "/bin/sh", Args: []string{"-c", script}} }
+
+func TestRunResult(t *testing.T) {
+	tests := map[string]struct {
+		cmd  Command
+		want Result
+		err  string // "" is success
+	}{
+		"success":          {cmd: sh("echo out; echo err >&2"), want: Result{Stdout: []byte("out\n"), Stderr: []byte("err\n")}},
+		"exit code":        {cmd: sh("echo why >&2; exit 42"), want: Result{ExitCode: 42, Stderr: []byte("why\n")}, err: "sh: exit code 42: why"},
+		"signal":           {cmd: sh("kill -9 $$"), want: Result{ExitCode: -1}, err: "sh: ended by signal 9 (killed)"},
+		"no such program":  {cmd: Command{Path: "/nonexistent/x"}, want: Result{ExitCode: -1}, err: "x: did not start: fork/exec /nonexistent/x: no such file or directory"},
+		"no stdin":         {cmd: sh("cat"), want: Result{}},
+		"stdin":            {cmd: Command{Path: "/bin/cat", Stdin: strings.NewReader("in")}, want: Result{Stdout: []byte("in")}},
+		"argv is no shell": {cmd: Command{Path: "/bin/echo", Args: []string{"$HOME", "a b", "`id`"}}, want: Result{Stdout: []byte("$HOME a b `id`\n")}},
+		"cut": {
+			cmd:  Command{Path: "/bin/sh", Args: []string{"-c", "printf 123456; printf abcdef >&2"}, MaxOutput: 4},
+			want: Result{Stdout: []byte("1234"), Stderr: []byte("abcd"), Truncated: true},
+		},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got, err := Exec{}.Run(t.Context(), tt.cmd)
+			if diff := cmp.Diff(tt.want, got, cmp.Transformer("text", func(b []byte) string { return string(b) })); diff != "" {
+				t.Errorf("result (-want +got):\n%s", diff)
+			}
+			text := ""
+			if err != nil {
+				text = err.Error()
+			}
+			if text != tt.err {
+				t.Errorf("error: got %q, want %q", text, tt.err)
+			}
+		})
+	}
+}
+
+func TestEnvironmentIsExactlyTheGiven(t *testing.T) {
+	t.Setenv("RUNNER_TEST_LEAK", "1")
+	for name, tt := range map[string]struct {
+		env  []string
+		want string
+	}{
+		"none": {nil, ""},
+		"some": {[]string{"A=1", "B=x y"}, "A=1\nB=x y\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := Exec{}.Run(t.Context(), Command{Path: "/usr/bin/env", Env: tt.env})
+			if err != nil || string(got.Stdout) != tt.want {
+				t.Errorf("got %q, %v, want %q", got.Stdout, err, tt.want)
+			}
+		})
+	}
+}
+
+func TestOutputBeyondTheCapIsDrained(t *testing.T) {
+	const size = 8 << 20 // far beyond what a pipe holds
+	got, err := Exec{}.Run(t.Context(), Command{
+		Path: "/bin/sh", MaxOutput: 100,
+		Args: []string{"-c", "head -c 8388608 /dev/zero; head -c 8388608 /dev/zero >&2; exit 7"},
+	})
+	var e *Error
+	if !errors.As(err, &e) || e.ExitCode != 7 || len(got.Stdout) != 100 || len(got.Stderr) != 100 || !got.Truncated {
+		t.Errorf("got %d and %d bytes of %d, truncated %v, %v; want 100 each and exit code 7", len(got.Stdout), len(got.Stderr), size, got.Truncated, err)
+	}
+}
+
+type failing struct{}
+
+func (failing) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
+
+func TestAFailingWriterDoesNotEndTheProgram(t *testing.T) {
+	_, err := Exec{}.Run(t.Context(), Command{
+		Path: "/bin/sh", Stdout: failing{},
+		Args: []string{"-c", "trap 'exit 9' PIPE; head -c 1000000 /dev/zero || exit 8; exit 3"},
+	})
+	var e *Error
+	if !errors.As(err, &e) || e.ExitCode != 3 {
+		t.Errorf("got %v, want exit code 3", err)
+	}
+}
+
+func TestStreams(t *testing.T) {
+	in := bytes.Repeat([]byte("0123456789abcdef"), 1<<17) // 2 MiB
+	var out, errs bytes.Buffer
+	res, err := Exec{}.Run(t.Context(), Command{
+		Path: "/bin/sh", Args: []string{"-c", "cat; echo done >&2"},
+		Stdin: bytes.NewReader(in), Stdout: &out, Stderr: &errs, MaxOutput: 10,
+	})
+	if err != nil || !bytes.Equal(out.Bytes(), in) || errs.String() != "done\n" || res.Truncated {
+		t.Errorf("got %d bytes, %q, truncated %v, %v; want all %d, done, false, nil", out.Len(), errs.String(), res.Truncated, err, len(in))
+	}
+}
+
+func TestABlockedStdinDoesNotHoldUpTheEnd(t *testing.T) {
+	r, w := io.Pipe()
+	defer w.Close()
+	began := time.Now()
+	res, err := Exec{}.Run(t.Context(), Command{Path: "/bin/echo", Args: []string{"x"}, Stdin: r})
+	if err != nil || string(res.Stdout) != "x\n" || time.Since(began) > pipeDelay {
+		t.Errorf("got %q, %v after %v; want x, nil at once", res.Stdout, err, time.Since(began))
+	}
+}
+
+// The signal must be the caller's, then SIGKILL, and both must reach the
+// whole group.
+func TestEndOfTime(t *testing.T) {
+	tests := map[string]struct {
+		script string
+		want   string // what the file says afterwards
+	}{
+		"cleans up on SIGINT": {`trap 'echo int >>"$0"; exit 0' INT; echo up >>"$0"; while :; do sleep 0.05; done`, "up\nint\n"},
+		"ignores SIGINT":      {`trap '' INT; echo up >>"$0"; while :; do sleep 0.05; done`, "up\n"},
+		"child too":           {`trap '' INT; echo up >>"$0"; sh -c 'while :; do sleep 0.05; done'; sleep 60`, "up\n"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			file := filepath.Join(t.TempDir(), "log")
+			_, err := Exec{}.Run(t.Context(), Command{
+				Path: "/bin/sh", Args: []string{"-c", tt.script, file}, Env: []string{"PATH=/usr/bin:/bin"},
+				Timeout: 300 * time.Millisecond, Signal: syscall.SIGINT, Grace: 300 * time.Millisecond,
+			})
+			var e *Error
+			if !errors.As(err, &e) || !e.TimedOut || !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("got %v, want time over", err)
+			}
+			got, _ := os.ReadFile(file)
+			if string(got) != tt.want {
+				t.Errorf("log: got %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestNothingOfTheGroupSurvivesTheKill(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "pid")
+	_, err := Exec{}.Run(t.Context(), Command{
+		Path: "/bin/sh", Args: []string{"-c", `trap '' TERM; sh -c 'trap "" TERM; echo $$ >"$0"; sleep 60' "$0"; sleep 60`, file},
+		Env: []string{"PATH=/usr/bin:/bin"}, Timeout: 300 * time.Millisecond, Grace: 100 * time.Millisecond,
+	})
+	if err == nil {
+		t.Fatal("got nil, want an error")
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 100 {
+		stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+		if err != nil || strings.Contains(string(stat), ") Z ") {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Errorf("process %d: got alive, want killed with its group", pid)
+}
+
+func TestCancelledContext(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(100*time.Millisecond, cancel)
+	_, err := Exec{}.Run(ctx, Command{Path: "/bin/sleep", Args: []string{"60"}, Timeout: NoTimeout})
+	var e *Error
+	if !errors.As(err, &e) || e.TimedOut || !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want the context's error", err)
+	}
+	if _, err := (Exec{}).Run(ctx, Command{Path: "/bin/true"}); !errors.Is(err, context.Canceled) {
+		t.Errorf("after the end: got %v, want it not started", err)
+	}
+}
+
+func TestErrorTextHoldsNoArguments(t *testing.T) {
+	_, err := Exec{}.Run(t.Context(), Command{Path: "/bin/false", Args: []string{"--token=hunter2"}})
+	if err == nil || strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("got %v, want an error without arguments", err)
+	}
+	var e *Error
+	if !errors.As(err, &e) || len(e.Argv) != 2 {
+		t.Errorf("got %v, want argv in the value", e)
+	}
+}
+
+func TestAProcessLeftBehindDoesNotHoldUpTheEnd(t *testing.T) {
+	began := time.Now()
+	res, err := Exec{}.Run(t.Context(), Command{Path: "/bin/sh", Args: []string{"-c", "sleep 8 & echo x"}, Env: []string{"PATH=/usr/bin:/bin"}})
+	if err != nil || string(res.Stdout) != "x\n" || !res.Truncated || time.Since(began) > 7*time.Second {
+		t.Errorf("got %q, truncated %v, %v after %v; want x, true, nil after %v", res.Stdout, res.Truncated, err, time.Since(began), pipeDelay)
+	}
+}
