@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package bundleimage makes the built-in bundle's container image out of the
+// operator's own static executable, so that a node needs no registry for it:
+// one file in an otherwise empty root, run as "bundle" by a user that is not
+// root. The same executable always gives the same image, byte for byte. The
+// package neither runs the image nor says with which rights it may run.
+package bundleimage
+
+import (
+	"crypto/sha256"
+	"debug/elf"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+)
+
+const (
+	// Repository is the image's name. Its tag is the first twelve digits of
+	// the SHA-256 of the executable.
+	Repository = "botbottle.dev/bundle"
+	// RulesDir is where the bundle looks for its rules: a folder that is
+	// mounted, so that a file renamed into it is seen.
+	RulesDir = "/etc/bottle"
+	// RulesFile is the name of the rules file in RulesDir.
+	RulesFile = "egress.json"
+	// User is the user and group that the bundle runs as.
+	User = "65532:65532"
+	// Port is the TCP port on which the bundle listens.
+	Port = 8888
+
+	binary    = "bottle-operator"
+	tagDigits = 12
+)
+
+// Image is a bundle image that can be written or loaded.
+type Image struct {
+	executable string
+	size       int64
+	reference  string
+	config     []byte
+	diffID     string // of the one layer
+}
+
+// New reads the executable, which must be a static ELF binary, and returns the
+// image that is made of it. The executable must not change as long as the
+// Image is used.
+func New(executable string) (*Image, error) {
+	arch, err := staticArch(executable)
+	if err != nil {
+		return nil, err
+	}
+	info, err := os.Stat(executable)
+	if err != nil {
+		return nil, fmt.Errorf("make bundle image: %w", err)
+	}
+	im := &Image{executable: executable, size: info.Size()}
+
+	// The layer's digest is in the config, and the config is written first:
+	// read once for the digests, once more for the archive.
+	file, layer := sha256.New(), sha256.New()
+	if err := im.writeLayer(layer, file); err != nil {
+		return nil, fmt.Errorf("make bundle image: %w", err)
+	}
+	im.reference = Repository + ":" + hex.EncodeToString(file.Sum(nil))[:tagDigits]
+	im.diffID = "sha256:" + hex.EncodeToString(layer.Sum(nil))
+	im.config, err = json.Marshal(imageConfig(arch, im.diffID))
+	if err != nil {
+		return nil, fmt.Errorf("make bundle image: %w", err)
+	}
+	return im, nil
+}
+
+// Reference is the image's name and tag.
+func (im *Image) Reference() string { return im.reference }
+
+// staticArch returns docker's name of the executable's architecture.
+func staticArch(executable string) (string, error) {
+	f, err := elf.Open(executable)
+	if err != nil {
+		return "", fmt.Errorf("make bundle image: %s is not an executable of Linux: %w", executable, err)
+	}
+	defer f.Close()
+	for _, p := range f.Progs {
+		if p.Type != elf.PT_INTERP {
+			continue
+		}
+		interp, err := io.ReadAll(io.LimitReader(p.Open(), 4096))
+		if err != nil {
+			return "", fmt.Errorf("make bundle image: read %s: %w", executable, err)
+		}
+		return "", fmt.Errorf("make bundle image: %s is dynamically linked (it asks for %.100q), and the image has nothing but it: build it with CGO_ENABLED=0", executable, cString(interp))
+	}
+	switch f.Machine {
+	case elf.EM_X86_64:
+		return "amd64", nil
+	case elf.EM_AARCH64:
+		return "arm64", nil
+	}
+	return "", fmt.Errorf("make bundle image: %s is for %s, want x86-64 or arm64", executable, f.Machine)
+}
+
+func cString(b []byte) string {
+	for i, c := range b {
+		if c == 0 {
+			return string(b[:i])
+		}
+	}
+	return string(b)
+}
+
+type config struct {
+	Architecture string          `json:"architecture"`
+	OS           string          `json:"os"`
+	Created      string          `json:"created"`
+	Config       containerConfig `json:"config"`
+	RootFS       rootFS          `json:"rootfs"`
+	History      []history       `json:"history"`
+}
+
+type containerConfig struct {
+	User         string              `json:"User"`
+	ExposedPorts map[string]struct{} `json:"ExposedPorts"`
+	Entrypoint   []string            `json:"Entrypoint"`
+	WorkingDir   string              `json:"WorkingDir"`
+	Labels       map[string]string   `json:"Labels"`
+}
+
+type rootFS struct {
+	Type    string   `json:"type"`
+	DiffIDs []string `json:"diff_ids"`
+}
+
+type history struct {
+	Created   string `json:"created"`
+	CreatedBy string `json:"created_by"`
+}
+
+func imageConfig(arch, diffID string) config {
+	const epoch = "1970-01-01T00:00:00Z"
+	return config{
+		Architecture: arch,
+		OS:           "linux",
+		Created:      epoch,
+		Config: containerConfig{
+			User:         User,
+			ExposedPorts: map[string]struct{}{fmt.Sprintf("%d/tcp", Port): {}},
+			Entrypoint:   []string{"/" + binary, "bundle", "--rules", RulesDir + "/" + RulesFile},
+			WorkingDir:   "/",
+			Labels: map[string]string{
+				"org.opencontainers.image.title":    "Bottle Operator's bundle",
+				"org.opencontainers.image.licenses": "Apache-2.0",
+			},
+		},
+		RootFS:  rootFS{Type: "layers", DiffIDs: []string{diffID}},
+		History: []history{{Created: epoch, CreatedBy: "bottle-operator"}},
+	}
+}
+
+var errChanged = errors.New("the executable has changed since it was first read")

@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package docker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"regexp"
+	"time"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/client"
+
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+// stopGrace is what a bundle gets to end by itself, in seconds.
+const stopGrace = 5
+
+// InspectBundle implements host.Bundles.
+func (e *Engine) InspectBundle(ctx context.Context, owner host.Owner) (host.Bundle, error) {
+	c, err := e.findBundle(ctx, owner)
+	if err != nil {
+		return host.Bundle{}, err
+	}
+	return bundleOf(c), nil
+}
+
+// EnsureBundle implements host.Bundles.
+func (e *Engine) EnsureBundle(ctx context.Context, spec host.BundleSpec) (host.Bundle, error) {
+	image := spec.Image
+	if image == "" {
+		image, _ = e.builtIn()
+	}
+	options, err := createOptions(spec, image)
+	if err != nil {
+		return host.Bundle{}, fmt.Errorf("bundle %q: %w", spec.Owner.ID(), err)
+	}
+	b, err := e.ensureBundle(ctx, spec, options)
+	return b, withoutValues(err, spec.Env)
+}
+
+// ensureBundle goes round twice at most: a container that cannot be started
+// because its network was replaced is created again.
+func (e *Engine) ensureBundle(ctx context.Context, spec host.BundleSpec, options client.ContainerCreateOptions) (host.Bundle, error) {
+	for again := true; ; again = false {
+		c, err := e.findBundle(ctx, spec.Owner)
+		switch {
+		case errors.Is(err, host.ErrNotFound):
+			if c, err = e.createBundle(ctx, spec, options); err != nil {
+				return host.Bundle{}, err
+			}
+		case err != nil:
+			return host.Bundle{}, err
+		case !equalBundle(c, options):
+			if err := e.removeContainer(ctx, c); err != nil {
+				return host.Bundle{}, err
+			}
+			if c, err = e.createBundle(ctx, spec, options); err != nil {
+				return host.Bundle{}, err
+			}
+		}
+		if c.State.Running && !c.State.Paused {
+			return bundleOf(c), nil
+		}
+		err = e.startContainer(ctx, c)
+		if errors.Is(err, host.ErrNotFound) && again {
+			if err := e.removeContainer(ctx, c); err != nil {
+				return host.Bundle{}, err
+			}
+			continue
+		}
+		if errors.Is(err, host.ErrNotFound) {
+			// The contract's ErrNotFound is about the image, which was there.
+			return host.Bundle{}, errors.New(err.Error())
+		}
+		if err != nil {
+			return host.Bundle{}, err
+		}
+		return e.InspectBundle(ctx, spec.Owner)
+	}
+}
+
+// createBundle creates the container, not started.
+func (e *Engine) createBundle(ctx context.Context, spec host.BundleSpec, options client.ContainerCreateOptions) (container.InspectResponse, error) {
+	if err := e.ensureImage(ctx, spec, options.Config.Image); err != nil {
+		return container.InspectResponse{}, err
+	}
+	err := e.write(ctx, fmt.Sprintf("create docker container %q", options.Name), func(ctx context.Context) error {
+		_, err := e.calls.ContainerCreate(ctx, options)
+		return err
+	})
+	if err != nil && !errors.Is(err, host.ErrConflict) {
+		return container.InspectResponse{}, err
+	}
+	// A name that was taken in the meantime is ours, or findBundle says whose.
+	c, ferr := e.findBundle(ctx, spec.Owner)
+	if ferr == nil && !equalBundle(c, options) {
+		return container.InspectResponse{}, fmt.Errorf("docker container %q changes while it is being made", options.Name)
+	}
+	return c, ferr
+}
+
+// ensureImage makes sure that the node has the image. Only the built-in one is
+// ever brought there.
+func (e *Engine) ensureImage(ctx context.Context, spec host.BundleSpec, image string) error {
+	_, executable := e.builtIn()
+	if image == "" {
+		return fmt.Errorf("the built-in bundle image was not loaded: %w", host.ErrNotFound)
+	}
+	err := e.read(ctx, fmt.Sprintf("look for image %q on the node", image), func(ctx context.Context) error {
+		_, err := e.calls.ImageInspect(ctx, image)
+		return err
+	})
+	if errors.Is(err, host.ErrNotFound) && spec.Image == "" && executable != "" {
+		_, err = e.LoadBundleImage(ctx, executable)
+	}
+	return err
+}
+
+// StopBundle implements host.Bundles.
+func (e *Engine) StopBundle(ctx context.Context, owner host.Owner) error {
+	c, err := e.findBundle(ctx, owner)
+	if absent(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if !c.State.Running {
+		return nil
+	}
+	grace := stopGrace
+	err = e.write(ctx, fmt.Sprintf("stop docker container %q", owner.ID()), func(ctx context.Context) error {
+		_, err := e.calls.ContainerStop(ctx, c.ID, client.ContainerStopOptions{Timeout: &grace})
+		return err
+	})
+	if errors.Is(err, host.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+// DeleteBundle implements host.Bundles.
+func (e *Engine) DeleteBundle(ctx context.Context, owner host.Owner) error {
+	c, err := e.findBundle(ctx, owner)
+	if absent(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return e.removeContainer(ctx, c)
+}
+
+// ListBundles implements host.Bundles.
+func (e *Engine) ListBundles(ctx context.Context) ([]host.Bundle, error) {
+	var list client.ContainerListResult
+	err := e.read(ctx, "list docker containers", func(ctx context.Context) (err error) {
+		list, err = e.calls.ContainerList(ctx, client.ContainerListOptions{All: true, Filters: labelled()})
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	var out []host.Bundle
+	for _, c := range list.Items {
+		out = append(out, bundleOfSummary(c))
+	}
+	return out, nil
+}
+
+// findBundle returns the owner's container: ErrNotFound, or ErrConflict when
+// its name is someone else's.
+func (e *Engine) findBundle(ctx context.Context, owner host.Owner) (container.InspectResponse, error) {
+	var out client.ContainerInspectResult
+	err := e.read(ctx, fmt.Sprintf("inspect docker container %q", owner.ID()), func(ctx context.Context) (err error) {
+		out, err = e.calls.ContainerInspect(ctx, owner.ID(), client.ContainerInspectOptions{})
+		return err
+	})
+	if err != nil {
+		return container.InspectResponse{}, err
+	}
+	c := out.Container
+	if c.State == nil || c.Config == nil || c.HostConfig == nil || c.NetworkSettings == nil {
+		return container.InspectResponse{}, fmt.Errorf("inspect docker container %q: docker's answer is incomplete", owner.ID())
+	}
+	if !owner.Same(ownerOf(c.Config.Labels)) {
+		return container.InspectResponse{}, foreign("container", owner.ID(), c.ID, c.Config.Labels)
+	}
+	return c, nil
+}
+
+func (e *Engine) startContainer(ctx context.Context, c container.InspectResponse) error {
+	return e.write(ctx, fmt.Sprintf("start docker container %q", ownerOf(c.Config.Labels).ID()), func(ctx context.Context) error {
+		if c.State.Paused {
+			_, err := e.calls.ContainerUnpause(ctx, c.ID, client.ContainerUnpauseOptions{})
+			return err
+		}
+		_, err := e.calls.ContainerStart(ctx, c.ID, client.ContainerStartOptions{})
+		return err
+	})
+}
+
+// removeContainer removes a container of ours, running or not, with its
+// anonymous volumes, and returns when its name is free again.
+func (e *Engine) removeContainer(ctx context.Context, c container.InspectResponse) error {
+	return e.write(ctx, fmt.Sprintf("remove docker container %q", ownerOf(c.Config.Labels).ID()), func(ctx context.Context) error {
+		for {
+			_, err := e.calls.ContainerRemove(ctx, c.ID, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
+			switch kind := kindOf(err); {
+			case err == nil, errors.Is(kind, host.ErrNotFound):
+				return nil
+			case !errors.Is(kind, host.ErrConflict):
+				return err
+			}
+			// Somebody else is removing it.
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(200 * time.Millisecond):
+			}
+		}
+	})
+}
+
+func absent(err error) bool {
+	return errors.Is(err, host.ErrNotFound) || errors.Is(err, host.ErrConflict)
+}
+
+// equalBundle says whether the container is the one that options would create
+// and still hangs on its network at its address.
+func equalBundle(c container.InspectResponse, options client.ContainerCreateOptions) bool {
+	if c.Config.Labels[specHashLabel] != options.Config.Labels[specHashLabel] {
+		return false
+	}
+	return bundleOf(c).IP == options.NetworkingConfig.EndpointsConfig[options.Name].IPAMConfig.IPv4Address
+}
+
+func bundleOf(c container.InspectResponse) host.Bundle {
+	owner := ownerOf(c.Config.Labels)
+	b := host.Bundle{
+		Owner:       owner,
+		ContainerID: c.ID,
+		Image:       c.Config.Image,
+		IP:          pinnedIP(c.NetworkSettings, owner),
+		Running:     c.State.Running && !c.State.Paused && !c.State.Restarting,
+		State:       string(c.State.Status),
+	}
+	if c.State.Status == container.StateExited || c.State.Status == container.StateDead {
+		b.State = fmt.Sprintf("%s (%d)", c.State.Status, c.State.ExitCode)
+	}
+	return b
+}
+
+func pinnedIP(s *container.NetworkSettings, owner host.Owner) netip.Addr {
+	if ep := s.Networks[owner.ID()]; ep != nil && ep.IPAMConfig != nil {
+		return ep.IPAMConfig.IPv4Address
+	}
+	return netip.Addr{}
+}
+
+func bundleOfSummary(c container.Summary) host.Bundle {
+	owner := ownerOf(c.Labels)
+	b := host.Bundle{
+		Owner:       owner,
+		ContainerID: c.ID,
+		Image:       c.Image,
+		Running:     c.State == container.StateRunning,
+		State:       string(c.State),
+	}
+	if code := exitCode.FindString(c.Status); code != "" && !b.Running {
+		b.State += " " + code
+	}
+	if s := c.NetworkSettings; s != nil {
+		b.IP = pinnedIP(&container.NetworkSettings{Networks: s.Networks}, owner)
+	}
+	return b
+}
+
+// exitCode is all that a list tells of it: "Exited (137) 3 seconds ago".
+var exitCode = regexp.MustCompile(`\(-?[0-9]+\)`)

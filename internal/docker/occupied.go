@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package docker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+// dumpTries is how often a kernel list is asked for again that changed while
+// it was read.
+const dumpTries = 5
+
+// OccupiedPrefixes implements host.Networks. Only IPv4 addresses and routes of
+// the node count, those of the network namespace that this process is in.
+func (e *Engine) OccupiedPrefixes(ctx context.Context, owner host.Owner) ([]netip.Prefix, error) {
+	out, err := e.dockerPrefixes(ctx, owner)
+	if err != nil {
+		return nil, err
+	}
+	own := -1
+	link, err := netlink.LinkByName(owner.Bridge())
+	var absent netlink.LinkNotFoundError
+	switch {
+	case err == nil:
+		own = link.Attrs().Index
+	case !errors.As(err, &absent):
+		return nil, fmt.Errorf("look for bridge %s: %w", owner.Bridge(), err)
+	}
+	addresses, err := nodeAddresses(own)
+	if err != nil {
+		return nil, err
+	}
+	routes, err := nodeRoutes(own)
+	if err != nil {
+		return nil, err
+	}
+	out = append(append(out, addresses...), routes...)
+	slices.SortFunc(out, func(a, b netip.Prefix) int {
+		if c := a.Addr().Compare(b.Addr()); c != 0 {
+			return c
+		}
+		return a.Bits() - b.Bits()
+	})
+	return slices.Compact(out), nil
+}
+
+func nodeAddresses(own int) ([]netip.Prefix, error) {
+	addresses, err := dump(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, unix.AF_INET) })
+	if err != nil {
+		return nil, fmt.Errorf("list the node's addresses: %w", err)
+	}
+	var out []netip.Prefix
+	for _, a := range addresses {
+		if a.LinkIndex == own {
+			continue
+		}
+		out = appendPrefix(out, a.IPNet)
+		// A point-to-point link has its far end here.
+		out = appendPrefix(out, a.Peer)
+	}
+	return out, nil
+}
+
+func nodeRoutes(own int) ([]netip.Prefix, error) {
+	routes, err := dump(func() ([]netlink.Route, error) {
+		// Every table: a VPN's routes are often in one of its own.
+		return netlink.RouteListFiltered(unix.AF_INET, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list the node's routes: %w", err)
+	}
+	var out []netip.Prefix
+	for _, r := range routes {
+		if r.LinkIndex != own {
+			out = appendPrefix(out, r.Dst)
+		}
+	}
+	return out, nil
+}
+
+// appendPrefix leaves out default routes, to which belong the two halves of
+// the address space that some VPNs write in their place.
+func appendPrefix(out []netip.Prefix, n *net.IPNet) []netip.Prefix {
+	if n == nil {
+		return out
+	}
+	addr, ok := netip.AddrFromSlice(n.IP)
+	bits, size := n.Mask.Size()
+	if !ok || size == 0 || bits <= 1 {
+		return out
+	}
+	addr = addr.Unmap()
+	if bits > addr.BitLen() {
+		bits -= 96
+	}
+	return append(out, netip.PrefixFrom(addr, bits).Masked())
+}
+
+func dump[T any](list func() ([]T, error)) (out []T, err error) {
+	for range dumpTries {
+		out, err = list()
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return out, err
+		}
+	}
+	return out, err
+}

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package docker
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"time"
+
+	"github.com/moby/moby/api/types/events"
+	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/client"
+
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+const (
+	// reconnectFirst and reconnectMost bound the wait before a lost stream is
+	// opened again.
+	reconnectFirst = 200 * time.Millisecond
+	reconnectMost  = 10 * time.Second
+	// streamCheck is how often docker is asked for a sign of life while the
+	// stream is silent: a hanging dockerd does not close it.
+	streamCheck = 30 * time.Second
+)
+
+// watchedActions are what can change whether a bundle runs and is reachable.
+// Docker's others, such as those of each exec, stay with docker.
+var watchedActions = []events.Action{
+	events.ActionCreate, events.ActionStart, events.ActionRestart, events.ActionStop, events.ActionDie,
+	events.ActionKill, events.ActionOOM, events.ActionPause, events.ActionUnPause, events.ActionRename,
+	events.ActionDestroy, events.ActionRemove, events.ActionConnect, events.ActionDisconnect, events.ActionUpdate,
+}
+
+// watch is one WatchBundles call.
+type watch struct {
+	engine  *Engine
+	changed func(uid string)
+	// networks has the owners' UIDs of our networks by docker's ID: events of
+	// networks bear no labels.
+	networks map[string]string
+}
+
+// WatchBundles implements host.Bundles. It also calls changed with "" once the
+// stream is there again.
+func (e *Engine) WatchBundles(ctx context.Context, changed func(uid string)) error {
+	w := &watch{engine: e, changed: changed, networks: map[string]string{}}
+	since, lost := time.Now(), false
+	delay := reconnectFirst
+	for {
+		established := w.stream(ctx, since, lost)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if established || !lost {
+			changed("")
+		}
+		if established {
+			delay = reconnectFirst
+		}
+		// What was missed is covered by "", so that the next stream starts
+		// where it is opened.
+		lost, since = true, time.Time{}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(delay):
+		}
+		delay = min(2*delay, reconnectMost)
+	}
+}
+
+// stream reads one stream of events until it is lost, and says whether it was
+// ever there. Why it was lost, every other call to docker tells.
+func (w *watch) stream(ctx context.Context, since time.Time, lost bool) (established bool) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if err := w.engine.Ping(ctx); err != nil {
+		return false
+	}
+	// Events returns when docker has answered; the timer bounds that.
+	opening := time.AfterFunc(readTimeout, cancel)
+	result := w.engine.streams.Events(ctx, eventOptions(since))
+	opening.Stop()
+	select {
+	case <-result.Err:
+		return false
+	default:
+	}
+	if err := w.learnNetworks(ctx); err != nil {
+		return false
+	}
+	if lost {
+		w.changed("")
+	}
+	check := time.NewTicker(streamCheck)
+	defer check.Stop()
+	for {
+		select {
+		case m := <-result.Messages:
+			w.observe(ctx, m)
+		case <-result.Err:
+			return true
+		case <-check.C:
+			if err := w.engine.Ping(ctx); err != nil {
+				return true
+			}
+		}
+	}
+}
+
+func eventOptions(since time.Time) client.EventsListOptions {
+	filters := make(client.Filters).Add("type", string(events.ContainerEventType), string(events.NetworkEventType))
+	for _, a := range watchedActions {
+		filters.Add("event", string(a))
+	}
+	options := client.EventsListOptions{Filters: filters}
+	if !since.IsZero() {
+		options.Since = strconv.FormatInt(since.Unix(), 10) + "." + nanos(since)
+	}
+	return options
+}
+
+func nanos(t time.Time) string {
+	s := strconv.Itoa(t.Nanosecond())
+	for len(s) < 9 {
+		s = "0" + s
+	}
+	return s
+}
+
+func (w *watch) learnNetworks(ctx context.Context) error {
+	all, err := w.engine.listNetworks(ctx, labelled())
+	if err != nil {
+		return err
+	}
+	clear(w.networks)
+	for _, n := range all {
+		w.networks[n.ID] = ownerOf(n.Labels).UID
+	}
+	return nil
+}
+
+// observe reports an event about a thing of ours. A network event names only
+// the network, a container event has the container's labels.
+func (w *watch) observe(ctx context.Context, m events.Message) {
+	uid := ownerOf(m.Actor.Attributes).UID
+	if m.Type == events.NetworkEventType {
+		uid = w.networkUID(ctx, m)
+	}
+	if uid != "" {
+		w.changed(uid)
+	}
+}
+
+func (w *watch) networkUID(ctx context.Context, m events.Message) string {
+	if m.Action == events.ActionCreate {
+		w.learnNetwork(ctx, m.Actor.ID)
+	}
+	uid := w.networks[m.Actor.ID]
+	if m.Action == events.ActionDestroy || m.Action == events.ActionRemove {
+		delete(w.networks, m.Actor.ID)
+	}
+	return uid
+}
+
+// learnNetwork asks whose a new network is. One that is gone again had no
+// owner who still waits for it.
+func (w *watch) learnNetwork(ctx context.Context, id string) {
+	var n network.Inspect
+	err := w.engine.read(ctx, "inspect docker network "+id, func(ctx context.Context) error {
+		out, err := w.engine.calls.NetworkInspect(ctx, id, client.NetworkInspectOptions{})
+		n = out.Network
+		return err
+	})
+	switch {
+	case err == nil:
+		if uid := ownerOf(n.Labels).UID; uid != "" {
+			w.networks[id] = uid
+		}
+	case !errors.Is(err, host.ErrNotFound):
+		// Not known whose it is: everybody looks.
+		w.changed("")
+	}
+}
