@@ -78,7 +78,9 @@ type BottleSpec struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MinLength=1
 	// +kubebuilder:validation:items:MaxLength=4096
+	// +kubebuilder:validation:items:XValidation:rule="!self.contains('\\u0000')",message="command must not contain a NUL character: no process can be given one"
 	Command []string `json:"command,omitempty"`
 
 	// machine is the size of the microVM.
@@ -129,7 +131,7 @@ type EnvVar struct {
 	// +optional
 	// +kubebuilder:validation:MaxLength=32768
 	// +kubebuilder:validation:XValidation:rule="!self.contains('\\u0000')",message="value must not contain a NUL character: no process can be given one"
-	// +kubebuilder:validation:XValidation:rule="!['\\u0009','\\u000a','\\u000b','\\u000c','\\u000d','\\u0020','\\u0085','\\u00a0','\\u1680','\\u2000','\\u2001','\\u2002','\\u2003','\\u2004','\\u2005','\\u2006','\\u2007','\\u2008','\\u2009','\\u200a','\\u2028','\\u2029','\\u202f','\\u205f','\\u3000'].exists(c, self.endsWith(c))",message="value must not end in white space: smolvm would drop it"
+	// +kubebuilder:validation:XValidation:rule=`self.size() == 0 || !(self.charAt(self.size() - 1) in ['\u0009','\u000a','\u000b','\u000c','\u000d','\u0020','\u0085','\u00a0','\u1680','\u2000','\u2001','\u2002','\u2003','\u2004','\u2005','\u2006','\u2007','\u2008','\u2009','\u200a','\u2028','\u2029','\u202f','\u205f','\u3000'])`,message="value must not end in white space: smolvm would drop it"
 	Value *string `json:"value,omitempty"`
 
 	// valueFrom takes the value from a Secret or ConfigMap of the Bottle's
@@ -278,8 +280,6 @@ type Egress struct {
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=256
-	// +kubebuilder:validation:items:MinLength=1
-	// +kubebuilder:validation:items:MaxLength=280
 	Allow []EgressRule `json:"allow,omitempty"`
 }
 
@@ -287,7 +287,11 @@ type Egress struct {
 //
 // +kubebuilder:validation:MinLength=1
 // +kubebuilder:validation:MaxLength=280
-// +kubebuilder:validation:XValidation:rule="self.matches('^((\\\\*\\\\.)?[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(\\\\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*|[0-9.]+/[0-9]+|\\\\[[0-9A-Fa-f:.]+(/[0-9]+)?\\\\])(:[0-9]{1,5})?$|^[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(/[0-9]+)?$')",message="a rule must be HOST[:PORT], *.HOST[:PORT], an IP address or a CIDR, such as api.example.com, *.example.com:8443, 203.0.113.7 or [2001:db8::/32]:443"
+// +kubebuilder:validation:XValidation:rule=`self.matches(r'^((\*\.)?[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*|[0-9.]+/[0-9]+|\[[0-9A-Fa-f:.]+(/[0-9]+)?\])(:[0-9]{1,5})?$|^[0-9A-Fa-f:.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*(/[0-9]+)?$')`,message="a rule must be HOST[:PORT], *.HOST[:PORT], an IP address or a CIDR, such as api.example.com, *.example.com:8443, 203.0.113.7 or [2001:db8::/32]:443"
+// +kubebuilder:validation:XValidation:rule=`!self.matches(r'^([^:]*|\[.*\]):[0-9]{1,5}$') || (int(self.substring(self.lastIndexOf(':') + 1)) >= 1 && int(self.substring(self.lastIndexOf(':') + 1)) <= 65535)`,message="the port must be 1 to 65535"
+// +kubebuilder:validation:XValidation:rule=`!self.matches(r'^[0-9.]+(:[0-9]+)?$') || isIP(self.split(':')[0])`,message="a rule of digits and dots must be an IPv4 address, such as 203.0.113.7"
+// +kubebuilder:validation:XValidation:rule=`!self.matches(r'^[0-9.]+/') || isCIDR(self.split(':')[0])`,message="a rule with '/' must be a CIDR without host bits, such as 203.0.113.0/24"
+// +kubebuilder:validation:XValidation:rule=`!self.matches(r'^\[?[^\[\]]*:[^\[\]]*:') || (self.contains('/') ? isCIDR(self.startsWith('[') ? self.substring(1, self.indexOf(']')) : self) : isIP(self.startsWith('[') ? self.substring(1, self.indexOf(']')) : self))`,message="a rule with two colons must be an IPv6 address or CIDR, such as 2001:db8::/32, in brackets when a port follows"
 type EgressRule string
 
 // Lifetime bounds a Bottle in time.

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package apienv gives tests a real etcd and kube-apiserver with the Bottle
+// CRD and the RBAC of config/rbac installed. There is no scheduler, kubelet,
+// garbage collector or other controller behind it: tests play those. One
+// server is shared by all tests of a package; tests keep apart by namespace.
+package apienv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	kruntime "k8s.io/apimachinery/pkg/runtime"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/test/require"
+)
+
+// SystemNamespace is where the operator's accounts and Leases live.
+const SystemNamespace = "bottle-system"
+
+var shared struct {
+	once   sync.Once
+	env    *envtest.Environment
+	config *rest.Config
+	err    error
+}
+
+// Main runs a package's tests and stops the server that they started, if any.
+// Call it from TestMain.
+func Main(m *testing.M) {
+	code := m.Run()
+	if shared.env != nil {
+		if err := shared.env.Stop(); err != nil {
+			fmt.Fprintf(os.Stderr, "stop the API server: %v\n", err)
+			code = max(code, 1)
+		}
+	}
+	os.Exit(code)
+}
+
+// Start returns an administrator's configuration for the shared server, which
+// the first call starts. The package's TestMain must be Main.
+func Start(t testing.TB) *rest.Config {
+	t.Helper()
+	assets := Assets(t)
+	shared.once.Do(func() { shared.env, shared.config, shared.err = start(assets) })
+	if shared.err != nil {
+		t.Fatalf("start the API server: %v", shared.err)
+	}
+	return rest.CopyConfig(shared.config)
+}
+
+// Assets is the folder of the control plane's binaries.
+func Assets(t testing.TB) string {
+	t.Helper()
+	assets := os.Getenv("KUBEBUILDER_ASSETS")
+	if assets == "" {
+		assets = filepath.Join(Root(), "bin", "controlplane")
+	}
+	for _, name := range []string{"etcd", "kube-apiserver", "kubectl"} {
+		require.File(t, filepath.Join(assets, name), "make controlplane, or set KUBEBUILDER_ASSETS")
+	}
+	return assets
+}
+
+// Root is the root folder of this module.
+func Root() string {
+	_, file, _, _ := runtime.Caller(0)
+	return filepath.Join(filepath.Dir(file), "..", "..", "..")
+}
+
+// Scheme knows the built-in types and Bottles.
+func Scheme() *kruntime.Scheme {
+	s := kruntime.NewScheme()
+	utilruntime.Must(clientgoscheme.AddToScheme(s))
+	utilruntime.Must(v1alpha1.AddToScheme(s))
+	return s
+}
+
+// Client returns an uncached client for cfg.
+func Client(t testing.TB, cfg *rest.Config) client.WithWatch {
+	t.Helper()
+	c, err := client.NewWithWatch(cfg, client.Options{Scheme: Scheme()})
+	if err != nil {
+		t.Fatalf("make a client: %v", err)
+	}
+	return c
+}
+
+// AsServiceAccount returns cfg acting as a ServiceAccount of the system
+// namespace, with the rights that config/rbac gives it and no others.
+func AsServiceAccount(cfg *rest.Config, name string) *rest.Config {
+	cfg = rest.CopyConfig(cfg)
+	cfg.Impersonate = rest.ImpersonationConfig{
+		UserName: "system:serviceaccount:" + SystemNamespace + ":" + name,
+		Groups:   []string{"system:serviceaccounts", "system:serviceaccounts:" + SystemNamespace, "system:authenticated"},
+	}
+	return cfg
+}
+
+// Namespace creates a namespace named after the test and returns its name. It
+// is never deleted, for nothing here ends namespaces.
+func Namespace(t testing.TB, c client.Client) string {
+	t.Helper()
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: dnsLabel(t.Name()) + "-"}}
+	if err := c.Create(t.Context(), ns); err != nil {
+		t.Fatalf("create a namespace: %v", err)
+	}
+	return ns.Name
+}
+
+func dnsLabel(name string) string {
+	name = strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
+			return r
+		}
+		return '-'
+	}, strings.ToLower(name))
+	name = "t-" + strings.Trim(name, "-")
+	return strings.TrimRight(name[:min(len(name), 50)], "-")
+}
+
+func start(assets string) (*envtest.Environment, *rest.Config, error) {
+	env := &envtest.Environment{
+		BinaryAssetsDirectory: assets,
+		CRDInstallOptions: envtest.CRDInstallOptions{
+			Paths:              []string{filepath.Join(Root(), "config", "crd", "bases")},
+			ErrorIfPathMissing: true,
+		},
+		ControlPlaneStartTimeout: 2 * time.Minute,
+		ControlPlaneStopTimeout:  time.Minute,
+	}
+	// A binary that the caller named must not be replaced by one of the
+	// environment's own search path.
+	env.ControlPlane.GetAPIServer().Path = filepath.Join(assets, "kube-apiserver")
+	cfg, err := env.Start()
+	if err != nil {
+		return nil, nil, errors.Join(err, env.Stop())
+	}
+	if err := installRBAC(cfg); err != nil {
+		return nil, nil, errors.Join(err, env.Stop())
+	}
+	return env, cfg, nil
+}
+
+// installRBAC applies the namespace and everything in config/rbac.
+func installRBAC(cfg *rest.Config) error {
+	c, err := client.New(cfg, client.Options{Scheme: Scheme()})
+	if err != nil {
+		return fmt.Errorf("make a client: %w", err)
+	}
+	objects, err := Manifests("config/namespace", "config/rbac")
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	for _, o := range objects {
+		if err := c.Create(ctx, o); err != nil {
+			return fmt.Errorf("create %s %s: %w", o.GetKind(), o.GetName(), err)
+		}
+	}
+	return nil
+}
