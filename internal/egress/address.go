@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package egress
+
+import (
+	"fmt"
+	"net/netip"
+)
+
+type class struct {
+	prefix netip.Prefix
+	what   string
+}
+
+func classes(pairs ...string) []class {
+	var out []class
+	for i := 0; i < len(pairs); i += 2 {
+		out = append(out, class{netip.MustParsePrefix(pairs[i]), pairs[i+1]})
+	}
+	return out
+}
+
+// never are addresses that no rule can open: they lead into the bundle, to
+// the node, or to the node's credentials.
+var never = classes(
+	"0.0.0.0/8", "an address of this host",
+	"127.0.0.0/8", "loopback",
+	"169.254.0.0/16", "link-local, where cloud metadata lives",
+	"100.100.100.200/32", "a cloud metadata service",
+	"168.63.129.16/32", "a cloud metadata service",
+	"192.0.0.192/32", "a cloud metadata service",
+	"224.0.0.0/4", "multicast",
+	"240.0.0.0/4", "reserved or broadcast",
+	"::/128", "the unspecified address",
+	"::1/128", "loopback",
+	"fe80::/10", "link-local",
+	"ff00::/8", "multicast",
+	"fd00:ec2::254/128", "a cloud metadata service",
+	"fd20:ce::254/128", "a cloud metadata service",
+	"fd00:42::42/128", "a cloud metadata service",
+)
+
+// private are addresses of networks behind the node. A name that leads there
+// does not open them (its owner chooses where it leads); an address rule does.
+var private = classes(
+	"10.0.0.0/8", "private",
+	"172.16.0.0/12", "private",
+	"192.168.0.0/16", "private",
+	"100.64.0.0/10", "private (carrier-grade NAT)",
+	"192.0.0.0/24", "private (protocol assignments)",
+	"198.18.0.0/15", "private (benchmarks)",
+	"fc00::/7", "private",
+	"fec0::/10", "private (site-local)",
+	"64:ff9b:1::/48", "private (local translation)",
+	"2001::/32", "a tunnel (Teredo)",
+)
+
+// carriers are IPv6 networks whose addresses hold an IPv4 address at a byte
+// offset; a translator on the way would deliver to that one.
+var carriers = []struct {
+	prefix netip.Prefix
+	offset int
+}{
+	{netip.MustParsePrefix("64:ff9b::/96"), 12},    // NAT64
+	{netip.MustParsePrefix("::ffff:0:0:0/96"), 12}, // stateless translation
+	{netip.MustParsePrefix("::/96"), 12},           // IPv4-compatible
+	{netip.MustParsePrefix("2002::/16"), 2},        // 6to4
+}
+
+// carried is the IPv4 address inside an IPv6 one.
+func carried(a netip.Addr) (netip.Addr, bool) {
+	for _, c := range carriers {
+		if c.prefix.Contains(a) {
+			b := a.As16()
+			return netip.AddrFrom4([4]byte(b[c.offset : c.offset+4])), true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// find is what a, or the IPv4 address inside it, is by the table; "" if
+// nothing. The address has no zone and is no IPv4 written as IPv6.
+func find(table []class, a netip.Addr) string {
+	for _, c := range table {
+		if c.prefix.Contains(a) {
+			return c.what
+		}
+	}
+	if v4, ok := carried(a); ok {
+		return find(table, v4)
+	}
+	return ""
+}
+
+// neverPrefix is why all of p can never be allowed; "" if some of it can.
+func neverPrefix(p netip.Prefix) string {
+	for _, c := range never {
+		if c.prefix.Bits() <= p.Bits() && c.prefix.Contains(p.Addr()) {
+			return c.what
+		}
+	}
+	if p.IsSingleIP() {
+		return find(never, p.Addr())
+	}
+	return ""
+}
+
+// canonicalAddr undoes IPv4 written as IPv6. Invalid addresses and those with
+// a zone, which only link-local ones have, are none that could be allowed.
+func canonicalAddr(a netip.Addr) (netip.Addr, bool) {
+	return a.Unmap(), a.IsValid() && a.Zone() == ""
+}
+
+// AddrError says why an address may not be dialled.
+type AddrError struct {
+	Addr netip.Addr
+	Port uint16
+	// Why is what the address is.
+	Why string
+	// Rule is the rule that would open it; "" if none can.
+	Rule string
+}
+
+// Error says why, and the way out where there is one.
+func (e *AddrError) Error() string {
+	if e.Rule == "" {
+		return fmt.Sprintf("address %s can never be reached: it is %s", e.Addr, e.Why)
+	}
+	return fmt.Sprintf("address %s is %s, which a rule for a name does not open; add the rule %s if it is meant", e.Addr, e.Why, e.Rule)
+}

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package egress
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// MaxFile is the most bytes that a rules file may have.
+const MaxFile = 1 << 20
+
+// fileVersion is the only version of the rules file that there is.
+const fileVersion = 1
+
+type file struct {
+	Version int      `json:"version"`
+	Allow   []string `json:"allow"`
+}
+
+// EncodeFile is the rules file of a set: JSON, each rule once in its canonical
+// spelling, the same bytes for the same set.
+func EncodeFile(s Set) ([]byte, error) {
+	f := file{Version: fileVersion, Allow: []string{}}
+	for _, r := range s.Rules() {
+		f.Allow = append(f.Allow, r.String())
+	}
+	out, err := json.Marshal(f)
+	if err != nil {
+		return nil, fmt.Errorf("egress rules file: %w", err)
+	}
+	out = append(out, '\n')
+	if len(out) > MaxFile {
+		return nil, fmt.Errorf("egress rules file: %d bytes, more than the %d that are read; use fewer rules", len(out), MaxFile)
+	}
+	return out, nil
+}
+
+// DecodeFile reads a rules file, of which it takes at most MaxFile bytes.
+// Unknown fields are ignored, unknown versions refused. With an error there is
+// no set: a file of which one rule is not understood is not half applied.
+func DecodeFile(r io.Reader) (Set, error) {
+	data, err := io.ReadAll(io.LimitReader(r, MaxFile+1))
+	if err != nil {
+		return Set{}, fmt.Errorf("egress rules file: %w", err)
+	}
+	if len(data) > MaxFile {
+		return Set{}, fmt.Errorf("egress rules file: more than %d bytes", MaxFile)
+	}
+	var f file
+	if err := json.Unmarshal(data, &f); err != nil {
+		return Set{}, fmt.Errorf("egress rules file: %w", err)
+	}
+	if f.Version != fileVersion {
+		return Set{}, fmt.Errorf("egress rules file: version %d: want %d", f.Version, fileVersion)
+	}
+	if f.Allow == nil {
+		return Set{}, errors.New("egress rules file: no allow list; an empty one lets nothing through")
+	}
+	s, err := ParseSet(f.Allow)
+	if err != nil {
+		return Set{}, fmt.Errorf("egress rules file: %w", err)
+	}
+	return s, nil
+}
