@@ -1,0 +1,402 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hostcontract
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+// BundlesFixture is an implementation, its networks, and its world.
+type BundlesFixture struct {
+	NetworksFixture
+	Bundles host.Bundles
+	// Image is an image on the node, not the built-in one, that listens on
+	// 8888, 9418 and 9100 and not on 9099.
+	Image string
+	// RulesDir is a folder for the built-in image's rules; empty where there
+	// is no such folder.
+	RulesDir string
+	// PutContainer makes a container under a name, with the owner's labels if
+	// it has a UID.
+	PutContainer func(t *testing.T, name string, owner host.Owner)
+	// Containers returns the names of all containers.
+	Containers func(t *testing.T) []string
+	// Exit makes the owner's container end by itself with this exit code or,
+	// where that cannot be chosen, by SIGKILL: 137.
+	Exit func(t *testing.T, owner host.Owner)
+	// Env returns the environment that the owner's container was given, among
+	// other entries.
+	Env func(t *testing.T, owner host.Owner) []string
+}
+
+// TestBundles runs the suite, with a new fixture for every test.
+func TestBundles(t *testing.T, fixture func(t *testing.T) BundlesFixture) {
+	tests := []struct {
+		name string
+		run  func(t *testing.T, f BundlesFixture)
+	}{
+		{"made, found, stopped, started, deleted", bundleLife},
+		{"built-in image", bundleBuiltIn},
+		{"unequal is replaced", bundleReplaced},
+		{"ended by itself is started", bundleExited},
+		{"moves with its network", bundleMoves},
+		{"foreign is named and left alone", bundleForeign},
+		{"env arrives and is in no error", bundleEnv},
+		{"image is not on the node", bundleNoImage},
+		{"ports", bundlePorts},
+		{"watched", bundleWatched},
+		{"docker down", bundleDown},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) { tt.run(t, fixture(t)) })
+	}
+}
+
+// newBundle makes a network and returns the spec of a bundle on it, both gone
+// when the test is over.
+func newBundle(t *testing.T, f BundlesFixture, third string) host.BundleSpec {
+	t.Helper()
+	n := newNetwork(newOwner("demo"), third)
+	mustDo(t, "ensure network", f.Networks.EnsureNetwork(t.Context(), n))
+	t.Cleanup(func() {
+		// The test's own context is over.
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := f.Bundles.DeleteBundle(ctx, n.Owner); err != nil && !errors.Is(err, host.ErrUnavailable) {
+			t.Errorf("delete bundle: got %v, want nil", err)
+		}
+		if err := f.Networks.DeleteNetwork(ctx, n.Owner); err != nil && !errors.Is(err, host.ErrUnavailable) {
+			t.Errorf("delete network: got %v, want nil", err)
+		}
+	})
+	return host.BundleSpec{Owner: n.Owner, Image: f.Image, IP: n.Gateway.Next()}
+}
+
+func bundleLife(t *testing.T, f BundlesFixture) {
+	spec := newBundle(t, f, "60")
+	if _, err := f.Bundles.InspectBundle(t.Context(), spec.Owner); !errors.Is(err, host.ErrNotFound) {
+		t.Fatalf("inspect before: got %v, want ErrNotFound", err)
+	}
+	mustDo(t, "stop of an absent one", f.Bundles.StopBundle(t.Context(), spec.Owner))
+	mustDo(t, "delete of an absent one", f.Bundles.DeleteBundle(t.Context(), spec.Owner))
+
+	first := wantRunning(t, f, spec)
+	again := wantRunning(t, f, spec)
+	if again.ContainerID != first.ContainerID {
+		t.Errorf("ensure again: got container %s, want the same %s", again.ContainerID, first.ContainerID)
+	}
+	list, err := f.Bundles.ListBundles(t.Context())
+	mustDo(t, "list", err)
+	list = slices.DeleteFunc(list, func(b host.Bundle) bool { return b.Owner != spec.Owner })
+	if diff := cmp.Diff([]host.Bundle{first}, list, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+		t.Errorf("list (-want +got):\n%s", diff)
+	}
+	for range 2 {
+		mustDo(t, "stop", f.Bundles.StopBundle(t.Context(), spec.Owner))
+		b, err := f.Bundles.InspectBundle(t.Context(), spec.Owner)
+		mustDo(t, "inspect", err)
+		if b.Running || b.ContainerID != first.ContainerID {
+			t.Errorf("stopped: got %+v, want container %s not running", b, first.ContainerID)
+		}
+	}
+	if b := wantRunning(t, f, spec); b.ContainerID != first.ContainerID {
+		t.Errorf("started: got container %s, want the same %s", b.ContainerID, first.ContainerID)
+	}
+	for range 2 {
+		mustDo(t, "delete", f.Bundles.DeleteBundle(t.Context(), spec.Owner))
+		if got := count(f.Containers(t), spec.Owner.ID()); got != 0 {
+			t.Errorf("containers left: got %d, want 0", got)
+		}
+	}
+}
+
+func bundleBuiltIn(t *testing.T, f BundlesFixture) {
+	spec := newBundle(t, f, "61")
+	spec.Image, spec.RulesDir = "", f.RulesDir
+	b := wantRunning(t, f, spec)
+	if b.Image == "" {
+		t.Error("image: got none, want the built-in one's reference")
+	}
+	wantPorts(t, f, spec.IP, []int32{8888, 9418}, []int32{9418})
+}
+
+func bundleReplaced(t *testing.T, f BundlesFixture) {
+	spec := newBundle(t, f, "62")
+	old := wantRunning(t, f, spec)
+	for name, change := range map[string]func(*host.BundleSpec){
+		"env":   func(s *host.BundleSpec) { s.Env = []string{"A=1"} },
+		"value": func(s *host.BundleSpec) { s.Env = []string{"A=2"} },
+		"ip":    func(s *host.BundleSpec) { s.IP = s.IP.Next() },
+		"image": func(s *host.BundleSpec) { s.Image = "" },
+	} {
+		change(&spec)
+		b := wantRunning(t, f, spec)
+		if b.ContainerID == old.ContainerID {
+			t.Errorf("%s changed: got the same container, want another", name)
+		}
+		old = b
+	}
+	if got := count(f.Containers(t), spec.Owner.ID()); got != 1 {
+		t.Errorf("containers: got %d, want 1", got)
+	}
+}
+
+func bundleExited(t *testing.T, f BundlesFixture) {
+	spec := newBundle(t, f, "63")
+	first := wantRunning(t, f, spec)
+	f.Exit(t, spec.Owner)
+	var b host.Bundle
+	eventually(t, "the end is seen", func() bool {
+		var err error
+		b, err = f.Bundles.InspectBundle(t.Context(), spec.Owner)
+		mustDo(t, "inspect", err)
+		return !b.Running
+	})
+	if b.State != "exited (137)" {
+		t.Errorf("state: got %q, want %q", b.State, "exited (137)")
+	}
+	list, err := f.Bundles.ListBundles(t.Context())
+	mustDo(t, "list", err)
+	if !slices.ContainsFunc(list, func(l host.Bundle) bool { return l.Owner == spec.Owner && l.State == b.State && !l.Running }) {
+		t.Errorf("list: got %+v, want one %q", list, b.State)
+	}
+	if b := wantRunning(t, f, spec); b.ContainerID != first.ContainerID {
+		t.Errorf("started: got container %s, want the same %s", b.ContainerID, first.ContainerID)
+	}
+}
+
+// bundleMoves has the network replaced under the bundle, running and stopped.
+func bundleMoves(t *testing.T, f BundlesFixture) {
+	spec := newBundle(t, f, "64")
+	wantRunning(t, f, spec)
+	for _, third := range []string{"65", "66"} {
+		n := newNetwork(spec.Owner, third)
+		mustDo(t, "ensure another subnet", f.Networks.EnsureNetwork(t.Context(), n))
+		spec.IP = n.Gateway.Next()
+		wantRunning(t, f, spec)
+		wantPorts(t, f, spec.IP, []int32{8888}, nil)
+		mustDo(t, "stop", f.Bundles.StopBundle(t.Context(), spec.Owner))
+	}
+}
+
+func bundleForeign(t *testing.T, f BundlesFixture) {
+	for name, change := range map[string]func(*host.Owner){
+		"without labels":     func(o *host.Owner) { *o = host.Owner{} },
+		"of another cluster": func(o *host.Owner) { o.Cluster = "cluster-2" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			spec := newBundle(t, f, "67")
+			theirs := spec.Owner
+			change(&theirs)
+			f.PutContainer(t, spec.Owner.ID(), theirs)
+			_, err := f.Bundles.InspectBundle(t.Context(), spec.Owner)
+			wantConflict(t, "inspect", err, spec.Owner.ID())
+			_, err = f.Bundles.EnsureBundle(t.Context(), spec)
+			wantConflict(t, "ensure", err, spec.Owner.ID())
+			mustDo(t, "stop", f.Bundles.StopBundle(t.Context(), spec.Owner))
+			mustDo(t, "delete", f.Bundles.DeleteBundle(t.Context(), spec.Owner))
+			if got := count(f.Containers(t), spec.Owner.ID()); got != 1 {
+				t.Errorf("foreign containers left: got %d, want 1", got)
+			}
+		})
+	}
+}
+
+func bundleEnv(t *testing.T, f BundlesFixture) {
+	spec := newBundle(t, f, "68")
+	spec.Env = []string{
+		"PLAIN=value", "EMPTY=", "QUOTES='\"`$HOME \\n", "LINES=one\ntwo\r\n", "EQUALS=a=b=c", "EMOJI=🍾", "CONTROL=\x01\x1b",
+	}
+	wantRunning(t, f, spec)
+	got := f.Env(t, spec.Owner)
+	for _, want := range spec.Env {
+		if !slices.Contains(got, want) {
+			t.Errorf("env in the container: got %q, want %q among it", got, want)
+		}
+	}
+	const secret = "correct-horse-battery"
+	for _, bad := range []string{"=" + secret, secret, "A=" + secret + "\x00"} {
+		spec.Env = []string{bad}
+		_, err := f.Bundles.EnsureBundle(t.Context(), spec)
+		if !errors.Is(err, host.ErrInvalid) || strings.Contains(err.Error(), secret) {
+			t.Errorf("env %q: got %v, want ErrInvalid without the value", bad, err)
+		}
+	}
+}
+
+func bundleNoImage(t *testing.T, f BundlesFixture) {
+	spec := newBundle(t, f, "69")
+	spec.Image = "botbottle.dev/nobody-has-this:1"
+	_, err := f.Bundles.EnsureBundle(t.Context(), spec)
+	if !errors.Is(err, host.ErrNotFound) || !strings.Contains(err.Error(), spec.Image) {
+		t.Errorf("ensure: got %v, want ErrNotFound that names the image", err)
+	}
+	if got := count(f.Containers(t), spec.Owner.ID()); got != 0 {
+		t.Errorf("containers: got %d, want 0", got)
+	}
+}
+
+func bundlePorts(t *testing.T, f BundlesFixture) {
+	spec := newBundle(t, f, "70")
+	wantPorts(t, f, spec.IP, []int32{8888}, []int32{8888})
+	wantRunning(t, f, spec)
+	wantPorts(t, f, spec.IP, []int32{9099, 8888, 9418, 9100, 1}, []int32{9099, 1})
+	mustDo(t, "stop", f.Bundles.StopBundle(t.Context(), spec.Owner))
+	wantPorts(t, f, spec.IP, []int32{8888}, []int32{8888})
+}
+
+func bundleWatched(t *testing.T, f BundlesFixture) {
+	ctx, cancel := context.WithCancel(t.Context())
+	uids, ended := make(chan string, 1000), make(chan error, 1)
+	go func() { ended <- f.Bundles.WatchBundles(ctx, func(uid string) { uids <- uid }) }()
+	// A foreign thing first: not a word about it.
+	f.PutContainer(t, "somebodys", host.Owner{})
+
+	spec := newBundle(t, f, "71")
+	bystander := newNetwork(newOwner("bystander"), "72")
+	steps := []struct {
+		what string
+		uid  string
+		do   func()
+	}{
+		{"network of another", bystander.Owner.UID, func() {
+			mustDo(t, "ensure network", f.Networks.EnsureNetwork(ctx, bystander))
+		}},
+		{"made", spec.Owner.UID, func() { wantRunning(t, f, spec) }},
+		{"ended", spec.Owner.UID, func() { f.Exit(t, spec.Owner) }},
+		{"deleted", spec.Owner.UID, func() { mustDo(t, "delete", f.Bundles.DeleteBundle(ctx, spec.Owner)) }},
+		{"network deleted", spec.Owner.UID, func() {
+			mustDo(t, "delete network", f.Networks.DeleteNetwork(ctx, spec.Owner))
+		}},
+		{"network of another deleted", bystander.Owner.UID, func() {
+			mustDo(t, "delete network", f.Networks.DeleteNetwork(ctx, bystander.Owner))
+		}},
+	}
+	// Events of what went before may still be under way.
+	for _, s := range steps {
+		drain(uids)
+		s.do()
+		wantUID(t, uids, s.what, s.uid)
+	}
+	f.Down(t)
+	wantUID(t, uids, "docker down", "")
+	cancel()
+	select {
+	case err := <-ended:
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("watch ended: got %v, want context.Canceled", err)
+		}
+	case <-time.After(15 * time.Second):
+		t.Error("watch: got none, want an end within 15 s of the context's")
+	}
+}
+
+func bundleDown(t *testing.T, f BundlesFixture) {
+	spec := newBundle(t, f, "73")
+	wantRunning(t, f, spec)
+	f.Down(t)
+	_, inspect := f.Bundles.InspectBundle(t.Context(), spec.Owner)
+	_, ensure := f.Bundles.EnsureBundle(t.Context(), spec)
+	_, list := f.Bundles.ListBundles(t.Context())
+	for call, err := range map[string]error{
+		"inspect": inspect, "ensure": ensure, "list": list,
+		"stop":   f.Bundles.StopBundle(t.Context(), spec.Owner),
+		"delete": f.Bundles.DeleteBundle(t.Context(), spec.Owner),
+	} {
+		if !errors.Is(err, host.ErrUnavailable) {
+			t.Errorf("%s: got %v, want ErrUnavailable", call, err)
+		}
+	}
+}
+
+// wantRunning ensures the bundle and wants it to run, by the answer and by
+// inspection.
+func wantRunning(t *testing.T, f BundlesFixture, spec host.BundleSpec) host.Bundle {
+	t.Helper()
+	b, err := f.Bundles.EnsureBundle(t.Context(), spec)
+	mustDo(t, "ensure", err)
+	seen, err := f.Bundles.InspectBundle(t.Context(), spec.Owner)
+	mustDo(t, "inspect", err)
+	if b != seen {
+		t.Errorf("ensure: got %+v, want what inspect says: %+v", b, seen)
+	}
+	image := spec.Image
+	if image == "" {
+		image = b.Image
+	}
+	want := host.Bundle{Owner: spec.Owner, ContainerID: b.ContainerID, Image: image, IP: spec.IP, Running: true, State: "running"}
+	if b != want || b.ContainerID == "" {
+		t.Errorf("bundle: got %+v, want %+v", b, want)
+	}
+	return b
+}
+
+func wantPorts(t *testing.T, f BundlesFixture, ip netip.Addr, ask, want []int32) {
+	t.Helper()
+	var got []int32
+	// What runs may need an instant to listen.
+	ok := within(5*time.Second, func() bool {
+		var err error
+		got, err = f.Bundles.UnansweredPorts(t.Context(), ip, ask)
+		mustDo(t, "unanswered ports", err)
+		return slices.Equal(got, want)
+	})
+	if !ok {
+		t.Errorf("unanswered of %v: got %v, want %v", ask, got, want)
+	}
+}
+
+func wantUID(t *testing.T, uids <-chan string, what, want string) {
+	t.Helper()
+	limit := time.After(30 * time.Second)
+	var others []string
+	for {
+		select {
+		case uid := <-uids:
+			if uid == want {
+				return
+			}
+			others = append(others, uid)
+		case <-limit:
+			t.Fatalf("%s: got changes of %q, want one of %q", what, others, want)
+		}
+	}
+}
+
+func drain(uids <-chan string) {
+	for {
+		select {
+		case <-uids:
+		case <-time.After(200 * time.Millisecond):
+			return
+		}
+	}
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	if !within(20*time.Second, ok) {
+		t.Fatalf("%s: got no, want yes within 20 s", what)
+	}
+}
+
+func within(limit time.Duration, ok func() bool) bool {
+	deadline := time.Now().Add(limit)
+	for !ok() {
+		if time.Now().After(deadline) {
+			return false
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return true
+}

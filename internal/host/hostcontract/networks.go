@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package hostcontract is what every implementation of the ports in
+// internal/host is held to: one suite, run by the in-memory fakes and by the
+// adapters to the real things. It makes no world of its own; the runner's
+// fixture does, and does there what other people do to a node.
+package hostcontract
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+// NetworksFixture is an implementation and its world. What a test makes there
+// by these functions is gone when the test is over.
+type NetworksFixture struct {
+	Networks host.Networks
+	// Put makes a network under a name, with the owner's labels if it has a
+	// UID, and without labels else.
+	Put func(t *testing.T, name string, n host.Network)
+	// Occupy gives the node a route to the prefix.
+	Occupy func(t *testing.T, prefix netip.Prefix)
+	// Names returns the names of all networks.
+	Names func(t *testing.T) []string
+	// Down stops docker.
+	Down func(t *testing.T)
+}
+
+// TestNetworks runs the suite, with a new fixture for every test.
+func TestNetworks(t *testing.T, fixture func(t *testing.T) NetworksFixture) {
+	tests := []struct {
+		name string
+		run  func(t *testing.T, f NetworksFixture)
+	}{
+		{"made, found, deleted", networkLife},
+		{"unequal is replaced", networkReplaced},
+		{"other Bottles of our cluster and node are others", networkOfAnotherBottle},
+		{"foreign is named and left alone", networkForeign},
+		{"overlap", networkOverlap},
+		{"occupied prefixes", networkOccupied},
+		{"docker down", networkDown},
+		{"cancelled", networkCancelled},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) { tt.run(t, fixture(t)) })
+	}
+}
+
+// newOwner is an owner that no other test has.
+func newOwner(slug string) host.Owner {
+	b := make([]byte, 16)
+	_, _ = rand.Read(b) // never fails
+	h := hex.EncodeToString(b)
+	uid := strings.Join([]string{h[:8], h[8:12], h[12:16], h[16:20], h[20:]}, "-")
+	return host.Owner{UID: uid, Namespace: "team-a", Name: "my-" + slug, Slug: slug, Cluster: "cluster-1", Node: "node-1"}
+}
+
+func newNetwork(owner host.Owner, third string) host.Network {
+	return host.Network{
+		Owner:   owner,
+		Subnet:  netip.MustParsePrefix("192.168." + third + ".0/24"),
+		Gateway: netip.MustParseAddr("192.168." + third + ".1"),
+	}
+}
+
+func networkLife(t *testing.T, f NetworksFixture) {
+	n := newNetwork(newOwner("demo"), "44")
+	if _, err := f.Networks.InspectNetwork(t.Context(), n.Owner); !errors.Is(err, host.ErrNotFound) {
+		t.Fatalf("inspect before: got %v, want ErrNotFound", err)
+	}
+	mustDo(t, "delete of an absent one", f.Networks.DeleteNetwork(t.Context(), n.Owner))
+	// Every step twice: all of them may be called again.
+	for range 2 {
+		mustDo(t, "ensure", f.Networks.EnsureNetwork(t.Context(), n))
+		wantNetwork(t, f, n)
+	}
+	list, err := f.Networks.ListNetworks(t.Context())
+	mustDo(t, "list", err)
+	if got := ownNetworks(list, n.Owner); len(got) != 1 || got[0] != n {
+		t.Errorf("list: got %v, want one %v", got, n)
+	}
+	if got := count(f.Names(t), n.Owner.ID()); got != 1 {
+		t.Errorf("networks named %s: got %d, want 1", n.Owner.ID(), got)
+	}
+	for range 2 {
+		mustDo(t, "delete", f.Networks.DeleteNetwork(t.Context(), n.Owner))
+		if got := count(f.Names(t), n.Owner.ID()); got != 0 {
+			t.Errorf("networks left: got %d, want 0", got)
+		}
+	}
+}
+
+func networkReplaced(t *testing.T, f NetworksFixture) {
+	owner := newOwner("demo")
+	old, want := newNetwork(owner, "45"), newNetwork(owner, "46")
+	mustDo(t, "ensure", f.Networks.EnsureNetwork(t.Context(), old))
+	mustDo(t, "ensure another subnet", f.Networks.EnsureNetwork(t.Context(), want))
+	wantNetwork(t, f, want)
+	want.Gateway = netip.MustParseAddr("192.168.46.254")
+	mustDo(t, "ensure another gateway", f.Networks.EnsureNetwork(t.Context(), want))
+	wantNetwork(t, f, want)
+	if got := count(f.Names(t), owner.ID()); got != 1 {
+		t.Errorf("networks named %s: got %d, want 1", owner.ID(), got)
+	}
+	mustDo(t, "delete", f.Networks.DeleteNetwork(t.Context(), owner))
+}
+
+func networkOfAnotherBottle(t *testing.T, f NetworksFixture) {
+	a, b := newNetwork(newOwner("demo"), "47"), newNetwork(newOwner("demo"), "48")
+	c := newNetwork(newOwner("other-cluster"), "49")
+	c.Owner.Cluster = "cluster-2"
+	for _, n := range []host.Network{a, b, c} {
+		mustDo(t, "ensure", f.Networks.EnsureNetwork(t.Context(), n))
+	}
+	mustDo(t, "delete", f.Networks.DeleteNetwork(t.Context(), a.Owner))
+	list, err := f.Networks.ListNetworks(t.Context())
+	mustDo(t, "list", err)
+	// Those of other clusters are in the list: who asks tells them apart.
+	for _, n := range []host.Network{b, c} {
+		wantNetwork(t, f, n)
+		if got := ownNetworks(list, n.Owner); len(got) != 1 {
+			t.Errorf("list: got %v, want one of %v", got, n.Owner)
+		}
+		mustDo(t, "delete", f.Networks.DeleteNetwork(t.Context(), n.Owner))
+	}
+}
+
+func networkForeign(t *testing.T, f NetworksFixture) {
+	for name, change := range map[string]func(*host.Owner){
+		"without labels":      func(o *host.Owner) { *o = host.Owner{} },
+		"of another cluster":  func(o *host.Owner) { o.Cluster = "cluster-2" },
+		"of another node":     func(o *host.Owner) { o.Node = "node-2" },
+		"of another Bottle's": func(o *host.Owner) { o.UID = o.UID8() + "-0000" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newNetwork(newOwner("demo"), "50")
+			theirs := n
+			change(&theirs.Owner)
+			f.Put(t, n.Owner.ID(), theirs)
+			_, err := f.Networks.InspectNetwork(t.Context(), n.Owner)
+			wantConflict(t, "inspect", err, n.Owner.ID())
+			wantConflict(t, "ensure", f.Networks.EnsureNetwork(t.Context(), n), n.Owner.ID())
+			mustDo(t, "delete", f.Networks.DeleteNetwork(t.Context(), n.Owner))
+			if got := count(f.Names(t), n.Owner.ID()); got != 1 {
+				t.Errorf("foreign networks left: got %d, want 1", got)
+			}
+		})
+	}
+}
+
+func networkOverlap(t *testing.T, f NetworksFixture) {
+	taken := newNetwork(host.Owner{}, "51")
+	f.Put(t, "somebodys", taken)
+	owner := newOwner("demo")
+	n := newNetwork(owner, "51")
+	if err := f.Networks.EnsureNetwork(t.Context(), n); !errors.Is(err, host.ErrOverlap) {
+		t.Fatalf("ensure on a taken subnet: got %v, want ErrOverlap", err)
+	}
+	n = newNetwork(owner, "52")
+	mustDo(t, "ensure on a free one", f.Networks.EnsureNetwork(t.Context(), n))
+	wantNetwork(t, f, n)
+	mustDo(t, "delete", f.Networks.DeleteNetwork(t.Context(), owner))
+}
+
+func networkOccupied(t *testing.T, f NetworksFixture) {
+	own, other := newNetwork(newOwner("demo"), "53"), newNetwork(newOwner("other"), "54")
+	foreign, route := newNetwork(host.Owner{}, "55"), netip.MustParsePrefix("192.168.56.128/25")
+	mustDo(t, "ensure", f.Networks.EnsureNetwork(t.Context(), own))
+	mustDo(t, "ensure", f.Networks.EnsureNetwork(t.Context(), other))
+	f.Put(t, "somebodys", foreign)
+	f.Occupy(t, route)
+
+	got, err := f.Networks.OccupiedPrefixes(t.Context(), own.Owner)
+	mustDo(t, "occupied prefixes", err)
+	for _, want := range []netip.Prefix{other.Subnet, foreign.Subnet, route} {
+		if !slices.Contains(got, want) {
+			t.Errorf("occupied: got %v, want %s among them", got, want)
+		}
+	}
+	for _, p := range got {
+		if p.Overlaps(own.Subnet) {
+			t.Errorf("occupied: got %s, want nothing on the owner's own %s", p, own.Subnet)
+		}
+		if !p.IsValid() || p.Bits() == 0 {
+			t.Errorf("occupied: got %s, want no default route", p)
+		}
+	}
+	mustDo(t, "delete", f.Networks.DeleteNetwork(t.Context(), own.Owner))
+	mustDo(t, "delete", f.Networks.DeleteNetwork(t.Context(), other.Owner))
+}
+
+func networkDown(t *testing.T, f NetworksFixture) {
+	n := newNetwork(newOwner("demo"), "57")
+	f.Down(t)
+	_, inspect := f.Networks.InspectNetwork(t.Context(), n.Owner)
+	_, occupied := f.Networks.OccupiedPrefixes(t.Context(), n.Owner)
+	_, list := f.Networks.ListNetworks(t.Context())
+	for call, err := range map[string]error{
+		"inspect": inspect, "occupied": occupied, "list": list,
+		"ensure": f.Networks.EnsureNetwork(t.Context(), n),
+		"delete": f.Networks.DeleteNetwork(t.Context(), n.Owner),
+	} {
+		if !errors.Is(err, host.ErrUnavailable) {
+			t.Errorf("%s: got %v, want ErrUnavailable", call, err)
+		}
+	}
+}
+
+func networkCancelled(t *testing.T, f NetworksFixture) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := f.Networks.InspectNetwork(ctx, newOwner("demo"))
+	if !errors.Is(err, context.Canceled) || errors.Is(err, host.ErrUnavailable) {
+		t.Errorf("inspect: got %v, want context.Canceled and no word about docker", err)
+	}
+}
+
+func wantNetwork(t *testing.T, f NetworksFixture, want host.Network) {
+	t.Helper()
+	got, err := f.Networks.InspectNetwork(t.Context(), want.Owner)
+	mustDo(t, "inspect", err)
+	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+		t.Errorf("network (-want +got):\n%s", diff)
+	}
+}
+
+// wantConflict also wants the error to name the thing in the way.
+func wantConflict(t *testing.T, what string, err error, name string) {
+	t.Helper()
+	if !errors.Is(err, host.ErrConflict) || !strings.Contains(err.Error(), name) {
+		t.Errorf("%s: got %v, want ErrConflict that names %s", what, err, name)
+	}
+}
+
+func mustDo(t *testing.T, what string, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatalf("%s: got %v, want nil", what, err)
+	}
+}
+
+func ownNetworks(list []host.Network, owner host.Owner) []host.Network {
+	return slices.DeleteFunc(slices.Clone(list), func(n host.Network) bool { return n.Owner != owner })
+}
+
+func count(names []string, name string) int {
+	n := 0
+	for _, x := range names {
+		if x == name {
+			n++
+		}
+	}
+	return n
+}

@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hosttest
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+// BuiltInImage is the reference of the fake's built-in bundle image.
+const BuiltInImage = "botbottle.dev/bundle:hosttest"
+
+// Bundles is host.Bundles in memory, on the networks of a Networks, with which
+// it shares being up or down. Calls are recorded as the method and the owner's
+// ID, such as "EnsureBundle bottle-demo-1a2b3c4d".
+type Bundles struct {
+	*Faults
+	networks *Networks
+	// All below is guarded by the networks' lock: one docker, one lock.
+	containers map[string]*container // by name
+	images     map[string][]int32    // the ports on which each listens
+	silent     map[netip.AddrPort]bool
+	created    int
+}
+
+type container struct {
+	bundle host.Bundle
+	spec   host.BundleSpec
+}
+
+var _ host.Bundles = (*Bundles)(nil)
+
+// NewBundles returns a node without bundles that has the built-in image, which
+// listens on 8888. Faults and networks are the given ones.
+func NewBundles(networks *Networks) *Bundles {
+	return &Bundles{
+		Faults:     networks.Faults,
+		networks:   networks,
+		containers: map[string]*container{},
+		images:     map[string][]int32{BuiltInImage: {8888}},
+		silent:     map[netip.AddrPort]bool{},
+	}
+}
+
+// AddImage puts an image on the node that listens on the ports.
+func (f *Bundles) AddImage(reference string, ports ...int32) {
+	f.locked(func() { f.images[reference] = ports })
+}
+
+// RemoveImage takes an image off the node.
+func (f *Bundles) RemoveImage(reference string) {
+	f.locked(func() { delete(f.images, reference) })
+}
+
+// PutAs sets up a running container under any name, without a call. One
+// without an owner bears no labels of ours.
+func (f *Bundles) PutAs(name string, b host.Bundle) {
+	f.locked(func() {
+		f.created++
+		b.ContainerID, b.Running, b.State = containerID(f.created), true, "running"
+		f.containers[name] = &container{bundle: b}
+	})
+	f.networks.watchers.tellOf(b.Owner)
+}
+
+// Exit makes the owner's container end by itself.
+func (f *Bundles) Exit(owner host.Owner, code int) {
+	f.locked(func() {
+		if c := f.containers[owner.ID()]; c != nil {
+			c.bundle.Running, c.bundle.State = false, fmt.Sprintf("exited (%d)", code)
+		}
+	})
+	f.networks.watchers.tellOf(owner)
+}
+
+// Remove takes a container away behind the agent's back.
+func (f *Bundles) Remove(owner host.Owner) {
+	f.locked(func() { delete(f.containers, owner.ID()) })
+	f.networks.watchers.tellOf(owner)
+}
+
+// Silence makes a port at an address not answer, or answer again.
+func (f *Bundles) Silence(ip netip.Addr, port int32, when Answering) {
+	f.locked(func() {
+		if when == Silent {
+			f.silent[netip.AddrPortFrom(ip, uint16(port))] = true
+			return
+		}
+		delete(f.silent, netip.AddrPortFrom(ip, uint16(port)))
+	})
+}
+
+// Answering says whether a port answers where its container runs.
+type Answering int
+
+// A port's two ways.
+const (
+	Answers Answering = iota
+	Silent
+)
+
+// Spec returns what the owner's container was created with.
+func (f *Bundles) Spec(owner host.Owner) (spec host.BundleSpec, ok bool) {
+	f.locked(func() {
+		if c := f.containers[owner.ID()]; c != nil {
+			spec, ok = c.spec, true
+		}
+	})
+	return spec, ok
+}
+
+// All returns the containers by name.
+func (f *Bundles) All() map[string]host.Bundle {
+	out := map[string]host.Bundle{}
+	f.locked(func() {
+		for name, c := range f.containers {
+			out[name] = c.bundle
+		}
+	})
+	return out
+}
+
+// InspectBundle implements host.Bundles.
+func (f *Bundles) InspectBundle(ctx context.Context, owner host.Owner) (out host.Bundle, err error) {
+	err = f.networks.call(ctx, "InspectBundle "+owner.ID(), func() error {
+		c, err := f.find(owner)
+		if err != nil {
+			return err
+		}
+		out = c.bundle
+		return nil
+	})
+	return zeroOnError(out, err)
+}
+
+// EnsureBundle implements host.Bundles.
+func (f *Bundles) EnsureBundle(ctx context.Context, spec host.BundleSpec) (out host.Bundle, err error) {
+	changed := false
+	err = f.networks.call(ctx, "EnsureBundle "+spec.Owner.ID(), func() error {
+		out, changed, err = f.ensure(spec)
+		return err
+	})
+	if changed {
+		f.networks.watchers.tell(spec.Owner.UID)
+	}
+	return zeroOnError(out, err)
+}
+
+func (f *Bundles) ensure(spec host.BundleSpec) (out host.Bundle, changed bool, err error) {
+	for i, entry := range spec.Env {
+		if name, _, ok := strings.Cut(entry, "="); !ok || name == "" || strings.ContainsRune(entry, 0) {
+			return out, false, fmt.Errorf("env entry %d: %w", i, host.ErrInvalid)
+		}
+	}
+	id := spec.Owner.ID()
+	if c := f.containers[id]; c != nil {
+		if !spec.Owner.Same(c.bundle.Owner) {
+			return out, false, fmt.Errorf("container %q: %w", id, host.ErrConflict)
+		}
+		if reflect.DeepEqual(c.spec, spec) {
+			changed = !c.bundle.Running
+			c.bundle.Running, c.bundle.State = true, "running"
+			return c.bundle, changed, nil
+		}
+		// As with docker, the old one goes first.
+		delete(f.containers, id)
+	}
+	image := spec.Image
+	if image == "" {
+		image = BuiltInImage
+	}
+	if _, ok := f.images[image]; !ok {
+		return out, true, fmt.Errorf("image %q: %w", image, host.ErrNotFound)
+	}
+	n, ok := f.networks.networks[id]
+	if !ok || !spec.Owner.Same(n.Owner) || !n.Subnet.Contains(spec.IP) {
+		return out, true, fmt.Errorf("container %q: no network with %s", id, spec.IP)
+	}
+	f.created++
+	spec.Env = slices.Clone(spec.Env)
+	c := &container{spec: spec, bundle: host.Bundle{
+		Owner: spec.Owner, ContainerID: containerID(f.created), Image: image, IP: spec.IP, Running: true, State: "running",
+	}}
+	f.containers[id] = c
+	return c.bundle, true, nil
+}
+
+// StopBundle implements host.Bundles.
+func (f *Bundles) StopBundle(ctx context.Context, owner host.Owner) error {
+	return f.change(ctx, "StopBundle", owner, func(c *container) {
+		c.bundle.Running, c.bundle.State = false, "exited (0)"
+	})
+}
+
+// DeleteBundle implements host.Bundles.
+func (f *Bundles) DeleteBundle(ctx context.Context, owner host.Owner) error {
+	return f.change(ctx, "DeleteBundle", owner, func(*container) { delete(f.containers, owner.ID()) })
+}
+
+// change does something to the owner's container if there is one.
+func (f *Bundles) change(ctx context.Context, call string, owner host.Owner, do func(*container)) error {
+	changed := false
+	err := f.networks.call(ctx, call+" "+owner.ID(), func() error {
+		if c, err := f.find(owner); err == nil {
+			changed = true
+			do(c)
+		}
+		return nil
+	})
+	if changed {
+		f.networks.watchers.tellOf(owner)
+	}
+	return err
+}
+
+// ListBundles implements host.Bundles.
+func (f *Bundles) ListBundles(ctx context.Context) (out []host.Bundle, err error) {
+	err = f.networks.call(ctx, "ListBundles", func() error {
+		for _, name := range slices.Sorted(maps.Keys(f.containers)) {
+			if c := f.containers[name]; c.bundle.Owner.UID != "" {
+				out = append(out, c.bundle)
+			}
+		}
+		return nil
+	})
+	return zeroOnError(out, err)
+}
+
+// UnansweredPorts implements host.Bundles. Being down does not matter: ports
+// are dialled without docker.
+func (f *Bundles) UnansweredPorts(ctx context.Context, ip netip.Addr, ports []int32) (out []int32, err error) {
+	err = f.around("UnansweredPorts "+ip.String(), func() error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		f.locked(func() {
+			for _, port := range ports {
+				if !f.listens(ip, port) {
+					out = append(out, port)
+				}
+			}
+		})
+		return nil
+	})
+	return zeroOnError(out, err)
+}
+
+func (f *Bundles) listens(ip netip.Addr, port int32) bool {
+	for _, c := range f.containers {
+		if c.bundle.IP == ip && c.bundle.Running && slices.Contains(f.images[c.bundle.Image], port) {
+			return !f.silent[netip.AddrPortFrom(ip, uint16(port))]
+		}
+	}
+	return false
+}
+
+// WatchBundles implements host.Bundles.
+func (f *Bundles) WatchBundles(ctx context.Context, changed func(uid string)) error {
+	return f.around("WatchBundles", func() error {
+		remove := f.networks.watchers.add(changed)
+		defer remove()
+		<-ctx.Done()
+		return ctx.Err()
+	})
+}
+
+func (f *Bundles) find(owner host.Owner) (*container, error) {
+	c := f.containers[owner.ID()]
+	switch {
+	case c == nil:
+		return nil, fmt.Errorf("container %q: %w", owner.ID(), host.ErrNotFound)
+	case !owner.Same(c.bundle.Owner):
+		return nil, fmt.Errorf("container %q: %w", owner.ID(), host.ErrConflict)
+	}
+	return c, nil
+}
+
+func (f *Bundles) locked(do func()) {
+	f.networks.mu.Lock()
+	defer f.networks.mu.Unlock()
+	do()
+}
+
+func containerID(n int) string { return "container-" + strconv.Itoa(n) }

@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hosttest
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+// Networks is host.Networks in memory. Calls are recorded as the method and
+// the owner's ID, such as "EnsureNetwork bottle-demo-1a2b3c4d".
+type Networks struct {
+	*Faults
+	mu       sync.Mutex
+	networks map[string]host.Network // by name
+	occupied []netip.Prefix
+	down     bool
+	watchers watchers
+}
+
+var _ host.Networks = (*Networks)(nil)
+
+// NewNetworks returns a node without networks. The faults may be shared with
+// other fakes; nil means none.
+func NewNetworks(faults *Faults) *Networks {
+	if faults == nil {
+		faults = &Faults{}
+	}
+	return &Networks{Faults: faults, networks: map[string]host.Network{}}
+}
+
+// Put sets up a network under its owner's name, without a call.
+func (f *Networks) Put(n host.Network) { f.PutAs(n.Owner.ID(), n) }
+
+// PutAs sets up a network under any name, without a call. One without an owner
+// is a network that bears no labels of ours.
+func (f *Networks) PutAs(name string, n host.Network) {
+	f.mu.Lock()
+	f.networks[name] = n
+	f.mu.Unlock()
+	f.watchers.tellOf(n.Owner)
+}
+
+// Remove takes a network away behind the agent's back.
+func (f *Networks) Remove(name string) {
+	f.mu.Lock()
+	n := f.networks[name]
+	delete(f.networks, name)
+	f.mu.Unlock()
+	f.watchers.tellOf(n.Owner)
+}
+
+// Occupy sets what the node's own addresses and routes occupy.
+func (f *Networks) Occupy(prefixes ...netip.Prefix) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.occupied = slices.Clone(prefixes)
+}
+
+// All returns the networks by name.
+func (f *Networks) All() map[string]host.Network {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return maps.Clone(f.networks)
+}
+
+// Down makes every call fail with ErrUnavailable.
+func (f *Networks) Down() { f.setDown(true) }
+
+// Up ends what Down began.
+func (f *Networks) Up() { f.setDown(false) }
+
+func (f *Networks) setDown(down bool) {
+	f.mu.Lock()
+	f.down = down
+	f.mu.Unlock()
+	f.watchers.tell("")
+}
+
+// call runs the effect of a recorded call under the lock, as docker would.
+func (f *Networks) call(ctx context.Context, name string, effect func() error) error {
+	return f.around(name, func() error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if f.down {
+			return fmt.Errorf("docker: %w", host.ErrUnavailable)
+		}
+		return effect()
+	})
+}
+
+// InspectNetwork implements host.Networks.
+func (f *Networks) InspectNetwork(ctx context.Context, owner host.Owner) (out host.Network, err error) {
+	err = f.call(ctx, "InspectNetwork "+owner.ID(), func() error {
+		n, ok := f.networks[owner.ID()]
+		switch {
+		case !ok:
+			return fmt.Errorf("network %q: %w", owner.ID(), host.ErrNotFound)
+		case !owner.Same(n.Owner):
+			return fmt.Errorf("network %q: %w", owner.ID(), host.ErrConflict)
+		}
+		out = n
+		return nil
+	})
+	return zeroOnError(out, err)
+}
+
+// OccupiedPrefixes implements host.Networks.
+func (f *Networks) OccupiedPrefixes(ctx context.Context, owner host.Owner) (out []netip.Prefix, err error) {
+	err = f.call(ctx, "OccupiedPrefixes "+owner.ID(), func() error {
+		out = slices.Clone(f.occupied)
+		for name, n := range f.networks {
+			if n.Subnet.IsValid() && (name != owner.ID() || !owner.Same(n.Owner)) {
+				out = append(out, n.Subnet)
+			}
+		}
+		slices.SortFunc(out, comparePrefix)
+		return nil
+	})
+	return zeroOnError(out, err)
+}
+
+// EnsureNetwork implements host.Networks.
+func (f *Networks) EnsureNetwork(ctx context.Context, n host.Network) error {
+	changed := false
+	err := f.call(ctx, "EnsureNetwork "+n.Owner.ID(), func() error {
+		have, ok := f.networks[n.Owner.ID()]
+		if ok && !n.Owner.Same(have.Owner) {
+			return fmt.Errorf("network %q: %w", n.Owner.ID(), host.ErrConflict)
+		}
+		if ok && have == n {
+			return nil
+		}
+		delete(f.networks, n.Owner.ID())
+		changed = true
+		for name, other := range f.networks {
+			if other.Subnet.IsValid() && other.Subnet.Overlaps(n.Subnet) {
+				return fmt.Errorf("network %q on %s: %w: %q", n.Owner.ID(), n.Subnet, host.ErrOverlap, name)
+			}
+		}
+		f.networks[n.Owner.ID()] = n
+		return nil
+	})
+	if changed {
+		f.watchers.tell(n.Owner.UID)
+	}
+	return err
+}
+
+// DeleteNetwork implements host.Networks.
+func (f *Networks) DeleteNetwork(ctx context.Context, owner host.Owner) error {
+	changed := false
+	err := f.call(ctx, "DeleteNetwork "+owner.ID(), func() error {
+		if n, ok := f.networks[owner.ID()]; ok && owner.Same(n.Owner) {
+			delete(f.networks, owner.ID())
+			changed = true
+		}
+		return nil
+	})
+	if changed {
+		f.watchers.tell(owner.UID)
+	}
+	return err
+}
+
+// ListNetworks implements host.Networks.
+func (f *Networks) ListNetworks(ctx context.Context) (out []host.Network, err error) {
+	err = f.call(ctx, "ListNetworks", func() error {
+		for _, name := range slices.Sorted(maps.Keys(f.networks)) {
+			if n := f.networks[name]; n.Owner.UID != "" {
+				out = append(out, n)
+			}
+		}
+		return nil
+	})
+	return zeroOnError(out, err)
+}
+
+// zeroOnError keeps a fake's answer from its caller where the call failed
+// after its effect.
+func zeroOnError[T any](out T, err error) (T, error) {
+	if err != nil {
+		var zero T
+		return zero, err
+	}
+	return out, nil
+}
+
+func comparePrefix(a, b netip.Prefix) int { return strings.Compare(a.String(), b.String()) }
+
+// watchers are those who want to be told whose things changed.
+type watchers struct {
+	mu   sync.Mutex
+	next int
+	all  map[int]func(uid string)
+}
+
+func (w *watchers) add(changed func(uid string)) (remove func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.all == nil {
+		w.all = map[int]func(string){}
+	}
+	key := w.next
+	w.next++
+	w.all[key] = changed
+	return func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		delete(w.all, key)
+	}
+}
+
+// tell calls every watcher; none of the fakes' locks is held meanwhile.
+func (w *watchers) tell(uid string) {
+	w.mu.Lock()
+	all := slices.Collect(maps.Values(w.all))
+	w.mu.Unlock()
+	for _, changed := range all {
+		changed(uid)
+	}
+}
+
+// tellOf tells of a thing of ours, and keeps silent about anybody else's.
+func (w *watchers) tellOf(owner host.Owner) {
+	if owner.UID != "" {
+		w.tell(owner.UID)
+	}
+}
