@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package archive
+
+import (
+	"archive/tar"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"strings"
+)
+
+const whiteout = ".wh."
+
+// layer applies one layer onto what the ones below left.
+type layer struct {
+	root *os.Root
+	mine map[string]bool // paths that this layer wrote
+}
+
+func (ix *index) applyLayer(root *os.Root, name string) error {
+	r, err := ix.open(name)
+	if err != nil {
+		return err
+	}
+	plain, _, err := gunzipped(r)
+	if err != nil {
+		return err
+	}
+	l := &layer{root, map[string]bool{}}
+	for t := tar.NewReader(plain); ; {
+		h, err := t.Next()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := l.apply(h, t); err != nil {
+			return err
+		}
+	}
+}
+
+func (l *layer) apply(h *tar.Header, content io.Reader) error {
+	name := strings.TrimPrefix(path.Clean("/"+h.Name), "/")
+	if name == "" {
+		return nil
+	}
+	dir, base := path.Split(name)
+	dir = path.Clean(dir)
+	if base == whiteout+whiteout+".opq" {
+		return l.clear(dir)
+	}
+	if hidden, ok := strings.CutPrefix(base, whiteout); ok {
+		return l.root.RemoveAll(path.Join(dir, hidden))
+	}
+	if dir != "." {
+		if err := l.root.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	for p := name; p != "."; p = path.Dir(p) {
+		l.mine[p] = true
+	}
+	return l.write(name, h, content)
+}
+
+// clear empties a folder of what lower layers put there.
+func (l *layer) clear(dir string) error {
+	d, err := l.root.Open(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		p := path.Join(dir, n)
+		if !l.mine[p] {
+			if err := l.root.RemoveAll(p); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (l *layer) write(name string, h *tar.Header, content io.Reader) error {
+	old, err := l.root.Lstat(name)
+	exists := err == nil
+	if h.Typeflag == tar.TypeDir {
+		if exists && !old.IsDir() {
+			if err := l.root.Remove(name); err != nil {
+				return err
+			}
+			exists = false
+		}
+		if !exists {
+			if err := l.root.Mkdir(name, 0o755); err != nil {
+				return err
+			}
+		}
+		return l.own(name, h)
+	}
+	if exists {
+		if err := l.root.RemoveAll(name); err != nil {
+			return err
+		}
+	}
+	switch h.Typeflag {
+	case tar.TypeReg:
+		if err := l.file(name, content); err != nil {
+			return err
+		}
+		return l.own(name, h)
+	case tar.TypeSymlink:
+		if err := l.root.Symlink(h.Linkname, name); err != nil {
+			return err
+		}
+		return l.root.Lchown(name, h.Uid, h.Gid)
+	case tar.TypeLink:
+		return l.root.Link(strings.TrimPrefix(path.Clean("/"+h.Linkname), "/"), name)
+	}
+	return nil // devices and the like
+}
+
+func (l *layer) file(name string, content io.Reader) error {
+	f, err := l.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(f, content); err != nil {
+		f.Close()
+		return err
+	}
+	return f.Close()
+}
+
+func (l *layer) own(name string, h *tar.Header) error {
+	if err := l.root.Lchown(name, h.Uid, h.Gid); err != nil {
+		return err
+	}
+	const bits = fs.ModePerm | fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky
+	return l.root.Chmod(name, h.FileInfo().Mode()&bits)
+}

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package archive
+
+import (
+	"fmt"
+	"runtime"
+	"strings"
+)
+
+type descriptor struct {
+	Digest   string `json:"digest"`
+	Platform *struct {
+		OS   string `json:"os"`
+		Arch string `json:"architecture"`
+	} `json:"platform"`
+}
+
+func (d descriptor) file() string {
+	return "blobs/" + strings.Replace(d.Digest, ":", "/", 1)
+}
+
+// manifest names the configuration and the layers: by docker-save's
+// manifest.json, else by the OCI layout's index.json.
+func (ix *index) manifest() (config string, layers []string, err error) {
+	var saved []struct {
+		Config string
+		Layers []string
+	}
+	if _, err := ix.open("manifest.json"); err == nil {
+		if err := ix.decode("manifest.json", &saved); err != nil {
+			return "", nil, err
+		}
+		if len(saved) != 1 || saved[0].Config == "" {
+			return "", nil, fmt.Errorf("manifest.json names %d images, want 1", len(saved))
+		}
+		return saved[0].Config, saved[0].Layers, nil
+	}
+	return ix.ociManifest("index.json", 4)
+}
+
+// ociManifest follows indexes of indexes, at most depth of them.
+func (ix *index) ociManifest(name string, depth int) (string, []string, error) {
+	var doc struct {
+		Manifests []descriptor `json:"manifests"`
+		Config    descriptor   `json:"config"`
+		Layers    []descriptor `json:"layers"`
+	}
+	if err := ix.decode(name, &doc); err != nil {
+		return "", nil, err
+	}
+	if doc.Config.Digest != "" {
+		var layers []string
+		for _, l := range doc.Layers {
+			layers = append(layers, l.file())
+		}
+		return doc.Config.file(), layers, nil
+	}
+	if depth == 0 || len(doc.Manifests) == 0 {
+		return "", nil, fmt.Errorf("%s names no image", name)
+	}
+	pick := doc.Manifests[0]
+	for _, m := range doc.Manifests {
+		if m.Platform != nil && m.Platform.OS == "linux" && m.Platform.Arch == runtime.GOARCH {
+			pick = m
+			break
+		}
+	}
+	return ix.ociManifest(pick.file(), depth-1)
+}

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"botbottle.dev/bottle-operator/hack/smolvm/internal/fault"
+	"botbottle.dev/bottle-operator/hack/smolvm/internal/guest"
+	"botbottle.dev/bottle-operator/hack/smolvm/internal/machine"
+	"botbottle.dev/bottle-operator/hack/smolvm/internal/wire"
+)
+
+// streams is where a conversation's data comes from and goes to; nil streams
+// are absent.
+type streams struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	// control sees the connection before any data moves.
+	control func(*wire.Conn)
+}
+
+// converse sends one request to a machine's process and carries data until
+// the outcome.
+func (a *app) converse(name string, r *wire.Request, s streams) (*wire.Outcome, error) {
+	raw, err := guest.Dial(a.store.Dir(name), pingTimeout)
+	if err != nil {
+		return nil, agentError("connect", "%w", err)
+	}
+	c := wire.New(raw)
+	defer c.Close()
+	if err := c.Ask(r); err != nil {
+		return nil, agentError("connect", "%w", err)
+	}
+	if s.control != nil {
+		s.control(c)
+	}
+	if s.stdin != nil {
+		go func() {
+			_, _ = io.Copy(wire.Writer{Conn: c, Kind: wire.Data}, s.stdin)
+			_ = c.Write(wire.DataEnd, nil)
+		}()
+	}
+	return receive(c, s)
+}
+
+func receive(c *wire.Conn, s streams) (*wire.Outcome, error) {
+	for {
+		kind, b, err := c.Read()
+		if err != nil {
+			return nil, agentError("receive", "connection closed by the guest: %w", err)
+		}
+		var to io.Writer
+		switch kind {
+		case wire.Stdout:
+			to = s.stdout
+		case wire.Stderr:
+			to = s.stderr
+		case wire.End:
+			o := &wire.Outcome{}
+			return o, json.Unmarshal(b, o)
+		}
+		if to == nil {
+			continue
+		}
+		if _, err := to.Write(b); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// reachable is the machine that exec and cp can work on.
+func (a *app) reachable(name string) (*machine.Record, error) {
+	r, err := a.find(name)
+	if err != nil {
+		return nil, err
+	}
+	running := r.State == machine.Running || r.State == machine.Unreachable
+	if !running || !alive(r.PID, r.PIDStartTime) {
+		hint := "Use 'smolvm machine start --name %[1]s' first."
+		if a.rel.AtLeast("1.32.2") {
+			hint = "Start it with 'smolvm machine start --name %[1]s'; if a start is already in progress, retry once it finishes."
+		}
+		return nil, agentError("connect", "machine '%[1]s' is not running. "+hint, name)
+	}
+	if fault.Hits(a.faults.Unreachable, name) {
+		return nil, agentError("connect", "connection timed out")
+	}
+	return r, nil
+}
+
+// resolveSecrets reads secrets where they are referred to, now. A file's
+// newlines at its end do not count.
+func (a *app) resolveSecrets(refs map[string]machine.Secret) ([]string, error) {
+	var env []string
+	for name, s := range refs {
+		if s.FromFile == "" {
+			v, ok := os.LookupEnv(s.FromEnv)
+			if !ok {
+				return nil, configError("secrets", "secret '%s': host environment variable '%s' is not set", name, s.FromEnv)
+			}
+			env = append(env, name+"="+v)
+			continue
+		}
+		b, err := os.ReadFile(s.FromFile)
+		if err != nil {
+			return nil, configError("secrets", "secret '%s': failed to read %s: %w", name, s.FromFile, withoutPath(err))
+		}
+		env = append(env, name+"="+strings.TrimRight(string(b), "\r\n"))
+	}
+	return env, nil
+}
+
+// secretFlags reads --secret-file and --secret-env of one exec.
+func secretFlags(files, vars []string) (map[string]machine.Secret, error) {
+	refs := map[string]machine.Secret{}
+	for flag, list := range map[string][]string{"--secret-file": files, "--secret-env": vars} {
+		for _, kv := range list {
+			name, value, ok := strings.Cut(kv, "=")
+			if !ok || name == "" {
+				return nil, configError(flag, "expected KEY=VALUE, got '%s'", kv)
+			}
+			if flag == "--secret-env" {
+				refs[name] = machine.Secret{FromEnv: value}
+				continue
+			}
+			if !strings.HasPrefix(value, "/") {
+				return nil, fmt.Errorf("config operation failed: --secret-file: secret '%s': from_file path '%s' is relative; absolute paths are required", name, value)
+			}
+			refs[name] = machine.Secret{FromFile: value}
+		}
+	}
+	return refs, nil
+}

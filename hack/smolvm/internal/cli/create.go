@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"botbottle.dev/bottle-operator/hack/smolvm/internal/cmdline"
+	"botbottle.dev/bottle-operator/hack/smolvm/internal/machine"
+	"botbottle.dev/bottle-operator/hack/smolvm/internal/smolfile"
+	"botbottle.dev/bottle-operator/hack/smolvm/internal/state"
+)
+
+// draft is a record in the making, from the Smolfile first, then the flags.
+type draft struct {
+	*app
+	args *cmdline.Args
+	file *smolfile.File
+	rec  *machine.Record
+}
+
+// draftSteps run in the order in which smolvm finds faults.
+var draftSteps = []func(*draft) error{
+	(*draft).loadSmolfile, (*draft).secrets, (*draft).labels, (*draft).resources, (*draft).health, (*draft).policy,
+	(*draft).volumes, (*draft).ports, (*draft).program, (*draft).image,
+}
+
+func (a *app) create(args *cmdline.Args) error {
+	d := &draft{app: a, args: args, file: &smolfile.File{}, rec: &machine.Record{
+		State: machine.Created, CreatedAt: time.Now().Unix(), RestartPolicy: "never",
+		Env: [][2]string{}, Mounts: []machine.Mount{}, Ports: []string{},
+	}}
+	d.rec.Name = args.Get("name")
+	if len(args.Positional) > 0 {
+		d.rec.Name = args.Positional[0]
+	} else if !args.Has("name") {
+		d.rec.Name = randomName()
+	}
+	if args.Has("from") {
+		return a.createFrom(args.Get("from"))
+	}
+	for _, step := range draftSteps {
+		if err := step(d); err != nil {
+			return err
+		}
+	}
+	if err := machine.CheckName(d.rec.Name); err != nil {
+		return configError("create machine", "%w", err)
+	}
+	if err := a.store.Change(d.insert); err != nil {
+		return err
+	}
+	a.printCreated(d.rec)
+	return nil
+}
+
+func randomName() string {
+	var b [4]byte
+	_, _ = rand.Read(b[:])
+	return "vm-" + hex.EncodeToString(b[:])
+}
+
+// createFrom refuses: the stand-in reads no packs.
+func (a *app) createFrom(path string) error {
+	if _, err := os.Stat(path); err != nil {
+		return configError("create from .smolmachine", "file not found: %s", path)
+	}
+	what := "read .smolmachine"
+	if a.rel.AtLeast("1.32.2") {
+		what = "read checkpoint footer"
+	}
+	return agentError(what, "invalid magic: expected SMOLPACK")
+}
+
+func (d *draft) insert(all state.Records) error {
+	if _, there := all[d.rec.Name]; there {
+		text := "machine '%s' already exists or is being created"
+		if !d.rel.AtLeast("1.4.0") {
+			text = "machine '%s' already exists"
+		}
+		return configError("create machine", text, d.rec.Name)
+	}
+	all[d.rec.Name] = d.rec
+	return nil
+}
+
+func (a *app) printCreated(r *machine.Record) {
+	fmt.Fprintf(a.stdout, "Created machine: %s\n  CPUs: %d, Memory: %d MiB\n", r.Name, r.CPUs, r.MemoryMiB)
+	for _, n := range []struct {
+		what  string
+		count int
+	}{{"Mounts", len(r.Mounts)}, {"Ports", len(r.Ports)}, {"Init commands", len(r.Init)}} {
+		if n.count > 0 {
+			fmt.Fprintf(a.stdout, "  %s: %d\n", n.what, n.count)
+		}
+	}
+	fmt.Fprintf(a.stdout, "\nUse 'smolvm machine start --name %s' to start the machine\n", r.Name)
+	fmt.Fprintf(a.stdout, "Then use 'smolvm machine exec --name %s -- <command>' to run commands\n", r.Name)
+}
+
+func (d *draft) loadSmolfile() error {
+	if !d.args.Has("smolfile") {
+		return nil
+	}
+	f, err := smolfile.Load(d.args.Get("smolfile"))
+	if err != nil {
+		return configError("load smolfile", "%w", err)
+	}
+	d.file = f
+	return nil
+}
+
+func (d *draft) secrets() error {
+	for _, kv := range d.args.All("secret-file") {
+		name, path, ok := strings.Cut(kv, "=")
+		if !ok || name == "" {
+			return configError("--secret-file", "expected KEY=VALUE, got '%s'", kv)
+		}
+		if !filepath.IsAbs(path) {
+			return configError("--secret-file", "secret '%s': from_file path '%s' is relative; absolute paths are required", name, path)
+		}
+		d.secret(name, machine.Secret{FromFile: path})
+	}
+	for _, kv := range d.args.All("secret-env") {
+		name, from, ok := strings.Cut(kv, "=")
+		if !ok || name == "" {
+			return configError("--secret-env", "expected KEY=VALUE, got '%s'", kv)
+		}
+		d.secret(name, machine.Secret{FromEnv: from})
+	}
+	return nil
+}
+
+func (d *draft) secret(name string, s machine.Secret) {
+	if d.rec.SecretRefs == nil {
+		d.rec.SecretRefs = map[string]machine.Secret{}
+	}
+	d.rec.SecretRefs[name] = s
+}
+
+func (d *draft) labels() error {
+	for _, kv := range d.args.All("label") {
+		name, value, ok := strings.Cut(kv, "=")
+		if !ok || name == "" {
+			return configError("--label", "expected KEY=VALUE, got '%s'", kv)
+		}
+		if d.rec.Labels == nil {
+			d.rec.Labels = map[string]string{}
+		}
+		d.rec.Labels[name] = value
+	}
+	return nil
+}
+
+func (d *draft) resources() error {
+	cpus, memory := uint64(machine.DefaultCPUs), uint64(machine.DefaultMemoryMiB)
+	if d.file.CPUs != nil {
+		cpus = uint64(*d.file.CPUs)
+	}
+	if d.file.Memory != nil {
+		memory = uint64(*d.file.Memory)
+	}
+	// Old releases cannot tell a flag with the default's value from none.
+	if n, ok := d.number("cpus"); ok && (n != machine.DefaultCPUs || d.rel.AtLeast("1.29.0")) {
+		cpus = n
+	}
+	if n, ok := d.number("mem"); ok && (n != machine.DefaultMemoryMiB || d.rel.AtLeast("1.29.0")) {
+		memory = n
+	}
+	d.rec.CPUs, d.rec.MemoryMiB = int(cpus), uint32(memory)
+	d.rec.StorageGiB, d.rec.OverlayGiB = d.file.Storage, d.file.Overlay
+	if n, ok := d.number("storage"); ok {
+		d.rec.StorageGiB = &n
+	}
+	if n, ok := d.number("overlay"); ok {
+		d.rec.OverlayGiB = &n
+	}
+	return d.checkResources()
+}
+
+func (d *draft) checkResources() error {
+	const op = "validate resources"
+	r := d.rec
+	switch {
+	case r.CPUs < 1:
+		return configError(op, "CPU count must be at least 1")
+	case r.MemoryMiB < 64:
+		return configError(op, "memory must be at least 64 MiB (got %d MiB)", r.MemoryMiB)
+	case r.StorageGiB != nil && *r.StorageGiB == 0:
+		return configError(op, "storage disk size must be greater than 0 GiB")
+	case r.OverlayGiB != nil && *r.OverlayGiB == 0:
+		return configError(op, "overlay disk size must be greater than 0 GiB")
+	}
+	if r.CPUs > 16 {
+		fmt.Fprintf(d.stderr, "warning: requested %d vCPUs but the hypervisor supports at most 16; the VM will run with 16 vCPUs\n", r.CPUs)
+	}
+	return nil
+}
+
+// number is a flag's value; its form was checked when it was parsed.
+func (d *draft) number(flag string) (uint64, bool) {
+	if !d.args.Has(flag) {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(strings.TrimPrefix(d.args.Get(flag), "+"), 10, 64)
+	return n, err == nil
+}
+
+// policy settles network and allow-list. A list implies the network, even
+// against `net = false`.
+func (d *draft) policy() error {
+	for _, s := range d.file.Network.AllowCIDRs {
+		c, err := parseCIDR(s)
+		if err != nil {
+			return configError("smolfile [network] allow_cidrs", "%w", err)
+		}
+		d.rec.AllowedCIDRs = append(d.rec.AllowedCIDRs, c)
+	}
+	if len(d.file.Network.AllowHosts) > 0 {
+		return configError("smolfile [network] allow_hosts", "the stand-in resolves no names")
+	}
+	for _, s := range d.args.All("allow-cidr") {
+		c, _ := parseCIDR(s) // checked when it was parsed
+		d.rec.AllowedCIDRs = append(d.rec.AllowedCIDRs, c)
+	}
+	if d.args.Has("outbound-localhost-only") {
+		d.rec.AllowedCIDRs = append(d.rec.AllowedCIDRs, "127.0.0.0/8", "::1/128")
+	}
+	d.rec.DNS = d.args.Get("dns")
+	d.rec.Network = d.args.Has("net") || d.file.Net != nil && *d.file.Net || d.rec.AllowedCIDRs != nil || d.rec.DNS != ""
+	d.rec.NetworkBackend = d.args.Get("net-backend")
+	return d.checkBackend()
+}
+
+func (d *draft) checkBackend() error {
+	if d.rec.AllowedCIDRs == nil {
+		return nil
+	}
+	switch modern := d.rel.AtLeast("1.1.3"); {
+	case modern && d.rec.NetworkBackend == "tsi":
+		flags := "--allow-cidr/--allow-host/--outbound-localhost-only"
+		if d.rel.AtLeast("1.29.0") {
+			flags += "/--block-private"
+		}
+		return configError("egress", "egress policy (%s) requires the virtio-net backend; TSI does not enforce it. Remove --net-backend tsi or set it to virtio-net", flags)
+	case !d.rel.AtLeast("1.0.2") && d.rec.NetworkBackend == "virtio-net":
+		return configError("--net-backend", "allow-cidr/allow-host policies are not supported by the current virtio-net implementation")
+	}
+	return nil
+}
+
+// orDev is [dev]'s list if there is one, else the top level's, and then what
+// the flags add.
+func (d *draft) orDev(top, dev []string, flag string) []string {
+	if len(dev) > 0 {
+		top = dev
+	}
+	return slices.Concat(top, d.args.All(flag))
+}

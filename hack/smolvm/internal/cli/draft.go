@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"botbottle.dev/bottle-operator/hack/smolvm/internal/machine"
+)
+
+// health stores checks and restart policy, which nothing acts on.
+func (d *draft) health() error {
+	if h := d.file.Health; h != nil {
+		d.rec.HealthCmd, d.rec.HealthRetries = h.Exec, h.Retries
+		d.rec.HealthInterval, d.rec.HealthTimeout, d.rec.HealthGrace = seconds(h.Interval), seconds(h.Timeout), seconds(h.StartupGrace)
+	}
+	r := d.file.Restart
+	if r == nil {
+		return nil
+	}
+	d.rec.RestartMaxRetries = r.MaxRetries
+	for _, p := range []string{"never", "always", "on-failure", "unless-stopped"} {
+		if w := strings.ToLower(r.Policy); w == p || w == strings.ReplaceAll(p, "-", "") {
+			d.rec.RestartPolicy = p
+			return nil
+		}
+	}
+	if r.Policy == "" {
+		return nil
+	}
+	return configError("smolfile [restart] policy", "invalid restart policy: %s", r.Policy)
+}
+
+// seconds reads "5", "5s", "5m" and "5h"; anything else counts as absent.
+func seconds(s *string) *int {
+	if s == nil || *s == "" {
+		return nil
+	}
+	unit, digits := 1, *s
+	switch (*s)[len(*s)-1] {
+	case 's':
+		digits = digits[:len(digits)-1]
+	case 'm':
+		unit, digits = 60, digits[:len(digits)-1]
+	case 'h':
+		unit, digits = 3600, digits[:len(digits)-1]
+	}
+	n, err := strconv.Atoi(digits)
+	if err != nil || n < 0 {
+		return nil
+	}
+	n *= unit
+	return &n
+}
+
+func (d *draft) volumes() error {
+	for _, v := range d.orDev(d.file.Volumes, d.file.Dev.Volumes, "volume") {
+		m, err := d.parseVolume(v)
+		if err != nil {
+			return err
+		}
+		d.rec.Mounts = append(d.rec.Mounts, m)
+	}
+	return nil
+}
+
+// protected folders of the host cannot be shown to a guest.
+var protected = []string{"/", "/etc", "/usr", "/bin", "/sbin", "/lib", "/lib64", "/proc", "/sys", "/dev", "/run", "/boot", "/var/run"}
+
+func (d *draft) parseVolume(v string) (machine.Mount, error) {
+	form := "(expected host:guest[:ro|:rw])"
+	if d.rel.AtLeast("1.32.2") {
+		form = "(expected host:guest[:ro|:rw|:staged])"
+	}
+	p := strings.Split(v, ":")
+	if len(p) < 2 || len(p) > 3 || len(p) == 3 && p[2] != "ro" && p[2] != "rw" {
+		return machine.Mount{}, fmt.Errorf("invalid mount path: invalid format '%s' %s", v, form)
+	}
+	m := machine.Mount{Source: p[0], Target: p[1], ReadOnly: len(p) == 3 && p[2] == "ro"}
+	if !strings.HasPrefix(m.Target, "/") {
+		return m, fmt.Errorf("mount operation failed: validate guest path: target path on guest should be an absolute directory: %s", m.Target)
+	}
+	st, err := os.Stat(m.Source)
+	if err != nil {
+		return m, fmt.Errorf("mount source not found: %s", m.Source)
+	}
+	const op = "mount operation failed: validate host path: source path on host "
+	if !st.IsDir() {
+		return m, fmt.Errorf(op+"must be a directory (virtiofs limitation): %s", m.Source)
+	}
+	real, err := filepath.EvalSymlinks(m.Source)
+	if err == nil {
+		real, err = filepath.Abs(real)
+	}
+	if err != nil {
+		return m, fmt.Errorf("mount source not found: %s", m.Source)
+	}
+	if slices.Contains(protected, real) {
+		return m, fmt.Errorf(op+"is a protected system path and cannot be mounted: %s", real)
+	}
+	m.Source = real
+	return m, nil
+}
+
+// ports are stored and counted; the stand-in forwards none.
+func (d *draft) ports() error {
+	seen := map[string]bool{}
+	for _, p := range d.orDev(d.file.Ports, d.file.Dev.Ports, "port") {
+		host, guest, ok := strings.Cut(p, ":")
+		if !ok {
+			guest = host
+		}
+		for what, s := range map[string]string{"host": host, "guest": guest} {
+			n, err := strconv.ParseUint(s, 10, 16)
+			if err != nil {
+				return configError("smolfile ports", "invalid port: %s", s)
+			}
+			if n == 0 {
+				return configError("smolfile ports", "%s port 0 is not valid for VM port forwarding", what)
+			}
+		}
+		if seen[host] {
+			return configError("validate ports", "duplicate host port %s: each host port can only be mapped once", host)
+		}
+		seen[host] = true
+		d.rec.Ports = append(d.rec.Ports, host+":"+guest)
+	}
+	return nil
+}
+
+// program is env, folder, user and what runs. Entries of a Smolfile are
+// trimmed whole; those of -e are not.
+func (d *draft) program() error {
+	for _, kv := range slices.Concat(d.file.Env, d.file.Dev.Env) {
+		d.addEnv(strings.TrimSpace(kv))
+	}
+	for _, kv := range d.args.All("env") {
+		d.addEnv(kv)
+	}
+	for _, w := range []*string{d.file.Workdir, d.file.Dev.Workdir} {
+		if w != nil {
+			d.rec.Workdir = *w
+		}
+	}
+	if d.args.Has("workdir") {
+		d.rec.Workdir = d.args.Get("workdir")
+	}
+	d.rec.User = d.args.Get("user")
+	d.rec.Init = d.orDev(d.file.Init, d.file.Dev.Init, "init")
+	d.rec.Entrypoint, d.rec.Cmd = d.file.Entrypoint, d.file.Cmd
+	if len(d.args.Trailing) > 0 {
+		d.rec.Cmd = d.args.Trailing
+	}
+	return nil
+}
+
+// addEnv stores one entry. One without "=" is dropped without a word or,
+// from 0.8.1 on, taken from the caller's own environment if it is there.
+func (d *draft) addEnv(kv string) {
+	name, value, ok := strings.Cut(kv, "=")
+	if name == "" {
+		return
+	}
+	if !ok {
+		if value = d.getenv(name); value == "" || !d.rel.AtLeast("0.8.1") {
+			return
+		}
+	}
+	d.rec.Env = append(d.rec.Env, [2]string{name, value})
+}

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"botbottle.dev/bottle-operator/hack/smolvm/internal/cmdline"
+)
+
+// exitStatus ends the command with a code and without a word: what ran in
+// the guest has said all there is to say.
+type exitStatus int
+
+func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+func notFound(name string) error { return fmt.Errorf("vm not found: %s", name) }
+
+func configError(operation, format string, a ...any) error {
+	return fmt.Errorf("config operation failed: "+operation+": "+format, a...)
+}
+
+func agentError(operation, format string, a ...any) error {
+	return fmt.Errorf("agent operation failed: "+operation+": "+format, a...)
+}
+
+// codes are the stable words of --error-format json, by how a message begins.
+var codes = []struct{ prefix, code string }{
+	{"vm not found:", "NOT_FOUND"},
+	{"mount source not found:", "NOT_FOUND"},
+	{"mount operation failed:", "MOUNT_ERROR"},
+	{"config operation failed:", "CONFIG_ERROR"},
+	{"database operation failed:", "DATABASE_ERROR"},
+	{"invalid vm state:", "CONFLICT"},
+	{"", "SMOLVM_ERROR"},
+}
+
+// finish reports err and returns the exit code: 0, the guest's, 2 for a
+// refusal by the parser, which is plain text in either format, else 1.
+func finish(stderr io.Writer, format string, err error) int {
+	var status exitStatus
+	var usage *cmdline.UsageError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &status):
+		return int(status)
+	case errors.As(err, &usage):
+		fmt.Fprintln(stderr, usage.Error())
+		return 2
+	case format == "json":
+		fmt.Fprintln(stderr, errorJSON(err))
+		return 1
+	}
+	fmt.Fprintf(stderr, "Error: %s\n", err)
+	return 1
+}
+
+func errorJSON(err error) string {
+	type body struct {
+		Code    string `json:"code"`
+		Message string `json:"message"`
+	}
+	doc := struct {
+		Error body `json:"error"`
+	}{body{Message: err.Error()}}
+	for _, c := range codes {
+		if strings.HasPrefix(doc.Error.Message, c.prefix) {
+			doc.Error.Code = c.code
+			break
+		}
+	}
+	var b strings.Builder
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(doc); err != nil {
+		return err.Error()
+	}
+	return strings.TrimSuffix(b.String(), "\n")
+}

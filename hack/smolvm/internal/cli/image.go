@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"botbottle.dev/bottle-operator/hack/smolvm/internal/archive"
+	"botbottle.dev/bottle-operator/hack/smolvm/internal/machine"
+	"botbottle.dev/bottle-operator/hack/smolvm/internal/state"
+)
+
+// image settles --image or the Smolfile's. A local archive is hashed and kept
+// by content now; what is in it is looked at by the first start.
+func (d *draft) image() error {
+	ref := d.args.Get("image")
+	if ref == "" && d.file.Image != nil {
+		ref = *d.file.Image
+	}
+	d.rec.Image = ref
+	if ref == "" || !d.rel.AtLeast("1.1.0") || !local(ref) {
+		return nil
+	}
+	st, err := os.Stat(ref)
+	if err != nil {
+		return configError("--image", "cannot read archive %s: %w", ref, state.Rust(withoutPath(err)))
+	}
+	if st.IsDir() {
+		abs, err := filepath.Abs(ref)
+		d.rec.Image = "local-dir:" + abs
+		return err
+	}
+	const limit = 8 << 30
+	if st.Size() > limit {
+		return configError("--image", "image archive is %d bytes, over the %d-byte limit. Raise it with --max-image-size", st.Size(), int64(limit))
+	}
+	sum, err := keepArchive(d.store, ref)
+	if err != nil {
+		return configError("--image", "cannot read archive %s: %w", ref, state.Rust(withoutPath(err)))
+	}
+	d.rec.Image = "local:" + sum
+	return nil
+}
+
+// local tells archives and folders from registry references.
+func local(ref string) bool {
+	for _, p := range []string{"/", "./", "../"} {
+		if strings.HasPrefix(ref, p) {
+			return true
+		}
+	}
+	for _, s := range []string{".tar", ".tar.gz", ".tgz"} {
+		if strings.HasSuffix(ref, s) {
+			return true
+		}
+	}
+	return false
+}
+
+// withoutPath drops the path that package os puts before a system error.
+func withoutPath(err error) error {
+	var p *fs.PathError
+	if errors.As(err, &p) {
+		return p.Err
+	}
+	return err
+}
+
+// keepArchive hashes the file and makes it …/<hash>/archive.tar: a hard link
+// where it can be, mode and all, else a copy. What is there stays, even if
+// its content has changed since.
+func keepArchive(s *state.Store, path string) (string, error) {
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return "", err
+	}
+	f, err := os.Open(real)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	sum := hex.EncodeToString(h.Sum(nil))
+	dir := filepath.Join(s.Archives(), sum)
+	kept := filepath.Join(dir, "archive.tar")
+	if _, err := os.Stat(kept); err == nil {
+		return sum, nil
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	if err := os.Link(real, kept); err == nil || errors.Is(err, fs.ErrExist) {
+		return sum, nil
+	}
+	return sum, copyTo(f, kept)
+}
+
+func copyTo(f *os.File, path string) error {
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	tmp, err := os.CreateTemp(filepath.Dir(path), "archive-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name())
+	defer tmp.Close()
+	if _, err := io.Copy(tmp, f); err != nil {
+		return err
+	}
+	if err := tmp.Chmod(0o644); err != nil {
+		return err
+	}
+	return os.Rename(tmp.Name(), path)
+}
+
+// openImage is the root filesystem of a machine and how its image wants to
+// be run.
+func (a *app) openImage(r *machine.Record) (*archive.Image, error) {
+	if sum, ok := strings.CutPrefix(r.Image, "local:"); ok {
+		kept := filepath.Join(a.store.Archives(), sum, "archive.tar")
+		if err := a.checkReadable(kept); err != nil {
+			return nil, agentError("start background CMD", "agent error: run container detached: %w", err)
+		}
+		img, err := archive.Unpack(kept, filepath.Join(a.store.Layers(), sum))
+		if err != nil {
+			return nil, agentError("start machine", "import image: %w", err)
+		}
+		return img, nil
+	}
+	if dir, ok := strings.CutPrefix(r.Image, "local-dir:"); ok {
+		return &archive.Image{Rootfs: dir}, nil
+	}
+	if r.Image != "" {
+		return nil, agentError("pull image", "agent error: pull %s: the stand-in reaches no registry", r.Image)
+	}
+	root, err := archive.Bare(a.store.Layers())
+	if err != nil {
+		return nil, fmt.Errorf("smolvm stand-in: %w", err)
+	}
+	return &archive.Image{Rootfs: root}, nil
+}

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"botbottle.dev/bottle-operator/hack/smolvm/internal/cmdline"
+	"botbottle.dev/bottle-operator/hack/smolvm/internal/fault"
+	"botbottle.dev/bottle-operator/hack/smolvm/internal/machine"
+)
+
+// list is `ls`.
+func (a *app) list(args *cmdline.Args) error {
+	time.Sleep(time.Duration(a.faults.SlowListMS) * time.Millisecond)
+	recs, err := a.everyMachine()
+	if err != nil {
+		return err
+	}
+	if args.Has("quiet") {
+		for _, r := range recs {
+			fmt.Fprintln(a.stdout, r.Name)
+		}
+		return nil
+	}
+	for _, r := range recs {
+		a.resolve(r)
+	}
+	if args.Has("json") {
+		views := make([]map[string]any, 0, len(recs))
+		for _, r := range recs {
+			views = append(views, a.view(r))
+		}
+		return a.printJSON(views)
+	}
+	if len(recs) == 0 {
+		fmt.Fprintln(a.stdout, "No machines found")
+		return nil
+	}
+	a.table(recs, args)
+	return nil
+}
+
+// everyMachine is in the order of the release: by chance up to 1.17.
+func (a *app) everyMachine() ([]*machine.Record, error) {
+	all, err := a.store.Load()
+	if err != nil {
+		return nil, err
+	}
+	if a.faults.ImageSeedMachine {
+		r := &machine.Record{Name: "image-seed-0f3c9a1be27d4458-4711", State: machine.Created, CPUs: 4, MemoryMiB: 8192, RestartPolicy: "never", CreatedAt: time.Now().Unix(), Network: true}
+		all[r.Name] = r
+	}
+	var recs []*machine.Record
+	for _, n := range all.Names() {
+		recs = append(recs, all[n])
+	}
+	if !a.rel.AtLeast("1.18.0") {
+		rand.Shuffle(len(recs), func(i, j int) { recs[i], recs[j] = recs[j], recs[i] })
+	}
+	return recs, nil
+}
+
+// view is the JSON object with what the faults add to it.
+func (a *app) view(r *machine.Record) map[string]any {
+	v := r.View(a.rel)
+	if fault.Hits(a.faults.UnknownState, r.Name) {
+		v["state"] = "hibernating"
+	}
+	if a.faults.JSONExtraKeys {
+		v["zz_future"] = map[string]any{"nested": []int{1, 2}, "note": "a key of a release to come"}
+		v["attestation"] = nil
+	}
+	return v
+}
+
+func (a *app) printJSON(v any) error {
+	s, err := machine.Shown(v)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprint(a.stdout, s)
+	return err
+}
+
+func (a *app) table(recs []*machine.Record, args *cmdline.Args) {
+	width := 4
+	for _, r := range recs {
+		width = max(width, len(r.Name))
+	}
+	head := fmt.Sprintf("%-*s %-12s %5s %10s %7s %7s %8s %8s", width, "NAME", "STATE", "CPUS", "MEMORY", "MOUNTS", "PORTS", "STORAGE", "OVERLAY")
+	branched := a.rel.AtLeast("1.14.0")
+	if branched {
+		head += "  BRANCHED FROM"
+	}
+	fmt.Fprintf(a.stdout, "%s\n%s\n", head, strings.Repeat("-", len(head)))
+	for _, r := range recs {
+		row := fmt.Sprintf("%-*s %-12s %5d %6d MiB %7d %7d %4d GiB %4d GiB", width, r.Name, r.State, r.CPUs, r.MemoryMiB,
+			len(r.Mounts), len(r.Ports), orDefault(r.StorageGiB, 20), orDefault(r.OverlayGiB, 10))
+		if branched {
+			row += fmt.Sprintf("  %-13s", "-")
+		}
+		fmt.Fprintln(a.stdout, row)
+		if args.Has("verbose") {
+			a.details(r)
+		}
+	}
+}
+
+func orDefault(n *uint64, d uint64) uint64 {
+	if n == nil {
+		return d
+	}
+	return *n
+}
+
+// details shows what `ls --verbose` does: the environment in clear, the
+// policy not at all.
+func (a *app) details(r *machine.Record) {
+	for _, m := range r.Mounts {
+		mode := "rw"
+		if m.ReadOnly {
+			mode = "ro"
+		}
+		fmt.Fprintf(a.stdout, "  Mount: %s -> %s (%s)\n", m.Source, m.Target, mode)
+	}
+	for _, p := range r.Ports {
+		host, to, _ := strings.Cut(p, ":")
+		fmt.Fprintf(a.stdout, "  Port: %s -> %s\n", host, to)
+	}
+	if r.Network {
+		fmt.Fprintln(a.stdout, "  Network: enabled")
+	}
+	if r.Workdir != "" {
+		fmt.Fprintf(a.stdout, "  Workdir: %s\n", r.Workdir)
+	}
+	for _, kv := range r.Env {
+		fmt.Fprintf(a.stdout, "  Env: %s=%s\n", kv[0], kv[1])
+	}
+	fmt.Fprintf(a.stdout, "  Created: %s\n\n", time.Unix(r.CreatedAt, 0).UTC().Format("2006-01-02T15:04:05Z"))
+}
+
+func (a *app) status(args *cmdline.Args) error {
+	name := target(args)
+	r, err := a.find(name)
+	if args.Has("json") {
+		time.Sleep(time.Duration(a.faults.SlowListMS) * time.Millisecond)
+		if err != nil && strings.HasPrefix(err.Error(), "vm not found") {
+			return configError("machine status", "machine '%s' not found", name)
+		}
+		if err != nil {
+			return err
+		}
+		a.resolve(r)
+		return a.printJSON(a.view(r))
+	}
+	if err != nil {
+		a.leaveTrace(name)
+		if name == "default" && !args.Has("name") {
+			fmt.Fprintln(a.stdout, "Machine 'default': not running")
+			return nil
+		}
+		return err
+	}
+	a.leaveTrace(name)
+	a.resolve(r)
+	switch {
+	case r.State == machine.Running:
+		fmt.Fprintf(a.stdout, "Machine '%s': running (PID: %d)\n", name, r.PID)
+	case !a.rel.AtLeast("1.4.0"):
+		fmt.Fprintf(a.stdout, "Machine '%s': not running\n", name)
+	default:
+		fmt.Fprintf(a.stdout, "Machine '%s': %s\n", name, r.State)
+	}
+	return nil
+}

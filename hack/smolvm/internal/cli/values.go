@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// wholeNumber is clap's check of an unsigned number in a range.
+func wholeNumber(low, high uint64) func(string) error {
+	return func(s string) error {
+		if s == "" {
+			return errors.New("cannot parse integer from empty string")
+		}
+		n, err := strconv.ParseUint(strings.TrimPrefix(s, "+"), 10, 64)
+		if errors.Is(err, strconv.ErrRange) {
+			return errors.New("number too large to fit in target type")
+		}
+		if err != nil {
+			return errors.New("invalid digit found in string")
+		}
+		if n < low || n > high {
+			return fmt.Errorf("%d is not in %d..=%d", n, low, high)
+		}
+		return nil
+	}
+}
+
+func octal(s string) error {
+	if n, err := strconv.ParseUint(s, 8, 32); err != nil || n > 0o7777 {
+		return errors.New("invalid octal mode (e.g. 644)")
+	}
+	return nil
+}
+
+func imageReference(s string) error {
+	if s == "" {
+		return errors.New("image reference must not be empty")
+	}
+	return nil
+}
+
+func ipv4Flag(s string) error {
+	if a, err := netip.ParseAddr(s); err != nil || !a.Is4() {
+		return errors.New("invalid IPv4 address syntax")
+	}
+	return nil
+}
+
+func cidrFlag(s string) error {
+	_, err := parseCIDR(s)
+	return err
+}
+
+// parseCIDR reads a network or an address and writes it as smolvm stores it:
+// a prefix always there, leading zeroes gone, host bits kept.
+func parseCIDR(s string) (string, error) {
+	bad := fmt.Errorf("invalid CIDR '%s': expected format like 10.0.0.0/8 or 1.1.1.1", s)
+	host, bits, hasBits := strings.Cut(s, "/")
+	addr, err := netip.ParseAddr(withoutZeroes(host))
+	if err != nil || addr.Zone() != "" {
+		return "", bad
+	}
+	n := uint64(addr.BitLen())
+	if hasBits {
+		if n, err = strconv.ParseUint(bits, 10, 8); err != nil || n > uint64(addr.BitLen()) {
+			return "", bad
+		}
+	}
+	return fmt.Sprintf("%s/%d", addr, n), nil
+}
+
+// withoutZeroes turns 192.168.044.002 into 192.168.44.2.
+func withoutZeroes(host string) string {
+	if strings.Contains(host, ":") {
+		return host
+	}
+	parts := strings.Split(host, ".")
+	for i, p := range parts {
+		if t := strings.TrimLeft(p, "0"); len(p) > 1 && len(p) <= 3 {
+			parts[i] = t
+			if t == "" {
+				parts[i] = "0"
+			}
+		}
+	}
+	return strings.Join(parts, ".")
+}
+
+var durationUnits = map[string]time.Duration{
+	"ms": time.Millisecond, "msec": time.Millisecond,
+	"s": time.Second, "sec": time.Second, "secs": time.Second, "second": time.Second, "seconds": time.Second,
+	"m": time.Minute, "min": time.Minute, "mins": time.Minute, "minute": time.Minute, "minutes": time.Minute,
+	"h": time.Hour, "hr": time.Hour, "hour": time.Hour, "hours": time.Hour,
+	"d": 24 * time.Hour, "day": 24 * time.Hour, "days": 24 * time.Hour,
+}
+
+func duration(s string) error {
+	d, err := parseDuration(s)
+	if err == nil && d == 0 {
+		return errors.New("timeout must be greater than 0 (e.g., 5sec, 30s)")
+	}
+	return err
+}
+
+// parseDuration reads sums like "1h30m" and "5 sec".
+func parseDuration(s string) (time.Duration, error) {
+	var total time.Duration
+	rest := strings.TrimSpace(s)
+	if rest == "" {
+		return 0, errors.New("value was empty")
+	}
+	for rest != "" {
+		digits := len(rest) - len(strings.TrimLeft(rest, "0123456789"))
+		if digits == 0 {
+			return 0, fmt.Errorf("expected number at %d", len(s)-len(rest))
+		}
+		n, err := strconv.ParseInt(rest[:digits], 10, 32)
+		if err != nil {
+			return 0, errors.New("number is too large")
+		}
+		rest = strings.TrimLeft(rest[digits:], " ")
+		letters := len(rest) - len(strings.TrimLeft(rest, "abcdefghijklmnopqrstuvwxyz"))
+		unit, ok := durationUnits[rest[:letters]]
+		if !ok {
+			return 0, fmt.Errorf("time unit needed, for example %dsec or %dms", n, n)
+		}
+		total += time.Duration(n) * unit
+		rest = strings.TrimLeft(rest[letters:], " ")
+	}
+	return total, nil
+}

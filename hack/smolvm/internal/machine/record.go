@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package machine holds what the stand-in remembers of one machine, the rules
+// its fields obey, and the JSON in which `ls` and `status` show it, key by key
+// as measured on each release. It does no I/O.
+package machine
+
+// States as smolvm spells them.
+const (
+	Created     = "created"
+	Running     = "running"
+	Stopped     = "stopped"
+	Unreachable = "unreachable"
+)
+
+// Defaults of `machine create`.
+const (
+	DefaultCPUs      = 4
+	DefaultMemoryMiB = 8192
+)
+
+// Record is one machine as kept in the database. Env values are in clear
+// there, as in smolvm's own; secrets are references only.
+type Record struct {
+	Name           string            `json:"name"`
+	State          string            `json:"state"`
+	PID            int               `json:"pid,omitempty"`
+	PIDStartTime   uint64            `json:"pid_start_time,omitempty"`
+	CreatedAt      int64             `json:"created_at"`
+	CPUs           int               `json:"cpus"`
+	MemoryMiB      uint32            `json:"mem"`
+	StorageGiB     *uint64           `json:"storage_gb"`
+	OverlayGiB     *uint64           `json:"overlay_gb"`
+	Network        bool              `json:"network"`
+	NetworkBackend string            `json:"network_backend,omitempty"`
+	AllowedCIDRs   []string          `json:"allowed_cidrs"`
+	DNS            string            `json:"dns,omitempty"`
+	Env            [][2]string       `json:"env"`
+	SecretRefs     map[string]Secret `json:"secret_refs,omitempty"`
+	Labels         map[string]string `json:"labels,omitempty"`
+	Mounts         []Mount           `json:"mounts"`
+	Ports          []string          `json:"ports"`
+	Image          string            `json:"image,omitempty"`
+	Entrypoint     []string          `json:"entrypoint"`
+	Cmd            []string          `json:"cmd"`
+	Workdir        string            `json:"workdir,omitempty"`
+	User           string            `json:"user,omitempty"`
+	Init           []string          `json:"init"`
+	InitDone       bool              `json:"init_completed"`
+	LastExit       *LastExit         `json:"last_exit,omitempty"`
+
+	RestartPolicy     string   `json:"restart_policy"`
+	RestartMaxRetries int      `json:"restart_max_retries"`
+	HealthCmd         []string `json:"health_cmd,omitempty"`
+	HealthInterval    *int     `json:"health_interval_secs,omitempty"`
+	HealthTimeout     *int     `json:"health_timeout_secs,omitempty"`
+	HealthRetries     *int     `json:"health_retries,omitempty"`
+	HealthGrace       *int     `json:"health_startup_grace_secs,omitempty"`
+}
+
+// Secret says where a value is read from at each launch: one of the two.
+type Secret struct {
+	FromFile string `json:"from_file,omitempty"`
+	FromEnv  string `json:"from_env,omitempty"`
+}
+
+// Mount is one host directory in the guest.
+type Mount struct {
+	Source   string `json:"source"`
+	Target   string `json:"target"`
+	ReadOnly bool   `json:"read_only"`
+}
+
+// LastExit is how the VMM's last run ended. Exactly one of ExitCode and
+// Signal is set.
+type LastExit struct {
+	Cause    string `json:"cause"`
+	ExitCode *int   `json:"exit_code,omitempty"`
+	Signal   *int   `json:"signal,omitempty"`
+	AtMillis int64  `json:"exited_at_unix_ms"`
+	PID      int    `json:"pid"`
+}

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package release says which release of smolvm the stand-in speaks as, and
+// what that release can do. It compares versions only; the behaviour itself
+// is where the commands are.
+package release
+
+import (
+	"cmp"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// Reference is spoken when nothing else was asked for.
+const Reference = "1.32.2"
+
+// Release is one version of smolvm. The zero value is older than any.
+type Release struct{ major, minor, patch int }
+
+var form = regexp.MustCompile(`^(\d{1,4})\.(\d{1,4})\.(\d{1,4})$`)
+
+// Parse reads "1.32.2"; anything else is an error.
+func Parse(s string) (Release, error) {
+	m := form.FindStringSubmatch(s)
+	if m == nil {
+		return Release{}, fmt.Errorf("version %q: want three numbers like %s", s, Reference)
+	}
+	var n [3]int
+	for i := range n {
+		n[i], _ = strconv.Atoi(m[i+1]) // at most four digits each
+	}
+	return Release{n[0], n[1], n[2]}, nil
+}
+
+// MustParse is Parse for constants.
+func MustParse(s string) Release {
+	r, err := Parse(s)
+	if err != nil {
+		panic(err)
+	}
+	return r
+}
+
+func (r Release) String() string { return fmt.Sprintf("%d.%d.%d", r.major, r.minor, r.patch) }
+
+// AtLeast reports whether r is that release or newer. "" is older than all.
+func (r Release) AtLeast(since string) bool {
+	if since == "" {
+		return true
+	}
+	o := MustParse(since)
+	return cmp.Or(cmp.Compare(r.major, o.major), cmp.Compare(r.minor, o.minor), cmp.Compare(r.patch, o.patch)) >= 0
+}
+
+// Current is the release to speak as: $SMOLVM_STANDIN_VERSION, else the file
+// standin-version beside the executable, else Reference.
+func Current() (Release, error) {
+	if v := os.Getenv("SMOLVM_STANDIN_VERSION"); v != "" {
+		return Parse(v)
+	}
+	if exe, err := os.Executable(); err == nil {
+		if b, err := os.ReadFile(filepath.Join(filepath.Dir(exe), "standin-version")); err == nil {
+			return Parse(strings.TrimSpace(string(b)))
+		}
+	}
+	return Parse(Reference)
+}
