@@ -8,9 +8,17 @@ import (
 	"strings"
 )
 
-// canonicalName is lower case and without the dot that ends a full name.
+// canonicalName is lower case and without the dot that ends a full name. Only
+// ASCII has case here: strings.ToLower would make a k of the Kelvin sign, and
+// what is then asked of a resolver is another name.
 func canonicalName(name string) string {
-	return strings.ToLower(strings.TrimSuffix(name, "."))
+	lower := func(r rune) rune {
+		if 'A' <= r && r <= 'Z' {
+			r += 'a' - 'A'
+		}
+		return r
+	}
+	return strings.Map(lower, strings.TrimSuffix(name, "."))
 }
 
 // checkName is nil for a canonical DNS name that a rule may name and a guest

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package egress_test
+
+import (
+	"bytes"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"botbottle.dev/bottle-operator/internal/egress"
+)
+
+// FuzzParse: no text is too strange, and a rule's text is the rule again.
+func FuzzParse(f *testing.F) {
+	for _, seed := range []string{"", "api.example.com", "API.example.com.:8443", "*.example.com", "*", "*.", "203.0.113.7:22", "10.0.0.0/8:5432",
+		"2001:db8::1", "[2001:db8::/32]:443", "::/0", "fe80::1%eth0", "::ffff:1.2.3.4", "127.1", "0x7f.1", "2130706433", "https://a.example/b",
+		"a:80:90", "[", "[]", "[::1", "]:", ":", "/", "a/b", "1.2.3.4/", "bücher.example", "a..b", "-.a", "localhost", "a:0", "a:65536", "a:00080"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		r, err := egress.Parse(text)
+		if err != nil {
+			if r != (egress.Rule{}) || len(err.Error()) > 4*280+400 {
+				t.Fatalf("%q: got %s and an error of %d bytes, want no rule and a short one", text, r, len(err.Error()))
+			}
+			return
+		}
+		again, err := egress.Parse(r.String())
+		if err != nil || again != r || again.String() != r.String() {
+			t.Fatalf("%q, parsed again from %q: got %s, %v", text, r, again, err)
+		}
+		if _, err := egress.Parse(strings.ToUpper(text)); err != nil {
+			t.Fatalf("%q in capitals: got %v, want nil", text, err)
+		}
+		if r.Port() == 0 {
+			t.Fatalf("%q: got port 0", text)
+		}
+	})
+}
+
+// FuzzMatch: what a rule for a name lets through is that name, or ends in it;
+// a rule for one host never opens another one's address.
+func FuzzMatch(f *testing.F) {
+	f.Add("example.com", "example.com", uint16(443))
+	f.Add("*.example.com", "a.example.com", uint16(443))
+	f.Add("*.example.com", "example.com", uint16(443))
+	f.Add("203.0.113.0/24", "203.0.113.9", uint16(443))
+	f.Add("0.0.0.0/0:80", "127.0.0.1", uint16(80))
+	f.Add("::/0", "[::ffff:127.0.0.1]", uint16(443))
+	f.Add("a.example", "A.EXAMPLE.", uint16(443))
+	f.Add("k.example", "\u212a.example", uint16(443))
+	f.Fuzz(func(t *testing.T, rule, host string, port uint16) {
+		r, err := egress.Parse(rule)
+		if err != nil {
+			return
+		}
+		got, ok := egress.NewSet(r).Match(host, port)
+		if !ok {
+			if got != (egress.Rule{}) {
+				t.Fatalf("%q: got %s beside false", host, got)
+			}
+			return
+		}
+		if got != r || port != r.Port() {
+			t.Fatalf("%q port %d: got %s, want %s", host, port, got, r)
+		}
+		plain := strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
+		addr, err := netip.ParseAddr(plain)
+		if r.IsAddr() {
+			if err != nil || !egress.NewSet(r).AllowsAddr(addr, port) || egress.NewSet(r).CheckAddr(addr, port) != nil {
+				t.Fatalf("rule %s matched %q, which it does not allow as an address", r, host)
+			}
+			return
+		}
+		name := strings.TrimSuffix(r.String(), fmt.Sprintf(":%d", r.Port()))
+		asked := strings.TrimSuffix(strings.ToLower(host), ".")
+		suffix, subdomains := strings.CutPrefix(name, "*")
+		fine := asked == name
+		if subdomains {
+			fine = strings.HasSuffix(asked, suffix) && asked != suffix
+		}
+		if err == nil || !fine || strings.ContainsFunc(host, func(r rune) bool { return r >= 0x80 }) {
+			t.Fatalf("rule %s matched %q", r, host)
+		}
+	})
+}
+
+// FuzzDeniedSpellings: an address that can never be reached has no rule in
+// any spelling, under rules that let everything else through.
+func FuzzDeniedSpellings(f *testing.F) {
+	f.Add(uint8(127), uint8(0), uint8(0), uint8(1), "x")
+	f.Add(uint8(169), uint8(254), uint8(169), uint8(254), "")
+	f.Add(uint8(0), uint8(0), uint8(0), uint8(0), ".")
+	f.Add(uint8(224), uint8(0), uint8(0), uint8(251), "%1")
+	f.Add(uint8(100), uint8(100), uint8(100), uint8(200), "\x00")
+	f.Add(uint8(168), uint8(63), uint8(129), uint8(16), "。")
+	f.Fuzz(func(t *testing.T, a, b, c, d uint8, tail string) {
+		v4 := netip.AddrFrom4([4]byte{a, b, c, d})
+		if !plainlyDenied(v4) {
+			v4 = netip.AddrFrom4([4]byte{127, b, c, d})
+		}
+		s := wideOpen(t)
+		for _, host := range spellings(v4) {
+			for _, variant := range []string{host, strings.ToUpper(host), "[" + host + "]", host + "."} {
+				if r, ok := s.Match(variant, 443); ok {
+					t.Fatalf("%q, a spelling of %s: got rule %s, want none", variant, v4, r)
+				}
+			}
+			if r, ok := s.Match(host+tail, 443); ok && r.IsAddr() && !otherAddr(s, host+tail, v4) {
+				t.Fatalf("%q, near a spelling of %s: got rule %s, want none", host+tail, v4, r)
+			}
+			if addr, err := netip.ParseAddr(host); err == nil && (s.AllowsAddr(addr, 443) || s.CheckAddr(addr, 443) == nil) {
+				t.Fatalf("%s, a spelling of %s: got allowed", addr, v4)
+			}
+		}
+	})
+}
+
+// otherAddr says whether a tail made another address of a spelling, as "0"
+// makes ::7f00:10 of ::7f00:1.
+func otherAddr(s egress.Set, host string, v4 netip.Addr) bool {
+	addr, err := netip.ParseAddr(host)
+	if err != nil {
+		return false
+	}
+	for _, host := range spellings(v4) {
+		if same, err := netip.ParseAddr(host); err == nil && same == addr {
+			return false
+		}
+	}
+	return s.CheckAddr(addr, 443) == nil
+}
+
+// plainlyDenied is the test's own reading of what can never be reached.
+func plainlyDenied(v4 netip.Addr) bool {
+	b := v4.As4()
+	return b[0] == 0 || v4.IsLoopback() || v4.IsLinkLocalUnicast() || b[0] >= 224 ||
+		v4 == netip.MustParseAddr("100.100.100.200") || v4 == netip.MustParseAddr("168.63.129.16") || v4 == netip.MustParseAddr("192.0.0.192")
+}
+
+// spellings are ways to write v4, some of which are read by some programs.
+func spellings(v4 netip.Addr) []string {
+	b := v4.As4()
+	n := uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
+	hi, lo := n>>16, n&0xffff
+	out := []string{
+		v4.String(), fmt.Sprint(n), fmt.Sprintf("%#x", n), fmt.Sprintf("0%o", n),
+		fmt.Sprintf("%d.%d", b[0], n&0xffffff), fmt.Sprintf("%d.%d.%d", b[0], b[1], lo),
+		fmt.Sprintf("%#x.%#x.%#x.%#x", b[0], b[1], b[2], b[3]), fmt.Sprintf("0%o.0%o.0%o.0%o", b[0], b[1], b[2], b[3]),
+		fmt.Sprintf("%03d.%03d.%03d.%03d", b[0], b[1], b[2], b[3]), fmt.Sprintf("%#x.%d", b[0], n&0xffffff),
+		fmt.Sprintf("2002:%x:%x::1", hi, lo), fmt.Sprintf("2002:%04x:%04x:0:0:0:0:1", hi, lo),
+	}
+	for _, prefix := range []string{"::ffff:", "::FFFF:", "0:0:0:0:0:ffff:", "0000:0000:0000:0000:0000:ffff:", "::ffff:0:", "64:ff9b::", "64:FF9B:0:0:0:0:", "::"} {
+		out = append(out, prefix+v4.String(), fmt.Sprintf("%s%x:%x", prefix, hi, lo), fmt.Sprintf("%s%04x:%04x", prefix, hi, lo))
+	}
+	return out
+}
+
+// FuzzDecodeFile: no file is too strange, and a set that comes out of one
+// goes through a file unchanged.
+func FuzzDecodeFile(f *testing.F) {
+	for _, seed := range []string{`{"version":1,"allow":["a.example","*.b.example:80","10.0.0.0/8","[::/0]:1"]}`, `{"version":1,"allow":[]}`,
+		`{"version":1}`, `{"version":2,"allow":[]}`, `{"VERSION":1,"Allow":["a"]}`, "", "null", "[]", "{", `{"version":1,"allow":["a","a"],"x":{}}`} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		s, err := egress.DecodeFile(bytes.NewReader(data))
+		if err != nil {
+			if len(s.Rules()) != 0 {
+				t.Fatalf("got rules %v beside %v, want none", s.Rules(), err)
+			}
+			return
+		}
+		first, err := egress.EncodeFile(s)
+		if err != nil {
+			return // canonical spellings may be longer than what was read
+		}
+		again, err := egress.DecodeFile(bytes.NewReader(first))
+		if err != nil || fmt.Sprint(again.Rules()) != fmt.Sprint(s.Rules()) {
+			t.Fatalf("through a file: got %v, %v, want %v", again.Rules(), err, s.Rules())
+		}
+		second, err := egress.EncodeFile(again)
+		if err != nil || !bytes.Equal(first, second) {
+			t.Fatalf("encoded again: got %s, %v, want %s", second, err, first)
+		}
+	})
+}
