@@ -76,6 +76,16 @@ func (c *Cluster) Run(t testing.TB, command string, args ...string) {
 	}
 }
 
+// AgentLog is what the agent of a node has logged so far.
+func (c *Cluster) AgentLog(t testing.TB, node string) string {
+	t.Helper()
+	out, err := exec.Command(filepath.Join(c.Dir, "agent-log"), node).Output()
+	if err != nil {
+		t.Fatalf("agent-log %s: %v", node, err)
+	}
+	return string(out)
+}
+
 // TryExec runs a command on a node and returns how it ended.
 func (c *Cluster) TryExec(t testing.TB, node string, argv ...string) Result {
 	t.Helper()

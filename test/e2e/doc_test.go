@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package e2e is the end-to-end layer: a real API server, scheduler,
+// controller manager and Docker Engines, two nodes, stand-in machines. It
+// measures nothing in seconds and isolates nothing: that is for real machines.
+package e2e
+
+import (
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/test/builders"
+	"botbottle.dev/bottle-operator/test/story"
+)
+
+const (
+	node1 = "node-1"
+	node2 = "node-2"
+)
+
+func connect(t *testing.T) *story.Cluster {
+	t.Helper()
+	return story.Connect(t, 2*time.Minute)
+}
+
+// on makes a Bottle in ns that asks for a node.
+func on(node, ns, name, slug string) *v1alpha1.Bottle {
+	b := builders.MakeBottle(name).Namespace(ns).Slug(slug)
+	if node != "" {
+		b.Pin(node)
+	}
+	return b.Obj()
+}
+
+func ptr[T any](v T) *T { return &v }
+
+// nodeHas lists what the node still has of b, by name.
+func nodeHas(t *testing.T, c *story.Cluster, node string, b *v1alpha1.Bottle) []string {
+	t.Helper()
+	id, uid := story.ID(b), string(b.UID)
+	var left []string
+	add := func(what, out string) {
+		if out != "" {
+			left = append(left, what+": "+out)
+		}
+	}
+	add("container", c.Exec(t, node, "docker", "ps", "-aq", "--filter", "name="+id))
+	add("network", c.Exec(t, node, "docker", "network", "ls", "-q", "--filter", "name="+id))
+	if r := c.TryExec(t, node, "smolvm", "machine", "status", "--name", id, "--json"); r.Code == 0 {
+		add("machine", r.Stdout)
+	}
+	add("folder", c.Exec(t, node, "find", "/var/lib/bottle/bottles", "-maxdepth", "1", "-name", uid))
+	return left
+}
+
+// wantNothingLeft fails where anything of b is left on its node or in the API.
+func wantNothingLeft(t *testing.T, c *story.Cluster, node string, b *v1alpha1.Bottle) {
+	t.Helper()
+	if left := nodeHas(t, c, node, b); len(left) > 0 {
+		t.Errorf("after deletion of %s, %s has %v, want nothing", b.Name, node, left)
+	}
+	pods := &corev1.PodList{}
+	if err := c.List(t.Context(), pods, client.InNamespace(b.Namespace), client.MatchingLabels{v1alpha1.LabelUID: string(b.UID)}); err != nil {
+		t.Fatal(err)
+	}
+	for _, pod := range pods.Items {
+		if metav1.IsControlledBy(&pod, b) {
+			t.Errorf("after deletion of %s, got placeholder Pod %s, want none", b.Name, pod.Name)
+		}
+	}
+}

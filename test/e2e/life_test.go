@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/test/builders"
+	"botbottle.dev/bottle-operator/test/story"
+)
+
+// Values that break careless writers of TOML, shells or C strings.
+var awkward = map[string]string{
+	"QUOTES":   `say "hi" and 'ho' and """ and '''`,
+	"LINES":    "one\ntwo\r\nthree\n#end",
+	"TOML":     "x = [1, 2]\n[network]\nallow_cidrs = [\"0.0.0.0/0\"]",
+	"BACK":     `C:\new\u0041\`,
+	"EMOJI":    "\U0001F600 größe",
+	"CONTROL":  "\x01\x1b[31m\x7f\u0085x",
+	"DOLLAR":   "$HOME `id` ${PATH} %s",
+	"EQUALS":   "a=b=c",
+	"LEADING":  "  two spaces first",
+	"EMPTY":    "",
+	"TABINNER": "a\tb",
+}
+
+func TestEnvArrivesByteForByte(t *testing.T) {
+	c := connect(t)
+	make := builders.MakeBottle("env").Namespace(c.Namespace(t)).Slug("env")
+	for name, value := range awkward {
+		make.Env(name, value)
+	}
+	b := make.Obj()
+	c.Apply(t, b)
+	c.WaitRuns(t, b)
+
+	got := guestEnv(c.Guest(t, b, "cat", "/proc/self/environ"))
+	for name, want := range awkward {
+		if got[name] != want {
+			t.Errorf("%s in the guest: got %q, want %q", name, got[name], want)
+		}
+	}
+	for name, want := range map[string]string{
+		"HTTPS_PROXY":      "http://" + b.Status.Network.BundleIP + ":8888",
+		"no_proxy":         "localhost,127.0.0.1," + b.Status.Network.BundleIP,
+		"BOTTLE_BUNDLE_IP": b.Status.Network.BundleIP,
+	} {
+		if got[name] != want {
+			t.Errorf("%s in the guest: got %q, want %q", name, got[name], want)
+		}
+	}
+	for _, condition := range []string{v1alpha1.ConditionEgressEnforced, v1alpha1.ConditionReady} {
+		if got := meta.FindStatusCondition(b.Status.Conditions, condition); got == nil || got.Reason != v1alpha1.ReasonNotProven {
+			t.Errorf("%s: got %+v, want reason NotProven: nothing was proven", condition, got)
+		}
+	}
+	c.Gone(t, b)
+	wantNothingLeft(t, c, story.NodeOf(b), b)
+}
+
+func guestEnv(environ string) map[string]string {
+	env := map[string]string{}
+	for entry := range strings.SplitSeq(environ, "\x00") {
+		if name, value, ok := strings.Cut(entry, "="); ok {
+			env[name] = value
+		}
+	}
+	return env
+}
+
+func TestSmolfileIsTwoKeys(t *testing.T) {
+	c := connect(t)
+	b := builders.MakeBottle("two").Namespace(c.Namespace(t)).Slug("two-keys").Env("A", "1").Obj()
+	c.Apply(t, b)
+	c.WaitRuns(t, b)
+	file := c.Exec(t, story.NodeOf(b), "cat", b.Status.Smolfile.Path)
+	for line := range strings.Lines(file) {
+		key, _, isKey := strings.Cut(line, " = ")
+		if isKey && !strings.HasPrefix(line, " ") && key != "env" && key != "allow_cidrs" {
+			t.Errorf("Smolfile has key %q, want env and [network] allow_cidrs only:\n%s", key, file)
+		}
+	}
+	if want := fmt.Sprintf("%s/32", b.Status.Network.BundleIP); !strings.Contains(file, want) {
+		t.Errorf("Smolfile lacks %s:\n%s", want, file)
+	}
+	if mode := c.Exec(t, story.NodeOf(b), "stat", "-c", "%a", b.Status.Smolfile.Path); strings.TrimSpace(mode) != "600" {
+		t.Errorf("mode of the Smolfile: got %s, want 600", mode)
+	}
+}
+
+// The guest's proxy variables lead to the default bundle, which denies what
+// no rule allows, and takes a new rule without a new container.
+func TestDefaultBundleAnswersTheGuest(t *testing.T) {
+	c := connect(t)
+	b := builders.MakeBottle("proxy").Namespace(c.Namespace(t)).Slug("proxy").Obj()
+	c.Apply(t, b)
+	c.WaitRuns(t, b)
+	container := *b.Status.Bundle.ContainerID
+	fetch := func() string {
+		r := c.TryExec(t, story.NodeOf(b), "smolvm", "machine", "exec", "--name", story.ID(b), "--",
+			"sh", "-c", "wget -O- http://denied.example.com:80/ 2>&1")
+		return r.Stdout + r.Stderr
+	}
+	if got := fetch(); !strings.Contains(got, "403") {
+		t.Errorf("a host that no rule allows: got %q, want 403", got)
+	}
+	c.Change(t, b, func() { b.Spec.Egress = &v1alpha1.Egress{Allow: []v1alpha1.EgressRule{"denied.example.com:80"}} })
+	c.Eventually(t, "the new rule to be in force", func() (string, bool) {
+		got := fetch()
+		return got, !strings.Contains(got, "403")
+	})
+	c.WaitRuns(t, b)
+	if got := *b.Status.Bundle.ContainerID; got != container {
+		t.Errorf("container after a change of rules: got %s, want the same %s", got, container)
+	}
+}
+
+func TestAgentRestartChangesNothing(t *testing.T) {
+	c := connect(t)
+	ns := c.Namespace(t)
+	bottles := []*v1alpha1.Bottle{on(node1, ns, "a", "still-a"), on(node1, ns, "b", "still-b")}
+	c.Apply(t, bottles...)
+	c.WaitRuns(t, bottles...)
+	look := func() string {
+		return c.Exec(t, node1, "docker", "ps", "-a", "--no-trunc", "--format", "{{.ID}} {{.Names}} {{.CreatedAt}}") +
+			c.Exec(t, node1, "docker", "network", "ls", "--no-trunc", "--format", "{{.ID}} {{.Name}}") +
+			sortedMachines(t, c.Exec(t, node1, "smolvm", "machine", "ls", "--json")) +
+			c.Exec(t, node1, "find", "/var/lib/bottle/bottles", "-type", "f", "-printf", "%p %s %T@\n")
+	}
+	before := look()
+	c.Run(t, "agent-stop", node1)
+	c.Run(t, "agent-start", node1)
+	// The restarted agent has looked at its Bottles once it acts on a new one.
+	fresh := on(node1, ns, "c", "fresh")
+	c.Apply(t, fresh)
+	c.WaitRuns(t, fresh)
+	c.Gone(t, fresh)
+	if diff := cmp.Diff(strings.Split(before, "\n"), strings.Split(look(), "\n")); diff != "" {
+		t.Errorf("the node after a restart of its agent (-before +after):\n%s", diff)
+	}
+}
+
+func sortedMachines(t *testing.T, list string) string {
+	t.Helper()
+	var machines []struct {
+		Name, State string
+		PID         int
+	}
+	if err := json.Unmarshal([]byte(list), &machines); err != nil {
+		t.Fatal(err)
+	}
+	lines := []string{}
+	for _, m := range machines {
+		lines = append(lines, fmt.Sprintf("%s %s %d\n", m.Name, m.State, m.PID))
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "")
+}
+
+func TestServerSideApplyTwiceIsNoDiff(t *testing.T) {
+	c := connect(t)
+	b := builders.MakeBottle("twice").Namespace(c.Namespace(t)).Slug("twice").Env("A", "1").Obj()
+	b.APIVersion, b.Kind = v1alpha1.GroupVersion.String(), "Bottle"
+	manifest, err := yaml.Marshal(map[string]any{"apiVersion": b.APIVersion, "kind": b.Kind,
+		"metadata": map[string]any{"name": b.Name, "namespace": b.Namespace}, "spec": b.Spec})
+	if err != nil {
+		t.Fatal(err)
+	}
+	apply := func() {
+		if out, err := c.Kubectl(manifest, "apply", "--server-side", "-f", "-"); err != nil {
+			t.Fatalf("apply: %v\n%s", err, out)
+		}
+	}
+	apply()
+	c.WaitRuns(t, b)
+	if out, err := c.Kubectl(manifest, "diff", "--server-side", "-f", "-"); err != nil {
+		t.Errorf("kubectl diff of a running Bottle: %v, want no difference\n%s", err, out)
+	}
+	version := b.ResourceVersion
+	apply()
+	if err := c.Get(t.Context(), client.ObjectKeyFromObject(b), b); err != nil {
+		t.Fatal(err)
+	}
+	if b.ResourceVersion != version {
+		t.Errorf("resourceVersion after a second apply: got %s, want %s", b.ResourceVersion, version)
+	}
+}
+
+func TestStoppedIsReadyOnceVerified(t *testing.T) {
+	c := connect(t)
+	b := builders.MakeBottle("stop").Namespace(c.Namespace(t)).Slug("stop").Obj()
+	c.Apply(t, b)
+	c.WaitRuns(t, b)
+	c.Guest(t, b, "sh", "-c", "echo kept > /root/file; sync")
+	c.Change(t, b, func() { b.Spec.DesiredState = v1alpha1.DesiredStateStopped })
+	c.WaitReason(t, b, v1alpha1.ConditionReady, v1alpha1.ReasonStopped)
+	if !meta.IsStatusConditionTrue(b.Status.Conditions, v1alpha1.ConditionReady) {
+		t.Errorf("Ready of a Bottle stopped as asked: got %s, want True", story.Conditions(b))
+	}
+	if list := c.Exec(t, story.NodeOf(b), "smolvm", "machine", "status", "--name", story.ID(b), "--json"); !strings.Contains(list, `"stopped"`) {
+		t.Errorf("machine of a stopped Bottle: got %s, want state stopped", list)
+	}
+	c.Change(t, b, func() { b.Spec.DesiredState = v1alpha1.DesiredStateRunning })
+	c.WaitRuns(t, b)
+	if got := strings.TrimSpace(c.Guest(t, b, "cat", "/root/file")); got != "kept" {
+		t.Errorf("a file after stop and start: got %q, want %q", got, "kept")
+	}
+}
+
+func TestKilledMachineIsNoticedAndStartedAgain(t *testing.T) {
+	c := connect(t)
+	b := builders.MakeBottle("kill").Namespace(c.Namespace(t)).Slug("kill").Obj()
+	c.Apply(t, b)
+	c.WaitRuns(t, b)
+	pid := *b.Status.Machine.PID
+	c.Exec(t, story.NodeOf(b), "kill", "-9", fmt.Sprint(pid))
+	c.WaitFor(t, b, "to run again after its VMM was killed", func() bool {
+		m := b.Status.Machine
+		return story.Runs(b) && m.Restarts != nil && *m.Restarts == 1 && m.LastLoss != nil && *m.PID != pid
+	})
+	events := &corev1.EventList{}
+	if err := c.List(t.Context(), events, client.InNamespace(b.Namespace)); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(events.Items, func(e corev1.Event) bool {
+		return strings.Contains(e.Message, "machine") && e.Type == corev1.EventTypeWarning
+	}) {
+		t.Errorf("events after a loss: got none of type Warning about the machine")
+	}
+}

@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/test/builders"
+	"botbottle.dev/bottle-operator/test/story"
+)
+
+func TestSchedulerSpreadsBottles(t *testing.T) {
+	c := connect(t)
+	ns := c.Namespace(t)
+	var bottles []*v1alpha1.Bottle
+	for i := range 4 {
+		bottles = append(bottles, on("", ns, fmt.Sprintf("spread-%d", i), fmt.Sprintf("spread-%d", i)))
+	}
+	for _, b := range bottles {
+		b.Labels = map[string]string{"group": "spread"}
+		b.Spec.Scheduling = &v1alpha1.Scheduling{TopologySpreadConstraints: []corev1.TopologySpreadConstraint{{
+			MaxSkew: 1, TopologyKey: corev1.LabelHostname, WhenUnsatisfiable: corev1.DoNotSchedule,
+			LabelSelector: &metav1.LabelSelector{MatchLabels: b.Labels},
+		}}}
+	}
+	c.Apply(t, bottles...)
+	c.WaitRuns(t, bottles...)
+	count := map[string]int{}
+	for _, b := range bottles {
+		count[story.NodeOf(b)]++
+	}
+	if count[node1] != 2 || count[node2] != 2 {
+		t.Errorf("four Bottles on two nodes: got %v, want two on each", count)
+	}
+}
+
+func TestNodeSelectorAndTaint(t *testing.T) {
+	c := connect(t)
+	ns := c.Namespace(t)
+	changeNode(t, c, node2, func(n *corev1.Node) {
+		n.Labels["disk"] = "fast"
+		n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: "reserved", Value: "yes", Effect: corev1.TaintEffectNoSchedule})
+	})
+	t.Cleanup(func() {
+		changeNode(t, c, node2, func(n *corev1.Node) {
+			delete(n.Labels, "disk")
+			n.Spec.Taints = withoutTaint(n.Spec.Taints, "reserved")
+		})
+	})
+	plain := on("", ns, "plain", "plain")
+	fast := on("", ns, "fast", "fast")
+	fast.Spec.Scheduling = &v1alpha1.Scheduling{
+		NodeSelector: map[string]string{"disk": "fast"},
+		Tolerations:  []corev1.Toleration{{Key: "reserved", Operator: corev1.TolerationOpExists}},
+	}
+	untolerant := on("", ns, "untolerant", "untolerant")
+	untolerant.Spec.Scheduling = &v1alpha1.Scheduling{NodeSelector: map[string]string{"disk": "fast"}}
+	c.Apply(t, plain, fast, untolerant)
+	c.WaitRuns(t, plain, fast)
+	if got := story.NodeOf(plain); got != node1 {
+		t.Errorf("a Bottle without toleration: got on %s, want %s", got, node1)
+	}
+	if got := story.NodeOf(fast); got != node2 {
+		t.Errorf("a Bottle with the selector and toleration: got on %s, want %s", got, node2)
+	}
+	said := c.WaitReason(t, untolerant, v1alpha1.ConditionScheduled, v1alpha1.ReasonUnschedulable)
+	if !strings.Contains(said.Message, "untolerated taint") {
+		t.Errorf("message of an unschedulable Bottle: got %q, want the scheduler's own words", said.Message)
+	}
+	changeNode(t, c, node2, func(n *corev1.Node) { n.Spec.Taints = withoutTaint(n.Spec.Taints, "reserved") })
+	c.WaitRuns(t, untolerant)
+}
+
+func TestImpossibleBottleIsReported(t *testing.T) {
+	c := connect(t)
+	b := on("", c.Namespace(t), "huge", "huge")
+	memory := resource.MustParse("1Ti")
+	b.Spec.Machine = &v1alpha1.Machine{Memory: &memory}
+	c.Apply(t, b)
+	said := c.WaitReason(t, b, v1alpha1.ConditionScheduled, v1alpha1.ReasonUnschedulable)
+	if !strings.Contains(said.Message, "Insufficient memory") {
+		t.Errorf("message: got %q, want the scheduler's Insufficient memory", said.Message)
+	}
+	if ready := meta.FindStatusCondition(b.Status.Conditions, v1alpha1.ConditionReady); ready == nil || ready.Status != metav1.ConditionFalse {
+		t.Errorf("Ready of an unschedulable Bottle: got %v, want False", ready)
+	}
+	c.Gone(t, b)
+}
+
+func TestQuotaIsReportedAndMends(t *testing.T) {
+	c := connect(t)
+	ns := c.Namespace(t)
+	quota := &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: "none", Namespace: ns},
+		Spec: corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{corev1.ResourcePods: resource.MustParse("0")}}}
+	if err := c.Create(t.Context(), quota); err != nil {
+		t.Fatal(err)
+	}
+	c.Eventually(t, "the quota to be counted", func() (string, bool) {
+		err := c.Get(t.Context(), client.ObjectKeyFromObject(quota), quota)
+		return fmt.Sprint(err, quota.Status), err == nil && len(quota.Status.Hard) > 0
+	})
+	b := on("", ns, "over", "over")
+	c.Apply(t, b)
+	said := c.WaitReason(t, b, v1alpha1.ConditionScheduled, v1alpha1.ReasonPlaceholderRefused)
+	if !strings.Contains(said.Message, "exceeded quota") {
+		t.Errorf("message: got %q, want the API server's own words", said.Message)
+	}
+	if err := c.Delete(t.Context(), quota); err != nil {
+		t.Fatal(err)
+	}
+	c.WaitRuns(t, b)
+}
+
+// A drained placeholder holds its resources until the machine is torn down;
+// then the Bottle goes elsewhere.
+func TestEvictedBottleMovesAfterTeardown(t *testing.T) {
+	c := connect(t)
+	b := on("", c.Namespace(t), "drained", "drained")
+	c.Apply(t, b)
+	c.WaitRuns(t, b)
+	from := story.NodeOf(b)
+	changeNode(t, c, from, func(n *corev1.Node) { n.Spec.Unschedulable = true })
+	t.Cleanup(func() { changeNode(t, c, from, func(n *corev1.Node) { n.Spec.Unschedulable = false }) })
+	pods := &corev1.PodList{}
+	if err := c.List(t.Context(), pods, client.InNamespace(b.Namespace)); err != nil || len(pods.Items) != 1 {
+		t.Fatalf("placeholder Pods: got %d (%v), want 1", len(pods.Items), err)
+	}
+	if err := c.Delete(t.Context(), &pods.Items[0]); err != nil {
+		t.Fatal(err)
+	}
+	c.WaitFor(t, b, "to run on another node", func() bool { return story.Runs(b) && story.NodeOf(b) != from })
+	if left := nodeHas(t, c, from, b); len(left) > 0 {
+		t.Errorf("after the move %s still has %v, want nothing", from, left)
+	}
+}
+
+func TestLostAgentIsSaidAndComesBack(t *testing.T) {
+	c := connect(t)
+	b := on(node2, c.Namespace(t), "lost", "lost")
+	c.Apply(t, b)
+	c.WaitRuns(t, b)
+	pid := *b.Status.Machine.PID
+	c.Run(t, "agent-stop", node2)
+	t.Cleanup(func() { c.Run(t, "agent-start", node2) })
+	c.WaitReason(t, b, v1alpha1.ConditionReady, v1alpha1.ReasonAgentLost)
+	if got := meta.FindStatusCondition(b.Status.Conditions, v1alpha1.ConditionEgressEnforced); got == nil || got.Reason != v1alpha1.ReasonAgentLost {
+		t.Errorf("EgressEnforced of a lost agent's Bottle: got %v, want reason AgentLost", got)
+	}
+	c.Eventually(t, "the node to offer no more bottles", func() (string, bool) {
+		got := nodeOf(t, c, node2).Status.Allocatable[v1alpha1.ResourceBottle]
+		return got.String(), got.IsZero()
+	})
+	c.Run(t, "agent-start", node2)
+	c.WaitReason(t, b, v1alpha1.ConditionReady, v1alpha1.ReasonNotProven)
+	c.WaitRuns(t, b)
+	if *b.Status.Machine.PID != pid {
+		t.Errorf("pid of the machine: got %d, want %d: losing an agent loses no machine", *b.Status.Machine.PID, pid)
+	}
+	c.Eventually(t, "the node to offer bottles again", func() (string, bool) {
+		got := nodeOf(t, c, node2).Status.Allocatable[v1alpha1.ResourceBottle]
+		return got.String(), !got.IsZero()
+	})
+}
+
+// A Bottle leaves a node that is off only on the operator's word.
+func TestNodeLossMovesABottleOnlyWhenOutOfService(t *testing.T) {
+	c := connect(t)
+	b := builders.MakeBottle("moves").Namespace(c.Namespace(t)).Slug("moves").Obj()
+	changeNode(t, c, node1, func(n *corev1.Node) { n.Spec.Unschedulable = true })
+	c.Apply(t, b)
+	c.WaitRuns(t, b)
+	changeNode(t, c, node1, func(n *corev1.Node) { n.Spec.Unschedulable = false })
+	if got := story.NodeOf(b); got != node2 {
+		t.Fatalf("node: got %s, want %s", got, node2)
+	}
+	c.Run(t, "agent-stop", node2)
+	c.Run(t, "node-off", node2)
+	t.Cleanup(func() {
+		changeNode(t, c, node2, func(n *corev1.Node) { n.Spec.Taints = withoutTaint(n.Spec.Taints, corev1.TaintNodeOutOfService) })
+		c.Run(t, "node-on", node2)
+		c.Run(t, "agent-start", node2)
+		c.Eventually(t, node2+" to offer bottles again", func() (string, bool) {
+			n := nodeOf(t, c, node2)
+			got := n.Status.Allocatable[v1alpha1.ResourceBottle]
+			return got.String(), !got.IsZero() && len(n.Spec.Taints) == 0
+		})
+	})
+	c.WaitReason(t, b, v1alpha1.ConditionReady, v1alpha1.ReasonAgentLost)
+	c.Eventually(t, node2+" to be NotReady", func() (string, bool) {
+		for _, condition := range nodeOf(t, c, node2).Status.Conditions {
+			if condition.Type == corev1.NodeReady {
+				return string(condition.Status), condition.Status != corev1.ConditionTrue
+			}
+		}
+		return "no Ready condition", false
+	})
+	if err := c.Get(t.Context(), client.ObjectKeyFromObject(b), b); err != nil || story.NodeOf(b) != node2 {
+		t.Fatalf("node of a Bottle whose node is NotReady: got %q (%v), want %s until it is out of service", story.NodeOf(b), err, node2)
+	}
+	changeNode(t, c, node2, func(n *corev1.Node) {
+		n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: corev1.TaintNodeOutOfService, Value: "nodeshutdown", Effect: corev1.TaintEffectNoExecute})
+	})
+	c.WaitFor(t, b, "to run on "+node1, func() bool { return story.Runs(b) && story.NodeOf(b) == node1 })
+}
+
+func nodeOf(t *testing.T, c *story.Cluster, name string) *corev1.Node {
+	t.Helper()
+	n := &corev1.Node{}
+	if err := c.Get(context.Background(), types.NamespacedName{Name: name}, n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func changeNode(t *testing.T, c *story.Cluster, name string, change func(*corev1.Node)) {
+	t.Helper()
+	n := nodeOf(t, c, name)
+	patch := client.MergeFrom(n.DeepCopy())
+	change(n)
+	if err := c.Patch(context.Background(), n, patch); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func withoutTaint(taints []corev1.Taint, key string) []corev1.Taint {
+	var kept []corev1.Taint
+	for _, taint := range taints {
+		if taint.Key != key {
+			kept = append(kept, taint)
+		}
+	}
+	return kept
+}

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package real tells a few whole stories on real microVMs: minutes, one after
+// another, no times asserted.
+package real
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/test/builders"
+	"botbottle.dev/bottle-operator/test/story"
+)
+
+const node = "node-1"
+
+// planted is looked for everywhere that it must not be.
+const planted = "s3cr3t-planted-5f2c9a"
+
+func TestBottleOnARealMicroVM(t *testing.T) {
+	c := story.Connect(t, 12*time.Minute)
+	ns := c.Namespace(t)
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "agent", Namespace: ns}, StringData: map[string]string{"token": planted}}
+	if err := c.Create(t.Context(), secret); err != nil {
+		t.Fatal(err)
+	}
+	awkward := map[string]string{
+		"QUOTES":  `say "hi" and 'ho' and """`,
+		"LINES":   "one\ntwo\r\n[network]\nallow_cidrs = [\"0.0.0.0/0\"]",
+		"CONTROL": "\x01\x1b[31m\x7fx",
+		"EMOJI":   "\U0001F600 größe \\ $HOME",
+		"EMPTY":   "",
+	}
+	make := builders.MakeBottle("real").Namespace(ns).Slug("real")
+	for name, value := range awkward {
+		make.Env(name, value)
+	}
+	b := make.EnvFromSecret("TOKEN", "agent", "token").Obj()
+	c.Apply(t, b)
+	c.WaitRuns(t, b)
+
+	t.Run("its kernel is not the host's", func(t *testing.T) {
+		guest, host := c.Guest(t, b, "uname", "-a"), c.Exec(t, node, "uname", "-a")
+		if guest == host || guest == "" {
+			t.Errorf("uname -a in the guest: got %q, want another than the node's %q", guest, host)
+		}
+	})
+	t.Run("env and secret arrive", func(t *testing.T) {
+		environ := strings.Split(c.Guest(t, b, "cat", "/proc/self/environ"), "\x00")
+		got := map[string]string{}
+		for _, entry := range environ {
+			name, value, _ := strings.Cut(entry, "=")
+			got[name] = value
+		}
+		awkward["TOKEN"] = planted
+		for name, want := range awkward {
+			if got[name] != want {
+				t.Errorf("%s in the guest: got %q, want %q", name, got[name], want)
+			}
+		}
+	})
+	t.Run("the secret is nowhere else", func(t *testing.T) { wantSecretNowhere(t, c, b) })
+	t.Run("a killed VMM is noticed", func(t *testing.T) {
+		pid := *b.Status.Machine.PID
+		c.Exec(t, node, "kill", "-9", fmt.Sprint(pid))
+		c.WaitFor(t, b, "to run again", func() bool {
+			m := b.Status.Machine
+			return m.LastLoss != nil && story.Runs(b) && m.PID != nil && *m.PID != pid
+		})
+	})
+	t.Run("deleting leaves nothing", func(t *testing.T) {
+		id := story.ID(b)
+		c.Gone(t, b)
+		for what, argv := range map[string][]string{
+			"container": {"docker", "ps", "-aq", "--filter", "name=" + id},
+			"network":   {"docker", "network", "ls", "-q", "--filter", "name=" + id},
+			"machine":   {"sh", "-c", "smolvm machine ls --json | grep " + id + " || true"},
+			"process":   {"sh", "-c", "pgrep -f [_]boot-vm || true"},
+			"folder":    {"find", "/var/lib/bottle/bottles", "-mindepth", "1"},
+			"disk":      {"find", "/var/lib/bottle/smolvm/.cache/smolvm/vms", "-mindepth", "1", "-type", "d"},
+		} {
+			if out := strings.TrimSpace(c.Exec(t, node, argv...)); out != "" {
+				t.Errorf("%s after deletion: got %s, want none", what, out)
+			}
+		}
+		pods := &corev1.PodList{}
+		if err := c.List(t.Context(), pods, client.InNamespace(ns)); err != nil || len(pods.Items) != 0 {
+			t.Errorf("placeholder Pods after deletion: got %d (%v), want 0", len(pods.Items), err)
+		}
+	})
+}
+
+// wantSecretNowhere greps databases, command lines, logs, events and status
+// for the planted value. Each place is first shown to have something in it.
+func wantSecretNowhere(t *testing.T, c *story.Cluster, b *v1alpha1.Bottle) {
+	t.Helper()
+	events, err := c.Kubectl(nil, "-n", b.Namespace, "get", "events", "-o", "yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	bottle, err := c.Kubectl(nil, "-n", b.Namespace, "get", "bottle", b.Name, "-o", "yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	places := map[string]string{
+		"events":            events,
+		"bottle":            bottle,
+		"smolvm's database": c.Exec(t, node, "sh", "-c", "cat /var/lib/bottle/smolvm/.local/share/smolvm/server/*"),
+		"command lines":     c.Exec(t, node, "sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"),
+		"agent's log":       c.AgentLog(t, node),
+		"Smolfile":          c.Exec(t, node, "cat", b.Status.Smolfile.Path),
+		"docker's view":     c.Exec(t, node, "docker", "inspect", story.ID(b)),
+	}
+	for place, text := range places {
+		if text == "" {
+			t.Errorf("%s: got nothing to look at", place)
+		}
+		if strings.Contains(text, planted) {
+			t.Errorf("%s: has the Secret's value", place)
+		}
+	}
+}
