@@ -130,7 +130,7 @@ var deniedHosts = []string{
 	"localhost", "LOCALHOST", "localhost.", "a.localhost", "a.LocalHost.",
 	"0.0.0.0", "0", "0.0.0.1", "00.0.0.0", "0x0", "[::ffff:0.0.0.0]",
 	"169.254.169.254", "169.254.1.1", "2852039166", "0xa9fea9fe", "0xA9.0xFE.0xA9.0xFE", "169.254.43518", "0251.0376.0251.0376", "169.254.169.254.",
-	"[::ffff:169.254.169.254]", "::ffff:a9fe:a9fe", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::", "fe80::1", "fe80::1%eth0", "fd00:ec2::254",
+	"[::ffff:169.254.169.254]", "::ffff:a9fe:a9fe", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::", "fe80::1", "fe80::1%eth0", "fd00:ec2::254", "fd20:ce::254", "fd00:42::42",
 	"100.100.100.200", "168.63.129.16", "192.0.0.192", "224.0.0.1", "239.255.255.250", "255.255.255.255", "240.0.0.1", "ff02::1", "::ffff:224.0.0.1",
 }
 
@@ -181,6 +181,13 @@ func TestCheckAddr(t *testing.T) {
 		{"::ffff:203.0.113.7", 443, ""},
 		{"64:ff9b::cb00:7107", 443, ""},
 		{"2001:db8::1", 443, ""},
+		{"126.255.255.255", 443, ""}, // the neighbours of ranges that are not public
+		{"128.0.0.0", 443, ""},
+		{"172.15.255.255", 443, ""},
+		{"172.32.0.0", 443, ""},
+		{"223.255.255.255", 443, ""},
+		{"100.63.255.255", 443, ""},
+		{"100.128.0.0", 443, ""},
 		{"10.1.2.3", 5432, ""},
 		{"::ffff:10.1.2.3", 5432, ""},
 		{"192.168.7.7", 443, ""},
@@ -192,6 +199,9 @@ func TestCheckAddr(t *testing.T) {
 		{"192.168.7.8", 443, "address 192.168.7.8 is private, which a rule for a name does not open; add the rule 192.168.7.8:443 if it is meant"},
 		{"172.31.255.255", 443, "address 172.31.255.255 is private, which a rule for a name does not open; add the rule 172.31.255.255:443 if it is meant"},
 		{"100.96.0.1", 443, "address 100.96.0.1 is private (carrier-grade NAT), which a rule for a name does not open; add the rule 100.96.0.1:443 if it is meant"},
+		{"192.0.0.8", 443, "address 192.0.0.8 is private (protocol assignments), which a rule for a name does not open; add the rule 192.0.0.8:443 if it is meant"},
+		{"198.19.255.255", 443, "address 198.19.255.255 is private (benchmarks), which a rule for a name does not open; add the rule 198.19.255.255:443 if it is meant"},
+		{"64:ff9b:1::1", 443, "address 64:ff9b:1::1 is private (local translation), which a rule for a name does not open; add the rule [64:ff9b:1::1]:443 if it is meant"},
 		{"fd00::1", 80, "address fd00::1 is private, which a rule for a name does not open; add the rule [fd00::1]:80 if it is meant"},
 		{"127.0.0.1", 443, "address 127.0.0.1 can never be reached: it is loopback"},
 		{"::ffff:169.254.169.254", 80, "address ::ffff:169.254.169.254 can never be reached: it is link-local, where cloud metadata lives"},
