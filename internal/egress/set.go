@@ -4,7 +4,6 @@ package egress
 
 import (
 	"cmp"
-	"errors"
 	"net/netip"
 	"slices"
 	"strings"
@@ -35,7 +34,7 @@ func NewSet(rules ...Rule) Set {
 	return s
 }
 
-// ParseSet is the set of rules as they are written. The error joins one
+// ParseSet is the set of rules as they are written. The error wraps one
 // *RuleError for each that cannot be used; there is no set then.
 func ParseSet(texts []string) (Set, error) {
 	rules := make([]Rule, 0, len(texts))
@@ -48,7 +47,7 @@ func ParseSet(texts []string) (Set, error) {
 		rules = append(rules, r)
 	}
 	if len(errs) > 0 {
-		return Set{}, errors.Join(errs...)
+		return Set{}, errorList(errs)
 	}
 	return NewSet(rules...), nil
 }

@@ -247,6 +247,13 @@ func TestParseSetNamesEveryBadRule(t *testing.T) {
 	}
 }
 
+func TestParseSetKeepsItsErrorShort(t *testing.T) {
+	_, err := egress.ParseSet(make([]string, 256))
+	if err == nil || !strings.HasSuffix(err.Error(), "; and 251 more") || strings.Contains(err.Error(), "\n") {
+		t.Errorf("got %v, want one line that ends in the number of errors not shown", err)
+	}
+}
+
 func TestRules(t *testing.T) {
 	s := mustSet(t, "b.example", "203.0.113.0/24", "B.example.:443", "*.a.example", "203.0.113.7", "203.0.113.7/32:443", "a.example:80")
 	var got []string

@@ -7,7 +7,6 @@
 package guestenv
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -30,7 +29,7 @@ type Var struct {
 // Build is the guest's whole environment, one entry per name, sorted by name.
 // The user wins where a name is also the operator's. caPath is the path in the
 // guest of the mounted PEM that the guest is to trust, "" for none. The error
-// joins one *VarError for each variable that cannot be passed.
+// wraps one *VarError for each variable that cannot be passed.
 func Build(bundleIP netip.Addr, caPath string, user []Var) ([]Var, error) {
 	if !bundleIP.Is4() {
 		return nil, fmt.Errorf("bundle address %s: want an IPv4 address", bundleIP)
@@ -54,7 +53,7 @@ func Build(bundleIP netip.Addr, caPath string, user []Var) ([]Var, error) {
 		out = append(out, all[name])
 	}
 	if len(errs) > 0 {
-		return nil, errors.Join(errs...)
+		return nil, errorList(errs)
 	}
 	return out, nil
 }

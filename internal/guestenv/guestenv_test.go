@@ -5,6 +5,7 @@ package guestenv_test
 import (
 	"errors"
 	"net/netip"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -121,6 +122,17 @@ func TestBuildNamesEveryBadVariable(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), w) {
 			t.Errorf("got %v, want an error with %s", err, w)
 		}
+	}
+}
+
+func TestBuildKeepsItsErrorShort(t *testing.T) {
+	var user []guestenv.Var
+	for i := range 128 {
+		user = append(user, literal(strconv.Itoa(i), ""))
+	}
+	_, err := guestenv.Build(bundleIP, "", user)
+	if err == nil || !strings.HasSuffix(err.Error(), "; and 123 more") || strings.Contains(err.Error(), "\n") {
+		t.Errorf("got %v, want one line that ends in the number of errors not shown", err)
 	}
 }
 
