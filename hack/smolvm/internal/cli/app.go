@@ -67,7 +67,8 @@ func (a *app) run(argv []string) error {
 	}
 	switch {
 	case len(rest) == 0:
-		return &cmdline.UsageError{Message: "'smolvm' requires a subcommand but one was not provided", Usage: topUsage}
+		fmt.Fprintf(a.stderr, "Build and run portable, self-contained virtual machines\n\nUsage: %s\n", topUsage)
+		return exitStatus(2)
 	case rest[0] == "--version" || rest[0] == "-V":
 		fmt.Fprintf(a.stdout, "smolvm %s\n", a.rel)
 		return nil
@@ -124,7 +125,8 @@ const machineUsage = "smolvm machine [OPTIONS] <COMMAND>"
 // machine finds the subcommand, reads its flags and runs it.
 func (a *app) machine(before, argv []string) error {
 	if len(argv) == 0 {
-		return &cmdline.UsageError{Message: "'smolvm machine' requires a subcommand but one was not provided", Usage: machineUsage}
+		fmt.Fprintf(a.stderr, "Manage machines (create, start, stop, exec)\n\nUsage: %s\n", machineUsage)
+		return exitStatus(2)
 	}
 	cmd := findCommand(a.rel, argv[0])
 	if cmd == nil {

@@ -102,7 +102,7 @@ var commands = []command{
 		{Name: "detach", Short: "d", Since: "1.4.0"},
 	}},
 	{name: "cp", usage: "[OPTIONS] <SRC> <DST>", positional: []string{"SRC", "DST"}, run: (*app).copy, flags: []cmdline.Flag{
-		{Name: "mode", Value: "OCTAL", Since: "1.9.0", Check: octal},
+		{Name: "mode", Value: "OCTAL", Since: "1.9.0"},
 		{Name: "uid", Value: "UID", Since: "1.9.0", Check: wholeNumber(0, 1<<32-1)}, {Name: "gid", Value: "GID", Since: "1.9.0", Check: wholeNumber(0, 1<<32-1)},
 	}},
 	{name: "logs", naming: nameOption, since: "1.29.0", usage: "[OPTIONS]", run: (*app).logs, flags: []cmdline.Flag{
@@ -127,7 +127,7 @@ var createFlags = []cmdline.Flag{
 	{Name: "storage", Value: "GiB", Check: wholeNumber(0, 1<<63-1)},
 	{Name: "overlay", Value: "GiB", Check: wholeNumber(0, 1<<63-1)},
 	{Name: "volume", Short: "v", Value: "HOST:GUEST", Many: true},
-	{Name: "port", Short: "p", Value: "HOST:GUEST", Many: true},
+	{Name: "port", Short: "p", Value: "HOST:GUEST", Many: true, Check: portFlag},
 	{Name: "net"},
 	{Name: "net-backend", Value: "NET_BACKEND", Check: cmdline.OneOf("tsi", "virtio-net")},
 	{Name: "allow-cidr", Value: "CIDR", Many: true, Check: cidrFlag},

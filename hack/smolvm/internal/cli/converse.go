@@ -4,11 +4,12 @@ package cli
 
 import (
 	"encoding/json"
-	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 
+	"botbottle.dev/bottle-operator/hack/smolvm/internal/cmdline"
 	"botbottle.dev/bottle-operator/hack/smolvm/internal/fault"
 	"botbottle.dev/bottle-operator/hack/smolvm/internal/guest"
 	"botbottle.dev/bottle-operator/hack/smolvm/internal/machine"
@@ -115,24 +116,44 @@ func (a *app) resolveSecrets(refs map[string]machine.Secret) ([]string, error) {
 	return env, nil
 }
 
-// secretFlags reads --secret-file and --secret-env of one exec.
-func secretFlags(files, vars []string) (map[string]machine.Secret, error) {
-	refs := map[string]machine.Secret{}
-	for flag, list := range map[string][]string{"--secret-file": files, "--secret-env": vars} {
-		for _, kv := range list {
-			name, value, ok := strings.Cut(kv, "=")
-			if !ok || name == "" {
-				return nil, configError(flag, "expected KEY=VALUE, got '%s'", kv)
-			}
-			if flag == "--secret-env" {
-				refs[name] = machine.Secret{FromEnv: value}
-				continue
-			}
-			if !strings.HasPrefix(value, "/") {
-				return nil, fmt.Errorf("config operation failed: --secret-file: secret '%s': from_file path '%s' is relative; absolute paths are required", name, value)
-			}
-			refs[name] = machine.Secret{FromFile: value}
+// secretFlags reads --secret-file and --secret-env, of create or of one exec.
+// What they refer to is not looked at.
+func secretFlags(args *cmdline.Args) (map[string]machine.Secret, error) {
+	var refs map[string]machine.Secret
+	add := func(name string, s machine.Secret) {
+		if refs == nil {
+			refs = map[string]machine.Secret{}
 		}
+		refs[name] = s
+	}
+	for _, kv := range args.All("secret-file") {
+		name, path, err := cutFlag("--secret-file", "empty secret name in '%s'", kv)
+		if err != nil {
+			return nil, err
+		}
+		if !filepath.IsAbs(path) {
+			return nil, configError("--secret-file", "secret '%s': from_file path '%s' is relative; absolute paths are required", name, path)
+		}
+		add(name, machine.Secret{FromFile: path})
+	}
+	for _, kv := range args.All("secret-env") {
+		name, from, err := cutFlag("--secret-env", "empty secret name in '%s'", kv)
+		if err != nil {
+			return nil, err
+		}
+		add(name, machine.Secret{FromEnv: from})
 	}
 	return refs, nil
+}
+
+// cutFlag splits KEY=VALUE and words what is wrong with it.
+func cutFlag(flag, empty, kv string) (name, value string, err error) {
+	name, value, ok := strings.Cut(kv, "=")
+	switch {
+	case !ok:
+		return "", "", configError(flag, "expected KEY=VALUE, got '%s'", kv)
+	case name == "":
+		return "", "", configError(flag, empty, kv)
+	}
+	return name, value, nil
 }

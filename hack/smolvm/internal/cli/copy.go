@@ -49,7 +49,10 @@ func (a *app) upload(src, name, path string, args *cmdline.Args) error {
 	}
 	r := &wire.Request{Op: wire.Put, Path: path, Mode: 0o644, UID: number(args, "uid"), GID: number(args, "gid")}
 	if args.Has("mode") {
-		mode, _ := strconv.ParseUint(args.Get("mode"), 8, 32) // checked when it was parsed
+		mode, err := strconv.ParseUint(args.Get("mode"), 8, 32)
+		if err != nil || mode > 0o7777 {
+			return configError("cp", "--mode: invalid octal mode '%s'", args.Get("mode"))
+		}
 		r.Mode = uint32(mode)
 	}
 	o, err := a.converse(name, r, streams{stdin: f})

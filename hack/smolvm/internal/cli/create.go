@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -70,12 +69,17 @@ func randomName() string {
 
 // createFrom refuses: the stand-in reads no packs.
 func (a *app) createFrom(path string) error {
-	if _, err := os.Stat(path); err != nil {
+	st, err := os.Stat(path)
+	if err != nil {
 		return configError("create from .smolmachine", "file not found: %s", path)
 	}
 	what := "read .smolmachine"
 	if a.rel.AtLeast("1.32.2") {
 		what = "read checkpoint footer"
+	}
+	const footer = 64
+	if st.Size() < footer {
+		return agentError(what, "I/O error: sidecar file too small to contain footer")
 	}
 	return agentError(what, "invalid magic: expected SMOLPACK")
 }
@@ -119,38 +123,16 @@ func (d *draft) loadSmolfile() error {
 }
 
 func (d *draft) secrets() error {
-	for _, kv := range d.args.All("secret-file") {
-		name, path, ok := strings.Cut(kv, "=")
-		if !ok || name == "" {
-			return configError("--secret-file", "expected KEY=VALUE, got '%s'", kv)
-		}
-		if !filepath.IsAbs(path) {
-			return configError("--secret-file", "secret '%s': from_file path '%s' is relative; absolute paths are required", name, path)
-		}
-		d.secret(name, machine.Secret{FromFile: path})
-	}
-	for _, kv := range d.args.All("secret-env") {
-		name, from, ok := strings.Cut(kv, "=")
-		if !ok || name == "" {
-			return configError("--secret-env", "expected KEY=VALUE, got '%s'", kv)
-		}
-		d.secret(name, machine.Secret{FromEnv: from})
-	}
-	return nil
-}
-
-func (d *draft) secret(name string, s machine.Secret) {
-	if d.rec.SecretRefs == nil {
-		d.rec.SecretRefs = map[string]machine.Secret{}
-	}
-	d.rec.SecretRefs[name] = s
+	refs, err := secretFlags(d.args)
+	d.rec.SecretRefs = refs
+	return err
 }
 
 func (d *draft) labels() error {
 	for _, kv := range d.args.All("label") {
-		name, value, ok := strings.Cut(kv, "=")
-		if !ok || name == "" {
-			return configError("--label", "expected KEY=VALUE, got '%s'", kv)
+		name, value, err := cutFlag("--label", "label key cannot be empty (in '%s')", kv)
+		if err != nil {
+			return err
 		}
 		if d.rec.Labels == nil {
 			d.rec.Labels = map[string]string{}

@@ -77,21 +77,20 @@ func (d *draft) parseVolume(v string) (machine.Mount, error) {
 	if d.rel.AtLeast("1.32.2") {
 		form = "(expected host:guest[:ro|:rw|:staged])"
 	}
-	p := strings.Split(v, ":")
-	if len(p) < 2 || len(p) > 3 || len(p) == 3 && p[2] != "ro" && p[2] != "rw" {
+	rest, readOnly := strings.CutSuffix(v, ":ro")
+	if !readOnly {
+		rest = strings.TrimSuffix(v, ":rw")
+	}
+	colon := strings.LastIndexByte(rest, ':')
+	if colon < 1 {
 		return machine.Mount{}, fmt.Errorf("invalid mount path: invalid format '%s' %s", v, form)
 	}
-	m := machine.Mount{Source: p[0], Target: p[1], ReadOnly: len(p) == 3 && p[2] == "ro"}
+	m := machine.Mount{Source: rest[:colon], Target: rest[colon+1:], ReadOnly: readOnly}
+	if st, err := os.Stat(m.Source); err != nil || !st.IsDir() {
+		return m, badSource(m.Source, err)
+	}
 	if !strings.HasPrefix(m.Target, "/") {
 		return m, fmt.Errorf("mount operation failed: validate guest path: target path on guest should be an absolute directory: %s", m.Target)
-	}
-	st, err := os.Stat(m.Source)
-	if err != nil {
-		return m, fmt.Errorf("mount source not found: %s", m.Source)
-	}
-	const op = "mount operation failed: validate host path: source path on host "
-	if !st.IsDir() {
-		return m, fmt.Errorf(op+"must be a directory (virtiofs limitation): %s", m.Source)
 	}
 	real, err := filepath.EvalSymlinks(m.Source)
 	if err == nil {
@@ -101,28 +100,26 @@ func (d *draft) parseVolume(v string) (machine.Mount, error) {
 		return m, fmt.Errorf("mount source not found: %s", m.Source)
 	}
 	if slices.Contains(protected, real) {
-		return m, fmt.Errorf(op+"is a protected system path and cannot be mounted: %s", real)
+		return m, fmt.Errorf("mount operation failed: validate host path: source path on host is a protected system path and cannot be mounted: %s", real)
 	}
 	m.Source = real
 	return m, nil
+}
+
+func badSource(path string, err error) error {
+	if err != nil {
+		return fmt.Errorf("mount source not found: %s", path)
+	}
+	return fmt.Errorf("mount operation failed: validate host path: source path on host must be a directory (virtiofs limitation): %s", path)
 }
 
 // ports are stored and counted; the stand-in forwards none.
 func (d *draft) ports() error {
 	seen := map[string]bool{}
 	for _, p := range d.orDev(d.file.Ports, d.file.Dev.Ports, "port") {
-		host, guest, ok := strings.Cut(p, ":")
-		if !ok {
-			guest = host
-		}
-		for what, s := range map[string]string{"host": host, "guest": guest} {
-			n, err := strconv.ParseUint(s, 10, 16)
-			if err != nil {
-				return configError("smolfile ports", "invalid port: %s", s)
-			}
-			if n == 0 {
-				return configError("smolfile ports", "%s port 0 is not valid for VM port forwarding", what)
-			}
+		host, guest, err := parsePort(p)
+		if err != nil {
+			return configError("smolfile ports", "%w", err)
 		}
 		if seen[host] {
 			return configError("validate ports", "duplicate host port %s: each host port can only be mapped once", host)

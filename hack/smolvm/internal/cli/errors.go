@@ -18,7 +18,17 @@ type exitStatus int
 
 func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 
-func notFound(name string) error { return fmt.Errorf("vm not found: %s", name) }
+// unknownMachine is the error of a name that no record bears.
+type unknownMachine struct{ name string }
+
+func (e *unknownMachine) Error() string { return "vm not found: " + e.name }
+
+func notFound(name string) error { return &unknownMachine{name} }
+
+func isNotFound(err error) bool {
+	var e *unknownMachine
+	return errors.As(err, &e)
+}
 
 func configError(operation, format string, a ...any) error {
 	return fmt.Errorf("config operation failed: "+operation+": "+format, a...)
@@ -33,6 +43,7 @@ var codes = []struct{ prefix, code string }{
 	{"vm not found:", "NOT_FOUND"},
 	{"mount source not found:", "NOT_FOUND"},
 	{"mount operation failed:", "MOUNT_ERROR"},
+	{"invalid mount path:", "MOUNT_ERROR"},
 	{"config operation failed:", "CONFIG_ERROR"},
 	{"database operation failed:", "DATABASE_ERROR"},
 	{"invalid vm state:", "CONFLICT"},

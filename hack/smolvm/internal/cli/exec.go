@@ -26,6 +26,9 @@ const outputLimit = 11_534_336
 func (a *app) exec(args *cmdline.Args) error {
 	name := target(args)
 	rec, err := a.reachable(name)
+	if err != nil && !args.Has("name") && isNotFound(err) {
+		return agentError("connect", "machine '%s' not found", name)
+	}
 	if err != nil {
 		return err
 	}
@@ -68,7 +71,7 @@ func (a *app) execRequest(rec *machine.Record, args *cmdline.Args) (*wire.Reques
 	for _, kv := range d.rec.Env {
 		r.Env = append(r.Env, kv[0]+"="+kv[1])
 	}
-	refs, err := secretFlags(args.All("secret-file"), args.All("secret-env"))
+	refs, err := secretFlags(args)
 	if err != nil {
 		return nil, err
 	}

@@ -20,7 +20,7 @@ func (a *app) list(args *cmdline.Args) error {
 	if err != nil {
 		return err
 	}
-	if args.Has("quiet") {
+	if args.Has("quiet") && !args.Has("json") {
 		for _, r := range recs {
 			fmt.Fprintln(a.stdout, r.Name)
 		}
@@ -148,7 +148,7 @@ func (a *app) status(args *cmdline.Args) error {
 	r, err := a.find(name)
 	if args.Has("json") {
 		time.Sleep(time.Duration(a.faults.SlowListMS) * time.Millisecond)
-		if err != nil && strings.HasPrefix(err.Error(), "vm not found") {
+		if isNotFound(err) {
 			return configError("machine status", "machine '%s' not found", name)
 		}
 		if err != nil {
@@ -158,6 +158,9 @@ func (a *app) status(args *cmdline.Args) error {
 		return a.printJSON(a.view(r))
 	}
 	if err != nil {
+		if !isNotFound(err) {
+			return err
+		}
 		a.leaveTrace(name)
 		if name == "default" && !args.Has("name") {
 			fmt.Fprintln(a.stdout, "Machine 'default': not running")

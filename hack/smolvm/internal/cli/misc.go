@@ -127,7 +127,7 @@ func (a *app) applyUpdate(r *machine.Record, args *cmdline.Args) ([]string, erro
 		r.CPUs = number(args, "cpus")
 	}
 	if args.Has("mem") {
-		changes = append(changes, fmt.Sprintf("mem: %d MiB → %s MiB", r.MemoryMiB, args.Get("mem")))
+		changes = append(changes, fmt.Sprintf("memory: %d MiB → %s MiB", r.MemoryMiB, args.Get("mem")))
 		r.MemoryMiB = uint32(number(args, "mem"))
 	}
 	d := &draft{app: a, rec: r}

@@ -62,7 +62,7 @@ func (a *app) stopUnknown(name string, args *cmdline.Args, err error) error {
 		fmt.Fprintf(a.stdout, "Stopping machine 'default'...\nMachine 'default' stopped\n")
 		return nil
 	}
-	if !strings.HasPrefix(err.Error(), "vm not found") {
+	if !isNotFound(err) {
 		return err
 	}
 	a.leaveTrace(name)

@@ -31,13 +31,6 @@ func wholeNumber(low, high uint64) func(string) error {
 	}
 }
 
-func octal(s string) error {
-	if n, err := strconv.ParseUint(s, 8, 32); err != nil || n > 0o7777 {
-		return errors.New("invalid octal mode (e.g. 644)")
-	}
-	return nil
-}
-
 func imageReference(s string) error {
 	if s == "" {
 		return errors.New("image reference must not be empty")
@@ -134,4 +127,27 @@ func parseDuration(s string) (time.Duration, error) {
 		rest = strings.TrimLeft(rest[letters:], " ")
 	}
 	return total, nil
+}
+
+// parsePort reads "HOST:GUEST" or one port for both.
+func parsePort(s string) (host, guest string, err error) {
+	host, guest, ok := strings.Cut(s, ":")
+	if !ok {
+		guest = host
+	}
+	for _, p := range []struct{ side, port string }{{"host", host}, {"guest", guest}} {
+		n, err := strconv.ParseUint(p.port, 10, 16)
+		if err != nil {
+			return "", "", fmt.Errorf("invalid port: %s", p.port)
+		}
+		if n == 0 {
+			return "", "", fmt.Errorf("%s port 0 is not valid for VM port forwarding", p.side)
+		}
+	}
+	return host, guest, nil
+}
+
+func portFlag(s string) error {
+	_, _, err := parsePort(s)
+	return err
 }
