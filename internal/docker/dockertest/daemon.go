@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dockertest
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/moby/moby/client"
+	"golang.org/x/sys/unix"
+
+	"botbottle.dev/bottle-operator/test/require"
+)
+
+const (
+	// startLimit is how long dockerd may take until it answers.
+	startLimit = time.Minute
+	// stopLimit is how long it may take to end when asked.
+	stopLimit = 20 * time.Second
+)
+
+// Daemon is a dockerd in the namespaces that Main made.
+type Daemon struct {
+	// Host is its address.
+	Host string
+	dir  string
+
+	mu   sync.Mutex
+	cmd  *exec.Cmd
+	done chan struct{} // closed when cmd has ended
+}
+
+// Start starts a dockerd that ends with the test. Where that cannot be, the
+// test ends instead, skipped or failed.
+func Start(t testing.TB) *Daemon {
+	t.Helper()
+	require.Root(t)
+	if _, err := exec.LookPath("dockerd"); err != nil {
+		require.Unmet(t, "needs dockerd: install Debian's docker.io or Docker Engine")
+	}
+	if os.Getenv(stageEnv) != stageTests {
+		t.Fatal("dockertest.Start: the package's TestMain does not call dockertest.Main")
+	}
+	dir := t.TempDir()
+	d := &Daemon{Host: "unix://" + filepath.Join(dir, "docker.sock"), dir: dir}
+	t.Cleanup(func() {
+		d.Kill(t)
+		d.removeTraces(t)
+	})
+	d.Restart(t)
+	return d
+}
+
+// Restart starts dockerd, unless it runs, and waits until it answers.
+func (d *Daemon) Restart(t testing.TB) {
+	t.Helper()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.cmd != nil {
+		return
+	}
+	log, err := os.OpenFile(d.logPath(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		t.Fatalf("dockertest: %v", err)
+	}
+	defer log.Close()
+	cmd := exec.Command("dockerd",
+		"--data-root="+filepath.Join(d.dir, "data"), "--exec-root="+filepath.Join(d.dir, "exec"),
+		"--pidfile="+filepath.Join(d.dir, "pid"), "--host="+d.Host,
+		"--cgroup-parent="+d.cgroup(), "--config-file="+filepath.Join(d.dir, "none.json"))
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + d.dir}
+	if err := os.WriteFile(filepath.Join(d.dir, "none.json"), []byte("{}"), 0o600); err != nil {
+		t.Fatalf("dockertest: %v", err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatalf("dockertest: start dockerd: %v", err)
+	}
+	d.cmd, d.done = cmd, make(chan struct{})
+	go func(done chan struct{}) {
+		_ = cmd.Wait() // how it ended is in its log
+		close(done)
+	}(d.done)
+	d.waitReady(t)
+}
+
+func (d *Daemon) waitReady(t testing.TB) {
+	t.Helper()
+	c := d.Client(t)
+	deadline := time.After(startLimit)
+	for {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		_, err := c.Ping(ctx, client.PingOptions{})
+		cancel()
+		if err == nil {
+			return
+		}
+		select {
+		case <-d.done:
+			t.Fatalf("dockertest: dockerd ended:\n%s", d.logTail())
+		case <-deadline:
+			t.Fatalf("dockertest: dockerd does not answer within %s: %v\n%s", startLimit, err, d.logTail())
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// Kill ends dockerd as a crash would; its containers live on. A dockerd that
+// was killed is started again by Restart.
+func (d *Daemon) Kill(t testing.TB) {
+	t.Helper()
+	d.signal(t, unix.SIGKILL)
+}
+
+// Stop ends dockerd in good order, with its containers.
+func (d *Daemon) Stop(t testing.TB) {
+	t.Helper()
+	d.signal(t, unix.SIGTERM)
+}
+
+func (d *Daemon) signal(t testing.TB, s os.Signal) {
+	t.Helper()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.cmd == nil {
+		return
+	}
+	_ = d.cmd.Process.Signal(s) // one that has ended needs none
+	select {
+	case <-d.done:
+	case <-time.After(stopLimit):
+		_ = d.cmd.Process.Kill()
+		<-d.done
+	}
+	d.cmd = nil
+}
+
+// Client returns a client of the daemon.
+func (d *Daemon) Client(t testing.TB) *client.Client {
+	t.Helper()
+	c, err := client.New(client.WithHost(d.Host))
+	if err != nil {
+		t.Fatalf("dockertest: %v", err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// Load loads an image archive.
+func (d *Daemon) Load(t testing.TB, archive string) {
+	t.Helper()
+	f, err := os.Open(archive)
+	if err != nil {
+		t.Fatalf("dockertest: %v", err)
+	}
+	defer f.Close()
+	answer, err := d.Client(t).ImageLoad(t.Context(), f, client.ImageLoadWithQuiet(true))
+	if err != nil {
+		t.Fatalf("dockertest: load %s: %v", archive, err)
+	}
+	_ = answer.Close()
+}
+
+// removeTraces unmounts and ends what a killed dockerd leaves behind, and
+// removes its control groups, which are the whole machine's.
+func (d *Daemon) removeTraces(t testing.TB) {
+	t.Helper()
+	d.killBelow()
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		t.Errorf("dockertest: %v", err)
+	}
+	var below []string
+	for line := range strings.Lines(string(mounts)) {
+		if f := strings.Fields(line); len(f) > 1 && strings.HasPrefix(f[1], d.dir+"/") {
+			below = append(below, f[1])
+		}
+	}
+	slices.Reverse(below)
+	for _, m := range below {
+		_ = unix.Unmount(m, unix.MNT_DETACH)
+	}
+	parents, _ := filepath.Glob("/sys/fs/cgroup/*" + d.cgroup())
+	parents = append(parents, "/sys/fs/cgroup"+d.cgroup())
+	for _, p := range parents {
+		removeCgroup(p)
+	}
+}
+
+// killBelow ends containerd and the containers, found by their control groups
+// and their command lines below the daemon's folder.
+func (d *Daemon) killBelow() {
+	procs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, p := range procs {
+		cmdline, err := os.ReadFile(p)
+		if err != nil {
+			continue
+		}
+		cgroups, _ := os.ReadFile(filepath.Join(filepath.Dir(p), "cgroup"))
+		if !strings.Contains(string(cgroups), d.cgroup()) && !strings.Contains(string(cmdline), d.dir+"/exec") {
+			continue
+		}
+		if pid := pidOf(filepath.Base(filepath.Dir(p))); pid > 1 && pid != os.Getpid() {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+	}
+}
+
+func pidOf(s string) int {
+	pid := 0
+	for _, c := range s {
+		if c < '0' || c > '9' {
+			return 0
+		}
+		pid = pid*10 + int(c-'0')
+	}
+	return pid
+}
+
+// removeCgroup removes a control group and those below it; the kernel needs an
+// instant to see that the last process is gone.
+func removeCgroup(dir string) {
+	for range 20 {
+		var dirs []string
+		_ = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+			if err == nil && e.IsDir() {
+				dirs = append(dirs, path)
+			}
+			return nil
+		})
+		slices.Reverse(dirs)
+		for _, path := range dirs {
+			_ = os.Remove(path)
+		}
+		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// cgroup is the parent of the containers' control groups.
+func (d *Daemon) cgroup() string {
+	return "/dockertest-" + strings.NewReplacer("/", "-", "_", "-").Replace(strings.TrimPrefix(d.dir, os.TempDir()+"/"))
+}
+
+func (d *Daemon) logPath() string { return filepath.Join(d.dir, "dockerd.log") }
+
+func (d *Daemon) logTail() string {
+	b, err := os.ReadFile(d.logPath())
+	if err != nil {
+		return err.Error()
+	}
+	return string(b[max(0, len(b)-4000):])
+}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package dockertest gives a test a Docker Engine of its own, in namespaces of
+// its own: a network without a way out of the machine, mounts that nobody else
+// sees, and processes that end with the test whatever happens. It installs
+// nothing, and reaches no registry: images are loaded from archives.
+package dockertest
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"runtime"
+	"strconv"
+	"syscall"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// stageEnv says how deep inside this process is: "" is the test binary as it
+// was started, stageInit the first process of the namespaces, stageTests the
+// one that runs the tests.
+const (
+	stageEnv   = "BOTTLE_DOCKERTEST_STAGE"
+	stageInit  = "init"
+	stageTests = "tests"
+)
+
+// Main is for TestMain: it runs the tests inside namespaces of their own and
+// exits. Without root, or under -short, it runs them where it is, and Start
+// says what is missing.
+func Main(m *testing.M) {
+	flag.Parse()
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	switch os.Getenv(stageEnv) {
+	case stageInit:
+		return runInit()
+	case stageTests:
+		return m.Run()
+	}
+	if testing.Short() || os.Geteuid() != 0 {
+		return m.Run()
+	}
+	code, err := spawn(stageInit, &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWPID,
+		Pdeathsig:  syscall.SIGKILL,
+	})
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "dockertest: enter namespaces: %v\n", err)
+		return 1
+	}
+	return code
+}
+
+// runInit is the first process of the namespaces: it makes them fit to live
+// in, starts the tests, and buries what they leave behind. When it ends, the
+// kernel kills the rest.
+func runInit() int {
+	if err := furnish(); err != nil {
+		fmt.Fprintf(os.Stderr, "dockertest: furnish namespaces: %v\n", err)
+		return 1
+	}
+	code, err := spawn(stageTests, &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL})
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "dockertest: start tests: %v\n", err)
+		return 1
+	}
+	return code
+}
+
+func furnish() error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make mounts private: %w", err)
+	}
+	// Processes and network interfaces are to be seen as they are in here.
+	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return fmt.Errorf("mount /proc: %w", err)
+	}
+	// containerd, runc and xtables have fixed places below /run.
+	if err := unix.Mount("tmpfs", "/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755"); err != nil {
+		return fmt.Errorf("mount /run: %w", err)
+	}
+	lo, err := netlink.LinkByName("lo")
+	if err == nil {
+		err = netlink.LinkSetUp(lo)
+	}
+	if err != nil {
+		return fmt.Errorf("bring up loopback: %w", err)
+	}
+	return nil
+}
+
+// spawn runs this binary again with its arguments and returns its exit code.
+// Signals to end go to it first.
+func spawn(stage string, attr *syscall.SysProcAttr) (int, error) {
+	// The death signal is the thread's, not the process's.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	self, err := os.Executable()
+	if err != nil {
+		return 0, err
+	}
+	cmd := exec.Command(self, os.Args[1:]...)
+	cmd.Env = append(os.Environ(), stageEnv+"="+stage)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = attr
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGQUIT)
+	defer signal.Stop(signals)
+	if err := cmd.Start(); err != nil {
+		return 0, err
+	}
+	go func() {
+		for s := range signals {
+			_ = cmd.Process.Signal(s)
+		}
+	}()
+	if stage == stageTests {
+		return reap(cmd.Process.Pid)
+	}
+	err = cmd.Wait()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		return 0, err
+	}
+	return exitCode(cmd.ProcessState.Sys().(syscall.WaitStatus)), nil
+}
+
+// reap waits for every child, adopted ones too, until the one with this pid
+// has ended.
+func reap(pid int) (int, error) {
+	for {
+		var status syscall.WaitStatus
+		got, err := syscall.Wait4(-1, &status, 0, nil)
+		switch {
+		case errors.Is(err, syscall.EINTR):
+		case err != nil:
+			return 0, fmt.Errorf("wait for pid %s: %w", strconv.Itoa(pid), err)
+		case got == pid && (status.Exited() || status.Signaled()):
+			return exitCode(status), nil
+		}
+	}
+}
+
+func exitCode(s syscall.WaitStatus) int {
+	if s.Signaled() {
+		return 128 + int(s.Signal())
+	}
+	return s.ExitStatus()
+}
