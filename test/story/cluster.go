@@ -31,7 +31,7 @@ const poll = 200 * time.Millisecond
 
 // Cluster is a running development cluster.
 type Cluster struct {
-	client.Client
+	client.WithWatch
 	Dir        string
 	Kubeconfig string
 	// Patience is how long a wait may take before the test fails.
@@ -61,11 +61,11 @@ func Connect(t testing.TB, patience time.Duration) *Cluster {
 			t.Fatal(err)
 		}
 	}
-	c, err := client.New(config, client.Options{Scheme: scheme})
+	c, err := client.NewWithWatch(config, client.Options{Scheme: scheme})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &Cluster{Client: c, Dir: dir, Kubeconfig: kubeconfig, Patience: patience}
+	return &Cluster{WithWatch: c, Dir: dir, Kubeconfig: kubeconfig, Patience: patience}
 }
 
 // Run runs one of the cluster's own commands, such as agent-stop.

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bench
+
+import (
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/watch"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/test/builders"
+	"botbottle.dev/bottle-operator/test/story"
+)
+
+const node = "node-1"
+
+// steps are the conditions in the order in which they become True.
+var steps = []string{v1alpha1.ConditionScheduled, v1alpha1.ConditionNetworkReady, v1alpha1.ConditionSmolfileReady,
+	v1alpha1.ConditionBundleReady, v1alpha1.ConditionMachineReady}
+
+func connect(b *testing.B) *story.Cluster {
+	b.Helper()
+	return story.Connect(b, 15*time.Minute)
+}
+
+func real() bool { return os.Getenv("BENCH_MACHINES") == "real" }
+
+// create applies bottles at once and returns, for each, how long after the
+// first create call each condition was first seen True.
+func create(b *testing.B, c *story.Cluster, ns string, bottles ...*v1alpha1.Bottle) map[string]map[string]time.Duration {
+	b.Helper()
+	seen := map[string]map[string]time.Duration{}
+	list := &v1alpha1.BottleList{}
+	w, err := c.Watch(b.Context(), list, client.InNamespace(ns))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer w.Stop()
+	wanted := map[string]bool{}
+	for _, bottle := range bottles {
+		seen[bottle.Name], wanted[bottle.Name] = map[string]time.Duration{}, true
+	}
+	begin := time.Now()
+	go func() {
+		for _, bottle := range bottles {
+			if err := c.Create(b.Context(), bottle); err != nil {
+				b.Error(err)
+			}
+		}
+	}()
+	limit := time.After(c.Patience)
+	for len(wanted) > 0 {
+		select {
+		case <-limit:
+			b.Fatalf("%d of %d Bottles did not run within %s", len(wanted), len(bottles), c.Patience)
+		case event, ok := <-w.ResultChan():
+			if !ok {
+				b.Fatal("the watch ended")
+			}
+			got, is := event.Object.(*v1alpha1.Bottle)
+			if !is || event.Type == watch.Deleted || seen[got.Name] == nil {
+				continue
+			}
+			for _, condition := range steps {
+				if _, known := seen[got.Name][condition]; !known && meta.IsStatusConditionTrue(got.Status.Conditions, condition) {
+					seen[got.Name][condition] = time.Since(begin)
+				}
+			}
+			if _, runs := seen[got.Name][v1alpha1.ConditionMachineReady]; runs {
+				delete(wanted, got.Name)
+			}
+		}
+	}
+	return seen
+}
+
+func bottle(ns, name string) *v1alpha1.Bottle {
+	return builders.MakeBottle(name).Namespace(ns).Slug(name).Env("TASK", "bench").Pin(node).Obj()
+}
+
+// BenchmarkOne is create → MachineReady of single Bottles, one after another.
+func BenchmarkOne(b *testing.B) {
+	c := connect(b)
+	n, goal := 12, "<= 1.25"
+	if real() {
+		n, goal = 3, "<= 1.15"
+	}
+	ns := c.Namespace(b)
+	bareWhole, bareParts := measureBare(b, c, node, n)
+	whole := []time.Duration{}
+	byStep := map[string][]time.Duration{}
+	for i := range n {
+		one := bottle(ns, fmt.Sprintf("one-%d", i))
+		seen := create(b, c, ns, one)[one.Name]
+		whole = append(whole, seen[v1alpha1.ConditionMachineReady])
+		for _, step := range steps {
+			byStep[step] = append(byStep[step], seen[step])
+		}
+		c.Gone(b, one)
+	}
+	report(row{What: "one Bottle: create → MachineReady, p50 beside bare p50", Value: ms(percentile(whole, 50)) / ms(percentile(bareWhole, 50)), Unit: "ratio", Goal: goal,
+		Spread: fmt.Sprintf("p95/p95 %.2f", ms(percentile(whole, 95))/ms(percentile(bareWhole, 95)))})
+	report(row{What: "one Bottle: create → MachineReady, p50", Value: ms(percentile(whole, 50)), Unit: "ms", Spread: spread(whole)})
+	for _, step := range steps {
+		report(row{What: "  create → " + step + " seen True, p50", Value: ms(percentile(byStep[step], 50)), Unit: "ms", Spread: spread(byStep[step])})
+	}
+	reportBare(bareWhole, bareParts)
+}
+
+func reportBare(whole []time.Duration, parts [][]time.Duration) {
+	report(row{What: "bare: all four commands, p50", Value: ms(percentile(whole, 50)), Unit: "ms", Spread: spread(whole)})
+	for i, part := range parts {
+		report(row{What: "  bare: " + bareParts[i] + ", p50", Value: ms(percentile(part, 50)), Unit: "ms", Spread: spread(part)})
+	}
+}
+
+// BenchmarkTwenty is twenty Bottles applied at once, per Bottle.
+func BenchmarkTwenty(b *testing.B) {
+	c := connect(b)
+	if real() {
+		b.Skip("twenty at once are for stand-in machines: the emulated node has room for a few")
+	}
+	const n = 20
+	ns := c.Namespace(b)
+	bareWhole, _ := measureBare(b, c, node, n)
+	var bareSum time.Duration
+	for _, d := range bareWhole {
+		bareSum += d
+	}
+	var bottles []*v1alpha1.Bottle
+	for i := range n {
+		bottles = append(bottles, bottle(ns, fmt.Sprintf("twenty-%d", i)))
+	}
+	seen := create(b, c, ns, bottles...)
+	var last time.Duration
+	each := []time.Duration{}
+	for _, s := range seen {
+		each = append(each, s[v1alpha1.ConditionMachineReady])
+		last = max(last, s[v1alpha1.ConditionMachineReady])
+	}
+	report(row{What: "20 Bottles at once: time per Bottle beside bare", Value: ms(last) / ms(bareSum), Unit: "ratio", Goal: "< 1", Spread: spread(each)})
+	report(row{What: "20 Bottles at once: until the last runs, per Bottle", Value: ms(last) / n, Unit: "ms"})
+	report(row{What: "bare: 20 one after another, per bottle", Value: ms(bareSum) / n, Unit: "ms", Spread: spread(bareWhole)})
+}
