@@ -23,7 +23,7 @@ func (a *app) copy(args *cmdline.Args) error {
 		return a.upload(src, name, path, args)
 	}
 	example := "myvm:/path/file"
-	if a.rel.AtLeast("1.32.2") {
+	if a.rel.AtLeast("1.4.0") {
 		example = "myvm:/workspace/file"
 	}
 	return configError("cp", "one of SRC or DST must use machine:path syntax (e.g., %s)", example)

@@ -26,8 +26,11 @@ func (d *draft) image() error {
 		ref = *d.file.Image
 	}
 	d.rec.Image = ref
-	if ref == "" || !d.rel.AtLeast("1.1.0") || !local(ref) {
+	if ref == "" || !d.rel.AtLeast("1.1.0") {
 		return nil
+	}
+	if !local(ref) {
+		return d.checkPull(ref)
 	}
 	st, err := os.Stat(ref)
 	if err != nil {
@@ -48,6 +51,17 @@ func (d *draft) image() error {
 	}
 	d.rec.Image = "local:" + sum
 	return nil
+}
+
+// checkPull refuses, in the releases that do, an image that the guest itself
+// would have to fetch without a network.
+func (d *draft) checkPull(ref string) error {
+	if d.rec.Network || len(d.rec.Ports) > 0 || !d.rel.AtLeast("1.7.3") || d.rel.AtLeast("1.26.1") {
+		return nil
+	}
+	return configError("create machine", "image '%[1]s' must be pulled from a registry, but this machine has no network, so the pull can never succeed. "+
+		"Add --net (or publish a port with -p, or set an egress policy with --allow-cidr/--allow-host). "+
+		"To keep the machine network-isolated, supply the image locally instead: `docker save %[1]s | smolvm machine create --image - ...`", ref)
 }
 
 // local tells archives and folders from registry references.

@@ -87,9 +87,12 @@ func (a *app) printJSON(v any) error {
 }
 
 func (a *app) table(recs []*machine.Record, args *cmdline.Args) {
-	width := 4
-	for _, r := range recs {
-		width = max(width, len(r.Name))
+	width := 20
+	if a.rel.AtLeast("1.14.0") {
+		width = 4
+		for _, r := range recs {
+			width = max(width, len(r.Name))
+		}
 	}
 	head := fmt.Sprintf("%-*s %-12s %5s %10s %7s %7s %8s %8s", width, "NAME", "STATE", "CPUS", "MEMORY", "MOUNTS", "PORTS", "STORAGE", "OVERLAY")
 	branched := a.rel.AtLeast("1.14.0")
@@ -121,11 +124,11 @@ func orDefault(n *uint64, d uint64) uint64 {
 // policy not at all.
 func (a *app) details(r *machine.Record) {
 	for _, m := range r.Mounts {
-		mode := "rw"
+		mode := ""
 		if m.ReadOnly {
-			mode = "ro"
+			mode = " (ro)"
 		}
-		fmt.Fprintf(a.stdout, "  Mount: %s -> %s (%s)\n", m.Source, m.Target, mode)
+		fmt.Fprintf(a.stdout, "  Mount: %s -> %s%s\n", m.Source, m.Target, mode)
 	}
 	for _, p := range r.Ports {
 		host, to, _ := strings.Cut(p, ":")
@@ -134,11 +137,14 @@ func (a *app) details(r *machine.Record) {
 	if r.Network {
 		fmt.Fprintln(a.stdout, "  Network: enabled")
 	}
-	if r.Workdir != "" {
-		fmt.Fprintf(a.stdout, "  Workdir: %s\n", r.Workdir)
+	for _, c := range r.Init {
+		fmt.Fprintf(a.stdout, "  Init: %s\n", c)
 	}
 	for _, kv := range r.Env {
 		fmt.Fprintf(a.stdout, "  Env: %s=%s\n", kv[0], kv[1])
+	}
+	if r.Workdir != "" {
+		fmt.Fprintf(a.stdout, "  Workdir: %s\n", r.Workdir)
 	}
 	fmt.Fprintf(a.stdout, "  Created: %s\n\n", time.Unix(r.CreatedAt, 0).UTC().Format("2006-01-02T15:04:05Z"))
 }

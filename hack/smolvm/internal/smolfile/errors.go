@@ -5,6 +5,7 @@ package smolfile
 import (
 	"fmt"
 	"reflect"
+	"regexp"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
@@ -14,15 +15,83 @@ import (
 // is in: whatever secret that line holds is in smolvm's error as well.
 func located(text string, at *toml.DecodeError, message string) error {
 	line, column := at.Position()
-	lines := strings.Split(text, "\n")
-	shown := ""
-	if line >= 1 && line <= len(lines) {
-		shown = strings.TrimSuffix(lines[line-1], "\r")
-	}
+	shown := sourceLine(text, line)
 	number := fmt.Sprint(line)
 	pad := strings.Repeat(" ", len(number))
 	return fmt.Errorf("TOML parse error at line %d, column %d\n%s |\n%s | %s\n%s | %s^\n%s\n",
 		line, column, pad, number, shown, pad, strings.Repeat(" ", max(column-1, 0)), message)
+}
+
+func sourceLine(text string, line int) string {
+	lines := strings.Split(text, "\n")
+	if line < 1 || line > len(lines) {
+		return ""
+	}
+	return strings.TrimSuffix(lines[line-1], "\r")
+}
+
+var (
+	wrongType = regexp.MustCompile(`^cannot decode TOML (\w+) into .* of type (\S+)$`)
+	tooLarge  = regexp.MustCompile(`^integer value (-?\d+) cannot be stored in uint(\d+)$`)
+	twice     = regexp.MustCompile(`^key (\S+) is already defined$`)
+	valueAt   = regexp.MustCompile(`^(?:"(?:[^"\\]|\\.)*"|'[^']*'|[^,\]}\s]+)`)
+)
+
+// worded says a parse error in smolvm's words where they are known; other
+// messages of the parser pass as they are.
+func worded(text string, at *toml.DecodeError) string {
+	message := strings.TrimPrefix(at.Error(), "toml: ")
+	line, column := at.Position()
+	value := ""
+	if l := sourceLine(text, line); column >= 1 && column <= len(l) {
+		value = valueAt.FindString(l[column-1:])
+	}
+	if m := wrongType.FindStringSubmatch(message); m != nil {
+		return "invalid type: " + shownValue(m[1], value) + ", expected " + expected(m[2])
+	}
+	if m := tooLarge.FindStringSubmatch(message); m != nil {
+		return "invalid value: integer `" + m[1] + "`, expected u" + m[2]
+	}
+	if m := twice.FindStringSubmatch(message); m != nil {
+		return "duplicate key `" + m[1] + "` in document root"
+	}
+	switch {
+	case strings.HasPrefix(message, "basic strings cannot"):
+		return "invalid basic string"
+	case message == "array is incomplete":
+		return "invalid array\nexpected `]`"
+	case message == "expected ']' to close table name":
+		return "invalid table header\nexpected `.`, `]`"
+	}
+	return message
+}
+
+func shownValue(kind, value string) string {
+	switch kind {
+	case "string":
+		return "string " + value
+	case "integer":
+		return "integer `" + value + "`"
+	case "array":
+		return "sequence"
+	case "table":
+		return "map"
+	}
+	return kind + " `" + value + "`"
+}
+
+func expected(goType string) string {
+	switch {
+	case strings.HasPrefix(goType, "[]"):
+		return "a sequence"
+	case strings.HasPrefix(goType, "uint"):
+		return "u" + strings.TrimPrefix(goType, "uint")
+	case goType == "string":
+		return "a string"
+	case goType == "bool":
+		return "a boolean"
+	}
+	return goType
 }
 
 // unknownField names the keys that the table would have taken.

@@ -135,7 +135,7 @@ func Parse(text string) (*File, error) {
 	}
 	var at *toml.DecodeError
 	if errors.As(err, &at) {
-		return nil, located(text, at, strings.TrimPrefix(at.Error(), "toml: "))
+		return nil, located(text, at, worded(text, at))
 	}
 	return nil, err
 }
