@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package smolvm
+
+import (
+	"fmt"
+	"strconv"
+	"time"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+// The argv of each subcommand. None holds a value of the environment or a
+// secret. Names go in the --name=NAME form, which no name can break out of.
+
+func (c capabilities) machineArgs(subcommand string, rest ...string) []string {
+	args := []string{"machine", subcommand}
+	if c.jsonErrors {
+		args = append(args, "--error-format=json")
+	}
+	return append(args, rest...)
+}
+
+func (c capabilities) listArgs() []string { return c.machineArgs("ls", "--json") }
+
+// createArgs refuses what this release cannot do.
+func (c capabilities) createArgs(s host.MachineSpec) ([]string, error) {
+	for _, ask := range []struct {
+		asked, can bool
+		what       string
+	}{
+		{s.Image != "", c.LocalImages, "image archives"},
+		{len(s.Secrets) > 0, c.SecretFiles, "values by reference"},
+		{s.Command != nil, c.Command, "a command given at create"},
+	} {
+		if ask.asked && !ask.can {
+			return nil, fmt.Errorf("smolvm %s knows no %s: %w", c.Version, ask.what, host.ErrUnsupported)
+		}
+	}
+	args := c.machineArgs("create")
+	if c.nameFlag {
+		args = append(args, "--name="+s.Owner.ID())
+	} else {
+		args = append(args, s.Owner.ID())
+	}
+	for _, size := range []struct {
+		flag  string
+		value int64
+	}{
+		{"--cpus", int64(s.CPUs)}, {"--mem", s.MemoryMiB}, {"--storage", s.StorageGiB}, {"--overlay", s.OverlayGiB},
+	} {
+		if size.value > 0 {
+			args = append(args, size.flag+"="+strconv.FormatInt(size.value, 10))
+		}
+	}
+	if c.Labels {
+		args = append(args, labels(s.Owner)...)
+	}
+	if s.Image != "" {
+		args = append(args, "--image="+s.Image)
+	}
+	args = append(args, "--smolfile="+s.Smolfile)
+	for _, f := range s.Secrets {
+		args = append(args, "--secret-file="+f.Name+"="+f.Path)
+	}
+	if s.Command != nil {
+		args = append(append(args, "--"), s.Command...)
+	}
+	return args, nil
+}
+
+// labels are all parts of the owner, as on every other thing of a Bottle.
+func labels(o host.Owner) []string {
+	var args []string
+	for _, l := range []struct{ key, value string }{
+		{v1alpha1.LabelUID, o.UID}, {v1alpha1.LabelNamespace, o.Namespace}, {v1alpha1.LabelName, o.Name},
+		{v1alpha1.LabelSlug, o.Slug}, {v1alpha1.LabelCluster, o.Cluster}, {v1alpha1.LabelNode, o.Node},
+	} {
+		if l.value != "" {
+			args = append(args, "--label="+l.key+"="+l.value)
+		}
+	}
+	return args
+}
+
+func (c capabilities) startArgs(name string) []string { return c.machineArgs("start", "--name="+name) }
+func (c capabilities) stopArgs(name string) []string  { return c.machineArgs("stop", "--name="+name) }
+
+// deleteArgs always force: without a terminal some releases do nothing and
+// call it success.
+func (c capabilities) deleteArgs(name string) []string {
+	if c.nameFlag {
+		return c.machineArgs("delete", "--force", "--name="+name)
+	}
+	return c.machineArgs("delete", "--force", name)
+}
+
+// execArgs ask for the interactive form, the one that forwards stdin and
+// passes output on as it comes and without a limit.
+func (c capabilities) execArgs(name string, r host.ExecRequest) []string {
+	args := c.machineArgs("exec", "--name="+name, "--interactive")
+	if r.Timeout > 0 {
+		args = append(args, fmt.Sprintf("--timeout=%dms", max(1, r.Timeout/time.Millisecond)))
+	}
+	return append(append(args, "--"), r.Command...)
+}
+
+func (c capabilities) copyArgs(name, from, to string) []string {
+	args := c.machineArgs("cp")
+	if c.copyMode {
+		args = append(args, "--mode=755")
+	}
+	return append(args, from, name+":"+to)
+}

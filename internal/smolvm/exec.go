@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package smolvm
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/runner"
+)
+
+// notSpawned is the exit code of a command that the guest does not have, as
+// in a container of the reference release; other releases report it as an
+// error of their own.
+const notSpawned = 255
+
+// Exec implements host.Machines. A command that ran out of its Timeout is
+// exit code 124, one that a signal ended 128 and its number (255 on 0.8.0).
+func (d *Driver) Exec(ctx context.Context, name string, req host.ExecRequest) (int, error) {
+	what := "exec in machine " + name
+	if len(req.Command) == 0 || req.Command[0] == "" {
+		return 0, fmt.Errorf("%s: no command: %w", what, host.ErrInvalid)
+	}
+	c, release, err := d.enter(ctx, name)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", what, err)
+	}
+	defer release()
+	stderr := &tee{to: req.Stderr}
+	k := call{
+		what: what, args: c.execArgs(name, req), timeout: runner.NoTimeout,
+		stdin: req.Stdin, stdout: cmp.Or[io.Writer](req.Stdout, io.Discard), stderr: stderr,
+	}
+	if req.Timeout > 0 {
+		// smolvm ends the command itself; this is for when it does not.
+		k.timeout = req.Timeout + time.Minute
+	}
+	command := d.command(k)
+	command.Grace = 2 * time.Second // the guest's side ends with the client
+	res, err := d.runner.Run(ctx, command)
+	if err == nil && res.Truncated {
+		return 0, fmt.Errorf("%s: output was lost", what)
+	}
+	res.Stderr = stderr.tail()
+	return exitCode(k, res, err)
+}
+
+// exitCode tells the command's own exit code from smolvm's errors.
+func exitCode(k call, res runner.Result, err error) (int, error) {
+	var run *runner.Error
+	if err == nil || !errors.As(err, &run) {
+		return 0, err
+	}
+	if !run.Started || run.Err != nil {
+		return 0, explain(k, res, err)
+	}
+	text, ok := said(res.Stderr)
+	switch {
+	case ok && own(text) && strings.Contains(text, "failed to spawn"):
+		return notSpawned, nil
+	case run.ExitCode == 1 && ok && own(text):
+		return 0, fmt.Errorf("%s: %w", k.what, meaning(text))
+	}
+	return run.ExitCode, nil
+}
+
+// enter checks that the machine runs, without the side effects that some
+// releases have on one that does not, and takes one of its connections.
+func (d *Driver) enter(ctx context.Context, name string) (capabilities, func(), error) {
+	c, err := d.capable(ctx)
+	if err == nil {
+		err = ours(name)
+	}
+	if err != nil {
+		return c, nil, err
+	}
+	all, err := d.ListMachines(ctx)
+	if err != nil {
+		return c, nil, err
+	}
+	err = fmt.Errorf("machine %s: %w", name, host.ErrNotFound)
+	for _, m := range all {
+		if m.Name != name {
+			continue
+		}
+		if err = nil; m.State != host.MachineRunning {
+			err = fmt.Errorf("it is %s: %w", m.State, host.ErrNotRunning)
+		}
+	}
+	if err != nil {
+		return c, nil, err
+	}
+	if !c.fewConnections {
+		return c, func() {}, nil
+	}
+	release, err := d.execs.acquire(ctx, name, maxExecs)
+	return c, release, err
+}
+
+// Copy implements host.Machines.
+func (d *Driver) Copy(ctx context.Context, name, from, to string) error {
+	what := "copy into machine " + name
+	// smolvm splits at the first colon, wherever it is.
+	if !filepath.IsAbs(from) || !filepath.IsAbs(to) || strings.Contains(from, ":") {
+		return fmt.Errorf("%s: %q to %q: both must be absolute, the first without a colon: %w", what, from, to, host.ErrInvalid)
+	}
+	c, release, err := d.enter(ctx, name)
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	_, err = d.run(ctx, call{what: what, args: c.copyArgs(name, from, to), timeout: copyTimeout})
+	release()
+	if err != nil || c.copyMode {
+		return err
+	}
+	code, err := d.Exec(ctx, name, host.ExecRequest{Command: []string{"chmod", "755", to}, Timeout: time.Minute})
+	if err == nil && code != 0 {
+		err = fmt.Errorf("%s: chmod ended with exit code %d", what, code)
+	}
+	return err
+}
+
+// tailBytes is how much of a command's stderr is kept to look for smolvm's
+// own words in.
+const tailBytes = 4096
+
+// tee passes everything on and keeps the end.
+type tee struct {
+	to   io.Writer
+	mu   sync.Mutex
+	last []byte
+}
+
+func (t *tee) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	t.last = append(t.last, p...)
+	if over := len(t.last) - tailBytes; over > 0 {
+		t.last = append([]byte(nil), t.last[over:]...)
+	}
+	t.mu.Unlock()
+	if t.to == nil {
+		return len(p), nil
+	}
+	return t.to.Write(p)
+}
+
+func (t *tee) tail() []byte {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return append([]byte(nil), t.last...)
+}

@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package smolvm
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+// lists shares one `machine ls` among everyone who asks. What was listed
+// before a write of ours never answers a question asked after it.
+type lists struct {
+	mu     sync.Mutex
+	writes uint64 // counts what made older lists worthless
+	flight *flight
+	have   *flight
+}
+
+// flight is one `machine ls`, under way or done.
+type flight struct {
+	writes   uint64 // as counted when it began
+	done     chan struct{}
+	ended    time.Time
+	machines []host.Machine
+	err      error
+}
+
+// changed makes every list worthless that began before.
+func (l *lists) changed() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.writes++
+}
+
+// get returns a list not older than ttl, by an ls that others may be waiting
+// for too. That ls therefore does not end with ctx.
+func (l *lists) get(ctx context.Context, ttl time.Duration, ls func(context.Context) ([]host.Machine, error)) ([]host.Machine, error) {
+	l.mu.Lock()
+	if h := l.have; h != nil && h.writes == l.writes && time.Since(h.ended) < ttl {
+		l.mu.Unlock()
+		return cloneAll(h.machines), nil
+	}
+	f := l.flight
+	if f == nil || f.writes != l.writes {
+		f = &flight{writes: l.writes, done: make(chan struct{})}
+		l.flight = f
+		go l.fly(context.WithoutCancel(ctx), f, ls)
+	}
+	l.mu.Unlock()
+	select {
+	case <-f.done:
+		return cloneAll(f.machines), f.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("list machines: %w", ctx.Err())
+	}
+}
+
+func (l *lists) fly(ctx context.Context, f *flight, ls func(context.Context) ([]host.Machine, error)) {
+	f.machines, f.err = ls(ctx)
+	f.ended = time.Now()
+	close(f.done)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.flight == f {
+		l.flight = nil
+	}
+	if f.err == nil && (l.have == nil || l.have.writes <= f.writes) {
+		l.have = f
+	}
+}
+
+// cloneAll keeps callers from changing each other's lists.
+func cloneAll(ms []host.Machine) []host.Machine {
+	out := slices.Clone(ms)
+	for i := range out {
+		out[i].AllowedCIDRs = slices.Clone(out[i].AllowedCIDRs)
+	}
+	return out
+}
+
+// ListMachines implements host.Machines.
+func (d *Driver) ListMachines(ctx context.Context) ([]host.Machine, error) {
+	c, err := d.capable(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return d.lists.get(ctx, d.opts.ListTTL, func(ctx context.Context) ([]host.Machine, error) { return d.list(ctx, c) })
+}
+
+// find is one machine as it is now, not as remembered.
+func (d *Driver) find(ctx context.Context, c capabilities, name string) (host.Machine, error) {
+	d.lists.changed()
+	all, err := d.lists.get(ctx, d.opts.ListTTL, func(ctx context.Context) ([]host.Machine, error) { return d.list(ctx, c) })
+	if err != nil {
+		return host.Machine{}, err
+	}
+	for _, m := range all {
+		if m.Name == name {
+			return m, nil
+		}
+	}
+	return host.Machine{}, fmt.Errorf("machine %s: %w", name, host.ErrNotFound)
+}
+
+func (d *Driver) list(ctx context.Context, c capabilities) ([]host.Machine, error) {
+	res, err := d.run(ctx, call{what: "list machines", args: c.listArgs(), timeout: listTimeout})
+	if err != nil {
+		return nil, err
+	}
+	if res.Truncated {
+		return nil, fmt.Errorf("list machines: %w: the list of smolvm is too long", host.ErrUnavailable)
+	}
+	all, err := decodeList(res.Stdout)
+	if err != nil {
+		return nil, fmt.Errorf("list machines: %w: %w", host.ErrUnavailable, err)
+	}
+	machines := make([]host.Machine, 0, len(all))
+	for _, l := range all {
+		m := l.machine()
+		m.PolicyKnown = c.PolicyInList
+		if m.State == host.MachineRunning {
+			if p, ok := d.vmm(m.Name, l.pid()); ok {
+				m.PID, m.StartTime = p.pid, d.booted.at(p.ticks)
+			}
+		}
+		machines = append(machines, m)
+	}
+	slices.SortFunc(machines, func(a, b host.Machine) int { return cmp.Compare(a.Name, b.Name) })
+	return machines, nil
+}
+
+// listed is what is read of one object of `machine ls --json`. Releases only
+// ever added keys.
+type listed struct {
+	Name         string            `json:"name"`
+	State        string            `json:"state"`
+	PID          *int              `json:"pid"`
+	CreatedAt    int64             `json:"created_at"`
+	CPUs         int32             `json:"cpus"`
+	MemoryMiB    int64             `json:"memory_mib"`
+	Labels       map[string]string `json:"labels"`
+	AllowedCIDRs []string          `json:"allowed_cidrs"`
+	LastExit     json.RawMessage   `json:"last_exit"`
+}
+
+// decodeList reads the list. A machine of which a key has an unexpected type
+// is still listed by its name, in state unknown: a list that hides machines
+// would be worse.
+func decodeList(b []byte) ([]listed, error) {
+	var raw []json.RawMessage
+	if err := json.Unmarshal(b, &raw); err != nil {
+		return nil, fmt.Errorf("what smolvm printed is no list: %w", err)
+	}
+	out := make([]listed, 0, len(raw))
+	for _, r := range raw {
+		var l listed
+		if err := json.Unmarshal(r, &l); err != nil {
+			var named struct {
+				Name string `json:"name"`
+			}
+			if json.Unmarshal(r, &named) != nil {
+				named.Name = ""
+			}
+			l = listed{Name: named.Name}
+		}
+		if l.Name == "" {
+			return nil, errors.New("smolvm listed a machine without a name")
+		}
+		out = append(out, l)
+	}
+	return out, nil
+}
+
+func (l listed) pid() int {
+	if l.PID == nil {
+		return 0
+	}
+	return *l.PID
+}
+
+func (l listed) machine() host.Machine {
+	m := host.Machine{
+		Name:         l.Name,
+		UID:          l.Labels[v1alpha1.LabelUID],
+		State:        stateOf(l.State),
+		CPUs:         l.CPUs,
+		MemoryMiB:    l.MemoryMiB,
+		AllowedCIDRs: l.AllowedCIDRs,
+		LastExit:     lastExit(l.LastExit),
+	}
+	if l.CreatedAt > 0 {
+		m.CreatedAt = time.Unix(l.CreatedAt, 0)
+	}
+	return m
+}
+
+func stateOf(word string) host.MachineState {
+	switch s := host.MachineState(word); s {
+	case host.MachineCreated, host.MachineRunning, host.MachineStopped,
+		host.MachineFailed, host.MachineUnreachable, host.MachineFrozen:
+		return s
+	}
+	return host.MachineUnknown
+}
+
+// lastExit says in words how the VMM ended; "" when it is not told.
+func lastExit(raw json.RawMessage) string {
+	var e struct {
+		Cause    string `json:"cause"`
+		ExitCode *int   `json:"exit_code"`
+		Signal   *int   `json:"signal"`
+	}
+	if len(raw) == 0 || json.Unmarshal(raw, &e) != nil {
+		return ""
+	}
+	switch {
+	case e.Signal != nil:
+		return fmt.Sprintf("ended by signal %d", *e.Signal)
+	case e.ExitCode != nil:
+		return fmt.Sprintf("ended with exit code %d", *e.ExitCode)
+	}
+	return clean(e.Cause)
+}

@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package smolvm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+// CreateMachine implements host.Machines.
+func (d *Driver) CreateMachine(ctx context.Context, spec host.MachineSpec) error {
+	name := spec.Owner.ID()
+	c, err := d.capable(ctx)
+	if err != nil {
+		return err
+	}
+	if err := checkSpec(spec); err != nil {
+		return fmt.Errorf("create machine %s: %w", name, err)
+	}
+	args, err := c.createArgs(spec)
+	if err != nil {
+		return fmt.Errorf("create machine %s: %w", name, err)
+	}
+	unlock, err := d.machine.lock(ctx, name)
+	if err != nil {
+		return fmt.Errorf("create machine %s: %w", name, err)
+	}
+	defer unlock()
+	release, err := d.exclusive(ctx)
+	if err != nil {
+		return fmt.Errorf("create machine %s: %w", name, err)
+	}
+	defer release()
+	if c.racyCreate {
+		if _, err := d.find(ctx, c, name); !errors.Is(err, host.ErrNotFound) {
+			if err == nil {
+				err = fmt.Errorf("create machine %s: it already exists: %w", name, host.ErrConflict)
+			}
+			return err
+		}
+	}
+	_, err = d.write(ctx, call{what: "create machine " + name, args: args, timeout: createTimeout})
+	return err
+}
+
+// checkSpec refuses what smolvm takes at create and fails with at start, in
+// words that do not tell why.
+func checkSpec(s host.MachineSpec) error {
+	if err := ours(s.Owner.ID()); err != nil {
+		return err
+	}
+	paths := []string{s.Smolfile}
+	for _, f := range s.Secrets {
+		paths = append(paths, f.Path)
+	}
+	for _, p := range paths {
+		if !filepath.IsAbs(p) {
+			return fmt.Errorf("%q is not an absolute path: %w", p, host.ErrInvalid)
+		}
+	}
+	if s.Image == "" {
+		return nil
+	}
+	if !filepath.IsAbs(s.Image) {
+		return fmt.Errorf("image %q is not an absolute path: %w", s.Image, host.ErrInvalid)
+	}
+	// Not followed: older releases keep the link itself in their cache.
+	st, err := os.Lstat(s.Image)
+	switch {
+	case err != nil:
+		return fmt.Errorf("image: %w: %w", host.ErrInvalid, err)
+	case !st.Mode().IsRegular():
+		return fmt.Errorf("image %s is not a regular file: %w", s.Image, host.ErrInvalid)
+	case st.Mode()&0o004 == 0:
+		// smolvm would keep the unreadable copy for good.
+		return fmt.Errorf("image %s is not readable by the users that machines run as (mode %04o): chmod 0644: %w",
+			s.Image, st.Mode().Perm(), host.ErrInvalid)
+	}
+	return nil
+}
+
+// StartMachine implements host.Machines.
+func (d *Driver) StartMachine(ctx context.Context, name string) error {
+	c, err := d.capable(ctx)
+	if err == nil {
+		err = ours(name)
+	}
+	if err != nil {
+		return err
+	}
+	unlock, err := d.machine.lock(ctx, name)
+	if err != nil {
+		return fmt.Errorf("start machine %s: %w", name, err)
+	}
+	defer unlock()
+	leave, err := d.startSlot(ctx, c)
+	if err != nil {
+		return fmt.Errorf("start machine %s: %w", name, err)
+	}
+	defer leave()
+	release, err := d.slowWrite(ctx, c)
+	if err != nil {
+		return fmt.Errorf("start machine %s: %w", name, err)
+	}
+	defer release()
+
+	m, err := d.find(ctx, c, name)
+	if err != nil {
+		return err
+	}
+	switch m.State {
+	case host.MachineRunning:
+		return nil
+	case host.MachineUnreachable:
+		// smolvm would kill and boot it anew; whether to is not for one
+		// reading to decide.
+		return fmt.Errorf("start machine %s: it is unreachable; stop it first: %w", name, host.ErrUnavailable)
+	}
+	if err := d.start(ctx, c, name); err != nil {
+		return errors.Join(err, d.tidy(ctx, name))
+	}
+	return nil
+}
+
+// start boots a machine that is down, and believes it only from the list: a
+// release may end well without having written that the machine runs.
+func (d *Driver) start(ctx context.Context, c capabilities, name string) error {
+	// A VMM that a killed start left behind would hold the disks.
+	if err := d.clear(ctx, name); err != nil {
+		return err
+	}
+	what := "start machine " + name
+	_, err := d.write(ctx, call{what: what, args: c.startArgs(name), env: c.hardening(), timeout: d.opts.StartTimeout})
+	if errors.Is(err, errSlow) {
+		return fmt.Errorf("%s: %w: it was not up within %s", what, host.ErrBootFailed, d.opts.StartTimeout)
+	}
+	if err != nil {
+		return err
+	}
+	m, err := d.find(ctx, c, name)
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	if m.State != host.MachineRunning {
+		return fmt.Errorf("%s: %w: smolvm says that it started and lists it as %s", what, host.ErrBootFailed, m.State)
+	}
+	return nil
+}
+
+// tidy is clear for callers whose context may be over.
+func (d *Driver) tidy(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidyTimeout)
+	defer cancel()
+	return d.clear(ctx, name)
+}
+
+// StopMachine implements host.Machines.
+func (d *Driver) StopMachine(ctx context.Context, name string) error {
+	c, err := d.capable(ctx)
+	if err == nil {
+		err = ours(name)
+	}
+	if err != nil {
+		return err
+	}
+	unlock, err := d.machine.lock(ctx, name)
+	if err != nil {
+		return fmt.Errorf("stop machine %s: %w", name, err)
+	}
+	defer unlock()
+	release, err := d.slowWrite(ctx, c)
+	if err != nil {
+		return fmt.Errorf("stop machine %s: %w", name, err)
+	}
+	defer release()
+	m, err := d.find(ctx, c, name)
+	if errors.Is(err, host.ErrNotFound) {
+		return d.clear(ctx, name)
+	}
+	if err != nil {
+		return err
+	}
+	return d.stop(ctx, c, m)
+}
+
+// stop ends with no VMM left, by smolvm's own way first: it lets the guest
+// write what it has.
+func (d *Driver) stop(ctx context.Context, c capabilities, m host.Machine) error {
+	switch m.State {
+	case host.MachineCreated, host.MachineStopped, host.MachineFailed:
+		return d.clear(ctx, m.Name)
+	}
+	_, err := d.write(ctx, call{what: "stop machine " + m.Name, args: c.stopArgs(m.Name), timeout: stopTimeout})
+	// Whatever it says, what counts is that nothing runs.
+	if err := errors.Join(ctx.Err(), d.tidy(ctx, m.Name)); err != nil {
+		return fmt.Errorf("stop machine %s: %w", m.Name, err)
+	}
+	if err == nil || errors.Is(err, host.ErrNotFound) {
+		return nil
+	}
+	// It could not: with the VMM gone the record follows at the next look.
+	now, lookErr := d.find(ctx, c, m.Name)
+	if errors.Is(lookErr, host.ErrNotFound) || lookErr == nil && now.State != host.MachineRunning && now.State != host.MachineUnreachable {
+		return nil
+	}
+	return err
+}
+
+// DeleteMachine implements host.Machines.
+func (d *Driver) DeleteMachine(ctx context.Context, name string) error {
+	c, err := d.capable(ctx)
+	if err == nil {
+		err = ours(name)
+	}
+	if err != nil {
+		return err
+	}
+	unlock, err := d.machine.lock(ctx, name)
+	if err != nil {
+		return fmt.Errorf("delete machine %s: %w", name, err)
+	}
+	defer unlock()
+	m, err := d.find(ctx, c, name)
+	if err == nil {
+		err = d.remove(ctx, c, m)
+	}
+	if err != nil && !errors.Is(err, host.ErrNotFound) {
+		return err
+	}
+	return d.sweep(ctx, name)
+}
+
+// remove stops a machine and deletes its record. A delete of a running one
+// leaves its VMM running on some releases.
+func (d *Driver) remove(ctx context.Context, c capabilities, m host.Machine) error {
+	release, err := d.slowWrite(ctx, c)
+	if err != nil {
+		return fmt.Errorf("delete machine %s: %w", m.Name, err)
+	}
+	err = d.stop(ctx, c, m)
+	release()
+	if err != nil {
+		return err
+	}
+	if release, err = d.exclusive(ctx); err != nil {
+		return fmt.Errorf("delete machine %s: %w", m.Name, err)
+	}
+	defer release()
+	what := "delete machine " + m.Name
+	if _, err := d.write(ctx, call{what: what, args: c.deleteArgs(m.Name), timeout: deleteTimeout}); err != nil {
+		return err
+	}
+	if _, err := d.find(ctx, c, m.Name); err == nil {
+		return fmt.Errorf("%s: smolvm says that it is deleted and still lists it", what)
+	} else if !errors.Is(err, host.ErrNotFound) {
+		return err
+	}
+	return nil
+}
+
+// sweep removes what a machine that has no record left behind: its VMM, its
+// folder.
+func (d *Driver) sweep(ctx context.Context, name string) error {
+	if err := d.clear(ctx, name); err != nil {
+		return err
+	}
+	dir := d.dataDir(name)
+	os.Remove(filepath.Join(filepath.Dir(dir), "."+name+".fork-operation.lock"))
+	if _, err := os.Lstat(dir); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	// What is mounted there is not the machine's: it may be shared.
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return fmt.Errorf("delete machine %s: %w", name, err)
+	}
+	if strings.Contains(string(mounts), " "+dir) {
+		return fmt.Errorf("delete machine %s: something is still mounted in %s", name, dir)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("delete machine %s: %w", name, err)
+	}
+	return nil
+}

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package smolvm
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"os"
+	"regexp"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+// Releases that bound what is known.
+const (
+	// Oldest is the oldest release whose command line is spoken.
+	Oldest = "0.8.0"
+	// Reference is the newest release that was measured.
+	Reference = "1.32.2"
+)
+
+// version is one release of smolvm.
+type version struct{ major, minor, patch int }
+
+var versionForm = regexp.MustCompile(`^smolvm (\d{1,4})\.(\d{1,4})\.(\d{1,4})(?:[-+ ].*)?\s*$`)
+
+// parseVersion reads what `smolvm --version` prints.
+func parseVersion(out string) (version, error) {
+	m := versionForm.FindStringSubmatch(out)
+	if m == nil {
+		return version{}, fmt.Errorf("%q is not a version of smolvm", clean(out))
+	}
+	var n [3]int
+	for i := range n {
+		n[i], _ = strconv.Atoi(m[i+1]) // at most four digits
+	}
+	return version{n[0], n[1], n[2]}, nil
+}
+
+func (v version) compare(o version) int {
+	return cmp.Or(cmp.Compare(v.major, o.major), cmp.Compare(v.minor, o.minor), cmp.Compare(v.patch, o.patch))
+}
+
+func (v version) atLeast(major, minor, patch int) bool {
+	return v.compare(version{major, minor, patch}) >= 0
+}
+
+func (v version) String() string { return fmt.Sprintf("%d.%d.%d", v.major, v.minor, v.patch) }
+
+// capabilities are what a release can do and what it needs of its caller. The
+// exported half is for everyone, the rest decides argv and locks.
+type capabilities struct {
+	host.SmolvmVersion
+
+	// nameFlag: create and delete take --name instead of a positional (1.0.2).
+	nameFlag bool
+	// copyMode: cp takes --mode (1.9.0).
+	copyMode bool
+	// jsonErrors: --error-format json (1.29.0).
+	jsonErrors bool
+	// seccomp (0.8.2) and landlock (1.4.0) can be asked for at start.
+	seccomp, landlock bool
+	// lockedDB: a write fails at once with "database is locked" when another
+	// runs, and a start that could not write its end is only a warning. Not
+	// from 1.22.0.
+	lockedDB bool
+	// sharedReady: two starts at once read each other's readiness. Not from
+	// 1.2.5.
+	sharedReady bool
+	// racyCreate: two creates of one name can both succeed. Not from 1.4.0.
+	racyCreate bool
+	// fewConnections: the guest's agent serves 8 connections at a time, the
+	// liveness check among them, so that a machine with 8 long execs reads
+	// unreachable. Measured gone on 1.32.2.
+	fewConnections bool
+}
+
+func capabilitiesOf(v version) capabilities {
+	return capabilities{
+		SmolvmVersion: host.SmolvmVersion{
+			Version:     v.String(),
+			LocalImages: v.atLeast(1, 1, 3),
+			SecretFiles: v.atLeast(1, 4, 0),
+			Labels:      v.atLeast(1, 8, 0),
+			// In the usage of 1.4.0, the oldest release with a public binary;
+			// not in the source of 0.9.0.
+			Command:      v.atLeast(1, 4, 0),
+			RunsWorkload: v.atLeast(1, 9, 0),
+			PolicyInList: v.atLeast(1, 29, 0),
+			EgressEvents: v.atLeast(1, 8, 1),
+			Newer:        v.compare(version{1, 32, 2}) > 0,
+			Older:        !v.atLeast(0, 8, 0),
+		},
+		nameFlag:       v.atLeast(1, 0, 2),
+		copyMode:       v.atLeast(1, 9, 0),
+		jsonErrors:     v.atLeast(1, 29, 0),
+		seccomp:        v.atLeast(0, 8, 2),
+		landlock:       v.atLeast(1, 4, 0),
+		lockedDB:       !v.atLeast(1, 22, 0),
+		sharedReady:    !v.atLeast(1, 2, 5),
+		racyCreate:     !v.atLeast(1, 4, 0),
+		fewConnections: !v.atLeast(1, 32, 2),
+	}
+}
+
+// fileID changes whenever the file at a path is another or was written.
+type fileID struct {
+	dev, inode uint64
+	size       int64
+	modified   time.Time
+}
+
+func identify(path string) (fileID, error) {
+	st, err := os.Stat(path)
+	if err != nil {
+		return fileID{}, err
+	}
+	id := fileID{size: st.Size(), modified: st.ModTime()}
+	if sys, ok := st.Sys().(*syscall.Stat_t); ok {
+		id.dev, id.inode = sys.Dev, sys.Ino
+	}
+	return id, nil
+}
+
+// versions remembers what the binary said of itself while it is the same file.
+type versions struct {
+	mu   sync.Mutex
+	of   fileID
+	caps capabilities
+}
+
+// Version implements host.Machines.
+func (d *Driver) Version(ctx context.Context) (host.SmolvmVersion, error) {
+	c, err := d.identify(ctx)
+	return c.SmolvmVersion, err
+}
+
+// identify returns the release in place, asking the binary once.
+func (d *Driver) identify(ctx context.Context) (capabilities, error) {
+	d.versions.mu.Lock()
+	defer d.versions.mu.Unlock()
+	id, err := identify(d.binary())
+	if err != nil {
+		return capabilities{}, fmt.Errorf("smolvm: %w: %w", host.ErrUnavailable, err)
+	}
+	if id == d.versions.of {
+		return d.versions.caps, nil
+	}
+	if err := d.prepare(); err != nil {
+		return capabilities{}, err
+	}
+	out, err := d.run(ctx, call{args: []string{"--version"}, timeout: versionTimeout, what: "smolvm --version"})
+	if err != nil {
+		return capabilities{}, err
+	}
+	v, err := parseVersion(string(out.Stdout))
+	if err != nil {
+		return capabilities{}, fmt.Errorf("smolvm --version: %w: %w", host.ErrUnavailable, err)
+	}
+	d.versions.of, d.versions.caps = id, capabilitiesOf(v)
+	return d.versions.caps, nil
+}
+
+// capable is identify for calls that speak the command line: a release older
+// than the oldest known one is not spoken to.
+func (d *Driver) capable(ctx context.Context) (capabilities, error) {
+	c, err := d.identify(ctx)
+	if err == nil && c.Older {
+		err = fmt.Errorf("smolvm %s is older than %s: %w", c.Version, Oldest, host.ErrUnsupported)
+	}
+	return c, err
+}

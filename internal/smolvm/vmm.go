@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package smolvm
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// process is one process for as long as it lives: its number may come back,
+// its number and start time do not.
+type process struct {
+	pid   int
+	ticks uint64 // since boot, as in /proc/PID/stat
+}
+
+// dataDir is where smolvm keeps a machine's disks and its VMM's number.
+func (d *Driver) dataDir(name string) string {
+	sum := sha256.Sum256([]byte(name))
+	return filepath.Join(d.opts.Home, ".cache/smolvm/vms", hex.EncodeToString(sum[:])[:16])
+}
+
+// vmm is the machine's VMM when it lives, agent.pid and the list agree on its
+// number, and it proves to be that. A VMM may write where agent.pid lies, so
+// that the file alone proves nothing.
+func (d *Driver) vmm(name string, listed int) (process, bool) {
+	p, err := readPIDFile(filepath.Join(d.dataDir(name), "agent.pid"))
+	if err != nil || p.pid != listed || !d.isVMM(p, name) {
+		return process{}, false
+	}
+	return p, true
+}
+
+// isVMM says whether p lives and is a VMM of that machine, which its argv
+// tells: the re-executed smolvm, `_boot-vm DATADIR/boot-config.json`.
+func (d *Driver) isVMM(p process, name string) bool {
+	ticks, ok := startTicks(p.pid)
+	if !ok || ticks != p.ticks {
+		return false
+	}
+	b, err := os.ReadFile(procFile(p.pid, "cmdline"))
+	if err != nil {
+		return false
+	}
+	return bootsMachine(b, d.dataDir(name))
+}
+
+func bootsMachine(cmdline []byte, dataDir string) bool {
+	argv := bytes.Split(cmdline, []byte{0})
+	return len(argv) > 2 && string(argv[1]) == "_boot-vm" && strings.HasPrefix(string(argv[2]), dataDir+"/")
+}
+
+func procFile(pid int, file string) string { return "/proc/" + strconv.Itoa(pid) + "/" + file }
+
+// readPIDFile reads agent.pid: the number and the start time in ticks.
+func readPIDFile(path string) (process, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return process{}, err
+	}
+	words := strings.Fields(string(b))
+	if len(words) < 2 {
+		return process{}, fmt.Errorf("%s: no start time", path)
+	}
+	pid, err := strconv.Atoi(words[0])
+	if err != nil || pid <= 0 {
+		return process{}, fmt.Errorf("%s: no process number", path)
+	}
+	ticks, err := strconv.ParseUint(words[1], 10, 64)
+	if err != nil {
+		return process{}, fmt.Errorf("%s: no start time", path)
+	}
+	return process{pid, ticks}, nil
+}
+
+// startTicks is a process's start time; not of one that is gone or a zombie.
+func startTicks(pid int) (uint64, bool) {
+	b, err := os.ReadFile(procFile(pid, "stat"))
+	if err != nil {
+		return 0, false
+	}
+	return parseStat(b)
+}
+
+// parseStat reads fields 3 and 22 of /proc/PID/stat. Field 2, the program's
+// name in parentheses, may hold anything.
+func parseStat(b []byte) (uint64, bool) {
+	i := bytes.LastIndexByte(b, ')')
+	if i < 0 {
+		return 0, false
+	}
+	fields := bytes.Fields(b[i+1:])
+	if len(fields) < 20 || bytes.ContainsAny(fields[0], "ZXx") {
+		return 0, false
+	}
+	ticks, err := strconv.ParseUint(string(fields[19]), 10, 64)
+	return ticks, err == nil
+}
+
+// vmms are the living VMMs of a machine, found by their argv: agent.pid may
+// be gone with the machine's folder.
+func (d *Driver) vmms(name string) ([]process, error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
+	}
+	var found []process
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		ticks, ok := startTicks(pid)
+		if p := (process{pid, ticks}); ok && d.isVMM(p, name) {
+			found = append(found, p)
+		}
+	}
+	return found, nil
+}
+
+// clear sees to it that no VMM of the machine is left, by SIGKILL. An error
+// means that one may be.
+func (d *Driver) clear(ctx context.Context, name string) error {
+	for range 3 {
+		found, err := d.vmms(name)
+		if err != nil {
+			return fmt.Errorf("look for the VMM of %s: %w", name, err)
+		}
+		if len(found) == 0 {
+			return nil
+		}
+		d.lists.changed()
+		for _, p := range found {
+			if err := d.kill(ctx, p, name); err != nil {
+				return fmt.Errorf("kill the VMM of %s: %w", name, err)
+			}
+		}
+	}
+	return fmt.Errorf("VMMs of %s keep appearing", name)
+}
+
+// kill ends a process that still proves to be the machine's VMM, and waits
+// until it is gone. The pidfd holds the process that was looked at.
+func (d *Driver) kill(ctx context.Context, p process, name string) error {
+	fd, err := unix.PidfdOpen(p.pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("process %d: %w", p.pid, err)
+	}
+	defer unix.Close(fd)
+	if !d.isVMM(p, name) {
+		return nil
+	}
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("process %d: %w", p.pid, err)
+	}
+	for range 100 {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 100)
+		if n > 0 {
+			return nil
+		}
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("process %d: %w", p.pid, err)
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	return fmt.Errorf("process %d is still there after SIGKILL", p.pid)
+}
+
+// bootTime turns ticks into a time. It is read once: the kernel's own answer
+// moves when the clock is set, and a start time must not.
+type bootTime struct {
+	once sync.Once
+	boot time.Time
+}
+
+// ticksPerSecond is the kernel's unit to user space on every architecture
+// that smolvm runs on.
+const ticksPerSecond = 100
+
+func (b *bootTime) at(ticks uint64) time.Time {
+	b.once.Do(func() {
+		stat, _ := os.ReadFile("/proc/stat")
+		for _, line := range strings.Split(string(stat), "\n") {
+			if rest, ok := strings.CutPrefix(line, "btime "); ok {
+				sec, _ := strconv.ParseInt(rest, 10, 64)
+				b.boot = time.Unix(sec, 0)
+			}
+		}
+	})
+	return b.boot.Add(time.Duration(ticks) * (time.Second / ticksPerSecond))
+}
