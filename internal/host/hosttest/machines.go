@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hosttest
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/pelletier/go-toml/v2"
+
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+// Reference is the version that a new Machines has.
+var Reference = host.SmolvmVersion{
+	Version: "1.32.2", LocalImages: true, SecretFiles: true, Labels: true, Command: true,
+	RunsWorkload: true, PolicyInList: true, EgressEvents: true,
+}
+
+// Machines is a fake of host.Machines. It reads Smolfiles and secret files, as
+// smolvm does, and nothing else of the machine; a guest is a map of files and
+// a few commands (see Exec).
+type Machines struct {
+	Faults *Faults
+
+	mu       sync.Mutex
+	version  host.SmolvmVersion
+	machines map[string]*machine
+	nextPID  int
+	now      time.Time
+	onExec   func(name string, req host.ExecRequest) (int, error)
+}
+
+// machine is one machine of the fake.
+type machine struct {
+	host.Machine
+	spec     host.MachineSpec
+	starts   int
+	env      []string          // from the Smolfile
+	launched []string          // env and secrets of the last start
+	disk     map[string]string // survives stop and start
+	ended    chan struct{}     // closed when the VMM of the last start ends
+}
+
+// shown is the machine as others see it: a PID only while it runs.
+func (m *machine) shown() host.Machine {
+	out := m.Machine
+	out.AllowedCIDRs = slices.Clone(out.AllowedCIDRs)
+	if out.State != host.MachineRunning {
+		out.PID, out.StartTime = 0, time.Time{}
+	}
+	return out
+}
+
+var _ host.Machines = (*Machines)(nil)
+
+// NewMachines returns a node's smolvm without machines, of version Reference.
+// A nil Faults is one of its own.
+func NewMachines(f *Faults) *Machines {
+	return &Machines{
+		Faults:   cmp.Or(f, &Faults{}),
+		version:  Reference,
+		machines: map[string]*machine{},
+		nextPID:  4000,
+		now:      time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
+	}
+}
+
+// SetVersion makes it another release of smolvm.
+func (f *Machines) SetVersion(v host.SmolvmVersion) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.version = v
+}
+
+// Add puts a machine there that this fake did not create, a foreign one.
+func (f *Machines) Add(m host.Machine) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.machines[m.Name] = &machine{Machine: m, disk: map[string]string{}, ended: make(chan struct{})}
+}
+
+// Kill ends a machine's VMM as kill -9 does: the machine is stopped, the
+// watchers are told, what happened shows in LastExit.
+func (f *Machines) Kill(name string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if m := f.machines[name]; m != nil && m.PID != 0 {
+		m.end()
+		m.LastExit = "ended by signal 9"
+	}
+}
+
+// SetState shows a machine in another state, its VMM being as it was.
+func (f *Machines) SetState(name string, s host.MachineState) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if m := f.machines[name]; m != nil {
+		m.State = s
+	}
+}
+
+// OnExec answers every later Exec in place of the fake's own guest.
+func (f *Machines) OnExec(answer func(name string, req host.ExecRequest) (int, error)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.onExec = answer
+}
+
+// Get returns a machine and what it was created with; false when there is
+// none of that name.
+func (f *Machines) Get(name string) (host.Machine, host.MachineSpec, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	m := f.machines[name]
+	if m == nil {
+		return host.Machine{}, host.MachineSpec{}, false
+	}
+	return m.shown(), m.spec, true
+}
+
+// Names returns the machines that are there, sorted.
+func (f *Machines) Names() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Sorted(maps.Keys(f.machines))
+}
+
+// Starts says how often a machine was booted.
+func (f *Machines) Starts(name string) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if m := f.machines[name]; m != nil {
+		return m.starts
+	}
+	return 0
+}
+
+// GuestEnv is the environment that a machine's last start gave its guest.
+func (f *Machines) GuestEnv(name string) []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if m := f.machines[name]; m != nil {
+		return slices.Clone(m.launched)
+	}
+	return nil
+}
+
+// Version implements host.Machines.
+func (f *Machines) Version(ctx context.Context) (v host.SmolvmVersion, err error) {
+	err = f.call(ctx, "Version", func() error { v = f.version; return nil })
+	return v, err
+}
+
+// ListMachines implements host.Machines.
+func (f *Machines) ListMachines(ctx context.Context) (list []host.Machine, err error) {
+	err = f.call(ctx, "ListMachines", func() error {
+		for _, name := range slices.Sorted(maps.Keys(f.machines)) {
+			list = append(list, f.machines[name].shown())
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return list, nil
+}
+
+// CreateMachine implements host.Machines.
+func (f *Machines) CreateMachine(ctx context.Context, spec host.MachineSpec) error {
+	name := spec.Owner.ID()
+	return f.call(ctx, "CreateMachine "+name, func() error {
+		if err := f.supported(spec); err != nil {
+			return fmt.Errorf("create machine %s: %w", name, err)
+		}
+		if f.machines[name] != nil {
+			return fmt.Errorf("create machine %s: it already exists: %w", name, host.ErrConflict)
+		}
+		if spec.Image != "" {
+			if st, err := os.Stat(spec.Image); err != nil || !st.Mode().IsRegular() || st.Mode()&0o004 == 0 {
+				return fmt.Errorf("create machine %s: image %s: %w", name, spec.Image, host.ErrInvalid)
+			}
+		}
+		file, err := readSmolfile(spec.Smolfile)
+		if err != nil {
+			return fmt.Errorf("create machine %s: %w", name, err)
+		}
+		f.now = f.now.Add(time.Second)
+		m := &machine{spec: spec, env: file.Env, disk: map[string]string{}, ended: make(chan struct{})}
+		m.Machine = host.Machine{
+			Name: name, State: host.MachineCreated, CreatedAt: f.now,
+			CPUs: cmp.Or(spec.CPUs, file.CPUs, 4), MemoryMiB: cmp.Or(spec.MemoryMiB, file.Memory, 8192),
+		}
+		if f.version.Labels {
+			m.UID = spec.Owner.UID
+		}
+		if m.PolicyKnown = f.version.PolicyInList; m.PolicyKnown {
+			m.AllowedCIDRs = file.Network.AllowCIDRs
+		}
+		f.machines[name] = m
+		return nil
+	})
+}
+
+func (f *Machines) supported(s host.MachineSpec) error {
+	if s.Image != "" && !f.version.LocalImages || len(s.Secrets) > 0 && !f.version.SecretFiles || s.Command != nil && !f.version.Command {
+		return host.ErrUnsupported
+	}
+	for _, p := range s.Secrets {
+		if !filepath.IsAbs(p.Path) {
+			return host.ErrInvalid
+		}
+	}
+	return nil
+}
+
+// smolfile is what the fake understands of a Smolfile.
+type smolfile struct {
+	Env     []string `toml:"env"`
+	CPUs    int32    `toml:"cpus"`
+	Memory  int64    `toml:"memory"`
+	Storage int64    `toml:"storage"`
+	Overlay int64    `toml:"overlay"`
+	Network struct {
+		AllowCIDRs []string `toml:"allow_cidrs"`
+	} `toml:"network"`
+}
+
+func readSmolfile(path string) (smolfile, error) {
+	var s smolfile
+	f, err := os.Open(path)
+	if err != nil {
+		return s, fmt.Errorf("load smolfile: %w: %w", host.ErrInvalid, err)
+	}
+	defer f.Close()
+	if err := toml.NewDecoder(f).DisallowUnknownFields().Decode(&s); err != nil {
+		return s, fmt.Errorf("%w: smolvm cannot read the Smolfile", host.ErrInvalid)
+	}
+	return s, nil
+}
+
+// call records a call and runs its effect under the fake's lock.
+func (f *Machines) call(ctx context.Context, call string, effect func() error) error {
+	return f.Faults.around(call, func() error {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		return effect()
+	})
+}

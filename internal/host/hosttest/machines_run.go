@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hosttest
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+// StartMachine implements host.Machines.
+func (f *Machines) StartMachine(ctx context.Context, name string) error {
+	return f.call(ctx, "StartMachine "+name, func() error {
+		m := f.machines[name]
+		switch {
+		case m == nil:
+			return fmt.Errorf("start machine %s: %w", name, host.ErrNotFound)
+		case m.State == host.MachineRunning:
+			return nil
+		case m.State == host.MachineUnreachable:
+			return fmt.Errorf("start machine %s: it is unreachable; stop it first: %w", name, host.ErrUnavailable)
+		}
+		launched, err := m.launch()
+		if err != nil {
+			return fmt.Errorf("start machine %s: %w", name, err)
+		}
+		f.nextPID++
+		f.now = f.now.Add(time.Second)
+		m.launched, m.ended, m.State = launched, make(chan struct{}), host.MachineRunning
+		m.PID, m.StartTime, m.LastExit = f.nextPID, f.now, ""
+		m.starts++
+		return nil
+	})
+}
+
+// launch is the environment that a start gives the guest.
+func (m *machine) launch() ([]string, error) {
+	var env []string
+	for _, kv := range m.env {
+		// smolvm trims entries and drops those without a name.
+		if kv = strings.TrimFunc(kv, unicode.IsSpace); strings.Index(kv, "=") > 0 {
+			env = append(env, kv)
+		}
+	}
+	for _, s := range m.spec.Secrets {
+		b, err := os.ReadFile(s.Path)
+		if err != nil {
+			return nil, fmt.Errorf("secret %s: %w: %w", s.Name, host.ErrBootFailed, err)
+		}
+		env = append(env, s.Name+"="+strings.TrimRight(string(b), "\r\n"))
+	}
+	return env, nil
+}
+
+// end is the end of the VMM.
+func (m *machine) end() {
+	if m.PID != 0 {
+		close(m.ended)
+	}
+	m.State, m.PID, m.StartTime = host.MachineStopped, 0, time.Time{}
+}
+
+// StopMachine implements host.Machines.
+func (f *Machines) StopMachine(ctx context.Context, name string) error {
+	return f.call(ctx, "StopMachine "+name, func() error {
+		if m := f.machines[name]; m != nil && m.PID != 0 {
+			m.end()
+		}
+		return nil
+	})
+}
+
+// DeleteMachine implements host.Machines.
+func (f *Machines) DeleteMachine(ctx context.Context, name string) error {
+	return f.call(ctx, "DeleteMachine "+name, func() error {
+		if m := f.machines[name]; m != nil {
+			m.end()
+			delete(f.machines, name)
+		}
+		return nil
+	})
+}
+
+// WatchExit implements host.Machines.
+func (f *Machines) WatchExit(ctx context.Context, m host.Machine, exited func(name string)) error {
+	var ended chan struct{}
+	err := f.call(ctx, "WatchExit "+m.Name, func() error {
+		if m.PID <= 0 {
+			return fmt.Errorf("watch machine %s: %w", m.Name, host.ErrNotRunning)
+		}
+		have := f.machines[m.Name]
+		if have != nil && have.PID == m.PID && have.StartTime.Equal(m.StartTime) {
+			ended = have.ended
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	go func() {
+		if ended != nil {
+			select {
+			case <-ended:
+			case <-ctx.Done():
+				return
+			}
+		}
+		exited(m.Name)
+	}()
+	return nil
+}
+
+// Exec implements host.Machines. The fake's guest has the commands true,
+// false, `cat` and `cat FILE` (of copied files and /proc/self/environ),
+// `sh -c "exit N"`, `sh -c "kill -9 $$"`, `sh -c "cat >FILE"` and `sleep N`;
+// any other is not there, exit code 255.
+func (f *Machines) Exec(ctx context.Context, name string, req host.ExecRequest) (int, error) {
+	var g guest
+	err := f.call(ctx, "Exec "+name, func() error {
+		m, err := f.running(name)
+		if err != nil {
+			return err
+		}
+		g = guest{env: slices.Clone(m.launched), answer: f.onExec}
+		g.read = func(path string) (string, bool) {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			s, ok := m.disk[path]
+			return s, ok
+		}
+		g.write = func(path, content string) {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			m.disk[path] = content
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	if g.answer != nil {
+		return g.answer(name, req)
+	}
+	return g.run(ctx, req)
+}
+
+func (f *Machines) running(name string) (*machine, error) {
+	m := f.machines[name]
+	if m == nil {
+		return nil, fmt.Errorf("machine %s: %w", name, host.ErrNotFound)
+	}
+	if m.State != host.MachineRunning {
+		return nil, fmt.Errorf("machine %s is %s: %w", name, m.State, host.ErrNotRunning)
+	}
+	return m, nil
+}
+
+// Copy implements host.Machines.
+func (f *Machines) Copy(ctx context.Context, name, from, to string) error {
+	return f.call(ctx, "Copy "+name, func() error {
+		m, err := f.running(name)
+		if err != nil {
+			return err
+		}
+		b, err := os.ReadFile(from)
+		if err != nil {
+			return fmt.Errorf("copy into machine %s: %w", name, err)
+		}
+		m.disk[to] = string(b)
+		return nil
+	})
+}
+
+// guest runs the few commands that the fake has.
+type guest struct {
+	env    []string
+	answer func(string, host.ExecRequest) (int, error)
+	read   func(path string) (string, bool)
+	write  func(path, content string)
+}
+
+// noCommand is the exit code for a program that the guest does not have.
+const noCommand = 255
+
+func (g guest) run(ctx context.Context, req host.ExecRequest) (int, error) {
+	out, errs := writer(req.Stdout), writer(req.Stderr)
+	argv := req.Command
+	arg := ""
+	if len(argv) > 1 {
+		arg = argv[len(argv)-1]
+	}
+	switch {
+	case len(argv) == 0:
+		return 0, host.ErrInvalid
+	case argv[0] == "true":
+		return 0, nil
+	case argv[0] == "false":
+		return 1, nil
+	case argv[0] == "sleep":
+		return sleepFor(ctx, arg, req.Timeout)
+	case argv[0] == "cat" && len(argv) == 1:
+		if req.Stdin != nil {
+			if _, err := io.Copy(out, req.Stdin); err != nil {
+				return 0, err
+			}
+		}
+		return 0, nil
+	case argv[0] == "cat" && arg == "/proc/self/environ":
+		for _, kv := range g.env {
+			_, _ = io.WriteString(out, kv+"\x00")
+		}
+		return 0, nil
+	case argv[0] == "cat":
+		content, ok := g.read(arg)
+		if !ok {
+			_, _ = fmt.Fprintf(errs, "cat: can't open '%s': No such file or directory\n", arg)
+			return 1, nil
+		}
+		_, _ = io.WriteString(out, content)
+		return 0, nil
+	case argv[0] == "sh" && len(argv) == 3:
+		return g.script(arg, req)
+	}
+	return noCommand, nil
+}
+
+func (g guest) script(script string, req host.ExecRequest) (int, error) {
+	verb, arg, _ := strings.Cut(script, " ")
+	switch {
+	case verb == "exit":
+		return strconv.Atoi(arg)
+	case script == "kill -9 $$":
+		return 137, nil
+	case verb == "cat" && strings.HasPrefix(arg, ">"):
+		var b []byte
+		if req.Stdin != nil {
+			var err error
+			if b, err = io.ReadAll(req.Stdin); err != nil {
+				return 0, err
+			}
+		}
+		g.write(strings.TrimPrefix(arg, ">"), string(b))
+		return 0, nil
+	case verb == "echo":
+		text, _, toStderr := strings.Cut(arg, " >&2")
+		w := writer(req.Stdout)
+		if toStderr {
+			w = writer(req.Stderr)
+		}
+		_, err := io.WriteString(w, text+"\n")
+		return 0, err
+	}
+	return 127, nil
+}
+
+// sleepFor is a command that runs until it is over, timed out (124) or given
+// up.
+func sleepFor(ctx context.Context, seconds string, limit time.Duration) (int, error) {
+	d, err := time.ParseDuration(seconds + "s")
+	if err != nil {
+		return 1, nil
+	}
+	code := 0
+	if limit > 0 && limit < d {
+		d, code = limit, 124
+	}
+	select {
+	case <-time.After(d):
+		return code, nil
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+}
+
+func writer(w io.Writer) io.Writer {
+	if w == nil {
+		return io.Discard
+	}
+	return w
+}
