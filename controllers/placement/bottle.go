@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package placement
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/utils/ptr"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+)
+
+// staleRetry is when a pass whose view was too old is made again, should the
+// newer view not bring it about before.
+const staleRetry = 200 * time.Millisecond
+
+// errStale says that the world has moved on from what was decided upon.
+var errStale = errors.New("the decision rests on an old view")
+
+// bottles reconciles one Bottle: facts, decision, writes.
+type bottles struct {
+	client.Client
+	// live reads past the cache, before anything that cannot be taken back.
+	live     client.Reader
+	recorder events.EventRecorder
+	options  Options
+	verdicts *verdicts
+	metrics  *recorded
+}
+
+// Reconcile makes one pass over one Bottle.
+func (r *bottles) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	result, err := r.pass(ctx, req.NamespacedName)
+	if errors.Is(err, errStale) || apierrors.IsConflict(err) {
+		return ctrl.Result{RequeueAfter: staleRetry}, nil
+	}
+	return result, err
+}
+
+func (r *bottles) pass(ctx context.Context, key client.ObjectKey) (ctrl.Result, error) {
+	b := &v1alpha1.Bottle{}
+	if err := r.Get(ctx, key, b); apierrors.IsNotFound(err) {
+		b = nil
+	} else if err != nil {
+		return ctrl.Result{}, fmt.Errorf("get Bottle %s: %w", key, err)
+	}
+	pod, strays, err := r.placeholders(ctx, key, b)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	for i := range strays {
+		if err := r.removeStray(ctx, &strays[i]); err != nil {
+			return ctrl.Result{}, err
+		}
+	}
+	if b == nil {
+		return ctrl.Result{}, nil
+	}
+	f, err := r.gather(b, pod)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	return r.act(ctx, f, pod)
+}
+
+// placeholders returns the Bottle's own Pod, and those that bear its name but
+// belong to a Bottle that is no more.
+func (r *bottles) placeholders(ctx context.Context, key client.ObjectKey, b *v1alpha1.Bottle) (*corev1.Pod, []corev1.Pod, error) {
+	list := &corev1.PodList{}
+	if err := r.List(ctx, list, client.InNamespace(key.Namespace), client.MatchingFields{indexPodBottle: key.Name}); err != nil {
+		return nil, nil, fmt.Errorf("list placeholder Pods of %s: %w", key, err)
+	}
+	var own *corev1.Pod
+	var strays []corev1.Pod
+	for i := range list.Items {
+		if b != nil && list.Items[i].Labels[v1alpha1.LabelUID] == string(b.UID) {
+			own = &list.Items[i]
+			continue
+		}
+		strays = append(strays, list.Items[i])
+	}
+	return own, strays, nil
+}
+
+// gather completes the facts.
+func (r *bottles) gather(b *v1alpha1.Bottle, pod *corev1.Pod) (facts, error) {
+	resources := pickResources(b, r.options)
+	want, err := renderPod(b, resources, "", r.options)
+	if err != nil {
+		return facts{}, err
+	}
+	f := facts{
+		bottle: b,
+		pod:    observePod(pod),
+		home:   r.verdicts.get(ptr.Deref(b.Status.NodeName, "")),
+		wanted: wantedPod{resources: resources, digest: want.Annotations[annotationDigest]},
+	}
+	if f.pod != nil && f.pod.node != "" {
+		f.bound = r.verdicts.get(f.pod.node)
+	}
+	return f, nil
+}
+
+// act does what is decided. A placeholder that was made, or refused, is a new
+// fact, on which it is decided again.
+func (r *bottles) act(ctx context.Context, f facts, pod *corev1.Pod) (ctrl.Result, error) {
+	d := decide(f)
+	var result ctrl.Result
+	var broken error
+	switch d.pod {
+	case podRemove:
+		if err := r.removePod(ctx, f.bottle, pod); err != nil {
+			return result, err
+		}
+	case podCreate:
+		made, refusal, err := r.createPod(ctx, f, d.pin)
+		if err != nil && refusal == "" {
+			return result, err
+		}
+		broken = err
+		f.pod, f.refusal = observePod(made), refusal
+		if refusal != "" {
+			result.RequeueAfter = r.options.RefusalRetry
+		}
+		d = decide(f)
+	}
+	switch {
+	case d.dropFinalizer:
+		return result, r.dropFinalizer(ctx, f)
+	case d.clear:
+		return result, r.clear(ctx, f, d.status)
+	case d.status != nil:
+		return result, errors.Join(broken, r.writeStatus(ctx, f, d.status))
+	}
+	return result, broken
+}
+
+// createPod makes the placeholder. A refusal, in the API server's words, is
+// no error: it is what the user has to read. A policy that could not be asked
+// is both, for it may answer the next time.
+func (r *bottles) createPod(ctx context.Context, f facts, pin string) (*corev1.Pod, string, error) {
+	resources := f.wanted.resources
+	if pin != "" && f.bottle.Status.Resources != nil {
+		resources = *f.bottle.Status.Resources
+	}
+	pod, err := renderPod(f.bottle, resources, pin, r.options)
+	if err != nil {
+		return nil, "", err
+	}
+	err = r.Create(ctx, pod, client.FieldOwner(v1alpha1.ManagerFieldOwner))
+	switch {
+	case err == nil:
+		return pod, "", nil
+	case apierrors.IsAlreadyExists(err):
+		return r.adoptPod(ctx, f.bottle, pod.Name)
+	case refused(err):
+		return nil, err.Error(), nil
+	case apierrors.IsInternalError(err):
+		return nil, err.Error(), fmt.Errorf("create placeholder Pod %s: %w", pod.Name, err)
+	default:
+		return nil, "", fmt.Errorf("create placeholder Pod %s: %w", pod.Name, err)
+	}
+}
+
+// refused says that the API server understood and would not: a quota, a
+// limit, a policy, an unknown priority class, values that make no Pod.
+func refused(err error) bool {
+	return apierrors.IsForbidden(err) || apierrors.IsInvalid(err) || apierrors.IsBadRequest(err)
+}
+
+// adoptPod looks at the Pod that has the placeholder's name. Usually it is
+// our own that the cache has not shown yet; one that lost our label is never
+// shown, and gets it back.
+func (r *bottles) adoptPod(ctx context.Context, b *v1alpha1.Bottle, name string) (*corev1.Pod, string, error) {
+	pod := &corev1.Pod{}
+	if err := r.live.Get(ctx, client.ObjectKey{Namespace: b.Namespace, Name: name}, pod); err != nil {
+		return nil, "", errors.Join(errStale, client.IgnoreNotFound(err))
+	}
+	if !metav1.IsControlledBy(pod, b) {
+		return nil, fmt.Sprintf("a Pod named %s is there already and is not this Bottle's: delete it", name), nil
+	}
+	if pod.Labels[v1alpha1.LabelUID] == string(b.UID) && pod.Annotations[v1alpha1.LabelName] == b.Name {
+		return pod, "", nil
+	}
+	before := pod.DeepCopy()
+	metav1.SetMetaDataLabel(&pod.ObjectMeta, v1alpha1.LabelUID, string(b.UID))
+	metav1.SetMetaDataAnnotation(&pod.ObjectMeta, v1alpha1.LabelName, b.Name)
+	if err := r.Patch(ctx, pod, client.MergeFrom(before), client.FieldOwner(v1alpha1.ManagerFieldOwner)); err != nil {
+		return nil, "", fmt.Errorf("label placeholder Pod %s: %w", name, err)
+	}
+	return pod, "", nil
+}

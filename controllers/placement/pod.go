@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package placement
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/utils/ptr"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+// annotationDigest is on a placeholder Pod: the digest of what was asked for,
+// so that a Bottle changed before it was placed gets a Pod that asks anew.
+const annotationDigest = "botbottle.dev/placeholder-digest"
+
+// mebibyte is the unit in which memory is booked, as smolvm takes no other.
+const mebibyte = 1 << 20
+
+// pickResources is the machine's size: the spec's, else the defaults.
+func pickResources(b *v1alpha1.Bottle, o Options) v1alpha1.ResourcesStatus {
+	r := v1alpha1.ResourcesStatus{CPUs: o.DefaultCPUs, Memory: o.DefaultMemory}
+	if m := b.Spec.Machine; m != nil {
+		r.CPUs = ptr.Deref(m.CPUs, r.CPUs)
+		r.Memory = ptr.Deref(m.Memory, r.Memory)
+	}
+	mib := (r.Memory.Value() + mebibyte - 1) / mebibyte
+	r.Memory = *resource.NewQuantity(mib*mebibyte, resource.BinarySI)
+	return r
+}
+
+// renderPod is the placeholder of a Bottle that is to have these resources.
+// The first placeholder asks for what the spec says. One that is pinned to
+// the node on which the Bottle already is asks for room there and nothing
+// else, for preferences must not keep a running machine from being booked.
+func renderPod(b *v1alpha1.Bottle, r v1alpha1.ResourcesStatus, pin string, o Options) (*corev1.Pod, error) {
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			Name:        podName(b),
+			Namespace:   b.Namespace,
+			Labels:      podLabels(b),
+			Annotations: map[string]string{v1alpha1.LabelName: b.Name},
+			Finalizers:  []string{v1alpha1.FinalizerMachine},
+			OwnerReferences: []metav1.OwnerReference{
+				*metav1.NewControllerRef(b, v1alpha1.GroupVersion.WithKind("Bottle")),
+			},
+		},
+		Spec: corev1.PodSpec{
+			AutomountServiceAccountToken:  ptr.To(false),
+			EnableServiceLinks:            ptr.To(false),
+			TerminationGracePeriodSeconds: ptr.To(int64(0)),
+			SecurityContext: &corev1.PodSecurityContext{
+				RunAsNonRoot:   ptr.To(true),
+				RunAsUser:      ptr.To(int64(65535)),
+				RunAsGroup:     ptr.To(int64(65535)),
+				SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
+			},
+			Containers: []corev1.Container{placeholderContainer(r, o)},
+		},
+	}
+	copyScheduling(pod, b, pin)
+	digest, err := digestOf(pod)
+	if err != nil {
+		return nil, err
+	}
+	pod.Annotations[annotationDigest] = digest
+	return pod, nil
+}
+
+func placeholderContainer(r v1alpha1.ResourcesStatus, o Options) corev1.Container {
+	cpu := *resource.NewQuantity(int64(r.CPUs), resource.DecimalSI)
+	cpu.Add(o.OverheadCPU)
+	memory := r.Memory.DeepCopy()
+	memory.Add(o.OverheadMemory)
+	// Limits equal requests: extended resources demand it, and quotas on
+	// either count a Bottle as what it is.
+	list := corev1.ResourceList{
+		corev1.ResourceCPU:      cpu,
+		corev1.ResourceMemory:   memory,
+		v1alpha1.ResourceBottle: resource.MustParse("1"),
+	}
+	return corev1.Container{
+		Name:            "placeholder",
+		Image:           o.PlaceholderImage,
+		ImagePullPolicy: corev1.PullIfNotPresent,
+		Resources:       corev1.ResourceRequirements{Requests: list, Limits: list.DeepCopy()},
+		SecurityContext: &corev1.SecurityContext{
+			AllowPrivilegeEscalation: ptr.To(false),
+			ReadOnlyRootFilesystem:   ptr.To(true),
+			Capabilities:             &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
+		},
+	}
+}
+
+// podName is the Bottle's id. There is one name for a Bottle, so that two
+// managers, or one with an old view, cannot make two placeholders.
+func podName(b *v1alpha1.Bottle) string {
+	return host.Owner{UID: string(b.UID), Slug: b.Spec.Slug}.ID()
+}
+
+// podLabels are the Bottle's own, for topology spread and affinity to select
+// by, and ours over them.
+func podLabels(b *v1alpha1.Bottle) map[string]string {
+	l := maps.Clone(b.Labels)
+	if l == nil {
+		l = map[string]string{}
+	}
+	l[v1alpha1.LabelUID] = string(b.UID)
+	l[v1alpha1.LabelSlug] = b.Spec.Slug
+	l[v1alpha1.LabelNamespace] = b.Namespace
+	delete(l, v1alpha1.LabelName)
+	if len(validation.IsValidLabelValue(b.Name)) == 0 {
+		l[v1alpha1.LabelName] = b.Name
+	}
+	return l
+}
+
+func copyScheduling(pod *corev1.Pod, b *v1alpha1.Bottle, pin string) {
+	s := b.Spec.Scheduling
+	if s == nil {
+		s = &v1alpha1.Scheduling{}
+	}
+	s = s.DeepCopy()
+	pod.Spec.Tolerations = s.Tolerations
+	pod.Spec.PriorityClassName = ptr.Deref(s.PriorityClassName, "")
+	if pin != "" {
+		pod.Spec.Affinity = pinned(nil, pin)
+		return
+	}
+	pod.Spec.NodeSelector = s.NodeSelector
+	pod.Spec.TopologySpreadConstraints = s.TopologySpreadConstraints
+	pod.Spec.Affinity = s.Affinity
+	if node := ptr.Deref(b.Spec.NodeName, ""); node != "" {
+		pod.Spec.Affinity = pinned(s.Affinity, node)
+	}
+}
+
+// pinned returns affinity a narrowed to one node. The terms of a node
+// selector are alternatives, so each of them is narrowed.
+func pinned(a *corev1.Affinity, node string) *corev1.Affinity {
+	pin := corev1.NodeSelectorRequirement{Key: metav1.ObjectNameField, Operator: corev1.NodeSelectorOpIn, Values: []string{node}}
+	out := &corev1.Affinity{}
+	if a != nil {
+		out = a.DeepCopy()
+	}
+	if out.NodeAffinity == nil {
+		out.NodeAffinity = &corev1.NodeAffinity{}
+	}
+	required := out.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution
+	if required == nil {
+		out.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution = &corev1.NodeSelector{
+			NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchFields: []corev1.NodeSelectorRequirement{pin}}},
+		}
+		return out
+	}
+	for i := range required.NodeSelectorTerms {
+		term := &required.NodeSelectorTerms[i]
+		if len(term.MatchFields)+len(term.MatchExpressions) > 0 { // an empty term matches nothing and must not begin to
+			term.MatchFields = append(term.MatchFields, pin)
+		}
+	}
+	return out
+}
+
+// digestOf is what the scheduler is asked for, in short.
+func digestOf(pod *corev1.Pod) (string, error) {
+	data, err := json.Marshal(struct {
+		Labels map[string]string
+		Spec   corev1.PodSpec
+	}{pod.Labels, pod.Spec})
+	if err != nil {
+		return "", fmt.Errorf("encode the placeholder Pod: %w", err)
+	}
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:8]), nil
+}
+
+// observePod reads the only things that are looked at.
+func observePod(pod *corev1.Pod) *podFacts {
+	if pod == nil {
+		return nil
+	}
+	f := &podFacts{
+		name:     pod.Name,
+		created:  pod.CreationTimestamp.Time,
+		node:     pod.Spec.NodeName,
+		deleting: !pod.DeletionTimestamp.IsZero(),
+		digest:   pod.Annotations[annotationDigest],
+	}
+	for i := range pod.Status.Conditions {
+		if pod.Status.Conditions[i].Type == corev1.PodScheduled {
+			f.scheduled = &pod.Status.Conditions[i]
+		}
+	}
+	return f
+}

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package placement
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/selection"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/ptr"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+)
+
+const (
+	// indexPodBottle finds placeholder Pods by the name of their Bottle.
+	indexPodBottle = "placement.bottle"
+	// indexBottleNode finds Bottles by their node.
+	indexBottleNode = "status.nodeName"
+
+	firstRetry = 200 * time.Millisecond
+	lastRetry  = time.Minute
+	workers    = 4
+)
+
+// CacheOptions are those that the manager's cache must be made with: of the
+// cluster's Pods only placeholders, of its Leases only those of the system
+// namespace, of either and of Nodes only the parts that are looked at.
+func CacheOptions(namespace string) (cache.Options, error) {
+	ours, err := labels.NewRequirement(v1alpha1.LabelUID, selection.Exists, nil)
+	if err != nil {
+		return cache.Options{}, fmt.Errorf("select placeholder Pods: %w", err)
+	}
+	return cache.Options{ByObject: map[client.Object]cache.ByObject{
+		&corev1.Pod{}:  {Label: labels.NewSelector().Add(*ours), Transform: slimPod},
+		&corev1.Node{}: {Transform: slimNode},
+		&coordinationv1.Lease{}: {
+			Namespaces: map[string]cache.Config{namespace: {}},
+			Transform:  cache.TransformStripManagedFields(),
+		},
+	}}, nil
+}
+
+// slimPod keeps of a Pod what is looked at.
+func slimPod(o any) (any, error) {
+	pod, ok := o.(*corev1.Pod)
+	if !ok {
+		return o, nil
+	}
+	slim := &corev1.Pod{ObjectMeta: pod.ObjectMeta}
+	slim.ManagedFields = nil
+	slim.Spec.NodeName = pod.Spec.NodeName
+	for _, c := range pod.Status.Conditions {
+		if c.Type == corev1.PodScheduled {
+			slim.Status.Conditions = []corev1.PodCondition{c}
+		}
+	}
+	return slim, nil
+}
+
+// slimNode keeps of a Node what is looked at.
+func slimNode(o any) (any, error) {
+	node, ok := o.(*corev1.Node)
+	if !ok {
+		return o, nil
+	}
+	slim := &corev1.Node{}
+	slim.Name, slim.UID, slim.ResourceVersion = node.Name, node.UID, node.ResourceVersion
+	slim.Spec.Taints = node.Spec.Taints
+	for _, c := range node.Status.Conditions {
+		if c.Type == corev1.NodeReady {
+			slim.Status.Conditions = []corev1.NodeCondition{{Type: c.Type, Status: c.Status}}
+		}
+	}
+	slim.Status.Capacity = onlyBottles(node.Status.Capacity)
+	slim.Status.Allocatable = onlyBottles(node.Status.Allocatable)
+	return slim, nil
+}
+
+func onlyBottles(l corev1.ResourceList) corev1.ResourceList {
+	q, has := l[v1alpha1.ResourceBottle]
+	if !has {
+		return nil
+	}
+	return corev1.ResourceList{v1alpha1.ResourceBottle: q}
+}
+
+// SetupWithManager adds placement to a manager whose cache was made with
+// CacheOptions. The manager must elect a leader when there may be two.
+func SetupWithManager(mgr ctrl.Manager, o Options) error {
+	if err := o.validate(); err != nil {
+		return fmt.Errorf("placement: %w", err)
+	}
+	if err := addIndexes(mgr.GetFieldIndexer()); err != nil {
+		return err
+	}
+	v, news := newVerdicts(), make(chan event.GenericEvent)
+	m, err := registerMetrics(o.Registerer, mgr.GetClient(), v)
+	if err != nil {
+		return fmt.Errorf("register metrics: %w", err)
+	}
+	recorder := mgr.GetEventRecorder("botbottle.dev/manager")
+	b := &bottles{Client: mgr.GetClient(), live: mgr.GetAPIReader(), recorder: recorder, options: o, verdicts: v, metrics: m}
+	n := &nodes{Client: mgr.GetClient(), live: mgr.GetAPIReader(), recorder: recorder, options: o,
+		leases: newLeases(o.Clock, o.LeaseDuration), verdicts: v, news: news}
+	err = ctrl.NewControllerManagedBy(mgr).Named("placement").
+		For(&v1alpha1.Bottle{}).
+		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(bottleOfPod)).
+		WatchesRawSource(source.Channel(news, handler.EnqueueRequestsFromMapFunc(b.onNode))).
+		WithOptions(controllerOptions()).
+		Complete(b)
+	if err != nil {
+		return fmt.Errorf("set up the placement controller: %w", err)
+	}
+	err = ctrl.NewControllerManagedBy(mgr).Named("node").
+		For(&corev1.Node{}).
+		Watches(&coordinationv1.Lease{}, handler.EnqueueRequestsFromMapFunc(nodeOfObject)).
+		Watches(&v1alpha1.Bottle{}, handler.EnqueueRequestsFromMapFunc(nodeOfObject)).
+		WithOptions(controllerOptions()).
+		Complete(n)
+	if err != nil {
+		return fmt.Errorf("set up the node controller: %w", err)
+	}
+	return nil
+}
+
+func controllerOptions() controller.Options {
+	return controller.Options{
+		MaxConcurrentReconciles: workers,
+		RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](firstRetry, lastRetry),
+	}
+}
+
+func addIndexes(indexer client.FieldIndexer) error {
+	ctx := context.Background()
+	err := indexer.IndexField(ctx, &corev1.Pod{}, indexPodBottle, func(o client.Object) []string {
+		return []string{bottleName(o)}
+	})
+	if err != nil {
+		return fmt.Errorf("index Pods: %w", err)
+	}
+	err = indexer.IndexField(ctx, &v1alpha1.Bottle{}, indexBottleNode, func(o client.Object) []string {
+		b, ok := o.(*v1alpha1.Bottle)
+		if !ok || b.Status.NodeName == nil {
+			return nil
+		}
+		return []string{*b.Status.NodeName}
+	})
+	if err != nil {
+		return fmt.Errorf("index Bottles: %w", err)
+	}
+	return nil
+}
+
+// bottleName is the name of a placeholder's Bottle. It is an annotation, as a
+// label value is too short for some names.
+func bottleName(pod client.Object) string { return pod.GetAnnotations()[v1alpha1.LabelName] }
+
+func bottleOfPod(_ context.Context, pod client.Object) []reconcile.Request {
+	return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: pod.GetNamespace(), Name: bottleName(pod)}}}
+}
+
+// nodeOfObject is the node of an agent's Lease or of a Bottle.
+func nodeOfObject(_ context.Context, o client.Object) []reconcile.Request {
+	var node string
+	switch o := o.(type) {
+	case *coordinationv1.Lease:
+		node = nodeOfLease(o.Name)
+	case *v1alpha1.Bottle:
+		node = ptr.Deref(o.Status.NodeName, "")
+	}
+	if node == "" {
+		return nil
+	}
+	return []reconcile.Request{{NamespacedName: types.NamespacedName{Name: node}}}
+}
+
+// onNode are the Bottles on a node.
+func (r *bottles) onNode(ctx context.Context, node client.Object) []reconcile.Request {
+	list := &v1alpha1.BottleList{}
+	if err := r.List(ctx, list, client.MatchingFields{indexBottleNode: node.GetName()}); err != nil {
+		ctrl.LoggerFrom(ctx).Error(err, "Could not list the Bottles of a node", "node", node.GetName())
+		return nil
+	}
+	requests := make([]reconcile.Request, len(list.Items))
+	for i := range list.Items {
+		requests[i].NamespacedName = client.ObjectKeyFromObject(&list.Items[i])
+	}
+	return requests
+}

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package placement
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+)
+
+// removePod deletes a placeholder for good. Before that it asks the API
+// server itself whether anything of the Bottle may be on the Pod's node: a
+// Pod let go too early would let the Bottle run twice.
+func (r *bottles) removePod(ctx context.Context, b *v1alpha1.Bottle, pod *corev1.Pod) error {
+	now := &v1alpha1.Bottle{}
+	err := r.live.Get(ctx, client.ObjectKeyFromObject(b), now)
+	if client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("get Bottle %s/%s: %w", b.Namespace, b.Name, err)
+	}
+	if err == nil && now.UID == b.UID && holds(now, pod.Spec.NodeName) {
+		return fmt.Errorf("remove placeholder Pod %s: %w", pod.Name, errStale)
+	}
+	return r.release(ctx, pod)
+}
+
+// holds says whether the node may have something of the Bottle.
+func holds(b *v1alpha1.Bottle, node string) bool {
+	if !b.DeletionTimestamp.IsZero() {
+		return controllerutil.ContainsFinalizer(b, v1alpha1.FinalizerNode)
+	}
+	return node != "" && ptr.Deref(b.Status.NodeName, "") == node
+}
+
+// removeStray deletes a placeholder whose Bottle is no more.
+func (r *bottles) removeStray(ctx context.Context, pod *corev1.Pod) error {
+	b := &v1alpha1.Bottle{}
+	err := r.live.Get(ctx, client.ObjectKey{Namespace: pod.Namespace, Name: pod.Annotations[v1alpha1.LabelName]}, b)
+	if client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("get the Bottle of Pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	if err == nil && string(b.UID) == pod.Labels[v1alpha1.LabelUID] {
+		return fmt.Errorf("remove placeholder Pod %s: %w", pod.Name, errStale)
+	}
+	return r.release(ctx, pod)
+}
+
+// release deletes a Pod and takes its finalizer off, in this order, so that a
+// pass that dies between the two leaves a Pod that is on its way out.
+func (r *bottles) release(ctx context.Context, pod *corev1.Pod) error {
+	if pod.DeletionTimestamp.IsZero() {
+		err := r.Delete(ctx, pod, client.GracePeriodSeconds(0), client.Preconditions{UID: &pod.UID})
+		if client.IgnoreNotFound(err) != nil {
+			return fmt.Errorf("delete placeholder Pod %s: %w", pod.Name, err)
+		}
+	}
+	if !controllerutil.ContainsFinalizer(pod, v1alpha1.FinalizerMachine) {
+		return nil
+	}
+	// Strategic merge names the one finalizer, whatever others come and go.
+	patch := fmt.Appendf(nil, `{"metadata":{"uid":%q,"$deleteFromPrimitiveList/finalizers":[%q]}}`, pod.UID, v1alpha1.FinalizerMachine)
+	err := r.Patch(ctx, pod.DeepCopy(), client.RawPatch("application/strategic-merge-patch+json", patch), client.FieldOwner(v1alpha1.ManagerFieldOwner))
+	if client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("take the finalizer off placeholder Pod %s: %w", pod.Name, err)
+	}
+	return nil
+}
+
+// dropFinalizer takes the agent's finalizer off a deleted Bottle that has
+// nothing on any node, or whose node is lost.
+func (r *bottles) dropFinalizer(ctx context.Context, f facts) error {
+	b := f.bottle
+	if node := ptr.Deref(b.Status.NodeName, ""); node != "" {
+		if err := r.confirmLost(ctx, node); err != nil {
+			return err
+		}
+		r.recorder.Eventf(b, nil, corev1.EventTypeWarning, v1alpha1.ReasonNodeLost, "Deleting",
+			"Node %s is gone or out of service; what it still has of this Bottle is not removed", node)
+	}
+	after := b.DeepCopy()
+	controllerutil.RemoveFinalizer(after, v1alpha1.FinalizerNode)
+	patch := client.MergeFromWithOptions(b, client.MergeFromWithOptimisticLock{})
+	if err := r.Patch(ctx, after, patch, client.FieldOwner(v1alpha1.ManagerFieldOwner)); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("take the node finalizer off Bottle %s/%s: %w", b.Namespace, b.Name, err)
+	}
+	return nil
+}
+
+// clear forgets a lost node.
+func (r *bottles) clear(ctx context.Context, f facts, w *wantedStatus) error {
+	b, node := f.bottle, ptr.Deref(f.bottle.Status.NodeName, "")
+	if err := r.confirmLost(ctx, node); err != nil {
+		return err
+	}
+	patch, err := clearPatch(b, w, conditionsToApply(b, w, metav1.NewTime(r.options.Clock.Now())))
+	if err != nil {
+		return err
+	}
+	if err := r.Status().Patch(ctx, b.DeepCopy(), patch, client.FieldOwner(v1alpha1.ManagerFieldOwner)); err != nil {
+		return fmt.Errorf("clear the status of Bottle %s/%s: %w", b.Namespace, b.Name, client.IgnoreNotFound(err))
+	}
+	ctrl.LoggerFrom(ctx).Info("Took the Bottle off a lost node", "node", node)
+	r.recorder.Eventf(b, nil, corev1.EventTypeWarning, v1alpha1.ReasonNodeLost, "Placing", "Node %s is gone or out of service; the Bottle is placed again", node)
+	return nil
+}
+
+// confirmLost asks the API server itself whether a node is lost.
+func (r *bottles) confirmLost(ctx context.Context, name string) error {
+	node := &corev1.Node{}
+	err := r.live.Get(ctx, client.ObjectKey{Name: name}, node)
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("get Node %s: %w", name, err)
+	}
+	if !outOfService(node) {
+		return fmt.Errorf("node %s is back: %w", name, errStale)
+	}
+	return nil
+}
+
+// writeStatus applies the manager's share of the status when it differs.
+func (r *bottles) writeStatus(ctx context.Context, f facts, w *wantedStatus) error {
+	b := f.bottle
+	conditions := conditionsToApply(b, w, metav1.NewTime(r.options.Clock.Now()))
+	if !statusDiffers(b, w, conditions) {
+		return nil
+	}
+	u, err := statusApply(b, w, conditions)
+	if err != nil {
+		return err
+	}
+	err = r.Status().Apply(ctx, client.ApplyConfigurationFromUnstructured(u), client.FieldOwner(v1alpha1.ManagerFieldOwner), client.ForceOwnership)
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("apply the status of Bottle %s/%s: %w", b.Namespace, b.Name, err)
+	}
+	r.tell(f, w)
+	return nil
+}
+
+// tell records what has just happened to the Bottle.
+func (r *bottles) tell(f facts, w *wantedStatus) {
+	b := f.bottle
+	if b.Status.NodeName == nil && w.nodeName != "" {
+		r.metrics.placed(f.pod.created, r.options.Clock.Now())
+	}
+	for _, c := range w.asserted {
+		if c.Type != v1alpha1.ConditionScheduled || c.Reason == scheduledReason(b) {
+			continue
+		}
+		switch c.Reason {
+		case v1alpha1.ReasonPlaceholderRefused, v1alpha1.ReasonEvicted:
+			r.recorder.Eventf(b, nil, corev1.EventTypeWarning, c.Reason, "Placing", "%s", c.Message)
+		}
+	}
+}
