@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bottle
+
+import (
+	"context"
+	"fmt"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+)
+
+// adopt makes the Bottle this node's: the finalizer, before anything is done
+// on the node, then its folder.
+func (r *Reconciler) adopt(ctx context.Context, s *scope) error {
+	if !controllerutil.ContainsFinalizer(s.bottle, v1alpha1.FinalizerNode) {
+		b := s.bottle.DeepCopy()
+		controllerutil.AddFinalizer(b, v1alpha1.FinalizerNode)
+		if err := r.patchMeta(ctx, s, b); err != nil {
+			return fmt.Errorf("add the finalizer to bottle %s: %w", s.key(), err)
+		}
+	}
+	return s.folder.Ensure(s.owner)
+}
+
+// patchMeta writes what b has beyond the Bottle of the scope, unless somebody
+// else wrote in between.
+func (r *Reconciler) patchMeta(ctx context.Context, s *scope, b *v1alpha1.Bottle) error {
+	patch := client.MergeFromWithOptions(s.bottle, client.MergeFromWithOptimisticLock{})
+	if err := r.Client.Patch(ctx, b, patch); err != nil {
+		return err
+	}
+	s.bottle = b
+	return nil
+}

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bottle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+
+	"k8s.io/utils/ptr"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/egress"
+	"botbottle.dev/bottle-operator/internal/flow"
+	"botbottle.dev/bottle-operator/internal/guestenv"
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+// ensureBundle makes the sidecar container run at its address and answer.
+func (r *Reconciler) ensureBundle(ctx context.Context, s *scope) error {
+	spec, err := r.bundleSpec(ctx, s)
+	if err != nil {
+		return err
+	}
+	say := r.ofDocker(r.facts.get(ctx), v1alpha1.ReasonBundleConflict)
+	say.invalid = v1alpha1.ReasonError
+	b, err := r.Bundles.EnsureBundle(ctx, spec)
+	if errors.Is(err, host.ErrNotFound) {
+		return &flow.Waiting{Reason: v1alpha1.ReasonBundleImageMissing, After: forSomebody,
+			Message: fmt.Sprintf("the node's Docker Engine lacks the bundle image %s: pull or load it there", builtInOr(spec.Image))}
+	}
+	if err != nil {
+		return mapped(err, say)
+	}
+	s.status.Bundle = &v1alpha1.BundleStatus{Name: s.name(), ContainerID: ptr.To(b.ContainerID), Image: ptr.To(b.Image)}
+	if b.ContainerID == "" {
+		s.status.Bundle.ContainerID = nil
+	}
+	if !b.Running {
+		return &flow.Waiting{Reason: v1alpha1.ReasonBundleStarting, After: soon,
+			Message: fmt.Sprintf("the bundle's container is %s: see docker logs %s on the node", b.State, s.name())}
+	}
+	silent, err := r.Bundles.UnansweredPorts(ctx, spec.IP, bundlePorts(s.bottle))
+	if err != nil {
+		return mapped(err, say)
+	}
+	if len(silent) > 0 {
+		return &flow.Waiting{Reason: v1alpha1.ReasonBundleNotAnswering, After: soon,
+			Message: fmt.Sprintf("the bundle does not answer on TCP port %s: see docker logs %s on the node, and spec.bundle.ports", join(silent), s.name())}
+	}
+	return nil
+}
+
+func (r *Reconciler) bundleSpec(ctx context.Context, s *scope) (host.BundleSpec, error) {
+	spec := host.BundleSpec{Owner: s.owner, IP: s.triple.BundleIP}
+	if b := s.bottle.Spec.Bundle; b != nil {
+		spec.Image = ptr.Deref(b.Image, "")
+		env, err := r.resolve(ctx, s, b.Env)
+		if err != nil {
+			return spec, err
+		}
+		for _, v := range env {
+			if err := guestenv.Check(v); err != nil {
+				return spec, invalidEnv(err)
+			}
+			spec.Env = append(spec.Env, v.Name+"="+v.Value)
+		}
+	}
+	if spec.Image != "" {
+		return spec, r.checkBundleImage(spec.Image)
+	}
+	rules, err := renderRules(s.bottle)
+	if err != nil {
+		return spec, err
+	}
+	if _, err := s.folder.WriteRules(rules); err != nil {
+		return spec, err
+	}
+	spec.RulesDir = s.folder.BundleDir()
+	return spec, nil
+}
+
+func renderRules(b *v1alpha1.Bottle) ([]byte, error) {
+	var allow []string
+	if b.Spec.Egress != nil {
+		for _, rule := range b.Spec.Egress.Allow {
+			allow = append(allow, string(rule))
+		}
+	}
+	set, err := egress.ParseSet(allow)
+	if err == nil {
+		var data []byte
+		if data, err = egress.EncodeFile(set); err == nil {
+			return data, nil
+		}
+	}
+	return nil, &flow.Terminal{Reason: reasonEgressRuleInvalid, Err: fmt.Errorf("spec.egress.allow: %w", err)}
+}
+
+func (r *Reconciler) checkBundleImage(image string) error {
+	for _, glob := range r.AllowedBundleImages {
+		if ok, err := path.Match(glob, image); err == nil && ok {
+			return nil
+		}
+	}
+	return &flow.Terminal{Reason: v1alpha1.ReasonBundleImageNotAllowed,
+		Err: fmt.Errorf("spec.bundle.image %s is not allowed on this node: choose another, or have it added to the agent's --allowed-bundle-images", image)}
+}
+
+// ensureBundleDown stops the container of a Bottle that is to be stopped; its
+// network stays.
+func (r *Reconciler) ensureBundleDown(ctx context.Context, s *scope) error {
+	say := r.ofDocker(r.facts.get(ctx), "")
+	b, err := r.Bundles.InspectBundle(ctx, s.owner)
+	if errors.Is(err, host.ErrNotFound) || errors.Is(err, host.ErrConflict) {
+		return nil
+	}
+	if err == nil && b.Running {
+		err = r.Bundles.StopBundle(ctx, s.owner)
+	}
+	return mapped(err, say)
+}
+
+func bundlePorts(b *v1alpha1.Bottle) []int32 {
+	if b.Spec.Bundle != nil && len(b.Spec.Bundle.Ports) > 0 {
+		return b.Spec.Bundle.Ports
+	}
+	return []int32{guestenv.ProxyPort}
+}
+
+func builtInOr(image string) string {
+	if image == "" {
+		return "built into the agent"
+	}
+	return image
+}
+
+func join(ports []int32) string {
+	words := make([]string, len(ports))
+	for i, p := range ports {
+		words[i] = fmt.Sprint(p)
+	}
+	return strings.Join(words, ", ")
+}

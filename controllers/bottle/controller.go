@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bottle
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/clock"
+	"k8s.io/utils/ptr"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	logf "sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/flow"
+	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/namedwatch"
+	"botbottle.dev/bottle-operator/internal/state"
+	"botbottle.dev/bottle-operator/internal/subnet"
+)
+
+// References are the Secrets and ConfigMaps that Bottles name.
+type References interface {
+	// Use makes refs all that user names.
+	Use(user types.NamespacedName, refs []namedwatch.Ref)
+	// Get returns the data of a named object: namedwatch.ErrNotFound when it
+	// is not there, namedwatch.ErrNotYet when that is not known yet.
+	Get(ctx context.Context, ref namedwatch.Ref) (map[string][]byte, error)
+}
+
+// Options are what a Reconciler stands on. All are required but where said.
+type Options struct {
+	// Node is the name of this node, Cluster the UID of kube-system.
+	Node, Cluster string
+	// Client reads this node's Bottles from a cache, and writes.
+	Client client.Client
+	// Recorder takes Events.
+	Recorder events.EventRecorder
+	// References reads Secrets and ConfigMaps.
+	References References
+
+	Networks host.Networks
+	Bundles  host.Bundles
+	Machines host.Machines
+	Facts    host.Facts
+
+	State  *state.Dir
+	Images *state.Images
+	Pool   *subnet.Pool
+	Clock  clock.WithTicker
+	// Metrics may be nil.
+	Metrics *Metrics
+
+	// DefaultImage is file:NAME, or empty for a bare machine.
+	DefaultImage string
+	// AllowedBundleImages are globs (path.Match) for spec.bundle.image.
+	AllowedBundleImages []string
+	// MachinePollInterval is the time between two lists of machines.
+	MachinePollInterval time.Duration
+	// MaxConcurrentStarts bounds the boots that are under way at once.
+	MaxConcurrentStarts int
+}
+
+// Reconciler reconciles the Bottles of one node.
+type Reconciler struct {
+	Options
+	view   *machineView
+	starts *starts
+	facts  *factKeeper
+
+	mu      sync.Mutex
+	queue   workqueue.TypedRateLimitingInterface[reconcile.Request]
+	known   map[string]types.NamespacedName // Bottles by the name of their machine
+	watched map[string]state.Run            // VMMs whose end is watched, by machine
+	watches context.Context                 //nolint:containedctx // of the watches of VMMs, which outlive a pass
+}
+
+// resync is when a Bottle that is as it should be is looked at again, give or
+// take a tenth.
+const resync = 10 * time.Minute
+
+// workers is how many Bottles are worked on at once. Boots do not count.
+const workers = 8
+
+// New is a Reconciler that is not yet part of a manager.
+func New(o Options) *Reconciler {
+	r := &Reconciler{
+		Options: o,
+		starts:  newStarts(o.MaxConcurrentStarts),
+		known:   map[string]types.NamespacedName{},
+		watched: map[string]state.Run{},
+		watches: context.Background(),
+	}
+	r.view = newMachineView(o.Machines, o.Clock, o.MachinePollInterval, r.enqueueMachine)
+	r.facts = newFactKeeper(o.Facts, o.Clock, r.enqueueAll)
+	return r
+}
+
+// Reconcile makes one pass over one Bottle.
+func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	b := &v1alpha1.Bottle{}
+	if err := r.Client.Get(ctx, req.NamespacedName, b); err != nil {
+		if apierrors.IsNotFound(err) {
+			r.forget(req.NamespacedName)
+			return ctrl.Result{}, nil
+		}
+		return ctrl.Result{}, fmt.Errorf("read bottle %s: %w", req, err)
+	}
+	if ptr.Deref(b.Status.NodeName, "") != r.Node {
+		r.forget(req.NamespacedName)
+		return ctrl.Result{}, nil
+	}
+	s, err := r.newScope(b)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	r.remember(s)
+	if !b.DeletionTimestamp.IsZero() || evicted(b) {
+		return r.leave(ctx, s)
+	}
+	return r.stay(ctx, s)
+}
+
+// stay is a pass over a Bottle that belongs here.
+func (r *Reconciler) stay(ctx context.Context, s *scope) (ctrl.Result, error) {
+	steps := r.converge()
+	if stopped(s.bottle) {
+		steps = r.halt()
+	}
+	err := flow.Run(ctx, s, steps, s.note)
+	if ctx.Err() != nil {
+		return ctrl.Result{}, context.Cause(ctx)
+	}
+	if first := s.outcomes[0]; first.condition == "" && first.outcome.Kind != flow.KindDone {
+		// Nothing was found out about the Bottle's parts.
+		return r.result(err)
+	}
+	if werr := r.writeStatus(ctx, s, conditions(s, r.Clock.Now())); werr != nil {
+		return conflicted(werr)
+	}
+	return r.result(err)
+}
+
+// result is what a pass's outcome means for the next one.
+func (r *Reconciler) result(err error) (ctrl.Result, error) {
+	switch o := flow.OutcomeOf(err); o.Kind {
+	case flow.KindDone:
+		return ctrl.Result{RequeueAfter: jitter(resync)}, nil
+	case flow.KindWait:
+		if o.After > 0 {
+			return ctrl.Result{RequeueAfter: o.After}, nil
+		}
+		return ctrl.Result{RequeueAfter: jitter(resync)}, nil
+	case flow.KindTerminal, flow.KindBlocked:
+		return ctrl.Result{}, nil
+	default:
+		return conflicted(err)
+	}
+}
+
+// conflicted takes a write that met a newer object for what it is: the pass
+// looked at an old one and is made again as soon as the new one is there.
+func conflicted(err error) (ctrl.Result, error) {
+	if apierrors.IsConflict(err) {
+		return ctrl.Result{RequeueAfter: 50 * time.Millisecond}, nil
+	}
+	return ctrl.Result{}, err
+}
+
+func jitter(d time.Duration) time.Duration {
+	return d + time.Duration((rand.Float64()-0.5)*0.2*float64(d))
+}
+
+// evicted says whether the manager asks for the node to be left.
+func evicted(b *v1alpha1.Bottle) bool {
+	c := meta.FindStatusCondition(b.Status.Conditions, v1alpha1.ConditionScheduled)
+	return c != nil && c.Status == "False" && c.Reason == v1alpha1.ReasonEvicted
+}
+
+func (r *Reconciler) remember(s *scope) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.known[s.name()] = s.key()
+}
+
+// forget gives up what is kept for a Bottle that is not, or no more, here.
+func (r *Reconciler) forget(k types.NamespacedName) {
+	r.References.Use(k, nil)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for name, known := range r.known {
+		if known == k {
+			delete(r.known, name)
+			delete(r.watched, name)
+		}
+	}
+}
+
+// Enqueue has a pass made over the Bottle soon.
+func (r *Reconciler) Enqueue(k types.NamespacedName) {
+	r.mu.Lock()
+	q := r.queue
+	r.mu.Unlock()
+	if q != nil {
+		q.Add(reconcile.Request{NamespacedName: k})
+	}
+}
+
+// enqueueMachine has a pass made over the Bottle whose machine bears the name.
+func (r *Reconciler) enqueueMachine(name string) {
+	r.mu.Lock()
+	k, ok := r.known[name]
+	r.mu.Unlock()
+	if ok {
+		r.Enqueue(k)
+	}
+}
+
+// enqueueUID has a pass made over the Bottle with the UID, or over all for "".
+func (r *Reconciler) enqueueUID(uid string) {
+	if uid == "" {
+		r.enqueueAll()
+		return
+	}
+	r.mu.Lock()
+	var names []string
+	for name := range r.known {
+		if (host.Owner{UID: uid}).UID8() == name[max(0, len(name)-8):] {
+			names = append(names, name)
+		}
+	}
+	r.mu.Unlock()
+	for _, name := range names {
+		r.enqueueMachine(name)
+	}
+}
+
+func (r *Reconciler) enqueueAll() {
+	r.mu.Lock()
+	names := make([]string, 0, len(r.known))
+	for name := range r.known {
+		names = append(names, name)
+	}
+	r.mu.Unlock()
+	for _, name := range names {
+		r.enqueueMachine(name)
+	}
+}
+
+func (r *Reconciler) event(s *scope, kind, reason, message string) {
+	r.Recorder.Eventf(s.bottle, nil, kind, reason, "Reconcile", "%s", message)
+}
+
+func (r *Reconciler) warn(ctx context.Context, s *scope, reason, message string) {
+	logf.FromContext(ctx).Info("Something happened to the Bottle", "reason", reason, "message", message)
+	r.event(s, corev1.EventTypeWarning, reason, message)
+}

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bottle
+
+import (
+	"context"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+)
+
+// Reasons of Events that no condition has, because they are over when they are
+// told.
+const (
+	eventMachineLost       = "MachineLost"
+	eventWhiteSpaceDropped = "WhiteSpaceDropped"
+	eventOrphanRemoved     = "OrphanRemoved"
+	eventNewerSmolvm       = "NewerSmolvm"
+)
+
+// reasonEgressRuleInvalid: a rule passed the schema and still names nothing
+// that can be let through.
+const reasonEgressRuleInvalid = "EgressRuleInvalid"
+
+// expected are reasons on the way of every Bottle: no news.
+var expected = map[string]bool{
+	v1alpha1.ReasonBlocked:         true,
+	v1alpha1.ReasonMachineStarting: true,
+	v1alpha1.ReasonBundleStarting:  true,
+	v1alpha1.ReasonStopping:        true,
+}
+
+// tellConditions makes an Event of each condition that turned into news.
+func (r *Reconciler) tellConditions(ctx context.Context, s *scope, before, after []metav1.Condition) {
+	for _, typ := range []string{
+		v1alpha1.ConditionNetworkReady, v1alpha1.ConditionSmolfileReady,
+		v1alpha1.ConditionBundleReady, v1alpha1.ConditionMachineReady, v1alpha1.ConditionPendingRestart,
+	} {
+		now := meta.FindStatusCondition(after, typ)
+		was := meta.FindStatusCondition(before, typ)
+		if now == nil || was != nil && was.Reason == now.Reason && was.Status == now.Status {
+			continue
+		}
+		switch {
+		case typ == v1alpha1.ConditionPendingRestart,
+			typ == v1alpha1.ConditionMachineReady && now.Status == metav1.ConditionTrue,
+			typ == v1alpha1.ConditionMachineReady && now.Reason == v1alpha1.ReasonStopped:
+			r.event(s, corev1.EventTypeNormal, now.Reason, now.Message)
+		case now.Status == metav1.ConditionFalse && now.Reason != v1alpha1.ReasonStopped && !expected[now.Reason]:
+			r.warn(ctx, s, now.Reason, now.Message)
+		}
+	}
+}

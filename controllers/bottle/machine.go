@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bottle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+	logf "sigs.k8s.io/controller-runtime/pkg/log"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/flow"
+	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/state"
+)
+
+// ensureMachine makes the machine exist and run: it looks, decides, and does
+// one thing. A boot goes on by itself and has the Bottle looked at again.
+func (r *Reconciler) ensureMachine(ctx context.Context, s *scope) error {
+	facts := r.facts.get(ctx)
+	say := r.ofSmolvm(facts)
+	if err := r.takeStart(s); err != nil {
+		return mapped(err, say)
+	}
+	f, err := r.observeMachine(ctx, s)
+	if err != nil {
+		return mapped(err, say)
+	}
+	if fact := failing(facts, forMachines); fact != nil {
+		f.nodeFault = fact.Message
+	}
+	d := decide(f)
+	if d.loss != "" {
+		if err := r.countLoss(ctx, s, d.loss); err != nil {
+			return err
+		}
+	}
+	s.comparePending(f)
+	err = mapped(r.act(ctx, s, f, d), say)
+	if f.present && f.ours || s.record != nil {
+		s.tellMachine(f)
+	}
+	return err
+}
+
+// act does what was decided and says how the step stands.
+func (r *Reconciler) act(ctx context.Context, s *scope, f machineFacts, d decision) error {
+	starting := &flow.Waiting{Reason: v1alpha1.ReasonMachineStarting, Message: "the machine is being started"}
+	switch d.action {
+	case actNothing:
+		return d.wait
+	case actCreate:
+		if err := r.createMachine(ctx, s); err != nil {
+			return err
+		}
+		fallthrough
+	case actStart:
+		if err := r.beginStart(s); err != nil {
+			return err
+		}
+		return starting
+	case actStop:
+		if err := r.stopMachine(ctx, s); err != nil {
+			return err
+		}
+		starting.After = atOnce
+		return starting
+	case actReplace:
+		if err := r.stopMachine(ctx, s); err != nil {
+			return err
+		}
+		r.view.touch(s.name())
+		if err := r.Machines.DeleteMachine(ctx, s.name()); err != nil {
+			return err
+		}
+		starting.After = atOnce
+		return starting
+	case actNote:
+		return r.noteRunning(ctx, s, f)
+	}
+	return fmt.Errorf("machine of bottle %s: no such action %q", s.key(), d.action)
+}
+
+// observeMachine looks at everything that decide goes by.
+func (r *Reconciler) observeMachine(ctx context.Context, s *scope) (machineFacts, error) {
+	m, present, err := r.view.get(ctx, s.name())
+	if err == nil && !present && !r.starts.underWay(s.owner.UID) {
+		// Nothing is created, and no record given up, on an old list.
+		r.view.touch(s.name())
+		m, present, err = r.view.get(ctx, s.name())
+	}
+	if err != nil {
+		return machineFacts{}, err
+	}
+	return machineFacts{
+		machine: m, present: present, ours: present && ours(m, s),
+		record:      s.record,
+		starting:    r.starts.underWay(s.owner.UID),
+		unreachable: r.view.readings(s.name()),
+		restart:     wantsRestart(s),
+		recreate:    wantsRecreate(s),
+		now:         r.Clock.Now(),
+	}, nil
+}
+
+// takeStart takes note of how the last start went.
+func (r *Reconciler) takeStart(s *scope) error {
+	err, ok := r.starts.take(s.owner.UID)
+	if !ok {
+		return nil
+	}
+	r.Metrics.started(err)
+	if s.record == nil || err == nil || errors.Is(err, host.ErrNotFound) {
+		return nil
+	}
+	if !errors.Is(err, host.ErrBootFailed) && !errors.Is(err, host.ErrInvalid) {
+		return err
+	}
+	rec := *s.record
+	rec.BootFailures++
+	rec.LastBootFailure = r.Clock.Now().UTC()
+	rec.BootError = short(err.Error())
+	return s.setRecord(rec)
+}
+
+// beginStart starts the machine apart from the pass. Whatever asked for it,
+// the annotation and the values of Secrets as they are now are then in force.
+func (r *Reconciler) beginStart(s *scope) error {
+	rec := *s.record
+	rec.RestartedAt = s.bottle.Annotations[v1alpha1.AnnotationRestartedAt]
+	rec.Secrets = state.Hashes(rec.Salt, s.secrets)
+	if err := s.setRecord(rec); err != nil {
+		return err
+	}
+	name, k := s.name(), s.key()
+	r.starts.begin(s.owner.UID, func(ctx context.Context) error {
+		defer r.view.touch(name)
+		return r.Machines.StartMachine(ctx, name)
+	}, func() { r.Enqueue(k) })
+	return nil
+}
+
+// stopMachine stops the machine as something asked for.
+func (r *Reconciler) stopMachine(ctx context.Context, s *scope) error {
+	if s.record != nil && s.record.Run != nil {
+		rec := *s.record
+		rec.Run = nil
+		if err := s.setRecord(rec); err != nil {
+			return err
+		}
+	}
+	defer r.view.touch(s.name())
+	return r.Machines.StopMachine(ctx, s.name())
+}
+
+// noteRunning keeps which VMM runs, so that its end is noticed.
+func (r *Reconciler) noteRunning(ctx context.Context, s *scope, f machineFacts) error {
+	run := runOf(f.machine)
+	if s.record == nil || s.record.Run == nil || !sameRun(*s.record.Run, run) || s.record.BootFailures > 0 {
+		rec, err := r.runningRecord(s)
+		if err != nil {
+			return err
+		}
+		rec.Run = &run
+		rec.BootFailures, rec.LastBootFailure, rec.BootError = 0, time.Time{}, ""
+		if rec.FirstRun.IsZero() {
+			rec.FirstRun = firstOf(run.StartTime, f.now)
+		}
+		if err := s.setRecord(rec); err != nil {
+			return err
+		}
+	}
+	r.watchExit(ctx, s.name(), f.machine)
+	return nil
+}
+
+// runningRecord is the record to go on with: a machine of ours whose record
+// was lost counts as made from what is asked for now.
+func (r *Reconciler) runningRecord(s *scope) (state.Record, error) {
+	if s.record != nil {
+		return *s.record, nil
+	}
+	return r.newRecord(s), nil
+}
+
+func (r *Reconciler) countLoss(ctx context.Context, s *scope, cause string) error {
+	rec := *s.record
+	rec.Run = nil
+	rec.Restarts++
+	rec.LastLoss = &state.Loss{Time: r.Clock.Now().UTC().Truncate(time.Second), Cause: cause}
+	if err := s.setRecord(rec); err != nil {
+		return err
+	}
+	r.Metrics.lost()
+	r.warn(ctx, s, eventMachineLost, "the machine ended without being asked to: "+cause)
+	return nil
+}
+
+// watchExit has the Bottle looked at in the instant in which its VMM ends. The
+// poll finds it out too, only later.
+func (r *Reconciler) watchExit(ctx context.Context, name string, m host.Machine) {
+	if m.PID == 0 {
+		return
+	}
+	run := runOf(m)
+	r.mu.Lock()
+	was, watched := r.watched[name]
+	r.watched[name] = run
+	until := r.watches
+	r.mu.Unlock()
+	if watched && sameRun(was, run) {
+		return
+	}
+	err := r.Machines.WatchExit(until, m, func(string) {
+		r.view.touch(name)
+		r.enqueueMachine(name)
+	})
+	if err != nil {
+		logf.FromContext(ctx).V(1).Info("The VMM's end cannot be watched; the poll will notice it", "machine", name, "error", err.Error())
+	}
+}
+
+// tellMachine fills the status with what is known of the machine.
+func (s *scope) tellMachine(f machineFacts) {
+	rec := s.record
+	st := &v1alpha1.MachineStatus{Name: s.name()}
+	if s.version.Version != "" {
+		st.SmolvmVersion = ptr.To(s.version.Version)
+	} else if s.status.Machine != nil {
+		st.SmolvmVersion = s.status.Machine.SmolvmVersion
+	}
+	if f.present && f.ours && f.machine.State == host.MachineRunning {
+		if f.machine.PID > 0 {
+			st.PID = ptr.To(int64(f.machine.PID))
+		}
+		st.StartTime = timeOf(f.machine.StartTime)
+	}
+	if rec != nil {
+		st.Restarts = ptr.To(rec.Restarts)
+		if rec.LastLoss != nil {
+			st.LastLoss = &v1alpha1.MachineLoss{Time: *timeOf(rec.LastLoss.Time), Cause: rec.LastLoss.Cause}
+		}
+		s.status.Image = imageStatus(rec)
+		if s.status.StartTime == nil {
+			s.status.StartTime = timeOf(rec.FirstRun)
+		}
+	}
+	s.status.Machine = st
+}
+
+// timeOf is t as the API keeps it, nil for none.
+func timeOf(t time.Time) *metav1.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return ptr.To(metav1.NewTime(t).Rfc3339Copy())
+}
+
+func firstOf(t, otherwise time.Time) time.Time {
+	if t.IsZero() {
+		return otherwise.UTC().Truncate(time.Second)
+	}
+	return t.UTC().Truncate(time.Second)
+}
+
+func runOf(m host.Machine) state.Run {
+	return state.Run{PID: m.PID, StartTime: m.StartTime.UTC()}
+}
+
+func sameRun(a, b state.Run) bool { return a.PID == b.PID && a.StartTime.Equal(b.StartTime) }

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bottle
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strings"
+
+	"k8s.io/utils/ptr"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/smolfile"
+	"botbottle.dev/bottle-operator/internal/state"
+)
+
+// createMachine makes the machine. The record comes first: if the reply is
+// lost, it says what the machine was made from; if nothing was made, the next
+// attempt replaces it.
+func (r *Reconciler) createMachine(ctx context.Context, s *scope) error {
+	if err := s.setRecord(r.newRecord(s)); err != nil {
+		return err
+	}
+	defer r.view.touch(s.name())
+	return r.Machines.CreateMachine(ctx, machineSpec(s))
+}
+
+// newRecord is what a machine made now is made from.
+func (r *Reconciler) newRecord(s *scope) state.Record {
+	salt := state.NewSalt()
+	rec := state.Record{
+		Salt:        salt,
+		Env:         state.Hashes(salt, s.literals),
+		Secrets:     state.Hashes(salt, s.secrets),
+		Image:       ptr.Deref(s.bottle.Spec.Image, ""),
+		Reference:   s.reference,
+		Digest:      s.image.Digest,
+		Command:     s.bottle.Spec.Command,
+		Size:        sizeOf(s.bottle.Spec.Machine).String(),
+		BundleIP:    s.triple.BundleIP.String(),
+		RestartedAt: s.bottle.Annotations[v1alpha1.AnnotationRestartedAt],
+		RecreatedAt: s.bottle.Annotations[v1alpha1.AnnotationRecreatedAt],
+	}
+	if old := s.record; old != nil {
+		rec.FirstRun, rec.Restarts, rec.LastLoss = old.FirstRun, old.Restarts, old.LastLoss
+	}
+	return rec
+}
+
+// machineSpec is what smolvm is asked for. CPUs and memory are what was booked
+// with the scheduler.
+func machineSpec(s *scope) host.MachineSpec {
+	size := sizeOf(s.bottle.Spec.Machine)
+	spec := host.MachineSpec{
+		Owner: s.owner,
+		CPUs:  size.cpus, MemoryMiB: size.memoryMiB, StorageGiB: size.storageGiB, OverlayGiB: size.overlayGiB,
+		Image:    s.image.Path,
+		Smolfile: s.folder.SmolfilePath(),
+		Command:  s.bottle.Spec.Command,
+	}
+	if booked := s.bottle.Status.Resources; booked != nil {
+		spec.CPUs, spec.MemoryMiB = booked.CPUs, smolfile.MiB(booked.Memory.Value())
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.secrets)) {
+		spec.Secrets = append(spec.Secrets, host.SecretFile{Name: name, Path: s.folder.SecretPath(name)})
+	}
+	return spec
+}
+
+// ours says whether the machine of our name is the Bottle's. Where smolvm
+// knows no labels, having a record says so.
+func ours(m host.Machine, s *scope) bool {
+	if m.UID == "" {
+		return s.record != nil
+	}
+	return m.UID == s.owner.UID
+}
+
+func wantsRestart(s *scope) bool {
+	asked := s.bottle.Annotations[v1alpha1.AnnotationRestartedAt]
+	return asked != "" && s.record != nil && asked != s.record.RestartedAt
+}
+
+func wantsRecreate(s *scope) bool {
+	asked := s.bottle.Annotations[v1alpha1.AnnotationRecreatedAt]
+	return asked != "" && s.record != nil && asked != s.record.RecreatedAt
+}
+
+// What applies a change.
+const (
+	byRecreating = "annotate the Bottle with botbottle.dev/recreatedAt for a new machine (its disk is lost)"
+	byRestarting = "annotate the Bottle with botbottle.dev/restartedAt to restart the machine"
+)
+
+// comparePending names the fields in which the spec differs from what the
+// machine was created with.
+func (s *scope) comparePending(f machineFacts) {
+	s.pendingKnown = true
+	rec := s.record
+	if rec == nil || !f.present || !f.ours {
+		return
+	}
+	env := !maps.Equal(rec.Env, state.Hashes(rec.Salt, s.literals)) || !sameNames(rec.Secrets, s.secrets)
+	values := !maps.Equal(rec.Secrets, state.Hashes(rec.Salt, s.secrets))
+	for _, field := range []struct {
+		name   string
+		differ bool
+	}{
+		{"spec.env", env || values},
+		{"spec.image", rec.Image != ptr.Deref(s.bottle.Spec.Image, "")},
+		{"spec.command", !slices.Equal(rec.Command, s.bottle.Spec.Command)},
+		{"spec.machine", rec.Size != sizeOf(s.bottle.Spec.Machine).String()},
+		{"status.network", rec.BundleIP != s.triple.BundleIP.String()},
+	} {
+		if field.differ {
+			s.pending = append(s.pending, field.name)
+		}
+	}
+	s.pendingHow = byRecreating
+	if !env && len(s.pending) == 1 && s.pending[0] == "spec.env" {
+		s.pendingHow = byRestarting
+	}
+}
+
+func sameNames(hashes, values map[string]string) bool {
+	if len(hashes) != len(values) {
+		return false
+	}
+	for name := range values {
+		if _, ok := hashes[name]; !ok {
+			return false
+		}
+	}
+	return true
+}
+
+func pendingMessage(fields []string, how string) string {
+	return "not yet in force: " + strings.Join(fields, ", ") + "; " + how
+}

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bottle
+
+import (
+	"fmt"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/flow"
+	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/state"
+	"botbottle.dev/bottle-operator/internal/subnet"
+)
+
+// scope is all that one pass over one Bottle knows. Steps fill it from the top
+// down; none reads what a later one fills.
+type scope struct {
+	// bottle as read; adopt replaces it by the reply to its own write. Never
+	// changed in place.
+	bottle *v1alpha1.Bottle
+	// owner and folder follow from the Bottle's identity.
+	owner  host.Owner
+	folder state.Folder
+	// record of the machine as it was when the pass began; the steps that
+	// change it replace it. Nil when no machine was created.
+	record *state.Record
+
+	// status is what the agent will say, but for conditions. It begins as what
+	// it last said, so that a step that was not reached takes nothing back.
+	status v1alpha1.BottleStatus
+	// outcomes of the steps, in order. Filled by record.
+	outcomes []stepOutcome
+	// pending names the fields that wait for a new machine, pendingHow says
+	// what applies them; pendingKnown once that was found out. Filled by the
+	// machine step.
+	pending      []string
+	pendingHow   string
+	pendingKnown bool
+
+	// triple: network.
+	triple subnet.Triple
+	// version: smolfile.
+	version host.SmolvmVersion
+	// literals go into the Smolfile, secrets into files: smolfile.
+	literals, secrets map[string]string
+	// image is zero for a bare machine, reference what it was asked as: image.
+	image     state.Image
+	reference string
+}
+
+type stepOutcome struct {
+	condition string
+	step      string
+	outcome   flow.Outcome
+}
+
+func (r *Reconciler) newScope(b *v1alpha1.Bottle) (*scope, error) {
+	owner := host.Owner{
+		UID: string(b.UID), Namespace: b.Namespace, Name: b.Name,
+		Slug: b.Spec.Slug, Cluster: r.Cluster, Node: r.Node,
+	}
+	folder, err := r.State.Folder(owner.UID)
+	if err != nil {
+		return nil, err
+	}
+	rec, err := folder.Record()
+	if err != nil {
+		return nil, fmt.Errorf("bottle %s: %w", key(b), err)
+	}
+	return &scope{bottle: b, owner: owner, folder: folder, record: rec, status: ownedStatus(b.Status)}, nil
+}
+
+// note keeps what became of a step.
+func (s *scope) note(step flow.Step[*scope], err error) {
+	s.outcomes = append(s.outcomes, stepOutcome{step.Condition, step.Name, flow.OutcomeOf(err)})
+}
+
+func (s *scope) name() string { return s.owner.ID() }
+
+func (s *scope) key() types.NamespacedName { return key(s.bottle) }
+
+// setRecord writes the record and keeps it in the scope.
+func (s *scope) setRecord(rec state.Record) error {
+	if err := s.folder.WriteRecord(&rec); err != nil {
+		return err
+	}
+	s.record = &rec
+	return nil
+}
+
+func key(b *v1alpha1.Bottle) types.NamespacedName {
+	return types.NamespacedName{Namespace: b.Namespace, Name: b.Name}
+}
+
+func stopped(b *v1alpha1.Bottle) bool {
+	return b.Spec.DesiredState == v1alpha1.DesiredStateStopped
+}

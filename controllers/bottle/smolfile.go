@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bottle
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/flow"
+	"botbottle.dev/bottle-operator/internal/guestenv"
+	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/smolfile"
+)
+
+// ensureSmolfile writes the Smolfile, and the values of Secrets beside it
+// where this smolvm takes them from files.
+func (r *Reconciler) ensureSmolfile(ctx context.Context, s *scope) error {
+	r.References.Use(s.key(), references(s.bottle))
+	user, err := r.resolve(ctx, s, s.bottle.Spec.Env)
+	if err != nil {
+		return err
+	}
+	env, err := guestenv.Build(s.triple.BundleIP, "", user)
+	if err != nil {
+		return invalidEnv(err)
+	}
+	s.version, err = r.Machines.Version(ctx)
+	if err != nil {
+		// Without smolvm it is unknown how Secrets travel; a Smolfile without
+		// them suits every version.
+		if !errors.Is(err, host.ErrUnavailable) || hasSecret(env) {
+			return mapped(err, r.ofSmolvm(r.facts.get(ctx)))
+		}
+	}
+	s.literals, s.secrets = guestenv.Split(env)
+	if !s.version.SecretFiles {
+		for name, value := range s.secrets {
+			s.literals[name] = value
+		}
+		s.secrets = nil
+	}
+	return r.writeSmolfile(s, env)
+}
+
+func (r *Reconciler) writeSmolfile(s *scope, env []guestenv.Var) error {
+	size := sizeOf(s.bottle.Spec.Machine)
+	data, err := smolfile.Render(smolfile.Smolfile{
+		Env: s.literals, BundleIP: s.triple.BundleIP,
+		CPUs: int(size.cpus), MemoryMiB: size.memoryMiB, StorageGiB: size.storageGiB, OverlayGiB: size.overlayGiB,
+	})
+	if err != nil {
+		return invalidEnv(err)
+	}
+	changed, err := s.folder.WriteSecrets(s.secrets)
+	if err != nil {
+		return err
+	}
+	wrote, err := s.folder.WriteSmolfile(data)
+	if err != nil {
+		return err
+	}
+	r.sayTrimmed(s, env, changed, wrote)
+	sum := sha256.Sum256(data)
+	s.status.Smolfile = &v1alpha1.SmolfileStatus{Path: s.folder.SmolfilePath(), SHA256: hex.EncodeToString(sum[:])}
+	return nil
+}
+
+// sayTrimmed tells once, when a value was written, that its end is lost.
+func (r *Reconciler) sayTrimmed(s *scope, env []guestenv.Var, files []string, smolfile bool) {
+	written := map[string]bool{}
+	for _, name := range files {
+		written[name] = true
+	}
+	var names []string
+	for _, v := range env {
+		_, inFile := s.secrets[v.Name]
+		if guestenv.TrimmedByGuest(v.Value) && (written[v.Name] || smolfile && !inFile) {
+			names = append(names, v.Name)
+		}
+	}
+	if len(names) > 0 {
+		r.event(s, "Warning", eventWhiteSpaceDropped, "white space at the end of a value does not reach the guest: "+strings.Join(names, ", "))
+	}
+}
+
+func hasSecret(env []guestenv.Var) bool {
+	for _, v := range env {
+		if v.Secret {
+			return true
+		}
+	}
+	return false
+}
+
+// invalidEnv turns what cannot be passed to a guest into a wait: a value from
+// a Secret or ConfigMap mends when that changes, and one in the spec with it.
+func invalidEnv(err error) error {
+	var v *guestenv.VarError
+	if errors.As(err, &v) {
+		return &flow.Waiting{Reason: v1alpha1.ReasonEnvInvalid, Message: err.Error()}
+	}
+	return fmt.Errorf("smolfile: %w", err)
+}
+
+// size is spec.machine in smolvm's units; 0 is what was not asked for.
+type size struct {
+	cpus                              int32
+	memoryMiB, storageGiB, overlayGiB int64
+}
+
+func sizeOf(m *v1alpha1.Machine) size {
+	var s size
+	if m == nil {
+		return s
+	}
+	if m.CPUs != nil {
+		s.cpus = *m.CPUs
+	}
+	if m.Memory != nil {
+		s.memoryMiB = smolfile.MiB(m.Memory.Value())
+	}
+	if m.Storage != nil {
+		s.storageGiB = smolfile.GiB(m.Storage.Value())
+	}
+	if m.Overlay != nil {
+		s.overlayGiB = smolfile.GiB(m.Overlay.Value())
+	}
+	return s
+}
+
+// String is the canonical form that is kept in the machine's record.
+func (s size) String() string {
+	return fmt.Sprintf("cpus=%d memoryMiB=%d storageGiB=%d overlayGiB=%d", s.cpus, s.memoryMiB, s.storageGiB, s.overlayGiB)
+}

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bottle
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+)
+
+// writeStatus says what the pass found out, by one server-side apply, and only
+// when that differs from what the status says already. The apply carries the
+// resourceVersion that was looked at: after a Bottle was moved elsewhere, an
+// agent that does not know it yet must not write over its successor.
+func (r *Reconciler) writeStatus(ctx context.Context, s *scope, conds []metav1.Condition) error {
+	observed := s.bottle.Status
+	was, is := ownedStatus(observed), s.status
+	was.Conditions, is.Conditions = byType(ownedConditions(observed.Conditions)), byType(conds)
+	if equality.Semantic.DeepEqual(was, is) {
+		return nil
+	}
+	status, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&is)
+	if err != nil {
+		return fmt.Errorf("status of bottle %s: %w", s.key(), err)
+	}
+	u := &unstructured.Unstructured{Object: map[string]any{"status": status}}
+	u.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("Bottle"))
+	u.SetNamespace(s.bottle.Namespace)
+	u.SetName(s.bottle.Name)
+	u.SetResourceVersion(s.bottle.ResourceVersion)
+	err = r.Client.Status().Apply(ctx, client.ApplyConfigurationFromUnstructured(u),
+		client.FieldOwner(v1alpha1.AgentFieldOwner), client.ForceOwnership)
+	if err != nil {
+		return fmt.Errorf("write the status of bottle %s: %w", s.key(), err)
+	}
+	r.tellConditions(ctx, s, observed.Conditions, conds)
+	return nil
+}
+
+func byType(conds []metav1.Condition) []metav1.Condition {
+	out := slices.Clone(conds)
+	slices.SortFunc(out, func(a, b metav1.Condition) int { return cmp.Compare(a.Type, b.Type) })
+	return out
+}

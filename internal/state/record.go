@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package state
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// Record is what a machine was created with and what became of it: the part
+// of a Bottle's past that neither smolvm nor the API server keeps. Values of
+// the environment are in it only as salted hashes.
+type Record struct {
+	// Salt of the hashes, new for each machine.
+	Salt string `json:"salt"`
+	// Env are the hashes of the values in the Smolfile, by name.
+	Env map[string]string `json:"env,omitempty"`
+	// Secrets are the hashes of the values given by reference, by name, as of
+	// the last start.
+	Secrets map[string]string `json:"secrets,omitempty"`
+	// Image is spec.image; "" is the node's default. Reference and Digest are
+	// what that came to; "" for a bare machine.
+	Image     string `json:"image,omitempty"`
+	Reference string `json:"reference,omitempty"`
+	Digest    string `json:"digest,omitempty"`
+	// Command is spec.command.
+	Command []string `json:"command,omitempty"`
+	// Size is spec.machine in a canonical form.
+	Size string `json:"size,omitempty"`
+	// BundleIP is the one address that the machine's policy allows.
+	BundleIP string `json:"bundleIP"`
+
+	// RestartedAt and RecreatedAt are the annotations already acted on.
+	RestartedAt string `json:"restartedAt,omitempty"`
+	RecreatedAt string `json:"recreatedAt,omitempty"`
+
+	// Run is the VMM that was last seen running and not yet seen ended. A
+	// stop that was asked for clears it beforehand, so that a machine that is
+	// down with a Run was lost.
+	Run *Run `json:"run,omitempty"`
+	// FirstRun is when the Bottle's machine first ran.
+	FirstRun time.Time `json:"firstRun,omitzero"`
+	// Restarts counts unasked starts after the first.
+	Restarts int32 `json:"restarts,omitempty"`
+	// LastLoss is the last unasked end.
+	LastLoss *Loss `json:"lastLoss,omitempty"`
+
+	// BootFailures counts failed boots since the machine last ran,
+	// LastBootFailure is the time of the last and BootError its text.
+	BootFailures    int       `json:"bootFailures,omitempty"`
+	LastBootFailure time.Time `json:"lastBootFailure,omitzero"`
+	BootError       string    `json:"bootError,omitempty"`
+}
+
+// Run is one life of a machine's VMM.
+type Run struct {
+	PID       int       `json:"pid"`
+	StartTime time.Time `json:"startTime"`
+}
+
+// Loss is one unasked end of a machine.
+type Loss struct {
+	Time  time.Time `json:"time"`
+	Cause string    `json:"cause"`
+}
+
+// NewSalt is a fresh salt for a Record.
+func NewSalt() string {
+	b := make([]byte, 16)
+	_, _ = rand.Read(b) // never fails, says crypto/rand
+	return hex.EncodeToString(b)
+}
+
+// Hashes are the salted hashes of values, by name.
+func Hashes(salt string, values map[string]string) map[string]string {
+	out := make(map[string]string, len(values))
+	for name, value := range values {
+		mac := hmac.New(sha256.New, []byte(salt))
+		mac.Write([]byte(value))
+		out[name] = hex.EncodeToString(mac.Sum(nil))
+	}
+	return out
+}
+
+// Record reads the record; nil without an error when there is none.
+func (f Folder) Record() (*Record, error) {
+	data, err := os.ReadFile(filepath.Join(f.path, recordFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("record of the machine: %w", err)
+	}
+	var r Record
+	if err := json.Unmarshal(data, &r); err != nil {
+		return nil, fmt.Errorf("record of the machine in %s: %w", f.path, err)
+	}
+	return &r, nil
+}
+
+// WriteRecord keeps the record.
+func (f Folder) WriteRecord(r *Record) error {
+	data, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return fmt.Errorf("record of the machine: %w", err)
+	}
+	_, err = writeIfChanged(filepath.Join(f.path, recordFile), append(data, '\n'), 0o600)
+	return err
+}
