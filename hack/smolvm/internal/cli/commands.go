@@ -61,9 +61,9 @@ func (c *command) spec(rel release.Release) *cmdline.Command {
 	switch {
 	case c.naming == nameless:
 	case moved && !rel.AtLeast(positionalNames):
-		s.Positional = []string{"NAME"}
+		s.Positional, s.Usage = []string{"NAME"}, "smolvm machine "+c.name+" [OPTIONS] <NAME>"
 		if c.naming == nameMaybe {
-			s.Optional = 1
+			s.Optional, s.Usage = 1, "smolvm machine "+c.name+" [OPTIONS] [NAME]"
 		}
 	case c.naming == longName:
 		name.Short = ""

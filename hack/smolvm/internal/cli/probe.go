@@ -114,7 +114,7 @@ func (a *app) noteDeath(r *machine.Record) {
 		return
 	}
 	sig := int(syscall.SIGKILL)
-	a.writeExit(r.Name, &machine.LastExit{Cause: "signaled", Signal: &sig, AtMillis: time.Now().UnixMilli(), PID: r.PID})
+	a.writeExit(r.Name, &machine.LastExit{Cause: "killed", Signal: &sig, AtMillis: time.Now().UnixMilli(), PID: r.PID})
 }
 
 // find loads one record.

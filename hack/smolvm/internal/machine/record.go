@@ -76,7 +76,7 @@ type Mount struct {
 type LastExit struct {
 	Cause    string `json:"cause"`
 	ExitCode *int   `json:"exit_code,omitempty"`
-	Signal   *int   `json:"signal,omitempty"`
 	AtMillis int64  `json:"exited_at_unix_ms"`
 	PID      int    `json:"pid"`
+	Signal   *int   `json:"signal,omitempty"`
 }
