@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bundleproxy
+
+import (
+	"encoding/json"
+	"io"
+	"strconv"
+	"sync"
+	"time"
+)
+
+const (
+	maxHost   = 64  // characters shown of a host
+	maxReason = 300 // characters shown of an error about the rules file
+)
+
+// decisionLog writes JSON lines. Host and port are all that a line has of a
+// request: paths, queries and headers may hold secrets.
+type decisionLog struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+type logLine struct {
+	Time     string `json:"time"`
+	Decision string `json:"decision,omitempty"` // allow, deny or fail
+	Event    string `json:"event,omitempty"`
+	Host     string `json:"host,omitempty"`
+	Port     uint16 `json:"port,omitempty"`
+	Rules    *int   `json:"rules,omitempty"`
+	Reason   string `json:"reason"`
+}
+
+func newDecisionLog(w io.Writer) *decisionLog {
+	if w == nil {
+		w = io.Discard
+	}
+	return &decisionLog{w: w}
+}
+
+// decision says what became of a request.
+func (l *decisionLog) decision(t target, d decision) {
+	word := "deny"
+	switch {
+	case d.allowed:
+		word = "allow"
+	case d.status >= 500:
+		word = "fail"
+	}
+	l.write(logLine{Decision: word, Host: printable(t.host, maxHost), Port: t.port, Reason: d.reason})
+}
+
+// failed says that an allowed target does not answer.
+func (l *decisionLog) failed(t target) {
+	l.write(logLine{Decision: "fail", Host: printable(t.host, maxHost), Port: t.port, Reason: "the host does not answer"})
+}
+
+// rules says what became of the rules file, and how many rules hold now.
+func (l *decisionLog) rules(reason string, n int) {
+	l.write(logLine{Event: "rules", Rules: &n, Reason: reason})
+}
+
+func (l *decisionLog) write(line logLine) {
+	line.Time = time.Now().UTC().Format(time.RFC3339Nano)
+	b, err := json.Marshal(line)
+	if err != nil {
+		return // strings and numbers always marshal
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, _ = l.w.Write(append(b, '\n')) // there is nowhere else to say so
+}
+
+// printable is what somebody else wrote, in printable ASCII and cut.
+func printable(text string, most int) string {
+	// Escaping makes it no shorter: more than this is never shown.
+	text = text[:min(len(text), most)]
+	quoted := strconv.QuoteToASCII(text)
+	quoted = quoted[1 : len(quoted)-1]
+	return quoted[:min(len(quoted), most)]
+}

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bundleproxy
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// errNoAnswer is all that a guest is told of a failed dial.
+var errNoAnswer = errors.New("bundle: the host does not answer")
+
+type targetKey struct{}
+
+func withTarget(ctx context.Context, t target) context.Context {
+	return context.WithValue(ctx, targetKey{}, t)
+}
+
+// dial connects to the decided addresses of the request in ctx, one after
+// another, and to nothing where nothing was decided.
+func (p *proxy) dial(ctx context.Context) (net.Conn, error) {
+	t, ok := ctx.Value(targetKey{}).(target)
+	if !ok || len(t.addrs) == 0 {
+		return nil, errors.New("bundle: nothing was decided about this connection")
+	}
+	for _, addr := range t.addrs {
+		dialCtx, cancel := context.WithTimeout(ctx, dialTimeout)
+		conn, err := p.dialTo(dialCtx, netip.AddrPortFrom(addr, t.port))
+		cancel()
+		if err != nil {
+			continue
+		}
+		u := p.upstreams.add(conn, target{host: t.host, port: t.port, addrs: []netip.Addr{addr}})
+		// The rules may have changed between the decision and the list of
+		// connections that a change goes through.
+		if !p.stillAllowed(u) {
+			u.Close()
+			return nil, errors.New("bundle: the egress rules have changed")
+		}
+		return u, nil
+	}
+	p.log.failed(t)
+	return nil, errNoAnswer
+}
+
+func dialTCP(ctx context.Context, addr netip.AddrPort) (*net.TCPConn, error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr.String())
+	if err != nil {
+		return nil, err
+	}
+	return conn.(*net.TCPConn), nil // what "tcp" gives
+}
+
+// revoke closes the connections to what the rules no longer allow.
+func (p *proxy) revoke() {
+	// Kept connections carry later requests, whose addresses are not looked at
+	// again.
+	p.forward.Tr.CloseIdleConnections()
+	for _, u := range p.upstreams.all() {
+		if !p.stillAllowed(u) {
+			p.log.decision(u.target, deny("the egress rules have changed: connection closed"))
+			u.Close()
+		}
+	}
+}
+
+func (p *proxy) stillAllowed(u *upstream) bool {
+	set := p.rules.current()
+	_, ok := set.Match(u.target.host, u.target.port)
+	return ok && set.CheckAddr(u.target.addrs[0], u.target.port) == nil
+}
+
+// upstreams are the connections to the outside.
+type upstreams struct {
+	limit time.Duration // for silence
+	mu    sync.Mutex
+	open  map[*upstream]struct{}
+}
+
+func newUpstreams(limit time.Duration) *upstreams {
+	return &upstreams{limit: limit, open: map[*upstream]struct{}{}}
+}
+
+func (us *upstreams) add(conn *net.TCPConn, t target) *upstream {
+	us.mu.Lock()
+	defer us.mu.Unlock()
+	u := &upstream{conn: conn, target: t, of: us}
+	us.open[u] = struct{}{}
+	u.silence = time.AfterFunc(us.limit, func() { u.Close() })
+	return u
+}
+
+func (us *upstreams) all() []*upstream {
+	us.mu.Lock()
+	defer us.mu.Unlock()
+	out := make([]*upstream, 0, len(us.open))
+	for u := range us.open {
+		out = append(out, u)
+	}
+	return out
+}
+
+func (us *upstreams) closeAll() {
+	for _, u := range us.all() {
+		u.Close()
+	}
+}
+
+// upstream is a connection that closes itself when nothing moves on it. The
+// TCP connection is a field so that none of its other methods moves bytes past
+// the timer.
+type upstream struct {
+	conn    *net.TCPConn
+	target  target
+	of      *upstreams
+	silence *time.Timer
+}
+
+func (u *upstream) Read(b []byte) (int, error) {
+	n, err := u.conn.Read(b)
+	if n > 0 {
+		u.silence.Reset(u.of.limit)
+	}
+	return n, err
+}
+
+func (u *upstream) Write(b []byte) (int, error) {
+	n, err := u.conn.Write(b)
+	if n > 0 {
+		u.silence.Reset(u.of.limit)
+	}
+	return n, err
+}
+
+func (u *upstream) Close() error {
+	u.of.mu.Lock()
+	delete(u.of.open, u)
+	u.of.mu.Unlock()
+	u.silence.Stop()
+	return u.conn.Close()
+}
+
+// CloseRead and CloseWrite let a tunnel end one direction at a time.
+func (u *upstream) CloseRead() error  { return u.conn.CloseRead() }
+func (u *upstream) CloseWrite() error { return u.conn.CloseWrite() }
+
+func (u *upstream) LocalAddr() net.Addr                { return u.conn.LocalAddr() }
+func (u *upstream) RemoteAddr() net.Addr               { return u.conn.RemoteAddr() }
+func (u *upstream) SetDeadline(t time.Time) error      { return u.conn.SetDeadline(t) }
+func (u *upstream) SetReadDeadline(t time.Time) error  { return u.conn.SetReadDeadline(t) }
+func (u *upstream) SetWriteDeadline(t time.Time) error { return u.conn.SetWriteDeadline(t) }

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bundleproxy
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// world is a proxy whose outside is one server of this process: every address
+// that may be dialled leads there, and is recorded.
+type world struct {
+	t     *testing.T
+	addr  string // of the proxy
+	rules string // path
+	log   *buffer
+	end   context.CancelFunc
+	ended chan error
+
+	mu     sync.Mutex
+	names  map[string][]netip.Addr
+	asked  []string
+	dialed []netip.AddrPort
+	seen   []string // "METHOD HOST URL" as the server got it
+}
+
+func newWorld(t *testing.T, rules ...string) *world {
+	w := &world{t: t, rules: filepath.Join(t.TempDir(), "egress.json"), log: &buffer{}, ended: make(chan error, 1)}
+	w.names = map[string][]netip.Addr{
+		"api.example.com.":      {netip.MustParseAddr("203.0.113.10")},
+		"inside.example.com.":   {netip.MustParseAddr("10.0.0.5")},
+		"loop.example.com.":     {netip.MustParseAddr("127.0.0.1")},
+		"metadata.example.com.": {netip.MustParseAddr("169.254.169.254")},
+		"mixed.example.com.":    {netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("203.0.113.11")},
+	}
+	server := httptest.NewServer(http.HandlerFunc(w.serve))
+	t.Cleanup(server.Close)
+	if rules != nil {
+		w.writeRules(rules...)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	w.end = cancel
+	ready := make(chan net.Addr, 1)
+	go func() {
+		w.ended <- Run(ctx, Options{
+			Listen: "127.0.0.1:0", RulesPath: w.rules, Log: w.log, Resolver: w,
+			Dial: func(ctx context.Context, addr netip.AddrPort) (*net.TCPConn, error) {
+				w.mu.Lock()
+				w.dialed = append(w.dialed, addr)
+				w.mu.Unlock()
+				return dialTCP(ctx, netip.MustParseAddrPort(server.Listener.Addr().String()))
+			},
+			Ready: func(a net.Addr) { ready <- a },
+		})
+	}()
+	select {
+	case a := <-ready:
+		w.addr = a.String()
+	case err := <-w.ended:
+		t.Fatalf("run: %v", err)
+	}
+	t.Cleanup(func() {
+		cancel()
+		if err := <-w.ended; err != nil {
+			t.Errorf("run: got %v, want nil", err)
+		}
+	})
+	return w
+}
+
+func (w *world) serve(rw http.ResponseWriter, r *http.Request) {
+	w.mu.Lock()
+	w.seen = append(w.seen, r.Method+" "+r.Host+" "+r.URL.String())
+	w.mu.Unlock()
+	fmt.Fprintf(rw, "hello from %s", r.Host)
+}
+
+// LookupNetIP implements Resolver.
+func (w *world) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.asked = append(w.asked, host)
+	if addrs, ok := w.names[strings.ToLower(host)]; ok {
+		return addrs, nil
+	}
+	return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
+}
+
+func (w *world) writeRules(rules ...string) {
+	w.t.Helper()
+	b, err := json.Marshal(map[string]any{"version": 1, "allow": append([]string{}, rules...)})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.replaceRules(string(b))
+}
+
+// replaceRules renames, as the agent does.
+func (w *world) replaceRules(content string) {
+	w.t.Helper()
+	tmp := w.rules + ".tmp"
+	if err := os.WriteFile(tmp, []byte(content), 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+	if err := os.Rename(tmp, w.rules); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// ask sends raw text to the proxy and returns the first answer.
+func (w *world) ask(raw string) (status int, body string) {
+	w.t.Helper()
+	conn := w.connect()
+	defer conn.Close()
+	if _, err := io.WriteString(conn, raw); err != nil {
+		w.t.Fatal(err)
+	}
+	return w.answer(bufio.NewReader(conn))
+}
+
+func (w *world) connect() net.Conn {
+	w.t.Helper()
+	conn, err := net.Dial("tcp", w.addr)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	return conn
+}
+
+func (w *world) answer(r *bufio.Reader) (status int, body string) {
+	w.t.Helper()
+	resp, err := http.ReadResponse(r, nil)
+	if err != nil {
+		w.t.Fatalf("read answer: %v", err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode == http.StatusOK && resp.ContentLength < 0 && len(resp.TransferEncoding) == 0 {
+		return resp.StatusCode, "" // a tunnel
+	}
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		w.t.Fatalf("read answer: %v", err)
+	}
+	return resp.StatusCode, string(b)
+}
+
+// tunnel opens one and asks through it.
+func (w *world) tunnel(target string) (net.Conn, *bufio.Reader) {
+	w.t.Helper()
+	conn := w.connect()
+	r := bufio.NewReader(conn)
+	fmt.Fprintf(conn, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", target, target)
+	if status, body := w.answer(r); status != http.StatusOK {
+		w.t.Fatalf("CONNECT %s: got %d %q, want 200", target, status, body)
+	}
+	return conn, r
+}
+
+func (w *world) eventually(what string, ok func() bool) {
+	w.t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			w.t.Fatalf("%s: got no, want yes within 10 s; log:\n%s", what, w.log.String())
+		}
+	}
+}
+
+func get(url string) string {
+	host := strings.TrimPrefix(strings.TrimPrefix(url, "http://"), "https://")
+	host, _, _ = strings.Cut(host, "/")
+	return fmt.Sprintf("GET %s HTTP/1.1\r\nHost: %s\r\n\r\n", url, host)
+}
+
+func connect(target string) string {
+	return fmt.Sprintf("CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", target, target)
+}
+
+// buffer is a bytes.Buffer for several goroutines.
+type buffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
