@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package placement_test
+
+import (
+	"encoding/json"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+)
+
+// The agent's part, played with the agent's own rights.
+
+// takeOver adds the agent's finalizer and applies its share of the status.
+func (w *world) takeOver(name string) {
+	w.Helper()
+	b := w.bottle(name)
+	before := b.DeepCopy()
+	if controllerutil.AddFinalizer(b, v1alpha1.FinalizerNode) {
+		w.must(w.agent.Patch(w.Context(), b, client.MergeFrom(before)))
+	}
+	w.report(name, "NotProven")
+}
+
+// report applies the agent's share of the status, Ready with this reason.
+func (w *world) report(name, reason string) {
+	w.Helper()
+	now := metav1.Now()
+	status := v1alpha1.BottleStatus{
+		Network: &v1alpha1.NetworkStatus{Subnet: "192.168.44.0/24", Gateway: "192.168.44.1", BundleIP: "192.168.44.2"},
+		Machine: &v1alpha1.MachineStatus{Name: "bottle-" + name},
+		Conditions: []metav1.Condition{
+			{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: reason, LastTransitionTime: now},
+			{Type: v1alpha1.ConditionEgressEnforced, Status: metav1.ConditionUnknown, Reason: reason, LastTransitionTime: now},
+			{Type: v1alpha1.ConditionMachineReady, Status: metav1.ConditionTrue, Reason: "MachineRunning", LastTransitionTime: now},
+		},
+	}
+	u := &unstructured.Unstructured{Object: map[string]any{"status": w.plain(status)}}
+	u.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("Bottle"))
+	u.SetNamespace(w.ns)
+	u.SetName(name)
+	w.must(w.agent.Status().Apply(w.Context(), client.ApplyConfigurationFromUnstructured(u),
+		client.FieldOwner(v1alpha1.AgentFieldOwner), client.ForceOwnership))
+}
+
+// leave is how an agent says that nothing of the Bottle is on its node.
+func (w *world) leave(name string) {
+	w.Helper()
+	b := w.bottle(name)
+	var kept []metav1.Condition
+	for _, c := range b.Status.Conditions {
+		if c.Type == v1alpha1.ConditionScheduled {
+			kept = append(kept, c)
+		}
+	}
+	patch, err := json.Marshal(map[string]any{
+		"metadata": map[string]any{"resourceVersion": b.ResourceVersion},
+		"status":   map[string]any{"nodeName": nil, "network": nil, "machine": nil, "conditions": kept},
+	})
+	w.must(err)
+	w.must(w.agent.Status().Patch(w.Context(), b, client.RawPatch(types.MergePatchType, patch), client.FieldOwner(v1alpha1.AgentFieldOwner)))
+}
+
+// tornDown takes the agent's finalizer off.
+func (w *world) tornDown(name string) {
+	w.Helper()
+	b := w.bottle(name)
+	before := b.DeepCopy()
+	controllerutil.RemoveFinalizer(b, v1alpha1.FinalizerNode)
+	w.must(w.agent.Patch(w.Context(), b, client.MergeFrom(before)))
+}
+
+func (w *world) plain(v any) any {
+	w.Helper()
+	data, err := json.Marshal(v)
+	w.must(err)
+	var out any
+	w.must(json.Unmarshal(data, &out))
+	return out
+}

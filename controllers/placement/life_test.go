@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package placement_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/test/builders"
+)
+
+// From creation to deletion, in a namespace that enforces PodSecurity
+// "restricted"; at no moment is a Bottle that once had a Ready without one.
+func TestLife(t *testing.T) {
+	w := newWorld(t)
+	w.restrict()
+	w.start(interceptor.Funcs{})
+	node, _ := w.node("a")
+	b := w.create(builders.MakeBottle("a").Label("team", "x").Obj())
+	watch := w.watchReady(b)
+
+	w.waitScheduled("a", "False Pending")
+	pod := w.pod("a")
+	if got, want := pod.Name, "bottle-a-"+string(b.UID)[:8]; got != want {
+		t.Errorf("got Pod %s, want %s", got, want)
+	}
+	if got, want := condition(w.bottle("a"), v1alpha1.ConditionReady), "False Pending"; got != want {
+		t.Errorf("got Ready %s, want %s", got, want)
+	}
+	if pod.Labels["team"] != "x" || !metav1.IsControlledBy(pod, b) {
+		t.Errorf("got labels %v and owners %v, want the Bottle's label and the Bottle as controller", pod.Labels, pod.OwnerReferences)
+	}
+
+	w.bind(pod, node)
+	w.waitScheduled("a", "True Scheduled")
+	got := w.bottle("a")
+	want := &v1alpha1.ResourcesStatus{CPUs: 2, Memory: resource.MustParse("2Gi")}
+	if diff := cmp.Diff(want, got.Status.Resources); diff != "" {
+		t.Errorf("resources (-want +got):\n%s", diff)
+	}
+	if *got.Status.NodeName != node {
+		t.Errorf("got node %s, want %s", *got.Status.NodeName, node)
+	}
+	if ready := condition(got, v1alpha1.ConditionReady); ready != "False Progressing" {
+		t.Errorf("got Ready %s at the hand-over, want False Progressing", ready)
+	}
+
+	w.takeOver("a")
+	got = w.bottle("a")
+	got.Spec.Command = []string{"sh"} // a new generation, which the manager notes
+	w.must(w.c.Update(t.Context(), got))
+	w.eventually(func() string {
+		for _, c := range w.bottle("a").Status.Conditions {
+			if c.Type == v1alpha1.ConditionScheduled && c.ObservedGeneration != 2 {
+				return fmt.Sprintf("got observedGeneration %d, want 2", c.ObservedGeneration)
+			}
+		}
+		return ""
+	})
+	if ready := condition(w.bottle("a"), v1alpha1.ConditionReady); ready != "False NotProven" {
+		t.Errorf("got Ready %s, want the agent's False NotProven", ready)
+	}
+
+	w.must(w.c.Delete(t.Context(), got))
+	w.always(func() string {
+		if len(w.pods("a")) != 1 {
+			return "the placeholder Pod is gone before the machine is"
+		}
+		return ""
+	})
+	w.tornDown("a")
+	w.eventually(func() string {
+		if n := len(w.pods("a")); n > 0 {
+			return "a placeholder Pod is left"
+		}
+		return ""
+	})
+	for _, missing := range watch() {
+		t.Error(missing)
+	}
+}
+
+// restrict makes the namespace enforce PodSecurity "restricted".
+func (w *world) restrict() {
+	w.Helper()
+	ns := &corev1.Namespace{}
+	w.must(w.c.Get(w.Context(), client.ObjectKey{Name: w.ns}, ns))
+	metav1.SetMetaDataLabel(&ns.ObjectMeta, "pod-security.kubernetes.io/enforce", "restricted")
+	w.must(w.c.Update(w.Context(), ns))
+}
+
+// watchReady watches every version of a Bottle; what it returns is called
+// once the Bottle is gone, and lists the versions that lost Ready.
+func (w *world) watchReady(b *v1alpha1.Bottle) func() []string {
+	w.Helper()
+	watch, err := w.c.Watch(w.Context(), &v1alpha1.BottleList{}, client.InNamespace(w.ns),
+		client.MatchingFields{"metadata.name": b.Name})
+	w.must(err)
+	found := make(chan []string, 1)
+	go func() {
+		var missing []string
+		had := false
+		for e := range watch.ResultChan() {
+			seen, ok := e.Object.(*v1alpha1.Bottle)
+			if !ok {
+				continue
+			}
+			has := condition(seen, v1alpha1.ConditionReady) != ""
+			if had && !has {
+				missing = append(missing, fmt.Sprintf("version %s has no Ready: %v", seen.ResourceVersion, seen.Status.Conditions))
+			}
+			had = had || has
+		}
+		found <- missing
+	}()
+	return func() []string {
+		w.eventually(func() string {
+			err := w.c.Get(w.Context(), client.ObjectKeyFromObject(b), &v1alpha1.Bottle{})
+			if client.IgnoreNotFound(err) != nil || err == nil {
+				return "the Bottle is still there"
+			}
+			return ""
+		})
+		watch.Stop()
+		return <-found
+	}
+}
