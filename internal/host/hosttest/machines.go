@@ -10,8 +10,10 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/pelletier/go-toml/v2"
 
@@ -133,6 +135,16 @@ func (f *Machines) Names() []string {
 	return slices.Sorted(maps.Keys(f.machines))
 }
 
+// StoredEnv is the env that a machine was created with, as smolvm keeps it.
+func (f *Machines) StoredEnv(name string) []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if m := f.machines[name]; m != nil {
+		return slices.Clone(m.env)
+	}
+	return nil
+}
+
 // Starts says how often a machine was booted.
 func (f *Machines) Starts(name string) int {
 	f.mu.Lock()
@@ -193,7 +205,7 @@ func (f *Machines) CreateMachine(ctx context.Context, spec host.MachineSpec) err
 			return fmt.Errorf("create machine %s: %w", name, err)
 		}
 		f.now = f.now.Add(time.Second)
-		m := &machine{spec: spec, env: file.Env, disk: map[string]string{}, ended: make(chan struct{})}
+		m := &machine{spec: spec, env: kept(file.Env), disk: map[string]string{}, ended: make(chan struct{})}
 		m.Machine = host.Machine{
 			Name: name, State: host.MachineCreated, CreatedAt: f.now,
 			CPUs: cmp.Or(spec.CPUs, file.CPUs, 4), MemoryMiB: cmp.Or(spec.MemoryMiB, file.Memory, 8192),
@@ -217,6 +229,26 @@ func (f *Machines) supported(s host.MachineSpec) error {
 		if !filepath.IsAbs(p.Path) {
 			return host.ErrInvalid
 		}
+	}
+	return nil
+}
+
+// kept is what smolvm keeps of env: entries are trimmed, those without a name
+// dropped.
+func kept(entries []string) []string {
+	var env []string
+	for _, kv := range entries {
+		if kv = strings.TrimFunc(kv, unicode.IsSpace); strings.Index(kv, "=") > 0 {
+			env = append(env, kv)
+		}
+	}
+	return env
+}
+
+// ours refuses to act on what no Bottle can be called.
+func ours(name string) error {
+	if !strings.HasPrefix(name, "bottle-") {
+		return fmt.Errorf("machine %q is not a bottle's: %w", name, host.ErrInvalid)
 	}
 	return nil
 }

@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 
 	"botbottle.dev/bottle-operator/internal/host"
 )
@@ -19,6 +18,9 @@ import (
 // StartMachine implements host.Machines.
 func (f *Machines) StartMachine(ctx context.Context, name string) error {
 	return f.call(ctx, "StartMachine "+name, func() error {
+		if err := ours(name); err != nil {
+			return err
+		}
 		m := f.machines[name]
 		switch {
 		case m == nil:
@@ -43,13 +45,7 @@ func (f *Machines) StartMachine(ctx context.Context, name string) error {
 
 // launch is the environment that a start gives the guest.
 func (m *machine) launch() ([]string, error) {
-	var env []string
-	for _, kv := range m.env {
-		// smolvm trims entries and drops those without a name.
-		if kv = strings.TrimFunc(kv, unicode.IsSpace); strings.Index(kv, "=") > 0 {
-			env = append(env, kv)
-		}
-	}
+	env := slices.Clone(m.env)
 	for _, s := range m.spec.Secrets {
 		b, err := os.ReadFile(s.Path)
 		if err != nil {
@@ -71,6 +67,9 @@ func (m *machine) end() {
 // StopMachine implements host.Machines.
 func (f *Machines) StopMachine(ctx context.Context, name string) error {
 	return f.call(ctx, "StopMachine "+name, func() error {
+		if err := ours(name); err != nil {
+			return err
+		}
 		if m := f.machines[name]; m != nil && m.PID != 0 {
 			m.end()
 		}
@@ -81,6 +80,9 @@ func (f *Machines) StopMachine(ctx context.Context, name string) error {
 // DeleteMachine implements host.Machines.
 func (f *Machines) DeleteMachine(ctx context.Context, name string) error {
 	return f.call(ctx, "DeleteMachine "+name, func() error {
+		if err := ours(name); err != nil {
+			return err
+		}
 		if m := f.machines[name]; m != nil {
 			m.end()
 			delete(f.machines, name)
@@ -119,10 +121,14 @@ func (f *Machines) WatchExit(ctx context.Context, m host.Machine, exited func(na
 }
 
 // Exec implements host.Machines. The fake's guest has the commands true,
-// false, `cat` and `cat FILE` (of copied files and /proc/self/environ),
-// `sh -c "exit N"`, `sh -c "kill -9 $$"`, `sh -c "cat >FILE"` and `sleep N`;
-// any other is not there, exit code 255.
+// false, sync, `cat` and `cat FILE` (of copied files and /proc/self/environ),
+// `sleep N`, `sh -c SCRIPT` with one of the scripts "exit N", "kill -9 $$",
+// "cat >FILE" and "echo TEXT", each with "; exit N" after it if need be, and
+// copied files that hold such a script. Any other is not there: code 255.
 func (f *Machines) Exec(ctx context.Context, name string, req host.ExecRequest) (int, error) {
+	if len(req.Command) == 0 {
+		return 0, fmt.Errorf("exec in machine %s: no command: %w", name, host.ErrInvalid)
+	}
 	var g guest
 	err := f.call(ctx, "Exec "+name, func() error {
 		m, err := f.running(name)
@@ -198,9 +204,7 @@ func (g guest) run(ctx context.Context, req host.ExecRequest) (int, error) {
 		arg = argv[len(argv)-1]
 	}
 	switch {
-	case len(argv) == 0:
-		return 0, host.ErrInvalid
-	case argv[0] == "true":
+	case argv[0] == "true", argv[0] == "sync":
 		return 0, nil
 	case argv[0] == "false":
 		return 1, nil
@@ -226,13 +230,24 @@ func (g guest) run(ctx context.Context, req host.ExecRequest) (int, error) {
 		}
 		_, _ = io.WriteString(out, content)
 		return 0, nil
+	case strings.HasPrefix(argv[0], "/"):
+		if content, ok := g.read(argv[0]); ok {
+			return g.script(strings.TrimSpace(strings.TrimPrefix(content, "#!/bin/sh\n")), req)
+		}
 	case argv[0] == "sh" && len(argv) == 3:
 		return g.script(arg, req)
 	}
 	return noCommand, nil
 }
 
+// script runs one command and an exit after it.
 func (g guest) script(script string, req host.ExecRequest) (int, error) {
+	if first, then, ok := strings.Cut(script, "; exit "); ok {
+		if _, err := g.script(first, req); err != nil {
+			return 0, err
+		}
+		script = "exit " + then
+	}
 	verb, arg, _ := strings.Cut(script, " ")
 	switch {
 	case verb == "exit":
@@ -250,7 +265,7 @@ func (g guest) script(script string, req host.ExecRequest) (int, error) {
 		g.write(strings.TrimPrefix(arg, ">"), string(b))
 		return 0, nil
 	case verb == "echo":
-		text, _, toStderr := strings.Cut(arg, " >&2")
+		text, toStderr := strings.CutSuffix(arg, " >&2")
 		w := writer(req.Stdout)
 		if toStderr {
 			w = writer(req.Stderr)

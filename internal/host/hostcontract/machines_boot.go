@@ -1,0 +1,363 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hostcontract
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+// bootTests need machines that start.
+var bootTests = []machineTest{
+	{"started, stopped, started, deleted", machineLife},
+	{"env in the guest, byte for byte", machineGuestEnv},
+	{"exec", machineExec},
+	{"exec streams", machineStreams},
+	{"copy", machineCopy},
+	{"killed VMM", machineKilled},
+	{"watch", machineWatch},
+	{"three started at once", machineThreeStarts},
+	{"secret is missing at start", machineMissingSecret},
+}
+
+// startMachine boots, as often as the port allows callers to: a failed boot
+// may work the next time.
+func (m *testMachine) start(t *testing.T) host.Machine {
+	t.Helper()
+	var err error
+	for range 3 {
+		if err = m.f.Machines.StartMachine(t.Context(), m.name); !errors.Is(err, host.ErrBootFailed) {
+			break
+		}
+		t.Logf("start: %v", err)
+	}
+	if err != nil {
+		t.Fatalf("start: %v", err)
+	}
+	got, _ := m.find(t)
+	if got.State != host.MachineRunning || got.PID == 0 || got.StartTime.IsZero() {
+		t.Fatalf("started: got %+v, want it running with a process", got)
+	}
+	return got
+}
+
+// exec runs a command that is to work and returns what it printed.
+func (m *testMachine) exec(t *testing.T, command ...string) string {
+	t.Helper()
+	var out, errs bytes.Buffer
+	code, err := m.f.Machines.Exec(t.Context(), m.name, host.ExecRequest{Command: command, Stdout: &out, Stderr: &errs, Timeout: 2 * time.Minute})
+	if err != nil || code != 0 {
+		t.Fatalf("exec %q: got %d, %v, stderr %q, want 0", command, code, err, errs.String())
+	}
+	return out.String()
+}
+
+func machineLife(t *testing.T, f MachinesFixture) {
+	m, ctx := newMachine(t, f), t.Context()
+	m.create(t)
+	first := m.start(t)
+	if again := m.start(t); again.PID != first.PID || !again.StartTime.Equal(first.StartTime) {
+		t.Errorf("started again: got process %d of %v, want the same %d of %v", again.PID, again.StartTime, first.PID, first.StartTime)
+	}
+	m.exec(t, "sh", "-c", "cat >/kept")
+	m.exec(t, "sync")
+	for range 2 {
+		if err := f.Machines.StopMachine(ctx, m.name); err != nil {
+			t.Fatalf("stop: %v", err)
+		}
+		if got, ok := m.find(t); !ok || got.State == host.MachineRunning || got.PID != 0 {
+			t.Errorf("stopped: got %+v, want it listed, down and without a process", got)
+		}
+		for _, left := range f.Left(t, m.name) {
+			if strings.HasPrefix(left, "process") {
+				t.Errorf("stopped: got %s, want no process", left)
+			}
+		}
+	}
+	if second := m.start(t); second.PID == first.PID && second.StartTime.Equal(first.StartTime) {
+		t.Error("started after a stop: got the same process, want another")
+	}
+	m.exec(t, "cat", "/kept") // the disk is the same
+	if err := f.Machines.DeleteMachine(ctx, m.name); err != nil {
+		t.Fatalf("delete of a running one: %v", err)
+	}
+	if _, ok := m.find(t); ok {
+		t.Error("deleted: got it listed, want not")
+	}
+	if left := f.Left(t, m.name); len(left) > 0 {
+		t.Errorf("deleted: got %q left, want nothing", left)
+	}
+}
+
+func machineGuestEnv(t *testing.T, f MachinesFixture) {
+	m := newMachine(t, f)
+	want := slices.Clone(machineEnv)
+	const secret = "s3cret \"with\" 'quotes'\nand a line; 🍾"
+	v, _ := f.Machines.Version(t.Context())
+	if v.SecretFiles {
+		// Newlines at the end of a file do not arrive.
+		m.spec.Secrets = []host.SecretFile{{Name: "TOKEN", Path: writeFile(t, f, "secret", secret+"\n")}}
+		want = append(want, "TOKEN="+secret)
+	}
+	m.create(t)
+	m.start(t)
+	got := strings.Split(m.exec(t, "cat", "/proc/self/environ"), "\x00")
+	var have []string
+	for _, kv := range want {
+		name, _, _ := strings.Cut(kv, "=")
+		i := slices.IndexFunc(got, func(s string) bool { return strings.HasPrefix(s, name+"=") })
+		if i >= 0 {
+			have = append(have, got[i])
+		}
+	}
+	if diff := cmp.Diff(want, have); diff != "" {
+		t.Errorf("env in the guest (-want +got):\n%s", diff)
+	}
+	if where := f.Where(t, "s3cret "); v.SecretFiles && len(where) > 0 {
+		t.Errorf("the secret: got it in %q, want it nowhere on the node", where)
+	}
+}
+
+func machineExec(t *testing.T, f MachinesFixture) {
+	m, ctx := newMachine(t, f), t.Context()
+	m.create(t)
+	m.start(t)
+	for _, tt := range []struct {
+		command []string
+		code    int
+	}{
+		{[]string{"true"}, 0},
+		{[]string{"false"}, 1},
+		{[]string{"sh", "-c", "exit 42"}, 42},
+		{[]string{"sh", "-c", "exit 124"}, 124},
+		{[]string{"sh", "-c", "echo Error: of my own >&2; exit 1"}, 1},
+	} {
+		code, err := f.Machines.Exec(ctx, m.name, host.ExecRequest{Command: tt.command, Timeout: 2 * time.Minute})
+		if err != nil || code != tt.code {
+			t.Errorf("%q: got %d, %v, want %d", tt.command, code, err, tt.code)
+		}
+	}
+	for what, req := range map[string]host.ExecRequest{
+		"killed":  {Command: []string{"sh", "-c", "kill -9 $$"}},
+		"missing": {Command: []string{"no-such-program"}},
+	} {
+		if code, err := f.Machines.Exec(ctx, m.name, req); err != nil || code < 126 {
+			t.Errorf("%s: got %d, %v, want a code from 126 up", what, code, err)
+		}
+	}
+	began := time.Now()
+	code, err := f.Machines.Exec(ctx, m.name, host.ExecRequest{Command: []string{"sleep", "600"}, Timeout: time.Second})
+	if err != nil || code != 124 || time.Since(began) > 5*time.Minute {
+		t.Errorf("out of time: got %d, %v after %v, want 124", code, err, time.Since(began))
+	}
+	short, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	if _, err := f.Machines.Exec(short, m.name, host.ExecRequest{Command: []string{"sleep", "600"}}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("given up: got %v, want the context's error", err)
+	}
+	wantKind(t, "nothing to run", func() error { _, err := f.Machines.Exec(ctx, m.name, host.ExecRequest{}); return err }(), host.ErrInvalid)
+	m.exec(t, "true") // the guest is well
+}
+
+func machineStreams(t *testing.T, f MachinesFixture) {
+	m := newMachine(t, f)
+	m.create(t)
+	m.start(t)
+	in := make([]byte, 1<<20)
+	for i := range in {
+		in[i] = byte(rand.Uint32())
+	}
+	var out, errs bytes.Buffer
+	code, err := f.Machines.Exec(t.Context(), m.name, host.ExecRequest{Command: []string{"cat"}, Stdin: bytes.NewReader(in), Stdout: &out, Stderr: &errs})
+	if err != nil || code != 0 || !bytes.Equal(out.Bytes(), in) || errs.Len() > 0 {
+		t.Errorf("1 MiB through cat: got %d, %v, %d bytes, stderr %q, want it back whole", code, err, out.Len(), errs.String())
+	}
+	out.Reset()
+	code, err = f.Machines.Exec(t.Context(), m.name, host.ExecRequest{Command: []string{"sh", "-c", "echo to the side >&2"}, Stdout: &out, Stderr: &errs})
+	if err != nil || code != 0 || out.Len() > 0 || errs.String() != "to the side\n" {
+		t.Errorf("stderr: got %d, %v, stdout %q, stderr %q, want it apart", code, err, out.String(), errs.String())
+	}
+}
+
+func machineCopy(t *testing.T, f MachinesFixture) {
+	m, ctx := newMachine(t, f), t.Context()
+	m.create(t)
+	m.start(t)
+	const script = "#!/bin/sh\nexit 7\n"
+	if err := f.Machines.Copy(ctx, m.name, writeFile(t, f, "copied", script), "/copied"); err != nil {
+		t.Fatalf("copy: %v", err)
+	}
+	if got := m.exec(t, "cat", "/copied"); got != script {
+		t.Errorf("content: got %q, want %q", got, script)
+	}
+	if code, err := f.Machines.Exec(ctx, m.name, host.ExecRequest{Command: []string{"/copied"}}); err != nil || code != 7 {
+		t.Errorf("run: got %d, %v, want 7", code, err)
+	}
+	if err := f.Machines.Copy(ctx, m.name, "/nonexistent/file", "/x"); err == nil {
+		t.Error("copy of nothing: got nil, want an error")
+	}
+}
+
+// waitExit waits for a watcher's call.
+func waitExit(t *testing.T, exits <-chan string, name string) {
+	t.Helper()
+	select {
+	case got := <-exits:
+		if got != name {
+			t.Errorf("exit: got %q, want %q", got, name)
+		}
+	case <-time.After(30 * time.Second):
+		t.Fatal("exit: got nothing, want a call")
+	}
+}
+
+func machineKilled(t *testing.T, f MachinesFixture) {
+	m, ctx := newMachine(t, f), t.Context()
+	m.create(t)
+	first := m.start(t)
+	exits := make(chan string, 1)
+	if err := f.Machines.WatchExit(ctx, first, func(name string) { exits <- name }); err != nil {
+		t.Fatalf("watch: %v", err)
+	}
+	f.Kill(t, first)
+	waitExit(t, exits, m.name)
+	// Told of the end, one look shows it.
+	if got, ok := m.find(t); !ok || got.State == host.MachineRunning || got.PID != 0 {
+		t.Errorf("killed: got %+v, want it listed, down and without a process", got)
+	}
+	_, err := f.Machines.Exec(ctx, m.name, host.ExecRequest{Command: []string{"true"}})
+	wantKind(t, "exec in a killed one", err, host.ErrNotRunning)
+	if err := f.Machines.WatchExit(ctx, first, func(name string) { exits <- name }); err != nil {
+		t.Fatalf("watch of one that ended: %v", err)
+	}
+	waitExit(t, exits, m.name)
+	if second := m.start(t); second.PID == first.PID && second.StartTime.Equal(first.StartTime) {
+		t.Error("started after the loss: got the old process, want another")
+	}
+	m.exec(t, "true")
+	now, _ := m.find(t)
+	f.Kill(t, now)
+	if err := f.Machines.DeleteMachine(ctx, m.name); err != nil {
+		t.Errorf("delete of a killed one: got %v, want nil", err)
+	}
+}
+
+func machineWatch(t *testing.T, f MachinesFixture) {
+	m, ctx := newMachine(t, f), t.Context()
+	m.create(t)
+	running := m.start(t)
+
+	over, cancel := context.WithCancel(ctx)
+	if err := f.Machines.WatchExit(over, running, func(string) { t.Error("watch that ended: got a call, want none") }); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	other := running
+	other.StartTime = other.StartTime.Add(-time.Hour)
+	exits := make(chan string, 2)
+	if err := f.Machines.WatchExit(ctx, other, func(name string) { exits <- name }); err != nil {
+		t.Fatal(err)
+	}
+	waitExit(t, exits, m.name) // a process of that number, but not that one
+	if err := f.Machines.WatchExit(ctx, running, func(name string) { exits <- name }); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-exits:
+		t.Error("running: got an exit, want none")
+	case <-time.After(50 * time.Millisecond):
+	}
+	if err := f.Machines.StopMachine(ctx, m.name); err != nil {
+		t.Fatal(err)
+	}
+	waitExit(t, exits, m.name)
+}
+
+// machineCommand: a command given at create runs at every start.
+func machineCommand(t *testing.T, f MachinesFixture) {
+	v, _ := f.Machines.Version(t.Context())
+	if !v.Command || !v.RunsWorkload {
+		return // refused, as "what the version cannot do" checks
+	}
+	m, ctx := newMachine(t, f), t.Context()
+	m.spec.Command = []string{"sh", "-c", `echo "$0 $PLAIN" >>/ran; sync; sleep 1000`, "it's a \"workload\""}
+	m.create(t)
+	want := ""
+	for range 2 {
+		m.start(t)
+		want += "it's a \"workload\" 1\n"
+		got := ""
+		for end := time.Now().Add(time.Minute); got != want && time.Now().Before(end); {
+			var out bytes.Buffer
+			if _, err := f.Machines.Exec(ctx, m.name, host.ExecRequest{Command: []string{"cat", "/ran"}, Stdout: &out}); err != nil {
+				t.Fatal(err)
+			}
+			got = out.String()
+		}
+		if got != want {
+			t.Errorf("the workload wrote: got %q, want %q", got, want)
+		}
+		if err := f.Machines.StopMachine(ctx, m.name); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func machineThreeStarts(t *testing.T, f MachinesFixture) {
+	machines := make([]*testMachine, 3)
+	for i := range machines {
+		machines[i] = newMachine(t, f)
+		machines[i].create(t)
+	}
+	atOnce(t, len(machines), func(i int) error {
+		err := f.Machines.StartMachine(t.Context(), machines[i].name)
+		for range 2 {
+			if errors.Is(err, host.ErrBootFailed) {
+				err = f.Machines.StartMachine(t.Context(), machines[i].name)
+			}
+		}
+		return err
+	})
+	pids := map[int]bool{}
+	for _, m := range machines {
+		if got, _ := m.find(t); got.PID != 0 {
+			pids[got.PID] = true
+		}
+		m.exec(t, "true")
+	}
+	if len(pids) != len(machines) {
+		t.Errorf("processes: got %d, want %d", len(pids), len(machines))
+	}
+	atOnce(t, len(machines), func(i int) error { return f.Machines.StopMachine(t.Context(), machines[i].name) })
+}
+
+// machineMissingSecret: secrets are read at start, and a start that fails
+// leaves nothing running.
+func machineMissingSecret(t *testing.T, f MachinesFixture) {
+	if v, _ := f.Machines.Version(t.Context()); !v.SecretFiles {
+		return // refused, as "what the version cannot do" checks
+	}
+	m, ctx := newMachine(t, f), t.Context()
+	path := writeFile(t, f, "secret", "later")
+	m.spec.Secrets = []host.SecretFile{{Name: "TOKEN", Path: path + "-moved"}}
+	m.create(t)
+	wantKind(t, "start", f.Machines.StartMachine(ctx, m.name), host.ErrBootFailed)
+	if got, ok := m.find(t); !ok || got.State == host.MachineRunning || got.PID != 0 {
+		t.Errorf("after a failed start: got %+v, want it listed and down", got)
+	}
+	for _, left := range f.Left(t, m.name) {
+		if strings.HasPrefix(left, "process") {
+			t.Errorf("after a failed start: got %s, want no process", left)
+		}
+	}
+}
