@@ -1,0 +1,126 @@
+# shellcheck shell=bash disable=SC2154
+# SPDX-License-Identifier: Apache-2.0
+# Sourced by up and the node commands: what a node is made of.
+#
+# A node on this machine is a network namespace with a mount namespace, both
+# held by one process, with dockerd and the agent inside. It has no route out
+# of the machine: only a veth to the cluster's pretend world.
+
+node_path=/opt/smolvm:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+clean_env=(env -i "PATH=$node_path" HOME=/root LANG=C.UTF-8)
+world=bb$tag-world
+
+# make_world: a namespace that plays the internet (203.0.113.10), the cloud's
+# metadata (169.254.169.254) and a LAN (10.77.0.0/24).
+make_world() {
+  ip netns list | grep -qw "$world" && return
+  ip netns add "$world"
+  ip -n "$world" link set lo up
+  ip -n "$world" addr add 203.0.113.10/24 dev lo
+  ip -n "$world" addr add 169.254.169.254/32 dev lo
+  ip -n "$world" link add lan type bridge
+  ip -n "$world" addr add 10.77.0.1/24 dev lan
+  ip -n "$world" link set lan up
+}
+
+# make_local_node NAME NUMBER: namespaces, mounts and the link to the world.
+make_local_node() {
+  local node=$1 number=$2 netns=bb$tag-$1 dir=$dev/nodes/$1 near=b$tag-$2
+  running "holder-$node" && return
+  ip netns list | grep -qw "$netns" || ip netns add "$netns"
+  ip -n "$netns" link set lo up
+  ip link add "$near" netns "$world" type veth peer name world0 netns "$netns"
+  ip -n "$world" link set "$near" master lan up
+  ip -n "$netns" addr add "10.77.0.$((10 + number))/24" dev world0
+  ip -n "$netns" link set world0 up
+  ip -n "$netns" route add 203.0.113.0/24 via 10.77.0.1
+  ip -n "$netns" route add 169.254.169.254/32 via 10.77.0.1
+  mkdir -p "$dir/var-lib/"{bottle,bottle-images,docker} "$dir/opt/smolvm"
+  chmod 711 "$dir/var-lib/bottle"
+  if [ -e /dev/kvm ] && [ ! -e "$dir/kvm" ]; then
+    mknod -m 666 "$dir/kvm" c "$((0x$(stat -c %t /dev/kvm)))" "$((0x$(stat -c %T /dev/kvm)))"
+  fi
+  launch "holder-$node" nsenter "--net=/run/netns/$netns" unshare -m --propagation private "$here/holder" "$dir" "$(smolvm_dir)"
+  await 10 "$node" "$dev/logs/holder-$node.log" in_node "$node" test -e /run/ready
+}
+
+# smolvm_dir: what /opt/smolvm is on the cluster's local nodes.
+smolvm_dir() {
+  case $mode in
+    standin) echo "$bin/standin/${STANDIN_VERSION:-1.32.2}" ;;
+    *) echo "$bin/smolvm/1.32.2" ;;
+  esac
+}
+
+start_docker() {
+  local node=$1
+  if virtual; then
+    vssh "$node" sh -c 'docker version >/dev/null 2>&1 || { setsid dockerd -H unix:///run/docker.sock </dev/null >>/var/log/dockerd.log 2>&1 & }'
+    await 120 "dockerd on $node" "$dev/nodes/$node/serial.log" vssh "$node" docker version
+    return
+  fi
+  launch "dockerd-$node" nsenter -t "$(pid_of "holder-$node")" -m -n -- "${clean_env[@]}" dockerd -H unix:///run/docker.sock \
+    --data-root /var/lib/docker --exec-root /run/docker-exec -p /run/docker.pid
+  await 60 "dockerd on $node" "$dev/logs/dockerd-$node.log" in_node "$node" "${clean_env[@]}" docker -H unix:///run/docker.sock version
+}
+
+stop_docker() {
+  if virtual; then
+    vssh "$1" sh -c 'kill "$(cat /var/run/docker.pid)"; while docker version >/dev/null 2>&1; do sleep 0.2; done'
+  else
+    end "dockerd-$1"
+  fi
+}
+
+start_relay() {
+  launch "relay-$1" "$bin/dev-relay" "/proc/$(pid_of "holder-$1")/ns/net" 127.0.0.1:6443 "127.0.0.1:$port_api"
+}
+
+agent_flags=(--namespace bottle-system --state-dir /var/lib/bottle --docker-host unix:///run/docker.sock --smolvm-dir /opt/smolvm
+  --default-image file:guest.tar --local-image-dir /var/lib/bottle-images --allowed-bundle-images 'example.test/*'
+  --metrics-bind-address 127.0.0.1:8080 --health-probe-bind-address 127.0.0.1:8081)
+
+start_agent() {
+  local node=$1 kvm=() extra=()
+  read -ra extra <<<"${AGENT_FLAGS:-}"
+  if virtual; then
+    vssh "$node" sh -c 'setsid /usr/local/bin/bottle-operator "$@" </dev/null >>/var/log/bottle-agent.log 2>&1 & echo $! >/run/bottle-agent.pid' sh \
+      agent --kubeconfig /etc/bottle/agent.kubeconfig --node-name "$node" "${agent_flags[@]}" --max-concurrent-starts 1 --start-timeout 5m "${extra[@]}"
+    await 120 "agent on $node" "$dev/nodes/$node/serial.log" vssh "$node" wget -qO- http://127.0.0.1:8081/readyz
+    return
+  fi
+  [ -e "$dev/nodes/$node/kvm" ] || kvm=(--kvm-device '')
+  launch "agent-$node" nsenter -t "$(pid_of "holder-$node")" -m -n -- "${clean_env[@]}" "$bin/bottle-operator" agent \
+    --kubeconfig "$dev/agent.kubeconfig" --node-name "$node" "${agent_flags[@]}" "${kvm[@]}" "${extra[@]}"
+  await 60 "agent on $node" "$dev/logs/agent-$node.log" in_node "$node" busybox wget -qO- http://127.0.0.1:8081/readyz
+}
+
+stop_agent() {
+  if virtual; then
+    vssh "$1" sh -c 'pid=$(cat /run/bottle-agent.pid); kill "$pid"; while kill -0 "$pid" 2>/dev/null; do sleep 0.2; done'
+  else
+    end "agent-$1"
+  fi
+}
+
+start_kubelet() {
+  launch "kwok-$1" "$cp/kwok" --kubeconfig "$pki/kwok.kubeconfig" --manage-single-node "$1" --config "$here/kwok.yaml" --node-lease-duration-seconds 40 --enable-crds=
+}
+
+# register NAME: the Node object, as a kubelet would make it.
+register() {
+  local node=$1 cpu=1000 memory=1000Gi
+  if virtual; then cpu=16 memory=6Gi; fi
+  k get node "$node" >/dev/null 2>&1 && return
+  k create -f - >/dev/null <<END
+{apiVersion: v1, kind: Node, metadata: {name: $node, labels: {kubernetes.io/hostname: $node, kubernetes.io/os: linux, kubernetes.io/arch: amd64}}}
+END
+  k patch node "$node" --subresource=status --type merge -p \
+    "{\"status\":{\"capacity\":{\"cpu\":\"$cpu\",\"memory\":\"$memory\",\"pods\":\"500\"},\"allocatable\":{\"cpu\":\"$cpu\",\"memory\":\"$memory\",\"pods\":\"500\"}}}" >/dev/null
+}
+
+vssh() {
+  local node=$1
+  shift
+  "$root/hack/vnode/ssh" "$bin/vnode" "$dev/nodes/$node" "$@"
+}
