@@ -45,7 +45,6 @@ var codes = []struct{ prefix, code string }{
 	{"mount operation failed:", "MOUNT_ERROR"},
 	{"invalid mount path:", "MOUNT_ERROR"},
 	{"config operation failed:", "CONFIG_ERROR"},
-	{"database operation failed:", "DATABASE_ERROR"},
 	{"invalid vm state:", "CONFLICT"},
 	{"", "SMOLVM_ERROR"},
 }
