@@ -45,4 +45,3 @@ func TestLog(t *testing.T) {
 		t.Errorf("log: got %+v, want %+v", lines, want)
 	}
 }
-

@@ -196,4 +196,3 @@ func TestCannotListen(t *testing.T) {
 		t.Error("run on a taken port: got nil, want an error")
 	}
 }
-

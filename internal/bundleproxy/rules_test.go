@@ -57,4 +57,3 @@ func TestRevokedTunnelEnds(t *testing.T) {
 		t.Errorf("other tunnel: got %d, want 200", status)
 	}
 }
-

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dockertest
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"botbottle.dev/bottle-operator/test/require"
+)
+
+// ForeignImage is the reference of the image that LoadForeign loads. It
+// listens on 8888, 9418 and 9100, and on its loopback's 9099.
+const ForeignImage = "example.test/foreign-bundle:1"
+
+// BuildBundle builds a static executable that has the operator's subcommand
+// "bundle", from which the built-in image can be made.
+func BuildBundle(t testing.TB) string {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), "testbundle")
+	goRun(t, "build", "-o", out, "./internal/docker/dockertest/testbundle")
+	return out
+}
+
+// LoadForeign loads an image that is not the operator's, from where make
+// builds it, or building it.
+func (d *Daemon) LoadForeign(t testing.TB) {
+	t.Helper()
+	archive := filepath.Join(repository(t), "bin", "images", "foreign-bundle.tar")
+	if _, err := os.Stat(archive); err != nil {
+		if _, err := exec.LookPath("busybox"); err != nil {
+			require.Unmet(t, "needs busybox: install Debian's busybox-static")
+		}
+		dir := t.TempDir()
+		goRun(t, "run", "./hack/images", dir)
+		archive = filepath.Join(dir, "foreign-bundle.tar")
+	}
+	d.Load(t, archive)
+}
+
+// goRun runs the go command in the repository. There is no network in here:
+// what it needs is in its caches, as the test itself was built.
+func goRun(t testing.TB, args ...string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", args...)
+	cmd.Dir = repository(t)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOPROXY=off")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("dockertest: go %v: %v\n%s", args, err, out)
+	}
+}
+
+// repository is the folder of go.mod, above the package under test.
+func repository(t testing.TB) string {
+	t.Helper()
+	dir, err := os.Getwd()
+	if err != nil {
+		t.Fatalf("dockertest: %v", err)
+	}
+	for dir != "/" {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir
+		}
+		dir = filepath.Dir(dir)
+	}
+	t.Fatal("dockertest: no go.mod above the working directory")
+	return ""
+}
