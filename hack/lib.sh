@@ -9,13 +9,18 @@ export CGO_ENABLED=0
 say() { printf '%s  %s\n' "$(date +%T)" "$*"; }
 
 # step WHAT COMMAND…: runs COMMAND, says what it was and the seconds it took.
+# It must not be called in a condition, which would switch errexit off in it.
 step() {
+  underway=$1
   local what=$1 begin=$SECONDS
   shift
   say "$what …"
-  "$@" || { say "$what: failed after $((SECONDS - begin)) s" >&2; return 1; }
+  "$@"
   say "$what: done in $((SECONDS - begin)) s"
+  underway=
 }
+underway=
+trap '[ $? = 0 ] || [ -z "$underway" ] || say "$underway: failed" >&2' EXIT
 
 # need COMMAND PACKAGE…: installs Debian packages where COMMAND is missing.
 need() {
