@@ -77,7 +77,7 @@ func (im *Image) writeLayer(w, file io.Writer) error {
 			return err
 		}
 	}
-	if err := tw.WriteHeader(header(binary, 0o755, im.size)); err != nil {
+	if err := tw.WriteHeader(header(entryName, 0o755, im.size)); err != nil {
 		return err
 	}
 	n, err := io.Copy(io.MultiWriter(tw, file), io.LimitReader(f, im.size))

@@ -32,7 +32,7 @@ const (
 	// Port is the TCP port on which the bundle listens.
 	Port = 8888
 
-	binary    = "bottle-operator"
+	entryName = "bottle-operator"
 	tagDigits = 12
 )
 
@@ -148,7 +148,7 @@ func imageConfig(arch, diffID string) config {
 		Config: containerConfig{
 			User:         User,
 			ExposedPorts: map[string]struct{}{fmt.Sprintf("%d/tcp", Port): {}},
-			Entrypoint:   []string{"/" + binary, "bundle", "--rules", RulesDir + "/" + RulesFile},
+			Entrypoint:   []string{"/" + entryName, "bundle", "--rules", RulesDir + "/" + RulesFile},
 			WorkingDir:   "/",
 			Labels: map[string]string{
 				"org.opencontainers.image.title":    "Bottle Operator's bundle",

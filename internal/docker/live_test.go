@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package docker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/client"
+	"github.com/vishvananda/netlink"
+
+	"botbottle.dev/bottle-operator/internal/bundleimage"
+	"botbottle.dev/bottle-operator/internal/docker/dockertest"
+	"botbottle.dev/bottle-operator/internal/egress"
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+// TestBuiltInBundle is the built-in bundle as a Bottle has it: its image made
+// and loaded, its rights, and its rules while they change.
+func TestBuiltInBundle(t *testing.T) {
+	d := dockertest.Start(t)
+	e, c := newEngine(t, d), d.Client(t)
+	spec := testSpec
+	spec.Image, spec.RulesDir = "", t.TempDir()
+	// The bundle is not root.
+	if err := os.Chmod(spec.RulesDir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.EnsureNetwork(t.Context(), testNetwork); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.EnsureBundle(t.Context(), spec); !errors.Is(err, host.ErrNotFound) {
+		t.Fatalf("before the image is loaded: got %v, want ErrNotFound", err)
+	}
+	executable := dockertest.BuildBundle(t)
+	reference, err := e.LoadBundleImage(t.Context(), executable)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := e.EnsureBundle(t.Context(), spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.Image != reference || !strings.HasPrefix(reference, bundleimage.Repository+":") {
+		t.Errorf("image: got %q, want the loaded %q", b.Image, reference)
+	}
+	t.Run("rights", func(t *testing.T) { wantHardened(t, c, spec) })
+	t.Run("rules", func(t *testing.T) { wantLiveRules(t, spec) })
+	t.Run("image gone missing", func(t *testing.T) {
+		if err := e.DeleteBundle(t.Context(), spec.Owner); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.ImageRemove(t.Context(), reference, client.ImageRemoveOptions{Force: true}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := e.EnsureBundle(t.Context(), spec); err != nil {
+			t.Errorf("ensure: got %v, want the image loaded again", err)
+		}
+	})
+}
+
+func wantHardened(t *testing.T, c *client.Client, spec host.BundleSpec) {
+	in := inspect(t, c, spec.Owner)
+	status := procStatus(t, in.State.Pid)
+	for key, want := range map[string]string{
+		"Uid": "65532", "Gid": "65532", "CapEff": "0000000000000000", "CapPrm": "0000000000000000",
+		"CapBnd": "0000000000000000", "NoNewPrivs": "1", "Seccomp": "2",
+	} {
+		if status[key] != want {
+			t.Errorf("%s of the process: got %q, want %q", key, status[key], want)
+		}
+	}
+	mounts, err := os.ReadFile(fmt.Sprintf("/proc/%d/mounts", in.State.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	readOnly := 0
+	for line := range strings.Lines(string(mounts)) {
+		f := strings.Fields(line)
+		if (f[1] == "/" || f[1] == bundleimage.RulesDir) && strings.HasPrefix(f[3], "ro") {
+			readOnly++
+		}
+	}
+	if readOnly != 2 {
+		t.Errorf("read-only root and rules: got %d of 2 in\n%s", readOnly, mounts)
+	}
+	hc := in.HostConfig
+	if hc.RestartPolicy.Name != container.RestartPolicyDisabled || hc.Privileged || len(hc.PortBindings) > 0 {
+		t.Errorf("host config: got restart %q, privileged %v, published %v, want none of them", hc.RestartPolicy.Name, hc.Privileged, hc.PortBindings)
+	}
+	if hc.Memory != builtInMemory || hc.PidsLimit == nil || *hc.PidsLimit != builtInPids || hc.LogConfig.Config["max-size"] != logSize {
+		t.Errorf("bounds: got memory %d, pids %v, logs %v", hc.Memory, hc.PidsLimit, hc.LogConfig)
+	}
+}
+
+// wantLiveRules asks through the bundle for a server in a pretended outside.
+func wantLiveRules(t *testing.T, spec host.BundleSpec) {
+	outside := netip.MustParseAddr("203.0.113.1")
+	addOutside(t, outside)
+	server, err := net.Listen("tcp", outside.String()+":80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	go func() {
+		_ = http.Serve(server, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "outside") })) //nolint:gosec // a test's own server
+	}()
+	proxy := &url.URL{Scheme: "http", Host: netip.AddrPortFrom(spec.IP, bundleimage.Port).String()}
+	through := &http.Client{Transport: &http.Transport{Proxy: http.ProxyURL(proxy)}, Timeout: 5 * time.Second}
+	ask := func(host string) (int, string) {
+		resp, err := through.Get("http://" + host + "/")
+		if err != nil {
+			return 0, err.Error()
+		}
+		defer resp.Body.Close()
+		body, _ := io.ReadAll(resp.Body)
+		return resp.StatusCode, string(body)
+	}
+	want := func(what, host string, status int, part string) {
+		t.Helper()
+		var got int
+		var body string
+		for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+			if got, body = ask(host); got == status && strings.Contains(body, part) {
+				return
+			}
+		}
+		t.Errorf("%s: got %d %q, want %d with %q", what, got, body, status, part)
+	}
+	want("without rules", outside.String(), 403, "no egress rule")
+	writeRules(t, spec.RulesDir, outside.String()+":80", spec.Owner.ID()+":80")
+	want("with a rule", outside.String(), 200, "outside")
+	want("another port", outside.String()+":81", 403, "no egress rule")
+	// Docker's resolver answers, and what it answers is judged.
+	want("a name that leads inside", spec.Owner.ID(), 403, "is private")
+	writeRules(t, spec.RulesDir)
+	want("with the rule gone", outside.String(), 403, "no egress rule")
+}
+
+func addOutside(t *testing.T, addr netip.Addr) {
+	t.Helper()
+	link := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "outside"}}
+	if err := netlink.LinkAdd(link); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = netlink.LinkDel(link) })
+	a := &netlink.Addr{IPNet: &net.IPNet{IP: addr.AsSlice(), Mask: net.CIDRMask(24, 32)}}
+	if err := errors.Join(netlink.AddrAdd(link, a), netlink.LinkSetUp(link)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func writeRules(t *testing.T, dir string, rules ...string) {
+	t.Helper()
+	set, err := egress.ParseSet(rules)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := egress.EncodeFile(set)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmp := filepath.Join(dir, ".egress.json")
+	if err := os.WriteFile(tmp, b, 0o644); err != nil { //nolint:gosec // the bundle reads it
+		t.Fatal(err)
+	}
+	if err := os.Rename(tmp, filepath.Join(dir, bundleimage.RulesFile)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestForeignBundleRights: an image that is not ours runs as its makers mean
+// it, less NET_RAW.
+func TestForeignBundleRights(t *testing.T) {
+	d := dockertest.Start(t)
+	d.LoadForeign(t)
+	e, c := newEngine(t, d), d.Client(t)
+	spec := testSpec
+	spec.Image = dockertest.ForeignImage
+	if err := e.EnsureNetwork(t.Context(), testNetwork); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.EnsureBundle(t.Context(), spec); err != nil {
+		t.Fatal(err)
+	}
+	in := inspect(t, c, spec.Owner)
+	status := procStatus(t, in.State.Pid)
+	// Docker's default capabilities are a80425fb; NET_RAW is bit 13.
+	for key, want := range map[string]string{"CapBnd": "00000000a80405fb", "NoNewPrivs": "1", "Uid": "0"} {
+		if status[key] != want {
+			t.Errorf("%s of the process: got %q, want %q", key, status[key], want)
+		}
+	}
+	if in.HostConfig.ReadonlyRootfs || in.HostConfig.RestartPolicy.Name != container.RestartPolicyDisabled {
+		t.Errorf("host config: got read-only %v, restart %q, want a writable root and no restarts", in.HostConfig.ReadonlyRootfs, in.HostConfig.RestartPolicy.Name)
+	}
+}
+
+// TestWatchComesBack: after docker was away, everything may have changed, and
+// then events flow again.
+func TestWatchComesBack(t *testing.T) {
+	d := dockertest.Start(t)
+	e := newEngine(t, d)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	told := make(chan string, 1000)
+	go func() { _ = e.WatchBundles(ctx, func(uid string) { told <- uid }) }()
+	want := func(what, uid string) {
+		t.Helper()
+		for limit := time.After(30 * time.Second); ; {
+			select {
+			case got := <-told:
+				if got == uid {
+					return
+				}
+			case <-limit:
+				t.Fatalf("%s: got no change of %q within 30 s", what, uid)
+			}
+		}
+	}
+	if err := e.EnsureNetwork(t.Context(), testNetwork); err != nil {
+		t.Fatal(err)
+	}
+	want("network made", testOwner.UID)
+	d.Kill(t)
+	want("docker killed", "")
+	d.Restart(t)
+	want("docker back", "")
+	// Known from before: the removal's event names the network and no labels.
+	if err := e.DeleteNetwork(t.Context(), testOwner); err != nil {
+		t.Fatal(err)
+	}
+	want("network removed", testOwner.UID)
+}
+
+func inspect(t *testing.T, c *client.Client, owner host.Owner) container.InspectResponse {
+	t.Helper()
+	out, err := c.ContainerInspect(t.Context(), owner.ID(), client.ContainerInspectOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out.Container
+}
+
+// procStatus is the first value of each line of a process's status.
+func procStatus(t *testing.T, pid int) map[string]string {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]string{}
+	for line := range strings.Lines(string(b)) {
+		key, rest, _ := strings.Cut(line, ":")
+		if f := strings.Fields(rest); len(f) > 0 {
+			out[key] = f[0]
+		}
+	}
+	return out
+}

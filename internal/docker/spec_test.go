@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package docker
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+func TestSpecHash(t *testing.T) {
+	hash := func(change func(*host.BundleSpec)) string {
+		t.Helper()
+		spec := testSpec
+		spec.Env = []string{"A=1", "B=2"}
+		change(&spec)
+		image := spec.Image
+		if image == "" {
+			image = "foreign:1" // the same text: being built in makes the difference
+		}
+		o, err := createOptions(spec, image)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return o.Config.Labels[specHashLabel]
+	}
+	same := hash(func(*host.BundleSpec) {})
+	if got := hash(func(*host.BundleSpec) {}); got != same || len(got) != 64 {
+		t.Errorf("hash of the same: got %q, want %q", got, same)
+	}
+	for name, change := range map[string]func(*host.BundleSpec){
+		"value":    func(s *host.BundleSpec) { s.Env[0] = "A=2" },
+		"order":    func(s *host.BundleSpec) { s.Env = []string{"B=2", "A=1"} },
+		"borders":  func(s *host.BundleSpec) { s.Env = []string{"A=1B=2"} },
+		"address":  func(s *host.BundleSpec) { s.IP = s.IP.Next() },
+		"built in": func(s *host.BundleSpec) { s.Image = "" },
+		"rules":    func(s *host.BundleSpec) { s.Image, s.RulesDir = "", "/somewhere" },
+		"owner":    func(s *host.BundleSpec) { s.Owner.Namespace = "team-b" },
+	} {
+		if got := hash(change); got == same {
+			t.Errorf("hash with another %s: got the same, want another", name)
+		}
+	}
+}
+
+// TestNoValueInLabels: labels are shown by everything that lists containers.
+func TestNoValueInLabels(t *testing.T) {
+	spec := testSpec
+	spec.Env = []string{"TOKEN=hunter22"}
+	o, err := createOptions(spec, "foreign:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := json.Marshal(o.Config.Labels)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(text), "hunter22") {
+		t.Errorf("labels: got a value in %s", text)
+	}
+	if len(o.Config.Labels) != 7 {
+		t.Errorf("labels: got %v, want the owner's six and the hash", o.Config.Labels)
+	}
+}
+
+func TestEnvRefused(t *testing.T) {
+	for _, entry := range []string{"", "hunter22", "=hunter22", "A=hunter22\x00"} {
+		spec := testSpec
+		spec.Env = []string{"FIRST=1", entry}
+		_, err := createOptions(spec, "foreign:1")
+		if !errors.Is(err, host.ErrInvalid) || strings.Contains(err.Error(), "hunter22") {
+			t.Errorf("%q: got %v, want ErrInvalid without the value", entry, err)
+		}
+	}
+}
