@@ -4,14 +4,12 @@ package bottle
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -28,11 +26,13 @@ const (
 // Lease renews the agent's own Lease, which says that it is alive: a kubelet's
 // says nothing of the agent.
 type Lease struct {
-	// Client writes without reading.
+	// Client reads and writes without a cache.
 	Client client.Client
 	// Namespace that the Lease lives in, and Node whose agent's it is.
 	Namespace, Node string
 	Clock           clock.WithTicker
+
+	held *coordinationv1.Lease // as last written
 }
 
 // LeaseName is the name of the Lease of the agent of a node.
@@ -66,25 +66,49 @@ func (l *Lease) Start(ctx context.Context) error {
 
 // renew writes the Lease, and makes it when it is not there.
 func (l *Lease) renew(ctx context.Context) error {
-	lease := &coordinationv1.Lease{
-		ObjectMeta: metav1.ObjectMeta{Namespace: l.Namespace, Name: LeaseName(l.Node)},
-		Spec: coordinationv1.LeaseSpec{
-			HolderIdentity:       ptr.To(l.Node),
-			LeaseDurationSeconds: ptr.To[int32](leaseSeconds),
-			RenewTime:            ptr.To(metav1.NewMicroTime(l.Clock.Now())),
-		},
-	}
-	data, err := json.Marshal(map[string]any{"spec": lease.Spec})
-	if err != nil {
-		return fmt.Errorf("lease %s: %w", lease.Name, err)
-	}
-	err = l.Client.Patch(ctx, lease.DeepCopy(), client.RawPatch(types.MergePatchType, data))
-	if apierrors.IsNotFound(err) {
-		lease.Spec.AcquireTime = lease.Spec.RenewTime
-		err = l.Client.Create(ctx, lease)
+	err := l.update(ctx)
+	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
+		l.held = nil
+		err = l.update(ctx)
 	}
 	if err != nil {
-		return fmt.Errorf("renew lease %s/%s: %w", lease.Namespace, lease.Name, err)
+		return fmt.Errorf("renew lease %s/%s: %w", l.Namespace, LeaseName(l.Node), err)
 	}
 	return nil
+}
+
+// update writes the Lease as it was last seen, reading it first when it was
+// not seen yet.
+func (l *Lease) update(ctx context.Context) error {
+	lease := l.held
+	now := metav1.NewMicroTime(l.Clock.Now())
+	if lease == nil {
+		lease = &coordinationv1.Lease{}
+		err := l.Client.Get(ctx, client.ObjectKey{Namespace: l.Namespace, Name: LeaseName(l.Node)}, lease)
+		if apierrors.IsNotFound(err) {
+			lease.Namespace, lease.Name = l.Namespace, LeaseName(l.Node)
+			l.fill(lease, now)
+			lease.Spec.AcquireTime = &now
+			if err := l.Client.Create(ctx, lease); err != nil {
+				return err
+			}
+			l.held = lease
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	l.fill(lease, now)
+	if err := l.Client.Update(ctx, lease); err != nil {
+		return err
+	}
+	l.held = lease
+	return nil
+}
+
+func (l *Lease) fill(lease *coordinationv1.Lease, now metav1.MicroTime) {
+	lease.Spec.HolderIdentity = ptr.To(l.Node)
+	lease.Spec.LeaseDurationSeconds = ptr.To[int32](leaseSeconds)
+	lease.Spec.RenewTime = &now
 }

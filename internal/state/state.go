@@ -36,7 +36,10 @@ const (
 var uidPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9-]{0,63}$`)
 
 // Dir is the state directory of one agent.
-type Dir struct{ root string }
+type Dir struct {
+	root string
+	lock *os.File // held open until the process ends
+}
 
 // Open makes the state directory and its first level. The way to images and to
 // smolvm's world is 0711, because each VMM runs as a user of its own; Bottles'

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package setup
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"botbottle.dev/bottle-operator/controllers/bottle"
+	"botbottle.dev/bottle-operator/internal/subnet"
+)
+
+// AgentOptions configure the agent of one node.
+type AgentOptions struct {
+	Kubeconfig     string
+	NodeName       string
+	Namespace      string
+	StateDir       string
+	MetricsAddress string
+	HealthAddress  string
+
+	DockerHost          string
+	AllowedBundleImages []string
+	SubnetPool          string
+	SubnetPrefix        int
+	SubnetExclude       []string
+
+	SmolvmDir           string
+	KVMDevice           string
+	DefaultImage        string
+	LocalImageDir       string
+	MaxBottles          int
+	MaxConcurrentStarts int
+	StartTimeout        time.Duration
+	MachinePollInterval time.Duration
+
+	OrphanGracePeriod time.Duration
+	OrphanMode        string
+}
+
+// Bind adds the flags.
+func (o *AgentOptions) Bind(fs *pflag.FlagSet) {
+	fs.StringVar(&o.Kubeconfig, "kubeconfig", "", "kubeconfig file of the ServiceAccount bottle-agent; empty within a Pod")
+	fs.StringVar(&o.NodeName, "node-name", "", "name of this machine's Node (required)")
+	fs.StringVar(&o.Namespace, "namespace", "bottle-system", "namespace of the agent's Lease")
+	fs.StringVar(&o.StateDir, "state-dir", "/var/lib/bottle", "folder for the Bottles' files and smolvm's world")
+	fs.StringVar(&o.MetricsAddress, "metrics-bind-address", ":8080", "address for /metrics; 0 for none")
+	fs.StringVar(&o.HealthAddress, "health-probe-bind-address", ":8081", "address for /healthz and /readyz; 0 for none")
+
+	fs.StringVar(&o.DockerHost, "docker-host", "unix:///run/docker.sock", "address of the node's Docker Engine")
+	fs.StringArrayVar(&o.AllowedBundleImages, "allowed-bundle-images", nil, "glob of images that spec.bundle.image may name, such as ghcr.io/org/*; may be repeated; none by default")
+	fs.StringVar(&o.SubnetPool, "subnet-pool", "192.168.0.0/16", "network from which Bottles get their subnets")
+	fs.IntVar(&o.SubnetPrefix, "subnet-prefix", 24, "prefix length of a Bottle's subnet")
+	fs.StringSliceVar(&o.SubnetExclude, "subnet-exclude", []string{"192.168.17.0/24", "192.168.255.0/24"}, "networks of the pool that are left out")
+
+	fs.StringVar(&o.SmolvmDir, "smolvm-dir", "/opt/smolvm", "folder with smolvm, lib/ and agent-rootfs/")
+	fs.StringVar(&o.KVMDevice, "kvm-device", "/dev/kvm", "device that machines need; empty: not checked")
+	fs.StringVar(&o.DefaultImage, "default-image", "file:guest.tar", "image of Bottles that name none, file:NAME; empty: a bare machine")
+	fs.StringVar(&o.LocalImageDir, "local-image-dir", "/var/lib/bottle-images", "folder with the archives that file:NAME means")
+	fs.IntVar(&o.MaxBottles, "max-bottles", 250, "how many Bottles the node may run")
+	fs.IntVar(&o.MaxConcurrentStarts, "max-concurrent-starts", 4, "how many machines may boot at once")
+	fs.DurationVar(&o.StartTimeout, "start-timeout", 5*time.Minute, "how long one start of a machine may take")
+	fs.DurationVar(&o.MachinePollInterval, "machine-poll-interval", 5*time.Second, "time between two lists of the node's machines")
+
+	fs.DurationVar(&o.OrphanGracePeriod, "orphan-grace-period", 10*time.Minute, "how long something must have belonged to no Bottle before it is removed")
+	fs.StringVar(&o.OrphanMode, "orphan-mode", string(bottle.SweepRemove), "what is done about orphans: remove, or report for a dry run")
+}
+
+// Validate names the flags that cannot be used.
+func (o *AgentOptions) Validate() error {
+	var errs []error
+	bad := func(flag string, value any, want string) {
+		errs = append(errs, fmt.Errorf("--%s %q: want %s", flag, fmt.Sprint(value), want))
+	}
+	for flag, value := range map[string]string{"node-name": o.NodeName, "namespace": o.Namespace} {
+		if value == "" {
+			errs = append(errs, fmt.Errorf("--%s: required", flag))
+		}
+	}
+	for flag, value := range map[string]string{"state-dir": o.StateDir, "smolvm-dir": o.SmolvmDir, "local-image-dir": o.LocalImageDir} {
+		if !filepath.IsAbs(value) {
+			bad(flag, value, "an absolute path")
+		}
+	}
+	if o.KVMDevice != "" && !filepath.IsAbs(o.KVMDevice) {
+		bad("kvm-device", o.KVMDevice, "an absolute path, or nothing")
+	}
+	if name, ok := strings.CutPrefix(o.DefaultImage, "file:"); o.DefaultImage != "" && (!ok || name == "" || strings.ContainsAny(name, "/") || strings.HasPrefix(name, ".")) {
+		bad("default-image", o.DefaultImage, "file:NAME, an archive in --local-image-dir, or nothing")
+	}
+	for _, glob := range o.AllowedBundleImages {
+		if _, err := path.Match(glob, ""); err != nil || glob == "" {
+			bad("allowed-bundle-images", glob, "a glob such as ghcr.io/org/*")
+		}
+	}
+	if o.MaxBottles < 0 || o.MaxBottles > 10000 {
+		bad("max-bottles", o.MaxBottles, "0 to 10000")
+	}
+	if o.MaxConcurrentStarts < 1 || o.MaxConcurrentStarts > 1000 {
+		bad("max-concurrent-starts", o.MaxConcurrentStarts, "1 to 1000")
+	}
+	for flag, d := range map[string]time.Duration{"start-timeout": o.StartTimeout, "machine-poll-interval": o.MachinePollInterval, "orphan-grace-period": o.OrphanGracePeriod} {
+		if d < time.Second {
+			bad(flag, d, "at least 1s")
+		}
+	}
+	if o.OrphanMode != string(bottle.SweepRemove) && o.OrphanMode != string(bottle.SweepReport) {
+		bad("orphan-mode", o.OrphanMode, "remove or report")
+	}
+	if _, err := o.pool(); err != nil {
+		errs = append(errs, fmt.Errorf("--subnet-pool, --subnet-prefix, --subnet-exclude: %w", err))
+	}
+	return errors.Join(errs...)
+}
+
+func (o *AgentOptions) pool() (*subnet.Pool, error) {
+	return subnet.Parse(o.SubnetPool, o.SubnetPrefix, o.SubnetExclude)
+}

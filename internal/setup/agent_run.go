@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package setup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/utils/clock"
+	"k8s.io/utils/ptr"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/controllers/bottle"
+	"botbottle.dev/bottle-operator/internal/docker"
+	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/namedwatch"
+	"botbottle.dev/bottle-operator/internal/smolvm"
+	"botbottle.dev/bottle-operator/internal/state"
+)
+
+const (
+	// agentName reports Events.
+	agentName = "botbottle.dev/agent"
+	// lockPatience is how long a new agent waits for the old one to end.
+	lockPatience = 20 * time.Second
+	retryEvery   = 2 * time.Second
+)
+
+// Run is the agent, until ctx ends.
+func (o *AgentOptions) Run(ctx context.Context) error {
+	if err := o.Validate(); err != nil {
+		return err
+	}
+	cfg, err := restConfig(o.Kubeconfig, "bottle-agent")
+	if err != nil {
+		return err
+	}
+	dir, err := o.openState(ctx)
+	if err != nil {
+		return err
+	}
+	mgr, err := o.newManager(cfg)
+	if err != nil {
+		return err
+	}
+	cluster, err := clusterID(ctx, mgr.GetAPIReader())
+	if err != nil {
+		return err
+	}
+	if err := dir.ClaimCluster(cluster); err != nil {
+		return err
+	}
+	if err := o.compose(ctx, mgr, parts{dir: dir, cluster: cluster}); err != nil {
+		return err
+	}
+	return mgr.Start(ctx)
+}
+
+// parts are what compose is given beside the options.
+type parts struct {
+	dir     *state.Dir
+	cluster string
+}
+
+// compose makes everything of the agent part of mgr.
+func (o *AgentOptions) compose(ctx context.Context, mgr ctrl.Manager, p parts) error {
+	engine, err := o.loadDocker(ctx)
+	if err != nil {
+		return err
+	}
+	pool, err := o.pool()
+	if err != nil {
+		return err
+	}
+	core, err := corev1client.NewForConfigAndClient(mgr.GetConfig(), mgr.GetHTTPClient())
+	if err != nil {
+		return fmt.Errorf("client of Secrets and ConfigMaps: %w", err)
+	}
+	counts, err := bottle.NewMetrics(metrics.Registry)
+	if err != nil {
+		return fmt.Errorf("metrics: %w", err)
+	}
+	if err := metrics.Registry.Register(bottle.NewPopulation(mgr.GetCache(), o.NodeName)); err != nil {
+		return fmt.Errorf("metrics: %w", err)
+	}
+	var r *bottle.Reconciler
+	watches := namedwatch.New(core.RESTClient(), func(user client.ObjectKey) { r.Enqueue(user) })
+	machines := o.smolvm(p.dir)
+	r = bottle.New(bottle.Measured(bottle.Options{
+		Node: o.NodeName, Cluster: p.cluster,
+		Client: mgr.GetClient(), Recorder: mgr.GetEventRecorder(agentName), References: watches,
+		Networks: engine, Bundles: engine, Machines: machines, Facts: o.facts(engine, machines),
+		State: p.dir, Images: p.dir.Images(o.LocalImageDir), Pool: pool,
+		Clock: clock.RealClock{}, Metrics: counts,
+		DefaultImage: o.DefaultImage, AllowedBundleImages: o.AllowedBundleImages,
+		MachinePollInterval: o.MachinePollInterval, MaxConcurrentStarts: o.MaxConcurrentStarts,
+	}))
+	return o.add(mgr, r, watches)
+}
+
+// add adds what turns to mgr.
+func (o *AgentOptions) add(mgr ctrl.Manager, r *bottle.Reconciler, watches *namedwatch.Watches) error {
+	if err := r.SetupWithManager(mgr); err != nil {
+		return err
+	}
+	if err := bottle.NewNodeReconciler(r, o.MaxBottles).SetupWithManager(mgr); err != nil {
+		return err
+	}
+	direct, err := client.New(mgr.GetConfig(), client.Options{HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper()})
+	if err != nil {
+		return fmt.Errorf("client of the Lease: %w", err)
+	}
+	lease := &bottle.Lease{Client: direct, Namespace: o.Namespace, Node: o.NodeName, Clock: clock.RealClock{}}
+	sweeper := &bottle.Sweeper{Reconciler: r, Live: mgr.GetAPIReader(), Grace: o.OrphanGracePeriod, Mode: bottle.SweepMode(o.OrphanMode)}
+	for _, runnable := range []manager.Runnable{watches, lease, sweeper} {
+		if err := mgr.Add(runnable); err != nil {
+			return err
+		}
+	}
+	return addHealth(mgr, func(req *http.Request) error {
+		ctx, cancel := context.WithTimeout(req.Context(), time.Second)
+		defer cancel()
+		if !mgr.GetCache().WaitForCacheSync(ctx) {
+			return errors.New("the node's Bottles were not read yet")
+		}
+		return nil
+	})
+}
+
+// newManager caches this node's Bottles and the one Node, and nothing else.
+func (o *AgentOptions) newManager(cfg *rest.Config) (ctrl.Manager, error) {
+	scheme, err := newScheme()
+	if err != nil {
+		return nil, err
+	}
+	mgr, err := ctrl.NewManager(cfg, ctrl.Options{
+		Scheme: scheme,
+		Cache: cache.Options{
+			DefaultTransform: cache.TransformStripManagedFields(),
+			ByObject: map[client.Object]cache.ByObject{
+				&v1alpha1.Bottle{}: {Field: fields.OneTermEqualSelector("status.nodeName", o.NodeName)},
+				&corev1.Node{}:     {Field: fields.OneTermEqualSelector("metadata.name", o.NodeName)},
+			},
+		},
+		Metrics:                 metricsserver.Options{BindAddress: o.MetricsAddress},
+		HealthProbeBindAddress:  o.HealthAddress,
+		GracefulShutdownTimeout: ptr.To(25 * time.Second),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("agent: %w", err)
+	}
+	return mgr, nil
+}
+
+// openState opens the state directory and waits a little for an agent that is
+// just ending.
+func (o *AgentOptions) openState(ctx context.Context) (*state.Dir, error) {
+	dir, err := state.Open(o.StateDir)
+	if err != nil {
+		return nil, fmt.Errorf("--state-dir: %w", err)
+	}
+	patience, cancel := context.WithTimeout(ctx, lockPatience)
+	defer cancel()
+	for {
+		err := dir.Lock()
+		if !errors.Is(err, state.ErrInUse) {
+			return dir, err
+		}
+		select {
+		case <-patience.Done():
+			return nil, fmt.Errorf("--state-dir: %w", err)
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+// clusterID is the UID of kube-system, asked for until the API server answers.
+func clusterID(ctx context.Context, reader client.Reader) (string, error) {
+	for said := false; ; said = true {
+		ns := &corev1.Namespace{}
+		err := reader.Get(ctx, client.ObjectKey{Name: "kube-system"}, ns)
+		if err == nil {
+			return string(ns.UID), nil
+		}
+		if !said {
+			ctrl.Log.Error(err, "The API server does not say which cluster it is; asked again until it does")
+		}
+		select {
+		case <-ctx.Done():
+			return "", fmt.Errorf("identity of the cluster: %w", err)
+		case <-time.After(retryEvery):
+		}
+	}
+}
+
+// loadDocker loads the built-in bundle image. A Docker Engine that is down
+// gets it later, when the first bundle needs it.
+func (o *AgentOptions) loadDocker(ctx context.Context) (*docker.Engine, error) {
+	engine, err := docker.New(docker.Options{Host: o.DockerHost})
+	if err != nil {
+		return nil, fmt.Errorf("--docker-host: %w", err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("the agent's own executable: %w", err)
+	}
+	reference, err := engine.LoadBundleImage(ctx, self)
+	switch {
+	case errors.Is(err, host.ErrInvalid):
+		return nil, fmt.Errorf("the agent's executable cannot be the bundle image: %w", err)
+	case err != nil:
+		ctrl.Log.Error(err, "The built-in bundle image is not loaded yet")
+	default:
+		ctrl.Log.Info("The built-in bundle image is loaded", "image", reference)
+	}
+	return engine, nil
+}
+
+func (o *AgentOptions) smolvm(dir *state.Dir) *smolvm.Driver {
+	return smolvm.New(smolvm.Options{
+		Dir: o.SmolvmDir, Home: dir.SmolvmHome(),
+		MaxConcurrentStarts: o.MaxConcurrentStarts, StartTimeout: o.StartTimeout,
+	})
+}
+
+func (o *AgentOptions) facts(engine *docker.Engine, machines *smolvm.Driver) host.Facts {
+	return &nodeFacts{options: o, engine: engine, machines: machines}
+}

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package setup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+
+	"github.com/spf13/pflag"
+
+	"botbottle.dev/bottle-operator/internal/bundleproxy"
+)
+
+// BundleOptions configure the default bundle.
+type BundleOptions struct {
+	Rules, Listen string
+}
+
+// Bind adds the flags.
+func (o *BundleOptions) Bind(fs *pflag.FlagSet) {
+	fs.StringVar(&o.Rules, "rules", "", "file with the egress rules; it is read again when it changes")
+	fs.StringVar(&o.Listen, "listen", ":8888", "TCP address to listen on")
+}
+
+// Validate names the flag that cannot be used.
+func (o *BundleOptions) Validate() error {
+	var errs []error
+	if o.Rules == "" {
+		errs = append(errs, errors.New("--rules: required"))
+	}
+	if _, _, err := net.SplitHostPort(o.Listen); err != nil {
+		errs = append(errs, fmt.Errorf("--listen %q: want HOST:PORT or :PORT", o.Listen))
+	}
+	return errors.Join(errs...)
+}
+
+// Run proxies until ctx ends; each decision is one line to log.
+func (o *BundleOptions) Run(ctx context.Context, log io.Writer) error {
+	if err := o.Validate(); err != nil {
+		return err
+	}
+	return bundleproxy.Run(ctx, bundleproxy.Options{Listen: o.Listen, RulesPath: o.Rules, Log: log})
+}

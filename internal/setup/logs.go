@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package setup
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+
+	"github.com/go-logr/logr"
+	"github.com/spf13/pflag"
+	"k8s.io/klog/v2"
+	ctrl "sigs.k8s.io/controller-runtime"
+)
+
+// LogOptions say what is logged, and how.
+type LogOptions struct {
+	// Level is debug, info or error.
+	Level string
+	// Format is text or json.
+	Format string
+}
+
+// Bind adds the flags.
+func (o *LogOptions) Bind(fs *pflag.FlagSet) {
+	fs.StringVar(&o.Level, "log-level", "info", "what is logged: debug, info or error")
+	fs.StringVar(&o.Format, "log-format", "json", "how it is logged: json or text")
+}
+
+// Install makes the logger to w that of everything in the process.
+func (o *LogOptions) Install(w io.Writer) error {
+	levels := map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "error": slog.LevelError}
+	level, ok := levels[o.Level]
+	if !ok {
+		return fmt.Errorf("--log-level %q: want debug, info or error", o.Level)
+	}
+	options := &slog.HandlerOptions{Level: level}
+	var handler slog.Handler
+	switch o.Format {
+	case "json":
+		handler = slog.NewJSONHandler(w, options)
+	case "text":
+		handler = slog.NewTextHandler(w, options)
+	default:
+		return fmt.Errorf("--log-format %q: want json or text", o.Format)
+	}
+	logger := logr.FromSlogHandler(handler)
+	ctrl.SetLogger(logger)
+	klog.SetLogger(logger.WithName("client-go"))
+	return nil
+}

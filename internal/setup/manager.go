@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package setup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/utils/ptr"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"botbottle.dev/bottle-operator/controllers/placement"
+)
+
+// ManagerOptions configure the manager.
+type ManagerOptions struct {
+	Kubeconfig     string
+	Namespace      string
+	LeaderElect    bool
+	MetricsAddress string
+	HealthAddress  string
+
+	DefaultCPUs      int32
+	DefaultMemory    string
+	OverheadCPU      string
+	OverheadMemory   string
+	PlaceholderImage string
+}
+
+// Bind adds the flags.
+func (o *ManagerOptions) Bind(fs *pflag.FlagSet) {
+	d := placement.DefaultOptions()
+	fs.StringVar(&o.Kubeconfig, "kubeconfig", "", "kubeconfig file; empty within a Pod")
+	fs.StringVar(&o.Namespace, "namespace", d.Namespace, "namespace of the leader's and the agents' Leases")
+	fs.BoolVar(&o.LeaderElect, "leader-elect", false, "work only while holding the leader's Lease")
+	fs.StringVar(&o.MetricsAddress, "metrics-bind-address", ":8080", "address for /metrics; 0 for none")
+	fs.StringVar(&o.HealthAddress, "health-probe-bind-address", ":8081", "address for /healthz and /readyz; 0 for none")
+	fs.Int32Var(&o.DefaultCPUs, "default-cpus", d.DefaultCPUs, "virtual CPUs of a Bottle that does not say, 1 to 16")
+	fs.StringVar(&o.DefaultMemory, "default-memory", d.DefaultMemory.String(), "memory of a Bottle that does not say, at least 64Mi")
+	fs.StringVar(&o.OverheadCPU, "overhead-cpu", d.OverheadCPU.String(), "CPU booked for each Bottle on top of its machine's")
+	fs.StringVar(&o.OverheadMemory, "overhead-memory", d.OverheadMemory.String(), "memory booked for each Bottle on top of its machine's")
+	fs.StringVar(&o.PlaceholderImage, "placeholder-image", d.PlaceholderImage, "image of the placeholder Pods, which only wait")
+}
+
+// placement checks the options and returns those of placement.
+func (o *ManagerOptions) placement() (placement.Options, error) {
+	p := placement.DefaultOptions()
+	p.Namespace, p.DefaultCPUs, p.PlaceholderImage = o.Namespace, o.DefaultCPUs, o.PlaceholderImage
+	var errs []error
+	for _, q := range []struct {
+		flag, text string
+		into       *resource.Quantity
+	}{
+		{"default-memory", o.DefaultMemory, &p.DefaultMemory},
+		{"overhead-cpu", o.OverheadCPU, &p.OverheadCPU},
+		{"overhead-memory", o.OverheadMemory, &p.OverheadMemory},
+	} {
+		v, err := resource.ParseQuantity(q.text)
+		if err != nil || v.Sign() < 0 {
+			errs = append(errs, fmt.Errorf("--%s %q: want a quantity such as 256Mi or 100m", q.flag, q.text))
+			continue
+		}
+		*q.into = v
+	}
+	if o.DefaultCPUs < 1 || o.DefaultCPUs > 16 {
+		errs = append(errs, fmt.Errorf("--default-cpus %d: want 1 to 16", o.DefaultCPUs))
+	}
+	if o.Namespace == "" {
+		errs = append(errs, errors.New("--namespace: required"))
+	}
+	if o.PlaceholderImage == "" {
+		errs = append(errs, errors.New("--placeholder-image: required"))
+	}
+	return p, errors.Join(errs...)
+}
+
+// Validate names the flags that cannot be used.
+func (o *ManagerOptions) Validate() error {
+	_, err := o.placement()
+	return err
+}
+
+// Run is the manager, until ctx ends.
+func (o *ManagerOptions) Run(ctx context.Context) error {
+	options, err := o.placement()
+	if err != nil {
+		return err
+	}
+	cfg, err := restConfig(o.Kubeconfig, "bottle-manager")
+	if err != nil {
+		return err
+	}
+	scheme, err := newScheme()
+	if err != nil {
+		return err
+	}
+	cacheOptions, err := placement.CacheOptions(o.Namespace)
+	if err != nil {
+		return err
+	}
+	mgr, err := ctrl.NewManager(cfg, ctrl.Options{
+		Scheme:                        scheme,
+		Cache:                         cacheOptions,
+		Metrics:                       metricsserver.Options{BindAddress: o.MetricsAddress},
+		HealthProbeBindAddress:        o.HealthAddress,
+		LeaderElection:                o.LeaderElect,
+		LeaderElectionID:              "bottle-manager",
+		LeaderElectionNamespace:       o.Namespace,
+		LeaderElectionReleaseOnCancel: true,
+		GracefulShutdownTimeout:       ptr.To(10 * time.Second),
+	})
+	if err != nil {
+		return fmt.Errorf("manager: %w", err)
+	}
+	if err := placement.SetupWithManager(mgr, options); err != nil {
+		return err
+	}
+	if err := addHealth(mgr, healthz.Ping); err != nil {
+		return err
+	}
+	return mgr.Start(ctx)
+}
+
+// addHealth serves /healthz while the process turns, and /readyz by ready.
+func addHealth(mgr ctrl.Manager, ready healthz.Checker) error {
+	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {
+		return fmt.Errorf("health: %w", err)
+	}
+	if err := mgr.AddReadyzCheck("ready", ready); err != nil {
+		return fmt.Errorf("health: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command bottle-operator runs AI coding agents in bottles: microVMs whose
+// only way out is one sidecar container. It is the manager, the agent of a
+// node and the default bundle in one binary.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	ctrl "sigs.k8s.io/controller-runtime"
+
+	"botbottle.dev/bottle-operator/internal/setup"
+)
+
+// options of a subcommand.
+type options interface {
+	Bind(fs *pflag.FlagSet)
+	Validate() error
+}
+
+func main() {
+	if err := root().ExecuteContext(ctrl.SetupSignalHandler()); err != nil {
+		fmt.Fprintln(os.Stderr, "bottle-operator:", err)
+		os.Exit(1)
+	}
+}
+
+func root() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:           "bottle-operator",
+		Short:         "Runs AI coding agents in bottles",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	manager, agent, bundle := &setup.ManagerOptions{}, &setup.AgentOptions{}, &setup.BundleOptions{}
+	cmd.AddCommand(
+		logging("manager", "Places Bottles on nodes; one per cluster works", manager, manager.Run),
+		logging("agent", "Runs the Bottles of this node; one per node, as root", agent, agent.Run),
+		command("bundle", "Lets through what the egress rules allow; runs in a Bottle's sidecar", bundle, func(ctx context.Context) error {
+			return bundle.Run(ctx, os.Stdout)
+		}),
+		&cobra.Command{Use: "version", Short: "Prints the version", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+			return setup.PrintVersion(cmd.OutOrStdout())
+		}},
+	)
+	return cmd
+}
+
+func command(name, short string, o options, run func(context.Context) error) *cobra.Command {
+	cmd := &cobra.Command{Use: name, Short: short, Args: cobra.NoArgs}
+	o.Bind(cmd.Flags())
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := o.Validate(); err != nil {
+			return err
+		}
+		return run(cmd.Context())
+	}
+	return cmd
+}
+
+// logging is a command that logs to stderr as its flags say.
+func logging(name, short string, o options, run func(context.Context) error) *cobra.Command {
+	logs := &setup.LogOptions{}
+	cmd := command(name, short, o, func(ctx context.Context) error {
+		if err := logs.Install(os.Stderr); err != nil {
+			return err
+		}
+		return run(ctx)
+	})
+	logs.Bind(cmd.Flags())
+	return cmd
+}
