@@ -129,6 +129,8 @@ type call struct {
 	timeout        time.Duration
 	stdin          io.Reader
 	stdout, stderr io.Writer
+	// boots: it starts a machine, so that what fails is the boot.
+	boots bool
 }
 
 func (d *Driver) command(c call) runner.Command {

@@ -18,6 +18,9 @@ import (
 // errLocked is why a call is worth repeating at once.
 var errLocked = errors.New("database is locked")
 
+// errOther is a known text that is of no kind of the port.
+var errOther = errors.New("other")
+
 // errSlow is a call that ran out of its time.
 var errSlow = errors.New("no answer in time")
 
@@ -44,7 +47,21 @@ func explain(c call, res runner.Result, err error) error {
 	if !ok {
 		return fmt.Errorf("%s: smolvm ended with exit code %d", c.what, run.ExitCode)
 	}
-	return fmt.Errorf("%s: %w", c.what, meaning(text))
+	return c.fail(text)
+}
+
+// fail is smolvm's own word that a call failed.
+func (c call) fail(text string) error {
+	kind, say := meaning(text)
+	if c.boots && (kind == nil || errors.Is(kind, host.ErrInvalid)) {
+		// What it was created with was accepted then; what it reads at each
+		// start may come.
+		kind = host.ErrBootFailed
+	}
+	if kind == nil || errors.Is(kind, errOther) {
+		return fmt.Errorf("%s: %s", c.what, say)
+	}
+	return fmt.Errorf("%s: %w: %s", c.what, kind, say)
 }
 
 // usage is an argument error: of the release when it does not know the
@@ -99,7 +116,7 @@ func own(text string) bool {
 
 var machineNotFound = regexp.MustCompile(`machine '[^']*' not found`)
 
-// meanings are tried in order. A text not listed is an error of no kind.
+// meanings are tried in order.
 var meanings = []struct {
 	has  string
 	kind error
@@ -114,8 +131,8 @@ var meanings = []struct {
 	{"kvm permission denied", host.ErrBootFailed, "smolvm may not use the KVM device"},
 	{"KvmOpen", host.ErrBootFailed, "the machine's VMM may not open the KVM device: it must be open to every user"},
 	{"kvm not available", host.ErrBootFailed, "the node has no KVM"},
-	{"another process is already starting", nil, "it is being started by another process"},
-	{"still alive after stop attempts", nil, ""},
+	{"another process is already starting", errOther, "it is being started by another process"},
+	{"still alive after stop attempts", errOther, ""},
 	{"start machine: ", host.ErrBootFailed, ""},
 	{"wait for ready", host.ErrBootFailed, ""},
 	{"before the agent was ready", host.ErrBootFailed, ""},
@@ -134,32 +151,30 @@ var (
 	unknownField = regexp.MustCompile("unknown field `([A-Za-z0-9_-]{1,40})`")
 )
 
-// meaning gives smolvm's words a kind, and a text without anything of a
-// Smolfile's content.
-func meaning(text string) error {
+// meaning gives smolvm's words a kind, nil when they are not known, and a text
+// without anything of a Smolfile's content.
+func meaning(text string) (kind error, say string) {
+	first := clean(firstLine([]byte(text)))
 	if machineNotFound.MatchString(text) {
-		return fmt.Errorf("%w: %s", host.ErrNotFound, clean(firstLine([]byte(text))))
+		return host.ErrNotFound, first
 	}
 	for _, m := range meanings {
 		if !strings.Contains(text, m.has) {
 			continue
 		}
-		say := m.say
-		if say == "" {
-			say = clean(firstLine([]byte(text)))
+		if m.say == "" {
+			return m.kind, first
 		}
-		if at := tomlPlace.FindString(text); m.say != "" && at != "" {
+		say = m.say
+		if at := tomlPlace.FindString(text); at != "" {
 			say += " (" + at + ")"
 		}
-		if f := unknownField.FindStringSubmatch(text); m.say != "" && f != nil {
+		if f := unknownField.FindStringSubmatch(text); f != nil {
 			say += ": unknown field " + f[1]
 		}
-		if m.kind == nil {
-			return errors.New(say)
-		}
-		return fmt.Errorf("%w: %s", m.kind, say)
+		return m.kind, say
 	}
-	return errors.New(clean(firstLine([]byte(text))))
+	return nil, first
 }
 
 func firstLine(b []byte) string {

@@ -67,7 +67,7 @@ func exitCode(k call, res runner.Result, err error) (int, error) {
 	case ok && own(text) && strings.Contains(text, "failed to spawn"):
 		return notSpawned, nil
 	case run.ExitCode == 1 && ok && own(text):
-		return 0, fmt.Errorf("%s: %w", k.what, meaning(text))
+		return 0, k.fail(text)
 	}
 	return run.ExitCode, nil
 }

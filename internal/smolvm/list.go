@@ -127,15 +127,27 @@ func (d *Driver) list(ctx context.Context, c capabilities) ([]host.Machine, erro
 	for _, l := range all {
 		m := l.machine()
 		m.PolicyKnown = c.PolicyInList
-		if m.State == host.MachineRunning {
-			if p, ok := d.vmm(m.Name, l.pid()); ok {
-				m.PID, m.StartTime = p.pid, d.booted.at(p.ticks)
-			}
-		}
+		d.observe(&m, l.pid())
 		machines = append(machines, m)
 	}
 	slices.SortFunc(machines, func(a, b host.Machine) int { return cmp.Compare(a.Name, b.Name) })
 	return machines, nil
+}
+
+// observe adds what the node's processes tell. smolvm takes a dead VMM that
+// init has not collected yet for one that does not answer.
+func (d *Driver) observe(m *host.Machine, listed int) {
+	if m.State != host.MachineRunning && m.State != host.MachineUnreachable {
+		return
+	}
+	p, alive, err := d.vmm(m.Name, listed)
+	switch {
+	case err != nil:
+	case !alive:
+		m.State = host.MachineStopped
+	case m.State == host.MachineRunning && d.isVMM(p, m.Name):
+		m.PID, m.StartTime = p.pid, d.booted.at(p.ticks)
+	}
 }
 
 // listed is what is read of one object of `machine ls --json`. Releases only

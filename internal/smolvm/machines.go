@@ -136,7 +136,7 @@ func (d *Driver) start(ctx context.Context, c capabilities, name string) error {
 		return err
 	}
 	what := "start machine " + name
-	_, err := d.write(ctx, call{what: what, args: c.startArgs(name), env: c.hardening(), timeout: d.opts.StartTimeout})
+	_, err := d.write(ctx, call{what: what, args: c.startArgs(name), env: c.hardening(), timeout: d.opts.StartTimeout, boots: true})
 	if errors.Is(err, errSlow) {
 		return fmt.Errorf("%s: %w: it was not up within %s", what, host.ErrBootFailed, d.opts.StartTimeout)
 	}

@@ -32,15 +32,19 @@ func (d *Driver) dataDir(name string) string {
 	return filepath.Join(d.opts.Home, ".cache/smolvm/vms", hex.EncodeToString(sum[:])[:16])
 }
 
-// vmm is the machine's VMM when it lives, agent.pid and the list agree on its
-// number, and it proves to be that. A VMM may write where agent.pid lies, so
-// that the file alone proves nothing.
-func (d *Driver) vmm(name string, listed int) (process, bool) {
-	p, err := readPIDFile(filepath.Join(d.dataDir(name), "agent.pid"))
-	if err != nil || p.pid != listed || !d.isVMM(p, name) {
-		return process{}, false
+// vmm is the process that the list and agent.pid agree on as the machine's
+// VMM, and whether it lives; an error when they do not. A VMM may write where
+// agent.pid lies, so that this alone does not prove it to be one.
+func (d *Driver) vmm(name string, listed int) (p process, alive bool, err error) {
+	p, err = readPIDFile(filepath.Join(d.dataDir(name), "agent.pid"))
+	if err != nil {
+		return p, false, err
 	}
-	return p, true
+	if p.pid != listed {
+		return p, false, fmt.Errorf("machine %s: listed with process %d, recorded with %d", name, listed, p.pid)
+	}
+	ticks, ok := startTicks(p.pid)
+	return p, ok && ticks == p.ticks, nil
 }
 
 // isVMM says whether p lives and is a VMM of that machine, which its argv
