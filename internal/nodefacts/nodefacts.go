@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package nodefacts looks whether a node can run bottles: smolvm and its
+// files, docker, KVM, the way to the state directory. Each failing fact says
+// what to do about it.
+//
+// It changes nothing, starts no machine, and so cannot tell whether one would
+// boot: on some hosts a KVM device opens and answers, and no guest ever runs.
+package nodefacts
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+// pingTimeout bounds the question to docker.
+const pingTimeout = 5 * time.Second
+
+// Options say where to look. All but KVMDevice are required.
+type Options struct {
+	// SmolvmDir holds smolvm, lib/ and agent-rootfs/.
+	SmolvmDir string
+	// StateDir is the agent's; machines' users must be able to pass.
+	StateDir string
+	// KVMDevice is /dev/kvm, or empty on test equipment: not checked.
+	KVMDevice string
+	// Version asks smolvm.
+	Version func(ctx context.Context) (host.SmolvmVersion, error)
+	// PingDocker is nil when docker answers.
+	PingDocker func(ctx context.Context) error
+}
+
+// Checker is the adapter of host.Facts.
+type Checker struct{ opts Options }
+
+var _ host.Facts = (*Checker)(nil)
+
+// New returns a Checker.
+func New(o Options) *Checker { return &Checker{o} }
+
+// NodeFacts implements host.Facts.
+func (c *Checker) NodeFacts(ctx context.Context) []host.Fact {
+	binary := c.binary()
+	version := bad(versionName, "smolvm is missing or cannot be run")
+	if binary.OK {
+		version = versionFact(c.opts.Version(ctx))
+	}
+	return []host.Fact{
+		binary,
+		version,
+		c.files(),
+		c.docker(ctx),
+		kvmFact(observeKVM(c.opts.KVMDevice)),
+		c.stateDir(),
+	}
+}
+
+func good(name, note string) host.Fact { return host.Fact{Name: name, OK: true, Message: note} }
+
+func bad(name, format string, args ...any) host.Fact {
+	return host.Fact{Name: name, Message: fmt.Sprintf(format, args...)}
+}
+
+const (
+	smolvmName  = "smolvm"
+	versionName = "smolvm-version"
+	filesName   = "smolvm-files"
+	dockerName  = "docker"
+	kvmName     = "kvm"
+	stateName   = "state-dir"
+)
+
+// binary: the VMM is the same program, run again as a user of its own.
+func (c *Checker) binary() host.Fact {
+	path := filepath.Join(c.opts.SmolvmDir, "smolvm")
+	st, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return bad(smolvmName, "smolvm is not at %s (%s): install it there or set --smolvm-dir", path, reason(err))
+	case !st.Mode().IsRegular():
+		return bad(smolvmName, "%s is not a file: install smolvm there or set --smolvm-dir", path)
+	case st.Mode()&0o005 != 0o005:
+		return bad(smolvmName, "%s cannot be run by the users that machines run as (mode %04o): chmod 0755 %s", path, st.Mode().Perm(), path)
+	}
+	return good(smolvmName, "")
+}
+
+func versionFact(v host.SmolvmVersion, err error) host.Fact {
+	switch {
+	case err != nil:
+		return bad(versionName, "smolvm does not tell its version: %v", err)
+	case v.Older:
+		return bad(versionName, "smolvm %s is older than 0.8.0: install 0.8.0 or newer, best 1.32.2", v.Version)
+	case v.Newer:
+		return good(versionName, fmt.Sprintf("smolvm %s is newer than 1.32.2, the newest that was measured", v.Version))
+	}
+	return good(versionName, "")
+}
+
+func (c *Checker) docker(ctx context.Context) host.Fact {
+	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+	defer cancel()
+	if err := c.opts.PingDocker(ctx); err != nil {
+		return bad(dockerName, "docker does not answer (%v): start it, or set --docker-host", err)
+	}
+	return good(dockerName, "")
+}
+
+func (c *Checker) stateDir() host.Fact {
+	if closed := firstClosed(c.opts.StateDir); closed != nil {
+		return bad(stateName, "%s", closed)
+	}
+	if err := writable(c.opts.StateDir); err != nil {
+		return bad(stateName, "%s cannot be written (%s): make it writable or set --state-dir", c.opts.StateDir, reason(err))
+	}
+	return good(stateName, "")
+}
+
+// reason is an error without the path, which the message names already.
+func reason(err error) string {
+	var p *fs.PathError
+	if errors.As(err, &p) {
+		return p.Err.Error()
+	}
+	return err.Error()
+}
