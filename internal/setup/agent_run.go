@@ -28,6 +28,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/docker"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/namedwatch"
+	"botbottle.dev/bottle-operator/internal/nodefacts"
 	"botbottle.dev/bottle-operator/internal/smolvm"
 	"botbottle.dev/bottle-operator/internal/state"
 )
@@ -238,5 +239,8 @@ func (o *AgentOptions) smolvm(dir *state.Dir) *smolvm.Driver {
 }
 
 func (o *AgentOptions) facts(engine *docker.Engine, machines *smolvm.Driver) host.Facts {
-	return &nodeFacts{options: o, engine: engine, machines: machines}
+	return nodefacts.New(nodefacts.Options{
+		SmolvmDir: o.SmolvmDir, StateDir: o.StateDir, KVMDevice: o.KVMDevice,
+		Version: machines.Version, PingDocker: engine.Ping,
+	})
 }
