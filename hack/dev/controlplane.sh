@@ -92,6 +92,6 @@ END
 # account NAME SERVER FILE: a kubeconfig that signs in as a ServiceAccount.
 account() {
   local token
-  token=$(k -n bottle-system create token "$1" --duration 48h)
+  token=$(k -n bottle-system create token "$1" --duration 8760h)
   kubeconfig "$3" "$2" --token "$token"
 }

@@ -30,6 +30,17 @@ launch() {
   printf '%s %s\n' "$!" "$(started "$!")" >"$dev/run/$name.pid"
 }
 
+# renew NAME COMMAND…: as launch, but a process that was started by another
+# command line, or from another build of the operator, is replaced.
+renew() {
+  local name=$1 key
+  shift
+  key=$({ printf '%s\0' "$@"; stat -c '%i %Y %s' "$bin/bottle-operator"; } | sha256sum)
+  [ "$(cat "$dev/run/$name.key" 2>/dev/null)" = "$key" ] || end "$name"
+  launch "$name" "$@"
+  echo "$key" >"$dev/run/$name.key"
+}
+
 pid_of() { cut -d' ' -f1 "$dev/run/$1.pid" 2>/dev/null; }
 
 running() {
@@ -53,7 +64,8 @@ end() {
   rm -f "$dev/run/$1.pid"
 }
 
-# await SECONDS WHAT LOG COMMAND…: waits until the command succeeds.
+# await SECONDS WHAT LOG COMMAND…: waits until the command succeeds. LOG is a
+# file, or NODE:/FILE on a virtual node.
 await() {
   local limit=$(($1 * 5)) what=$2 log=$3
   shift 3
@@ -62,7 +74,10 @@ await() {
     sleep 0.2
   done
   say "$what did not come up; see $log:" >&2
-  tail -n 15 "$log" >&2
+  case $log in
+    *:/*) vssh "${log%%:*}" tail -n 15 "${log#*:}" ;;
+    *) tail -n 15 "$log" ;;
+  esac >&2
   return 1
 }
 
@@ -74,6 +89,31 @@ in_node() {
   holder=$(pid_of "holder-$1")
   shift
   nsenter -t "$holder" -m -n -- "$@"
+}
+
+# quoted WORD…: the words as a shell reads them back, whatever is in them.
+quoted() {
+  local word quote="'\\''"
+  for word in "$@"; do printf "'%s' " "${word//\'/$quote}"; done
+}
+
+# ssh_node NODE OPTION… -- COMMAND…: runs a command on a virtual node, with
+# stdin. The shell there stays, so that a death by signal has a status.
+ssh_node() {
+  local node=$1 options=()
+  shift
+  while [ "$1" != -- ]; do
+    options+=("$1")
+    shift
+  done
+  shift
+  ssh -F "$dev/nodes/$node/ssh_config" -o "ControlPath=/run/bb$tag-$node.ssh" "${options[@]}" vnode "$(quoted "$@"); exit \$?"
+}
+
+vssh() {
+  local node=$1
+  shift
+  ssh_node "$node" -T -- "$@"
 }
 
 # has_node NODE: whether the cluster has it.

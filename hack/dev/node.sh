@@ -11,9 +11,19 @@ clean_env=(env -i "PATH=$node_path" HOME=/root LANG=C.UTF-8)
 world=bb$tag-world
 
 # make_world: a namespace that plays the internet (203.0.113.10), the cloud's
-# metadata (169.254.169.254) and a LAN (10.77.0.0/24).
+# metadata (169.254.169.254) and a neighbour on the LAN (10.77.0.1), over HTTP.
 make_world() {
-  ip netns list | grep -qw "$world" && return
+  make_world_network
+  mkdir -p "$dev/world"
+  echo 'the outside world' >"$dev/world/index.html"
+  local port
+  for port in 80 443; do
+    launch "world-$port" nsenter "--net=/run/netns/$world" busybox httpd -f -p "$port" -h "$dev/world"
+  done
+}
+
+make_world_network() {
+  [ -e "/run/netns/$world" ] && return
   ip netns add "$world"
   ip -n "$world" link set lo up
   ip -n "$world" addr add 203.0.113.10/24 dev lo
@@ -52,24 +62,50 @@ smolvm_dir() {
   esac
 }
 
+# vlaunch NODE NAME COMMAND…: launch and renew, on a virtual node; the log is
+# /var/log/NAME.log there. The agent's own binary is part of what is compared.
+vlaunch() {
+  local node=$1
+  shift
+  # shellcheck disable=SC2016 # the node's shell expands them
+  vssh "$node" sh -c '
+    name=$1; shift
+    key=$({ printf "%s\0" "$@"; ls -lin --full-time /usr/local/bin/bottle-operator; } | sha256sum)
+    if pid=$(cat "/run/$name.pid-dev" 2>/dev/null) && kill -0 "$pid" 2>/dev/null; then
+      [ "$(cat "/run/$name.key-dev")" = "$key" ] && exit 0
+      kill "$pid"; while kill -0 "$pid" 2>/dev/null; do sleep 0.2; done
+    fi
+    setsid "$@" </dev/null >>"/var/log/$name.log" 2>&1 &
+    echo $! >"/run/$name.pid-dev"
+    echo "$key" >"/run/$name.key-dev"
+  ' sh "$@" </dev/null
+}
+
+# vend NODE NAME: ends what vlaunch started there and waits for it.
+vend() {
+  # shellcheck disable=SC2016 # the node's shell expands them
+  vssh "$1" sh -c '
+    pid=$(cat "/run/$1.pid-dev" 2>/dev/null) || exit 0
+    kill "$pid" 2>/dev/null || exit 0
+    while kill -0 "$pid" 2>/dev/null; do sleep 0.2; done
+  ' sh "$2" </dev/null
+}
+
 start_docker() {
   local node=$1
+  local serve=(dockerd -H unix:///run/docker.sock --data-root /var/lib/docker --exec-root /run/docker-exec -p /run/docker.pid)
+  local ask=("${clean_env[@]}" docker -H unix:///run/docker.sock version)
   if virtual; then
-    vssh "$node" sh -c 'docker version >/dev/null 2>&1 || { setsid dockerd -H unix:///run/docker.sock </dev/null >>/var/log/dockerd.log 2>&1 & }'
-    await 120 "dockerd on $node" "$dev/nodes/$node/serial.log" vssh "$node" docker version
+    vlaunch "$node" dockerd "${clean_env[@]}" "${serve[@]}"
+    await 180 "dockerd on $node" "$node:/var/log/dockerd.log" vssh "$node" "${ask[@]}"
     return
   fi
-  launch "dockerd-$node" nsenter -t "$(pid_of "holder-$node")" -m -n -- "${clean_env[@]}" dockerd -H unix:///run/docker.sock \
-    --data-root /var/lib/docker --exec-root /run/docker-exec -p /run/docker.pid
-  await 60 "dockerd on $node" "$dev/logs/dockerd-$node.log" in_node "$node" "${clean_env[@]}" docker -H unix:///run/docker.sock version
+  launch "dockerd-$node" nsenter -t "$(pid_of "holder-$node")" -m -n -- "${clean_env[@]}" "${serve[@]}"
+  await 60 "dockerd on $node" "$dev/logs/dockerd-$node.log" in_node "$node" "${ask[@]}"
 }
 
 stop_docker() {
-  if virtual; then
-    vssh "$1" sh -c 'kill "$(cat /var/run/docker.pid)"; while docker version >/dev/null 2>&1; do sleep 0.2; done'
-  else
-    end "dockerd-$1"
-  fi
+  if virtual; then vend "$1" dockerd; else end "dockerd-$1"; fi
 }
 
 start_relay() {
@@ -84,23 +120,19 @@ start_agent() {
   local node=$1 kvm=() extra=()
   read -ra extra <<<"${AGENT_FLAGS:-}"
   if virtual; then
-    vssh "$node" sh -c 'setsid /usr/local/bin/bottle-operator "$@" </dev/null >>/var/log/bottle-agent.log 2>&1 & echo $! >/run/bottle-agent.pid' sh \
-      agent --kubeconfig /etc/bottle/agent.kubeconfig --node-name "$node" "${agent_flags[@]}" --max-concurrent-starts 1 --start-timeout 5m "${extra[@]}"
-    await 120 "agent on $node" "$dev/nodes/$node/serial.log" vssh "$node" wget -qO- http://127.0.0.1:8081/readyz
+    vlaunch "$node" bottle-agent "${clean_env[@]}" /usr/local/bin/bottle-operator agent --kubeconfig /etc/bottle/agent.kubeconfig \
+      --node-name "$node" "${agent_flags[@]}" --max-concurrent-starts 1 --start-timeout 5m "${extra[@]}"
+    await 180 "agent on $node" "$node:/var/log/bottle-agent.log" vssh "$node" busybox wget -qO- http://127.0.0.1:8081/readyz
     return
   fi
   [ -e "$dev/nodes/$node/kvm" ] || kvm=(--kvm-device '')
-  launch "agent-$node" nsenter -t "$(pid_of "holder-$node")" -m -n -- "${clean_env[@]}" "$bin/bottle-operator" agent \
+  renew "agent-$node" nsenter -t "$(pid_of "holder-$node")" -m -n -- "${clean_env[@]}" "$bin/bottle-operator" agent \
     --kubeconfig "$dev/agent.kubeconfig" --node-name "$node" "${agent_flags[@]}" "${kvm[@]}" "${extra[@]}"
   await 60 "agent on $node" "$dev/logs/agent-$node.log" in_node "$node" busybox wget -qO- http://127.0.0.1:8081/readyz
 }
 
 stop_agent() {
-  if virtual; then
-    vssh "$1" sh -c 'pid=$(cat /run/bottle-agent.pid); kill "$pid"; while kill -0 "$pid" 2>/dev/null; do sleep 0.2; done'
-  else
-    end "agent-$1"
-  fi
+  if virtual; then vend "$1" bottle-agent; else end "agent-$1"; fi
 }
 
 start_kubelet() {
@@ -117,10 +149,4 @@ register() {
 END
   k patch node "$node" --subresource=status --type merge -p \
     "{\"status\":{\"capacity\":{\"cpu\":\"$cpu\",\"memory\":\"$memory\",\"pods\":\"500\"},\"allocatable\":{\"cpu\":\"$cpu\",\"memory\":\"$memory\",\"pods\":\"500\"}}}" >/dev/null
-}
-
-vssh() {
-  local node=$1
-  shift
-  "$root/hack/vnode/ssh" "$bin/vnode" "$dev/nodes/$node" "$@"
 }
