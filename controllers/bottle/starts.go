@@ -20,6 +20,7 @@ type starts struct {
 	ctx     context.Context // of the agent; ends every start
 	running map[string]*start
 	results map[string]error
+	count   int // of starts ever begun
 	all     sync.WaitGroup
 }
 
@@ -56,6 +57,7 @@ func (s *starts) begin(uid string, boot func(context.Context) error, ended func(
 	ctx, cancel := context.WithCancelCause(s.ctx)
 	st := &start{cancel: cancel, ended: make(chan struct{})}
 	s.running[uid] = st
+	s.count++
 	delete(s.results, uid)
 	s.all.Go(func() {
 		err := s.inSlot(ctx, boot)
@@ -79,6 +81,13 @@ func (s *starts) inSlot(ctx context.Context, boot func(context.Context) error) e
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+}
+
+// begun is how many starts there ever were.
+func (s *starts) begun() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.count
 }
 
 // underWay says whether a start of uid is.
