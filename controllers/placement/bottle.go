@@ -35,6 +35,7 @@ type bottles struct {
 	options  Options
 	verdicts *verdicts
 	metrics  *recorded
+	fresh    *freshness
 }
 
 // Reconcile makes one pass over one Bottle.
@@ -63,7 +64,11 @@ func (r *bottles) pass(ctx context.Context, key client.ObjectKey) (ctrl.Result, 
 		}
 	}
 	if b == nil {
+		r.fresh.forget(key)
 		return ctrl.Result{}, nil
+	}
+	if r.fresh.stale(b) {
+		return ctrl.Result{}, errStale
 	}
 	f, err := r.gather(b, pod)
 	if err != nil {

@@ -114,7 +114,7 @@ func SetupWithManager(mgr ctrl.Manager, o Options) error {
 		return fmt.Errorf("register metrics: %w", err)
 	}
 	recorder := mgr.GetEventRecorder("botbottle.dev/manager")
-	b := &bottles{Client: mgr.GetClient(), live: mgr.GetAPIReader(), recorder: recorder, options: o, verdicts: v, metrics: m}
+	b := &bottles{Client: mgr.GetClient(), live: mgr.GetAPIReader(), recorder: recorder, options: o, verdicts: v, metrics: m, fresh: newFreshness()}
 	n := &nodes{Client: mgr.GetClient(), live: mgr.GetAPIReader(), recorder: recorder, options: o,
 		leases: newLeases(o.Clock, o.LeaseDuration), verdicts: v, news: news}
 	err = ctrl.NewControllerManagedBy(mgr).Named("placement").

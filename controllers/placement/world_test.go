@@ -4,10 +4,14 @@ package placement_test
 
 import (
 	"context"
+	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr"
+	"github.com/go-logr/logr/funcr"
 	"github.com/onsi/gomega"
 	"github.com/prometheus/client_golang/prometheus"
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -30,7 +34,14 @@ import (
 	"botbottle.dev/bottle-operator/test/api/apienv"
 )
 
-func TestMain(m *testing.M) { apienv.Main(m) }
+func TestMain(m *testing.M) {
+	log := logr.Discard()
+	if os.Getenv("TEST_LOG") != "" { // what the managers log, for whoever debugs a story
+		log = funcr.New(func(prefix, args string) { fmt.Fprintln(os.Stderr, prefix, args) }, funcr.Options{})
+	}
+	ctrl.SetLogger(log)
+	apienv.Main(m)
+}
 
 const (
 	patience = 20 * time.Second

@@ -146,6 +146,7 @@ func (r *bottles) writeStatus(ctx context.Context, f facts, w *wantedStatus) err
 	if err != nil {
 		return fmt.Errorf("apply the status of Bottle %s/%s: %w", b.Namespace, b.Name, err)
 	}
+	r.fresh.wrote(client.ObjectKeyFromObject(b), u.GetResourceVersion())
 	r.tell(f, w)
 	return nil
 }

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package placement
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/test/builders"
+)
+
+// outcome is a decision in the form that the table wants it.
+type outcome struct {
+	Pod           podAction
+	Pin           string
+	Clear         bool
+	DropFinalizer bool
+	NodeName      string
+	CPUs          int32
+	// Conditions as "Type Status Reason".
+	Conditions []string
+}
+
+func outcomeOf(d decision) outcome {
+	o := outcome{Pod: d.pod, Pin: d.pin, Clear: d.clear, DropFinalizer: d.dropFinalizer}
+	if d.status == nil {
+		return o
+	}
+	o.NodeName, o.CPUs = d.status.nodeName, d.status.resources.CPUs
+	for _, c := range d.status.asserted {
+		o.Conditions = append(o.Conditions, c.Type+" "+string(c.Status)+" "+c.Reason)
+	}
+	return o
+}
+
+// In this table the spec asks for 2 CPUs, and 4 were booked on the node.
+func TestDecide(t *testing.T) {
+	bottle := func() *builders.Bottle { return builders.MakeBottle("a").CPUs(2) }
+	placed := func() *builders.Bottle {
+		return bottle().On("node-a").Booked(4, "1Gi").Finalizer(v1alpha1.FinalizerNode)
+	}
+	now := time.Unix(0, 0)
+	unbound := &podFacts{name: "bottle-a", digest: "d"}
+	boundTo := func(node string) *podFacts { return &podFacts{name: "bottle-a", digest: "d", node: node} }
+	leaving := func(node string) *podFacts {
+		return &podFacts{name: "bottle-a", digest: "d", node: node, deleting: true}
+	}
+	words := &corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: "Unschedulable", Message: "0/2 nodes"}
+	lost := nodeFacts{gone: true, agentLost: true}
+	stays := outcome{NodeName: "node-a", CPUs: 4, Conditions: []string{"Scheduled True Scheduled"}}
+	agentLost := []string{"Ready Unknown AgentLost", "EgressEnforced Unknown AgentLost"}
+	tests := map[string]struct {
+		facts facts
+		want  outcome
+	}{
+		// Without a node.
+		"new": {facts{bottle: bottle().Obj()}, outcome{Pod: podCreate}},
+		"refused": {facts{bottle: bottle().Obj(), refusal: "quota"},
+			outcome{CPUs: 2, Conditions: []string{"Scheduled False PlaceholderRefused", "Ready False PlaceholderRefused"}}},
+		"waiting": {facts{bottle: bottle().Obj(), pod: unbound},
+			outcome{CPUs: 2, Conditions: []string{"Scheduled False Pending", "Ready False Pending"}}},
+		"unschedulable": {facts{bottle: bottle().Obj(), pod: &podFacts{digest: "d", scheduled: words}},
+			outcome{CPUs: 2, Conditions: []string{"Scheduled False Unschedulable", "Ready False Unschedulable"}}},
+		"scheduler without words": {facts{bottle: bottle().Obj(), pod: &podFacts{digest: "d", scheduled: &corev1.PodCondition{Status: corev1.ConditionFalse}}},
+			outcome{CPUs: 2, Conditions: []string{"Scheduled False Pending", "Ready False Pending"}}},
+		"spec changed while waiting":       {facts{bottle: bottle().Obj(), pod: &podFacts{digest: "old"}}, outcome{Pod: podRemove}},
+		"spec changed while being bound":   {facts{bottle: bottle().Obj(), pod: &podFacts{digest: "old", node: "node-a"}}, outcome{Pod: podRemove}},
+		"deleted while waiting":            {facts{bottle: bottle().Obj(), pod: leaving("")}, outcome{Pod: podRemove}},
+		"torn down after a drain":          {facts{bottle: bottle().Finalizer(v1alpha1.FinalizerNode).Obj(), pod: leaving("node-a")}, outcome{Pod: podRemove}},
+		"bound":                            {facts{bottle: bottle().Obj(), pod: boundTo("node-a")}, outcome{NodeName: "node-a", CPUs: 2, Conditions: []string{"Scheduled True Scheduled", "Ready False Progressing"}}},
+		"bound to a node without an agent": {facts{bottle: bottle().Obj(), pod: boundTo("node-a"), bound: nodeFacts{agentLost: true}}, outcome{NodeName: "node-a", CPUs: 2, Conditions: []string{"Scheduled True Scheduled", "Ready False Progressing"}}},
+		"bound to a node that is gone":     {facts{bottle: bottle().Obj(), pod: boundTo("node-a"), bound: nodeFacts{gone: true}}, outcome{Pod: podRemove}},
+		"bound to a node out of service":   {facts{bottle: bottle().Obj(), pod: boundTo("node-a"), bound: nodeFacts{outOfService: true}}, outcome{Pod: podRemove}},
+		"stopped": {facts{bottle: bottle().Stopped().Obj()},
+			outcome{CPUs: 2, Conditions: []string{"Scheduled False Stopped", "Ready True Stopped"}}},
+		"stopped while waiting": {facts{bottle: bottle().Stopped().Obj(), pod: unbound},
+			outcome{Pod: podRemove, CPUs: 2, Conditions: []string{"Scheduled False Stopped", "Ready True Stopped"}}},
+		"stopped while being bound": {facts{bottle: bottle().Stopped().Obj(), pod: boundTo("node-a")},
+			outcome{Pod: podRemove, CPUs: 2, Conditions: []string{"Scheduled False Stopped", "Ready True Stopped"}}},
+
+		// On a node.
+		"on its node":             {facts{bottle: placed().Obj(), pod: boundTo("node-a")}, stays},
+		"its new Pod not bound":   {facts{bottle: placed().Obj(), pod: unbound}, stays},
+		"spec changed on it":      {facts{bottle: placed().Obj(), pod: &podFacts{digest: "old", node: "node-a"}}, stays},
+		"stopped on it":           {facts{bottle: placed().Stopped().Obj(), pod: boundTo("node-a")}, stays},
+		"its Pod gone by force":   {facts{bottle: placed().Obj()}, outcome{Pod: podCreate, Pin: "node-a", NodeName: "node-a", CPUs: 4, Conditions: stays.Conditions}},
+		"its new Pod refused":     {facts{bottle: placed().Obj(), refusal: "quota"}, stays},
+		"its Pod on another node": {facts{bottle: placed().Obj(), pod: boundTo("node-b")}, outcome{Pod: podRemove, NodeName: "node-a", CPUs: 4, Conditions: stays.Conditions}},
+		"drained":                 {facts{bottle: placed().Obj(), pod: leaving("node-a")}, outcome{NodeName: "node-a", CPUs: 4, Conditions: []string{"Scheduled False Evicted"}}},
+		"agent lost": {facts{bottle: placed().Obj(), pod: boundTo("node-a"), home: nodeFacts{agentLost: true}},
+			outcome{NodeName: "node-a", CPUs: 4, Conditions: append(agentLost[:2:2], "Scheduled True Scheduled")}},
+		"drained, agent lost": {facts{bottle: placed().Obj(), pod: leaving("node-a"), home: nodeFacts{agentLost: true}},
+			outcome{NodeName: "node-a", CPUs: 4, Conditions: append(agentLost[:2:2], "Scheduled False Evicted")}},
+		"out of service, agent alive": {facts{bottle: placed().Obj(), pod: boundTo("node-a"), home: nodeFacts{outOfService: true}}, stays},
+		"gone, agent alive": {facts{bottle: placed().Obj(), pod: boundTo("node-a"), home: nodeFacts{gone: true}},
+			outcome{NodeName: "node-a", CPUs: 4, Conditions: []string{"Scheduled False Evicted"}}},
+		"lost": {facts{bottle: placed().Obj(), pod: boundTo("node-a"), home: lost},
+			outcome{Clear: true, CPUs: 2, Conditions: []string{"Scheduled False NodeLost", "Ready False NodeLost"}}},
+		"out of service and lost": {facts{bottle: placed().Obj(), pod: leaving("node-a"), home: nodeFacts{outOfService: true, agentLost: true}},
+			outcome{Clear: true, CPUs: 2, Conditions: []string{"Scheduled False NodeLost", "Ready False NodeLost"}}},
+		"booking lost": {facts{bottle: bottle().On("node-a").Obj(), pod: boundTo("node-a")}, outcome{NodeName: "node-a", CPUs: 2, Conditions: stays.Conditions}},
+
+		// Being deleted.
+		"deleted":                    {facts{bottle: placed().Deleted(now).Obj(), pod: boundTo("node-a")}, outcome{NodeName: "node-a", CPUs: 4}},
+		"deleted with its Pod":       {facts{bottle: placed().Deleted(now).Obj(), pod: leaving("node-a")}, outcome{NodeName: "node-a", CPUs: 4}},
+		"deleted without a Pod":      {facts{bottle: placed().Deleted(now).Obj()}, outcome{NodeName: "node-a", CPUs: 4}},
+		"deleted, agent lost":        {facts{bottle: placed().Deleted(now).Obj(), home: nodeFacts{agentLost: true}}, outcome{NodeName: "node-a", CPUs: 4, Conditions: agentLost}},
+		"deleted on a lost node":     {facts{bottle: placed().Deleted(now).Obj(), home: lost}, outcome{DropFinalizer: true}},
+		"deleted between nodes":      {facts{bottle: bottle().Finalizer(v1alpha1.FinalizerNode).Deleted(now).Obj(), pod: unbound}, outcome{DropFinalizer: true}},
+		"deleted and torn down":      {facts{bottle: bottle().On("node-a").Deleted(now).Obj(), pod: boundTo("node-a")}, outcome{Pod: podRemove}},
+		"deleted before its node":    {facts{bottle: bottle().Deleted(now).Obj(), pod: unbound}, outcome{Pod: podRemove}},
+		"deleted and nothing left":   {facts{bottle: bottle().Deleted(now).Obj()}, outcome{}},
+		"deleted, another finalizer": {facts{bottle: bottle().Finalizer("x/y").Deleted(now).Obj()}, outcome{}},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			tc.facts.wanted = wantedPod{resources: v1alpha1.ResourcesStatus{CPUs: 2, Memory: resource.MustParse("1Gi")}, digest: "d"}
+			if diff := cmp.Diff(tc.want, outcomeOf(decide(tc.facts))); diff != "" {
+				t.Errorf("decision (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// Whatever the facts are, a Bottle's node is changed only from none to the
+// placeholder's, and forgotten only when the node is lost.
+func TestNeverOnTwoNodes(t *testing.T) {
+	for _, f := range everyFact() {
+		on := ""
+		if f.bottle.Status.NodeName != nil {
+			on = *f.bottle.Status.NodeName
+		}
+		d := decide(f)
+		switch {
+		case d.clear && !f.home.lost():
+			t.Errorf("got the node forgotten with %+v, want it only when lost", f.home)
+		case d.status != nil && !d.clear && on != "" && d.status.nodeName != on:
+			t.Errorf("got node %q for a Bottle on %q", d.status.nodeName, on)
+		case d.status != nil && on == "" && d.status.nodeName != "" && (f.pod == nil || f.pod.deleting || d.status.nodeName != f.pod.node):
+			t.Errorf("got node %q from Pod %+v", d.status.nodeName, f.pod)
+		case d.pod == podRemove && on != "" && f.pod.node == on && f.bottle.DeletionTimestamp.IsZero():
+			t.Errorf("got the placeholder on %q removed though the Bottle is there", on)
+		case d.pod == podCreate && d.pin != on:
+			t.Errorf("got a placeholder pinned to %q for a Bottle on %q", d.pin, on)
+		case d.dropFinalizer && on != "" && !f.home.lost():
+			t.Errorf("got the finalizer dropped on node %q with %+v", on, f.home)
+		}
+	}
+}
+
+// everyFact is every combination of what a decision looks at.
+func everyFact() []facts {
+	pods := []*podFacts{nil}
+	for _, node := range []string{"", "node-a", "node-b"} {
+		for _, digest := range []string{"d", "old"} {
+			pods = append(pods, &podFacts{node: node, digest: digest}, &podFacts{node: node, digest: digest, deleting: true})
+		}
+	}
+	var verdicts []nodeFacts
+	for i := range 8 {
+		verdicts = append(verdicts, nodeFacts{gone: i&1 > 0, outOfService: i&2 > 0, agentLost: i&4 > 0})
+	}
+	var all []facts
+	for i := range 16 {
+		b := builders.MakeBottle("a")
+		if i&1 > 0 {
+			b.On("node-a")
+		}
+		if i&2 > 0 {
+			b.Deleted(time.Unix(0, 0))
+		}
+		if i&4 > 0 {
+			b.Finalizer(v1alpha1.FinalizerNode)
+		}
+		if i&8 > 0 {
+			b.Stopped()
+		}
+		for _, pod := range pods {
+			for _, home := range verdicts {
+				for _, refusal := range []string{"", "quota"} {
+					all = append(all, facts{bottle: b.Obj(), pod: pod, home: home, refusal: refusal, wanted: wantedPod{digest: "d"}})
+				}
+			}
+		}
+	}
+	return all
+}

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package placement
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"sigs.k8s.io/yaml"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/test/builders"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+const testUID = "1a2b3c4d-0000-4000-8000-000000000000"
+
+// testdata/NAME.in.yaml is a Bottle, NAME.out.yaml its placeholder.
+func TestRenderPod(t *testing.T) {
+	inputs, err := filepath.Glob("testdata/*.in.yaml")
+	if err != nil || len(inputs) == 0 {
+		t.Fatalf("got %d inputs (%v), want some", len(inputs), err)
+	}
+	for _, input := range inputs {
+		t.Run(filepath.Base(input), func(t *testing.T) {
+			data, err := os.ReadFile(input)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b := &v1alpha1.Bottle{}
+			if err := yaml.UnmarshalStrict(data, b); err != nil {
+				t.Fatal(err)
+			}
+			b.UID = testUID
+			pin := ""
+			if b.Status.NodeName != nil {
+				pin = *b.Status.NodeName
+			}
+			pod, err := renderPod(b, pickResources(b, DefaultOptions()), pin, DefaultOptions())
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := yaml.Marshal(pod)
+			if err != nil {
+				t.Fatal(err)
+			}
+			output := strings.TrimSuffix(input, ".in.yaml") + ".out.yaml"
+			if *update {
+				if err := os.WriteFile(output, got, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(output)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(string(want), string(got)); diff != "" {
+				t.Errorf("placeholder (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestPickResources(t *testing.T) {
+	tests := map[string]struct {
+		bottle *builders.Bottle
+		cpus   int32
+		memory string
+	}{
+		"defaults":               {builders.MakeBottle("a"), 4, "8Gi"},
+		"cpus alone":             {builders.MakeBottle("a").CPUs(1), 1, "8Gi"},
+		"memory alone":           {builders.MakeBottle("a").Memory("64Mi"), 4, "64Mi"},
+		"rounded up":             {builders.MakeBottle("a").Memory("64Mi").Memory("67108865"), 4, "65Mi"},
+		"decimal unit":           {builders.MakeBottle("a").Memory("100M"), 4, "96Mi"},
+		"a fraction of a byte":   {builders.MakeBottle("a").Memory("134217728001m"), 4, "129Mi"},
+		"as much as may be said": {builders.MakeBottle("a").CPUs(16).Memory("1Ti"), 16, "1Ti"},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			got := pickResources(tc.bottle.Obj(), DefaultOptions())
+			want := v1alpha1.ResourcesStatus{CPUs: tc.cpus, Memory: resource.MustParse(tc.memory)}
+			if !sameResources(&got, &want) {
+				t.Errorf("got %d CPUs and %s, want %d and %s", got.CPUs, got.Memory.String(), tc.cpus, tc.memory)
+			}
+		})
+	}
+}
+
+// What the scheduler is asked decides the digest; what it is not asked, not.
+func TestDigest(t *testing.T) {
+	digest := func(b *builders.Bottle) string {
+		pod, err := renderPod(b.UID(testUID).Obj(), pickResources(b.Obj(), DefaultOptions()), "", DefaultOptions())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pod.Annotations[annotationDigest]
+	}
+	base := digest(builders.MakeBottle("a"))
+	same := map[string]*builders.Bottle{
+		"nothing":    builders.MakeBottle("a"),
+		"env":        builders.MakeBottle("a").Env("A", "b"),
+		"annotation": builders.MakeBottle("a").Annotation("x", "y"),
+		"default":    builders.MakeBottle("a").CPUs(4),
+	}
+	for name, b := range same {
+		if got := digest(b); got != base {
+			t.Errorf("%s: got digest %s, want %s as before", name, got, base)
+		}
+	}
+	changed := map[string]*builders.Bottle{
+		"cpus":       builders.MakeBottle("a").CPUs(3),
+		"label":      builders.MakeBottle("a").Label("x", "y"),
+		"pin":        builders.MakeBottle("a").Pin("node-a"),
+		"selector":   builders.MakeBottle("a").NodeSelector("x", "y"),
+		"toleration": builders.MakeBottle("a").Toleration(corev1.Toleration{Operator: corev1.TolerationOpExists}),
+	}
+	for name, b := range changed {
+		if got := digest(b); got == base {
+			t.Errorf("%s: got digest %s as before, want another", name, got)
+		}
+	}
+}
+
+// A pin narrows each alternative of the user's, and makes none of them match
+// that matched nothing.
+func TestPinned(t *testing.T) {
+	term := func(key string) corev1.NodeSelectorTerm {
+		return corev1.NodeSelectorTerm{MatchExpressions: []corev1.NodeSelectorRequirement{{Key: key, Operator: corev1.NodeSelectorOpExists}}}
+	}
+	a := &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{
+		RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{term("x"), {}, term("y")}},
+	}}
+	before := a.DeepCopy()
+	got := pinned(a, "node-a").NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms
+	pin := []corev1.NodeSelectorRequirement{{Key: "metadata.name", Operator: corev1.NodeSelectorOpIn, Values: []string{"node-a"}}}
+	x, y := term("x"), term("y")
+	x.MatchFields, y.MatchFields = pin, pin
+	if diff := cmp.Diff([]corev1.NodeSelectorTerm{x, {}, y}, got); diff != "" {
+		t.Errorf("terms (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(before, a); diff != "" {
+		t.Errorf("the Bottle's own affinity was changed:\n%s", diff)
+	}
+}
