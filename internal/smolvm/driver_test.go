@@ -1,0 +1,496 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package smolvm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/runner"
+)
+
+// cli is a command line without a world: it answers from a map of states and
+// records what it was asked.
+type cli struct {
+	mu       sync.Mutex
+	version  string
+	states   map[string]string
+	calls    []runner.Command
+	bootTime time.Duration
+	booting  int
+	most     int // at once
+	execs    int
+	mostExec int
+	// fail answers a call in place of the rest, when it returns true.
+	fail func(words string) (runner.Result, bool)
+}
+
+func (c *cli) Run(ctx context.Context, cmd runner.Command) (runner.Result, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.calls = append(c.calls, cmd)
+	words := strings.Join(cmd.Args, " ")
+	if c.fail != nil {
+		if res, hit := c.fail(words); hit {
+			return res, &runner.Error{Started: true, ExitCode: res.ExitCode}
+		}
+	}
+	name := ""
+	for _, a := range cmd.Args {
+		if n, ok := strings.CutPrefix(a, "--name="); ok {
+			name = n
+		}
+	}
+	switch verb(cmd) {
+	case "--version":
+		return runner.Result{Stdout: []byte("smolvm " + c.version + "\n")}, nil
+	case "ls":
+		return c.list()
+	case "create":
+		c.states[name] = "created"
+	case "start":
+		c.booting++
+		c.most = max(c.most, c.booting)
+		c.wait(ctx, c.bootTime)
+		c.booting--
+		c.states[name] = "running"
+	case "stop":
+		c.states[name] = "stopped"
+	case "delete":
+		delete(c.states, name)
+	case "exec":
+		c.execs++
+		c.mostExec = max(c.mostExec, c.execs)
+		c.wait(ctx, time.Second)
+		c.execs--
+	}
+	return runner.Result{}, nil
+}
+
+func (c *cli) wait(ctx context.Context, d time.Duration) {
+	c.mu.Unlock()
+	defer c.mu.Lock()
+	_ = sleep(ctx, d)
+}
+
+func (c *cli) list() (runner.Result, error) {
+	type m struct {
+		Name  string `json:"name"`
+		State string `json:"state"`
+	}
+	all := []m{}
+	for name, state := range c.states {
+		all = append(all, m{name, state})
+	}
+	b, err := json.Marshal(all)
+	return runner.Result{Stdout: b}, err
+}
+
+func verb(c runner.Command) string {
+	if len(c.Args) > 1 {
+		return c.Args[1]
+	}
+	return c.Args[0]
+}
+
+// verbs are the subcommands that were called, without the lists.
+func (c *cli) verbs() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var out []string
+	for _, call := range c.calls {
+		if v := verb(call); v != "ls" && v != "--version" {
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
+func newCLI(t *testing.T, version string) (*cli, *Driver) {
+	t.Helper()
+	c := &cli{version: version, states: map[string]string{}}
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "smolvm"), []byte("a program"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return c, New(Options{Dir: dir, Home: filepath.Join(dir, "state/smolvm"), MaxConcurrentStarts: 2, Runner: c})
+}
+
+func specOf(slug string) host.MachineSpec {
+	return host.MachineSpec{Owner: host.Owner{UID: "1a2b3c4d-0000", Slug: slug}, Smolfile: "/b/Smolfile"}
+}
+
+func TestEnvironment(t *testing.T) {
+	for version, hardening := range map[string][]string{
+		"0.8.0":  nil,
+		"0.9.0":  {"SMOLVM_SECCOMP=enforce"},
+		"1.32.2": {"SMOLVM_SECCOMP=enforce", "SMOLVM_LANDLOCK=enforce"},
+	} {
+		t.Setenv("SMOLVM_DATA_DIR", "/leaked")
+		c, d := newCLI(t, version)
+		name := specOf("demo").Owner.ID()
+		c.states[name] = "created"
+		if err := d.StartMachine(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+		every := []string{
+			"HOME=" + d.opts.Home, "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
+			"SMOLVM_LIB_DIR=" + d.opts.Dir + "/lib", "SMOLVM_AGENT_ROOTFS=" + d.opts.Dir + "/agent-rootfs", "SMOLVM_IMAGE_SEEDS=0",
+		}
+		for _, call := range c.calls {
+			want := every
+			if verb(call) == "start" {
+				want = slices.Concat(every, hardening)
+			}
+			if diff := cmp.Diff(want, call.Env); diff != "" {
+				t.Errorf("%s %s: environment (-want +got):\n%s", version, verb(call), diff)
+			}
+			if call.Timeout <= 0 || call.Path != d.opts.Dir+"/smolvm" {
+				t.Errorf("%s %s: got %s for %v, want our smolvm and a bound", version, verb(call), call.Path, call.Timeout)
+			}
+		}
+	}
+}
+
+func TestHome(t *testing.T) {
+	_, d := newCLI(t, "1.32.2")
+	// As an umask of 077 or an earlier run may have left it.
+	if err := os.MkdirAll(d.opts.Home+"/.local/share/smolvm", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(d.opts.Home+"/.local/share/smolvm", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Version(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]os.FileMode{
+		"": 0o711, ".local": 0o711, ".local/share": 0o711, ".local/share/smolvm": 0o700, ".cache": 0o711, ".config/smolvm/config.toml": 0o644,
+	} {
+		st, err := os.Stat(filepath.Join(d.opts.Home, path))
+		if err != nil || st.Mode().Perm() != want {
+			t.Errorf("%s: got %v, %v, want mode %o", path, st.Mode().Perm(), err, want)
+		}
+	}
+	b, err := os.ReadFile(d.opts.Home + "/.config/smolvm/config.toml")
+	if err != nil || string(b) != "[usage]\nrecord = false\n" {
+		t.Errorf("config.toml: got %q, %v, want usage off", b, err)
+	}
+}
+
+func TestVersionIsAskedOncePerBinary(t *testing.T) {
+	c, d := newCLI(t, "1.9.1")
+	asked := func() (n int) {
+		for _, call := range c.calls {
+			if verb(call) == "--version" {
+				n++
+			}
+		}
+		return n
+	}
+	for range 3 {
+		if v, err := d.Version(t.Context()); err != nil || v.Version != "1.9.1" || asked() != 1 {
+			t.Fatalf("got %v, %v, asked %d times, want 1.9.1, asked once", v, err, asked())
+		}
+	}
+	c.version = "1.32.2"
+	if err := os.WriteFile(filepath.Join(d.opts.Dir, "smolvm"), []byte("another program"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if v, err := d.Version(t.Context()); err != nil || v.Version != "1.32.2" || asked() != 2 {
+		t.Errorf("after an upgrade: got %v, %v, asked %d times, want 1.32.2, asked twice", v, err, asked())
+	}
+	if err := os.Remove(filepath.Join(d.opts.Dir, "smolvm")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Version(t.Context()); !errors.Is(err, host.ErrUnavailable) {
+		t.Errorf("without a binary: got %v, want ErrUnavailable", err)
+	}
+}
+
+func TestTooOldIsNotSpokenTo(t *testing.T) {
+	c, d := newCLI(t, "0.7.9")
+	ctx, name := t.Context(), specOf("demo").Owner.ID()
+	if v, err := d.Version(ctx); err != nil || !v.Older {
+		t.Errorf("version: got %+v, %v, want it older", v, err)
+	}
+	_, list := d.ListMachines(ctx)
+	_, exec := d.Exec(ctx, name, host.ExecRequest{Command: []string{"true"}})
+	for what, err := range map[string]error{
+		"list": list, "exec": exec, "create": d.CreateMachine(ctx, specOf("demo")), "start": d.StartMachine(ctx, name),
+		"stop": d.StopMachine(ctx, name), "delete": d.DeleteMachine(ctx, name), "copy": d.Copy(ctx, name, "/a", "/b"),
+	} {
+		if !errors.Is(err, host.ErrUnsupported) {
+			t.Errorf("%s: got %v, want ErrUnsupported", what, err)
+		}
+	}
+	if len(c.calls) != 1 {
+		t.Errorf("calls: got %d, want one, of --version", len(c.calls))
+	}
+}
+
+func TestLockedDatabaseIsTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, d := newCLI(t, "1.9.1")
+		left := 3
+		c.fail = func(words string) (runner.Result, bool) {
+			if !strings.Contains(words, "create") || left == 0 {
+				return runner.Result{}, false
+			}
+			left--
+			return runner.Result{ExitCode: 1, Stderr: []byte("Error: database operation failed: reserve vm 'x': database is locked\n")}, true
+		}
+		if err := d.CreateMachine(t.Context(), specOf("demo")); err != nil || len(c.verbs()) != 4 {
+			t.Errorf("locked thrice: got %v after %d calls, want nil after 4", err, len(c.verbs()))
+		}
+		left = -1
+		err := d.CreateMachine(t.Context(), specOf("other"))
+		if n := len(c.verbs()) - 4; !errors.Is(err, host.ErrUnavailable) || n > 12 {
+			t.Errorf("locked for ever: got %v after %d calls, want ErrUnavailable after a few", err, n)
+		}
+	})
+}
+
+func TestStartsAreCapped(t *testing.T) {
+	for version, want := range map[string]int{"1.32.2": 2, "1.2.5": 1, "1.2.4": 1, "0.8.0": 1} {
+		synctest.Test(t, func(t *testing.T) {
+			c, d := newCLI(t, version)
+			c.bootTime = 10 * time.Second
+			var wait sync.WaitGroup
+			for i := range 6 {
+				name := specOf(fmt.Sprint("m", i)).Owner.ID()
+				c.states[name] = "created"
+				wait.Go(func() {
+					if err := d.StartMachine(t.Context(), name); err != nil {
+						t.Errorf("%s: %v", name, err)
+					}
+				})
+			}
+			wait.Wait()
+			if c.most != want {
+				t.Errorf("%s: got %d boots at once, want %d", version, c.most, want)
+			}
+		})
+	}
+}
+
+// Where the release's database lets others write, a boot of minutes must not
+// hold up a create.
+func TestABootHoldsUpWritesWhereItMust(t *testing.T) {
+	for version, waits := range map[string]bool{"1.32.2": false, "1.22.0": false, "1.18.0": true, "1.9.1": true} {
+		synctest.Test(t, func(t *testing.T) {
+			c, d := newCLI(t, version)
+			c.bootTime = time.Minute
+			name := specOf("slow").Owner.ID()
+			c.states[name] = "created"
+			began := time.Now()
+			go func() {
+				if err := d.StartMachine(t.Context(), name); err != nil {
+					t.Error(err)
+				}
+			}()
+			synctest.Wait()
+			if err := d.CreateMachine(t.Context(), specOf("demo")); err != nil {
+				t.Fatal(err)
+			}
+			if got := time.Since(began) >= time.Minute; got != waits {
+				t.Errorf("%s: create waited: got %v, want %v", version, got, waits)
+			}
+			time.Sleep(2 * time.Minute)
+		})
+	}
+}
+
+func TestWhatIsDoneToOneMachineGoesInTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, d := newCLI(t, "1.32.2")
+		c.bootTime = time.Minute
+		name := specOf("demo").Owner.ID()
+		c.states[name] = "created"
+		go func() { _ = d.StartMachine(t.Context(), name) }()
+		synctest.Wait()
+		if err := d.DeleteMachine(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff([]string{"start", "stop", "delete"}, c.verbs()); diff != "" {
+			t.Errorf("calls (-want +got):\n%s", diff)
+		}
+	})
+}
+
+func TestStart(t *testing.T) {
+	tests := map[string]struct {
+		state string
+		fail  bool // smolvm says yes and lists no
+		want  error
+		calls []string
+	}{
+		"created":           {"created", false, nil, []string{"start"}},
+		"stopped":           {"stopped", false, nil, []string{"start"}},
+		"running":           {"running", false, nil, nil},
+		"absent":            {"", false, host.ErrNotFound, nil},
+		"unreachable":       {"unreachable", false, host.ErrUnavailable, nil},
+		"not what was said": {"created", true, host.ErrBootFailed, []string{"start"}},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			c, d := newCLI(t, "1.32.2")
+			name := specOf("demo").Owner.ID()
+			if tt.state != "" {
+				c.states[name] = tt.state
+			}
+			if tt.fail {
+				d.runner = lying{c}
+			}
+			err := d.StartMachine(t.Context(), name)
+			if !errors.Is(err, tt.want) || tt.want == nil && err != nil {
+				t.Errorf("got %v, want %v", err, tt.want)
+			}
+			if diff := cmp.Diff(tt.calls, c.verbs()); diff != "" {
+				t.Errorf("calls (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// lying says that a start went well when nothing runs.
+type lying struct{ c *cli }
+
+func (l lying) Run(ctx context.Context, cmd runner.Command) (runner.Result, error) {
+	res, err := l.c.Run(ctx, cmd)
+	if verb(cmd) == "start" {
+		for name := range l.c.states {
+			l.c.states[name] = "created"
+		}
+	}
+	return res, err
+}
+
+func TestStopAndDelete(t *testing.T) {
+	tests := map[string]struct{ stop, delete []string }{
+		"running":     {[]string{"stop"}, []string{"stop", "delete"}},
+		"unreachable": {[]string{"stop"}, []string{"stop", "delete"}},
+		"frozen":      {[]string{"stop"}, []string{"stop", "delete"}},
+		"odd":         {[]string{"stop"}, []string{"stop", "delete"}},
+		"created":     {nil, []string{"delete"}},
+		"stopped":     {nil, []string{"delete"}},
+		"failed":      {nil, []string{"delete"}},
+		"":            {nil, nil},
+	}
+	for state, tt := range tests {
+		t.Run("state "+state, func(t *testing.T) {
+			name := specOf("demo").Owner.ID()
+			for what, do := range map[string]func(*Driver) error{
+				"stop":   func(d *Driver) error { return d.StopMachine(t.Context(), name) },
+				"delete": func(d *Driver) error { return d.DeleteMachine(t.Context(), name) },
+			} {
+				c, d := newCLI(t, "1.32.2")
+				if state != "" {
+					c.states[name] = state
+				}
+				if err := do(d); err != nil {
+					t.Errorf("%s: got %v, want nil", what, err)
+				}
+				want := tt.stop
+				if what == "delete" {
+					want = tt.delete
+				}
+				if diff := cmp.Diff(want, c.verbs()); diff != "" {
+					t.Errorf("%s: calls (-want +got):\n%s", what, diff)
+				}
+			}
+		})
+	}
+}
+
+func TestDeleteThatDidNothingIsNoSuccess(t *testing.T) {
+	c, d := newCLI(t, "1.9.1")
+	name := specOf("demo").Owner.ID()
+	c.states[name] = "stopped"
+	c.fail = nil
+	d.runner = keeping{c}
+	if err := d.DeleteMachine(t.Context(), name); err == nil {
+		t.Error("got nil, want an error: it is still listed")
+	}
+}
+
+// keeping says that a machine is deleted and keeps it.
+type keeping struct{ c *cli }
+
+func (k keeping) Run(ctx context.Context, cmd runner.Command) (runner.Result, error) {
+	if verb(cmd) == "delete" {
+		return runner.Result{Stdout: []byte("Cancelled\n")}, nil
+	}
+	return k.c.Run(ctx, cmd)
+}
+
+func TestDeleteRemovesWhatNoRecordOwns(t *testing.T) {
+	_, d := newCLI(t, "0.8.0")
+	name := specOf("demo").Owner.ID()
+	dir := d.dataDir(name)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dir+"/storage.raw", nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.DeleteMachine(t.Context(), name); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("folder: got %v, want it gone", err)
+	}
+}
+
+func TestExecsLeaveRoomForTheLivenessCheck(t *testing.T) {
+	for version, want := range map[string]int{"1.9.1": maxExecs, "1.32.2": 10} {
+		synctest.Test(t, func(t *testing.T) {
+			c, d := newCLI(t, version)
+			name := specOf("demo").Owner.ID()
+			c.states[name] = "running"
+			var wait sync.WaitGroup
+			for range 10 {
+				wait.Go(func() {
+					if _, err := d.Exec(t.Context(), name, host.ExecRequest{Command: []string{"true"}}); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			wait.Wait()
+			if c.mostExec != want {
+				t.Errorf("%s: got %d execs at once, want %d", version, c.mostExec, want)
+			}
+		})
+	}
+}
+
+func TestWatchOfAProcess(t *testing.T) {
+	_, d := newCLI(t, "1.32.2")
+	ticks, ok := startTicks(os.Getpid())
+	if !ok {
+		t.Fatal("no start time of our own")
+	}
+	now := time.Now()
+	if at := d.booted.at(ticks); at.After(now) || now.Sub(at) > time.Hour {
+		t.Errorf("started: got %v at %v, want a moment ago", at, now)
+	}
+	self := host.Machine{Name: "m", PID: os.Getpid(), StartTime: d.booted.at(ticks)}
+	ctx, cancel := context.WithCancel(t.Context())
+	if err := d.WatchExit(ctx, self, func(string) { t.Error("got an exit of this process, want none") }); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+}
