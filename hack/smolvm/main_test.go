@@ -5,6 +5,7 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -105,14 +107,23 @@ func newWorld(t *testing.T, version string) *world {
 
 // endAll ends every machine of this world, also those that no record names.
 func (w *world) endAll() {
+	for _, pid := range pidsOf(w) {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+}
+
+// pidsOf reads every agent.pid of this world.
+func pidsOf(w *world) []int {
+	var pids []int
 	files, _ := filepath.Glob(w.home + "/.cache/smolvm/vms/*/agent.pid")
 	for _, f := range files {
 		var pid int
 		b, _ := os.ReadFile(f)
 		if _, err := fmt.Sscan(string(b), &pid); err == nil && pid > 1 {
-			_ = syscall.Kill(pid, syscall.SIGKILL)
+			pids = append(pids, pid)
 		}
 	}
+	return pids
 }
 
 type result struct {
@@ -121,7 +132,9 @@ type result struct {
 }
 
 func (w *world) command(argv ...string) *exec.Cmd {
-	c := exec.Command(filepath.Join(w.dir, "smolvm"), argv...)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	w.t.Cleanup(cancel)
+	c := exec.CommandContext(ctx, filepath.Join(w.dir, "smolvm"), argv...)
 	c.Env = w.env
 	return c
 }

@@ -94,6 +94,9 @@ func (a *app) grace(args *cmdline.Args) time.Duration {
 
 // shutdown asks the machine to end and waits as long as it may take.
 func (a *app) shutdown(name string, grace time.Duration) {
+	if fault.Hits(a.faults.StopStuck, name) {
+		return
+	}
 	c, err := guest.Dial(a.store.Dir(name), pingTimeout)
 	if err != nil {
 		return
