@@ -56,6 +56,7 @@ func TestRealWithoutVM(t *testing.T) {
 func TestStandin(t *testing.T) {
 	for _, version := range []string{"0.8.0", "1.9.1", "1.32.2"} {
 		t.Run(version, func(t *testing.T) {
+			t.Parallel() // mostly waits
 			dir := standin(t, version)
 			hostcontract.TestMachines(t, func(t *testing.T) hostcontract.MachinesFixture {
 				return fixture(t, dir)
