@@ -84,7 +84,7 @@ var commands = []command{
 		{Name: "egress-interceptor", Value: "ADDR", Since: "1.22.0"}, {Name: "mediated-egress", Since: "1.26.1"},
 	}},
 	{name: "stop", naming: nameOption, usage: "[OPTIONS]", writes: true, run: (*app).stop, flags: []cmdline.Flag{
-		{Name: "timeout", Short: "t", Value: "SECONDS", Since: "1.29.0", Check: wholeNumber(0, 300)},
+		{Name: "timeout", Short: "t", Value: "SECONDS", Since: "1.29.0", Check: stopTimeout},
 	}},
 	{name: "delete", alias: "rm", naming: nameMoved, usage: "[OPTIONS] --name <NAME>", writes: true, run: (*app).delete, flags: []cmdline.Flag{
 		{Name: "force", Short: "f"}, {Name: "cascade", Since: "1.7.0"},

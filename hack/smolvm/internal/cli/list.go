@@ -99,7 +99,11 @@ func (a *app) table(recs []*machine.Record, args *cmdline.Args) {
 	if branched {
 		head += "  BRANCHED FROM"
 	}
-	fmt.Fprintf(a.stdout, "%s\n%s\n", head, strings.Repeat("-", len(head)))
+	rule := len(head)
+	if !branched {
+		rule += 4 // as wide as they print it
+	}
+	fmt.Fprintf(a.stdout, "%s\n%s\n", head, strings.Repeat("-", rule))
 	for _, r := range recs {
 		row := fmt.Sprintf("%-*s %-12s %5d %6d MiB %7d %7d %4d GiB %4d GiB", width, r.Name, r.State, r.CPUs, r.MemoryMiB,
 			len(r.Mounts), len(r.Ports), orDefault(r.StorageGiB, 20), orDefault(r.OverlayGiB, 10))

@@ -31,6 +31,18 @@ func wholeNumber(low, high uint64) func(string) error {
 	}
 }
 
+// stopTimeout checks `stop --timeout`.
+func stopTimeout(s string) error {
+	n, err := strconv.ParseUint(s, 10, 64)
+	if err != nil {
+		return fmt.Errorf("'%s' is not a whole number of seconds", s)
+	}
+	if n > 300 {
+		return fmt.Errorf("stop timeout %ds is longer than the 300s maximum", n)
+	}
+	return nil
+}
+
 func imageReference(s string) error {
 	if s == "" {
 		return errors.New("image reference must not be empty")
@@ -120,8 +132,11 @@ func parseDuration(s string) (time.Duration, error) {
 		rest = strings.TrimLeft(rest[digits:], " ")
 		letters := len(rest) - len(strings.TrimLeft(rest, "abcdefghijklmnopqrstuvwxyz"))
 		unit, ok := durationUnits[rest[:letters]]
-		if !ok {
+		if !ok && letters == 0 {
 			return 0, fmt.Errorf("time unit needed, for example %dsec or %dms", n, n)
+		}
+		if !ok {
+			return 0, fmt.Errorf("unknown time unit %q, supported units: ns, us/µs, ms, sec, min, hours, days, weeks, months, years (and few variations)", rest[:letters])
 		}
 		total += time.Duration(n) * unit
 		rest = strings.TrimLeft(rest[letters:], " ")

@@ -51,6 +51,7 @@ type Command struct {
 // Args is what a command was called with.
 type Args struct {
 	values     map[string][]string
+	order      []string // names as they came
 	Positional []string
 	Trailing   []string
 }
@@ -168,6 +169,7 @@ func (p *parser) positional(w string) error {
 
 // take stores one occurrence; attached tells "--a=" from "--a".
 func (p *parser) take(f *Flag, shown, value string, attached bool) error {
+	p.args.order = append(p.args.order, f.Name)
 	if f.Value == "" {
 		if attached {
 			return p.usage("unexpected value '%s' for '%s' found; no more were expected", value, shown)
@@ -255,19 +257,33 @@ func (p *parser) finish() error {
 			return p.usage("the following required arguments were not provided:\n  %s", p.label(f))
 		}
 	}
-	for i := range p.cmd.Flags {
-		f := &p.cmd.Flags[i]
-		for _, other := range f.Excludes {
-			if o := p.find(func(o Flag) bool { return o.Name == other }); p.args.Has(f.Name) && p.args.Has(other) && o != nil {
-				return p.usage("the argument '%s' cannot be used with '%s'", p.label(f), p.label(o))
-			}
-		}
+	if err := p.exclusions(); err != nil {
+		return err
 	}
 	if missing := len(p.cmd.Positional) - p.cmd.Optional - len(p.args.Positional); missing > 0 {
 		return p.usage("the following required arguments were not provided:\n  <%s>", strings.Join(p.cmd.Positional[len(p.args.Positional):], ">\n  <"))
 	}
 	if p.cmd.Trailing == FromFirstWord && len(p.args.Trailing) == 0 {
 		return p.usage("the following required arguments were not provided:\n  <COMMAND>...")
+	}
+	return nil
+}
+
+// exclusions refuses flags that cannot stand together; the one given first is
+// named first.
+func (p *parser) exclusions() error {
+	for i := range p.cmd.Flags {
+		f := &p.cmd.Flags[i]
+		for _, other := range f.Excludes {
+			o := p.find(func(o Flag) bool { return o.Name == other })
+			if o == nil || !p.args.Has(f.Name) || !p.args.Has(other) {
+				continue
+			}
+			if slices.Index(p.args.order, other) < slices.Index(p.args.order, f.Name) {
+				f, o = o, f
+			}
+			return p.usage("the argument '%s' cannot be used with '%s'", p.label(f), p.label(o))
+		}
 	}
 	return nil
 }

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"botbottle.dev/bottle-operator/test/require"
+)
+
+// fixtures are the files that the command lines of testdata/agree.txt name.
+var fixtures = map[string]string{
+	"S":       "env = [\"A=1\",\"B=x=y\",\"EMPTY=\",\"NOEQ\",\" T=v \"]\n[network]\nallow_cidrs = [\"192.168.44.2\"]\n",
+	"bad":     "a = 1\n[network\n",
+	"unk":     "bogus = 1\n",
+	"unk2":    "[network]\nbogus = 1\n",
+	"typ":     "env = \"A=1\"\n",
+	"typ2":    "env = [1]\n",
+	"dup":     "env=[\"A=1\"]\nenv=[\"B=2\"]\n",
+	"cidr":    "[network]\nallow_cidrs=[\"nope\"]\n",
+	"utf":     "\xff\xfe",
+	"ctl":     "env = [\"A=\x01b\"]\n",
+	"cpu":     "cpus = 300\n",
+	"cpu2":    "cpus = \"x\"\n",
+	"unterm":  "env = [\"SECRET=hunter2\"\n",
+	"restart": "[restart]\npolicy = \"bogus\"\n",
+	"ports":   "ports = [\"0:1\"]\n",
+	"nl":      "env = [\"A=a\nb\"]\n",
+	"img.tar": "x",
+}
+
+// TestAgreesWithRealCLI holds the stand-in, speaking as the same release, to
+// the real command line in $SMOLVM_REAL_DIR for all that needs no machine to
+// run.
+func TestAgreesWithRealCLI(t *testing.T) {
+	dir := require.Env(t, "SMOLVM_REAL_DIR", "the folder that holds a real smolvm, as hack/smolvm-real/fetch lays it out")
+	real := filepath.Join(dir, "smolvm")
+	require.File(t, real, "hack/smolvm-real/fetch fetches it")
+	out, err := exec.Command(real, "--version").Output()
+	version := strings.TrimSpace(strings.TrimPrefix(string(out), "smolvm "))
+	if err != nil || version == "" {
+		t.Fatalf("%s --version: got %q, %v", real, out, err)
+	}
+	files := t.TempDir()
+	for name, text := range fixtures {
+		if err := os.WriteFile(filepath.Join(files, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lines, err := os.ReadFile("testdata/agree.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs := &caller{exe: real, home: t.TempDir(), files: files}
+	ours := &caller{exe: filepath.Join(installed, "1.32.2", "smolvm"), home: t.TempDir(), files: files, env: "SMOLVM_STANDIN_VERSION=" + version}
+	compared := 0
+	for line := range strings.Lines(string(lines)) {
+		if line = strings.TrimSpace(line); line == "" || line[0] == '#' {
+			continue
+		}
+		compared++
+		line, loose := strings.CutPrefix(line, "~")
+		got, want := ours.call(t, line), theirs.call(t, line)
+		if loose {
+			got.errors, want.errors = "", ""
+		}
+		if got != want {
+			t.Errorf("smolvm %s\n got %+v\nwant %+v", line, got, want)
+		}
+	}
+	if compared < 100 {
+		t.Errorf("compared %d command lines, want at least 100", compared)
+	}
+	t.Logf("%d command lines, smolvm %s", compared, version)
+}
+
+// caller runs one of the two command lines.
+type caller struct{ exe, home, files, env string }
+
+var changing = regexp.MustCompile(`("created_at": |Created: )\S+`)
+
+// call runs a command line and returns what is comparable of its answer: of
+// stderr the first line, for what follows is usage and advice.
+func (c *caller) call(t *testing.T, line string) result {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), c.exe, words(strings.ReplaceAll(line, "{D}", c.files))...)
+	cmd.Env = []string{"HOME=" + c.home, "PATH=/usr/sbin:/usr/bin:/sbin:/bin", c.env}
+	cmd.Dir = c.files
+	r := finished(t, cmd)
+	r.out = changing.ReplaceAllString(strings.ReplaceAll(r.out, c.home, "HOME"), "${1}T")
+	r.errors, _, _ = strings.Cut(strings.ReplaceAll(r.errors, c.home, "HOME"), "\n")
+	return r
+}
+
+// words splits at spaces; ” quotes.
+func words(line string) []string {
+	var out []string
+	for i, part := range strings.Split(line, "'") {
+		if i%2 == 1 {
+			out = append(out, part)
+			continue
+		}
+		out = append(out, strings.Fields(part)...)
+	}
+	return out
+}
