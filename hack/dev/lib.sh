@@ -16,8 +16,8 @@ mode=$(cat "$dev/machines" 2>/dev/null || true)
 nodes=$(cat "$dev/nodes.count" 2>/dev/null || true)
 
 # started PID: the start time of a process, which tells it from a later one of
-# the same number.
-started() { awk '{sub(/.*\) /, ""); print $20}' "/proc/$1/stat" 2>/dev/null; }
+# the same number. One that has ended and only waits to be reaped has none.
+started() { awk '{sub(/.*\) /, ""); if ($1 != "Z") print $20}' "/proc/$1/stat" 2>/dev/null; }
 
 # launch NAME COMMAND…: starts a process of the cluster in a session of its
 # own, unless it runs; its log is logs/NAME.log.

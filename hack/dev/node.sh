@@ -136,7 +136,7 @@ stop_agent() {
 }
 
 start_kubelet() {
-  launch "kwok-$1" "$cp/kwok" --kubeconfig "$pki/kwok.kubeconfig" --manage-single-node "$1" --config "$here/kwok.yaml" --node-lease-duration-seconds 40 --enable-crds=
+  launch "kwok-$1" "$cp/kwok" --kubeconfig "$pki/kwok.kubeconfig" --manage-single-node "$1" --config "$here/kwok.yaml" --node-lease-duration-seconds 12 --enable-crds=
 }
 
 # register NAME: the Node object, as a kubelet would make it.
