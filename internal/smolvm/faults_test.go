@@ -3,6 +3,7 @@
 package smolvm_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"os"
@@ -36,15 +37,21 @@ func newFaulty(t *testing.T, version string, f faults) *faulty {
 		t.Fatal(err)
 	}
 	x.set(t, f)
+	t.Cleanup(func() {
+		x.set(t, nil)
+		// The test's own context is over.
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := w.driver.DeleteMachine(ctx, x.name); err != nil {
+			t.Errorf("delete: got %v, want nil", err)
+		}
+		if left := x.left(t, x.name); len(left) > 0 {
+			t.Errorf("left: got %q, want nothing", left)
+		}
+	})
 	if err := w.driver.CreateMachine(t.Context(), x.spec); err != nil {
 		t.Fatalf("create: %v", err)
 	}
-	t.Cleanup(func() {
-		x.set(t, nil)
-		if err := w.driver.DeleteMachine(t.Context(), x.name); err != nil && !errors.Is(err, t.Context().Err()) {
-			t.Errorf("delete: %v", err)
-		}
-	})
 	return x
 }
 
