@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bottle
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/host/hosttest"
+)
+
+// faulty is the Bottle of the fault tests: it uses every port.
+func faulty(t *testing.T) *world {
+	t.Helper()
+	w := newWorld(t, demo().Env("A", "b").EnvFromSecret("TOKEN", "creds", "token").Allow("example.com").Obj())
+	w.refs.put("secrets", "creds", "token", "hush")
+	return w
+}
+
+// methods are the host calls of a log, each once.
+func methods(calls []string) []string {
+	var out []string
+	for _, c := range calls {
+		method, _, _ := strings.Cut(c, " ")
+		if !slices.Contains(out, method) {
+			out = append(out, method)
+		}
+	}
+	return out
+}
+
+var whens = map[string]hosttest.When{"before": hosttest.Before, "after": hosttest.After}
+
+func TestEveryHostCallMayFailOnceWhileConverging(t *testing.T) {
+	good := faulty(t)
+	good.settle(demoKey)
+	calls := methods(good.faults.Calls())
+	if len(calls) < 8 {
+		t.Fatalf("calls: got %v, want the whole way", calls)
+	}
+	for _, call := range calls {
+		for word, when := range whens {
+			t.Run(call+" "+word, func(t *testing.T) {
+				w := faulty(t)
+				w.faults.Fail(call, when, 1, errors.New("reply lost"))
+				w.settle(demoKey)
+				w.settle(demoKey)
+				w.wantSame(good)
+			})
+		}
+	}
+}
+
+// wantSame wants the node and the conditions of another world.
+func (w *world) wantSame(good *world) {
+	w.t.Helper()
+	if d := cmp.Diff(good.nodeState(), w.nodeState()); d != "" {
+		w.t.Errorf("node (-want +got):\n%s", d)
+	}
+	for _, typ := range agentConditions {
+		if got, want := w.cond(demoKey, typ), good.cond(demoKey, typ); got != want {
+			w.t.Errorf("%s: got %q, want %q", typ, got, want)
+		}
+	}
+}
+
+func TestEveryHostCallMayFailOnceWhileLeaving(t *testing.T) {
+	good := faulty(t)
+	good.settle(demoKey)
+	good.faults.ResetCalls()
+	good.remove()
+	calls := methods(good.faults.Calls())
+	if len(calls) < 4 {
+		t.Fatalf("calls: got %v, want the whole way", calls)
+	}
+	for _, call := range calls {
+		for word, when := range whens {
+			t.Run(call+" "+word, func(t *testing.T) {
+				w := faulty(t)
+				w.settle(demoKey)
+				w.faults.Fail(call, when, 1, errors.New("reply lost"))
+				w.remove()
+				w.wantEmpty()
+			})
+		}
+	}
+}
+
+// remove deletes the Bottle and makes passes until it is gone.
+func (w *world) remove() {
+	w.t.Helper()
+	b := w.bottle(demoKey)
+	if err := w.api.Delete(w.t.Context(), b); err != nil {
+		w.t.Fatal(err)
+	}
+	for range 20 {
+		_, _ = w.pass(demoKey) // errors are retried
+		w.clock.Step(soon)
+		if err := w.api.Get(w.t.Context(), demoKey, &v1alpha1.Bottle{}); err != nil {
+			return
+		}
+	}
+	w.t.Fatalf("bottle: is still there: %s", w.describe(demoKey))
+}
+
+func TestEveryAPIWriteMayFailOnce(t *testing.T) {
+	good := faulty(t)
+	good.settle(demoKey)
+	converging := len(good.api.log())
+	good.remove()
+	all := len(good.api.log())
+	if converging != 3 || all != 4 {
+		t.Fatalf("API writes: got %d, then %d, want 3 and 4", converging, all)
+	}
+	for n := range all {
+		for _, word := range []string{"before", "after"} {
+			t.Run(fmt.Sprint(n, " ", word), func(t *testing.T) {
+				w := faulty(t)
+				count := 0
+				w.api.fail = func(string) error {
+					count++
+					if count == n+1 {
+						return errors.New("the API server's reply was lost " + word + " the write")
+					}
+					return nil
+				}
+				w.settle(demoKey)
+				w.settle(demoKey)
+				w.wantSame(converged(t))
+				w.remove()
+				w.wantEmpty()
+			})
+		}
+	}
+}
+
+func converged(t *testing.T) *world {
+	t.Helper()
+	w := faulty(t)
+	w.settle(demoKey)
+	return w
+}

@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bottle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	ctrl "sigs.k8s.io/controller-runtime"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/host/hosttest"
+)
+
+func running(t *testing.T) *world {
+	t.Helper()
+	w := newWorld(t, demo().Env("A", "b").Obj())
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "True/MachineRunning")
+	w.events()
+	w.api.reset()
+	return w
+}
+
+func TestALostMachineIsStartedAgain(t *testing.T) {
+	w := running(t)
+	w.machines.Kill(testID)
+	w.r.view.touch(testID)
+	w.settle(demoKey)
+
+	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "True/MachineRunning")
+	st := w.bottle(demoKey).Status.Machine
+	if st.Restarts == nil || *st.Restarts != 1 {
+		t.Errorf("restarts: got %v, want 1", st.Restarts)
+	}
+	if st.LastLoss == nil || !strings.Contains(st.LastLoss.Cause, "signal 9") {
+		t.Errorf("lastLoss: got %v, want signal 9", st.LastLoss)
+	}
+	w.wantEvent(eventMachineLost)
+	if got := w.machines.Starts(testID); got != 2 {
+		t.Errorf("starts: got %d, want 2", got)
+	}
+}
+
+func TestTheEndOfAVMMIsNoticedAtOnce(t *testing.T) {
+	w := running(t)
+	noticed := make(chan string, 1)
+	w.r.view.changed = nil
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	m, _, err := w.r.view.get(ctx, testID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, ok := w.r.watched[testID]; !ok || !sameRun(got, runOf(m)) {
+		t.Fatalf("watched VMM: got %v %v, want %v", got, ok, runOf(m))
+	}
+	if err := w.machines.WatchExit(ctx, m, func(name string) { noticed <- name }); err != nil {
+		t.Fatal(err)
+	}
+	w.machines.Kill(testID)
+	select {
+	case <-noticed:
+	case <-ctx.Done():
+		t.Fatal("the end of the VMM was not told")
+	}
+}
+
+func TestPendingRestart(t *testing.T) {
+	tests := map[string]struct {
+		change func(*v1alpha1.Bottle)
+		want   []string
+	}{
+		"env":      {func(b *v1alpha1.Bottle) { b.Spec.Env[0].Value = new("c") }, []string{"spec.env", "recreatedAt"}},
+		"new env":  {func(b *v1alpha1.Bottle) { b.Spec.Env = append(b.Spec.Env, v1alpha1.EnvVar{Name: "N", Value: new("1")}) }, []string{"spec.env", "recreatedAt"}},
+		"no env":   {func(b *v1alpha1.Bottle) { b.Spec.Env = nil }, []string{"spec.env"}},
+		"image":    {func(b *v1alpha1.Bottle) { b.Spec.Image = new("file:other.tar") }, []string{"spec.image"}},
+		"command":  {func(b *v1alpha1.Bottle) { b.Spec.Command = []string{"sh"} }, []string{"spec.command"}},
+		"machine":  {func(b *v1alpha1.Bottle) { b.Spec.Machine = &v1alpha1.Machine{CPUs: new(int32(3))} }, []string{"spec.machine"}},
+		"several":  {func(b *v1alpha1.Bottle) { b.Spec.Env, b.Spec.Command = nil, []string{"sh"} }, []string{"spec.env, spec.command"}},
+		"an equal": {func(b *v1alpha1.Bottle) { b.Spec.Env = []v1alpha1.EnvVar{{Name: "A", Value: new("b")}} }, nil},
+		"egress":   {func(b *v1alpha1.Bottle) { b.Spec.Egress = &v1alpha1.Egress{Allow: []v1alpha1.EgressRule{"a.b"}} }, nil},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			w := running(t)
+			before, _, _ := w.machines.Get(testID)
+			w.update(demoKey, tt.change)
+			w.settle(demoKey)
+			w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "True/MachineRunning")
+			want := ""
+			if tt.want != nil {
+				want = "True/SpecChanged"
+			}
+			w.wantCond(demoKey, v1alpha1.ConditionPendingRestart, want)
+			for _, text := range tt.want {
+				if got := w.message(demoKey, v1alpha1.ConditionPendingRestart); !strings.Contains(got, text) {
+					t.Errorf("message: got %q, want %q in it", got, text)
+				}
+			}
+			if after, _, _ := w.machines.Get(testID); after.PID != before.PID {
+				t.Errorf("machine: got another one, want it left alone")
+			}
+			if b := w.bottle(demoKey); *b.Status.ObservedGeneration != b.Generation {
+				t.Errorf("observedGeneration: got %d, want %d", *b.Status.ObservedGeneration, b.Generation)
+			}
+		})
+	}
+}
+
+func TestAChangedSecretTakesARestart(t *testing.T) {
+	w := newWorld(t, demo().EnvFromSecret("TOKEN", "s", "k").Obj())
+	w.refs.put("secrets", "s", "k", "one")
+	w.settle(demoKey)
+	w.refs.put("secrets", "s", "k", "two")
+	w.settle(demoKey)
+	if got := w.message(demoKey, v1alpha1.ConditionPendingRestart); !strings.Contains(got, "restartedAt") {
+		t.Errorf("message: got %q, want restartedAt in it", got)
+	}
+	w.annotate(v1alpha1.AnnotationRestartedAt, "now")
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionPendingRestart, "")
+	if got := w.machines.GuestEnv(testID); !slices.Contains(got, "TOKEN=two") {
+		t.Errorf("guest env: got %v, want TOKEN=two in it", got)
+	}
+}
+
+func (w *world) annotate(name, value string) {
+	w.t.Helper()
+	w.update(demoKey, func(b *v1alpha1.Bottle) {
+		if b.Annotations == nil {
+			b.Annotations = map[string]string{}
+		}
+		b.Annotations[name] = value
+	})
+}
+
+func TestRestartedAt(t *testing.T) {
+	w := running(t)
+	created, _, _ := w.machines.Get(testID)
+	w.annotate(v1alpha1.AnnotationRestartedAt, "2026-01-01T00:00:00Z")
+	w.settle(demoKey)
+	after, _, _ := w.machines.Get(testID)
+	if !after.CreatedAt.Equal(created.CreatedAt) || after.PID == created.PID || after.State != host.MachineRunning {
+		t.Errorf("machine: got %+v, want %+v with another VMM", after, created)
+	}
+	if st := w.bottle(demoKey).Status.Machine; *st.Restarts != 0 || st.LastLoss != nil {
+		t.Errorf("restarts: got %d, %v, want none: it was asked for", *st.Restarts, st.LastLoss)
+	}
+	starts := w.machines.Starts(testID)
+	w.restartAgent()
+	w.settle(demoKey)
+	if got := w.machines.Starts(testID); got != starts {
+		t.Errorf("starts after another agent: got %d, want %d: the annotation was heeded", got, starts)
+	}
+}
+
+func TestRecreatedAt(t *testing.T) {
+	w := running(t)
+	w.update(demoKey, func(b *v1alpha1.Bottle) { b.Spec.Env[0].Value = new("new") })
+	w.settle(demoKey)
+	created, _, _ := w.machines.Get(testID)
+	w.annotate(v1alpha1.AnnotationRecreatedAt, "2026-01-01T00:00:00Z")
+	w.settle(demoKey)
+	after, _, _ := w.machines.Get(testID)
+	if after.CreatedAt.Equal(created.CreatedAt) || after.State != host.MachineRunning {
+		t.Errorf("machine: got %+v, want a new one that runs", after)
+	}
+	w.wantCond(demoKey, v1alpha1.ConditionPendingRestart, "")
+	if got := w.machines.GuestEnv(testID); !slices.Contains(got, "A=new") {
+		t.Errorf("guest env: got %v, want A=new in it", got)
+	}
+	if st := w.bottle(demoKey).Status.Machine; *st.Restarts != 0 || st.LastLoss != nil {
+		t.Errorf("restarts: got %d, %v, want none: it was asked for", *st.Restarts, st.LastLoss)
+	}
+}
+
+func TestABootThatFails(t *testing.T) {
+	w := newWorld(t, demo().Obj())
+	w.faults.Fail("StartMachine", hosttest.Before, 3, fmt.Errorf("start: %w: no KVM for this user", host.ErrBootFailed))
+	var pauses []time.Duration
+	for range 20 {
+		res, err := w.pass(demoKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if w.cond(demoKey, v1alpha1.ConditionMachineReady) == "False/BootFailed" && res.RequeueAfter > 0 {
+			if len(pauses) == 0 {
+				w.wantEvent("BootFailed")
+				if got := w.message(demoKey, v1alpha1.ConditionMachineReady); !strings.Contains(got, "no KVM for this user") {
+					t.Errorf("message: got %q, want the cause in it", got)
+				}
+			}
+			pauses = append(pauses, res.RequeueAfter)
+			w.restartAgent() // the count survives it
+		}
+		w.clock.Step(min(res.RequeueAfter, longestPause))
+	}
+	if d := cmp.Diff([]time.Duration{firstPause, 2 * firstPause, 4 * firstPause}, pauses); d != "" {
+		t.Errorf("pauses (-want +got):\n%s", d)
+	}
+	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "True/MachineRunning")
+	if st := w.bottle(demoKey).Status.Machine; *st.Restarts != 0 {
+		t.Errorf("restarts: got %d, want 0: it never ran before", *st.Restarts)
+	}
+}
+
+func TestMachineFailures(t *testing.T) {
+	tests := map[string]struct {
+		before      func(w *world)
+		wantCond    string
+		wantStalled string
+		wantMessage string
+	}{
+		"smolvm is missing": {func(w *world) {
+			w.facts.Break("smolvm", "install smolvm in /opt/smolvm")
+			w.faults.Fail("ListMachines", hosttest.Before, hosttest.Always, host.ErrUnavailable)
+			w.faults.Fail("Version", hosttest.Before, hosttest.Always, host.ErrUnavailable)
+		}, "False/NodeNotReady", "", "install smolvm in /opt/smolvm"},
+		"KVM is closed":     {func(w *world) { w.facts.Break("kvm", "chmod 666 /dev/kvm") }, "False/NodeNotReady", "", "chmod 666 /dev/kvm"},
+		"refused":           {func(w *world) { w.faults.Fail("CreateMachine", hosttest.Before, 1, host.ErrInvalid) }, "False/MachineRejected", "True/MachineRejected", ""},
+		"not supported":     {func(w *world) { w.faults.Fail("CreateMachine", hosttest.Before, 1, host.ErrUnsupported) }, "False/UnsupportedBySmolvm", "", ""},
+		"someone else's":    {func(w *world) { w.machines.Add(host.Machine{Name: testID, UID: "other", State: host.MachineRunning}) }, "False/MachineConflict", "", "remove it with smolvm"},
+		"an unlabelled one": {func(w *world) { w.machines.Add(host.Machine{Name: testID, State: host.MachineStopped}) }, "False/MachineConflict", "", ""},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, demo().Obj())
+			tt.before(w)
+			if _, err := w.pass(demoKey); err != nil {
+				t.Fatal(err)
+			}
+			w.wantCond(demoKey, v1alpha1.ConditionMachineReady, tt.wantCond)
+			w.wantCond(demoKey, v1alpha1.ConditionStalled, tt.wantStalled)
+			if got := w.message(demoKey, v1alpha1.ConditionMachineReady); !strings.Contains(got, tt.wantMessage) {
+				t.Errorf("message: got %q, want %q in it", got, tt.wantMessage)
+			}
+			if got := w.machines.Starts(testID); got != 0 {
+				t.Errorf("starts: got %d, want none", got)
+			}
+			w.wantCond(demoKey, v1alpha1.ConditionEgressEnforced, "Unknown/Blocked")
+		})
+	}
+}
+
+func TestUnreachable(t *testing.T) {
+	w := running(t)
+	w.machines.SetState(testID, host.MachineUnreachable)
+	for reading := range unreachableReadings {
+		if err := w.r.view.poll(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if reading < unreachableReadings-1 {
+			if _, err := w.pass(demoKey); err != nil {
+				t.Fatal(err)
+			}
+			w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "False/MachineUnreachable")
+			if got := w.machines.Starts(testID); got != 1 {
+				t.Errorf("starts after %d readings: got %d, want 1", reading+1, got)
+			}
+		}
+	}
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "True/MachineRunning")
+	if st := w.bottle(demoKey).Status.Machine; *st.Restarts != 1 {
+		t.Errorf("restarts: got %d, want 1", *st.Restarts)
+	}
+}
+
+// TestAStartHoldsNobody lets one Bottle's boot take for ever and wants the
+// other to run meanwhile.
+func TestAStartHoldsNobody(t *testing.T) {
+	other := placed(demo().UID(otherOwner.UID)).Namespace("elsewhere").Obj()
+	w := newWorld(t, demo().Obj(), other)
+	slow := &slowStart{Machines: w.machines, name: testID, release: make(chan struct{})}
+	w.r.Machines = slow
+	pass := func(k ctrl.Request) {
+		if _, err := w.r.Reconcile(t.Context(), k); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pass(ctrl.Request{NamespacedName: demoKey})
+	pass(ctrl.Request{NamespacedName: demoKey})
+	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "False/MachineStarting")
+	for i := 0; w.cond(key(other), v1alpha1.ConditionMachineReady) != "True/MachineRunning"; i++ {
+		if i > 1000 {
+			t.Fatalf("the other does not run: %s", w.describe(key(other)))
+		}
+		pass(ctrl.Request{NamespacedName: key(other)})
+	}
+	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "False/MachineStarting")
+
+	// Stopping it now calls the start off.
+	w.update(demoKey, func(b *v1alpha1.Bottle) { b.Spec.DesiredState = v1alpha1.DesiredStateStopped })
+	pass(ctrl.Request{NamespacedName: demoKey})
+	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Stopped")
+	if !errors.Is(slow.err, context.Canceled) {
+		t.Errorf("start: got %v, want it called off", slow.err)
+	}
+}
+
+type slowStart struct {
+	host.Machines
+	name    string
+	release chan struct{}
+	err     error
+}
+
+func (s *slowStart) StartMachine(ctx context.Context, name string) error {
+	if name != s.name {
+		return s.Machines.StartMachine(ctx, name)
+	}
+	select {
+	case <-s.release:
+		return s.Machines.StartMachine(ctx, name)
+	case <-ctx.Done():
+		s.err = ctx.Err()
+		return ctx.Err()
+	}
+}
