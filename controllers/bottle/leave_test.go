@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bottle
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	ctrl "sigs.k8s.io/controller-runtime"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/host/hosttest"
+)
+
+func evict(b *v1alpha1.Bottle) {
+	meta.SetStatusCondition(&b.Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionScheduled,
+		Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonEvicted, Message: "drained"})
+}
+
+func TestEvicted(t *testing.T) {
+	w := running(t)
+	w.update(demoKey, evict)
+	if _, err := w.pass(demoKey); err != nil {
+		t.Fatal(err)
+	}
+	w.wantEmpty()
+	b := w.bottle(demoKey)
+	want := v1alpha1.BottleStatus{Resources: b.Status.Resources, Conditions: b.Status.Conditions}
+	if d := cmp.Diff(want, b.Status); d != "" {
+		t.Errorf("status (-want +got):\n%s", d)
+	}
+	if b.Status.Resources == nil || len(b.Status.Conditions) != 1 || condOf(b, "Scheduled") != "False/Evicted" {
+		t.Errorf("status: got %+v, want what the manager wrote", b.Status)
+	}
+	if slices.Contains(b.Finalizers, v1alpha1.FinalizerNode) {
+		t.Errorf("finalizers: got %v, want the agent's gone", b.Finalizers)
+	}
+	if got := w.api.log(); len(got) != 2 {
+		t.Errorf("API writes: got %v, want the finalizer and one patch of the status", got)
+	}
+
+	// It may come back.
+	w.update(demoKey, func(b *v1alpha1.Bottle) { b.Status = *demo().Status.DeepCopy() })
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "True/MachineRunning")
+}
+
+func TestEvictionMeetsANewerObject(t *testing.T) {
+	w := running(t)
+	w.update(demoKey, evict)
+	// The pass looks at the Bottle as it is; meanwhile somebody writes.
+	once := false
+	w.api.fail = func(write string) error {
+		if write == "patch status" && !once {
+			once = true
+			b := w.bottle(demoKey)
+			b.Labels = map[string]string{"a": "b"}
+			return w.api.Update(t.Context(), b)
+		}
+		return nil
+	}
+	res, err := w.pass(demoKey)
+	if err != nil || res.RequeueAfter <= 0 {
+		t.Errorf("pass: got %v %v, want another one soon and no error", res, err)
+	}
+	if got := w.bottle(demoKey).Status.NodeName; got == nil {
+		t.Errorf("nodeName: got none, want it kept until the agent saw the newer object")
+	}
+	if _, err := w.pass(demoKey); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.bottle(demoKey).Status.NodeName; got != nil {
+		t.Errorf("nodeName: got %s, want none", *got)
+	}
+}
+
+func TestLeavingTreatsForeignThingsAsAbsent(t *testing.T) {
+	w := newWorld(t, demo().Finalizer(v1alpha1.FinalizerNode).Obj())
+	w.networks.PutAs(testID, host.Network{Owner: otherOwner, Subnet: firstChoice})
+	w.bundles.PutAs(testID, host.Bundle{Owner: otherOwner})
+	w.machines.Add(host.Machine{Name: testID, UID: otherOwner.UID, State: host.MachineRunning})
+	if err := w.api.Delete(t.Context(), w.bottle(demoKey)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.pass(demoKey); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.api.Get(t.Context(), demoKey, &v1alpha1.Bottle{}); err == nil {
+		t.Errorf("bottle: got it, want it gone")
+	}
+	if len(w.networks.All()) != 1 || len(w.bundles.All()) != 1 || len(w.machines.Names()) != 1 {
+		t.Errorf("foreign things: got %v, want all of them left", w.nodeState())
+	}
+}
+
+func TestLeavingWaitsAndSaysSo(t *testing.T) {
+	tests := map[string]struct {
+		change func(w *world)
+		want   string
+	}{
+		"deleted": {func(w *world) {
+			if err := w.api.Delete(w.t.Context(), w.bottle(demoKey)); err != nil {
+				w.t.Fatal(err)
+			}
+		}, "False/Terminating"},
+		"evicted": {func(w *world) { w.update(demoKey, evict) }, "False/Evicted"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			w := running(t)
+			w.networks.Down()
+			tt.change(w)
+			for range 2 {
+				if _, err := w.pass(demoKey); err != nil {
+					t.Fatal(err)
+				}
+			}
+			w.wantCond(demoKey, v1alpha1.ConditionReady, tt.want)
+			b := w.bottle(demoKey)
+			if !slices.Contains(b.Finalizers, v1alpha1.FinalizerNode) || b.Status.NodeName == nil {
+				t.Errorf("bottle: got finalizers %v, node %v, want both kept", b.Finalizers, b.Status.NodeName)
+			}
+			w.networks.Up()
+			if _, err := w.pass(demoKey); err != nil {
+				t.Fatal(err)
+			}
+			w.wantEmpty()
+		})
+	}
+}
+
+func TestLeavingWithoutSmolvm(t *testing.T) {
+	w := newWorld(t, demo().Finalizer(v1alpha1.FinalizerNode).Obj())
+	w.faults.Fail("ListMachines", hosttest.Before, hosttest.Always, host.ErrUnavailable)
+	if err := w.api.Delete(t.Context(), w.bottle(demoKey)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.pass(demoKey); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.api.Get(t.Context(), demoKey, &v1alpha1.Bottle{}); err == nil {
+		t.Errorf("bottle: got it, want it gone: it never had a machine")
+	}
+
+	w = running(t)
+	w.faults.Fail("ListMachines", hosttest.Before, hosttest.Always, host.ErrUnavailable)
+	if err := w.api.Delete(t.Context(), w.bottle(demoKey)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.pass(demoKey); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.bottle(demoKey).Finalizers; len(got) == 0 {
+		t.Errorf("finalizers: got none, want the Bottle kept while its machine may run")
+	}
+}
+
+func TestASpecThatMakesNoSenseCanBeDeleted(t *testing.T) {
+	w := running(t)
+	w.update(demoKey, func(b *v1alpha1.Bottle) {
+		b.Spec.Image, b.Spec.Env = new("::::"), []v1alpha1.EnvVar{{Name: "=", Value: new("\x00")}}
+	})
+	w.remove()
+	w.wantEmpty()
+}
+
+func TestABottleOfAnotherNodeIsLeftAlone(t *testing.T) {
+	b := demo()
+	b.Status.NodeName = new("node-b")
+	w := newWorld(t, b.Obj())
+	if _, err := w.r.Reconcile(t.Context(), ctrl.Request{NamespacedName: demoKey}); err != nil {
+		t.Fatal(err)
+	}
+	if calls := w.faults.Calls(); len(calls) != 0 || len(w.api.log()) != 0 {
+		t.Errorf("got calls %v, writes %v, want none", calls, w.api.log())
+	}
+}
+
+// TestAStaleAgentDoesNotWriteOverItsSuccessor moves the Bottle behind the
+// agent's back.
+func TestAStaleAgentDoesNotWriteOverItsSuccessor(t *testing.T) {
+	w := running(t)
+	stale := w.bottle(demoKey)
+	w.update(demoKey, func(b *v1alpha1.Bottle) {
+		b.Status = v1alpha1.BottleStatus{NodeName: new("node-b")}
+	})
+	s, err := w.r.newScope(stale)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.r.writeStatus(t.Context(), s, nil); err == nil {
+		t.Errorf("write: got nil, want a conflict")
+	}
+	if got := w.bottle(demoKey).Status; got.Machine != nil || got.Network != nil {
+		t.Errorf("status: got %+v, want the successor's", got)
+	}
+}

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bottle
+
+import (
+	"testing"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+)
+
+func TestNode(t *testing.T) {
+	tests := map[string]struct {
+		before     func(n *corev1.Node, w *world)
+		wantLabel  string
+		wantAmount string
+		wantWrites int
+	}{
+		"new": {func(*corev1.Node, *world) {}, "ready", "250", 2},
+		"as it should be": {func(n *corev1.Node, _ *world) {
+			n.Labels = map[string]string{v1alpha1.LabelAgent: "ready"}
+			offer(n, "250")
+		}, "ready", "250", 0},
+		"lost its capacity": {func(n *corev1.Node, _ *world) {
+			n.Labels = map[string]string{v1alpha1.LabelAgent: "ready"}
+		}, "ready", "250", 1},
+		"set to 0 by the manager": {func(n *corev1.Node, _ *world) {
+			n.Labels = map[string]string{v1alpha1.LabelAgent: "ready"}
+			offer(n, "0")
+		}, "ready", "250", 1},
+		"cannot run bottles": {func(n *corev1.Node, w *world) {
+			n.Labels = map[string]string{v1alpha1.LabelAgent: "ready", "other": "stays"}
+			offer(n, "250")
+			w.facts.Break("kvm", "closed")
+		}, "", "0", 2},
+		"docker is down": {func(_ *corev1.Node, w *world) { w.facts.Break("docker", "down") }, "", "0", 1},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			node := &corev1.Node{}
+			node.Name = testNode
+			w := newWorld(t)
+			tt.before(node, w)
+			if err := w.api.Create(t.Context(), node); err != nil {
+				t.Fatal(err)
+			}
+			n := NewNodeReconciler(w.r, 250)
+			if _, err := n.Reconcile(t.Context(), ctrl.Request{NamespacedName: types.NamespacedName{Name: testNode}}); err != nil {
+				t.Fatal(err)
+			}
+			if got := w.api.log(); len(got) != tt.wantWrites {
+				t.Errorf("writes: got %v, want %d", got, tt.wantWrites)
+			}
+			got := &corev1.Node{}
+			if err := w.api.Get(t.Context(), types.NamespacedName{Name: testNode}, got); err != nil {
+				t.Fatal(err)
+			}
+			if got.Labels[v1alpha1.LabelAgent] != tt.wantLabel {
+				t.Errorf("label: got %q, want %q", got.Labels[v1alpha1.LabelAgent], tt.wantLabel)
+			}
+			capacity, allocatable := got.Status.Capacity[v1alpha1.ResourceBottle], got.Status.Allocatable[v1alpha1.ResourceBottle]
+			if capacity.String() != tt.wantAmount || allocatable.String() != tt.wantAmount {
+				t.Errorf("capacity, allocatable: got %s, %s, want %s", &capacity, &allocatable, tt.wantAmount)
+			}
+			if _, err := n.Reconcile(t.Context(), ctrl.Request{NamespacedName: types.NamespacedName{Name: testNode}}); err != nil {
+				t.Fatal(err)
+			}
+			if got := w.api.log(); len(got) != tt.wantWrites {
+				t.Errorf("writes of a second pass: got %v, want none", got[tt.wantWrites:])
+			}
+		})
+	}
+}
+
+func offer(n *corev1.Node, amount string) {
+	n.Status.Capacity = corev1.ResourceList{v1alpha1.ResourceBottle: resource.MustParse(amount)}
+	n.Status.Allocatable = n.Status.Capacity.DeepCopy()
+}
+
+func TestHeartbeatsOfAKubeletAreNoNews(t *testing.T) {
+	n := NewNodeReconciler(newWorld(t).r, 250)
+	before := &corev1.Node{}
+	offer(before, "250")
+	beat := before.DeepCopy()
+	beat.ResourceVersion = "2"
+	lost := before.DeepCopy()
+	lost.Status.Capacity = nil
+	if n.turned(event.UpdateEvent{ObjectOld: before, ObjectNew: beat}) {
+		t.Errorf("a heartbeat: got news, want none")
+	}
+	if !n.turned(event.UpdateEvent{ObjectOld: before, ObjectNew: lost}) {
+		t.Errorf("a lost capacity: got no news, want some")
+	}
+}
+
+func TestLease(t *testing.T) {
+	w := newWorld(t)
+	l := &Lease{Client: w.api.Client, Namespace: "bottle-system", Node: testNode, Clock: w.clock}
+	get := func() coordinationv1.LeaseSpec {
+		t.Helper()
+		var got coordinationv1.Lease
+		if err := w.api.Get(t.Context(), types.NamespacedName{Namespace: "bottle-system", Name: "bottle-agent-node-a"}, &got); err != nil {
+			t.Fatal(err)
+		}
+		return got.Spec
+	}
+	renew := func() {
+		t.Helper()
+		if err := l.renew(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	renew()
+	if got := get(); *got.HolderIdentity != testNode || *got.LeaseDurationSeconds != 40 || !got.RenewTime.Equal(got.AcquireTime) {
+		t.Errorf("lease: got %+v, want the node's, for 40 s", got)
+	}
+	w.clock.Step(renewEvery)
+	renew()
+	if got := get(); !got.RenewTime.Time.Equal(w.clock.Now()) {
+		t.Errorf("renewed at: got %s, want %s", got.RenewTime, w.clock.Now())
+	}
+
+	// Another agent of the node wrote it, or somebody removed it.
+	again := &Lease{Client: w.api.Client, Namespace: "bottle-system", Node: testNode, Clock: w.clock}
+	if err := again.renew(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.clock.Step(renewEvery)
+	renew()
+	if err := w.api.Delete(t.Context(), l.held.DeepCopy()); err != nil {
+		t.Fatal(err)
+	}
+	w.clock.Step(renewEvery)
+	renew()
+	if got := get(); !got.RenewTime.Time.Equal(w.clock.Now()) {
+		t.Errorf("made again at: got %s, want %s", got.RenewTime, w.clock.Now())
+	}
+}
