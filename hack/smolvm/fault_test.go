@@ -116,6 +116,10 @@ func TestFaultsOfStop(t *testing.T) {
 		t.Errorf("got %v, want unreachable", v["state"])
 	}
 	w.fails(1, "Error: agent operation failed: connect:", "machine", "exec", "--name", "m1", "--", "true")
+	w.faults(`{}`)
+	if v := w.status("m1"); v["state"] != "unreachable" {
+		t.Errorf("got %v after a failed exec, want unreachable to stick", v["state"])
+	}
 	if got := w.ok("machine", "stop", "--name", "m1"); !strings.Contains(got, "is unreachable (PID ") {
 		t.Errorf("stop: got %q, want it to say so", got)
 	}

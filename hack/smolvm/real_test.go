@@ -35,12 +35,26 @@ var fixtures = map[string]string{
 }
 
 // TestAgreesWithRealCLI holds the stand-in, speaking as the same release, to
-// the real command line in $SMOLVM_REAL_DIR for all that needs no machine to
-// run.
+// the real command line for all that needs no machine to run: the one in
+// $SMOLVM_REAL_DIR, else those in bin/smolvm.
 func TestAgreesWithRealCLI(t *testing.T) {
-	dir := require.Env(t, "SMOLVM_REAL_DIR", "the folder that holds a real smolvm, as hack/smolvm-real/fetch lays it out")
-	real := filepath.Join(dir, "smolvm")
-	require.File(t, real, "hack/smolvm-real/fetch fetches it")
+	dirs := []string{os.Getenv("SMOLVM_REAL_DIR")}
+	if dirs[0] == "" {
+		dirs = []string{"../../bin/smolvm/1.32.2", "../../bin/smolvm/1.9.1"}
+	}
+	for _, dir := range dirs {
+		t.Run(filepath.Base(dir), func(t *testing.T) {
+			real, err := filepath.Abs(filepath.Join(dir, "smolvm"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			require.File(t, real, "make smolvm fetches it, or set SMOLVM_REAL_DIR to the folder of one")
+			compare(t, real)
+		})
+	}
+}
+
+func compare(t *testing.T, real string) {
 	out, err := exec.Command(real, "--version").Output()
 	version := strings.TrimSpace(strings.TrimPrefix(string(out), "smolvm "))
 	if err != nil || version == "" {

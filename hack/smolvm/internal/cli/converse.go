@@ -89,6 +89,10 @@ func (a *app) reachable(name string) (*machine.Record, error) {
 		return nil, agentError("connect", "machine '%[1]s' is not running. "+hint, name)
 	}
 	if fault.Hits(a.faults.Unreachable, name) {
+		// Written down, and not probed again until a start or a stop.
+		if err := a.setState(name, func(r *machine.Record) { r.State = machine.Unreachable }); err != nil {
+			return nil, err
+		}
 		return nil, agentError("connect", "connection timed out")
 	}
 	return r, nil

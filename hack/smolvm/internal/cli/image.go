@@ -144,9 +144,6 @@ func copyTo(f *os.File, path string) error {
 func (a *app) openImage(r *machine.Record) (*archive.Image, error) {
 	if sum, ok := strings.CutPrefix(r.Image, "local:"); ok {
 		kept := filepath.Join(a.store.Archives(), sum, "archive.tar")
-		if err := a.checkReadable(kept); err != nil {
-			return nil, agentError("start background CMD", "agent error: run container detached: %w", err)
-		}
 		img, err := archive.Unpack(kept, filepath.Join(a.store.Layers(), sum))
 		if err != nil {
 			return nil, agentError("start machine", "import image: %w", err)

@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"botbottle.dev/bottle-operator/hack/smolvm/internal/archive"
 	"botbottle.dev/bottle-operator/hack/smolvm/internal/cmdline"
 	"botbottle.dev/bottle-operator/hack/smolvm/internal/fault"
 	"botbottle.dev/bottle-operator/hack/smolvm/internal/machine"
@@ -55,7 +57,7 @@ func (a *app) start(args *cmdline.Args) error {
 	if err := a.preflight(); err != nil {
 		return err
 	}
-	img, err := a.openImage(rec)
+	img, err := a.imageToStart(rec)
 	if err != nil {
 		return err
 	}
@@ -184,6 +186,16 @@ func (a *app) checkReadable(path string) error {
 		need = 0o001
 	}
 	return state.Rust(syscall.EACCES)
+}
+
+// imageToStart is openImage where the VMM has to read the archive itself.
+func (a *app) imageToStart(r *machine.Record) (*archive.Image, error) {
+	if sum, ok := strings.CutPrefix(r.Image, "local:"); ok {
+		if err := a.checkReadable(filepath.Join(a.store.Archives(), sum, "archive.tar")); err != nil {
+			return nil, agentError("start background CMD", "agent error: run container detached: %w", err)
+		}
+	}
+	return a.openImage(r)
 }
 
 // bootFails uses up one of the boots that are to fail.
