@@ -53,23 +53,14 @@ func TestLife(t *testing.T) {
 		t.Errorf("got Ready %s at the hand-over, want False Progressing", ready)
 	}
 
+	w.newGeneration("a", 2) // which the manager notes, while no agent has a Ready
 	w.takeOver("a")
-	got = w.bottle("a")
-	got.Spec.Command = []string{"sh"} // a new generation, which the manager notes
-	w.must(w.c.Update(t.Context(), got))
-	w.eventually(func() string {
-		for _, c := range w.bottle("a").Status.Conditions {
-			if c.Type == v1alpha1.ConditionScheduled && c.ObservedGeneration != 2 {
-				return fmt.Sprintf("got observedGeneration %d, want 2", c.ObservedGeneration)
-			}
-		}
-		return ""
-	})
+	w.newGeneration("a", 3)
 	if ready := condition(w.bottle("a"), v1alpha1.ConditionReady); ready != "False NotProven" {
 		t.Errorf("got Ready %s, want the agent's False NotProven", ready)
 	}
 
-	w.must(w.c.Delete(t.Context(), got))
+	w.must(w.c.Delete(t.Context(), w.bottle("a")))
 	w.always(func() string {
 		if len(w.pods("a")) != 1 {
 			return "the placeholder Pod is gone before the machine is"
@@ -86,6 +77,23 @@ func TestLife(t *testing.T) {
 	for _, missing := range watch() {
 		t.Error(missing)
 	}
+}
+
+// newGeneration changes the spec and waits until the manager noted it.
+func (w *world) newGeneration(name string, want int64) {
+	w.Helper()
+	b := w.bottle(name)
+	before := b.DeepCopy()
+	b.Spec.Command = []string{"sh", fmt.Sprint(want)}
+	w.must(w.c.Patch(w.Context(), b, client.MergeFrom(before)))
+	w.eventually(func() string {
+		for _, c := range w.bottle(name).Status.Conditions {
+			if c.Type == v1alpha1.ConditionScheduled && c.ObservedGeneration != want {
+				return fmt.Sprintf("got observedGeneration %d, want %d", c.ObservedGeneration, want)
+			}
+		}
+		return ""
+	})
 }
 
 // restrict makes the namespace enforce PodSecurity "restricted".

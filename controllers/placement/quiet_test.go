@@ -5,7 +5,6 @@ package placement_test
 import (
 	"fmt"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -65,8 +64,7 @@ func TestMetrics(t *testing.T) {
 // waitMetric waits for a gauge's value, or a histogram's count.
 func (w *world) waitMetric(name string, want float64) {
 	w.Helper()
-	deadline := time.Now().Add(patience)
-	for {
+	w.eventually(func() string {
 		families, err := w.registry.Gather()
 		w.must(err)
 		values := map[string]float64{}
@@ -80,11 +78,8 @@ func (w *world) waitMetric(name string, want float64) {
 			}
 		}
 		if got, found := values[name]; found && got == want {
-			return
+			return ""
 		}
-		if time.Now().After(deadline) {
-			w.Fatalf("got metrics %v, want %s %v", values, name, want)
-		}
-		time.Sleep(glance)
-	}
+		return fmt.Sprintf("got metrics %v, want %s %v", values, name, want)
+	})
 }
