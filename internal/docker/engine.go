@@ -141,9 +141,9 @@ func (e *Engine) bounded(ctx context.Context, limit time.Duration, what string, 
 	inner, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	if err := e.negotiate(inner); err != nil {
-		return kinds(ctx, what, err)
+		return kinds(what, err)
 	}
-	return kinds(ctx, what, call(inner))
+	return kinds(what, call(inner))
 }
 
 // negotiate agrees on an API version once. The client would do it by itself,

@@ -15,14 +15,11 @@ import (
 )
 
 // kinds wraps an error of the client with what was being done and with the
-// port's kind. ctx is the caller's own: when that was cancelled, nothing is
-// known of docker, and the error has no kind.
-func kinds(ctx context.Context, what string, err error) error {
+// port's kind. One that comes of the caller's own end has none: nothing is
+// known of docker then.
+func kinds(what string, err error) error {
 	if err == nil {
 		return nil
-	}
-	if errors.Is(ctx.Err(), context.Canceled) {
-		return fmt.Errorf("%s: %w", what, ctx.Err())
 	}
 	if kind := kindOf(err); kind != nil {
 		return fmt.Errorf("%s: %w: %w", what, kind, err)

@@ -33,7 +33,7 @@ func TestKinds(t *testing.T) {
 		{fmt.Errorf("boom: %w", errdefs.ErrInternal), nil},
 		{fmt.Errorf("its own kind: %w", host.ErrConflict), host.ErrConflict},
 	} {
-		got := kinds(t.Context(), "do it", tt.err)
+		got := kinds("do it", tt.err)
 		if !errors.Is(got, tt.err) || !strings.HasPrefix(got.Error(), "do it: ") {
 			t.Errorf("%v: got %v, want it wrapped with what was done", tt.err, got)
 		}
@@ -41,7 +41,7 @@ func TestKinds(t *testing.T) {
 			t.Errorf("%v: got kind %v, want %v", tt.err, kind, tt.want)
 		}
 	}
-	if err := kinds(t.Context(), "do it", nil); err != nil {
+	if err := kinds("do it", nil); err != nil {
 		t.Errorf("nil: got %v, want nil", err)
 	}
 }

@@ -208,6 +208,48 @@ func TestForeignBundleRights(t *testing.T) {
 	}
 }
 
+// TestBundleTakenOffItsNetwork: the spec is the same, the world is not.
+func TestBundleTakenOffItsNetwork(t *testing.T) {
+	d := dockertest.Start(t)
+	d.LoadForeign(t)
+	e, c := newEngine(t, d), d.Client(t)
+	spec := testSpec
+	spec.Image = dockertest.ForeignImage
+	for name, do := range map[string]func() error{
+		"disconnected while it runs": func() error {
+			_, err := c.NetworkDisconnect(t.Context(), spec.Owner.ID(), client.NetworkDisconnectOptions{Container: spec.Owner.ID()})
+			return err
+		},
+		"network made anew while it is stopped": func() error {
+			return errors.Join(e.StopBundle(t.Context(), spec.Owner), e.DeleteNetwork(t.Context(), spec.Owner), e.EnsureNetwork(t.Context(), testNetwork))
+		},
+		"paused": func() error {
+			_, err := c.ContainerPause(t.Context(), spec.Owner.ID(), client.ContainerPauseOptions{})
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := e.EnsureNetwork(t.Context(), testNetwork); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := e.EnsureBundle(t.Context(), spec); err != nil {
+				t.Fatal(err)
+			}
+			if err := do(); err != nil {
+				t.Fatal(err)
+			}
+			b, err := e.EnsureBundle(t.Context(), spec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			address := inspect(t, c, spec.Owner).NetworkSettings.Networks[spec.Owner.ID()].IPAddress
+			if !b.Running || b.IP != spec.IP || address != spec.IP {
+				t.Errorf("ensure: got %+v with address %s, want it running at %s", b, address, spec.IP)
+			}
+		})
+	}
+}
+
 // TestWatchComesBack: after docker was away, everything may have changed, and
 // then events flow again.
 func TestWatchComesBack(t *testing.T) {
