@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"debug/elf"
 	"fmt"
@@ -39,6 +40,38 @@ httpd -f -h /www -p 0.0.0.0:9418 -u 1000:1000 &
 httpd -f -h /www -p 0.0.0.0:9100 &
 httpd -f -h /www -p 127.0.0.1:9099 &
 wait
+`
+
+// wgetApplet is what the images call busybox's own wget. The shell finds an
+// applet before it looks at PATH, so that wgetScript is used by everyone only
+// when no applet has its name.
+const wgetApplet = "wge0"
+
+// wgetScript stands in for the applet. Debian's busybox is built without the
+// applet's limit of time, and -T crashes it: whoever tests with it that
+// something cannot be reached would always be told so. The limit is for the
+// whole request. It is no exec, for the first process of a pid namespace does
+// not hear timeout's signal.
+const wgetScript = `#!/bin/sh
+limit=
+left=$#
+while [ "$left" -gt 0 ]; do
+  arg=$1
+  shift
+  left=$((left - 1))
+  case $arg in
+  -T | -qT)
+    [ "$arg" = -T ] || set -- "$@" -q
+    limit=$1
+    shift
+    left=$((left - 1))
+    ;;
+  -T*) limit=${arg#-T} ;;
+  *) set -- "$@" "$arg" ;;
+  esac
+done
+${limit:+timeout "$limit"} /bin/busybox ` + wgetApplet + ` "$@"
+exit $?
 `
 
 // busybox is the one executable in the images, and the names it answers to.
@@ -81,7 +114,12 @@ func readBusybox(name string) (busybox, error) {
 			return busybox{}, fmt.Errorf("%s has no applet %s", path, want)
 		}
 	}
-	return busybox{content: content, applets: applets}, nil
+	// The names are a sorted list of C strings; the new one sorts as the old one did.
+	old, renamed := []byte("\x00wget\x00which\x00"), []byte("\x00"+wgetApplet+"\x00which\x00")
+	if n := bytes.Count(content, old); n != 1 {
+		return busybox{}, fmt.Errorf("%s lists its applet wget %d times, want once", path, n)
+	}
+	return busybox{content: bytes.Replace(content, old, renamed, 1), applets: applets}, nil
 }
 
 // rootfs returns the files that both images share.
@@ -106,8 +144,9 @@ func (b busybox) rootfs() []file {
 		file{path: "bin/busybox", mode: 0o755, content: b.content},
 		file{path: "usr/bin/env", mode: 0o777, link: "../../bin/busybox"},
 	)
+	files = append(files, file{path: "bin/wget", mode: 0o755, content: []byte(wgetScript)})
 	for _, applet := range b.applets {
-		if applet != "busybox" {
+		if applet != "busybox" && applet != "wget" {
 			files = append(files, file{path: "bin/" + applet, mode: 0o777, link: "busybox"})
 		}
 	}
