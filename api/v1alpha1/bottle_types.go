@@ -63,7 +63,7 @@ type BottleSpec struct {
 
 	// imagePullPolicy says when the image is pulled. Not yet applied.
 	// +optional
-	ImagePullPolicy PullPolicy `json:"imagePullPolicy,omitempty"`
+	ImagePullPolicy *PullPolicy `json:"imagePullPolicy,omitempty"`
 
 	// imagePullSecrets name the Secrets with which the image is pulled. Not
 	// yet applied.
@@ -98,7 +98,7 @@ type BottleSpec struct {
 	// desiredState is Running or Stopped.
 	// +optional
 	// +kubebuilder:default=Running
-	DesiredState DesiredState `json:"desiredState,omitempty"`
+	DesiredState DesiredState `json:"desiredState,omitempty"` //nolint:kubeapilinter // never empty: the API server fills in the default
 
 	// lifetime bounds how long the Bottle runs and is kept. Not yet applied.
 	// +optional
@@ -127,7 +127,7 @@ type EnvVar struct {
 	// +kubebuilder:validation:XValidation:rule="self.matches('^[A-Za-z_][A-Za-z0-9_]*$')",message="name must be letters, digits and '_', not starting with a digit"
 	Name string `json:"name,omitempty"`
 
-	// value, given to the guest byte for byte.
+	// value is given to the guest byte for byte.
 	// +optional
 	// +kubebuilder:validation:MaxLength=32768
 	// +kubebuilder:validation:XValidation:rule="!self.contains('\\u0000')",message="value must not contain a NUL character: no process can be given one"
@@ -170,7 +170,7 @@ type KeySelector struct {
 	// optional says that the variable is left out when the object or the key
 	// is not there.
 	// +optional
-	Optional *bool `json:"optional,omitempty"`
+	Optional *bool `json:"optional,omitempty"` //nolint:kubeapilinter // as in a Pod
 }
 
 // LocalObjectReference names an object of the Bottle's namespace.
@@ -198,7 +198,7 @@ type Artifact struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=512
 	// +kubebuilder:validation:XValidation:rule="self.matches('^[A-Za-z0-9][A-Za-z0-9._:/@-]*$')",message="reference must be an OCI reference such as ghcr.io/org/agent:1.2"
-	Reference *string `json:"reference,omitempty"`
+	Reference *string `json:"reference,omitempty"` //nolint:kubeapilinter // the word of the OCI specification
 
 	// sha256 of the artifact's file in hexadecimal, checked before use.
 	// +optional
@@ -296,15 +296,15 @@ type EgressRule string
 
 // Lifetime bounds a Bottle in time.
 type Lifetime struct {
-	// activeDeadlineSeconds, counted from status.startTime, after which the
-	// machine is stopped for good.
+	// activeDeadlineSeconds is the time, counted from status.startTime, after
+	// which the machine is stopped for good.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=2147483647
 	ActiveDeadlineSeconds *int64 `json:"activeDeadlineSeconds,omitempty"`
 
-	// ttlSecondsAfterFinished, counted from when the deadline passed, after
-	// which the Bottle is deleted.
+	// ttlSecondsAfterFinished is the time, counted from when the deadline
+	// passed, after which the Bottle is deleted.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=2147483647
@@ -343,6 +343,15 @@ type Scheduling struct {
 
 // BottleStatus is what the operator observed.
 type BottleStatus struct {
+	// conditions are Ready, Scheduled, NetworkReady, SmolfileReady, BundleReady,
+	// MachineReady, EgressEnforced and, only while True, PendingRestart,
+	// Reconciling and Stalled.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	// +kubebuilder:validation:MaxItems=16
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+
 	// observedGeneration is the generation that was last acted on to its end.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
@@ -381,15 +390,6 @@ type BottleStatus struct {
 	// machine is the microVM on the node.
 	// +optional
 	Machine *MachineStatus `json:"machine,omitempty"`
-
-	// conditions: Ready, Scheduled, NetworkReady, SmolfileReady, BundleReady,
-	// MachineReady, EgressEnforced and, only while True, PendingRestart,
-	// Reconciling and Stalled.
-	// +optional
-	// +listType=map
-	// +listMapKey=type
-	// +kubebuilder:validation:MaxItems=16
-	Conditions []metav1.Condition `json:"conditions,omitempty"`
 }
 
 // NetworkStatus is the subnet triple.
@@ -459,7 +459,7 @@ type ResourcesStatus struct {
 
 	// memory given to the machine.
 	// +required
-	Memory resource.Quantity `json:"memory,omitempty,omitzero"`
+	Memory resource.Quantity `json:"memory,omitempty,omitzero"` //nolint:kubeapilinter // a machine without memory is none
 }
 
 // ImageStatus is the image that the machine was made from.
@@ -468,7 +468,7 @@ type ImageStatus struct {
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=512
-	Reference string `json:"reference,omitempty"`
+	Reference string `json:"reference,omitempty"` //nolint:kubeapilinter // the word of the OCI specification
 
 	// digest of the archive, as sha256:HEX.
 	// +optional
@@ -514,7 +514,7 @@ type MachineStatus struct {
 type MachineLoss struct {
 	// time at which it was noticed.
 	// +required
-	Time metav1.Time `json:"time,omitempty,omitzero"`
+	Time metav1.Time `json:"time,omitempty,omitzero"` //nolint:kubeapilinter // there is no loss without its time
 
 	// cause as far as it is known, such as "killed by signal 9".
 	// +required
@@ -550,7 +550,7 @@ type Bottle struct {
 
 	// status is what the operator observed.
 	// +optional
-	Status BottleStatus `json:"status,omitempty,omitzero"`
+	Status BottleStatus `json:"status,omitempty,omitzero"` //nolint:kubeapilinter // a value, as in every built-in kind
 }
 
 // BottleList is a list of Bottles.
