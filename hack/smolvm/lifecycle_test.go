@@ -44,7 +44,7 @@ func TestLifeOfAMachine(t *testing.T) {
 	w.ok("machine", "create", "--name", "m1", "--cpus", "1", "--mem", "256", "--label", "botbottle.dev/uid=u1",
 		"--image", w.image(`{"config":{"Env":["FROM=image","A=image"],"Cmd":["/bin/false"],"WorkingDir":"/etc"}}`),
 		"--smolfile", w.write("Smolfile", smolfileText), "--secret-file", "SEC="+w.write("secret", "hunter2\n\n"),
-		"-v", shown+":/run/ca:ro", "--", "/bin/sh", "-c", `echo started; trap "echo bye; exit" TERM; while :; do sleep 0.05; done`)
+		"-v", shown+":/run/ca:ro", "--", "/bin/sh", "-c", `echo started $FROM $A ${SEC:+secret}; trap "echo bye; exit" TERM; while :; do sleep 0.05; done`)
 
 	r := w.run("machine", "start", "--name", "m1")
 	if r.code != 0 || !strings.HasPrefix(r.out, "Machine 'm1' running (PID: ") || strings.Count(r.errors, "STAND-IN") != 1 {
@@ -67,7 +67,7 @@ func TestLifeOfAMachine(t *testing.T) {
 	gone(t, w, "hunter2")
 
 	w.ok("machine", "stop", "--name", "m1")
-	if got := w.ok("machine", "logs", "--name", "m1"); !strings.HasPrefix(got, "started\n") || !strings.HasSuffix(got, "bye\n") {
+	if got := w.ok("machine", "logs", "--name", "m1"); !strings.HasPrefix(got, "started image 1 secret\n") || !strings.HasSuffix(got, "bye\n") {
 		t.Errorf("logs: got %q, want what the workload said, its farewell last", got)
 	}
 	if got := w.ok("machine", "stop", "--name", "m1"); got != "Machine 'm1' is not running (state: stopped)\n" {

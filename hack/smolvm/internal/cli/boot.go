@@ -149,8 +149,7 @@ func (b *boot) await(ready io.Reader) error {
 		case st := <-b.exited:
 			return b.bootError(st)
 		case <-interrupt:
-			b.kill()
-			return exitStatus(130)
+			return exitStatus(130) // the caller ends the VMM
 		case <-limit:
 			return agentError("start machine", "agent operation failed: wait for ready: agent did not become ready within 30 seconds: no boot progress for 30 seconds")
 		}
