@@ -64,6 +64,14 @@ end() {
   rm -f "$dev/run/$1.pid"
 }
 
+# ended LOG: whether the log is of a process that was launched and has ended:
+# there is nothing to wait for.
+ended() {
+  local name
+  name=$(basename "$1" .log)
+  [ "$1" = "$dev/logs/$name.log" ] && [ -e "$dev/run/$name.pid" ] && ! running "$name"
+}
+
 # await SECONDS WHAT LOG COMMAND…: waits until the command succeeds. LOG is a
 # file, or NODE:/FILE on a virtual node.
 await() {
@@ -71,6 +79,7 @@ await() {
   shift 3
   for _ in $(seq "$limit"); do
     "$@" >/dev/null 2>&1 && return
+    ended "$log" && break
     sleep 0.2
   done
   say "$what did not come up; see $log:" >&2
@@ -98,7 +107,8 @@ quoted() {
 }
 
 # ssh_node NODE OPTION… -- COMMAND…: runs a command on a virtual node, with
-# stdin. The shell there stays, so that a death by signal has a status.
+# stdin. The shell there stays, so that a death by signal has a status; what
+# it would say of that itself is left out.
 ssh_node() {
   local node=$1 options=()
   shift
@@ -107,7 +117,7 @@ ssh_node() {
     shift
   done
   shift
-  ssh -F "$dev/nodes/$node/ssh_config" -o "ControlPath=/run/bb$tag-$node.ssh" "${options[@]}" vnode "$(quoted "$@"); exit \$?"
+  ssh -F "$dev/nodes/$node/ssh_config" -o "ControlPath=/run/bb$tag-$node.ssh" "${options[@]}" vnode "{ $(quoted "$@") 2>&3 3>&-; } 3>&2 2>/dev/null; exit \$?"
 }
 
 vssh() {

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package devcluster tests the development cluster itself: that it comes up,
+// that commands reach its nodes as they were given, that its nodes reach the
+// pretend world and nothing else, and that nothing of it is left at the end.
+// It tests nothing of the operator but that it starts.
+package devcluster
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"botbottle.dev/bottle-operator/test/require"
+)
+
+const (
+	root = "../.."
+	node = "node-1"
+)
+
+func TestCluster(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a cluster: not with -short")
+	}
+	require.Root(t)
+	for _, file := range []string{"bottle-operator", "controlplane/kwok", "standin/1.32.2/smolvm", "images/guest.tar"} {
+		require.File(t, filepath.Join(root, "bin", file), "MACHINES=standin hack/prepare")
+	}
+	dir := filepath.Join(t.TempDir(), "cluster")
+	t.Cleanup(func() { run(t, dir, nil, "hack/dev/down") })
+
+	up(t, dir)
+	t.Run("commands arrive as given", func(t *testing.T) { testExec(t, dir) })
+	t.Run("nodes reach the pretend world only", func(t *testing.T) { testReach(t, dir) })
+	t.Run("up twice changes nothing", func(t *testing.T) {
+		before := pids(t, dir)
+		up(t, dir)
+		if diff := cmp.Diff(before, pids(t, dir)); diff != "" {
+			t.Errorf("processes before and after (-before +after):\n%s", diff)
+		}
+	})
+	t.Run("down leaves nothing", func(t *testing.T) { testDown(t, dir) })
+}
+
+func testExec(t *testing.T, dir string) {
+	words := []string{"a b", "c'd", "e\nf", "", "*", "$HOME", `\n"`, "$(id)", "-x", "ü"}
+	argv := append([]string{"python3", "-c", `import sys; sys.stdout.write("\0".join(sys.argv[1:]))`}, words...)
+	got := onNode(t, dir, nil, argv...)
+	if diff := cmp.Diff(words, strings.Split(got.stdout, "\x00")); diff != "" {
+		t.Errorf("argv (-want +got):\n%s", diff)
+	}
+	blob := make([]byte, 1<<20)
+	_, _ = rand.Read(blob)
+	if got := onNode(t, dir, blob, "cat"); got.stdout != string(blob) {
+		t.Errorf("got %d bytes back, want the %d sent", len(got.stdout), len(blob))
+	}
+	got = onNode(t, dir, nil, "sh", "-c", "echo out; echo err >&2; exit 42")
+	if want := (result{"out\n", "err\n", 42}); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	for _, command := range []string{"smolvm", "docker", "python3", "ip", "nft", "busybox"} {
+		if got := onNode(t, dir, nil, "sh", "-c", `command -v "$1"`, "sh", command); got.code != 0 {
+			t.Errorf("%s is not on the node's PATH", command)
+		}
+	}
+	if got := onNode(t, dir, nil, "docker", "info", "--format", "{{.DockerRootDir}}"); got.stdout != "/var/lib/docker\n" {
+		t.Errorf("got docker root %q (%s), want the node's own", got.stdout, got.stderr)
+	}
+}
+
+// testReach listens on an address of this machine, so that a node which could
+// leave its namespace would have something to reach.
+func testReach(t *testing.T, dir string) {
+	for _, url := range []string{"http://203.0.113.10/", "http://169.254.169.254/", "http://10.77.0.1:443/"} {
+		got := onNode(t, dir, nil, "busybox", "wget", "-qO-", url)
+		if got.stdout != "the outside world\n" {
+			t.Errorf("%s: got %+v, want the outside world", url, got)
+		}
+	}
+	listener, err := net.Listen("tcp", "0.0.0.0:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	_, port, _ := net.SplitHostPort(listener.Addr().String())
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, address := range addresses {
+		ip, _, err := net.ParseCIDR(address.String())
+		if err != nil || ip.To4() == nil {
+			continue
+		}
+		got := onNode(t, dir, nil, "python3", "-c", `import socket,sys
+socket.create_connection((sys.argv[1], int(sys.argv[2])), 2)`, ip.String(), port)
+		if got.code == 0 {
+			t.Errorf("the node reached %s of this machine, want nothing", ip)
+		}
+	}
+}
+
+func testDown(t *testing.T, dir string) {
+	// What a crash leaves behind: a process and a container that nobody waits for.
+	onNode(t, dir, nil, "sh", "-c", "setsid sleep 600 </dev/null >/dev/null 2>&1 &")
+	got := onNode(t, dir, nil, "docker", "run", "-d", "example.test/foreign-bundle:1")
+	if got.code != 0 {
+		t.Fatalf("docker run: %s", got.stderr)
+	}
+	container := strings.TrimSpace(got.stdout)
+	var spaces []string
+	for _, kind := range []string{"net", "mnt"} {
+		spaces = append(spaces, strings.TrimSpace(onNode(t, dir, nil, "readlink", "/proc/self/ns/"+kind).stdout))
+	}
+	names := "bb" + fmt.Sprintf("%x", sha256.Sum256([]byte(dir)))[:5] + "-*"
+	if found := glob(t, "/run/netns/"+names); len(found) < 2 {
+		t.Fatalf("got network namespaces %v, want the node's and the world's", found)
+	}
+
+	if got := run(t, dir, nil, "hack/dev/down"); got.code != 0 {
+		t.Fatalf("down: %+v", got)
+	}
+	if found := glob(t, "/run/netns/"+names); len(found) > 0 {
+		t.Errorf("got network namespaces %v, want none", found)
+	}
+	if found := glob(t, "/sys/fs/cgroup/docker/"+container, "/sys/fs/cgroup/*/docker/"+container); len(found) > 0 {
+		t.Errorf("got cgroups %v, want none", found)
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil || strings.Contains(string(mounts), dir) {
+		t.Errorf("got a mount of %s (%v), want none", dir, err)
+	}
+	if left := glob(t, dir+"/*"); len(left) != 1 || filepath.Base(left[0]) != "logs" {
+		t.Errorf("got files %v, want the logs alone", left)
+	}
+	for _, process := range glob(t, "/proc/[0-9]*") {
+		for _, kind := range []string{"net", "mnt"} {
+			if space, err := os.Readlink(process + "/ns/" + kind); err == nil && (space == spaces[0] || space == spaces[1]) {
+				t.Errorf("%s is in the node's %s namespace, want no process there", process, kind)
+			}
+		}
+		if line, err := os.ReadFile(process + "/cmdline"); err == nil && bytes.Contains(line, []byte(dir)) {
+			t.Errorf("got process %s: %q, want none of the cluster", process, line)
+		}
+	}
+}
+
+type result struct {
+	stdout, stderr string
+	code           int
+}
+
+func up(t *testing.T, dir string) {
+	t.Helper()
+	if got := run(t, dir, nil, "hack/dev/up"); got.code != 0 {
+		t.Fatalf("up: exit code %d\n%s%s", got.code, got.stdout, got.stderr)
+	}
+}
+
+func onNode(t *testing.T, dir string, stdin []byte, argv ...string) result {
+	t.Helper()
+	return run(t, dir, stdin, filepath.Join(dir, "exec"), append([]string{node}, argv...)...)
+}
+
+func run(t *testing.T, dir string, stdin []byte, command string, args ...string) result {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	if !filepath.IsAbs(command) {
+		command = filepath.Join(root, command)
+	}
+	cmd := exec.CommandContext(ctx, command, args...)
+	cmd.Env = append(os.Environ(), "DEV_DIR="+dir, "NODES=1", "MACHINES=standin", "STANDIN_VERSION=1.32.2", "AGENT_FLAGS=", "MANAGER_FLAGS=")
+	cmd.Stdin, cmd.WaitDelay = bytes.NewReader(stdin), 5*time.Second
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatalf("%s: %v\n%s%s", command, err, &stdout, &stderr)
+	}
+	return result{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
+}
+
+// pids returns what up started, by name.
+func pids(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	found := map[string]string{}
+	for _, file := range glob(t, dir+"/run/*.pid") {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found[filepath.Base(file)] = string(content)
+	}
+	return found
+}
+
+func glob(t *testing.T, patterns ...string) []string {
+	t.Helper()
+	var found []string
+	for _, pattern := range patterns {
+		matches, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found = append(found, matches...)
+	}
+	return found
+}
