@@ -14,7 +14,7 @@ import (
 
 	"botbottle.dev/bottle-operator/hack/smolvm/internal/cmdline"
 	"botbottle.dev/bottle-operator/hack/smolvm/internal/machine"
-	"botbottle.dev/bottle-operator/hack/smolvm/internal/smolfile"
+	"botbottle.dev/bottle-operator/hack/smolvm/internal/smoltoml"
 	"botbottle.dev/bottle-operator/hack/smolvm/internal/state"
 )
 
@@ -22,7 +22,7 @@ import (
 type draft struct {
 	*app
 	args *cmdline.Args
-	file *smolfile.File
+	file *smoltoml.File
 	rec  *machine.Record
 }
 
@@ -33,7 +33,7 @@ var draftSteps = []func(*draft) error{
 }
 
 func (a *app) create(args *cmdline.Args) error {
-	d := &draft{app: a, args: args, file: &smolfile.File{}, rec: &machine.Record{
+	d := &draft{app: a, args: args, file: &smoltoml.File{}, rec: &machine.Record{
 		State: machine.Created, CreatedAt: time.Now().Unix(), RestartPolicy: "never",
 		Env: [][2]string{}, Mounts: []machine.Mount{}, Ports: []string{},
 	}}
@@ -114,7 +114,7 @@ func (d *draft) loadSmolfile() error {
 	if !d.args.Has("smolfile") {
 		return nil
 	}
-	f, err := smolfile.Load(d.args.Get("smolfile"))
+	f, err := smoltoml.Load(d.args.Get("smolfile"))
 	if err != nil {
 		return configError("load smolfile", "%w", err)
 	}

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package smolfile reads a Smolfile by the schema of 0.8.0 plus what the
+// Package smoltoml reads a Smolfile by the schema of 0.8.0 plus what the
 // stand-in understands of later ones. Every table refuses unknown keys, and
 // an error shows the offending line with all that is in it, as smolvm's does.
 // It validates no meaning: `machine create` does.
-package smolfile
+package smoltoml
 
 import (
 	"errors"
