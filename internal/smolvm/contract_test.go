@@ -81,7 +81,8 @@ func TestNode(t *testing.T) {
 		t.Skip("HOSTCONTRACT_SMOLVM_DIR names no installation of smolvm on a node that boots machines")
 	}
 	hostcontract.TestMachines(t, func(t *testing.T) hostcontract.MachinesFixture {
-		f := fixture(t, dir)
+		// A node that is emulated boots one at a time.
+		f := fixtureOf(t, newWorld(t, dir, func(o *smolvm.Options) { o.MaxConcurrentStarts = 1 }))
 		f.Size = host.MachineSpec{CPUs: 1, MemoryMiB: 256}
 		return f
 	}, hostcontract.MachineOptions{})
@@ -119,7 +120,11 @@ func newWorld(t *testing.T, installation string, change func(*smolvm.Options)) *
 
 func fixture(t *testing.T, installation string) hostcontract.MachinesFixture {
 	t.Helper()
-	w := newWorld(t, installation, nil)
+	return fixtureOf(t, newWorld(t, installation, nil))
+}
+
+func fixtureOf(t *testing.T, w *world) hostcontract.MachinesFixture {
+	t.Helper()
 	image := place(t, "GUEST_TAR", "bin/images/guest.tar")
 	require.File(t, image, "make image")
 	return hostcontract.MachinesFixture{
