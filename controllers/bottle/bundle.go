@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"path"
 	"strings"
+	"time"
 
 	"k8s.io/utils/ptr"
 
@@ -42,15 +43,51 @@ func (r *Reconciler) ensureBundle(ctx context.Context, s *scope) error {
 		return &flow.Waiting{Reason: v1alpha1.ReasonBundleStarting, After: soon,
 			Message: fmt.Sprintf("the bundle's container is %s: see docker logs %s on the node", b.State, s.name())}
 	}
-	silent, err := r.Bundles.UnansweredPorts(ctx, spec.IP, bundlePorts(s.bottle))
-	if err != nil {
+	fresh := s.bottle.Status.Bundle == nil || ptr.Deref(s.bottle.Status.Bundle.ContainerID, "") != b.ContainerID
+	patience := time.Duration(0)
+	if fresh {
+		patience = answerPatience
+	}
+	silent, err := r.unanswered(ctx, s, patience)
+	switch {
+	case err != nil:
 		return mapped(err, say)
+	case len(silent) == 0:
+		return nil
+	case fresh:
+		return &flow.Waiting{Reason: v1alpha1.ReasonBundleStarting, After: soon,
+			Message: "the bundle's container was started and does not answer yet"}
 	}
-	if len(silent) > 0 {
-		return &flow.Waiting{Reason: v1alpha1.ReasonBundleNotAnswering, After: soon,
-			Message: fmt.Sprintf("the bundle does not answer on TCP port %s: see docker logs %s on the node, and spec.bundle.ports", join(silent), s.name())}
+	return &flow.Waiting{Reason: v1alpha1.ReasonBundleNotAnswering, After: soon,
+		Message: fmt.Sprintf("the bundle does not answer on TCP port %s: see docker logs %s on the node, and spec.bundle.ports", join(silent), s.name())}
+}
+
+const (
+	// answerPatience is how long a pass waits for a container that it has
+	// just started; the built-in one needs milliseconds.
+	answerPatience = time.Second
+	answerEvery    = 20 * time.Millisecond
+)
+
+// unanswered are the ports that do not answer, asked again until the patience
+// ends.
+func (r *Reconciler) unanswered(ctx context.Context, s *scope, patience time.Duration) ([]int32, error) {
+	ports := bundlePorts(s.bottle)
+	over := time.NewTimer(patience)
+	defer over.Stop()
+	for {
+		silent, err := r.Bundles.UnansweredPorts(ctx, s.triple.BundleIP, ports)
+		if err != nil || len(silent) == 0 || patience == 0 {
+			return silent, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-over.C:
+			return silent, nil
+		case <-time.After(answerEvery):
+		}
 	}
-	return nil
 }
 
 func (r *Reconciler) bundleSpec(ctx context.Context, s *scope) (host.BundleSpec, error) {

@@ -15,6 +15,7 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/host/hosttest"
+	"botbottle.dev/bottle-operator/internal/subnet"
 	"botbottle.dev/bottle-operator/test/builders"
 )
 
@@ -63,8 +64,10 @@ func TestBundle(t *testing.T) {
 			if tt.before != nil {
 				tt.before(w)
 			}
-			if _, err := w.pass(demoKey); err != nil {
-				t.Fatal(err)
+			for range 2 {
+				if _, err := w.pass(demoKey); err != nil {
+					t.Fatal(err)
+				}
 			}
 			w.wantCond(demoKey, v1alpha1.ConditionBundleReady, tt.wantCond)
 			w.wantCond(demoKey, v1alpha1.ConditionStalled, tt.wantStalled)
@@ -149,4 +152,28 @@ func (n neverRunning) EnsureBundle(ctx context.Context, spec host.BundleSpec) (h
 	b, err := n.Bundles.EnsureBundle(ctx, spec)
 	b.Running, b.State = false, "exited (1)"
 	return b, err
+}
+
+func TestAFreshBundleGetsAMoment(t *testing.T) {
+	w := newWorld(t, demo().Obj())
+	triple, err := subnet.TripleOf(firstChoice)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.bundles.Silence(triple.BundleIP, 8888, hosttest.Silent)
+	if _, err := w.pass(demoKey); err != nil {
+		t.Fatal(err)
+	}
+	w.wantCond(demoKey, v1alpha1.ConditionBundleReady, "False/BundleStarting")
+	if got := w.events(); len(got) != 0 {
+		t.Errorf("events: got %q, want none yet", got)
+	}
+	if _, err := w.pass(demoKey); err != nil {
+		t.Fatal(err)
+	}
+	w.wantCond(demoKey, v1alpha1.ConditionBundleReady, "False/BundleNotAnswering")
+	w.wantEvent("BundleNotAnswering")
+	w.bundles.Silence(triple.BundleIP, 8888, hosttest.Answers)
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "True/MachineRunning")
 }

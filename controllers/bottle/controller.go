@@ -81,9 +81,10 @@ type Reconciler struct {
 
 	mu      sync.Mutex
 	queue   workqueue.TypedRateLimitingInterface[reconcile.Request]
-	known   map[string]types.NamespacedName // Bottles by the name of their machine
-	watched map[string]state.Run            // VMMs whose end is watched, by machine
-	watches context.Context                 //nolint:containedctx // of the watches of VMMs, which outlive a pass
+	known   map[string]types.NamespacedName    // Bottles by the name of their machine
+	watched map[string]state.Run               // VMMs whose end is watched, by machine
+	watches context.Context                    //nolint:containedctx // of the watches of VMMs, which outlive a pass
+	left    map[types.NamespacedName]types.UID // deleted Bottles that the cache may still show
 }
 
 // resync is when a Bottle that is as it should be is looked at again, give or
@@ -101,6 +102,7 @@ func New(o Options) *Reconciler {
 		known:   map[string]types.NamespacedName{},
 		watched: map[string]state.Run{},
 		watches: context.Background(),
+		left:    map[types.NamespacedName]types.UID{},
 	}
 	r.view = newMachineView(o.Machines, o.Clock, o.MachinePollInterval, r.enqueueMachine)
 	r.facts = newFactKeeper(o.Facts, o.Clock, r.enqueueAll)
@@ -113,6 +115,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err := r.Client.Get(ctx, req.NamespacedName, b); err != nil {
 		if apierrors.IsNotFound(err) {
 			r.forget(req.NamespacedName)
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			delete(r.left, req.NamespacedName)
 			return ctrl.Result{}, nil
 		}
 		return ctrl.Result{}, fmt.Errorf("read bottle %s: %w", req, err)

@@ -25,7 +25,7 @@ import (
 // the manager wants it elsewhere.
 func (r *Reconciler) leave(ctx context.Context, s *scope) (ctrl.Result, error) {
 	deleting := !s.bottle.DeletionTimestamp.IsZero()
-	if deleting && !controllerutil.ContainsFinalizer(s.bottle, v1alpha1.FinalizerNode) {
+	if deleting && (r.hasLeft(s.bottle) || !controllerutil.ContainsFinalizer(s.bottle, v1alpha1.FinalizerNode)) {
 		return ctrl.Result{}, nil
 	}
 	if err := flow.Run(ctx, s, r.teardown(), s.note); err != nil {
@@ -39,7 +39,9 @@ func (r *Reconciler) leave(ctx context.Context, s *scope) (ctrl.Result, error) {
 			return conflicted(fmt.Errorf("remove the finalizer from bottle %s: %w", s.key(), err))
 		}
 	}
-	if !deleting {
+	if deleting {
+		r.noteLeft(s.bottle)
+	} else {
 		if err := r.clearStatus(ctx, s.bottle); client.IgnoreNotFound(err) != nil {
 			return conflicted(err)
 		}
@@ -49,6 +51,20 @@ func (r *Reconciler) leave(ctx context.Context, s *scope) (ctrl.Result, error) {
 	// Somebody may wait for the subnet or the memory that is free now.
 	r.enqueueAll()
 	return ctrl.Result{}, nil
+}
+
+// hasLeft says whether the teardown of a Bottle that is being deleted was done
+// already: the cache may show it a little longer.
+func (r *Reconciler) hasLeft(b *v1alpha1.Bottle) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.left[key(b)] == b.UID
+}
+
+func (r *Reconciler) noteLeft(b *v1alpha1.Bottle) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.left[key(b)] = b.UID
 }
 
 // stillLeaving says what the teardown waits for.

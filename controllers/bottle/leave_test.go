@@ -199,3 +199,33 @@ func TestAStaleAgentDoesNotWriteOverItsSuccessor(t *testing.T) {
 		t.Errorf("status: got %+v, want the successor's", got)
 	}
 }
+
+// TestALateLookAtADeletedBottle has the cache show a Bottle that is gone.
+func TestALateLookAtADeletedBottle(t *testing.T) {
+	w := running(t)
+	if err := w.api.Delete(t.Context(), w.bottle(demoKey)); err != nil {
+		t.Fatal(err)
+	}
+	stale := w.bottle(demoKey)
+	if _, err := w.pass(demoKey); err != nil {
+		t.Fatal(err)
+	}
+	w.api.reset()
+	w.faults.ResetCalls()
+	s, err := w.r.newScope(stale)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.r.leave(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	if len(w.faults.Calls()) != 0 || len(w.api.log()) != 0 {
+		t.Errorf("late pass: got calls %v, writes %v, want none", w.faults.Calls(), w.api.log())
+	}
+	if _, err := w.pass(demoKey); err != nil {
+		t.Fatal(err)
+	}
+	if len(w.r.left) != 0 {
+		t.Errorf("remembered: got %v, want none once the cache shows it gone", w.r.left)
+	}
+}
