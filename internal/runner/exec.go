@@ -113,24 +113,24 @@ func (r *run) wait(ctx context.Context) error {
 	}
 	r.interrupted = true
 	r.signal(cmp.Or(r.c.Signal, syscall.SIGTERM))
-	if err, ok := within(done, cmp.Or(r.c.Grace, DefaultGrace)); ok {
+	if over, err := within(done, cmp.Or(r.c.Grace, DefaultGrace)); over {
 		return err
 	}
 	r.signal(syscall.SIGKILL)
-	if err, ok := within(done, killDelay); ok {
+	if over, err := within(done, killDelay); over {
 		return err
 	}
 	return fmt.Errorf("process %d is still there after SIGKILL", r.cmd.Process.Pid)
 }
 
-func within(done <-chan error, d time.Duration) (error, bool) {
+func within(done <-chan error, d time.Duration) (over bool, err error) {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case err := <-done:
-		return err, true
+		return true, err
 	case <-t.C:
-		return nil, false
+		return false, nil
 	}
 }
 

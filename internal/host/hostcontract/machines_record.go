@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hostcontract
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+func machineVersion(t *testing.T, f MachinesFixture) {
+	v, err := f.Machines.Version(t.Context())
+	if err != nil || v.Version == "" || v.Older {
+		t.Fatalf("got %+v, %v, want a version", v, err)
+	}
+	var major, minor, patch int
+	if n, err := fmt.Sscanf(v.Version, "%d.%d.%d", &major, &minor, &patch); n != 3 || err != nil {
+		t.Errorf("version: got %q, want three numbers", v.Version)
+	}
+}
+
+func machineRecord(t *testing.T, f MachinesFixture) {
+	m := newMachine(t, f)
+	v, _ := f.Machines.Version(t.Context())
+	if _, ok := m.find(t); ok {
+		t.Fatal("before create: got it listed, want not")
+	}
+	m.create(t)
+	got, ok := m.find(t)
+	if !ok {
+		t.Fatal("after create: got it not listed, want listed")
+	}
+	want := host.Machine{Name: m.name, State: host.MachineCreated, PolicyKnown: v.PolicyInList}
+	if v.Labels {
+		want.UID = m.spec.Owner.UID
+	}
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(host.Machine{}, "CreatedAt", "CPUs", "MemoryMiB", "AllowedCIDRs")); diff != "" {
+		t.Errorf("listed (-want +got):\n%s", diff)
+	}
+	if got.CreatedAt.IsZero() {
+		t.Error("created at: got nothing, want a time")
+	}
+	wantKind(t, "create again", f.Machines.CreateMachine(t.Context(), m.spec), host.ErrConflict)
+	for range 2 {
+		if err := f.Machines.DeleteMachine(t.Context(), m.name); err != nil {
+			t.Errorf("delete: got %v, want nil", err)
+		}
+		if _, ok := m.find(t); ok {
+			t.Error("after delete: got it listed, want not")
+		}
+		if left := f.Left(t, m.name); len(left) > 0 {
+			t.Errorf("after delete: got %q left, want nothing", left)
+		}
+	}
+	m.create(t) // the name is free again
+}
+
+func machineSizes(t *testing.T, f MachinesFixture) {
+	m := newMachine(t, f)
+	m.spec.CPUs, m.spec.MemoryMiB, m.spec.StorageGiB, m.spec.OverlayGiB = 2, 320, 3, 2
+	m.create(t)
+	if got, _ := m.find(t); got.CPUs != 2 || got.MemoryMiB != 320 {
+		t.Errorf("got %d CPUs and %d MiB, want 2 and 320", got.CPUs, got.MemoryMiB)
+	}
+}
+
+func machinePolicy(t *testing.T, f MachinesFixture) {
+	m := newMachine(t, f)
+	m.create(t)
+	got, _ := m.find(t)
+	var want []string
+	if v, _ := f.Machines.Version(t.Context()); v.PolicyInList {
+		want = []string{"192.168.44.2/32"}
+	}
+	if diff := cmp.Diff(want, got.AllowedCIDRs); diff != "" {
+		t.Errorf("policy (-want +got):\n%s", diff)
+	}
+}
+
+func machineAbsent(t *testing.T, f MachinesFixture) {
+	name, ctx := newOwner("absent").ID(), t.Context()
+	for range 2 {
+		if err := f.Machines.StopMachine(ctx, name); err != nil {
+			t.Errorf("stop: got %v, want nil", err)
+		}
+		if err := f.Machines.DeleteMachine(ctx, name); err != nil {
+			t.Errorf("delete: got %v, want nil", err)
+		}
+	}
+	wantKind(t, "start", f.Machines.StartMachine(ctx, name), host.ErrNotFound)
+	_, err := f.Machines.Exec(ctx, name, host.ExecRequest{Command: []string{"true"}})
+	wantKind(t, "exec", err, host.ErrNotFound)
+	wantKind(t, "copy", f.Machines.Copy(ctx, name, writeFile(t, f, "copied", "x"), "/x"), host.ErrNotFound)
+	if left := f.Left(t, name); len(left) > 0 {
+		t.Errorf("left of an absent machine: got %q, want nothing", left)
+	}
+}
+
+func machineNotStarted(t *testing.T, f MachinesFixture) {
+	m, ctx := newMachine(t, f), t.Context()
+	m.create(t)
+	_, err := f.Machines.Exec(ctx, m.name, host.ExecRequest{Command: []string{"true"}})
+	wantKind(t, "exec", err, host.ErrNotRunning)
+	wantKind(t, "copy", f.Machines.Copy(ctx, m.name, writeFile(t, f, "copied", "x"), "/x"), host.ErrNotRunning)
+	if err := f.Machines.StopMachine(ctx, m.name); err != nil {
+		t.Errorf("stop: got %v, want nil", err)
+	}
+	got, ok := m.find(t)
+	if !ok || got.PID != 0 || got.State == host.MachineRunning {
+		t.Errorf("got %+v, want it listed and not running", got)
+	}
+	wantKind(t, "watch", f.Machines.WatchExit(ctx, got, func(string) { t.Error("got an exit, want none") }), host.ErrNotRunning)
+}
+
+// machineBadSmolfile: what smolvm says of a bad Smolfile quotes its line.
+func machineBadSmolfile(t *testing.T, f MachinesFixture) {
+	for name, content := range map[string]string{
+		"syntax":      "env = [\"TOKEN=hunter2-value\", ]]\n",
+		"type":        "env = \"TOKEN=hunter2-value\"\n",
+		"unknown key": "TOKEN_hunter2-value = \"x\"\nenv = []\n",
+		"raw control": "env = [\"TOKEN=hunter2-value\x01\"]\n",
+	} {
+		m := newMachine(t, f)
+		m.spec.Smolfile = writeFile(t, f, "Smolfile", content)
+		err := f.Machines.CreateMachine(t.Context(), m.spec)
+		wantKind(t, name, err, host.ErrInvalid)
+		if err != nil && name != "unknown key" && strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%s: got %v, want no value in it", name, err)
+		}
+		if _, ok := m.find(t); ok {
+			t.Errorf("%s: got a machine, want none", name)
+		}
+	}
+}
+
+func machineRefused(t *testing.T, f MachinesFixture) {
+	v, _ := f.Machines.Version(t.Context())
+	for name, change := range map[string]func(*host.MachineSpec){
+		"no Smolfile":     func(s *host.MachineSpec) { s.Smolfile = filepath.Join(f.Dir, "nonexistent") },
+		"no image":        func(s *host.MachineSpec) { s.Image = filepath.Join(f.Dir, "nonexistent.tar") },
+		"closed image":    func(s *host.MachineSpec) { s.Image = writeFile(t, f, "closed.tar", "x") },
+		"relative secret": func(s *host.MachineSpec) { s.Secrets = []host.SecretFile{{Name: "A", Path: "relative"}} },
+	} {
+		if strings.HasSuffix(name, "image") && !v.LocalImages || name == "relative secret" && !v.SecretFiles {
+			continue
+		}
+		m := newMachine(t, f)
+		change(&m.spec)
+		wantKind(t, name, f.Machines.CreateMachine(t.Context(), m.spec), host.ErrInvalid)
+		if _, ok := m.find(t); ok {
+			t.Errorf("%s: got a machine, want none", name)
+		}
+	}
+}
+
+func machineUnsupported(t *testing.T, f MachinesFixture) {
+	v, _ := f.Machines.Version(t.Context())
+	for name, tt := range map[string]struct {
+		can    bool
+		change func(*host.MachineSpec)
+	}{
+		"image": {v.LocalImages, func(s *host.MachineSpec) { s.Image = f.Image }},
+		"secrets": {v.SecretFiles, func(s *host.MachineSpec) {
+			s.Secrets = []host.SecretFile{{Name: "A", Path: writeFile(t, f, "secret", "x")}}
+		}},
+		"command": {v.Command, func(s *host.MachineSpec) { s.Command = []string{"sleep", "1000"} }},
+	} {
+		if name == "image" && f.Image == "" {
+			continue
+		}
+		m := newMachine(t, f)
+		tt.change(&m.spec)
+		err := f.Machines.CreateMachine(t.Context(), m.spec)
+		if tt.can && err != nil {
+			t.Errorf("%s: got %v, want nil", name, err)
+		}
+		if !tt.can {
+			wantKind(t, name, err, host.ErrUnsupported)
+		}
+	}
+}
+
+func machineStoredEnv(t *testing.T, f MachinesFixture) {
+	m := newMachine(t, f)
+	m.create(t)
+	if diff := cmp.Diff(machineEnv, f.StoredEnv(t, m.name)); diff != "" {
+		t.Errorf("env kept (-want +got):\n%s", diff)
+	}
+}
+
+func machineSecretReference(t *testing.T, f MachinesFixture) {
+	if v, _ := f.Machines.Version(t.Context()); !v.SecretFiles {
+		return // refused, as "what the version cannot do" checks
+	}
+	const value = "correct-horse-battery-staple"
+	m := newMachine(t, f)
+	m.spec.Secrets = []host.SecretFile{{Name: "TOKEN", Path: writeFile(t, f, "secret", value)}}
+	m.create(t)
+	if where := f.Where(t, value); len(where) > 0 {
+		t.Errorf("the value: got it in %q, want it nowhere", where)
+	}
+	if len(f.Where(t, envMark)) == 0 {
+		t.Error("an env value: got it nowhere, want the search to find what is there")
+	}
+}
+
+func machineForeign(t *testing.T, f MachinesFixture) {
+	ctx := t.Context()
+	name := "image-seed-0123abcd-" + newOwner("x").UID8()
+	f.AddForeign(t, name)
+	list, err := f.Machines.ListMachines(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	isIt := func(m host.Machine) bool { return m.Name == name }
+	if !slices.ContainsFunc(list, isIt) {
+		t.Errorf("list: got it without %s, want every machine", name)
+	}
+	wantKind(t, "stop", f.Machines.StopMachine(ctx, name), host.ErrInvalid)
+	wantKind(t, "delete", f.Machines.DeleteMachine(ctx, name), host.ErrInvalid)
+	wantKind(t, "start", f.Machines.StartMachine(ctx, name), host.ErrInvalid)
+	if list, err = f.Machines.ListMachines(ctx); err != nil || !slices.ContainsFunc(list, isIt) {
+		t.Errorf("afterwards: got %v, %v, want %s untouched", list, err, name)
+	}
+}
+
+func machineTwenty(t *testing.T, f MachinesFixture) {
+	machines := make([]*testMachine, 20)
+	for i := range machines {
+		machines[i] = newMachine(t, f)
+	}
+	atOnce(t, len(machines), func(i int) error {
+		if err := f.Machines.CreateMachine(t.Context(), machines[i].spec); err != nil {
+			return err
+		}
+		_, err := f.Machines.ListMachines(t.Context())
+		return err
+	})
+	for _, m := range machines {
+		if _, ok := m.find(t); !ok {
+			t.Errorf("%s: got it not listed, want listed", m.name)
+		}
+	}
+	atOnce(t, len(machines), func(i int) error { return f.Machines.DeleteMachine(t.Context(), machines[i].name) })
+	for _, m := range machines {
+		if _, ok := m.find(t); ok {
+			t.Errorf("%s: got it listed, want deleted", m.name)
+		}
+	}
+}
+
+func atOnce(t *testing.T, n int, do func(i int) error) {
+	t.Helper()
+	var wait sync.WaitGroup
+	for i := range n {
+		wait.Go(func() {
+			if err := do(i); err != nil {
+				t.Errorf("%d of %d at once: got %v, want nil", i, n, err)
+			}
+		})
+	}
+	wait.Wait()
+}
+
+func machineOneName(t *testing.T, f MachinesFixture) {
+	m := newMachine(t, f)
+	var mu sync.Mutex
+	made := 0
+	atOnce(t, 10, func(int) error {
+		err := f.Machines.CreateMachine(t.Context(), m.spec)
+		mu.Lock()
+		defer mu.Unlock()
+		switch {
+		case err == nil:
+			made++
+		case !errors.Is(err, host.ErrConflict):
+			return err
+		}
+		return nil
+	})
+	if made != 1 {
+		t.Errorf("created: got %d times, want once", made)
+	}
+}
+
+func machineCancelled(t *testing.T, f MachinesFixture) {
+	m := newMachine(t, f)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	wantKind(t, "create", f.Machines.CreateMachine(ctx, m.spec), context.Canceled)
+	wantKind(t, "stop", f.Machines.StopMachine(ctx, m.name), context.Canceled)
+	wantKind(t, "delete", f.Machines.DeleteMachine(ctx, m.name), context.Canceled)
+	if _, ok := m.find(t); ok {
+		t.Error("got a machine, want none")
+	}
+}
