@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package namedwatch_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/rest"
+
+	"botbottle.dev/bottle-operator/internal/namedwatch"
+)
+
+var (
+	a     = types.NamespacedName{Namespace: "ns", Name: "a"}
+	b     = types.NamespacedName{Namespace: "ns", Name: "b"}
+	creds = namedwatch.Ref{Kind: namedwatch.Secret, Namespace: "ns", Name: "creds"}
+	conf  = namedwatch.Ref{Kind: namedwatch.ConfigMap, Namespace: "ns", Name: "conf"}
+)
+
+// server is an API server that knows Secrets and ConfigMaps and keeps what it
+// was asked.
+type server struct {
+	mu       sync.Mutex
+	version  int
+	objects  map[string]map[string]string // data by "secrets/ns/name"
+	watchers map[chan []byte]string
+	requests []*http.Request
+	refuse   bool
+}
+
+// start runs the server and watches against it; told are the users of what
+// changed.
+func start(t *testing.T) (*server, *namedwatch.Watches, func() []string) {
+	t.Helper()
+	s := &server{version: 1, objects: map[string]map[string]string{}, watchers: map[chan []byte]string{}}
+	web := httptest.NewServer(s)
+	core, err := corev1client.NewForConfig(&rest.Config{Host: web.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	var told []string
+	w := namedwatch.New(core.RESTClient(), func(user types.NamespacedName) {
+		mu.Lock()
+		defer mu.Unlock()
+		told = append(told, user.Name)
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- w.Start(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("end of the watches: got %v, want nil", err)
+		}
+		web.CloseClientConnections()
+		web.Close()
+	})
+	return s, w, func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Clone(told)
+	}
+}
+
+// put changes an object, or removes it where data is nil, and tells watchers.
+func (s *server) put(kind, name string, data map[string]string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	k := kind + "/ns/" + name
+	event := "MODIFIED"
+	if s.objects[k] == nil {
+		event = "ADDED"
+	}
+	s.version++
+	if data == nil {
+		event = "DELETED"
+		delete(s.objects, k)
+	} else {
+		s.objects[k] = data
+	}
+	for ch, watched := range s.watchers {
+		if watched == k {
+			ch <- line(event, s.object(kind, name, data))
+		}
+	}
+}
+
+func line(event string, object any) []byte {
+	data, _ := json.Marshal(map[string]any{"type": event, "object": object})
+	return append(data, '\n')
+}
+
+func (s *server) object(kind, name string, data map[string]string) any {
+	om := metav1.ObjectMeta{Namespace: "ns", Name: name, ResourceVersion: time.Unix(int64(s.version), 0).Format("150405")}
+	om.ResourceVersion = "1" + om.ResourceVersion
+	if kind == "configmaps" {
+		return corev1.ConfigMap{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"}, ObjectMeta: om, Data: data}
+	}
+	bytes := map[string][]byte{}
+	for k, v := range data {
+		bytes[k] = []byte(v)
+	}
+	return corev1.Secret{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"}, ObjectMeta: om, Data: bytes}
+}
+
+// ServeHTTP answers lists and watches of one name.
+func (s *server) ServeHTTP(rw http.ResponseWriter, req *http.Request) {
+	s.mu.Lock()
+	s.requests = append(s.requests, req.Clone(context.Background()))
+	refuse := s.refuse
+	s.mu.Unlock()
+	rw.Header().Set("Content-Type", "application/json")
+	name, ok := strings.CutPrefix(req.URL.Query().Get("fieldSelector"), "metadata.name=")
+	if !ok || refuse {
+		rw.WriteHeader(http.StatusForbidden)
+		_ = json.NewEncoder(rw).Encode(metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: "Failure", Code: 403, Reason: "Forbidden", Message: "secrets are forbidden"})
+		return
+	}
+	kind := req.URL.Path[strings.LastIndex(req.URL.Path, "/")+1:]
+	if req.URL.Query().Get("watch") == "" {
+		s.list(rw, kind, name)
+		return
+	}
+	s.watch(rw, req, kind, name)
+}
+
+func (s *server) list(rw http.ResponseWriter, kind, name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	items := []any{}
+	if data := s.objects[kind+"/ns/"+name]; data != nil {
+		items = append(items, s.object(kind, name, data))
+	}
+	listKind := map[string]string{"secrets": "SecretList", "configmaps": "ConfigMapList"}[kind]
+	_ = json.NewEncoder(rw).Encode(map[string]any{"apiVersion": "v1", "kind": listKind,
+		"metadata": map[string]any{"resourceVersion": "1"}, "items": items})
+}
+
+func (s *server) watch(rw http.ResponseWriter, req *http.Request, kind, name string) {
+	if req.URL.Query().Get("sendInitialEvents") != "" {
+		// As an API server that does not know streaming lists.
+		rw.WriteHeader(http.StatusUnprocessableEntity)
+		_ = json.NewEncoder(rw).Encode(metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: "Failure", Code: 422, Reason: "Invalid"})
+		return
+	}
+	ch := make(chan []byte, 16)
+	s.mu.Lock()
+	s.watchers[ch] = kind + "/ns/" + name
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.watchers, ch)
+		s.mu.Unlock()
+	}()
+	flush := rw.(http.Flusher)
+	flush.Flush()
+	for {
+		select {
+		case data := <-ch:
+			_, _ = rw.Write(data)
+			flush.Flush()
+		case <-req.Context().Done():
+			return
+		}
+	}
+}
+
+func (s *server) watching() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.watchers)
+}
+
+func get(t *testing.T, w *namedwatch.Watches, ref namedwatch.Ref) map[string]string {
+	t.Helper()
+	data, err := w.Get(t.Context(), ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]string{}
+	for k, v := range data {
+		out[k] = string(v)
+	}
+	return out
+}
+
+func TestEverythingIsAskedForByName(t *testing.T) {
+	s, w, _ := start(t)
+	s.put("secrets", "creds", map[string]string{"token": "hush"})
+	s.put("secrets", "other", map[string]string{"token": "not ours"})
+	s.put("configmaps", "conf", map[string]string{"mode": "small"})
+	w.Use(a, []namedwatch.Ref{creds, conf})
+	if d := cmp.Diff(map[string]string{"token": "hush"}, get(t, w, creds)); d != "" {
+		t.Errorf("Secret (-want +got):\n%s", d)
+	}
+	if d := cmp.Diff(map[string]string{"mode": "small"}, get(t, w, conf)); d != "" {
+		t.Errorf("ConfigMap (-want +got):\n%s", d)
+	}
+	g := gomega.NewWithT(t)
+	g.Eventually(s.watching).Should(gomega.Equal(2))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.requests) < 4 {
+		t.Fatalf("requests: got %d, want a list and a watch of each", len(s.requests))
+	}
+	for _, r := range s.requests {
+		want := map[string]string{"/api/v1/namespaces/ns/secrets": "metadata.name=creds", "/api/v1/namespaces/ns/configmaps": "metadata.name=conf"}[r.URL.Path]
+		if got := r.URL.Query().Get("fieldSelector"); r.Method != http.MethodGet || want == "" || got != want {
+			t.Errorf("request: got %s %s, want a GET of one name", r.Method, r.URL)
+		}
+	}
+}
+
+func TestChangesAreTold(t *testing.T) {
+	s, w, told := start(t)
+	g := gomega.NewWithT(t)
+	w.Use(a, []namedwatch.Ref{creds})
+	w.Use(b, []namedwatch.Ref{creds})
+	if _, err := w.Get(t.Context(), creds); !errors.Is(err, namedwatch.ErrNotFound) {
+		t.Fatalf("got %v, want %v", err, namedwatch.ErrNotFound)
+	}
+	g.Eventually(s.watching).Should(gomega.Equal(1))
+	if got := told(); len(got) != 0 {
+		t.Errorf("told of the first state: got %v, want nobody", got)
+	}
+	s.put("secrets", "creds", map[string]string{"token": "one"})
+	g.Eventually(told).Should(gomega.ConsistOf("a", "b"))
+	if d := cmp.Diff(map[string]string{"token": "one"}, get(t, w, creds)); d != "" {
+		t.Errorf("Secret (-want +got):\n%s", d)
+	}
+	w.Use(b, nil)
+	s.put("secrets", "creds", map[string]string{"token": "two"})
+	g.Eventually(told).Should(gomega.ConsistOf("a", "b", "a"))
+	s.put("secrets", "creds", nil)
+	g.Eventually(told).Should(gomega.ConsistOf("a", "b", "a", "a"))
+	if _, err := w.Get(t.Context(), creds); !errors.Is(err, namedwatch.ErrNotFound) {
+		t.Errorf("got %v, want %v", err, namedwatch.ErrNotFound)
+	}
+}
+
+func TestWhatNobodyUsesIsForgotten(t *testing.T) {
+	s, w, _ := start(t)
+	g := gomega.NewWithT(t)
+	w.Use(a, []namedwatch.Ref{creds, conf})
+	w.Use(b, []namedwatch.Ref{creds})
+	g.Eventually(s.watching).Should(gomega.Equal(2))
+	w.Use(a, []namedwatch.Ref{conf})
+	if got := w.Len(); got != 2 {
+		t.Errorf("watches: got %d, want 2: b uses the Secret", got)
+	}
+	w.Use(b, nil)
+	w.Use(a, nil)
+	if got := w.Len(); got != 0 {
+		t.Errorf("watches: got %d, want none", got)
+	}
+	g.Eventually(s.watching).Should(gomega.Equal(0))
+	if _, err := w.Get(t.Context(), creds); err == nil {
+		t.Errorf("got nil, want an error: nobody uses it")
+	}
+	// And again.
+	s.put("secrets", "creds", map[string]string{"token": "three"})
+	w.Use(a, []namedwatch.Ref{creds})
+	if d := cmp.Diff(map[string]string{"token": "three"}, get(t, w, creds)); d != "" {
+		t.Errorf("Secret (-want +got):\n%s", d)
+	}
+}
+
+func TestWhatCannotBeReadIsNotFoundOut(t *testing.T) {
+	s, w, told := start(t)
+	s.refuse = true
+	w.Use(a, []namedwatch.Ref{creds})
+	_, err := w.Get(t.Context(), creds)
+	if !errors.Is(err, namedwatch.ErrNotYet) || errors.Is(err, namedwatch.ErrNotFound) {
+		t.Errorf("got %v, want %v", err, namedwatch.ErrNotYet)
+	}
+	if err == nil || !strings.Contains(err.Error(), "secrets are forbidden") {
+		t.Errorf("got %v, want the API server's refusal in it", err)
+	}
+	s.mu.Lock()
+	s.refuse = false
+	s.mu.Unlock()
+	gomega.NewWithT(t).Eventually(told, 20*time.Second).Should(gomega.ContainElement("a"))
+}
+
+func TestUseBeforeStart(t *testing.T) {
+	w := namedwatch.New(nil, func(types.NamespacedName) {})
+	w.Use(a, []namedwatch.Ref{creds})
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := w.Get(ctx, creds); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v, want %v", err, context.DeadlineExceeded)
+	}
+	w.Use(a, nil)
+}
