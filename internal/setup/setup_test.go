@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package setup
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"botbottle.dev/bottle-operator/internal/state"
+)
+
+type bound interface {
+	Bind(fs *pflag.FlagSet)
+	Validate() error
+}
+
+func parse(t *testing.T, o bound, args ...string) error {
+	t.Helper()
+	fs := pflag.NewFlagSet("test", pflag.ContinueOnError)
+	fs.SetOutput(&bytes.Buffer{})
+	o.Bind(fs)
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	return o.Validate()
+}
+
+func TestFlags(t *testing.T) {
+	agent := func(args ...string) []string { return append([]string{"--node-name", "n"}, args...) }
+	tests := map[string]struct {
+		options bound
+		args    []string
+		want    string // the flag that the error names; "" for none
+	}{
+		"agent, the least": {&AgentOptions{}, agent(), ""},
+		"agent, everything": {&AgentOptions{}, agent("--kubeconfig", "f", "--namespace", "bottle-system", "--state-dir", "/s", "--docker-host", "unix:///d.sock",
+			"--smolvm-dir", "/o", "--kvm-device", "", "--default-image", "file:guest.tar", "--local-image-dir", "/i",
+			"--allowed-bundle-images", "a/*", "--allowed-bundle-images", "b", "--max-bottles", "3", "--max-concurrent-starts", "1",
+			"--subnet-pool", "10.0.0.0/8", "--subnet-prefix", "24", "--subnet-exclude", "10.1.0.0/16,10.2.0.0/16", "--machine-poll-interval", "5s",
+			"--orphan-grace-period", "10m", "--orphan-mode", "report", "--metrics-bind-address", "0", "--health-probe-bind-address", "0", "--start-timeout", "1m"), ""},
+		"agent without a node":    {&AgentOptions{}, nil, "--node-name"},
+		"a relative state dir":    {&AgentOptions{}, agent("--state-dir", "x"), "--state-dir"},
+		"a relative smolvm dir":   {&AgentOptions{}, agent("--smolvm-dir", "x"), "--smolvm-dir"},
+		"a relative image dir":    {&AgentOptions{}, agent("--local-image-dir", "x"), "--local-image-dir"},
+		"a relative device":       {&AgentOptions{}, agent("--kvm-device", "kvm"), "--kvm-device"},
+		"a reference as default":  {&AgentOptions{}, agent("--default-image", "alpine"), "--default-image"},
+		"a path as default":       {&AgentOptions{}, agent("--default-image", "file:../x"), "--default-image"},
+		"no default image":        {&AgentOptions{}, agent("--default-image", ""), ""},
+		"a glob that is none":     {&AgentOptions{}, agent("--allowed-bundle-images", "["), "--allowed-bundle-images"},
+		"negative bottles":        {&AgentOptions{}, agent("--max-bottles", "-1"), "--max-bottles"},
+		"no starts":               {&AgentOptions{}, agent("--max-concurrent-starts", "0"), "--max-concurrent-starts"},
+		"polls without pause":     {&AgentOptions{}, agent("--machine-poll-interval", "1ms"), "--machine-poll-interval"},
+		"no grace":                {&AgentOptions{}, agent("--orphan-grace-period", "0"), "--orphan-grace-period"},
+		"another mode":            {&AgentOptions{}, agent("--orphan-mode", "ask"), "--orphan-mode"},
+		"a pool that is none":     {&AgentOptions{}, agent("--subnet-pool", "x"), "--subnet-pool"},
+		"an empty pool":           {&AgentOptions{}, agent("--subnet-exclude", "192.168.0.0/16"), "--subnet-exclude"},
+		"manager, the least":      {&ManagerOptions{}, nil, ""},
+		"manager, no namespace":   {&ManagerOptions{}, []string{"--namespace", ""}, "--namespace"},
+		"manager, 17 CPUs":        {&ManagerOptions{}, []string{"--default-cpus", "17"}, "--default-cpus"},
+		"manager, no quantity":    {&ManagerOptions{}, []string{"--default-memory", "much"}, "--default-memory"},
+		"manager, negative":       {&ManagerOptions{}, []string{"--overhead-cpu", "-1"}, "--overhead-cpu"},
+		"manager, no placeholder": {&ManagerOptions{}, []string{"--placeholder-image", ""}, "--placeholder-image"},
+		"bundle":                  {&BundleOptions{}, []string{"--rules", "f"}, ""},
+		"bundle without rules":    {&BundleOptions{}, nil, "--rules"},
+		"bundle on what is none":  {&BundleOptions{}, []string{"--rules", "f", "--listen", "8888"}, "--listen"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			err := parse(t, tt.options, tt.args...)
+			if tt.want == "" {
+				if err != nil {
+					t.Errorf("got %v, want nil", err)
+				}
+				return
+			}
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got %v, want an error that names %s", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestAllFaultsAreNamedAtOnce(t *testing.T) {
+	err := parse(t, &AgentOptions{}, "--max-bottles", "-1", "--default-image", "x")
+	for _, flag := range []string{"--node-name", "--max-bottles", "--default-image"} {
+		if err == nil || !strings.Contains(err.Error(), flag) {
+			t.Errorf("got %v, want %s in it", err, flag)
+		}
+	}
+}
+
+func TestLogs(t *testing.T) {
+	for _, o := range []LogOptions{{"loud", "json"}, {"info", "xml"}} {
+		if err := o.Install(&bytes.Buffer{}); err == nil {
+			t.Errorf("%+v: got nil, want an error", o)
+		}
+	}
+}
+
+func TestPrintVersion(t *testing.T) {
+	var out bytes.Buffer
+	if err := PrintVersion(&out); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"bottle-operator ", "commit ", "oldest 0.8.0", "reference 1.32.2"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("got %q, want %q in it", out.String(), want)
+		}
+	}
+}
+
+func TestAStateDirIsOneAgents(t *testing.T) {
+	o := &AgentOptions{StateDir: filepath.Join(t.TempDir(), "state")}
+	ctx := t.Context()
+	if _, err := o.openState(ctx); err != nil {
+		t.Fatal(err)
+	}
+	other := *o
+	short, cancel := withoutPatience(ctx)
+	defer cancel()
+	if _, err := other.openState(short); !errors.Is(err, state.ErrInUse) {
+		t.Errorf("a second agent: got %v, want %v", err, state.ErrInUse)
+	}
+	if _, err := os.Stat(filepath.Join(o.StateDir, "bottles")); err != nil {
+		t.Error(err)
+	}
+}
+
+func withoutPatience(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, 10*time.Millisecond)
+}
