@@ -106,7 +106,7 @@ func unpackInto(file, dir string) error {
 	if err != nil {
 		return err
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }()
 	for _, name := range layers {
 		if err := ix.applyLayer(root, name); err != nil {
 			return fmt.Errorf("layer %s: %w", name, err)

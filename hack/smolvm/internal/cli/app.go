@@ -45,9 +45,8 @@ func Main(argv []string) int {
 		rel: rel, home: os.Getenv("HOME"), getenv: os.Getenv,
 		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
 	}
-	code := finish(a.stderr, a.errorFormat, nil)
 	err = a.run(argv)
-	code = finish(a.stderr, a.errorFormat, err)
+	code := finish(a.stderr, a.errorFormat, err)
 	logCall(a.home, argv, call{Began: began, Code: code})
 	return code
 }

@@ -33,7 +33,7 @@ func (a *app) converse(name string, r *wire.Request, s streams) (*wire.Outcome, 
 		return nil, agentError("connect", "%w", err)
 	}
 	c := wire.New(raw)
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	if err := c.Ask(r); err != nil {
 		return nil, agentError("connect", "%w", err)
 	}

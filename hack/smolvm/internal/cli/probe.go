@@ -54,7 +54,7 @@ func (a *app) ping(name string) bool {
 	if err != nil {
 		return false
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	if err := c.SetDeadline(time.Now().Add(pingTimeout)); err != nil {
 		return false
 	}

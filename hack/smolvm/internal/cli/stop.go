@@ -30,10 +30,9 @@ func (a *app) stop(args *cmdline.Args) error {
 	}
 	a.resolve(r)
 	pid, started := r.PID, r.PIDStartTime
-	orphan := false
 	if r.State != machine.Running && r.State != machine.Unreachable {
 		pid, started = a.pidFile(name)
-		orphan = a.rel.AtLeast("1.5.0") && alive(pid, started)
+		orphan := a.rel.AtLeast("1.5.0") && alive(pid, started)
 		if !orphan {
 			fmt.Fprintf(a.stdout, "Machine '%s' is not running (state: %s)\n", name, r.State)
 			return nil
@@ -101,7 +100,7 @@ func (a *app) shutdown(name string, grace time.Duration) {
 	if err != nil {
 		return
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	if err := c.SetDeadline(time.Now().Add(grace + pingTimeout)); err != nil {
 		return
 	}

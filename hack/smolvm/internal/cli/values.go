@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// wholeNumber is clap's check of an unsigned number in a range.
-func wholeNumber(low, high uint64) func(string) error {
+// wholeNumber is clap's check of an unsigned number.
+func wholeNumber(high uint64) func(string) error {
 	return func(s string) error {
 		if s == "" {
 			return errors.New("cannot parse integer from empty string")
@@ -24,8 +24,8 @@ func wholeNumber(low, high uint64) func(string) error {
 		if err != nil {
 			return errors.New("invalid digit found in string")
 		}
-		if n < low || n > high {
-			return fmt.Errorf("%d is not in %d..=%d", n, low, high)
+		if n > high {
+			return fmt.Errorf("%d is not in 0..=%d", n, high)
 		}
 		return nil
 	}

@@ -29,6 +29,7 @@ type Flag struct {
 // Trailing says what a command does with words of another program.
 type Trailing int
 
+// How words of another program may follow.
 const (
 	NoTrailing    Trailing = iota // "--" only ends the flags
 	AfterDashes                   // "-- COMMAND..." may follow

@@ -172,7 +172,7 @@ func bindInto(root string, m Mount) error {
 	if err != nil {
 		return err
 	}
-	defer dir.Close()
+	defer func() { _ = dir.Close() }()
 	rel := strings.TrimPrefix(filepath.Clean("/"+m.Target), "/")
 	if err := dir.MkdirAll(rel, 0o755); err != nil {
 		return err
@@ -204,7 +204,7 @@ func writeEtc(c *Config, root string) error {
 	if err != nil {
 		return err
 	}
-	defer dir.Close()
+	defer func() { _ = dir.Close() }()
 	if err := dir.MkdirAll("etc", 0o755); err != nil {
 		return err
 	}

@@ -26,7 +26,7 @@ func lookupUser(spec string) (identity, error) {
 	entry := findEntry("/etc/passwd", name)
 	uid, err := strconv.ParseUint(name, 10, 32)
 	switch {
-	case entry != nil && len(entry) >= 6:
+	case len(entry) >= 6:
 		uid, _ = strconv.ParseUint(entry[2], 10, 32)
 		gid, _ := strconv.ParseUint(entry[3], 10, 32)
 		id.credential.Gid, id.home = uint32(gid), entry[5]

@@ -18,9 +18,14 @@ func located(text string, at *toml.DecodeError, message string) error {
 	shown := sourceLine(text, line)
 	number := fmt.Sprint(line)
 	pad := strings.Repeat(" ", len(number))
-	return fmt.Errorf("TOML parse error at line %d, column %d\n%s |\n%s | %s\n%s | %s^\n%s\n",
-		line, column, pad, number, shown, pad, strings.Repeat(" ", max(column-1, 0)), message)
+	return &parseError{fmt.Sprintf("TOML parse error at line %d, column %d\n%s |\n%s | %s\n%s | %s^\n%s\n",
+		line, column, pad, number, shown, pad, strings.Repeat(" ", max(column-1, 0)), message)}
 }
+
+// parseError is worded as smolvm words it, last newline and all.
+type parseError struct{ text string }
+
+func (e *parseError) Error() string { return e.text }
 
 func sourceLine(text string, line int) string {
 	lines := strings.Split(text, "\n")
