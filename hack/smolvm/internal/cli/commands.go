@@ -103,18 +103,18 @@ var commands = []command{
 	}},
 	{name: "cp", usage: "[OPTIONS] <SRC> <DST>", positional: []string{"SRC", "DST"}, run: (*app).copy, flags: []cmdline.Flag{
 		{Name: "mode", Value: "OCTAL", Since: "1.9.0"},
-		{Name: "uid", Value: "UID", Since: "1.9.0", Check: wholeNumber(1<<32-1)}, {Name: "gid", Value: "GID", Since: "1.9.0", Check: wholeNumber(1<<32-1)},
+		{Name: "uid", Value: "UID", Since: "1.9.0", Check: wholeNumber(1<<32 - 1)}, {Name: "gid", Value: "GID", Since: "1.9.0", Check: wholeNumber(1<<32 - 1)},
 	}},
 	{name: "logs", naming: nameOption, since: "1.29.0", usage: "[OPTIONS]", run: (*app).logs, flags: []cmdline.Flag{
-		{Name: "follow", Short: "f"}, {Name: "tail", Value: "N", Check: wholeNumber(1<<32)},
+		{Name: "follow", Short: "f"}, {Name: "tail", Value: "N", Check: wholeNumber(1 << 32)},
 	}},
 	{name: "egress-events", naming: nameOption, since: "1.8.1", usage: "[OPTIONS]", run: (*app).egressEvents, flags: []cmdline.Flag{
-		asJSON, {Name: "limit", Value: "LIMIT", Check: wholeNumber(1<<32)},
+		asJSON, {Name: "limit", Value: "LIMIT", Check: wholeNumber(1 << 32)},
 	}},
 	{name: "data-dir", naming: nameMoved, usage: "[OPTIONS] --name <NAME>", run: (*app).dataDir},
 	{name: "update", naming: nameMoved, usage: "[OPTIONS] --name <NAME>", writes: true, run: (*app).update, flags: []cmdline.Flag{
 		{Name: "net"}, {Name: "no-net", Excludes: []string{"net"}},
-		{Name: "cpus", Value: "N", Check: wholeNumber(255)}, {Name: "mem", Value: "MiB", Check: wholeNumber(1<<32-1)},
+		{Name: "cpus", Value: "N", Check: wholeNumber(255)}, {Name: "mem", Value: "MiB", Check: wholeNumber(1<<32 - 1)},
 	}},
 }
 
@@ -123,9 +123,9 @@ var commands = []command{
 var createFlags = []cmdline.Flag{
 	{Name: "image", Short: "I", Value: "IMAGE", Check: imageReference},
 	{Name: "cpus", Value: "N", Check: wholeNumber(255)},
-	{Name: "mem", Value: "MiB", Check: wholeNumber(1<<32-1)},
-	{Name: "storage", Value: "GiB", Check: wholeNumber(1<<63-1)},
-	{Name: "overlay", Value: "GiB", Check: wholeNumber(1<<63-1)},
+	{Name: "mem", Value: "MiB", Check: wholeNumber(1<<32 - 1)},
+	{Name: "storage", Value: "GiB", Check: wholeNumber(1<<63 - 1)},
+	{Name: "overlay", Value: "GiB", Check: wholeNumber(1<<63 - 1)},
 	{Name: "volume", Short: "v", Value: "HOST:GUEST", Many: true},
 	{Name: "port", Short: "p", Value: "HOST:GUEST", Many: true, Check: portFlag},
 	{Name: "net"},
