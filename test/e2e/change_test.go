@@ -106,7 +106,7 @@ func TestForeignBundleImage(t *testing.T) {
 	}
 
 	refused := on(node1, ns, "refused", "refused")
-	refused.Spec.Bundle = &v1alpha1.Bundle{Image: ptr("example.test/not-allowed:1")}
+	refused.Spec.Bundle = &v1alpha1.Bundle{Image: ptr("other.test/not-allowed:1")}
 	silent := on(node1, ns, "silent", "silent")
 	silent.Spec.Bundle = &v1alpha1.Bundle{Image: ptr("example.test/foreign-bundle:1"), Ports: []int32{8888, 9999}}
 	missing := on(node1, ns, "missing", "missing")

@@ -6,12 +6,15 @@
 package e2e
 
 import (
+	"os"
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/test/builders"
@@ -22,6 +25,11 @@ const (
 	node1 = "node-1"
 	node2 = "node-2"
 )
+
+func TestMain(m *testing.M) {
+	log.SetLogger(logr.Discard()) // the client's; tests say what went wrong
+	os.Exit(m.Run())
+}
 
 func connect(t *testing.T) *story.Cluster {
 	t.Helper()

@@ -16,7 +16,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
@@ -124,11 +123,14 @@ func (c *Cluster) Kubectl(stdin []byte, args ...string) (string, error) {
 	cmd := exec.Command(kubectl, append([]string{"--kubeconfig", c.Kubeconfig}, args...)...)
 	cmd.Stdin = bytes.NewReader(stdin)
 	out, err := cmd.CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("kubectl %v: %w\n%s", args, err, out)
+	}
 	return string(out), err
 }
 
-// Namespace makes a namespace for one test and deletes it, with all of its
-// Bottles, when the test ends.
+// Namespace makes a namespace for one test. When the test ends it deletes the
+// Bottles in it, waits until they are gone, and lets the namespace follow.
 func (c *Cluster) Namespace(t testing.TB) string {
 	t.Helper()
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "story-"}}
@@ -140,13 +142,17 @@ func (c *Cluster) Namespace(t testing.TB) string {
 		if t.Failed() {
 			c.explain(t, ns.Name)
 		}
+		if err := c.DeleteAllOf(ctx, &v1alpha1.Bottle{}, client.InNamespace(ns.Name)); err != nil {
+			t.Error(err)
+		}
+		c.Eventually(t, "the Bottles of namespace "+ns.Name+" to be gone", func() (string, bool) {
+			left := &v1alpha1.BottleList{}
+			err := c.List(ctx, left, client.InNamespace(ns.Name))
+			return fmt.Sprintf("%d left (%v)", len(left.Items), err), err == nil && len(left.Items) == 0
+		})
 		if err := client.IgnoreNotFound(c.Delete(ctx, ns)); err != nil {
 			t.Error(err)
 		}
-		c.Eventually(t, "namespace "+ns.Name+" to be gone", func() (string, bool) {
-			err := c.Get(ctx, client.ObjectKeyFromObject(ns), ns)
-			return fmt.Sprintf("%v", ns.Status.Conditions), apierrors.IsNotFound(err)
-		})
 	})
 	return ns.Name
 }
