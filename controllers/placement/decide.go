@@ -66,11 +66,10 @@ type nodeFacts struct {
 // without the agent having torn them down.
 func (n nodeFacts) lost() bool { return n.agentLost && (n.gone || n.outOfService) }
 
-// podAction is what is to happen to the placeholder.
+// podAction is what is to happen to the placeholder; "" leaves it as it is.
 type podAction string
 
 const (
-	podKeep podAction = ""
 	// podCreate makes one, pinned to decision.pin when that is set.
 	podCreate podAction = "create"
 	// podRemove deletes it and takes its finalizer off.

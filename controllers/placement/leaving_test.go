@@ -58,10 +58,9 @@ func TestForcedRemoval(t *testing.T) {
 	w := newWorld(t)
 	w.start(interceptor.Funcs{})
 	node, _ := w.node("a")
-	b := builders.MakeBottle("a").CPUs(3).NodeSelector("disk", "fast").Obj()
-	b = w.placed(b, node)
+	w.placed(builders.MakeBottle("a").CPUs(3).NodeSelector("disk", "fast").Obj(), node)
 	w.takeOver("a")
-	b = w.bottle("a")
+	b := w.bottle("a")
 	five := int32(5)
 	b.Spec.Machine.CPUs = &five
 	w.must(w.c.Update(t.Context(), b))

@@ -144,7 +144,7 @@ func agentOwns(b *v1alpha1.Bottle, conditionType string) bool {
 				Conditions map[string]map[string]any `json:"f:conditions"`
 			} `json:"f:status"`
 		}
-		if err := json.Unmarshal(entry.FieldsV1.Raw, &fields); err != nil {
+		if err := json.Unmarshal(entry.FieldsV1.GetRawBytes(), &fields); err != nil {
 			continue
 		}
 		key := fmt.Sprintf(`k:{"type":%q}`, conditionType)

@@ -30,7 +30,7 @@ func TestConditionsToApply(t *testing.T) {
 			keys = append(keys, `"k:{\"type\":\"`+conditionType+`\"}":{".":{},"f:type":{},"f:status":{}}`)
 		}
 		return []metav1.ManagedFieldsEntry{{Manager: "bottle-agent", Subresource: "status",
-			FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:status":{"f:conditions":{` + strings.Join(keys, ",") + `}}}`)}}}
+			FieldsV1: metav1.NewFieldsV1(`{"f:status":{"f:conditions":{` + strings.Join(keys, ",") + `}}}`)}}
 	}
 	tests := map[string]struct {
 		have     []metav1.Condition

@@ -43,7 +43,7 @@ func TestAccepted(t *testing.T) {
 		"memory by another unit":  builders.MakeBottle("unit").Memory("1500M"),
 		"ports":                   builders.MakeBottle("ports").BundlePorts(1, 8888, 65535),
 		"rules": builders.MakeBottle("rules").Allow("api.example.com", "*.example.com:8443", "203.0.113.7", "203.0.113.7:80",
-			"10.0.0.0/8", "10.0.0.0/8:22", "2001:db8::1", "2001:db8::/32", "[2001:db8::1]:443", "[2001:db8::/32]:443", "localhost:1"),
+			"10.0.0.0/8", "10.0.0.0/8:22", "2001:db8::1", "2001:db8::/32", "[2001:db8::1]:443", "[2001:db8::/32]:443", "example.com."),
 		"stopped": builders.MakeBottle("stopped").Stopped(),
 	}
 	for name, tc := range tests {
