@@ -97,11 +97,12 @@ type ExecRequest struct {
 	Stdin   io.Reader // nil for none
 	Stdout  io.Writer
 	Stderr  io.Writer
-	Timeout time.Duration // 0 means no limit but the context's
+	Timeout time.Duration // 0 means no limit but the context's; its end is exit code 124
 }
 
 // Machines are the smolvm machines of this node. Calls that write are
-// serialised and starts are capped inside. ErrUnavailable means that smolvm
+// serialised and starts are capped inside. A name that no Bottle can have is
+// refused by all that act, ErrInvalid. ErrUnavailable means that smolvm
 // itself is missing or does not answer; ErrUnsupported that its version cannot
 // do what was asked.
 type Machines interface {
@@ -114,8 +115,10 @@ type Machines interface {
 	// name is ErrConflict; ErrInvalid when smolvm refuses what was asked.
 	CreateMachine(ctx context.Context, spec MachineSpec) error
 	// StartMachine starts a created or stopped machine and waits until it
-	// answers; a running one is nil. ErrNotFound, ErrBootFailed. After a
-	// failed or killed start no VMM is left.
+	// answers; a running one is nil. ErrNotFound, ErrBootFailed. An unreachable
+	// one is refused with ErrUnavailable, for a start would kill it: stop it
+	// first, after more than one reading. After a failed or killed start no
+	// VMM is left.
 	StartMachine(ctx context.Context, name string) error
 	// StopMachine stops a machine; stopped or absent is nil. When it returns
 	// nil no VMM is left.
@@ -123,7 +126,8 @@ type Machines interface {
 	// DeleteMachine stops and deletes a machine and checks that no record,
 	// process or folder is left; absent is nil.
 	DeleteMachine(ctx context.Context, name string) error
-	// Exec runs a command in a running guest and returns its exit code.
+	// Exec runs a command in a running guest and returns its exit code; one that
+	// the guest does not have is a code from 126 up.
 	// ErrNotRunning, ErrNotFound; any other error is smolvm's, not the
 	// command's.
 	Exec(ctx context.Context, name string, req ExecRequest) (int, error)

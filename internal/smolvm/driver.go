@@ -63,8 +63,7 @@ type Driver struct {
 	// machine serialises what is done to one machine. Taken before starts,
 	// and that before writes.
 	machine keyed
-	// starts caps boots; a release of which two starts disturb each other
-	// takes all of it.
+	// starts caps boots.
 	starts *semaphore.Weighted
 	// writes lets one writing call through at a time.
 	writes *semaphore.Weighted

@@ -67,9 +67,11 @@ func TestDecodeList(t *testing.T) {
 // counter is an ls that takes a second.
 type counter struct{ calls atomic.Int32 }
 
-func (c *counter) ls(context.Context) ([]host.Machine, error) {
+func (c *counter) ls(ctx context.Context) ([]host.Machine, error) {
 	n := c.calls.Add(1)
-	time.Sleep(time.Second)
+	if err := sleep(ctx, time.Second); err != nil {
+		return nil, err
+	}
 	return []host.Machine{{Name: "m", CPUs: n, AllowedCIDRs: []string{"x"}}}, nil
 }
 

@@ -79,18 +79,6 @@ func (d *Driver) slowWrite(ctx context.Context, c capabilities) (release func(),
 	return func() {}, nil
 }
 
-// startSlot waits for a place among the starts.
-func (d *Driver) startSlot(ctx context.Context, c capabilities) (release func(), err error) {
-	n := int64(1)
-	if c.sharedReady {
-		n = int64(d.opts.MaxConcurrentStarts)
-	}
-	if err := d.starts.Acquire(ctx, n); err != nil {
-		return nil, err
-	}
-	return func() { d.starts.Release(n) }, nil
-}
-
 // jitter is d give or take a quarter, so that two who wait do not meet again.
 func jitter(d time.Duration) time.Duration { return d*3/4 + rand.N(d/2) }
 

@@ -99,11 +99,10 @@ func (d *Driver) StartMachine(ctx context.Context, name string) error {
 		return fmt.Errorf("start machine %s: %w", name, err)
 	}
 	defer unlock()
-	leave, err := d.startSlot(ctx, c)
-	if err != nil {
+	if err := d.starts.Acquire(ctx, 1); err != nil {
 		return fmt.Errorf("start machine %s: %w", name, err)
 	}
-	defer leave()
+	defer d.starts.Release(1)
 	release, err := d.slowWrite(ctx, c)
 	if err != nil {
 		return fmt.Errorf("start machine %s: %w", name, err)

@@ -67,11 +67,9 @@ type capabilities struct {
 	seccomp, landlock bool
 	// lockedDB: a write fails at once with "database is locked" when another
 	// runs, and a start that could not write its end is only a warning. Not
-	// from 1.22.0.
+	// from 1.22.0. Writes going one after another covers another fault too:
+	// before 1.2.5 two starts at once read each other's readiness.
 	lockedDB bool
-	// sharedReady: two starts at once read each other's readiness. Not from
-	// 1.2.5.
-	sharedReady bool
 	// racyCreate: two creates of one name can both succeed. Not from 1.4.0.
 	racyCreate bool
 	// fewConnections: the guest's agent serves 8 connections at a time, the
@@ -102,7 +100,6 @@ func capabilitiesOf(v version) capabilities {
 		seccomp:        v.atLeast(0, 8, 2),
 		landlock:       v.atLeast(1, 4, 0),
 		lockedDB:       !v.atLeast(1, 22, 0),
-		sharedReady:    !v.atLeast(1, 2, 5),
 		racyCreate:     !v.atLeast(1, 4, 0),
 		fewConnections: !v.atLeast(1, 32, 2),
 	}
