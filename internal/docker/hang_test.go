@@ -78,7 +78,7 @@ func TestHangingDocker(t *testing.T) {
 func TestHangingDockerCancelled(t *testing.T) {
 	e := engineOn(t, hang)
 	// Who finds out docker's version holds up nobody's cancellation.
-	go func() { _ = e.Ping(t.Context()) }()
+	go func() { _, _ = e.ListBundles(t.Context()) }()
 	time.Sleep(50 * time.Millisecond)
 	for call, do := range callsOf(e) {
 		t.Run(call, func(t *testing.T) {
