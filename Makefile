@@ -13,7 +13,7 @@ BIN := $(CURDIR)/bin
 TOOL := go tool -modfile=hack/tools/go.mod
 SMOLVM_REFERENCE := 1.32.2
 SMOLVM_OLDER := 1.9.1
-STANDINS := 0.8.0 1.32.2
+STANDINS := 0.8.0 1.9.1 1.32.2
 
 # The development cluster: make dev-up NODES=2 MACHINES=standin
 NODES ?= 1
@@ -58,7 +58,7 @@ build: ## Build bin/bottle-operator.
 .PHONY: image
 image: build ## Write the default bundle's image to bin/images/bundle.tar.
 	@mkdir -p $(BIN)/images
-	@$(BIN)/bottle-operator bundle image --output $(BIN)/images/bundle.tar
+	@go run ./hack/bundle-image $(BIN)/bottle-operator $(BIN)/images/bundle.tar
 
 .PHONY: generate
 generate: ## Regenerate deepcopy code, the CRD and the generated docs.
