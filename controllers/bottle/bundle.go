@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/utils/ptr"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
@@ -43,23 +44,44 @@ func (r *Reconciler) ensureBundle(ctx context.Context, s *scope) error {
 		return &flow.Waiting{Reason: v1alpha1.ReasonBundleStarting, After: soon,
 			Message: fmt.Sprintf("the bundle's container is %s: see docker logs %s on the node", b.State, s.name())}
 	}
-	fresh := s.bottle.Status.Bundle == nil || ptr.Deref(s.bottle.Status.Bundle.ContainerID, "") != b.ContainerID
-	patience := time.Duration(0)
-	if fresh {
-		patience = answerPatience
-	}
-	silent, err := r.unanswered(ctx, s, patience)
+	begun := s.bundleBegun(b)
+	silent, err := r.unanswered(ctx, s, begun.patience)
 	switch {
 	case err != nil:
 		return mapped(err, say)
 	case len(silent) == 0:
 		return nil
-	case fresh:
+	case begun.now:
 		return &flow.Waiting{Reason: v1alpha1.ReasonBundleStarting, After: soon,
 			Message: "the bundle's container was started and does not answer yet"}
 	}
 	return &flow.Waiting{Reason: v1alpha1.ReasonBundleNotAnswering, After: soon,
 		Message: fmt.Sprintf("the bundle does not answer on TCP port %s: see docker logs %s on the node, and spec.bundle.ports", join(silent), s.name())}
+}
+
+// beginning is how a container that does not answer is looked at.
+type beginning struct {
+	now      bool // it was made or started in this pass, as far as one can tell
+	patience time.Duration
+}
+
+// bundleBegun compares with what was last said: a container is new, or was
+// started again after something that was worse than being silent, or may have
+// been started again because it had ended.
+func (s *scope) bundleBegun(b host.Bundle) beginning {
+	last := meta.FindStatusCondition(s.bottle.Status.Conditions, v1alpha1.ConditionBundleReady)
+	said := ""
+	if last != nil {
+		said = last.Reason
+	}
+	known := s.bottle.Status.Bundle != nil && ptr.Deref(s.bottle.Status.Bundle.ContainerID, "") == b.ContainerID
+	switch {
+	case known && said == v1alpha1.ReasonReady:
+		return beginning{patience: answerPatience}
+	case known && (said == v1alpha1.ReasonBundleStarting || said == v1alpha1.ReasonBundleNotAnswering):
+		return beginning{}
+	}
+	return beginning{now: true, patience: answerPatience}
 }
 
 const (
