@@ -27,16 +27,21 @@ func (w *world) takeOver(name string) {
 	w.report(name, "NotProven")
 }
 
-// report applies the agent's share of the status, Ready with this reason.
+// report applies the agent's share of the status, Ready with this reason and
+// EgressEnforced, too, which is True for a reason "Proven".
 func (w *world) report(name, reason string) {
 	w.Helper()
+	proven := metav1.ConditionUnknown
+	if reason == "Proven" {
+		proven = metav1.ConditionTrue
+	}
 	now := metav1.Now()
 	status := v1alpha1.BottleStatus{
 		Network: &v1alpha1.NetworkStatus{Subnet: "192.168.44.0/24", Gateway: "192.168.44.1", BundleIP: "192.168.44.2"},
 		Machine: &v1alpha1.MachineStatus{Name: "bottle-" + name},
 		Conditions: []metav1.Condition{
 			{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: reason, LastTransitionTime: now},
-			{Type: v1alpha1.ConditionEgressEnforced, Status: metav1.ConditionUnknown, Reason: reason, LastTransitionTime: now},
+			{Type: v1alpha1.ConditionEgressEnforced, Status: proven, Reason: reason, LastTransitionTime: now},
 			{Type: v1alpha1.ConditionMachineReady, Status: metav1.ConditionTrue, Reason: "MachineRunning", LastTransitionTime: now},
 		},
 	}

@@ -137,6 +137,7 @@ func TestAgentLostAndBack(t *testing.T) {
 	w.waitEvent("AgentLost")
 
 	w.agentOn(name)
+	w.newGeneration("a", 2) // before the agent has said anything anew
 	node := w.readNode(name)
 	node.Status.Capacity[v1alpha1.ResourceBottle] = *resourceOf("250")
 	node.Status.Allocatable[v1alpha1.ResourceBottle] = *resourceOf("250")
@@ -186,6 +187,7 @@ func TestNodeLoss(t *testing.T) {
 			name, stopAgent := w.node("a")
 			w.placed(builders.MakeBottle("a").Obj(), name)
 			w.takeOver("a")
+			w.report("a", "Proven")
 			old := w.pod("a")
 			if !tc.world.agent {
 				stopAgent()

@@ -41,6 +41,8 @@ func conditionsToApply(b *v1alpha1.Bottle, w *wantedStatus, now metav1.Time) []m
 				c.LastTransitionTime = have.LastTransitionTime
 			}
 			conditions = append(conditions, c)
+		case t == v1alpha1.ConditionEgressEnforced && w.nodeName == "":
+			// Without a node there is nothing to be said of it.
 		case have != nil && !agentOwns(b, t):
 			conditions = append(conditions, *have)
 		}
@@ -133,8 +135,11 @@ func clearPatch(b *v1alpha1.Bottle, w *wantedStatus, conditions []metav1.Conditi
 	return client.RawPatch(types.MergePatchType, patch), nil
 }
 
-// agentOwns says whether the agent wrote the status of a condition last.
+// agentOwns says whether a condition would be whole without the manager: the
+// agent owns all that the API requires of one. (Values that both wrote alike
+// have two owners, so owning one of them says little.)
 func agentOwns(b *v1alpha1.Bottle, conditionType string) bool {
+	key := fmt.Sprintf(`k:{"type":%q}`, conditionType)
 	for _, entry := range b.ManagedFields {
 		if entry.Manager != v1alpha1.AgentFieldOwner || entry.Subresource != "status" || entry.FieldsV1 == nil {
 			continue
@@ -147,8 +152,13 @@ func agentOwns(b *v1alpha1.Bottle, conditionType string) bool {
 		if err := json.Unmarshal(entry.FieldsV1.GetRawBytes(), &fields); err != nil {
 			continue
 		}
-		key := fmt.Sprintf(`k:{"type":%q}`, conditionType)
-		if _, owned := fields.Status.Conditions[key]["f:status"]; owned {
+		owned := 0
+		for _, field := range []string{"f:status", "f:reason", "f:message", "f:lastTransitionTime"} {
+			if _, has := fields.Status.Conditions[key][field]; has {
+				owned++
+			}
+		}
+		if owned == 4 {
 			return true
 		}
 	}

@@ -24,35 +24,41 @@ func TestConditionsToApply(t *testing.T) {
 	cond := func(conditionType, status, reason string) metav1.Condition {
 		return metav1.Condition{Type: conditionType, Status: metav1.ConditionStatus(status), Reason: reason, LastTransitionTime: then}
 	}
-	agents := func(types ...string) []metav1.ManagedFieldsEntry {
+	owned := func(types []string, fields string) []metav1.ManagedFieldsEntry {
 		var keys []string
 		for _, conditionType := range types {
-			keys = append(keys, `"k:{\"type\":\"`+conditionType+`\"}":{".":{},"f:type":{},"f:status":{}}`)
+			keys = append(keys, `"k:{\"type\":\"`+conditionType+`\"}":{".":{},"f:type":{},`+fields+`}`)
 		}
 		return []metav1.ManagedFieldsEntry{{Manager: "bottle-agent", Subresource: "status",
 			FieldsV1: metav1.NewFieldsV1(`{"f:status":{"f:conditions":{` + strings.Join(keys, ",") + `}}}`)}}
 	}
+	agents := func(types ...string) []metav1.ManagedFieldsEntry {
+		return owned(types, `"f:status":{},"f:reason":{},"f:message":{},"f:lastTransitionTime":{}`)
+	}
 	tests := map[string]struct {
+		node     string
 		have     []metav1.Condition
 		fields   []metav1.ManagedFieldsEntry
 		asserted []metav1.Condition
 		want     []string
 	}{
-		"nothing yet":              {nil, nil, []metav1.Condition{cond("Scheduled", "False", "Pending"), cond("Ready", "False", "Pending")}, []string{"Scheduled False Pending 2", "Ready False Pending 2"}},
-		"unchanged status":         {[]metav1.Condition{cond("Scheduled", "False", "Pending")}, nil, []metav1.Condition{cond("Scheduled", "False", "Evicted")}, []string{"Scheduled False Evicted 1"}},
-		"Ready has no other owner": {[]metav1.Condition{cond("Ready", "False", "Pending")}, nil, nil, []string{"Ready False Pending 1"}},
-		"Ready is the agent's":     {[]metav1.Condition{cond("Ready", "False", "NotProven")}, agents("Ready"), nil, nil},
-		"others are the agent's":   {[]metav1.Condition{cond("Ready", "False", "Pending")}, agents("MachineReady"), nil, []string{"Ready False Pending 1"}},
-		"taken from the agent":     {[]metav1.Condition{cond("Ready", "False", "NotProven")}, agents("Ready"), []metav1.Condition{cond("Ready", "Unknown", "AgentLost")}, []string{"Ready Unknown AgentLost 2"}},
-		"Scheduled is carried":     {[]metav1.Condition{cond("Scheduled", "True", "Scheduled")}, nil, nil, []string{"Scheduled True Scheduled 1"}},
-		"MachineReady never":       {[]metav1.Condition{cond("MachineReady", "True", "MachineRunning")}, nil, nil, nil},
+		"nothing yet":              {"node-a", nil, nil, []metav1.Condition{cond("Scheduled", "False", "Pending"), cond("Ready", "False", "Pending")}, []string{"Scheduled False Pending 2", "Ready False Pending 2"}},
+		"unchanged status":         {"node-a", []metav1.Condition{cond("Scheduled", "False", "Pending")}, nil, []metav1.Condition{cond("Scheduled", "False", "Evicted")}, []string{"Scheduled False Evicted 1"}},
+		"Ready has no other owner": {"node-a", []metav1.Condition{cond("Ready", "False", "Pending")}, nil, nil, []string{"Ready False Pending 1"}},
+		"Ready is the agent's":     {"node-a", []metav1.Condition{cond("Ready", "False", "NotProven")}, agents("Ready"), nil, nil},
+		"others are the agent's":   {"node-a", []metav1.Condition{cond("Ready", "False", "Pending")}, agents("MachineReady"), nil, []string{"Ready False Pending 1"}},
+		"taken from the agent":     {"node-a", []metav1.Condition{cond("Ready", "False", "NotProven")}, agents("Ready"), []metav1.Condition{cond("Ready", "Unknown", "AgentLost")}, []string{"Ready Unknown AgentLost 2"}},
+		"Scheduled is carried":     {"node-a", []metav1.Condition{cond("Scheduled", "True", "Scheduled")}, nil, nil, []string{"Scheduled True Scheduled 1"}},
+		"half of it the agent's":   {"node-a", []metav1.Condition{cond("EgressEnforced", "Unknown", "AgentLost")}, owned([]string{"EgressEnforced"}, `"f:status":{},"f:lastTransitionTime":{}`), nil, []string{"EgressEnforced Unknown AgentLost 1"}},
+		"no egress without a node": {"", []metav1.Condition{cond("EgressEnforced", "Unknown", "AgentLost")}, nil, nil, nil},
+		"MachineReady never":       {"node-a", []metav1.Condition{cond("MachineReady", "True", "MachineRunning")}, nil, nil, nil},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
 			b := builders.MakeBottle("a").Generation(7).Obj()
 			b.Status.Conditions, b.ManagedFields = tc.have, tc.fields
 			var got []string
-			for _, c := range conditionsToApply(b, &wantedStatus{asserted: tc.asserted}, now) {
+			for _, c := range conditionsToApply(b, &wantedStatus{nodeName: tc.node, asserted: tc.asserted}, now) {
 				got = append(got, c.Type+" "+string(c.Status)+" "+c.Reason+" "+c.LastTransitionTime.UTC().Format("5"))
 			}
 			if diff := cmp.Diff(tc.want, got); diff != "" {
