@@ -145,9 +145,3 @@ const (
 	// created with.
 	ReasonSpecChanged = "SpecChanged"
 )
-
-// Reasons of Stalled.
-const (
-	// ReasonDeadlineExceeded: spec.lifetime's deadline passed.
-	ReasonDeadlineExceeded = "DeadlineExceeded"
-)
