@@ -6,10 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
-	"regexp"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 
@@ -92,7 +91,7 @@ func (e *Engine) createBundle(ctx context.Context, spec host.BundleSpec, options
 		_, err := e.calls.ContainerCreate(ctx, options)
 		return err
 	})
-	if err != nil && !errors.Is(err, host.ErrConflict) {
+	if err != nil && !errdefs.IsConflict(err) {
 		return container.InspectResponse{}, err
 	}
 	// A name that was taken in the meantime is ours, or findBundle says whose.
@@ -196,12 +195,37 @@ func (e *Engine) findBundle(ctx context.Context, owner host.Owner) (container.In
 func (e *Engine) startContainer(ctx context.Context, c container.InspectResponse) error {
 	return e.write(ctx, fmt.Sprintf("start docker container %q", ownerOf(c.Config.Labels).ID()), func(ctx context.Context) error {
 		if c.State.Paused {
-			_, err := e.calls.ContainerUnpause(ctx, c.ID, client.ContainerUnpauseOptions{})
-			return err
+			return e.unpause(ctx, c.ID)
 		}
 		_, err := e.calls.ContainerStart(ctx, c.ID, client.ContainerStartOptions{})
 		return err
 	})
+}
+
+// unpause returns when the container runs again, which docker sees only later.
+func (e *Engine) unpause(ctx context.Context, id string) error {
+	if _, err := e.calls.ContainerUnpause(ctx, id, client.ContainerUnpauseOptions{}); err != nil {
+		return err
+	}
+	for {
+		out, err := e.calls.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
+		if err != nil || out.Container.State == nil || !out.Container.State.Paused {
+			return err
+		}
+		if err := pause(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// pause waits an instant, for what docker does not tell the end of.
+func pause(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(100 * time.Millisecond):
+		return nil
+	}
 }
 
 // removeContainer removes a container of ours, running or not, with its
@@ -210,17 +234,15 @@ func (e *Engine) removeContainer(ctx context.Context, c container.InspectRespons
 	return e.write(ctx, fmt.Sprintf("remove docker container %q", ownerOf(c.Config.Labels).ID()), func(ctx context.Context) error {
 		for {
 			_, err := e.calls.ContainerRemove(ctx, c.ID, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
-			switch kind := kindOf(err); {
-			case err == nil, errors.Is(kind, host.ErrNotFound):
+			switch {
+			case err == nil, errdefs.IsNotFound(err):
 				return nil
-			case !errors.Is(kind, host.ErrConflict):
+			case !errdefs.IsConflict(err):
 				return err
 			}
 			// Somebody else is removing it.
-			select {
-			case <-ctx.Done():
-				return ctx.Err()
-			case <-time.After(200 * time.Millisecond):
+			if err := pause(ctx); err != nil {
+				return err
 			}
 		}
 	})
@@ -229,56 +251,3 @@ func (e *Engine) removeContainer(ctx context.Context, c container.InspectRespons
 func absent(err error) bool {
 	return errors.Is(err, host.ErrNotFound) || errors.Is(err, host.ErrConflict)
 }
-
-// equalBundle says whether the container is the one that options would create
-// and still hangs on its network at its address.
-func equalBundle(c container.InspectResponse, options client.ContainerCreateOptions) bool {
-	if c.Config.Labels[specHashLabel] != options.Config.Labels[specHashLabel] {
-		return false
-	}
-	return bundleOf(c).IP == options.NetworkingConfig.EndpointsConfig[options.Name].IPAMConfig.IPv4Address
-}
-
-func bundleOf(c container.InspectResponse) host.Bundle {
-	owner := ownerOf(c.Config.Labels)
-	b := host.Bundle{
-		Owner:       owner,
-		ContainerID: c.ID,
-		Image:       c.Config.Image,
-		IP:          pinnedIP(c.NetworkSettings, owner),
-		Running:     c.State.Running && !c.State.Paused && !c.State.Restarting,
-		State:       string(c.State.Status),
-	}
-	if c.State.Status == container.StateExited || c.State.Status == container.StateDead {
-		b.State = fmt.Sprintf("%s (%d)", c.State.Status, c.State.ExitCode)
-	}
-	return b
-}
-
-func pinnedIP(s *container.NetworkSettings, owner host.Owner) netip.Addr {
-	if ep := s.Networks[owner.ID()]; ep != nil && ep.IPAMConfig != nil {
-		return ep.IPAMConfig.IPv4Address
-	}
-	return netip.Addr{}
-}
-
-func bundleOfSummary(c container.Summary) host.Bundle {
-	owner := ownerOf(c.Labels)
-	b := host.Bundle{
-		Owner:       owner,
-		ContainerID: c.ID,
-		Image:       c.Image,
-		Running:     c.State == container.StateRunning,
-		State:       string(c.State),
-	}
-	if code := exitCode.FindString(c.Status); code != "" && !b.Running {
-		b.State += " " + code
-	}
-	if s := c.NetworkSettings; s != nil {
-		b.IP = pinnedIP(&container.NetworkSettings{Networks: s.Networks}, owner)
-	}
-	return b
-}
-
-// exitCode is all that a list tells of it: "Exited (137) 3 seconds ago".
-var exitCode = regexp.MustCompile(`\(-?[0-9]+\)`)

@@ -27,6 +27,8 @@ func kinds(what string, err error) error {
 	return fmt.Errorf("%s: %w", what, err)
 }
 
+// kindOf leaves docker's own conflicts without a kind: most are about a thing
+// of ours that is just changing, and whose a thing is, labels tell.
 func kindOf(err error) error {
 	if err == nil {
 		return nil
@@ -44,8 +46,6 @@ func kindOf(err error) error {
 		return host.ErrConflict
 	case errdefs.IsNotFound(err):
 		return host.ErrNotFound
-	case errdefs.IsConflict(err), errdefs.IsAlreadyExists(err):
-		return host.ErrConflict
 	case errdefs.IsInvalidArgument(err):
 		return host.ErrInvalid
 	}

@@ -20,7 +20,7 @@ func TestKinds(t *testing.T) {
 		want error // nil for none
 	}{
 		{fmt.Errorf("no such container: %w", errdefs.ErrNotFound), host.ErrNotFound},
-		{fmt.Errorf("name in use: %w", errdefs.ErrConflict), host.ErrConflict},
+		{fmt.Errorf("removal already in progress: %w", errdefs.ErrConflict), nil},
 		{fmt.Errorf("bad parameter: %w", errdefs.ErrInvalidArgument), host.ErrInvalid},
 		{fmt.Errorf("starting: %w", errdefs.ErrUnavailable), host.ErrUnavailable},
 		{context.DeadlineExceeded, host.ErrUnavailable},

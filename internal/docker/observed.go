@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package docker
+
+import (
+	"fmt"
+	"net/netip"
+	"regexp"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/client"
+
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+// equalBundle says whether the container is the one that options would create
+// and still hangs on its network at its address.
+func equalBundle(c container.InspectResponse, options client.ContainerCreateOptions) bool {
+	if c.Config.Labels[specHashLabel] != options.Config.Labels[specHashLabel] {
+		return false
+	}
+	return bundleOf(c).IP == options.NetworkingConfig.EndpointsConfig[options.Name].IPAMConfig.IPv4Address
+}
+
+func bundleOf(c container.InspectResponse) host.Bundle {
+	owner := ownerOf(c.Config.Labels)
+	b := host.Bundle{
+		Owner:       owner,
+		ContainerID: c.ID,
+		Image:       c.Config.Image,
+		IP:          pinnedIP(c.NetworkSettings, owner),
+		Running:     c.State.Running && !c.State.Paused && !c.State.Restarting,
+		State:       string(c.State.Status),
+	}
+	if c.State.Status == container.StateExited || c.State.Status == container.StateDead {
+		b.State = fmt.Sprintf("%s (%d)", c.State.Status, c.State.ExitCode)
+	}
+	return b
+}
+
+func pinnedIP(s *container.NetworkSettings, owner host.Owner) netip.Addr {
+	if ep := s.Networks[owner.ID()]; ep != nil && ep.IPAMConfig != nil {
+		return ep.IPAMConfig.IPv4Address
+	}
+	return netip.Addr{}
+}
+
+func bundleOfSummary(c container.Summary) host.Bundle {
+	owner := ownerOf(c.Labels)
+	b := host.Bundle{
+		Owner:       owner,
+		ContainerID: c.ID,
+		Image:       c.Image,
+		Running:     c.State == container.StateRunning,
+		State:       string(c.State),
+	}
+	if code := exitCode.FindString(c.Status); code != "" && !b.Running {
+		b.State += " " + code
+	}
+	if s := c.NetworkSettings; s != nil {
+		b.IP = pinnedIP(&container.NetworkSettings{Networks: s.Networks}, owner)
+	}
+	return b
+}
+
+// exitCode is all that a list tells of it: "Exited (137) 3 seconds ago".
+var exitCode = regexp.MustCompile(`\(-?[0-9]+\)`)
