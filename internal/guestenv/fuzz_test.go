@@ -40,7 +40,9 @@ func FuzzBuild(f *testing.F) {
 			if !errors.As(err, &v) || v.Name != name1 && v.Name != name2 {
 				t.Fatalf("got %v, want an error that names a variable", err)
 			}
-			if len(value1) > 20 && strings.Contains(err.Error(), value1) && !strings.Contains(name1+name2, value1) {
+			// Names are shown, without the bytes that are no UTF-8, and may hold the value by chance.
+			shown := strings.ToValidUTF8(name1, "") + " " + strings.ToValidUTF8(name2, "")
+			if len(value1) > 20 && strings.Contains(err.Error(), value1) && !strings.Contains(shown, value1) {
 				t.Fatalf("got %q, want an error without the value", err)
 			}
 			return
