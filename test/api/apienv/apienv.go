@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package apienv gives tests a real etcd and kube-apiserver with the Bottle
-// CRD and the RBAC of config/rbac installed. There is no scheduler, kubelet,
-// garbage collector or other controller behind it: tests play those. One
-// server is shared by all tests of a package; tests keep apart by namespace.
+// CRD, the RBAC of config/rbac and the policy of config/policy installed.
+// There is no scheduler, kubelet, garbage collector or other controller behind
+// it: tests play those. One server is shared by all tests of a package; tests
+// keep apart by namespace.
 package apienv
 
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -41,9 +43,17 @@ var shared struct {
 	err    error
 }
 
+// parallel is how many tests run at once: they wait more than they work.
+const parallel = "8"
+
 // Main runs a package's tests and stops the server that they started, if any.
 // Call it from TestMain.
 func Main(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("test.parallel", parallel); err != nil {
+		fmt.Fprintf(os.Stderr, "run %s tests at once: %v\n", parallel, err)
+		os.Exit(1)
+	}
 	code := m.Run()
 	if shared.env != nil {
 		if err := shared.env.Stop(); err != nil {
@@ -153,19 +163,19 @@ func start(assets string) (*envtest.Environment, *rest.Config, error) {
 	if err != nil {
 		return nil, nil, errors.Join(err, env.Stop())
 	}
-	if err := installRBAC(cfg); err != nil {
+	if err := installRights(cfg); err != nil {
 		return nil, nil, errors.Join(err, env.Stop())
 	}
 	return env, cfg, nil
 }
 
-// installRBAC applies the namespace and everything in config/rbac.
-func installRBAC(cfg *rest.Config) error {
+// installRights creates the namespace and what config/ has of rights.
+func installRights(cfg *rest.Config) error {
 	c, err := client.New(cfg, client.Options{Scheme: Scheme()})
 	if err != nil {
 		return fmt.Errorf("make a client: %w", err)
 	}
-	objects, err := Manifests("config/namespace", "config/rbac")
+	objects, err := Manifests("config/namespace", "config/rbac", "config/policy")
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"botbottle.dev/bottle-operator/test/api/apienv"
+)
+
+// What an agent needs to write passes config/policy; what it could do besides,
+// with the rights that config/rbac must give it, does not.
+func TestAgentWrites(t *testing.T) {
+	cfg := apienv.Start(t)
+	c := apienv.Client(t, cfg)
+	agent := apienv.Client(t, apienv.AsServiceAccount(cfg, "bottle-agent"))
+	ns := apienv.Namespace(t, c)
+
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{GenerateName: "policy-", Labels: map[string]string{"zone": "a"}}}
+	must(t, c.Create(t.Context(), node))
+	t.Cleanup(func() { _ = c.Delete(t.Context(), node) })
+	node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
+	must(t, c.Status().Update(t.Context(), node))
+	mine, other := bottleIn(t, c, ns, "mine"), bottleIn(t, c, ns, "other")
+	place(t, c, mine, "node-a")
+
+	// The policy takes effect a moment after it was created.
+	gomega.NewWithT(t).Eventually(func() error {
+		return agent.Patch(t.Context(), node.DeepCopy(), client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"labels":{"probe":"x"}}}`)), client.DryRunAll)
+	}, 20*time.Second, 50*time.Millisecond).Should(gomega.MatchError(gomega.ContainSubstring("changes no label")))
+
+	tests := map[string]struct {
+		object client.Object
+		status bool
+		patch  string
+		want   string // "" is allowed
+	}{
+		"label":                {node, false, `{"metadata":{"labels":{"botbottle.dev/agent":"ready"}}}`, ""},
+		"no label":             {node, false, `{"metadata":{"labels":{"botbottle.dev/agent":null}}}`, ""},
+		"capacity":             {node, true, `{"status":{"capacity":{"botbottle.dev/bottle":"250"},"allocatable":{"botbottle.dev/bottle":"250"}}}`, ""},
+		"finalizer":            {mine, false, `{"metadata":{"finalizers":["botbottle.dev/node"]}}`, ""},
+		"finalizer, no status": {other, false, `{"metadata":{"finalizers":["botbottle.dev/node"]}}`, ""},
+		"status":               {mine, true, `{"status":{"machine":{"name":"x"}}}`, ""},
+		"leaving":              {mine, true, `{"status":{"nodeName":null,"machine":null}}`, ""},
+		"another label":        {node, false, `{"metadata":{"labels":{"zone":"b"}}}`, "changes no label but botbottle.dev/agent"},
+		"a label taken away":   {node, false, `{"metadata":{"labels":{"zone":null}}}`, "changes no label but botbottle.dev/agent"},
+		"a label by status":    {node, true, `{"metadata":{"labels":{"zone":"b"}}}`, "changes no label but botbottle.dev/agent"},
+		"a taint":              {node, false, `{"spec":{"taints":[{"key":"k","effect":"NoSchedule"}]}}`, "does not change specs"},
+		"cordon":               {node, false, `{"spec":{"unschedulable":true}}`, "does not change specs"},
+		"another capacity":     {node, true, `{"status":{"capacity":{"cpu":"1000"}}}`, "changes no capacity but botbottle.dev/bottle"},
+		"another allocatable":  {node, true, `{"status":{"allocatable":{"cpu":"1000"}}}`, "changes no capacity but botbottle.dev/bottle"},
+		"a condition":          {node, true, `{"status":{"conditions":[{"type":"Ready","status":"False"}]}}`, "changes no condition of a Node"},
+		"a Bottle's spec":      {mine, false, `{"spec":{"env":[{"name":"A","value":"stolen"}]}}`, "does not change specs"},
+		"a Bottle's label":     {mine, false, `{"metadata":{"labels":{"a":"b"}}}`, "changes no label"},
+		"another's finalizer":  {mine, false, `{"metadata":{"finalizers":["x.example/y"]}}`, "changes no finalizer but botbottle.dev/node"},
+		"a Bottle taken":       {other, true, `{"status":{"nodeName":"node-a"}}`, "may leave a Bottle, not take one"},
+		"a Bottle taken along": {mine, true, `{"status":{"nodeName":"node-b"}}`, "may leave a Bottle, not take one"},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			o, ok := tc.object.DeepCopyObject().(client.Object)
+			if !ok {
+				t.Fatalf("got %T, want an object", tc.object)
+			}
+			patch := client.RawPatch(types.MergePatchType, []byte(tc.patch))
+			var err error
+			if tc.status {
+				err = agent.Status().Patch(t.Context(), o, patch, client.DryRunAll)
+			} else {
+				err = agent.Patch(t.Context(), o, patch, client.DryRunAll)
+			}
+			switch {
+			case tc.want == "" && err != nil:
+				t.Errorf("got %v, want it allowed", err)
+			case tc.want != "" && (!apierrors.IsInvalid(err) && !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), tc.want)):
+				t.Errorf("got %v, want it refused with %q", err, tc.want)
+			}
+		})
+	}
+	if err := c.Patch(t.Context(), node.DeepCopy(), client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"labels":{"zone":"b"}}}`)), client.DryRunAll); err != nil {
+		t.Errorf("got %v for an administrator, want it allowed", err)
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
