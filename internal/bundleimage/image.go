@@ -83,7 +83,7 @@ func staticArch(executable string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("make bundle image: %s is not an executable of Linux: %w", executable, err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // was only read
 	for _, p := range f.Progs {
 		if p.Type != elf.PT_INTERP {
 			continue

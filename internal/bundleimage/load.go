@@ -68,7 +68,7 @@ func (im *Image) load(ctx context.Context, docker Docker) error {
 	}
 	// Ends the writer wherever docker stopped reading. Its error is the cause
 	// of docker's, unless it only tells of the pipe.
-	archive.Close()
+	_ = archive.Close() // a pipe's end cannot fail
 	if werr := <-written; werr != nil && !errors.Is(werr, io.ErrClosedPipe) {
 		return werr
 	}

@@ -138,7 +138,7 @@ func TestConnectionsAreLimited(t *testing.T) {
 		t.Fatal(err)
 	}
 	l := limit(inner, 1)
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	accepted := make(chan net.Conn, 2)
 	go func() {
 		for {
@@ -166,7 +166,7 @@ func TestConnectionsAreLimited(t *testing.T) {
 	first.Close()
 	first.Close() // gives back one place, not two
 	(<-accepted).Close()
-	l.Close()
+	_ = l.Close()
 	if _, ok := <-accepted; ok {
 		t.Error("accept after close: got a connection, want none")
 	}

@@ -110,5 +110,5 @@ func stateOf(info fs.FileInfo, err error) fileState {
 		return fileState{looked: true, err: errno.Error()}
 	}
 	s := info.Sys().(*syscall.Stat_t)
-	return fileState{looked: true, dev: uint64(s.Dev), ino: s.Ino, size: s.Size, mtime: s.Mtim, ctime: s.Ctim}
+	return fileState{looked: true, dev: s.Dev, ino: s.Ino, size: s.Size, mtime: s.Mtim, ctime: s.Ctim}
 }

@@ -38,7 +38,7 @@ func (p *proxy) dial(ctx context.Context) (net.Conn, error) {
 		// The rules may have changed between the decision and the list of
 		// connections that a change goes through.
 		if !p.stillAllowed(u) {
-			u.Close()
+			u.end()
 			return nil, errors.New("bundle: the egress rules have changed")
 		}
 		return u, nil
@@ -63,7 +63,7 @@ func (p *proxy) revoke() {
 	for _, u := range p.upstreams.all() {
 		if !p.stillAllowed(u) {
 			p.log.decision(u.target, deny("the egress rules have changed: connection closed"))
-			u.Close()
+			u.end()
 		}
 	}
 }
@@ -90,7 +90,7 @@ func (us *upstreams) add(conn *net.TCPConn, t target) *upstream {
 	defer us.mu.Unlock()
 	u := &upstream{conn: conn, target: t, of: us}
 	us.open[u] = struct{}{}
-	u.silence = time.AfterFunc(us.limit, func() { u.Close() })
+	u.silence = time.AfterFunc(us.limit, u.end)
 	return u
 }
 
@@ -106,7 +106,7 @@ func (us *upstreams) all() []*upstream {
 
 func (us *upstreams) closeAll() {
 	for _, u := range us.all() {
-		u.Close()
+		u.end()
 	}
 }
 
@@ -143,6 +143,9 @@ func (u *upstream) Close() error {
 	u.silence.Stop()
 	return u.conn.Close()
 }
+
+// end closes a connection of which nobody waits for anything.
+func (u *upstream) end() { _ = u.Close() }
 
 // CloseRead and CloseWrite let a tunnel end one direction at a time.
 func (u *upstream) CloseRead() error  { return u.conn.CloseRead() }

@@ -37,7 +37,7 @@ func TestKinds(t *testing.T) {
 		if !errors.Is(got, tt.err) || !strings.HasPrefix(got.Error(), "do it: ") {
 			t.Errorf("%v: got %v, want it wrapped with what was done", tt.err, got)
 		}
-		if kind := kindIn(got); kind != tt.want {
+		if kind := kindIn(got); !errors.Is(kind, tt.want) {
 			t.Errorf("%v: got kind %v, want %v", tt.err, kind, tt.want)
 		}
 	}
@@ -61,7 +61,7 @@ func TestWithoutValues(t *testing.T) {
 			t.Errorf("chain: got %q, want no value in it", e)
 		}
 	}
-	if clean := errors.New("nothing in it"); withoutValues(clean, env) != clean {
+	if clean := errors.New("nothing in it"); !errors.Is(withoutValues(clean, env), clean) {
 		t.Error("an error without values: got another, want the same")
 	}
 }

@@ -40,20 +40,22 @@ type watch struct {
 	// networks has the owners' UIDs of our networks by docker's ID: events of
 	// networks bear no labels.
 	networks map[string]string
+	// lost is set once a stream was lost or could not be opened.
+	lost bool
 }
 
 // WatchBundles implements host.Bundles. It also calls changed with "" once the
 // stream is there again.
 func (e *Engine) WatchBundles(ctx context.Context, changed func(uid string)) error {
 	w := &watch{engine: e, changed: changed, networks: map[string]string{}}
-	since, lost := time.Now(), false
-	delay := reconnectFirst
+	since, delay := time.Now(), reconnectFirst
 	for {
-		established := w.stream(ctx, since, lost)
+		// Why it was lost, every other call to docker tells.
+		established, _ := w.stream(ctx, since)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if established || !lost {
+		if established || !w.lost {
 			changed("")
 		}
 		if established {
@@ -61,7 +63,7 @@ func (e *Engine) WatchBundles(ctx context.Context, changed func(uid string)) err
 		}
 		// What was missed is covered by "", so that the next stream starts
 		// where it is opened.
-		lost, since = true, time.Time{}
+		w.lost, since = true, time.Time{}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -72,26 +74,26 @@ func (e *Engine) WatchBundles(ctx context.Context, changed func(uid string)) err
 }
 
 // stream reads one stream of events until it is lost, and says whether it was
-// ever there. Why it was lost, every other call to docker tells.
-func (w *watch) stream(ctx context.Context, since time.Time, lost bool) (established bool) {
+// ever there. A stream that dockerd ends in good order gives no error.
+func (w *watch) stream(ctx context.Context, since time.Time) (established bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if err := w.engine.Ping(ctx); err != nil {
-		return false
+		return false, err
 	}
 	// Events returns when docker has answered; the timer bounds that.
 	opening := time.AfterFunc(readTimeout, cancel)
 	result := w.engine.streams.Events(ctx, eventOptions(since))
 	opening.Stop()
 	select {
-	case <-result.Err:
-		return false
+	case err := <-result.Err:
+		return false, err
 	default:
 	}
 	if err := w.learnNetworks(ctx); err != nil {
-		return false
+		return false, err
 	}
-	if lost {
+	if w.lost {
 		w.changed("")
 	}
 	check := time.NewTicker(streamCheck)
@@ -100,11 +102,11 @@ func (w *watch) stream(ctx context.Context, since time.Time, lost bool) (establi
 		select {
 		case m := <-result.Messages:
 			w.observe(ctx, m)
-		case <-result.Err:
-			return true
+		case err := <-result.Err:
+			return true, err
 		case <-check.C:
 			if err := w.engine.Ping(ctx); err != nil {
-				return true
+				return true, err
 			}
 		}
 	}
