@@ -63,7 +63,12 @@ func TestArchiveNamesWhatItHolds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, outer := unpack(t, content)
+	headers, outer := unpack(t, content)
+	for name, h := range headers {
+		if !h.ModTime.Equal(epoch) {
+			t.Errorf("%s: got time %s, want %s, or no two builds are alike", name, h.ModTime, epoch)
+		}
+	}
 	var manifest []struct {
 		Config   string
 		RepoTags []string
