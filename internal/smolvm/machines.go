@@ -37,14 +37,6 @@ func (d *Driver) CreateMachine(ctx context.Context, spec host.MachineSpec) error
 		return fmt.Errorf("create machine %s: %w", name, err)
 	}
 	defer release()
-	if c.racyCreate {
-		if _, err := d.find(ctx, c, name); !errors.Is(err, host.ErrNotFound) {
-			if err == nil {
-				err = fmt.Errorf("create machine %s: it already exists: %w", name, host.ErrConflict)
-			}
-			return err
-		}
-	}
 	_, err = d.write(ctx, call{what: "create machine " + name, args: args, timeout: createTimeout})
 	return err
 }

@@ -68,10 +68,9 @@ type capabilities struct {
 	// lockedDB: a write fails at once with "database is locked" when another
 	// runs, and a start that could not write its end is only a warning. Not
 	// from 1.22.0. Writes going one after another covers another fault too:
-	// before 1.2.5 two starts at once read each other's readiness.
+	// before 1.2.5 two starts at once read each other's readiness, and on 0.8.0
+	// two creates of one name could both succeed.
 	lockedDB bool
-	// racyCreate: two creates of one name can both succeed. Not from 1.4.0.
-	racyCreate bool
 	// fewConnections: the guest's agent serves 8 connections at a time, the
 	// liveness check among them, so that a machine with 8 long execs reads
 	// unreachable. Measured gone on 1.32.2.
@@ -100,7 +99,6 @@ func capabilitiesOf(v version) capabilities {
 		seccomp:        v.atLeast(0, 8, 2),
 		landlock:       v.atLeast(1, 4, 0),
 		lockedDB:       !v.atLeast(1, 22, 0),
-		racyCreate:     !v.atLeast(1, 4, 0),
 		fewConnections: !v.atLeast(1, 32, 2),
 	}
 }

@@ -42,12 +42,12 @@ func TestParseVersion(t *testing.T) {
 // what it can do that the one before it could not.
 func TestCapabilities(t *testing.T) {
 	tests := []struct{ version, words string }{
-		{"0.7.9", "older racyCreate lockedDB fewConnections"},
-		{"0.8.0", "racyCreate lockedDB fewConnections"},
-		{"0.8.2", "seccomp racyCreate lockedDB fewConnections"},
-		{"1.0.1", "seccomp racyCreate lockedDB fewConnections"},
-		{"1.0.2", "nameFlag seccomp racyCreate lockedDB fewConnections"},
-		{"1.1.3", "images nameFlag seccomp racyCreate lockedDB fewConnections"},
+		{"0.7.9", "older lockedDB fewConnections"},
+		{"0.8.0", "lockedDB fewConnections"},
+		{"0.8.2", "seccomp lockedDB fewConnections"},
+		{"1.0.1", "seccomp lockedDB fewConnections"},
+		{"1.0.2", "nameFlag seccomp lockedDB fewConnections"},
+		{"1.1.3", "images nameFlag seccomp lockedDB fewConnections"},
 		{"1.4.0", "images secrets command nameFlag seccomp landlock lockedDB fewConnections"},
 		{"1.7.9", "images secrets command nameFlag seccomp landlock lockedDB fewConnections"},
 		{"1.8.0", "images secrets labels command nameFlag seccomp landlock lockedDB fewConnections"},
@@ -90,7 +90,7 @@ func words(c capabilities) []string {
 		{c.Older, "older"}, {c.Newer, "newer"}, {c.LocalImages, "images"}, {c.SecretFiles, "secrets"}, {c.Labels, "labels"},
 		{c.Command, "command"}, {c.RunsWorkload, "workload"}, {c.PolicyInList, "policy"}, {c.EgressEvents, "events"},
 		{c.nameFlag, "nameFlag"}, {c.copyMode, "copyMode"}, {c.jsonErrors, "jsonErrors"}, {c.seccomp, "seccomp"}, {c.landlock, "landlock"},
-		{c.racyCreate, "racyCreate"}, {c.lockedDB, "lockedDB"}, {c.fewConnections, "fewConnections"},
+		{c.lockedDB, "lockedDB"}, {c.fewConnections, "fewConnections"},
 	} {
 		if w.has {
 			out = append(out, w.word)
