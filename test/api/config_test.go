@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api_test
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/spf13/pflag"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"botbottle.dev/bottle-operator/internal/setup"
+	"botbottle.dev/bottle-operator/test/api/apienv"
+)
+
+// flags are the options of a subcommand.
+type flags interface {
+	Bind(fs *pflag.FlagSet)
+	Validate() error
+}
+
+// wantFlags parses a command line as the subcommand does.
+func wantFlags(t *testing.T, subcommand string, o flags, args []string) {
+	t.Helper()
+	if len(args) == 0 || args[0] != subcommand {
+		t.Fatalf("got arguments %v, want the subcommand %s", args, subcommand)
+	}
+	fs := pflag.NewFlagSet(subcommand, pflag.ContinueOnError)
+	o.Bind(fs)
+	if err := fs.Parse(args[1:]); err != nil {
+		t.Fatalf("%s: %v", subcommand, err)
+	}
+	if err := o.Validate(); err != nil {
+		t.Errorf("%s %v: %v", subcommand, args[1:], err)
+	}
+}
+
+// The manager's Deployment passes the PodSecurity that its namespace enforces,
+// and its arguments are flags that there are.
+func TestManagerDeployment(t *testing.T) {
+	c := apienv.Client(t, apienv.Start(t))
+	objects, err := apienv.ParseManifests(kustomize(t, "config/default"))
+	must(t, err)
+	d := &appsv1.Deployment{}
+	for _, o := range objects {
+		if o.GetKind() == "Deployment" {
+			must(t, runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, d))
+		}
+	}
+	if d.Name != "bottle-manager" {
+		t.Fatalf("got Deployment %q in config/default, want bottle-manager", d.Name)
+	}
+	o := &setup.ManagerOptions{}
+	wantFlags(t, "manager", o, d.Spec.Template.Spec.Containers[0].Args)
+	if !o.LeaderElect || o.Namespace != d.Namespace {
+		t.Errorf("got leader election %t in %s, want it in %s", o.LeaderElect, o.Namespace, d.Namespace)
+	}
+	ns := &corev1.Namespace{}
+	must(t, c.Get(t.Context(), client.ObjectKey{Name: apienv.SystemNamespace}, ns))
+	if got := ns.Labels["pod-security.kubernetes.io/enforce"]; got != "restricted" {
+		t.Errorf("got PodSecurity %q enforced in %s, want restricted", got, ns.Name)
+	}
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: d.Namespace, Name: "manager"}, Spec: d.Spec.Template.Spec}
+	if err := c.Create(t.Context(), pod, client.DryRunAll); err != nil {
+		t.Errorf("got %v for the Deployment's Pod, want it accepted", err)
+	}
+}
+
+// The agent's unit: machines outlive the agent, and its flags are such that
+// there are.
+func TestAgentUnit(t *testing.T) {
+	data, err := os.ReadFile(filepath.Join(apienv.Root(), "config", "agent", "bottle-agent.service"))
+	must(t, err)
+	lines := strings.Split(string(data), "\n")
+	for _, want := range []string{"KillMode=process", "Delegate=yes", "Restart=always", "WantedBy=multi-user.target"} {
+		if !slices.Contains(lines, want) {
+			t.Errorf("got no line %s, want one", want)
+		}
+	}
+	for _, line := range lines {
+		command, found := strings.CutPrefix(line, "ExecStart=")
+		if !found {
+			continue
+		}
+		args := strings.Fields(strings.ReplaceAll(command, "${NODE_NAME}", "node-a"))
+		o := &setup.AgentOptions{}
+		wantFlags(t, "agent", o, args[1:])
+		return
+	}
+	t.Error("got no ExecStart, want one")
+}
