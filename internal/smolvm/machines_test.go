@@ -23,10 +23,14 @@ func TestStartsAreCapped(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			c, d := newCLI(t, version)
 			c.bootTime = 10 * time.Second
-			var wait sync.WaitGroup
+			var names []string
 			for i := range 6 {
 				name := specOf(fmt.Sprint("m", i)).Owner.ID()
 				c.states[name] = "created"
+				names = append(names, name)
+			}
+			var wait sync.WaitGroup
+			for _, name := range names {
 				wait.Go(func() {
 					if err := d.StartMachine(t.Context(), name); err != nil {
 						t.Errorf("%s: %v", name, err)
