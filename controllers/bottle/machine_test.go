@@ -325,3 +325,41 @@ func (s *slowStart) StartMachine(ctx context.Context, name string) error {
 		return ctx.Err()
 	}
 }
+
+func TestANewMachineKeepsTheCount(t *testing.T) {
+	w := running(t)
+	w.machines.Kill(testID)
+	w.r.view.touch(testID)
+	w.settle(demoKey)
+	began := w.bottle(demoKey).Status.StartTime
+	w.annotate(v1alpha1.AnnotationRecreatedAt, "now")
+	w.settle(demoKey)
+	st := w.bottle(demoKey).Status
+	if *st.Machine.Restarts != 1 || st.Machine.LastLoss == nil || !st.StartTime.Equal(began) {
+		t.Errorf("got %d restarts, loss %v, start %v, want 1, the loss, %v", *st.Machine.Restarts, st.Machine.LastLoss, st.StartTime, began)
+	}
+}
+
+func TestDeletingCallsAStartOff(t *testing.T) {
+	w := newWorld(t, demo().Obj())
+	slow := &slowStart{Machines: w.machines, name: testID, release: make(chan struct{})}
+	w.r.Machines = slow
+	if _, err := w.r.Reconcile(t.Context(), ctrl.Request{NamespacedName: demoKey}); err != nil {
+		t.Fatal(err)
+	}
+	if !w.r.starts.underWay(testUID) {
+		t.Fatal("start: got none under way")
+	}
+	if err := w.api.Delete(t.Context(), w.bottle(demoKey)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.r.Reconcile(t.Context(), ctrl.Request{NamespacedName: demoKey}); err != nil {
+		t.Fatal(err)
+	}
+	if w.r.starts.underWay(testUID) {
+		t.Errorf("start: got it under way, want it called off")
+		close(slow.release)
+	}
+	w.r.starts.wait()
+	w.wantEmpty()
+}
