@@ -161,10 +161,7 @@ func (r *Reconciler) stopMachine(ctx context.Context, s *scope) error {
 func (r *Reconciler) noteRunning(ctx context.Context, s *scope, f machineFacts) error {
 	run := runOf(f.machine)
 	if s.record == nil || s.record.Run == nil || !sameRun(*s.record.Run, run) || s.record.BootFailures > 0 {
-		rec, err := r.runningRecord(s)
-		if err != nil {
-			return err
-		}
+		rec := r.runningRecord(s)
 		rec.Run = &run
 		rec.BootFailures, rec.LastBootFailure, rec.BootError = 0, time.Time{}, ""
 		if rec.FirstRun.IsZero() {
@@ -180,11 +177,11 @@ func (r *Reconciler) noteRunning(ctx context.Context, s *scope, f machineFacts) 
 
 // runningRecord is the record to go on with: a machine of ours whose record
 // was lost counts as made from what is asked for now.
-func (r *Reconciler) runningRecord(s *scope) (state.Record, error) {
+func (r *Reconciler) runningRecord(s *scope) state.Record {
 	if s.record != nil {
-		return *s.record, nil
+		return *s.record
 	}
-	return r.newRecord(s), nil
+	return r.newRecord(s)
 }
 
 func (r *Reconciler) countLoss(ctx context.Context, s *scope, cause string) error {

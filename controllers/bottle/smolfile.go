@@ -8,6 +8,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
@@ -64,22 +66,21 @@ func (r *Reconciler) writeSmolfile(s *scope, env []guestenv.Var) error {
 	if err != nil {
 		return err
 	}
-	r.sayTrimmed(s, env, changed, wrote)
+	written := changed
+	if wrote {
+		written = slices.AppendSeq(written, maps.Keys(s.literals))
+	}
+	r.sayTrimmed(s, env, written)
 	sum := sha256.Sum256(data)
 	s.status.Smolfile = &v1alpha1.SmolfileStatus{Path: s.folder.SmolfilePath(), SHA256: hex.EncodeToString(sum[:])}
 	return nil
 }
 
 // sayTrimmed tells once, when a value was written, that its end is lost.
-func (r *Reconciler) sayTrimmed(s *scope, env []guestenv.Var, files []string, smolfile bool) {
-	written := map[string]bool{}
-	for _, name := range files {
-		written[name] = true
-	}
+func (r *Reconciler) sayTrimmed(s *scope, env []guestenv.Var, written []string) {
 	var names []string
 	for _, v := range env {
-		_, inFile := s.secrets[v.Name]
-		if guestenv.TrimmedByGuest(v.Value) && (written[v.Name] || smolfile && !inFile) {
+		if guestenv.TrimmedByGuest(v.Value) && slices.Contains(written, v.Name) {
 			names = append(names, v.Name)
 		}
 	}

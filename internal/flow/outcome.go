@@ -3,6 +3,7 @@
 package flow
 
 import (
+	"errors"
 	"fmt"
 	"time"
 )
@@ -72,7 +73,7 @@ func OutcomeOf(err error) Outcome {
 }
 
 func classify(err error) Outcome {
-	switch e := err.(type) {
+	switch e := err.(type) { //nolint:errorlint // it walks the tree itself, in its own order
 	case *Waiting:
 		return Outcome{Kind: KindWait, Reason: e.Reason, After: e.After}
 	case *Terminal:
@@ -86,7 +87,7 @@ func classify(err error) Outcome {
 	case interface{ Unwrap() []error }:
 		return heaviest(e.Unwrap())
 	}
-	if err == ErrBlocked {
+	if errors.Is(err, ErrBlocked) {
 		return Outcome{Kind: KindBlocked}
 	}
 	return Outcome{Kind: KindRetry}

@@ -177,8 +177,8 @@ db = sqlite3.connect("file:" + sys.argv[1] + "?mode=ro", uri=True)
 (data,) = db.execute("SELECT data FROM vms WHERE name = ?", (sys.argv[2],)).fetchone()
 sys.stdout.buffer.write(data if isinstance(data, bytes) else data.encode())`
 		python, err := exec.LookPath("python3")
-		if err != nil {
-			require.Unmet(t, "needs python3 to read smolvm's database")
+		if err != nil || exec.CommandContext(t.Context(), python, "-c", "import sqlite3").Run() != nil {
+			require.Unmet(t, "needs python3 with sqlite3 to read smolvm's database")
 		}
 		if record, err = exec.CommandContext(t.Context(), python, "-c", query, w.database(), name).Output(); err != nil {
 			t.Fatalf("read smolvm's database: %v", err)

@@ -157,16 +157,16 @@ func (d *Driver) run(ctx context.Context, c call) (runner.Result, error) {
 
 // write is run for calls that write smolvm's database; it tries again while
 // the database is locked, which passes in milliseconds.
-func (d *Driver) write(ctx context.Context, c call) (runner.Result, error) {
+func (d *Driver) write(ctx context.Context, c call) error {
 	defer d.lists.changed()
 	for delay := 20 * time.Millisecond; ; delay *= 2 {
 		d.lists.changed()
-		res, err := d.run(ctx, c)
+		_, err := d.run(ctx, c)
 		if !isLocked(err) || delay > 2*time.Second {
-			return res, err
+			return err
 		}
 		if err := sleep(ctx, jitter(delay)); err != nil {
-			return res, fmt.Errorf("%s: %w", c.what, err)
+			return fmt.Errorf("%s: %w", c.what, err)
 		}
 	}
 }

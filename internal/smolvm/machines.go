@@ -37,7 +37,7 @@ func (d *Driver) CreateMachine(ctx context.Context, spec host.MachineSpec) error
 		return fmt.Errorf("create machine %s: %w", name, err)
 	}
 	defer release()
-	_, err = d.write(ctx, call{what: "create machine " + name, args: args, timeout: createTimeout})
+	err = d.write(ctx, call{what: "create machine " + name, args: args, timeout: createTimeout})
 	return err
 }
 
@@ -127,7 +127,7 @@ func (d *Driver) start(ctx context.Context, c capabilities, name string) error {
 		return err
 	}
 	what := "start machine " + name
-	_, err := d.write(ctx, call{what: what, args: c.startArgs(name), env: c.hardening(), timeout: d.opts.StartTimeout, boots: true})
+	err := d.write(ctx, call{what: what, args: c.startArgs(name), env: c.hardening(), timeout: d.opts.StartTimeout, boots: true})
 	if errors.Is(err, errSlow) {
 		return fmt.Errorf("%s: %w: it was not up within %s", what, host.ErrBootFailed, d.opts.StartTimeout)
 	}
@@ -187,7 +187,7 @@ func (d *Driver) stop(ctx context.Context, c capabilities, m host.Machine) error
 	case host.MachineCreated, host.MachineStopped, host.MachineFailed:
 		return d.clear(ctx, m.Name)
 	}
-	_, err := d.write(ctx, call{what: "stop machine " + m.Name, args: c.stopArgs(m.Name), timeout: stopTimeout})
+	err := d.write(ctx, call{what: "stop machine " + m.Name, args: c.stopArgs(m.Name), timeout: stopTimeout})
 	// Whatever it says, what counts is that nothing runs.
 	if err := errors.Join(ctx.Err(), d.tidy(ctx, m.Name)); err != nil {
 		return fmt.Errorf("stop machine %s: %w", m.Name, err)
@@ -244,7 +244,7 @@ func (d *Driver) remove(ctx context.Context, c capabilities, m host.Machine) err
 	}
 	defer release()
 	what := "delete machine " + m.Name
-	if _, err := d.write(ctx, call{what: what, args: c.deleteArgs(m.Name), timeout: deleteTimeout}); err != nil {
+	if err := d.write(ctx, call{what: what, args: c.deleteArgs(m.Name), timeout: deleteTimeout}); err != nil {
 		return err
 	}
 	if _, err := d.find(ctx, c, m.Name); err == nil {

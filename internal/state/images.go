@@ -115,7 +115,7 @@ func (i *Images) open(name string) (*os.File, error) {
 func identify(info fs.FileInfo) fileID {
 	id := fileID{size: info.Size(), mtime: info.ModTime().UnixNano()}
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
-		id.dev, id.ino, id.ctime = uint64(st.Dev), st.Ino, st.Ctim.Nano()
+		id.dev, id.ino, id.ctime = st.Dev, st.Ino, st.Ctim.Nano()
 	}
 	return id
 }

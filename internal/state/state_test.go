@@ -211,7 +211,7 @@ func TestHashes(t *testing.T) {
 	if a["A"] != a["B"] || a["A"] == a["C"] || a["A"] == b["A"] {
 		t.Errorf("got %v and %v, want them to tell values apart, and no two salts alike", a, b)
 	}
-	if state.NewSalt() == state.NewSalt() {
+	if one, two := state.NewSalt(), state.NewSalt(); one == two {
 		t.Errorf("salts: got the same twice")
 	}
 }

@@ -25,12 +25,12 @@ func main() {
 		fmt.Fprintln(os.Stderr, "usage: relay NETNS-FILE LISTEN-ADDRESS DIAL-ADDRESS")
 		os.Exit(2)
 	}
-	if err := run(os.Args[1], os.Args[2], os.Args[3]); err != nil {
-		fmt.Fprintln(os.Stderr, "relay:", err)
-		os.Exit(1)
-	}
+	err := run(os.Args[1], os.Args[2], os.Args[3])
+	fmt.Fprintln(os.Stderr, "relay:", err)
+	os.Exit(1)
 }
 
+// run relays until it can listen no more.
 func run(netns, listen, dial string) error {
 	l, err := listenIn(netns, listen)
 	if err != nil {
