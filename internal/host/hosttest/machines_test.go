@@ -57,4 +57,3 @@ func machinesFixture(t *testing.T, v host.SmolvmVersion) hostcontract.MachinesFi
 		Kill:       func(_ *testing.T, m host.Machine) { f.Kill(m.Name) },
 	}
 }
-
