@@ -83,7 +83,7 @@ type Reconciler struct {
 	queue   workqueue.TypedRateLimitingInterface[reconcile.Request]
 	known   map[string]types.NamespacedName    // Bottles by the name of their machine
 	watched map[string]state.Run               // VMMs whose end is watched, by machine
-	watches context.Context                    //nolint:containedctx // of the watches of VMMs, which outlive a pass
+	watches context.Context                    // of the watches of VMMs, which outlive a pass
 	left    map[types.NamespacedName]types.UID // deleted Bottles that the cache may still show
 }
 

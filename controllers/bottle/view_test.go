@@ -7,10 +7,12 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/onsi/gomega"
 	testclock "k8s.io/utils/clock/testing"
 
 	"botbottle.dev/bottle-operator/internal/host"
@@ -74,18 +76,35 @@ func TestViewListsOnlyWhenItMust(t *testing.T) {
 
 func TestPassesAtOnceShareAList(t *testing.T) {
 	w := newViewWorld()
+	slow := &slowList{Machines: w.machines, release: make(chan struct{})}
+	w.machineView.machines = slow
 	var all sync.WaitGroup
+	var coming atomic.Int32
 	for range 20 {
 		all.Go(func() {
+			coming.Add(1)
 			if _, _, err := w.get(context.Background(), "bottle-a"); err != nil {
 				t.Error(err)
 			}
 		})
 	}
+	gomega.NewWithT(t).Eventually(coming.Load).Should(gomega.BeEquivalentTo(20))
+	close(slow.release)
 	all.Wait()
 	if got := w.lists(); got != 1 {
 		t.Errorf("lists: got %d, want 1", got)
 	}
+}
+
+// slowList lists only once it was released.
+type slowList struct {
+	host.Machines
+	release chan struct{}
+}
+
+func (s *slowList) ListMachines(ctx context.Context) ([]host.Machine, error) {
+	<-s.release
+	return s.Machines.ListMachines(ctx)
 }
 
 func TestPollTellsOfWhatChanged(t *testing.T) {

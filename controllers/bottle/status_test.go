@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bottle
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+)
+
+func TestAReturnedAgentTakesBackWhatTheManagerSaid(t *testing.T) {
+	w := running(t)
+	before := w.bottle(demoKey)
+	w.update(demoKey, func(b *v1alpha1.Bottle) {
+		for _, typ := range []string{v1alpha1.ConditionReady, v1alpha1.ConditionEgressEnforced} {
+			meta.SetStatusCondition(&b.Status.Conditions, metav1.Condition{Type: typ, Status: metav1.ConditionUnknown, Reason: v1alpha1.ReasonAgentLost})
+		}
+	})
+	if !news(event.UpdateEvent{ObjectOld: before, ObjectNew: w.bottle(demoKey)}) {
+		t.Errorf("the manager's word: got no news, want some")
+	}
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionReady, "False/NotProven")
+	w.wantCond(demoKey, v1alpha1.ConditionEgressEnforced, "Unknown/NotProven")
+}
+
+func TestTheAgentsOwnWritesAreNoNews(t *testing.T) {
+	w := newWorld(t, demo().Finalizer(v1alpha1.FinalizerNode).Obj())
+	before := w.bottle(demoKey)
+	w.settle(demoKey)
+	after := w.bottle(demoKey)
+	if news(event.UpdateEvent{ObjectOld: before, ObjectNew: after}) {
+		t.Errorf("the agent's own status: got news, want none")
+	}
+	for name, change := range map[string]func(*v1alpha1.Bottle){
+		"generation":  func(b *v1alpha1.Bottle) { b.Generation++ },
+		"deletion":    func(b *v1alpha1.Bottle) { b.DeletionTimestamp = &metav1.Time{Time: epoch} },
+		"finalizer":   func(b *v1alpha1.Bottle) { b.Finalizers = nil },
+		"restartedAt": func(b *v1alpha1.Bottle) { b.Annotations = map[string]string{v1alpha1.AnnotationRestartedAt: "x"} },
+		"recreatedAt": func(b *v1alpha1.Bottle) { b.Annotations = map[string]string{v1alpha1.AnnotationRecreatedAt: "x"} },
+		"eviction":    evict,
+		"node":        func(b *v1alpha1.Bottle) { b.Status.NodeName = new("node-b") },
+		"resources":   func(b *v1alpha1.Bottle) { b.Status.Resources.CPUs = 9 },
+	} {
+		changed := after.DeepCopy()
+		change(changed)
+		if !news(event.UpdateEvent{ObjectOld: after, ObjectNew: changed}) {
+			t.Errorf("%s: got no news, want some", name)
+		}
+	}
+}
+
+func TestTransitionTimes(t *testing.T) {
+	w := newWorld(t, demo().Obj())
+	w.networks.Down()
+	if _, err := w.pass(demoKey); err != nil {
+		t.Fatal(err)
+	}
+	times := func() map[string]time.Time {
+		out := map[string]time.Time{}
+		for _, c := range w.bottle(demoKey).Status.Conditions {
+			out[c.Type] = c.LastTransitionTime.UTC()
+		}
+		return out
+	}
+	first := times()
+	w.clock.Step(time.Hour)
+	w.facts.Break("docker", "another message")
+	if _, err := w.pass(demoKey); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(first, times()); d != "" {
+		t.Errorf("after another message (-want +got):\n%s", d)
+	}
+	w.networks.Up()
+	w.facts.Break("docker", "")
+	w.clock.Step(time.Hour)
+	turned := w.clock.Now()
+	if _, err := w.pass(demoKey); err != nil {
+		t.Fatal(err)
+	}
+	if got := times()[v1alpha1.ConditionNetworkReady]; !got.Equal(turned) {
+		t.Errorf("after a turn: got %s, want %s", got, turned)
+	}
+	if got := times()[v1alpha1.ConditionReady]; !got.Equal(first[v1alpha1.ConditionReady]) {
+		t.Errorf("Ready, False all along: got %s, want %s", got, first[v1alpha1.ConditionReady])
+	}
+}
