@@ -363,3 +363,17 @@ func TestDeletingCallsAStartOff(t *testing.T) {
 	w.r.starts.wait()
 	w.wantEmpty()
 }
+
+// TestAnOldListCreatesNothing has the machine appear after the last poll.
+func TestAnOldListCreatesNothing(t *testing.T) {
+	w := newWorld(t, demo().Obj())
+	if err := w.r.view.poll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.machines.Add(host.Machine{Name: testID, UID: testUID, State: host.MachineRunning, PID: 7, StartTime: epoch})
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "True/MachineRunning")
+	if got := w.writingCalls(); slices.ContainsFunc(got, func(c string) bool { return strings.HasPrefix(c, "CreateMachine") }) {
+		t.Errorf("calls: got %v, want no machine created", got)
+	}
+}
