@@ -112,6 +112,10 @@ check: verify ## verify, and the tests that need nothing but Go.
 test: ## Every layer of tests: pure to real microVMs (REQUIRE_ALL=1: nothing may skip).
 	@hack/test
 
+.PHONY: contract-node
+contract-node: ## The whole machine contract on node-1 of a running cluster of real machines (20 minutes where emulated).
+	@hack/contract-node
+
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for FUZZTIME (10m).
 	@FUZZTIME=$(FUZZTIME) FUZZ_PARALLEL=$(FUZZ_PARALLEL) hack/fuzz

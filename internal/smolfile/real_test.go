@@ -29,12 +29,15 @@ type realSmolvm struct{ bin, home string }
 
 func newRealSmolvm(t *testing.T) realSmolvm {
 	t.Helper()
-	dir := require.Env(t, "SMOLVM_REAL_DIR", "set it to the folder that holds the real smolvm")
+	dir := os.Getenv("SMOLVM_REAL_DIR")
+	if dir == "" {
+		dir = "../../bin/smolvm/1.32.2"
+	}
 	bin, err := filepath.Abs(filepath.Join(dir, "smolvm"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	require.File(t, bin, "SMOLVM_REAL_DIR is the folder that holds the real smolvm")
+	require.File(t, bin, "make smolvm fetches it, or set SMOLVM_REAL_DIR to the folder of one")
 	return realSmolvm{bin: bin, home: t.TempDir()}
 }
 

@@ -43,7 +43,7 @@ func place(t *testing.T, name, below string) string {
 func TestRealWithoutVM(t *testing.T) {
 	for _, version := range []string{"1.32.2", "1.9.1"} {
 		t.Run(version, func(t *testing.T) {
-			dir := filepath.Join(place(t, "SMOLVM_REAL_DIR", "bin/smolvm"), version)
+			dir := filepath.Join(place(t, "SMOLVM_VERSIONS_DIR", "bin/smolvm"), version)
 			require.File(t, filepath.Join(dir, "smolvm"), "make smolvm")
 			hostcontract.TestMachines(t, func(t *testing.T) hostcontract.MachinesFixture {
 				return fixture(t, dir)
@@ -71,21 +71,6 @@ func standin(t *testing.T, version string) string {
 	dir := filepath.Join(place(t, "STANDIN_DIR", "bin/standin"), version)
 	require.File(t, filepath.Join(dir, "smolvm"), "hack/standin-install "+version+" "+dir)
 	return dir
-}
-
-// TestNode is the whole contract on a node where smolvm boots. The compiled
-// test runs there by itself; without the variable there is no such node.
-func TestNode(t *testing.T) {
-	dir := os.Getenv("HOSTCONTRACT_SMOLVM_DIR")
-	if dir == "" {
-		t.Skip("HOSTCONTRACT_SMOLVM_DIR names no installation of smolvm on a node that boots machines")
-	}
-	hostcontract.TestMachines(t, func(t *testing.T) hostcontract.MachinesFixture {
-		// A node that is emulated boots one at a time.
-		f := fixtureOf(t, newWorld(t, dir, func(o *smolvm.Options) { o.MaxConcurrentStarts = 1 }))
-		f.Size = host.MachineSpec{CPUs: 1, MemoryMiB: 256}
-		return f
-	}, hostcontract.MachineOptions{})
 }
 
 // world is a smolvm home of its own.
