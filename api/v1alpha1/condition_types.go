@@ -102,6 +102,9 @@ const (
 	ReasonBundleImageNotAllowed = "BundleImageNotAllowed"
 	// ReasonBundleImageMissing: the node's Docker Engine lacks the image.
 	ReasonBundleImageMissing = "BundleImageMissing"
+	// ReasonEgressRuleInvalid: a rule of spec.egress.allow passed the schema and
+	// still names nothing that can be let through; the message names it.
+	ReasonEgressRuleInvalid = "EgressRuleInvalid"
 	// ReasonBundleStarting: the container does not run yet.
 	ReasonBundleStarting = "BundleStarting"
 	// ReasonBundleNotAnswering: a declared port does not answer.

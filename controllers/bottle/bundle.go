@@ -155,7 +155,7 @@ func renderRules(b *v1alpha1.Bottle) ([]byte, error) {
 			return data, nil
 		}
 	}
-	return nil, &flow.Terminal{Reason: reasonEgressRuleInvalid, Err: fmt.Errorf("spec.egress.allow: %w", err)}
+	return nil, &flow.Terminal{Reason: v1alpha1.ReasonEgressRuleInvalid, Err: fmt.Errorf("spec.egress.allow: %w", err)}
 }
 
 func (r *Reconciler) checkBundleImage(image string) error {

@@ -21,10 +21,6 @@ const (
 	eventNewerSmolvm       = "NewerSmolvm"
 )
 
-// reasonEgressRuleInvalid: a rule passed the schema and still names nothing
-// that can be let through.
-const reasonEgressRuleInvalid = "EgressRuleInvalid"
-
 // expected are reasons on the way of every Bottle: no news.
 var expected = map[string]bool{
 	v1alpha1.ReasonBlocked:         true,

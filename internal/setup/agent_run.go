@@ -208,6 +208,10 @@ func clusterID(ctx context.Context, reader client.Reader) (string, error) {
 	}
 }
 
+// ownExecutable is this process's, also after the file was replaced by an
+// upgrade.
+const ownExecutable = "/proc/self/exe"
+
 // loadDocker loads the built-in bundle image. A Docker Engine that is down
 // gets it later, when the first bundle needs it.
 func (o *AgentOptions) loadDocker(ctx context.Context) (*docker.Engine, error) {
@@ -215,11 +219,7 @@ func (o *AgentOptions) loadDocker(ctx context.Context) (*docker.Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--docker-host: %w", err)
 	}
-	self, err := os.Executable()
-	if err != nil {
-		return nil, fmt.Errorf("the agent's own executable: %w", err)
-	}
-	reference, err := engine.LoadBundleImage(ctx, self)
+	reference, err := engine.LoadBundleImage(ctx, ownExecutable)
 	switch {
 	case errors.Is(err, host.ErrInvalid):
 		return nil, fmt.Errorf("the agent's executable cannot be the bundle image: %w", err)
