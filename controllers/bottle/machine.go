@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -38,6 +39,8 @@ func (r *Reconciler) ensureMachine(ctx context.Context, s *scope) error {
 		if err := r.countLoss(ctx, s, d.loss); err != nil {
 			return err
 		}
+		f.record = s.record
+		d = decide(f)
 	}
 	s.comparePending(f)
 	err = mapped(r.act(ctx, s, f, d), say)
@@ -130,9 +133,15 @@ func (r *Reconciler) takeStart(s *scope) error {
 // beginStart starts the machine apart from the pass. Whatever asked for it,
 // the annotation and the values of Secrets as they are now are then in force.
 func (r *Reconciler) beginStart(s *scope) error {
-	rec := *s.record
+	rec := r.runningRecord(s)
 	rec.RestartedAt = s.bottle.Annotations[v1alpha1.AnnotationRestartedAt]
-	rec.Secrets = state.Hashes(rec.Salt, s.secrets)
+	// Values are read anew; which variables there are was fixed at create.
+	rec.Secrets = maps.Clone(rec.Secrets)
+	for name, hash := range state.Hashes(rec.Salt, s.secrets) {
+		if _, has := rec.Secrets[name]; has {
+			rec.Secrets[name] = hash
+		}
+	}
 	if err := s.setRecord(rec); err != nil {
 		return err
 	}
@@ -160,10 +169,16 @@ func (r *Reconciler) stopMachine(ctx context.Context, s *scope) error {
 // noteRunning keeps which VMM runs, so that its end is noticed.
 func (r *Reconciler) noteRunning(ctx context.Context, s *scope, f machineFacts) error {
 	run := runOf(f.machine)
-	if s.record == nil || s.record.Run == nil || !sameRun(*s.record.Run, run) || s.record.BootFailures > 0 {
+	if f.machine.PID == 0 && s.record != nil && s.record.Run != nil {
+		return nil // smolvm could not tell this time: no other VMM is known
+	}
+	stays := s.record != nil && s.record.BootFailures > 0 && f.now.Sub(run.StartTime) >= stable
+	if s.record == nil || s.record.Run == nil || !sameRun(*s.record.Run, run) || stays {
 		rec := r.runningRecord(s)
 		rec.Run = &run
-		rec.BootFailures, rec.LastBootFailure, rec.BootError = 0, time.Time{}, ""
+		if stays {
+			rec.BootFailures, rec.LastBootFailure, rec.BootError = 0, time.Time{}, ""
+		}
 		if rec.FirstRun.IsZero() {
 			rec.FirstRun = firstOf(run.StartTime, f.now)
 		}
@@ -184,8 +199,19 @@ func (r *Reconciler) runningRecord(s *scope) state.Record {
 	return r.newRecord(s)
 }
 
+// stable is how long a machine must have run for its end to be no failed boot:
+// a guest that ends itself at every start must not be restarted without pause.
+const stable = time.Minute
+
 func (r *Reconciler) countLoss(ctx context.Context, s *scope, cause string) error {
 	rec := *s.record
+	now := r.Clock.Now().UTC()
+	if now.Sub(rec.Run.StartTime) < stable {
+		rec.BootFailures++
+		rec.LastBootFailure, rec.BootError = now, "it ended within a minute of its start: "+cause
+	} else {
+		rec.BootFailures, rec.LastBootFailure, rec.BootError = 0, time.Time{}, ""
+	}
 	rec.Run = nil
 	rec.Restarts++
 	rec.LastLoss = &state.Loss{Time: r.Clock.Now().UTC().Truncate(time.Second), Cause: cause}

@@ -102,7 +102,7 @@ func decideDown(f machineFacts) decision {
 	if left := next.Sub(f.now); left > 0 {
 		d.action = actNothing
 		d.wait = &flow.Waiting{Reason: v1alpha1.ReasonBootFailed, After: left,
-			Message: "the machine did not boot, it is tried again with growing pauses: " + f.record.BootError}
+			Message: "the machine did not come up to stay, it is tried again with growing pauses: " + f.record.BootError}
 	}
 	return orNodeFault(f, d)
 }

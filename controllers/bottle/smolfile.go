@@ -58,7 +58,11 @@ func (r *Reconciler) writeSmolfile(s *scope, env []guestenv.Var) error {
 	if err != nil {
 		return invalidEnv(err)
 	}
-	changed, err := s.folder.WriteSecrets(s.secrets)
+	var kept []string
+	if s.record != nil {
+		kept = slices.Collect(maps.Keys(s.record.Secrets))
+	}
+	changed, err := s.folder.WriteSecrets(s.secrets, kept...)
 	if err != nil {
 		return err
 	}

@@ -247,14 +247,19 @@ func (f Folder) WriteRules(data []byte) (bool, error) {
 }
 
 // WriteSecrets makes the files below secrets/ exactly these, one per variable,
-// and returns the names whose file changed, in order.
-func (f Folder) WriteSecrets(values map[string]string) ([]string, error) {
+// and returns the names whose file changed, in order. Files of the names to
+// keep stay as they are: a machine reads at each start what it was created
+// with.
+func (f Folder) WriteSecrets(values map[string]string, keep ...string) ([]string, error) {
 	dir := filepath.Join(f.path, secretsDir)
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, fmt.Errorf("secret files: %w", err)
 	}
 	wanted := make(map[string]bool, len(values))
+	for _, name := range keep {
+		wanted[secretFileName(name)] = true
+	}
 	for name := range values {
 		if !guestenv.ValidName(name) {
 			return nil, fmt.Errorf("secret file %q: not the name of a variable", name)
