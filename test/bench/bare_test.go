@@ -25,31 +25,33 @@ os.makedirs(rules, exist_ok=True)
 with open(rules + "/egress.json", "w") as f: f.write('{"version":1,"allow":[]}')
 env = ["HTTPS_PROXY", "HTTP_PROXY", "https_proxy", "http_proxy"]
 times = []
-for i in range(count):
-    name, net = f"bare-{i}", f"10.98.{i}"
-    smolfile = rules + f"/{name}"
-    with open(smolfile, "w") as f:
-        f.write("env = " + json.dumps([f"{k}=http://{net}.2:8888" for k in env]) + f'\n[network]\nallow_cidrs = ["{net}.2/32"]\n')
-    t = [time.monotonic()]
-    def lap(): t.append(time.monotonic())
-    run("docker", "network", "create", "--subnet", f"{net}.0/24", "--gateway", f"{net}.1", name); lap()
-    run("docker", "run", "-d", "--name", name, "--network", name, "--ip", f"{net}.2", "--read-only", "--cap-drop", "ALL",
-        "--user", "65532:65532", "--security-opt", "no-new-privileges", "-v", rules + ":/etc/bottle:ro", image); lap()
-    run("smolvm", "machine", "create", "--name", name, *sizes, "--image", guest, "--smolfile", smolfile); lap()
-    for attempt in range(4):
-        try:
-            run("smolvm", "machine", "start", "--name", name); break
-        except subprocess.CalledProcessError:
-            if attempt == 3: raise
-            # a failed boot is part of the time, as it is for the operator
-    lap()
-    times.append([round((b - a) * 1000, 3) for a, b in zip(t, t[1:])])
-for i in range(count):
-    name = f"bare-{i}"
-    run("smolvm", "machine", "stop", "--name", name)
-    run("smolvm", "machine", "delete", "--name", name, "-f")
-    run("docker", "rm", "-f", name)
-    run("docker", "network", "rm", name)
+try:
+    for i in range(count):
+        name, net = f"bare-{i}", f"10.98.{i}"
+        smolfile = rules + f"/{name}"
+        with open(smolfile, "w") as f:
+            f.write("env = " + json.dumps([f"{k}=http://{net}.2:8888" for k in env]) + f'\n[network]\nallow_cidrs = ["{net}.2/32"]\n')
+        t = [time.monotonic()]
+        def lap(): t.append(time.monotonic())
+        run("docker", "network", "create", "--subnet", f"{net}.0/24", "--gateway", f"{net}.1", name); lap()
+        run("docker", "run", "-d", "--name", name, "--network", name, "--ip", f"{net}.2", "--read-only", "--cap-drop", "ALL",
+            "--user", "65532:65532", "--security-opt", "no-new-privileges", "-v", rules + ":/etc/bottle:ro", image); lap()
+        run("smolvm", "machine", "create", "--name", name, *sizes, "--image", guest, "--smolfile", smolfile); lap()
+        for attempt in range(4):
+            try:
+                run("smolvm", "machine", "start", "--name", name); break
+            except subprocess.CalledProcessError:
+                if attempt == 3: raise
+                # a failed boot is part of the time, as it is for the operator
+        lap()
+        times.append([round((b - a) * 1000, 3) for a, b in zip(t, t[1:])])
+finally:
+    # Each is tried, whatever became of the others.
+    for i in range(count):
+        name = f"bare-{i}"
+        for argv in (["smolvm", "machine", "stop", "--name", name], ["smolvm", "machine", "delete", "--name", name, "-f"],
+                     ["docker", "rm", "-f", name], ["docker", "network", "rm", name]):
+            subprocess.run(argv, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 print(json.dumps(times))
 `
 
