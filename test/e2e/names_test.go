@@ -5,6 +5,7 @@ package e2e
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
@@ -98,13 +99,13 @@ func TestForeignObjectsOfOurName(t *testing.T) {
 			b.Spec.DesiredState = v1alpha1.DesiredStateStopped // nothing is made yet, but the UID is known
 			c.Apply(t, b)
 			id := story.ID(b)
-			remove := []string{"docker", "network", "rm", id}
-			if kind == "network" {
-				c.Exec(t, node1, "docker", "network", "create", "--subnet", "10.99.0.0/24", id)
-			} else {
-				c.Exec(t, node1, "docker", "create", "--name", id, bundleImage(t, c), "--help")
-				remove = []string{"docker", "rm", "-f", id}
+			make, remove := []string{"docker", "network", "create", "--subnet", "10.99.0.0/24", id}, []string{"docker", "network", "rm"}
+			if kind == "container" {
+				make, remove = []string{"docker", "create", "--name", id, bundleImage(t, c), "--help"}, []string{"docker", "rm", "-f"}
 			}
+			// By docker's own id: in the end the Bottle's has the name.
+			remove = append(remove, strings.TrimSpace(c.Exec(t, node1, make...)))
+			t.Cleanup(func() { c.TryExec(t, node1, remove...) })
 			c.Change(t, b, func() { b.Spec.DesiredState = v1alpha1.DesiredStateRunning })
 			c.WaitReason(t, b, tt.condition, tt.reason)
 			c.Exec(t, node1, remove...)
