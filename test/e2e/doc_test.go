@@ -6,6 +6,7 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"testing"
 	"time"
@@ -45,6 +46,24 @@ func on(node, ns, name, slug string) *v1alpha1.Bottle {
 	return b.Obj()
 }
 
+// pidOf is the process id in b's status, 0 for none.
+func pidOf(b *v1alpha1.Bottle) int64 {
+	if m := b.Status.Machine; m != nil && m.PID != nil {
+		return *m.PID
+	}
+	return 0
+}
+
+// wantPID is the process id of a Bottle that runs.
+func wantPID(t *testing.T, b *v1alpha1.Bottle) int64 {
+	t.Helper()
+	pid := pidOf(b)
+	if pid == 0 {
+		t.Fatalf("machine of running Bottle %s: got %+v, want its pid", b.Name, b.Status.Machine)
+	}
+	return pid
+}
+
 func ptr[T any](v T) *T { return &v }
 
 // nodeHas lists what the node still has of b, by name.
@@ -72,13 +91,16 @@ func wantNothingLeft(t *testing.T, c *story.Cluster, node string, b *v1alpha1.Bo
 	if left := nodeHas(t, c, node, b); len(left) > 0 {
 		t.Errorf("after deletion of %s, %s has %v, want nothing", b.Name, node, left)
 	}
-	pods := &corev1.PodList{}
-	if err := c.List(t.Context(), pods, client.InNamespace(b.Namespace), client.MatchingLabels{v1alpha1.LabelUID: string(b.UID)}); err != nil {
-		t.Fatal(err)
-	}
-	for _, pod := range pods.Items {
-		if metav1.IsControlledBy(&pod, b) {
-			t.Errorf("after deletion of %s, got placeholder Pod %s, want none", b.Name, pod.Name)
+	// The manager removes the placeholder in a later pass.
+	c.Eventually(t, "the placeholder Pods of deleted "+b.Name+" to be gone", func() (string, bool) {
+		pods := &corev1.PodList{}
+		err := c.List(t.Context(), pods, client.InNamespace(b.Namespace), client.MatchingLabels{v1alpha1.LabelUID: string(b.UID)})
+		var left []string
+		for _, pod := range pods.Items {
+			if metav1.IsControlledBy(&pod, b) {
+				left = append(left, pod.Name)
+			}
 		}
-	}
+		return fmt.Sprintf("%v left (%v)", left, err), err == nil && len(left) == 0
+	})
 }

@@ -150,7 +150,7 @@ func TestLostAgentIsSaidAndComesBack(t *testing.T) {
 	b := on(node2, c.Namespace(t), "lost", "lost")
 	c.Apply(t, b)
 	c.WaitRuns(t, b)
-	pid := *b.Status.Machine.PID
+	pid := wantPID(t, b)
 	c.Run(t, "agent-stop", node2)
 	t.Cleanup(func() { c.Run(t, "agent-start", node2) })
 	c.WaitReason(t, b, v1alpha1.ConditionReady, v1alpha1.ReasonAgentLost)
@@ -164,8 +164,8 @@ func TestLostAgentIsSaidAndComesBack(t *testing.T) {
 	c.Run(t, "agent-start", node2)
 	c.WaitReason(t, b, v1alpha1.ConditionReady, v1alpha1.ReasonNotProven)
 	c.WaitRuns(t, b)
-	if *b.Status.Machine.PID != pid {
-		t.Errorf("pid of the machine: got %d, want %d: losing an agent loses no machine", *b.Status.Machine.PID, pid)
+	if got := pidOf(b); got != pid {
+		t.Errorf("pid of the machine: got %d, want %d: losing an agent loses no machine", got, pid)
 	}
 	c.Eventually(t, "the node to offer bottles again", func() (string, bool) {
 		got := nodeOf(t, c, node2).Status.Allocatable[v1alpha1.ResourceBottle]
@@ -178,6 +178,7 @@ func TestNodeLossMovesABottleOnlyWhenOutOfService(t *testing.T) {
 	c := connect(t)
 	b := builders.MakeBottle("moves").Namespace(c.Namespace(t)).Slug("moves").Obj()
 	changeNode(t, c, node1, func(n *corev1.Node) { n.Spec.Unschedulable = true })
+	t.Cleanup(func() { changeNode(t, c, node1, func(n *corev1.Node) { n.Spec.Unschedulable = false }) })
 	c.Apply(t, b)
 	c.WaitRuns(t, b)
 	changeNode(t, c, node1, func(n *corev1.Node) { n.Spec.Unschedulable = false })
