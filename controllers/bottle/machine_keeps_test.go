@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bottle
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+// A guest that ends itself at every start must not have its node and the API
+// server work for it without pause.
+func TestAMachineThatEndsAtEveryStartIsGivenPauses(t *testing.T) {
+	w := running(t)
+	w.machines.Kill(testID)
+	w.r.view.touch(testID)
+	res, err := w.pass(demoKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "False/BootFailed")
+	if res.RequeueAfter != firstPause || w.machines.Starts(testID) != 1 {
+		t.Errorf("after the first quick end: got %d starts, next look after %s, want 1 and %s", w.machines.Starts(testID), res.RequeueAfter, firstPause)
+	}
+	w.settle(demoKey)
+	w.machines.Kill(testID)
+	w.r.view.touch(testID)
+	if res, err = w.pass(demoKey); err != nil || res.RequeueAfter != 2*firstPause {
+		t.Errorf("after the second: got next look after %s (%v), want %s", res.RequeueAfter, err, 2*firstPause)
+	}
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "True/MachineRunning")
+
+	w.clock.Step(2 * stable)
+	w.machines.Kill(testID)
+	w.r.view.touch(testID)
+	if _, err := w.pass(demoKey); err != nil || w.machines.Starts(testID) != 4 {
+		t.Errorf("after the end of a machine that had stayed up: got %d starts (%v), want a fourth at once", w.machines.Starts(testID), err)
+	}
+}
+
+// smolvm reads a machine's secret files at each start: those it was created
+// with stay until there is a new machine.
+func TestARemovedSecretStaysForTheMachineThatReadsIt(t *testing.T) {
+	w := newWorld(t, demo().EnvFromSecret("TOKEN", "s", "k").Obj())
+	w.refs.put("secrets", "s", "k", "one")
+	w.settle(demoKey)
+	w.update(demoKey, func(b *v1alpha1.Bottle) { b.Spec.Env = nil })
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionPendingRestart, "True/SpecChanged")
+	w.annotate(v1alpha1.AnnotationRestartedAt, "now")
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "True/MachineRunning")
+	if got := w.machines.GuestEnv(testID); !slices.Contains(got, "TOKEN=one") {
+		t.Errorf("guest env after a restart: got %v, want TOKEN=one still", got)
+	}
+	w.annotate(v1alpha1.AnnotationRecreatedAt, "now")
+	w.settle(demoKey)
+	if got := w.machines.GuestEnv(testID); slices.ContainsFunc(got, func(e string) bool { return strings.HasPrefix(e, "TOKEN=") }) {
+		t.Errorf("guest env of the new machine: got %v, want no TOKEN", got)
+	}
+}
+
+func TestAnAddedSecretWaitsForANewMachine(t *testing.T) {
+	w := newWorld(t, demo().EnvFromSecret("TOKEN", "s", "k").Obj())
+	w.refs.put("secrets", "s", "k", "one")
+	w.refs.put("secrets", "more", "k", "two")
+	w.settle(demoKey)
+	w.update(demoKey, func(b *v1alpha1.Bottle) {
+		added := b.Spec.Env[0].DeepCopy()
+		added.Name, added.ValueFrom.SecretKeyRef.Name = "MORE", "more"
+		b.Spec.Env = append(b.Spec.Env, *added)
+	})
+	w.settle(demoKey)
+	w.annotate(v1alpha1.AnnotationRestartedAt, "now")
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionPendingRestart, "True/SpecChanged")
+}
+
+func TestAStoppedMachineWithoutRecordIsStarted(t *testing.T) {
+	w := running(t)
+	folder, err := w.r.State.Folder(testUID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.machines.StopMachine(t.Context(), testID); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(folder.Path(), "machine.json")); err != nil {
+		t.Fatal(err)
+	}
+	w.r.view.touch(testID)
+	w.settle(demoKey)
+	if m, _, _ := w.machines.Get(testID); m.State != host.MachineRunning {
+		t.Errorf("state: got %s, want running", m.State)
+	}
+}
