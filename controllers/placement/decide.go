@@ -140,6 +140,9 @@ func decidePlaced(f facts, on string) decision {
 	}
 	chosen := "kube-scheduler chose node " + on
 	switch {
+	case f.pod != nil && f.pod.node != "" && f.pod.node != on:
+		d.pod = podRemove
+		say(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen)
 	case f.pod != nil && f.pod.deleting:
 		say(metav1.ConditionFalse, v1alpha1.ReasonEvicted, fmt.Sprintf(
 			"the placeholder Pod was deleted (by a drain, preemption or a person): the machine is removed from node %s before the Bottle goes elsewhere", on))
@@ -150,9 +153,6 @@ func decidePlaced(f facts, on string) decision {
 		say(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen+"; its placeholder Pod is gone and a new one is refused: "+f.refusal)
 	case f.pod == nil:
 		d.pod, d.pin = podCreate, on
-		say(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen)
-	case f.pod.node != "" && f.pod.node != on:
-		d.pod = podRemove
 		say(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen)
 	default:
 		say(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen)
