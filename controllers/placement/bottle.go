@@ -15,6 +15,7 @@ import (
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 )
@@ -77,23 +78,51 @@ func (r *bottles) pass(ctx context.Context, key client.ObjectKey) (ctrl.Result, 
 	return r.act(ctx, f, pod)
 }
 
-// placeholders returns the Bottle's own Pod, and those that bear its name but
-// belong to a Bottle that is no more.
+// placeholders returns the Bottle's own Pod, and those that were made for a
+// Bottle of its name that is no more. Other Pods that bear the name are
+// somebody else's, and are left alone.
 func (r *bottles) placeholders(ctx context.Context, key client.ObjectKey, b *v1alpha1.Bottle) (*corev1.Pod, []corev1.Pod, error) {
 	list := &corev1.PodList{}
 	if err := r.List(ctx, list, client.InNamespace(key.Namespace), client.MatchingFields{indexPodBottle: key.Name}); err != nil {
 		return nil, nil, fmt.Errorf("list placeholder Pods of %s: %w", key, err)
 	}
-	var own *corev1.Pod
-	var strays []corev1.Pod
-	for i := range list.Items {
-		if b != nil && list.Items[i].Labels[v1alpha1.LabelUID] == string(b.UID) {
-			own = &list.Items[i]
-			continue
-		}
-		strays = append(strays, list.Items[i])
-	}
+	own, strays := sortOut(b, list.Items)
 	return own, strays, nil
+}
+
+// sortOut is placeholders on the Pods that bear the Bottle's name.
+func sortOut(b *v1alpha1.Bottle, pods []corev1.Pod) (own *corev1.Pod, strays []corev1.Pod) {
+	for i := range pods {
+		pod := &pods[i]
+		switch {
+		case b != nil && owns(b, pod):
+			own = pod
+		case b != nil && disowned(b, pod):
+			// Where it is in the way, adoptPod says so.
+		case wasPlaceholder(pod):
+			strays = append(strays, *pod)
+		}
+	}
+	return own, strays
+}
+
+// owns says whether a Pod is the Bottle's placeholder. Labels alone prove
+// nothing: whoever makes Pods sets them as they like.
+func owns(b *v1alpha1.Bottle, pod *corev1.Pod) bool {
+	return pod.Labels[v1alpha1.LabelUID] == string(b.UID) && pod.Name == podName(b) && metav1.IsControlledBy(pod, b)
+}
+
+// disowned says whether a Pod names a Bottle that there is, and nothing
+// controls it.
+func disowned(b *v1alpha1.Bottle, pod *corev1.Pod) bool {
+	return pod.Labels[v1alpha1.LabelUID] == string(b.UID) && metav1.GetControllerOfNoCopy(pod) == nil
+}
+
+// wasPlaceholder says whether a Pod was made for some Bottle. One that a
+// Bottle left behind, deleted without its dependents, has no controller.
+func wasPlaceholder(pod *corev1.Pod) bool {
+	return controllerutil.ContainsFinalizer(pod, v1alpha1.FinalizerMachine) &&
+		(metav1.GetControllerOfNoCopy(pod) == nil || controllingBottle(pod) != "")
 }
 
 // gather completes the facts.

@@ -276,3 +276,14 @@ func TestOrphanedPlaceholder(t *testing.T) {
 	w.must(w.c.Delete(t.Context(), b, client.PropagationPolicy(metav1.DeletePropagationBackground)))
 	w.gone("a")
 }
+
+// A placeholder that lost its annotation is found by its controller.
+func TestPlaceholderWithoutAnnotation(t *testing.T) {
+	w := newWorld(t)
+	w.start(interceptor.Funcs{})
+	b := w.create(builders.MakeBottle("a").Obj())
+	pod := w.pod("a")
+	w.must(w.c.Patch(t.Context(), pod, client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"annotations":null}}`))))
+	w.must(w.c.Delete(t.Context(), b, client.PropagationPolicy(metav1.DeletePropagationBackground)))
+	w.gone("a")
+}

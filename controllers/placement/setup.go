@@ -5,10 +5,12 @@ package placement
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/selection"
 	"k8s.io/apimachinery/pkg/types"
@@ -167,11 +169,30 @@ func addIndexes(indexer client.FieldIndexer) error {
 }
 
 // bottleName is the name of a placeholder's Bottle. It is an annotation, as a
-// label value is too short for some names.
-func bottleName(pod client.Object) string { return pod.GetAnnotations()[v1alpha1.LabelName] }
+// label value is too short for some names; one that lost it is known by its
+// controller.
+func bottleName(pod client.Object) string {
+	if name := pod.GetAnnotations()[v1alpha1.LabelName]; name != "" {
+		return name
+	}
+	return controllingBottle(pod)
+}
+
+// controllingBottle is the name of the Bottle that controls a Pod, or "".
+func controllingBottle(pod client.Object) string {
+	c := metav1.GetControllerOfNoCopy(pod)
+	if c == nil || c.Kind != "Bottle" || !strings.HasPrefix(c.APIVersion, v1alpha1.GroupVersion.Group+"/") {
+		return ""
+	}
+	return c.Name
+}
 
 func bottleOfPod(_ context.Context, pod client.Object) []reconcile.Request {
-	return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: pod.GetNamespace(), Name: bottleName(pod)}}}
+	name := bottleName(pod)
+	if name == "" {
+		return nil
+	}
+	return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: pod.GetNamespace(), Name: name}}}
 }
 
 // nodeOfObject is the node of an agent's Lease or of a Bottle.

@@ -43,11 +43,11 @@ func holds(b *v1alpha1.Bottle, node string) bool {
 // removeStray deletes a placeholder whose Bottle is no more.
 func (r *bottles) removeStray(ctx context.Context, pod *corev1.Pod) error {
 	b := &v1alpha1.Bottle{}
-	err := r.live.Get(ctx, client.ObjectKey{Namespace: pod.Namespace, Name: pod.Annotations[v1alpha1.LabelName]}, b)
+	err := r.live.Get(ctx, client.ObjectKey{Namespace: pod.Namespace, Name: bottleName(pod)}, b)
 	if client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("get the Bottle of Pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
-	if err == nil && string(b.UID) == pod.Labels[v1alpha1.LabelUID] {
+	if err == nil && (owns(b, pod) || disowned(b, pod)) {
 		return fmt.Errorf("remove placeholder Pod %s: %w", pod.Name, errStale)
 	}
 	return r.release(ctx, pod)
