@@ -79,7 +79,7 @@ func TestAgentUnit(t *testing.T) {
 	data, err := os.ReadFile(filepath.Join(apienv.Root(), "config", "agent", "bottle-agent.service"))
 	must(t, err)
 	lines := strings.Split(string(data), "\n")
-	for _, want := range []string{"KillMode=process", "Delegate=yes", "Restart=always", "WantedBy=multi-user.target"} {
+	for _, want := range []string{"KillMode=process", "Delegate=yes", "Restart=always", "Environment=NODE_NAME=%H", "WantedBy=multi-user.target"} {
 		if !slices.Contains(lines, want) {
 			t.Errorf("got no line %s, want one", want)
 		}
