@@ -64,6 +64,9 @@ func (e *Engine) ensureBundle(ctx context.Context, spec host.BundleSpec, options
 		if c.State.Running && !c.State.Paused {
 			return bundleOf(c), nil
 		}
+		if endedJustNow(c, time.Now()) {
+			return bundleOf(c), nil // not running: the caller looks again soon
+		}
 		err = e.startContainer(ctx, c)
 		if errors.Is(err, host.ErrNotFound) && again {
 			if err := e.removeContainer(ctx, c); err != nil {
@@ -80,6 +83,23 @@ func (e *Engine) ensureBundle(ctx context.Context, spec host.BundleSpec, options
 		}
 		return e.InspectBundle(ctx, spec.Owner)
 	}
+}
+
+// breather is how long a container that ended within as long of its start is
+// left down: one that ends at every start must not keep the node busy.
+const breather = 10 * time.Second
+
+func endedJustNow(c container.InspectResponse, now time.Time) bool {
+	started, err := time.Parse(time.RFC3339Nano, c.State.StartedAt)
+	if err != nil {
+		return false
+	}
+	finished, err := time.Parse(time.RFC3339Nano, c.State.FinishedAt)
+	if err != nil || finished.Before(started) {
+		return false
+	}
+	bySignal := c.State.ExitCode > 128 // somebody ended it, it did not fail
+	return c.State.ExitCode != 0 && !bySignal && finished.Sub(started) < breather && now.Sub(finished) < breather
 }
 
 // createBundle creates the container, not started.

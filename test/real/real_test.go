@@ -110,11 +110,11 @@ func TestBottleOnARealMicroVM(t *testing.T) {
 // for the planted value. Each place is first shown to have something in it.
 func wantSecretNowhere(t *testing.T, c *story.Cluster, b *v1alpha1.Bottle) {
 	t.Helper()
-	events, err := c.Kubectl(nil, "-n", b.Namespace, "get", "events", "-o", "yaml")
+	events, err := c.Kubectl(nil, "-n", b.Namespace, "get", "events", "-o", "json")
 	if err != nil {
 		t.Fatal(err)
 	}
-	bottle, err := c.Kubectl(nil, "-n", b.Namespace, "get", "bottle", b.Name, "-o", "yaml")
+	bottle, err := c.Kubectl(nil, "-n", b.Namespace, "get", "bottle", b.Name, "-o", "json")
 	if err != nil {
 		t.Fatal(err)
 	}
