@@ -29,6 +29,7 @@ func TestAgentWrites(t *testing.T) {
 	must(t, c.Create(t.Context(), node))
 	t.Cleanup(func() { _ = c.Delete(t.Context(), node) })
 	node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
+	node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.9"}}
 	must(t, c.Status().Update(t.Context(), node))
 	mine, other := bottleIn(t, c, ns, "mine"), bottleIn(t, c, ns, "other")
 	place(t, c, mine, "node-a")
@@ -44,26 +45,39 @@ func TestAgentWrites(t *testing.T) {
 		patch  string
 		want   string // "" is allowed
 	}{
-		"label":                {node, false, `{"metadata":{"labels":{"botbottle.dev/agent":"ready"}}}`, ""},
-		"no label":             {node, false, `{"metadata":{"labels":{"botbottle.dev/agent":null}}}`, ""},
-		"capacity":             {node, true, `{"status":{"capacity":{"botbottle.dev/bottle":"250"},"allocatable":{"botbottle.dev/bottle":"250"}}}`, ""},
-		"finalizer":            {mine, false, `{"metadata":{"finalizers":["botbottle.dev/node"]}}`, ""},
-		"finalizer, no status": {other, false, `{"metadata":{"finalizers":["botbottle.dev/node"]}}`, ""},
-		"status":               {mine, true, `{"status":{"machine":{"name":"x"}}}`, ""},
-		"leaving":              {mine, true, `{"status":{"nodeName":null,"machine":null}}`, ""},
-		"another label":        {node, false, `{"metadata":{"labels":{"zone":"b"}}}`, "changes no label but botbottle.dev/agent"},
-		"a label taken away":   {node, false, `{"metadata":{"labels":{"zone":null}}}`, "changes no label but botbottle.dev/agent"},
-		"a label by status":    {node, true, `{"metadata":{"labels":{"zone":"b"}}}`, "changes no label but botbottle.dev/agent"},
-		"a taint":              {node, false, `{"spec":{"taints":[{"key":"k","effect":"NoSchedule"}]}}`, "does not change specs"},
-		"cordon":               {node, false, `{"spec":{"unschedulable":true}}`, "does not change specs"},
-		"another capacity":     {node, true, `{"status":{"capacity":{"cpu":"1000"}}}`, "changes no capacity but botbottle.dev/bottle"},
-		"another allocatable":  {node, true, `{"status":{"allocatable":{"cpu":"1000"}}}`, "changes no capacity but botbottle.dev/bottle"},
-		"a condition":          {node, true, `{"status":{"conditions":[{"type":"Ready","status":"False"}]}}`, "changes no condition of a Node"},
-		"a Bottle's spec":      {mine, false, `{"spec":{"env":[{"name":"A","value":"stolen"}]}}`, "does not change specs"},
-		"a Bottle's label":     {mine, false, `{"metadata":{"labels":{"a":"b"}}}`, "changes no label"},
-		"another's finalizer":  {mine, false, `{"metadata":{"finalizers":["x.example/y"]}}`, "changes no finalizer but botbottle.dev/node"},
-		"a Bottle taken":       {other, true, `{"status":{"nodeName":"node-a"}}`, "may leave a Bottle, not take one"},
-		"a Bottle taken along": {mine, true, `{"status":{"nodeName":"node-b"}}`, "may leave a Bottle, not take one"},
+		"label":                   {node, false, `{"metadata":{"labels":{"botbottle.dev/agent":"ready"}}}`, ""},
+		"no label":                {node, false, `{"metadata":{"labels":{"botbottle.dev/agent":null}}}`, ""},
+		"capacity":                {node, true, `{"status":{"capacity":{"botbottle.dev/bottle":"250"},"allocatable":{"botbottle.dev/bottle":"250"}}}`, ""},
+		"finalizer":               {mine, false, `{"metadata":{"finalizers":["botbottle.dev/node"]}}`, ""},
+		"finalizer, no status":    {other, false, `{"metadata":{"finalizers":["botbottle.dev/node"]}}`, ""},
+		"status":                  {mine, true, `{"status":{"machine":{"name":"x"}}}`, ""},
+		"leaving":                 {mine, true, `{"status":{"nodeName":null,"machine":null}}`, ""},
+		"another label":           {node, false, `{"metadata":{"labels":{"zone":"b"}}}`, "changes no label but botbottle.dev/agent"},
+		"a label taken away":      {node, false, `{"metadata":{"labels":{"zone":null}}}`, "changes no label but botbottle.dev/agent"},
+		"a label by status":       {node, true, `{"metadata":{"labels":{"zone":"b"}}}`, "changes no label but botbottle.dev/agent"},
+		"a taint":                 {node, false, `{"spec":{"taints":[{"key":"k","effect":"NoSchedule"}]}}`, "does not change specs"},
+		"cordon":                  {node, false, `{"spec":{"unschedulable":true}}`, "does not change specs"},
+		"another capacity":        {node, true, `{"status":{"capacity":{"cpu":"1000"}}}`, "changes no capacity but botbottle.dev/bottle"},
+		"another allocatable":     {node, true, `{"status":{"allocatable":{"cpu":"1000"}}}`, "changes no capacity but botbottle.dev/bottle"},
+		"a condition":             {node, true, `{"status":{"conditions":[{"type":"Ready","status":"False"}]}}`, "changes no condition of a Node"},
+		"conditions taken away":   {node, true, `{"status":{"conditions":null}}`, "changes no condition of a Node"},
+		"an address":              {node, true, `{"status":{"addresses":[{"type":"InternalIP","address":"192.0.2.1"}]}}`, "changes nothing else of a Node's status"},
+		"addresses taken away":    {node, true, `{"status":{"addresses":null}}`, "changes nothing else of a Node's status"},
+		"an endpoint":             {node, true, `{"status":{"daemonEndpoints":{"kubeletEndpoint":{"Port":1}}}}`, "changes nothing else of a Node's status"},
+		"node info":               {node, true, `{"status":{"nodeInfo":{"kernelVersion":"x"}}}`, "changes nothing else of a Node's status"},
+		"an image":                {node, true, `{"status":{"images":[{"names":["x"],"sizeBytes":1}]}}`, "changes nothing else of a Node's status"},
+		"a volume attached":       {node, true, `{"status":{"volumesAttached":[{"name":"v","devicePath":"/dev/x"}]}}`, "changes nothing else of a Node's status"},
+		"a volume in use":         {node, true, `{"status":{"volumesInUse":["v"]}}`, "changes nothing else of a Node's status"},
+		"an annotation":           {node, false, `{"metadata":{"annotations":{"a":"b"}}}`, "changes no annotation"},
+		"an annotation by status": {node, true, `{"metadata":{"annotations":{"a":"b"}}}`, "changes no annotation"},
+		"an owner":                {node, false, `{"metadata":{"ownerReferences":[{"apiVersion":"v1","kind":"Node","name":"x","uid":"x"}]}}`, "changes no owner"},
+		"a Bottle's annotation":   {mine, false, `{"metadata":{"annotations":{"a":"b"}}}`, "changes no annotation"},
+		"a Bottle's owner":        {mine, false, `{"metadata":{"ownerReferences":[{"apiVersion":"v1","kind":"Node","name":"x","uid":"x"}]}}`, "changes no owner"},
+		"a Bottle's spec":         {mine, false, `{"spec":{"env":[{"name":"A","value":"stolen"}]}}`, "does not change specs"},
+		"a Bottle's label":        {mine, false, `{"metadata":{"labels":{"a":"b"}}}`, "changes no label"},
+		"another's finalizer":     {mine, false, `{"metadata":{"finalizers":["x.example/y"]}}`, "changes no finalizer but botbottle.dev/node"},
+		"a Bottle taken":          {other, true, `{"status":{"nodeName":"node-a"}}`, "may leave a Bottle, not take one"},
+		"a Bottle taken along":    {mine, true, `{"status":{"nodeName":"node-b"}}`, "may leave a Bottle, not take one"},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
