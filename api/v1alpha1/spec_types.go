@@ -144,8 +144,9 @@ type Bundle struct {
 	// +kubebuilder:validation:MaxItems=64
 	Env []EnvVar `json:"env,omitempty"`
 
-	// ports are the TCP ports of the bundle that the guest may reach. Default
-	// 8888.
+	// ports are the TCP ports of the bundle that the guest may reach, 8888 when
+	// absent. BundleReady waits until they answer; keeping the guest from the
+	// bundle's other ports is not yet applied.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MinItems=1

@@ -56,6 +56,21 @@ type BottleStatus struct {
 	// machine is the microVM on the node.
 	// +optional
 	Machine *MachineStatus `json:"machine,omitempty"`
+
+	// egress is what the bundle refused. Not yet applied.
+	// +optional
+	Egress *EgressStatus `json:"egress,omitempty"`
+}
+
+// EgressStatus is what the bundle refused.
+type EgressStatus struct {
+	// recentDenials are the last targets that were refused, as HOST:PORT,
+	// escaped and cut.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:items:MaxLength=96
+	RecentDenials []string `json:"recentDenials,omitempty"`
 }
 
 // NetworkStatus is the subnet triple.

@@ -131,7 +131,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{}, err
 	}
 	r.remember(s)
-	if !b.DeletionTimestamp.IsZero() || evicted(b) {
+	if leaving(b) {
 		return r.leave(ctx, s)
 	}
 	return r.stay(ctx, s)
@@ -186,6 +186,9 @@ func conflicted(err error) (ctrl.Result, error) {
 func jitter(d time.Duration) time.Duration {
 	return d + time.Duration((rand.Float64()-0.5)*0.2*float64(d))
 }
+
+// leaving says whether the Bottle is to be taken off the node.
+func leaving(b *v1alpha1.Bottle) bool { return !b.DeletionTimestamp.IsZero() || evicted(b) }
 
 // evicted says whether the manager asks for the node to be left.
 func evicted(b *v1alpha1.Bottle) bool {

@@ -100,3 +100,20 @@ func TestAStoppedMachineWithoutRecordIsStarted(t *testing.T) {
 		t.Errorf("state: got %s, want running", m.State)
 	}
 }
+
+// Teardown needs identity only.
+func TestABottleWhoseRecordIsBrokenCanBeDeleted(t *testing.T) {
+	w := running(t)
+	folder, err := w.r.State.Folder(testUID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(folder.Path(), "machine.json"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.pass(demoKey); err == nil {
+		t.Error("a pass with a broken record: got no error, want one that names it")
+	}
+	w.remove()
+	w.wantEmpty()
+}

@@ -3,6 +3,7 @@
 package bottle
 
 import (
+	"errors"
 	"fmt"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -66,6 +67,9 @@ func (r *Reconciler) newScope(b *v1alpha1.Bottle) (*scope, error) {
 		return nil, err
 	}
 	rec, err := folder.Record()
+	if errors.Is(err, state.ErrBadRecord) && leaving(b) {
+		rec, err = &state.Record{}, nil // identity is enough to leave
+	}
 	if err != nil {
 		return nil, fmt.Errorf("bottle %s: %w", key(b), err)
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -190,6 +191,7 @@ func (w *Sweeper) remove(ctx context.Context, o host.Owner) error {
 	}
 	gone := &v1alpha1.Bottle{}
 	gone.Namespace, gone.Name, gone.UID, gone.Spec.Slug = o.Namespace, o.Name, types.UID(o.UID), o.Slug
+	gone.DeletionTimestamp = &metav1.Time{Time: r.Clock.Now()}
 	s, err := r.newScope(gone)
 	if err == nil {
 		err = flow.Run(ctx, s, r.teardown(), s.note)

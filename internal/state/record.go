@@ -91,6 +91,9 @@ func Hashes(salt string, values map[string]string) map[string]string {
 	return out
 }
 
+// ErrBadRecord is what a record that cannot be understood is.
+var ErrBadRecord = errors.New("not a record")
+
 // Record reads the record; nil without an error when there is none.
 func (f Folder) Record() (*Record, error) {
 	data, err := os.ReadFile(filepath.Join(f.path, recordFile))
@@ -102,7 +105,7 @@ func (f Folder) Record() (*Record, error) {
 	}
 	var r Record
 	if err := json.Unmarshal(data, &r); err != nil {
-		return nil, fmt.Errorf("record of the machine in %s: %w", f.path, err)
+		return nil, fmt.Errorf("record of the machine in %s: %w: %w", f.path, ErrBadRecord, err)
 	}
 	return &r, nil
 }
