@@ -277,13 +277,16 @@ func TestOrphanedPlaceholder(t *testing.T) {
 	w.gone("a")
 }
 
-// A placeholder that lost its annotation is found by its controller.
+// A placeholder that lost its annotation and then its Bottle is found by its
+// controller.
 func TestPlaceholderWithoutAnnotation(t *testing.T) {
 	w := newWorld(t)
 	w.start(interceptor.Funcs{})
 	b := w.create(builders.MakeBottle("a").Obj())
 	pod := w.pod("a")
+	w.stop()
 	w.must(w.c.Patch(t.Context(), pod, client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"annotations":null}}`))))
 	w.must(w.c.Delete(t.Context(), b, client.PropagationPolicy(metav1.DeletePropagationBackground)))
+	w.start(interceptor.Funcs{})
 	w.gone("a")
 }
