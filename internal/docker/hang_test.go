@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/test/require"
 )
 
 var (
@@ -44,9 +45,7 @@ func callsOf(e *Engine) map[string]func(context.Context) error {
 // TestHangingDocker has a dockerd that accepts and says nothing, before and
 // after it has once told its version.
 func TestHangingDocker(t *testing.T) {
-	if testing.Short() {
-		t.Skip("-short: waits for time-outs")
-	}
+	require.Full(t, "waits for time-outs")
 	for name, answer := range map[string]http.HandlerFunc{
 		"from the start": hang,
 		"later":          hangAfterPing,

@@ -32,9 +32,6 @@ const (
 )
 
 func TestCluster(t *testing.T) {
-	if testing.Short() {
-		t.Skip("starts a cluster: not with -short")
-	}
 	require.Root(t)
 	for _, file := range []string{"bottle-operator", "controlplane/kwok", "standin/1.32.2/smolvm", "images/guest.tar"} {
 		require.File(t, filepath.Join(root, "bin", file), "MACHINES=standin hack/prepare")
