@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"botbottle.dev/bottle-operator/internal/errlist"
 )
 
 // Set is an allow-list. It is immutable and safe for concurrent use; the zero
@@ -47,7 +49,7 @@ func ParseSet(texts []string) (Set, error) {
 		rules = append(rules, r)
 	}
 	if len(errs) > 0 {
-		return Set{}, errorList(errs)
+		return Set{}, errlist.List(errs)
 	}
 	return NewSet(rules...), nil
 }

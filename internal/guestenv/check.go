@@ -77,24 +77,3 @@ func ValidName(name string) bool {
 	}
 	return name != ""
 }
-
-// maxShown is how many errors a list shows; a condition's message is bounded.
-const maxShown = 5
-
-// errorList is several errors on one line.
-type errorList []error
-
-// Error shows the first few and says how many there are more.
-func (l errorList) Error() string {
-	var texts []string
-	for _, err := range l[:min(len(l), maxShown)] {
-		texts = append(texts, err.Error())
-	}
-	if more := len(l) - maxShown; more > 0 {
-		texts = append(texts, fmt.Sprintf("and %d more", more))
-	}
-	return strings.Join(texts, "; ")
-}
-
-// Unwrap returns all of them.
-func (l errorList) Unwrap() []error { return l }

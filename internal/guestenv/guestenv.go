@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"unicode"
+
+	"botbottle.dev/bottle-operator/internal/errlist"
 )
 
 // ProxyPort is where every bundle offers its HTTP proxy.
@@ -53,7 +55,7 @@ func Build(bundleIP netip.Addr, caPath string, user []Var) ([]Var, error) {
 		out = append(out, all[name])
 	}
 	if len(errs) > 0 {
-		return nil, errorList(errs)
+		return nil, errlist.List(errs)
 	}
 	return out, nil
 }

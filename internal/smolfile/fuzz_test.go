@@ -83,7 +83,7 @@ func FuzzUnits(f *testing.F) {
 	f.Add(int64(1<<63 - 1))
 	f.Fuzz(func(t *testing.T, bytes int64) {
 		if bytes < 0 {
-			t.Skip("sizes are not negative")
+			return // no size
 		}
 		if got := uint64(smolfile.MiB(bytes)) << 20; got < uint64(bytes) || got-uint64(bytes) >= 1<<20 {
 			t.Fatalf("%d bytes: got %d, want up to one MiB more", bytes, got)

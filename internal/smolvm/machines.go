@@ -77,18 +77,28 @@ func checkSpec(s host.MachineSpec) error {
 	return nil
 }
 
-// StartMachine implements host.Machines.
-func (d *Driver) StartMachine(ctx context.Context, name string) error {
+// hold makes sure that the machine is one to act on and that nobody else does
+// meanwhile. what is for the error.
+func (d *Driver) hold(ctx context.Context, what, name string) (capabilities, func(), error) {
 	c, err := d.capable(ctx)
 	if err == nil {
 		err = ours(name)
 	}
 	if err != nil {
-		return err
+		return c, nil, err
 	}
 	unlock, err := d.machine.lock(ctx, name)
 	if err != nil {
-		return fmt.Errorf("start machine %s: %w", name, err)
+		return c, nil, fmt.Errorf("%s %s: %w", what, name, err)
+	}
+	return c, unlock, nil
+}
+
+// StartMachine implements host.Machines.
+func (d *Driver) StartMachine(ctx context.Context, name string) error {
+	c, unlock, err := d.hold(ctx, "start machine", name)
+	if err != nil {
+		return err
 	}
 	defer unlock()
 	if err := d.starts.Acquire(ctx, 1); err != nil {
@@ -153,16 +163,9 @@ func (d *Driver) tidy(ctx context.Context, name string) error {
 
 // StopMachine implements host.Machines.
 func (d *Driver) StopMachine(ctx context.Context, name string) error {
-	c, err := d.capable(ctx)
-	if err == nil {
-		err = ours(name)
-	}
+	c, unlock, err := d.hold(ctx, "stop machine", name)
 	if err != nil {
 		return err
-	}
-	unlock, err := d.machine.lock(ctx, name)
-	if err != nil {
-		return fmt.Errorf("stop machine %s: %w", name, err)
 	}
 	defer unlock()
 	release, err := d.slowWrite(ctx, c)
@@ -205,16 +208,9 @@ func (d *Driver) stop(ctx context.Context, c capabilities, m host.Machine) error
 
 // DeleteMachine implements host.Machines.
 func (d *Driver) DeleteMachine(ctx context.Context, name string) error {
-	c, err := d.capable(ctx)
-	if err == nil {
-		err = ours(name)
-	}
+	c, unlock, err := d.hold(ctx, "delete machine", name)
 	if err != nil {
 		return err
-	}
-	unlock, err := d.machine.lock(ctx, name)
-	if err != nil {
-		return fmt.Errorf("delete machine %s: %w", name, err)
 	}
 	defer unlock()
 	m, err := d.find(ctx, c, name)

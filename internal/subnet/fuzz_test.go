@@ -34,7 +34,7 @@ func FuzzPick(f *testing.F) {
 	f.Add("", uint32(0xdfffff00), 24, 29, []byte{}, []byte{})
 	f.Fuzz(func(t *testing.T, slug string, base uint32, poolBits, bits int, excludeData, occupiedData []byte) {
 		if poolBits < 0 || poolBits > 32 || bits-poolBits > 10 {
-			t.Skip("more than 1024 networks are slow to list")
+			return // more than 1024 networks are slow to list
 		}
 		var b [4]byte
 		binary.BigEndian.PutUint32(b[:], base)
@@ -45,7 +45,7 @@ func FuzzPick(f *testing.F) {
 		}
 		p, err := subnet.New(pool, bits, exclude)
 		if err != nil {
-			t.Skip(err)
+			return // TestParseRefuses has what is refused
 		}
 		occupied := prefixesFrom(occupiedData)
 
