@@ -30,6 +30,9 @@ func (o Owner) UID8() string { return o.UID[:min(8, len(o.UID))] }
 // Bridge is the name of the docker network's bridge interface: bb-UID8.
 func (o Owner) Bridge() string { return "bb-" + o.UID8() }
 
+// Veth is the name of the node's end of the wall's link: bv-UID8.
+func (o Owner) Veth() string { return "bv-" + o.UID8() }
+
 // Same says whether p is the same Bottle of the same cluster on the same node.
 func (o Owner) Same(p Owner) bool {
 	return o.UID == p.UID && o.Cluster == p.Cluster && o.Node == p.Node

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package host
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Touch is a packet or connection that reached a canary.
+type Touch struct {
+	Time time.Time
+	// Proto is tcp or udp.
+	Proto string
+	// Local is where it arrived, Remote where it says that it came from.
+	Local, Remote netip.AddrPort
+	// Nonce is what it brought along, at most 64 characters of [0-9a-f]; ""
+	// for anything else. A guest knows only the nonces of its own proofs.
+	Nonce string
+}
+
+// Canaries are listeners of the agent's that nothing in a guest may reach: on
+// every address of the node, loopback and the gateways of the bundles'
+// networks among them, over TCP and UDP, IPv4 and IPv6.
+type Canaries interface {
+	// Ports are where they listen, the same on every address.
+	Ports() (tcp, udp uint16)
+	// Addresses are the node's own, without loopback and link-local ones, in a
+	// fixed order.
+	Addresses() ([]netip.Addr, error)
+}

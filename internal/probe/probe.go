@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package probe is the proof that a guest reaches its bundle and nothing else:
+// what is tried (Plan), what the prober in the guest answers (Report), what
+// the node saw meanwhile (Evidence), and what follows from both (Judge). It is
+// pure: it opens no connection, and knows no smolvm, docker or cluster. The
+// guest is taken for a liar: its word alone never makes a Verdict Proven.
+package probe
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Kind says what a target is, in the words that a person reads.
+type Kind string
+
+// Kinds of targets.
+const (
+	// KindBundlePort must be reached: a declared port of the bundle.
+	KindBundlePort Kind = "bundle port"
+	// KindOtherPort is a port of the bundle that is not declared.
+	KindOtherPort Kind = "other port of the bundle"
+	// KindGateway is the node's own address in the bundle's network.
+	KindGateway Kind = "gateway"
+	// KindLoopback is the node's or the guest's loopback: nothing of the
+	// agent's may answer there.
+	KindLoopback Kind = "loopback"
+	// KindNode is another address of the node.
+	KindNode Kind = "node address"
+	// KindNeighbour is another Bottle's bundle.
+	KindNeighbour Kind = "another Bottle's bundle"
+	// KindMetadata is a cloud's metadata service.
+	KindMetadata Kind = "cloud metadata"
+	// KindPublic is an address of the internet.
+	KindPublic Kind = "public address"
+	// KindResolver is a name server: the guest's own and the usual ones.
+	KindResolver Kind = "name server"
+	// KindVMM is the address of smolvm's own gateway in the guest's network.
+	KindVMM Kind = "smolvm's gateway"
+)
+
+// Protos that a target is tried by.
+const (
+	ProtoTCP  = "tcp"
+	ProtoUDP  = "udp"
+	ProtoDNS  = "dns"  // a query over UDP, its name made from the nonce
+	ProtoICMP = "icmp" // an echo, where the guest may send one
+)
+
+// Target is one thing to try. An Addr that is not valid means the guest's own
+// resolver, for ProtoDNS only.
+type Target struct {
+	Kind  Kind       `json:"kind"`
+	Proto string     `json:"proto"`
+	Addr  netip.Addr `json:"addr"`
+	Port  uint16     `json:"port,omitempty"`
+}
+
+// Plan is what a prober is asked to do. It travels on its standard input, as
+// JSON.
+type Plan struct {
+	Version int `json:"version"`
+	// Nonce is brought to everything that is reached: 32 characters of
+	// [0-9a-f], never used twice.
+	Nonce string `json:"nonce"`
+	// Reach must be reached first; how long that takes sets the patience for
+	// everything else.
+	Reach []Target `json:"reach"`
+	// Avoid must not be.
+	Avoid []Target `json:"avoid"`
+	// Floor and Ceiling bound the patience for one target of Avoid.
+	Floor   time.Duration `json:"floor"`
+	Ceiling time.Duration `json:"ceiling"`
+}
+
+// Outcome of one attempt.
+type Outcome string
+
+// Outcomes. Reached is said only of what answered: a TCP connection that was
+// accepted, a datagram or echo that was answered, a name that was resolved.
+const (
+	Reached     Outcome = "reached"
+	Refused     Outcome = "refused"
+	Unreachable Outcome = "unreachable" // no route, or forbidden on the way
+	TimedOut    Outcome = "timed out"
+	NotTried    Outcome = "not tried" // the guest has no way to try
+)
+
+// Result is how one target fared.
+type Result struct {
+	Target  Target  `json:"target"`
+	Outcome Outcome `json:"outcome"`
+	// Detail is the guest's own word for it; at most 128 characters.
+	Detail string `json:"detail,omitempty"`
+}
+
+// Report is what the prober prints, as one line of JSON.
+type Report struct {
+	Version int    `json:"version"`
+	Nonce   string `json:"nonce"`
+	// RoundTrip is how long the slowest of Reach took.
+	RoundTrip time.Duration `json:"roundTrip"`
+	Results   []Result      `json:"results"`
+}
+
+// Site is where a proof takes place: from it follows the Plan.
+type Site struct {
+	Nonce    string
+	BundleIP netip.Addr
+	// Ports are the declared ones, Other some that are not, to be tried.
+	Ports, Other []int32
+	Gateway      netip.Addr
+	// Node are addresses of the node but loopback, CanaryTCP and CanaryUDP the
+	// ports on which the agent listens on all of its addresses.
+	Node                 []netip.Addr
+	CanaryTCP, CanaryUDP uint16
+	// Neighbours are bundles of other Bottles, with a port that answers.
+	Neighbours []netip.AddrPort
+	// Public are addresses of the internet, from the agent's flags.
+	Public []netip.AddrPort
+	// Slow stretches the patience, for emulated nodes.
+	Floor, Ceiling time.Duration
+}
+
+// Drop is a destination of packets that the wall dropped; Port and Proto are
+// as in the wall's own count ("arp" has neither).
+type Drop struct {
+	Proto   string
+	Addr    netip.Addr
+	Port    uint16
+	Packets uint64
+}
+
+// Touch is what reached a canary during the proof, or since.
+type Touch struct {
+	Proto         string
+	Local, Remote netip.AddrPort
+	Nonce         string
+}
+
+// Policy is what is known of smolvm's own allow-list for the machine.
+type Policy string
+
+// Policies.
+const (
+	// PolicyExact: smolvm persisted exactly the one address of the bundle.
+	PolicyExact Policy = "exact"
+	// PolicyDiffers: smolvm dropped it or has another.
+	PolicyDiffers Policy = "differs"
+	// PolicyUnknown: this release does not tell.
+	PolicyUnknown Policy = "unknown"
+)
+
+// Evidence is everything that a proof left behind.
+type Evidence struct {
+	Plan Plan
+	// Report is nil when the prober gave none.
+	Report *Report
+	// Accepted counts the packets that the wall let through to each declared
+	// port between the beginning and the end of the proof.
+	Accepted map[int32]uint64
+	// Drops are those of the same time.
+	Drops []Drop
+	// Touches are of canaries, with the plan's nonce or from Subnet.
+	Touches []Touch
+	// Denials are connections that smolvm itself says it refused since the
+	// proof began; DenialsKnown says whether this release tells.
+	Denials      []netip.AddrPort
+	DenialsKnown bool
+	Policy       Policy
+	// Subnet is the Bottle's own network.
+	Subnet netip.Prefix
+}
+
+// Verdict is what follows.
+type Verdict struct {
+	Result VerdictResult
+	// Path is what was reached and should not have been, for a Leak.
+	Path string
+	// Missing are targets that the node should have seen tried and did not.
+	Missing []string
+	// Both: smolvm's own wall held as well, seen by its denials.
+	Both bool
+	// PolicyNote says in words what is short of Both; "" for Both.
+	PolicyNote string
+	// Rests are kinds of targets of which only the node's own checks tell.
+	Rests []string
+}
+
+// VerdictResult is the outcome of a proof.
+type VerdictResult string
+
+// Outcomes of a proof.
+const (
+	Proven      VerdictResult = "proven"
+	Leak        VerdictResult = "leak"
+	NotObserved VerdictResult = "not observed"
+	// NotReached: a declared port of the bundle was not reached, so that
+	// silence proves nothing.
+	NotReached VerdictResult = "bundle not reached"
+)
