@@ -148,7 +148,7 @@ func (r *Reconciler) beginStart(s *scope) error {
 	name, k := s.name(), s.key()
 	r.starts.begin(s.owner.UID, func(ctx context.Context) error {
 		defer r.view.touch(name)
-		return r.Machines.StartMachine(ctx, name)
+		return r.Machines.StartMachine(ctx, name, "")
 	}, func() { r.Enqueue(k) })
 	return nil
 }

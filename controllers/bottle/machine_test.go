@@ -313,13 +313,13 @@ type slowStart struct {
 	err     error
 }
 
-func (s *slowStart) StartMachine(ctx context.Context, name string) error {
+func (s *slowStart) StartMachine(ctx context.Context, name, netns string) error {
 	if name != s.name {
-		return s.Machines.StartMachine(ctx, name)
+		return s.Machines.StartMachine(ctx, name, netns)
 	}
 	select {
 	case <-s.release:
-		return s.Machines.StartMachine(ctx, name)
+		return s.Machines.StartMachine(ctx, name, netns)
 	case <-ctx.Done():
 		s.err = ctx.Err()
 		return ctx.Err()

@@ -100,8 +100,8 @@ func (v measuredMachines) CreateMachine(ctx context.Context, spec host.MachineSp
 	return v.m.call("CreateMachine", func() error { return v.Machines.CreateMachine(ctx, spec) })
 }
 
-func (v measuredMachines) StartMachine(ctx context.Context, name string) error {
-	return v.m.call("StartMachine", func() error { return v.Machines.StartMachine(ctx, name) })
+func (v measuredMachines) StartMachine(ctx context.Context, name, netns string) error {
+	return v.m.call("StartMachine", func() error { return v.Machines.StartMachine(ctx, name, netns) })
 }
 
 func (v measuredMachines) StopMachine(ctx context.Context, name string) error {
@@ -110,4 +110,20 @@ func (v measuredMachines) StopMachine(ctx context.Context, name string) error {
 
 func (v measuredMachines) DeleteMachine(ctx context.Context, name string) error {
 	return v.m.call("DeleteMachine", func() error { return v.Machines.DeleteMachine(ctx, name) })
+}
+
+func (v measuredMachines) KillMachine(ctx context.Context, name string) error {
+	return v.m.call("KillMachine", func() error { return v.Machines.KillMachine(ctx, name) })
+}
+
+func (v measuredMachines) Policy(ctx context.Context, name string) (host.Policy, error) {
+	return measure(v.m, "Policy", func() (host.Policy, error) { return v.Machines.Policy(ctx, name) })
+}
+
+func (v measuredMachines) Denials(ctx context.Context, name string) ([]host.Denial, error) {
+	return measure(v.m, "Denials", func() ([]host.Denial, error) { return v.Machines.Denials(ctx, name) })
+}
+
+func (v measuredMachines) VMMs(ctx context.Context, names []string) ([]host.VMM, error) {
+	return measure(v.m, "VMMs", func() ([]host.VMM, error) { return v.Machines.VMMs(ctx, names) })
 }

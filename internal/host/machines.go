@@ -5,6 +5,7 @@ package host
 import (
 	"context"
 	"io"
+	"net/netip"
 	"time"
 )
 
@@ -28,6 +29,12 @@ type SecretFile struct {
 	Path string // absolute
 }
 
+// Mount shows a folder of the node in the guest, read-only. Both paths are
+// absolute and without a colon.
+type Mount struct {
+	Source, Target string
+}
+
 // MachineSpec is what a machine is created with. Zero sizes are not given to
 // smolvm.
 type MachineSpec struct {
@@ -42,6 +49,8 @@ type MachineSpec struct {
 	// Smolfile is the absolute path of the Smolfile.
 	Smolfile string
 	Secrets  []SecretFile
+	// Mounts are folders of the node that the guest reads.
+	Mounts []Mount
 	// Command replaces the image's own; nil keeps it.
 	Command []string
 }
@@ -67,6 +76,36 @@ type Machine struct {
 	LastExit string
 }
 
+// VMM is the process that is a machine.
+type VMM struct {
+	Name      string // the machine's
+	PID       int
+	StartTime time.Time
+	// NetNS is the network namespace that it is in, and so where every
+	// connection of its guest begins.
+	NetNS NetNS
+}
+
+// Policy is what smolvm persisted of a machine's egress policy.
+type Policy struct {
+	// AllowedCIDRs is the list as it was understood; nil is no list, which
+	// allows everything or nothing.
+	AllowedCIDRs []string
+	// Extra names, sorted, whatever else was persisted that widens or changes
+	// the policy. Empty: the list is all there is.
+	Extra []string
+}
+
+// Denial is a connection of a guest's that smolvm itself refused. Its
+// destination is the guest's choice.
+type Denial struct {
+	Time time.Time // zero where smolvm did not tell
+	Dest netip.AddrPort
+}
+
+// MaxDenials bounds what Denials returns.
+const MaxDenials = 1000
+
 // SmolvmVersion is the node's smolvm and what it can do.
 type SmolvmVersion struct {
 	Version string // "1.32.2"
@@ -84,6 +123,9 @@ type SmolvmVersion struct {
 	PolicyInList bool
 	// EgressEvents: denials can be listed (1.8.1).
 	EgressEvents bool
+	// Backend is the network of a machine that has a policy: "virtio-net", or
+	// "tsi" (before 1.1.3), which may not enforce it.
+	Backend string
 	// Newer: newer than the newest release that was measured.
 	Newer bool
 	// Older: older than the oldest release whose command line is spoken.
@@ -119,7 +161,11 @@ type Machines interface {
 	// one is refused with ErrUnavailable, for a start would kill it: stop it
 	// first, after more than one reading. After a failed or killed start no
 	// VMM is left.
-	StartMachine(ctx context.Context, name string) error
+	//
+	// smolvm, and so the VMM with every connection of its guest, is started in
+	// the network namespace of the file netns; "" is the caller's own. A file
+	// that is none is ErrUnavailable, and nothing was started.
+	StartMachine(ctx context.Context, name, netns string) error
 	// StopMachine stops a machine; stopped or absent is nil. When it returns
 	// nil no VMM is left.
 	StopMachine(ctx context.Context, name string) error
@@ -137,4 +183,21 @@ type Machines interface {
 	// the VMM with this PID and start time ends. It returns at once; the watch
 	// ends with ctx.
 	WatchExit(ctx context.Context, m Machine, exited func(name string)) error
+
+	// VMMs returns every living VMM of these machines, of which one may have
+	// several, by one look at the node's processes alone: neither smolvm nor a
+	// lock can hold it up, and it is cheap enough to be called every second for
+	// hundreds of machines. An error means that nothing could be found out.
+	VMMs(ctx context.Context, names []string) ([]VMM, error)
+	// KillMachine ends every VMM of a machine by SIGKILL, at once and without
+	// asking smolvm, whatever else is being done to the machine; absent is nil.
+	// When it returns nil, none of those that were there lives.
+	KillMachine(ctx context.Context, name string) error
+	// Policy returns what smolvm persisted. ErrNotFound; ErrUnsupported where
+	// it cannot be read.
+	Policy(ctx context.Context, name string) (Policy, error)
+	// Denials returns what smolvm itself refused the machine, in smolvm's
+	// order, at most MaxDenials, the newest where there are more. A machine
+	// without any, or unknown, has none. ErrUnsupported (before 1.8.1).
+	Denials(ctx context.Context, name string) ([]Denial, error)
 }

@@ -89,7 +89,7 @@ func (r *run) start() error {
 			return err
 		}
 	}
-	if err := cmd.Start(); err != nil {
+	if err := startIn(r.c.NetNS, cmd.Start); err != nil {
 		return err
 	}
 	r.cmd = cmd

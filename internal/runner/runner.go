@@ -12,6 +12,7 @@ package runner
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -26,6 +27,10 @@ const (
 	DefaultMaxOutput = 4 << 20
 )
 
+// ErrNetNS is the cause of a run that did not start because its network
+// namespace could not be entered.
+var ErrNetNS = errors.New("cannot enter the network namespace")
+
 // NoTimeout lets a program run until the caller's context ends.
 const NoTimeout = time.Duration(-1)
 
@@ -38,6 +43,9 @@ type Command struct {
 	Args []string
 	// Env is the whole environment; nil is an empty one.
 	Env []string
+	// NetNS is the file of the network namespace that the program is started
+	// in; empty is this process's own. It takes CAP_SYS_ADMIN.
+	NetNS string
 	// Dir is the working directory; empty means /.
 	Dir string
 	// Stdin is what the program reads; nil is /dev/null. A reader that blocks

@@ -64,6 +64,9 @@ func (c capabilities) createArgs(s host.MachineSpec) ([]string, error) {
 	for _, f := range s.Secrets {
 		args = append(args, "--secret-file="+f.Name+"="+f.Path)
 	}
+	for _, m := range s.Mounts {
+		args = append(args, "--volume="+m.Source+":"+m.Target+":ro")
+	}
 	if s.Command != nil {
 		args = append(append(args, "--"), s.Command...)
 	}
@@ -112,4 +115,8 @@ func (c capabilities) copyArgs(name, from, to string) []string {
 		args = append(args, "--mode=755")
 	}
 	return append(args, from, name+":"+to)
+}
+
+func (c capabilities) denialsArgs(name string) []string {
+	return c.machineArgs("egress-events", "--name="+name, "--json", fmt.Sprintf("--limit=%d", host.MaxDenials))
 }

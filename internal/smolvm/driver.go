@@ -125,6 +125,7 @@ type call struct {
 	what           string
 	args           []string
 	env            []string // beside the environment of every call
+	netns          string   // a file; "" is this process's own
 	timeout        time.Duration
 	stdin          io.Reader
 	stdout, stderr io.Writer
@@ -136,6 +137,7 @@ func (d *Driver) command(c call) runner.Command {
 	return runner.Command{
 		Path: d.binary(), Args: c.args,
 		Env:   slices.Concat(d.environment(), c.env),
+		NetNS: c.netns,
 		Dir:   d.opts.Home,
 		Stdin: c.stdin, Stdout: c.stdout, Stderr: c.stderr,
 		Timeout: c.timeout,

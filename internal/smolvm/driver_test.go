@@ -142,7 +142,7 @@ func TestEnvironment(t *testing.T) {
 		c, d := newCLI(t, version)
 		name := specOf("demo").Owner.ID()
 		c.states[name] = "created"
-		if err := d.StartMachine(t.Context(), name); err != nil {
+		if err := d.StartMachine(t.Context(), name, ""); err != nil {
 			t.Fatal(err)
 		}
 		every := []string{
@@ -229,7 +229,7 @@ func TestTooOldIsNotSpokenTo(t *testing.T) {
 	_, list := d.ListMachines(ctx)
 	_, exec := d.Exec(ctx, name, host.ExecRequest{Command: []string{"true"}})
 	for what, err := range map[string]error{
-		"list": list, "exec": exec, "create": d.CreateMachine(ctx, specOf("demo")), "start": d.StartMachine(ctx, name),
+		"list": list, "exec": exec, "create": d.CreateMachine(ctx, specOf("demo")), "start": d.StartMachine(ctx, name, ""),
 		"stop": d.StopMachine(ctx, name), "delete": d.DeleteMachine(ctx, name), "copy": d.Copy(ctx, name, "/a", "/b"),
 	} {
 		if !errors.Is(err, host.ErrUnsupported) {

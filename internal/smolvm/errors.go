@@ -34,6 +34,8 @@ func explain(c call, res runner.Result, err error) error {
 		return fmt.Errorf("%s: %w", c.what, err)
 	}
 	switch {
+	case errors.Is(run.Err, runner.ErrNetNS):
+		return fmt.Errorf("%s: %w: %w", c.what, host.ErrUnavailable, run.Err)
 	case !run.Started:
 		return fmt.Errorf("%s: %w: smolvm cannot be run: %w", c.what, host.ErrUnavailable, run.Err)
 	case run.TimedOut:

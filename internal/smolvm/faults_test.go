@@ -98,7 +98,7 @@ func (x *faulty) wantNoProcess(t *testing.T, when string) {
 
 func (x *faulty) start(t *testing.T) host.Machine {
 	t.Helper()
-	if err := x.driver.StartMachine(t.Context(), x.name); err != nil {
+	if err := x.driver.StartMachine(t.Context(), x.name, ""); err != nil {
 		t.Fatalf("start: %v", err)
 	}
 	m := x.find(t)
@@ -133,7 +133,7 @@ func TestFaultBoot(t *testing.T) {
 			t.Run(name+" on "+version, func(t *testing.T) {
 				t.Parallel()
 				x := newFaulty(t, version, f)
-				err := x.driver.StartMachine(t.Context(), x.name)
+				err := x.driver.StartMachine(t.Context(), x.name, "")
 				if err == nil || !errors.Is(err, host.ErrBootFailed) && name != "killed, VMM is up" {
 					t.Errorf("start: got %v, want ErrBootFailed", err)
 				}
@@ -156,7 +156,7 @@ func TestFaultUnreachable(t *testing.T) {
 	if m := x.find(t); m.State != host.MachineUnreachable || m.PID != 0 {
 		t.Errorf("got %+v, want it unreachable, without a process to act on", m)
 	}
-	if err := x.driver.StartMachine(t.Context(), x.name); err == nil {
+	if err := x.driver.StartMachine(t.Context(), x.name, ""); err == nil {
 		t.Error("start: got nil, want a refusal: smolvm would kill it")
 	}
 	_, err := x.driver.Exec(t.Context(), x.name, host.ExecRequest{Command: []string{"true"}})

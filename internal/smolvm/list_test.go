@@ -176,18 +176,19 @@ func TestParseStat(t *testing.T) {
 	}
 }
 
-func TestBootsMachine(t *testing.T) {
+func TestBootsFrom(t *testing.T) {
 	const dir = "/h/.cache/smolvm/vms/0123456789abcdef"
-	for in, want := range map[string]bool{
-		"/proc/self/exe\x00_boot-vm\x00" + dir + "/boot-config.json\x00":  true,
-		"/proc/self/exe\x00_boot-vm\x00" + dir + "0/boot-config.json\x00": false,
-		"/proc/self/exe\x00_boot-vm\x00/other/boot-config.json\x00":       false,
-		"grep\x00-f\x00_boot-vm\x00" + dir + "/boot-config.json\x00":      false,
-		"pgrep\x00_boot-vm " + dir + "/boot-config.json\x00":              false,
-		"": false,
+	for in, want := range map[string]string{
+		"/proc/self/exe\x00_boot-vm\x00" + dir + "/boot-config.json\x00": dir,
+		"smolvm\x00_boot-vm\x00" + dir + "0/boot-config.json":            dir + "0",
+		"x\x00_boot-vm\x00" + dir + "/boot-config.json\x00more\x00":      dir,
+		"grep\x00-f\x00_boot-vm\x00" + dir + "/boot-config.json\x00":     "",
+		"pgrep\x00_boot-vm " + dir + "/boot-config.json\x00":             "",
+		"x\x00_boot-vm": "",
+		"":              "",
 	} {
-		if got := bootsMachine([]byte(in), dir); got != want {
-			t.Errorf("%q: got %v, want %v", in, got, want)
+		if got, ok := bootsFrom([]byte(in)); got != want || ok != (want != "") {
+			t.Errorf("%q: got %q, %v, want %q", in, got, ok, want)
 		}
 	}
 }

@@ -56,6 +56,13 @@ func checkSpec(s host.MachineSpec) error {
 			return fmt.Errorf("%q is not an absolute path: %w", p, host.ErrInvalid)
 		}
 	}
+	for _, m := range s.Mounts {
+		for _, p := range []string{m.Source, m.Target} {
+			if !filepath.IsAbs(p) || strings.Contains(p, ":") {
+				return fmt.Errorf("mount %q: not an absolute path without a colon: %w", p, host.ErrInvalid)
+			}
+		}
+	}
 	if s.Image == "" {
 		return nil
 	}
@@ -95,7 +102,7 @@ func (d *Driver) hold(ctx context.Context, what, name string) (capabilities, fun
 }
 
 // StartMachine implements host.Machines.
-func (d *Driver) StartMachine(ctx context.Context, name string) error {
+func (d *Driver) StartMachine(ctx context.Context, name, netns string) error {
 	c, unlock, err := d.hold(ctx, "start machine", name)
 	if err != nil {
 		return err
@@ -123,7 +130,11 @@ func (d *Driver) StartMachine(ctx context.Context, name string) error {
 		// reading to decide.
 		return fmt.Errorf("start machine %s: it is unreachable; stop it first: %w", name, host.ErrUnavailable)
 	}
-	if err := d.start(ctx, c, name); err != nil {
+	start := call{
+		what: "start machine " + name, args: c.startArgs(name), env: c.hardening(),
+		netns: netns, timeout: d.opts.StartTimeout, boots: true,
+	}
+	if err := d.start(ctx, c, name, start); err != nil {
 		return errors.Join(err, d.tidy(ctx, name))
 	}
 	return nil
@@ -131,25 +142,24 @@ func (d *Driver) StartMachine(ctx context.Context, name string) error {
 
 // start boots a machine that is down, and believes it only from the list: a
 // release may end well without having written that the machine runs.
-func (d *Driver) start(ctx context.Context, c capabilities, name string) error {
+func (d *Driver) start(ctx context.Context, c capabilities, name string, start call) error {
 	// A VMM that a killed start left behind would hold the disks.
 	if err := d.clear(ctx, name); err != nil {
 		return err
 	}
-	what := "start machine " + name
-	err := d.write(ctx, call{what: what, args: c.startArgs(name), env: c.hardening(), timeout: d.opts.StartTimeout, boots: true})
+	err := d.write(ctx, start)
 	if errors.Is(err, errSlow) {
-		return fmt.Errorf("%s: %w: it was not up within %s", what, host.ErrBootFailed, d.opts.StartTimeout)
+		return fmt.Errorf("%s: %w: it was not up within %s", start.what, host.ErrBootFailed, start.timeout)
 	}
 	if err != nil {
 		return err
 	}
 	m, err := d.find(ctx, c, name)
 	if err != nil {
-		return fmt.Errorf("%s: %w", what, err)
+		return fmt.Errorf("%s: %w", start.what, err)
 	}
 	if m.State != host.MachineRunning {
-		return fmt.Errorf("%s: %w: smolvm says that it started and lists it as %s", what, host.ErrBootFailed, m.State)
+		return fmt.Errorf("%s: %w: smolvm says that it started and lists it as %s", start.what, host.ErrBootFailed, m.State)
 	}
 	return nil
 }

@@ -32,7 +32,7 @@ func TestStartsAreCapped(t *testing.T) {
 			var wait sync.WaitGroup
 			for _, name := range names {
 				wait.Go(func() {
-					if err := d.StartMachine(t.Context(), name); err != nil {
+					if err := d.StartMachine(t.Context(), name, ""); err != nil {
 						t.Errorf("%s: %v", name, err)
 					}
 				})
@@ -56,7 +56,7 @@ func TestABootHoldsUpWritesWhereItMust(t *testing.T) {
 			c.states[name] = "created"
 			began := time.Now()
 			go func() {
-				if err := d.StartMachine(t.Context(), name); err != nil {
+				if err := d.StartMachine(t.Context(), name, ""); err != nil {
 					t.Error(err)
 				}
 			}()
@@ -78,7 +78,7 @@ func TestWhatIsDoneToOneMachineGoesInTurn(t *testing.T) {
 		c.bootTime = time.Minute
 		name := specOf("demo").Owner.ID()
 		c.states[name] = "created"
-		go func() { _ = d.StartMachine(t.Context(), name) }()
+		go func() { _ = d.StartMachine(t.Context(), name, "") }()
 		synctest.Wait()
 		if err := d.DeleteMachine(t.Context(), name); err != nil {
 			t.Fatal(err)
@@ -113,7 +113,7 @@ func TestStart(t *testing.T) {
 			if tt.fail {
 				d.runner = lying{c}
 			}
-			err := d.StartMachine(t.Context(), name)
+			err := d.StartMachine(t.Context(), name, "")
 			if !errors.Is(err, tt.want) || tt.want == nil && err != nil {
 				t.Errorf("got %v, want %v", err, tt.want)
 			}

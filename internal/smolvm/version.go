@@ -90,6 +90,7 @@ func capabilitiesOf(v version) capabilities {
 			RunsWorkload: v.atLeast(1, 9, 0),
 			PolicyInList: v.atLeast(1, 29, 0),
 			EgressEvents: v.atLeast(1, 8, 1),
+			Backend:      backend(v),
 			Newer:        v.compare(version{1, 32, 2}) > 0,
 			Older:        !v.atLeast(0, 8, 0),
 		},
@@ -101,6 +102,14 @@ func capabilitiesOf(v version) capabilities {
 		lockedDB:       !v.atLeast(1, 22, 0),
 		fewConnections: !v.atLeast(1, 32, 2),
 	}
+}
+
+// backend is the network that a machine with a policy gets without asking.
+func backend(v version) string {
+	if v.atLeast(1, 1, 3) {
+		return "virtio-net"
+	}
+	return "tsi"
 }
 
 // fileID changes whenever the file at a path is another or was written.

@@ -4,10 +4,8 @@ package smolvm
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -15,8 +13,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // process is one process for as long as it lives: its number may come back,
@@ -58,12 +54,19 @@ func (d *Driver) isVMM(p process, name string) bool {
 	if err != nil {
 		return false
 	}
-	return bootsMachine(b, d.dataDir(name))
+	dir, ok := bootsFrom(b)
+	return ok && dir == d.dataDir(name)
 }
 
-func bootsMachine(cmdline []byte, dataDir string) bool {
-	argv := bytes.Split(cmdline, []byte{0})
-	return len(argv) > 2 && string(argv[1]) == "_boot-vm" && strings.HasPrefix(string(argv[2]), dataDir+"/")
+// bootsFrom is the folder of the machine that a VMM boots.
+func bootsFrom(cmdline []byte) (dir string, ok bool) {
+	_, rest, _ := bytes.Cut(cmdline, []byte{0})
+	config, ok := bytes.CutPrefix(rest, []byte("_boot-vm\x00"))
+	if !ok {
+		return "", false
+	}
+	config, _, _ = bytes.Cut(config, []byte{0})
+	return filepath.Dir(string(config)), true
 }
 
 func procFile(pid int, file string) string { return "/proc/" + strconv.Itoa(pid) + "/" + file }
@@ -111,80 +114,6 @@ func parseStat(b []byte) (uint64, bool) {
 	}
 	ticks, err := strconv.ParseUint(string(fields[19]), 10, 64)
 	return ticks, err == nil
-}
-
-// vmms are the living VMMs of a machine, found by their argv: agent.pid may
-// be gone with the machine's folder.
-func (d *Driver) vmms(name string) ([]process, error) {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil, err
-	}
-	var found []process
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		ticks, ok := startTicks(pid)
-		if p := (process{pid, ticks}); ok && d.isVMM(p, name) {
-			found = append(found, p)
-		}
-	}
-	return found, nil
-}
-
-// clear sees to it that no VMM of the machine is left, by SIGKILL. An error
-// means that one may be.
-func (d *Driver) clear(ctx context.Context, name string) error {
-	for range 3 {
-		found, err := d.vmms(name)
-		if err != nil {
-			return fmt.Errorf("look for the VMM of %s: %w", name, err)
-		}
-		if len(found) == 0 {
-			return nil
-		}
-		d.lists.changed()
-		for _, p := range found {
-			if err := d.kill(ctx, p, name); err != nil {
-				return fmt.Errorf("kill the VMM of %s: %w", name, err)
-			}
-		}
-	}
-	return fmt.Errorf("VMMs of %s keep appearing", name)
-}
-
-// kill ends a process that still proves to be the machine's VMM, and waits
-// until it is gone. The pidfd holds the process that was looked at.
-func (d *Driver) kill(ctx context.Context, p process, name string) error {
-	fd, err := unix.PidfdOpen(p.pid, 0)
-	if errors.Is(err, unix.ESRCH) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("process %d: %w", p.pid, err)
-	}
-	defer unix.Close(fd)
-	if !d.isVMM(p, name) {
-		return nil
-	}
-	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("process %d: %w", p.pid, err)
-	}
-	for range 100 {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 100)
-		if n > 0 {
-			return nil
-		}
-		if err != nil && !errors.Is(err, unix.EINTR) {
-			return fmt.Errorf("process %d: %w", p.pid, err)
-		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-	}
-	return fmt.Errorf("process %d is still there after SIGKILL", p.pid)
 }
 
 // bootTime turns ticks into a time. It is read once: the kernel's own answer

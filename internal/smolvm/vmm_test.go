@@ -156,7 +156,7 @@ func TestClearKillsOwnVMMsOnly(t *testing.T) {
 			t.Errorf("process %d: got alive %v, want %v", p.pid, alive, want)
 		}
 	}
-	if err := d.kill(t.Context(), other, name); err != nil {
+	if err := d.kill(t.Context(), []vmmOf{{other, name}}); err != nil {
 		t.Errorf("kill of another's: got %v, want nil", err)
 	}
 	if _, alive := startTicks(other.pid); !alive {

@@ -40,7 +40,7 @@ func (m *testMachine) start(t *testing.T) host.Machine {
 	t.Helper()
 	var err error
 	for range bootTries {
-		if err = m.f.Machines.StartMachine(t.Context(), m.name); !errors.Is(err, host.ErrBootFailed) {
+		if err = m.f.Machines.StartMachine(t.Context(), m.name, ""); !errors.Is(err, host.ErrBootFailed) {
 			break
 		}
 		t.Logf("start: %v", err)

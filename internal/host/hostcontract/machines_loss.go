@@ -125,10 +125,10 @@ func machineThreeStarts(t *testing.T, f MachinesFixture) {
 		machines[i].create(t)
 	}
 	atOnce(t, len(machines), func(i int) error {
-		err := f.Machines.StartMachine(t.Context(), machines[i].name)
+		err := f.Machines.StartMachine(t.Context(), machines[i].name, "")
 		for range bootTries - 1 {
 			if errors.Is(err, host.ErrBootFailed) {
-				err = f.Machines.StartMachine(t.Context(), machines[i].name)
+				err = f.Machines.StartMachine(t.Context(), machines[i].name, "")
 			}
 		}
 		return err
@@ -156,7 +156,7 @@ func machineMissingSecret(t *testing.T, f MachinesFixture) {
 	path := writeFile(t, f, "secret", "later")
 	m.spec.Secrets = []host.SecretFile{{Name: "TOKEN", Path: path + "-moved"}}
 	m.create(t)
-	wantKind(t, "start", f.Machines.StartMachine(ctx, m.name), host.ErrBootFailed)
+	wantKind(t, "start", f.Machines.StartMachine(ctx, m.name, ""), host.ErrBootFailed)
 	if got, ok := m.find(t); !ok || got.State == host.MachineRunning || got.PID != 0 {
 		t.Errorf("after a failed start: got %+v, want it listed and down", got)
 	}

@@ -97,7 +97,7 @@ func machineAbsent(t *testing.T, f MachinesFixture) {
 			t.Errorf("delete: got %v, want nil", err)
 		}
 	}
-	wantKind(t, "start", f.Machines.StartMachine(ctx, name), host.ErrNotFound)
+	wantKind(t, "start", f.Machines.StartMachine(ctx, name, ""), host.ErrNotFound)
 	_, err := f.Machines.Exec(ctx, name, host.ExecRequest{Command: []string{"true"}})
 	wantKind(t, "exec", err, host.ErrNotFound)
 	wantKind(t, "copy", f.Machines.Copy(ctx, name, writeFile(t, f, "copied", "x"), "/x"), host.ErrNotFound)
@@ -228,7 +228,7 @@ func machineForeign(t *testing.T, f MachinesFixture) {
 	}
 	wantKind(t, "stop", f.Machines.StopMachine(ctx, name), host.ErrInvalid)
 	wantKind(t, "delete", f.Machines.DeleteMachine(ctx, name), host.ErrInvalid)
-	wantKind(t, "start", f.Machines.StartMachine(ctx, name), host.ErrInvalid)
+	wantKind(t, "start", f.Machines.StartMachine(ctx, name, ""), host.ErrInvalid)
 	if list, err = f.Machines.ListMachines(ctx); err != nil || !slices.ContainsFunc(list, isIt) {
 		t.Errorf("afterwards: got %v, %v, want %s untouched", list, err, name)
 	}

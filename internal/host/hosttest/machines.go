@@ -23,7 +23,7 @@ import (
 // Reference is the version that a new Machines has.
 var Reference = host.SmolvmVersion{
 	Version: "1.32.2", LocalImages: true, SecretFiles: true, Labels: true, Command: true,
-	RunsWorkload: true, PolicyInList: true, EgressEvents: true,
+	RunsWorkload: true, PolicyInList: true, EgressEvents: true, Backend: "virtio-net",
 }
 
 // Machines is a fake of host.Machines. It reads Smolfiles and secret files, as
@@ -38,6 +38,7 @@ type Machines struct {
 	nextPID  int
 	now      time.Time
 	onExec   func(name string, req host.ExecRequest) (int, error)
+	resolve  func(netns string) host.NetNS
 }
 
 // machine is one machine of the fake.
@@ -49,6 +50,11 @@ type machine struct {
 	launched []string          // env and secrets of the last start
 	disk     map[string]string // survives stop and start
 	ended    chan struct{}     // closed when the VMM of the last start ends
+	netns    string            // as given to the last start
+	inside   host.NetNS        // where its VMM is
+	stray    []host.VMM        // further VMMs
+	policy   host.Policy
+	denials  []host.Denial
 }
 
 // shown is the machine as others see it: a PID only while it runs.
@@ -71,6 +77,7 @@ func NewMachines(f *Faults) *Machines {
 		version:  Reference,
 		machines: map[string]*machine{},
 		nextPID:  4000,
+		resolve:  statNetNS,
 		now:      time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
 	}
 }
@@ -204,6 +211,9 @@ func (f *Machines) CreateMachine(ctx context.Context, spec host.MachineSpec) err
 		if err != nil {
 			return fmt.Errorf("create machine %s: %w", name, err)
 		}
+		if err := checkMounts(spec.Mounts); err != nil {
+			return fmt.Errorf("create machine %s: %w", name, err)
+		}
 		f.now = f.now.Add(time.Second)
 		m := &machine{spec: spec, env: kept(file.Env), disk: map[string]string{}, ended: make(chan struct{})}
 		m.Machine = host.Machine{
@@ -216,6 +226,7 @@ func (f *Machines) CreateMachine(ctx context.Context, spec host.MachineSpec) err
 		if m.PolicyKnown = f.version.PolicyInList; m.PolicyKnown {
 			m.AllowedCIDRs = file.Network.AllowCIDRs
 		}
+		m.policy.AllowedCIDRs = file.Network.AllowCIDRs
 		f.machines[name] = m
 		return nil
 	})

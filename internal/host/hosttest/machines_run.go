@@ -13,8 +13,9 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// StartMachine implements host.Machines.
-func (f *Machines) StartMachine(ctx context.Context, name string) error {
+// StartMachine implements host.Machines. Which files are network namespaces is
+// for ResolveNetNS to say.
+func (f *Machines) StartMachine(ctx context.Context, name, netns string) error {
 	return f.call(ctx, "StartMachine "+name, func() error {
 		if err := ours(name); err != nil {
 			return err
@@ -28,6 +29,10 @@ func (f *Machines) StartMachine(ctx context.Context, name string) error {
 		case m.State == host.MachineUnreachable:
 			return fmt.Errorf("start machine %s: it is unreachable; stop it first: %w", name, host.ErrUnavailable)
 		}
+		inside := f.resolve(netns)
+		if inside == (host.NetNS{}) {
+			return fmt.Errorf("start machine %s: %w: %q is no network namespace", name, host.ErrUnavailable, netns)
+		}
 		launched, err := m.launch()
 		if err != nil {
 			return fmt.Errorf("start machine %s: %w", name, err)
@@ -36,6 +41,7 @@ func (f *Machines) StartMachine(ctx context.Context, name string) error {
 		f.now = f.now.Add(time.Second)
 		m.launched, m.ended, m.State = launched, make(chan struct{}), host.MachineRunning
 		m.PID, m.StartTime, m.LastExit = f.nextPID, f.now, ""
+		m.netns, m.inside = netns, inside
 		m.starts++
 		return nil
 	})
@@ -54,11 +60,13 @@ func (m *machine) launch() ([]string, error) {
 	return env, nil
 }
 
-// end is the end of the VMM.
+// end is the end of every VMM of the machine.
 func (m *machine) end() {
-	if m.PID != 0 {
-		close(m.ended)
+	m.stray = nil
+	if m.PID == 0 {
+		return
 	}
+	close(m.ended)
 	m.State, m.PID, m.StartTime = host.MachineStopped, 0, time.Time{}
 }
 
@@ -68,7 +76,7 @@ func (f *Machines) StopMachine(ctx context.Context, name string) error {
 		if err := ours(name); err != nil {
 			return err
 		}
-		if m := f.machines[name]; m != nil && m.PID != 0 {
+		if m := f.machines[name]; m != nil {
 			m.end()
 		}
 		return nil
