@@ -14,8 +14,9 @@ import (
 // Set is an allow-list. It is immutable and safe for concurrent use; the zero
 // Set lets nothing through.
 type Set struct {
-	names map[Rule]struct{}
-	addrs []Rule // the most specific first
+	names  map[Rule]struct{}
+	addrs  []Rule  // the most specific first
+	closed []class // networks that no rule opens, beside those of every set
 }
 
 // NewSet is the set of these rules; the zero Rule adds nothing.
@@ -63,6 +64,16 @@ func (s Set) Rules() []Rule {
 	}
 	slices.SortFunc(out, func(a, b Rule) int { return cmp.Compare(a.String(), b.String()) })
 	return append(out, s.addrs...)
+}
+
+// Without is the set less these networks, which no rule of it opens then; what
+// says what they are, for the text of an AddrError.
+func (s Set) Without(what string, networks ...netip.Prefix) Set {
+	s.closed = slices.Clone(s.closed)
+	for _, n := range networks {
+		s.closed = append(s.closed, class{n.Masked(), what})
+	}
+	return s
 }
 
 // Match is the rule that lets a guest ask for host, as a request names it (a
@@ -113,7 +124,7 @@ func (s Set) matchName(name string, port uint16) (Rule, bool) {
 
 func (s Set) matchAddr(addr netip.Addr, port uint16) (Rule, bool) {
 	addr, ok := canonicalAddr(addr)
-	if !ok || find(never, addr) != "" {
+	if !ok || s.never(addr) != "" {
 		return Rule{}, false
 	}
 	for _, r := range s.addrs {
@@ -140,7 +151,7 @@ func (s Set) CheckAddr(addr netip.Addr, port uint16) error {
 	if !ok {
 		return &AddrError{Addr: addr, Port: port, Why: "no plain address"}
 	}
-	if why := find(never, plain); why != "" {
+	if why := s.never(plain); why != "" {
 		return &AddrError{Addr: addr, Port: port, Why: why}
 	}
 	if s.AllowsAddr(plain, port) {
@@ -151,4 +162,26 @@ func (s Set) CheckAddr(addr netip.Addr, port uint16) error {
 		return &AddrError{Addr: addr, Port: port, Why: why, Rule: rule.String()}
 	}
 	return nil
+}
+
+// Unreachable is an *AddrError when host, as a request names it, is an address
+// that no rule can open, and nil for everything else: it does not say that host
+// may be reached.
+func (s Set) Unreachable(host string) error {
+	addr, ok := hostAddr(host)
+	if !ok {
+		return nil
+	}
+	if addr, ok = canonicalAddr(addr); !ok {
+		return nil
+	}
+	if why := s.never(addr); why != "" {
+		return &AddrError{Addr: addr, Why: why}
+	}
+	return nil
+}
+
+// never is why a canonical address can never be reached; "" if it can.
+func (s Set) never(addr netip.Addr) string {
+	return cmp.Or(find(never, addr), find(s.closed, addr))
 }
