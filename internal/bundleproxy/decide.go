@@ -23,7 +23,7 @@ type target struct {
 }
 
 // decision is what becomes of a request. The reason never has anything in it
-// that a guest wrote.
+// that a guest wrote, but an address in its canonical form.
 type decision struct {
 	allowed bool
 	status  int
@@ -45,6 +45,10 @@ func (p *proxy) decide(r *http.Request) (target, decision) {
 	if r.Method != http.MethodConnect && r.URL.Scheme != "http" {
 		return t, deny("only http is forwarded; use CONNECT for anything else")
 	}
+	if r.Method == http.MethodConnect && r.ContentLength != 0 {
+		// Whose it is, ours or the tunnel's, programs read in ways that differ.
+		return t, decision{status: http.StatusBadRequest, reason: "CONNECT takes no body"}
+	}
 	port, ok := portOf(r)
 	if !ok {
 		return t, deny("the target has no valid port")
@@ -53,6 +57,9 @@ func (p *proxy) decide(r *http.Request) (target, decision) {
 	set := p.rules.current()
 	rule, ok := set.Match(t.host, t.port)
 	if !ok {
+		if err := set.Unreachable(t.host); err != nil {
+			return t, deny(err.Error())
+		}
 		return t, deny("no egress rule allows this host and port")
 	}
 	var d decision

@@ -5,19 +5,22 @@ package bundleproxy
 import (
 	"net"
 	"sync"
+	"time"
 )
 
-// limited is a listener that accepts no more connections than it has places.
-// (x/net's own would hide that its connections can end one direction.)
+// limited is a listener that accepts no more connections than it has places,
+// and ends those on which nothing moves. (x/net's own would hide that its
+// connections can end one direction.)
 type limited struct {
 	net.Listener
-	places chan struct{}
-	closed chan struct{}
-	once   sync.Once
+	silence time.Duration
+	places  chan struct{}
+	closed  chan struct{}
+	once    sync.Once
 }
 
-func limit(l net.Listener, most int) *limited {
-	return &limited{Listener: l, places: make(chan struct{}, most), closed: make(chan struct{})}
+func limit(l net.Listener, most int, silence time.Duration) *limited {
+	return &limited{Listener: l, silence: silence, places: make(chan struct{}, most), closed: make(chan struct{})}
 }
 
 func (l *limited) Accept() (net.Conn, error) {
@@ -31,7 +34,9 @@ func (l *limited) Accept() (net.Conn, error) {
 		<-l.places
 		return nil, err
 	}
-	return &placed{TCPConn: conn.(*net.TCPConn), leave: sync.OnceFunc(func() { <-l.places })}, nil
+	p := &placed{leave: sync.OnceFunc(func() { <-l.places })}
+	p.start(conn.(*net.TCPConn), l.silence, func() { _ = p.Close() })
+	return p, nil
 }
 
 func (l *limited) Close() error {
@@ -39,13 +44,13 @@ func (l *limited) Close() error {
 	return l.Listener.Close()
 }
 
-// placed gives its place back when it is closed.
+// placed is a guest's connection, which gives its place back when it is closed.
 type placed struct {
-	*net.TCPConn
+	timed
 	leave func()
 }
 
 func (c *placed) Close() error {
 	defer c.leave()
-	return c.TCPConn.Close()
+	return c.timed.Close()
 }

@@ -5,15 +5,14 @@ package bundleproxy
 import (
 	"encoding/json"
 	"io"
-	"strconv"
 	"sync"
 	"time"
+
+	"botbottle.dev/bottle-operator/internal/egress"
 )
 
-const (
-	maxHost   = 64  // characters shown of a host
-	maxReason = 300 // characters shown of an error about the rules file
-)
+// maxReason is how many characters are shown of an error about the rules file.
+const maxReason = 300
 
 // decisionLog writes JSON lines. Host and port are all that a line has of a
 // request: paths, queries and headers may hold secrets.
@@ -48,17 +47,22 @@ func (l *decisionLog) decision(t target, d decision) {
 	case d.status >= 500:
 		word = "fail"
 	}
-	l.write(logLine{Decision: word, Host: printable(t.host, maxHost), Port: t.port, Reason: d.reason})
+	l.write(logLine{Decision: word, Host: egress.PrintableHost(t.host), Port: t.port, Reason: d.reason})
 }
 
 // failed says that an allowed target does not answer.
 func (l *decisionLog) failed(t target) {
-	l.write(logLine{Decision: "fail", Host: printable(t.host, maxHost), Port: t.port, Reason: "the host does not answer"})
+	l.write(logLine{Decision: "fail", Host: egress.PrintableHost(t.host), Port: t.port, Reason: "the host does not answer"})
 }
 
 // rules says what became of the rules file, and how many rules hold now.
 func (l *decisionLog) rules(reason string, n int) {
 	l.write(logLine{Event: "rules", Rules: &n, Reason: reason})
+}
+
+// networks says what became of the bundle's own networks.
+func (l *decisionLog) networks(reason string) {
+	l.write(logLine{Event: "networks", Reason: reason})
 }
 
 func (l *decisionLog) write(line logLine) {
@@ -70,13 +74,4 @@ func (l *decisionLog) write(line logLine) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	_, _ = l.w.Write(append(b, '\n')) // there is nowhere else to say so
-}
-
-// printable is what somebody else wrote, in printable ASCII and cut.
-func printable(text string, most int) string {
-	// Escaping makes it no shorter: more than this is never shown.
-	text = text[:min(len(text), most)]
-	quoted := strconv.QuoteToASCII(text)
-	quoted = quoted[1 : len(quoted)-1]
-	return quoted[:min(len(quoted), most)]
 }

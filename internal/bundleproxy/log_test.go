@@ -39,7 +39,7 @@ func TestLog(t *testing.T) {
 	want := []logLine{
 		{Decision: "allow", Host: "api.example.com", Port: 80, Reason: "rule api.example.com:80"},
 		{Decision: "deny", Host: strings.Repeat("a", 64), Port: 80, Reason: noRule},
-		{Decision: "deny", Host: `evil\"\u202e.example.com`, Port: 443, Reason: noRule},
+		{Decision: "deny", Host: `evil"\u202e.example.com`, Port: 443, Reason: noRule},
 	}
 	if fmt.Sprint(lines) != fmt.Sprint(want) {
 		t.Errorf("log: got %+v, want %+v", lines, want)

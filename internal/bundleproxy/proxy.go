@@ -20,22 +20,33 @@ import (
 	"time"
 
 	"github.com/elazarl/goproxy"
+
+	"botbottle.dev/bottle-operator/internal/egress"
 )
 
 const (
-	maxConns          = 512      // of guests, waiting or tunnelled
-	maxHeader         = 64 << 10 // bytes of a request's line and header
-	readHeaderTimeout = 10 * time.Second
-	keepAliveTimeout  = time.Minute // between two requests of a connection
-	// silenceTimeout ends a tunnel or a response on which nothing moves. It is
-	// long: a model may think for minutes before it answers.
-	silenceTimeout = 15 * time.Minute
+	maxConns       = 512      // of guests, waiting or tunnelled
+	maxHeader      = 64 << 10 // bytes of a request's or a response's header
 	resolveTimeout = 5 * time.Second
 	dialTimeout    = 5 * time.Second // for each address
 	maxDials       = 4               // addresses tried for one connection
 	// shutdownGrace is what requests under way get to end.
 	shutdownGrace = 3 * time.Second
 )
+
+// limits are the times that connections have.
+type limits struct {
+	readHeader time.Duration // for a request's line and header
+	keepAlive  time.Duration // between two requests of a connection
+	// silence ends a tunnel, a request or a response on which nothing moves.
+	silence time.Duration
+	// drain is what a refused request's body has to arrive.
+	drain time.Duration
+}
+
+// defaultLimits allow a long silence: a model may think for minutes before it
+// answers.
+var defaultLimits = limits{readHeader: 10 * time.Second, keepAlive: time.Minute, silence: 15 * time.Minute, drain: 5 * time.Second}
 
 // Resolver looks up the addresses of a name; *net.Resolver is one.
 type Resolver interface {
@@ -58,17 +69,23 @@ type Options struct {
 	Resolver Resolver
 	// Dial is a plain dial where nil.
 	Dial DialFunc
+	// Networks are the networks that the bundle's interfaces are in, which are
+	// read at the start and again every few seconds; the system's where nil.
+	Networks func() ([]netip.Prefix, error)
 	// Ready, where set, is called with the address listened on.
 	Ready func(net.Addr)
+
+	limits limits // defaultLimits where zero
 }
 
 // Run serves until ctx ends, and then returns nil once the requests under way
 // are over or have had their time. An error means that it cannot listen or
-// serve.
+// serve, or cannot tell which networks are its own.
 func Run(ctx context.Context, o Options) error {
 	p := newProxy(o)
-	// Before the first request: a guest must not meet rules that are not read.
-	p.rules.reload()
+	if err := p.rules.begin(); err != nil {
+		return fmt.Errorf("bundle: %w", err)
+	}
 
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.Listen)
 	if err != nil {
@@ -76,7 +93,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	server := p.server()
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(limit(listener, maxConns)) }()
+	go func() { served <- server.Serve(limit(listener, maxConns, p.limits.silence)) }()
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -114,6 +131,7 @@ func shutDown(server *http.Server) error {
 
 // proxy is the running bundle.
 type proxy struct {
+	limits    limits
 	rules     *rules
 	resolver  Resolver
 	dialTo    DialFunc
@@ -123,14 +141,20 @@ type proxy struct {
 }
 
 func newProxy(o Options) *proxy {
-	p := &proxy{resolver: o.Resolver, dialTo: o.Dial, log: newDecisionLog(o.Log), upstreams: newUpstreams(silenceTimeout)}
+	if o.limits == (limits{}) {
+		o.limits = defaultLimits
+	}
+	if o.Networks == nil {
+		o.Networks = interfaceNetworks
+	}
+	p := &proxy{limits: o.limits, resolver: o.Resolver, dialTo: o.Dial, log: newDecisionLog(o.Log), upstreams: newUpstreams(o.limits.silence)}
 	if p.resolver == nil {
 		p.resolver = net.DefaultResolver
 	}
 	if p.dialTo == nil {
 		p.dialTo = dialTCP
 	}
-	p.rules = newRules(o.RulesPath, p.log, p.revoke)
+	p.rules = newRules(o.RulesPath, p.log, o.Networks, p.revoke)
 	p.forward = p.newForward()
 	return p
 }
@@ -138,8 +162,8 @@ func newProxy(o Options) *proxy {
 func (p *proxy) server() *http.Server {
 	return &http.Server{
 		Handler:                      p,
-		ReadHeaderTimeout:            readHeaderTimeout,
-		IdleTimeout:                  keepAliveTimeout,
+		ReadHeaderTimeout:            p.limits.readHeader,
+		IdleTimeout:                  p.limits.keepAlive,
 		MaxHeaderBytes:               maxHeader,
 		DisableGeneralOptionsHandler: true,
 		// Its messages may hold what a guest sent.
@@ -147,46 +171,31 @@ func (p *proxy) server() *http.Server {
 	}
 }
 
-// newForward is the part that moves bytes. It gets only requests that were let
-// through, and dials only what was decided.
-func (p *proxy) newForward() *goproxy.ProxyHttpServer {
-	f := goproxy.NewProxyHttpServer()
-	// Its messages hold URLs and headers.
-	f.Logger = log.New(io.Discard, "", 0)
-	f.KeepAcceptEncoding = true
-	// The bundle's own environment leads to no other proxy.
-	f.ConnectDial = nil
-	f.ConnectDialWithReq = func(r *http.Request, _, _ string) (net.Conn, error) { return p.dial(r.Context()) }
-	f.Tr = &http.Transport{
-		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return p.dial(ctx) },
-		DisableCompression:     true,
-		MaxIdleConns:           64,
-		MaxIdleConnsPerHost:    8,
-		IdleConnTimeout:        keepAliveTimeout,
-		MaxResponseHeaderBytes: maxHeader,
-	}
-	f.OnResponse().DoFunc(func(resp *http.Response, ctx *goproxy.ProxyCtx) *http.Response {
-		if resp != nil {
-			return resp
-		}
-		return goproxy.NewResponse(ctx.Req, goproxy.ContentTypeText, http.StatusBadGateway, "bundle: the host does not answer properly\n")
-	})
-	return f
-}
-
 // ServeHTTP decides, and passes on what is allowed.
 func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	t, d := p.decide(r)
 	p.log.decision(t, d)
 	if !d.allowed {
-		answer(w, t, d)
+		p.refuse(w, r, t, d)
 		return
 	}
-	p.forward.ServeHTTP(w, r.WithContext(withTarget(r.Context(), t)))
+	r = r.WithContext(withTarget(r.Context(), t))
+	if r.Method == http.MethodConnect {
+		p.forward.ServeHTTP(w, r)
+		return
+	}
+	p.forwardPlain(w, r)
 }
 
-func answer(w http.ResponseWriter, t target, d decision) {
+// refuse answers a request that goes nowhere.
+func (p *proxy) refuse(w http.ResponseWriter, r *http.Request, t target, d decision) {
 	h := w.Header()
+	if r.ContentLength != 0 {
+		// Else the server waits for the body before it answers, and for as
+		// long as the guest likes.
+		h.Set("Connection", "close")
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(p.limits.drain))
+	}
 	h.Set("Content-Type", "text/plain; charset=utf-8")
 	h.Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(d.status)
@@ -194,5 +203,5 @@ func answer(w http.ResponseWriter, t target, d decision) {
 		fmt.Fprintf(w, "bundle: %s\n", d.reason)
 		return
 	}
-	fmt.Fprintf(w, "bundle: %s, port %d: %s\n", printable(t.host, maxHost), t.port, d.reason)
+	fmt.Fprintf(w, "bundle: %s, port %d: %s\n", egress.PrintableHost(t.host), t.port, d.reason)
 }

@@ -54,9 +54,13 @@ func TestDecisions(t *testing.T) {
 		"private":               {get("http://inside.example.com/"), 403, "10.0.0.5 is private", ""},
 		"loopback":              {get("http://loop.example.com/"), 403, "can never be reached: it is loopback", ""},
 		"metadata":              {get("http://metadata.example.com/"), 403, "can never be reached", ""},
-		"metadata address":      {get("http://169.254.169.254/latest/"), 403, noRule, ""},
-		"loopback address":      {connect("127.0.0.1:8888"), 403, noRule, ""},
-		"loopback, mapped":      {connect("[::ffff:127.0.0.1]:8888"), 403, noRule, ""},
+		"metadata address":      {get("http://169.254.169.254/latest/"), 403, "169.254.169.254 can never be reached: it is link-local", ""},
+		"loopback address":      {connect("127.0.0.1:8888"), 403, "127.0.0.1 can never be reached: it is loopback", ""},
+		"loopback, mapped":      {connect("[::ffff:127.0.0.1]:8888"), 403, "127.0.0.1 can never be reached: it is loopback", ""},
+		"link-local with zone":  {connect("[fe80::1%25eth0]:80"), 403, noRule, ""},
+		"CONNECT with a body":   {"CONNECT api.example.com:443 HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello", 400, "CONNECT takes no body", ""},
+		"CONNECT with chunks":   {"CONNECT api.example.com:443 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400, "CONNECT takes no body", ""},
+		"HTTP/2":                {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 403, "this is a proxy", ""},
 		"address in disguise":   {get("http://0x7f.1/"), 403, noRule, ""},
 		"https by the proxy":    {get("https://api.example.com/x"), 403, "use CONNECT", ""},
 		"not a proxy request":   {"GET /metrics HTTP/1.1\r\nHost: api.example.com\r\n\r\n", 403, "this is a proxy", ""},
@@ -137,7 +141,7 @@ func TestConnectionsAreLimited(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := limit(inner, 1)
+	l := limit(inner, 1, time.Minute)
 	defer func() { _ = l.Close() }()
 	accepted := make(chan net.Conn, 2)
 	go func() {

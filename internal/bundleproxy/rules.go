@@ -5,8 +5,11 @@ package bundleproxy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -14,18 +17,30 @@ import (
 	"botbottle.dev/bottle-operator/internal/egress"
 )
 
-// rulesInterval is how often the rules file is looked at. Looking is cheaper
-// and surer than being told: the file is renamed into a mounted folder.
-const rulesInterval = 500 * time.Millisecond
+const (
+	// rulesInterval is how often the rules file is looked at. Looking is
+	// cheaper and surer than being told: the file is renamed into a mounted
+	// folder.
+	rulesInterval = 500 * time.Millisecond
+	// networksEvery is at each how manieth look the own networks are read
+	// again without a change of the file.
+	networksEvery = 10
+)
 
-// rules is the rules file as it was last read and understood.
+// rules is the rules file as it was last read and understood, less the
+// bundle's own networks, which no rule opens.
 type rules struct {
-	path    string
-	log     *decisionLog
-	changed func()
+	path     string
+	log      *decisionLog
+	networks func() ([]netip.Prefix, error)
+	changed  func()
 
 	set  atomic.Pointer[egress.Set]
-	seen fileState // of the last look
+	file egress.Set     // as it was read
+	own  []netip.Prefix // networks
+	seen fileState      // of the last look
+	// blind: the networks could not be read at the last look.
+	blind bool
 }
 
 // fileState tells one content of a path from another; the zero one is a file
@@ -39,32 +54,80 @@ type fileState struct {
 }
 
 // newRules allows nothing until reload.
-func newRules(path string, log *decisionLog, changed func()) *rules {
-	r := &rules{path: path, log: log, changed: changed}
+func newRules(path string, log *decisionLog, networks func() ([]netip.Prefix, error), changed func()) *rules {
+	r := &rules{path: path, log: log, networks: networks, changed: changed}
 	r.set.Store(&egress.Set{})
 	return r
 }
 
 func (r *rules) current() egress.Set { return *r.set.Load() }
 
+// begin reads all that rules need before the first request. With an error
+// nothing is allowed.
+func (r *rules) begin() error {
+	if _, err := r.readNetworks(); err != nil {
+		return err
+	}
+	r.reload()
+	r.apply()
+	return nil
+}
+
 // watch reloads until ctx ends.
 func (r *rules) watch(ctx context.Context) {
 	tick := time.NewTicker(rulesInterval)
 	defer tick.Stop()
-	for {
+	for looks := 1; ; looks++ {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			if r.reload() {
+			if r.look(looks) {
 				r.changed()
 			}
 		}
 	}
 }
 
-// reload reads the file if it is another than last time, and says whether the
-// rules were replaced. A missing file allows nothing; one that cannot be read
+// look says whether the rules were replaced. The own networks are read before
+// a new file's rules hold.
+func (r *rules) look(looks int) bool {
+	before := r.seen
+	changed := r.reload()
+	if r.seen != before || looks%networksEvery == 0 {
+		moved, err := r.readNetworks()
+		if err != nil && !r.blind {
+			r.log.networks("kept the networks: they cannot be read")
+		}
+		r.blind = err != nil
+		changed = changed || moved
+	}
+	if changed {
+		r.apply()
+	}
+	return changed
+}
+
+// readNetworks says whether the own networks are others than last time. With
+// an error they are as they were.
+func (r *rules) readNetworks() (bool, error) {
+	own, err := r.networks()
+	if err != nil || slices.Equal(own, r.own) {
+		return false, err
+	}
+	r.own = own
+	r.log.networks(fmt.Sprintf("closed the bundle's own networks %v", own))
+	return true, nil
+}
+
+// apply makes hold what was read.
+func (r *rules) apply() {
+	set := r.file.Without(ownNetwork, r.own...)
+	r.set.Store(&set)
+}
+
+// reload reads the file if it is another than last time, and says whether there
+// are other rules to apply. A missing file allows nothing; one that cannot be read
 // or understood leaves the rules as they are.
 func (r *rules) reload() bool {
 	info, err := os.Stat(r.path)
@@ -84,10 +147,10 @@ func (r *rules) reload() bool {
 	}
 	set, err := egress.DecodeFile(f)
 	if err != nil {
-		r.log.rules("kept the rules: "+printable(err.Error(), maxReason), len(r.current().Rules()))
+		r.log.rules("kept the rules: "+egress.Printable(err.Error(), maxReason), len(r.file.Rules()))
 		return false
 	}
-	r.set.Store(&set)
+	r.file = set
 	r.log.rules("read the rules", len(set.Rules()))
 	return true
 }
@@ -95,11 +158,11 @@ func (r *rules) reload() bool {
 func (r *rules) unreadable(err error) bool {
 	r.seen = stateOf(nil, err)
 	if errors.Is(err, fs.ErrNotExist) {
-		r.set.Store(&egress.Set{})
+		r.file = egress.Set{}
 		r.log.rules("the rules file is missing: nothing is allowed", 0)
 		return true
 	}
-	r.log.rules("kept the rules: the file cannot be read", len(r.current().Rules()))
+	r.log.rules("kept the rules: the file cannot be read", len(r.file.Rules()))
 	return false
 }
 

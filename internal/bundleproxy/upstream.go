@@ -88,9 +88,9 @@ func newUpstreams(limit time.Duration) *upstreams {
 func (us *upstreams) add(conn *net.TCPConn, t target) *upstream {
 	us.mu.Lock()
 	defer us.mu.Unlock()
-	u := &upstream{conn: conn, target: t, of: us}
+	u := &upstream{target: t, of: us}
 	us.open[u] = struct{}{}
-	u.silence = time.AfterFunc(us.limit, u.end)
+	u.start(conn, us.limit, u.end)
 	return u
 }
 
@@ -110,49 +110,19 @@ func (us *upstreams) closeAll() {
 	}
 }
 
-// upstream is a connection that closes itself when nothing moves on it. The
-// TCP connection is a field so that none of its other methods moves bytes past
-// the timer.
+// upstream is a connection to the outside.
 type upstream struct {
-	conn    *net.TCPConn
-	target  target
-	of      *upstreams
-	silence *time.Timer
-}
-
-func (u *upstream) Read(b []byte) (int, error) {
-	n, err := u.conn.Read(b)
-	if n > 0 {
-		u.silence.Reset(u.of.limit)
-	}
-	return n, err
-}
-
-func (u *upstream) Write(b []byte) (int, error) {
-	n, err := u.conn.Write(b)
-	if n > 0 {
-		u.silence.Reset(u.of.limit)
-	}
-	return n, err
+	timed
+	target target
+	of     *upstreams
 }
 
 func (u *upstream) Close() error {
 	u.of.mu.Lock()
 	delete(u.of.open, u)
 	u.of.mu.Unlock()
-	u.silence.Stop()
-	return u.conn.Close()
+	return u.timed.Close()
 }
 
 // end closes a connection of which nobody waits for anything.
 func (u *upstream) end() { _ = u.Close() }
-
-// CloseRead and CloseWrite let a tunnel end one direction at a time.
-func (u *upstream) CloseRead() error  { return u.conn.CloseRead() }
-func (u *upstream) CloseWrite() error { return u.conn.CloseWrite() }
-
-func (u *upstream) LocalAddr() net.Addr                { return u.conn.LocalAddr() }
-func (u *upstream) RemoteAddr() net.Addr               { return u.conn.RemoteAddr() }
-func (u *upstream) SetDeadline(t time.Time) error      { return u.conn.SetDeadline(t) }
-func (u *upstream) SetReadDeadline(t time.Time) error  { return u.conn.SetReadDeadline(t) }
-func (u *upstream) SetWriteDeadline(t time.Time) error { return u.conn.SetWriteDeadline(t) }

@@ -36,12 +36,21 @@ type world struct {
 	asked  []string
 	dialed []netip.AddrPort
 	seen   []string // "METHOD HOST URL" as the server got it
+	own    []netip.Prefix
+	blind  error // of reading them
+	// handler is the server's, where set.
+	handler http.HandlerFunc
 }
 
 func newWorld(t *testing.T, rules ...string) *world {
+	return newWorldWith(t, func(*Options) {}, rules...)
+}
+
+func newWorldWith(t *testing.T, change func(*Options), rules ...string) *world {
 	w := &world{t: t, rules: filepath.Join(t.TempDir(), "egress.json"), log: &buffer{}, ended: make(chan error, 1)}
 	w.names = map[string][]netip.Addr{
 		"api.example.com.":      {netip.MustParseAddr("203.0.113.10")},
+		"gateway.example.com.":  {netip.MustParseAddr("192.168.44.1")},
 		"inside.example.com.":   {netip.MustParseAddr("10.0.0.5")},
 		"loop.example.com.":     {netip.MustParseAddr("127.0.0.1")},
 		"metadata.example.com.": {netip.MustParseAddr("169.254.169.254")},
@@ -55,18 +64,18 @@ func newWorld(t *testing.T, rules ...string) *world {
 	ctx, cancel := context.WithCancel(t.Context())
 	w.end = cancel
 	ready := make(chan net.Addr, 1)
-	go func() {
-		w.ended <- Run(ctx, Options{
-			Listen: "127.0.0.1:0", RulesPath: w.rules, Log: w.log, Resolver: w,
-			Dial: func(ctx context.Context, addr netip.AddrPort) (*net.TCPConn, error) {
-				w.mu.Lock()
-				w.dialed = append(w.dialed, addr)
-				w.mu.Unlock()
-				return dialTCP(ctx, netip.MustParseAddrPort(server.Listener.Addr().String()))
-			},
-			Ready: func(a net.Addr) { ready <- a },
-		})
-	}()
+	o := Options{
+		Listen: "127.0.0.1:0", RulesPath: w.rules, Log: w.log, Resolver: w, Networks: w.networks,
+		Dial: func(ctx context.Context, addr netip.AddrPort) (*net.TCPConn, error) {
+			w.mu.Lock()
+			w.dialed = append(w.dialed, addr)
+			w.mu.Unlock()
+			return dialTCP(ctx, netip.MustParseAddrPort(server.Listener.Addr().String()))
+		},
+		Ready: func(a net.Addr) { ready <- a },
+	}
+	change(&o)
+	go func() { w.ended <- Run(ctx, o) }()
 	select {
 	case a := <-ready:
 		w.addr = a.String()
@@ -85,8 +94,35 @@ func newWorld(t *testing.T, rules ...string) *world {
 func (w *world) serve(rw http.ResponseWriter, r *http.Request) {
 	w.mu.Lock()
 	w.seen = append(w.seen, r.Method+" "+r.Host+" "+r.URL.String())
+	handler := w.handler
 	w.mu.Unlock()
+	if handler != nil {
+		handler(rw, r)
+		return
+	}
 	fmt.Fprintf(rw, "hello from %s", r.Host)
+}
+
+func (w *world) handle(handler http.HandlerFunc) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.handler = handler
+}
+
+// networks are the proxy's own.
+func (w *world) networks() ([]netip.Prefix, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.own, w.blind
+}
+
+func (w *world) setNetworks(blind error, own ...string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.own, w.blind = nil, blind
+	for _, p := range own {
+		w.own = append(w.own, netip.MustParsePrefix(p))
+	}
 }
 
 // LookupNetIP implements Resolver.
@@ -206,4 +242,20 @@ func (b *buffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.b.String()
+}
+
+func readFile(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// procAddr is an IPv4 address as /proc/net/tcp writes it.
+func procAddr(a net.Addr) string {
+	at := netip.MustParseAddrPort(a.String())
+	b := at.Addr().As4()
+	return fmt.Sprintf("%02X%02X%02X%02X:%04X", b[3], b[2], b[1], b[0], at.Port())
 }

@@ -55,7 +55,12 @@ func TestBundlesContract(t *testing.T) {
 					t.Fatal(err)
 				}
 			},
-			Env: func(t *testing.T, owner host.Owner) []string { return environOf(t, c, owner.ID()) },
+			Env:    func(t *testing.T, owner host.Owner) []string { return environOf(t, c, owner.ID()) },
+			Decide: func(t *testing.T, owner host.Owner, d host.Decision) { logDecision(t, c, owner, d) },
+			PutFile: func(t *testing.T, owner host.Owner, path string, data []byte) {
+				putFile(t, c, owner, tarFile(path, data))
+			},
+			PutLink: func(t *testing.T, owner host.Owner, path, target string) { putFile(t, c, owner, tarLink(path, target)) },
 		}
 	})
 }

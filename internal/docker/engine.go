@@ -54,6 +54,7 @@ type Engine struct {
 	// who wait for it keep their own deadlines.
 	negotiating chan struct{}
 	negotiated  atomic.Bool
+	streamCheck time.Duration
 
 	mu          sync.Mutex
 	bundleImage string
@@ -81,6 +82,7 @@ func New(o Options) (*Engine, error) {
 		calls:       calls,
 		streams:     streams,
 		negotiating: make(chan struct{}, 1),
+		streamCheck: streamCheck,
 		bundleImage: o.BundleImage,
 	}, nil
 }

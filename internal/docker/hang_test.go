@@ -39,6 +39,7 @@ func callsOf(e *Engine) map[string]func(context.Context) error {
 		"StopBundle":       func(ctx context.Context) error { return e.StopBundle(ctx, testOwner) },
 		"DeleteBundle":     func(ctx context.Context) error { return e.DeleteBundle(ctx, testOwner) },
 		"ListBundles":      func(ctx context.Context) error { _, err := e.ListBundles(ctx); return err },
+		"ReadFile":         func(ctx context.Context) error { _, err := e.ReadFile(ctx, testOwner, "/ca.pem", 1); return err },
 	}
 }
 

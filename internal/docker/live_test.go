@@ -3,6 +3,7 @@
 package docker
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -57,6 +58,7 @@ func TestBuiltInBundle(t *testing.T) {
 	}
 	t.Run("rights", func(t *testing.T) { wantHardened(t, c, spec) })
 	t.Run("rules", func(t *testing.T) { wantLiveRules(t, spec) })
+	t.Run("decisions", func(t *testing.T) { wantDecisions(t, e, spec) })
 	t.Run("image gone missing", func(t *testing.T) {
 		if err := e.DeleteBundle(t.Context(), spec.Owner); err != nil {
 			t.Fatal(err)
@@ -108,14 +110,16 @@ func wantHardened(t *testing.T, c *client.Client, spec host.BundleSpec) {
 func wantLiveRules(t *testing.T, spec host.BundleSpec) {
 	outside := netip.MustParseAddr("203.0.113.1")
 	addOutside(t, outside)
-	server, err := net.Listen("tcp", outside.String()+":80")
-	if err != nil {
-		t.Fatal(err)
+	for addr, says := range map[netip.Addr]string{outside: "outside", testNetwork.Gateway: "gateway"} {
+		server, err := net.Listen("tcp", addr.String()+":80")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer server.Close()
+		go func() {
+			_ = http.Serve(server, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, says) }))
+		}()
 	}
-	defer server.Close()
-	go func() {
-		_ = http.Serve(server, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "outside") }))
-	}()
 	proxy := &url.URL{Scheme: "http", Host: netip.AddrPortFrom(spec.IP, bundleimage.Port).String()}
 	through := &http.Client{Transport: &http.Transport{Proxy: http.ProxyURL(proxy)}, Timeout: 5 * time.Second}
 	ask := func(host string) (int, string) {
@@ -139,13 +143,38 @@ func wantLiveRules(t *testing.T, spec host.BundleSpec) {
 		t.Errorf("%s: got %d %q, want %d with %q", what, got, body, status, part)
 	}
 	want("without rules", outside.String(), 403, "no egress rule")
-	writeRules(t, spec.RulesDir, outside.String()+":80", spec.Owner.ID()+":80")
+	gateway := testNetwork.Gateway.String()
+	writeRules(t, spec.RulesDir, outside.String()+":80", spec.Owner.ID()+":80", gateway+":80", testNetwork.Subnet.String()+":80", "0.0.0.0/0:82")
 	want("with a rule", outside.String(), 200, "outside")
 	want("another port", outside.String()+":81", 403, "no egress rule")
 	// Docker's resolver answers, and what it answers is judged.
-	want("a name that leads inside", spec.Owner.ID(), 403, "is private")
+	want("a name that leads inside", spec.Owner.ID(), 403, "in the bundle's own network")
+	want("the gateway", gateway, 403, "in the bundle's own network")
+	want("the machine's address", "192.168.44.3", 403, "in the bundle's own network")
+	want("the gateway under a rule for all", gateway+":82", 403, "in the bundle's own network")
 	writeRules(t, spec.RulesDir)
 	want("with the rule gone", outside.String(), 403, "no egress rule")
+}
+
+// wantDecisions wants what wantLiveRules asked for in the bundle's own log.
+func wantDecisions(t *testing.T, e *Engine, spec host.BundleSpec) {
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	missing := map[string]bool{"allow 203.0.113.1:80 rule ": true, "deny 203.0.113.1:81 no egress rule ": true, "deny 192.168.44.1:80 address 192.168.44.1 ": true}
+	err := e.FollowDecisions(ctx, spec.Owner, time.Time{}, func(d host.Decision) {
+		said := fmt.Sprintf("%s %s:%d %s", d.Verdict, d.Host, d.Port, d.Reason)
+		for want := range missing {
+			if strings.HasPrefix(said, want) && time.Since(d.Time) < time.Minute {
+				delete(missing, want)
+			}
+		}
+		if len(missing) == 0 {
+			cancel()
+		}
+	})
+	if err != nil || len(missing) > 0 {
+		t.Errorf("follow: got %v, and nothing of %v", err, missing)
+	}
 }
 
 func addOutside(t *testing.T, addr netip.Addr) {

@@ -8,6 +8,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/moby/moby/api/types/container"
+
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
@@ -42,6 +45,37 @@ func TestSpecHash(t *testing.T) {
 	} {
 		if got := hash(change); got == same {
 			t.Errorf("hash with another %s: got the same, want another", name)
+		}
+	}
+}
+
+// TestLogBoundsAreSpec: a container whose log has no bound, or another one, is
+// not the one that is asked for, whichever image it has.
+func TestLogBoundsAreSpec(t *testing.T) {
+	for _, image := range []string{"", "foreign:1"} {
+		spec := testSpec
+		spec.Image = image
+		o, err := createOptions(spec, "some:1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := container.LogConfig{Type: "json-file", Config: map[string]string{"max-size": "10m", "max-file": "2"}}
+		if diff := cmp.Diff(want, o.HostConfig.LogConfig); diff != "" {
+			t.Errorf("image %q: log (-want +got):\n%s", image, diff)
+		}
+		asked := o.Config.Labels[specHashLabel]
+		for name, other := range map[string]container.LogConfig{
+			"none": {}, "no bound": {Type: "json-file"}, "another": {Type: "json-file", Config: map[string]string{"max-size": "10m", "max-file": "3"}},
+		} {
+			delete(o.Config.Labels, specHashLabel)
+			o.HostConfig.LogConfig = want
+			if got, err := specHash(o); got != asked || err != nil {
+				t.Errorf("image %q: got hash %s, %v, want %s", image, got, err, asked)
+			}
+			o.HostConfig.LogConfig = other
+			if got, err := specHash(o); got == asked || err != nil {
+				t.Errorf("image %q, %s: got the same hash, %v, want another", image, name, err)
+			}
 		}
 	}
 }

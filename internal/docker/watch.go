@@ -96,7 +96,7 @@ func (w *watch) stream(ctx context.Context, since time.Time) (established bool, 
 	if w.lost {
 		w.changed("")
 	}
-	check := time.NewTicker(streamCheck)
+	check := time.NewTicker(w.engine.streamCheck)
 	defer check.Stop()
 	for {
 		select {

@@ -5,6 +5,7 @@ package host
 import (
 	"context"
 	"net/netip"
+	"time"
 )
 
 // BundleSpec is the bundle container that a Bottle asks for.
@@ -59,4 +60,20 @@ type Bundles interface {
 	// network that bears our labels changes, and with "" when the stream was
 	// lost and everything may have changed. It returns when ctx ends.
 	WatchBundles(ctx context.Context, changed func(uid string)) error
+	// FollowDecisions calls decided for each decision in the log of the owner's
+	// container that docker got at since or later, of which docker keeps a
+	// bounded number, and then for each as it comes. Lines that are no
+	// decisions are passed over. It returns nil when ctx ends or the container
+	// is not running (any more). ErrNotFound and ErrConflict as InspectBundle;
+	// ErrUnavailable also when the log was lost on the way, after which it may
+	// be followed again from the last decision's time on. A decided that takes
+	// its time holds up nothing but this call.
+	FollowDecisions(ctx context.Context, owner Owner, since time.Time, decided func(Decision)) error
+	// ReadFile returns the regular file at an absolute path in the owner's
+	// container, running or not. Links are followed as the container would,
+	// never out of it. ErrNotFound when there is no such file or container,
+	// ErrConflict as InspectBundle, ErrInvalid when the path is not clean and
+	// absolute, leads to anything but a regular file, or to more than limit
+	// bytes.
+	ReadFile(ctx context.Context, owner Owner, path string, limit int64) ([]byte, error)
 }

@@ -37,6 +37,13 @@ type BundlesFixture struct {
 	// Env returns the environment that the owner's container was given, among
 	// other entries.
 	Env func(t *testing.T, owner host.Owner) []string
+	// Decide makes the owner's running container log the decision as the
+	// built-in bundle does, among lines that are none. The time is docker's.
+	Decide func(t *testing.T, owner host.Owner, d host.Decision)
+	// PutFile and PutLink put a file or a symbolic link into the owner's
+	// running container, with the folders above it.
+	PutFile func(t *testing.T, owner host.Owner, path string, data []byte)
+	PutLink func(t *testing.T, owner host.Owner, path, target string)
 }
 
 // TestBundles runs the suite, with a new fixture for every test.
@@ -55,6 +62,9 @@ func TestBundles(t *testing.T, fixture func(t *testing.T) BundlesFixture) {
 		{"image is not on the node", bundleNoImage},
 		{"ports", bundlePorts},
 		{"watched", bundleWatched},
+		{"decisions followed", bundleDecisions},
+		{"decisions end", bundleDecisionsEnd},
+		{"files read", bundleFiles},
 		{"docker down", bundleDown},
 	}
 	for _, tt := range tests {

@@ -28,12 +28,17 @@ type Bundles struct {
 	containers map[string]*container // by name
 	images     map[string][]int32    // the ports on which each listens
 	silent     map[netip.AddrPort]bool
+	files      map[string]file // by the owner's ID and path
 	created    int
+
+	decisions watchers // told of every decision
 }
 
 type container struct {
-	bundle host.Bundle
-	spec   host.BundleSpec
+	bundle    host.Bundle
+	spec      host.BundleSpec
+	decisions []host.Decision // the last of those decided
+	decided   int
 }
 
 var _ host.Bundles = (*Bundles)(nil)
@@ -47,6 +52,7 @@ func NewBundles(networks *Networks) *Bundles {
 		containers: map[string]*container{},
 		images:     map[string][]int32{BuiltInImage: {8888}},
 		silent:     map[netip.AddrPort]bool{},
+		files:      map[string]file{},
 	}
 }
 

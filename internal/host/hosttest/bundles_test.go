@@ -53,6 +53,9 @@ func TestBundlesContract(t *testing.T) {
 				spec, _ := b.Spec(owner)
 				return spec.Env
 			},
+			Decide:  func(_ *testing.T, owner host.Owner, d host.Decision) { b.Decide(owner, d) },
+			PutFile: func(_ *testing.T, owner host.Owner, path string, data []byte) { b.PutFile(owner, path, data) },
+			PutLink: func(_ *testing.T, owner host.Owner, path, target string) { b.PutLink(owner, path, target) },
 		}
 	})
 }

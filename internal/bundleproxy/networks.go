@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bundleproxy
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+)
+
+// ownNetwork is what every address of the bundle's own networks is: from the
+// gateway on, what answers there is the node, the machine or the bundle, and
+// none of these is the outside that rules are about.
+const ownNetwork = "in the bundle's own network, where the node's gateway, the machine and the bundle itself are"
+
+// interfaceNetworks are the networks that the interfaces here are in, sorted.
+func interfaceNetworks() ([]netip.Prefix, error) {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, fmt.Errorf("read the network interfaces: %w", err)
+	}
+	var out []netip.Prefix
+	for _, a := range addrs {
+		n, ok := a.(*net.IPNet)
+		if !ok {
+			return nil, fmt.Errorf("read the network interfaces: an address of an unknown kind, %T", a)
+		}
+		addr, ok := netip.AddrFromSlice(n.IP)
+		bits, _ := n.Mask.Size()
+		if !ok || bits < 0 {
+			return nil, fmt.Errorf("read the network interfaces: an address that is none, %s", n)
+		}
+		prefix, err := addr.Unmap().Prefix(bits)
+		if err != nil {
+			return nil, fmt.Errorf("read the network interfaces: %s: %w", n, err)
+		}
+		out = append(out, prefix)
+	}
+	slices.SortFunc(out, netip.Prefix.Compare)
+	return slices.Compact(out), nil
+}

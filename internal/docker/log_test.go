@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package docker
+
+import (
+	"bytes"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+func TestDecisionIn(t *testing.T) {
+	const stamp = "2026-01-02T03:04:05.000000006Z "
+	at := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
+	for text, want := range map[string]host.Decision{
+		`{"time":"x","decision":"deny","host":"a.example","port":443,"reason":"no rule"}`: {
+			Time: at, Verdict: host.VerdictDeny, Host: "a.example", Port: 443, Reason: "no rule",
+		},
+		`{"decision":"fail","host":"\u001b[2J a\u202e","reason":"\u0000"}`: {
+			Time: at, Verdict: host.VerdictFail, Host: `\x1b[2J\x20a\u202e`, Reason: `\x00`,
+		},
+		`{"decision":"allow","host":"` + strings.Repeat("h", 70) + `","reason":"` + strings.Repeat("r", 400) + `"}`: {
+			Time: at, Verdict: host.VerdictAllow, Host: strings.Repeat("h", 64), Reason: strings.Repeat("r", 300),
+		},
+	} {
+		if got, ok := decisionIn([]byte(stamp + text)); !ok || got != want {
+			t.Errorf("%s: got %+v, %v, want %+v", text, got, ok, want)
+		}
+	}
+	for _, line := range []string{
+		"", " ", stamp, stamp + "{}", stamp + "null", stamp + "[]", stamp + `"deny"`, `{"decision":"deny"}`,
+		stamp + `{"event":"rules","rules":3,"reason":"read the rules"}`,
+		stamp + `{"decision":"DENY"}`, stamp + `{"decision":"deny","port":65536}`, stamp + `{"decision":"deny","host":1}`, stamp + `{"decision":"deny"} x`,
+		"2026-13-02T03:04:05Z " + `{"decision":"deny"}`,
+	} {
+		if got, ok := decisionIn([]byte(line)); ok || got != (host.Decision{}) {
+			t.Errorf("%q: got %+v, want no decision", line, got)
+		}
+	}
+}
+
+func TestLines(t *testing.T) {
+	fits, long := strings.Repeat("f", maxLogLine), strings.Repeat("l", maxLogLine+1)
+	text := "one\n\ntwo\n" + fits + "\n" + long + "\nthree\n" + strings.Repeat(long, 20) + "\nfour\nunfinished"
+	for _, size := range []int{1, 7, 8 << 10, len(text)} {
+		var got []string
+		l := &lines{line: func(line []byte) { got = append(got, string(line)) }}
+		for chunk := range slices.Chunk([]byte(text), size) {
+			if n, err := l.Write(chunk); n != len(chunk) || err != nil {
+				t.Fatalf("write: got %d, %v, want %d", n, err, len(chunk))
+			}
+		}
+		if want := []string{"one", "", "two", fits, "three", "four"}; !slices.Equal(got, want) {
+			t.Errorf("in pieces of %d: got %d lines, want %d", size, len(got), len(want))
+		}
+		if cap(l.held) > 4*maxLogLine {
+			t.Errorf("in pieces of %d: holds %d bytes, want a bound", size, cap(l.held))
+		}
+	}
+}
+
+// FuzzDecisionIn: no line is too strange, and what comes out can be shown.
+func FuzzDecisionIn(f *testing.F) {
+	f.Add([]byte(`2026-01-02T03:04:05Z {"decision":"deny","host":"a\u202e","port":1,"reason":"x"}`))
+	f.Add([]byte("2026-01-02T03:04:05Z \x00\xff"))
+	f.Fuzz(func(t *testing.T, line []byte) {
+		d, ok := decisionIn(line)
+		if !ok {
+			return
+		}
+		shown := func(s string, lowest rune) bool {
+			return !strings.ContainsFunc(s, func(r rune) bool { return r < lowest || r > '~' })
+		}
+		if len(d.Host) > 64 || !shown(d.Host, '!') || len(d.Reason) > 300 || !shown(d.Reason, ' ') || bytes.ContainsAny([]byte(d.Verdict), "\n ") {
+			t.Fatalf("%q: got %+v, want bounded printable ASCII", line, d)
+		}
+	})
+}
