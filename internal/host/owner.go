@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package host has the ports through which the agent acts on its node:
-// networks, bundles, machines and node facts, in the caller's words. It has
-// value types, interfaces and error kinds, and no implementation: adapters are
-// in internal/docker and internal/smolvm, the in-memory fake in hosttest, and
-// the one suite that all of them pass in hostcontract.
+// networks, bundles, machines, walls, canaries and node facts, in the caller's
+// words. It has value types, interfaces and error kinds, and no implementation:
+// adapters are in internal/docker, internal/smolvm, internal/wall and
+// internal/probe/canary, the in-memory fakes in hosttest, and the suites that
+// all of them pass in hostcontract.
 package host
 
 // Owner says whose a thing on the node is. All six parts are written to the

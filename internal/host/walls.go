@@ -44,7 +44,8 @@ type Wall struct {
 	Path string
 	// Faults are in a fixed order; none: it stands as specified.
 	Faults []WallFault
-	// Accepted counts packets to the bundle by port since the filter was made.
+	// Accepted counts packets to the bundle by port since the filter was made;
+	// nil while it is not as specified. What made it anew forgot the counts.
 	Accepted map[int32]uint64
 	// Dropped counts all packets that were not let through since then.
 	Dropped uint64
@@ -53,9 +54,12 @@ type Wall struct {
 // Drop is one destination of dropped packets. Its fields are numbers that the
 // guest chose.
 type Drop struct {
-	// Proto is arp, tcp, udp, icmp, icmpv6, or a number of IP's or Ethernet's.
+	// Proto is arp, tcp, udp, icmp, icmpv6, or a number: of IP's in decimal, of
+	// Ethernet's as 0x and four digits.
 	Proto string
-	Addr  netip.Addr
+	// Addr is whom an ARP packet asks for, or where another is to go; the zero
+	// value for a protocol of Ethernet's.
+	Addr netip.Addr
 	// Port is set for tcp and udp.
 	Port    uint16
 	Packets uint64
@@ -72,23 +76,29 @@ type WallOwner struct {
 type Walls interface {
 	// EnsureWall makes the wall stand as specified and returns it as read back.
 	// Only what differs is made anew, and never is a link up before its filter
-	// is there. ErrNotFound when the bridge is not there, ErrConflict when a
-	// namespace, link or table of its name is someone else's.
+	// is there; a namespace that stands stays the same. ErrNotFound when the
+	// bridge is not there, ErrConflict when a namespace, link or table of its
+	// name is someone else's, ErrInvalid when no wall can be meant. Faults of
+	// what it returns are what it may not mend, such as someone else's chain.
 	EnsureWall(ctx context.Context, spec WallSpec) (Wall, error)
 	// InspectWalls reads walls back, in the order of specs. It changes nothing,
 	// and is cheap enough to be called every second for hundreds. One that is
-	// not there at all has no NetNS and a Fault. An error means that nothing
+	// not there at all has no NetNS and a Fault; one that is being made or
+	// deleted meanwhile is seen before or after it. An error means that nothing
 	// could be found out.
 	InspectWalls(ctx context.Context, specs []WallSpec) ([]Wall, error)
-	// DeleteWall removes filter, link and namespace; absent is nil. What still
-	// runs in the namespace is left without a link.
+	// DeleteWall removes filter, link and namespace; absent or someone else's is
+	// nil. What still runs in the namespace is left without a link.
 	DeleteWall(ctx context.Context, owner Owner) error
-	// ListWalls returns all walls that bear our marks, of any cluster.
+	// ListWalls returns all walls that bear our marks, of any cluster, in a fixed
+	// order. What is left of one counts.
 	ListWalls(ctx context.Context) ([]WallOwner, error)
 	// Drops returns the destinations of dropped packets since ForgetDrops, in a
 	// fixed order. They are bounded: a flood of destinations hides later ones
-	// for some minutes. ErrNotFound when there is no filter.
+	// for some minutes, and one that is not tried again for as long is
+	// forgotten. ErrNotFound when there is no filter.
 	Drops(ctx context.Context, owner Owner) ([]Drop, error)
-	// ForgetDrops empties what Drops returns; the counts of a Wall go on.
+	// ForgetDrops empties what Drops returns, and makes sure that the same
+	// attempts are seen again; the counts of a Wall go on.
 	ForgetDrops(ctx context.Context, owner Owner) error
 }

@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hostcontract
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+// WallsFixture is an implementation of host.Walls and its world. What a test
+// makes there by these functions is gone when the test is over.
+type WallsFixture struct {
+	Walls host.Walls
+	// Bundle makes the bridge of the wall's network, which is not there
+	// before, with a bundle in it that listens on every port.
+	Bundle func(t *testing.T, spec host.WallSpec)
+	// RemoveBridge takes it away again.
+	RemoveBridge func(t *testing.T, spec host.WallSpec)
+	// PutForeign makes one of ForeignKinds under the owner's names, as somebody
+	// else would, or the agent of another cluster. Found says whether it is
+	// still there.
+	PutForeign func(t *testing.T, owner host.Owner, kind string) (found func() bool)
+	// Open breaks a wall so that more could be reached.
+	Open func(t *testing.T, spec host.WallSpec)
+	// Connect connects from within the namespace to a port of the bundle.
+	Connect func(t *testing.T, spec host.WallSpec, port int32)
+	// Knock sends packets to a destination from within the namespace.
+	Knock func(t *testing.T, spec host.WallSpec, d host.Drop)
+}
+
+// ForeignKinds are what can be in a wall's way.
+var ForeignKinds = []string{
+	"namespace", "folder", "link", "link of another cluster's", "namespace of another cluster's", "table of another cluster's",
+}
+
+// TestWalls runs the suite, with a new fixture for every test.
+func TestWalls(t *testing.T, fixture func(t *testing.T) WallsFixture) {
+	tests := []struct {
+		name string
+		run  func(t *testing.T, f WallsFixture)
+	}{
+		{"made, found, deleted", wallLife},
+		{"absent", wallAbsent},
+		{"without a bridge", wallWithoutBridge},
+		{"another spec keeps the namespace", wallChanged},
+		{"opened and mended", wallOpened},
+		{"what passes is counted by port", wallAccepted},
+		{"what does not is counted by destination", wallDropped},
+		{"others' are named and left alone", wallForeign},
+		{"several, read in the order asked for", wallSeveral},
+		{"many at once", wallAtOnce},
+		{"never seen half made", wallHalfMade},
+		{"cancelled", wallCancelled},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) { tt.run(t, fixture(t)) })
+	}
+}
+
+// newWall is a wall that no other test has, on a subnet that one may have.
+func newWall(third int) host.WallSpec {
+	return host.WallSpec{
+		Owner:     newOwner("demo"),
+		Subnet:    netip.MustParsePrefix(fmt.Sprintf("192.168.%d.0/24", third)),
+		BundleIP:  netip.MustParseAddr(fmt.Sprintf("192.168.%d.2", third)),
+		MachineIP: netip.MustParseAddr(fmt.Sprintf("192.168.%d.3", third)),
+		Ports:     []int32{8888, 9418},
+	}
+}
+
+// madeWall is a wall that stands; it is gone when the test is over.
+func madeWall(t *testing.T, f WallsFixture, third int) (host.WallSpec, host.Wall) {
+	t.Helper()
+	spec := newWall(third)
+	f.Bundle(t, spec)
+	return spec, ensureWall(t, f, spec)
+}
+
+func ensureWall(t *testing.T, f WallsFixture, spec host.WallSpec) host.Wall {
+	t.Helper()
+	t.Cleanup(func() {
+		if err := f.Walls.DeleteWall(context.WithoutCancel(t.Context()), spec.Owner); err != nil {
+			t.Errorf("delete: got %v, want nil", err)
+		}
+	})
+	w, err := f.Walls.EnsureWall(t.Context(), spec)
+	mustDo(t, "ensure", err)
+	wantSound(t, "ensure", w)
+	return w
+}
+
+func wantSound(t *testing.T, what string, w host.Wall) {
+	t.Helper()
+	if len(w.Faults) > 0 || w.NetNS == (host.NetNS{}) || w.Path == "" {
+		t.Fatalf("%s: got %+v, want a namespace, its path and no faults", what, w)
+	}
+}
+
+// wantNoWall wants one fault, which is not open: nothing runs behind a wall
+// that is not there.
+func wantNoWall(t *testing.T, what string, w host.Wall) {
+	t.Helper()
+	if w.NetNS != (host.NetNS{}) || len(w.Faults) != 1 || w.Faults[0].Open {
+		t.Fatalf("%s: got %+v, want no namespace and one fault that is not open", what, w)
+	}
+}
+
+func inspectWall(t *testing.T, f WallsFixture, spec host.WallSpec) host.Wall {
+	t.Helper()
+	walls, err := f.Walls.InspectWalls(t.Context(), []host.WallSpec{spec})
+	mustDo(t, "inspect", err)
+	if len(walls) != 1 {
+		t.Fatalf("inspect one: got %d walls, want 1", len(walls))
+	}
+	return walls[0]
+}
+
+func wallLife(t *testing.T, f WallsFixture) {
+	spec, first := madeWall(t, f, 60)
+	for range 2 {
+		again := ensureWall(t, f, spec)
+		if again.NetNS != first.NetNS {
+			t.Errorf("ensure again: got namespace %v, want the same %v", again.NetNS, first.NetNS)
+		}
+		if got := inspectWall(t, f, spec); got.NetNS != first.NetNS || got.Path != first.Path || len(got.Faults) > 0 {
+			t.Errorf("inspect: got %+v, want as ensured: %+v", got, first)
+		}
+	}
+	want := host.WallOwner{ID: spec.Owner.ID(), UID: spec.Owner.UID, Cluster: spec.Owner.Cluster}
+	if got := listOf(t, f, spec); len(got) != 1 || got[0] != want {
+		t.Errorf("list: got %v, want one %v", got, want)
+	}
+	for range 2 {
+		mustDo(t, "delete", f.Walls.DeleteWall(t.Context(), spec.Owner))
+		wantNoWall(t, "after delete", inspectWall(t, f, spec))
+		if got := listOf(t, f, spec); len(got) != 0 {
+			t.Errorf("list after delete: got %v, want none", got)
+		}
+	}
+	if again := ensureWall(t, f, spec); again.NetNS == first.NetNS {
+		t.Errorf("ensure after delete: got the same namespace %v, want another", again.NetNS)
+	}
+}
+
+func listOf(t *testing.T, f WallsFixture, spec host.WallSpec) []host.WallOwner {
+	t.Helper()
+	list, err := f.Walls.ListWalls(t.Context())
+	mustDo(t, "list", err)
+	return slices.DeleteFunc(list, func(o host.WallOwner) bool { return o.UID != spec.Owner.UID })
+}
+
+func wallAbsent(t *testing.T, f WallsFixture) {
+	spec := newWall(61)
+	mustDo(t, "delete", f.Walls.DeleteWall(t.Context(), spec.Owner))
+	wantNoWall(t, "inspect", inspectWall(t, f, spec))
+	_, err := f.Walls.Drops(t.Context(), spec.Owner)
+	if !errors.Is(err, host.ErrNotFound) {
+		t.Errorf("drops: got %v, want ErrNotFound", err)
+	}
+	if err := f.Walls.ForgetDrops(t.Context(), spec.Owner); !errors.Is(err, host.ErrNotFound) {
+		t.Errorf("forget drops: got %v, want ErrNotFound", err)
+	}
+	none, err := f.Walls.InspectWalls(t.Context(), nil)
+	if err != nil || len(none) != 0 {
+		t.Errorf("inspect none: got %v, %v, want none", none, err)
+	}
+}
+
+func wallWithoutBridge(t *testing.T, f WallsFixture) {
+	spec := newWall(62)
+	f.Bundle(t, spec)
+	f.RemoveBridge(t, spec)
+	if _, err := f.Walls.EnsureWall(t.Context(), spec); !errors.Is(err, host.ErrNotFound) {
+		t.Errorf("ensure: got %v, want ErrNotFound", err)
+	}
+	// Nothing is left of the attempt.
+	wantNoWall(t, "inspect", inspectWall(t, f, spec))
+	if got := listOf(t, f, spec); len(got) != 0 {
+		t.Errorf("list: got %v, want none", got)
+	}
+	f.Bundle(t, spec)
+	first := ensureWall(t, f, spec)
+	// A bridge that goes, as with a network that is replaced, opens nothing.
+	f.RemoveBridge(t, spec)
+	got := inspectWall(t, f, spec)
+	if got.NetNS != first.NetNS || len(got.Faults) == 0 || isOpen(got) {
+		t.Errorf("without its bridge: got %+v, want faults that are not open", got)
+	}
+	f.Bundle(t, spec)
+	if got := ensureWall(t, f, spec); got.NetNS != first.NetNS {
+		t.Errorf("with a new bridge: got namespace %v, want the same %v", got.NetNS, first.NetNS)
+	}
+}
+
+func isOpen(w host.Wall) bool {
+	return slices.ContainsFunc(w.Faults, func(f host.WallFault) bool { return f.Open })
+}
+
+func wallChanged(t *testing.T, f WallsFixture) {
+	old, first := madeWall(t, f, 63)
+	changed := old
+	changed.Ports = []int32{8888, 9100}
+	if got := inspectWall(t, f, changed); !isOpen(got) {
+		t.Errorf("inspect with other ports: got %+v, want an open fault", got)
+	}
+	if got := ensureWall(t, f, changed); got.NetNS != first.NetNS {
+		t.Errorf("ensure with other ports: got namespace %v, want the same %v", got.NetNS, first.NetNS)
+	}
+	if got := inspectWall(t, f, old); !isOpen(got) {
+		t.Errorf("inspect as it was: got %+v, want an open fault", got)
+	}
+	f.Connect(t, changed, 9100)
+	if got := inspectWall(t, f, changed).Accepted; got[9100] == 0 || len(got) != 2 {
+		t.Errorf("accepted: got %v, want 8888 and packets to 9100", got)
+	}
+}
+
+func wallOpened(t *testing.T, f WallsFixture) {
+	spec, first := madeWall(t, f, 64)
+	f.Open(t, spec)
+	once := inspectWall(t, f, spec)
+	if !isOpen(once) {
+		t.Fatalf("inspect: got %+v, want an open fault", once)
+	}
+	if diff := cmp.Diff(once.Faults, inspectWall(t, f, spec).Faults); diff != "" {
+		t.Errorf("faults, read twice (-first +second):\n%s", diff)
+	}
+	if got := ensureWall(t, f, spec); got.NetNS != first.NetNS {
+		t.Errorf("ensure: got namespace %v, want the same %v", got.NetNS, first.NetNS)
+	}
+	wantSound(t, "inspect", inspectWall(t, f, spec))
+}
+
+func wallSeveral(t *testing.T, f WallsFixture) {
+	a, wallA := madeWall(t, f, 66)
+	absent := newWall(67)
+	b, wallB := madeWall(t, f, 68)
+	got, err := f.Walls.InspectWalls(t.Context(), []host.WallSpec{b, absent, a})
+	mustDo(t, "inspect", err)
+	if len(got) != 3 || got[0].NetNS != wallB.NetNS || got[2].NetNS != wallA.NetNS {
+		t.Fatalf("inspect: got %+v, want those of %v, nobody and %v", got, wallB.NetNS, wallA.NetNS)
+	}
+	wantNoWall(t, "inspect", got[1])
+	mustDo(t, "delete", f.Walls.DeleteWall(t.Context(), a.Owner))
+	wantSound(t, "the other one", inspectWall(t, f, b))
+}

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hosttest
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+// Walls is host.Walls in memory. Calls are recorded as the method and the
+// owner's ID, such as "EnsureWall bottle-demo-1a2b3c4d"; InspectWalls and
+// ListWalls, which have none, by the method alone.
+type Walls struct {
+	*Faults
+	mu       sync.Mutex
+	walls    map[string]*wall  // by ID
+	foreign  map[string]string // what of another's is in the way, by ID
+	noBridge map[string]bool   // by ID
+	inode    uint64
+}
+
+// wall is one wall of the fake.
+type wall struct {
+	spec     host.WallSpec
+	ns       host.NetNS
+	broken   []host.WallFault
+	kept     []host.WallFault // whatever is done
+	accepted map[int32]uint64
+	dropped  uint64
+	drops    []host.Drop
+}
+
+var _ host.Walls = (*Walls)(nil)
+
+// NewWalls returns a node without walls, on which every Bottle's bridge is
+// there. The faults may be shared with other fakes; nil means none.
+func NewWalls(faults *Faults) *Walls {
+	if faults == nil {
+		faults = &Faults{}
+	}
+	return &Walls{Faults: faults, walls: map[string]*wall{}, foreign: map[string]string{}, noBridge: map[string]bool{}, inode: 4026540000}
+}
+
+// RemoveBridge takes the owner's bridge away, AddBridge brings it back.
+func (f *Walls) RemoveBridge(owner host.Owner) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.noBridge[owner.ID()] = true
+}
+
+// AddBridge ends what RemoveBridge began.
+func (f *Walls) AddBridge(owner host.Owner) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.noBridge, owner.ID())
+}
+
+// PutForeign puts something of another's in the way of the owner's wall: a
+// namespace, link or table.
+func (f *Walls) PutForeign(owner host.Owner, what string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.foreign[owner.ID()] = what
+}
+
+// Break adds a fault to a wall, until EnsureWall.
+func (f *Walls) Break(owner host.Owner, fault host.WallFault) {
+	f.change(owner, func(w *wall) { w.broken = append(w.broken, fault) })
+}
+
+// Keep adds a fault to a wall that EnsureWall cannot mend.
+func (f *Walls) Keep(owner host.Owner, fault host.WallFault) {
+	f.change(owner, func(w *wall) { w.kept = append(w.kept, fault) })
+}
+
+// Remove takes a wall away behind the agent's back, its namespace too.
+func (f *Walls) Remove(owner host.Owner) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.walls, owner.ID())
+}
+
+// AddDrop counts packets to a destination as dropped.
+func (f *Walls) AddDrop(owner host.Owner, d host.Drop) {
+	f.change(owner, func(w *wall) {
+		w.dropped += d.Packets
+		for i, have := range w.drops {
+			if have.Proto == d.Proto && have.Addr == d.Addr && have.Port == d.Port {
+				w.drops[i].Packets += d.Packets
+				return
+			}
+		}
+		w.drops = append(w.drops, d)
+	})
+}
+
+// CountAccepted counts packets to a port of the bundle as let through.
+func (f *Walls) CountAccepted(owner host.Owner, port int32, packets uint64) {
+	f.change(owner, func(w *wall) { w.accepted[port] += packets })
+}
+
+// change changes a wall, which must be there.
+func (f *Walls) change(owner host.Owner, how func(w *wall)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	w := f.walls[owner.ID()]
+	if w == nil {
+		panic("hosttest: there is no wall " + owner.ID())
+	}
+	how(w)
+}
+
+// Get returns a wall and what it was made as; false when there is none.
+func (f *Walls) Get(owner host.Owner) (host.WallSpec, host.Wall, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	w := f.walls[owner.ID()]
+	if w == nil {
+		return host.WallSpec{}, host.Wall{}, false
+	}
+	return w.spec, f.shown(w.spec), true
+}
+
+// IDs returns the owners of the walls that are there, sorted.
+func (f *Walls) IDs() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Sorted(maps.Keys(f.walls))
+}
+
+// call runs the effect of a recorded call under the lock.
+func (f *Walls) call(ctx context.Context, name string, effect func() error) error {
+	return f.around(name, func() error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return effect()
+	})
+}
+
+// EnsureWall implements host.Walls.
+func (f *Walls) EnsureWall(ctx context.Context, spec host.WallSpec) (out host.Wall, err error) {
+	id := spec.Owner.ID()
+	err = f.call(ctx, "EnsureWall "+id, func() error {
+		if f.noBridge[id] {
+			return fmt.Errorf("wall %s: bridge %s: %w", id, spec.Owner.Bridge(), host.ErrNotFound)
+		}
+		if what := f.foreign[id]; what != "" {
+			return fmt.Errorf("wall %s: the %s: %w", id, what, host.ErrConflict)
+		}
+		w := f.walls[id]
+		if w == nil {
+			f.inode++
+			w = &wall{ns: host.NetNS{Dev: 4, Inode: f.inode}, accepted: map[int32]uint64{}}
+			f.walls[id] = w
+		}
+		if !sameWall(w.spec, spec) { // another filter
+			w.accepted, w.dropped, w.drops = map[int32]uint64{}, 0, nil
+		}
+		w.broken, w.spec = nil, spec
+		w.spec.Ports = slices.Clone(spec.Ports)
+		out = f.shown(spec)
+		return nil
+	})
+	return zeroOnError(out, err)
+}
+
+// InspectWalls implements host.Walls.
+func (f *Walls) InspectWalls(ctx context.Context, specs []host.WallSpec) (out []host.Wall, err error) {
+	err = f.call(ctx, "InspectWalls", func() error {
+		for _, spec := range specs {
+			out = append(out, f.shown(spec))
+		}
+		return nil
+	})
+	return zeroOnError(out, err)
+}
+
+// shown is a wall as read back and compared with spec.
+func (f *Walls) shown(spec host.WallSpec) host.Wall {
+	out := host.Wall{Path: "/run/netns/" + spec.Owner.ID()}
+	w := f.walls[spec.Owner.ID()]
+	if w == nil {
+		out.Faults = []host.WallFault{{What: "there is no wall"}}
+		return out
+	}
+	out.NetNS, out.Faults = w.ns, slices.Concat(w.broken, w.kept)
+	if f.noBridge[spec.Owner.ID()] {
+		out.Faults = append(out.Faults, host.WallFault{What: "bridge " + spec.Owner.Bridge() + " is missing"})
+	}
+	if !sameWall(w.spec, spec) {
+		out.Faults = append(out.Faults, host.WallFault{What: "filter bottle-" + spec.Owner.UID8() + " has other rules than the wall's", Open: true})
+		return out
+	}
+	out.Accepted, out.Dropped = map[int32]uint64{}, w.dropped
+	for _, p := range spec.Ports {
+		out.Accepted[p] = w.accepted[p]
+	}
+	return out
+}
+
+func sameWall(a, b host.WallSpec) bool {
+	return a.Owner.ID() == b.Owner.ID() && a.Subnet == b.Subnet && a.BundleIP == b.BundleIP && a.MachineIP == b.MachineIP && slices.Equal(a.Ports, b.Ports)
+}
+
+// DeleteWall implements host.Walls.
+func (f *Walls) DeleteWall(ctx context.Context, owner host.Owner) error {
+	return f.call(ctx, "DeleteWall "+owner.ID(), func() error {
+		delete(f.walls, owner.ID())
+		return nil
+	})
+}
+
+// ListWalls implements host.Walls.
+func (f *Walls) ListWalls(ctx context.Context) (out []host.WallOwner, err error) {
+	err = f.call(ctx, "ListWalls", func() error {
+		for _, id := range slices.Sorted(maps.Keys(f.walls)) {
+			o := f.walls[id].spec.Owner
+			out = append(out, host.WallOwner{ID: id, UID: o.UID, Cluster: o.Cluster})
+		}
+		return nil
+	})
+	return zeroOnError(out, err)
+}
+
+// Drops implements host.Walls.
+func (f *Walls) Drops(ctx context.Context, owner host.Owner) (out []host.Drop, err error) {
+	err = f.call(ctx, "Drops "+owner.ID(), func() error {
+		w := f.walls[owner.ID()]
+		if w == nil {
+			return fmt.Errorf("filter of wall %s: %w", owner.ID(), host.ErrNotFound)
+		}
+		out = slices.SortedFunc(slices.Values(w.drops), func(a, b host.Drop) int {
+			return cmp.Or(cmp.Compare(a.Proto, b.Proto), a.Addr.Compare(b.Addr), cmp.Compare(a.Port, b.Port))
+		})
+		return nil
+	})
+	return zeroOnError(out, err)
+}
+
+// ForgetDrops implements host.Walls.
+func (f *Walls) ForgetDrops(ctx context.Context, owner host.Owner) error {
+	return f.call(ctx, "ForgetDrops "+owner.ID(), func() error {
+		w := f.walls[owner.ID()]
+		if w == nil {
+			return fmt.Errorf("filter of wall %s: %w", owner.ID(), host.ErrNotFound)
+		}
+		w.drops = nil
+		return nil
+	})
+}

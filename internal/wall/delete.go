@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package wall
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+// DeleteWall implements host.Walls. The link goes first: what runs in the
+// namespace is never left with a link and without a filter.
+func (w *Walls) DeleteWall(ctx context.Context, owner host.Owner) error {
+	if err := checkOwner(owner); err != nil {
+		return err
+	}
+	defer w.locks.lock(owner.UID8())()
+	f, err := w.lookAt(ctx, host.WallSpec{Owner: owner})
+	if err != nil {
+		return err
+	}
+	if f.inside.err != nil {
+		return fmt.Errorf("wall %s: %w", owner.ID(), f.inside.err)
+	}
+	if err := w.tearDown(owner, f); err != nil {
+		return fmt.Errorf("wall %s: %w", owner.ID(), err)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.expected, owner.ID())
+	return nil
+}
+
+func (w *Walls) tearDown(owner host.Owner, f facts) error {
+	if f.whoseNodeEnd(owner) == ours {
+		if err := deleteLink(owner.Veth()); err != nil {
+			return err
+		}
+	}
+	if f.whoseNetNS(owner) == ours {
+		if err := cutOff(f.path); err != nil {
+			return err
+		}
+	}
+	if f.whoseTable(owner) == ours {
+		if err := deleteFilter(tableName(owner)); err != nil {
+			return err
+		}
+	}
+	// An empty file, which has no owner, is what is left when a mount is lost.
+	if f.kind == fileAbsent || f.whoseNetNS(owner) == ours {
+		return removeNetNS(f.path)
+	}
+	return nil
+}
+
+// cutOff deletes the links in a namespace: the node's end of one may bear
+// another name by now.
+func cutOff(path string) error {
+	ns, _, _, err := openNetNS(path)
+	if err != nil || ns == nil {
+		return err
+	}
+	defer ns.Close()
+	return inNetNS(ns, func(h *netlink.Handle) error {
+		return deleteLinks(h, func(l attrs) bool { return !harmless(l) })
+	})
+}
+
+// ListWalls implements host.Walls. What is left of a wall counts: a namespace
+// without a link, a filter without a namespace.
+func (w *Walls) ListWalls(ctx context.Context) ([]host.WallOwner, error) {
+	found := map[host.WallOwner]bool{}
+	for _, list := range []func() ([]string, error){linkMarks, w.netnsMarks, tableMarks} {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		marks, err := list()
+		if err != nil {
+			return nil, fmt.Errorf("list walls: %w", err)
+		}
+		for _, mark := range marks {
+			if o, ok := parseMark(mark); ok {
+				found[o] = true
+			}
+		}
+	}
+	var out []host.WallOwner
+	for o := range found {
+		out = append(out, o)
+	}
+	slices.SortFunc(out, func(a, b host.WallOwner) int {
+		return strings.Compare(a.ID+a.UID+a.Cluster, b.ID+b.UID+b.Cluster)
+	})
+	return out, nil
+}
+
+func linkMarks() (marks []string, err error) {
+	links, err := nodeLinks()
+	for _, l := range links {
+		marks = append(marks, l.alias)
+	}
+	return marks, err
+}
+
+// netnsMarks reads the marks in the namespaces whose names could be ours.
+func (w *Walls) netnsMarks() (marks []string, err error) {
+	files, err := os.ReadDir(w.dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	for _, file := range files {
+		if !strings.HasPrefix(file.Name(), filePrefix) {
+			continue
+		}
+		ns, _, _, err := openNetNS(filepath.Join(w.dir, file.Name()))
+		if err != nil || ns == nil {
+			continue // it went away, or is none
+		}
+		err = inNetNS(ns, func(h *netlink.Handle) error {
+			lo, err := h.LinkByName("lo")
+			if err == nil {
+				marks = append(marks, lo.Attrs().Alias)
+			}
+			return err
+		})
+		ns.Close()
+		if err != nil {
+			return nil, err
+		}
+	}
+	return marks, err
+}
+
+func tableMarks() (marks []string, err error) {
+	rs, err := openRuleset()
+	if err != nil {
+		return nil, err
+	}
+	defer rs.close()
+	tables, err := rs.tables()
+	if err != nil {
+		return nil, err
+	}
+	for name := range tables {
+		if !strings.HasPrefix(name, tablePrefix) {
+			continue
+		}
+		rules, err := rs.rules(name)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range rules {
+			marks = append(marks, r.comment)
+		}
+	}
+	return marks, nil
+}

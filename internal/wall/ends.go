@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package wall
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+// addrGenNone is IN6_ADDR_GEN_MODE_NONE: a link gives itself no address.
+const addrGenNone = 1
+
+func (m *mend) removeExtras() error {
+	return deleteLinks(m.in, func(l attrs) bool { return l.name != innerName && !harmless(l) })
+}
+
+// deleteLinks deletes links in a namespace. The kernel's own tunnels, which
+// nobody can delete, are shut instead.
+func deleteLinks(h *netlink.Handle, which func(attrs) bool) error {
+	links, err := dump(h.LinkList)
+	if err != nil {
+		return fmt.Errorf("list links in the namespace: %w", err)
+	}
+	for _, l := range links {
+		a := attrsOf(l)
+		if !which(a) {
+			continue
+		}
+		if fallbacks[a.name] == a.kind {
+			err = h.LinkSetDown(l)
+		} else {
+			err = h.LinkDel(l)
+		}
+		if err != nil && !errors.Is(err, unix.ENODEV) { // its peer may have been one, too
+			return fmt.Errorf("delete link %q in the namespace: %w", a.name, err)
+		}
+	}
+	return nil
+}
+
+func (m *mend) loopback() error {
+	lo, err := m.in.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("lo in the namespace: %w", err)
+	}
+	if a := attrsOf(lo); a.alias != markOf(m.spec.Owner) {
+		err = m.in.LinkSetAlias(lo, markOf(m.spec.Owner))
+	}
+	if err == nil && attrsOf(lo).up {
+		err = m.in.LinkSetDown(lo)
+	}
+	if err != nil {
+		return fmt.Errorf("lo in the namespace: %w", err)
+	}
+	return nil
+}
+
+func (m *mend) inner() error {
+	l, err := m.in.LinkByName(innerName)
+	if err != nil {
+		return fmt.Errorf("%s: %w", innerName, err)
+	}
+	a, mac := l.Attrs(), machineMAC(m.spec.Owner)
+	var errs []error
+	if !bytes.Equal(a.HardwareAddr, mac) {
+		errs = append(errs, m.in.LinkSetHardwareAddr(l, mac))
+	}
+	if a.MTU != m.facts.bridge.mtu {
+		errs = append(errs, m.in.LinkSetMTU(l, m.facts.bridge.mtu))
+	}
+	if !attrsOf(l).up {
+		errs = append(errs, quietLink(m.in, l), m.address(l), m.in.LinkSetUp(l))
+	} else {
+		errs = append(errs, m.address(l))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("%s: %w", innerName, err)
+	}
+	return nil
+}
+
+// quietLink keeps the kernel from giving a link an IPv6 address of its own. A
+// kernel without IPv6 refuses it and needs none.
+func quietLink(h *netlink.Handle, l netlink.Link) error {
+	err := h.LinkSetIP6AddrGenMode(l, addrGenNone)
+	if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) {
+		return nil
+	}
+	return err
+}
+
+func machineNet(s host.WallSpec) *net.IPNet {
+	return &net.IPNet{IP: s.MachineIP.AsSlice(), Mask: net.CIDRMask(s.Subnet.Bits(), 32)}
+}
+
+// address makes the machine's address the only one in the namespace.
+func (m *mend) address(l netlink.Link) error {
+	list, err := dump(func() ([]netlink.Addr, error) { return m.in.AddrList(nil, netlink.FAMILY_ALL) })
+	if err != nil {
+		return err
+	}
+	want := machineNet(m.spec)
+	there := false
+	for _, a := range list {
+		if a.IPNet.String() == want.String() && a.LinkIndex == l.Attrs().Index {
+			there = true
+			continue
+		}
+		if err := m.in.AddrDel(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: a.LinkIndex}}, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+			return fmt.Errorf("delete address %s: %w", a.IPNet, err)
+		}
+	}
+	if there {
+		return nil
+	}
+	if err := m.in.AddrAdd(l, &netlink.Addr{IPNet: want}); err != nil {
+		return fmt.Errorf("add address %s: %w", want, err)
+	}
+	return nil
+}
+
+// routes deletes all routes but those that come with the address, and brings
+// those back when they were deleted.
+func (m *mend) routes() error {
+	in := readThrough(m.in)
+	if in.err != nil {
+		return in.err
+	}
+	for _, r := range extraRoutes(m.spec, in) {
+		if err := m.in.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("delete route %s: %w", r, err)
+		}
+	}
+	if connected(m.spec, in) {
+		return nil
+	}
+	l, err := m.in.LinkByName(innerName)
+	if err != nil {
+		return fmt.Errorf("%s: %w", innerName, err)
+	}
+	address := &netlink.Addr{IPNet: machineNet(m.spec)}
+	if err := errors.Join(m.in.AddrDel(l, address), m.in.AddrAdd(l, address)); err != nil {
+		return fmt.Errorf("address %s anew: %w", address.IPNet, err)
+	}
+	return nil
+}
+
+func (m *mend) nodeEnd() error {
+	o := m.spec.Owner
+	l, err := netlink.LinkByName(o.Veth())
+	if err != nil {
+		return fmt.Errorf("link %s: %w", o.Veth(), err)
+	}
+	a := attrsOf(l)
+	var errs []error
+	if a.alias != markOf(o) {
+		errs = append(errs, netlink.LinkSetAlias(l, markOf(o)))
+	}
+	if a.mtu != m.facts.bridge.mtu {
+		errs = append(errs, netlink.LinkSetMTU(l, m.facts.bridge.mtu))
+	}
+	if a.master != m.facts.bridge.index {
+		errs = append(errs, netlink.LinkSetMasterByIndex(l, m.facts.bridge.index))
+	}
+	if !a.up && errors.Join(errs...) == nil {
+		errs = append(errs, quietLink(&netlink.Handle{}, l), netlink.LinkSetUp(l))
+	}
+	err = errors.Join(errs...)
+	if errors.Is(err, unix.ENODEV) { // the bridge was deleted meanwhile
+		return fmt.Errorf("link %s: %w: %w", o.Veth(), host.ErrNotFound, err)
+	}
+	if err != nil {
+		return fmt.Errorf("link %s: %w", o.Veth(), err)
+	}
+	return nil
+}
+
+// deleteLink deletes a link of the node's; absent is nil.
+func deleteLink(name string) error {
+	l, err := netlink.LinkByName(name)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil
+	}
+	if err == nil && l.Attrs().Name != name { // that is only an alternative name
+		return nil
+	}
+	if err == nil {
+		err = netlink.LinkDel(l)
+	}
+	if err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("delete link %s: %w", name, err)
+	}
+	return nil
+}

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package wall
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/vishvananda/netlink"
+
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+// EnsureWall implements host.Walls.
+func (w *Walls) EnsureWall(ctx context.Context, spec host.WallSpec) (host.Wall, error) {
+	if err := checkSpec(spec); err != nil {
+		return host.Wall{}, err
+	}
+	want, err := w.expect(spec)
+	if err != nil {
+		return host.Wall{}, err
+	}
+	defer w.locks.lock(spec.Owner.UID8())()
+	f, err := w.lookAt(ctx, spec)
+	if err != nil {
+		return host.Wall{}, err
+	}
+	if f.bridge == nil {
+		return host.Wall{}, fmt.Errorf("wall %s: bridge %s: %w", spec.Owner.ID(), spec.Owner.Bridge(), host.ErrNotFound)
+	}
+	if err := f.conflict(spec.Owner); err != nil {
+		return host.Wall{}, err
+	}
+	if wall := wallOf(spec, want, f); len(wall.Faults) == 0 {
+		return wall, nil
+	}
+	m := &mend{walls: w, spec: spec, want: want, facts: f}
+	if err := m.run(ctx); err != nil {
+		return host.Wall{}, fmt.Errorf("wall %s: %w", spec.Owner.ID(), err)
+	}
+	if f, err = w.lookAt(ctx, spec); err != nil {
+		return host.Wall{}, err
+	}
+	return wallOf(spec, want, f), nil
+}
+
+func (w *Walls) lookAt(ctx context.Context, spec host.WallSpec) (facts, error) {
+	found, err := w.look(ctx, []host.WallSpec{spec})
+	if err != nil {
+		return facts{}, err
+	}
+	return found[0], nil
+}
+
+// mend makes a wall stand as specified, all of it being ours.
+type mend struct {
+	walls *Walls
+	spec  host.WallSpec
+	want  *expected
+	facts facts           // as found before
+	in    *netlink.Handle // into the namespace
+	ns    *os.File
+}
+
+func (m *mend) run(ctx context.Context) error {
+	mark := markOf(m.spec.Owner)
+	if m.facts.kind == fileAbsent {
+		if err := m.walls.makeNetNS(m.facts.path, mark); err != nil {
+			return err
+		}
+	}
+	ns, _, _, err := openNetNS(m.facts.path)
+	if err != nil || ns == nil {
+		return errors.Join(err, fmt.Errorf("namespace %s went away", m.facts.path))
+	}
+	defer ns.Close()
+	m.ns = ns
+	return inNetNS(ns, func(h *netlink.Handle) error {
+		m.in = h
+		// The order is what keeps it shut: no link is brought up, and none is
+		// put into the bridge, before the filter is on it.
+		for _, step := range []func() error{m.link, m.filter, m.removeExtras, m.loopback, m.inner, m.routes, m.nodeEnd} {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if err := step(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// stands says whether the link can stay: a program on it that comes before the
+// filter cannot be told to be gone.
+func (m *mend) stands() bool { return m.facts.paired() && !m.facts.nodeEnd.xdp }
+
+// link makes the pair anew, unless it stands. What is in its place goes first.
+func (m *mend) link() error {
+	if m.stands() {
+		return nil
+	}
+	o := m.spec.Owner
+	if err := deleteLink(o.Veth()); err != nil {
+		return err
+	}
+	if err := deleteLinks(m.in, func(l attrs) bool { return !harmless(l) }); err != nil {
+		return err
+	}
+	err := netlink.LinkAdd(&netlink.Veth{
+		LinkAttrs: netlink.LinkAttrs{Name: o.Veth(), HardwareAddr: nodeMAC(o), MTU: m.facts.bridge.mtu, TxQLen: -1},
+		PeerName:  innerName, PeerHardwareAddr: machineMAC(o), PeerNamespace: netlink.NsFd(m.ns.Fd()), PeerMTU: uint32(m.facts.bridge.mtu), PeerTxQLen: -1,
+	})
+	if err != nil {
+		return fmt.Errorf("make link %s: %w", o.Veth(), err)
+	}
+	return nil
+}
+
+// filter writes the filter, and anew for a new link: some kernels drop a chain
+// with its device, others keep it and bind it to the next of the name.
+func (m *mend) filter() error {
+	if m.stands() && filterFault(m.facts.filter, m.want) == "" {
+		return nil
+	}
+	return replaceFilter(m.spec)
+}

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package wall
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"net"
+	"path/filepath"
+	"strings"
+
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+const (
+	// innerName is the link inside the namespace.
+	innerName = "bundle0"
+	// chainName is the one chain of a wall's table.
+	chainName = "ingress"
+	// markPrefix begins every mark of ours.
+	markPrefix = "botbottle.dev "
+	// maxMark is what the kernel keeps of a link's alias, and what fits into a
+	// rule's comment.
+	maxMark = 253
+	// filePrefix and tablePrefix begin the names of our namespaces and tables.
+	filePrefix, tablePrefix = "bottle-", "bottle-"
+)
+
+// tableName is the name of the wall's table of the family netdev.
+func tableName(o host.Owner) string { return tablePrefix + o.UID8() }
+
+func (w *Walls) path(o host.Owner) string { return filepath.Join(w.dir, o.ID()) }
+
+// markOf is what is written on everything of a wall: the alias of the link at
+// the node's end, the alias of the namespace's loopback (which nobody can
+// delete, so that a namespace keeps its mark whatever happens to its links),
+// and the comment of the filter's last rule.
+func markOf(o host.Owner) string {
+	return fmt.Sprintf("%sid=%s uid=%s cluster=%s", markPrefix, o.ID(), o.UID, o.Cluster)
+}
+
+// parseMark is the reverse of markOf; false when it is no mark of ours.
+func parseMark(mark string) (host.WallOwner, bool) {
+	rest, ok := strings.CutPrefix(mark, markPrefix)
+	if !ok {
+		return host.WallOwner{}, false
+	}
+	var o host.WallOwner
+	for _, field := range strings.Fields(rest) {
+		key, value, _ := strings.Cut(field, "=")
+		switch key {
+		case "id":
+			o.ID = value
+		case "uid":
+			o.UID = value
+		case "cluster":
+			o.Cluster = value
+		}
+	}
+	return o, o.ID != "" && o.UID != ""
+}
+
+// machineMAC is the address of the link inside. It follows from the owner, so
+// that the filter does too, and a link that is made anew keeps it.
+func machineMAC(o host.Owner) net.HardwareAddr { return hashedMAC(0x02, o) }
+
+// nodeMAC is the address of the node's end. It begins high: a bridge without
+// an address of its own takes the lowest of its ports' and would change it
+// under everybody's feet.
+func nodeMAC(o host.Owner) net.HardwareAddr { return hashedMAC(0xfe, o) }
+
+func hashedMAC(first byte, o host.Owner) net.HardwareAddr {
+	sum := sha256.Sum256([]byte(o.UID + "/" + o.Cluster))
+	return append(net.HardwareAddr{first}, sum[:5]...)
+}
+
+// checkSpec refuses what cannot be written as rules.
+func checkSpec(s host.WallSpec) error {
+	switch {
+	case checkOwner(s.Owner) != nil:
+		return checkOwner(s.Owner)
+	case !s.Subnet.Addr().Is4() || s.Subnet.Masked() != s.Subnet:
+		return fmt.Errorf("wall %s: subnet %s is not an IPv4 network: %w", s.Owner.ID(), s.Subnet, host.ErrInvalid)
+	case !s.Subnet.Contains(s.BundleIP) || !s.Subnet.Contains(s.MachineIP) || s.BundleIP == s.MachineIP:
+		return fmt.Errorf("wall %s: %s and %s are not two addresses of %s: %w", s.Owner.ID(), s.BundleIP, s.MachineIP, s.Subnet, host.ErrInvalid)
+	}
+	for _, p := range s.Ports {
+		if p < 1 || p > 65535 {
+			return fmt.Errorf("wall %s: %d is no port: %w", s.Owner.ID(), p, host.ErrInvalid)
+		}
+	}
+	return nil
+}
+
+// checkOwner refuses an owner that no file or link can be named after.
+func checkOwner(o host.Owner) error {
+	id := o.ID()
+	if o.Slug == "" || len(o.UID) < 8 || filepath.Base(id) != id || len(markOf(o)) > maxMark || strings.ContainsAny(o.UID+o.Cluster, " \n") {
+		return fmt.Errorf("wall %q: it cannot be named: %w", id, host.ErrInvalid)
+	}
+	return nil
+}

@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package wall
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/google/nftables/userdata"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+const (
+	// setSize bounds how many destinations of each kind are remembered, and
+	// setTimeout how long one is that is not hit again.
+	setSize    = 1024
+	setTimeout = 5 * time.Minute
+
+	// The sets of dropped packets, by what was asked for.
+	setARP, setIPv4, setIPv6, setEther = "arp", "ip4", "ip6", "ether"
+
+	protoTCP, protoUDP = unix.IPPROTO_TCP, unix.IPPROTO_UDP
+
+	// The registers of a set's key: 16 bytes, or four times 4 of the same.
+	reg16 = unix.NFT_REG_1
+	reg0  = unix.NFT_REG_1 // the kernel's name for the first 4 bytes too
+	reg1  = unix.NFT_REG32_01
+	reg2  = unix.NFT_REG32_02
+	reg4  = unix.NFT_REG_2
+	reg5  = unix.NFT_REG32_05
+)
+
+// rule is one rule of the chain. Each has exactly one counter.
+type rule struct {
+	exprs   []expr.Any
+	comment string
+	// port is set for the rules that let TCP through.
+	port int32
+	// drops: what it matches is dropped.
+	drops bool
+}
+
+// rulesOf is the filter of a wall, in order. Nothing in it depends on what is
+// found on the node.
+//
+// It stands at the node's end of the link and trusts nothing: not the source
+// addresses (a namespace's root can write any), not the kernel's idea of the
+// protocol (that of a frame with a VLAN tag is what is behind the tag), no
+// fragment (only the first one has ports) and no IP option (source routes).
+func rulesOf(s host.WallSpec) []rule {
+	mac, machine, bundle := machineMAC(s.Owner), s.MachineIP.AsSlice(), s.BundleIP.AsSlice()
+	var rules []rule
+	for _, port := range portsOf(s) {
+		rules = append(rules, rule{port: port, comment: fmt.Sprintf("bundle port %d", port), exprs: slices.Concat(
+			match(link(6, 8), append(slices.Clone(mac), 0x08, 0x00)),
+			match(network(0, 1), []byte{0x45}),
+			matchMasked(network(6, 2), []byte{0x3f, 0xff}, []byte{0, 0}),
+			match(network(9, 1), []byte{protoTCP}),
+			match(network(12, 8), slices.Concat(machine, bundle)),
+			match(transport(2, 2), binary.BigEndian.AppendUint16(nil, uint16(port))),
+			verdict(expr.VerdictAccept),
+		)})
+	}
+	rules = append(rules, rule{comment: "who is the bundle", exprs: slices.Concat(
+		match(link(6, 8), append(slices.Clone(mac), 0x08, 0x06)),
+		match(network(0, 6), []byte{0, 1, 0x08, 0x00, 6, 4}),
+		[]expr.Any{
+			network(6, 2),
+			&expr.Cmp{Op: expr.CmpOpGte, Register: reg0, Data: []byte{0, 1}},
+			&expr.Cmp{Op: expr.CmpOpLte, Register: reg0, Data: []byte{0, 2}},
+		},
+		match(network(8, 10), slices.Concat(mac, machine)),
+		match(network(24, 4), bundle),
+		verdict(expr.VerdictAccept),
+	)})
+	return append(rules, dropRules(markOf(s.Owner))...)
+}
+
+// dropRules remember what was asked for and drop it. A set that is full breaks
+// off its rule, so that the packet falls through to the last one, which always
+// drops. Here the kernel's idea of the protocol is right: the destination of a
+// tagged frame is the one behind the tag.
+func dropRules(mark string) []rule {
+	of := func(protocol uint16) []expr.Any {
+		return slices.Concat([]expr.Any{&expr.Meta{Key: expr.MetaKeyPROTOCOL, Register: reg0}},
+			[]expr.Any{&expr.Cmp{Op: expr.CmpOpEq, Register: reg0, Data: binary.BigEndian.AppendUint16(nil, protocol)}})
+	}
+	rules := [][]expr.Any{
+		slices.Concat(of(unix.ETH_P_ARP), []expr.Any{network(24, 4), remember(setARP)}),
+	}
+	for _, proto := range []byte{protoTCP, protoUDP} {
+		rules = append(rules, slices.Concat(of(unix.ETH_P_IP), match(network(9, 1), []byte{proto}),
+			matchMasked(network(6, 2), []byte{0x1f, 0xff}, []byte{0, 0}), // later fragments have no ports
+			[]expr.Any{into(network(16, 4), reg0), into(network(9, 1), reg1), into(transport(2, 2), reg2), remember(setIPv4)}))
+	}
+	rules = append(rules, slices.Concat(of(unix.ETH_P_IP),
+		[]expr.Any{into(network(16, 4), reg0), into(network(9, 1), reg1), noPort(reg2), remember(setIPv4)}))
+	for _, proto := range []byte{protoTCP, protoUDP} {
+		rules = append(rules, slices.Concat(of(unix.ETH_P_IPV6), match(network(6, 1), []byte{proto}),
+			[]expr.Any{into(network(24, 16), reg16), into(network(6, 1), reg4), into(transport(2, 2), reg5), remember(setIPv6)}))
+	}
+	rules = append(rules,
+		slices.Concat(of(unix.ETH_P_IPV6), []expr.Any{into(network(24, 16), reg16), into(network(6, 1), reg4), noPort(reg5), remember(setIPv6)}),
+		[]expr.Any{&expr.Meta{Key: expr.MetaKeyPROTOCOL, Register: reg0}, remember(setEther)},
+		nil, // all that is left
+	)
+	out := make([]rule, len(rules))
+	for i, exprs := range rules {
+		out[i] = rule{drops: true, exprs: append(exprs, verdict(expr.VerdictDrop)...)}
+	}
+	out[len(out)-1].comment = mark
+	return out
+}
+
+// portsOf are the ports in order, each once.
+func portsOf(s host.WallSpec) []int32 {
+	return slices.Compact(slices.Sorted(slices.Values(s.Ports)))
+}
+
+func payload(base expr.PayloadBase, offset, length uint32) *expr.Payload {
+	return &expr.Payload{DestRegister: reg0, Base: base, Offset: offset, Len: length}
+}
+
+func link(offset, length uint32) *expr.Payload {
+	return payload(expr.PayloadBaseLLHeader, offset, length)
+}
+
+func network(offset, length uint32) *expr.Payload {
+	return payload(expr.PayloadBaseNetworkHeader, offset, length)
+}
+
+func transport(offset, length uint32) *expr.Payload {
+	return payload(expr.PayloadBaseTransportHeader, offset, length)
+}
+
+func into(p *expr.Payload, register uint32) *expr.Payload {
+	p.DestRegister = register
+	return p
+}
+
+func match(p *expr.Payload, want []byte) []expr.Any {
+	return []expr.Any{p, &expr.Cmp{Op: expr.CmpOpEq, Register: reg0, Data: want}}
+}
+
+func matchMasked(p *expr.Payload, mask, want []byte) []expr.Any {
+	return []expr.Any{p,
+		&expr.Bitwise{SourceRegister: reg0, DestRegister: reg0, Len: uint32(len(mask)), Mask: mask, Xor: make([]byte, len(mask))},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg0, Data: want}}
+}
+
+func noPort(register uint32) expr.Any {
+	return &expr.Immediate{Register: register, Data: []byte{0, 0}}
+}
+
+// remember counts the key in the registers. A destination that is hit again
+// stays for another timeout.
+func remember(set string) expr.Any {
+	return &expr.Dynset{SrcRegKey: reg0, SetName: set, SetID: setIDs[set], Operation: unix.NFT_DYNSET_OP_UPDATE, Exprs: []expr.Any{&expr.Counter{}}}
+}
+
+func verdict(kind expr.VerdictKind) []expr.Any {
+	return []expr.Any{&expr.Counter{}, &expr.Verdict{Kind: kind}}
+}
+
+// setIDs name the sets within the one transaction that makes them.
+var setIDs = map[string]uint32{setARP: 1, setIPv4: 2, setIPv6: 3, setEther: 4}
+
+// setsOf are the sets of a wall's table.
+func setsOf(table *nftables.Table) []*nftables.Set {
+	sets := []*nftables.Set{
+		{Name: setARP, KeyType: nftables.TypeIPAddr},
+		{Name: setIPv4, KeyType: nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService), Concatenation: true},
+		{Name: setIPv6, KeyType: nftables.MustConcatSetType(nftables.TypeIP6Addr, nftables.TypeInetProto, nftables.TypeInetService), Concatenation: true},
+		{Name: setEther, KeyType: nftables.TypeEtherType},
+	}
+	for _, s := range sets {
+		s.Table, s.ID, s.Size = table, setIDs[s.Name], setSize
+		s.Dynamic, s.HasTimeout, s.Timeout = true, true, setTimeout
+	}
+	return sets
+}
+
+// priority comes before everybody else's.
+var priority = nftables.ChainPriorityFirst
+
+// replaceFilter writes the wall's table anew in one transaction: at no time is
+// there none, and the new chain drops everything until its rules are there.
+func replaceFilter(s host.WallSpec) error {
+	c, err := nftables.New(nftables.WithSockOptions(withRoom))
+	if err != nil {
+		return err
+	}
+	table := &nftables.Table{Family: nftables.TableFamilyNetdev, Name: tableName(s.Owner)}
+	c.AddTable(table) // or there may be nothing to delete
+	c.DelTable(table)
+	c.AddTable(table)
+	drop := nftables.ChainPolicyDrop
+	chain := c.AddChain(&nftables.Chain{
+		Name: chainName, Table: table, Type: nftables.ChainTypeFilter,
+		Hooknum: nftables.ChainHookIngress, Priority: priority, Policy: &drop, Device: s.Owner.Veth(),
+	})
+	for _, set := range setsOf(table) {
+		if err := c.AddSet(set, nil); err != nil {
+			return err
+		}
+	}
+	for _, r := range rulesOf(s) {
+		c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: r.exprs, UserData: commentOf(r)})
+	}
+	if err := c.Flush(); err != nil {
+		return fmt.Errorf("write nftables table netdev %s: %w", table.Name, err)
+	}
+	return nil
+}
+
+// room is for a transaction of hundreds of rules and what the kernel says to
+// each of them; what is lost of that looks like a transaction that failed.
+const room = 8 << 20
+
+func withRoom(c *netlink.Conn) error {
+	return errors.Join(c.SetReadBuffer(room), c.SetWriteBuffer(room))
+}
+
+func commentOf(r rule) []byte {
+	if r.comment == "" {
+		return nil
+	}
+	return userdata.AppendString(nil, userdata.TypeComment, r.comment)
+}
+
+// deleteFilter removes a table; absent is nil.
+func deleteFilter(name string) error {
+	c, err := nftables.New()
+	if err != nil {
+		return err
+	}
+	table := &nftables.Table{Family: nftables.TableFamilyNetdev, Name: name}
+	c.AddTable(table)
+	c.DelTable(table)
+	if err := c.Flush(); err != nil {
+		return fmt.Errorf("delete nftables table netdev %s: %w", name, err)
+	}
+	return nil
+}
+
+func addrOf(b []byte) netip.Addr {
+	a, _ := netip.AddrFromSlice(b)
+	return a
+}
