@@ -52,8 +52,9 @@ deploy: controlplane ## Apply CRD, RBAC and the manager to the cluster of the cu
 
 ##@ Building
 .PHONY: build
-build: ## Build bin/bottle-operator.
+build: ## Build bin/bottle-operator and bin/bottle-probe.
 	@go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/bottle-operator .
+	@go build -trimpath -ldflags '-s -w' -o $(BIN)/bottle-probe ./cmd/bottle-probe
 
 .PHONY: image
 image: build ## Write the default bundle's image to bin/images/bundle.tar.

@@ -8,6 +8,7 @@
 package probe
 
 import (
+	"fmt"
 	"net/netip"
 	"time"
 )
@@ -55,6 +56,19 @@ type Target struct {
 	Proto string     `json:"proto"`
 	Addr  netip.Addr `json:"addr"`
 	Port  uint16     `json:"port,omitempty"`
+	// Canary: the agent listens there, and answers a nonce with its Greeting.
+	Canary bool `json:"canary,omitempty"`
+}
+
+// String is a target in a person's words.
+func (t Target) String() string {
+	switch {
+	case !t.Addr.IsValid():
+		return t.Proto + " to the guest's own " + string(t.Kind)
+	case t.Port == 0:
+		return fmt.Sprintf("%s to %s %s", t.Proto, t.Kind, t.Addr)
+	}
+	return fmt.Sprintf("%s to %s %s", t.Proto, t.Kind, netip.AddrPortFrom(t.Addr, t.Port))
 }
 
 // Plan is what a prober is asked to do. It travels on its standard input, as
@@ -77,10 +91,16 @@ type Plan struct {
 // Outcome of one attempt.
 type Outcome string
 
-// Outcomes. Reached is said only of what answered: a TCP connection that was
-// accepted, a datagram or echo that was answered, a name that was resolved.
+// Outcomes. Reached is said only of what answered: a canary with its greeting,
+// any other TCP server with a byte, a datagram or echo with another, a name
+// with an address. Of Plan.Reach alone a connection is enough that was
+// accepted and not reset at once.
 const (
-	Reached     Outcome = "reached"
+	Reached Outcome = "reached"
+	// Accepted: a TCP connection opened, and nothing was said on it. smolvm's
+	// gateway accepts by itself what its policy lets through, before it has
+	// connected anywhere, so this alone is no proof of anything.
+	Accepted    Outcome = "accepted"
 	Refused     Outcome = "refused"
 	Unreachable Outcome = "unreachable" // no route, or forbidden on the way
 	TimedOut    Outcome = "timed out"
@@ -111,15 +131,16 @@ type Site struct {
 	// Ports are the declared ones, Other some that are not, to be tried.
 	Ports, Other []int32
 	Gateway      netip.Addr
-	// Node are addresses of the node but loopback, CanaryTCP and CanaryUDP the
-	// ports on which the agent listens on all of its addresses.
+	// Node are addresses of the node but loopback, of which the first few of
+	// each family are tried; CanaryTCP and CanaryUDP the ports on which the
+	// agent listens on all of its addresses.
 	Node                 []netip.Addr
 	CanaryTCP, CanaryUDP uint16
 	// Neighbours are bundles of other Bottles, with a port that answers.
 	Neighbours []netip.AddrPort
 	// Public are addresses of the internet, from the agent's flags.
 	Public []netip.AddrPort
-	// Slow stretches the patience, for emulated nodes.
+	// Floor and Ceiling bound the patience for one target; slow nodes get more.
 	Floor, Ceiling time.Duration
 }
 
@@ -178,11 +199,13 @@ type Verdict struct {
 	Result VerdictResult
 	// Path is what was reached and should not have been, for a Leak.
 	Path string
-	// Missing are targets that the node should have seen tried and did not.
+	// Missing are the ports that were not reached, for NotReached; for
+	// NotObserved, targets that the node should have seen tried and did not.
 	Missing []string
 	// Both: smolvm's own wall held as well, seen by its denials.
 	Both bool
-	// PolicyNote says in words what is short of Both; "" for Both.
+	// PolicyNote says in words what is short of Both; "" for Both, and where
+	// nothing was observed that would tell.
 	PolicyNote string
 	// Rests are kinds of targets of which only the node's own checks tell.
 	Rests []string

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command bottle-probe runs inside a guest and tries what a plan names. It
+// reads the plan on its standard input, as one line of JSON, and prints its
+// report as another. It needs nothing of the guest: no shell, no /etc, no
+// /proc. It judges nothing, and nobody has to believe it.
+//
+// Exit codes: 0 with a report, 2 for a plan that makes no sense.
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"botbottle.dev/bottle-operator/internal/probe"
+)
+
+const (
+	planPatience = 10 * time.Second
+	// runPatience bounds a whole run; what is then still open has timed out.
+	runPatience = time.Minute
+)
+
+func main() {
+	removeSelf()
+	if err := run(os.Stdin, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "bottle-probe:", err)
+		os.Exit(2)
+	}
+}
+
+// removeSelf leaves no prober behind for the guest to play with; a guest that
+// wants one has had it all the same.
+func removeSelf() {
+	path, err := os.Executable()
+	if err != nil { // no /proc
+		path = os.Args[0]
+	}
+	if filepath.IsAbs(path) {
+		os.Remove(path)
+	}
+}
+
+func run(in io.Reader, out io.Writer) error {
+	plan, err := readPlan(in, planPatience)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), runPatience)
+	defer cancel()
+	p := prober{nonce: plan.Nonce, resolvers: readResolvers("/etc/resolv.conf")}
+	line, err := probe.EncodeReport(p.report(ctx, plan))
+	if err != nil {
+		return err
+	}
+	_, err = out.Write(line)
+	return err
+}
+
+// readPlan reads one line. Whoever holds the other end open does not hold up
+// the prober.
+func readPlan(in io.Reader, patience time.Duration) (probe.Plan, error) {
+	type read struct {
+		line string
+		err  error
+	}
+	done := make(chan read, 1)
+	go func() {
+		line, err := bufio.NewReader(io.LimitReader(in, probe.MaxPlan+1)).ReadString('\n')
+		if errors.Is(err, io.EOF) {
+			err = nil
+		}
+		done <- read{line, err}
+	}()
+	select {
+	case r := <-done:
+		if r.err != nil {
+			return probe.Plan{}, fmt.Errorf("plan: %w", r.err)
+		}
+		return probe.DecodePlan(strings.NewReader(r.line))
+	case <-time.After(patience):
+		return probe.Plan{}, fmt.Errorf("plan: none within %s", patience)
+	}
+}

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/netip"
+	"syscall"
+	"testing"
+	"time"
+
+	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/probe"
+)
+
+const (
+	nonce = "0123456789abcdef0123456789abcdef"
+	brief = 300 * time.Millisecond // patience of a test
+)
+
+// canaries are real ones, for the test.
+func canaries(t *testing.T) (tcp, udp uint16) {
+	t.Helper()
+	return runCanaries(t, func(host.Touch) {})
+}
+
+// serve is a TCP server on loopback that treats each connection with do.
+func serve(t *testing.T, do func(*net.TCPConn)) uint16 {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			t.Cleanup(func() { conn.Close() })
+			go do(conn.(*net.TCPConn))
+		}
+	}()
+	return uint16(l.Addr().(*net.TCPAddr).Port)
+}
+
+func closedPort(t *testing.T) uint16 {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return uint16(l.Addr().(*net.TCPAddr).Port)
+}
+
+// blackHole is a port whose queue is full, so that no SYN is answered.
+func blackHole(t *testing.T) uint16 {
+	t.Helper()
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Close(fd) })
+	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Listen(fd, 0); err != nil {
+		t.Fatal(err)
+	}
+	name, err := syscall.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := uint16(name.(*syscall.SockaddrInet4).Port)
+	for range 16 {
+		conn, err := net.DialTimeout("tcp", local(port).String(), 200*time.Millisecond)
+		if err != nil {
+			return port
+		}
+		t.Cleanup(func() { conn.Close() })
+	}
+	t.Fatal("the queue does not fill")
+	return 0
+}
+
+func local(port uint16) netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port)
+}
+
+func target(proto string, port uint16) probe.Target {
+	return probe.Target{Kind: probe.KindPublic, Proto: proto, Addr: local(port).Addr(), Port: port}
+}
+
+func canaryTarget(proto string, port uint16) probe.Target {
+	t := target(proto, port)
+	t.Kind, t.Canary = probe.KindNode, true
+	return t
+}
+
+// What servers do.
+func silent(conn *net.TCPConn) { _, _ = io.Copy(io.Discard, conn) }
+func echoes(conn *net.TCPConn) { _, _ = io.Copy(conn, conn) }
+func closes(conn *net.TCPConn) { _, _ = conn.Read(make([]byte, 100)); conn.Close() }
+func resets(conn *net.TCPConn) { _ = conn.SetLinger(0); conn.Close() }
+
+// picky resets a connection once something was said on it.
+func picky(conn *net.TCPConn) {
+	_, _ = conn.Read(make([]byte, 1))
+	_ = conn.SetLinger(0)
+	conn.Close()
+}
+
+func TestTCP(t *testing.T) {
+	canaryPort, _ := canaries(t)
+	tests := map[string]struct {
+		target probe.Target
+		want   probe.Outcome
+		slow   bool // takes all the patience there is
+	}{
+		"a server that answers":         {target("tcp", serve(t, echoes)), probe.Reached, false},
+		"one that says nothing":         {target("tcp", serve(t, silent)), probe.Accepted, true},
+		"one that closes":               {target("tcp", serve(t, closes)), probe.Accepted, false},
+		"one that resets":               {target("tcp", serve(t, resets)), probe.Refused, false},
+		"nobody":                        {target("tcp", closedPort(t)), probe.Refused, false},
+		"a black hole":                  {target("tcp", blackHole(t)), probe.TimedOut, true},
+		"a canary":                      {canaryTarget("tcp", canaryPort), probe.Reached, false},
+		"an impostor":                   {canaryTarget("tcp", serve(t, echoes)), probe.Accepted, true},
+		"one for a canary that closes":  {canaryTarget("tcp", serve(t, closes)), probe.Accepted, false},
+		"one for a canary that resets":  {canaryTarget("tcp", serve(t, resets)), probe.Refused, false},
+		"one for a canary that is mute": {canaryTarget("tcp", serve(t, silent)), probe.Accepted, true},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			begin := time.Now()
+			ctx, cancel := context.WithTimeout(t.Context(), brief)
+			defer cancel()
+			got := prober{nonce: nonce}.avoid(ctx, test.target)
+			took := time.Since(begin)
+			if got.outcome != test.want {
+				t.Errorf("got %v, want %s", got, test.want)
+			}
+			if took > 5*brief {
+				t.Errorf("took %s, want about %s", took, brief)
+			}
+			if test.slow && took < brief {
+				t.Errorf("took %s, want all of %s", took, brief)
+			}
+		})
+	}
+}
+
+func TestReach(t *testing.T) {
+	late := func(conn *net.TCPConn) {
+		<-time.After(brief)
+		echoes(conn)
+	}
+	tests := map[string]struct {
+		port         uint16
+		want         probe.Outcome
+		least, under time.Duration // of the trip
+	}{
+		"a server that answers":                {serve(t, echoes), probe.Reached, 0, brief},
+		"one that answers late":                {serve(t, late), probe.Reached, brief, answerPatience},
+		"one that closes":                      {serve(t, closes), probe.Reached, 0, brief},
+		"one that waits for its client":        {serve(t, silent), probe.Reached, 0, brief},
+		"one that resets what it does not get": {serve(t, picky), probe.Reached, 0, brief},
+		"one that resets":                      {serve(t, resets), probe.Refused, 0, brief},
+		"nobody":                               {closedPort(t), probe.Refused, 0, brief},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got, trip := prober{nonce: nonce}.reach(t.Context(), target("tcp", test.port))
+			if got.outcome != test.want {
+				t.Errorf("got %v, want %s", got, test.want)
+			}
+			if trip < test.least || trip > test.under {
+				t.Errorf("got a trip of %s, want one from %s to %s", trip, test.least, test.under)
+			}
+		})
+	}
+}
+
+func TestPatience(t *testing.T) {
+	plan := probe.Plan{Floor: time.Second, Ceiling: 10 * time.Second}
+	for trip, want := range map[time.Duration]time.Duration{
+		0: time.Second, time.Millisecond: time.Second, 100 * time.Millisecond: 2 * time.Second, time.Second: 10 * time.Second,
+	} {
+		if got := patienceFor(trip, plan); got != want {
+			t.Errorf("a trip of %s: got %s, want %s", trip, got, want)
+		}
+	}
+}
