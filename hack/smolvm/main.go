@@ -8,7 +8,7 @@
 // is a process in a root, mount and pid namespace of its own, in the network
 // namespace in which `machine start` was called. It ISOLATES NOTHING and
 // enforces no egress policy, and says so at each start. Its database is a
-// JSON file, not SQLite (see package state). It reads no packs, pulls from no
+// mirror of a JSON file (see package state). It reads no packs, pulls from no
 // registry, resolves no names and forwards no ports.
 //
 // Tests switch faults on by $HOME/.standin/faults.json (see package fault)

@@ -3,6 +3,8 @@
 package main
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -72,6 +74,9 @@ func compare(t *testing.T, real string) {
 	}
 	theirs := &caller{exe: real, home: t.TempDir(), files: files}
 	ours := &caller{exe: filepath.Join(installed, "1.32.2", "smolvm"), home: t.TempDir(), files: files, env: "SMOLVM_STANDIN_VERSION=" + version}
+	for _, c := range []*caller{theirs, ours} {
+		c.plant(t, "refused", denialLines)
+	}
 	compared := 0
 	for line := range strings.Lines(string(lines)) {
 		if line = strings.TrimSpace(line); line == "" || line[0] == '#' {
@@ -95,6 +100,30 @@ func compare(t *testing.T, real string) {
 
 // caller runs one of the two command lines.
 type caller struct{ exe, home, files, env string }
+
+// denialLines are what a VMM logs of what it refused, and what looks like it.
+const denialLines = `[2026-08-13T02:31:05Z WARN  krun_egress] egress policy denied connect to 93.184.215.16:443
+[2026-08-13T02:31:06.123456Z WARN  krun_egress] egress policy denied sendto to [fe80::1]:53
+egress policy denied connect 1.2.3.4:81
+egress policy denied connect: 1.2.3.4:80
+egress policy denied bogus to 1.2.3.4:82
+2026-08-13T02:31:05Z WARN egress policy denied connect to "anything", and more
+a line of something else
+[2026-08-13T02:31:07Z WARN  krun_egress] egress policy denied sendto to 8.8.8.8:53
+`
+
+// plant writes a machine's log of denials, without a machine.
+func (c *caller) plant(t *testing.T, machine, denials string) {
+	t.Helper()
+	sum := sha256.Sum256([]byte(machine))
+	dir := filepath.Join(c.home, ".cache/smolvm/vms", hex.EncodeToString(sum[:])[:16])
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "egress-denials.log"), []byte(denials), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
 
 var changing = regexp.MustCompile(`("created_at": |Created: )\S+`)
 

@@ -4,8 +4,10 @@ package smolvm_test
 
 import (
 	"bytes"
+	"database/sql"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -121,7 +123,56 @@ func fixtureOf(t *testing.T, w *world) hostcontract.MachinesFixture {
 				t.Fatal(err)
 			}
 		},
+		Deny: w.deny, NetNS: newNetNS,
+		OwnNetNS: func(t *testing.T) (string, host.NetNS) { return "", netnsOf(t, "/proc/self/ns/net") },
+		Program:  "/bin/busybox",
 	}
+}
+
+// deny writes what the VMM does when it refuses a connection.
+func (w *world) deny(t *testing.T, name string, denials []host.Denial) {
+	t.Helper()
+	dir := smolvm.DataDir(w.driver, name)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "egress-denials.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for _, d := range denials {
+		_, err := fmt.Fprintf(f, "[%s WARN  krun_egress] egress policy denied connect to %s\n", d.Time.Format(time.RFC3339Nano), d.Dest)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// newNetNS is a network namespace as long as the test lasts.
+func newNetNS(t *testing.T) (string, host.NetNS) {
+	t.Helper()
+	require.Root(t)
+	cmd := exec.Command("/bin/sleep", "3600")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	path := fmt.Sprintf("/proc/%d/ns/net", cmd.Process.Pid)
+	return path, netnsOf(t, path)
+}
+
+func netnsOf(t *testing.T, path string) host.NetNS {
+	t.Helper()
+	var st syscall.Stat_t
+	if err := syscall.Stat(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	return host.NetNS{Dev: st.Dev, Inode: st.Ino}
 }
 
 // call runs smolvm as somebody else would.
@@ -148,26 +199,17 @@ func (w *world) database() string {
 	return filepath.Join(w.home, ".local/share/smolvm/server/smolvm.db")
 }
 
-// storedEnv reads smolvm's database, the stand-in's as JSON, else as SQLite.
+// storedEnv reads smolvm's database.
 func (w *world) storedEnv(t *testing.T, name string) []string {
 	t.Helper()
-	b, err := os.ReadFile(w.database())
+	db, err := sql.Open("sqlite", "file:"+w.database()+"?mode=ro")
 	if err != nil {
 		t.Fatal(err)
 	}
-	record := standinRecord(b, name)
-	if record == nil {
-		const query = `import sqlite3, sys
-db = sqlite3.connect("file:" + sys.argv[1] + "?mode=ro", uri=True)
-(data,) = db.execute("SELECT data FROM vms WHERE name = ?", (sys.argv[2],)).fetchone()
-sys.stdout.buffer.write(data if isinstance(data, bytes) else data.encode())`
-		python, err := exec.LookPath("python3")
-		if err != nil || exec.CommandContext(t.Context(), python, "-c", "import sqlite3").Run() != nil {
-			require.Unmet(t, "needs python3 with sqlite3 to read smolvm's database")
-		}
-		if record, err = exec.CommandContext(t.Context(), python, "-c", query, w.database(), name).Output(); err != nil {
-			t.Fatalf("read smolvm's database: %v", err)
-		}
+	defer db.Close()
+	var record []byte
+	if err := db.QueryRowContext(t.Context(), "SELECT data FROM vms WHERE name = ?", name).Scan(&record); err != nil {
+		t.Fatalf("read smolvm's database: %v", err)
 	}
 	var r struct {
 		Env [][2]string `json:"env"`
@@ -180,38 +222,6 @@ sys.stdout.buffer.write(data if isinstance(data, bytes) else data.encode())`
 		env = append(env, kv[0]+"="+kv[1])
 	}
 	return env
-}
-
-// standinRecord finds a machine's record in the stand-in's database; nil when
-// this is not one.
-func standinRecord(db []byte, name string) json.RawMessage {
-	var file any
-	if json.Unmarshal(db, &file) != nil {
-		return nil
-	}
-	var find func(v any) any
-	find = func(v any) any {
-		switch x := v.(type) {
-		case map[string]any:
-			if x["name"] == name && x["env"] != nil {
-				return x
-			}
-			for _, y := range x {
-				if r := find(y); r != nil {
-					return r
-				}
-			}
-		case []any:
-			for _, y := range x {
-				if r := find(y); r != nil {
-					return r
-				}
-			}
-		}
-		return nil
-	}
-	b, _ := json.Marshal(find(file))
-	return b
 }
 
 // where searches everything below smolvm's home and every command line.

@@ -11,6 +11,8 @@
 // VMM; what smolvm says of a Smolfile is never passed on, for it quotes the
 // line, and so the values.
 //
-// It does not decide when a machine is to run, reads no database of smolvm's,
-// never calls `machine update`, and does not enforce any egress.
+// It does not decide when a machine is to run, never calls `machine update`,
+// and does not enforce any egress. Of smolvm's database it reads a machine's
+// policy, which no command shows whole, without opening it as a database: it
+// makes, changes and locks nothing there.
 package smolvm

@@ -148,6 +148,36 @@ func TestFaultBoot(t *testing.T) {
 	}
 }
 
+// A machine that must not run is ended although its start waits for ever.
+func TestFaultKilledInAStart(t *testing.T) {
+	x := newFaulty(t, "1.32.2", faults{"start_hang": true})
+	started := make(chan error, 1)
+	began := time.Now()
+	go func() { started <- x.driver.StartMachine(t.Context(), x.name, "") }()
+	for {
+		vmms, err := x.driver.VMMs(t.Context(), []string{x.name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(vmms) > 0 {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if err := x.driver.KillMachine(t.Context(), x.name); err != nil {
+		t.Errorf("kill: got %v, want nil", err)
+	}
+	x.wantNoProcess(t, "killed")
+	if took := time.Since(began); took > 8*time.Second { // the start has ten
+		t.Errorf("killed after %v, want before the start gives up", took)
+	}
+	if err := <-started; err == nil {
+		t.Error("start: got nil, want an error")
+	}
+	x.set(t, nil)
+	x.start(t)
+}
+
 func TestFaultUnreachable(t *testing.T) {
 	x := newFaulty(t, "1.32.2", nil)
 	was := x.start(t)

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"strconv"
 	"syscall"
@@ -70,6 +69,7 @@ func (d *Driver) scan(ctx context.Context, names []string) ([]vmmOf, error) {
 		return nil, err
 	}
 	var found []vmmOf
+	head := make([]byte, maxCmdline)
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
 		if err != nil {
@@ -78,11 +78,11 @@ func (d *Driver) scan(ctx context.Context, names []string) ([]vmmOf, error) {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		cmdline, err := os.ReadFile(procFile(pid, "cmdline"))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ESRCH) {
-			return nil, err
+		n, err := readStart(procFile(pid, "cmdline"), head)
+		if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ESRCH) {
+			return nil, fmt.Errorf("process %d: %w", pid, err)
 		}
-		dir, ok := bootsFrom(cmdline)
+		dir, ok := bootsFrom(head[:n])
 		if !ok || dirs[dir] == "" {
 			continue
 		}
@@ -92,4 +92,28 @@ func (d *Driver) scan(ctx context.Context, names []string) ([]vmmOf, error) {
 		}
 	}
 	return found, nil
+}
+
+// maxCmdline is more than a VMM's argv takes: smolvm's path and that of a file
+// below its home.
+const maxCmdline = 8 << 10
+
+// readStart reads the start of a file of /proc in half the time that os takes,
+// which is the time of a scan.
+func readStart(path string, buf []byte) (int, error) {
+	fd, err := ignoringEINTR(func() (int, error) { return unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0) })
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	n, err := ignoringEINTR(func() (int, error) { return unix.Read(fd, buf) })
+	return max(n, 0), err
+}
+
+func ignoringEINTR(call func() (int, error)) (int, error) {
+	for {
+		if n, err := call(); !errors.Is(err, unix.EINTR) {
+			return n, err
+		}
+	}
 }

@@ -106,6 +106,7 @@ func TestCreateArgs(t *testing.T) {
 	whole := host.MachineSpec{
 		Owner: demo, CPUs: 1, MemoryMiB: 256, StorageGiB: 3, OverlayGiB: 2, Image: "/i/guest.tar", Smolfile: "/b/Smolfile",
 		Secrets: []host.SecretFile{{Name: "A", Path: "/b/a"}, {Name: "B", Path: "/b/b"}}, Command: []string{"sh", "-c", "x y"},
+		Mounts: []host.Mount{{Source: "/b/ca", Target: "/run/ca"}},
 	}
 	least := host.MachineSpec{Owner: demo, Smolfile: "/b/Smolfile"}
 	const id = "bottle-demo-1a2b3c4d"
@@ -117,11 +118,11 @@ func TestCreateArgs(t *testing.T) {
 			"machine", "create", "--error-format=json", "--name=" + id, "--cpus=1", "--mem=256", "--storage=3", "--overlay=2",
 			"--label=botbottle.dev/uid=1a2b3c4d-0000", "--label=botbottle.dev/namespace=team-a", "--label=botbottle.dev/name=my-demo",
 			"--label=botbottle.dev/slug=demo", "--label=botbottle.dev/cluster=c1", "--label=botbottle.dev/node=node-1",
-			"--image=/i/guest.tar", "--smolfile=/b/Smolfile", "--secret-file=A=/b/a", "--secret-file=B=/b/b", "--", "sh", "-c", "x y",
+			"--image=/i/guest.tar", "--smolfile=/b/Smolfile", "--secret-file=A=/b/a", "--secret-file=B=/b/b", "--volume=/b/ca:/run/ca:ro", "--", "sh", "-c", "x y",
 		}},
 		"1.4.0": {whole, []string{
 			"machine", "create", "--name=" + id, "--cpus=1", "--mem=256", "--storage=3", "--overlay=2",
-			"--image=/i/guest.tar", "--smolfile=/b/Smolfile", "--secret-file=A=/b/a", "--secret-file=B=/b/b", "--", "sh", "-c", "x y",
+			"--image=/i/guest.tar", "--smolfile=/b/Smolfile", "--secret-file=A=/b/a", "--secret-file=B=/b/b", "--volume=/b/ca:/run/ca:ro", "--", "sh", "-c", "x y",
 		}},
 		"1.0.2": {least, []string{"machine", "create", "--name=" + id, "--smolfile=/b/Smolfile"}},
 		"0.8.0": {least, []string{"machine", "create", id, "--smolfile=/b/Smolfile"}},

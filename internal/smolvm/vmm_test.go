@@ -163,3 +163,28 @@ func TestClearKillsOwnVMMsOnly(t *testing.T) {
 		t.Error("kill of another's: got it killed, want it left alone")
 	}
 }
+
+// BenchmarkVMMs looks for 250 machines, of which none runs, among the node's
+// own processes and 2000 more.
+func BenchmarkVMMs(b *testing.B) {
+	d := New(Options{Dir: "/nonexistent", Home: "/h"})
+	names := make([]string, 250)
+	for i := range names {
+		names[i] = fmt.Sprintf("bottle-demo-%08x", i)
+	}
+	for range 2000 {
+		cmd := exec.Command("/bin/sleep", "600")
+		if err := cmd.Start(); err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(func() {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+		})
+	}
+	for b.Loop() {
+		if got, err := d.VMMs(b.Context(), names); err != nil || len(got) > 0 {
+			b.Fatalf("got %v, %v, want none", got, err)
+		}
+	}
+}

@@ -36,6 +36,13 @@ type MachinesFixture struct {
 	AddForeign func(t *testing.T, name string)
 	// Kill ends a VMM by SIGKILL.
 	Kill func(t *testing.T, m host.Machine)
+	// Deny makes these the newest that smolvm refused a machine.
+	Deny func(t *testing.T, name string, denials []host.Denial)
+	// NetNS makes a network namespace without anything in it; OwnNetNS is the
+	// one that the test is in.
+	NetNS, OwnNetNS func(t *testing.T) (path string, id host.NetNS)
+	// Program is a static busybox.
+	Program string
 }
 
 // MachineOptions say how much of the suite applies.
@@ -69,6 +76,10 @@ func TestMachines(t *testing.T, fixture func(t *testing.T) MachinesFixture, o Ma
 		{"twenty at once", machineTwenty},
 		{"one name ten times at once", machineOneName},
 		{"cancelled", machineCancelled},
+		{"policy as persisted", machinePersisted},
+		{"denials", machineDenials},
+		{"no VMM", machineNoVMM},
+		{"no network namespace", machineNoNetNS},
 	}
 	if !o.WithoutVM {
 		tests = append(tests, bootTests...)

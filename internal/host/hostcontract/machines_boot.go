@@ -28,6 +28,10 @@ var bootTests = []machineTest{
 	{"watch", machineWatch},
 	{"three started at once", machineThreeStarts},
 	{"secret is missing at start", machineMissingSecret},
+	{"in its network namespace", machineWhere},
+	{"killed at once", machineKilledAtOnce},
+	{"mounts", machineMounts},
+	{"program", machineProgram},
 }
 
 // bootTries is how often a boot that fails is tried; on an emulated node one
@@ -38,9 +42,15 @@ const bootTries = 5
 // may work the next time.
 func (m *testMachine) start(t *testing.T) host.Machine {
 	t.Helper()
+	return m.startIn(t, "")
+}
+
+// startIn is start in a network namespace.
+func (m *testMachine) startIn(t *testing.T, netns string) host.Machine {
+	t.Helper()
 	var err error
 	for range bootTries {
-		if err = m.f.Machines.StartMachine(t.Context(), m.name, ""); !errors.Is(err, host.ErrBootFailed) {
+		if err = m.f.Machines.StartMachine(t.Context(), m.name, netns); !errors.Is(err, host.ErrBootFailed) {
 			break
 		}
 		t.Logf("start: %v", err)

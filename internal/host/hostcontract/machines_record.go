@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -26,6 +25,9 @@ func machineVersion(t *testing.T, f MachinesFixture) {
 	var major, minor, patch int
 	if n, err := fmt.Sscanf(v.Version, "%d.%d.%d", &major, &minor, &patch); n != 3 || err != nil {
 		t.Errorf("version: got %q, want three numbers", v.Version)
+	}
+	if v.Backend != "virtio-net" && v.Backend != "tsi" {
+		t.Errorf("backend: got %q, want one of smolvm's two", v.Backend)
 	}
 }
 
@@ -139,53 +141,6 @@ func machineBadSmolfile(t *testing.T, f MachinesFixture) {
 		}
 		if _, ok := m.find(t); ok {
 			t.Errorf("%s: got a machine, want none", name)
-		}
-	}
-}
-
-func machineRefused(t *testing.T, f MachinesFixture) {
-	v, _ := f.Machines.Version(t.Context())
-	for name, change := range map[string]func(*host.MachineSpec){
-		"no Smolfile":     func(s *host.MachineSpec) { s.Smolfile = filepath.Join(f.Dir, "nonexistent") },
-		"no image":        func(s *host.MachineSpec) { s.Image = filepath.Join(f.Dir, "nonexistent.tar") },
-		"closed image":    func(s *host.MachineSpec) { s.Image = writeFile(t, f, "closed.tar", "x") },
-		"relative secret": func(s *host.MachineSpec) { s.Secrets = []host.SecretFile{{Name: "A", Path: "relative"}} },
-	} {
-		if strings.HasSuffix(name, "image") && !v.LocalImages || name == "relative secret" && !v.SecretFiles {
-			continue
-		}
-		m := newMachine(t, f)
-		change(&m.spec)
-		wantKind(t, name, f.Machines.CreateMachine(t.Context(), m.spec), host.ErrInvalid)
-		if _, ok := m.find(t); ok {
-			t.Errorf("%s: got a machine, want none", name)
-		}
-	}
-}
-
-func machineUnsupported(t *testing.T, f MachinesFixture) {
-	v, _ := f.Machines.Version(t.Context())
-	for name, tt := range map[string]struct {
-		can    bool
-		change func(*host.MachineSpec)
-	}{
-		"image": {v.LocalImages, func(s *host.MachineSpec) { s.Image = f.Image }},
-		"secrets": {v.SecretFiles, func(s *host.MachineSpec) {
-			s.Secrets = []host.SecretFile{{Name: "A", Path: writeFile(t, f, "secret", "x")}}
-		}},
-		"command": {v.Command, func(s *host.MachineSpec) { s.Command = []string{"sleep", "1000"} }},
-	} {
-		if name == "image" && f.Image == "" {
-			continue
-		}
-		m := newMachine(t, f)
-		tt.change(&m.spec)
-		err := f.Machines.CreateMachine(t.Context(), m.spec)
-		if tt.can && err != nil {
-			t.Errorf("%s: got %v, want nil", name, err)
-		}
-		if !tt.can {
-			wantKind(t, name, err, host.ErrUnsupported)
 		}
 	}
 }

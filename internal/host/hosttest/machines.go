@@ -39,6 +39,7 @@ type Machines struct {
 	now      time.Time
 	onExec   func(name string, req host.ExecRequest) (int, error)
 	resolve  func(netns string) host.NetNS
+	persists func(host.Policy) host.Policy
 }
 
 // machine is one machine of the fake.
@@ -227,6 +228,12 @@ func (f *Machines) CreateMachine(ctx context.Context, spec host.MachineSpec) err
 			m.AllowedCIDRs = file.Network.AllowCIDRs
 		}
 		m.policy.AllowedCIDRs = file.Network.AllowCIDRs
+		if f.persists != nil {
+			m.policy = f.persists(m.policy)
+			if m.PolicyKnown {
+				m.AllowedCIDRs = m.policy.AllowedCIDRs
+			}
+		}
 		f.machines[name] = m
 		return nil
 	})

@@ -18,7 +18,7 @@ type guest struct {
 	env    []string
 	answer func(string, host.ExecRequest) (int, error)
 	read   func(path string) (string, bool)
-	write  func(path, content string)
+	write  func(path, content string) error
 }
 
 // noCommand is the exit code for a program that the guest does not have.
@@ -59,7 +59,15 @@ func (g guest) run(ctx context.Context, req host.ExecRequest) (int, error) {
 		_, _ = io.WriteString(out, content)
 		return 0, nil
 	case strings.HasPrefix(argv[0], "/"):
-		if content, ok := g.read(argv[0]); ok {
+		content, ok := g.read(argv[0])
+		if ok && strings.HasPrefix(content, "\x7fELF") {
+			if len(argv) == 1 {
+				return 0, nil
+			}
+			req.Command = argv[1:]
+			return g.run(ctx, req)
+		}
+		if ok {
 			return g.script(strings.TrimSpace(strings.TrimPrefix(content, "#!/bin/sh\n")), req)
 		}
 	case argv[0] == "sh" && len(argv) == 3:
@@ -90,7 +98,10 @@ func (g guest) script(script string, req host.ExecRequest) (int, error) {
 				return 0, err
 			}
 		}
-		g.write(strings.TrimPrefix(arg, ">"), string(b))
+		if err := g.write(strings.TrimPrefix(arg, ">"), string(b)); err != nil {
+			_, _ = fmt.Fprintf(writer(req.Stderr), "sh: %v\n", err)
+			return 1, nil
+		}
 		return 0, nil
 	case verb == "echo":
 		text, toStderr := strings.CutSuffix(arg, " >&2")

@@ -130,7 +130,8 @@ func (f *Machines) WatchExit(ctx context.Context, m host.Machine, exited func(na
 // false, sync, `cat` and `cat FILE` (of copied files and /proc/self/environ),
 // `sleep N`, `sh -c SCRIPT` with one of the scripts "exit N", "kill -9 $$",
 // "cat >FILE" and "echo TEXT", each with "; exit N" after it if need be, and
-// copied files that hold such a script. Any other is not there: code 255.
+// copied files that hold such a script; a copied program is taken for busybox,
+// which runs its first argument. Any other is not there: code 255.
 func (f *Machines) Exec(ctx context.Context, name string, req host.ExecRequest) (int, error) {
 	if len(req.Command) == 0 {
 		return 0, fmt.Errorf("exec in machine %s: no command: %w", name, host.ErrInvalid)
@@ -142,17 +143,7 @@ func (f *Machines) Exec(ctx context.Context, name string, req host.ExecRequest) 
 			return err
 		}
 		g = guest{env: slices.Clone(m.launched), answer: f.onExec}
-		g.read = func(path string) (string, bool) {
-			f.mu.Lock()
-			defer f.mu.Unlock()
-			s, ok := m.disk[path]
-			return s, ok
-		}
-		g.write = func(path, content string) {
-			f.mu.Lock()
-			defer f.mu.Unlock()
-			m.disk[path] = content
-		}
+		g.read, g.write = f.files(m)
 		return nil
 	})
 	if err != nil {

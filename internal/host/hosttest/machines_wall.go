@@ -15,18 +15,23 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// statNetNS is the identity of a file, as the kernel tells it; "" is this
-// process's own namespace.
+// statNetNS is the identity of a network namespace's file, as the kernel tells
+// it; "" is this process's own namespace.
 func statNetNS(netns string) host.NetNS {
 	if netns == "" {
 		netns = "/proc/self/ns/net"
 	}
-	if st, err := os.Stat(netns); err == nil {
-		if sys, ok := st.Sys().(*syscall.Stat_t); ok {
-			return host.NetNS{Dev: sys.Dev, Inode: sys.Ino}
-		}
+	st, err := os.Stat(netns)
+	own, ownErr := os.Stat("/proc/self/ns/net")
+	if err != nil || ownErr != nil {
+		return host.NetNS{}
 	}
-	return host.NetNS{}
+	sys, ok := st.Sys().(*syscall.Stat_t)
+	// They are files of one file system, which has no others.
+	if kernel, _ := own.Sys().(*syscall.Stat_t); !ok || kernel == nil || kernel.Dev != sys.Dev {
+		return host.NetNS{}
+	}
+	return host.NetNS{Dev: sys.Dev, Inode: sys.Ino}
 }
 
 // ResolveNetNS says which network namespace a path given to StartMachine is,
@@ -82,6 +87,14 @@ func (f *Machines) SetPolicy(name string, p host.Policy) {
 	if m.PolicyKnown {
 		m.AllowedCIDRs = p.AllowedCIDRs
 	}
+}
+
+// Persists makes creates keep another policy than they were asked for, as
+// releases have done.
+func (f *Machines) Persists(change func(host.Policy) host.Policy) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.persists = change
 }
 
 // AddDenials is what smolvm refuses the machine from now on.
@@ -180,4 +193,36 @@ func checkMounts(mounts []host.Mount) error {
 		}
 	}
 	return nil
+}
+
+// files reads and writes the files of a guest: its disk, and what is mounted.
+func (f *Machines) files(m *machine) (read func(path string) (string, bool), write func(path, content string) error) {
+	mounted := func(path string) string {
+		for _, x := range m.spec.Mounts {
+			if rest, ok := strings.CutPrefix(path, x.Target+"/"); ok {
+				return filepath.Join(x.Source, rest)
+			}
+		}
+		return ""
+	}
+	read = func(path string) (string, bool) {
+		if from := mounted(path); from != "" {
+			b, err := os.ReadFile(from)
+			return string(b), err == nil
+		}
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		s, ok := m.disk[path]
+		return s, ok
+	}
+	write = func(path, content string) error {
+		if mounted(path) != "" {
+			return fmt.Errorf("can't create %s: Read-only file system", path)
+		}
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		m.disk[path] = content
+		return nil
+	}
+	return read, write
 }

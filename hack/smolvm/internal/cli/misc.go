@@ -18,17 +18,6 @@ import (
 	"botbottle.dev/bottle-operator/hack/smolvm/internal/state"
 )
 
-// egressEvents never has any: the stand-in enforces no policy. An unknown
-// machine is no error.
-func (a *app) egressEvents(args *cmdline.Args) error {
-	if args.Has("json") {
-		fmt.Fprintln(a.stdout, "[]")
-		return nil
-	}
-	fmt.Fprintf(a.stdout, "No egress denials recorded for '%s'.\n", target(args))
-	return nil
-}
-
 func (a *app) dataDir(args *cmdline.Args) error {
 	name := target(args)
 	if a.rel.AtLeast("0.8.1") {

@@ -3,11 +3,11 @@
 // Package state keeps the stand-in's machines where smolvm keeps its own:
 // below $HOME/.local/share/smolvm and $HOME/.cache/smolvm.
 //
-// smolvm's database is SQLite. This one is a JSON file under the same name,
-// replaced by rename and written under a lock, because a pure Go SQLite would
-// be larger and slower to start than all the rest: what reads the database
-// with an SQLite client cannot be tested against the stand-in. Reads need no
-// lock, and never block on a writer.
+// smolvm's database is SQLite. What the stand-in goes by is a JSON file beside
+// it, replaced by rename and written under a lock: reads need no lock, never
+// block on a writer, and cost no start of a database in each of a thousand
+// calls. Every change is mirrored into a database of smolvm's name and layout,
+// for those who read that one; nothing is ever read from it here.
 package state
 
 import (
@@ -58,8 +58,11 @@ func Open(override string, getenv func(string) string) (*Store, error) {
 	return s, nil
 }
 
-// Database is the file with every record.
+// Database is the SQLite file with every record, for others.
 func (s *Store) Database() string { return filepath.Join(s.data, "server/smolvm.db") }
+
+// records is the file with every record that counts.
+func (s *Store) records() string { return filepath.Join(s.data, "server/standin.json") }
 
 // AgentRootfs is where smolvm looks for its guest files by default.
 func (s *Store) AgentRootfs() string { return filepath.Join(s.data, "agent-rootfs") }
@@ -88,7 +91,10 @@ func (s *Store) Load() (Records, error) {
 	if err := os.MkdirAll(filepath.Dir(s.Database()), 0o755); err != nil {
 		return nil, fmt.Errorf("database operation failed: create directory: %w", Rust(err))
 	}
-	b, err := os.ReadFile(s.Database())
+	if err := checkHeader(s.Database()); err != nil {
+		return nil, err
+	}
+	b, err := os.ReadFile(s.records())
 	if errors.Is(err, fs.ErrNotExist) || err == nil && len(b) == 0 {
 		return Records{}, nil
 	}
@@ -97,7 +103,7 @@ func (s *Store) Load() (Records, error) {
 	}
 	all := Records{}
 	if err := json.Unmarshal(b, &all); err != nil {
-		return nil, fmt.Errorf("database operation failed: configure pragmas: file is not a database")
+		return nil, fmt.Errorf("smolvm stand-in: %s: %w", s.records(), err)
 	}
 	return all, nil
 }
@@ -108,7 +114,7 @@ func (s *Store) Change(f func(Records) error) error {
 	if err := os.MkdirAll(filepath.Dir(s.Database()), 0o755); err != nil {
 		return fmt.Errorf("database operation failed: create directory: %w", Rust(err))
 	}
-	unlock, err := Lock(s.Database()+".lock", unix.LOCK_EX)
+	unlock, err := Lock(s.records()+".lock", unix.LOCK_EX)
 	if err != nil {
 		return fmt.Errorf("database operation failed: lock: %w", Rust(err))
 	}
@@ -124,7 +130,10 @@ func (s *Store) Change(f func(Records) error) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(s.Database(), b)
+	if err := writeFile(s.records(), b); err != nil {
+		return err
+	}
+	return mirror(s.Database(), all)
 }
 
 // Names of all records, sorted.

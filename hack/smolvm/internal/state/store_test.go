@@ -3,10 +3,12 @@
 package state
 
 import (
+	"database/sql"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -78,6 +80,38 @@ func TestChangeWritesNothingOnError(t *testing.T) {
 	}
 	if got, err := s.Load(); err != nil || len(got) != 0 {
 		t.Errorf("got %v, %v, want no records", got, err)
+	}
+}
+
+// What another program finds in the database is what there is.
+func TestChangeIsMirrored(t *testing.T) {
+	s := open(t, map[string]string{"HOME": t.TempDir()})
+	for _, names := range [][]string{{"a"}, {"a", "b"}, {"b"}, {}} {
+		err := s.Change(func(r Records) error {
+			clear(r)
+			for _, n := range names {
+				r[n] = &machine.Record{Name: n, CPUs: len(names), AllowedCIDRs: []string{"10.0.0.2/32"}}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		db, err := sql.Open("sqlite", "file:"+s.Database()+"?mode=ro&immutable=1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := readRows(db)
+		db.Close()
+		if err != nil || len(got) != len(names) {
+			t.Fatalf("got %d rows, %v, want %d", len(got), err, len(names))
+		}
+		for _, n := range names {
+			want := fmt.Sprintf(`"cpus":%d`, len(names))
+			if !strings.Contains(string(got[n]), want) || !strings.Contains(string(got[n]), `"allowed_cidrs":["10.0.0.2/32"]`) {
+				t.Errorf("%s: got %s, want %s and its policy", n, got[n], want)
+			}
+		}
 	}
 }
 

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package smolvm_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/test/require"
+)
+
+// TestPolicyDisturbsNothing reads policies without a pause while the real
+// command line writes: none of its calls fails, of which those of 1.9.1 wait
+// for no lock, every answer is right, and no file is left that it did not make.
+func TestPolicyDisturbsNothing(t *testing.T) {
+	for _, version := range []string{"1.32.2", "1.9.1"} {
+		t.Run(version, func(t *testing.T) {
+			dir := filepath.Join(place(t, "SMOLVM_VERSIONS_DIR", "bin/smolvm"), version)
+			require.File(t, filepath.Join(dir, "smolvm"), "make smolvm smolvm-older")
+			w := newWorld(t, dir, nil)
+			const name = "bottle-demo-1a2b3c4d"
+			create := func(name string, extra ...string) {
+				w.call(t, append([]string{"machine", "create", "--name=" + name, "--allow-cidr=10.0.0.2/32"}, extra...)...)
+			}
+			if _, err := w.driver.Version(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			create(name)
+			done, reads := make(chan struct{}), 0
+			var reader sync.WaitGroup
+			reader.Go(func() {
+				for want := (host.Policy{AllowedCIDRs: []string{"10.0.0.2/32"}}); ; reads++ {
+					got, err := w.driver.Policy(t.Context(), name)
+					if diff := cmp.Diff(want, got); err != nil || diff != "" {
+						t.Errorf("policy: %v (-want +got):\n%s", err, diff)
+						return
+					}
+					select {
+					case <-done:
+						return
+					default:
+					}
+				}
+			})
+			for i := range 40 {
+				create(fmt.Sprintf("bottle-x%d-1a2b3c4d", i))
+				w.call(t, "machine", "ls", "--json")
+			}
+			close(done)
+			reader.Wait()
+			if reads < 20 {
+				t.Errorf("policies read: got %d, want many", reads)
+			}
+			w.wantFiles(t, version)
+			create("bottle-wide-1a2b3c4d", "--dns=1.1.1.1", "--net-backend=virtio-net", "--port=8080:80")
+			got, err := w.driver.Policy(t.Context(), "bottle-wide-1a2b3c4d")
+			if want := []string{"dns", "network_backend", "ports"}; err != nil || !slices.Equal(got.Extra, want) {
+				t.Errorf("what widens it: got %q, %v, want %q", got.Extra, err, want)
+			}
+		})
+	}
+}
+
+// wantFiles checks that the database has the files that this release leaves.
+func (w *world) wantFiles(t *testing.T, version string) {
+	t.Helper()
+	entries, err := os.ReadDir(filepath.Dir(w.database()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, e := range entries {
+		got = append(got, e.Name())
+	}
+	want := []string{"smolvm.db"}
+	if version == "1.32.2" {
+		want = append(want, "smolvm.db-shm", "smolvm.db-wal")
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("files (-want +got):\n%s", diff)
+	}
+}

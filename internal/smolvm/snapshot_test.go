@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package smolvm
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// written is a database that another program has open.
+type written struct {
+	path string
+	db   *sql.DB
+}
+
+func newWritten(t *testing.T) *written {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "smolvm.db")
+	db, err := sql.Open("sqlite", "file:"+path+"?_pragma=journal_mode(wal)&_pragma=wal_autocheckpoint(0)&_pragma=cache_size(2)")
+	if err != nil {
+		t.Fatal(err)
+	}
+	db.SetMaxOpenConns(1) // the pragmas are a connection's
+	t.Cleanup(func() { db.Close() })
+	return &written{path, db}
+}
+
+func (w *written) exec(t *testing.T, query string, args ...any) {
+	t.Helper()
+	if _, err := w.db.Exec(query, args...); err != nil {
+		t.Fatalf("%s: %v", query, err)
+	}
+}
+
+// machines is the table in a file image, "" where there is none.
+func machines(t *testing.T, image []byte) string {
+	t.Helper()
+	db, err := sql.Open("sqlite", ":memory:")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	conn, err := db.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.Raw(func(c any) error { return c.(interface{ Deserialize(b []byte) error }).Deserialize(image) }); err != nil {
+		t.Fatal(err)
+	}
+	sound := ""
+	if err := conn.QueryRowContext(t.Context(), "PRAGMA integrity_check").Scan(&sound); err != nil || sound != "ok" {
+		t.Errorf("integrity: got %q, %v, want a sound file", sound, err)
+	}
+	return rows(t, conn)
+}
+
+type queryer interface {
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+}
+
+func rows(t *testing.T, q queryer) string {
+	t.Helper()
+	r, err := q.QueryContext(t.Context(), "SELECT name, data FROM vms ORDER BY name")
+	if err != nil && strings.Contains(err.Error(), "no such table") {
+		return ""
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	var all []string
+	for r.Next() {
+		var name, data string
+		if err := r.Scan(&name, &data); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, fmt.Sprintf("%s=%d:%.8s", name, len(data), data))
+	}
+	if r.Err() != nil {
+		t.Fatal(r.Err())
+	}
+	return "\n" + strings.Join(all, "\n")
+}
+
+// history is what is done to a database, one transaction each.
+func (w *written) history(t *testing.T, after func(what string)) {
+	t.Helper()
+	do := func(query string, args ...any) {
+		t.Helper()
+		w.exec(t, query, args...)
+		after(query)
+	}
+	do("CREATE TABLE vms (name TEXT PRIMARY KEY NOT NULL, data BLOB NOT NULL)")
+	for i := range 40 {
+		do("INSERT INTO vms VALUES (?, ?)", fmt.Sprintf("m%02d", i), strings.Repeat(fmt.Sprintf("%02d", i), 400))
+	}
+	do("INSERT INTO vms VALUES ('long', ?)", strings.Repeat("x", 50_000))
+	do("PRAGMA wal_checkpoint(TRUNCATE)")
+	do("UPDATE vms SET data = 'short' WHERE name = 'long'")
+	do("PRAGMA wal_checkpoint(RESTART)") // the log keeps what is no longer valid
+	do("INSERT INTO vms VALUES ('after', 'restart')")
+	do("DELETE FROM vms WHERE name LIKE 'm1%'")
+	do("VACUUM") // fewer pages
+	do("INSERT INTO vms VALUES ('again', ?)", strings.Repeat("y", 90_000))
+	tx, err := w.db.Begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// More than the cache holds, so that the log has frames without a commit.
+	if _, err := tx.Exec("INSERT INTO vms VALUES ('never', ?)", strings.Repeat("z", 90_000)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec("UPDATE vms SET data = data || '!'"); err != nil {
+		t.Fatal(err)
+	}
+	after("")
+	if err := tx.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	do("INSERT INTO vms VALUES ('last', '1')")
+}
+
+func TestSnapshotIsWhatWasCommitted(t *testing.T) {
+	w := newWritten(t)
+	want := ""
+	w.history(t, func(what string) {
+		if what != "" {
+			want = rows(t, w.db) // else a transaction is open
+		}
+		files := listing(t, filepath.Dir(w.path))
+		image, err := snapshot(w.path)
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		if got := machines(t, image); got != want {
+			t.Errorf("after %q:\ngot  %q,\nwant %q", what, got, want)
+		}
+		if diff := cmp.Diff(files, listing(t, filepath.Dir(w.path))); diff != "" {
+			t.Errorf("after %q: files (-before +after):\n%s", what, diff)
+		}
+	})
+	w.db.Close() // folds the log
+	image, err := snapshot(w.path)
+	if got := machines(t, image); err != nil || got != want || !absent(w.path+"-wal") {
+		t.Errorf("closed: got %v, %q, want the same without a log", err, got)
+	}
+}
+
+// Whatever is caught of a database that is being written is one transaction's.
+func TestSnapshotOfABusyDatabase(t *testing.T) {
+	w := newWritten(t)
+	w.exec(t, "PRAGMA wal_autocheckpoint = 50") // the log begins anew again and again
+	w.exec(t, "CREATE TABLE vms (name TEXT PRIMARY KEY NOT NULL, data BLOB NOT NULL)")
+	for i := range 200 {
+		w.exec(t, "INSERT INTO vms VALUES (?, ?)", fmt.Sprintf("m%03d", i), fmt.Sprintf("%08d%03000d", 0, 0))
+	}
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for n := 1; ; n++ {
+			select {
+			case <-stop:
+				return
+			case <-time.After(time.Millisecond):
+			}
+			if _, err := w.db.Exec("UPDATE vms SET data = ?", fmt.Sprintf("%08d%03000d", n, n)); err != nil {
+				t.Errorf("write %d: %v", n, err)
+				return
+			}
+		}
+	}()
+	caught := map[string]bool{}
+	for end := time.Now().Add(3 * time.Second); time.Now().Before(end) && !t.Failed(); {
+		image, err := snapshot(w.path)
+		if errors.Is(err, errUnsteady) {
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := strings.Split(machines(t, image), "\n")[1:]
+		for i, row := range all {
+			if _, number, _ := strings.Cut(row, ":"); i > 0 && !strings.HasSuffix(all[0], ":"+number) {
+				t.Errorf("got %s beside %s, want one transaction's", row, all[0])
+				break
+			}
+		}
+		caught[all[0]] = true
+	}
+	close(stop)
+	<-stopped
+	if len(caught) < 5 {
+		t.Errorf("caught %d transactions, want several", len(caught))
+	}
+}
+
+func absent(path string) bool {
+	_, err := os.Lstat(path)
+	return errors.Is(err, os.ErrNotExist)
+}
+
+// listing is every file with its size and times.
+func listing(t *testing.T, dir string) []string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []string
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil {
+			all = append(all, fmt.Sprint(e.Name(), " ", info.Size(), " ", info.ModTime()))
+		}
+	}
+	return all
+}
+
+// A log that breaks off anywhere is what was committed before.
+func TestSnapshotOfATornLog(t *testing.T) {
+	w := newWritten(t)
+	states := []string{""}
+	w.exec(t, "PRAGMA user_version = 1") // a file to begin with
+	w.exec(t, "PRAGMA wal_checkpoint(TRUNCATE)")
+	w.exec(t, "CREATE TABLE vms (name TEXT PRIMARY KEY NOT NULL, data BLOB NOT NULL)")
+	states = append(states, rows(t, w.db))
+	for i := range 6 {
+		w.exec(t, "INSERT INTO vms VALUES (?, ?)", fmt.Sprint("m", i), strings.Repeat("x", 3000))
+		states = append(states, rows(t, w.db))
+	}
+	db, err := os.ReadFile(w.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, err := os.ReadFile(w.path + "-wal")
+	if err != nil {
+		t.Fatal(err)
+	}
+	reached := 0
+	for cut := 0; cut <= len(log); cut += 509 {
+		got := slices.Index(states, machines(t, foldLog(slices.Clone(db), log[:cut])))
+		if got < reached {
+			t.Fatalf("cut at %d: got state %d after %d, want the next or the same", cut, got, reached)
+		}
+		reached = got
+	}
+	for at := 0; at < len(log); at += 997 {
+		broken := slices.Clone(log)
+		broken[at] ^= 0x10
+		if got := slices.Index(states, machines(t, foldLog(slices.Clone(db), broken))); got < 0 || got == len(states)-1 {
+			t.Errorf("byte %d flipped: got state %d, want an earlier one", at, got)
+		}
+	}
+	if got := machines(t, foldLog(slices.Clone(db), log)); got != states[len(states)-1] {
+		t.Errorf("whole: got %q, want the last state", got)
+	}
+}
