@@ -7,12 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"time"
 )
 
@@ -39,6 +34,14 @@ type Record struct {
 	// BundleIP is the one address that the machine's policy allows.
 	BundleIP string `json:"bundleIP"`
 
+	// Policy is how what smolvm persisted compared with that at the last start.
+	Policy string `json:"policy,omitempty"`
+	// Proof is the last proof of the machine's walls, while it stands.
+	Proof *Proof `json:"proof,omitempty"`
+
+	// CAPath is spec.bundle.caPath; "" is a machine without that mount.
+	CAPath string `json:"caPath,omitempty"`
+
 	// RestartedAt and RecreatedAt are the annotations already acted on.
 	RestartedAt string `json:"restartedAt,omitempty"`
 	RecreatedAt string `json:"recreatedAt,omitempty"`
@@ -59,6 +62,17 @@ type Record struct {
 	BootFailures    int       `json:"bootFailures,omitempty"`
 	LastBootFailure time.Time `json:"lastBootFailure,omitzero"`
 	BootError       string    `json:"bootError,omitempty"`
+}
+
+// Proof is what a proof came to, and what it was about.
+type Proof struct {
+	// Key names the machine's life, its wall and its bundle.
+	Key string `json:"key"`
+	// Asked is the annotation that it answers.
+	Asked string `json:"asked,omitempty"`
+	// Reason and Message are the condition's.
+	Reason  string `json:"reason"`
+	Message string `json:"message"`
 }
 
 // Run is one life of a machine's VMM.
@@ -96,26 +110,10 @@ var ErrBadRecord = errors.New("not a record")
 
 // Record reads the record; nil without an error when there is none.
 func (f Folder) Record() (*Record, error) {
-	data, err := os.ReadFile(filepath.Join(f.path, recordFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("record of the machine: %w", err)
-	}
-	var r Record
-	if err := json.Unmarshal(data, &r); err != nil {
-		return nil, fmt.Errorf("record of the machine in %s: %w: %w", f.path, ErrBadRecord, err)
-	}
-	return &r, nil
+	return readJSON[Record](f, recordFile)
 }
 
 // WriteRecord keeps the record.
 func (f Folder) WriteRecord(r *Record) error {
-	data, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return fmt.Errorf("record of the machine: %w", err)
-	}
-	_, err = writeIfChanged(filepath.Join(f.path, recordFile), append(data, '\n'), 0o600)
-	return err
+	return f.writeJSON(recordFile, r)
 }

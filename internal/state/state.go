@@ -28,6 +28,7 @@ const (
 	bottlesDir    = "bottles"
 	imagesDir     = "images"
 	smolvmDir     = "smolvm"
+	caDir         = "ca"
 	clusterIDFile = "cluster-id"
 )
 
@@ -73,7 +74,7 @@ func (d *Dir) Folder(uid string) (Folder, error) {
 	if !uidPattern.MatchString(uid) {
 		return Folder{}, fmt.Errorf("bottle uid %q: not a UID", uid)
 	}
-	return Folder{path: filepath.Join(d.root, bottlesDir, uid), uid: uid}, nil
+	return Folder{path: filepath.Join(d.root, bottlesDir, uid), caDir: filepath.Join(d.root, caDir, uid), uid: uid}, nil
 }
 
 // Owners returns the owner of every folder, in order of UID. A folder without
@@ -142,7 +143,7 @@ func trimNewline(b []byte) []byte {
 }
 
 // Folder is one Bottle's folder.
-type Folder struct{ path, uid string }
+type Folder struct{ path, caDir, uid string }
 
 // Names within a Bottle's folder.
 const (
@@ -232,7 +233,7 @@ func (f Folder) Remove() error {
 	if err := os.RemoveAll(f.path); err != nil {
 		return fmt.Errorf("remove the folder of the Bottle: %w", err)
 	}
-	return nil
+	return f.removeCA()
 }
 
 // WriteSmolfile writes the Smolfile and says whether it changed.

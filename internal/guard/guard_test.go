@@ -1,0 +1,458 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guard_test
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	testclock "k8s.io/utils/clock/testing"
+
+	"botbottle.dev/bottle-operator/internal/guard"
+	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/host/hosttest"
+	"botbottle.dev/bottle-operator/internal/state"
+)
+
+const uid = "1a2b3c4d-0000-4000-8000-000000000000"
+
+var epoch = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+// post is a node with a machine behind its wall, and a guard.
+type post struct {
+	t        *testing.T
+	faults   *hosttest.Faults
+	walls    *hosttest.Walls
+	machines *hosttest.Machines
+	clock    *testclock.FakeClock
+	stateDir string
+	dir      *state.Dir
+	guard    *guard.Guard
+
+	mu              sync.Mutex
+	changed, proved []string
+}
+
+func owner() host.Owner {
+	return host.Owner{UID: uid, Namespace: "default", Name: "demo", Slug: "demo", Cluster: "c", Node: "n"}
+}
+
+func spec() host.WallSpec { return specOf(owner(), "44") }
+
+func specOf(o host.Owner, third string) host.WallSpec {
+	net := "192.168." + third + "."
+	return host.WallSpec{Owner: o, Subnet: netip.MustParsePrefix(net + "0/24"), BundleIP: netip.MustParseAddr(net + "2"),
+		MachineIP: netip.MustParseAddr(net + "3"), Ports: []int32{8888}}
+}
+
+// newPost is a machine that runs where it should, and is watched over.
+func newPost(t *testing.T) *post {
+	t.Helper()
+	p := &post{t: t, faults: &hosttest.Faults{}, clock: testclock.NewFakeClock(epoch), stateDir: t.TempDir()}
+	p.walls = hosttest.NewWalls(p.faults)
+	p.machines = hosttest.NewMachines(p.faults)
+	p.machines.ResolveNetNS(func(path string) host.NetNS {
+		if _, w, ok := p.walls.Get(owner()); ok && w.Path == path {
+			return w.NetNS
+		}
+		return host.NetNS{Dev: 4, Inode: 1} // the node's own
+	})
+	p.restart()
+	folder, err := p.dir.Folder(uid)
+	if err == nil {
+		err = folder.Ensure(owner())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := p.ensure("1")
+	p.machines.Add(host.Machine{Name: owner().ID(), UID: uid, State: host.MachineCreated})
+	p.start(w.Path)
+	return p
+}
+
+// restart begins another agent's guard over the same node and state.
+func (p *post) restart() {
+	p.t.Helper()
+	var err error
+	if p.dir, err = state.Open(p.stateDir); err != nil {
+		p.t.Fatal(err)
+	}
+	p.guard, err = guard.New(guard.Options{Walls: p.walls, Machines: p.machines, State: p.dir, Clock: p.clock, Log: logr.Discard(), Interval: time.Second})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.guard.Listen(
+		func(uid string) { p.mu.Lock(); defer p.mu.Unlock(); p.changed = append(p.changed, uid) },
+		func(uid string) { p.mu.Lock(); defer p.mu.Unlock(); p.proved = append(p.proved, uid) },
+	)
+}
+
+func (p *post) ensure(asked string) host.Wall {
+	p.t.Helper()
+	w, err := p.guard.Ensure(p.t.Context(), spec(), asked)
+	if err != nil {
+		p.t.Fatalf("ensure: %v", err)
+	}
+	return w
+}
+
+func (p *post) start(netns string) {
+	p.t.Helper()
+	if err := p.machines.StartMachine(p.t.Context(), owner().ID(), netns); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+func (p *post) runs() bool {
+	vmms, err := p.machines.VMMs(p.t.Context(), []string{owner().ID()})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return len(vmms) > 0
+}
+
+func (p *post) wantRuns(want bool) {
+	p.t.Helper()
+	if got := p.runs(); got != want {
+		p.t.Errorf("machine runs: got %v, want %v", got, want)
+	}
+}
+
+func (p *post) wantFaults(want int) {
+	p.t.Helper()
+	walls, err := p.walls.InspectWalls(p.t.Context(), []host.WallSpec{spec()})
+	if err != nil || len(walls[0].Faults) != want {
+		p.t.Errorf("faults of the wall: got %+v, %v, want %d", walls, err, want)
+	}
+}
+
+func TestWhatDoesNotHoldIsMadeSafe(t *testing.T) {
+	tests := map[string]struct {
+		change func(p *post)
+		runs   bool
+		says   string // of the breach; "" is none
+	}{
+		"all is well": {func(*post) {}, true, ""},
+		"an open wall": {func(p *post) { p.walls.Break(owner(), host.WallFault{What: "the chain is gone", Open: true}) },
+			false, "the wall was open: the chain is gone"},
+		"a broken wall that is closed": {func(p *post) { p.walls.Break(owner(), host.WallFault{What: "the link is gone"}) }, true, ""},
+		"an open one behind a closed one": {func(p *post) {
+			p.walls.Break(owner(), host.WallFault{What: "the loopback is up"})
+			p.walls.Break(owner(), host.WallFault{What: "the chain is gone", Open: true})
+		}, false, "the wall was open: the chain is gone"},
+		"a machine elsewhere": {func(p *post) { p.machines.MoveVMM(owner().ID(), host.NetNS{Dev: 1, Inode: 1}) },
+			false, "the machine ran outside its wall's network namespace"},
+		"a second VMM elsewhere": {func(p *post) { p.machines.AddVMM(owner().ID(), host.NetNS{Dev: 1, Inode: 1}) },
+			false, "the machine ran outside its wall's network namespace"},
+		"no wall at all": {func(p *post) {
+			if err := p.walls.DeleteWall(p.t.Context(), owner()); err != nil {
+				p.t.Fatal(err)
+			}
+		}, false, "the machine ran outside its wall's network namespace"},
+	}
+	for name, tt := range tests {
+		for _, way := range []string{"by a look", "by a pass", "by another agent's look"} {
+			t.Run(name+" "+way, func(t *testing.T) {
+				p := newPost(t)
+				tt.change(p)
+				switch way {
+				case "by a look":
+					p.guard.Look(t.Context())
+				case "by a pass":
+					p.ensure("1")
+				default:
+					p.restart()
+					p.guard.Look(t.Context())
+				}
+				p.wantRuns(tt.runs)
+				p.wantFaults(0)
+				b := p.guard.TakeBreach(uid)
+				if got := b != nil; got != (tt.says != "") || got && (b.What != tt.says || !b.Time.Equal(epoch)) {
+					t.Errorf("breach: got %+v, want %q", b, tt.says)
+				}
+				if told := slices.Contains(p.changed, uid); told != (tt.says != "") {
+					t.Errorf("told: got %v, want %v", told, tt.says != "")
+				}
+				if again := p.guard.TakeBreach(uid); again != nil {
+					t.Errorf("breach taken twice: got %+v, want none", again)
+				}
+			})
+		}
+	}
+}
+
+// The machine goes before the wall is mended: between the two nothing leaks.
+func TestTheMachineGoesFirst(t *testing.T) {
+	p := newPost(t)
+	p.walls.Break(owner(), host.WallFault{What: "open", Open: true})
+	p.faults.ResetCalls()
+	p.guard.Look(t.Context())
+	calls := p.faults.Calls()
+	killed, mended := slices.Index(calls, "KillMachine "+owner().ID()), slices.Index(calls, "EnsureWall "+owner().ID())
+	if killed < 0 || mended < 0 || killed > mended {
+		t.Errorf("calls: got %q, want the kill before the mending", calls)
+	}
+}
+
+func TestAMachineThatCannotBeKilledIsTriedAgain(t *testing.T) {
+	p := newPost(t)
+	p.walls.Break(owner(), host.WallFault{What: "open", Open: true})
+	p.faults.Fail("KillMachine", hosttest.Before, 1, errors.New("not yet"))
+	p.guard.Look(t.Context())
+	p.wantRuns(true)
+	p.guard.Look(t.Context())
+	p.wantRuns(false)
+}
+
+func TestALookThatFailsStopsNothing(t *testing.T) {
+	for _, call := range []string{"InspectWalls", "VMMs"} {
+		t.Run(call, func(t *testing.T) {
+			p := newPost(t)
+			p.faults.Fail(call, hosttest.Before, 1, errors.New("interrupted"))
+			p.guard.Look(t.Context())
+			p.wantRuns(true)
+			if got := p.guard.TakeBreach(uid); got != nil {
+				t.Errorf("breach: got %+v, want none: nothing was found out", got)
+			}
+		})
+	}
+}
+
+func TestReleasedWallsAreNotWatched(t *testing.T) {
+	p := newPost(t)
+	if err := p.guard.Release(t.Context(), owner()); err != nil {
+		t.Fatal(err)
+	}
+	p.faults.ResetCalls()
+	p.guard.Look(t.Context())
+	if calls := p.faults.Calls(); len(calls) > 0 {
+		t.Errorf("calls after the release: got %q, want none", calls)
+	}
+	p.restart()
+	if got := p.guard.State(uid); got.Watched {
+		t.Errorf("another agent: got %+v, want nothing to watch", got)
+	}
+}
+
+func TestTouches(t *testing.T) {
+	addr := netip.MustParseAddrPort
+	other := owner()
+	other.UID, other.Slug = "99999999-0000-4000-8000-000000000000", "other"
+	tests := map[string]struct {
+		touch host.Touch
+		leaks string   // UID
+		prove []string // UIDs
+	}{
+		"the nonce of a proof":             {host.Touch{Nonce: "abc123", Remote: addr("10.9.9.9:1"), Local: addr("10.9.9.8:4711")}, uid, nil},
+		"the nonce, from another's subnet": {host.Touch{Nonce: "abc123", Remote: addr("192.168.45.3:1"), Local: addr("10.9.9.8:4711")}, uid, nil},
+		"another nonce":                    {host.Touch{Nonce: "def456", Remote: addr("10.9.9.9:1"), Local: addr("10.9.9.8:4711")}, "", nil},
+		"from the machine":                 {host.Touch{Remote: addr("192.168.44.3:1"), Local: addr("192.168.44.1:4711")}, uid, nil},
+		"from its subnet, spoofed":         {host.Touch{Remote: addr("192.168.44.77:1"), Local: addr("192.168.44.1:4711")}, uid, nil},
+		"from it, as IPv6 writes it":       {host.Touch{Remote: addr("[::ffff:192.168.44.3]:1"), Local: addr("192.168.44.1:4711")}, uid, nil},
+		"from another machine":             {host.Touch{Remote: addr("192.168.45.3:1"), Local: addr("192.168.45.1:4711")}, other.UID, nil},
+		"from the bundle":                  {host.Touch{Remote: addr("192.168.44.2:1"), Local: addr("192.168.44.1:4711")}, "", []string{uid}},
+		"from the gateway":                 {host.Touch{Remote: addr("192.168.44.1:1"), Local: addr("192.168.44.1:4711")}, "", []string{uid}},
+		"from the node":                    {host.Touch{Remote: addr("127.0.0.1:1"), Local: addr("127.0.0.1:4711")}, "", []string{uid, other.UID}},
+		"from the node's address":          {host.Touch{Remote: addr("10.9.9.8:1"), Local: addr("10.9.9.8:4711")}, "", []string{uid, other.UID}},
+		"from elsewhere":                   {host.Touch{Remote: addr("10.9.9.9:1"), Local: addr("10.9.9.8:4711")}, "", nil},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			p := newPost(t)
+			folder, err := p.dir.Folder(other.UID)
+			if err == nil {
+				err = folder.Ensure(other)
+			}
+			if err == nil {
+				_, err = p.guard.Ensure(t.Context(), specOf(other, "45"), "1")
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			p.guard.Expect(uid, "0ld0ace", "1.32.2", "virtio-net")
+			p.guard.Expect(uid, "abc123", "1.32.2", "virtio-net")
+			tt.touch.Proto = "tcp"
+			p.guard.Touched(tt.touch)
+			for _, u := range []string{uid, other.UID} {
+				if got := p.guard.State(u).Leak != nil; got != (u == tt.leaks) {
+					t.Errorf("leak of %s: got %v, want %v", u, got, u == tt.leaks)
+				}
+			}
+			p.wantRuns(tt.leaks != uid)
+			slices.Sort(p.proved)
+			if !slices.Equal(p.proved, tt.prove) {
+				t.Errorf("proved again: got %q, want %q", p.proved, tt.prove)
+			}
+		})
+	}
+}
+
+func TestALeakLastsUntilAskedAnew(t *testing.T) {
+	p := newPost(t)
+	p.guard.Expect(uid, "abc123", "1.32.2", "virtio-net")
+	p.guard.Touched(host.Touch{Proto: "udp", Nonce: "abc123", Local: netip.MustParseAddrPort("10.1.1.1:4711"), Remote: netip.MustParseAddrPort("192.168.44.3:9")})
+	p.wantRuns(false)
+	leak := p.guard.State(uid).Leak
+	want := state.Leak{Time: epoch, Path: "udp to 10.1.1.1:4711, a canary of the node", Smolvm: "1.32.2", Backend: "virtio-net", Asked: "1"}
+	if leak == nil || *leak != want {
+		t.Fatalf("evidence: got %+v, want %+v", leak, want)
+	}
+
+	// Someone starts it all the same, also while another agent is on duty.
+	path := p.guard.State(uid).Wall.Path
+	p.start(path)
+	p.guard.Look(t.Context())
+	p.wantRuns(false)
+	p.restart()
+	if leak := p.guard.State(uid).Leak; leak == nil || *leak != want {
+		t.Errorf("evidence after another agent: got %+v, want %+v", leak, want)
+	}
+	p.start(path)
+	p.guard.Look(t.Context())
+	p.wantRuns(false)
+
+	p.ensure("1")
+	if p.guard.State(uid).Leak == nil {
+		t.Error("leak after a pass over the same Bottle: got none, want it to last")
+	}
+	p.ensure("2")
+	if got := p.guard.State(uid).Leak; got != nil {
+		t.Errorf("leak after the Bottle was asked for anew: got %+v, want none", got)
+	}
+	p.start(path)
+	p.guard.Look(t.Context())
+	p.wantRuns(true)
+	p.restart()
+	if got := p.guard.State(uid).Leak; got != nil {
+		t.Errorf("leak for another agent: got %+v, want it forgiven for good", got)
+	}
+}
+
+// A machine that leaks is killed also when its evidence cannot be kept.
+func TestTheKillComesBeforeTheEvidence(t *testing.T) {
+	p := newPost(t)
+	folder, err := p.dir.Folder(uid)
+	if err == nil {
+		err = folder.Remove()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.guard.Leaked(uid, "tcp to everywhere")
+	p.wantRuns(false)
+	if p.guard.State(uid).Leak == nil {
+		t.Error("leak: got none, want it kept in memory at least")
+	}
+}
+
+func TestDroppedPacketsAddUpOverTheLivesOfTheWall(t *testing.T) {
+	p := newPost(t)
+	p.drop(5)
+	p.guard.Look(t.Context())
+	p.drop(2)
+	p.guard.Look(t.Context())
+	// The filter is made anew, and counts from nothing.
+	if err := p.walls.DeleteWall(t.Context(), owner()); err != nil {
+		t.Fatal(err)
+	}
+	p.guard.Look(t.Context())
+	p.drop(3)
+	p.guard.Look(t.Context())
+	if got := p.guard.State(uid).Dropped; got != 10 {
+		t.Errorf("dropped: got %d, want 10", got)
+	}
+}
+
+func (p *post) drop(packets uint64) {
+	p.walls.AddDrop(owner(), host.Drop{Proto: "tcp", Addr: netip.MustParseAddr("192.168.44.1"), Port: 22, Packets: packets})
+}
+
+func TestStartLooksUntilItsContextEnds(t *testing.T) {
+	p := newPost(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- p.guard.Start(ctx) }()
+	p.walls.Break(owner(), host.WallFault{What: "open", Open: true})
+	deadline := time.Now().Add(10 * time.Second)
+	for p.runs() && time.Now().Before(deadline) {
+		p.clock.Step(time.Second)
+		time.Sleep(5 * time.Millisecond)
+	}
+	p.wantRuns(false)
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("got %v, want nil", err)
+	}
+}
+
+func TestABadFileLeavesTheOthersWatched(t *testing.T) {
+	p := newPost(t)
+	bad := owner()
+	bad.UID = "55555555-0000-4000-8000-000000000000"
+	folder, err := p.dir.Folder(bad.UID)
+	if err == nil {
+		err = folder.Ensure(bad)
+	}
+	if err == nil {
+		err = os.WriteFile(folder.Path()+"/wall.json", []byte("{"), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.restart()
+	if !p.guard.State(uid).Watched || p.guard.State(bad.UID).Watched {
+		t.Errorf("watched: got %v and %v, want the good one alone", p.guard.State(uid).Watched, p.guard.State(bad.UID).Watched)
+	}
+}
+
+// A wall that cannot be mended, for what is in the way is someone else's, is
+// none to start a machine behind.
+func TestAWallThatDoesNotStandIsNoWall(t *testing.T) {
+	p := newPost(t)
+	p.walls.Keep(owner(), host.WallFault{What: "a chain of someone else's sees packets first", Open: true})
+	_, err := p.guard.Ensure(t.Context(), spec(), "1")
+	if !errors.Is(err, host.ErrUnavailable) || !strings.Contains(err.Error(), "someone else's") {
+		t.Errorf("ensure: got %v, want ErrUnavailable with the fault", err)
+	}
+	p.wantRuns(false)
+}
+
+// A record that makes no sense leaves the others watched.
+func TestAnInvalidSpecLeavesTheOthersWatched(t *testing.T) {
+	p := newPost(t)
+	other := owner()
+	other.UID, other.Slug = "99999999-0000-4000-8000-000000000000", "other"
+	folder, err := p.dir.Folder(other.UID)
+	if err == nil {
+		err = folder.Ensure(other)
+	}
+	if err == nil {
+		_, err = p.guard.Ensure(t.Context(), specOf(other, "45"), "1")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.walls.Break(owner(), host.WallFault{What: "open", Open: true})
+	p.faults.Fail("InspectWalls", hosttest.Before, 1, host.ErrInvalid)
+	p.guard.Look(t.Context())
+	p.wantRuns(false)
+}
+
+func TestNeighbours(t *testing.T) {
+	p := newPost(t)
+	if got := p.guard.Neighbours(uid, 2); len(got) != 0 {
+		t.Errorf("of a lone Bottle: got %v, want none", got)
+	}
+	if got := p.guard.Neighbours("other", 2); len(got) != 1 || !strings.HasPrefix(got[0].Owner.ID(), "bottle-demo") {
+		t.Errorf("of another: got %v, want demo", got)
+	}
+}

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guard
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Metrics are what the guard counts. A nil Metrics counts nothing.
+type Metrics struct {
+	looks    prometheus.Histogram
+	raises   prometheus.Histogram
+	faults   prometheus.Counter
+	breaches prometheus.Counter
+	leaks    prometheus.Counter
+	touches  *prometheus.CounterVec
+}
+
+// NewMetrics registers the guard's metrics.
+func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
+	m := &Metrics{
+		looks: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "bottle_agent_wall_check_duration_seconds",
+			Help:    "Time that one look at all walls and machines took.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 3, 9),
+		}),
+		raises: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "bottle_agent_wall_raise_duration_seconds",
+			Help:    "Time that looking at one Bottle's wall and making it stand took.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 3, 9),
+		}),
+		faults: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "bottle_agent_wall_faults_total",
+			Help: "Walls that were found to be not as they should be.",
+		}),
+		breaches: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "bottle_agent_wall_breaches_total",
+			Help: "Machines that were stopped because their wall did not hold.",
+		}),
+		leaks: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "bottle_agent_leaks_total",
+			Help: "Machines that were stopped because something but the bundle was reached.",
+		}),
+		touches: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "bottle_agent_canary_touches_total",
+			Help: "Touches of the agent's canaries, by where they came from: guest, bundle, node, elsewhere.",
+		}, []string{"from"}),
+	}
+	for _, c := range []prometheus.Collector{m.looks, m.raises, m.faults, m.breaches, m.leaks, m.touches} {
+		if err := reg.Register(c); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+func (m *Metrics) looked(d time.Duration) {
+	if m != nil {
+		m.looks.Observe(d.Seconds())
+	}
+}
+
+func (m *Metrics) raised(d time.Duration) {
+	if m != nil {
+		m.raises.Observe(d.Seconds())
+	}
+}
+
+func (m *Metrics) faulted() {
+	if m != nil {
+		m.faults.Inc()
+	}
+}
+
+func (m *Metrics) breached() {
+	if m != nil {
+		m.breaches.Inc()
+	}
+}
+
+func (m *Metrics) leaked() {
+	if m != nil {
+		m.leaks.Inc()
+	}
+}
+
+func (m *Metrics) touched(from string) {
+	if m != nil {
+		m.touches.WithLabelValues(from).Inc()
+	}
+}
+
+// dropped is a collector of packets that walls dropped, read when scraped.
+type dropped struct {
+	guard *Guard
+	desc  *prometheus.Desc
+}
+
+// NewDropped is a collector of how many packets each Bottle's wall dropped.
+func NewDropped(g *Guard) prometheus.Collector {
+	return &dropped{guard: g, desc: prometheus.NewDesc("bottle_agent_wall_dropped_packets_total",
+		"Packets of the Bottle's machine that its wall dropped.", []string{"namespace", "bottle"}, nil)}
+}
+
+func (d *dropped) Describe(ch chan<- *prometheus.Desc) { ch <- d.desc }
+
+func (d *dropped) Collect(ch chan<- prometheus.Metric) {
+	d.guard.mu.Lock()
+	defer d.guard.mu.Unlock()
+	for _, p := range d.guard.posts {
+		if o := p.wall.Spec.Owner; o.UID != "" {
+			ch <- prometheus.MustNewConstMetric(d.desc, prometheus.CounterValue, float64(p.dropped), o.Namespace, o.Name)
+		}
+	}
+}

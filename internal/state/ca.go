@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package state
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// caFile is the one file in the folder that is mounted into the guest.
+const caFile = "bundle.pem"
+
+// CADir is the folder that is mounted into the guest. It lies outside the
+// Bottle's own, for the VMM is a user of its own and must get there; what is
+// in it is no secret.
+func (f Folder) CADir() string { return f.caDir }
+
+// WriteCA writes the certificates that the guest is to trust. A machine that
+// runs sees them change.
+func (f Folder) WriteCA(pem []byte) error {
+	if err := ensureDir(filepath.Dir(f.caDir), 0o711); err != nil {
+		return fmt.Errorf("certificates of the bundle: %w", err)
+	}
+	if err := ensureDir(f.caDir, 0o755); err != nil {
+		return fmt.Errorf("certificates of the bundle: %w", err)
+	}
+	_, err := writeIfChanged(filepath.Join(f.caDir, caFile), pem, 0o644)
+	return err
+}
+
+func (f Folder) removeCA() error {
+	if err := os.RemoveAll(f.caDir); err != nil {
+		return fmt.Errorf("certificates of the bundle: %w", err)
+	}
+	return nil
+}

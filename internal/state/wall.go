@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package state
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+// Names within a Bottle's folder.
+const (
+	wallFile = "wall.json"
+	leakFile = "leak.json"
+)
+
+// Wall is what a new agent must know of a Bottle to watch over its machine
+// before it has met dockerd or the API server.
+type Wall struct {
+	Spec host.WallSpec `json:"spec"`
+	// Asked is the state of the Bottle that was last acted on: its generation
+	// and what asks for proofs. A leak is held against it until it changes.
+	Asked string `json:"asked"`
+}
+
+// Leak is the evidence of a leak, kept until the user asks again.
+type Leak struct {
+	Time time.Time `json:"time"`
+	// Path is what was reached, in words.
+	Path string `json:"path"`
+	// Smolvm and Backend are the release and the way of its guests to the
+	// network.
+	Smolvm  string `json:"smolvm,omitempty"`
+	Backend string `json:"backend,omitempty"`
+	// Asked is Wall.Asked at that time.
+	Asked string `json:"asked"`
+}
+
+// Wall reads what WriteWall wrote; nil without an error when there is none.
+func (f Folder) Wall() (*Wall, error) { return readJSON[Wall](f, wallFile) }
+
+// WriteWall keeps the wall.
+func (f Folder) WriteWall(w Wall) error { return f.writeJSON(wallFile, w) }
+
+// RemoveWall forgets the wall; absent is nil.
+func (f Folder) RemoveWall() error { return f.remove(wallFile) }
+
+// Leak reads what WriteLeak wrote; nil without an error when there is none.
+func (f Folder) Leak() (*Leak, error) { return readJSON[Leak](f, leakFile) }
+
+// WriteLeak keeps the evidence.
+func (f Folder) WriteLeak(l Leak) error { return f.writeJSON(leakFile, l) }
+
+// RemoveLeak forgets the evidence; absent is nil.
+func (f Folder) RemoveLeak() error { return f.remove(leakFile) }
+
+func readJSON[T any](f Folder, name string) (*T, error) {
+	data, err := os.ReadFile(filepath.Join(f.path, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("folder of the Bottle: %w", err)
+	}
+	var v T
+	if err := json.Unmarshal(data, &v); err != nil {
+		return nil, fmt.Errorf("%s in %s: %w: %w", name, f.path, ErrBadRecord, err)
+	}
+	return &v, nil
+}
+
+func (f Folder) writeJSON(name string, v any) error {
+	data, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	_, err = writeIfChanged(filepath.Join(f.path, name), append(data, '\n'), 0o600)
+	return err
+}
+
+func (f Folder) remove(name string) error {
+	if err := os.Remove(filepath.Join(f.path, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("folder of the Bottle: %w", err)
+	}
+	return nil
+}
