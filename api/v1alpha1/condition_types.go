@@ -21,7 +21,7 @@ const (
 	// ConditionMachineReady is True when the machine is running and answers.
 	ConditionMachineReady = "MachineReady"
 	// ConditionEgressEnforced is True when it was proven from inside the guest
-	// that nothing but the bundle can be reached.
+	// that nothing but the bundle can be reached, by what the node saw.
 	ConditionEgressEnforced = "EgressEnforced"
 	// ConditionPendingRestart is present only while True: the fields that its
 	// message names wait for a new machine.
@@ -109,6 +109,12 @@ const (
 	ReasonBundleStarting = "BundleStarting"
 	// ReasonBundleNotAnswering: a declared port does not answer.
 	ReasonBundleNotAnswering = "BundleNotAnswering"
+	// ReasonBundleCANotFound: there is no file at spec.bundle.caPath in the
+	// bundle's container, yet.
+	ReasonBundleCANotFound = "BundleCANotFound"
+	// ReasonBundleCAInvalid: the file at spec.bundle.caPath is no list of
+	// certificates in PEM, or holds more than that.
+	ReasonBundleCAInvalid = "BundleCAInvalid"
 )
 
 // Reasons of MachineReady.
@@ -132,14 +138,42 @@ const (
 	ReasonMachineUnreachable = "MachineUnreachable"
 	// ReasonMachineRejected: smolvm refused the machine as it was asked for.
 	ReasonMachineRejected = "MachineRejected"
+	// ReasonPolicyNotPersisted: smolvm does not show exactly the one allowed
+	// address for the machine, and the agent was told to insist on that.
+	ReasonPolicyNotPersisted = "PolicyNotPersisted"
 	// ReasonMachineRunning: the machine is running and answers.
 	ReasonMachineRunning = "MachineRunning"
 )
 
 // Reasons of EgressEnforced and, following it, of Ready.
 const (
-	// ReasonNotProven: no proof was made yet.
-	ReasonNotProven = "NotProven"
+	// ReasonBothWalls: proven; the node's wall holds, and smolvm's own was seen
+	// to refuse what it should.
+	ReasonBothWalls = "BothWalls"
+	// ReasonHostWall: proven; the node's wall holds, smolvm's own was not seen
+	// to, and the message says why.
+	ReasonHostWall = "HostWall"
+	// ReasonProving: a proof is under way.
+	ReasonProving = "Proving"
+	// ReasonProofNotObserved: the node did not see everything tried that it
+	// can see, so that what the guest says of itself proves nothing.
+	ReasonProofNotObserved = "ProofNotObserved"
+	// ReasonProofImpossible: no prober can be run in the guest.
+	ReasonProofImpossible = "ProofImpossible"
+	// ReasonBundleNotReached: the guest did not reach its bundle, so that
+	// reaching nothing else proves nothing.
+	ReasonBundleNotReached = "BundleNotReached"
+	// ReasonLeakDetected: something but the bundle was reached. The machine was
+	// stopped and stays so until the spec or the prove annotation changes.
+	ReasonLeakDetected = "LeakDetected"
+	// ReasonWallNotReady: the wall cannot be made yet.
+	ReasonWallNotReady = "WallNotReady"
+	// ReasonWallConflict: a network namespace, link or nftables table of our
+	// name is someone else's.
+	ReasonWallConflict = "WallConflict"
+	// ReasonUnproven: the Bottle runs, no proof can be made of it, and the agent
+	// was told not to insist on one.
+	ReasonUnproven = "Unproven"
 )
 
 // Reasons of PendingRestart.

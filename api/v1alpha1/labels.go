@@ -29,7 +29,8 @@ const (
 	// AnnotationRecreatedAt replaces the machine by a new one made with what
 	// is pending; its disk is lost.
 	AnnotationRecreatedAt = "botbottle.dev/recreatedAt"
-	// AnnotationProve asks for a proof of the egress walls. Not yet applied.
+	// AnnotationProve has the egress walls proven now; after a leak it lets the
+	// machine start again.
 	AnnotationProve = "botbottle.dev/prove"
 )
 

@@ -156,7 +156,8 @@ type Bundle struct {
 	Ports []int32 `json:"ports,omitempty"`
 
 	// caPath is the absolute path, in the bundle's container, of a PEM file
-	// that the guest is to trust. Not yet applied.
+	// that the guest is to trust. It is mounted into the guest when its machine
+	// is made, and follows the bundle's from then on.
 	// +optional
 	// +kubebuilder:validation:MinLength=2
 	// +kubebuilder:validation:MaxLength=255
@@ -168,7 +169,9 @@ type Bundle struct {
 type Egress struct {
 	// allow lists rules: HOST[:PORT], with a leading '*.' for all subdomains,
 	// or an IP address or CIDR; an IPv6 one with a port in brackets. The port
-	// is 443 when absent. Nothing else is let through.
+	// is 443 when absent. Nothing else is let through. Loopback, link-local and
+	// metadata addresses and the Bottle's own subnet can never be opened; other
+	// private addresses by a rule that names them.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=256

@@ -57,7 +57,7 @@ type BottleStatus struct {
 	// +optional
 	Machine *MachineStatus `json:"machine,omitempty"`
 
-	// egress is what the bundle refused. Not yet applied.
+	// egress is what the default bundle refused, told at most once a minute.
 	// +optional
 	Egress *EgressStatus `json:"egress,omitempty"`
 }

@@ -36,6 +36,11 @@ func (r *Reconciler) ensureBundle(ctx context.Context, s *scope) error {
 	if err != nil {
 		return mapped(err, say)
 	}
+	// The decisions of a container that an earlier agent knew were counted.
+	var since time.Time
+	if s.status.Bundle != nil && ptr.Deref(s.status.Bundle.ContainerID, "") == b.ContainerID {
+		since = r.Clock.Now()
+	}
 	s.status.Bundle = &v1alpha1.BundleStatus{Name: s.name(), ContainerID: ptr.To(b.ContainerID), Image: ptr.To(b.Image)}
 	if b.ContainerID == "" {
 		s.status.Bundle.ContainerID = nil
@@ -50,7 +55,8 @@ func (r *Reconciler) ensureBundle(ctx context.Context, s *scope) error {
 	case err != nil:
 		return mapped(err, say)
 	case len(silent) == 0:
-		return nil
+		r.follow(s, since)
+		return r.ensureCA(ctx, s)
 	case begun.now:
 		return &flow.Waiting{Reason: v1alpha1.ReasonBundleStarting, After: soon,
 			Message: "the bundle's container was started and does not answer yet"}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -24,6 +25,7 @@ import (
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/flow"
+	"botbottle.dev/bottle-operator/internal/guard"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/namedwatch"
 	"botbottle.dev/bottle-operator/internal/state"
@@ -54,6 +56,19 @@ type Options struct {
 	Bundles  host.Bundles
 	Machines host.Machines
 	Facts    host.Facts
+	Walls    host.Walls
+	Canaries host.Canaries
+	// Guard watches over the machines on its own; it is told of each wall.
+	Guard *guard.Guard
+	// Prober is the path of the static prober that is copied into guests.
+	Prober string
+	// ProofTargets are addresses of the internet that proofs try.
+	ProofTargets []netip.AddrPort
+	// RequireSmolvmPolicy starts no machine of which smolvm does not show
+	// exactly the one allowed address.
+	RequireSmolvmPolicy bool
+	// RequireProof lets no Bottle be Ready of which no proof can be made.
+	RequireProof bool
 
 	State  *state.Dir
 	Images *state.Images
@@ -75,9 +90,12 @@ type Options struct {
 // Reconciler reconciles the Bottles of one node.
 type Reconciler struct {
 	Options
-	view   *machineView
-	starts *starts
-	facts  *factKeeper
+	view    *machineView
+	starts  *jobs[error]
+	proofs  *proofs
+	follows *follows
+	drops   dropLog
+	facts   *factKeeper
 
 	mu      sync.Mutex
 	queue   workqueue.TypedRateLimitingInterface[reconcile.Request]
@@ -98,7 +116,9 @@ const workers = 8
 func New(o Options) *Reconciler {
 	r := &Reconciler{
 		Options: o,
-		starts:  newStarts(o.MaxConcurrentStarts),
+		starts:  newJobs[error](o.MaxConcurrentStarts),
+		proofs:  newProofs(o.MaxConcurrentStarts),
+		follows: newFollows(),
 		known:   map[string]types.NamespacedName{},
 		watched: map[string]state.Run{},
 		watches: context.Background(),
@@ -106,6 +126,7 @@ func New(o Options) *Reconciler {
 	}
 	r.view = newMachineView(o.Machines, o.Clock, o.MachinePollInterval, r.enqueueMachine)
 	r.facts = newFactKeeper(o.Facts, o.Clock, r.enqueueAll)
+	o.Guard.Listen(r.guardActed, r.proveAgain)
 	return r
 }
 
@@ -213,6 +234,18 @@ func (r *Reconciler) forget(k types.NamespacedName) {
 			delete(r.watched, name)
 		}
 	}
+}
+
+// guardActed has a Bottle looked at whose machine the guard has stopped.
+func (r *Reconciler) guardActed(uid string) {
+	r.mu.Lock()
+	for name := range r.known {
+		if (host.Owner{UID: uid}).UID8() == name[max(0, len(name)-8):] {
+			r.view.touch(name)
+		}
+	}
+	r.mu.Unlock()
+	r.enqueueUID(uid)
 }
 
 // Enqueue has a pass made over the Bottle soon.

@@ -26,7 +26,7 @@ func TestABottleRuns(t *testing.T) {
 	want := map[string]string{
 		"Scheduled": "True/Scheduled", "NetworkReady": "True/Ready", "SmolfileReady": "True/Ready",
 		"BundleReady": "True/Ready", "MachineReady": "True/MachineRunning",
-		"EgressEnforced": "Unknown/NotProven", "Ready": "False/NotProven",
+		"EgressEnforced": "True/HostWall", "Ready": "True/Ready",
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("conditions (-want +got):\n%s", d)
@@ -65,7 +65,7 @@ func TestABottleRuns(t *testing.T) {
 func TestWritesUntilABottleRuns(t *testing.T) {
 	w := newWorld(t, demo().Obj())
 	w.settle(demoKey)
-	want := []string{"patch demo", "apply status", "apply status"}
+	want := []string{"patch demo", "apply status", "apply status", "apply status"}
 	if d := cmp.Diff(want, w.api.log()); d != "" {
 		t.Errorf("API writes (-want +got):\n%s", d)
 	}

@@ -46,7 +46,7 @@ func TestTheDocumentHasTheSteps(t *testing.T) {
 // TestTeardownIsTheReverse holds the order of teardown against converge.
 func TestTeardownIsTheReverse(t *testing.T) {
 	r := &Reconciler{}
-	made := map[string]string{"adopt": "folder", "network": "network", "bundle": "bundle", "machine": "machine"}
+	made := map[string]string{"adopt": "folder", "network": "network", "bundle": "bundle", "wall": "wall", "machine": "machine"}
 	var want, got []string
 	for _, s := range slices.Backward(r.converge()) {
 		if name, ok := made[s.Name]; ok {

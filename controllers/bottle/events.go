@@ -19,6 +19,8 @@ const (
 	eventWhiteSpaceDropped = "WhiteSpaceDropped"
 	eventOrphanRemoved     = "OrphanRemoved"
 	eventNewerSmolvm       = "NewerSmolvm"
+	eventWallBroken        = "WallBroken"
+	eventEgressRefused     = "EgressRefused"
 )
 
 // expected are reasons on the way of every Bottle: no news.
@@ -27,13 +29,14 @@ var expected = map[string]bool{
 	v1alpha1.ReasonMachineStarting: true,
 	v1alpha1.ReasonBundleStarting:  true,
 	v1alpha1.ReasonStopping:        true,
+	v1alpha1.ReasonProving:         true,
 }
 
 // tellConditions makes an Event of each condition that turned into news.
 func (r *Reconciler) tellConditions(ctx context.Context, s *scope, before, after []metav1.Condition) {
 	for _, typ := range []string{
 		v1alpha1.ConditionNetworkReady, v1alpha1.ConditionSmolfileReady,
-		v1alpha1.ConditionBundleReady, v1alpha1.ConditionMachineReady, v1alpha1.ConditionPendingRestart,
+		v1alpha1.ConditionBundleReady, v1alpha1.ConditionMachineReady, v1alpha1.ConditionEgressEnforced, v1alpha1.ConditionPendingRestart,
 	} {
 		now := meta.FindStatusCondition(after, typ)
 		was := meta.FindStatusCondition(before, typ)
@@ -45,7 +48,7 @@ func (r *Reconciler) tellConditions(ctx context.Context, s *scope, before, after
 			typ == v1alpha1.ConditionMachineReady && now.Status == metav1.ConditionTrue,
 			typ == v1alpha1.ConditionMachineReady && now.Reason == v1alpha1.ReasonStopped:
 			r.event(s, corev1.EventTypeNormal, now.Reason, now.Message)
-		case now.Status == metav1.ConditionFalse && now.Reason != v1alpha1.ReasonStopped && !expected[now.Reason]:
+		case now.Status != metav1.ConditionTrue && now.Reason != v1alpha1.ReasonStopped && !expected[now.Reason]:
 			r.warn(ctx, s, now.Reason, now.Message)
 		}
 	}

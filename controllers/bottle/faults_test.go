@@ -115,8 +115,8 @@ func TestEveryAPIWriteMayFailOnce(t *testing.T) {
 	converging := len(good.api.log())
 	good.remove()
 	all := len(good.api.log())
-	if converging != 3 || all != 4 {
-		t.Fatalf("API writes: got %d, then %d, want 3 and 4", converging, all)
+	if converging != 4 || all != 5 {
+		t.Fatalf("API writes: got %d, then %d, want 4 and 5", converging, all)
 	}
 	for n := range all {
 		for _, word := range []string{"before", "after"} {

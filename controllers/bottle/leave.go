@@ -119,7 +119,10 @@ func (r *Reconciler) clearStatus(ctx context.Context, b *v1alpha1.Bottle) error 
 // a smolvm there is nothing to remove for a Bottle that never had a machine.
 func (r *Reconciler) deleteMachine(ctx context.Context, s *scope) error {
 	say := r.ofSmolvm(r.facts.get(ctx))
-	if err := r.starts.callOff(ctx, s.owner.UID); err != nil {
+	if err := r.starts.callOff(ctx, s.owner.UID, "machine's start"); err != nil {
+		return err
+	}
+	if err := r.proofs.callOff(ctx, s.owner.UID, "proof"); err != nil {
 		return err
 	}
 	r.view.touch(s.name())
@@ -144,6 +147,7 @@ func (r *Reconciler) deleteMachine(ctx context.Context, s *scope) error {
 // deleteBundle removes the container and looks that it is gone.
 func (r *Reconciler) deleteBundle(ctx context.Context, s *scope) error {
 	say := r.ofDocker(r.facts.get(ctx), "")
+	r.follows.end(s.owner.UID)
 	if err := r.Bundles.DeleteBundle(ctx, s.owner); err != nil {
 		return mapped(err, say)
 	}

@@ -24,6 +24,9 @@ import (
 func (r *Reconciler) ensureMachine(ctx context.Context, s *scope) error {
 	facts := r.facts.get(ctx)
 	say := r.ofSmolvm(facts)
+	if s.leak != nil {
+		return r.holdLeaked(ctx, s)
+	}
 	if err := r.takeStart(s); err != nil {
 		return mapped(err, say)
 	}
@@ -33,6 +36,10 @@ func (r *Reconciler) ensureMachine(ctx context.Context, s *scope) error {
 	}
 	if fact := failing(facts, forMachines); fact != nil {
 		f.nodeFault = fact.Message
+	}
+	if breach := r.Guard.TakeBreach(s.owner.UID); breach != nil {
+		f.machine.LastExit = "stopped by the operator: " + breach.What
+		r.warn(ctx, s, eventWallBroken, breach.What+"; the machine was stopped, and starts anew behind a mended wall")
 	}
 	d := decide(f)
 	if d.loss != "" {
@@ -62,6 +69,9 @@ func (r *Reconciler) act(ctx context.Context, s *scope, f machineFacts, d decisi
 		}
 		fallthrough
 	case actStart:
+		if err := r.checkPolicy(ctx, s); err != nil {
+			return err
+		}
 		if err := r.beginStart(s); err != nil {
 			return err
 		}
@@ -145,10 +155,10 @@ func (r *Reconciler) beginStart(s *scope) error {
 	if err := s.setRecord(rec); err != nil {
 		return err
 	}
-	name, k := s.name(), s.key()
+	name, k, netns := s.name(), s.key(), s.wall.Path
 	r.starts.begin(s.owner.UID, func(ctx context.Context) error {
 		defer r.view.touch(name)
-		return r.Machines.StartMachine(ctx, name, "")
+		return r.Machines.StartMachine(ctx, name, netns)
 	}, func() { r.Enqueue(k) })
 	return nil
 }

@@ -40,6 +40,7 @@ func (r *Reconciler) newRecord(s *scope) state.Record {
 		Command:     s.bottle.Spec.Command,
 		Size:        sizeOf(s.bottle.Spec.Machine).String(),
 		BundleIP:    s.triple.BundleIP.String(),
+		CAPath:      caPath(s.bottle),
 		RestartedAt: s.bottle.Annotations[v1alpha1.AnnotationRestartedAt],
 		RecreatedAt: s.bottle.Annotations[v1alpha1.AnnotationRecreatedAt],
 	}
@@ -62,6 +63,9 @@ func machineSpec(s *scope) host.MachineSpec {
 	}
 	if booked := s.bottle.Status.Resources; booked != nil {
 		spec.CPUs, spec.MemoryMiB = booked.CPUs, smolfile.MiB(booked.Memory.Value())
+	}
+	if caPath(s.bottle) != "" {
+		spec.Mounts = append(spec.Mounts, host.Mount{Source: s.folder.CADir(), Target: guestCADir})
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.secrets)) {
 		spec.Secrets = append(spec.Secrets, host.SecretFile{Name: name, Path: s.folder.SecretPath(name)})
@@ -112,6 +116,7 @@ func (s *scope) comparePending(f machineFacts) {
 		{"spec.image", rec.Image != ptr.Deref(s.bottle.Spec.Image, "")},
 		{"spec.command", !slices.Equal(rec.Command, s.bottle.Spec.Command)},
 		{"spec.machine", rec.Size != sizeOf(s.bottle.Spec.Machine).String()},
+		{"spec.bundle.caPath", (rec.CAPath == "") != (caPath(s.bottle) == "")},
 		{"status.network", rec.BundleIP != s.triple.BundleIP.String()},
 	} {
 		if field.differ {

@@ -16,7 +16,7 @@ import (
 func (r *Reconciler) ensureMachineDown(ctx context.Context, s *scope) error {
 	say := r.ofSmolvm(r.facts.get(ctx))
 	if r.starts.underWay(s.owner.UID) {
-		if err := r.starts.callOff(ctx, s.owner.UID); err != nil {
+		if err := r.starts.callOff(ctx, s.owner.UID, "machine's start"); err != nil {
 			return err
 		}
 		r.view.touch(s.name())

@@ -55,10 +55,11 @@ func TestMetrics(t *testing.T) {
 		"machine_starts_total succeeded":                  2,
 		"orphans":                                         0,
 		"bottles BundleReady True":                        1,
-		"bottles EgressEnforced Unknown":                  1,
+		"bottles EgressEnforced True":                     1,
+		"proofs_total proven":                             2,
 		"bottles MachineReady True":                       1,
 		"bottles NetworkReady True":                       1,
-		"bottles Ready False":                             1,
+		"bottles Ready True":                              1,
 		"bottles Scheduled True":                          1,
 		"bottles SmolfileReady True":                      1,
 	}

@@ -46,6 +46,13 @@ type scope struct {
 	version host.SmolvmVersion
 	// literals go into the Smolfile, secrets into files: smolfile.
 	literals, secrets map[string]string
+	// wall as it stands: wall.
+	wall host.Wall
+	// leak keeps the machine stopped. Filled at once, and anew by wall, machine
+	// and proof.
+	leak *state.Leak
+	// readyUnproven: the agent does not insist on a proof where none can be made.
+	readyUnproven bool
 	// image is zero for a bare machine, reference what it was asked as: image.
 	image     state.Image
 	reference string
@@ -73,7 +80,12 @@ func (r *Reconciler) newScope(b *v1alpha1.Bottle) (*scope, error) {
 	if err != nil {
 		return nil, fmt.Errorf("bottle %s: %w", key(b), err)
 	}
-	return &scope{bottle: b, owner: owner, folder: folder, record: rec, status: ownedStatus(b.Status)}, nil
+	s := &scope{bottle: b, owner: owner, folder: folder, record: rec, status: ownedStatus(b.Status)}
+	s.readyUnproven = !r.RequireProof
+	if l := r.Guard.State(owner.UID).Leak; l != nil && l.Asked == asked(b) {
+		s.leak = l
+	}
+	return s, nil
 }
 
 // note keeps what became of a step.

@@ -28,6 +28,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	// Runs before the first pass, with the context of the agent's life.
 	queue := source.Func(func(ctx context.Context, q workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
 		r.starts.under(ctx)
+		r.proofs.under(ctx)
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.queue, r.watches = q, ctx
@@ -42,7 +43,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	if err != nil {
 		return err
 	}
-	for _, f := range []manager.RunnableFunc{r.begin, r.view.Start, r.facts.Start, r.watchBundles} {
+	for _, f := range []manager.RunnableFunc{r.begin, r.view.Start, r.facts.Start, r.watchBundles, r.tellDrops} {
 		if err := mgr.Add(f); err != nil {
 			return err
 		}
@@ -61,7 +62,7 @@ func news(e event.UpdateEvent) bool {
 type others struct {
 	generation                           int64
 	deleting, finalizer, scheduled, lost bool
-	restartedAt, recreatedAt             string
+	restartedAt, recreatedAt, prove      string
 	scheduledReason, nodeName, memory    string
 	cpus                                 int32
 }
@@ -73,6 +74,7 @@ func othersOf(b *v1alpha1.Bottle) others {
 		finalizer:   controllerutil.ContainsFinalizer(b, v1alpha1.FinalizerNode),
 		restartedAt: b.Annotations[v1alpha1.AnnotationRestartedAt],
 		recreatedAt: b.Annotations[v1alpha1.AnnotationRecreatedAt],
+		prove:       b.Annotations[v1alpha1.AnnotationProve],
 		nodeName:    ptr.Deref(b.Status.NodeName, ""),
 	}
 	if res := b.Status.Resources; res != nil {
@@ -87,11 +89,12 @@ func othersOf(b *v1alpha1.Bottle) others {
 	return o
 }
 
-// begin waits, when the agent ends, for the starts that are under way.
+// begin waits, when the agent ends, for the jobs that are under way.
 func (r *Reconciler) begin(ctx context.Context) error {
 	r.sayVersion(ctx)
 	<-ctx.Done()
 	r.starts.wait()
+	r.proofs.wait()
 	return nil
 }
 

@@ -27,7 +27,7 @@ func (r *Reconciler) ensureSmolfile(ctx context.Context, s *scope) error {
 	if err != nil {
 		return err
 	}
-	env, err := guestenv.Build(s.triple.BundleIP, "", user)
+	env, err := guestenv.Build(s.triple.BundleIP, guestCA(s.bottle), user)
 	if err != nil {
 		return invalidEnv(err)
 	}

@@ -31,8 +31,9 @@ var satisfied = map[string]struct{ reason, message string }{
 }
 
 const (
-	messageNotProven = "nothing has yet proven from inside the guest that only the bundle can be reached"
-	messageStopped   = "stopped, as spec.desiredState asks"
+	messageReady    = "it runs, and nothing but its bundle can be reached from inside"
+	messageUnproven = "it runs, unproven, which this agent allows: "
+	messageStopped  = "stopped, as spec.desiredState asks"
 )
 
 // conditions are all that the agent says of the Bottle, computed from what
@@ -102,14 +103,29 @@ func (c *computed) step(typ string) {
 }
 
 func (c *computed) egress() {
+	const typ = v1alpha1.ConditionEgressEnforced
+	o := c.outcomeOf(typ)
 	switch {
+	case c.leak != nil:
+		c.set(typ, metav1.ConditionFalse, v1alpha1.ReasonLeakDetected, bounded(leakMessage(c.scope)))
 	case stopped(c.bottle) && c.outcomeOf(v1alpha1.ConditionMachineReady).Kind == flow.KindDone:
-		c.set(v1alpha1.ConditionEgressEnforced, metav1.ConditionUnknown, v1alpha1.ReasonStopped, messageStopped)
-	case c.outcomeOf(v1alpha1.ConditionMachineReady).Kind == flow.KindDone:
-		c.set(v1alpha1.ConditionEgressEnforced, metav1.ConditionUnknown, v1alpha1.ReasonNotProven, messageNotProven)
+		c.set(typ, metav1.ConditionUnknown, v1alpha1.ReasonStopped, messageStopped)
+	case o.Kind == flow.KindDone && c.record != nil && c.record.Proof != nil:
+		c.set(typ, metav1.ConditionTrue, c.record.Proof.Reason, c.record.Proof.Message)
+	case o.Kind == flow.KindWait && unknowing[o.Reason]:
+		c.set(typ, metav1.ConditionUnknown, o.Reason, bounded(o.Message))
 	default:
-		c.set(v1alpha1.ConditionEgressEnforced, metav1.ConditionUnknown, v1alpha1.ReasonBlocked, "waits for the machine to run")
+		c.step(typ)
 	}
+}
+
+// unknowing are reasons for which it is not known whether the walls hold.
+var unknowing = map[string]bool{
+	v1alpha1.ReasonProving:          true,
+	v1alpha1.ReasonProofNotObserved: true,
+	v1alpha1.ReasonProofImpossible:  true,
+	v1alpha1.ReasonBundleNotReached: true,
+	v1alpha1.ReasonError:            true,
 }
 
 // pendingRestart is there only while fields wait. A pass that did not get far
@@ -129,11 +145,17 @@ func (c *computed) pendingRestart() {
 func (c *computed) summary() {
 	open, o := c.firstOpen()
 	halted := stopped(c.bottle) && c.outcomeOf(v1alpha1.ConditionMachineReady).Kind == flow.KindDone
+	if c.leak != nil && o.Kind != flow.KindTerminal {
+		open, o = v1alpha1.ConditionEgressEnforced, flow.Outcome{Kind: flow.KindTerminal, Reason: v1alpha1.ReasonLeakDetected, Message: leakMessage(c.scope)}
+	}
 	switch {
 	case halted:
 		c.set(v1alpha1.ConditionReady, metav1.ConditionTrue, v1alpha1.ReasonStopped, messageStopped)
 	case open == "":
-		c.set(v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonNotProven, messageNotProven)
+		c.set(v1alpha1.ConditionReady, metav1.ConditionTrue, v1alpha1.ReasonReady, messageReady)
+	case o.Reason == v1alpha1.ReasonProofImpossible && c.readyUnproven:
+		c.set(v1alpha1.ConditionReady, metav1.ConditionTrue, v1alpha1.ReasonUnproven, bounded(messageUnproven+o.Message))
+		open = ""
 	default:
 		c.set(v1alpha1.ConditionReady, metav1.ConditionFalse, reasonOf(o), bounded(open+": "+o.Message))
 	}

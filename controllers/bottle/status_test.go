@@ -26,8 +26,8 @@ func TestAReturnedAgentTakesBackWhatTheManagerSaid(t *testing.T) {
 		t.Errorf("the manager's word: got no news, want some")
 	}
 	w.settle(demoKey)
-	w.wantCond(demoKey, v1alpha1.ConditionReady, "False/NotProven")
-	w.wantCond(demoKey, v1alpha1.ConditionEgressEnforced, "Unknown/NotProven")
+	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
+	w.wantCond(demoKey, v1alpha1.ConditionEgressEnforced, "True/HostWall")
 }
 
 func TestTheAgentsOwnWritesAreNoNews(t *testing.T) {

@@ -19,9 +19,9 @@ func (r *Reconciler) converge() []step {
 		{Name: "smolfile", Condition: v1alpha1.ConditionSmolfileReady, Do: r.ensureSmolfile},
 		{Name: "bundle", Condition: v1alpha1.ConditionBundleReady, Do: r.ensureBundle},
 		{Name: "image", Condition: v1alpha1.ConditionMachineReady, Do: r.ensureImage},
-		// The wall goes here: before a machine, so that none runs without it.
+		{Name: "wall", Condition: v1alpha1.ConditionEgressEnforced, Do: r.ensureWall},
 		{Name: "machine", Condition: v1alpha1.ConditionMachineReady, Do: r.ensureMachine},
-		// The proof goes here: it looks from inside a running guest.
+		{Name: "proof", Condition: v1alpha1.ConditionEgressEnforced, Do: r.ensureProof},
 	}
 }
 
@@ -42,6 +42,7 @@ func (r *Reconciler) halt() []step {
 func (r *Reconciler) teardown() []step {
 	return []step{
 		{Name: "machine", Do: r.deleteMachine},
+		{Name: "wall", Do: r.deleteWall},
 		{Name: "bundle", Do: r.deleteBundle},
 		{Name: "network", Do: r.deleteNetwork},
 		{Name: "folder", Do: r.deleteFolder},

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -113,8 +114,8 @@ func (w *Sweeper) Sweep(ctx context.Context) error {
 }
 
 // found are the owners of everything of this cluster and node, by UID: of
-// docker's objects by their labels, of machines by the folder that records
-// them.
+// docker's objects by their labels, of walls by their marks, of machines by the
+// folder that records them.
 func (w *Sweeper) found(ctx context.Context) (map[string]host.Owner, error) {
 	r := w.Reconciler
 	here := host.Owner{Cluster: r.Cluster, Node: r.Node}
@@ -137,6 +138,18 @@ func (w *Sweeper) found(ctx context.Context) (map[string]host.Owner, error) {
 	}
 	for _, b := range bundles {
 		add(b.Owner)
+	}
+	walls, err := r.Walls.ListWalls(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("look for orphans: %w", err)
+	}
+	for _, w := range walls {
+		// Their marks have no room for more: whoever else knows the Bottle,
+		// knows its names.
+		o := host.Owner{UID: w.UID, Cluster: w.Cluster, Node: r.Node}
+		if o.Slug = strings.TrimSuffix(strings.TrimPrefix(w.ID, "bottle-"), "-"+o.UID8()); out[o.UID].UID == "" && o.ID() == w.ID {
+			add(o)
+		}
 	}
 	folders, err := r.State.Owners()
 	if err != nil {
@@ -213,6 +226,10 @@ func (w *Sweeper) remove(ctx context.Context, o host.Owner) error {
 
 // isBack says whether the Bottle was placed here since the list was read.
 func (w *Sweeper) isBack(ctx context.Context, o host.Owner) (bool, error) {
+	if o.Name == "" { // of a wall alone
+		wanted, err := w.bottles(ctx)
+		return wanted[o.UID], err
+	}
 	b := &v1alpha1.Bottle{}
 	err := w.Live.Get(ctx, types.NamespacedName{Namespace: o.Namespace, Name: o.Name}, b)
 	if client.IgnoreNotFound(err) != nil {

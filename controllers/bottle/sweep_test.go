@@ -56,6 +56,36 @@ func TestAnOrphanIsRemovedAfterItsGrace(t *testing.T) {
 	w.wantEvent(eventOrphanRemoved)
 }
 
+// A wall of which nothing else is left has no names but those in its mark.
+func TestAWallAloneIsAnOrphanToo(t *testing.T) {
+	w, s := abandoned(t)
+	w.clock.Step(2 * grace)
+	for range 2 {
+		if err := s.Sweep(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		w.clock.Step(2 * grace)
+	}
+	w.wantEmpty()
+	spec := host.WallSpec{Owner: ownerOfDemo()}
+	foreign := spec
+	foreign.Owner.Cluster, foreign.Owner.UID = "another", "77777777-0000-4000-8000-000000000000"
+	for _, one := range []host.WallSpec{spec, foreign} {
+		if _, err := w.walls.EnsureWall(t.Context(), one); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		if err := s.Sweep(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		w.clock.Step(2 * grace)
+	}
+	if got := w.walls.IDs(); len(got) != 1 || got[0] != foreign.Owner.ID() {
+		t.Errorf("walls: got %v, want the other cluster's alone", got)
+	}
+}
+
 func TestWhatIsNoOrphanStays(t *testing.T) {
 	tests := map[string]func(t *testing.T, w *world, s *Sweeper){
 		"a dry run": func(_ *testing.T, _ *world, s *Sweeper) { s.Mode = SweepReport },

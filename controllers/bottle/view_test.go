@@ -162,8 +162,8 @@ func TestUnreachableReadings(t *testing.T) {
 	}
 }
 
-func TestStarts(t *testing.T) {
-	s := newStarts(1)
+func TestJobs(t *testing.T) {
+	s := newJobs[error](1)
 	release := make(chan struct{})
 	var atOnce, most int
 	var mu sync.Mutex
@@ -187,7 +187,7 @@ func TestStarts(t *testing.T) {
 	if got := s.begun(); got != 2 {
 		t.Errorf("starts: got %d, want 2: one per Bottle", got)
 	}
-	if err := s.callOff(t.Context(), "b"); err != nil {
+	if err := s.callOff(t.Context(), "b", "start"); err != nil {
 		t.Fatal(err)
 	}
 	if s.underWay("b") || !s.underWay("a") {
@@ -207,7 +207,7 @@ func TestStarts(t *testing.T) {
 	if most != 1 || len(ended) != 2 {
 		t.Errorf("at once %d, ended %d, want 1 and 2", most, len(ended))
 	}
-	if err := s.callOff(t.Context(), "nobody"); err != nil {
+	if err := s.callOff(t.Context(), "nobody", "start"); err != nil {
 		t.Errorf("calling off nothing: got %v, want nil", err)
 	}
 }

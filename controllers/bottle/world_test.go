@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -34,6 +35,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/guard"
 	"botbottle.dev/bottle-operator/internal/host/hosttest"
 	"botbottle.dev/bottle-operator/internal/namedwatch"
 	"botbottle.dev/bottle-operator/internal/state"
@@ -58,6 +60,10 @@ type world struct {
 	networks *hosttest.Networks
 	bundles  *hosttest.Bundles
 	machines *hosttest.Machines
+	walls    *hosttest.Walls
+	canaries *hosttest.Canaries
+	guard    *guard.Guard
+	guest    *testGuest
 	facts    *hosttest.Facts
 	refs     *refs
 	api      *api
@@ -66,6 +72,8 @@ type world struct {
 	stateDir string
 	imageDir string
 	allowed  []string
+	unproven bool // the agent does not insist on proofs
+	insist   bool // it insists on smolvm's policy
 	pool     *subnet.Pool
 	r        *Reconciler
 }
@@ -85,6 +93,10 @@ func newWorld(t *testing.T, objects ...client.Object) *world {
 	w.networks = hosttest.NewNetworks(w.faults)
 	w.bundles = hosttest.NewBundles(w.networks)
 	w.machines = hosttest.NewMachines(w.faults)
+	w.walls, w.canaries = hosttest.NewWalls(w.faults), &hosttest.Canaries{}
+	w.machines.ResolveNetNS(w.netns)
+	w.guest = &testGuest{world: w, does: honest}
+	w.machines.OnExec(w.guest.exec)
 	w.putImage("guest.tar", "default image")
 	w.api = newAPI(t, objects...)
 	w.restartAgent()
@@ -99,9 +111,15 @@ func (w *world) restartAgent() {
 		w.t.Fatal(err)
 	}
 	w.recorder = events.NewFakeRecorder(200)
+	w.guard, err = guard.New(guard.Options{Walls: w.walls, Machines: w.machines, State: dir, Clock: w.clock, Log: logr.Discard(), Interval: time.Second})
+	if err != nil {
+		w.t.Fatal(err)
+	}
 	w.r = New(Options{
 		Node: testNode, Cluster: testCluster, Client: w.api.Client, Recorder: w.recorder, References: w.refs,
 		Networks: w.networks, Bundles: w.bundles, Machines: w.machines, Facts: w.facts,
+		Walls: w.walls, Canaries: w.canaries, Guard: w.guard, Prober: w.prober(), ProofTargets: publicTargets,
+		RequireProof: !w.unproven, RequireSmolvmPolicy: w.insist,
 		State: dir, Images: dir.Images(w.imageDir), Pool: w.pool, Clock: w.clock,
 		DefaultImage: "file:guest.tar", AllowedBundleImages: w.allowed,
 		MachinePollInterval: 5 * time.Second, MaxConcurrentStarts: 4,
@@ -137,6 +155,7 @@ var demoKey = types.NamespacedName{Namespace: "default", Name: "demo"}
 func (w *world) pass(k types.NamespacedName) (ctrl.Result, error) {
 	res, err := w.r.Reconcile(w.t.Context(), ctrl.Request{NamespacedName: k})
 	w.r.starts.wait()
+	w.r.proofs.wait()
 	return res, err
 }
 
@@ -147,16 +166,18 @@ func (w *world) settle(k types.NamespacedName) {
 	const short = 10 * time.Second
 	for range 60 {
 		before := len(w.api.log())
-		started := w.r.starts.begun()
+		begun := w.r.starts.begun() + w.r.proofs.begun()
 		res, err := w.pass(k)
 		switch {
 		case err != nil:
 			continue
-		case w.r.starts.begun() != started, len(w.api.log()) != before:
+		case w.r.starts.begun()+w.r.proofs.begun() != begun, len(w.api.log()) != before:
 		case res.RequeueAfter == 0 || res.RequeueAfter > short:
 			return
 		}
-		w.clock.Step(min(res.RequeueAfter, short))
+		if res.RequeueAfter <= short { // longer ones end by an event
+			w.clock.Step(res.RequeueAfter)
+		}
 	}
 	w.t.Fatalf("bottle %s does not settle: %s", k, w.describe(k))
 }
@@ -275,6 +296,9 @@ func (w *world) nodeState() map[string]string {
 	for _, name := range w.machines.Names() {
 		m, spec, _ := w.machines.Get(name)
 		out["machine "+name] = fmt.Sprint(m.State, spec.CPUs, spec.MemoryMiB, len(spec.Secrets))
+	}
+	for _, id := range w.walls.IDs() {
+		out["wall "+id] = "stands"
 	}
 	_ = filepath.Walk(filepath.Join(w.stateDir, "bottles"), func(p string, info os.FileInfo, err error) error {
 		if err != nil || info.IsDir() {

@@ -24,7 +24,7 @@ func (w *world) takeOver(name string) {
 	if controllerutil.AddFinalizer(b, v1alpha1.FinalizerNode) {
 		w.must(w.agent.Patch(w.Context(), b, client.MergeFrom(before)))
 	}
-	w.report(name, "NotProven")
+	w.report(name, "Proving")
 }
 
 // report applies the agent's share of the status, Ready with this reason and

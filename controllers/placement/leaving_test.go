@@ -153,9 +153,9 @@ func TestAgentLostAndBack(t *testing.T) {
 		}
 		return ""
 	})
-	w.report("a", "NotProven")
+	w.report("a", "Proving")
 	w.always(func() string {
-		if got := condition(w.bottle("a"), v1alpha1.ConditionReady); got != "False NotProven" {
+		if got := condition(w.bottle("a"), v1alpha1.ConditionReady); got != "False Proving" {
 			return "got Ready " + got + ", want what the agent says"
 		}
 		return w.room(name, "250")

@@ -56,8 +56,8 @@ func TestLife(t *testing.T) {
 	w.newGeneration("a", 2) // which the manager notes, while no agent has a Ready
 	w.takeOver("a")
 	w.newGeneration("a", 3)
-	if ready := condition(w.bottle("a"), v1alpha1.ConditionReady); ready != "False NotProven" {
-		t.Errorf("got Ready %s, want the agent's False NotProven", ready)
+	if ready := condition(w.bottle("a"), v1alpha1.ConditionReady); ready != "False Proving" {
+		t.Errorf("got Ready %s, want the agent's False Proving", ready)
 	}
 
 	w.must(w.c.Delete(t.Context(), w.bottle("a")))

@@ -31,6 +31,8 @@ type Options struct {
 	StateDir string
 	// KVMDevice is /dev/kvm, or empty on test equipment: not checked.
 	KVMDevice string
+	// Prober is the static bottle-probe that is copied into guests.
+	Prober string
 	// Version asks smolvm.
 	Version func(ctx context.Context) (host.SmolvmVersion, error)
 	// PingDocker is nil when docker answers.
@@ -59,6 +61,7 @@ func (c *Checker) NodeFacts(ctx context.Context) []host.Fact {
 		c.docker(ctx),
 		kvmFact(observeKVM(c.opts.KVMDevice)),
 		c.stateDir(),
+		c.prober(),
 	}
 }
 
@@ -75,6 +78,7 @@ const (
 	dockerName  = "docker"
 	kvmName     = "kvm"
 	stateName   = "state-dir"
+	proberName  = "prober"
 )
 
 // binary: the VMM is the same program, run again as a user of its own.
@@ -121,6 +125,18 @@ func (c *Checker) stateDir() host.Fact {
 		return bad(stateName, "%s cannot be written (%s): make it writable or set --state-dir", c.opts.StateDir, reason(err))
 	}
 	return good(stateName, "")
+}
+
+// prober: without it no Bottle can become Ready.
+func (c *Checker) prober() host.Fact {
+	st, err := os.Stat(c.opts.Prober)
+	switch {
+	case err != nil:
+		return bad(proberName, "bottle-probe is not at %s (%s): install it there or set --prober", c.opts.Prober, reason(err))
+	case !st.Mode().IsRegular():
+		return bad(proberName, "%s is not a file: install bottle-probe there or set --prober", c.opts.Prober)
+	}
+	return good(proberName, "")
 }
 
 // reason is an error without the path, which the message names already.

@@ -5,6 +5,8 @@ package setup
 import (
 	"errors"
 	"fmt"
+	"net/netip"
+	"os"
 	"path"
 	"path/filepath"
 	"strings"
@@ -40,6 +42,12 @@ type AgentOptions struct {
 	StartTimeout        time.Duration
 	MachinePollInterval time.Duration
 
+	Prober              string
+	ProofTargets        []string
+	WallCheckInterval   time.Duration
+	RequireProof        bool
+	RequireSmolvmPolicy bool
+
 	OrphanGracePeriod time.Duration
 	OrphanMode        string
 }
@@ -67,6 +75,12 @@ func (o *AgentOptions) Bind(fs *pflag.FlagSet) {
 	fs.IntVar(&o.MaxConcurrentStarts, "max-concurrent-starts", 4, "how many machines may boot at once")
 	fs.DurationVar(&o.StartTimeout, "start-timeout", 5*time.Minute, "how long one start of a machine may take")
 	fs.DurationVar(&o.MachinePollInterval, "machine-poll-interval", 5*time.Second, "time between two lists of the node's machines")
+
+	fs.StringVar(&o.Prober, "prober", "", "static bottle-probe that is copied into guests; empty: the one beside this executable")
+	fs.StringArrayVar(&o.ProofTargets, "proof-target", []string{"1.1.1.1:443", "8.8.8.8:53", "[2606:4700:4700::1111]:443"}, "IP:PORT on the internet that no guest may reach and every proof tries; may be repeated")
+	fs.DurationVar(&o.WallCheckInterval, "wall-check-interval", time.Second, "time between two looks at all walls and machines")
+	fs.BoolVar(&o.RequireProof, "require-proof", true, "a Bottle of which no proof can be made is not Ready")
+	fs.BoolVar(&o.RequireSmolvmPolicy, "require-smolvm-policy", false, "start no machine unless smolvm shows exactly the one allowed address for it")
 
 	fs.DurationVar(&o.OrphanGracePeriod, "orphan-grace-period", 10*time.Minute, "how long something must have belonged to no Bottle before it is removed")
 	fs.StringVar(&o.OrphanMode, "orphan-mode", string(bottle.SweepRemove), "what is done about orphans: remove, or report for a dry run")
@@ -110,6 +124,15 @@ func (o *AgentOptions) Validate() error {
 			bad(flag, d, "at least 1s")
 		}
 	}
+	if o.WallCheckInterval < 100*time.Millisecond || o.WallCheckInterval > time.Minute {
+		bad("wall-check-interval", o.WallCheckInterval, "100ms to 1m")
+	}
+	if o.Prober != "" && !filepath.IsAbs(o.Prober) {
+		bad("prober", o.Prober, "an absolute path, or nothing")
+	}
+	if _, err := o.proofTargets(); err != nil {
+		errs = append(errs, err)
+	}
 	if o.OrphanMode != string(bottle.SweepRemove) && o.OrphanMode != string(bottle.SweepReport) {
 		bad("orphan-mode", o.OrphanMode, "remove or report")
 	}
@@ -117,6 +140,30 @@ func (o *AgentOptions) Validate() error {
 		errs = append(errs, fmt.Errorf("--subnet-pool, --subnet-prefix, --subnet-exclude: %w", err))
 	}
 	return errors.Join(errs...)
+}
+
+func (o *AgentOptions) proofTargets() ([]netip.AddrPort, error) {
+	var out []netip.AddrPort
+	for _, text := range o.ProofTargets {
+		t, err := netip.ParseAddrPort(text)
+		if err != nil || t.Port() == 0 {
+			return nil, fmt.Errorf("--proof-target %q: want IP:PORT, such as 192.0.2.1:443 or [2001:db8::1]:443", text)
+		}
+		out = append(out, t)
+	}
+	return out, nil
+}
+
+// prober is the path of bottle-probe.
+func (o *AgentOptions) prober() (string, error) {
+	if o.Prober != "" {
+		return o.Prober, nil
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("--prober: %w", err)
+	}
+	return filepath.Join(filepath.Dir(self), "bottle-probe"), nil
 }
 
 func (o *AgentOptions) pool() (*subnet.Pool, error) {

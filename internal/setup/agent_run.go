@@ -25,11 +25,14 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/controllers/bottle"
 	"botbottle.dev/bottle-operator/internal/docker"
+	"botbottle.dev/bottle-operator/internal/guard"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/namedwatch"
 	"botbottle.dev/bottle-operator/internal/nodefacts"
+	"botbottle.dev/bottle-operator/internal/probe/canary"
 	"botbottle.dev/bottle-operator/internal/smolvm"
 	"botbottle.dev/bottle-operator/internal/state"
+	"botbottle.dev/bottle-operator/internal/wall"
 )
 
 const (
@@ -53,6 +56,15 @@ func (o *AgentOptions) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// Until the very end: while the rest shuts down, machines go on running.
+	watching, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	parts, err := o.watch(watching, dir, fail)
+	if err != nil {
+		return err
+	}
 	mgr, err := o.newManager(cfg)
 	if err != nil {
 		return err
@@ -64,16 +76,57 @@ func (o *AgentOptions) Run(ctx context.Context) error {
 	if err := dir.ClaimCluster(cluster); err != nil {
 		return err
 	}
-	if err := o.compose(ctx, mgr, parts{dir: dir, cluster: cluster}); err != nil {
+	parts.cluster = cluster
+	if err := o.compose(ctx, mgr, parts); err != nil {
 		return err
 	}
-	return mgr.Start(ctx)
+	err = mgr.Start(ctx)
+	if cause := context.Cause(ctx); err == nil && !errors.Is(cause, context.Canceled) {
+		err = cause
+	}
+	return err
 }
 
 // parts are what compose is given beside the options.
 type parts struct {
-	dir     *state.Dir
-	cluster string
+	dir      *state.Dir
+	cluster  string
+	machines *smolvm.Driver
+	walls    *wall.Walls
+	canaries *canary.Canaries
+	guard    *guard.Guard
+}
+
+// watch begins to watch over the machines that an earlier agent left, before
+// dockerd or the API server is asked for anything. fail ends the agent: with a
+// dead canary silence proves nothing.
+func (o *AgentOptions) watch(ctx context.Context, dir *state.Dir, fail context.CancelCauseFunc) (parts, error) {
+	p := parts{dir: dir, machines: o.smolvm(dir), walls: wall.New(wall.Options{})}
+	counts, err := guard.NewMetrics(metrics.Registry)
+	if err != nil {
+		return p, fmt.Errorf("metrics: %w", err)
+	}
+	p.guard, err = guard.New(guard.Options{
+		Walls: p.walls, Machines: p.machines, State: dir, Clock: clock.RealClock{},
+		Log: ctrl.Log.WithName("guard"), Interval: o.WallCheckInterval, Metrics: counts,
+	})
+	if err != nil {
+		return p, err
+	}
+	if err := metrics.Registry.Register(guard.NewDropped(p.guard)); err != nil {
+		return p, fmt.Errorf("metrics: %w", err)
+	}
+	p.canaries, err = canary.New(canary.Options{Touched: p.guard.Touched})
+	if err != nil {
+		return p, fmt.Errorf("canaries: %w", err)
+	}
+	go func() {
+		if err := p.canaries.Start(ctx); err != nil {
+			fail(fmt.Errorf("canaries: %w", err))
+		}
+	}()
+	go func() { _ = p.guard.Start(ctx) }() // ends with ctx alone
+	return p, nil
 }
 
 // compose makes everything of the agent part of mgr.
@@ -97,13 +150,22 @@ func (o *AgentOptions) compose(ctx context.Context, mgr ctrl.Manager, p parts) e
 	if err := metrics.Registry.Register(bottle.NewPopulation(mgr.GetCache(), o.NodeName)); err != nil {
 		return fmt.Errorf("metrics: %w", err)
 	}
+	prober, err := o.prober()
+	if err != nil {
+		return err
+	}
+	targets, err := o.proofTargets()
+	if err != nil {
+		return err
+	}
 	var r *bottle.Reconciler
 	watches := namedwatch.New(core.RESTClient(), func(user client.ObjectKey) { r.Enqueue(user) })
-	machines := o.smolvm(p.dir)
 	r = bottle.New(bottle.Measured(bottle.Options{
 		Node: o.NodeName, Cluster: p.cluster,
 		Client: mgr.GetClient(), Recorder: mgr.GetEventRecorder(agentName), References: watches,
-		Networks: engine, Bundles: engine, Machines: machines, Facts: o.facts(engine, machines),
+		Networks: engine, Bundles: engine, Machines: p.machines, Facts: o.facts(engine, p.machines, prober),
+		Walls: p.walls, Canaries: p.canaries, Guard: p.guard, Prober: prober, ProofTargets: targets,
+		RequireProof: o.RequireProof, RequireSmolvmPolicy: o.RequireSmolvmPolicy,
 		State: p.dir, Images: p.dir.Images(o.LocalImageDir), Pool: pool,
 		Clock: clock.RealClock{}, Metrics: counts,
 		DefaultImage: o.DefaultImage, AllowedBundleImages: o.AllowedBundleImages,
@@ -237,9 +299,9 @@ func (o *AgentOptions) smolvm(dir *state.Dir) *smolvm.Driver {
 	})
 }
 
-func (o *AgentOptions) facts(engine *docker.Engine, machines *smolvm.Driver) host.Facts {
+func (o *AgentOptions) facts(engine *docker.Engine, machines *smolvm.Driver, prober string) host.Facts {
 	return nodefacts.New(nodefacts.Options{
-		SmolvmDir: o.SmolvmDir, StateDir: o.StateDir, KVMDevice: o.KVMDevice,
+		SmolvmDir: o.SmolvmDir, StateDir: o.StateDir, KVMDevice: o.KVMDevice, Prober: prober,
 		Version: machines.Version, PingDocker: engine.Ping,
 	})
 }

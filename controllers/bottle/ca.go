@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bottle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"k8s.io/utils/ptr"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/cabundle"
+	"botbottle.dev/bottle-operator/internal/flow"
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+// Where the guest finds the certificates that it is to trust.
+const (
+	guestCADir  = "/run/bottle-ca"
+	guestCAFile = guestCADir + "/bundle.pem"
+)
+
+// ensureCA copies the bundle's certificates to where the guest has them
+// mounted. They are looked at on every pass: a bundle that makes its own makes
+// others when it is made anew.
+func (r *Reconciler) ensureCA(ctx context.Context, s *scope) error {
+	path := caPath(s.bottle)
+	if path == "" {
+		return nil
+	}
+	pem, err := r.Bundles.ReadFile(ctx, s.owner, path, cabundle.MaxSize)
+	switch {
+	case errors.Is(err, host.ErrNotFound):
+		return &flow.Waiting{Reason: v1alpha1.ReasonBundleCANotFound, After: soon,
+			Message: fmt.Sprintf("the bundle's container has no file %s yet: see spec.bundle.caPath, and docker logs %s on the node", path, s.name())}
+	case errors.Is(err, host.ErrInvalid):
+		return &flow.Waiting{Reason: v1alpha1.ReasonBundleCAInvalid, After: forSomebody, Message: "spec.bundle.caPath: " + err.Error()}
+	case err != nil:
+		return mapped(err, r.ofDocker(r.facts.get(ctx), v1alpha1.ReasonBundleConflict))
+	}
+	if err := cabundle.Check(pem); err != nil {
+		return &flow.Waiting{Reason: v1alpha1.ReasonBundleCAInvalid, After: forSomebody,
+			Message: fmt.Sprintf("spec.bundle.caPath %s: %v", path, err)}
+	}
+	return s.folder.WriteCA(pem)
+}
+
+func caPath(b *v1alpha1.Bottle) string {
+	if b.Spec.Bundle == nil {
+		return ""
+	}
+	return ptr.Deref(b.Spec.Bundle.CAPath, "")
+}
+
+// guestCA is the path in the guest; "" when there is nothing to trust.
+func guestCA(b *v1alpha1.Bottle) string {
+	if caPath(b) == "" {
+		return ""
+	}
+	return guestCAFile
+}

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bottle
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"math/big"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/utils/ptr"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+const containersCA = "/etc/bundle/ca.pem"
+
+// certificate is a fresh one in PEM, with its key if asked for.
+func certificate(t *testing.T) (cert, key []byte) {
+	t.Helper()
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, k.Public(), k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, err := x509.MarshalPKCS8PrivateKey(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret})
+}
+
+// trusting is a Bottle whose bundle, a foreign one, has certificates.
+func trusting(t *testing.T) *world {
+	t.Helper()
+	b := demo().BundleImage(foreignImage)
+	b.Spec.Bundle.CAPath = ptr.To(containersCA)
+	w := newWorld(t, b.Obj())
+	w.allowed = []string{"ghcr.io/org/*"}
+	w.restartAgent()
+	w.bundles.AddImage(foreignImage, 8888)
+	return w
+}
+
+func TestTheGuestTrustsItsBundle(t *testing.T) {
+	w := trusting(t)
+	for range 3 {
+		if _, err := w.pass(demoKey); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.wantCond(demoKey, v1alpha1.ConditionBundleReady, "False/BundleCANotFound")
+	cert, key := certificate(t)
+	w.bundles.PutFile(ownerOfDemo(), containersCA, append(slices.Clone(cert), key...))
+	if _, err := w.pass(demoKey); err != nil {
+		t.Fatal(err)
+	}
+	w.wantCond(demoKey, v1alpha1.ConditionBundleReady, "False/BundleCAInvalid")
+	if got := w.message(demoKey, v1alpha1.ConditionBundleReady); strings.Contains(got, "BEGIN") {
+		t.Errorf("message: got %q, want nothing of the file", got)
+	}
+	if names := w.machines.Names(); len(names) != 0 {
+		t.Errorf("machines: got %v, want none before there is something to trust", names)
+	}
+	w.bundles.PutFile(ownerOfDemo(), containersCA, cert)
+	w.clock.Step(forSomebody)
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
+
+	_, spec, _ := w.machines.Get(testID)
+	folder, err := w.r.State.Folder(testUID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []host.Mount{{Source: folder.CADir(), Target: guestCADir}}; !slices.Equal(spec.Mounts, want) {
+		t.Errorf("mounts: got %+v, want %+v", spec.Mounts, want)
+	}
+	if got := w.machines.GuestEnv(testID); !slices.Contains(got, "SSL_CERT_FILE="+guestCAFile) || !slices.Contains(got, "NODE_EXTRA_CA_CERTS="+guestCAFile) {
+		t.Errorf("guest env: got %q, want it to name %s", got, guestCAFile)
+	}
+	if got, err := os.ReadFile(filepath.Join(folder.CADir(), "bundle.pem")); err != nil || string(got) != string(cert) {
+		t.Errorf("mounted file: got %q, %v, want the certificate", got, err)
+	}
+
+	// A bundle that is made anew may have others.
+	other, _ := certificate(t)
+	w.bundles.PutFile(ownerOfDemo(), containersCA, other)
+	w.settle(demoKey)
+	if got, _ := os.ReadFile(filepath.Join(folder.CADir(), "bundle.pem")); string(got) != string(other) {
+		t.Error("mounted file after a change: got the old one, want the new one")
+	}
+	w.wantCond(demoKey, v1alpha1.ConditionPendingRestart, "")
+	w.remove()
+	if _, err := os.Stat(folder.CADir()); !os.IsNotExist(err) {
+		t.Errorf("folder after deletion: got %v, want it gone", err)
+	}
+}
+
+func TestTrustingABundleLaterWaitsForANewMachine(t *testing.T) {
+	w := running(t)
+	cert, _ := certificate(t)
+	w.bundles.PutFile(ownerOfDemo(), containersCA, cert)
+	w.update(demoKey, func(b *v1alpha1.Bottle) { b.Spec.Bundle = &v1alpha1.Bundle{CAPath: ptr.To(containersCA)} })
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionPendingRestart, "True/SpecChanged")
+	if got := w.message(demoKey, v1alpha1.ConditionPendingRestart); !strings.Contains(got, "spec.bundle.caPath") {
+		t.Errorf("message: got %q, want the field named", got)
+	}
+	w.annotate(v1alpha1.AnnotationRecreatedAt, "now")
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionPendingRestart, "")
+}

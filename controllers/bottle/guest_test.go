@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bottle
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/probe"
+)
+
+// publicTargets are what the proofs of these tests try of the internet.
+var publicTargets = []netip.AddrPort{netip.MustParseAddrPort("203.0.113.10:443")}
+
+// conduct is how a guest behaves when the prober is run in it.
+type conduct string
+
+const (
+	// honest tries everything, behind a smolvm that enforces nothing.
+	honest conduct = "honest"
+	// policed tries everything, behind a smolvm that refuses and tells.
+	policed conduct = "policed"
+	// liar reports what is wanted, and tries nothing but the bundle.
+	liar conduct = "liar"
+	// mute cannot run the prober.
+	mute conduct = "mute"
+	// deaf does not reach its bundle.
+	deaf conduct = "deaf"
+	// garbled prints no report.
+	garbled conduct = "garbled"
+	// leaky reaches the node's address, as it says itself.
+	leaky conduct = "leaky"
+	// touching reaches a canary with the proof's nonce, and says nothing of it.
+	touching conduct = "touching"
+)
+
+// testGuest is what happens on the node while the prober runs in a guest.
+type testGuest struct {
+	world *world
+
+	mu     sync.Mutex
+	does   conduct
+	proofs int
+}
+
+func (g *testGuest) set(does conduct) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.does = does
+}
+
+// count is how many proofs were run so far.
+func (g *testGuest) count() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.proofs
+}
+
+func (g *testGuest) exec(name string, req host.ExecRequest) (int, error) {
+	g.mu.Lock()
+	does := g.does
+	g.proofs++
+	g.mu.Unlock()
+	if does == mute {
+		return 255, nil
+	}
+	plan, err := probe.DecodePlan(req.Stdin)
+	if err != nil {
+		return 2, nil
+	}
+	owner := g.world.ownerOf(name)
+	report := probe.Report{Version: plan.Version, Nonce: plan.Nonce, RoundTrip: 1}
+	for _, t := range plan.Reach {
+		outcome := probe.Reached
+		if does == deaf {
+			outcome = probe.TimedOut
+		} else {
+			g.world.walls.CountAccepted(owner, int32(t.Port), 3)
+		}
+		report.Results = append(report.Results, probe.Result{Target: t, Outcome: outcome})
+	}
+	for _, t := range plan.Avoid {
+		outcome := probe.TimedOut
+		switch {
+		case does == leaky && t.Kind == probe.KindNode:
+			outcome = probe.Reached
+		case does != liar:
+			g.try(owner, does, t)
+		}
+		report.Results = append(report.Results, probe.Result{Target: t, Outcome: outcome})
+	}
+	if does == touching {
+		g.world.guard.Touched(host.Touch{Proto: "tcp", Nonce: plan.Nonce,
+			Local: netip.MustParseAddrPort("10.0.0.5:4711"), Remote: netip.MustParseAddrPort("10.0.0.5:999")})
+	}
+	out, err := probe.EncodeReport(report)
+	if err != nil {
+		return 0, err
+	}
+	if does == garbled {
+		out = []byte("all is well\n")
+	}
+	_, err = req.Stdout.Write(out)
+	return 0, err
+}
+
+// try leaves the traces that an attempt leaves on the node.
+func (g *testGuest) try(owner host.Owner, does conduct, t probe.Target) {
+	refused := does == policed && t.Proto == probe.ProtoTCP && t.Addr.Is4() && t.Kind != probe.KindOtherPort
+	switch {
+	case refused:
+		g.world.machines.AddDenials(owner.ID(), host.Denial{Time: g.world.clock.Now(), Dest: netip.AddrPortFrom(t.Addr, t.Port)})
+	case t.Kind == probe.KindOtherPort:
+		g.world.walls.AddDrop(owner, host.Drop{Proto: "tcp", Addr: t.Addr, Port: t.Port, Packets: 1})
+	case t.Kind == probe.KindGateway && does != policed:
+		g.world.walls.AddDrop(owner, host.Drop{Proto: "arp", Addr: t.Addr, Packets: 1})
+	}
+}
+
+// ownerOf is the owner of the wall that a machine runs behind.
+func (w *world) ownerOf(name string) host.Owner {
+	for _, spec := range w.guard.Walls() {
+		if spec.Owner.ID() == name {
+			return spec.Owner
+		}
+	}
+	w.t.Errorf("the prober was run in %s, which has no wall", name)
+	return host.Owner{}
+}
+
+// netns is the identity of a wall's namespace; the node's own for any other.
+func (w *world) netns(path string) host.NetNS {
+	for _, spec := range w.guard.Walls() {
+		if _, wall, ok := w.walls.Get(spec.Owner); ok && wall.Path == path {
+			return wall.NetNS
+		}
+	}
+	return host.NetNS{Dev: 4, Inode: 1}
+}
+
+// prober is a file in place of bottle-probe: the guest is a fake.
+func (w *world) prober() string {
+	path := filepath.Join(w.imageDir, "bottle-probe")
+	if err := os.WriteFile(path, []byte("prober"), 0o755); err != nil {
+		w.t.Fatal(err)
+	}
+	return path
+}

@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bottle
+
+import (
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/utils/ptr"
+	ctrl "sigs.k8s.io/controller-runtime"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/host/hosttest"
+)
+
+func TestProofsByConduct(t *testing.T) {
+	tests := map[conduct]struct {
+		egress, ready string
+		says          string
+	}{
+		honest:   {"True/HostWall", "True/Ready", "let a packet to the gateway through"},
+		policed:  {"True/BothWalls", "True/Ready", "the node's wall and smolvm's own hold"},
+		liar:     {"Unknown/ProofNotObserved", "False/ProofNotObserved", "9099"},
+		mute:     {"Unknown/ProofImpossible", "False/ProofImpossible", "exit code 255"},
+		garbled:  {"Unknown/ProofImpossible", "False/ProofImpossible", "report"},
+		deaf:     {"Unknown/BundleNotReached", "False/BundleNotReached", "8888"},
+		leaky:    {"False/LeakDetected", "False/LeakDetected", "node address 10.0.0.5:4711"},
+		touching: {"False/LeakDetected", "False/LeakDetected", "10.0.0.5:4711"},
+	}
+	for does, tt := range tests {
+		t.Run(string(does), func(t *testing.T) {
+			w := newWorld(t, demo().Obj())
+			w.guest.set(does)
+			w.settle(demoKey)
+			w.wantCond(demoKey, v1alpha1.ConditionEgressEnforced, tt.egress)
+			w.wantCond(demoKey, v1alpha1.ConditionReady, tt.ready)
+			if got := w.message(demoKey, v1alpha1.ConditionEgressEnforced); !strings.Contains(got, tt.says) {
+				t.Errorf("message: got %q, want %q in it", got, tt.says)
+			}
+			leaked := strings.Contains(tt.egress, "Leak")
+			if got := w.cond(demoKey, v1alpha1.ConditionStalled) != ""; got != leaked {
+				t.Errorf("stalled: got %v, want %v", got, leaked)
+			}
+			if m, _, _ := w.machines.Get(testID); (m.State == host.MachineRunning) == leaked {
+				t.Errorf("machine: got %s after %s", m.State, tt.egress)
+			}
+		})
+	}
+}
+
+// A machine that leaked stays down until the user says otherwise.
+func TestALeakIsHeldAgainstTheBottle(t *testing.T) {
+	for name, forgive := range map[string]func(b *v1alpha1.Bottle){
+		"the annotation changes": func(b *v1alpha1.Bottle) { b.Annotations = map[string]string{v1alpha1.AnnotationProve: "1"} },
+		"the spec changes":       func(b *v1alpha1.Bottle) { b.Spec.Command = []string{"true"} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, demo().Obj())
+			w.guest.set(touching)
+			w.settle(demoKey)
+			w.wantEvent(v1alpha1.ReasonLeakDetected)
+			starts := w.machines.Starts(testID)
+			w.guest.set(honest)
+			for range 3 {
+				w.clock.Step(time.Hour)
+				w.settle(demoKey)
+			}
+			w.restartAgent()
+			w.settle(demoKey)
+			w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "False/LeakDetected")
+			if got := w.machines.Starts(testID); got != starts {
+				t.Fatalf("starts: got %d, want %d: nobody asked anew", got, starts)
+			}
+			for _, word := range []string{"10.0.0.5:4711", "2026-01-02T03:04:05Z", "1.32.2", v1alpha1.AnnotationProve} {
+				if got := w.message(demoKey, v1alpha1.ConditionEgressEnforced); !strings.Contains(got, word) {
+					t.Errorf("evidence: got %q, want %q in it", got, word)
+				}
+			}
+			w.update(demoKey, forgive)
+			w.settle(demoKey)
+			w.wantCond(demoKey, v1alpha1.ConditionEgressEnforced, "True/HostWall")
+			w.wantCond(demoKey, v1alpha1.ConditionStalled, "")
+		})
+	}
+}
+
+// A leak shows, also while something else keeps a pass from getting far.
+func TestALeakShowsWhateverElseIsWrong(t *testing.T) {
+	w := newWorld(t, demo().Obj())
+	w.guest.set(touching)
+	w.settle(demoKey)
+	w.networks.Down()
+	if _, err := w.pass(demoKey); err != nil {
+		t.Fatal(err)
+	}
+	w.wantCond(demoKey, v1alpha1.ConditionNetworkReady, "False/DockerUnavailable")
+	w.wantCond(demoKey, v1alpha1.ConditionEgressEnforced, "False/LeakDetected")
+	w.wantCond(demoKey, v1alpha1.ConditionReady, "False/LeakDetected")
+	w.wantCond(demoKey, v1alpha1.ConditionStalled, "True/LeakDetected")
+}
+
+func TestALeakedBottleCanBeStoppedAndDeleted(t *testing.T) {
+	w := newWorld(t, demo().Obj())
+	w.guest.set(touching)
+	w.settle(demoKey)
+	w.update(demoKey, func(b *v1alpha1.Bottle) { b.Spec.DesiredState = v1alpha1.DesiredStateStopped })
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Stopped")
+	w.remove()
+	w.wantEmpty()
+}
+
+// What is proven once is not proven again by the same agent without a reason.
+func TestWhenProofsAreMade(t *testing.T) {
+	tests := map[string]struct {
+		change func(w *world)
+		proofs int // more than the first
+	}{
+		"nothing happened":    {func(w *world) {}, 0},
+		"another agent":       {func(w *world) { w.restartAgent() }, 1},
+		"asked by annotation": {func(w *world) { w.annotate(v1alpha1.AnnotationProve, "now") }, 1},
+		"the machine is another": {func(w *world) {
+			w.machines.Kill(testID)
+			w.r.view.touch(testID)
+		}, 1},
+		"the bundle is another": {func(w *world) { w.bundles.Remove(w.ownerOf(testID)) }, 1},
+		"other ports": {func(w *world) {
+			w.allowed = []string{"foreign*"}
+			w.bundles.AddImage("foreign:1", 8888, 9100)
+			w.restartAgent()
+			w.update(demoKey, func(b *v1alpha1.Bottle) {
+				b.Spec.Bundle = &v1alpha1.Bundle{Image: ptr.To("foreign:1"), Ports: []int32{8888, 9100}}
+			})
+		}, 1},
+		"only its egress rules": {func(w *world) {
+			w.update(demoKey, func(b *v1alpha1.Bottle) {
+				b.Spec.Egress = &v1alpha1.Egress{Allow: []v1alpha1.EgressRule{"example.com"}}
+			})
+		}, 0},
+		"a canary was touched from the node": {func(w *world) {
+			w.clock.Step(2 * betweenProofs)
+			w.guard.Touched(host.Touch{Remote: netip.MustParseAddrPort("127.0.0.1:1"), Local: netip.MustParseAddrPort("127.0.0.1:4711")})
+		}, 1},
+		"touched again and again": {func(w *world) {
+			w.clock.Step(2 * betweenProofs)
+			for range 5 {
+				w.guard.Touched(host.Touch{Remote: netip.MustParseAddrPort("127.0.0.1:1"), Local: netip.MustParseAddrPort("127.0.0.1:4711")})
+				w.settle(demoKey)
+			}
+		}, 1},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			w := running(t)
+			before := w.guest.count()
+			tt.change(w)
+			for range 3 {
+				w.settle(demoKey)
+			}
+			if got := w.guest.count() - before; got != tt.proofs {
+				t.Errorf("further proofs: got %d, want %d", got, tt.proofs)
+			}
+			w.wantCond(demoKey, v1alpha1.ConditionEgressEnforced, "True/HostWall")
+		})
+	}
+}
+
+// What was proven stands while another agent proves it anew, and falls when
+// that comes to something else.
+func TestAnotherAgentProvesAnewBehindTheScenes(t *testing.T) {
+	w := running(t)
+	w.api.reset()
+	w.restartAgent()
+	if _, err := w.r.Reconcile(t.Context(), ctrl.Request{NamespacedName: demoKey}); err != nil {
+		t.Fatal(err)
+	}
+	w.wantCond(demoKey, v1alpha1.ConditionEgressEnforced, "True/HostWall")
+	w.settle(demoKey)
+	if got := w.api.log(); len(got) != 0 {
+		t.Errorf("API writes of another agent: got %q, want none", got)
+	}
+	w.guest.set(liar)
+	w.restartAgent()
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionEgressEnforced, "Unknown/ProofNotObserved")
+	w.guest.set(honest)
+	w.clock.Step(lastProofPause)
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionEgressEnforced, "True/HostWall")
+}
+
+func TestProofsThatFailAreTriedAgainWithGrowingPauses(t *testing.T) {
+	w := newWorld(t, demo().Obj())
+	w.guest.set(mute)
+	w.settle(demoKey)
+	for _, want := range []time.Duration{20 * time.Second, 40 * time.Second, 80 * time.Second, 160 * time.Second, lastProofPause, lastProofPause} {
+		res, err := w.pass(demoKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if res.RequeueAfter != want {
+			t.Errorf("pause: got %s, want %s", res.RequeueAfter, want)
+		}
+		w.clock.Step(res.RequeueAfter)
+		if _, err := w.pass(demoKey); err != nil { // begins the next
+			t.Fatal(err)
+		}
+	}
+	if got := w.guest.count(); got > 12 {
+		t.Errorf("proofs: got %d, want few", got)
+	}
+	w.guest.set(honest)
+	w.annotate(v1alpha1.AnnotationProve, "now")
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionEgressEnforced, "True/HostWall")
+}
+
+func TestAnAgentMayNotInsistOnProofs(t *testing.T) {
+	for does, want := range map[conduct]string{mute: "True/Unproven", liar: "False/ProofNotObserved", honest: "True/Ready", touching: "False/LeakDetected"} {
+		t.Run(string(does), func(t *testing.T) {
+			w := newWorld(t, demo().Obj())
+			w.unproven = true
+			w.restartAgent()
+			w.guest.set(does)
+			w.settle(demoKey)
+			w.wantCond(demoKey, v1alpha1.ConditionReady, want)
+		})
+	}
+}
+
+// A proof needs wall and machine as they should be, before and after.
+func TestNoProofBehindABrokenWall(t *testing.T) {
+	w := newWorld(t, demo().Obj())
+	w.machines.OnExec(func(name string, req host.ExecRequest) (int, error) {
+		w.walls.Break(w.ownerOf(name), host.WallFault{What: "the default route is there"})
+		return w.guest.exec(name, req)
+	})
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionEgressEnforced, "Unknown/Error")
+	if got := w.message(demoKey, v1alpha1.ConditionEgressEnforced); !strings.Contains(got, "default route") {
+		t.Errorf("message: got %q, want the fault named", got)
+	}
+}
+
+func TestADenialOfBeforeIsNoEvidence(t *testing.T) {
+	w := newWorld(t, demo().Obj())
+	w.settle(demoKey)
+	w.machines.AddDenials(testID, host.Denial{Time: w.clock.Now(), Dest: netip.MustParseAddrPort("192.168.44.1:4711")})
+	w.clock.Step(time.Minute)
+	w.guest.set(liar)
+	w.annotate(v1alpha1.AnnotationProve, "now")
+	w.settle(demoKey)
+	if got := w.message(demoKey, v1alpha1.ConditionEgressEnforced); !strings.Contains(got, "gateway") {
+		t.Errorf("message: got %q, want the gateway not seen tried", got)
+	}
+}
+
+func TestProofErrors(t *testing.T) {
+	for _, call := range []string{"Drops", "Denials", "ForgetDrops"} {
+		t.Run(call, func(t *testing.T) {
+			w := newWorld(t, demo().Obj())
+			w.faults.Fail(call, hosttest.Before, hosttest.Always, errors.New("no answer"))
+			w.settle(demoKey)
+			w.wantCond(demoKey, v1alpha1.ConditionReady, "False/Error")
+			w.faults.Heal()
+			w.clock.Step(lastProofPause)
+			w.settle(demoKey)
+			w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
+		})
+	}
+}

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bottle
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	ctrl "sigs.k8s.io/controller-runtime"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/host/hosttest"
+)
+
+func TestTheMachineIsStartedInItsWall(t *testing.T) {
+	w := running(t)
+	_, wall, ok := w.walls.Get(w.ownerOf(testID))
+	if !ok || w.machines.NetNS(testID) != wall.Path || wall.Path == "" {
+		t.Errorf("started in %q, want the wall's namespace %q", w.machines.NetNS(testID), wall.Path)
+	}
+	calls := w.faults.Calls()
+	if ensured, created := slices.Index(calls, "EnsureWall "+testID), slices.Index(calls, "CreateMachine "+testID); ensured < 0 || ensured > created {
+		t.Errorf("calls: got %q, want the wall before the machine", calls)
+	}
+}
+
+func TestNoMachineWithoutItsWall(t *testing.T) {
+	tests := map[string]struct {
+		before func(w *world)
+		want   string
+		mend   func(w *world)
+	}{
+		"no bridge": {func(w *world) { w.walls.RemoveBridge(ownerOfDemo()) }, "False/WallNotReady",
+			func(w *world) { w.walls.AddBridge(ownerOfDemo()) }},
+		"a foreign namespace": {func(w *world) { w.walls.PutForeign(ownerOfDemo(), "namespace") }, "False/WallConflict", nil},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, demo().Obj())
+			tt.before(w)
+			for range 4 {
+				if _, err := w.pass(demoKey); err != nil {
+					t.Fatal(err)
+				}
+				w.clock.Step(soon)
+			}
+			w.wantCond(demoKey, v1alpha1.ConditionEgressEnforced, tt.want)
+			w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "Unknown/Blocked")
+			if names := w.machines.Names(); len(names) != 0 {
+				t.Errorf("machines: got %v, want none without a wall", names)
+			}
+			if tt.mend != nil {
+				tt.mend(w)
+				w.settle(demoKey)
+				w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
+			}
+		})
+	}
+}
+
+func ownerOfDemo() host.Owner {
+	return host.Owner{UID: testUID, Namespace: "default", Name: "demo", Slug: "demo", Cluster: testCluster, Node: testNode}
+}
+
+// What the guard stops is told, counted and started anew behind a mended wall,
+// and proven anew.
+func TestABreachIsToldAndMended(t *testing.T) {
+	w := running(t)
+	proofs := w.guest.count()
+	w.walls.Break(ownerOfDemo(), host.WallFault{What: "the chain is gone", Open: true})
+	w.guard.Look(t.Context())
+	if m, _, _ := w.machines.Get(testID); m.State == host.MachineRunning {
+		t.Fatalf("machine after a look: got %s, want it stopped", m.State)
+	}
+	if _, err := w.pass(demoKey); err != nil {
+		t.Fatal(err)
+	}
+	w.wantCond(demoKey, v1alpha1.ConditionReady, "False/BootFailed")
+	got := w.events()
+	for _, word := range []string{"WallBroken", "MachineLost"} {
+		if !slices.ContainsFunc(got, func(e string) bool { return strings.Contains(e, word) && strings.Contains(e, "the chain is gone") }) {
+			t.Errorf("events: got %q, want %s with the cause", got, word)
+		}
+	}
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
+	if got := w.guest.count() - proofs; got != 1 {
+		t.Errorf("further proofs: got %d, want 1", got)
+	}
+	b := w.bottle(demoKey)
+	if l := b.Status.Machine.LastLoss; l == nil || !strings.Contains(l.Cause, "the chain is gone") || *b.Status.Machine.Restarts != 1 {
+		t.Errorf("machine: got %+v, want one loss by the guard", b.Status.Machine)
+	}
+}
+
+// A machine of an agent that knew no walls runs outside, and is moved inside.
+func TestAMachineOfAnOlderAgentIsMovedBehindItsWall(t *testing.T) {
+	w := running(t)
+	w.machines.MoveVMM(testID, host.NetNS{Dev: 4, Inode: 1})
+	folder, err := w.r.State.Folder(testUID)
+	if err == nil {
+		err = folder.RemoveWall()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.walls.Remove(ownerOfDemo())
+	w.restartAgent()
+	if _, err := w.pass(demoKey); err != nil {
+		t.Fatal(err)
+	}
+	w.guard.Look(t.Context())
+	w.settle(demoKey)
+	vmms, err := w.machines.VMMs(t.Context(), []string{testID})
+	_, wall, _ := w.walls.Get(ownerOfDemo())
+	if err != nil || len(vmms) != 1 || vmms[0].NetNS != wall.NetNS {
+		t.Errorf("VMMs: got %+v %v, want one in %v", vmms, err, wall.NetNS)
+	}
+	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
+}
+
+// A Bottle that is stopped keeps its wall, so that a start by hand is noticed.
+func TestTheWallOutlivesAStop(t *testing.T) {
+	w := running(t)
+	w.update(demoKey, func(b *v1alpha1.Bottle) { b.Spec.DesiredState = v1alpha1.DesiredStateStopped })
+	w.settle(demoKey)
+	if err := w.machines.StartMachine(t.Context(), testID, "/run/netns/other"); err != nil {
+		t.Fatal(err)
+	}
+	w.guard.Look(t.Context())
+	if m, _, _ := w.machines.Get(testID); m.State == host.MachineRunning {
+		t.Errorf("machine started by hand: got %s, want it stopped", m.State)
+	}
+}
+
+func TestSmolvmsPolicyIsReadBackBeforeAStart(t *testing.T) {
+	dropped := func(host.Policy) host.Policy { return host.Policy{} }
+	wider := func(p host.Policy) host.Policy { return host.Policy{AllowedCIDRs: []string{"192.168.0.0/16"}} }
+	more := func(p host.Policy) host.Policy { p.Extra = []string{"egress_rules"}; return p }
+	tests := map[string]struct {
+		persists     func(host.Policy) host.Policy
+		insist       bool
+		want, egress string
+	}{
+		"exact, insisted upon":               {nil, true, "True/MachineRunning", "True/BothWalls"},
+		"dropped":                            {dropped, false, "True/MachineRunning", "True/HostWall"},
+		"dropped, insisted upon":             {dropped, true, "False/PolicyNotPersisted", "Unknown/Blocked"},
+		"wider, insisted upon":               {wider, true, "False/PolicyNotPersisted", "Unknown/Blocked"},
+		"with more beside it, insisted upon": {more, true, "False/PolicyNotPersisted", "Unknown/Blocked"},
+		"with more beside it":                {more, false, "True/MachineRunning", "True/HostWall"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, demo().Obj())
+			w.insist = tt.insist
+			w.guest.set(policed)
+			w.restartAgent()
+			if tt.persists != nil {
+				w.machines.Persists(tt.persists)
+			}
+			for range 6 {
+				if _, err := w.pass(demoKey); err != nil {
+					t.Fatal(err)
+				}
+				w.clock.Step(soon)
+			}
+			w.wantCond(demoKey, v1alpha1.ConditionMachineReady, tt.want)
+			w.wantCond(demoKey, v1alpha1.ConditionEgressEnforced, tt.egress)
+			if started := w.machines.Starts(testID) > 0; started != strings.HasPrefix(tt.want, "True") {
+				t.Errorf("started: got %v after %s", started, tt.want)
+			}
+		})
+	}
+}
+
+func TestAPolicyThatCannotBeReadIsNoReasonNotToStart(t *testing.T) {
+	w := newWorld(t, demo().Obj())
+	v := hosttest.Reference
+	v.Version, v.PolicyInList, v.EgressEvents = "1.4.0", false, false
+	w.machines.SetVersion(v)
+	w.faults.Fail("Policy", hosttest.Before, hosttest.Always, host.ErrUnsupported)
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionEgressEnforced, "True/HostWall")
+	w.insist = true
+	w.restartAgent()
+	w.annotate(v1alpha1.AnnotationRestartedAt, "now")
+	for range 4 {
+		if _, err := w.r.Reconcile(t.Context(), ctrl.Request{NamespacedName: demoKey}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "False/PolicyNotPersisted")
+}
