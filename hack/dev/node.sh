@@ -10,16 +10,13 @@ node_path=/opt/smolvm:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/b
 clean_env=(env -i "PATH=$node_path" HOME=/root LANG=C.UTF-8)
 world=bb$tag-world
 
-# make_world: a namespace that plays the internet (203.0.113.10), the cloud's
-# metadata (169.254.169.254) and a neighbour on the LAN (10.77.0.1), over HTTP.
+# make_world: a namespace that plays the internet (203.0.113.10 and
+# 2001:db8::10), the cloud's metadata (169.254.169.254 and fd00:ec2::254) and a
+# neighbour on the LAN (10.77.0.1 and fd00:77::1): see hack/dev/world. What
+# reaches it is in logs/world.jsonl.
 make_world() {
   make_world_network
-  mkdir -p "$dev/world"
-  echo 'the outside world' >"$dev/world/index.html"
-  local port
-  for port in 80 443; do
-    launch "world-$port" nsenter "--net=/run/netns/$world" busybox httpd -f -p "$port" -h "$dev/world"
-  done
+  launch world nsenter "--net=/run/netns/$world" "$bin/dev-world" -log "$dev/logs/world.jsonl"
 }
 
 make_world_network() {
@@ -31,6 +28,27 @@ make_world_network() {
   ip -n "$world" link add lan type bridge
   ip -n "$world" addr add 10.77.0.1/24 dev lan
   ip -n "$world" link set lan up
+  world_ipv6 ip -n "$world" lan
+}
+
+# world_ipv6 IP-COMMAND… LINK: gives the world its IPv6 addresses, where the
+# kernel has IPv6.
+world_ipv6() {
+  local link=${!#} command=("${@:1:$#-1}") address
+  [ -d /proc/sys/net/ipv6 ] || return 0
+  for address in fd00:77::1/64 2001:db8::10/128 fd00:ec2::254/128; do
+    "${command[@]}" -6 addr replace "$address" dev "$link" nodad
+  done
+}
+
+# node_ipv6 NUMBER IP-COMMAND…: a node's address on the LAN, and its routes to
+# the rest of the world.
+node_ipv6() {
+  local number=$1 net
+  shift
+  [ -d /proc/sys/net/ipv6 ] || return 0
+  "$@" -6 addr replace "fd00:77::$((10 + number))/64" dev world0 nodad
+  for net in 2001:db8::/32 fd00:ec2::254/128; do "$@" -6 route replace "$net" via fd00:77::1; done
 }
 
 # make_local_node NAME NUMBER: namespaces, mounts and the link to the world.
@@ -45,7 +63,8 @@ make_local_node() {
   ip -n "$netns" link set world0 up
   ip -n "$netns" route add 203.0.113.0/24 via 10.77.0.1
   ip -n "$netns" route add 169.254.169.254/32 via 10.77.0.1
-  mkdir -p "$dir/var-lib/"{bottle,bottle-images,docker} "$dir/opt/smolvm"
+  node_ipv6 "$number" ip -n "$netns"
+  mkdir -p "$dir/var-lib/"{bottle,bottle-images,docker} "$dir/opt/"{dev,smolvm}
   chmod 711 "$dir/var-lib/bottle"
   if [ -e /dev/kvm ] && [ ! -e "$dir/kvm" ]; then
     mknod -m 666 "$dir/kvm" c "$((0x$(stat -c %t /dev/kvm)))" "$((0x$(stat -c %T /dev/kvm)))"
@@ -114,6 +133,7 @@ start_relay() {
 
 agent_flags=(--namespace bottle-system --state-dir /var/lib/bottle --docker-host unix:///run/docker.sock --smolvm-dir /opt/smolvm
   --default-image file:guest.tar --local-image-dir /var/lib/bottle-images --allowed-bundle-images 'example.test/*'
+  --proof-target 203.0.113.10:443 --proof-target 203.0.113.10:53
   --metrics-bind-address 127.0.0.1:8080 --health-probe-bind-address 127.0.0.1:8081)
 
 start_agent() {

@@ -42,6 +42,7 @@ func TestCluster(t *testing.T) {
 	up(t, dir)
 	t.Run("commands arrive as given", func(t *testing.T) { testExec(t, dir) })
 	t.Run("nodes reach the pretend world only", func(t *testing.T) { testReach(t, dir) })
+	t.Run("the pretend world answers and remembers", func(t *testing.T) { testWorld(t, dir) })
 	t.Run("up twice changes nothing", func(t *testing.T) {
 		before := pids(t, dir)
 		up(t, dir)
@@ -81,7 +82,10 @@ func testExec(t *testing.T, dir string) {
 // testReach listens on an address of this machine, so that a node which could
 // leave its namespace would have something to reach.
 func testReach(t *testing.T, dir string) {
-	for _, url := range []string{"http://203.0.113.10/", "http://169.254.169.254/", "http://10.77.0.1:443/"} {
+	for _, url := range []string{
+		"http://203.0.113.10/", "http://169.254.169.254/", "http://10.77.0.1:443/",
+		"http://[2001:db8::10]/", "http://[fd00:ec2::254]/", "http://[fd00:77::1]/",
+	} {
 		got := onNode(t, dir, nil, "busybox", "wget", "-qO-", url)
 		if got.stdout != "the outside world\n" {
 			t.Errorf("%s: got %+v, want the outside world", url, got)
@@ -106,6 +110,38 @@ func testReach(t *testing.T, dir string) {
 socket.create_connection((sys.argv[1], int(sys.argv[2])), 2)`, ip.String(), port)
 		if got.code == 0 {
 			t.Errorf("the node reached %s of this machine, want nothing", ip)
+		}
+	}
+}
+
+// testWorld resolves a name as the node and as a container do, and finds both
+// queries, and a datagram, in the world's log.
+func testWorld(t *testing.T, dir string) {
+	marker := strings.ToLower(rand.Text())
+	const datagram = `import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(5)
+s.connect(("169.254.169.254", 4000))
+s.send(sys.argv[1].encode())
+sys.stdout.write(s.recv(100).decode())`
+	if got := onNode(t, dir, nil, "python3", "-c", datagram, "datagram-"+marker); got.stdout != "datagram-"+marker {
+		t.Errorf("a datagram to the world: got %+v, want it back", got)
+	}
+	if got := onNode(t, dir, nil, "busybox", "nslookup", "node-"+marker+".exfil.test"); !strings.Contains(got.stdout, "Address: 203.0.113.10\n") {
+		t.Errorf("nslookup on the node: got %+v, want 203.0.113.10", got)
+	}
+	if got := onNode(t, dir, nil, "docker", "network", "create", "--subnet", "192.168.250.0/24", "world-test"); got.code != 0 {
+		t.Fatalf("docker network create: %+v", got)
+	}
+	defer onNode(t, dir, nil, "docker", "network", "rm", "world-test")
+	if got := onNode(t, dir, nil, "docker", "run", "--rm", "--network", "world-test", "--entrypoint", "/bin/nslookup", "example.test/foreign-bundle:1",
+		"container-"+marker+".exfil.test"); !strings.Contains(got.stdout, "Address: 203.0.113.10\n") {
+		t.Errorf("nslookup in a container: got %+v, want 203.0.113.10", got)
+	}
+	log := run(t, dir, nil, filepath.Join(dir, "world-log"), node).stdout
+	for _, who := range []string{"datagram-", "node-", "container-"} {
+		if !strings.Contains(log, who+marker) {
+			t.Errorf("log of the world: got\n%s\nwant %s in it", log, who+marker)
 		}
 	}
 }

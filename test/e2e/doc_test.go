@@ -81,6 +81,9 @@ func nodeHas(t *testing.T, c *story.Cluster, node string, b *v1alpha1.Bottle) []
 	if r := c.TryExec(t, node, "smolvm", "machine", "status", "--name", id, "--json"); r.Code == 0 {
 		add("machine", r.Stdout)
 	}
+	add("namespace", c.Exec(t, node, "sh", "-c", `ip netns list | grep -w "$1" || [ $? = 1 ]`, "sh", id))
+	add("link", c.Exec(t, node, "sh", "-c", `ip -o link | grep "bv-$1" || [ $? = 1 ]`, "sh", uid[:8]))
+	add("filter", c.Exec(t, node, "sh", "-c", `nft list tables | grep "bottle-$1" || [ $? = 1 ]`, "sh", uid[:8]))
 	add("folder", c.Exec(t, node, "find", "/var/lib/bottle/bottles", "-maxdepth", "1", "-name", uid))
 	return left
 }

@@ -162,7 +162,6 @@ func TestLostAgentIsSaidAndComesBack(t *testing.T) {
 		return got.String(), got.IsZero()
 	})
 	c.Run(t, "agent-start", node2)
-	c.WaitReason(t, b, v1alpha1.ConditionReady, v1alpha1.ReasonNotProven)
 	c.WaitRuns(t, b)
 	if got := pidOf(b); got != pid {
 		t.Errorf("pid of the machine: got %d, want %d: losing an agent loses no machine", got, pid)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -68,7 +69,13 @@ func TestBottleOnARealMicroVM(t *testing.T) {
 			}
 		}
 	})
-	t.Run("the secret is nowhere else", func(t *testing.T) { wantSecretNowhere(t, c, b) })
+	t.Run("the secret is nowhere else", func(t *testing.T) { c.SecretNowhere(t, b, planted) })
+	t.Run("both walls are proven", func(t *testing.T) {
+		if got := meta.FindStatusCondition(b.Status.Conditions, v1alpha1.ConditionEgressEnforced); got == nil || got.Reason != v1alpha1.ReasonBothWalls {
+			t.Errorf("EgressEnforced: got %+v, want reason BothWalls", got)
+		}
+	})
+	t.Run("a planted leak is caught", func(t *testing.T) { c.Leaks(t, b) })
 	t.Run("a killed VMM is noticed", func(t *testing.T) {
 		if m := b.Status.Machine; m == nil || m.PID == nil {
 			t.Fatalf("machine of a running Bottle: got %+v, want its pid", m)
@@ -88,12 +95,14 @@ func TestBottleOnARealMicroVM(t *testing.T) {
 			"network":   {"docker", "network", "ls", "-q", "--filter", "name=" + id},
 			"process":   {"sh", "-c", "pgrep -f [_]boot-vm || [ $? = 1 ]"},
 			"folder":    {"find", "/var/lib/bottle/bottles", "-mindepth", "1"},
+			"wall":      {"sh", "-c", "nft list tables | grep netdev || [ $? = 1 ]; ip netns list | grep bottle- || [ $? = 1 ]"},
 			"disk":      {"find", "/var/lib/bottle/smolvm/.cache/smolvm/vms", "-mindepth", "1", "-type", "d"},
 		} {
 			if out := strings.TrimSpace(c.Exec(t, node, argv...)); out != "" {
 				t.Errorf("%s after deletion: got %s, want none", what, out)
 			}
 		}
+		c.SecretGone(t, node, planted)
 		if out := c.Exec(t, node, "smolvm", "machine", "ls", "--json"); strings.Contains(out, id) {
 			t.Errorf("machines after deletion: got %s, want none named %s", out, id)
 		}
@@ -104,35 +113,4 @@ func TestBottleOnARealMicroVM(t *testing.T) {
 			return fmt.Sprintf("%d left (%v)", len(pods.Items), err), err == nil && len(pods.Items) == 0
 		})
 	})
-}
-
-// wantSecretNowhere greps databases, command lines, logs, events and status
-// for the planted value. Each place is first shown to have something in it.
-func wantSecretNowhere(t *testing.T, c *story.Cluster, b *v1alpha1.Bottle) {
-	t.Helper()
-	events, err := c.Kubectl(nil, "-n", b.Namespace, "get", "events", "-o", "json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	bottle, err := c.Kubectl(nil, "-n", b.Namespace, "get", "bottle", b.Name, "-o", "json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	places := map[string]string{
-		"events":            events,
-		"bottle":            bottle,
-		"smolvm's database": c.Exec(t, node, "sh", "-c", "cat /var/lib/bottle/smolvm/.local/share/smolvm/server/*"),
-		"command lines":     c.Exec(t, node, "sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"),
-		"agent's log":       c.AgentLog(t, node),
-		"Smolfile":          c.Exec(t, node, "cat", b.Status.Smolfile.Path),
-		"docker's view":     c.Exec(t, node, "docker", "inspect", story.ID(b)),
-	}
-	for place, text := range places {
-		if text == "" {
-			t.Errorf("%s: got nothing to look at", place)
-		}
-		if strings.Contains(text, planted) {
-			t.Errorf("%s: has the Secret's value", place)
-		}
-	}
 }

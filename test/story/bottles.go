@@ -62,7 +62,7 @@ func (c *Cluster) WaitFor(t testing.TB, b *v1alpha1.Bottle, what string, done fu
 	})
 }
 
-// WaitRuns waits until all but the proof is True for each Bottle's generation.
+// WaitRuns waits until each Bottle runs and is proven, as of its generation.
 func (c *Cluster) WaitRuns(t testing.TB, bottles ...*v1alpha1.Bottle) {
 	t.Helper()
 	for _, b := range bottles {
@@ -80,17 +80,10 @@ func (c *Cluster) WaitReason(t testing.TB, b *v1alpha1.Bottle, condition, reason
 	return *meta.FindStatusCondition(b.Status.Conditions, condition)
 }
 
-// Runs says whether all but the proof is True for b's generation.
+// Runs says whether b is Ready, and so proven, as of its generation.
 func Runs(b *v1alpha1.Bottle) bool {
-	for _, condition := range []string{
-		v1alpha1.ConditionScheduled, v1alpha1.ConditionNetworkReady, v1alpha1.ConditionSmolfileReady,
-		v1alpha1.ConditionBundleReady, v1alpha1.ConditionMachineReady,
-	} {
-		if !meta.IsStatusConditionTrue(b.Status.Conditions, condition) {
-			return false
-		}
-	}
-	return b.Status.ObservedGeneration != nil && *b.Status.ObservedGeneration == b.Generation
+	return meta.IsStatusConditionTrue(b.Status.Conditions, v1alpha1.ConditionReady) &&
+		b.Status.ObservedGeneration != nil && *b.Status.ObservedGeneration == b.Generation
 }
 
 // Conditions is one line a condition, for failure texts.

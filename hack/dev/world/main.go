@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command world is what the development cluster's pretend outside world
+// answers with: plain HTTP, DNS for names below .test, and an echo of
+// datagrams, on every address of the network namespace that it was started in,
+// IPv4 and IPv6. Whatever reaches it becomes a line of JSON in a log, so that a
+// test sees what got out of a guest without asking the guest. It limits nobody:
+// it is for namespaces that have no route out of the machine.
+//
+// usage: world -log FILE [-http PORTS] [-dns PORT] [-echo PORTS]
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+)
+
+func main() {
+	log := flag.String("log", "", "`file` that gets one JSON line for each request, query and datagram")
+	web := flag.String("http", "80,443,8080", "TCP `ports` of the plain HTTP server, separated by commas")
+	dns := flag.String("dns", "53", "UDP and TCP `ports` of the name server")
+	echo := flag.String("echo", "4000", "UDP `ports` that send back what comes")
+	flag.Parse()
+	if *log == "" || flag.NArg() > 0 {
+		flag.Usage()
+		os.Exit(2)
+	}
+	err := run(*log, *web, *dns, *echo)
+	fmt.Fprintln(os.Stderr, "world:", err)
+	os.Exit(1)
+}
+
+// run serves until one of the servers ends, which is an error.
+func run(path, web, dns, echo string) error {
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	w := &world{log: &journal{w: file}, failed: make(chan error, 1)}
+	for _, s := range []struct {
+		ports  string
+		listen func(port string) error
+	}{
+		{web, w.listenHTTP}, {dns, w.listenDNS}, {echo, w.listenEcho},
+	} {
+		for port := range strings.SplitSeq(s.ports, ",") {
+			if port == "" {
+				continue
+			}
+			if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+				return fmt.Errorf("port %q: want a number", port)
+			}
+			if err := s.listen(port); err != nil {
+				return err
+			}
+		}
+	}
+	return <-w.failed
+}
+
+// world is the servers, whose first failure ends them all.
+type world struct {
+	log    *journal
+	failed chan error
+}
+
+func (w *world) serve(what string, serve func() error) {
+	go func() {
+		err := fmt.Errorf("%s: %w", what, serve())
+		select {
+		case w.failed <- err:
+		default: // another was first
+		}
+	}()
+}
+
+// listenEcho sends datagrams back to where they came from.
+func (w *world) listenEcho(port string) error {
+	return w.listenUDP("echo", port, func(e entry, datagram []byte) []byte {
+		e.Kind = "echo"
+		w.log.write(e, datagram)
+		return datagram
+	})
+}
+
+// listenUDP answers datagrams over IPv4 and, where the kernel has it, IPv6.
+func (w *world) listenUDP(what, port string, answer func(e entry, datagram []byte) []byte) error {
+	for _, network := range []string{"udp4", "udp6"} {
+		socket, err := openSocket(network, port)
+		if network == "udp6" && errors.Is(err, errNoIPv6) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		w.serve(what, func() error { return socket.serve(answer) })
+	}
+	return nil
+}
+
+// listenTCP hands over connections; ":port" is both IPv4 and IPv6.
+func (w *world) listenTCP(what, port string, serve func(net.Listener) error) error {
+	l, err := net.Listen("tcp", ":"+port)
+	if err != nil {
+		return err
+	}
+	w.serve(what, func() error { return serve(l) })
+	return nil
+}

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/net/dns/dnsmessage"
+)
+
+// book is a log in memory.
+type book struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *book) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *book) entries(t *testing.T) []entry {
+	t.Helper()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var out []entry
+	for line := range strings.Lines(b.buf.String()) {
+		var e entry
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			t.Fatalf("line %q: %v", line, err)
+		}
+		out = append(out, e)
+	}
+	return out
+}
+
+func newWorld() (*world, *book) {
+	b := &book{}
+	return &world{log: &journal{w: b}, failed: make(chan error, 16)}, b
+}
+
+func query(t *testing.T, name string, kind dnsmessage.Type) []byte {
+	t.Helper()
+	m := dnsmessage.Message{
+		Header:    dnsmessage.Header{ID: 7, RecursionDesired: true},
+		Questions: []dnsmessage.Question{{Name: dnsmessage.MustNewName(name), Type: kind, Class: dnsmessage.ClassINET}},
+	}
+	packed, err := m.Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return packed
+}
+
+func TestAnswerDNS(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		kind dnsmessage.Type
+		code dnsmessage.RCode
+		want string
+	}{
+		{"allowed.test.", dnsmessage.TypeA, dnsmessage.RCodeSuccess, "203.0.113.10"},
+		{"DENIED.test.", dnsmessage.TypeA, dnsmessage.RCodeSuccess, "203.0.113.10"},
+		{"s3cr3t.a.b.exfil.test.", dnsmessage.TypeA, dnsmessage.RCodeSuccess, "203.0.113.10"},
+		{"rebind-lan.test.", dnsmessage.TypeA, dnsmessage.RCodeSuccess, "10.77.0.1"},
+		{"rebind-metadata.test.", dnsmessage.TypeA, dnsmessage.RCodeSuccess, "169.254.169.254"},
+		{"allowed.test.", dnsmessage.TypeAAAA, dnsmessage.RCodeSuccess, ""},
+		{"exfil.test.", dnsmessage.TypeA, dnsmessage.RCodeNameError, ""},
+		{"elsewhere.test.", dnsmessage.TypeA, dnsmessage.RCodeNameError, ""},
+	} {
+		w, b := newWorld()
+		answer := w.answerDNS(entry{Proto: "udp", Local: "l", Remote: "r"}, query(t, c.name, c.kind))
+		var m dnsmessage.Message
+		if err := m.Unpack(answer); err != nil {
+			t.Fatalf("%s %s: %v", c.name, c.kind, err)
+		}
+		got := ""
+		for _, a := range m.Answers {
+			got = netip.AddrFrom4(a.Body.(*dnsmessage.AResource).A).String()
+		}
+		if got != c.want || m.RCode != c.code || m.ID != 7 || !m.Response {
+			t.Errorf("%s %s: got %q in %+v, want %q, %s", c.name, c.kind, got, m.Header, c.want, c.code)
+		}
+		if es := b.entries(t); len(es) != 1 || es[0].Name != c.name || es[0].Kind != "dns" || es[0].Remote != "r" {
+			t.Errorf("%s %s: got log %+v, want the query", c.name, c.kind, es)
+		}
+	}
+	w, b := newWorld()
+	if got := w.answerDNS(entry{}, []byte("s3cr3t in no query")); got != nil {
+		t.Errorf("what is no query: got answer %q, want none", got)
+	}
+	if es := b.entries(t); len(es) != 1 || es[0].Data != "s3cr3t in no query" {
+		t.Errorf("what is no query: got log %+v, want what came", es)
+	}
+}
+
+func TestHTTPIsLoggedAsItCame(t *testing.T) {
+	for what, c := range map[string]struct{ sent, log string }{
+		"request": {"POST /p?q HTTP/1.1\r\nHost: h\r\nX: s3cr3t\r\nContent-Length: 5\r\nConnection: close\r\n\r\nbo\x00\"y",
+			`POST /p?q HTTP/1.1\r\nHost: h\r\nX: s3cr3t\r\nContent-Length: 5\r\nConnection: close\r\n\r\nbo\x00\"y`},
+		"no request":     {"\x16\x03\x01hello\r\n\r\n", `\x16\x03\x01hello\r\n\r\n`},
+		"nothing at all": {"", ""},
+	} {
+		t.Run(what, func(t *testing.T) {
+			w, b := newWorld()
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			go func() { _ = w.serveHTTP(l) }()
+			c2, err := net.Dial("tcp", l.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			fmt.Fprint(c2, c.sent)
+			if c.sent == "" {
+				c2.Close()
+			} else if said, _ := io.ReadAll(c2); what == "request" && !bytes.HasSuffix(said, []byte("the outside world\n")) {
+				t.Errorf("got %q, want the outside world", said)
+			}
+			want := entry{Proto: "tcp", Kind: "http", Local: l.Addr().String(), Remote: c2.LocalAddr().String(), Data: c.log}
+			got := await(t, b)
+			got.Time = ""
+			if got != want {
+				t.Errorf("got log %+v, want %+v", got, want)
+			}
+		})
+	}
+}
+
+// await waits for the only line of a log.
+func await(t *testing.T, b *book) entry {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if es := b.entries(t); len(es) > 0 {
+			if len(es) > 1 {
+				t.Fatalf("got log %+v, want one line", es)
+			}
+			return es[0]
+		}
+	}
+	t.Fatal("got no log, want one line")
+	return entry{}
+}
+
+func TestSocketAnswersFromTheAddressThatWasAsked(t *testing.T) {
+	w, b := newWorld()
+	s, err := openSocket("udp4", "0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.conn.Close()
+	s.port = uint16(s.conn.LocalAddr().(*net.UDPAddr).Port)
+	go func() {
+		_ = s.serve(func(e entry, d []byte) []byte { w.log.write(e, d); return d })
+	}()
+	// All of 127.0.0.0/8 is local; the kernel would answer from 127.0.0.1.
+	asked := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.77"), s.port)
+	from, err := net.ListenUDP("udp4", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer from.Close()
+	if _, err := from.WriteToUDPAddrPort([]byte("a\xffb"), asked); err != nil {
+		t.Fatal(err)
+	}
+	_ = from.SetReadDeadline(time.Now().Add(5 * time.Second))
+	buf := make([]byte, 16)
+	n, by, err := from.ReadFromUDPAddrPort(buf)
+	if err != nil || string(buf[:n]) != "a\xffb" || by != asked {
+		t.Errorf("got %q from %s (%v), want the echo from %s", buf[:n], by, err, asked)
+	}
+	if e := await(t, b); e.Local != asked.String() || e.Data != `a\xffb` {
+		t.Errorf("got log %+v, want what came at %s", e, asked)
+	}
+}
+
+func TestLinesAreBounded(t *testing.T) {
+	w, b := newWorld()
+	w.log.write(entry{}, bytes.Repeat([]byte("x"), most+1))
+	if got := len(await(t, b).Data); got != most {
+		t.Errorf("data of a line: got %d bytes, want %d", got, most)
+	}
+}

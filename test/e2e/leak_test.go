@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import "testing"
+
+func TestAPlantedLeakIsCaught(t *testing.T) {
+	c := connect(t)
+	b := on(node1, c.Namespace(t), "leak", "leak")
+	c.Apply(t, b)
+	c.WaitRuns(t, b)
+	c.Leaks(t, b)
+}

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+)
+
+// A guest that puts a program of its own in the prober's place, which reports
+// what is wanted and tries nothing, is not believed.
+func TestAGuestThatLiesIsNotBelieved(t *testing.T) {
+	c := connect(t)
+	liar := filepath.Join(c.Dir, "liar")
+	build := exec.Command("go", "build", "-o", liar, "./liar")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build the liar: %v\n%s", err, out)
+	}
+	flags := filepath.Join(c.Dir, "agent.flags")
+	before, err := os.ReadFile(flags)
+	if err != nil {
+		t.Fatal(err)
+	}
+	restart := func(content string) {
+		t.Helper()
+		if err := os.WriteFile(flags, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c.Run(t, "agent-stop", node2)
+		c.Run(t, "agent-start", node2)
+	}
+	ns := c.Namespace(t)
+	t.Cleanup(func() { restart(string(before)) })
+	restart(strings.TrimSpace(string(before)) + " --prober " + liar)
+
+	b := on(node2, ns, "liar", "liar")
+	c.Apply(t, b)
+	said := c.WaitReason(t, b, v1alpha1.ConditionEgressEnforced, v1alpha1.ReasonProofNotObserved)
+	for _, word := range []string{"9099", "gateway"} {
+		if !strings.Contains(said.Message, word) {
+			t.Errorf("message: got %q, want %s named as not seen tried", said.Message, word)
+		}
+	}
+	if ready := meta.FindStatusCondition(b.Status.Conditions, v1alpha1.ConditionReady); ready == nil || ready.Status != "False" {
+		t.Errorf("Ready of a Bottle whose guest lies: got %+v, want False", ready)
+	}
+	restart(string(before))
+	c.WaitRuns(t, b)
+}

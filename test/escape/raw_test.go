@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package escape
+
+import (
+	_ "embed"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"botbottle.dev/bottle-operator/test/story"
+)
+
+//go:embed testdata/send.py
+var sendPy string
+
+//go:embed testdata/capture.py
+var capturePy string
+
+// rawNS is a namespace of the test's own on the Bottle's bridge, whose link
+// has no filter, and rawLink the node's end of that link.
+const rawNS, rawLink = "escape-control", "escape0"
+
+// allowed is the frame that passes the wall.
+const allowed = "allowed"
+
+// captureScript captures at the bundle and on the bridge while frames are sent
+// twice: from the control, then from the machine's namespace. A last frame of
+// the control's ends the captures: both were listening up to then.
+const captureScript = `
+set -e
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+capture=$1 send=$2 run=$3 pid=$4 bridge=$5 machine=$6 own=$7 control=$8
+shift 8
+nsenter -t "$pid" -n timeout 100 python3 -c "$capture" eth0 "$run" "$run"control-last 90 >"$dir/bundle" &
+timeout 100 python3 -c "$capture" "$bridge" "$run" "$run"control-last 90 >"$dir/bridge" &
+for at in bundle bridge; do
+  n=0
+  until grep -q ready "$dir/$at"; do n=$((n + 1)); [ $n -lt 300 ]; sleep 0.1; done
+done
+ip netns exec ` + rawNS + ` python3 -c "$send" "$run"control- all "$control" "$@" >"$dir/sent-control"
+nsenter --net="$machine" python3 -c "$send" "$run"machine- all "$own" "$@" >"$dir/sent-machine"
+sleep 0.5
+ip netns exec ` + rawNS + ` python3 -c "$send" "$run"control- last "$control" "$@" >/dev/null
+wait
+for file in sent-control sent-machine bundle bridge; do sed "s/^/$file /" "$dir/$file"; done
+`
+
+func testRaw(t *testing.T, s *site) {
+	b := s.walled
+	net := strings.TrimSuffix(b.Status.Network.Gateway, "1")
+	s.joinBridge(t, net+"77/24")
+	inspect := func(what string) string {
+		return strings.TrimSpace(s.Exec(t, node, "docker", "inspect", "-f", what, story.ID(b)))
+	}
+	run := "esc" + nonce()
+	out := s.Exec(t, node, "sh", "-c", captureScript, "sh", capturePy, sendPy, run, inspect("{{.State.Pid}}"), bridge(b), wallNS(b),
+		net+"3", net+"77", // the machine's address and the control's
+		bundleIP(b), inspect("{{range .NetworkSettings.Networks}}{{.MacAddress}}{{end}}"),
+		b.Status.Network.Gateway, s.macOf(t, bridge(b)))
+
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	sent := names(lines, "sent-control ")
+	if got := names(lines, "sent-machine "); len(sent) < 30 || !slices.Equal(got, sent) {
+		t.Fatalf("frames sent: got %q from the machine's namespace and %q from the control, want the same ones from both", got, sent)
+	}
+	seen := func(from, name string) (at []string) {
+		for _, where := range []string{"bundle", "bridge"} {
+			if slices.Contains(lines, where+" "+run+from+"-"+name) {
+				at = append(at, where)
+			}
+		}
+		return at
+	}
+	if at := seen("control", "last"); len(at) != 2 {
+		t.Fatalf("the last frame was captured at %v, want at the bundle and the bridge: silence means nothing\n%s", at, out)
+	}
+	if at := seen("machine", allowed); len(at) == 0 {
+		t.Fatalf("a connection to the declared port, from the machine's namespace: captured nowhere, so that nothing sent there means anything\n%s", out)
+	}
+	for _, name := range sent {
+		if name == allowed {
+			continue
+		}
+		if at := seen("control", name); len(at) == 0 {
+			t.Errorf("control: %s, from a namespace without filter: captured nowhere, so that the wall is not tested by it", name)
+		}
+		if at := seen("machine", name); len(at) > 0 {
+			t.Errorf("ESCAPE: %s, from root in the network namespace of the machine of Bottle %s: captured at %v; want it stopped by %s", name, story.ID(b), at, hostWall)
+		}
+	}
+	t.Logf("%d kinds of frames", len(sent))
+	// What the control claimed is forgotten, and the way is open as before.
+	s.Exec(t, node, "sh", "-c", fmt.Sprintf("ip neigh flush dev %s; nsenter --net=%s ip neigh flush all; nsenter -t %s -n ip neigh flush all", bridge(b), wallNS(b), inspect("{{.State.Pid}}")))
+	batch := attempts([]attack{s.wayOut()})
+	told := parse(t, s.Guest(t, b, "sh", "-c", script(batch, s.patience, bundleIP(b))), 1)
+	if !judge(batch, told, nil)[0].reached {
+		t.Errorf("the bundle's declared port after all of this: got %q, want an answer", told)
+	}
+}
+
+// joinBridge makes the control's namespace and its link.
+func (s *site) joinBridge(t *testing.T, address string) {
+	t.Helper()
+	t.Cleanup(func() {
+		s.TryExec(t, node, "sh", "-c", "ip link del "+rawLink+"; ip netns del "+rawNS)
+	})
+	s.Exec(t, node, "sh", "-ec", fmt.Sprintf(`
+		ip netns add %[1]s
+		ip link add %[2]s type veth peer name eth0 netns %[1]s
+		ip -n %[1]s addr add %[3]s dev eth0
+		ip -n %[1]s link set eth0 up
+		ip link set %[2]s master %[4]s up
+	`, rawNS, rawLink, address, bridge(s.walled)))
+}
+
+func (s *site) macOf(t *testing.T, link string) string {
+	t.Helper()
+	out := s.Exec(t, node, "ip", "-o", "link", "show", "dev", link)
+	_, after, _ := strings.Cut(out, "link/ether ")
+	mac, _, found := strings.Cut(after, " ")
+	if !found {
+		t.Fatalf("MAC of %s: got %q, want one", link, out)
+	}
+	return mac
+}
+
+// names are the rest of the lines with a prefix.
+func names(lines []string, prefix string) []string {
+	var out []string
+	for _, line := range lines {
+		if name, ok := strings.CutPrefix(line, prefix); ok {
+			out = append(out, name)
+		}
+	}
+	return out
+}

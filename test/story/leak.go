@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package story
+
+import (
+	"strings"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+)
+
+// leak has whatever comes to port 8888 of a bundle end at a canary of the
+// agent's on the gateway: it takes a node, which has the canaries as its only
+// listeners on all addresses above port 1024, to do so.
+const leak = `
+canary=$(busybox netstat -ltn | awk '$4 ~ /^:::[0-9]+$/ {sub(":::", "", $4); if ($4 > 1024 && $4 != 18080) {print $4; exit}}')
+[ -n "$canary" ]
+pid=$(docker inspect -f '{{.State.Pid}}' "$1")
+in_bundle() { nsenter -t "$pid" -n "$@"; }
+in_bundle sh -c 'echo 1 >/proc/sys/net/ipv4/ip_forward'
+in_bundle iptables -t nat -A PREROUTING -p tcp --dport 8888 -j DNAT --to-destination "$2:$canary"
+in_bundle iptables -t nat -A POSTROUTING -j MASQUERADE
+`
+
+const mend = `nsenter -t "$(docker inspect -f '{{.State.Pid}}' "$1")" -n iptables -t nat -F`
+
+// PlantLeak makes the bundle of b a way to the node, of which neither wall can
+// know. The function that it returns takes it away again.
+func (c *Cluster) PlantLeak(t testing.TB, b *v1alpha1.Bottle) (unplant func()) {
+	t.Helper()
+	c.Exec(t, NodeOf(b), "sh", "-ec", leak, "sh", ID(b), b.Status.Network.Gateway)
+	return func() {
+		t.Helper()
+		c.Exec(t, NodeOf(b), "sh", "-ec", mend, "sh", ID(b))
+	}
+}
+
+// Leaks wants a planted leak of b, which runs, to be found when a proof is
+// asked for, the machine to be stopped for good, and to run again once it is
+// asked for anew without the leak.
+func (c *Cluster) Leaks(t *testing.T, b *v1alpha1.Bottle) {
+	t.Helper()
+	unplant := c.PlantLeak(t, b)
+	annotate := func(value string) {
+		c.Change(t, b, func() {
+			if b.Annotations == nil {
+				b.Annotations = map[string]string{}
+			}
+			b.Annotations[v1alpha1.AnnotationProve] = value
+		})
+	}
+	annotate("with a leak")
+	said := c.WaitReason(t, b, v1alpha1.ConditionEgressEnforced, v1alpha1.ReasonLeakDetected)
+	for _, word := range []string{b.Status.Network.Gateway, "smolvm 1.32.2", v1alpha1.AnnotationProve} {
+		if !strings.Contains(said.Message, word) {
+			t.Errorf("evidence: got %q, want %q in it", said.Message, word)
+		}
+	}
+	c.WaitFor(t, b, "to be stalled with its machine down", func() bool {
+		stalled := meta.FindStatusCondition(b.Status.Conditions, v1alpha1.ConditionStalled)
+		return stalled != nil && stalled.Reason == v1alpha1.ReasonLeakDetected &&
+			!meta.IsStatusConditionTrue(b.Status.Conditions, v1alpha1.ConditionMachineReady)
+	})
+	c.Eventually(t, "no VMM of it to be left", func() (string, bool) {
+		vmms := c.TryExec(t, NodeOf(b), "pgrep", "-af", "[_]boot-vm")
+		return vmms.Stdout, vmms.Code == 1
+	})
+	unplant()
+	annotate("without it")
+	c.WaitRuns(t, b)
+}
