@@ -20,7 +20,7 @@ func BenchmarkBreach(b *testing.B) {
 	if real() {
 		b.Skip("measured with stand-in machines: an emulated node has no times to speak of")
 	}
-	const n = 5
+	const n = 3
 	for _, way := range story.Ways {
 		for _, alone := range []bool{false, true} {
 			var dials, lives []time.Duration
@@ -55,6 +55,8 @@ func BenchmarkBreach(b *testing.B) {
 					f()
 				}
 				c.WaitRuns(b, one)
+				count.Stop(b)
+				way.Undo(b, c, one)
 				c.Gone(b, one)
 			}
 			what := way.Name

@@ -39,6 +39,7 @@ func TestAWallThatIsTakenAwayStopsItsMachine(t *testing.T) {
 
 func breach(t *testing.T, c *story.Cluster, b *v1alpha1.Bottle, way story.Way, alone bool) {
 	way.Prepare(t, c, b)
+	t.Cleanup(func() { way.Undo(t, c, b) })
 	count := c.Count(t, b, way.Where(b))
 	pid := wantPID(t, b)
 	if n, _ := count.Read(t); n != 0 {
