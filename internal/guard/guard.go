@@ -134,16 +134,55 @@ func (g *Guard) Listen(changed, prove func(uid string)) {
 	g.changed, g.proveIt = changed, prove
 }
 
-// Start looks until ctx ends.
+// Start looks until ctx ends: at each interval, and as soon as the kernel says
+// that something happened to a wall, but never more than a fifth of the time.
 func (g *Guard) Start(ctx context.Context) error {
+	happened := make(chan struct{}, 1)
+	go g.watch(ctx, happened)
 	ticker := g.opts.Clock.NewTicker(g.opts.Interval)
 	defer ticker.Stop()
 	for {
+		begun := g.opts.Clock.Now()
 		g.Look(ctx)
+		rest := g.opts.Clock.After(max(shortestRest, 4*g.opts.Clock.Since(begun)))
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-rest:
+		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C():
+		case <-happened:
+		}
+	}
+}
+
+const (
+	// shortestRest lets what comes in one go be seen in one look.
+	shortestRest = 20 * time.Millisecond
+	// watchAgain is the pause before a watch that ended is begun anew; the
+	// interval goes on meanwhile.
+	watchAgain = 10 * time.Second
+)
+
+// watch fills happened until ctx ends.
+func (g *Guard) watch(ctx context.Context, happened chan<- struct{}) {
+	for ctx.Err() == nil {
+		err := g.opts.Walls.WatchWalls(ctx, func() {
+			select {
+			case happened <- struct{}{}:
+			default: // a look is due already
+			}
+		})
+		if ctx.Err() != nil {
+			return
+		}
+		g.opts.Log.Error(err, "Walls are looked at by the clock alone until they can be watched again")
+		select {
+		case <-ctx.Done():
+		case <-g.opts.Clock.After(watchAgain):
 		}
 	}
 }

@@ -34,6 +34,7 @@ type post struct {
 	machines *hosttest.Machines
 	clock    *testclock.FakeClock
 	stateDir string
+	interval time.Duration
 	dir      *state.Dir
 	guard    *guard.Guard
 
@@ -56,7 +57,7 @@ func specOf(o host.Owner, third string) host.WallSpec {
 // newPost is a machine that runs where it should, and is watched over.
 func newPost(t *testing.T) *post {
 	t.Helper()
-	p := &post{t: t, faults: &hosttest.Faults{}, clock: testclock.NewFakeClock(epoch), stateDir: t.TempDir()}
+	p := &post{t: t, faults: &hosttest.Faults{}, clock: testclock.NewFakeClock(epoch), stateDir: t.TempDir(), interval: time.Second}
 	p.walls = hosttest.NewWalls(p.faults)
 	p.machines = hosttest.NewMachines(p.faults)
 	p.machines.ResolveNetNS(func(path string) host.NetNS {
@@ -86,7 +87,7 @@ func (p *post) restart() {
 	if p.dir, err = state.Open(p.stateDir); err != nil {
 		p.t.Fatal(err)
 	}
-	p.guard, err = guard.New(guard.Options{Walls: p.walls, Machines: p.machines, State: p.dir, Clock: p.clock, Log: logr.Discard(), Interval: time.Second})
+	p.guard, err = guard.New(guard.Options{Walls: p.walls, Machines: p.machines, State: p.dir, Clock: p.clock, Log: logr.Discard(), Interval: p.interval})
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -388,6 +389,33 @@ func TestStartLooksUntilItsContextEnds(t *testing.T) {
 		time.Sleep(5 * time.Millisecond)
 	}
 	p.wantRuns(false)
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("got %v, want nil", err)
+	}
+}
+
+// Whatever happens to a wall is looked at at once, not at the next interval.
+func TestStartLooksWhenSomethingHappens(t *testing.T) {
+	p := newPost(t)
+	p.interval = 24 * time.Hour
+	p.restart()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- p.guard.Start(ctx) }()
+	until := func(what string, is func() bool) {
+		t.Helper()
+		for deadline := time.Now().Add(10 * time.Second); !is(); {
+			if time.Now().After(deadline) {
+				t.Fatalf("waited for %s", what)
+			}
+			p.clock.Step(50 * time.Millisecond)
+			time.Sleep(time.Millisecond)
+		}
+	}
+	until("the watch", func() bool { return slices.Contains(p.faults.Calls(), "WatchWalls") })
+	p.walls.Break(owner(), host.WallFault{What: "open", Open: true})
+	until("the machine to be stopped", func() bool { return !p.runs() })
 	cancel()
 	if err := <-done; err != nil {
 		t.Errorf("got %v, want nil", err)

@@ -87,6 +87,12 @@ type Walls interface {
 	// deleted meanwhile is seen before or after it. An error means that nothing
 	// could be found out.
 	InspectWalls(ctx context.Context, specs []WallSpec) ([]Wall, error)
+	// WatchWalls calls changed soon after something happened to any wall's
+	// filter or link, a change of ours included, or to a bundle's bridge, and
+	// whenever something may have been missed. It must return soon. What
+	// happens in a namespace, and to a machine, is not told. It returns when
+	// ctx ends, with its error, or when nothing can be told any more.
+	WatchWalls(ctx context.Context, changed func()) error
 	// DeleteWall removes filter, link and namespace; absent or someone else's is
 	// nil. What still runs in the namespace is left without a link.
 	DeleteWall(ctx context.Context, owner Owner) error

@@ -23,6 +23,7 @@ type Walls struct {
 	foreign  map[string]string // what of another's is in the way, by ID
 	noBridge map[string]bool   // by ID
 	inode    uint64
+	watchers watchers
 }
 
 // wall is one wall of the fake.
@@ -107,6 +108,7 @@ func (f *Walls) CountAccepted(owner host.Owner, port int32, packets uint64) {
 
 // change changes a wall, which must be there.
 func (f *Walls) change(owner host.Owner, how func(w *wall)) {
+	defer f.watchers.tell("")
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	w := f.walls[owner.ID()]
@@ -148,6 +150,7 @@ func (f *Walls) call(ctx context.Context, name string, effect func() error) erro
 
 // EnsureWall implements host.Walls.
 func (f *Walls) EnsureWall(ctx context.Context, spec host.WallSpec) (out host.Wall, err error) {
+	defer f.watchers.tell("")
 	id := spec.Owner.ID()
 	err = f.call(ctx, "EnsureWall "+id, func() error {
 		if f.noBridge[id] {
@@ -211,8 +214,18 @@ func sameWall(a, b host.WallSpec) bool {
 	return a.Owner.ID() == b.Owner.ID() && a.Subnet == b.Subnet && a.BundleIP == b.BundleIP && a.MachineIP == b.MachineIP && slices.Equal(a.Ports, b.Ports)
 }
 
+// WatchWalls implements host.Walls.
+func (f *Walls) WatchWalls(ctx context.Context, changed func()) error {
+	return f.around("WatchWalls", func() error {
+		defer f.watchers.add(func(string) { changed() })()
+		<-ctx.Done()
+		return ctx.Err()
+	})
+}
+
 // DeleteWall implements host.Walls.
 func (f *Walls) DeleteWall(ctx context.Context, owner host.Owner) error {
+	defer f.watchers.tell("")
 	return f.call(ctx, "DeleteWall "+owner.ID(), func() error {
 		delete(f.walls, owner.ID())
 		return nil
