@@ -34,6 +34,8 @@ type WallFault struct {
 	// Open: while it is so, something other than the bundle's ports could be
 	// reached, or may have been.
 	Open bool
+	// Rules: the filter is in its place and has other rules than are expected.
+	Rules bool
 }
 
 // Wall is a wall as read back from the kernel.
@@ -42,8 +44,14 @@ type Wall struct {
 	NetNS NetNS
 	// Path is the file by which the namespace is entered.
 	Path string
+	// Err says that this wall could not be read: nothing else of it is known
+	// then, and nothing follows.
+	Err error
 	// Faults are in a fixed order; none: it stands as specified.
 	Faults []WallFault
+	// Filter is a digest of the filter as read, "" when there is none: a filter
+	// that an earlier release of ours wrote is known again by it.
+	Filter string
 	// Accepted counts packets to the bundle by port since the filter was made;
 	// nil while it is not as specified. What made it anew forgot the counts.
 	Accepted map[int32]uint64

@@ -38,11 +38,16 @@ func BenchmarkBreach(b *testing.B) {
 				if alone {
 					thaw = []func(){c.Freeze(b, node, "dockerd"), c.Freeze(b, node, "kube-apiserver")}
 				}
+				wake := func() {}
+				if way.Asleep {
+					wake = c.Freeze(b, node, "agent")
+				}
 				begin := time.Now()
 				way.Break(b, c, one)
-				if way.Name == "machine outside" {
-					begin, pid = time.Now(), 0 // it is another machine, and the agent slept
+				if way.Asleep {
+					begin, pid = time.Now(), 0 // it is another machine by now
 				}
+				wake()
 				lives = append(lives, gone(b, c, pid, begin))
 				got, last := count.Read(b)
 				if got > 0 {

@@ -32,6 +32,7 @@ type wall struct {
 	ns       host.NetNS
 	broken   []host.WallFault
 	kept     []host.WallFault // whatever is done
+	err      error            // it cannot be read
 	accepted map[int32]uint64
 	dropped  uint64
 	drops    []host.Drop
@@ -73,6 +74,11 @@ func (f *Walls) PutForeign(owner host.Owner, what string) {
 // Break adds a fault to a wall, until EnsureWall.
 func (f *Walls) Break(owner host.Owner, fault host.WallFault) {
 	f.change(owner, func(w *wall) { w.broken = append(w.broken, fault) })
+}
+
+// Unreadable makes a wall one that cannot be read; nil mends it.
+func (f *Walls) Unreadable(owner host.Owner, err error) {
+	f.change(owner, func(w *wall) { w.err = err })
 }
 
 // Keep adds a fault to a wall that EnsureWall cannot mend.
@@ -168,6 +174,9 @@ func (f *Walls) EnsureWall(ctx context.Context, spec host.WallSpec) (out host.Wa
 		if !sameWall(w.spec, spec) { // another filter
 			w.accepted, w.dropped, w.drops = map[int32]uint64{}, 0, nil
 		}
+		if w.err != nil {
+			return w.err
+		}
 		w.broken, w.spec = nil, spec
 		w.spec.Ports = slices.Clone(spec.Ports)
 		out = f.shown(spec)
@@ -195,12 +204,16 @@ func (f *Walls) shown(spec host.WallSpec) host.Wall {
 		out.Faults = []host.WallFault{{What: "there is no wall"}}
 		return out
 	}
-	out.NetNS, out.Faults = w.ns, slices.Concat(w.broken, w.kept)
+	if w.err != nil {
+		out.Err = w.err
+		return out
+	}
+	out.NetNS, out.Faults, out.Filter = w.ns, slices.Concat(w.broken, w.kept), fmt.Sprint("filter of ", w.spec.Ports)
 	if f.noBridge[spec.Owner.ID()] {
 		out.Faults = append(out.Faults, host.WallFault{What: "bridge " + spec.Owner.Bridge() + " is missing"})
 	}
 	if !sameWall(w.spec, spec) {
-		out.Faults = append(out.Faults, host.WallFault{What: "filter bottle-" + spec.Owner.UID8() + " has other rules than the wall's", Open: true})
+		out.Faults = append(out.Faults, host.WallFault{What: "filter bottle-" + spec.Owner.UID8() + " has other rules than the wall's", Open: true, Rules: true})
 		return out
 	}
 	out.Accepted, out.Dropped = map[int32]uint64{}, w.dropped
