@@ -3,6 +3,7 @@
 package wall
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,7 +24,7 @@ func (w *Walls) WatchWalls(ctx context.Context, changed func()) error {
 	if err != nil {
 		return fmt.Errorf("watch nftables: %w", err)
 	}
-	defer filters.Close()
+	defer func() { _ = filters.Close() }()
 	if err := filters.JoinGroup(unix.NFNLGRP_NFTABLES); err != nil {
 		return fmt.Errorf("watch nftables: %w", err)
 	}
@@ -44,8 +45,7 @@ func (w *Walls) WatchWalls(ctx context.Context, changed func()) error {
 	for {
 		select {
 		case <-ctx.Done():
-			<-ended
-			return ctx.Err()
+			return cmp.Or(ctx.Err(), <-ended) // and no reader is left behind
 		case err := <-ended:
 			return fmt.Errorf("watch nftables: %w", err)
 		case err := <-lost:
