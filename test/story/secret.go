@@ -9,10 +9,20 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 )
 
-// SecretNowhere greps databases, command lines, logs, Events, status, metrics
-// and rules for a value that b has from a Secret under the name TOKEN. Each
-// place is first shown to have something in it.
+// SecretNowhere wants a value that b has from a Secret under the name TOKEN to
+// be in its own file alone.
 func (c *Cluster) SecretNowhere(t testing.TB, b *v1alpha1.Bottle, planted string) {
+	t.Helper()
+	c.SecretNowhereIn(t, b, planted)
+	path := "/var/lib/bottle/bottles/" + string(b.UID) + "/secrets/TOKEN"
+	if got := strings.TrimSpace(c.Exec(t, NodeOf(b), "stat", "-c", "%a %u", path)); got != "600 0" {
+		t.Errorf("file of the Secret's value: got mode and owner %s, want 600 0", got)
+	}
+}
+
+// SecretNowhereIn greps databases, command lines, logs, Events, status, metrics
+// and rules for a value. Each place is first shown to have something in it.
+func (c *Cluster) SecretNowhereIn(t testing.TB, b *v1alpha1.Bottle, planted string) {
 	t.Helper()
 	node := NodeOf(b)
 	events, err := c.Kubectl(nil, "-n", b.Namespace, "get", "events", "-o", "json")
@@ -41,10 +51,6 @@ func (c *Cluster) SecretNowhere(t testing.TB, b *v1alpha1.Bottle, planted string
 		if strings.Contains(text, planted) {
 			t.Errorf("%s: has the Secret's value", place)
 		}
-	}
-	path := "/var/lib/bottle/bottles/" + string(b.UID) + "/secrets/TOKEN"
-	if got := strings.TrimSpace(c.Exec(t, node, "stat", "-c", "%a %u", path)); got != "600 0" {
-		t.Errorf("file of the Secret's value: got mode and owner %s, want 600 0", got)
 	}
 }
 
