@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/moby/moby/client"
 
@@ -17,7 +18,9 @@ import (
 )
 
 // logDecision writes to the log of the container's first process what the
-// built-in bundle would, between lines that are no decisions.
+// built-in bundle would, between lines that are no decisions. dockerd misses a
+// line that is written while it begins to follow, until the next one is: the
+// last line here is that one.
 func logDecision(t *testing.T, c *client.Client, owner host.Owner, d host.Decision) {
 	t.Helper()
 	line, err := json.Marshal(map[string]any{"decision": d.Verdict, "host": d.Host, "port": d.Port, "reason": d.Reason, "time": "then"})
@@ -25,6 +28,8 @@ func logDecision(t *testing.T, c *client.Client, owner host.Owner, d host.Decisi
 		t.Fatal(err)
 	}
 	writeLog(t, c, owner, "no decision\n{\"event\":\"rules\"}\n"+strings.Repeat("long", 10_000)+"\n"+string(line)+"\n")
+	time.Sleep(250 * time.Millisecond)
+	writeLog(t, c, owner, "no decision\n")
 }
 
 // writeLog writes to where the container's first process writes.
