@@ -3,6 +3,8 @@
 package image
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,20 +15,25 @@ import (
 	"botbottle.dev/bottle-operator/test/require"
 )
 
-// mountSmall makes a filesystem of so many bytes that goes with the test.
-func mountSmall(t *testing.T, size string) string {
+// smallDisk makes a filesystem of so many bytes that is mounted in no
+// namespace at all: it is reached through a descriptor, and gone with it.
+func smallDisk(t *testing.T, size string) string {
 	t.Helper()
 	require.Root(t)
-	dir := t.TempDir()
-	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NODEV|unix.MS_NOSUID, "size="+size); err != nil {
-		require.Unmet(t, "cannot mount a tmpfs: "+err.Error())
+	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		require.Unmet(t, "cannot make a tmpfs: "+err.Error())
 	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
+	defer unix.Close(fs)
+	if err := errors.Join(unix.FsconfigSetString(fs, "size", size), unix.FsconfigCreate(fs)); err != nil {
+		require.Unmet(t, "cannot make a tmpfs: "+err.Error())
+	}
+	mount, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOSUID)
+	if err != nil {
+		require.Unmet(t, "cannot make a tmpfs: "+err.Error())
+	}
+	t.Cleanup(func() { unix.Close(mount) })
+	return fmt.Sprintf("/proc/self/fd/%d", mount)
 }
 
 func fill(t *testing.T, dir string, n int) (path string) {
@@ -39,7 +46,7 @@ func fill(t *testing.T, dir string, n int) (path string) {
 }
 
 func TestDiskFull(t *testing.T) {
-	small := mountSmall(t, "12m")
+	small := smallDisk(t, "12m")
 	w := newWorld(t, func(o *Options) {
 		o.Dir = small
 		o.Reserve = -1 // nothing but the disk says so
@@ -64,7 +71,7 @@ func TestDiskFull(t *testing.T) {
 }
 
 func TestDiskReserve(t *testing.T) {
-	small := mountSmall(t, "32m")
+	small := smallDisk(t, "32m")
 	w := newWorld(t, func(o *Options) {
 		o.Dir = small
 		o.Reserve = 16 << 20
@@ -86,12 +93,12 @@ func TestDiskReserve(t *testing.T) {
 
 // The disk fills up while a long layer is written.
 func TestDiskReserveOnTheWay(t *testing.T) {
-	dir := mountSmall(t, "256m")
+	dir := smallDisk(t, "120m")
 	w := newWorld(t, func(o *Options) {
 		o.Dir = dir
-		o.Reserve = 128 << 20
+		o.Reserve = 60 << 20
 	})
 	// It is sent in less than a megabyte, and unpacks to more than is allowed.
-	w.reg.push(t, "demo:1", newImage(t, "amd64", strings.Repeat("all work and no play ", 10<<20)))
+	w.reg.push(t, "demo:1", newImage(t, "amd64", strings.Repeat("all work and no play ", 4<<20)))
 	w.wantFailed(w.request("demo:1", "a"), "disk is full", "--image-reserve-bytes")
 }

@@ -46,7 +46,7 @@ func exists(path string) bool {
 // a minute apart.
 func collector(t *testing.T, n int) (*world, []host.Image) {
 	w := newWorld(t, func(o *Options) {
-		root := mountSmall(t, "64m") // one filesystem, so that links work
+		root := smallDisk(t, "64m") // one filesystem, so that links work
 		o.Dir, o.SmolvmHome = filepath.Join(root, "images"), filepath.Join(root, "smolvm")
 		for _, dir := range []string{o.Dir, o.SmolvmHome} {
 			if err := os.Mkdir(dir, 0o711); err != nil {

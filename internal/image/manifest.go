@@ -60,7 +60,7 @@ type document struct {
 	Layers        []v1.Descriptor `json:"layers"`
 }
 
-// verify returns the manifest's digest and what it says.
+// parseManifest returns what a manifest says, which is one thing or the other.
 func parseManifest(raw []byte) (document, error) {
 	var d document
 	if err := json.Unmarshal(raw, &d); err != nil {
@@ -141,18 +141,13 @@ func inspect(ctx context.Context, c content, doc document, o *Options) (*image, 
 	if len(doc.Layers) > maxLayers {
 		return nil, fmt.Errorf("it has %d layers, more than %d", len(doc.Layers), maxLayers)
 	}
-	claimed := doc.Config.Size
-	for _, l := range append(doc.Layers, *doc.Config) {
-		if l.Size < 0 || l.Size > o.MaxBytes {
-			return nil, tooLarge(l.Size, o.MaxBytes)
+	claimed := int64(0)
+	for _, d := range append([]v1.Descriptor{*doc.Config}, doc.Layers...) {
+		if claimed += d.Size; d.Size < 0 || claimed > o.MaxBytes {
+			return nil, tooLarge(claimed, o.MaxBytes)
 		}
-		if err := checkDigest(l.Digest); err != nil {
+		if err := checkDigest(d.Digest); err != nil {
 			return nil, err
-		}
-	}
-	for _, l := range doc.Layers {
-		if claimed += l.Size; claimed > o.MaxBytes {
-			return nil, tooLarge(img.compressed(), o.MaxBytes)
 		}
 	}
 	if err := img.readConfig(ctx, c, *doc.Config, o.Architecture); err != nil {

@@ -90,7 +90,7 @@ type Options struct {
 	// Architecture is GOARCH of the node's images. Default the agent's own.
 	Architecture string
 	// Event is called when something happened to a pull that the Bottle with
-	// this UID waits for; it must not block. Nil for none.
+	// this UID waits for; it must neither block nor call the store. Nil for none.
 	Event func(uid, reason, message string)
 	// Metrics may be nil.
 	Metrics *Metrics

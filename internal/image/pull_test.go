@@ -3,8 +3,8 @@
 package image
 
 import (
-	"errors"
 	"fmt"
+	"net/http"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -131,9 +131,10 @@ func TestIndexOfPlatforms(t *testing.T) {
 		t.Errorf("by the index's digest: got %s and %v, want %s by a HEAD", again.Digest, w.reg.requests, got.Digest)
 	}
 
-	foreign := mutate.AppendManifests(empty.Index, add(newImage(t, "arm64", "other"), "linux", "arm64", "v8"), add(newImage(t, "s390x", "other"), "linux", "s390x", ""))
+	foreign := mutate.AppendManifests(empty.Index, add(newImage(t, "arm64", "other"), "linux", "arm64", "v8"), add(newImage(t, "s390x", "other"), "linux", "s390x", ""),
+		add(newImage(t, "amd64", "attestation"), "unknown", "unknown", ""))
 	w.reg.push(t, "foreign:1", foreign)
-	w.wantFailed(w.request("foreign:1", "a"), "linux/amd64", "linux/arm64/v8, linux/s390x")
+	w.wantFailed(w.request("foreign:1", "a"), "linux/amd64", "only for linux/arm64/v8, linux/s390x:")
 	w.reg.push(t, "single:1", newImage(t, "arm64", "other"))
 	w.wantFailed(w.request("single:1", "a"), "linux/arm64", "linux/amd64")
 }
@@ -172,6 +173,40 @@ func TestPrivate(t *testing.T) {
 	w.reg.Close()
 	w.want(right)
 	w.want(bob)
+}
+
+// The token server knows the credentials, the registry only its tokens.
+func TestBearerTokens(t *testing.T) {
+	w := newWorld(t)
+	digest := w.reg.push(t, "team/demo:1", newImage(t, "amd64", "one"))
+	issued := 0
+	w.reg.setFault(func(rw http.ResponseWriter, r *http.Request) bool {
+		user, password, _ := r.BasicAuth()
+		switch {
+		case r.URL.Path == "/token" && user+":"+password == "alice:right-word":
+			issued++
+			fmt.Fprintf(rw, `{"token":"secret-token-%d"}`, issued)
+		case r.URL.Path == "/token":
+			rw.WriteHeader(http.StatusUnauthorized)
+			fmt.Fprintf(rw, `{"errors":[{"code":"UNAUTHORIZED","message":"incorrect username or password"}]}`)
+		// The first token has run out by the time of the first blob.
+		case r.Header.Get("Authorization") == fmt.Sprintf("Bearer secret-token-%d", issued) && (issued > 1 || !strings.Contains(r.URL.Path, "/blobs/")):
+			return false
+		default:
+			rw.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm="%s/token",service="test",scope="repository:team/demo:pull"`, w.reg.URL))
+			rw.WriteHeader(http.StatusUnauthorized)
+		}
+		return true
+	})
+	req := w.request("team/demo:1", "a")
+	wrong := req
+	wrong.PullSecrets = [][]byte{secretFor(w.reg.host(), "alice:wrong-word")}
+	w.wantFailed(wrong, "401 Unauthorized, UNAUTHORIZED: incorrect username or password", "spec.imagePullSecrets")
+	w.wantFailed(req, "401", "no credentials")
+	req.PullSecrets = [][]byte{secretFor(w.reg.host(), "alice:right-word")}
+	if got := w.want(req); got.Digest != digest || issued != 2 {
+		t.Errorf("got %v with %d tokens, want %s with two", got, issued, digest)
+	}
 }
 
 // The registry of another must not get at an image by knowing its digest.
@@ -234,32 +269,4 @@ func TestNotAnImage(t *testing.T) {
 	old := mutate.MediaType(newImage(t, "amd64", "one"), types.OCIManifestSchema1)
 	w.reg.push(t, "demo:1", old)
 	w.want(w.request("demo:1", "a"))
-}
-
-func TestPrewarm(t *testing.T) {
-	w := newWorld(t, func(o *Options) { o.DockerConfig = filepath.Join(o.Dir, "..", "node.json") })
-	w.reg.push(t, "demo:1", newImage(t, "amd64", "one"))
-	w.reg.setPrivate("demo", "node:word")
-	writeFile(t, w.o.DockerConfig, secretFor(w.reg.host(), "node:word"))
-	late := w.request("late:1", "").Reference
-	done := make(chan error, 1)
-	go func() {
-		done <- w.Prewarm(t.Context(), []string{w.request("demo:1", "").Reference, late, "NO SUCH"})
-	}()
-	for w.reg.count("/v2/late/manifests/1") == 0 || !w.clock.HasWaiters() {
-		time.Sleep(5 * time.Millisecond)
-	}
-	w.reg.push(t, "late:1", newImage(t, "amd64", "two"))
-	w.clock.Step(firstBackoff)
-	select {
-	case err := <-done:
-		if !errors.Is(err, host.ErrInvalid) || strings.Contains(err.Error(), "late") {
-			t.Errorf("got %v, want ErrInvalid for the one alone", err)
-		}
-	case <-time.After(20 * time.Second):
-		t.Fatal("got no end within 20 s")
-	}
-	w.reg.Close()
-	w.want(w.request("demo:1", "a")) // anybody has the node's credentials
-	w.want(w.request("late:1", "a"))
 }

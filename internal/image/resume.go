@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	// maxStuck bounds the tries in a row that bring no byte.
+	// maxStuck bounds the tries in a row after a break that bring no byte.
 	maxStuck = 4
 	// maxTries bounds all tries of one blob: a registry that breaks off all
 	// the time is a failed pull, not an endless one.
