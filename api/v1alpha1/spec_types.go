@@ -145,8 +145,8 @@ type Bundle struct {
 	Env []EnvVar `json:"env,omitempty"`
 
 	// ports are the TCP ports of the bundle that the guest may reach, 8888 when
-	// absent. BundleReady waits until they answer; keeping the guest from the
-	// bundle's other ports is not yet applied.
+	// absent. BundleReady waits until they answer; the wall keeps the guest from
+	// all others. Port 53 cannot be proven to be reached: smolvm answers it.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MinItems=1

@@ -57,12 +57,13 @@ type BottleStatus struct {
 	// +optional
 	Machine *MachineStatus `json:"machine,omitempty"`
 
-	// egress is what the default bundle refused, told at most once a minute.
+	// egress is what the default bundle refused, told at most once a minute, and
+	// a leak that counts.
 	// +optional
 	Egress *EgressStatus `json:"egress,omitempty"`
 }
 
-// EgressStatus is what the bundle refused.
+// EgressStatus is what the bundle refused, and what got out.
 type EgressStatus struct {
 	// recentDenials are the last targets that were refused, as HOST:PORT,
 	// escaped and cut.
@@ -71,6 +72,43 @@ type EgressStatus struct {
 	// +kubebuilder:validation:MaxItems=16
 	// +kubebuilder:validation:items:MaxLength=96
 	RecentDenials []string `json:"recentDenials,omitempty"`
+
+	// leak is there while a leak counts: wherever the Bottle is placed, its
+	// machine does not start until the spec or the annotation
+	// botbottle.dev/prove changes.
+	// +optional
+	Leak *EgressLeak `json:"leak,omitempty"`
+}
+
+// EgressLeak is something but the bundle that was reached.
+type EgressLeak struct {
+	// time at which it was noticed.
+	// +required
+	Time metav1.Time `json:"time,omitempty,omitzero"` //nolint:kubeapilinter // there is no leak without its time
+
+	// path is what was reached, in words.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=1024
+	Path string `json:"path,omitempty"`
+
+	// smolvmVersion is the version of smolvm that ran the machine.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	SmolvmVersion *string `json:"smolvmVersion,omitempty"`
+
+	// backend is the network backend of the machine.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	Backend *string `json:"backend,omitempty"`
+
+	// asked is the state of the Bottle that the leak is held against.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=512
+	Asked string `json:"asked,omitempty"`
 }
 
 // NetworkStatus is the subnet triple.

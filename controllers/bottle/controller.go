@@ -117,7 +117,7 @@ func New(o Options) *Reconciler {
 	r := &Reconciler{
 		Options: o,
 		starts:  newJobs[error](o.MaxConcurrentStarts),
-		proofs:  newProofs(o.MaxConcurrentStarts),
+		proofs:  newProofs(2 * o.MaxConcurrentStarts),
 		follows: newFollows(),
 		known:   map[string]types.NamespacedName{},
 		watched: map[string]state.Run{},

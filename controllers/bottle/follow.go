@@ -29,6 +29,7 @@ type follows struct {
 
 type follow struct {
 	container string
+	until     time.Time // of the last decision that was seen
 	end       context.CancelFunc
 	denials   egress.Denials
 	// told is what the status is to say; nil until something was denied.
@@ -66,10 +67,13 @@ func (r *Reconciler) follow(s *scope, since time.Time) {
 	uid, container := s.owner.UID, ptr.Deref(s.status.Bundle.ContainerID, "")
 	if s.bottle.Spec.Bundle != nil && s.bottle.Spec.Bundle.Image != nil {
 		r.follows.end(uid)
+		s.status.Egress = nil // they are of another bundle's
+		s.tellLeak()
 		return
 	}
 	if told := r.follows.told(uid); told != nil {
 		s.status.Egress = &v1alpha1.EgressStatus{RecentDenials: told}
+		s.tellLeak()
 	}
 	r.follows.mu.Lock()
 	defer r.follows.mu.Unlock()
@@ -79,6 +83,9 @@ func (r *Reconciler) follow(s *scope, since time.Time) {
 	}
 	if one != nil {
 		one.end()
+		if !one.until.IsZero() {
+			since = one.until // this agent has seen no more of it
+		}
 	}
 	r.mu.Lock()
 	ctx, cancel := context.WithCancel(r.watches)
@@ -94,6 +101,9 @@ func (r *Reconciler) followDecisions(ctx context.Context, owner host.Owner, sinc
 	for ctx.Err() == nil {
 		err := r.Bundles.FollowDecisions(ctx, owner, since, func(d host.Decision) {
 			since = d.Time.Add(time.Nanosecond)
+			r.follows.mu.Lock()
+			one.until = since
+			r.follows.mu.Unlock()
 			r.Metrics.decision(d.Verdict)
 			if d.Verdict == host.VerdictDeny {
 				r.denied(ctx, k, one, d)

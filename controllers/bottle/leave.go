@@ -80,6 +80,12 @@ func (r *Reconciler) stillLeaving(ctx context.Context, s *scope, err error) (ctr
 	for _, old := range ownedConditions(s.bottle.Status.Conditions) {
 		switch old.Type {
 		case v1alpha1.ConditionReady, v1alpha1.ConditionReconciling, v1alpha1.ConditionStalled:
+		case v1alpha1.ConditionMachineReady, v1alpha1.ConditionEgressEnforced:
+			if old.Reason == v1alpha1.ReasonLeakDetected {
+				c.list = append(c.list, old)
+				continue
+			}
+			c.set(old.Type, metav1.ConditionUnknown, reason, "the node is being left")
 		default:
 			c.list = append(c.list, old)
 		}
@@ -102,11 +108,16 @@ func (r *Reconciler) clearStatus(ctx context.Context, b *v1alpha1.Bottle) error 
 	if meta.FindStatusCondition(keep, v1alpha1.ConditionScheduled) == nil {
 		return fmt.Errorf("bottle %s: has no condition %s", key(b), v1alpha1.ConditionScheduled)
 	}
+	var egress any
+	if e := b.Status.Egress; e != nil && e.Leak != nil {
+		egress = map[string]any{"recentDenials": nil} // a leak goes along
+	}
 	patch, err := json.Marshal(map[string]any{
 		"metadata": map[string]any{"resourceVersion": b.ResourceVersion},
 		"status": map[string]any{
 			"nodeName": nil, "observedGeneration": nil, "startTime": nil, "network": nil, "smolfile": nil,
 			"bundle": nil, "image": nil, "machine": nil, "conditions": keep,
+			"egress": egress,
 		},
 	})
 	if err != nil {

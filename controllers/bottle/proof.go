@@ -92,8 +92,7 @@ func (r *Reconciler) proveAgain(uid string) {
 // each life of the machine, wall and bundle, by each agent, and when asked for;
 // what was proven stands while it is proven anew.
 func (r *Reconciler) ensureProof(_ context.Context, s *scope) error {
-	if st := r.Guard.State(s.owner.UID); st.Leak != nil {
-		s.leak = st.Leak
+	if r.findLeak(s); s.leak != nil {
 		return &flow.Terminal{Reason: v1alpha1.ReasonLeakDetected, Err: errors.New(leakMessage(s))}
 	}
 	if s.record == nil || s.record.Run == nil || s.record.Run.PID == 0 {
@@ -157,11 +156,6 @@ func (r *Reconciler) takeProof(s *scope) error {
 		rec := *s.record
 		rec.Proof = &proof
 		return s.setRecord(rec)
-	case res.err == nil && res.verdict.Result == probe.Leak:
-		r.Guard.Leaked(s.owner.UID, res.verdict.Path)
-		if s.leak = r.Guard.State(s.owner.UID).Leak; s.leak != nil {
-			return &flow.Terminal{Reason: v1alpha1.ReasonLeakDetected, Err: errors.New(leakMessage(s))}
-		}
 	}
 	if s.record.Proof == nil {
 		return nil

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 
@@ -101,6 +103,101 @@ func TestALeakShowsWhateverElseIsWrong(t *testing.T) {
 	w.wantCond(demoKey, v1alpha1.ConditionEgressEnforced, "False/LeakDetected")
 	w.wantCond(demoKey, v1alpha1.ConditionReady, "False/LeakDetected")
 	w.wantCond(demoKey, v1alpha1.ConditionStalled, "True/LeakDetected")
+}
+
+// A proof's own verdict acts at once, whatever keeps the passes from taking it.
+func TestALeakByTheProbersWordActsAtOnce(t *testing.T) {
+	w := newWorld(t, demo().Obj())
+	w.machines.OnExec(func(name string, req host.ExecRequest) (int, error) {
+		w.networks.Down() // from here on no pass gets far
+		return w.guest.exec(name, req)
+	})
+	w.guest.set(leaky)
+	for range 6 {
+		if _, err := w.pass(demoKey); err != nil {
+			t.Fatal(err)
+		}
+		w.clock.Step(soon)
+	}
+	w.wantCond(demoKey, v1alpha1.ConditionEgressEnforced, "False/LeakDetected")
+	if m, _, _ := w.machines.Get(testID); m.State == host.MachineRunning {
+		t.Error("machine: got it running, want it stopped at once")
+	}
+}
+
+// A change of the spec before anybody was told of the leak does not forgive it.
+func TestALeakIsToldEvenWhenTheSpecChangedBefore(t *testing.T) {
+	w := running(t)
+	w.networks.Down()
+	w.update(demoKey, func(b *v1alpha1.Bottle) { b.Spec.Command = []string{"true"} })
+	w.guard.Leaked(testUID, "tcp to everywhere")
+	for range 2 {
+		if _, err := w.pass(demoKey); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.wantCond(demoKey, v1alpha1.ConditionStalled, "True/LeakDetected")
+	w.networks.Up()
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionReady, "False/LeakDetected")
+	w.update(demoKey, func(b *v1alpha1.Bottle) { b.Spec.Command = []string{"false"} })
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
+	if got := w.bottle(demoKey).Status.Egress; got != nil {
+		t.Errorf("status.egress: got %+v, want the leak forgotten", got)
+	}
+}
+
+// Whoever deletes the placeholder, the leak goes along to the next node.
+func TestALeakGoesAlongWhenTheBottleIsEvicted(t *testing.T) {
+	w := newWorld(t, demo().Obj())
+	w.guest.set(touching)
+	w.settle(demoKey)
+	w.guest.set(honest)
+	evict := func(b *v1alpha1.Bottle) {
+		meta.SetStatusCondition(&b.Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionScheduled, Status: "False", Reason: v1alpha1.ReasonEvicted})
+	}
+	w.update(demoKey, evict)
+	for range 5 {
+		if _, err := w.pass(demoKey); err != nil {
+			t.Fatal(err)
+		}
+		w.clock.Step(soon)
+	}
+	w.wantEmpty()
+	w.update(demoKey, func(b *v1alpha1.Bottle) {
+		b.Status.NodeName = ptr.To(testNode)
+		meta.SetStatusCondition(&b.Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionScheduled, Status: "True", Reason: v1alpha1.ReasonScheduled})
+	})
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionReady, "False/LeakDetected")
+	if names := w.machines.Names(); len(names) != 0 {
+		t.Errorf("machines: got %v, want none", names)
+	}
+	w.annotate(v1alpha1.AnnotationProve, "again")
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
+}
+
+// Every port may be declared that a Bottle can declare.
+func TestABottleWithManyPortsCanBeProven(t *testing.T) {
+	w := newWorld(t, demo().BundleImage(foreignImage).BundlePorts(otherPorts[:16]...).Obj())
+	w.allowed = []string{"ghcr.io/org/*"}
+	w.restartAgent()
+	w.bundles.AddImage(foreignImage, otherPorts...)
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
+}
+
+// A node on a LAN within the pool is tried as any other.
+func TestNodeAddressesWithinThePoolAreTried(t *testing.T) {
+	w := newWorld(t, demo().Obj())
+	w.canaries.SetAddresses(netip.MustParseAddr("192.168.1.5"))
+	w.guest.set(leaky)
+	w.settle(demoKey)
+	if got := w.message(demoKey, v1alpha1.ConditionEgressEnforced); !strings.Contains(got, "192.168.1.5:4711") {
+		t.Errorf("message: got %q, want the node's address named", got)
+	}
 }
 
 func TestALeakedBottleCanBeStoppedAndDeleted(t *testing.T) {

@@ -14,6 +14,8 @@ import (
 	"slices"
 	"time"
 
+	logf "sigs.k8s.io/controller-runtime/pkg/log"
+
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/guard"
 	"botbottle.dev/bottle-operator/internal/host"
@@ -22,18 +24,22 @@ import (
 
 // Bounds of a proof.
 const (
-	probeTimeout = 2 * time.Minute // an emulated node takes its time
+	// proofTimeout bounds a whole proof, so that no guest holds up the others':
+	// an emulated node takes its time.
+	proofTimeout = 3 * time.Minute
+	probeTimeout = 90 * time.Second
 	// patienceFloor and patienceCeiling bound how long a target that stays
 	// silent is waited for; in between it follows from the way to the bundle.
 	patienceFloor   = 100 * time.Millisecond
 	patienceCeiling = 5 * time.Second
 	// most of each kind of target that may be many.
-	mostNeighbours, mostNodeAddresses = 2, 4
+	mostNeighbours, mostOther = 2, 3
 )
 
-// otherPorts are ports of a bundle that are tried where they are not declared:
-// the first is what the original bundle keeps for itself.
-var otherPorts = []int32{9099, 22, 53}
+// otherPorts are ports of a bundle of which the first that are not declared are
+// tried: the first of all is what the original bundle keeps for itself. There
+// are more than a Bottle can declare.
+var otherPorts = []int32{9099, 22, 80, 443, 8080, 8443, 9090, 3128, 5000, 6379, 5432, 3306, 2375, 10250, 25, 111, 21, 23, 1080, 9418}
 
 // errNoProber: the guest is such that no proof can be made in it.
 var errNoProber = errors.New("no prober could be run in the guest")
@@ -53,7 +59,13 @@ func (r *Reconciler) beginProof(s *scope) {
 	}
 	k := s.key()
 	r.proofs.begin(s.owner.UID, func(ctx context.Context) proofResult {
+		ctx, cancel := context.WithTimeout(ctx, proofTimeout)
+		defer cancel()
 		verdict, err := r.prove(ctx, t)
+		if err == nil && verdict.Result == probe.Leak {
+			// At once: no pass may get as far as to take the result.
+			r.Guard.Leaked(s.owner.UID, verdict.Path)
+		}
 		return proofResult{key: t.key, asked: t.asked, verdict: verdict, err: err}
 	}, func() { r.Enqueue(k) })
 }
@@ -68,7 +80,9 @@ func (r *Reconciler) prove(ctx context.Context, t proofTask) (probe.Verdict, err
 	if err != nil {
 		return probe.Verdict{}, err
 	}
-	r.Guard.Expect(t.spec.Owner.UID, nonce, t.version.Version, t.version.Backend)
+	if err := r.Guard.Expect(t.spec.Owner.UID, nonce, t.version.Version, t.version.Backend); err != nil {
+		return probe.Verdict{}, err
+	}
 	before, err := r.inspectWall(ctx, t)
 	if err == nil {
 		err = r.Walls.ForgetDrops(ctx, t.spec.Owner)
@@ -136,6 +150,9 @@ func (r *Reconciler) inspectWall(ctx context.Context, t proofTask) (host.Wall, e
 		return host.Wall{}, err
 	}
 	w := walls[0]
+	if w.Err != nil {
+		return w, w.Err
+	}
 	if len(w.Faults) > 0 {
 		return w, fmt.Errorf("the wall is not as it should be: %s", w.Faults[0].What)
 	}
@@ -158,7 +175,7 @@ func (r *Reconciler) plan(t proofTask, nonce string) (probe.Plan, error) {
 		Floor: patienceFloor, Ceiling: patienceCeiling,
 	}
 	for _, port := range otherPorts {
-		if !slices.Contains(t.spec.Ports, port) {
+		if !slices.Contains(t.spec.Ports, port) && len(site.Other) < mostOther {
 			site.Other = append(site.Other, port)
 		}
 	}
@@ -166,9 +183,13 @@ func (r *Reconciler) plan(t proofTask, nonce string) (probe.Plan, error) {
 	if err != nil {
 		return probe.Plan{}, err
 	}
+	// Gateways of Bottles are no further ways to the node.
+	gateways := map[netip.Addr]bool{}
+	for _, w := range r.Guard.Walls() {
+		gateways[guard.Gateway(w)] = true
+	}
 	for _, a := range addresses {
-		// Gateways of other Bottles are no further ways to the node.
-		if !r.Pool.Contains(a) && len(site.Node) < mostNodeAddresses {
+		if !gateways[a] && a != t.spec.BundleIP {
 			site.Node = append(site.Node, a)
 		}
 	}
@@ -199,7 +220,8 @@ func (r *Reconciler) runProber(ctx context.Context, name string, plan probe.Plan
 		return probe.Report{}, err
 	}
 	if code != 0 {
-		return probe.Report{}, fmt.Errorf("the prober ended with exit code %d: %s", code, printable(errs.String()))
+		logf.FromContext(ctx).Info("The prober failed", "machine", name, "exitCode", code, "said", printable(errs.String()))
+		return probe.Report{}, fmt.Errorf("the prober ended with exit code %d", code)
 	}
 	return probe.DecodeReport(plan, out)
 }
@@ -219,7 +241,7 @@ func (l *limited) Write(p []byte) (int, error) {
 
 var _ io.Writer = (*limited)(nil)
 
-// printable is what a guest said, fit for a condition.
+// printable is what a guest said, fit for a log.
 func printable(text string) string {
 	quoted := fmt.Sprintf("%+q", text)
 	return quoted[:min(len(quoted), 160)]

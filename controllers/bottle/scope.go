@@ -82,8 +82,8 @@ func (r *Reconciler) newScope(b *v1alpha1.Bottle) (*scope, error) {
 	}
 	s := &scope{bottle: b, owner: owner, folder: folder, record: rec, status: ownedStatus(b.Status)}
 	s.readyUnproven = !r.RequireProof
-	if l := r.Guard.State(owner.UID).Leak; l != nil && l.Asked == asked(b) {
-		s.leak = l
+	if !leaving(b) {
+		r.findLeak(s)
 	}
 	return s, nil
 }

@@ -4,19 +4,23 @@ package bottle
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+
+	"k8s.io/utils/ptr"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/state"
 )
 
 // ensureWall makes the wall stand before there is a machine behind it. From
 // then on the guard keeps it, whatever a pass waits for.
 func (r *Reconciler) ensureWall(ctx context.Context, s *scope) error {
 	w, err := r.Guard.Ensure(ctx, s.wallSpec(), asked(s.bottle))
-	s.leak = r.Guard.State(s.owner.UID).Leak
 	if err == nil {
 		s.wall = w
 		return nil
@@ -35,8 +39,48 @@ func (s *scope) wallSpec() host.WallSpec {
 }
 
 // asked is what a user can change to have a Bottle tried again after a leak.
+// The annotation may be of any length.
 func asked(b *v1alpha1.Bottle) string {
-	return fmt.Sprintf("generation %d, prove %q", b.Generation, b.Annotations[v1alpha1.AnnotationProve])
+	prove := b.Annotations[v1alpha1.AnnotationProve]
+	if len(prove) > 128 {
+		sum := sha256.Sum256([]byte(prove))
+		prove = hex.EncodeToString(sum[:])
+	}
+	return fmt.Sprintf("generation %d, prove %q", b.Generation, prove)
+}
+
+// findLeak takes up the leak that counts: one that the guard knows of, or one
+// of an earlier node, which the status carries along.
+func (r *Reconciler) findLeak(s *scope) {
+	now := asked(s.bottle)
+	s.leak = r.Guard.Tell(s.owner.UID, now)
+	if e := s.bottle.Status.Egress; s.leak == nil && e != nil && e.Leak != nil && e.Leak.Asked == now {
+		s.leak = &state.Leak{Time: e.Leak.Time.Time, Path: e.Leak.Path, Told: now,
+			Smolvm: ptr.Deref(e.Leak.SmolvmVersion, ""), Backend: ptr.Deref(e.Leak.Backend, "")}
+	}
+	s.tellLeak()
+}
+
+// tellLeak has the status say the leak that counts, and no other.
+func (s *scope) tellLeak() {
+	var leak *v1alpha1.EgressLeak
+	if l := s.leak; l != nil {
+		leak = &v1alpha1.EgressLeak{Time: *timeOf(l.Time), Path: bounded(l.Path), Asked: asked(s.bottle)}
+		if l.Smolvm != "" {
+			leak.SmolvmVersion = &l.Smolvm
+		}
+		if l.Backend != "" {
+			leak.Backend = &l.Backend
+		}
+	}
+	var denials []string
+	if s.status.Egress != nil {
+		denials = s.status.Egress.RecentDenials
+	}
+	s.status.Egress = nil
+	if leak != nil || len(denials) > 0 {
+		s.status.Egress = &v1alpha1.EgressStatus{RecentDenials: denials, Leak: leak}
+	}
 }
 
 // deleteWall takes the wall down once no machine is behind it.

@@ -39,6 +39,10 @@ func (w *world) report(name, reason string) {
 	status := v1alpha1.BottleStatus{
 		Network: &v1alpha1.NetworkStatus{Subnet: "192.168.44.0/24", Gateway: "192.168.44.1", BundleIP: "192.168.44.2"},
 		Machine: &v1alpha1.MachineStatus{Name: "bottle-" + name},
+		Egress: &v1alpha1.EgressStatus{
+			RecentDenials: []string{"denied.test:443"},
+			Leak:          &v1alpha1.EgressLeak{Time: now, Path: "tcp to the node", Asked: "generation 1"},
+		},
 		Conditions: []metav1.Condition{
 			{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: reason, LastTransitionTime: now},
 			{Type: v1alpha1.ConditionEgressEnforced, Status: proven, Reason: reason, LastTransitionTime: now},

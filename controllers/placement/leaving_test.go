@@ -221,6 +221,9 @@ func TestNodeLoss(t *testing.T) {
 			if b.Status.NodeName != nil || b.Status.Machine != nil || b.Status.Network != nil || len(b.Status.Conditions) != 2 {
 				t.Errorf("got status %+v, want nothing of the lost node", b.Status)
 			}
+			if e := b.Status.Egress; e == nil || e.Leak == nil || e.Leak.Path != "tcp to the node" || e.RecentDenials != nil {
+				t.Errorf("got egress %+v, want the leak alone: it is held against the Bottle wherever it goes", e)
+			}
 			if next := w.pod("a"); next.UID == old.UID || next.Spec.NodeName != "" {
 				t.Errorf("got Pod %s on %q, want a new one without a node", next.UID, next.Spec.NodeName)
 			}

@@ -109,7 +109,8 @@ func statusApply(b *v1alpha1.Bottle, w *wantedStatus, conditions []metav1.Condit
 
 // clearPatch forgets the node and all that its agent wrote, in one write and
 // only on the very version that was decided on. The start time stays: the
-// deadline of a Bottle does not begin anew because its node was lost.
+// deadline of a Bottle does not begin anew because its node was lost. So does a
+// leak, which is held against the Bottle wherever it goes.
 func clearPatch(b *v1alpha1.Bottle, w *wantedStatus, conditions []metav1.Condition) (client.Patch, error) {
 	data, err := json.Marshal(b.Status)
 	if err != nil {
@@ -123,6 +124,9 @@ func clearPatch(b *v1alpha1.Bottle, w *wantedStatus, conditions []metav1.Conditi
 		status[key] = nil
 	}
 	delete(status, "startTime")
+	if e := b.Status.Egress; e != nil && e.Leak != nil {
+		status["egress"] = map[string]any{"recentDenials": nil} // a leak goes along
+	}
 	status["resources"] = w.resources
 	status["conditions"] = conditions
 	patch, err := json.Marshal(map[string]any{

@@ -34,6 +34,7 @@ type post struct {
 	machines *hosttest.Machines
 	clock    *testclock.FakeClock
 	stateDir string
+	interval time.Duration
 	dir      *state.Dir
 	guard    *guard.Guard
 
@@ -56,7 +57,7 @@ func specOf(o host.Owner, third string) host.WallSpec {
 // newPost is a machine that runs where it should, and is watched over.
 func newPost(t *testing.T) *post {
 	t.Helper()
-	p := &post{t: t, faults: &hosttest.Faults{}, clock: testclock.NewFakeClock(epoch), stateDir: t.TempDir()}
+	p := &post{t: t, faults: &hosttest.Faults{}, clock: testclock.NewFakeClock(epoch), stateDir: t.TempDir(), interval: time.Second}
 	p.walls = hosttest.NewWalls(p.faults)
 	p.machines = hosttest.NewMachines(p.faults)
 	p.machines.ResolveNetNS(func(path string) host.NetNS {
@@ -86,7 +87,7 @@ func (p *post) restart() {
 	if p.dir, err = state.Open(p.stateDir); err != nil {
 		p.t.Fatal(err)
 	}
-	p.guard, err = guard.New(guard.Options{Walls: p.walls, Machines: p.machines, State: p.dir, Clock: p.clock, Log: logr.Discard(), Interval: time.Second})
+	p.guard, err = guard.New(guard.Options{Walls: p.walls, Machines: p.machines, State: p.dir, Clock: p.clock, Log: logr.Discard(), Interval: p.interval})
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -94,6 +95,19 @@ func (p *post) restart() {
 		func(uid string) { p.mu.Lock(); defer p.mu.Unlock(); p.changed = append(p.changed, uid) },
 		func(uid string) { p.mu.Lock(); defer p.mu.Unlock(); p.proved = append(p.proved, uid) },
 	)
+}
+
+func (p *post) expect(nonce string) {
+	p.t.Helper()
+	if err := p.guard.Expect(uid, nonce, "1.32.2", "virtio-net"); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// touch lets a canary be touched, and what follows be done.
+func (p *post) touch(t host.Touch) {
+	p.guard.Touched(t)
+	p.guard.Settle()
 }
 
 func (p *post) ensure(asked string) host.Wall {
@@ -179,8 +193,8 @@ func TestWhatDoesNotHoldIsMadeSafe(t *testing.T) {
 				if got := b != nil; got != (tt.says != "") || got && (b.What != tt.says || !b.Time.Equal(epoch)) {
 					t.Errorf("breach: got %+v, want %q", b, tt.says)
 				}
-				if told := slices.Contains(p.changed, uid); told != (tt.says != "") {
-					t.Errorf("told: got %v, want %v", told, tt.says != "")
+				if told := slices.Contains(p.changed, uid); told != (name != "all is well") {
+					t.Errorf("told: got %v, want %v", told, !told)
 				}
 				if again := p.guard.TakeBreach(uid); again != nil {
 					t.Errorf("breach taken twice: got %+v, want none", again)
@@ -209,8 +223,110 @@ func TestAMachineThatCannotBeKilledIsTriedAgain(t *testing.T) {
 	p.faults.Fail("KillMachine", hosttest.Before, 1, errors.New("not yet"))
 	p.guard.Look(t.Context())
 	p.wantRuns(true)
+	p.wantFaults(0) // mended at least
+	if !slices.Contains(p.changed, uid) || p.guard.State(uid).Breach == nil {
+		t.Errorf("told %v, breach %+v, want it told and kept whatever came of the kill", p.changed, p.guard.State(uid).Breach)
+	}
 	p.guard.Look(t.Context())
 	p.wantRuns(false)
+}
+
+// An agent that cannot read a wall, for want of descriptors say, knows nothing
+// of it: it kills nothing, and has it looked at.
+func TestAWallThatCannotBeReadStopsNothing(t *testing.T) {
+	p := newPost(t)
+	p.walls.Unreadable(owner(), errors.New("too many open files"))
+	p.guard.Look(t.Context())
+	p.wantRuns(true)
+	if !slices.Contains(p.changed, uid) {
+		t.Error("told: got nothing, want the Bottle looked at")
+	}
+	if _, err := p.guard.Ensure(t.Context(), spec(), "1"); err == nil {
+		t.Error("ensure: got no error, want that it cannot be read")
+	}
+	p.changed = nil
+	p.walls.Unreadable(owner(), nil)
+	p.guard.Look(t.Context())
+	if !slices.Contains(p.changed, uid) {
+		t.Error("told of the end of it: got nothing, want the Bottle looked at")
+	}
+}
+
+// Another release writes other rules: what stands as it last stood is no
+// breach, and is replaced under the running machine.
+func TestAFilterOfAnEarlierReleaseIsNoBreach(t *testing.T) {
+	other := host.WallFault{What: "the filter has other rules", Open: true, Rules: true}
+	p := newPost(t)
+	p.walls.Break(owner(), other)
+	p.restart()
+	p.guard.Look(t.Context())
+	p.wantRuns(true)
+	p.wantFaults(0)
+	folder, err := p.dir.Folder(uid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	record, err := folder.Wall()
+	if err != nil || record.Filter == "" {
+		t.Fatalf("record: got %+v, %v, want the filter's digest", record, err)
+	}
+	record.Filter = "another"
+	if err := folder.WriteWall(*record); err != nil {
+		t.Fatal(err)
+	}
+	p.walls.Break(owner(), other)
+	p.restart()
+	p.guard.Look(t.Context())
+	p.wantRuns(false)
+}
+
+// A leak is told once before it can be forgiven, whatever the user changed
+// before.
+func TestALeakIsToldBeforeItIsForgiven(t *testing.T) {
+	p := newPost(t)
+	p.expect("abc123")
+	p.touch(host.Touch{Proto: "udp", Nonce: "abc123"})
+	p.ensure("2") // the user changed something just now
+	if p.guard.State(uid).Leak == nil {
+		t.Fatal("leak: got it forgiven, want it told first")
+	}
+	if got := p.guard.Tell(uid, "2"); got == nil || got.Told != "2" {
+		t.Errorf("told: got %+v, want it of state 2", got)
+	}
+	if got := p.guard.Tell(uid, "3"); got != nil {
+		t.Errorf("of another state: got %+v, want none", got)
+	}
+	p.ensure("3")
+	if got := p.guard.State(uid).Leak; got != nil {
+		t.Errorf("leak: got %+v, want it forgiven", got)
+	}
+}
+
+// A leak is known whatever else on the disk is broken, and is written as soon
+// as that is possible.
+func TestEvidenceIsHardToLose(t *testing.T) {
+	p := newPost(t)
+	folder, err := p.dir.Folder(uid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	away := folder.Path() + ".away"
+	if err := os.Rename(folder.Path(), away); err != nil {
+		t.Fatal(err)
+	}
+	p.guard.Leaked(uid, "tcp to everywhere")
+	p.guard.Settle()
+	if err := os.Rename(away, folder.Path()); err != nil {
+		t.Fatal(err)
+	}
+	p.guard.Look(t.Context())
+	if err := os.WriteFile(folder.Path()+"/wall.json", []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.restart()
+	if got := p.guard.Tell(uid, "1"); got == nil || got.Path != "tcp to everywhere" {
+		t.Errorf("leak for another agent: got %+v, want the evidence", got)
+	}
 }
 
 func TestALookThatFailsStopsNothing(t *testing.T) {
@@ -278,10 +394,10 @@ func TestTouches(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			p.guard.Expect(uid, "0ld0ace", "1.32.2", "virtio-net")
-			p.guard.Expect(uid, "abc123", "1.32.2", "virtio-net")
+			p.expect("0ld0ace")
+			p.expect("abc123")
 			tt.touch.Proto = "tcp"
-			p.guard.Touched(tt.touch)
+			p.touch(tt.touch)
 			for _, u := range []string{uid, other.UID} {
 				if got := p.guard.State(u).Leak != nil; got != (u == tt.leaks) {
 					t.Errorf("leak of %s: got %v, want %v", u, got, u == tt.leaks)
@@ -298,12 +414,14 @@ func TestTouches(t *testing.T) {
 
 func TestALeakLastsUntilAskedAnew(t *testing.T) {
 	p := newPost(t)
-	p.guard.Expect(uid, "abc123", "1.32.2", "virtio-net")
-	p.guard.Touched(host.Touch{Proto: "udp", Nonce: "abc123", Local: netip.MustParseAddrPort("10.1.1.1:4711"), Remote: netip.MustParseAddrPort("192.168.44.3:9")})
+	p.expect("abc123")
+	p.touch(host.Touch{Proto: "udp", Nonce: "abc123", Local: netip.MustParseAddrPort("10.1.1.1:4711"), Remote: netip.MustParseAddrPort("192.168.44.3:9")})
 	p.wantRuns(false)
-	leak := p.guard.State(uid).Leak
-	want := state.Leak{Time: epoch, Path: "udp to 10.1.1.1:4711, a canary of the node", Smolvm: "1.32.2", Backend: "virtio-net", Asked: "1"}
-	if leak == nil || *leak != want {
+	if told := p.guard.Tell(uid, "1"); told == nil {
+		t.Fatal("told of it: got no leak, want it to count")
+	}
+	want := state.Leak{Time: epoch, Path: "udp to 10.1.1.1:4711, a canary of the node", Smolvm: "1.32.2", Backend: "virtio-net", Told: "1"}
+	if leak := p.guard.State(uid).Leak; leak == nil || *leak != want {
 		t.Fatalf("evidence: got %+v, want %+v", leak, want)
 	}
 
@@ -348,6 +466,7 @@ func TestTheKillComesBeforeTheEvidence(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.guard.Leaked(uid, "tcp to everywhere")
+	p.guard.Settle()
 	p.wantRuns(false)
 	if p.guard.State(uid).Leak == nil {
 		t.Error("leak: got none, want it kept in memory at least")
@@ -388,6 +507,33 @@ func TestStartLooksUntilItsContextEnds(t *testing.T) {
 		time.Sleep(5 * time.Millisecond)
 	}
 	p.wantRuns(false)
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("got %v, want nil", err)
+	}
+}
+
+// Whatever happens to a wall is looked at at once, not at the next interval.
+func TestStartLooksWhenSomethingHappens(t *testing.T) {
+	p := newPost(t)
+	p.interval = 24 * time.Hour
+	p.restart()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- p.guard.Start(ctx) }()
+	until := func(what string, is func() bool) {
+		t.Helper()
+		for deadline := time.Now().Add(10 * time.Second); !is(); {
+			if time.Now().After(deadline) {
+				t.Fatalf("waited for %s", what)
+			}
+			p.clock.Step(50 * time.Millisecond)
+			time.Sleep(time.Millisecond)
+		}
+	}
+	until("the watch", func() bool { return slices.Contains(p.faults.Calls(), "WatchWalls") })
+	p.walls.Break(owner(), host.WallFault{What: "open", Open: true})
+	until("the machine to be stopped", func() bool { return !p.runs() })
 	cancel()
 	if err := <-done; err != nil {
 		t.Errorf("got %v, want nil", err)

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
+
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
@@ -29,13 +31,23 @@ func (g *Guard) Look(ctx context.Context) {
 	if err != nil {
 		return
 	}
+	var attending errgroup.Group
+	attending.SetLimit(attendAtOnce)
 	for i, spec := range specs {
 		if p := g.suspicious(spec, walls[i], vmms); p != nil {
-			g.attend(ctx, p)
+			attending.Go(func() error {
+				g.attend(ctx, p)
+				return nil
+			})
 		}
 	}
-	g.opts.Metrics.looked(g.opts.Clock.Since(begun))
+	_ = attending.Wait() // nothing is returned
+	g.opts.Metrics.looked(g.opts.Clock.Now(), g.opts.Clock.Since(begun))
 }
+
+// attendAtOnce is how many machines are made safe at once: a kill waits for
+// its process to go.
+const attendAtOnce = 64
 
 // inspectAll reads back all walls that can be. One record that makes no sense
 // must not leave all others unwatched.
@@ -74,10 +86,11 @@ func (g *Guard) watched() (specs []host.WallSpec, names []string) {
 	return specs, names
 }
 
-// sayFailing logs the first of several looks that fail, and the end of it.
+// sayFailing logs the first of several looks that fail, and the end of it, and
+// has all Bottles looked at then: nobody watches over them meanwhile.
 func (g *Guard) sayFailing(ctx context.Context, err error) {
 	g.mu.Lock()
-	was := g.failing
+	was, changed := g.failing, g.changed
 	g.failing = err != nil
 	g.mu.Unlock()
 	switch {
@@ -85,6 +98,11 @@ func (g *Guard) sayFailing(ctx context.Context, err error) {
 		g.opts.Log.Error(err, "Walls cannot be looked at")
 	case err == nil && was:
 		g.opts.Log.Info("Walls can be looked at again")
+	default:
+		return
+	}
+	for _, uid := range g.all() {
+		changed(uid)
 	}
 }
 
@@ -92,21 +110,28 @@ func (g *Guard) sayFailing(ctx context.Context, err error) {
 // all is as it should be.
 func (g *Guard) suspicious(spec host.WallSpec, w host.Wall, vmms []host.VMM) *post {
 	g.mu.Lock()
-	defer g.mu.Unlock()
 	p := g.posts[spec.Owner.UID]
 	if p == nil {
+		g.mu.Unlock()
 		return nil
 	}
 	running := of(vmms, spec.Owner.ID())
-	if len(w.Faults) == 0 && !outside(running, w) && (p.leak == nil || len(running) == 0) {
-		g.note(p, w)
-		p.faulty = ""
-		return nil
+	if w.Err != nil || len(w.Faults) > 0 || outside(running, w) || p.unkept || (p.leak != nil || p.doomed != "") && len(running) > 0 {
+		g.mu.Unlock()
+		return p
 	}
-	return p
+	g.note(p, w)
+	mended, changed := p.faulty != "", g.changed
+	p.faulty = ""
+	g.mu.Unlock()
+	if mended {
+		changed(spec.Owner.UID)
+	}
+	return nil
 }
 
-// attend looks again at one machine, undisturbed, and acts.
+// attend looks again at one machine, undisturbed, and acts. A wall is mended
+// also when its machine could not be stopped: either makes it safe.
 func (g *Guard) attend(ctx context.Context, p *post) {
 	p.one.Lock()
 	defer p.one.Unlock()
@@ -117,12 +142,15 @@ func (g *Guard) attend(ctx context.Context, p *post) {
 	if !here {
 		return // released meanwhile
 	}
-	if err := g.inspect(ctx, p); err != nil {
-		g.sayFaulty(p, err.Error())
-		return
+	folder, err := g.opts.State.Folder(spec.Owner.UID)
+	if err == nil {
+		g.keepEvidence(p, folder)
+		err = g.inspect(ctx, p)
+		_, mendErr := g.raise(ctx, p, folder)
+		err = errors.Join(err, mendErr)
 	}
-	if _, err := g.raise(ctx, p); err != nil {
-		g.sayFaulty(p, "it cannot be mended: "+err.Error())
+	if err != nil && ctx.Err() == nil {
+		g.sayFaulty(p, err.Error())
 	}
 }
 
@@ -133,6 +161,9 @@ func (g *Guard) inspect(ctx context.Context, p *post) error {
 	spec, leak := p.wall.Spec, p.leak
 	g.mu.Unlock()
 	walls, err := g.opts.Walls.InspectWalls(ctx, []host.WallSpec{spec})
+	if err == nil {
+		err = walls[0].Err
+	}
 	if err != nil {
 		return err
 	}
@@ -143,11 +174,15 @@ func (g *Guard) inspect(ctx context.Context, p *post) error {
 	w := walls[0]
 	g.mu.Lock()
 	g.note(p, w)
+	open := p.open(w)
+	if len(vmms) == 0 {
+		p.doomed = ""
+	}
+	doomed := p.doomed
 	g.mu.Unlock()
 	if len(w.Faults) > 0 {
 		g.sayFaulty(p, words(w.Faults))
 	}
-	open := slices.IndexFunc(w.Faults, func(f host.WallFault) bool { return f.Open })
 	switch {
 	case len(vmms) == 0:
 		return nil
@@ -155,27 +190,46 @@ func (g *Guard) inspect(ctx context.Context, p *post) error {
 		return g.kill(ctx, spec) // someone started it all the same
 	case outside(vmms, w):
 		return g.stop(ctx, p, "the machine ran outside its wall's network namespace")
-	case open >= 0:
-		return g.stop(ctx, p, "the wall was open: "+w.Faults[open].What)
+	case open != "":
+		return g.stop(ctx, p, "the wall was open: "+open)
+	case doomed != "":
+		return g.stop(ctx, p, doomed)
 	}
 	return nil
 }
 
-// stop kills a machine and keeps why. The breach is kept first: whoever sees
-// the machine gone is to find it.
+// open is what makes a wall open; "" is nothing. A filter with other rules than
+// the spec's that stands as it last stood is one of ours: an earlier release's,
+// or of an agent that died before it wrote the new one.
+func (p *post) open(w host.Wall) string {
+	for _, f := range w.Faults {
+		if f.Open && !(f.Rules && p.wall.Filter != "" && w.Filter == p.wall.Filter) {
+			return f.What
+		}
+	}
+	return ""
+}
+
+// stop kills a machine and keeps why. It is told whatever comes of the kill:
+// whoever sees the machine gone is to find the reason, and one that cannot be
+// stopped is worth a look most of all.
 func (g *Guard) stop(ctx context.Context, p *post, what string) error {
 	g.mu.Lock()
 	spec := p.wall.Spec
 	p.breach = &Breach{Time: g.opts.Clock.Now(), What: what}
+	p.doomed = what
 	changed := g.changed
 	g.mu.Unlock()
-	if err := g.kill(ctx, spec); err != nil {
-		return err
+	err := g.kill(ctx, spec)
+	if err == nil {
+		g.mu.Lock()
+		p.doomed = ""
+		g.mu.Unlock()
 	}
-	g.opts.Log.Info("A machine was stopped because its wall did not hold", "machine", spec.Owner.ID(), "what", what)
 	g.opts.Metrics.breached()
+	g.opts.Log.Info("A machine's wall did not hold, it is stopped", "machine", spec.Owner.ID(), "what", what, "stopped", err == nil)
 	changed(spec.Owner.UID)
-	return nil
+	return err
 }
 
 func (g *Guard) kill(ctx context.Context, spec host.WallSpec) error {
@@ -185,16 +239,17 @@ func (g *Guard) kill(ctx context.Context, spec host.WallSpec) error {
 	return nil
 }
 
-// sayFaulty logs what is wrong with a wall, once.
+// sayFaulty logs what is wrong with a wall, once, and has the Bottle looked at.
 func (g *Guard) sayFaulty(p *post, what string) {
 	g.mu.Lock()
-	name := p.wall.Spec.Owner.ID()
+	owner, changed := p.wall.Spec.Owner, g.changed
 	said := p.faulty == what
 	p.faulty = what
 	g.mu.Unlock()
 	if !said {
-		g.opts.Log.Info("A wall is not as it should be", "machine", name, "what", what)
+		g.opts.Log.Info("A wall is not as it should be", "machine", owner.ID(), "what", what)
 		g.opts.Metrics.faulted()
+		changed(owner.UID)
 	}
 }
 

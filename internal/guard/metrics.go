@@ -11,6 +11,7 @@ import (
 // Metrics are what the guard counts. A nil Metrics counts nothing.
 type Metrics struct {
 	looks    prometheus.Histogram
+	last     prometheus.Gauge
 	raises   prometheus.Histogram
 	faults   prometheus.Counter
 	breaches prometheus.Counter
@@ -25,6 +26,10 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 			Name:    "bottle_agent_wall_check_duration_seconds",
 			Help:    "Time that one look at all walls and machines took.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 3, 9),
+		}),
+		last: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "bottle_agent_wall_check_last_timestamp_seconds",
+			Help: "When all walls and machines were last looked at, as a Unix time.",
 		}),
 		raises: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "bottle_agent_wall_raise_duration_seconds",
@@ -48,7 +53,7 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 			Help: "Touches of the agent's canaries, by where they came from: guest, bundle, node, elsewhere.",
 		}, []string{"from"}),
 	}
-	for _, c := range []prometheus.Collector{m.looks, m.raises, m.faults, m.breaches, m.leaks, m.touches} {
+	for _, c := range []prometheus.Collector{m.looks, m.last, m.raises, m.faults, m.breaches, m.leaks, m.touches} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}
@@ -56,9 +61,10 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 	return m, nil
 }
 
-func (m *Metrics) looked(d time.Duration) {
+func (m *Metrics) looked(at time.Time, took time.Duration) {
 	if m != nil {
-		m.looks.Observe(d.Seconds())
+		m.looks.Observe(took.Seconds())
+		m.last.Set(float64(at.Unix()))
 	}
 }
 
@@ -109,9 +115,14 @@ func (d *dropped) Describe(ch chan<- *prometheus.Desc) { ch <- d.desc }
 func (d *dropped) Collect(ch chan<- prometheus.Metric) {
 	d.guard.mu.Lock()
 	defer d.guard.mu.Unlock()
+	// An orphan may bear the name of its successor.
+	sums := map[[2]string]uint64{}
 	for _, p := range d.guard.posts {
 		if o := p.wall.Spec.Owner; o.UID != "" {
-			ch <- prometheus.MustNewConstMetric(d.desc, prometheus.CounterValue, float64(p.dropped), o.Namespace, o.Name)
+			sums[[2]string{o.Namespace, o.Name}] += p.dropped
 		}
+	}
+	for name, n := range sums {
+		ch <- prometheus.MustNewConstMetric(d.desc, prometheus.CounterValue, float64(n), name[0], name[1])
 	}
 }

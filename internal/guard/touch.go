@@ -87,39 +87,87 @@ func (g *Guard) prove(uid string) {
 
 // Leaked stops the machine for good: until the Bottle is asked for anew. path
 // is what was reached, in words. It is called for what a canary saw, and for
-// what a proof came to.
+// what a proof came to, and returns at once: a kill waits for its process.
 func (g *Guard) Leaked(uid, path string) {
 	g.mu.Lock()
+	defer g.mu.Unlock()
 	p := g.posts[uid]
 	if p == nil || p.leak != nil {
-		g.mu.Unlock()
 		return
 	}
-	leak := state.Leak{Time: g.opts.Clock.Now().UTC().Truncate(time.Second), Path: path, Smolvm: p.smolvm, Backend: p.backend, Asked: p.wall.Asked}
-	p.leak = &leak
-	spec, changed := p.wall.Spec, g.changed
-	g.mu.Unlock()
+	p.leak = &state.Leak{Time: g.opts.Clock.Now().UTC().Truncate(time.Second), Path: path, Smolvm: p.wall.Smolvm, Backend: p.wall.Backend}
+	p.unkept = true
+	spec := p.wall.Spec
+	g.opts.Metrics.leaked()
+	g.behind.Go(func() { g.punish(p, spec, path) })
+}
 
+// punish kills the machine of a leak, then keeps the evidence, then tells: the
+// machine first, for a leak goes on.
+func (g *Guard) punish(p *post, spec host.WallSpec, path string) {
 	ctx, cancel := context.WithTimeout(context.Background(), killPatience)
 	defer cancel()
-	// The machine first: evidence can wait, a leak goes on.
 	if err := g.kill(ctx, spec); err != nil {
 		g.opts.Log.Error(err, "A machine that leaked is killed again at the next look", "machine", spec.Owner.ID())
 	}
 	g.opts.Log.Info("A machine leaked and was stopped", "machine", spec.Owner.ID(), "path", path)
-	g.opts.Metrics.leaked()
-	if folder, err := g.opts.State.Folder(uid); err != nil || folder.WriteLeak(leak) != nil {
-		g.opts.Log.Info("The evidence of a leak could not be written; it is lost if the agent restarts", "machine", spec.Owner.ID())
+	if folder, err := g.opts.State.Folder(spec.Owner.UID); err == nil {
+		p.one.Lock()
+		g.keepEvidence(p, folder)
+		p.one.Unlock()
 	}
-	changed(uid)
+	g.mu.Lock()
+	changed := g.changed
+	g.mu.Unlock()
+	changed(spec.Owner.UID)
 }
 
-// forgive lets go of a leak once the Bottle was asked for anew; p.one is held.
+// keepEvidence writes a leak that is not written yet; it is tried again at
+// every look. p.one is held.
+func (g *Guard) keepEvidence(p *post, folder state.Folder) {
+	g.mu.Lock()
+	leak, unkept := p.leak, p.unkept
+	g.mu.Unlock()
+	if leak == nil || !unkept {
+		return
+	}
+	if err := folder.WriteLeak(*leak); err != nil {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	p.unkept = false
+}
+
+// Tell says that the Bottle's user is being told of its leak in a state of the
+// Bottle; from then on another state forgives it. It returns the leak that
+// counts for this state: nil when there is none, or when it is forgiven.
+func (g *Guard) Tell(uid, asked string) *state.Leak {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	p := g.posts[uid]
+	if p == nil || p.leak == nil {
+		return nil
+	}
+	if p.leak.Told == "" {
+		told := *p.leak
+		told.Told = asked
+		p.leak, p.unkept = &told, true
+	}
+	if p.leak.Told != asked {
+		return nil
+	}
+	return p.leak
+}
+
+// forgive lets go of a leak that was told of another state of the Bottle. Its
+// machine is down by now; p.one is held.
 func (g *Guard) forgive(p *post, folder state.Folder, asked string) error {
 	g.mu.Lock()
 	leak := p.leak
 	g.mu.Unlock()
-	if leak == nil || leak.Asked == asked {
+	if leak == nil || leak.Told == "" || leak.Told == asked {
+		g.keepEvidence(p, folder)
 		return nil
 	}
 	if err := folder.RemoveLeak(); err != nil {
@@ -127,7 +175,7 @@ func (g *Guard) forgive(p *post, folder state.Folder, asked string) error {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	p.leak = nil
+	p.leak, p.unkept = nil, false
 	return nil
 }
 

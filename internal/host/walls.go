@@ -34,6 +34,8 @@ type WallFault struct {
 	// Open: while it is so, something other than the bundle's ports could be
 	// reached, or may have been.
 	Open bool
+	// Rules: the filter is in its place and has other rules than are expected.
+	Rules bool
 }
 
 // Wall is a wall as read back from the kernel.
@@ -42,8 +44,14 @@ type Wall struct {
 	NetNS NetNS
 	// Path is the file by which the namespace is entered.
 	Path string
+	// Err says that this wall could not be read: nothing else of it is known
+	// then, and nothing follows.
+	Err error
 	// Faults are in a fixed order; none: it stands as specified.
 	Faults []WallFault
+	// Filter is a digest of the filter as read, "" when there is none: a filter
+	// that an earlier release of ours wrote is known again by it.
+	Filter string
 	// Accepted counts packets to the bundle by port since the filter was made;
 	// nil while it is not as specified. What made it anew forgot the counts.
 	Accepted map[int32]uint64
@@ -87,6 +95,12 @@ type Walls interface {
 	// deleted meanwhile is seen before or after it. An error means that nothing
 	// could be found out.
 	InspectWalls(ctx context.Context, specs []WallSpec) ([]Wall, error)
+	// WatchWalls calls changed soon after something happened to any wall's
+	// filter or link, a change of ours included, or to a bundle's bridge, and
+	// whenever something may have been missed. It must return soon. What
+	// happens in a namespace, and to a machine, is not told. It returns when
+	// ctx ends, with its error, or when nothing can be told any more.
+	WatchWalls(ctx context.Context, changed func()) error
 	// DeleteWall removes filter, link and namespace; absent or someone else's is
 	// nil. What still runs in the namespace is left without a link.
 	DeleteWall(ctx context.Context, owner Owner) error

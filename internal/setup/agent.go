@@ -150,7 +150,7 @@ func (o *AgentOptions) proofTargets() ([]netip.AddrPort, error) {
 	var out []netip.AddrPort
 	for _, text := range o.ProofTargets {
 		t, err := netip.ParseAddrPort(text)
-		if err != nil || t.Port() == 0 {
+		if a := t.Addr(); err != nil || t.Port() == 0 || a.IsLoopback() || a.IsUnspecified() || a.IsMulticast() || a.Zone() != "" {
 			return nil, fmt.Errorf("--proof-target %q: want IP:PORT, such as 192.0.2.1:443 or [2001:db8::1]:443", text)
 		}
 		out = append(out, t)

@@ -24,9 +24,12 @@ const (
 // before it has met dockerd or the API server.
 type Wall struct {
 	Spec host.WallSpec `json:"spec"`
-	// Asked is the state of the Bottle that was last acted on: its generation
-	// and what asks for proofs. A leak is held against it until it changes.
-	Asked string `json:"asked"`
+	// Filter is host.Wall.Filter as it last stood.
+	Filter string `json:"filter,omitempty"`
+	// Smolvm and Backend are the release and the way of its guests to the
+	// network, as of the last proof.
+	Smolvm  string `json:"smolvm,omitempty"`
+	Backend string `json:"backend,omitempty"`
 }
 
 // Leak is the evidence of a leak, kept until the user asks again.
@@ -38,8 +41,10 @@ type Leak struct {
 	// network.
 	Smolvm  string `json:"smolvm,omitempty"`
 	Backend string `json:"backend,omitempty"`
-	// Asked is Wall.Asked at that time.
-	Asked string `json:"asked"`
+	// Told is the state of the Bottle (its generation, and what asks for
+	// proofs) of which the leak was first said: it counts until that changes.
+	// "" is a leak that nobody was told of yet.
+	Told string `json:"told,omitempty"`
 }
 
 // Wall reads what WriteWall wrote; nil without an error when there is none.

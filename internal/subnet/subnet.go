@@ -56,9 +56,6 @@ func TripleOf(subnet netip.Prefix) (Triple, error) {
 // Len is the number of candidates, the modulus of FirstChoice; at least 1.
 func (p *Pool) Len() int { return int(p.blocks - p.excluded.size()) }
 
-// Contains says whether a is in the pool, excluded networks included.
-func (p *Pool) Contains(a netip.Addr) bool { return p.pool.Contains(a.Unmap()) }
-
 // Candidates yields every candidate in order of address. Nothing is
 // materialised: a pool may have half a billion of them.
 func (p *Pool) Candidates() iter.Seq[netip.Prefix] {

@@ -33,8 +33,8 @@ func (w *Walls) EnsureWall(ctx context.Context, spec host.WallSpec) (host.Wall, 
 	if err := f.conflict(spec.Owner); err != nil {
 		return host.Wall{}, err
 	}
-	if wall := wallOf(spec, want, f); len(wall.Faults) == 0 {
-		return wall, nil
+	if wall := wallOf(spec, want, f); wall.Err != nil || len(wall.Faults) == 0 {
+		return wall, wall.Err
 	}
 	m := &mend{walls: w, spec: spec, want: want, facts: f}
 	if err := m.run(ctx); err != nil {
@@ -43,7 +43,8 @@ func (w *Walls) EnsureWall(ctx context.Context, spec host.WallSpec) (host.Wall, 
 	if f, err = w.lookAt(ctx, spec); err != nil {
 		return host.Wall{}, err
 	}
-	return wallOf(spec, want, f), nil
+	wall := wallOf(spec, want, f)
+	return wall, wall.Err
 }
 
 func (w *Walls) lookAt(ctx context.Context, spec host.WallSpec) (facts, error) {

@@ -4,6 +4,8 @@ package wall
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -46,6 +48,19 @@ type filterFacts struct {
 	// earlier are the chains of other tables that see packets before ours.
 	earlier []string
 	err     error
+}
+
+// digest is of the rules as read, which do not depend on counts; "" is none.
+func (f filterFacts) digest() string {
+	if f.table == nil {
+		return ""
+	}
+	sum := sha256.New()
+	for _, r := range f.rules {
+		fmt.Fprintf(sum, "%s %d\n", r.chain, len(r.normal))
+		sum.Write(r.normal)
+	}
+	return hex.EncodeToString(sum.Sum(nil))
 }
 
 // insideFacts is what is in the namespace.

@@ -59,8 +59,6 @@ func TestJudge(t *testing.T) {
 			f.inside.links = append(f.inside.links, attrs{name: "sit0", kind: "sit", index: 3, up: true})
 		}, `open: link "sit0" is in the namespace`},
 		{"link that is called like a tunnel", func(f *facts) { f.inside.links = append(f.inside.links, attrs{name: "sit0", kind: "veth", index: 3}) }, `open: link "sit0" is in the namespace`},
-		{"unreadable namespace", func(f *facts) { f.inside = insideFacts{err: os.ErrPermission} }, "shut: namespace /ns cannot be read: permission denied"},
-		{"unreadable filter", func(f *facts) { f.filter.err = errInterrupted }, "open: filter " + table + " cannot be read: changed while it was read"},
 		{"chain on another device", func(f *facts) { f.filter.table.chains[0].devices = []string{"eth0"} }, "open: filter " + table + " is not where packets come by"},
 		{"chain on no device", func(f *facts) { f.filter.table.chains[0].devices = nil }, "open: filter " + table + " is not where packets come by"},
 		{"chain on two devices", func(f *facts) { f.filter.table.chains[0].devices = []string{veth, "eth0"} }, "open: filter " + table + " is not where packets come by"},
@@ -78,6 +76,35 @@ func TestJudge(t *testing.T) {
 				t.Errorf("faults:\ngot\n%s\nwant\n%s", got, tt.want)
 			}
 		})
+	}
+}
+
+// TestUnreadable: of what could not be read nothing is said but that.
+func TestUnreadable(t *testing.T) {
+	spec := newSpec(t, 44)
+	for name, change := range map[string]func(f *facts){
+		"namespace": func(f *facts) { f.inside = insideFacts{err: os.ErrPermission} },
+		"filter":    func(f *facts) { f.filter.err = errInterrupted },
+	} {
+		want, f := soundFacts(t, spec)
+		change(&f)
+		if got := wallOf(spec, want, f); got.Err == nil || len(got.Faults) > 0 || got.NetNS != (host.NetNS{}) {
+			t.Errorf("%s: got %+v, want an error alone", name, got)
+		}
+	}
+}
+
+// TestADigestKnowsAFilterAgain, whatever it counted.
+func TestADigestKnowsAFilterAgain(t *testing.T) {
+	_, f := soundFacts(t, newSpec(t, 44))
+	first := f.filter.digest()
+	f.filter.rules[0].packets += 7
+	if got := f.filter.digest(); got != first || got == "" {
+		t.Errorf("after packets: got %q, want %q", got, first)
+	}
+	f.filter.rules[0].normal = append([]byte{1}, f.filter.rules[0].normal...)
+	if got := f.filter.digest(); got == first {
+		t.Error("with another rule: got the same digest, want another")
 	}
 }
 

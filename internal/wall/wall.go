@@ -20,6 +20,8 @@ package wall
 import (
 	"cmp"
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"sync"
 
@@ -70,7 +72,7 @@ func (w *Walls) InspectWalls(ctx context.Context, specs []host.WallSpec) ([]host
 	}
 	var again []int
 	for i := range walls {
-		if len(walls[i].Faults) > 0 {
+		if len(walls[i].Faults) > 0 || walls[i].Err != nil {
 			again = append(again, i)
 		}
 	}
@@ -111,7 +113,10 @@ func (w *Walls) read(ctx context.Context, specs []host.WallSpec) ([]host.Wall, e
 }
 
 func wallOf(s host.WallSpec, want *expected, f facts) host.Wall {
-	wall := host.Wall{NetNS: f.id, Path: f.path, Faults: judge(s, want, f)}
+	if err := errors.Join(f.inside.err, f.filter.err); err != nil {
+		return host.Wall{Path: f.path, Err: fmt.Errorf("wall %s cannot be read: %w", s.Owner.ID(), err)}
+	}
+	wall := host.Wall{NetNS: f.id, Path: f.path, Faults: judge(s, want, f), Filter: f.filter.digest()}
 	if f.filter.table != nil && want.equal(f.filter.rules) {
 		wall.Accepted, wall.Dropped = want.counts(f.filter.rules)
 	}

@@ -96,7 +96,7 @@ func TestPrinterColumns(t *testing.T) {
 	if len(table.Rows) != 1 {
 		t.Fatalf("got %d rows, want 1", len(table.Rows))
 	}
-	want := []any{"a", "a", "node-a", "192.168.44.2", "False", "NotProven", float64(2)}
+	want := []any{"a", "a", "node-a", "192.168.44.2", "False", "Proving", float64(2)}
 	if diff := cmp.Diff(want, table.Rows[0].Cells[:7]); diff != "" {
 		t.Errorf("row (-want +got):\n%s", diff)
 	}

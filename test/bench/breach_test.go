@@ -20,7 +20,7 @@ func BenchmarkBreach(b *testing.B) {
 	if real() {
 		b.Skip("measured with stand-in machines: an emulated node has no times to speak of")
 	}
-	const n = 5
+	const n = 3
 	for _, way := range story.Ways {
 		for _, alone := range []bool{false, true} {
 			var dials, lives []time.Duration
@@ -38,11 +38,16 @@ func BenchmarkBreach(b *testing.B) {
 				if alone {
 					thaw = []func(){c.Freeze(b, node, "dockerd"), c.Freeze(b, node, "kube-apiserver")}
 				}
+				wake := func() {}
+				if way.Asleep {
+					wake = c.Freeze(b, node, "agent")
+				}
 				begin := time.Now()
 				way.Break(b, c, one)
-				if way.Name == "machine outside" {
-					begin, pid = time.Now(), 0 // it is another machine, and the agent slept
+				if way.Asleep {
+					begin, pid = time.Now(), 0 // it is another machine by now
 				}
+				wake()
 				lives = append(lives, gone(b, c, pid, begin))
 				got, last := count.Read(b)
 				if got > 0 {
@@ -55,6 +60,8 @@ func BenchmarkBreach(b *testing.B) {
 					f()
 				}
 				c.WaitRuns(b, one)
+				count.Stop(b)
+				way.Undo(b, c, one)
 				c.Gone(b, one)
 			}
 			what := way.Name

@@ -44,22 +44,28 @@ type Counter struct {
 }
 
 // Count starts a counter on b's node, in the network namespace of that name or
-// in the node's own for "". It ends with the test.
+// in the node's own for "". One at a time, until Stop or the end of the test.
 func (c *Cluster) Count(t testing.TB, b *v1alpha1.Bottle, netns string) *Counter {
 	t.Helper()
-	k := &Counter{c: c, node: NodeOf(b), path: "/run/count-" + string(b.UID)[:8] + netns}
+	k := &Counter{c: c, node: NodeOf(b), path: "/run/count-" + string(b.UID)[:8]}
 	enter := ""
 	if netns != "" {
 		enter = "ip netns exec " + netns
 	}
 	script := fmt.Sprintf("rm -f %[1]s; %[2]s setsid python3 -c \"$1\" %[3]d %[1]s </dev/null >/dev/null 2>&1 & echo $!", k.path, enter, dialPort)
-	pid := strings.TrimSpace(c.Exec(t, k.node, "sh", "-c", script, "sh", counter))
-	t.Cleanup(func() { c.TryExec(t, k.node, "sh", "-c", "pkill -f '[4]999 "+k.path+"'; kill "+pid+"; rm -f "+k.path) })
+	c.Exec(t, k.node, "sh", "-c", script, "sh", counter)
+	t.Cleanup(func() { k.Stop(t) })
 	c.Eventually(t, "the counter to listen", func() (string, bool) {
 		r := c.TryExec(t, k.node, "cat", k.path)
 		return r.Stderr, r.Code == 0
 	})
 	return k
+}
+
+// Stop ends the counter.
+func (k *Counter) Stop(t testing.TB) {
+	t.Helper()
+	k.c.TryExec(t, k.node, "sh", "-c", `pkill -f "[4]999 $1"; rm -f "$1"`, "sh", k.path)
 }
 
 // Read returns how many connections came so far, and when the last one did.
@@ -79,6 +85,11 @@ type Way struct {
 	// Elsewhere: what the guest dials then arrives in a namespace of its own.
 	Elsewhere bool
 	Break     func(t testing.TB, c *Cluster, b *v1alpha1.Bottle)
+	// Asleep: the agent must be, or it is faster than the breaking.
+	Asleep bool
+	// Docker: it takes dockerd's own rules along, which only a new dockerd
+	// brings back.
+	Docker bool
 }
 
 // Where is the network namespace in which what the guest of b dials arrives
@@ -95,7 +106,19 @@ func (w Way) Prepare(t testing.TB, c *Cluster, b *v1alpha1.Bottle) {
 	t.Helper()
 	if w.Elsewhere {
 		c.Exec(t, NodeOf(b), "ip", "netns", "add", w.Where(b))
-		t.Cleanup(func() { c.TryExec(t, NodeOf(b), "ip", "netns", "del", w.Where(b)) })
+	}
+}
+
+// Undo takes away what Prepare made, and mends what Break broke beside the
+// wall.
+func (w Way) Undo(t testing.TB, c *Cluster, b *v1alpha1.Bottle) {
+	t.Helper()
+	if w.Elsewhere {
+		c.TryExec(t, NodeOf(b), "ip", "netns", "del", w.Where(b))
+	}
+	if w.Docker {
+		c.Run(t, "docker-stop", NodeOf(b))
+		c.Run(t, "docker-start", NodeOf(b))
 	}
 }
 
@@ -112,20 +135,12 @@ var Ways = []Way{
 			ip -n "$2" addr add "$3/24" dev "$1"
 			ip -n "$2" link set "$1" up`, "sh", "bv-"+string(b.UID)[:8], Way{Elsewhere: true}.Where(b), b.Status.Network.Gateway)
 	}},
-	{Name: "machine outside", Break: func(t testing.TB, c *Cluster, b *v1alpha1.Bottle) {
-		// While the agent sleeps, or it would be faster.
-		thaw := c.Freeze(t, NodeOf(b), "agent")
-		defer thaw()
+	{Name: "machine outside", Asleep: true, Break: func(t testing.TB, c *Cluster, b *v1alpha1.Bottle) {
 		for _, verb := range []string{"stop", "start"} {
 			c.Exec(t, NodeOf(b), "smolvm", "machine", verb, "--name", ID(b))
 		}
 	}},
-	{Name: "ruleset flushed", Break: func(t testing.TB, c *Cluster, b *v1alpha1.Bottle) {
-		// It takes dockerd's own rules along, which only a new dockerd brings back.
-		t.Cleanup(func() {
-			c.Run(t, "docker-stop", NodeOf(b))
-			c.Run(t, "docker-start", NodeOf(b))
-		})
+	{Name: "ruleset flushed", Docker: true, Break: func(t testing.TB, c *Cluster, b *v1alpha1.Bottle) {
 		c.Exec(t, NodeOf(b), "nft", "flush", "ruleset")
 	}},
 }

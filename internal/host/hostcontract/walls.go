@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"testing"
 
@@ -58,6 +59,7 @@ func TestWalls(t *testing.T, fixture func(t *testing.T) WallsFixture) {
 		{"several, read in the order asked for", wallSeveral},
 		{"many at once", wallAtOnce},
 		{"never seen half made", wallHalfMade},
+		{"changes are told", wallWatched},
 		{"cancelled", wallCancelled},
 	}
 	for _, tt := range tests {
@@ -133,6 +135,10 @@ func wallLife(t *testing.T, f WallsFixture) {
 		if got := inspectWall(t, f, spec); got.NetNS != first.NetNS || got.Path != first.Path || len(got.Faults) > 0 {
 			t.Errorf("inspect: got %+v, want as ensured: %+v", got, first)
 		}
+	}
+	// As long as somebody is in it, or has it open, its number is no other's.
+	if held, err := os.Open(first.Path); err == nil {
+		defer held.Close()
 	}
 	want := host.WallOwner{ID: spec.Owner.ID(), UID: spec.Owner.UID, Cluster: spec.Owner.Cluster}
 	if got := listOf(t, f, spec); len(got) != 1 || got[0] != want {

@@ -23,6 +23,7 @@ type Walls struct {
 	foreign  map[string]string // what of another's is in the way, by ID
 	noBridge map[string]bool   // by ID
 	inode    uint64
+	watchers watchers
 }
 
 // wall is one wall of the fake.
@@ -31,6 +32,7 @@ type wall struct {
 	ns       host.NetNS
 	broken   []host.WallFault
 	kept     []host.WallFault // whatever is done
+	err      error            // it cannot be read
 	accepted map[int32]uint64
 	dropped  uint64
 	drops    []host.Drop
@@ -74,6 +76,11 @@ func (f *Walls) Break(owner host.Owner, fault host.WallFault) {
 	f.change(owner, func(w *wall) { w.broken = append(w.broken, fault) })
 }
 
+// Unreadable makes a wall one that cannot be read; nil mends it.
+func (f *Walls) Unreadable(owner host.Owner, err error) {
+	f.change(owner, func(w *wall) { w.err = err })
+}
+
 // Keep adds a fault to a wall that EnsureWall cannot mend.
 func (f *Walls) Keep(owner host.Owner, fault host.WallFault) {
 	f.change(owner, func(w *wall) { w.kept = append(w.kept, fault) })
@@ -107,6 +114,7 @@ func (f *Walls) CountAccepted(owner host.Owner, port int32, packets uint64) {
 
 // change changes a wall, which must be there.
 func (f *Walls) change(owner host.Owner, how func(w *wall)) {
+	defer f.watchers.tell("")
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	w := f.walls[owner.ID()]
@@ -148,6 +156,7 @@ func (f *Walls) call(ctx context.Context, name string, effect func() error) erro
 
 // EnsureWall implements host.Walls.
 func (f *Walls) EnsureWall(ctx context.Context, spec host.WallSpec) (out host.Wall, err error) {
+	defer f.watchers.tell("")
 	id := spec.Owner.ID()
 	err = f.call(ctx, "EnsureWall "+id, func() error {
 		if f.noBridge[id] {
@@ -164,6 +173,9 @@ func (f *Walls) EnsureWall(ctx context.Context, spec host.WallSpec) (out host.Wa
 		}
 		if !sameWall(w.spec, spec) { // another filter
 			w.accepted, w.dropped, w.drops = map[int32]uint64{}, 0, nil
+		}
+		if w.err != nil {
+			return w.err
 		}
 		w.broken, w.spec = nil, spec
 		w.spec.Ports = slices.Clone(spec.Ports)
@@ -192,12 +204,16 @@ func (f *Walls) shown(spec host.WallSpec) host.Wall {
 		out.Faults = []host.WallFault{{What: "there is no wall"}}
 		return out
 	}
-	out.NetNS, out.Faults = w.ns, slices.Concat(w.broken, w.kept)
+	if w.err != nil {
+		out.Err = w.err
+		return out
+	}
+	out.NetNS, out.Faults, out.Filter = w.ns, slices.Concat(w.broken, w.kept), fmt.Sprint("filter of ", w.spec.Ports)
 	if f.noBridge[spec.Owner.ID()] {
 		out.Faults = append(out.Faults, host.WallFault{What: "bridge " + spec.Owner.Bridge() + " is missing"})
 	}
 	if !sameWall(w.spec, spec) {
-		out.Faults = append(out.Faults, host.WallFault{What: "filter bottle-" + spec.Owner.UID8() + " has other rules than the wall's", Open: true})
+		out.Faults = append(out.Faults, host.WallFault{What: "filter bottle-" + spec.Owner.UID8() + " has other rules than the wall's", Open: true, Rules: true})
 		return out
 	}
 	out.Accepted, out.Dropped = map[int32]uint64{}, w.dropped
@@ -211,8 +227,18 @@ func sameWall(a, b host.WallSpec) bool {
 	return a.Owner.ID() == b.Owner.ID() && a.Subnet == b.Subnet && a.BundleIP == b.BundleIP && a.MachineIP == b.MachineIP && slices.Equal(a.Ports, b.Ports)
 }
 
+// WatchWalls implements host.Walls.
+func (f *Walls) WatchWalls(ctx context.Context, changed func()) error {
+	return f.around("WatchWalls", func() error {
+		defer f.watchers.add(func(string) { changed() })()
+		<-ctx.Done()
+		return ctx.Err()
+	})
+}
+
 // DeleteWall implements host.Walls.
 func (f *Walls) DeleteWall(ctx context.Context, owner host.Owner) error {
+	defer f.watchers.tell("")
 	return f.call(ctx, "DeleteWall "+owner.ID(), func() error {
 		delete(f.walls, owner.ID())
 		return nil

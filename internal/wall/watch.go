@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package wall
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+	rtnl "github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// WatchWalls implements host.Walls.
+func (w *Walls) WatchWalls(ctx context.Context, changed func()) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	filters, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	if err != nil {
+		return fmt.Errorf("watch nftables: %w", err)
+	}
+	defer func() { _ = filters.Close() }()
+	if err := filters.JoinGroup(unix.NFNLGRP_NFTABLES); err != nil {
+		return fmt.Errorf("watch nftables: %w", err)
+	}
+	links := make(chan rtnl.LinkUpdate, 64)
+	lost := make(chan error, 1)
+	err = rtnl.LinkSubscribeWithOptions(links, ctx.Done(), rtnl.LinkSubscribeOptions{ErrorCallback: func(err error) {
+		select {
+		case lost <- err:
+		default:
+		}
+	}})
+	if err != nil {
+		return fmt.Errorf("watch links: %w", err)
+	}
+	defer context.AfterFunc(ctx, func() { _ = filters.SetDeadline(time.Now()) })()
+	ended := make(chan error, 1)
+	go func() { ended <- watchFilters(filters, changed) }()
+	for {
+		select {
+		case <-ctx.Done():
+			return cmp.Or(ctx.Err(), <-ended) // and no reader is left behind
+		case err := <-ended:
+			return fmt.Errorf("watch nftables: %w", err)
+		case err := <-lost:
+			if ctx.Err() == nil {
+				return fmt.Errorf("watch links: %w", err)
+			}
+		case u, ok := <-links:
+			if !ok {
+				return errors.New("watch links: it ended")
+			}
+			if name := u.Attrs().Name; strings.HasPrefix(name, "bv-") || strings.HasPrefix(name, "bb-") {
+				changed()
+			}
+		}
+	}
+}
+
+// watchFilters calls changed for whatever happens to a table of a wall's.
+func watchFilters(conn *netlink.Conn, changed func()) error {
+	for {
+		messages, err := conn.Receive()
+		if errors.Is(err, unix.ENOBUFS) {
+			changed() // some were lost: anything may have changed
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		for _, m := range messages {
+			if concernsWall(m) {
+				changed()
+				break
+			}
+		}
+	}
+}
+
+// concernsWall says whether a message is of the table of a wall. Of one for a
+// table, chain or rule alike, the first attribute is the table's name.
+func concernsWall(m netlink.Message) bool {
+	const tableAttribute = 1
+	kind := int(m.Header.Type) & 0xff // what is remembered of drops is no change
+	if kind > unix.NFT_MSG_DELRULE || len(m.Data) < 4 || m.Data[0] != byte(nftables.TableFamilyNetdev) {
+		return false
+	}
+	ours := false
+	attributes(m.Data[4:], func(kind uint16, b []byte) {
+		ours = ours || kind == tableAttribute && strings.HasPrefix(text(b), tablePrefix)
+	})
+	return ours
+}
