@@ -43,9 +43,9 @@ type BottleSpec struct {
 	// +kubebuilder:validation:MaxItems=128
 	Env []EnvVar `json:"env,omitempty"`
 
-	// image is the guest's root filesystem: an OCI reference, or file:NAME for
-	// an archive in the node's folder of local images. Pulling a reference is
-	// not yet applied: MachineReady says ImageNotLocal.
+	// image is the guest's root filesystem: an OCI reference, which is pulled to
+	// the node once per digest, or file:NAME for an archive or OCI layout in the
+	// node's folder of local images.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=512
@@ -59,12 +59,13 @@ type BottleSpec struct {
 	// +optional
 	Artifact *Artifact `json:"artifact,omitempty"`
 
-	// imagePullPolicy says when the image is pulled. Not yet applied.
+	// imagePullPolicy says when the registry is asked for the image, as in a
+	// Pod. It counts when a machine is made.
 	// +optional
 	ImagePullPolicy *PullPolicy `json:"imagePullPolicy,omitempty"`
 
-	// imagePullSecrets name the Secrets with which the image is pulled. Not
-	// yet applied.
+	// imagePullSecrets name the Secrets with which the image is pulled, as in a
+	// Pod.
 	// +optional
 	// +listType=map
 	// +listMapKey=name

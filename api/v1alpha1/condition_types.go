@@ -119,9 +119,20 @@ const (
 
 // Reasons of MachineReady.
 const (
-	// ReasonImageNotLocal: the image is a registry reference; only local
-	// archives can be given to smolvm yet.
-	ReasonImageNotLocal = "ImageNotLocal"
+	// ReasonImagePulling: the image is on its way to the node.
+	ReasonImagePulling = "ImagePulling"
+	// ReasonErrImagePull: the image could not be pulled; the message is the
+	// registry's.
+	ReasonErrImagePull = "ErrImagePull"
+	// ReasonImagePullBackOff: it could not, and is tried again with growing
+	// pauses.
+	ReasonImagePullBackOff = "ImagePullBackOff"
+	// ReasonInvalidImageName: the reference names no image that this node can
+	// be asked for.
+	ReasonInvalidImageName = "InvalidImageName"
+	// ReasonImageNeverPull: the image is not on the node, and
+	// spec.imagePullPolicy is Never.
+	ReasonImageNeverPull = "ImageNeverPull"
 	// ReasonImageNotFound: the archive is not in the node's image folder.
 	ReasonImageNotFound = "ImageNotFound"
 	// ReasonUnsupportedBySmolvm: the node's smolvm is too old for the spec.

@@ -71,13 +71,13 @@ type Options struct {
 	RequireProof bool
 
 	State  *state.Dir
-	Images *state.Images
+	Images host.Images
 	Pool   *subnet.Pool
 	Clock  clock.WithTicker
 	// Metrics may be nil.
 	Metrics *Metrics
 
-	// DefaultImage is file:NAME, or empty for a bare machine.
+	// DefaultImage is what Bottles get that name none; empty: a bare machine.
 	DefaultImage string
 	// AllowedBundleImages are globs (path.Match) for spec.bundle.image.
 	AllowedBundleImages []string

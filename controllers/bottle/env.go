@@ -15,8 +15,8 @@ import (
 	"botbottle.dev/bottle-operator/internal/namedwatch"
 )
 
-// references are all objects that the Bottle names, for its guest and for its
-// bundle.
+// references are all objects that the Bottle names, for its guest, its image
+// and its bundle.
 func references(b *v1alpha1.Bottle) []namedwatch.Ref {
 	var refs []namedwatch.Ref
 	add := func(vars []v1alpha1.EnvVar) {
@@ -27,6 +27,9 @@ func references(b *v1alpha1.Bottle) []namedwatch.Ref {
 		}
 	}
 	add(b.Spec.Env)
+	for _, s := range b.Spec.ImagePullSecrets {
+		refs = append(refs, namedwatch.Ref{Kind: namedwatch.Secret, Namespace: b.Namespace, Name: s.Name})
+	}
 	if b.Spec.Bundle != nil {
 		add(b.Spec.Bundle.Env)
 	}

@@ -6,22 +6,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
+	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
+	logf "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/namedwatch"
 	"botbottle.dev/bottle-operator/internal/state"
 )
 
-// filePrefix marks an archive in the node's folder of local images.
-const filePrefix = "file:"
-
-// ensureImage finds what a new machine is to be made from. A machine that is
-// there keeps what it was made from, so that nothing is asked of the image
-// then.
+// ensureImage finds what a new machine is to be made from, and has it pulled
+// if need be. A machine that is there keeps what it was made from, so that
+// nothing is asked of the image then.
 func (r *Reconciler) ensureImage(ctx context.Context, s *scope) error {
 	facts := r.facts.get(ctx)
 	m, present, err := r.view.get(ctx, s.name())
@@ -41,16 +42,61 @@ func (r *Reconciler) ensureImage(ctx context.Context, s *scope) error {
 	if err != nil || reference == "" {
 		return err
 	}
+	req := host.ImageRequest{Reference: reference, For: s.owner.UID, Policy: host.PullPolicy(ptr.Deref(s.bottle.Spec.ImagePullPolicy, ""))}
+	if req.PullSecrets, err = r.pullSecrets(ctx, s); err != nil {
+		return err
+	}
 	s.reference = reference
-	s.image, err = r.Images.Get(ctx, strings.TrimPrefix(reference, filePrefix))
-	if errors.Is(err, state.ErrNoImage) {
+	s.image, err = r.Images.Get(ctx, req)
+	return r.ofImages(err)
+}
+
+// ofImages says what becomes of the step, in the words that Pods use.
+func (r *Reconciler) ofImages(err error) error {
+	var pulling *host.Pulling
+	var failed *host.PullFailed
+	switch {
+	case errors.As(err, &pulling): // whoever watches the images ends the wait
+		return &flow.Waiting{Reason: v1alpha1.ReasonImagePulling, Message: pulling.Message}
+	case errors.As(err, &failed):
+		reason := v1alpha1.ReasonErrImagePull
+		if failed.BackOff {
+			reason = v1alpha1.ReasonImagePullBackOff
+		}
+		return &flow.Waiting{Reason: reason, Message: failed.Error(), After: max(failed.Until.Sub(r.Clock.Now()), time.Second)}
+	case errors.Is(err, host.ErrNeverPull):
+		return &flow.Waiting{Reason: v1alpha1.ReasonImageNeverPull, After: forSomebody, Message: err.Error()}
+	case errors.Is(err, host.ErrNotFound):
 		return &flow.Waiting{Reason: v1alpha1.ReasonImageNotFound, After: forNode,
 			Message: err.Error() + ": put the archive there, or change spec.image"}
+	case errors.Is(err, host.ErrInvalid):
+		return &flow.Terminal{Reason: v1alpha1.ReasonInvalidImageName, Err: err}
 	}
 	return err
 }
 
-// imageReference is the file:NAME to use; "" for a bare machine.
+// pullSecrets are the contents of those that are there. One that is missing is
+// no reason not to try, as for a Pod: the image may be public.
+func (r *Reconciler) pullSecrets(ctx context.Context, s *scope) ([][]byte, error) {
+	var out [][]byte
+	for _, ref := range s.bottle.Spec.ImagePullSecrets {
+		data, err := r.References.Get(ctx, namedwatch.Ref{Kind: namedwatch.Secret, Namespace: s.bottle.Namespace, Name: ref.Name})
+		if errors.Is(err, namedwatch.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("pull secret %s: %w", ref.Name, err)
+		}
+		for _, key := range []string{corev1.DockerConfigJsonKey, corev1.DockerConfigKey} {
+			if content, ok := data[key]; ok {
+				out = append(out, content)
+			}
+		}
+	}
+	return out, nil
+}
+
+// imageReference is what to get; "" for a bare machine.
 func (r *Reconciler) imageReference(s *scope) (string, error) {
 	spec := s.bottle.Spec
 	if spec.Artifact != nil {
@@ -66,11 +112,95 @@ func (r *Reconciler) imageReference(s *scope) (string, error) {
 	case !s.version.LocalImages:
 		return "", &flow.Waiting{Reason: v1alpha1.ReasonUnsupportedBySmolvm, After: forSomebody,
 			Message: fmt.Sprintf("smolvm %s on the node cannot be given an image: install 1.1.3 or newer, or leave spec.image out for a bare machine", s.version.Version)}
-	case !strings.HasPrefix(image, filePrefix):
-		return "", &flow.Waiting{Reason: v1alpha1.ReasonImageNotLocal, After: forSomebody,
-			Message: fmt.Sprintf("images are not pulled yet: put the archive of %s into the node's folder of local images and name it as %sNAME", image, filePrefix)}
 	}
 	return image, nil
+}
+
+// watchImages has a Bottle looked at when its image comes, or does not.
+func (r *Reconciler) watchImages(ctx context.Context) error {
+	err := r.Images.WatchImages(ctx, r.enqueueUID)
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// ImageEvent makes an Event of what happened to an image that a Bottle waits
+// for. It does not block.
+func (r *Reconciler) ImageEvent(uid, reason, message string) {
+	k, ok := r.keyOf(uid)
+	if !ok {
+		return
+	}
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), soon)
+		defer cancel()
+		b := &v1alpha1.Bottle{}
+		if err := r.Client.Get(ctx, k, b); err != nil || string(b.UID) != uid {
+			return
+		}
+		kind := corev1.EventTypeNormal
+		if reason == "Failed" || reason == "BackOff" {
+			kind = corev1.EventTypeWarning
+		}
+		r.Recorder.Eventf(b, nil, kind, reason, "Pull", "%s", message)
+	}()
+}
+
+// keyOf is the Bottle of this node with the UID.
+func (r *Reconciler) keyOf(uid string) (types.NamespacedName, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for name, k := range r.known {
+		if (host.Owner{UID: uid}).UID8() == name[max(0, len(name)-8):] {
+			return k, true
+		}
+	}
+	return types.NamespacedName{}, false
+}
+
+// UsedImages are the digests of the images of all Bottles of the node, and the
+// archives that machines were made from, anybody's. An error means that it
+// could not be found out.
+func (r *Reconciler) UsedImages(ctx context.Context) (digests, archives map[string]bool, err error) {
+	digests, archives = map[string]bool{}, map[string]bool{}
+	list := &v1alpha1.BottleList{}
+	if err := r.Client.List(ctx, list); err != nil {
+		return nil, nil, fmt.Errorf("images in use: %w", err)
+	}
+	for _, b := range list.Items {
+		if b.Status.Image != nil {
+			digests[ptr.Deref(b.Status.Image.Digest, "")] = true
+		}
+	}
+	owners, err := r.State.Owners()
+	if err != nil {
+		return nil, nil, fmt.Errorf("images in use: %w", err)
+	}
+	for _, o := range owners {
+		folder, err := r.State.Folder(o.UID)
+		if err != nil {
+			return nil, nil, err
+		}
+		rec, err := folder.Record()
+		if err != nil {
+			return nil, nil, fmt.Errorf("images in use: %w", err)
+		}
+		if rec != nil {
+			digests[rec.Digest] = true
+		}
+	}
+	machines, err := r.Machines.ListMachines(ctx)
+	if err != nil {
+		return nil, nil, fmt.Errorf("images in use: %w", err)
+	}
+	for _, m := range machines {
+		if m.Image != "" {
+			archives[m.Image] = true
+		}
+	}
+	logf.FromContext(ctx).V(1).Info("Images in use", "digests", len(digests), "archives", len(archives))
+	return digests, archives, nil
 }
 
 // keepImage takes from the record what the machine was made from.

@@ -3,37 +3,49 @@
 package bottle
 
 import (
-	"os"
-	"path/filepath"
+	"errors"
 	"strings"
 	"testing"
 
+	"k8s.io/utils/ptr"
+
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/host/hosttest"
 	"botbottle.dev/bottle-operator/test/builders"
 )
 
+const registryImage = "ghcr.io/org/agent:1"
+
 func TestImage(t *testing.T) {
 	bare := host.SmolvmVersion{Version: "0.8.0"}
+	never := func(b *builders.Bottle) *builders.Bottle {
+		b.Spec.ImagePullPolicy = ptr.To(v1alpha1.PullPolicy("Never"))
+		return b
+	}
+	push := func(w *world) { w.images.Push(registryImage, "agent 1") }
 	tests := map[string]struct {
 		bottle      *builders.Bottle
 		version     *host.SmolvmVersion
 		before      func(w *world)
 		wantCond    string
 		wantStalled string
-		wantArchive string // content; "" for a bare machine or none
+		wantImage   string // what it stands for; "" for a bare machine or none
 	}{
-		"the default":                      {demo(), nil, nil, "True/MachineRunning", "", "default image"},
-		"an archive":                       {demo().Image("file:a.tar"), nil, func(w *world) { w.putImage("a.tar", "archive a") }, "True/MachineRunning", "", "archive a"},
-		"an archive that is not there":     {demo().Image("file:a.tar"), nil, nil, "False/ImageNotFound", "", ""},
-		"a link":                           {demo().Image("file:l.tar"), nil, func(w *world) { w.link("l.tar", "guest.tar") }, "False/ImageNotFound", "", ""},
-		"a registry reference":             {demo().Image("ghcr.io/org/agent:1"), nil, nil, "False/ImageNotLocal", "", ""},
-		"an artifact":                      {demo().ArtifactPath("file:a.smolmachine"), nil, nil, "False/UnsupportedBySmolvm", "True/UnsupportedBySmolvm", ""},
-		"none, by a smolvm without any":    {demo(), &bare, nil, "True/MachineRunning", "", ""},
-		"an archive, by one without any":   {demo().Image("file:guest.tar"), &bare, nil, "False/UnsupportedBySmolvm", "", ""},
-		"a command, by one without any":    {demo().Command("sh"), &bare, nil, "False/UnsupportedBySmolvm", "", ""},
-		"a default that is not there":      {demo(), nil, func(w *world) { _ = os.Remove(filepath.Join(w.imageDir, "guest.tar")) }, "False/ImageNotFound", "", ""},
-		"no folder of local images at all": {demo(), nil, func(w *world) { _ = os.RemoveAll(w.imageDir) }, "False/ImageNotFound", "", ""},
+		"the default":                        {demo(), nil, nil, "True/MachineRunning", "", "default image"},
+		"an archive":                         {demo().Image("file:a.tar"), nil, func(w *world) { w.images.PutLocal("file:a.tar", "archive a") }, "True/MachineRunning", "", "archive a"},
+		"an archive that is not there":       {demo().Image("file:a.tar"), nil, nil, "False/ImageNotFound", "", ""},
+		"a registry reference":               {demo().Image(registryImage), nil, push, "True/MachineRunning", "", "agent 1"},
+		"one that is on its way":             {demo().Image(registryImage), nil, func(w *world) { push(w); w.images.Hold(registryImage) }, "False/ImagePulling", "", ""},
+		"a registry that is down":            {demo().Image(registryImage), nil, func(w *world) { w.images.Down(errors.New("no route")) }, "False/ImagePullBackOff", "", ""},
+		"never to be pulled":                 {never(demo().Image(registryImage)), nil, push, "False/ImageNeverPull", "", ""},
+		"no image's name":                    {demo().Image("Docker.io/UPPER"), nil, nil, "False/InvalidImageName", "True/InvalidImageName", ""},
+		"the daemon's, which is not allowed": {demo().Image("docker-daemon:x"), nil, nil, "False/InvalidImageName", "True/InvalidImageName", ""},
+		"an artifact":                        {demo().ArtifactPath("file:a.smolmachine"), nil, nil, "False/UnsupportedBySmolvm", "True/UnsupportedBySmolvm", ""},
+		"none, by a smolvm without any":      {demo(), &bare, nil, "True/MachineRunning", "", ""},
+		"an archive, by one without any":     {demo().Image("file:guest.tar"), &bare, nil, "False/UnsupportedBySmolvm", "", ""},
+		"a command, by one without any":      {demo().Command("sh"), &bare, nil, "False/UnsupportedBySmolvm", "", ""},
+		"a default that is not there":        {demo(), nil, func(w *world) { w.images.RemoveLocal("file:guest.tar") }, "False/ImageNotFound", "", ""},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -51,39 +63,87 @@ func TestImage(t *testing.T) {
 			}
 			w.wantCond(demoKey, v1alpha1.ConditionMachineReady, tt.wantCond)
 			w.wantCond(demoKey, v1alpha1.ConditionStalled, tt.wantStalled)
-			_, spec, _ := w.machines.Get(testID)
-			got := ""
-			if spec.Image != "" {
-				data, err := os.ReadFile(spec.Image)
-				if err != nil {
-					t.Fatal(err)
-				}
-				got = string(data)
+			_, spec, made := w.machines.Get(testID)
+			if (spec.Image != "") != (tt.wantImage != "") || made != strings.HasPrefix(tt.wantCond, "True") {
+				t.Fatalf("machine: got %v from %q, want it made from %q", made, spec.Image, tt.wantImage)
 			}
-			if got != tt.wantArchive {
-				t.Errorf("archive: got %q, want %q", got, tt.wantArchive)
+			if tt.wantImage == "" {
+				return
+			}
+			if got := w.bottle(demoKey).Status.Image; got == nil || ptr.Deref(got.Digest, "") != hosttest.ImageDigest(tt.wantImage) {
+				t.Errorf("status.image: got %+v, want the digest of %q", got, tt.wantImage)
 			}
 		})
 	}
 }
 
-func (w *world) link(name, target string) {
-	w.t.Helper()
-	if err := os.Symlink(target, filepath.Join(w.imageDir, name)); err != nil {
-		w.t.Fatal(err)
-	}
-}
-
-func TestAMissingImageMendsItself(t *testing.T) {
+func TestAnImageThatComesLaterMendsTheBottle(t *testing.T) {
 	w := newWorld(t, demo().Image("file:late.tar").Obj())
 	res, err := w.pass(demoKey)
 	if err != nil || res.RequeueAfter <= 0 || res.RequeueAfter > forSomebody {
 		t.Fatalf("pass: got %v %v, want another one soon", res, err)
 	}
 	w.wantEvent("ImageNotFound")
-	w.putImage("late.tar", "late")
+	w.images.PutLocal("file:late.tar", "late")
 	w.settle(demoKey)
 	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "True/MachineRunning")
+}
+
+// The condition follows a pull in few steps, and the pull ends the wait.
+func TestAPullIsFollowed(t *testing.T) {
+	w := newWorld(t, demo().Image(registryImage).Obj())
+	w.images.Push(registryImage, "agent 1")
+	w.images.Hold(registryImage)
+	for range 2 {
+		if _, err := w.pass(demoKey); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "False/ImagePulling")
+	w.api.reset()
+	if _, err := w.pass(demoKey); err != nil || len(w.api.log()) != 0 {
+		t.Errorf("a pull without news: got writes %q (%v), want none", w.api.log(), err)
+	}
+	w.images.Release(registryImage)
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
+}
+
+func TestPullSecrets(t *testing.T) {
+	const secret = `{"auths":{"ghcr.io":{"auth":"c2VjcmV0"}}}`
+	b := demo().Image(registryImage)
+	b.Spec.ImagePullSecrets = []v1alpha1.LocalObjectReference{{Name: "absent"}, {Name: "regcred"}}
+	w := newWorld(t, b.Obj())
+	w.images.Push(registryImage, "agent 1")
+	w.images.Private(registryImage, []byte(secret))
+	for range 2 {
+		if _, err := w.pass(demoKey); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "False/ImagePullBackOff")
+	w.refs.put("secrets", "regcred", ".dockerconfigjson", secret)
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
+	for _, c := range w.bottle(demoKey).Status.Conditions {
+		if strings.Contains(c.Message, "c2VjcmV0") {
+			t.Errorf("%s: got %q, want nothing of the secret", c.Type, c.Message)
+		}
+	}
+}
+
+func TestUsedImages(t *testing.T) {
+	w := newWorld(t, demo().Obj())
+	w.settle(demoKey)
+	w.machines.Add(host.Machine{Name: "somebody-elses", Image: "local:abc"})
+	digests, archives, err := w.r.UsedImages(t.Context())
+	if err != nil || !digests[hosttest.ImageDigest("default image")] || !archives["local:abc"] {
+		t.Errorf("got %v, %v, %v, want the Bottle's image and the other's archive", digests, archives, err)
+	}
+	w.faults.Fail("ListMachines", hosttest.Before, 1, errors.New("no answer"))
+	if _, _, err := w.r.UsedImages(t.Context()); err == nil {
+		t.Error("with no list of machines: got no error, want one: nothing may be removed then")
+	}
 }
 
 func TestARunningMachineNeedsNoImage(t *testing.T) {

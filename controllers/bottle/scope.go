@@ -54,7 +54,7 @@ type scope struct {
 	// readyUnproven: the agent does not insist on a proof where none can be made.
 	readyUnproven bool
 	// image is zero for a bare machine, reference what it was asked as: image.
-	image     state.Image
+	image     host.Image
 	reference string
 }
 

@@ -60,6 +60,7 @@ type world struct {
 	networks *hosttest.Networks
 	bundles  *hosttest.Bundles
 	machines *hosttest.Machines
+	images   *hosttest.Images
 	walls    *hosttest.Walls
 	canaries *hosttest.Canaries
 	guard    *guard.Guard
@@ -97,7 +98,8 @@ func newWorld(t *testing.T, objects ...client.Object) *world {
 	w.machines.ResolveNetNS(w.netns)
 	w.guest = &testGuest{world: w, does: honest}
 	w.machines.OnExec(w.guest.exec)
-	w.putImage("guest.tar", "default image")
+	w.images = hosttest.NewImages(w.faults, w.imageDir, w.clock)
+	w.images.PutLocal("file:guest.tar", "default image")
 	w.api = newAPI(t, objects...)
 	w.restartAgent()
 	return w
@@ -120,7 +122,7 @@ func (w *world) restartAgent() {
 		Networks: w.networks, Bundles: w.bundles, Machines: w.machines, Facts: w.facts,
 		Walls: w.walls, Canaries: w.canaries, Guard: w.guard, Prober: w.prober(), ProofTargets: publicTargets,
 		RequireProof: !w.unproven, RequireSmolvmPolicy: w.insist,
-		State: dir, Images: dir.Images(w.imageDir), Pool: w.pool, Clock: w.clock,
+		State: dir, Images: w.images, Pool: w.pool, Clock: w.clock,
 		DefaultImage: "file:guest.tar", AllowedBundleImages: w.allowed,
 		MachinePollInterval: 5 * time.Second, MaxConcurrentStarts: 4,
 	})

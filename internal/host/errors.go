@@ -23,4 +23,6 @@ var (
 	ErrBootFailed = errors.New("machine did not boot")
 	// ErrNotRunning: the machine is not running.
 	ErrNotRunning = errors.New("machine is not running")
+	// ErrNeverPull: the image is not on the node, and may not be pulled.
+	ErrNeverPull = errors.New("image may not be pulled")
 )

@@ -68,6 +68,9 @@ type Machine struct {
 	CreatedAt time.Time
 	CPUs      int32
 	MemoryMiB int64
+	// Image is what it was made from, local:SHA256 for an archive; empty for a
+	// bare machine.
+	Image string
 	// AllowedCIDRs is the persisted policy; PolicyKnown says whether this
 	// version shows it.
 	AllowedCIDRs []string

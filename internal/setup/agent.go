@@ -48,6 +48,8 @@ type AgentOptions struct {
 	RequireProof        bool
 	RequireSmolvmPolicy bool
 
+	Images ImageOptions
+
 	OrphanGracePeriod time.Duration
 	OrphanMode        string
 }
@@ -69,8 +71,9 @@ func (o *AgentOptions) Bind(fs *pflag.FlagSet) {
 
 	fs.StringVar(&o.SmolvmDir, "smolvm-dir", "/opt/smolvm", "folder with smolvm, lib/ and agent-rootfs/")
 	fs.StringVar(&o.KVMDevice, "kvm-device", "/dev/kvm", "device that machines need; empty: not checked")
-	fs.StringVar(&o.DefaultImage, "default-image", "file:guest.tar", "image of Bottles that name none, file:NAME; empty: a bare machine")
-	fs.StringVar(&o.LocalImageDir, "local-image-dir", "/var/lib/bottle-images", "folder with the archives that file:NAME means")
+	fs.StringVar(&o.DefaultImage, "default-image", "file:guest.tar", "image of Bottles that name none: an OCI reference or file:NAME; empty: a bare machine")
+	fs.StringVar(&o.LocalImageDir, "local-image-dir", "/var/lib/bottle-images", "folder with the archives and OCI layouts that file:NAME means")
+	o.Images.Bind(fs)
 	fs.IntVar(&o.MaxBottles, "max-bottles", 250, "how many Bottles the node may run")
 	fs.IntVar(&o.MaxConcurrentStarts, "max-concurrent-starts", 4, "how many machines may boot at once")
 	fs.DurationVar(&o.StartTimeout, "start-timeout", 5*time.Minute, "how long one start of a machine may take")
@@ -105,9 +108,10 @@ func (o *AgentOptions) Validate() error {
 	if o.KVMDevice != "" && !filepath.IsAbs(o.KVMDevice) {
 		bad("kvm-device", o.KVMDevice, "an absolute path, or nothing")
 	}
-	if name, ok := strings.CutPrefix(o.DefaultImage, "file:"); o.DefaultImage != "" && (!ok || name == "" || strings.ContainsAny(name, "/") || strings.HasPrefix(name, ".")) {
-		bad("default-image", o.DefaultImage, "file:NAME, an archive in --local-image-dir, or nothing")
+	if name, ok := strings.CutPrefix(o.DefaultImage, "file:"); ok && (name == "" || strings.ContainsAny(name, "/") || strings.HasPrefix(name, ".")) {
+		bad("default-image", o.DefaultImage, "an OCI reference, file:NAME (an archive in --local-image-dir), or nothing")
 	}
+	errs = append(errs, o.Images.Validate())
 	for _, glob := range o.AllowedBundleImages {
 		if _, err := path.Match(glob, ""); err != nil || glob == "" {
 			bad("allowed-bundle-images", glob, "a glob such as ghcr.io/org/*")

@@ -159,6 +159,10 @@ func (o *AgentOptions) compose(ctx context.Context, mgr ctrl.Manager, p parts) e
 		return err
 	}
 	var r *bottle.Reconciler
+	images, err := o.openImages(p.dir, engine, func(uid, reason, message string) { r.ImageEvent(uid, reason, message) })
+	if err != nil {
+		return err
+	}
 	watches := namedwatch.New(core.RESTClient(), func(user client.ObjectKey) { r.Enqueue(user) })
 	r = bottle.New(bottle.Measured(bottle.Options{
 		Node: o.NodeName, Cluster: p.cluster,
@@ -166,11 +170,14 @@ func (o *AgentOptions) compose(ctx context.Context, mgr ctrl.Manager, p parts) e
 		Networks: engine, Bundles: engine, Machines: p.machines, Facts: o.facts(engine, p.machines, prober),
 		Walls: p.walls, Canaries: p.canaries, Guard: p.guard, Prober: prober, ProofTargets: targets,
 		RequireProof: o.RequireProof, RequireSmolvmPolicy: o.RequireSmolvmPolicy,
-		State: p.dir, Images: p.dir.Images(o.LocalImageDir), Pool: pool,
+		State: p.dir, Images: images, Pool: pool,
 		Clock: clock.RealClock{}, Metrics: counts,
 		DefaultImage: o.DefaultImage, AllowedBundleImages: o.AllowedBundleImages,
 		MachinePollInterval: o.MachinePollInterval, MaxConcurrentStarts: o.MaxConcurrentStarts,
 	}))
+	if err := o.addImages(mgr, images, r); err != nil {
+		return err
+	}
 	return o.add(mgr, r, watches)
 }
 

@@ -51,7 +51,13 @@ func TestFlags(t *testing.T) {
 		"a relative smolvm dir":   {&AgentOptions{}, agent("--smolvm-dir", "x"), "--smolvm-dir"},
 		"a relative image dir":    {&AgentOptions{}, agent("--local-image-dir", "x"), "--local-image-dir"},
 		"a relative device":       {&AgentOptions{}, agent("--kvm-device", "kvm"), "--kvm-device"},
-		"a reference as default":  {&AgentOptions{}, agent("--default-image", "alpine"), "--default-image"},
+		"a reference as default":  {&AgentOptions{}, agent("--default-image", "ghcr.io/org/guest:1"), ""},
+		"no place for images":     {&AgentOptions{}, agent("--image-max-bytes", "0"), "--image-max-bytes"},
+		"watermarks upside down":  {&AgentOptions{}, agent("--image-gc-high", "50", "--image-gc-low", "60"), "--image-gc-low"},
+		"no pulls":                {&AgentOptions{}, agent("--max-concurrent-pulls", "0"), "--max-concurrent-pulls"},
+		"no target of proofs":     {&AgentOptions{}, agent("--proof-target", "1.1.1.1"), "--proof-target"},
+		"a relative prober":       {&AgentOptions{}, agent("--prober", "bottle-probe"), "--prober"},
+		"a look a year":           {&AgentOptions{}, agent("--wall-check-interval", "8760h"), "--wall-check-interval"},
 		"a path as default":       {&AgentOptions{}, agent("--default-image", "file:../x"), "--default-image"},
 		"no default image":        {&AgentOptions{}, agent("--default-image", ""), ""},
 		"a glob that is none":     {&AgentOptions{}, agent("--allowed-bundle-images", "["), "--allowed-bundle-images"},
@@ -89,7 +95,7 @@ func TestFlags(t *testing.T) {
 }
 
 func TestAllFaultsAreNamedAtOnce(t *testing.T) {
-	err := parse(t, &AgentOptions{}, "--max-bottles", "-1", "--default-image", "x")
+	err := parse(t, &AgentOptions{}, "--max-bottles", "-1", "--default-image", "file:")
 	for _, flag := range []string{"--node-name", "--max-bottles", "--default-image"} {
 		if err == nil || !strings.Contains(err.Error(), flag) {
 			t.Errorf("got %v, want %s in it", err, flag)

@@ -160,6 +160,7 @@ type listed struct {
 	CPUs         int32             `json:"cpus"`
 	MemoryMiB    int64             `json:"memory_mib"`
 	Labels       map[string]string `json:"labels"`
+	Image        *string           `json:"image"`
 	AllowedCIDRs []string          `json:"allowed_cidrs"`
 	LastExit     json.RawMessage   `json:"last_exit"`
 }
@@ -208,6 +209,9 @@ func (l listed) machine() host.Machine {
 		MemoryMiB:    l.MemoryMiB,
 		AllowedCIDRs: l.AllowedCIDRs,
 		LastExit:     lastExit(l.LastExit),
+	}
+	if l.Image != nil {
+		m.Image = *l.Image
 	}
 	if l.CreatedAt > 0 {
 		m.CreatedAt = time.Unix(l.CreatedAt, 0)

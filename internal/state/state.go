@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package state is the agent's part of the node's disk: one folder per Bottle,
-// the local images, and the record of the cluster that they all belong to. It
+// the folder of images, and the record of the cluster that they all belong to. It
 // keeps what cannot be read back from docker or smolvm, above all what a
 // machine was created with. It decides nothing, talks to no API, and does not
 // touch smolvm's own folder beyond making it.
@@ -64,6 +64,10 @@ func Open(root string) (*Dir, error) {
 	}
 	return &Dir{root: root}, nil
 }
+
+// ImagesDir is the folder of image archives, of which internal/image is the
+// keeper.
+func (d *Dir) ImagesDir() string { return filepath.Join(d.root, imagesDir) }
 
 // SmolvmHome is the HOME of every call of smolvm.
 func (d *Dir) SmolvmHome() string { return filepath.Join(d.root, smolvmDir) }

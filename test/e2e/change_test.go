@@ -129,7 +129,10 @@ func TestImagesThatAreNotLocal(t *testing.T) {
 	reference.Spec.Image = ptr("registry.example.com/agent:1")
 	absent.Spec.Image = ptr("file:absent.tar")
 	c.Apply(t, reference, absent)
-	c.WaitReason(t, reference, v1alpha1.ConditionMachineReady, v1alpha1.ReasonImageNotLocal)
+	said := c.WaitReason(t, reference, v1alpha1.ConditionMachineReady, v1alpha1.ReasonImagePullBackOff)
+	if !strings.Contains(said.Message, "registry.example.com") {
+		t.Errorf("message: got %q, want the registry named", said.Message)
+	}
 	c.WaitReason(t, absent, v1alpha1.ConditionMachineReady, v1alpha1.ReasonImageNotFound)
 	c.Exec(t, node1, "cp", "/var/lib/bottle-images/guest.tar", "/var/lib/bottle-images/absent.tar")
 	t.Cleanup(func() { c.Exec(t, node1, "rm", "/var/lib/bottle-images/absent.tar") })

@@ -1,0 +1,340 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hosttest
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+// Images is host.Images in memory, with a registry that tests push to, and
+// with a file for each image, so that machines can be made of them. A pull is
+// over when it begins unless Hold holds it up. Calls are recorded as "Get" and
+// the reference.
+type Images struct {
+	*Faults
+	dir   string
+	clock interface{ Now() time.Time }
+
+	mu       sync.Mutex
+	remote   map[string]*remoteImage // by reference
+	local    map[string]string       // digests, by file:NAME and docker-daemon:NAME
+	down     error
+	resolved map[string]*resolvedImage
+	failures map[string]*imageFailure // by reference and secrets
+	waiting  map[string]map[string]bool
+	answers  map[string]*imageAnswer // by UID, reference and secrets
+	pulls    int
+	watchers watchers
+}
+
+type remoteImage struct {
+	digest      string
+	secret      []byte // nil: public
+	held        bool
+	done, total int64
+}
+
+type resolvedImage struct {
+	digest string
+	// grants are the secrets that it was given to; "" is nobody's.
+	grants map[string]bool
+}
+
+type imageFailure struct {
+	err   error
+	until time.Time
+	count int
+	told  map[string]bool
+}
+
+type imageAnswer struct {
+	digest string
+	handed time.Time
+}
+
+var _ host.Images = (*Images)(nil)
+
+// NewImages returns a node without images that writes its files to dir. The
+// faults may be shared with other fakes; nil means none. The clock is for
+// backoff.
+func NewImages(faults *Faults, dir string, clock interface{ Now() time.Time }) *Images {
+	if faults == nil {
+		faults = &Faults{}
+	}
+	return &Images{
+		Faults: faults, dir: dir, clock: clock, remote: map[string]*remoteImage{}, local: map[string]string{},
+		resolved: map[string]*resolvedImage{}, failures: map[string]*imageFailure{},
+		waiting: map[string]map[string]bool{}, answers: map[string]*imageAnswer{},
+	}
+}
+
+// ImageDigest is the digest of the image that the content stands for.
+func ImageDigest(content string) string {
+	sum := sha256.Sum256([]byte(content))
+	return "sha256:" + hex.EncodeToString(sum[:])
+}
+
+// Push makes the reference, at the registry, an image that the content stands
+// for, and returns its digest. What is private stays so.
+func (f *Images) Push(reference, content string) string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.remoteOf(reference).digest = ImageDigest(content)
+	return ImageDigest(content)
+}
+
+// PutLocal makes file:NAME or docker-daemon:NAME an image.
+func (f *Images) PutLocal(reference, content string) string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.local[reference] = ImageDigest(content)
+	return ImageDigest(content)
+}
+
+// RemoveLocal takes it away again. What is in the store stays there.
+func (f *Images) RemoveLocal(reference string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.local, reference)
+}
+
+// Private makes the registry want this pull secret for the reference.
+func (f *Images) Private(reference string, secret []byte) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.remoteOf(reference).secret = secret
+}
+
+// Hold keeps pulls of the reference under way until Release.
+func (f *Images) Hold(reference string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.remoteOf(reference).held = true
+}
+
+// Progress says how far a held pull is.
+func (f *Images) Progress(reference string, done, total int64) {
+	f.mu.Lock()
+	r := f.remoteOf(reference)
+	r.done, r.total = done, total
+	f.mu.Unlock()
+	f.tellWaiting(reference)
+}
+
+// Release ends what Hold began; those who wait are told.
+func (f *Images) Release(reference string) {
+	f.mu.Lock()
+	f.remoteOf(reference).held = false
+	f.mu.Unlock()
+	f.tellWaiting(reference)
+}
+
+// Down makes the registry fail every pull with err; nil ends it.
+func (f *Images) Down(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.down = err
+}
+
+// Remove takes an image out of the store behind the agent's back.
+func (f *Images) Remove(digest string) { _ = os.Remove(f.path(digest)) }
+
+// Pulls counts how often an image was brought from the registry.
+func (f *Images) Pulls() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.pulls
+}
+
+func (f *Images) remoteOf(reference string) *remoteImage {
+	if f.remote[reference] == nil {
+		f.remote[reference] = &remoteImage{}
+	}
+	return f.remote[reference]
+}
+
+func (f *Images) tellWaiting(reference string) {
+	f.mu.Lock()
+	uids := slices.Sorted(maps.Keys(f.waiting[reference]))
+	f.mu.Unlock()
+	for _, uid := range uids {
+		f.watchers.tell(uid)
+	}
+}
+
+// WatchImages implements host.Images.
+func (f *Images) WatchImages(ctx context.Context, changed func(uid string)) error {
+	remove := f.watchers.add(changed)
+	defer remove()
+	changed("")
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// Get implements host.Images.
+func (f *Images) Get(ctx context.Context, req host.ImageRequest) (out host.Image, err error) {
+	err = f.around("Get "+req.Reference, func() error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		digest, err := f.get(req)
+		if err != nil {
+			return err
+		}
+		out, err = f.image(req.Reference, digest)
+		return err
+	})
+	return zeroOnError(out, err)
+}
+
+var referencePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9._:/@-]*$`)
+
+func (f *Images) get(req host.ImageRequest) (string, error) {
+	ref := req.Reference
+	local := strings.HasPrefix(ref, host.LocalPrefix)
+	daemon := strings.HasPrefix(ref, host.DaemonPrefix) && f.local[ref] != ""
+	switch {
+	case strings.Contains(ref, ".."), strings.Contains(ref, "://"):
+		return "", fmt.Errorf("image: %w", host.ErrInvalid)
+	case (local || daemon) && f.local[ref] != "":
+		return f.local[ref], nil
+	case local:
+		return "", fmt.Errorf("image archive %s: %w", ref, host.ErrNotFound)
+	case strings.HasPrefix(ref, host.DaemonPrefix), !referencePattern.MatchString(ref):
+		return "", fmt.Errorf("image: %w", host.ErrInvalid)
+	}
+	policy := req.Policy
+	if policy == "" {
+		policy = host.PullIfNotPresent
+		if _, tag, ok := strings.Cut(filepath.Base(ref), ":"); !ok || tag == "latest" {
+			policy = host.PullAlways
+		}
+	}
+	key := ref + "\n" + string(bytes.Join(req.PullSecrets, []byte{'\n'}))
+	if digest := f.find(req, policy, key); digest != "" && f.stored(digest) {
+		return digest, nil
+	}
+	if policy == host.PullNever {
+		return "", fmt.Errorf("image %s: %w", ref, host.ErrNeverPull)
+	}
+	if fail := f.failures[key]; fail != nil && f.clock.Now().Before(fail.until) {
+		return "", fail.report(req.For)
+	}
+	return f.pull(req, key)
+}
+
+// find returns what may be handed over without asking the registry.
+func (f *Images) find(req host.ImageRequest, policy host.PullPolicy, key string) string {
+	if a := f.answers[req.For+"\n"+key]; a != nil && req.For != "" {
+		if f.clock.Now().Sub(a.handed) < 10*time.Second {
+			return a.digest
+		}
+		delete(f.answers, req.For+"\n"+key)
+	}
+	r := f.resolved[req.Reference]
+	if policy == host.PullAlways || r == nil {
+		return ""
+	}
+	granted := func(secret []byte) bool { return r.grants[string(secret)] }
+	if !r.grants[""] && !slices.ContainsFunc(req.PullSecrets, granted) {
+		return ""
+	}
+	return r.digest
+}
+
+func (f *Images) pull(req host.ImageRequest, key string) (string, error) {
+	ref := req.Reference
+	remote := f.remote[ref]
+	if remote != nil && remote.held {
+		if f.waiting[ref] == nil {
+			f.waiting[ref] = map[string]bool{}
+		}
+		f.waiting[ref][req.For] = true
+		return "", &host.Pulling{Done: remote.done, Total: remote.total, Message: "pulling image " + ref}
+	}
+	delete(f.waiting[ref], req.For)
+	grant := ""
+	var err error
+	switch {
+	case f.down != nil:
+		err = f.down
+	case remote == nil || remote.digest == "":
+		err = errors.New("the registry answered 404 Not Found")
+	case remote.secret != nil:
+		grant = string(remote.secret)
+		if !slices.ContainsFunc(req.PullSecrets, func(s []byte) bool { return bytes.Equal(s, remote.secret) }) {
+			err = errors.New("the registry answered 401 Unauthorized")
+		}
+	}
+	if err != nil {
+		return "", f.fail(key, fmt.Errorf("image %s: %w", ref, err)).report(req.For)
+	}
+	delete(f.failures, key)
+	if r := f.resolved[ref]; r == nil || r.digest != remote.digest {
+		f.resolved[ref] = &resolvedImage{digest: remote.digest, grants: map[string]bool{}}
+	}
+	f.resolved[ref].grants[grant] = true
+	f.answers[req.For+"\n"+key] = &imageAnswer{digest: remote.digest, handed: f.clock.Now()}
+	if !f.stored(remote.digest) {
+		f.pulls++
+	}
+	return remote.digest, nil
+}
+
+func (f *Images) fail(key string, err error) *imageFailure {
+	fail := f.failures[key]
+	if fail == nil {
+		fail = &imageFailure{}
+		f.failures[key] = fail
+	}
+	fail.err, fail.told = err, map[string]bool{}
+	fail.until = f.clock.Now().Add(min(10*time.Second<<min(fail.count, 5), 5*time.Minute))
+	fail.count++
+	return fail
+}
+
+func (i *imageFailure) report(uid string) error {
+	told := i.told[uid]
+	i.told[uid] = true
+	return &host.PullFailed{Err: i.err, Until: i.until, BackOff: told}
+}
+
+func (f *Images) path(digest string) string {
+	return filepath.Join(f.dir, strings.TrimPrefix(digest, "sha256:")+".tar")
+}
+
+func (f *Images) stored(digest string) bool {
+	_, err := os.Stat(f.path(digest))
+	return err == nil
+}
+
+// image makes the file if there is none.
+func (f *Images) image(reference, digest string) (host.Image, error) {
+	if !f.stored(digest) {
+		if err := os.WriteFile(f.path(digest), []byte(digest), 0o644); err != nil {
+			return host.Image{}, err
+		}
+		// Whatever the umask.
+		if err := os.Chmod(f.path(digest), 0o644); err != nil {
+			return host.Image{}, err
+		}
+	}
+	return host.Image{Reference: reference, Digest: digest, Path: f.path(digest), Size: int64(len(digest))}, nil
+}

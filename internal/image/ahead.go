@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"io"
+	"sync"
+)
+
+const (
+	copyBuffer  = 256 << 10
+	aheadChunks = 8
+)
+
+// ahead reads from another reader in a goroutine of its own, a bounded number
+// of bytes ahead, so that network, hashing, unpacking and disk do not wait for
+// each other's every step.
+type ahead struct {
+	chunks, free chan []byte
+	failed       chan error // holds the end's error before chunks is closed
+	stop         chan struct{}
+	once         sync.Once
+	done         chan struct{}
+
+	current, buffer []byte
+	err             error
+}
+
+// readAhead begins. end ends it, and returns once r is no longer read from;
+// whatever r waits for must end by itself or with its context.
+func readAhead(r io.Reader) *ahead {
+	a := &ahead{
+		chunks: make(chan []byte, aheadChunks), free: make(chan []byte, aheadChunks),
+		failed: make(chan error, 1), stop: make(chan struct{}), done: make(chan struct{}),
+	}
+	for range aheadChunks {
+		a.free <- make([]byte, copyBuffer)
+	}
+	go a.run(r)
+	return a
+}
+
+func (a *ahead) run(r io.Reader) {
+	defer close(a.done)
+	defer close(a.chunks)
+	for {
+		var buf []byte
+		select {
+		case buf = <-a.free:
+		case <-a.stop:
+			return
+		}
+		n, err := fillBuffer(r, buf)
+		if n > 0 {
+			a.chunks <- buf[:n] // as many places as buffers
+		}
+		if err != nil {
+			a.failed <- err
+			return
+		}
+	}
+}
+
+// fillBuffer is io.ReadFull, but tells an end of r's own apart.
+func fillBuffer(r io.Reader, buf []byte) (n int, err error) {
+	for n < len(buf) && err == nil {
+		var m int
+		m, err = r.Read(buf[n:])
+		n += m
+	}
+	return n, err
+}
+
+// fill makes current hold something, or sets err.
+func (a *ahead) fill() {
+	for len(a.current) == 0 && a.err == nil {
+		if a.buffer != nil {
+			a.free <- a.buffer[:cap(a.buffer)]
+			a.buffer = nil
+		}
+		chunk, ok := <-a.chunks
+		if !ok {
+			select {
+			case a.err = <-a.failed:
+			default:
+				a.err = io.ErrClosedPipe // ended meanwhile
+			}
+			return
+		}
+		a.current, a.buffer = chunk, chunk
+	}
+}
+
+func (a *ahead) Read(p []byte) (int, error) {
+	a.fill()
+	if len(a.current) == 0 {
+		return 0, a.err
+	}
+	n := copy(p, a.current)
+	a.current = a.current[n:]
+	return n, nil
+}
+
+// Peek returns up to n of the bytes that Read returns next.
+func (a *ahead) Peek(n int) ([]byte, error) {
+	a.fill()
+	if len(a.current) == 0 {
+		return nil, a.err
+	}
+	return a.current[:min(n, len(a.current))], nil
+}
+
+func (a *ahead) end() {
+	a.once.Do(func() { close(a.stop) })
+	<-a.done
+}

@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"os"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+)
+
+// blockSize is what a tar archive is made of.
+const blockSize = 512
+
+// archive writes an image in docker-save form: manifest.json, the config, and
+// the layers, each once and not compressed, so that no guest has to unpack
+// them again. The same image always gives the same bytes.
+type archive struct {
+	f      *os.File
+	offset int64
+	most   int64
+	space  *space
+}
+
+// writeImage writes the whole image, verifying all of it.
+func (a *archive) writeImage(ctx context.Context, c content, img *image, progress func(n int64)) error {
+	if err := a.writeFile("manifest.json", img.saveManifest()); err != nil {
+		return err
+	}
+	if err := a.writeFile(img.configName(), img.config); err != nil {
+		return err
+	}
+	written := map[v1.Hash]bool{}
+	for i, layer := range img.layers {
+		if written[img.diffIDs[i]] {
+			progress(layer.Size)
+			continue
+		}
+		written[img.diffIDs[i]] = true
+		if err := a.writeLayer(ctx, c, layer, img.diffIDs[i], progress); err != nil {
+			return err
+		}
+	}
+	return a.finish()
+}
+
+func (i *image) configName() string       { return i.name.Hex + ".json" }
+func layerName(diffID v1.Hash) string     { return diffID.Hex + "/layer.tar" }
+func padding(size int64) int64            { return (blockSize - size%blockSize) % blockSize }
+func (a *archive) room() int64            { return a.most - a.offset }
+func hexOf(sum hash.Hash) string          { return hex.EncodeToString(sum.Sum(nil)) }
+func equal(sum hash.Hash, h v1.Hash) bool { return hexOf(sum) == h.Hex }
+
+func (i *image) saveManifest() []byte {
+	layers := make([]string, len(i.diffIDs))
+	for n, diffID := range i.diffIDs {
+		layers[n] = layerName(diffID)
+	}
+	// Strings alone: it cannot fail.
+	raw, _ := json.Marshal([]any{struct {
+		Config   string
+		RepoTags []string
+		Layers   []string
+	}{i.configName(), nil, layers}})
+	return raw
+}
+
+func (a *archive) writeFile(name string, data []byte) error {
+	return a.writeEntry(name, bytes.NewReader(data))
+}
+
+// writeEntry writes a file whose length is known only once it is written: its
+// header follows into the place that was left for it.
+func (a *archive) writeEntry(name string, r io.Reader) error {
+	start := a.offset
+	if _, err := a.f.Seek(start+blockSize, io.SeekStart); err != nil {
+		return err
+	}
+	limited := &io.LimitedReader{R: r, N: a.room() + 1}
+	size, err := io.CopyBuffer(&checkedWriter{w: a.f, space: a.space}, struct{ io.Reader }{limited}, make([]byte, copyBuffer))
+	if err != nil {
+		return err
+	}
+	if limited.N <= 0 {
+		return errUnpacked
+	}
+	header, err := header(name, size)
+	if err != nil {
+		return err
+	}
+	if _, err := a.f.WriteAt(header, start); err != nil {
+		return err
+	}
+	if _, err := a.f.Write(make([]byte, padding(size))); err != nil {
+		return err
+	}
+	a.offset = start + blockSize + size + padding(size)
+	return nil
+}
+
+// header is one block, in a form that has room for any size, with no time or
+// owner in it.
+func header(name string, size int64) ([]byte, error) {
+	var b bytes.Buffer
+	err := tar.NewWriter(&b).WriteHeader(&tar.Header{
+		Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: size, ModTime: time.Unix(0, 0), Format: tar.FormatGNU,
+	})
+	if err == nil && b.Len() != blockSize {
+		err = fmt.Errorf("header of %s has %d bytes", name, b.Len())
+	}
+	return b.Bytes(), err
+}
+
+func (a *archive) finish() error {
+	_, err := a.f.Write(make([]byte, 2*blockSize))
+	return err
+}
+
+var errUnpacked = errors.New("unpacked")
+
+// writeLayer reads, verifies, unpacks, verifies and writes, each at the same
+// time as the others.
+func (a *archive) writeLayer(ctx context.Context, c content, layer v1.Descriptor, diffID v1.Hash, progress func(int64)) error {
+	ctx, cancel := context.WithCancel(ctx)
+	body, err := c.blob(ctx, layer)
+	if err != nil {
+		cancel()
+		return err
+	}
+	packed := &summing{r: io.LimitReader(body, layer.Size+1), sum: sha256.New(), progress: progress}
+	ahead := readAhead(packed)
+	defer func() {
+		cancel() // first: a read may be waiting for the network
+		ahead.end()
+		body.Close()
+	}()
+	plain, err := unpacked(ahead)
+	if err == nil {
+		err = a.writePlain(layerName(diffID), plain, diffID, cancel)
+	}
+	// The digest of what was sent comes first: anything else that is wrong
+	// may follow from that.
+	if err == nil || errors.Is(err, errContent) {
+		if _, drained := io.Copy(io.Discard, ahead); drained != nil {
+			return drained
+		}
+		ahead.end()
+		if packed.n != layer.Size || !equal(packed.sum, layer.Digest) {
+			return corrupted("layer", layer.Digest)
+		}
+	}
+	if errors.Is(err, errUnpacked) {
+		return fmt.Errorf("the image unpacks to more than the %s that this node allows (--image-max-bytes): use a smaller image, or raise the bound", bytesText(a.most))
+	}
+	return err
+}
+
+// errContent: the layer's bytes make no sense.
+var errContent = errors.New("cannot be unpacked")
+
+// writePlain calls stop, which ends plain, where it fails for another reason
+// than what plain holds.
+func (a *archive) writePlain(name string, plain io.ReadCloser, diffID v1.Hash, stop func()) error {
+	defer plain.Close()
+	ahead := readAhead(plain)
+	defer ahead.end()
+	sum := sha256.New()
+	if err := a.writeEntry(name, io.TeeReader(ahead, sum)); err != nil {
+		if !errors.Is(err, errContent) {
+			stop()
+		}
+		return err
+	}
+	if !equal(sum, diffID) {
+		return fmt.Errorf("a layer unpacks to other content than its config says (%s), so it %w", diffID, errContent)
+	}
+	return nil
+}
+
+// unpacked returns the layer without its compression, told by its first
+// bytes, because media types do not always tell the truth.
+func unpacked(r *ahead) (io.ReadCloser, error) {
+	magic, err := r.Peek(4)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	switch {
+	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
+		z, err := gzip.NewReader(r)
+		if err != nil {
+			return nil, unpackError(err, r)
+		}
+		return &unpacking{r: z, from: r, close: func() { _ = z.Close() }}, nil
+	case bytes.Equal(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
+		// One frame at a time, and bounded: the sender chooses the window.
+		z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(128<<20))
+		if err != nil {
+			return nil, unpackError(err, r)
+		}
+		return &unpacking{r: z, from: r, close: z.Close}, nil
+	}
+	return io.NopCloser(r), nil
+}
+
+// unpackError tells a broken layer from a broken connection.
+func unpackError(err error, from *ahead) error {
+	if from.err != nil && !errors.Is(from.err, io.EOF) {
+		return from.err
+	}
+	return fmt.Errorf("a layer %w: %w", errContent, err)
+}
+
+type unpacking struct {
+	r     io.Reader
+	from  *ahead
+	close func()
+}
+
+func (u *unpacking) Read(p []byte) (int, error) {
+	n, err := u.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = unpackError(err, u.from)
+	}
+	return n, err
+}
+
+func (u *unpacking) Close() error {
+	u.close()
+	return nil
+}
+
+// summing is a reader that hashes and counts what passes.
+type summing struct {
+	r        io.Reader
+	sum      hash.Hash
+	n        int64
+	progress func(int64)
+}
+
+func (s *summing) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	_, _ = s.sum.Write(p[:n]) // never fails
+	s.n += int64(n)
+	s.progress(int64(n))
+	return n, err
+}

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+)
+
+// maxConfigBytes bounds one docker config; a Secret has at most 1 MiB.
+const maxConfigBytes = 1 << 20
+
+// credential is one that a registry may be offered. The zero value is none:
+// anonymous.
+type credential struct {
+	auth authn.AuthConfig
+}
+
+func (c credential) anonymous() bool { return c.auth == (authn.AuthConfig{}) }
+
+func (c credential) authenticator() authn.Authenticator {
+	if c.anonymous() {
+		return authn.Anonymous
+	}
+	return authn.FromConfig(c.auth)
+}
+
+// secrets are the texts that must not appear anywhere.
+func (c credential) secrets() []string {
+	var out []string
+	for _, s := range []string{c.auth.Password, c.auth.Auth, c.auth.IdentityToken, c.auth.RegistryToken} {
+		if s != "" {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// anonymousPrint is the fingerprint of no credentials: what anybody may have.
+const anonymousPrint = "anonymous"
+
+// fingerprint tells credentials apart without keeping them. The key makes it
+// worthless elsewhere: a short password cannot be guessed from it.
+func (c credential) fingerprint(key []byte, registry string) string {
+	if c.anonymous() {
+		return anonymousPrint
+	}
+	mac := hmac.New(sha256.New, key)
+	a := c.auth
+	for _, part := range []string{registry, a.Username, a.Password, a.IdentityToken, a.RegistryToken} {
+		_, _ = mac.Write([]byte(part)) // never fails
+		_, _ = mac.Write([]byte{0})
+	}
+	return hex.EncodeToString(mac.Sum(nil))
+}
+
+// keyring is the credentials that one request brings, in the order in which
+// they are tried.
+type keyring struct {
+	configs []config
+	// unreadable counts the pull secrets that are no docker config.
+	unreadable int
+}
+
+// config maps a registry, or one with a path, to credentials.
+type config map[string]authn.AuthConfig
+
+// newKeyring takes the pull secrets, then the node's own config, if any.
+func newKeyring(pullSecrets [][]byte, node config) keyring {
+	var k keyring
+	for _, data := range pullSecrets {
+		c, err := parseConfig(data)
+		if err != nil {
+			k.unreadable++
+			continue
+		}
+		k.configs = append(k.configs, c)
+	}
+	if node != nil {
+		k.configs = append(k.configs, node)
+	}
+	return k
+}
+
+// readConfig reads the node's docker config; an absent one is empty.
+func readConfig(file string) (config, error) {
+	if file == "" {
+		return nil, nil
+	}
+	f, err := os.Open(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxConfigBytes))
+	if err != nil {
+		return nil, err
+	}
+	return parseConfig(data)
+}
+
+var errNoConfig = errors.New("not a docker config")
+
+// parseConfig reads .dockerconfigjson (and config.json), else .dockercfg. Its
+// errors do not show what was read.
+func parseConfig(data []byte) (config, error) {
+	var outer struct {
+		Auths map[string]json.RawMessage `json:"auths"`
+	}
+	if len(data) > maxConfigBytes || json.Unmarshal(data, &outer) != nil {
+		return nil, errNoConfig
+	}
+	entries := outer.Auths
+	if entries == nil {
+		if json.Unmarshal(data, &entries) != nil {
+			return nil, errNoConfig
+		}
+	}
+	c := config{}
+	for key, raw := range entries {
+		var auth authn.AuthConfig
+		if json.Unmarshal(raw, &auth) != nil || auth == (authn.AuthConfig{}) {
+			continue // such as credsStore in a .dockercfg
+		}
+		c[key] = auth
+	}
+	return c, nil
+}
+
+// lookup returns what is to be offered for the repository: every credential
+// that matches, in order, as a kubelet would; anonymous only if none does.
+func (k keyring) lookup(repo name.Repository) []credential {
+	var out []credential
+	for _, c := range k.configs {
+		keys := make([]string, 0, len(c))
+		for key := range c {
+			if matches(key, repo) {
+				keys = append(keys, key)
+			}
+		}
+		// The longest, which is the most specific, first.
+		slices.SortFunc(keys, func(a, b string) int {
+			if len(a) != len(b) {
+				return len(b) - len(a)
+			}
+			return strings.Compare(a, b)
+		})
+		for _, key := range keys {
+			if cred := (credential{auth: c[key]}); !slices.Contains(out, cred) {
+				out = append(out, cred)
+			}
+		}
+	}
+	if out == nil {
+		out = []credential{{}}
+	}
+	return out
+}
+
+// matches says whether a config's key is for the repository. A key is
+// [SCHEME://]HOST[:PORT][/PATH], where each part of HOST may be a glob; v1 and
+// v2 as PATH are what docker login writes.
+func matches(key string, repo name.Repository) bool {
+	if _, rest, ok := strings.Cut(key, "://"); ok {
+		key = rest
+	}
+	hostPart, pathPart, _ := strings.Cut(strings.TrimSuffix(key, "/"), "/")
+	switch pathPart {
+	case "v1", "v2":
+		pathPart = ""
+	}
+	if !matchesHost(hostPart, repo.RegistryStr()) {
+		return false
+	}
+	p := repo.RepositoryStr()
+	return pathPart == "" || p == pathPart || strings.HasPrefix(p, pathPart+"/")
+}
+
+func matchesHost(pattern, registry string) bool {
+	switch pattern {
+	case "docker.io", "registry-1.docker.io":
+		pattern = name.DefaultRegistry
+	}
+	want, have := strings.Split(pattern, "."), strings.Split(registry, ".")
+	if len(want) != len(have) {
+		return false
+	}
+	for i := range want {
+		if ok, err := path.Match(want[i], have[i]); err != nil || !ok {
+			return false
+		}
+	}
+	return true
+}

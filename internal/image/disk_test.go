@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"botbottle.dev/bottle-operator/test/require"
+)
+
+// smallDisk makes a filesystem of so many bytes that is mounted in no
+// namespace at all: it is reached through a descriptor, and gone with it.
+func smallDisk(t *testing.T, size string) string {
+	t.Helper()
+	require.Root(t)
+	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		require.Unmet(t, "cannot make a tmpfs: "+err.Error())
+	}
+	defer unix.Close(fs)
+	if err := errors.Join(unix.FsconfigSetString(fs, "size", size), unix.FsconfigCreate(fs)); err != nil {
+		require.Unmet(t, "cannot make a tmpfs: "+err.Error())
+	}
+	mount, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOSUID)
+	if err != nil {
+		require.Unmet(t, "cannot make a tmpfs: "+err.Error())
+	}
+	t.Cleanup(func() { unix.Close(mount) })
+	return fmt.Sprintf("/proc/self/fd/%d", mount)
+}
+
+func fill(t *testing.T, dir string, n int) (path string) {
+	t.Helper()
+	path = filepath.Join(dir, "filler")
+	if err := os.WriteFile(path, make([]byte, n), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestDiskFull(t *testing.T) {
+	small := smallDisk(t, "12m")
+	w := newWorld(t, func(o *Options) {
+		o.Dir = small
+		o.Reserve = -1 // nothing but the disk says so
+	})
+	img := newImage(t, "amd64", noise(1, 4<<20), noise(2, 4<<20))
+	w.reg.push(t, "demo:1", img)
+	w.put("a.tar", saved(t, img))
+	filler := fill(t, small, 7<<20)
+	failed := w.wantFailed(w.request("demo:1", "a"), "disk is full", "by itself")
+	if strings.Contains(failed.Error(), w.reg.host()+" answered") {
+		t.Errorf("got %q, want nothing about the registry", failed)
+	}
+	w.wantFailed(local("a.tar"), "disk is full")
+	if n := w.archives(); n != 0 {
+		t.Errorf("got %d archives, want none", n)
+	}
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	w.clock.Step(firstBackoff)
+	wantImage(t, w.want(w.request("demo:1", "a")).Path, img)
+}
+
+func TestDiskReserve(t *testing.T) {
+	small := smallDisk(t, "32m")
+	w := newWorld(t, func(o *Options) {
+		o.Dir = small
+		o.Reserve = 16 << 20
+	})
+	img := newImage(t, "amd64", noise(1, 4<<20))
+	w.reg.push(t, "demo:1", img)
+	filler := fill(t, small, 14<<20) // 18 MiB are left
+	w.reg.forget()
+	w.wantFailed(w.request("demo:1", "a"), "disk is full", "--image-reserve-bytes")
+	if n := w.reg.count("/blobs/"); n != 1 { // the config
+		t.Errorf("got %v, want no request for the layer", w.reg.requests)
+	}
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	w.clock.Step(firstBackoff)
+	wantImage(t, w.want(w.request("demo:1", "a")).Path, img)
+}
+
+// The disk fills up while a long layer is written.
+func TestDiskReserveOnTheWay(t *testing.T) {
+	dir := smallDisk(t, "120m")
+	w := newWorld(t, func(o *Options) {
+		o.Dir = dir
+		o.Reserve = 60 << 20
+	})
+	// It is sent in less than a megabyte, and unpacks to more than is allowed.
+	w.reg.push(t, "demo:1", newImage(t, "amd64", strings.Repeat("all work and no play ", 4<<20)))
+	w.wantFailed(w.request("demo:1", "a"), "disk is full", "--image-reserve-bytes")
+}

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	tempPrefix  = ".tmp-"
+	archiveMode = fs.FileMode(0o644)
+)
+
+var (
+	hexDigest   = regexp.MustCompile(`^[0-9a-f]{64}$`)
+	archiveName = regexp.MustCompile(`^[0-9a-f]{64}\.tar$`)
+)
+
+// path is where the archive of a digest, sha256:HEX, is kept.
+func (s *Store) path(digest string) string {
+	return filepath.Join(s.o.Dir, strings.TrimPrefix(digest, "sha256:")+".tar")
+}
+
+// present says whether the archive is there, whole and readable for VMMs: it
+// is renamed into place with that mode, and one that somebody changed since is
+// made again.
+func (s *Store) present(digest string) (size int64, ok bool) {
+	info, err := os.Lstat(s.path(digest))
+	if err != nil || info.Mode() != archiveMode {
+		return 0, false
+	}
+	return info.Size(), true
+}
+
+// temporary is a file on its way into the store.
+type temporary struct {
+	*os.File
+	kept bool
+}
+
+func (s *Store) newTemporary() (*temporary, error) {
+	f, err := os.CreateTemp(s.o.Dir, tempPrefix+"*")
+	if err != nil {
+		return nil, s.diskError(err)
+	}
+	return &temporary{File: f}, nil
+}
+
+// keep makes the file the archive of the digest: whole and on the disk, or
+// not at all. One that is there already stays, for it may be linked into
+// smolvm's cache.
+func (s *Store) keep(t *temporary, digest string) error {
+	s.renaming.Lock()
+	defer s.renaming.Unlock()
+	if _, ok := s.present(digest); ok {
+		return nil
+	}
+	err := t.Chmod(archiveMode)
+	if err == nil {
+		err = t.Sync()
+	}
+	if err == nil {
+		err = os.Rename(t.Name(), s.path(digest))
+	}
+	if err != nil {
+		return s.diskError(err)
+	}
+	t.kept = true
+	return syncDir(s.o.Dir)
+}
+
+// discard closes the file, and removes it unless it was kept.
+func (t *temporary) discard() {
+	_ = t.Close() // synced before, or of no use
+	if !t.kept {
+		_ = os.Remove(t.Name()) // else swept at the next start
+	}
+}
+
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// sweepTemporaries removes what an agent that died left half written.
+func (s *Store) sweepTemporaries() error {
+	entries, err := os.ReadDir(s.o.Dir)
+	if err != nil {
+		return fmt.Errorf("folder of images: %w", err)
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), tempPrefix) {
+			if err := os.Remove(filepath.Join(s.o.Dir, e.Name())); err != nil {
+				return fmt.Errorf("folder of images: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// space is how much of the filesystem may be used.
+type space struct {
+	dir     string
+	reserve int64
+}
+
+// checkEvery is how many bytes are written between two looks at the disk.
+const checkEvery = 64 << 20
+
+// check fails when need more bytes would not leave the reserve free.
+func (s *space) check(need int64) error {
+	if s.reserve < 0 {
+		return nil
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(s.dir, &st); err != nil {
+		return fmt.Errorf("disk of %s: %w", s.dir, err)
+	}
+	free := int64(st.Bavail) * st.Bsize
+	if free >= need+s.reserve {
+		return nil
+	}
+	return errDisk{fmt.Sprintf("the node's disk is full: %s are free below %s, and %s are to stay free (--image-reserve-bytes) beside the image's %s: free some; it is then pulled by itself",
+		bytesText(roughly(free)), s.dir, bytesText(s.reserve), bytesText(need))}
+}
+
+// roughly keeps a condition's text from changing with every byte.
+func roughly(n int64) int64 { return n &^ (64<<20 - 1) }
+
+func (s *Store) diskError(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return errDisk{fmt.Sprintf("the node's disk is full: no space is left below %s: free some; it is then pulled by itself", s.o.Dir)}
+	}
+	return err
+}
+
+// checkedWriter looks at the disk now and then.
+type checkedWriter struct {
+	w     io.Writer
+	space *space
+	since int64
+}
+
+func (c *checkedWriter) Write(p []byte) (int, error) {
+	if c.since += int64(len(p)); c.since >= checkEvery {
+		c.since = 0
+		if err := c.space.check(0); err != nil {
+			return 0, err
+		}
+	}
+	return c.w.Write(p)
+}
+
+// contextReader ends a copy between two reads.
+type contextReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c contextReader) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.r.Read(p)
+}

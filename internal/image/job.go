@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+// Reasons of Events, as users know them from Pods.
+const (
+	ReasonPulling = "Pulling"
+	ReasonPulled  = "Pulled"
+	ReasonFailed  = "Failed"
+	ReasonBackOff = "BackOff"
+)
+
+// Backoff between pulls that fail, as a kubelet's.
+const (
+	firstBackoff = 10 * time.Second
+	lastBackoff  = 5 * time.Minute
+	// failureKept is how long after its backoff a failure still counts for
+	// the length of the next one.
+	failureKept = 2 * lastBackoff
+)
+
+// job is what goes on behind all who ask for one thing with one set of
+// credentials.
+type job struct {
+	ask
+	begun   time.Time
+	done    chan struct{}
+	waiters map[string]bool // by UID
+	fetch   *fetch          // once it is known what is to be fetched
+	result  result
+	err     error
+}
+
+// result is an image that is in the store.
+type result struct {
+	digest string
+	// grant is the fingerprint that the registry accepted.
+	grant string
+	// top is the digest that the reference stood for.
+	top string
+	// fetched says that bytes were brought for it.
+	fetched bool
+}
+
+// failure is how the last attempt of a job ended.
+type failure struct {
+	err   error
+	count int
+	until time.Time
+	// told counts by UID how often the failure was reported.
+	told map[string]int
+}
+
+// begin starts a job. The lock is held.
+func (s *Store) begin(a ask, now time.Time) *job {
+	s.prune(now)
+	j := &job{ask: a, begun: now, done: make(chan struct{}), waiters: map[string]bool{}}
+	s.jobs[a.key] = j
+	s.join(j, a.uid)
+	s.behind.Go(func() { s.run(j) })
+	return j
+}
+
+// join adds one who waits. The lock is held; Events must not block.
+func (s *Store) join(j *job, uid string) {
+	if uid == "" || j.waiters[uid] {
+		return
+	}
+	j.waiters[uid] = true
+	s.o.Event(uid, ReasonPulling, fmt.Sprintf("Pulling image %q", j.given))
+}
+
+// failed is what one who asks during the backoff is told. The lock is held.
+func (s *Store) failed(f *failure, a ask) error {
+	told := f.told[a.uid]
+	f.told[a.uid]++
+	if told == 1 && a.uid != "" {
+		s.o.Event(a.uid, ReasonBackOff, fmt.Sprintf("Back-off pulling image %q", a.given))
+	}
+	return &host.PullFailed{Err: f.err, Until: f.until, BackOff: told > 0}
+}
+
+func (s *Store) run(j *job) {
+	ctx, cancel := context.WithTimeout(s.ctx, s.o.PullTimeout)
+	defer cancel()
+	var err error
+	switch j.kind {
+	case ofFolder:
+		j.result, err = s.takeLocal(ctx, j)
+	case ofDaemon:
+		j.result, err = s.takeFromDaemon(ctx, j)
+	default:
+		j.result, err = s.takeFromRegistries(ctx, j)
+	}
+	s.finish(j, err)
+}
+
+func (s *Store) finish(j *job, err error) {
+	if err != nil {
+		err = fmt.Errorf("image %s: %w", j.given, err)
+	}
+	now := s.o.Clock.Now()
+	s.mu.Lock()
+	delete(s.jobs, j.key)
+	waiters := slices.Sorted(maps.Keys(j.waiters))
+	ended := s.ctx.Err() != nil && err != nil
+	switch {
+	case ended:
+	case err != nil:
+		j.err = err
+		s.fail(j, now)
+	default:
+		s.succeed(j, waiters, now)
+	}
+	close(j.done)
+	s.mu.Unlock()
+	if ended {
+		return
+	}
+	s.o.Metrics.pulled(j, err, now.Sub(j.begun))
+	if err == nil {
+		if err := s.saveIndex(); err != nil {
+			s.o.Log.Error(err, "Index of images not saved")
+		}
+		s.measure()
+	}
+	for _, uid := range waiters {
+		s.announce(j, err, uid, now)
+	}
+	s.tell(waiters)
+}
+
+func (s *Store) announce(j *job, err error, uid string, now time.Time) {
+	switch {
+	case err != nil:
+		s.o.Event(uid, ReasonFailed, fmt.Sprintf("Failed to pull image %q: %v", j.given, err))
+	case j.result.fetched:
+		s.o.Event(uid, ReasonPulled, fmt.Sprintf("Pulled image %q (%s) in %s", j.given, j.result.digest, now.Sub(j.begun).Round(100*time.Millisecond)))
+	default:
+		s.o.Event(uid, ReasonPulled, fmt.Sprintf("Image %q (%s) was on the node already", j.given, j.result.digest))
+	}
+}
+
+func (s *Store) succeed(j *job, waiters []string, now time.Time) {
+	delete(s.failures, j.key)
+	s.index.served(j.result.digest, j.repository(), now)
+	switch j.kind {
+	case ofRegistry:
+		s.index.resolve(j.canonical, j.result.digest, j.result.grant, now)
+	case ofFolder:
+		s.known[j.name] = knownFile{id: j.file, digest: j.result.digest}
+	}
+	if j.result.top != "" {
+		s.index.Platforms[j.result.top] = j.result.digest
+	}
+	for _, uid := range waiters {
+		s.answers[answerKey{uid, j.key}] = &answer{digest: j.result.digest, at: now}
+	}
+}
+
+func (s *Store) fail(j *job, now time.Time) {
+	f := s.failures[j.key]
+	if f == nil {
+		f = &failure{}
+		s.failures[j.key] = f
+	}
+	f.err, f.told = j.err, map[string]int{}
+	backoff := lastBackoff
+	if f.count < 5 { // 10 s, 20 s, 40 s, 80 s, 160 s
+		backoff = firstBackoff << f.count
+	}
+	f.count++
+	f.until = now.Add(backoff)
+}
+
+// prune forgets what is over. The lock is held.
+func (s *Store) prune(now time.Time) {
+	maps.DeleteFunc(s.failures, func(_ string, f *failure) bool { return now.Sub(f.until) > failureKept })
+	maps.DeleteFunc(s.answers, func(_ answerKey, a *answer) bool {
+		return now.Sub(a.at) > answerKept || !a.handed.IsZero() && now.Sub(a.handed) >= answerCounts
+	})
+}

@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/klauspost/compress/gzip"
+	"golang.org/x/sys/unix"
+
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+// fileID changes whenever the file is replaced or written to.
+type fileID struct {
+	dev, ino     uint64
+	size         int64
+	mtime, ctime int64
+}
+
+// knownFile is a local archive as it was when it was taken.
+type knownFile struct {
+	id     fileID
+	digest string
+}
+
+func identify(info fs.FileInfo) fileID {
+	id := fileID{size: info.Size(), mtime: info.ModTime().UnixNano()}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		id.dev, id.ino, id.ctime = st.Dev, st.Ino, st.Ctim.Nano()
+	}
+	return id
+}
+
+// openBelow opens what is at name below dir, without following a link and
+// without leaving dir.
+func openBelow(dir int, name string) (*os.File, fs.FileInfo, error) {
+	fd, err := unix.Openat2(dir, name, &unix.OpenHow{
+		Flags:   unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK,
+		Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	f := os.NewFile(uintptr(fd), name)
+	info, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, nil, err
+	}
+	return f, info, nil
+}
+
+// openLocal opens NAME of file:NAME: a regular file or a folder, else
+// host.ErrNotFound.
+func (s *Store) openLocal(name string) (*os.File, fs.FileInfo, error) {
+	local := s.o.LocalDir
+	dir, err := unix.Open(local, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if local == "" || errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, fmt.Errorf("image archive %s: %w: the node's folder of local images %q is not there (--local-image-dir)", name, host.ErrNotFound, local)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("folder of local images %s: %w", local, err)
+	}
+	defer unix.Close(dir)
+	f, info, err := openBelow(dir, name)
+	switch {
+	case err == nil && (info.Mode().IsRegular() || info.IsDir()):
+		return f, info, nil
+	case err == nil:
+		f.Close()
+		return nil, nil, fmt.Errorf("image archive %s: %w: it is neither a file nor a folder in %s", name, host.ErrNotFound, local)
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
+		return nil, nil, fmt.Errorf("image archive %s: %w in %s", name, host.ErrNotFound, local)
+	case errors.Is(err, unix.ELOOP):
+		return nil, nil, fmt.Errorf("image archive %s: %w: it is, or is behind, a symbolic link in %s, and those are not followed", name, host.ErrNotFound, local)
+	}
+	return nil, nil, fmt.Errorf("image archive %s in %s: %w", name, local, err)
+}
+
+// lookLocal identifies an archive, or a layout by its index.json.
+func (s *Store) lookLocal(name string) (fileID, error) {
+	f, info, err := s.openLocal(name)
+	if err != nil {
+		return fileID{}, err
+	}
+	defer f.Close()
+	if !info.IsDir() {
+		return identify(info), nil
+	}
+	index, info, err := openBelow(int(f.Fd()), layoutIndex)
+	if err != nil {
+		return fileID{}, fmt.Errorf("image archive %s: %w: the folder is no OCI layout: it has no %s", name, host.ErrNotFound, layoutIndex)
+	}
+	index.Close()
+	return identify(info), nil
+}
+
+// takeLocal takes what file:NAME names into the store, by content.
+func (s *Store) takeLocal(ctx context.Context, j *job) (result, error) {
+	f, info, err := s.openLocal(j.name)
+	if err != nil {
+		return result{}, err
+	}
+	defer f.Close()
+	if info.IsDir() {
+		return s.takeLayout(ctx, j, folderLayout(f))
+	}
+	res := result{fetched: true}
+	err = s.share(ctx, j, j.key, func(ft *fetch) (err error) {
+		res.digest, err = s.takeArchive(ctx, j, steady{contextReader{ctx, f}, f, identify(info)}, ft.sized(info.Size()))
+		return err
+	})
+	return res, err
+}
+
+// steady is a file that must not change while it is read.
+type steady struct {
+	r  io.Reader
+	f  *os.File
+	id fileID
+}
+
+func (s steady) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	if errors.Is(err, io.EOF) {
+		if info, err := s.f.Stat(); err != nil || identify(info) != s.id {
+			return n, errors.New("it changed while it was copied, and is copied again: put archives there by renaming them")
+		}
+	}
+	return n, err
+}
+
+// sized begins the progress of so many bytes.
+func (f *fetch) sized(n int64) *fetch {
+	f.begin(n)
+	return f
+}
+
+// takeArchive copies an archive into the store, unpacked if it was packed as
+// a whole, and checks that a machine can be made of it. An archive of an OCI
+// layout is rewritten in docker-save form, the only one that guests read.
+func (s *Store) takeArchive(ctx context.Context, j *job, r io.Reader, f *fetch) (string, error) {
+	room := &space{dir: s.o.Dir, reserve: s.o.Reserve}
+	if f.total > s.o.MaxBytes {
+		return "", tooLarge(f.total, s.o.MaxBytes)
+	}
+	if err := room.check(f.total); err != nil {
+		return "", err
+	}
+	t, err := s.newTemporary()
+	if err != nil {
+		return "", err
+	}
+	defer t.discard()
+	sum := sha256.New()
+	plain, err := gunzipped(&summing{r: r, sum: sha256.New(), progress: f.add})
+	if err != nil {
+		return "", err
+	}
+	limited := io.LimitReader(plain, s.o.MaxBytes+1)
+	n, err := io.CopyBuffer(io.MultiWriter(&checkedWriter{w: t, space: room}, sum), limited, make([]byte, copyBuffer))
+	if err != nil {
+		return "", err
+	}
+	if n > s.o.MaxBytes {
+		return "", tooLarge(n, s.o.MaxBytes)
+	}
+	entries, err := scanArchive(t.File)
+	if err != nil {
+		return "", err
+	}
+	if layout, ok := entries.layout(t.File); ok {
+		res, err := s.convert(ctx, j, layout, f)
+		return res.digest, err
+	}
+	if err := entries.checkSaved(t.File); err != nil {
+		return "", err
+	}
+	digest := "sha256:" + hexOf(sum)
+	return digest, s.keep(t, digest)
+}
+
+// gunzipped is r without gzip around it, if there is any.
+func gunzipped(r io.Reader) (io.Reader, error) {
+	b := bufio.NewReaderSize(r, copyBuffer)
+	magic, err := b.Peek(2)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	if !bytes.Equal(magic, []byte{0x1f, 0x8b}) {
+		return b, nil
+	}
+	return gzip.NewReader(b)
+}
+
+// takeLayout takes the image of an OCI layout in a folder.
+func (s *Store) takeLayout(ctx context.Context, j *job, l layout) (result, error) {
+	var res result
+	err := s.share(ctx, j, j.key, func(f *fetch) (err error) {
+		res, err = s.convert(ctx, j, l, f)
+		return err
+	})
+	return res, err
+}
+
+// convert makes an archive of the layout's image for this node.
+func (s *Store) convert(ctx context.Context, j *job, l layout, f *fetch) (result, error) {
+	raw, err := l.read(layoutIndex, maxManifestBytes)
+	if err != nil {
+		return result{}, err
+	}
+	digest, doc, err := descend(ctx, l, raw, s.o.Architecture)
+	if err != nil {
+		return result{}, err
+	}
+	res := result{digest: digest.String()}
+	if s.has(res.digest, j.repository()) {
+		return res, nil
+	}
+	res.fetched = true
+	img, err := inspect(ctx, l, doc, &s.o)
+	if err != nil {
+		return result{}, err
+	}
+	img.digest = digest
+	return res, s.fetchImage(ctx, l, img, f)
+}
+
+// takeFromDaemon takes what docker-daemon:NAME names now.
+func (s *Store) takeFromDaemon(ctx context.Context, j *job) (result, error) {
+	id, err := s.o.Daemon.ID(ctx, j.name)
+	if err != nil {
+		return result{}, fmt.Errorf("the node's Docker Engine: %w", err)
+	}
+	key := host.DaemonPrefix + filepath.Base(id)
+	if digest := s.savedFromDaemon(key); digest != "" {
+		return result{digest: digest}, nil
+	}
+	res := result{fetched: true}
+	err = s.share(ctx, j, key, func(f *fetch) error {
+		if res.digest = s.savedFromDaemon(key); res.digest != "" {
+			return nil
+		}
+		body, err := s.o.Daemon.Save(ctx, id)
+		if err != nil {
+			return fmt.Errorf("the node's Docker Engine: %w", err)
+		}
+		defer body.Close()
+		res.digest, err = s.takeArchive(ctx, j, contextReader{ctx, body}, f)
+		if err == nil {
+			s.noteSaved(key, res.digest)
+		}
+		return err
+	})
+	if err == nil && res.digest == "" { // another job brought it
+		res.digest = s.savedFromDaemon(key)
+	}
+	return res, err
+}
+
+// savedFromDaemon returns the digest of the archive of the image with this ID,
+// if it is here.
+func (s *Store) savedFromDaemon(key string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.index.References[key]
+	if r == nil {
+		return ""
+	}
+	if _, ok := s.present(r.Digest); !ok {
+		return ""
+	}
+	return r.Digest
+}
+
+func (s *Store) noteSaved(key, digest string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.index.resolve(key, digest, "", s.o.Clock.Now())
+}

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+)
+
+const (
+	maxManifestBytes = 4 << 20 // as registries bound it
+	maxImageConfig   = 8 << 20
+	maxIndexDepth    = 3
+	maxLayers        = 512
+)
+
+// content is where manifests and blobs are read from: a registry or an OCI
+// layout. Nothing that it returns is verified.
+type content interface {
+	// manifest returns the manifest with this digest, at most
+	// maxManifestBytes of it.
+	manifest(ctx context.Context, digest v1.Hash) ([]byte, error)
+	// blob returns the bytes of the blob; the caller closes it.
+	blob(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error)
+}
+
+// image is an image whose manifest and config are verified.
+type image struct {
+	digest  v1.Hash
+	config  []byte
+	name    v1.Hash // of the config
+	layers  []v1.Descriptor
+	diffIDs []v1.Hash
+}
+
+// compressed is how many bytes are to be read.
+func (i *image) compressed() int64 {
+	var n int64
+	for _, l := range i.layers {
+		n += l.Size
+	}
+	return n
+}
+
+// document is any manifest.
+type document struct {
+	SchemaVersion int             `json:"schemaVersion"`
+	MediaType     types.MediaType `json:"mediaType"`
+	Manifests     []v1.Descriptor `json:"manifests"`
+	Config        *v1.Descriptor  `json:"config"`
+	Layers        []v1.Descriptor `json:"layers"`
+}
+
+// parseManifest returns what a manifest says, which is one thing or the other.
+func parseManifest(raw []byte) (document, error) {
+	var d document
+	if err := json.Unmarshal(raw, &d); err != nil {
+		return document{}, errors.New("the manifest is not JSON")
+	}
+	switch {
+	case d.SchemaVersion == 1:
+		return document{}, errors.New("the manifest is of Docker's schema 1, which is no longer read: push the image again with a current tool")
+	case d.Manifests != nil && (d.Config != nil || d.Layers != nil):
+		return document{}, errors.New("the manifest is both an index and an image")
+	case d.Manifests == nil && d.Config == nil:
+		return document{}, errors.New("the manifest is neither an index nor an image")
+	}
+	return d, nil
+}
+
+func digestOf(raw []byte) v1.Hash {
+	sum := sha256.Sum256(raw)
+	return v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(sum[:])}
+}
+
+// descend follows indexes from a verified manifest to the image for the
+// architecture.
+func descend(ctx context.Context, c content, raw []byte, arch string) (v1.Hash, document, error) {
+	for range maxIndexDepth {
+		doc, err := parseManifest(raw)
+		if err != nil {
+			return v1.Hash{}, document{}, err
+		}
+		if doc.Manifests == nil {
+			return digestOf(raw), doc, nil
+		}
+		d, err := pickPlatform(doc.Manifests, arch)
+		if err != nil {
+			return v1.Hash{}, document{}, err
+		}
+		if raw, err = verifiedManifest(ctx, c, d.Digest); err != nil {
+			return v1.Hash{}, document{}, err
+		}
+	}
+	return v1.Hash{}, document{}, fmt.Errorf("indexes are nested more than %d deep", maxIndexDepth)
+}
+
+func verifiedManifest(ctx context.Context, c content, digest v1.Hash) ([]byte, error) {
+	if err := checkDigest(digest); err != nil {
+		return nil, err
+	}
+	raw, err := c.manifest(ctx, digest)
+	if err != nil {
+		return nil, err
+	}
+	if got := digestOf(raw); got != digest {
+		return nil, corrupted("manifest", digest)
+	}
+	return raw, nil
+}
+
+func corrupted(what string, digest v1.Hash) error {
+	return fmt.Errorf("%s %s has other content than its digest says: it was corrupted in the registry, in a mirror or on the way", what, digest)
+}
+
+// checkDigest keeps to what is verified here; a digest also names files.
+func checkDigest(h v1.Hash) error {
+	if h.Algorithm != "sha256" || !hexDigest.MatchString(h.Hex) {
+		return errors.New("a digest in the manifest is not sha256")
+	}
+	return nil
+}
+
+// inspect reads and checks the config of an image, after its claimed size.
+func inspect(ctx context.Context, c content, doc document, o *Options) (*image, error) {
+	img := &image{name: doc.Config.Digest, layers: doc.Layers}
+	switch doc.Config.MediaType {
+	case types.OCIConfigJSON, types.DockerConfigJSON, "":
+	default:
+		return nil, errors.New(clean(fmt.Sprintf("it is no container image but %s", doc.Config.MediaType)))
+	}
+	if len(doc.Layers) > maxLayers {
+		return nil, fmt.Errorf("it has %d layers, more than %d", len(doc.Layers), maxLayers)
+	}
+	claimed := int64(0)
+	for _, d := range append([]v1.Descriptor{*doc.Config}, doc.Layers...) {
+		if claimed += d.Size; d.Size < 0 || claimed > o.MaxBytes {
+			return nil, tooLarge(claimed, o.MaxBytes)
+		}
+		if err := checkDigest(d.Digest); err != nil {
+			return nil, err
+		}
+	}
+	if err := img.readConfig(ctx, c, *doc.Config, o.Architecture); err != nil {
+		return nil, err
+	}
+	return img, nil
+}
+
+func tooLarge(size, most int64) error {
+	return fmt.Errorf("the image has %s, more than the %s that this node allows (--image-max-bytes): use a smaller image, or raise the bound", bytesText(size), bytesText(most))
+}
+
+func (i *image) readConfig(ctx context.Context, c content, d v1.Descriptor, arch string) error {
+	if d.Size > maxImageConfig {
+		return fmt.Errorf("its config has %s, more than %s", bytesText(d.Size), bytesText(maxImageConfig))
+	}
+	body, err := c.blob(ctx, d)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	if i.config, err = io.ReadAll(io.LimitReader(body, d.Size+1)); err != nil {
+		return err
+	}
+	if digestOf(i.config) != d.Digest {
+		return corrupted("config", d.Digest)
+	}
+	parsed, err := v1.ParseConfigFile(bytes.NewReader(i.config))
+	if err != nil {
+		return errors.New("its config is not JSON")
+	}
+	if err := checkPlatform(parsed, arch); err != nil {
+		return err
+	}
+	i.diffIDs = parsed.RootFS.DiffIDs
+	if len(i.diffIDs) != len(i.layers) {
+		return fmt.Errorf("it is no container image: its config names %d layers, its manifest %d", len(i.diffIDs), len(i.layers))
+	}
+	for _, h := range i.diffIDs {
+		if err := checkDigest(h); err != nil {
+			return err
+		}
+	}
+	return nil
+}

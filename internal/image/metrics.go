@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"os"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Metrics are what the store counts. A nil Metrics counts nothing.
+type Metrics struct {
+	bytes     prometheus.Gauge
+	archives  prometheus.Gauge
+	pulls     *prometheus.CounterVec
+	durations prometheus.Histogram
+	collected prometheus.Counter
+}
+
+// NewMetrics registers the store's metrics.
+func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
+	m := &Metrics{
+		bytes: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "bottle_agent_image_store_bytes",
+			Help: "Bytes of the image archives on the node.",
+		}),
+		archives: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "bottle_agent_image_archives",
+			Help: "Image archives on the node.",
+		}),
+		pulls: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "bottle_agent_image_pulls_total",
+			Help: "Pulls that ended, by result: pulled, present (nothing had to be brought), failed, disk_full.",
+		}, []string{"result"}),
+		durations: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "bottle_agent_image_pull_duration_seconds",
+			Help:    "Time from the first ask to the image in the store, where it had to be brought.",
+			Buckets: prometheus.ExponentialBuckets(0.25, 2, 13),
+		}),
+		collected: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "bottle_agent_image_collected_bytes_total",
+			Help: "Bytes of image archives that were removed because the disk filled up or nothing used them.",
+		}),
+	}
+	for _, c := range []prometheus.Collector{m.bytes, m.archives, m.pulls, m.durations, m.collected} {
+		if err := reg.Register(c); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+func (m *Metrics) pulled(j *job, err error, d time.Duration) {
+	if m == nil {
+		return
+	}
+	result := "present"
+	switch {
+	case isDisk(err):
+		result = "disk_full"
+	case err != nil:
+		result = "failed"
+	case j.result.fetched:
+		result = "pulled"
+		m.durations.Observe(d.Seconds())
+	}
+	m.pulls.WithLabelValues(result).Inc()
+}
+
+func (m *Metrics) removed(bytes int64) {
+	if m != nil {
+		m.collected.Add(float64(bytes))
+	}
+}
+
+// measure counts what is in the folder.
+func (s *Store) measure() {
+	if s.o.Metrics == nil {
+		return
+	}
+	entries, err := os.ReadDir(s.o.Dir)
+	if err != nil {
+		return // the next pull says so
+	}
+	var bytes, archives int64
+	for _, e := range entries {
+		if !archiveName.MatchString(e.Name()) {
+			continue
+		}
+		if info, err := e.Info(); err == nil {
+			bytes += info.Size()
+			archives++
+		}
+	}
+	s.o.Metrics.bytes.Set(float64(bytes))
+	s.o.Metrics.archives.Set(float64(archives))
+}

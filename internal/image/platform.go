@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+)
+
+const guestOS = "linux"
+
+// pickPlatform returns the index's entry for the architecture. Where several
+// variants fit, the one that every CPU of the architecture runs.
+func pickPlatform(manifests []v1.Descriptor, arch string) (v1.Descriptor, error) {
+	if len(manifests) == 1 && manifests[0].Platform == nil {
+		return manifests[0], nil // its own config says what it is for
+	}
+	var fit []v1.Descriptor
+	var have []string
+	for _, m := range manifests {
+		p := m.Platform
+		if p == nil || p.OS == "unknown" { // an attestation
+			continue
+		}
+		have = append(have, platformName(p.OS, p.Architecture, p.Variant))
+		if p.OS == guestOS && p.Architecture == arch {
+			fit = append(fit, m)
+		}
+	}
+	if len(fit) == 0 {
+		slices.Sort(have)
+		const shown = 12
+		if have = slices.Compact(have); len(have) > shown {
+			have = append(have[:shown], "…")
+		}
+		return v1.Descriptor{}, fmt.Errorf("there is no image for %s/%s, only for %s: choose an image of the node's platform, or another node",
+			guestOS, arch, cmp.Or(clean(strings.Join(have, ", ")), "none that is named"))
+	}
+	slices.SortStableFunc(fit, func(a, b v1.Descriptor) int {
+		return variantRank(arch, a.Platform.Variant) - variantRank(arch, b.Platform.Variant)
+	})
+	return fit[0], nil
+}
+
+func variantRank(arch, variant string) int {
+	base := map[string]string{"amd64": "v1", "arm64": "v8"}
+	switch variant {
+	case "", base[arch]:
+		return 0
+	}
+	return 1
+}
+
+func platformName(os, arch, variant string) string {
+	if variant != "" {
+		return os + "/" + arch + "/" + variant
+	}
+	return os + "/" + arch
+}
+
+// checkPlatform refuses an image whose own config says that it is for others.
+func checkPlatform(c *v1.ConfigFile, arch string) error {
+	if c.OS != "" && c.OS != guestOS || c.Architecture != "" && c.Architecture != arch {
+		return errors.New(clean(fmt.Sprintf("the image is for %s, not for %s/%s: choose an image of the node's platform, or another node",
+			platformName(c.OS, c.Architecture, c.Variant), guestOS, arch)))
+	}
+	return nil
+}

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+)
+
+// takeFromRegistries asks the mirrors in order, then the registry.
+func (s *Store) takeFromRegistries(ctx context.Context, j *job) (result, error) {
+	base, err := s.newTransport()
+	if err != nil {
+		return result{}, err
+	}
+	defer base.CloseIdleConnections()
+	rt := schemes{inner: base, plain: s.plain}
+	var failed error
+	for _, e := range j.endpoints {
+		res, err := s.takeFrom(ctx, j, e, rt)
+		if err == nil {
+			return res, nil
+		}
+		if isDisk(err) || s.ctx.Err() != nil {
+			return result{}, err
+		}
+		if failed != nil {
+			err = fmt.Errorf("%w; before that, its mirror: %w", err, failed)
+		}
+		failed = err
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return result{}, failed
+}
+
+// takeFrom offers the endpoint each credential until one is accepted.
+func (s *Store) takeFrom(ctx context.Context, j *job, e endpoint, rt http.RoundTripper) (result, error) {
+	for i, cred := range e.creds {
+		try := attempt{registry: e.repo.RegistryStr(), cred: cred, tried: i + 1, keys: j.keys}
+		session, err := s.openSession(ctx, rt, e.repo, cred)
+		var top v1.Hash
+		var raw []byte
+		if err == nil {
+			top, raw, err = s.resolve(ctx, session, j)
+		}
+		if err != nil {
+			if refused(err) && i+1 < len(e.creds) {
+				continue
+			}
+			return result{}, try.explain(err)
+		}
+		res, err := s.obtain(ctx, j, session, resolved{top, raw})
+		if err != nil {
+			return result{}, try.explain(err)
+		}
+		res.grant = cred.fingerprint(s.index.Key, e.repo.RegistryStr())
+		return res, nil
+	}
+	return result{}, errors.New("no credentials to offer") // lookup never returns none
+}
+
+// refused says that other credentials may help.
+func refused(err error) bool {
+	var answer *transport.Error
+	if !errors.As(err, &answer) {
+		return false
+	}
+	switch answer.StatusCode {
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound:
+		return true
+	}
+	return false
+}
+
+// resolved is what a reference stands for. The manifest is nil where the store
+// needs none, because it has the image.
+type resolved struct {
+	top v1.Hash
+	raw []byte
+}
+
+// resolve asks the registry what the reference is now. That it answers is its
+// word that these credentials may read it.
+func (s *Store) resolve(ctx context.Context, r *session, j *job) (v1.Hash, []byte, error) {
+	identifier := j.identifier()
+	if top, err := r.head(ctx, identifier); err == nil {
+		if s.stored(top.String(), j.repository()) != "" {
+			return top, nil, nil
+		}
+	}
+	raw, err := r.get(ctx, identifier)
+	if err != nil {
+		return v1.Hash{}, nil, err
+	}
+	top := digestOf(raw)
+	if want, err := v1.NewHash(identifier); err == nil && want != top {
+		return v1.Hash{}, nil, corrupted("manifest", want)
+	}
+	return top, raw, nil
+}
+
+// stored returns the image that a manifest's or index's digest stands for, if
+// it is here and the repository is known to have it.
+func (s *Store) stored(top, repository string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	digest, ok := s.index.Platforms[top]
+	if !ok || !s.index.hasServed(digest, repository) {
+		return ""
+	}
+	if _, ok := s.present(digest); !ok {
+		return ""
+	}
+	return digest
+}
+
+// obtain makes sure that the image is in the store, and that this repository
+// has all of it.
+func (s *Store) obtain(ctx context.Context, j *job, c content, r resolved) (result, error) {
+	if r.raw == nil {
+		digest := s.stored(r.top.String(), j.repository())
+		if digest == "" {
+			return result{}, errors.New("the image was removed from the store just now")
+		}
+		return result{digest: digest, top: r.top.String()}, nil
+	}
+	digest, doc, err := descend(ctx, c, r.raw, s.o.Architecture)
+	if err != nil {
+		return result{}, err
+	}
+	res := result{digest: digest.String(), top: r.top.String()}
+	if s.has(res.digest, j.repository()) {
+		return res, nil
+	}
+	res.fetched = true
+	err = s.share(ctx, j, j.repository()+"@"+res.digest, func(f *fetch) error {
+		// Another may have brought it between the look and here.
+		if s.has(res.digest, j.repository()) {
+			return nil
+		}
+		img, err := inspect(ctx, c, doc, &s.o)
+		if err != nil {
+			return err
+		}
+		img.digest = digest
+		if err := s.fetchImage(ctx, c, img, f); err != nil {
+			return err
+		}
+		s.noteServed(res.digest, j.repository())
+		return nil
+	})
+	return res, err
+}
+
+func (s *Store) has(digest, repository string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.index.hasServed(digest, repository) {
+		return false
+	}
+	_, ok := s.present(digest)
+	return ok
+}
+
+func (s *Store) noteServed(digest, repository string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.index.served(digest, repository, s.o.Clock.Now())
+}
+
+// fetchImage writes the image's archive into the store.
+func (s *Store) fetchImage(ctx context.Context, c content, img *image, f *fetch) error {
+	total := img.compressed()
+	room := &space{dir: s.o.Dir, reserve: s.o.Reserve}
+	if err := room.check(total); err != nil {
+		return err
+	}
+	f.begin(total)
+	t, err := s.newTemporary()
+	if err != nil {
+		return err
+	}
+	defer t.discard()
+	w := &archive{f: t.File, most: s.o.MaxBytes, space: room}
+	if err := w.writeImage(ctx, c, img, f.add); err != nil {
+		return err
+	}
+	return s.keep(t, img.digest.String())
+}

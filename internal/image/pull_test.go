@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"fmt"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+func TestPublic(t *testing.T) {
+	w := newWorld(t)
+	// The third layer is the first again.
+	want := newImage(t, "amd64", "one", noise(1, 3<<20), "one")
+	digest := w.reg.push(t, "demo:1", want)
+	req := w.request("demo:1", "a")
+	got := w.want(req)
+	if got.Digest != digest || got.Reference != req.Reference || got.Path != filepath.Join(w.o.Dir, digest[7:]+".tar") {
+		t.Errorf("got %+v, want digest %s", got, digest)
+	}
+	wantImage(t, got.Path, want)
+	if n := w.reg.count("/blobs/"); n != 4 { // config and three different layers
+		t.Errorf("got %d requests for blobs, want 4", n)
+	}
+	w.reg.forget()
+	w.want(w.request("demo:1", "b"))
+	w.want(w.request("demo@"+digest, "b"))
+	if n := w.reg.count("/demo/blobs/"); n != 0 {
+		t.Errorf("again, and by digest: got %d requests for blobs, want none", n)
+	}
+	w.wantClean()
+}
+
+func TestArchiveIsTheSameEverywhere(t *testing.T) {
+	img := newImage(t, "amd64", "one", "two")
+	var sums []string
+	for range 2 {
+		w := newWorld(t)
+		w.reg.push(t, "demo:1", img)
+		sums = append(sums, sumOf(t, w.want(w.request("demo:1", "a")).Path))
+	}
+	if sums[0] != sums[1] {
+		t.Errorf("got archives %v, want equal ones", sums)
+	}
+}
+
+func TestEvents(t *testing.T) {
+	w := newWorld(t)
+	w.reg.push(t, "demo:1", newImage(t, "amd64", "one"))
+	w.want(w.request("demo:1", "a"))
+	always := w.request("demo:1", "b")
+	always.Policy = host.PullAlways
+	w.want(always)
+	absent := w.request("absent:1", "c")
+	w.wantFailed(absent)
+	w.wantFailed(absent)
+	w.wantFailed(absent)
+	w.Close() // all Events are out
+	var got []string
+	for _, e := range w.events {
+		got = append(got, strings.Join(strings.Fields(e)[:2], " "))
+	}
+	want := []string{"a Pulling", "a Pulled", "b Pulling", "b Pulled", "c Pulling", "c Failed", "c BackOff"}
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", w.events, want)
+	}
+}
+
+func TestTagMoves(t *testing.T) {
+	w := newWorld(t)
+	first := w.reg.push(t, "demo:latest", newImage(t, "amd64", "one"))
+	if got := w.want(w.request("demo", "a")); got.Digest != first {
+		t.Fatalf("got %s, want %s", got.Digest, first)
+	}
+	second := w.reg.push(t, "demo:latest", newImage(t, "amd64", "two"))
+	ifNotPresent := w.request("demo", "b")
+	ifNotPresent.Policy = host.PullIfNotPresent
+	if got := w.want(ifNotPresent); got.Digest != first {
+		t.Errorf("IfNotPresent: got %s, want the one on the node, %s", got.Digest, first)
+	}
+	if got := w.want(w.request("demo", "b")); got.Digest != second {
+		t.Errorf("another Bottle, Always by default: got %s, want the new one %s", got.Digest, second)
+	}
+	if got := w.want(w.request("demo", "a")); got.Digest != first {
+		t.Errorf("the same pass again: got %s, want the answer it got, %s", got.Digest, first)
+	}
+	w.clock.Step(answerCounts)
+	if got := w.want(w.request("demo", "a")); got.Digest != second {
+		t.Errorf("later: got %s, want the new one %s", got.Digest, second)
+	}
+	if n := w.archives(); n != 2 {
+		t.Errorf("got %d archives, want 2", n)
+	}
+}
+
+func TestIndexOfPlatforms(t *testing.T) {
+	w := newWorld(t)
+	want := newImage(t, "amd64", "ours")
+	add := func(img v1.Image, os, arch, variant string) mutate.IndexAddendum {
+		return mutate.IndexAddendum{Add: img, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: os, Architecture: arch, Variant: variant}}}
+	}
+	idx := mutate.AppendManifests(empty.Index,
+		add(newImage(t, "arm64", "other"), "linux", "arm64", "v8"),
+		add(newImage(t, "amd64", "for new CPUs"), "linux", "amd64", "v3"),
+		add(newImage(t, "amd64", "attestation"), "unknown", "unknown", ""),
+		add(newImage(t, "amd64", "windows"), "windows", "amd64", ""),
+		add(want, "linux", "amd64", ""))
+	// An index in an index, as some tools push.
+	top := w.reg.push(t, "demo:1", mutate.AppendManifests(empty.Index, mutate.IndexAddendum{Add: idx}))
+	got := w.want(w.request("demo:1", "a"))
+	if h, _ := want.Digest(); got.Digest != h.String() {
+		t.Errorf("got %s, want the platform's own %s", got.Digest, h)
+	}
+	wantImage(t, got.Path, want)
+	w.reg.forget()
+	if again := w.want(w.request("demo@"+top, "a")); again.Digest != got.Digest || w.reg.count("GET /v2/demo/") > 0 {
+		t.Errorf("by the index's digest: got %s and %v, want %s by a HEAD", again.Digest, w.reg.requests, got.Digest)
+	}
+
+	foreign := mutate.AppendManifests(empty.Index, add(newImage(t, "arm64", "other"), "linux", "arm64", "v8"), add(newImage(t, "s390x", "other"), "linux", "s390x", ""),
+		add(newImage(t, "amd64", "attestation"), "unknown", "unknown", ""))
+	w.reg.push(t, "foreign:1", foreign)
+	w.wantFailed(w.request("foreign:1", "a"), "linux/amd64", "only for linux/arm64/v8, linux/s390x:")
+	w.reg.push(t, "single:1", newImage(t, "arm64", "other"))
+	w.wantFailed(w.request("single:1", "a"), "linux/arm64", "linux/amd64")
+}
+
+func TestPrivate(t *testing.T) {
+	w := newWorld(t)
+	digest := w.reg.push(t, "team/demo:1", newImage(t, "amd64", "one"))
+	w.reg.setPrivate("team/demo", "alice:right-word", "bob:other-word")
+	host := w.reg.host()
+	none := w.request("team/demo:1", "a")
+	w.wantFailed(none, "401", "no credentials", "spec.imagePullSecrets", host)
+	wrong := none
+	wrong.PullSecrets = [][]byte{secretFor(host, "alice:wrong-word")}
+	w.wantFailed(wrong, "401", "refused", "spec.imagePullSecrets")
+
+	right := none
+	right.PullSecrets = [][]byte{[]byte("not JSON"), secretFor(host, "alice:wrong-word"), secretFor("https://"+host+"/v2/", "alice:right-word")}
+	if got := w.want(right); got.Digest != digest {
+		t.Fatalf("right: got %s, want %s", got.Digest, digest)
+	}
+	// On the node now, but not for those whom the registry did not give it to.
+	w.clock.Step(time.Hour)
+	w.reg.forget()
+	w.wantFailed(none)
+	w.wantFailed(wrong)
+	if n := w.reg.count("/blobs/"); n != 0 {
+		t.Errorf("refused: got %d requests for blobs, want none", n)
+	}
+	bob := none
+	bob.PullSecrets = [][]byte{secretFor(host+"/team", "bob:other-word")}
+	w.reg.forget()
+	if got := w.want(bob); got.Digest != digest || w.reg.count("/blobs/") != 0 || w.reg.count("HEAD") != 1 {
+		t.Errorf("another's right secret: got %s and %v, want it by one HEAD", got.Digest, w.reg.requests)
+	}
+	// Whom it was given to gets it without the registry.
+	w.reg.Close()
+	w.want(right)
+	w.want(bob)
+}
+
+// The token server knows the credentials, the registry only its tokens.
+func TestBearerTokens(t *testing.T) {
+	w := newWorld(t)
+	digest := w.reg.push(t, "team/demo:1", newImage(t, "amd64", "one"))
+	issued := 0
+	w.reg.setFault(func(rw http.ResponseWriter, r *http.Request) bool {
+		user, password, _ := r.BasicAuth()
+		switch {
+		case r.URL.Path == "/token" && user+":"+password == "alice:right-word":
+			issued++
+			fmt.Fprintf(rw, `{"token":"secret-token-%d"}`, issued)
+		case r.URL.Path == "/token":
+			rw.WriteHeader(http.StatusUnauthorized)
+			fmt.Fprintf(rw, `{"errors":[{"code":"UNAUTHORIZED","message":"incorrect username or password"}]}`)
+		// The first token has run out by the time of the first blob.
+		case r.Header.Get("Authorization") == fmt.Sprintf("Bearer secret-token-%d", issued) && (issued > 1 || !strings.Contains(r.URL.Path, "/blobs/")):
+			return false
+		default:
+			rw.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm="%s/token",service="test",scope="repository:team/demo:pull"`, w.reg.URL))
+			rw.WriteHeader(http.StatusUnauthorized)
+		}
+		return true
+	})
+	req := w.request("team/demo:1", "a")
+	wrong := req
+	wrong.PullSecrets = [][]byte{secretFor(w.reg.host(), "alice:wrong-word")}
+	w.wantFailed(wrong, "401 Unauthorized, UNAUTHORIZED: incorrect username or password", "spec.imagePullSecrets")
+	w.wantFailed(req, "401", "no credentials")
+	req.PullSecrets = [][]byte{secretFor(w.reg.host(), "alice:right-word")}
+	if got := w.want(req); got.Digest != digest || issued != 2 {
+		t.Errorf("got %v with %d tokens, want %s with two", got, issued, digest)
+	}
+}
+
+// The registry of another must not get at an image by knowing its digest.
+func TestDigestIsNoKey(t *testing.T) {
+	w := newWorld(t)
+	img := newImage(t, "amd64", "secret")
+	digest := w.reg.push(t, "team/private:1", img)
+	w.reg.setPrivate("team/private", "alice:word")
+	w.want(host.ImageRequest{Reference: w.reg.host() + "/team/private:1", PullSecrets: [][]byte{secretFor(w.reg.host(), "alice:word")}})
+
+	// It has the manifest and the config, but not the layer.
+	w.reg.push(t, "evil/copy:1", img)
+	layers, err := img.Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	layer, err := layers[0].Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.reg.setFault(failPath("/v2/evil/copy/blobs/"+layer.String(), 404))
+	w.wantFailed(w.request("evil/copy:1", "a"), "404")
+	w.wantFailed(w.request("evil/copy@"+digest, "a"), "404")
+	w.reg.setFault(nil)
+	w.clock.Step(time.Minute)
+	w.want(w.request("evil/copy:1", "a")) // it has all of it
+}
+
+func TestOnePullForAll(t *testing.T) {
+	w := newWorld(t)
+	digest := w.reg.push(t, "demo:1", newImage(t, "amd64", noise(1, 1<<20), noise(2, 1<<20)))
+	w.reg.setPrivate("demo", "alice:a-word", "bob:b-word")
+	var all sync.WaitGroup
+	for i := range 20 {
+		all.Go(func() {
+			req := w.request("demo:1", fmt.Sprint(i))
+			// Half of them with other credentials, which the registry is asked
+			// about apart.
+			req.PullSecrets = [][]byte{secretFor(w.reg.host(), []string{"alice:a-word", "bob:b-word"}[i%2])}
+			img, err := w.settle(req)
+			if err != nil || img.Digest != digest {
+				t.Errorf("%d: got %v %v, want %s", i, img, err, digest)
+			}
+		})
+	}
+	all.Wait()
+	if n := w.reg.count("GET /v2/demo/blobs/"); n != 3 {
+		t.Errorf("got %d requests for blobs, want 3: one config, two layers", n)
+	}
+	if n := w.reg.count("HEAD /v2/demo/manifests/"); n != 2 {
+		t.Errorf("got %d asks what the tag is, want 2: one for each credential", n)
+	}
+}
+
+func TestNotAnImage(t *testing.T) {
+	w := newWorld(t)
+	chart := mutate.ConfigMediaType(newImage(t, "amd64", "one"), "application/vnd.cncf.helm.config.v1+json")
+	w.reg.push(t, "chart:1", chart)
+	w.wantFailed(w.request("chart:1", "a"), "no container image", "helm")
+	old := mutate.MediaType(newImage(t, "amd64", "one"), types.OCIManifestSchema1)
+	w.reg.push(t, "demo:1", old)
+	w.want(w.request("demo:1", "a"))
+}

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"fmt"
+	"io/fs"
+	"regexp"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/name"
+
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+type kind int
+
+const (
+	ofRegistry kind = iota
+	ofFolder
+	ofDaemon
+)
+
+// reference is what a request names.
+type reference struct {
+	kind kind
+	// given is as the user wrote it; only a valid one ever appears in a text.
+	given string
+	// canonical is one text for all spellings of a registry's reference.
+	canonical string
+	// name is NAME of file:NAME and docker-daemon:NAME.
+	name string
+	ref  name.Reference // ofRegistry
+}
+
+// daemonName is what may be given to the Docker Engine: a reference or an ID.
+var daemonName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,254}$`)
+
+// parseReference fails with host.ErrInvalid.
+func parseReference(given string) (reference, error) {
+	if n, ok := strings.CutPrefix(given, host.LocalPrefix); ok {
+		// "." would be the folder itself.
+		if !fs.ValidPath(n) || n == "." || strings.ContainsRune(n, 0) {
+			return reference{}, fmt.Errorf("image %q: %w: want file:NAME, a path below the node's folder of local images without \"..\"", given, host.ErrInvalid)
+		}
+		return reference{kind: ofFolder, given: given, canonical: given, name: n}, nil
+	}
+	if n, ok := strings.CutPrefix(given, host.DaemonPrefix); ok {
+		if !daemonName.MatchString(n) {
+			return reference{}, fmt.Errorf("image %q: %w: want docker-daemon:NAME[:TAG]", given, host.ErrInvalid)
+		}
+		return reference{kind: ofDaemon, given: given, canonical: given, name: n}, nil
+	}
+	ref, err := name.ParseReference(given)
+	if err != nil {
+		// The text may hold anything, such as a URL with a password.
+		return reference{}, fmt.Errorf("image reference: %w: want [HOST[:PORT]/]NAME[:TAG][@sha256:DIGEST] without a scheme, as in ghcr.io/org/agent:1.2", host.ErrInvalid)
+	}
+	return reference{kind: ofRegistry, given: given, canonical: ref.Name(), ref: ref}, nil
+}
+
+// policy is the one asked for, or Kubernetes' default for the reference.
+func (r reference) policy(asked host.PullPolicy) (host.PullPolicy, error) {
+	switch asked {
+	case host.PullAlways, host.PullIfNotPresent, host.PullNever:
+		return asked, nil
+	case "":
+	default:
+		return "", fmt.Errorf("image %s: %w: pull policy %q: want Always, IfNotPresent or Never", r.given, host.ErrInvalid, asked)
+	}
+	if tag, ok := r.ref.(name.Tag); ok && tag.TagStr() == name.DefaultTag {
+		return host.PullAlways, nil
+	}
+	return host.PullIfNotPresent, nil
+}
+
+// identifier is the tag or the digest.
+func (r reference) identifier() string { return r.ref.Identifier() }
+
+// repository is what a digest is looked up under.
+func (r reference) repository() string {
+	if r.kind != ofRegistry {
+		return r.canonical
+	}
+	return r.ref.Context().Name()
+}

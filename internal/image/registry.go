@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	"k8s.io/utils/clock"
+)
+
+var manifestTypes = strings.Join([]string{
+	string(types.OCIImageIndex), string(types.DockerManifestList),
+	string(types.OCIManifestSchema1), string(types.DockerManifestSchema2),
+}, ", ")
+
+// session is one repository at one registry or mirror, with one credential.
+type session struct {
+	repo   name.Repository
+	client *http.Client
+	clock  clock.Clock
+	// retryWait is what is waited before the second try of a blob.
+	retryWait time.Duration
+}
+
+var _ content = (*session)(nil)
+
+// openSession signs in.
+func (s *Store) openSession(ctx context.Context, base http.RoundTripper, repo name.Repository, c credential) (*session, error) {
+	rt, err := transport.NewWithContext(ctx, repo.Registry, c.authenticator(), base, []string{repo.Scope(transport.PullScope)})
+	if err != nil {
+		return nil, err
+	}
+	return &session{repo: repo, client: &http.Client{Transport: rt, CheckRedirect: limitRedirects},
+		clock: s.o.Clock, retryWait: s.retryWait}, nil
+}
+
+func limitRedirects(_ *http.Request, via []*http.Request) error {
+	if len(via) >= 5 {
+		return errors.New("too many redirects")
+	}
+	return nil
+}
+
+func (r *session) request(ctx context.Context, method, path string) (*http.Request, error) {
+	// The transport below makes it http where the node allows that.
+	return http.NewRequestWithContext(ctx, method, "https://"+r.repo.RegistryStr()+"/v2/"+r.repo.RepositoryStr()+"/"+path, nil)
+}
+
+// head returns the digest of a tag or digest without its manifest. Registries
+// that cannot, or do not want to, fail it; get says why.
+func (r *session) head(ctx context.Context, identifier string) (v1.Hash, error) {
+	req, err := r.request(ctx, http.MethodHead, "manifests/"+identifier)
+	if err != nil {
+		return v1.Hash{}, err
+	}
+	req.Header.Set("Accept", manifestTypes)
+	resp, err := r.client.Do(req)
+	if err != nil {
+		return v1.Hash{}, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return v1.Hash{}, fmt.Errorf("HEAD: status %d", resp.StatusCode)
+	}
+	h, err := v1.NewHash(resp.Header.Get("Docker-Content-Digest"))
+	if err != nil {
+		return v1.Hash{}, err
+	}
+	return h, checkDigest(h)
+}
+
+// get returns the manifest of a tag or digest, unverified.
+func (r *session) get(ctx context.Context, identifier string) ([]byte, error) {
+	req, err := r.request(ctx, http.MethodGet, "manifests/"+identifier)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Accept", manifestTypes)
+	resp, err := r.client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if err := transport.CheckError(resp, http.StatusOK); err != nil {
+		return nil, err
+	}
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxManifestBytes+1))
+	if err == nil && len(raw) > maxManifestBytes {
+		err = fmt.Errorf("the manifest has more than %s", bytesText(maxManifestBytes))
+	}
+	if err != nil {
+		return nil, err
+	}
+	if want, err := v1.NewHash(resp.Header.Get("Docker-Content-Digest")); err == nil && checkDigest(want) == nil && digestOf(raw) != want {
+		return nil, corrupted("manifest", want)
+	}
+	return raw, nil
+}
+
+func (r *session) manifest(ctx context.Context, digest v1.Hash) ([]byte, error) {
+	return r.get(ctx, digest.String())
+}
+
+// blob returns the blob, however often the connection breaks within reason.
+func (r *session) blob(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error) {
+	return &resuming{
+		size: d.Size, clock: r.clock, wait: r.retryWait, ctx: ctx,
+		open: func(offset int64) (io.ReadCloser, error) { return r.openBlob(ctx, d, offset) },
+	}, nil
+}
+
+// openBlob asks for the blob from the offset on. A registry that does not
+// know ranges sends it from the beginning, and what was had is skipped.
+func (r *session) openBlob(ctx context.Context, d v1.Descriptor, offset int64) (io.ReadCloser, error) {
+	req, err := r.request(ctx, http.MethodGet, "blobs/"+d.Digest.String())
+	if err != nil {
+		return nil, err
+	}
+	if offset > 0 {
+		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", offset))
+	}
+	resp, err := r.client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	skip := int64(0)
+	switch {
+	case resp.StatusCode == http.StatusOK:
+		skip = offset
+	case resp.StatusCode == http.StatusPartialContent && offset > 0 && rangeStart(resp) == offset:
+	default:
+		err := transport.CheckError(resp)
+		resp.Body.Close()
+		return nil, err
+	}
+	if _, err := io.CopyN(io.Discard, resp.Body, skip); err != nil {
+		resp.Body.Close()
+		return nil, err
+	}
+	return resp.Body, nil
+}
+
+// rangeStart is where a partial answer begins; -1 when it does not say.
+func rangeStart(resp *http.Response) int64 {
+	v, ok := strings.CutPrefix(resp.Header.Get("Content-Range"), "bytes ")
+	first, _, dash := strings.Cut(v, "-")
+	n, err := strconv.ParseInt(first, 10, 64)
+	if !ok || !dash || err != nil {
+		return -1
+	}
+	return n
+}

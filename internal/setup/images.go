@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package setup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/pflag"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+
+	"botbottle.dev/bottle-operator/controllers/bottle"
+	"botbottle.dev/bottle-operator/internal/docker"
+	"botbottle.dev/bottle-operator/internal/image"
+	"botbottle.dev/bottle-operator/internal/state"
+)
+
+// collectEvery is the time between two looks for images that can go.
+const collectEvery = 5 * time.Minute
+
+// ImageOptions configure the node's store of images.
+type ImageOptions struct {
+	Mirrors, PlainHTTP, Prewarm []string
+	CAFile, DockerConfig        string
+	MaxBytes, Reserve           int64
+	PullTimeout, GCMinAge       time.Duration
+	MaxPulls, GCHigh, GCLow     int
+	AllowDaemon                 bool
+}
+
+// Bind adds the flags.
+func (o *ImageOptions) Bind(fs *pflag.FlagSet) {
+	fs.StringArrayVar(&o.Mirrors, "image-mirror", nil, "REGISTRY=MIRROR[,MIRROR], asked in order before the registry itself; may be repeated")
+	fs.StringArrayVar(&o.PlainHTTP, "image-plain-http", nil, "HOST[:PORT] of a registry or mirror that is spoken to without TLS; may be repeated")
+	fs.StringArrayVar(&o.Prewarm, "prewarm-image", nil, "image to pull when the agent starts, with the node's own credentials; may be repeated")
+	fs.StringVar(&o.CAFile, "image-ca", "", "PEM file of certificates that registries are trusted by, besides the system's")
+	fs.StringVar(&o.DockerConfig, "image-docker-config", "/root/.docker/config.json", "the node's own credentials for registries; may be absent")
+	fs.Int64Var(&o.MaxBytes, "image-max-bytes", image.DefaultMaxBytes, "most bytes that an image may have, packed or unpacked")
+	fs.Int64Var(&o.Reserve, "image-reserve-bytes", image.DefaultReserve, "bytes of the disk that a pull leaves free; negative for none")
+	fs.DurationVar(&o.PullTimeout, "image-pull-timeout", image.DefaultPullTimeout, "how long one pull may take")
+	fs.IntVar(&o.MaxPulls, "max-concurrent-pulls", image.DefaultMaxPulls, "how many images may be pulled at once")
+	fs.IntVar(&o.GCHigh, "image-gc-high", image.DefaultGCHigh, "per cent of the disk in use from which images that no Bottle uses are removed")
+	fs.IntVar(&o.GCLow, "image-gc-low", image.DefaultGCLow, "per cent of the disk in use down to which they are")
+	fs.DurationVar(&o.GCMinAge, "image-gc-min-age", image.DefaultGCMinAge, "how long an image is kept after its last use, whatever the disk")
+	fs.BoolVar(&o.AllowDaemon, "allow-docker-daemon-images", false, "allow docker-daemon:NAME, images of the node's own Docker Engine")
+}
+
+// Validate names the flags that cannot be used. What only the store can judge
+// it does when it is opened.
+func (o *ImageOptions) Validate() error {
+	var errs []error
+	if o.MaxBytes < 1<<20 {
+		errs = append(errs, fmt.Errorf("--image-max-bytes %d: want at least 1048576", o.MaxBytes))
+	}
+	if o.MaxPulls < 1 || o.MaxPulls > 100 {
+		errs = append(errs, fmt.Errorf("--max-concurrent-pulls %d: want 1 to 100", o.MaxPulls))
+	}
+	for flag, d := range map[string]time.Duration{"image-pull-timeout": o.PullTimeout, "image-gc-min-age": o.GCMinAge} {
+		if d < time.Second {
+			errs = append(errs, fmt.Errorf("--%s %s: want at least 1s", flag, d))
+		}
+	}
+	if o.GCLow < 1 || o.GCLow > o.GCHigh || o.GCHigh > 100 {
+		errs = append(errs, fmt.Errorf("--image-gc-high %d, --image-gc-low %d: want 1 to 100, low at most high", o.GCHigh, o.GCLow))
+	}
+	return errors.Join(errs...)
+}
+
+// openImages opens the node's store. event is called for what happens to a
+// pull that a Bottle waits for.
+func (o *AgentOptions) openImages(dir *state.Dir, engine *docker.Engine, event func(uid, reason, message string)) (*image.Store, error) {
+	counts, err := image.NewMetrics(metrics.Registry)
+	if err != nil {
+		return nil, fmt.Errorf("metrics: %w", err)
+	}
+	i := o.Images
+	opts := image.Options{
+		Dir: dir.ImagesDir(), LocalDir: o.LocalImageDir, SmolvmHome: dir.SmolvmHome(),
+		MaxBytes: i.MaxBytes, Reserve: i.Reserve, PullTimeout: i.PullTimeout, MaxPulls: i.MaxPulls, Patience: image.DefaultPatience,
+		Mirrors: i.Mirrors, PlainHTTP: i.PlainHTTP, CAFile: i.CAFile, DockerConfig: i.DockerConfig,
+		GCHigh: i.GCHigh, GCLow: i.GCLow, GCMinAge: i.GCMinAge,
+		Event: event, Metrics: counts, Log: ctrl.Log.WithName("images"),
+	}
+	if i.AllowDaemon {
+		opts.Daemon = &image.Daemon{ID: engine.ImageID, Save: engine.SaveImage}
+	}
+	store, err := image.New(opts)
+	if err != nil {
+		return nil, fmt.Errorf("images: %w", err)
+	}
+	return store, nil
+}
+
+// addImages keeps the store within the disk, and brings what is wanted before
+// anybody asks.
+func (o *AgentOptions) addImages(mgr ctrl.Manager, store *image.Store, r *bottle.Reconciler) error {
+	log := ctrl.Log.WithName("images")
+	collect := manager.RunnableFunc(func(ctx context.Context) error {
+		ticker := time.NewTicker(collectEvery)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return store.Close()
+			case <-ticker.C:
+			}
+			got, err := store.Collect(ctx, func(ctx context.Context) (image.Used, error) {
+				digests, archives, err := r.UsedImages(ctx)
+				return image.Used{Digests: digests, Archives: archives}, err
+			})
+			if err != nil && ctx.Err() == nil {
+				log.Error(err, "Images could not be collected")
+			}
+			if got.Archives+got.Cached > 0 {
+				log.Info("Images that nobody uses were removed", "archives", got.Archives, "cached", got.Cached, "bytes", got.Bytes)
+			}
+		}
+	})
+	prewarm := manager.RunnableFunc(func(ctx context.Context) error {
+		if err := store.Prewarm(ctx, o.Images.Prewarm); err != nil && ctx.Err() == nil {
+			log.Error(err, "Images of --prewarm-image can never be had")
+		}
+		return nil
+	})
+	return errors.Join(mgr.Add(collect), mgr.Add(prewarm))
+}
