@@ -98,6 +98,9 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		rec.fault = s.faults.next(r.URL.Path)
 	}
 	s.registry.ServeHTTP(rec, r)
+	if rec.fault != nil && rec.fault.CutAfterBytes > 0 {
+		s.faults.spare() // a cut does not come back here
+	}
 }
 
 func (s *server) knows(name, secret string) bool {
