@@ -14,9 +14,23 @@ world=bb$tag-world
 # 2001:db8::10), the cloud's metadata (169.254.169.254 and fd00:ec2::254) and a
 # neighbour on the LAN (10.77.0.1 and fd00:77::1): see hack/dev/world. What
 # reaches it is in logs/world.jsonl.
+# The neighbour has a registry of images on port 5000: see hack/dev/registry.
+# What it is asked for is in logs/registry.jsonl.
 make_world() {
   make_world_network
   launch world nsenter "--net=/run/netns/$world" "$bin/dev-world" -log "$dev/logs/world.jsonl"
+  launch registry nsenter "--net=/run/netns/$world" "$bin/dev-registry" serve -dir "$dev/registry" -log "$dev/logs/registry.jsonl"
+  await 20 "the registry" "$dev/logs/registry.log" ip netns exec "$world" nc -z 10.77.0.1 5000
+  push_image node-1 bottle/guest:1 <"$bin/images/guest.tar" >/dev/null
+}
+
+# push_image NODE REPOSITORY:TAG: pushes the archive that comes in to the
+# registry that the node has on its LAN, and prints its digest there.
+push_image() {
+  local program=$bin/dev-registry folder=$dev/registry netns=$world run=()
+  if virtual; then program=/opt/dev/registry folder=/var/lib/dev-registry netns=world run=(vssh "$1"); fi
+  "${run[@]}" nsenter "--net=/run/netns/$netns" "$program" push -ca "$folder/ca.pem" \
+    -user bottle -password-file "$folder/password" - "10.77.0.1:5000/$2"
 }
 
 make_world_network() {
@@ -66,6 +80,7 @@ make_local_node() {
   node_ipv6 "$number" ip -n "$netns"
   mkdir -p "$dir/var-lib/"{bottle,bottle-images,docker} "$dir/opt/"{dev,smolvm}
   chmod 711 "$dir/var-lib/bottle"
+  install -m 644 "$dev/registry/ca.pem" "$dir/opt/dev/registry-ca.pem"
   if [ -e /dev/kvm ] && [ ! -e "$dir/kvm" ]; then
     mknod -m 666 "$dir/kvm" c "$((0x$(stat -c %t /dev/kvm)))" "$((0x$(stat -c %T /dev/kvm)))"
   fi
@@ -133,6 +148,7 @@ start_relay() {
 
 agent_flags=(--namespace bottle-system --state-dir /var/lib/bottle --docker-host unix:///run/docker.sock --smolvm-dir /opt/smolvm
   --default-image file:guest.tar --local-image-dir /var/lib/bottle-images --allowed-bundle-images 'example.test/*'
+  --image-ca /opt/dev/registry-ca.pem
   --proof-target 203.0.113.10:443 --proof-target 203.0.113.10:53
   --metrics-bind-address 127.0.0.1:8080 --health-probe-bind-address 127.0.0.1:8081)
 

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"crypto/tls"
+	"encoding/json"
+	"io"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+)
+
+// start serves a registry as serve does, on a port of its own.
+func start(t *testing.T) (dir, host string, log *bytes.Buffer) {
+	t.Helper()
+	dir, log = t.TempDir(), &bytes.Buffer{}
+	s, err := newServer(dir, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := certificate(dir, []string{"127.0.0.1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	web := httptest.NewUnstartedServer(s)
+	web.TLS = &tls.Config{Certificates: []tls.Certificate{cert}}
+	web.StartTLS()
+	t.Cleanup(web.Close)
+	return dir, web.Listener.Addr().String(), log
+}
+
+func archive(t *testing.T) string {
+	t.Helper()
+	img, err := random.Image(1000, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "image.tar")
+	if err := tarball.WriteToFile(path, name.MustParseReference("a.test/b:1"), img); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestPushWantsThePasswordBelowPrivate(t *testing.T) {
+	dir, host, log := start(t)
+	ca, tar := filepath.Join(dir, "ca.pem"), archive(t)
+	credentials := []string{"-user", user, "-password-file", filepath.Join(dir, "password")}
+	push := func(args ...string) (string, error) {
+		var out bytes.Buffer
+		err := run(append([]string{"push", "-ca", ca}, args...), nil, &out)
+		return out.String(), err
+	}
+	public, err := push(tar, host+"/a:1")
+	if err != nil || !strings.HasPrefix(public, "sha256:") {
+		t.Errorf("push of a public image: got %q, %v, want its digest", public, err)
+	}
+	if _, err := push(tar, host+"/private/a:1"); err == nil || !strings.Contains(err.Error(), "401 Unauthorized") {
+		t.Errorf("push below private/ as nobody: got %v, want 401", err)
+	}
+	private, err := push(append(credentials, tar, host+"/private/a:1")...)
+	if err != nil || private != public {
+		t.Errorf("push below private/: got %q, %v, want digest %s", private, err, public)
+	}
+	for line := range strings.Lines(log.String()) {
+		var e entry
+		if err := json.Unmarshal([]byte(line), &e); err != nil || e.Status == 0 || !strings.HasPrefix(e.Remote, "127.0.0.1:") {
+			t.Errorf("line %q (%v): want a request", line, err)
+		}
+	}
+}
+
+func TestFaultsAreCounted(t *testing.T) {
+	s, err := newServer(t.TempDir(), io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := func(content string) {
+		if err := os.WriteFile(s.faults.path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if f := s.faults.next("/v2/a/blobs/x"); f != nil {
+		t.Errorf("no file: got %+v, want no fault", f)
+	}
+	set(`{"path": "/a/", "cut_after_bytes": 10, "times": 1}`)
+	if f := s.faults.next("/v2/b/blobs/x"); f != nil {
+		t.Errorf("another path: got %+v, want no fault", f)
+	}
+	if f := s.faults.next("/v2/a/blobs/x"); f == nil || f.CutAfterBytes != 10 {
+		t.Errorf("first: got %+v, want a cut", f)
+	}
+	if f := s.faults.next("/v2/a/blobs/x"); f != nil {
+		t.Errorf("second: got %+v, want no fault", f)
+	}
+	s.faults.spare()
+	if f := s.faults.next("/v2/a/blobs/x"); f == nil {
+		t.Error("after one was spared: got no fault, want a cut")
+	}
+	set(`{"corrupt": 1}`)
+	if f := s.faults.next("/v2/a/blobs/x"); f == nil || f.Corrupt != 1 {
+		t.Errorf("new content: got %+v, want a wrong byte", f)
+	}
+}

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"crypto/subtle"
+	"crypto/tls"
+	"encoding/json"
+	"io"
+	"log"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/registry"
+)
+
+// user is who may read and write below private/.
+const user = "bottle"
+
+// entry is a line of the log.
+type entry struct {
+	Time   string `json:"time"`
+	Remote string `json:"remote"`
+	// User is who asked, "" for anybody, whatever the password was.
+	User   string `json:"user,omitempty"`
+	Method string `json:"method"`
+	Path   string `json:"path"`
+	// Range is the part of a blob that was asked for, "" for all of it.
+	Range  string `json:"range,omitempty"`
+	Status int    `json:"status"`
+	// Bytes is how much of the answer's body was written.
+	Bytes int64 `json:"bytes"`
+	// Fault is what was broken: cut or corrupt.
+	Fault string `json:"fault,omitempty"`
+}
+
+// server is the registry's handler.
+type server struct {
+	registry http.Handler
+	password string
+	faults   *faults
+
+	mu  sync.Mutex
+	log io.Writer
+}
+
+func newServer(dir string, journal io.Writer) (*server, error) {
+	secret, err := password(dir)
+	if err != nil {
+		return nil, err
+	}
+	return &server{
+		registry: registry.New(registry.Logger(log.New(io.Discard, "", 0))),
+		password: secret, faults: &faults{path: dir + "/faults.json"}, log: journal,
+	}, nil
+}
+
+func serve(dir, journal, listen string, names []string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	file, err := os.OpenFile(journal, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	s, err := newServer(dir, file)
+	if err != nil {
+		return err
+	}
+	cert, err := certificate(dir, names)
+	if err != nil {
+		return err
+	}
+	web := &http.Server{
+		Addr: listen, Handler: s, ReadHeaderTimeout: 30 * time.Second, IdleTimeout: time.Minute,
+		TLSConfig: &tls.Config{Certificates: []tls.Certificate{cert}},
+		// A connection that is cut on purpose is no news.
+		ErrorLog: log.New(io.Discard, "", 0),
+	}
+	return web.ListenAndServeTLS("", "")
+}
+
+func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	name, secret, _ := r.BasicAuth()
+	rec := &recorded{ResponseWriter: w, status: http.StatusOK, entry: entry{
+		Remote: r.RemoteAddr, User: name, Method: r.Method, Path: r.URL.Path, Range: r.Header.Get("Range"),
+	}}
+	defer s.note(rec) // also when the connection is cut
+	if strings.HasPrefix(r.URL.Path, "/v2/private/") && !s.knows(name, secret) {
+		refuse(rec)
+		return
+	}
+	if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") {
+		rec.fault = s.faults.next(r.URL.Path)
+	}
+	s.registry.ServeHTTP(rec, s.bounded(r))
+	if rec.fault != nil && rec.fault.CutAfterBytes > 0 {
+		s.faults.spare() // a cut does not come back here
+	}
+}
+
+// bounded gives a range that goes to the end of a blob the end that the
+// handler wants it to have.
+func (s *server) bounded(r *http.Request) *http.Request {
+	wanted := r.Header.Get("Range")
+	if r.Method != http.MethodGet || !strings.HasSuffix(wanted, "-") {
+		return r
+	}
+	head := r.Clone(r.Context())
+	head.Method = http.MethodHead
+	size := sizer{header: http.Header{}}
+	s.registry.ServeHTTP(size, head)
+	n, err := strconv.ParseInt(size.header.Get("Content-Length"), 10, 64)
+	if err != nil {
+		return r
+	}
+	r = r.Clone(r.Context())
+	r.Header.Set("Range", wanted+strconv.FormatInt(n-1, 10))
+	return r
+}
+
+// sizer takes the header of an answer.
+type sizer struct{ header http.Header }
+
+func (z sizer) Header() http.Header         { return z.header }
+func (z sizer) Write(p []byte) (int, error) { return len(p), nil }
+func (z sizer) WriteHeader(int)             {}
+
+func (s *server) knows(name, secret string) bool {
+	return name == user && subtle.ConstantTimeCompare([]byte(secret), []byte(s.password)) == 1
+}
+
+func refuse(w http.ResponseWriter) {
+	w.Header().Set("WWW-Authenticate", `Basic realm="development registry"`)
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusUnauthorized)
+	_, _ = io.WriteString(w, `{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}`)
+}
+
+// note writes a line with one call, so that a reader sees all of it or none.
+func (s *server) note(rec *recorded) {
+	e := rec.entry
+	e.Time, e.Status, e.Bytes = time.Now().UTC().Format(time.RFC3339Nano), rec.status, rec.written
+	line, err := json.Marshal(e)
+	if err != nil {
+		return // strings and numbers always marshal
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, _ = s.log.Write(append(line, '\n')) // there is nowhere else to say so
+}
+
+// recorded is an answer that is counted, and broken by its fault.
+type recorded struct {
+	http.ResponseWriter
+	entry   entry
+	fault   *fault
+	status  int
+	written int64
+}
+
+func (r *recorded) WriteHeader(status int) {
+	r.status = status
+	r.ResponseWriter.WriteHeader(status)
+}
+
+func (r *recorded) Write(p []byte) (int, error) {
+	cut := false
+	if f := r.fault; f != nil && r.status < 300 && len(p) > 0 {
+		switch {
+		case f.CutAfterBytes > 0 && r.written+int64(len(p)) > f.CutAfterBytes:
+			p, cut = p[:f.CutAfterBytes-r.written], true
+			r.entry.Fault = "cut"
+		case f.Corrupt > 0 && r.written == 0:
+			p = append([]byte{p[0] ^ 0xff}, p[1:]...)
+			r.entry.Fault = "corrupt"
+		}
+	}
+	n, err := r.ResponseWriter.Write(p)
+	r.written += int64(n)
+	if cut {
+		_ = http.NewResponseController(r.ResponseWriter).Flush() // what was written arrives, then nothing does
+		panic(http.ErrAbortHandler)
+	}
+	return n, err
+}

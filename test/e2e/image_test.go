@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/test/story"
+)
+
+// from makes a Bottle on node-1 whose image is of the registry.
+func from(ns, name, reference string) *v1alpha1.Bottle {
+	b := on(node1, ns, name, name)
+	b.Spec.Image = ptr(story.RegistryHost + "/" + reference)
+	return b
+}
+
+func wantDigest(t *testing.T, b *v1alpha1.Bottle, want string) {
+	t.Helper()
+	if got := b.Status.Image; got == nil || got.Digest == nil || *got.Digest != want || got.Reference != *b.Spec.Image {
+		t.Errorf("image of %s: got %+v, want %s with digest %s", b.Name, got, *b.Spec.Image, want)
+	}
+	if !meta.IsStatusConditionTrue(b.Status.Conditions, v1alpha1.ConditionMachineReady) {
+		t.Errorf("%s is not MachineReady:%s", b.Name, story.Conditions(b))
+	}
+}
+
+func blobRequests(requests []story.Request) (out []story.Request) {
+	for _, r := range requests {
+		if r.Method == "GET" && strings.Contains(r.Path, "/blobs/") {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// Twenty who ask at once share one pull, by the node and by nobody else.
+func TestImageIsPulledOnceByTheNode(t *testing.T) {
+	c := connect(t)
+	ns := c.Namespace(t)
+	digest := c.PushGuest(t, node1, ns+"/agent:1")
+	before := len(c.Requests(t, node1, ns+"/agent"))
+	var bottles []*v1alpha1.Bottle
+	for i := range 20 {
+		bottles = append(bottles, from(ns, fmt.Sprintf("one-of-%d", i), ns+"/agent:1"))
+	}
+	c.Apply(t, bottles...)
+	c.WaitRuns(t, bottles...)
+	for _, b := range bottles {
+		wantDigest(t, b, digest)
+	}
+	byDigest := from(ns, "by-digest", ns+"/agent@"+digest)
+	c.Apply(t, byDigest)
+	c.WaitRuns(t, byDigest)
+	wantDigest(t, byDigest, digest)
+
+	pulled := c.Requests(t, node1, ns+"/agent")[before:]
+	times := map[string]int{}
+	for _, r := range blobRequests(pulled) {
+		times[r.Path]++
+	}
+	if len(times) != 3 { // the config and two layers
+		t.Errorf("blobs asked for: got %v, want three", times)
+	}
+	for path, n := range times {
+		if n != 1 {
+			t.Errorf("%s: got asked for %d times, want once", path, n)
+		}
+	}
+	node := strings.Fields(c.Exec(t, node1, "ip", "-4", "-br", "addr", "show", "dev", "world0"))
+	for _, r := range pulled {
+		if !slices.Contains(node, r.Remote+"/24") {
+			t.Errorf("%s %s by %s, want by the node (%v) alone", r.Method, r.Path, r.Remote, node)
+		}
+	}
+	// Nor did a machine try. That the wall would have seen it is shown last,
+	// with a way to the registry that no guest has.
+	tried := func(b *v1alpha1.Bottle) bool {
+		return strings.Contains(c.Exec(t, node1, "nft", "list", "set", "netdev", "bottle-"+string(b.UID)[:8], "ip4"), registryInSet)
+	}
+	for _, b := range bottles {
+		if tried(b) {
+			t.Errorf("the machine of %s dialled the registry", b.Name)
+		}
+	}
+	c.TryExec(t, node1, "sh", "-c", `
+		ip -n "$1" neigh replace "$2" lladdr 02:00:00:00:00:01 dev bundle0
+		ip -n "$1" route replace 10.77.0.1 via "$2"
+		nsenter --net="/run/netns/$1" nc -w 1 10.77.0.1 5000`, "sh", story.ID(byDigest), byDigest.Status.Network.Gateway)
+	if !tried(byDigest) {
+		t.Errorf("the registry was dialled from a machine's namespace, and the wall did not see it:\n%s",
+			c.Exec(t, node1, "nft", "list", "set", "netdev", "bottle-"+string(byDigest.UID)[:8], "ip4"))
+	}
+}
+
+// registryInSet is how nft shows the registry among a wall's drops.
+const registryInSet = "10.77.0.1 . tcp . 5000"
+
+func TestPrivateImage(t *testing.T) {
+	c := connect(t)
+	ns := c.Namespace(t)
+	repository := "private/" + ns + "/agent"
+	digest := c.PushGuest(t, node1, repository+":1")
+	right, hidden := story.DockerConfig(c.RegistryPassword(t))
+	wrong, more := story.DockerConfig("wr0ng-passw0rd-" + ns)
+	secret := func(name string, content []byte) {
+		t.Helper()
+		s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: ns}, Type: corev1.SecretTypeDockerConfigJson,
+			Data: map[string][]byte{corev1.DockerConfigJsonKey: content}}
+		if err := c.Create(t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	secret("right", right)
+	secret("wrong", wrong)
+	bottles := map[string]*v1alpha1.Bottle{}
+	for _, name := range []string{"right", "wrong", "later", "none"} {
+		b := from(ns, name, repository+":1")
+		if name != "none" {
+			b.Spec.ImagePullSecrets = []v1alpha1.LocalObjectReference{{Name: name}}
+		}
+		bottles[name] = b
+		c.Apply(t, b)
+	}
+	c.WaitRuns(t, bottles["right"])
+	wantDigest(t, bottles["right"], digest)
+	// Also now that the node has it, nobody gets it whom the registry refuses.
+	for name, said := range map[string]string{"wrong": "were refused", "later": "no credentials", "none": "no credentials"} {
+		got := c.WaitReason(t, bottles[name], v1alpha1.ConditionMachineReady, v1alpha1.ReasonImagePullBackOff)
+		for _, want := range []string{said, "401 Unauthorized, UNAUTHORIZED: authentication required", story.RegistryHost} {
+			if !strings.Contains(got.Message, want) {
+				t.Errorf("%s: got message %q, want %q in it", name, got.Message, want)
+			}
+		}
+	}
+	secret("later", right)
+	c.WaitRuns(t, bottles["later"])
+	wantDigest(t, bottles["later"], digest)
+
+	events, _ := c.Kubectl(nil, "-n", ns, "get", "events", "-o", "json")
+	status, _ := c.Kubectl(nil, "-n", ns, "get", "bottles", "-o", "json")
+	for place, text := range map[string]string{"events": events, "bottles": status, "agent's log": c.AgentLog(t, node1)} {
+		if !strings.Contains(text, ns) {
+			t.Errorf("%s: got nothing of %s to look at", place, ns)
+		}
+		for _, h := range append(hidden, more...) {
+			if strings.Contains(text, h) {
+				t.Errorf("%s: has credentials", place)
+			}
+		}
+	}
+}
+
+func TestTagThatMoves(t *testing.T) {
+	c := connect(t)
+	ns := c.Namespace(t)
+	first := c.PushGuest(t, node1, ns+"/moves:1")
+	a := from(ns, "before", ns+"/moves:1")
+	c.Apply(t, a)
+	c.WaitRuns(t, a)
+	second := c.PushGuest(t, node1, ns+"/moves:1")
+	if first == second {
+		t.Fatalf("both images are %s, want two", first)
+	}
+	present, always := from(ns, "present", ns+"/moves:1"), from(ns, "always", ns+"/moves:1")
+	present.Spec.ImagePullPolicy, always.Spec.ImagePullPolicy = ptr(v1alpha1.PullPolicy("IfNotPresent")), ptr(v1alpha1.PullPolicy("Always"))
+	c.Apply(t, present)
+	c.WaitRuns(t, present)
+	c.Apply(t, always)
+	c.WaitRuns(t, always)
+	wantDigest(t, a, first)
+	wantDigest(t, present, first)
+	wantDigest(t, always, second)
+}
+
+func TestRegistryThatDiesMidBlob(t *testing.T) {
+	c := connect(t)
+	ns := c.Namespace(t)
+	digest := c.PushGuest(t, node1, ns+"/dies:1")
+	c.BreakRegistry(t, `{"path": "/`+ns+`/dies/", "cut_after_bytes": 500000, "times": 2}`)
+	b := from(ns, "dies", ns+"/dies:1")
+	c.Apply(t, b)
+	c.WaitRuns(t, b)
+	wantDigest(t, b, digest)
+	cut, resumed := 0, 0
+	for _, r := range blobRequests(c.Requests(t, node1, ns+"/dies")) {
+		if r.Fault == "cut" {
+			cut++
+		}
+		if r.Status == 206 {
+			resumed++
+		}
+	}
+	if cut != 2 || resumed != 2 {
+		t.Errorf("got %d answers cut and %d resumed, want 2 and 2", cut, resumed)
+	}
+}
+
+func TestCorruptedBlobIsNeverUsed(t *testing.T) {
+	c := connect(t)
+	ns := c.Namespace(t)
+	digest := c.PushGuest(t, node1, ns+"/corrupted:1")
+	mend := c.BreakRegistry(t, `{"path": "/`+ns+`/corrupted/", "corrupt": 1000000}`)
+	b := from(ns, "corrupted", ns+"/corrupted:1")
+	c.Apply(t, b)
+	said := c.WaitReason(t, b, v1alpha1.ConditionMachineReady, v1alpha1.ReasonImagePullBackOff)
+	if !strings.Contains(said.Message, "sha256") {
+		t.Errorf("message: got %q, want the digest that did not come", said.Message)
+	}
+	if r := c.TryExec(t, node1, "smolvm", "machine", "ls", "--json"); strings.Contains(r.Stdout, story.ID(b)) {
+		t.Errorf("machines: got %s, want none of a corrupted image", r.Stdout)
+	}
+	mend()
+	c.WaitRuns(t, b)
+	wantDigest(t, b, digest)
+}

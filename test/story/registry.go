@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package story
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+)
+
+// RegistryHost is the registry of images on the nodes' LAN.
+const RegistryHost = "10.77.0.1:5000"
+
+// Request is one that the registry was given.
+type Request struct {
+	Remote, User, Method, Path, Range, Fault string
+	Status                                   int
+}
+
+// PushGuest pushes the default guest with one more layer, of random bytes, so
+// that no node has it yet, as REPOSITORY:TAG, and returns its digest.
+func (c *Cluster) PushGuest(t testing.TB, node, repositoryTag string) string {
+	t.Helper()
+	guest, err := tarball.ImageFromPath(filepath.Join(filepath.Dir(c.Dir), "images", "guest.tar"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	extra, err := random.Layer(1<<20, types.DockerLayer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := mutate.AppendLayers(guest, extra)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c.push(t, node, repositoryTag, img)
+}
+
+func (c *Cluster) push(t testing.TB, node, repositoryTag string, img v1.Image) string {
+	t.Helper()
+	ref, err := name.ParseReference(RegistryHost + "/" + repositoryTag)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var archive, stderr bytes.Buffer
+	if err := tarball.Write(ref, img, &archive); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(filepath.Join(c.Dir, "image-push"), node, repositoryTag)
+	cmd.Stdin, cmd.Stderr = &archive, &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("image-push %s: %v\n%s", repositoryTag, err, &stderr)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// Requests are those for a repository, in the order in which they ended.
+func (c *Cluster) Requests(t testing.TB, node, repository string) []Request {
+	t.Helper()
+	out, err := exec.Command(filepath.Join(c.Dir, "registry-log"), node).Output()
+	if err != nil {
+		t.Fatalf("registry-log %s: %v", node, err)
+	}
+	var found []Request
+	for line := range strings.Lines(string(out)) {
+		var r Request
+		if err := json.Unmarshal([]byte(line), &r); err != nil {
+			t.Fatalf("log of the registry: %v in %q", err, line)
+		}
+		if r.Remote, _, err = net.SplitHostPort(r.Remote); err != nil {
+			t.Fatalf("log of the registry: %v in %q", err, line)
+		}
+		if strings.HasPrefix(r.Path, "/v2/"+repository+"/") {
+			found = append(found, r)
+		}
+	}
+	return found
+}
+
+// BreakRegistry has the registry of a cluster on this machine break as the
+// JSON says (see hack/dev/registry), until the function that it returns is
+// called, or the test ends.
+func (c *Cluster) BreakRegistry(t testing.TB, faults string) (mend func()) {
+	t.Helper()
+	path := filepath.Join(c.Dir, "registry", "faults.json")
+	if err := os.WriteFile(path+".new", []byte(faults), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		t.Fatal(err)
+	}
+	mend = func() { _ = os.Remove(path) }
+	t.Cleanup(mend)
+	return mend
+}
+
+// RegistryPassword is that of the user bottle, on this machine's clusters.
+func (c *Cluster) RegistryPassword(t testing.TB) string {
+	t.Helper()
+	content, err := os.ReadFile(filepath.Join(c.Dir, "registry", "password"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(content))
+}
+
+// DockerConfig is the content of a pull secret, and what in it nobody may see.
+func DockerConfig(password string) (content []byte, secrets []string) {
+	auth := base64.StdEncoding.EncodeToString([]byte("bottle:" + password))
+	content, _ = json.Marshal(map[string]any{"auths": map[string]any{RegistryHost: map[string]string{"auth": auth}}})
+	return content, []string{password, auth}
+}
