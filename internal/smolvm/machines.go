@@ -37,8 +37,7 @@ func (d *Driver) CreateMachine(ctx context.Context, spec host.MachineSpec) error
 		return fmt.Errorf("create machine %s: %w", name, err)
 	}
 	defer release()
-	err = d.write(ctx, call{what: "create machine " + name, args: args, timeout: createTimeout})
-	return err
+	return d.write(ctx, call{what: "create machine " + name, args: args, timeout: createTimeout})
 }
 
 // checkSpec refuses what smolvm takes at create and fails with at start, in
@@ -47,7 +46,19 @@ func checkSpec(s host.MachineSpec) error {
 	if err := ours(s.Owner.ID()); err != nil {
 		return err
 	}
-	paths := []string{s.Smolfile}
+	for _, check := range []func(host.MachineSpec) error{checkArtifact, checkPaths, checkImage} {
+		if err := check(s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkPaths(s host.MachineSpec) error {
+	var paths []string
+	if s.Artifact == "" {
+		paths = append(paths, s.Smolfile)
+	}
 	for _, f := range s.Secrets {
 		paths = append(paths, f.Path)
 	}
@@ -63,25 +74,36 @@ func checkSpec(s host.MachineSpec) error {
 			}
 		}
 	}
+	return nil
+}
+
+func checkImage(s host.MachineSpec) error {
 	if s.Image == "" {
 		return nil
 	}
-	if !filepath.IsAbs(s.Image) {
-		return fmt.Errorf("image %q is not an absolute path: %w", s.Image, host.ErrInvalid)
-	}
-	// Not followed: older releases keep the link itself in their cache.
-	st, err := os.Lstat(s.Image)
-	switch {
-	case err != nil:
-		return fmt.Errorf("image: %w: %w", host.ErrInvalid, err)
-	case !st.Mode().IsRegular():
-		return fmt.Errorf("image %s is not a regular file: %w", s.Image, host.ErrInvalid)
-	case st.Mode()&0o004 == 0:
+	st, err := regular("image", s.Image)
+	if err == nil && st.Mode()&0o004 == 0 {
 		// smolvm would keep the unreadable copy for good.
-		return fmt.Errorf("image %s is not readable by the users that machines run as (mode %04o): chmod 0644: %w",
+		err = fmt.Errorf("image %s is not readable by the users that machines run as (mode %04o): chmod 0644: %w",
 			s.Image, st.Mode().Perm(), host.ErrInvalid)
 	}
-	return nil
+	return err
+}
+
+// regular refuses what is no plain file. Links are not followed: older
+// releases keep the link itself in their cache.
+func regular(what, path string) (os.FileInfo, error) {
+	if !filepath.IsAbs(path) {
+		return nil, fmt.Errorf("%s %q is not an absolute path: %w", what, path, host.ErrInvalid)
+	}
+	st, err := os.Lstat(path)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w: %w", what, host.ErrInvalid, err)
+	}
+	if !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s %s is not a regular file: %w", what, path, host.ErrInvalid)
+	}
+	return st, nil
 }
 
 // hold makes sure that the machine is one to act on and that nobody else does
