@@ -27,7 +27,7 @@ type Manifest struct {
 	Cmd        []string `json:"cmd"`
 	Env        []string `json:"env"`
 	Workdir    string   `json:"workdir"`
-	CPUs       int      `json:"cpus"`
+	CPUs       uint8    `json:"cpus"`
 	MemoryMiB  uint32   `json:"mem"`
 	Network    bool     `json:"network"`
 }
