@@ -75,7 +75,7 @@ func (d *Driver) Pack(ctx context.Context, image, to string) error {
 		err = fmt.Errorf("not an absolute path: %w", host.ErrInvalid)
 	}
 	if err == nil {
-		err = checkImage(host.MachineSpec{Image: image})
+		err = checkImage(image)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", what, err)

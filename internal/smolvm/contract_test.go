@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"botbottle.dev/bottle-operator/hack/smolvm/realpack"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/host/hostcontract"
 	"botbottle.dev/bottle-operator/internal/smolvm"
@@ -48,7 +49,9 @@ func TestRealWithoutVM(t *testing.T) {
 			dir := filepath.Join(place(t, "SMOLVM_VERSIONS_DIR", "bin/smolvm"), version)
 			require.File(t, filepath.Join(dir, "smolvm"), "make smolvm")
 			hostcontract.TestMachines(t, func(t *testing.T) hostcontract.MachinesFixture {
-				return fixture(t, dir)
+				f := fixture(t, dir)
+				f.Artifact = func(t *testing.T) string { return realArtifact(t, f) }
+				return f
 			}, hostcontract.MachineOptions{WithoutVM: true})
 		})
 	}
@@ -59,9 +62,11 @@ func TestStandin(t *testing.T) {
 	for _, version := range []string{"0.8.0", "1.9.1", "1.32.2"} {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel() // mostly waits
-			dir := standin(t, version)
+			dir, newest := standin(t, version), standin(t, "1.32.2")
 			hostcontract.TestMachines(t, func(t *testing.T) hostcontract.MachinesFixture {
-				return fixture(t, dir)
+				f := fixture(t, dir)
+				f.Artifact = func(t *testing.T) string { return packedBy(t, newWorld(t, newest, nil).driver, f) }
+				return f
 			}, hostcontract.MachineOptions{})
 		})
 	}
@@ -115,7 +120,7 @@ func fixtureOf(t *testing.T, w *world) hostcontract.MachinesFixture {
 	image := place(t, "GUEST_TAR", "bin/images/guest.tar")
 	require.File(t, image, "make image")
 	return hostcontract.MachinesFixture{
-		Machines: w.driver, Dir: w.dir, Image: image,
+		Machines: w.driver, Dir: w.dir, Image: image, Packer: w.driver,
 		StoredEnv: w.storedEnv, Where: w.where, Left: w.left,
 		AddForeign: func(t *testing.T, name string) { w.call(t, "machine", "create", "--name="+name) },
 		Kill: func(t *testing.T, m host.Machine) {
@@ -127,6 +132,30 @@ func fixtureOf(t *testing.T, w *world) hostcontract.MachinesFixture {
 		OwnNetNS: func(t *testing.T) (string, host.NetNS) { return "", netnsOf(t, "/proc/self/ns/net") },
 		Program:  "/bin/busybox",
 	}
+}
+
+// packedBy is the guest's image as an artifact.
+func packedBy(t *testing.T, p host.Packer, f hostcontract.MachinesFixture) string {
+	t.Helper()
+	path := filepath.Join(f.Dir, "packed.smolmachine")
+	if err := p.Pack(t.Context(), f.Image, path); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// realArtifact is what no machine had to be booted for; it asks for the whole
+// network.
+func realArtifact(t *testing.T, f hostcontract.MachinesFixture) string {
+	t.Helper()
+	path := filepath.Join(f.Dir, "packed.smolmachine")
+	err := realpack.Write(path, realpack.Pack{
+		Env: []string{"PACKED=1", "PLAIN=packed"}, Cmd: []string{"/bin/sh"}, CPUs: 2, MemoryMiB: 512, Network: true, Layer: make([]byte, 1024),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 // deny writes what the VMM does when it refuses a connection.

@@ -46,12 +46,13 @@ func checkSpec(s host.MachineSpec) error {
 	if err := ours(s.Owner.ID()); err != nil {
 		return err
 	}
-	for _, check := range []func(host.MachineSpec) error{checkArtifact, checkPaths, checkImage} {
-		if err := check(s); err != nil {
-			return err
-		}
+	if err := checkArtifact(s); err != nil {
+		return err
 	}
-	return nil
+	if err := checkPaths(s); err != nil || s.Image == "" {
+		return err
+	}
+	return checkImage(s.Image)
 }
 
 func checkPaths(s host.MachineSpec) error {
@@ -77,15 +78,12 @@ func checkPaths(s host.MachineSpec) error {
 	return nil
 }
 
-func checkImage(s host.MachineSpec) error {
-	if s.Image == "" {
-		return nil
-	}
-	st, err := regular("image", s.Image)
+func checkImage(path string) error {
+	st, err := regular("image", path)
 	if err == nil && st.Mode()&0o004 == 0 {
 		// smolvm would keep the unreadable copy for good.
 		err = fmt.Errorf("image %s is not readable by the users that machines run as (mode %04o): chmod 0644: %w",
-			s.Image, st.Mode().Perm(), host.ErrInvalid)
+			path, st.Mode().Perm(), host.ErrInvalid)
 	}
 	return err
 }

@@ -64,7 +64,7 @@ func Write(path string, p Pack) error {
 	manifest, err := json.Marshal(map[string]any{
 		"mode": "container", "image": "example.test/packed:1", "digest": layer.Digest, "platform": platform, "host_platform": platform,
 		"created": "2026-01-01T00:00:00Z", "smolvm_version": "1.32.2", "network": p.Network,
-		"env": p.Env, "entrypoint": p.Entrypoint, "cmd": p.Cmd, "cpus": p.CPUs, "mem": p.MemoryMiB,
+		"env": list(p.Env), "entrypoint": list(p.Entrypoint), "cmd": list(p.Cmd), "cpus": p.CPUs, "mem": p.MemoryMiB,
 		"assets": map[string]any{"libraries": []asset{}, "agent_rootfs": agent, "layers": []asset{layer}},
 	})
 	if err != nil {
@@ -72,6 +72,9 @@ func Write(path string, p Pack) error {
 	}
 	return os.WriteFile(path, file(zstd(assets.Bytes()), manifest), 0o644)
 }
+
+// list is never null, which smolvm does not read.
+func list(words []string) []string { return append([]string{}, words...) }
 
 // file is assets, manifest and a footer that says where they are.
 func file(assets, manifest []byte) []byte {
