@@ -3,11 +3,13 @@
 package smolvm_test
 
 import (
+	"archive/tar"
 	"bytes"
 	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -144,18 +146,42 @@ func packedBy(t *testing.T, p host.Packer, f hostcontract.MachinesFixture) strin
 	return path
 }
 
-// realArtifact is what no machine had to be booted for; it asks for the whole
-// network.
+// realArtifact is the guest's image as an artifact for which no machine had to
+// be booted; it asks for the whole network.
 func realArtifact(t *testing.T, f hostcontract.MachinesFixture) string {
 	t.Helper()
 	path := filepath.Join(f.Dir, "packed.smolmachine")
 	err := realpack.Write(path, realpack.Pack{
-		Env: []string{"PACKED=1", "PLAIN=packed"}, Cmd: []string{"/bin/sh"}, CPUs: 2, MemoryMiB: 512, Network: true, Layer: make([]byte, 1024),
+		Env: []string{"PACKED=1", "PLAIN=packed"}, Cmd: []string{"/bin/sh", "-c", "sleep 1000000"}, CPUs: 2, MemoryMiB: 512, Network: true,
+		Layer: onlyLayer(t, f.Image),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return path
+}
+
+// onlyLayer is the one layer of an archive.
+func onlyLayer(t *testing.T, archive string) []byte {
+	t.Helper()
+	file, err := os.Open(archive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	for r := tar.NewReader(file); ; {
+		h, err := r.Next()
+		if err != nil {
+			t.Fatalf("layer of %s: %v", archive, err)
+		}
+		if filepath.Base(h.Name) == "layer.tar" {
+			layer, err := io.ReadAll(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return layer
+		}
+	}
 }
 
 // deny writes what the VMM does when it refuses a connection.

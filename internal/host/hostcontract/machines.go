@@ -53,8 +53,8 @@ type MachinesFixture struct {
 type MachineOptions struct {
 	// WithoutVM leaves out what needs a machine to boot.
 	WithoutVM bool
-	// WithoutPack leaves out what needs an artifact to be packed and to boot:
-	// that machine of smolvm's own is too much for an emulated node.
+	// WithoutPack leaves out packing: that machine of smolvm's own is too much
+	// for an emulated node.
 	WithoutPack bool
 	// WithoutWorkload leaves out what the guest does by itself.
 	WithoutWorkload bool
@@ -94,7 +94,7 @@ func TestMachines(t *testing.T, fixture func(t *testing.T) MachinesFixture, o Ma
 		tests = append(tests, bootTests...)
 	}
 	if !o.WithoutVM && !o.WithoutPack {
-		tests = append(tests, machineTest{"packed", machinePack}, machineTest{"artifact in the guest", machineArtifactGuest})
+		tests = append(tests, machineTest{"packed", machinePack})
 	}
 	if !o.WithoutVM && !o.WithoutWorkload {
 		tests = append(tests, machineTest{"command", machineCommand})
