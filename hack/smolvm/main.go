@@ -8,8 +8,8 @@
 // is a process in a root, mount and pid namespace of its own, in the network
 // namespace in which `machine start` was called. It ISOLATES NOTHING and
 // enforces no egress policy, and says so at each start. Its database is a
-// mirror of a JSON file (see package state). It reads no packs, pulls from no
-// registry, resolves no names and forwards no ports.
+// mirror of a JSON file (see package state). It reads no packs but its own (see
+// package pack), pulls from no registry, resolves no names and forwards no ports.
 //
 // Tests switch faults on by $HOME/.standin/faults.json (see package fault)
 // and have calls counted by creating $HOME/.standin/log-calls.

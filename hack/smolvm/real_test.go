@@ -12,10 +12,12 @@ import (
 	"strings"
 	"testing"
 
+	"botbottle.dev/bottle-operator/hack/smolvm/internal/pack"
+	"botbottle.dev/bottle-operator/hack/smolvm/realpack"
 	"botbottle.dev/bottle-operator/test/require"
 )
 
-// fixtures are the files that the command lines of testdata/agree.txt name.
+// fixtures are the files that the command lines of testdata/agree*.txt name.
 var fixtures = map[string]string{
 	"S":       "env = [\"A=1\",\"B=x=y\",\"EMPTY=\",\"NOEQ\",\" T=v \"]\n[network]\nallow_cidrs = [\"192.168.44.2\"]\n",
 	"bad":     "a = 1\n[network\n",
@@ -51,32 +53,36 @@ func TestAgreesWithRealCLI(t *testing.T) {
 				t.Fatal(err)
 			}
 			require.File(t, real, "make smolvm fetches it, or set SMOLVM_REAL_DIR to the folder of one")
-			compare(t, real)
+			compare(t, real, "testdata/agree.txt", 200)
+			compare(t, real, "testdata/agree-packs.txt", 60)
 		})
 	}
 }
 
-func compare(t *testing.T, real string) {
+// compare runs the command lines of a file, of which there are at least so
+// many, in two new worlds.
+func compare(t *testing.T, real, file string, least int) {
+	t.Helper()
 	out, err := exec.Command(real, "--version").Output()
 	version := strings.TrimSpace(strings.TrimPrefix(string(out), "smolvm "))
 	if err != nil || version == "" {
 		t.Fatalf("%s --version: got %q, %v", real, out, err)
 	}
-	files := t.TempDir()
-	for name, text := range fixtures {
-		if err := os.WriteFile(filepath.Join(files, name), []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	lines, err := os.ReadFile("testdata/agree.txt")
+	lines, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	theirs := &caller{exe: real, home: t.TempDir(), files: files}
-	ours := &caller{exe: filepath.Join(installed, "1.32.2", "smolvm"), home: t.TempDir(), files: files, env: "SMOLVM_STANDIN_VERSION=" + version}
+	theirs := &caller{exe: real, home: t.TempDir(), files: t.TempDir()}
+	ours := &caller{exe: filepath.Join(installed, "1.32.2", "smolvm"), home: t.TempDir(), files: t.TempDir(), env: "SMOLVM_STANDIN_VERSION=" + version}
 	for _, c := range []*caller{theirs, ours} {
+		for name, text := range fixtures {
+			if err := os.WriteFile(filepath.Join(c.files, name), []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
 		c.plant(t, "refused", denialLines)
 	}
+	plantPacks(t, theirs.files, ours.files)
 	compared := 0
 	for line := range strings.Lines(string(lines)) {
 		if line = strings.TrimSpace(line); line == "" || line[0] == '#' {
@@ -92,10 +98,10 @@ func compare(t *testing.T, real string) {
 			t.Errorf("smolvm %s\n got %+v\nwant %+v", line, got, want)
 		}
 	}
-	if compared < 100 {
-		t.Errorf("compared %d command lines, want at least 100", compared)
+	if compared < least {
+		t.Errorf("%s: compared %d command lines, want at least %d", file, compared, least)
 	}
-	t.Logf("%d command lines, smolvm %s", compared, version)
+	t.Logf("%s: %d command lines, smolvm %s", file, compared, version)
 }
 
 // caller runs one of the two command lines.
@@ -125,6 +131,25 @@ func (c *caller) plant(t *testing.T, machine, denials string) {
 	}
 }
 
+// plantPacks writes the same packs in the real one's form and the stand-in's.
+func plantPacks(t *testing.T, theirs, ours string) {
+	t.Helper()
+	env, entrypoint, cmd := []string{"PACKED=1", "A=pack"}, []string{"/ep"}, []string{"c"}
+	for name, network := range map[string]bool{"pack": false, "netpack": true} {
+		err := realpack.Write(filepath.Join(theirs, name), realpack.Pack{
+			Env: env, Entrypoint: entrypoint, Cmd: cmd, CPUs: 2, MemoryMiB: 512, Network: network, Layer: tarOf(t),
+		})
+		if err == nil {
+			err = pack.Write(filepath.Join(ours, name), pack.Manifest{
+				Image: "example.test/packed:1", Env: env, Entrypoint: entrypoint, Cmd: cmd, CPUs: 2, MemoryMiB: 512, Network: network,
+			}, filepath.Join(ours, "img.tar"))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 var changing = regexp.MustCompile(`("created_at": |Created: )\S+`)
 
 // call runs a command line and returns what is comparable of its answer: of
@@ -135,8 +160,9 @@ func (c *caller) call(t *testing.T, line string) result {
 	cmd.Env = []string{"HOME=" + c.home, "PATH=/usr/sbin:/usr/bin:/sbin:/bin", c.env}
 	cmd.Dir = c.files
 	r := finished(t, cmd)
-	r.out = changing.ReplaceAllString(strings.ReplaceAll(r.out, c.home, "HOME"), "${1}T")
-	r.errors, _, _ = strings.Cut(strings.ReplaceAll(r.errors, c.home, "HOME"), "\n")
+	same := strings.NewReplacer(c.home, "HOME", c.files, "FILES")
+	r.out = changing.ReplaceAllString(same.Replace(r.out), "${1}T")
+	r.errors, _, _ = strings.Cut(same.Replace(r.errors), "\n")
 	return r
 }
 

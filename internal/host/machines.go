@@ -46,9 +46,24 @@ type MachineSpec struct {
 	// Image is the absolute path of an image archive; empty for a bare
 	// machine.
 	Image string
-	// Smolfile is the absolute path of the Smolfile.
+	// Artifact is the absolute path of a .smolmachine to make the machine of,
+	// in place of Image and Smolfile, which cannot be given beside it. It stays
+	// where it is as long as the machine does: old releases read it at every
+	// start. Whoever names it has checked it: smolvm believes what it says.
+	Artifact string
+	// Smolfile is the absolute path of the Smolfile; empty with an Artifact.
 	Smolfile string
-	Secrets  []SecretFile
+	// Env and AllowCIDR are, with an Artifact, what a Smolfile says otherwise,
+	// and are given with nothing else. Env are "K=V" literals, never a secret's
+	// value, for they are in smolvm's command line; they come after the
+	// artifact's own, so that they win. AllowCIDR, the only addresses that the
+	// guest may reach, cannot be left out: an artifact may ask for the whole
+	// network. See SmolvmVersion.ArtifactPolicy for who holds it.
+	Env       []string
+	AllowCIDR netip.Prefix
+	// Secrets beside an Artifact are ErrUnsupported: every release that was
+	// measured (1.7.7 to 1.32.2) drops them then, and says nothing.
+	Secrets []SecretFile
 	// Mounts are folders of the node that the guest reads.
 	Mounts []Mount
 	// Command replaces the image's own; nil keeps it.
@@ -126,6 +141,12 @@ type SmolvmVersion struct {
 	PolicyInList bool
 	// EgressEvents: denials can be listed (1.8.1).
 	EgressEvents bool
+	// ArtifactPolicy: a machine made of an artifact keeps its policy (1.8.0).
+	// Older releases drop it without a word, so that Policy shows no list and
+	// the wall alone holds such a machine.
+	ArtifactPolicy bool
+	// PackArchives: image archives can be packed to artifacts (1.32.2).
+	PackArchives bool
 	// Backend is the network of a machine that has a policy: "virtio-net", or
 	// "tsi" (before 1.1.3), which may not enforce it.
 	Backend string
@@ -203,4 +224,16 @@ type Machines interface {
 	// order, at most MaxDenials, the newest where there are more. A machine
 	// without any, or unknown, has none. ErrUnsupported (before 1.8.1).
 	Denials(ctx context.Context, name string) ([]Denial, error)
+}
+
+// Packer makes artifacts.
+type Packer interface {
+	// Pack makes a .smolmachine at the absolute path to, of an image archive
+	// at the absolute path image. It boots a machine of smolvm's own, of four
+	// vCPUs and 8 GiB, in which the image is unpacked and not run, but which
+	// has the node's network, with no wall around it: for images that are
+	// trusted. What is at to is replaced when all of it is there, and left as it
+	// was on an error: ErrInvalid, ErrBootFailed, ErrUnsupported (before
+	// 1.32.2).
+	Pack(ctx context.Context, image, to string) error
 }

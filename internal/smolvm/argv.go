@@ -11,8 +11,9 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// The argv of each subcommand. None holds a value of the environment or a
-// secret. Names go in the --name=NAME form, which no name can break out of.
+// The argv of each subcommand. None holds a secret, and none but a create from
+// an artifact a value of the environment. Names go in the --name=NAME form,
+// which no name can break out of.
 
 func (c capabilities) machineArgs(subcommand string, rest ...string) []string {
 	args := []string{"machine", subcommand}
@@ -32,6 +33,8 @@ func (c capabilities) createArgs(s host.MachineSpec) ([]string, error) {
 	}{
 		{s.Image != "", c.LocalImages, "image archives"},
 		{len(s.Secrets) > 0, c.SecretFiles, "values by reference"},
+		// It would take them, and drop them without a word.
+		{len(s.Secrets) > 0 && s.Artifact != "", false, "values by reference beside an artifact"},
 		{s.Command != nil, c.Command, "a command given at create"},
 	} {
 		if ask.asked && !ask.can {
@@ -57,10 +60,7 @@ func (c capabilities) createArgs(s host.MachineSpec) ([]string, error) {
 	if c.Labels {
 		args = append(args, labels(s.Owner)...)
 	}
-	if s.Image != "" {
-		args = append(args, "--image="+s.Image)
-	}
-	args = append(args, "--smolfile="+s.Smolfile)
+	args = append(args, c.contentArgs(s)...)
 	for _, f := range s.Secrets {
 		args = append(args, "--secret-file="+f.Name+"="+f.Path)
 	}
@@ -71,6 +71,29 @@ func (c capabilities) createArgs(s host.MachineSpec) ([]string, error) {
 		args = append(append(args, "--"), s.Command...)
 	}
 	return args, nil
+}
+
+// contentArgs say what is in the machine and whom it may reach: by a Smolfile
+// or, with an artifact, beside which no release takes one, by flags.
+func (c capabilities) contentArgs(s host.MachineSpec) []string {
+	if s.Artifact == "" {
+		args := []string{"--smolfile=" + s.Smolfile}
+		if s.Image != "" {
+			args = append([]string{"--image=" + s.Image}, args...)
+		}
+		return args
+	}
+	args := []string{"--from=" + s.Artifact}
+	for _, kv := range s.Env {
+		args = append(args, "--env="+kv)
+	}
+	if c.ArtifactPolicy {
+		return append(args, "--allow-cidr="+s.AllowCIDR.String())
+	}
+	// The list would be dropped, and the network with it where the artifact
+	// asks for none: the guest could not reach its bundle. It gets the whole
+	// network, as most artifacts ask for anyway, and the wall holds it.
+	return append(args, "--net")
 }
 
 // labels are all parts of the owner, as on every other thing of a Bottle.
@@ -115,6 +138,16 @@ func (c capabilities) copyArgs(name, from, to string) []string {
 		args = append(args, "--mode=755")
 	}
 	return append(args, from, name+":"+to)
+}
+
+// packArgs name the program that a pack can also be; what counts is the
+// artifact beside it.
+func (c capabilities) packArgs(image, program string) []string {
+	args := []string{"pack", "create"}
+	if c.jsonErrors {
+		args = append(args, "--error-format=json")
+	}
+	return append(args, "--image="+image, "--output="+program)
 }
 
 func (c capabilities) denialsArgs(name string) []string {

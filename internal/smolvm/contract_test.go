@@ -48,7 +48,9 @@ func TestRealWithoutVM(t *testing.T) {
 			dir := filepath.Join(place(t, "SMOLVM_VERSIONS_DIR", "bin/smolvm"), version)
 			require.File(t, filepath.Join(dir, "smolvm"), "make smolvm")
 			hostcontract.TestMachines(t, func(t *testing.T) hostcontract.MachinesFixture {
-				return fixture(t, dir)
+				f := fixture(t, dir)
+				f.Artifact = func(t *testing.T) string { return realArtifact(t, f) }
+				return f
 			}, hostcontract.MachineOptions{WithoutVM: true})
 		})
 	}
@@ -59,9 +61,11 @@ func TestStandin(t *testing.T) {
 	for _, version := range []string{"0.8.0", "1.9.1", "1.32.2"} {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel() // mostly waits
-			dir := standin(t, version)
+			dir, newest := standin(t, version), standin(t, "1.32.2")
 			hostcontract.TestMachines(t, func(t *testing.T) hostcontract.MachinesFixture {
-				return fixture(t, dir)
+				f := fixture(t, dir)
+				f.Artifact = func(t *testing.T) string { return packedBy(t, newWorld(t, newest, nil).driver, f) }
+				return f
 			}, hostcontract.MachineOptions{})
 		})
 	}
@@ -115,7 +119,7 @@ func fixtureOf(t *testing.T, w *world) hostcontract.MachinesFixture {
 	image := place(t, "GUEST_TAR", "bin/images/guest.tar")
 	require.File(t, image, "make image")
 	return hostcontract.MachinesFixture{
-		Machines: w.driver, Dir: w.dir, Image: image,
+		Machines: w.driver, Dir: w.dir, Image: image, Packer: w.driver,
 		StoredEnv: w.storedEnv, Where: w.where, Left: w.left,
 		AddForeign: func(t *testing.T, name string) { w.call(t, "machine", "create", "--name="+name) },
 		Kill: func(t *testing.T, m host.Machine) {

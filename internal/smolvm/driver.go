@@ -25,8 +25,9 @@ import (
 // nodes; a start has Options.StartTimeout.
 const (
 	versionTimeout = 20 * time.Second
-	listTimeout    = 2 * time.Minute // 3 s for each machine that does not answer
-	createTimeout  = 5 * time.Minute // hashes the archive, up to 8 GiB
+	listTimeout    = 2 * time.Minute  // 3 s for each machine that does not answer
+	createTimeout  = 10 * time.Minute // hashes the archive, up to 8 GiB, or unpacks an artifact
+	packTimeout    = 30 * time.Minute // boots, unpacks and compresses
 	stopTimeout    = 2 * time.Minute
 	deleteTimeout  = 2 * time.Minute
 	copyTimeout    = 15 * time.Minute // 4 GiB at most
@@ -74,7 +75,10 @@ type Driver struct {
 	prepared  bool
 }
 
-var _ host.Machines = (*Driver)(nil)
+var (
+	_ host.Machines = (*Driver)(nil)
+	_ host.Packer   = (*Driver)(nil)
+)
 
 // New returns a Driver. It touches nothing until it is first called.
 func New(opts Options) *Driver {

@@ -36,6 +36,13 @@ func TestExplain(t *testing.T) {
 			"x: refused: smolvm cannot read the Smolfile (line 3, column 1): unknown field bogus"},
 		{"Error: config operation failed: load smolfile: failed to read /b/Smolfile: No such file or directory (os error 2)\n", 1, false, host.ErrInvalid, ""},
 		{"Error: config operation failed: validate resources: memory must be at least 64 MiB (got 1 MiB)\n", 1, false, host.ErrInvalid, ""},
+		{"Error: config operation failed: create from .smolmachine: file not found: /x\n", 1, false, host.ErrInvalid, ""},
+		{"Error: agent operation failed: read .smolmachine: unsupported version: 3\n", 1, false, host.ErrInvalid, ""},
+		{"Error: agent operation failed: read checkpoint footer: invalid magic: expected SMOLPACK\n", 1, false, host.ErrInvalid, ""},
+		{"Error: agent operation failed: verify checkpoint checksum: checksum mismatch for /x\n", 1, false, host.ErrInvalid, ""},
+		{"Error: agent operation failed: platform mismatch: this artifact is built for architecture 'arm64'\n", 1, false, host.ErrInvalid, ""},
+		// A disk may be full: worth another try.
+		{"Error: agent operation failed: extract sidecar: archive header checksum mismatch\n", 1, false, nil, ""},
 		{"Error: mount source not found: /nonexistent\n", 1, false, host.ErrInvalid, ""},
 		{"Error: agent operation failed: connect: machine 'm' is not running. Use 'smolvm machine start --name m' first.\n", 1, false, host.ErrNotRunning, ""},
 		{"Error: database operation failed: reserve vm 'm': database is locked\n", 1, false, errLocked, ""},

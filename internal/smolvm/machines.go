@@ -37,51 +37,7 @@ func (d *Driver) CreateMachine(ctx context.Context, spec host.MachineSpec) error
 		return fmt.Errorf("create machine %s: %w", name, err)
 	}
 	defer release()
-	err = d.write(ctx, call{what: "create machine " + name, args: args, timeout: createTimeout})
-	return err
-}
-
-// checkSpec refuses what smolvm takes at create and fails with at start, in
-// words that do not tell why.
-func checkSpec(s host.MachineSpec) error {
-	if err := ours(s.Owner.ID()); err != nil {
-		return err
-	}
-	paths := []string{s.Smolfile}
-	for _, f := range s.Secrets {
-		paths = append(paths, f.Path)
-	}
-	for _, p := range paths {
-		if !filepath.IsAbs(p) {
-			return fmt.Errorf("%q is not an absolute path: %w", p, host.ErrInvalid)
-		}
-	}
-	for _, m := range s.Mounts {
-		for _, p := range []string{m.Source, m.Target} {
-			if !filepath.IsAbs(p) || strings.Contains(p, ":") {
-				return fmt.Errorf("mount %q: not an absolute path without a colon: %w", p, host.ErrInvalid)
-			}
-		}
-	}
-	if s.Image == "" {
-		return nil
-	}
-	if !filepath.IsAbs(s.Image) {
-		return fmt.Errorf("image %q is not an absolute path: %w", s.Image, host.ErrInvalid)
-	}
-	// Not followed: older releases keep the link itself in their cache.
-	st, err := os.Lstat(s.Image)
-	switch {
-	case err != nil:
-		return fmt.Errorf("image: %w: %w", host.ErrInvalid, err)
-	case !st.Mode().IsRegular():
-		return fmt.Errorf("image %s is not a regular file: %w", s.Image, host.ErrInvalid)
-	case st.Mode()&0o004 == 0:
-		// smolvm would keep the unreadable copy for good.
-		return fmt.Errorf("image %s is not readable by the users that machines run as (mode %04o): chmod 0644: %w",
-			s.Image, st.Mode().Perm(), host.ErrInvalid)
-	}
-	return nil
+	return d.write(ctx, call{what: "create machine " + name, args: args, timeout: createTimeout})
 }
 
 // hold makes sure that the machine is one to act on and that nobody else does

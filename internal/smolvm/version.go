@@ -90,6 +90,10 @@ func capabilitiesOf(v version) capabilities {
 			RunsWorkload: v.atLeast(1, 9, 0),
 			PolicyInList: v.atLeast(1, 29, 0),
 			EgressEvents: v.atLeast(1, 8, 1),
+			// Run: kept by 1.8.0, dropped by 1.7.7.
+			ArtifactPolicy: v.atLeast(1, 8, 0),
+			// Run: 1.29.0 says that only references can be packed.
+			PackArchives: v.atLeast(1, 32, 2),
 			Backend:      backend(v),
 			Newer:        v.compare(version{1, 32, 2}) > 0,
 			Older:        !v.atLeast(0, 8, 0),

@@ -3,6 +3,7 @@
 package smolvm
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -51,16 +52,16 @@ func TestCapabilities(t *testing.T) {
 		{"1.1.3", "images virtio-net nameFlag seccomp lockedDB fewConnections"},
 		{"1.4.0", "images virtio-net secrets command nameFlag seccomp landlock lockedDB fewConnections"},
 		{"1.7.9", "images virtio-net secrets command nameFlag seccomp landlock lockedDB fewConnections"},
-		{"1.8.0", "images virtio-net secrets labels command nameFlag seccomp landlock lockedDB fewConnections"},
-		{"1.8.1", "images virtio-net secrets labels command events nameFlag seccomp landlock lockedDB fewConnections"},
-		{"1.8.3", "images virtio-net secrets labels command events nameFlag seccomp landlock lockedDB fewConnections"},
-		{"1.9.0", "images virtio-net secrets labels command workload events nameFlag copyMode seccomp landlock lockedDB fewConnections"},
-		{"1.18.0", "images virtio-net secrets labels command workload events nameFlag copyMode seccomp landlock lockedDB fewConnections"},
-		{"1.22.0", "images virtio-net secrets labels command workload events nameFlag copyMode seccomp landlock fewConnections"},
-		{"1.29.0", "images virtio-net secrets labels command workload policy events nameFlag copyMode jsonErrors seccomp landlock fewConnections"},
-		{"1.32.2", "images virtio-net secrets labels command workload policy events nameFlag copyMode jsonErrors seccomp landlock"},
-		{"1.32.3", "newer images virtio-net secrets labels command workload policy events nameFlag copyMode jsonErrors seccomp landlock"},
-		{"2.0.0", "newer images virtio-net secrets labels command workload policy events nameFlag copyMode jsonErrors seccomp landlock"},
+		{"1.8.0", "images virtio-net secrets labels artifacts command nameFlag seccomp landlock lockedDB fewConnections"},
+		{"1.8.1", "images virtio-net secrets labels artifacts command events nameFlag seccomp landlock lockedDB fewConnections"},
+		{"1.8.3", "images virtio-net secrets labels artifacts command events nameFlag seccomp landlock lockedDB fewConnections"},
+		{"1.9.0", "images virtio-net secrets labels artifacts command workload events nameFlag copyMode seccomp landlock lockedDB fewConnections"},
+		{"1.18.0", "images virtio-net secrets labels artifacts command workload events nameFlag copyMode seccomp landlock lockedDB fewConnections"},
+		{"1.22.0", "images virtio-net secrets labels artifacts command workload events nameFlag copyMode seccomp landlock fewConnections"},
+		{"1.29.0", "images virtio-net secrets labels artifacts command workload policy events nameFlag copyMode jsonErrors seccomp landlock fewConnections"},
+		{"1.32.2", "images virtio-net secrets labels artifacts packs command workload policy events nameFlag copyMode jsonErrors seccomp landlock"},
+		{"1.32.3", "newer images virtio-net secrets labels artifacts packs command workload policy events nameFlag copyMode jsonErrors seccomp landlock"},
+		{"2.0.0", "newer images virtio-net secrets labels artifacts packs command workload policy events nameFlag copyMode jsonErrors seccomp landlock"},
 	}
 	for _, tt := range tests {
 		c := capable(t, tt.version)
@@ -89,6 +90,7 @@ func words(c capabilities) []string {
 		word string
 	}{
 		{c.Older, "older"}, {c.Newer, "newer"}, {c.LocalImages, "images"}, {c.Backend == "virtio-net", "virtio-net"}, {c.SecretFiles, "secrets"}, {c.Labels, "labels"},
+		{c.ArtifactPolicy, "artifacts"}, {c.PackArchives, "packs"},
 		{c.Command, "command"}, {c.RunsWorkload, "workload"}, {c.PolicyInList, "policy"}, {c.EgressEvents, "events"},
 		{c.nameFlag, "nameFlag"}, {c.copyMode, "copyMode"}, {c.jsonErrors, "jsonErrors"}, {c.seccomp, "seccomp"}, {c.landlock, "landlock"},
 		{c.lockedDB, "lockedDB"}, {c.fewConnections, "fewConnections"},
@@ -109,11 +111,28 @@ func TestCreateArgs(t *testing.T) {
 		Mounts: []host.Mount{{Source: "/b/ca", Target: "/run/ca"}},
 	}
 	least := host.MachineSpec{Owner: demo, Smolfile: "/b/Smolfile"}
+	artifact := host.MachineSpec{
+		Owner: demo, CPUs: 1, Artifact: "/i/a.smolmachine", Env: []string{"A=1", "B=x y\n"}, AllowCIDR: netip.MustParsePrefix("192.168.44.2/32"),
+		Mounts: []host.Mount{{Source: "/b/ca", Target: "/run/ca"}},
+	}
 	const id = "bottle-demo-1a2b3c4d"
 	tests := map[string]struct {
 		spec host.MachineSpec
 		want []string
 	}{
+		"1.18.0": {artifact, []string{
+			"machine", "create", "--name=" + id, "--cpus=1",
+			"--label=botbottle.dev/uid=1a2b3c4d-0000", "--label=botbottle.dev/namespace=team-a", "--label=botbottle.dev/name=my-demo",
+			"--label=botbottle.dev/slug=demo", "--label=botbottle.dev/cluster=c1", "--label=botbottle.dev/node=node-1",
+			"--from=/i/a.smolmachine", "--env=A=1", "--env=B=x y\n", "--allow-cidr=192.168.44.2/32", "--volume=/b/ca:/run/ca:ro",
+		}},
+		"1.7.7": {artifact, []string{
+			"machine", "create", "--name=" + id, "--cpus=1",
+			"--from=/i/a.smolmachine", "--env=A=1", "--env=B=x y\n", "--net", "--volume=/b/ca:/run/ca:ro",
+		}},
+		"0.8.1": {artifact, []string{
+			"machine", "create", id, "--cpus=1", "--from=/i/a.smolmachine", "--env=A=1", "--env=B=x y\n", "--net", "--volume=/b/ca:/run/ca:ro",
+		}},
 		"1.32.2": {whole, []string{
 			"machine", "create", "--error-format=json", "--name=" + id, "--cpus=1", "--mem=256", "--storage=3", "--overlay=2",
 			"--label=botbottle.dev/uid=1a2b3c4d-0000", "--label=botbottle.dev/namespace=team-a", "--label=botbottle.dev/name=my-demo",
@@ -146,6 +165,7 @@ func TestOtherArgs(t *testing.T) {
 			"machine delete --error-format=json --force --name=" + id,
 			"machine exec --error-format=json --name=" + id + " --interactive --timeout=1500ms -- ls -l",
 			"machine cp --error-format=json --mode=755 /f " + id + ":/t",
+			"pack create --error-format=json --image=/i/guest.tar --output=/i/packed",
 		},
 		"0.8.0": {
 			"machine ls --json",
@@ -154,12 +174,13 @@ func TestOtherArgs(t *testing.T) {
 			"machine delete --force " + id,
 			"machine exec --name=" + id + " --interactive --timeout=1500ms -- ls -l",
 			"machine cp /f " + id + ":/t",
+			"pack create --image=/i/guest.tar --output=/i/packed",
 		},
 	} {
 		c := capable(t, version)
 		var got []string
 		for _, args := range [][]string{
-			c.listArgs(), c.startArgs(id), c.stopArgs(id), c.deleteArgs(id), c.execArgs(id, req), c.copyArgs(id, "/f", "/t"),
+			c.listArgs(), c.startArgs(id), c.stopArgs(id), c.deleteArgs(id), c.execArgs(id, req), c.copyArgs(id, "/f", "/t"), c.packArgs("/i/guest.tar", "/i/packed"),
 		} {
 			got = append(got, strings.Join(args, " "))
 		}

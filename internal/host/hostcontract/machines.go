@@ -23,6 +23,10 @@ type MachinesFixture struct {
 	Dir string
 	// Image is a guest's archive with a shell; empty where none is to be used.
 	Image string
+	// Artifact makes a .smolmachine with a shell, for the test alone.
+	Artifact func(t *testing.T) string
+	// Packer is the implementation's, nil WithoutPack.
+	Packer host.Packer
 	// Size bounds each machine: CPUs and memory. Zero is not asked for.
 	Size host.MachineSpec
 	// StoredEnv is what was kept of a machine's Smolfile env.
@@ -49,6 +53,9 @@ type MachinesFixture struct {
 type MachineOptions struct {
 	// WithoutVM leaves out what needs a machine to boot.
 	WithoutVM bool
+	// WithoutPack leaves out packing: that machine of smolvm's own is too much
+	// for an emulated node.
+	WithoutPack bool
 	// WithoutWorkload leaves out what the guest does by itself.
 	WithoutWorkload bool
 }
@@ -80,9 +87,14 @@ func TestMachines(t *testing.T, fixture func(t *testing.T) MachinesFixture, o Ma
 		{"denials", machineDenials},
 		{"no VMM", machineNoVMM},
 		{"no network namespace", machineNoNetNS},
+		{"made of an artifact", machineArtifact},
+		{"artifact refused", machineArtifactRefused},
 	}
 	if !o.WithoutVM {
 		tests = append(tests, bootTests...)
+	}
+	if !o.WithoutVM && !o.WithoutPack {
+		tests = append(tests, machineTest{"packed", machinePack})
 	}
 	if !o.WithoutVM && !o.WithoutWorkload {
 		tests = append(tests, machineTest{"command", machineCommand})

@@ -32,6 +32,7 @@ var bootTests = []machineTest{
 	{"killed at once", machineKilledAtOnce},
 	{"mounts", machineMounts},
 	{"program", machineProgram},
+	{"artifact in the guest", machineArtifactGuest},
 }
 
 // bootTries is how often a boot that fails is tried; on an emulated node one

@@ -7,15 +7,11 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"time"
-	"unicode"
-
-	"github.com/pelletier/go-toml/v2"
 
 	"botbottle.dev/bottle-operator/internal/host"
 )
@@ -23,10 +19,10 @@ import (
 // Reference is the version that a new Machines has.
 var Reference = host.SmolvmVersion{
 	Version: "1.32.2", LocalImages: true, SecretFiles: true, Labels: true, Command: true,
-	RunsWorkload: true, PolicyInList: true, EgressEvents: true, Backend: "virtio-net",
+	RunsWorkload: true, PolicyInList: true, EgressEvents: true, ArtifactPolicy: true, PackArchives: true, Backend: "virtio-net",
 }
 
-// Machines is a fake of host.Machines. It reads Smolfiles and secret files, as
+// Machines is a fake of host.Machines and host.Packer. It reads Smolfiles and secret files, as
 // smolvm does, and nothing else of the machine; a guest is a map of files and
 // a few commands (see Exec).
 type Machines struct {
@@ -68,7 +64,10 @@ func (m *machine) shown() host.Machine {
 	return out
 }
 
-var _ host.Machines = (*Machines)(nil)
+var (
+	_ host.Machines = (*Machines)(nil)
+	_ host.Packer   = (*Machines)(nil)
+)
 
 // NewMachines returns a node's smolvm without machines, of version Reference.
 // A nil Faults is one of its own.
@@ -203,12 +202,7 @@ func (f *Machines) CreateMachine(ctx context.Context, spec host.MachineSpec) err
 		if f.machines[name] != nil {
 			return fmt.Errorf("create machine %s: it already exists: %w", name, host.ErrConflict)
 		}
-		if spec.Image != "" {
-			if st, err := os.Stat(spec.Image); err != nil || !st.Mode().IsRegular() || st.Mode()&0o004 == 0 {
-				return fmt.Errorf("create machine %s: image %s: %w", name, spec.Image, host.ErrInvalid)
-			}
-		}
-		file, err := readSmolfile(spec.Smolfile)
+		file, err := f.content(spec)
 		if err != nil {
 			return fmt.Errorf("create machine %s: %w", name, err)
 		}
@@ -216,7 +210,7 @@ func (f *Machines) CreateMachine(ctx context.Context, spec host.MachineSpec) err
 			return fmt.Errorf("create machine %s: %w", name, err)
 		}
 		f.now = f.now.Add(time.Second)
-		m := &machine{spec: spec, env: kept(file.Env), disk: map[string]string{}, ended: make(chan struct{})}
+		m := &machine{spec: spec, env: file.Env, disk: map[string]string{}, ended: make(chan struct{})}
 		m.Machine = host.Machine{
 			Name: name, State: host.MachineCreated, CreatedAt: f.now,
 			CPUs: cmp.Or(spec.CPUs, file.CPUs, 4), MemoryMiB: cmp.Or(spec.MemoryMiB, file.Memory, 8192),
@@ -240,7 +234,8 @@ func (f *Machines) CreateMachine(ctx context.Context, spec host.MachineSpec) err
 }
 
 func (f *Machines) supported(s host.MachineSpec) error {
-	if s.Image != "" && !f.version.LocalImages || len(s.Secrets) > 0 && !f.version.SecretFiles || s.Command != nil && !f.version.Command {
+	if s.Image != "" && s.Artifact == "" && !f.version.LocalImages ||
+		len(s.Secrets) > 0 && (s.Artifact != "" || !f.version.SecretFiles) || s.Command != nil && !f.version.Command {
 		return host.ErrUnsupported
 	}
 	for _, p := range s.Secrets {
@@ -251,49 +246,12 @@ func (f *Machines) supported(s host.MachineSpec) error {
 	return nil
 }
 
-// kept is what smolvm keeps of env: entries are trimmed, those without a name
-// dropped.
-func kept(entries []string) []string {
-	var env []string
-	for _, kv := range entries {
-		if kv = strings.TrimFunc(kv, unicode.IsSpace); strings.Index(kv, "=") > 0 {
-			env = append(env, kv)
-		}
-	}
-	return env
-}
-
 // ours refuses to act on what no Bottle can be called.
 func ours(name string) error {
 	if !strings.HasPrefix(name, "bottle-") {
 		return fmt.Errorf("machine %q is not a bottle's: %w", name, host.ErrInvalid)
 	}
 	return nil
-}
-
-// smolfile is what the fake understands of a Smolfile.
-type smolfile struct {
-	Env     []string `toml:"env"`
-	CPUs    int32    `toml:"cpus"`
-	Memory  int64    `toml:"memory"`
-	Storage int64    `toml:"storage"`
-	Overlay int64    `toml:"overlay"`
-	Network struct {
-		AllowCIDRs []string `toml:"allow_cidrs"`
-	} `toml:"network"`
-}
-
-func readSmolfile(path string) (smolfile, error) {
-	var s smolfile
-	f, err := os.Open(path)
-	if err != nil {
-		return s, fmt.Errorf("load smolfile: %w: %w", host.ErrInvalid, err)
-	}
-	defer f.Close()
-	if err := toml.NewDecoder(f).DisallowUnknownFields().Decode(&s); err != nil {
-		return s, fmt.Errorf("%w: smolvm cannot read the Smolfile", host.ErrInvalid)
-	}
-	return s, nil
 }
 
 // call records a call and runs its effect under the fake's lock.

@@ -17,7 +17,9 @@ import (
 
 func TestMachines(t *testing.T) {
 	oldest := host.SmolvmVersion{Version: "0.8.0", Backend: "tsi"}
-	for _, v := range []host.SmolvmVersion{hosttest.Reference, oldest} {
+	unwalled := hosttest.Reference
+	unwalled.Version, unwalled.ArtifactPolicy, unwalled.PackArchives = "1.7.7", false, false
+	for _, v := range []host.SmolvmVersion{hosttest.Reference, oldest, unwalled} {
 		t.Run(v.Version, func(t *testing.T) {
 			hostcontract.TestMachines(t, func(t *testing.T) hostcontract.MachinesFixture {
 				return machinesFixture(t, v)
@@ -49,7 +51,14 @@ func machinesFixture(t *testing.T, v host.SmolvmVersion) hostcontract.MachinesFi
 		t.Fatal(err)
 	}
 	return hostcontract.MachinesFixture{
-		Machines: f, Dir: dir, Image: image,
+		Machines: f, Dir: dir, Image: image, Packer: f,
+		Artifact: func(t *testing.T) string {
+			path := filepath.Join(dir, "packed.smolmachine")
+			if err := os.WriteFile(path, []byte("an artifact"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			return path
+		},
 		StoredEnv: func(_ *testing.T, name string) []string { return f.StoredEnv(name) },
 		Where: func(_ *testing.T, text string) (places []string) {
 			for _, name := range f.Names() {

@@ -2,7 +2,7 @@
 
 // Package cli is the stand-in's commands: what they accept, do, print and
 // return, as measured on the release it speaks as. Commands that a driver of
-// machines has no use for (run, serve, pack, branch, checkpoint, …) are not
+// machines has no use for (run, serve, pack run, branch, checkpoint, …) are not
 // there and are refused as unknown.
 package cli
 
@@ -76,14 +76,16 @@ func (a *app) run(argv []string) error {
 		return nil
 	case strings.HasPrefix(rest[0], "-"):
 		return &cmdline.UsageError{Message: fmt.Sprintf("unexpected argument '%s' found", rest[0]), Usage: topUsage}
-	case rest[0] != "machine" && rest[0] != "vm":
+	}
+	g := findGroup(rest[0])
+	if g == nil {
 		return &cmdline.UsageError{Message: fmt.Sprintf("unrecognized subcommand '%s'", rest[0]), Usage: topUsage}
 	}
-	between, rest, err := a.leadingGlobals(machineUsage, rest[1:])
+	between, rest, err := a.leadingGlobals(g.usage(), rest[1:])
 	if err != nil {
 		return err
 	}
-	return a.machine(append(before, between...), rest)
+	return a.command(g, append(before, between...), rest)
 }
 
 // leadingGlobals takes the global options off the front and sets the error
@@ -119,23 +121,21 @@ func isGlobal(rel release.Release, name string) bool {
 	return false
 }
 
-const machineUsage = "smolvm machine [OPTIONS] <COMMAND>"
-
-// machine finds the subcommand, reads its flags and runs it.
-func (a *app) machine(before, argv []string) error {
+// command finds the group's command, reads its flags and runs it.
+func (a *app) command(g *group, before, argv []string) error {
 	if len(argv) == 0 {
-		fmt.Fprintf(a.stderr, "Manage machines (create, start, stop, exec)\n\nUsage: %s\n", machineUsage)
+		fmt.Fprintf(a.stderr, "%s\n\nUsage: %s\n", g.about, g.usage())
 		return exitStatus(2)
 	}
-	cmd := findCommand(a.rel, argv[0])
+	cmd := g.find(a.rel, argv[0])
 	if cmd == nil {
 		kind := "unrecognized subcommand '%s'"
 		if strings.HasPrefix(argv[0], "-") {
 			kind = "unexpected argument '%s' found"
 		}
-		return &cmdline.UsageError{Message: fmt.Sprintf(kind, argv[0]), Usage: machineUsage}
+		return &cmdline.UsageError{Message: fmt.Sprintf(kind, argv[0]), Usage: g.usage()}
 	}
-	spec := cmd.spec(a.rel)
+	spec := cmd.spec(g.name, a.rel)
 	spec.Flags = append(spec.Flags, globals...)
 	args, err := spec.Parse(a.rel, append(append([]string{}, before...), argv[1:]...), a.getenv)
 	if err != nil {

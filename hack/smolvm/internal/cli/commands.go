@@ -7,7 +7,30 @@ import (
 	"botbottle.dev/bottle-operator/hack/smolvm/internal/release"
 )
 
-// command is one subcommand of `smolvm machine`.
+// group is the commands behind one word.
+type group struct {
+	name, alias string
+	about       string
+	commands    []command
+}
+
+var groups = []group{
+	{name: "machine", alias: "vm", about: "Manage machines (create, start, stop, exec)", commands: machineCommands},
+	{name: "pack", about: "Package and run self-contained VM executables", commands: packCommands},
+}
+
+func findGroup(name string) *group {
+	for i := range groups {
+		if g := &groups[i]; g.name == name || g.alias == name && name != "" {
+			return g
+		}
+	}
+	return nil
+}
+
+func (g *group) usage() string { return "smolvm " + g.name + " [OPTIONS] <COMMAND>" }
+
+// command is one subcommand of a group.
 type command struct {
 	name, alias string
 	since       string
@@ -34,9 +57,9 @@ const (
 // positionalNames is where releases end that take the name as a positional.
 const positionalNames = "1.0.2"
 
-func findCommand(rel release.Release, name string) *command {
-	for i := range commands {
-		c := &commands[i]
+func (g *group) find(rel release.Release, name string) *command {
+	for i := range g.commands {
+		c := &g.commands[i]
 		if (c.name == name || c.alias == name && name != "") && rel.AtLeast(c.since) {
 			return c
 		}
@@ -45,12 +68,12 @@ func findCommand(rel release.Release, name string) *command {
 }
 
 // spec is the command's grammar in that release.
-func (c *command) spec(rel release.Release) *cmdline.Command {
+func (c *command) spec(group string, rel release.Release) *cmdline.Command {
 	s := &cmdline.Command{
-		Usage: "smolvm machine " + c.name + " " + c.usage,
+		Usage: "smolvm " + group + " " + c.name + " " + c.usage,
 		Flags: append([]cmdline.Flag{}, c.flags...), Positional: c.positional, Trailing: c.trailing,
 	}
-	if c.name == "create" && !rel.AtLeast(positionalNames) {
+	if c.naming == nameMaybe && !rel.AtLeast(positionalNames) {
 		s.Trailing = cmdline.NoTrailing
 	}
 	name := cmdline.Flag{Name: "name", Short: "n", Value: "NAME"}
@@ -77,7 +100,7 @@ func (c *command) spec(rel release.Release) *cmdline.Command {
 
 var asJSON = cmdline.Flag{Name: "json"}
 
-var commands = []command{
+var machineCommands = []command{
 	{name: "create", naming: nameMaybe, flags: createFlags, trailing: cmdline.AfterDashes, usage: "[OPTIONS] [-- <COMMAND>...]", writes: true, run: (*app).create},
 	{name: "start", naming: nameOption, usage: "[OPTIONS]", writes: true, run: (*app).start, flags: []cmdline.Flag{
 		{Name: "proxy", Value: "URL", Since: "0.9.0"}, {Name: "no-proxy", Value: "LIST", Since: "0.9.0"},
@@ -114,6 +137,14 @@ var commands = []command{
 	{name: "data-dir", naming: nameMoved, usage: "[OPTIONS] --name <NAME>", run: (*app).dataDir},
 	{name: "update", naming: nameMoved, usage: "[OPTIONS] --name <NAME>", writes: true, run: (*app).update, flags: []cmdline.Flag{
 		{Name: "net"}, {Name: "no-net", Excludes: []string{"net"}},
+		{Name: "cpus", Value: "N", Check: wholeNumber(255)}, {Name: "mem", Value: "MiB", Check: wholeNumber(1<<32 - 1)},
+	}},
+}
+
+var packCommands = []command{
+	{name: "create", usage: "[OPTIONS] --output <PATH>", run: (*app).packCreate, flags: []cmdline.Flag{
+		{Name: "image", Short: "I", Value: "IMAGE"}, {Name: "from-vm", Value: "VM_NAME", Excludes: []string{"image"}},
+		{Name: "output", Short: "o", Value: "PATH", Required: true},
 		{Name: "cpus", Value: "N", Check: wholeNumber(255)}, {Name: "mem", Value: "MiB", Check: wholeNumber(1<<32 - 1)},
 	}},
 }

@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -44,7 +43,7 @@ func (a *app) create(args *cmdline.Args) error {
 		d.rec.Name = randomName()
 	}
 	if args.Has("from") {
-		return a.createFrom(args.Get("from"))
+		return d.createFrom(args.Get("from"))
 	}
 	for _, step := range draftSteps {
 		if err := step(d); err != nil {
@@ -65,23 +64,6 @@ func randomName() string {
 	var b [4]byte
 	_, _ = rand.Read(b[:])
 	return "vm-" + hex.EncodeToString(b[:])
-}
-
-// createFrom refuses: the stand-in reads no packs.
-func (a *app) createFrom(path string) error {
-	st, err := os.Stat(path)
-	if err != nil {
-		return configError("create from .smolmachine", "file not found: %s", path)
-	}
-	what := "read .smolmachine"
-	if a.rel.AtLeast("1.32.2") {
-		what = "read checkpoint footer"
-	}
-	const footer = 64
-	if st.Size() < footer {
-		return agentError(what, "I/O error: sidecar file too small to contain footer")
-	}
-	return agentError(what, "invalid magic: expected SMOLPACK")
 }
 
 func (d *draft) insert(all state.Records) error {

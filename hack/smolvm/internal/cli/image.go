@@ -142,6 +142,9 @@ func copyTo(f *os.File, path string) error {
 // openImage is the root filesystem of a machine and how its image wants to
 // be run.
 func (a *app) openImage(r *machine.Record) (*archive.Image, error) {
+	if r.Source != "" {
+		return a.openPacked(r)
+	}
 	if sum, ok := strings.CutPrefix(r.Image, "local:"); ok {
 		kept := filepath.Join(a.store.Archives(), sum, "archive.tar")
 		img, err := archive.Unpack(kept, filepath.Join(a.store.Layers(), sum))

@@ -41,6 +41,7 @@ type Record struct {
 	Mounts         []Mount           `json:"mounts"`
 	Ports          []string          `json:"ports"`
 	Image          string            `json:"image,omitempty"`
+	Source         string            `json:"source_smolmachine,omitempty"` // the pack that it was made of
 	Entrypoint     []string          `json:"entrypoint"`
 	Cmd            []string          `json:"cmd"`
 	Workdir        string            `json:"workdir,omitempty"`

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"botbottle.dev/bottle-operator/hack/smolvm/internal/archive"
+	"botbottle.dev/bottle-operator/hack/smolvm/internal/machine"
+	"botbottle.dev/bottle-operator/hack/smolvm/internal/pack"
+)
+
+// packedFile is where a machine's folder has what its pack held.
+const packedFile = "pack/image.tar"
+
+// fromSteps are draftSteps for a pack. No release looks at secrets then.
+var fromSteps = []func(*draft) error{
+	(*draft).labels, (*draft).resources, (*draft).fromPolicy, (*draft).checkName, (*draft).volumes,
+}
+
+// createFrom makes a machine of a pack: what the pack says, and then what the
+// flags add. Secrets are dropped by every release, the policy before 1.8.0,
+// neither with a word.
+func (d *draft) createFrom(path string) error {
+	m, err := d.readPack(path)
+	if err != nil {
+		return err
+	}
+	// What is in a pack counts as a Smolfile's sizes do.
+	d.file.CPUs, d.file.Memory = &m.CPUs, &m.MemoryMiB
+	d.rec.Network = m.Network
+	for _, step := range fromSteps {
+		if err := step(d); err != nil {
+			return err
+		}
+	}
+	if d.rec.Source, err = canonical(path); err != nil {
+		return err
+	}
+	for _, kv := range slices.Concat(m.Env, d.args.All("env")) {
+		d.addEnv(kv)
+	}
+	d.rec.Image, d.rec.Workdir, d.rec.User = m.Image, m.Workdir, d.args.Get("user")
+	d.rec.Entrypoint, d.rec.Cmd = m.Entrypoint, m.Cmd
+	if len(d.args.Trailing) > 0 {
+		d.rec.Entrypoint, d.rec.Cmd = nil, d.args.Trailing
+	}
+	d.rec.Init = d.args.All("init")
+	for _, p := range d.args.All("port") {
+		host, guest, _ := parsePort(p) // checked when it was parsed
+		d.rec.Ports = append(d.rec.Ports, host+":"+guest)
+	}
+	if err := d.store.Change(d.insert); err != nil {
+		return err
+	}
+	fmt.Fprintln(d.stdout, "Extracting .smolmachine assets...")
+	if err := d.unpack(path); err != nil {
+		return agentError("extract sidecar", "%w", err)
+	}
+	d.printCreated(d.rec)
+	return nil
+}
+
+func canonical(path string) (string, error) {
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Abs(real)
+}
+
+// readPack refuses what is no pack in the words of the release.
+func (a *app) readPack(path string) (pack.Manifest, error) {
+	st, err := os.Stat(path)
+	if err != nil {
+		return pack.Manifest{}, configError("create from .smolmachine", "file not found: %s", path)
+	}
+	what := "read .smolmachine"
+	if a.rel.AtLeast("1.29.0") {
+		what = "read checkpoint footer"
+	}
+	const footer = 64
+	if st.Size() < footer {
+		return pack.Manifest{}, agentError(what, "I/O error: sidecar file too small to contain footer")
+	}
+	m, err := pack.Read(path, nil)
+	if errors.Is(err, pack.ErrMagic) {
+		return m, agentError(what, "invalid magic: expected SMOLPACK")
+	}
+	if err != nil {
+		return m, agentError(what, "I/O error: footer sizes exceed file size (corrupt or truncated sidecar)")
+	}
+	return m, nil
+}
+
+func (d *draft) checkName() error {
+	if err := machine.CheckName(d.rec.Name); err != nil {
+		return configError("create machine", "%w", err)
+	}
+	return nil
+}
+
+// fromPolicy is policy without a Smolfile. A resolver implies no network here.
+func (d *draft) fromPolicy() error {
+	network := d.rec.Network || d.args.Has("net")
+	if err := d.policy(); err != nil {
+		return err
+	}
+	if !d.rel.AtLeast("1.8.0") {
+		d.rec.AllowedCIDRs = nil
+	}
+	d.rec.Network = network || d.rec.AllowedCIDRs != nil
+	return nil
+}
+
+// unpack puts what the pack holds into the machine's folder.
+func (d *draft) unpack(path string) (err error) {
+	to := filepath.Join(d.store.Dir(d.rec.Name), packedFile)
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		return err
+	}
+	f, err := os.Create(to)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	_, err = pack.Read(path, f)
+	return err
+}
+
+// openPacked is openImage for a machine that was made of a pack.
+func (a *app) openPacked(r *machine.Record) (*archive.Image, error) {
+	if _, err := os.Stat(r.Source); err != nil && !a.rel.AtLeast("1.0.0") {
+		return nil, agentError("start machine", "source .smolmachine not found: %s\nThe file may have been moved or deleted.", r.Source)
+	}
+	dir := a.store.Dir(r.Name)
+	img, err := archive.Unpack(filepath.Join(dir, packedFile), filepath.Join(dir, "pack/rootfs"))
+	if err != nil {
+		return nil, agentError("start machine", "import image: %w", err)
+	}
+	return img, nil
+}

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package pack is the stand-in's own form of a .smolmachine: a tar archive
+// whose first entry, and so whose first bytes, say whose it is. It holds what
+// `pack create` was told and the image's archive as it was. The real smolvm
+// reads none of it, nor the stand-in a real one.
+package pack
+
+import (
+	"archive/tar"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+)
+
+const (
+	magic = "smolvm-standin-smolmachine"
+	image = "image.tar"
+)
+
+// Manifest is what a machine made of the pack takes over.
+type Manifest struct {
+	Image      string   `json:"image"`
+	Entrypoint []string `json:"entrypoint"`
+	Cmd        []string `json:"cmd"`
+	Env        []string `json:"env"`
+	Workdir    string   `json:"workdir"`
+	CPUs       uint8    `json:"cpus"`
+	MemoryMiB  uint32   `json:"mem"`
+	Network    bool     `json:"network"`
+}
+
+// ErrMagic is a file that is no pack of the stand-in's.
+var ErrMagic = errors.New("not a pack of the stand-in's")
+
+// Write makes a pack of an image's archive.
+func Write(path string, m Manifest, archive string) (err error) {
+	in, err := os.Open(archive)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	st, err := in.Stat()
+	if err != nil {
+		return err
+	}
+	out, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, out.Close()) }()
+	b, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	w := tar.NewWriter(out)
+	if err := w.WriteHeader(&tar.Header{Name: magic, Mode: 0o644, Size: int64(len(b))}); err != nil {
+		return err
+	}
+	if _, err := w.Write(b); err != nil {
+		return err
+	}
+	if err := w.WriteHeader(&tar.Header{Name: image, Mode: 0o644, Size: st.Size()}); err != nil {
+		return err
+	}
+	if _, err := io.Copy(w, in); err != nil {
+		return err
+	}
+	return w.Close()
+}
+
+// Read returns what the pack says and, when archive is not nil, copies the
+// image's archive to it.
+func Read(path string, archive io.Writer) (Manifest, error) {
+	var m Manifest
+	f, err := os.Open(path)
+	if err != nil {
+		return m, err
+	}
+	defer f.Close()
+	start := make([]byte, len(magic))
+	if _, err := io.ReadFull(f, start); err != nil || string(start) != magic {
+		return m, ErrMagic
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return m, err
+	}
+	r := tar.NewReader(f)
+	if _, err := r.Next(); err != nil {
+		return m, err
+	}
+	if err := json.NewDecoder(r).Decode(&m); err != nil {
+		return m, err
+	}
+	h, err := r.Next()
+	if err == nil && h.Name != image {
+		err = fmt.Errorf("%s where %s should be", h.Name, image)
+	}
+	if err == nil && archive != nil {
+		_, err = io.Copy(archive, r)
+	}
+	return m, err
+}

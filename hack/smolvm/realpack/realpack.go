@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package realpack writes a .smolmachine as the real smolvm reads it (1.7.7 to
+// 1.32.2 do), without the machine that `smolvm pack create` boots for it: so
+// that what `machine create --from` does with one can be tried anywhere. It is
+// for tests. It holds no agent and compresses nothing.
+package realpack
+
+import (
+	"archive/tar"
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"hash/crc32"
+	"os"
+	"runtime"
+)
+
+// Pack is what an artifact says of itself.
+type Pack struct {
+	Env, Entrypoint, Cmd []string
+	CPUs                 int // 4 and 8192 MiB are smolvm's own
+	MemoryMiB            int
+	Network              bool
+	// Layer is the tar archive of the root filesystem.
+	Layer []byte
+}
+
+type asset struct {
+	Path   string `json:"path"`
+	Size   int    `json:"size"`
+	Digest string `json:"digest,omitempty"`
+}
+
+// Write makes the file.
+func Write(path string, p Pack) error {
+	sum := sha256.Sum256(p.Layer)
+	digest := hex.EncodeToString(sum[:])
+	layer := asset{Path: "layers/" + digest[:12] + ".tar", Size: len(p.Layer), Digest: "sha256:" + digest}
+	var empty bytes.Buffer
+	if err := tar.NewWriter(&empty).Close(); err != nil {
+		return err
+	}
+	agent := asset{Path: "agent-rootfs.tar", Size: empty.Len()}
+	var assets bytes.Buffer
+	w := tar.NewWriter(&assets)
+	for _, f := range []struct {
+		asset
+		content []byte
+	}{{agent, empty.Bytes()}, {layer, p.Layer}} {
+		if err := w.WriteHeader(&tar.Header{Name: f.Path, Mode: 0o644, Size: int64(f.Size)}); err != nil {
+			return err
+		}
+		if _, err := w.Write(f.content); err != nil {
+			return err
+		}
+	}
+	if err := w.Close(); err != nil {
+		return err
+	}
+	platform := "linux/" + runtime.GOARCH
+	manifest, err := json.Marshal(map[string]any{
+		"mode": "container", "image": "example.test/packed:1", "digest": layer.Digest, "platform": platform, "host_platform": platform,
+		"created": "2026-01-01T00:00:00Z", "smolvm_version": "1.32.2", "network": p.Network,
+		"env": list(p.Env), "entrypoint": list(p.Entrypoint), "cmd": list(p.Cmd), "cpus": p.CPUs, "mem": p.MemoryMiB,
+		"assets": map[string]any{"libraries": []asset{}, "agent_rootfs": agent, "layers": []asset{layer}},
+	})
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, file(zstd(assets.Bytes()), manifest), 0o644)
+}
+
+// list is never null, which smolvm does not read.
+func list(words []string) []string { return append([]string{}, words...) }
+
+// file is assets, manifest and a footer that says where they are.
+func file(assets, manifest []byte) []byte {
+	n := uint64(len(assets))
+	b := append(assets, manifest...)
+	sum := crc32.ChecksumIEEE(b)
+	b = append(b, "SMOLPACK"...)
+	b = binary.LittleEndian.AppendUint32(b, 3)
+	for _, at := range []uint64{0, 0, n, n, uint64(len(manifest))} {
+		b = binary.LittleEndian.AppendUint64(b, at)
+	}
+	b = binary.LittleEndian.AppendUint32(b, sum)
+	return append(b, make([]byte, 8)...)
+}
+
+// zstd is a frame of blocks that are stored as they are.
+func zstd(content []byte) []byte {
+	const block = 128 << 10
+	b := []byte{0x28, 0xb5, 0x2f, 0xfd, 0, 7 << 3} // a window of 128 KiB
+	for last := false; !last; {
+		n := min(block, len(content))
+		last = n == len(content)
+		header := n << 3
+		if last {
+			header |= 1
+		}
+		b = append(b, byte(header), byte(header>>8), byte(header>>16))
+		b = append(b, content[:n]...)
+		content = content[n:]
+	}
+	return b
+}

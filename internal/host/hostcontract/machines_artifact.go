@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hostcontract
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+var bundleCIDR = netip.MustParsePrefix("192.168.44.2/32")
+
+// newArtifactMachine is newMachine for one that is made of an artifact.
+func newArtifactMachine(t *testing.T, f MachinesFixture, artifact string) *testMachine {
+	t.Helper()
+	m := newMachine(t, f)
+	m.spec.Image, m.spec.Smolfile = "", ""
+	m.spec.Artifact, m.spec.Env, m.spec.AllowCIDR = artifact, artifactEnv, bundleCIDR
+	return m
+}
+
+// artifactEnv has what a Smolfile cannot carry, too: white space at the end.
+var artifactEnv = slices.Concat(machineEnv, []string{"TRAILING=x \t\n", "-e=dash first"})
+
+// machineArtifact: env and policy are kept, or the version says that the
+// policy is not.
+func machineArtifact(t *testing.T, f MachinesFixture) {
+	m, ctx := newArtifactMachine(t, f, f.Artifact(t)), t.Context()
+	v, _ := f.Machines.Version(ctx)
+	m.spec.CPUs, m.spec.MemoryMiB = 1, 320
+	m.create(t)
+	// What the artifact has comes first, so that ours wins.
+	got := f.StoredEnv(t, m.name)
+	if diff := cmp.Diff(artifactEnv, got[max(0, len(got)-len(artifactEnv)):]); diff != "" {
+		t.Errorf("env kept (-want +got):\n%s", diff)
+	}
+	var want host.Policy
+	if v.ArtifactPolicy {
+		want.AllowedCIDRs = []string{bundleCIDR.String()}
+	}
+	policy, err := f.Machines.Policy(ctx, m.name)
+	if diff := cmp.Diff(want, policy); err != nil || diff != "" {
+		t.Errorf("policy: %v (-want +got):\n%s", err, diff)
+	}
+	listed, ok := m.find(t)
+	if !ok || listed.State != host.MachineCreated || listed.CPUs != 1 || listed.MemoryMiB != 320 {
+		t.Errorf("listed: got %+v, want it created, of 1 CPU and 320 MiB", listed)
+	}
+	if v.Labels && listed.UID != m.spec.Owner.UID {
+		t.Errorf("listed: got the UID %q, want %q", listed.UID, m.spec.Owner.UID)
+	}
+	if v.PolicyInList && !slices.Equal(listed.AllowedCIDRs, want.AllowedCIDRs) {
+		t.Errorf("listed: got the policy %q, want %q", listed.AllowedCIDRs, want.AllowedCIDRs)
+	}
+	wantKind(t, "create again", f.Machines.CreateMachine(ctx, m.spec), host.ErrConflict)
+	if err := f.Machines.DeleteMachine(ctx, m.name); err != nil {
+		t.Fatal(err)
+	}
+	if left := f.Left(t, m.name); len(left) > 0 {
+		t.Errorf("deleted: got %q left, want nothing", left)
+	}
+}
+
+func machineArtifactRefused(t *testing.T, f MachinesFixture) {
+	artifact := f.Artifact(t)
+	link := filepath.Join(f.Dir, "link.smolmachine")
+	if err := os.Symlink(artifact, link); err != nil {
+		t.Fatal(err)
+	}
+	for what, change := range map[string]func(*host.MachineSpec){
+		"beside an image":        func(s *host.MachineSpec) { s.Image = artifact },
+		"beside a Smolfile":      func(s *host.MachineSpec) { s.Smolfile = smolfileOf(t, f, machineEnv) },
+		"without an address":     func(s *host.MachineSpec) { s.AllowCIDR = netip.Prefix{} },
+		"absent":                 func(s *host.MachineSpec) { s.Artifact = filepath.Join(f.Dir, "nonexistent.smolmachine") },
+		"relative":               func(s *host.MachineSpec) { s.Artifact = "packed.smolmachine" },
+		"a folder":               func(s *host.MachineSpec) { s.Artifact = f.Dir },
+		"a link":                 func(s *host.MachineSpec) { s.Artifact = link },
+		"an empty file":          func(s *host.MachineSpec) { s.Artifact = writeFile(t, f, "packed.smolmachine", "") },
+		"env without a value":    func(s *host.MachineSpec) { s.Env = []string{"A=1", "hunter2"} },
+		"env without a name":     func(s *host.MachineSpec) { s.Env = []string{"=hunter2"} },
+		"env with a NUL":         func(s *host.MachineSpec) { s.Env = []string{"A=hunter2\x00"} },
+		"env that is not UTF-8":  func(s *host.MachineSpec) { s.Env = []string{"A=hunter2\xff"} },
+		"env that is too long":   func(s *host.MachineSpec) { s.Env = []string{"A=hunter2" + strings.Repeat("x", 128<<10)} },
+		"env beside a Smolfile":  func(s *host.MachineSpec) { *s = plain(t, f, *s); s.Env = []string{"A=hunter2"} },
+		"address beside a file":  func(s *host.MachineSpec) { *s = plain(t, f, *s); s.AllowCIDR = bundleCIDR },
+		"a mount that is absent": mount(filepath.Join(f.Dir, "nonexistent"), "/x"),
+	} {
+		m := newArtifactMachine(t, f, artifact)
+		change(&m.spec)
+		err := f.Machines.CreateMachine(t.Context(), m.spec)
+		wantKind(t, what, err, host.ErrInvalid)
+		if err != nil && strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%s: got %v, want no value in it", what, err)
+		}
+		if _, ok := m.find(t); ok {
+			t.Errorf("%s: got a machine, want none", what)
+		}
+	}
+	// Dropped by every release: never create a machine that lacks them.
+	m := newArtifactMachine(t, f, artifact)
+	m.spec.Secrets = []host.SecretFile{{Name: "A", Path: writeFile(t, f, "secret", "x")}}
+	wantKind(t, "secrets", f.Machines.CreateMachine(t.Context(), m.spec), host.ErrUnsupported)
+	if _, ok := m.find(t); ok {
+		t.Error("secrets: got a machine, want none")
+	}
+}
+
+// plain is a spec without an artifact, that could be created.
+func plain(t *testing.T, f MachinesFixture, s host.MachineSpec) host.MachineSpec {
+	t.Helper()
+	s.Artifact, s.Env, s.AllowCIDR, s.Smolfile = "", nil, netip.Prefix{}, smolfileOf(t, f, machineEnv)
+	return s
+}
+
+// machineArtifactGuest: what was given beside an artifact is in the guest.
+func machineArtifactGuest(t *testing.T, f MachinesFixture) {
+	m := newArtifactMachine(t, f, f.Artifact(t))
+	m.create(t)
+	m.start(t)
+	got := strings.Split(m.exec(t, "cat", "/proc/self/environ"), "\x00")
+	for _, want := range artifactEnv {
+		if !slices.Contains(got, want) {
+			t.Errorf("env in the guest: got %q, want %q in it", got, want)
+		}
+	}
+	m.exec(t, "sh", "-c", "cat >/kept")
+	m.exec(t, "sync")
+	if err := f.Machines.StopMachine(t.Context(), m.name); err != nil {
+		t.Fatal(err)
+	}
+	m.start(t)
+	m.exec(t, "cat", "/kept")
+}
+
+// machinePack: an artifact is made whole or not at all, and a machine of it
+// starts.
+func machinePack(t *testing.T, f MachinesFixture) {
+	ctx := t.Context()
+	v, _ := f.Machines.Version(ctx)
+	to := filepath.Join(f.Dir, "made.smolmachine")
+	if err := os.WriteFile(to, []byte("an older one"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	kept := func(what string) {
+		t.Helper()
+		if b, err := os.ReadFile(to); err != nil || string(b) != "an older one" {
+			t.Errorf("%s: got %.20q, %v, want what was there untouched", what, b, err)
+		}
+		if more, err := filepath.Glob(filepath.Join(f.Dir, ".pack*")); err != nil || len(more) > 0 {
+			t.Errorf("%s: got %q left, want nothing", what, more)
+		}
+	}
+	if !v.PackArchives {
+		wantKind(t, v.Version, f.Packer.Pack(ctx, f.Image, to), host.ErrUnsupported)
+		kept(v.Version)
+		return
+	}
+	for what, image := range map[string]string{
+		"none": "", "absent": filepath.Join(f.Dir, "nonexistent.tar"), "closed": writeFile(t, f, "closed.tar", "x"),
+	} {
+		wantKind(t, what, f.Packer.Pack(ctx, image, to), host.ErrInvalid)
+		kept(what)
+	}
+	wantKind(t, "to a relative path", f.Packer.Pack(ctx, f.Image, "made.smolmachine"), host.ErrInvalid)
+	if err := f.Packer.Pack(ctx, f.Image, to); err != nil {
+		t.Fatalf("pack: %v", err)
+	}
+	if st, err := os.Stat(to); err != nil || st.Mode() != 0o644 {
+		t.Errorf("packed: got %v, %v, want a file of mode 0644", st.Mode(), err)
+	}
+	m := newArtifactMachine(t, f, to)
+	m.create(t)
+	m.start(t)
+	m.exec(t, "true")
+}
