@@ -41,7 +41,6 @@ func TestImage(t *testing.T) {
 		"never to be pulled":                 {never(demo().Image(registryImage)), nil, push, "False/ImageNeverPull", "", ""},
 		"no image's name":                    {demo().Image("Docker.io/UPPER"), nil, nil, "False/InvalidImageName", "True/InvalidImageName", ""},
 		"the daemon's, which is not allowed": {demo().Image("docker-daemon:x"), nil, nil, "False/InvalidImageName", "True/InvalidImageName", ""},
-		"an artifact":                        {demo().ArtifactPath("file:a.smolmachine"), nil, nil, "False/UnsupportedBySmolvm", "True/UnsupportedBySmolvm", ""},
 		"none, by a smolvm without any":      {demo(), &bare, nil, "True/MachineRunning", "", ""},
 		"an archive, by one without any":     {demo().Image("file:guest.tar"), &bare, nil, "False/UnsupportedBySmolvm", "", ""},
 		"a command, by one without any":      {demo().Command("sh"), &bare, nil, "False/UnsupportedBySmolvm", "", ""},

@@ -145,7 +145,7 @@ func (w *world) files() (names []string) {
 
 func (w *world) archives() (n int) {
 	for _, name := range w.files() {
-		if archiveName.MatchString(name) {
+		if storedName.MatchString(name) {
 			n++
 		}
 	}
