@@ -10,6 +10,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/host/hosttest"
 	"botbottle.dev/bottle-operator/test/builders"
@@ -157,5 +158,26 @@ func TestARunningMachineNeedsNoImage(t *testing.T) {
 	}
 	if got := w.bottle(demoKey).Status.Image.Reference; got != "file:guest.tar" {
 		t.Errorf("status.image: got %q, want what the machine was made from", got)
+	}
+}
+
+// A machine that goes between two steps is not made anew from nothing.
+func TestAMachineThatGoesAfterTheImageWasNotLookedFor(t *testing.T) {
+	w := newWorld(t, demo().Obj())
+	w.settle(demoKey)
+	w.faults.ResetCalls()
+	s, err := w.r.newScope(w.bottle(demoKey))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.r.ensureImage(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	var waiting *flow.Waiting
+	if err := w.r.createMachine(t.Context(), s); !errors.As(err, &waiting) || waiting.After <= 0 {
+		t.Errorf("got %v, want another pass", err)
+	}
+	if got := w.writingCalls(); len(got) > 0 {
+		t.Errorf("calls: got %v, want none", got)
 	}
 }
