@@ -6,6 +6,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"k8s.io/utils/ptr"
 
@@ -180,4 +181,36 @@ func TestAMachineThatGoesAfterTheImageWasNotLookedFor(t *testing.T) {
 	if got := w.writingCalls(); len(got) > 0 {
 		t.Errorf("calls: got %v, want none", got)
 	}
+}
+
+// The words that Pods have for it, with growing pauses.
+func TestAPullThatFails(t *testing.T) {
+	w := newWorld(t, demo().Image(registryImage).Obj())
+	w.images.Push(registryImage, "agent 1")
+	w.images.Down(errors.New("no route to the registry"))
+	pass := func() time.Duration {
+		t.Helper()
+		res, err := w.pass(demoKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res.RequeueAfter
+	}
+	pass() // adopts it, and comes as far as the image
+	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "False/ErrImagePull")
+	if got := w.message(demoKey, v1alpha1.ConditionMachineReady); !strings.Contains(got, "no route to the registry") {
+		t.Errorf("message: got %q, want the registry's words", got)
+	}
+	first := pass()
+	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "False/ImagePullBackOff")
+	w.clock.Step(first)
+	pass()
+	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "False/ErrImagePull")
+	if second := pass(); second <= first {
+		t.Errorf("pauses: got %v after %v, want longer", second, first)
+	}
+	w.images.Down(nil)
+	w.clock.Step(time.Minute)
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
 }
