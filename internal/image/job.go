@@ -160,9 +160,7 @@ func (s *Store) succeed(j *job, waiters []string, now time.Time) {
 	case ofFolder:
 		s.known[j.canonical] = knownFile{id: j.file, digest: j.result.digest}
 	}
-	if j.result.top != "" {
-		s.index.Platforms[j.result.top] = j.result.digest
-	}
+	s.index.stands(j.result.top, j.result.digest)
 	for _, uid := range waiters {
 		s.answers[answerKey{uid, j.key}] = &answer{digest: j.result.digest, at: now}
 	}

@@ -111,8 +111,8 @@ func (s *Store) resolve(ctx context.Context, r *session, j *job) (v1.Hash, []byt
 func (s *Store) stored(top, repository string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	digest, ok := s.index.Platforms[top]
-	if !ok || !s.index.hasServed(digest, repository) {
+	digest := s.index.standsFor(top)
+	if digest == "" || !s.index.hasServed(digest, repository) {
 		return ""
 	}
 	if _, ok := s.present(digest, formArchive); !ok {
