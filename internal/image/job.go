@@ -122,6 +122,7 @@ func (s *Store) finish(j *job, err error) {
 	default:
 		s.succeed(j, waiters, now)
 	}
+	s.noteRoom(j, err)
 	close(j.done)
 	s.mu.Unlock()
 	if ended {
