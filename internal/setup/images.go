@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
@@ -18,9 +19,6 @@ import (
 	"botbottle.dev/bottle-operator/internal/image"
 	"botbottle.dev/bottle-operator/internal/state"
 )
-
-// collectEvery is the time between two looks for images that can go.
-const collectEvery = 5 * time.Minute
 
 // leastMinAge is the least --image-gc-min-age. Nothing but an image's age keeps
 // it between the moment it is handed out and the Bottle's record of it.
@@ -104,27 +102,10 @@ func (o *AgentOptions) openImages(dir *state.Dir, engine *docker.Engine, event f
 // anybody asks.
 func (o *AgentOptions) addImages(mgr ctrl.Manager, store *image.Store, r *bottle.Reconciler) error {
 	log := ctrl.Log.WithName("images")
-	collect := manager.RunnableFunc(func(ctx context.Context) error {
-		ticker := time.NewTicker(collectEvery)
-		defer ticker.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return store.Close()
-			case <-ticker.C:
-			}
-			got, err := store.Collect(ctx, func(ctx context.Context) (image.Used, error) {
-				digests, archives, err := r.UsedImages(ctx)
-				return image.Used{Digests: digests, Archives: archives}, err
-			})
-			if err != nil && ctx.Err() == nil {
-				log.Error(err, "Images could not be collected")
-			}
-			if got.Archives+got.Cached > 0 {
-				log.Info("Images that nobody uses were removed", "archives", got.Archives, "cached", got.Cached, "bytes", got.Bytes)
-			}
-		}
-	})
+	collect := &collector{store: store, clock: clock.RealClock{}, log: log, used: func(ctx context.Context) (image.Used, error) {
+		digests, archives, err := r.UsedImages(ctx)
+		return image.Used{Digests: digests, Archives: archives}, err
+	}}
 	prewarm := manager.RunnableFunc(func(ctx context.Context) error {
 		if err := store.Prewarm(ctx, o.Images.Prewarm); err != nil && ctx.Err() == nil {
 			log.Error(err, "Images of --prewarm-image can never be had")
