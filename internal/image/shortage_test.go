@@ -74,6 +74,9 @@ func TestMakesRoomForARefusedPull(t *testing.T) {
 	if got, want := w.left(images), []int{1, 4, 5}; !slices.Equal(got, want) || out.Short != 0 {
 		t.Errorf("got %+v and %v left, want %v: the oldest that nobody uses", out, got, want)
 	}
+	if got := w.short.need; got != (need{}) {
+		t.Errorf("got %+v remembered, want it forgotten, whoever takes the room", got)
+	}
 	if got := told(); !slices.Contains(got, "waiting") {
 		t.Errorf("told: got %q, want whom the pull was refused", got)
 	}
