@@ -13,7 +13,8 @@
 // In FOLDER serve keeps ca.pem, by which clients trust it, password, which is
 // that of the user "bottle", and its own certificate and key; it makes what is
 // absent. faults.json there says what is to break: see fault. push prints the
-// digest of what it pushed.
+// digest of what it pushed; that is what docker save writes, or an OCI layout,
+// of which manifests may name blobs that are nowhere.
 package main
 
 import (

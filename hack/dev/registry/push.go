@@ -23,28 +23,36 @@ type pusher struct {
 	ca, user, passwordFile string
 }
 
-// push reads an archive as docker save writes it, from stdin for "-", and
-// returns the digest that the registry has it by.
+// push reads an archive, from stdin for "-", and returns the digest that the
+// registry has it by. It is one that docker save writes, or an OCI layout.
 func (p pusher) push(archive, reference string, stdin io.Reader) (string, error) {
 	ref, err := name.ParseReference(reference)
 	if err != nil {
 		return "", err
 	}
-	open := func() (io.ReadCloser, error) { return os.Open(archive) }
+	var content []byte
 	if archive == "-" {
-		content, err := io.ReadAll(stdin)
-		if err != nil {
-			return "", err
-		}
-		open = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil }
+		content, err = io.ReadAll(stdin)
+	} else {
+		content, err = os.ReadFile(archive)
 	}
-	img, err := tarball.Image(open, nil)
 	if err != nil {
-		return "", fmt.Errorf("%s: %w", archive, err)
+		return "", err
 	}
 	transport, err := p.transport()
 	if err != nil {
 		return "", err
+	}
+	l, err := readLayout(content)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", archive, err)
+	}
+	if l != nil {
+		return l.push(ref, remote.WithTransport(transport))
+	}
+	img, err := tarball.Image(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil }, nil)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", archive, err)
 	}
 	if err := remote.Write(ref, img, remote.WithTransport(transport)); err != nil {
 		return "", err
