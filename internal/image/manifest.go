@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
@@ -141,11 +142,11 @@ func inspect(ctx context.Context, c content, doc document, o *Options) (*image, 
 	if len(doc.Layers) > maxLayers {
 		return nil, fmt.Errorf("it has %d layers, more than %d", len(doc.Layers), maxLayers)
 	}
-	claimed := int64(0)
-	for _, d := range append([]v1.Descriptor{*doc.Config}, doc.Layers...) {
-		if claimed += d.Size; d.Size < 0 || claimed > o.MaxBytes {
-			return nil, tooLarge(claimed, o.MaxBytes)
-		}
+	parts := append([]v1.Descriptor{*doc.Config}, doc.Layers...)
+	if size := claimed(parts); size > o.MaxBytes {
+		return nil, tooLarge(size, o.MaxBytes)
+	}
+	for _, d := range parts {
 		if err := checkDigest(d.Digest); err != nil {
 			return nil, err
 		}
@@ -154,6 +155,19 @@ func inspect(ctx context.Context, c content, doc document, o *Options) (*image, 
 		return nil, err
 	}
 	return img, nil
+}
+
+// claimed is the sum of all sizes; the most that there can be where one is
+// below zero, or the sum is above that.
+func claimed(parts []v1.Descriptor) int64 {
+	var sum int64
+	for _, d := range parts {
+		if d.Size < 0 || d.Size > math.MaxInt64-sum {
+			return math.MaxInt64
+		}
+		sum += d.Size
+	}
+	return sum
 }
 
 func tooLarge(size, most int64) error {

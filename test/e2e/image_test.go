@@ -4,10 +4,15 @@ package e2e
 
 import (
 	"fmt"
+	"path"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -221,4 +226,74 @@ func TestCorruptedBlobIsNeverUsed(t *testing.T) {
 	mend()
 	c.WaitRuns(t, b)
 	wantDigest(t, b, digest)
+}
+
+// platforms is an index of images that differ, one for each architecture.
+func platforms(t *testing.T, c *story.Cluster, architectures ...string) (idx v1.ImageIndex, byArchitecture map[string]*v1.Manifest) {
+	t.Helper()
+	idx, byArchitecture = empty.Index, map[string]*v1.Manifest{}
+	for _, architecture := range architectures {
+		img := c.NewGuest(t)
+		config, err := img.ConfigFile()
+		if err != nil {
+			t.Fatal(err)
+		}
+		config = config.DeepCopy()
+		config.Architecture = architecture
+		if img, err = mutate.ConfigFile(img, config); err != nil {
+			t.Fatal(err)
+		}
+		if byArchitecture[architecture], err = img.Manifest(); err != nil {
+			t.Fatal(err)
+		}
+		idx = mutate.AppendManifests(idx, mutate.IndexAddendum{Add: img, Descriptor: v1.Descriptor{
+			Platform: &v1.Platform{OS: "linux", Architecture: architecture}}})
+	}
+	return idx, byArchitecture
+}
+
+func TestImageOfSeveralPlatforms(t *testing.T) {
+	c := connect(t)
+	ns := c.Namespace(t)
+	own := runtime.GOARCH // the nodes are on this machine
+	idx, manifests := platforms(t, c, "riscv64", "s390x", own)
+	top := c.PushImage(t, node1, ns+"/several:1", idx)
+	b := from(ns, "several", ns+"/several:1")
+	c.Apply(t, b)
+	c.WaitRuns(t, b)
+	index, err := idx.IndexManifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantDigest(t, b, index.Manifests[2].Digest.String())
+	if *b.Status.Image.Digest == top {
+		t.Errorf("digest: got the index's, %s, want the image's", top)
+	}
+	want := []string{manifests[own].Config.Digest.String()}
+	for _, l := range manifests[own].Layers {
+		want = append(want, l.Digest.String())
+	}
+	var got []string
+	for _, r := range blobRequests(c.Requests(t, node1, ns+"/several")) {
+		got = append(got, path.Base(r.Path))
+	}
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("blobs asked for: got %v, want those of the node's platform alone: %v", got, want)
+	}
+}
+
+func TestImageForOtherPlatformsAlone(t *testing.T) {
+	c := connect(t)
+	ns := c.Namespace(t)
+	idx, _ := platforms(t, c, "riscv64", "s390x")
+	digest := c.PushImage(t, node1, ns+"/others:1", idx)
+	b := from(ns, "others", ns+"/others:1")
+	c.Apply(t, b)
+	wantSaid(t, c, b, "no image for linux/"+runtime.GOARCH, "only for linux/riscv64, linux/s390x")
+	if got := blobRequests(c.Requests(t, node1, ns+"/others")); len(got) != 0 {
+		t.Errorf("blobs asked for: got %+v, want none", got)
+	}
+	wantNothing(t, c, b, digest)
 }

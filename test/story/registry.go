@@ -3,9 +3,9 @@
 package story
 
 import (
-	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -13,7 +13,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/random"
@@ -30,9 +29,15 @@ type Request struct {
 	Status                                   int
 }
 
-// PushGuest pushes the default guest with one more layer, of random bytes, so
-// that no node has it yet, as REPOSITORY:TAG, and returns its digest.
+// PushGuest pushes a NewGuest as REPOSITORY:TAG, and returns its digest.
 func (c *Cluster) PushGuest(t testing.TB, node, repositoryTag string) string {
+	t.Helper()
+	return c.PushImage(t, node, repositoryTag, c.NewGuest(t))
+}
+
+// NewGuest is the default guest with one more layer, of random bytes, so that
+// no node has it yet.
+func (c *Cluster) NewGuest(t testing.TB) v1.Image {
 	t.Helper()
 	guest, err := tarball.ImageFromPath(filepath.Join(filepath.Dir(c.Dir), "images", "guest.tar"), nil)
 	if err != nil {
@@ -46,20 +51,12 @@ func (c *Cluster) PushGuest(t testing.TB, node, repositoryTag string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return c.push(t, node, repositoryTag, img)
+	return img
 }
 
-func (c *Cluster) push(t testing.TB, node, repositoryTag string, img v1.Image) string {
+func (c *Cluster) pushArchive(t testing.TB, node, repositoryTag string, archive io.Reader) string {
 	t.Helper()
-	ref, err := name.ParseReference(RegistryHost + "/" + repositoryTag)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var archive bytes.Buffer
-	if err := tarball.Write(ref, img, &archive); err != nil {
-		t.Fatal(err)
-	}
-	return c.feed(t, archive.Bytes(), "image-push", node, repositoryTag)
+	return c.feed(t, archive, "image-push", node, repositoryTag)
 }
 
 // Requests are those for a repository, in the order in which they ended.
