@@ -5,6 +5,7 @@ package image
 import (
 	"crypto/hmac"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -40,7 +41,11 @@ func (c credential) authenticator() authn.Authenticator {
 // secrets are the texts that must not appear anywhere.
 func (c credential) secrets() []string {
 	var out []string
-	for _, s := range []string{c.auth.Password, c.auth.Auth, c.auth.IdentityToken, c.auth.RegistryToken} {
+	basic := ""
+	if c.auth.Username != "" {
+		basic = base64.StdEncoding.EncodeToString([]byte(c.auth.Username + ":" + c.auth.Password))
+	}
+	for _, s := range []string{c.auth.Password, basic, c.auth.Auth, c.auth.IdentityToken, c.auth.RegistryToken} {
 		if s != "" {
 			out = append(out, s)
 		}

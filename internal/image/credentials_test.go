@@ -92,6 +92,9 @@ func TestClean(t *testing.T) {
 			t.Errorf("%q: got %q, want %q", in, got, want)
 		}
 	}
+	if got, want := clean("x password123 pass", "pass", "password123"), "x [hidden] [hidden]"; got != want {
+		t.Errorf("one secret in another: got %q, want %q", got, want)
+	}
 	for n, want := range map[int64]string{0: "0 B", 1023: "1023 B", 1 << 20: "1 MiB", 1536 << 20: "1.5 GiB", 1 << 62: "4194304 TiB"} {
 		if got := bytesText(n); got != want {
 			t.Errorf("%d: got %s, want %s", n, got, want)

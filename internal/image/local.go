@@ -12,7 +12,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/klauspost/compress/gzip"
@@ -246,7 +246,10 @@ func (s *Store) takeFromDaemon(ctx context.Context, j *job) (result, error) {
 	if err != nil {
 		return result{}, fmt.Errorf("the node's Docker Engine: %w", err)
 	}
-	key := host.DaemonPrefix + filepath.Base(id)
+	if hex, ok := strings.CutPrefix(id, "sha256:"); !ok || !hexDigest.MatchString(hex) {
+		return result{}, fmt.Errorf("the node's Docker Engine: it has no image %s, but something else of that name", j.name)
+	}
+	key := host.DaemonPrefix + id
 	if digest := s.savedFromDaemon(key); digest != "" {
 		return result{digest: digest}, nil
 	}

@@ -3,7 +3,6 @@
 package image
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -50,32 +49,6 @@ func (i *image) compressed() int64 {
 		n += l.Size
 	}
 	return n
-}
-
-// document is any manifest.
-type document struct {
-	SchemaVersion int             `json:"schemaVersion"`
-	MediaType     types.MediaType `json:"mediaType"`
-	Manifests     []v1.Descriptor `json:"manifests"`
-	Config        *v1.Descriptor  `json:"config"`
-	Layers        []v1.Descriptor `json:"layers"`
-}
-
-// parseManifest returns what a manifest says, which is one thing or the other.
-func parseManifest(raw []byte) (document, error) {
-	var d document
-	if err := json.Unmarshal(raw, &d); err != nil {
-		return document{}, errors.New("the manifest is not JSON")
-	}
-	switch {
-	case d.SchemaVersion == 1:
-		return document{}, errors.New("the manifest is of Docker's schema 1, which is no longer read: push the image again with a current tool")
-	case d.Manifests != nil && (d.Config != nil || d.Layers != nil):
-		return document{}, errors.New("the manifest is both an index and an image")
-	case d.Manifests == nil && d.Config == nil:
-		return document{}, errors.New("the manifest is neither an index nor an image")
-	}
-	return d, nil
 }
 
 func digestOf(raw []byte) v1.Hash {
@@ -142,7 +115,7 @@ func inspect(ctx context.Context, c content, doc document, o *Options) (*image, 
 	if len(doc.Layers) > maxLayers {
 		return nil, fmt.Errorf("it has %d layers, more than %d", len(doc.Layers), maxLayers)
 	}
-	parts := append([]v1.Descriptor{*doc.Config}, doc.Layers...)
+	parts := append([]v1.Descriptor{doc.Config.Descriptor}, doc.Layers...)
 	if size := claimed(parts); size > o.MaxBytes {
 		return nil, tooLarge(size, o.MaxBytes)
 	}
@@ -151,7 +124,7 @@ func inspect(ctx context.Context, c content, doc document, o *Options) (*image, 
 			return nil, err
 		}
 	}
-	if err := img.readConfig(ctx, c, *doc.Config, o.Architecture); err != nil {
+	if err := img.readConfig(ctx, c, doc.Config.Descriptor, o.Architecture); err != nil {
 		return nil, err
 	}
 	return img, nil
@@ -189,11 +162,11 @@ func (i *image) readConfig(ctx context.Context, c content, d v1.Descriptor, arch
 	if digestOf(i.config) != d.Digest {
 		return corrupted("config", d.Digest)
 	}
-	parsed, err := v1.ParseConfigFile(bytes.NewReader(i.config))
-	if err != nil {
+	var parsed imageConfig
+	if err := json.Unmarshal(i.config, &parsed); err != nil {
 		return errors.New("its config is not JSON")
 	}
-	if err := checkPlatform(parsed, arch); err != nil {
+	if err := checkPlatform(parsed.platform, arch); err != nil {
 		return err
 	}
 	i.diffIDs = parsed.RootFS.DiffIDs

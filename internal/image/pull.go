@@ -91,7 +91,8 @@ type resolved struct {
 func (s *Store) resolve(ctx context.Context, r *session, j *job) (v1.Hash, []byte, error) {
 	identifier := j.identifier()
 	if j.form == formArchive { // an artifact's manifest is small, and names its file
-		if top, err := r.head(ctx, identifier); err == nil && s.stored(top.String(), j.repository()) != "" {
+		top, err := r.head(ctx, identifier)
+		if err == nil && isAsked(identifier, top) && s.stored(top.String(), j.repository()) != "" {
 			return top, nil, nil
 		}
 	}
@@ -100,10 +101,17 @@ func (s *Store) resolve(ctx context.Context, r *session, j *job) (v1.Hash, []byt
 		return v1.Hash{}, nil, err
 	}
 	top := digestOf(raw)
-	if want, err := v1.NewHash(identifier); err == nil && want != top {
-		return v1.Hash{}, nil, corrupted("manifest", want)
+	if !isAsked(identifier, top) {
+		return v1.Hash{}, nil, fmt.Errorf("the registry sent the manifest %s for %s: it was corrupted in the registry, in a mirror or on the way", top, identifier)
 	}
 	return top, raw, nil
+}
+
+// isAsked is false for another digest than the one that was asked for, which a
+// registry may name all the same. Any will do for a tag.
+func isAsked(identifier string, top v1.Hash) bool {
+	want, err := v1.NewHash(identifier)
+	return err != nil || want == top
 }
 
 // stored returns the image that a manifest's or index's digest stands for, if
