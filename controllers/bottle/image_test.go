@@ -4,6 +4,7 @@ package bottle
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -105,6 +106,9 @@ func TestAPullIsFollowed(t *testing.T) {
 	if _, err := w.pass(demoKey); err != nil || len(w.api.log()) != 0 {
 		t.Errorf("a pull without news: got writes %q (%v), want none", w.api.log(), err)
 	}
+	if got := w.events(); slices.ContainsFunc(got, func(e string) bool { return strings.HasPrefix(e, "Warning") }) {
+		t.Errorf("events: got %q, want no warning of what is the way of every image", got)
+	}
 	w.images.Release(registryImage)
 	w.settle(demoKey)
 	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
@@ -123,6 +127,9 @@ func TestPullSecrets(t *testing.T) {
 		}
 	}
 	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "False/ImagePullBackOff")
+	if got := w.message(demoKey, v1alpha1.ConditionMachineReady); !strings.Contains(got, "absent, regcred") {
+		t.Errorf("message: got %q, want the Secrets that are missing", got)
+	}
 	w.refs.put("secrets", "regcred", ".dockerconfigjson", secret)
 	w.settle(demoKey)
 	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")

@@ -77,13 +77,16 @@ type keyring struct {
 	configs []config
 	// unreadable counts the pull secrets that are no docker config.
 	unreadable int
+	// broken says that the node's own config cannot be read: no reason not to
+	// try the rest.
+	broken bool
 }
 
 // config maps a registry, or one with a path, to credentials.
 type config map[string]authn.AuthConfig
 
-// newKeyring takes the pull secrets, then the node's own config, if any.
-func newKeyring(pullSecrets [][]byte, node config) keyring {
+// newKeyring takes the pull secrets, then the config in the node's own file.
+func newKeyring(pullSecrets [][]byte, file string) keyring {
 	var k keyring
 	for _, data := range pullSecrets {
 		c, err := parseConfig(data)
@@ -93,6 +96,8 @@ func newKeyring(pullSecrets [][]byte, node config) keyring {
 		}
 		k.configs = append(k.configs, c)
 	}
+	node, err := readConfig(file)
+	k.broken = err != nil
 	if node != nil {
 		k.configs = append(k.configs, node)
 	}

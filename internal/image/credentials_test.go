@@ -43,7 +43,7 @@ func TestKeyring(t *testing.T) {
 			t.Fatal(err)
 		}
 		var got []string
-		for _, c := range newKeyring(tt.secrets, nil).lookup(repo) {
+		for _, c := range newKeyring(tt.secrets, "").lookup(repo) {
 			if !c.anonymous() {
 				got = append(got, c.auth.Username)
 			}

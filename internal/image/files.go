@@ -161,6 +161,10 @@ func (s *Store) diskError(err error) error {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		return errDisk{fmt.Sprintf("the node's disk is full: no space is left below %s: free some; it is then pulled by itself", s.o.Dir)}
 	}
+	// Without the name, which is another each time.
+	if path := (*fs.PathError)(nil); errors.As(err, &path) && strings.HasPrefix(path.Path, s.o.Dir+"/") {
+		return errDisk{fmt.Sprintf("the node's folder of images %s: %s: %v", s.o.Dir, path.Op, path.Err)}
+	}
 	return err
 }
 

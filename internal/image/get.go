@@ -94,11 +94,7 @@ func (s *Store) understand(req host.ImageRequest) (ask, error) {
 		a.key = ref.canonical
 		return a, nil
 	}
-	node, err := readConfig(s.o.DockerConfig)
-	if err != nil {
-		return ask{}, fmt.Errorf("the node's docker config (--image-docker-config): %w", err)
-	}
-	a.keys = newKeyring(req.PullSecrets, node)
+	a.keys = newKeyring(req.PullSecrets, s.o.DockerConfig)
 	a.endpoints, err = s.endpointsOf(ref.ref.Context(), a.keys)
 	if err != nil {
 		return ask{}, err

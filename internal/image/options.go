@@ -122,6 +122,11 @@ func (o *Options) complete() error {
 	if o.Event == nil {
 		o.Event = func(string, string, string) {}
 	}
+	for _, registry := range o.PlainHTTP {
+		if reg, err := name.NewRegistry(registry, name.StrictValidation); err != nil || reg.Name() != registry {
+			return fmt.Errorf("registry without TLS %q: want HOST[:PORT]", registry)
+		}
+	}
 	switch {
 	case !filepath.IsAbs(o.Dir):
 		return fmt.Errorf("folder of images %q: want an absolute path", o.Dir)
@@ -152,7 +157,7 @@ func mirrorsOf(flags []string) (map[string][]string, error) {
 		for mirror := range strings.SplitSeq(list, ",") {
 			mirror = strings.TrimSuffix(mirror, "/")
 			// Any repository will do to see whether the rest is a prefix of one.
-			if _, err := name.NewRepository(mirror+"/x/y", name.StrictValidation); mirror == "" || strings.Contains(mirror, "://") || err != nil {
+			if _, err := name.NewRepository(mirror+"/x/y", name.StrictValidation); mirror == "" || strings.Contains(mirror, ":/") || err != nil {
 				return nil, fmt.Errorf("image mirror %q: %q is no HOST[:PORT][/PREFIX]", flag, mirror)
 			}
 			mirrors[reg.Name()] = append(mirrors[reg.Name()], mirror)
