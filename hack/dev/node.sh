@@ -127,7 +127,8 @@ vend() {
 
 start_docker() {
   local node=$1
-  local serve=(dockerd -H unix:///run/docker.sock --data-root /var/lib/docker --exec-root /run/docker-exec -p /run/docker.pid)
+  # It trusts the registry as the agent does, to be measured beside it.
+  local serve=(SSL_CERT_FILE=/opt/dev/registry-ca.pem dockerd -H unix:///run/docker.sock --data-root /var/lib/docker --exec-root /run/docker-exec -p /run/docker.pid)
   local ask=("${clean_env[@]}" docker -H unix:///run/docker.sock version)
   if virtual; then
     vlaunch "$node" dockerd "${clean_env[@]}" "${serve[@]}"

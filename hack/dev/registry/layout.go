@@ -58,7 +58,7 @@ type manifest struct {
 }
 
 func (m manifest) RawManifest() ([]byte, error)        { return m.raw, nil }
-func (m manifest) MediaType() (types.MediaType, error) { return m.mediaType, nil }
+func (m manifest) MediaType() (types.MediaType, error) { return m.mediaType, nil } //nolint:unparam // what remote.Put looks for
 
 // push puts what index.json names, which must be one, and all below it.
 func (l layout) push(ref name.Reference, o remote.Option) (string, error) {
