@@ -150,6 +150,9 @@ func (r *Reconciler) ImageEvent(uid, reason, message string) {
 		if reason == "Failed" || reason == "BackOff" {
 			kind = corev1.EventTypeWarning
 		}
+		if reason == "Failed" { // once for each attempt
+			logf.Log.WithName("images").Info("An image could not be had", "bottle", k, "message", message)
+		}
 		r.Recorder.Eventf(b, nil, kind, reason, "Pull", "%s", bounded(message))
 	}()
 }
