@@ -56,7 +56,7 @@ func (s *Store) takeFrom(ctx context.Context, j *job, e endpoint, rt http.RoundT
 			}
 			return result{}, try.explain(err)
 		}
-		res, err := s.obtain(ctx, j, session, resolved{top, raw})
+		res, err := s.obtain(ctx, j, pacing{session, s.o.Clock}, resolved{top, raw})
 		if err != nil {
 			return result{}, try.explain(err)
 		}
