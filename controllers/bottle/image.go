@@ -31,6 +31,7 @@ func (r *Reconciler) ensureImage(ctx context.Context, s *scope) error {
 		return mapped(err, r.ofSmolvm(facts))
 	}
 	if present && (!ours(m, s) || !wantsRecreate(s)) {
+		r.Images.Forget(s.owner.UID) // the next machine asks anew
 		s.keepImage()
 		return nil
 	}

@@ -13,7 +13,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
@@ -193,20 +192,6 @@ func TestUnreachable(t *testing.T) {
 	w.o = o
 	w.open()
 	w.wantFailed(host.ImageRequest{Reference: other.host() + "/demo:1", For: "a"}, "certificate", "--image-ca")
-}
-
-// A pull that is over its time says so, and the next one gets its own.
-func TestTimeout(t *testing.T) {
-	w := newWorld(t, func(o *Options) { o.PullTimeout = 300 * time.Millisecond })
-	w.reg.push(t, "demo:1", newImage(t, "amd64", "one"))
-	w.reg.setFault(func(_ http.ResponseWriter, r *http.Request) bool {
-		<-r.Context().Done()
-		return true
-	})
-	w.wantFailed(w.request("demo:1", "a"), "took too long", "--image-pull-timeout")
-	w.reg.setFault(nil)
-	w.clock.Step(firstBackoff)
-	w.want(w.request("demo:1", "a"))
 }
 
 // The agent ends in the middle of a pull; the next one finds nothing of it.

@@ -153,10 +153,10 @@ func TestProgressIsTold(t *testing.T) {
 	for range 1 << 10 {
 		f.add(1 << 20)
 		clock.Step(time.Second)
-		messages[f.pulling("image demo:1", 3).Error()] = true
+		messages[f.pulling("image demo:1", "registry.test", 3).Error()] = true
 	}
-	if told != 10 || len(messages) != 11 || !messages["pulling image demo:1: 30% of 1 GiB"] {
-		t.Errorf("got %d calls and %v, want 10 and a message for each tenth", told, messages)
+	if told != 11 || len(messages) != 11 || !messages["pulling image demo:1: 30% of 1 GiB"] {
+		t.Errorf("got %d calls and %v, want one for the total and one for each tenth", told, messages)
 	}
 	f.begin(1 << 30)
 	f.progress.done, told = 0, 0

@@ -51,11 +51,12 @@ type Options struct {
 	// Reserve is how many bytes of the disk a pull leaves free
 	// (--image-reserve-bytes); negative for none. Default DefaultReserve.
 	Reserve int64
-	// PullTimeout bounds one pull (--image-pull-timeout), its waiting for
-	// others included. Default DefaultPullTimeout.
+	// PullTimeout bounds the fetching of one image (--image-pull-timeout), its
+	// waiting for others not included. Default DefaultPullTimeout.
 	PullTimeout time.Duration
 	// MaxPulls bounds the pulls at one time (--max-concurrent-pulls). Asking a
-	// registry what a tag is does not count. Default DefaultMaxPulls.
+	// registry what a tag is does not count; four times as many, and at least
+	// 16, may do that. Default DefaultMaxPulls.
 	MaxPulls int
 	// Patience is how long Get waits before it says that a pull is under way,
 	// so that a quick answer costs no second pass. Zero for not at all.

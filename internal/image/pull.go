@@ -22,7 +22,7 @@ func (s *Store) takeFromRegistries(ctx context.Context, j *job) (result, error) 
 	rt := schemes{inner: base, plain: s.plain}
 	var failed error
 	for _, e := range j.endpoints {
-		res, err := s.takeFrom(ctx, j, e, rt)
+		res, err := s.ask(ctx, j, e.repo.RegistryStr(), func(ctx context.Context) (result, error) { return s.takeFrom(ctx, j, e, rt) })
 		if err == nil {
 			return res, nil
 		}
@@ -56,7 +56,7 @@ func (s *Store) takeFrom(ctx context.Context, j *job, e endpoint, rt http.RoundT
 			}
 			return result{}, try.explain(err)
 		}
-		res, err := s.obtain(ctx, j, session, resolved{top, raw})
+		res, err := s.obtain(ctx, j, pacing{session, s.o.Clock}, resolved{top, raw})
 		if err != nil {
 			return result{}, try.explain(err)
 		}
@@ -147,7 +147,7 @@ func (s *Store) obtain(ctx context.Context, j *job, c content, r resolved) (resu
 		return s.obtainArtifact(ctx, j, c, doc)
 	}
 	res := result{digest: digest.String(), top: r.top.String()}
-	res.fetched, err = s.once(ctx, j, res.digest, func(f *fetch) error {
+	res.fetched, err = s.once(ctx, j, res.digest, func(ctx context.Context, f *fetch) error {
 		img, err := inspect(ctx, c, doc, &s.o)
 		if err != nil {
 			return err
@@ -160,21 +160,22 @@ func (s *Store) obtain(ctx context.Context, j *job, c content, r resolved) (resu
 
 // once has what the digest stands for brought, unless it is here and this
 // repository is known to have it. It says whether it was not.
-func (s *Store) once(ctx context.Context, j *job, digest string, bring func(f *fetch) error) (fetched bool, err error) {
+func (s *Store) once(ctx context.Context, j *job, digest string, bring func(ctx context.Context, f *fetch) error) (fetched bool, err error) {
 	if s.has(digest, j) {
 		return false, nil
 	}
-	return true, s.share(ctx, j, j.repository()+"@"+digest, func(f *fetch) error {
+	_, err = s.share(ctx, j, j.repository()+"@"+digest, func(ctx context.Context, f *fetch) (string, error) {
 		// Another may have brought it between the look and here.
 		if s.has(digest, j) {
-			return nil
+			return digest, nil
 		}
-		if err := bring(f); err != nil {
-			return err
+		if err := bring(ctx, f); err != nil {
+			return "", err
 		}
 		s.noteServed(digest, j.repository())
-		return nil
+		return digest, nil
 	})
+	return true, err
 }
 
 func (s *Store) has(digest string, j *job) bool {

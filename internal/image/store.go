@@ -41,6 +41,7 @@ type Store struct {
 	cancel context.CancelFunc
 	behind sync.WaitGroup
 	slots  chan struct{} // one per pull at a time
+	asks   chan struct{} // one per job that asks what is to be pulled
 
 	renaming sync.Mutex // archives come and go under it
 	saving   sync.Mutex // of the index
@@ -50,7 +51,7 @@ type Store struct {
 	jobs     map[string]*job
 	fetches  map[string]*fetch
 	failures map[string]*failure
-	answers  map[answerKey]*answer
+	askers   map[string]*asker    // by UID
 	known    map[string]knownFile // by canonical reference
 
 	watching sync.Mutex
@@ -72,9 +73,9 @@ func New(o Options) (*Store, error) {
 	}
 	s := &Store{
 		o: o, mirrors: mirrors, plain: map[string]bool{}, retryWait: 500 * time.Millisecond,
-		slots: make(chan struct{}, o.MaxPulls),
-		jobs:  map[string]*job{}, fetches: map[string]*fetch{}, failures: map[string]*failure{},
-		answers: map[answerKey]*answer{}, known: map[string]knownFile{}, watchers: map[int]func(string){},
+		slots: make(chan struct{}, o.MaxPulls), asks: make(chan struct{}, max(minAsks, asksPerPull*o.MaxPulls)),
+		jobs: map[string]*job{}, fetches: map[string]*fetch{}, failures: map[string]*failure{},
+		askers: map[string]*asker{}, known: map[string]knownFile{}, watchers: map[int]func(string){},
 	}
 	for _, registry := range o.PlainHTTP {
 		s.plain[registry] = true
