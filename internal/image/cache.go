@@ -96,13 +96,14 @@ func (c *cache) remove(sum string) error {
 
 // sweepCache removes the entries that nothing stands for any more. One of an
 // archive's size stays, linked or not: it may be that archive's, copied.
-func (s *Store) sweepCache(c *cache, machines map[string]bool, out *Collected) error {
+func (s *Store) sweepCache(c *collection) {
 	archives, err := s.listArchives()
-	if err != nil {
-		return err
+	if err != nil { // whose sizes there are is not known
+		c.note(err)
+		return
 	}
-	for _, e := range slices.Clone(c.entries) {
-		if machines[e.sum] || s.o.Clock.Since(e.at) < s.o.GCMinAge {
+	for _, e := range slices.Clone(c.cache.entries) {
+		if c.machines[e.sum] || s.o.Clock.Since(e.at) < s.o.GCMinAge {
 			continue
 		}
 		var size int64
@@ -112,11 +113,11 @@ func (s *Store) sweepCache(c *cache, machines map[string]bool, out *Collected) e
 				continue
 			}
 		}
-		if err := c.remove(e.sum); err != nil {
-			return err
+		if err := c.cache.remove(e.sum); err != nil {
+			c.note(err)
+			continue
 		}
-		out.Cached++
-		out.Bytes += size
+		c.Cached++
+		c.Bytes += size
 	}
-	return nil
 }

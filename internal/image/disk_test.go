@@ -5,10 +5,12 @@ package image
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -60,6 +62,11 @@ func TestDiskFull(t *testing.T) {
 		t.Errorf("got %q, want nothing about the registry", failed)
 	}
 	w.wantFailed(local("a.tar"), "disk is full")
+	select {
+	case <-w.Refused():
+	default:
+		t.Error("got no word for the collector, want one")
+	}
 	if n := w.archives(); n != 0 {
 		t.Errorf("got %d archives, want none", n)
 	}
@@ -101,4 +108,57 @@ func TestDiskReserveOnTheWay(t *testing.T) {
 	// It is sent in less than a megabyte, and unpacks to more than is allowed.
 	w.reg.push(t, "demo:1", newImage(t, "amd64", strings.Repeat("all work and no play ", 4<<20)))
 	w.wantFailed(w.request("demo:1", "a"), "disk is full", "--image-reserve-bytes")
+	// What it needs nobody knows: it is more than was written.
+	if got, least := w.short.need, int64(checkEvery); got.least < least || got.likely != 2*got.least {
+		t.Errorf("got %+v needed, want at least the %d that were written, and twice as much likely", got, least)
+	}
+	// So it is when each layer is small.
+	part := strings.Repeat("all work and no play ", 1<<20)
+	w.reg.push(t, "demo:2", newImage(t, "amd64", part+"1", part+"2", part+"3", part+"4"))
+	w.wantFailed(w.request("demo:2", "a"), "disk is full", "--image-reserve-bytes")
+}
+
+// A manifest may claim any size, and a sum with the reserve overflow.
+func TestNoSpaceForAnySize(t *testing.T) {
+	room := &space{dir: t.TempDir(), reserve: 1 << 20}
+	for _, bytes := range []int64{math.MaxInt64, math.MaxInt64 - 1<<20 + 1, math.MaxInt64 - 1<<21} {
+		if err := room.check(bytes); !isDisk(err) {
+			t.Errorf("%d bytes: got %v, want a full disk", bytes, err)
+		}
+	}
+	room.reserve = math.MaxInt64
+	if err := room.check(1); !isDisk(err) {
+		t.Errorf("all in reserve: got %v, want a full disk", err)
+	}
+}
+
+// A folder that cannot be written is the node's trouble, and not the registry's.
+func TestAFolderThatCannotBeWritten(t *testing.T) {
+	var dir string
+	w := newWorld(t, func(o *Options) {
+		dir = smallDisk(t, "8m")
+		o.Dir = filepath.Join(dir, "images")
+		if err := os.Mkdir(o.Dir, 0o711); err != nil {
+			t.Fatal(err)
+		}
+	})
+	w.reg.push(t, "demo:1", newImage(t, "amd64", "one"))
+	if err := unix.MountSetattr(unix.AT_FDCWD, dir, 0, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
+		t.Fatal(err)
+	}
+	first := w.wantFailed(w.request("demo:1", "a"), "the node's folder of images", "read-only file system").Error()
+	w.clock.Step(time.Minute)
+	if again := w.wantFailed(w.request("demo:1", "a")).Error(); again != first || strings.Contains(again, w.reg.host()+":") {
+		t.Errorf("again: got %q after %q, want the same, and no registry to blame", again, first)
+	}
+	select {
+	case <-w.Refused():
+		t.Error("got the collector woken, want it left alone: there is room")
+	default:
+	}
+	if err := unix.MountSetattr(unix.AT_FDCWD, dir, 0, &unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_RDONLY}); err != nil {
+		t.Fatal(err)
+	}
+	w.clock.Step(time.Minute)
+	w.want(w.request("demo:1", "a"))
 }

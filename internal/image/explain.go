@@ -121,11 +121,25 @@ func (a attempt) credentialsText() string {
 }
 
 // errDisk is a failure of the node's own disk, not of a registry.
-type errDisk struct{ text string }
+type errDisk struct {
+	text string
+	need need // zero where it is not known
+	// broken: it is something else than full.
+	broken bool
+}
 
 func (e errDisk) Error() string { return e.text }
 
 func isDisk(err error) bool {
 	var disk errDisk
 	return errors.As(err, &disk)
+}
+
+// needing adds bytes to the need of a full disk.
+func needing(more need, err error) error {
+	var full errDisk
+	if !errors.As(err, &full) {
+		return err
+	}
+	return errDisk{text: err.Error(), need: need{full.need.least + more.least, full.need.likely + more.likely}}
 }

@@ -13,8 +13,6 @@ import (
 	"regexp"
 	"strings"
 	"syscall"
-
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -128,61 +126,85 @@ func (s *Store) sweepTemporaries() error {
 	return nil
 }
 
-// space is how much of the filesystem may be used.
+// space is how much of the filesystem one image may use.
 type space struct {
 	dir     string
 	reserve int64
+	// written are the image's bytes so far, since those after the last look.
+	written, since int64
 }
 
 // checkEvery is how many bytes are written between two looks at the disk.
 const checkEvery = 64 << 20
 
-// check fails when need more bytes would not leave the reserve free.
-func (s *space) check(need int64) error {
+// check fails when so many bytes more would not leave the reserve free.
+func (s *space) check(bytes int64) error {
 	if s.reserve < 0 {
 		return nil
 	}
-	var st unix.Statfs_t
-	if err := unix.Statfs(s.dir, &st); err != nil {
-		return fmt.Errorf("disk of %s: %w", s.dir, err)
+	d, err := diskOf(s.dir)
+	if err != nil {
+		return err
 	}
-	free := int64(st.Bavail) * st.Bsize
-	if free >= need+s.reserve {
+	if d.free-s.reserve >= bytes { // a sum could overflow: they are claimed
 		return nil
 	}
-	return errDisk{fmt.Sprintf("the node's disk is full: %s are free below %s, and %s are to stay free (--image-reserve-bytes) beside the image's %s: free some; it is then pulled by itself",
-		bytesText(roughly(free)), s.dir, bytesText(s.reserve), bytesText(need))}
+	return errDisk{text: fmt.Sprintf("the node's disk is full: %s are free below %s, and %s are to stay free (--image-reserve-bytes) beside the image's %s: free some; it is then pulled by itself",
+		bytesText(roughly(d.free)), s.dir, bytesText(s.reserve), bytesText(bytes)), need: need{bytes, bytes}}
+}
+
+// wrote counts what is about to be written, and looks at the disk now and then.
+func (s *space) wrote(n int64) error {
+	s.written += n
+	if s.since += n; s.since < checkEvery {
+		return nil
+	}
+	s.since = 0
+	return s.full(s.check(0))
+}
+
+// full adds to an error of a full disk what was to be written on it so far.
+func (s *space) full(err error) error {
+	if noSpace(err) {
+		err = fullDisk(s.dir)
+	}
+	return needing(need{s.written, 2 * s.written}, err)
 }
 
 // roughly keeps a condition's text from changing with every byte.
 func roughly(n int64) int64 { return n &^ (64<<20 - 1) }
 
+func noSpace(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+}
+
+func fullDisk(dir string) errDisk {
+	return errDisk{text: fmt.Sprintf("the node's disk is full: no space is left below %s: free some; it is then pulled by itself", dir)}
+}
+
 func (s *Store) diskError(err error) error {
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		return errDisk{fmt.Sprintf("the node's disk is full: no space is left below %s: free some; it is then pulled by itself", s.o.Dir)}
+	if noSpace(err) {
+		return fullDisk(s.o.Dir)
 	}
 	// Without the name, which is another each time.
 	if path := (*fs.PathError)(nil); errors.As(err, &path) && strings.HasPrefix(path.Path, s.o.Dir+"/") {
-		return errDisk{fmt.Sprintf("the node's folder of images %s: %s: %v", s.o.Dir, path.Op, path.Err)}
+		return errDisk{broken: true, text: fmt.Sprintf("the node's folder of images %s: %s: %v", s.o.Dir, path.Op, path.Err)}
 	}
 	return err
 }
 
-// checkedWriter looks at the disk now and then.
+// checkedWriter writes no more than there is space for.
 type checkedWriter struct {
 	w     io.Writer
 	space *space
-	since int64
 }
 
 func (c *checkedWriter) Write(p []byte) (int, error) {
-	if c.since += int64(len(p)); c.since >= checkEvery {
-		c.since = 0
-		if err := c.space.check(0); err != nil {
-			return 0, err
-		}
+	if err := c.space.wrote(int64(len(p))); err != nil {
+		return 0, err
 	}
-	return c.w.Write(p)
+	n, err := c.w.Write(p)
+	return n, c.space.full(err)
 }
 
 // contextReader ends a copy between two reads.

@@ -12,8 +12,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Used is what must stay.
@@ -32,6 +30,8 @@ type Collected struct {
 	Archives int // of the store
 	Cached   int // of smolvm's caches
 	Bytes    int64
+	// Short is how many bytes more should have gone, and are in use or young.
+	Short int64
 }
 
 // candidate is a file of the store that might go.
@@ -43,89 +43,157 @@ type candidate struct {
 	info   fs.FileInfo
 }
 
-// Collect removes, when the filesystem is filled to the high watermark, the
-// archives that were not used for longest until it is down to the low one,
-// with their entries in smolvm's cache, which are links to the same bytes.
-// Nothing goes that is in use, was used within the minimum age, or is linked
-// to what a machine was made from. Entries of the cache that belong to neither
-// an archive nor a machine go whatever the watermark, and so does what smolvm
-// unpacked of artifacts.
+// collection is one pass of Collect. What goes wrong for one thing does not
+// keep the others from being looked at.
+type collection struct {
+	Collected
+	digests  map[string]bool // as of Used
+	machines map[string]bool // by SHA-256 alone
+	cache    *cache
+	should   int64   // how many bytes
+	looked   bool    // at the disk
+	errs     []error // the first ones
+	failed   int     // of all
+}
+
+// maxTold bounds the text of a pass in which nothing could be removed.
+const maxTold = 8
+
+func (c *collection) note(err error) {
+	if err == nil {
+		return
+	}
+	c.failed++
+	if len(c.errs) < maxTold {
+		c.errs = append(c.errs, err)
+	}
+}
+
+func (c *collection) err() error {
+	if more := c.failed - len(c.errs); more > 0 {
+		return errors.Join(append(c.errs, fmt.Errorf("and %d more", more))...)
+	}
+	return errors.Join(c.errs...)
+}
+
+// Collect removes the archives that were not used for longest, with their
+// entries in smolvm's cache, which are links to the same bytes: when the
+// filesystem is filled to the high watermark, until it is down to the low one;
+// and when a pull was refused, until that has room, if all that may go makes
+// so much. Nothing goes that is in use, was used within the minimum age, or is
+// linked to what a machine was made from. Entries of the cache that belong to
+// neither an archive nor a machine go whatever the watermark, and so does what
+// smolvm unpacked of artifacts.
 //
-// used is asked once; where it fails nothing is removed.
+// used is asked once; where it fails nothing is removed. All other failures
+// keep what they are about, and are returned when the rest is done.
 func (s *Store) Collect(ctx context.Context, used func(ctx context.Context) (Used, error)) (Collected, error) {
-	var out Collected
+	c := &collection{machines: map[string]bool{}}
 	in, err := used(ctx)
-	if err != nil {
-		return out, fmt.Errorf("images in use: %w", err)
+	if err == nil {
+		c.digests = in.Digests
+		for sum, ok := range in.Archives {
+			c.machines[strings.TrimPrefix(sum, "local:")] = ok
+		}
+		s.collect(ctx, c)
+	} else {
+		c.note(fmt.Errorf("images in use: %w", err))
 	}
-	machines := map[string]bool{}
-	for sum, ok := range in.Archives {
-		machines[strings.TrimPrefix(sum, "local:")] = ok
-	}
+	s.measure()
+	c.note(s.saveIndex())
+	s.o.Metrics.collect(c)
+	return c.Collected, errors.Join(c.err(), ctx.Err())
+}
+
+func (s *Store) collect(ctx context.Context, c *collection) {
 	cache, err := s.openCache()
-	if err != nil {
-		return out, err
+	if err == nil {
+		defer cache.close()
+		c.cache = cache
+		s.collectArchives(ctx, c)
+		s.sweepCache(c)
+	} else { // which archives are linked to what machines were made from is not known
+		c.note(err)
 	}
-	defer cache.close()
+	s.sweepUnpacked(c)
+	c.Short = max(0, c.should-c.Bytes)
+	if c.Archives+c.Cached > 0 {
+		c.note(s.retry())
+	}
+}
+
+func (s *Store) collectArchives(ctx context.Context, c *collection) {
 	archives, err := s.listArchives()
-	if err != nil {
-		return out, err
-	}
-	excess, err := s.excess()
-	if err != nil {
-		return out, err
-	}
-	for _, c := range archives {
-		if excess <= 0 || ctx.Err() != nil {
+	c.note(err)
+	archives = slices.DeleteFunc(archives, func(a candidate) bool { return !s.mayGo(c, a) })
+	excess, err := s.excess(c, archives)
+	c.note(err)
+	for _, a := range archives {
+		if c.Bytes >= excess || ctx.Err() != nil {
 			break
 		}
-		linked := cache.linked(c.info)
-		if in.Digests[c.digest] || slices.ContainsFunc(linked, func(sum string) bool { return machines[sum] }) {
-			continue
-		}
-		removed, err := s.remove(c)
-		if err != nil {
-			return out, err
-		}
-		if !removed {
-			continue
-		}
-		out.Archives++
-		for _, sum := range linked {
-			if err := cache.remove(sum); err != nil {
-				return out, err
-			}
-			out.Cached++
-		}
-		out.Bytes += c.size
-		excess -= c.size
+		s.collectArchive(c, a)
 	}
-	err = errors.Join(s.sweepCache(cache, machines, &out), s.sweepUnpacked(&out))
-	s.o.Metrics.removed(out.Bytes)
-	s.measure()
-	return out, errors.Join(err, s.saveIndex(), ctx.Err())
 }
 
-// excess is how many bytes must go; 0 below the high watermark.
-func (s *Store) excess() (int64, error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(s.o.Dir, &st); err != nil {
-		return 0, fmt.Errorf("disk of %s: %w", s.o.Dir, err)
-	}
-	size, free := int64(st.Blocks)*st.Bsize, int64(st.Bavail)*st.Bsize
-	if size == 0 || (size-free)*100 < size*int64(s.o.GCHigh) {
-		return 0, nil
-	}
-	return size/100*int64(100-s.o.GCLow) - free, nil
+func (s *Store) mayGo(c *collection, a candidate) bool {
+	return !c.digests[a.digest] && s.o.Clock.Since(a.used) >= s.o.GCMinAge &&
+		!slices.ContainsFunc(c.cache.linked(a.info), func(sum string) bool { return c.machines[sum] })
 }
 
-// listArchives returns all files of the store, the least recently used first.
+func (s *Store) collectArchive(c *collection, a candidate) {
+	gone, err := s.detach(a)
+	if gone == "" {
+		c.note(err)
+		return
+	}
+	c.Archives++
+	if err := s.unlink(gone); err != nil { // else swept at the next start
+		c.note(fmt.Errorf("remove image %s: %w", a.digest, err))
+		return
+	}
+	for _, sum := range c.cache.linked(a.info) {
+		if err := c.cache.remove(sum); err != nil {
+			c.note(err)
+			continue
+		}
+		c.Cached++
+	}
+	c.Bytes += a.size
+}
+
+// excess is how many bytes are to go of the archives that may. It is less than
+// should go where all of them make no room for a refused pull: the store is
+// not to be emptied for nothing.
+func (s *Store) excess(c *collection, may []candidate) (int64, error) {
+	d, err := diskOf(s.o.Dir)
+	if err != nil {
+		return 0, err
+	}
+	var excess, most int64
+	if d.size > 0 && (d.size-d.free)*100 >= d.size*int64(s.o.GCHigh) {
+		excess = max(0, d.size/100*int64(100-s.o.GCLow)-d.free)
+	}
+	for _, a := range may {
+		most += a.size
+	}
+	lacks := s.short.lacks(d, max(0, s.o.Reserve), s.o.Clock.Now())
+	c.should, c.looked = max(excess, lacks.least), true
+	if lacks.least <= most {
+		excess = max(excess, lacks.likely)
+	}
+	return excess, nil
+}
+
+// listArchives returns the files of the store, the least recently used first;
+// with an error, those that could be looked at.
 func (s *Store) listArchives() ([]candidate, error) {
 	dir, err := os.ReadDir(s.o.Dir)
 	if err != nil {
 		return nil, fmt.Errorf("folder of images: %w", err)
 	}
 	var out []candidate
+	var errs []error
 	for _, e := range dir {
 		name := storedName.FindStringSubmatch(e.Name())
 		if name == nil {
@@ -136,7 +204,8 @@ func (s *Store) listArchives() ([]candidate, error) {
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("folder of images: %w", err)
+			errs = append(errs, fmt.Errorf("folder of images: %w", err))
+			continue
 		}
 		digest := "sha256:" + name[1]
 		out = append(out, candidate{path: filepath.Join(s.o.Dir, e.Name()), digest: digest, used: s.lastUse(digest, info), size: info.Size(), info: info})
@@ -147,7 +216,7 @@ func (s *Store) listArchives() ([]candidate, error) {
 		}
 		return strings.Compare(a.digest, b.digest)
 	})
-	return out, nil
+	return out, errors.Join(errs...)
 }
 
 // lastUse is as remembered, else when the archive was written.
@@ -160,23 +229,30 @@ func (s *Store) lastUse(digest string, info fs.FileInfo) time.Time {
 	return info.ModTime()
 }
 
-// remove removes the archive unless it was used of late, which it may have
-// been since it was listed.
-func (s *Store) remove(c candidate) (bool, error) {
+// detach takes the archive out of the store unless it was used of late, which
+// it may have been since it was listed. It only gives it another name, for
+// unlinking gigabytes takes seconds on some filesystems, in which nobody could
+// get an image. The name is of those that are swept at a start.
+func (s *Store) detach(a candidate) (gone string, err error) {
 	s.renaming.Lock()
 	defer s.renaming.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	used := c.info.ModTime()
-	if r := s.index.Images[c.digest]; r != nil {
+	used := a.info.ModTime()
+	if r := s.index.Images[a.digest]; r != nil {
 		used = r.Used
 	}
 	if s.o.Clock.Since(used) < s.o.GCMinAge {
-		return false, nil
+		return "", nil
 	}
-	if err := os.Remove(c.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return false, fmt.Errorf("remove image %s: %w", c.digest, err)
+	gone = filepath.Join(s.o.Dir, tempPrefix+filepath.Base(a.path))
+	if err := os.Rename(a.path, gone); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			s.index.forget(a.digest)
+			return "", nil
+		}
+		return "", fmt.Errorf("remove image %s: %w", a.digest, err)
 	}
-	s.index.forget(c.digest)
-	return true, nil
+	s.index.forget(a.digest)
+	return gone, nil
 }

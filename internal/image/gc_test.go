@@ -44,7 +44,7 @@ func exists(path string) bool {
 
 // collector is a world on a disk of 64 MiB with archives of 8 MiB each, pulled
 // a minute apart.
-func collector(t *testing.T, n int) (*world, []host.Image) {
+func collector(t *testing.T, n int, change ...func(o *Options)) (*world, []host.Image) {
 	w := newWorld(t, func(o *Options) {
 		root := smallDisk(t, "64m") // one filesystem, so that links work
 		o.Dir, o.SmolvmHome = filepath.Join(root, "images"), filepath.Join(root, "smolvm")
@@ -54,6 +54,9 @@ func collector(t *testing.T, n int) (*world, []host.Image) {
 			}
 		}
 		o.GCHigh, o.GCLow = 60, 40
+		for _, c := range change {
+			c(o)
+		}
 	})
 	var images []host.Image
 	for i := range n {
@@ -107,8 +110,13 @@ func TestCollectsNothingInUse(t *testing.T) {
 	for _, img := range images[1:] {
 		used.Digests[img.Digest] = true
 	}
-	if out := w.collect(used); out != (Collected{}) || len(w.left(images)) != 6 || !exists(entry) {
+	out := w.collect(used)
+	if out.Archives+out.Cached != 0 || len(w.left(images)) != 6 || !exists(entry) {
 		t.Errorf("got %+v and %v left, want nothing removed", out, w.left(images))
+	}
+	// 75 % are used, and 40 % are to be.
+	if out.Short < 22<<20 || out.Short > 23<<20 {
+		t.Errorf("got %+v, want it said that more than 22 MiB should have gone", out)
 	}
 	_, err := w.Collect(t.Context(), func(context.Context) (Used, error) { return Used{}, errors.New("no answer") })
 	if err == nil || len(w.left(images)) != 6 {

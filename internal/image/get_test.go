@@ -199,20 +199,9 @@ func TestWaitsForAPlace(t *testing.T) {
 	w.want(w.request("b:1", "a"))
 }
 
-func TestMetrics(t *testing.T) {
-	reg := prometheus.NewPedanticRegistry()
-	m, err := NewMetrics(reg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := newWorld(t, func(o *Options) { o.Metrics = m })
-	w.reg.push(t, "demo:1", newImage(t, "amd64", "one"))
-	img := w.want(w.request("demo:1", "a"))
-	always := w.request("demo:1", "b")
-	always.Policy = host.PullAlways
-	w.want(always)
-	w.wantFailed(w.request("absent:1", "a"))
-	w.Close() // every pull is counted
+// gathered are the store's metrics by name and label.
+func gathered(t *testing.T, reg prometheus.Gatherer) map[string]float64 {
+	t.Helper()
 	got := map[string]float64{}
 	families, err := reg.Gather()
 	if err != nil {
@@ -227,9 +216,28 @@ func TestMetrics(t *testing.T) {
 			got[key] = m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
 		}
 	}
+	return got
+}
+
+func TestMetrics(t *testing.T) {
+	reg := prometheus.NewPedanticRegistry()
+	m, err := NewMetrics(reg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t, func(o *Options) { o.Metrics = m })
+	w.reg.push(t, "demo:1", newImage(t, "amd64", "one"))
+	img := w.want(w.request("demo:1", "a"))
+	always := w.request("demo:1", "b")
+	always.Policy = host.PullAlways
+	w.want(always)
+	w.wantFailed(w.request("absent:1", "a"))
+	w.Close() // every pull is counted
+	got := gathered(t, reg)
 	want := map[string]float64{
 		"pulls_total pulled": 1, "pulls_total present": 1, "pulls_total failed": 1, "pull_duration_seconds": 1,
 		"archives": 1, "store_bytes": float64(img.Size), "collected_bytes_total": 0,
+		"collect_failures_total": 0, "collect_short_bytes": 0,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("metrics (-want +got):\n%s", diff)

@@ -20,6 +20,9 @@ const (
 	// maxIndexBytes bounds what is read back.
 	maxIndexBytes = 64 << 20
 	maxGrants     = 64
+	// maxTops bounds what an image is known to stand for: a registry can make
+	// new indexes over the same image without end.
+	maxTops       = 64
 	maxReferences = 10000
 	keyBytes      = 32
 )
@@ -35,8 +38,6 @@ type index struct {
 	References map[string]*resolution `json:"references"`
 	// Images is by the archives' digest.
 	Images map[string]*record `json:"images"`
-	// Platforms is which image a manifest or index stands for on this node.
-	Platforms map[string]string `json:"platforms"`
 }
 
 type resolution struct {
@@ -53,12 +54,15 @@ type record struct {
 	// from the store for another that only claims to have it: it might know
 	// nothing but the digest.
 	Repositories []string `json:"repositories,omitempty"`
+	// Tops are the digests of manifests and indexes that stand for the image
+	// on this node. One that is forgotten is asked for once more.
+	Tops []string `json:"tops,omitempty"`
 }
 
 func newIndex() *index {
 	key := make([]byte, keyBytes)
 	_, _ = rand.Read(key) // never fails
-	return &index{Key: key, References: map[string]*resolution{}, Images: map[string]*record{}, Platforms: map[string]string{}}
+	return &index{Key: key, References: map[string]*resolution{}, Images: map[string]*record{}}
 }
 
 // loadIndex returns what was saved, or a new index and why.
@@ -74,9 +78,11 @@ func loadIndex(dir string) (*index, error) {
 	x := newIndex()
 	x.Key = nil
 	err = json.NewDecoder(io.LimitReader(f, maxIndexBytes)).Decode(x)
-	if err != nil || len(x.Key) != keyBytes || x.References == nil || x.Images == nil || x.Platforms == nil ||
-		hasNil(x.References) || hasNil(x.Images) {
-		return newIndex(), fmt.Errorf("index of images: unreadable: %w", errors.Join(err))
+	if err != nil {
+		return newIndex(), fmt.Errorf("index of images: unreadable: %w", err)
+	}
+	if len(x.Key) != keyBytes || x.References == nil || x.Images == nil || hasNil(x.References) || hasNil(x.Images) {
+		return newIndex(), errors.New("index of images: incomplete: a key, references or images are missing in it")
 	}
 	return x, nil
 }
@@ -139,6 +145,31 @@ func (x *index) hasServed(digest, repository string) bool {
 	return r != nil && slices.Contains(r.Repositories, repository)
 }
 
+// stands notes that the manifest or index, if any, stands for the image, which
+// has been served. The lock is held.
+func (x *index) stands(top, digest string) {
+	if top == "" || x.standsFor(top) == digest {
+		return
+	}
+	for _, r := range x.Images { // it may have stood for another
+		r.Tops = slices.DeleteFunc(r.Tops, func(t string) bool { return t == top })
+	}
+	r := x.Images[digest]
+	r.Tops = append(r.Tops, top)
+	r.Tops = r.Tops[max(0, len(r.Tops)-maxTops):]
+}
+
+// standsFor is the image that the manifest or index stands for, "" where that
+// is not known.
+func (x *index) standsFor(top string) string {
+	for digest, r := range x.Images {
+		if slices.Contains(r.Tops, top) {
+			return digest
+		}
+	}
+	return ""
+}
+
 // use notes a use of the archive.
 func (x *index) use(digest string, now time.Time) {
 	if r := x.Images[digest]; r != nil {
@@ -154,11 +185,6 @@ func (x *index) forget(digest string) {
 	for ref, r := range x.References {
 		if r.Digest == digest {
 			delete(x.References, ref)
-		}
-	}
-	for top, image := range x.Platforms {
-		if image == digest {
-			delete(x.Platforms, top)
 		}
 	}
 }

@@ -158,6 +158,7 @@ func (s *Store) finish(ctx context.Context, j *job, err error) {
 	default:
 		s.succeed(j, waiters, now)
 	}
+	s.noteRoom(j, err)
 	close(j.done)
 	s.mu.Unlock()
 	if ended {
@@ -196,9 +197,7 @@ func (s *Store) succeed(j *job, waiters []string, now time.Time) {
 	case ofFolder:
 		s.known[j.canonical] = knownFile{id: j.file, digest: j.result.digest}
 	}
-	if j.result.top != "" {
-		s.index.Platforms[j.result.top] = j.result.digest
-	}
+	s.index.stands(j.result.top, j.result.digest)
 	for _, uid := range waiters {
 		me := s.askers[uid]
 		me.digest, me.at, me.handed = j.result.digest, now, time.Time{}

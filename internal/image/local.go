@@ -183,7 +183,7 @@ func (s *Store) takeArchive(ctx context.Context, j *job, r io.Reader, f *fetch) 
 	}
 	if layout, ok := entries.layout(t.File); ok {
 		res, err := s.convert(ctx, j, layout, f)
-		return res.digest, err
+		return res.digest, needing(need{n, n}, err) // what is copied goes when it fails
 	}
 	if err := entries.checkSaved(t.File); err != nil {
 		return "", err

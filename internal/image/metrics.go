@@ -3,6 +3,7 @@
 package image
 
 import (
+	"errors"
 	"os"
 	"time"
 
@@ -16,6 +17,8 @@ type Metrics struct {
 	pulls     *prometheus.CounterVec
 	durations prometheus.Histogram
 	collected prometheus.Counter
+	failures  prometheus.Counter
+	short     prometheus.Gauge
 }
 
 // NewMetrics registers the store's metrics.
@@ -42,8 +45,16 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 			Name: "bottle_agent_image_collected_bytes_total",
 			Help: "Bytes of image archives that were removed because the disk filled up or nothing used them.",
 		}),
+		failures: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "bottle_agent_image_collect_failures_total",
+			Help: "Things that could not be read or removed when images were collected. They stay.",
+		}),
+		short: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "bottle_agent_image_collect_short_bytes",
+			Help: "Bytes that the last collection of images was to remove and could not, because Bottles use them or they are young: the disk stays above --image-gc-low, or a pull has no room. 0 when there was enough.",
+		}),
 	}
-	for _, c := range []prometheus.Collector{m.bytes, m.archives, m.pulls, m.durations, m.collected} {
+	for _, c := range []prometheus.Collector{m.bytes, m.archives, m.pulls, m.durations, m.collected, m.failures, m.short} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}
@@ -55,9 +66,10 @@ func (m *Metrics) pulled(j *job, err error, d time.Duration) {
 	if m == nil {
 		return
 	}
+	var disk errDisk
 	result := "present"
 	switch {
-	case isDisk(err):
+	case errors.As(err, &disk) && !disk.broken:
 		result = "disk_full"
 	case err != nil:
 		result = "failed"
@@ -68,9 +80,16 @@ func (m *Metrics) pulled(j *job, err error, d time.Duration) {
 	m.pulls.WithLabelValues(result).Inc()
 }
 
-func (m *Metrics) removed(bytes int64) {
-	if m != nil {
-		m.collected.Add(float64(bytes))
+// collect counts a pass, which looked at the archives unless it is not known
+// what is in use.
+func (m *Metrics) collect(c *collection) {
+	if m == nil {
+		return
+	}
+	m.collected.Add(float64(c.Bytes))
+	m.failures.Add(float64(c.failed))
+	if c.looked {
+		m.short.Set(float64(c.Short))
 	}
 }
 

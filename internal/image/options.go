@@ -85,7 +85,8 @@ type Options struct {
 	// --image-gc-low). Defaults DefaultGCHigh, DefaultGCLow.
 	GCHigh, GCLow int
 	// GCMinAge is how long an archive is kept after its last use, whatever the
-	// disk (--image-gc-min-age). Default DefaultGCMinAge.
+	// disk (--image-gc-min-age). It has to outlast the way from Get to what
+	// Collect is told of as used. Default DefaultGCMinAge.
 	GCMinAge time.Duration
 
 	// Architecture is GOARCH of the node's images. Default the agent's own.

@@ -119,8 +119,8 @@ func isAsked(identifier string, top v1.Hash) bool {
 func (s *Store) stored(top, repository string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	digest, ok := s.index.Platforms[top]
-	if !ok || !s.index.hasServed(digest, repository) {
+	digest := s.index.standsFor(top)
+	if digest == "" || !s.index.hasServed(digest, repository) {
 		return ""
 	}
 	if _, ok := s.present(digest, formArchive); !ok {

@@ -21,6 +21,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -35,6 +36,7 @@ type Store struct {
 	plain   map[string]bool     // HOST[:PORT] without TLS
 	// retryWait is what is waited before a broken blob is asked for again.
 	retryWait time.Duration
+	unlink    func(path string) error // of an archive that was collected
 
 	// ctx is of everything that goes on behind Get; it ends with Close.
 	ctx    context.Context
@@ -53,6 +55,8 @@ type Store struct {
 	failures map[string]*failure
 	askers   map[string]*asker    // by UID
 	known    map[string]knownFile // by canonical reference
+
+	short shortage
 
 	watching sync.Mutex
 	nextID   int
@@ -76,6 +80,7 @@ func New(o Options) (*Store, error) {
 		slots: make(chan struct{}, o.MaxPulls), asks: make(chan struct{}, max(minAsks, asksPerPull*o.MaxPulls)),
 		jobs: map[string]*job{}, fetches: map[string]*fetch{}, failures: map[string]*failure{},
 		askers: map[string]*asker{}, known: map[string]knownFile{}, watchers: map[int]func(string){},
+		short: shortage{wake: make(chan struct{}, 1)}, unlink: os.Remove,
 	}
 	for _, registry := range o.PlainHTTP {
 		s.plain[registry] = true

@@ -5,11 +5,14 @@ package image
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // smolvm unpacks an artifact once for all its machines, into a folder of
@@ -26,64 +29,72 @@ const (
 	unpackedUse = ".pack-shared"
 	// unpackedSum is what is behind the folder's name for a file that holds
 	// the artifact's SHA-256. Releases that do not write it are not swept.
+	//
+	// It stays when the folder goes, and so do the other files beside it, a
+	// few bytes each: smolvm (1.9.1 and 1.32.2) unpacks anew when the folder
+	// alone is gone. It may be doing so just then, under a lock that is not
+	// ours, and a folder whose new sum was taken away would never be swept.
+	// Its .lock must never go: another would lock a file that nobody sees.
 	unpackedSum = ".artifact-sha256"
 	maxUseBytes = 4096
 )
 
 // sweepUnpacked removes what smolvm unpacked of artifacts that are neither in
 // the store any more nor what a machine was made of.
-func (s *Store) sweepUnpacked(out *Collected) error {
+func (s *Store) sweepUnpacked(c *collection) {
 	if s.o.SmolvmHome == "" {
-		return nil
+		return
+	}
+	note := func(err error) {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			c.note(fmt.Errorf("smolvm's artifacts: %w", err))
+		}
 	}
 	root, err := os.OpenRoot(filepath.Join(s.o.SmolvmHome, machinesDir))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
 	if err != nil {
-		return fmt.Errorf("smolvm's artifacts: %w", err)
+		note(err)
+		return
 	}
 	defer func() { _ = root.Close() }() // a folder only
 	entries, err := fs.ReadDir(root.FS(), unpackedDir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err == nil {
-		err = s.removeUnpacked(root, entries, out)
-	}
 	if err != nil {
-		return fmt.Errorf("smolvm's artifacts: %w", err)
+		note(err)
+		return
 	}
-	return nil
-}
-
-func (s *Store) removeUnpacked(root *os.Root, entries []fs.DirEntry, out *Collected) error {
 	used, err := unpackedInUse(root)
-	if err != nil {
-		return err
+	if err != nil { // a machine may be made of any of them
+		note(err)
+		return
 	}
 	for _, e := range entries {
 		if !e.IsDir() || !unpackedName.MatchString(e.Name()) || used[e.Name()] {
 			continue
 		}
-		info, err := e.Info()
-		if err != nil || s.o.Clock.Since(info.ModTime()) < s.o.GCMinAge {
-			continue // gone meanwhile, or young
+		removed, err := s.removeUnpacked(root, e)
+		note(err)
+		if removed {
+			c.Cached++
 		}
-		name := filepath.Join(unpackedDir, e.Name())
-		sum, err := root.ReadFile(name + unpackedSum)
-		if err != nil {
-			continue
-		}
-		if _, stored := s.present("sha256:"+strings.TrimSpace(string(sum)), formArtifact); stored {
-			continue // a machine may be made of it just now
-		}
-		if err := root.RemoveAll(name); err != nil {
-			return err
-		}
-		out.Cached++
 	}
-	return nil
+}
+
+func (s *Store) removeUnpacked(root *os.Root, e fs.DirEntry) (bool, error) {
+	info, err := e.Info()
+	if err != nil || s.o.Clock.Since(info.ModTime()) < s.o.GCMinAge {
+		return false, err // or young
+	}
+	name := filepath.Join(unpackedDir, e.Name())
+	sum, err := readWord(root, name+unpackedSum)
+	if err != nil {
+		return false, err
+	}
+	if _, stored := s.present("sha256:"+sum, formArtifact); stored {
+		return false, nil // a machine may be made of it just now
+	}
+	if err := root.RemoveAll(name); err != nil {
+		return false, err
+	}
+	return true, nil
 }
 
 // unpackedInUse are the names of the folders that machines say they use. An
@@ -95,15 +106,43 @@ func unpackedInUse(root *os.Root) (map[string]bool, error) {
 	}
 	used := map[string]bool{}
 	for _, m := range machines {
-		raw, err := root.ReadFile(filepath.Join(m.Name(), unpackedUse))
+		if m.Type().IsRegular() {
+			continue
+		}
+		path, err := readWord(root, filepath.Join(m.Name(), unpackedUse))
 		switch {
-		case err == nil && len(raw) <= maxUseBytes:
-			used[filepath.Base(strings.TrimSpace(string(raw)))] = true
 		case err == nil:
-			return nil, fmt.Errorf("%s of %s makes no sense", unpackedUse, m.Name())
-		case !errors.Is(err, fs.ErrNotExist) && m.IsDir():
+			used[filepath.Base(path)] = true
+		case !errors.Is(err, fs.ErrNotExist):
 			return nil, err
 		}
 	}
 	return used, nil
+}
+
+// readWord reads a file of one short line from a folder that may be a VMM's
+// own: whoever broke out of a machine may have put anything there. Opening a
+// FIFO does not wait for its other end, and no more is read than can make
+// sense.
+func readWord(root *os.Root, name string) (string, error) {
+	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return "", err
+	}
+	if !info.Mode().IsRegular() {
+		return "", fmt.Errorf("%s is no file", name)
+	}
+	raw, err := io.ReadAll(io.LimitReader(f, maxUseBytes+1))
+	if err != nil {
+		return "", err
+	}
+	if len(raw) > maxUseBytes {
+		return "", fmt.Errorf("%s makes no sense", name)
+	}
+	return strings.TrimSpace(string(raw)), nil
 }

@@ -4,11 +4,16 @@ package image
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"botbottle.dev/bottle-operator/internal/host"
 )
@@ -21,6 +26,7 @@ func (w *world) unpack(machine, checksum string, img host.Image) {
 	shared := filepath.Join(home, unpackedDir, checksum)
 	writeFile(w.t, filepath.Join(shared, "layers", "x"), []byte("x"))
 	writeFile(w.t, shared+unpackedSum, []byte(sumOf(w.t, img.Path)+"\n"))
+	writeFile(w.t, shared+".lock", nil)
 	writeFile(w.t, filepath.Join(home, machine, unpackedUse), []byte(shared))
 }
 
@@ -79,11 +85,77 @@ func TestCollectsWhatIsUnpacked(t *testing.T) {
 	}
 	w.wantUnpacked("without its artifact", "0000000b", "0000000c")
 
-	// Nothing goes where it is not known what is in use.
-	bad := filepath.Join(w.o.SmolvmHome, machinesDir, "machine-2", unpackedUse)
-	writeFile(t, bad, make([]byte, maxUseBytes+1))
-	if _, err := w.Collect(t.Context(), func(context.Context) (Used, error) { return Used{}, nil }); err == nil {
-		t.Error("a machine that cannot be read: got no error, want one")
+	// What stands beside the folder stays, a lock above all.
+	if shared := filepath.Join(w.o.SmolvmHome, machinesDir, unpackedDir, "0000000a"); !exists(shared+unpackedSum) || !exists(shared+".lock") {
+		t.Error("got the folder's lock or sum removed, want them kept")
 	}
-	w.wantUnpacked("a machine that cannot be read", "0000000b", "0000000c")
+}
+
+// An escaped VMM owns its machine's folder. Nothing unpacked goes where it is
+// not known what is in use, and all else goes on.
+func TestCollectsBesideAWordThatCannotBeRead(t *testing.T) {
+	for what, plant := range map[string]func(path string) error{
+		"too long": func(path string) error { return os.WriteFile(path, make([]byte, maxUseBytes+1), 0o600) },
+		"FIFO":     func(path string) error { return unix.Mkfifo(path, 0o600) },
+		"folder":   func(path string) error { return os.Mkdir(path, 0o700) },
+		"away":     func(path string) error { return os.Symlink("/etc/passwd", path) },
+		"round":    func(path string) error { return os.Symlink(unpackedUse, path) },
+		"sparse": func(path string) error {
+			return errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, 256<<20))
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			w := newWorld(t)
+			w.put("a.smolmachine", []byte("a"))
+			req := local("a.smolmachine")
+			req.Artifact = true
+			img := w.want(req)
+			w.unpack("machine-1", "0000000a", img)
+			w.unpack("machine-2", "0000000b", img)
+			word := filepath.Join(w.o.SmolvmHome, machinesDir, "machine-1", unpackedUse)
+			orphan := filepath.Join(w.o.SmolvmHome, cacheDir, strings.Repeat("a", 64))
+			writeFile(t, filepath.Join(orphan, cachedArchive), []byte("orphan"))
+			if err := errors.Join(os.Remove(img.Path), os.Remove(word), plant(word)); err != nil {
+				t.Fatal(err)
+			}
+			w.clock.Step(time.Hour)
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			err := w.collectSoon()
+			runtime.ReadMemStats(&after)
+			if err == nil || !strings.Contains(err.Error(), unpackedUse) {
+				t.Errorf("got %v, want an error that names the file", err)
+			}
+			if got := after.TotalAlloc - before.TotalAlloc; got > 64<<20 {
+				t.Errorf("got %d bytes allocated, want no such file read", got)
+			}
+			w.wantUnpacked(what, "0000000a", "0000000b")
+			if exists(orphan) {
+				t.Error("got smolvm's cache not swept, want it swept")
+			}
+			// Once the machine is gone all is known.
+			if err := os.RemoveAll(filepath.Dir(word)); err != nil {
+				t.Fatal(err)
+			}
+			w.collect(Used{})
+			w.wantUnpacked("without it", "0000000b")
+		})
+	}
+}
+
+// collectSoon fails the test where collecting never ends.
+func (w *world) collectSoon() error {
+	w.t.Helper()
+	done := make(chan error, 1)
+	go func() {
+		_, err := w.Collect(w.t.Context(), func(context.Context) (Used, error) { return Used{}, nil })
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(30 * time.Second):
+		w.t.Fatal("got no end of Collect in 30 s, want one")
+		return nil
+	}
 }

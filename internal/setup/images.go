@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
@@ -19,8 +20,9 @@ import (
 	"botbottle.dev/bottle-operator/internal/state"
 )
 
-// collectEvery is the time between two looks for images that can go.
-const collectEvery = 5 * time.Minute
+// leastMinAge is the least --image-gc-min-age. Nothing but an image's age keeps
+// it between the moment it is handed out and the Bottle's record of it.
+const leastMinAge = time.Minute
 
 // ImageOptions configure the node's store of images.
 type ImageOptions struct {
@@ -45,7 +47,7 @@ func (o *ImageOptions) Bind(fs *pflag.FlagSet) {
 	fs.IntVar(&o.MaxPulls, "max-concurrent-pulls", image.DefaultMaxPulls, "how many images may be pulled at once")
 	fs.IntVar(&o.GCHigh, "image-gc-high", image.DefaultGCHigh, "per cent of the disk in use from which images that no Bottle uses are removed")
 	fs.IntVar(&o.GCLow, "image-gc-low", image.DefaultGCLow, "per cent of the disk in use down to which they are")
-	fs.DurationVar(&o.GCMinAge, "image-gc-min-age", image.DefaultGCMinAge, "how long an image is kept after its last use, whatever the disk")
+	fs.DurationVar(&o.GCMinAge, "image-gc-min-age", image.DefaultGCMinAge, "how long an image is kept after its last use, whatever the disk; at least 1m")
 	fs.BoolVar(&o.AllowDaemon, "allow-docker-daemon-images", false, "allow docker-daemon:NAME, images of the node's own Docker Engine")
 }
 
@@ -59,10 +61,11 @@ func (o *ImageOptions) Validate() error {
 	if o.MaxPulls < 1 || o.MaxPulls > 100 {
 		errs = append(errs, fmt.Errorf("--max-concurrent-pulls %d: want 1 to 100", o.MaxPulls))
 	}
-	for flag, d := range map[string]time.Duration{"image-pull-timeout": o.PullTimeout, "image-gc-min-age": o.GCMinAge} {
-		if d < time.Second {
-			errs = append(errs, fmt.Errorf("--%s %s: want at least 1s", flag, d))
-		}
+	if o.PullTimeout < time.Second {
+		errs = append(errs, fmt.Errorf("--image-pull-timeout %s: want at least 1s", o.PullTimeout))
+	}
+	if o.GCMinAge < leastMinAge {
+		errs = append(errs, fmt.Errorf("--image-gc-min-age %s: want at least 1m", o.GCMinAge))
 	}
 	if o.GCLow < 1 || o.GCLow > o.GCHigh || o.GCHigh > 100 {
 		errs = append(errs, fmt.Errorf("--image-gc-high %d, --image-gc-low %d: want 1 to 100, low at most high", o.GCHigh, o.GCLow))
@@ -99,27 +102,10 @@ func (o *AgentOptions) openImages(dir *state.Dir, engine *docker.Engine, event f
 // anybody asks.
 func (o *AgentOptions) addImages(mgr ctrl.Manager, store *image.Store, r *bottle.Reconciler) error {
 	log := ctrl.Log.WithName("images")
-	collect := manager.RunnableFunc(func(ctx context.Context) error {
-		ticker := time.NewTicker(collectEvery)
-		defer ticker.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return store.Close()
-			case <-ticker.C:
-			}
-			got, err := store.Collect(ctx, func(ctx context.Context) (image.Used, error) {
-				digests, archives, err := r.UsedImages(ctx)
-				return image.Used{Digests: digests, Archives: archives}, err
-			})
-			if err != nil && ctx.Err() == nil {
-				log.Error(err, "Images could not be collected")
-			}
-			if got.Archives+got.Cached > 0 {
-				log.Info("Images that nobody uses were removed", "archives", got.Archives, "cached", got.Cached, "bytes", got.Bytes)
-			}
-		}
-	})
+	collect := &collector{store: store, clock: clock.RealClock{}, log: log, used: func(ctx context.Context) (image.Used, error) {
+		digests, archives, err := r.UsedImages(ctx)
+		return image.Used{Digests: digests, Archives: archives}, err
+	}}
 	prewarm := manager.RunnableFunc(func(ctx context.Context) error {
 		if err := store.Prewarm(ctx, o.Images.Prewarm); err != nil && ctx.Err() == nil {
 			log.Error(err, "Images of --prewarm-image can never be had")

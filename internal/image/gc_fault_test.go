@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// One archive that cannot be removed keeps neither the others nor the rest.
+func TestCollectsBesideWhatCannotBeRemoved(t *testing.T) {
+	reg := prometheus.NewPedanticRegistry()
+	m, err := NewMetrics(reg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, images := collector(t, 6, func(o *Options) { o.Metrics = m })
+	w.clock.Step(time.Hour)
+	// It can be given no other name, for a folder has that.
+	writeFile(t, filepath.Join(w.o.Dir, tempPrefix+filepath.Base(images[0].Path), "x"), nil)
+	// The next can, but then not be unlinked.
+	w.unlink = func(path string) error {
+		if strings.Contains(path, filepath.Base(images[1].Path)) {
+			return errors.New("no luck")
+		}
+		return os.Remove(path)
+	}
+	orphan := filepath.Join(w.o.SmolvmHome, cacheDir, strings.Repeat("a", 64))
+	writeFile(t, filepath.Join(orphan, cachedArchive), []byte("orphan"))
+	w.unpack("machine-1", "0000000a", images[5])
+	if err := os.RemoveAll(filepath.Join(w.o.SmolvmHome, machinesDir, "machine-1")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(w.o.Dir, indexFile)); err != nil {
+		t.Fatal(err)
+	}
+	out, err := w.Collect(t.Context(), func(context.Context) (Used, error) { return Used{}, nil })
+	for _, want := range []string{images[0].Digest, images[1].Digest, "no luck"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %q in it", err, want)
+		}
+	}
+	if got, want := w.left(images), []int{0, 5}; !slices.Equal(got, want) || out.Archives != 4 {
+		t.Errorf("got %+v and %v left, want %v", out, got, want)
+	}
+	if exists(orphan) || len(w.unpacked()) != 0 || !exists(filepath.Join(w.o.Dir, indexFile)) {
+		t.Error("got what is not swept, or no index, want both")
+	}
+	got := gathered(t, reg)
+	if got["collect_failures_total"] != 2 || got["archives"] != 2 || got["collected_bytes_total"] != float64(out.Bytes) || got["collect_short_bytes"] != 0 {
+		t.Errorf("got %v, want 2 failures, 2 archives and %d bytes", got, out.Bytes)
+	}
+}
+
+// What is not known to be unused stays, and the rest is done.
+func TestCollectsBesideACacheThatCannotBeRead(t *testing.T) {
+	reg := prometheus.NewPedanticRegistry()
+	m, err := NewMetrics(reg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, images := collector(t, 6, func(o *Options) { o.Metrics = m })
+	w.clock.Step(time.Hour)
+	writeFile(t, filepath.Join(w.o.SmolvmHome, cacheDir), []byte("no folder"))
+	w.unpack("machine-1", "0000000a", images[5])
+	if err := os.RemoveAll(filepath.Join(w.o.SmolvmHome, machinesDir, "machine-1")); err != nil {
+		t.Fatal(err)
+	}
+	out, err := w.Collect(t.Context(), func(context.Context) (Used, error) { return Used{}, nil })
+	if err == nil || out.Archives != 0 || len(w.left(images)) != 6 {
+		t.Errorf("got %+v, %v and %v left, want an error and no image removed", out, err, w.left(images))
+	}
+	if out.Cached != 1 || len(w.unpacked()) != 0 {
+		t.Errorf("got %+v, want what was unpacked gone", out)
+	}
+	index := filepath.Join(w.o.Dir, indexFile)
+	if err := os.Remove(index); err != nil {
+		t.Fatal(err)
+	}
+	_, err = w.Collect(t.Context(), func(context.Context) (Used, error) { return Used{}, errors.New("no answer") })
+	if err == nil || !exists(index) {
+		t.Errorf("got %v, want an error, and the index saved", err)
+	}
+	if got := gathered(t, reg)["collect_failures_total"]; got != 2 {
+		t.Errorf("got %v failures, want 2", got)
+	}
+}
+
+// All of an image's bytes may be thousands of errors long.
+func TestErrorsOfAPassAreBounded(t *testing.T) {
+	c := &collection{}
+	c.note(nil)
+	if err := c.err(); err != nil {
+		t.Errorf("got %v, want nil", err)
+	}
+	for range 1000 {
+		c.note(errors.New("read only"))
+	}
+	if got := strings.Split(c.err().Error(), "\n"); len(got) != maxTold+1 || got[maxTold] != "and 992 more" {
+		t.Errorf("got %q, want %d errors and how many more", got, maxTold)
+	}
+}
+
+// Unlinking gigabytes takes long: everybody gets images meanwhile.
+func TestUnlinksOutsideTheLock(t *testing.T) {
+	w, images := collector(t, 6)
+	w.clock.Step(time.Hour)
+	unlinked := 0
+	w.unlink = func(path string) error {
+		unlinked++
+		if name := filepath.Base(path); !strings.HasPrefix(name, tempPrefix) || storedName.MatchString(name) {
+			t.Errorf("got %s unlinked, want a name that nobody looks for", name)
+		}
+		if !w.mu.TryLock() {
+			t.Error("got the store locked while it unlinks, want it free")
+			return nil
+		}
+		w.mu.Unlock()
+		w.want(w.request("demo-5:1", "b"))
+		return nil // as if the agent died here
+	}
+	w.collect(Used{})
+	if got, want := w.left(images), []int{3, 4, 5}; !slices.Equal(got, want) || unlinked != 3 {
+		t.Errorf("got %d unlinked and %v left, want %v", unlinked, got, want)
+	}
+	w.Close()
+	w.open()
+	w.wantClean()
+}

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+)
+
+func (w *world) wantWoken(want bool) {
+	w.t.Helper()
+	select {
+	case <-w.Refused():
+		if !want {
+			w.t.Error("got the collector woken, want it left alone")
+		}
+	default:
+		if want {
+			w.t.Error("got the collector not woken, want it woken")
+		}
+	}
+}
+
+// told records who was told that an image came, or may come.
+func (w *world) watch() (told func() []string) {
+	var mu sync.Mutex
+	var uids []string
+	began := make(chan struct{})
+	once := sync.OnceFunc(func() { close(began) })
+	go func() {
+		_ = w.WatchImages(w.t.Context(), func(uid string) { // ends with the test
+			once()
+			mu.Lock()
+			defer mu.Unlock()
+			uids = append(uids, uid)
+		})
+	}()
+	<-began
+	return func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		defer func() { uids = nil }()
+		return slices.Clone(uids)
+	}
+}
+
+// reserving is a disk far below its watermarks, of which a pull must leave
+// 8 MiB free.
+func reserving(o *Options) { o.GCHigh, o.GCLow, o.Reserve = 95, 90, 8<<20 }
+
+// The disk is below its high watermark, and too full for a pull.
+func TestMakesRoomForARefusedPull(t *testing.T) {
+	w, images := collector(t, 6, reserving) // 16 MiB are free
+	w.clock.Step(time.Hour)
+	if out := w.collect(Used{}); out != (Collected{}) {
+		t.Fatalf("got %+v, want nothing removed while nobody lacks room", out)
+	}
+	w.wantWoken(false)
+	big := newImage(t, "amd64", noise(10, 8<<20), noise(11, 8<<20), noise(12, 8<<20))
+	w.reg.push(t, "big:1", big)
+	req := w.request("big:1", "waiting")
+	w.wantFailed(req, "disk is full")
+	w.wantWoken(true)
+	told := w.watch()
+
+	// 24 MiB and the reserve, of which 16 are there. It is three that go, for an
+	// image is a little more than its layers.
+	out := w.collect(Used{Digests: map[string]bool{images[1].Digest: true}})
+	if got, want := w.left(images), []int{1, 4, 5}; !slices.Equal(got, want) || out.Short != 0 {
+		t.Errorf("got %+v and %v left, want %v: the oldest that nobody uses", out, got, want)
+	}
+	if got := told(); !slices.Contains(got, "waiting") {
+		t.Errorf("told: got %q, want whom the pull was refused", got)
+	}
+	wantImage(t, w.want(req).Path, big) // with the clock where it was
+
+	// It is met, and nothing more goes.
+	w.clock.Step(DefaultGCMinAge)
+	if out := w.collect(Used{}); out != (Collected{}) {
+		t.Errorf("got %+v, want nothing removed once the pull had its room", out)
+	}
+}
+
+// What may go makes no room: it stays.
+func TestEmptiesNoStoreForNothing(t *testing.T) {
+	w, images := collector(t, 6, reserving)
+	w.clock.Step(time.Hour)
+	w.reg.push(t, "big:1", newImage(t, "amd64", noise(10, 8<<20), noise(11, 8<<20), noise(12, 8<<20)))
+	w.wantFailed(w.request("big:1", "a"), "disk is full")
+	used := Used{Digests: map[string]bool{}}
+	for _, img := range images[1:] {
+		used.Digests[img.Digest] = true
+	}
+	out := w.collect(used)
+	if out.Archives != 0 || out.Short < 16<<20 {
+		t.Errorf("got %+v, want nothing removed, and 16 MiB to be short", out)
+	}
+	// The Bottle is gone, and nobody asks any more.
+	w.clock.Step(needKept + time.Second)
+	if out := w.collect(Used{}); out != (Collected{}) {
+		t.Errorf("got %+v, want nothing removed for a pull of long ago", out)
+	}
+}
+
+// What a pull was refused is tried again only where it has room now.
+func TestRetriesWhatHasRoom(t *testing.T) {
+	w, _ := collector(t, 6, reserving)
+	w.clock.Step(time.Hour)
+	w.reg.push(t, "big:1", newImage(t, "amd64", noise(10, 8<<20), noise(11, 8<<20)))
+	w.reg.push(t, "huge:1", newImage(t, "amd64", noise(10, 8<<20), noise(11, 8<<20), noise(12, 8<<20), noise(13, 8<<20),
+		noise(14, 8<<20), noise(15, 8<<20), noise(16, 8<<20)))
+	w.wantFailed(w.request("absent:1", "c"))
+	w.wantFailed(w.request("big:1", "a"), "disk is full")
+	w.wantFailed(w.request("huge:1", "b"), "disk is full")
+	w.short.need = need{17 << 20, 17 << 20} // as if the other were never asked for
+	w.collect(Used{})
+	w.reg.forget()
+	w.want(w.request("big:1", "a"))
+	asked := w.reg.count("")
+	w.wantFailed(w.request("huge:1", "b"), "disk is full")
+	w.wantFailed(w.request("absent:1", "c"))
+	if n := w.reg.count(""); n != asked {
+		t.Errorf("got %d requests more, want none before the pause is over", n-asked)
+	}
+}
+
+func TestLacks(t *testing.T) {
+	const gib = 1 << 30
+	now := time.Now()
+	d := disk{size: 20 * gib, free: 3 * gib}
+	for name, tt := range map[string]struct {
+		noted []need
+		after time.Duration
+		want  need
+	}{
+		"nothing":                 {want: need{}},
+		"one":                     {noted: []need{{5 * gib, 5 * gib}}, want: need{3 * gib, 3 * gib}},
+		"the largest":             {noted: []need{{2 * gib, 2 * gib}, {5 * gib, 5 * gib}, {3 * gib, 3 * gib}}, want: need{3 * gib, 3 * gib}},
+		"has room":                {noted: []need{{2 * gib, 2 * gib}}, want: need{}},
+		"on its way":              {noted: []need{{2 * gib, 4 * gib}}, want: need{0, 2 * gib}},
+		"on its way, at its most": {noted: []need{{12 * gib, 24 * gib}}, want: need{10 * gib, 17 * gib}},
+		"more than the disk":      {noted: []need{{20 * gib, 20 * gib}}, want: need{}},
+		"any size":                {noted: []need{{1<<63 - 1, 1<<63 - 1}}, want: need{}},
+		"long ago":                {noted: []need{{5 * gib, 5 * gib}}, after: needKept + 1, want: need{}},
+		"not so long ago":         {noted: []need{{5 * gib, 5 * gib}}, after: needKept, want: need{3 * gib, 3 * gib}},
+	} {
+		h := &shortage{}
+		for i, n := range tt.noted {
+			h.note(fmt.Sprint(i), n, now)
+		}
+		if got := h.lacks(d, gib, now.Add(tt.after)); got != tt.want {
+			t.Errorf("%s: got %+v, want %+v", name, got, tt.want)
+		}
+		if got := h.lacks(disk{size: 99 * gib, free: 99 * gib}, gib, now); got != (need{}) || !h.at.IsZero() {
+			t.Errorf("%s: got %+v, want it forgotten once there is room", name, got)
+		}
+	}
+	h := &shortage{}
+	h.note("a", need{6 * gib, 6 * gib}, now)
+	h.note("a", need{5 * gib, 5 * gib}, now) // by another way, or another tag
+	h.met("b")
+	if got, want := h.lacks(d, gib, now), (need{3 * gib, 3 * gib}); got != want {
+		t.Errorf("refused again: got %+v, want %+v as of the last time", got, want)
+	}
+	h.met("a")
+	if got := h.lacks(d, gib, now); got != (need{}) {
+		t.Errorf("came: got %+v, want it forgotten", got)
+	}
+}
+
+// Somebody made the room, and the image took it.
+func TestForgetsWhatCame(t *testing.T) {
+	w, _ := collector(t, 4, reserving)
+	filler := fill(t, w.o.Dir, 16<<20)
+	w.reg.push(t, "big:1", newImage(t, "amd64", noise(10, 8<<20), noise(11, 8<<20)))
+	w.wantFailed(w.request("big:1", "a"), "disk is full")
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	w.clock.Step(firstBackoff)
+	w.want(w.request("big:1", "a"))
+	w.clock.Step(needKept - time.Minute)
+	if out := w.collect(Used{}); out != (Collected{}) {
+		t.Errorf("got %+v, want nothing removed", out)
+	}
+}
+
+// Pulls that are refused do not wait for the collector.
+func TestRefusalsDoNotBlock(t *testing.T) {
+	w := newWorld(t)
+	for range 3 {
+		w.noteRoom(&job{}, errDisk{text: "full", need: need{1, 1}})
+	}
+	w.noteRoom(&job{}, context.Canceled)
+	w.wantWoken(true)
+	w.wantWoken(false)
+}
