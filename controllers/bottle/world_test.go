@@ -128,17 +128,6 @@ func (w *world) restartAgent() {
 	})
 }
 
-func (w *world) putImage(name, content string) {
-	w.t.Helper()
-	tmp := filepath.Join(w.imageDir, ".new")
-	if err := os.WriteFile(tmp, []byte(content), 0o600); err != nil {
-		w.t.Fatal(err)
-	}
-	if err := os.Rename(tmp, filepath.Join(w.imageDir, name)); err != nil {
-		w.t.Fatal(err)
-	}
-}
-
 // demo is a Bottle that the manager placed on the node.
 func demo() *builders.Bottle { return placed(builders.MakeBottle("demo").UID(testUID)) }
 
