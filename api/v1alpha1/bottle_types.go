@@ -55,17 +55,18 @@ type BottleSpec struct {
 	Image *string `json:"image,omitempty"`
 
 	// artifact is a packed machine (.smolmachine) to start from, in place of
-	// an image. Not yet applied.
+	// an image. Its env comes before spec.env, which so wins. Values of Secrets
+	// cannot be given beside it: smolvm drops them.
 	// +optional
 	Artifact *Artifact `json:"artifact,omitempty"`
 
-	// imagePullPolicy says when the registry is asked for the image, as in a
-	// Pod. It counts when a machine is made.
+	// imagePullPolicy says when the registry is asked for the image or the
+	// artifact, as in a Pod. It counts when a machine is made.
 	// +optional
 	ImagePullPolicy *PullPolicy `json:"imagePullPolicy,omitempty"`
 
-	// imagePullSecrets name the Secrets with which the image is pulled, as in a
-	// Pod.
+	// imagePullSecrets name the Secrets with which the image or the artifact is
+	// pulled, as in a Pod.
 	// +optional
 	// +listType=map
 	// +listMapKey=name

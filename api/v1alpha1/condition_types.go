@@ -135,7 +135,8 @@ const (
 	ReasonImageNeverPull = "ImageNeverPull"
 	// ReasonImageNotFound: the archive is not in the node's image folder.
 	ReasonImageNotFound = "ImageNotFound"
-	// ReasonUnsupportedBySmolvm: the node's smolvm is too old for the spec.
+	// ReasonUnsupportedBySmolvm: the node's smolvm is too old for the spec, or
+	// no release can do what it asks.
 	ReasonUnsupportedBySmolvm = "UnsupportedBySmolvm"
 	// ReasonNodeNotReady: a node fact fails: smolvm, its files, or KVM.
 	ReasonNodeNotReady = "NodeNotReady"

@@ -84,14 +84,16 @@ type Artifact struct {
 	// +kubebuilder:validation:XValidation:rule="self.matches('^file:[A-Za-z0-9_][A-Za-z0-9._-]*$') && !self.contains('..')",message="path must be file:NAME, NAME of letters, digits, '.', '_' and '-', without '/' and '..'"
 	Path *string `json:"path,omitempty"`
 
-	// reference is the artifact's reference in an OCI registry.
+	// reference is the artifact's reference in an OCI registry, where it is the
+	// one layer of its manifest, as ORAS pushes a file.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=512
 	// +kubebuilder:validation:XValidation:rule="self.matches('^[A-Za-z0-9][A-Za-z0-9._:/@-]*$')",message="reference must be an OCI reference such as ghcr.io/org/agent:1.2"
 	Reference *string `json:"reference,omitempty"` //nolint:kubeapilinter // the word of the OCI specification
 
-	// sha256 of the artifact's file in hexadecimal, checked before use.
+	// sha256 of the artifact's file in hexadecimal, checked before use: smolvm
+	// itself checks nothing.
 	// +optional
 	// +kubebuilder:validation:MinLength=64
 	// +kubebuilder:validation:MaxLength=64

@@ -38,16 +38,17 @@ func (r *Reconciler) ensureImage(ctx context.Context, s *scope) error {
 			return mapped(err, r.ofSmolvm(facts))
 		}
 	}
-	reference, err := r.imageReference(s)
-	if err != nil || reference == "" {
+	req, err := r.imageRequest(s)
+	if err != nil || req.Reference == "" {
+		s.imageFound = err == nil
 		return err
 	}
-	req := host.ImageRequest{Reference: reference, For: s.owner.UID, Policy: host.PullPolicy(ptr.Deref(s.bottle.Spec.ImagePullPolicy, ""))}
 	if req.PullSecrets, err = r.pullSecrets(ctx, s); err != nil {
 		return err
 	}
-	s.reference = reference
+	s.reference = req.Reference
 	s.image, err = r.Images.Get(ctx, req)
+	s.imageFound = err == nil
 	return r.ofImages(err)
 }
 
@@ -68,7 +69,7 @@ func (r *Reconciler) ofImages(err error) error {
 		return &flow.Waiting{Reason: v1alpha1.ReasonImageNeverPull, After: forSomebody, Message: err.Error()}
 	case errors.Is(err, host.ErrNotFound):
 		return &flow.Waiting{Reason: v1alpha1.ReasonImageNotFound, After: forNode,
-			Message: err.Error() + ": put the archive there, or change spec.image"}
+			Message: err.Error() + ": put the file there, or change spec.image or spec.artifact"}
 	case errors.Is(err, host.ErrInvalid):
 		return &flow.Terminal{Reason: v1alpha1.ReasonInvalidImageName, Err: err}
 	}
@@ -96,24 +97,24 @@ func (r *Reconciler) pullSecrets(ctx context.Context, s *scope) ([][]byte, error
 	return out, nil
 }
 
-// imageReference is what to get; "" for a bare machine.
-func (r *Reconciler) imageReference(s *scope) (string, error) {
+// imageRequest is what to get; without a reference for a bare machine.
+func (r *Reconciler) imageRequest(s *scope) (host.ImageRequest, error) {
 	spec := s.bottle.Spec
-	if spec.Artifact != nil {
-		return "", &flow.Terminal{Reason: v1alpha1.ReasonUnsupportedBySmolvm,
-			Err: errors.New("spec.artifact is not yet applied: use spec.image")}
+	req := host.ImageRequest{For: s.owner.UID, Policy: host.PullPolicy(ptr.Deref(spec.ImagePullPolicy, ""))}
+	if a := spec.Artifact; a != nil {
+		req.Artifact, req.SHA256 = true, ptr.Deref(a.SHA256, "")
+		req.Reference = ptr.Deref(a.Path, ptr.Deref(a.Reference, ""))
+		return req, checkArtifact(s)
 	}
-	image := ptr.Deref(spec.Image, "")
+	req.Reference = ptr.Deref(spec.Image, "")
 	switch {
-	case image == "" && !s.version.LocalImages:
-		return "", nil
-	case image == "":
-		return r.DefaultImage, nil
-	case !s.version.LocalImages:
-		return "", &flow.Waiting{Reason: v1alpha1.ReasonUnsupportedBySmolvm, After: forSomebody,
+	case req.Reference == "" && s.version.LocalImages:
+		req.Reference = r.DefaultImage
+	case req.Reference != "" && !s.version.LocalImages:
+		return host.ImageRequest{}, &flow.Waiting{Reason: v1alpha1.ReasonUnsupportedBySmolvm, After: forSomebody,
 			Message: fmt.Sprintf("smolvm %s on the node cannot be given an image: install 1.1.3 or newer, or leave spec.image out for a bare machine", s.version.Version)}
 	}
-	return image, nil
+	return req, nil
 }
 
 // watchImages has a Bottle looked at when its image comes, or does not.

@@ -6,10 +6,12 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"k8s.io/utils/ptr"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/host/hosttest"
 	"botbottle.dev/bottle-operator/test/builders"
@@ -41,7 +43,6 @@ func TestImage(t *testing.T) {
 		"never to be pulled":                 {never(demo().Image(registryImage)), nil, push, "False/ImageNeverPull", "", ""},
 		"no image's name":                    {demo().Image("Docker.io/UPPER"), nil, nil, "False/InvalidImageName", "True/InvalidImageName", ""},
 		"the daemon's, which is not allowed": {demo().Image("docker-daemon:x"), nil, nil, "False/InvalidImageName", "True/InvalidImageName", ""},
-		"an artifact":                        {demo().ArtifactPath("file:a.smolmachine"), nil, nil, "False/UnsupportedBySmolvm", "True/UnsupportedBySmolvm", ""},
 		"none, by a smolvm without any":      {demo(), &bare, nil, "True/MachineRunning", "", ""},
 		"an archive, by one without any":     {demo().Image("file:guest.tar"), &bare, nil, "False/UnsupportedBySmolvm", "", ""},
 		"a command, by one without any":      {demo().Command("sh"), &bare, nil, "False/UnsupportedBySmolvm", "", ""},
@@ -159,4 +160,57 @@ func TestARunningMachineNeedsNoImage(t *testing.T) {
 	if got := w.bottle(demoKey).Status.Image.Reference; got != "file:guest.tar" {
 		t.Errorf("status.image: got %q, want what the machine was made from", got)
 	}
+}
+
+// A machine that goes between two steps is not made anew from nothing.
+func TestAMachineThatGoesAfterTheImageWasNotLookedFor(t *testing.T) {
+	w := newWorld(t, demo().Obj())
+	w.settle(demoKey)
+	w.faults.ResetCalls()
+	s, err := w.r.newScope(w.bottle(demoKey))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.r.ensureImage(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	var waiting *flow.Waiting
+	if err := w.r.createMachine(t.Context(), s); !errors.As(err, &waiting) || waiting.After <= 0 {
+		t.Errorf("got %v, want another pass", err)
+	}
+	if got := w.writingCalls(); len(got) > 0 {
+		t.Errorf("calls: got %v, want none", got)
+	}
+}
+
+// The words that Pods have for it, with growing pauses.
+func TestAPullThatFails(t *testing.T) {
+	w := newWorld(t, demo().Image(registryImage).Obj())
+	w.images.Push(registryImage, "agent 1")
+	w.images.Down(errors.New("no route to the registry"))
+	pass := func() time.Duration {
+		t.Helper()
+		res, err := w.pass(demoKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res.RequeueAfter
+	}
+	pass() // adopts it, and comes as far as the image
+	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "False/ErrImagePull")
+	if got := w.message(demoKey, v1alpha1.ConditionMachineReady); !strings.Contains(got, "no route to the registry") {
+		t.Errorf("message: got %q, want the registry's words", got)
+	}
+	first := pass()
+	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "False/ImagePullBackOff")
+	w.clock.Step(first)
+	pass()
+	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "False/ErrImagePull")
+	if second := pass(); second <= first {
+		t.Errorf("pauses: got %v after %v, want longer", second, first)
+	}
+	w.images.Down(nil)
+	w.clock.Step(time.Minute)
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
 }

@@ -11,6 +11,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/smolfile"
 	"botbottle.dev/bottle-operator/internal/state"
@@ -20,6 +21,9 @@ import (
 // lost, it says what the machine was made from; if nothing was made, the next
 // attempt replaces it.
 func (r *Reconciler) createMachine(ctx context.Context, s *scope) error {
+	if !s.imageFound { // the machine went after the image step had seen it
+		return &flow.Waiting{Reason: v1alpha1.ReasonMachineStarting, Message: "a new machine is to be made", After: atOnce}
+	}
 	if err := s.setRecord(r.newRecord(s)); err != nil {
 		return err
 	}
@@ -35,6 +39,7 @@ func (r *Reconciler) newRecord(s *scope) state.Record {
 		Env:         state.Hashes(salt, s.literals),
 		Secrets:     state.Hashes(salt, s.secrets),
 		Image:       ptr.Deref(s.bottle.Spec.Image, ""),
+		Artifact:    artifactText(s.bottle),
 		Reference:   s.reference,
 		Digest:      s.image.Digest,
 		Command:     s.bottle.Spec.Command,
@@ -63,6 +68,9 @@ func machineSpec(s *scope) host.MachineSpec {
 	}
 	if booked := s.bottle.Status.Resources; booked != nil {
 		spec.CPUs, spec.MemoryMiB = booked.CPUs, smolfile.MiB(booked.Memory.Value())
+	}
+	if s.bottle.Spec.Artifact != nil {
+		fromArtifact(&spec, s)
 	}
 	if caPath(s.bottle) != "" {
 		spec.Mounts = append(spec.Mounts, host.Mount{Source: s.folder.CADir(), Target: guestCADir})
@@ -114,6 +122,7 @@ func (s *scope) comparePending(f machineFacts) {
 	}{
 		{"spec.env", env || values},
 		{"spec.image", rec.Image != ptr.Deref(s.bottle.Spec.Image, "")},
+		{"spec.artifact", rec.Artifact != artifactText(s.bottle)},
 		{"spec.command", !slices.Equal(rec.Command, s.bottle.Spec.Command)},
 		{"spec.machine", rec.Size != sizeOf(s.bottle.Spec.Machine).String()},
 		{"spec.bundle.caPath", (rec.CAPath == "") != (caPath(s.bottle) == "")},

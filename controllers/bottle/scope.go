@@ -53,9 +53,11 @@ type scope struct {
 	leak *state.Leak
 	// readyUnproven: the agent does not insist on a proof where none can be made.
 	readyUnproven bool
-	// image is zero for a bare machine, reference what it was asked as: image.
-	image     host.Image
-	reference string
+	// image is zero for a bare machine, reference what it was asked as. Without
+	// imageFound it was not looked for, because there is a machine: image.
+	image      host.Image
+	reference  string
+	imageFound bool
 }
 
 type stepOutcome struct {

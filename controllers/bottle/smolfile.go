@@ -74,7 +74,9 @@ func (r *Reconciler) writeSmolfile(s *scope, env []guestenv.Var) error {
 	if wrote {
 		written = slices.AppendSeq(written, maps.Keys(s.literals))
 	}
-	r.sayTrimmed(s, env, written)
+	if s.bottle.Spec.Artifact == nil { // flags carry it
+		r.sayTrimmed(s, env, written)
+	}
 	sum := sha256.Sum256(data)
 	s.status.Smolfile = &v1alpha1.SmolfileStatus{Path: s.folder.SmolfilePath(), SHA256: hex.EncodeToString(sum[:])}
 	return nil

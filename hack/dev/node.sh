@@ -24,13 +24,14 @@ make_world() {
   push_image node-1 bottle/guest:1 <"$bin/images/guest.tar" >/dev/null
 }
 
-# push_image NODE REPOSITORY:TAG: pushes the archive that comes in to the
-# registry that the node has on its LAN, and prints its digest there.
+# push_image NODE REPOSITORY:TAG [FLAG…]: pushes what comes in, an archive
+# unless flags of hack/dev/registry say otherwise, to the registry that the
+# node has on its LAN, and prints its digest there.
 push_image() {
   local program=$bin/dev-registry folder=$dev/registry netns=$world run=()
   if virtual; then program=/opt/dev/registry folder=/var/lib/dev-registry netns=world run=(vssh "$1"); fi
   "${run[@]}" nsenter "--net=/run/netns/$netns" "$program" push -ca "$folder/ca.pem" \
-    -user bottle -password-file "$folder/password" - "10.77.0.1:5000/$2"
+    -user bottle -password-file "$folder/password" "${@:3}" - "10.77.0.1:5000/$2"
 }
 
 make_world_network() {

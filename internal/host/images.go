@@ -41,15 +41,22 @@ type ImageRequest struct {
 	// For is the UID of the Bottle that asks: it is told of changes
 	// (WatchImages) and Events. Empty for nobody.
 	For string
+	// Artifact asks for a .smolmachine: at a registry the one layer of an OCI
+	// artifact, in the node's folder of local images a file.
+	Artifact bool
+	// SHA256 is what the artifact's file must have, in hexadecimal; "" for
+	// whatever it has. Another one is a *PullFailed, and is never handed over.
+	SHA256 string
 }
 
-// Image is an archive in the store that a machine can be made from.
+// Image is a file in the store that a machine can be made from: an archive, or
+// an artifact.
 type Image struct {
 	// Reference is what was asked for.
 	Reference string
 	// Digest is sha256:HEX of the image's own manifest, that of the node's
 	// platform where the reference names an index; of the archive where it has
-	// no manifest (file:, docker-daemon:).
+	// no manifest (file:, docker-daemon:), and of an artifact's file.
 	Digest string
 	// Path is absolute. The file is 0644, has its last content from the
 	// beginning, and stays at least as long as Collect's minimum age.
@@ -73,7 +80,7 @@ type Images interface {
 	//
 	// *PullFailed when the last pull failed; the next call after its Until
 	// begins another. ErrInvalid when the reference is none, or of a kind that
-	// this node does not allow. ErrNeverPull with PullNever when the image is
+	// this node does not allow, or that artifacts do not have. ErrNeverPull with PullNever when the image is
 	// not in the store or not for these secrets. ErrNotFound when there is no
 	// such local archive.
 	Get(ctx context.Context, req ImageRequest) (Image, error)

@@ -5,10 +5,12 @@ package image
 import (
 	"fmt"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/host/hostcontract"
 )
 
@@ -40,7 +42,15 @@ func TestContract(t *testing.T) {
 			},
 			Up:       func(*testing.T) { w.reg.setFault(nil) },
 			PutLocal: func(t *testing.T, name string) { w.put(name, saved(t, newImage(t, "amd64", "local"))) },
-			Step:     func(d time.Duration) { w.clock.Step(d) },
+			PushArtifact: func(t *testing.T, reference string) string {
+				return w.reg.pushArtifact(t, repo(reference), []byte("packed at the registry"))
+			},
+			PutArtifact: func(t *testing.T, reference string) string {
+				name := strings.TrimPrefix(reference, host.LocalPrefix)
+				w.put(name, []byte("packed here"))
+				return sumOf(t, filepath.Join(w.o.LocalDir, name))
+			},
+			Step: func(d time.Duration) { w.clock.Step(d) },
 		}
 	})
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -228,7 +229,7 @@ func TestClosedWhilePulling(t *testing.T) {
 		t.Error("closed: got an image, want an error")
 	}
 	// One that died without a word.
-	writeFile(t, w.path("sha256:x")[:len(w.o.Dir)]+"/"+tempPrefix+"123", []byte("half"))
+	writeFile(t, filepath.Join(w.o.Dir, tempPrefix+"123"), []byte("half"))
 	w.open()
 	w.wantClean()
 	w.reg.setFault(nil)

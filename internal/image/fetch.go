@@ -96,9 +96,9 @@ func (s *Store) pulling(j *job) error {
 		case ofDaemon:
 			from = "the node's Docker Engine"
 		}
-		return &host.Pulling{Message: fmt.Sprintf("pulling image %s: asking %s", j.given, from)}
+		return &host.Pulling{Message: fmt.Sprintf("pulling %s: asking %s", j.what(), from)}
 	}
-	return f.pulling(j.given, s.o.MaxPulls)
+	return f.pulling(j.what(), s.o.MaxPulls)
 }
 
 // progress is how far a fetch is.
@@ -150,17 +150,17 @@ func (p *progress) tenths() int64 {
 	return int64(float64(p.done) / float64(p.total) * 10)
 }
 
-func (p *progress) pulling(given string, most int) error {
+func (p *progress) pulling(what string, most int) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	out := &host.Pulling{Done: p.total / 10 * p.tenths(), Total: p.total}
 	switch {
 	case p.queued:
-		out.Message = fmt.Sprintf("pulling image %s: waiting for others, of which the node pulls %d at a time", given, most)
+		out.Message = fmt.Sprintf("pulling %s: waiting for others, of which the node pulls %d at a time", what, most)
 	case p.total <= 0:
-		out.Message = fmt.Sprintf("pulling image %s", given)
+		out.Message = fmt.Sprintf("pulling %s", what)
 	default:
-		out.Message = fmt.Sprintf("pulling image %s: %d%% of %s", given, 10*p.tenths(), bytesText(p.total))
+		out.Message = fmt.Sprintf("pulling %s: %d%% of %s", what, 10*p.tenths(), bytesText(p.total))
 	}
 	return out
 }

@@ -23,20 +23,36 @@ const (
 )
 
 var (
-	hexDigest   = regexp.MustCompile(`^[0-9a-f]{64}$`)
-	archiveName = regexp.MustCompile(`^[0-9a-f]{64}\.tar$`)
+	hexDigest  = regexp.MustCompile(`^[0-9a-f]{64}$`)
+	storedName = regexp.MustCompile(`^([0-9a-f]{64})(\.tar|\.smolmachine)$`)
 )
 
-// path is where the archive of a digest, sha256:HEX, is kept.
-func (s *Store) path(digest string) string {
-	return filepath.Join(s.o.Dir, strings.TrimPrefix(digest, "sha256:")+".tar")
+// form is what a file of the store is, and the end of its name.
+type form string
+
+const (
+	formArchive  form = ".tar"
+	formArtifact form = ".smolmachine"
+)
+
+// noun is the form in a text.
+func (f form) noun() string {
+	if f == formArtifact {
+		return "artifact"
+	}
+	return "image"
 }
 
-// present says whether the archive is there, whole and readable for VMMs: it
-// is renamed into place with that mode, and one that somebody changed since is
+// path is where the file of a digest, sha256:HEX, is kept.
+func (s *Store) path(digest string, as form) string {
+	return filepath.Join(s.o.Dir, strings.TrimPrefix(digest, "sha256:")+string(as))
+}
+
+// present says whether the file is there, whole and readable for VMMs: it is
+// renamed into place with that mode, and one that somebody changed since is
 // made again.
-func (s *Store) present(digest string) (size int64, ok bool) {
-	info, err := os.Lstat(s.path(digest))
+func (s *Store) present(digest string, as form) (size int64, ok bool) {
+	info, err := os.Lstat(s.path(digest, as))
 	if err != nil || info.Mode() != archiveMode {
 		return 0, false
 	}
@@ -57,13 +73,13 @@ func (s *Store) newTemporary() (*temporary, error) {
 	return &temporary{File: f}, nil
 }
 
-// keep makes the file the archive of the digest: whole and on the disk, or
-// not at all. One that is there already stays, for it may be linked into
-// smolvm's cache.
-func (s *Store) keep(t *temporary, digest string) error {
+// keep makes the file that of the digest: whole and on the disk, or not at
+// all. One that is there already stays, for it may be linked into smolvm's
+// cache.
+func (s *Store) keep(t *temporary, digest string, as form) error {
 	s.renaming.Lock()
 	defer s.renaming.Unlock()
-	if _, ok := s.present(digest); ok {
+	if _, ok := s.present(digest, as); ok {
 		return nil
 	}
 	err := t.Chmod(archiveMode)
@@ -71,7 +87,7 @@ func (s *Store) keep(t *temporary, digest string) error {
 		err = t.Sync()
 	}
 	if err == nil {
-		err = os.Rename(t.Name(), s.path(digest))
+		err = os.Rename(t.Name(), s.path(digest, as))
 	}
 	if err != nil {
 		return s.diskError(err)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -29,12 +30,13 @@ type Used struct {
 // Collected says what Collect removed.
 type Collected struct {
 	Archives int // of the store
-	Cached   int // of smolvm's cache
+	Cached   int // of smolvm's caches
 	Bytes    int64
 }
 
-// candidate is an archive that might go.
+// candidate is a file of the store that might go.
 type candidate struct {
+	path   string
 	digest string
 	used   time.Time
 	size   int64
@@ -46,7 +48,8 @@ type candidate struct {
 // with their entries in smolvm's cache, which are links to the same bytes.
 // Nothing goes that is in use, was used within the minimum age, or is linked
 // to what a machine was made from. Entries of the cache that belong to neither
-// an archive nor a machine go whatever the watermark.
+// an archive nor a machine go whatever the watermark, and so does what smolvm
+// unpacked of artifacts.
 //
 // used is asked once; where it fails nothing is removed.
 func (s *Store) Collect(ctx context.Context, used func(ctx context.Context) (Used, error)) (Collected, error) {
@@ -97,7 +100,7 @@ func (s *Store) Collect(ctx context.Context, used func(ctx context.Context) (Use
 		out.Bytes += c.size
 		excess -= c.size
 	}
-	err = s.sweepCache(cache, machines, &out)
+	err = errors.Join(s.sweepCache(cache, machines, &out), s.sweepUnpacked(&out))
 	s.o.Metrics.removed(out.Bytes)
 	s.measure()
 	return out, errors.Join(err, s.saveIndex(), ctx.Err())
@@ -116,7 +119,7 @@ func (s *Store) excess() (int64, error) {
 	return size/100*int64(100-s.o.GCLow) - free, nil
 }
 
-// listArchives returns all archives, the least recently used first.
+// listArchives returns all files of the store, the least recently used first.
 func (s *Store) listArchives() ([]candidate, error) {
 	dir, err := os.ReadDir(s.o.Dir)
 	if err != nil {
@@ -124,8 +127,8 @@ func (s *Store) listArchives() ([]candidate, error) {
 	}
 	var out []candidate
 	for _, e := range dir {
-		hex, ok := strings.CutSuffix(e.Name(), ".tar")
-		if !ok || !hexDigest.MatchString(hex) {
+		name := storedName.FindStringSubmatch(e.Name())
+		if name == nil {
 			continue
 		}
 		info, err := e.Info()
@@ -135,8 +138,8 @@ func (s *Store) listArchives() ([]candidate, error) {
 		if err != nil {
 			return nil, fmt.Errorf("folder of images: %w", err)
 		}
-		digest := "sha256:" + hex
-		out = append(out, candidate{digest: digest, used: s.lastUse(digest, info), size: info.Size(), info: info})
+		digest := "sha256:" + name[1]
+		out = append(out, candidate{path: filepath.Join(s.o.Dir, e.Name()), digest: digest, used: s.lastUse(digest, info), size: info.Size(), info: info})
 	}
 	slices.SortFunc(out, func(a, b candidate) int {
 		if c := a.used.Compare(b.used); c != 0 {
@@ -171,7 +174,7 @@ func (s *Store) remove(c candidate) (bool, error) {
 	if s.o.Clock.Since(used) < s.o.GCMinAge {
 		return false, nil
 	}
-	if err := os.Remove(s.path(c.digest)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Remove(c.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, fmt.Errorf("remove image %s: %w", c.digest, err)
 	}
 	s.index.forget(c.digest)

@@ -20,6 +20,7 @@ import (
 type ask struct {
 	reference
 	policy    host.PullPolicy
+	want      string // the digest that an artifact must have; "" for any
 	uid       string
 	keys      keyring
 	endpoints []endpoint
@@ -68,11 +69,14 @@ func (s *Store) Get(ctx context.Context, req host.ImageRequest) (host.Image, err
 }
 
 func (s *Store) understand(req host.ImageRequest) (ask, error) {
-	ref, err := parseReference(req.Reference)
+	ref, err := referenceOf(req)
 	if err != nil {
 		return ask{}, err
 	}
 	a := ask{reference: ref, uid: req.For}
+	if req.SHA256 != "" {
+		a.want = "sha256:" + req.SHA256
+	}
 	if a.policy, err = ref.policy(req.Policy); err != nil {
 		return ask{}, err
 	}
@@ -81,7 +85,7 @@ func (s *Store) understand(req host.ImageRequest) (ask, error) {
 		if a.file, err = s.lookLocal(ref.name); err != nil {
 			return ask{}, err
 		}
-		a.key = fmt.Sprintf("%s %v", ref.canonical, a.file)
+		a.key = fmt.Sprintf("%s %v %s", ref.canonical, a.file, a.want)
 		return a, nil
 	case ofDaemon:
 		if s.o.Daemon == nil {
@@ -107,7 +111,7 @@ func (s *Store) understand(req host.ImageRequest) (ask, error) {
 			_, _ = io.WriteString(sum, e.repo.Name()+" "+print+"\n") // never fails
 		}
 	}
-	a.key = ref.canonical + " " + hex.EncodeToString(sum.Sum(nil))
+	a.key = ref.canonical + " " + hex.EncodeToString(sum.Sum(nil)) + a.want
 	return a, nil
 }
 
@@ -152,14 +156,14 @@ func (s *Store) answer(a ask) (host.Image, *job, error) {
 		return host.Image{}, nil, errClosed
 	}
 	now := s.o.Clock.Now()
-	if digest := s.find(a, now); digest != "" {
-		if size, ok := s.present(digest); ok {
+	if digest := s.find(a, now); digest != "" && a.check(digest) == nil {
+		if size, ok := s.present(digest, a.form); ok {
 			s.index.use(digest, now)
-			return host.Image{Reference: a.given, Digest: digest, Path: s.path(digest), Size: size}, nil, nil
+			return host.Image{Reference: a.given, Digest: digest, Path: s.path(digest, a.form), Size: size}, nil, nil
 		}
 	}
 	if a.kind == ofRegistry && a.policy == host.PullNever {
-		return host.Image{}, nil, fmt.Errorf("image %s: %w: it is not on the node, or not for these pull secrets, and the pull policy is Never: change spec.imagePullPolicy, or pull it beforehand (--prewarm-image)", a.given, host.ErrNeverPull)
+		return host.Image{}, nil, fmt.Errorf("%s %s: %w: it is not on the node, or not for these pull secrets, and the pull policy is Never: change spec.imagePullPolicy, or pull it beforehand (--prewarm-image)", a.form.noun(), a.given, host.ErrNeverPull)
 	}
 	if j := s.jobs[a.key]; j != nil {
 		s.join(j, a.uid)
@@ -174,7 +178,7 @@ func (s *Store) answer(a ask) (host.Image, *job, error) {
 // find returns the digest of what may be handed over without asking anybody.
 func (s *Store) find(a ask, now time.Time) string {
 	if a.kind == ofFolder {
-		if k, ok := s.known[a.name]; ok && k.id == a.file {
+		if k, ok := s.known[a.canonical]; ok && k.id == a.file {
 			return k.digest
 		}
 		return ""

@@ -153,7 +153,7 @@ func TestProgressIsTold(t *testing.T) {
 	for range 1 << 10 {
 		f.add(1 << 20)
 		clock.Step(time.Second)
-		messages[f.pulling("demo:1", 3).Error()] = true
+		messages[f.pulling("image demo:1", 3).Error()] = true
 	}
 	if told != 10 || len(messages) != 11 || !messages["pulling image demo:1: 30% of 1 GiB"] {
 		t.Errorf("got %d calls and %v, want 10 and a message for each tenth", told, messages)

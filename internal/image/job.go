@@ -77,7 +77,7 @@ func (s *Store) join(j *job, uid string) {
 		return
 	}
 	j.waiters[uid] = true
-	s.o.Event(uid, ReasonPulling, fmt.Sprintf("Pulling image %q", j.given))
+	s.o.Event(uid, ReasonPulling, fmt.Sprintf("Pulling %s %q", j.form.noun(), j.given))
 }
 
 // failed is what one who asks during the backoff is told. The lock is held.
@@ -85,7 +85,7 @@ func (s *Store) failed(f *failure, a ask) error {
 	told := f.told[a.uid]
 	f.told[a.uid]++
 	if told == 1 && a.uid != "" {
-		s.o.Event(a.uid, ReasonBackOff, fmt.Sprintf("Back-off pulling image %q", a.given))
+		s.o.Event(a.uid, ReasonBackOff, fmt.Sprintf("Back-off pulling %s %q", a.form.noun(), a.given))
 	}
 	return &host.PullFailed{Err: f.err, Until: f.until, BackOff: told > 0}
 }
@@ -107,7 +107,7 @@ func (s *Store) run(j *job) {
 
 func (s *Store) finish(j *job, err error) {
 	if err != nil {
-		err = fmt.Errorf("image %s: %w", j.given, err)
+		err = fmt.Errorf("%s %s: %w", j.form.noun(), j.given, err)
 	}
 	now := s.o.Clock.Now()
 	s.mu.Lock()
@@ -143,11 +143,11 @@ func (s *Store) finish(j *job, err error) {
 func (s *Store) announce(j *job, err error, uid string, now time.Time) {
 	switch {
 	case err != nil:
-		s.o.Event(uid, ReasonFailed, fmt.Sprintf("Failed to pull image %q: %v", j.given, err))
+		s.o.Event(uid, ReasonFailed, fmt.Sprintf("Failed to pull %s %q: %v", j.form.noun(), j.given, err))
 	case j.result.fetched:
-		s.o.Event(uid, ReasonPulled, fmt.Sprintf("Pulled image %q (%s) in %s", j.given, j.result.digest, now.Sub(j.begun).Round(100*time.Millisecond)))
+		s.o.Event(uid, ReasonPulled, fmt.Sprintf("Pulled %s %q (%s) in %s", j.form.noun(), j.given, j.result.digest, now.Sub(j.begun).Round(100*time.Millisecond)))
 	default:
-		s.o.Event(uid, ReasonPulled, fmt.Sprintf("Image %q (%s) was on the node already", j.given, j.result.digest))
+		s.o.Event(uid, ReasonPulled, fmt.Sprintf("The %s %q (%s) was on the node already", j.form.noun(), j.given, j.result.digest))
 	}
 }
 
@@ -158,7 +158,7 @@ func (s *Store) succeed(j *job, waiters []string, now time.Time) {
 	case ofRegistry:
 		s.index.resolve(j.canonical, j.result.digest, j.result.grant, now)
 	case ofFolder:
-		s.known[j.name] = knownFile{id: j.file, digest: j.result.digest}
+		s.known[j.canonical] = knownFile{id: j.file, digest: j.result.digest}
 	}
 	if j.result.top != "" {
 		s.index.Platforms[j.result.top] = j.result.digest

@@ -113,6 +113,9 @@ func (s *Store) takeLocal(ctx context.Context, j *job) (result, error) {
 		return result{}, err
 	}
 	defer f.Close()
+	if j.form == formArtifact {
+		return s.takeLocalArtifact(ctx, j, f, info)
+	}
 	if info.IsDir() {
 		return s.takeLayout(ctx, j, folderLayout(f))
 	}
@@ -188,7 +191,7 @@ func (s *Store) takeArchive(ctx context.Context, j *job, r io.Reader, f *fetch) 
 		return "", err
 	}
 	digest := "sha256:" + hexOf(sum)
-	return digest, s.keep(t, digest)
+	return digest, s.keep(t, digest, formArchive)
 }
 
 // gunzipped is r without gzip around it, if there is any.
@@ -225,7 +228,7 @@ func (s *Store) convert(ctx context.Context, j *job, l layout, f *fetch) (result
 		return result{}, err
 	}
 	res := result{digest: digest.String()}
-	if s.has(res.digest, j.repository()) {
+	if s.has(res.digest, j) {
 		return res, nil
 	}
 	res.fetched = true
@@ -278,7 +281,7 @@ func (s *Store) savedFromDaemon(key string) string {
 	if r == nil {
 		return ""
 	}
-	if _, ok := s.present(r.Digest); !ok {
+	if _, ok := s.present(r.Digest, formArchive); !ok {
 		return ""
 	}
 	return r.Digest

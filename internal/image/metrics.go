@@ -85,7 +85,7 @@ func (s *Store) measure() {
 	}
 	var bytes, archives int64
 	for _, e := range entries {
-		if !archiveName.MatchString(e.Name()) {
+		if !storedName.MatchString(e.Name()) {
 			continue
 		}
 		if info, err := e.Info(); err == nil {

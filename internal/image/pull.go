@@ -90,8 +90,8 @@ type resolved struct {
 // word that these credentials may read it.
 func (s *Store) resolve(ctx context.Context, r *session, j *job) (v1.Hash, []byte, error) {
 	identifier := j.identifier()
-	if top, err := r.head(ctx, identifier); err == nil {
-		if s.stored(top.String(), j.repository()) != "" {
+	if j.form == formArchive { // an artifact's manifest is small, and names its file
+		if top, err := r.head(ctx, identifier); err == nil && s.stored(top.String(), j.repository()) != "" {
 			return top, nil, nil
 		}
 	}
@@ -115,7 +115,7 @@ func (s *Store) stored(top, repository string) string {
 	if !ok || !s.index.hasServed(digest, repository) {
 		return ""
 	}
-	if _, ok := s.present(digest); !ok {
+	if _, ok := s.present(digest, formArchive); !ok {
 		return ""
 	}
 	return digest
@@ -135,37 +135,47 @@ func (s *Store) obtain(ctx context.Context, j *job, c content, r resolved) (resu
 	if err != nil {
 		return result{}, err
 	}
-	res := result{digest: digest.String(), top: r.top.String()}
-	if s.has(res.digest, j.repository()) {
-		return res, nil
+	if j.form == formArtifact {
+		return s.obtainArtifact(ctx, j, c, doc)
 	}
-	res.fetched = true
-	err = s.share(ctx, j, j.repository()+"@"+res.digest, func(f *fetch) error {
-		// Another may have brought it between the look and here.
-		if s.has(res.digest, j.repository()) {
-			return nil
-		}
+	res := result{digest: digest.String(), top: r.top.String()}
+	res.fetched, err = s.once(ctx, j, res.digest, func(f *fetch) error {
 		img, err := inspect(ctx, c, doc, &s.o)
 		if err != nil {
 			return err
 		}
 		img.digest = digest
-		if err := s.fetchImage(ctx, c, img, f); err != nil {
-			return err
-		}
-		s.noteServed(res.digest, j.repository())
-		return nil
+		return s.fetchImage(ctx, c, img, f)
 	})
 	return res, err
 }
 
-func (s *Store) has(digest, repository string) bool {
+// once has what the digest stands for brought, unless it is here and this
+// repository is known to have it. It says whether it was not.
+func (s *Store) once(ctx context.Context, j *job, digest string, bring func(f *fetch) error) (fetched bool, err error) {
+	if s.has(digest, j) {
+		return false, nil
+	}
+	return true, s.share(ctx, j, j.repository()+"@"+digest, func(f *fetch) error {
+		// Another may have brought it between the look and here.
+		if s.has(digest, j) {
+			return nil
+		}
+		if err := bring(f); err != nil {
+			return err
+		}
+		s.noteServed(digest, j.repository())
+		return nil
+	})
+}
+
+func (s *Store) has(digest string, j *job) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.index.hasServed(digest, repository) {
+	if !s.index.hasServed(digest, j.repository()) {
 		return false
 	}
-	_, ok := s.present(digest)
+	_, ok := s.present(digest, j.form)
 	return ok
 }
 
@@ -192,5 +202,5 @@ func (s *Store) fetchImage(ctx context.Context, c content, img *image, f *fetch)
 	if err := w.writeImage(ctx, c, img, f.add); err != nil {
 		return err
 	}
-	return s.keep(t, img.digest.String())
+	return s.keep(t, img.digest.String(), formArchive)
 }

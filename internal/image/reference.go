@@ -24,6 +24,7 @@ const (
 // reference is what a request names.
 type reference struct {
 	kind kind
+	form form
 	// given is as the user wrote it; only a valid one ever appears in a text.
 	given string
 	// canonical is one text for all spellings of a registry's reference.
@@ -36,27 +37,41 @@ type reference struct {
 // daemonName is what may be given to the Docker Engine: a reference or an ID.
 var daemonName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,254}$`)
 
-// parseReference fails with host.ErrInvalid.
+// referenceOf fails with host.ErrInvalid.
+func referenceOf(req host.ImageRequest) (reference, error) {
+	r, err := parseReference(req.Reference)
+	if err != nil || !req.Artifact {
+		return r, err
+	}
+	if r.kind == ofDaemon {
+		return reference{}, fmt.Errorf("artifact %s: %w: Docker Engine has none: want file:NAME or a registry's reference", r.given, host.ErrInvalid)
+	}
+	// No image's reference has a space.
+	r.form, r.canonical = formArtifact, "artifact "+r.canonical
+	return r, nil
+}
+
+// parseReference is for images. It fails with host.ErrInvalid.
 func parseReference(given string) (reference, error) {
 	if n, ok := strings.CutPrefix(given, host.LocalPrefix); ok {
 		// "." would be the folder itself.
 		if !fs.ValidPath(n) || n == "." || strings.ContainsRune(n, 0) {
 			return reference{}, fmt.Errorf("image %q: %w: want file:NAME, a path below the node's folder of local images without \"..\"", given, host.ErrInvalid)
 		}
-		return reference{kind: ofFolder, given: given, canonical: given, name: n}, nil
+		return reference{kind: ofFolder, form: formArchive, given: given, canonical: given, name: n}, nil
 	}
 	if n, ok := strings.CutPrefix(given, host.DaemonPrefix); ok {
 		if !daemonName.MatchString(n) {
 			return reference{}, fmt.Errorf("image %q: %w: want docker-daemon:NAME[:TAG]", given, host.ErrInvalid)
 		}
-		return reference{kind: ofDaemon, given: given, canonical: given, name: n}, nil
+		return reference{kind: ofDaemon, form: formArchive, given: given, canonical: given, name: n}, nil
 	}
 	ref, err := name.ParseReference(given)
 	if err != nil {
 		// The text may hold anything, such as a URL with a password.
 		return reference{}, fmt.Errorf("image reference: %w: want [HOST[:PORT]/]NAME[:TAG][@sha256:DIGEST] without a scheme, as in ghcr.io/org/agent:1.2", host.ErrInvalid)
 	}
-	return reference{kind: ofRegistry, given: given, canonical: ref.Name(), ref: ref}, nil
+	return reference{kind: ofRegistry, form: formArchive, given: given, canonical: ref.Name(), ref: ref}, nil
 }
 
 // policy is the one asked for, or Kubernetes' default for the reference.
@@ -73,6 +88,9 @@ func (r reference) policy(asked host.PullPolicy) (host.PullPolicy, error) {
 	}
 	return host.PullIfNotPresent, nil
 }
+
+// what is the reference in a text.
+func (r reference) what() string { return r.form.noun() + " " + r.given }
 
 // identifier is the tag or the digest.
 func (r reference) identifier() string { return r.ref.Identifier() }

@@ -51,7 +51,7 @@ type Store struct {
 	fetches  map[string]*fetch
 	failures map[string]*failure
 	answers  map[answerKey]*answer
-	known    map[string]knownFile // by NAME of file:NAME
+	known    map[string]knownFile // by canonical reference
 
 	watching sync.Mutex
 	nextID   int

@@ -43,6 +43,7 @@ func newWorld(t *testing.T, change ...func(o *Options)) *world {
 	w.o = Options{
 		Dir: t.TempDir(), LocalDir: t.TempDir(), SmolvmHome: t.TempDir(), Reserve: -1,
 		CAFile: w.reg.caFile(t), Clock: w.clock, Architecture: "amd64",
+		GCHigh: 100, GCLow: 100, // the disk is whoever runs the tests'
 		Event: func(uid, reason, message string) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
@@ -145,7 +146,7 @@ func (w *world) files() (names []string) {
 
 func (w *world) archives() (n int) {
 	for _, name := range w.files() {
-		if archiveName.MatchString(name) {
+		if storedName.MatchString(name) {
 			n++
 		}
 	}

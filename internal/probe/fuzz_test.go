@@ -79,7 +79,7 @@ func mustHaveSeen(t *testing.T, e probe.Evidence) {
 			t.Fatalf("proven, but nobody saw %s tried", a)
 		}
 	}
-	silent := !e.DenialsKnown && e.Policy != probe.PolicyDiffers
+	silent := !e.DenialsKnown && e.Policy != probe.PolicyDiffers && e.Policy != probe.PolicyDropped
 	if !silent && !droppedAddr(e, gateway) && (!e.DenialsKnown || !deniedAddr(e, gateway)) {
 		t.Fatal("proven, but nobody saw the gateway tried")
 	}
@@ -107,7 +107,7 @@ func touchedByGuest(e probe.Evidence) bool {
 func randomEvidence(d *dice, p probe.Plan) probe.Evidence {
 	e := probe.Evidence{Plan: p, Report: honest(p), Subnet: subnet, Accepted: map[int32]uint64{}}
 	e.DenialsKnown = d.roll(2) == 0
-	e.Policy = []probe.Policy{probe.PolicyExact, probe.PolicyDiffers, probe.PolicyUnknown, ""}[d.roll(4)]
+	e.Policy = []probe.Policy{probe.PolicyExact, probe.PolicyDiffers, probe.PolicyUnknown, "", probe.PolicyDropped}[d.roll(5)]
 	for i := range e.Report.Results {
 		if d.roll(8) == 7 {
 			e.Report.Results[i].Outcome = []probe.Outcome{probe.Reached, probe.Accepted, probe.Refused, probe.NotTried, "x"}[d.roll(5)]

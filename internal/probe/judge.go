@@ -74,7 +74,9 @@ func (e Evidence) missing(s sightings) []string {
 
 // gatewayShows says whether an attempt on the gateway must leave a trace: not
 // where smolvm may have refused it without a word.
-func (e Evidence) gatewayShows() bool { return e.DenialsKnown || e.Policy == PolicyDiffers }
+func (e Evidence) gatewayShows() bool {
+	return e.DenialsKnown || e.Policy == PolicyDiffers || e.Policy == PolicyDropped
+}
 
 // beyond are the kinds outside the Bottle's network of which a site may have
 // none.

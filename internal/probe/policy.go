@@ -71,6 +71,8 @@ func (e Evidence) policyNote(s sightings, results map[Target]Result) string {
 	switch {
 	case e.Policy == PolicyDiffers:
 		return "smolvm does not list the bundle's address as the one that the machine may reach"
+	case e.Policy == PolicyDropped:
+		return "this release of smolvm drops the policy of a machine that is made of an artifact; 1.8.0 and newer keep it"
 	case e.Policy != PolicyExact:
 		return "this release of smolvm does not list a machine's policy"
 	case !e.DenialsKnown:

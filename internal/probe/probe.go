@@ -167,8 +167,11 @@ type Policy string
 const (
 	// PolicyExact: smolvm persisted exactly the one address of the bundle.
 	PolicyExact Policy = "exact"
-	// PolicyDiffers: smolvm dropped it or has another.
+	// PolicyDiffers: smolvm has another, or none.
 	PolicyDiffers Policy = "differs"
+	// PolicyDropped: smolvm dropped it, as this release does for every machine
+	// that is made of an artifact.
+	PolicyDropped Policy = "dropped"
 	// PolicyUnknown: this release does not tell.
 	PolicyUnknown Policy = "unknown"
 )

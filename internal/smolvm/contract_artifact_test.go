@@ -3,9 +3,6 @@
 package smolvm_test
 
 import (
-	"archive/tar"
-	"io"
-	"os"
 	"path/filepath"
 	"testing"
 
@@ -29,35 +26,16 @@ func packedBy(t *testing.T, p host.Packer, f hostcontract.MachinesFixture) strin
 func realArtifact(t *testing.T, f hostcontract.MachinesFixture) string {
 	t.Helper()
 	path := filepath.Join(f.Dir, "packed.smolmachine")
-	err := realpack.Write(path, realpack.Pack{
+	layer, err := realpack.OnlyLayer(f.Image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = realpack.Write(path, realpack.Pack{
 		Env: []string{"PACKED=1", "PLAIN=packed"}, Cmd: []string{"/bin/sh", "-c", "sleep 1000000"}, CPUs: 2, MemoryMiB: 512, Network: true,
-		Layer: onlyLayer(t, f.Image),
+		Layer: layer,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return path
-}
-
-// onlyLayer is the one layer of an archive.
-func onlyLayer(t *testing.T, archive string) []byte {
-	t.Helper()
-	file, err := os.Open(archive)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer file.Close()
-	for r := tar.NewReader(file); ; {
-		h, err := r.Next()
-		if err != nil {
-			t.Fatalf("layer of %s: %v", archive, err)
-		}
-		if filepath.Base(h.Name) == "layer.tar" {
-			layer, err := io.ReadAll(r)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return layer
-		}
-	}
 }

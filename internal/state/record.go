@@ -27,6 +27,9 @@ type Record struct {
 	Image     string `json:"image,omitempty"`
 	Reference string `json:"reference,omitempty"`
 	Digest    string `json:"digest,omitempty"`
+	// Artifact is spec.artifact in a canonical form; Reference and Digest are
+	// then the artifact's.
+	Artifact string `json:"artifact,omitempty"`
 	// Command is spec.command.
 	Command []string `json:"command,omitempty"`
 	// Size is spec.machine in a canonical form.

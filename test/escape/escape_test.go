@@ -23,7 +23,6 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -61,6 +60,7 @@ type site struct {
 
 func TestEscape(t *testing.T) {
 	s := newSite(t)
+	t.Run("a machine of an artifact", func(t *testing.T) { testArtifact(t, s) })
 	t.Run("bundle rules", func(t *testing.T) { testRules(t, s) })
 	t.Run("wall", func(t *testing.T) { testWall(t, s) })
 	t.Run("raw packets", func(t *testing.T) { testRaw(t, s) })
@@ -86,16 +86,12 @@ func TestEscape(t *testing.T) {
 
 func newSite(t *testing.T) *site {
 	s := &site{Cluster: story.Connect(t, 2*time.Minute), patience: 3 * time.Second}
-	kind, err := os.ReadFile(filepath.Join(s.Dir, "machines"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.real = strings.TrimSpace(string(kind)) != "standin"
+	s.real = s.Real(t)
 	if s.real {
 		s.Patience, s.patience = 12*time.Minute, 10*time.Second
 	}
 	s.version = strings.TrimSpace(s.Exec(t, node, "smolvm", "--version"))
-	t.Logf("%s on %s nodes", s.version, strings.TrimSpace(string(kind)))
+	t.Logf("%s, real machines: %v", s.version, s.real)
 
 	ns := s.Namespace(t)
 	s.ruled = builders.MakeBottle("ruled").Namespace(ns).Pin(node).Allow(standing...).Obj()

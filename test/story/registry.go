@@ -58,17 +58,11 @@ func (c *Cluster) push(t testing.TB, node, repositoryTag string, img v1.Image) s
 	if err != nil {
 		t.Fatal(err)
 	}
-	var archive, stderr bytes.Buffer
+	var archive bytes.Buffer
 	if err := tarball.Write(ref, img, &archive); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(filepath.Join(c.Dir, "image-push"), node, repositoryTag)
-	cmd.Stdin, cmd.Stderr = &archive, &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("image-push %s: %v\n%s", repositoryTag, err, &stderr)
-	}
-	return strings.TrimSpace(string(out))
+	return c.feed(t, archive.Bytes(), "image-push", node, repositoryTag)
 }
 
 // Requests are those for a repository, in the order in which they ended.

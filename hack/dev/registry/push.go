@@ -14,33 +14,45 @@ import (
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
 // pusher pushes as a user, or as nobody.
 type pusher struct {
 	ca, user, passwordFile string
+	// artifact is the title of a file that is no image; "" for an image.
+	artifact string
 }
 
-// push reads an archive as docker save writes it, from stdin for "-", and
-// returns the digest that the registry has it by.
-func (p pusher) push(archive, reference string, stdin io.Reader) (string, error) {
+// push reads a file, from stdin for "-", and returns the digest that the
+// registry has it by.
+func (p pusher) push(file, reference string, stdin io.Reader) (string, error) {
 	ref, err := name.ParseReference(reference)
 	if err != nil {
 		return "", err
 	}
-	open := func() (io.ReadCloser, error) { return os.Open(archive) }
-	if archive == "-" {
-		content, err := io.ReadAll(stdin)
+	in := stdin
+	if file != "-" {
+		f, err := os.Open(file)
 		if err != nil {
 			return "", err
 		}
-		open = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil }
+		defer f.Close()
+		in = f
 	}
-	img, err := tarball.Image(open, nil)
+	content, err := io.ReadAll(in)
 	if err != nil {
-		return "", fmt.Errorf("%s: %w", archive, err)
+		return "", err
+	}
+	img, err := p.image(content)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", file, err)
 	}
 	transport, err := p.transport()
 	if err != nil {
@@ -51,6 +63,19 @@ func (p pusher) push(archive, reference string, stdin io.Reader) (string, error)
 	}
 	digest, err := img.Digest()
 	return digest.String(), err
+}
+
+// image is an archive as docker save writes it, or any file in an image's place.
+func (p pusher) image(content []byte) (v1.Image, error) {
+	if p.artifact == "" {
+		return tarball.Image(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil }, nil)
+	}
+	const octets = "application/octet-stream"
+	base := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), "application/vnd.oci.empty.v1+json")
+	return mutate.Append(base, mutate.Addendum{
+		Layer: static.NewLayer(content, octets), MediaType: octets,
+		Annotations: map[string]string{"org.opencontainers.image.title": p.artifact},
+	})
 }
 
 func (p pusher) transport() (http.RoundTripper, error) {

@@ -13,8 +13,11 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"hash/crc32"
+	"io"
 	"os"
+	"path/filepath"
 	"runtime"
 )
 
@@ -71,6 +74,24 @@ func Write(path string, p Pack) error {
 		return err
 	}
 	return os.WriteFile(path, file(zstd(assets.Bytes()), manifest), 0o644)
+}
+
+// OnlyLayer is the one layer of an archive as docker save writes it.
+func OnlyLayer(archive string) ([]byte, error) {
+	file, err := os.Open(archive)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	for r := tar.NewReader(file); ; {
+		h, err := r.Next()
+		if err != nil {
+			return nil, fmt.Errorf("layer of %s: %w", archive, err)
+		}
+		if filepath.Base(h.Name) == "layer.tar" {
+			return io.ReadAll(r)
+		}
+	}
 }
 
 // list is never null, which smolvm does not read.

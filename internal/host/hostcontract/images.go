@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -31,6 +32,9 @@ type ImagesFixture struct {
 	Down, Up func(t *testing.T)
 	// PutLocal puts an archive into the folder of local images.
 	PutLocal func(t *testing.T, name string)
+	// PushArtifact makes the reference another artifact, PutArtifact a file of
+	// the folder of local images; both return the file's SHA-256.
+	PushArtifact, PutArtifact func(t *testing.T, reference string) string
 	// Step moves the clock that backoff goes by.
 	Step func(d time.Duration)
 }
@@ -47,6 +51,7 @@ func TestImages(t *testing.T, fixture func(t *testing.T) ImagesFixture) {
 		{"never", imageNever},
 		{"no references", imageInvalid},
 		{"local", imageLocal},
+		{"artifacts", imageArtifact},
 		{"under way", imageUnderWay},
 		{"failures back off", imageBackOff},
 		{"cancelled", imageCancelled},
@@ -190,6 +195,42 @@ func imageLocal(t *testing.T, f ImagesFixture) {
 	first := f.want(t, req, "")
 	if again := f.want(t, req, ""); again != first {
 		t.Errorf("again: got %v, want %v", again, first)
+	}
+}
+
+func imageArtifact(t *testing.T, f ImagesFixture) {
+	ref := f.Repository + ":packed"
+	for reference, sum := range map[string]string{ref: f.PushArtifact(t, ref), "file:a.smolmachine": f.PutArtifact(t, "file:a.smolmachine")} {
+		req := host.ImageRequest{Reference: reference, Artifact: true, For: "a"}
+		img := f.want(t, req, "sha256:"+sum)
+		if filepath.Ext(img.Path) != ".smolmachine" {
+			t.Errorf("%s: got %s, want a .smolmachine", reference, img.Path)
+		}
+		req.SHA256 = sum
+		if again := f.want(t, req, "sha256:"+sum); again != img {
+			t.Errorf("%s by its sum: got %v, want %v", reference, again, img)
+		}
+		// Also while the other one is in the store.
+		req.SHA256 = strings.Repeat("ab", 32)
+		failed := f.wantFailed(t, req)
+		for _, want := range []string{sum, req.SHA256} {
+			if !strings.Contains(failed.Error(), want) {
+				t.Errorf("%s by another sum: got %q, want %s in it", reference, failed, want)
+			}
+		}
+	}
+	// One is not the other.
+	f.wantFailed(t, host.ImageRequest{Reference: ref, For: "a"})
+	image := f.Repository + ":1"
+	f.Push(t, image)
+	f.wantFailed(t, host.ImageRequest{Reference: image, Artifact: true, For: "a"})
+	for _, ref := range []string{"docker-daemon:x", "UPPER"} {
+		if img, err := f.settle(t, host.ImageRequest{Reference: ref, Artifact: true}); !errors.Is(err, host.ErrInvalid) {
+			t.Errorf("%s: got %v %v, want ErrInvalid", ref, img, err)
+		}
+	}
+	if img, err := f.settle(t, host.ImageRequest{Reference: "file:b.smolmachine", Artifact: true}); !errors.Is(err, host.ErrNotFound) {
+		t.Errorf("absent: got %v %v, want ErrNotFound", img, err)
 	}
 }
 

@@ -33,6 +33,7 @@ type Images struct {
 	mu       sync.Mutex
 	remote   map[string]*remoteImage // by reference
 	local    map[string]string       // digests, by file:NAME and docker-daemon:NAME
+	packed   map[string]bool         // the references of artifacts
 	down     error
 	resolved map[string]*resolvedImage
 	failures map[string]*imageFailure // by reference and secrets
@@ -79,7 +80,7 @@ func NewImages(faults *Faults, dir string, clock interface{ Now() time.Time }) *
 	return &Images{
 		Faults: faults, dir: dir, clock: clock, remote: map[string]*remoteImage{}, local: map[string]string{},
 		resolved: map[string]*resolvedImage{}, failures: map[string]*imageFailure{},
-		waiting: map[string]map[string]bool{}, answers: map[string]*imageAnswer{},
+		packed: map[string]bool{}, waiting: map[string]map[string]bool{}, answers: map[string]*imageAnswer{},
 	}
 }
 
@@ -104,6 +105,14 @@ func (f *Images) PutLocal(reference, content string) string {
 	defer f.mu.Unlock()
 	f.local[reference] = ImageDigest(content)
 	return ImageDigest(content)
+}
+
+// Pack makes what the reference names an artifact: call it before Push or
+// PutLocal.
+func (f *Images) Pack(reference string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.packed[reference] = true
 }
 
 // RemoveLocal takes it away again. What is in the store stays there.
@@ -152,7 +161,7 @@ func (f *Images) Down(err error) {
 }
 
 // Remove takes an image out of the store behind the agent's back.
-func (f *Images) Remove(digest string) { _ = os.Remove(f.path(digest)) }
+func (f *Images) Remove(digest string) { _ = os.Remove(f.path(host.ImageRequest{}, digest)) }
 
 // Pulls counts how often an image was brought from the registry.
 func (f *Images) Pulls() int {
@@ -198,7 +207,7 @@ func (f *Images) Get(ctx context.Context, req host.ImageRequest) (out host.Image
 		if err != nil {
 			return err
 		}
-		out, err = f.image(req.Reference, digest)
+		out, err = f.image(req, digest)
 		return err
 	})
 	return zeroOnError(out, err)
@@ -213,8 +222,10 @@ func (f *Images) get(req host.ImageRequest) (string, error) {
 	switch {
 	case strings.Contains(ref, ".."), strings.Contains(ref, "://"):
 		return "", fmt.Errorf("image: %w", host.ErrInvalid)
+	case strings.HasPrefix(ref, host.DaemonPrefix) && req.Artifact:
+		return "", fmt.Errorf("artifact: %w", host.ErrInvalid)
 	case (local || daemon) && f.local[ref] != "":
-		return f.local[ref], nil
+		return f.fitting(req, f.local[ref])
 	case local:
 		return "", fmt.Errorf("image archive %s: %w", ref, host.ErrNotFound)
 	case strings.HasPrefix(ref, host.DaemonPrefix), !referencePattern.MatchString(ref):
@@ -227,9 +238,9 @@ func (f *Images) get(req host.ImageRequest) (string, error) {
 			policy = host.PullAlways
 		}
 	}
-	key := ref + "\n" + string(bytes.Join(req.PullSecrets, []byte{'\n'}))
-	if digest := f.find(req, policy, key); digest != "" && f.stored(digest) {
-		return digest, nil
+	key := ref + "\n" + req.SHA256 + "\n" + string(bytes.Join(req.PullSecrets, []byte{'\n'}))
+	if digest := f.find(req, policy, key); digest != "" && f.stored(req, digest) {
+		return f.fitting(req, digest)
 	}
 	if policy == host.PullNever {
 		return "", fmt.Errorf("image %s: %w", ref, host.ErrNeverPull)
@@ -238,6 +249,29 @@ func (f *Images) get(req host.ImageRequest) (string, error) {
 		return "", fail.report(req.For)
 	}
 	return f.pull(req, key)
+}
+
+// fitting refuses what is of the other kind, or has another sum.
+func (f *Images) fitting(req host.ImageRequest, digest string) (string, error) {
+	err := f.misfit(req, digest)
+	if err == nil {
+		return digest, nil
+	}
+	key := req.Reference + "\n" + req.SHA256
+	if fail := f.failures[key]; fail != nil && f.clock.Now().Before(fail.until) {
+		return "", fail.report(req.For)
+	}
+	return "", f.fail(key, err).report(req.For)
+}
+
+func (f *Images) misfit(req host.ImageRequest, digest string) error {
+	switch {
+	case f.packed[req.Reference] != req.Artifact:
+		return fmt.Errorf("%s: it is the other kind", req.Reference)
+	case req.SHA256 != "" && digest != "sha256:"+req.SHA256:
+		return fmt.Errorf("artifact %s: it has the %s, and %s is asked for", req.Reference, digest, req.SHA256)
+	}
+	return nil
 }
 
 // find returns what may be handed over without asking the registry.
@@ -283,6 +317,9 @@ func (f *Images) pull(req host.ImageRequest, key string) (string, error) {
 			err = errors.New("the registry answered 401 Unauthorized")
 		}
 	}
+	if err == nil {
+		err = f.misfit(req, remote.digest)
+	}
 	if err != nil {
 		return "", f.fail(key, fmt.Errorf("image %s: %w", ref, err)).report(req.For)
 	}
@@ -292,7 +329,7 @@ func (f *Images) pull(req host.ImageRequest, key string) (string, error) {
 	}
 	f.resolved[ref].grants[grant] = true
 	f.answers[req.For+"\n"+key] = &imageAnswer{digest: remote.digest, handed: f.clock.Now()}
-	if !f.stored(remote.digest) {
+	if !f.stored(req, remote.digest) {
 		f.pulls++
 	}
 	return remote.digest, nil
@@ -316,25 +353,30 @@ func (i *imageFailure) report(uid string) error {
 	return &host.PullFailed{Err: i.err, Until: i.until, BackOff: told}
 }
 
-func (f *Images) path(digest string) string {
-	return filepath.Join(f.dir, strings.TrimPrefix(digest, "sha256:")+".tar")
+func (f *Images) path(req host.ImageRequest, digest string) string {
+	ext := ".tar"
+	if req.Artifact {
+		ext = ".smolmachine"
+	}
+	return filepath.Join(f.dir, strings.TrimPrefix(digest, "sha256:")+ext)
 }
 
-func (f *Images) stored(digest string) bool {
-	_, err := os.Stat(f.path(digest))
+func (f *Images) stored(req host.ImageRequest, digest string) bool {
+	_, err := os.Stat(f.path(req, digest))
 	return err == nil
 }
 
 // image makes the file if there is none.
-func (f *Images) image(reference, digest string) (host.Image, error) {
-	if !f.stored(digest) {
-		if err := os.WriteFile(f.path(digest), []byte(digest), 0o644); err != nil {
+func (f *Images) image(req host.ImageRequest, digest string) (host.Image, error) {
+	path := f.path(req, digest)
+	if !f.stored(req, digest) {
+		if err := os.WriteFile(path, []byte(digest), 0o644); err != nil {
 			return host.Image{}, err
 		}
 		// Whatever the umask.
-		if err := os.Chmod(f.path(digest), 0o644); err != nil {
+		if err := os.Chmod(path, 0o644); err != nil {
 			return host.Image{}, err
 		}
 	}
-	return host.Image{Reference: reference, Digest: digest, Path: f.path(digest), Size: int64(len(digest))}, nil
+	return host.Image{Reference: req.Reference, Digest: digest, Path: path, Size: int64(len(digest))}, nil
 }

@@ -56,7 +56,15 @@ func TestImagesContract(t *testing.T) {
 			Down:     func(*testing.T) { f.Down(errors.New("connection refused")) },
 			Up:       func(*testing.T) { f.Down(nil) },
 			PutLocal: func(_ *testing.T, name string) { f.PutLocal(host.LocalPrefix+name, name) },
-			Step:     clock.Step,
+			PushArtifact: func(_ *testing.T, ref string) string {
+				f.Pack(ref)
+				return strings.TrimPrefix(f.Push(ref, ref), "sha256:")
+			},
+			PutArtifact: func(_ *testing.T, ref string) string {
+				f.Pack(ref)
+				return strings.TrimPrefix(f.PutLocal(ref, ref), "sha256:")
+			},
+			Step: clock.Step,
 		}
 	})
 }

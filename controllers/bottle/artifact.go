@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bottle
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"k8s.io/utils/ptr"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/flow"
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+// checkArtifact refuses values of Secrets beside an artifact: smolvm takes no
+// Smolfile then, drops what is given as a file, and anything else would be in
+// its command line.
+func checkArtifact(s *scope) error {
+	var names []string
+	for _, v := range s.bottle.Spec.Env {
+		if v.ValueFrom != nil && v.ValueFrom.SecretKeyRef != nil {
+			names = append(names, v.Name)
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return &flow.Terminal{Reason: v1alpha1.ReasonUnsupportedBySmolvm,
+		Err: fmt.Errorf("spec.env takes %s from Secrets, which smolvm drops without a word for a machine that is made of an artifact: use spec.image, or have the guest fetch them by way of its bundle", strings.Join(names, ", "))}
+}
+
+// fromArtifact gives the machine by flags what a Smolfile says otherwise.
+func fromArtifact(spec *host.MachineSpec, s *scope) {
+	spec.Artifact, spec.Image, spec.Smolfile = s.image.Path, "", ""
+	spec.AllowCIDR = netip.PrefixFrom(s.triple.BundleIP, s.triple.BundleIP.BitLen())
+	for _, name := range slices.Sorted(maps.Keys(s.literals)) {
+		spec.Env = append(spec.Env, name+"="+s.literals[name])
+	}
+}
+
+// artifactText is spec.artifact in a canonical form; "" for none.
+func artifactText(b *v1alpha1.Bottle) string {
+	a := b.Spec.Artifact
+	if a == nil {
+		return ""
+	}
+	return fmt.Sprintf("%s sha256=%s", ptr.Deref(a.Path, ptr.Deref(a.Reference, "")), ptr.Deref(a.SHA256, ""))
+}

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+)
+
+// titleAnnotation is the name of a layer's file, as ORAS and others set it.
+const titleAnnotation = "org.opencontainers.image.title"
+
+// check fails when the digest is not the one that was asked for.
+func (a ask) check(digest string) error {
+	if a.want == "" || a.want == digest {
+		return nil
+	}
+	return fmt.Errorf("it has the sha256 %s, and %s is asked for: correct spec.artifact.sha256 if this is the artifact that is meant",
+		strings.TrimPrefix(digest, "sha256:"), strings.TrimPrefix(a.want, "sha256:"))
+}
+
+// obtainArtifact is obtain for what a verified manifest says of an artifact.
+func (s *Store) obtainArtifact(ctx context.Context, j *job, c content, doc document) (result, error) {
+	layer, err := artifactLayer(doc)
+	if err != nil {
+		return result{}, err
+	}
+	res := result{digest: layer.Digest.String()}
+	// Before the first byte of it is fetched.
+	if err := j.check(res.digest); err != nil {
+		return result{}, err
+	}
+	res.fetched, err = s.once(ctx, j, res.digest, func(f *fetch) error {
+		body, err := c.blob(ctx, layer)
+		if err != nil {
+			return err
+		}
+		defer body.Close()
+		got, err := s.copyArtifact(body, f.sized(layer.Size), res.digest)
+		if err == nil && got != res.digest {
+			err = corrupted("layer", layer.Digest)
+		}
+		return err
+	})
+	return res, err
+}
+
+// artifactLayer is the layer that is the artifact: the only one, or the only
+// one whose title ends so.
+func artifactLayer(doc document) (v1.Descriptor, error) {
+	layers := doc.Layers
+	if len(layers) > 1 {
+		layers = nil
+		for _, l := range doc.Layers {
+			if strings.HasSuffix(l.Annotations[titleAnnotation], string(formArtifact)) {
+				layers = append(layers, l)
+			}
+		}
+	}
+	if len(layers) != 1 {
+		return v1.Descriptor{}, fmt.Errorf("it is no artifact: of its %d layers %d are a .smolmachine, want 1: push the file alone, as with oras push",
+			len(doc.Layers), len(layers))
+	}
+	if layers[0].MediaType.IsLayer() {
+		return v1.Descriptor{}, errors.New("it is a container image: name it in spec.image")
+	}
+	if layers[0].Size < 0 {
+		return v1.Descriptor{}, errors.New("its layer's size makes no sense")
+	}
+	return layers[0], checkDigest(layers[0].Digest)
+}
+
+// takeLocalArtifact is takeLocal for an artifact.
+func (s *Store) takeLocalArtifact(ctx context.Context, j *job, f *os.File, info fs.FileInfo) (result, error) {
+	if !info.Mode().IsRegular() {
+		return result{}, errors.New("it is a folder, want a .smolmachine")
+	}
+	res := result{fetched: true}
+	err := s.share(ctx, j, j.key, func(ft *fetch) (err error) {
+		res.digest, err = s.copyArtifact(steady{contextReader{ctx, f}, f, identify(info)}, ft.sized(info.Size()), j.want)
+		if err == nil {
+			err = j.check(res.digest)
+		}
+		return err
+	})
+	return res, err
+}
+
+// copyArtifact copies what was announced as so many bytes into the store, and
+// returns its digest. With another digest than the one wanted, if any, nothing
+// is kept.
+func (s *Store) copyArtifact(r io.Reader, f *fetch, want string) (string, error) {
+	if f.total > s.o.MaxBytes {
+		return "", tooLarge(f.total, s.o.MaxBytes)
+	}
+	room := &space{dir: s.o.Dir, reserve: s.o.Reserve}
+	if err := room.check(f.total); err != nil {
+		return "", err
+	}
+	t, err := s.newTemporary()
+	if err != nil {
+		return "", err
+	}
+	defer t.discard()
+	in := &summing{r: io.LimitReader(r, s.o.MaxBytes+1), sum: sha256.New(), progress: f.add}
+	n, err := io.CopyBuffer(&checkedWriter{w: t, space: room}, in, make([]byte, copyBuffer))
+	if err != nil {
+		return "", err
+	}
+	if n > s.o.MaxBytes {
+		return "", tooLarge(n, s.o.MaxBytes)
+	}
+	digest := "sha256:" + hexOf(in.sum)
+	if want != "" && digest != want {
+		return digest, nil
+	}
+	return digest, s.keep(t, digest, formArtifact)
+}

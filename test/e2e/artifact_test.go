@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/test/builders"
+	"botbottle.dev/bottle-operator/test/story"
+)
+
+// packedBy makes a Bottle on node-1 of an artifact.
+func packedBy(ns, name string, artifact v1alpha1.Artifact) *v1alpha1.Bottle {
+	b := builders.MakeBottle(name).Namespace(ns).Pin(node1).Env("GREETING", "from the Bottle").Obj()
+	b.Spec.Artifact = &artifact
+	return b
+}
+
+func TestArtifacts(t *testing.T) {
+	c := connect(t)
+	ns := c.Namespace(t)
+	packed := c.PackGuest(t)
+	file, reference := "file:"+ns+".smolmachine", story.RegistryHost+"/"+ns+"/packed:1"
+	c.PutLocal(t, node1, ns+".smolmachine", packed)
+	c.PushArtifact(t, node1, ns+"/packed:1", packed)
+	sum, wrong := story.SHA256(packed), strings.Repeat("0", 64)
+
+	byPath := packedBy(ns, "by-path", v1alpha1.Artifact{Path: &file, SHA256: &sum})
+	byReference := packedBy(ns, "by-reference", v1alpha1.Artifact{Reference: &reference, SHA256: &sum})
+	other := packedBy(ns, "of-another-sum", v1alpha1.Artifact{Reference: &reference, SHA256: &wrong})
+	c.Apply(t, byPath, byReference, other)
+	c.WaitRuns(t, byPath, byReference)
+	for _, b := range []*v1alpha1.Bottle{byPath, byReference} {
+		if got := b.Status.Image; got == nil || got.Digest == nil || *got.Digest != "sha256:"+sum {
+			t.Errorf("%s: got image %+v, want the digest sha256:%s", b.Name, got, sum)
+		}
+		if got := strings.TrimSpace(c.Guest(t, b, "sh", "-c", `echo "$GREETING"`)); got != "from the Bottle" {
+			t.Errorf("%s: got GREETING=%q in the guest, want the Bottle's", b.Name, got)
+		}
+		wantOnlyBundle(t, c, b)
+	}
+	said := c.WaitReason(t, other, v1alpha1.ConditionMachineReady, v1alpha1.ReasonImagePullBackOff)
+	for _, want := range []string{sum, wrong, "spec.artifact.sha256"} {
+		if !strings.Contains(said.Message, want) {
+			t.Errorf("of another sum: got %q, want %q in it", said.Message, want)
+		}
+	}
+	fetched := blobRequests(c.Requests(t, node1, ns+"/packed"))
+	if len(fetched) > 1 {
+		t.Errorf("blobs: got %d asked for, want the artifact once at most: %v", len(fetched), fetched)
+	}
+	if r := c.TryExec(t, node1, "smolvm", "machine", "ls", "--json"); strings.Contains(r.Stdout, story.ID(other)) {
+		t.Error("of another sum: got a machine, want none")
+	}
+}
+
+// wantOnlyBundle reads back what smolvm persisted of the machine's policy.
+func wantOnlyBundle(t *testing.T, c *story.Cluster, b *v1alpha1.Bottle) {
+	t.Helper()
+	var machines []struct {
+		Name  string   `json:"name"`
+		CIDRs []string `json:"allowed_cidrs"`
+	}
+	if err := json.Unmarshal([]byte(c.Exec(t, node1, "smolvm", "machine", "ls", "--json")), &machines); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range machines {
+		if m.Name == story.ID(b) {
+			if want := []string{b.Status.Network.BundleIP + "/32"}; !slices.Equal(m.CIDRs, want) {
+				t.Errorf("%s: got the policy %v, want %v", b.Name, m.CIDRs, want)
+			}
+			return
+		}
+	}
+	t.Errorf("%s: got no machine of it in smolvm's list", b.Name)
+}
+
+// Every release drops a Secret beside an artifact, so that it is refused
+// rather than lost, or put where anybody on the node can read it.
+func TestArtifactBesideASecret(t *testing.T) {
+	c := connect(t)
+	ns := c.Namespace(t)
+	c.PutLocal(t, node1, ns+".smolmachine", c.PackGuest(t))
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "token", Namespace: ns}, StringData: map[string]string{"token": "pl4nted-" + ns}}
+	if err := c.Create(t.Context(), secret); err != nil {
+		t.Fatal(err)
+	}
+	file := "file:" + ns + ".smolmachine"
+	b := packedBy(ns, "with-a-secret", v1alpha1.Artifact{Path: &file})
+	b.Spec.Env = append(b.Spec.Env, v1alpha1.EnvVar{Name: "TOKEN", ValueFrom: &v1alpha1.EnvVarSource{SecretKeyRef: &v1alpha1.KeySelector{Name: "token", Key: "token"}}})
+	c.Apply(t, b)
+	said := c.WaitReason(t, b, v1alpha1.ConditionStalled, v1alpha1.ReasonUnsupportedBySmolvm)
+	if !strings.Contains(said.Message, "TOKEN") || !strings.Contains(said.Message, "spec.image") {
+		t.Errorf("message: got %q, want the variable and the way out", said.Message)
+	}
+	c.Change(t, b, func() { b.Spec.Env = b.Spec.Env[:1] })
+	c.WaitRuns(t, b)
+	c.SecretNowhereIn(t, b, "pl4nted-"+ns)
+}

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package escape
+
+import (
+	"strings"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/test/builders"
+	"botbottle.dev/bottle-operator/test/story"
+)
+
+// testArtifact: the walls around a machine that is made of an artifact, which
+// asks for the whole network, are proven as any other's. A release that drops
+// the policy of such a machine leaves the wall, and that is said.
+func testArtifact(t *testing.T, s *site) {
+	ns := s.Namespace(t)
+	packed := s.PackGuest(t)
+	s.PutLocal(t, node, ns+".smolmachine", packed)
+	sum := story.SHA256(packed)
+	b := builders.MakeBottle("packed").Namespace(ns).Pin(node).ArtifactPath("file:"+ns+".smolmachine").Env("GREETING", "from the Bottle").CPUs(1).Obj()
+	b.Spec.Artifact.SHA256 = &sum
+	s.Apply(t, b)
+	s.WaitRuns(t, b)
+	if got := strings.TrimSpace(s.Guest(t, b, "sh", "-c", `echo "$GREETING"`)); got != "from the Bottle" {
+		t.Errorf("GREETING: got %q, want the Bottle's, which wins over the artifact's", got)
+	}
+	got := meta.FindStatusCondition(b.Status.Conditions, v1alpha1.ConditionEgressEnforced)
+	reason, text := v1alpha1.ReasonBothWalls, "smolvm's own hold"
+	switch {
+	case strings.Contains(s.version, " 0.8.0"): // as every release before 1.8.0
+		reason, text = v1alpha1.ReasonHostWall, "drops the policy of a machine that is made of an artifact"
+	case !s.real: // a stand-in persists it and enforces nothing
+		reason, text = v1alpha1.ReasonHostWall, "smolvm lists the policy but"
+	}
+	if got.Status != metav1.ConditionTrue || got.Reason != reason || !strings.Contains(got.Message, text) {
+		t.Errorf("EgressEnforced by %s: got %s %s %q, want True %s with %q", s.version, got.Status, got.Reason, got.Message, reason, text)
+	}
+	// It is an attacker like any other: the same port of the world that the
+	// wall keeps from the rest.
+	for _, target := range []string{"203.0.113.10", "10.77.0.1"} {
+		r := s.TryExec(t, node, "smolvm", "machine", "exec", "--name", story.ID(b), "--", "nc", "-w", "2", target, "80")
+		if r.Code == 0 {
+			t.Errorf("%s:80 from the machine: got connected, want no way there", target)
+		}
+	}
+}

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package story
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"botbottle.dev/bottle-operator/hack/smolvm/realpack"
+)
+
+// Real says whether the cluster's machines are microVMs, not stand-ins.
+func (c *Cluster) Real(t testing.TB) bool {
+	t.Helper()
+	kind, err := os.ReadFile(filepath.Join(c.Dir, "machines"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(kind)) != "standin"
+}
+
+// PackGuest is the default guest as an artifact that asks for the whole
+// network. Only the newest stand-in packs, and the real smolvm boots a machine
+// for it, so that neither the cluster's release nor its nodes matter.
+func (c *Cluster) PackGuest(t testing.TB) []byte {
+	t.Helper()
+	bin := filepath.Dir(c.Dir)
+	guest, to := filepath.Join(bin, "images", "guest.tar"), filepath.Join(t.TempDir(), "guest")
+	if c.Real(t) {
+		layer, err := realpack.OnlyLayer(guest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = realpack.Write(to+".smolmachine", realpack.Pack{
+			Env: []string{"PACKED=1", "GREETING=packed"}, Cmd: []string{"/bin/sh", "-c", "sleep 1000000"},
+			CPUs: 1, MemoryMiB: 512, Network: true, Layer: layer,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	} else {
+		standin := filepath.Join(bin, "standin", "1.32.2")
+		cmd := exec.Command(filepath.Join(standin, "smolvm"), "pack", "create", "--image="+guest, "--output="+to)
+		cmd.Env = []string{"HOME=" + t.TempDir(), "PATH=" + os.Getenv("PATH"),
+			"SMOLVM_LIB_DIR=" + filepath.Join(standin, "lib"), "SMOLVM_AGENT_ROOTFS=" + filepath.Join(standin, "agent-rootfs")}
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("pack create: %v\n%s", err, out)
+		}
+	}
+	packed, err := os.ReadFile(to + ".smolmachine")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return packed
+}
+
+// SHA256 is the sum of a file's content, in hexadecimal.
+func SHA256(content []byte) string {
+	sum := sha256.Sum256(content)
+	return hex.EncodeToString(sum[:])
+}
+
+// PutLocal puts a file into the node's folder of local images until the test
+// ends.
+func (c *Cluster) PutLocal(t testing.TB, node, name string, content []byte) {
+	t.Helper()
+	path := "/var/lib/bottle-images/" + name
+	c.feed(t, content, "exec", node, "sh", "-c", `cat >"$0.new" && mv "$0.new" "$0"`, path)
+	t.Cleanup(func() { c.TryExec(t, node, "rm", "-f", path) })
+}
+
+// PushArtifact pushes a file to the node's registry as an artifact.
+func (c *Cluster) PushArtifact(t testing.TB, node, repositoryTag string, content []byte) {
+	t.Helper()
+	c.feed(t, content, "artifact-push", node, repositoryTag)
+}
+
+// feed runs one of the cluster's commands with an input and returns its output.
+func (c *Cluster) feed(t testing.TB, input []byte, command string, args ...string) string {
+	t.Helper()
+	var stderr bytes.Buffer
+	cmd := exec.Command(filepath.Join(c.Dir, command), args...)
+	cmd.Stdin, cmd.Stderr = bytes.NewReader(input), &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%s %v: %v\n%s", command, args, err, &stderr)
+	}
+	return strings.TrimSpace(string(out))
+}
