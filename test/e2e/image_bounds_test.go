@@ -99,7 +99,7 @@ func TestImageThatClaimsTooMuch(t *testing.T) {
 	b := from(ns, "claims", ns+"/claims:1")
 	c.Apply(t, b)
 	wantSaid(t, c, b, "has 4 GiB", "more than the 1 GiB", "--image-max-bytes")
-	if got := blobRequests(c.Requests(t, node1, ns+"/claims")); len(got) != 0 {
+	if got := story.BlobRequests(c.Requests(t, node1, ns+"/claims")); len(got) != 0 {
 		t.Errorf("blobs asked for: got %+v, want none", got)
 	}
 	wantNothing(t, c, b, digest)
@@ -129,7 +129,7 @@ func TestDiskFullWhilePulling(t *testing.T) {
 	c.Apply(t, b)
 	wantSaid(t, c, b, "disk is full", imageFolder, "--image-reserve-bytes", "by itself")
 	wantNothing(t, c, b, digest)
-	if got := blobRequests(c.Requests(t, node1, ns+"/full")); len(got) < 4 {
+	if got := story.BlobRequests(c.Requests(t, node1, ns+"/full")); len(got) < 4 {
 		t.Errorf("blobs asked for: got %+v, want the config and all three layers: the disk was full only on the way", got)
 	}
 	resize("2g")

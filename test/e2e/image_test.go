@@ -38,15 +38,6 @@ func wantDigest(t *testing.T, b *v1alpha1.Bottle, want string) {
 	}
 }
 
-func blobRequests(requests []story.Request) (out []story.Request) {
-	for _, r := range requests {
-		if r.Method == "GET" && strings.Contains(r.Path, "/blobs/") {
-			out = append(out, r)
-		}
-	}
-	return out
-}
-
 // Twenty who ask at once share one pull, by the node and by nobody else.
 func TestImageIsPulledOnceByTheNode(t *testing.T) {
 	c := connect(t)
@@ -69,7 +60,7 @@ func TestImageIsPulledOnceByTheNode(t *testing.T) {
 
 	pulled := c.Requests(t, node1, ns+"/agent")[before:]
 	times := map[string]int{}
-	for _, r := range blobRequests(pulled) {
+	for _, r := range story.BlobRequests(pulled) {
 		times[r.Path]++
 	}
 	if len(times) != 3 { // the config and two layers
@@ -80,34 +71,15 @@ func TestImageIsPulledOnceByTheNode(t *testing.T) {
 			t.Errorf("%s: got asked for %d times, want once", path, n)
 		}
 	}
-	node := strings.Fields(c.Exec(t, node1, "ip", "-4", "-br", "addr", "show", "dev", "world0"))
-	for _, r := range pulled {
-		if !slices.Contains(node, r.Remote+"/24") {
-			t.Errorf("%s %s by %s, want by the node (%v) alone", r.Method, r.Path, r.Remote, node)
-		}
-	}
-	// Nor did a machine try. That the wall would have seen it is shown last,
-	// with a way to the registry that no guest has.
-	tried := func(b *v1alpha1.Bottle) bool {
-		return strings.Contains(c.Exec(t, node1, "nft", "list", "set", "netdev", "bottle-"+string(b.UID)[:8], "ip4"), registryInSet)
-	}
+	c.PulledByNodeAlone(t, node1, pulled)
+	// Nor did a machine try. That the wall would have seen it is shown last.
 	for _, b := range bottles {
-		if tried(b) {
+		if c.DialledRegistry(t, b) {
 			t.Errorf("the machine of %s dialled the registry", b.Name)
 		}
 	}
-	c.TryExec(t, node1, "sh", "-c", `
-		ip -n "$1" neigh replace "$2" lladdr 02:00:00:00:00:01 dev bundle0
-		ip -n "$1" route replace 10.77.0.1 via "$2"
-		nsenter --net="/run/netns/$1" nc -w 1 10.77.0.1 5000`, "sh", story.ID(byDigest), byDigest.Status.Network.Gateway)
-	if !tried(byDigest) {
-		t.Errorf("the registry was dialled from a machine's namespace, and the wall did not see it:\n%s",
-			c.Exec(t, node1, "nft", "list", "set", "netdev", "bottle-"+string(byDigest.UID)[:8], "ip4"))
-	}
+	c.DialRegistry(t, byDigest)
 }
-
-// registryInSet is how nft shows the registry among a wall's drops.
-const registryInSet = "10.77.0.1 . tcp . 5000"
 
 func TestPrivateImage(t *testing.T) {
 	c := connect(t)
@@ -196,7 +168,7 @@ func TestRegistryThatDiesMidBlob(t *testing.T) {
 	c.WaitRuns(t, b)
 	wantDigest(t, b, digest)
 	cut, resumed := 0, 0
-	for _, r := range blobRequests(c.Requests(t, node1, ns+"/dies")) {
+	for _, r := range story.BlobRequests(c.Requests(t, node1, ns+"/dies")) {
 		if r.Fault == "cut" {
 			cut++
 		}
@@ -274,7 +246,7 @@ func TestImageOfSeveralPlatforms(t *testing.T) {
 		want = append(want, l.Digest.String())
 	}
 	var got []string
-	for _, r := range blobRequests(c.Requests(t, node1, ns+"/several")) {
+	for _, r := range story.BlobRequests(c.Requests(t, node1, ns+"/several")) {
 		got = append(got, path.Base(r.Path))
 	}
 	slices.Sort(got)
@@ -292,7 +264,7 @@ func TestImageForOtherPlatformsAlone(t *testing.T) {
 	b := from(ns, "others", ns+"/others:1")
 	c.Apply(t, b)
 	wantSaid(t, c, b, "no image for linux/"+runtime.GOARCH, "only for linux/riscv64, linux/s390x")
-	if got := blobRequests(c.Requests(t, node1, ns+"/others")); len(got) != 0 {
+	if got := story.BlobRequests(c.Requests(t, node1, ns+"/others")); len(got) != 0 {
 		t.Errorf("blobs asked for: got %+v, want none", got)
 	}
 	wantNothing(t, c, b, digest)

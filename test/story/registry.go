@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -18,6 +19,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
 )
 
 // RegistryHost is the registry of images on the nodes' LAN.
@@ -80,6 +83,50 @@ func (c *Cluster) Requests(t testing.TB, node, repository string) []Request {
 		}
 	}
 	return found
+}
+
+// BlobRequests are those that asked for blobs.
+func BlobRequests(requests []Request) (out []Request) {
+	for _, r := range requests {
+		if r.Method == "GET" && strings.Contains(r.Path, "/blobs/") {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// PulledByNodeAlone wants requests to bear no address but the node's.
+func (c *Cluster) PulledByNodeAlone(t testing.TB, node string, requests []Request) {
+	t.Helper()
+	own := strings.Fields(c.Exec(t, node, "ip", "-4", "-br", "addr", "show", "dev", "world0"))
+	for _, r := range requests {
+		if !slices.Contains(own, r.Remote+"/24") {
+			t.Errorf("%s %s by %s, want by the node (%v) alone", r.Method, r.Path, r.Remote, own)
+		}
+	}
+}
+
+// registryInSet is how nft shows the registry among a wall's drops.
+const registryInSet = "10.77.0.1 . tcp . 5000"
+
+// DialledRegistry says whether the wall of b has dropped, in the last five
+// minutes, what its machine sent to the registry.
+func (c *Cluster) DialledRegistry(t testing.TB, b *v1alpha1.Bottle) bool {
+	t.Helper()
+	return strings.Contains(c.Exec(t, NodeOf(b), "nft", "list", "set", "netdev", "bottle-"+string(b.UID)[:8], "ip4"), registryInSet)
+}
+
+// DialRegistry dials the registry from the namespace of b's machine, by a way
+// that no guest has, and wants the wall to have seen it. b is of no use after.
+func (c *Cluster) DialRegistry(t testing.TB, b *v1alpha1.Bottle) {
+	t.Helper()
+	c.TryExec(t, NodeOf(b), "sh", "-c", `
+		ip -n "$1" neigh replace "$2" lladdr 02:00:00:00:00:01 dev bundle0
+		ip -n "$1" route replace 10.77.0.1 via "$2"
+		nsenter --net="/run/netns/$1" nc -w 1 10.77.0.1 5000`, "sh", ID(b), b.Status.Network.Gateway)
+	if !c.DialledRegistry(t, b) {
+		t.Errorf("the registry was dialled from the namespace of %s, and the wall did not see it", b.Name)
+	}
 }
 
 // BreakRegistry has the registry of a cluster on this machine break as the
