@@ -13,7 +13,7 @@ BIN := $(CURDIR)/bin
 TOOL := go tool -modfile=hack/tools/go.mod
 SMOLVM_REFERENCE := 1.32.2
 SMOLVM_OLDER := 1.9.1
-STANDINS := 0.8.0 1.9.1 1.32.2
+STANDINS := 0.8.0 1.7.7 1.9.1 1.32.2
 
 # The development cluster: make dev-up NODES=2 MACHINES=standin
 NODES ?= 1

@@ -44,8 +44,9 @@ type BottleSpec struct {
 	Env []EnvVar `json:"env,omitempty"`
 
 	// image is the guest's root filesystem: an OCI reference, which is pulled to
-	// the node once per digest, or file:NAME for an archive or OCI layout in the
-	// node's folder of local images.
+	// the node once for all Bottles, file:NAME for an archive or OCI layout in
+	// the node's folder of local images or, where the node allows it,
+	// docker-daemon:NAME for an image of its Docker Engine.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=512

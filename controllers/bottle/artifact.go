@@ -16,10 +16,15 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// checkArtifact refuses values of Secrets beside an artifact: smolvm takes no
+// checkArtifact refuses what the node's smolvm keeps no tenant from
+// another's artifact with, and values of Secrets beside an artifact: smolvm takes no
 // Smolfile then, drops what is given as a file, and anything else would be in
 // its command line.
 func checkArtifact(s *scope) error {
+	if !s.version.Artifacts {
+		return &flow.Waiting{Reason: v1alpha1.ReasonUnsupportedBySmolvm, After: forSomebody,
+			Message: fmt.Sprintf("smolvm %s on the node may hand a machine what another artifact brought: install 1.7.7 or newer, or use spec.image", s.version.Version)}
+	}
 	var names []string
 	for _, v := range s.bottle.Spec.Env {
 		if v.ValueFrom != nil && v.ValueFrom.SecretKeyRef != nil {

@@ -30,6 +30,10 @@ var expected = map[string]bool{
 	v1alpha1.ReasonBundleStarting:  true,
 	v1alpha1.ReasonStopping:        true,
 	v1alpha1.ReasonProving:         true,
+	// The pull itself tells, in the words that Pods have.
+	v1alpha1.ReasonImagePulling:     true,
+	v1alpha1.ReasonErrImagePull:     true,
+	v1alpha1.ReasonImagePullBackOff: true,
 }
 
 // tellConditions makes an Event of each condition that turned into news.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -30,6 +31,7 @@ func (r *Reconciler) ensureImage(ctx context.Context, s *scope) error {
 		return mapped(err, r.ofSmolvm(facts))
 	}
 	if present && (!ours(m, s) || !wantsRecreate(s)) {
+		r.Images.Forget(s.owner.UID) // the next machine asks anew
 		s.keepImage()
 		return nil
 	}
@@ -43,17 +45,18 @@ func (r *Reconciler) ensureImage(ctx context.Context, s *scope) error {
 		s.imageFound = err == nil
 		return err
 	}
-	if req.PullSecrets, err = r.pullSecrets(ctx, s); err != nil {
+	var missing []string
+	if req.PullSecrets, missing, err = r.pullSecrets(ctx, s); err != nil {
 		return err
 	}
 	s.reference = req.Reference
 	s.image, err = r.Images.Get(ctx, req)
 	s.imageFound = err == nil
-	return r.ofImages(err)
+	return r.ofImages(err, missing)
 }
 
 // ofImages says what becomes of the step, in the words that Pods use.
-func (r *Reconciler) ofImages(err error) error {
+func (r *Reconciler) ofImages(err error, missing []string) error {
 	var pulling *host.Pulling
 	var failed *host.PullFailed
 	switch {
@@ -64,7 +67,11 @@ func (r *Reconciler) ofImages(err error) error {
 		if failed.BackOff {
 			reason = v1alpha1.ReasonImagePullBackOff
 		}
-		return &flow.Waiting{Reason: reason, Message: failed.Error(), After: max(failed.Until.Sub(r.Clock.Now()), time.Second)}
+		message := failed.Error()
+		if len(missing) > 0 {
+			message = "pull secrets that are not there, or hold no docker config: " + strings.Join(missing, ", ") + "; " + message
+		}
+		return &flow.Waiting{Reason: reason, Message: message, After: max(failed.Until.Sub(r.Clock.Now()), time.Second)}
 	case errors.Is(err, host.ErrNeverPull):
 		return &flow.Waiting{Reason: v1alpha1.ReasonImageNeverPull, After: forSomebody, Message: err.Error()}
 	case errors.Is(err, host.ErrNotFound):
@@ -76,25 +83,25 @@ func (r *Reconciler) ofImages(err error) error {
 	return err
 }
 
-// pullSecrets are the contents of those that are there. One that is missing is
-// no reason not to try, as for a Pod: the image may be public.
-func (r *Reconciler) pullSecrets(ctx context.Context, s *scope) ([][]byte, error) {
-	var out [][]byte
+// pullSecrets are the contents of those that are there, and the names of the
+// others: no reason not to try, as for a Pod, for the image may be public.
+func (r *Reconciler) pullSecrets(ctx context.Context, s *scope) (out [][]byte, missing []string, err error) {
 	for _, ref := range s.bottle.Spec.ImagePullSecrets {
 		data, err := r.References.Get(ctx, namedwatch.Ref{Kind: namedwatch.Secret, Namespace: s.bottle.Namespace, Name: ref.Name})
-		if errors.Is(err, namedwatch.ErrNotFound) {
-			continue
+		if err != nil && !errors.Is(err, namedwatch.ErrNotFound) {
+			return nil, nil, fmt.Errorf("pull secret %s: %w", ref.Name, err)
 		}
-		if err != nil {
-			return nil, fmt.Errorf("pull secret %s: %w", ref.Name, err)
-		}
+		before := len(out)
 		for _, key := range []string{corev1.DockerConfigJsonKey, corev1.DockerConfigKey} {
 			if content, ok := data[key]; ok {
 				out = append(out, content)
 			}
 		}
+		if len(out) == before {
+			missing = append(missing, ref.Name)
+		}
 	}
-	return out, nil
+	return out, missing, nil
 }
 
 // imageRequest is what to get; without a reference for a bare machine.
@@ -144,7 +151,10 @@ func (r *Reconciler) ImageEvent(uid, reason, message string) {
 		if reason == "Failed" || reason == "BackOff" {
 			kind = corev1.EventTypeWarning
 		}
-		r.Recorder.Eventf(b, nil, kind, reason, "Pull", "%s", message)
+		if reason == "Failed" { // once for each attempt
+			logf.Log.WithName("images").Info("An image could not be had", "bottle", k, "message", message)
+		}
+		r.Recorder.Eventf(b, nil, kind, reason, "Pull", "%s", bounded(message))
 	}()
 }
 

@@ -4,6 +4,7 @@ package bottle
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -105,6 +106,9 @@ func TestAPullIsFollowed(t *testing.T) {
 	if _, err := w.pass(demoKey); err != nil || len(w.api.log()) != 0 {
 		t.Errorf("a pull without news: got writes %q (%v), want none", w.api.log(), err)
 	}
+	if got := w.events(); slices.ContainsFunc(got, func(e string) bool { return strings.HasPrefix(e, "Warning") }) {
+		t.Errorf("events: got %q, want no warning of what is the way of every image", got)
+	}
 	w.images.Release(registryImage)
 	w.settle(demoKey)
 	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
@@ -123,6 +127,9 @@ func TestPullSecrets(t *testing.T) {
 		}
 	}
 	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "False/ImagePullBackOff")
+	if got := w.message(demoKey, v1alpha1.ConditionMachineReady); !strings.Contains(got, "absent, regcred") {
+		t.Errorf("message: got %q, want the Secrets that are missing", got)
+	}
 	w.refs.put("secrets", "regcred", ".dockerconfigjson", secret)
 	w.settle(demoKey)
 	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
@@ -213,4 +220,70 @@ func TestAPullThatFails(t *testing.T) {
 	w.clock.Step(time.Minute)
 	w.settle(demoKey)
 	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
+}
+
+// A Bottle that is to have no machine has nothing pulled for it.
+func TestAPullThatNobodyWantsAnyMoreIsCalledOff(t *testing.T) {
+	for name, end := range map[string]func(w *world){
+		"deleted": (*world).remove,
+		"evicted": func(w *world) {
+			w.update(demoKey, evict)
+			if _, err := w.pass(demoKey); err != nil {
+				w.t.Fatal(err)
+			}
+		},
+		"stopped": func(w *world) {
+			w.update(demoKey, func(b *v1alpha1.Bottle) { b.Spec.DesiredState = v1alpha1.DesiredStateStopped })
+			w.settle(demoKey)
+		},
+		"deleted where smolvm gives no answer": func(w *world) {
+			if err := w.api.Delete(w.t.Context(), w.bottle(demoKey)); err != nil {
+				w.t.Fatal(err)
+			}
+			w.faults.Fail("ListMachines", hosttest.Before, -1, errors.New("no answer"))
+			w.clock.Step(time.Minute)
+			_, _ = w.pass(demoKey) // is tried again
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, demo().Image(registryImage).Obj())
+			w.images.Push(registryImage, "agent 1")
+			w.images.Hold(registryImage)
+			for range 2 {
+				if _, err := w.pass(demoKey); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got := w.images.Waiting(registryImage); len(got) != 1 || got[0] != testUID {
+				t.Fatalf("pulling: got %v, want the Bottle to wait", got)
+			}
+			end(w)
+			if got := w.images.Waiting(registryImage); len(got) != 0 {
+				t.Errorf("got %v, want nobody to wait for the pull", got)
+			}
+		})
+	}
+}
+
+// The registry is asked for every machine that is made, however soon after the
+// last one.
+func TestTheNextMachineAsksTheRegistryAnew(t *testing.T) {
+	b := demo().Image(registryImage)
+	b.Spec.ImagePullPolicy = ptr.To(v1alpha1.PullPolicy("Always"))
+	w := newWorld(t, b.Obj())
+	w.images.Push(registryImage, "agent 1")
+	w.settle(demoKey)
+	w.images.Push(registryImage, "agent 2")
+	begun := w.clock.Now()
+	w.update(demoKey, func(b *v1alpha1.Bottle) {
+		b.Annotations = map[string]string{v1alpha1.AnnotationRecreatedAt: "1"}
+	})
+	for range 10 { // no time passes
+		if _, err := w.pass(demoKey); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := w.bottle(demoKey).Status.Image; !w.clock.Now().Equal(begun) || ptr.Deref(got.Digest, "") != hosttest.ImageDigest("agent 2") {
+		t.Errorf("status.image: got %s, want the digest of what the tag is now", ptr.Deref(got.Digest, ""))
+	}
 }

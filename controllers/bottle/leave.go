@@ -126,10 +126,12 @@ func (r *Reconciler) clearStatus(ctx context.Context, b *v1alpha1.Bottle) error 
 	return r.Client.Status().Patch(ctx, b.DeepCopy(), client.RawPatch("application/merge-patch+json", patch))
 }
 
-// deleteMachine removes the machine, first calling off a start of it. Without
-// a smolvm there is nothing to remove for a Bottle that never had a machine.
+// deleteMachine removes the machine, first calling off a pull for it and a
+// start of it. Without a smolvm there is nothing to remove for a Bottle that
+// never had a machine.
 func (r *Reconciler) deleteMachine(ctx context.Context, s *scope) error {
 	say := r.ofSmolvm(r.facts.get(ctx))
+	r.Images.Forget(s.owner.UID)
 	if err := r.starts.callOff(ctx, s.owner.UID, "machine's start"); err != nil {
 		return err
 	}

@@ -12,9 +12,10 @@ import (
 )
 
 // ensureMachineDown stops the machine and is satisfied once smolvm says that
-// it is down.
+// it is down. Nothing is pulled for one that is to be down.
 func (r *Reconciler) ensureMachineDown(ctx context.Context, s *scope) error {
 	say := r.ofSmolvm(r.facts.get(ctx))
+	r.Images.Forget(s.owner.UID)
 	if r.starts.underWay(s.owner.UID) {
 		if err := r.starts.callOff(ctx, s.owner.UID, "machine's start"); err != nil {
 			return err

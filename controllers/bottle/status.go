@@ -4,6 +4,7 @@ package bottle
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -193,7 +194,7 @@ func bounded(message string) string {
 	if len(message) <= most {
 		return message
 	}
-	return message[:most-3] + "..."
+	return strings.ToValidUTF8(message[:most-3], "") + "..."
 }
 
 // agentConditions are the types that the agent alone computes, and Ready.

@@ -24,14 +24,13 @@ make_world() {
   push_image node-1 bottle/guest:1 <"$bin/images/guest.tar" >/dev/null
 }
 
-# push_image NODE REPOSITORY:TAG [FLAG…]: pushes what comes in, an archive
-# unless flags of hack/dev/registry say otherwise, to the registry that the
-# node has on its LAN, and prints its digest there.
+# push_image NODE REPOSITORY:TAG: pushes the archive that comes in to the
+# registry that the node has on its LAN, and prints its digest there.
 push_image() {
   local program=$bin/dev-registry folder=$dev/registry netns=$world run=()
   if virtual; then program=/opt/dev/registry folder=/var/lib/dev-registry netns=world run=(vssh "$1"); fi
   "${run[@]}" nsenter "--net=/run/netns/$netns" "$program" push -ca "$folder/ca.pem" \
-    -user bottle -password-file "$folder/password" "${@:3}" - "10.77.0.1:5000/$2"
+    -user bottle -password-file "$folder/password" - "10.77.0.1:5000/$2"
 }
 
 make_world_network() {
@@ -128,7 +127,8 @@ vend() {
 
 start_docker() {
   local node=$1
-  local serve=(dockerd -H unix:///run/docker.sock --data-root /var/lib/docker --exec-root /run/docker-exec -p /run/docker.pid)
+  # It trusts the registry as the agent does, to be measured beside it.
+  local serve=(SSL_CERT_FILE=/opt/dev/registry-ca.pem dockerd -H unix:///run/docker.sock --data-root /var/lib/docker --exec-root /run/docker-exec -p /run/docker.pid)
   local ask=("${clean_env[@]}" docker -H unix:///run/docker.sock version)
   if virtual; then
     vlaunch "$node" dockerd "${clean_env[@]}" "${serve[@]}"
@@ -154,7 +154,7 @@ agent_flags=(--namespace bottle-system --state-dir /var/lib/bottle --docker-host
   --metrics-bind-address 127.0.0.1:8080 --health-probe-bind-address 127.0.0.1:8081)
 
 start_agent() {
-  local node=$1 kvm=() extra=()
+  local node=$1 own=() extra=()
   read -ra extra <<<"${AGENT_FLAGS:-}"
   if virtual; then
     vlaunch "$node" bottle-agent "${clean_env[@]}" /usr/local/bin/bottle-operator agent --kubeconfig /etc/bottle/agent.kubeconfig \
@@ -162,9 +162,11 @@ start_agent() {
     await 180 "agent on $node" "$node:/var/log/bottle-agent.log" vssh "$node" busybox wget -qO- http://127.0.0.1:8081/readyz
     return
   fi
-  [ -e "$dev/nodes/$node/kvm" ] || kvm=(--kvm-device '')
+  [ -e "$dev/nodes/$node/kvm" ] || own=(--kvm-device '')
+  # So that a story is refused an image above it without filling a disk.
+  [ "$mode" != standin ] || own+=(--image-max-bytes "$((1 << 30))")
   renew "agent-$node" nsenter -t "$(pid_of "holder-$node")" -m -n -- "${clean_env[@]}" "$bin/bottle-operator" agent \
-    --kubeconfig "$dev/agent.kubeconfig" --node-name "$node" "${agent_flags[@]}" "${kvm[@]}" "${extra[@]}"
+    --kubeconfig "$dev/agent.kubeconfig" --node-name "$node" "${agent_flags[@]}" "${own[@]}" "${extra[@]}"
   await 60 "agent on $node" "$dev/logs/agent-$node.log" in_node "$node" busybox wget -qO- http://127.0.0.1:8081/readyz
 }
 

@@ -4,7 +4,7 @@
 // machines in numbers, on hosts that boot no virtual machine, and for faults
 // that the real one cannot be made to have.
 //
-// It speaks as release 0.8.0, 1.9.1 or 1.32.2 (see package release). A guest
+// It speaks as release 0.8.0, 1.7.7, 1.9.1 or 1.32.2 (see package release). A guest
 // is a process in a root, mount and pid namespace of its own, in the network
 // namespace in which `machine start` was called. It ISOLATES NOTHING and
 // enforces no egress policy, and says so at each start. Its database is a

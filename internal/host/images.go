@@ -39,7 +39,9 @@ type ImageRequest struct {
 	// in an error, an Event or a file.
 	PullSecrets [][]byte
 	// For is the UID of the Bottle that asks: it is told of changes
-	// (WatchImages) and Events. Empty for nobody.
+	// (WatchImages) and Events. It must not be empty. A Bottle wants one thing
+	// at a time: what it asked for before, or by other secrets, is no longer
+	// brought for it.
 	For string
 	// Artifact asks for a .smolmachine: at a registry the one layer of an OCI
 	// artifact, in the node's folder of local images a file.
@@ -66,7 +68,8 @@ type Image struct {
 
 // Images are the image archives of this node. Nothing in it waits for a
 // registry or a disk for longer than a moment: what takes its time goes on
-// behind, once for all who ask for the same.
+// behind, once for all who ask for the same, and ends when nobody wants it any
+// more.
 type Images interface {
 	// Get returns the image if it is in the store and may be handed to
 	// whoever holds these secrets. A private image is handed out again only
@@ -75,15 +78,23 @@ type Images interface {
 	//
 	// Else a *Pulling: a pull was begun or joined, and WatchImages tells when
 	// to ask again. With PullAlways the answer of the registry that this
-	// Bottle has waited for counts once: for ten seconds from when it is first
-	// handed over.
+	// Bottle has waited for counts for one machine: until Forget, and at most
+	// for two minutes from when it is first handed over. A Bottle that waits
+	// longer before it makes the machine has the registry asked again, and
+	// gets Events of that only when there is something to fetch, or when it
+	// fails.
 	//
 	// *PullFailed when the last pull failed; the next call after its Until
 	// begins another. ErrInvalid when the reference is none, or of a kind that
-	// this node does not allow, or that artifacts do not have. ErrNeverPull with PullNever when the image is
-	// not in the store or not for these secrets. ErrNotFound when there is no
-	// such local archive.
+	// this node does not allow, or that artifacts do not have, or when nobody
+	// asks. ErrNeverPull with PullNever when the image is not in the store or
+	// not for these secrets. ErrNotFound when there is no such local archive.
 	Get(ctx context.Context, req ImageRequest) (Image, error)
+	// Forget says that the Bottle with the UID wants nothing of what it asked
+	// for: it has made its machine, or is to have none. What goes on for it
+	// alone ends, it is told of nothing more, and what it asks for next is
+	// asked for anew. It may be called at any time, and for anybody.
+	Forget(uid string)
 	// WatchImages calls changed with the For of a request when it would be
 	// answered otherwise now, and once with "" as soon as it watches: anything
 	// may have changed before. It returns when ctx ends, with its error.

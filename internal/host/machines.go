@@ -48,8 +48,8 @@ type MachineSpec struct {
 	Image string
 	// Artifact is the absolute path of a .smolmachine to make the machine of,
 	// in place of Image and Smolfile, which cannot be given beside it. It stays
-	// where it is as long as the machine does: old releases read it at every
-	// start. Whoever names it has checked it: smolvm believes what it says.
+	// where it is as long as the machine does. Whoever names it has checked it:
+	// smolvm believes what it says. ErrUnsupported before 1.7.7.
 	Artifact string
 	// Smolfile is the absolute path of the Smolfile; empty with an Artifact.
 	Smolfile string
@@ -83,8 +83,8 @@ type Machine struct {
 	CreatedAt time.Time
 	CPUs      int32
 	MemoryMiB int64
-	// Image is what it was made from, local:SHA256 for an archive; empty for a
-	// bare machine.
+	// Image is what it was made from, local:SHA256 for an archive, whatever an
+	// artifact says of itself; empty for a bare machine.
 	Image string
 	// AllowedCIDRs is the persisted policy; PolicyKnown says whether this
 	// version shows it.
@@ -141,6 +141,10 @@ type SmolvmVersion struct {
 	PolicyInList bool
 	// EgressEvents: denials can be listed (1.8.1).
 	EgressEvents bool
+	// Artifacts: machines can be made of artifacts (1.7.7). Older releases can
+	// too, but keep what they unpack by a checksum that whoever made the
+	// artifact chooses, and so may hand one Bottle what another brought.
+	Artifacts bool
 	// ArtifactPolicy: a machine made of an artifact keeps its policy (1.8.0).
 	// Older releases drop it without a word, so that Policy shows no list and
 	// the wall alone holds such a machine.

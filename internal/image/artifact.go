@@ -38,7 +38,7 @@ func (s *Store) obtainArtifact(ctx context.Context, j *job, c content, doc docum
 	if err := j.check(res.digest); err != nil {
 		return result{}, err
 	}
-	res.fetched, err = s.once(ctx, j, res.digest, func(f *fetch) error {
+	res.fetched, err = s.once(ctx, j, res.digest, func(ctx context.Context, f *fetch) error {
 		body, err := c.blob(ctx, layer)
 		if err != nil {
 			return err
@@ -83,15 +83,14 @@ func (s *Store) takeLocalArtifact(ctx context.Context, j *job, f *os.File, info 
 	if !info.Mode().IsRegular() {
 		return result{}, errors.New("it is a folder, want a .smolmachine")
 	}
-	res := result{fetched: true}
-	err := s.share(ctx, j, j.key, func(ft *fetch) (err error) {
-		res.digest, err = s.copyArtifact(steady{contextReader{ctx, f}, f, identify(info)}, ft.sized(info.Size()), j.want)
+	digest, err := s.share(ctx, j, j.key, func(ctx context.Context, ft *fetch) (string, error) {
+		digest, err := s.copyArtifact(steady{contextReader{ctx, f}, f, identify(info)}, ft.sized(info.Size()), j.want)
 		if err == nil {
-			err = j.check(res.digest)
+			err = j.check(digest)
 		}
-		return err
+		return digest, err
 	})
-	return res, err
+	return result{digest: digest, fetched: true}, err
 }
 
 // copyArtifact copies what was announced as so many bytes into the store, and

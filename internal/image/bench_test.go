@@ -57,7 +57,7 @@ func BenchmarkPull(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			got, err := s.Get(b.Context(), host.ImageRequest{Reference: reg.host() + "/demo:1"})
+			got, err := s.Get(b.Context(), host.ImageRequest{Reference: reg.host() + "/demo:1", For: "a"})
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
@@ -75,6 +76,31 @@ func TestCorruptedTag(t *testing.T) {
 		return true
 	})
 	w.wantFailed(w.request("demo:1", "a"), "manifest sha256:aaaa", "corrupted")
+}
+
+// What a registry says in passing is no image for another digest.
+func TestDigestIsWhatWasAskedFor(t *testing.T) {
+	w := newWorld(t)
+	old := w.reg.push(t, "demo:old", newImage(t, "amd64", "old"))
+	w.want(w.request("demo:old", "a"))
+	asked := w.reg.push(t, "demo:new", newImage(t, "amd64", "new"))
+	lie := func(method string) {
+		w.reg.setFault(func(rw http.ResponseWriter, r *http.Request) bool {
+			if r.Method != method || !strings.HasSuffix(r.URL.Path, "/manifests/"+asked) {
+				return false
+			}
+			r.URL.Path = "/v2/demo/manifests/" + old
+			w.reg.registry.ServeHTTP(rw, r)
+			return true
+		})
+	}
+	lie(http.MethodGet)
+	w.wantFailed(w.request("demo@"+asked, "a"), old, "for "+asked)
+	lie(http.MethodHead)
+	w.clock.Step(time.Minute)
+	if got := w.want(w.request("demo@"+asked, "a")); got.Digest != asked {
+		t.Errorf("got %s, want %s", got.Digest, asked)
+	}
 }
 
 // rawImage has one layer of these bytes, whose config claims diffID.

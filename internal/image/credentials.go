@@ -5,6 +5,7 @@ package image
 import (
 	"crypto/hmac"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -40,7 +41,11 @@ func (c credential) authenticator() authn.Authenticator {
 // secrets are the texts that must not appear anywhere.
 func (c credential) secrets() []string {
 	var out []string
-	for _, s := range []string{c.auth.Password, c.auth.Auth, c.auth.IdentityToken, c.auth.RegistryToken} {
+	basic := ""
+	if c.auth.Username != "" {
+		basic = base64.StdEncoding.EncodeToString([]byte(c.auth.Username + ":" + c.auth.Password))
+	}
+	for _, s := range []string{c.auth.Password, basic, c.auth.Auth, c.auth.IdentityToken, c.auth.RegistryToken} {
 		if s != "" {
 			out = append(out, s)
 		}
@@ -72,13 +77,16 @@ type keyring struct {
 	configs []config
 	// unreadable counts the pull secrets that are no docker config.
 	unreadable int
+	// broken says that the node's own config cannot be read: no reason not to
+	// try the rest.
+	broken bool
 }
 
 // config maps a registry, or one with a path, to credentials.
 type config map[string]authn.AuthConfig
 
-// newKeyring takes the pull secrets, then the node's own config, if any.
-func newKeyring(pullSecrets [][]byte, node config) keyring {
+// newKeyring takes the pull secrets, then the config in the node's own file.
+func newKeyring(pullSecrets [][]byte, file string) keyring {
 	var k keyring
 	for _, data := range pullSecrets {
 		c, err := parseConfig(data)
@@ -88,6 +96,8 @@ func newKeyring(pullSecrets [][]byte, node config) keyring {
 		}
 		k.configs = append(k.configs, c)
 	}
+	node, err := readConfig(file)
+	k.broken = err != nil
 	if node != nil {
 		k.configs = append(k.configs, node)
 	}

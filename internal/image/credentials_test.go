@@ -43,7 +43,7 @@ func TestKeyring(t *testing.T) {
 			t.Fatal(err)
 		}
 		var got []string
-		for _, c := range newKeyring(tt.secrets, nil).lookup(repo) {
+		for _, c := range newKeyring(tt.secrets, "").lookup(repo) {
 			if !c.anonymous() {
 				got = append(got, c.auth.Username)
 			}
@@ -91,6 +91,9 @@ func TestClean(t *testing.T) {
 		if got := clean(in, "xyzzy"); got != want {
 			t.Errorf("%q: got %q, want %q", in, got, want)
 		}
+	}
+	if got, want := clean("x password123 pass", "pass", "password123"), "x [hidden] [hidden]"; got != want {
+		t.Errorf("one secret in another: got %q, want %q", got, want)
 	}
 	for n, want := range map[int64]string{0: "0 B", 1023: "1023 B", 1 << 20: "1 MiB", 1536 << 20: "1.5 GiB", 1 << 62: "4194304 TiB"} {
 		if got := bytesText(n); got != want {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -129,4 +130,35 @@ func TestNoSpaceForAnySize(t *testing.T) {
 	if err := room.check(1); !isDisk(err) {
 		t.Errorf("all in reserve: got %v, want a full disk", err)
 	}
+}
+
+// A folder that cannot be written is the node's trouble, and not the registry's.
+func TestAFolderThatCannotBeWritten(t *testing.T) {
+	var dir string
+	w := newWorld(t, func(o *Options) {
+		dir = smallDisk(t, "8m")
+		o.Dir = filepath.Join(dir, "images")
+		if err := os.Mkdir(o.Dir, 0o711); err != nil {
+			t.Fatal(err)
+		}
+	})
+	w.reg.push(t, "demo:1", newImage(t, "amd64", "one"))
+	if err := unix.MountSetattr(unix.AT_FDCWD, dir, 0, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
+		t.Fatal(err)
+	}
+	first := w.wantFailed(w.request("demo:1", "a"), "the node's folder of images", "read-only file system").Error()
+	w.clock.Step(time.Minute)
+	if again := w.wantFailed(w.request("demo:1", "a")).Error(); again != first || strings.Contains(again, w.reg.host()+":") {
+		t.Errorf("again: got %q after %q, want the same, and no registry to blame", again, first)
+	}
+	select {
+	case <-w.Refused():
+		t.Error("got the collector woken, want it left alone: there is room")
+	default:
+	}
+	if err := unix.MountSetattr(unix.AT_FDCWD, dir, 0, &unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_RDONLY}); err != nil {
+		t.Fatal(err)
+	}
+	w.clock.Step(time.Minute)
+	w.want(w.request("demo:1", "a"))
 }

@@ -114,13 +114,18 @@ func (a attempt) credentialsText() string {
 	if a.keys.unreadable > 0 {
 		text += fmt.Sprintf(" (%d of them hold no docker config)", a.keys.unreadable)
 	}
+	if a.keys.broken {
+		text += "; the node's own docker config (--image-docker-config) cannot be read"
+	}
 	return text
 }
 
-// errDisk is a failure of the node's disk, not of a registry.
+// errDisk is a failure of the node's own disk, not of a registry.
 type errDisk struct {
 	text string
 	need need // zero where it is not known
+	// broken: it is something else than full.
+	broken bool
 }
 
 func (e errDisk) Error() string { return e.text }

@@ -13,7 +13,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
@@ -143,17 +142,26 @@ func TestClaimsTooMuch(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, sizes := range map[string][]int64{"one": {4 << 30}, "many": {1 << 29, 1 << 29, 1 << 29}, "negative": {-1}, "overflow": {1 << 62, 1 << 62, 1 << 62}} {
+	half := int64(1 << 29)
+	for name, c := range map[string]struct {
+		sizes []int64
+		said  string
+	}{
+		"one":      {[]int64{4 << 30}, "has 4 GiB"},
+		"many":     {[]int64{half, half, half, half, half, half, half, half}, "has 4 GiB"},
+		"negative": {[]int64{-1}, "has 8388608 TiB"},
+		"overflow": {[]int64{1 << 62, 1 << 62, 1 << 62}, "has 8388608 TiB"},
+	} {
 		claim := m.DeepCopy()
 		claim.Layers = nil
-		for _, size := range sizes {
+		for _, size := range c.sizes {
 			l := m.Layers[0]
 			l.Size = size
 			claim.Layers = append(claim.Layers, l)
 		}
 		w.reg.push(t, name+":1", rawManifest{t, claim})
 		w.reg.forget()
-		w.wantFailed(w.request(name+":1", "a"), "--image-max-bytes", "1 GiB")
+		w.wantFailed(w.request(name+":1", "a"), c.said, "--image-max-bytes", "the 1 GiB")
 		if n := w.reg.count("/blobs/"); n != 0 {
 			t.Errorf("%s: got %d requests for blobs, want none", name, n)
 		}
@@ -184,20 +192,6 @@ func TestUnreachable(t *testing.T) {
 	w.o = o
 	w.open()
 	w.wantFailed(host.ImageRequest{Reference: other.host() + "/demo:1", For: "a"}, "certificate", "--image-ca")
-}
-
-// A pull that is over its time says so, and the next one gets its own.
-func TestTimeout(t *testing.T) {
-	w := newWorld(t, func(o *Options) { o.PullTimeout = 300 * time.Millisecond })
-	w.reg.push(t, "demo:1", newImage(t, "amd64", "one"))
-	w.reg.setFault(func(_ http.ResponseWriter, r *http.Request) bool {
-		<-r.Context().Done()
-		return true
-	})
-	w.wantFailed(w.request("demo:1", "a"), "took too long", "--image-pull-timeout")
-	w.reg.setFault(nil)
-	w.clock.Step(firstBackoff)
-	w.want(w.request("demo:1", "a"))
 }
 
 // The agent ends in the middle of a pull; the next one finds nothing of it.

@@ -13,61 +13,113 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// fetch is the bringing of one image, which several jobs may wait for.
+// fetch is the bringing of one image, which several jobs may wait for. It goes
+// on as long as any of them does, also without the one that began it.
 type fetch struct {
 	progress
-	done chan struct{}
-	err  error
+	key    string
+	cancel context.CancelFunc
+	done   chan struct{}
+	digest string
+	err    error
 }
 
-// share runs bring once for all jobs with this key. Whoever only waited and
-// sees it fail tries by itself, with its own credentials.
-func (s *Store) share(ctx context.Context, j *job, key string, bring func(f *fetch) error) error {
+// share runs bring once for all jobs with this key, with a context of the
+// fetch's own, and returns the digest that it returned. Whoever only waited
+// and sees it fail tries by itself, with its own credentials. The job whose
+// bring runs stays until that ends, whoever it then goes on for.
+func (s *Store) share(ctx context.Context, j *job, key string, bring func(ctx context.Context, f *fetch) (string, error)) (string, error) {
+	j.answered()
 	for {
 		s.mu.Lock()
+		// Whoever left the job did so under the lock: nothing begins for nobody.
+		if err := ctx.Err(); err != nil {
+			s.mu.Unlock()
+			return "", err
+		}
 		f := s.fetches[key]
-		if f == nil {
-			f = &fetch{done: make(chan struct{})}
+		mine := f == nil
+		var live context.Context
+		if mine {
+			f = &fetch{key: key, done: make(chan struct{})}
+			live, f.cancel = context.WithCancel(s.ctx)
 			f.tell = func() { s.tellFetch(f) }
 			f.clock = s.o.Clock
-			s.fetches[key], j.fetch = f, f
-			s.mu.Unlock()
-			return s.bring(ctx, key, f, bring)
+			s.fetches[key] = f
 		}
 		j.fetch = f
+		for uid := range j.waiters {
+			s.sayPulling(j, uid)
+		}
 		s.mu.Unlock()
+		if mine {
+			s.bring(live, f, bring)
+			return f.digest, f.err
+		}
 		select {
 		case <-f.done:
 		case <-ctx.Done():
-			return ctx.Err()
+			return "", ctx.Err()
 		}
 		if f.err == nil || isDisk(f.err) {
-			return f.err
+			return f.digest, f.err
 		}
 	}
 }
 
-func (s *Store) bring(ctx context.Context, key string, f *fetch, bring func(f *fetch) error) error {
-	select {
-	case s.slots <- struct{}{}:
-	default:
-		f.queue(true)
-		select {
-		case s.slots <- struct{}{}:
-			f.queue(false)
-		case <-ctx.Done():
-			f.err = ctx.Err()
-		}
-	}
-	if f.err == nil {
-		f.err = s.diskError(bring(f))
+// bring has one turn. Its time begins with that, so that nobody is late who
+// waited for others.
+func (s *Store) bring(ctx context.Context, f *fetch, bring func(ctx context.Context, f *fetch) (string, error)) {
+	defer f.cancel()
+	digest, err := "", s.takeSlot(ctx, f)
+	if err == nil {
+		limited, cancel := context.WithTimeout(ctx, s.o.PullTimeout)
+		digest, err = bring(limited, f)
+		cancel()
+		err = s.diskError(err)
 		<-s.slots
 	}
 	s.mu.Lock()
-	delete(s.fetches, key)
+	f.digest, f.err = digest, err
+	if s.fetches[f.key] == f { // else nobody waits for it any more
+		delete(s.fetches, f.key)
+	}
 	s.mu.Unlock()
 	close(f.done)
-	return f.err
+}
+
+// takeSlot waits its turn. It ends with those who wait, and all before it have
+// a bounded time.
+func (s *Store) takeSlot(ctx context.Context, f *fetch) error {
+	select {
+	case s.slots <- struct{}{}:
+		return nil
+	default:
+	}
+	f.queue(true)
+	select {
+	case s.slots <- struct{}{}:
+		f.queue(false)
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// abandon ends the fetch when no job waits for it any more. The lock is held.
+func (s *Store) abandon(f *fetch) {
+	if f == nil {
+		return
+	}
+	for _, j := range s.jobs {
+		if j.fetch == f {
+			return
+		}
+	}
+	f.cancel()
+	if s.fetches[f.key] == f {
+		delete(s.fetches, f.key) // whoever comes now begins another
+	}
 }
 
 // tellFetch tells all who wait for the fetch.
@@ -86,19 +138,15 @@ func (s *Store) tellFetch(f *fetch) {
 // pulling says how far the job is.
 func (s *Store) pulling(j *job) error {
 	s.mu.Lock()
-	f := j.fetch
+	at := j.stage
 	s.mu.Unlock()
-	if f == nil {
-		from := "the node's files"
-		switch j.kind {
-		case ofRegistry:
-			from = j.ref.Context().RegistryStr()
-		case ofDaemon:
-			from = "the node's Docker Engine"
-		}
-		return &host.Pulling{Message: fmt.Sprintf("pulling %s: asking %s", j.what(), from)}
+	switch {
+	case at.fetch != nil:
+		return at.fetch.pulling(j.what(), at.from, s.o.MaxPulls)
+	case at.queued:
+		return &host.Pulling{Message: fmt.Sprintf("pulling %s: waiting for others, of which the node asks for %d at a time", j.what(), cap(s.asks))}
 	}
-	return f.pulling(j.what(), s.o.MaxPulls)
+	return &host.Pulling{Message: fmt.Sprintf("pulling %s: asking %s", j.what(), at.from)}
 }
 
 // progress is how far a fetch is.
@@ -115,10 +163,15 @@ type progress struct {
 // tellEvery keeps a fast pull from waking everybody at every tenth.
 const tellEvery = 5 * time.Second
 
+// begin says how much there is to come.
 func (p *progress) begin(total int64) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	news := total != p.total
 	p.total, p.told = total, p.clock.Now()
+	p.mu.Unlock()
+	if news {
+		p.tell()
+	}
 }
 
 func (p *progress) add(n int64) {
@@ -150,7 +203,7 @@ func (p *progress) tenths() int64 {
 	return int64(float64(p.done) / float64(p.total) * 10)
 }
 
-func (p *progress) pulling(what string, most int) error {
+func (p *progress) pulling(what, from string, most int) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	out := &host.Pulling{Done: p.total / 10 * p.tenths(), Total: p.total}
@@ -158,7 +211,7 @@ func (p *progress) pulling(what string, most int) error {
 	case p.queued:
 		out.Message = fmt.Sprintf("pulling %s: waiting for others, of which the node pulls %d at a time", what, most)
 	case p.total <= 0:
-		out.Message = fmt.Sprintf("pulling %s", what)
+		out.Message = fmt.Sprintf("pulling %s from %s", what, from)
 	default:
 		out.Message = fmt.Sprintf("pulling %s: %d%% of %s", what, 10*p.tenths(), bytesText(p.total))
 	}

@@ -186,6 +186,10 @@ func (s *Store) diskError(err error) error {
 	if noSpace(err) {
 		return fullDisk(s.o.Dir)
 	}
+	// Without the name, which is another each time.
+	if path := (*fs.PathError)(nil); errors.As(err, &path) && strings.HasPrefix(path.Path, s.o.Dir+"/") {
+		return errDisk{broken: true, text: fmt.Sprintf("the node's folder of images %s: %s: %v", s.o.Dir, path.Op, path.Err)}
+	}
 	return err
 }
 

@@ -134,7 +134,7 @@ func TestCollectsNothingYoung(t *testing.T) {
 }
 
 func TestSweepsTheCache(t *testing.T) {
-	w := newWorld(t)
+	w := newWorld(t, func(o *Options) { o.GCHigh = 100 }) // however full the disk of the test is
 	w.reg.push(t, "demo:1", newImage(t, "amd64", "one"))
 	img := w.want(w.request("demo:1", "a"))
 	cache := filepath.Join(w.o.SmolvmHome, cacheDir)

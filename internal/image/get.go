@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -44,8 +45,14 @@ func (s *Store) Get(ctx context.Context, req host.ImageRequest) (host.Image, err
 	if err := ctx.Err(); err != nil {
 		return host.Image{}, err
 	}
+	if req.For == "" {
+		return host.Image{}, fmt.Errorf("image: %w: nobody asks for it: want the UID of a Bottle", host.ErrInvalid)
+	}
 	a, err := s.understand(req)
 	if err != nil {
+		if errors.Is(err, host.ErrInvalid) || errors.Is(err, host.ErrNotFound) {
+			s.Forget(req.For) // it wants this now, not what it wanted before
+		}
 		return host.Image{}, err
 	}
 	img, j, err := s.answer(a)
@@ -94,11 +101,7 @@ func (s *Store) understand(req host.ImageRequest) (ask, error) {
 		a.key = ref.canonical
 		return a, nil
 	}
-	node, err := readConfig(s.o.DockerConfig)
-	if err != nil {
-		return ask{}, fmt.Errorf("the node's docker config (--image-docker-config): %w", err)
-	}
-	a.keys = newKeyring(req.PullSecrets, node)
+	a.keys = newKeyring(req.PullSecrets, s.o.DockerConfig)
 	a.endpoints, err = s.endpointsOf(ref.ref.Context(), a.keys)
 	if err != nil {
 		return ask{}, err
@@ -128,25 +131,6 @@ func (s *Store) endpointsOf(repo name.Repository, keys keyring) ([]endpoint, err
 	return append(out, endpoint{repo: repo, creds: keys.lookup(repo)}), nil
 }
 
-// answerKey is who waits for what.
-type answerKey struct{ uid, key string }
-
-// answer is the end of a pull for one who waited for it.
-type answer struct {
-	digest string
-	at     time.Time
-	handed time.Time // zero until it is
-}
-
-const (
-	// answerCounts is for how long an answer is handed over again: long
-	// enough for a pass that comes back, too short for a tag to be moved and
-	// a machine made anew.
-	answerCounts = 10 * time.Second
-	// answerKept is how long an answer waits to be asked for.
-	answerKept = 10 * time.Minute
-)
-
 // answer returns the image, or why there is none, or the job that is to bring
 // it.
 func (s *Store) answer(a ask) (host.Image, *job, error) {
@@ -156,6 +140,7 @@ func (s *Store) answer(a ask) (host.Image, *job, error) {
 		return host.Image{}, nil, errClosed
 	}
 	now := s.o.Clock.Now()
+	s.asked(a, now)
 	if digest := s.find(a, now); digest != "" && a.check(digest) == nil {
 		if size, ok := s.present(digest, a.form); ok {
 			s.index.use(digest, now)
@@ -183,14 +168,8 @@ func (s *Store) find(a ask, now time.Time) string {
 		}
 		return ""
 	}
-	if got := s.answers[answerKey{a.uid, a.key}]; got != nil && a.uid != "" {
-		if got.handed.IsZero() {
-			got.handed = now
-		}
-		if now.Sub(got.handed) < answerCounts {
-			return got.digest
-		}
-		delete(s.answers, answerKey{a.uid, a.key})
+	if me := s.askers[a.uid]; me != nil && me.counts(now) {
+		return me.digest
 	}
 	if a.kind != ofRegistry || a.policy == host.PullAlways {
 		return ""

@@ -153,10 +153,10 @@ func TestProgressIsTold(t *testing.T) {
 	for range 1 << 10 {
 		f.add(1 << 20)
 		clock.Step(time.Second)
-		messages[f.pulling("image demo:1", 3).Error()] = true
+		messages[f.pulling("image demo:1", "registry.test", 3).Error()] = true
 	}
-	if told != 10 || len(messages) != 11 || !messages["pulling image demo:1: 30% of 1 GiB"] {
-		t.Errorf("got %d calls and %v, want 10 and a message for each tenth", told, messages)
+	if told != 11 || len(messages) != 11 || !messages["pulling image demo:1: 30% of 1 GiB"] {
+		t.Errorf("got %d calls and %v, want one for the total and one for each tenth", told, messages)
 	}
 	f.begin(1 << 30)
 	f.progress.done, told = 0, 0
@@ -257,6 +257,10 @@ func TestOptions(t *testing.T) {
 		"no CA":      func(o *Options) { o.CAFile = "/nonexistent" },
 		"empty CA":   func(o *Options) { o.CAFile = os.DevNull },
 		"no folder":  func(o *Options) { o.Dir += "/absent" },
+		"a URL":      func(o *Options) { o.PlainHTTP = []string{"http://registry:5000"} },
+		"a path":     func(o *Options) { o.PlainHTTP = []string{"registry:5000/"} },
+		"no name":    func(o *Options) { o.PlainHTTP = []string{""} },
+		"a half URL": func(o *Options) { o.Mirrors = []string{"docker.io=http:/x"} },
 		"negative":   func(o *Options) { o.MaxBytes = -1 },
 	} {
 		o := ok
@@ -277,9 +281,10 @@ func TestDockerConfigIsReread(t *testing.T) {
 	writeFile(t, w.o.DockerConfig, secretFor(w.reg.host(), "node:word"))
 	w.want(w.request("demo:1", "a"))
 	writeFile(t, w.o.DockerConfig, []byte("{"))
-	if _, err := w.settle(w.request("demo:2", "a")); err == nil || !strings.Contains(err.Error(), "--image-docker-config") {
-		t.Errorf("broken: got %v, want an error that names the flag", err)
-	}
+	w.wantFailed(w.request("demo:2", "a"), "--image-docker-config")
+	// What others may have is there for them all the same.
+	w.reg.push(t, "public:1", newImage(t, "amd64", "two"))
+	w.want(w.request("public:1", "a"))
 	if err := os.Remove(w.o.DockerConfig); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		t.Fatal(err)
 	}

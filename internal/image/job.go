@@ -30,15 +30,28 @@ const (
 )
 
 // job is what goes on behind all who ask for one thing with one set of
-// credentials.
+// credentials. It is cancelled when the last of them leaves.
 type job struct {
 	ask
-	begun   time.Time
-	done    chan struct{}
-	waiters map[string]bool // by UID
-	fetch   *fetch          // once it is known what is to be fetched
-	result  result
-	err     error
+	begun  time.Time
+	cancel context.CancelFunc
+	done   chan struct{}
+	// waiters are by UID: whether it was told that it is being pulled.
+	waiters map[string]bool
+	// kept is a job that goes on when nobody waits for it: a prewarming.
+	kept bool
+	// asking is the run's own.
+	asking *asking
+	stage
+	result result
+	err    error
+}
+
+// stage is how far a job is.
+type stage struct {
+	from   string // who is asked
+	queued bool   // for its turn to ask
+	fetch  *fetch // once it is known what is to be fetched from there
 }
 
 // result is an image that is in the store.
@@ -64,16 +77,35 @@ type failure struct {
 // begin starts a job. The lock is held.
 func (s *Store) begin(a ask, now time.Time) *job {
 	s.prune(now)
-	j := &job{ask: a, begun: now, done: make(chan struct{}), waiters: map[string]bool{}}
+	ctx, cancel := context.WithCancel(s.ctx)
+	j := &job{ask: a, begun: now, cancel: cancel, done: make(chan struct{}), waiters: map[string]bool{}, stage: stage{from: a.first()}}
 	s.jobs[a.key] = j
 	s.join(j, a.uid)
-	s.behind.Go(func() { s.run(j) })
+	s.behind.Go(func() { s.run(ctx, j) })
 	return j
 }
 
-// join adds one who waits. The lock is held; Events must not block.
+// join adds one who waits, or for "" somebody who never leaves. Whoever had
+// the image already hears of it only if there is something to be fetched. The
+// lock is held; Events must not block.
 func (s *Store) join(j *job, uid string) {
-	if uid == "" || j.waiters[uid] {
+	if uid == "" {
+		j.kept = true
+		return
+	}
+	if _, waits := j.waiters[uid]; waits {
+		return
+	}
+	j.waiters[uid] = false
+	me := s.askers[uid]
+	me.job = j
+	if me.digest == "" || j.fetch != nil {
+		s.sayPulling(j, uid)
+	}
+}
+
+func (s *Store) sayPulling(j *job, uid string) {
+	if j.waiters[uid] {
 		return
 	}
 	j.waiters[uid] = true
@@ -90,30 +122,34 @@ func (s *Store) failed(f *failure, a ask) error {
 	return &host.PullFailed{Err: f.err, Until: f.until, BackOff: told > 0}
 }
 
-func (s *Store) run(j *job) {
-	ctx, cancel := context.WithTimeout(s.ctx, s.o.PullTimeout)
-	defer cancel()
+func (s *Store) run(ctx context.Context, j *job) {
+	defer j.cancel()
 	var err error
 	switch j.kind {
 	case ofFolder:
 		j.result, err = s.takeLocal(ctx, j)
 	case ofDaemon:
-		j.result, err = s.takeFromDaemon(ctx, j)
+		j.result, err = s.ask(ctx, j, j.from, func(ctx context.Context) (result, error) { return s.takeFromDaemon(ctx, j) })
 	default:
 		j.result, err = s.takeFromRegistries(ctx, j)
 	}
-	s.finish(j, err)
+	s.finish(ctx, j, err)
 }
 
-func (s *Store) finish(j *job, err error) {
+func (s *Store) finish(ctx context.Context, j *job, err error) {
 	if err != nil {
 		err = fmt.Errorf("%s %s: %w", j.form.noun(), j.given, err)
 	}
 	now := s.o.Clock.Now()
 	s.mu.Lock()
-	delete(s.jobs, j.key)
+	if s.jobs[j.key] == j { // else nobody waits for it any more
+		delete(s.jobs, j.key)
+	}
 	waiters := slices.Sorted(maps.Keys(j.waiters))
-	ended := s.ctx.Err() != nil && err != nil
+	for _, uid := range waiters {
+		s.askers[uid].job = nil
+	}
+	ended := ctx.Err() != nil && err != nil
 	switch {
 	case ended:
 	case err != nil:
@@ -147,7 +183,7 @@ func (s *Store) announce(j *job, err error, uid string, now time.Time) {
 		s.o.Event(uid, ReasonFailed, fmt.Sprintf("Failed to pull %s %q: %v", j.form.noun(), j.given, err))
 	case j.result.fetched:
 		s.o.Event(uid, ReasonPulled, fmt.Sprintf("Pulled %s %q (%s) in %s", j.form.noun(), j.given, j.result.digest, now.Sub(j.begun).Round(100*time.Millisecond)))
-	default:
+	case j.waiters[uid]:
 		s.o.Event(uid, ReasonPulled, fmt.Sprintf("The %s %q (%s) was on the node already", j.form.noun(), j.given, j.result.digest))
 	}
 }
@@ -163,7 +199,8 @@ func (s *Store) succeed(j *job, waiters []string, now time.Time) {
 	}
 	s.index.stands(j.result.top, j.result.digest)
 	for _, uid := range waiters {
-		s.answers[answerKey{uid, j.key}] = &answer{digest: j.result.digest, at: now}
+		me := s.askers[uid]
+		me.digest, me.at, me.handed = j.result.digest, now, time.Time{}
 	}
 }
 
@@ -174,6 +211,9 @@ func (s *Store) fail(j *job, now time.Time) {
 		s.failures[j.key] = f
 	}
 	f.err, f.told = j.err, map[string]int{}
+	for uid := range j.waiters {
+		s.askers[uid].digest = "" // it has had none since
+	}
 	backoff := lastBackoff
 	if f.count < 5 { // 10 s, 20 s, 40 s, 80 s, 160 s
 		backoff = firstBackoff << f.count
@@ -185,7 +225,5 @@ func (s *Store) fail(j *job, now time.Time) {
 // prune forgets what is over. The lock is held.
 func (s *Store) prune(now time.Time) {
 	maps.DeleteFunc(s.failures, func(_ string, f *failure) bool { return now.Sub(f.until) > failureKept })
-	maps.DeleteFunc(s.answers, func(_ answerKey, a *answer) bool {
-		return now.Sub(a.at) > answerKept || !a.handed.IsZero() && now.Sub(a.handed) >= answerCounts
-	})
+	maps.DeleteFunc(s.askers, func(_ string, me *asker) bool { return me.job == nil && now.Sub(me.seen) > askerKept })
 }

@@ -12,7 +12,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/klauspost/compress/gzip"
@@ -119,12 +119,10 @@ func (s *Store) takeLocal(ctx context.Context, j *job) (result, error) {
 	if info.IsDir() {
 		return s.takeLayout(ctx, j, folderLayout(f))
 	}
-	res := result{fetched: true}
-	err = s.share(ctx, j, j.key, func(ft *fetch) (err error) {
-		res.digest, err = s.takeArchive(ctx, j, steady{contextReader{ctx, f}, f, identify(info)}, ft.sized(info.Size()))
-		return err
+	digest, err := s.share(ctx, j, j.key, func(ctx context.Context, ft *fetch) (string, error) {
+		return s.takeArchive(ctx, j, steady{contextReader{ctx, f}, f, identify(info)}, ft.sized(info.Size()))
 	})
-	return res, err
+	return result{digest: digest, fetched: true}, err
 }
 
 // steady is a file that must not change while it is read.
@@ -209,12 +207,14 @@ func gunzipped(r io.Reader) (io.Reader, error) {
 
 // takeLayout takes the image of an OCI layout in a folder.
 func (s *Store) takeLayout(ctx context.Context, j *job, l layout) (result, error) {
-	var res result
-	err := s.share(ctx, j, j.key, func(f *fetch) (err error) {
-		res, err = s.convert(ctx, j, l, f)
-		return err
+	out := result{fetched: true}
+	var err error
+	out.digest, err = s.share(ctx, j, j.key, func(ctx context.Context, f *fetch) (string, error) {
+		res, err := s.convert(ctx, j, l, f)
+		out.fetched = res.fetched
+		return res.digest, err
 	})
-	return res, err
+	return out, err
 }
 
 // convert makes an archive of the layout's image for this node.
@@ -246,30 +246,29 @@ func (s *Store) takeFromDaemon(ctx context.Context, j *job) (result, error) {
 	if err != nil {
 		return result{}, fmt.Errorf("the node's Docker Engine: %w", err)
 	}
-	key := host.DaemonPrefix + filepath.Base(id)
+	if hex, ok := strings.CutPrefix(id, "sha256:"); !ok || !hexDigest.MatchString(hex) {
+		return result{}, fmt.Errorf("the node's Docker Engine: it has no image %s, but something else of that name", j.name)
+	}
+	key := host.DaemonPrefix + id
 	if digest := s.savedFromDaemon(key); digest != "" {
 		return result{digest: digest}, nil
 	}
-	res := result{fetched: true}
-	err = s.share(ctx, j, key, func(f *fetch) error {
-		if res.digest = s.savedFromDaemon(key); res.digest != "" {
-			return nil
+	digest, err := s.share(ctx, j, key, func(ctx context.Context, f *fetch) (string, error) {
+		if digest := s.savedFromDaemon(key); digest != "" {
+			return digest, nil
 		}
 		body, err := s.o.Daemon.Save(ctx, id)
 		if err != nil {
-			return fmt.Errorf("the node's Docker Engine: %w", err)
+			return "", fmt.Errorf("the node's Docker Engine: %w", err)
 		}
 		defer body.Close()
-		res.digest, err = s.takeArchive(ctx, j, contextReader{ctx, body}, f)
+		digest, err := s.takeArchive(ctx, j, contextReader{ctx, body}, f)
 		if err == nil {
-			s.noteSaved(key, res.digest)
+			s.noteSaved(key, digest)
 		}
-		return err
+		return digest, err
 	})
-	if err == nil && res.digest == "" { // another job brought it
-		res.digest = s.savedFromDaemon(key)
-	}
-	return res, err
+	return result{digest: digest, fetched: true}, err
 }
 
 // savedFromDaemon returns the digest of the archive of the image with this ID,

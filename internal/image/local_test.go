@@ -257,7 +257,7 @@ func TestDockerDaemon(t *testing.T) {
 	images["demo:1"] = newImage(t, "amd64", "two")
 	w.clock.Step(answerCounts)
 	wantImage(t, w.want(req).Path, images["demo:1"])
-	for _, bad := range []string{"", "-x", "a b", "x;y"} {
+	for _, bad := range []string{"", "-x", "a b", "x;y", "a/../../containers/b", "a//b", "a/."} {
 		if _, err := w.settle(host.ImageRequest{Reference: host.DaemonPrefix + bad}); !errors.Is(err, host.ErrInvalid) {
 			t.Errorf("%q: got %v, want ErrInvalid", bad, err)
 		}

@@ -3,7 +3,6 @@
 package image
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -11,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
@@ -49,32 +49,6 @@ func (i *image) compressed() int64 {
 		n += l.Size
 	}
 	return n
-}
-
-// document is any manifest.
-type document struct {
-	SchemaVersion int             `json:"schemaVersion"`
-	MediaType     types.MediaType `json:"mediaType"`
-	Manifests     []v1.Descriptor `json:"manifests"`
-	Config        *v1.Descriptor  `json:"config"`
-	Layers        []v1.Descriptor `json:"layers"`
-}
-
-// parseManifest returns what a manifest says, which is one thing or the other.
-func parseManifest(raw []byte) (document, error) {
-	var d document
-	if err := json.Unmarshal(raw, &d); err != nil {
-		return document{}, errors.New("the manifest is not JSON")
-	}
-	switch {
-	case d.SchemaVersion == 1:
-		return document{}, errors.New("the manifest is of Docker's schema 1, which is no longer read: push the image again with a current tool")
-	case d.Manifests != nil && (d.Config != nil || d.Layers != nil):
-		return document{}, errors.New("the manifest is both an index and an image")
-	case d.Manifests == nil && d.Config == nil:
-		return document{}, errors.New("the manifest is neither an index nor an image")
-	}
-	return d, nil
 }
 
 func digestOf(raw []byte) v1.Hash {
@@ -141,19 +115,32 @@ func inspect(ctx context.Context, c content, doc document, o *Options) (*image, 
 	if len(doc.Layers) > maxLayers {
 		return nil, fmt.Errorf("it has %d layers, more than %d", len(doc.Layers), maxLayers)
 	}
-	claimed := int64(0)
-	for _, d := range append([]v1.Descriptor{*doc.Config}, doc.Layers...) {
-		if claimed += d.Size; d.Size < 0 || claimed > o.MaxBytes {
-			return nil, tooLarge(claimed, o.MaxBytes)
-		}
+	parts := append([]v1.Descriptor{doc.Config.Descriptor}, doc.Layers...)
+	if size := claimed(parts); size > o.MaxBytes {
+		return nil, tooLarge(size, o.MaxBytes)
+	}
+	for _, d := range parts {
 		if err := checkDigest(d.Digest); err != nil {
 			return nil, err
 		}
 	}
-	if err := img.readConfig(ctx, c, *doc.Config, o.Architecture); err != nil {
+	if err := img.readConfig(ctx, c, doc.Config.Descriptor, o.Architecture); err != nil {
 		return nil, err
 	}
 	return img, nil
+}
+
+// claimed is the sum of all sizes; the most that there can be where one is
+// below zero, or the sum is above that.
+func claimed(parts []v1.Descriptor) int64 {
+	var sum int64
+	for _, d := range parts {
+		if d.Size < 0 || d.Size > math.MaxInt64-sum {
+			return math.MaxInt64
+		}
+		sum += d.Size
+	}
+	return sum
 }
 
 func tooLarge(size, most int64) error {
@@ -175,11 +162,11 @@ func (i *image) readConfig(ctx context.Context, c content, d v1.Descriptor, arch
 	if digestOf(i.config) != d.Digest {
 		return corrupted("config", d.Digest)
 	}
-	parsed, err := v1.ParseConfigFile(bytes.NewReader(i.config))
-	if err != nil {
+	var parsed imageConfig
+	if err := json.Unmarshal(i.config, &parsed); err != nil {
 		return errors.New("its config is not JSON")
 	}
-	if err := checkPlatform(parsed, arch); err != nil {
+	if err := checkPlatform(parsed.platform, arch); err != nil {
 		return err
 	}
 	i.diffIDs = parsed.RootFS.DiffIDs

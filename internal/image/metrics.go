@@ -3,6 +3,7 @@
 package image
 
 import (
+	"errors"
 	"os"
 	"time"
 
@@ -65,9 +66,10 @@ func (m *Metrics) pulled(j *job, err error, d time.Duration) {
 	if m == nil {
 		return
 	}
+	var disk errDisk
 	result := "present"
 	switch {
-	case isDisk(err):
+	case errors.As(err, &disk) && !disk.broken:
 		result = "disk_full"
 	case err != nil:
 		result = "failed"

@@ -51,11 +51,12 @@ type Options struct {
 	// Reserve is how many bytes of the disk a pull leaves free
 	// (--image-reserve-bytes); negative for none. Default DefaultReserve.
 	Reserve int64
-	// PullTimeout bounds one pull (--image-pull-timeout), its waiting for
-	// others included. Default DefaultPullTimeout.
+	// PullTimeout bounds the fetching of one image (--image-pull-timeout), its
+	// waiting for others not included. Default DefaultPullTimeout.
 	PullTimeout time.Duration
 	// MaxPulls bounds the pulls at one time (--max-concurrent-pulls). Asking a
-	// registry what a tag is does not count. Default DefaultMaxPulls.
+	// registry what a tag is does not count; four times as many, and at least
+	// 16, may do that. Default DefaultMaxPulls.
 	MaxPulls int
 	// Patience is how long Get waits before it says that a pull is under way,
 	// so that a quick answer costs no second pass. Zero for not at all.
@@ -123,6 +124,11 @@ func (o *Options) complete() error {
 	if o.Event == nil {
 		o.Event = func(string, string, string) {}
 	}
+	for _, registry := range o.PlainHTTP {
+		if reg, err := name.NewRegistry(registry, name.StrictValidation); err != nil || reg.Name() != registry {
+			return fmt.Errorf("registry without TLS %q: want HOST[:PORT]", registry)
+		}
+	}
 	switch {
 	case !filepath.IsAbs(o.Dir):
 		return fmt.Errorf("folder of images %q: want an absolute path", o.Dir)
@@ -153,7 +159,7 @@ func mirrorsOf(flags []string) (map[string][]string, error) {
 		for mirror := range strings.SplitSeq(list, ",") {
 			mirror = strings.TrimSuffix(mirror, "/")
 			// Any repository will do to see whether the rest is a prefix of one.
-			if _, err := name.NewRepository(mirror+"/x/y", name.StrictValidation); mirror == "" || strings.Contains(mirror, "://") || err != nil {
+			if _, err := name.NewRepository(mirror+"/x/y", name.StrictValidation); mirror == "" || strings.Contains(mirror, ":/") || err != nil {
 				return nil, fmt.Errorf("image mirror %q: %q is no HOST[:PORT][/PREFIX]", flag, mirror)
 			}
 			mirrors[reg.Name()] = append(mirrors[reg.Name()], mirror)

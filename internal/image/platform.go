@@ -64,7 +64,7 @@ func platformName(os, arch, variant string) string {
 }
 
 // checkPlatform refuses an image whose own config says that it is for others.
-func checkPlatform(c *v1.ConfigFile, arch string) error {
+func checkPlatform(c platform, arch string) error {
 	if c.OS != "" && c.OS != guestOS || c.Architecture != "" && c.Architecture != arch {
 		return errors.New(clean(fmt.Sprintf("the image is for %s, not for %s/%s: choose an image of the node's platform, or another node",
 			platformName(c.OS, c.Architecture, c.Variant), guestOS, arch)))

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"botbottle.dev/bottle-operator/internal/host"
 )
@@ -14,7 +15,7 @@ import (
 // Prewarm brings the images into the store with the node's own credentials,
 // so that the first Bottle does not wait, and returns when all are there. It
 // tries again as long as that may help, and ends with ctx. Its errors are of
-// the references that can never be had.
+// the references that can never be had, because they are none.
 func (s *Store) Prewarm(ctx context.Context, references []string) error {
 	errs := make([]error, len(references))
 	var all sync.WaitGroup
@@ -26,37 +27,56 @@ func (s *Store) Prewarm(ctx context.Context, references []string) error {
 }
 
 func (s *Store) prewarm(ctx context.Context, reference string) error {
-	a, err := s.understand(host.ImageRequest{Reference: reference})
-	if err != nil {
-		return fmt.Errorf("prewarm: %w", err)
-	}
+	told := false
 	for {
-		_, j, err := s.answer(a)
-		var failed *host.PullFailed
+		// Anew each time: the node's credentials and files may have changed.
+		err := s.prewarmOnce(ctx, reference)
 		switch {
-		case j != nil:
-			select {
-			case <-j.done:
-				if j.err == nil && s.ctx.Err() == nil {
-					return nil
-				}
-			case <-ctx.Done():
-				return ctx.Err()
-			}
 		case err == nil:
 			return nil
-		case errors.As(err, &failed):
-			if err := s.sleepUntil(ctx, failed); err != nil {
-				return err
-			}
-		default:
+		case errors.Is(err, host.ErrInvalid):
 			return fmt.Errorf("prewarm: %w", err)
+		case ctx.Err() != nil, s.ctx.Err() != nil:
+			return err
+		}
+		until := s.o.Clock.Now().Add(firstBackoff)
+		var failed *host.PullFailed
+		if errors.As(err, &failed) {
+			until = failed.Until
+		}
+		if !told {
+			told = true
+			s.o.Log.Info("An image to be prewarmed cannot be had yet", "image", reference, "reason", err.Error())
+		}
+		if err := s.sleepUntil(ctx, until); err != nil {
+			return err
 		}
 	}
 }
 
-func (s *Store) sleepUntil(ctx context.Context, failed *host.PullFailed) error {
-	timer := s.o.Clock.NewTimer(failed.Until.Sub(s.o.Clock.Now()))
+// prewarmOnce returns nil when the image is in the store.
+func (s *Store) prewarmOnce(ctx context.Context, reference string) error {
+	a, err := s.understand(host.ImageRequest{Reference: reference})
+	if err != nil {
+		return err
+	}
+	_, j, err := s.answer(a)
+	if j == nil {
+		return err
+	}
+	select {
+	case <-j.done:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if s.ctx.Err() != nil {
+		return errClosed
+	}
+	return j.err
+}
+
+func (s *Store) sleepUntil(ctx context.Context, until time.Time) error {
+	timer := s.o.Clock.NewTimer(until.Sub(s.o.Clock.Now()))
 	defer timer.Stop()
 	select {
 	case <-timer.C():

@@ -39,3 +39,32 @@ func TestPrewarm(t *testing.T) {
 	w.want(w.request("demo:1", "a")) // anybody has the node's credentials
 	w.want(w.request("late:1", "a"))
 }
+
+// The node's credentials and files come, or are mended, after the agent began.
+func TestPrewarmLooksAnew(t *testing.T) {
+	config := filepath.Join(t.TempDir(), "config.json")
+	w := newWorld(t, func(o *Options) { o.DockerConfig = config })
+	w.reg.push(t, "demo:1", newImage(t, "amd64", "one"))
+	w.reg.setPrivate("demo", "node:word")
+	done := make(chan error, 1)
+	go func() {
+		done <- w.Prewarm(t.Context(), []string{w.request("demo:1", "").Reference, "file:late.tar", "NO SUCH"})
+	}()
+	waiters := func() bool { return w.clock.Waiters() == 2 }
+	until(t, "both to wait", waiters)
+	writeFile(t, config, []byte("{"))
+	w.clock.Step(firstBackoff)
+	until(t, "both to wait for better", waiters)
+	writeFile(t, config, secretFor(w.reg.host(), "node:word"))
+	w.put("late.tar", saved(t, newImage(t, "amd64", "two")))
+	until(t, "an end", func() bool {
+		w.clock.Step(firstBackoff)
+		return len(done) > 0
+	})
+	err := <-done
+	if !errors.Is(err, host.ErrInvalid) || strings.Contains(err.Error(), "demo") || strings.Contains(err.Error(), "late") {
+		t.Errorf("got %v, want ErrInvalid for the one that is none", err)
+	}
+	w.reg.Close()
+	w.want(w.request("demo:1", "a"))
+}

@@ -22,7 +22,7 @@ func (s *Store) takeFromRegistries(ctx context.Context, j *job) (result, error) 
 	rt := schemes{inner: base, plain: s.plain}
 	var failed error
 	for _, e := range j.endpoints {
-		res, err := s.takeFrom(ctx, j, e, rt)
+		res, err := s.ask(ctx, j, e.repo.RegistryStr(), func(ctx context.Context) (result, error) { return s.takeFrom(ctx, j, e, rt) })
 		if err == nil {
 			return res, nil
 		}
@@ -56,7 +56,7 @@ func (s *Store) takeFrom(ctx context.Context, j *job, e endpoint, rt http.RoundT
 			}
 			return result{}, try.explain(err)
 		}
-		res, err := s.obtain(ctx, j, session, resolved{top, raw})
+		res, err := s.obtain(ctx, j, pacing{session, s.o.Clock}, resolved{top, raw})
 		if err != nil {
 			return result{}, try.explain(err)
 		}
@@ -91,7 +91,8 @@ type resolved struct {
 func (s *Store) resolve(ctx context.Context, r *session, j *job) (v1.Hash, []byte, error) {
 	identifier := j.identifier()
 	if j.form == formArchive { // an artifact's manifest is small, and names its file
-		if top, err := r.head(ctx, identifier); err == nil && s.stored(top.String(), j.repository()) != "" {
+		top, err := r.head(ctx, identifier)
+		if err == nil && isAsked(identifier, top) && s.stored(top.String(), j.repository()) != "" {
 			return top, nil, nil
 		}
 	}
@@ -100,10 +101,17 @@ func (s *Store) resolve(ctx context.Context, r *session, j *job) (v1.Hash, []byt
 		return v1.Hash{}, nil, err
 	}
 	top := digestOf(raw)
-	if want, err := v1.NewHash(identifier); err == nil && want != top {
-		return v1.Hash{}, nil, corrupted("manifest", want)
+	if !isAsked(identifier, top) {
+		return v1.Hash{}, nil, fmt.Errorf("the registry sent the manifest %s for %s: it was corrupted in the registry, in a mirror or on the way", top, identifier)
 	}
 	return top, raw, nil
+}
+
+// isAsked is false for another digest than the one that was asked for, which a
+// registry may name all the same. Any will do for a tag.
+func isAsked(identifier string, top v1.Hash) bool {
+	want, err := v1.NewHash(identifier)
+	return err != nil || want == top
 }
 
 // stored returns the image that a manifest's or index's digest stands for, if
@@ -139,7 +147,7 @@ func (s *Store) obtain(ctx context.Context, j *job, c content, r resolved) (resu
 		return s.obtainArtifact(ctx, j, c, doc)
 	}
 	res := result{digest: digest.String(), top: r.top.String()}
-	res.fetched, err = s.once(ctx, j, res.digest, func(f *fetch) error {
+	res.fetched, err = s.once(ctx, j, res.digest, func(ctx context.Context, f *fetch) error {
 		img, err := inspect(ctx, c, doc, &s.o)
 		if err != nil {
 			return err
@@ -152,21 +160,22 @@ func (s *Store) obtain(ctx context.Context, j *job, c content, r resolved) (resu
 
 // once has what the digest stands for brought, unless it is here and this
 // repository is known to have it. It says whether it was not.
-func (s *Store) once(ctx context.Context, j *job, digest string, bring func(f *fetch) error) (fetched bool, err error) {
+func (s *Store) once(ctx context.Context, j *job, digest string, bring func(ctx context.Context, f *fetch) error) (fetched bool, err error) {
 	if s.has(digest, j) {
 		return false, nil
 	}
-	return true, s.share(ctx, j, j.repository()+"@"+digest, func(f *fetch) error {
+	_, err = s.share(ctx, j, j.repository()+"@"+digest, func(ctx context.Context, f *fetch) (string, error) {
 		// Another may have brought it between the look and here.
 		if s.has(digest, j) {
-			return nil
+			return digest, nil
 		}
-		if err := bring(f); err != nil {
-			return err
+		if err := bring(ctx, f); err != nil {
+			return "", err
 		}
 		s.noteServed(digest, j.repository())
-		return nil
+		return digest, nil
 	})
+	return true, err
 }
 
 func (s *Store) has(digest string, j *job) bool {

@@ -215,7 +215,7 @@ func TestDigestIsNoKey(t *testing.T) {
 	img := newImage(t, "amd64", "secret")
 	digest := w.reg.push(t, "team/private:1", img)
 	w.reg.setPrivate("team/private", "alice:word")
-	w.want(host.ImageRequest{Reference: w.reg.host() + "/team/private:1", PullSecrets: [][]byte{secretFor(w.reg.host(), "alice:word")}})
+	w.want(host.ImageRequest{Reference: w.reg.host() + "/team/private:1", PullSecrets: [][]byte{secretFor(w.reg.host(), "alice:word")}, For: "a"})
 
 	// It has the manifest and the config, but not the layer.
 	w.reg.push(t, "evil/copy:1", img)

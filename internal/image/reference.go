@@ -5,6 +5,7 @@ package image
 import (
 	"fmt"
 	"io/fs"
+	"path"
 	"regexp"
 	"strings"
 
@@ -37,6 +38,10 @@ type reference struct {
 // daemonName is what may be given to the Docker Engine: a reference or an ID.
 var daemonName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,254}$`)
 
+// isDaemonName is false also for what would lead elsewhere: the name becomes a
+// part of the path that the Engine is asked for.
+func isDaemonName(n string) bool { return daemonName.MatchString(n) && path.Clean(n) == n }
+
 // referenceOf fails with host.ErrInvalid.
 func referenceOf(req host.ImageRequest) (reference, error) {
 	r, err := parseReference(req.Reference)
@@ -61,7 +66,7 @@ func parseReference(given string) (reference, error) {
 		return reference{kind: ofFolder, form: formArchive, given: given, canonical: given, name: n}, nil
 	}
 	if n, ok := strings.CutPrefix(given, host.DaemonPrefix); ok {
-		if !daemonName.MatchString(n) {
+		if !isDaemonName(n) {
 			return reference{}, fmt.Errorf("image %q: %w: want docker-daemon:NAME[:TAG]", given, host.ErrInvalid)
 		}
 		return reference{kind: ofDaemon, form: formArchive, given: given, canonical: given, name: n}, nil

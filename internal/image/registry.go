@@ -114,23 +114,33 @@ func (r *session) manifest(ctx context.Context, digest v1.Hash) ([]byte, error) 
 
 // blob returns the blob, however often the connection breaks within reason.
 func (r *session) blob(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error) {
-	return &resuming{
-		size: d.Size, clock: r.clock, wait: r.retryWait, ctx: ctx,
-		open: func(offset int64) (io.ReadCloser, error) { return r.openBlob(ctx, d, offset) },
-	}, nil
+	b := &blobRequests{session: r, Descriptor: d}
+	return &resuming{size: d.Size, clock: r.clock, wait: r.retryWait, ctx: ctx,
+		open: func(offset int64) (io.ReadCloser, error) { return b.open(ctx, offset) }}, nil
 }
 
-// openBlob asks for the blob from the offset on. A registry that does not
-// know ranges sends it from the beginning, and what was had is skipped.
-func (r *session) openBlob(ctx context.Context, d v1.Descriptor, offset int64) (io.ReadCloser, error) {
-	req, err := r.request(ctx, http.MethodGet, "blobs/"+d.Digest.String())
-	if err != nil {
-		return nil, err
+// blobRequests asks for one blob, at first or again.
+type blobRequests struct {
+	*session
+	v1.Descriptor
+	// whole: the registry does not give a part of this blob.
+	whole bool
+}
+
+// open asks for the blob from the offset on. A registry that ignores ranges,
+// or refuses one, sends it from the beginning, and what was had is skipped:
+// whoever reads verifies the whole.
+func (b *blobRequests) open(ctx context.Context, offset int64) (io.ReadCloser, error) {
+	first := offset
+	if b.whole {
+		first = 0
 	}
-	if offset > 0 {
-		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", offset))
+	resp, err := b.ask(ctx, first)
+	if err == nil && first > 0 && !answersRange(resp, first) {
+		resp.Body.Close()
+		b.whole, first = true, 0
+		resp, err = b.ask(ctx, first)
 	}
-	resp, err := r.client.Do(req)
 	if err != nil {
 		return nil, err
 	}
@@ -138,7 +148,7 @@ func (r *session) openBlob(ctx context.Context, d v1.Descriptor, offset int64) (
 	switch {
 	case resp.StatusCode == http.StatusOK:
 		skip = offset
-	case resp.StatusCode == http.StatusPartialContent && offset > 0 && rangeStart(resp) == offset:
+	case resp.StatusCode == http.StatusPartialContent && first > 0:
 	default:
 		err := transport.CheckError(resp)
 		resp.Body.Close()
@@ -149,6 +159,31 @@ func (r *session) openBlob(ctx context.Context, d v1.Descriptor, offset int64) (
 		return nil, err
 	}
 	return resp.Body, nil
+}
+
+// ask names the range's end: some registries, go-containerregistry's own among
+// them, answer 416 to a range that has none.
+func (b *blobRequests) ask(ctx context.Context, first int64) (*http.Response, error) {
+	req, err := b.request(ctx, http.MethodGet, "blobs/"+b.Digest.String())
+	if err != nil {
+		return nil, err
+	}
+	if first > 0 {
+		req.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", first, b.Size-1))
+	}
+	return b.client.Do(req)
+}
+
+// answersRange is false where the same without a range may do better: a range
+// that is not satisfiable, or another part than the one that was asked for.
+func answersRange(resp *http.Response, offset int64) bool {
+	switch resp.StatusCode {
+	case http.StatusRequestedRangeNotSatisfiable:
+		return false
+	case http.StatusPartialContent:
+		return rangeStart(resp) == offset
+	}
+	return true
 }
 
 // rangeStart is where a partial answer begins; -1 when it does not say.

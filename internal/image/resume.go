@@ -113,7 +113,7 @@ func final(err error) bool {
 		return false
 	}
 	switch answer.StatusCode {
-	case http.StatusTooManyRequests, http.StatusRequestTimeout, http.StatusRequestedRangeNotSatisfiable:
+	case http.StatusTooManyRequests, http.StatusRequestTimeout:
 		return false
 	}
 	return answer.StatusCode < http.StatusInternalServerError

@@ -58,7 +58,7 @@ func (s *Store) noteRoom(j *job, err error) {
 		return
 	}
 	var full errDisk
-	if !errors.As(err, &full) {
+	if !errors.As(err, &full) || full.broken {
 		return
 	}
 	n := full.need

@@ -43,6 +43,7 @@ type Store struct {
 	cancel context.CancelFunc
 	behind sync.WaitGroup
 	slots  chan struct{} // one per pull at a time
+	asks   chan struct{} // one per job that asks what is to be pulled
 
 	renaming sync.Mutex // archives come and go under it
 	saving   sync.Mutex // of the index
@@ -52,7 +53,7 @@ type Store struct {
 	jobs     map[string]*job
 	fetches  map[string]*fetch
 	failures map[string]*failure
-	answers  map[answerKey]*answer
+	askers   map[string]*asker    // by UID
 	known    map[string]knownFile // by canonical reference
 
 	short shortage
@@ -76,9 +77,9 @@ func New(o Options) (*Store, error) {
 	}
 	s := &Store{
 		o: o, mirrors: mirrors, plain: map[string]bool{}, retryWait: 500 * time.Millisecond,
-		slots: make(chan struct{}, o.MaxPulls),
-		jobs:  map[string]*job{}, fetches: map[string]*fetch{}, failures: map[string]*failure{},
-		answers: map[answerKey]*answer{}, known: map[string]knownFile{}, watchers: map[int]func(string){},
+		slots: make(chan struct{}, o.MaxPulls), asks: make(chan struct{}, max(minAsks, asksPerPull*o.MaxPulls)),
+		jobs: map[string]*job{}, fetches: map[string]*fetch{}, failures: map[string]*failure{},
+		askers: map[string]*asker{}, known: map[string]knownFile{}, watchers: map[int]func(string){},
 		short: shortage{wake: make(chan struct{}, 1)}, unlink: os.Remove,
 	}
 	for _, registry := range o.PlainHTTP {

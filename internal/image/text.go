@@ -5,6 +5,7 @@ package image
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -26,6 +27,8 @@ var requestText = strings.NewReplacer(`Get "[URL]": `, "", `Head "[URL]": `, "",
 // URLs, which carry tokens in their queries and passwords before their hosts,
 // without tokens, and without the given secrets.
 func clean(s string, secrets ...string) string {
+	// The longest first: one may be the beginning of another.
+	secrets = slices.SortedFunc(slices.Values(secrets), func(a, b string) int { return len(b) - len(a) })
 	for _, secret := range secrets {
 		s = strings.ReplaceAll(s, secret, "[hidden]")
 	}

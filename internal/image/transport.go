@@ -8,10 +8,14 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
 	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"k8s.io/utils/clock"
 )
 
 const (
@@ -19,6 +23,11 @@ const (
 	answerTimeout = 60 * time.Second
 	// stallTimeout breaks a connection that brings nothing, to be resumed.
 	stallTimeout = 60 * time.Second
+	// minPace is how many bytes of a blob must come in a minute, on average;
+	// paceGrace is the time that is not counted, as of connections that
+	// stalled and were mended.
+	minPace   = 1 << 20
+	paceGrace = 2 * stallTimeout
 )
 
 // newTransport is what one pull speaks to registries with. The caller closes
@@ -68,6 +77,41 @@ func (c *stallConn) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	return c.Conn.Read(p)
+}
+
+// pacing gives up blobs that come so slowly that they only keep others from
+// their turn: what stalls would be resumed for ever with a byte now and then.
+type pacing struct {
+	content
+	clock clock.PassiveClock
+}
+
+func (p pacing) blob(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error) {
+	body, err := p.content.blob(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	return &paced{ReadCloser: body, size: d.Size, clock: p.clock}, nil
+}
+
+type paced struct {
+	io.ReadCloser
+	clock   clock.PassiveClock
+	size, n int64
+	// waited is spent in reads alone: a slow disk of ours is no reason.
+	waited time.Duration
+}
+
+func (p *paced) Read(b []byte) (int, error) {
+	begun := p.clock.Now()
+	n, err := p.ReadCloser.Read(b)
+	p.waited += p.clock.Since(begun)
+	p.n += int64(n)
+	if err == nil && p.n < p.size && float64(p.n) < (p.waited-paceGrace).Minutes()*minPace {
+		err = fmt.Errorf("the pull was too slow, with %s of a blob of %s in %s, where %s a minute are the least: check the connection to it, or name a mirror with --image-mirror",
+			bytesText(p.n), bytesText(p.size), p.waited.Round(time.Second), bytesText(minPace))
+	}
+	return n, err
 }
 
 // schemes decides alone which registries are spoken to without TLS: the

@@ -43,7 +43,7 @@ func (o *ImageOptions) Bind(fs *pflag.FlagSet) {
 	fs.StringVar(&o.DockerConfig, "image-docker-config", "/root/.docker/config.json", "the node's own credentials for registries; may be absent")
 	fs.Int64Var(&o.MaxBytes, "image-max-bytes", image.DefaultMaxBytes, "most bytes that an image may have, packed or unpacked")
 	fs.Int64Var(&o.Reserve, "image-reserve-bytes", image.DefaultReserve, "bytes of the disk that a pull leaves free; negative for none")
-	fs.DurationVar(&o.PullTimeout, "image-pull-timeout", image.DefaultPullTimeout, "how long one pull may take")
+	fs.DurationVar(&o.PullTimeout, "image-pull-timeout", image.DefaultPullTimeout, "how long the fetching of one image may take, once it is its turn")
 	fs.IntVar(&o.MaxPulls, "max-concurrent-pulls", image.DefaultMaxPulls, "how many images may be pulled at once")
 	fs.IntVar(&o.GCHigh, "image-gc-high", image.DefaultGCHigh, "per cent of the disk in use from which images that no Bottle uses are removed")
 	fs.IntVar(&o.GCLow, "image-gc-low", image.DefaultGCLow, "per cent of the disk in use down to which they are")

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -145,4 +146,24 @@ func TestAStateDirIsOneAgents(t *testing.T) {
 
 func withoutPatience(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, 10*time.Millisecond)
+}
+
+// docs/images.md has each flag of the image store, with its default.
+func TestImageFlagsAreDocumented(t *testing.T) {
+	page, err := os.ReadFile("../../docs/images.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fs := pflag.NewFlagSet("", pflag.ContinueOnError)
+	(&ImageOptions{}).Bind(fs)
+	fs.VisitAll(func(f *pflag.Flag) {
+		if !strings.Contains(string(page), "\n| `--"+f.Name+"` |") {
+			t.Errorf("docs/images.md: got no line for --%s, want one", f.Name)
+		}
+	})
+	for _, m := range regexp.MustCompile("(?m)^\\| `--([a-z-]+)` \\|").FindAllStringSubmatch(string(page), -1) {
+		if fs.Lookup(m[1]) == nil {
+			t.Errorf("docs/images.md: got a line for --%s, which is no flag", m[1])
+		}
+	}
 }

@@ -32,6 +32,7 @@ func (c capabilities) createArgs(s host.MachineSpec) ([]string, error) {
 		what       string
 	}{
 		{s.Image != "", c.LocalImages, "image archives"},
+		{s.Artifact != "", c.Artifacts, "artifacts that others cannot stand in for"},
 		{len(s.Secrets) > 0, c.SecretFiles, "values by reference"},
 		// It would take them, and drop them without a word.
 		{len(s.Secrets) > 0 && s.Artifact != "", false, "values by reference beside an artifact"},

@@ -58,7 +58,7 @@ func TestRealWithoutVM(t *testing.T) {
 
 // TestStandin is the whole contract against the stand-in.
 func TestStandin(t *testing.T) {
-	for _, version := range []string{"0.8.0", "1.9.1", "1.32.2"} {
+	for _, version := range []string{"0.8.0", "1.7.7", "1.9.1", "1.32.2"} {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel() // mostly waits
 			dir, newest := standin(t, version), standin(t, "1.32.2")

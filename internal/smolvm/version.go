@@ -90,6 +90,10 @@ func capabilitiesOf(v version) capabilities {
 			RunsWorkload: v.atLeast(1, 9, 0),
 			PolicyInList: v.atLeast(1, 29, 0),
 			EgressEvents: v.atLeast(1, 8, 1),
+			// Run: 1.7.7 and 1.8.0 unpack for each machine, 1.9.1 for all of one
+			// checksum but refuses another artifact with it, 1.32.2 works it out
+			// itself. In the source of 0.9.0 the artifact's word is taken.
+			Artifacts: v.atLeast(1, 7, 7),
 			// Run: kept by 1.8.0, dropped by 1.7.7.
 			ArtifactPolicy: v.atLeast(1, 8, 0),
 			// Run: 1.29.0 says that only references can be packed.

@@ -51,17 +51,18 @@ func TestCapabilities(t *testing.T) {
 		{"1.1.2", "nameFlag seccomp lockedDB fewConnections"},
 		{"1.1.3", "images virtio-net nameFlag seccomp lockedDB fewConnections"},
 		{"1.4.0", "images virtio-net secrets command nameFlag seccomp landlock lockedDB fewConnections"},
-		{"1.7.9", "images virtio-net secrets command nameFlag seccomp landlock lockedDB fewConnections"},
-		{"1.8.0", "images virtio-net secrets labels artifacts command nameFlag seccomp landlock lockedDB fewConnections"},
-		{"1.8.1", "images virtio-net secrets labels artifacts command events nameFlag seccomp landlock lockedDB fewConnections"},
-		{"1.8.3", "images virtio-net secrets labels artifacts command events nameFlag seccomp landlock lockedDB fewConnections"},
-		{"1.9.0", "images virtio-net secrets labels artifacts command workload events nameFlag copyMode seccomp landlock lockedDB fewConnections"},
-		{"1.18.0", "images virtio-net secrets labels artifacts command workload events nameFlag copyMode seccomp landlock lockedDB fewConnections"},
-		{"1.22.0", "images virtio-net secrets labels artifacts command workload events nameFlag copyMode seccomp landlock fewConnections"},
-		{"1.29.0", "images virtio-net secrets labels artifacts command workload policy events nameFlag copyMode jsonErrors seccomp landlock fewConnections"},
-		{"1.32.2", "images virtio-net secrets labels artifacts packs command workload policy events nameFlag copyMode jsonErrors seccomp landlock"},
-		{"1.32.3", "newer images virtio-net secrets labels artifacts packs command workload policy events nameFlag copyMode jsonErrors seccomp landlock"},
-		{"2.0.0", "newer images virtio-net secrets labels artifacts packs command workload policy events nameFlag copyMode jsonErrors seccomp landlock"},
+		{"1.7.6", "images virtio-net secrets command nameFlag seccomp landlock lockedDB fewConnections"},
+		{"1.7.7", "images virtio-net secrets artifacts command nameFlag seccomp landlock lockedDB fewConnections"},
+		{"1.8.0", "images virtio-net secrets labels artifacts artifactPolicy command nameFlag seccomp landlock lockedDB fewConnections"},
+		{"1.8.1", "images virtio-net secrets labels artifacts artifactPolicy command events nameFlag seccomp landlock lockedDB fewConnections"},
+		{"1.8.3", "images virtio-net secrets labels artifacts artifactPolicy command events nameFlag seccomp landlock lockedDB fewConnections"},
+		{"1.9.0", "images virtio-net secrets labels artifacts artifactPolicy command workload events nameFlag copyMode seccomp landlock lockedDB fewConnections"},
+		{"1.18.0", "images virtio-net secrets labels artifacts artifactPolicy command workload events nameFlag copyMode seccomp landlock lockedDB fewConnections"},
+		{"1.22.0", "images virtio-net secrets labels artifacts artifactPolicy command workload events nameFlag copyMode seccomp landlock fewConnections"},
+		{"1.29.0", "images virtio-net secrets labels artifacts artifactPolicy command workload policy events nameFlag copyMode jsonErrors seccomp landlock fewConnections"},
+		{"1.32.2", "images virtio-net secrets labels artifacts artifactPolicy packs command workload policy events nameFlag copyMode jsonErrors seccomp landlock"},
+		{"1.32.3", "newer images virtio-net secrets labels artifacts artifactPolicy packs command workload policy events nameFlag copyMode jsonErrors seccomp landlock"},
+		{"2.0.0", "newer images virtio-net secrets labels artifacts artifactPolicy packs command workload policy events nameFlag copyMode jsonErrors seccomp landlock"},
 	}
 	for _, tt := range tests {
 		c := capable(t, tt.version)
@@ -90,7 +91,7 @@ func words(c capabilities) []string {
 		word string
 	}{
 		{c.Older, "older"}, {c.Newer, "newer"}, {c.LocalImages, "images"}, {c.Backend == "virtio-net", "virtio-net"}, {c.SecretFiles, "secrets"}, {c.Labels, "labels"},
-		{c.ArtifactPolicy, "artifacts"}, {c.PackArchives, "packs"},
+		{c.Artifacts, "artifacts"}, {c.ArtifactPolicy, "artifactPolicy"}, {c.PackArchives, "packs"},
 		{c.Command, "command"}, {c.RunsWorkload, "workload"}, {c.PolicyInList, "policy"}, {c.EgressEvents, "events"},
 		{c.nameFlag, "nameFlag"}, {c.copyMode, "copyMode"}, {c.jsonErrors, "jsonErrors"}, {c.seccomp, "seccomp"}, {c.landlock, "landlock"},
 		{c.lockedDB, "lockedDB"}, {c.fewConnections, "fewConnections"},
@@ -129,9 +130,6 @@ func TestCreateArgs(t *testing.T) {
 		"1.7.7": {artifact, []string{
 			"machine", "create", "--name=" + id, "--cpus=1",
 			"--from=/i/a.smolmachine", "--env=A=1", "--env=B=x y\n", "--net", "--volume=/b/ca:/run/ca:ro",
-		}},
-		"0.8.1": {artifact, []string{
-			"machine", "create", id, "--cpus=1", "--from=/i/a.smolmachine", "--env=A=1", "--env=B=x y\n", "--net", "--volume=/b/ca:/run/ca:ro",
 		}},
 		"1.32.2": {whole, []string{
 			"machine", "create", "--error-format=json", "--name=" + id, "--cpus=1", "--mem=256", "--storage=3", "--overlay=2",

@@ -57,9 +57,12 @@ print(times)  # lists of numbers read as JSON
 
 var bareParts = []string{"docker network create", "docker run", "smolvm machine create", "smolvm machine start"}
 
-// measureBare returns the whole time of each of count bottles made bare, and
-// the times of the four commands of each.
-func measureBare(b *testing.B, c *story.Cluster, node string, count int) (whole []time.Duration, parts [][]time.Duration) {
+// guestArchive is the node's default image.
+const guestArchive = "/var/lib/bottle-images/guest.tar"
+
+// measureBare returns the whole time of each of count bottles made bare of an
+// archive on the node, and the times of the four commands of each.
+func measureBare(b *testing.B, c *story.Cluster, archive string, count int) (whole []time.Duration, parts [][]time.Duration) {
 	b.Helper()
 	sizes := "--cpus 4 --mem 8192"
 	if real() { // what an emulated node has room for
@@ -69,7 +72,7 @@ func measureBare(b *testing.B, c *story.Cluster, node string, count int) (whole 
 	if len(image) == 0 {
 		b.Fatal("the node has no built-in bundle image")
 	}
-	out := c.Exec(b, node, "python3", "-c", bare, image[0], "/var/lib/bottle-images/guest.tar", sizes, fmt.Sprint(count))
+	out := c.Exec(b, node, "python3", "-c", bare, image[0], archive, sizes, fmt.Sprint(count))
 	var times [][]float64
 	if err := json.Unmarshal([]byte(out), &times); err != nil {
 		b.Fatalf("bare run printed %q: %v", out, err)

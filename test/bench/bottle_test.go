@@ -93,7 +93,7 @@ func BenchmarkOne(b *testing.B) {
 		n, goal = 3, "<= 1.15"
 	}
 	ns := c.Namespace(b)
-	bareWhole, bareParts := measureBare(b, c, node, n)
+	bareWhole, bareParts := measureBare(b, c, guestArchive, n)
 	whole, proof := []time.Duration{}, []time.Duration{}
 	byStep := map[string][]time.Duration{}
 	walls := sumOf(b, c, wallSum)
@@ -156,7 +156,7 @@ func BenchmarkTwenty(b *testing.B) {
 	}
 	const n = 20
 	ns := c.Namespace(b)
-	bareWhole, _ := measureBare(b, c, node, n)
+	bareWhole, _ := measureBare(b, c, guestArchive, n)
 	var bareSum time.Duration
 	for _, d := range bareWhole {
 		bareSum += d

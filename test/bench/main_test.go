@@ -14,6 +14,9 @@ import (
 	"testing"
 	"text/tabwriter"
 	"time"
+
+	"github.com/go-logr/logr"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 )
 
 // row is one line of the table: what was measured, its spread and its goal.
@@ -30,6 +33,7 @@ var rows []row
 func report(r row) { rows = append(rows, r) }
 
 func TestMain(m *testing.M) {
+	log.SetLogger(logr.Discard()) // the client's; tests say what went wrong
 	code := m.Run()
 	if len(rows) > 0 {
 		w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)

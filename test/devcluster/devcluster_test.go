@@ -45,6 +45,11 @@ func TestCluster(t *testing.T) {
 	t.Run("the pretend world answers and remembers", func(t *testing.T) { testWorld(t, dir) })
 	t.Run("up twice changes nothing", func(t *testing.T) {
 		before := pids(t, dir)
+		for _, name := range []string{"world.pid", "registry.pid", "agent-node-1.pid"} {
+			if before[name] == "" {
+				t.Errorf("processes: got %v, want %s among them", before, name)
+			}
+		}
 		up(t, dir)
 		if diff := cmp.Diff(before, pids(t, dir)); diff != "" {
 			t.Errorf("processes before and after (-before +after):\n%s", diff)
@@ -90,6 +95,9 @@ func testReach(t *testing.T, dir string) {
 		if got.stdout != "the outside world\n" {
 			t.Errorf("%s: got %+v, want the outside world", url, got)
 		}
+	}
+	if got := onNode(t, dir, nil, "nc", "-z", "-w", "5", "10.77.0.1", "5000"); got.code != 0 {
+		t.Errorf("the registry on the LAN: got %+v, want an answer", got)
 	}
 	listener, err := net.Listen("tcp", "0.0.0.0:0")
 	if err != nil {

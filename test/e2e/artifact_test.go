@@ -52,7 +52,7 @@ func TestArtifacts(t *testing.T) {
 			t.Errorf("of another sum: got %q, want %q in it", said.Message, want)
 		}
 	}
-	fetched := blobRequests(c.Requests(t, node1, ns+"/packed"))
+	fetched := story.BlobRequests(c.Requests(t, node1, ns+"/packed"))
 	if len(fetched) > 1 {
 		t.Errorf("blobs: got %d asked for, want the artifact once at most: %v", len(fetched), fetched)
 	}

@@ -4,10 +4,15 @@ package e2e
 
 import (
 	"fmt"
+	"path"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -33,15 +38,6 @@ func wantDigest(t *testing.T, b *v1alpha1.Bottle, want string) {
 	}
 }
 
-func blobRequests(requests []story.Request) (out []story.Request) {
-	for _, r := range requests {
-		if r.Method == "GET" && strings.Contains(r.Path, "/blobs/") {
-			out = append(out, r)
-		}
-	}
-	return out
-}
-
 // Twenty who ask at once share one pull, by the node and by nobody else.
 func TestImageIsPulledOnceByTheNode(t *testing.T) {
 	c := connect(t)
@@ -64,7 +60,7 @@ func TestImageIsPulledOnceByTheNode(t *testing.T) {
 
 	pulled := c.Requests(t, node1, ns+"/agent")[before:]
 	times := map[string]int{}
-	for _, r := range blobRequests(pulled) {
+	for _, r := range story.BlobRequests(pulled) {
 		times[r.Path]++
 	}
 	if len(times) != 3 { // the config and two layers
@@ -75,34 +71,15 @@ func TestImageIsPulledOnceByTheNode(t *testing.T) {
 			t.Errorf("%s: got asked for %d times, want once", path, n)
 		}
 	}
-	node := strings.Fields(c.Exec(t, node1, "ip", "-4", "-br", "addr", "show", "dev", "world0"))
-	for _, r := range pulled {
-		if !slices.Contains(node, r.Remote+"/24") {
-			t.Errorf("%s %s by %s, want by the node (%v) alone", r.Method, r.Path, r.Remote, node)
-		}
-	}
-	// Nor did a machine try. That the wall would have seen it is shown last,
-	// with a way to the registry that no guest has.
-	tried := func(b *v1alpha1.Bottle) bool {
-		return strings.Contains(c.Exec(t, node1, "nft", "list", "set", "netdev", "bottle-"+string(b.UID)[:8], "ip4"), registryInSet)
-	}
+	c.PulledByNodeAlone(t, node1, pulled)
+	// Nor did a machine try. That the wall would have seen it is shown last.
 	for _, b := range bottles {
-		if tried(b) {
+		if c.DialledRegistry(t, b) {
 			t.Errorf("the machine of %s dialled the registry", b.Name)
 		}
 	}
-	c.TryExec(t, node1, "sh", "-c", `
-		ip -n "$1" neigh replace "$2" lladdr 02:00:00:00:00:01 dev bundle0
-		ip -n "$1" route replace 10.77.0.1 via "$2"
-		nsenter --net="/run/netns/$1" nc -w 1 10.77.0.1 5000`, "sh", story.ID(byDigest), byDigest.Status.Network.Gateway)
-	if !tried(byDigest) {
-		t.Errorf("the registry was dialled from a machine's namespace, and the wall did not see it:\n%s",
-			c.Exec(t, node1, "nft", "list", "set", "netdev", "bottle-"+string(byDigest.UID)[:8], "ip4"))
-	}
+	c.DialRegistry(t, byDigest)
 }
-
-// registryInSet is how nft shows the registry among a wall's drops.
-const registryInSet = "10.77.0.1 . tcp . 5000"
 
 func TestPrivateImage(t *testing.T) {
 	c := connect(t)
@@ -191,7 +168,7 @@ func TestRegistryThatDiesMidBlob(t *testing.T) {
 	c.WaitRuns(t, b)
 	wantDigest(t, b, digest)
 	cut, resumed := 0, 0
-	for _, r := range blobRequests(c.Requests(t, node1, ns+"/dies")) {
+	for _, r := range story.BlobRequests(c.Requests(t, node1, ns+"/dies")) {
 		if r.Fault == "cut" {
 			cut++
 		}
@@ -221,4 +198,74 @@ func TestCorruptedBlobIsNeverUsed(t *testing.T) {
 	mend()
 	c.WaitRuns(t, b)
 	wantDigest(t, b, digest)
+}
+
+// platforms is an index of images that differ, one for each architecture.
+func platforms(t *testing.T, c *story.Cluster, architectures ...string) (idx v1.ImageIndex, byArchitecture map[string]*v1.Manifest) {
+	t.Helper()
+	idx, byArchitecture = empty.Index, map[string]*v1.Manifest{}
+	for _, architecture := range architectures {
+		img := c.NewGuest(t)
+		config, err := img.ConfigFile()
+		if err != nil {
+			t.Fatal(err)
+		}
+		config = config.DeepCopy()
+		config.Architecture = architecture
+		if img, err = mutate.ConfigFile(img, config); err != nil {
+			t.Fatal(err)
+		}
+		if byArchitecture[architecture], err = img.Manifest(); err != nil {
+			t.Fatal(err)
+		}
+		idx = mutate.AppendManifests(idx, mutate.IndexAddendum{Add: img, Descriptor: v1.Descriptor{
+			Platform: &v1.Platform{OS: "linux", Architecture: architecture}}})
+	}
+	return idx, byArchitecture
+}
+
+func TestImageOfSeveralPlatforms(t *testing.T) {
+	c := connect(t)
+	ns := c.Namespace(t)
+	own := runtime.GOARCH // the nodes are on this machine
+	idx, manifests := platforms(t, c, "riscv64", "s390x", own)
+	top := c.PushImage(t, node1, ns+"/several:1", idx)
+	b := from(ns, "several", ns+"/several:1")
+	c.Apply(t, b)
+	c.WaitRuns(t, b)
+	index, err := idx.IndexManifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantDigest(t, b, index.Manifests[2].Digest.String())
+	if *b.Status.Image.Digest == top {
+		t.Errorf("digest: got the index's, %s, want the image's", top)
+	}
+	want := []string{manifests[own].Config.Digest.String()}
+	for _, l := range manifests[own].Layers {
+		want = append(want, l.Digest.String())
+	}
+	var got []string
+	for _, r := range story.BlobRequests(c.Requests(t, node1, ns+"/several")) {
+		got = append(got, path.Base(r.Path))
+	}
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("blobs asked for: got %v, want those of the node's platform alone: %v", got, want)
+	}
+}
+
+func TestImageForOtherPlatformsAlone(t *testing.T) {
+	c := connect(t)
+	ns := c.Namespace(t)
+	idx, _ := platforms(t, c, "riscv64", "s390x")
+	digest := c.PushImage(t, node1, ns+"/others:1", idx)
+	b := from(ns, "others", ns+"/others:1")
+	c.Apply(t, b)
+	wantSaid(t, c, b, "no image for linux/"+runtime.GOARCH, "only for linux/riscv64, linux/s390x")
+	if got := story.BlobRequests(c.Requests(t, node1, ns+"/others")); len(got) != 0 {
+		t.Errorf("blobs asked for: got %+v, want none", got)
+	}
+	wantNothing(t, c, b, digest)
 }

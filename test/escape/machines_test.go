@@ -14,6 +14,8 @@ type machine struct {
 	name, backend string
 	// allowed is all that smolvm's policy lets it reach, "" for no policy.
 	allowed string
+	// enter is the command that it was last started by.
+	enter []string
 }
 
 // makeMachine creates one; backend is smolvm's --net-backend, "" for a
@@ -51,6 +53,7 @@ func (s *site) makeMachine(t *testing.T, backend, allowed string) *machine {
 // node's own. It is stopped first, where it runs.
 func (m *machine) start(t *testing.T, enter ...string) {
 	t.Helper()
+	m.enter = enter
 	m.site.TryExec(t, node, "smolvm", "machine", "stop", "--name", m.name)
 	m.retry(t, append(enter, "smolvm", "machine", "start", "--name", m.name))
 }
@@ -73,9 +76,33 @@ func (m *machine) retry(t *testing.T, argv []string) {
 	}
 }
 
+// sh runs a script in the guest. Where the way to an emulated guest breaks, it
+// is run once more in the machine started anew: what it reached before that
+// was seen by observers, and counts.
 func (m *machine) sh(t *testing.T, script string) string {
 	t.Helper()
-	return m.site.Exec(t, node, "smolvm", "machine", "exec", "--name", m.name, "--", "sh", "-c", script)
+	argv := []string{"smolvm", "machine", "exec", "--name", m.name, "--", "sh", "-c", script}
+	r := m.site.TryExec(t, node, argv...)
+	if r.Code == 0 {
+		return r.Stdout
+	}
+	if !m.site.real || !strings.Contains(r.Stdout+r.Stderr, "connection closed") {
+		t.Fatalf("%s: exit code %d\n%s%s", m, r.Code, r.Stdout, r.Stderr)
+	}
+	t.Logf("%s: exit code %d: %s\n%s", m, r.Code, strings.TrimSpace(r.Stderr), m.remains(t))
+	m.start(t, m.enter...)
+	return m.site.Exec(t, node, argv...)
+}
+
+// remains is what is known of a machine to which the way broke.
+func (m *machine) remains(t *testing.T) string {
+	t.Helper()
+	r := m.site.TryExec(t, node, "sh", "-c", `
+		smolvm machine ls
+		for d in "$HOME"/.cache/smolvm/vms/*; do
+			if [ "$(cat "$d/name" 2>/dev/null)" = "$1" ]; then tail -n 20 "$d/agent-console.log"; fi
+		done`, "sh", m.name)
+	return r.Stdout + r.Stderr
 }
 
 func (m *machine) String() string {

@@ -6,6 +6,7 @@ package real
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -44,9 +45,16 @@ func TestBottleOnARealMicroVM(t *testing.T) {
 		make.Env(name, value)
 	}
 	b := make.EnvFromSecret("TOKEN", "agent", "token").Obj()
+	digest := c.PushGuest(t, node, ns+"/agent:1")
+	before := len(c.Requests(t, node, ns+"/agent"))
+	image := story.RegistryHost + "/" + ns + "/agent:1"
+	b.Spec.Image = &image
 	c.Apply(t, b)
 	c.WaitRuns(t, b)
 
+	t.Run("its image came from the registry, to the node", func(t *testing.T) {
+		wantPulled(t, c, b, digest, c.Requests(t, node, ns+"/agent")[before:])
+	})
 	t.Run("its kernel is not the host's", func(t *testing.T) {
 		t.Logf("uname -rv: guest %s, node %s", strings.TrimSpace(c.Guest(t, b, "uname", "-rv")), strings.TrimSpace(c.Exec(t, node, "uname", "-rv")))
 		const bootID = "/proc/sys/kernel/random/boot_id" // each boot of a kernel draws its own
@@ -87,6 +95,7 @@ func TestBottleOnARealMicroVM(t *testing.T) {
 			return m != nil && m.PID != nil && m.LastLoss != nil && story.Runs(b) && *m.PID != pid
 		})
 	})
+	t.Run("a guest that dials the registry is seen", func(t *testing.T) { c.DialRegistry(t, b) })
 	t.Run("deleting leaves nothing", func(t *testing.T) {
 		id := story.ID(b)
 		c.Gone(t, b)
@@ -112,5 +121,30 @@ func TestBottleOnARealMicroVM(t *testing.T) {
 			err := c.List(t.Context(), pods, client.InNamespace(ns))
 			return fmt.Sprintf("%d left (%v)", len(pods.Items), err), err == nil && len(pods.Items) == 0
 		})
+	})
+}
+
+// wantPulled wants the image of b to be the one of that digest, pulled in these
+// requests, each blob once, by the node alone; that its machine dialled the
+// registry is refuted by its wall, which would have seen it.
+func wantPulled(t *testing.T, c *story.Cluster, b *v1alpha1.Bottle, digest string, requests []story.Request) {
+	if got := b.Status.Image; got == nil || got.Digest == nil || *got.Digest != digest || got.Reference != *b.Spec.Image {
+		t.Errorf("image: got %+v, want %s with digest %s", got, *b.Spec.Image, digest)
+	}
+	var blobs []string
+	for _, r := range story.BlobRequests(requests) {
+		blobs = append(blobs, r.Path)
+	}
+	slices.Sort(blobs)
+	if len(blobs) != 3 || len(slices.Compact(slices.Clone(blobs))) != 3 { // the config and two layers
+		t.Errorf("blobs asked for: got %q, want three, each once", blobs)
+	}
+	c.PulledByNodeAlone(t, node, requests)
+	if c.DialledRegistry(t, b) {
+		t.Error("the machine dialled the registry")
+	}
+	c.Eventually(t, "an Event Pulled with the digest", func() (string, bool) {
+		out, err := c.Kubectl(nil, "-n", b.Namespace, "get", "events", "--field-selector", "reason=Pulled,involvedObject.name="+b.Name, "-o", "jsonpath={.items[*].message}")
+		return out, err == nil && strings.Contains(out, "("+digest+") in ")
 	})
 }

@@ -6,11 +6,17 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/static"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"botbottle.dev/bottle-operator/hack/smolvm/realpack"
 )
@@ -71,22 +77,31 @@ func SHA256(content []byte) string {
 func (c *Cluster) PutLocal(t testing.TB, node, name string, content []byte) {
 	t.Helper()
 	path := "/var/lib/bottle-images/" + name
-	c.feed(t, content, "exec", node, "sh", "-c", `cat >"$0.new" && mv "$0.new" "$0"`, path)
+	c.feed(t, bytes.NewReader(content), "exec", node, "sh", "-c", `cat >"$0.new" && mv "$0.new" "$0"`, path)
 	t.Cleanup(func() { c.TryExec(t, node, "rm", "-f", path) })
 }
 
-// PushArtifact pushes a file to the node's registry as an artifact.
+// PushArtifact pushes a file to the node's registry as ORAS does.
 func (c *Cluster) PushArtifact(t testing.TB, node, repositoryTag string, content []byte) {
 	t.Helper()
-	c.feed(t, content, "artifact-push", node, repositoryTag)
+	const octets = "application/octet-stream"
+	base := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), "application/vnd.oci.empty.v1+json")
+	artifact, err := mutate.Append(base, mutate.Addendum{
+		Layer: static.NewLayer(content, octets), MediaType: octets,
+		Annotations: map[string]string{"org.opencontainers.image.title": "guest.smolmachine"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.PushImage(t, node, repositoryTag, artifact)
 }
 
 // feed runs one of the cluster's commands with an input and returns its output.
-func (c *Cluster) feed(t testing.TB, input []byte, command string, args ...string) string {
+func (c *Cluster) feed(t testing.TB, input io.Reader, command string, args ...string) string {
 	t.Helper()
 	var stderr bytes.Buffer
 	cmd := exec.Command(filepath.Join(c.Dir, command), args...)
-	cmd.Stdin, cmd.Stderr = bytes.NewReader(input), &stderr
+	cmd.Stdin, cmd.Stderr = input, &stderr
 	out, err := cmd.Output()
 	if err != nil {
 		t.Fatalf("%s %v: %v\n%s", command, args, err, &stderr)

@@ -15,7 +15,7 @@ import (
 // agent's on the gateway: it takes a node, which has the canaries as its only
 // listeners on all addresses above port 1024, to do so.
 const leak = `
-canary=$(busybox netstat -ltn | awk '$4 ~ /^:::[0-9]+$/ {sub(":::", "", $4); if ($4 > 1024 && $4 != 18080) {print $4; exit}}')
+canary=$(busybox netstat -ltn | awk '$4 ~ /^:::[0-9]+$/ {sub(":::", "", $4); if ($4 + 0 > 1024 && $4 != 18080) {print $4; exit}}')
 [ -n "$canary" ]
 pid=$(docker inspect -f '{{.State.Pid}}' "$1")
 in_bundle() { nsenter -t "$pid" -n "$@"; }

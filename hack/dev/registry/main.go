@@ -8,13 +8,13 @@
 // usage:
 //
 //	registry serve -dir FOLDER -log FILE [-listen ADDRESS] [-name NAMES]
-//	registry push -ca FILE [-user USER -password-file FILE] [-artifact TITLE] TAR|- REFERENCE
+//	registry push -ca FILE [-user USER -password-file FILE] TAR|- REFERENCE
 //
 // In FOLDER serve keeps ca.pem, by which clients trust it, password, which is
 // that of the user "bottle", and its own certificate and key; it makes what is
 // absent. faults.json there says what is to break: see fault. push prints the
-// digest of what it pushed: of an image or, with -artifact, of any file, which
-// it pushes as one layer with that title, as ORAS does.
+// digest of what it pushed; that is what docker save writes, or an OCI layout,
+// of which manifests may name blobs that are nowhere.
 package main
 
 import (
@@ -26,7 +26,7 @@ import (
 	"strings"
 )
 
-var errUsage = errors.New("usage: registry serve -dir FOLDER -log FILE [-listen ADDRESS] [-name NAMES] | push -ca FILE [-user USER -password-file FILE] [-artifact TITLE] TAR|- REFERENCE")
+var errUsage = errors.New("usage: registry serve -dir FOLDER -log FILE [-listen ADDRESS] [-name NAMES] | push -ca FILE [-user USER -password-file FILE] TAR|- REFERENCE")
 
 func main() {
 	if err := run(os.Args[1:], os.Stdin, os.Stdout); err != nil {
@@ -57,7 +57,6 @@ func run(args []string, stdin io.Reader, stdout io.Writer) error {
 		var p pusher
 		flags.StringVar(&p.ca, "ca", "", "PEM `file` by which the registry is trusted")
 		flags.StringVar(&p.user, "user", "", "`user` to push as")
-		flags.StringVar(&p.artifact, "artifact", "", "`title` of a file that is to be pushed as it is")
 		flags.StringVar(&p.passwordFile, "password-file", "", "`file` of the user's password")
 		if err := flags.Parse(args[1:]); err != nil {
 			return err

@@ -3,10 +3,13 @@
 package main
 
 import (
+	"archive/tar"
 	"bytes"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"io"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -14,6 +17,9 @@ import (
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	ocilayout "github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 )
@@ -76,6 +82,74 @@ func TestPushWantsThePasswordBelowPrivate(t *testing.T) {
 			t.Errorf("line %q (%v): want a request", line, err)
 		}
 	}
+}
+
+// A layout is pushed as it is: an index with what is below it, and without
+// the layer that is nowhere.
+func TestPushesALayout(t *testing.T) {
+	dir, host, _ := start(t)
+	idx, err := random.Index(1000, 2, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := idx.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	images, err := idx.IndexManifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := idx.Image(images.Manifests[1].Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := second.Manifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder := t.TempDir()
+	if _, err := ocilayout.Write(folder, mutate.AppendManifests(empty.Index, mutate.IndexAddendum{Add: idx})); err != nil {
+		t.Fatal(err)
+	}
+	missing := m.Layers[1].Digest
+	if err := os.Remove(filepath.Join(folder, "blobs", missing.Algorithm, missing.Hex)); err != nil {
+		t.Fatal(err)
+	}
+	var packed, out bytes.Buffer
+	w := tar.NewWriter(&packed)
+	if err := errors.Join(w.AddFS(os.DirFS(folder)), w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if err := run([]string{"push", "-ca", filepath.Join(dir, "ca.pem"), "-", host + "/a:1"}, &packed, &out); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.TrimSpace(out.String()); got != want.String() {
+		t.Errorf("digest: got %s, want the index's, %s", got, want)
+	}
+	client := httpClient(t, dir)
+	for path, want := range map[string]int{
+		"manifests/1": 200, "manifests/" + images.Manifests[0].Digest.String(): 200, "blobs/" + m.Config.Digest.String(): 200,
+		"blobs/" + m.Layers[0].Digest.String(): 200, "blobs/" + missing.String(): 404,
+	} {
+		resp, err := client.Get("https://" + host + "/v2/a/" + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("%s: got status %d, want %d", path, resp.StatusCode, want)
+		}
+	}
+}
+
+func httpClient(t *testing.T, dir string) *http.Client {
+	t.Helper()
+	rt, err := pusher{ca: filepath.Join(dir, "ca.pem")}.transport()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &http.Client{Transport: rt}
 }
 
 func TestFaultsAreCounted(t *testing.T) {

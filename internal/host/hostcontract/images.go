@@ -53,6 +53,7 @@ func TestImages(t *testing.T, fixture func(t *testing.T) ImagesFixture) {
 		{"local", imageLocal},
 		{"artifacts", imageArtifact},
 		{"under way", imageUnderWay},
+		{"wanted no more", imageForgotten},
 		{"failures back off", imageBackOff},
 		{"cancelled", imageCancelled},
 	}
@@ -141,9 +142,7 @@ func imageMoves(t *testing.T, f ImagesFixture) {
 	f.want(t, host.ImageRequest{Reference: latest, For: "b"}, movedLatest)
 	f.want(t, host.ImageRequest{Reference: latest, Policy: host.PullIfNotPresent, For: "c"}, movedLatest)
 	f.want(t, host.ImageRequest{Reference: fixed, Policy: host.PullAlways, For: "c"}, moved)
-	// What a had is out of date for a itself after a while.
-	f.Step(11 * time.Second)
-	f.want(t, host.ImageRequest{Reference: latest, For: "a"}, movedLatest)
+	imageAnswerCounts(t, f, latest)
 }
 
 func imagePrivate(t *testing.T, f ImagesFixture) {
@@ -183,6 +182,10 @@ func imageInvalid(t *testing.T, f ImagesFixture) {
 		if img, err := f.settle(t, host.ImageRequest{Reference: ref, For: "a"}); !errors.Is(err, host.ErrInvalid) {
 			t.Errorf("%q: got %v %v, want ErrInvalid", ref, img, err)
 		}
+	}
+	f.Push(t, f.Repository+":1")
+	if img, err := f.settle(t, host.ImageRequest{Reference: f.Repository + ":1"}); !errors.Is(err, host.ErrInvalid) {
+		t.Errorf("for nobody: got %v %v, want ErrInvalid", img, err)
 	}
 }
 
@@ -225,11 +228,11 @@ func imageArtifact(t *testing.T, f ImagesFixture) {
 	f.Push(t, image)
 	f.wantFailed(t, host.ImageRequest{Reference: image, Artifact: true, For: "a"})
 	for _, ref := range []string{"docker-daemon:x", "UPPER"} {
-		if img, err := f.settle(t, host.ImageRequest{Reference: ref, Artifact: true}); !errors.Is(err, host.ErrInvalid) {
+		if img, err := f.settle(t, host.ImageRequest{Reference: ref, Artifact: true, For: "a"}); !errors.Is(err, host.ErrInvalid) {
 			t.Errorf("%s: got %v %v, want ErrInvalid", ref, img, err)
 		}
 	}
-	if img, err := f.settle(t, host.ImageRequest{Reference: "file:b.smolmachine", Artifact: true}); !errors.Is(err, host.ErrNotFound) {
+	if img, err := f.settle(t, host.ImageRequest{Reference: "file:b.smolmachine", Artifact: true, For: "a"}); !errors.Is(err, host.ErrNotFound) {
 		t.Errorf("absent: got %v %v, want ErrNotFound", img, err)
 	}
 }

@@ -33,6 +33,9 @@ var artifactEnv = slices.Concat(machineEnv, []string{"TRAILING=x \t\n", "-e=dash
 // policy is not.
 func machineArtifact(t *testing.T, f MachinesFixture) {
 	m, ctx := newArtifactMachine(t, f, f.Artifact(t)), t.Context()
+	if m.unsupported(t) {
+		return
+	}
 	v, _ := f.Machines.Version(ctx)
 	m.spec.CPUs, m.spec.MemoryMiB = 1, 320
 	m.create(t)
@@ -68,8 +71,28 @@ func machineArtifact(t *testing.T, f MachinesFixture) {
 	}
 }
 
+// unsupported: the version is refused its artifact, and that was seen.
+func (m *testMachine) unsupported(t *testing.T) bool {
+	t.Helper()
+	v, err := m.f.Machines.Version(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v.Artifacts {
+		return false
+	}
+	wantKind(t, "an artifact to "+v.Version, m.f.Machines.CreateMachine(t.Context(), m.spec), host.ErrUnsupported)
+	if _, ok := m.find(t); ok {
+		t.Error("got a machine, want none")
+	}
+	return true
+}
+
 func machineArtifactRefused(t *testing.T, f MachinesFixture) {
 	artifact := f.Artifact(t)
+	if newArtifactMachine(t, f, artifact).unsupported(t) {
+		return
+	}
 	link := filepath.Join(f.Dir, "link.smolmachine")
 	if err := os.Symlink(artifact, link); err != nil {
 		t.Fatal(err)
@@ -122,6 +145,9 @@ func plain(t *testing.T, f MachinesFixture, s host.MachineSpec) host.MachineSpec
 // machineArtifactGuest: what was given beside an artifact is in the guest.
 func machineArtifactGuest(t *testing.T, f MachinesFixture) {
 	m := newArtifactMachine(t, f, f.Artifact(t))
+	if m.unsupported(t) {
+		return
+	}
 	m.create(t)
 	m.start(t)
 	got := strings.Split(m.exec(t, "cat", "/proc/self/environ"), "\x00")

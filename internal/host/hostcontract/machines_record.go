@@ -4,8 +4,10 @@ package hostcontract
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -45,6 +47,11 @@ func machineRecord(t *testing.T, f MachinesFixture) {
 	want := host.Machine{Name: m.name, State: host.MachineCreated, PolicyKnown: v.PolicyInList}
 	if v.Labels {
 		want.UID = m.spec.Owner.UID
+	}
+	if m.spec.Image != "" {
+		archive, err := os.ReadFile(m.spec.Image)
+		mustDo(t, "archive", err)
+		want.Image = fmt.Sprintf("local:%x", sha256.Sum256(archive))
 	}
 	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(host.Machine{}, "CreatedAt", "CPUs", "MemoryMiB", "AllowedCIDRs")); diff != "" {
 		t.Errorf("listed (-want +got):\n%s", diff)

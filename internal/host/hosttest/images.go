@@ -9,7 +9,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -37,8 +36,7 @@ type Images struct {
 	down     error
 	resolved map[string]*resolvedImage
 	failures map[string]*imageFailure // by reference and secrets
-	waiting  map[string]map[string]bool
-	answers  map[string]*imageAnswer // by UID, reference and secrets
+	asks     map[string]*imageAsk     // by UID
 	pulls    int
 	watchers watchers
 }
@@ -63,11 +61,6 @@ type imageFailure struct {
 	told  map[string]bool
 }
 
-type imageAnswer struct {
-	digest string
-	handed time.Time
-}
-
 var _ host.Images = (*Images)(nil)
 
 // NewImages returns a node without images that writes its files to dir. The
@@ -80,7 +73,7 @@ func NewImages(faults *Faults, dir string, clock interface{ Now() time.Time }) *
 	return &Images{
 		Faults: faults, dir: dir, clock: clock, remote: map[string]*remoteImage{}, local: map[string]string{},
 		resolved: map[string]*resolvedImage{}, failures: map[string]*imageFailure{},
-		packed: map[string]bool{}, waiting: map[string]map[string]bool{}, answers: map[string]*imageAnswer{},
+		packed: map[string]bool{}, asks: map[string]*imageAsk{},
 	}
 }
 
@@ -177,15 +170,6 @@ func (f *Images) remoteOf(reference string) *remoteImage {
 	return f.remote[reference]
 }
 
-func (f *Images) tellWaiting(reference string) {
-	f.mu.Lock()
-	uids := slices.Sorted(maps.Keys(f.waiting[reference]))
-	f.mu.Unlock()
-	for _, uid := range uids {
-		f.watchers.tell(uid)
-	}
-}
-
 // WatchImages implements host.Images.
 func (f *Images) WatchImages(ctx context.Context, changed func(uid string)) error {
 	remove := f.watchers.add(changed)
@@ -203,7 +187,10 @@ func (f *Images) Get(ctx context.Context, req host.ImageRequest) (out host.Image
 		}
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		digest, err := f.get(req)
+		if req.For == "" {
+			return fmt.Errorf("image: %w: nobody asks for it", host.ErrInvalid)
+		}
+		digest, err := f.get(req, f.ask(req))
 		if err != nil {
 			return err
 		}
@@ -215,7 +202,7 @@ func (f *Images) Get(ctx context.Context, req host.ImageRequest) (out host.Image
 
 var referencePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9._:/@-]*$`)
 
-func (f *Images) get(req host.ImageRequest) (string, error) {
+func (f *Images) get(req host.ImageRequest, a *imageAsk) (string, error) {
 	ref := req.Reference
 	local := strings.HasPrefix(ref, host.LocalPrefix)
 	daemon := strings.HasPrefix(ref, host.DaemonPrefix) && f.local[ref] != ""
@@ -238,17 +225,16 @@ func (f *Images) get(req host.ImageRequest) (string, error) {
 			policy = host.PullAlways
 		}
 	}
-	key := ref + "\n" + req.SHA256 + "\n" + string(bytes.Join(req.PullSecrets, []byte{'\n'}))
-	if digest := f.find(req, policy, key); digest != "" && f.stored(req, digest) {
+	if digest := f.find(req, policy, a); digest != "" && f.stored(req, digest) {
 		return f.fitting(req, digest)
 	}
 	if policy == host.PullNever {
 		return "", fmt.Errorf("image %s: %w", ref, host.ErrNeverPull)
 	}
-	if fail := f.failures[key]; fail != nil && f.clock.Now().Before(fail.until) {
+	if fail := f.failures[a.key]; fail != nil && f.clock.Now().Before(fail.until) {
 		return "", fail.report(req.For)
 	}
-	return f.pull(req, key)
+	return f.pull(req, a)
 }
 
 // fitting refuses what is of the other kind, or has another sum.
@@ -275,12 +261,9 @@ func (f *Images) misfit(req host.ImageRequest, digest string) error {
 }
 
 // find returns what may be handed over without asking the registry.
-func (f *Images) find(req host.ImageRequest, policy host.PullPolicy, key string) string {
-	if a := f.answers[req.For+"\n"+key]; a != nil && req.For != "" {
-		if f.clock.Now().Sub(a.handed) < 10*time.Second {
-			return a.digest
-		}
-		delete(f.answers, req.For+"\n"+key)
+func (f *Images) find(req host.ImageRequest, policy host.PullPolicy, a *imageAsk) string {
+	if a.digest != "" && f.clock.Now().Sub(a.handed) < answerCounts {
+		return a.digest
 	}
 	r := f.resolved[req.Reference]
 	if policy == host.PullAlways || r == nil {
@@ -293,17 +276,13 @@ func (f *Images) find(req host.ImageRequest, policy host.PullPolicy, key string)
 	return r.digest
 }
 
-func (f *Images) pull(req host.ImageRequest, key string) (string, error) {
+func (f *Images) pull(req host.ImageRequest, a *imageAsk) (string, error) {
 	ref := req.Reference
 	remote := f.remote[ref]
 	if remote != nil && remote.held {
-		if f.waiting[ref] == nil {
-			f.waiting[ref] = map[string]bool{}
-		}
-		f.waiting[ref][req.For] = true
+		a.waiting = ref
 		return "", &host.Pulling{Done: remote.done, Total: remote.total, Message: "pulling image " + ref}
 	}
-	delete(f.waiting[ref], req.For)
 	grant := ""
 	var err error
 	switch {
@@ -321,14 +300,14 @@ func (f *Images) pull(req host.ImageRequest, key string) (string, error) {
 		err = f.misfit(req, remote.digest)
 	}
 	if err != nil {
-		return "", f.fail(key, fmt.Errorf("image %s: %w", ref, err)).report(req.For)
+		return "", f.fail(a.key, fmt.Errorf("image %s: %w", ref, err)).report(req.For)
 	}
-	delete(f.failures, key)
+	delete(f.failures, a.key)
 	if r := f.resolved[ref]; r == nil || r.digest != remote.digest {
 		f.resolved[ref] = &resolvedImage{digest: remote.digest, grants: map[string]bool{}}
 	}
 	f.resolved[ref].grants[grant] = true
-	f.answers[req.For+"\n"+key] = &imageAnswer{digest: remote.digest, handed: f.clock.Now()}
+	a.digest, a.handed = remote.digest, f.clock.Now()
 	if !f.stored(req, remote.digest) {
 		f.pulls++
 	}

@@ -74,10 +74,10 @@ func TestImagesFault(t *testing.T) {
 	f := NewImages(nil, t.TempDir(), clocktesting.NewFakeClock(time.Unix(1000, 0)))
 	digest := f.Push("registry.test/demo:1", "x")
 	f.Fail("Get", After, 1, host.ErrUnavailable)
-	if img, err := f.Get(t.Context(), host.ImageRequest{Reference: "registry.test/demo:1"}); !errors.Is(err, host.ErrUnavailable) || img != (host.Image{}) {
+	if img, err := f.Get(t.Context(), host.ImageRequest{Reference: "registry.test/demo:1", For: "a"}); !errors.Is(err, host.ErrUnavailable) || img != (host.Image{}) {
 		t.Errorf("lost: got %v %v, want ErrUnavailable", img, err)
 	}
-	img, err := f.Get(t.Context(), host.ImageRequest{Reference: "registry.test/demo:1"})
+	img, err := f.Get(t.Context(), host.ImageRequest{Reference: "registry.test/demo:1", For: "a"})
 	if err != nil || img.Digest != digest || f.Pulls() != 1 {
 		t.Errorf("again: got %v %v and %d pulls, want %s by one pull", img, err, f.Pulls(), digest)
 	}

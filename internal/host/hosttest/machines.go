@@ -19,7 +19,7 @@ import (
 // Reference is the version that a new Machines has.
 var Reference = host.SmolvmVersion{
 	Version: "1.32.2", LocalImages: true, SecretFiles: true, Labels: true, Command: true,
-	RunsWorkload: true, PolicyInList: true, EgressEvents: true, ArtifactPolicy: true, PackArchives: true, Backend: "virtio-net",
+	RunsWorkload: true, PolicyInList: true, EgressEvents: true, Artifacts: true, ArtifactPolicy: true, PackArchives: true, Backend: "virtio-net",
 }
 
 // Machines is a fake of host.Machines and host.Packer. It reads Smolfiles and secret files, as
@@ -210,9 +210,13 @@ func (f *Machines) CreateMachine(ctx context.Context, spec host.MachineSpec) err
 			return fmt.Errorf("create machine %s: %w", name, err)
 		}
 		f.now = f.now.Add(time.Second)
+		image, err := imageName(spec.Image)
+		if err != nil {
+			return fmt.Errorf("create machine %s: %w", name, err)
+		}
 		m := &machine{spec: spec, env: file.Env, disk: map[string]string{}, ended: make(chan struct{})}
 		m.Machine = host.Machine{
-			Name: name, State: host.MachineCreated, CreatedAt: f.now,
+			Name: name, Image: image, State: host.MachineCreated, CreatedAt: f.now,
 			CPUs: cmp.Or(spec.CPUs, file.CPUs, 4), MemoryMiB: cmp.Or(spec.MemoryMiB, file.Memory, 8192),
 		}
 		if f.version.Labels {

@@ -4,6 +4,7 @@ package hosttest
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -42,6 +43,9 @@ func (f *Machines) content(spec host.MachineSpec) (smolfile, error) {
 		file.Env = kept(file.Env)
 		return file, err
 	}
+	if !f.version.Artifacts {
+		return smolfile{}, fmt.Errorf("an artifact: %w", host.ErrUnsupported)
+	}
 	if spec.Image != "" || spec.Smolfile != "" || !spec.AllowCIDR.IsValid() {
 		return smolfile{}, fmt.Errorf("an artifact beside an image or a Smolfile, or without addresses: %w", host.ErrInvalid)
 	}
@@ -58,6 +62,15 @@ func (f *Machines) content(spec host.MachineSpec) (smolfile, error) {
 		file.Network.AllowCIDRs = []string{spec.AllowCIDR.String()}
 	}
 	return file, nil
+}
+
+// imageName is what smolvm calls an archive; "" for none.
+func imageName(path string) (string, error) {
+	if path == "" {
+		return "", nil
+	}
+	content, err := os.ReadFile(path)
+	return fmt.Sprintf("local:%x", sha256.Sum256(content)), err
 }
 
 // checkFile refuses what is there and cannot be read by everyone, or is empty.

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// A Bottle with PullAlways that waits for something else, such as memory.
+func TestAskingAgainIsQuiet(t *testing.T) {
+	w := newWorld(t)
+	w.reg.push(t, "demo:latest", newImage(t, "amd64", "one"))
+	req := w.request("demo", "a")
+	var want []string
+	events := func(more ...string) {
+		t.Helper()
+		want = append(want, more...)
+		until(t, strings.Join(want, ", "), func() bool {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			return len(w.events) >= len(want)
+		})
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		var got []string
+		for _, e := range w.events {
+			got = append(got, strings.Fields(e)[1])
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Fatalf("Events (-want +got):\n%s", diff)
+		}
+	}
+	asks := func(want int) {
+		t.Helper()
+		if n := w.reg.count("HEAD /v2/demo/manifests/latest"); n != want {
+			t.Errorf("got %d asks what the tag is, want %d", n, want)
+		}
+	}
+	for range 8 {
+		w.want(req)
+		w.clock.Step(30 * time.Second)
+	}
+	asks(2) // at first and after two minutes
+	events(ReasonPulling, ReasonPulled)
+
+	moved := w.reg.push(t, "demo:latest", newImage(t, "amd64", "two"))
+	if got := w.want(req); got.Digest != moved {
+		t.Errorf("the tag moved: got %s, want %s", got.Digest, moved)
+	}
+	asks(3)
+	events(ReasonPulling, ReasonPulled)
+
+	w.reg.setFault(func(http.ResponseWriter, *http.Request) bool { panic(http.ErrAbortHandler) })
+	w.clock.Step(answerCounts)
+	w.wantFailed(req)
+	events(ReasonFailed)
+	w.reg.setFault(nil)
+	w.clock.Step(firstBackoff)
+	w.want(req)
+	events(ReasonPulling, ReasonPulled)
+
+	// The machine was made; the next one is another matter.
+	w.Forget("a")
+	w.reg.forget()
+	w.want(req)
+	asks(1)
+	events(ReasonPulling, ReasonPulled)
+}
+
+// Those who neither ask nor say that they are gone are not kept for ever.
+func TestAskersArePruned(t *testing.T) {
+	w := newWorld(t)
+	w.reg.push(t, "demo:1", newImage(t, "amd64", "one"))
+	w.want(w.request("demo:1", "a"))
+	w.clock.Step(askerKept + time.Second)
+	w.want(w.request("demo:1", "b"))
+	w.wantFailed(w.request("absent:1", "c"))
+	w.Store.mu.Lock()
+	defer w.Store.mu.Unlock()
+	if w.askers["a"] != nil || w.askers["b"] == nil || w.askers["c"] == nil {
+		t.Errorf("got %v, want b and c", w.askers)
+	}
+}

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"bytes"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Whoever waits for others longer than a pull may take is not late for that.
+func TestWaitingForAPlaceIsNotThePullsTime(t *testing.T) {
+	w := newWorld(t, func(o *Options) { o.MaxPulls, o.PullTimeout = 1, 2*time.Second })
+	w.reg.push(t, "demo:1", newImage(t, "amd64", "one"))
+	w.slots <- struct{}{}
+	req := w.request("demo:1", "a")
+	until(t, "it to wait", func() bool { return strings.Contains(w.pulling(req).Message, "waiting for others") })
+	time.Sleep(w.o.PullTimeout + 100*time.Millisecond)
+	if got := w.pulling(req).Message; !strings.Contains(got, "waiting for others, of which the node pulls 1 at a time") {
+		t.Errorf("got %q, want it to wait still", got)
+	}
+	pit := newTarpit(w.reg, func(path string) bool { return strings.Contains(path, "/blobs/") })
+	<-w.slots
+	until(t, "the config to be asked for", func() bool { return pit.in.Load() == 1 })
+	if got, want := w.pulling(req).Message, "pulling image "+req.Reference+" from "+w.reg.host(); got != want {
+		t.Errorf("its turn: got %q, want %q", got, want)
+	}
+	close(pit.opened)
+	w.want(req)
+}
+
+// Each part of a pull has a time of its own, and the next one gets its own.
+func TestTimeouts(t *testing.T) {
+	for name, tt := range map[string]struct {
+		match func(path string) bool
+		text  string
+	}{
+		"asking":   {everything, "took too long to say what the image is, more than 300ms: check the connection to it, or raise --image-pull-timeout"},
+		"fetching": {func(path string) bool { return strings.Contains(path, "/blobs/") }, "the pull took too long: check the connection, or raise --image-pull-timeout"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, func(o *Options) { o.PullTimeout = 300 * time.Millisecond })
+			w.reg.push(t, "demo:1", newImage(t, "amd64", "one"))
+			newTarpit(w.reg, tt.match)
+			w.wantFailed(w.request("demo:1", "a"), "registry "+w.reg.host(), tt.text)
+			w.Close()
+			w.o.PullTimeout = time.Minute
+			w.open()
+			w.reg.setFault(nil)
+			w.want(w.request("demo:1", "a"))
+		})
+	}
+}
+
+// One byte now and then would keep a place for as long as a pull may take.
+func TestATrickleIsGivenUp(t *testing.T) {
+	w := newWorld(t)
+	img := newImage(t, "amd64", noise(1, 4<<20))
+	w.reg.push(t, "demo:1", img)
+	layer := layerOf(t, img)
+	w.reg.setFault(func(rw http.ResponseWriter, r *http.Request) bool {
+		if !layer(r.URL.Path) {
+			return false
+		}
+		rw.Header().Set("Content-Length", "4000000")
+		for r.Context().Err() == nil {
+			rw.Write(bytes.Repeat([]byte{0}, 10))
+			http.NewResponseController(rw).Flush()
+			time.Sleep(5 * time.Millisecond)
+			w.clock.Step(stallTimeout - time.Second)
+		}
+		return true
+	})
+	w.pulling(w.request("demo:1", "a"))
+	until(t, "an Event of the failure", func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		for _, e := range w.events {
+			if strings.HasPrefix(e, "a Failed ") && strings.Contains(e, "registry "+w.reg.host()+": the pull was too slow") && strings.Contains(e, "1 MiB a minute are the least") {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// The condition says how much there is as soon as that is known.
+func TestTheTotalIsTold(t *testing.T) {
+	w := newWorld(t)
+	img := newImage(t, "amd64", noise(1, 1<<20))
+	w.reg.push(t, "demo:1", img)
+	pit := newTarpit(w.reg, layerOf(t, img))
+	told := make(chan string, 100)
+	go w.WatchImages(t.Context(), func(uid string) { told <- uid })
+	<-told
+	req := w.request("demo:1", "a")
+	w.pulling(req)
+	select {
+	case uid := <-told:
+		if got := w.pulling(req); uid != "a" || got.Total == 0 || !strings.Contains(got.Message, " 0% of 1 MiB") {
+			t.Errorf("got word to %q and %q, want the total", uid, got.Message)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("got no word within 20 s, want the total")
+	}
+	close(pit.opened)
+	w.want(req)
+}
+
+// Where a mirror fails in the middle, its bytes count no more.
+func TestTheNextEndpointBeginsAnew(t *testing.T) {
+	mirror := newServer(t)
+	w := newWorld(t)
+	w.Close()
+	w.o.Mirrors = []string{w.reg.host() + "=" + mirror.host()}
+	w.open()
+	b, img := pushBroken(t, w, "demo:1", false)
+	mirror.push(t, "demo:1", img)
+	b.after = 2 << 20
+	mirror.setFault(func(rw http.ResponseWriter, r *http.Request) bool {
+		if b.asked.Load() > 0 && r.URL.Path == b.path {
+			rw.WriteHeader(http.StatusNotFound)
+			return true
+		}
+		return b.serve(rw, r)
+	})
+	pit := newTarpit(w.reg, everything)
+	req := w.request("demo:1", "a")
+	if got, want := w.pulling(req).Message, "pulling image "+req.Reference+": asking "+mirror.host(); got != want && !strings.Contains(got, "%") {
+		t.Errorf("the mirror: got %q, want %q", got, want)
+	}
+	until(t, "the registry to be asked", func() bool { return pit.in.Load() == 1 })
+	got, want := w.pulling(req), "pulling image "+req.Reference+": asking "+w.reg.host()
+	if got.Message != want || got.Done != 0 || got.Total != 0 {
+		t.Errorf("the registry: got %+v, want %q", got, want)
+	}
+	close(pit.opened)
+	wantImage(t, w.want(req).Path, img)
+}
