@@ -141,5 +141,6 @@ func needing(more need, err error) error {
 	if !errors.As(err, &full) {
 		return err
 	}
-	return errDisk{text: err.Error(), need: need{full.need.least + more.least, full.need.likely + more.likely}}
+	full.text, full.need = err.Error(), need{full.need.least + more.least, full.need.likely + more.likely}
+	return full
 }

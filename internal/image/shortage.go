@@ -125,7 +125,7 @@ func (s *Store) retry() error {
 	s.mu.Lock()
 	for _, f := range s.failures {
 		var full errDisk
-		if !errors.As(f.err, &full) || full.need.least > d.free-max(0, s.o.Reserve) || !now.Before(f.until) {
+		if !errors.As(f.err, &full) || full.broken || full.need.least > d.free-max(0, s.o.Reserve) || !now.Before(f.until) {
 			continue
 		}
 		f.until = now

@@ -203,3 +203,25 @@ func TestRefusalsDoNotBlock(t *testing.T) {
 	w.wantWoken(true)
 	w.wantWoken(false)
 }
+
+// A disk that is broken rather than full gets no better by collecting.
+func TestCollectsForNoBrokenDisk(t *testing.T) {
+	w := newWorld(t)
+	broken := needing(need{1, 2}, fmt.Errorf("on the way: %w", errDisk{broken: true, text: "read only"}))
+	if want := (errDisk{broken: true, text: "on the way: read only", need: need{1, 2}}); broken != error(want) {
+		t.Errorf("got %+v, want %+v", broken, want)
+	}
+	w.noteRoom(&job{}, broken)
+	w.wantWoken(false)
+	until := w.clock.Now().Add(firstBackoff)
+	f, full := &failure{err: broken, until: until}, &failure{err: errDisk{text: "full"}, until: until}
+	w.Store.mu.Lock()
+	w.failures["a"], w.failures["b"] = f, full
+	w.Store.mu.Unlock()
+	if err := w.retry(); err != nil {
+		t.Fatal(err)
+	}
+	if f.until != until || full.until == until {
+		t.Errorf("got the next tries at %v and %v, want only that of the full disk sooner than %v", f.until, full.until, until)
+	}
+}
