@@ -25,6 +25,11 @@ import (
 // if need be. A machine that is there keeps what it was made from, so that
 // nothing is asked of the image then.
 func (r *Reconciler) ensureImage(ctx context.Context, s *scope) error {
+	if s.leak != nil { // nothing is made or started before it is dealt with
+		r.Images.Forget(s.owner.UID)
+		s.keepImage()
+		return nil
+	}
 	facts := r.facts.get(ctx)
 	m, present, err := r.view.get(ctx, s.name())
 	if err != nil {
@@ -42,6 +47,7 @@ func (r *Reconciler) ensureImage(ctx context.Context, s *scope) error {
 	}
 	req, err := r.imageRequest(s)
 	if err != nil || req.Reference == "" {
+		r.Images.Forget(s.owner.UID) // what was asked for before
 		s.imageFound = err == nil
 		return err
 	}

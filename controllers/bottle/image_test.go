@@ -236,6 +236,17 @@ func TestAPullThatNobodyWantsAnyMoreIsCalledOff(t *testing.T) {
 			w.update(demoKey, func(b *v1alpha1.Bottle) { b.Spec.DesiredState = v1alpha1.DesiredStateStopped })
 			w.settle(demoKey)
 		},
+		"what cannot be had is asked for instead": func(w *world) {
+			w.update(demoKey, func(b *v1alpha1.Bottle) {
+				path := packed
+				b.Spec.Image, b.Spec.Artifact = nil, &v1alpha1.Artifact{Path: &path}
+				b.Spec.Env = append(b.Spec.Env, v1alpha1.EnvVar{Name: "T", ValueFrom: &v1alpha1.EnvVarSource{SecretKeyRef: &v1alpha1.KeySelector{Name: "s", Key: "k"}}})
+			})
+			w.refs.put("secrets", "s", "k", "x")
+			if _, err := w.pass(demoKey); err != nil {
+				w.t.Fatal(err)
+			}
+		},
 		"deleted where smolvm gives no answer": func(w *world) {
 			if err := w.api.Delete(w.t.Context(), w.bottle(demoKey)); err != nil {
 				w.t.Fatal(err)
@@ -285,5 +296,24 @@ func TestTheNextMachineAsksTheRegistryAnew(t *testing.T) {
 	}
 	if got := w.bottle(demoKey).Status.Image; !w.clock.Now().Equal(begun) || ptr.Deref(got.Digest, "") != hosttest.ImageDigest("agent 2") {
 		t.Errorf("status.image: got %s, want the digest of what the tag is now", ptr.Deref(got.Digest, ""))
+	}
+}
+
+// A machine that is held for a leak needs no image, and none is asked for.
+func TestALeakedBottleAsksForNoImage(t *testing.T) {
+	w := newWorld(t, demo().Image(registryImage).Obj())
+	w.images.Push(registryImage, "agent 1")
+	w.guest.set(leaky)
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionStalled, "True/LeakDetected")
+	w.annotate(v1alpha1.AnnotationRecreatedAt, "now")
+	w.faults.ResetCalls()
+	w.settle(demoKey)
+	if got := w.faults.Calls(); slices.ContainsFunc(got, func(c string) bool { return strings.HasPrefix(c, "Get ") }) {
+		t.Errorf("calls: got %v, want no image asked for", got)
+	}
+	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "False/LeakDetected")
+	if got := w.bottle(demoKey).Status.Image; got == nil || got.Reference != registryImage {
+		t.Errorf("status.image: got %+v, want what the machine was made from", got)
 	}
 }

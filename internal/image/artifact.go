@@ -83,14 +83,35 @@ func (s *Store) takeLocalArtifact(ctx context.Context, j *job, f *os.File, info 
 	if !info.Mode().IsRegular() {
 		return result{}, errors.New("it is a folder, want a .smolmachine")
 	}
-	digest, err := s.share(ctx, j, j.key, func(ctx context.Context, ft *fetch) (string, error) {
-		digest, err := s.copyArtifact(steady{contextReader{ctx, f}, f, identify(info)}, ft.sized(info.Size()), j.want)
+	if err := s.checkKnown(j); err != nil {
+		return result{}, err
+	}
+	digest, err := s.share(ctx, j, j.fileKey(), func(ctx context.Context, ft *fetch) (string, error) {
+		digest, err := s.copyArtifact(steady{contextReader{ctx, f}, f, j.file}, ft.sized(info.Size()), j.want)
 		if err == nil {
+			s.know(j, digest)
 			err = j.check(digest)
 		}
 		return digest, err
 	})
 	return result{digest: digest, fetched: true}, err
+}
+
+// checkKnown spares a file that is known to be another its copying at every
+// try.
+func (s *Store) checkKnown(j *job) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if k, ok := s.known[j.canonical]; ok && k.id == j.file {
+		return j.check(k.digest)
+	}
+	return nil
+}
+
+func (s *Store) know(j *job, digest string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.known[j.canonical] = knownFile{id: j.file, digest: digest}
 }
 
 // copyArtifact copies what was announced as so many bytes into the store, and

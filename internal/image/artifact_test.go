@@ -148,3 +148,46 @@ func TestLocalArtifacts(t *testing.T) {
 		}
 	}
 }
+
+// An artifact's digest is of a file, which may be anybody's copy of the
+// manifest of a private image: that is no key to the image.
+func TestAnArtifactIsNoKeyToAnImage(t *testing.T) {
+	w := newWorld(t)
+	img := newImage(t, "amd64", "secret")
+	digest := w.reg.push(t, "victim:1", img)
+	w.reg.setPrivate("victim", "v:word")
+	private := w.request("victim:1", "v")
+	private.PullSecrets = [][]byte{secretFor(w.reg.host(), "v:word")}
+	w.want(private)
+
+	raw, err := img.RawManifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.reg.push(t, "evil:packed", newArtifact(t, packedFile("a.smolmachine", raw)))
+	w.reg.push(t, "evil:1", img)
+	w.reg.setFault(func(rw http.ResponseWriter, r *http.Request) bool {
+		if !strings.Contains(r.URL.Path, "/evil/blobs/") || strings.HasSuffix(r.URL.Path, digest) {
+			return false
+		}
+		rw.WriteHeader(http.StatusNotFound)
+		return true
+	})
+	if got := w.want(w.artifact("evil:packed", "e", "")); got.Digest != digest {
+		t.Fatalf("artifact: got %s, want the manifest's own digest %s", got.Digest, digest)
+	}
+	w.wantFailed(w.request("evil@"+digest, "e"), "404")
+}
+
+// A file that is known to be another is not copied again to find that out.
+func TestLocalArtifactOfAnotherSumIsCopiedOnce(t *testing.T) {
+	w := newWorld(t, func(o *Options) { o.MaxBytes = 100 })
+	w.put("a.smolmachine", []byte("packed"))
+	req := local("a.smolmachine")
+	req.Artifact, req.SHA256 = true, strings.Repeat("0", 64)
+	w.wantFailed(req, "is asked for")
+	w.o.MaxBytes = 1 // no copy would get past it
+	w.Store.o.MaxBytes = 1
+	w.clock.Step(time.Minute)
+	w.wantFailed(req, "is asked for")
+}

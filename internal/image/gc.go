@@ -163,8 +163,8 @@ func (s *Store) collectArchive(c *collection, a candidate) {
 }
 
 // excess is how many bytes are to go of the archives that may. It is less than
-// should go where all of them make no room for a refused pull: the store is
-// not to be emptied for nothing.
+// should go where all of them are known to make no room for a refused pull: the
+// store is not to be emptied for nothing.
 func (s *Store) excess(c *collection, may []candidate) (int64, error) {
 	d, err := diskOf(s.o.Dir)
 	if err != nil {

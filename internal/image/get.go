@@ -92,7 +92,9 @@ func (s *Store) understand(req host.ImageRequest) (ask, error) {
 		if a.file, err = s.lookLocal(ref.name); err != nil {
 			return ask{}, err
 		}
-		a.key = fmt.Sprintf("%s %v %s", ref.canonical, a.file, a.want)
+		// Not by the file as it is: one that is being written would begin a
+		// copy with every ask.
+		a.key = ref.canonical + " " + a.want
 		return a, nil
 	case ofDaemon:
 		if s.o.Daemon == nil {
@@ -154,7 +156,7 @@ func (s *Store) answer(a ask) (host.Image, *job, error) {
 		s.join(j, a.uid)
 		return host.Image{}, j, nil
 	}
-	if f := s.failures[a.key]; f != nil && now.Before(f.until) {
+	if f := s.failures[a.key]; f != nil && now.Before(f.untilFor(a)) {
 		return host.Image{}, nil, s.failed(f, a)
 	}
 	return host.Image{}, s.begin(a, now), nil

@@ -69,7 +69,9 @@ type result struct {
 type failure struct {
 	err   error
 	count int
+	at    time.Time
 	until time.Time
+	file  fileID // that it was about; zero for what is no file
 	// told counts by UID how often the failure was reported.
 	told map[string]int
 }
@@ -119,7 +121,16 @@ func (s *Store) failed(f *failure, a ask) error {
 	if told == 1 && a.uid != "" {
 		s.o.Event(a.uid, ReasonBackOff, fmt.Sprintf("Back-off pulling %s %q", a.form.noun(), a.given))
 	}
-	return &host.PullFailed{Err: f.err, Until: f.until, BackOff: told > 0}
+	return &host.PullFailed{Err: f.err, Until: f.untilFor(a), BackOff: told > 0}
+}
+
+// untilFor is the end of the backoff; for another file than it was about, of
+// the first.
+func (f *failure) untilFor(a ask) time.Time {
+	if first := f.at.Add(firstBackoff); f.file != a.file && first.Before(f.until) {
+		return first
+	}
+	return f.until
 }
 
 func (s *Store) run(ctx context.Context, j *job) {
@@ -210,7 +221,7 @@ func (s *Store) fail(j *job, now time.Time) {
 		f = &failure{}
 		s.failures[j.key] = f
 	}
-	f.err, f.told = j.err, map[string]int{}
+	f.err, f.told, f.at, f.file = j.err, map[string]int{}, now, j.file
 	for uid := range j.waiters {
 		s.askers[uid].digest = "" // it has had none since
 	}

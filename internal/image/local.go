@@ -95,6 +95,10 @@ func (s *Store) lookLocal(name string) (fileID, error) {
 		return fileID{}, err
 	}
 	defer f.Close()
+	return localID(name, f, info)
+}
+
+func localID(name string, f *os.File, info fs.FileInfo) (fileID, error) {
 	if !info.IsDir() {
 		return identify(info), nil
 	}
@@ -113,17 +117,24 @@ func (s *Store) takeLocal(ctx context.Context, j *job) (result, error) {
 		return result{}, err
 	}
 	defer f.Close()
+	// It may be another by now than the one that was asked for.
+	if j.file, err = localID(j.name, f, info); err != nil {
+		return result{}, err
+	}
 	if j.form == formArtifact {
 		return s.takeLocalArtifact(ctx, j, f, info)
 	}
 	if info.IsDir() {
 		return s.takeLayout(ctx, j, folderLayout(f))
 	}
-	digest, err := s.share(ctx, j, j.key, func(ctx context.Context, ft *fetch) (string, error) {
-		return s.takeArchive(ctx, j, steady{contextReader{ctx, f}, f, identify(info)}, ft.sized(info.Size()))
+	digest, err := s.share(ctx, j, j.fileKey(), func(ctx context.Context, ft *fetch) (string, error) {
+		return s.takeArchive(ctx, j, steady{contextReader{ctx, f}, f, j.file}, ft.sized(info.Size()))
 	})
 	return result{digest: digest, fetched: true}, err
 }
+
+// fileKey is one for all who copy the same file.
+func (j *job) fileKey() string { return fmt.Sprintf("%s %v %s", j.canonical, j.file, j.want) }
 
 // steady is a file that must not change while it is read.
 type steady struct {
@@ -209,7 +220,7 @@ func gunzipped(r io.Reader) (io.Reader, error) {
 func (s *Store) takeLayout(ctx context.Context, j *job, l layout) (result, error) {
 	out := result{fetched: true}
 	var err error
-	out.digest, err = s.share(ctx, j, j.key, func(ctx context.Context, f *fetch) (string, error) {
+	out.digest, err = s.share(ctx, j, j.fileKey(), func(ctx context.Context, f *fetch) (string, error) {
 		res, err := s.convert(ctx, j, l, f)
 		out.fetched = res.fetched
 		return res.digest, err

@@ -206,8 +206,14 @@ func TestNotAnArchive(t *testing.T) {
 		w.put(file, c.data)
 		w.wantFailed(local(file), c.text)
 	}
-	// Mended: nobody waits for the backoff.
+	// Mended: nobody waits for more than the first backoff.
+	for range 3 {
+		w.clock.Step(lastBackoff)
+		w.wantFailed(local("junk.tar"), "no tar archive")
+	}
 	w.put("junk.tar", whole)
+	w.wantFailed(local("junk.tar"), "no tar archive")
+	w.clock.Step(firstBackoff)
 	w.want(local("junk.tar"))
 	if n := w.archives(); n != 1 {
 		t.Errorf("got %d archives, want 1", n)
@@ -262,4 +268,27 @@ func TestDockerDaemon(t *testing.T) {
 			t.Errorf("%q: got %v, want ErrInvalid", bad, err)
 		}
 	}
+}
+
+// A file that is written in place is no reason to begin, and tell of, a copy
+// with every ask.
+func TestLocalArchiveThatGrows(t *testing.T) {
+	w := newWorld(t)
+	path := filepath.Join(w.o.LocalDir, "a.tar")
+	for i := range 50 {
+		writeFile(t, path, make([]byte, i+1))
+		if _, err := w.settle(local("a.tar")); err == nil {
+			t.Fatal("got an image of a file that is none")
+		}
+	}
+	w.mu.Lock()
+	events := len(w.events)
+	w.mu.Unlock()
+	if events > 3 { // Pulling, Failed, BackOff
+		t.Errorf("got %d Events, want three at most: %q", events, w.events)
+	}
+	img := newImage(t, "amd64", "one")
+	w.put("a.tar", saved(t, img))
+	w.clock.Step(firstBackoff)
+	wantImage(t, w.want(local("a.tar")).Path, img)
 }

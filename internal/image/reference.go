@@ -100,10 +100,15 @@ func (r reference) what() string { return r.form.noun() + " " + r.given }
 // identifier is the tag or the digest.
 func (r reference) identifier() string { return r.ref.Identifier() }
 
-// repository is what a digest is looked up under.
+// repository is what a digest is looked up under. What has an artifact of the
+// digest has no image of it: that of an artifact is of a file that anybody may
+// make, such as the manifest of an image of others.
 func (r reference) repository() string {
-	if r.kind != ofRegistry {
+	switch {
+	case r.kind != ofRegistry:
 		return r.canonical
+	case r.form == formArtifact:
+		return "artifact " + r.ref.Context().Name()
 	}
 	return r.ref.Context().Name()
 }

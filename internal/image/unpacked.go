@@ -25,6 +25,8 @@ var (
 
 const (
 	unpackedDir = "_shared"
+	// unpackedGone is behind the name of one that is being removed.
+	unpackedGone = ".gone"
 	// unpackedUse is the file of a machine that holds the folder's path.
 	unpackedUse = ".pack-shared"
 	// unpackedSum is what is behind the folder's name for a file that holds
@@ -67,6 +69,10 @@ func (s *Store) sweepUnpacked(c *collection) {
 		return
 	}
 	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), unpackedGone) { // of an agent that died
+			note(root.RemoveAll(filepath.Join(unpackedDir, e.Name())))
+			continue
+		}
 		if !e.IsDir() || !unpackedName.MatchString(e.Name()) || used[e.Name()] {
 			continue
 		}
@@ -91,10 +97,11 @@ func (s *Store) removeUnpacked(root *os.Root, e fs.DirEntry) (bool, error) {
 	if _, stored := s.present("sha256:"+sum, formArtifact); stored {
 		return false, nil // a machine may be made of it just now
 	}
-	if err := root.RemoveAll(name); err != nil {
+	// At once, for smolvm: nobody is to find half of it.
+	if err := root.Rename(name, name+unpackedGone); err != nil {
 		return false, err
 	}
-	return true, nil
+	return true, root.RemoveAll(name + unpackedGone)
 }
 
 // unpackedInUse are the names of the folders that machines say they use. An
@@ -106,7 +113,7 @@ func unpackedInUse(root *os.Root) (map[string]bool, error) {
 	}
 	used := map[string]bool{}
 	for _, m := range machines {
-		if m.Type().IsRegular() {
+		if !m.IsDir() {
 			continue
 		}
 		path, err := readWord(root, filepath.Join(m.Name(), unpackedUse))
