@@ -4,35 +4,16 @@ package runner
 
 import (
 	"errors"
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
+	"botbottle.dev/bottle-operator/test/netns"
 	"botbottle.dev/bottle-operator/test/require"
 )
-
-// newNetNS is the file of a network namespace without anything in it, which
-// lasts as long as the test.
-func newNetNS(t *testing.T) string {
-	t.Helper()
-	require.Root(t)
-	cmd := exec.Command("/bin/sleep", "600")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	return fmt.Sprintf("/proc/%d/ns/net", cmd.Process.Pid)
-}
 
 func linkOf(t *testing.T, path string) string {
 	t.Helper()
@@ -44,7 +25,7 @@ func linkOf(t *testing.T, path string) string {
 }
 
 func TestNetNS(t *testing.T) {
-	file := newNetNS(t)
+	file := netns.New(t)
 	own, inside := linkOf(t, "/proc/self/ns/net"), linkOf(t, file)
 	if own == inside {
 		t.Fatalf("the new namespace: got this process's own, %s", own)

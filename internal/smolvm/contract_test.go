@@ -21,6 +21,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/host/hostcontract"
 	"botbottle.dev/bottle-operator/internal/smolvm"
+	"botbottle.dev/bottle-operator/test/netns"
 	"botbottle.dev/bottle-operator/test/require"
 )
 
@@ -153,20 +154,9 @@ func (w *world) deny(t *testing.T, name string, denials []host.Denial) {
 	}
 }
 
-// newNetNS is a network namespace as long as the test lasts.
 func newNetNS(t *testing.T) (string, host.NetNS) {
 	t.Helper()
-	require.Root(t)
-	cmd := exec.Command("/bin/sleep", "3600")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	path := fmt.Sprintf("/proc/%d/ns/net", cmd.Process.Pid)
+	path := netns.New(t)
 	return path, netnsOf(t, path)
 }
 

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hosttest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+// WatchImages implements host.Images.
+func (f *Images) WatchImages(ctx context.Context, changed func(uid string)) error {
+	remove := f.watchers.add(changed)
+	defer remove()
+	changed("")
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// Get implements host.Images.
+func (f *Images) Get(ctx context.Context, req host.ImageRequest) (out host.Image, err error) {
+	err = f.around("Get "+req.Reference, func() error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if req.For == "" {
+			return fmt.Errorf("image: %w: nobody asks for it", host.ErrInvalid)
+		}
+		digest, err := f.get(req, f.ask(req))
+		if err != nil {
+			return err
+		}
+		out, err = f.image(req, digest)
+		return err
+	})
+	return zeroOnError(out, err)
+}
+
+var referencePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9._:/@-]*$`)
+
+func (f *Images) get(req host.ImageRequest, a *imageAsk) (string, error) {
+	ref := req.Reference
+	local := strings.HasPrefix(ref, host.LocalPrefix)
+	daemon := strings.HasPrefix(ref, host.DaemonPrefix) && f.local[ref] != ""
+	switch {
+	case strings.Contains(ref, ".."), strings.Contains(ref, "://"):
+		return "", fmt.Errorf("image: %w", host.ErrInvalid)
+	case strings.HasPrefix(ref, host.DaemonPrefix) && req.Artifact:
+		return "", fmt.Errorf("artifact: %w", host.ErrInvalid)
+	case (local || daemon) && f.local[ref] != "":
+		return f.fitting(req, f.local[ref])
+	case local:
+		return "", fmt.Errorf("image archive %s: %w", ref, host.ErrNotFound)
+	case strings.HasPrefix(ref, host.DaemonPrefix), !referencePattern.MatchString(ref):
+		return "", fmt.Errorf("image: %w", host.ErrInvalid)
+	}
+	policy := req.Policy
+	if policy == "" {
+		policy = host.PullIfNotPresent
+		if _, tag, ok := strings.Cut(filepath.Base(ref), ":"); !ok || tag == "latest" {
+			policy = host.PullAlways
+		}
+	}
+	if digest := f.find(req, policy, a); digest != "" && f.stored(req, digest) {
+		return f.fitting(req, digest)
+	}
+	if policy == host.PullNever {
+		return "", fmt.Errorf("image %s: %w", ref, host.ErrNeverPull)
+	}
+	if fail := f.failures[a.key]; fail != nil && f.clock.Now().Before(fail.until) {
+		return "", fail.report(req.For)
+	}
+	return f.pull(req, a)
+}
+
+// fitting refuses what is of the other kind, or has another sum.
+func (f *Images) fitting(req host.ImageRequest, digest string) (string, error) {
+	err := f.misfit(req, digest)
+	if err == nil {
+		return digest, nil
+	}
+	key := req.Reference + "\n" + req.SHA256
+	if fail := f.failures[key]; fail != nil && f.clock.Now().Before(fail.until) {
+		return "", fail.report(req.For)
+	}
+	return "", f.fail(key, err).report(req.For)
+}
+
+func (f *Images) misfit(req host.ImageRequest, digest string) error {
+	switch {
+	case f.packed[req.Reference] != req.Artifact:
+		return fmt.Errorf("%s: it is the other kind", req.Reference)
+	case req.SHA256 != "" && digest != "sha256:"+req.SHA256:
+		return fmt.Errorf("artifact %s: it has the %s, and %s is asked for", req.Reference, digest, req.SHA256)
+	}
+	return nil
+}
+
+// find returns what may be handed over without asking the registry.
+func (f *Images) find(req host.ImageRequest, policy host.PullPolicy, a *imageAsk) string {
+	if a.digest != "" && f.clock.Now().Sub(a.handed) < answerCounts {
+		return a.digest
+	}
+	r := f.resolved[req.Reference]
+	if policy == host.PullAlways || r == nil {
+		return ""
+	}
+	granted := func(secret []byte) bool { return r.grants[string(secret)] }
+	if !r.grants[""] && !slices.ContainsFunc(req.PullSecrets, granted) {
+		return ""
+	}
+	return r.digest
+}
+
+func (f *Images) pull(req host.ImageRequest, a *imageAsk) (string, error) {
+	ref := req.Reference
+	remote := f.remote[ref]
+	if remote != nil && remote.held {
+		a.waiting = ref
+		return "", &host.Pulling{Done: remote.done, Total: remote.total, Message: "pulling image " + ref}
+	}
+	grant := ""
+	var err error
+	switch {
+	case f.down != nil:
+		err = f.down
+	case remote == nil || remote.digest == "":
+		err = errors.New("the registry answered 404 Not Found")
+	case remote.secret != nil:
+		grant = string(remote.secret)
+		if !slices.ContainsFunc(req.PullSecrets, func(s []byte) bool { return bytes.Equal(s, remote.secret) }) {
+			err = errors.New("the registry answered 401 Unauthorized")
+		}
+	}
+	if err == nil {
+		err = f.misfit(req, remote.digest)
+	}
+	if err != nil {
+		return "", f.fail(a.key, fmt.Errorf("image %s: %w", ref, err)).report(req.For)
+	}
+	delete(f.failures, a.key)
+	if r := f.resolved[ref]; r == nil || r.digest != remote.digest {
+		f.resolved[ref] = &resolvedImage{digest: remote.digest, grants: map[string]bool{}}
+	}
+	f.resolved[ref].grants[grant] = true
+	a.digest, a.handed = remote.digest, f.clock.Now()
+	if !f.stored(req, remote.digest) {
+		f.pulls++
+	}
+	return remote.digest, nil
+}
+
+func (f *Images) fail(key string, err error) *imageFailure {
+	fail := f.failures[key]
+	if fail == nil {
+		fail = &imageFailure{}
+		f.failures[key] = fail
+	}
+	fail.err, fail.told = err, map[string]bool{}
+	fail.until = f.clock.Now().Add(min(10*time.Second<<min(fail.count, 5), 5*time.Minute))
+	fail.count++
+	return fail
+}
+
+func (i *imageFailure) report(uid string) error {
+	told := i.told[uid]
+	i.told[uid] = true
+	return &host.PullFailed{Err: i.err, Until: i.until, BackOff: told}
+}
+
+func (f *Images) path(req host.ImageRequest, digest string) string {
+	ext := ".tar"
+	if req.Artifact {
+		ext = ".smolmachine"
+	}
+	return filepath.Join(f.dir, strings.TrimPrefix(digest, "sha256:")+ext)
+}
+
+func (f *Images) stored(req host.ImageRequest, digest string) bool {
+	_, err := os.Stat(f.path(req, digest))
+	return err == nil
+}
+
+// image makes the file if there is none.
+func (f *Images) image(req host.ImageRequest, digest string) (host.Image, error) {
+	path := f.path(req, digest)
+	if !f.stored(req, digest) {
+		if err := os.WriteFile(path, []byte(digest), 0o644); err != nil {
+			return host.Image{}, err
+		}
+		// Whatever the umask.
+		if err := os.Chmod(path, 0o644); err != nil {
+			return host.Image{}, err
+		}
+	}
+	return host.Image{Reference: req.Reference, Digest: digest, Path: path, Size: int64(len(digest))}, nil
+}
