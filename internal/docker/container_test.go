@@ -6,6 +6,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -19,8 +20,8 @@ import (
 
 // logDecision writes to the log of the container's first process what the
 // built-in bundle would, between lines that are no decisions. dockerd misses a
-// line that is written while it begins to follow, until the next one is: the
-// last line here is that one.
+// line that is written while it begins to follow, until the next one is, which
+// on a busy machine it may miss, too: so they go on for a while.
 func logDecision(t *testing.T, c *client.Client, owner host.Owner, d host.Decision) {
 	t.Helper()
 	line, err := json.Marshal(map[string]any{"decision": d.Verdict, "host": d.Host, "port": d.Port, "reason": d.Reason, "time": "then"})
@@ -28,21 +29,38 @@ func logDecision(t *testing.T, c *client.Client, owner host.Owner, d host.Decisi
 		t.Fatal(err)
 	}
 	writeLog(t, c, owner, "no decision\n{\"event\":\"rules\"}\n"+strings.Repeat("long", 10_000)+"\n"+string(line)+"\n")
-	time.Sleep(250 * time.Millisecond)
-	writeLog(t, c, owner, "no decision\n")
+	pid, ctx := inspect(t, c, owner).State.Pid, t.Context()
+	go func() {
+		tick := time.NewTicker(250 * time.Millisecond)
+		defer tick.Stop()
+		for range 60 {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			if writeTo(pid, "no decision\n") != nil {
+				return // it has ended
+			}
+		}
+	}()
 }
 
 // writeLog writes to where the container's first process writes.
 func writeLog(t *testing.T, c *client.Client, owner host.Owner, text string) {
 	t.Helper()
-	out, err := os.OpenFile(fmt.Sprintf("/proc/%d/fd/1", inspect(t, c, owner).State.Pid), os.O_WRONLY, 0)
+	if err := writeTo(inspect(t, c, owner).State.Pid, text); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func writeTo(pid int, text string) error {
+	out, err := os.OpenFile(fmt.Sprintf("/proc/%d/fd/1", pid), os.O_WRONLY, 0)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
-	defer out.Close()
-	if _, err := out.WriteString(text); err != nil {
-		t.Fatal(err)
-	}
+	_, err = out.WriteString(text)
+	return errors.Join(err, out.Close())
 }
 
 func tarFile(path string, data []byte) *tarEntry {
