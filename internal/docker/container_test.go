@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"testing"
@@ -19,16 +20,27 @@ import (
 )
 
 // logDecision writes to the log of the container's first process what the
-// built-in bundle would, between lines that are no decisions. dockerd misses a
-// line that is written while it begins to follow, until the next one is, which
-// on a busy machine it may miss, too: so they go on for a while.
+// built-in bundle would, between lines that are no decisions. On a busy machine
+// what is written so soon after the container's start may be lost, which is
+// then written again. dockerd misses a line that is written while it begins to
+// follow, until the next one is, which it may miss, too: so they go on for a
+// while.
 func logDecision(t *testing.T, c *client.Client, owner host.Owner, d host.Decision) {
 	t.Helper()
-	line, err := json.Marshal(map[string]any{"decision": d.Verdict, "host": d.Host, "port": d.Port, "reason": d.Reason, "time": "then"})
+	mark := fmt.Sprint("mark-", time.Now().UnixNano())
+	line, err := json.Marshal(map[string]any{"decision": d.Verdict, "host": d.Host, "port": d.Port, "reason": d.Reason, "time": mark})
 	if err != nil {
 		t.Fatal(err)
 	}
-	writeLog(t, c, owner, "no decision\n{\"event\":\"rules\"}\n"+strings.Repeat("long", 10_000)+"\n"+string(line)+"\n")
+	for attempt := 1; ; attempt++ {
+		writeLog(t, c, owner, "no decision\n{\"event\":\"rules\"}\n"+strings.Repeat("long", 10_000)+"\n"+string(line)+"\n")
+		if logged(t, c, owner, mark) {
+			break
+		}
+		if attempt == 3 {
+			t.Fatalf("log: got nothing of what was written %d times", attempt)
+		}
+	}
 	pid, ctx := inspect(t, c, owner).State.Pid, t.Context()
 	go func() {
 		tick := time.NewTicker(250 * time.Millisecond)
@@ -44,6 +56,27 @@ func logDecision(t *testing.T, c *client.Client, owner host.Owner, d host.Decisi
 			}
 		}
 	}()
+}
+
+// logged waits until docker has the text in the container's log; not for long.
+func logged(t *testing.T, c *client.Client, owner host.Owner, text string) bool {
+	t.Helper()
+	for range 100 {
+		r, err := c.ContainerLogs(t.Context(), owner.ID(), client.ContainerLogsOptions{ShowStdout: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		log, err := io.ReadAll(r)
+		r.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bytes.Contains(log, []byte(text)) {
+			return true
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return false
 }
 
 // writeLog writes to where the container's first process writes.
