@@ -16,10 +16,10 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// checkArtifact refuses what the node's smolvm keeps no tenant from
-// another's artifact with, and values of Secrets beside an artifact: smolvm takes no
-// Smolfile then, drops what is given as a file, and anything else would be in
-// its command line.
+// checkArtifact refuses an artifact where the node's smolvm may take another's
+// for it, and where spec.env has values of Secrets: smolvm takes no Smolfile
+// beside an artifact, drops what is given as a file, and anything else would be
+// in its command line.
 func checkArtifact(s *scope) error {
 	if !s.version.Artifacts {
 		return &flow.Waiting{Reason: v1alpha1.ReasonUnsupportedBySmolvm, After: forSomebody,

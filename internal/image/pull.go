@@ -45,10 +45,9 @@ func (s *Store) takeFrom(ctx context.Context, j *job, e endpoint, rt http.RoundT
 	for i, cred := range e.creds {
 		try := attempt{registry: e.repo.RegistryStr(), cred: cred, tried: i + 1, keys: j.keys}
 		session, err := s.openSession(ctx, rt, e.repo, cred)
-		var top v1.Hash
-		var raw []byte
+		var found resolved
 		if err == nil {
-			top, raw, err = s.resolve(ctx, session, j)
+			found, err = s.resolve(ctx, session, j)
 		}
 		if err != nil {
 			if refused(err) && i+1 < len(e.creds) {
@@ -56,7 +55,7 @@ func (s *Store) takeFrom(ctx context.Context, j *job, e endpoint, rt http.RoundT
 			}
 			return result{}, try.explain(err)
 		}
-		res, err := s.obtain(ctx, j, pacing{session, s.o.Clock}, resolved{top, raw})
+		res, err := s.obtain(ctx, j, pacing{session, s.o.Clock}, found)
 		if err != nil {
 			return result{}, try.explain(err)
 		}
@@ -79,32 +78,35 @@ func refused(err error) bool {
 	return false
 }
 
-// resolved is what a reference stands for. The manifest is nil where the store
-// needs none, because it has the image.
+// resolved is what a reference stands for: an image that the store has, or else
+// a manifest.
 type resolved struct {
-	top v1.Hash
-	raw []byte
+	top    v1.Hash
+	stored string // the image's digest; "" for none
+	raw    []byte
 }
 
 // resolve asks the registry what the reference is now. That it answers is its
 // word that these credentials may read it.
-func (s *Store) resolve(ctx context.Context, r *session, j *job) (v1.Hash, []byte, error) {
+func (s *Store) resolve(ctx context.Context, r *session, j *job) (resolved, error) {
 	identifier := j.identifier()
 	if j.form == formArchive { // an artifact's manifest is small, and names its file
 		top, err := r.head(ctx, identifier)
-		if err == nil && isAsked(identifier, top) && s.stored(top.String(), j.repository()) != "" {
-			return top, nil, nil
+		if err == nil && isAsked(identifier, top) {
+			if digest := s.stored(top.String(), j.repository()); digest != "" {
+				return resolved{top: top, stored: digest}, nil
+			}
 		}
 	}
 	raw, err := r.get(ctx, identifier)
 	if err != nil {
-		return v1.Hash{}, nil, err
+		return resolved{}, err
 	}
 	top := digestOf(raw)
 	if !isAsked(identifier, top) {
-		return v1.Hash{}, nil, fmt.Errorf("the registry sent the manifest %s for %s: it was corrupted in the registry, in a mirror or on the way", top, identifier)
+		return resolved{}, fmt.Errorf("the registry sent the manifest %s for %s: it was corrupted in the registry, in a mirror or on the way", top, identifier)
 	}
-	return top, raw, nil
+	return resolved{top: top, raw: raw}, nil
 }
 
 // isAsked is false for another digest than the one that was asked for, which a
@@ -132,12 +134,8 @@ func (s *Store) stored(top, repository string) string {
 // obtain makes sure that the image is in the store, and that this repository
 // has all of it.
 func (s *Store) obtain(ctx context.Context, j *job, c content, r resolved) (result, error) {
-	if r.raw == nil {
-		digest := s.stored(r.top.String(), j.repository())
-		if digest == "" {
-			return result{}, errors.New("the image was removed from the store just now")
-		}
-		return result{digest: digest, top: r.top.String()}, nil
+	if r.stored != "" {
+		return result{digest: r.stored, top: r.top.String()}, nil
 	}
 	digest, doc, err := descend(ctx, c, r.raw, s.o.Architecture)
 	if err != nil {
