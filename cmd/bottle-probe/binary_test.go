@@ -16,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"botbottle.dev/bottle-operator/internal/probe"
+	"botbottle.dev/bottle-operator/internal/enforce/probe"
 	"botbottle.dev/bottle-operator/test/require"
 )
 

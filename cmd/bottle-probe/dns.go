@@ -13,7 +13,7 @@ import (
 	"strings"
 	"sync"
 
-	"botbottle.dev/bottle-operator/internal/probe"
+	"botbottle.dev/bottle-operator/internal/enforce/probe"
 )
 
 const (

@@ -12,7 +12,7 @@ import (
 	"os"
 	"syscall"
 
-	"botbottle.dev/bottle-operator/internal/probe"
+	"botbottle.dev/bottle-operator/internal/enforce/probe"
 )
 
 const (

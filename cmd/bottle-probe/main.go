@@ -19,7 +19,7 @@ import (
 	"strings"
 	"time"
 
-	"botbottle.dev/bottle-operator/internal/probe"
+	"botbottle.dev/bottle-operator/internal/enforce/probe"
 )
 
 const (

@@ -14,7 +14,7 @@ import (
 	"syscall"
 	"time"
 
-	"botbottle.dev/bottle-operator/internal/probe"
+	"botbottle.dev/bottle-operator/internal/enforce/probe"
 )
 
 // roundTrips is how many times the slowest way to the bundle everything else

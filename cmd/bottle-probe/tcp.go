@@ -11,7 +11,7 @@ import (
 	"os"
 	"time"
 
-	"botbottle.dev/bottle-operator/internal/probe"
+	"botbottle.dev/bottle-operator/internal/enforce/probe"
 )
 
 const (

@@ -11,8 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"botbottle.dev/bottle-operator/internal/enforce/probe"
 	"botbottle.dev/bottle-operator/internal/host"
-	"botbottle.dev/bottle-operator/internal/probe"
 )
 
 const (

@@ -8,7 +8,7 @@ import (
 	"net/netip"
 	"time"
 
-	"botbottle.dev/bottle-operator/internal/probe"
+	"botbottle.dev/bottle-operator/internal/enforce/probe"
 )
 
 // udp sends the nonce twice and waits for an answer; of a canary, for its

@@ -15,6 +15,7 @@ import (
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/egress"
+	"botbottle.dev/bottle-operator/internal/errlist"
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/guestenv"
 	"botbottle.dev/bottle-operator/internal/host"
@@ -136,32 +137,36 @@ func (r *Reconciler) bundleSpec(ctx context.Context, s *scope) (host.BundleSpec,
 	if spec.Image != "" {
 		return spec, r.checkBundleImage(spec.Image)
 	}
-	rules, err := renderRules(s.bottle)
+	rules, err := rulesOf(s.bottle)
 	if err != nil {
-		return spec, err
+		return spec, &flow.Terminal{Reason: v1alpha1.ReasonEgressRuleInvalid, Err: fmt.Errorf("spec.egress.allow: %w", err)}
 	}
-	if _, err := s.folder.WriteRules(rules); err != nil {
+	if err := r.Enforcement.OpenRules(s.owner, s.bottle.Generation, rules); err != nil {
 		return spec, err
 	}
 	spec.RulesDir = s.folder.BundleDir()
 	return spec, nil
 }
 
-func renderRules(b *v1alpha1.Bottle) ([]byte, error) {
-	var allow []string
+// rulesOf are the rules of spec.egress.allow that can be understood; the error
+// names the others.
+func rulesOf(b *v1alpha1.Bottle) (egress.Set, error) {
+	var rules []egress.Rule
+	var errs []error
 	if b.Spec.Egress != nil {
-		for _, rule := range b.Spec.Egress.Allow {
-			allow = append(allow, string(rule))
+		for _, text := range b.Spec.Egress.Allow {
+			rule, err := egress.Parse(string(text))
+			if err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			rules = append(rules, rule)
 		}
 	}
-	set, err := egress.ParseSet(allow)
-	if err == nil {
-		var data []byte
-		if data, err = egress.EncodeFile(set); err == nil {
-			return data, nil
-		}
+	if len(errs) > 0 {
+		return egress.NewSet(rules...), errlist.List(errs)
 	}
-	return nil, &flow.Terminal{Reason: v1alpha1.ReasonEgressRuleInvalid, Err: fmt.Errorf("spec.egress.allow: %w", err)}
+	return egress.NewSet(rules...), nil
 }
 
 func (r *Reconciler) checkBundleImage(image string) error {

@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"net/netip"
 	"sync"
 	"time"
 
@@ -24,8 +23,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/enforce"
 	"botbottle.dev/bottle-operator/internal/flow"
-	"botbottle.dev/bottle-operator/internal/guard"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/namedwatch"
 	"botbottle.dev/bottle-operator/internal/state"
@@ -39,6 +38,20 @@ type References interface {
 	// Get returns the data of a named object: namedwatch.ErrNotFound when it
 	// is not there, namedwatch.ErrNotYet when that is not known yet.
 	Get(ctx context.Context, ref namedwatch.Ref) (map[string][]byte, error)
+}
+
+// Enforcement is *enforce.Enforcer.
+type Enforcement interface {
+	enforce.Enforcement
+	// Subscribe sets who is notified of what happened to a Bottle.
+	Subscribe(changed func(uid string))
+	// BindProofs makes proofs end with ctx, WaitProofs waits for all of them,
+	// and CancelProof ends one.
+	BindProofs(ctx context.Context)
+	WaitProofs()
+	CancelProof(ctx context.Context, uid string) error
+	// ReportRefusals reports until ctx ends what guests were refused.
+	ReportRefusals(ctx context.Context, report func(owner host.Owner, destinations string)) error
 }
 
 // Options are what a Reconciler stands on. All are required but where said.
@@ -57,13 +70,8 @@ type Options struct {
 	Machines host.Machines
 	Facts    host.Facts
 	Walls    host.Walls
-	Canaries host.Canaries
-	// Guard watches over the machines on its own; it is told of each wall.
-	Guard *guard.Guard
-	// Prober is the path of the static prober that is copied into guests.
-	Prober string
-	// ProofTargets are addresses of the internet that proofs try.
-	ProofTargets []netip.AddrPort
+	// Enforcement keeps the machines behind their walls, and proves it.
+	Enforcement Enforcement
 	// RequireSmolvmPolicy starts no machine of which smolvm does not show
 	// exactly the one allowed address.
 	RequireSmolvmPolicy bool
@@ -92,9 +100,7 @@ type Reconciler struct {
 	Options
 	view    *machineView
 	starts  *jobs[error]
-	proofs  *proofs
 	follows *follows
-	drops   dropLog
 	facts   *factKeeper
 
 	mu      sync.Mutex
@@ -117,7 +123,6 @@ func New(o Options) *Reconciler {
 	r := &Reconciler{
 		Options: o,
 		starts:  newJobs[error](o.MaxConcurrentStarts),
-		proofs:  newProofs(2 * o.MaxConcurrentStarts),
 		follows: newFollows(),
 		known:   map[string]types.NamespacedName{},
 		watched: map[string]state.Run{},
@@ -126,7 +131,7 @@ func New(o Options) *Reconciler {
 	}
 	r.view = newMachineView(o.Machines, o.Clock, o.MachinePollInterval, r.enqueueMachine)
 	r.facts = newFactKeeper(o.Facts, o.Clock, r.enqueueAll)
-	o.Guard.Listen(r.guardActed, r.proveAgain)
+	o.Enforcement.Subscribe(r.enforced)
 	return r
 }
 
@@ -175,7 +180,11 @@ func (r *Reconciler) stay(ctx context.Context, s *scope) (ctrl.Result, error) {
 	if werr := r.writeStatus(ctx, s, conditions(s, r.Clock.Now())); werr != nil {
 		return conflicted(werr)
 	}
-	return r.result(err)
+	res, err := r.result(err)
+	if err == nil && s.lookAgain > 0 && (res.RequeueAfter == 0 || s.lookAgain < res.RequeueAfter) {
+		res.RequeueAfter = s.lookAgain
+	}
+	return res, err
 }
 
 // result is what a pass's outcome means for the next one.
@@ -236,8 +245,9 @@ func (r *Reconciler) forget(k types.NamespacedName) {
 	}
 }
 
-// guardActed has a Bottle looked at whose machine the guard has stopped.
-func (r *Reconciler) guardActed(uid string) {
+// enforced has a Bottle looked at to whose wall, machine or proof something
+// happened.
+func (r *Reconciler) enforced(uid string) {
 	r.mu.Lock()
 	for name := range r.known {
 		if (host.Owner{UID: uid}).UID8() == name[max(0, len(name)-8):] {

@@ -8,8 +8,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	logf "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/host"
 )
 
 // Reasons of Events that no condition has, because they are over when they are
@@ -34,6 +37,22 @@ var expected = map[string]bool{
 	v1alpha1.ReasonImagePulling:     true,
 	v1alpha1.ReasonErrImagePull:     true,
 	v1alpha1.ReasonImagePullBackOff: true,
+}
+
+// reportRefusals makes Events of what guests tried and were refused, until ctx
+// ends.
+func (r *Reconciler) reportRefusals(ctx context.Context) error {
+	return r.Enforcement.ReportRefusals(ctx, func(owner host.Owner, destinations string) { r.refused(ctx, owner, destinations) })
+}
+
+func (r *Reconciler) refused(ctx context.Context, owner host.Owner, destinations string) {
+	b := &v1alpha1.Bottle{}
+	k := types.NamespacedName{Namespace: owner.Namespace, Name: owner.Name}
+	if err := r.Client.Get(ctx, k, b); err != nil || string(b.UID) != owner.UID {
+		return
+	}
+	logf.FromContext(ctx).Info("A guest tried what it may not reach", "machine", owner.ID(), "destinations", destinations)
+	r.Recorder.Eventf(b, nil, corev1.EventTypeWarning, eventEgressRefused, "Guard", "%s", "the guest tried what it may not reach, and did not: "+destinations)
 }
 
 // tellConditions makes an Event of each condition that turned into news.

@@ -8,8 +8,8 @@ import (
 	"path/filepath"
 	"sync"
 
+	"botbottle.dev/bottle-operator/internal/enforce/probe"
 	"botbottle.dev/bottle-operator/internal/host"
-	"botbottle.dev/bottle-operator/internal/probe"
 )
 
 // publicTargets are what the proofs of these tests try of the internet.
@@ -93,7 +93,7 @@ func (g *testGuest) exec(name string, req host.ExecRequest) (int, error) {
 		report.Results = append(report.Results, probe.Result{Target: t, Outcome: outcome})
 	}
 	if does == touching {
-		g.world.guard.Touched(host.Touch{Proto: "tcp", Nonce: plan.Nonce,
+		g.world.enforcer.Touched(host.Touch{Proto: "tcp", Nonce: plan.Nonce,
 			Local: netip.MustParseAddrPort("10.0.0.5:4711"), Remote: netip.MustParseAddrPort("10.0.0.5:999")})
 	}
 	out, err := probe.EncodeReport(report)
@@ -122,7 +122,7 @@ func (g *testGuest) try(owner host.Owner, does conduct, t probe.Target) {
 
 // ownerOf is the owner of the wall that a machine runs behind.
 func (w *world) ownerOf(name string) host.Owner {
-	for _, spec := range w.guard.Walls() {
+	for _, spec := range w.enforcer.Walls() {
 		if spec.Owner.ID() == name {
 			return spec.Owner
 		}
@@ -133,7 +133,7 @@ func (w *world) ownerOf(name string) host.Owner {
 
 // netns is the identity of a wall's namespace; the node's own for any other.
 func (w *world) netns(path string) host.NetNS {
-	for _, spec := range w.guard.Walls() {
+	for _, spec := range w.enforcer.Walls() {
 		if _, wall, ok := w.walls.Get(spec.Owner); ok && wall.Path == path {
 			return wall.NetNS
 		}

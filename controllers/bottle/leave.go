@@ -135,7 +135,7 @@ func (r *Reconciler) deleteMachine(ctx context.Context, s *scope) error {
 	if err := r.starts.callOff(ctx, s.owner.UID, "machine's start"); err != nil {
 		return err
 	}
-	if err := r.proofs.callOff(ctx, s.owner.UID, "proof"); err != nil {
+	if err := r.Enforcement.CancelProof(ctx, s.owner.UID); err != nil {
 		return err
 	}
 	r.view.touch(s.name())

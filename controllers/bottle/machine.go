@@ -14,6 +14,8 @@ import (
 	logf "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/enforce"
+	"botbottle.dev/bottle-operator/internal/enforce/probe"
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/state"
@@ -37,7 +39,7 @@ func (r *Reconciler) ensureMachine(ctx context.Context, s *scope) error {
 	if fact := failing(facts, forMachines); fact != nil {
 		f.nodeFault = fact.Message
 	}
-	if breach := r.Guard.TakeBreach(s.owner.UID); breach != nil {
+	if breach := r.Enforcement.TakeBreach(s.owner.UID); breach != nil {
 		f.machine.LastExit = "stopped by the operator: " + breach.What
 		r.warn(ctx, s, eventWallBroken, breach.What+"; the machine was stopped, and starts anew behind a mended wall")
 	}
@@ -137,6 +139,25 @@ func (r *Reconciler) takeStart(s *scope) error {
 	rec.BootFailures++
 	rec.LastBootFailure = r.Clock.Now().UTC()
 	rec.BootError = short(err.Error())
+	return s.setRecord(rec)
+}
+
+// checkPolicy reads back, before a start, what smolvm persisted of the one
+// allowed address.
+func (r *Reconciler) checkPolicy(ctx context.Context, s *scope) error {
+	policy, note, err := r.Enforcement.CheckPolicy(ctx, enforce.PolicyCheck{
+		Name: s.name(), BundleIP: s.triple.BundleIP, Version: s.version,
+		Artifact: s.record != nil && s.record.Artifact != "",
+	})
+	if err != nil {
+		return err
+	}
+	if policy != probe.PolicyExact && r.RequireSmolvmPolicy {
+		return &flow.Waiting{Reason: v1alpha1.ReasonPolicyNotPersisted, After: forSomebody,
+			Message: note + ": the machine is not started, for the agent runs with --require-smolvm-policy"}
+	}
+	rec := r.runningRecord(s)
+	rec.Policy = string(policy)
 	return s.setRecord(rec)
 }
 

@@ -5,7 +5,6 @@ package bottle
 import (
 	"context"
 	"errors"
-	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,7 +22,6 @@ type Metrics struct {
 	losses  prometheus.Counter
 	orphans prometheus.Gauge
 	removed *prometheus.CounterVec
-	proofs  *prometheus.CounterVec
 	decided *prometheus.CounterVec
 }
 
@@ -56,15 +54,11 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 			Help: "Orphans that were removed from the node, by result.",
 		}, []string{"result"}),
 	}
-	m.proofs = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "bottle_agent_proofs_total",
-		Help: "Proofs of the egress walls that ended, by result.",
-	}, []string{"result"})
 	m.decided = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "bottle_agent_egress_decisions_total",
 		Help: "Decisions of the built-in bundles, by verdict: allow, deny, fail.",
 	}, []string{"verdict"})
-	for _, c := range []prometheus.Collector{m.calls, m.errors, m.starts, m.losses, m.orphans, m.removed, m.proofs, m.decided} {
+	for _, c := range []prometheus.Collector{m.calls, m.errors, m.starts, m.losses, m.orphans, m.removed, m.decided} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}
@@ -83,17 +77,6 @@ func (m *Metrics) started(err error) {
 func (m *Metrics) lost() {
 	if m != nil {
 		m.losses.Inc()
-	}
-}
-
-// proved counts the end of a proof.
-func (m *Metrics) proved(res proofResult) {
-	switch {
-	case m == nil:
-	case res.err != nil:
-		m.proofs.WithLabelValues("failed").Inc()
-	default:
-		m.proofs.WithLabelValues(strings.ReplaceAll(string(res.verdict.Result), " ", "_")).Inc()
 	}
 }
 

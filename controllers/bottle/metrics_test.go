@@ -56,7 +56,6 @@ func TestMetrics(t *testing.T) {
 		"orphans":                                         0,
 		"bottles BundleReady True":                        1,
 		"bottles EgressEnforced True":                     1,
-		"proofs_total proven":                             2,
 		"bottles MachineReady True":                       1,
 		"bottles NetworkReady True":                       1,
 		"bottles Ready True":                              1,

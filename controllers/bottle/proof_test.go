@@ -125,12 +125,18 @@ func TestALeakByTheProbersWordActsAtOnce(t *testing.T) {
 	}
 }
 
+// leak lets the guest touch a canary on its own network.
+func (w *world) leak() {
+	w.enforcer.Touched(host.Touch{Proto: "tcp", Interface: ownerOfDemo().Bridge(),
+		Remote: netip.MustParseAddrPort("192.168.44.3:1"), Local: netip.MustParseAddrPort("192.168.44.1:4711")})
+}
+
 // A change of the spec before anybody was told of the leak does not forgive it.
 func TestALeakIsToldEvenWhenTheSpecChangedBefore(t *testing.T) {
 	w := running(t)
 	w.networks.Down()
 	w.update(demoKey, func(b *v1alpha1.Bottle) { b.Spec.Command = []string{"true"} })
-	w.guard.Leaked(testUID, "tcp to everywhere")
+	w.leak()
 	for range 2 {
 		if _, err := w.pass(demoKey); err != nil {
 			t.Fatal(err)
@@ -179,12 +185,16 @@ func TestALeakGoesAlongWhenTheBottleIsEvicted(t *testing.T) {
 	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
 }
 
+// manyPorts are as many as a Bottle can declare, and those that proofs try
+// first.
+var manyPorts = []int32{9099, 22, 80, 443, 8080, 8443, 9090, 3128, 5000, 6379, 5432, 3306, 2375, 10250, 25, 111}
+
 // Every port may be declared that a Bottle can declare.
 func TestABottleWithManyPortsCanBeProven(t *testing.T) {
-	w := newWorld(t, demo().BundleImage(foreignImage).BundlePorts(otherPorts[:16]...).Obj())
+	w := newWorld(t, demo().BundleImage(foreignImage).BundlePorts(manyPorts...).Obj())
 	w.allowed = []string{"ghcr.io/org/*"}
 	w.restartAgent()
-	w.bundles.AddImage(foreignImage, otherPorts...)
+	w.bundles.AddImage(foreignImage, manyPorts...)
 	w.settle(demoKey)
 	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
 }
@@ -239,13 +249,13 @@ func TestWhenProofsAreMade(t *testing.T) {
 			})
 		}, 0},
 		"a canary was touched from the node": {func(w *world) {
-			w.clock.Step(2 * betweenProofs)
-			w.guard.Touched(host.Touch{Remote: netip.MustParseAddrPort("127.0.0.1:1"), Local: netip.MustParseAddrPort("127.0.0.1:4711")})
+			w.clock.Step(2 * time.Minute)
+			w.enforcer.Touched(host.Touch{Interface: "lo", Remote: netip.MustParseAddrPort("127.0.0.1:1"), Local: netip.MustParseAddrPort("127.0.0.1:4711")})
 		}, 1},
 		"touched again and again": {func(w *world) {
-			w.clock.Step(2 * betweenProofs)
+			w.clock.Step(2 * time.Minute)
 			for range 5 {
-				w.guard.Touched(host.Touch{Remote: netip.MustParseAddrPort("127.0.0.1:1"), Local: netip.MustParseAddrPort("127.0.0.1:4711")})
+				w.enforcer.Touched(host.Touch{Interface: "lo", Remote: netip.MustParseAddrPort("127.0.0.1:1"), Local: netip.MustParseAddrPort("127.0.0.1:4711")})
 				w.settle(demoKey)
 			}
 		}, 1},
@@ -285,7 +295,7 @@ func TestAnotherAgentProvesAnewBehindTheScenes(t *testing.T) {
 	w.settle(demoKey)
 	w.wantCond(demoKey, v1alpha1.ConditionEgressEnforced, "Unknown/ProofNotObserved")
 	w.guest.set(honest)
-	w.clock.Step(lastProofPause)
+	w.clock.Step(5 * time.Minute)
 	w.settle(demoKey)
 	w.wantCond(demoKey, v1alpha1.ConditionEgressEnforced, "True/HostWall")
 }
@@ -294,7 +304,7 @@ func TestProofsThatFailAreTriedAgainWithGrowingPauses(t *testing.T) {
 	w := newWorld(t, demo().Obj())
 	w.guest.set(mute)
 	w.settle(demoKey)
-	for _, want := range []time.Duration{20 * time.Second, 40 * time.Second, 80 * time.Second, 160 * time.Second, lastProofPause, lastProofPause} {
+	for _, want := range []time.Duration{20 * time.Second, 40 * time.Second, 80 * time.Second, 160 * time.Second, 5 * time.Minute, 5 * time.Minute} {
 		res, err := w.pass(demoKey)
 		if err != nil {
 			t.Fatal(err)
@@ -364,7 +374,7 @@ func TestProofErrors(t *testing.T) {
 			w.settle(demoKey)
 			w.wantCond(demoKey, v1alpha1.ConditionReady, "False/Error")
 			w.faults.Heal()
-			w.clock.Step(lastProofPause)
+			w.clock.Step(5 * time.Minute)
 			w.settle(demoKey)
 			w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
 		})

@@ -5,6 +5,7 @@ package bottle
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 
@@ -53,6 +54,9 @@ type scope struct {
 	leak *state.Leak
 	// readyUnproven: the agent does not insist on a proof where none can be made.
 	readyUnproven bool
+	// lookAgain is when the next pass is due though this one is satisfied; 0 is
+	// whenever passes come anyway. Filled by proof.
+	lookAgain time.Duration
 	// image is zero for a bare machine, reference what it was asked as. Without
 	// imageFound it was not looked for, because there is a machine: image.
 	image      host.Image
@@ -106,6 +110,16 @@ func (s *scope) setRecord(rec state.Record) error {
 	}
 	s.record = &rec
 	return nil
+}
+
+// keepProof makes the record keep this proof, or none.
+func (s *scope) keepProof(p *state.Proof) error {
+	if s.record == nil || s.record.Proof == p || s.record.Proof != nil && p != nil && *s.record.Proof == *p {
+		return nil
+	}
+	rec := *s.record
+	rec.Proof = p
+	return s.setRecord(rec)
 }
 
 func key(b *v1alpha1.Bottle) types.NamespacedName {

@@ -28,7 +28,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	// Runs before the first pass, with the context of the agent's life.
 	queue := source.Func(func(ctx context.Context, q workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
 		r.starts.under(ctx)
-		r.proofs.under(ctx)
+		r.Enforcement.BindProofs(ctx)
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.queue, r.watches = q, ctx
@@ -43,7 +43,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	if err != nil {
 		return err
 	}
-	for _, f := range []manager.RunnableFunc{r.begin, r.view.Start, r.facts.Start, r.watchBundles, r.watchImages, r.tellDrops} {
+	for _, f := range []manager.RunnableFunc{r.begin, r.view.Start, r.facts.Start, r.watchBundles, r.watchImages, r.reportRefusals} {
 		if err := mgr.Add(f); err != nil {
 			return err
 		}
@@ -94,7 +94,7 @@ func (r *Reconciler) begin(ctx context.Context) error {
 	r.sayVersion(ctx)
 	<-ctx.Done()
 	r.starts.wait()
-	r.proofs.wait()
+	r.Enforcement.WaitProofs()
 	return nil
 }
 

@@ -4,14 +4,13 @@ package bottle
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 
 	"k8s.io/utils/ptr"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/enforce"
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/state"
@@ -20,7 +19,7 @@ import (
 // ensureWall makes the wall stand before there is a machine behind it. From
 // then on the guard keeps it, whatever a pass waits for.
 func (r *Reconciler) ensureWall(ctx context.Context, s *scope) error {
-	w, err := r.Guard.Ensure(ctx, s.wallSpec(), asked(s.bottle))
+	w, err := r.Enforcement.EnsureWall(ctx, s.wallSpec(), requestOf(s.bottle))
 	if err == nil {
 		s.wall = w
 		return nil
@@ -38,24 +37,18 @@ func (s *scope) wallSpec() host.WallSpec {
 	}
 }
 
-// asked is what a user can change to have a Bottle tried again after a leak.
-// The annotation may be of any length.
-func asked(b *v1alpha1.Bottle) string {
-	prove := b.Annotations[v1alpha1.AnnotationProve]
-	if len(prove) > 128 {
-		sum := sha256.Sum256([]byte(prove))
-		prove = hex.EncodeToString(sum[:])
-	}
-	return fmt.Sprintf("generation %d, prove %q", b.Generation, prove)
+// requestOf is what a user can change to have a Bottle tried again after a leak.
+func requestOf(b *v1alpha1.Bottle) enforce.Request {
+	return enforce.Request{Generation: b.Generation, Prove: b.Annotations[v1alpha1.AnnotationProve]}
 }
 
 // findLeak takes up the leak that counts: one that the guard knows of, or one
 // of an earlier node, which the status carries along.
 func (r *Reconciler) findLeak(s *scope) {
-	now := asked(s.bottle)
-	s.leak = r.Guard.Tell(s.owner.UID, now)
-	if e := s.bottle.Status.Egress; s.leak == nil && e != nil && e.Leak != nil && e.Leak.Asked == now {
-		s.leak = &state.Leak{Time: e.Leak.Time.Time, Path: e.Leak.Path, Told: now,
+	request := requestOf(s.bottle)
+	s.leak = r.Enforcement.Leak(s.owner.UID, request)
+	if e := s.bottle.Status.Egress; s.leak == nil && e != nil && e.Leak != nil && e.Leak.Asked == request.String() {
+		s.leak = &state.Leak{Time: e.Leak.Time.Time, Path: e.Leak.Path, ReportedFor: request.String(),
 			Smolvm: ptr.Deref(e.Leak.SmolvmVersion, ""), Backend: ptr.Deref(e.Leak.Backend, "")}
 	}
 	s.tellLeak()
@@ -65,7 +58,7 @@ func (r *Reconciler) findLeak(s *scope) {
 func (s *scope) tellLeak() {
 	var leak *v1alpha1.EgressLeak
 	if l := s.leak; l != nil {
-		leak = &v1alpha1.EgressLeak{Time: *timeOf(l.Time), Path: bounded(l.Path), Asked: asked(s.bottle)}
+		leak = &v1alpha1.EgressLeak{Time: *timeOf(l.Time), Path: bounded(l.Path), Asked: requestOf(s.bottle).String()}
 		if l.Smolvm != "" {
 			leak.SmolvmVersion = &l.Smolvm
 		}
@@ -85,12 +78,7 @@ func (s *scope) tellLeak() {
 
 // deleteWall takes the wall down once no machine is behind it.
 func (r *Reconciler) deleteWall(ctx context.Context, s *scope) error {
-	if err := r.Guard.Release(ctx, s.owner); err != nil {
-		return err
-	}
-	r.proofs.forget(s.owner.UID)
-	r.drops.forget(s.owner.UID)
-	return nil
+	return r.Enforcement.Release(ctx, s.owner)
 }
 
 // holdLeaked keeps the machine of a Bottle that leaked stopped.

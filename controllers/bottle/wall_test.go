@@ -70,7 +70,7 @@ func TestABreachIsToldAndMended(t *testing.T) {
 	w := running(t)
 	proofs := w.guest.count()
 	w.walls.Break(ownerOfDemo(), host.WallFault{What: "the chain is gone", Open: true})
-	w.guard.Look(t.Context())
+	w.enforcer.Look(t.Context())
 	if m, _, _ := w.machines.Get(testID); m.State == host.MachineRunning {
 		t.Fatalf("machine after a look: got %s, want it stopped", m.State)
 	}
@@ -111,7 +111,7 @@ func TestAMachineOfAnOlderAgentIsMovedBehindItsWall(t *testing.T) {
 	if _, err := w.pass(demoKey); err != nil {
 		t.Fatal(err)
 	}
-	w.guard.Look(t.Context())
+	w.enforcer.Look(t.Context())
 	w.settle(demoKey)
 	vmms, err := w.machines.VMMs(t.Context(), []string{testID})
 	_, wall, _ := w.walls.Get(ownerOfDemo())
@@ -129,7 +129,7 @@ func TestTheWallOutlivesAStop(t *testing.T) {
 	if err := w.machines.StartMachine(t.Context(), testID, "/run/netns/other"); err != nil {
 		t.Fatal(err)
 	}
-	w.guard.Look(t.Context())
+	w.enforcer.Look(t.Context())
 	if m, _, _ := w.machines.Get(testID); m.State == host.MachineRunning {
 		t.Errorf("machine started by hand: got %s, want it stopped", m.State)
 	}

@@ -35,7 +35,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
-	"botbottle.dev/bottle-operator/internal/guard"
+	"botbottle.dev/bottle-operator/internal/enforce"
 	"botbottle.dev/bottle-operator/internal/host/hosttest"
 	"botbottle.dev/bottle-operator/internal/namedwatch"
 	"botbottle.dev/bottle-operator/internal/state"
@@ -63,7 +63,7 @@ type world struct {
 	images   *hosttest.Images
 	walls    *hosttest.Walls
 	canaries *hosttest.Canaries
-	guard    *guard.Guard
+	enforcer *enforce.Enforcer
 	guest    *testGuest
 	facts    *hosttest.Facts
 	refs     *refs
@@ -113,14 +113,15 @@ func (w *world) restartAgent() {
 		w.t.Fatal(err)
 	}
 	w.recorder = events.NewFakeRecorder(200)
-	w.guard, err = guard.New(guard.Options{Walls: w.walls, Machines: w.machines, State: dir, Clock: w.clock, Log: logr.Discard(), Interval: time.Second})
+	w.enforcer, err = enforce.New(enforce.Options{Walls: w.walls, Machines: w.machines, Canaries: w.canaries, State: dir, Clock: w.clock, Log: logr.Discard(), Interval: time.Second,
+		Prober: w.prober(), ProofTargets: publicTargets, MaxConcurrentProofs: 8})
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	w.r = New(Options{
 		Node: testNode, Cluster: testCluster, Client: w.api.Client, Recorder: w.recorder, References: w.refs,
 		Networks: w.networks, Bundles: w.bundles, Machines: w.machines, Facts: w.facts,
-		Walls: w.walls, Canaries: w.canaries, Guard: w.guard, Prober: w.prober(), ProofTargets: publicTargets,
+		Walls: w.walls, Enforcement: w.enforcer,
 		RequireProof: !w.unproven, RequireSmolvmPolicy: w.insist,
 		State: dir, Images: w.images, Pool: w.pool, Clock: w.clock,
 		DefaultImage: "file:guest.tar", AllowedBundleImages: w.allowed,
@@ -146,7 +147,7 @@ var demoKey = types.NamespacedName{Namespace: "default", Name: "demo"}
 func (w *world) pass(k types.NamespacedName) (ctrl.Result, error) {
 	res, err := w.r.Reconcile(w.t.Context(), ctrl.Request{NamespacedName: k})
 	w.r.starts.wait()
-	w.r.proofs.wait()
+	w.enforcer.WaitProofs()
 	return res, err
 }
 
@@ -157,12 +158,12 @@ func (w *world) settle(k types.NamespacedName) {
 	const short = 10 * time.Second
 	for range 60 {
 		before := len(w.api.log())
-		begun := w.r.starts.begun() + w.r.proofs.begun()
+		begun := w.r.starts.begun() + w.guest.count()
 		res, err := w.pass(k)
 		switch {
 		case err != nil:
 			continue
-		case w.r.starts.begun()+w.r.proofs.begun() != begun, len(w.api.log()) != before:
+		case w.r.starts.begun()+w.guest.count() != begun, len(w.api.log()) != before:
 		case res.RequeueAfter == 0 || res.RequeueAfter > short:
 			return
 		}

@@ -12,8 +12,12 @@ type Touch struct {
 	Time time.Time
 	// Proto is tcp or udp.
 	Proto string
-	// Local is where it arrived, Remote where it says that it came from.
+	// Local is the address that it arrived at, Remote the source address that
+	// it carries, which a sender of raw packets can forge.
 	Local, Remote netip.AddrPort
+	// Interface is the name of the interface that it was received on, as the
+	// kernel says; "" if that is not known. Nobody can forge it.
+	Interface string
 	// Nonce is what it brought along, at most 64 characters of [0-9a-f]; ""
 	// for anything else. A guest knows only the nonces of its own proofs.
 	Nonce string

@@ -4,7 +4,7 @@
 // networks, bundles, machines, walls, canaries and node facts, in the caller's
 // words. It has value types, interfaces and error kinds, and no implementation:
 // adapters are in internal/docker, internal/smolvm, internal/wall and
-// internal/probe/canary, the in-memory fakes in hosttest, and the suites that
+// internal/enforce/canary, the in-memory fakes in hosttest, and the suites that
 // all of them pass in hostcontract.
 package host
 

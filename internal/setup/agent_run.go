@@ -25,11 +25,11 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/controllers/bottle"
 	"botbottle.dev/bottle-operator/internal/docker"
-	"botbottle.dev/bottle-operator/internal/guard"
+	"botbottle.dev/bottle-operator/internal/enforce"
+	"botbottle.dev/bottle-operator/internal/enforce/canary"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/namedwatch"
 	"botbottle.dev/bottle-operator/internal/nodefacts"
-	"botbottle.dev/bottle-operator/internal/probe/canary"
 	"botbottle.dev/bottle-operator/internal/smolvm"
 	"botbottle.dev/bottle-operator/internal/state"
 	"botbottle.dev/bottle-operator/internal/wall"
@@ -93,39 +93,48 @@ type parts struct {
 	cluster  string
 	machines *smolvm.Driver
 	walls    *wall.Walls
-	canaries *canary.Canaries
-	guard    *guard.Guard
+	enforcer *enforce.Enforcer
 }
 
-// watch begins to watch over the machines that an earlier agent left, before
+// watch starts to guard the machines that an earlier agent left, before
 // dockerd or the API server is asked for anything. fail ends the agent: with a
 // dead canary silence proves nothing.
 func (o *AgentOptions) watch(ctx context.Context, dir *state.Dir, fail context.CancelCauseFunc) (parts, error) {
 	p := parts{dir: dir, machines: o.smolvm(dir), walls: wall.New(wall.Options{})}
-	counts, err := guard.NewMetrics(metrics.Registry)
-	if err != nil {
-		return p, fmt.Errorf("metrics: %w", err)
-	}
-	p.guard, err = guard.New(guard.Options{
-		Walls: p.walls, Machines: p.machines, State: dir, Clock: clock.RealClock{},
-		Log: ctrl.Log.WithName("guard"), Interval: o.WallCheckInterval, Metrics: counts,
-	})
+	prober, err := o.prober()
 	if err != nil {
 		return p, err
 	}
-	if err := metrics.Registry.Register(guard.NewDropped(p.guard)); err != nil {
+	targets, err := o.proofTargets()
+	if err != nil {
+		return p, err
+	}
+	counts, err := enforce.NewMetrics(metrics.Registry)
+	if err != nil {
 		return p, fmt.Errorf("metrics: %w", err)
 	}
-	p.canaries, err = canary.New(canary.Options{Touched: p.guard.Touched})
+	canaries, err := canary.New(canary.Options{Touched: func(t host.Touch) { p.enforcer.Touched(t) }})
 	if err != nil {
 		return p, fmt.Errorf("canaries: %w", err)
 	}
+	p.enforcer, err = enforce.New(enforce.Options{
+		Walls: p.walls, Machines: p.machines, Canaries: canaries, State: dir, Clock: clock.RealClock{},
+		Log: ctrl.Log.WithName("enforce"), Interval: o.WallCheckInterval, Metrics: counts,
+		Prober: prober, ProofTargets: targets, MaxConcurrentProofs: 2 * o.MaxConcurrentStarts,
+	})
+	if err != nil {
+		canaries.Close()
+		return p, err
+	}
+	if err := metrics.Registry.Register(enforce.NewDropped(p.enforcer)); err != nil {
+		return p, fmt.Errorf("metrics: %w", err)
+	}
 	go func() {
-		if err := p.canaries.Start(ctx); err != nil {
+		if err := canaries.Start(ctx); err != nil {
 			fail(fmt.Errorf("canaries: %w", err))
 		}
 	}()
-	go func() { _ = p.guard.Start(ctx) }() // ends with ctx alone
+	go func() { _ = p.enforcer.Start(ctx) }() // ends with ctx alone
 	return p, nil
 }
 
@@ -154,10 +163,6 @@ func (o *AgentOptions) compose(ctx context.Context, mgr ctrl.Manager, p parts) e
 	if err != nil {
 		return err
 	}
-	targets, err := o.proofTargets()
-	if err != nil {
-		return err
-	}
 	var r *bottle.Reconciler
 	images, err := o.openImages(p.dir, engine, func(uid, reason, message string) { r.ImageEvent(uid, reason, message) })
 	if err != nil {
@@ -168,7 +173,7 @@ func (o *AgentOptions) compose(ctx context.Context, mgr ctrl.Manager, p parts) e
 		Node: o.NodeName, Cluster: p.cluster,
 		Client: mgr.GetClient(), Recorder: mgr.GetEventRecorder(agentName), References: watches,
 		Networks: engine, Bundles: engine, Machines: p.machines, Facts: o.facts(engine, p.machines, prober),
-		Walls: p.walls, Canaries: p.canaries, Guard: p.guard, Prober: prober, ProofTargets: targets,
+		Walls: p.walls, Enforcement: p.enforcer,
 		RequireProof: o.RequireProof, RequireSmolvmPolicy: o.RequireSmolvmPolicy,
 		State: p.dir, Images: images, Pool: pool,
 		Clock: clock.RealClock{}, Metrics: counts,

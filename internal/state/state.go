@@ -251,6 +251,18 @@ func (f Folder) WriteRules(data []byte) (bool, error) {
 	return writeIfChanged(filepath.Join(f.BundleDir(), rulesFile), data, 0o644)
 }
 
+// Rules reads what WriteRules wrote; nil without an error when there is none.
+func (f Folder) Rules() ([]byte, error) {
+	data, err := os.ReadFile(filepath.Join(f.BundleDir(), rulesFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("egress rules of the Bottle: %w", err)
+	}
+	return data, nil
+}
+
 // WriteSecrets makes the files below secrets/ exactly these, one per variable,
 // and returns the names whose file changed, in order. Files of the names to
 // keep stay as they are: a machine reads at each start what it was created

@@ -41,10 +41,10 @@ type Leak struct {
 	// network.
 	Smolvm  string `json:"smolvm,omitempty"`
 	Backend string `json:"backend,omitempty"`
-	// Told is the state of the Bottle (its generation, and what asks for
-	// proofs) of which the leak was first said: it counts until that changes.
-	// "" is a leak that nobody was told of yet.
-	Told string `json:"told,omitempty"`
+	// ReportedFor is the request (the Bottle's generation, and what asks for
+	// proofs) for which the leak was first reported. It counts until the
+	// request changes; "" is a leak that was not reported yet.
+	ReportedFor string `json:"told,omitempty"`
 }
 
 // Wall reads what WriteWall wrote; nil without an error when there is none.

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package egress
+
+import "strings"
+
+// Covers says whether every connection that other matches is matched by r.
+func (r Rule) Covers(other Rule) bool {
+	switch {
+	case r == (Rule{}) || other == (Rule{}) || r.port != other.port || r.IsAddr() != other.IsAddr():
+		return false
+	case r.IsAddr():
+		return r.addrs.Bits() <= other.addrs.Bits() && r.addrs.Contains(other.addrs.Addr())
+	case r == other:
+		return true
+	}
+	return r.subdomains && strings.HasSuffix(other.name, "."+r.name)
+}
+
+// Intersect is the set of what both sets let through. Networks that either
+// closes (see Without) are not closed in the result.
+func (s Set) Intersect(other Set) Set {
+	ours, theirs := s.Rules(), other.Rules()
+	return NewSet(append(covered(ours, theirs), covered(theirs, ours)...)...)
+}
+
+// covered are the rules that one of others covers.
+func covered(rules, others []Rule) []Rule {
+	var out []Rule
+	for _, r := range rules {
+		for _, other := range others {
+			if other.Covers(r) {
+				out = append(out, r)
+				break
+			}
+		}
+	}
+	return out
+}

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package canary
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+const nonce = "0123456789abcdef0123456789abcdef"
+
+// start runs canaries for the test and returns where their touches go.
+func start(t *testing.T) (*Canaries, <-chan host.Touch) {
+	t.Helper()
+	return startOn(t, "tcp", "udp")
+}
+
+func startOn(t *testing.T, tcp, udp string) (*Canaries, <-chan host.Touch) {
+	t.Helper()
+	touches := make(chan host.Touch, 1000)
+	c, err := open(Options{Touched: func(touch host.Touch) { touches <- touch }}, tcp, udp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- c.Start(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		select {
+		case err := <-ended:
+			if err != nil {
+				t.Errorf("got %v from Start, want nil", err)
+			}
+		case <-time.After(5 * time.Second):
+			t.Error("Start did not end with its context")
+		}
+	})
+	return c, touches
+}
+
+func next(t *testing.T, touches <-chan host.Touch) host.Touch {
+	t.Helper()
+	select {
+	case touch := <-touches:
+		return touch
+	case <-time.After(5 * time.Second):
+		t.Fatal("no touch within 5 s")
+		return host.Touch{}
+	}
+}
+
+func none(t *testing.T, touches <-chan host.Touch) {
+	t.Helper()
+	select {
+	case touch := <-touches:
+		t.Errorf("got one touch more, %v, want none", touch)
+	case <-time.After(200 * time.Millisecond):
+	}
+}
+
+func dial(t *testing.T, network, addr string, port uint16) net.Conn {
+	t.Helper()
+	conn, err := net.DialTimeout(network, netip.AddrPortFrom(netip.MustParseAddr(addr), port).String(), 5*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
+	return conn
+}
+
+func loopbacks(t *testing.T) []string {
+	t.Helper()
+	list := []string{"127.0.0.1", "127.0.0.7"}
+	if l, err := net.Listen("tcp", "[::1]:0"); err == nil {
+		l.Close()
+		return append(list, "::1")
+	}
+	t.Log("no IPv6 on this machine's loopback: IPv4 alone is tested")
+	return list
+}
+
+// wantTouch compares a touch with the connection that made it.
+func wantTouch(t *testing.T, got host.Touch, conn net.Conn, nonce string) {
+	t.Helper()
+	want := host.Touch{
+		Proto: conn.LocalAddr().Network(), Nonce: nonce, Interface: "lo",
+		Local: netip.MustParseAddrPort(conn.RemoteAddr().String()), Remote: netip.MustParseAddrPort(conn.LocalAddr().String()),
+	}
+	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.AddrPort{}), cmpopts.IgnoreFields(host.Touch{}, "Time")); diff != "" {
+		t.Errorf("touch (-want +got):\n%s", diff)
+	}
+	if age := time.Since(got.Time); age < 0 || age > 10*time.Second {
+		t.Errorf("got a touch of %s ago, want one of now", age)
+	}
+}

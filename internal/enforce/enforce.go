@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package enforce
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/go-logr/logr"
+	"k8s.io/utils/clock"
+
+	"botbottle.dev/bottle-operator/internal/egress"
+	"botbottle.dev/bottle-operator/internal/enforce/probe"
+	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/state"
+)
+
+// Enforcement is what the controllers may ask for. All methods may be called
+// repeatedly and concurrently.
+type Enforcement interface {
+	// Narrow takes away at once what reach does not allow any more. It needs
+	// neither dockerd nor smolvm nor the API server, and never adds anything.
+	Narrow(ctx context.Context, owner host.Owner, reach Reach) error
+	// OpenRules makes rules the egress rules of the built-in bundle.
+	// ErrSuperseded when a newer generation of the Bottle was narrowed to.
+	OpenRules(owner host.Owner, generation int64, rules egress.Set) error
+	// EnsureWall makes the wall and guards the machine from then on. If it
+	// finds the wall open while the machine runs, it kills the machine first.
+	// A leak that was reported for another request is released, once its
+	// machine is down. ErrSuperseded as OpenRules; ErrUnavailable when
+	// something of someone else's keeps the wall from being as specified;
+	// otherwise the errors of host.Walls.
+	EnsureWall(ctx context.Context, spec host.WallSpec, request Request) (host.Wall, error)
+	// CheckPolicy compares what smolvm persisted of a machine's egress policy
+	// with what it was asked for. note says in words how it differs.
+	CheckPolicy(ctx context.Context, m PolicyCheck) (p probe.Policy, note string, err error)
+	// EnsureProven starts a proof if one is due, and returns what is known. It
+	// does not wait for the proof: the subscriber is notified when it ends.
+	EnsureProven(s Subject) Standing
+	// Leak returns the leak that counts for this request, nil if there is none,
+	// and records that it was reported for it: from then on, another request
+	// releases it.
+	Leak(uid string, request Request) *state.Leak
+	// TakeBreach returns the last breach of the Bottle's wall, once.
+	TakeBreach(uid string) *Breach
+	// Release stops guarding and deletes the wall; absent is nil. The machine
+	// must be gone by then.
+	Release(ctx context.Context, owner host.Owner) error
+}
+
+// Machines is what enforcement needs of the machines' port. The guard uses
+// only VMMs and KillMachine, which do not involve smolvm.
+type Machines interface {
+	VMMs(ctx context.Context, names []string) ([]host.VMM, error)
+	KillMachine(ctx context.Context, name string) error
+
+	Version(ctx context.Context) (host.SmolvmVersion, error)
+	Policy(ctx context.Context, name string) (host.Policy, error)
+	Denials(ctx context.Context, name string) ([]host.Denial, error)
+	Copy(ctx context.Context, name, from, to string) error
+	Exec(ctx context.Context, name string, req host.ExecRequest) (int, error)
+}
+
+// Options of an Enforcer. All are required unless the comment says otherwise.
+type Options struct {
+	Walls    host.Walls
+	Machines Machines
+	Canaries host.Canaries
+	State    *state.Dir
+	Clock    clock.WithTicker
+	Log      logr.Logger
+	// Interval is the time between two looks of the guard.
+	Interval time.Duration
+	// Prober is the path of the static prober that is copied into guests.
+	Prober string
+	// ProofTargets are addresses of the internet that proofs try.
+	ProofTargets []netip.AddrPort
+	// MaxConcurrentProofs bounds the proofs that run at the same time; at
+	// least 1 is assumed.
+	MaxConcurrentProofs int
+	// Metrics may be nil.
+	Metrics *Metrics
+}
+
+// Enforcer implements Enforcement.
+type Enforcer struct {
+	watched  *registry
+	leaks    *leaks
+	walls    *walls
+	guard    *guard
+	prover   *prover
+	policy   policyReader
+	refusals *refusals
+}
+
+var _ Enforcement = (*Enforcer)(nil)
+
+// ErrSuperseded means that the caller acts for an old generation of the
+// Bottle, and that a newer one was narrowed to meanwhile. The caller must read
+// the Bottle again.
+var ErrSuperseded = errors.New("a newer generation of the Bottle has been seen")
+
+// New returns an Enforcer that guards the machines that the state directory
+// records, once Start is called.
+func New(o Options) (*Enforcer, error) {
+	watched, err := newRegistry(o.State, o.Log)
+	if err != nil {
+		return nil, fmt.Errorf("enforce: %w", err)
+	}
+	e := &Enforcer{watched: watched}
+	e.leaks = &leaks{Options: o, watched: watched}
+	e.guard = &guard{Options: o, watched: watched, leaks: e.leaks}
+	e.walls = &walls{Options: o, watched: watched, leaks: e.leaks, guard: e.guard}
+	e.guard.walls = e.walls
+	e.prover = newProver(o, watched, e.leaks)
+	e.policy = policyReader{o.Machines}
+	e.refusals = newRefusals(o, watched, e.prover)
+	e.leaks.requestProof = e.prover.request
+	e.prover.proved = e.refusals.ignoreUntil
+	return e, nil
+}
+
+// Subscribe sets who is notified when something happened to a Bottle's wall,
+// machine or proof. changed must return soon and may be called at any time.
+func (e *Enforcer) Subscribe(changed func(uid string)) { e.watched.subscribe(changed) }
+
+// Start guards until ctx ends.
+func (e *Enforcer) Start(ctx context.Context) error { return e.guard.start(ctx) }
+
+// Look looks at all machines and walls once.
+func (e *Enforcer) Look(ctx context.Context) { e.guard.look(ctx) }
+
+// Touched judges a touch of a canary. It returns at once.
+func (e *Enforcer) Touched(t host.Touch) { e.leaks.touched(t) }
+
+// BindProofs makes the proofs that start from now on end with ctx.
+func (e *Enforcer) BindProofs(ctx context.Context) { e.prover.jobs.Bind(ctx) }
+
+// WaitProofs waits until no proof is running.
+func (e *Enforcer) WaitProofs() { e.prover.jobs.Wait() }
+
+// CancelProof ends a running proof of the Bottle and waits until it has ended.
+func (e *Enforcer) CancelProof(ctx context.Context, uid string) error {
+	return e.prover.jobs.Cancel(ctx, uid)
+}
+
+// ReportRefusals calls report, until ctx ends, with the destinations that a
+// guest tried and was refused.
+func (e *Enforcer) ReportRefusals(ctx context.Context, report func(owner host.Owner, destinations string)) error {
+	return e.refusals.run(ctx, report)
+}
+
+// Narrow implements Enforcement.
+func (e *Enforcer) Narrow(ctx context.Context, owner host.Owner, reach Reach) error {
+	return e.walls.narrow(ctx, owner, reach)
+}
+
+// OpenRules implements Enforcement.
+func (e *Enforcer) OpenRules(owner host.Owner, generation int64, rules egress.Set) error {
+	return e.walls.openRules(owner, generation, rules)
+}
+
+// EnsureWall implements Enforcement.
+func (e *Enforcer) EnsureWall(ctx context.Context, spec host.WallSpec, request Request) (host.Wall, error) {
+	return e.walls.ensure(ctx, spec, request)
+}
+
+// CheckPolicy implements Enforcement.
+func (e *Enforcer) CheckPolicy(ctx context.Context, m PolicyCheck) (probe.Policy, string, error) {
+	return e.policy.check(ctx, m)
+}
+
+// EnsureProven implements Enforcement.
+func (e *Enforcer) EnsureProven(s Subject) Standing { return e.prover.ensure(s) }
+
+// Leak implements Enforcement.
+func (e *Enforcer) Leak(uid string, request Request) *state.Leak {
+	return e.leaks.report(uid, request)
+}
+
+// TakeBreach implements Enforcement.
+func (e *Enforcer) TakeBreach(uid string) *Breach { return e.watched.takeBreach(uid) }
+
+// Release implements Enforcement.
+func (e *Enforcer) Release(ctx context.Context, owner host.Owner) error {
+	if err := e.walls.release(ctx, owner); err != nil {
+		return err
+	}
+	e.prover.forget(owner.UID)
+	e.refusals.forget(owner.UID)
+	return nil
+}
+
+// Walls returns the walls that are guarded, in order of UID.
+func (e *Enforcer) Walls() []host.WallSpec { return e.watched.specs() }

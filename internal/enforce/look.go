@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package enforce
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+// maxParallelRepairs bounds how many machines are attended to at the same
+// time: a kill waits for its process to end.
+const maxParallelRepairs = 64
+
+// look looks at all machines and walls once, kills what is not confined, and
+// repairs what can be repaired.
+func (g *guard) look(ctx context.Context) {
+	started := g.Clock.Now()
+	specs := g.watched.specs()
+	if len(specs) == 0 {
+		return
+	}
+	specs, walls, err := g.inspectAll(ctx, specs)
+	var vmms []host.VMM
+	if err == nil {
+		names := make([]string, len(specs))
+		for i, s := range specs {
+			names[i] = s.Owner.ID()
+		}
+		vmms, err = g.Machines.VMMs(ctx, names)
+	}
+	g.reportFailing(ctx, err)
+	if err != nil {
+		return
+	}
+	running := map[string][]host.VMM{}
+	for _, v := range vmms {
+		running[v.Name] = append(running[v.Name], v)
+	}
+	var repairs errgroup.Group
+	repairs.SetLimit(maxParallelRepairs)
+	for i, spec := range specs {
+		if m := g.suspect(spec, walls[i], running[spec.Owner.ID()]); m != nil {
+			repairs.Go(func() error {
+				g.attend(ctx, m)
+				return nil
+			})
+		}
+	}
+	_ = repairs.Wait() // always nil
+	g.Metrics.looked(g.Clock.Now(), g.Clock.Since(started))
+}
+
+// inspectAll reads back all walls that can be read. One record that makes no
+// sense must not leave all other walls unguarded.
+func (g *guard) inspectAll(ctx context.Context, specs []host.WallSpec) ([]host.WallSpec, []host.Wall, error) {
+	walls, err := g.Walls.InspectWalls(ctx, specs)
+	if errors.Is(err, host.ErrInvalid) && len(specs) > 1 {
+		var goodSpecs []host.WallSpec
+		var good []host.Wall
+		for _, spec := range specs {
+			one, oneErr := g.Walls.InspectWalls(ctx, []host.WallSpec{spec})
+			if oneErr == nil {
+				goodSpecs, good = append(goodSpecs, spec), append(good, one...)
+			}
+		}
+		specs, walls, err = goodSpecs, good, nil
+	}
+	if err == nil && len(walls) != len(specs) {
+		err = fmt.Errorf("walls: read back %d of %d", len(walls), len(specs))
+	}
+	return specs, walls, err
+}
+
+// reportFailing logs the first of several looks that fail, and the end of
+// them. It has all Bottles looked at then: nothing guarded them meanwhile.
+func (g *guard) reportFailing(ctx context.Context, err error) {
+	g.watched.mu.Lock()
+	was := g.failing
+	g.failing = err != nil
+	g.watched.mu.Unlock()
+	switch {
+	case err != nil && !was && ctx.Err() == nil:
+		g.Log.Error(err, "Walls cannot be looked at")
+	case err == nil && was:
+		g.Log.Info("Walls can be looked at again")
+	default:
+		return
+	}
+	g.watched.notifyAll()
+}
+
+// suspect returns the machine if it or its wall needs a closer look, and nil
+// if all is well.
+func (g *guard) suspect(spec host.WallSpec, w host.Wall, running []host.VMM) *machine {
+	uid := spec.Owner.UID
+	g.watched.mu.Lock()
+	m := g.watched.machines[uid]
+	if m == nil {
+		g.watched.mu.Unlock()
+		return nil
+	}
+	if w.Err != nil || len(w.Faults) > 0 || outside(running, w) || m.unwritten || (m.leak != nil || m.doomed != "") && len(running) > 0 {
+		g.watched.mu.Unlock()
+		return m
+	}
+	m.record(w)
+	repaired := m.faulty != ""
+	m.faulty = ""
+	g.watched.mu.Unlock()
+	if repaired {
+		g.watched.notify(uid)
+	}
+	return nil
+}
+
+// attend looks at one machine again, with nobody else acting on its wall, and
+// acts. A wall is repaired even if its machine could not be killed: either
+// makes the machine safe.
+func (g *guard) attend(ctx context.Context, m *machine) {
+	m.act.Lock()
+	defer m.act.Unlock()
+	g.watched.mu.Lock()
+	spec := m.wall.Spec
+	here := g.watched.machines[spec.Owner.UID] == m && spec.Owner.UID != ""
+	g.watched.mu.Unlock()
+	if !here {
+		return // released meanwhile
+	}
+	folder, err := g.State.Folder(spec.Owner.UID)
+	if err == nil {
+		g.leaks.writeEvidence(m, folder)
+		err = g.inspect(ctx, m)
+		_, repairErr := g.walls.raise(ctx, m, folder)
+		err = errors.Join(err, repairErr)
+	}
+	if err != nil && ctx.Err() == nil {
+		g.reportFaulty(m, err.Error())
+	}
+}
+
+// inspect looks at one wall and its machine, and kills a machine that runs
+// outside its wall, behind an open one, or after a leak; m.act is held.
+func (g *guard) inspect(ctx context.Context, m *machine) error {
+	g.watched.mu.Lock()
+	spec := m.wall.Spec
+	g.watched.mu.Unlock()
+	walls, err := g.Walls.InspectWalls(ctx, []host.WallSpec{spec})
+	if err == nil {
+		err = walls[0].Err
+	}
+	if err != nil {
+		return err
+	}
+	running, err := g.Machines.VMMs(ctx, []string{spec.Owner.ID()})
+	if err != nil {
+		return err
+	}
+	w := walls[0]
+	g.watched.mu.Lock()
+	m.record(w)
+	open := m.open(w)
+	if len(running) == 0 {
+		m.doomed = ""
+	}
+	leaked, doomed := m.leak != nil, m.doomed
+	g.watched.mu.Unlock()
+	if len(w.Faults) > 0 {
+		g.reportFaulty(m, words(w.Faults))
+	}
+	switch {
+	case len(running) == 0:
+		return nil
+	case leaked:
+		return g.kill(ctx, spec) // somebody started it all the same
+	case outside(running, w):
+		return g.stop(ctx, m, "the machine ran outside its wall's network namespace")
+	case open != "":
+		return g.stop(ctx, m, "the wall was open: "+open)
+	case doomed != "":
+		return g.stop(ctx, m, doomed)
+	}
+	return nil
+}
+
+// open is the fault that makes a wall open, "" if none does. A filter with
+// other rules than the spec's that reads as it last read is one of ours: of an
+// earlier release, or of an agent that died before it wrote the new one.
+func (m *machine) open(w host.Wall) string {
+	for _, f := range w.Faults {
+		if f.Open && !(f.Rules && m.wall.Filter != "" && w.Filter == m.wall.Filter) {
+			return f.What
+		}
+	}
+	return ""
+}
+
+// stop kills a machine and records why. It reports the breach whatever comes
+// of the kill: whoever sees that the machine is gone must find the reason, and
+// a machine that cannot be killed deserves attention most of all.
+func (g *guard) stop(ctx context.Context, m *machine, what string) error {
+	g.watched.mu.Lock()
+	spec := m.wall.Spec
+	m.breach = &Breach{Time: g.Clock.Now(), What: what}
+	m.doomed = what
+	g.watched.mu.Unlock()
+	err := g.kill(ctx, spec)
+	if err == nil {
+		g.watched.mu.Lock()
+		m.doomed = ""
+		g.watched.mu.Unlock()
+	}
+	g.Metrics.breached()
+	g.Log.Info("A wall did not hold and its machine was killed", "machine", spec.Owner.ID(), "what", what, "killed", err == nil)
+	g.watched.notify(spec.Owner.UID)
+	return err
+}
+
+func (g *guard) kill(ctx context.Context, spec host.WallSpec) error {
+	if err := g.Machines.KillMachine(ctx, spec.Owner.ID()); err != nil {
+		return fmt.Errorf("machine %s cannot be killed: %w", spec.Owner.ID(), err)
+	}
+	return nil
+}
+
+// reportFaulty logs what is wrong with a wall, once, and notifies.
+func (g *guard) reportFaulty(m *machine, what string) {
+	g.watched.mu.Lock()
+	owner := m.wall.Spec.Owner
+	known := m.faulty == what
+	m.faulty = what
+	g.watched.mu.Unlock()
+	if !known {
+		g.Log.Info("A wall is not as specified", "machine", owner.ID(), "what", what)
+		g.Metrics.faulted()
+		g.watched.notify(owner.UID)
+	}
+}
+
+// outside says whether one of a machine's processes is not in the wall's
+// network namespace.
+func outside(running []host.VMM, w host.Wall) bool {
+	return slices.ContainsFunc(running, func(v host.VMM) bool { return w.NetNS == (host.NetNS{}) || v.NetNS != w.NetNS })
+}
+
+func words(faults []host.WallFault) string {
+	out := make([]string, len(faults))
+	for i, f := range faults {
+		out[i] = f.What
+	}
+	return strings.Join(out, "; ")
+}

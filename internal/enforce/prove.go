@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package enforce
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"botbottle.dev/bottle-operator/internal/enforce/probe"
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+// Bounds of a proof.
+const (
+	// proofTimeout bounds a whole proof, so that no guest holds up the proofs
+	// of others. An emulated node is slow.
+	proofTimeout = 3 * time.Minute
+	probeTimeout = 90 * time.Second
+	// patienceFloor and patienceCeiling bound how long the prober waits for a
+	// target that stays silent. Between them it follows the round trip to the
+	// bundle.
+	patienceFloor   = 100 * time.Millisecond
+	patienceCeiling = 5 * time.Second
+	// How many targets of a kind are tried of which there may be many.
+	maxNeighbours, maxOtherPorts = 2, 3
+)
+
+// otherPorts are ports of a bundle of which the first that are not declared
+// are tried. The first of all is the one that the original bundle keeps to
+// itself. There are more than a Bottle can declare.
+var otherPorts = []int32{9099, 22, 80, 443, 8080, 8443, 9090, 3128, 5000, 6379, 5432, 3306, 2375, 10250, 25, 111, 21, 23, 1080, 9418}
+
+// errNoProber: the guest is such that no proof can be made in it.
+var errNoProber = errors.New("no prober could be run in the guest")
+
+// prove tries the walls from inside the guest, and judges by what the node saw
+// meanwhile.
+func (p *prover) prove(ctx context.Context, s Subject) (probe.Verdict, error) {
+	random := make([]byte, 16)
+	_, _ = rand.Read(random) // never fails
+	nonce := hex.EncodeToString(random)
+	plan, err := p.plan(s, nonce)
+	if err != nil {
+		return probe.Verdict{}, err
+	}
+	uid := s.Spec.Owner.UID
+	if err := p.watched.expect(uid, nonce, s.Version.Version, s.Version.Backend); err != nil {
+		return probe.Verdict{}, err
+	}
+	defer p.watched.expire(uid, nonce)
+	before, err := p.inspectWall(ctx, s)
+	if err == nil {
+		err = p.Walls.ForgetDrops(ctx, s.Spec.Owner)
+	}
+	if err != nil {
+		return probe.Verdict{}, err
+	}
+	started := p.Clock.Now()
+	defer p.discardTraces(ctx, s)
+	report, err := p.runProber(ctx, s.Spec.Owner.ID(), plan)
+	if err != nil {
+		return probe.Verdict{}, fmt.Errorf("%w: %w", errNoProber, err)
+	}
+	after, err := p.inspectWall(ctx, s)
+	if err != nil {
+		return probe.Verdict{}, err
+	}
+	e := probe.Evidence{Plan: plan, Report: &report, Policy: s.Policy, Accepted: map[int32]uint64{}}
+	for port, n := range after.Accepted {
+		e.Accepted[port] = n - min(n, before.Accepted[port])
+	}
+	if err := p.collect(ctx, s, &e, started); err != nil {
+		return probe.Verdict{}, err
+	}
+	return probe.Judge(e), nil
+}
+
+// discardTraces keeps the traces of a proof from being taken for the guest's
+// own doing.
+func (p *prover) discardTraces(ctx context.Context, s Subject) {
+	_ = p.Walls.ForgetDrops(ctx, s.Spec.Owner) // what is left is reported as refused
+	p.proved(s.Spec.Owner.UID, p.Clock.Now())
+}
+
+// collect adds what was dropped and refused since started.
+func (p *prover) collect(ctx context.Context, s Subject, e *probe.Evidence, started time.Time) error {
+	drops, err := p.Walls.Drops(ctx, s.Spec.Owner)
+	if err != nil {
+		return err
+	}
+	for _, d := range drops {
+		e.Drops = append(e.Drops, probe.Drop(d))
+	}
+	denials, err := p.Machines.Denials(ctx, s.Spec.Owner.ID())
+	if errors.Is(err, host.ErrUnsupported) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	e.DenialsKnown = true
+	for _, d := range denials {
+		// smolvm may keep whole seconds only.
+		if !d.Time.Before(started.Truncate(time.Second)) {
+			e.Denials = append(e.Denials, d.Dest)
+		}
+	}
+	return nil
+}
+
+// inspectWall reads the wall back. It is an error if the wall is not as
+// specified, or if the machine does not run within it.
+func (p *prover) inspectWall(ctx context.Context, s Subject) (host.Wall, error) {
+	walls, err := p.Walls.InspectWalls(ctx, []host.WallSpec{s.Spec})
+	if err != nil {
+		return host.Wall{}, err
+	}
+	w := walls[0]
+	if w.Err != nil {
+		return w, w.Err
+	}
+	if len(w.Faults) > 0 {
+		return w, fmt.Errorf("the wall is not as specified: %s", w.Faults[0].What)
+	}
+	running, err := p.Machines.VMMs(ctx, []string{s.Spec.Owner.ID()})
+	if err != nil {
+		return w, err
+	}
+	if len(running) == 0 || outside(running, w) {
+		return w, errors.New("the machine does not run within its wall")
+	}
+	return w, nil
+}
+
+// plan is what to try for this Bottle on this node.
+func (p *prover) plan(s Subject, nonce string) (probe.Plan, error) {
+	tcp, udp := p.Canaries.Ports()
+	site := probe.Site{
+		Nonce: nonce, BundleIP: s.Spec.BundleIP, Ports: s.Spec.Ports, Gateway: gateway(s.Spec),
+		CanaryTCP: tcp, CanaryUDP: udp, Public: p.ProofTargets,
+		Floor: patienceFloor, Ceiling: patienceCeiling,
+	}
+	for _, port := range otherPorts {
+		if !slices.Contains(s.Spec.Ports, port) && len(site.Other) < maxOtherPorts {
+			site.Other = append(site.Other, port)
+		}
+	}
+	addresses, err := p.Canaries.Addresses()
+	if err != nil {
+		return probe.Plan{}, err
+	}
+	// The gateways of Bottles are no further ways to the node.
+	gateways := map[netip.Addr]bool{}
+	for _, w := range p.watched.specs() {
+		gateways[gateway(w)] = true
+	}
+	for _, a := range addresses {
+		if !gateways[a] && a != s.Spec.BundleIP {
+			site.Node = append(site.Node, a)
+		}
+	}
+	for _, n := range p.watched.neighbours(s.Spec.Owner.UID, maxNeighbours) {
+		if len(n.Ports) > 0 {
+			site.Neighbours = append(site.Neighbours, netip.AddrPortFrom(n.BundleIP, uint16(n.Ports[0])))
+		}
+	}
+	return site.Plan()
+}
+
+// runProber copies the prober into the guest and runs it there.
+func (p *prover) runProber(ctx context.Context, name string, plan probe.Plan) (probe.Report, error) {
+	in, err := probe.EncodePlan(plan)
+	if err != nil {
+		return probe.Report{}, err
+	}
+	// A new name each time: the guest may keep the last file busy.
+	path := "/tmp/.bottle-probe-" + plan.Nonce[:8]
+	if err := p.Machines.Copy(ctx, name, p.Prober, path); err != nil {
+		return probe.Report{}, err
+	}
+	out, errs := &limited{most: probe.MaxReport}, &limited{most: 512}
+	code, err := p.Machines.Exec(ctx, name, host.ExecRequest{
+		Command: []string{path}, Stdin: bytes.NewReader(in), Stdout: out, Stderr: errs, Timeout: probeTimeout,
+	})
+	if err != nil {
+		return probe.Report{}, err
+	}
+	if code != 0 {
+		p.Log.Info("The prober failed", "machine", name, "exitCode", code, "stderr", printable(errs.String()))
+		return probe.Report{}, fmt.Errorf("the prober ended with exit code %d", code)
+	}
+	return probe.DecodeReport(plan, out)
+}
+
+// limited keeps the beginning of what is written and drops the rest.
+type limited struct {
+	bytes.Buffer
+	most int
+}
+
+func (l *limited) Write(p []byte) (int, error) {
+	if room := l.most - l.Len(); room > 0 {
+		_, _ = l.Buffer.Write(p[:min(room, len(p))])
+	}
+	return len(p), nil
+}
+
+// printable makes what a guest wrote fit for a log.
+func printable(text string) string {
+	quoted := fmt.Sprintf("%+q", text)
+	return quoted[:min(len(quoted), 160)]
+}

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package enforce
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/enforce/probe"
+	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/jobs"
+	"botbottle.dev/bottle-operator/internal/state"
+)
+
+// Subject is what a proof is about: a VMM, behind a wall, beside a bundle.
+type Subject struct {
+	Spec  host.WallSpec
+	NetNS host.NetNS
+	// Run is the VMM; its PID is known.
+	Run state.Run
+	// Container is the ID of the bundle's container.
+	Container string
+	Policy    probe.Policy
+	Version   host.SmolvmVersion
+	// Demand is the annotation that asks for a proof: a new value asks for a
+	// new proof.
+	Demand string
+	// Kept is the last proof that the machine's record keeps; nil if none.
+	Kept *state.Proof
+}
+
+// key identifies the subject. Another VMM, wall, bundle or set of ports is
+// another thing to prove.
+func (s Subject) key() string {
+	ports := strings.Trim(strings.ReplaceAll(fmt.Sprint(s.Spec.Ports), " ", ", "), "[]")
+	return fmt.Sprintf("pid=%d@%d netns=%d:%d bundle=%s@%s ports=%s", s.Run.PID, s.Run.StartTime.Unix(),
+		s.NetNS.Dev, s.NetNS.Inode, s.Container, s.Spec.BundleIP, ports)
+}
+
+// Standing is what is known of a subject.
+type Standing struct {
+	// Proof stands; nil if nothing is proven. A proof stands while a further
+	// one is made, and falls if that one does not succeed.
+	Proof *state.Proof
+	// Failure is what the last proof came to, nil if it succeeded or if there
+	// was none.
+	Failure *Failure
+	// After is when EnsureProven must be called again; 0 if something else
+	// will cause the call.
+	After time.Duration
+}
+
+// Failure is a proof that proved nothing.
+type Failure struct {
+	// Reason is the condition's, Message is stable and bounded.
+	Reason, Message string
+}
+
+const (
+	firstProofPause = 5 * time.Second
+	lastProofPause  = 5 * time.Minute
+	// betweenProofs is the least time between two proofs that no user asked
+	// for.
+	betweenProofs = time.Minute
+)
+
+// history is what became of a Bottle's proofs in this life of the agent.
+type history struct {
+	key    string       // of the subject
+	proof  *state.Proof // that this agent made and that stands
+	doubt  bool         // a proof failed: what an earlier agent proved falls
+	ended  time.Time    // of the last proof
+	demand string       // that the last proof answered
+	// requested: something gave a reason for another proof since the last one
+	// started.
+	requested bool
+	// failures in a row, and what the last one came to.
+	failures int
+	failure  *Failure
+}
+
+// prover decides when proofs are made, runs them, and keeps what they came to.
+type prover struct {
+	Options
+	watched *registry
+	leaks   *leaks
+	jobs    *jobs.Set[struct{}]
+	// proved is called when a proof ended: until now, what the guest was
+	// refused was the proof's own doing.
+	proved func(uid string, now time.Time)
+
+	mu        sync.Mutex
+	histories map[string]*history // by UID
+}
+
+func newProver(o Options, watched *registry, leaks *leaks) *prover {
+	return &prover{
+		Options: o, watched: watched, leaks: leaks,
+		jobs:      jobs.New[struct{}](max(1, o.MaxConcurrentProofs)),
+		proved:    func(string, time.Time) {},
+		histories: map[string]*history{},
+	}
+}
+
+// history returns the history of the subject; p.mu is held.
+func (p *prover) history(uid, key string) *history {
+	h := p.histories[uid]
+	if h == nil || h.key != key {
+		h = &history{key: key}
+		p.histories[uid] = h
+	}
+	return h
+}
+
+func (p *prover) forget(uid string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.histories, uid)
+}
+
+// request asks for another proof of a Bottle, no sooner than betweenProofs
+// after the last one. However often it is called, the subscriber is notified
+// once until the next proof starts.
+func (p *prover) request(uid string) {
+	p.mu.Lock()
+	h := p.histories[uid]
+	news := h != nil && !h.requested
+	if news {
+		h.requested = true
+	}
+	p.mu.Unlock()
+	if news { // without a history the first proof is still to come
+		p.watched.notify(uid)
+	}
+}
+
+// ensure implements Enforcement.EnsureProven.
+func (p *prover) ensure(s Subject) Standing {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	uid, key := s.Spec.Owner.UID, s.key()
+	h := p.history(uid, key)
+	st := Standing{Proof: h.proof, Failure: h.failure}
+	if st.Proof == nil && !h.doubt && s.Kept != nil && s.Kept.Key == key {
+		st.Proof = s.Kept
+	}
+	if p.jobs.Running(uid) {
+		return st
+	}
+	due, after := p.due(h, s.Demand)
+	if !due {
+		st.After = after
+		return st
+	}
+	h.requested = false
+	p.jobs.Start(uid, func(ctx context.Context) struct{} {
+		p.run(ctx, s)
+		return struct{}{}
+	}, func() { p.watched.notify(uid) })
+	return st
+}
+
+// due says whether a proof is to start now, and if not, when; 0 is never. p.mu
+// is held.
+func (p *prover) due(h *history, demand string) (now bool, after time.Duration) {
+	wait := func(d time.Duration) (bool, time.Duration) {
+		left := h.ended.Add(d).Sub(p.Clock.Now())
+		return left <= 0, max(0, left)
+	}
+	switch {
+	case h.ended.IsZero(): // this agent has proven nothing yet
+		return true, 0
+	case h.demand != demand:
+		return true, 0
+	case h.failure != nil:
+		return wait(proofPause(h.failures))
+	case h.requested:
+		return wait(betweenProofs)
+	}
+	return false, 0
+}
+
+func proofPause(failures int) time.Duration {
+	pause := firstProofPause
+	for range min(failures-1, 10) {
+		pause *= 2
+	}
+	return min(pause, lastProofPause)
+}
+
+// run makes one proof and records what it came to.
+func (p *prover) run(ctx context.Context, s Subject) {
+	uid := s.Spec.Owner.UID
+	ctx, cancel := context.WithTimeout(ctx, proofTimeout)
+	defer cancel()
+	verdict, err := p.prove(ctx, s)
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.DeadlineExceeded) {
+		return // cancelled: this says nothing about the walls
+	}
+	if err == nil && verdict.Result == probe.Confessed {
+		p.leaks.confessed(uid, verdict.Reached)
+	}
+	leaked := p.leaks.has(uid)
+	p.Metrics.proved(verdict, err, leaked)
+
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	h := p.histories[uid]
+	if h == nil || h.key != s.key() {
+		return // the subject is gone
+	}
+	h.ended, h.demand = p.Clock.Now(), s.Demand
+	if err == nil && verdict.Result == probe.Proven && !leaked {
+		proof := provenRecord(s, verdict)
+		h.proof, h.doubt, h.failures, h.failure = &proof, false, 0, nil
+		return
+	}
+	h.proof, h.doubt = nil, true
+	h.failures++
+	h.failure = failureOf(verdict, err)
+}
+
+// failureOf says what a proof that proved nothing came to.
+func failureOf(v probe.Verdict, err error) *Failure {
+	f := &Failure{Reason: v1alpha1.ReasonProofNotObserved}
+	switch {
+	case errors.Is(err, errNoProber):
+		f.Reason, f.Message = v1alpha1.ReasonProofImpossible, err.Error()+"; it is tried again"
+	case err != nil:
+		f.Reason, f.Message = v1alpha1.ReasonError, "the proof could not be made, it is tried again: "+err.Error()
+	case v.Result == probe.NotReached:
+		f.Reason = v1alpha1.ReasonBundleNotReached
+		f.Message = "the guest did not reach its bundle, it is tried again: " + strings.Join(v.Missing, ", ")
+	default:
+		f.Message = "the node did not see everything tried that it can see, it is tried again; not seen: " + strings.Join(v.Missing, ", ")
+	}
+	return f
+}
+
+// provenRecord is what is kept of a proof; its message is the same for the
+// same findings.
+func provenRecord(s Subject, v probe.Verdict) state.Proof {
+	p := state.Proof{Key: s.key(), Asked: s.Demand, Reason: v1alpha1.ReasonBothWalls}
+	p.Message = "proven from inside the guest: nothing but the bundle's ports can be reached; the node's wall and smolvm's own hold"
+	if !v.Both {
+		p.Reason = v1alpha1.ReasonHostWall
+		p.Message = "proven from inside the guest: nothing but the bundle's ports can be reached; the node's wall holds, smolvm's own does not count: " + v.PolicyNote
+	}
+	if len(v.Rests) > 0 {
+		p.Message += "; on the node's own checks rest: " + strings.Join(slices.Sorted(slices.Values(v.Rests)), ", ")
+	}
+	return p
+}

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package enforce
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+const (
+	refusalsEvery = time.Minute
+	// repeatRefusalsAfter is when the same destinations are reported again.
+	repeatRefusalsAfter = time.Hour
+	// maxQueries bounds how many machines smolvm is asked about in one round;
+	// the next round goes on behind them.
+	maxQueries = 50
+	// maxDestinations bounds one report.
+	maxDestinations = 8
+)
+
+// refusals reports what guests tried and were refused: by their walls, and by
+// smolvm. One destination is reported once an hour at most.
+type refusals struct {
+	Options
+	watched *registry
+	prover  *prover
+
+	mu       sync.Mutex
+	reported map[string]*refusalReport // by UID
+	after    string                    // the last UID that smolvm was asked about
+}
+
+type refusalReport struct {
+	text string // as last reported
+	at   time.Time
+	// ignored: what was refused until then was a proof's doing.
+	ignored time.Time
+}
+
+func newRefusals(o Options, watched *registry, p *prover) *refusals {
+	return &refusals{Options: o, watched: watched, prover: p, reported: map[string]*refusalReport{}}
+}
+
+// of returns the last report of a Bottle; r.mu is held.
+func (r *refusals) of(uid string) *refusalReport {
+	last := r.reported[uid]
+	if last == nil {
+		last = &refusalReport{}
+		r.reported[uid] = last
+	}
+	return last
+}
+
+func (r *refusals) forget(uid string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.reported, uid)
+}
+
+// ignoreUntil makes what was refused until now count as a proof's doing.
+func (r *refusals) ignoreUntil(uid string, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.of(uid).ignored = now
+}
+
+// run makes a round every minute until ctx ends.
+func (r *refusals) run(ctx context.Context, report func(host.Owner, string)) error {
+	ticker := r.Clock.NewTicker(refusalsEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C():
+		}
+		r.round(ctx, report)
+	}
+}
+
+// round reports what is new of every Bottle.
+func (r *refusals) round(ctx context.Context, report func(host.Owner, string)) {
+	specs := r.watched.specs()
+	r.mu.Lock()
+	first, _ := slices.BinarySearchFunc(specs, r.after+"\x00", func(w host.WallSpec, uid string) int { return strings.Compare(w.Owner.UID, uid) })
+	r.mu.Unlock()
+	queries := 0
+	for i := range specs {
+		owner := specs[(first+i)%len(specs)].Owner
+		if r.prover.jobs.Running(owner.UID) {
+			continue // the proof's own doing
+		}
+		var destinations []string
+		if queries < maxQueries {
+			queries++
+			destinations = r.refusedBySmolvm(ctx, owner)
+			r.mu.Lock()
+			r.after = owner.UID
+			r.mu.Unlock()
+		}
+		destinations = append(destinations, r.droppedByWall(ctx, owner)...)
+		if text := r.news(owner.UID, destinations); text != "" {
+			report(owner, text)
+		}
+	}
+}
+
+func (r *refusals) droppedByWall(ctx context.Context, owner host.Owner) []string {
+	drops, err := r.Walls.Drops(ctx, owner)
+	if err != nil {
+		return nil // without a wall there is no machine
+	}
+	var out []string
+	for _, d := range drops {
+		to := d.Addr.String()
+		if d.Port != 0 {
+			to = netip.AddrPortFrom(d.Addr, d.Port).String()
+		}
+		out = append(out, d.Proto+" "+to)
+	}
+	return out
+}
+
+func (r *refusals) refusedBySmolvm(ctx context.Context, owner host.Owner) []string {
+	v, err := r.Machines.Version(ctx)
+	if err != nil || !v.EgressEvents {
+		return nil
+	}
+	denials, err := r.Machines.Denials(ctx, owner.ID())
+	if err != nil {
+		return nil // the machine's own condition says what is wrong with smolvm
+	}
+	r.mu.Lock()
+	ignored := r.of(owner.UID).ignored
+	r.mu.Unlock()
+	var out []string
+	for _, d := range denials {
+		if !d.Time.IsZero() && d.Time.After(ignored) {
+			out = append(out, d.Dest.String())
+		}
+	}
+	return out
+}
+
+// news returns the destinations as one bounded text, "" if they were reported
+// within the last hour.
+func (r *refusals) news(uid string, destinations []string) string {
+	if len(destinations) == 0 {
+		return ""
+	}
+	slices.Sort(destinations)
+	destinations = slices.Compact(destinations)
+	text := strings.Join(destinations[:min(len(destinations), maxDestinations)], ", ")
+	if more := len(destinations) - maxDestinations; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	now := r.Clock.Now()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	last := r.of(uid)
+	if last.text == text && now.Sub(last.at) < repeatRefusalsAfter {
+		return ""
+	}
+	last.text, last.at = text, now
+	return text
+}

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package enforce
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+)
+
+// Request is what a user can change to have a Bottle started again after a
+// leak: the spec, and the annotation that asks for a proof.
+type Request struct {
+	Generation int64
+	// Prove is the annotation's value, of any length.
+	Prove string
+}
+
+// String identifies the request in records and in the status.
+func (r Request) String() string {
+	prove := r.Prove
+	if len(prove) > 128 {
+		sum := sha256.Sum256([]byte(prove))
+		prove = hex.EncodeToString(sum[:])
+	}
+	return fmt.Sprintf("generation %d, prove %q", r.Generation, prove)
+}
