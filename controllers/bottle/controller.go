@@ -27,6 +27,8 @@ import (
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/guard"
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/jobs"
+	"botbottle.dev/bottle-operator/internal/machineview"
 	"botbottle.dev/bottle-operator/internal/namedwatch"
 	"botbottle.dev/bottle-operator/internal/state"
 	"botbottle.dev/bottle-operator/internal/subnet"
@@ -90,8 +92,8 @@ type Options struct {
 // Reconciler reconciles the Bottles of one node.
 type Reconciler struct {
 	Options
-	view    *machineView
-	starts  *jobs[error]
+	view    *machineview.View
+	starts  *jobs.Set[error]
 	proofs  *proofs
 	follows *follows
 	drops   dropLog
@@ -116,7 +118,7 @@ const workers = 8
 func New(o Options) *Reconciler {
 	r := &Reconciler{
 		Options: o,
-		starts:  newJobs[error](o.MaxConcurrentStarts),
+		starts:  jobs.New[error]("machine start", o.MaxConcurrentStarts),
 		proofs:  newProofs(2 * o.MaxConcurrentStarts),
 		follows: newFollows(),
 		known:   map[string]types.NamespacedName{},
@@ -124,7 +126,7 @@ func New(o Options) *Reconciler {
 		watches: context.Background(),
 		left:    map[types.NamespacedName]types.UID{},
 	}
-	r.view = newMachineView(o.Machines, o.Clock, o.MachinePollInterval, r.enqueueMachine)
+	r.view = machineview.New(o.Machines, o.Clock, o.MachinePollInterval, r.enqueueMachine)
 	r.facts = newFactKeeper(o.Facts, o.Clock, r.enqueueAll)
 	o.Guard.Listen(r.guardActed, r.proveAgain)
 	return r
@@ -241,7 +243,7 @@ func (r *Reconciler) guardActed(uid string) {
 	r.mu.Lock()
 	for name := range r.known {
 		if (host.Owner{UID: uid}).UID8() == name[max(0, len(name)-8):] {
-			r.view.touch(name)
+			r.view.Invalidate(name)
 		}
 	}
 	r.mu.Unlock()

@@ -94,7 +94,7 @@ func (r *Reconciler) lookAtDrops(ctx context.Context) {
 	asked := 0
 	for i := range walls {
 		spec := walls[(first+i)%len(walls)]
-		if r.proofs.underWay(spec.Owner.UID) {
+		if r.proofs.Running(spec.Owner.UID) {
 			continue // its own doing
 		}
 		var lines []string

@@ -13,6 +13,7 @@ import (
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/flow"
+	"botbottle.dev/bottle-operator/internal/jobs"
 	"botbottle.dev/bottle-operator/internal/probe"
 	"botbottle.dev/bottle-operator/internal/state"
 )
@@ -20,7 +21,7 @@ import (
 // proofs are the proofs of the node's Bottles: those under way, and what an
 // agent keeps of the others for as long as it lives.
 type proofs struct {
-	*jobs[proofResult]
+	*jobs.Set[proofResult]
 
 	mu   sync.Mutex
 	kept map[string]*proofHistory // by UID
@@ -53,8 +54,8 @@ const (
 	betweenProofs = time.Minute
 )
 
-func newProofs(atOnce int) *proofs {
-	return &proofs{jobs: newJobs[proofResult](atOnce), kept: map[string]*proofHistory{}}
+func newProofs(parallel int) *proofs {
+	return &proofs{Set: jobs.New[proofResult]("proof", parallel), kept: map[string]*proofHistory{}}
 }
 
 // history of what key is about; p.mu is held.
@@ -128,7 +129,7 @@ func (s *scope) proofKey() string {
 
 // takeProof takes note of what the last proof came to.
 func (r *Reconciler) takeProof(s *scope) error {
-	res, ok := r.proofs.take(s.owner.UID)
+	res, ok := r.proofs.Take(s.owner.UID)
 	if !ok {
 		return nil
 	}
@@ -176,7 +177,7 @@ func (r *Reconciler) nextProof(s *scope) nextProof {
 	r.proofs.mu.Lock()
 	defer r.proofs.mu.Unlock()
 	h := r.proofs.history(uid, key)
-	if r.proofs.underWay(uid) {
+	if r.proofs.Running(uid) {
 		return nextProof{failed: h.failed}
 	}
 	demanded := s.bottle.Annotations[v1alpha1.AnnotationProve]

@@ -58,7 +58,7 @@ func (r *Reconciler) beginProof(s *scope) {
 		spec: s.wallSpec(), policy: probe.Policy(s.record.Policy), version: s.version,
 	}
 	k := s.key()
-	r.proofs.begin(s.owner.UID, func(ctx context.Context) proofResult {
+	r.proofs.Start(s.owner.UID, func(ctx context.Context) proofResult {
 		ctx, cancel := context.WithTimeout(ctx, proofTimeout)
 		defer cancel()
 		verdict, err := r.prove(ctx, t)

@@ -27,8 +27,8 @@ import (
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	// Runs before the first pass, with the context of the agent's life.
 	queue := source.Func(func(ctx context.Context, q workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
-		r.starts.under(ctx)
-		r.proofs.under(ctx)
+		r.starts.Bind(ctx)
+		r.proofs.Bind(ctx)
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.queue, r.watches = q, ctx
@@ -93,8 +93,8 @@ func othersOf(b *v1alpha1.Bottle) others {
 func (r *Reconciler) begin(ctx context.Context) error {
 	r.sayVersion(ctx)
 	<-ctx.Done()
-	r.starts.wait()
-	r.proofs.wait()
+	r.starts.Wait()
+	r.proofs.Wait()
 	return nil
 }
 
