@@ -26,6 +26,8 @@ import (
 	"botbottle.dev/bottle-operator/internal/enforce"
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/jobs"
+	"botbottle.dev/bottle-operator/internal/machineview"
 	"botbottle.dev/bottle-operator/internal/namedwatch"
 	"botbottle.dev/bottle-operator/internal/state"
 	"botbottle.dev/bottle-operator/internal/subnet"
@@ -98,8 +100,8 @@ type Options struct {
 // Reconciler reconciles the Bottles of one node.
 type Reconciler struct {
 	Options
-	view    *machineView
-	starts  *jobs[error]
+	view    *machineview.View
+	starts  *jobs.Set[error]
 	follows *follows
 	facts   *factKeeper
 
@@ -122,14 +124,14 @@ const workers = 8
 func New(o Options) *Reconciler {
 	r := &Reconciler{
 		Options: o,
-		starts:  newJobs[error](o.MaxConcurrentStarts),
+		starts:  jobs.New[error]("machine start", o.MaxConcurrentStarts),
 		follows: newFollows(),
 		known:   map[string]types.NamespacedName{},
 		watched: map[string]state.Run{},
 		watches: context.Background(),
 		left:    map[types.NamespacedName]types.UID{},
 	}
-	r.view = newMachineView(o.Machines, o.Clock, o.MachinePollInterval, r.enqueueMachine)
+	r.view = machineview.New(o.Machines, o.Clock, o.MachinePollInterval, r.enqueueMachine)
 	r.facts = newFactKeeper(o.Facts, o.Clock, r.enqueueAll)
 	o.Enforcement.Subscribe(r.enforced)
 	return r
@@ -251,7 +253,7 @@ func (r *Reconciler) enforced(uid string) {
 	r.mu.Lock()
 	for name := range r.known {
 		if (host.Owner{UID: uid}).UID8() == name[max(0, len(name)-8):] {
-			r.view.touch(name)
+			r.view.Invalidate(name)
 		}
 	}
 	r.mu.Unlock()

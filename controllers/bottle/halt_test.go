@@ -93,7 +93,7 @@ func TestNothingElseKeepsAMachineRunning(t *testing.T) {
 func TestStoppedIsNotClaimedUnseen(t *testing.T) {
 	w := running(t)
 	w.faults.Fail("ListMachines", hosttest.Before, hosttest.Always, host.ErrUnavailable)
-	w.r.view.touch(testID)
+	w.r.view.Invalidate(testID)
 	w.update(demoKey, func(b *v1alpha1.Bottle) { b.Spec.DesiredState = v1alpha1.DesiredStateStopped })
 	if _, err := w.pass(demoKey); err != nil {
 		t.Fatal(err)

@@ -31,7 +31,7 @@ func (r *Reconciler) ensureImage(ctx context.Context, s *scope) error {
 		return nil
 	}
 	facts := r.facts.get(ctx)
-	m, present, err := r.view.get(ctx, s.name())
+	m, present, err := r.view.Get(ctx, s.name())
 	if err != nil {
 		return mapped(err, r.ofSmolvm(facts))
 	}

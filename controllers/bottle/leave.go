@@ -132,14 +132,14 @@ func (r *Reconciler) clearStatus(ctx context.Context, b *v1alpha1.Bottle) error 
 func (r *Reconciler) deleteMachine(ctx context.Context, s *scope) error {
 	say := r.ofSmolvm(r.facts.get(ctx))
 	r.Images.Forget(s.owner.UID)
-	if err := r.starts.callOff(ctx, s.owner.UID, "machine's start"); err != nil {
+	if err := r.starts.Cancel(ctx, s.owner.UID); err != nil {
 		return err
 	}
 	if err := r.Enforcement.CancelProof(ctx, s.owner.UID); err != nil {
 		return err
 	}
-	r.view.touch(s.name())
-	m, present, err := r.view.get(ctx, s.name())
+	r.view.Invalidate(s.name())
+	m, present, err := r.view.Get(ctx, s.name())
 	if errors.Is(err, host.ErrUnavailable) && s.record == nil {
 		return nil
 	}
@@ -153,7 +153,7 @@ func (r *Reconciler) deleteMachine(ctx context.Context, s *scope) error {
 	if err := s.saveRecord(); err != nil {
 		return err
 	}
-	defer r.view.touch(s.name())
+	defer r.view.Invalidate(s.name())
 	return mapped(r.Machines.DeleteMachine(ctx, s.name()), say)
 }
 

@@ -88,7 +88,7 @@ func (r *Reconciler) act(ctx context.Context, s *scope, f machineFacts, d decisi
 		if err := r.stopMachine(ctx, s); err != nil {
 			return err
 		}
-		r.view.touch(s.name())
+		r.view.Invalidate(s.name())
 		if err := r.Machines.DeleteMachine(ctx, s.name()); err != nil {
 			return err
 		}
@@ -102,11 +102,11 @@ func (r *Reconciler) act(ctx context.Context, s *scope, f machineFacts, d decisi
 
 // observeMachine looks at everything that decide goes by.
 func (r *Reconciler) observeMachine(ctx context.Context, s *scope) (machineFacts, error) {
-	m, present, err := r.view.get(ctx, s.name())
-	if err == nil && !present && !r.starts.underWay(s.owner.UID) {
+	m, present, err := r.view.Get(ctx, s.name())
+	if err == nil && !present && !r.starts.Running(s.owner.UID) {
 		// Nothing is created, and no record given up, on an old list.
-		r.view.touch(s.name())
-		m, present, err = r.view.get(ctx, s.name())
+		r.view.Invalidate(s.name())
+		m, present, err = r.view.Get(ctx, s.name())
 	}
 	if err != nil {
 		return machineFacts{}, err
@@ -114,8 +114,8 @@ func (r *Reconciler) observeMachine(ctx context.Context, s *scope) (machineFacts
 	return machineFacts{
 		machine: m, present: present, ours: present && ours(m, s),
 		record:      s.record,
-		starting:    r.starts.underWay(s.owner.UID),
-		unreachable: r.view.readings(s.name()),
+		starting:    r.starts.Running(s.owner.UID),
+		unreachable: r.view.UnreachablePolls(s.name()),
 		restart:     wantsRestart(s),
 		recreate:    wantsRecreate(s),
 		now:         r.Clock.Now(),
@@ -124,7 +124,7 @@ func (r *Reconciler) observeMachine(ctx context.Context, s *scope) (machineFacts
 
 // takeStart takes note of how the last start went.
 func (r *Reconciler) takeStart(s *scope) error {
-	err, ok := r.starts.take(s.owner.UID)
+	err, ok := r.starts.Take(s.owner.UID)
 	if !ok {
 		return nil
 	}
@@ -177,8 +177,8 @@ func (r *Reconciler) beginStart(s *scope) error {
 		return err
 	}
 	name, k, netns := s.name(), s.key(), s.wall.Path
-	r.starts.begin(s.owner.UID, func(ctx context.Context) error {
-		defer r.view.touch(name)
+	r.starts.Start(s.owner.UID, func(ctx context.Context) error {
+		defer r.view.Invalidate(name)
 		return r.Machines.StartMachine(ctx, name, netns)
 	}, func() { r.Enqueue(k) })
 	return nil
@@ -193,7 +193,7 @@ func (r *Reconciler) stopMachine(ctx context.Context, s *scope) error {
 			return err
 		}
 	}
-	defer r.view.touch(s.name())
+	defer r.view.Invalidate(s.name())
 	return r.Machines.StopMachine(ctx, s.name())
 }
 
@@ -270,7 +270,7 @@ func (r *Reconciler) watchExit(ctx context.Context, name string, m host.Machine)
 		return
 	}
 	err := r.Machines.WatchExit(until, m, func(string) {
-		r.view.touch(name)
+		r.view.Invalidate(name)
 		r.enqueueMachine(name)
 	})
 	if err != nil {

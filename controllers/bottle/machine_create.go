@@ -27,7 +27,7 @@ func (r *Reconciler) createMachine(ctx context.Context, s *scope) error {
 	if err := s.setRecord(r.newRecord(s)); err != nil {
 		return err
 	}
-	defer r.view.touch(s.name())
+	defer r.view.Invalidate(s.name())
 	return r.Machines.CreateMachine(ctx, machineSpec(s))
 }
 

@@ -16,13 +16,13 @@ import (
 func (r *Reconciler) ensureMachineDown(ctx context.Context, s *scope) error {
 	say := r.ofSmolvm(r.facts.get(ctx))
 	r.Images.Forget(s.owner.UID)
-	if r.starts.underWay(s.owner.UID) {
-		if err := r.starts.callOff(ctx, s.owner.UID, "machine's start"); err != nil {
+	if r.starts.Running(s.owner.UID) {
+		if err := r.starts.Cancel(ctx, s.owner.UID); err != nil {
 			return err
 		}
-		r.view.touch(s.name())
+		r.view.Invalidate(s.name())
 	}
-	m, present, err := r.view.get(ctx, s.name())
+	m, present, err := r.view.Get(ctx, s.name())
 	if errors.Is(err, host.ErrUnavailable) && s.record == nil {
 		return nil // no machine was ever created
 	}

@@ -18,7 +18,7 @@ import (
 func TestAMachineThatEndsAtEveryStartIsGivenPauses(t *testing.T) {
 	w := running(t)
 	w.machines.Kill(testID)
-	w.r.view.touch(testID)
+	w.r.view.Invalidate(testID)
 	res, err := w.pass(demoKey)
 	if err != nil {
 		t.Fatal(err)
@@ -29,7 +29,7 @@ func TestAMachineThatEndsAtEveryStartIsGivenPauses(t *testing.T) {
 	}
 	w.settle(demoKey)
 	w.machines.Kill(testID)
-	w.r.view.touch(testID)
+	w.r.view.Invalidate(testID)
 	if res, err = w.pass(demoKey); err != nil || res.RequeueAfter != 2*firstPause {
 		t.Errorf("after the second: got next look after %s (%v), want %s", res.RequeueAfter, err, 2*firstPause)
 	}
@@ -38,7 +38,7 @@ func TestAMachineThatEndsAtEveryStartIsGivenPauses(t *testing.T) {
 
 	w.clock.Step(2 * stable)
 	w.machines.Kill(testID)
-	w.r.view.touch(testID)
+	w.r.view.Invalidate(testID)
 	if _, err := w.pass(demoKey); err != nil || w.machines.Starts(testID) != 4 {
 		t.Errorf("after the end of a machine that had stayed up: got %d starts (%v), want a fourth at once", w.machines.Starts(testID), err)
 	}
@@ -94,7 +94,7 @@ func TestAStoppedMachineWithoutRecordIsStarted(t *testing.T) {
 	if err := os.Remove(filepath.Join(folder.Path(), "machine.json")); err != nil {
 		t.Fatal(err)
 	}
-	w.r.view.touch(testID)
+	w.r.view.Invalidate(testID)
 	w.settle(demoKey)
 	if m, _, _ := w.machines.Get(testID); m.State != host.MachineRunning {
 		t.Errorf("state: got %s, want running", m.State)

@@ -32,7 +32,7 @@ func running(t *testing.T) *world {
 func TestALostMachineIsStartedAgain(t *testing.T) {
 	w := running(t)
 	w.machines.Kill(testID)
-	w.r.view.touch(testID)
+	w.r.view.Invalidate(testID)
 	w.settle(demoKey)
 
 	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "True/MachineRunning")
@@ -51,25 +51,14 @@ func TestALostMachineIsStartedAgain(t *testing.T) {
 
 func TestTheEndOfAVMMIsNoticedAtOnce(t *testing.T) {
 	w := running(t)
-	noticed := make(chan string, 1)
-	w.r.view.changed = nil
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
-	m, _, err := w.r.view.get(ctx, testID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got, ok := w.r.watched[testID]; !ok || !sameRun(got, runOf(m)) {
-		t.Fatalf("watched VMM: got %v %v, want %v", got, ok, runOf(m))
-	}
-	if err := w.machines.WatchExit(ctx, m, func(name string) { noticed <- name }); err != nil {
-		t.Fatal(err)
-	}
+	w.useQueue()
 	w.machines.Kill(testID)
-	select {
-	case <-noticed:
-	case <-ctx.Done():
-		t.Fatal("the end of the VMM was not told")
+	if got := w.nextQueued(); got != demoKey {
+		t.Errorf("queued: got %v, want %v", got, demoKey)
+	}
+	m, _, err := w.r.view.Get(t.Context(), testID)
+	if err != nil || m.State != host.MachineStopped {
+		t.Errorf("machine: got %s, %v, want %s", m.State, err, host.MachineStopped)
 	}
 }
 
@@ -254,7 +243,7 @@ func TestUnreachable(t *testing.T) {
 	w := running(t)
 	w.machines.SetState(testID, host.MachineUnreachable)
 	for reading := range unreachableReadings {
-		if err := w.r.view.poll(t.Context()); err != nil {
+		if err := w.r.view.Poll(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if reading < unreachableReadings-1 {
@@ -302,7 +291,7 @@ func TestAStartHoldsNobody(t *testing.T) {
 	pass(ctrl.Request{NamespacedName: demoKey})
 	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Stopped")
 	if !errors.Is(slow.err, context.Canceled) {
-		t.Errorf("start: got %v, want it called off", slow.err)
+		t.Errorf("start: got %v, want it canceled", slow.err)
 	}
 }
 
@@ -329,7 +318,7 @@ func (s *slowStart) StartMachine(ctx context.Context, name, netns string) error 
 func TestANewMachineKeepsTheCount(t *testing.T) {
 	w := running(t)
 	w.machines.Kill(testID)
-	w.r.view.touch(testID)
+	w.r.view.Invalidate(testID)
 	w.settle(demoKey)
 	began := w.bottle(demoKey).Status.StartTime
 	w.annotate(v1alpha1.AnnotationRecreatedAt, "now")
@@ -340,14 +329,14 @@ func TestANewMachineKeepsTheCount(t *testing.T) {
 	}
 }
 
-func TestDeletingCallsAStartOff(t *testing.T) {
+func TestDeletingCancelsAStart(t *testing.T) {
 	w := newWorld(t, demo().Obj())
 	slow := &slowStart{Machines: w.machines, name: testID, release: make(chan struct{})}
 	w.r.Machines = slow
 	if _, err := w.r.Reconcile(t.Context(), ctrl.Request{NamespacedName: demoKey}); err != nil {
 		t.Fatal(err)
 	}
-	if !w.r.starts.underWay(testUID) {
+	if !w.r.starts.Running(testUID) {
 		t.Fatal("start: got none under way")
 	}
 	if err := w.api.Delete(t.Context(), w.bottle(demoKey)); err != nil {
@@ -356,18 +345,18 @@ func TestDeletingCallsAStartOff(t *testing.T) {
 	if _, err := w.r.Reconcile(t.Context(), ctrl.Request{NamespacedName: demoKey}); err != nil {
 		t.Fatal(err)
 	}
-	if w.r.starts.underWay(testUID) {
-		t.Errorf("start: got it under way, want it called off")
+	if w.r.starts.Running(testUID) {
+		t.Errorf("start: got it under way, want it canceled")
 		close(slow.release)
 	}
-	w.r.starts.wait()
+	w.r.starts.Wait()
 	w.wantEmpty()
 }
 
 // TestAnOldListCreatesNothing has the machine appear after the last poll.
 func TestAnOldListCreatesNothing(t *testing.T) {
 	w := newWorld(t, demo().Obj())
-	if err := w.r.view.poll(t.Context()); err != nil {
+	if err := w.r.view.Poll(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	w.machines.Add(host.Machine{Name: testID, UID: testUID, State: host.MachineRunning, PID: 7, StartTime: epoch})

@@ -29,7 +29,7 @@ func TestMetrics(t *testing.T) {
 	w.faults.Fail("EnsureBundle", 0, 1, fmt.Errorf("docker: %w", host.ErrUnavailable))
 	w.settle(demoKey)
 	w.machines.Kill(testID)
-	w.r.view.touch(testID)
+	w.r.view.Invalidate(testID)
 	w.settle(demoKey)
 
 	families, err := reg.Gather()

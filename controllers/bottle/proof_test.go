@@ -232,7 +232,7 @@ func TestWhenProofsAreMade(t *testing.T) {
 		"asked by annotation": {func(w *world) { w.annotate(v1alpha1.AnnotationProve, "now") }, 1},
 		"the machine is another": {func(w *world) {
 			w.machines.Kill(testID)
-			w.r.view.touch(testID)
+			w.r.view.Invalidate(testID)
 		}, 1},
 		"the bundle is another": {func(w *world) { w.bundles.Remove(w.ownerOf(testID)) }, 1},
 		"other ports": {func(w *world) {

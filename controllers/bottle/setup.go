@@ -27,7 +27,7 @@ import (
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	// Runs before the first pass, with the context of the agent's life.
 	queue := source.Func(func(ctx context.Context, q workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
-		r.starts.under(ctx)
+		r.starts.Bind(ctx)
 		r.Enforcement.BindProofs(ctx)
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -93,7 +93,7 @@ func othersOf(b *v1alpha1.Bottle) others {
 func (r *Reconciler) begin(ctx context.Context) error {
 	r.sayVersion(ctx)
 	<-ctx.Done()
-	r.starts.wait()
+	r.starts.Wait()
 	r.Enforcement.WaitProofs()
 	return nil
 }

@@ -25,6 +25,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/managedfields"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/events"
+	"k8s.io/client-go/util/workqueue"
 	"k8s.io/kube-openapi/pkg/validation/spec"
 	testclock "k8s.io/utils/clock/testing"
 	"k8s.io/utils/ptr"
@@ -146,9 +147,25 @@ var demoKey = types.NamespacedName{Namespace: "default", Name: "demo"}
 // pass makes one pass over a Bottle and lets a start that it began end.
 func (w *world) pass(k types.NamespacedName) (ctrl.Result, error) {
 	res, err := w.r.Reconcile(w.t.Context(), ctrl.Request{NamespacedName: k})
-	w.r.starts.wait()
+	w.r.starts.Wait()
 	w.enforcer.WaitProofs()
 	return res, err
+}
+
+// useQueue gives the Reconciler a work queue, which it has otherwise only as
+// part of a manager.
+func (w *world) useQueue() {
+	w.r.queue = workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[ctrl.Request]())
+	w.t.Cleanup(w.r.queue.ShutDown)
+}
+
+// nextQueued waits for the next request in the queue; it is empty if none comes.
+func (w *world) nextQueued() types.NamespacedName {
+	late := time.AfterFunc(10*time.Second, w.r.queue.ShutDown)
+	defer late.Stop()
+	req, _ := w.r.queue.Get()
+	w.r.queue.Done(req)
+	return req.NamespacedName
 }
 
 // settle makes passes until the next one is due in a long time. Short waits
@@ -158,12 +175,12 @@ func (w *world) settle(k types.NamespacedName) {
 	const short = 10 * time.Second
 	for range 60 {
 		before := len(w.api.log())
-		begun := w.r.starts.begun() + w.guest.count()
+		begun := w.r.starts.Started() + w.guest.count()
 		res, err := w.pass(k)
 		switch {
 		case err != nil:
 			continue
-		case w.r.starts.begun()+w.guest.count() != begun, len(w.api.log()) != before:
+		case w.r.starts.Started()+w.guest.count() != begun, len(w.api.log()) != before:
 		case res.RequeueAfter == 0 || res.RequeueAfter > short:
 			return
 		}

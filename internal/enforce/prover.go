@@ -102,7 +102,7 @@ type prover struct {
 func newProver(o Options, watched *registry, leaks *leaks) *prover {
 	return &prover{
 		Options: o, watched: watched, leaks: leaks,
-		jobs:      jobs.New[struct{}](max(1, o.MaxConcurrentProofs)),
+		jobs:      jobs.New[struct{}]("proof", o.MaxConcurrentProofs),
 		proved:    func(string, time.Time) {},
 		histories: map[string]*history{},
 	}

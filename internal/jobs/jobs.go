@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package jobs runs what takes too long for a reconcile pass, such as the boot
-// of a machine or a proof, apart from the passes.
+// Package jobs runs work that takes too long for a pass of a controller, such
+// as the start of a machine: at most one job per UID, and a bounded number in
+// parallel. It keeps nothing across a restart: whoever starts jobs finds out
+// from the world itself what a lost one has done.
 package jobs
 
 import (
@@ -11,14 +13,14 @@ import (
 	"sync"
 )
 
-// Set runs at most so many jobs in parallel, and one for each UID. The result
-// of a job is kept until it is taken. A result that is lost with the agent
-// must be possible to find out again.
+// Set runs jobs whose result is an R. A result is kept until it is taken, or
+// until the UID's next job starts.
 type Set[R any] struct {
+	kind  string
 	slots chan struct{}
 
 	mu      sync.Mutex
-	ctx     context.Context // of the agent; ends every job
+	ctx     context.Context // parent of every job's context
 	running map[string]*job
 	results map[string]R
 	started int
@@ -30,12 +32,13 @@ type job struct {
 	ended  chan struct{}
 }
 
-// ErrCancelled is the cause of the context of a job that Cancel ended.
-var ErrCancelled = errors.New("the job was cancelled")
+var errCanceled = errors.New("the job was canceled")
 
-// New returns a Set that runs at most that many jobs in parallel, at least one.
-func New[R any](parallel int) *Set[R] {
+// New returns a Set that runs at most parallel jobs at a time. Errors call
+// such a job a kind ("machine start").
+func New[R any](kind string, parallel int) *Set[R] {
 	return &Set[R]{
+		kind:    kind,
 		slots:   make(chan struct{}, max(1, parallel)),
 		ctx:     context.Background(),
 		running: map[string]*job{},
@@ -43,65 +46,73 @@ func New[R any](parallel int) *Set[R] {
 	}
 }
 
-// Bind makes the jobs that are started from now on end with ctx.
+// Bind makes ctx the parent of the contexts of all jobs that start from now on.
 func (s *Set[R]) Bind(ctx context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ctx = ctx
 }
 
-// Start runs do for uid, unless a job of uid is running or waits for its slot,
-// and calls ended after it.
-func (s *Set[R]) Start(uid string, do func(context.Context) R, ended func()) {
+// Start runs a job for uid in a goroutine of its own and returns at once. It
+// does nothing while an earlier job of uid runs or waits for its turn. The
+// context of run ends when the job is canceled. After the job, its result can
+// be taken, and then ended is called; a job that was canceled has no result.
+func (s *Set[R]) Start(uid string, run func(context.Context) R, ended func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.running[uid] != nil {
 		return
 	}
 	ctx, cancel := context.WithCancelCause(s.ctx)
-	one := &job{cancel: cancel, ended: make(chan struct{})}
-	s.running[uid] = one
+	j := &job{cancel: cancel, ended: make(chan struct{})}
+	s.running[uid] = j
 	s.started++
 	delete(s.results, uid)
 	s.all.Go(func() {
-		result, ran := s.inSlot(ctx, do)
+		result, ran := s.inSlot(ctx, run)
 		s.mu.Lock()
 		delete(s.running, uid)
-		if ran && !errors.Is(context.Cause(ctx), ErrCancelled) {
+		if ran && !errors.Is(context.Cause(ctx), errCanceled) {
 			s.results[uid] = result
 		}
 		s.mu.Unlock()
 		cancel(nil)
-		close(one.ended)
+		close(j.ended)
 		ended()
 	})
 }
 
-func (s *Set[R]) inSlot(ctx context.Context, do func(context.Context) R) (result R, ran bool) {
+// inSlot waits for one of the slots and runs the job. ran is false if the
+// context ended first.
+func (s *Set[R]) inSlot(ctx context.Context, run func(context.Context) R) (result R, ran bool) {
 	select {
 	case s.slots <- struct{}{}:
 		defer func() { <-s.slots }()
-		return do(ctx), true
 	case <-ctx.Done():
 		return result, false
 	}
+	if ctx.Err() != nil { // both were ready
+		return result, false
+	}
+	return run(ctx), true
 }
 
-// Started returns how many jobs were ever started.
+// Started returns the number of jobs that were ever started.
 func (s *Set[R]) Started() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.started
 }
 
-// Running says whether a job of uid is running or waits for its slot.
+// Running reports whether a job of uid runs or waits for its turn.
 func (s *Set[R]) Running(uid string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.running[uid] != nil
 }
 
-// Take returns the result of the last job of uid, once.
+// Take returns the result of the last job of uid and forgets it. ok is false
+// if there is none.
 func (s *Set[R]) Take(uid string) (result R, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -110,24 +121,25 @@ func (s *Set[R]) Take(uid string) (result R, ok bool) {
 	return result, ok
 }
 
-// Cancel ends the job of uid, if there is one, waits until it has ended, and
-// drops its result.
+// Cancel cancels the job of uid, waits until it has ended, and forgets its
+// result. It returns nil if no job of uid runs, and an error if ctx ends
+// first.
 func (s *Set[R]) Cancel(ctx context.Context, uid string) error {
 	s.mu.Lock()
-	one := s.running[uid]
+	j := s.running[uid]
 	delete(s.results, uid)
 	s.mu.Unlock()
-	if one == nil {
+	if j == nil {
 		return nil
 	}
-	one.cancel(ErrCancelled)
+	j.cancel(errCanceled)
 	select {
-	case <-one.ended:
+	case <-j.ended:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("cancel a job: %w", context.Cause(ctx))
+		return fmt.Errorf("cancel the %s: %w", s.kind, context.Cause(ctx))
 	}
 }
 
-// Wait returns when no job is running.
+// Wait returns when no job runs.
 func (s *Set[R]) Wait() { s.all.Wait() }
