@@ -14,9 +14,11 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
 	testclock "k8s.io/utils/clock/testing"
 
 	"botbottle.dev/bottle-operator/internal/enforce"
+	"botbottle.dev/bottle-operator/internal/enforce/probe"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/host/hosttest"
 	"botbottle.dev/bottle-operator/internal/state"
@@ -37,6 +39,11 @@ type post struct {
 	interval time.Duration
 	dir      *state.Dir
 	enforcer *enforce.Enforcer
+
+	metrics *prometheus.Registry // of proofs; nil for none
+	conduct func(probe.Target) probe.Outcome
+	during  func(probe.Plan) // runs in the guest while it is proven
+	proofs  int
 
 	mu      sync.Mutex
 	changed []string
@@ -90,8 +97,14 @@ func (p *post) restart() {
 	if p.dir, err = state.Open(p.stateDir); err != nil {
 		p.t.Fatal(err)
 	}
-	p.enforcer, err = enforce.New(enforce.Options{Walls: p.walls, Machines: p.machines, Canaries: &hosttest.Canaries{}, State: p.dir,
-		Clock: p.clock, Log: logr.Discard(), Interval: p.interval, Prober: "/prober", MaxConcurrentProofs: 2})
+	var metrics *enforce.Metrics
+	if p.metrics != nil {
+		if metrics, err = enforce.NewMetrics(p.metrics); err != nil {
+			p.t.Fatal(err)
+		}
+	}
+	p.enforcer, err = enforce.New(enforce.Options{Metrics: metrics, Walls: p.walls, Machines: p.machines, Canaries: &hosttest.Canaries{}, State: p.dir,
+		Clock: p.clock, Log: logr.Discard(), Interval: p.interval, Prober: "doc.go", MaxConcurrentProofs: 2})
 	if err != nil {
 		p.t.Fatal(err)
 	}

@@ -17,11 +17,11 @@ const (
 	RepeatRefusalsAfter = repeatRefusalsAfter
 )
 
-// Settle waits until the machines of all leaks so far were killed, and until
-// no proof runs.
+// Settle waits until no proof runs, and until the machines of all leaks so far
+// were killed.
 func (e *Enforcer) Settle() {
-	e.leaks.killing.Wait()
 	e.WaitProofs()
+	e.leaks.killing.Wait()
 }
 
 // Expect makes a nonce count as a running proof's.
