@@ -4,6 +4,7 @@ package bottle
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -104,6 +105,8 @@ type Reconciler struct {
 	starts  *jobs.Set[error]
 	follows *follows
 	facts   *factKeeper
+	// narrower is a controller of its own.
+	narrower *narrower
 
 	mu      sync.Mutex
 	queue   workqueue.TypedRateLimitingInterface[reconcile.Request]
@@ -133,6 +136,7 @@ func New(o Options) *Reconciler {
 	}
 	r.view = machineview.New(o.Machines, o.Clock, o.MachinePollInterval, r.enqueueMachine)
 	r.facts = newFactKeeper(o.Facts, o.Clock, r.enqueueAll)
+	r.narrower = &narrower{client: o.Client, node: o.Node, owner: r.ownerOf, enforcement: o.Enforcement, machines: o.Machines, starts: r.starts}
 	o.Enforcement.Subscribe(r.enforced)
 	return r
 }
@@ -175,6 +179,9 @@ func (r *Reconciler) stay(ctx context.Context, s *scope) (ctrl.Result, error) {
 	if ctx.Err() != nil {
 		return ctrl.Result{}, context.Cause(ctx)
 	}
+	if errors.Is(err, errSuperseded) || errors.Is(err, enforce.ErrSuperseded) {
+		return ctrl.Result{RequeueAfter: atOnce}, nil
+	}
 	if first := s.outcomes[0]; first.condition == "" && first.outcome.Kind != flow.KindDone {
 		// Nothing was found out about the Bottle's parts.
 		return r.result(err)
@@ -213,6 +220,22 @@ func conflicted(err error) (ctrl.Result, error) {
 		return ctrl.Result{RequeueAfter: 50 * time.Millisecond}, nil
 	}
 	return ctrl.Result{}, err
+}
+
+// errSuperseded ends a pass over a Bottle that has changed since the pass read
+// it, before the pass does what the change may forbid.
+var errSuperseded = errors.New("the Bottle changed during the pass")
+
+// current returns errSuperseded if the Bottle is not as the pass read it.
+func (r *Reconciler) current(ctx context.Context, s *scope) error {
+	now := &v1alpha1.Bottle{}
+	if err := r.Client.Get(ctx, s.key(), now); err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	if now.UID == s.bottle.UID && (now.Generation != s.bottle.Generation || leaving(now) != leaving(s.bottle)) {
+		return errSuperseded
+	}
+	return nil
 }
 
 func jitter(d time.Duration) time.Duration {

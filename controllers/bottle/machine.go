@@ -29,6 +29,9 @@ func (r *Reconciler) ensureMachine(ctx context.Context, s *scope) error {
 	if s.leak != nil {
 		return r.holdLeaked(ctx, s)
 	}
+	if err := r.current(ctx, s); err != nil {
+		return err
+	}
 	if err := r.takeStart(s); err != nil {
 		return mapped(err, say)
 	}

@@ -71,10 +71,7 @@ type stepOutcome struct {
 }
 
 func (r *Reconciler) newScope(b *v1alpha1.Bottle) (*scope, error) {
-	owner := host.Owner{
-		UID: string(b.UID), Namespace: b.Namespace, Name: b.Name,
-		Slug: b.Spec.Slug, Cluster: r.Cluster, Node: r.Node,
-	}
+	owner := r.ownerOf(b)
 	folder, err := r.State.Folder(owner.UID)
 	if err != nil {
 		return nil, err
@@ -92,6 +89,13 @@ func (r *Reconciler) newScope(b *v1alpha1.Bottle) (*scope, error) {
 		r.findLeak(s)
 	}
 	return s, nil
+}
+
+func (r *Reconciler) ownerOf(b *v1alpha1.Bottle) host.Owner {
+	return host.Owner{
+		UID: string(b.UID), Namespace: b.Namespace, Name: b.Name,
+		Slug: b.Spec.Slug, Cluster: r.Cluster, Node: r.Node,
+	}
 }
 
 // note keeps what became of a step.

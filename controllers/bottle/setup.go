@@ -43,6 +43,14 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	if err != nil {
 		return err
 	}
+	err = ctrl.NewControllerManagedBy(mgr).Named("bottle-narrow").
+		For(&v1alpha1.Bottle{}).
+		WithEventFilter(predicate.Funcs{UpdateFunc: news}).
+		WithOptions(controller.Options{MaxConcurrentReconciles: workers}).
+		Complete(r.narrower)
+	if err != nil {
+		return err
+	}
 	for _, f := range []manager.RunnableFunc{r.begin, r.view.Start, r.facts.Start, r.watchBundles, r.watchImages, r.reportRefusals} {
 		if err := mgr.Add(f); err != nil {
 			return err

@@ -339,6 +339,8 @@ type refs struct {
 	data map[namedwatch.Ref]map[string][]byte
 	used map[types.NamespacedName][]namedwatch.Ref
 	err  error
+	// onGet runs before an object is read.
+	onGet func()
 }
 
 func newRefs() *refs {
@@ -362,6 +364,9 @@ func (r *refs) Use(user types.NamespacedName, named []namedwatch.Ref) {
 }
 
 func (r *refs) Get(_ context.Context, ref namedwatch.Ref) (map[string][]byte, error) {
+	if onGet := r.onGet; onGet != nil {
+		onGet()
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.err != nil {
