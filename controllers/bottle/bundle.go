@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/utils/ptr"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
@@ -50,15 +49,20 @@ func (r *Reconciler) ensureBundle(ctx context.Context, s *scope) error {
 		return &flow.Waiting{Reason: v1alpha1.ReasonBundleStarting, After: soon,
 			Message: fmt.Sprintf("the bundle's container is %s: see docker logs %s on the node", b.State, s.name())}
 	}
-	begun := s.bundleBegun(b)
-	silent, err := r.unanswered(ctx, s, begun.patience)
+	s.container = b.ContainerID
+	fresh := r.Clock.Since(b.StartedAt) < startingTime
+	patience := time.Duration(0)
+	if fresh {
+		patience = answerPatience
+	}
+	silent, err := r.unanswered(ctx, s, patience)
 	switch {
 	case err != nil:
 		return mapped(err, say)
 	case len(silent) == 0:
 		r.follow(s, since)
 		return r.ensureCA(ctx, s)
-	case begun.now:
+	case fresh:
 		return &flow.Waiting{Reason: v1alpha1.ReasonBundleStarting, After: soon,
 			Message: "the bundle's container was started and does not answer yet"}
 	}
@@ -66,34 +70,11 @@ func (r *Reconciler) ensureBundle(ctx context.Context, s *scope) error {
 		Message: fmt.Sprintf("the bundle does not answer on TCP port %s: see docker logs %s on the node, and spec.bundle.ports", join(silent), s.name())}
 }
 
-// beginning is how a container that does not answer is looked at.
-type beginning struct {
-	now      bool // it was made or started in this pass, as far as one can tell
-	patience time.Duration
-}
-
-// bundleBegun compares with what was last said: a container is new, or was
-// started again after something that was worse than being silent, or may have
-// been started again because it had ended.
-func (s *scope) bundleBegun(b host.Bundle) beginning {
-	last := meta.FindStatusCondition(s.bottle.Status.Conditions, v1alpha1.ConditionBundleReady)
-	said := ""
-	if last != nil {
-		said = last.Reason
-	}
-	known := s.bottle.Status.Bundle != nil && ptr.Deref(s.bottle.Status.Bundle.ContainerID, "") == b.ContainerID
-	switch {
-	case known && said == v1alpha1.ReasonReady:
-		return beginning{patience: answerPatience}
-	case known && (said == v1alpha1.ReasonBundleStarting || said == v1alpha1.ReasonBundleNotAnswering):
-		return beginning{}
-	}
-	return beginning{now: true, patience: answerPatience}
-}
-
 const (
-	// answerPatience is how long a pass waits for a container that it has
-	// just started; the built-in one needs milliseconds.
+	// startingTime is how long a container may take to answer after its start.
+	startingTime = 5 * time.Second
+	// answerPatience is how long a pass waits for a container that was just
+	// started; the built-in one needs milliseconds.
 	answerPatience = time.Second
 	answerEvery    = 20 * time.Millisecond
 )

@@ -10,7 +10,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
@@ -69,6 +68,7 @@ func TestBundle(t *testing.T) {
 				if _, err := w.pass(demoKey); err != nil {
 					t.Fatal(err)
 				}
+				w.clock.Step(startingTime)
 			}
 			w.wantCond(demoKey, v1alpha1.ConditionBundleReady, tt.wantCond)
 			w.wantCond(demoKey, v1alpha1.ConditionStalled, tt.wantStalled)
@@ -169,6 +169,7 @@ func TestAFreshBundleGetsAMoment(t *testing.T) {
 	if got := w.events(); len(got) != 0 {
 		t.Errorf("events: got %q, want none yet", got)
 	}
+	w.clock.Step(startingTime)
 	if _, err := w.pass(demoKey); err != nil {
 		t.Fatal(err)
 	}
@@ -177,34 +178,4 @@ func TestAFreshBundleGetsAMoment(t *testing.T) {
 	w.bundles.Silence(triple.BundleIP, 8888, hosttest.Answers)
 	w.settle(demoKey)
 	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "True/MachineRunning")
-}
-
-func TestHowLongABundleMayBeSilent(t *testing.T) {
-	const id = "c1"
-	tests := map[string]struct {
-		id, reason string
-		want       beginning
-	}{
-		"never seen":                       {"", "", beginning{true, answerPatience}},
-		"another container":                {"c0", v1alpha1.ReasonReady, beginning{true, answerPatience}},
-		"answered before":                  {id, v1alpha1.ReasonReady, beginning{false, answerPatience}},
-		"was starting":                     {id, v1alpha1.ReasonBundleStarting, beginning{}},
-		"was silent":                       {id, v1alpha1.ReasonBundleNotAnswering, beginning{}},
-		"docker was down":                  {id, v1alpha1.ReasonBlocked, beginning{true, answerPatience}},
-		"the Bottle was stopped until now": {id, v1alpha1.ReasonStopped, beginning{true, answerPatience}},
-	}
-	for name, tt := range tests {
-		t.Run(name, func(t *testing.T) {
-			b := demo()
-			if tt.id != "" {
-				b.Status.Bundle = &v1alpha1.BundleStatus{Name: testID, ContainerID: &tt.id}
-			}
-			if tt.reason != "" {
-				b.Status.Conditions = append(b.Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionBundleReady, Reason: tt.reason})
-			}
-			if got := (&scope{bottle: b.Obj()}).bundleBegun(host.Bundle{ContainerID: id}); got != tt.want {
-				t.Errorf("got %+v, want %+v", got, tt.want)
-			}
-		})
-	}
 }

@@ -40,15 +40,11 @@ func (r *Reconciler) ensureProof(_ context.Context, s *scope) error {
 
 // subject is what a proof of the Bottle is about.
 func (s *scope) subject() enforce.Subject {
-	sub := enforce.Subject{
-		Spec: s.wallSpec(), NetNS: s.wall.NetNS, Run: *s.record.Run,
+	return enforce.Subject{
+		Spec: s.wallSpec(), NetNS: s.wall.NetNS, Run: *s.record.Run, Container: s.container,
 		Policy: probe.Policy(s.record.Policy), Version: s.version,
 		Demand: s.bottle.Annotations[v1alpha1.AnnotationProve], Kept: s.record.Proof,
 	}
-	if s.status.Bundle != nil && s.status.Bundle.ContainerID != nil {
-		sub.Container = *s.status.Bundle.ContainerID
-	}
-	return sub
 }
 
 // lookAgainAfter makes the next pass come no later than that, though this one

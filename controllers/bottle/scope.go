@@ -47,6 +47,8 @@ type scope struct {
 	version host.SmolvmVersion
 	// literals go into the Smolfile, secrets into files: smolfile.
 	literals, secrets map[string]string
+	// container of the bundle, by ID: bundle.
+	container string
 	// wall as it stands: wall.
 	wall host.Wall
 	// leak keeps the machine stopped. Filled at once, and anew by wall, machine

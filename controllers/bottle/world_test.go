@@ -94,6 +94,7 @@ func newWorld(t *testing.T, objects ...client.Object) *world {
 		clock: testclock.NewFakeClock(epoch), stateDir: t.TempDir(), imageDir: t.TempDir(), pool: subnet.Default()}
 	w.networks = hosttest.NewNetworks(w.faults)
 	w.bundles = hosttest.NewBundles(w.networks)
+	w.bundles.SetClock(w.clock.Now)
 	w.machines = hosttest.NewMachines(w.faults)
 	w.walls, w.canaries = hosttest.NewWalls(w.faults), &hosttest.Canaries{}
 	w.machines.ResolveNetNS(w.netns)

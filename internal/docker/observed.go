@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"time"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
@@ -34,6 +35,9 @@ func bundleOf(c container.InspectResponse) host.Bundle {
 	}
 	if c.State.Status == container.StateExited || c.State.Status == container.StateDead {
 		b.State = fmt.Sprintf("%s (%d)", c.State.Status, c.State.ExitCode)
+	}
+	if t, err := time.Parse(time.RFC3339Nano, c.State.StartedAt); err == nil && t.Year() > 1 {
+		b.StartedAt = t // docker writes the year 1 for never
 	}
 	return b
 }

@@ -32,6 +32,9 @@ type Bundle struct {
 	Running     bool
 	// State is docker's own word, such as "exited", with the exit code.
 	State string
+	// StartedAt is when it was last started, by the node's clock; zero if it
+	// never was. ListBundles leaves it out.
+	StartedAt time.Time
 }
 
 // Bundles are the bundle containers of this node's Bottles. All methods may be

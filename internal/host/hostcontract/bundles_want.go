@@ -26,8 +26,8 @@ func wantRunning(t *testing.T, f BundlesFixture, spec host.BundleSpec) host.Bund
 	if image == "" {
 		image = b.Image
 	}
-	want := host.Bundle{Owner: spec.Owner, ContainerID: b.ContainerID, Image: image, IP: spec.IP, Running: true, State: "running"}
-	if b != want || b.ContainerID == "" {
+	want := host.Bundle{Owner: spec.Owner, ContainerID: b.ContainerID, Image: image, IP: spec.IP, Running: true, State: "running", StartedAt: b.StartedAt}
+	if b != want || b.ContainerID == "" || time.Since(b.StartedAt).Abs() > time.Hour {
 		t.Errorf("bundle: got %+v, want %+v", b, want)
 	}
 	return b

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"botbottle.dev/bottle-operator/internal/host"
 )
@@ -30,6 +31,7 @@ type Bundles struct {
 	silent     map[netip.AddrPort]bool
 	files      map[string]file // by the owner's ID and path
 	created    int
+	now        func() time.Time
 
 	decisions watchers // told of every decision
 }
@@ -53,8 +55,12 @@ func NewBundles(networks *Networks) *Bundles {
 		images:     map[string][]int32{BuiltInImage: {8888}},
 		silent:     map[netip.AddrPort]bool{},
 		files:      map[string]file{},
+		now:        time.Now,
 	}
 }
+
+// SetClock sets where the times of starts come from; time.Now unless set.
+func (f *Bundles) SetClock(now func() time.Time) { f.locked(func() { f.now = now }) }
 
 // AddImage puts an image on the node that listens on the ports.
 func (f *Bundles) AddImage(reference string, ports ...int32) {
@@ -172,7 +178,9 @@ func (f *Bundles) ensure(spec host.BundleSpec) (out host.Bundle, changed bool, e
 			return out, false, fmt.Errorf("container %q: %w", id, host.ErrConflict)
 		}
 		if reflect.DeepEqual(c.spec, spec) {
-			changed = !c.bundle.Running
+			if changed = !c.bundle.Running; changed {
+				c.bundle.StartedAt = f.now()
+			}
 			c.bundle.Running, c.bundle.State = true, "running"
 			return c.bundle, changed, nil
 		}
@@ -193,7 +201,7 @@ func (f *Bundles) ensure(spec host.BundleSpec) (out host.Bundle, changed bool, e
 	f.created++
 	spec.Env = slices.Clone(spec.Env)
 	c := &container{spec: spec, bundle: host.Bundle{
-		Owner: spec.Owner, ContainerID: containerID(f.created), Image: image, IP: spec.IP, Running: true, State: "running",
+		Owner: spec.Owner, ContainerID: containerID(f.created), Image: image, IP: spec.IP, Running: true, State: "running", StartedAt: f.now(),
 	}}
 	f.containers[id] = c
 	return c.bundle, true, nil
