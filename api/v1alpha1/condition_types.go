@@ -96,6 +96,9 @@ const (
 
 // Reasons of BundleReady.
 const (
+	// ReasonBundleRejected: docker refuses the container that spec.bundle asks
+	// for.
+	ReasonBundleRejected = "BundleRejected"
 	// ReasonBundleConflict: a container of our name is someone else's.
 	ReasonBundleConflict = "BundleConflict"
 	// ReasonBundleImageNotAllowed: the agent's allowed images have no match.
@@ -146,6 +149,9 @@ const (
 	ReasonMachineStarting = "MachineStarting"
 	// ReasonBootFailed: the machine did not boot; tried again with backoff.
 	ReasonBootFailed = "BootFailed"
+	// ReasonWallBroken: the agent killed the machine because its wall did not
+	// hold. It starts again behind a repaired wall, with backoff.
+	ReasonWallBroken = "WallBroken"
 	// ReasonMachineUnreachable: its VM lives but its agent does not answer.
 	ReasonMachineUnreachable = "MachineUnreachable"
 	// ReasonMachineRejected: smolvm refused the machine as it was asked for.

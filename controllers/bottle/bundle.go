@@ -27,7 +27,7 @@ func (r *Reconciler) ensureBundle(ctx context.Context, s *scope) error {
 		return err
 	}
 	say := r.ofDocker(r.facts.get(ctx), v1alpha1.ReasonBundleConflict)
-	say.invalid = v1alpha1.ReasonError
+	say.invalid = v1alpha1.ReasonBundleRejected
 	b, err := r.Bundles.EnsureBundle(ctx, spec)
 	if errors.Is(err, host.ErrNotFound) {
 		return &flow.Waiting{Reason: v1alpha1.ReasonBundleImageMissing, After: forSomebody,

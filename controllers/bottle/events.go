@@ -22,7 +22,6 @@ const (
 	eventWhiteSpaceDropped = "WhiteSpaceDropped"
 	eventOrphanRemoved     = "OrphanRemoved"
 	eventNewerSmolvm       = "NewerSmolvm"
-	eventWallBroken        = "WallBroken"
 	eventEgressRefused     = "EgressRefused"
 )
 

@@ -32,6 +32,9 @@ func (r *Reconciler) ensureMachine(ctx context.Context, s *scope) error {
 	if err := r.current(ctx, s); err != nil {
 		return err
 	}
+	if err := r.takeBreach(ctx, s); err != nil {
+		return err
+	}
 	if err := r.takeStart(s); err != nil {
 		return mapped(err, say)
 	}
@@ -42,9 +45,8 @@ func (r *Reconciler) ensureMachine(ctx context.Context, s *scope) error {
 	if fact := failing(facts, forMachines); fact != nil {
 		f.nodeFault = fact.Message
 	}
-	if breach := r.Enforcement.TakeBreach(s.owner.UID); breach != nil {
-		f.machine.LastExit = "stopped by the operator: " + breach.What
-		r.warn(ctx, s, eventWallBroken, breach.What+"; the machine was stopped, and starts anew behind a mended wall")
+	if s.record != nil && s.record.Breach != "" {
+		f.machine.LastExit = "stopped by the operator: " + s.record.Breach
 	}
 	d := decide(f)
 	if d.loss != "" {
@@ -125,6 +127,33 @@ func (r *Reconciler) observeMachine(ctx context.Context, s *scope) (machineFacts
 	}, nil
 }
 
+// takeBreach records that the guard killed the machine, and reports it. It
+// comes before the result of a start: a machine that the guard killed during
+// its start did not fail to boot.
+func (r *Reconciler) takeBreach(ctx context.Context, s *scope) error {
+	breach := r.Enforcement.TakeBreach(s.owner.UID)
+	if breach == nil {
+		return nil
+	}
+	r.warn(ctx, s, v1alpha1.ReasonWallBroken, breach.What+"; the machine was stopped, and starts anew behind a mended wall")
+	rec := r.runningRecord(s)
+	rec.Breach = breach.What
+	return s.setRecord(rec)
+}
+
+// countBootFailure counts a start that did not last; text says why.
+func countBootFailure(rec *state.Record, now time.Time, text string) {
+	rec.BootFailures++
+	rec.LastBootFailure, rec.BootError, rec.BootReason = now, text, ""
+	if rec.Breach != "" {
+		rec.BootError, rec.BootReason = rec.Breach, v1alpha1.ReasonWallBroken
+	}
+}
+
+func forgetBootFailures(rec *state.Record) {
+	rec.BootFailures, rec.LastBootFailure, rec.BootError, rec.BootReason = 0, time.Time{}, "", ""
+}
+
 // takeStart takes note of how the last start went.
 func (r *Reconciler) takeStart(s *scope) error {
 	err, ok := r.starts.Take(s.owner.UID)
@@ -139,9 +168,7 @@ func (r *Reconciler) takeStart(s *scope) error {
 		return err
 	}
 	rec := *s.record
-	rec.BootFailures++
-	rec.LastBootFailure = r.Clock.Now().UTC()
-	rec.BootError = short(err.Error())
+	countBootFailure(&rec, r.Clock.Now().UTC(), short(err.Error()))
 	return s.setRecord(rec)
 }
 
@@ -169,6 +196,7 @@ func (r *Reconciler) checkPolicy(ctx context.Context, s *scope) error {
 func (r *Reconciler) beginStart(s *scope) error {
 	rec := r.runningRecord(s)
 	rec.RestartedAt = s.bottle.Annotations[v1alpha1.AnnotationRestartedAt]
+	rec.Breach = ""
 	// Values are read anew; which variables there are was fixed at create.
 	rec.Secrets = maps.Clone(rec.Secrets)
 	for name, hash := range state.Hashes(rec.Salt, s.secrets) {
@@ -211,7 +239,7 @@ func (r *Reconciler) noteRunning(ctx context.Context, s *scope, f machineFacts) 
 		rec := r.runningRecord(s)
 		rec.Run = &run
 		if stays {
-			rec.BootFailures, rec.LastBootFailure, rec.BootError = 0, time.Time{}, ""
+			forgetBootFailures(&rec)
 		}
 		if rec.FirstRun.IsZero() {
 			rec.FirstRun = firstOf(run.StartTime, f.now)
@@ -241,10 +269,9 @@ func (r *Reconciler) countLoss(ctx context.Context, s *scope, cause string) erro
 	rec := *s.record
 	now := r.Clock.Now().UTC()
 	if now.Sub(rec.Run.StartTime) < stable {
-		rec.BootFailures++
-		rec.LastBootFailure, rec.BootError = now, "it ended within a minute of its start: "+cause
+		countBootFailure(&rec, now, "it ended within a minute of its start: "+cause)
 	} else {
-		rec.BootFailures, rec.LastBootFailure, rec.BootError = 0, time.Time{}, ""
+		forgetBootFailures(&rec)
 	}
 	rec.Run = nil
 	rec.Restarts++

@@ -103,6 +103,10 @@ func decideDown(f machineFacts) decision {
 		d.action = actNothing
 		d.wait = &flow.Waiting{Reason: v1alpha1.ReasonBootFailed, After: left,
 			Message: "the machine did not come up to stay, it is tried again with growing pauses: " + f.record.BootError}
+		if f.record.BootReason == v1alpha1.ReasonWallBroken {
+			d.wait.Reason = v1alpha1.ReasonWallBroken
+			d.wait.Message = "the machine was killed because its wall did not hold, it is started again with growing pauses: " + f.record.BootError
+		}
 	}
 	return orNodeFault(f, d)
 }

@@ -154,6 +154,23 @@ func TestALeakIsToldEvenWhenTheSpecChangedBefore(t *testing.T) {
 	}
 }
 
+// A leak that is first reported while the Bottle is stopped is no lesser leak:
+// nothing is Ready and Stalled at the same time.
+func TestALeakIsReportedAlthoughTheBottleIsStopped(t *testing.T) {
+	w := running(t)
+	w.update(demoKey, func(b *v1alpha1.Bottle) { b.Spec.DesiredState = v1alpha1.DesiredStateStopped })
+	w.leak()
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionEgressEnforced, "False/LeakDetected")
+	w.wantCond(demoKey, v1alpha1.ConditionReady, "False/LeakDetected")
+	w.wantCond(demoKey, v1alpha1.ConditionStalled, "True/LeakDetected")
+	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "False/Stopped")
+	w.annotate(v1alpha1.AnnotationProve, "seen")
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Stopped")
+	w.wantCond(demoKey, v1alpha1.ConditionStalled, "")
+}
+
 // Whoever deletes the placeholder, the leak goes along to the next node.
 func TestALeakGoesAlongWhenTheBottleIsEvicted(t *testing.T) {
 	w := newWorld(t, demo().Obj())

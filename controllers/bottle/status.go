@@ -145,7 +145,8 @@ func (c *computed) pendingRestart() {
 // summary is Ready and, while they are so, Reconciling and Stalled.
 func (c *computed) summary() {
 	open, o := c.firstOpen()
-	halted := stopped(c.bottle) && c.outcomeOf(v1alpha1.ConditionMachineReady).Kind == flow.KindDone
+	// A leak counts although the machine is down: that is what a leak leads to.
+	halted := c.leak == nil && stopped(c.bottle) && c.outcomeOf(v1alpha1.ConditionMachineReady).Kind == flow.KindDone
 	if c.leak != nil && o.Kind != flow.KindTerminal {
 		open, o = v1alpha1.ConditionEgressEnforced, flow.Outcome{Kind: flow.KindTerminal, Reason: v1alpha1.ReasonLeakDetected, Message: leakMessage(c.scope)}
 	}

@@ -77,7 +77,7 @@ func TestABreachIsToldAndMended(t *testing.T) {
 	if _, err := w.pass(demoKey); err != nil {
 		t.Fatal(err)
 	}
-	w.wantCond(demoKey, v1alpha1.ConditionReady, "False/BootFailed")
+	w.wantCond(demoKey, v1alpha1.ConditionReady, "False/WallBroken")
 	got := w.events()
 	for _, word := range []string{"WallBroken", "MachineLost"} {
 		if !slices.ContainsFunc(got, func(e string) bool { return strings.Contains(e, word) && strings.Contains(e, "the chain is gone") }) {
@@ -93,6 +93,24 @@ func TestABreachIsToldAndMended(t *testing.T) {
 	if l := b.Status.Machine.LastLoss; l == nil || !strings.Contains(l.Cause, "the chain is gone") || *b.Status.Machine.Restarts != 1 {
 		t.Errorf("machine: got %+v, want one loss by the guard", b.Status.Machine)
 	}
+}
+
+// A machine that the guard kills while it starts did not fail to boot.
+func TestABreachDuringAStartIsNoFailedBoot(t *testing.T) {
+	w := running(t)
+	w.clock.Step(2 * stable)
+	w.machines.Kill(testID)
+	w.r.view.Invalidate(testID)
+	w.faults.Fail("StartMachine", hosttest.After, 1, host.ErrBootFailed)
+	if _, err := w.pass(demoKey); err != nil {
+		t.Fatal(err)
+	}
+	w.walls.Break(ownerOfDemo(), host.WallFault{What: "the chain is gone", Open: true})
+	w.enforcer.Look(t.Context())
+	if _, err := w.pass(demoKey); err != nil {
+		t.Fatal(err)
+	}
+	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "False/WallBroken")
 }
 
 // A machine of an agent that knew no walls runs outside, and is moved inside.

@@ -65,6 +65,11 @@ type Record struct {
 	BootFailures    int       `json:"bootFailures,omitempty"`
 	LastBootFailure time.Time `json:"lastBootFailure,omitzero"`
 	BootError       string    `json:"bootError,omitempty"`
+	// BootReason is the condition's reason for it; "" is BootFailed.
+	BootReason string `json:"bootReason,omitempty"`
+	// Breach is why the guard killed the machine since its last start; "" if it
+	// did not.
+	Breach string `json:"breach,omitempty"`
 }
 
 // Proof is what a proof came to, and what it was about.
