@@ -302,7 +302,7 @@ func (o *AgentOptions) loadDocker(ctx context.Context) (*docker.Engine, error) {
 func (o *AgentOptions) smolvm(dir *state.Dir) *smolvm.Driver {
 	return smolvm.New(smolvm.Options{
 		Dir: o.SmolvmDir, Home: dir.SmolvmHome(),
-		MaxConcurrentStarts: o.MaxConcurrentStarts, StartTimeout: o.StartTimeout,
+		StartTimeout: o.StartTimeout,
 	})
 }
 
