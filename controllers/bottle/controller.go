@@ -57,7 +57,7 @@ type Options struct {
 	Networks host.Networks
 	Bundles  host.Bundles
 	Machines host.Machines
-	Facts    host.Facts
+	Facts    Facts
 	Walls    host.Walls
 	Canaries host.Canaries
 	// Guard watches over the machines on its own; it is told of each wall.
@@ -97,12 +97,12 @@ type Reconciler struct {
 	proofs  *proofs
 	follows *follows
 	drops   dropLog
-	facts   *factKeeper
+
+	bottles registry
 
 	mu      sync.Mutex
 	queue   workqueue.TypedRateLimitingInterface[reconcile.Request]
-	known   map[string]types.NamespacedName    // Bottles by the name of their machine
-	watched map[string]state.Run               // VMMs whose end is watched, by machine
+	watched map[string]state.Run               // VMMs whose end is watched, by UID
 	watches context.Context                    // of the watches of VMMs, which outlive a pass
 	left    map[types.NamespacedName]types.UID // deleted Bottles that the cache may still show
 }
@@ -121,13 +121,12 @@ func New(o Options) *Reconciler {
 		starts:  jobs.New[error]("machine start", o.MaxConcurrentStarts),
 		proofs:  newProofs(2 * o.MaxConcurrentStarts),
 		follows: newFollows(),
-		known:   map[string]types.NamespacedName{},
 		watched: map[string]state.Run{},
 		watches: context.Background(),
 		left:    map[types.NamespacedName]types.UID{},
 	}
 	r.view = machineview.New(o.Machines, o.Clock, o.MachinePollInterval, r.enqueueMachine)
-	r.facts = newFactKeeper(o.Facts, o.Clock, r.enqueueAll)
+	o.Facts.OnChange(r.enqueueAll)
 	o.Guard.Listen(r.guardActed, r.proveAgain)
 	return r
 }
@@ -153,7 +152,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	r.remember(s)
+	r.bottles.Remember(s.owner)
 	if leaving(b) {
 		return r.leave(ctx, s)
 	}
@@ -219,38 +218,26 @@ func evicted(b *v1alpha1.Bottle) bool {
 	return c != nil && c.Status == "False" && c.Reason == v1alpha1.ReasonEvicted
 }
 
-func (r *Reconciler) remember(s *scope) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.known[s.name()] = s.key()
-}
-
-// forget gives up what is kept for a Bottle that is not, or no more, here.
+// forget drops what is kept for a Bottle that is not, or no longer, here.
 func (r *Reconciler) forget(k types.NamespacedName) {
 	r.References.Use(k, nil)
+	uids := r.bottles.Forget(k)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for name, known := range r.known {
-		if known == k {
-			delete(r.known, name)
-			delete(r.watched, name)
-		}
+	for _, uid := range uids {
+		delete(r.watched, uid)
 	}
 }
 
-// guardActed has a Bottle looked at whose machine the guard has stopped.
+// guardActed requeues a Bottle whose machine the guard has stopped.
 func (r *Reconciler) guardActed(uid string) {
-	r.mu.Lock()
-	for name := range r.known {
-		if (host.Owner{UID: uid}).UID8() == name[max(0, len(name)-8):] {
-			r.view.Invalidate(name)
-		}
+	if name, ok := r.bottles.Machine(uid); ok {
+		r.view.Invalidate(name)
 	}
-	r.mu.Unlock()
 	r.enqueueUID(uid)
 }
 
-// Enqueue has a pass made over the Bottle soon.
+// Enqueue requests a pass over the Bottle.
 func (r *Reconciler) Enqueue(k types.NamespacedName) {
 	r.mu.Lock()
 	q := r.queue
@@ -260,44 +247,27 @@ func (r *Reconciler) Enqueue(k types.NamespacedName) {
 	}
 }
 
-// enqueueMachine has a pass made over the Bottle whose machine bears the name.
+// enqueueMachine requests a pass over the Bottle whose machine has the name.
 func (r *Reconciler) enqueueMachine(name string) {
-	r.mu.Lock()
-	k, ok := r.known[name]
-	r.mu.Unlock()
-	if ok {
+	if k, ok := r.bottles.KeyOfMachine(name); ok {
 		r.Enqueue(k)
 	}
 }
 
-// enqueueUID has a pass made over the Bottle with the UID, or over all for "".
+// enqueueUID requests a pass over the Bottle with the UID, or over all for "".
 func (r *Reconciler) enqueueUID(uid string) {
 	if uid == "" {
 		r.enqueueAll()
 		return
 	}
-	r.mu.Lock()
-	var names []string
-	for name := range r.known {
-		if (host.Owner{UID: uid}).UID8() == name[max(0, len(name)-8):] {
-			names = append(names, name)
-		}
-	}
-	r.mu.Unlock()
-	for _, name := range names {
-		r.enqueueMachine(name)
+	if k, ok := r.bottles.Key(uid); ok {
+		r.Enqueue(k)
 	}
 }
 
 func (r *Reconciler) enqueueAll() {
-	r.mu.Lock()
-	names := make([]string, 0, len(r.known))
-	for name := range r.known {
-		names = append(names, name)
-	}
-	r.mu.Unlock()
-	for _, name := range names {
-		r.enqueueMachine(name)
+	for _, k := range r.bottles.All() {
+		r.Enqueue(k)
 	}
 }
 

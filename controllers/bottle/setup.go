@@ -43,7 +43,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	if err != nil {
 		return err
 	}
-	for _, f := range []manager.RunnableFunc{r.begin, r.view.Start, r.facts.Start, r.watchBundles, r.watchImages, r.tellDrops} {
+	for _, f := range []manager.RunnableFunc{r.begin, r.view.Start, r.watchBundles, r.watchImages, r.tellDrops} {
 		if err := mgr.Add(f); err != nil {
 			return err
 		}
