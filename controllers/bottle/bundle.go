@@ -26,7 +26,7 @@ func (r *Reconciler) ensureBundle(ctx context.Context, s *scope) error {
 	if err != nil {
 		return err
 	}
-	say := r.ofDocker(r.facts.get(ctx), v1alpha1.ReasonBundleConflict)
+	say := r.ofDocker(ctx, v1alpha1.ReasonBundleConflict)
 	say.invalid = v1alpha1.ReasonBundleRejected
 	b, err := r.Bundles.EnsureBundle(ctx, spec)
 	if errors.Is(err, host.ErrNotFound) {
@@ -163,7 +163,7 @@ func (r *Reconciler) checkBundleImage(image string) error {
 // ensureBundleDown stops the container of a Bottle that is to be stopped; its
 // network stays.
 func (r *Reconciler) ensureBundleDown(ctx context.Context, s *scope) error {
-	say := r.ofDocker(r.facts.get(ctx), "")
+	say := r.ofDocker(ctx, "")
 	b, err := r.Bundles.InspectBundle(ctx, s.owner)
 	if errors.Is(err, host.ErrNotFound) || errors.Is(err, host.ErrConflict) {
 		return nil

@@ -37,7 +37,7 @@ func (r *Reconciler) ensureCA(ctx context.Context, s *scope) error {
 	case errors.Is(err, host.ErrInvalid):
 		return &flow.Waiting{Reason: v1alpha1.ReasonBundleCAInvalid, After: forSomebody, Message: "spec.bundle.caPath: " + err.Error()}
 	case err != nil:
-		return mapped(err, r.ofDocker(r.facts.get(ctx), v1alpha1.ReasonBundleConflict))
+		return mapped(err, r.ofDocker(ctx, v1alpha1.ReasonBundleConflict))
 	}
 	if err := cabundle.Check(pem); err != nil {
 		return &flow.Waiting{Reason: v1alpha1.ReasonBundleCAInvalid, After: forSomebody,

@@ -71,7 +71,7 @@ type Options struct {
 	Networks host.Networks
 	Bundles  host.Bundles
 	Machines host.Machines
-	Facts    host.Facts
+	Facts    Facts
 	Walls    host.Walls
 	// Enforcement keeps the machines behind their walls, and proves it.
 	Enforcement Enforcement
@@ -104,14 +104,14 @@ type Reconciler struct {
 	view    *machineview.View
 	starts  *jobs.Set[error]
 	follows *follows
-	facts   *factKeeper
 	// narrower is a controller of its own.
 	narrower *narrower
 
+	bottles registry
+
 	mu      sync.Mutex
 	queue   workqueue.TypedRateLimitingInterface[reconcile.Request]
-	known   map[string]types.NamespacedName    // Bottles by the name of their machine
-	watched map[string]state.Run               // VMMs whose end is watched, by machine
+	watched map[string]state.Run               // VMMs whose end is watched, by UID
 	watches context.Context                    // of the watches of VMMs, which outlive a pass
 	left    map[types.NamespacedName]types.UID // deleted Bottles that the cache may still show
 }
@@ -129,14 +129,13 @@ func New(o Options) *Reconciler {
 		Options: o,
 		starts:  jobs.New[error]("machine start", o.MaxConcurrentStarts),
 		follows: newFollows(),
-		known:   map[string]types.NamespacedName{},
 		watched: map[string]state.Run{},
 		watches: context.Background(),
 		left:    map[types.NamespacedName]types.UID{},
 	}
 	r.view = machineview.New(o.Machines, o.Clock, o.MachinePollInterval, r.enqueueMachine)
-	r.facts = newFactKeeper(o.Facts, o.Clock, r.enqueueAll)
 	r.narrower = &narrower{client: o.Client, node: o.Node, owner: r.ownerOf, enforcement: o.Enforcement, machines: o.Machines, starts: r.starts}
+	o.Facts.OnChange(r.enqueueAll)
 	o.Enforcement.Subscribe(r.enforced)
 	return r
 }
@@ -162,7 +161,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	r.remember(s)
+	r.bottles.Remember(s.owner)
 	if leaving(b) {
 		return r.leave(ctx, s)
 	}
@@ -251,39 +250,26 @@ func evicted(b *v1alpha1.Bottle) bool {
 	return c != nil && c.Status == "False" && c.Reason == v1alpha1.ReasonEvicted
 }
 
-func (r *Reconciler) remember(s *scope) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.known[s.name()] = s.key()
-}
-
-// forget gives up what is kept for a Bottle that is not, or no more, here.
+// forget drops what is kept for a Bottle that is not, or no longer, here.
 func (r *Reconciler) forget(k types.NamespacedName) {
 	r.References.Use(k, nil)
+	uids := r.bottles.Forget(k)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for name, known := range r.known {
-		if known == k {
-			delete(r.known, name)
-			delete(r.watched, name)
-		}
+	for _, uid := range uids {
+		delete(r.watched, uid)
 	}
 }
 
-// enforced has a Bottle looked at to whose wall, machine or proof something
-// happened.
+// enforced requeues a Bottle to whose wall, machine or proof something happened.
 func (r *Reconciler) enforced(uid string) {
-	r.mu.Lock()
-	for name := range r.known {
-		if (host.Owner{UID: uid}).UID8() == name[max(0, len(name)-8):] {
-			r.view.Invalidate(name)
-		}
+	if name, ok := r.bottles.Machine(uid); ok {
+		r.view.Invalidate(name)
 	}
-	r.mu.Unlock()
 	r.enqueueUID(uid)
 }
 
-// Enqueue has a pass made over the Bottle soon.
+// Enqueue requests a pass over the Bottle.
 func (r *Reconciler) Enqueue(k types.NamespacedName) {
 	r.mu.Lock()
 	q := r.queue
@@ -293,44 +279,27 @@ func (r *Reconciler) Enqueue(k types.NamespacedName) {
 	}
 }
 
-// enqueueMachine has a pass made over the Bottle whose machine bears the name.
+// enqueueMachine requests a pass over the Bottle whose machine has the name.
 func (r *Reconciler) enqueueMachine(name string) {
-	r.mu.Lock()
-	k, ok := r.known[name]
-	r.mu.Unlock()
-	if ok {
+	if k, ok := r.bottles.KeyOfMachine(name); ok {
 		r.Enqueue(k)
 	}
 }
 
-// enqueueUID has a pass made over the Bottle with the UID, or over all for "".
+// enqueueUID requests a pass over the Bottle with the UID, or over all for "".
 func (r *Reconciler) enqueueUID(uid string) {
 	if uid == "" {
 		r.enqueueAll()
 		return
 	}
-	r.mu.Lock()
-	var names []string
-	for name := range r.known {
-		if (host.Owner{UID: uid}).UID8() == name[max(0, len(name)-8):] {
-			names = append(names, name)
-		}
-	}
-	r.mu.Unlock()
-	for _, name := range names {
-		r.enqueueMachine(name)
+	if k, ok := r.bottles.Key(uid); ok {
+		r.Enqueue(k)
 	}
 }
 
 func (r *Reconciler) enqueueAll() {
-	r.mu.Lock()
-	names := make([]string, 0, len(r.known))
-	for name := range r.known {
-		names = append(names, name)
-	}
-	r.mu.Unlock()
-	for _, name := range names {
-		r.enqueueMachine(name)
+	for _, k := range r.bottles.All() {
+		r.Enqueue(k)
 	}
 }
 

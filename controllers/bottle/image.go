@@ -10,7 +10,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 	logf "sigs.k8s.io/controller-runtime/pkg/log"
 
@@ -30,10 +29,9 @@ func (r *Reconciler) ensureImage(ctx context.Context, s *scope) error {
 		s.keepImage()
 		return nil
 	}
-	facts := r.facts.get(ctx)
 	m, present, err := r.view.Get(ctx, s.name())
 	if err != nil {
-		return mapped(err, r.ofSmolvm(facts))
+		return mapped(err, r.ofSmolvm(ctx))
 	}
 	if present && (!ours(m, s) || !wantsRecreate(s)) {
 		r.Images.Forget(s.owner.UID) // the next machine asks anew
@@ -42,7 +40,7 @@ func (r *Reconciler) ensureImage(ctx context.Context, s *scope) error {
 	}
 	if s.version == (host.SmolvmVersion{}) {
 		if s.version, err = r.Machines.Version(ctx); err != nil {
-			return mapped(err, r.ofSmolvm(facts))
+			return mapped(err, r.ofSmolvm(ctx))
 		}
 	}
 	req, err := r.imageRequest(s)
@@ -142,7 +140,7 @@ func (r *Reconciler) watchImages(ctx context.Context) error {
 // ImageEvent makes an Event of what happened to an image that a Bottle waits
 // for. It does not block.
 func (r *Reconciler) ImageEvent(uid, reason, message string) {
-	k, ok := r.keyOf(uid)
+	k, ok := r.bottles.Key(uid)
 	if !ok {
 		return
 	}
@@ -162,18 +160,6 @@ func (r *Reconciler) ImageEvent(uid, reason, message string) {
 		}
 		r.Recorder.Eventf(b, nil, kind, reason, "Pull", "%s", bounded(message))
 	}()
-}
-
-// keyOf is the Bottle of this node with the UID.
-func (r *Reconciler) keyOf(uid string) (types.NamespacedName, bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for name, k := range r.known {
-		if (host.Owner{UID: uid}).UID8() == name[max(0, len(name)-8):] {
-			return k, true
-		}
-	}
-	return types.NamespacedName{}, false
 }
 
 // UsedImages are the digests of the images of all Bottles of the node, and the

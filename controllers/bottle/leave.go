@@ -130,7 +130,7 @@ func (r *Reconciler) clearStatus(ctx context.Context, b *v1alpha1.Bottle) error 
 // start of it. Without a smolvm there is nothing to remove for a Bottle that
 // never had a machine.
 func (r *Reconciler) deleteMachine(ctx context.Context, s *scope) error {
-	say := r.ofSmolvm(r.facts.get(ctx))
+	say := r.ofSmolvm(ctx)
 	r.Images.Forget(s.owner.UID)
 	if err := r.starts.Cancel(ctx, s.owner.UID); err != nil {
 		return err
@@ -159,7 +159,7 @@ func (r *Reconciler) deleteMachine(ctx context.Context, s *scope) error {
 
 // deleteBundle removes the container and looks that it is gone.
 func (r *Reconciler) deleteBundle(ctx context.Context, s *scope) error {
-	say := r.ofDocker(r.facts.get(ctx), "")
+	say := r.ofDocker(ctx, "")
 	r.follows.end(s.owner.UID)
 	if err := r.Bundles.DeleteBundle(ctx, s.owner); err != nil {
 		return mapped(err, say)
@@ -170,7 +170,7 @@ func (r *Reconciler) deleteBundle(ctx context.Context, s *scope) error {
 
 // deleteNetwork removes the network and looks that it is gone.
 func (r *Reconciler) deleteNetwork(ctx context.Context, s *scope) error {
-	say := r.ofDocker(r.facts.get(ctx), "")
+	say := r.ofDocker(ctx, "")
 	if err := r.Networks.DeleteNetwork(ctx, s.owner); err != nil {
 		return mapped(err, say)
 	}

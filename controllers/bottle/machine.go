@@ -24,8 +24,7 @@ import (
 // ensureMachine makes the machine exist and run: it looks, decides, and does
 // one thing. A boot goes on by itself and has the Bottle looked at again.
 func (r *Reconciler) ensureMachine(ctx context.Context, s *scope) error {
-	facts := r.facts.get(ctx)
-	say := r.ofSmolvm(facts)
+	say := r.ofSmolvm(ctx)
 	if s.leak != nil {
 		return r.holdLeaked(ctx, s)
 	}
@@ -42,7 +41,7 @@ func (r *Reconciler) ensureMachine(ctx context.Context, s *scope) error {
 	if err != nil {
 		return mapped(err, say)
 	}
-	if fact := failing(facts, forMachines); fact != nil {
+	if fact := failing(r.Facts.Get(ctx), forMachines); fact != nil {
 		f.nodeFault = fact.Message
 	}
 	if s.record != nil && s.record.Breach != "" {
@@ -248,7 +247,7 @@ func (r *Reconciler) noteRunning(ctx context.Context, s *scope, f machineFacts) 
 			return err
 		}
 	}
-	r.watchExit(ctx, s.name(), f.machine)
+	r.watchExit(ctx, s, f.machine)
 	return nil
 }
 
@@ -284,27 +283,28 @@ func (r *Reconciler) countLoss(ctx context.Context, s *scope, cause string) erro
 	return nil
 }
 
-// watchExit has the Bottle looked at in the instant in which its VMM ends. The
-// poll finds it out too, only later.
-func (r *Reconciler) watchExit(ctx context.Context, name string, m host.Machine) {
+// watchExit requests a pass over the Bottle in the instant in which its VMM
+// ends. The poll finds it out too, only later.
+func (r *Reconciler) watchExit(ctx context.Context, s *scope, m host.Machine) {
 	if m.PID == 0 {
 		return
 	}
 	run := runOf(m)
 	r.mu.Lock()
-	was, watched := r.watched[name]
-	r.watched[name] = run
+	was, watched := r.watched[s.owner.UID]
+	r.watched[s.owner.UID] = run
 	until := r.watches
 	r.mu.Unlock()
 	if watched && sameRun(was, run) {
 		return
 	}
-	err := r.Machines.WatchExit(until, m, func(string) {
+	k := s.key()
+	err := r.Machines.WatchExit(until, m, func(name string) {
 		r.view.Invalidate(name)
-		r.enqueueMachine(name)
+		r.Enqueue(k)
 	})
 	if err != nil {
-		logf.FromContext(ctx).V(1).Info("The VMM's end cannot be watched; the poll will notice it", "machine", name, "error", err.Error())
+		logf.FromContext(ctx).V(1).Info("The VMM's end cannot be watched; the poll will notice it", "machine", m.Name, "error", err.Error())
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 // ensureMachineDown stops the machine and is satisfied once smolvm says that
 // it is down. Nothing is pulled for one that is to be down.
 func (r *Reconciler) ensureMachineDown(ctx context.Context, s *scope) error {
-	say := r.ofSmolvm(r.facts.get(ctx))
+	say := r.ofSmolvm(ctx)
 	r.Images.Forget(s.owner.UID)
 	if r.starts.Running(s.owner.UID) {
 		if err := r.starts.Cancel(ctx, s.owner.UID); err != nil {

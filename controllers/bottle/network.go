@@ -21,7 +21,7 @@ const picks = 16
 // ensureNetwork keeps the subnet that the docker network has, or that the
 // status records while it is still free; else it picks one.
 func (r *Reconciler) ensureNetwork(ctx context.Context, s *scope) error {
-	say := r.ofDocker(r.facts.get(ctx), v1alpha1.ReasonNetworkConflict)
+	say := r.ofDocker(ctx, v1alpha1.ReasonNetworkConflict)
 	n, err := r.Networks.InspectNetwork(ctx, s.owner)
 	switch {
 	case errors.Is(err, host.ErrNotFound):

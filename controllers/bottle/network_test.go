@@ -121,7 +121,6 @@ func TestAMendedNetworkGoesOn(t *testing.T) {
 	}
 	w.networks.Up()
 	w.facts.Break("docker", "")
-	w.clock.Step(2 * factsEvery)
 	w.settle(demoKey)
 	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "True/MachineRunning")
 }

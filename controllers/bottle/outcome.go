@@ -3,6 +3,7 @@
 package bottle
 
 import (
+	"context"
 	"errors"
 	"time"
 
@@ -21,8 +22,10 @@ const (
 
 // meaning is what the error kinds of the ports mean to one step.
 type meaning struct {
-	unavailable string // reason, with the fact that explains it
-	fact        *host.Fact
+	unavailable string // reason
+	// fact returns the fact that explains it, or nil. It is asked only then:
+	// nothing that succeeds waits for a look at the node.
+	fact        func() *host.Fact
 	conflict    string
 	notFound    string
 	unsupported string
@@ -40,7 +43,9 @@ func mapped(err error, m meaning) error {
 		return nil
 	case errors.Is(err, host.ErrUnavailable) && m.unavailable != "":
 		if m.fact != nil {
-			return &flow.Waiting{Reason: m.unavailable, Message: m.fact.Message, After: forNode}
+			if f := m.fact(); f != nil {
+				return &flow.Waiting{Reason: m.unavailable, Message: f.Message, After: forNode}
+			}
 		}
 		return waiting(m.unavailable, forNode)
 	case errors.Is(err, host.ErrConflict) && m.conflict != "":
@@ -56,19 +61,19 @@ func mapped(err error, m meaning) error {
 }
 
 // ofDocker is the meaning of docker's errors, with the word for a conflict.
-func (r *Reconciler) ofDocker(facts []host.Fact, conflict string) meaning {
+func (r *Reconciler) ofDocker(ctx context.Context, conflict string) meaning {
 	return meaning{
 		unavailable: v1alpha1.ReasonDockerUnavailable,
-		fact:        failing(facts, forDocker),
+		fact:        func() *host.Fact { return failing(r.Facts.Get(ctx), forDocker) },
 		conflict:    conflict,
 	}
 }
 
 // ofSmolvm is the meaning of smolvm's errors.
-func (r *Reconciler) ofSmolvm(facts []host.Fact) meaning {
+func (r *Reconciler) ofSmolvm(ctx context.Context) meaning {
 	return meaning{
 		unavailable: v1alpha1.ReasonNodeNotReady,
-		fact:        failing(facts, forMachines),
+		fact:        func() *host.Fact { return failing(r.Facts.Get(ctx), forMachines) },
 		conflict:    v1alpha1.ReasonMachineConflict,
 		unsupported: v1alpha1.ReasonUnsupportedBySmolvm,
 		invalid:     v1alpha1.ReasonMachineRejected,

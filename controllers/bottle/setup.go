@@ -51,7 +51,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	if err != nil {
 		return err
 	}
-	for _, f := range []manager.RunnableFunc{r.begin, r.view.Start, r.facts.Start, r.watchBundles, r.watchImages, r.reportRefusals} {
+	for _, f := range []manager.RunnableFunc{r.begin, r.view.Start, r.watchBundles, r.watchImages, r.reportRefusals} {
 		if err := mgr.Add(f); err != nil {
 			return err
 		}

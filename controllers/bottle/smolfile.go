@@ -36,7 +36,7 @@ func (r *Reconciler) ensureSmolfile(ctx context.Context, s *scope) error {
 		// Without smolvm it is unknown how Secrets travel; a Smolfile without
 		// them suits every version.
 		if !errors.Is(err, host.ErrUnavailable) || hasSecret(env) {
-			return mapped(err, r.ofSmolvm(r.facts.get(ctx)))
+			return mapped(err, r.ofSmolvm(ctx))
 		}
 	}
 	s.literals, s.secrets = guestenv.Split(env)

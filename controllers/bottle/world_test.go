@@ -37,6 +37,7 @@ import (
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/enforce"
+	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/host/hosttest"
 	"botbottle.dev/bottle-operator/internal/namedwatch"
 	"botbottle.dev/bottle-operator/internal/state"
@@ -80,6 +81,12 @@ type world struct {
 	r        *Reconciler
 }
 
+// factsNow are the node's facts as they are, without a keeper that remembers.
+type factsNow struct{ host.Facts }
+
+func (f factsNow) Get(ctx context.Context) []host.Fact { return f.NodeFacts(ctx) }
+func (factsNow) OnChange(func())                       {}
+
 // api is a fake API server that counts writes and fails them when told.
 type api struct {
 	client.Client
@@ -122,7 +129,7 @@ func (w *world) restartAgent() {
 	}
 	w.r = New(Options{
 		Node: testNode, Cluster: testCluster, Client: w.api.Client, Recorder: w.recorder, References: w.refs,
-		Networks: w.networks, Bundles: w.bundles, Machines: w.machines, Facts: w.facts,
+		Networks: w.networks, Bundles: w.bundles, Machines: w.machines, Facts: factsNow{w.facts},
 		Walls: w.walls, Enforcement: w.enforcer,
 		RequireProof: !w.unproven, RequireSmolvmPolicy: w.insist,
 		State: dir, Images: w.images, Pool: w.pool, Clock: w.clock,

@@ -171,15 +171,17 @@ type ExecRequest struct {
 }
 
 // Machines are the smolvm machines of this node. Calls that write are
-// serialised and starts are capped inside. A name that no Bottle can have is
-// refused by all that act, ErrInvalid. ErrUnavailable means that smolvm
+// serialised inside; starts are not capped, which is for whoever starts
+// machines. A name that no Bottle can have is refused by all that act,
+// ErrInvalid. ErrUnavailable means that smolvm
 // itself is missing or does not answer; ErrUnsupported that its version cannot
 // do what was asked.
 type Machines interface {
 	// Version returns the version of the node's smolvm and its capabilities.
 	Version(ctx context.Context) (SmolvmVersion, error)
 	// ListMachines returns every machine of smolvm's, ours and others', by one
-	// call of smolvm.
+	// call of smolvm, which is made anew each time: smolvm takes seconds for
+	// each machine that does not answer.
 	ListMachines(ctx context.Context) ([]Machine, error)
 	// CreateMachine makes the machine without starting it. A machine of that
 	// name is ErrConflict; ErrInvalid when smolvm refuses what was asked.

@@ -15,13 +15,18 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// pingTimeout bounds the question to docker.
-const pingTimeout = 5 * time.Second
+// Bounds of a look at one fact.
+const (
+	usualBound = 5 * time.Second
+	// versionBound is for a node that is emulated: smolvm starts slowly there.
+	versionBound = 20 * time.Second
+)
 
 // Options say where to look. All but KVMDevice are required.
 type Options struct {
@@ -40,29 +45,41 @@ type Options struct {
 }
 
 // Checker is the adapter of host.Facts.
-type Checker struct{ opts Options }
+type Checker struct {
+	opts    Options
+	sources []*source // in the order of the facts
+}
 
 var _ host.Facts = (*Checker)(nil)
 
 // New returns a Checker.
-func New(o Options) *Checker { return &Checker{o} }
+func New(o Options) *Checker {
+	c := &Checker{opts: o}
+	plain := func(look func() host.Fact) func(context.Context) host.Fact {
+		return func(context.Context) host.Fact { return look() }
+	}
+	c.sources = []*source{
+		{name: smolvmName, bound: usualBound, look: plain(c.binary)},
+		{name: versionName, bound: versionBound, look: c.version},
+		{name: filesName, bound: usualBound, look: plain(c.files)},
+		{name: dockerName, bound: usualBound, look: c.docker},
+		{name: kvmName, bound: usualBound, look: plain(func() host.Fact { return kvmFact(observeKVM(o.KVMDevice)) })},
+		{name: stateName, bound: usualBound, look: plain(c.stateDir)},
+		{name: proberName, bound: usualBound, look: plain(c.prober)},
+	}
+	return c
+}
 
-// NodeFacts implements host.Facts.
+// NodeFacts implements host.Facts. All facts are looked at in parallel, and
+// one that cannot be found out within its bound is a failing one.
 func (c *Checker) NodeFacts(ctx context.Context) []host.Fact {
-	binary := c.binary()
-	version := bad(versionName, "smolvm is missing or cannot be run")
-	if binary.OK {
-		version = versionFact(c.opts.Version(ctx))
+	facts := make([]host.Fact, len(c.sources))
+	var all sync.WaitGroup
+	for i, s := range c.sources {
+		all.Go(func() { facts[i] = s.fact(ctx) })
 	}
-	return []host.Fact{
-		binary,
-		version,
-		c.files(),
-		c.docker(ctx),
-		kvmFact(observeKVM(c.opts.KVMDevice)),
-		c.stateDir(),
-		c.prober(),
-	}
+	all.Wait()
+	return facts
 }
 
 func good(name, note string) host.Fact { return host.Fact{Name: name, OK: true, Message: note} }
@@ -96,6 +113,13 @@ func (c *Checker) binary() host.Fact {
 	return good(smolvmName, "")
 }
 
+func (c *Checker) version(ctx context.Context) host.Fact {
+	if !c.binary().OK {
+		return bad(versionName, "smolvm is missing or cannot be run")
+	}
+	return versionFact(c.opts.Version(ctx))
+}
+
 func versionFact(v host.SmolvmVersion, err error) host.Fact {
 	switch {
 	case err != nil:
@@ -109,8 +133,6 @@ func versionFact(v host.SmolvmVersion, err error) host.Fact {
 }
 
 func (c *Checker) docker(ctx context.Context) host.Fact {
-	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
-	defer cancel()
 	if err := c.opts.PingDocker(ctx); err != nil {
 		return bad(dockerName, "docker does not answer (%v): start it, or set --docker-host", err)
 	}

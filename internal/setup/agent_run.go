@@ -24,6 +24,7 @@ import (
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/controllers/bottle"
+	"botbottle.dev/bottle-operator/controllers/node"
 	"botbottle.dev/bottle-operator/internal/docker"
 	"botbottle.dev/bottle-operator/internal/enforce"
 	"botbottle.dev/bottle-operator/internal/enforce/canary"
@@ -163,6 +164,7 @@ func (o *AgentOptions) compose(ctx context.Context, mgr ctrl.Manager, p parts) e
 	if err != nil {
 		return err
 	}
+	facts := node.NewFacts(o.facts(engine, p.machines, prober), clock.RealClock{})
 	var r *bottle.Reconciler
 	images, err := o.openImages(p.dir, engine, func(uid, reason, message string) { r.ImageEvent(uid, reason, message) })
 	if err != nil {
@@ -172,7 +174,7 @@ func (o *AgentOptions) compose(ctx context.Context, mgr ctrl.Manager, p parts) e
 	r = bottle.New(bottle.Measured(bottle.Options{
 		Node: o.NodeName, Cluster: p.cluster,
 		Client: mgr.GetClient(), Recorder: mgr.GetEventRecorder(agentName), References: watches,
-		Networks: engine, Bundles: engine, Machines: p.machines, Facts: o.facts(engine, p.machines, prober),
+		Networks: engine, Bundles: engine, Machines: p.machines, Facts: facts,
 		Walls: p.walls, Enforcement: p.enforcer,
 		RequireProof: o.RequireProof, RequireSmolvmPolicy: o.RequireSmolvmPolicy,
 		State: p.dir, Images: images, Pool: pool,
@@ -183,27 +185,42 @@ func (o *AgentOptions) compose(ctx context.Context, mgr ctrl.Manager, p parts) e
 	if err := o.addImages(mgr, images, r); err != nil {
 		return err
 	}
-	return o.add(mgr, r, watches)
-}
-
-// add adds what turns to mgr.
-func (o *AgentOptions) add(mgr ctrl.Manager, r *bottle.Reconciler, watches *namedwatch.Watches) error {
-	if err := r.SetupWithManager(mgr); err != nil {
+	if err := mgr.Add(watches); err != nil {
 		return err
 	}
-	if err := bottle.NewNodeReconciler(r, o.MaxBottles).SetupWithManager(mgr); err != nil {
+	if err := o.addNode(mgr, facts); err != nil {
+		return err
+	}
+	return o.add(mgr, r)
+}
+
+// addNode adds to mgr what the agent does for its own Node.
+func (o *AgentOptions) addNode(mgr ctrl.Manager, facts *node.Facts) error {
+	r := node.New(node.Options{Client: mgr.GetClient(), Facts: facts, Node: o.NodeName, MaxBottles: o.MaxBottles})
+	if err := r.SetupWithManager(mgr); err != nil {
 		return err
 	}
 	direct, err := client.New(mgr.GetConfig(), client.Options{HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper()})
 	if err != nil {
 		return fmt.Errorf("client of the Lease: %w", err)
 	}
-	lease := &bottle.Lease{Client: direct, Namespace: o.Namespace, Node: o.NodeName, Clock: clock.RealClock{}}
-	sweeper := &bottle.Sweeper{Reconciler: r, Live: mgr.GetAPIReader(), Grace: o.OrphanGracePeriod, Mode: bottle.SweepMode(o.OrphanMode)}
-	for _, runnable := range []manager.Runnable{watches, lease, sweeper} {
+	lease := &node.Lease{Client: direct, Namespace: o.Namespace, Node: o.NodeName, Clock: clock.RealClock{}}
+	for _, runnable := range []manager.Runnable{facts, lease} {
 		if err := mgr.Add(runnable); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// add adds the Bottles' controller, the sweep and the health checks to mgr.
+func (o *AgentOptions) add(mgr ctrl.Manager, r *bottle.Reconciler) error {
+	if err := r.SetupWithManager(mgr); err != nil {
+		return err
+	}
+	sweeper := &bottle.Sweeper{Reconciler: r, Live: mgr.GetAPIReader(), Grace: o.OrphanGracePeriod, Mode: bottle.SweepMode(o.OrphanMode)}
+	if err := mgr.Add(sweeper); err != nil {
+		return err
 	}
 	return addHealth(mgr, func(req *http.Request) error {
 		ctx, cancel := context.WithTimeout(req.Context(), time.Second)
@@ -307,7 +324,7 @@ func (o *AgentOptions) loadDocker(ctx context.Context) (*docker.Engine, error) {
 func (o *AgentOptions) smolvm(dir *state.Dir) *smolvm.Driver {
 	return smolvm.New(smolvm.Options{
 		Dir: o.SmolvmDir, Home: dir.SmolvmHome(),
-		MaxConcurrentStarts: o.MaxConcurrentStarts, StartTimeout: o.StartTimeout,
+		StartTimeout: o.StartTimeout,
 	})
 }
 

@@ -80,10 +80,6 @@ func (d *Driver) Pack(ctx context.Context, image, to string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
-	if err := d.starts.Acquire(ctx, 1); err != nil {
-		return fmt.Errorf("%s: %w", what, err)
-	}
-	defer d.starts.Release(1)
 	dir, err := os.MkdirTemp(filepath.Dir(to), ".pack-*")
 	if err != nil {
 		return fmt.Errorf("%s: %w", what, err)

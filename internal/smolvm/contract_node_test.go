@@ -5,13 +5,14 @@
 package smolvm_test
 
 import (
+	"context"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/host/hostcontract"
-	"botbottle.dev/bottle-operator/internal/smolvm"
 	"botbottle.dev/bottle-operator/test/require"
 )
 
@@ -25,8 +26,10 @@ func TestNode(t *testing.T) {
 	}
 	emulated := strings.Contains(string(cpus), "QEMU TCG")
 	hostcontract.TestMachines(t, func(t *testing.T) hostcontract.MachinesFixture {
-		// A node that is emulated boots one at a time.
-		f := fixtureOf(t, newWorld(t, dir, func(o *smolvm.Options) { o.MaxConcurrentStarts = 1 }))
+		f := fixture(t, dir)
+		if emulated {
+			f.Machines = &startsInTurn{Machines: f.Machines}
+		}
 		f.Size = host.MachineSpec{CPUs: 1, MemoryMiB: 256}
 		f.Artifact = func(t *testing.T) string { return realArtifact(t, f) }
 		if !emulated {
@@ -34,4 +37,16 @@ func TestNode(t *testing.T) {
 		}
 		return f
 	}, hostcontract.MachineOptions{WithoutPack: emulated})
+}
+
+// startsInTurn starts one machine at a time: an emulated node cannot do more.
+type startsInTurn struct {
+	host.Machines
+	mu sync.Mutex
+}
+
+func (s *startsInTurn) StartMachine(ctx context.Context, name, netns string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.Machines.StartMachine(ctx, name, netns)
 }

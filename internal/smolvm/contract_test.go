@@ -102,7 +102,7 @@ func newWorld(t *testing.T, installation string, change func(*smolvm.Options)) *
 		}
 	})
 	w := &world{dir: dir, home: filepath.Join(dir, "home"), smolvm: filepath.Join(installation, "smolvm")}
-	o := smolvm.Options{Dir: installation, Home: w.home, ListTTL: 200 * time.Millisecond}
+	o := smolvm.Options{Dir: installation, Home: w.home}
 	if change != nil {
 		change(&o)
 	}

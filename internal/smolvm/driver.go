@@ -41,13 +41,9 @@ type Options struct {
 	Dir string
 	// Home is smolvm's own world, its HOME on every call, absolute.
 	Home string
-	// MaxConcurrentStarts caps starts on this node; zero is 4.
-	MaxConcurrentStarts int
 	// StartTimeout bounds one start; zero is five minutes. smolvm gives the
 	// boot 30 s and its own calls more, so that less would cut it short.
 	StartTimeout time.Duration
-	// ListTTL is how long a list serves everyone who asks; zero is one second.
-	ListTTL time.Duration
 	// Runner runs smolvm; nil is runner.Exec.
 	Runner runner.Runner
 }
@@ -58,14 +54,10 @@ type Driver struct {
 	opts     Options
 	runner   runner.Runner
 	versions versions
-	lists    lists
 	booted   bootTime
 
-	// machine serialises what is done to one machine. Taken before starts,
-	// and that before writes.
+	// machine serialises what is done to one machine. Taken before writes.
 	machine keyed
-	// starts caps boots.
-	starts *semaphore.Weighted
 	// writes lets one writing call through at a time.
 	writes *semaphore.Weighted
 	// execs caps connections to one guest's agent.
@@ -82,16 +74,13 @@ var (
 
 // New returns a Driver. It touches nothing until it is first called.
 func New(opts Options) *Driver {
-	opts.MaxConcurrentStarts = max(1, cmp.Or(opts.MaxConcurrentStarts, 4))
 	opts.StartTimeout = cmp.Or(opts.StartTimeout, 5*time.Minute)
-	opts.ListTTL = cmp.Or(opts.ListTTL, time.Second)
 	if opts.Runner == nil {
 		opts.Runner = runner.Exec{}
 	}
 	return &Driver{
 		opts:   opts,
 		runner: opts.Runner,
-		starts: semaphore.NewWeighted(int64(opts.MaxConcurrentStarts)),
 		writes: semaphore.NewWeighted(1),
 	}
 }
@@ -164,9 +153,7 @@ func (d *Driver) run(ctx context.Context, c call) (runner.Result, error) {
 // write is run for calls that write smolvm's database; it tries again while
 // the database is locked, which passes in milliseconds.
 func (d *Driver) write(ctx context.Context, c call) error {
-	defer d.lists.changed()
 	for delay := 20 * time.Millisecond; ; delay *= 2 {
-		d.lists.changed()
 		_, err := d.run(ctx, c)
 		if !isLocked(err) || delay > 2*time.Second {
 			return err

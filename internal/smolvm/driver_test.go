@@ -125,7 +125,7 @@ func newCLI(t *testing.T, version string) (*cli, *Driver) {
 	if err := os.WriteFile(filepath.Join(dir, "smolvm"), []byte("a program"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	return c, New(Options{Dir: dir, Home: filepath.Join(dir, "state/smolvm"), MaxConcurrentStarts: 2, Runner: c})
+	return c, New(Options{Dir: dir, Home: filepath.Join(dir, "state/smolvm"), Runner: c})
 }
 
 func specOf(slug string) host.MachineSpec {

@@ -82,21 +82,12 @@ func (d *Driver) enter(ctx context.Context, name string) (capabilities, func(), 
 	if err != nil {
 		return c, nil, err
 	}
-	all, err := d.ListMachines(ctx)
+	m, err := d.find(ctx, c, name)
 	if err != nil {
 		return c, nil, err
 	}
-	err = fmt.Errorf("machine %s: %w", name, host.ErrNotFound)
-	for _, m := range all {
-		if m.Name != name {
-			continue
-		}
-		if err = nil; m.State != host.MachineRunning {
-			err = fmt.Errorf("it is %s: %w", m.State, host.ErrNotRunning)
-		}
-	}
-	if err != nil {
-		return c, nil, err
+	if m.State != host.MachineRunning {
+		return c, nil, fmt.Errorf("it is %s: %w", m.State, host.ErrNotRunning)
 	}
 	if !c.fewConnections {
 		return c, func() {}, nil

@@ -14,7 +14,10 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/utils/clock"
+
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/machineview"
 	"botbottle.dev/bottle-operator/internal/smolvm"
 )
 
@@ -234,23 +237,23 @@ func TestFaultOddOutput(t *testing.T) {
 		t.Errorf("list: got %+v, %v, want the machine and smolvm's own", list, err)
 	}
 	x.set(t, faults{"unknown_state": []string{x.name}})
-	time.Sleep(300 * time.Millisecond)
 	if m := x.find(t); m.State != host.MachineUnknown || m.PID != 0 {
 		t.Errorf("got %+v, want state unknown", m)
 	}
 }
 
-// One slow ls serves everyone, however many ask.
+// One slow ls serves everyone who asks the node's view, however many ask.
 func TestFaultSlowList(t *testing.T) {
 	x := newFaulty(t, "1.32.2", faults{"slow_ls_ms": 1000})
 	if err := os.WriteFile(filepath.Join(x.home, ".standin/log-calls"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
+	view := machineview.New(x.driver, clock.RealClock{}, time.Minute, func(string) {})
 	began := time.Now()
 	var wait sync.WaitGroup
 	for range 50 {
 		wait.Go(func() {
-			if _, err := x.driver.ListMachines(t.Context()); err != nil {
+			if _, _, err := view.Get(t.Context(), x.name); err != nil {
 				t.Error(err)
 			}
 		})

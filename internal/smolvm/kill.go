@@ -29,11 +29,9 @@ func (d *Driver) clear(ctx context.Context, name string) error {
 		if len(found) == 0 {
 			return nil
 		}
-		d.lists.changed()
 		if err := d.kill(ctx, found); err != nil {
 			return fmt.Errorf("kill the VMM of %s: %w", name, err)
 		}
-		d.lists.changed()
 	}
 	return fmt.Errorf("VMMs of %s keep appearing", name)
 }

@@ -9,83 +9,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/host"
 )
-
-// lists shares one `machine ls` among everyone who asks. What was listed
-// before a write of ours never answers a question asked after it.
-type lists struct {
-	mu     sync.Mutex
-	writes uint64 // counts what made older lists worthless
-	flight *flight
-	have   *flight
-}
-
-// flight is one `machine ls`, under way or done.
-type flight struct {
-	writes   uint64 // as counted when it began
-	done     chan struct{}
-	ended    time.Time
-	machines []host.Machine
-	err      error
-}
-
-// changed makes every list worthless that began before.
-func (l *lists) changed() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.writes++
-}
-
-// get returns a list not older than ttl, by an ls that others may be waiting
-// for too. That ls therefore does not end with ctx.
-func (l *lists) get(ctx context.Context, ttl time.Duration, ls func(context.Context) ([]host.Machine, error)) ([]host.Machine, error) {
-	l.mu.Lock()
-	if h := l.have; h != nil && h.writes == l.writes && time.Since(h.ended) < ttl {
-		l.mu.Unlock()
-		return cloneAll(h.machines), nil
-	}
-	f := l.flight
-	if f == nil || f.writes != l.writes {
-		f = &flight{writes: l.writes, done: make(chan struct{})}
-		l.flight = f
-		go l.fly(context.WithoutCancel(ctx), f, ls)
-	}
-	l.mu.Unlock()
-	select {
-	case <-f.done:
-		return cloneAll(f.machines), f.err
-	case <-ctx.Done():
-		return nil, fmt.Errorf("list machines: %w", ctx.Err())
-	}
-}
-
-func (l *lists) fly(ctx context.Context, f *flight, ls func(context.Context) ([]host.Machine, error)) {
-	f.machines, f.err = ls(ctx)
-	f.ended = time.Now()
-	close(f.done)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.flight == f {
-		l.flight = nil
-	}
-	if f.err == nil && (l.have == nil || l.have.writes <= f.writes) {
-		l.have = f
-	}
-}
-
-// cloneAll keeps callers from changing each other's lists.
-func cloneAll(ms []host.Machine) []host.Machine {
-	out := slices.Clone(ms)
-	for i := range out {
-		out[i].AllowedCIDRs = slices.Clone(out[i].AllowedCIDRs)
-	}
-	return out
-}
 
 // ListMachines implements host.Machines.
 func (d *Driver) ListMachines(ctx context.Context) ([]host.Machine, error) {
@@ -93,13 +21,12 @@ func (d *Driver) ListMachines(ctx context.Context) ([]host.Machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	return d.lists.get(ctx, d.opts.ListTTL, func(ctx context.Context) ([]host.Machine, error) { return d.list(ctx, c) })
+	return d.list(ctx, c)
 }
 
-// find is one machine as it is now, not as remembered.
+// find lists the machines and returns the one with this name, or ErrNotFound.
 func (d *Driver) find(ctx context.Context, c capabilities, name string) (host.Machine, error) {
-	d.lists.changed()
-	all, err := d.lists.get(ctx, d.opts.ListTTL, func(ctx context.Context) ([]host.Machine, error) { return d.list(ctx, c) })
+	all, err := d.list(ctx, c)
 	if err != nil {
 		return host.Machine{}, err
 	}

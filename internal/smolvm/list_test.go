@@ -3,14 +3,9 @@
 package smolvm
 
 import (
-	"context"
-	"errors"
 	"os"
 	"path/filepath"
-	"sync"
-	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -61,101 +56,6 @@ func TestDecodeList(t *testing.T) {
 	}
 	if got, err := decodeList([]byte("[]")); err != nil || len(got) != 0 {
 		t.Errorf("[]: got %v, %v, want none", got, err)
-	}
-}
-
-// counter is an ls that takes a second.
-type counter struct{ calls atomic.Int32 }
-
-func (c *counter) ls(ctx context.Context) ([]host.Machine, error) {
-	n := c.calls.Add(1)
-	if err := sleep(ctx, time.Second); err != nil {
-		return nil, err
-	}
-	return []host.Machine{{Name: "m", CPUs: n, AllowedCIDRs: []string{"x"}}}, nil
-}
-
-func TestOneListServesEveryone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var l lists
-		var c counter
-		ask := func() int32 {
-			got, err := l.get(t.Context(), 5*time.Second, c.ls)
-			if err != nil || len(got) != 1 {
-				t.Fatalf("got %v, %v, want a list", got, err)
-			}
-			got[0].AllowedCIDRs[0] = "changed by a caller"
-			return got[0].CPUs
-		}
-		var wait sync.WaitGroup
-		for range 100 {
-			wait.Go(func() { ask() })
-		}
-		wait.Wait()
-		if n := ask(); n != 1 || c.calls.Load() != 1 {
-			t.Errorf("101 askers: got list %d of %d calls, want one call", n, c.calls.Load())
-		}
-		time.Sleep(6 * time.Second)
-		if n := ask(); n != 2 {
-			t.Errorf("after its time: got list %d, want a new one", n)
-		}
-		l.changed()
-		if n := ask(); n != 3 {
-			t.Errorf("after a write: got list %d, want a new one", n)
-		}
-		got, _ := l.get(t.Context(), 5*time.Second, c.ls)
-		if got[0].AllowedCIDRs[0] != "x" {
-			t.Errorf("shared: got %q, want what was listed", got[0].AllowedCIDRs)
-		}
-	})
-}
-
-// A list that began before a write must not answer who asks after it.
-func TestAListUnderWayIsNoAnswerAfterAWrite(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var l lists
-		var c counter
-		early := make(chan int32, 1)
-		go func() {
-			got, _ := l.get(t.Context(), time.Minute, c.ls)
-			early <- got[0].CPUs
-		}()
-		time.Sleep(500 * time.Millisecond)
-		l.changed()
-		late, err := l.get(t.Context(), time.Minute, c.ls)
-		if err != nil || late[0].CPUs != 2 || <-early != 1 {
-			t.Errorf("got %v, %v, want the second list", late, err)
-		}
-		again, _ := l.get(t.Context(), time.Minute, c.ls)
-		if again[0].CPUs != 2 || c.calls.Load() != 2 {
-			t.Errorf("later: got list %d of %d, want the second kept", again[0].CPUs, c.calls.Load())
-		}
-	})
-}
-
-func TestAListOutlivesWhoAskedFirst(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var l lists
-		var c counter
-		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-		defer cancel()
-		if _, err := l.get(ctx, time.Minute, c.ls); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("given up: got %v, want the context's error", err)
-		}
-		if got, err := l.get(t.Context(), time.Minute, c.ls); err != nil || got[0].CPUs != 1 {
-			t.Errorf("who waits: got %v, %v, want the first list", got, err)
-		}
-	})
-}
-
-func TestAFailedListIsNotKept(t *testing.T) {
-	var l lists
-	lost := errors.New("lost")
-	if _, err := l.get(t.Context(), time.Minute, func(context.Context) ([]host.Machine, error) { return nil, lost }); !errors.Is(err, lost) {
-		t.Errorf("got %v, want %v", err, lost)
-	}
-	if _, err := l.get(t.Context(), time.Minute, func(context.Context) ([]host.Machine, error) { return nil, nil }); err != nil {
-		t.Errorf("then: got %v, want nil", err)
 	}
 }
 

@@ -64,10 +64,6 @@ func (d *Driver) StartMachine(ctx context.Context, name, netns string) error {
 		return err
 	}
 	defer unlock()
-	if err := d.starts.Acquire(ctx, 1); err != nil {
-		return fmt.Errorf("start machine %s: %w", name, err)
-	}
-	defer d.starts.Release(1)
 	release, err := d.slowWrite(ctx, c)
 	if err != nil {
 		return fmt.Errorf("start machine %s: %w", name, err)

@@ -18,8 +18,10 @@ import (
 	"botbottle.dev/bottle-operator/internal/runner"
 )
 
-func TestStartsAreCapped(t *testing.T) {
-	for version, want := range map[string]int{"1.32.2": 2, "1.2.5": 1, "1.2.4": 1, "0.8.0": 1} {
+// How many machines start in parallel is the caller's decision, except where
+// the release's database allows one writer only.
+func TestStartsWaitOnlyForTheDatabase(t *testing.T) {
+	for version, want := range map[string]int{"1.32.2": 6, "1.2.5": 1, "1.2.4": 1, "0.8.0": 1} {
 		synctest.Test(t, func(t *testing.T) {
 			c, d := newCLI(t, version)
 			c.bootTime = 10 * time.Second
@@ -39,7 +41,7 @@ func TestStartsAreCapped(t *testing.T) {
 			}
 			wait.Wait()
 			if c.most != want {
-				t.Errorf("%s: got %d boots at once, want %d", version, c.most, want)
+				t.Errorf("%s: got %d boots in parallel, want %d", version, c.most, want)
 			}
 		})
 	}

@@ -22,7 +22,6 @@ func (d *Driver) WatchExit(ctx context.Context, m host.Machine, exited func(name
 	}
 	end := func() {
 		if ctx.Err() == nil {
-			d.lists.changed()
 			exited(m.Name)
 		}
 	}

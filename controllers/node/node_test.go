@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package bottle
+package node
 
 import (
 	"testing"
 
-	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/types"
@@ -47,18 +46,18 @@ func TestNode(t *testing.T) {
 			node.Name = testNode
 			w := newWorld(t)
 			tt.before(node, w)
-			if err := w.api.Create(t.Context(), node); err != nil {
+			if err := w.Create(t.Context(), node); err != nil {
 				t.Fatal(err)
 			}
-			n := NewNodeReconciler(w.r, 250)
+			n := w.reconciler()
 			if _, err := n.Reconcile(t.Context(), ctrl.Request{NamespacedName: types.NamespacedName{Name: testNode}}); err != nil {
 				t.Fatal(err)
 			}
-			if got := w.api.log(); len(got) != tt.wantWrites {
+			if got := w.writes; len(got) != tt.wantWrites {
 				t.Errorf("writes: got %v, want %d", got, tt.wantWrites)
 			}
 			got := &corev1.Node{}
-			if err := w.api.Get(t.Context(), types.NamespacedName{Name: testNode}, got); err != nil {
+			if err := w.Get(t.Context(), types.NamespacedName{Name: testNode}, got); err != nil {
 				t.Fatal(err)
 			}
 			if got.Labels[v1alpha1.LabelAgent] != tt.wantLabel {
@@ -71,7 +70,7 @@ func TestNode(t *testing.T) {
 			if _, err := n.Reconcile(t.Context(), ctrl.Request{NamespacedName: types.NamespacedName{Name: testNode}}); err != nil {
 				t.Fatal(err)
 			}
-			if got := w.api.log(); len(got) != tt.wantWrites {
+			if got := w.writes; len(got) != tt.wantWrites {
 				t.Errorf("writes of a second pass: got %v, want none", got[tt.wantWrites:])
 			}
 		})
@@ -83,62 +82,18 @@ func offer(n *corev1.Node, amount string) {
 	n.Status.Allocatable = n.Status.Capacity.DeepCopy()
 }
 
-func TestHeartbeatsOfAKubeletAreNoNews(t *testing.T) {
-	n := NewNodeReconciler(newWorld(t).r, 250)
+func TestHeartbeatsOfAKubeletAreLeftOut(t *testing.T) {
+	n := newWorld(t).reconciler()
 	before := &corev1.Node{}
 	offer(before, "250")
 	beat := before.DeepCopy()
 	beat.ResourceVersion = "2"
 	lost := before.DeepCopy()
 	lost.Status.Capacity = nil
-	if n.turned(event.UpdateEvent{ObjectOld: before, ObjectNew: beat}) {
-		t.Errorf("a heartbeat: got news, want none")
+	if n.changed(event.UpdateEvent{ObjectOld: before, ObjectNew: beat}) {
+		t.Errorf("a heartbeat: got a change, want none")
 	}
-	if !n.turned(event.UpdateEvent{ObjectOld: before, ObjectNew: lost}) {
-		t.Errorf("a lost capacity: got no news, want some")
-	}
-}
-
-func TestLease(t *testing.T) {
-	w := newWorld(t)
-	l := &Lease{Client: w.api.Client, Namespace: "bottle-system", Node: testNode, Clock: w.clock}
-	get := func() coordinationv1.LeaseSpec {
-		t.Helper()
-		var got coordinationv1.Lease
-		if err := w.api.Get(t.Context(), types.NamespacedName{Namespace: "bottle-system", Name: "bottle-agent-node-a"}, &got); err != nil {
-			t.Fatal(err)
-		}
-		return got.Spec
-	}
-	renew := func() {
-		t.Helper()
-		if err := l.renew(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-	}
-	renew()
-	if got := get(); *got.HolderIdentity != testNode || *got.LeaseDurationSeconds != 40 || !got.RenewTime.Equal(got.AcquireTime) {
-		t.Errorf("lease: got %+v, want the node's, for 40 s", got)
-	}
-	w.clock.Step(renewEvery)
-	renew()
-	if got := get(); !got.RenewTime.Time.Equal(w.clock.Now()) {
-		t.Errorf("renewed at: got %s, want %s", got.RenewTime, w.clock.Now())
-	}
-
-	// Another agent of the node wrote it, or somebody removed it.
-	again := &Lease{Client: w.api.Client, Namespace: "bottle-system", Node: testNode, Clock: w.clock}
-	if err := again.renew(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	w.clock.Step(renewEvery)
-	renew()
-	if err := w.api.Delete(t.Context(), l.held.DeepCopy()); err != nil {
-		t.Fatal(err)
-	}
-	w.clock.Step(renewEvery)
-	renew()
-	if got := get(); !got.RenewTime.Time.Equal(w.clock.Now()) {
-		t.Errorf("made again at: got %s, want %s", got.RenewTime, w.clock.Now())
+	if !n.changed(event.UpdateEvent{ObjectOld: before, ObjectNew: lost}) {
+		t.Errorf("a lost capacity: got no change, want one")
 	}
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package bottle
+package node
 
 import (
 	"context"
@@ -25,30 +25,40 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// NodeReconciler says on the agent's own Node whether it can run Bottles, and
-// how many, and says so again whenever the Node loses it: a kubelet that
+// Options of a Reconciler. All are required.
+type Options struct {
+	// Client reads the agent's own Node from a cache, and writes.
+	Client client.Client
+	Facts  *Facts
+	// Node is the name of the agent's own Node.
+	Node string
+	// MaxBottles is how many Bottles the node may run.
+	MaxBottles int
+}
+
+// Reconciler publishes on the agent's own Node whether it can run Bottles, and
+// how many. It does so again whenever the Node loses this: a kubelet that
 // restarts drops what it does not know.
-type NodeReconciler struct {
+type Reconciler struct {
 	client     client.Client
-	facts      *factKeeper
+	facts      *Facts
 	node       string
 	maxBottles int
 
-	mu    sync.Mutex
-	queue workqueue.TypedRateLimitingInterface[reconcile.Request]
-	said  string // the last fault that was logged
+	mu     sync.Mutex
+	queue  workqueue.TypedRateLimitingInterface[reconcile.Request]
+	logged string // the last fault that was logged
 }
 
-// NewNodeReconciler is the NodeReconciler of the node of r, which may run
-// maxBottles Bottles.
-func NewNodeReconciler(r *Reconciler, maxBottles int) *NodeReconciler {
-	n := &NodeReconciler{client: r.Client, facts: r.facts, node: r.Node, maxBottles: maxBottles}
-	r.facts.onChange(n.enqueue)
+// New returns a Reconciler that is not yet part of a manager.
+func New(o Options) *Reconciler {
+	n := &Reconciler{client: o.Client, facts: o.Facts, node: o.Node, maxBottles: o.MaxBottles}
+	n.facts.OnChange(n.enqueue)
 	return n
 }
 
-// SetupWithManager has the Node watched.
-func (n *NodeReconciler) SetupWithManager(mgr ctrl.Manager) error {
+// SetupWithManager makes the Reconciler part of mgr, whose cache holds the Node.
+func (n *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	queue := source.Func(func(_ context.Context, q workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
 		n.mu.Lock()
 		defer n.mu.Unlock()
@@ -57,26 +67,26 @@ func (n *NodeReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	})
 	return ctrl.NewControllerManagedBy(mgr).Named("node").
 		For(&corev1.Node{}).
-		WithEventFilter(predicate.Funcs{UpdateFunc: n.turned}).
+		WithEventFilter(predicate.Funcs{UpdateFunc: n.changed}).
 		WatchesRawSource(queue).
 		WithOptions(controller.Options{MaxConcurrentReconciles: 1}).
 		Complete(n)
 }
 
-// turned leaves out a kubelet's heartbeats.
-func (n *NodeReconciler) turned(e event.UpdateEvent) bool {
+// changed leaves out a kubelet's heartbeats.
+func (n *Reconciler) changed(e event.UpdateEvent) bool {
 	before, ok1 := e.ObjectOld.(*corev1.Node)
 	after, ok2 := e.ObjectNew.(*corev1.Node)
-	return !ok1 || !ok2 || said(before) != said(after)
+	return !ok1 || !ok2 || published(before) != published(after)
 }
 
-// said is what a Node says of Bottles.
-func said(n *corev1.Node) string {
+// published is what a Node shows about Bottles.
+func published(n *corev1.Node) string {
 	capacity, allocatable := n.Status.Capacity[v1alpha1.ResourceBottle], n.Status.Allocatable[v1alpha1.ResourceBottle]
 	return n.Labels[v1alpha1.LabelAgent] + "/" + capacity.String() + "/" + allocatable.String()
 }
 
-func (n *NodeReconciler) enqueue() {
+func (n *Reconciler) enqueue() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.queue != nil {
@@ -84,8 +94,8 @@ func (n *NodeReconciler) enqueue() {
 	}
 }
 
-// Reconcile makes the Node say what the facts are.
-func (n *NodeReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+// Reconcile makes the Node show what the facts are.
+func (n *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	if req.Name != n.node {
 		return ctrl.Result{}, nil
 	}
@@ -93,8 +103,8 @@ func (n *NodeReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.
 	if err := n.client.Get(ctx, req.NamespacedName, node); err != nil {
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
-	fault := failing(n.facts.get(ctx), forAnything)
-	n.say(ctx, fault)
+	fault := firstFailing(n.facts.Get(ctx))
+	n.logFault(ctx, fault)
 	label, count := v1alpha1.LabelAgentReady, n.maxBottles
 	if fault != nil {
 		label, count = "", 0
@@ -105,15 +115,15 @@ func (n *NodeReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.
 	return ctrl.Result{}, n.ensureCapacity(ctx, node, count)
 }
 
-// say logs a fault when it turns.
-func (n *NodeReconciler) say(ctx context.Context, fault *host.Fact) {
+// logFault logs a fault that differs from the one before.
+func (n *Reconciler) logFault(ctx context.Context, fault *host.Fact) {
 	now := ""
 	if fault != nil {
 		now = fault.Name + ": " + fault.Message
 	}
 	n.mu.Lock()
-	was := n.said
-	n.said = now
+	was := n.logged
+	n.logged = now
 	n.mu.Unlock()
 	switch log := logf.FromContext(ctx); {
 	case now == was:
@@ -124,7 +134,7 @@ func (n *NodeReconciler) say(ctx context.Context, fault *host.Fact) {
 	}
 }
 
-func (n *NodeReconciler) ensureLabel(ctx context.Context, node *corev1.Node, want string) error {
+func (n *Reconciler) ensureLabel(ctx context.Context, node *corev1.Node, want string) error {
 	got, there := node.Labels[v1alpha1.LabelAgent]
 	if got == want && there == (want != "") {
 		return nil
@@ -145,7 +155,7 @@ func (n *NodeReconciler) ensureLabel(ctx context.Context, node *corev1.Node, wan
 
 // ensureCapacity writes capacity, from which a kubelet takes allocatable, and
 // allocatable, for Nodes without a kubelet.
-func (n *NodeReconciler) ensureCapacity(ctx context.Context, node *corev1.Node, count int) error {
+func (n *Reconciler) ensureCapacity(ctx context.Context, node *corev1.Node, count int) error {
 	want := *resource.NewQuantity(int64(count), resource.DecimalSI)
 	capacity, ok1 := node.Status.Capacity[v1alpha1.ResourceBottle]
 	allocatable, ok2 := node.Status.Allocatable[v1alpha1.ResourceBottle]
@@ -164,7 +174,7 @@ func (n *NodeReconciler) ensureCapacity(ctx context.Context, node *corev1.Node, 
 }
 
 // mergePatch is the node to patch and the change to it.
-func (n *NodeReconciler) mergePatch(change map[string]any) (*corev1.Node, client.Patch, error) {
+func (n *Reconciler) mergePatch(change map[string]any) (*corev1.Node, client.Patch, error) {
 	data, err := json.Marshal(change)
 	if err != nil {
 		return nil, nil, fmt.Errorf("node %s: %w", n.node, err)
@@ -172,4 +182,13 @@ func (n *NodeReconciler) mergePatch(change map[string]any) (*corev1.Node, client
 	node := &corev1.Node{}
 	node.Name = n.node
 	return node, client.RawPatch(types.MergePatchType, data), nil
+}
+
+func firstFailing(facts []host.Fact) *host.Fact {
+	for _, f := range facts {
+		if !f.OK {
+			return &f
+		}
+	}
+	return nil
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package bottle
+package node
 
 import (
 	"context"
@@ -23,12 +23,12 @@ const (
 	renewEvery = 10 * time.Second
 )
 
-// Lease renews the agent's own Lease, which says that it is alive: a kubelet's
-// says nothing of the agent.
+// Lease renews the agent's own Lease, which shows that the agent is alive: a
+// kubelet's Lease says nothing about the agent.
 type Lease struct {
 	// Client reads and writes without a cache.
 	Client client.Client
-	// Namespace that the Lease lives in, and Node whose agent's it is.
+	// Namespace is the Lease's own; Node is the agent's.
 	Namespace, Node string
 	Clock           clock.WithTicker
 

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bottle
+
+import (
+	"sync"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+// registry knows the Bottles of this node by UID, because what happens on the
+// node is reported by UID or by machine. The zero value is empty. It may be
+// used from several goroutines at once.
+type registry struct {
+	mu    sync.Mutex
+	byUID map[string]entry
+	// uids are the UIDs by the name of the machine.
+	uids map[string]string
+}
+
+type entry struct {
+	key     types.NamespacedName
+	machine string
+}
+
+// Remember adds a Bottle.
+func (r *registry) Remember(o host.Owner) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.byUID == nil {
+		r.byUID, r.uids = map[string]entry{}, map[string]string{}
+	}
+	r.byUID[o.UID] = entry{key: types.NamespacedName{Namespace: o.Namespace, Name: o.Name}, machine: o.ID()}
+	r.uids[o.ID()] = o.UID
+}
+
+// Forget removes all Bottles that were ever remembered under this key, and
+// returns their UIDs.
+func (r *registry) Forget(k types.NamespacedName) []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var gone []string
+	for uid, e := range r.byUID {
+		if e.key == k {
+			gone = append(gone, uid)
+			delete(r.byUID, uid)
+			delete(r.uids, e.machine)
+		}
+	}
+	return gone
+}
+
+// Key returns the key of the Bottle with this UID.
+func (r *registry) Key(uid string) (types.NamespacedName, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e, ok := r.byUID[uid]
+	return e.key, ok
+}
+
+// Machine returns the name of the machine of the Bottle with this UID.
+func (r *registry) Machine(uid string) (string, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e, ok := r.byUID[uid]
+	return e.machine, ok
+}
+
+// KeyOfMachine returns the key of the Bottle whose machine has this name.
+func (r *registry) KeyOfMachine(name string) (types.NamespacedName, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e, ok := r.byUID[r.uids[name]]
+	return e.key, ok
+}
+
+// All returns the keys of all Bottles, in no particular order.
+func (r *registry) All() []types.NamespacedName {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	keys := make([]types.NamespacedName, 0, len(r.byUID))
+	for _, e := range r.byUID {
+		keys = append(keys, e.key)
+	}
+	return keys
+}
