@@ -67,6 +67,9 @@ const (
 	// ReasonPlaceholderRefused: the API server refused the placeholder Pod,
 	// by quota, limit or policy; the message is its own.
 	ReasonPlaceholderRefused = "PlaceholderRefused"
+	// ReasonNamespaceTerminating: the Bottle's namespace is being deleted, so no
+	// placeholder Pod can be created in it.
+	ReasonNamespaceTerminating = "NamespaceTerminating"
 	// ReasonNodeLost: the node is gone or declared out of service; the Bottle
 	// is being placed again.
 	ReasonNodeLost = "NodeLost"

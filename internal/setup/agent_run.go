@@ -25,6 +25,7 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/controllers/bottle"
 	"botbottle.dev/bottle-operator/internal/docker"
+	"botbottle.dev/bottle-operator/internal/eventsink"
 	"botbottle.dev/bottle-operator/internal/guard"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/namedwatch"
@@ -164,9 +165,13 @@ func (o *AgentOptions) compose(ctx context.Context, mgr ctrl.Manager, p parts) e
 		return err
 	}
 	watches := namedwatch.New(core.RESTClient(), func(user client.ObjectKey) { r.Enqueue(user) })
+	recorder, err := eventsink.NewRecorder(mgr, agentName)
+	if err != nil {
+		return err
+	}
 	r = bottle.New(bottle.Measured(bottle.Options{
 		Node: o.NodeName, Cluster: p.cluster,
-		Client: mgr.GetClient(), Recorder: mgr.GetEventRecorder(agentName), References: watches,
+		Client: mgr.GetClient(), Recorder: recorder, References: watches,
 		Networks: engine, Bundles: engine, Machines: p.machines, Facts: o.facts(engine, p.machines, prober),
 		Walls: p.walls, Canaries: p.canaries, Guard: p.guard, Prober: prober, ProofTargets: targets,
 		RequireProof: o.RequireProof, RequireSmolvmPolicy: o.RequireSmolvmPolicy,
