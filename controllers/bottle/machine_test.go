@@ -12,7 +12,9 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/host"
@@ -49,27 +51,34 @@ func TestALostMachineIsStartedAgain(t *testing.T) {
 	}
 }
 
+// No poll runs in this test, and nothing else lists the machines anew: only the
+// reconciler's own watch can find out that the VMM ended.
 func TestTheEndOfAVMMIsNoticedAtOnce(t *testing.T) {
 	w := running(t)
-	noticed := make(chan string, 1)
-	w.r.view.changed = nil
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
-	m, _, err := w.r.view.get(ctx, testID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got, ok := w.r.watched[testID]; !ok || !sameRun(got, runOf(m)) {
-		t.Fatalf("watched VMM: got %v %v, want %v", got, ok, runOf(m))
-	}
-	if err := w.machines.WatchExit(ctx, m, func(name string) { noticed <- name }); err != nil {
-		t.Fatal(err)
-	}
+	queue := workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[reconcile.Request]())
+	t.Cleanup(queue.ShutDown)
+	w.r.mu.Lock()
+	w.r.queue = queue
+	w.r.mu.Unlock()
 	w.machines.Kill(testID)
+	woken := make(chan reconcile.Request, 1)
+	go func() {
+		req, _ := queue.Get()
+		woken <- req
+	}()
 	select {
-	case <-noticed:
-	case <-ctx.Done():
-		t.Fatal("the end of the VMM was not told")
+	case req := <-woken:
+		if req.NamespacedName != demoKey {
+			t.Fatalf("pass: got one over %s, want one over %s", req, demoKey)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("the end of the VMM caused no pass")
+	}
+	if _, err := w.pass(demoKey); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.bottle(demoKey).Status.Machine; got == nil || got.LastLoss == nil {
+		t.Errorf("machine after one pass: got %+v, want its loss", got)
 	}
 }
 
