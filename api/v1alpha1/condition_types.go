@@ -197,3 +197,32 @@ const (
 	// created with.
 	ReasonSpecChanged = "SpecChanged"
 )
+
+// Reasons of Events alone. No condition has them: what they report is over.
+const (
+	// ReasonMachineLost: the machine ended without being asked to.
+	ReasonMachineLost = "MachineLost"
+	// ReasonWallBroken: the wall was found broken, so the machine was stopped;
+	// it starts again behind a mended wall.
+	ReasonWallBroken = "WallBroken"
+	// ReasonEgressRefused: the guest tried to reach something that it may not
+	// reach, and did not reach it.
+	ReasonEgressRefused = "EgressRefused"
+	// ReasonWhiteSpaceDropped: white space at the end of a value of spec.env
+	// does not reach the guest.
+	ReasonWhiteSpaceDropped = "WhiteSpaceDropped"
+	// ReasonPulling: the image or artifact is being pulled to the node.
+	ReasonPulling = "Pulling"
+	// ReasonPulled: the image or artifact is on the node.
+	ReasonPulled = "Pulled"
+	// ReasonFailed: one attempt to pull the image or artifact failed.
+	ReasonFailed = "Failed"
+	// ReasonBackOff: a failed pull is tried again after a pause.
+	ReasonBackOff = "BackOff"
+	// ReasonOrphanRemoved (on the Node): something of a Bottle that no longer
+	// exists was removed from the node.
+	ReasonOrphanRemoved = "OrphanRemoved"
+	// ReasonNewerSmolvm (on the Node): the node's smolvm is newer than the
+	// releases that this operator was tested with.
+	ReasonNewerSmolvm = "NewerSmolvm"
+)
