@@ -67,6 +67,9 @@ const (
 	// ReasonPlaceholderRefused: the API server refused the placeholder Pod,
 	// by quota, limit or policy; the message is its own.
 	ReasonPlaceholderRefused = "PlaceholderRefused"
+	// ReasonNamespaceTerminating: the Bottle's namespace is being deleted, so no
+	// placeholder Pod can be created in it.
+	ReasonNamespaceTerminating = "NamespaceTerminating"
 	// ReasonNodeLost: the node is gone or declared out of service; the Bottle
 	// is being placed again.
 	ReasonNodeLost = "NodeLost"
@@ -199,4 +202,30 @@ const (
 	// ReasonSpecChanged: fields of the spec differ from what the machine was
 	// created with.
 	ReasonSpecChanged = "SpecChanged"
+)
+
+// Reasons of Events alone. No condition has them: what they report is over.
+const (
+	// ReasonMachineLost: the machine ended without being asked to.
+	ReasonMachineLost = "MachineLost"
+	// ReasonEgressRefused: the guest tried to reach something that it may not
+	// reach, and did not reach it.
+	ReasonEgressRefused = "EgressRefused"
+	// ReasonWhiteSpaceDropped: white space at the end of a value of spec.env
+	// does not reach the guest.
+	ReasonWhiteSpaceDropped = "WhiteSpaceDropped"
+	// ReasonPulling: the image or artifact is being pulled to the node.
+	ReasonPulling = "Pulling"
+	// ReasonPulled: the image or artifact is on the node.
+	ReasonPulled = "Pulled"
+	// ReasonFailed: one attempt to pull the image or artifact failed.
+	ReasonFailed = "Failed"
+	// ReasonBackOff: a failed pull is tried again after a pause.
+	ReasonBackOff = "BackOff"
+	// ReasonOrphanRemoved (on the Node): something of a Bottle that no longer
+	// exists was removed from the node.
+	ReasonOrphanRemoved = "OrphanRemoved"
+	// ReasonNewerSmolvm (on the Node): the node's smolvm is newer than the
+	// releases that this operator was tested with.
+	ReasonNewerSmolvm = "NewerSmolvm"
 )

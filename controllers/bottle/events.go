@@ -18,11 +18,11 @@ import (
 // Reasons of Events that no condition has, because they are over when they are
 // told.
 const (
-	eventMachineLost       = "MachineLost"
-	eventWhiteSpaceDropped = "WhiteSpaceDropped"
-	eventOrphanRemoved     = "OrphanRemoved"
-	eventNewerSmolvm       = "NewerSmolvm"
-	eventEgressRefused     = "EgressRefused"
+	eventMachineLost       = v1alpha1.ReasonMachineLost
+	eventWhiteSpaceDropped = v1alpha1.ReasonWhiteSpaceDropped
+	eventOrphanRemoved     = v1alpha1.ReasonOrphanRemoved
+	eventNewerSmolvm       = v1alpha1.ReasonNewerSmolvm
+	eventEgressRefused     = v1alpha1.ReasonEgressRefused
 )
 
 // expected are reasons on the way of every Bottle: no news.

@@ -146,9 +146,11 @@ func (r *Reconciler) deleteMachine(ctx context.Context, s *scope) error {
 	if err != nil {
 		return mapped(err, say)
 	}
-	if !present || !ours(m, s) {
+	if present && !ours(m, s) || !present && s.record == nil {
 		return nil
 	}
+	// A machine with a record of ours and none of smolvm's may have been deleted
+	// half way: what is left of its data goes, too.
 	s.forgetRun()
 	if err := s.saveRecord(); err != nil {
 		return err

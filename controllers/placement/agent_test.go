@@ -44,9 +44,9 @@ func (w *world) report(name, reason string) {
 			Leak:          &v1alpha1.EgressLeak{Time: now, Path: "tcp to the node", Asked: "generation 1"},
 		},
 		Conditions: []metav1.Condition{
-			{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: reason, LastTransitionTime: now},
-			{Type: v1alpha1.ConditionEgressEnforced, Status: proven, Reason: reason, LastTransitionTime: now},
-			{Type: v1alpha1.ConditionMachineReady, Status: metav1.ConditionTrue, Reason: "MachineRunning", LastTransitionTime: now},
+			{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: reason, Message: "as a test has it", LastTransitionTime: now},
+			{Type: v1alpha1.ConditionEgressEnforced, Status: proven, Reason: reason, Message: "as a test has it", LastTransitionTime: now},
+			{Type: v1alpha1.ConditionMachineReady, Status: metav1.ConditionTrue, Reason: "MachineRunning", Message: "as a test has it", LastTransitionTime: now},
 		},
 	}
 	u := &unstructured.Unstructured{Object: map[string]any{"status": w.plain(status)}}

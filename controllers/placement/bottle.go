@@ -27,6 +27,9 @@ const staleRetry = 200 * time.Millisecond
 // errStale says that the world has moved on from what was decided upon.
 var errStale = errors.New("the decision rests on an old view")
 
+// errNamespaceEnds says that nothing can be created in the namespace any more.
+var errNamespaceEnds = errors.New("the namespace is being deleted")
+
 // bottles reconciles one Bottle: facts, decision, writes.
 type bottles struct {
 	client.Client
@@ -157,10 +160,15 @@ func (r *bottles) act(ctx context.Context, f facts, pod *corev1.Pod) (ctrl.Resul
 		}
 	case podCreate:
 		made, refusal, err := r.createPod(ctx, f, d.pin)
-		if err != nil && refusal == "" {
+		switch {
+		case errors.Is(err, errNamespaceEnds):
+			// Not tried again: the namespace goes, and the Bottle with it.
+			f.namespaceEnds = true
+		case err != nil && refusal == "":
 			return result, err
+		default:
+			broken = err
 		}
-		broken = err
 		f.pod, f.refusal = observePod(made), refusal
 		if refusal != "" {
 			result.RequeueAfter = r.options.RefusalRetry
@@ -180,7 +188,8 @@ func (r *bottles) act(ctx context.Context, f facts, pod *corev1.Pod) (ctrl.Resul
 
 // createPod makes the placeholder. A refusal, in the API server's words, is
 // no error: it is what the user has to read. A policy that could not be asked
-// is both, for it may answer the next time.
+// is both, for it may answer the next time. The error is errNamespaceEnds when
+// the namespace is being deleted or gone.
 func (r *bottles) createPod(ctx context.Context, f facts, pin string) (*corev1.Pod, string, error) {
 	resources := f.wanted.resources
 	if pin != "" && f.bottle.Status.Resources != nil {
@@ -196,6 +205,8 @@ func (r *bottles) createPod(ctx context.Context, f facts, pin string) (*corev1.P
 		return pod, "", nil
 	case apierrors.IsAlreadyExists(err):
 		return r.adoptPod(ctx, f.bottle, pod.Name)
+	case namespaceEnds(err):
+		return nil, "", errNamespaceEnds
 	case refused(err):
 		return nil, err.Error(), nil
 	case apierrors.IsInternalError(err):
@@ -203,6 +214,20 @@ func (r *bottles) createPod(ctx context.Context, f facts, pin string) (*corev1.P
 	default:
 		return nil, "", fmt.Errorf("create placeholder Pod %s: %w", pod.Name, err)
 	}
+}
+
+// namespaceEnds reports whether a create failed because its namespace is being
+// deleted, or is gone already.
+func namespaceEnds(err error) bool {
+	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+		return true
+	}
+	var status apierrors.APIStatus
+	if !apierrors.IsNotFound(err) || !errors.As(err, &status) {
+		return false
+	}
+	details := status.Status().Details
+	return details != nil && details.Kind == "namespaces"
 }
 
 // refused says that the API server understood and would not: a quota, a

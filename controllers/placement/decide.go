@@ -30,6 +30,9 @@ type facts struct {
 	// refusal is why the API server would not have the placeholder made, just
 	// now; empty when it was not tried.
 	refusal string
+	// namespaceEnds: the namespace is being deleted, as the API server just
+	// answered. No Pod can be created there, now or later.
+	namespaceEnds bool
 }
 
 // podFacts are the only things of a placeholder Pod that are looked at.
@@ -149,6 +152,8 @@ func decidePlaced(f facts, on string) decision {
 	case f.home.gone:
 		say(metav1.ConditionFalse, v1alpha1.ReasonEvicted, fmt.Sprintf(
 			"node %s was removed from the cluster: the machine is removed from it before the Bottle goes elsewhere", on))
+	case f.pod == nil && f.namespaceEnds:
+		say(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen+"; its placeholder Pod is gone, and no new one can be created because the namespace is being deleted")
 	case f.pod == nil && f.refusal != "":
 		say(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen+"; its placeholder Pod is gone and a new one is refused: "+f.refusal)
 	case f.pod == nil:
@@ -174,6 +179,9 @@ func decideUnplaced(f facts) decision {
 	}
 	pod := f.pod
 	switch {
+	case pod == nil && f.namespaceEnds:
+		return decision{status: unplaced(f, v1alpha1.ReasonNamespaceTerminating,
+			"the namespace is being deleted, so that no Pod can be created in it: the Bottle is not placed")}
 	case pod == nil && f.refusal != "":
 		return decision{status: unplaced(f, v1alpha1.ReasonPlaceholderRefused, f.refusal)}
 	case pod == nil:

@@ -26,6 +26,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/eventsink"
 )
 
 const (
@@ -115,7 +116,10 @@ func SetupWithManager(mgr ctrl.Manager, o Options) error {
 	if err != nil {
 		return fmt.Errorf("register metrics: %w", err)
 	}
-	recorder := mgr.GetEventRecorder("botbottle.dev/manager")
+	recorder, err := eventsink.NewRecorder(mgr, "botbottle.dev/manager")
+	if err != nil {
+		return err
+	}
 	b := &bottles{Client: mgr.GetClient(), live: mgr.GetAPIReader(), recorder: recorder, options: o, verdicts: v, metrics: m, fresh: newFreshness()}
 	n := &nodes{Client: mgr.GetClient(), live: mgr.GetAPIReader(), recorder: recorder, options: o,
 		leases: newLeases(o.Clock, o.LeaseDuration), verdicts: v, news: news}

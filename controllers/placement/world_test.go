@@ -6,7 +6,9 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -62,14 +64,41 @@ type world struct {
 	ns       string
 	registry *prometheus.Registry
 	options  placement.Options
+	errors   *errorLog
 	stop     func()
+}
+
+// errorLog keeps what a manager logs as errors.
+type errorLog struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (l *errorLog) logger() logr.Logger {
+	return funcr.New(func(prefix, args string) {
+		if os.Getenv("TEST_LOG") != "" {
+			fmt.Fprintln(os.Stderr, prefix, args)
+		}
+		if strings.Contains(args, `"level"=`) { // only errors have none
+			return
+		}
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.lines = append(l.lines, prefix+" "+args)
+	}, funcr.Options{})
+}
+
+func (l *errorLog) all() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.lines)
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	t.Parallel()
 	cfg := apienv.Start(t)
-	w := &world{T: t, cfg: cfg, c: apienv.Client(t, cfg), registry: prometheus.NewRegistry()}
+	w := &world{T: t, cfg: cfg, c: apienv.Client(t, cfg), registry: prometheus.NewRegistry(), errors: &errorLog{}}
 	w.agent = apienv.Client(t, apienv.AsServiceAccount(cfg, "bottle-agent"))
 	w.ns = apienv.Namespace(t, w.c)
 	w.options = placement.DefaultOptions()
@@ -101,6 +130,7 @@ func (w *world) start(funcs interceptor.Funcs) {
 	mgr, err := ctrl.NewManager(apienv.AsServiceAccount(w.cfg, "bottle-manager"), ctrl.Options{
 		Scheme:     apienv.Scheme(),
 		Cache:      caches,
+		Logger:     w.errors.logger(),
 		Metrics:    server.Options{BindAddress: "0"},
 		Controller: config.Controller{SkipNameValidation: ptr.To(true)},
 		NewClient: func(cfg *rest.Config, o client.Options) (client.Client, error) {

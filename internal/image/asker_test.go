@@ -59,6 +59,9 @@ func TestAskingAgainIsQuiet(t *testing.T) {
 	w.clock.Step(answerCounts)
 	w.wantFailed(req)
 	events(ReasonFailed)
+	w.wantFailed(req)
+	w.wantFailed(req)
+	events(ReasonBackOff) // once, however often it is asked
 	w.reg.setFault(nil)
 	w.clock.Step(firstBackoff)
 	w.want(req)

@@ -28,6 +28,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/docker"
 	"botbottle.dev/bottle-operator/internal/enforce"
 	"botbottle.dev/bottle-operator/internal/enforce/canary"
+	"botbottle.dev/bottle-operator/internal/eventsink"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/namedwatch"
 	"botbottle.dev/bottle-operator/internal/nodefacts"
@@ -171,9 +172,13 @@ func (o *AgentOptions) compose(ctx context.Context, mgr ctrl.Manager, p parts) e
 		return err
 	}
 	watches := namedwatch.New(core.RESTClient(), func(user client.ObjectKey) { r.Enqueue(user) })
+	recorder, err := eventsink.NewRecorder(mgr, agentName)
+	if err != nil {
+		return err
+	}
 	r = bottle.New(bottle.Measured(bottle.Options{
 		Node: o.NodeName, Cluster: p.cluster,
-		Client: mgr.GetClient(), Recorder: mgr.GetEventRecorder(agentName), References: watches,
+		Client: mgr.GetClient(), Recorder: recorder, References: watches,
 		Networks: engine, Bundles: engine, Machines: p.machines, Facts: facts,
 		Walls: p.walls, Enforcement: p.enforcer,
 		RequireProof: o.RequireProof, RequireSmolvmPolicy: o.RequireSmolvmPolicy,

@@ -36,7 +36,7 @@ func place(t *testing.T, c client.Client, b *v1alpha1.Bottle, node string) {
 	b.Status.Network = &v1alpha1.NetworkStatus{Subnet: "192.168.44.0/24", Gateway: "192.168.44.1", BundleIP: "192.168.44.2"}
 	b.Status.Machine = &v1alpha1.MachineStatus{Name: "bottle-a-12345678", Restarts: &restarts}
 	b.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse,
-		Reason: v1alpha1.ReasonProving, LastTransitionTime: metav1.Now()}}
+		Reason: v1alpha1.ReasonProving, Message: "a proof is under way", LastTransitionTime: metav1.Now()}}
 	if err := c.Status().Update(t.Context(), b); err != nil {
 		t.Fatal(err)
 	}

@@ -1,90 +1,171 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package reasons keeps the API's promise whole: what a condition can say is
-// said in some test, and is in the pages that users look it up in.
+// Package reasons checks that the reasons of conditions and Events are those
+// that users can look up: what the code gives is documented, what is documented
+// is given, and some test expects it.
 package reasons
 
 import (
-	"go/ast"
-	"go/parser"
-	"go/token"
-	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
-	"strconv"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 const root = "../.."
 
-// constants of the API whose name begins with prefix, with their values.
-func constants(t *testing.T, prefix string) map[string]string {
+// production is all code that runs in a cluster. What the equipment of tests
+// gives as a reason is nobody's to look up.
+func production(t *testing.T) *source {
 	t.Helper()
-	file, err := parser.ParseFile(token.NewFileSet(), filepath.Join(root, "api/v1alpha1/condition_types.go"), nil, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	found := map[string]string{}
-	ast.Inspect(file, func(n ast.Node) bool {
-		spec, ok := n.(*ast.ValueSpec)
-		if !ok || !strings.HasPrefix(spec.Names[0].Name, prefix) {
-			return true
-		}
-		value, err := strconv.Unquote(spec.Values[0].(*ast.BasicLit).Value)
-		if err != nil {
-			t.Fatal(err)
-		}
-		found[spec.Names[0].Name] = value
-		return true
-	})
-	if len(found) == 0 {
-		t.Fatalf("found no constant %s…", prefix)
-	}
-	return found
+	s := newSource()
+	s.parse(t, func(path string) bool {
+		return !strings.HasSuffix(path, "_test.go") && !regexp.MustCompile(`/(hosttest|hostcontract|dockertest)/`).MatchString(path)
+	}, "api", "controllers", "internal", "cmd")
+	s.index()
+	return s
 }
 
-func TestEachReasonIsReachedByATest(t *testing.T) {
-	var tests strings.Builder
-	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		if d.IsDir() && (d.Name() == "bin" || d.Name() == ".git" || d.Name() == "reasons") {
-			return filepath.SkipDir
-		}
-		if strings.HasSuffix(path, "_test.go") {
-			text, err := os.ReadFile(path)
-			if err != nil {
-				return err
-			}
-			tests.Write(text)
-		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, value := range constants(t, "Reason") {
-		// As a constant, or in the tables' shorthand of status and reason.
-		said := `v1alpha1\.` + name + `\b|(True|False|Unknown)[/ ]` + value + `\b|"` + value + `"`
-		if !regexp.MustCompile(said).MatchString(tests.String()) {
-			t.Errorf("%s: no test expects v1alpha1.%s, %q or False/%s, want one that reaches it", name, name, value, value)
-		}
-	}
-}
-
-func TestEachReasonAndConditionIsGenerated(t *testing.T) {
+// documented are the reasons in the tables of docs/conditions.md.
+func documented(t *testing.T) map[string]bool {
+	t.Helper()
 	page, err := os.ReadFile(filepath.Join(root, "docs/conditions.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, prefix := range []string{"Reason", "Condition"} {
-		for name, value := range constants(t, prefix) {
-			if !strings.Contains(string(page), "| `"+value+"` |") {
-				t.Errorf("docs/conditions.md lacks %s (%s): run make generate", value, name)
-			}
+	return tables(string(page))
+}
+
+// tables are the values in the tables of a page's sections on reasons.
+func tables(page string) map[string]bool {
+	found := map[string]bool{}
+	for section := range strings.SplitSeq(page, "\n## ") {
+		if !strings.HasPrefix(section, "Reasons ") {
+			continue
 		}
+		for _, m := range regexp.MustCompile("(?m)^\\| `([A-Za-z0-9]+)` \\| ").FindAllStringSubmatch(section, -1) {
+			found[m[1]] = true
+		}
+	}
+	return found
+}
+
+func TestEachReasonThatIsGivenIsDocumented(t *testing.T) {
+	pages, set := documented(t), production(t).set()
+	for _, reason := range slices.Sorted(maps.Keys(set)) {
+		if !pages[reason] {
+			t.Errorf("%s: gives the reason %s, and docs/conditions.md lacks it: add it to api/v1alpha1/condition_types.go and run make generate", set[reason], reason)
+		}
+	}
+}
+
+func TestEachReasonThatIsDocumentedIsGiven(t *testing.T) {
+	set := production(t).set()
+	for _, reason := range slices.Sorted(maps.Keys(documented(t))) {
+		if _, ok := set[reason]; !ok {
+			t.Errorf("docs/conditions.md has the reason %s, and no code gives it", reason)
+		}
+	}
+}
+
+func TestEachConstantIsDocumented(t *testing.T) {
+	pages := documented(t)
+	for name, value := range production(t).consts {
+		if strings.HasPrefix(name, "v1alpha1.Reason") && !pages[value] {
+			t.Errorf("docs/conditions.md lacks %s (%s): run make generate", value, name)
+		}
+	}
+}
+
+func TestEachReasonIsExpectedByATest(t *testing.T) {
+	tests := newSource()
+	tests.parse(t, func(path string) bool {
+		return !strings.Contains(path, "/test/reasons/") && !strings.Contains(path, "/test/kstatus/")
+	}, "api", "controllers", "internal", "test")
+	tests.index()
+	only := newSource()
+	only.consts = tests.consts
+	for _, file := range tests.files {
+		if path := tests.fset.Position(file.Pos()).Filename; strings.HasSuffix(path, "_test.go") || strings.Contains(path, "/test/story/") {
+			only.files = append(only.files, file)
+		}
+	}
+	expected := only.expected()
+	for _, reason := range slices.Sorted(maps.Keys(documented(t))) {
+		if !expected[reason] {
+			t.Errorf("no test expects the reason %s, want one that does, as in \"False/%s\" or wantEvent(%q)", reason, reason, reason)
+		}
+	}
+}
+
+// What counts as giving a reason, and what as only comparing it.
+func TestSet(t *testing.T) {
+	const code = `package p
+const (
+	ReasonUsed     = "Used"
+	ReasonCompared = "Compared"
+	ReasonUnused   = "Unused"
+	eventPassed    = "Passed"
+	eventUnused    = "NotPassed"
+	ReasonAlias    = ReasonUnused
+)
+type options struct{ Event func(uid, reason, message string) }
+type condition struct{ Type, Reason string }
+func warn(s *scope, reason, message string) {}
+func f(c condition) any {
+	warn(nil, eventPassed, "text")
+	warn(nil, "Literal", "Message")
+	o.Event("uid", "Field", "message")
+	r.Eventf(b, nil, "Warning", "Recorded", "Acting", "text")
+	reason := "Assigned"
+	c.Reason = "Stored"
+	if c.Reason == ReasonCompared || known[ReasonCompared] { return nil }
+	switch c.Reason { case ReasonCompared: return map[string]bool{ReasonCompared: true} }
+	return condition{Type: "Type", Reason: "Composed"}
+}
+func g() string { return ReasonUsed }
+func h() any { return condition{Reason: "no reason but words"} }
+`
+	s := newSource()
+	s.add(t, "p.go", code)
+	s.index()
+	want := []string{"Assigned", "Composed", "Field", "Literal", "Passed", "Recorded", "Stored", "Used"}
+	if diff := cmp.Diff(want, slices.Sorted(maps.Keys(s.set()))); diff != "" {
+		t.Errorf("reasons (-want +got):\n%s", diff)
+	}
+}
+
+// What counts as expecting a reason.
+func TestExpected(t *testing.T) {
+	const code = `package p
+func f() {
+	c := condition{Reason: "SetUp"}
+	wantCond("Ready", "False/Slashed")
+	want := []string{"Ready True Spaced 2"}
+	w.wantEvent("Told")
+	events("Listed")
+	found := e.Reason == "Compared"
+	log("Mentioned")
+}
+`
+	s := newSource()
+	s.add(t, "p_test.go", code)
+	s.index()
+	want := []string{"Compared", "Listed", "Slashed", "Spaced", "Told"}
+	if diff := cmp.Diff(want, slices.Sorted(maps.Keys(s.expected()))); diff != "" {
+		t.Errorf("reasons (-want +got):\n%s", diff)
+	}
+}
+
+// A condition type of the same name is no reason.
+func TestTables(t *testing.T) {
+	page := "# Title\n\n## Condition types\n\n| `Ready` | a type |\n\n## Reasons of Ready\n\n| value | meaning |\n|---|---|\n| `Pending` | waits |\n"
+	if diff := cmp.Diff(map[string]bool{"Pending": true}, tables(page)); diff != "" {
+		t.Errorf("reasons (-want +got):\n%s", diff)
 	}
 }

@@ -156,10 +156,19 @@ func (f *Bundles) InspectBundle(ctx context.Context, owner host.Owner) (out host
 // EnsureBundle implements host.Bundles.
 func (f *Bundles) EnsureBundle(ctx context.Context, spec host.BundleSpec) (out host.Bundle, err error) {
 	changed := false
-	err = f.networks.call(ctx, "EnsureBundle "+spec.Owner.ID(), func() error {
+	ensure := func() error {
 		out, changed, err = f.ensure(spec)
 		return err
-	})
+	}
+	// Half way the container is created and not started.
+	err = f.networks.callSteps(ctx, "EnsureBundle "+spec.Owner.ID(), steps{whole: ensure, half: func() error {
+		if err := ensure(); err != nil {
+			return err
+		}
+		c := f.containers[spec.Owner.ID()]
+		c.bundle.Running, c.bundle.State = false, "created"
+		return nil
+	}})
 	if changed {
 		f.networks.watchers.tell(spec.Owner.UID)
 	}

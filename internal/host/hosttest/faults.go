@@ -7,11 +7,12 @@
 package hosttest
 
 import (
+	"context"
 	"strings"
 	"sync"
 )
 
-// When says on which side of its effect a call fails.
+// When is where in its effect a call fails.
 type When int
 
 const (
@@ -19,7 +20,19 @@ const (
 	Before When = iota
 	// After fails the call once its effect is done: the reply is lost.
 	After
+	// Half fails the call in the middle of its effect, as the real thing would
+	// leave it if it died there. Only the calls that Halves reports can.
+	Half
 )
+
+// halves are the calls that can fail half way.
+var halves = map[string]bool{
+	"EnsureNetwork": true, "EnsureBundle": true, "EnsureWall": true, "DeleteWall": true,
+	"CreateMachine": true, "StartMachine": true, "DeleteMachine": true, "Get": true,
+}
+
+// Halves reports whether a method can fail Half way: those of one step cannot.
+func Halves(method string) bool { return halves[method] }
 
 // Always is a number of times that never runs out.
 const Always = -1
@@ -39,7 +52,8 @@ type Faults struct {
 	faults []*fault
 }
 
-// Fail makes the next times calls fail with err, before or after their effect.
+// Fail makes the next times calls fail with err, before, after or half way
+// through their effect.
 // A call is named by its method ("EnsureBundle") or with its subject as it is
 // recorded ("EnsureBundle bottle-demo-1a2b3c4d"). Faults for one call are used
 // up in the order in which they were added.
@@ -71,20 +85,53 @@ func (f *Faults) ResetCalls() {
 	f.calls = nil
 }
 
-// around records the call and runs its effect, unless a fault says to fail
-// before it. An effect's own error comes before a fault after it.
+// around records the call and runs its effect, unless a fault makes it fail
+// before that. An effect's own error takes precedence over a fault after it.
 func (f *Faults) around(call string, effect func() error) error {
+	return f.aroundSteps(call, steps{whole: effect})
+}
+
+// steps is the effect of a call: the whole of it, and what is there when it
+// fails half way. A nil half is a call that has no half way.
+type steps struct{ whole, half func() error }
+
+// under is the steps with a lock held, and refused once ctx has ended.
+func (s steps) under(ctx context.Context, mu sync.Locker) steps {
+	locked := func(effect func() error) func() error {
+		if effect == nil {
+			return nil
+		}
+		return func() error {
+			mu.Lock()
+			defer mu.Unlock()
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			return effect()
+		}
+	}
+	return steps{whole: locked(s.whole), half: locked(s.half)}
+}
+
+// aroundSteps is around for a call that can also fail half way.
+func (f *Faults) aroundSteps(call string, s steps) error {
 	hit := f.take(call)
-	if hit != nil && hit.when == Before {
+	effect := s.whole
+	switch {
+	case hit == nil:
+		return effect()
+	case hit.when == Before:
 		return hit.err
+	case hit.when == Half:
+		if s.half == nil {
+			panic("hosttest: " + call + " cannot fail half way")
+		}
+		effect = s.half
 	}
 	if err := effect(); err != nil {
 		return err
 	}
-	if hit != nil {
-		return hit.err
-	}
-	return nil
+	return hit.err
 }
 
 // take records the call and uses up one of its faults.

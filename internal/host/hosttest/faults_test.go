@@ -45,6 +45,19 @@ func TestFaults(t *testing.T) {
 	if diff := cmp.Diff(append([]string{"Ensure b"}, wantEffects...), f.Calls()); diff != "" {
 		t.Errorf("calls (-want +got):\n%s", diff)
 	}
+	f.Fail("Get", Half, 1, lost)
+	effects = nil
+	note := func(text string) func() error {
+		return func() error { effects = append(effects, text); return nil }
+	}
+	for i, want := range []error{lost, nil} {
+		if err := f.aroundSteps("Get a", steps{whole: note("whole"), half: note("half")}); !errors.Is(err, want) || (err == nil) != (want == nil) {
+			t.Errorf("half way, call %d: got %v, want %v", i, err, want)
+		}
+	}
+	if diff := cmp.Diff([]string{"half", "whole"}, effects); diff != "" {
+		t.Errorf("effects half way (-want +got):\n%s", diff)
+	}
 	f.Heal()
 	f.ResetCalls()
 	if err := call("Delete a", nil); err != nil {

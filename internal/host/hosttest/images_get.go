@@ -28,12 +28,7 @@ func (f *Images) WatchImages(ctx context.Context, changed func(uid string)) erro
 
 // Get implements host.Images.
 func (f *Images) Get(ctx context.Context, req host.ImageRequest) (out host.Image, err error) {
-	err = f.around("Get "+req.Reference, func() error {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		f.mu.Lock()
-		defer f.mu.Unlock()
+	get := func() error {
 		if req.For == "" {
 			return fmt.Errorf("image: %w: nobody asks for it", host.ErrInvalid)
 		}
@@ -43,7 +38,14 @@ func (f *Images) Get(ctx context.Context, req host.ImageRequest) (out host.Image
 		}
 		out, err = f.image(req, digest)
 		return err
-	})
+	}
+	// Half way a part of the file is in the store, under another name, and who
+	// asked is known.
+	s := steps{whole: get, half: func() error {
+		f.ask(req)
+		return os.WriteFile(filepath.Join(f.dir, "part"), []byte("half"), 0o600)
+	}}
+	err = f.aroundSteps("Get "+req.Reference, s.under(ctx, &f.mu))
 	return zeroOnError(out, err)
 }
 

@@ -31,6 +31,7 @@ type Machines struct {
 	mu       sync.Mutex
 	version  host.SmolvmVersion
 	machines map[string]*machine
+	leftover map[string]bool // data of machines whose record is gone, by name
 	nextPID  int
 	now      time.Time
 	onExec   func(name string, req host.ExecRequest) (int, error)
@@ -52,6 +53,7 @@ type machine struct {
 	stray    []host.VMM        // further VMMs
 	policy   host.Policy
 	denials  []host.Denial
+	diskless bool // it was created half way, and cannot boot
 }
 
 // shown is the machine as others see it: a PID only while it runs.
@@ -76,6 +78,7 @@ func NewMachines(f *Faults) *Machines {
 		Faults:   cmp.Or(f, &Faults{}),
 		version:  Reference,
 		machines: map[string]*machine{},
+		leftover: map[string]bool{},
 		nextPID:  4000,
 		resolve:  statNetNS,
 		now:      time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
@@ -142,6 +145,14 @@ func (f *Machines) Names() []string {
 	return slices.Sorted(maps.Keys(f.machines))
 }
 
+// Leftovers are the names of machines whose record is gone and whose data is
+// still on the node, sorted. DeleteMachine removes it.
+func (f *Machines) Leftovers() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Sorted(maps.Keys(f.leftover))
+}
+
 // StoredEnv is the env that a machine was created with, as smolvm keeps it.
 func (f *Machines) StoredEnv(name string) []string {
 	f.mu.Lock()
@@ -195,46 +206,56 @@ func (f *Machines) ListMachines(ctx context.Context) (list []host.Machine, err e
 // CreateMachine implements host.Machines.
 func (f *Machines) CreateMachine(ctx context.Context, spec host.MachineSpec) error {
 	name := spec.Owner.ID()
-	return f.call(ctx, "CreateMachine "+name, func() error {
-		if err := f.supported(spec); err != nil {
-			return fmt.Errorf("create machine %s: %w", name, err)
+	create := func() error { return f.create(name, spec) }
+	return f.callSteps(ctx, "CreateMachine "+name, steps{whole: create, half: func() error {
+		if err := create(); err != nil {
+			return err
 		}
-		if f.machines[name] != nil {
-			return fmt.Errorf("create machine %s: it already exists: %w", name, host.ErrConflict)
-		}
-		file, err := f.content(spec)
-		if err != nil {
-			return fmt.Errorf("create machine %s: %w", name, err)
-		}
-		if err := checkMounts(spec.Mounts); err != nil {
-			return fmt.Errorf("create machine %s: %w", name, err)
-		}
-		f.now = f.now.Add(time.Second)
-		image, err := imageName(spec.Image)
-		if err != nil {
-			return fmt.Errorf("create machine %s: %w", name, err)
-		}
-		m := &machine{spec: spec, env: file.Env, disk: map[string]string{}, ended: make(chan struct{})}
-		m.Machine = host.Machine{
-			Name: name, Image: image, State: host.MachineCreated, CreatedAt: f.now,
-			CPUs: cmp.Or(spec.CPUs, file.CPUs, 4), MemoryMiB: cmp.Or(spec.MemoryMiB, file.Memory, 8192),
-		}
-		if f.version.Labels {
-			m.UID = spec.Owner.UID
-		}
-		if m.PolicyKnown = f.version.PolicyInList; m.PolicyKnown {
-			m.AllowedCIDRs = file.Network.AllowCIDRs
-		}
-		m.policy.AllowedCIDRs = file.Network.AllowCIDRs
-		if f.persists != nil {
-			m.policy = f.persists(m.policy)
-			if m.PolicyKnown {
-				m.AllowedCIDRs = m.policy.AllowedCIDRs
-			}
-		}
-		f.machines[name] = m
+		f.machines[name].diskless = true
 		return nil
-	})
+	}})
+}
+
+// create is CreateMachine under the lock.
+func (f *Machines) create(name string, spec host.MachineSpec) error {
+	if err := f.supported(spec); err != nil {
+		return fmt.Errorf("create machine %s: %w", name, err)
+	}
+	if f.machines[name] != nil {
+		return fmt.Errorf("create machine %s: it already exists: %w", name, host.ErrConflict)
+	}
+	file, err := f.content(spec)
+	if err != nil {
+		return fmt.Errorf("create machine %s: %w", name, err)
+	}
+	if err := checkMounts(spec.Mounts); err != nil {
+		return fmt.Errorf("create machine %s: %w", name, err)
+	}
+	f.now = f.now.Add(time.Second)
+	image, err := imageName(spec.Image)
+	if err != nil {
+		return fmt.Errorf("create machine %s: %w", name, err)
+	}
+	m := &machine{spec: spec, env: file.Env, disk: map[string]string{}, ended: make(chan struct{})}
+	m.Machine = host.Machine{
+		Name: name, Image: image, State: host.MachineCreated, CreatedAt: f.now,
+		CPUs: cmp.Or(spec.CPUs, file.CPUs, 4), MemoryMiB: cmp.Or(spec.MemoryMiB, file.Memory, 8192),
+	}
+	if f.version.Labels {
+		m.UID = spec.Owner.UID
+	}
+	if m.PolicyKnown = f.version.PolicyInList; m.PolicyKnown {
+		m.AllowedCIDRs = file.Network.AllowCIDRs
+	}
+	m.policy.AllowedCIDRs = file.Network.AllowCIDRs
+	if f.persists != nil {
+		m.policy = f.persists(m.policy)
+		if m.PolicyKnown {
+			m.AllowedCIDRs = m.policy.AllowedCIDRs
+		}
+	}
+	f.machines[name] = m
+	return nil
 }
 
 func (f *Machines) supported(s host.MachineSpec) error {
@@ -260,12 +281,10 @@ func ours(name string) error {
 
 // call records a call and runs its effect under the fake's lock.
 func (f *Machines) call(ctx context.Context, call string, effect func() error) error {
-	return f.Faults.around(call, func() error {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		return effect()
-	})
+	return f.callSteps(ctx, call, steps{whole: effect})
+}
+
+// callSteps is call for one that can also fail half way.
+func (f *Machines) callSteps(ctx context.Context, call string, s steps) error {
+	return f.Faults.aroundSteps(call, s.under(ctx, &f.mu))
 }

@@ -16,35 +16,43 @@ import (
 // StartMachine implements host.Machines. Which files are network namespaces is
 // for ResolveNetNS to say.
 func (f *Machines) StartMachine(ctx context.Context, name, netns string) error {
-	return f.call(ctx, "StartMachine "+name, func() error {
-		if err := ours(name); err != nil {
-			return err
-		}
-		m := f.machines[name]
-		switch {
-		case m == nil:
-			return fmt.Errorf("start machine %s: %w", name, host.ErrNotFound)
-		case m.State == host.MachineRunning:
-			return nil
-		case m.State == host.MachineUnreachable:
-			return fmt.Errorf("start machine %s: it is unreachable; stop it first: %w", name, host.ErrUnavailable)
-		}
-		inside := f.resolve(netns)
-		if inside == (host.NetNS{}) {
-			return fmt.Errorf("start machine %s: %w: %q is no network namespace", name, host.ErrUnavailable, netns)
-		}
-		launched, err := m.launch()
-		if err != nil {
-			return fmt.Errorf("start machine %s: %w", name, err)
-		}
-		f.nextPID++
-		f.now = f.now.Add(time.Second)
-		m.launched, m.ended, m.State = launched, make(chan struct{}), host.MachineRunning
-		m.PID, m.StartTime, m.LastExit = f.nextPID, f.now, ""
-		m.netns, m.inside = netns, inside
-		m.starts++
+	start := func() error { return f.start(name, netns) }
+	// Half way the VMM is up, and the caller hears of a failure.
+	return f.callSteps(ctx, "StartMachine "+name, steps{whole: start, half: start})
+}
+
+// start is StartMachine under the lock.
+func (f *Machines) start(name, netns string) error {
+	if err := ours(name); err != nil {
+		return err
+	}
+	m := f.machines[name]
+	switch {
+	case m == nil:
+		return fmt.Errorf("start machine %s: %w", name, host.ErrNotFound)
+	case m.State == host.MachineRunning:
 		return nil
-	})
+	case m.State == host.MachineUnreachable:
+		return fmt.Errorf("start machine %s: it is unreachable; stop it first: %w", name, host.ErrUnavailable)
+	}
+	if m.diskless {
+		return fmt.Errorf("start machine %s: %w: its disk is missing", name, host.ErrBootFailed)
+	}
+	inside := f.resolve(netns)
+	if inside == (host.NetNS{}) {
+		return fmt.Errorf("start machine %s: %w: %q is no network namespace", name, host.ErrUnavailable, netns)
+	}
+	launched, err := m.launch()
+	if err != nil {
+		return fmt.Errorf("start machine %s: %w", name, err)
+	}
+	f.nextPID++
+	f.now = f.now.Add(time.Second)
+	m.launched, m.ended, m.State = launched, make(chan struct{}), host.MachineRunning
+	m.PID, m.StartTime, m.LastExit = f.nextPID, f.now, ""
+	m.netns, m.inside = netns, inside
+	m.starts++
+	return nil
 }
 
 // launch is the environment that a start gives the guest.
@@ -85,7 +93,7 @@ func (f *Machines) StopMachine(ctx context.Context, name string) error {
 
 // DeleteMachine implements host.Machines.
 func (f *Machines) DeleteMachine(ctx context.Context, name string) error {
-	return f.call(ctx, "DeleteMachine "+name, func() error {
+	remove := func() error {
 		if err := ours(name); err != nil {
 			return err
 		}
@@ -93,8 +101,19 @@ func (f *Machines) DeleteMachine(ctx context.Context, name string) error {
 			m.end()
 			delete(f.machines, name)
 		}
+		delete(f.leftover, name)
 		return nil
-	})
+	}
+	return f.callSteps(ctx, "DeleteMachine "+name, steps{whole: remove, half: func() error {
+		had := f.machines[name] != nil
+		if err := remove(); err != nil {
+			return err
+		}
+		if had {
+			f.leftover[name] = true
+		}
+		return nil
+	}})
 }
 
 // WatchExit implements host.Machines.

@@ -86,17 +86,23 @@ func (f *Networks) setDown(down bool) {
 
 // call runs the effect of a recorded call under the lock, as docker would.
 func (f *Networks) call(ctx context.Context, name string, effect func() error) error {
-	return f.around(name, func() error {
-		if err := ctx.Err(); err != nil {
-			return err
+	return f.callSteps(ctx, name, steps{whole: effect})
+}
+
+// callSteps is call for one that can also fail half way.
+func (f *Networks) callSteps(ctx context.Context, name string, s steps) error {
+	up := func(effect func() error) func() error {
+		if effect == nil {
+			return nil
 		}
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		if f.down {
-			return fmt.Errorf("docker: %w", host.ErrUnavailable)
+		return func() error {
+			if f.down {
+				return fmt.Errorf("docker: %w", host.ErrUnavailable)
+			}
+			return effect()
 		}
-		return effect()
-	})
+	}
+	return f.aroundSteps(name, steps{whole: up(s.whole), half: up(s.half)}.under(ctx, &f.mu))
 }
 
 // InspectNetwork implements host.Networks.
@@ -133,7 +139,7 @@ func (f *Networks) OccupiedPrefixes(ctx context.Context, owner host.Owner) (out 
 // EnsureNetwork implements host.Networks.
 func (f *Networks) EnsureNetwork(ctx context.Context, n host.Network) error {
 	changed := false
-	err := f.call(ctx, "EnsureNetwork "+n.Owner.ID(), func() error {
+	ensure := func() error {
 		have, ok := f.networks[n.Owner.ID()]
 		if ok && !n.Owner.Same(have.Owner) {
 			return fmt.Errorf("network %q: %w", n.Owner.ID(), host.ErrConflict)
@@ -150,7 +156,15 @@ func (f *Networks) EnsureNetwork(ctx context.Context, n host.Network) error {
 		}
 		f.networks[n.Owner.ID()] = n
 		return nil
-	})
+	}
+	// Half way the old network is removed, and there is no new one yet.
+	err := f.callSteps(ctx, "EnsureNetwork "+n.Owner.ID(), steps{whole: ensure, half: func() error {
+		if have, ok := f.networks[n.Owner.ID()]; ok && n.Owner.Same(have.Owner) && have != n {
+			delete(f.networks, n.Owner.ID())
+			changed = true
+		}
+		return nil
+	}})
 	if changed {
 		f.watchers.tell(n.Owner.UID)
 	}

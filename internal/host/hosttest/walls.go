@@ -144,21 +144,19 @@ func (f *Walls) IDs() []string {
 
 // call runs the effect of a recorded call under the lock.
 func (f *Walls) call(ctx context.Context, name string, effect func() error) error {
-	return f.around(name, func() error {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		return effect()
-	})
+	return f.callSteps(ctx, name, steps{whole: effect})
+}
+
+// callSteps is call for one that can also fail half way.
+func (f *Walls) callSteps(ctx context.Context, name string, s steps) error {
+	return f.aroundSteps(name, s.under(ctx, &f.mu))
 }
 
 // EnsureWall implements host.Walls.
 func (f *Walls) EnsureWall(ctx context.Context, spec host.WallSpec) (out host.Wall, err error) {
 	defer f.watchers.tell("")
 	id := spec.Owner.ID()
-	err = f.call(ctx, "EnsureWall "+id, func() error {
+	ensure := func() error {
 		if f.noBridge[id] {
 			return fmt.Errorf("wall %s: bridge %s: %w", id, spec.Owner.Bridge(), host.ErrNotFound)
 		}
@@ -181,7 +179,15 @@ func (f *Walls) EnsureWall(ctx context.Context, spec host.WallSpec) (out host.Wa
 		w.spec.Ports = slices.Clone(spec.Ports)
 		out = f.shown(spec)
 		return nil
-	})
+	}
+	// Half way the namespace is there and the filter is not.
+	err = f.callSteps(ctx, "EnsureWall "+id, steps{whole: ensure, half: func() error {
+		if err := ensure(); err != nil {
+			return err
+		}
+		f.walls[id].broken = []host.WallFault{{What: "filter bottle-" + spec.Owner.UID8() + " is missing", Open: true}}
+		return nil
+	}})
 	return zeroOnError(out, err)
 }
 
@@ -239,10 +245,17 @@ func (f *Walls) WatchWalls(ctx context.Context, changed func()) error {
 // DeleteWall implements host.Walls.
 func (f *Walls) DeleteWall(ctx context.Context, owner host.Owner) error {
 	defer f.watchers.tell("")
-	return f.call(ctx, "DeleteWall "+owner.ID(), func() error {
+	remove := func() error {
 		delete(f.walls, owner.ID())
 		return nil
-	})
+	}
+	// Half way the filter is gone and the namespace is not.
+	return f.callSteps(ctx, "DeleteWall "+owner.ID(), steps{whole: remove, half: func() error {
+		if w := f.walls[owner.ID()]; w != nil {
+			w.broken = []host.WallFault{{What: "filter bottle-" + owner.UID8() + " is missing", Open: true}}
+		}
+		return nil
+	}})
 }
 
 // ListWalls implements host.Walls.

@@ -30,6 +30,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/test/kstatus"
 	"botbottle.dev/bottle-operator/test/require"
 )
 
@@ -125,13 +126,23 @@ func AsServiceAccount(cfg *rest.Config, name string) *rest.Config {
 }
 
 // Namespace creates a namespace named after the test and returns its name. It
-// is never deleted, for nothing here ends namespaces.
+// is never deleted, for nothing here ends namespaces. When the test ends, the
+// status of every Bottle in it must keep the rules of kstatus.
 func Namespace(t testing.TB, c client.Client) string {
 	t.Helper()
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: dnsLabel(t.Name()) + "-"}}
 	if err := c.Create(t.Context(), ns); err != nil {
 		t.Fatalf("create a namespace: %v", err)
 	}
+	t.Cleanup(func() {
+		list := &v1alpha1.BottleList{}
+		if err := c.List(context.Background(), list, client.InNamespace(ns.Name)); err != nil {
+			t.Errorf("list the Bottles of the test: %v", err)
+		}
+		for i := range list.Items {
+			kstatus.Require(t, &list.Items[i])
+		}
+	})
 	return ns.Name
 }
 

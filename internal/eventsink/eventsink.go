@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package eventsink makes recorders of Kubernetes Events. They differ from a
+// manager's own in one thing: an Event that the API server refuses because its
+// namespace is being deleted is dropped without an error in the log. Nothing
+// can be created in such a namespace, and nobody can mend that.
+package eventsink
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	eventsclient "k8s.io/client-go/kubernetes/typed/events/v1"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/klog/v2"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+)
+
+// NewRecorder returns a recorder whose Events bear the controller's name. It
+// records until mgr ends.
+func NewRecorder(mgr ctrl.Manager, controller string) (events.EventRecorder, error) {
+	c, err := eventsclient.NewForConfigAndClient(mgr.GetConfig(), mgr.GetHTTPClient())
+	if err != nil {
+		return nil, fmt.Errorf("client of Events: %w", err)
+	}
+	broadcaster := events.NewBroadcaster(sink{&events.EventSinkImpl{Interface: c}})
+	ctx, cancel := context.WithCancel(klog.NewContext(context.Background(), mgr.GetLogger()))
+	if err := broadcaster.StartRecordingToSinkWithContext(ctx); err != nil {
+		cancel()
+		return nil, fmt.Errorf("record Events: %w", err)
+	}
+	err = mgr.Add(manager.RunnableFunc(func(running context.Context) error {
+		defer cancel()
+		<-running.Done()
+		return nil
+	}))
+	if err != nil {
+		cancel()
+		return nil, fmt.Errorf("record Events: %w", err)
+	}
+	return broadcaster.NewRecorder(mgr.GetScheme(), controller), nil
+}
+
+// sink writes Events, and drops those of namespaces that are being deleted.
+type sink struct{ events.EventSink }
+
+// Create implements events.EventSink.
+func (s sink) Create(ctx context.Context, e *eventsv1.Event) (*eventsv1.Event, error) {
+	created, err := s.EventSink.Create(ctx, e)
+	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+		return e, nil
+	}
+	return created, err
+}

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package kstatus checks that a Bottle's status can be read the way kstatus
+// reads it: kubectl wait, Flux and Argo CD rely on these rules. They are those
+// of fluxcd's runtime/conditions/check, which does not fit here: it wants
+// objects with methods that our types do not have, and brings Flux's API
+// machinery along.
+package kstatus
+
+import (
+	"fmt"
+	"regexp"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+)
+
+// Require reports every rule that the Bottle's status breaks as a test error.
+func Require(t testing.TB, b *v1alpha1.Bottle) {
+	t.Helper()
+	for _, fault := range Check(b) {
+		t.Errorf("status of Bottle %s/%s: %s; it has\n%s", b.Namespace, b.Name, fault, describe(b))
+	}
+}
+
+// Check returns the rules that the Bottle's status breaks, in words. A Bottle
+// of which no controller has reported anything breaks none.
+func Check(b *v1alpha1.Bottle) []string {
+	if len(b.Status.Conditions) == 0 {
+		return nil
+	}
+	c := &checker{bottle: b}
+	c.types()
+	for _, condition := range b.Status.Conditions {
+		c.condition(condition)
+	}
+	c.summary()
+	c.generations()
+	return c.faults
+}
+
+type checker struct {
+	bottle *v1alpha1.Bottle
+	faults []string
+}
+
+func (c *checker) fault(format string, args ...any) {
+	c.faults = append(c.faults, fmt.Sprintf(format, args...))
+}
+
+func (c *checker) find(conditionType string) *metav1.Condition {
+	return meta.FindStatusCondition(c.bottle.Status.Conditions, conditionType)
+}
+
+func (c *checker) is(conditionType string) bool {
+	return meta.IsStatusConditionTrue(c.bottle.Status.Conditions, conditionType)
+}
+
+func (c *checker) types() {
+	seen := map[string]bool{}
+	for _, condition := range c.bottle.Status.Conditions {
+		if seen[condition.Type] {
+			c.fault("%s is there twice", condition.Type)
+		}
+		seen[condition.Type] = true
+	}
+	// Between two nodes Scheduled may stand alone for a moment: the agent has
+	// taken its conditions away, and the manager has not replaced them yet.
+	between := len(seen) == 1 && seen[v1alpha1.ConditionScheduled]
+	if !seen[v1alpha1.ConditionReady] && !between {
+		c.fault("Ready is missing")
+	}
+}
+
+var reasonPattern = regexp.MustCompile(`^[A-Z][A-Za-z0-9]*$`)
+
+// onlyTrue are the conditions of negative polarity, which are there only while
+// they are True.
+var onlyTrue = map[string]bool{
+	v1alpha1.ConditionReconciling:    true,
+	v1alpha1.ConditionStalled:        true,
+	v1alpha1.ConditionPendingRestart: true,
+}
+
+func (c *checker) condition(condition metav1.Condition) {
+	name := condition.Type
+	switch condition.Status {
+	case metav1.ConditionTrue, metav1.ConditionFalse, metav1.ConditionUnknown:
+	default:
+		c.fault("%s has the status %q", name, condition.Status)
+	}
+	if onlyTrue[name] && condition.Status != metav1.ConditionTrue {
+		c.fault("%s is there and %s, want it absent unless True", name, condition.Status)
+	}
+	if !reasonPattern.MatchString(condition.Reason) {
+		c.fault("%s has the reason %q, want one in CamelCase", name, condition.Reason)
+	}
+	if condition.Message == "" {
+		c.fault("%s has no message", name)
+	}
+	if condition.LastTransitionTime.IsZero() {
+		c.fault("%s has no lastTransitionTime", name)
+	}
+	switch condition.Reason {
+	case v1alpha1.ReasonBlocked:
+		// An earlier step is not done: nothing is known of this one.
+		if condition.Status != metav1.ConditionUnknown {
+			c.fault("%s is %s with the reason Blocked, want Unknown", name, condition.Status)
+		}
+	case v1alpha1.ReasonError:
+		if condition.Status == metav1.ConditionTrue && name != v1alpha1.ConditionStalled {
+			c.fault("%s is True with the reason Error", name)
+		}
+	}
+}
+
+// summary is what kstatus makes of the whole: Ready=True is Current,
+// Reconciling is InProgress and Stalled is Failed. At most one may hold.
+func (c *checker) summary() {
+	ready, reconciling, stalled := c.is(v1alpha1.ConditionReady), c.is(v1alpha1.ConditionReconciling), c.is(v1alpha1.ConditionStalled)
+	if ready && reconciling {
+		c.fault("Ready and Reconciling are both True")
+	}
+	if ready && stalled {
+		c.fault("Ready and Stalled are both True")
+	}
+	if reconciling && stalled {
+		c.fault("Reconciling and Stalled are both True")
+	}
+	// The manager reports that the agent is lost in Ready alone; what the agent
+	// reported last stays beside it.
+	r := c.find(v1alpha1.ConditionReady)
+	if stalled && r != nil && r.Status == metav1.ConditionUnknown && r.Reason != v1alpha1.ReasonAgentLost {
+		c.fault("Stalled is True beside Ready=Unknown (%s), want Ready=False", r.Reason)
+	}
+}
+
+func (c *checker) generations() {
+	b := c.bottle
+	for _, condition := range b.Status.Conditions {
+		if condition.ObservedGeneration > b.Generation {
+			c.fault("%s observed generation %d, and the Bottle is at %d", condition.Type, condition.ObservedGeneration, b.Generation)
+		}
+	}
+	observed := b.Status.ObservedGeneration
+	if observed == nil {
+		return
+	}
+	if *observed > b.Generation {
+		c.fault("observedGeneration is %d, and the Bottle is at %d", *observed, b.Generation)
+	}
+	// These are final for their generation, which therefore has been observed.
+	for _, name := range []string{v1alpha1.ConditionReady, v1alpha1.ConditionStalled} {
+		if final := c.find(name); final != nil && final.Status == metav1.ConditionTrue && final.ObservedGeneration > *observed {
+			c.fault("%s is True at generation %d, and observedGeneration is %d", name, final.ObservedGeneration, *observed)
+		}
+	}
+}
+
+func describe(b *v1alpha1.Bottle) string {
+	text := fmt.Sprintf("generation %d", b.Generation)
+	if b.Status.ObservedGeneration != nil {
+		text += fmt.Sprintf(", observed %d", *b.Status.ObservedGeneration)
+	}
+	for _, c := range b.Status.Conditions {
+		text += fmt.Sprintf("\n%s=%s/%s at %d: %s", c.Type, c.Status, c.Reason, c.ObservedGeneration, c.Message)
+	}
+	return text
+}
