@@ -48,7 +48,10 @@ func TestAgentWithoutAPIServer(t *testing.T) {
 // TestAgentMeetsTheAPIServer: the API server appears, and goes away again.
 func TestAgentMeetsTheAPIServer(t *testing.T) {
 	cfg := apienv.Start(t)
-	server := strings.TrimPrefix(cfg.Host, "https://")
+	server, _, err := rest.DefaultServerUrlFor(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
 	as := apienv.AsServiceAccount(cfg, "bottle-agent")
 	as.Host = apiAddress
 	a := newAgent(t, as)
@@ -58,7 +61,7 @@ func TestAgentMeetsTheAPIServer(t *testing.T) {
 	if code, body := a.get("/readyz"); code != 503 {
 		t.Errorf("readyz before the API server is there: got %d %q, want 503", code, body)
 	}
-	away := a.forward(t, server)
+	away := a.forward(t, server.Host)
 	a.eventually(t, "the agent to be ready", func() bool { code, _ := a.get("/readyz"); return code == 200 })
 	if got := a.metric(connected); got != 1 {
 		t.Errorf("%s: got %v, want 1", connected, got)
@@ -67,7 +70,7 @@ func TestAgentMeetsTheAPIServer(t *testing.T) {
 	a.eventually(t, connected+" to be 0", func() bool { return a.metric(connected) == 0 })
 	looked := a.metric(lastLook)
 	a.eventually(t, "the guard to look again", func() bool { return a.metric(lastLook) >= looked+2 })
-	a.forward(t, server)
+	a.forward(t, server.Host)
 	a.eventually(t, connected+" to be 1 again", func() bool { return a.metric(connected) == 1 })
 	a.stop(t)
 }

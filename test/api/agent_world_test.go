@@ -3,7 +3,6 @@
 package api_test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -38,11 +37,10 @@ const (
 
 // agent is the agent as a process in a network namespace of its own.
 type agent struct {
-	netns, stateDir, kubeconfig, executable string
-	client                                  *http.Client
-	cmd                                     *exec.Cmd
-	log                                     bytes.Buffer
-	ended                                   chan error
+	netns, stateDir, kubeconfig, executable, log string
+	client                                       *http.Client
+	cmd                                          *exec.Cmd
+	ended                                        chan error
 }
 
 // newAgent is one that signs in as cfg does. It needs root.
@@ -51,7 +49,7 @@ func newAgent(t *testing.T, cfg *rest.Config) *agent {
 	dir := t.TempDir()
 	a := &agent{
 		netns: netns.New(t), stateDir: filepath.Join(dir, "state"), kubeconfig: filepath.Join(dir, "kubeconfig"),
-		executable: filepath.Join(dir, "bottle-operator"), ended: make(chan error, 1),
+		executable: filepath.Join(dir, "bottle-operator"), log: filepath.Join(dir, "log"), ended: make(chan error, 1),
 	}
 	build := exec.CommandContext(t.Context(), "go", "build", "-o", a.executable, ".")
 	build.Dir, build.Env = apienv.Root(), append(os.Environ(), "CGO_ENABLED=0")
@@ -108,7 +106,12 @@ func (a *agent) start(t *testing.T) {
 	a.cmd = exec.Command(a.executable, "agent", "--kubeconfig", a.kubeconfig, "--node-name", "n", "--state-dir", a.stateDir,
 		"--docker-host", "unix://"+a.stateDir+"/no-docker.sock", "--smolvm-dir", a.stateDir+"/no-smolvm", "--local-image-dir", a.stateDir,
 		"--metrics-bind-address", metricsAddress, "--health-probe-bind-address", healthAddress)
-	a.cmd.Stdout, a.cmd.Stderr = &a.log, &a.log
+	log, err := os.Create(a.log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	a.cmd.Stdout, a.cmd.Stderr = log, log
 	if err := a.inside(a.cmd.Start); err != nil {
 		t.Fatal(err)
 	}
@@ -130,13 +133,13 @@ func (a *agent) stop(t *testing.T) string {
 	select {
 	case err := <-a.ended:
 		if err != nil {
-			t.Errorf("the agent's end: got %v, want exit status 0\n%s", err, a.log.String())
+			t.Errorf("the agent's end: got %v, want exit status 0\n%s", err, a.logged())
 		}
 		a.ended <- err
 	case <-time.After(30 * time.Second): // TimeoutStopSec of its unit
 		t.Fatal("the agent does not end within 30s")
 	}
-	return a.log.String()
+	return a.logged()
 }
 
 // eventually waits for something while the agent runs.
@@ -147,13 +150,21 @@ func (a *agent) eventually(t *testing.T, what string, is func() bool) {
 		select {
 		case err := <-a.ended:
 			a.ended <- err
-			t.Fatalf("the agent ended, want %s: %v\n%s", what, err, a.log.String())
+			t.Fatalf("the agent ended, want %s: %v\n%s", what, err, a.logged())
 		case <-deadline:
 			code, body := a.get("/readyz")
-			t.Fatalf("waited %s for %s; readyz: %d %s", agentPatience, what, code, body)
+			t.Fatalf("waited %s for %s; readyz: %d %s\n%s", agentPatience, what, code, body, a.logged())
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
+}
+
+func (a *agent) logged() string {
+	text, err := os.ReadFile(a.log)
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
 }
 
 // get returns the status and body of a health endpoint; 0 is no answer.
@@ -213,7 +224,7 @@ func (a *agent) forward(t *testing.T, server string) (away func()) {
 				defer in.Close()
 				out, err := net.Dial("tcp", server)
 				if err != nil {
-					return
+					return // the agent sees a connection that ends
 				}
 				defer out.Close()
 				go func() { _, _ = io.Copy(out, in); out.Close() }()
