@@ -41,25 +41,13 @@ func (e *Engine) EnsureBundle(ctx context.Context, spec host.BundleSpec) (host.B
 	return b, withoutValues(err, spec.Env)
 }
 
-// ensureBundle goes round twice at most: a container that cannot be started
-// because its network was replaced is created again.
+// ensureBundle goes round twice at most: a container that turns out to be unfit
+// when it is started is created again.
 func (e *Engine) ensureBundle(ctx context.Context, spec host.BundleSpec, options client.ContainerCreateOptions) (host.Bundle, error) {
 	for again := true; ; again = false {
-		c, err := e.findBundle(ctx, spec.Owner)
-		switch {
-		case errors.Is(err, host.ErrNotFound):
-			if c, err = e.createBundle(ctx, spec, options); err != nil {
-				return host.Bundle{}, err
-			}
-		case err != nil:
+		c, err := e.existingBundle(ctx, spec, options)
+		if err != nil {
 			return host.Bundle{}, err
-		case !equalBundle(c, options):
-			if err := e.removeContainer(ctx, c); err != nil {
-				return host.Bundle{}, err
-			}
-			if c, err = e.createBundle(ctx, spec, options); err != nil {
-				return host.Bundle{}, err
-			}
 		}
 		if c.State.Running && !c.State.Paused {
 			return bundleOf(c), nil
@@ -67,22 +55,57 @@ func (e *Engine) ensureBundle(ctx context.Context, spec host.BundleSpec, options
 		if endedJustNow(c, time.Now()) {
 			return bundleOf(c), nil // not running: the caller looks again soon
 		}
-		err = e.startContainer(ctx, c)
-		if errors.Is(err, host.ErrNotFound) && again {
-			if err := e.removeContainer(ctx, c); err != nil {
-				return host.Bundle{}, err
-			}
-			continue
+		b, err := e.startBundle(ctx, c, options)
+		if !again || !errors.As(err, new(unfitError)) {
+			return b, err
 		}
-		if errors.Is(err, host.ErrNotFound) {
-			// The contract's ErrNotFound is about the image, which was there.
-			return host.Bundle{}, errors.New(err.Error())
-		}
-		if err != nil {
+		if err := e.removeContainer(ctx, c); err != nil {
 			return host.Bundle{}, err
 		}
-		return e.InspectBundle(ctx, spec.Owner)
 	}
+}
+
+// unfitError is about a container that can only be created again. It is none
+// of the contract's ErrNotFound, which is about the image.
+type unfitError string
+
+func (e unfitError) Error() string { return string(e) }
+
+// startBundle starts a container and returns it as it then is. unfitError when
+// it cannot be started, for its network was replaced, or has another address
+// than options ask for since it was started.
+func (e *Engine) startBundle(ctx context.Context, c container.InspectResponse, options client.ContainerCreateOptions) (host.Bundle, error) {
+	err := e.startContainer(ctx, c)
+	if err == nil {
+		c, err = e.findBundle(ctx, ownerOf(c.Config.Labels))
+	}
+	switch {
+	case errors.Is(err, host.ErrNotFound):
+		return host.Bundle{}, unfitError(err.Error())
+	case err != nil:
+		return host.Bundle{}, err
+	case !equalBundle(c, options):
+		return host.Bundle{}, unfitError(fmt.Sprintf("docker container %q has other addresses than it was created with", options.Name))
+	}
+	return bundleOf(c), nil
+}
+
+// existingBundle returns the owner's container as options have it, created if
+// there is none or an unequal one.
+func (e *Engine) existingBundle(ctx context.Context, spec host.BundleSpec, options client.ContainerCreateOptions) (container.InspectResponse, error) {
+	c, err := e.findBundle(ctx, spec.Owner)
+	switch {
+	case errors.Is(err, host.ErrNotFound):
+		return e.createBundle(ctx, spec, options)
+	case err != nil:
+		return container.InspectResponse{}, err
+	case equalBundle(c, options):
+		return c, nil
+	}
+	if err := e.removeContainer(ctx, c); err != nil {
+		return container.InspectResponse{}, err
+	}
+	return e.createBundle(ctx, spec, options)
 }
 
 // breather is how long a container that ended within as long of its start is

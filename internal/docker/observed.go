@@ -3,24 +3,39 @@
 package docker
 
 import (
+	"bytes"
 	"fmt"
 	"net/netip"
 	"regexp"
 	"time"
 
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/client"
 
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// equalBundle says whether the container is the one that options would create
-// and still hangs on its network at its address.
+// equalBundle reports whether the container is the one that options would
+// create, and is still attached to its network at its IP and MAC address.
 func equalBundle(c container.InspectResponse, options client.ContainerCreateOptions) bool {
-	if c.Config.Labels[specHashLabel] != options.Config.Labels[specHashLabel] {
-		return false
+	want := options.NetworkingConfig.EndpointsConfig[options.Name]
+	return c.Config.Labels[specHashLabel] == options.Config.Labels[specHashLabel] &&
+		bundleOf(c).IP == want.IPAMConfig.IPv4Address &&
+		equalMAC(c, want.MacAddress)
+}
+
+// equalMAC reports whether a container has a MAC address on its network. Docker
+// gives it one when it starts: until then, none is fine.
+func equalMAC(c container.InspectResponse, want network.HardwareAddr) bool {
+	var have network.HardwareAddr
+	if ep := c.NetworkSettings.Networks[ownerOf(c.Config.Labels).ID()]; ep != nil {
+		have = ep.MacAddress
 	}
-	return bundleOf(c).IP == options.NetworkingConfig.EndpointsConfig[options.Name].IPAMConfig.IPv4Address
+	if len(have) == 0 {
+		return !c.State.Running
+	}
+	return bytes.Equal(have, want)
 }
 
 func bundleOf(c container.InspectResponse) host.Bundle {

@@ -72,6 +72,10 @@ func createOptions(spec host.BundleSpec, image string) (client.ContainerCreateOp
 		return client.ContainerCreateOptions{}, err
 	}
 	config.Labels[specHashLabel] = hash
+	// Not part of the hash: it follows from the address, and is read back. A
+	// container that an earlier release made at this very address can stay.
+	// An Engine older than 25 ignores it and derives the same one itself.
+	options.NetworkingConfig.EndpointsConfig[options.Name].MacAddress = network.HardwareAddr(host.BundleMAC(spec.IP))
 	return options, nil
 }
 
@@ -92,8 +96,8 @@ func harden(config *container.Config, hostConfig *container.HostConfig, rulesDir
 	}
 }
 
-// specHash covers all that a container is created with. Env values are in it
-// in no readable form.
+// specHash covers all that a container is created with but its MAC address.
+// Env values are in it in no readable form.
 func specHash(options client.ContainerCreateOptions) (string, error) {
 	text, err := json.Marshal(options)
 	if err != nil {

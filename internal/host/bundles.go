@@ -4,6 +4,7 @@ package host
 
 import (
 	"context"
+	"net"
 	"net/netip"
 	"time"
 )
@@ -21,6 +22,16 @@ type BundleSpec struct {
 	// RulesDir is the folder on the node with the egress rules file, mounted
 	// read-only into the built-in bundle. Empty for any other image.
 	RulesDir string
+}
+
+// BundleMAC returns the MAC address of the bundle at an IPv4 address: 02:42 and
+// the address's four bytes, as older releases of Docker Engine derive it. The wall
+// knows the bundle by it without asking anybody. It is nil for any other address.
+func BundleMAC(ip netip.Addr) net.HardwareAddr {
+	if !ip.Is4() {
+		return nil
+	}
+	return append(net.HardwareAddr{0x02, 0x42}, ip.AsSlice()...)
 }
 
 // Bundle is a bundle container as observed.
@@ -43,8 +54,9 @@ type Bundles interface {
 	// InspectBundle returns the owner's container: ErrNotFound when there is
 	// none, ErrConflict when a container of its name is someone else's.
 	InspectBundle(ctx context.Context, owner Owner) (Bundle, error)
-	// EnsureBundle makes the container exist and run. An unequal one of ours
-	// is replaced, a stopped one is started. ErrConflict when a container of
+	// EnsureBundle makes the container exist and run, with the MAC address
+	// BundleMAC(spec.IP). An unequal one of ours is replaced, a stopped one is
+	// started. ErrConflict when a container of
 	// its name is someone else's, ErrNotFound when the node lacks the image,
 	// ErrInvalid when docker refuses the container.
 	EnsureBundle(ctx context.Context, spec BundleSpec) (Bundle, error)

@@ -14,7 +14,8 @@ type WallSpec struct {
 	Owner Owner
 	// Subnet is the bundle's network, whose bridge is Owner.Bridge().
 	Subnet netip.Prefix
-	// BundleIP is the one address that may be reached, on the TCP Ports.
+	// BundleIP is the one address that may be reached, on the TCP Ports, at the
+	// MAC address BundleMAC(BundleIP).
 	BundleIP netip.Addr
 	Ports    []int32
 	// MachineIP is the namespace's own address.

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -18,6 +17,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
@@ -42,10 +42,10 @@ const (
 	agentName = "botbottle.dev/agent"
 	// lockPatience is how long a new agent waits for the old one to end.
 	lockPatience = 20 * time.Second
-	retryEvery   = 2 * time.Second
 )
 
-// Run is the agent, until ctx ends.
+// Run runs the agent until ctx ends. The guard comes first, then what reports
+// on it; everything else waits for the API server, however long that takes.
 func (o *AgentOptions) Run(ctx context.Context) error {
 	if err := o.Validate(); err != nil {
 		return err
@@ -67,26 +67,35 @@ func (o *AgentOptions) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	mgr, err := o.newManager(cfg)
+	api, err := newAPIServer(cfg, metrics.Registry)
 	if err != nil {
 		return err
 	}
-	cluster, err := clusterID(ctx, mgr.GetAPIReader())
-	if err != nil {
+	if err := o.serve(watching, healthHandler(parts.guarding, api), metrics.Registry, fail); err != nil {
 		return err
 	}
-	if err := dir.ClaimCluster(cluster); err != nil {
-		return err
+	err = o.manage(ctx, cfg, parts, api)
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+		return cause // what it led to matters less
 	}
-	parts.cluster = cluster
-	if err := o.compose(ctx, mgr, parts); err != nil {
-		return err
-	}
-	err = mgr.Start(ctx)
-	if cause := context.Cause(ctx); err == nil && !errors.Is(cause, context.Canceled) {
-		err = cause
+	if errors.Is(err, context.Canceled) {
+		return nil // it was asked to end
 	}
 	return err
+}
+
+// manage connects to the API server and runs the Bottles of this node.
+func (o *AgentOptions) manage(ctx context.Context, cfg *rest.Config, p parts, api *apiServer) error {
+	mgr, cluster, err := o.connect(ctx, cfg, p.dir, api)
+	if err != nil {
+		return err
+	}
+	p.cluster = cluster
+	if err := o.compose(ctx, mgr, p); err != nil {
+		return err
+	}
+	api.readWhen(mgr.GetCache().WaitForCacheSync)
+	return mgr.Start(ctx)
 }
 
 // parts are what compose is given beside the options.
@@ -96,6 +105,7 @@ type parts struct {
 	machines *smolvm.Driver
 	walls    *wall.Walls
 	enforcer *enforce.Enforcer
+	guarding <-chan struct{} // closed when the guard has ended
 }
 
 // watch starts to guard the machines that an earlier agent left, before
@@ -136,7 +146,12 @@ func (o *AgentOptions) watch(ctx context.Context, dir *state.Dir, fail context.C
 			fail(fmt.Errorf("canaries: %w", err))
 		}
 	}()
-	go func() { _ = p.enforcer.Start(ctx) }() // ends with ctx alone
+	guarding := make(chan struct{})
+	p.guarding = guarding
+	go func() {
+		defer close(guarding)
+		_ = p.enforcer.Start(ctx) // ends with ctx alone
+	}()
 	return p, nil
 }
 
@@ -227,14 +242,7 @@ func (o *AgentOptions) add(mgr ctrl.Manager, r *bottle.Reconciler) error {
 	if err := mgr.Add(sweeper); err != nil {
 		return err
 	}
-	return addHealth(mgr, func(req *http.Request) error {
-		ctx, cancel := context.WithTimeout(req.Context(), time.Second)
-		defer cancel()
-		if !mgr.GetCache().WaitForCacheSync(ctx) {
-			return errors.New("the node's Bottles were not read yet")
-		}
-		return nil
-	})
+	return nil
 }
 
 // newManager caches this node's Bottles and the one Node, and nothing else.
@@ -252,8 +260,12 @@ func (o *AgentOptions) newManager(cfg *rest.Config) (ctrl.Manager, error) {
 				&corev1.Node{}:     {Field: fields.OneTermEqualSelector("metadata.name", o.NodeName)},
 			},
 		},
-		Metrics:                 metricsserver.Options{BindAddress: o.MetricsAddress},
-		HealthProbeBindAddress:  o.HealthAddress,
+		MapperProvider: boundedMapper,
+		// Both are served already; see serve.
+		Metrics:                metricsserver.Options{BindAddress: "0"},
+		HealthProbeBindAddress: "0",
+		// An API server that goes away before everything was read ends nothing.
+		Controller:              config.Controller{CacheSyncTimeout: patience},
 		GracefulShutdownTimeout: ptr.To(25 * time.Second),
 	})
 	if err != nil {
@@ -280,25 +292,6 @@ func (o *AgentOptions) openState(ctx context.Context) (*state.Dir, error) {
 		case <-patience.Done():
 			return nil, fmt.Errorf("--state-dir: %w", err)
 		case <-time.After(200 * time.Millisecond):
-		}
-	}
-}
-
-// clusterID is the UID of kube-system, asked for until the API server answers.
-func clusterID(ctx context.Context, reader client.Reader) (string, error) {
-	for said := false; ; said = true {
-		ns := &corev1.Namespace{}
-		err := reader.Get(ctx, client.ObjectKey{Name: "kube-system"}, ns)
-		if err == nil {
-			return string(ns.UID), nil
-		}
-		if !said {
-			ctrl.Log.Error(err, "The API server does not say which cluster it is; asked again until it does")
-		}
-		select {
-		case <-ctx.Done():
-			return "", fmt.Errorf("identity of the cluster: %w", err)
-		case <-time.After(retryEvery):
 		}
 	}
 }

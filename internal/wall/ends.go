@@ -163,6 +163,9 @@ func (m *mend) nodeEnd() error {
 	if a.alias != markOf(o) {
 		errs = append(errs, netlink.LinkSetAlias(l, markOf(o)))
 	}
+	if mac := nodeMAC(o); a.mac != mac.String() {
+		errs = append(errs, netlink.LinkSetHardwareAddr(l, mac))
+	}
 	if a.mtu != m.facts.bridge.mtu {
 		errs = append(errs, netlink.LinkSetMTU(l, m.facts.bridge.mtu))
 	}

@@ -126,5 +126,5 @@ func (m *mend) filter() error {
 	if m.stands() && filterFault(m.facts.filter, m.want) == "" {
 		return nil
 	}
-	return replaceFilter(m.spec)
+	return replaceFilter(m.spec, m.want.rules)
 }

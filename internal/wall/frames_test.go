@@ -18,9 +18,6 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// broadcast is everybody on a link, the bundle among them.
-var broadcast = net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
-
 // marker is in every frame of a test, so that it is known again.
 var marker = []byte("bottle-test-frame")
 
@@ -28,8 +25,8 @@ func addrPort(a netip.Addr, port int32) netip.AddrPort { return netip.AddrPortFr
 
 // ethernet builds a frame; tags are the VLAN headers between the addresses and
 // the type.
-func ethernet(src net.HardwareAddr, kind uint16, body []byte, tags ...byte) []byte {
-	return slices.Concat(broadcast, src, tags, binary.BigEndian.AppendUint16(nil, kind), body, marker)
+func ethernet(dst, src net.HardwareAddr, kind uint16, body []byte, tags ...byte) []byte {
+	return slices.Concat(dst, src, tags, binary.BigEndian.AppendUint16(nil, kind), body, marker)
 }
 
 // ipv4 is a packet, which a test may bend before it is sealed.
@@ -91,18 +88,24 @@ func arp(op byte, sender net.HardwareAddr, from, target netip.Addr) []byte {
 	return slices.Concat([]byte{0, 1, 8, 0, 6, 4, 0, op}, sender, from.AsSlice(), make([]byte, 6), target.AsSlice())
 }
 
-// frameTo is a frame to a destination, from the machine's own addresses.
+// frameTo is a frame to a destination, from the machine's own addresses to the
+// bundle's MAC address.
 func frameTo(spec host.WallSpec, d host.Drop) []byte {
+	return frameBy(spec, host.BundleMAC(spec.BundleIP), d)
+}
+
+// frameBy is a frame to a destination, by way of another station.
+func frameBy(spec host.WallSpec, dst net.HardwareAddr, d host.Drop) []byte {
 	mac := machineMAC(spec.Owner)
 	bodies := map[string][]byte{"tcp": syn(d.Port), "udp": udp(d.Port), "icmp": {8, 0, 0, 0, 0, 1, 0, 1}, "icmpv6": {128, 0, 0, 0, 0, 1, 0, 1}}
 	protos := map[string]byte{"tcp": unix.IPPROTO_TCP, "udp": unix.IPPROTO_UDP, "icmp": unix.IPPROTO_ICMP, "icmpv6": unix.IPPROTO_ICMPV6}
 	switch {
 	case d.Proto == "arp":
-		return ethernet(mac, unix.ETH_P_ARP, arp(1, mac, spec.MachineIP, d.Addr))
+		return ethernet(dst, mac, unix.ETH_P_ARP, arp(1, mac, spec.MachineIP, d.Addr))
 	case d.Addr.Is4():
-		return ethernet(mac, unix.ETH_P_IP, ipv4{src: spec.MachineIP, dst: d.Addr, proto: protos[d.Proto], body: bodies[d.Proto]}.bytes())
+		return ethernet(dst, mac, unix.ETH_P_IP, ipv4{src: spec.MachineIP, dst: d.Addr, proto: protos[d.Proto], body: bodies[d.Proto]}.bytes())
 	}
-	return ethernet(mac, unix.ETH_P_IPV6, ipv6(d.Addr, protos[d.Proto], bodies[d.Proto]))
+	return ethernet(dst, mac, unix.ETH_P_IPV6, ipv6(d.Addr, protos[d.Proto], bodies[d.Proto]))
 }
 
 // sender writes frames on the link inside, as root in the namespace can.
@@ -173,8 +176,8 @@ func (c *capture) first(t testing.TB, texts ...[]byte) []byte {
 	}
 }
 
-// captures are the ears of those who must not hear: the bundle, and the node's
-// own stack, by way of the bridge.
+// captures are the ears of those who must not hear: the bundle, and the node,
+// by way of the bridge. The bridge hears what passes between its ports, too.
 func (w *world) captures(t testing.TB, spec host.WallSpec) []*capture {
 	t.Helper()
 	bundle, node := &capture{where: "the bundle"}, &capture{where: "the node"}
@@ -185,6 +188,10 @@ func (w *world) captures(t testing.TB, spec host.WallSpec) []*capture {
 	var err error
 	node.fd, err = packetSocket(spec.Owner.Bridge())
 	must(t, err)
+	bridge, err := netlink.LinkByName(spec.Owner.Bridge())
+	must(t, err)
+	must(t, unix.SetsockoptPacketMreq(node.fd, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP,
+		&unix.PacketMreq{Ifindex: int32(bridge.Attrs().Index), Type: unix.PACKET_MR_PROMISC}))
 	t.Cleanup(func() { unix.Close(bundle.fd); unix.Close(node.fd) })
 	return []*capture{bundle, node}
 }

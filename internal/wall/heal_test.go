@@ -48,10 +48,12 @@ var damages = []damage{
 	{name: "link in no bridge", how: []string{"ip link set VETH nomaster"}, found: []string{"shut: link VETH is in no bridge"}, kept: true},
 	{name: "link down", how: []string{"ip link set VETH down"}, found: []string{"shut: link VETH is down"}, kept: true},
 	{name: "link without its mark", how: []string{"ip link set VETH alias x"}, found: []string{"shut: link VETH does not bear the wall's mark"}, kept: true},
-	// The bridge takes the lowest MTU of its ports by itself.
+	{name: "link of another MAC", how: []string{"ip link set VETH address 02:00:00:00:00:09"}, found: []string{"shut: link VETH has another MAC address"}, kept: true},
+	// The bridge takes the lowest address, and the lowest MTU, of its ports by itself.
+	{name: "link of the bundle's MAC", how: []string{"ip link set VETH address BUNDLEMAC"}, found: []string{"open: link VETH has the bundle's MAC address", "open: bridge BRIDGE has the bundle's MAC address"}, kept: true},
 	{name: "link of a lower MTU", how: []string{"ip link set VETH mtu 1400"}, found: []string{"shut: bundle0 in the namespace has another MTU than the bridge"}, kept: true},
 	{name: "link of a higher MTU", how: []string{"ip link set VETH mtu 9000"}, found: []string{"shut: link VETH has another MTU than its bridge"}, kept: true},
-	{name: "another link in its place", how: []string{"ip link del VETH", "ip link add VETH type veth peer name other", "ip link set VETH alias MARK", "ip link set VETH master BRIDGE up"},
+	{name: "another link in its place", how: []string{"ip link del VETH", "ip link add VETH address NODEMAC type veth peer name other", "ip link set VETH alias MARK", "ip link set VETH master BRIDGE up"},
 		found: []string{"shut: link VETH does not lead into the namespace", "shut: bundle0 is missing in the namespace"}},
 	{name: "namespace's name deleted", how: []string{"ip netns del ID"}, another: true, found: []string{"shut: namespace PATH is missing"}},
 	{name: "namespace unmounted", how: []string{"umount -l PATH"}, another: true, found: []string{"shut: namespace PATH is missing"}},
@@ -76,7 +78,7 @@ var damages = []damage{
 func damageWords(spec host.WallSpec, path string) *strings.Replacer {
 	return strings.NewReplacer("TABLE", tableName(spec.Owner), "VETH", spec.Owner.Veth(), "BRIDGE", spec.Owner.Bridge(), "ID", spec.Owner.ID(),
 		"PATH", path, "ADDRESS", machinePrefix(spec).String(), "SUBNET", spec.Subnet.String(), "GATEWAY", spec.Subnet.Addr().Next().String(),
-		"HWADDR", machineMAC(spec.Owner).String())
+		"HWADDR", machineMAC(spec.Owner).String(), "NODEMAC", nodeMAC(spec.Owner).String(), "BUNDLEMAC", host.BundleMAC(spec.BundleIP).String())
 }
 
 // do runs the command lines.
@@ -177,6 +179,21 @@ func TestChainBeforeOurs(t *testing.T) {
 	if got := words(w.inspect(t, spec).Faults); got != want {
 		t.Errorf("with a chain before the filter: got faults %s, want %s", got, want)
 	}
+	wall, err := w.walls.EnsureWall(t.Context(), spec)
+	if got := words(wall.Faults); err != nil || got != want {
+		t.Errorf("ensure: got faults %s, %v, want %s", got, err, want)
+	}
+}
+
+// TestBridgeWithTheBundlesMAC: its frames would be the node's. The bridge is not
+// ours to change.
+func TestBridgeWithTheBundlesMAC(t *testing.T) {
+	w := newWorld(t)
+	spec := newSpec(t, 55)
+	w.addBundle(t, spec)
+	w.stand(t, spec)
+	run(t, "ip", "link", "set", spec.Owner.Bridge(), "address", host.BundleMAC(spec.BundleIP).String())
+	want := "open: bridge " + spec.Owner.Bridge() + " has the bundle's MAC address"
 	wall, err := w.walls.EnsureWall(t.Context(), spec)
 	if got := words(wall.Faults); err != nil || got != want {
 		t.Errorf("ensure: got faults %s, %v, want %s", got, err, want)

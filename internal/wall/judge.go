@@ -112,8 +112,24 @@ func (v *verdictOn) ends() {
 	if !end.up {
 		v.shut("link %s is down", name)
 	}
+	v.addresses()
 	if end.xdp {
 		v.open("link %s has an XDP program, which comes before the filter", name)
+	}
+}
+
+// addresses: the bridge hands frames to its own MAC address and to its ports' to
+// the node's IP stack, so that none of them may be the bundle's.
+func (v *verdictOn) addresses() {
+	end, bridge, bundle := v.facts.nodeEnd, v.facts.bridge, host.BundleMAC(v.spec.BundleIP).String()
+	switch {
+	case end.mac == bundle:
+		v.open("link %s has the bundle's MAC address", end.name)
+	case end.mac != nodeMAC(v.spec.Owner).String():
+		v.shut("link %s has another MAC address", end.name)
+	}
+	if bridge != nil && bridge.mac == bundle {
+		v.open("bridge %s has the bundle's MAC address", bridge.name)
 	}
 }
 

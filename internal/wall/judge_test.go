@@ -27,7 +27,7 @@ func soundFacts(t *testing.T, spec host.WallSpec) (*expected, facts) {
 	subnet := &net.IPNet{IP: spec.Subnet.Addr().AsSlice(), Mask: net.CIDRMask(24, 32)}
 	return want, facts{
 		path: "/ns", kind: fileNetNS, id: host.NetNS{Dev: 4, Inode: 7},
-		nodeEnd: &attrs{name: spec.Owner.Veth(), kind: "veth", alias: mark, index: 10, parent: 2, master: 5, mtu: 1500, peersNS: 1, up: true},
+		nodeEnd: &attrs{name: spec.Owner.Veth(), kind: "veth", alias: mark, index: 10, parent: 2, master: 5, mtu: 1500, peersNS: 1, up: true, mac: nodeMAC(spec.Owner).String()},
 		bridge:  &attrs{name: spec.Owner.Bridge(), kind: "bridge", index: 5, mtu: 1500, up: true},
 		filter: filterFacts{rules: rules, table: &table{chains: []chain{{
 			name: chainName, kind: "filter", base: true, hook: unix.NF_NETDEV_INGRESS, priority: int32(*priority), devices: []string{spec.Owner.Veth()},

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"time"
@@ -53,15 +54,17 @@ type rule struct {
 // found on the node.
 //
 // It stands at the node's end of the link and trusts nothing: not the source
-// addresses (a namespace's root can write any), not the kernel's idea of the
-// protocol (that of a frame with a VLAN tag is what is behind the tag), no
-// fragment (only the first one has ports) and no IP option (source routes).
+// addresses (a namespace's root can write any), not the destination MAC (the
+// bridge hands a frame to its own MAC, or to a port's, to the node's IP stack,
+// whatever its IP destination), not the kernel's idea of the protocol (that of
+// a frame with a VLAN tag is what is behind the tag), no fragment (only the
+// first one has ports) and no IP option (source routes).
 func rulesOf(s host.WallSpec) []rule {
-	mac, machine, bundle := machineMAC(s.Owner), s.MachineIP.AsSlice(), s.BundleIP.AsSlice()
+	machine, bundle := s.MachineIP.AsSlice(), s.BundleIP.AsSlice()
 	var rules []rule
 	for _, port := range portsOf(s) {
 		rules = append(rules, rule{port: port, comment: fmt.Sprintf("bundle port %d", port), exprs: slices.Concat(
-			match(link(6, 8), append(slices.Clone(mac), 0x08, 0x00)),
+			match(link(0, 14), header(s, host.BundleMAC(s.BundleIP), unix.ETH_P_IP)),
 			match(network(0, 1), []byte{0x45}),
 			matchMasked(network(6, 2), []byte{0x3f, 0xff}, []byte{0, 0}),
 			match(network(9, 1), []byte{protoTCP}),
@@ -70,19 +73,40 @@ func rulesOf(s host.WallSpec) []rule {
 			verdict(expr.VerdictAccept),
 		)})
 	}
-	rules = append(rules, rule{comment: "who is the bundle", exprs: slices.Concat(
-		match(link(6, 8), append(slices.Clone(mac), 0x08, 0x06)),
+	rules = append(rules,
+		arpRule(s, everybody, arpRequest, arpRequest),
+		arpRule(s, host.BundleMAC(s.BundleIP), arpRequest, arpReply))
+	return append(rules, dropRules(markOf(s.Owner))...)
+}
+
+// The operations of ARP.
+const arpRequest, arpReply = 1, 2
+
+// everybody is the MAC address to which a link's every station listens.
+var everybody = net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+
+// arpRule lets through what the machine sends to dst about the bundle's
+// address: a request to everybody, and to the bundle also a request (so Linux
+// asks again for a neighbour that it knows) or a reply. The target's MAC is not
+// looked at: a request has none, and who receives a reply does not read it.
+func arpRule(s host.WallSpec, dst net.HardwareAddr, first, last byte) rule {
+	return rule{comment: fmt.Sprintf("ARP for the bundle, to %s", dst), exprs: slices.Concat(
+		match(link(0, 14), header(s, dst, unix.ETH_P_ARP)),
 		match(network(0, 6), []byte{0, 1, 0x08, 0x00, 6, 4}),
 		[]expr.Any{
 			network(6, 2),
-			&expr.Cmp{Op: expr.CmpOpGte, Register: reg0, Data: []byte{0, 1}},
-			&expr.Cmp{Op: expr.CmpOpLte, Register: reg0, Data: []byte{0, 2}},
+			&expr.Cmp{Op: expr.CmpOpGte, Register: reg0, Data: []byte{0, first}},
+			&expr.Cmp{Op: expr.CmpOpLte, Register: reg0, Data: []byte{0, last}},
 		},
-		match(network(8, 10), slices.Concat(mac, machine)),
-		match(network(24, 4), bundle),
+		match(network(8, 10), slices.Concat(machineMAC(s.Owner), s.MachineIP.AsSlice())),
+		match(network(24, 4), s.BundleIP.AsSlice()),
 		verdict(expr.VerdictAccept),
-	)})
-	return append(rules, dropRules(markOf(s.Owner))...)
+	)}
+}
+
+// header is the Ethernet header of an untagged frame from the machine to dst.
+func header(s host.WallSpec, dst net.HardwareAddr, protocol uint16) []byte {
+	return binary.BigEndian.AppendUint16(slices.Concat(dst, machineMAC(s.Owner)), protocol)
 }
 
 // dropRules remember what was asked for and drop it. A set that is full breaks
@@ -194,7 +218,7 @@ var priority = nftables.ChainPriorityFirst
 
 // replaceFilter writes the wall's table anew in one transaction: at no time is
 // there none, and the new chain drops everything until its rules are there.
-func replaceFilter(s host.WallSpec) error {
+func replaceFilter(s host.WallSpec, rules []rule) error {
 	c, err := nftables.New(nftables.WithSockOptions(withRoom))
 	if err != nil {
 		return err
@@ -213,7 +237,7 @@ func replaceFilter(s host.WallSpec) error {
 			return err
 		}
 	}
-	for _, r := range rulesOf(s) {
+	for _, r := range rules {
 		c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: r.exprs, UserData: commentOf(r)})
 	}
 	if err := c.Flush(); err != nil {

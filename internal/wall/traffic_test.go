@@ -7,10 +7,14 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"botbottle.dev/bottle-operator/internal/host"
@@ -25,36 +29,51 @@ type attempt struct {
 	frame []byte
 	// drop is by what it is to be found; Packets is not looked at.
 	drop host.Drop
+	// past: without the filter it reaches the node and not the bundle.
+	past bool
 }
 
-func attempts(spec host.WallSpec) []attempt {
-	mac, other := machineMAC(spec.Owner), net.HardwareAddr{0x02, 1, 2, 3, 4, 5}
+// attempts are those of a machine behind the wall, bridge being the MAC address
+// of its bridge.
+func attempts(spec host.WallSpec, bridge net.HardwareAddr) []attempt {
+	mac, bundle, other := machineMAC(spec.Owner), host.BundleMAC(spec.BundleIP), net.HardwareAddr{0x02, 1, 2, 3, 4, 5}
+	stranger := net.HardwareAddr{0x02, 5, 4, 3, 2, 1} // whom the bridge has not met
 	gateway, elsewhere := spec.Subnet.Addr().Next(), netip.MustParseAddr("203.0.113.9")
 	toPort := ipv4{src: spec.MachineIP, dst: spec.BundleIP, proto: unix.IPPROTO_TCP, body: syn(8888)}
 	ip := func(change func(p *ipv4)) []byte {
 		p := toPort
 		change(&p)
-		return ethernet(mac, unix.ETH_P_IP, p.bytes())
+		return ethernet(bundle, mac, unix.ETH_P_IP, p.bytes())
 	}
-	bundle8888 := host.Drop{Proto: "tcp", Addr: spec.BundleIP, Port: 8888}
+	to8888 := host.Drop{Proto: "tcp", Addr: spec.BundleIP, Port: 8888}
 	noPort := host.Drop{Proto: "tcp", Addr: spec.BundleIP}
+	arpDrop := host.Drop{Proto: "arp", Addr: spec.BundleIP}
 	all := []attempt{
-		{"first fragment", ip(func(p *ipv4) { p.fragment = 0x2000 }), bundle8888},
-		{"later fragment", ip(func(p *ipv4) { p.fragment = 0x0003 }), noPort},
-		{"IP options", ip(func(p *ipv4) { p.options = []byte{7, 4, 4, 0} }), bundle8888},
-		{"another source address", ip(func(p *ipv4) { p.src = elsewhere }), bundle8888},
-		{"the gateway's source address", ip(func(p *ipv4) { p.src = gateway }), bundle8888},
-		{"another source MAC", ethernet(other, unix.ETH_P_IP, toPort.bytes()), bundle8888},
-		{"VLAN tag", ethernet(mac, unix.ETH_P_IP, toPort.bytes(), 0x81, 0, 0, 5), bundle8888},
-		{"priority tag", ethernet(mac, unix.ETH_P_IP, toPort.bytes(), 0x81, 0, 0xe0, 0), bundle8888},
-		{"two VLAN tags", ethernet(mac, unix.ETH_P_IP, toPort.bytes(), 0x88, 0xa8, 0, 5, 0x81, 0, 0, 6), host.Drop{Proto: "0x8100"}},
-		{"another protocol of IP", ip(func(p *ipv4) { p.proto = unix.IPPROTO_SCTP }), host.Drop{Proto: "132", Addr: spec.BundleIP}},
-		{"broadcast of IP", ip(func(p *ipv4) { p.dst = netip.MustParseAddr("255.255.255.255") }), host.Drop{Proto: "tcp", Addr: netip.MustParseAddr("255.255.255.255"), Port: 8888}},
-		{"another protocol of Ethernet", ethernet(mac, 0x88b5, make([]byte, 46)), host.Drop{Proto: "0x88b5"}},
-		{"ARP from another address", ethernet(mac, unix.ETH_P_ARP, arp(2, mac, gateway, spec.BundleIP)), host.Drop{Proto: "arp", Addr: spec.BundleIP}},
-		{"ARP for another MAC", ethernet(mac, unix.ETH_P_ARP, arp(2, other, spec.MachineIP, spec.BundleIP)), host.Drop{Proto: "arp", Addr: spec.BundleIP}},
-		{"ARP of another kind", ethernet(mac, unix.ETH_P_ARP, arp(3, mac, spec.MachineIP, spec.BundleIP)), host.Drop{Proto: "arp", Addr: spec.BundleIP}},
-		{"gratuitous ARP", ethernet(mac, unix.ETH_P_ARP, arp(1, mac, spec.MachineIP, spec.MachineIP)), host.Drop{Proto: "arp", Addr: spec.MachineIP}},
+		{"first fragment", ip(func(p *ipv4) { p.fragment = 0x2000 }), to8888, false},
+		{"later fragment", ip(func(p *ipv4) { p.fragment = 0x0003 }), noPort, false},
+		{"IP options", ip(func(p *ipv4) { p.options = []byte{7, 4, 4, 0} }), to8888, false},
+		{"another source address", ip(func(p *ipv4) { p.src = elsewhere }), to8888, false},
+		{"the gateway's source address", ip(func(p *ipv4) { p.src = gateway }), to8888, false},
+		{"another source MAC", ethernet(bundle, other, unix.ETH_P_IP, toPort.bytes()), to8888, false},
+		{"VLAN tag", ethernet(bundle, mac, unix.ETH_P_IP, toPort.bytes(), 0x81, 0, 0, 5), to8888, false},
+		{"priority tag", ethernet(bundle, mac, unix.ETH_P_IP, toPort.bytes(), 0x81, 0, 0xe0, 0), to8888, false},
+		{"two VLAN tags", ethernet(bundle, mac, unix.ETH_P_IP, toPort.bytes(), 0x88, 0xa8, 0, 5, 0x81, 0, 0, 6), host.Drop{Proto: "0x8100"}, false},
+		{"another protocol of IP", ip(func(p *ipv4) { p.proto = unix.IPPROTO_SCTP }), host.Drop{Proto: "132", Addr: spec.BundleIP}, false},
+		{"broadcast of IP", ip(func(p *ipv4) { p.dst = netip.MustParseAddr("255.255.255.255") }), host.Drop{Proto: "tcp", Addr: netip.MustParseAddr("255.255.255.255"), Port: 8888}, false},
+		{"another protocol of Ethernet", ethernet(everybody, mac, 0x88b5, make([]byte, 46)), host.Drop{Proto: "0x88b5"}, false},
+		{"ARP from another address", ethernet(everybody, mac, unix.ETH_P_ARP, arp(1, mac, gateway, spec.BundleIP)), arpDrop, false},
+		{"ARP for another MAC", ethernet(bundle, mac, unix.ETH_P_ARP, arp(2, other, spec.MachineIP, spec.BundleIP)), arpDrop, false},
+		{"ARP of another kind", ethernet(bundle, mac, unix.ETH_P_ARP, arp(3, mac, spec.MachineIP, spec.BundleIP)), arpDrop, false},
+		{"gratuitous ARP", ethernet(everybody, mac, unix.ETH_P_ARP, arp(1, mac, spec.MachineIP, spec.MachineIP)), host.Drop{Proto: "arp", Addr: spec.MachineIP}, false},
+		{"ARP reply to everybody", ethernet(everybody, mac, unix.ETH_P_ARP, arp(2, mac, spec.MachineIP, spec.BundleIP)), arpDrop, false},
+		{"ARP to another station", ethernet(stranger, mac, unix.ETH_P_ARP, arp(1, mac, spec.MachineIP, spec.BundleIP)), arpDrop, false},
+		{"ARP to the bridge", ethernet(bridge, mac, unix.ETH_P_ARP, arp(1, mac, spec.MachineIP, spec.BundleIP)), arpDrop, true},
+		{"TCP to everybody", ethernet(everybody, mac, unix.ETH_P_IP, toPort.bytes()), to8888, false},
+		{"TCP to a group", ethernet(net.HardwareAddr{1, 0, 0x5e, 0, 0, 1}, mac, unix.ETH_P_IP, toPort.bytes()), to8888, false},
+		{"TCP to another station", ethernet(stranger, mac, unix.ETH_P_IP, toPort.bytes()), to8888, false},
+		{"TCP for the bundle to the bridge", ethernet(bridge, mac, unix.ETH_P_IP, toPort.bytes()), to8888, true},
+		{"TCP for the bundle to the link's node end", ethernet(nodeMAC(spec.Owner), mac, unix.ETH_P_IP, toPort.bytes()), to8888, true},
+		{"TCP for elsewhere to the bridge", frameBy(spec, bridge, host.Drop{Proto: "tcp", Addr: elsewhere, Port: 443}), host.Drop{Proto: "tcp", Addr: elsewhere, Port: 443}, true},
 	}
 	for _, d := range []host.Drop{
 		{Proto: "arp", Addr: gateway},
@@ -69,7 +88,7 @@ func attempts(spec host.WallSpec) []attempt {
 		{Proto: "tcp", Addr: netip.MustParseAddr("fe80::1"), Port: 8888},
 		{Proto: "udp", Addr: netip.MustParseAddr("ff02::fb"), Port: 5353},
 	} {
-		all = append(all, attempt{fmt.Sprintf("%s to %s port %d", d.Proto, d.Addr, d.Port), frameTo(spec, d), d})
+		all = append(all, attempt{fmt.Sprintf("%s to %s port %d", d.Proto, d.Addr, d.Port), frameTo(spec, d), d, false})
 	}
 	return all
 }
@@ -92,9 +111,10 @@ func TestNothingElseGetsOut(t *testing.T) {
 	}
 	// What may pass is sent after what may not: when the one has arrived, the
 	// other would have.
-	passes := ethernet(machineMAC(spec.Owner), unix.ETH_P_IP, ipv4{src: spec.MachineIP, dst: spec.BundleIP, proto: unix.IPPROTO_TCP, fragment: 0x4000, body: syn(8888)}.bytes())
+	passes := ethernet(host.BundleMAC(spec.BundleIP), machineMAC(spec.Owner), unix.ETH_P_IP, ipv4{src: spec.MachineIP, dst: spec.BundleIP, proto: unix.IPPROTO_TCP, fragment: 0x4000, body: syn(8888)}.bytes())
+	all := attempts(spec, macOf(t, spec.Owner.Bridge()))
 	var sent uint64
-	for _, a := range attempts(spec) {
+	for _, a := range all {
 		must(t, w.walls.ForgetDrops(t.Context(), spec.Owner))
 		sent++
 		text, after := send(a.frame), send(passes)
@@ -117,14 +137,103 @@ func TestNothingElseGetsOut(t *testing.T) {
 		t.Errorf("counts: got %d dropped and %v accepted, want %d of each", got.Dropped, got.Accepted, sent)
 	}
 	run(t, "nft", "delete", "table", "netdev", tableName(spec.Owner))
-	for _, a := range attempts(spec) {
+	for _, a := range all {
 		text := send(a.frame)
 		for _, ear := range ears {
+			if ear.where == "the bundle" && a.past {
+				continue
+			}
 			if ear.first(t, text) == nil {
 				t.Errorf("%s, without the filter: did not arrive at %s: it proves nothing", a.name, ear.where)
 			}
 		}
 	}
+}
+
+// TestTheNodesStackSeesNothing: the node's IP stack takes in what is sent to the
+// bridge's MAC address, whatever its IP destination, tracks the connection and
+// routes it. None of it may get there, and TCP to the bundle still does.
+func TestTheNodesStackSeesNothing(t *testing.T) {
+	w := newWorld(t)
+	spec := newSpec(t, 47)
+	w.addBundle(t, spec, 8888)
+	ns := wallNS(t, w.stand(t, spec))
+	root, bridge := newSender(t, ns), macOf(t, spec.Owner.Bridge())
+	const each = 20
+	send := func() (took uint64) {
+		before := nodeTookIn(t)
+		for i := range each {
+			for _, to := range []netip.Addr{spec.BundleIP, spec.Subnet.Addr().Next(), netip.MustParseAddr("203.0.113.9")} {
+				p := ipv4{src: spec.MachineIP, dst: to, proto: unix.IPPROTO_TCP, body: slices.Concat(syn(8888), make([]byte, i))}
+				root.send(t, ethernet(bridge, machineMAC(spec.Owner), unix.ETH_P_IP, p.bytes()))
+			}
+		}
+		return nodeTookIn(t) - before
+	}
+	if took := send(); took > 0 {
+		t.Errorf("packets in the node's IP stack: got %d of %d, want 0", took, 3*each)
+	}
+	if got := w.inspect(t, spec); got.Dropped != 3*each || got.Accepted[8888] != 0 {
+		t.Errorf("counts: got %d dropped and %v accepted, want %d and none", got.Dropped, got.Accepted, 3*each)
+	}
+	greet(t, w.inspect(t, spec), spec)
+	run(t, "nft", "delete", "table", "netdev", tableName(spec.Owner))
+	if took := send(); took < 3*each {
+		t.Errorf("packets in the node's IP stack, without the filter: got %d, want %d: the test proves nothing", took, 3*each)
+	}
+}
+
+// TestNeighbours: what Linux sends to know its neighbour again, and what it
+// answers, passes.
+func TestNeighbours(t *testing.T) {
+	w := newWorld(t)
+	spec := newSpec(t, 48)
+	w.addBundle(t, spec)
+	root, mac, bundle := newSender(t, wallNS(t, w.stand(t, spec))), machineMAC(spec.Owner), host.BundleMAC(spec.BundleIP)
+	ear := w.captures(t, spec)[0]
+	for name, frame := range map[string][]byte{
+		"request to everybody":  ethernet(everybody, mac, unix.ETH_P_ARP, arp(1, mac, spec.MachineIP, spec.BundleIP)),
+		"request to the bundle": ethernet(bundle, mac, unix.ETH_P_ARP, arp(1, mac, spec.MachineIP, spec.BundleIP)),
+		"reply to the bundle":   ethernet(bundle, mac, unix.ETH_P_ARP, arp(2, mac, spec.MachineIP, spec.BundleIP)),
+	} {
+		root.send(t, frame)
+		if ear.first(t, marker) == nil {
+			t.Errorf("%s: did not arrive at the bundle", name)
+		}
+	}
+	if got := w.inspect(t, spec); got.Dropped > 0 {
+		t.Errorf("dropped: got %d, want 0", got.Dropped)
+	}
+}
+
+// nodeTookIn is how many packets the node's IP stack has received.
+func nodeTookIn(t *testing.T) uint64 {
+	t.Helper()
+	text, err := os.ReadFile("/proc/thread-self/net/snmp")
+	must(t, err)
+	var names []string
+	for line := range strings.Lines(string(text)) {
+		fields := strings.Fields(line)
+		if fields[0] != "Ip:" {
+			continue
+		}
+		if names == nil {
+			names = fields
+			continue
+		}
+		n, err := strconv.ParseUint(fields[slices.Index(names, "InReceives")], 10, 64)
+		must(t, err)
+		return n
+	}
+	t.Fatal("got no line Ip of the node's counters, want one")
+	return 0
+}
+
+func macOf(t *testing.T, link string) net.HardwareAddr {
+	t.Helper()
+	l, err := netlink.LinkByName(link)
+	must(t, err)
+	return l.Attrs().HardwareAddr
 }
 
 // TestOrdinaryTraffic uses ordinary sockets, which ask for the bundle by ARP.

@@ -117,13 +117,14 @@ func (w *world) addBundle(t testing.TB, spec host.WallSpec, ports ...int32) {
 	w.bundles[spec.Owner.Bridge()] = ns
 	w.mu.Unlock()
 	t.Cleanup(func() { _ = deleteLink(peer) })
+	mac := host.BundleMAC(spec.BundleIP)
 	address := &net.IPNet{IP: spec.BundleIP.AsSlice(), Mask: net.CIDRMask(spec.Subnet.Bits(), 32)}
 	must(t, inNetNS(ns, func(h *netlink.Handle) error {
 		eth0, err := h.LinkByName("eth0")
 		if err != nil {
 			return err
 		}
-		return errors.Join(h.AddrAdd(eth0, &netlink.Addr{IPNet: address}), h.LinkSetUp(eth0))
+		return errors.Join(h.LinkSetHardwareAddr(eth0, mac), h.AddrAdd(eth0, &netlink.Addr{IPNet: address}), h.LinkSetUp(eth0))
 	}))
 	for _, port := range ports {
 		listenIn(t, ns, netip.AddrPortFrom(spec.BundleIP, uint16(port)))

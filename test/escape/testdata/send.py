@@ -110,6 +110,11 @@ CASES = {
     "syn-to-gateway": lambda m: [frame(IPV4, syn(m, DECLARED, dst=gateway_ip), gateway_mac)],
     "syn-to-internet-by-gateway": lambda m: [frame(IPV4, syn(m, 80, dst="203.0.113.10"), gateway_mac)],
     "syn-to-internet-by-bundle": lambda m: [frame(IPV4, syn(m, 80, dst="203.0.113.10"))],
+    # The IP destination is right, and the bridge hands the frame to somebody else.
+    "syn-to-declared-port-by-gateway": lambda m: [frame(IPV4, syn(m, DECLARED), gateway_mac)],
+    "syn-to-declared-port-by-stranger": lambda m: [frame(IPV4, syn(m, DECLARED), stranger_mac)],
+    "syn-to-declared-port-by-everybody": lambda m: [frame(IPV4, syn(m, DECLARED), everybody)],
+    "arp-asks-gateway-for-bundle": lambda m: [frame(ARP, arp(1, own_mac, own_ip, bundle_ip, m), gateway_mac)],
     "udp-to-declared-port": lambda m: [frame(IPV4, ipv4(own_ip, bundle_ip, UDP, udp(own_ip, bundle_ip, DECLARED, m)))],
     "udp-broadcast": lambda m: [frame(IPV4, ipv4(own_ip, "255.255.255.255", UDP, udp(own_ip, "255.255.255.255", 67, m)), everybody)],
     "icmp": lambda m: [frame(IPV4, ipv4(own_ip, bundle_ip, ICMP, sealed(struct.pack("!BBHHH", 8, 0, 0, 1, 1) + m, 2, b"")))],

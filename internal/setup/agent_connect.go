@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package setup
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/rest"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
+
+	"botbottle.dev/bottle-operator/internal/state"
+)
+
+const (
+	// answerLimit is how long one request of the start may take.
+	answerLimit = 15 * time.Second
+	// patience is for what must not end the agent, however long the API server
+	// is away: longer than any outage.
+	patience = 10 * 365 * 24 * time.Hour
+)
+
+// retryPauses are the pauses between two attempts to reach the API server:
+// from one second on, doubling up to ten.
+func retryPauses() wait.Backoff {
+	return wait.Backoff{Duration: time.Second, Factor: 2, Jitter: 0.2, Steps: 100, Cap: 10 * time.Second}
+}
+
+// apiServer is what the agent knows about its way to the API server.
+type apiServer struct {
+	connected prometheus.Gauge
+
+	mu     sync.Mutex
+	fault  string                         // why the agent waits; "" when it does not
+	synced func(ctx context.Context) bool // nil until the manager is there
+}
+
+// newAPIServer watches the requests of all clients that are made of cfg from
+// now on.
+func newAPIServer(cfg *rest.Config, registry prometheus.Registerer) (*apiServer, error) {
+	a := &apiServer{fault: "it was not asked yet", connected: prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "bottle_agent_api_server_connected",
+		Help: "Whether the API server answers the agent's requests (1) or not (0).",
+	})}
+	if err := registry.Register(a.connected); err != nil {
+		return nil, fmt.Errorf("metrics: %w", err)
+	}
+	cfg.Wrap(func(next http.RoundTripper) http.RoundTripper {
+		return roundTripper(func(r *http.Request) (*http.Response, error) {
+			answer, err := next.RoundTrip(r)
+			a.observe(r, answer, err)
+			return answer, err
+		})
+	})
+	return a, nil
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// observe records how a request ended. One that the agent itself cancelled says
+// nothing about the API server.
+func (a *apiServer) observe(r *http.Request, answer *http.Response, err error) {
+	switch {
+	case err != nil && errors.Is(r.Context().Err(), context.Canceled):
+	case err != nil, answer.StatusCode == http.StatusUnauthorized, answer.StatusCode >= http.StatusInternalServerError:
+		a.connected.Set(0)
+	default:
+		a.connected.Set(1)
+	}
+}
+
+// waiting returns why the agent cannot work yet, "" when it can.
+func (a *apiServer) waiting(ctx context.Context) string {
+	a.mu.Lock()
+	fault, synced := a.fault, a.synced
+	a.mu.Unlock()
+	if fault == "" && (synced == nil || !synced(ctx)) {
+		fault = "the node's Bottles were not read yet"
+	}
+	return fault
+}
+
+func (a *apiServer) waitsFor(fault string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.fault = fault
+}
+
+// readWhen sets what reports that the node's Bottles were read.
+func (a *apiServer) readWhen(synced func(ctx context.Context) bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.synced = synced
+}
+
+// permanentError is about something that no outage can cause.
+type permanentError struct{ error }
+
+func (e permanentError) Unwrap() error { return e.error }
+
+// retry calls attempt, with growing pauses, until it succeeds, returns a
+// permanentError, or ctx ends. It logs a failure when it is another than the
+// last one.
+func (a *apiServer) retry(ctx context.Context, attempt func(ctx context.Context) error) error {
+	pauses := retryPauses()
+	logged := ""
+	for {
+		err := attempt(ctx)
+		if err == nil || errors.As(err, new(permanentError)) {
+			return err
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		fault := faultOf(err)
+		a.waitsFor(fault)
+		if fault != logged {
+			ctrl.Log.Error(err, "Waiting for the API server; machines and walls are guarded meanwhile", "reason", fault)
+			logged = fault
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pauses.Step()):
+		}
+	}
+}
+
+// connect waits for the API server and returns the manager and the identity of
+// the cluster. The error is a permanentError or that of ctx.
+func (o *AgentOptions) connect(ctx context.Context, cfg *rest.Config, dir *state.Dir, api *apiServer) (mgr ctrl.Manager, cluster string, err error) {
+	client, err := boundedClient(cfg)
+	if err != nil {
+		return nil, "", permanentError{fmt.Errorf("--kubeconfig: %w", err)}
+	}
+	core, err := corev1client.NewForConfigAndClient(cfg, client)
+	if err != nil {
+		return nil, "", permanentError{fmt.Errorf("--kubeconfig: %w", err)}
+	}
+	err = api.retry(ctx, func(ctx context.Context) error {
+		system, err := core.Namespaces().Get(ctx, metav1.NamespaceSystem, metav1.GetOptions{})
+		if err != nil {
+			return fmt.Errorf("identity of the cluster: %w", err)
+		}
+		cluster = string(system.UID)
+		if err := dir.ClaimCluster(cluster); err != nil {
+			return permanentError{err}
+		}
+		mgr, err = o.newManager(cfg)
+		return err
+	})
+	if err == nil {
+		api.waitsFor("")
+		ctrl.Log.Info("Connected to the API server", "cluster", cluster)
+	}
+	return mgr, cluster, err
+}
+
+// boundedClient is for single requests: none of them takes long.
+func boundedClient(cfg *rest.Config) (*http.Client, error) {
+	client, err := rest.HTTPClientFor(cfg)
+	if err != nil {
+		return nil, err
+	}
+	bounded := *client
+	bounded.Timeout = answerLimit
+	return &bounded, nil
+}
+
+// boundedMapper asks the API server for its kinds, and never waits long for it.
+func boundedMapper(cfg *rest.Config, _ *http.Client) (meta.RESTMapper, error) {
+	client, err := boundedClient(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return apiutil.NewDynamicRESTMapper(cfg, client)
+}
+
+// faultOf puts into a few fixed words why the API server cannot be used. An
+// error's own text can be long, and may quote what a proxy or a credential
+// plugin wrote: it goes to the log alone.
+func faultOf(err error) string {
+	var status apierrors.APIStatus
+	var name *net.DNSError
+	var timeout net.Error
+	switch {
+	case apierrors.IsUnauthorized(err):
+		return "it does not accept the agent's credentials"
+	case apierrors.IsForbidden(err):
+		return "it forbids the agent what the agent must read"
+	case meta.IsNoMatchError(err):
+		return "it does not know Bottles: the CustomResourceDefinition is missing"
+	case errors.As(err, &status) && status.Status().Code > 0:
+		return fmt.Sprintf("it answers with status %d", status.Status().Code)
+	case untrusted(err):
+		return "its certificate is not trusted"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "it refuses connections"
+	case errors.As(err, &name):
+		return "its host name cannot be resolved"
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+		return "it does not answer in time"
+	}
+	return "it cannot be reached; the log has the error"
+}
+
+func untrusted(err error) bool {
+	return errors.As(err, new(*tls.CertificateVerificationError)) || errors.As(err, new(x509.UnknownAuthorityError)) ||
+		errors.As(err, new(x509.HostnameError)) || errors.As(err, new(x509.CertificateInvalidError))
+}

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package setup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// serve serves health and metrics until ctx ends, whether or not the API server
+// can be reached. An address that cannot be listened on is an error; fail ends
+// the agent when a server fails later.
+func (o *AgentOptions) serve(ctx context.Context, health http.Handler, metrics prometheus.Gatherer, fail context.CancelCauseFunc) error {
+	for _, s := range []struct {
+		flag, address string
+		handler       http.Handler
+	}{
+		{"health-probe-bind-address", o.HealthAddress, health},
+		{"metrics-bind-address", o.MetricsAddress, metricsHandler(metrics)},
+	} {
+		if s.address == "" || s.address == "0" {
+			continue
+		}
+		listener, err := new(net.ListenConfig).Listen(ctx, "tcp", s.address)
+		if err != nil {
+			return fmt.Errorf("--%s: %w", s.flag, err)
+		}
+		server := &http.Server{Handler: s.handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 90 * time.Second, MaxHeaderBytes: 1 << 20}
+		context.AfterFunc(ctx, func() { _ = server.Close() }) // the process ends
+		go func() {
+			if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+				fail(fmt.Errorf("--%s: %w", s.flag, err))
+			}
+		}()
+	}
+	return nil
+}
+
+// metricsHandler serves /metrics. What cannot be counted, such as Bottles that
+// were not read yet, is left out and hides nothing else.
+func metricsHandler(metrics prometheus.Gatherer) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}))
+	return mux
+}
+
+// healthHandler serves /healthz, which is ok until guarding is closed, and
+// /readyz, which is ok once the agent waits for nothing.
+func healthHandler(guarding <-chan struct{}, api *apiServer) http.Handler {
+	mux := http.NewServeMux()
+	check := func(path string, fault func(ctx context.Context) string) {
+		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
+			ctx, cancel := context.WithTimeout(r.Context(), time.Second)
+			defer cancel()
+			if what := fault(ctx); what != "" {
+				http.Error(w, what, http.StatusServiceUnavailable)
+				return
+			}
+			fmt.Fprintln(w, "ok")
+		})
+	}
+	check("/healthz", func(context.Context) string {
+		select {
+		case <-guarding:
+			return "nothing guards the machines"
+		default:
+			return ""
+		}
+	})
+	check("/readyz", func(ctx context.Context) string {
+		if what := api.waiting(ctx); what != "" {
+			return "waits for the API server: " + what
+		}
+		return ""
+	})
+	return mux
+}

@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"botbottle.dev/bottle-operator/internal/ownthread"
+	"botbottle.dev/bottle-operator/test/api/apienv"
+	"botbottle.dev/bottle-operator/test/netns"
+)
+
+// Addresses in the agent's network namespace, which leads nowhere.
+const (
+	apiAddress     = "https://127.0.0.1:6443"
+	metricsAddress = "127.0.0.1:8080"
+	healthAddress  = "127.0.0.1:8081"
+)
+
+// agent is the agent as a process in a network namespace of its own.
+type agent struct {
+	netns, stateDir, kubeconfig, executable, log string
+	client                                       *http.Client
+	cmd                                          *exec.Cmd
+	ended                                        chan error
+}
+
+// newAgent is one that signs in as cfg does. It needs root.
+func newAgent(t *testing.T, cfg *rest.Config) *agent {
+	t.Helper()
+	dir := t.TempDir()
+	a := &agent{
+		netns: netns.New(t), stateDir: filepath.Join(dir, "state"), kubeconfig: filepath.Join(dir, "kubeconfig"),
+		executable: filepath.Join(dir, "bottle-operator"), log: filepath.Join(dir, "log"), ended: make(chan error, 1),
+	}
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", a.executable, ".")
+	build.Dir, build.Env = apienv.Root(), append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build the operator: %v\n%s", err, out)
+	}
+	err := a.inside(func() error {
+		lo, err := netlink.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetUp(lo)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.client = &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, address string) (c net.Conn, err error) {
+		err = a.inside(func() (err error) {
+			c, err = new(net.Dialer).DialContext(ctx, network, address)
+			return err
+		})
+		return c, err
+	}}}
+	err = clientcmd.WriteToFile(clientcmdapi.Config{
+		Clusters:       map[string]*clientcmdapi.Cluster{"c": {Server: cfg.Host, CertificateAuthorityData: cfg.CAData, InsecureSkipTLSVerify: cfg.Insecure}},
+		AuthInfos:      map[string]*clientcmdapi.AuthInfo{"u": userOf(cfg)},
+		Contexts:       map[string]*clientcmdapi.Context{"x": {Cluster: "c", AuthInfo: "u"}},
+		CurrentContext: "x",
+	}, a.kubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// inside runs f in the agent's network namespace.
+func (a *agent) inside(f func() error) error {
+	return ownthread.Run(func() error {
+		ns, err := os.Open(a.netns)
+		if err != nil {
+			return err
+		}
+		defer ns.Close()
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			return err
+		}
+		return f()
+	})
+}
+
+// start starts it. There is neither dockerd nor smolvm.
+func (a *agent) start(t *testing.T) {
+	t.Helper()
+	a.cmd = exec.Command(a.executable, "agent", "--kubeconfig", a.kubeconfig, "--node-name", "n", "--state-dir", a.stateDir,
+		"--docker-host", "unix://"+a.stateDir+"/no-docker.sock", "--smolvm-dir", a.stateDir+"/no-smolvm", "--local-image-dir", a.stateDir,
+		"--metrics-bind-address", metricsAddress, "--health-probe-bind-address", healthAddress)
+	log, err := os.Create(a.log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	a.cmd.Stdout, a.cmd.Stderr = log, log
+	if err := a.inside(a.cmd.Start); err != nil {
+		t.Fatal(err)
+	}
+	go func() { a.ended <- a.cmd.Wait() }()
+	t.Cleanup(func() {
+		if a.cmd.ProcessState == nil {
+			_ = a.cmd.Process.Kill()
+			<-a.ended
+		}
+	})
+}
+
+// stop asks it to end and returns its log.
+func (a *agent) stop(t *testing.T) string {
+	t.Helper()
+	if err := a.cmd.Process.Signal(unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-a.ended:
+		if err != nil {
+			t.Errorf("the agent's end: got %v, want exit status 0\n%s", err, a.logged())
+		}
+		a.ended <- err
+	case <-time.After(30 * time.Second): // TimeoutStopSec of its unit
+		t.Fatal("the agent does not end within 30s")
+	}
+	return a.logged()
+}
+
+// eventually waits for something while the agent runs.
+func (a *agent) eventually(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	deadline := time.After(agentPatience)
+	for !is() {
+		select {
+		case err := <-a.ended:
+			a.ended <- err
+			t.Fatalf("the agent ended, want %s: %v\n%s", what, err, a.logged())
+		case <-deadline:
+			code, body := a.get("/readyz")
+			t.Fatalf("waited %s for %s; readyz: %d %s\n%s", agentPatience, what, code, body, a.logged())
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+func (a *agent) logged() string {
+	text, err := os.ReadFile(a.log)
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
+}
+
+// get returns the status and body of a health endpoint; 0 is no answer.
+func (a *agent) get(path string) (code int, body string) {
+	return a.fetch("http://" + healthAddress + path)
+}
+
+func (a *agent) fetch(url string) (code int, body string) {
+	answer, err := a.client.Get(url)
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	if err != nil {
+		return 0, err.Error()
+	}
+	return answer.StatusCode, string(text)
+}
+
+// metric returns the value of a metric without labels; -1 when there is none.
+func (a *agent) metric(name string) float64 {
+	_, body := a.fetch("http://" + metricsAddress + "/metrics")
+	for line := range strings.Lines(body) {
+		if value, ok := strings.CutPrefix(line, name+" "); ok {
+			if n, err := strconv.ParseFloat(strings.TrimSpace(value), 64); err == nil {
+				return n
+			}
+		}
+	}
+	return -1
+}
+
+// forward lets the API server at an address of the test's be found where the
+// agent looks for it, until away is called.
+func (a *agent) forward(t *testing.T, server string) (away func()) {
+	t.Helper()
+	var l net.Listener
+	err := a.inside(func() (err error) {
+		l, err = net.Listen("tcp", strings.TrimPrefix(apiAddress, "https://"))
+		return err
+	})
+	if err != nil {
+		t.Fatal(fmt.Errorf("forward to the API server: %w", err))
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	away = sync.OnceFunc(func() { cancel(); l.Close() })
+	t.Cleanup(away)
+	go func() {
+		for {
+			in, err := l.Accept()
+			if err != nil {
+				return
+			}
+			context.AfterFunc(ctx, func() { in.Close() })
+			go func() {
+				defer in.Close()
+				out, err := net.Dial("tcp", server)
+				if err != nil {
+					return // the agent sees a connection that ends
+				}
+				defer out.Close()
+				go func() { _, _ = io.Copy(out, in); out.Close() }()
+				_, _ = io.Copy(in, out)
+			}()
+		}
+	}()
+	return away
+}
