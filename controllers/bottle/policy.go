@@ -12,6 +12,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/probe"
+	"botbottle.dev/bottle-operator/internal/state"
 )
 
 // checkPolicy reads back, before a start, what smolvm persisted of the one
@@ -41,7 +42,7 @@ func (r *Reconciler) readPolicy(ctx context.Context, s *scope) (probe.Policy, st
 		return "", "", err
 	}
 	want := s.triple.BundleIP.String() + "/32"
-	if s.record != nil && s.record.Artifact != "" && !s.version.ArtifactPolicy && len(p.AllowedCIDRs) == 0 {
+	if s.record != nil && s.record.Artifact != (state.Artifact{}) && !s.version.ArtifactPolicy && len(p.AllowedCIDRs) == 0 {
 		return probe.PolicyDropped, fmt.Sprintf("smolvm %s drops the policy of a machine that is made of an artifact, and 1.8.0 and newer keep it", s.version.Version), nil
 	}
 	if len(p.AllowedCIDRs) == 1 && p.AllowedCIDRs[0] == want && len(p.Extra) == 0 {

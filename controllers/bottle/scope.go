@@ -46,6 +46,9 @@ type scope struct {
 	version host.SmolvmVersion
 	// literals go into the Smolfile, secrets into files: smolfile.
 	literals, secrets map[string]string
+	// fromUser are the names that spec.env sets; the other variables are the
+	// operator's own: smolfile.
+	fromUser map[string]bool
 	// wall as it stands: wall.
 	wall host.Wall
 	// leak keeps the machine stopped. Filled at once, and anew by wall, machine
