@@ -154,6 +154,9 @@ func (d *Driver) command(c call) runner.Command {
 // run calls smolvm; its errors have one of the port's kinds where one fits,
 // and texts that are safe to show.
 func (d *Driver) run(ctx context.Context, c call) (runner.Result, error) {
+	if err := d.removePlanted(); err != nil {
+		return runner.Result{}, fmt.Errorf("%s: %w", c.what, err)
+	}
 	res, err := d.runner.Run(ctx, d.command(c))
 	if err != nil {
 		return res, explain(c, res, err)

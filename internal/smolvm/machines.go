@@ -8,9 +8,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/untrusted"
 )
 
 // CreateMachine implements host.Machines.
@@ -225,18 +225,9 @@ func (d *Driver) sweep(ctx context.Context, name string) error {
 	}
 	dir := d.dataDir(name)
 	os.Remove(filepath.Join(filepath.Dir(dir), "."+name+".fork-operation.lock"))
-	if _, err := os.Lstat(dir); errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	// What is mounted there is not the machine's: it may be shared.
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return fmt.Errorf("delete machine %s: %w", name, err)
-	}
-	if strings.Contains(string(mounts), " "+dir) {
-		return fmt.Errorf("delete machine %s: something is still mounted in %s", name, dir)
-	}
-	if err := os.RemoveAll(dir); err != nil {
+	// The machine's user may have put anything there. What is mounted there is
+	// not the machine's: it may be shared, and RemoveAll refuses to enter it.
+	if err := untrusted.RemoveAll(ctx, filepath.Dir(dir), filepath.Base(dir)); err != nil {
 		return fmt.Errorf("delete machine %s: %w", name, err)
 	}
 	return nil
