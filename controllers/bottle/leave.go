@@ -146,7 +146,7 @@ func (r *Reconciler) deleteMachine(ctx context.Context, s *scope) error {
 	if err != nil {
 		return mapped(err, say)
 	}
-	if !present || !ours(m, s) {
+	if present && !ours(m, s) {
 		return nil
 	}
 	s.forgetRun()
@@ -154,6 +154,8 @@ func (r *Reconciler) deleteMachine(ctx context.Context, s *scope) error {
 		return err
 	}
 	defer r.view.touch(s.name())
+	// Also when it is not listed: a deletion that broke off may have left its
+	// disks.
 	return mapped(r.Machines.DeleteMachine(ctx, s.name()), say)
 }
 

@@ -85,8 +85,10 @@ func TestRecordsOfOtherReleases(t *testing.T) {
 		},
 		"before the operator set a variable of its own": {
 			record: replaced(`"no_proxy": "88ec2bd9afa0fdde64e341ea857d8aaa2d16dc8c04b0c20ee71a34b8b1e7c365"`, `"B": "x"`),
-			change: func(b *v1alpha1.Bottle) { b.Spec.Env = append(b.Spec.Env, v1alpha1.EnvVar{Name: "B", Value: ptr.To("y")}) },
-			want:   "spec.env",
+			change: func(b *v1alpha1.Bottle) {
+				b.Spec.Env = append(b.Spec.Env, v1alpha1.EnvVar{Name: "B", Value: ptr.To("y")})
+			},
+			want: "spec.env",
 		},
 		"before the operator set a variable of its own, and nothing is asked for": {
 			record: replaced(`,

@@ -288,6 +288,9 @@ func (w *world) nodeState() map[string]string {
 		m, spec, _ := w.machines.Get(name)
 		out["machine "+name] = fmt.Sprint(m.State, spec.CPUs, spec.MemoryMiB, len(spec.Secrets))
 	}
+	for _, name := range w.machines.Data() {
+		out["data of machine "+name] = "there"
+	}
 	for _, id := range w.walls.IDs() {
 		out["wall "+id] = "stands"
 	}

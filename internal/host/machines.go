@@ -198,7 +198,9 @@ type Machines interface {
 	// nil no VMM is left.
 	StopMachine(ctx context.Context, name string) error
 	// DeleteMachine stops and deletes a machine and checks that no record,
-	// process or folder is left; absent is nil.
+	// process or folder is left; absent is nil. An earlier call that broke off
+	// may have left a process or a folder of a machine that is no longer
+	// listed: this call removes them too.
 	DeleteMachine(ctx context.Context, name string) error
 	// Exec runs a command in a running guest and returns its exit code; one that
 	// the guest does not have is a code from 126 up.

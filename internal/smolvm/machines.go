@@ -32,12 +32,25 @@ func (d *Driver) CreateMachine(ctx context.Context, spec host.MachineSpec) error
 		return fmt.Errorf("create machine %s: %w", name, err)
 	}
 	defer unlock()
+	if err := d.finishDeletion(ctx, c, name); err != nil {
+		return fmt.Errorf("create machine %s: %w", name, err)
+	}
 	release, err := d.exclusive(ctx)
 	if err != nil {
 		return fmt.Errorf("create machine %s: %w", name, err)
 	}
 	defer release()
 	return d.write(ctx, call{what: "create machine " + name, args: args, timeout: createTimeout})
+}
+
+// finishDeletion removes what a deletion that broke off left of a machine that
+// smolvm no longer lists: the next one of that name must not get its disk.
+func (d *Driver) finishDeletion(ctx context.Context, c capabilities, name string) error {
+	_, err := d.find(ctx, c, name)
+	if errors.Is(err, host.ErrNotFound) {
+		return d.sweep(ctx, name)
+	}
+	return err
 }
 
 // hold makes sure that the machine is one to act on and that nobody else does
@@ -172,7 +185,9 @@ func (d *Driver) stop(ctx context.Context, c capabilities, m host.Machine) error
 	return err
 }
 
-// DeleteMachine implements host.Machines.
+// DeleteMachine implements host.Machines. It may break off anywhere, with the
+// agent or by an error, and be called again: the folder goes last, and whether
+// there is one is looked up on the disk, not concluded from the record.
 func (d *Driver) DeleteMachine(ctx context.Context, name string) error {
 	c, unlock, err := d.hold(ctx, "delete machine", name)
 	if err != nil {

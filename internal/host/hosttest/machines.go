@@ -36,6 +36,8 @@ type Machines struct {
 	onExec   func(name string, req host.ExecRequest) (int, error)
 	resolve  func(netns string) host.NetNS
 	persists func(host.Policy) host.Policy
+	data     map[string]bool // the machines whose folders are there
+	halfway  error           // of the next DeleteMachine
 }
 
 // machine is one machine of the fake.
@@ -76,6 +78,7 @@ func NewMachines(f *Faults) *Machines {
 		Faults:   cmp.Or(f, &Faults{}),
 		version:  Reference,
 		machines: map[string]*machine{},
+		data:     map[string]bool{},
 		nextPID:  4000,
 		resolve:  statNetNS,
 		now:      time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
@@ -232,7 +235,7 @@ func (f *Machines) CreateMachine(ctx context.Context, spec host.MachineSpec) err
 				m.AllowedCIDRs = m.policy.AllowedCIDRs
 			}
 		}
-		f.machines[name] = m
+		f.machines[name], f.data[name] = m, true
 		return nil
 	})
 }

@@ -93,6 +93,11 @@ func (f *Machines) DeleteMachine(ctx context.Context, name string) error {
 			m.end()
 			delete(f.machines, name)
 		}
+		if err := f.halfway; err != nil {
+			f.halfway = nil
+			return err
+		}
+		delete(f.data, name)
 		return nil
 	})
 }
