@@ -216,6 +216,9 @@ func (d *Driver) prepare() error {
 			return fmt.Errorf("make smolvm's home: %w: %w", host.ErrUnavailable, err)
 		}
 	}
+	if err := d.removeSnapshots(); err != nil {
+		return fmt.Errorf("make smolvm's home: %w: %w", host.ErrUnavailable, err)
+	}
 	// smolvm keeps a file of what was done when otherwise.
 	if err := replaceFile(home+"/.config/smolvm/config.toml", "[usage]\nrecord = false\n"); err != nil {
 		return fmt.Errorf("make smolvm's home: %w: %w", host.ErrUnavailable, err)
