@@ -104,7 +104,7 @@ func (d *Driver) enter(ctx context.Context, name string) (capabilities, func(), 
 	if !c.fewConnections {
 		return c, func() {}, nil
 	}
-	release, err := d.execs.acquire(ctx, name, maxExecs)
+	release, err := d.execs.Acquire(ctx, name)
 	return c, release, err
 }
 

@@ -27,7 +27,7 @@ func (d *Driver) CreateMachine(ctx context.Context, spec host.MachineSpec) error
 	if err != nil {
 		return fmt.Errorf("create machine %s: %w", name, err)
 	}
-	unlock, err := d.machine.lock(ctx, name)
+	unlock, err := d.machine.Acquire(ctx, name)
 	if err != nil {
 		return fmt.Errorf("create machine %s: %w", name, err)
 	}
@@ -63,7 +63,7 @@ func (d *Driver) hold(ctx context.Context, what, name string) (capabilities, fun
 	if err != nil {
 		return c, nil, err
 	}
-	unlock, err := d.machine.lock(ctx, name)
+	unlock, err := d.machine.Acquire(ctx, name)
 	if err != nil {
 		return c, nil, fmt.Errorf("%s %s: %w", what, name, err)
 	}
