@@ -151,6 +151,9 @@ type SmolvmVersion struct {
 	ArtifactPolicy bool
 	// PackArchives: image archives can be packed to artifacts (1.32.2).
 	PackArchives bool
+	// OwnUser: each VMM runs as a user of its own (1.2.5). Older releases run it
+	// as root.
+	OwnUser bool
 	// Backend is the network of a machine that has a policy: "virtio-net", or
 	// "tsi" (before 1.1.3), which may not enforce it.
 	Backend string
