@@ -162,7 +162,8 @@ const (
 	// ReasonPolicyNotPersisted: smolvm does not show exactly the one allowed
 	// address for the machine, and the agent was told to insist on that.
 	ReasonPolicyNotPersisted = "PolicyNotPersisted"
-	// ReasonMachineRunning: the machine is running and answers.
+	// ReasonMachineRunning: the machine is running and answers. The message says
+	// so where its VMM runs as root, as smolvm older than 1.2.5 has it.
 	ReasonMachineRunning = "MachineRunning"
 )
 

@@ -14,6 +14,7 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/state"
 )
 
 // checkArtifact refuses an artifact where the node's smolvm may take another's
@@ -47,11 +48,11 @@ func fromArtifact(spec *host.MachineSpec, s *scope) {
 	}
 }
 
-// artifactText is spec.artifact in a canonical form; "" for none.
-func artifactText(b *v1alpha1.Bottle) string {
+// artifactOf is spec.artifact as it is recorded; zero for none.
+func artifactOf(b *v1alpha1.Bottle) state.Artifact {
 	a := b.Spec.Artifact
 	if a == nil {
-		return ""
+		return state.Artifact{}
 	}
-	return fmt.Sprintf("%s sha256=%s", ptr.Deref(a.Path, ptr.Deref(a.Reference, "")), ptr.Deref(a.SHA256, ""))
+	return state.Artifact{Path: ptr.Deref(a.Path, ""), Reference: ptr.Deref(a.Reference, ""), SHA256: ptr.Deref(a.SHA256, "")}
 }

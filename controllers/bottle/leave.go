@@ -146,7 +146,7 @@ func (r *Reconciler) deleteMachine(ctx context.Context, s *scope) error {
 	if err != nil {
 		return mapped(err, say)
 	}
-	if present && !ours(m, s) || !present && s.record == nil {
+	if present && !ours(m, s) {
 		return nil
 	}
 	// A machine with a record of ours and none of smolvm's may have been deleted

@@ -3,6 +3,7 @@
 package bottle
 
 import (
+	"errors"
 	"slices"
 	"testing"
 
@@ -228,4 +229,42 @@ func TestALateLookAtADeletedBottle(t *testing.T) {
 	if len(w.r.left) != 0 {
 		t.Errorf("remembered: got %v, want none once the cache shows it gone", w.r.left)
 	}
+}
+
+// The agent may die when smolvm has forgotten the machine and its disks are
+// still there.
+func TestADeletionThatBreaksOffIsCompleted(t *testing.T) {
+	t.Run("by the next pass", func(t *testing.T) {
+		w := running(t)
+		if err := w.api.Delete(t.Context(), w.bottle(demoKey)); err != nil {
+			t.Fatal(err)
+		}
+		w.faults.Fail("DeleteMachine", hosttest.Half, 1, errors.New("killed"))
+		if _, err := w.pass(demoKey); err == nil {
+			t.Error("the pass that breaks off: got nil, want an error")
+		}
+		if got := w.machines.Leftovers(); len(got) != 1 || len(w.machines.Names()) != 0 {
+			t.Fatalf("broken off: got data %v and machines %v, want data alone", got, w.machines.Names())
+		}
+		w.restartAgent()
+		if _, err := w.pass(demoKey); err != nil {
+			t.Fatal(err)
+		}
+		w.wantEmpty()
+	})
+	t.Run("by the sweep", func(t *testing.T) {
+		w, s := abandoned(t)
+		w.faults.Fail("DeleteMachine", hosttest.Half, 1, errors.New("killed"))
+		failed := 0
+		for range 4 {
+			if err := s.Sweep(t.Context()); err != nil {
+				failed++
+			}
+			w.clock.Step(2 * grace)
+		}
+		if failed != 1 {
+			t.Errorf("failed sweeps: got %d, want 1", failed)
+		}
+		w.wantEmpty()
+	})
 }

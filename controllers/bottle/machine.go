@@ -176,7 +176,7 @@ func (r *Reconciler) takeStart(s *scope) error {
 func (r *Reconciler) checkPolicy(ctx context.Context, s *scope) error {
 	policy, note, err := r.Enforcement.CheckPolicy(ctx, enforce.PolicyCheck{
 		Name: s.name(), BundleIP: s.triple.BundleIP, Version: s.version,
-		Artifact: s.record != nil && s.record.Artifact != "",
+		Artifact: s.record != nil && s.record.Artifact != (state.Artifact{}),
 	})
 	if err != nil {
 		return err

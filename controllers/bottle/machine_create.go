@@ -39,11 +39,11 @@ func (r *Reconciler) newRecord(s *scope) state.Record {
 		Env:         state.Hashes(salt, s.literals),
 		Secrets:     state.Hashes(salt, s.secrets),
 		Image:       ptr.Deref(s.bottle.Spec.Image, ""),
-		Artifact:    artifactText(s.bottle),
+		Artifact:    artifactOf(s.bottle),
 		Reference:   s.reference,
 		Digest:      s.image.Digest,
 		Command:     s.bottle.Spec.Command,
-		Size:        sizeOf(s.bottle.Spec.Machine).String(),
+		Size:        sizeOf(s.bottle.Spec.Machine),
 		BundleIP:    s.triple.BundleIP.String(),
 		CAPath:      caPath(s.bottle),
 		RestartedAt: s.bottle.Annotations[v1alpha1.AnnotationRestartedAt],
@@ -61,7 +61,7 @@ func machineSpec(s *scope) host.MachineSpec {
 	size := sizeOf(s.bottle.Spec.Machine)
 	spec := host.MachineSpec{
 		Owner: s.owner,
-		CPUs:  size.cpus, MemoryMiB: size.memoryMiB, StorageGiB: size.storageGiB, OverlayGiB: size.overlayGiB,
+		CPUs:  size.CPUs, MemoryMiB: size.MemoryMiB, StorageGiB: size.StorageGiB, OverlayGiB: size.OverlayGiB,
 		Image:    s.image.Path,
 		Smolfile: s.folder.SmolfilePath(),
 		Command:  s.bottle.Spec.Command,
@@ -114,7 +114,7 @@ func (s *scope) comparePending(f machineFacts) {
 	if rec == nil || !f.present || !f.ours {
 		return
 	}
-	env := !maps.Equal(rec.Env, state.Hashes(rec.Salt, s.literals)) || !sameNames(rec.Secrets, s.secrets)
+	env := s.literalsDiffer() || !sameNames(rec.Secrets, s.secrets)
 	values := !maps.Equal(rec.Secrets, state.Hashes(rec.Salt, s.secrets))
 	for _, field := range []struct {
 		name   string
@@ -122,9 +122,9 @@ func (s *scope) comparePending(f machineFacts) {
 	}{
 		{"spec.env", env || values},
 		{"spec.image", rec.Image != ptr.Deref(s.bottle.Spec.Image, "")},
-		{"spec.artifact", rec.Artifact != artifactText(s.bottle)},
+		{"spec.artifact", rec.Artifact != artifactOf(s.bottle)},
 		{"spec.command", !slices.Equal(rec.Command, s.bottle.Spec.Command)},
-		{"spec.machine", rec.Size != sizeOf(s.bottle.Spec.Machine).String()},
+		{"spec.machine", rec.Size != sizeOf(s.bottle.Spec.Machine)},
 		{"spec.bundle.caPath", (rec.CAPath == "") != (caPath(s.bottle) == "")},
 		{"status.network", rec.BundleIP != s.triple.BundleIP.String()},
 	} {
@@ -136,6 +136,26 @@ func (s *scope) comparePending(f machineFacts) {
 	if !env && len(s.pending) == 1 && s.pending[0] == "spec.env" {
 		s.pendingHow = byRestarting
 	}
+}
+
+// literalsDiffer compares the literal values with the recorded ones, name by
+// name. A variable of the operator's own that the record does not have came
+// with a newer release: the machine gets it when it is next created, and the
+// user asked for no change. What such variables are made of, the addresses and
+// spec.bundle.caPath, is compared on its own.
+func (s *scope) literalsDiffer() bool {
+	recorded := s.record.Env
+	common := 0
+	for name, hash := range state.Hashes(s.record.Salt, s.literals) {
+		old, has := recorded[name]
+		switch {
+		case has && old == hash:
+			common++
+		case has || s.fromUser[name]:
+			return true
+		}
+	}
+	return common != len(recorded)
 }
 
 func sameNames(hashes, values map[string]string) bool {

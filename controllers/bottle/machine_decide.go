@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/backoff"
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/state"
@@ -98,7 +99,7 @@ func decideDown(f machineFacts) decision {
 	if f.record == nil || f.record.BootFailures == 0 || f.restart {
 		return orNodeFault(f, d)
 	}
-	next := f.record.LastBootFailure.Add(bootBackoff(f.record.BootFailures))
+	next := f.record.LastBootFailure.Add(backoff.After(f.record.BootFailures, firstPause, longestPause))
 	if left := next.Sub(f.now); left > 0 {
 		d.action = actNothing
 		d.wait = &flow.Waiting{Reason: v1alpha1.ReasonBootFailed, After: left,
@@ -130,20 +131,11 @@ func lossOf(f machineFacts, otherwise string) string {
 	return otherwise
 }
 
+// Pauses between failed boots.
 const (
 	firstPause   = 5 * time.Second
 	longestPause = 5 * time.Minute
 )
-
-// bootBackoff is the pause after so many failed boots in a row: 5 s, doubled
-// each time, 5 min at most.
-func bootBackoff(failures int) time.Duration {
-	pause := firstPause
-	for range min(failures-1, 10) {
-		pause *= 2
-	}
-	return min(pause, longestPause)
-}
 
 // short cuts a text of somebody else's to what fits a condition or a cause,
 // in one line.

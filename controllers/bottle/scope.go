@@ -49,6 +49,9 @@ type scope struct {
 	literals, secrets map[string]string
 	// container of the bundle, by ID: bundle.
 	container string
+	// fromUser are the names that spec.env sets; the other variables are the
+	// operator's own: smolfile.
+	fromUser map[string]bool
 	// wall as it stands: wall.
 	wall host.Wall
 	// leak keeps the machine stopped. Filled at once, and anew by wall, machine

@@ -17,6 +17,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/guestenv"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/smolfile"
+	"botbottle.dev/bottle-operator/internal/state"
 )
 
 // ensureSmolfile writes the Smolfile, and the values of Secrets beside it
@@ -40,6 +41,10 @@ func (r *Reconciler) ensureSmolfile(ctx context.Context, s *scope) error {
 		}
 	}
 	s.literals, s.secrets = guestenv.Split(env)
+	s.fromUser = make(map[string]bool, len(user))
+	for _, v := range user {
+		s.fromUser[v.Name] = true
+	}
 	if !s.version.SecretFiles {
 		for name, value := range s.secrets {
 			s.literals[name] = value
@@ -53,7 +58,7 @@ func (r *Reconciler) writeSmolfile(s *scope, env []guestenv.Var) error {
 	size := sizeOf(s.bottle.Spec.Machine)
 	data, err := smolfile.Render(smolfile.Smolfile{
 		Env: s.literals, BundleIP: s.triple.BundleIP,
-		CPUs: int(size.cpus), MemoryMiB: size.memoryMiB, StorageGiB: size.storageGiB, OverlayGiB: size.overlayGiB,
+		CPUs: int(size.CPUs), MemoryMiB: size.MemoryMiB, StorageGiB: size.StorageGiB, OverlayGiB: size.OverlayGiB,
 	})
 	if err != nil {
 		return invalidEnv(err)
@@ -114,33 +119,23 @@ func invalidEnv(err error) error {
 	return fmt.Errorf("smolfile: %w", err)
 }
 
-// size is spec.machine in smolvm's units; 0 is what was not asked for.
-type size struct {
-	cpus                              int32
-	memoryMiB, storageGiB, overlayGiB int64
-}
-
-func sizeOf(m *v1alpha1.Machine) size {
-	var s size
+// sizeOf is spec.machine in smolvm's units; 0 is what was not asked for.
+func sizeOf(m *v1alpha1.Machine) state.Size {
+	var s state.Size
 	if m == nil {
 		return s
 	}
 	if m.CPUs != nil {
-		s.cpus = *m.CPUs
+		s.CPUs = *m.CPUs
 	}
 	if m.Memory != nil {
-		s.memoryMiB = smolfile.MiB(m.Memory.Value())
+		s.MemoryMiB = smolfile.MiB(m.Memory.Value())
 	}
 	if m.Storage != nil {
-		s.storageGiB = smolfile.GiB(m.Storage.Value())
+		s.StorageGiB = smolfile.GiB(m.Storage.Value())
 	}
 	if m.Overlay != nil {
-		s.overlayGiB = smolfile.GiB(m.Overlay.Value())
+		s.OverlayGiB = smolfile.GiB(m.Overlay.Value())
 	}
 	return s
-}
-
-// String is the canonical form that is kept in the machine's record.
-func (s size) String() string {
-	return fmt.Sprintf("cpus=%d memoryMiB=%d storageGiB=%d overlayGiB=%d", s.cpus, s.memoryMiB, s.storageGiB, s.overlayGiB)
 }

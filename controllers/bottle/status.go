@@ -3,6 +3,7 @@
 package bottle
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -93,7 +94,11 @@ func (c *computed) step(typ string) {
 			c.set(typ, metav1.ConditionFalse, v1alpha1.ReasonStopped, messageStopped)
 			return
 		}
-		c.set(typ, metav1.ConditionTrue, satisfied[typ].reason, satisfied[typ].message)
+		message := satisfied[typ].message
+		if typ == v1alpha1.ConditionMachineReady {
+			message += c.weakness()
+		}
+		c.set(typ, metav1.ConditionTrue, satisfied[typ].reason, message)
 	case flow.KindBlocked:
 		c.set(typ, metav1.ConditionUnknown, v1alpha1.ReasonBlocked, o.Message)
 	case flow.KindRetry:
@@ -101,6 +106,15 @@ func (c *computed) step(typ string) {
 	default:
 		c.set(typ, metav1.ConditionFalse, o.Reason, bounded(o.Message))
 	}
+}
+
+// weakness is what the user should know of a machine that runs as well as this
+// release of smolvm lets it; "" for nothing.
+func (c *computed) weakness() string {
+	if c.version.OwnUser || c.version.Version == "" {
+		return ""
+	}
+	return fmt.Sprintf("; its VMM runs as root, for smolvm %s is older than 1.2.5", c.version.Version)
 }
 
 func (c *computed) egress() {

@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/host/hosttest"
 )
 
 func TestAReturnedAgentTakesBackWhatTheManagerSaid(t *testing.T) {
@@ -90,5 +91,36 @@ func TestTransitionTimes(t *testing.T) {
 	}
 	if got := times()[v1alpha1.ConditionReady]; !got.Equal(first[v1alpha1.ConditionReady]) {
 		t.Errorf("Ready, False all along: got %s, want %s", got, first[v1alpha1.ConditionReady])
+	}
+}
+
+// With some releases an escape from the guest is root on the node.
+func TestAVMMOfRootIsReported(t *testing.T) {
+	const asEver = "the machine is running and answers"
+	for version, tt := range map[string]struct {
+		ownUser bool
+		want    string
+	}{
+		"1.2.4": {false, asEver + "; its VMM runs as root, for smolvm 1.2.4 is older than 1.2.5"},
+		"1.2.5": {true, asEver},
+	} {
+		t.Run(version, func(t *testing.T) {
+			w := newWorld(t, demo().Obj())
+			w.unproven = true
+			v := hosttest.Reference
+			v.Version, v.OwnUser = version, tt.ownUser
+			w.machines.SetVersion(v)
+			w.restartAgent()
+			w.settle(demoKey)
+			w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "True/MachineRunning")
+			if got := w.message(demoKey, v1alpha1.ConditionMachineReady); got != tt.want {
+				t.Errorf("message: got %q, want %q", got, tt.want)
+			}
+			w.api.reset()
+			w.settle(demoKey)
+			if got := w.api.log(); len(got) != 0 {
+				t.Errorf("writes of a pass that changes nothing: got %v, want none", got)
+			}
+		})
 	}
 }

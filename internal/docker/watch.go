@@ -12,6 +12,7 @@ import (
 	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/client"
 
+	"botbottle.dev/bottle-operator/internal/backoff"
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
@@ -48,7 +49,7 @@ type watch struct {
 // stream is there again.
 func (e *Engine) WatchBundles(ctx context.Context, changed func(uid string)) error {
 	w := &watch{engine: e, changed: changed, networks: map[string]string{}}
-	since, delay := time.Now(), reconnectFirst
+	since, failures := time.Now(), 0
 	for {
 		// Why it was lost, every other call to docker tells.
 		established, _ := w.stream(ctx, since)
@@ -59,17 +60,17 @@ func (e *Engine) WatchBundles(ctx context.Context, changed func(uid string)) err
 			changed("")
 		}
 		if established {
-			delay = reconnectFirst
+			failures = 0
 		}
 		// What was missed is covered by "", so that the next stream starts
 		// where it is opened.
 		w.lost, since = true, time.Time{}
+		failures++
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(delay):
+		case <-time.After(backoff.After(failures, reconnectFirst, reconnectMost)):
 		}
-		delay = min(2*delay, reconnectMost)
 	}
 }
 

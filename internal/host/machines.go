@@ -151,6 +151,9 @@ type SmolvmVersion struct {
 	ArtifactPolicy bool
 	// PackArchives: image archives can be packed to artifacts (1.32.2).
 	PackArchives bool
+	// OwnUser: each VMM runs as a user of its own (1.2.5). Older releases run it
+	// as root.
+	OwnUser bool
 	// Backend is the network of a machine that has a policy: "virtio-net", or
 	// "tsi" (before 1.1.3), which may not enforce it.
 	Backend string
@@ -200,7 +203,9 @@ type Machines interface {
 	// nil no VMM is left.
 	StopMachine(ctx context.Context, name string) error
 	// DeleteMachine stops and deletes a machine and checks that no record,
-	// process or folder is left; absent is nil.
+	// process or folder is left; absent is nil. An earlier call that broke off
+	// may have left a process or a folder of a machine that is no longer
+	// listed: this call removes them too.
 	DeleteMachine(ctx context.Context, name string) error
 	// Exec runs a command in a running guest and returns its exit code; one that
 	// the guest does not have is a code from 126 up.

@@ -13,10 +13,12 @@ import (
 	"regexp"
 	"strings"
 	"syscall"
+
+	"botbottle.dev/bottle-operator/internal/atomicfile"
 )
 
 const (
-	tempPrefix  = ".tmp-"
+	tempPrefix  = atomicfile.TempPrefix
 	archiveMode = fs.FileMode(0o644)
 )
 
@@ -80,18 +82,11 @@ func (s *Store) keep(t *temporary, digest string, as form) error {
 	if _, ok := s.present(digest, as); ok {
 		return nil
 	}
-	err := t.Chmod(archiveMode)
-	if err == nil {
-		err = t.Sync()
-	}
-	if err == nil {
-		err = os.Rename(t.Name(), s.path(digest, as))
-	}
-	if err != nil {
+	if err := atomicfile.Replace(t.File, s.path(digest, as), archiveMode); err != nil {
 		return s.diskError(err)
 	}
 	t.kept = true
-	return syncDir(s.o.Dir)
+	return nil
 }
 
 // discard closes the file, and removes it unless it was kept.
@@ -100,14 +95,6 @@ func (t *temporary) discard() {
 	if !t.kept {
 		_ = os.Remove(t.Name()) // else swept at the next start
 	}
-}
-
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // sweepTemporaries removes what an agent that died left half written.

@@ -115,7 +115,7 @@ func (s *Store) collect(ctx context.Context, c *collection) {
 	} else { // which archives are linked to what machines were made from is not known
 		c.note(err)
 	}
-	s.sweepUnpacked(c)
+	s.sweepUnpacked(ctx, c)
 	c.Short = max(0, c.should-c.Bytes)
 	if c.Archives+c.Cached > 0 {
 		c.note(s.retry())

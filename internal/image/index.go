@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
+
+	"botbottle.dev/bottle-operator/internal/atomicfile"
 )
 
 const (
@@ -199,20 +201,7 @@ func (s *Store) saveIndex() error {
 	if err != nil {
 		return fmt.Errorf("index of images: %w", err)
 	}
-	t, err := s.newTemporary() // 0600
-	if err != nil {
-		return fmt.Errorf("index of images: %w", err)
-	}
-	defer t.discard()
-	_, err = t.Write(raw)
-	if err == nil {
-		err = t.Sync()
-	}
-	if err == nil {
-		err = os.Rename(t.Name(), filepath.Join(s.o.Dir, indexFile))
-		t.kept = err == nil
-	}
-	if err != nil {
+	if err := atomicfile.Write(filepath.Join(s.o.Dir, indexFile), raw, 0o600); err != nil {
 		return fmt.Errorf("index of images: %w", err)
 	}
 	return nil

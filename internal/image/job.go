@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"botbottle.dev/bottle-operator/internal/backoff"
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
@@ -225,12 +226,8 @@ func (s *Store) fail(j *job, now time.Time) {
 	for uid := range j.waiters {
 		s.askers[uid].digest = "" // it has had none since
 	}
-	backoff := lastBackoff
-	if f.count < 5 { // 10 s, 20 s, 40 s, 80 s, 160 s
-		backoff = firstBackoff << f.count
-	}
 	f.count++
-	f.until = now.Add(backoff)
+	f.until = now.Add(backoff.After(f.count, firstBackoff, lastBackoff))
 }
 
 // prune forgets what is over. The lock is held.

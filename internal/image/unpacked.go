@@ -3,16 +3,16 @@
 package image
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"botbottle.dev/bottle-operator/internal/untrusted"
 )
 
 // smolvm unpacks an artifact once for all its machines, into a folder of
@@ -43,7 +43,7 @@ const (
 
 // sweepUnpacked removes what smolvm unpacked of artifacts that are neither in
 // the store any more nor what a machine was made of.
-func (s *Store) sweepUnpacked(c *collection) {
+func (s *Store) sweepUnpacked(ctx context.Context, c *collection) {
 	if s.o.SmolvmHome == "" {
 		return
 	}
@@ -52,31 +52,27 @@ func (s *Store) sweepUnpacked(c *collection) {
 			c.note(fmt.Errorf("smolvm's artifacts: %w", err))
 		}
 	}
-	root, err := os.OpenRoot(filepath.Join(s.o.SmolvmHome, machinesDir))
+	machines := filepath.Join(s.o.SmolvmHome, machinesDir)
+	shared := filepath.Join(machines, unpackedDir)
+	entries, err := os.ReadDir(shared)
 	if err != nil {
 		note(err)
 		return
 	}
-	defer func() { _ = root.Close() }() // a folder only
-	entries, err := fs.ReadDir(root.FS(), unpackedDir)
-	if err != nil {
-		note(err)
-		return
-	}
-	used, err := unpackedInUse(root)
+	used, err := unpackedInUse(machines)
 	if err != nil { // a machine may be made of any of them
 		note(err)
 		return
 	}
 	for _, e := range entries {
 		if strings.HasSuffix(e.Name(), unpackedGone) { // of an agent that died
-			note(root.RemoveAll(filepath.Join(unpackedDir, e.Name())))
+			note(untrusted.RemoveAll(ctx, shared, e.Name()))
 			continue
 		}
 		if !e.IsDir() || !unpackedName.MatchString(e.Name()) || used[e.Name()] {
 			continue
 		}
-		removed, err := s.removeUnpacked(root, e)
+		removed, err := s.removeUnpacked(ctx, shared, e)
 		note(err)
 		if removed {
 			c.Cached++
@@ -84,13 +80,12 @@ func (s *Store) sweepUnpacked(c *collection) {
 	}
 }
 
-func (s *Store) removeUnpacked(root *os.Root, e fs.DirEntry) (bool, error) {
+func (s *Store) removeUnpacked(ctx context.Context, shared string, e fs.DirEntry) (bool, error) {
 	info, err := e.Info()
 	if err != nil || s.o.Clock.Since(info.ModTime()) < s.o.GCMinAge {
 		return false, err // or young
 	}
-	name := filepath.Join(unpackedDir, e.Name())
-	sum, err := readWord(root, name+unpackedSum)
+	sum, err := readWord(shared, e.Name()+unpackedSum)
 	if err != nil {
 		return false, err
 	}
@@ -98,25 +93,27 @@ func (s *Store) removeUnpacked(root *os.Root, e fs.DirEntry) (bool, error) {
 		return false, nil // a machine may be made of it just now
 	}
 	// At once, for smolvm: nobody is to find half of it.
-	if err := root.Rename(name, name+unpackedGone); err != nil {
+	path, gone := filepath.Join(shared, e.Name()), e.Name()+unpackedGone
+	if err := os.Rename(path, filepath.Join(shared, gone)); err != nil {
 		return false, err
 	}
-	return true, root.RemoveAll(name + unpackedGone)
+	// Its folders are as deep as the artifact has them.
+	return true, untrusted.RemoveAll(ctx, shared, gone)
 }
 
 // unpackedInUse are the names of the folders that machines say they use. An
 // error means that it is not known.
-func unpackedInUse(root *os.Root) (map[string]bool, error) {
-	machines, err := fs.ReadDir(root.FS(), ".")
+func unpackedInUse(machines string) (map[string]bool, error) {
+	entries, err := os.ReadDir(machines)
 	if err != nil {
 		return nil, err
 	}
 	used := map[string]bool{}
-	for _, m := range machines {
+	for _, m := range entries {
 		if !m.IsDir() {
 			continue
 		}
-		path, err := readWord(root, filepath.Join(m.Name(), unpackedUse))
+		path, err := readWord(machines, filepath.Join(m.Name(), unpackedUse))
 		switch {
 		case err == nil:
 			used[filepath.Base(path)] = true
@@ -128,28 +125,8 @@ func unpackedInUse(root *os.Root) (map[string]bool, error) {
 }
 
 // readWord reads a file of one short line from a folder that may be a VMM's
-// own: whoever broke out of a machine may have put anything there. Opening a
-// FIFO does not wait for its other end, and no more is read than can make
-// sense.
-func readWord(root *os.Root, name string) (string, error) {
-	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return "", err
-	}
-	if !info.Mode().IsRegular() {
-		return "", fmt.Errorf("%s is no file", name)
-	}
-	raw, err := io.ReadAll(io.LimitReader(f, maxUseBytes+1))
-	if err != nil {
-		return "", err
-	}
-	if len(raw) > maxUseBytes {
-		return "", fmt.Errorf("%s makes no sense", name)
-	}
-	return strings.TrimSpace(string(raw)), nil
+// own: whoever broke out of a machine may have put anything there.
+func readWord(machines, name string) (string, error) {
+	raw, err := untrusted.ReadFile(machines, name, maxUseBytes)
+	return strings.TrimSpace(string(raw)), err
 }

@@ -13,6 +13,6 @@
 //
 // It does not decide when a machine is to run, never calls `machine update`,
 // and does not enforce any egress. Of smolvm's database it reads a machine's
-// policy, which no command shows whole, without opening it as a database: it
-// makes, changes and locks nothing there.
+// policy, which no command shows whole, from a private copy: it makes, changes
+// and locks nothing beside smolvm's own files.
 package smolvm

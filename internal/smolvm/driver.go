@@ -17,7 +17,10 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
+	"botbottle.dev/bottle-operator/internal/atomicfile"
+	"botbottle.dev/bottle-operator/internal/backoff"
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/keyed"
 	"botbottle.dev/bottle-operator/internal/runner"
 )
 
@@ -57,11 +60,11 @@ type Driver struct {
 	booted   bootTime
 
 	// machine serialises what is done to one machine. Taken before writes.
-	machine keyed
+	machine keyed.Locks
 	// writes lets one writing call through at a time.
 	writes *semaphore.Weighted
 	// execs caps connections to one guest's agent.
-	execs keyedSlots
+	execs keyed.Locks
 
 	preparing sync.Mutex
 	prepared  bool
@@ -82,6 +85,7 @@ func New(opts Options) *Driver {
 		opts:   opts,
 		runner: opts.Runner,
 		writes: semaphore.NewWeighted(1),
+		execs:  keyed.Locks{Size: maxExecs},
 	}
 }
 
@@ -143,6 +147,9 @@ func (d *Driver) command(c call) runner.Command {
 // run calls smolvm; its errors have one of the port's kinds where one fits,
 // and texts that are safe to show.
 func (d *Driver) run(ctx context.Context, c call) (runner.Result, error) {
+	if err := d.removePlanted(); err != nil {
+		return runner.Result{}, fmt.Errorf("%s: %w", c.what, err)
+	}
 	res, err := d.runner.Run(ctx, d.command(c))
 	if err != nil {
 		return res, explain(c, res, err)
@@ -150,15 +157,19 @@ func (d *Driver) run(ctx context.Context, c call) (runner.Result, error) {
 	return res, nil
 }
 
+// lockedAttempts is how often a write is tried while the database is locked,
+// two and a half seconds in all.
+const lockedAttempts = 8
+
 // write is run for calls that write smolvm's database; it tries again while
 // the database is locked, which passes in milliseconds.
 func (d *Driver) write(ctx context.Context, c call) error {
-	for delay := 20 * time.Millisecond; ; delay *= 2 {
+	for attempt := 1; ; attempt++ {
 		_, err := d.run(ctx, c)
-		if !isLocked(err) || delay > 2*time.Second {
+		if !isLocked(err) || attempt == lockedAttempts {
 			return err
 		}
-		if err := sleep(ctx, jitter(delay)); err != nil {
+		if err := sleep(ctx, jitter(backoff.After(attempt, 20*time.Millisecond, 2*time.Second))); err != nil {
 			return fmt.Errorf("%s: %w", c.what, err)
 		}
 	}
@@ -200,28 +211,13 @@ func (d *Driver) prepare() error {
 			return fmt.Errorf("make smolvm's home: %w: %w", host.ErrUnavailable, err)
 		}
 	}
+	if err := d.removeSnapshots(); err != nil {
+		return fmt.Errorf("make smolvm's home: %w: %w", host.ErrUnavailable, err)
+	}
 	// smolvm keeps a file of what was done when otherwise.
-	if err := replaceFile(home+"/.config/smolvm/config.toml", "[usage]\nrecord = false\n"); err != nil {
+	if _, err := atomicfile.WriteIfChanged(home+"/.config/smolvm/config.toml", []byte("[usage]\nrecord = false\n"), 0o644); err != nil {
 		return fmt.Errorf("make smolvm's home: %w: %w", host.ErrUnavailable, err)
 	}
 	d.prepared = true
 	return nil
-}
-
-// replaceFile writes a file that nobody sees half of.
-func replaceFile(path, content string) error {
-	if have, err := os.ReadFile(path); err == nil && string(have) == content {
-		return nil
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.WriteString(content)
-	err = cmp.Or(err, f.Chmod(0o644), f.Sync(), f.Close())
-	if err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
 }

@@ -45,6 +45,9 @@ func (d *Driver) Exec(ctx context.Context, name string, req host.ExecRequest) (i
 	}
 	command := d.command(k)
 	command.Grace = 2 * time.Second // the guest's side ends with the client
+	if err := d.removePlanted(); err != nil {
+		return 0, fmt.Errorf("%s: %w", what, err)
+	}
 	res, err := d.runner.Run(ctx, command)
 	if err == nil && res.Truncated {
 		return 0, fmt.Errorf("%s: output was lost", what)
@@ -92,7 +95,7 @@ func (d *Driver) enter(ctx context.Context, name string) (capabilities, func(), 
 	if !c.fewConnections {
 		return c, func() {}, nil
 	}
-	release, err := d.execs.acquire(ctx, name, maxExecs)
+	release, err := d.execs.Acquire(ctx, name)
 	return c, release, err
 }
 

@@ -8,9 +8,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/untrusted"
 )
 
 // CreateMachine implements host.Machines.
@@ -27,17 +27,30 @@ func (d *Driver) CreateMachine(ctx context.Context, spec host.MachineSpec) error
 	if err != nil {
 		return fmt.Errorf("create machine %s: %w", name, err)
 	}
-	unlock, err := d.machine.lock(ctx, name)
+	unlock, err := d.machine.Acquire(ctx, name)
 	if err != nil {
 		return fmt.Errorf("create machine %s: %w", name, err)
 	}
 	defer unlock()
+	if err := d.finishDeletion(ctx, c, name); err != nil {
+		return fmt.Errorf("create machine %s: %w", name, err)
+	}
 	release, err := d.exclusive(ctx)
 	if err != nil {
 		return fmt.Errorf("create machine %s: %w", name, err)
 	}
 	defer release()
 	return d.write(ctx, call{what: "create machine " + name, args: args, timeout: createTimeout})
+}
+
+// finishDeletion removes what a deletion that broke off left of a machine that
+// smolvm no longer lists: the next one of that name must not get its disk.
+func (d *Driver) finishDeletion(ctx context.Context, c capabilities, name string) error {
+	_, err := d.find(ctx, c, name)
+	if errors.Is(err, host.ErrNotFound) {
+		return d.sweep(ctx, name)
+	}
+	return err
 }
 
 // hold makes sure that the machine is one to act on and that nobody else does
@@ -50,7 +63,7 @@ func (d *Driver) hold(ctx context.Context, what, name string) (capabilities, fun
 	if err != nil {
 		return c, nil, err
 	}
-	unlock, err := d.machine.lock(ctx, name)
+	unlock, err := d.machine.Acquire(ctx, name)
 	if err != nil {
 		return c, nil, fmt.Errorf("%s %s: %w", what, name, err)
 	}
@@ -168,7 +181,9 @@ func (d *Driver) stop(ctx context.Context, c capabilities, m host.Machine) error
 	return err
 }
 
-// DeleteMachine implements host.Machines.
+// DeleteMachine implements host.Machines. It may break off anywhere, with the
+// agent or by an error, and be called again: the folder goes last, and whether
+// there is one is looked up on the disk, not concluded from the record.
 func (d *Driver) DeleteMachine(ctx context.Context, name string) error {
 	c, unlock, err := d.hold(ctx, "delete machine", name)
 	if err != nil {
@@ -221,18 +236,9 @@ func (d *Driver) sweep(ctx context.Context, name string) error {
 	}
 	dir := d.dataDir(name)
 	os.Remove(filepath.Join(filepath.Dir(dir), "."+name+".fork-operation.lock"))
-	if _, err := os.Lstat(dir); errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	// What is mounted there is not the machine's: it may be shared.
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return fmt.Errorf("delete machine %s: %w", name, err)
-	}
-	if strings.Contains(string(mounts), " "+dir) {
-		return fmt.Errorf("delete machine %s: something is still mounted in %s", name, dir)
-	}
-	if err := os.RemoveAll(dir); err != nil {
+	// The machine's user may have put anything there. What is mounted there is
+	// not the machine's: it may be shared, and RemoveAll refuses to enter it.
+	if err := untrusted.RemoveAll(ctx, filepath.Dir(dir), filepath.Base(dir)); err != nil {
 		return fmt.Errorf("delete machine %s: %w", name, err)
 	}
 	return nil

@@ -36,20 +36,13 @@ func TestRecord(t *testing.T) {
 	}
 	w := newWritten(t)
 	w.exec(t, "CREATE TABLE machines (id INTEGER)")
-	image, err := snapshot(w.path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	put(string(image))
+	put(w.whole(t))
 	if _, err := d.record(t.Context(), name); !errors.Is(err, host.ErrUnsupported) {
 		t.Errorf("another layout: got %v, want ErrUnsupported", err)
 	}
 	w.exec(t, "CREATE TABLE vms (name TEXT PRIMARY KEY NOT NULL, data BLOB NOT NULL)")
 	w.exec(t, "INSERT INTO vms VALUES ('bottle-other-1a2b3c4d', '{}')")
-	if image, err = snapshot(w.path); err != nil {
-		t.Fatal(err)
-	}
-	put(string(image))
+	put(w.whole(t))
 	if _, err := d.record(t.Context(), name); !errors.Is(err, host.ErrNotFound) {
 		t.Errorf("another machine's: got %v, want ErrNotFound", err)
 	}

@@ -4,12 +4,19 @@ package smolvm
 
 import (
 	"bytes"
-	"encoding/binary"
+	"context"
+	"database/sql"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
+	"net/url"
 	"os"
+	"path/filepath"
+
+	_ "modernc.org/sqlite" // registers the driver
+
+	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/untrusted"
 )
 
 // maxDatabase bounds what is read of one file: a machine takes about 1 KiB,
@@ -19,122 +26,120 @@ const maxDatabase = 64 << 20
 // errUnsteady is a database that was being written as it was read.
 var errUnsteady = errors.New("smolvm is writing its database")
 
-// snapshot returns the database of path as one file without a log. SQLite
-// itself, even told to read only, makes the log and its index when nobody else
-// has them open, and takes locks on them, which releases before 1.22.0 do not
-// wait for. This only reads, and what it read counts if it was twice the same:
-// every writing changes the log, or the file where there is none.
-func snapshot(path string) ([]byte, error) {
-	type files struct{ log, db []byte }
-	var read [2]files
-	for i := range read {
-		var err error
-		// Each file whole and both twice, so that there was an instant, between
-		// the two rounds, when they were so together.
-		if read[i].log, err = readBounded(path + "-wal"); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
-		if read[i].db, err = readBounded(path); err != nil {
-			return nil, err
-		}
-	}
-	if !bytes.Equal(read[0].log, read[1].log) || !bytes.Equal(read[0].db, read[1].db) {
-		return nil, errUnsteady
-	}
-	if _, err := os.Lstat(path + "-journal"); !errors.Is(err, fs.ErrNotExist) {
-		return nil, errUnsteady
-	}
-	return foldLog(read[0].db, read[0].log), nil
+// snapshot is a private copy of smolvm's database.
+type snapshot struct {
+	*sql.DB
+	dir string
 }
 
-func readBounded(path string) ([]byte, error) {
-	f, err := os.Open(path)
+// takeSnapshot copies the database at path, and its log, into a new folder
+// below dir, and opens the copy. SQLite itself, even told to read only, makes
+// the log and its index when nobody else has them open, and takes locks on
+// them, which releases before 1.22.0 do not wait for. This only reads smolvm's
+// files, and what it read counts if it was twice the same: every write changes
+// the log, or the file where there is none. errUnsteady if it was not.
+//
+// The copy holds every env value in clear, as the database does. The caller
+// closes it.
+func takeSnapshot(dir, path string) (*snapshot, error) {
+	db, log, err := readSteady(path)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxDatabase+1))
-	if err == nil && len(b) > maxDatabase {
-		err = fmt.Errorf("%s is larger than %d bytes", path, maxDatabase)
+	to, err := os.MkdirTemp(dir, snapshotPrefix+"*") // root's alone
+	if err != nil {
+		return nil, err
 	}
-	return b, err
+	s := &snapshot{dir: to}
+	copied := filepath.Join(to, "db")
+	err = os.WriteFile(copied, db, 0o600)
+	if err == nil && log != nil {
+		err = os.WriteFile(copied+"-wal", log, 0o600)
+	}
+	if err == nil {
+		// Nobody needs the copy after a power cut.
+		s.DB, err = sql.Open("sqlite", (&url.URL{Scheme: "file", Opaque: copied, RawQuery: "_pragma=synchronous(off)"}).String())
+	}
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(to))
+	}
+	return s, nil
 }
 
-// Sizes and places of SQLite's write-ahead log and file header, as in
-// https://sqlite.org/fileformat2.html.
-const (
-	logHeader   = 32
-	frameHeader = 24
-	logMagic    = 0x377f0682 // the last bit says that checksums are big-endian
-	versionsAt  = 18         // write and read version: 2 needs a log, 1 does not
-	fileHeader  = 100
-)
-
-// foldLog returns db with all that the log commits. What does not belong to it
-// any more, or is not whole, is left out, as SQLite does.
-func foldLog(db, log []byte) []byte {
-	if len(db) < fileHeader {
-		return db
-	}
-	db = withFrames(db, log)
-	db[versionsAt], db[versionsAt+1] = 1, 1
-	return db
+// Close removes the copy.
+func (s *snapshot) Close() error {
+	return errors.Join(s.DB.Close(), os.RemoveAll(s.dir))
 }
 
-func withFrames(db, log []byte) []byte {
-	if len(log) < logHeader || binary.BigEndian.Uint32(log)&^1 != logMagic {
-		return db
-	}
-	order := binary.ByteOrder(binary.LittleEndian)
-	if log[3]&1 == 1 {
-		order = binary.BigEndian
-	}
-	var sum checksum
-	sum.add(order, log[:24])
-	if !sum.is(log[24:logHeader]) {
-		return db
-	}
-	page, salts := int(binary.BigEndian.Uint32(log[8:])), log[16:24]
-	if page < 512 || page > 65536 {
-		return db
-	}
-	pending := map[int][]byte{} // of the transaction that is being read
-	for rest := log[logHeader:]; len(rest) >= frameHeader+page; rest = rest[frameHeader+page:] {
-		head, content := rest[:frameHeader], rest[frameHeader:frameHeader+page]
-		sum.add(order, head[:8])
-		sum.add(order, content)
-		if !bytes.Equal(head[8:16], salts) || !sum.is(head[16:24]) {
-			break
+// readSteady returns the database and its log, nil for none, as they were
+// together in one instant.
+func readSteady(path string) (db, log []byte, err error) {
+	type files struct{ log, db []byte }
+	var read [2]files
+	for i := range read {
+		// Each file whole and both twice, so that there was an instant, between
+		// the two rounds, when they were so together.
+		if read[i].log, err = readDatabase(path + "-wal"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, nil, err
 		}
-		pending[int(binary.BigEndian.Uint32(head))] = content
-		size := int(binary.BigEndian.Uint32(head[4:])) // in pages, of a commit
-		if size == 0 {
-			continue
+		if read[i].db, err = readDatabase(path); err != nil {
+			return nil, nil, err
 		}
-		if size > maxDatabase/page {
-			break
-		}
-		db = append(db, make([]byte, max(0, size*page-len(db)))...)[:size*page]
-		for number, content := range pending {
-			if number >= 1 && number <= size {
-				copy(db[(number-1)*page:], content)
-			}
-		}
-		clear(pending)
 	}
-	return db
+	if !bytes.Equal(read[0].log, read[1].log) || !bytes.Equal(read[0].db, read[1].db) {
+		return nil, nil, errUnsteady
+	}
+	if _, err := os.Lstat(path + "-journal"); !errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, errUnsteady
+	}
+	if len(read[0].db) == 0 { // made, and nothing written yet
+		return nil, nil, errUnsteady
+	}
+	return read[0].db, read[0].log, nil
 }
 
-// checksum is that of SQLite's log, which goes on from frame to frame.
-type checksum [2]uint32
-
-func (s *checksum) add(order binary.ByteOrder, b []byte) {
-	for ; len(b) >= 8; b = b[8:] {
-		s[0] += order.Uint32(b) + s[1]
-		s[1] += order.Uint32(b[4:]) + s[0]
-	}
+func readDatabase(path string) ([]byte, error) {
+	return untrusted.ReadFile(filepath.Dir(path), filepath.Base(path), maxDatabase)
 }
 
-func (s *checksum) is(b []byte) bool {
-	return s[0] == binary.BigEndian.Uint32(b) && s[1] == binary.BigEndian.Uint32(b[4:])
+// snapshotPrefix begins the names of folders of copies in smolvm's home.
+const snapshotPrefix = ".snapshot-"
+
+// removeSnapshots removes the copies that an agent that died left behind.
+func (d *Driver) removeSnapshots() error {
+	left, err := filepath.Glob(filepath.Join(d.opts.Home, snapshotPrefix+"*"))
+	for _, dir := range left {
+		err = errors.Join(err, os.RemoveAll(dir))
+	}
+	return err
+}
+
+// readRecord returns what the database at path holds of the machine.
+func readRecord(ctx context.Context, dir, path, name string) (data []byte, err error) {
+	s, err := takeSnapshot(dir, path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("smolvm has no database: %w", host.ErrNotFound)
+	case errors.Is(err, errUnsteady):
+		return nil, err
+	case err != nil:
+		return nil, fmt.Errorf("read smolvm's database: %w: %w", host.ErrUnavailable, err)
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	var tables int
+	err = s.QueryRowContext(ctx, "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'vms'").Scan(&tables)
+	if err == nil && tables == 0 {
+		err = errors.New("it has no table of machines")
+	}
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("smolvm's database: %w: %w", host.ErrUnsupported, err)
+	}
+	err = s.QueryRowContext(ctx, "SELECT data FROM vms WHERE name = ?", name).Scan(&data)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = host.ErrNotFound
+	}
+	return data, err
 }

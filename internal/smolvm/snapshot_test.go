@@ -42,27 +42,29 @@ func (w *written) exec(t *testing.T, query string, args ...any) {
 	}
 }
 
-// machines is the table in a file image, "" where there is none.
-func machines(t *testing.T, image []byte) string {
+// whole is the database as one file.
+func (w *written) whole(t *testing.T) string {
 	t.Helper()
-	db, err := sql.Open("sqlite", ":memory:")
+	w.exec(t, "PRAGMA wal_checkpoint(TRUNCATE)")
+	content, err := os.ReadFile(w.path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer db.Close()
-	conn, err := db.Conn(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	if err := conn.Raw(func(c any) error { return c.(interface{ Deserialize(b []byte) error }).Deserialize(image) }); err != nil {
-		t.Fatal(err)
-	}
+	return string(content)
+}
+
+// machines is the table in a copy of the database, "" where there is none.
+func machines(t *testing.T, s *snapshot) string {
+	t.Helper()
 	sound := ""
-	if err := conn.QueryRowContext(t.Context(), "PRAGMA integrity_check").Scan(&sound); err != nil || sound != "ok" {
+	if err := s.QueryRowContext(t.Context(), "PRAGMA integrity_check").Scan(&sound); err != nil || sound != "ok" {
 		t.Errorf("integrity: got %q, %v, want a sound file", sound, err)
 	}
-	return rows(t, conn)
+	found := rows(t, s)
+	if err := s.Close(); err != nil {
+		t.Errorf("close: got %v, want nil", err)
+	}
+	return found
 }
 
 type queryer interface {
@@ -132,18 +134,18 @@ func (w *written) history(t *testing.T, after func(what string)) {
 }
 
 func TestSnapshotIsWhatWasCommitted(t *testing.T) {
-	w := newWritten(t)
+	w, copies := newWritten(t), t.TempDir()
 	want := ""
 	w.history(t, func(what string) {
 		if what != "" {
 			want = rows(t, w.db) // else a transaction is open
 		}
 		files := listing(t, filepath.Dir(w.path))
-		image, err := snapshot(w.path)
+		copied, err := takeSnapshot(copies, w.path)
 		if err != nil {
 			t.Fatalf("%s: %v", what, err)
 		}
-		if got := machines(t, image); got != want {
+		if got := machines(t, copied); got != want {
 			t.Errorf("after %q:\ngot  %q,\nwant %q", what, got, want)
 		}
 		if diff := cmp.Diff(files, listing(t, filepath.Dir(w.path))); diff != "" {
@@ -151,15 +153,21 @@ func TestSnapshotIsWhatWasCommitted(t *testing.T) {
 		}
 	})
 	w.db.Close() // folds the log
-	image, err := snapshot(w.path)
-	if got := machines(t, image); err != nil || got != want || !absent(w.path+"-wal") {
-		t.Errorf("closed: got %v, %q, want the same without a log", err, got)
+	copied, err := takeSnapshot(copies, w.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := machines(t, copied); got != want || !absent(w.path+"-wal") {
+		t.Errorf("closed: got %q, want the same without a log", got)
+	}
+	if left := listing(t, copies); len(left) > 0 {
+		t.Errorf("copies: got %q, want none left", left)
 	}
 }
 
 // Whatever is caught of a database that is being written is one transaction's.
 func TestSnapshotOfABusyDatabase(t *testing.T) {
-	w := newWritten(t)
+	w, copies := newWritten(t), t.TempDir()
 	w.exec(t, "PRAGMA wal_autocheckpoint = 50") // the log begins anew again and again
 	w.exec(t, "CREATE TABLE vms (name TEXT PRIMARY KEY NOT NULL, data BLOB NOT NULL)")
 	for i := range 200 {
@@ -182,14 +190,14 @@ func TestSnapshotOfABusyDatabase(t *testing.T) {
 	}()
 	caught := map[string]bool{}
 	for end := time.Now().Add(3 * time.Second); time.Now().Before(end) && !t.Failed(); {
-		image, err := snapshot(w.path)
+		copied, err := takeSnapshot(copies, w.path)
 		if errors.Is(err, errUnsteady) {
 			continue
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
-		all := strings.Split(machines(t, image), "\n")[1:]
+		all := strings.Split(machines(t, copied), "\n")[1:]
 		for i, row := range all {
 			if _, number, _ := strings.Cut(row, ":"); i > 0 && !strings.HasSuffix(all[0], ":"+number) {
 				t.Errorf("got %s beside %s, want one transaction's", row, all[0])
@@ -246,9 +254,20 @@ func TestSnapshotOfATornLog(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	path, copies := filepath.Join(t.TempDir(), "db"), t.TempDir()
+	with := func(log []byte) string {
+		t.Helper()
+		ok(t, os.WriteFile(path, db, 0o600))
+		ok(t, os.WriteFile(path+"-wal", log, 0o600))
+		copied, err := takeSnapshot(copies, path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return machines(t, copied)
+	}
 	reached := 0
 	for cut := 0; cut <= len(log); cut += 509 {
-		got := slices.Index(states, machines(t, foldLog(slices.Clone(db), log[:cut])))
+		got := slices.Index(states, with(log[:cut]))
 		if got < reached {
 			t.Fatalf("cut at %d: got state %d after %d, want the next or the same", cut, got, reached)
 		}
@@ -257,11 +276,62 @@ func TestSnapshotOfATornLog(t *testing.T) {
 	for at := 0; at < len(log); at += 997 {
 		broken := slices.Clone(log)
 		broken[at] ^= 0x10
-		if got := slices.Index(states, machines(t, foldLog(slices.Clone(db), broken))); got < 0 || got == len(states)-1 {
+		if got := slices.Index(states, with(broken)); got < 0 || got == len(states)-1 {
 			t.Errorf("byte %d flipped: got state %d, want an earlier one", at, got)
 		}
 	}
-	if got := machines(t, foldLog(slices.Clone(db), log)); got != states[len(states)-1] {
+	if got := with(log); got != states[len(states)-1] {
 		t.Errorf("whole: got %q, want the last state", got)
+	}
+}
+
+// The copies are as secret as the database, and none outlives its use.
+func TestSnapshotIsPrivate(t *testing.T) {
+	w, copies := newWritten(t), t.TempDir()
+	w.exec(t, "CREATE TABLE vms (name TEXT PRIMARY KEY NOT NULL, data BLOB NOT NULL)")
+	s, err := takeSnapshot(copies, w.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(copies)
+	if err != nil || len(entries) != 1 {
+		t.Fatalf("copies: got %v, %v, want one folder", entries, err)
+	}
+	if info, err := entries[0].Info(); err != nil || info.Mode() != os.ModeDir|0o700 {
+		t.Errorf("folder: got %v, %v, want it root's alone", info.Mode(), err)
+	}
+	if err := s.Close(); err != nil {
+		t.Errorf("close: got %v, want nil", err)
+	}
+	if left := listing(t, copies); len(left) > 0 {
+		t.Errorf("closed: got %q, want nothing left", left)
+	}
+
+	_, d := newCLI(t, "1.32.2")
+	left := filepath.Join(d.opts.Home, snapshotPrefix+"1")
+	ok(t, os.MkdirAll(left, 0o700))
+	ok(t, os.WriteFile(filepath.Join(left, "db"), nil, 0o600))
+	if _, err := d.Version(t.Context()); err != nil || !absent(left) {
+		t.Errorf("of an agent that died: got %v and the copy gone: %v, want it gone", err, absent(left))
+	}
+}
+
+func TestSnapshotOfWhatIsNoFile(t *testing.T) {
+	for what, plant := range planted {
+		t.Run(what, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "smolvm.db")
+			ok(t, os.WriteFile(path, []byte("x"), 0o600))
+			plant(t, path+"-wal")
+			done := make(chan error, 1)
+			go func() { _, err := takeSnapshot(t.TempDir(), path); done <- err }()
+			select {
+			case err := <-done:
+				if err == nil {
+					t.Error("got nil, want an error")
+				}
+			case <-time.After(5 * time.Second):
+				t.Error("got no answer in 5 s, want one at once")
+			}
+		})
 	}
 }

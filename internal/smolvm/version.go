@@ -98,6 +98,7 @@ func capabilitiesOf(v version) capabilities {
 			ArtifactPolicy: v.atLeast(1, 8, 0),
 			// Run: 1.29.0 says that only references can be packed.
 			PackArchives: v.atLeast(1, 32, 2),
+			OwnUser:      v.atLeast(1, 2, 5),
 			Backend:      backend(v),
 			Newer:        v.compare(version{1, 32, 2}) > 0,
 			Older:        !v.atLeast(0, 8, 0),

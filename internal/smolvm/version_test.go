@@ -50,19 +50,21 @@ func TestCapabilities(t *testing.T) {
 		{"1.0.2", "nameFlag seccomp lockedDB fewConnections"},
 		{"1.1.2", "nameFlag seccomp lockedDB fewConnections"},
 		{"1.1.3", "images virtio-net nameFlag seccomp lockedDB fewConnections"},
-		{"1.4.0", "images virtio-net secrets command nameFlag seccomp landlock lockedDB fewConnections"},
-		{"1.7.6", "images virtio-net secrets command nameFlag seccomp landlock lockedDB fewConnections"},
-		{"1.7.7", "images virtio-net secrets artifacts command nameFlag seccomp landlock lockedDB fewConnections"},
-		{"1.8.0", "images virtio-net secrets labels artifacts artifactPolicy command nameFlag seccomp landlock lockedDB fewConnections"},
-		{"1.8.1", "images virtio-net secrets labels artifacts artifactPolicy command events nameFlag seccomp landlock lockedDB fewConnections"},
-		{"1.8.3", "images virtio-net secrets labels artifacts artifactPolicy command events nameFlag seccomp landlock lockedDB fewConnections"},
-		{"1.9.0", "images virtio-net secrets labels artifacts artifactPolicy command workload events nameFlag copyMode seccomp landlock lockedDB fewConnections"},
-		{"1.18.0", "images virtio-net secrets labels artifacts artifactPolicy command workload events nameFlag copyMode seccomp landlock lockedDB fewConnections"},
-		{"1.22.0", "images virtio-net secrets labels artifacts artifactPolicy command workload events nameFlag copyMode seccomp landlock fewConnections"},
-		{"1.29.0", "images virtio-net secrets labels artifacts artifactPolicy command workload policy events nameFlag copyMode jsonErrors seccomp landlock fewConnections"},
-		{"1.32.2", "images virtio-net secrets labels artifacts artifactPolicy packs command workload policy events nameFlag copyMode jsonErrors seccomp landlock"},
-		{"1.32.3", "newer images virtio-net secrets labels artifacts artifactPolicy packs command workload policy events nameFlag copyMode jsonErrors seccomp landlock"},
-		{"2.0.0", "newer images virtio-net secrets labels artifacts artifactPolicy packs command workload policy events nameFlag copyMode jsonErrors seccomp landlock"},
+		{"1.2.4", "images virtio-net nameFlag seccomp lockedDB fewConnections"},
+		{"1.2.5", "images virtio-net ownUser nameFlag seccomp lockedDB fewConnections"},
+		{"1.4.0", "images virtio-net ownUser secrets command nameFlag seccomp landlock lockedDB fewConnections"},
+		{"1.7.6", "images virtio-net ownUser secrets command nameFlag seccomp landlock lockedDB fewConnections"},
+		{"1.7.7", "images virtio-net ownUser secrets artifacts command nameFlag seccomp landlock lockedDB fewConnections"},
+		{"1.8.0", "images virtio-net ownUser secrets labels artifacts artifactPolicy command nameFlag seccomp landlock lockedDB fewConnections"},
+		{"1.8.1", "images virtio-net ownUser secrets labels artifacts artifactPolicy command events nameFlag seccomp landlock lockedDB fewConnections"},
+		{"1.8.3", "images virtio-net ownUser secrets labels artifacts artifactPolicy command events nameFlag seccomp landlock lockedDB fewConnections"},
+		{"1.9.0", "images virtio-net ownUser secrets labels artifacts artifactPolicy command workload events nameFlag copyMode seccomp landlock lockedDB fewConnections"},
+		{"1.18.0", "images virtio-net ownUser secrets labels artifacts artifactPolicy command workload events nameFlag copyMode seccomp landlock lockedDB fewConnections"},
+		{"1.22.0", "images virtio-net ownUser secrets labels artifacts artifactPolicy command workload events nameFlag copyMode seccomp landlock fewConnections"},
+		{"1.29.0", "images virtio-net ownUser secrets labels artifacts artifactPolicy command workload policy events nameFlag copyMode jsonErrors seccomp landlock fewConnections"},
+		{"1.32.2", "images virtio-net ownUser secrets labels artifacts artifactPolicy packs command workload policy events nameFlag copyMode jsonErrors seccomp landlock"},
+		{"1.32.3", "newer images virtio-net ownUser secrets labels artifacts artifactPolicy packs command workload policy events nameFlag copyMode jsonErrors seccomp landlock"},
+		{"2.0.0", "newer images virtio-net ownUser secrets labels artifacts artifactPolicy packs command workload policy events nameFlag copyMode jsonErrors seccomp landlock"},
 	}
 	for _, tt := range tests {
 		c := capable(t, tt.version)
@@ -90,7 +92,7 @@ func words(c capabilities) []string {
 		has  bool
 		word string
 	}{
-		{c.Older, "older"}, {c.Newer, "newer"}, {c.LocalImages, "images"}, {c.Backend == "virtio-net", "virtio-net"}, {c.SecretFiles, "secrets"}, {c.Labels, "labels"},
+		{c.Older, "older"}, {c.Newer, "newer"}, {c.LocalImages, "images"}, {c.Backend == "virtio-net", "virtio-net"}, {c.OwnUser, "ownUser"}, {c.SecretFiles, "secrets"}, {c.Labels, "labels"},
 		{c.Artifacts, "artifacts"}, {c.ArtifactPolicy, "artifactPolicy"}, {c.PackArchives, "packs"},
 		{c.Command, "command"}, {c.RunsWorkload, "workload"}, {c.PolicyInList, "policy"}, {c.EgressEvents, "events"},
 		{c.nameFlag, "nameFlag"}, {c.copyMode, "copyMode"}, {c.jsonErrors, "jsonErrors"}, {c.seccomp, "seccomp"}, {c.landlock, "landlock"},

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"botbottle.dev/bottle-operator/internal/untrusted"
 )
 
 // process is one process for as long as it lives: its number may come back,
@@ -22,10 +24,17 @@ type process struct {
 	ticks uint64 // since boot, as in /proc/PID/stat
 }
 
+// vmsDir has the folders of all machines and, in sharedDir, what smolvm
+// unpacked for several of them, below smolvm's home.
+const (
+	vmsDir    = ".cache/smolvm/vms"
+	sharedDir = "_shared"
+)
+
 // dataDir is where smolvm keeps a machine's disks and its VMM's number.
 func (d *Driver) dataDir(name string) string {
 	sum := sha256.Sum256([]byte(name))
-	return filepath.Join(d.opts.Home, ".cache/smolvm/vms", hex.EncodeToString(sum[:])[:16])
+	return filepath.Join(d.opts.Home, vmsDir, hex.EncodeToString(sum[:])[:16])
 }
 
 // vmm is the process that the list and agent.pid agree on as the machine's
@@ -71,9 +80,15 @@ func bootsFrom(cmdline []byte) (dir string, ok bool) {
 
 func procFile(pid int, file string) string { return "/proc/" + strconv.Itoa(pid) + "/" + file }
 
-// readPIDFile reads agent.pid: the number and the start time in ticks.
+// maxPIDFile is far more than two numbers take.
+const maxPIDFile = 256
+
+// readPIDFile reads agent.pid: the number and the start time in ticks. The
+// folder that it is in belongs to the user that the VMM runs as.
 func readPIDFile(path string) (process, error) {
-	b, err := os.ReadFile(path)
+	dir, file := filepath.Split(filepath.Clean(path))
+	vms, machine := filepath.Split(filepath.Clean(dir))
+	b, err := untrusted.ReadFile(vms, filepath.Join(machine, file), maxPIDFile)
 	if err != nil {
 		return process{}, err
 	}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"botbottle.dev/bottle-operator/internal/atomicfile"
 )
 
 // caFile is the one file in the folder that is mounted into the guest.
@@ -25,7 +27,7 @@ func (f Folder) WriteCA(pem []byte) error {
 	if err := ensureDir(f.caDir, 0o755); err != nil {
 		return fmt.Errorf("certificates of the bundle: %w", err)
 	}
-	_, err := writeIfChanged(filepath.Join(f.caDir, caFile), pem, 0o644)
+	_, err := atomicfile.WriteIfChanged(filepath.Join(f.caDir, caFile), pem, 0o644)
 	return err
 }
 

@@ -27,13 +27,13 @@ type Record struct {
 	Image     string `json:"image,omitempty"`
 	Reference string `json:"reference,omitempty"`
 	Digest    string `json:"digest,omitempty"`
-	// Artifact is spec.artifact in a canonical form; Reference and Digest are
-	// then the artifact's.
-	Artifact string `json:"artifact,omitempty"`
+	// Artifact is spec.artifact, zero for none; Reference and Digest are then
+	// the artifact's.
+	Artifact Artifact `json:"artifactSource,omitzero"`
 	// Command is spec.command.
 	Command []string `json:"command,omitempty"`
-	// Size is spec.machine in a canonical form.
-	Size string `json:"size,omitempty"`
+	// Size is spec.machine.
+	Size Size `json:"machine,omitzero"`
 	// BundleIP is the one address that the machine's policy allows.
 	BundleIP string `json:"bundleIP"`
 

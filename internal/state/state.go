@@ -19,6 +19,7 @@ import (
 	"regexp"
 	"slices"
 
+	"botbottle.dev/bottle-operator/internal/atomicfile"
 	"botbottle.dev/bottle-operator/internal/guestenv"
 	"botbottle.dev/bottle-operator/internal/host"
 )
@@ -124,7 +125,7 @@ func (d *Dir) ClaimCluster(id string) error {
 	data, err := os.ReadFile(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		if err := writeFile(path, []byte(id+"\n"), 0o644); err != nil {
+		if err := atomicfile.Write(path, []byte(id+"\n"), 0o644); err != nil {
 			return fmt.Errorf("record the cluster: %w", err)
 		}
 		return nil
@@ -203,7 +204,7 @@ func (f Folder) Ensure(owner host.Owner) error {
 	if err != nil {
 		return fmt.Errorf("owner of the folder: %w", err)
 	}
-	_, err = writeIfChanged(filepath.Join(f.path, ownerFile), append(data, '\n'), 0o600)
+	_, err = atomicfile.WriteIfChanged(filepath.Join(f.path, ownerFile), append(data, '\n'), 0o600)
 	return err
 }
 
@@ -242,13 +243,13 @@ func (f Folder) Remove() error {
 
 // WriteSmolfile writes the Smolfile and says whether it changed.
 func (f Folder) WriteSmolfile(data []byte) (bool, error) {
-	return writeIfChanged(f.SmolfilePath(), data, 0o600)
+	return atomicfile.WriteIfChanged(f.SmolfilePath(), data, 0o600)
 }
 
 // WriteRules writes the egress rules that the bundle reads and says whether
 // they changed.
 func (f Folder) WriteRules(data []byte) (bool, error) {
-	return writeIfChanged(filepath.Join(f.BundleDir(), rulesFile), data, 0o644)
+	return atomicfile.WriteIfChanged(filepath.Join(f.BundleDir(), rulesFile), data, 0o644)
 }
 
 // Rules reads what WriteRules wrote; nil without an error when there is none.
@@ -293,7 +294,7 @@ func (f Folder) WriteSecrets(values map[string]string, keep ...string) ([]string
 	}
 	var changed []string
 	for name, value := range values {
-		wrote, err := writeIfChanged(f.SecretPath(name), []byte(value), 0o600)
+		wrote, err := atomicfile.WriteIfChanged(f.SecretPath(name), []byte(value), 0o600)
 		if err != nil {
 			return nil, err
 		}

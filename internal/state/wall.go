@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"botbottle.dev/bottle-operator/internal/atomicfile"
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
@@ -85,7 +86,7 @@ func (f Folder) writeJSON(name string, v any) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	_, err = writeIfChanged(filepath.Join(f.path, name), append(data, '\n'), 0o600)
+	_, err = atomicfile.WriteIfChanged(filepath.Join(f.path, name), append(data, '\n'), 0o600)
 	return err
 }
 

@@ -22,7 +22,7 @@ func (w *Walls) DeleteWall(ctx context.Context, owner host.Owner) error {
 	if err := checkOwner(owner); err != nil {
 		return err
 	}
-	defer w.locks.lock(owner.UID8())()
+	defer w.locks.Lock(owner.UID8())()
 	f, err := w.lookAt(ctx, host.WallSpec{Owner: owner})
 	if err != nil {
 		return err

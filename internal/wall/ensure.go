@@ -22,7 +22,7 @@ func (w *Walls) EnsureWall(ctx context.Context, spec host.WallSpec) (host.Wall, 
 	if err != nil {
 		return host.Wall{}, err
 	}
-	defer w.locks.lock(spec.Owner.UID8())()
+	defer w.locks.Lock(spec.Owner.UID8())()
 	f, err := w.lookAt(ctx, spec)
 	if err != nil {
 		return host.Wall{}, err

@@ -14,7 +14,7 @@ import (
 	"github.com/google/nftables/expr"
 	"k8s.io/utils/clock"
 
-	"botbottle.dev/bottle-operator/internal/guard"
+	"botbottle.dev/bottle-operator/internal/enforce"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/host/hosttest"
 	"botbottle.dev/bottle-operator/internal/state"
@@ -82,7 +82,7 @@ func TestUpgrade(t *testing.T) {
 	machines := hosttest.NewMachines(nil)
 	machines.Add(host.Machine{Name: spec.Owner.ID(), UID: spec.Owner.UID, State: host.MachineCreated})
 	must(t, machines.StartMachine(t.Context(), spec.Owner.ID(), wall.Path))
-	g := upgradedGuard(t, w, spec, machines)
+	g := upgradedEnforcer(t, w, spec, machines)
 	g.Look(t.Context())
 	if vmms, err := machines.VMMs(t.Context(), []string{spec.Owner.ID()}); err != nil || len(vmms) != 1 || vmms[0].NetNS != wall.NetNS {
 		t.Errorf("VMMs after the look: got %v, %v, want the one in %v", vmms, err, wall.NetNS)
@@ -98,8 +98,8 @@ func TestUpgrade(t *testing.T) {
 	}
 }
 
-// upgradedGuard is a guard over the record that the previous release left.
-func upgradedGuard(t *testing.T, w *world, spec host.WallSpec, machines host.Machines) *guard.Guard {
+// upgradedEnforcer guards by the record that the previous release left.
+func upgradedEnforcer(t *testing.T, w *world, spec host.WallSpec, machines host.Machines) *enforce.Enforcer {
 	t.Helper()
 	dir, err := state.Open(t.TempDir())
 	must(t, err)
@@ -107,7 +107,7 @@ func upgradedGuard(t *testing.T, w *world, spec host.WallSpec, machines host.Mac
 	must(t, err)
 	must(t, folder.Ensure(spec.Owner))
 	must(t, folder.WriteWall(state.Wall{Spec: spec, Filter: previousFilter}))
-	g, err := guard.New(guard.Options{Walls: w.walls, Machines: machines, State: dir, Clock: clock.RealClock{}, Log: logr.Discard(), Interval: time.Second})
+	g, err := enforce.New(enforce.Options{Walls: w.walls, Machines: machines, Canaries: &hosttest.Canaries{}, State: dir, Clock: clock.RealClock{}, Log: logr.Discard(), Interval: time.Second})
 	must(t, err)
 	return g
 }

@@ -22,10 +22,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/keyed"
 )
 
 // DefaultDir is where `ip netns` looks for namespaces, too.
@@ -42,7 +42,7 @@ type Options struct {
 type Walls struct {
 	dir   string
 	dirMu sync.Mutex
-	locks locks
+	locks keyed.Locks
 
 	mu       sync.Mutex
 	expected map[string]*expected // by owner's ID; a cache
@@ -84,7 +84,7 @@ func (w *Walls) InspectWalls(ctx context.Context, specs []host.WallSpec) ([]host
 	for k, i := range again {
 		faulty[k], names[k] = specs[i], specs[i].Owner.UID8()
 	}
-	defer w.locks.lock(names...)()
+	defer w.locks.Lock(names...)()
 	second, err := w.read(ctx, faulty)
 	if err != nil {
 		return nil, err
@@ -142,46 +142,4 @@ func (w *Walls) expect(s host.WallSpec) (*expected, error) {
 	}
 	w.expected[s.Owner.ID()] = e
 	return e, nil
-}
-
-// locks is a lock for each name that is in use.
-type locks struct {
-	mu   sync.Mutex
-	held map[string]*lock
-}
-
-type lock struct {
-	mu    sync.Mutex
-	users int
-}
-
-// lock takes the locks of all names, in one order, so that no two callers wait
-// for each other.
-func (l *locks) lock(names ...string) (unlock func()) {
-	names = slices.Compact(slices.Sorted(slices.Values(names)))
-	for _, name := range names {
-		l.mu.Lock()
-		if l.held == nil {
-			l.held = map[string]*lock{}
-		}
-		one := l.held[name]
-		if one == nil {
-			one = &lock{}
-			l.held[name] = one
-		}
-		one.users++
-		l.mu.Unlock()
-		one.mu.Lock()
-	}
-	return func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		for _, name := range names {
-			one := l.held[name]
-			one.mu.Unlock()
-			if one.users--; one.users == 0 {
-				delete(l.held, name)
-			}
-		}
-	}
 }

@@ -19,7 +19,7 @@ import (
 // Reference is the version that a new Machines has.
 var Reference = host.SmolvmVersion{
 	Version: "1.32.2", LocalImages: true, SecretFiles: true, Labels: true, Command: true,
-	RunsWorkload: true, PolicyInList: true, EgressEvents: true, Artifacts: true, ArtifactPolicy: true, PackArchives: true, Backend: "virtio-net",
+	RunsWorkload: true, PolicyInList: true, EgressEvents: true, Artifacts: true, ArtifactPolicy: true, PackArchives: true, OwnUser: true, Backend: "virtio-net",
 }
 
 // Machines is a fake of host.Machines and host.Packer. It reads Smolfiles and secret files, as

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package state
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Size is spec.machine in smolvm's units, one field for each of its own. Zero
+// means that nothing was asked for, which is also what a record says of a field
+// that did not exist when it was written: a new field here changes no recorded
+// machine.
+type Size struct {
+	CPUs       int32 `json:"cpus,omitempty"`
+	MemoryMiB  int64 `json:"memoryMiB,omitempty"`
+	StorageGiB int64 `json:"storageGiB,omitempty"`
+	OverlayGiB int64 `json:"overlayGiB,omitempty"`
+}
+
+// Artifact is spec.artifact. "" means that nothing was asked for, as in Size.
+type Artifact struct {
+	Path      string `json:"path,omitempty"`
+	Reference string `json:"reference,omitempty"`
+	SHA256    string `json:"sha256,omitempty"`
+}
+
+// UnmarshalJSON reads records of this release and of earlier ones, which kept
+// size and artifact as text under the keys "size" and "artifact". Both have new
+// keys, so that an earlier release can still read what this one writes.
+func (r *Record) UnmarshalJSON(data []byte) error {
+	type plain Record // without this method
+	stored := struct {
+		*plain
+		OldSize     string `json:"size"`
+		OldArtifact string `json:"artifact"`
+	}{plain: (*plain)(r)}
+	if err := json.Unmarshal(data, &stored); err != nil {
+		return err
+	}
+	if stored.OldSize != "" && r.Size == (Size{}) {
+		size, err := parseOldSize(stored.OldSize)
+		if err != nil {
+			return err
+		}
+		r.Size = size
+	}
+	if stored.OldArtifact != "" && r.Artifact == (Artifact{}) {
+		r.Artifact = parseOldArtifact(stored.OldArtifact)
+	}
+	return nil
+}
+
+// parseOldSize reads "cpus=2 memoryMiB=512 storageGiB=0 overlayGiB=0".
+func parseOldSize(text string) (Size, error) {
+	values := map[string]int64{}
+	for _, word := range strings.Fields(text) {
+		key, value, _ := strings.Cut(word, "=")
+		n, err := strconv.ParseInt(value, 10, 64)
+		if err != nil {
+			return Size{}, fmt.Errorf("size %q: %w", text, err)
+		}
+		values[key] = n
+	}
+	return Size{
+		CPUs: int32(values["cpus"]), MemoryMiB: values["memoryMiB"],
+		StorageGiB: values["storageGiB"], OverlayGiB: values["overlayGiB"],
+	}, nil
+}
+
+// parseOldArtifact reads "SOURCE sha256=HEX", where SOURCE is a path
+// (file:NAME) or a reference, and HEX may be empty.
+func parseOldArtifact(text string) Artifact {
+	source, sum, _ := strings.Cut(text, " sha256=")
+	if strings.HasPrefix(source, "file:") {
+		return Artifact{Path: source, SHA256: sum}
+	}
+	return Artifact{Reference: source, SHA256: sum}
+}
