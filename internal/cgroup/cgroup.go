@@ -29,6 +29,10 @@ var (
 // ordinary names.
 func ValidParent(name string) bool { return validParent.MatchString(name) }
 
+// ValidID reports whether name can be a machine's: no path, and nothing that a
+// path is made of.
+func ValidID(name string) bool { return validID.MatchString(name) }
+
 // Groups are the machines' cgroups below one parent. An id is the name of a
 // machine, `bottle-…`; any other is refused. Methods may be called at once
 // from anywhere.
@@ -49,6 +53,10 @@ func Open(parent string) (*Groups, error) {
 	}
 	return open(h, parent)
 }
+
+// At is Open for the hierarchy that is mounted at mount, for tests: they can
+// show it a tree with other controllers than the kernel's.
+func At(mount, parent string) (*Groups, error) { return open(hierarchy{mount, "/"}, parent) }
 
 func open(h hierarchy, parent string) (*Groups, error) {
 	if !ValidParent(parent) {

@@ -35,7 +35,7 @@ func (g *Groups) Kill(ctx context.Context, id string) error {
 		return fmt.Errorf("kill cgroup %s: %w", id, err)
 	}
 	defer events.Close()
-	err = g.killAndWait(ctx, dir, events)
+	err = g.killAndWait(ctx, id, events)
 	if errors.Is(err, unix.ENODEV) { // removed meanwhile, and so empty
 		return nil
 	}
@@ -45,7 +45,7 @@ func (g *Groups) Kill(ctx context.Context, id string) error {
 	return nil
 }
 
-func (g *Groups) killAndWait(ctx context.Context, dir string, events *os.File) error {
+func (g *Groups) killAndWait(ctx context.Context, id string, events *os.File) error {
 	var killed time.Time
 	for end := time.Now().Add(g.patience); ; {
 		populated, err := readPopulated(events)
@@ -53,10 +53,13 @@ func (g *Groups) killAndWait(ctx context.Context, dir string, events *os.File) e
 			return err
 		}
 		if time.Since(killed) >= killAgainAfter {
-			if err := write(filepath.Join(dir, "cgroup.kill"), "1"); err != nil {
+			if err := write(filepath.Join(filepath.Dir(events.Name()), "cgroup.kill"), "1"); err != nil {
 				return err
 			}
 			killed = time.Now()
+		}
+		if err := g.killEach(id); err != nil {
+			return err
 		}
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("a process lives: %w", err)
@@ -70,4 +73,32 @@ func (g *Groups) killAndWait(ctx context.Context, dir string, events *os.File) e
 			return err
 		}
 	}
+}
+
+// killEach kills the processes in the cgroup one by one. cgroup.kill sends its
+// signal to each process's first thread, and where that has ended the others
+// live on (seen with Linux 6.18).
+func (g *Groups) killEach(id string) error {
+	pids, err := g.Procs(id)
+	if err != nil {
+		return err
+	}
+	for _, pid := range pids {
+		fd, err := unix.PidfdOpen(pid, 0)
+		if errors.Is(err, unix.ESRCH) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		// The number may have become another's before it was opened.
+		if in, inErr := g.Of(pid); inErr == nil && in == id {
+			err = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+		}
+		unix.Close(fd)
+		if err != nil && !errors.Is(err, unix.ESRCH) {
+			return err
+		}
+	}
+	return nil
 }

@@ -68,7 +68,11 @@ func (g *Groups) SetLimits(id string, l Limits) (missing []string, err error) {
 		values["cpu"] = fmt.Sprintf("%d %d", l.CPUMillis*cpuPeriod/1000, cpuPeriod)
 	}
 	var errs []error
-	for controller, value := range values {
+	for _, controller := range controllers {
+		value := values[controller]
+		if value == "" {
+			continue
+		}
 		if !g.enable(controller) {
 			missing = append(missing, controller)
 			continue

@@ -10,13 +10,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
 
 	"golang.org/x/sync/semaphore"
 
+	"botbottle.dev/bottle-operator/internal/cgroup"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/runner"
 )
@@ -48,6 +48,10 @@ type Options struct {
 	StartTimeout time.Duration
 	// ListTTL is how long a list serves everyone who asks; zero is one second.
 	ListTTL time.Duration
+	// Cgroups is the parent of the machines' cgroups, a path below the mount of
+	// the unified hierarchy; empty is cgroup.DefaultParent. Drivers that share a
+	// hierarchy, such as those of several nodes on one host, need one each.
+	Cgroups string
 	// Runner runs smolvm; nil is runner.Exec.
 	Runner runner.Runner
 }
@@ -60,6 +64,7 @@ type Driver struct {
 	versions versions
 	lists    lists
 	booted   bootTime
+	groups   groups
 
 	// machine serialises what is done to one machine. Taken before starts,
 	// and that before writes.
@@ -88,6 +93,7 @@ func New(opts Options) *Driver {
 	if opts.Runner == nil {
 		opts.Runner = runner.Exec{}
 	}
+	opts.Cgroups = cmp.Or(opts.Cgroups, cgroup.DefaultParent)
 	return &Driver{
 		opts:   opts,
 		runner: opts.Runner,
@@ -130,6 +136,7 @@ type call struct {
 	args           []string
 	env            []string // beside the environment of every call
 	netns          string   // a file; "" is this process's own
+	cgroup         *os.File // a folder; nil is this process's own
 	timeout        time.Duration
 	stdin          io.Reader
 	stdout, stderr io.Writer
@@ -141,7 +148,7 @@ func (d *Driver) command(c call) runner.Command {
 	return runner.Command{
 		Path: d.binary(), Args: c.args,
 		Env:   slices.Concat(d.environment(), c.env),
-		NetNS: c.netns,
+		NetNS: c.netns, Cgroup: c.cgroup,
 		Dir:   d.opts.Home,
 		Stdin: c.stdin, Stdout: c.stdout, Stderr: c.stderr,
 		Timeout: c.timeout,
@@ -177,9 +184,9 @@ func (d *Driver) write(ctx context.Context, c call) error {
 	}
 }
 
-// ours refuses to act on what no Bottle can be called.
+// ours refuses to act on a machine whose name no Bottle's can have.
 func ours(name string) error {
-	if !strings.HasPrefix(name, "bottle-") || strings.ContainsAny(name, "/.") {
+	if !cgroup.ValidID(name) {
 		return fmt.Errorf("machine %q is not a bottle's: %w", name, host.ErrInvalid)
 	}
 	return nil

@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"botbottle.dev/bottle-operator/internal/cgroup"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/runner"
 )
@@ -27,12 +28,16 @@ type cli struct {
 	mu       sync.Mutex
 	version  string
 	states   map[string]string
+	pids     map[string]int
 	calls    []runner.Command
 	bootTime time.Duration
 	booting  int
 	most     int // at once
 	execs    int
 	mostExec int
+	// folder is the cgroup of the last start, of a tree that only looks like the
+	// kernel's.
+	folder, tree string
 	// fail answers a call in place of the rest, when it returns true.
 	fail func(words string) (runner.Result, bool)
 }
@@ -61,6 +66,7 @@ func (c *cli) Run(ctx context.Context, cmd runner.Command) (runner.Result, error
 	case "create":
 		c.states[name] = "created"
 	case "start":
+		c.enter(cmd.Cgroup)
 		c.booting++
 		c.most = max(c.most, c.booting)
 		c.wait(ctx, c.bootTime)
@@ -70,6 +76,7 @@ func (c *cli) Run(ctx context.Context, cmd runner.Command) (runner.Result, error
 		c.states[name] = "stopped"
 	case "delete":
 		delete(c.states, name)
+		c.leave()
 	case "exec":
 		c.execs++
 		c.mostExec = max(c.mostExec, c.execs)
@@ -77,6 +84,25 @@ func (c *cli) Run(ctx context.Context, cmd runner.Command) (runner.Result, error
 		c.execs--
 	}
 	return runner.Result{}, nil
+}
+
+// enter makes the files that the kernel makes with a cgroup.
+func (c *cli) enter(folder *os.File) {
+	if folder == nil || !strings.HasPrefix(folder.Name(), c.tree) {
+		return
+	}
+	c.folder = folder.Name()
+	for file, content := range map[string]string{"cgroup.procs": "", "cgroup.events": "populated 0\n", "cgroup.kill": ""} {
+		if err := os.WriteFile(filepath.Join(c.folder, file), []byte(content), 0o644); err != nil {
+			panic(err)
+		}
+	}
+}
+
+func (c *cli) leave() {
+	if c.folder != "" {
+		os.RemoveAll(c.folder)
+	}
 }
 
 func (c *cli) wait(ctx context.Context, d time.Duration) {
@@ -89,10 +115,13 @@ func (c *cli) list() (runner.Result, error) {
 	type m struct {
 		Name  string `json:"name"`
 		State string `json:"state"`
+		PID   int    `json:"pid"`
+		CPUs  int32  `json:"cpus"`
+		MiB   int64  `json:"memory_mib"`
 	}
 	all := []m{}
 	for name, state := range c.states {
-		all = append(all, m{name, state})
+		all = append(all, m{name, state, c.pids[name], 2, 1024})
 	}
 	b, err := json.Marshal(all)
 	return runner.Result{Stdout: b}, err
@@ -125,7 +154,17 @@ func newCLI(t *testing.T, version string) (*cli, *Driver) {
 	if err := os.WriteFile(filepath.Join(dir, "smolvm"), []byte("a program"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	return c, New(Options{Dir: dir, Home: filepath.Join(dir, "state/smolvm"), MaxConcurrentStarts: 2, Runner: c})
+	d := New(Options{Dir: dir, Home: filepath.Join(dir, "state/smolvm"), MaxConcurrentStarts: 2, Runner: c})
+	// No kernel is needed where no process is.
+	c.tree = t.TempDir()
+	if err := os.WriteFile(filepath.Join(c.tree, "cgroup.procs"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if d.groups.open, err = cgroup.At(c.tree, cgroup.DefaultParent); err != nil {
+		t.Fatal(err)
+	}
+	return c, d
 }
 
 func specOf(slug string) host.MachineSpec {

@@ -5,6 +5,7 @@
 package cgroups
 
 import (
+	"bytes"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -100,17 +101,19 @@ func number(t testing.TB, word string) int64 {
 // Nobody is the user of look-alikes.
 const Nobody = 65534
 
-// LookAlike starts a process of the user nobody whose command line is exactly
-// argv, and returns its PID. It ends with the test.
-func LookAlike(t testing.TB, argv ...string) int {
+// LookAlike starts a shell of a user's whose command line is exactly argv, and
+// returns its PID. It ends with the test.
+func LookAlike(t testing.TB, user uint32, argv ...string) int {
 	t.Helper()
 	// A shell that reads its script takes any arguments, and waits.
-	cmd := &exec.Cmd{Path: "/bin/sh", Args: append([]string{argv[0], "-s"}, argv[1:]...)}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: Nobody, Gid: Nobody}}
+	cmd := &exec.Cmd{Path: "/bin/sh", Args: append([]string{argv[0], "-s"}, argv[1:]...), Dir: "/"}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: user, Gid: user}}
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -118,6 +121,9 @@ func LookAlike(t testing.TB, argv ...string) int {
 		_ = in.Close()
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
+		if errs.Len() > 0 {
+			t.Errorf("the look-alike: got %s, want silence", errs.String())
+		}
 	})
 	RewriteArgv(t, cmd.Process.Pid, strings.Join(argv, "\x00"))
 	return cmd.Process.Pid
