@@ -42,6 +42,8 @@ type Groups struct {
 	parent string
 	// patience bounds the wait for a killed cgroup.
 	patience time.Duration
+	// made and rmdir are the kernel's part, which tests play.
+	made, rmdir func(dir string) error
 }
 
 // Open finds the unified hierarchy; it makes nothing yet. ErrNoHierarchy when
@@ -54,15 +56,23 @@ func Open(parent string) (*Groups, error) {
 	return open(h, parent)
 }
 
-// At is Open for the hierarchy that is mounted at mount, for tests: they can
-// show it a tree with other controllers than the kernel's.
-func At(mount, parent string) (*Groups, error) { return open(hierarchy{mount, "/"}, parent) }
+// At is Open for a folder that only looks like a hierarchy, for tests. made is
+// called with the folder of each new cgroup, and makes the files that the
+// kernel would.
+func At(mount, parent string, made func(dir string) error) (*Groups, error) {
+	g, err := open(hierarchy{mount, "/"}, parent)
+	if err == nil {
+		g.made, g.rmdir = made, os.RemoveAll
+	}
+	return g, err
+}
 
 func open(h hierarchy, parent string) (*Groups, error) {
 	if !ValidParent(parent) {
 		return nil, fmt.Errorf("cgroup parent %q: want a relative path of names such as %s", parent, DefaultParent)
 	}
-	return &Groups{hierarchy: h, parent: parent, patience: 10 * time.Second}, nil
+	made := func(string) error { return nil }
+	return &Groups{hierarchy: h, parent: parent, patience: 10 * time.Second, made: made, rmdir: unix.Rmdir}, nil
 }
 
 // Path is the folder of a machine's cgroup.
@@ -80,7 +90,7 @@ func (g *Groups) Ensure(id string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := errors.Join(os.MkdirAll(dir, 0o755), g.made(dir)); err != nil {
 		return nil, fmt.Errorf("make cgroup %s: %w", id, err)
 	}
 	// Nobody may hide processes in cgroups below it.
@@ -181,7 +191,7 @@ func (g *Groups) Remove(id string) error {
 	if err != nil {
 		return err
 	}
-	if err := unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) {
+	if err := g.rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("remove cgroup %s: %w", id, err)
 	}
 	return nil

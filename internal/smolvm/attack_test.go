@@ -337,28 +337,17 @@ func TestLimits(t *testing.T) {
 
 func TestStartSetsLimits(t *testing.T) {
 	c, d := newCLI(t, "1.32.2")
-	leaf := filepath.Join(c.tree, cgroup.DefaultParent, victim)
-	if err := os.MkdirAll(leaf, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	for file, content := range map[string]string{
-		"../../cgroup.controllers": "cpu memory pids", "../../cgroup.subtree_control": "cpu memory pids",
-		"../cgroup.controllers": "cpu memory pids", "../cgroup.subtree_control": "cpu memory pids",
-		"cgroup.events": "populated 0\n", "memory.max": "max", "pids.max": "max", "cpu.max": "max",
-	} {
-		if err := os.WriteFile(filepath.Join(leaf, file), []byte(content), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
 	c.states[victim] = "created"
 	if err := d.StartMachine(t.Context(), victim, ""); err != nil {
 		t.Fatal(err)
 	}
-	if c.folder != leaf {
-		t.Errorf("started in cgroup %q, want %q", c.folder, leaf)
+	for _, call := range c.calls {
+		if got := call.Cgroup; (verb(call) == "start") != (got != nil && got.Name() == c.folder) {
+			t.Errorf("%s: got cgroup %v, want that of the machine for a start alone", verb(call), got)
+		}
 	}
 	for file, want := range map[string]string{"memory.max": "1610612736", "pids.max": "2048", "cpu.max": "250000 100000"} {
-		if got, err := os.ReadFile(filepath.Join(leaf, file)); string(got) != want {
+		if got, err := os.ReadFile(filepath.Join(c.folder, file)); string(got) != want {
 			t.Errorf("%s: got %q, %v, want %q", file, got, err, want)
 		}
 	}

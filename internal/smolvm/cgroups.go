@@ -58,11 +58,18 @@ func limitsOf(m host.Machine) cgroup.Limits {
 	return l
 }
 
-// confine makes the machine's cgroup, with its limits where the node can set
-// them, and returns its folder. The caller closes it.
+// confine makes the machine's cgroup anew, with its limits where the node can
+// set them, and returns its folder. The caller closes it. A process in it is an
+// error: clear comes first.
+//
+// What is cloned into a cgroup that was ever killed, from one that was not, is
+// killed too (seen with Linux 6.18, which compares how often the two were).
 func (d *Driver) confine(m host.Machine) (*os.File, error) {
 	g, err := d.cgroups()
 	if err != nil {
+		return nil, err
+	}
+	if err := g.Remove(m.Name); err != nil {
 		return nil, err
 	}
 	folder, err := g.Ensure(m.Name)

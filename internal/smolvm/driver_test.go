@@ -35,9 +35,9 @@ type cli struct {
 	most     int // at once
 	execs    int
 	mostExec int
-	// folder is the cgroup of the last start, of a tree that only looks like the
-	// kernel's.
-	folder, tree string
+	// folder is the last cgroup that was made, in a tree that only looks like
+	// the kernel's.
+	folder string
 	// fail answers a call in place of the rest, when it returns true.
 	fail func(words string) (runner.Result, bool)
 }
@@ -66,7 +66,6 @@ func (c *cli) Run(ctx context.Context, cmd runner.Command) (runner.Result, error
 	case "create":
 		c.states[name] = "created"
 	case "start":
-		c.enter(cmd.Cgroup)
 		c.booting++
 		c.most = max(c.most, c.booting)
 		c.wait(ctx, c.bootTime)
@@ -76,7 +75,6 @@ func (c *cli) Run(ctx context.Context, cmd runner.Command) (runner.Result, error
 		c.states[name] = "stopped"
 	case "delete":
 		delete(c.states, name)
-		c.leave()
 	case "exec":
 		c.execs++
 		c.mostExec = max(c.mostExec, c.execs)
@@ -86,23 +84,19 @@ func (c *cli) Run(ctx context.Context, cmd runner.Command) (runner.Result, error
 	return runner.Result{}, nil
 }
 
-// enter makes the files that the kernel makes with a cgroup.
-func (c *cli) enter(folder *os.File) {
-	if folder == nil || !strings.HasPrefix(folder.Name(), c.tree) {
-		return
+// make makes the files that the kernel makes with a cgroup.
+func (c *cli) make(dir string) error {
+	var errs []error
+	for file, content := range map[string]string{
+		"cgroup.procs": "", "cgroup.events": "populated 0\n", "cgroup.kill": "", "memory.max": "max", "pids.max": "max", "cpu.max": "max",
+		"../cgroup.controllers": "cpu memory pids", "../cgroup.subtree_control": "cpu memory pids",
+	} {
+		errs = append(errs, os.WriteFile(filepath.Join(dir, file), []byte(content), 0o644))
 	}
-	c.folder = folder.Name()
-	for file, content := range map[string]string{"cgroup.procs": "", "cgroup.events": "populated 0\n", "cgroup.kill": ""} {
-		if err := os.WriteFile(filepath.Join(c.folder, file), []byte(content), 0o644); err != nil {
-			panic(err)
-		}
-	}
-}
-
-func (c *cli) leave() {
-	if c.folder != "" {
-		os.RemoveAll(c.folder)
-	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.folder = dir
+	return errors.Join(errs...)
 }
 
 func (c *cli) wait(ctx context.Context, d time.Duration) {
@@ -156,12 +150,14 @@ func newCLI(t *testing.T, version string) (*cli, *Driver) {
 	}
 	d := New(Options{Dir: dir, Home: filepath.Join(dir, "state/smolvm"), MaxConcurrentStarts: 2, Runner: c})
 	// No kernel is needed where no process is.
-	c.tree = t.TempDir()
-	if err := os.WriteFile(filepath.Join(c.tree, "cgroup.procs"), nil, 0o644); err != nil {
-		t.Fatal(err)
+	tree := t.TempDir()
+	for file, content := range map[string]string{"cgroup.procs": "", "cgroup.controllers": "cpu memory pids", "cgroup.subtree_control": "cpu memory pids"} {
+		if err := os.WriteFile(filepath.Join(tree, file), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
 	}
 	var err error
-	if d.groups.open, err = cgroup.At(c.tree, cgroup.DefaultParent); err != nil {
+	if d.groups.open, err = cgroup.At(tree, cgroup.DefaultParent, c.make); err != nil {
 		t.Fatal(err)
 	}
 	return c, d

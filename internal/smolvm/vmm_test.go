@@ -118,10 +118,14 @@ func (b booting) Run(ctx context.Context, cmd runner.Command) (runner.Result, er
 	return res, err
 }
 
-// vmmIn starts a VMM of the machine in its cgroup, as StartMachine does.
+// vmmIn starts a VMM of the machine in its cgroup, beside others of it.
 func vmmIn(t *testing.T, d *Driver, name string) (p process, reap func()) {
 	t.Helper()
-	folder, err := d.confine(host.Machine{Name: name})
+	g, err := d.cgroups()
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder, err := g.Ensure(name)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,10 +5,10 @@
 package cgroups
 
 import (
-	"bytes"
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -105,15 +105,17 @@ const Nobody = 65534
 // returns its PID. It ends with the test.
 func LookAlike(t testing.TB, user uint32, argv ...string) int {
 	t.Helper()
-	// A shell that reads its script takes any arguments, and waits.
-	cmd := &exec.Cmd{Path: "/bin/sh", Args: append([]string{argv[0], "-s"}, argv[1:]...), Dir: "/"}
+	// It must have read its own before it gets others.
+	cmd := &exec.Cmd{Path: "/bin/sh", Args: append([]string{argv[0], "-c", "echo ready; read end"}, argv[1:]...), Dir: "/"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: user, Gid: user}}
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	var errs bytes.Buffer
-	cmd.Stderr = &errs
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -121,10 +123,10 @@ func LookAlike(t testing.TB, user uint32, argv ...string) int {
 		_ = in.Close()
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
-		if errs.Len() > 0 {
-			t.Errorf("the look-alike: got %s, want silence", errs.String())
-		}
 	})
+	if word, err := io.ReadAll(io.LimitReader(out, 6)); string(word) != "ready\n" {
+		t.Fatalf("the look-alike: got %q, %v, want it ready", word, err)
+	}
 	RewriteArgv(t, cmd.Process.Pid, strings.Join(argv, "\x00"))
 	return cmd.Process.Pid
 }
