@@ -25,27 +25,6 @@ type Limits struct {
 // controllers that limits are set by.
 var controllers = []string{"memory", "pids", "cpu"}
 
-// Missing returns the controllers of limits that the unified hierarchy does
-// not have, sorted by name: with the hybrid layout, version 1 holds them.
-func Missing() ([]string, error) {
-	h, err := findHierarchy()
-	if err != nil {
-		return nil, err
-	}
-	have, err := words(filepath.Join(h.mount, "cgroup.controllers"))
-	if err != nil {
-		return nil, fmt.Errorf("controllers of cgroup2: %w", err)
-	}
-	var missing []string
-	for _, c := range controllers {
-		if !slices.Contains(have, c) {
-			missing = append(missing, c)
-		}
-	}
-	slices.Sort(missing)
-	return missing, nil
-}
-
 // cpuPeriod is the kernel's default period in microseconds.
 const cpuPeriod = 100_000
 

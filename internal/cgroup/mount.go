@@ -5,12 +5,68 @@ package cgroup
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // ErrNoHierarchy means that no cgroup2 file system is mounted.
 var ErrNoHierarchy = errors.New("no cgroup2 file system is mounted: mount -t cgroup2 none /sys/fs/cgroup, or boot with systemd.unified_cgroup_hierarchy=1")
+
+// Support is what a node's kernel and hierarchy can do.
+type Support struct {
+	// Kernel is its release.
+	Kernel string
+	// Kill: whole cgroups can be killed; false too where that could not be seen
+	// because there are no cgroups yet.
+	Kill bool
+	// Missing are the controllers of limits that the unified hierarchy does not
+	// have, sorted: with the hybrid layout, version 1 holds them.
+	Missing []string
+}
+
+// Inspect returns what the node can do, and changes nothing. The error is
+// ErrNoHierarchy, with the kernel's release, when no cgroup2 file system is
+// mounted.
+func Inspect() (Support, error) {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return Support{}, fmt.Errorf("release of the kernel: %w", err)
+	}
+	s := Support{Kernel: unix.ByteSliceToString(name.Release[:])}
+	h, err := findHierarchy()
+	if err != nil {
+		return s, err
+	}
+	err = h.inspect(&s)
+	return s, err
+}
+
+func (h hierarchy) inspect(s *Support) error {
+	have, err := words(filepath.Join(h.mount, "cgroup.controllers"))
+	if err != nil {
+		return fmt.Errorf("controllers of cgroup2: %w", err)
+	}
+	for _, c := range controllers {
+		if !slices.Contains(have, c) {
+			s.Missing = append(s.Missing, c)
+		}
+	}
+	slices.Sort(s.Missing)
+	children, err := os.ReadDir(h.mount)
+	if err != nil {
+		return fmt.Errorf("cgroup2: %w", err)
+	}
+	s.Kill = slices.ContainsFunc(children, func(e fs.DirEntry) bool {
+		_, err := os.Lstat(filepath.Join(h.mount, e.Name(), "cgroup.kill"))
+		return e.IsDir() && err == nil
+	})
+	return nil
+}
 
 // hierarchy is where the unified hierarchy is mounted.
 type hierarchy struct {

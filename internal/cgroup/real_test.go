@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -176,13 +175,16 @@ func TestKillOfWhatCannotBeKilled(t *testing.T) {
 	}
 }
 
-func TestMissing(t *testing.T) {
-	if _, err := cgroup.Mounted(); err != nil {
-		t.Skip(err)
+func TestInspect(t *testing.T) {
+	g := openGroups(t)
+	f, err := g.Ensure(id)
+	if err != nil {
+		t.Fatal(err)
 	}
-	missing, err := cgroup.Missing()
-	if err != nil || !slices.IsSorted(missing) {
-		t.Errorf("got %v, %v, want a sorted list", missing, err)
+	defer f.Close()
+	got, err := cgroup.Inspect()
+	if err != nil || !got.Kill || got.Kernel == "" || !slices.IsSorted(got.Missing) {
+		t.Errorf("got %+v, %v, want cgroups that can be killed", got, err)
 	}
-	t.Log("missing controllers: " + strconv.Quote(strings.Join(missing, " ")))
+	t.Logf("%+v", got)
 }

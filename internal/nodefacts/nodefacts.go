@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package nodefacts looks whether a node can run bottles: smolvm and its
-// files, docker, KVM, the way to the state directory. Each failing fact says
+// files, docker, KVM, cgroups, the way to the state directory. Each failing fact says
 // what to do about it.
 //
 // It changes nothing, starts no machine, and so cannot tell whether one would
@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"botbottle.dev/bottle-operator/internal/cgroup"
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
@@ -37,6 +38,8 @@ type Options struct {
 	Version func(ctx context.Context) (host.SmolvmVersion, error)
 	// PingDocker is nil when docker answers.
 	PingDocker func(ctx context.Context) error
+	// Cgroups returns what the node's cgroups can do.
+	Cgroups func() (cgroup.Support, error)
 }
 
 // Checker is the adapter of host.Facts.
@@ -60,6 +63,7 @@ func (c *Checker) NodeFacts(ctx context.Context) []host.Fact {
 		c.files(),
 		c.docker(ctx),
 		kvmFact(observeKVM(c.opts.KVMDevice)),
+		cgroupFact(c.opts.Cgroups()),
 		c.stateDir(),
 		c.prober(),
 	}
@@ -77,6 +81,7 @@ const (
 	filesName   = "smolvm-files"
 	dockerName  = "docker"
 	kvmName     = "kvm"
+	cgroupName  = "cgroups"
 	stateName   = "state-dir"
 	proberName  = "prober"
 )

@@ -24,6 +24,7 @@ import (
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/controllers/bottle"
+	"botbottle.dev/bottle-operator/internal/cgroup"
 	"botbottle.dev/bottle-operator/internal/docker"
 	"botbottle.dev/bottle-operator/internal/guard"
 	"botbottle.dev/bottle-operator/internal/host"
@@ -301,7 +302,7 @@ func (o *AgentOptions) loadDocker(ctx context.Context) (*docker.Engine, error) {
 
 func (o *AgentOptions) smolvm(dir *state.Dir) *smolvm.Driver {
 	return smolvm.New(smolvm.Options{
-		Dir: o.SmolvmDir, Home: dir.SmolvmHome(),
+		Dir: o.SmolvmDir, Home: dir.SmolvmHome(), Cgroups: o.CgroupParent,
 		MaxConcurrentStarts: o.MaxConcurrentStarts, StartTimeout: o.StartTimeout,
 	})
 }
@@ -309,6 +310,6 @@ func (o *AgentOptions) smolvm(dir *state.Dir) *smolvm.Driver {
 func (o *AgentOptions) facts(engine *docker.Engine, machines *smolvm.Driver, prober string) host.Facts {
 	return nodefacts.New(nodefacts.Options{
 		SmolvmDir: o.SmolvmDir, StateDir: o.StateDir, KVMDevice: o.KVMDevice, Prober: prober,
-		Version: machines.Version, PingDocker: engine.Ping,
+		Version: machines.Version, PingDocker: engine.Ping, Cgroups: cgroup.Inspect,
 	})
 }
