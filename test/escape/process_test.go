@@ -31,25 +31,25 @@ func testProcesses(t *testing.T, s *site) {
 	s.WaitFor(t, b, "to run", func() bool { return running(b) })
 	var lookAlike int
 	t.Run("a look-alike of nobody harms nobody", func(t *testing.T) {
-		was := *b.Status.Machine
+		pid, restarts := pidOf(b), b.Status.Machine.Restarts
 		lookAlike = s.lookAlike(t, b)
 		time.Sleep(guardLooks)
-		s.wantAlive(t, "the machine", int(was.PID), true)
+		s.wantAlive(t, "the machine", pid, true)
 		s.wantAlive(t, "the look-alike", lookAlike, true)
 		s.WaitFor(t, b, "to run", func() bool { return running(b) })
-		if now := b.Status.Machine; now.PID != was.PID || now.Restarts != was.Restarts {
-			t.Errorf("machine: got process %d after %d restarts, want %d after %d still", now.PID, now.Restarts, was.PID, was.Restarts)
+		if pidOf(b) != pid || b.Status.Machine.Restarts != restarts {
+			t.Errorf("machine: got process %d after %d restarts, want %d after %d still", pidOf(b), b.Status.Machine.Restarts, pid, restarts)
 		}
 	})
 	t.Run("a VMM that rewrote its argv is still seen and killed", func(t *testing.T) {
-		was := *b.Status.Machine
-		s.rewriteArgv(t, int(was.PID))
+		was := pidOf(b)
+		s.rewriteArgv(t, was)
 		// Seen: the guard kills it when its wall is open.
 		story.Ways[0].Break(t, s.Cluster, b)
-		s.Eventually(t, "the guard to kill it", func() (string, bool) { return "it lives", !s.alive(t, int(was.PID)) })
-		s.WaitFor(t, b, "to run anew", func() bool { return running(b) && b.Status.Machine.PID != was.PID })
+		s.Eventually(t, "the guard to kill it", func() (string, bool) { return "it lives", !s.alive(t, was) })
+		s.WaitFor(t, b, "to run anew", func() bool { return running(b) && pidOf(b) != was })
 
-		again := int(b.Status.Machine.PID)
+		again := pidOf(b)
 		s.rewriteArgv(t, again)
 		s.Change(t, b, func() { b.Spec.DesiredState = v1alpha1.DesiredStateStopped })
 		s.WaitReason(t, b, v1alpha1.ConditionReady, v1alpha1.ReasonStopped)
@@ -57,7 +57,7 @@ func testProcesses(t *testing.T, s *site) {
 
 		s.Change(t, b, func() { b.Spec.DesiredState = v1alpha1.DesiredStateRunning })
 		s.WaitFor(t, b, "to run again", func() bool { return running(b) })
-		last := int(b.Status.Machine.PID)
+		last := pidOf(b)
 		s.rewriteArgv(t, last)
 		s.Gone(t, b)
 		s.wantAlive(t, "deleted: its VMM", last, false)
@@ -66,6 +66,14 @@ func testProcesses(t *testing.T, s *site) {
 		}
 		s.wantAlive(t, "the look-alike", lookAlike, true)
 	})
+}
+
+// pidOf is b's VMM; 0 when the status names none.
+func pidOf(b *v1alpha1.Bottle) int {
+	if b.Status.Machine == nil || b.Status.Machine.PID == nil {
+		return 0
+	}
+	return int(*b.Status.Machine.PID)
 }
 
 // lookAlike starts a process of nobody with the command line of b's VMM, on the
