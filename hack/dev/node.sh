@@ -147,6 +147,25 @@ start_relay() {
   launch "relay-$1" "$bin/dev-relay" "/proc/$(pid_of "holder-$1")/ns/net" 127.0.0.1:6443 "127.0.0.1:$port_api"
 }
 
+# cgroup_parent NODE: where the machines of a local node have their cgroups: all
+# nodes, of all clusters, share this machine's hierarchy.
+cgroup_parent() { echo "bottle-dev-$tag-$1.slice"; }
+
+# remove_cgroups: those of all local nodes, with what still runs in them.
+remove_cgroups() {
+  local mount dir
+  mount=$(awk '$3 == "cgroup2" {print $2; exit}' /proc/mounts)
+  for dir in "$mount/bottle-dev-$tag-"*.slice; do
+    [ -d "$dir" ] || continue
+    echo 1 >"$dir/cgroup.kill"
+    for _ in $(seq 100); do
+      grep -qx 'populated 0' "$dir/cgroup.events" && break
+      sleep 0.1
+    done
+    find "$dir" -depth -type d -exec rmdir {} +
+  done
+}
+
 agent_flags=(--namespace bottle-system --state-dir /var/lib/bottle --docker-host unix:///run/docker.sock --smolvm-dir /opt/smolvm
   --default-image file:guest.tar --local-image-dir /var/lib/bottle-images --allowed-bundle-images 'example.test/*'
   --image-ca /opt/dev/registry-ca.pem
@@ -162,7 +181,8 @@ start_agent() {
     await 180 "agent on $node" "$node:/var/log/bottle-agent.log" vssh "$node" busybox wget -qO- http://127.0.0.1:8081/readyz
     return
   fi
-  [ -e "$dev/nodes/$node/kvm" ] || own=(--kvm-device '')
+  own=(--cgroup-parent "$(cgroup_parent "$node")")
+  [ -e "$dev/nodes/$node/kvm" ] || own+=(--kvm-device '')
   # So that a story is refused an image above it without filling a disk.
   [ "$mode" != standin ] || own+=(--image-max-bytes "$((1 << 30))")
   renew "agent-$node" nsenter -t "$(pid_of "holder-$node")" -m -n -- "${clean_env[@]}" "$bin/bottle-operator" agent \

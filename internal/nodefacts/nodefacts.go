@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package nodefacts looks whether a node can run bottles: smolvm and its
-// files, docker, KVM, the way to the state directory. Each failing fact says
+// files, docker, KVM, cgroups, the way to the state directory. Each failing fact says
 // what to do about it.
 //
 // It changes nothing, starts no machine, and so cannot tell whether one would
@@ -18,6 +18,7 @@ import (
 	"sync"
 	"time"
 
+	"botbottle.dev/bottle-operator/internal/cgroup"
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
@@ -42,6 +43,8 @@ type Options struct {
 	Version func(ctx context.Context) (host.SmolvmVersion, error)
 	// PingDocker is nil when docker answers.
 	PingDocker func(ctx context.Context) error
+	// Cgroups returns what the node's cgroups can do.
+	Cgroups func() (cgroup.Support, error)
 }
 
 // Checker is the adapter of host.Facts.
@@ -64,6 +67,7 @@ func New(o Options) *Checker {
 		{name: filesName, bound: usualBound, look: plain(c.files)},
 		{name: dockerName, bound: usualBound, look: c.docker},
 		{name: kvmName, bound: usualBound, look: plain(func() host.Fact { return kvmFact(observeKVM(o.KVMDevice)) })},
+		{name: cgroupName, bound: usualBound, look: plain(func() host.Fact { return cgroupFact(o.Cgroups()) })},
 		{name: stateName, bound: usualBound, look: plain(c.stateDir)},
 		{name: proberName, bound: usualBound, look: plain(c.prober)},
 	}
@@ -94,6 +98,7 @@ const (
 	filesName   = "smolvm-files"
 	dockerName  = "docker"
 	kvmName     = "kvm"
+	cgroupName  = "cgroups"
 	stateName   = "state-dir"
 	proberName  = "prober"
 )

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"botbottle.dev/bottle-operator/internal/cgroup"
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
@@ -44,6 +45,7 @@ func node(t *testing.T) (Options, string) {
 		Prober:     filepath.Join(dir, "bottle-probe"),
 		Version:    func(context.Context) (host.SmolvmVersion, error) { return host.SmolvmVersion{Version: "1.32.2"}, nil },
 		PingDocker: func(context.Context) error { return nil },
+		Cgroups:    func() (cgroup.Support, error) { return cgroup.Support{Kernel: "6.18.0", Kill: true}, nil },
 	}, dir
 }
 
@@ -113,6 +115,14 @@ func TestNodeFacts(t *testing.T) {
 			"kvm", "/dev/null does not answer as KVM does"},
 		"kvm is a file": {func(_ *testing.T, o *Options) { o.KVMDevice = o.SmolvmDir + "/smolvm" },
 			"kvm", "is not a device"},
+		"no cgroup2": {func(_ *testing.T, o *Options) {
+			o.Cgroups = func() (cgroup.Support, error) { return cgroup.Support{Kernel: "6.18.0"}, cgroup.ErrNoHierarchy }
+		}, "cgroups", "mount -t cgroup2"},
+		"no controllers": {func(_ *testing.T, o *Options) {
+			o.Cgroups = func() (cgroup.Support, error) {
+				return cgroup.Support{Kernel: "6.18.0", Missing: []string{"cpu", "memory"}}, nil
+			}
+		}, "", "without limits of cpu, memory"},
 		"state dir closed": {func(t *testing.T, o *Options) { must(t, os.Chmod(o.StateDir, 0o700)) },
 			"state-dir", "(mode 0700): chmod o+x"},
 		"way to state dir closed": {func(t *testing.T, o *Options) {
@@ -161,7 +171,7 @@ func TestFactNames(t *testing.T) {
 	for _, f := range New(o).NodeFacts(t.Context()) {
 		names = append(names, f.Name)
 	}
-	want := []string{"smolvm", "smolvm-version", "smolvm-files", "docker", "kvm", "state-dir", "prober"}
+	want := []string{"smolvm", "smolvm-version", "smolvm-files", "docker", "kvm", "cgroups", "state-dir", "prober"}
 	if diff := cmp.Diff(want, names); diff != "" {
 		t.Errorf("names (-want +got):\n%s", diff)
 	}
@@ -201,6 +211,32 @@ func TestKVMFact(t *testing.T) {
 				t.Errorf("got %+v, want OK %v, message with %q", got, tt.ok, tt.says)
 			}
 		})
+	}
+}
+
+func TestCgroupFact(t *testing.T) {
+	tests := map[string]struct {
+		s    cgroup.Support
+		err  error
+		ok   bool
+		says string
+	}{
+		"all there":                  {cgroup.Support{Kernel: "6.1.0-18-amd64", Kill: true}, nil, true, ""},
+		"no cgroup to see it by":     {cgroup.Support{Kernel: "5.14.0-427.el9.x86_64"}, nil, true, ""},
+		"old kernel":                 {cgroup.Support{Kernel: "5.13.19"}, nil, false, "kernel 5.13.19 cannot kill a cgroup: use Linux 5.14 or newer"},
+		"very old":                   {cgroup.Support{Kernel: "4.18.0-553.el8"}, nil, false, "use Linux 5.14"},
+		"old, with the file":         {cgroup.Support{Kernel: "5.10.0", Kill: true}, nil, true, ""},
+		"old, nothing mounted":       {cgroup.Support{Kernel: "5.10.0"}, cgroup.ErrNoHierarchy, false, "use Linux 5.14"},
+		"nothing mounted":            {cgroup.Support{Kernel: "6.1.0"}, cgroup.ErrNoHierarchy, false, "mount -t cgroup2"},
+		"cannot be looked at":        {cgroup.Support{Kernel: "6.1.0"}, unix.EMFILE, false, "cannot be looked at: too many open files"},
+		"hybrid":                     {cgroup.Support{Kernel: "6.1.0", Kill: true, Missing: []string{"cpu", "memory", "pids"}}, nil, true, "limits of cpu, memory, pids"},
+		"a release that says naught": {cgroup.Support{Kernel: "custom"}, nil, true, ""},
+	}
+	for name, tt := range tests {
+		got := cgroupFact(tt.s, tt.err)
+		if got.OK != tt.ok || !strings.Contains(got.Message, tt.says) || tt.says == "" && got.Message != "" {
+			t.Errorf("%s: got %+v, want OK %v, message with %q", name, got, tt.ok, tt.says)
+		}
 	}
 }
 

@@ -70,6 +70,9 @@ func (r *run) start() error {
 	}
 	cmd.Dir = cmp.Or(r.c.Dir, "/")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if r.c.Cgroup != nil {
+		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(r.c.Cgroup.Fd())
+	}
 	cmd.WaitDelay = pipeDelay
 	cmd.Stdout, cmd.Stderr = io.Writer(r.stdout), io.Writer(r.stderr)
 	if r.c.Stdout != nil || r.c.Stderr != nil {
@@ -93,6 +96,7 @@ func (r *run) start() error {
 		return err
 	}
 	r.cmd = cmd
+	DropOOMProtection(cmd.Process.Pid)
 	if stdin != nil {
 		go func() {
 			_, _ = io.Copy(stdin, r.c.Stdin) // ends when the program does

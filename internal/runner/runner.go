@@ -4,6 +4,7 @@
 // that does. A program gets exactly the argv and the environment that it is
 // given, a process group of its own, and a bounded time; both its outputs are
 // always drained, so that it never blocks or dies on a full or closed pipe.
+// Where this process is protected from the OOM killer, programs are not.
 //
 // It knows nothing of the programs: it interprets no output, retries nothing,
 // never uses a shell, never logs, and never passes on this process's own
@@ -15,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"syscall"
 	"time"
@@ -46,6 +48,10 @@ type Command struct {
 	// NetNS is the file of the network namespace that the program is started
 	// in; empty is this process's own. It takes CAP_SYS_ADMIN.
 	NetNS string
+	// Cgroup is the folder of the control group (cgroup v2) that the program
+	// is started in, and so all that it starts; nil is this process's own. The
+	// caller keeps it open during the run. It takes Linux 5.7.
+	Cgroup *os.File
 	// Dir is the working directory; empty means /.
 	Dir string
 	// Stdin is what the program reads; nil is /dev/null. A reader that blocks

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"botbottle.dev/bottle-operator/controllers/bottle"
+	"botbottle.dev/bottle-operator/internal/cgroup"
 	"botbottle.dev/bottle-operator/internal/subnet"
 )
 
@@ -35,6 +36,7 @@ type AgentOptions struct {
 
 	SmolvmDir           string
 	KVMDevice           string
+	CgroupParent        string
 	DefaultImage        string
 	LocalImageDir       string
 	MaxBottles          int
@@ -71,6 +73,7 @@ func (o *AgentOptions) Bind(fs *pflag.FlagSet) {
 
 	fs.StringVar(&o.SmolvmDir, "smolvm-dir", "/opt/smolvm", "folder with smolvm, lib/ and agent-rootfs/")
 	fs.StringVar(&o.KVMDevice, "kvm-device", "/dev/kvm", "device that machines need; empty: not checked")
+	fs.StringVar(&o.CgroupParent, "cgroup-parent", cgroup.DefaultParent, "cgroup below which each machine gets one of its own; agents that share one cgroup hierarchy need one each")
 	fs.StringVar(&o.DefaultImage, "default-image", "file:guest.tar", "image of Bottles that name none: an OCI reference or file:NAME; empty: a bare machine")
 	fs.StringVar(&o.LocalImageDir, "local-image-dir", "/var/lib/bottle-images", "folder with the archives and OCI layouts that file:NAME means")
 	o.Images.Bind(fs)
@@ -107,6 +110,9 @@ func (o *AgentOptions) Validate() error {
 	}
 	if o.KVMDevice != "" && !filepath.IsAbs(o.KVMDevice) {
 		bad("kvm-device", o.KVMDevice, "an absolute path, or nothing")
+	}
+	if !cgroup.ValidParent(o.CgroupParent) {
+		bad("cgroup-parent", o.CgroupParent, "a relative path of names, such as "+cgroup.DefaultParent)
 	}
 	if name, ok := strings.CutPrefix(o.DefaultImage, "file:"); ok && (name == "" || strings.ContainsAny(name, "/") || strings.HasPrefix(name, ".")) {
 		bad("default-image", o.DefaultImage, "an OCI reference, file:NAME (an archive in --local-image-dir), or nothing")

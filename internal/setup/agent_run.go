@@ -25,6 +25,7 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/controllers/bottle"
 	"botbottle.dev/bottle-operator/controllers/node"
+	"botbottle.dev/bottle-operator/internal/cgroup"
 	"botbottle.dev/bottle-operator/internal/docker"
 	"botbottle.dev/bottle-operator/internal/enforce"
 	"botbottle.dev/bottle-operator/internal/enforce/canary"
@@ -321,7 +322,7 @@ func (o *AgentOptions) loadDocker(ctx context.Context) (*docker.Engine, error) {
 
 func (o *AgentOptions) smolvm(dir *state.Dir) *smolvm.Driver {
 	return smolvm.New(smolvm.Options{
-		Dir: o.SmolvmDir, Home: dir.SmolvmHome(),
+		Dir: o.SmolvmDir, Home: dir.SmolvmHome(), Cgroups: o.CgroupParent,
 		StartTimeout: o.StartTimeout,
 	})
 }
@@ -329,6 +330,6 @@ func (o *AgentOptions) smolvm(dir *state.Dir) *smolvm.Driver {
 func (o *AgentOptions) facts(engine *docker.Engine, machines *smolvm.Driver, prober string) host.Facts {
 	return nodefacts.New(nodefacts.Options{
 		SmolvmDir: o.SmolvmDir, StateDir: o.StateDir, KVMDevice: o.KVMDevice, Prober: prober,
-		Version: machines.Version, PingDocker: engine.Ping,
+		Version: machines.Version, PingDocker: engine.Ping, Cgroups: cgroup.Inspect,
 	})
 }

@@ -18,9 +18,11 @@ import (
 	"testing"
 	"time"
 
+	"botbottle.dev/bottle-operator/internal/cgroup"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/host/hostcontract"
 	"botbottle.dev/bottle-operator/internal/smolvm"
+	"botbottle.dev/bottle-operator/test/cgroups"
 	"botbottle.dev/bottle-operator/test/netns"
 	"botbottle.dev/bottle-operator/test/require"
 )
@@ -84,6 +86,7 @@ func standin(t *testing.T, version string) string {
 type world struct {
 	dir, home, smolvm string
 	driver            *smolvm.Driver
+	groups            *cgroup.Groups
 }
 
 func newWorld(t *testing.T, installation string, change func(*smolvm.Options)) *world {
@@ -102,11 +105,14 @@ func newWorld(t *testing.T, installation string, change func(*smolvm.Options)) *
 		}
 	})
 	w := &world{dir: dir, home: filepath.Join(dir, "home"), smolvm: filepath.Join(installation, "smolvm")}
-	o := smolvm.Options{Dir: installation, Home: w.home}
+	o := smolvm.Options{Dir: installation, Home: w.home, Cgroups: cgroups.Parent(t)}
 	if change != nil {
 		change(&o)
 	}
 	w.driver = smolvm.New(o)
+	if w.groups, err = cgroup.Open(o.Cgroups); err != nil {
+		t.Fatal(err)
+	}
 	return w
 }
 
@@ -130,7 +136,14 @@ func fixtureOf(t *testing.T, w *world) hostcontract.MachinesFixture {
 		},
 		Deny: w.deny, NetNS: newNetNS,
 		OwnNetNS: func(t *testing.T) (string, host.NetNS) { return "", netnsOf(t, "/proc/self/ns/net") },
-		Program:  "/bin/busybox",
+		Cgroup: func(t *testing.T, pid int) string {
+			id, err := w.groups.Of(pid)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return id
+		},
+		Program: "/bin/busybox",
 	}
 }
 
@@ -252,6 +265,13 @@ func (w *world) left(t *testing.T, name string) []string {
 	dir := smolvm.DataDir(w.driver, name)
 	if _, err := os.Stat(dir); err == nil {
 		left = append(left, "folder "+dir)
+	}
+	group, err := w.groups.Path(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(group); err == nil {
+		left = append(left, "cgroup "+group)
 	}
 	for pid, cmdline := range cmdlines(t) {
 		if strings.Contains(cmdline, dir) {

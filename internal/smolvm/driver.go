@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -19,6 +18,7 @@ import (
 
 	"botbottle.dev/bottle-operator/internal/atomicfile"
 	"botbottle.dev/bottle-operator/internal/backoff"
+	"botbottle.dev/bottle-operator/internal/cgroup"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/keyed"
 	"botbottle.dev/bottle-operator/internal/runner"
@@ -47,6 +47,10 @@ type Options struct {
 	// StartTimeout bounds one start; zero is five minutes. smolvm gives the
 	// boot 30 s and its own calls more, so that less would cut it short.
 	StartTimeout time.Duration
+	// Cgroups is the parent of the machines' cgroups, a path below the mount of
+	// the unified hierarchy; empty is cgroup.DefaultParent. Drivers that share a
+	// hierarchy, such as those of several nodes on one host, need one each.
+	Cgroups string
 	// Runner runs smolvm; nil is runner.Exec.
 	Runner runner.Runner
 }
@@ -58,6 +62,7 @@ type Driver struct {
 	runner   runner.Runner
 	versions versions
 	booted   bootTime
+	groups   groups
 
 	// machine serialises what is done to one machine. Taken before writes.
 	machine keyed.Locks
@@ -81,6 +86,7 @@ func New(opts Options) *Driver {
 	if opts.Runner == nil {
 		opts.Runner = runner.Exec{}
 	}
+	opts.Cgroups = cmp.Or(opts.Cgroups, cgroup.DefaultParent)
 	return &Driver{
 		opts:   opts,
 		runner: opts.Runner,
@@ -123,6 +129,7 @@ type call struct {
 	args           []string
 	env            []string // beside the environment of every call
 	netns          string   // a file; "" is this process's own
+	cgroup         *os.File // a folder; nil is this process's own
 	timeout        time.Duration
 	stdin          io.Reader
 	stdout, stderr io.Writer
@@ -134,7 +141,7 @@ func (d *Driver) command(c call) runner.Command {
 	return runner.Command{
 		Path: d.binary(), Args: c.args,
 		Env:   slices.Concat(d.environment(), c.env),
-		NetNS: c.netns,
+		NetNS: c.netns, Cgroup: c.cgroup,
 		Dir:   d.opts.Home,
 		Stdin: c.stdin, Stdout: c.stdout, Stderr: c.stderr,
 		Timeout: c.timeout,
@@ -175,9 +182,9 @@ func (d *Driver) write(ctx context.Context, c call) error {
 	}
 }
 
-// ours refuses to act on what no Bottle can be called.
+// ours refuses to act on a machine whose name no Bottle's can have.
 func ours(name string) error {
-	if !strings.HasPrefix(name, "bottle-") || strings.ContainsAny(name, "/.") {
+	if !cgroup.ValidID(name) {
 		return fmt.Errorf("machine %q is not a bottle's: %w", name, host.ErrInvalid)
 	}
 	return nil

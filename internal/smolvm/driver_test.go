@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"botbottle.dev/bottle-operator/internal/cgroup"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/runner"
 )
@@ -27,12 +28,16 @@ type cli struct {
 	mu       sync.Mutex
 	version  string
 	states   map[string]string
+	pids     map[string]int
 	calls    []runner.Command
 	bootTime time.Duration
 	booting  int
 	most     int // at once
 	execs    int
 	mostExec int
+	// folder is the last cgroup that was made, in a tree that only looks like
+	// the kernel's.
+	folder string
 	// fail answers a call in place of the rest, when it returns true.
 	fail func(words string) (runner.Result, bool)
 }
@@ -79,6 +84,21 @@ func (c *cli) Run(ctx context.Context, cmd runner.Command) (runner.Result, error
 	return runner.Result{}, nil
 }
 
+// make makes the files that the kernel makes with a cgroup.
+func (c *cli) make(dir string) error {
+	var errs []error
+	for file, content := range map[string]string{
+		"cgroup.procs": "", "cgroup.events": "populated 0\n", "cgroup.kill": "", "memory.max": "max", "pids.max": "max", "cpu.max": "max",
+		"../cgroup.controllers": "cpu memory pids", "../cgroup.subtree_control": "cpu memory pids",
+	} {
+		errs = append(errs, os.WriteFile(filepath.Join(dir, file), []byte(content), 0o644))
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.folder = dir
+	return errors.Join(errs...)
+}
+
 func (c *cli) wait(ctx context.Context, d time.Duration) {
 	c.mu.Unlock()
 	defer c.mu.Lock()
@@ -89,10 +109,13 @@ func (c *cli) list() (runner.Result, error) {
 	type m struct {
 		Name  string `json:"name"`
 		State string `json:"state"`
+		PID   int    `json:"pid"`
+		CPUs  int32  `json:"cpus"`
+		MiB   int64  `json:"memory_mib"`
 	}
 	all := []m{}
 	for name, state := range c.states {
-		all = append(all, m{name, state})
+		all = append(all, m{name, state, c.pids[name], 2, 1024})
 	}
 	b, err := json.Marshal(all)
 	return runner.Result{Stdout: b}, err
@@ -125,7 +148,19 @@ func newCLI(t *testing.T, version string) (*cli, *Driver) {
 	if err := os.WriteFile(filepath.Join(dir, "smolvm"), []byte("a program"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	return c, New(Options{Dir: dir, Home: filepath.Join(dir, "state/smolvm"), Runner: c})
+	d := New(Options{Dir: dir, Home: filepath.Join(dir, "state/smolvm"), Runner: c})
+	// No kernel is needed where no process is.
+	tree := t.TempDir()
+	for file, content := range map[string]string{"cgroup.procs": "", "cgroup.controllers": "cpu memory pids", "cgroup.subtree_control": "cpu memory pids"} {
+		if err := os.WriteFile(filepath.Join(tree, file), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var err error
+	if d.groups.open, err = cgroup.At(tree, cgroup.DefaultParent, c.make); err != nil {
+		t.Fatal(err)
+	}
+	return c, d
 }
 
 func specOf(slug string) host.MachineSpec {

@@ -8,6 +8,8 @@ import (
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"botbottle.dev/bottle-operator/internal/cgroup"
 )
 
 // KillMachine implements host.Machines.
@@ -18,32 +20,77 @@ func (d *Driver) KillMachine(ctx context.Context, name string) error {
 	return d.clear(ctx, name)
 }
 
-// clear sees to it that no VMM of the machine is left, by SIGKILL. An error
-// means that one may be.
+// clear sees to it that no process of the machine is left, by SIGKILL: nil
+// means that its cgroup is empty and that it has no strays. An error means
+// that a VMM may live.
 func (d *Driver) clear(ctx context.Context, name string) error {
 	for range 3 {
-		found, err := d.scan(ctx, []string{name})
+		strays, err := d.strays(ctx, []string{name})
 		if err != nil {
 			return fmt.Errorf("look for the VMM of %s: %w", name, err)
 		}
-		if len(found) == 0 {
+		g, err := d.cgroups()
+		if err != nil { // strays can be killed all the same
+			return fmt.Errorf("kill the VMM of %s: %w", name, errors.Join(err, d.killStrays(ctx, strays)))
+		}
+		populated, err := g.Populated(name)
+		if err != nil {
+			return fmt.Errorf("look for the VMM of %s: %w", name, err)
+		}
+		if len(strays) == 0 && !populated {
 			return nil
 		}
-		if err := d.kill(ctx, found); err != nil {
+		if err := d.kill(ctx, g, name, strays); err != nil {
 			return fmt.Errorf("kill the VMM of %s: %w", name, err)
 		}
 	}
 	return fmt.Errorf("VMMs of %s keep appearing", name)
 }
 
-// kill ends processes that still prove to be their machines' VMMs, all before
-// it waits for any, until they are gone. One that cannot be killed keeps no
-// other alive.
-func (d *Driver) kill(ctx context.Context, found []vmmOf) error {
+// kill ends all processes in the machine's cgroup, and these strays, which it
+// moves there first: then nothing that they start meanwhile escapes. One that
+// cannot be killed keeps no other alive.
+func (d *Driver) kill(ctx context.Context, g *cgroup.Groups, name string, strays []vmmOf) error {
+	var outside []vmmOf
+	for _, s := range strays {
+		if err := d.adopt(g, s); err != nil && !errors.Is(err, errNoStray) {
+			outside = append(outside, s)
+		}
+	}
+	// The cgroup is empty a little before its processes can be seen to be
+	// zombies, and smolvm takes those that cannot for alive.
+	var dying []int
+	pids, err := g.Procs(name)
+	for _, pid := range pids {
+		if fd, err := unix.PidfdOpen(pid, 0); err == nil {
+			defer unix.Close(fd)
+			dying = append(dying, fd)
+		}
+	}
+	errs := []error{err, g.Kill(ctx, name), d.killStrays(ctx, outside)}
+	if errors.Join(errs...) != nil {
+		return errors.Join(errs...)
+	}
+	for _, fd := range dying {
+		errs = append(errs, awaitEnd(ctx, fd))
+	}
+	return errors.Join(errs...)
+}
+
+// killStrays ends strays that still prove to be such, all before it waits for
+// any, until they are gone.
+func (d *Driver) killStrays(ctx context.Context, found []vmmOf) error {
+	if len(found) == 0 {
+		return nil
+	}
+	smolvm, err := d.installed()
+	if err != nil {
+		return err
+	}
 	var errs []error
 	var dying []int
 	for _, f := range found {
-		fd, err := d.signal(f)
+		fd, err := d.signal(smolvm, f)
 		switch {
 		case err != nil:
 			errs = append(errs, fmt.Errorf("process %d: %w", f.pid, err))
@@ -60,9 +107,9 @@ func (d *Driver) kill(ctx context.Context, found []vmmOf) error {
 	return errors.Join(errs...)
 }
 
-// signal sends SIGKILL to a VMM and returns its pidfd, which holds the process
-// that was looked at; -1 when it is gone.
-func (d *Driver) signal(f vmmOf) (int, error) {
+// signal sends SIGKILL to a stray and returns its pidfd, which holds the
+// process that was looked at; -1 when it is none any more.
+func (d *Driver) signal(smolvm program, f vmmOf) (int, error) {
 	fd, err := unix.PidfdOpen(f.pid, 0)
 	if errors.Is(err, unix.ESRCH) {
 		return -1, nil
@@ -70,7 +117,7 @@ func (d *Driver) signal(f vmmOf) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	if !d.isVMM(f.process, f.name) {
+	if !d.isStray(smolvm, f) {
 		unix.Close(fd)
 		return -1, nil
 	}

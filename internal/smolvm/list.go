@@ -72,7 +72,7 @@ func (d *Driver) observe(m *host.Machine, listed int) {
 	case err != nil:
 	case !alive:
 		m.State = host.MachineStopped
-	case m.State == host.MachineRunning && d.isVMM(p, m.Name):
+	case m.State == host.MachineRunning && d.owns(m.Name, p):
 		m.PID, m.StartTime = p.pid, d.booted.at(p.ticks)
 	}
 }

@@ -5,6 +5,7 @@ package smolvm
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -62,10 +63,12 @@ func TestDecodeList(t *testing.T) {
 func TestParseStat(t *testing.T) {
 	const rest = " 1 1 1 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 8675309 1 2 3"
 	for in, want := range map[string]uint64{
-		"1 (init) S" + rest:            8675309,
-		"2 (a b) R) S" + rest:          8675309,
-		"3 (x) Z" + rest:               0, // a zombie is gone
-		"4 (Z) X" + rest:               0,
+		"1 (init) S" + rest:   8675309,
+		"2 (a b) R) S" + rest: 8675309,
+		"3 (x) Z" + rest:      0, // a zombie is gone
+		"4 (Z) X" + rest:      0,
+		// Its first thread has ended, the others have not.
+		"7 (x) Z" + strings.Replace(rest, " 20 0 1 0 ", " 20 0 2 0 ", 1): 8675309,
 		"5 (x) S 1 2":                  0,
 		"":                             0,
 		"6 (x) S" + rest[:40] + " abc": 0,
@@ -87,8 +90,8 @@ func TestBootsFrom(t *testing.T) {
 		"x\x00_boot-vm": "",
 		"":              "",
 	} {
-		if got, ok := bootsFrom([]byte(in)); got != want || ok != (want != "") {
-			t.Errorf("%q: got %q, %v, want %q", in, got, ok, want)
+		if got := parseBoots([]byte(in)); got != want {
+			t.Errorf("%q: got %q, want %q", in, got, want)
 		}
 	}
 }

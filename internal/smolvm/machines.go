@@ -99,7 +99,7 @@ func (d *Driver) StartMachine(ctx context.Context, name, netns string) error {
 		what: "start machine " + name, args: c.startArgs(name), env: c.hardening(),
 		netns: netns, timeout: d.opts.StartTimeout, boots: true,
 	}
-	if err := d.start(ctx, c, name, start); err != nil {
+	if err := d.start(ctx, c, m, start); err != nil {
 		return errors.Join(err, d.tidy(ctx, name))
 	}
 	return nil
@@ -107,20 +107,26 @@ func (d *Driver) StartMachine(ctx context.Context, name, netns string) error {
 
 // start boots a machine that is down, and believes it only from the list: a
 // release may end well without having written that the machine runs.
-func (d *Driver) start(ctx context.Context, c capabilities, name string, start call) error {
+func (d *Driver) start(ctx context.Context, c capabilities, m host.Machine, start call) error {
 	// A VMM that a killed start left behind would hold the disks.
-	if err := d.clear(ctx, name); err != nil {
+	if err := d.clear(ctx, m.Name); err != nil {
 		return err
 	}
-	err := d.write(ctx, start)
+	folder, err := d.confine(m)
+	if err != nil {
+		return fmt.Errorf("%s: %w: %w", start.what, host.ErrUnavailable, err)
+	}
+	defer folder.Close()
+	start.cgroup = folder
+	err = d.write(ctx, start)
+	d.dropOOMProtection(m.Name)
 	if errors.Is(err, errSlow) {
 		return fmt.Errorf("%s: %w: it was not up within %s", start.what, host.ErrBootFailed, start.timeout)
 	}
 	if err != nil {
 		return err
 	}
-	m, err := d.find(ctx, c, name)
-	if err != nil {
+	if m, err = d.find(ctx, c, m.Name); err != nil {
 		return fmt.Errorf("%s: %w", start.what, err)
 	}
 	if m.State != host.MachineRunning {
@@ -229,10 +235,13 @@ func (d *Driver) remove(ctx context.Context, c capabilities, m host.Machine) err
 }
 
 // sweep removes what a machine that has no record left behind: its VMM, its
-// folder.
+// cgroup, its folder.
 func (d *Driver) sweep(ctx context.Context, name string) error {
 	if err := d.clear(ctx, name); err != nil {
 		return err
+	}
+	if err := d.removeCgroup(name); err != nil {
+		return fmt.Errorf("delete machine %s: %w", name, err)
 	}
 	dir := d.dataDir(name)
 	os.Remove(filepath.Join(filepath.Dir(dir), "."+name+".fork-operation.lock"))

@@ -7,17 +7,23 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
+	"path/filepath"
+	"slices"
 	"syscall"
 
-	"golang.org/x/sys/unix"
-
+	"botbottle.dev/bottle-operator/internal/cgroup"
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
 // VMMs implements host.Machines.
 func (d *Driver) VMMs(ctx context.Context, names []string) ([]host.VMM, error) {
-	found, err := d.scan(ctx, names)
+	g, err := d.cgroups()
+	if err != nil {
+		return nil, fmt.Errorf("look for VMMs: %w", err)
+	}
+	// A name that no machine can have must not hide the others.
+	names = slices.DeleteFunc(slices.Clone(names), func(name string) bool { return !cgroup.ValidID(name) })
+	found, err := d.scan(ctx, g, names)
 	if err != nil {
 		return nil, fmt.Errorf("look for VMMs: %w", err)
 	}
@@ -25,7 +31,7 @@ func (d *Driver) VMMs(ctx context.Context, names []string) ([]host.VMM, error) {
 	for _, f := range found {
 		ns, err := netnsOf(f.pid)
 		// Whatever was read, it is that process's only if it is there still.
-		if !d.isVMM(f.process, f.name) {
+		if !f.alive() {
 			continue
 		}
 		if err != nil {
@@ -36,8 +42,56 @@ func (d *Driver) VMMs(ctx context.Context, names []string) ([]host.VMM, error) {
 	return vmms, nil
 }
 
+// vmmOf is a process of a machine.
+type vmmOf struct {
+	process
+	name string
+}
+
+// scan finds the living processes of these machines: those in their cgroups,
+// into which it moves strays first. A stray that cannot be moved is found all
+// the same.
+func (d *Driver) scan(ctx context.Context, g *cgroup.Groups, names []string) ([]vmmOf, error) {
+	strays, err := d.strays(ctx, names)
+	if err != nil {
+		return nil, err
+	}
+	var found []vmmOf
+	for _, s := range strays {
+		if err := d.adopt(g, s); err != nil && !errors.Is(err, errNoStray) {
+			found = append(found, s)
+		}
+	}
+	for _, name := range names {
+		pids, err := g.Procs(name)
+		if err != nil {
+			return nil, err
+		}
+		for _, pid := range pids {
+			ticks, ok, err := ticksOf(pid)
+			if err != nil {
+				return nil, err
+			}
+			if ok {
+				found = append(found, vmmOf{process{pid, ticks}, name})
+			}
+		}
+	}
+	return found, nil
+}
+
+// netnsOf is a process's network namespace; that of another of its threads
+// when its first one has ended.
 func netnsOf(pid int) (host.NetNS, error) {
 	st, err := os.Stat(procFile(pid, "ns/net"))
+	if err != nil {
+		threads, _ := filepath.Glob(procFile(pid, "task/*/ns/net"))
+		for _, thread := range threads {
+			if st, err = os.Stat(thread); err == nil {
+				break
+			}
+		}
+	}
 	if err != nil {
 		return host.NetNS{}, err
 	}
@@ -46,74 +100,4 @@ func netnsOf(pid int) (host.NetNS, error) {
 		return host.NetNS{}, errors.New("no identity of its network namespace")
 	}
 	return host.NetNS{Dev: sys.Dev, Inode: sys.Ino}, nil
-}
-
-// vmmOf is a process that is a machine's VMM.
-type vmmOf struct {
-	process
-	name string
-}
-
-// scan finds the living VMMs of these machines by their argv: agent.pid may be
-// gone with the machine's folder, or be what a VMM wrote there.
-//
-// It remembers nothing of processes that are none: smolvm becomes a VMM by
-// exec, in a process that was there before.
-func (d *Driver) scan(ctx context.Context, names []string) ([]vmmOf, error) {
-	dirs := make(map[string]string, len(names))
-	for _, name := range names {
-		dirs[d.dataDir(name)] = name
-	}
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil, err
-	}
-	var found []vmmOf
-	head := make([]byte, maxCmdline)
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		n, err := readStart(procFile(pid, "cmdline"), head)
-		if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ESRCH) {
-			return nil, fmt.Errorf("process %d: %w", pid, err)
-		}
-		dir, ok := bootsFrom(head[:n])
-		if !ok || dirs[dir] == "" {
-			continue
-		}
-		ticks, ok := startTicks(pid)
-		if p := (process{pid, ticks}); ok && d.isVMM(p, dirs[dir]) {
-			found = append(found, vmmOf{p, dirs[dir]})
-		}
-	}
-	return found, nil
-}
-
-// maxCmdline is more than a VMM's argv takes: smolvm's path and that of a file
-// below its home.
-const maxCmdline = 8 << 10
-
-// readStart reads the start of a file of /proc in half the time that os takes,
-// which is the time of a scan.
-func readStart(path string, buf []byte) (int, error) {
-	fd, err := ignoringEINTR(func() (int, error) { return unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0) })
-	if err != nil {
-		return 0, err
-	}
-	defer unix.Close(fd)
-	n, err := ignoringEINTR(func() (int, error) { return unix.Read(fd, buf) })
-	return max(n, 0), err
-}
-
-func ignoringEINTR(call func() (int, error)) (int, error) {
-	for {
-		if n, err := call(); !errors.Is(err, unix.EINTR) {
-			return n, err
-		}
-	}
 }

@@ -48,34 +48,7 @@ func (d *Driver) vmm(name string, listed int) (p process, alive bool, err error)
 	if p.pid != listed {
 		return p, false, fmt.Errorf("machine %s: listed with process %d, recorded with %d", name, listed, p.pid)
 	}
-	ticks, ok := startTicks(p.pid)
-	return p, ok && ticks == p.ticks, nil
-}
-
-// isVMM says whether p lives and is a VMM of that machine, which its argv
-// tells: the re-executed smolvm, `_boot-vm DATADIR/boot-config.json`.
-func (d *Driver) isVMM(p process, name string) bool {
-	ticks, ok := startTicks(p.pid)
-	if !ok || ticks != p.ticks {
-		return false
-	}
-	b, err := os.ReadFile(procFile(p.pid, "cmdline"))
-	if err != nil {
-		return false
-	}
-	dir, ok := bootsFrom(b)
-	return ok && dir == d.dataDir(name)
-}
-
-// bootsFrom is the folder of the machine that a VMM boots.
-func bootsFrom(cmdline []byte) (dir string, ok bool) {
-	_, rest, _ := bytes.Cut(cmdline, []byte{0})
-	config, ok := bytes.CutPrefix(rest, []byte("_boot-vm\x00"))
-	if !ok {
-		return "", false
-	}
-	config, _, _ = bytes.Cut(config, []byte{0})
-	return filepath.Dir(string(config)), true
+	return p, p.alive(), nil
 }
 
 func procFile(pid int, file string) string { return "/proc/" + strconv.Itoa(pid) + "/" + file }
@@ -109,22 +82,42 @@ func readPIDFile(path string) (process, error) {
 
 // startTicks is a process's start time; not of one that is gone or a zombie.
 func startTicks(pid int) (uint64, bool) {
-	b, err := os.ReadFile(procFile(pid, "stat"))
-	if err != nil {
-		return 0, false
-	}
-	return parseStat(b)
+	ticks, ok, err := ticksOf(pid)
+	return ticks, ok && err == nil
 }
 
-// parseStat reads fields 3 and 22 of /proc/PID/stat. Field 2, the program's
-// name in parentheses, may hold anything.
+// ticksOf is startTicks with an error when nothing could be found out.
+func ticksOf(pid int) (ticks uint64, ok bool, err error) {
+	b, err := os.ReadFile(procFile(pid, "stat"))
+	if err != nil && !gone(err) {
+		return 0, false, err
+	}
+	if err != nil {
+		return 0, false, nil
+	}
+	ticks, ok = parseStat(b)
+	return ticks, ok, nil
+}
+
+// alive reports whether p is not gone.
+func (p process) alive() bool {
+	ticks, ok := startTicks(p.pid)
+	return ok && ticks == p.ticks
+}
+
+// parseStat reads fields 3, 20 and 22 of /proc/PID/stat. Field 2, the
+// program's name in parentheses, may hold anything. A program whose first
+// thread has ended looks like a zombie while its other threads go on.
 func parseStat(b []byte) (uint64, bool) {
 	i := bytes.LastIndexByte(b, ')')
 	if i < 0 {
 		return 0, false
 	}
 	fields := bytes.Fields(b[i+1:])
-	if len(fields) < 20 || bytes.ContainsAny(fields[0], "ZXx") {
+	if len(fields) < 20 || bytes.ContainsAny(fields[0], "Xx") {
+		return 0, false
+	}
+	if threads, err := strconv.Atoi(string(fields[17])); string(fields[0]) == "Z" && (err != nil || threads < 2) {
 		return 0, false
 	}
 	ticks, err := strconv.ParseUint(string(fields[19]), 10, 64)

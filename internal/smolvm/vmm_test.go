@@ -3,37 +3,156 @@
 package smolvm
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/runner"
+	"botbottle.dev/bottle-operator/test/cgroups"
 )
 
-// TestMain lets the test run itself as a VMM: a process of that argv, which
-// does nothing until it is killed.
+// TestMain lets the test run itself as smolvm: as a VMM, which does nothing
+// until it is killed, and as what starts one. Nothing that is called so may run
+// the tests: they would start it again.
 func TestMain(m *testing.M) {
-	if len(os.Args) == 3 && os.Args[1] == "_boot-vm" {
+	if len(os.Args) < 2 {
+		os.Exit(m.Run())
+	}
+	switch os.Args[1] {
+	case "_boot-vm":
+		if os.Getenv("END_FIRST_THREAD") != "" {
+			endFirstThread()
+		}
 		time.Sleep(time.Minute)
 		os.Exit(3)
+	case "machine":
+		if err := startVMM(nameIn(os.Args)); err != nil {
+			fmt.Fprintln(os.Stderr, "Error:", err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	}
 	os.Exit(m.Run())
+}
+
+func nameIn(args []string) string {
+	for _, a := range args {
+		if name, ok := strings.CutPrefix(a, "--name="); ok {
+			return name
+		}
+	}
+	return "none"
+}
+
+func init() { runtime.LockOSThread() } // main's is the process's first thread
+
+// endFirstThread lets the others go on, in a process that looks like a zombie.
+func endFirstThread() {
+	go time.Sleep(time.Minute)
+	time.Sleep(100 * time.Millisecond)
+	_, _, _ = syscall.RawSyscall(syscall.SYS_EXIT, 0, 0, 0)
+}
+
+// startVMM does what `machine start` does: the VMM stays behind, in a process
+// group of its own.
+func startVMM(name string) error {
+	d := New(Options{Home: os.Getenv("HOME")})
+	if err := os.MkdirAll(d.dataDir(name), 0o755); err != nil {
+		return err
+	}
+	cmd := &exec.Cmd{Path: "/proc/self/exe", Args: []string{"/proc/self/exe", "_boot-vm", d.dataDir(name) + "/boot-config.json"}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	ticks, _ := startTicks(cmd.Process.Pid)
+	return os.WriteFile(d.dataDir(name)+"/agent.pid", fmt.Appendf(nil, "%d\n%d\n", cmd.Process.Pid, ticks), 0o644)
+}
+
+// newNode is newCLI on a node of its own, with real cgroups, where smolvm is
+// this program.
+func newNode(t *testing.T, version string) (*cli, *Driver) {
+	t.Helper()
+	c, d := newCLI(t, version)
+	d.opts.Cgroups, d.groups.open = cgroups.Parent(t), nil
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Every user may run it, as on a node.
+	err = errors.Join(os.Remove(d.binary()), os.Link(self, d.binary()), os.Chmod(filepath.Dir(d.opts.Dir), 0o711))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c, d
+}
+
+// booting is a command line whose starts are real.
+type booting struct {
+	*cli
+	d *Driver
+}
+
+func (b booting) Run(ctx context.Context, cmd runner.Command) (runner.Result, error) {
+	if verb(cmd) != "start" {
+		return b.cli.Run(ctx, cmd)
+	}
+	res, err := runner.Exec{}.Run(ctx, cmd)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	name := nameIn(cmd.Args)
+	if p, readErr := readPIDFile(b.d.dataDir(name) + "/agent.pid"); err == nil && readErr == nil {
+		b.states[name], b.pids = "running", map[string]int{name: p.pid}
+	}
+	return res, err
+}
+
+// vmmIn starts a VMM of the machine in its cgroup, beside others of it.
+func vmmIn(t *testing.T, d *Driver, name string) (p process, reap func()) {
+	t.Helper()
+	g, err := d.cgroups()
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder, err := g.Ensure(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer folder.Close()
+	return spawnBy(t, &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(folder.Fd())}, "_boot-vm", d.dataDir(name)+"/boot-config.json")
 }
 
 // spawn starts this program with an argv and returns its process, which is
 // collected when reap is called, at the latest when the test is over.
 func spawn(t *testing.T, args ...string) (p process, reap func()) {
 	t.Helper()
+	return spawnBy(t, nil, args...)
+}
+
+func spawnBy(t *testing.T, attr *syscall.SysProcAttr, args ...string) (p process, reap func()) {
+	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(self, args...)
+	return spawnFrom(t, self, attr, args...)
+}
+
+func spawnFrom(t *testing.T, program string, attr *syscall.SysProcAttr, args ...string) (p process, reap func()) {
+	t.Helper()
+	cmd := exec.Command(program, args...)
+	cmd.SysProcAttr = attr
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -75,12 +194,11 @@ func record(t *testing.T, d *Driver, name string, p process) {
 }
 
 func TestObserve(t *testing.T) {
-	_, d := newCLI(t, "1.32.2")
+	_, d := newNode(t, "1.32.2")
 	const name = "bottle-demo-1a2b3c4d"
-	boot := d.dataDir(name) + "/boot-config.json"
-	vmm, _ := spawn(t, "_boot-vm", boot)
-	other, _ := spawn(t, "_boot-vm", d.dataDir("bottle-other-1a2b3c4d")+"/boot-config.json")
-	dead, reap := spawn(t, "_boot-vm", boot)
+	vmm, _ := vmmIn(t, d, name)
+	other, _ := vmmIn(t, d, "bottle-other-1a2b3c4d")
+	dead, reap := vmmIn(t, d, name)
 	reap()
 	later := process{vmm.pid, vmm.ticks + 1}
 
@@ -122,7 +240,7 @@ func TestObserve(t *testing.T) {
 
 // A VMM that nobody has collected yet is dead.
 func TestObserveAZombie(t *testing.T) {
-	_, d := newCLI(t, "1.32.2")
+	_, d := newNode(t, "1.32.2")
 	const name = "bottle-demo-1a2b3c4d"
 	p, _ := spawn(t, "_boot-vm", d.dataDir(name)+"/boot-config.json")
 	record(t, d, name, p)
@@ -141,7 +259,7 @@ func TestObserveAZombie(t *testing.T) {
 // clear must find its VMM without agent.pid, and touch nothing else, whatever
 // agent.pid says: the VMM may write there.
 func TestClearKillsOwnVMMsOnly(t *testing.T) {
-	_, d := newCLI(t, "0.8.0")
+	_, d := newNode(t, "0.8.0")
 	const name = "bottle-demo-1a2b3c4d"
 	boot := d.dataDir(name) + "/boot-config.json"
 	first, _ := spawn(t, "_boot-vm", boot)
@@ -156,7 +274,7 @@ func TestClearKillsOwnVMMsOnly(t *testing.T) {
 			t.Errorf("process %d: got alive %v, want %v", p.pid, alive, want)
 		}
 	}
-	if err := d.kill(t.Context(), []vmmOf{{other, name}}); err != nil {
+	if err := d.killStrays(t.Context(), []vmmOf{{other, name}}); err != nil {
 		t.Errorf("kill of another's: got %v, want nil", err)
 	}
 	if _, alive := startTicks(other.pid); !alive {
@@ -167,7 +285,7 @@ func TestClearKillsOwnVMMsOnly(t *testing.T) {
 // BenchmarkVMMs looks for 250 machines, of which none runs, among the node's
 // own processes and 2000 more.
 func BenchmarkVMMs(b *testing.B) {
-	d := New(Options{Dir: "/nonexistent", Home: "/h"})
+	d := New(Options{Dir: "/nonexistent", Home: "/h", Cgroups: cgroups.Parent(b)})
 	names := make([]string, 250)
 	for i := range names {
 		names[i] = fmt.Sprintf("bottle-demo-%08x", i)

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -54,16 +55,18 @@ func (n noNetNS) Run(ctx context.Context, c runner.Command) (runner.Result, erro
 }
 
 func TestVMMs(t *testing.T) {
-	_, d := newCLI(t, "1.32.2")
+	_, d := newNode(t, "1.32.2")
 	const name, other = "bottle-demo-1a2b3c4d", "bottle-other-1a2b3c4d"
-	boot := d.dataDir(name) + "/boot-config.json"
-	first, _ := spawn(t, "_boot-vm", boot)
-	second, _ := spawn(t, "_boot-vm", boot)
-	zombie, _ := spawn(t, "_boot-vm", boot)
-	third, _ := spawn(t, "_boot-vm", d.dataDir(other)+"/boot-config.json")
-	spawn(t, "_boot-vm", d.dataDir("bottle-third-1a2b3c4d")+"/boot-config.json")
-	if err := d.kill(t.Context(), []vmmOf{{zombie, name}}); err != nil { // kills, does not collect
+	first, _ := vmmIn(t, d, name)
+	second, _ := spawn(t, "_boot-vm", d.dataDir(name)+"/boot-config.json") // a stray
+	zombie, _ := vmmIn(t, d, name)
+	third, _ := vmmIn(t, d, other)
+	vmmIn(t, d, "bottle-third-1a2b3c4d")
+	if err := syscall.Kill(zombie.pid, syscall.SIGKILL); err != nil { // and do not collect it
 		t.Fatal(err)
+	}
+	for zombie.alive() {
+		time.Sleep(time.Millisecond)
 	}
 	var want []host.VMM
 	for _, p := range []vmmOf{{first, name}, {second, name}, {third, other}} {
@@ -73,7 +76,7 @@ func TestVMMs(t *testing.T) {
 		}
 		want = append(want, host.VMM{Name: p.name, PID: p.pid, StartTime: d.booted.at(p.ticks), NetNS: ns})
 	}
-	got, err := d.VMMs(t.Context(), []string{other, name, "bottle-none-1a2b3c4d"})
+	got, err := d.VMMs(t.Context(), []string{other, name, "bottle-none-1a2b3c4d", "no/machine"})
 	byPID := cmpopts.SortSlices(func(a, b host.VMM) bool { return a.PID < b.PID })
 	if diff := cmp.Diff(want, got, byPID); err != nil || diff != "" {
 		t.Errorf("%v (-want +got):\n%s", err, diff)
@@ -83,7 +86,7 @@ func TestVMMs(t *testing.T) {
 // What is under way on a machine holds up neither the look at its VMMs nor
 // their end.
 func TestKillMachineWaitsForNobody(t *testing.T) {
-	c, d := newCLI(t, "0.8.0") // the release that serialises most
+	c, d := newNode(t, "0.8.0") // the release that serialises most
 	const name = "bottle-demo-1a2b3c4d"
 	c.states[name] = "created"
 	c.bootTime = time.Minute

@@ -180,6 +180,9 @@ func testDown(t *testing.T, dir string) {
 	if found := glob(t, "/sys/fs/cgroup/docker/"+container, "/sys/fs/cgroup/*/docker/"+container); len(found) > 0 {
 		t.Errorf("got cgroups %v, want none", found)
 	}
+	if found := glob(t, "/sys/fs/cgroup/bottle-dev-"+names[2:7]+"-*", "/sys/fs/cgroup/unified/bottle-dev-"+names[2:7]+"-*"); len(found) > 0 {
+		t.Errorf("got cgroups %v, want none of its machines", found)
+	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil || strings.Contains(string(mounts), dir) {
 		t.Errorf("got a mount of %s (%v), want none", dir, err)

@@ -16,6 +16,10 @@
 //     from one with it, both without the wall (wall_test.go, real microVMs
 //     only: a stand-in enforces nothing).
 //
+// Beside them, a machine is identified by its cgroup: neither a process that
+// looks like its VMM nor a VMM that looks like another process changes what
+// happens to it (process_test.go).
+//
 // DEV_DIR names the cluster; either kind of node will do.
 package escape
 
@@ -61,6 +65,7 @@ type site struct {
 func TestEscape(t *testing.T) {
 	s := newSite(t)
 	t.Run("a machine of an artifact", func(t *testing.T) { testArtifact(t, s) })
+	t.Run("processes", func(t *testing.T) { testProcesses(t, s) })
 	t.Run("bundle rules", func(t *testing.T) { testRules(t, s) })
 	t.Run("wall", func(t *testing.T) { testWall(t, s) })
 	t.Run("raw packets", func(t *testing.T) { testRaw(t, s) })

@@ -34,7 +34,7 @@ type MachinesFixture struct {
 	// Where returns the places that hold a text: files of the
 	// implementation's world and command lines of processes.
 	Where func(t *testing.T, text string) []string
-	// Left returns what is left of a machine: folders and processes.
+	// Left returns what is left of a machine: folders, cgroups and processes.
 	Left func(t *testing.T, name string) []string
 	// AddForeign makes a machine that is not a bottle's.
 	AddForeign func(t *testing.T, name string)
@@ -45,6 +45,9 @@ type MachinesFixture struct {
 	// NetNS makes a network namespace without anything in it; OwnNetNS is the
 	// one that the test is in.
 	NetNS, OwnNetNS func(t *testing.T) (path string, id host.NetNS)
+	// Cgroup is the name of the cgroup that a process is in; nil where processes
+	// are made up.
+	Cgroup func(t *testing.T, pid int) string
 	// Program is a static busybox.
 	Program string
 }

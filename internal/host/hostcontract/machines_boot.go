@@ -29,6 +29,7 @@ var bootTests = []machineTest{
 	{"three started at once", machineThreeStarts},
 	{"secret is missing at start", machineMissingSecret},
 	{"in its network namespace", machineWhere},
+	{"in its cgroup", machineCgroup},
 	{"killed at once", machineKilledAtOnce},
 	{"mounts", machineMounts},
 	{"program", machineProgram},

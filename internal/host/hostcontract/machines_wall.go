@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -107,13 +108,54 @@ func machineNoNetNS(t *testing.T, f MachinesFixture) {
 	}
 }
 
-// wantVMMs checks what is found of all these machines at once.
+// wantVMMs checks what is found of all these machines at once. Beside the VMM
+// that is wanted, what it started may be there, in the same namespace.
 func wantVMMs(t *testing.T, f MachinesFixture, names []string, want ...host.VMM) {
 	t.Helper()
 	got, err := f.Machines.VMMs(t.Context(), names)
-	byPID := cmpopts.SortSlices(func(a, b host.VMM) bool { return a.PID < b.PID })
-	if diff := cmp.Diff(want, got, byPID, cmpopts.EquateEmpty()); err != nil || diff != "" {
-		t.Errorf("VMMs: %v (-want +got):\n%s", err, diff)
+	if err != nil {
+		t.Fatalf("VMMs: %v", err)
+	}
+	for _, w := range want {
+		if !slices.Contains(got, w) {
+			t.Errorf("VMMs: got %+v, want %+v among them", got, w)
+		}
+	}
+	for _, g := range got {
+		if !slices.ContainsFunc(want, func(w host.VMM) bool { return w.Name == g.Name && w.NetNS == g.NetNS }) {
+			t.Errorf("VMMs: got %+v, want only those of %+v", g, want)
+		}
+	}
+}
+
+// machineCgroup: every process of a machine is in the cgroup of its name, from
+// which it cannot leave.
+func machineCgroup(t *testing.T, f MachinesFixture) {
+	if f.Cgroup == nil {
+		t.Skip("processes are made up")
+	}
+	m, other := newMachine(t, f), newMachine(t, f)
+	m.create(t)
+	other.create(t)
+	for range 2 {
+		for _, x := range []*testMachine{m, other} {
+			pid := x.start(t).PID
+			if got := f.Cgroup(t, pid); got != x.name {
+				t.Errorf("process %d of %s: got cgroup %q, want %q", pid, x.name, got, x.name)
+			}
+		}
+		vmms, err := f.Machines.VMMs(t.Context(), []string{m.name, other.name})
+		if err != nil || len(vmms) < 2 {
+			t.Fatalf("VMMs: got %+v, %v, want two at least", vmms, err)
+		}
+		for _, v := range vmms {
+			if got := f.Cgroup(t, v.PID); got != v.Name {
+				t.Errorf("process %d of %s: got cgroup %q, want %q", v.PID, v.Name, got, v.Name)
+			}
+		}
+		if err := f.Machines.StopMachine(t.Context(), m.name); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -11,7 +11,7 @@ import (
 )
 
 // FactNames are the facts of a node, in order.
-var FactNames = []string{"smolvm", "smolvm-version", "smolvm-files", "docker", "kvm", "state-dir", "prober"}
+var FactNames = []string{"smolvm", "smolvm-version", "smolvm-files", "docker", "kvm", "cgroups", "state-dir", "prober"}
 
 // Facts is a fake of host.Facts: a node in order until told otherwise.
 type Facts struct {

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// DefaultParent is the parent of the machines' cgroups where the node's agent
+// has the hierarchy for itself.
+const DefaultParent = "bottle.slice"
+
+var (
+	validParent = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.:@-]{0,127}(/[A-Za-z0-9][A-Za-z0-9_.:@-]{0,127}){0,7}$`)
+	validID     = regexp.MustCompile(`^bottle-[A-Za-z0-9][A-Za-z0-9_-]{0,120}$`)
+)
+
+// ValidParent reports whether name can be the parent: a relative path of
+// ordinary names.
+func ValidParent(name string) bool { return validParent.MatchString(name) }
+
+// ValidID reports whether name can be a machine's: no path, and nothing that a
+// path is made of.
+func ValidID(name string) bool { return validID.MatchString(name) }
+
+// Groups are the machines' cgroups below one parent. An id is the name of a
+// machine, `bottle-…`; any other is refused. Methods may be called at once
+// from anywhere.
+type Groups struct {
+	hierarchy
+	// parent is the parent's path below the mount.
+	parent string
+	// patience bounds the wait for a killed cgroup.
+	patience time.Duration
+	// made and rmdir are the kernel's part, which tests play.
+	made, rmdir func(dir string) error
+}
+
+// Open finds the unified hierarchy; it makes nothing yet. ErrNoHierarchy when
+// there is none.
+func Open(parent string) (*Groups, error) {
+	h, err := findHierarchy()
+	if err != nil {
+		return nil, err
+	}
+	return open(h, parent)
+}
+
+// At is Open for a folder that only looks like a hierarchy, for tests. made is
+// called with the folder of each new cgroup, and makes the files that the
+// kernel would.
+func At(mount, parent string, made func(dir string) error) (*Groups, error) {
+	g, err := open(hierarchy{mount, "/"}, parent)
+	if err == nil {
+		g.made, g.rmdir = made, os.RemoveAll
+	}
+	return g, err
+}
+
+func open(h hierarchy, parent string) (*Groups, error) {
+	if !ValidParent(parent) {
+		return nil, fmt.Errorf("cgroup parent %q: want a relative path of names such as %s", parent, DefaultParent)
+	}
+	made := func(string) error { return nil }
+	return &Groups{hierarchy: h, parent: parent, patience: 10 * time.Second, made: made, rmdir: unix.Rmdir}, nil
+}
+
+// Path is the folder of a machine's cgroup.
+func (g *Groups) Path(id string) (string, error) {
+	if !validID.MatchString(id) {
+		return "", fmt.Errorf("cgroup %q: not a machine's name", id)
+	}
+	return filepath.Join(g.mount, g.parent, id), nil
+}
+
+// Ensure makes the machine's cgroup and returns its folder, into which a
+// process can be cloned. The caller closes it.
+func (g *Groups) Ensure(id string) (*os.File, error) {
+	dir, err := g.Path(id)
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(os.MkdirAll(dir, 0o755), g.made(dir)); err != nil {
+		return nil, fmt.Errorf("make cgroup %s: %w", id, err)
+	}
+	// Nobody may hide processes in cgroups below it.
+	if err := write(filepath.Join(dir, "cgroup.max.descendants"), "0"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("make cgroup %s: %w", id, err)
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("make cgroup %s: %w", id, err)
+	}
+	return f, nil
+}
+
+// Add moves a process, with all its threads, into the machine's cgroup, which
+// is made if it is absent. The error is unix.ESRCH when there is no such
+// process.
+func (g *Groups) Add(id string, pid int) error {
+	f, err := g.Ensure(id)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := write(filepath.Join(f.Name(), "cgroup.procs"), strconv.Itoa(pid)); err != nil {
+		return fmt.Errorf("move process %d into cgroup %s: %w", pid, id, err)
+	}
+	return nil
+}
+
+// Of returns the machine whose cgroup a process is in; "" when it is in none,
+// or gone.
+func (g *Groups) Of(pid int) (id string, err error) {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cgroup")
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("cgroup of process %d: %w", pid, err)
+	}
+	return g.parseMembership(string(b)), nil
+}
+
+// parseMembership reads /proc/PID/cgroup.
+func (g *Groups) parseMembership(text string) string {
+	for line := range strings.Lines(text) {
+		path, ok := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "0::")
+		if !ok {
+			continue
+		}
+		// A cgroup that was removed when only zombies were left in it.
+		path = strings.TrimSuffix(path, " (deleted)")
+		below, ok := strings.CutPrefix(path, filepath.Join(g.root, g.parent)+"/")
+		id, _, _ := strings.Cut(below, "/")
+		if ok && validID.MatchString(id) {
+			return id
+		}
+	}
+	return ""
+}
+
+// Populated reports whether a process lives in the machine's cgroup. An
+// absent one is empty.
+func (g *Groups) Populated(id string) (bool, error) {
+	dir, err := g.Path(id)
+	if err != nil {
+		return false, err
+	}
+	f, err := os.Open(filepath.Join(dir, "cgroup.events"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, g.absent(dir)
+	}
+	if err != nil {
+		return false, fmt.Errorf("look into cgroup %s: %w", id, err)
+	}
+	defer f.Close()
+	populated, err := readPopulated(f)
+	if err != nil {
+		return false, fmt.Errorf("look into cgroup %s: %w", id, err)
+	}
+	return populated, nil
+}
+
+// absent is nil when the folder of a cgroup is absent. One without the
+// kernel's files is in no hierarchy: nothing is known of it.
+func (g *Groups) absent(dir string) error {
+	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Lstat(filepath.Join(g.mount, "cgroup.procs")); err != nil {
+			return fmt.Errorf("look into %s: %w", g.mount, err) // it was unmounted
+		}
+		return nil
+	}
+	return fmt.Errorf("%s: not a cgroup", dir)
+}
+
+// Remove removes the machine's cgroup; absent is nil. One in which a process
+// lives is an error, unix.EBUSY.
+func (g *Groups) Remove(id string) error {
+	dir, err := g.Path(id)
+	if err != nil {
+		return err
+	}
+	if err := g.rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("remove cgroup %s: %w", id, err)
+	}
+	return nil
+}
+
+// readPopulated reads cgroup.events from its start, which also arms poll anew.
+func readPopulated(f *os.File) (bool, error) {
+	b := make([]byte, 512)
+	n, err := f.ReadAt(b, 0)
+	if n == 0 && err != nil {
+		return false, err
+	}
+	for line := range strings.Lines(string(b[:n])) {
+		if value, ok := strings.CutPrefix(strings.TrimSpace(line), "populated "); ok {
+			return value != "0", nil
+		}
+	}
+	return false, fmt.Errorf("%s does not report whether it is populated", f.Name())
+}
+
+// write writes to a file of the kernel's, which is there already.
+func write(path, text string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Close())
+}

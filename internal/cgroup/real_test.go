@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cgroup_test
+
+import (
+	"bufio"
+	"errors"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"botbottle.dev/bottle-operator/internal/cgroup"
+	"botbottle.dev/bottle-operator/test/cgroups"
+)
+
+const id, other = "bottle-demo-1a2b3c4d", "bottle-other-1a2b3c4d"
+
+func openGroups(t *testing.T) *cgroup.Groups {
+	t.Helper()
+	g, err := cgroup.Open(cgroups.Parent(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+// family starts a shell with children in the cgroup, clone being nil in this
+// process's own, and returns its PID.
+func family(t *testing.T, clone *os.File) int {
+	t.Helper()
+	cmd := exec.Command("/bin/sh", "-c", "sleep 600 & (sleep 600 & sleep 600) & echo ready; wait")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if clone != nil {
+		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(clone.Fd())
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		_ = cmd.Wait()
+	})
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
+		t.Fatalf("got %q, %v, want it ready", line, err)
+	}
+	return cmd.Process.Pid
+}
+
+func TestACgroupHoldsAFamily(t *testing.T) {
+	g := openGroups(t)
+	f, err := g.Ensure(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if populated, err := g.Populated(id); err != nil || populated {
+		t.Errorf("new: got populated %v, %v, want empty", populated, err)
+	}
+	pid := family(t, f)
+	var pids []int
+	for range 300 { // the inner shell forks when it pleases
+		if pids, err = g.Procs(id); err != nil || len(pids) >= 4 {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if err != nil || !slices.Contains(pids, pid) || len(pids) < 4 {
+		t.Fatalf("processes: got %v, %v, want %d and its children", pids, err, pid)
+	}
+	for _, p := range pids {
+		if got, err := g.Of(p); err != nil || got != id {
+			t.Errorf("cgroup of %d: got %q, %v, want %q", p, got, err, id)
+		}
+	}
+	if got, err := g.Of(os.Getpid()); err != nil || got != "" {
+		t.Errorf("cgroup of the test: got %q, %v, want none", got, err)
+	}
+	if err := g.Remove(id); !errors.Is(err, unix.EBUSY) {
+		t.Errorf("remove: got %v, want EBUSY", err)
+	}
+	if missing, err := g.SetLimits(id, cgroup.Limits{MemoryBytes: 1 << 30, PIDs: 1000, CPUMillis: 2000}); err != nil {
+		t.Errorf("limits: got missing %v, %v, want nil", missing, err)
+	}
+	for range 2 {
+		if err := g.Kill(t.Context(), id); err != nil {
+			t.Fatalf("kill: got %v, want nil", err)
+		}
+	}
+	for _, p := range pids {
+		if cgroups.Alive(p) {
+			t.Errorf("process %d: got it alive, want it killed", p)
+		}
+	}
+	if populated, err := g.Populated(id); err != nil || populated {
+		t.Errorf("killed: got populated %v, %v, want empty", populated, err)
+	}
+	if pids, err := g.Procs(id); err != nil || len(pids) > 0 {
+		t.Errorf("killed, and not collected yet: got %v, %v, want no processes", pids, err)
+	}
+	for range 2 {
+		if err := g.Remove(id); err != nil {
+			t.Errorf("remove: got %v, want nil", err)
+		}
+	}
+}
+
+func TestAdd(t *testing.T) {
+	g := openGroups(t)
+	pid := family(t, nil)
+	if err := g.Add(id, pid); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := g.Of(pid); err != nil || got != id {
+		t.Errorf("moved: got %q, %v, want %q", got, err, id)
+	}
+	if pids, err := g.Procs(other); err != nil || len(pids) > 0 {
+		t.Errorf("another's: got %v, %v, want no processes", pids, err)
+	}
+	if err := g.Kill(t.Context(), other); err != nil || !cgroups.Alive(pid) {
+		t.Errorf("kill another's: got %v, alive %v, want nil and alive", err, cgroups.Alive(pid))
+	}
+	gone := exec.Command("/bin/true")
+	if err := gone.Run(); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Add(id, gone.Process.Pid); !errors.Is(err, unix.ESRCH) {
+		t.Errorf("gone: got %v, want ESRCH", err)
+	}
+	if got, err := g.Of(gone.Process.Pid); err != nil || got != "" {
+		t.Errorf("cgroup of one that is gone: got %q, %v, want none", got, err)
+	}
+}
+
+// Not even root can hide a process in a cgroup below a machine's.
+func TestNothingBelow(t *testing.T) {
+	g := openGroups(t)
+	f, err := g.Ensure(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := os.Mkdir(f.Name()+"/below", 0o755); !errors.Is(err, unix.EAGAIN) {
+		t.Errorf("got %v, want EAGAIN", err)
+	}
+}
+
+// What cannot be killed is no success. A frozen process of version 1's freezer
+// takes no signal before it is thawed; not every machine has that.
+func TestKillOfWhatCannotBeKilled(t *testing.T) {
+	g := openGroups(t)
+	pid := family(t, nil)
+	if err := g.Add(id, pid); err != nil {
+		t.Fatal(err)
+	}
+	thaw := cgroups.Freeze(t, pid)
+	if err := g.Kill(t.Context(), id); err == nil || !strings.Contains(err.Error(), "a process lives") {
+		t.Errorf("frozen: got %v, want an error", err)
+	}
+	if err := g.Remove(id); !errors.Is(err, unix.EBUSY) {
+		t.Errorf("remove: got %v, want EBUSY", err)
+	}
+	thaw()
+	if err := g.Kill(t.Context(), id); err != nil || cgroups.Alive(pid) {
+		t.Errorf("thawed: got %v, alive %v, want nil and gone", err, cgroups.Alive(pid))
+	}
+}
+
+func TestInspect(t *testing.T) {
+	g := openGroups(t)
+	f, err := g.Ensure(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	got, err := cgroup.Inspect()
+	if err != nil || !got.Kill || got.Kernel == "" || !slices.IsSorted(got.Missing) {
+		t.Errorf("got %+v, %v, want cgroups that can be killed", got, err)
+	}
+	t.Logf("%+v", got)
+}

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runner
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"botbottle.dev/bottle-operator/internal/cgroup"
+	"botbottle.dev/bottle-operator/test/cgroups"
+	"botbottle.dev/bottle-operator/test/netns"
+)
+
+func TestCgroup(t *testing.T) {
+	const id = "bottle-demo-1a2b3c4d"
+	groups, err := cgroup.Open(cgroups.Parent(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder, err := groups.Ensure(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer folder.Close()
+	file := netns.New(t)
+	for what, cmd := range map[string]Command{
+		"alone":                  {},
+		"in a network namespace": {NetNS: file},
+	} {
+		cmd.Path, cmd.Args, cmd.Cgroup = "/bin/sh", []string{"-c", "grep ^0:: /proc/self/cgroup; readlink /proc/self/ns/net"}, folder
+		wantNS := linkOf(t, "/proc/self/ns/net")
+		if cmd.NetNS != "" {
+			wantNS = linkOf(t, file)
+		}
+		got, err := Exec{}.Run(t.Context(), cmd)
+		if err != nil || !strings.Contains(string(got.Stdout), "/"+id+"\n") || !strings.HasSuffix(string(got.Stdout), wantNS+"\n") {
+			t.Errorf("%s: got %q, %v, want cgroup %s and namespace %s", what, got.Stdout, err, id, wantNS)
+		}
+	}
+	if id, err := groups.Of(os.Getpid()); err != nil || id != "" {
+		t.Errorf("this process: got cgroup %q, %v, want it where it was", id, err)
+	}
+	wantThreadsIn(t, linkOf(t, "/proc/self/ns/net"))
+	if err := groups.Remove(id); err != nil {
+		t.Fatal(err)
+	}
+	got, err := Exec{}.Run(t.Context(), Command{Path: "/bin/echo", Args: []string{"ran"}, Cgroup: folder})
+	if err == nil || len(got.Stdout) > 0 {
+		t.Errorf("a cgroup that was removed: got %q, %v, want nothing started", got.Stdout, err)
+	}
+}
+
+// A VMM must not be spared because the agent, which starts it, is.
+func TestNoProgramInheritsTheProtectionFromOOM(t *testing.T) {
+	const file = "/proc/self/oom_score_adj"
+	was, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	adjust := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0); err != nil {
+			t.Skipf("needs to lower its own oom_score_adj: %v", err)
+		}
+	}
+	t.Cleanup(func() { adjust(strings.TrimSpace(string(was))) })
+	for own, want := range map[string]string{"-500": "0\n", "-1000": "0\n", "0": "0\n", "300": "300\n"} {
+		adjust(own)
+		got, err := Exec{}.Run(t.Context(), sh("sleep 0.2; cat "+file))
+		if err != nil || string(got.Stdout) != want {
+			t.Errorf("with %s of its own: got %q, %v, want %q", own, got.Stdout, err, want)
+		}
+	}
+}

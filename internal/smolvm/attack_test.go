@@ -1,0 +1,354 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package smolvm
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"botbottle.dev/bottle-operator/internal/cgroup"
+	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/test/cgroups"
+)
+
+const victim, neighbour = "bottle-demo-1a2b3c4d", "bottle-other-1a2b3c4d"
+
+// as makes a process one of a user's.
+func as(uid uint32) *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+}
+
+// folderOf makes a machine's folder, which belongs to a user.
+func folderOf(t *testing.T, d *Driver, name string, uid int) {
+	t.Helper()
+	if err := errors.Join(os.MkdirAll(d.dataDir(name), 0o755), os.Chown(d.dataDir(name), uid, uid)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func wantAlive(t *testing.T, what string, p process, want bool) {
+	t.Helper()
+	if got := p.alive(); got != want {
+		t.Errorf("%s, process %d: got alive %v, want %v", what, p.pid, got, want)
+	}
+}
+
+func wantPIDs(t *testing.T, d *Driver, name string, want ...int) {
+	t.Helper()
+	got, err := d.VMMs(t.Context(), []string{name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pids []int
+	for _, v := range got {
+		pids = append(pids, v.PID)
+	}
+	if diff := cmp.Diff(want, pids); diff != "" {
+		t.Errorf("VMMs of %s (-want +got):\n%s", name, diff)
+	}
+}
+
+func in(t *testing.T, d *Driver, p process) string {
+	t.Helper()
+	g, err := d.cgroups()
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := g.Of(p.pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+// lookAlike is a shell with the command line of a VMM.
+func lookAlike(t *testing.T, user uint32, boot string) process {
+	t.Helper()
+	p := process{pid: cgroups.LookAlike(t, user, "/proc/self/exe", "_boot-vm", boot)}
+	p.ticks, _ = startTicks(p.pid)
+	return p
+}
+
+// Anybody on the node can start a process whose command line is a VMM's, and
+// run smolvm itself. Were such a process taken for the machine's, the guard
+// would kill the machine: it is in another network namespace.
+func TestALookAlikeOfNobodyHarmsNobody(t *testing.T) {
+	_, d := newNode(t, "1.32.2")
+	folderOf(t, d, victim, 2000000)
+	boot := d.dataDir(victim) + "/boot-config.json"
+	vmm, _ := vmmIn(t, d, victim)
+	self := lookAlike(t, cgroups.Nobody, boot)
+	smolvm, _ := spawnFrom(t, d.binary(), as(cgroups.Nobody), "_boot-vm", boot)
+
+	wantPIDs(t, d, victim, vmm.pid)
+	if err := d.KillMachine(t.Context(), victim); err != nil {
+		t.Errorf("kill: got %v, want nil", err)
+	}
+	wantAlive(t, "the machine", vmm, false)
+	wantAlive(t, "nobody's shell", self, true)
+	wantAlive(t, "nobody's smolvm", smolvm, true)
+	wantPIDs(t, d, victim)
+	if err := d.DeleteMachine(t.Context(), victim); err != nil {
+		t.Errorf("delete: got %v, want nil", err)
+	}
+	wantAlive(t, "nobody's smolvm, when the machine is gone", smolvm, true)
+}
+
+func TestAVMMThatRewroteItsArgvIsSeenAndKilled(t *testing.T) {
+	for what, end := range map[string]func(d *Driver) error{
+		"kill":   func(d *Driver) error { return d.KillMachine(t.Context(), victim) },
+		"stop":   func(d *Driver) error { return d.StopMachine(t.Context(), victim) },
+		"delete": func(d *Driver) error { return d.DeleteMachine(t.Context(), victim) },
+	} {
+		t.Run(what, func(t *testing.T) {
+			c, d := newNode(t, "1.32.2")
+			d.runner = booting{c, d}
+			c.states[victim] = "created"
+			if err := d.StartMachine(t.Context(), victim, ""); err != nil {
+				t.Fatal(err)
+			}
+			vmm, err := readPIDFile(d.dataDir(victim) + "/agent.pid")
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = syscall.Kill(vmm.pid, syscall.SIGKILL) })
+			cgroups.RewriteArgv(t, vmm.pid, "/usr/sbin/innocent")
+			wantPIDs(t, d, victim, vmm.pid)
+			if list, err := d.ListMachines(t.Context()); err != nil || len(list) != 1 || list[0].PID != vmm.pid {
+				t.Errorf("list: got %+v, %v, want process %d", list, err, vmm.pid)
+			}
+			if err := end(d); err != nil {
+				t.Errorf("got %v, want nil", err)
+			}
+			wantAlive(t, "afterwards", vmm, false)
+			wantPIDs(t, d, victim)
+		})
+	}
+}
+
+// A success while a VMM lives would have the Bottle shown as gone.
+func TestNoSuccessWhileAVMMCannotBeKilled(t *testing.T) {
+	_, d := newNode(t, "1.32.2")
+	vmm, _ := vmmIn(t, d, victim)
+	cgroups.RewriteArgv(t, vmm.pid, "/usr/sbin/innocent")
+	thaw := cgroups.Freeze(t, vmm.pid)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if err := d.KillMachine(ctx, victim); err == nil {
+		t.Error("kill: got nil, want an error")
+	}
+	ctx, cancel = context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if err := d.DeleteMachine(ctx, victim); err == nil {
+		t.Error("delete: got nil, want an error")
+	}
+	wantPIDs(t, d, victim, vmm.pid)
+	thaw()
+	if err := d.DeleteMachine(t.Context(), victim); err != nil {
+		t.Errorf("delete, when it can be killed: got %v, want nil", err)
+	}
+	wantAlive(t, "afterwards", vmm, false)
+}
+
+// The same where no process can be made immune: the kernel's word is faked.
+func TestNoSuccessWhileTheCgroupIsPopulated(t *testing.T) {
+	for what, end := range map[string]func(context.Context, *Driver) error{
+		"kill":   func(ctx context.Context, d *Driver) error { return d.KillMachine(ctx, victim) },
+		"delete": func(ctx context.Context, d *Driver) error { return d.DeleteMachine(ctx, victim) },
+	} {
+		c, d := newCLI(t, "1.32.2")
+		c.states[victim] = "created"
+		if err := d.StartMachine(t.Context(), victim, ""); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(c.folder, "cgroup.events"), []byte("populated 1\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		c.states[victim] = "stopped"
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := end(ctx, d); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%s: got %v, want an error when the time is over", what, err)
+		}
+		if b, err := os.ReadFile(filepath.Join(c.folder, "cgroup.kill")); string(b) != "1" {
+			t.Errorf("%s: cgroup.kill: got %q, %v, want 1", what, b, err)
+		}
+	}
+}
+
+// A machine that an earlier release of the agent started is adopted at the
+// first look, which asks nobody but the kernel. Until then its cgroup is
+// absent, or empty.
+func TestAdoption(t *testing.T) {
+	for name, tt := range map[string]struct{ owner, user int }{
+		"root's, of a release that drops no user": {0, 0},
+		"the machine's own user's":                {2000000, 2000000},
+		"root's, the folder is the user's":        {2000000, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, d := newNode(t, "1.32.2")
+			folderOf(t, d, victim, tt.owner)
+			vmm, _ := spawnFrom(t, d.binary(), as(uint32(tt.user)), "_boot-vm", d.dataDir(victim)+"/boot-config.json")
+			if got := in(t, d, vmm); got != "" {
+				t.Fatalf("before: got cgroup %q, want none", got)
+			}
+			wantPIDs(t, d, victim, vmm.pid)
+			if got := in(t, d, vmm); got != victim {
+				t.Errorf("cgroup: got %q, want %q", got, victim)
+			}
+			cgroups.RewriteArgv(t, vmm.pid, "/usr/sbin/innocent")
+			wantPIDs(t, d, victim, vmm.pid)
+			if len(c.calls) > 0 {
+				t.Errorf("calls of smolvm: got %d, want none", len(c.calls))
+			}
+			if err := d.KillMachine(t.Context(), victim); err != nil {
+				t.Errorf("kill: got %v, want nil", err)
+			}
+			wantAlive(t, "killed", vmm, false)
+		})
+	}
+}
+
+// The list may come first, and shows only processes in the cgroup.
+func TestTheListAdopts(t *testing.T) {
+	c, d := newNode(t, "1.32.2")
+	vmm, _ := spawn(t, "_boot-vm", d.dataDir(victim)+"/boot-config.json")
+	record(t, d, victim, vmm)
+	c.states[victim], c.pids = "running", map[string]int{victim: vmm.pid}
+	list, err := d.ListMachines(t.Context())
+	if err != nil || len(list) != 1 || list[0].PID != vmm.pid || in(t, d, vmm) != victim {
+		t.Errorf("got %+v, %v in cgroup %q, want process %d in its own", list, err, in(t, d, vmm), vmm.pid)
+	}
+}
+
+// smolvm was replaced while machines ran.
+func TestAdoptionAfterAnUpgradeOfSmolvm(t *testing.T) {
+	for what, replace := range map[string]func(path string) error{
+		"replaced": func(path string) error {
+			return errors.Join(os.WriteFile(path+".new", []byte("another"), 0o755), os.Rename(path+".new", path))
+		},
+		"removed": os.Remove,
+	} {
+		t.Run(what, func(t *testing.T) {
+			_, d := newNode(t, "1.32.2")
+			copied, err := os.ReadFile(d.binary())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(os.Remove(d.binary()), os.WriteFile(d.binary(), copied, 0o755)); err != nil {
+				t.Fatal(err)
+			}
+			vmm, _ := spawnFrom(t, d.binary(), nil, "_boot-vm", d.dataDir(victim)+"/boot-config.json")
+			if err := replace(d.binary()); err != nil {
+				t.Fatal(err)
+			}
+			wantPIDs(t, d, victim, vmm.pid)
+			if got := in(t, d, vmm); got != victim {
+				t.Errorf("cgroup: got %q, want %q", got, victim)
+			}
+		})
+	}
+}
+
+func TestAdoptionIsRefused(t *testing.T) {
+	_, d := newNode(t, "1.32.2")
+	folderOf(t, d, victim, 2000000)
+	folderOf(t, d, neighbour, 2000001)
+	boot := d.dataDir(victim) + "/boot-config.json"
+	processes := map[string]process{}
+	add := func(what string, p process, _ func()) { processes[what] = p }
+	start := func(attr *syscall.SysProcAttr) (process, func()) {
+		return spawnFrom(t, d.binary(), attr, "_boot-vm", boot)
+	}
+	p, reap := start(as(cgroups.Nobody))
+	add("smolvm run by nobody", p, reap)
+	p, reap = start(as(2000001))
+	add("smolvm run by another machine's user", p, reap)
+	add("another program of root's", lookAlike(t, 0, boot), nil)
+	p, reap = vmmIn(t, d, neighbour)
+	cgroups.RewriteArgv(t, p.pid, "/proc/self/exe\x00_boot-vm\x00"+boot)
+	add("another machine's VMM that pretends", p, reap)
+
+	wantPIDs(t, d, victim)
+	for what, p := range processes {
+		if d.owns(victim, p) {
+			t.Errorf("%s: got it for the machine's, want it refused", what)
+		}
+	}
+	if err := d.KillMachine(t.Context(), victim); err != nil {
+		t.Errorf("kill: got %v, want nil", err)
+	}
+	for what, p := range processes {
+		wantAlive(t, what, p, true)
+		if got := in(t, d, p); got == victim {
+			t.Errorf("%s: got it in the machine's cgroup, want it left where it was", what)
+		}
+	}
+	later := processes["another program of root's"]
+	later.ticks++
+	if d.owns(victim, later) {
+		t.Error("another start time: got it for the machine's, want it refused")
+	}
+}
+
+// A process whose first thread has ended is a zombie by /proc, and runs.
+func TestAVMMThatEndedItsFirstThreadIsSeenAndKilled(t *testing.T) {
+	t.Setenv("END_FIRST_THREAD", "1")
+	_, d := newNode(t, "1.32.2")
+	vmm, _ := vmmIn(t, d, victim)
+	for range 500 {
+		if b, _ := os.ReadFile(procFile(vmm.pid, "cmdline")); len(b) == 0 {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if b, err := os.ReadFile(procFile(vmm.pid, "cmdline")); len(b) > 0 || err != nil {
+		t.Fatalf("command line: got %q, %v, want none: the first thread has not ended", b, err)
+	}
+	wantPIDs(t, d, victim, vmm.pid)
+	if err := d.KillMachine(t.Context(), victim); err != nil {
+		t.Errorf("kill: got %v, want nil", err)
+	}
+	wantAlive(t, "killed", vmm, false)
+}
+
+func TestLimits(t *testing.T) {
+	for _, tt := range []struct {
+		cpus int32
+		mib  int64
+		want cgroup.Limits
+	}{
+		{0, 0, cgroup.Limits{PIDs: 2048}},
+		{2, 256, cgroup.Limits{MemoryBytes: 768 << 20, PIDs: 2048, CPUMillis: 2500}},
+		{4, 8192, cgroup.Limits{MemoryBytes: 8704 << 20, PIDs: 2048, CPUMillis: 4500}},
+	} {
+		if got := limitsOf(host.Machine{CPUs: tt.cpus, MemoryMiB: tt.mib}); got != tt.want {
+			t.Errorf("%d CPUs, %d MiB: got %+v, want %+v", tt.cpus, tt.mib, got, tt.want)
+		}
+	}
+}
+
+func TestStartSetsLimits(t *testing.T) {
+	c, d := newCLI(t, "1.32.2")
+	c.states[victim] = "created"
+	if err := d.StartMachine(t.Context(), victim, ""); err != nil {
+		t.Fatal(err)
+	}
+	for _, call := range c.calls {
+		if got := call.Cgroup; (verb(call) == "start") != (got != nil && got.Name() == c.folder) {
+			t.Errorf("%s: got cgroup %v, want that of the machine for a start alone", verb(call), got)
+		}
+	}
+	for file, want := range map[string]string{"memory.max": "1610612736", "pids.max": "2048", "cpu.max": "250000 100000"} {
+		if got, err := os.ReadFile(filepath.Join(c.folder, file)); string(got) != want {
+			t.Errorf("%s: got %q, %v, want %q", file, got, err, want)
+		}
+	}
+}

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package escape
+
+import (
+	"crypto/sha256"
+	_ "embed"
+	"encoding/hex"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/test/builders"
+	"botbottle.dev/bottle-operator/test/story"
+)
+
+//go:embed testdata/argv.py
+var argvPy string
+
+// guardLooks is time enough for the guard to look several times.
+const guardLooks = 5 * time.Second
+
+// testProcesses: a VMM is identified by its cgroup. A command line, which
+// anybody can write, neither makes a process one nor hides one.
+func testProcesses(t *testing.T, s *site) {
+	ns := s.Namespace(t)
+	b := builders.MakeBottle("seen").Namespace(ns).Pin(node).CPUs(1).Obj()
+	s.Apply(t, b)
+	s.WaitFor(t, b, "to run", func() bool { return running(b) })
+	var lookAlike int
+	t.Run("a look-alike of nobody harms nobody", func(t *testing.T) {
+		pid, restarts := pidOf(b), b.Status.Machine.Restarts
+		lookAlike = s.lookAlike(t, b)
+		time.Sleep(guardLooks)
+		s.wantAlive(t, "the machine", pid, true)
+		s.wantAlive(t, "the look-alike", lookAlike, true)
+		s.WaitFor(t, b, "to run", func() bool { return running(b) })
+		if pidOf(b) != pid || b.Status.Machine.Restarts != restarts {
+			t.Errorf("machine: got process %d after %d restarts, want %d after %d still", pidOf(b), b.Status.Machine.Restarts, pid, restarts)
+		}
+	})
+	t.Run("a VMM that rewrote its argv is still seen and killed", func(t *testing.T) {
+		was := pidOf(b)
+		s.rewriteArgv(t, was)
+		// Seen: the guard kills it when its wall is open.
+		story.Ways[0].Break(t, s.Cluster, b)
+		s.Eventually(t, "the guard to kill it", func() (string, bool) { return "it lives", !s.alive(t, was) })
+		s.WaitFor(t, b, "to run anew", func() bool { return running(b) && pidOf(b) != was })
+
+		again := pidOf(b)
+		s.rewriteArgv(t, again)
+		s.Change(t, b, func() { b.Spec.DesiredState = v1alpha1.DesiredStateStopped })
+		s.WaitReason(t, b, v1alpha1.ConditionReady, v1alpha1.ReasonStopped)
+		s.wantAlive(t, "shown as stopped: its VMM", again, false)
+
+		s.Change(t, b, func() { b.Spec.DesiredState = v1alpha1.DesiredStateRunning })
+		s.WaitFor(t, b, "to run again", func() bool { return running(b) })
+		last := pidOf(b)
+		s.rewriteArgv(t, last)
+		s.Gone(t, b)
+		s.wantAlive(t, "deleted: its VMM", last, false)
+		if left := s.TryExec(t, node, "sh", "-c", `find /sys/fs/cgroup -type d -name "$1"`, "sh", story.ID(b)).Stdout; left != "" {
+			t.Errorf("deleted: got cgroup %q, want none", left)
+		}
+		s.wantAlive(t, "the look-alike", lookAlike, true)
+	})
+}
+
+// pidOf is b's VMM; 0 when the status names none.
+func pidOf(b *v1alpha1.Bottle) int {
+	if b.Status.Machine == nil || b.Status.Machine.PID == nil {
+		return 0
+	}
+	return int(*b.Status.Machine.PID)
+}
+
+// lookAlike starts a process of nobody with the command line of b's VMM, on the
+// node's own network, and so outside every wall.
+func (s *site) lookAlike(t *testing.T, b *v1alpha1.Bottle) int {
+	t.Helper()
+	sum := sha256.Sum256([]byte(story.ID(b)))
+	boot := "/var/lib/bottle/smolvm/.cache/smolvm/vms/" + hex.EncodeToString(sum[:])[:16] + "/boot-config.json"
+	out := strings.TrimSpace(s.Exec(t, node, "python3", "-c", argvPy, "lookalike", "/proc/self/exe", "_boot-vm", boot))
+	pid, err := strconv.Atoi(out)
+	if err != nil {
+		t.Fatalf("look-alike: %v", err)
+	}
+	t.Cleanup(func() { s.TryExec(t, node, "kill", "-9", out) })
+	if got := s.cmdline(t, pid); got != "/proc/self/exe\x00_boot-vm\x00"+boot {
+		t.Fatalf("look-alike: got %q, want the command line of a VMM", got)
+	}
+	return pid
+}
+
+func (s *site) rewriteArgv(t *testing.T, pid int) {
+	t.Helper()
+	if got := s.cmdline(t, pid); !strings.Contains(got, "_boot-vm") {
+		t.Fatalf("process %d: got %q, want a VMM", pid, got)
+	}
+	s.Exec(t, node, "python3", "-c", argvPy, "rewrite", strconv.Itoa(pid), "/usr/sbin/innocent")
+	if got := s.cmdline(t, pid); got != "/usr/sbin/innocent" {
+		t.Fatalf("process %d: got %q, want another command line", pid, got)
+	}
+}
+
+func (s *site) cmdline(t *testing.T, pid int) string {
+	t.Helper()
+	return strings.TrimRight(s.Exec(t, node, "cat", "/proc/"+strconv.Itoa(pid)+"/cmdline"), "\x00")
+}
+
+// alive: a process that nobody has collected yet is not.
+func (s *site) alive(t *testing.T, pid int) bool {
+	t.Helper()
+	r := s.TryExec(t, node, "sh", "-c", `sed 's/.*) //' "/proc/$1/stat"`, "sh", strconv.Itoa(pid))
+	return r.Code == 0 && r.Stdout != "" && !strings.HasPrefix(r.Stdout, "Z")
+}
+
+func (s *site) wantAlive(t *testing.T, what string, pid int, want bool) {
+	t.Helper()
+	if got := s.alive(t, pid); got != want {
+		t.Errorf("%s, process %d: got alive %v, want %v", what, pid, got, want)
+	}
+}
