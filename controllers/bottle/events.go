@@ -17,7 +17,6 @@ import (
 const (
 	eventMachineLost       = "MachineLost"
 	eventWhiteSpaceDropped = "WhiteSpaceDropped"
-	eventOrphanRemoved     = "OrphanRemoved"
 	eventNewerSmolvm       = "NewerSmolvm"
 	eventWallBroken        = "WallBroken"
 	eventEgressRefused     = "EgressRefused"

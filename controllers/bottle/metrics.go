@@ -21,8 +21,6 @@ type Metrics struct {
 	errors  *prometheus.CounterVec
 	starts  *prometheus.CounterVec
 	losses  prometheus.Counter
-	orphans prometheus.Gauge
-	removed *prometheus.CounterVec
 	proofs  *prometheus.CounterVec
 	decided *prometheus.CounterVec
 }
@@ -47,14 +45,6 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 			Name: "bottle_agent_machine_losses_total",
 			Help: "Machines that ended without being asked to.",
 		}),
-		orphans: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "bottle_agent_orphans",
-			Help: "Bottles that the API server does not know and of which something is on the node.",
-		}),
-		removed: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "bottle_agent_orphans_removed_total",
-			Help: "Orphans that were removed from the node, by result.",
-		}, []string{"result"}),
 	}
 	m.proofs = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "bottle_agent_proofs_total",
@@ -64,7 +54,7 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 		Name: "bottle_agent_egress_decisions_total",
 		Help: "Decisions of the built-in bundles, by verdict: allow, deny, fail.",
 	}, []string{"verdict"})
-	for _, c := range []prometheus.Collector{m.calls, m.errors, m.starts, m.losses, m.orphans, m.removed, m.proofs, m.decided} {
+	for _, c := range []prometheus.Collector{m.calls, m.errors, m.starts, m.losses, m.proofs, m.decided} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}
@@ -101,20 +91,6 @@ func (m *Metrics) proved(res proofResult) {
 func (m *Metrics) decision(verdict string) {
 	if m != nil {
 		m.decided.WithLabelValues(verdict).Inc()
-	}
-}
-
-// orphaned says how many orphans there are.
-func (m *Metrics) orphaned(n int) {
-	if m != nil {
-		m.orphans.Set(float64(n))
-	}
-}
-
-// swept counts an attempt to remove an orphan.
-func (m *Metrics) swept(err error) {
-	if m != nil {
-		m.removed.WithLabelValues(result(err)).Inc()
 	}
 }
 

@@ -53,7 +53,6 @@ func TestMetrics(t *testing.T) {
 		"host_call_errors_total EnsureBundle unavailable": 1,
 		"machine_losses_total":                            1,
 		"machine_starts_total succeeded":                  2,
-		"orphans":                                         0,
 		"bottles BundleReady True":                        1,
 		"bottles EgressEnforced True":                     1,
 		"proofs_total proven":                             2,

@@ -25,6 +25,7 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/controllers/bottle"
 	"botbottle.dev/bottle-operator/controllers/node"
+	"botbottle.dev/bottle-operator/controllers/sweep"
 	"botbottle.dev/bottle-operator/internal/docker"
 	"botbottle.dev/bottle-operator/internal/guard"
 	"botbottle.dev/bottle-operator/internal/host"
@@ -213,8 +214,16 @@ func (o *AgentOptions) add(mgr ctrl.Manager, r *bottle.Reconciler) error {
 	if err := r.SetupWithManager(mgr); err != nil {
 		return err
 	}
-	sweeper := &bottle.Sweeper{Reconciler: r, Live: mgr.GetAPIReader(), Grace: o.OrphanGracePeriod, Mode: bottle.SweepMode(o.OrphanMode)}
-	if err := mgr.Add(sweeper); err != nil {
+	counts, err := sweep.NewMetrics(metrics.Registry)
+	if err != nil {
+		return fmt.Errorf("metrics: %w", err)
+	}
+	err = mgr.Add(sweep.New(sweep.Options{
+		Node: r.Node, Cluster: r.Cluster, Live: mgr.GetAPIReader(), Recorder: r.Recorder, Teardown: r,
+		Inventory: sweep.Inventory{Networks: r.Networks, Bundles: r.Bundles, Walls: r.Walls, Folders: r.State},
+		Clock:     r.Clock, Grace: o.OrphanGracePeriod, Mode: sweep.Mode(o.OrphanMode), Metrics: counts,
+	}))
+	if err != nil {
 		return err
 	}
 	return addHealth(mgr, func(req *http.Request) error {
