@@ -4,7 +4,6 @@ package bottle
 
 import (
 	"context"
-	"errors"
 	"strings"
 	"time"
 
@@ -12,13 +11,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
-	"botbottle.dev/bottle-operator/internal/host"
 )
 
 // Metrics are what the agent counts. A nil Metrics counts nothing.
 type Metrics struct {
-	calls   *prometheus.HistogramVec
-	errors  *prometheus.CounterVec
 	starts  *prometheus.CounterVec
 	losses  prometheus.Counter
 	proofs  *prometheus.CounterVec
@@ -28,15 +24,6 @@ type Metrics struct {
 // NewMetrics registers the agent's metrics.
 func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 	m := &Metrics{
-		calls: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name:    "bottle_agent_host_call_duration_seconds",
-			Help:    "Time that calls of docker and smolvm took, by call.",
-			Buckets: prometheus.ExponentialBuckets(0.001, 3, 12),
-		}, []string{"call"}),
-		errors: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "bottle_agent_host_call_errors_total",
-			Help: "Failed calls of docker and smolvm, by call and kind of error.",
-		}, []string{"call", "kind"}),
 		starts: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "bottle_agent_machine_starts_total",
 			Help: "Starts of machines that ended, by result.",
@@ -54,7 +41,7 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 		Name: "bottle_agent_egress_decisions_total",
 		Help: "Decisions of the built-in bundles, by verdict: allow, deny, fail.",
 	}, []string{"verdict"})
-	for _, c := range []prometheus.Collector{m.calls, m.errors, m.starts, m.losses, m.proofs, m.decided} {
+	for _, c := range []prometheus.Collector{m.starts, m.losses, m.proofs, m.decided} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}
@@ -99,40 +86,6 @@ func result(err error) string {
 		return "failed"
 	}
 	return "succeeded"
-}
-
-// call runs f and counts it.
-func (m *Metrics) call(name string, f func() error) error {
-	if m == nil {
-		return f()
-	}
-	begun := time.Now()
-	err := f()
-	m.calls.WithLabelValues(name).Observe(time.Since(begun).Seconds())
-	if kind := kindOf(err); kind != "" {
-		m.errors.WithLabelValues(name, kind).Inc()
-	}
-	return err
-}
-
-// kindOf is the word for an error's kind; "" for what is an answer and no
-// failure.
-func kindOf(err error) string {
-	switch {
-	case err == nil, errors.Is(err, host.ErrNotFound), errors.Is(err, context.Canceled):
-		return ""
-	case errors.Is(err, host.ErrUnavailable):
-		return "unavailable"
-	case errors.Is(err, host.ErrConflict), errors.Is(err, host.ErrOverlap):
-		return "conflict"
-	case errors.Is(err, host.ErrInvalid), errors.Is(err, host.ErrUnsupported):
-		return "refused"
-	case errors.Is(err, host.ErrBootFailed):
-		return "boot_failed"
-	case errors.Is(err, context.DeadlineExceeded):
-		return "timeout"
-	}
-	return "other"
 }
 
 // population is a collector of the node's Bottles by condition, read from the

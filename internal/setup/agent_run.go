@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -18,17 +17,16 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/controllers/bottle"
 	"botbottle.dev/bottle-operator/controllers/node"
-	"botbottle.dev/bottle-operator/controllers/sweep"
 	"botbottle.dev/bottle-operator/internal/docker"
 	"botbottle.dev/bottle-operator/internal/guard"
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/host/hostmetrics"
 	"botbottle.dev/bottle-operator/internal/namedwatch"
 	"botbottle.dev/bottle-operator/internal/nodefacts"
 	"botbottle.dev/bottle-operator/internal/probe/canary"
@@ -149,6 +147,10 @@ func (o *AgentOptions) compose(ctx context.Context, mgr ctrl.Manager, p parts) e
 	if err != nil {
 		return fmt.Errorf("metrics: %w", err)
 	}
+	calls, err := hostmetrics.New(metrics.Registry)
+	if err != nil {
+		return fmt.Errorf("metrics: %w", err)
+	}
 	if err := metrics.Registry.Register(bottle.NewPopulation(mgr.GetCache(), o.NodeName)); err != nil {
 		return fmt.Errorf("metrics: %w", err)
 	}
@@ -167,17 +169,17 @@ func (o *AgentOptions) compose(ctx context.Context, mgr ctrl.Manager, p parts) e
 		return err
 	}
 	watches := namedwatch.New(core.RESTClient(), func(user client.ObjectKey) { r.Enqueue(user) })
-	r = bottle.New(bottle.Measured(bottle.Options{
+	r = bottle.New(bottle.Options{
 		Node: o.NodeName, Cluster: p.cluster,
 		Client: mgr.GetClient(), Recorder: mgr.GetEventRecorder(agentName), References: watches,
-		Networks: engine, Bundles: engine, Machines: p.machines, Facts: facts,
+		Networks: calls.Networks(engine), Bundles: calls.Bundles(engine), Machines: calls.Machines(p.machines), Facts: facts,
 		Walls: p.walls, Canaries: p.canaries, Guard: p.guard, Prober: prober, ProofTargets: targets,
 		RequireProof: o.RequireProof, RequireSmolvmPolicy: o.RequireSmolvmPolicy,
 		State: p.dir, Images: images, Pool: pool,
 		Clock: clock.RealClock{}, Metrics: counts,
 		DefaultImage: o.DefaultImage, AllowedBundleImages: o.AllowedBundleImages,
 		MachinePollInterval: o.MachinePollInterval, MaxConcurrentStarts: o.MaxConcurrentStarts,
-	}))
+	})
 	if err := o.addImages(mgr, images, r); err != nil {
 		return err
 	}
@@ -188,52 +190,6 @@ func (o *AgentOptions) compose(ctx context.Context, mgr ctrl.Manager, p parts) e
 		return err
 	}
 	return o.add(mgr, r)
-}
-
-// addNode adds to mgr what the agent does for its own Node.
-func (o *AgentOptions) addNode(mgr ctrl.Manager, facts *node.Facts) error {
-	r := node.New(node.Options{Client: mgr.GetClient(), Facts: facts, Node: o.NodeName, MaxBottles: o.MaxBottles})
-	if err := r.SetupWithManager(mgr); err != nil {
-		return err
-	}
-	direct, err := client.New(mgr.GetConfig(), client.Options{HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper()})
-	if err != nil {
-		return fmt.Errorf("client of the Lease: %w", err)
-	}
-	lease := &node.Lease{Client: direct, Namespace: o.Namespace, Node: o.NodeName, Clock: clock.RealClock{}}
-	for _, runnable := range []manager.Runnable{facts, lease} {
-		if err := mgr.Add(runnable); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// add adds the Bottles' controller, the sweep and the health checks to mgr.
-func (o *AgentOptions) add(mgr ctrl.Manager, r *bottle.Reconciler) error {
-	if err := r.SetupWithManager(mgr); err != nil {
-		return err
-	}
-	counts, err := sweep.NewMetrics(metrics.Registry)
-	if err != nil {
-		return fmt.Errorf("metrics: %w", err)
-	}
-	err = mgr.Add(sweep.New(sweep.Options{
-		Node: r.Node, Cluster: r.Cluster, Live: mgr.GetAPIReader(), Recorder: r.Recorder, Teardown: r,
-		Inventory: sweep.Inventory{Networks: r.Networks, Bundles: r.Bundles, Walls: r.Walls, Folders: r.State},
-		Clock:     r.Clock, Grace: o.OrphanGracePeriod, Mode: sweep.Mode(o.OrphanMode), Metrics: counts,
-	}))
-	if err != nil {
-		return err
-	}
-	return addHealth(mgr, func(req *http.Request) error {
-		ctx, cancel := context.WithTimeout(req.Context(), time.Second)
-		defer cancel()
-		if !mgr.GetCache().WaitForCacheSync(ctx) {
-			return errors.New("the node's Bottles were not read yet")
-		}
-		return nil
-	})
 }
 
 // newManager caches this node's Bottles and the one Node, and nothing else.
