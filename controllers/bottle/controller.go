@@ -108,6 +108,7 @@ type Reconciler struct {
 	narrower *narrower
 
 	bottles registry
+	orphans orphans
 
 	mu      sync.Mutex
 	queue   workqueue.TypedRateLimitingInterface[reconcile.Request]
@@ -140,8 +141,13 @@ func New(o Options) *Reconciler {
 	return r
 }
 
-// Reconcile makes one pass over one Bottle.
+// Reconcile removes the orphans of the request's name, and then makes one pass
+// over the Bottle of this name.
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	r.teardownOrphans(ctx, req.NamespacedName)
+	if req.Namespace == "" {
+		return ctrl.Result{}, nil // the key of an orphan without a name
+	}
 	b := &v1alpha1.Bottle{}
 	if err := r.Client.Get(ctx, req.NamespacedName, b); err != nil {
 		if apierrors.IsNotFound(err) {

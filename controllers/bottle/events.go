@@ -20,7 +20,6 @@ import (
 const (
 	eventMachineLost       = v1alpha1.ReasonMachineLost
 	eventWhiteSpaceDropped = v1alpha1.ReasonWhiteSpaceDropped
-	eventOrphanRemoved     = v1alpha1.ReasonOrphanRemoved
 	eventNewerSmolvm       = v1alpha1.ReasonNewerSmolvm
 	eventEgressRefused     = v1alpha1.ReasonEgressRefused
 )

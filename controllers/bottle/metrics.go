@@ -4,39 +4,24 @@ package bottle
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
-	"botbottle.dev/bottle-operator/internal/host"
 )
 
 // Metrics are what the agent counts. A nil Metrics counts nothing.
 type Metrics struct {
-	calls   *prometheus.HistogramVec
-	errors  *prometheus.CounterVec
 	starts  *prometheus.CounterVec
 	losses  prometheus.Counter
-	orphans prometheus.Gauge
-	removed *prometheus.CounterVec
 	decided *prometheus.CounterVec
 }
 
 // NewMetrics registers the agent's metrics.
 func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 	m := &Metrics{
-		calls: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name:    "bottle_agent_host_call_duration_seconds",
-			Help:    "Time that calls of docker and smolvm took, by call.",
-			Buckets: prometheus.ExponentialBuckets(0.001, 3, 12),
-		}, []string{"call"}),
-		errors: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "bottle_agent_host_call_errors_total",
-			Help: "Failed calls of docker and smolvm, by call and kind of error.",
-		}, []string{"call", "kind"}),
 		starts: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "bottle_agent_machine_starts_total",
 			Help: "Starts of machines that ended, by result.",
@@ -45,20 +30,12 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 			Name: "bottle_agent_machine_losses_total",
 			Help: "Machines that ended without being asked to.",
 		}),
-		orphans: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "bottle_agent_orphans",
-			Help: "Bottles that the API server does not know and of which something is on the node.",
-		}),
-		removed: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "bottle_agent_orphans_removed_total",
-			Help: "Orphans that were removed from the node, by result.",
-		}, []string{"result"}),
 	}
 	m.decided = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "bottle_agent_egress_decisions_total",
 		Help: "Decisions of the built-in bundles, by verdict: allow, deny, fail.",
 	}, []string{"verdict"})
-	for _, c := range []prometheus.Collector{m.calls, m.errors, m.starts, m.losses, m.orphans, m.removed, m.decided} {
+	for _, c := range []prometheus.Collector{m.starts, m.losses, m.decided} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}
@@ -87,59 +64,11 @@ func (m *Metrics) decision(verdict string) {
 	}
 }
 
-// orphaned says how many orphans there are.
-func (m *Metrics) orphaned(n int) {
-	if m != nil {
-		m.orphans.Set(float64(n))
-	}
-}
-
-// swept counts an attempt to remove an orphan.
-func (m *Metrics) swept(err error) {
-	if m != nil {
-		m.removed.WithLabelValues(result(err)).Inc()
-	}
-}
-
 func result(err error) string {
 	if err != nil {
 		return "failed"
 	}
 	return "succeeded"
-}
-
-// call runs f and counts it.
-func (m *Metrics) call(name string, f func() error) error {
-	if m == nil {
-		return f()
-	}
-	begun := time.Now()
-	err := f()
-	m.calls.WithLabelValues(name).Observe(time.Since(begun).Seconds())
-	if kind := kindOf(err); kind != "" {
-		m.errors.WithLabelValues(name, kind).Inc()
-	}
-	return err
-}
-
-// kindOf is the word for an error's kind; "" for what is an answer and no
-// failure.
-func kindOf(err error) string {
-	switch {
-	case err == nil, errors.Is(err, host.ErrNotFound), errors.Is(err, context.Canceled):
-		return ""
-	case errors.Is(err, host.ErrUnavailable):
-		return "unavailable"
-	case errors.Is(err, host.ErrConflict), errors.Is(err, host.ErrOverlap):
-		return "conflict"
-	case errors.Is(err, host.ErrInvalid), errors.Is(err, host.ErrUnsupported):
-		return "refused"
-	case errors.Is(err, host.ErrBootFailed):
-		return "boot_failed"
-	case errors.Is(err, context.DeadlineExceeded):
-		return "timeout"
-	}
-	return "other"
 }
 
 // population is a collector of the node's Bottles by condition, read from the

@@ -9,16 +9,21 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/controllers/sweep"
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/host/hosttest"
+	"botbottle.dev/bottle-operator/test/builders"
 )
 
 const grace = 10 * time.Minute
 
 // abandoned is a node with a running Bottle of which the API server lost all.
-func abandoned(t *testing.T) (*world, *Sweeper) {
+func abandoned(t *testing.T) (*world, *sweep.Sweeper) {
 	t.Helper()
 	system := &corev1.Namespace{}
 	system.Name, system.UID = "kube-system", testCluster
@@ -33,7 +38,50 @@ func abandoned(t *testing.T) (*world, *Sweeper) {
 		t.Fatal(err)
 	}
 	w.events()
-	return w, &Sweeper{Reconciler: w.r, Live: w.api.Client, Grace: grace, Mode: SweepRemove}
+	w.useQueue()
+	metrics, err := sweep.NewMetrics(w.sweepMetrics)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w, sweep.New(sweep.Options{
+		Node: testNode, Cluster: testCluster, Live: w.api.Client, Recorder: w.recorder, Teardown: w.r, Clock: w.clock,
+		Inventory: sweep.Inventory{Networks: w.networks, Bundles: w.bundles, Walls: w.walls, Folders: w.r.State},
+		Grace:     grace, Mode: sweep.Remove, Metrics: metrics,
+	})
+}
+
+// sweep looks for orphans once and makes the passes that it requests.
+func (w *world) sweep(s *sweep.Sweeper) error {
+	w.t.Helper()
+	err := s.Sweep(w.t.Context())
+	for w.r.queue.Len() > 0 {
+		req, _ := w.r.queue.Get()
+		if _, err := w.r.Reconcile(w.t.Context(), req); err != nil {
+			w.t.Error(err)
+		}
+		w.r.queue.Done(req)
+	}
+	return err
+}
+
+// swept are the values of the sweep's metrics.
+func (w *world) swept() map[string]float64 {
+	w.t.Helper()
+	families, err := w.sweepMetrics.Gather()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	out := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.Metric {
+			name := strings.TrimPrefix(f.GetName(), "bottle_agent_")
+			for _, l := range m.Label {
+				name += " " + l.GetValue()
+			}
+			out[name] = m.GetCounter().GetValue() + m.GetGauge().GetValue()
+		}
+	}
+	return out
 }
 
 func TestAnOrphanIsRemovedAfterItsGrace(t *testing.T) {
@@ -41,7 +89,7 @@ func TestAnOrphanIsRemovedAfterItsGrace(t *testing.T) {
 	before := w.nodeState()
 	for _, after := range []time.Duration{0, grace / 2, grace/2 - time.Second} {
 		w.clock.Step(after)
-		if err := s.Sweep(t.Context()); err != nil {
+		if err := w.sweep(s); err != nil {
 			t.Fatal(err)
 		}
 		if got := w.nodeState(); len(got) != len(before) {
@@ -49,11 +97,33 @@ func TestAnOrphanIsRemovedAfterItsGrace(t *testing.T) {
 		}
 	}
 	w.clock.Step(2 * time.Second)
-	if err := s.Sweep(t.Context()); err != nil {
+	if err := w.sweep(s); err != nil {
 		t.Fatal(err)
 	}
 	w.wantEmpty()
-	w.wantEvent(eventOrphanRemoved)
+	if err := w.sweep(s); err != nil {
+		t.Fatal(err)
+	}
+	w.wantEvent(v1alpha1.ReasonOrphanRemoved)
+	if d := cmp.Diff(map[string]float64{"orphans": 0, "orphans_removed_total succeeded": 1}, w.swept()); d != "" {
+		t.Errorf("metrics (-want +got):\n%s", d)
+	}
+}
+
+func TestAnOrphanThatCannotBeRemovedIsTriedAgain(t *testing.T) {
+	w, s := abandoned(t)
+	w.faults.Fail("DeleteMachine", hosttest.Before, 1, errors.New("stuck"))
+	for range 4 { // seen, tried, tried again, gone
+		if err := w.sweep(s); err != nil {
+			t.Fatal(err)
+		}
+		w.clock.Step(grace + time.Second)
+	}
+	w.wantEmpty()
+	want := map[string]float64{"orphans": 0, "orphans_removed_total failed": 1, "orphans_removed_total succeeded": 1}
+	if d := cmp.Diff(want, w.swept()); d != "" {
+		t.Errorf("metrics (-want +got):\n%s", d)
+	}
 }
 
 // A wall of which nothing else is left has no names but those in its mark.
@@ -61,7 +131,7 @@ func TestAWallAloneIsAnOrphanToo(t *testing.T) {
 	w, s := abandoned(t)
 	w.clock.Step(2 * grace)
 	for range 2 {
-		if err := s.Sweep(t.Context()); err != nil {
+		if err := w.sweep(s); err != nil {
 			t.Fatal(err)
 		}
 		w.clock.Step(2 * grace)
@@ -76,7 +146,7 @@ func TestAWallAloneIsAnOrphanToo(t *testing.T) {
 		}
 	}
 	for range 2 {
-		if err := s.Sweep(t.Context()); err != nil {
+		if err := w.sweep(s); err != nil {
 			t.Fatal(err)
 		}
 		w.clock.Step(2 * grace)
@@ -87,18 +157,18 @@ func TestAWallAloneIsAnOrphanToo(t *testing.T) {
 }
 
 func TestWhatIsNoOrphanStays(t *testing.T) {
-	tests := map[string]func(t *testing.T, w *world, s *Sweeper){
-		"a dry run": func(_ *testing.T, _ *world, s *Sweeper) { s.Mode = SweepReport },
-		"a Bottle that is there": func(t *testing.T, w *world, _ *Sweeper) {
+	tests := map[string]func(t *testing.T, w *world, s *sweep.Sweeper){
+		"a dry run": func(_ *testing.T, _ *world, s *sweep.Sweeper) { s.Mode = sweep.Report },
+		"a Bottle that is there": func(t *testing.T, w *world, _ *sweep.Sweeper) {
 			if err := w.api.Create(t.Context(), demo().Obj()); err != nil {
 				t.Fatal(err)
 			}
 		},
-		"another cluster behind the kubeconfig": func(_ *testing.T, w *world, s *Sweeper) {
+		"another cluster behind the kubeconfig": func(_ *testing.T, w *world, s *sweep.Sweeper) {
 			s.Live = otherCluster{w.api.Client}
 		},
-		"a list that fails": func(_ *testing.T, w *world, s *Sweeper) { s.Live = noList{w.api.Client} },
-		"a Bottle that came back after the list": func(t *testing.T, w *world, s *Sweeper) {
+		"a list that fails": func(_ *testing.T, w *world, s *sweep.Sweeper) { s.Live = noList{w.api.Client} },
+		"a Bottle that came back after the list": func(t *testing.T, w *world, s *sweep.Sweeper) {
 			if err := w.api.Create(t.Context(), demo().Obj()); err != nil {
 				t.Fatal(err)
 			}
@@ -111,7 +181,7 @@ func TestWhatIsNoOrphanStays(t *testing.T) {
 			change(t, w, s)
 			before := w.nodeState()
 			for range 4 {
-				_ = s.Sweep(t.Context()) // some of these fail, none may remove
+				_ = w.sweep(s) // some of these fail, none may remove
 				w.clock.Step(grace)
 			}
 			if got := w.nodeState(); len(got) != len(before) {
@@ -136,7 +206,7 @@ func TestForeignThingsAreNeverSwept(t *testing.T) {
 	}
 	w.machines.Add(host.Machine{Name: "image-seed-0123-7", State: host.MachineRunning})
 	for range 3 {
-		if err := s.Sweep(t.Context()); err != nil {
+		if err := w.sweep(s); err != nil {
 			t.Fatal(err)
 		}
 		w.clock.Step(grace)
@@ -165,3 +235,58 @@ func (noList) List(context.Context, client.ObjectList, ...client.ListOption) err
 type emptyList struct{ client.Client }
 
 func (emptyList) List(context.Context, client.ObjectList, ...client.ListOption) error { return nil }
+
+const newUID = "5e6f7a8b-0000-4000-8000-000000000000"
+
+// heldNetworks hold up whoever looks at the network of one owner.
+type heldNetworks struct {
+	host.Networks
+	uid              string
+	entered, release chan struct{}
+}
+
+func (n heldNetworks) InspectNetwork(ctx context.Context, o host.Owner) (host.Network, error) {
+	if o.UID == n.uid {
+		n.entered <- struct{}{}
+		<-n.release
+	}
+	return n.Networks.InspectNetwork(ctx, o)
+}
+
+// A Bottle was made anew under the name of the orphan.
+func TestAnOrphanIsNotRemovedDuringAPassOverTheSameName(t *testing.T) {
+	w, s := abandoned(t)
+	if err := w.api.Create(t.Context(), placed(builders.MakeBottle("demo").UID(newUID)).Obj()); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.sweep(s); err != nil {
+		t.Fatal(err)
+	}
+	w.clock.Step(grace + time.Second)
+	held := heldNetworks{w.networks, newUID, make(chan struct{}, 100), make(chan struct{})}
+	w.r.Networks = held
+	passed := make(chan error, 1)
+	go func() {
+		_, err := w.pass(demoKey)
+		passed <- err
+	}()
+	<-held.entered
+	if err := s.Sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, ok := w.machines.Get(testID); !ok {
+		t.Errorf("the orphan's machine during the pass: got none, want it untouched")
+	}
+	close(held.release)
+	if err := <-passed; err != nil {
+		t.Fatal(err)
+	}
+	if err := w.sweep(s); err != nil { // makes the pass that was requested
+		t.Fatal(err)
+	}
+	if _, _, ok := w.machines.Get(testID); ok {
+		t.Errorf("the orphan's machine after the pass: got one, want none")
+	}
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "True/MachineRunning")
+}

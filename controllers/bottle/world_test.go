@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -72,13 +73,15 @@ type world struct {
 	api      *api
 	clock    *testclock.FakeClock
 	recorder *events.FakeRecorder
-	stateDir string
-	imageDir string
-	allowed  []string
-	unproven bool // the agent does not insist on proofs
-	insist   bool // it insists on smolvm's policy
-	pool     *subnet.Pool
-	r        *Reconciler
+	// sweepMetrics are those of the Sweeper, where a test has one.
+	sweepMetrics *prometheus.Registry
+	stateDir     string
+	imageDir     string
+	allowed      []string
+	unproven     bool // the agent does not insist on proofs
+	insist       bool // it insists on smolvm's policy
+	pool         *subnet.Pool
+	r            *Reconciler
 }
 
 // factsNow are the node's facts as they are, without a keeper that remembers.
@@ -97,7 +100,7 @@ type api struct {
 
 func newWorld(t *testing.T, objects ...client.Object) *world {
 	t.Helper()
-	w := &world{t: t, faults: &hosttest.Faults{}, facts: &hosttest.Facts{}, refs: newRefs(),
+	w := &world{t: t, sweepMetrics: prometheus.NewRegistry(), faults: &hosttest.Faults{}, facts: &hosttest.Facts{}, refs: newRefs(),
 		clock: testclock.NewFakeClock(epoch), stateDir: t.TempDir(), imageDir: t.TempDir(), pool: subnet.Default()}
 	w.networks = hosttest.NewNetworks(w.faults)
 	w.bundles = hosttest.NewBundles(w.networks)

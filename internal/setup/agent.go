@@ -14,7 +14,7 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"botbottle.dev/bottle-operator/controllers/bottle"
+	"botbottle.dev/bottle-operator/controllers/sweep"
 	"botbottle.dev/bottle-operator/internal/cgroup"
 	"botbottle.dev/bottle-operator/internal/subnet"
 )
@@ -89,7 +89,7 @@ func (o *AgentOptions) Bind(fs *pflag.FlagSet) {
 	fs.BoolVar(&o.RequireSmolvmPolicy, "require-smolvm-policy", false, "start no machine unless smolvm shows exactly the one allowed address for it")
 
 	fs.DurationVar(&o.OrphanGracePeriod, "orphan-grace-period", 10*time.Minute, "how long something must have belonged to no Bottle before it is removed")
-	fs.StringVar(&o.OrphanMode, "orphan-mode", string(bottle.SweepRemove), "what is done about orphans: remove, or report for a dry run")
+	fs.StringVar(&o.OrphanMode, "orphan-mode", string(sweep.Remove), "what is done about orphans: remove, or report for a dry run")
 }
 
 // Validate names the flags that cannot be used.
@@ -143,7 +143,7 @@ func (o *AgentOptions) Validate() error {
 	if _, err := o.proofTargets(); err != nil {
 		errs = append(errs, err)
 	}
-	if o.OrphanMode != string(bottle.SweepRemove) && o.OrphanMode != string(bottle.SweepReport) {
+	if o.OrphanMode != string(sweep.Remove) && o.OrphanMode != string(sweep.Report) {
 		bad("orphan-mode", o.OrphanMode, "remove or report")
 	}
 	if _, err := o.pool(); err != nil {

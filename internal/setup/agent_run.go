@@ -18,7 +18,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/config"
-	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
@@ -31,6 +30,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/enforce/canary"
 	"botbottle.dev/bottle-operator/internal/eventsink"
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/host/hostmetrics"
 	"botbottle.dev/bottle-operator/internal/namedwatch"
 	"botbottle.dev/bottle-operator/internal/nodefacts"
 	"botbottle.dev/bottle-operator/internal/smolvm"
@@ -174,6 +174,10 @@ func (o *AgentOptions) compose(ctx context.Context, mgr ctrl.Manager, p parts) e
 	if err != nil {
 		return fmt.Errorf("metrics: %w", err)
 	}
+	calls, err := hostmetrics.New(metrics.Registry)
+	if err != nil {
+		return fmt.Errorf("metrics: %w", err)
+	}
 	if err := metrics.Registry.Register(bottle.NewPopulation(mgr.GetCache(), o.NodeName)); err != nil {
 		return fmt.Errorf("metrics: %w", err)
 	}
@@ -192,17 +196,17 @@ func (o *AgentOptions) compose(ctx context.Context, mgr ctrl.Manager, p parts) e
 	if err != nil {
 		return err
 	}
-	r = bottle.New(bottle.Measured(bottle.Options{
+	r = bottle.New(bottle.Options{
 		Node: o.NodeName, Cluster: p.cluster,
 		Client: mgr.GetClient(), Recorder: recorder, References: watches,
-		Networks: engine, Bundles: engine, Machines: p.machines, Facts: facts,
+		Networks: calls.Networks(engine), Bundles: calls.Bundles(engine), Machines: calls.Machines(p.machines), Facts: facts,
 		Walls: p.walls, Enforcement: p.enforcer,
 		RequireProof: o.RequireProof, RequireSmolvmPolicy: o.RequireSmolvmPolicy,
 		State: p.dir, Images: images, Pool: pool,
 		Clock: clock.RealClock{}, Metrics: counts,
 		DefaultImage: o.DefaultImage, AllowedBundleImages: o.AllowedBundleImages,
 		MachinePollInterval: o.MachinePollInterval, MaxConcurrentStarts: o.MaxConcurrentStarts,
-	}))
+	})
 	if err := o.addImages(mgr, images, r); err != nil {
 		return err
 	}
@@ -213,37 +217,6 @@ func (o *AgentOptions) compose(ctx context.Context, mgr ctrl.Manager, p parts) e
 		return err
 	}
 	return o.add(mgr, r)
-}
-
-// addNode adds to mgr what the agent does for its own Node.
-func (o *AgentOptions) addNode(mgr ctrl.Manager, facts *node.Facts) error {
-	r := node.New(node.Options{Client: mgr.GetClient(), Facts: facts, Node: o.NodeName, MaxBottles: o.MaxBottles})
-	if err := r.SetupWithManager(mgr); err != nil {
-		return err
-	}
-	direct, err := client.New(mgr.GetConfig(), client.Options{HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper()})
-	if err != nil {
-		return fmt.Errorf("client of the Lease: %w", err)
-	}
-	lease := &node.Lease{Client: direct, Namespace: o.Namespace, Node: o.NodeName, Clock: clock.RealClock{}}
-	for _, runnable := range []manager.Runnable{facts, lease} {
-		if err := mgr.Add(runnable); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// add adds the Bottles' controller, the sweep and the health checks to mgr.
-func (o *AgentOptions) add(mgr ctrl.Manager, r *bottle.Reconciler) error {
-	if err := r.SetupWithManager(mgr); err != nil {
-		return err
-	}
-	sweeper := &bottle.Sweeper{Reconciler: r, Live: mgr.GetAPIReader(), Grace: o.OrphanGracePeriod, Mode: bottle.SweepMode(o.OrphanMode)}
-	if err := mgr.Add(sweeper); err != nil {
-		return err
-	}
-	return nil
 }
 
 // newManager caches this node's Bottles and the one Node, and nothing else.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package bottle
+package hostmetrics
 
 import (
 	"context"
@@ -9,17 +9,16 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// Measured wraps the ports of o so that every call that can take time is
-// counted in o.Metrics.
-func Measured(o Options) Options {
-	if o.Metrics == nil {
-		return o
-	}
-	o.Networks = measuredNetworks{o.Networks, o.Metrics}
-	o.Bundles = measuredBundles{o.Bundles, o.Metrics}
-	o.Machines = measuredMachines{o.Machines, o.Metrics}
-	return o
-}
+// Networks returns n with its calls measured.
+func (m *Metrics) Networks(n host.Networks) host.Networks { return networks{n, m} }
+
+// Bundles returns b with its calls measured, but for those that follow or
+// watch something.
+func (m *Metrics) Bundles(b host.Bundles) host.Bundles { return bundles{b, m} }
+
+// Machines returns v with its calls measured, but for those whose time is the
+// guest's.
+func (m *Metrics) Machines(v host.Machines) host.Machines { return machines{v, m} }
 
 func measure[T any](m *Metrics, name string, f func() (T, error)) (out T, err error) {
 	err = m.call(name, func() (err error) {
@@ -29,101 +28,101 @@ func measure[T any](m *Metrics, name string, f func() (T, error)) (out T, err er
 	return out, err
 }
 
-type measuredNetworks struct {
+type networks struct {
 	host.Networks
 	m *Metrics
 }
 
-func (n measuredNetworks) InspectNetwork(ctx context.Context, o host.Owner) (host.Network, error) {
+func (n networks) InspectNetwork(ctx context.Context, o host.Owner) (host.Network, error) {
 	return measure(n.m, "InspectNetwork", func() (host.Network, error) { return n.Networks.InspectNetwork(ctx, o) })
 }
 
-func (n measuredNetworks) OccupiedPrefixes(ctx context.Context, o host.Owner) ([]netip.Prefix, error) {
+func (n networks) OccupiedPrefixes(ctx context.Context, o host.Owner) ([]netip.Prefix, error) {
 	return measure(n.m, "OccupiedPrefixes", func() ([]netip.Prefix, error) { return n.Networks.OccupiedPrefixes(ctx, o) })
 }
 
-func (n measuredNetworks) EnsureNetwork(ctx context.Context, want host.Network) error {
+func (n networks) EnsureNetwork(ctx context.Context, want host.Network) error {
 	return n.m.call("EnsureNetwork", func() error { return n.Networks.EnsureNetwork(ctx, want) })
 }
 
-func (n measuredNetworks) DeleteNetwork(ctx context.Context, o host.Owner) error {
+func (n networks) DeleteNetwork(ctx context.Context, o host.Owner) error {
 	return n.m.call("DeleteNetwork", func() error { return n.Networks.DeleteNetwork(ctx, o) })
 }
 
-func (n measuredNetworks) ListNetworks(ctx context.Context) ([]host.Network, error) {
+func (n networks) ListNetworks(ctx context.Context) ([]host.Network, error) {
 	return measure(n.m, "ListNetworks", func() ([]host.Network, error) { return n.Networks.ListNetworks(ctx) })
 }
 
-type measuredBundles struct {
+type bundles struct {
 	host.Bundles
 	m *Metrics
 }
 
-func (b measuredBundles) InspectBundle(ctx context.Context, o host.Owner) (host.Bundle, error) {
+func (b bundles) InspectBundle(ctx context.Context, o host.Owner) (host.Bundle, error) {
 	return measure(b.m, "InspectBundle", func() (host.Bundle, error) { return b.Bundles.InspectBundle(ctx, o) })
 }
 
-func (b measuredBundles) EnsureBundle(ctx context.Context, spec host.BundleSpec) (host.Bundle, error) {
+func (b bundles) EnsureBundle(ctx context.Context, spec host.BundleSpec) (host.Bundle, error) {
 	return measure(b.m, "EnsureBundle", func() (host.Bundle, error) { return b.Bundles.EnsureBundle(ctx, spec) })
 }
 
-func (b measuredBundles) StopBundle(ctx context.Context, o host.Owner) error {
+func (b bundles) StopBundle(ctx context.Context, o host.Owner) error {
 	return b.m.call("StopBundle", func() error { return b.Bundles.StopBundle(ctx, o) })
 }
 
-func (b measuredBundles) DeleteBundle(ctx context.Context, o host.Owner) error {
+func (b bundles) DeleteBundle(ctx context.Context, o host.Owner) error {
 	return b.m.call("DeleteBundle", func() error { return b.Bundles.DeleteBundle(ctx, o) })
 }
 
-func (b measuredBundles) ListBundles(ctx context.Context) ([]host.Bundle, error) {
+func (b bundles) ListBundles(ctx context.Context) ([]host.Bundle, error) {
 	return measure(b.m, "ListBundles", func() ([]host.Bundle, error) { return b.Bundles.ListBundles(ctx) })
 }
 
-func (b measuredBundles) UnansweredPorts(ctx context.Context, ip netip.Addr, ports []int32) ([]int32, error) {
+func (b bundles) UnansweredPorts(ctx context.Context, ip netip.Addr, ports []int32) ([]int32, error) {
 	return measure(b.m, "UnansweredPorts", func() ([]int32, error) { return b.Bundles.UnansweredPorts(ctx, ip, ports) })
 }
 
-type measuredMachines struct {
+type machines struct {
 	host.Machines
 	m *Metrics
 }
 
-func (v measuredMachines) Version(ctx context.Context) (host.SmolvmVersion, error) {
+func (v machines) Version(ctx context.Context) (host.SmolvmVersion, error) {
 	return measure(v.m, "Version", func() (host.SmolvmVersion, error) { return v.Machines.Version(ctx) })
 }
 
-func (v measuredMachines) ListMachines(ctx context.Context) ([]host.Machine, error) {
+func (v machines) ListMachines(ctx context.Context) ([]host.Machine, error) {
 	return measure(v.m, "ListMachines", func() ([]host.Machine, error) { return v.Machines.ListMachines(ctx) })
 }
 
-func (v measuredMachines) CreateMachine(ctx context.Context, spec host.MachineSpec) error {
+func (v machines) CreateMachine(ctx context.Context, spec host.MachineSpec) error {
 	return v.m.call("CreateMachine", func() error { return v.Machines.CreateMachine(ctx, spec) })
 }
 
-func (v measuredMachines) StartMachine(ctx context.Context, name, netns string) error {
+func (v machines) StartMachine(ctx context.Context, name, netns string) error {
 	return v.m.call("StartMachine", func() error { return v.Machines.StartMachine(ctx, name, netns) })
 }
 
-func (v measuredMachines) StopMachine(ctx context.Context, name string) error {
+func (v machines) StopMachine(ctx context.Context, name string) error {
 	return v.m.call("StopMachine", func() error { return v.Machines.StopMachine(ctx, name) })
 }
 
-func (v measuredMachines) DeleteMachine(ctx context.Context, name string) error {
+func (v machines) DeleteMachine(ctx context.Context, name string) error {
 	return v.m.call("DeleteMachine", func() error { return v.Machines.DeleteMachine(ctx, name) })
 }
 
-func (v measuredMachines) KillMachine(ctx context.Context, name string) error {
+func (v machines) KillMachine(ctx context.Context, name string) error {
 	return v.m.call("KillMachine", func() error { return v.Machines.KillMachine(ctx, name) })
 }
 
-func (v measuredMachines) Policy(ctx context.Context, name string) (host.Policy, error) {
+func (v machines) Policy(ctx context.Context, name string) (host.Policy, error) {
 	return measure(v.m, "Policy", func() (host.Policy, error) { return v.Machines.Policy(ctx, name) })
 }
 
-func (v measuredMachines) Denials(ctx context.Context, name string) ([]host.Denial, error) {
+func (v machines) Denials(ctx context.Context, name string) ([]host.Denial, error) {
 	return measure(v.m, "Denials", func() ([]host.Denial, error) { return v.Machines.Denials(ctx, name) })
 }
 
-func (v measuredMachines) VMMs(ctx context.Context, names []string) ([]host.VMM, error) {
+func (v machines) VMMs(ctx context.Context, names []string) ([]host.VMM, error) {
 	return measure(v.m, "VMMs", func() ([]host.VMM, error) { return v.Machines.VMMs(ctx, names) })
 }

@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sweep
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/utils/clock"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	logf "sigs.k8s.io/controller-runtime/pkg/log"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+// Mode is what a Sweeper does about orphans.
+type Mode string
+
+// Modes of a Sweeper.
+const (
+	Remove Mode = "remove"
+	Report Mode = "report" // dry run
+)
+
+// clusterNamespace is the namespace whose UID is the cluster's identity.
+const clusterNamespace = "kube-system"
+
+// Teardown removes orphans.
+type Teardown interface {
+	// TeardownOrphan removes everything of the owner from the node, later and
+	// once, and never during a pass over a Bottle of the same name. It calls
+	// stillOrphan right before, and removes nothing unless that is true.
+	TeardownOrphan(o host.Owner, stillOrphan func(context.Context) (bool, error))
+}
+
+// Options of a Sweeper. All are required but Metrics.
+type Options struct {
+	// Node is the name of this node, Cluster the UID of kube-system.
+	Node, Cluster string
+	Inventory     Inventory
+	Teardown      Teardown
+	// Live reads from the API server itself, never from a cache.
+	Live     client.Reader
+	Recorder events.EventRecorder
+	Clock    clock.WithTicker
+	// Grace is how long something must have been seen as an orphan.
+	Grace   time.Duration
+	Mode    Mode
+	Metrics *Metrics
+}
+
+// Sweeper has orphans removed from the node once their grace period is over.
+type Sweeper struct {
+	Options
+	seen  map[string]time.Time  // when each orphan, by UID, was first seen
+	asked map[string]host.Owner // whose teardown was requested at the last look
+}
+
+// New returns a Sweeper that is not yet part of a manager.
+func New(o Options) *Sweeper {
+	return &Sweeper{Options: o, seen: map[string]time.Time{}, asked: map[string]host.Owner{}}
+}
+
+// Start sweeps until ctx ends, four times in a grace period.
+func (w *Sweeper) Start(ctx context.Context) error {
+	log := logf.FromContext(ctx).WithName("sweep")
+	ctx = logf.IntoContext(ctx, log)
+	ticker := w.Clock.NewTicker(max(time.Second, w.Grace/4))
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C():
+		}
+		if err := w.Sweep(ctx); err != nil && ctx.Err() == nil {
+			log.Error(err, "Cannot look for orphans")
+		}
+	}
+}
+
+// Sweep looks once. It requests the teardown of what was an orphan at an
+// earlier look too, at least a grace period ago, and finds out what became of
+// the requests of the look before. It must not be called from two goroutines
+// at once.
+func (w *Sweeper) Sweep(ctx context.Context) error {
+	// The node first, then the API server: whatever was on the node by then
+	// has a Bottle in the list, or none any more.
+	found, err := w.Inventory.owners(ctx, host.Owner{Cluster: w.Cluster, Node: w.Node})
+	if err != nil {
+		return err
+	}
+	wanted, err := w.bottles(ctx)
+	if err != nil {
+		return err
+	}
+	for uid := range w.seen {
+		if _, still := found[uid]; !still || wanted[uid] {
+			delete(w.seen, uid)
+		}
+	}
+	w.reviewRequests(ctx, found, wanted)
+	now := w.Clock.Now()
+	for _, uid := range slices.Sorted(maps.Keys(found)) {
+		first, again := w.seen[uid]
+		switch {
+		case wanted[uid]:
+		case !again:
+			w.seen[uid] = now
+			logf.FromContext(ctx).Info("Something on the node belongs to no Bottle", "name", found[uid].ID(), "grace", w.Grace)
+		case now.Sub(first) >= w.Grace:
+			w.remove(ctx, found[uid])
+		}
+	}
+	w.Metrics.set(len(w.seen))
+	return nil
+}
+
+// reviewRequests counts what became of the requests of the look before.
+func (w *Sweeper) reviewRequests(ctx context.Context, found map[string]host.Owner, wanted map[string]bool) {
+	for uid, o := range w.asked {
+		log := logf.FromContext(ctx).WithValues("name", o.ID(), "namespace", o.Namespace, "bottle", o.Name)
+		_, still := found[uid]
+		switch {
+		case wanted[uid]: // its Bottle came back
+		case still:
+			w.Metrics.count("failed")
+			log.Info("An orphan is still on the node")
+		default:
+			w.Metrics.count("succeeded")
+			log.Info("An orphan was removed")
+			node := &corev1.Node{}
+			node.Name = w.Node
+			w.Recorder.Eventf(node, nil, corev1.EventTypeNormal, v1alpha1.ReasonOrphanRemoved, "Sweep",
+				"removed %s of Bottle %s/%s, which is not on this node", o.ID(), o.Namespace, o.Name)
+		}
+	}
+	clear(w.asked)
+}
+
+// remove requests the teardown of an orphan.
+func (w *Sweeper) remove(ctx context.Context, o host.Owner) {
+	if w.Mode == Report {
+		logf.FromContext(ctx).Info("An orphan would be removed", "name", o.ID(), "namespace", o.Namespace, "bottle", o.Name)
+		return
+	}
+	w.asked[o.UID] = o
+	w.Teardown.TeardownOrphan(o, func(ctx context.Context) (bool, error) { return w.stillOrphan(ctx, o) })
+}
+
+// stillOrphan reports whether no Bottle was placed here since the list was
+// read.
+func (w *Sweeper) stillOrphan(ctx context.Context, o host.Owner) (bool, error) {
+	if o.Name == "" { // only a wall is left
+		wanted, err := w.bottles(ctx)
+		return err == nil && !wanted[o.UID], err
+	}
+	b := &v1alpha1.Bottle{}
+	err := w.Live.Get(ctx, types.NamespacedName{Namespace: o.Namespace, Name: o.Name}, b)
+	if client.IgnoreNotFound(err) != nil {
+		return false, fmt.Errorf("remove orphan %s: %w", o.ID(), err)
+	}
+	back := err == nil && string(b.UID) == o.UID && ptr.Deref(b.Status.NodeName, "") == w.Node
+	return !back, nil
+}
+
+// bottles returns the UIDs of all Bottles of this node, from one complete and
+// fresh list of the cluster that the node's objects belong to.
+func (w *Sweeper) bottles(ctx context.Context) (map[string]bool, error) {
+	ns := &corev1.Namespace{}
+	if err := w.Live.Get(ctx, types.NamespacedName{Name: clusterNamespace}, ns); err != nil {
+		return nil, fmt.Errorf("look for orphans: %w", err)
+	}
+	if string(ns.UID) != w.Cluster {
+		return nil, errors.New("look for orphans: the API server belongs to another cluster now; nothing is removed")
+	}
+	out := map[string]bool{}
+	list := &v1alpha1.BottleList{}
+	for {
+		err := w.Live.List(ctx, list, client.MatchingFields{"status.nodeName": w.Node},
+			client.Limit(250), client.Continue(list.Continue))
+		if err != nil {
+			return nil, fmt.Errorf("look for orphans: %w", err)
+		}
+		for _, b := range list.Items {
+			out[string(b.UID)] = true
+		}
+		if list.Continue == "" {
+			return out, nil
+		}
+	}
+}

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package setup
+
+import (
+	"fmt"
+
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+
+	"botbottle.dev/bottle-operator/controllers/bottle"
+	"botbottle.dev/bottle-operator/controllers/node"
+	"botbottle.dev/bottle-operator/controllers/sweep"
+)
+
+// addNode adds to mgr what the agent does for its own Node.
+func (o *AgentOptions) addNode(mgr ctrl.Manager, facts *node.Facts) error {
+	r := node.New(node.Options{Client: mgr.GetClient(), Facts: facts, Node: o.NodeName, MaxBottles: o.MaxBottles})
+	if err := r.SetupWithManager(mgr); err != nil {
+		return err
+	}
+	direct, err := client.New(mgr.GetConfig(), client.Options{HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper()})
+	if err != nil {
+		return fmt.Errorf("client of the Lease: %w", err)
+	}
+	lease := &node.Lease{Client: direct, Namespace: o.Namespace, Node: o.NodeName, Clock: clock.RealClock{}}
+	for _, runnable := range []manager.Runnable{facts, lease} {
+		if err := mgr.Add(runnable); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// add adds the Bottles' controller and the sweep to mgr.
+func (o *AgentOptions) add(mgr ctrl.Manager, r *bottle.Reconciler) error {
+	if err := r.SetupWithManager(mgr); err != nil {
+		return err
+	}
+	return o.addSweep(mgr, r)
+}
+
+func (o *AgentOptions) addSweep(mgr ctrl.Manager, r *bottle.Reconciler) error {
+	counts, err := sweep.NewMetrics(metrics.Registry)
+	if err != nil {
+		return fmt.Errorf("metrics: %w", err)
+	}
+	return mgr.Add(sweep.New(sweep.Options{
+		Node: r.Node, Cluster: r.Cluster, Live: mgr.GetAPIReader(), Recorder: r.Recorder, Teardown: r,
+		Inventory: sweep.Inventory{Networks: r.Networks, Bundles: r.Bundles, Walls: r.Walls, Folders: r.State},
+		Clock:     r.Clock, Grace: o.OrphanGracePeriod, Mode: sweep.Mode(o.OrphanMode), Metrics: counts,
+	}))
+}
