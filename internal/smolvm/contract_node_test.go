@@ -5,8 +5,6 @@
 package smolvm_test
 
 import (
-	"os"
-	"strings"
 	"testing"
 
 	"botbottle.dev/bottle-operator/internal/host"
@@ -19,19 +17,11 @@ import (
 // the tag it is copied there and runs by itself: see test/real.
 func TestNode(t *testing.T) {
 	dir := require.Env(t, "HOSTCONTRACT_SMOLVM_DIR", "the installation of smolvm on this node")
-	cpus, err := os.ReadFile("/proc/cpuinfo")
-	if err != nil {
-		t.Fatal(err)
-	}
-	emulated := strings.Contains(string(cpus), "QEMU TCG")
 	hostcontract.TestMachines(t, func(t *testing.T) hostcontract.MachinesFixture {
 		// A node that is emulated boots one at a time.
 		f := fixtureOf(t, newWorld(t, dir, func(o *smolvm.Options) { o.MaxConcurrentStarts = 1 }))
 		f.Size = host.MachineSpec{CPUs: 1, MemoryMiB: 256}
 		f.Artifact = func(t *testing.T) string { return realArtifact(t, f) }
-		if !emulated {
-			f.Artifact = func(t *testing.T) string { return packedBy(t, f.Packer, f) }
-		}
 		return f
-	}, hostcontract.MachineOptions{WithoutPack: emulated})
+	}, hostcontract.MachineOptions{})
 }
