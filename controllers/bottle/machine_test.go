@@ -141,7 +141,7 @@ func TestRestartedAt(t *testing.T) {
 	w.annotate(v1alpha1.AnnotationRestartedAt, "2026-01-01T00:00:00Z")
 	w.settle(demoKey)
 	after, _, _ := w.machines.Get(testID)
-	if !after.CreatedAt.Equal(created.CreatedAt) || after.PID == created.PID || after.State != host.MachineRunning {
+	if w.machines.Starts(testID) != 2 || after.PID == created.PID || after.State != host.MachineRunning {
 		t.Errorf("machine: got %+v, want %+v with another VMM", after, created)
 	}
 	if st := w.bottle(demoKey).Status.Machine; *st.Restarts != 0 || st.LastLoss != nil {
@@ -163,7 +163,7 @@ func TestRecreatedAt(t *testing.T) {
 	w.annotate(v1alpha1.AnnotationRecreatedAt, "2026-01-01T00:00:00Z")
 	w.settle(demoKey)
 	after, _, _ := w.machines.Get(testID)
-	if after.CreatedAt.Equal(created.CreatedAt) || after.State != host.MachineRunning {
+	if w.machines.Starts(testID) != 1 || after.PID == created.PID || after.State != host.MachineRunning {
 		t.Errorf("machine: got %+v, want a new one that runs", after)
 	}
 	w.wantCond(demoKey, v1alpha1.ConditionPendingRestart, "")

@@ -80,16 +80,14 @@ type Machine struct {
 	State     MachineState
 	PID       int
 	StartTime time.Time
-	CreatedAt time.Time
 	CPUs      int32
 	MemoryMiB int64
 	// Image is what it was made from, local:SHA256 for an archive, whatever an
 	// artifact says of itself; empty for a bare machine.
 	Image string
-	// AllowedCIDRs is the persisted policy; PolicyKnown says whether this
-	// version shows it.
+	// AllowedCIDRs is the persisted policy, where this version shows it
+	// (SmolvmVersion.PolicyInList).
 	AllowedCIDRs []string
-	PolicyKnown  bool
 	// LastExit says in words how the VMM ended, where the version tells.
 	LastExit string
 }
@@ -135,8 +133,6 @@ type SmolvmVersion struct {
 	Labels bool
 	// Command: a trailing command can be given at create.
 	Command bool
-	// RunsWorkload: start runs the image's or the given command.
-	RunsWorkload bool
 	// PolicyInList: ls shows the persisted policy (1.29.0).
 	PolicyInList bool
 	// EgressEvents: denials can be listed (1.8.1).
@@ -149,8 +145,6 @@ type SmolvmVersion struct {
 	// Older releases drop it without a word, so that Policy shows no list and
 	// the wall alone holds such a machine.
 	ArtifactPolicy bool
-	// PackArchives: image archives can be packed to artifacts (1.32.2).
-	PackArchives bool
 	// OwnUser: each VMM runs as a user of its own (1.2.5). Older releases run it
 	// as root.
 	OwnUser bool
@@ -235,16 +229,4 @@ type Machines interface {
 	// order, at most MaxDenials, the newest where there are more. A machine
 	// without any, or unknown, has none. ErrUnsupported (before 1.8.1).
 	Denials(ctx context.Context, name string) ([]Denial, error)
-}
-
-// Packer makes artifacts.
-type Packer interface {
-	// Pack makes a .smolmachine at the absolute path to, of an image archive
-	// at the absolute path image. It boots a machine of smolvm's own, of four
-	// vCPUs and 8 GiB, in which the image is unpacked and not run, but which
-	// has the node's network, with no wall around it: for images that are
-	// trusted. What is at to is replaced when all of it is there, and left as it
-	// was on an error: ErrInvalid, ErrBootFailed, ErrUnsupported (before
-	// 1.32.2).
-	Pack(ctx context.Context, image, to string) error
 }

@@ -141,16 +141,6 @@ func (c capabilities) copyArgs(name, from, to string) []string {
 	return append(args, from, name+":"+to)
 }
 
-// packArgs name the program that a pack can also be; what counts is the
-// artifact beside it.
-func (c capabilities) packArgs(image, program string) []string {
-	args := []string{"pack", "create"}
-	if c.jsonErrors {
-		args = append(args, "--error-format=json")
-	}
-	return append(args, "--image="+image, "--output="+program)
-}
-
 func (c capabilities) denialsArgs(name string) []string {
 	return c.machineArgs("egress-events", "--name="+name, "--json", fmt.Sprintf("--limit=%d", host.MaxDenials))
 }

@@ -3,10 +3,7 @@
 package smolvm
 
 import (
-	"context"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"unicode/utf8"
 
@@ -62,37 +59,4 @@ func checkEnv(env []string) error {
 		return fmt.Errorf("env: %d bytes, over %d in all: %w", size, maxEnv, host.ErrInvalid)
 	}
 	return nil
-}
-
-// Pack implements host.Packer.
-func (d *Driver) Pack(ctx context.Context, image, to string) error {
-	what := "pack " + to
-	c, err := d.capable(ctx)
-	if err == nil && !c.PackArchives {
-		err = fmt.Errorf("smolvm %s packs no image archives: %w", c.Version, host.ErrUnsupported)
-	}
-	if err == nil && !filepath.IsAbs(to) {
-		err = fmt.Errorf("not an absolute path: %w", host.ErrInvalid)
-	}
-	if err == nil {
-		err = checkImage(image)
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", what, err)
-	}
-	dir, err := os.MkdirTemp(filepath.Dir(to), ".pack-*")
-	if err != nil {
-		return fmt.Errorf("%s: %w", what, err)
-	}
-	defer os.RemoveAll(dir)
-	program := filepath.Join(dir, "packed")
-	_, err = d.run(ctx, call{what: what, args: c.packArgs(image, program), timeout: packTimeout, env: c.hardening()})
-	if err != nil {
-		return err
-	}
-	made := program + ".smolmachine"
-	if err := os.Chmod(made, 0o644); err != nil {
-		return fmt.Errorf("%s: %w", what, err)
-	}
-	return os.Rename(made, to)
 }

@@ -5,8 +5,6 @@ package smolvm
 import (
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -58,43 +56,5 @@ func TestLongestWord(t *testing.T) {
 	}
 	if err := run(maxWord + 1); err == nil {
 		t.Errorf("%d bytes: got nil, want the kernel to refuse it", maxWord+1)
-	}
-}
-
-// Whatever ends a pack, nothing of it is left, and what was there stays.
-func TestPackThatFails(t *testing.T) {
-	c, d := newCLI(t, "1.32.2")
-	dir := t.TempDir()
-	image, to := filepath.Join(dir, "guest.tar"), filepath.Join(dir, "a.smolmachine")
-	for _, path := range []string{image, to} {
-		if err := os.WriteFile(path, []byte("before"), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	const kvm = "Error: agent operation failed: monitor agent: boot process exited (code 1) before the agent was ready\n"
-	for what, tt := range map[string]struct {
-		res  runner.Result
-		fail bool
-		want error
-	}{
-		"no boot":               {runner.Result{ExitCode: 1, Stderr: []byte(kvm)}, true, host.ErrBootFailed},
-		"yes, and made no file": {runner.Result{}, false, os.ErrNotExist},
-	} {
-		c.fail = func(words string) (runner.Result, bool) {
-			if strings.HasPrefix(words, "pack create") {
-				program := words[strings.LastIndex(words, "=")+1:]
-				if err := os.WriteFile(program, []byte("half"), 0o755); err != nil {
-					t.Error(err)
-				}
-			}
-			return tt.res, tt.fail && strings.HasPrefix(words, "pack create")
-		}
-		if err := d.Pack(t.Context(), image, to); !errors.Is(err, tt.want) {
-			t.Errorf("%s: got %v, want %v", what, err, tt.want)
-		}
-		entries, err := os.ReadDir(dir)
-		if b, readErr := os.ReadFile(to); err != nil || readErr != nil || string(b) != "before" || len(entries) != 2 {
-			t.Errorf("%s: got %q and %d files, want it untouched and nothing beside it", what, b, len(entries))
-		}
 	}
 }

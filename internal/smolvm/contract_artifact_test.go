@@ -7,18 +7,16 @@ import (
 	"testing"
 
 	"botbottle.dev/bottle-operator/hack/smolvm/realpack"
-	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/host/hostcontract"
 )
 
-// packedBy is the guest's image as an artifact.
-func packedBy(t *testing.T, p host.Packer, f hostcontract.MachinesFixture) string {
+// pack is the guest's image as an artifact of this smolvm's, the stand-in:
+// what it packs no real one reads.
+func (w *world) pack(t *testing.T, f hostcontract.MachinesFixture) string {
 	t.Helper()
-	path := filepath.Join(f.Dir, "packed.smolmachine")
-	if err := p.Pack(t.Context(), f.Image, path); err != nil {
-		t.Fatal(err)
-	}
-	return path
+	program := filepath.Join(f.Dir, "packed")
+	w.call(t, "pack", "create", "--image="+f.Image, "--output="+program)
+	return program + ".smolmachine"
 }
 
 // realArtifact is the guest's image as an artifact for which no machine had to

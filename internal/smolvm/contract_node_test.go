@@ -6,8 +6,6 @@ package smolvm_test
 
 import (
 	"context"
-	"os"
-	"strings"
 	"sync"
 	"testing"
 
@@ -20,23 +18,14 @@ import (
 // the tag it is copied there and runs by itself: see test/real.
 func TestNode(t *testing.T) {
 	dir := require.Env(t, "HOSTCONTRACT_SMOLVM_DIR", "the installation of smolvm on this node")
-	cpus, err := os.ReadFile("/proc/cpuinfo")
-	if err != nil {
-		t.Fatal(err)
-	}
-	emulated := strings.Contains(string(cpus), "QEMU TCG")
 	hostcontract.TestMachines(t, func(t *testing.T) hostcontract.MachinesFixture {
+		// An emulated node boots one machine at a time.
 		f := fixture(t, dir)
-		if emulated {
-			f.Machines = &startsInTurn{Machines: f.Machines}
-		}
+		f.Machines = &startsInTurn{Machines: f.Machines}
 		f.Size = host.MachineSpec{CPUs: 1, MemoryMiB: 256}
 		f.Artifact = func(t *testing.T) string { return realArtifact(t, f) }
-		if !emulated {
-			f.Artifact = func(t *testing.T) string { return packedBy(t, f.Packer, f) }
-		}
 		return f
-	}, hostcontract.MachineOptions{WithoutPack: emulated})
+	}, hostcontract.MachineOptions{})
 }
 
 // startsInTurn starts one machine at a time: an emulated node cannot do more.

@@ -67,7 +67,7 @@ func TestStandin(t *testing.T) {
 			dir, newest := standin(t, version), standin(t, "1.32.2")
 			hostcontract.TestMachines(t, func(t *testing.T) hostcontract.MachinesFixture {
 				f := fixture(t, dir)
-				f.Artifact = func(t *testing.T) string { return packedBy(t, newWorld(t, newest, nil).driver, f) }
+				f.Artifact = func(t *testing.T) string { return newWorld(t, newest, nil).pack(t, f) }
 				return f
 			}, hostcontract.MachineOptions{})
 		})
@@ -126,7 +126,7 @@ func fixtureOf(t *testing.T, w *world) hostcontract.MachinesFixture {
 	image := place(t, "GUEST_TAR", "bin/images/guest.tar")
 	require.File(t, image, "make image")
 	return hostcontract.MachinesFixture{
-		Machines: w.driver, Dir: w.dir, Image: image, Packer: w.driver,
+		Machines: w.driver, Dir: w.dir, Image: image,
 		StoredEnv: w.storedEnv, Where: w.where, Left: w.left,
 		AddForeign: func(t *testing.T, name string) { w.call(t, "machine", "create", "--name="+name) },
 		Kill: func(t *testing.T, m host.Machine) {

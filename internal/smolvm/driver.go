@@ -30,7 +30,6 @@ const (
 	versionTimeout = 20 * time.Second
 	listTimeout    = 2 * time.Minute  // 3 s for each machine that does not answer
 	createTimeout  = 10 * time.Minute // hashes the archive, up to 8 GiB, or unpacks an artifact
-	packTimeout    = 30 * time.Minute // boots, unpacks and compresses
 	stopTimeout    = 2 * time.Minute
 	deleteTimeout  = 2 * time.Minute
 	copyTimeout    = 15 * time.Minute // 4 GiB at most
@@ -75,10 +74,7 @@ type Driver struct {
 	prepared  bool
 }
 
-var (
-	_ host.Machines = (*Driver)(nil)
-	_ host.Packer   = (*Driver)(nil)
-)
+var _ host.Machines = (*Driver)(nil)
 
 // New returns a Driver. It touches nothing until it is first called.
 func New(opts Options) *Driver {

@@ -53,7 +53,6 @@ func (d *Driver) list(ctx context.Context, c capabilities) ([]host.Machine, erro
 	machines := make([]host.Machine, 0, len(all))
 	for _, l := range all {
 		m := l.machine()
-		m.PolicyKnown = c.PolicyInList
 		d.observe(&m, l.pid())
 		machines = append(machines, m)
 	}
@@ -83,7 +82,6 @@ type listed struct {
 	Name         string            `json:"name"`
 	State        string            `json:"state"`
 	PID          *int              `json:"pid"`
-	CreatedAt    int64             `json:"created_at"`
 	CPUs         int32             `json:"cpus"`
 	MemoryMiB    int64             `json:"memory_mib"`
 	Labels       map[string]string `json:"labels"`
@@ -139,9 +137,6 @@ func (l listed) machine() host.Machine {
 	}
 	if l.Image != nil {
 		m.Image = *l.Image
-	}
-	if l.CreatedAt > 0 {
-		m.CreatedAt = time.Unix(l.CreatedAt, 0)
 	}
 	return m
 }

@@ -35,7 +35,7 @@ func TestDecodeList(t *testing.T) {
 		got = append(got, l.machine())
 	}
 	want := []host.Machine{
-		{Name: "a", UID: "u1", State: host.MachineRunning, CreatedAt: time.Unix(1795364948, 0), CPUs: 2, MemoryMiB: 320, AllowedCIDRs: []string{"192.168.44.2/32"}},
+		{Name: "a", UID: "u1", State: host.MachineRunning, CPUs: 2, MemoryMiB: 320, AllowedCIDRs: []string{"192.168.44.2/32"}},
 		{Name: "b", State: host.MachineCreated},
 		{Name: "c", State: host.MachineUnknown, LastExit: "ended by signal 9"},
 		{Name: "d", State: host.MachineStopped, LastExit: "ended with exit code 1"},

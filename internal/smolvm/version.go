@@ -87,7 +87,6 @@ func capabilitiesOf(v version) capabilities {
 			// In the usage of 1.4.0, the oldest release with a public binary;
 			// not in the source of 0.9.0.
 			Command:      v.atLeast(1, 4, 0),
-			RunsWorkload: v.atLeast(1, 9, 0),
 			PolicyInList: v.atLeast(1, 29, 0),
 			EgressEvents: v.atLeast(1, 8, 1),
 			// Run: 1.7.7 and 1.8.0 unpack for each machine, 1.9.1 for all of one
@@ -96,12 +95,10 @@ func capabilitiesOf(v version) capabilities {
 			Artifacts: v.atLeast(1, 7, 7),
 			// Run: kept by 1.8.0, dropped by 1.7.7.
 			ArtifactPolicy: v.atLeast(1, 8, 0),
-			// Run: 1.29.0 says that only references can be packed.
-			PackArchives: v.atLeast(1, 32, 2),
-			OwnUser:      v.atLeast(1, 2, 5),
-			Backend:      backend(v),
-			Newer:        v.compare(version{1, 32, 2}) > 0,
-			Older:        !v.atLeast(0, 8, 0),
+			OwnUser:        v.atLeast(1, 2, 5),
+			Backend:        backend(v),
+			Newer:          v.compare(version{1, 32, 2}) > 0,
+			Older:          !v.atLeast(0, 8, 0),
 		},
 		nameFlag:       v.atLeast(1, 0, 2),
 		copyMode:       v.atLeast(1, 9, 0),

@@ -58,13 +58,13 @@ func TestCapabilities(t *testing.T) {
 		{"1.8.0", "images virtio-net ownUser secrets labels artifacts artifactPolicy command nameFlag seccomp landlock lockedDB fewConnections"},
 		{"1.8.1", "images virtio-net ownUser secrets labels artifacts artifactPolicy command events nameFlag seccomp landlock lockedDB fewConnections"},
 		{"1.8.3", "images virtio-net ownUser secrets labels artifacts artifactPolicy command events nameFlag seccomp landlock lockedDB fewConnections"},
-		{"1.9.0", "images virtio-net ownUser secrets labels artifacts artifactPolicy command workload events nameFlag copyMode seccomp landlock lockedDB fewConnections"},
-		{"1.18.0", "images virtio-net ownUser secrets labels artifacts artifactPolicy command workload events nameFlag copyMode seccomp landlock lockedDB fewConnections"},
-		{"1.22.0", "images virtio-net ownUser secrets labels artifacts artifactPolicy command workload events nameFlag copyMode seccomp landlock fewConnections"},
-		{"1.29.0", "images virtio-net ownUser secrets labels artifacts artifactPolicy command workload policy events nameFlag copyMode jsonErrors seccomp landlock fewConnections"},
-		{"1.32.2", "images virtio-net ownUser secrets labels artifacts artifactPolicy packs command workload policy events nameFlag copyMode jsonErrors seccomp landlock"},
-		{"1.32.3", "newer images virtio-net ownUser secrets labels artifacts artifactPolicy packs command workload policy events nameFlag copyMode jsonErrors seccomp landlock"},
-		{"2.0.0", "newer images virtio-net ownUser secrets labels artifacts artifactPolicy packs command workload policy events nameFlag copyMode jsonErrors seccomp landlock"},
+		{"1.9.0", "images virtio-net ownUser secrets labels artifacts artifactPolicy command events nameFlag copyMode seccomp landlock lockedDB fewConnections"},
+		{"1.18.0", "images virtio-net ownUser secrets labels artifacts artifactPolicy command events nameFlag copyMode seccomp landlock lockedDB fewConnections"},
+		{"1.22.0", "images virtio-net ownUser secrets labels artifacts artifactPolicy command events nameFlag copyMode seccomp landlock fewConnections"},
+		{"1.29.0", "images virtio-net ownUser secrets labels artifacts artifactPolicy command policy events nameFlag copyMode jsonErrors seccomp landlock fewConnections"},
+		{"1.32.2", "images virtio-net ownUser secrets labels artifacts artifactPolicy command policy events nameFlag copyMode jsonErrors seccomp landlock"},
+		{"1.32.3", "newer images virtio-net ownUser secrets labels artifacts artifactPolicy command policy events nameFlag copyMode jsonErrors seccomp landlock"},
+		{"2.0.0", "newer images virtio-net ownUser secrets labels artifacts artifactPolicy command policy events nameFlag copyMode jsonErrors seccomp landlock"},
 	}
 	for _, tt := range tests {
 		c := capable(t, tt.version)
@@ -93,8 +93,8 @@ func words(c capabilities) []string {
 		word string
 	}{
 		{c.Older, "older"}, {c.Newer, "newer"}, {c.LocalImages, "images"}, {c.Backend == "virtio-net", "virtio-net"}, {c.OwnUser, "ownUser"}, {c.SecretFiles, "secrets"}, {c.Labels, "labels"},
-		{c.Artifacts, "artifacts"}, {c.ArtifactPolicy, "artifactPolicy"}, {c.PackArchives, "packs"},
-		{c.Command, "command"}, {c.RunsWorkload, "workload"}, {c.PolicyInList, "policy"}, {c.EgressEvents, "events"},
+		{c.Artifacts, "artifacts"}, {c.ArtifactPolicy, "artifactPolicy"},
+		{c.Command, "command"}, {c.PolicyInList, "policy"}, {c.EgressEvents, "events"},
 		{c.nameFlag, "nameFlag"}, {c.copyMode, "copyMode"}, {c.jsonErrors, "jsonErrors"}, {c.seccomp, "seccomp"}, {c.landlock, "landlock"},
 		{c.lockedDB, "lockedDB"}, {c.fewConnections, "fewConnections"},
 	} {
@@ -165,7 +165,6 @@ func TestOtherArgs(t *testing.T) {
 			"machine delete --error-format=json --force --name=" + id,
 			"machine exec --error-format=json --name=" + id + " --interactive --timeout=1500ms -- ls -l",
 			"machine cp --error-format=json --mode=755 /f " + id + ":/t",
-			"pack create --error-format=json --image=/i/guest.tar --output=/i/packed",
 		},
 		"0.8.0": {
 			"machine ls --json",
@@ -174,13 +173,12 @@ func TestOtherArgs(t *testing.T) {
 			"machine delete --force " + id,
 			"machine exec --name=" + id + " --interactive --timeout=1500ms -- ls -l",
 			"machine cp /f " + id + ":/t",
-			"pack create --image=/i/guest.tar --output=/i/packed",
 		},
 	} {
 		c := capable(t, version)
 		var got []string
 		for _, args := range [][]string{
-			c.listArgs(), c.startArgs(id), c.stopArgs(id), c.deleteArgs(id), c.execArgs(id, req), c.copyArgs(id, "/f", "/t"), c.packArgs("/i/guest.tar", "/i/packed"),
+			c.listArgs(), c.startArgs(id), c.stopArgs(id), c.deleteArgs(id), c.execArgs(id, req), c.copyArgs(id, "/f", "/t"),
 		} {
 			got = append(got, strings.Join(args, " "))
 		}

@@ -224,15 +224,6 @@ func (f Folder) Owner() (host.Owner, error) {
 	return o, nil
 }
 
-// Exists says whether the folder is there.
-func (f Folder) Exists() (bool, error) {
-	_, err := os.Stat(f.path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	return err == nil, err
-}
-
 // Remove removes the folder with all that is in it; absent is nil.
 func (f Folder) Remove() error {
 	if err := os.RemoveAll(f.path); err != nil {

@@ -254,9 +254,6 @@ func TestOwners(t *testing.T) {
 	if err := f.Remove(); err != nil {
 		t.Errorf("removing twice: got %v, want nil", err)
 	}
-	if there, err := f.Exists(); there || err != nil {
-		t.Errorf("exists: got %v %v, want false", there, err)
-	}
 	if _, err := f.Owner(); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("owner of no folder: got %v, want %v", err, fs.ErrNotExist)
 	}

@@ -25,8 +25,6 @@ type MachinesFixture struct {
 	Image string
 	// Artifact makes a .smolmachine with a shell, for the test alone.
 	Artifact func(t *testing.T) string
-	// Packer is the implementation's, nil WithoutPack.
-	Packer host.Packer
 	// Size bounds each machine: CPUs and memory. Zero is not asked for.
 	Size host.MachineSpec
 	// StoredEnv is what was kept of a machine's Smolfile env.
@@ -56,9 +54,6 @@ type MachinesFixture struct {
 type MachineOptions struct {
 	// WithoutVM leaves out what needs a machine to boot.
 	WithoutVM bool
-	// WithoutPack leaves out packing: that machine of smolvm's own is too much
-	// for an emulated node.
-	WithoutPack bool
 	// WithoutWorkload leaves out what the guest does by itself.
 	WithoutWorkload bool
 }
@@ -95,9 +90,6 @@ func TestMachines(t *testing.T, fixture func(t *testing.T) MachinesFixture, o Ma
 	}
 	if !o.WithoutVM {
 		tests = append(tests, bootTests...)
-	}
-	if !o.WithoutVM && !o.WithoutPack {
-		tests = append(tests, machineTest{"packed", machinePack})
 	}
 	if !o.WithoutVM && !o.WithoutWorkload {
 		tests = append(tests, machineTest{"command", machineCommand})

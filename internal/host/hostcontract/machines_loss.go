@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/util/version"
+
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
@@ -91,8 +93,8 @@ func machineWatch(t *testing.T, f MachinesFixture) {
 // machineCommand: a command given at create runs at every start.
 func machineCommand(t *testing.T, f MachinesFixture) {
 	v, _ := f.Machines.Version(t.Context())
-	if !v.Command || !v.RunsWorkload {
-		return // refused, as "what the version cannot do" checks
+	if !v.Command || !version.MustParseGeneric(v.Version).AtLeast(version.MustParseGeneric("1.9.0")) {
+		return // refused, as "what the version cannot do" checks, or not run by a start
 	}
 	m, ctx := newMachine(t, f), t.Context()
 	m.spec.Command = []string{"sh", "-c", `echo "$0 $PLAIN" >>/ran; sync; sleep 1000`, "it's a \"workload\""}

@@ -19,10 +19,10 @@ import (
 // Reference is the version that a new Machines has.
 var Reference = host.SmolvmVersion{
 	Version: "1.32.2", LocalImages: true, SecretFiles: true, Labels: true, Command: true,
-	RunsWorkload: true, PolicyInList: true, EgressEvents: true, Artifacts: true, ArtifactPolicy: true, PackArchives: true, OwnUser: true, Backend: "virtio-net",
+	PolicyInList: true, EgressEvents: true, Artifacts: true, ArtifactPolicy: true, OwnUser: true, Backend: "virtio-net",
 }
 
-// Machines is a fake of host.Machines and host.Packer. It reads Smolfiles and secret files, as
+// Machines is a fake of host.Machines. It reads Smolfiles and secret files, as
 // smolvm does, and nothing else of the machine; a guest is a map of files and
 // a few commands (see Exec).
 type Machines struct {
@@ -66,10 +66,7 @@ func (m *machine) shown() host.Machine {
 	return out
 }
 
-var (
-	_ host.Machines = (*Machines)(nil)
-	_ host.Packer   = (*Machines)(nil)
-)
+var _ host.Machines = (*Machines)(nil)
 
 // NewMachines returns a node's smolvm without machines, of version Reference.
 // A nil Faults is one of its own.
@@ -238,19 +235,19 @@ func (f *Machines) create(name string, spec host.MachineSpec) error {
 	}
 	m := &machine{spec: spec, env: file.Env, disk: map[string]string{}, ended: make(chan struct{})}
 	m.Machine = host.Machine{
-		Name: name, Image: image, State: host.MachineCreated, CreatedAt: f.now,
+		Name: name, Image: image, State: host.MachineCreated,
 		CPUs: cmp.Or(spec.CPUs, file.CPUs, 4), MemoryMiB: cmp.Or(spec.MemoryMiB, file.Memory, 8192),
 	}
 	if f.version.Labels {
 		m.UID = spec.Owner.UID
 	}
-	if m.PolicyKnown = f.version.PolicyInList; m.PolicyKnown {
+	if f.version.PolicyInList {
 		m.AllowedCIDRs = file.Network.AllowCIDRs
 	}
 	m.policy.AllowedCIDRs = file.Network.AllowCIDRs
 	if f.persists != nil {
 		m.policy = f.persists(m.policy)
-		if m.PolicyKnown {
+		if f.version.PolicyInList {
 			m.AllowedCIDRs = m.policy.AllowedCIDRs
 		}
 	}

@@ -3,7 +3,6 @@
 package hosttest
 
 import (
-	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -111,20 +110,4 @@ func readSmolfile(path string) (smolfile, error) {
 		return s, fmt.Errorf("%w: smolvm cannot read the Smolfile", host.ErrInvalid)
 	}
 	return s, nil
-}
-
-// Pack implements host.Packer: an artifact of the fake's says what it is of.
-func (f *Machines) Pack(ctx context.Context, image, to string) error {
-	return f.call(ctx, "Pack "+to, func() error {
-		if !f.version.PackArchives {
-			return fmt.Errorf("pack %s: %w", to, host.ErrUnsupported)
-		}
-		if err := checkFile("image", image); err != nil || !filepath.IsAbs(to) || image == "" {
-			return fmt.Errorf("pack %s: %w", to, errors.Join(host.ErrInvalid, err))
-		}
-		if err := os.WriteFile(to, []byte("an artifact of "+image+"\n"), 0o644); err != nil {
-			return err
-		}
-		return os.Chmod(to, 0o644)
-	})
 }

@@ -18,7 +18,7 @@ import (
 func TestMachines(t *testing.T) {
 	oldest := host.SmolvmVersion{Version: "0.8.0", Backend: "tsi"}
 	unwalled := hosttest.Reference
-	unwalled.Version, unwalled.ArtifactPolicy, unwalled.PackArchives = "1.7.7", false, false
+	unwalled.Version, unwalled.ArtifactPolicy = "1.7.7", false
 	for _, v := range []host.SmolvmVersion{hosttest.Reference, oldest, unwalled} {
 		t.Run(v.Version, func(t *testing.T) {
 			hostcontract.TestMachines(t, func(t *testing.T) hostcontract.MachinesFixture {
@@ -51,7 +51,7 @@ func machinesFixture(t *testing.T, v host.SmolvmVersion) hostcontract.MachinesFi
 		t.Fatal(err)
 	}
 	return hostcontract.MachinesFixture{
-		Machines: f, Dir: dir, Image: image, Packer: f,
+		Machines: f, Dir: dir, Image: image,
 		Artifact: func(t *testing.T) string {
 			path := filepath.Join(dir, "packed.smolmachine")
 			if err := os.WriteFile(path, []byte("an artifact"), 0o644); err != nil {

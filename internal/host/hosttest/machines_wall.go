@@ -84,7 +84,7 @@ func (f *Machines) SetPolicy(name string, p host.Policy) {
 		return
 	}
 	m.policy = p
-	if m.PolicyKnown {
+	if f.version.PolicyInList {
 		m.AllowedCIDRs = p.AllowedCIDRs
 	}
 }
