@@ -113,6 +113,10 @@ check: verify ## verify, and the tests that need nothing but Go.
 test: ## Every layer of tests: pure to real microVMs (REQUIRE_ALL=1: nothing may skip).
 	@hack/test
 
+.PHONY: race
+race: ## The tests that need no cluster, under the race detector (part of make test; installs gcc).
+	@hack/race
+
 .PHONY: contract-node
 contract-node: ## The whole machine contract on node-1 of a running cluster of real machines (20 minutes where emulated).
 	@hack/contract-node

@@ -54,6 +54,7 @@ func TestEveryHostCallMayFailOnceWhileConverging(t *testing.T) {
 	for _, call := range calls {
 		for word, when := range whens(call) {
 			t.Run(call+" "+word, func(t *testing.T) {
+				t.Parallel()
 				w := faulty(t)
 				w.faults.Fail(call, when, 1, errors.New("reply lost"))
 				w.settle(demoKey)
@@ -89,6 +90,7 @@ func TestEveryHostCallMayFailOnceWhileLeaving(t *testing.T) {
 	for _, call := range calls {
 		for word, when := range whens(call) {
 			t.Run(call+" "+word, func(t *testing.T) {
+				t.Parallel()
 				w := faulty(t)
 				w.settle(demoKey)
 				w.faults.Fail(call, when, 1, errors.New("reply lost"))
@@ -128,6 +130,7 @@ func TestEveryAPIWriteMayFailOnce(t *testing.T) {
 	for n := range all {
 		for _, word := range []string{"before", "after"} {
 			t.Run(fmt.Sprint(n, " ", word), func(t *testing.T) {
+				t.Parallel()
 				w := faulty(t)
 				count := 0
 				w.api.fail = func(string) error {

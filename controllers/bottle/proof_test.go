@@ -178,7 +178,7 @@ func TestALeakGoesAlongWhenTheBottleIsEvicted(t *testing.T) {
 	w.settle(demoKey)
 	w.guest.set(honest)
 	evict := func(b *v1alpha1.Bottle) {
-		meta.SetStatusCondition(&b.Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionScheduled, Status: "False", Reason: v1alpha1.ReasonEvicted})
+		meta.SetStatusCondition(&b.Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionScheduled, Status: "False", Reason: v1alpha1.ReasonEvicted, Message: "drained"})
 	}
 	w.update(demoKey, evict)
 	for range 5 {
@@ -190,7 +190,7 @@ func TestALeakGoesAlongWhenTheBottleIsEvicted(t *testing.T) {
 	w.wantEmpty()
 	w.update(demoKey, func(b *v1alpha1.Bottle) {
 		b.Status.NodeName = ptr.To(testNode)
-		meta.SetStatusCondition(&b.Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionScheduled, Status: "True", Reason: v1alpha1.ReasonScheduled})
+		meta.SetStatusCondition(&b.Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionScheduled, Status: "True", Reason: v1alpha1.ReasonScheduled, Message: "on node-a"})
 	})
 	w.settle(demoKey)
 	w.wantCond(demoKey, v1alpha1.ConditionReady, "False/LeakDetected")

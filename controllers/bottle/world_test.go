@@ -402,9 +402,13 @@ func newAPI(t *testing.T, objects ...client.Object) *api {
 	if err := v1alpha1.AddToScheme(scheme); err != nil {
 		t.Fatal(err)
 	}
+	converter, err := bottleConverter()
+	if err != nil {
+		t.Fatal(err)
+	}
 	a := &api{}
 	a.Client = fake.NewClientBuilder().WithScheme(scheme).
-		WithTypeConverters(bottleConverter(t), managedfields.NewDeducedTypeConverter()).
+		WithTypeConverters(converter, managedfields.NewDeducedTypeConverter()).
 		WithStatusSubresource(&v1alpha1.Bottle{}, &corev1.Node{}).
 		WithObjects(objects...).
 		WithIndex(&v1alpha1.Bottle{}, "status.nodeName", func(o client.Object) []string {
@@ -457,12 +461,12 @@ func (a *api) reset() {
 }
 
 // bottleConverter makes the fake API server merge as the real one does: by the
-// list keys of the CRD.
-func bottleConverter(t *testing.T) managedfields.TypeConverter {
-	t.Helper()
+// list keys of the CRD. Reading them takes longer than most tests, and is done
+// once.
+var bottleConverter = sync.OnceValues(func() (managedfields.TypeConverter, error) {
 	data, err := os.ReadFile("../../config/crd/bases/botbottle.dev_bottles.yaml")
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	var crd struct {
 		Spec struct {
@@ -474,18 +478,14 @@ func bottleConverter(t *testing.T) managedfields.TypeConverter {
 		} `json:"spec"`
 	}
 	if err := yaml.Unmarshal(data, &crd); err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	schema := &spec.Schema{}
 	if err := json.Unmarshal(crd.Spec.Versions[0].Schema.OpenAPIV3Schema, schema); err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	schema.AddExtension("x-kubernetes-group-version-kind", []any{map[string]any{
 		"group": v1alpha1.GroupVersion.Group, "version": v1alpha1.GroupVersion.Version, "kind": "Bottle",
 	}})
-	c, err := managedfields.NewTypeConverter(map[string]*spec.Schema{"Bottle": schema}, true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
-}
+	return managedfields.NewTypeConverter(map[string]*spec.Schema{"Bottle": schema}, true)
+})
