@@ -564,3 +564,19 @@ func TestNeighbours(t *testing.T) {
 		t.Errorf("of another: got %v, want demo", got)
 	}
 }
+
+// A wall that has faults and cannot be repaired is reported once, not at every
+// look anew.
+func TestAFaultThatStaysIsReportedOnce(t *testing.T) {
+	p := newPost(t)
+	p.walls.RemoveBridge(owner())
+	if err := p.walls.DeleteWall(t.Context(), owner()); err != nil {
+		t.Fatal(err)
+	}
+	for range 5 {
+		p.enforcer.Look(t.Context())
+	}
+	if len(p.changed) > 2 { // the breach, and the fault
+		t.Errorf("notifications of five looks: got %d, want two at most", len(p.changed))
+	}
+}

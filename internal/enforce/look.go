@@ -136,18 +136,23 @@ func (g *guard) attend(ctx context.Context, m *machine) {
 	folder, err := g.State.Folder(spec.Owner.UID)
 	if err == nil {
 		g.leaks.writeEvidence(m, folder)
-		err = g.inspect(ctx, m)
-		_, repairErr := g.walls.raise(ctx, m, folder)
-		err = errors.Join(err, repairErr)
+		var faults string
+		faults, err = g.inspect(ctx, m)
+		if _, repairErr := g.walls.raise(ctx, m, folder); repairErr != nil {
+			err = errors.Join(err, repairErr)
+		}
+		if ctx.Err() == nil {
+			g.reportFaulty(m, faults, err)
+		}
+		return
 	}
-	if err != nil && ctx.Err() == nil {
-		g.reportFaulty(m, err.Error())
-	}
+	g.reportFaulty(m, "", err)
 }
 
 // inspect looks at one wall and its machine, and kills a machine that runs
-// outside its wall, behind an open one, or after a leak; m.act is held.
-func (g *guard) inspect(ctx context.Context, m *machine) error {
+// outside its wall, behind an open one, or after a leak. It returns the wall's
+// faults in words; m.act is held.
+func (g *guard) inspect(ctx context.Context, m *machine) (faults string, err error) {
 	g.watched.mu.Lock()
 	spec := m.wall.Spec
 	g.watched.mu.Unlock()
@@ -156,11 +161,11 @@ func (g *guard) inspect(ctx context.Context, m *machine) error {
 		err = walls[0].Err
 	}
 	if err != nil {
-		return err
+		return "", err
 	}
 	running, err := g.Machines.VMMs(ctx, []string{spec.Owner.ID()})
 	if err != nil {
-		return err
+		return "", err
 	}
 	w := walls[0]
 	g.watched.mu.Lock()
@@ -171,22 +176,20 @@ func (g *guard) inspect(ctx context.Context, m *machine) error {
 	}
 	leaked, doomed := m.leak != nil, m.doomed
 	g.watched.mu.Unlock()
-	if len(w.Faults) > 0 {
-		g.reportFaulty(m, words(w.Faults))
-	}
+	faults = words(w.Faults)
 	switch {
 	case len(running) == 0:
-		return nil
+		return faults, nil
 	case leaked:
-		return g.kill(ctx, spec) // somebody started it all the same
+		return faults, g.kill(ctx, spec) // somebody started it all the same
 	case outside(running, w):
-		return g.stop(ctx, m, "the machine ran outside its wall's network namespace")
+		return faults, g.stop(ctx, m, "the machine ran outside its wall's network namespace")
 	case open != "":
-		return g.stop(ctx, m, "the wall was open: "+open)
+		return faults, g.stop(ctx, m, "the wall was open: "+open)
 	case doomed != "":
-		return g.stop(ctx, m, doomed)
+		return faults, g.stop(ctx, m, doomed)
 	}
-	return nil
+	return faults, nil
 }
 
 // open is the fault that makes a wall open, "" if none does. A filter with
@@ -229,18 +232,27 @@ func (g *guard) kill(ctx context.Context, spec host.WallSpec) error {
 	return nil
 }
 
-// reportFaulty logs what is wrong with a wall, once, and notifies.
-func (g *guard) reportFaulty(m *machine, what string) {
+// reportFaulty logs what is wrong with a wall, and what kept it from being
+// repaired, once, and notifies.
+func (g *guard) reportFaulty(m *machine, faults string, err error) {
+	what := faults
+	if err != nil {
+		what = strings.TrimPrefix(what+"; "+strings.ReplaceAll(err.Error(), "\n", "; "), "; ")
+	}
+	if what == "" {
+		return
+	}
 	g.watched.mu.Lock()
 	owner := m.wall.Spec.Owner
 	known := m.faulty == what
 	m.faulty = what
 	g.watched.mu.Unlock()
-	if !known {
-		g.Log.Info("A wall is not as specified", "machine", owner.ID(), "what", what)
-		g.Metrics.faulted()
-		g.watched.notify(owner.UID)
+	if known {
+		return
 	}
+	g.Log.Info("A wall is not as specified", "machine", owner.ID(), "what", what)
+	g.Metrics.faulted()
+	g.watched.notify(owner.UID)
 }
 
 // outside says whether one of a machine's processes is not in the wall's

@@ -36,7 +36,9 @@ func (w *walls) ensure(ctx context.Context, spec host.WallSpec, request Request)
 	if m.wall.Spec.Owner.UID != "" {
 		// Before the wall is repaired: whoever repairs an open wall must have
 		// killed its machine.
-		if err := w.guard.inspect(ctx, m); err != nil {
+		faults, err := w.guard.inspect(ctx, m)
+		w.guard.reportFaulty(m, faults, err)
+		if err != nil {
 			_, repairErr := w.raise(ctx, m, folder)
 			return host.Wall{}, errors.Join(err, repairErr)
 		}

@@ -15,15 +15,23 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/wait"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
+	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
+	"sigs.k8s.io/controller-runtime/pkg/config"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
+	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/state"
 )
 
@@ -146,11 +154,11 @@ func (a *apiServer) retry(ctx context.Context, attempt func(ctx context.Context)
 // connect waits for the API server and returns the manager and the identity of
 // the cluster. The error is a permanentError or that of ctx.
 func (o *AgentOptions) connect(ctx context.Context, cfg *rest.Config, dir *state.Dir, api *apiServer) (mgr ctrl.Manager, cluster string, err error) {
-	client, err := boundedClient(cfg)
+	bounded, err := boundedClient(cfg)
 	if err != nil {
 		return nil, "", permanentError{fmt.Errorf("--kubeconfig: %w", err)}
 	}
-	core, err := corev1client.NewForConfigAndClient(cfg, client)
+	core, err := corev1client.NewForConfigAndClient(cfg, bounded)
 	if err != nil {
 		return nil, "", permanentError{fmt.Errorf("--kubeconfig: %w", err)}
 	}
@@ -173,24 +181,53 @@ func (o *AgentOptions) connect(ctx context.Context, cfg *rest.Config, dir *state
 	return mgr, cluster, err
 }
 
-// boundedClient is for single requests: none of them takes long.
-func boundedClient(cfg *rest.Config) (*http.Client, error) {
-	client, err := rest.HTTPClientFor(cfg)
+// newManager caches this node's Bottles and the one Node, and nothing else.
+func (o *AgentOptions) newManager(cfg *rest.Config) (ctrl.Manager, error) {
+	scheme, err := newScheme()
 	if err != nil {
 		return nil, err
 	}
-	bounded := *client
+	mgr, err := ctrl.NewManager(cfg, ctrl.Options{
+		Scheme: scheme,
+		Cache: cache.Options{
+			DefaultTransform: cache.TransformStripManagedFields(),
+			ByObject: map[client.Object]cache.ByObject{
+				&v1alpha1.Bottle{}: {Field: fields.OneTermEqualSelector("status.nodeName", o.NodeName)},
+				&corev1.Node{}:     {Field: fields.OneTermEqualSelector("metadata.name", o.NodeName)},
+			},
+		},
+		MapperProvider: boundedMapper,
+		// Both are served already; see serve.
+		Metrics:                metricsserver.Options{BindAddress: "0"},
+		HealthProbeBindAddress: "0",
+		// An API server that goes away before everything was read ends nothing.
+		Controller:              config.Controller{CacheSyncTimeout: patience},
+		GracefulShutdownTimeout: ptr.To(25 * time.Second),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("agent: %w", err)
+	}
+	return mgr, nil
+}
+
+// boundedClient is for single requests: none of them takes long.
+func boundedClient(cfg *rest.Config) (*http.Client, error) {
+	unbounded, err := rest.HTTPClientFor(cfg)
+	if err != nil {
+		return nil, err
+	}
+	bounded := *unbounded
 	bounded.Timeout = answerLimit
 	return &bounded, nil
 }
 
 // boundedMapper asks the API server for its kinds, and never waits long for it.
 func boundedMapper(cfg *rest.Config, _ *http.Client) (meta.RESTMapper, error) {
-	client, err := boundedClient(cfg)
+	bounded, err := boundedClient(cfg)
 	if err != nil {
 		return nil, err
 	}
-	return apiutil.NewDynamicRESTMapper(cfg, client)
+	return apiutil.NewDynamicRESTMapper(cfg, bounded)
 }
 
 // faultOf puts into a few fixed words why the API server cannot be used. An

@@ -8,20 +8,13 @@ import (
 	"fmt"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
-	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
-	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
-	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/controllers/bottle"
 	"botbottle.dev/bottle-operator/controllers/node"
 	"botbottle.dev/bottle-operator/internal/cgroup"
@@ -217,35 +210,6 @@ func (o *AgentOptions) compose(ctx context.Context, mgr ctrl.Manager, p parts) e
 		return err
 	}
 	return o.add(mgr, r)
-}
-
-// newManager caches this node's Bottles and the one Node, and nothing else.
-func (o *AgentOptions) newManager(cfg *rest.Config) (ctrl.Manager, error) {
-	scheme, err := newScheme()
-	if err != nil {
-		return nil, err
-	}
-	mgr, err := ctrl.NewManager(cfg, ctrl.Options{
-		Scheme: scheme,
-		Cache: cache.Options{
-			DefaultTransform: cache.TransformStripManagedFields(),
-			ByObject: map[client.Object]cache.ByObject{
-				&v1alpha1.Bottle{}: {Field: fields.OneTermEqualSelector("status.nodeName", o.NodeName)},
-				&corev1.Node{}:     {Field: fields.OneTermEqualSelector("metadata.name", o.NodeName)},
-			},
-		},
-		MapperProvider: boundedMapper,
-		// Both are served already; see serve.
-		Metrics:                metricsserver.Options{BindAddress: "0"},
-		HealthProbeBindAddress: "0",
-		// An API server that goes away before everything was read ends nothing.
-		Controller:              config.Controller{CacheSyncTimeout: patience},
-		GracefulShutdownTimeout: ptr.To(25 * time.Second),
-	})
-	if err != nil {
-		return nil, fmt.Errorf("agent: %w", err)
-	}
-	return mgr, nil
 }
 
 // openState opens the state directory and waits a little for an agent that is

@@ -69,7 +69,7 @@ func rulesOf(s host.WallSpec) []rule {
 			matchMasked(network(6, 2), []byte{0x3f, 0xff}, []byte{0, 0}),
 			match(network(9, 1), []byte{protoTCP}),
 			match(network(12, 8), slices.Concat(machine, bundle)),
-			match(transport(2, 2), binary.BigEndian.AppendUint16(nil, uint16(port))),
+			match(destinationPort(), binary.BigEndian.AppendUint16(nil, uint16(port))),
 			verdict(expr.VerdictAccept),
 		)})
 	}
@@ -124,13 +124,13 @@ func dropRules(mark string) []rule {
 	for _, proto := range []byte{protoTCP, protoUDP} {
 		rules = append(rules, slices.Concat(of(unix.ETH_P_IP), match(network(9, 1), []byte{proto}),
 			matchMasked(network(6, 2), []byte{0x1f, 0xff}, []byte{0, 0}), // later fragments have no ports
-			[]expr.Any{into(network(16, 4), reg0), into(network(9, 1), reg1), into(transport(2, 2), reg2), remember(setIPv4)}))
+			[]expr.Any{into(network(16, 4), reg0), into(network(9, 1), reg1), into(destinationPort(), reg2), remember(setIPv4)}))
 	}
 	rules = append(rules, slices.Concat(of(unix.ETH_P_IP),
 		[]expr.Any{into(network(16, 4), reg0), into(network(9, 1), reg1), noPort(reg2), remember(setIPv4)}))
 	for _, proto := range []byte{protoTCP, protoUDP} {
 		rules = append(rules, slices.Concat(of(unix.ETH_P_IPV6), match(network(6, 1), []byte{proto}),
-			[]expr.Any{into(network(24, 16), reg16), into(network(6, 1), reg4), into(transport(2, 2), reg5), remember(setIPv6)}))
+			[]expr.Any{into(network(24, 16), reg16), into(network(6, 1), reg4), into(destinationPort(), reg5), remember(setIPv6)}))
 	}
 	rules = append(rules,
 		slices.Concat(of(unix.ETH_P_IPV6), []expr.Any{into(network(24, 16), reg16), into(network(6, 1), reg4), noPort(reg5), remember(setIPv6)}),
@@ -162,8 +162,9 @@ func network(offset, length uint32) *expr.Payload {
 	return payload(expr.PayloadBaseNetworkHeader, offset, length)
 }
 
-func transport(offset, length uint32) *expr.Payload {
-	return payload(expr.PayloadBaseTransportHeader, offset, length)
+// destinationPort is that of TCP and UDP.
+func destinationPort() *expr.Payload {
+	return payload(expr.PayloadBaseTransportHeader, 2, 2)
 }
 
 func into(p *expr.Payload, register uint32) *expr.Payload {

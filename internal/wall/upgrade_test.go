@@ -46,7 +46,7 @@ func previousRules(s host.WallSpec) []rule {
 			matchMasked(network(6, 2), []byte{0x3f, 0xff}, []byte{0, 0}),
 			match(network(9, 1), []byte{protoTCP}),
 			match(network(12, 8), slices.Concat(machine, bundle)),
-			match(transport(2, 2), binary.BigEndian.AppendUint16(nil, uint16(port))),
+			match(destinationPort(), binary.BigEndian.AppendUint16(nil, uint16(port))),
 			verdict(expr.VerdictAccept),
 		)})
 	}
