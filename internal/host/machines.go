@@ -70,8 +70,9 @@ type MachineSpec struct {
 	Command []string
 }
 
-// Machine is a machine as observed. A PID is set only while State is running
-// and the process has the start time that smolvm recorded.
+// Machine is a machine as observed. A PID is set only while State is running,
+// and the process has the start time that smolvm recorded and is in the
+// machine's cgroup.
 type Machine struct {
 	Name string
 	// UID is the owner's, from smolvm's labels; empty where the version knows
@@ -92,7 +93,8 @@ type Machine struct {
 	LastExit string
 }
 
-// VMM is the process that is a machine.
+// VMM is a process of a machine: one in its cgroup. Most machines have one;
+// while a machine starts, smolvm itself is one too.
 type VMM struct {
 	Name      string // the machine's
 	PID       int
@@ -190,14 +192,15 @@ type Machines interface {
 	// VMM is left.
 	//
 	// smolvm, and so the VMM with every connection of its guest, is started in
-	// the network namespace of the file netns; "" is the caller's own. A file
-	// that is none is ErrUnavailable, and nothing was started.
+	// the machine's cgroup and in the network namespace of the file netns; "" is
+	// the caller's own. A file that is none is ErrUnavailable, and nothing was
+	// started.
 	StartMachine(ctx context.Context, name, netns string) error
 	// StopMachine stops a machine; stopped or absent is nil. When it returns
 	// nil no VMM is left.
 	StopMachine(ctx context.Context, name string) error
 	// DeleteMachine stops and deletes a machine and checks that no record,
-	// process or folder is left; absent is nil. An earlier call that broke off
+	// process, cgroup or folder is left; absent is nil. An earlier call that broke off
 	// may have left a process or a folder of a machine that is no longer
 	// listed: this call removes them too.
 	DeleteMachine(ctx context.Context, name string) error
@@ -213,14 +216,18 @@ type Machines interface {
 	// ends with ctx.
 	WatchExit(ctx context.Context, m Machine, exited func(name string)) error
 
-	// VMMs returns every living VMM of these machines, of which one may have
-	// several, by one look at the node's processes alone: neither smolvm nor a
-	// lock can hold it up, and it is cheap enough to be called every second for
-	// hundreds of machines. An error means that nothing could be found out.
+	// VMMs returns every living process of these machines, identified by their
+	// cgroups, whatever the processes' command lines say. It asks the kernel
+	// alone: neither smolvm nor a lock can hold it up, and it is cheap enough to
+	// be called every second for hundreds of machines. A VMM that was not started
+	// by this agent is adopted: it is moved into its machine's cgroup, if it
+	// proves to be that machine's. An error means that nothing could be found
+	// out.
 	VMMs(ctx context.Context, names []string) ([]VMM, error)
-	// KillMachine ends every VMM of a machine by SIGKILL, at once and without
-	// asking smolvm, whatever else is being done to the machine; absent is nil.
-	// When it returns nil, none of those that were there lives.
+	// KillMachine ends every process of a machine by SIGKILL, at once and without
+	// asking smolvm, whatever else is being done to the machine, a start too;
+	// absent is nil. It returns nil only once the kernel reports that the
+	// machine's cgroup is empty: none of those that were there lives.
 	KillMachine(ctx context.Context, name string) error
 	// Policy returns what smolvm persisted. ErrNotFound; ErrUnsupported where
 	// it cannot be read.

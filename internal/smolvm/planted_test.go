@@ -144,6 +144,7 @@ func TestSmolvmMeetsNothingPlanted(t *testing.T) {
 		"stop":  func() error { return d.StopMachine(t.Context(), good) },
 	} {
 		t.Run(call, func(t *testing.T) {
+			c.states[good] = "running"
 			ok(t, os.WriteFile(filepath.Join(dir, "storage.raw"), nil, 0o600))
 			ok(t, unix.Mkfifo(filepath.Join(dir, "name"), 0o600))
 			ok(t, unix.Mkfifo(filepath.Join(dir, "vmm-exit.json"), 0o600))
