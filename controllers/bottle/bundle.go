@@ -13,8 +13,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
-	"botbottle.dev/bottle-operator/internal/egress"
-	"botbottle.dev/bottle-operator/internal/errlist"
+	"botbottle.dev/bottle-operator/internal/desired"
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/guestenv"
 	"botbottle.dev/bottle-operator/internal/host"
@@ -82,7 +81,7 @@ const (
 // unanswered are the ports that do not answer, asked again until the patience
 // ends.
 func (r *Reconciler) unanswered(ctx context.Context, s *scope, patience time.Duration) ([]int32, error) {
-	ports := bundlePorts(s.bottle)
+	ports := desired.BundlePorts(s.bottle)
 	over := time.NewTimer(patience)
 	defer over.Stop()
 	for {
@@ -118,7 +117,7 @@ func (r *Reconciler) bundleSpec(ctx context.Context, s *scope) (host.BundleSpec,
 	if spec.Image != "" {
 		return spec, r.checkBundleImage(spec.Image)
 	}
-	rules, err := rulesOf(s.bottle)
+	rules, err := desired.EgressRules(s.bottle)
 	if err != nil {
 		return spec, &flow.Terminal{Reason: v1alpha1.ReasonEgressRuleInvalid, Err: fmt.Errorf("spec.egress.allow: %w", err)}
 	}
@@ -127,27 +126,6 @@ func (r *Reconciler) bundleSpec(ctx context.Context, s *scope) (host.BundleSpec,
 	}
 	spec.RulesDir = s.folder.BundleDir()
 	return spec, nil
-}
-
-// rulesOf are the rules of spec.egress.allow that can be understood; the error
-// names the others.
-func rulesOf(b *v1alpha1.Bottle) (egress.Set, error) {
-	var rules []egress.Rule
-	var errs []error
-	if b.Spec.Egress != nil {
-		for _, text := range b.Spec.Egress.Allow {
-			rule, err := egress.Parse(string(text))
-			if err != nil {
-				errs = append(errs, err)
-				continue
-			}
-			rules = append(rules, rule)
-		}
-	}
-	if len(errs) > 0 {
-		return egress.NewSet(rules...), errlist.List(errs)
-	}
-	return egress.NewSet(rules...), nil
 }
 
 func (r *Reconciler) checkBundleImage(image string) error {
@@ -172,13 +150,6 @@ func (r *Reconciler) ensureBundleDown(ctx context.Context, s *scope) error {
 		err = r.Bundles.StopBundle(ctx, s.owner)
 	}
 	return mapped(err, say)
-}
-
-func bundlePorts(b *v1alpha1.Bottle) []int32 {
-	if b.Spec.Bundle != nil && len(b.Spec.Bundle.Ports) > 0 {
-		return b.Spec.Bundle.Ports
-	}
-	return []int32{guestenv.ProxyPort}
 }
 
 func builtInOr(image string) string {

@@ -7,10 +7,9 @@ import (
 	"errors"
 	"fmt"
 
-	"k8s.io/utils/ptr"
-
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/cabundle"
+	"botbottle.dev/bottle-operator/internal/desired"
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/host"
 )
@@ -25,7 +24,7 @@ const (
 // mounted. They are looked at on every pass: a bundle that makes its own makes
 // others when it is made anew.
 func (r *Reconciler) ensureCA(ctx context.Context, s *scope) error {
-	path := caPath(s.bottle)
+	path := desired.CAPath(s.bottle)
 	if path == "" {
 		return nil
 	}
@@ -46,16 +45,9 @@ func (r *Reconciler) ensureCA(ctx context.Context, s *scope) error {
 	return s.folder.WriteCA(pem)
 }
 
-func caPath(b *v1alpha1.Bottle) string {
-	if b.Spec.Bundle == nil {
-		return ""
-	}
-	return ptr.Deref(b.Spec.Bundle.CAPath, "")
-}
-
 // guestCA is the path in the guest; "" when there is nothing to trust.
 func guestCA(b *v1alpha1.Bottle) string {
-	if caPath(b) == "" {
+	if desired.CAPath(b) == "" {
 		return ""
 	}
 	return guestCAFile

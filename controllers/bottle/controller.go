@@ -12,7 +12,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/client-go/util/workqueue"
@@ -24,6 +23,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/controllers/narrow"
+	"botbottle.dev/bottle-operator/internal/desired"
 	"botbottle.dev/bottle-operator/internal/enforce"
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/host"
@@ -105,7 +106,7 @@ type Reconciler struct {
 	starts  *jobs.Set[error]
 	follows *follows
 	// narrower is a controller of its own.
-	narrower *narrower
+	narrower *narrow.Reconciler
 
 	bottles registry
 	orphans orphans
@@ -135,7 +136,7 @@ func New(o Options) *Reconciler {
 		left:    map[types.NamespacedName]types.UID{},
 	}
 	r.view = machineview.New(o.Machines, o.Clock, o.MachinePollInterval, r.enqueueMachine)
-	r.narrower = &narrower{client: o.Client, node: o.Node, owner: r.ownerOf, enforcement: o.Enforcement, machines: o.Machines, starts: r.starts}
+	r.narrower = &narrow.Reconciler{Client: o.Client, Node: o.Node, Owner: r.ownerOf, Enforcement: o.Enforcement, Machines: o.Machines, Starts: r.starts}
 	o.Facts.OnChange(r.enqueueAll)
 	o.Enforcement.Subscribe(r.enforced)
 	return r
@@ -168,7 +169,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{}, err
 	}
 	r.bottles.Remember(s.owner)
-	if leaving(b) {
+	if desired.Leaving(b) {
 		return r.leave(ctx, s)
 	}
 	return r.stay(ctx, s)
@@ -177,7 +178,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 // stay is a pass over a Bottle that belongs here.
 func (r *Reconciler) stay(ctx context.Context, s *scope) (ctrl.Result, error) {
 	steps := r.converge()
-	if stopped(s.bottle) {
+	if desired.Stopped(s.bottle) {
 		steps = r.halt()
 	}
 	err := flow.Run(ctx, s, steps, s.note)
@@ -237,7 +238,7 @@ func (r *Reconciler) current(ctx context.Context, s *scope) error {
 	if err := r.Client.Get(ctx, s.key(), now); err != nil {
 		return client.IgnoreNotFound(err)
 	}
-	if now.UID == s.bottle.UID && (now.Generation != s.bottle.Generation || leaving(now) != leaving(s.bottle)) {
+	if now.UID == s.bottle.UID && (now.Generation != s.bottle.Generation || desired.Leaving(now) != desired.Leaving(s.bottle)) {
 		return errSuperseded
 	}
 	return nil
@@ -245,15 +246,6 @@ func (r *Reconciler) current(ctx context.Context, s *scope) error {
 
 func jitter(d time.Duration) time.Duration {
 	return d + time.Duration((rand.Float64()-0.5)*0.2*float64(d))
-}
-
-// leaving says whether the Bottle is to be taken off the node.
-func leaving(b *v1alpha1.Bottle) bool { return !b.DeletionTimestamp.IsZero() || evicted(b) }
-
-// evicted says whether the manager asks for the node to be left.
-func evicted(b *v1alpha1.Bottle) bool {
-	c := meta.FindStatusCondition(b.Status.Conditions, v1alpha1.ConditionScheduled)
-	return c != nil && c.Status == "False" && c.Reason == v1alpha1.ReasonEvicted
 }
 
 // forget drops what is kept for a Bottle that is not, or no longer, here.

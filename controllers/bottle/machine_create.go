@@ -11,6 +11,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/desired"
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/smolfile"
@@ -45,7 +46,7 @@ func (r *Reconciler) newRecord(s *scope) state.Record {
 		Command:     s.bottle.Spec.Command,
 		Size:        sizeOf(s.bottle.Spec.Machine),
 		BundleIP:    s.triple.BundleIP.String(),
-		CAPath:      caPath(s.bottle),
+		CAPath:      desired.CAPath(s.bottle),
 		RestartedAt: s.bottle.Annotations[v1alpha1.AnnotationRestartedAt],
 		RecreatedAt: s.bottle.Annotations[v1alpha1.AnnotationRecreatedAt],
 	}
@@ -72,7 +73,7 @@ func machineSpec(s *scope) host.MachineSpec {
 	if s.bottle.Spec.Artifact != nil {
 		fromArtifact(&spec, s)
 	}
-	if caPath(s.bottle) != "" {
+	if desired.CAPath(s.bottle) != "" {
 		spec.Mounts = append(spec.Mounts, host.Mount{Source: s.folder.CADir(), Target: guestCADir})
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.secrets)) {
@@ -125,7 +126,7 @@ func (s *scope) comparePending(f machineFacts) {
 		{"spec.artifact", rec.Artifact != artifactOf(s.bottle)},
 		{"spec.command", !slices.Equal(rec.Command, s.bottle.Spec.Command)},
 		{"spec.machine", rec.Size != sizeOf(s.bottle.Spec.Machine)},
-		{"spec.bundle.caPath", (rec.CAPath == "") != (caPath(s.bottle) == "")},
+		{"spec.bundle.caPath", (rec.CAPath == "") != (desired.CAPath(s.bottle) == "")},
 		{"status.network", rec.BundleIP != s.triple.BundleIP.String()},
 	} {
 		if field.differ {

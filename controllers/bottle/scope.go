@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/desired"
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/state"
@@ -82,7 +83,7 @@ func (r *Reconciler) newScope(b *v1alpha1.Bottle) (*scope, error) {
 		return nil, err
 	}
 	rec, err := folder.Record()
-	if errors.Is(err, state.ErrBadRecord) && leaving(b) {
+	if errors.Is(err, state.ErrBadRecord) && desired.Leaving(b) {
 		rec, err = &state.Record{}, nil // identity is enough to leave
 	}
 	if err != nil {
@@ -90,7 +91,7 @@ func (r *Reconciler) newScope(b *v1alpha1.Bottle) (*scope, error) {
 	}
 	s := &scope{bottle: b, owner: owner, folder: folder, record: rec, status: ownedStatus(b.Status)}
 	s.readyUnproven = !r.RequireProof
-	if !leaving(b) {
+	if !desired.Leaving(b) {
 		r.findLeak(s)
 	}
 	return s, nil
@@ -133,8 +134,4 @@ func (s *scope) keepProof(p *state.Proof) error {
 
 func key(b *v1alpha1.Bottle) types.NamespacedName {
 	return types.NamespacedName{Namespace: b.Namespace, Name: b.Name}
-}
-
-func stopped(b *v1alpha1.Bottle) bool {
-	return b.Spec.DesiredState == v1alpha1.DesiredStateStopped
 }

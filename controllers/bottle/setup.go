@@ -6,13 +6,9 @@ import (
 	"context"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/util/workqueue"
-	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
-	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
-	"sigs.k8s.io/controller-runtime/pkg/event"
 	logf "sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
@@ -20,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/desired"
 )
 
 // SetupWithManager makes the Reconciler and what it needs around it part of
@@ -36,19 +33,14 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	})
 	err := ctrl.NewControllerManagedBy(mgr).Named("bottle").
 		For(&v1alpha1.Bottle{}).
-		WithEventFilter(predicate.Funcs{UpdateFunc: news}).
+		WithEventFilter(predicate.Funcs{UpdateFunc: desired.Changed}).
 		WatchesRawSource(queue).
 		WithOptions(controller.Options{MaxConcurrentReconciles: workers}).
 		Complete(r)
 	if err != nil {
 		return err
 	}
-	err = ctrl.NewControllerManagedBy(mgr).Named("bottle-narrow").
-		For(&v1alpha1.Bottle{}).
-		WithEventFilter(predicate.Funcs{UpdateFunc: news}).
-		WithOptions(controller.Options{MaxConcurrentReconciles: workers}).
-		Complete(r.narrower)
-	if err != nil {
+	if err := r.narrower.SetupWithManager(mgr); err != nil {
 		return err
 	}
 	for _, f := range []manager.RunnableFunc{r.begin, r.view.Start, r.watchBundles, r.watchImages, r.reportRefusals} {
@@ -57,44 +49,6 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 		}
 	}
 	return nil
-}
-
-// news leaves out the agent's own writes to the status.
-func news(e event.UpdateEvent) bool {
-	before, ok1 := e.ObjectOld.(*v1alpha1.Bottle)
-	after, ok2 := e.ObjectNew.(*v1alpha1.Bottle)
-	return !ok1 || !ok2 || othersOf(before) != othersOf(after)
-}
-
-// others is what somebody else than the agent writes to a Bottle.
-type others struct {
-	generation                           int64
-	deleting, finalizer, scheduled, lost bool
-	restartedAt, recreatedAt, prove      string
-	scheduledReason, nodeName, memory    string
-	cpus                                 int32
-}
-
-func othersOf(b *v1alpha1.Bottle) others {
-	o := others{
-		generation:  b.Generation,
-		deleting:    !b.DeletionTimestamp.IsZero(),
-		finalizer:   controllerutil.ContainsFinalizer(b, v1alpha1.FinalizerNode),
-		restartedAt: b.Annotations[v1alpha1.AnnotationRestartedAt],
-		recreatedAt: b.Annotations[v1alpha1.AnnotationRecreatedAt],
-		prove:       b.Annotations[v1alpha1.AnnotationProve],
-		nodeName:    ptr.Deref(b.Status.NodeName, ""),
-	}
-	if res := b.Status.Resources; res != nil {
-		o.cpus, o.memory = res.CPUs, res.Memory.String()
-	}
-	for _, c := range b.Status.Conditions {
-		if c.Type == v1alpha1.ConditionScheduled {
-			o.scheduled, o.scheduledReason = c.Status == metav1.ConditionTrue, c.Reason
-		}
-		o.lost = o.lost || c.Reason == v1alpha1.ReasonAgentLost
-	}
-	return o
 }
 
 // begin waits, when the agent ends, for the jobs that are under way.

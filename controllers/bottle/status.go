@@ -13,6 +13,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/desired"
 	"botbottle.dev/bottle-operator/internal/flow"
 )
 
@@ -90,7 +91,7 @@ func (c *computed) step(typ string) {
 	o := c.outcomeOf(typ)
 	switch o.Kind {
 	case flow.KindDone:
-		if stopped(c.bottle) && (typ == v1alpha1.ConditionMachineReady || typ == v1alpha1.ConditionBundleReady) {
+		if desired.Stopped(c.bottle) && (typ == v1alpha1.ConditionMachineReady || typ == v1alpha1.ConditionBundleReady) {
 			c.set(typ, metav1.ConditionFalse, v1alpha1.ReasonStopped, messageStopped)
 			return
 		}
@@ -123,7 +124,7 @@ func (c *computed) egress() {
 	switch {
 	case c.leak != nil:
 		c.set(typ, metav1.ConditionFalse, v1alpha1.ReasonLeakDetected, bounded(leakMessage(c.scope)))
-	case stopped(c.bottle) && c.outcomeOf(v1alpha1.ConditionMachineReady).Kind == flow.KindDone:
+	case desired.Stopped(c.bottle) && c.outcomeOf(v1alpha1.ConditionMachineReady).Kind == flow.KindDone:
 		c.set(typ, metav1.ConditionUnknown, v1alpha1.ReasonStopped, messageStopped)
 	case o.Kind == flow.KindDone && c.record != nil && c.record.Proof != nil:
 		c.set(typ, metav1.ConditionTrue, c.record.Proof.Reason, c.record.Proof.Message)
@@ -160,7 +161,7 @@ func (c *computed) pendingRestart() {
 func (c *computed) summary() {
 	open, o := c.firstOpen()
 	// A leak counts although the machine is down: that is what a leak leads to.
-	halted := c.leak == nil && stopped(c.bottle) && c.outcomeOf(v1alpha1.ConditionMachineReady).Kind == flow.KindDone
+	halted := c.leak == nil && desired.Stopped(c.bottle) && c.outcomeOf(v1alpha1.ConditionMachineReady).Kind == flow.KindDone
 	if c.leak != nil && o.Kind != flow.KindTerminal {
 		open, o = v1alpha1.ConditionEgressEnforced, flow.Outcome{Kind: flow.KindTerminal, Reason: v1alpha1.ReasonLeakDetected, Message: leakMessage(c.scope)}
 	}

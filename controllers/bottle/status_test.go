@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/desired"
 	"botbottle.dev/bottle-operator/internal/host/hosttest"
 )
 
@@ -23,7 +24,7 @@ func TestAReturnedAgentTakesBackWhatTheManagerSaid(t *testing.T) {
 			meta.SetStatusCondition(&b.Status.Conditions, metav1.Condition{Type: typ, Status: metav1.ConditionUnknown, Reason: v1alpha1.ReasonAgentLost})
 		}
 	})
-	if !news(event.UpdateEvent{ObjectOld: before, ObjectNew: w.bottle(demoKey)}) {
+	if !desired.Changed(event.UpdateEvent{ObjectOld: before, ObjectNew: w.bottle(demoKey)}) {
 		t.Errorf("the manager's word: got no news, want some")
 	}
 	w.settle(demoKey)
@@ -36,7 +37,7 @@ func TestTheAgentsOwnWritesAreNoNews(t *testing.T) {
 	before := w.bottle(demoKey)
 	w.settle(demoKey)
 	after := w.bottle(demoKey)
-	if news(event.UpdateEvent{ObjectOld: before, ObjectNew: after}) {
+	if desired.Changed(event.UpdateEvent{ObjectOld: before, ObjectNew: after}) {
 		t.Errorf("the agent's own status: got news, want none")
 	}
 	for name, change := range map[string]func(*v1alpha1.Bottle){
@@ -51,7 +52,7 @@ func TestTheAgentsOwnWritesAreNoNews(t *testing.T) {
 	} {
 		changed := after.DeepCopy()
 		change(changed)
-		if !news(event.UpdateEvent{ObjectOld: after, ObjectNew: changed}) {
+		if !desired.Changed(event.UpdateEvent{ObjectOld: after, ObjectNew: changed}) {
 			t.Errorf("%s: got no news, want some", name)
 		}
 	}

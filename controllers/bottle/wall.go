@@ -10,6 +10,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/desired"
 	"botbottle.dev/bottle-operator/internal/enforce"
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/host"
@@ -33,7 +34,7 @@ func (r *Reconciler) ensureWall(ctx context.Context, s *scope) error {
 func (s *scope) wallSpec() host.WallSpec {
 	return host.WallSpec{
 		Owner: s.owner, Subnet: s.triple.Subnet,
-		BundleIP: s.triple.BundleIP, Ports: bundlePorts(s.bottle), MachineIP: s.triple.MachineIP,
+		BundleIP: s.triple.BundleIP, Ports: desired.BundlePorts(s.bottle), MachineIP: s.triple.MachineIP,
 	}
 }
 

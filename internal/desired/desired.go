@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package desired reads from a Bottle what its user and the manager ask for,
+// with the defaults filled in. It is pure, and knows neither the node nor what
+// has become of the Bottle there.
+package desired
+
+import (
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/egress"
+	"botbottle.dev/bottle-operator/internal/errlist"
+	"botbottle.dev/bottle-operator/internal/guestenv"
+)
+
+// Leaving says whether the Bottle is to be removed from its node.
+func Leaving(b *v1alpha1.Bottle) bool { return !b.DeletionTimestamp.IsZero() || Evicted(b) }
+
+// Evicted says whether the manager wants the Bottle off its node.
+func Evicted(b *v1alpha1.Bottle) bool {
+	c := meta.FindStatusCondition(b.Status.Conditions, v1alpha1.ConditionScheduled)
+	return c != nil && c.Status == metav1.ConditionFalse && c.Reason == v1alpha1.ReasonEvicted
+}
+
+// Stopped says whether the Bottle's machine is to be down.
+func Stopped(b *v1alpha1.Bottle) bool {
+	return b.Spec.DesiredState == v1alpha1.DesiredStateStopped
+}
+
+// BundlePorts returns the TCP ports of the bundle that the guest may reach.
+func BundlePorts(b *v1alpha1.Bottle) []int32 {
+	if b.Spec.Bundle != nil && len(b.Spec.Bundle.Ports) > 0 {
+		return b.Spec.Bundle.Ports
+	}
+	return []int32{guestenv.ProxyPort}
+}
+
+// EgressRules returns the rules of spec.egress.allow that can be understood;
+// the error names the others.
+func EgressRules(b *v1alpha1.Bottle) (egress.Set, error) {
+	var rules []egress.Rule
+	var errs []error
+	if b.Spec.Egress != nil {
+		for _, text := range b.Spec.Egress.Allow {
+			rule, err := egress.Parse(string(text))
+			if err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			rules = append(rules, rule)
+		}
+	}
+	if len(errs) > 0 {
+		return egress.NewSet(rules...), errlist.List(errs)
+	}
+	return egress.NewSet(rules...), nil
+}
+
+// CAPath returns the path, in the bundle's container, of the certificates that
+// the guest is to trust; "" for none.
+func CAPath(b *v1alpha1.Bottle) string {
+	if b.Spec.Bundle == nil {
+		return ""
+	}
+	return ptr.Deref(b.Spec.Bundle.CAPath, "")
+}
