@@ -14,6 +14,7 @@ import (
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/desired"
+	"botbottle.dev/bottle-operator/internal/envsource"
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/guestenv"
 	"botbottle.dev/bottle-operator/internal/host"
@@ -103,7 +104,7 @@ func (r *Reconciler) bundleSpec(ctx context.Context, s *scope) (host.BundleSpec,
 	spec := host.BundleSpec{Owner: s.owner, IP: s.triple.BundleIP}
 	if b := s.bottle.Spec.Bundle; b != nil {
 		spec.Image = ptr.Deref(b.Image, "")
-		env, err := r.resolve(ctx, s, b.Env)
+		env, err := envsource.Resolve(ctx, r.References, s.bottle.Namespace, b.Env)
 		if err != nil {
 			return spec, err
 		}

@@ -24,6 +24,7 @@ import (
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/controllers/narrow"
+	"botbottle.dev/bottle-operator/internal/agentstatus"
 	"botbottle.dev/bottle-operator/internal/desired"
 	"botbottle.dev/bottle-operator/internal/enforce"
 	"botbottle.dev/bottle-operator/internal/flow"
@@ -181,18 +182,22 @@ func (r *Reconciler) stay(ctx context.Context, s *scope) (ctrl.Result, error) {
 	if desired.Stopped(s.bottle) {
 		steps = r.halt()
 	}
-	err := flow.Run(ctx, s, steps, s.note)
+	err := flow.Run(ctx, s, steps, s.recordOutcome)
 	if ctx.Err() != nil {
 		return ctrl.Result{}, context.Cause(ctx)
 	}
 	if errors.Is(err, errSuperseded) || errors.Is(err, enforce.ErrSuperseded) {
 		return ctrl.Result{RequeueAfter: atOnce}, nil
 	}
-	if first := s.outcomes[0]; first.condition == "" && first.outcome.Kind != flow.KindDone {
+	if first := s.outcomes[0]; first.Condition == "" && first.Outcome.Kind != flow.KindDone {
 		// Nothing was found out about the Bottle's parts.
 		return r.result(err)
 	}
-	if werr := r.writeStatus(ctx, s, conditions(s, r.Clock.Now())); werr != nil {
+	conditions, observed := agentstatus.Conditions(s.statusInput(), r.Clock.Now())
+	if observed {
+		s.status.ObservedGeneration = ptr.To(s.bottle.Generation)
+	}
+	if werr := r.writeStatus(ctx, s, conditions); werr != nil {
 		return conflicted(werr)
 	}
 	res, err := r.result(err)

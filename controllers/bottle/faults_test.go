@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/agentstatus"
 	"botbottle.dev/bottle-operator/internal/host/hosttest"
 )
 
@@ -71,7 +72,7 @@ func (w *world) wantSame(good *world) {
 	if d := cmp.Diff(good.nodeState(), w.nodeState()); d != "" {
 		w.t.Errorf("node (-want +got):\n%s", d)
 	}
-	for _, typ := range agentConditions {
+	for _, typ := range agentstatus.Types {
 		if got, want := w.cond(demoKey, typ), good.cond(demoKey, typ); got != want {
 			w.t.Errorf("%s: got %q, want %q", typ, got, want)
 		}

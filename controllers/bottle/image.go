@@ -14,6 +14,7 @@ import (
 	logf "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/agentstatus"
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/namedwatch"
@@ -158,7 +159,7 @@ func (r *Reconciler) ImageEvent(uid, reason, message string) {
 		if reason == "Failed" { // once for each attempt
 			logf.Log.WithName("images").Info("An image could not be had", "bottle", k, "message", message)
 		}
-		r.Recorder.Eventf(b, nil, kind, reason, "Pull", "%s", bounded(message))
+		r.Recorder.Eventf(b, nil, kind, reason, "Pull", "%s", agentstatus.Bounded(message))
 	}()
 }
 

@@ -17,6 +17,7 @@ import (
 	logf "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/agentstatus"
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/host"
 )
@@ -28,7 +29,7 @@ func (r *Reconciler) leave(ctx context.Context, s *scope) (ctrl.Result, error) {
 	if deleting && (r.hasLeft(s.bottle) || !controllerutil.ContainsFinalizer(s.bottle, v1alpha1.FinalizerNode)) {
 		return ctrl.Result{}, nil
 	}
-	if err := flow.Run(ctx, s, r.teardown(), s.note); err != nil {
+	if err := flow.Run(ctx, s, r.teardown(), s.recordOutcome); err != nil {
 		return r.stillLeaving(ctx, s, err)
 	}
 	r.References.Use(s.key(), nil)
@@ -76,24 +77,7 @@ func (r *Reconciler) stillLeaving(ctx context.Context, s *scope, err error) (ctr
 	if s.bottle.DeletionTimestamp.IsZero() {
 		reason = v1alpha1.ReasonEvicted
 	}
-	c := &computed{scope: s, now: r.Clock.Now()}
-	for _, old := range ownedConditions(s.bottle.Status.Conditions) {
-		switch old.Type {
-		case v1alpha1.ConditionReady, v1alpha1.ConditionReconciling, v1alpha1.ConditionStalled:
-		case v1alpha1.ConditionMachineReady, v1alpha1.ConditionEgressEnforced:
-			if old.Reason == v1alpha1.ReasonLeakDetected {
-				c.list = append(c.list, old)
-				continue
-			}
-			c.set(old.Type, metav1.ConditionUnknown, reason, "the node is being left")
-		default:
-			c.list = append(c.list, old)
-		}
-	}
-	message := bounded("the node is being left: " + err.Error())
-	c.set(v1alpha1.ConditionReady, metav1.ConditionFalse, reason, message)
-	c.set(v1alpha1.ConditionReconciling, metav1.ConditionTrue, reason, message)
-	if werr := r.writeStatus(ctx, s, c.list); client.IgnoreNotFound(werr) != nil {
+	if werr := r.writeStatus(ctx, s, agentstatus.Leaving(s.bottle, r.Clock.Now(), reason, err)); client.IgnoreNotFound(werr) != nil {
 		return conflicted(werr)
 	}
 	return r.result(err)
@@ -103,7 +87,7 @@ func (r *Reconciler) stillLeaving(ctx context.Context, s *scope, err error) (ctr
 // the node and all that the agent said, unless somebody wrote in between.
 func (r *Reconciler) clearStatus(ctx context.Context, b *v1alpha1.Bottle) error {
 	keep := slices.DeleteFunc(slices.Clone(b.Status.Conditions), func(c metav1.Condition) bool {
-		return slices.Contains(agentConditions, c.Type)
+		return slices.Contains(agentstatus.Types, c.Type)
 	})
 	if meta.FindStatusCondition(keep, v1alpha1.ConditionScheduled) == nil {
 		return fmt.Errorf("bottle %s: has no condition %s", key(b), v1alpha1.ConditionScheduled)

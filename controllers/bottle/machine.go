@@ -18,6 +18,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/enforce/probe"
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/lifecycle"
 	"botbottle.dev/bottle-operator/internal/state"
 )
 
@@ -42,39 +43,39 @@ func (r *Reconciler) ensureMachine(ctx context.Context, s *scope) error {
 		return mapped(err, say)
 	}
 	if fact := failing(r.Facts.Get(ctx), forMachines); fact != nil {
-		f.nodeFault = fact.Message
+		f.NodeFault = fact.Message
 	}
 	if s.record != nil && s.record.Breach != "" {
-		f.machine.LastExit = "stopped by the operator: " + s.record.Breach
+		f.Machine.LastExit = "stopped by the operator: " + s.record.Breach
 	}
-	d := decide(f)
-	if d.loss != "" {
-		if err := r.countLoss(ctx, s, d.loss); err != nil {
+	d := lifecycle.Decide(f)
+	if d.Loss != "" {
+		if err := r.countLoss(ctx, s, d.Loss); err != nil {
 			return err
 		}
-		f.record = s.record
-		d = decide(f)
+		f.Record = s.record
+		d = lifecycle.Decide(f)
 	}
 	s.comparePending(f)
 	err = mapped(r.act(ctx, s, f, d), say)
-	if f.present && f.ours || s.record != nil {
+	if f.Present && f.Ours || s.record != nil {
 		s.tellMachine(f)
 	}
 	return err
 }
 
 // act does what was decided and says how the step stands.
-func (r *Reconciler) act(ctx context.Context, s *scope, f machineFacts, d decision) error {
+func (r *Reconciler) act(ctx context.Context, s *scope, f lifecycle.Facts, d lifecycle.Decision) error {
 	starting := &flow.Waiting{Reason: v1alpha1.ReasonMachineStarting, Message: "the machine is being started"}
-	switch d.action {
-	case actNothing:
-		return d.wait
-	case actCreate:
+	switch d.Action {
+	case lifecycle.Nothing:
+		return d.Wait
+	case lifecycle.Create:
 		if err := r.createMachine(ctx, s); err != nil {
 			return err
 		}
 		fallthrough
-	case actStart:
+	case lifecycle.Start:
 		if err := r.checkPolicy(ctx, s); err != nil {
 			return err
 		}
@@ -82,13 +83,13 @@ func (r *Reconciler) act(ctx context.Context, s *scope, f machineFacts, d decisi
 			return err
 		}
 		return starting
-	case actStop:
+	case lifecycle.Stop:
 		if err := r.stopMachine(ctx, s); err != nil {
 			return err
 		}
 		starting.After = atOnce
 		return starting
-	case actReplace:
+	case lifecycle.Replace:
 		if err := r.stopMachine(ctx, s); err != nil {
 			return err
 		}
@@ -98,14 +99,14 @@ func (r *Reconciler) act(ctx context.Context, s *scope, f machineFacts, d decisi
 		}
 		starting.After = atOnce
 		return starting
-	case actNote:
+	case lifecycle.RecordRun:
 		return r.noteRunning(ctx, s, f)
 	}
-	return fmt.Errorf("machine of bottle %s: no such action %q", s.key(), d.action)
+	return fmt.Errorf("machine of bottle %s: no such action %q", s.key(), d.Action)
 }
 
 // observeMachine looks at everything that decide goes by.
-func (r *Reconciler) observeMachine(ctx context.Context, s *scope) (machineFacts, error) {
+func (r *Reconciler) observeMachine(ctx context.Context, s *scope) (lifecycle.Facts, error) {
 	m, present, err := r.view.Get(ctx, s.name())
 	if err == nil && !present && !r.starts.Running(s.owner.UID) {
 		// Nothing is created, and no record given up, on an old list.
@@ -113,16 +114,16 @@ func (r *Reconciler) observeMachine(ctx context.Context, s *scope) (machineFacts
 		m, present, err = r.view.Get(ctx, s.name())
 	}
 	if err != nil {
-		return machineFacts{}, err
+		return lifecycle.Facts{}, err
 	}
-	return machineFacts{
-		machine: m, present: present, ours: present && ours(m, s),
-		record:      s.record,
-		starting:    r.starts.Running(s.owner.UID),
-		unreachable: r.view.UnreachablePolls(s.name()),
-		restart:     wantsRestart(s),
-		recreate:    wantsRecreate(s),
-		now:         r.Clock.Now(),
+	return lifecycle.Facts{
+		Machine: m, Present: present, Ours: present && ours(m, s),
+		Record:      s.record,
+		Starting:    r.starts.Running(s.owner.UID),
+		Unreachable: r.view.UnreachablePolls(s.name()),
+		Restart:     wantsRestart(s),
+		Recreate:    wantsRecreate(s),
+		Now:         r.Clock.Now(),
 	}, nil
 }
 
@@ -167,7 +168,7 @@ func (r *Reconciler) takeStart(s *scope) error {
 		return err
 	}
 	rec := *s.record
-	countBootFailure(&rec, r.Clock.Now().UTC(), short(err.Error()))
+	countBootFailure(&rec, r.Clock.Now().UTC(), lifecycle.Short(err.Error()))
 	return s.setRecord(rec)
 }
 
@@ -228,26 +229,26 @@ func (r *Reconciler) stopMachine(ctx context.Context, s *scope) error {
 }
 
 // noteRunning keeps which VMM runs, so that its end is noticed.
-func (r *Reconciler) noteRunning(ctx context.Context, s *scope, f machineFacts) error {
-	run := runOf(f.machine)
-	if f.machine.PID == 0 && s.record != nil && s.record.Run != nil {
+func (r *Reconciler) noteRunning(ctx context.Context, s *scope, f lifecycle.Facts) error {
+	run := lifecycle.RunOf(f.Machine)
+	if f.Machine.PID == 0 && s.record != nil && s.record.Run != nil {
 		return nil // smolvm could not tell this time: no other VMM is known
 	}
-	stays := s.record != nil && s.record.BootFailures > 0 && f.now.Sub(run.StartTime) >= stable
-	if s.record == nil || s.record.Run == nil || !sameRun(*s.record.Run, run) || stays {
+	stays := s.record != nil && s.record.BootFailures > 0 && f.Now.Sub(run.StartTime) >= stable
+	if s.record == nil || s.record.Run == nil || !lifecycle.SameRun(*s.record.Run, run) || stays {
 		rec := r.runningRecord(s)
 		rec.Run = &run
 		if stays {
 			forgetBootFailures(&rec)
 		}
 		if rec.FirstRun.IsZero() {
-			rec.FirstRun = firstOf(run.StartTime, f.now)
+			rec.FirstRun = firstOf(run.StartTime, f.Now)
 		}
 		if err := s.setRecord(rec); err != nil {
 			return err
 		}
 	}
-	r.watchExit(ctx, s, f.machine)
+	r.watchExit(ctx, s, f.Machine)
 	return nil
 }
 
@@ -289,13 +290,13 @@ func (r *Reconciler) watchExit(ctx context.Context, s *scope, m host.Machine) {
 	if m.PID == 0 {
 		return
 	}
-	run := runOf(m)
+	run := lifecycle.RunOf(m)
 	r.mu.Lock()
 	was, watched := r.watched[s.owner.UID]
 	r.watched[s.owner.UID] = run
 	until := r.watches
 	r.mu.Unlock()
-	if watched && sameRun(was, run) {
+	if watched && lifecycle.SameRun(was, run) {
 		return
 	}
 	k := s.key()
@@ -309,7 +310,7 @@ func (r *Reconciler) watchExit(ctx context.Context, s *scope, m host.Machine) {
 }
 
 // tellMachine fills the status with what is known of the machine.
-func (s *scope) tellMachine(f machineFacts) {
+func (s *scope) tellMachine(f lifecycle.Facts) {
 	rec := s.record
 	st := &v1alpha1.MachineStatus{Name: s.name()}
 	if s.version.Version != "" {
@@ -317,11 +318,11 @@ func (s *scope) tellMachine(f machineFacts) {
 	} else if s.status.Machine != nil {
 		st.SmolvmVersion = s.status.Machine.SmolvmVersion
 	}
-	if f.present && f.ours && f.machine.State == host.MachineRunning {
-		if f.machine.PID > 0 {
-			st.PID = ptr.To(int64(f.machine.PID))
+	if f.Present && f.Ours && f.Machine.State == host.MachineRunning {
+		if f.Machine.PID > 0 {
+			st.PID = ptr.To(int64(f.Machine.PID))
 		}
-		st.StartTime = timeOf(f.machine.StartTime)
+		st.StartTime = timeOf(f.Machine.StartTime)
 	}
 	if rec != nil {
 		st.Restarts = ptr.To(rec.Restarts)
@@ -349,14 +350,4 @@ func firstOf(t, otherwise time.Time) time.Time {
 		return otherwise.UTC().Truncate(time.Second)
 	}
 	return t.UTC().Truncate(time.Second)
-}
-
-func runOf(m host.Machine) state.Run {
-	return state.Run{PID: m.PID, StartTime: m.StartTime.UTC()}
-}
-
-// sameRun allows for a start time that two agents work out differently by a
-// moment: a PID does not come round again that fast.
-func sameRun(a, b state.Run) bool {
-	return a.PID == b.PID && a.StartTime.Sub(b.StartTime).Abs() < 2*time.Second
 }

@@ -14,6 +14,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/desired"
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/lifecycle"
 	"botbottle.dev/bottle-operator/internal/smolfile"
 	"botbottle.dev/bottle-operator/internal/state"
 )
@@ -109,10 +110,10 @@ const (
 
 // comparePending names the fields in which the spec differs from what the
 // machine was created with.
-func (s *scope) comparePending(f machineFacts) {
+func (s *scope) comparePending(f lifecycle.Facts) {
 	s.pendingKnown = true
 	rec := s.record
-	if rec == nil || !f.present || !f.ours {
+	if rec == nil || !f.Present || !f.Ours {
 		return
 	}
 	env := s.literalsDiffer() || !sameNames(rec.Secrets, s.secrets)

@@ -9,6 +9,7 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/lifecycle"
 )
 
 // ensureMachineDown stops the machine and is satisfied once smolvm says that
@@ -32,7 +33,7 @@ func (r *Reconciler) ensureMachineDown(ctx context.Context, s *scope) error {
 	if !present || !ours(m, s) || down(m) {
 		s.forgetRun()
 		if s.record != nil {
-			s.tellMachine(machineFacts{machine: m, present: present, ours: present && ours(m, s)})
+			s.tellMachine(lifecycle.Facts{Machine: m, Present: present, Ours: present && ours(m, s)})
 		}
 		return s.saveRecord()
 	}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/host"
@@ -24,14 +25,14 @@ func TestAMachineThatEndsAtEveryStartIsGivenPauses(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "False/BootFailed")
-	if res.RequeueAfter != firstPause || w.machines.Starts(testID) != 1 {
-		t.Errorf("after the first quick end: got %d starts, next look after %s, want 1 and %s", w.machines.Starts(testID), res.RequeueAfter, firstPause)
+	if res.RequeueAfter != 5*time.Second || w.machines.Starts(testID) != 1 {
+		t.Errorf("after the first quick end: got %d starts, next look after %s, want 1 and %s", w.machines.Starts(testID), res.RequeueAfter, 5*time.Second)
 	}
 	w.settle(demoKey)
 	w.machines.Kill(testID)
 	w.r.view.Invalidate(testID)
-	if res, err = w.pass(demoKey); err != nil || res.RequeueAfter != 2*firstPause {
-		t.Errorf("after the second: got next look after %s (%v), want %s", res.RequeueAfter, err, 2*firstPause)
+	if res, err = w.pass(demoKey); err != nil || res.RequeueAfter != 2*5*time.Second {
+		t.Errorf("after the second: got next look after %s (%v), want %s", res.RequeueAfter, err, 2*5*time.Second)
 	}
 	w.settle(demoKey)
 	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "True/MachineRunning")

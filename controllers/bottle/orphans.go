@@ -93,7 +93,7 @@ func (r *Reconciler) teardownOrphan(ctx context.Context, o orphan) error {
 	gone.DeletionTimestamp = &metav1.Time{Time: r.Clock.Now()}
 	s, err := r.newScope(gone)
 	if err == nil {
-		err = flow.Run(ctx, s, r.teardown(), s.note)
+		err = flow.Run(ctx, s, r.teardown(), s.recordOutcome)
 	}
 	if err != nil {
 		return fmt.Errorf("remove orphan %s: %w", o.owner.ID(), err)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/agentstatus"
 	"botbottle.dev/bottle-operator/internal/enforce"
 	"botbottle.dev/bottle-operator/internal/enforce/probe"
 	"botbottle.dev/bottle-operator/internal/flow"
@@ -33,7 +34,7 @@ func (r *Reconciler) ensureProof(_ context.Context, s *scope) error {
 		return nil
 	}
 	if st.Failure != nil {
-		return &flow.Waiting{Reason: st.Failure.Reason, Message: bounded(st.Failure.Message), After: st.After}
+		return &flow.Waiting{Reason: st.Failure.Reason, Message: agentstatus.Bounded(st.Failure.Message), After: st.After}
 	}
 	return &flow.Waiting{Reason: v1alpha1.ReasonProving, Message: "the walls are being tried from inside the guest", After: st.After}
 }

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/agentstatus"
 	"botbottle.dev/bottle-operator/internal/desired"
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/host"
@@ -34,7 +35,7 @@ type scope struct {
 	// it last said, so that a step that was not reached takes nothing back.
 	status v1alpha1.BottleStatus
 	// outcomes of the steps, in order. Filled by record.
-	outcomes []stepOutcome
+	outcomes []agentstatus.StepOutcome
 	// pending names the fields that wait for a new machine, pendingHow says
 	// what applies them; pendingKnown once that was found out. Filled by the
 	// machine step.
@@ -70,12 +71,6 @@ type scope struct {
 	imageFound bool
 }
 
-type stepOutcome struct {
-	condition string
-	step      string
-	outcome   flow.Outcome
-}
-
 func (r *Reconciler) newScope(b *v1alpha1.Bottle) (*scope, error) {
 	owner := r.ownerOf(b)
 	folder, err := r.State.Folder(owner.UID)
@@ -104,9 +99,27 @@ func (r *Reconciler) ownerOf(b *v1alpha1.Bottle) host.Owner {
 	}
 }
 
-// note keeps what became of a step.
-func (s *scope) note(step flow.Step[*scope], err error) {
-	s.outcomes = append(s.outcomes, stepOutcome{step.Condition, step.Name, flow.OutcomeOf(err)})
+// recordOutcome keeps what became of a step.
+func (s *scope) recordOutcome(step flow.Step[*scope], err error) {
+	s.outcomes = append(s.outcomes, agentstatus.StepOutcome{Condition: step.Condition, Outcome: flow.OutcomeOf(err)})
+}
+
+// statusInput is what the conditions are computed from.
+func (s *scope) statusInput() agentstatus.Input {
+	in := agentstatus.Input{
+		Bottle: s.bottle, Outcomes: s.outcomes, PendingKnown: s.pendingKnown,
+		Version: s.version, ReadyUnproven: s.readyUnproven,
+	}
+	if s.leak != nil {
+		in.Leak = leakMessage(s)
+	}
+	if s.record != nil {
+		in.Proof = s.record.Proof
+	}
+	if len(s.pending) > 0 {
+		in.Pending = pendingMessage(s.pending, s.pendingHow)
+	}
+	return in
 }
 
 func (s *scope) name() string { return s.owner.ID() }

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/envsource"
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/guestenv"
 	"botbottle.dev/bottle-operator/internal/host"
@@ -23,8 +24,8 @@ import (
 // ensureSmolfile writes the Smolfile, and the values of Secrets beside it
 // where this smolvm takes them from files.
 func (r *Reconciler) ensureSmolfile(ctx context.Context, s *scope) error {
-	r.References.Use(s.key(), references(s.bottle))
-	user, err := r.resolve(ctx, s, s.bottle.Spec.Env)
+	r.References.Use(s.key(), envsource.References(s.bottle))
+	user, err := envsource.Resolve(ctx, r.References, s.bottle.Namespace, s.bottle.Spec.Env)
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/agentstatus"
 	"botbottle.dev/bottle-operator/internal/desired"
 	"botbottle.dev/bottle-operator/internal/enforce"
 	"botbottle.dev/bottle-operator/internal/flow"
@@ -59,7 +60,7 @@ func (r *Reconciler) findLeak(s *scope) {
 func (s *scope) tellLeak() {
 	var leak *v1alpha1.EgressLeak
 	if l := s.leak; l != nil {
-		leak = &v1alpha1.EgressLeak{Time: *timeOf(l.Time), Path: bounded(l.Path), Asked: requestOf(s.bottle).String()}
+		leak = &v1alpha1.EgressLeak{Time: *timeOf(l.Time), Path: agentstatus.Bounded(l.Path), Asked: requestOf(s.bottle).String()}
 		if l.Smolvm != "" {
 			leak.SmolvmVersion = &l.Smolvm
 		}

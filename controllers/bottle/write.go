@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/agentstatus"
 )
 
 // writeStatus says what the pass found out, by one server-side apply, and only
@@ -24,7 +25,7 @@ import (
 func (r *Reconciler) writeStatus(ctx context.Context, s *scope, conds []metav1.Condition) error {
 	observed := s.bottle.Status
 	was, is := ownedStatus(observed), s.status
-	was.Conditions, is.Conditions = byType(ownedConditions(observed.Conditions)), byType(conds)
+	was.Conditions, is.Conditions = byType(agentstatus.Owned(observed.Conditions)), byType(conds)
 	if equality.Semantic.DeepEqual(was, is) {
 		return nil
 	}
@@ -49,5 +50,12 @@ func (r *Reconciler) writeStatus(ctx context.Context, s *scope, conds []metav1.C
 func byType(conds []metav1.Condition) []metav1.Condition {
 	out := slices.Clone(conds)
 	slices.SortFunc(out, func(a, b metav1.Condition) int { return cmp.Compare(a.Type, b.Type) })
+	return out
+}
+
+// ownedStatus is the part of a status that the agent writes.
+func ownedStatus(st v1alpha1.BottleStatus) v1alpha1.BottleStatus {
+	out := *st.DeepCopy()
+	out.NodeName, out.Resources, out.Conditions = nil, nil, nil
 	return out
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package bottle
+// Package envsource reads the values of a Bottle's variables from the Secrets
+// and ConfigMaps that they name.
+package envsource
 
 import (
 	"context"
@@ -15,9 +17,9 @@ import (
 	"botbottle.dev/bottle-operator/internal/namedwatch"
 )
 
-// references are all objects that the Bottle names, for its guest, its image
+// References returns all objects that the Bottle names, for its guest, its image
 // and its bundle.
-func references(b *v1alpha1.Bottle) []namedwatch.Ref {
+func References(b *v1alpha1.Bottle) []namedwatch.Ref {
 	var refs []namedwatch.Ref
 	add := func(vars []v1alpha1.EnvVar) {
 		for _, v := range vars {
@@ -50,17 +52,25 @@ func reference(namespace string, v v1alpha1.EnvVar) (namedwatch.Ref, v1alpha1.Ke
 	return namedwatch.Ref{}, v1alpha1.KeySelector{}, false
 }
 
-// resolve reads the values of vars. What is missing is a *flow.Waiting: the
+// Reader reads Secrets and ConfigMaps by name.
+type Reader interface {
+	// Get returns the data of a named object: namedwatch.ErrNotFound when it
+	// is not there, namedwatch.ErrNotYet when that is not known yet.
+	Get(ctx context.Context, ref namedwatch.Ref) (map[string][]byte, error)
+}
+
+// Resolve reads the values of the variables of a Bottle in this namespace. If
+// something is missing, the error is a *flow.Waiting: the
 // watch of the object ends the wait.
-func (r *Reconciler) resolve(ctx context.Context, s *scope, vars []v1alpha1.EnvVar) ([]guestenv.Var, error) {
+func Resolve(ctx context.Context, r Reader, namespace string, vars []v1alpha1.EnvVar) ([]guestenv.Var, error) {
 	out := make([]guestenv.Var, 0, len(vars))
 	for _, v := range vars {
-		ref, sel, ok := reference(s.bottle.Namespace, v)
+		ref, sel, ok := reference(namespace, v)
 		if !ok {
 			out = append(out, guestenv.Var{Name: v.Name, Value: ptr.Deref(v.Value, "")})
 			continue
 		}
-		value, found, err := r.value(ctx, ref, sel)
+		value, found, err := value(ctx, r, ref, sel)
 		if err != nil {
 			return nil, fmt.Errorf("env %s: %w", v.Name, err)
 		}
@@ -71,13 +81,13 @@ func (r *Reconciler) resolve(ctx context.Context, s *scope, vars []v1alpha1.EnvV
 	return out, nil
 }
 
-func (r *Reconciler) value(ctx context.Context, ref namedwatch.Ref, sel v1alpha1.KeySelector) (string, bool, error) {
+func value(ctx context.Context, r Reader, ref namedwatch.Ref, sel v1alpha1.KeySelector) (string, bool, error) {
 	reason, noun := v1alpha1.ReasonSecretNotFound, "Secret"
 	if ref.Kind == namedwatch.ConfigMap {
 		reason, noun = v1alpha1.ReasonConfigMapNotFound, "ConfigMap"
 	}
 	optional := ptr.Deref(sel.Optional, false)
-	data, err := r.References.Get(ctx, ref)
+	data, err := r.Get(ctx, ref)
 	switch {
 	case errors.Is(err, namedwatch.ErrNotFound) && optional:
 		return "", false, nil
