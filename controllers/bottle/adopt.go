@@ -12,13 +12,18 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 )
 
-// adopt makes the Bottle this node's: the finalizer, before anything is done
+// adoptStep makes the Bottle this node's before anything is done on the node.
+type adoptStep struct {
+	client client.Client
+}
+
+// ensure makes the Bottle this node's: the finalizer, before anything is done
 // on the node, then its folder.
-func (r *Reconciler) adopt(ctx context.Context, s *scope) error {
+func (a *adoptStep) ensure(ctx context.Context, s *scope) error {
 	if !controllerutil.ContainsFinalizer(s.bottle, v1alpha1.FinalizerNode) {
 		b := s.bottle.DeepCopy()
 		controllerutil.AddFinalizer(b, v1alpha1.FinalizerNode)
-		if err := r.patchMeta(ctx, s, b); err != nil {
+		if err := patchMeta(ctx, a.client, s, b); err != nil {
 			return fmt.Errorf("add the finalizer to bottle %s: %w", s.key(), err)
 		}
 	}
@@ -27,9 +32,9 @@ func (r *Reconciler) adopt(ctx context.Context, s *scope) error {
 
 // patchMeta writes what b has beyond the Bottle of the scope, unless somebody
 // else wrote in between.
-func (r *Reconciler) patchMeta(ctx context.Context, s *scope, b *v1alpha1.Bottle) error {
+func patchMeta(ctx context.Context, c client.Client, s *scope, b *v1alpha1.Bottle) error {
 	patch := client.MergeFromWithOptions(s.bottle, client.MergeFromWithOptimisticLock{})
-	if err := r.Client.Patch(ctx, b, patch); err != nil {
+	if err := c.Patch(ctx, b, patch); err != nil {
 		return err
 	}
 	s.bottle = b

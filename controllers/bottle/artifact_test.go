@@ -125,7 +125,7 @@ func TestWhatIsGivenBesideAnArtifact(t *testing.T) {
 	if got := bottle.Status.Image; got == nil || got.Reference != packed || *got.Digest != hosttest.ImageDigest("a packed machine") {
 		t.Errorf("status.image: got %+v, want the artifact", got)
 	}
-	used, _, err := w.r.UsedImages(t.Context())
+	used, _, err := w.usedImages()
 	if err != nil || !used[hosttest.ImageDigest("a packed machine")] {
 		t.Errorf("in use: got %v, %v, want the artifact", used, err)
 	}

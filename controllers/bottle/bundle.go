@@ -10,6 +10,11 @@ import (
 	"strings"
 	"time"
 
+	"k8s.io/utils/clock"
+
+	"botbottle.dev/bottle-operator/internal/denials"
+	"botbottle.dev/bottle-operator/internal/enforce"
+
 	"k8s.io/utils/ptr"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
@@ -20,15 +25,27 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// ensureBundle makes the sidecar container run at its address and answer.
-func (r *Reconciler) ensureBundle(ctx context.Context, s *scope) error {
-	spec, err := r.bundleSpec(ctx, s)
+// bundleStep makes the sidecar container run, with its rules and certificates.
+type bundleStep struct {
+	references  References
+	bundles     host.Bundles
+	enforcement enforce.Enforcement
+	denials     *denials.Follower
+	causes      causes
+	clock       clock.Clock
+	// allowedImages are globs (path.Match) for spec.bundle.image.
+	allowedImages []string
+}
+
+// ensure makes the sidecar container run at its address and answer.
+func (t *bundleStep) ensure(ctx context.Context, s *scope) error {
+	spec, err := t.spec(ctx, s)
 	if err != nil {
 		return err
 	}
-	say := r.ofDocker(ctx, v1alpha1.ReasonBundleConflict)
+	say := t.causes.docker(ctx, v1alpha1.ReasonBundleConflict)
 	say.invalid = v1alpha1.ReasonBundleRejected
-	b, err := r.Bundles.EnsureBundle(ctx, spec)
+	b, err := t.bundles.EnsureBundle(ctx, spec)
 	if errors.Is(err, host.ErrNotFound) {
 		return &flow.Waiting{Reason: v1alpha1.ReasonBundleImageMissing, After: forSomebody,
 			Message: fmt.Sprintf("the node's Docker Engine lacks the bundle image %s: pull or load it there", builtInOr(spec.Image))}
@@ -39,7 +56,7 @@ func (r *Reconciler) ensureBundle(ctx context.Context, s *scope) error {
 	// The decisions of a container that an earlier agent knew were counted.
 	var since time.Time
 	if s.status.Bundle != nil && ptr.Deref(s.status.Bundle.ContainerID, "") == b.ContainerID {
-		since = r.Clock.Now()
+		since = t.clock.Now()
 	}
 	s.status.Bundle = &v1alpha1.BundleStatus{Name: s.name(), ContainerID: ptr.To(b.ContainerID), Image: ptr.To(b.Image)}
 	if b.ContainerID == "" {
@@ -50,18 +67,18 @@ func (r *Reconciler) ensureBundle(ctx context.Context, s *scope) error {
 			Message: fmt.Sprintf("the bundle's container is %s: see docker logs %s on the node", b.State, s.name())}
 	}
 	s.container = b.ContainerID
-	fresh := r.Clock.Since(b.StartedAt) < startingTime
+	fresh := t.clock.Since(b.StartedAt) < startingTime
 	patience := time.Duration(0)
 	if fresh {
 		patience = answerPatience
 	}
-	silent, err := r.unanswered(ctx, s, patience)
+	silent, err := t.unanswered(ctx, s, patience)
 	switch {
 	case err != nil:
 		return mapped(err, say)
 	case len(silent) == 0:
-		r.follow(s, since)
-		return r.ensureCA(ctx, s)
+		t.follow(s, since)
+		return t.ensureCA(ctx, s)
 	case fresh:
 		return &flow.Waiting{Reason: v1alpha1.ReasonBundleStarting, After: soon,
 			Message: "the bundle's container was started and does not answer yet"}
@@ -81,12 +98,12 @@ const (
 
 // unanswered are the ports that do not answer, asked again until the patience
 // ends.
-func (r *Reconciler) unanswered(ctx context.Context, s *scope, patience time.Duration) ([]int32, error) {
+func (t *bundleStep) unanswered(ctx context.Context, s *scope, patience time.Duration) ([]int32, error) {
 	ports := desired.BundlePorts(s.bottle)
 	over := time.NewTimer(patience)
 	defer over.Stop()
 	for {
-		silent, err := r.Bundles.UnansweredPorts(ctx, s.triple.BundleIP, ports)
+		silent, err := t.bundles.UnansweredPorts(ctx, s.triple.BundleIP, ports)
 		if err != nil || len(silent) == 0 || patience == 0 {
 			return silent, err
 		}
@@ -100,11 +117,11 @@ func (r *Reconciler) unanswered(ctx context.Context, s *scope, patience time.Dur
 	}
 }
 
-func (r *Reconciler) bundleSpec(ctx context.Context, s *scope) (host.BundleSpec, error) {
+func (t *bundleStep) spec(ctx context.Context, s *scope) (host.BundleSpec, error) {
 	spec := host.BundleSpec{Owner: s.owner, IP: s.triple.BundleIP}
 	if b := s.bottle.Spec.Bundle; b != nil {
 		spec.Image = ptr.Deref(b.Image, "")
-		env, err := envsource.Resolve(ctx, r.References, s.bottle.Namespace, b.Env)
+		env, err := envsource.Resolve(ctx, t.references, s.bottle.Namespace, b.Env)
 		if err != nil {
 			return spec, err
 		}
@@ -116,21 +133,21 @@ func (r *Reconciler) bundleSpec(ctx context.Context, s *scope) (host.BundleSpec,
 		}
 	}
 	if spec.Image != "" {
-		return spec, r.checkBundleImage(spec.Image)
+		return spec, t.checkImage(spec.Image)
 	}
 	rules, err := desired.EgressRules(s.bottle)
 	if err != nil {
 		return spec, &flow.Terminal{Reason: v1alpha1.ReasonEgressRuleInvalid, Err: fmt.Errorf("spec.egress.allow: %w", err)}
 	}
-	if err := r.Enforcement.OpenRules(s.owner, s.bottle.Generation, rules); err != nil {
+	if err := t.enforcement.OpenRules(s.owner, s.bottle.Generation, rules); err != nil {
 		return spec, err
 	}
 	spec.RulesDir = s.folder.BundleDir()
 	return spec, nil
 }
 
-func (r *Reconciler) checkBundleImage(image string) error {
-	for _, glob := range r.AllowedBundleImages {
+func (t *bundleStep) checkImage(image string) error {
+	for _, glob := range t.allowedImages {
 		if ok, err := path.Match(glob, image); err == nil && ok {
 			return nil
 		}
@@ -139,16 +156,16 @@ func (r *Reconciler) checkBundleImage(image string) error {
 		Err: fmt.Errorf("spec.bundle.image %s is not allowed on this node: choose another, or have it added to the agent's --allowed-bundle-images", image)}
 }
 
-// ensureBundleDown stops the container of a Bottle that is to be stopped; its
+// ensureDown stops the container of a Bottle that is to be stopped; its
 // network stays.
-func (r *Reconciler) ensureBundleDown(ctx context.Context, s *scope) error {
-	say := r.ofDocker(ctx, "")
-	b, err := r.Bundles.InspectBundle(ctx, s.owner)
+func (t *bundleStep) ensureDown(ctx context.Context, s *scope) error {
+	say := t.causes.docker(ctx, "")
+	b, err := t.bundles.InspectBundle(ctx, s.owner)
 	if errors.Is(err, host.ErrNotFound) || errors.Is(err, host.ErrConflict) {
 		return nil
 	}
 	if err == nil && b.Running {
-		err = r.Bundles.StopBundle(ctx, s.owner)
+		err = t.bundles.StopBundle(ctx, s.owner)
 	}
 	return mapped(err, say)
 }
@@ -166,4 +183,32 @@ func join(ports []int32) string {
 		words[i] = fmt.Sprint(p)
 	}
 	return strings.Join(words, ", ")
+}
+
+// delete removes the container and looks that it is gone.
+func (t *bundleStep) delete(ctx context.Context, s *scope) error {
+	say := t.causes.docker(ctx, "")
+	t.denials.Stop(s.owner.UID)
+	if err := t.bundles.DeleteBundle(ctx, s.owner); err != nil {
+		return mapped(err, say)
+	}
+	_, err := t.bundles.InspectBundle(ctx, s.owner)
+	return gone(err, say, "the bundle's container")
+}
+
+// follow follows the decisions of the built-in bundle from since on, and fills
+// the status with what it denied.
+func (t *bundleStep) follow(s *scope, since time.Time) {
+	uid := s.owner.UID
+	if s.bottle.Spec.Bundle != nil && s.bottle.Spec.Bundle.Image != nil {
+		t.denials.Stop(uid)
+		s.status.Egress = nil // they are of another bundle
+		s.reportLeak()
+		return
+	}
+	if recent := t.denials.Recent(uid); recent != nil {
+		s.status.Egress = &v1alpha1.EgressStatus{RecentDenials: recent}
+		s.reportLeak()
+	}
+	t.denials.Follow(s.owner, s.container, since)
 }

@@ -139,7 +139,7 @@ func TestABundleThatEndedIsStarted(t *testing.T) {
 
 func TestABundleThatDoesNotRun(t *testing.T) {
 	w := newWorld(t, demo().Obj())
-	w.r.Bundles = neverRunning{w.bundles}
+	w.r.steps.bundle.bundles = neverRunning{w.bundles}
 	if _, err := w.pass(demoKey); err != nil {
 		t.Fatal(err)
 	}

@@ -23,12 +23,12 @@ const (
 // ensureCA copies the bundle's certificates to where the guest has them
 // mounted. They are looked at on every pass: a bundle that makes its own makes
 // others when it is made anew.
-func (r *Reconciler) ensureCA(ctx context.Context, s *scope) error {
+func (t *bundleStep) ensureCA(ctx context.Context, s *scope) error {
 	path := desired.CAPath(s.bottle)
 	if path == "" {
 		return nil
 	}
-	pem, err := r.Bundles.ReadFile(ctx, s.owner, path, cabundle.MaxSize)
+	pem, err := t.bundles.ReadFile(ctx, s.owner, path, cabundle.MaxSize)
 	switch {
 	case errors.Is(err, host.ErrNotFound):
 		return &flow.Waiting{Reason: v1alpha1.ReasonBundleCANotFound, After: soon,
@@ -36,7 +36,7 @@ func (r *Reconciler) ensureCA(ctx context.Context, s *scope) error {
 	case errors.Is(err, host.ErrInvalid):
 		return &flow.Waiting{Reason: v1alpha1.ReasonBundleCAInvalid, After: forSomebody, Message: "spec.bundle.caPath: " + err.Error()}
 	case err != nil:
-		return mapped(err, r.ofDocker(ctx, v1alpha1.ReasonBundleConflict))
+		return mapped(err, t.causes.docker(ctx, v1alpha1.ReasonBundleConflict))
 	}
 	if err := cabundle.Check(pem); err != nil {
 		return &flow.Waiting{Reason: v1alpha1.ReasonBundleCAInvalid, After: forSomebody,

@@ -7,20 +7,17 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"sync"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
+	"botbottle.dev/bottle-operator/internal/denials"
+
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
-	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	logf "sigs.k8s.io/controller-runtime/pkg/log"
-	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/controllers/narrow"
@@ -103,44 +100,67 @@ type Options struct {
 // Reconciler reconciles the Bottles of one node.
 type Reconciler struct {
 	Options
-	view    *machineview.View
-	starts  *jobs.Set[error]
-	follows *follows
+	steps    steps
+	status   *statusWriter
+	events   *reporter
+	bottles  *registry
+	requests *requests
+	view     *machineview.View
+	starts   *jobs.Set[error]
+	denials  *denials.Follower
+	exits    *exitWatch
+	orphans  orphans
+	departed departed
 	// narrower is a controller of its own.
 	narrower *narrow.Reconciler
-
-	bottles registry
-	orphans orphans
-
-	mu      sync.Mutex
-	queue   workqueue.TypedRateLimitingInterface[reconcile.Request]
-	watched map[string]state.Run               // VMMs whose end is watched, by UID
-	watches context.Context                    // of the watches of VMMs, which outlive a pass
-	left    map[types.NamespacedName]types.UID // deleted Bottles that the cache may still show
 }
 
 // resync is when a Bottle that is as it should be is looked at again, give or
 // take a tenth.
 const resync = 10 * time.Minute
 
-// workers is how many Bottles are worked on at once. Boots do not count.
+// workers is how many Bottles are worked on in parallel. Boots do not count.
 const workers = 8
 
 // New is a Reconciler that is not yet part of a manager.
 func New(o Options) *Reconciler {
-	r := &Reconciler{
-		Options: o,
-		starts:  jobs.New[error]("machine start", o.MaxConcurrentStarts),
-		follows: newFollows(),
-		watched: map[string]state.Run{},
-		watches: context.Background(),
-		left:    map[types.NamespacedName]types.UID{},
-	}
-	r.view = machineview.New(o.Machines, o.Clock, o.MachinePollInterval, r.enqueueMachine)
+	r := &Reconciler{Options: o, bottles: &registry{}, starts: jobs.New[error]("machine start", o.MaxConcurrentStarts)}
+	r.requests = &requests{registry: r.bottles}
+	r.events = &reporter{recorder: o.Recorder, reader: o.Client, node: o.Node}
+	r.status = &statusWriter{client: o.Client, events: r.events}
+	r.view = machineview.New(o.Machines, o.Clock, o.MachinePollInterval, r.requests.enqueueMachine)
+	r.denials = denials.New(denials.Options{Bundles: o.Bundles, Clock: o.Clock, Decided: o.Metrics.decision, Changed: r.requests.enqueueUID})
+	r.exits = &exitWatch{machines: o.Machines, view: r.view, requests: r.requests, ctx: context.Background(), watched: map[string]state.Run{}}
 	r.narrower = &narrow.Reconciler{Client: o.Client, Node: o.Node, Owner: r.ownerOf, Enforcement: o.Enforcement, Machines: o.Machines, Starts: r.starts}
-	o.Facts.OnChange(r.enqueueAll)
+	r.steps = r.newSteps()
+	o.Facts.OnChange(r.requests.enqueueAll)
 	o.Enforcement.Subscribe(r.enforced)
 	return r
+}
+
+// newSteps gives each step what it needs, and no more.
+func (r *Reconciler) newSteps() steps {
+	o, causes := r.Options, causes{r.Facts}
+	return steps{
+		adopt:    &adoptStep{client: o.Client},
+		network:  &networkStep{networks: o.Networks, pool: o.Pool, causes: causes},
+		smolfile: &smolfileStep{references: o.References, machines: o.Machines, events: r.events, causes: causes},
+		bundle: &bundleStep{
+			references: o.References, bundles: o.Bundles, enforcement: o.Enforcement, denials: r.denials,
+			causes: causes, clock: o.Clock, allowedImages: o.AllowedBundleImages,
+		},
+		image: &imageStep{
+			images: o.Images, machines: o.Machines, view: r.view, references: o.References,
+			causes: causes, clock: o.Clock, defaultImage: o.DefaultImage,
+		},
+		wall: &wallStep{enforcement: o.Enforcement},
+		machine: &machineStep{
+			machines: o.Machines, view: r.view, starts: r.starts, images: o.Images, enforcement: o.Enforcement,
+			exits: r.exits, requests: r.requests, events: r.events, causes: causes, clock: o.Clock,
+			metrics: o.Metrics, reader: o.Client, requirePolicy: o.RequireSmolvmPolicy,
+		},
+		proof: &proofStep{enforcement: o.Enforcement},
+	}
 }
 
 // Reconcile removes the orphans of the request's name, and then makes one pass
@@ -154,9 +174,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err := r.Client.Get(ctx, req.NamespacedName, b); err != nil {
 		if apierrors.IsNotFound(err) {
 			r.forget(req.NamespacedName)
-			r.mu.Lock()
-			defer r.mu.Unlock()
-			delete(r.left, req.NamespacedName)
+			r.departed.forget(req.NamespacedName)
 			return ctrl.Result{}, nil
 		}
 		return ctrl.Result{}, fmt.Errorf("read bottle %s: %w", req, err)
@@ -178,9 +196,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 
 // stay is a pass over a Bottle that belongs here.
 func (r *Reconciler) stay(ctx context.Context, s *scope) (ctrl.Result, error) {
-	steps := r.converge()
+	steps := r.steps.converge()
 	if desired.Stopped(s.bottle) {
-		steps = r.halt()
+		steps = r.steps.halt()
 	}
 	err := flow.Run(ctx, s, steps, s.recordOutcome)
 	if ctx.Err() != nil {
@@ -191,24 +209,24 @@ func (r *Reconciler) stay(ctx context.Context, s *scope) (ctrl.Result, error) {
 	}
 	if first := s.outcomes[0]; first.Condition == "" && first.Outcome.Kind != flow.KindDone {
 		// Nothing was found out about the Bottle's parts.
-		return r.result(err)
+		return requeue(err)
 	}
 	conditions, observed := agentstatus.Conditions(s.statusInput(), r.Clock.Now())
 	if observed {
 		s.status.ObservedGeneration = ptr.To(s.bottle.Generation)
 	}
-	if werr := r.writeStatus(ctx, s, conditions); werr != nil {
+	if werr := r.status.write(ctx, s, conditions); werr != nil {
 		return conflicted(werr)
 	}
-	res, err := r.result(err)
+	res, err := requeue(err)
 	if err == nil && s.lookAgain > 0 && (res.RequeueAfter == 0 || s.lookAgain < res.RequeueAfter) {
 		res.RequeueAfter = s.lookAgain
 	}
 	return res, err
 }
 
-// result is what a pass's outcome means for the next one.
-func (r *Reconciler) result(err error) (ctrl.Result, error) {
+// requeue is what a pass's outcome means for the next one.
+func requeue(err error) (ctrl.Result, error) {
 	switch o := flow.OutcomeOf(err); o.Kind {
 	case flow.KindDone:
 		return ctrl.Result{RequeueAfter: jitter(resync)}, nil
@@ -233,35 +251,17 @@ func conflicted(err error) (ctrl.Result, error) {
 	return ctrl.Result{}, err
 }
 
-// errSuperseded ends a pass over a Bottle that has changed since the pass read
-// it, before the pass does what the change may forbid.
-var errSuperseded = errors.New("the Bottle changed during the pass")
-
-// current returns errSuperseded if the Bottle is not as the pass read it.
-func (r *Reconciler) current(ctx context.Context, s *scope) error {
-	now := &v1alpha1.Bottle{}
-	if err := r.Client.Get(ctx, s.key(), now); err != nil {
-		return client.IgnoreNotFound(err)
-	}
-	if now.UID == s.bottle.UID && (now.Generation != s.bottle.Generation || desired.Leaving(now) != desired.Leaving(s.bottle)) {
-		return errSuperseded
-	}
-	return nil
-}
-
 func jitter(d time.Duration) time.Duration {
 	return d + time.Duration((rand.Float64()-0.5)*0.2*float64(d))
 }
 
+// Enqueue requests a pass over the Bottle.
+func (r *Reconciler) Enqueue(k types.NamespacedName) { r.requests.Enqueue(k) }
+
 // forget drops what is kept for a Bottle that is not, or no longer, here.
 func (r *Reconciler) forget(k types.NamespacedName) {
 	r.References.Use(k, nil)
-	uids := r.bottles.Forget(k)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, uid := range uids {
-		delete(r.watched, uid)
-	}
+	r.exits.forget(r.bottles.Forget(k)...)
 }
 
 // enforced requeues a Bottle to whose wall, machine or proof something happened.
@@ -269,48 +269,5 @@ func (r *Reconciler) enforced(uid string) {
 	if name, ok := r.bottles.Machine(uid); ok {
 		r.view.Invalidate(name)
 	}
-	r.enqueueUID(uid)
-}
-
-// Enqueue requests a pass over the Bottle.
-func (r *Reconciler) Enqueue(k types.NamespacedName) {
-	r.mu.Lock()
-	q := r.queue
-	r.mu.Unlock()
-	if q != nil {
-		q.Add(reconcile.Request{NamespacedName: k})
-	}
-}
-
-// enqueueMachine requests a pass over the Bottle whose machine has the name.
-func (r *Reconciler) enqueueMachine(name string) {
-	if k, ok := r.bottles.KeyOfMachine(name); ok {
-		r.Enqueue(k)
-	}
-}
-
-// enqueueUID requests a pass over the Bottle with the UID, or over all for "".
-func (r *Reconciler) enqueueUID(uid string) {
-	if uid == "" {
-		r.enqueueAll()
-		return
-	}
-	if k, ok := r.bottles.Key(uid); ok {
-		r.Enqueue(k)
-	}
-}
-
-func (r *Reconciler) enqueueAll() {
-	for _, k := range r.bottles.All() {
-		r.Enqueue(k)
-	}
-}
-
-func (r *Reconciler) event(s *scope, kind, reason, message string) {
-	r.Recorder.Eventf(s.bottle, nil, kind, reason, "Reconcile", "%s", message)
-}
-
-func (r *Reconciler) warn(ctx context.Context, s *scope, reason, message string) {
-	logf.FromContext(ctx).Info("Something happened to the Bottle", "reason", reason, "message", message)
-	r.event(s, corev1.EventTypeWarning, reason, message)
+	r.requests.enqueueUID(uid)
 }

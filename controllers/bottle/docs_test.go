@@ -31,7 +31,7 @@ func TestTheDocumentHasTheSteps(t *testing.T) {
 	}
 	r := &Reconciler{}
 	for title, steps := range map[string][]step{
-		"Towards a running Bottle": r.converge(), "Towards a stopped one": r.halt(), "Off the node": r.teardown(),
+		"Towards a running Bottle": r.steps.converge(), "Towards a stopped one": r.steps.halt(), "Off the node": r.steps.teardown(),
 	} {
 		var want []string
 		for _, s := range steps {
@@ -48,12 +48,12 @@ func TestTeardownIsTheReverse(t *testing.T) {
 	r := &Reconciler{}
 	made := map[string]string{"adopt": "folder", "network": "network", "bundle": "bundle", "wall": "wall", "machine": "machine"}
 	var want, got []string
-	for _, s := range slices.Backward(r.converge()) {
+	for _, s := range slices.Backward(r.steps.converge()) {
 		if name, ok := made[s.Name]; ok {
 			want = append(want, name)
 		}
 	}
-	for _, s := range r.teardown() {
+	for _, s := range r.steps.teardown() {
 		got = append(got, s.Name)
 	}
 	if d := cmp.Diff(want, got); d != "" {

@@ -5,6 +5,9 @@ package bottle
 import (
 	"context"
 
+	"k8s.io/client-go/tools/events"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -12,6 +15,7 @@ import (
 	logf "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/agentstatus"
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
@@ -37,24 +41,26 @@ var expected = map[string]bool{
 	v1alpha1.ReasonImagePullBackOff: true,
 }
 
-// reportRefusals makes Events of what guests tried and were refused, until ctx
-// ends.
-func (r *Reconciler) reportRefusals(ctx context.Context) error {
-	return r.Enforcement.ReportRefusals(ctx, func(owner host.Owner, destinations string) { r.refused(ctx, owner, destinations) })
+// reporter makes Events.
+type reporter struct {
+	recorder events.EventRecorder
+	reader   client.Reader
+	node     string
 }
 
-func (r *Reconciler) refused(ctx context.Context, owner host.Owner, destinations string) {
+// refused makes an Event of what a guest tried and was refused.
+func (r *reporter) refused(ctx context.Context, owner host.Owner, destinations string) {
 	b := &v1alpha1.Bottle{}
 	k := types.NamespacedName{Namespace: owner.Namespace, Name: owner.Name}
-	if err := r.Client.Get(ctx, k, b); err != nil || string(b.UID) != owner.UID {
+	if err := r.reader.Get(ctx, k, b); err != nil || string(b.UID) != owner.UID {
 		return
 	}
 	logf.FromContext(ctx).Info("A guest tried what it may not reach", "machine", owner.ID(), "destinations", destinations)
-	r.Recorder.Eventf(b, nil, corev1.EventTypeWarning, eventEgressRefused, "Guard", "%s", "the guest tried what it may not reach, and did not: "+destinations)
+	r.recorder.Eventf(b, nil, corev1.EventTypeWarning, eventEgressRefused, "Guard", "%s", "the guest tried what it may not reach, and did not: "+destinations)
 }
 
-// tellConditions makes an Event of each condition that turned into news.
-func (r *Reconciler) tellConditions(ctx context.Context, s *scope, before, after []metav1.Condition) {
+// conditions makes an Event of each condition that turned into news.
+func (r *reporter) conditions(ctx context.Context, s *scope, before, after []metav1.Condition) {
 	for _, typ := range []string{
 		v1alpha1.ConditionNetworkReady, v1alpha1.ConditionSmolfileReady,
 		v1alpha1.ConditionBundleReady, v1alpha1.ConditionMachineReady, v1alpha1.ConditionEgressEnforced, v1alpha1.ConditionPendingRestart,
@@ -73,4 +79,43 @@ func (r *Reconciler) tellConditions(ctx context.Context, s *scope, before, after
 			r.warn(ctx, s, now.Reason, now.Message)
 		}
 	}
+}
+
+func (r *reporter) event(s *scope, kind, reason, message string) {
+	r.recorder.Eventf(s.bottle, nil, kind, reason, "Reconcile", "%s", message)
+}
+
+func (r *reporter) warn(ctx context.Context, s *scope, reason, message string) {
+	logf.FromContext(ctx).Info("Something happened to the Bottle", "reason", reason, "message", message)
+	r.event(s, corev1.EventTypeWarning, reason, message)
+}
+
+// newer makes an Event of a smolvm that is newer than what was measured.
+func (r *reporter) newer(ctx context.Context, v host.SmolvmVersion) {
+	logf.FromContext(ctx).Info("This smolvm is newer than any that was measured", "version", v.Version)
+	node := &corev1.Node{}
+	node.Name = r.node
+	r.recorder.Eventf(node, nil, corev1.EventTypeWarning, eventNewerSmolvm, "Fingerprint",
+		"smolvm %s is newer than any that was measured: bottles run, watch them", v.Version)
+}
+
+// image makes an Event of what happened to an image that a Bottle waits
+// for. It does not block.
+func (r *reporter) image(k types.NamespacedName, uid, reason, message string) {
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), soon)
+		defer cancel()
+		b := &v1alpha1.Bottle{}
+		if err := r.reader.Get(ctx, k, b); err != nil || string(b.UID) != uid {
+			return
+		}
+		kind := corev1.EventTypeNormal
+		if reason == "Failed" || reason == "BackOff" {
+			kind = corev1.EventTypeWarning
+		}
+		if reason == "Failed" { // once for each attempt
+			logf.Log.WithName("images").Info("An image could not be had", "bottle", k, "message", message)
+		}
+		r.recorder.Eventf(b, nil, kind, reason, "Pull", "%s", agentstatus.Bounded(message))
+	}()
 }

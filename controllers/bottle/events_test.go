@@ -11,13 +11,13 @@ import (
 // An untested release of smolvm is used, and reported on the Node.
 func TestANewerSmolvmIsReported(t *testing.T) {
 	w := newWorld(t)
-	w.r.sayVersion(t.Context())
+	w.r.reportNewerSmolvm(t.Context())
 	if got := w.events(); len(got) != 0 {
 		t.Errorf("events for the reference version: got %q, want none", got)
 	}
 	newer := hosttest.Reference
 	newer.Newer = true
 	w.machines.SetVersion(newer)
-	w.r.sayVersion(t.Context())
+	w.r.reportNewerSmolvm(t.Context())
 	w.wantEvent(eventNewerSmolvm)
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/denials"
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
@@ -40,7 +41,7 @@ func TestDenialsAreToldAtMostOnceAMinute(t *testing.T) {
 	w := running(t)
 	w.bundles.Decide(ownerOfDemo(), host.Decision{Time: w.clock.Now(), Verdict: host.VerdictAllow, Host: "fine.test", Port: 443})
 	w.deny("one.test")
-	w.until("the first denial", func() bool { return len(w.r.follows.told(testUID)) > 0 })
+	w.until("the first denial", func() bool { return len(w.r.denials.Recent(testUID)) > 0 })
 	w.settle(demoKey)
 	if got := w.denials(); !slices.Equal(got, []string{"one.test:443"}) {
 		t.Fatalf("denials: got %q, want one.test:443", got)
@@ -54,9 +55,9 @@ func TestDenialsAreToldAtMostOnceAMinute(t *testing.T) {
 	if got := w.api.log(); len(got) != 0 {
 		t.Errorf("API writes within the minute: got %q, want none", got)
 	}
-	w.until("the flood", func() bool { return len(w.r.follows.told(testUID)) > 1 })
-	if got := w.clock.Since(told); got < tellEvery-2*time.Second {
-		t.Errorf("told again after %s, want %s", got, tellEvery)
+	w.until("the flood", func() bool { return len(w.r.denials.Recent(testUID)) > 1 })
+	if got := w.clock.Since(told); got < denials.PublishEvery-2*time.Second {
+		t.Errorf("told again after %s, want %s", got, denials.PublishEvery)
 	}
 	w.settle(demoKey)
 	if got := w.denials(); len(got) != 16 || got[0] != "flood-39.test:443" {
@@ -71,7 +72,7 @@ func TestDenialsAreToldAtMostOnceAMinute(t *testing.T) {
 func TestAnotherAgentFollowsFromNowOn(t *testing.T) {
 	w := running(t)
 	w.deny("one.test")
-	w.until("the denial", func() bool { return len(w.r.follows.told(testUID)) > 0 })
+	w.until("the denial", func() bool { return len(w.r.denials.Recent(testUID)) > 0 })
 	w.settle(demoKey)
 	w.clock.Step(time.Minute)
 	w.api.reset()
@@ -81,8 +82,8 @@ func TestAnotherAgentFollowsFromNowOn(t *testing.T) {
 		t.Errorf("after another agent: got %q and writes %q, want the same and none", got, w.api.log())
 	}
 	w.deny("two.test")
-	w.until("the next denial", func() bool { return len(w.r.follows.told(testUID)) > 0 })
-	if got := w.r.follows.told(testUID); !slices.Equal(got, []string{"two.test:443"}) {
+	w.until("the next denial", func() bool { return len(w.r.denials.Recent(testUID)) > 0 })
+	if got := w.r.denials.Recent(testUID); !slices.Equal(got, []string{"two.test:443"}) {
 		t.Errorf("told: got %q, want two.test:443", got)
 	}
 }

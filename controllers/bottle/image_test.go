@@ -144,12 +144,12 @@ func TestUsedImages(t *testing.T) {
 	w := newWorld(t, demo().Obj())
 	w.settle(demoKey)
 	w.machines.Add(host.Machine{Name: "somebody-elses", Image: "local:abc"})
-	digests, archives, err := w.r.UsedImages(t.Context())
+	digests, archives, err := w.usedImages()
 	if err != nil || !digests[hosttest.ImageDigest("default image")] || !archives["local:abc"] {
 		t.Errorf("got %v, %v, %v, want the Bottle's image and the other's archive", digests, archives, err)
 	}
 	w.faults.Fail("ListMachines", hosttest.Before, 1, errors.New("no answer"))
-	if _, _, err := w.r.UsedImages(t.Context()); err == nil {
+	if _, _, err := w.usedImages(); err == nil {
 		t.Error("with no list of machines: got no error, want one: nothing may be removed then")
 	}
 }
@@ -178,11 +178,11 @@ func TestAMachineThatGoesAfterTheImageWasNotLookedFor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := w.r.ensureImage(t.Context(), s); err != nil {
+	if err := w.r.steps.image.ensure(t.Context(), s); err != nil {
 		t.Fatal(err)
 	}
 	var waiting *flow.Waiting
-	if err := w.r.createMachine(t.Context(), s); !errors.As(err, &waiting) || waiting.After <= 0 {
+	if err := w.r.steps.machine.create(t.Context(), s); !errors.As(err, &waiting) || waiting.After <= 0 {
 		t.Errorf("got %v, want another pass", err)
 	}
 	if got := w.writingCalls(); len(got) > 0 {

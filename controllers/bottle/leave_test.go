@@ -193,7 +193,7 @@ func TestAStaleAgentDoesNotWriteOverItsSuccessor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := w.r.writeStatus(t.Context(), s, nil); err == nil {
+	if err := w.r.status.write(t.Context(), s, nil); err == nil {
 		t.Errorf("write: got nil, want a conflict")
 	}
 	if got := w.bottle(demoKey).Status; got.Machine != nil || got.Network != nil {
@@ -226,8 +226,8 @@ func TestALateLookAtADeletedBottle(t *testing.T) {
 	if _, err := w.pass(demoKey); err != nil {
 		t.Fatal(err)
 	}
-	if len(w.r.left) != 0 {
-		t.Errorf("remembered: got %v, want none once the cache shows it gone", w.r.left)
+	if len(w.r.departed.byKey) != 0 {
+		t.Errorf("remembered: got %v, want none once the cache shows it gone", w.r.departed.byKey)
 	}
 }
 
@@ -255,15 +255,14 @@ func TestADeletionThatBreaksOffIsCompleted(t *testing.T) {
 	t.Run("by the sweep", func(t *testing.T) {
 		w, s := abandoned(t)
 		w.faults.Fail("DeleteMachine", hosttest.Half, 1, errors.New("killed"))
-		failed := 0
-		for range 4 {
-			if err := s.Sweep(t.Context()); err != nil {
-				failed++
+		for range 5 {
+			if err := w.sweep(s); err != nil {
+				t.Fatal(err)
 			}
 			w.clock.Step(2 * grace)
 		}
-		if failed != 1 {
-			t.Errorf("failed sweeps: got %d, want 1", failed)
+		if got := w.swept()["orphans_removed_total failed"]; got != 1 {
+			t.Errorf("failed removals: got %v, want 1", got)
 		}
 		w.wantEmpty()
 	})

@@ -9,9 +9,12 @@ import (
 	"maps"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/utils/ptr"
-	logf "sigs.k8s.io/controller-runtime/pkg/log"
+	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"botbottle.dev/bottle-operator/internal/desired"
+	"botbottle.dev/bottle-operator/internal/jobs"
+	"botbottle.dev/bottle-operator/internal/machineview"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/enforce"
@@ -22,27 +25,46 @@ import (
 	"botbottle.dev/bottle-operator/internal/state"
 )
 
-// ensureMachine makes the machine exist and run: it looks, decides, and does
+// machineStep makes the machine exist and run, or not.
+type machineStep struct {
+	machines    host.Machines
+	view        *machineview.View
+	starts      *jobs.Set[error]
+	images      host.Images
+	enforcement Enforcement
+	exits       *exitWatch
+	requests    *requests
+	events      *reporter
+	causes      causes
+	clock       clock.Clock
+	metrics     *Metrics
+	reader      client.Reader
+	// requirePolicy starts no machine of which smolvm does not show exactly
+	// the one allowed address.
+	requirePolicy bool
+}
+
+// ensure makes the machine exist and run: it looks, decides, and does
 // one thing. A boot goes on by itself and has the Bottle looked at again.
-func (r *Reconciler) ensureMachine(ctx context.Context, s *scope) error {
-	say := r.ofSmolvm(ctx)
+func (m *machineStep) ensure(ctx context.Context, s *scope) error {
+	say := m.causes.smolvm(ctx)
 	if s.leak != nil {
-		return r.holdLeaked(ctx, s)
+		return m.holdLeaked(ctx, s)
 	}
-	if err := r.current(ctx, s); err != nil {
+	if err := m.current(ctx, s); err != nil {
 		return err
 	}
-	if err := r.takeBreach(ctx, s); err != nil {
+	if err := m.takeBreach(ctx, s); err != nil {
 		return err
 	}
-	if err := r.takeStart(s); err != nil {
+	if err := m.takeStart(s); err != nil {
 		return mapped(err, say)
 	}
-	f, err := r.observeMachine(ctx, s)
+	f, err := m.observe(ctx, s)
 	if err != nil {
 		return mapped(err, say)
 	}
-	if fact := failing(r.Facts.Get(ctx), forMachines); fact != nil {
+	if fact := m.causes.machineFault(ctx); fact != nil {
 		f.NodeFault = fact.Message
 	}
 	if s.record != nil && s.record.Breach != "" {
@@ -50,93 +72,93 @@ func (r *Reconciler) ensureMachine(ctx context.Context, s *scope) error {
 	}
 	d := lifecycle.Decide(f)
 	if d.Loss != "" {
-		if err := r.countLoss(ctx, s, d.Loss); err != nil {
+		if err := m.countLoss(ctx, s, d.Loss); err != nil {
 			return err
 		}
 		f.Record = s.record
 		d = lifecycle.Decide(f)
 	}
 	s.comparePending(f)
-	err = mapped(r.act(ctx, s, f, d), say)
+	err = mapped(m.act(ctx, s, f, d), say)
 	if f.Present && f.Ours || s.record != nil {
-		s.tellMachine(f)
+		s.reportMachine(f)
 	}
 	return err
 }
 
 // act does what was decided and says how the step stands.
-func (r *Reconciler) act(ctx context.Context, s *scope, f lifecycle.Facts, d lifecycle.Decision) error {
+func (m *machineStep) act(ctx context.Context, s *scope, f lifecycle.Facts, d lifecycle.Decision) error {
 	starting := &flow.Waiting{Reason: v1alpha1.ReasonMachineStarting, Message: "the machine is being started"}
 	switch d.Action {
 	case lifecycle.Nothing:
 		return d.Wait
 	case lifecycle.Create:
-		if err := r.createMachine(ctx, s); err != nil {
+		if err := m.create(ctx, s); err != nil {
 			return err
 		}
 		fallthrough
 	case lifecycle.Start:
-		if err := r.checkPolicy(ctx, s); err != nil {
+		if err := m.checkPolicy(ctx, s); err != nil {
 			return err
 		}
-		if err := r.beginStart(s); err != nil {
+		if err := m.start(s); err != nil {
 			return err
 		}
 		return starting
 	case lifecycle.Stop:
-		if err := r.stopMachine(ctx, s); err != nil {
+		if err := m.stop(ctx, s); err != nil {
 			return err
 		}
 		starting.After = atOnce
 		return starting
 	case lifecycle.Replace:
-		if err := r.stopMachine(ctx, s); err != nil {
+		if err := m.stop(ctx, s); err != nil {
 			return err
 		}
-		r.view.Invalidate(s.name())
-		if err := r.Machines.DeleteMachine(ctx, s.name()); err != nil {
+		m.view.Invalidate(s.name())
+		if err := m.machines.DeleteMachine(ctx, s.name()); err != nil {
 			return err
 		}
 		starting.After = atOnce
 		return starting
 	case lifecycle.RecordRun:
-		return r.noteRunning(ctx, s, f)
+		return m.recordRun(ctx, s, f)
 	}
 	return fmt.Errorf("machine of bottle %s: no such action %q", s.key(), d.Action)
 }
 
-// observeMachine looks at everything that decide goes by.
-func (r *Reconciler) observeMachine(ctx context.Context, s *scope) (lifecycle.Facts, error) {
-	m, present, err := r.view.Get(ctx, s.name())
-	if err == nil && !present && !r.starts.Running(s.owner.UID) {
+// observe looks at everything that decide goes by.
+func (m *machineStep) observe(ctx context.Context, s *scope) (lifecycle.Facts, error) {
+	listed, present, err := m.view.Get(ctx, s.name())
+	if err == nil && !present && !m.starts.Running(s.owner.UID) {
 		// Nothing is created, and no record given up, on an old list.
-		r.view.Invalidate(s.name())
-		m, present, err = r.view.Get(ctx, s.name())
+		m.view.Invalidate(s.name())
+		listed, present, err = m.view.Get(ctx, s.name())
 	}
 	if err != nil {
 		return lifecycle.Facts{}, err
 	}
 	return lifecycle.Facts{
-		Machine: m, Present: present, Ours: present && ours(m, s),
+		Machine: listed, Present: present, Ours: present && ours(listed, s),
 		Record:      s.record,
-		Starting:    r.starts.Running(s.owner.UID),
-		Unreachable: r.view.UnreachablePolls(s.name()),
+		Starting:    m.starts.Running(s.owner.UID),
+		Unreachable: m.view.UnreachablePolls(s.name()),
 		Restart:     wantsRestart(s),
 		Recreate:    wantsRecreate(s),
-		Now:         r.Clock.Now(),
+		Now:         m.clock.Now(),
 	}, nil
 }
 
 // takeBreach records that the guard killed the machine, and reports it. It
 // comes before the result of a start: a machine that the guard killed during
 // its start did not fail to boot.
-func (r *Reconciler) takeBreach(ctx context.Context, s *scope) error {
-	breach := r.Enforcement.TakeBreach(s.owner.UID)
+func (m *machineStep) takeBreach(ctx context.Context, s *scope) error {
+	breach := m.enforcement.TakeBreach(s.owner.UID)
 	if breach == nil {
 		return nil
 	}
-	r.warn(ctx, s, v1alpha1.ReasonWallBroken, breach.What+"; the machine was stopped, and starts anew behind a mended wall")
-	rec := r.runningRecord(s)
+	m.events.warn(ctx, s, v1alpha1.ReasonWallBroken, breach.What+"; the machine was stopped, and starts anew behind a mended wall")
+	rec := runningRecord(s)
 	rec.Breach = breach.What
 	return s.setRecord(rec)
 }
@@ -155,12 +177,12 @@ func forgetBootFailures(rec *state.Record) {
 }
 
 // takeStart takes note of how the last start went.
-func (r *Reconciler) takeStart(s *scope) error {
-	err, ok := r.starts.Take(s.owner.UID)
+func (m *machineStep) takeStart(s *scope) error {
+	err, ok := m.starts.Take(s.owner.UID)
 	if !ok {
 		return nil
 	}
-	r.Metrics.started(err)
+	m.metrics.started(err)
 	if s.record == nil || err == nil || errors.Is(err, host.ErrNotFound) {
 		return nil
 	}
@@ -168,33 +190,33 @@ func (r *Reconciler) takeStart(s *scope) error {
 		return err
 	}
 	rec := *s.record
-	countBootFailure(&rec, r.Clock.Now().UTC(), lifecycle.Short(err.Error()))
+	countBootFailure(&rec, m.clock.Now().UTC(), lifecycle.Short(err.Error()))
 	return s.setRecord(rec)
 }
 
 // checkPolicy reads back, before a start, what smolvm persisted of the one
 // allowed address.
-func (r *Reconciler) checkPolicy(ctx context.Context, s *scope) error {
-	policy, note, err := r.Enforcement.CheckPolicy(ctx, enforce.PolicyCheck{
+func (m *machineStep) checkPolicy(ctx context.Context, s *scope) error {
+	policy, note, err := m.enforcement.CheckPolicy(ctx, enforce.PolicyCheck{
 		Name: s.name(), BundleIP: s.triple.BundleIP, Version: s.version,
 		Artifact: s.record != nil && s.record.Artifact != (state.Artifact{}),
 	})
 	if err != nil {
 		return err
 	}
-	if policy != probe.PolicyExact && r.RequireSmolvmPolicy {
+	if policy != probe.PolicyExact && m.requirePolicy {
 		return &flow.Waiting{Reason: v1alpha1.ReasonPolicyNotPersisted, After: forSomebody,
 			Message: note + ": the machine is not started, for the agent runs with --require-smolvm-policy"}
 	}
-	rec := r.runningRecord(s)
+	rec := runningRecord(s)
 	rec.Policy = string(policy)
 	return s.setRecord(rec)
 }
 
-// beginStart starts the machine apart from the pass. Whatever asked for it,
+// start starts the machine apart from the pass. Whatever asked for it,
 // the annotation and the values of Secrets as they are now are then in force.
-func (r *Reconciler) beginStart(s *scope) error {
-	rec := r.runningRecord(s)
+func (m *machineStep) start(s *scope) error {
+	rec := runningRecord(s)
 	rec.RestartedAt = s.bottle.Annotations[v1alpha1.AnnotationRestartedAt]
 	rec.Breach = ""
 	// Values are read anew; which variables there are was fixed at create.
@@ -208,15 +230,15 @@ func (r *Reconciler) beginStart(s *scope) error {
 		return err
 	}
 	name, k, netns := s.name(), s.key(), s.wall.Path
-	r.starts.Start(s.owner.UID, func(ctx context.Context) error {
-		defer r.view.Invalidate(name)
-		return r.Machines.StartMachine(ctx, name, netns)
-	}, func() { r.Enqueue(k) })
+	m.starts.Start(s.owner.UID, func(ctx context.Context) error {
+		defer m.view.Invalidate(name)
+		return m.machines.StartMachine(ctx, name, netns)
+	}, func() { m.requests.Enqueue(k) })
 	return nil
 }
 
-// stopMachine stops the machine as something asked for.
-func (r *Reconciler) stopMachine(ctx context.Context, s *scope) error {
+// stop stops the machine as something asked for.
+func (m *machineStep) stop(ctx context.Context, s *scope) error {
 	if s.record != nil && s.record.Run != nil {
 		rec := *s.record
 		rec.Run = nil
@@ -224,19 +246,19 @@ func (r *Reconciler) stopMachine(ctx context.Context, s *scope) error {
 			return err
 		}
 	}
-	defer r.view.Invalidate(s.name())
-	return r.Machines.StopMachine(ctx, s.name())
+	defer m.view.Invalidate(s.name())
+	return m.machines.StopMachine(ctx, s.name())
 }
 
-// noteRunning keeps which VMM runs, so that its end is noticed.
-func (r *Reconciler) noteRunning(ctx context.Context, s *scope, f lifecycle.Facts) error {
+// recordRun keeps which VMM runs, so that its end is noticed.
+func (m *machineStep) recordRun(ctx context.Context, s *scope, f lifecycle.Facts) error {
 	run := lifecycle.RunOf(f.Machine)
 	if f.Machine.PID == 0 && s.record != nil && s.record.Run != nil {
 		return nil // smolvm could not tell this time: no other VMM is known
 	}
 	stays := s.record != nil && s.record.BootFailures > 0 && f.Now.Sub(run.StartTime) >= stable
 	if s.record == nil || s.record.Run == nil || !lifecycle.SameRun(*s.record.Run, run) || stays {
-		rec := r.runningRecord(s)
+		rec := runningRecord(s)
 		rec.Run = &run
 		if stays {
 			forgetBootFailures(&rec)
@@ -248,26 +270,26 @@ func (r *Reconciler) noteRunning(ctx context.Context, s *scope, f lifecycle.Fact
 			return err
 		}
 	}
-	r.watchExit(ctx, s, f.Machine)
+	m.exits.watch(ctx, s, f.Machine)
 	return nil
 }
 
 // runningRecord is the record to go on with: a machine of ours whose record
 // was lost counts as made from what is asked for now.
-func (r *Reconciler) runningRecord(s *scope) state.Record {
+func runningRecord(s *scope) state.Record {
 	if s.record != nil {
 		return *s.record
 	}
-	return r.newRecord(s)
+	return newRecord(s)
 }
 
 // stable is how long a machine must have run for its end to be no failed boot:
 // a guest that ends itself at every start must not be restarted without pause.
 const stable = time.Minute
 
-func (r *Reconciler) countLoss(ctx context.Context, s *scope, cause string) error {
+func (m *machineStep) countLoss(ctx context.Context, s *scope, cause string) error {
 	rec := *s.record
-	now := r.Clock.Now().UTC()
+	now := m.clock.Now().UTC()
 	if now.Sub(rec.Run.StartTime) < stable {
 		countBootFailure(&rec, now, "it ended within a minute of its start: "+cause)
 	} else {
@@ -275,79 +297,35 @@ func (r *Reconciler) countLoss(ctx context.Context, s *scope, cause string) erro
 	}
 	rec.Run = nil
 	rec.Restarts++
-	rec.LastLoss = &state.Loss{Time: r.Clock.Now().UTC().Truncate(time.Second), Cause: cause}
+	rec.LastLoss = &state.Loss{Time: m.clock.Now().UTC().Truncate(time.Second), Cause: cause}
 	if err := s.setRecord(rec); err != nil {
 		return err
 	}
-	r.Metrics.lost()
-	r.warn(ctx, s, eventMachineLost, "the machine ended without being asked to: "+cause)
+	m.metrics.lost()
+	m.events.warn(ctx, s, eventMachineLost, "the machine ended without being asked to: "+cause)
 	return nil
 }
 
-// watchExit requests a pass over the Bottle in the instant in which its VMM
-// ends. The poll finds it out too, only later.
-func (r *Reconciler) watchExit(ctx context.Context, s *scope, m host.Machine) {
-	if m.PID == 0 {
-		return
+// holdLeaked keeps the machine of a Bottle that leaked stopped.
+func (m *machineStep) holdLeaked(ctx context.Context, s *scope) error {
+	if err := m.ensureDown(ctx, s); err != nil {
+		return err
 	}
-	run := lifecycle.RunOf(m)
-	r.mu.Lock()
-	was, watched := r.watched[s.owner.UID]
-	r.watched[s.owner.UID] = run
-	until := r.watches
-	r.mu.Unlock()
-	if watched && lifecycle.SameRun(was, run) {
-		return
-	}
-	k := s.key()
-	err := r.Machines.WatchExit(until, m, func(name string) {
-		r.view.Invalidate(name)
-		r.Enqueue(k)
-	})
-	if err != nil {
-		logf.FromContext(ctx).V(1).Info("The VMM's end cannot be watched; the poll will notice it", "machine", m.Name, "error", err.Error())
-	}
+	return &flow.Terminal{Reason: v1alpha1.ReasonLeakDetected, Err: errors.New(leakMessage(s))}
 }
 
-// tellMachine fills the status with what is known of the machine.
-func (s *scope) tellMachine(f lifecycle.Facts) {
-	rec := s.record
-	st := &v1alpha1.MachineStatus{Name: s.name()}
-	if s.version.Version != "" {
-		st.SmolvmVersion = ptr.To(s.version.Version)
-	} else if s.status.Machine != nil {
-		st.SmolvmVersion = s.status.Machine.SmolvmVersion
-	}
-	if f.Present && f.Ours && f.Machine.State == host.MachineRunning {
-		if f.Machine.PID > 0 {
-			st.PID = ptr.To(int64(f.Machine.PID))
-		}
-		st.StartTime = timeOf(f.Machine.StartTime)
-	}
-	if rec != nil {
-		st.Restarts = ptr.To(rec.Restarts)
-		if rec.LastLoss != nil {
-			st.LastLoss = &v1alpha1.MachineLoss{Time: *timeOf(rec.LastLoss.Time), Cause: rec.LastLoss.Cause}
-		}
-		s.status.Image = imageStatus(rec)
-		if s.status.StartTime == nil {
-			s.status.StartTime = timeOf(rec.FirstRun)
-		}
-	}
-	s.status.Machine = st
-}
+// errSuperseded ends a pass over a Bottle that has changed since the pass read
+// it, before the pass does what the change may forbid.
+var errSuperseded = errors.New("the Bottle changed during the pass")
 
-// timeOf is t as the API keeps it, nil for none.
-func timeOf(t time.Time) *metav1.Time {
-	if t.IsZero() {
-		return nil
+// current returns errSuperseded if the Bottle is not as the pass read it.
+func (m *machineStep) current(ctx context.Context, s *scope) error {
+	now := &v1alpha1.Bottle{}
+	if err := m.reader.Get(ctx, s.key(), now); err != nil {
+		return client.IgnoreNotFound(err)
 	}
-	return ptr.To(metav1.NewTime(t).Rfc3339Copy())
-}
-
-func firstOf(t, otherwise time.Time) time.Time {
-	if t.IsZero() {
-		return otherwise.UTC().Truncate(time.Second)
+	if now.UID == s.bottle.UID && (now.Generation != s.bottle.Generation || desired.Leaving(now) != desired.Leaving(s.bottle)) {
+		return errSuperseded
 	}
-	return t.UTC().Truncate(time.Second)
+	return nil
 }

@@ -19,22 +19,22 @@ import (
 	"botbottle.dev/bottle-operator/internal/state"
 )
 
-// createMachine makes the machine. The record comes first: if the reply is
+// create makes the machine. The record comes first: if the reply is
 // lost, it says what the machine was made from; if nothing was made, the next
 // attempt replaces it.
-func (r *Reconciler) createMachine(ctx context.Context, s *scope) error {
+func (m *machineStep) create(ctx context.Context, s *scope) error {
 	if !s.imageFound { // the machine went after the image step had seen it
 		return &flow.Waiting{Reason: v1alpha1.ReasonMachineStarting, Message: "a new machine is to be made", After: atOnce}
 	}
-	if err := s.setRecord(r.newRecord(s)); err != nil {
+	if err := s.setRecord(newRecord(s)); err != nil {
 		return err
 	}
-	defer r.view.Invalidate(s.name())
-	return r.Machines.CreateMachine(ctx, machineSpec(s))
+	defer m.view.Invalidate(s.name())
+	return m.machines.CreateMachine(ctx, machineSpec(s))
 }
 
 // newRecord is what a machine made now is made from.
-func (r *Reconciler) newRecord(s *scope) state.Record {
+func newRecord(s *scope) state.Record {
 	salt := state.NewSalt()
 	rec := state.Record{
 		Salt:        salt,

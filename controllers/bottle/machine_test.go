@@ -274,7 +274,7 @@ func TestAStartHoldsNobody(t *testing.T) {
 	other := placed(demo().UID(otherOwner.UID)).Namespace("elsewhere").Obj()
 	w := newWorld(t, demo().Obj(), other)
 	slow := &slowStart{Machines: w.machines, name: testID, release: make(chan struct{})}
-	w.r.Machines = slow
+	w.change(func(o *Options) { o.Machines = slow })
 	pass := func(k ctrl.Request) {
 		if _, err := w.r.Reconcile(t.Context(), k); err != nil {
 			t.Fatal(err)
@@ -337,7 +337,7 @@ func TestANewMachineKeepsTheCount(t *testing.T) {
 func TestDeletingCancelsAStart(t *testing.T) {
 	w := newWorld(t, demo().Obj())
 	slow := &slowStart{Machines: w.machines, name: testID, release: make(chan struct{})}
-	w.r.Machines = slow
+	w.change(func(o *Options) { o.Machines = slow })
 	if _, err := w.r.Reconcile(t.Context(), ctrl.Request{NamespacedName: demoKey}); err != nil {
 		t.Fatal(err)
 	}

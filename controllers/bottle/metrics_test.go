@@ -19,7 +19,7 @@ func TestMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	reg.MustRegister(NewPopulation(w.api.Client, testNode))
-	w.r.Options.Metrics = m
+	w.change(func(o *Options) { o.Metrics = m })
 	w.settle(demoKey)
 	w.machines.Kill(testID)
 	w.r.view.Invalidate(testID)

@@ -18,28 +18,35 @@ import (
 // takers that the node's own tables do not show.
 const picks = 16
 
-// ensureNetwork keeps the subnet that the docker network has, or that the
+// networkStep allocates the Bottle's subnet and makes its docker network.
+type networkStep struct {
+	networks host.Networks
+	pool     *subnet.Pool
+	causes   causes
+}
+
+// ensure keeps the subnet that the docker network has, or that the
 // status records while it is still free; else it picks one.
-func (r *Reconciler) ensureNetwork(ctx context.Context, s *scope) error {
-	say := r.ofDocker(ctx, v1alpha1.ReasonNetworkConflict)
-	n, err := r.Networks.InspectNetwork(ctx, s.owner)
+func (n *networkStep) ensure(ctx context.Context, s *scope) error {
+	say := n.causes.docker(ctx, v1alpha1.ReasonNetworkConflict)
+	found, err := n.networks.InspectNetwork(ctx, s.owner)
 	switch {
 	case errors.Is(err, host.ErrNotFound):
-		n.Subnet = recorded(s.bottle)
-		if err := r.makeNetwork(ctx, s, n.Subnet); err != nil {
+		found.Subnet = recorded(s.bottle)
+		if err := n.create(ctx, s, found.Subnet); err != nil {
 			return mapped(err, say)
 		}
 	case err != nil:
 		return mapped(err, say)
 	default:
-		triple, err := subnet.TripleOf(n.Subnet)
+		triple, err := subnet.TripleOf(found.Subnet)
 		if err != nil {
 			return fmt.Errorf("network of bottle %s: %w", s.key(), err)
 		}
 		s.triple = triple
-		if n.Gateway != triple.Gateway {
-			n.Owner, n.Gateway = s.owner, triple.Gateway
-			if err := r.Networks.EnsureNetwork(ctx, n); err != nil {
+		if found.Gateway != triple.Gateway {
+			found.Owner, found.Gateway = s.owner, triple.Gateway
+			if err := n.networks.EnsureNetwork(ctx, found); err != nil {
 				return mapped(err, say)
 			}
 		}
@@ -52,18 +59,18 @@ func (r *Reconciler) ensureNetwork(ctx context.Context, s *scope) error {
 	return nil
 }
 
-// makeNetwork makes the network on the kept subnet, or on the next free one.
-func (r *Reconciler) makeNetwork(ctx context.Context, s *scope, kept netip.Prefix) error {
-	occupied, err := r.Networks.OccupiedPrefixes(ctx, s.owner)
+// create makes the network on the kept subnet, or on the next free one.
+func (n *networkStep) create(ctx context.Context, s *scope, kept netip.Prefix) error {
+	occupied, err := n.networks.OccupiedPrefixes(ctx, s.owner)
 	if err != nil {
 		return err
 	}
 	for range picks {
-		triple, err := r.pick(s, kept, occupied)
+		triple, err := n.pick(s, kept, occupied)
 		if err != nil {
 			return err
 		}
-		err = r.Networks.EnsureNetwork(ctx, host.Network{Owner: s.owner, Subnet: triple.Subnet, Gateway: triple.Gateway})
+		err = n.networks.EnsureNetwork(ctx, host.Network{Owner: s.owner, Subnet: triple.Subnet, Gateway: triple.Gateway})
 		if errors.Is(err, host.ErrOverlap) {
 			occupied = append(occupied, triple.Subnet)
 			continue
@@ -74,13 +81,13 @@ func (r *Reconciler) makeNetwork(ctx context.Context, s *scope, kept netip.Prefi
 	return fmt.Errorf("network of bottle %s: docker refused %d subnets in a row as taken", s.key(), picks)
 }
 
-func (r *Reconciler) pick(s *scope, kept netip.Prefix, occupied []netip.Prefix) (subnet.Triple, error) {
+func (n *networkStep) pick(s *scope, kept netip.Prefix, occupied []netip.Prefix) (subnet.Triple, error) {
 	if kept.IsValid() && free(kept, occupied) {
 		if triple, err := subnet.TripleOf(kept); err == nil {
 			return triple, nil
 		}
 	}
-	triple, err := r.Pool.Pick(s.owner.Slug, occupied)
+	triple, err := n.pool.Pick(s.owner.Slug, occupied)
 	if errors.Is(err, subnet.ErrExhausted) {
 		return triple, &flow.Waiting{Reason: v1alpha1.ReasonSubnetsExhausted, Message: err.Error(), After: forSomebody}
 	}
@@ -106,4 +113,14 @@ func recorded(b *v1alpha1.Bottle) netip.Prefix {
 		return netip.Prefix{}
 	}
 	return p
+}
+
+// delete removes the network and looks that it is gone.
+func (n *networkStep) delete(ctx context.Context, s *scope) error {
+	say := n.causes.docker(ctx, "")
+	if err := n.networks.DeleteNetwork(ctx, s.owner); err != nil {
+		return mapped(err, say)
+	}
+	_, err := n.networks.InspectNetwork(ctx, s.owner)
+	return gone(err, say, "the bundle's network")
 }

@@ -67,7 +67,7 @@ func orphanKey(o host.Owner) types.NamespacedName {
 func (r *Reconciler) TeardownOrphan(o host.Owner, stillOrphan func(context.Context) (bool, error)) {
 	k := orphanKey(o)
 	r.orphans.add(k, orphan{o, stillOrphan})
-	r.Enqueue(k)
+	r.requests.Enqueue(k)
 }
 
 // teardownOrphans removes the orphans that were recorded under a key. One that
@@ -93,7 +93,7 @@ func (r *Reconciler) teardownOrphan(ctx context.Context, o orphan) error {
 	gone.DeletionTimestamp = &metav1.Time{Time: r.Clock.Now()}
 	s, err := r.newScope(gone)
 	if err == nil {
-		err = flow.Run(ctx, s, r.teardown(), s.recordOutcome)
+		err = flow.Run(ctx, s, r.steps.teardown(), s.recordOutcome)
 	}
 	if err != nil {
 		return fmt.Errorf("remove orphan %s: %w", o.owner.ID(), err)

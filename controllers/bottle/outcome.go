@@ -60,22 +60,46 @@ func mapped(err error, m meaning) error {
 	return err
 }
 
-// ofDocker is the meaning of docker's errors, with the word for a conflict.
-func (r *Reconciler) ofDocker(ctx context.Context, conflict string) meaning {
+// causes knows what an error of docker or smolvm means, with the fact of the
+// node that explains it.
+type causes struct {
+	facts Facts
+}
+
+// docker returns what docker's errors mean; conflict is the reason for a
+// conflict.
+func (c causes) docker(ctx context.Context, conflict string) meaning {
 	return meaning{
 		unavailable: v1alpha1.ReasonDockerUnavailable,
-		fact:        func() *host.Fact { return failing(r.Facts.Get(ctx), forDocker) },
+		fact:        func() *host.Fact { return failing(c.facts.Get(ctx), forDocker) },
 		conflict:    conflict,
 	}
 }
 
-// ofSmolvm is the meaning of smolvm's errors.
-func (r *Reconciler) ofSmolvm(ctx context.Context) meaning {
+// smolvm returns what smolvm's errors mean.
+func (c causes) smolvm(ctx context.Context) meaning {
 	return meaning{
 		unavailable: v1alpha1.ReasonNodeNotReady,
-		fact:        func() *host.Fact { return failing(r.Facts.Get(ctx), forMachines) },
+		fact:        func() *host.Fact { return c.machineFault(ctx) },
 		conflict:    v1alpha1.ReasonMachineConflict,
 		unsupported: v1alpha1.ReasonUnsupportedBySmolvm,
 		invalid:     v1alpha1.ReasonMachineRejected,
 	}
+}
+
+// machineFault returns the fact that keeps the node from running machines, nil
+// if there is none.
+func (c causes) machineFault(ctx context.Context) *host.Fact {
+	return failing(c.facts.Get(ctx), forMachines)
+}
+
+// gone returns nil if a look after a deletion found nothing of ours.
+func gone(looked error, say meaning, what string) error {
+	switch {
+	case looked == nil:
+		return &flow.Waiting{Reason: v1alpha1.ReasonTerminating, Message: what + " is being removed", After: soon}
+	case errors.Is(looked, host.ErrNotFound), errors.Is(looked, host.ErrConflict):
+		return nil
+	}
+	return mapped(looked, say)
 }

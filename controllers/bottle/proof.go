@@ -14,18 +14,23 @@ import (
 	"botbottle.dev/bottle-operator/internal/flow"
 )
 
-// ensureProof is satisfied once it is proven from inside the guest, by what
+// proofStep has the walls proven.
+type proofStep struct {
+	enforcement enforce.Enforcement
+}
+
+// ensure is satisfied once it is proven from inside the guest, by what
 // the node saw, that nothing but the bundle can be reached. A proof is made for
 // each life of the machine, wall and bundle, by each agent, and on request.
 // What was proven stands while it is proven again.
-func (r *Reconciler) ensureProof(_ context.Context, s *scope) error {
-	if r.findLeak(s); s.leak != nil {
+func (p *proofStep) ensure(_ context.Context, s *scope) error {
+	if findLeak(p.enforcement, s); s.leak != nil {
 		return &flow.Terminal{Reason: v1alpha1.ReasonLeakDetected, Err: errors.New(leakMessage(s))}
 	}
 	if s.record == nil || s.record.Run == nil || s.record.Run.PID == 0 {
 		return &flow.Waiting{Reason: v1alpha1.ReasonProving, After: soon, Message: "it is not known yet which process the machine is"}
 	}
-	st := r.Enforcement.EnsureProven(s.subject())
+	st := p.enforcement.EnsureProven(s.subject())
 	if err := s.keepProof(st.Proof); err != nil {
 		return err
 	}

@@ -87,7 +87,7 @@ func (r *Reconciler) newScope(b *v1alpha1.Bottle) (*scope, error) {
 	s := &scope{bottle: b, owner: owner, folder: folder, record: rec, status: ownedStatus(b.Status)}
 	s.readyUnproven = !r.RequireProof
 	if !desired.Leaving(b) {
-		r.findLeak(s)
+		findLeak(r.Enforcement, s)
 	}
 	return s, nil
 }

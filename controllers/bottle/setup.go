@@ -5,7 +5,6 @@ package bottle
 import (
 	"context"
 
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
@@ -17,6 +16,7 @@ import (
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/desired"
+	"botbottle.dev/bottle-operator/internal/host"
 )
 
 // SetupWithManager makes the Reconciler and what it needs around it part of
@@ -25,10 +25,10 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	// Runs before the first pass, with the context of the agent's life.
 	queue := source.Func(func(ctx context.Context, q workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
 		r.starts.Bind(ctx)
+		r.denials.Bind(ctx)
+		r.exits.bind(ctx)
 		r.Enforcement.BindProofs(ctx)
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.queue, r.watches = q, ctx
+		r.requests.bind(q)
 		return nil
 	})
 	err := ctrl.NewControllerManagedBy(mgr).Named("bottle").
@@ -43,7 +43,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	if err := r.narrower.SetupWithManager(mgr); err != nil {
 		return err
 	}
-	for _, f := range []manager.RunnableFunc{r.begin, r.view.Start, r.watchBundles, r.watchImages, r.reportRefusals} {
+	for _, f := range []manager.RunnableFunc{r.waitForJobs, r.view.Start, r.watchBundles, r.watchImages, r.watchRefusals} {
 		if err := mgr.Add(f); err != nil {
 			return err
 		}
@@ -51,20 +51,19 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	return nil
 }
 
-// begin waits, when the agent ends, for the jobs that are under way.
-func (r *Reconciler) begin(ctx context.Context) error {
-	r.sayVersion(ctx)
+// waitForJobs waits, when the agent ends, for the jobs that are under way.
+func (r *Reconciler) waitForJobs(ctx context.Context) error {
+	r.reportNewerSmolvm(ctx)
 	<-ctx.Done()
 	r.starts.Wait()
 	r.Enforcement.WaitProofs()
 	return nil
 }
 
-// watchBundles has a Bottle looked at when docker says that its container or
-// network changed.
+// watchBundles requests a pass over a Bottle whose container or network changed.
 func (r *Reconciler) watchBundles(ctx context.Context) error {
 	for ctx.Err() == nil {
-		err := r.Bundles.WatchBundles(ctx, r.enqueueUID)
+		err := r.Bundles.WatchBundles(ctx, r.requests.enqueueUID)
 		if ctx.Err() != nil {
 			break
 		}
@@ -77,15 +76,32 @@ func (r *Reconciler) watchBundles(ctx context.Context) error {
 	return nil
 }
 
-// sayVersion says once that this smolvm is newer than what was measured.
-func (r *Reconciler) sayVersion(ctx context.Context) {
-	v, err := r.Machines.Version(ctx)
-	if err != nil || !v.Newer {
-		return
+// watchImages requests a pass over a Bottle whose image came, or did not.
+func (r *Reconciler) watchImages(ctx context.Context) error {
+	err := r.Images.WatchImages(ctx, r.requests.enqueueUID)
+	if ctx.Err() != nil {
+		return nil
 	}
-	logf.FromContext(ctx).Info("This smolvm is newer than any that was measured", "version", v.Version)
-	node := &corev1.Node{}
-	node.Name = r.Node
-	r.Recorder.Eventf(node, nil, corev1.EventTypeWarning, eventNewerSmolvm, "Fingerprint",
-		"smolvm %s is newer than any that was measured: bottles run, watch them", v.Version)
+	return err
+}
+
+// watchRefusals makes Events of what guests were refused.
+func (r *Reconciler) watchRefusals(ctx context.Context) error {
+	return r.Enforcement.ReportRefusals(ctx, func(owner host.Owner, destinations string) { r.events.refused(ctx, owner, destinations) })
+}
+
+// ImageEvent makes an Event of what happened to an image that a Bottle waits
+// for. It does not block.
+func (r *Reconciler) ImageEvent(uid, reason, message string) {
+	if k, ok := r.bottles.Key(uid); ok {
+		r.events.image(k, uid, reason, message)
+	}
+}
+
+// reportNewerSmolvm reports once that this smolvm is newer than what was
+// measured.
+func (r *Reconciler) reportNewerSmolvm(ctx context.Context) {
+	if v, err := r.Machines.Version(ctx); err == nil && v.Newer {
+		r.events.newer(ctx, v)
+	}
 }

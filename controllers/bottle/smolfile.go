@@ -21,11 +21,19 @@ import (
 	"botbottle.dev/bottle-operator/internal/state"
 )
 
-// ensureSmolfile writes the Smolfile, and the values of Secrets beside it
+// smolfileStep writes the Smolfile, and the files with the values of Secrets.
+type smolfileStep struct {
+	references References
+	machines   host.Machines
+	events     *reporter
+	causes     causes
+}
+
+// ensure writes the Smolfile, and the values of Secrets beside it
 // where this smolvm takes them from files.
-func (r *Reconciler) ensureSmolfile(ctx context.Context, s *scope) error {
-	r.References.Use(s.key(), envsource.References(s.bottle))
-	user, err := envsource.Resolve(ctx, r.References, s.bottle.Namespace, s.bottle.Spec.Env)
+func (f *smolfileStep) ensure(ctx context.Context, s *scope) error {
+	f.references.Use(s.key(), envsource.References(s.bottle))
+	user, err := envsource.Resolve(ctx, f.references, s.bottle.Namespace, s.bottle.Spec.Env)
 	if err != nil {
 		return err
 	}
@@ -33,12 +41,12 @@ func (r *Reconciler) ensureSmolfile(ctx context.Context, s *scope) error {
 	if err != nil {
 		return invalidEnv(err)
 	}
-	s.version, err = r.Machines.Version(ctx)
+	s.version, err = f.machines.Version(ctx)
 	if err != nil {
 		// Without smolvm it is unknown how Secrets travel; a Smolfile without
 		// them suits every version.
 		if !errors.Is(err, host.ErrUnavailable) || hasSecret(env) {
-			return mapped(err, r.ofSmolvm(ctx))
+			return mapped(err, f.causes.smolvm(ctx))
 		}
 	}
 	s.literals, s.secrets = guestenv.Split(env)
@@ -52,10 +60,10 @@ func (r *Reconciler) ensureSmolfile(ctx context.Context, s *scope) error {
 		}
 		s.secrets = nil
 	}
-	return r.writeSmolfile(s, env)
+	return f.write(s, env)
 }
 
-func (r *Reconciler) writeSmolfile(s *scope, env []guestenv.Var) error {
+func (f *smolfileStep) write(s *scope, env []guestenv.Var) error {
 	size := sizeOf(s.bottle.Spec.Machine)
 	data, err := smolfile.Render(smolfile.Smolfile{
 		Env: s.literals, BundleIP: s.triple.BundleIP,
@@ -81,15 +89,15 @@ func (r *Reconciler) writeSmolfile(s *scope, env []guestenv.Var) error {
 		written = slices.AppendSeq(written, maps.Keys(s.literals))
 	}
 	if s.bottle.Spec.Artifact == nil { // flags carry it
-		r.sayTrimmed(s, env, written)
+		f.reportTrimmed(s, env, written)
 	}
 	sum := sha256.Sum256(data)
 	s.status.Smolfile = &v1alpha1.SmolfileStatus{Path: s.folder.SmolfilePath(), SHA256: hex.EncodeToString(sum[:])}
 	return nil
 }
 
-// sayTrimmed tells once, when a value was written, that its end is lost.
-func (r *Reconciler) sayTrimmed(s *scope, env []guestenv.Var, written []string) {
+// reportTrimmed reports once, when a value was written, that its end is lost.
+func (f *smolfileStep) reportTrimmed(s *scope, env []guestenv.Var, written []string) {
 	var names []string
 	for _, v := range env {
 		if guestenv.TrimmedByGuest(v.Value) && slices.Contains(written, v.Name) {
@@ -97,7 +105,7 @@ func (r *Reconciler) sayTrimmed(s *scope, env []guestenv.Var, written []string) 
 		}
 	}
 	if len(names) > 0 {
-		r.event(s, "Warning", eventWhiteSpaceDropped, "white space at the end of a value does not reach the guest: "+strings.Join(names, ", "))
+		f.events.event(s, "Warning", eventWhiteSpaceDropped, "white space at the end of a value does not reach the guest: "+strings.Join(names, ", "))
 	}
 }
 

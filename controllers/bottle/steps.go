@@ -3,6 +3,8 @@
 package bottle
 
 import (
+	"context"
+
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/flow"
 )
@@ -10,41 +12,56 @@ import (
 // step is one of a pass over a Bottle.
 type step = flow.Step[*scope]
 
+// steps are the parts of a pass. Each is a type of its own that knows only its
+// ports and its part of the scope; none knows another.
+type steps struct {
+	adopt    *adoptStep
+	network  *networkStep
+	smolfile *smolfileStep
+	bundle   *bundleStep
+	image    *imageStep
+	wall     *wallStep
+	machine  *machineStep
+	proof    *proofStep
+}
+
 // converge are the steps towards a running Bottle. What the pass found out is
 // written to the status after the last of them that was reached.
-func (r *Reconciler) converge() []step {
+func (p *steps) converge() []step {
 	return []step{
-		{Name: "adopt", Do: r.adopt},
-		{Name: "network", Condition: v1alpha1.ConditionNetworkReady, Do: r.ensureNetwork},
-		{Name: "smolfile", Condition: v1alpha1.ConditionSmolfileReady, Do: r.ensureSmolfile},
-		{Name: "bundle", Condition: v1alpha1.ConditionBundleReady, Do: r.ensureBundle},
-		{Name: "image", Condition: v1alpha1.ConditionMachineReady, Do: r.ensureImage},
-		{Name: "wall", Condition: v1alpha1.ConditionEgressEnforced, Do: r.ensureWall},
-		{Name: "machine", Condition: v1alpha1.ConditionMachineReady, Do: r.ensureMachine},
-		{Name: "proof", Condition: v1alpha1.ConditionEgressEnforced, Do: r.ensureProof},
+		{Name: "adopt", Do: p.adopt.ensure},
+		{Name: "network", Condition: v1alpha1.ConditionNetworkReady, Do: p.network.ensure},
+		{Name: "smolfile", Condition: v1alpha1.ConditionSmolfileReady, Do: p.smolfile.ensure},
+		{Name: "bundle", Condition: v1alpha1.ConditionBundleReady, Do: p.bundle.ensure},
+		{Name: "image", Condition: v1alpha1.ConditionMachineReady, Do: p.image.ensure},
+		{Name: "wall", Condition: v1alpha1.ConditionEgressEnforced, Do: p.wall.ensure},
+		{Name: "machine", Condition: v1alpha1.ConditionMachineReady, Do: p.machine.ensure},
+		{Name: "proof", Condition: v1alpha1.ConditionEgressEnforced, Do: p.proof.ensure},
 	}
 }
 
 // halt are the steps towards a Bottle that is stopped as asked. The machine
 // comes first, so that nothing that is wrong elsewhere keeps it running.
-func (r *Reconciler) halt() []step {
+func (p *steps) halt() []step {
 	return []step{
-		{Name: "adopt", Do: r.adopt},
-		{Name: "machine", Condition: v1alpha1.ConditionMachineReady, Do: r.ensureMachineDown},
-		{Name: "bundle", Condition: v1alpha1.ConditionBundleReady, Do: r.ensureBundleDown},
-		{Name: "network", Condition: v1alpha1.ConditionNetworkReady, Do: r.ensureNetwork},
-		{Name: "smolfile", Condition: v1alpha1.ConditionSmolfileReady, Do: r.ensureSmolfile},
+		{Name: "adopt", Do: p.adopt.ensure},
+		{Name: "machine", Condition: v1alpha1.ConditionMachineReady, Do: p.machine.ensureDown},
+		{Name: "bundle", Condition: v1alpha1.ConditionBundleReady, Do: p.bundle.ensureDown},
+		{Name: "network", Condition: v1alpha1.ConditionNetworkReady, Do: p.network.ensure},
+		{Name: "smolfile", Condition: v1alpha1.ConditionSmolfileReady, Do: p.smolfile.ensure},
 	}
 }
 
 // teardown are the steps towards a node without the Bottle, the exact reverse
 // of converge. They need its identity only.
-func (r *Reconciler) teardown() []step {
+func (p *steps) teardown() []step {
 	return []step{
-		{Name: "machine", Do: r.deleteMachine},
-		{Name: "wall", Do: r.deleteWall},
-		{Name: "bundle", Do: r.deleteBundle},
-		{Name: "network", Do: r.deleteNetwork},
-		{Name: "folder", Do: r.deleteFolder},
+		{Name: "machine", Do: p.machine.delete},
+		{Name: "wall", Do: p.wall.delete},
+		{Name: "bundle", Do: p.bundle.delete},
+		{Name: "network", Do: p.network.delete},
+		{Name: "folder", Do: deleteFolder},
 	}
 }
+
+func deleteFolder(_ context.Context, s *scope) error { return s.folder.Remove() }

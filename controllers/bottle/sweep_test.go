@@ -54,12 +54,12 @@ func abandoned(t *testing.T) (*world, *sweep.Sweeper) {
 func (w *world) sweep(s *sweep.Sweeper) error {
 	w.t.Helper()
 	err := s.Sweep(w.t.Context())
-	for w.r.queue.Len() > 0 {
-		req, _ := w.r.queue.Get()
+	for w.r.requests.queue.Len() > 0 {
+		req, _ := w.r.requests.queue.Get()
 		if _, err := w.r.Reconcile(w.t.Context(), req); err != nil {
 			w.t.Error(err)
 		}
-		w.r.queue.Done(req)
+		w.r.requests.queue.Done(req)
 	}
 	return err
 }
@@ -264,7 +264,7 @@ func TestAnOrphanIsNotRemovedDuringAPassOverTheSameName(t *testing.T) {
 	}
 	w.clock.Step(grace + time.Second)
 	held := heldNetworks{w.networks, newUID, make(chan struct{}, 100), make(chan struct{})}
-	w.r.Networks = held
+	w.change(func(o *Options) { o.Networks = held })
 	passed := make(chan error, 1)
 	go func() {
 		_, err := w.pass(demoKey)

@@ -40,6 +40,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/enforce"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/host/hosttest"
+	"botbottle.dev/bottle-operator/internal/imageuse"
 	"botbottle.dev/bottle-operator/internal/namedwatch"
 	"botbottle.dev/bottle-operator/internal/state"
 	"botbottle.dev/bottle-operator/internal/subnet"
@@ -141,6 +142,12 @@ func (w *world) restartAgent() {
 	})
 }
 
+// change makes the steps use something else from now on.
+func (w *world) change(what func(*Options)) {
+	what(&w.r.Options)
+	w.r.steps = w.r.newSteps()
+}
+
 // demo is a Bottle that the manager placed on the node.
 func demo() *builders.Bottle { return placed(builders.MakeBottle("demo").UID(testUID)) }
 
@@ -166,16 +173,16 @@ func (w *world) pass(k types.NamespacedName) (ctrl.Result, error) {
 // useQueue gives the Reconciler a work queue, which it has otherwise only as
 // part of a manager.
 func (w *world) useQueue() {
-	w.r.queue = workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[ctrl.Request]())
-	w.t.Cleanup(w.r.queue.ShutDown)
+	w.r.requests.queue = workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[ctrl.Request]())
+	w.t.Cleanup(w.r.requests.queue.ShutDown)
 }
 
 // nextQueued waits for the next request in the queue; it is empty if none comes.
 func (w *world) nextQueued() types.NamespacedName {
-	late := time.AfterFunc(10*time.Second, w.r.queue.ShutDown)
+	late := time.AfterFunc(10*time.Second, w.r.requests.queue.ShutDown)
 	defer late.Stop()
-	req, _ := w.r.queue.Get()
-	w.r.queue.Done(req)
+	req, _ := w.r.requests.queue.Get()
+	w.r.requests.queue.Done(req)
 	return req.NamespacedName
 }
 
@@ -489,3 +496,8 @@ var bottleConverter = sync.OnceValues(func() (managedfields.TypeConverter, error
 	}})
 	return managedfields.NewTypeConverter(map[string]*spec.Schema{"Bottle": schema}, true)
 })
+
+func (w *world) usedImages() (digests, archives map[string]bool, err error) {
+	users := imageuse.Users{Bottles: w.api.Client, State: w.r.State, Machines: w.machines}
+	return users.Used(w.t.Context())
+}

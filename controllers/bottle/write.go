@@ -5,10 +5,12 @@ package bottle
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -18,11 +20,17 @@ import (
 	"botbottle.dev/bottle-operator/internal/agentstatus"
 )
 
-// writeStatus says what the pass found out, by one server-side apply, and only
+// statusWriter writes what the agent reports.
+type statusWriter struct {
+	client client.Client
+	events *reporter
+}
+
+// write reports what the pass found out, by one server-side apply, and only
 // when that differs from what the status says already. The apply carries the
 // resourceVersion that was looked at: after a Bottle was moved elsewhere, an
 // agent that does not know it yet must not write over its successor.
-func (r *Reconciler) writeStatus(ctx context.Context, s *scope, conds []metav1.Condition) error {
+func (w *statusWriter) write(ctx context.Context, s *scope, conds []metav1.Condition) error {
 	observed := s.bottle.Status
 	was, is := ownedStatus(observed), s.status
 	was.Conditions, is.Conditions = byType(agentstatus.Owned(observed.Conditions)), byType(conds)
@@ -38,12 +46,12 @@ func (r *Reconciler) writeStatus(ctx context.Context, s *scope, conds []metav1.C
 	u.SetNamespace(s.bottle.Namespace)
 	u.SetName(s.bottle.Name)
 	u.SetResourceVersion(s.bottle.ResourceVersion)
-	err = r.Client.Status().Apply(ctx, client.ApplyConfigurationFromUnstructured(u),
+	err = w.client.Status().Apply(ctx, client.ApplyConfigurationFromUnstructured(u),
 		client.FieldOwner(v1alpha1.AgentFieldOwner), client.ForceOwnership)
 	if err != nil {
 		return fmt.Errorf("write the status of bottle %s: %w", s.key(), err)
 	}
-	r.tellConditions(ctx, s, observed.Conditions, conds)
+	w.events.conditions(ctx, s, observed.Conditions, conds)
 	return nil
 }
 
@@ -58,4 +66,31 @@ func ownedStatus(st v1alpha1.BottleStatus) v1alpha1.BottleStatus {
 	out := *st.DeepCopy()
 	out.NodeName, out.Resources, out.Conditions = nil, nil, nil
 	return out
+}
+
+// clear gives the Bottle back to the manager: one merge patch that nulls
+// the node and all that the agent said, unless somebody wrote in between.
+func (w *statusWriter) clear(ctx context.Context, b *v1alpha1.Bottle) error {
+	keep := slices.DeleteFunc(slices.Clone(b.Status.Conditions), func(c metav1.Condition) bool {
+		return slices.Contains(agentstatus.Types, c.Type)
+	})
+	if meta.FindStatusCondition(keep, v1alpha1.ConditionScheduled) == nil {
+		return fmt.Errorf("bottle %s: has no condition %s", key(b), v1alpha1.ConditionScheduled)
+	}
+	var egress any
+	if e := b.Status.Egress; e != nil && e.Leak != nil {
+		egress = map[string]any{"recentDenials": nil} // a leak goes along
+	}
+	patch, err := json.Marshal(map[string]any{
+		"metadata": map[string]any{"resourceVersion": b.ResourceVersion},
+		"status": map[string]any{
+			"nodeName": nil, "observedGeneration": nil, "startTime": nil, "network": nil, "smolfile": nil,
+			"bundle": nil, "image": nil, "machine": nil, "conditions": keep,
+			"egress": egress,
+		},
+	})
+	if err != nil {
+		return err
+	}
+	return w.client.Status().Patch(ctx, b.DeepCopy(), client.RawPatch("application/merge-patch+json", patch))
 }

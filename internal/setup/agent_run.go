@@ -24,6 +24,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/eventsink"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/host/hostmetrics"
+	"botbottle.dev/bottle-operator/internal/imageuse"
 	"botbottle.dev/bottle-operator/internal/namedwatch"
 	"botbottle.dev/bottle-operator/internal/nodefacts"
 	"botbottle.dev/bottle-operator/internal/smolvm"
@@ -200,7 +201,7 @@ func (o *AgentOptions) compose(ctx context.Context, mgr ctrl.Manager, p parts) e
 		DefaultImage: o.DefaultImage, AllowedBundleImages: o.AllowedBundleImages,
 		MachinePollInterval: o.MachinePollInterval, MaxConcurrentStarts: o.MaxConcurrentStarts,
 	})
-	if err := o.addImages(mgr, images, r); err != nil {
+	if err := o.addImages(mgr, images, &imageuse.Users{Bottles: mgr.GetClient(), State: p.dir, Machines: r.Machines}); err != nil {
 		return err
 	}
 	if err := mgr.Add(watches); err != nil {

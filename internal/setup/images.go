@@ -14,9 +14,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
-	"botbottle.dev/bottle-operator/controllers/bottle"
 	"botbottle.dev/bottle-operator/internal/docker"
 	"botbottle.dev/bottle-operator/internal/image"
+	"botbottle.dev/bottle-operator/internal/imageuse"
 	"botbottle.dev/bottle-operator/internal/state"
 )
 
@@ -100,10 +100,10 @@ func (o *AgentOptions) openImages(dir *state.Dir, engine *docker.Engine, event f
 
 // addImages keeps the store within the disk, and brings what is wanted before
 // anybody asks.
-func (o *AgentOptions) addImages(mgr ctrl.Manager, store *image.Store, r *bottle.Reconciler) error {
+func (o *AgentOptions) addImages(mgr ctrl.Manager, store *image.Store, users *imageuse.Users) error {
 	log := ctrl.Log.WithName("images")
 	collect := &collector{store: store, clock: clock.RealClock{}, log: log, used: func(ctx context.Context) (image.Used, error) {
-		digests, archives, err := r.UsedImages(ctx)
+		digests, archives, err := users.Used(ctx)
 		return image.Used{Digests: digests, Archives: archives}, err
 	}}
 	prewarm := manager.RunnableFunc(func(ctx context.Context) error {
