@@ -9,6 +9,8 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"botbottle.dev/bottle-operator/internal/passes"
+
 	"botbottle.dev/bottle-operator/internal/denials"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -103,8 +105,8 @@ type Reconciler struct {
 	steps    steps
 	status   *statusWriter
 	events   *reporter
-	bottles  *registry
-	requests *requests
+	bottles  *passes.Registry
+	requests *passes.Requests
 	view     *machineview.View
 	starts   *jobs.Set[error]
 	denials  *denials.Follower
@@ -124,16 +126,16 @@ const workers = 8
 
 // New is a Reconciler that is not yet part of a manager.
 func New(o Options) *Reconciler {
-	r := &Reconciler{Options: o, bottles: &registry{}, starts: jobs.New[error]("machine start", o.MaxConcurrentStarts)}
-	r.requests = &requests{registry: r.bottles}
+	r := &Reconciler{Options: o, bottles: &passes.Registry{}, starts: jobs.New[error]("machine start", o.MaxConcurrentStarts)}
+	r.requests = passes.NewRequests(r.bottles)
 	r.events = &reporter{recorder: o.Recorder, reader: o.Client, node: o.Node}
 	r.status = &statusWriter{client: o.Client, events: r.events}
-	r.view = machineview.New(o.Machines, o.Clock, o.MachinePollInterval, r.requests.enqueueMachine)
-	r.denials = denials.New(denials.Options{Bundles: o.Bundles, Clock: o.Clock, Decided: o.Metrics.decision, Changed: r.requests.enqueueUID})
+	r.view = machineview.New(o.Machines, o.Clock, o.MachinePollInterval, r.requests.EnqueueMachine)
+	r.denials = denials.New(denials.Options{Bundles: o.Bundles, Clock: o.Clock, Decided: o.Metrics.decision, Changed: r.requests.EnqueueUID})
 	r.exits = &exitWatch{machines: o.Machines, view: r.view, requests: r.requests, ctx: context.Background(), watched: map[string]state.Run{}}
 	r.narrower = &narrow.Reconciler{Client: o.Client, Node: o.Node, Owner: r.ownerOf, Enforcement: o.Enforcement, Machines: o.Machines, Starts: r.starts}
 	r.steps = r.newSteps()
-	o.Facts.OnChange(r.requests.enqueueAll)
+	o.Facts.OnChange(r.requests.EnqueueAll)
 	o.Enforcement.Subscribe(r.enforced)
 	return r
 }
@@ -269,5 +271,5 @@ func (r *Reconciler) enforced(uid string) {
 	if name, ok := r.bottles.Machine(uid); ok {
 		r.view.Invalidate(name)
 	}
-	r.requests.enqueueUID(uid)
+	r.requests.EnqueueUID(uid)
 }

@@ -6,6 +6,8 @@ import (
 	"context"
 	"sync"
 
+	"botbottle.dev/bottle-operator/internal/passes"
+
 	logf "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"botbottle.dev/bottle-operator/internal/host"
@@ -18,7 +20,7 @@ import (
 type exitWatch struct {
 	machines host.Machines
 	view     *machineview.View
-	requests *requests
+	requests *passes.Requests
 
 	mu      sync.Mutex
 	ctx     context.Context      // of the watches, which outlive a pass

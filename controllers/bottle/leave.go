@@ -47,7 +47,7 @@ func (r *Reconciler) leave(ctx context.Context, s *scope) (ctrl.Result, error) {
 	r.forget(s.key())
 	logf.FromContext(ctx).Info("Left the node", "machine", s.name())
 	// Somebody may wait for the subnet or the memory that is free now.
-	r.requests.enqueueAll()
+	r.requests.EnqueueAll()
 	return ctrl.Result{}, nil
 }
 

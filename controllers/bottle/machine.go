@@ -9,6 +9,8 @@ import (
 	"maps"
 	"time"
 
+	"botbottle.dev/bottle-operator/internal/passes"
+
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -33,7 +35,7 @@ type machineStep struct {
 	images      host.Images
 	enforcement Enforcement
 	exits       *exitWatch
-	requests    *requests
+	requests    *passes.Requests
 	events      *reporter
 	causes      causes
 	clock       clock.Clock

@@ -28,7 +28,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 		r.denials.Bind(ctx)
 		r.exits.bind(ctx)
 		r.Enforcement.BindProofs(ctx)
-		r.requests.bind(q)
+		r.requests.Bind(q)
 		return nil
 	})
 	err := ctrl.NewControllerManagedBy(mgr).Named("bottle").
@@ -63,7 +63,7 @@ func (r *Reconciler) waitForJobs(ctx context.Context) error {
 // watchBundles requests a pass over a Bottle whose container or network changed.
 func (r *Reconciler) watchBundles(ctx context.Context) error {
 	for ctx.Err() == nil {
-		err := r.Bundles.WatchBundles(ctx, r.requests.enqueueUID)
+		err := r.Bundles.WatchBundles(ctx, r.requests.EnqueueUID)
 		if ctx.Err() != nil {
 			break
 		}
@@ -78,7 +78,7 @@ func (r *Reconciler) watchBundles(ctx context.Context) error {
 
 // watchImages requests a pass over a Bottle whose image came, or did not.
 func (r *Reconciler) watchImages(ctx context.Context) error {
-	err := r.Images.WatchImages(ctx, r.requests.enqueueUID)
+	err := r.Images.WatchImages(ctx, r.requests.EnqueueUID)
 	if ctx.Err() != nil {
 		return nil
 	}

@@ -54,12 +54,12 @@ func abandoned(t *testing.T) (*world, *sweep.Sweeper) {
 func (w *world) sweep(s *sweep.Sweeper) error {
 	w.t.Helper()
 	err := s.Sweep(w.t.Context())
-	for w.r.requests.queue.Len() > 0 {
-		req, _ := w.r.requests.queue.Get()
+	for w.queue.Len() > 0 {
+		req, _ := w.queue.Get()
 		if _, err := w.r.Reconcile(w.t.Context(), req); err != nil {
 			w.t.Error(err)
 		}
-		w.r.requests.queue.Done(req)
+		w.queue.Done(req)
 	}
 	return err
 }

@@ -83,6 +83,7 @@ type world struct {
 	insist       bool // it insists on smolvm's policy
 	pool         *subnet.Pool
 	r            *Reconciler
+	queue        workqueue.TypedRateLimitingInterface[ctrl.Request] // see useQueue
 }
 
 // factsNow are the node's facts as they are, without a keeper that remembers.
@@ -173,16 +174,17 @@ func (w *world) pass(k types.NamespacedName) (ctrl.Result, error) {
 // useQueue gives the Reconciler a work queue, which it has otherwise only as
 // part of a manager.
 func (w *world) useQueue() {
-	w.r.requests.queue = workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[ctrl.Request]())
-	w.t.Cleanup(w.r.requests.queue.ShutDown)
+	w.queue = workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[ctrl.Request]())
+	w.r.requests.Bind(w.queue)
+	w.t.Cleanup(w.queue.ShutDown)
 }
 
 // nextQueued waits for the next request in the queue; it is empty if none comes.
 func (w *world) nextQueued() types.NamespacedName {
-	late := time.AfterFunc(10*time.Second, w.r.requests.queue.ShutDown)
+	late := time.AfterFunc(10*time.Second, w.queue.ShutDown)
 	defer late.Stop()
-	req, _ := w.r.requests.queue.Get()
-	w.r.requests.queue.Done(req)
+	req, _ := w.queue.Get()
+	w.queue.Done(req)
 	return req.NamespacedName
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package bottle
+package passes
 
 import (
 	"slices"
@@ -11,8 +11,10 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
+var demoKey = types.NamespacedName{Namespace: "default", Name: "demo"}
+
 func TestRegistry(t *testing.T) {
-	var r registry
+	var r Registry
 	if _, ok := r.Key("a"); ok || len(r.All()) != 0 || r.Forget(demoKey) != nil {
 		t.Errorf("empty: got something, want nothing")
 	}

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package bottle
+// Package passes knows the Bottles of this node by UID, name and machine, and
+// requests passes over them. It makes no pass.
+package passes
 
 import (
 	"sync"
@@ -10,10 +12,10 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// registry knows the Bottles of this node by UID, because what happens on the
+// Registry knows the Bottles of this node by UID, because what happens on the
 // node is reported by UID or by machine. The zero value is empty. It may be
 // used from several goroutines at once.
-type registry struct {
+type Registry struct {
 	mu    sync.Mutex
 	byUID map[string]entry
 	// uids are the UIDs by the name of the machine.
@@ -26,7 +28,7 @@ type entry struct {
 }
 
 // Remember adds a Bottle.
-func (r *registry) Remember(o host.Owner) {
+func (r *Registry) Remember(o host.Owner) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.byUID == nil {
@@ -38,7 +40,7 @@ func (r *registry) Remember(o host.Owner) {
 
 // Forget removes all Bottles that were ever remembered under this key, and
 // returns their UIDs.
-func (r *registry) Forget(k types.NamespacedName) []string {
+func (r *Registry) Forget(k types.NamespacedName) []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var gone []string
@@ -53,7 +55,7 @@ func (r *registry) Forget(k types.NamespacedName) []string {
 }
 
 // Key returns the key of the Bottle with this UID.
-func (r *registry) Key(uid string) (types.NamespacedName, bool) {
+func (r *Registry) Key(uid string) (types.NamespacedName, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	e, ok := r.byUID[uid]
@@ -61,7 +63,7 @@ func (r *registry) Key(uid string) (types.NamespacedName, bool) {
 }
 
 // Machine returns the name of the machine of the Bottle with this UID.
-func (r *registry) Machine(uid string) (string, bool) {
+func (r *Registry) Machine(uid string) (string, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	e, ok := r.byUID[uid]
@@ -69,7 +71,7 @@ func (r *registry) Machine(uid string) (string, bool) {
 }
 
 // KeyOfMachine returns the key of the Bottle whose machine has this name.
-func (r *registry) KeyOfMachine(name string) (types.NamespacedName, bool) {
+func (r *Registry) KeyOfMachine(name string) (types.NamespacedName, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	e, ok := r.byUID[r.uids[name]]
@@ -77,7 +79,7 @@ func (r *registry) KeyOfMachine(name string) (types.NamespacedName, bool) {
 }
 
 // All returns the keys of all Bottles, in no particular order.
-func (r *registry) All() []types.NamespacedName {
+func (r *Registry) All() []types.NamespacedName {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	keys := make([]types.NamespacedName, 0, len(r.byUID))
