@@ -39,7 +39,7 @@ func methods(calls []string) []string {
 // whens are the ways in which a call can fail.
 func whens(call string) map[string]hosttest.When {
 	ways := map[string]hosttest.When{"before": hosttest.Before, "after": hosttest.After}
-	if hosttest.Halves(call) && call != "CreateMachine" { // a machine without a disk is not replaced yet
+	if hosttest.Halves(call) {
 		ways["half way"] = hosttest.Half
 	}
 	return ways
@@ -156,4 +156,18 @@ func converged(t *testing.T) *world {
 	w := faulty(t)
 	w.settle(demoKey)
 	return w
+}
+
+// A machine that is to be replaced may be deleted half way: the new one must
+// not be made over the data of the old one.
+func TestAMachineReplacedHalfWayLeavesNoData(t *testing.T) {
+	w := faulty(t)
+	w.settle(demoKey)
+	w.faults.Fail("DeleteMachine", hosttest.Half, 1, errors.New("reply lost"))
+	w.annotate(v1alpha1.AnnotationRecreatedAt, "now")
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "True/MachineRunning")
+	if got := w.machines.Leftovers(); len(got) > 0 {
+		t.Errorf("data of deleted machines: got %v, want none", got)
+	}
 }

@@ -45,6 +45,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/state"
 	"botbottle.dev/bottle-operator/internal/subnet"
 	"botbottle.dev/bottle-operator/test/builders"
+	"botbottle.dev/bottle-operator/test/kstatus"
 )
 
 const (
@@ -115,8 +116,20 @@ func newWorld(t *testing.T, objects ...client.Object) *world {
 	w.images = hosttest.NewImages(w.faults, w.imageDir, w.clock)
 	w.images.PutLocal("file:guest.tar", "default image")
 	w.api = newAPI(t, objects...)
+	t.Cleanup(w.checkStatuses)
 	w.restartAgent()
 	return w
+}
+
+// checkStatuses holds what was written of every Bottle to the rules of kstatus.
+func (w *world) checkStatuses() {
+	list := &v1alpha1.BottleList{}
+	if err := w.api.List(context.Background(), list); err != nil {
+		w.t.Errorf("list the Bottles of the test: %v", err)
+	}
+	for i := range list.Items {
+		kstatus.Require(w.t, &list.Items[i])
+	}
 }
 
 // restartAgent begins a new agent over the same node, state and API server.
@@ -166,6 +179,7 @@ var demoKey = types.NamespacedName{Namespace: "default", Name: "demo"}
 // pass makes one pass over a Bottle and lets a start that it began end.
 func (w *world) pass(k types.NamespacedName) (ctrl.Result, error) {
 	res, err := w.r.Reconcile(w.t.Context(), ctrl.Request{NamespacedName: k})
+	w.checkStatuses()
 	w.r.starts.Wait()
 	w.enforcer.WaitProofs()
 	return res, err

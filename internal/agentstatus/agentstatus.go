@@ -226,6 +226,7 @@ func (c *computed) summary() {
 	switch {
 	case halted:
 		c.set(v1alpha1.ConditionReady, metav1.ConditionTrue, v1alpha1.ReasonStopped, messageStopped)
+		open = "" // what is wrong elsewhere does not concern a machine that is down
 	case open == "":
 		c.set(v1alpha1.ConditionReady, metav1.ConditionTrue, v1alpha1.ReasonReady, messageReady)
 	case o.Reason == v1alpha1.ReasonProofImpossible && c.ReadyUnproven:

@@ -164,7 +164,8 @@ func newImage(t testing.TB, arch string, contents ...string) v1.Image {
 	var layers []v1.Layer
 	for i, content := range contents {
 		data := newTar(t, map[string]string{fmt.Sprintf("file-%d", i): content})
-		l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil })
+		// Compressed once: registry and pull read it over and over.
+		l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }, tarball.WithCompressedCaching)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -114,6 +114,10 @@ func decideDown(f Facts) Decision {
 			d.Wait.Message = "the machine was killed because its wall did not hold, it is started again with growing pauses: " + f.Record.BootError
 		}
 	}
+	if d.Action == Start && f.Machine.State == host.MachineCreated {
+		// It never ran, and may have been made half way: nothing is lost with it.
+		d.Action = Replace
+	}
 	return orNodeFault(f, d)
 }
 

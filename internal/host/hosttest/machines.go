@@ -252,6 +252,7 @@ func (f *Machines) create(name string, spec host.MachineSpec) error {
 		}
 	}
 	f.machines[name] = m
+	delete(f.leftover, name) // a new machine gets no old data
 	return nil
 }
 
