@@ -53,6 +53,10 @@ func newRecord(s *scope) state.Record {
 	}
 	if old := s.record; old != nil {
 		rec.FirstRun, rec.Restarts, rec.LastLoss = old.FirstRun, old.Restarts, old.LastLoss
+		if rec.RecreatedAt == old.RecreatedAt { // not a new attempt of the user's
+			rec.BootFailures, rec.LastBootFailure = old.BootFailures, old.LastBootFailure
+			rec.BootError, rec.BootReason = old.BootError, old.BootReason
+		}
 	}
 	return rec
 }

@@ -128,7 +128,7 @@ func TestLeavingStopsTheMachineAtOnce(t *testing.T) {
 		},
 		"evicted": func(w *world) {
 			w.update(demoKey, func(b *v1alpha1.Bottle) {
-				meta.SetStatusCondition(&b.Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionScheduled, Status: "False", Reason: v1alpha1.ReasonEvicted})
+				meta.SetStatusCondition(&b.Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionScheduled, Status: "False", Reason: v1alpha1.ReasonEvicted, Message: "evicted"})
 			})
 		},
 		"stopped": func(w *world) {
