@@ -150,13 +150,6 @@ func (r *registry) ensure(uid string) (*machine, state.Folder, error) {
 	return m, folder, nil
 }
 
-// find returns the machine of the UID, or nil.
-func (r *registry) find(uid string) *machine {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.machines[uid]
-}
-
 func (r *registry) remove(owner host.Owner) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

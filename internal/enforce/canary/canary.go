@@ -78,12 +78,12 @@ func open(o Options, tcp, udp string) (*Canaries, error) {
 		c.tcp.Close()
 		return nil, fmt.Errorf("canary over UDP: %w", err)
 	}
-	if err := requestPacketInfo(c.udp, isIPv6(c.udp)); err != nil {
+	if err := requestPacketInfo(c.udp); err != nil {
 		c.Close()
 		return nil, fmt.Errorf("canary over UDP: %w", err)
 	}
 	// Connections inherit it from their listener.
-	if err := requestPacketInfo(c.tcp.(*net.TCPListener), c.tcp.Addr().(*net.TCPAddr).IP.To4() == nil); err != nil {
+	if err := requestPacketInfo(c.tcp.(*net.TCPListener)); err != nil {
 		c.Close()
 		return nil, fmt.Errorf("canary over TCP: %w", err)
 	}

@@ -17,17 +17,25 @@ const maxPacketInfo = 256
 // requestPacketInfo makes the kernel say of each datagram, and of each
 // connection of a listener, at which address and on which interface it was
 // received. A socket for IPv6 says so of IPv4 as well, mapped.
-func requestPacketInfo(conn syscall.Conn, ipv6 bool) error {
+func requestPacketInfo(conn syscall.Conn) error {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return err
 	}
-	level, option := unix.IPPROTO_IP, unix.IP_PKTINFO
-	if ipv6 {
-		level, option = unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO
-	}
 	var set error
-	if err := raw.Control(func(fd uintptr) { set = unix.SetsockoptInt(int(fd), level, option, 1) }); err != nil {
+	err = raw.Control(func(fd uintptr) {
+		family, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_DOMAIN)
+		if err != nil {
+			set = err
+			return
+		}
+		level, option := unix.IPPROTO_IP, unix.IP_PKTINFO
+		if family == unix.AF_INET6 {
+			level, option = unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO
+		}
+		set = unix.SetsockoptInt(int(fd), level, option, 1)
+	})
+	if err != nil {
 		return err
 	}
 	return set
