@@ -53,6 +53,8 @@ func TestBundle(t *testing.T) {
 			"False/BundleImageMissing", "", ""},
 		"a foreign container of our name": {demo(), func(w *world) { w.bundles.PutAs(testID, host.Bundle{Owner: otherOwner}) },
 			"False/BundleConflict", "", "-"},
+		"one that docker refuses": {demo(), func(w *world) { w.faults.Fail("EnsureBundle", hosttest.Before, hosttest.Always, host.ErrInvalid) },
+			"False/BundleRejected", "True/BundleRejected", ""},
 		"a rule that names nothing": {demo().Allow("999.1.1.1/8"), nil,
 			"False/EgressRuleInvalid", "True/EgressRuleInvalid", ""},
 		"env from a missing Secret": {bundleEnv(demo(), v1alpha1.EnvVar{Name: "T", ValueFrom: &v1alpha1.EnvVarSource{

@@ -113,8 +113,10 @@ type Reconciler struct {
 	exits    *exitWatch
 	orphans  orphans
 	departed departed
-	// narrower is a controller of its own.
-	narrower *narrow.Reconciler
+	// reach and halt are controllers of their own; stops is what halt did.
+	reach *narrow.Reach
+	halt  *narrow.Halt
+	stops narrow.Stops
 }
 
 // resync is when a Bottle that is as it should be is looked at again, give or
@@ -133,7 +135,9 @@ func New(o Options) *Reconciler {
 	r.view = machineview.New(o.Machines, o.Clock, o.MachinePollInterval, r.requests.EnqueueMachine)
 	r.denials = denials.New(denials.Options{Bundles: o.Bundles, Clock: o.Clock, Decided: o.Metrics.decision, Changed: r.requests.EnqueueUID})
 	r.exits = &exitWatch{machines: o.Machines, view: r.view, requests: r.requests, ctx: context.Background(), watched: map[string]state.Run{}}
-	r.narrower = &narrow.Reconciler{Client: o.Client, Node: o.Node, Owner: r.ownerOf, Enforcement: o.Enforcement, Machines: o.Machines, Starts: r.starts}
+	here := narrow.Bottles{Client: o.Client, Node: o.Node, Owner: r.ownerOf}
+	r.reach = &narrow.Reach{Bottles: here, Enforcement: o.Enforcement}
+	r.halt = &narrow.Halt{Bottles: here, Machines: o.Machines, View: r.view, Starts: r.starts, Stops: &r.stops}
 	r.steps = r.newSteps()
 	o.Facts.OnChange(r.requests.EnqueueAll)
 	o.Enforcement.Subscribe(r.enforced)
@@ -159,7 +163,7 @@ func (r *Reconciler) newSteps() steps {
 		machine: &machineStep{
 			machines: o.Machines, view: r.view, starts: r.starts, images: o.Images, enforcement: o.Enforcement,
 			exits: r.exits, requests: r.requests, events: r.events, causes: causes, clock: o.Clock,
-			metrics: o.Metrics, reader: o.Client, requirePolicy: o.RequireSmolvmPolicy,
+			metrics: o.Metrics, reader: o.Client, stops: &r.stops, requirePolicy: o.RequireSmolvmPolicy,
 		},
 		proof: &proofStep{enforcement: o.Enforcement},
 	}

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"time"
 
+	"botbottle.dev/bottle-operator/controllers/narrow"
 	"botbottle.dev/bottle-operator/internal/passes"
 
 	"k8s.io/utils/clock"
@@ -41,6 +42,7 @@ type machineStep struct {
 	clock       clock.Clock
 	metrics     *Metrics
 	reader      client.Reader
+	stops       *narrow.Stops
 	// requirePolicy starts no machine of which smolvm does not show exactly
 	// the one allowed address.
 	requirePolicy bool
@@ -55,6 +57,12 @@ func (m *machineStep) ensure(ctx context.Context, s *scope) error {
 	}
 	if err := m.current(ctx, s); err != nil {
 		return err
+	}
+	if m.stops.Take(s.owner.UID) { // it was to be down for a while
+		s.forgetRun()
+		if err := s.saveRecord(); err != nil {
+			return err
+		}
 	}
 	if err := m.takeBreach(ctx, s); err != nil {
 		return err
@@ -103,7 +111,7 @@ func (m *machineStep) act(ctx context.Context, s *scope, f lifecycle.Facts, d li
 		if err := m.checkPolicy(ctx, s); err != nil {
 			return err
 		}
-		if err := m.start(s); err != nil {
+		if err := m.start(ctx, s); err != nil {
 			return err
 		}
 		return starting
@@ -217,7 +225,11 @@ func (m *machineStep) checkPolicy(ctx context.Context, s *scope) error {
 
 // start starts the machine apart from the pass. Whatever asked for it,
 // the annotation and the values of Secrets as they are now are then in force.
-func (m *machineStep) start(s *scope) error {
+func (m *machineStep) start(ctx context.Context, s *scope) error {
+	// A stop may have been asked for while the machine was made.
+	if err := m.current(ctx, s); err != nil {
+		return err
+	}
 	rec := runningRecord(s)
 	rec.RestartedAt = s.bottle.Annotations[v1alpha1.AnnotationRestartedAt]
 	rec.Breach = ""

@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/egress"
@@ -20,11 +21,13 @@ import (
 	"botbottle.dev/bottle-operator/internal/host/hosttest"
 )
 
-// narrow makes a pass of the controller that narrows.
+// narrow makes a pass of each controller that narrows.
 func (w *world) narrow() {
 	w.t.Helper()
-	if _, err := w.r.narrower.Reconcile(w.t.Context(), ctrl.Request{NamespacedName: demoKey}); err != nil {
-		w.t.Errorf("narrow: got %v, want nil", err)
+	for _, r := range []reconcile.Reconciler{w.r.reach, w.r.halt} {
+		if _, err := r.Reconcile(w.t.Context(), ctrl.Request{NamespacedName: demoKey}); err != nil {
+			w.t.Errorf("%T: got %v, want nil", r, err)
+		}
 	}
 }
 
@@ -198,5 +201,58 @@ func TestAStopThatFailsIsAKill(t *testing.T) {
 			w.narrow()
 			w.wantNoVMM()
 		})
+	}
+}
+
+// hookedCreate does something while a machine is made.
+type hookedCreate struct {
+	host.Machines
+	during func()
+}
+
+func (h *hookedCreate) CreateMachine(ctx context.Context, spec host.MachineSpec) error {
+	err := h.Machines.CreateMachine(ctx, spec)
+	h.during()
+	return err
+}
+
+func TestAMachineThatIsStoppedWhileItIsMadeIsNotStarted(t *testing.T) {
+	w := newWorld(t, demo().Obj())
+	w.change(func(o *Options) {
+		o.Machines = &hookedCreate{w.machines, func() {
+			w.update(demoKey, func(b *v1alpha1.Bottle) { b.Spec.DesiredState = v1alpha1.DesiredStateStopped })
+			w.narrow()
+		}}
+	})
+	if _, err := w.pass(demoKey); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.machines.Starts(testID); got != 0 {
+		t.Errorf("starts: got %d, want none", got)
+	}
+}
+
+func TestAMachineOfSomeoneElseIsNotStopped(t *testing.T) {
+	w := newWorld(t, demo().Obj())
+	w.machines.Add(host.Machine{Name: testID, UID: "other", State: host.MachineRunning, PID: 7, StartTime: epoch})
+	w.update(demoKey, func(b *v1alpha1.Bottle) { b.Spec.DesiredState = v1alpha1.DesiredStateStopped })
+	w.narrow()
+	if m, _, _ := w.machines.Get(testID); m.State != host.MachineRunning {
+		t.Errorf("machine: got %s, want it left alone", m.State)
+	}
+}
+
+// A stop that was asked for is no loss, also when the Bottle is to run again
+// before a pass has seen it stopped.
+func TestAStopIsNoLoss(t *testing.T) {
+	w := running(t)
+	w.update(demoKey, func(b *v1alpha1.Bottle) { b.Spec.DesiredState = v1alpha1.DesiredStateStopped })
+	w.narrow()
+	w.r.view.Invalidate(testID)
+	w.update(demoKey, func(b *v1alpha1.Bottle) { b.Spec.DesiredState = v1alpha1.DesiredStateRunning })
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
+	if st := w.bottle(demoKey).Status.Machine; *st.Restarts != 0 || st.LastLoss != nil {
+		t.Errorf("machine: got %d restarts and the loss %v, want neither", *st.Restarts, st.LastLoss)
 	}
 }

@@ -4,6 +4,7 @@ package bottle
 
 import (
 	"context"
+	"errors"
 
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -40,7 +41,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	if err != nil {
 		return err
 	}
-	if err := r.narrower.SetupWithManager(mgr); err != nil {
+	if err := errors.Join(r.reach.SetupWithManager(mgr), r.halt.SetupWithManager(mgr)); err != nil {
 		return err
 	}
 	for _, f := range []manager.RunnableFunc{r.waitForJobs, r.view.Start, r.watchBundles, r.watchImages, r.watchRefusals} {

@@ -96,19 +96,32 @@ func (e *Engine) Ping(ctx context.Context) error {
 	})
 }
 
-// LoadBundleImage makes the built-in bundle image from the static executable
-// and loads it, unless the Docker Engine has it, and returns its reference,
-// which the Engine uses from then on. The executable is remembered even after
-// a failure: EnsureBundle loads the image again when it has gone missing.
-// ErrInvalid when the executable is not static.
-func (e *Engine) LoadBundleImage(ctx context.Context, executable string) (string, error) {
+// UseBundleImage makes the built-in bundle image of the static executable the
+// one that EnsureBundle uses, and loads when it is missing. It does not speak
+// to dockerd. ErrInvalid when the executable is not static.
+func (e *Engine) UseBundleImage(executable string) error {
+	_, err := e.useBundleImage(executable)
+	return err
+}
+
+func (e *Engine) useBundleImage(executable string) (*bundleimage.Image, error) {
 	image, err := bundleimage.New(executable)
 	if err != nil {
-		return "", fmt.Errorf("%w: %w", host.ErrInvalid, err)
+		return nil, fmt.Errorf("%w: %w", host.ErrInvalid, err)
 	}
 	e.mu.Lock()
+	defer e.mu.Unlock()
 	e.bundleImage, e.executable = image.Reference(), executable
-	e.mu.Unlock()
+	return image, nil
+}
+
+// LoadBundleImage is UseBundleImage, and loads the image unless the Docker
+// Engine has it. It returns the image's reference.
+func (e *Engine) LoadBundleImage(ctx context.Context, executable string) (string, error) {
+	image, err := e.useBundleImage(executable)
+	if err != nil {
+		return "", err
+	}
 	if err := e.Ping(ctx); err != nil {
 		return "", err
 	}

@@ -127,8 +127,13 @@ func New(o Options) (*Enforcer, error) {
 // machine or proof. changed must return soon and may be called at any time.
 func (e *Enforcer) Subscribe(changed func(uid string)) { e.watched.subscribe(changed) }
 
-// Start guards until ctx ends.
-func (e *Enforcer) Start(ctx context.Context) error { return e.guard.start(ctx) }
+// Start guards until ctx ends, and then until the machines of all leaks so far
+// were killed and their evidence is written.
+func (e *Enforcer) Start(ctx context.Context) error {
+	err := e.guard.start(ctx)
+	e.leaks.killing.Wait()
+	return err
+}
 
 // Look looks at all machines and walls once.
 func (e *Enforcer) Look(ctx context.Context) { e.guard.look(ctx) }

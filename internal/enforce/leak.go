@@ -5,6 +5,7 @@ package enforce
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"strings"
 	"sync"
 	"time"
@@ -38,38 +39,54 @@ const (
 //
 //   - it carries the nonce of the proof that runs in the Bottle's guest, which
 //     only that guest knows; or
-//   - it was received on the interface of the Bottle's own network, from any
-//     address but the bundle's.
+//   - it was received on an interface of the Bottle's own network, from any
+//     address but the bundle's and the node's own.
 //
-// Nothing else is a leak: whoever may send raw packets can forge the source
-// address of a datagram, so that an address alone must never stop a machine.
-// Anything else is at most a reason for another proof.
+// Nothing else is a leak. Whoever may send raw packets can forge the source
+// address of a datagram, so that an address alone must never stop a machine;
+// and of what the node sends to the Bottle's gateway, the kernel says that it
+// was received on the Bottle's interface. Anything else is at most a reason for
+// another proof.
 //
 // A proof adds one case, see leaks.confessed: what the prober itself says that
 // it reached. Only the guest's own word against itself counts there.
-func (r *registry) judge(t host.Touch) (uid string, what finding) {
+func (l *leaks) judge(t host.Touch) (uid string, what finding) {
+	from := t.Remote.Addr().Unmap()
+	uid, bundle, nonce := l.watched.origin(t)
+	switch {
+	case nonce:
+		return uid, foundLeak
+	case uid == "":
+		if from.IsLoopback() && t.Interface == loopback || from == t.Local.Addr().Unmap() {
+			return "", foundNode
+		}
+		return "", foundNothing
+	case from == bundle:
+		return uid, foundBundle
+	}
+	// An address that cannot be looked up counts as a guest's.
+	if own, err := l.Canaries.IsOwn(from); err == nil && own {
+		return "", foundNode
+	}
+	return uid, foundLeak
+}
+
+// loopback is the interface on which a node receives what it sends to itself.
+const loopback = "lo"
+
+// origin returns the Bottle that a touch concerns, and its bundle: by the nonce
+// of a running proof, or else by the interface that the touch was received on.
+func (r *registry) origin(t host.Touch) (uid string, bundle netip.Addr, nonce bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if uid, ok := r.nonces[t.Nonce]; ok && t.Nonce != "" {
-		return uid, foundLeak
+		return uid, netip.Addr{}, true
 	}
-	from := t.Remote.Addr().Unmap()
-	if m := r.machines[r.bridges[t.Interface]]; m != nil && t.Interface != "" {
-		uid := m.wall.Spec.Owner.UID
-		if from == m.wall.Spec.BundleIP {
-			return uid, foundBundle
-		}
-		return uid, foundLeak
+	if m := r.machines[r.interfaces[t.Interface]]; m != nil && t.Interface != "" {
+		return m.wall.Spec.Owner.UID, m.wall.Spec.BundleIP, false
 	}
-	if t.Interface == loopback && (from.IsLoopback() || from == t.Local.Addr().Unmap()) {
-		return "", foundNode
-	}
-	return "", foundNothing
+	return "", netip.Addr{}, false
 }
-
-// loopback is the interface on which everything arrives that a node sends to
-// its own addresses.
-const loopback = "lo"
 
 // leaks acts on leaks: it kills the machine, keeps the evidence, and notifies
 // the subscriber, in that order.
@@ -84,7 +101,7 @@ type leaks struct {
 
 // touched judges a touch of a canary and acts on it.
 func (l *leaks) touched(t host.Touch) {
-	uid, what := l.watched.judge(t)
+	uid, what := l.judge(t)
 	l.Metrics.touched(what)
 	switch what {
 	case foundLeak:

@@ -29,7 +29,7 @@ func TestWhatIsALeak(t *testing.T) {
 
 		"from the machine":                 {"", "192.168.44.3:1", "192.168.44.1:4711", ours, uid, nil},
 		"from another address":             {"", "172.16.0.9:1", "192.168.44.1:4711", ours, uid, nil},
-		"from the gateway's address":       {"", "192.168.44.1:1", "10.9.9.8:4711", ours, uid, nil},
+		"on the wall's own link":           {"", "192.168.44.3:1", "10.9.9.8:4711", owner().Veth(), uid, nil},
 		"from it, as IPv6 writes it":       {"", "[::ffff:192.168.44.3]:1", "192.168.44.1:4711", ours, uid, nil},
 		"over IPv6":                        {"", "[fe80::1]:1", "[fe80::2]:4711", ours, uid, nil},
 		"from another machine":             {"", "192.168.45.3:1", "192.168.45.1:4711", others, other.UID, nil},
@@ -45,9 +45,13 @@ func TestWhatIsALeak(t *testing.T) {
 		"the machine's address, received nowhere":       {"", "192.168.44.3:1", "192.168.44.1:4711", "", "", nil},
 		"the loopback's address, from the network":      {"", "127.0.0.1:1", "10.9.9.8:4711", "eth0", "", nil},
 
-		"from the node":           {"", "127.0.0.1:1", "127.0.0.1:4711", "lo", "", []string{uid, other.UID}},
-		"from the node's address": {"", "10.9.9.8:1", "10.9.9.8:4711", "lo", "", []string{uid, other.UID}},
-		"from elsewhere":          {"", "10.9.9.9:1", "10.9.9.8:4711", "eth0", "", nil},
+		// Of what the node sends to a gateway, the kernel names the gateway's interface.
+		"from the node to the gateway":       {"", "10.0.0.5:1", "192.168.44.1:4711", ours, "", []string{uid, other.UID}},
+		"from the node's address to its own": {"", "10.0.0.5:1", "10.0.0.5:4711", "eth0", "", []string{uid, other.UID}},
+		"from the node by a broadcast":       {"", "10.0.0.5:1", "192.168.44.255:4712", ours, "", []string{uid, other.UID}},
+		"from the node":                      {"", "127.0.0.1:1", "127.0.0.1:4711", "lo", "", []string{uid, other.UID}},
+		"from the node's address":            {"", "10.9.9.8:1", "10.9.9.8:4711", "lo", "", []string{uid, other.UID}},
+		"from elsewhere":                     {"", "10.9.9.9:1", "10.9.9.8:4711", "eth0", "", nil},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/backoff"
 	"botbottle.dev/bottle-operator/internal/enforce/probe"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/jobs"
@@ -179,19 +180,11 @@ func (p *prover) due(h *history, demand string) (now bool, after time.Duration) 
 	case h.demand != demand:
 		return true, 0
 	case h.failure != nil:
-		return wait(proofPause(h.failures))
+		return wait(backoff.After(h.failures, firstProofPause, lastProofPause))
 	case h.requested:
 		return wait(betweenProofs)
 	}
 	return false, 0
-}
-
-func proofPause(failures int) time.Duration {
-	pause := firstProofPause
-	for range min(failures-1, 10) {
-		pause *= 2
-	}
-	return min(pause, lastProofPause)
 }
 
 // run makes one proof and records what it came to.

@@ -39,7 +39,28 @@ func (w *walls) narrow(ctx context.Context, owner host.Owner, reach Reach) error
 	if err := w.current(m, reach.Generation); err != nil {
 		return nil // whoever narrows to the newest generation does it
 	}
-	return errors.Join(w.narrowPorts(ctx, m, folder, reach.Ports), narrowRules(folder, reach.Rules))
+	return errors.Join(
+		w.narrowPorts(ctx, m, reach.Ports),
+		narrowRules(folder, reach.Rules),
+		w.recordGeneration(m, folder, reach.Generation), // last: a slow or full disk keeps nothing open
+	)
+}
+
+// recordGeneration makes the next agent know the newest generation, and the
+// ports as they are; m.act is held.
+func (w *walls) recordGeneration(m *machine, folder state.Folder, generation int64) error {
+	if m.wall.Spec.Owner.UID == "" {
+		return nil // there is no wall yet
+	}
+	record := m.wall
+	record.Generation = generation
+	if err := folder.WriteWall(record); err != nil {
+		return err
+	}
+	w.watched.mu.Lock()
+	defer w.watched.mu.Unlock()
+	m.wall = record
+	return nil
 }
 
 // current returns ErrSuperseded if generation is not the newest that is known.
@@ -53,7 +74,7 @@ func (w *walls) current(m *machine, generation int64) error {
 }
 
 // narrowPorts closes the wall's ports that are not among ports; m.act is held.
-func (w *walls) narrowPorts(ctx context.Context, m *machine, folder state.Folder, ports []int32) error {
+func (w *walls) narrowPorts(ctx context.Context, m *machine, ports []int32) error {
 	spec := m.wall.Spec
 	if spec.Owner.UID == "" {
 		return nil // there is no wall yet
@@ -63,11 +84,20 @@ func (w *walls) narrowPorts(ctx context.Context, m *machine, folder state.Folder
 		return nil
 	}
 	spec.Ports = kept
-	if err := w.setSpec(m, folder, spec); err != nil {
-		return err
+	w.watched.mu.Lock()
+	m.wall.Spec = spec
+	w.watched.mu.Unlock()
+	wall, err := w.Walls.EnsureWall(ctx, spec)
+	if err != nil {
+		return err // the guard makes it so at its next look
 	}
-	_, err := w.raise(ctx, m, folder)
-	return err
+	w.watched.mu.Lock()
+	defer w.watched.mu.Unlock()
+	m.record(wall)
+	if len(wall.Faults) == 0 {
+		m.wall.Filter = wall.Filter
+	}
+	return nil
 }
 
 // narrowRules removes from the rules that the bundle reads what rules does not

@@ -50,18 +50,18 @@ type Breach struct {
 type registry struct {
 	dir *state.Dir
 
-	mu       sync.Mutex
-	machines map[string]*machine // by UID
-	nonces   map[string]string   // UIDs by the nonce of a running proof
-	bridges  map[string]string   // UIDs by the interface of the Bottle's network
-	changed  func(uid string)
+	mu         sync.Mutex
+	machines   map[string]*machine // by UID
+	nonces     map[string]string   // UIDs by the nonce of a running proof
+	interfaces map[string]string   // UIDs by the interfaces of the Bottle's network
+	changed    func(uid string)
 }
 
 // newRegistry recalls what an earlier agent recorded.
 func newRegistry(dir *state.Dir, log logr.Logger) (*registry, error) {
 	r := &registry{
 		dir:      dir,
-		machines: map[string]*machine{}, nonces: map[string]string{}, bridges: map[string]string{},
+		machines: map[string]*machine{}, nonces: map[string]string{}, interfaces: map[string]string{},
 		changed: func(string) {},
 	}
 	owners, err := dir.Owners()
@@ -90,7 +90,7 @@ func (r *registry) recall(uid string) error {
 		wall = &state.Wall{}
 	}
 	if leak != nil || wall.Spec.Owner.UID != "" {
-		r.machines[uid] = &machine{wall: *wall, leak: leak}
+		r.machines[uid] = &machine{wall: *wall, leak: leak, newest: wall.Generation}
 		r.index(wall.Spec)
 	}
 	return err
@@ -109,7 +109,8 @@ func leakOf(folder state.Folder) *state.Leak {
 // index makes the wall's interface known; r.mu is held, or nobody else knows r.
 func (r *registry) index(spec host.WallSpec) {
 	if spec.Owner.UID != "" {
-		r.bridges[spec.Owner.Bridge()] = spec.Owner.UID
+		r.interfaces[spec.Owner.Bridge()] = spec.Owner.UID
+		r.interfaces[spec.Owner.Veth()] = spec.Owner.UID // where somebody took it off the bridge
 	}
 }
 
@@ -157,7 +158,8 @@ func (r *registry) remove(owner host.Owner) {
 		delete(r.nonces, m.nonce)
 	}
 	delete(r.machines, owner.UID)
-	delete(r.bridges, owner.Bridge())
+	delete(r.interfaces, owner.Bridge())
+	delete(r.interfaces, owner.Veth())
 }
 
 // specs returns the walls that there should be, in order of UID.

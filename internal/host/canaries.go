@@ -16,7 +16,9 @@ type Touch struct {
 	// it carries, which a sender of raw packets can forge.
 	Local, Remote netip.AddrPort
 	// Interface is the name of the interface that it was received on, as the
-	// kernel says; "" if that is not known. Nobody can forge it.
+	// kernel says; "" if that is not known. Nobody can forge it. Of what the
+	// node sends to itself the kernel names the interface whose address that
+	// is.
 	Interface string
 	// Nonce is what it brought along, at most 64 characters of [0-9a-f]; ""
 	// for anything else. A guest knows only the nonces of its own proofs.
@@ -32,4 +34,8 @@ type Canaries interface {
 	// Addresses are the node's own, without loopback and link-local ones, in a
 	// fixed order.
 	Addresses() ([]netip.Addr, error)
+	// IsOwn says whether an address is the node's own, of whatever kind. What
+	// carries such a source address was sent by the node itself: the kernel
+	// takes in no packet from outside that does.
+	IsOwn(a netip.Addr) (bool, error)
 }

@@ -13,6 +13,7 @@ import (
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"botbottle.dev/bottle-operator/controllers/bottle"
@@ -37,6 +38,8 @@ const (
 	agentName = "botbottle.dev/agent"
 	// lockPatience is how long a new agent waits for the old one to end.
 	lockPatience = 20 * time.Second
+	// guardPatience is how long an agent that ends waits for its guard.
+	guardPatience = 10 * time.Second
 )
 
 // Run runs the agent until ctx ends. The guard comes first, then what reports
@@ -62,6 +65,13 @@ func (o *AgentOptions) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	defer func() {
+		stop()
+		select { // a leak's evidence may still be written
+		case <-parts.guarding:
+		case <-time.After(guardPatience):
+		}
+	}()
 	api, err := newAPIServer(cfg, metrics.Registry)
 	if err != nil {
 		return err
@@ -86,7 +96,7 @@ func (o *AgentOptions) manage(ctx context.Context, cfg *rest.Config, p parts, ap
 		return err
 	}
 	p.cluster = cluster
-	if err := o.compose(ctx, mgr, p); err != nil {
+	if err := o.compose(mgr, p); err != nil {
 		return err
 	}
 	api.readWhen(mgr.GetCache().WaitForCacheSync)
@@ -98,6 +108,7 @@ type parts struct {
 	dir      *state.Dir
 	cluster  string
 	machines *smolvm.Driver
+	calls    *hostmetrics.Metrics
 	walls    *wall.Walls
 	enforcer *enforce.Enforcer
 	guarding <-chan struct{} // closed when the guard has ended
@@ -116,6 +127,9 @@ func (o *AgentOptions) watch(ctx context.Context, dir *state.Dir, fail context.C
 	if err != nil {
 		return p, err
 	}
+	if p.calls, err = hostmetrics.New(metrics.Registry); err != nil {
+		return p, fmt.Errorf("metrics: %w", err)
+	}
 	counts, err := enforce.NewMetrics(metrics.Registry)
 	if err != nil {
 		return p, fmt.Errorf("metrics: %w", err)
@@ -125,7 +139,7 @@ func (o *AgentOptions) watch(ctx context.Context, dir *state.Dir, fail context.C
 		return p, fmt.Errorf("canaries: %w", err)
 	}
 	p.enforcer, err = enforce.New(enforce.Options{
-		Walls: p.walls, Machines: p.machines, Canaries: canaries, State: dir, Clock: clock.RealClock{},
+		Walls: p.walls, Machines: p.calls.Machines(p.machines), Canaries: canaries, State: dir, Clock: clock.RealClock{},
 		Log: ctrl.Log.WithName("enforce"), Interval: o.WallCheckInterval, Metrics: counts,
 		Prober: prober, ProofTargets: targets, MaxConcurrentProofs: 2 * o.MaxConcurrentStarts,
 	})
@@ -151,8 +165,8 @@ func (o *AgentOptions) watch(ctx context.Context, dir *state.Dir, fail context.C
 }
 
 // compose makes everything of the agent part of mgr.
-func (o *AgentOptions) compose(ctx context.Context, mgr ctrl.Manager, p parts) error {
-	engine, err := o.loadDocker(ctx)
+func (o *AgentOptions) compose(mgr ctrl.Manager, p parts) error {
+	engine, err := o.docker()
 	if err != nil {
 		return err
 	}
@@ -165,10 +179,6 @@ func (o *AgentOptions) compose(ctx context.Context, mgr ctrl.Manager, p parts) e
 		return fmt.Errorf("client of Secrets and ConfigMaps: %w", err)
 	}
 	counts, err := bottle.NewMetrics(metrics.Registry)
-	if err != nil {
-		return fmt.Errorf("metrics: %w", err)
-	}
-	calls, err := hostmetrics.New(metrics.Registry)
 	if err != nil {
 		return fmt.Errorf("metrics: %w", err)
 	}
@@ -193,7 +203,7 @@ func (o *AgentOptions) compose(ctx context.Context, mgr ctrl.Manager, p parts) e
 	r = bottle.New(bottle.Options{
 		Node: o.NodeName, Cluster: p.cluster,
 		Client: mgr.GetClient(), Recorder: recorder, References: watches,
-		Networks: calls.Networks(engine), Bundles: calls.Bundles(engine), Machines: calls.Machines(p.machines), Facts: facts,
+		Networks: p.calls.Networks(engine), Bundles: p.calls.Bundles(engine), Machines: p.calls.Machines(p.machines), Facts: facts,
 		Walls: p.walls, Enforcement: p.enforcer,
 		RequireProof: o.RequireProof, RequireSmolvmPolicy: o.RequireSmolvmPolicy,
 		State: p.dir, Images: images, Pool: pool,
@@ -204,7 +214,7 @@ func (o *AgentOptions) compose(ctx context.Context, mgr ctrl.Manager, p parts) e
 	if err := o.addImages(mgr, images, &imageuse.Users{Bottles: mgr.GetClient(), State: p.dir, Machines: r.Machines}); err != nil {
 		return err
 	}
-	if err := mgr.Add(watches); err != nil {
+	if err := errors.Join(mgr.Add(watches), mgr.Add(loadBundleImage(engine))); err != nil {
 		return err
 	}
 	if err := o.addNode(mgr, facts); err != nil {
@@ -241,21 +251,31 @@ const ownExecutable = "/proc/self/exe"
 
 // loadDocker loads the built-in bundle image. A Docker Engine that is down
 // gets it later, when the first bundle needs it.
-func (o *AgentOptions) loadDocker(ctx context.Context) (*docker.Engine, error) {
+// docker returns the node's Docker Engine, which it does not speak to: a
+// dockerd that hangs must not keep what guards and narrows from its work.
+func (o *AgentOptions) docker() (*docker.Engine, error) {
 	engine, err := docker.New(docker.Options{Host: o.DockerHost})
 	if err != nil {
 		return nil, fmt.Errorf("--docker-host: %w", err)
 	}
-	reference, err := engine.LoadBundleImage(ctx, ownExecutable)
-	switch {
-	case errors.Is(err, host.ErrInvalid):
+	if err := engine.UseBundleImage(ownExecutable); err != nil {
 		return nil, fmt.Errorf("the agent's executable cannot be the bundle image: %w", err)
-	case err != nil:
-		ctrl.Log.Error(err, "The built-in bundle image is not loaded yet")
-	default:
-		ctrl.Log.Info("The built-in bundle image is loaded", "image", reference)
 	}
 	return engine, nil
+}
+
+// loadBundleImage loads the built-in image before anybody asks for it.
+func loadBundleImage(engine *docker.Engine) manager.RunnableFunc {
+	return func(ctx context.Context) error {
+		reference, err := engine.LoadBundleImage(ctx, ownExecutable)
+		switch {
+		case err != nil && ctx.Err() == nil:
+			ctrl.Log.Error(err, "The built-in bundle image is not loaded yet")
+		case err == nil:
+			ctrl.Log.Info("The built-in bundle image is loaded", "image", reference)
+		}
+		return nil
+	}
 }
 
 func (o *AgentOptions) smolvm(dir *state.Dir) *smolvm.Driver {

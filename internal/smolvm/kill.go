@@ -24,21 +24,26 @@ func (d *Driver) KillMachine(ctx context.Context, name string) error {
 // means that its cgroup is empty and that it has no strays. An error means
 // that a VMM may live.
 func (d *Driver) clear(ctx context.Context, name string) error {
+	g, err := d.cgroups()
+	if err != nil { // strays can be killed all the same
+		strays, lookErr := d.strays(ctx, []string{name})
+		return fmt.Errorf("kill the VMM of %s: %w", name, errors.Join(err, lookErr, d.killStrays(ctx, strays)))
+	}
 	for range 3 {
-		strays, err := d.strays(ctx, []string{name})
-		if err != nil {
-			return fmt.Errorf("look for the VMM of %s: %w", name, err)
-		}
-		g, err := d.cgroups()
-		if err != nil { // strays can be killed all the same
-			return fmt.Errorf("kill the VMM of %s: %w", name, errors.Join(err, d.killStrays(ctx, strays)))
-		}
+		// The cgroup first: nothing that goes wrong elsewhere keeps it alive.
 		populated, err := g.Populated(name)
-		if err != nil {
-			return fmt.Errorf("look for the VMM of %s: %w", name, err)
+		if err == nil && populated {
+			err = d.kill(ctx, g, name, nil)
+		}
+		strays, lookErr := d.strays(ctx, []string{name})
+		if err = errors.Join(err, lookErr); err != nil {
+			return fmt.Errorf("kill the VMM of %s: %w", name, err)
 		}
 		if len(strays) == 0 && !populated {
 			return nil
+		}
+		if len(strays) == 0 {
+			continue // see that the cgroup has stayed empty
 		}
 		if err := d.kill(ctx, g, name, strays); err != nil {
 			return fmt.Errorf("kill the VMM of %s: %w", name, err)

@@ -25,6 +25,8 @@ const (
 // before it has met dockerd or the API server.
 type Wall struct {
 	Spec host.WallSpec `json:"spec"`
+	// Generation is the newest of the Bottle's that the wall was narrowed to.
+	Generation int64 `json:"generation,omitempty"`
 	// Filter is host.Wall.Filter as it last stood.
 	Filter string `json:"filter,omitempty"`
 	// Smolvm and Backend are the release and the way of its guests to the

@@ -194,3 +194,19 @@ func pickAddresses(list []net.Addr) []netip.Addr {
 	out = slices.Compact(out)
 	return out[:min(len(out), maxAddresses)]
 }
+
+// IsOwn implements host.Canaries.
+func (c *Canaries) IsOwn(a netip.Addr) (bool, error) {
+	a = a.Unmap().WithZone("")
+	if a.IsLoopback() {
+		return true, nil
+	}
+	list, err := net.InterfaceAddrs()
+	if err != nil {
+		return false, fmt.Errorf("the node's addresses: %w", err)
+	}
+	return slices.ContainsFunc(list, func(own net.Addr) bool {
+		prefix, err := netip.ParsePrefix(own.String())
+		return err == nil && prefix.Addr().Unmap().WithZone("") == a
+	}), nil
+}

@@ -249,7 +249,9 @@ func (f *Bundles) ListBundles(ctx context.Context) (out []host.Bundle, err error
 	err = f.networks.call(ctx, "ListBundles", func() error {
 		for _, name := range slices.Sorted(maps.Keys(f.containers)) {
 			if c := f.containers[name]; c.bundle.Owner.UID != "" {
-				out = append(out, c.bundle)
+				b := c.bundle
+				b.StartedAt = time.Time{}
+				out = append(out, b)
 			}
 		}
 		return nil

@@ -65,3 +65,9 @@ func (c *Canaries) Addresses() ([]netip.Addr, error) {
 	}
 	return slices.Clone(c.addresses), nil
 }
+
+// IsOwn implements host.Canaries: loopback and the Addresses.
+func (c *Canaries) IsOwn(a netip.Addr) (bool, error) {
+	own, err := c.Addresses()
+	return a.IsLoopback() || slices.Contains(own, a.Unmap()), err
+}
