@@ -188,3 +188,25 @@ func TestNarrowingOneHalfDoesNotNeedTheOther(t *testing.T) {
 		t.Errorf("ports after a look: got %v, want none", got)
 	}
 }
+
+// Another agent knows the newest generation, too: its cache may be older.
+func TestAnotherAgentDoesNotWiden(t *testing.T) {
+	p := newPost(t)
+	if err := p.open(1, "a.example.com", "b.example.com"); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.narrow(3, nil, "a.example.com"); err != nil {
+		t.Fatal(err)
+	}
+	p.restart()
+	if err := p.open(2, "b.example.com"); !errors.Is(err, enforce.ErrSuperseded) {
+		t.Errorf("rules of an old generation: got %v, want ErrSuperseded", err)
+	}
+	if _, err := p.enforcer.EnsureWall(t.Context(), spec(), enforce.Request{Generation: 2}); !errors.Is(err, enforce.ErrSuperseded) {
+		t.Errorf("wall of an old generation: got %v, want ErrSuperseded", err)
+	}
+	p.enforcer.Look(t.Context())
+	if got := p.portsInForce(); len(got) != 0 {
+		t.Errorf("ports: got %v, want none", got)
+	}
+}

@@ -6,7 +6,9 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -271,6 +273,8 @@ func TestAdoptionIsRefused(t *testing.T) {
 	add("smolvm run by nobody", p, reap)
 	p, reap = start(as(2000001))
 	add("smolvm run by another machine's user", p, reap)
+	p, reap = start(&syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID})
+	add("smolvm run by a container's root", p, reap)
 	add("another program of root's", lookAlike(t, 0, boot), nil)
 	p, reap = vmmIn(t, d, neighbour)
 	cgroups.RewriteArgv(t, p.pid, "/proc/self/exe\x00_boot-vm\x00"+boot)
@@ -349,6 +353,61 @@ func TestStartSetsLimits(t *testing.T) {
 	for file, want := range map[string]string{"memory.max": "1610612736", "pids.max": "2048", "cpu.max": "250000 100000"} {
 		if got, err := os.ReadFile(filepath.Join(c.folder, file)); string(got) != want {
 			t.Errorf("%s: got %q, %v, want %q", file, got, err, want)
+		}
+	}
+}
+
+// What exits has no namespaces any more for as long as its descriptors are
+// released. That must not hide the machines from the guard.
+func TestAProcessThatExitsHidesNobody(t *testing.T) {
+	_, d := newNode(t, "1.32.2")
+	folderOf(t, d, victim, 0)
+	folderOf(t, d, neighbour, 0)
+	good, _ := vmmIn(t, d, neighbour)
+	g, err := d.cgroups()
+	if err != nil {
+		t.Fatal(err)
+	}
+	group, err := g.Ensure(victim)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// It opens many descriptors in children that end at once.
+	script := "import os\nwhile True:\n    if os.fork() == 0:\n        for _ in range(400):\n            os.eventfd(0)\n        os._exit(0)\n    os.wait()"
+	cmd := exec.Command("python3", "-c", script)
+	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(group.Fd())}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := d.KillMachine(t.Context(), victim); err != nil {
+			t.Errorf("kill: got %v, want nil", err)
+		}
+		_ = cmd.Wait()
+	}()
+	for range 200 {
+		vmms, err := d.VMMs(t.Context(), []string{victim, neighbour})
+		if err != nil || !slices.ContainsFunc(vmms, func(v host.VMM) bool { return v.PID == good.pid }) {
+			t.Fatalf("got %v, %v, want the other machine's process %d among them", vmms, err, good.pid)
+		}
+		for _, v := range vmms {
+			if v.NetNS == (host.NetNS{}) {
+				t.Fatalf("process %d: got no namespace, want it left out while it exits", v.PID)
+			}
+		}
+	}
+}
+
+func TestThreadExits(t *testing.T) {
+	for stat, want := range map[string]bool{
+		"12 (a) b) R 1 12 12 0 -1 4194560 1":   false,
+		"12 (smolvm) R 1 12 12 0 -1 4194564 1": true, // PF_EXITING
+		"12 (smolvm) Z 1 12 12 0 -1 4194560 1": true,
+		"12 (smolvm) S":                        false,
+		"":                                     false,
+	} {
+		if got := threadExits([]byte(stat)); got != want {
+			t.Errorf("%q: got %v, want %v", stat, got, want)
 		}
 	}
 }

@@ -138,6 +138,8 @@ func TestTheInterfaceIsReported(t *testing.T) {
 	}{
 		{"TCP from the guest to its gateway", func() { n.dial(t, n.guest, "tcp", "192.168.44.1", n.tcp) }, "tcp", "192.168.44.3", bridge},
 		{"TCP from the guest to another address", func() { n.dial(t, n.guest, "tcp", "10.9.9.1", n.tcp) }, "tcp", "192.168.44.3", bridge},
+		{"TCP from the node to the gateway", func() { n.dial(t, n.ns, "tcp", "192.168.44.1", n.tcp) }, "tcp", "192.168.44.1", bridge},
+		{"UDP from the node to the gateway", func() { n.dial(t, n.ns, "udp", "192.168.44.1", n.udp) }, "udp", "192.168.44.1", bridge},
 		{"UDP from the guest", func() { n.dial(t, n.guest, "udp", "10.9.9.1", n.udp) }, "udp", "192.168.44.3", bridge},
 		{"TCP from a Pod", func() { n.dial(t, n.pod, "tcp", "192.168.44.1", n.tcp) }, "tcp", "10.9.9.2", "cni0"},
 		{"UDP from a Pod", func() { n.dial(t, n.pod, "udp", "192.168.44.1", n.udp) }, "udp", "10.9.9.2", "cni0"},
@@ -154,4 +156,24 @@ func TestTheInterfaceIsReported(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What the node sends to a gateway looks as if it came from the Bottle's
+// network; its source address tells, and no guest can use that.
+func TestOwnAddressesAreTheNodesAlone(t *testing.T) {
+	n := newTestNode(t)
+	n.forge(t, n.guest, "192.168.44.1", "192.168.44.1")
+	n.forge(t, n.guest, "10.9.9.1", "192.168.44.1")
+	n.dial(t, n.guest, "udp", "192.168.44.1", n.udp)
+	if got := next(t, n.touches); got.Remote.Addr().String() != "192.168.44.3" {
+		t.Errorf("got a touch from %s, want none from the node's own addresses", got.Remote)
+	}
+	within(t, n.ns, func() error {
+		for address, want := range map[string]bool{"192.168.44.1": true, "::ffff:192.168.44.1": true, "10.9.9.1": true, "127.0.0.9": true, "192.168.44.3": false, "10.9.9.2": false} {
+			if got, err := (&Canaries{}).IsOwn(netip.MustParseAddr(address)); err != nil || got != want {
+				t.Errorf("own address %s: got %v, %v, want %v", address, got, err, want)
+			}
+		}
+		return nil
+	})
 }
