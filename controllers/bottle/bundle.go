@@ -11,14 +11,12 @@ import (
 	"time"
 
 	"k8s.io/utils/clock"
-
-	"botbottle.dev/bottle-operator/internal/denials"
-	"botbottle.dev/bottle-operator/internal/enforce"
-
 	"k8s.io/utils/ptr"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/denials"
 	"botbottle.dev/bottle-operator/internal/desired"
+	"botbottle.dev/bottle-operator/internal/enforce"
 	"botbottle.dev/bottle-operator/internal/envsource"
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/guestenv"

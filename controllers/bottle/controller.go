@@ -9,10 +9,6 @@ import (
 	"math/rand/v2"
 	"time"
 
-	"botbottle.dev/bottle-operator/internal/passes"
-
-	"botbottle.dev/bottle-operator/internal/denials"
-
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
@@ -24,6 +20,7 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/controllers/narrow"
 	"botbottle.dev/bottle-operator/internal/agentstatus"
+	"botbottle.dev/bottle-operator/internal/denials"
 	"botbottle.dev/bottle-operator/internal/desired"
 	"botbottle.dev/bottle-operator/internal/enforce"
 	"botbottle.dev/bottle-operator/internal/flow"
@@ -31,6 +28,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/jobs"
 	"botbottle.dev/bottle-operator/internal/machineview"
 	"botbottle.dev/bottle-operator/internal/namedwatch"
+	"botbottle.dev/bottle-operator/internal/passes"
 	"botbottle.dev/bottle-operator/internal/state"
 	"botbottle.dev/bottle-operator/internal/subnet"
 )

@@ -6,13 +6,12 @@ import (
 	"context"
 	"sync"
 
-	"botbottle.dev/bottle-operator/internal/passes"
-
 	logf "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/lifecycle"
 	"botbottle.dev/bottle-operator/internal/machineview"
+	"botbottle.dev/bottle-operator/internal/passes"
 	"botbottle.dev/bottle-operator/internal/state"
 )
 

@@ -9,16 +9,14 @@ import (
 	"strings"
 	"time"
 
-	"k8s.io/utils/clock"
-
-	"botbottle.dev/bottle-operator/internal/machineview"
-
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/machineview"
 	"botbottle.dev/bottle-operator/internal/namedwatch"
 	"botbottle.dev/bottle-operator/internal/state"
 )

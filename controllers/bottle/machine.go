@@ -9,22 +9,20 @@ import (
 	"maps"
 	"time"
 
-	"botbottle.dev/bottle-operator/controllers/narrow"
-	"botbottle.dev/bottle-operator/internal/passes"
-
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"botbottle.dev/bottle-operator/internal/desired"
-	"botbottle.dev/bottle-operator/internal/jobs"
-	"botbottle.dev/bottle-operator/internal/machineview"
-
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/controllers/narrow"
+	"botbottle.dev/bottle-operator/internal/desired"
 	"botbottle.dev/bottle-operator/internal/enforce"
 	"botbottle.dev/bottle-operator/internal/enforce/probe"
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/jobs"
 	"botbottle.dev/bottle-operator/internal/lifecycle"
+	"botbottle.dev/bottle-operator/internal/machineview"
+	"botbottle.dev/bottle-operator/internal/passes"
 	"botbottle.dev/bottle-operator/internal/state"
 )
 

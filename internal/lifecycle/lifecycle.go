@@ -140,7 +140,6 @@ func lossOf(f Facts, otherwise string) string {
 	return otherwise
 }
 
-// Pauses between failed boots.
 // How long to wait for what ends without an event of ours.
 const (
 	soon        = 2 * time.Second
@@ -148,6 +147,7 @@ const (
 	forSomebody = 30 * time.Second // a foreign thing
 )
 
+// Pauses between failed boots.
 const (
 	firstPause   = 5 * time.Second
 	longestPause = 5 * time.Minute
