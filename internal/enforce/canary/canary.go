@@ -47,7 +47,7 @@ type Canaries struct {
 	udp     *net.UDPConn
 	touched func(host.Touch)
 	now     func() time.Time
-	places  chan struct{} // of connections that are listened to
+	places  places
 
 	mu     sync.Mutex
 	recent recent
@@ -61,7 +61,7 @@ var _ host.Canaries = (*Canaries)(nil)
 func New(o Options) (*Canaries, error) { return open(o, "tcp", "udp") }
 
 func open(o Options, tcp, udp string) (*Canaries, error) {
-	c := &Canaries{touched: o.Touched, now: o.Now, places: make(chan struct{}, maxConns), recent: recent{}}
+	c := &Canaries{touched: o.Touched, now: o.Now, recent: recent{}}
 	if c.touched == nil {
 		return nil, errors.New("canaries: nobody to tell of touches")
 	}

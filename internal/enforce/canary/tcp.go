@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,7 +17,7 @@ import (
 )
 
 const (
-	// maxConns are listened to at a time; more are told of and closed unheard.
+	// maxConns are listened to at a time; one more ends the oldest.
 	maxConns = 64
 	// patience is how long a connection may take to bring its nonce.
 	patience = time.Second
@@ -42,27 +43,53 @@ func (c *Canaries) serveTCP(ctx context.Context) error {
 		case err != nil:
 			return fmt.Errorf("canary over TCP: %w", err)
 		}
-		select {
-		case c.places <- struct{}{}:
-			conns.Go(func() {
-				defer func() { <-c.places }()
-				c.hear(ctx, conn)
-			})
-		default:
-			c.report(arrivalOf(conn), "")
-			conn.Close()
-		}
+		arrived := arrivalOf(conn) // while it is open for certain
+		c.places.enter(conn)
+		conns.Go(func() {
+			defer c.places.leave(conn)
+			c.hear(ctx, conn, arrived)
+		})
 	}
 }
 
-// hear tells of one connection once: when its nonce is there, or it becomes
-// clear that none will be.
-func (c *Canaries) hear(ctx context.Context, conn net.Conn) {
+// places are the connections that are listened to, the oldest first. There are
+// at most maxConns: one more ends the oldest, which has said nothing for
+// longest, so that silent connections keep nobody's nonce away.
+type places struct {
+	mu    sync.Mutex
+	conns []net.Conn
+}
+
+func (p *places) enter(conn net.Conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.conns) == maxConns {
+		p.conns[0].Close() // its hear reports it
+		p.conns = slices.Delete(p.conns, 0, 1)
+	}
+	p.conns = append(p.conns, conn)
+}
+
+func (p *places) leave(conn net.Conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.conns = slices.DeleteFunc(p.conns, func(c net.Conn) bool { return c == conn })
+}
+
+func (p *places) taken() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.conns)
+}
+
+// hear reports one connection once: when its nonce is there, or when it is
+// clear that none will come.
+func (c *Canaries) hear(ctx context.Context, conn net.Conn, arrived arrival) {
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	_ = conn.SetDeadline(time.Now().Add(patience)) // a connection that is gone fails below
 	nonce := probe.ParseNonce(readLine(conn))
-	c.report(arrivalOf(conn), nonce)
+	c.report(arrived, nonce)
 	if nonce == "" {
 		return
 	}
