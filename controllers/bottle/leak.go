@@ -9,13 +9,14 @@ import (
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/agentstatus"
+	"botbottle.dev/bottle-operator/internal/desired"
 	"botbottle.dev/bottle-operator/internal/enforce"
 	"botbottle.dev/bottle-operator/internal/state"
 )
 
 // requestOf is what a user can change to have a Bottle tried again after a leak.
 func requestOf(b *v1alpha1.Bottle) enforce.Request {
-	return enforce.Request{Generation: b.Generation, Prove: b.Annotations[v1alpha1.AnnotationProve]}
+	return enforce.Request{Generation: b.Generation, Prove: b.Annotations[v1alpha1.AnnotationProve], BundleImage: desired.BundleImage(b)}
 }
 
 // findLeak takes up the leak that counts: one that the guard knows of, or one

@@ -121,6 +121,29 @@ func TestRemovedPortsAreClosedWhileDockerIsAway(t *testing.T) {
 	}
 }
 
+// Another bundle decides by other rules: while it is not there, the guest
+// reaches none.
+func TestAnotherBundleImageClosesThePortsUntilItRuns(t *testing.T) {
+	w := newWorld(t, demo().BundleImage(foreignBundle).BundlePorts(8888).Obj())
+	w.allowed = []string{"ghcr.io/org/*"}
+	w.restartAgent()
+	w.bundles.AddImage(foreignBundle, 8888)
+	w.settle(demoKey)
+	w.networks.Down()
+	w.update(demoKey, func(b *v1alpha1.Bottle) { b.Spec.Bundle = nil })
+	w.narrow()
+	if spec, _, _ := w.walls.Get(ownerOfDemo()); len(spec.Ports) != 0 {
+		t.Errorf("open ports while docker is away: got %v, want none", spec.Ports)
+	}
+	w.networks.Up()
+	w.settle(demoKey)
+	w.narrow()
+	if spec, _, _ := w.walls.Get(ownerOfDemo()); !slices.Equal(spec.Ports, []int32{8888}) {
+		t.Errorf("open ports beside the new bundle: got %v, want 8888", spec.Ports)
+	}
+	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
+}
+
 // Whoever takes the Bottle off the node, its machine ends at once.
 func TestLeavingStopsTheMachineAtOnce(t *testing.T) {
 	tests := map[string]func(w *world){

@@ -77,7 +77,7 @@ func (r *Reach) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, e
 	}
 	// A rule that cannot be understood allows nothing. The bundle step reports it.
 	rules, _ := desired.EgressRules(b)
-	reach := enforce.Reach{Generation: b.Generation, Ports: desired.BundlePorts(b), Rules: rules}
+	reach := enforce.Reach{Generation: b.Generation, Ports: desired.BundlePorts(b), Rules: rules, BundleImage: desired.BundleImage(b)}
 	if err := r.Enforcement.Narrow(ctx, r.Owner(b), reach); err != nil {
 		return ctrl.Result{}, fmt.Errorf("narrow what bottle %s may reach: %w", req, err)
 	}

@@ -43,7 +43,9 @@ func outcomes(open string, o flow.Outcome) []agentstatus.StepOutcome {
 func TestSummary(t *testing.T) {
 	proof := &state.Proof{Reason: v1alpha1.ReasonBothWalls, Message: "proven"}
 	reference := host.SmolvmVersion{Version: "1.32.2", OwnUser: true}
-	waits := func(reason string) flow.Outcome { return flow.Outcome{Kind: flow.KindWait, Reason: reason, Message: "m"} }
+	waits := func(reason string) flow.Outcome {
+		return flow.Outcome{Kind: flow.KindWait, Reason: reason, Message: "m"}
+	}
 	tests := map[string]struct {
 		in       agentstatus.Input
 		stopped  bool

@@ -38,6 +38,14 @@ func BundlePorts(b *v1alpha1.Bottle) []int32 {
 	return []int32{guestenv.ProxyPort}
 }
 
+// BundleImage returns the image of the bundle, "" for the built-in one.
+func BundleImage(b *v1alpha1.Bottle) string {
+	if b.Spec.Bundle == nil {
+		return ""
+	}
+	return ptr.Deref(b.Spec.Bundle.Image, "")
+}
+
 // EgressRules returns the rules of spec.egress.allow that can be understood;
 // the error names the others.
 func EgressRules(b *v1alpha1.Bottle) (egress.Set, error) {

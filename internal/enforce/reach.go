@@ -22,6 +22,8 @@ type Reach struct {
 	Ports []int32
 	// Rules of the built-in bundle.
 	Rules egress.Set
+	// BundleImage is spec.bundle.image, "" for the built-in bundle.
+	BundleImage string
 }
 
 // narrow implements Enforcement.Narrow. What it leaves is never more than what
@@ -39,8 +41,12 @@ func (w *walls) narrow(ctx context.Context, owner host.Owner, reach Reach) error
 	if err := w.current(m, reach.Generation); err != nil {
 		return nil // whoever narrows to the newest generation does it
 	}
+	ports := reach.Ports
+	if image := m.wall.BundleImage; image != nil && *image != reach.BundleImage {
+		ports = nil // until the bundle is the one that is asked for
+	}
 	return errors.Join(
-		w.narrowPorts(ctx, m, reach.Ports),
+		w.narrowPorts(ctx, m, ports),
 		narrowRules(folder, reach.Rules),
 		w.recordGeneration(m, folder, reach.Generation), // last: a slow or full disk keeps nothing open
 	)

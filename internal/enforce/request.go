@@ -14,6 +14,9 @@ type Request struct {
 	Generation int64
 	// Prove is the annotation's value, of any length.
 	Prove string
+	// BundleImage is the image of the bundle that runs, "" for the built-in one.
+	// It does not identify the request.
+	BundleImage string
 }
 
 // String identifies the request in records and in the status.

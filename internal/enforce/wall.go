@@ -46,7 +46,7 @@ func (w *walls) ensure(ctx context.Context, spec host.WallSpec, request Request)
 	if err := w.leaks.release(m, folder, request); err != nil {
 		return host.Wall{}, err
 	}
-	if err := w.setSpec(m, folder, spec); err != nil {
+	if err := w.setSpec(m, folder, spec, request.BundleImage); err != nil {
 		return host.Wall{}, err
 	}
 	return w.raise(ctx, m, folder)
@@ -55,9 +55,9 @@ func (w *walls) ensure(ctx context.Context, spec host.WallSpec, request Request)
 // setSpec records what the wall is to be, before the wall is made so: an agent
 // that dies in between leaves its successor the new spec and the digest of the
 // old filter. m.act is held.
-func (w *walls) setSpec(m *machine, folder state.Folder, spec host.WallSpec) error {
+func (w *walls) setSpec(m *machine, folder state.Folder, spec host.WallSpec, image string) error {
 	want := m.wall
-	want.Spec = spec
+	want.Spec, want.BundleImage = spec, &image
 	if err := folder.WriteWall(want); err != nil {
 		return err
 	}

@@ -27,6 +27,9 @@ type Wall struct {
 	Spec host.WallSpec `json:"spec"`
 	// Generation is the newest of the Bottle's that the wall was narrowed to.
 	Generation int64 `json:"generation,omitempty"`
+	// BundleImage is the image of the bundle that the ports were opened to, ""
+	// for the built-in one; nil if an earlier release opened them.
+	BundleImage *string `json:"bundleImage,omitempty"`
 	// Filter is host.Wall.Filter as it last stood.
 	Filter string `json:"filter,omitempty"`
 	// Smolvm and Backend are the release and the way of its guests to the
