@@ -79,12 +79,15 @@ func TestAgentUnit(t *testing.T) {
 	data, err := os.ReadFile(filepath.Join(apienv.Root(), "config", "agent", "bottle-agent.service"))
 	must(t, err)
 	lines := strings.Split(string(data), "\n")
-	for _, want := range []string{"KillMode=process", "Delegate=yes", "Restart=always", "Environment=NODE_NAME=%H", "WantedBy=multi-user.target"} {
+	for _, want := range []string{"KillMode=process", "OOMPolicy=continue", "Delegate=yes", "Restart=always", "Environment=NODE_NAME=%H", "WantedBy=multi-user.target"} {
 		if !slices.Contains(lines, want) {
 			t.Errorf("got no line %s, want one", want)
 		}
 	}
 	for _, line := range lines {
+		if strings.HasPrefix(line, "After=") {
+			t.Errorf("got %s, want nothing that the guard of running machines waits for", line)
+		}
 		command, found := strings.CutPrefix(line, "ExecStart=")
 		if !found {
 			continue
