@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -166,6 +167,7 @@ func testDown(t *testing.T, dir string) {
 	for _, kind := range []string{"net", "mnt"} {
 		spaces = append(spaces, strings.TrimSpace(onNode(t, dir, nil, "readlink", "/proc/self/ns/"+kind).stdout))
 	}
+	before := inhabitants(t, spaces)
 	names := "bb" + fmt.Sprintf("%x", sha256.Sum256([]byte(dir)))[:5] + "-*"
 	if found := glob(t, "/run/netns/"+names); len(found) < 2 {
 		t.Fatalf("got network namespaces %v, want the node's and the world's", found)
@@ -190,16 +192,37 @@ func testDown(t *testing.T, dir string) {
 	if left := glob(t, dir+"/*"); len(left) != 1 || filepath.Base(left[0]) != "logs" {
 		t.Errorf("got files %v, want the logs alone", left)
 	}
-	for _, process := range glob(t, "/proc/[0-9]*") {
-		for _, kind := range []string{"net", "mnt"} {
-			if space, err := os.Readlink(process + "/ns/" + kind); err == nil && (space == spaces[0] || space == spaces[1]) {
-				t.Errorf("%s is in the node's %s namespace, want no process there", process, kind)
-			}
+	for process, started := range inhabitants(t, spaces) {
+		// Another test's namespace may have been given the number of the node's.
+		if was, known := before[process]; known && was == started {
+			t.Errorf("%s is in a namespace of the node, want no process there", process)
 		}
+	}
+	for _, process := range glob(t, "/proc/[0-9]*") {
 		if line, err := os.ReadFile(process + "/cmdline"); err == nil && bytes.Contains(line, []byte(dir)) {
 			t.Errorf("got process %s: %q, want none of the cluster", process, line)
 		}
 	}
+}
+
+// inhabitants are the processes in one of the namespaces, with their start
+// times.
+func inhabitants(t *testing.T, spaces []string) map[string]string {
+	t.Helper()
+	found := map[string]string{}
+	for _, process := range glob(t, "/proc/[0-9]*") {
+		for _, kind := range []string{"net", "mnt"} {
+			space, err := os.Readlink(process + "/ns/" + kind)
+			stat, statErr := os.ReadFile(process + "/stat")
+			if err != nil || statErr != nil || !slices.Contains(spaces, space) {
+				continue
+			}
+			if fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:])); len(fields) > 19 {
+				found[process] = fields[19]
+			}
+		}
+	}
+	return found
 }
 
 type result struct {
