@@ -168,6 +168,9 @@ func testDown(t *testing.T, dir string) {
 		spaces = append(spaces, strings.TrimSpace(onNode(t, dir, nil, "readlink", "/proc/self/ns/"+kind).stdout))
 	}
 	before := inhabitants(t, spaces)
+	if len(before) == 0 {
+		t.Fatal("got no process in the node's namespaces, want those that down ends")
+	}
 	names := "bb" + fmt.Sprintf("%x", sha256.Sum256([]byte(dir)))[:5] + "-*"
 	if found := glob(t, "/run/netns/"+names); len(found) < 2 {
 		t.Fatalf("got network namespaces %v, want the node's and the world's", found)
