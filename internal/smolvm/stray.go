@@ -23,8 +23,8 @@ import (
 // A stray is a machine's VMM that is in no machine's cgroup: an earlier
 // release of the agent started it, or somebody by hand. Its command line says
 // of which machine, and anybody can write that; it counts only when the
-// process runs this node's smolvm in this node's namespaces, as the user to whom
-// the machine's folder belongs, or as root.
+// process runs this node's smolvm as the user to whom the machine's folder
+// belongs, or as root.
 //
 // A process can make whoever reads its command line wait for ever, by putting
 // a file system of its own behind that memory. It is therefore read last, of
@@ -62,7 +62,7 @@ func (d *Driver) strays(ctx context.Context, names []string) ([]vmmOf, error) {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		if !smolvm.runs(pid) || !inOurNamespaces(pid) {
+		if !smolvm.runs(pid) {
 			continue
 		}
 		ticks, ok, err := ticksOf(pid)
@@ -104,7 +104,7 @@ func (d *Driver) claims(p process, users map[uint64]bool, machines map[string]st
 func (d *Driver) isStray(smolvm program, s vmmOf) bool {
 	owner := ownerOf(d.dataDir(s.name))
 	name, err := d.claims(s.process, map[uint64]bool{0: true, owner: true}, map[string]string{d.dataDir(s.name): s.name})
-	return err == nil && name == s.name && smolvm.runs(s.pid) && inOurNamespaces(s.pid) &&
+	return err == nil && name == s.name && smolvm.runs(s.pid) &&
 		s.alive() // last: all of this was read of the process that it is about
 }
 
@@ -145,19 +145,21 @@ func (d *Driver) installed() (program, error) {
 }
 
 // runs reports whether a process runs the program, or did before the file was
-// replaced. The path alone could be of another mount namespace.
+// replaced. That file is gone, and a name can be of another mount namespace: a
+// container can call its program as it likes. So of such a process it must be
+// certain that it is in no container.
 func (p program) runs(pid int) bool {
 	exe := procFile(pid, "exe")
 	if id, err := inodeOf(exe); err != nil || id == p.file {
 		return err == nil
 	}
 	path, err := os.Readlink(exe)
-	return err == nil && path == p.path+" (deleted)"
+	return err == nil && path == p.path+" (deleted)" && inOurNamespaces(pid)
 }
 
 // inOurNamespaces reports whether a process is in this process's pid and user
-// namespaces. A container is not, whatever it makes its program, users and
-// command line look like. (Mount namespaces tell nothing: smolvm gives some
+// namespaces. A container is not, whatever it makes its users and command line
+// look like. (Mount namespaces tell nothing: smolvm gives some
 // VMMs one of their own.)
 func inOurNamespaces(pid int) bool {
 	for _, ns := range []string{"ns/pid", "ns/user"} {
