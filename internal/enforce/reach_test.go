@@ -189,6 +189,22 @@ func TestNarrowingOneHalfDoesNotNeedTheOther(t *testing.T) {
 	}
 }
 
+// What a wall was made for counts like what it was narrowed to.
+func TestAnotherAgentKnowsWhatTheWallWasMadeFor(t *testing.T) {
+	p := newPost(t)
+	if _, err := p.enforcer.EnsureWall(t.Context(), spec(), enforce.Request{Generation: 3}); err != nil {
+		t.Fatal(err)
+	}
+	for _, agent := range []string{"same", "another"} {
+		if agent == "another" {
+			p.restart()
+		}
+		if _, err := p.enforcer.EnsureWall(t.Context(), spec(), enforce.Request{Generation: 2}); !errors.Is(err, enforce.ErrSuperseded) {
+			t.Errorf("%s agent, wall of an old generation: got %v, want ErrSuperseded", agent, err)
+		}
+	}
+}
+
 // Another agent knows the newest generation, too: its cache may be older.
 func TestAnotherAgentDoesNotWiden(t *testing.T) {
 	p := newPost(t)

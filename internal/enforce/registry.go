@@ -36,7 +36,7 @@ type machine struct {
 
 	nonce string // of the proof that is running
 
-	newest int64 // generation that was last narrowed to
+	newest int64 // generation that the wall was made for or narrowed to
 }
 
 // Breach is a machine that was killed because its wall did not hold.

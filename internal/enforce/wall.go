@@ -46,7 +46,7 @@ func (w *walls) ensure(ctx context.Context, spec host.WallSpec, request Request)
 	if err := w.leaks.release(m, folder, request); err != nil {
 		return host.Wall{}, err
 	}
-	if err := w.setSpec(m, folder, spec, request.BundleImage); err != nil {
+	if err := w.setSpec(m, folder, spec, request); err != nil {
 		return host.Wall{}, err
 	}
 	return w.raise(ctx, m, folder)
@@ -55,15 +55,15 @@ func (w *walls) ensure(ctx context.Context, spec host.WallSpec, request Request)
 // setSpec records what the wall is to be, before the wall is made so: an agent
 // that dies in between leaves its successor the new spec and the digest of the
 // old filter. m.act is held.
-func (w *walls) setSpec(m *machine, folder state.Folder, spec host.WallSpec, image string) error {
+func (w *walls) setSpec(m *machine, folder state.Folder, spec host.WallSpec, request Request) error {
 	want := m.wall
-	want.Spec, want.BundleImage = spec, &image
+	want.Spec, want.BundleImage, want.Generation = spec, &request.BundleImage, request.Generation
 	if err := folder.WriteWall(want); err != nil {
 		return err
 	}
 	w.watched.mu.Lock()
 	defer w.watched.mu.Unlock()
-	m.wall = want
+	m.wall, m.newest = want, request.Generation
 	w.watched.index(spec)
 	return nil
 }

@@ -25,7 +25,8 @@ const (
 // before it has met dockerd or the API server.
 type Wall struct {
 	Spec host.WallSpec `json:"spec"`
-	// Generation is the newest of the Bottle's that the wall was narrowed to.
+	// Generation is the newest of the Bottle's that the wall was made for or
+	// narrowed to.
 	Generation int64 `json:"generation,omitempty"`
 	// BundleImage is the image of the bundle that the ports were opened to, ""
 	// for the built-in one; nil if an earlier release opened them.
