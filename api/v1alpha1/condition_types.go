@@ -205,7 +205,8 @@ const (
 	ReasonSpecChanged = "SpecChanged"
 )
 
-// Reasons of Events alone. No condition has them: what they report is over.
+// Reasons that only Events have. They report what happened once, not a state
+// that lasts, so no condition uses them.
 const (
 	// ReasonMachineLost: the machine ended without being asked to.
 	ReasonMachineLost = "MachineLost"
@@ -221,7 +222,7 @@ const (
 	ReasonPulled = "Pulled"
 	// ReasonFailed: one attempt to pull the image or artifact failed.
 	ReasonFailed = "Failed"
-	// ReasonBackOff: a failed pull is tried again after a pause.
+	// ReasonBackOff: a pull failed, and the node waits before it tries again.
 	ReasonBackOff = "BackOff"
 	// ReasonOrphanRemoved (on the Node): something of a Bottle that no longer
 	// exists was removed from the node.

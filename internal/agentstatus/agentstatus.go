@@ -272,7 +272,8 @@ func Bounded(message string) string {
 	return strings.ToValidUTF8(message[:most-3], "") + "..."
 }
 
-// Types are the conditions that the agent alone computes, and Ready.
+// Types are the types of the conditions that the agent writes: Ready and those
+// that only the agent can compute.
 var Types = append(slices.Clone(stepConditions),
 	v1alpha1.ConditionEgressEnforced, v1alpha1.ConditionPendingRestart,
 	v1alpha1.ConditionReady, v1alpha1.ConditionReconciling, v1alpha1.ConditionStalled)

@@ -139,7 +139,7 @@ func (g *Groups) parseMembership(text string) string {
 		if !ok {
 			continue
 		}
-		// A cgroup that was removed when only zombies were left in it.
+		// The kernel marks a cgroup that was removed while it held only zombies.
 		path = strings.TrimSuffix(path, " (deleted)")
 		below, ok := strings.CutPrefix(path, filepath.Join(g.root, g.parent)+"/")
 		id, _, _ := strings.Cut(below, "/")

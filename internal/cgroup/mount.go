@@ -21,8 +21,8 @@ var ErrNoHierarchy = errors.New("no cgroup2 file system is mounted: mount -t cgr
 type Support struct {
 	// Kernel is its release.
 	Kernel string
-	// Kill: whole cgroups can be killed; false too where that could not be seen
-	// because there are no cgroups yet.
+	// Kill says that the kernel can kill a whole cgroup at once. It is false,
+	// too, as long as there is no cgroup in which to look for that.
 	Kill bool
 	// Missing are the controllers of limits that the unified hierarchy does not
 	// have, sorted: with the hybrid layout, version 1 holds them.

@@ -21,8 +21,8 @@ import (
 // Enforcement is what the controllers may ask for. All methods may be called
 // repeatedly and concurrently.
 type Enforcement interface {
-	// Narrow takes away at once what reach does not allow any more. It needs
-	// neither dockerd nor smolvm nor the API server, and never adds anything.
+	// Narrow revokes at once whatever reach no longer allows, and never adds
+	// anything. It needs neither dockerd nor smolvm nor the API server.
 	Narrow(ctx context.Context, owner host.Owner, reach Reach) error
 	// OpenRules makes rules the egress rules of the built-in bundle.
 	// ErrSuperseded when a newer generation of the Bottle was narrowed to.

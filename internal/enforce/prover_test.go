@@ -80,8 +80,8 @@ func nodeTouch() host.Touch {
 	return host.Touch{Proto: "tcp", Interface: "lo", Remote: netip.MustParseAddrPort("127.0.0.1:1"), Local: netip.MustParseAddrPort("127.0.0.1:4711")}
 }
 
-// A touch within a minute of the last proof has its proof as soon as the minute
-// is over, however many touches there are.
+// A touch within a minute of the last proof leads to a new proof as soon as that
+// minute is over, and however many touches there are, to only one.
 func TestATouchAfterAProofIsProvenWithinAMinute(t *testing.T) {
 	p := newProvenPost(t)
 	p.clock.Step(10 * time.Second)

@@ -12,7 +12,8 @@ import (
 // leak: the spec, and the annotation that asks for a proof.
 type Request struct {
 	Generation int64
-	// Prove is the annotation's value, of any length.
+	// Prove is the value of the Bottle's prove annotation. It may be of any
+	// length.
 	Prove string
 	// BundleImage is the image of the bundle that runs, "" for the built-in one.
 	// It does not identify the request.

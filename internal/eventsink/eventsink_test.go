@@ -25,7 +25,7 @@ func (r refusing) Create(context.Context, *eventsv1.Event) (*eventsv1.Event, err
 	return nil, r.err
 }
 
-// An Event is dropped silently only where its namespace is being deleted.
+// An Event is dropped without an error only if its namespace is being deleted.
 func TestCreate(t *testing.T) {
 	forbidden := func(causes ...metav1.StatusCause) error {
 		return &apierrors.StatusError{ErrStatus: metav1.Status{Reason: metav1.StatusReasonForbidden, Code: http.StatusForbidden,

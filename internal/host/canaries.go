@@ -34,8 +34,8 @@ type Canaries interface {
 	// Addresses are the node's own, without loopback and link-local ones, in a
 	// fixed order.
 	Addresses() ([]netip.Addr, error)
-	// IsOwn says whether an address is the node's own, of whatever kind. What
-	// carries such a source address was sent by the node itself: the kernel
-	// takes in no packet from outside that does.
+	// IsOwn reports whether a is one of the node's own addresses. A packet
+	// with such a source address was sent by the node itself, because the
+	// kernel drops packets from outside that claim one.
 	IsOwn(a netip.Addr) (bool, error)
 }

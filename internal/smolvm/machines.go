@@ -187,9 +187,9 @@ func (d *Driver) stop(ctx context.Context, c capabilities, m host.Machine) error
 	return err
 }
 
-// DeleteMachine implements host.Machines. It may break off anywhere, with the
-// agent or by an error, and be called again: the folder goes last, and whether
-// there is one is looked up on the disk, not concluded from the record.
+// DeleteMachine implements host.Machines. If it fails or the agent ends halfway,
+// the next call completes the deletion: the folder is deleted last, and the
+// disk, not smolvm's record, tells whether it is still there.
 func (d *Driver) DeleteMachine(ctx context.Context, name string) error {
 	c, unlock, err := d.hold(ctx, "delete machine", name)
 	if err != nil {

@@ -79,7 +79,8 @@ func TestListBesideAPlantedPIDFile(t *testing.T) {
 	}
 }
 
-// Whatever a machine's user leaves behind goes, and nothing else with it.
+// Deleting a machine removes whatever its VMM left in the machine's folder, and
+// nothing outside of it.
 func TestDeleteBesideWhatAVMMPlanted(t *testing.T) {
 	_, d := newCLI(t, "1.32.2")
 	name := specOf("demo").Owner.ID()

@@ -142,13 +142,12 @@ func Alive(pid int) bool {
 }
 
 // Freeze makes a process immune to every signal, SIGKILL too, until thaw is
-// called or the test ends. Only version 1's freezer can: the test is skipped
-// where there is none, whatever is required.
+// called or the test ends. Only the freezer of cgroup version 1 can do that.
 func Freeze(t testing.TB, pid int) (thaw func()) {
 	t.Helper()
 	const freezer = "/sys/fs/cgroup/freezer"
 	if _, err := os.Stat(freezer + "/cgroup.procs"); err != nil {
-		t.Skip("needs the freezer of cgroup version 1")
+		require.Unmet(t, "needs the freezer of cgroup version 1")
 	}
 	dir := filepath.Join(freezer, "bottle-test-"+strings.ToLower(rand.Text()[:10]))
 	put := func(file, text string) {

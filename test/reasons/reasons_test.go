@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package reasons checks that the reasons of conditions and Events are those
-// that users can look up: what the code gives is documented, what is documented
-// is given, and some test expects it.
+// Package reasons checks the reasons of conditions and Events: each one that the
+// code uses is documented, each documented one is used, and at least one test
+// expects it.
 package reasons
 
 import (
