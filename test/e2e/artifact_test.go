@@ -24,6 +24,7 @@ func packedBy(ns, name string, artifact v1alpha1.Artifact) *v1alpha1.Bottle {
 }
 
 func TestArtifacts(t *testing.T) {
+	t.Parallel()
 	c := connect(t)
 	ns := c.Namespace(t)
 	packed := c.PackGuest(t)
@@ -85,6 +86,7 @@ func wantOnlyBundle(t *testing.T, c *story.Cluster, b *v1alpha1.Bottle) {
 // Every release drops a Secret beside an artifact, so that it is refused
 // rather than lost, or put where anybody on the node can read it.
 func TestArtifactBesideASecret(t *testing.T) {
+	t.Parallel()
 	c := connect(t)
 	ns := c.Namespace(t)
 	c.PutLocal(t, node1, ns+".smolmachine", c.PackGuest(t))

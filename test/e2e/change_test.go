@@ -24,6 +24,7 @@ func linesOf(s string) iter.Seq[string] {
 }
 
 func TestMissingSecretMendsItself(t *testing.T) {
+	t.Parallel()
 	c := connect(t)
 	ns := c.Namespace(t)
 	b := builders.MakeBottle("waits").Namespace(ns).Slug("waits").
@@ -57,6 +58,7 @@ func TestMissingSecretMendsItself(t *testing.T) {
 
 // A change that needs a new machine waits, named, until it is asked for.
 func TestPendingRestartAndRecreate(t *testing.T) {
+	t.Parallel()
 	c := connect(t)
 	b := builders.MakeBottle("pending").Namespace(c.Namespace(t)).Slug("pending").Env("A", "1").Obj()
 	c.Apply(t, b)
@@ -92,6 +94,7 @@ func TestPendingRestartAndRecreate(t *testing.T) {
 // The original project's sidecar image opens these ports and its own
 // loopback's 9099, and knows nothing of this operator.
 func TestForeignBundleImage(t *testing.T) {
+	t.Parallel()
 	c := connect(t)
 	ns := c.Namespace(t)
 	b := on(node1, ns, "foreign", "foreign-bundle")
@@ -123,6 +126,7 @@ func TestForeignBundleImage(t *testing.T) {
 }
 
 func TestImagesThatAreNotLocal(t *testing.T) {
+	t.Parallel()
 	c := connect(t)
 	ns := c.Namespace(t)
 	reference, absent := on(node1, ns, "reference", "reference"), on(node1, ns, "absent", "absent")
@@ -141,6 +145,7 @@ func TestImagesThatAreNotLocal(t *testing.T) {
 
 // A Bottle whose namespace ends goes with it.
 func TestNamespaceDeletionTakesItsBottles(t *testing.T) {
+	t.Parallel()
 	c := connect(t)
 	ns := c.Namespace(t)
 	b := on(node1, ns, "ends", "ends")

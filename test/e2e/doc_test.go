@@ -3,6 +3,10 @@
 // Package e2e is the end-to-end layer: a real API server, scheduler,
 // controller manager and Docker Engines, two nodes, stand-in machines. It
 // measures nothing in seconds and isolates nothing: that is for real machines.
+//
+// A test that stops, freezes or reconfigures a node, or looks at what all
+// Bottles of a node share, runs alone. Every other test is parallel, because
+// most of a test's time is spent waiting.
 package e2e
 
 import (

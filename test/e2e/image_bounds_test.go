@@ -74,6 +74,7 @@ func wantSaid(t *testing.T, c *story.Cluster, b *v1alpha1.Bottle, texts ...strin
 }
 
 func TestImageThatClaimsTooMuch(t *testing.T) {
+	t.Parallel()
 	c := connect(t)
 	ns := c.Namespace(t)
 	guest := c.NewGuest(t)

@@ -40,6 +40,7 @@ func wantDigest(t *testing.T, b *v1alpha1.Bottle, want string) {
 
 // Twenty who ask at once share one pull, by the node and by nobody else.
 func TestImageIsPulledOnceByTheNode(t *testing.T) {
+	t.Parallel()
 	c := connect(t)
 	ns := c.Namespace(t)
 	digest := c.PushGuest(t, node1, ns+"/agent:1")
@@ -82,6 +83,7 @@ func TestImageIsPulledOnceByTheNode(t *testing.T) {
 }
 
 func TestPrivateImage(t *testing.T) {
+	t.Parallel()
 	c := connect(t)
 	ns := c.Namespace(t)
 	repository := "private/" + ns + "/agent"
@@ -137,6 +139,7 @@ func TestPrivateImage(t *testing.T) {
 }
 
 func TestTagThatMoves(t *testing.T) {
+	t.Parallel()
 	c := connect(t)
 	ns := c.Namespace(t)
 	first := c.PushGuest(t, node1, ns+"/moves:1")
@@ -225,6 +228,7 @@ func platforms(t *testing.T, c *story.Cluster, architectures ...string) (idx v1.
 }
 
 func TestImageOfSeveralPlatforms(t *testing.T) {
+	t.Parallel()
 	c := connect(t)
 	ns := c.Namespace(t)
 	own := runtime.GOARCH // the nodes are on this machine
@@ -257,6 +261,7 @@ func TestImageOfSeveralPlatforms(t *testing.T) {
 }
 
 func TestImageForOtherPlatformsAlone(t *testing.T) {
+	t.Parallel()
 	c := connect(t)
 	ns := c.Namespace(t)
 	idx, _ := platforms(t, c, "riscv64", "s390x")

@@ -37,6 +37,7 @@ var awkward = map[string]string{
 }
 
 func TestEnvArrivesByteForByte(t *testing.T) {
+	t.Parallel()
 	c := connect(t)
 	make := builders.MakeBottle("env").Namespace(c.Namespace(t)).Slug("env")
 	for name, value := range awkward {
@@ -80,6 +81,7 @@ func guestEnv(environ string) map[string]string {
 }
 
 func TestSmolfileIsTwoKeys(t *testing.T) {
+	t.Parallel()
 	c := connect(t)
 	b := builders.MakeBottle("two").Namespace(c.Namespace(t)).Slug("two-keys").Env("A", "1").Obj()
 	c.Apply(t, b)
@@ -102,6 +104,7 @@ func TestSmolfileIsTwoKeys(t *testing.T) {
 // The guest's proxy variables lead to the default bundle, which denies what
 // no rule allows, and takes a new rule without a new container.
 func TestDefaultBundleAnswersTheGuest(t *testing.T) {
+	t.Parallel()
 	c := connect(t)
 	b := builders.MakeBottle("proxy").Namespace(c.Namespace(t)).Slug("proxy").Obj()
 	c.Apply(t, b)
@@ -170,6 +173,7 @@ func sortedMachines(t *testing.T, list string) string {
 }
 
 func TestServerSideApplyTwiceIsNoDiff(t *testing.T) {
+	t.Parallel()
 	c := connect(t)
 	b := builders.MakeBottle("twice").Namespace(c.Namespace(t)).Slug("twice").Env("A", "1").Obj()
 	b.APIVersion, b.Kind = v1alpha1.GroupVersion.String(), "Bottle"
@@ -209,6 +213,7 @@ func TestServerSideApplyTwiceIsNoDiff(t *testing.T) {
 }
 
 func TestStoppedIsReadyOnceVerified(t *testing.T) {
+	t.Parallel()
 	c := connect(t)
 	b := builders.MakeBottle("stop").Namespace(c.Namespace(t)).Slug("stop").Obj()
 	c.Apply(t, b)
@@ -230,6 +235,7 @@ func TestStoppedIsReadyOnceVerified(t *testing.T) {
 }
 
 func TestKilledMachineIsNoticedAndStartedAgain(t *testing.T) {
+	t.Parallel()
 	c := connect(t)
 	b := builders.MakeBottle("kill").Namespace(c.Namespace(t)).Slug("kill").Obj()
 	c.Apply(t, b)

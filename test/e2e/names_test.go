@@ -41,6 +41,7 @@ func wantDistinct(t *testing.T, bottles ...*v1alpha1.Bottle) {
 }
 
 func TestOneSlugInTwoNamespaces(t *testing.T) {
+	t.Parallel()
 	c := connect(t)
 	a, b := on(node1, c.Namespace(t), "same", "same"), on(node1, c.Namespace(t), "same", "same")
 	c.Apply(t, a, b)
@@ -49,6 +50,7 @@ func TestOneSlugInTwoNamespaces(t *testing.T) {
 }
 
 func TestCollidingSlugs(t *testing.T) {
+	t.Parallel()
 	c := connect(t)
 	ns := c.Namespace(t)
 	slugA, slugB := collide(t)
@@ -87,6 +89,7 @@ func TestHostRouteOverFirstChoiceIsSteppedAround(t *testing.T) {
 // Objects of our names that are someone else's are named and left alone; the
 // Bottle mends itself once they are gone.
 func TestForeignObjectsOfOurName(t *testing.T) {
+	t.Parallel()
 	c := connect(t)
 	ns := c.Namespace(t)
 	tests := map[string]struct{ condition, reason string }{
@@ -95,6 +98,7 @@ func TestForeignObjectsOfOurName(t *testing.T) {
 	}
 	for kind, tt := range tests {
 		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
 			b := on(node1, ns, kind, "foreign-"+kind)
 			b.Spec.DesiredState = v1alpha1.DesiredStateStopped // nothing is made yet, but the UID is known
 			c.Apply(t, b)

@@ -21,6 +21,7 @@ import (
 )
 
 func TestSchedulerSpreadsBottles(t *testing.T) {
+	t.Parallel()
 	c := connect(t)
 	ns := c.Namespace(t)
 	var bottles []*v1alpha1.Bottle
@@ -83,6 +84,7 @@ func TestNodeSelectorAndTaint(t *testing.T) {
 }
 
 func TestImpossibleBottleIsReported(t *testing.T) {
+	t.Parallel()
 	c := connect(t)
 	b := on("", c.Namespace(t), "huge", "huge")
 	memory := resource.MustParse("1Ti")
@@ -99,6 +101,7 @@ func TestImpossibleBottleIsReported(t *testing.T) {
 }
 
 func TestQuotaIsReportedAndMends(t *testing.T) {
+	t.Parallel()
 	c := connect(t)
 	ns := c.Namespace(t)
 	quota := &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: "none", Namespace: ns},

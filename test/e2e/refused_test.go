@@ -17,6 +17,7 @@ import (
 // A guest that tries what it may not is told on: the hosts that its bundle
 // denied in the status, what the wall dropped in an Event and a metric.
 func TestWhatIsRefusedIsTold(t *testing.T) {
+	t.Parallel()
 	c := connect(t)
 	b := on(node1, c.Namespace(t), "refused", "refused")
 	c.Apply(t, b)

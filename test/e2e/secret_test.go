@@ -12,6 +12,7 @@ import (
 )
 
 func TestASecretIsNowhereElse(t *testing.T) {
+	t.Parallel()
 	const planted = "s3cr3t-planted-91d4e7"
 	c := connect(t)
 	ns := c.Namespace(t)
