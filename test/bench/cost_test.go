@@ -115,30 +115,37 @@ func auditWrites(b *testing.B, c *story.Cluster) int {
 // agentRSS is the resident memory of the node's agent in MiB.
 func agentRSS(b *testing.B, c *story.Cluster) float64 {
 	b.Helper()
-	statuses, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	status, err := os.ReadFile(filepath.Join("/proc", agentPID(b, c), "status"))
 	if err != nil {
 		b.Fatal(err)
 	}
-	for _, path := range statuses {
+	for line := range strings.Lines(string(status)) {
+		var kib float64
+		if n, _ := fmt.Sscanf(line, "VmRSS: %f kB", &kib); n == 1 {
+			return kib / 1024
+		}
+	}
+	b.Fatal("the agent's status has no VmRSS")
+	return 0
+}
+
+// agentPID is the process ID of the node's agent, which runs on this machine.
+func agentPID(b *testing.B, c *story.Cluster) string {
+	b.Helper()
+	cmdlines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, path := range cmdlines {
 		cmdline, err := os.ReadFile(path)
 		if err != nil {
 			continue
 		}
 		argv := strings.Split(string(cmdline), "\x00")
-		if !strings.HasSuffix(argv[0], "bottle-operator") || !strings.Contains(string(cmdline), "\x00agent\x00") || !strings.Contains(string(cmdline), c.Dir) {
-			continue
-		}
-		status, err := os.ReadFile(filepath.Join(filepath.Dir(path), "status"))
-		if err != nil {
-			b.Fatal(err)
-		}
-		for line := range strings.Lines(string(status)) {
-			var kib float64
-			if n, _ := fmt.Sscanf(line, "VmRSS: %f kB", &kib); n == 1 {
-				return kib / 1024
-			}
+		if strings.HasSuffix(argv[0], "bottle-operator") && strings.Contains(string(cmdline), "\x00agent\x00") && strings.Contains(string(cmdline), c.Dir) {
+			return filepath.Base(filepath.Dir(path))
 		}
 	}
 	b.Fatal("found no agent of this cluster")
-	return 0
+	return ""
 }
