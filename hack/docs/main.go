@@ -38,7 +38,8 @@ func writeConditions(w io.Writer, path string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(w, "# Conditions and reasons\n\nGenerated from %s by `make generate`; do not edit.\n", path)
+	fmt.Fprint(w, "# Conditions and reasons\n\nFor users and operators: what each condition and each reason of a Bottle means. [failures.md](failures.md) says what to do about it.\n")
+	fmt.Fprintf(w, "\nGenerated from %s by `make generate`; do not edit.\n", path)
 	for _, decl := range file.Decls {
 		block, ok := decl.(*ast.GenDecl)
 		if !ok || block.Tok != token.CONST {
