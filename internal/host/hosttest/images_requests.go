@@ -11,51 +11,52 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// imageAsk is what a Bottle asked for last.
-type imageAsk struct {
-	key     string // the reference and secrets
-	waiting string // the reference that is held up
-	digest  string // the registry's answer
-	handed  time.Time
+// imageRequest is the last request of a Bottle.
+type imageRequest struct {
+	key      string // the reference and secrets
+	waiting  string // the reference of the held pull that it waits for
+	digest   string // the registry's answer
+	returned time.Time
 }
 
-// answerCounts is for how long an answer of the registry counts.
-const answerCounts = 2 * time.Minute
+// answerLifetime is how long an answer of the registry is good for.
+const answerLifetime = 2 * time.Minute
 
-// ask notes what the Bottle wants now, and not any more.
-func (f *Images) ask(req host.ImageRequest) *imageAsk {
+// request records the Bottle's request, in place of an earlier one.
+func (f *Images) request(req host.ImageRequest) *imageRequest {
 	key := req.Reference + "\n" + req.SHA256 + "\n" + string(bytes.Join(req.PullSecrets, []byte{'\n'}))
-	a := f.asks[req.For]
-	if a == nil || a.key != key {
-		a = &imageAsk{key: key}
-		f.asks[req.For] = a
+	r := f.requests[req.For]
+	if r == nil || r.key != key {
+		r = &imageRequest{key: key}
+		f.requests[req.For] = r
 	}
-	a.waiting = ""
-	return a
+	r.waiting = ""
+	return r
 }
 
-// Waiting are the UIDs that wait for a held pull of the reference.
+// Waiting returns the UIDs of the Bottles that wait for a held pull of the
+// reference, sorted.
 func (f *Images) Waiting(reference string) []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var uids []string
-	for _, uid := range slices.Sorted(maps.Keys(f.asks)) {
-		if f.asks[uid].waiting == reference {
+	for _, uid := range slices.Sorted(maps.Keys(f.requests)) {
+		if f.requests[uid].waiting == reference {
 			uids = append(uids, uid)
 		}
 	}
 	return uids
 }
 
-// Forget implements host.Images. It is not recorded: it cannot fail.
+// Forget implements host.Images. It is not recorded, because it cannot fail.
 func (f *Images) Forget(uid string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	delete(f.asks, uid)
+	delete(f.requests, uid)
 }
 
-func (f *Images) tellWaiting(reference string) {
+func (f *Images) notifyWaiting(reference string) {
 	for _, uid := range f.Waiting(reference) {
-		f.watchers.tell(uid)
+		f.watchers.notify(uid)
 	}
 }
