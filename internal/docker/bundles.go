@@ -139,7 +139,7 @@ func (e *Engine) createBundle(ctx context.Context, spec host.BundleSpec, options
 		return container.InspectResponse{}, err
 	}
 	// If the name was taken in the meantime, the container is ours, or findBundle
-	// returns whose it is.
+	// returns an error that names its owner.
 	c, ferr := e.findBundle(ctx, spec.Owner)
 	if ferr == nil && !equalBundle(c, options) {
 		return container.InspectResponse{}, fmt.Errorf("docker container %q changed while it was being created", options.Name)
@@ -275,8 +275,8 @@ func pause(ctx context.Context) error {
 	}
 }
 
-// removeContainer removes a container of ours, running or not, with its
-// anonymous volumes, and returns when its name is free again.
+// removeContainer removes one of our containers, running or not, with its
+// anonymous volumes. It returns when the name is free again.
 func (e *Engine) removeContainer(ctx context.Context, c container.InspectResponse) error {
 	return e.write(ctx, fmt.Sprintf("remove docker container %q", ownerOf(c.Config.Labels).ID()), func(ctx context.Context) error {
 		for {

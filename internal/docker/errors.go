@@ -28,8 +28,8 @@ func withKind(what string, err error) error {
 }
 
 // kindOf returns the port's kind of an error of docker, or nil. docker's own
-// conflicts have no kind: most concern an object of ours that is just changing,
-// and labels show who owns an object.
+// conflicts have no kind: most mean that one of our objects is just changing. Who
+// owns an object is determined by its labels, not by docker's errors.
 func kindOf(err error) error {
 	if err == nil {
 		return nil

@@ -154,7 +154,7 @@ func wantLiveRules(t *testing.T, spec host.BundleSpec) {
 	want("the machine's address", "192.168.44.3", 403, "in the bundle's own network")
 	want("the gateway with a rule for all addresses", gateway+":82", 403, "in the bundle's own network")
 	writeRules(t, spec.RulesDir)
-	want("with the rule gone", outside.String(), 403, "no egress rule")
+	want("after the rule was removed", outside.String(), 403, "no egress rule")
 }
 
 // wantDecisions checks that the bundle's log has decisions on the requests of

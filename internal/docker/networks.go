@@ -92,8 +92,9 @@ func (e *Engine) ListNetworks(ctx context.Context) ([]host.Network, error) {
 	return out, nil
 }
 
-// findNetworks returns all networks with the owner's name: the owner's own and
-// those of others. docker does not require names to be unique.
+// findNetworks returns all networks with the owner's name: the owner's own ones
+// and others. There may be several, because docker does not require names to be
+// unique.
 func (e *Engine) findNetworks(ctx context.Context, owner host.Owner) (ours, others []network.Summary, err error) {
 	// The filter also matches parts of names.
 	all, err := e.listNetworks(ctx, make(client.Filters).Add("name", owner.ID()))
@@ -121,8 +122,8 @@ func (e *Engine) listNetworks(ctx context.Context, filters client.Filters) ([]ne
 	return out.Items, err
 }
 
-// removeNetwork disconnects all containers from a network of ours and removes
-// it. docker refuses to remove a network that has endpoints, and a container that
+// removeNetwork disconnects all containers from one of our networks and removes
+// the network. docker refuses to remove a network that has endpoints, and a container that
 // somebody connected by hand must not block a teardown.
 func (e *Engine) removeNetwork(ctx context.Context, n network.Summary) error {
 	what := fmt.Sprintf("remove docker network %q", n.Name)

@@ -145,7 +145,7 @@ func (w *watch) loadNetworks(ctx context.Context) error {
 	return nil
 }
 
-// observe reports an event about an object of ours. A network event has only the
+// observe reports an event about one of our objects. A network event has only the
 // ID of the network, a container event has the container's labels.
 func (w *watch) observe(ctx context.Context, m events.Message) {
 	uid := ownerOf(m.Actor.Attributes).UID

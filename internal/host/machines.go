@@ -163,7 +163,8 @@ type SmolvmVersion struct {
 }
 
 // ExecRequest is a command to run in a guest, with the machine's own
-// environment. The writers bound the output.
+// environment. Exec does not limit the output: if that is needed, the writers
+// must.
 type ExecRequest struct {
 	Command []string
 	Stdin   io.Reader // nil for none

@@ -67,8 +67,8 @@ func TestWalls(t *testing.T, fixture func(t *testing.T) WallsFixture) {
 	}
 }
 
-// newWall returns the spec of a wall with an owner that no other test has. Other
-// tests may use its subnet.
+// newWall returns the spec of a wall on the subnet 192.168.third.0/24, with an
+// owner that no other test has.
 func newWall(third int) host.WallSpec {
 	return host.WallSpec{
 		Owner:     newOwner("demo"),
