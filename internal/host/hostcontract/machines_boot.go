@@ -28,7 +28,7 @@ var bootTests = []machineTest{
 	{"watch", machineWatch},
 	{"three starts in parallel", machineThreeStarts},
 	{"missing secret at start", machineMissingSecret},
-	{"in its network namespace", machineWhere},
+	{"in its network namespace", machineNetNS},
 	{"kill machine", machineKillMachine},
 	{"mounts", machineMounts},
 	{"program", machineProgram},

@@ -161,9 +161,9 @@ func machineCgroup(t *testing.T, f MachinesFixture) {
 	}
 }
 
-// machineWhere checks that a machine is in the network namespace in which it was
+// machineNetNS checks that a machine is in the network namespace in which it was
 // started.
-func machineWhere(t *testing.T, f MachinesFixture) {
+func machineNetNS(t *testing.T, f MachinesFixture) {
 	walled, free := newMachine(t, f), newMachine(t, f)
 	path, inside := f.NetNS(t)
 	walled.create(t)
