@@ -15,7 +15,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// stopGrace is what a bundle gets to end by itself, in seconds.
+// stopGrace is the time that a bundle gets to end by itself, in seconds.
 const stopGrace = 5
 
 // InspectBundle implements host.Bundles.
@@ -41,8 +41,8 @@ func (e *Engine) EnsureBundle(ctx context.Context, spec host.BundleSpec) (host.B
 	return b, withoutValues(err, spec.Env)
 }
 
-// ensureBundle goes round twice at most: a container that turns out to be unfit
-// when it is started is created again.
+// ensureBundle makes at most two attempts: if the start shows that the container
+// is unfit, it is removed and created again.
 func (e *Engine) ensureBundle(ctx context.Context, spec host.BundleSpec, options client.ContainerCreateOptions) (host.Bundle, error) {
 	for again := true; ; again = false {
 		c, err := e.existingBundle(ctx, spec, options)
@@ -52,8 +52,8 @@ func (e *Engine) ensureBundle(ctx context.Context, spec host.BundleSpec, options
 		if c.State.Running && !c.State.Paused {
 			return bundleOf(c), nil
 		}
-		if endedJustNow(c, time.Now()) {
-			return bundleOf(c), nil // not running: the caller looks again soon
+		if failedJustNow(c, time.Now()) {
+			return bundleOf(c), nil // not running: the caller checks again soon
 		}
 		b, err := e.startBundle(ctx, c, options)
 		if !again || !errors.As(err, new(unfitError)) {
@@ -65,15 +65,15 @@ func (e *Engine) ensureBundle(ctx context.Context, spec host.BundleSpec, options
 	}
 }
 
-// unfitError is about a container that can only be created again. It is none
-// of the contract's ErrNotFound, which is about the image.
+// unfitError means that a container has to be created again. It does not wrap
+// ErrNotFound, which in the contract of EnsureBundle means a missing image.
 type unfitError string
 
 func (e unfitError) Error() string { return string(e) }
 
-// startBundle starts a container and returns it as it then is. unfitError when
-// it cannot be started, for its network was replaced, or has another address
-// than options ask for since it was started.
+// startBundle starts a container and returns its new state. It returns an
+// unfitError when the container cannot start because its network was replaced,
+// or when its addresses after the start differ from options.
 func (e *Engine) startBundle(ctx context.Context, c container.InspectResponse, options client.ContainerCreateOptions) (host.Bundle, error) {
 	err := e.startContainer(ctx, c)
 	if err == nil {
@@ -90,8 +90,8 @@ func (e *Engine) startBundle(ctx context.Context, c container.InspectResponse, o
 	return bundleOf(c), nil
 }
 
-// existingBundle returns the owner's container as options have it, created if
-// there is none or an unequal one.
+// existingBundle returns the owner's container. It creates the container if there
+// is none, and replaces it if it differs from options.
 func (e *Engine) existingBundle(ctx context.Context, spec host.BundleSpec, options client.ContainerCreateOptions) (container.InspectResponse, error) {
 	c, err := e.findBundle(ctx, spec.Owner)
 	switch {
@@ -108,11 +108,12 @@ func (e *Engine) existingBundle(ctx context.Context, spec host.BundleSpec, optio
 	return e.createBundle(ctx, spec, options)
 }
 
-// breather is how long a container that ended within as long of its start is
-// left down: one that ends at every start must not keep the node busy.
-const breather = 10 * time.Second
+// restartDelay is how long a container stays down if it failed within the same
+// time after its start: a container that fails at every start must not keep the
+// node busy.
+const restartDelay = 10 * time.Second
 
-func endedJustNow(c container.InspectResponse, now time.Time) bool {
+func failedJustNow(c container.InspectResponse, now time.Time) bool {
 	started, err := time.Parse(time.RFC3339Nano, c.State.StartedAt)
 	if err != nil {
 		return false
@@ -121,11 +122,11 @@ func endedJustNow(c container.InspectResponse, now time.Time) bool {
 	if err != nil || finished.Before(started) {
 		return false
 	}
-	bySignal := c.State.ExitCode > 128 // somebody ended it, it did not fail
-	return c.State.ExitCode != 0 && !bySignal && finished.Sub(started) < breather && now.Sub(finished) < breather
+	bySignal := c.State.ExitCode > 128 // it was killed and did not fail
+	return c.State.ExitCode != 0 && !bySignal && finished.Sub(started) < restartDelay && now.Sub(finished) < restartDelay
 }
 
-// createBundle creates the container, not started.
+// createBundle creates the container without starting it.
 func (e *Engine) createBundle(ctx context.Context, spec host.BundleSpec, options client.ContainerCreateOptions) (container.InspectResponse, error) {
 	if err := e.ensureImage(ctx, spec, options.Config.Image); err != nil {
 		return container.InspectResponse{}, err
@@ -137,16 +138,17 @@ func (e *Engine) createBundle(ctx context.Context, spec host.BundleSpec, options
 	if err != nil && !errdefs.IsConflict(err) {
 		return container.InspectResponse{}, err
 	}
-	// A name that was taken in the meantime is ours, or findBundle says whose.
+	// If the name was taken in the meantime, the container is ours, or findBundle
+	// returns an error that names its owner.
 	c, ferr := e.findBundle(ctx, spec.Owner)
 	if ferr == nil && !equalBundle(c, options) {
-		return container.InspectResponse{}, fmt.Errorf("docker container %q changes while it is being made", options.Name)
+		return container.InspectResponse{}, fmt.Errorf("docker container %q changed while it was being created", options.Name)
 	}
 	return c, ferr
 }
 
-// ensureImage makes sure that the node has the image. Only the built-in one is
-// ever brought there.
+// ensureImage makes sure that the node has the image. It loads only the built-in
+// image.
 func (e *Engine) ensureImage(ctx context.Context, spec host.BundleSpec, image string) error {
 	_, executable := e.builtIn()
 	if image == "" {
@@ -201,7 +203,7 @@ func (e *Engine) DeleteBundle(ctx context.Context, owner host.Owner) error {
 func (e *Engine) ListBundles(ctx context.Context) ([]host.Bundle, error) {
 	var list client.ContainerListResult
 	err := e.read(ctx, "list docker containers", func(ctx context.Context) (err error) {
-		list, err = e.calls.ContainerList(ctx, client.ContainerListOptions{All: true, Filters: labelled()})
+		list, err = e.calls.ContainerList(ctx, client.ContainerListOptions{All: true, Filters: labelFilter()})
 		return err
 	})
 	if err != nil {
@@ -214,8 +216,8 @@ func (e *Engine) ListBundles(ctx context.Context) ([]host.Bundle, error) {
 	return out, nil
 }
 
-// findBundle returns the owner's container: ErrNotFound, or ErrConflict when
-// its name is someone else's.
+// findBundle returns the owner's container. It returns ErrNotFound when there is
+// none, and ErrConflict when a container with its name belongs to someone else.
 func (e *Engine) findBundle(ctx context.Context, owner host.Owner) (container.InspectResponse, error) {
 	var out client.ContainerInspectResult
 	err := e.read(ctx, fmt.Sprintf("inspect docker container %q", owner.ID()), func(ctx context.Context) (err error) {
@@ -245,7 +247,8 @@ func (e *Engine) startContainer(ctx context.Context, c container.InspectResponse
 	})
 }
 
-// unpause returns when the container runs again, which docker sees only later.
+// unpause returns when the container runs again, because docker reports that with
+// a delay.
 func (e *Engine) unpause(ctx context.Context, id string) error {
 	if _, err := e.calls.ContainerUnpause(ctx, id, client.ContainerUnpauseOptions{}); err != nil {
 		return err
@@ -261,7 +264,8 @@ func (e *Engine) unpause(ctx context.Context, id string) error {
 	}
 }
 
-// pause waits an instant, for what docker does not tell the end of.
+// pause waits briefly. It is for polling where docker does not report the end of
+// an operation.
 func pause(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
@@ -271,8 +275,8 @@ func pause(ctx context.Context) error {
 	}
 }
 
-// removeContainer removes a container of ours, running or not, with its
-// anonymous volumes, and returns when its name is free again.
+// removeContainer removes one of our containers, running or not, with its
+// anonymous volumes. It returns when the name is free again.
 func (e *Engine) removeContainer(ctx context.Context, c container.InspectResponse) error {
 	return e.write(ctx, fmt.Sprintf("remove docker container %q", ownerOf(c.Config.Labels).ID()), func(ctx context.Context) error {
 		for {

@@ -19,26 +19,27 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// logDecision writes to the log of the container's first process what the
-// built-in bundle would, between lines that are no decisions. On a busy machine
-// what is written so soon after the container's start may be lost, which is
-// then written again. dockerd misses a line that is written while it begins to
-// follow, until the next one is, which it may miss, too: so they go on for a
-// while.
+// logDecision writes a decision to the log of the container's first process, as
+// the built-in bundle would, between lines that are not decisions. On a busy
+// machine text that is written soon after the container's start may be lost, so
+// logDecision writes it again until it is in the log. A line that is written just
+// as dockerd starts to follow the log is not delivered until the next line is
+// written, and dockerd may miss that one too. So logDecision keeps writing lines
+// for a while.
 func logDecision(t *testing.T, c *client.Client, owner host.Owner, d host.Decision) {
 	t.Helper()
-	mark := fmt.Sprint("mark-", time.Now().UnixNano())
-	line, err := json.Marshal(map[string]any{"decision": d.Verdict, "host": d.Host, "port": d.Port, "reason": d.Reason, "time": mark})
+	marker := fmt.Sprint("marker-", time.Now().UnixNano())
+	line, err := json.Marshal(map[string]any{"decision": d.Verdict, "host": d.Host, "port": d.Port, "reason": d.Reason, "time": marker})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for attempt := 1; ; attempt++ {
 		writeLog(t, c, owner, "no decision\n{\"event\":\"rules\"}\n"+strings.Repeat("long", 10_000)+"\n"+string(line)+"\n")
-		if logged(t, c, owner, mark) {
+		if logged(t, c, owner, marker) {
 			break
 		}
 		if attempt == 3 {
-			t.Fatalf("log: got nothing of what was written %d times", attempt)
+			t.Fatalf("log: lost the text although it was written %d times", attempt)
 		}
 	}
 	pid, ctx := inspect(t, c, owner).State.Pid, t.Context()
@@ -58,7 +59,8 @@ func logDecision(t *testing.T, c *client.Client, owner host.Owner, d host.Decisi
 	}()
 }
 
-// logged waits until docker has the text in the container's log; not for long.
+// logged waits briefly for the text to appear in the container's log, and reports
+// whether it did.
 func logged(t *testing.T, c *client.Client, owner host.Owner, text string) bool {
 	t.Helper()
 	for range 100 {
@@ -79,7 +81,7 @@ func logged(t *testing.T, c *client.Client, owner host.Owner, text string) bool 
 	return false
 }
 
-// writeLog writes to where the container's first process writes.
+// writeLog writes to the standard output of the container's first process.
 func writeLog(t *testing.T, c *client.Client, owner host.Owner, text string) {
 	t.Helper()
 	if err := writeTo(inspect(t, c, owner).State.Pid, text); err != nil {

@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// background is for cleaning up, when the test's own context has ended.
+// background returns a context for cleanup, when the test's own context has
+// ended.
 func background(t *testing.T) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)

@@ -97,7 +97,7 @@ func networksFixture(t *testing.T, d *dockertest.Daemon, e *Engine) hostcontract
 	}
 }
 
-// putNetwork makes a network as somebody else would.
+// putNetwork creates a network as somebody else would.
 func putNetwork(t *testing.T, c *client.Client, name string, n host.Network) {
 	t.Helper()
 	options := client.NetworkCreateOptions{
@@ -118,8 +118,8 @@ func putNetwork(t *testing.T, c *client.Client, name string, n host.Network) {
 	})
 }
 
-// addRoute adds a route over a link that leads nowhere, and a default route
-// over the same, which must not count.
+// addRoute adds a route over a link that leads nowhere, and default routes over
+// the same link, which must not count.
 func addRoute(t *testing.T, prefix netip.Prefix) {
 	t.Helper()
 	link := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "lan0"}}
@@ -132,14 +132,14 @@ func addRoute(t *testing.T, prefix netip.Prefix) {
 	}
 	for _, p := range []netip.Prefix{prefix, netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("128.0.0.0/1")} {
 		dst := &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), 32)}
-		// In a table of its own, as a VPN's is.
+		// Use a separate table, as a VPN does.
 		if err := netlink.RouteAdd(&netlink.Route{LinkIndex: link.Index, Dst: dst, Table: 77, Scope: netlink.SCOPE_LINK}); err != nil {
 			t.Fatalf("add route %s: %v", p, err)
 		}
 	}
 }
 
-// putContainer makes a container, not started, as somebody else would.
+// putContainer creates a container, without starting it, as somebody else would.
 func putContainer(t *testing.T, c *client.Client, name string, owner host.Owner) {
 	t.Helper()
 	options := client.ContainerCreateOptions{Name: name, Config: &container.Config{Image: dockertest.ForeignImage}}

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package docker is the adapter of host.Networks and host.Bundles to a Docker
-// Engine, API 1.41 and newer. Each method looks at docker first and acts on
-// what it finds, so that it can be called again after dying on any line. It
-// keeps no state of its own but the reference of the built-in bundle image,
-// pulls no image, and decides nothing: which bundle a Bottle gets, and when, is
-// the caller's.
+// Package docker implements host.Networks and host.Bundles with a Docker Engine,
+// API 1.41 or newer. Each method first observes the state in docker and then acts
+// on it, so that it can be called again after a crash at any line. The package
+// keeps no state but the reference of the built-in bundle image, and pulls no
+// image. It does not decide which bundle a Bottle gets, or when: the caller does.
 package docker
 
 import (
@@ -22,11 +21,11 @@ import (
 )
 
 const (
-	// readTimeout bounds a call that only looks. A dockerd that does not
-	// answer within it counts as unavailable.
+	// readTimeout bounds a call that only reads. A dockerd that does not answer
+	// in this time counts as unavailable.
 	readTimeout = 8 * time.Second
-	// writeTimeout bounds a call that changes something; each follows a call
-	// that only looks, which has shown that dockerd answers.
+	// writeTimeout bounds a call that changes something. A call that only reads
+	// precedes it and has shown that dockerd answers.
 	writeTimeout = 45 * time.Second
 	// loadTimeout bounds the loading of the bundle image.
 	loadTimeout = 2 * time.Minute
@@ -45,13 +44,14 @@ type Options struct {
 // Engine drives one Docker Engine. It may be used from many goroutines.
 type Engine struct {
 	host string
-	// calls is used with a deadline on every call.
+	// calls is the client for calls that have a deadline.
 	calls *client.Client
-	// streams is used without one, so that a long stream does not hold a
-	// connection that calls wait for.
+	// streams is the client for streams, which have no deadline. It is a separate
+	// client so that a long stream does not hold a connection that calls wait
+	// for.
 	streams *client.Client
-	// negotiating is held while the API version is found out, so that callers
-	// who wait for it keep their own deadlines.
+	// negotiating is held while the API version is negotiated. It is a channel so
+	// that the callers that wait for it keep their own deadlines.
 	negotiating chan struct{}
 	negotiated  atomic.Bool
 	streamCheck time.Duration
@@ -66,8 +66,8 @@ var (
 	_ host.Bundles  = (*Engine)(nil)
 )
 
-// New returns an Engine. It does not connect; an error means that the host is
-// no address.
+// New returns an Engine. It does not connect; an error means that o.Host is not
+// an address.
 func New(o Options) (*Engine, error) {
 	calls, err := client.New(client.WithHost(o.Host))
 	if err != nil {
@@ -87,8 +87,8 @@ func New(o Options) (*Engine, error) {
 	}, nil
 }
 
-// Ping asks the Docker Engine for a sign of life. ErrUnavailable when there is
-// none within a few seconds.
+// Ping checks that the Docker Engine answers. It returns ErrUnavailable when
+// there is no answer within a few seconds.
 func (e *Engine) Ping(ctx context.Context) error {
 	return e.read(ctx, "ping docker", func(ctx context.Context) error {
 		_, err := e.calls.Ping(ctx, client.PingOptions{})
@@ -96,9 +96,9 @@ func (e *Engine) Ping(ctx context.Context) error {
 	})
 }
 
-// UseBundleImage makes the built-in bundle image of the static executable the
-// one that EnsureBundle uses, and loads when it is missing. It does not speak
-// to dockerd. ErrInvalid when the executable is not static.
+// UseBundleImage makes EnsureBundle use the built-in bundle image that contains
+// the static executable, and load it when it is missing. It does not contact
+// dockerd. It returns ErrInvalid when the executable is not static.
 func (e *Engine) UseBundleImage(executable string) error {
 	_, err := e.useBundleImage(executable)
 	return err
@@ -115,8 +115,8 @@ func (e *Engine) useBundleImage(executable string) (*bundleimage.Image, error) {
 	return image, nil
 }
 
-// LoadBundleImage is UseBundleImage, and loads the image unless the Docker
-// Engine has it. It returns the image's reference.
+// LoadBundleImage does what UseBundleImage does, and also loads the image unless
+// the Docker Engine has it. It returns the image's reference.
 func (e *Engine) LoadBundleImage(ctx context.Context, executable string) (string, error) {
 	image, err := e.useBundleImage(executable)
 	if err != nil {
@@ -135,14 +135,15 @@ func (e *Engine) LoadBundleImage(ctx context.Context, executable string) (string
 }
 
 // builtIn returns the built-in image's reference and the executable that it is
-// made from, either of which may be empty.
+// made from. Either may be empty.
 func (e *Engine) builtIn() (reference, executable string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.bundleImage, e.executable
 }
 
-// read runs a call that only looks; what says what it does, to what.
+// read runs a call that only reads. what describes the action and its object, for
+// errors.
 func (e *Engine) read(ctx context.Context, what string, call func(context.Context) error) error {
 	return e.bounded(ctx, readTimeout, what, call)
 }
@@ -156,13 +157,13 @@ func (e *Engine) bounded(ctx context.Context, limit time.Duration, what string, 
 	inner, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	if err := e.negotiate(inner); err != nil {
-		return kinds(what, err)
+		return withKind(what, err)
 	}
-	return kinds(what, call(inner))
+	return withKind(what, call(inner))
 }
 
-// negotiate agrees on an API version once. The client would do it by itself,
-// but under a lock on which callers wait beyond their own deadlines.
+// negotiate negotiates the API version once. The client would do so by itself,
+// but under a lock for which callers wait beyond their own deadlines.
 func (e *Engine) negotiate(ctx context.Context) error {
 	if e.negotiated.Load() {
 		return nil

@@ -14,10 +14,10 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// kinds wraps an error of the client with what was being done and with the
-// port's kind. One that comes of the caller's own end has none: nothing is
-// known of docker then.
-func kinds(what string, err error) error {
+// withKind wraps an error of the client with what was being done and with the
+// port's error kind. If the caller's own context ended, there is no kind: the
+// error says nothing about docker.
+func withKind(what string, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -27,8 +27,9 @@ func kinds(what string, err error) error {
 	return fmt.Errorf("%s: %w", what, err)
 }
 
-// kindOf leaves docker's own conflicts without a kind: most are about a thing
-// of ours that is just changing, and whose a thing is, labels tell.
+// kindOf returns the port's kind of an error of docker, or nil. docker's own
+// conflicts have no kind: most mean that one of our objects is just changing. Who
+// owns an object is determined by its labels, not by docker's errors.
 func kindOf(err error) error {
 	if err == nil {
 		return nil
@@ -36,10 +37,11 @@ func kindOf(err error) error {
 	text := err.Error()
 	switch {
 	case kindIn(err) != nil:
-		return nil // it says so itself
+		return nil // it has a kind already
 	case errors.Is(err, context.DeadlineExceeded), client.IsErrConnectionFailed(err), errdefs.IsUnavailable(err):
 		return host.ErrUnavailable
-	// Releases differ in the status of these two; the words are in all.
+	// Docker releases use different status codes for the next two; the words are
+	// the same in all.
 	case strings.Contains(text, "Pool overlaps"), strings.Contains(text, "networks have overlapping"):
 		return host.ErrOverlap
 	case strings.Contains(text, "same bridge name"):
@@ -62,18 +64,18 @@ func kindIn(err error) error {
 	return nil
 }
 
-// secretless is an error whose text was cleaned of env values. It unwraps to
-// the port's kind only: the client's own error has the values in it.
-type secretless struct {
+// redacted is an error without env values in its text. It unwraps only to the
+// port's kind, because the client's own error contains the values.
+type redacted struct {
 	text string
 	kind error
 }
 
-func (s secretless) Error() string { return s.text }
-func (s secretless) Unwrap() error { return s.kind }
+func (r redacted) Error() string { return r.text }
+func (r redacted) Unwrap() error { return r.kind }
 
-// withoutValues returns err without the values of env, which docker may echo.
-// Values of up to three characters stay: they occur in any text.
+// withoutValues returns err without the values of env, which docker may quote.
+// Values of up to three characters stay, because they may occur in any text.
 func withoutValues(err error, env []string) error {
 	if err == nil {
 		return nil
@@ -87,5 +89,5 @@ func withoutValues(err error, env []string) error {
 	if text == err.Error() {
 		return err
 	}
-	return secretless{text: text, kind: kindIn(err)}
+	return redacted{text: text, kind: kindIn(err)}
 }

@@ -14,7 +14,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-func TestKinds(t *testing.T) {
+func TestWithKind(t *testing.T) {
 	for _, tt := range []struct {
 		err  error
 		want error // nil for none
@@ -28,12 +28,12 @@ func TestKinds(t *testing.T) {
 		{fmt.Errorf("invalid pool request: Pool overlaps with other one on this address space: %w", errdefs.ErrInvalidArgument), host.ErrOverlap},
 		{fmt.Errorf("conflicts with network x: networks have overlapping IPv4: %w", errdefs.ErrPermissionDenied), host.ErrOverlap},
 		{fmt.Errorf("conflicts with network x: networks have same bridge name: %w", errdefs.ErrPermissionDenied), host.ErrConflict},
-		// Docker's way to say "not now": never a reason to give up for good.
+		// Docker's way to say "not now": it must not count as a permanent failure.
 		{fmt.Errorf("network has active endpoints: %w", errdefs.ErrPermissionDenied), nil},
 		{fmt.Errorf("boom: %w", errdefs.ErrInternal), nil},
 		{fmt.Errorf("its own kind: %w", host.ErrConflict), host.ErrConflict},
 	} {
-		got := kinds("do it", tt.err)
+		got := withKind("do it", tt.err)
 		if !errors.Is(got, tt.err) || !strings.HasPrefix(got.Error(), "do it: ") {
 			t.Errorf("%v: got %v, want it wrapped with what was done", tt.err, got)
 		}
@@ -41,7 +41,7 @@ func TestKinds(t *testing.T) {
 			t.Errorf("%v: got kind %v, want %v", tt.err, kind, tt.want)
 		}
 	}
-	if err := kinds("do it", nil); err != nil {
+	if err := withKind("do it", nil); err != nil {
 		t.Errorf("nil: got %v, want nil", err)
 	}
 }
@@ -62,6 +62,6 @@ func TestWithoutValues(t *testing.T) {
 		}
 	}
 	if clean := errors.New("nothing in it"); !errors.Is(withoutValues(clean, env), clean) {
-		t.Error("an error without values: got another, want the same")
+		t.Error("an error without values: got a different error, want the same")
 	}
 }

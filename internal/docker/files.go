@@ -16,9 +16,9 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// ReadFile implements host.Bundles. Docker resolves paths inside the
-// container's root; what it hands out is judged again, for the container may
-// change while it is read.
+// ReadFile implements host.Bundles. Docker resolves paths inside the container's
+// root. ReadFile checks again what docker returns, because the container may
+// change the file meanwhile.
 func (e *Engine) ReadFile(ctx context.Context, owner host.Owner, name string, limit int64) ([]byte, error) {
 	what := fmt.Sprintf("read file %q of docker container %q", name, owner.ID())
 	if !path.IsAbs(name) || path.Clean(name) != name || strings.ContainsRune(name, 0) {
@@ -35,9 +35,9 @@ func (e *Engine) ReadFile(ctx context.Context, owner host.Owner, name string, li
 			data, link, err = e.copyFile(ctx, c.ID, link, limit)
 		}
 		if err == nil && link != "" {
-			err = fmt.Errorf("it is a link that changes while it is read: %w", host.ErrInvalid)
+			err = fmt.Errorf("it is a link that changed while it was read: %w", host.ErrInvalid)
 		}
-		return fileKind(err)
+		return withFileKind(err)
 	})
 	if err != nil {
 		return nil, err
@@ -45,9 +45,9 @@ func (e *Engine) ReadFile(ctx context.Context, owner host.Owner, name string, li
 	return data, nil
 }
 
-// copyFile returns a file's content or, of a symbolic link, where it leads in
-// the end inside the container's root. It does not ask for the file's kind
-// first: docker's answer to that has no room for what is wrong.
+// copyFile returns a file's content. For a symbolic link it returns the link's
+// final target inside the container's root. It does not request the file's type
+// first, because docker's answer to that request has no room for an error text.
 func (e *Engine) copyFile(ctx context.Context, id, name string, limit int64) (data []byte, link string, err error) {
 	out, err := e.calls.CopyFromContainer(ctx, id, client.CopyFromContainerOptions{SourcePath: name})
 	if err != nil {
@@ -60,12 +60,13 @@ func (e *Engine) copyFile(ctx context.Context, id, name string, limit int64) (da
 	if err := checkFile(out.Stat.Mode.IsRegular(), out.Stat.Size, limit); err != nil {
 		return nil, "", err
 	}
-	data, err = onlyFile(out.Content, limit)
+	data, err = firstFile(out.Content, limit)
 	return data, "", err
 }
 
-// fileKind adds the port's kind to what docker has only words for.
-func fileKind(err error) error {
+// withFileKind adds the port's kind to errors that docker distinguishes only by
+// their text.
+func withFileKind(err error) error {
 	switch {
 	case err == nil:
 		return nil
@@ -77,8 +78,9 @@ func fileKind(err error) error {
 	return err
 }
 
-// onlyFile is the content of an archive's first entry, if that is a file.
-func onlyFile(archive io.Reader, limit int64) ([]byte, error) {
+// firstFile returns the content of an archive's first entry. It returns
+// ErrInvalid if that is not a regular file or is larger than limit.
+func firstFile(archive io.Reader, limit int64) ([]byte, error) {
 	r := tar.NewReader(archive)
 	h, err := r.Next()
 	if err != nil {
@@ -97,9 +99,9 @@ func onlyFile(archive io.Reader, limit int64) ([]byte, error) {
 func checkFile(regular bool, size, limit int64) error {
 	switch {
 	case !regular:
-		return fmt.Errorf("it is no regular file: %w", host.ErrInvalid)
+		return fmt.Errorf("it is not a regular file: %w", host.ErrInvalid)
 	case size > limit:
-		return fmt.Errorf("it has %d bytes, more than the %d that are read: %w", size, limit, host.ErrInvalid)
+		return fmt.Errorf("it has %d bytes, more than the limit of %d: %w", size, limit, host.ErrInvalid)
 	}
 	return nil
 }

@@ -25,7 +25,7 @@ var (
 	testSpec    = host.BundleSpec{Owner: testOwner, IP: netip.MustParseAddr("192.168.44.2"), Image: "foreign:1"}
 )
 
-// calls are all that need docker's answer.
+// callsOf returns all calls that need an answer from docker.
 func callsOf(e *Engine) map[string]func(context.Context) error {
 	return map[string]func(context.Context) error{
 		"Ping":             e.Ping,
@@ -43,22 +43,22 @@ func callsOf(e *Engine) map[string]func(context.Context) error {
 	}
 }
 
-// TestHangingDocker has a dockerd that accepts and says nothing, before and
-// after it has once told its version.
+// TestHangingDocker uses a dockerd that accepts connections but does not answer:
+// either from the start, or after it has reported its version.
 func TestHangingDocker(t *testing.T) {
 	require.Full(t, "waits for time-outs")
 	for name, answer := range map[string]http.HandlerFunc{
 		"from the start": hang,
-		"later":          hangAfterPing,
+		"after a ping":   hangAfterPing,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			e := engineOn(t, answer)
-			begin := time.Now()
+			start := time.Now()
 			var wg sync.WaitGroup
-			// All at once: no caller waits for another's time-out.
+			// All calls run in parallel: no caller waits for another's time-out.
 			for call, do := range callsOf(e) {
-				if call == "Ping" && name == "later" {
+				if call == "Ping" && name == "after a ping" {
 					continue
 				}
 				wg.Go(func() {
@@ -68,7 +68,7 @@ func TestHangingDocker(t *testing.T) {
 				})
 			}
 			wg.Wait()
-			if took := time.Since(begin); took > 10*time.Second {
+			if took := time.Since(start); took > 10*time.Second {
 				t.Errorf("took %s, want at most 10 s", took)
 			}
 		})
@@ -77,7 +77,8 @@ func TestHangingDocker(t *testing.T) {
 
 func TestHangingDockerCancelled(t *testing.T) {
 	e := engineOn(t, hang)
-	// Who finds out docker's version holds up nobody's cancellation.
+	// A caller that negotiates the version must not delay the cancellation of
+	// others.
 	go func() { _, _ = e.ListBundles(t.Context()) }()
 	time.Sleep(50 * time.Millisecond)
 	for call, do := range callsOf(e) {
@@ -85,34 +86,34 @@ func TestHangingDockerCancelled(t *testing.T) {
 			t.Parallel()
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			time.AfterFunc(50*time.Millisecond, cancel)
-			begin := time.Now()
+			start := time.Now()
 			err := do(ctx)
 			if !errors.Is(err, context.Canceled) || errors.Is(err, host.ErrUnavailable) {
-				t.Errorf("got %v, want context.Canceled and no word about docker", err)
+				t.Errorf("got %v, want context.Canceled without ErrUnavailable", err)
 			}
-			if took := time.Since(begin); took > 2*time.Second {
-				t.Errorf("took %s, want an end with the context", took)
+			if took := time.Since(start); took > 2*time.Second {
+				t.Errorf("took %s, want it to end with the context", took)
 			}
 		})
 	}
 }
 
-// TestHangingDockerWatched: a stream that cannot be opened is one that was
-// lost, and the watch still ends with its context.
+// TestHangingDockerWatched checks that a stream that cannot be opened counts as a
+// lost stream, and that the watch still ends with its context.
 func TestHangingDockerWatched(t *testing.T) {
 	e := engineOn(t, func(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusServiceUnavailable)
 	})
 	ctx, cancel := context.WithCancel(t.Context())
-	told := make(chan string, 100)
+	changes := make(chan string, 100)
 	ended := make(chan error, 1)
-	go func() { ended <- e.WatchBundles(ctx, func(uid string) { told <- uid }) }()
-	if uid := <-told; uid != "" {
+	go func() { ended <- e.WatchBundles(ctx, func(uid string) { changes <- uid }) }()
+	if uid := <-changes; uid != "" {
 		t.Errorf("changed: got %q, want %q", uid, "")
 	}
 	time.Sleep(reconnectFirst * 4)
-	if got := len(told); got != 0 {
-		t.Errorf("changed while docker stays away: got %d calls, want 0", got)
+	if got := len(changes); got != 0 {
+		t.Errorf("changed while docker stays unavailable: got %d calls, want 0", got)
 	}
 	cancel()
 	select {
@@ -136,7 +137,7 @@ func TestNoDocker(t *testing.T) {
 		}
 	}
 	if _, err := New(Options{Host: "nowhere"}); err == nil {
-		t.Error("New of no address: got nil, want an error")
+		t.Error("New with an invalid address: got nil, want an error")
 	}
 }
 
@@ -151,7 +152,7 @@ func hangAfterPing(w http.ResponseWriter, r *http.Request) {
 	hang(w, r)
 }
 
-// engineOn returns an Engine of a docker that answers like this.
+// engineOn returns an Engine whose docker answers requests with answer.
 func engineOn(t *testing.T, answer http.HandlerFunc) *Engine {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "docker.sock")

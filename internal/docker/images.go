@@ -10,8 +10,8 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// ImageID is the ID of an image of the Docker Engine: host.ErrNotFound when it
-// has none of that name.
+// ImageID returns the ID of an image of the Docker Engine. It returns
+// host.ErrNotFound when there is no image with that name.
 func (e *Engine) ImageID(ctx context.Context, name string) (id string, err error) {
 	err = e.read(ctx, fmt.Sprintf("inspect image %q", name), func(ctx context.Context) error {
 		got, err := e.calls.ImageInspect(ctx, name)
@@ -21,7 +21,8 @@ func (e *Engine) ImageID(ctx context.Context, name string) (id string, err error
 	return id, err
 }
 
-// SaveImage is an image in docker-save form. The caller closes it; ctx ends it.
+// SaveImage returns an image in the format of docker save. The caller must close
+// it. The stream ends when ctx does.
 func (e *Engine) SaveImage(ctx context.Context, id string) (io.ReadCloser, error) {
 	if err := e.negotiate(ctx); err != nil {
 		return nil, fmt.Errorf("save image %s: %w: %w", id, host.ErrUnavailable, err)

@@ -27,8 +27,8 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// TestBuiltInBundle is the built-in bundle as a Bottle has it: its image made
-// and loaded, its rights, and its rules while they change.
+// TestBuiltInBundle checks the built-in bundle as a Bottle uses it: its image is
+// made and loaded, its rights are limited, and it follows changes of its rules.
 func TestBuiltInBundle(t *testing.T) {
 	d := dockertest.Start(t)
 	e, c := newEngine(t, d), d.Client(t)
@@ -59,7 +59,7 @@ func TestBuiltInBundle(t *testing.T) {
 	t.Run("rights", func(t *testing.T) { wantHardened(t, c, spec) })
 	t.Run("rules", func(t *testing.T) { wantLiveRules(t, spec) })
 	t.Run("decisions", func(t *testing.T) { wantDecisions(t, e, spec) })
-	t.Run("image gone missing", func(t *testing.T) {
+	t.Run("missing image", func(t *testing.T) {
 		if err := e.DeleteBundle(t.Context(), spec.Owner); err != nil {
 			t.Fatal(err)
 		}
@@ -106,23 +106,24 @@ func wantHardened(t *testing.T, c *client.Client, spec host.BundleSpec) {
 	}
 }
 
-// wantLiveRules asks through the bundle for a server in a pretended outside.
+// wantLiveRules sends requests through the bundle to a server on a simulated
+// outside network.
 func wantLiveRules(t *testing.T, spec host.BundleSpec) {
 	outside := netip.MustParseAddr("203.0.113.1")
 	addOutside(t, outside)
-	for addr, says := range map[netip.Addr]string{outside: "outside", testNetwork.Gateway: "gateway"} {
+	for addr, answer := range map[netip.Addr]string{outside: "outside", testNetwork.Gateway: "gateway"} {
 		server, err := net.Listen("tcp", addr.String()+":80")
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer server.Close()
 		go func() {
-			_ = http.Serve(server, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, says) }))
+			_ = http.Serve(server, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, answer) }))
 		}()
 	}
 	proxy := &url.URL{Scheme: "http", Host: netip.AddrPortFrom(spec.IP, bundleimage.Port).String()}
 	through := &http.Client{Transport: &http.Transport{Proxy: http.ProxyURL(proxy)}, Timeout: 5 * time.Second}
-	ask := func(host string) (int, string) {
+	request := func(host string) (int, string) {
 		resp, err := through.Get("http://" + host + "/")
 		if err != nil {
 			return 0, err.Error()
@@ -136,7 +137,7 @@ func wantLiveRules(t *testing.T, spec host.BundleSpec) {
 		var got int
 		var body string
 		for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
-			if got, body = ask(host); got == status && strings.Contains(body, part) {
+			if got, body = request(host); got == status && strings.Contains(body, part) {
 				return
 			}
 		}
@@ -147,24 +148,25 @@ func wantLiveRules(t *testing.T, spec host.BundleSpec) {
 	writeRules(t, spec.RulesDir, outside.String()+":80", spec.Owner.ID()+":80", gateway+":80", testNetwork.Subnet.String()+":80", "0.0.0.0/0:82")
 	want("with a rule", outside.String(), 200, "outside")
 	want("another port", outside.String()+":81", 403, "no egress rule")
-	// Docker's resolver answers, and what it answers is judged.
-	want("a name that leads inside", spec.Owner.ID(), 403, "in the bundle's own network")
+	// Docker's resolver answers, and the bundle checks the address.
+	want("a name with an inside address", spec.Owner.ID(), 403, "in the bundle's own network")
 	want("the gateway", gateway, 403, "in the bundle's own network")
 	want("the machine's address", "192.168.44.3", 403, "in the bundle's own network")
-	want("the gateway under a rule for all", gateway+":82", 403, "in the bundle's own network")
+	want("the gateway with a rule for all addresses", gateway+":82", 403, "in the bundle's own network")
 	writeRules(t, spec.RulesDir)
-	want("with the rule gone", outside.String(), 403, "no egress rule")
+	want("after the rule was removed", outside.String(), 403, "no egress rule")
 }
 
-// wantDecisions wants what wantLiveRules asked for in the bundle's own log.
+// wantDecisions checks that the bundle's log has decisions on the requests of
+// wantLiveRules.
 func wantDecisions(t *testing.T, e *Engine, spec host.BundleSpec) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	missing := map[string]bool{"allow 203.0.113.1:80 rule ": true, "deny 203.0.113.1:81 no egress rule ": true, "deny 192.168.44.1:80 address 192.168.44.1 ": true}
 	err := e.FollowDecisions(ctx, spec.Owner, time.Time{}, func(d host.Decision) {
-		said := fmt.Sprintf("%s %s:%d %s", d.Verdict, d.Host, d.Port, d.Reason)
+		got := fmt.Sprintf("%s %s:%d %s", d.Verdict, d.Host, d.Port, d.Reason)
 		for want := range missing {
-			if strings.HasPrefix(said, want) && time.Since(d.Time) < time.Minute {
+			if strings.HasPrefix(got, want) && time.Since(d.Time) < time.Minute {
 				delete(missing, want)
 			}
 		}
@@ -173,7 +175,7 @@ func wantDecisions(t *testing.T, e *Engine, spec host.BundleSpec) {
 		}
 	})
 	if err != nil || len(missing) > 0 {
-		t.Errorf("follow: got %v, and nothing of %v", err, missing)
+		t.Errorf("follow: got %v, and missed %v", err, missing)
 	}
 }
 
@@ -209,8 +211,8 @@ func writeRules(t *testing.T, dir string, rules ...string) {
 	}
 }
 
-// TestForeignBundleRights: an image that is not ours runs as its makers mean
-// it, less NET_RAW.
+// TestForeignBundleRights checks that a foreign image runs with its own user and
+// docker's default rights, without NET_RAW.
 func TestForeignBundleRights(t *testing.T) {
 	d := dockertest.Start(t)
 	d.LoadForeign(t)
@@ -245,7 +247,7 @@ func inspect(t *testing.T, c *client.Client, owner host.Owner) container.Inspect
 	return out.Container
 }
 
-// procStatus is the first value of each line of a process's status.
+// procStatus returns the first value of each line of a process's status.
 func procStatus(t *testing.T, pid int) map[string]string {
 	t.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))

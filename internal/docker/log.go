@@ -21,10 +21,10 @@ import (
 )
 
 const (
-	// maxLogLine is the most bytes of a line that is read, docker's time
-	// before it included; longer ones are no decisions.
+	// maxLogLine is the length of the longest line that is read, in bytes,
+	// including docker's timestamp. Longer lines are not decisions.
 	maxLogLine = 8 << 10
-	// maxReason is what is kept of a reason: a rule has room.
+	// maxReason is the length to which a reason is cut. A rule fits in it.
 	maxReason = 300
 )
 
@@ -33,7 +33,7 @@ func (e *Engine) FollowDecisions(ctx context.Context, owner host.Owner, since ti
 	what := fmt.Sprintf("follow the log of docker container %q", owner.ID())
 	c, err := e.findBundle(ctx, owner)
 	if err == nil {
-		err = e.followed(ctx, what, c, e.followLog(ctx, c.ID, since, decided))
+		err = e.followResult(ctx, what, c, e.followLog(ctx, c.ID, since, decided))
 	}
 	if ctx.Err() != nil {
 		return nil
@@ -41,9 +41,10 @@ func (e *Engine) FollowDecisions(ctx context.Context, owner host.Owner, since ti
 	return err
 }
 
-// followed tells the end of a container's run, which is nil, from the loss of
-// its log, of which lost may say why.
-func (e *Engine) followed(ctx context.Context, what string, before container.InspectResponse, lost error) error {
+// followResult returns nil if the log ended because the container's run ended,
+// and ErrUnavailable if the log was lost while the container runs. lost is the
+// cause, or nil if it is not known.
+func (e *Engine) followResult(ctx context.Context, what string, before container.InspectResponse, lost error) error {
 	now, err := e.findBundle(ctx, ownerOf(before.Config.Labels))
 	switch {
 	case absent(err):
@@ -53,14 +54,15 @@ func (e *Engine) followed(ctx context.Context, what string, before container.Ins
 	case now.ID != before.ID, !now.State.Running, now.State.StartedAt != before.State.StartedAt:
 		return nil
 	case lost == nil:
-		lost = errors.New("it ended while the container runs")
+		lost = errors.New("it ended while the container was running")
 	}
-	// As a text: that a call was cancelled in here is nobody's end out there.
+	// lost is not wrapped: it may be a cancellation inside this package, which
+	// must not look like the end of the caller's context.
 	return fmt.Errorf("%s: %w: %s", what, host.ErrUnavailable, lost.Error())
 }
 
-// followLog reads the log's stream until it ends, which gives no error where
-// dockerd ends it in good order.
+// followLog reads the log's stream until it ends. It returns nil if dockerd ends
+// the stream properly.
 func (e *Engine) followLog(ctx context.Context, id string, since time.Time, decided func(host.Decision)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -68,7 +70,7 @@ func (e *Engine) followLog(ctx context.Context, id string, since time.Time, deci
 	if !since.IsZero() {
 		options.Since = strconv.FormatInt(since.Unix(), 10) + "." + nanos(since)
 	}
-	// ContainerLogs returns when docker has answered; the timer bounds that.
+	// ContainerLogs returns when docker has answered; the timer bounds this wait.
 	opening := time.AfterFunc(readTimeout, cancel)
 	stream, err := e.streams.ContainerLogs(ctx, id, options)
 	opening.Stop()
@@ -92,8 +94,8 @@ func (e *Engine) followLog(ctx context.Context, id string, since time.Time, deci
 	return err
 }
 
-// cancelWhenGone cancels when docker gives no sign of life: a hanging dockerd
-// does not close its streams.
+// cancelWhenGone calls cancel when docker stops answering: a hanging dockerd does
+// not close its streams.
 func (e *Engine) cancelWhenGone(ctx context.Context, cancel context.CancelFunc) {
 	check := time.NewTicker(e.streamCheck)
 	defer check.Stop()
@@ -110,15 +112,15 @@ func (e *Engine) cancelWhenGone(ctx context.Context, cancel context.CancelFunc) 
 	}
 }
 
-// lines is a writer that hands on what it is given line by line, and leaves
-// out lines that are too long, however they come.
+// lines is a writer that splits its input into lines and calls line for each. It
+// leaves out lines that are too long, however the input is divided into writes.
 type lines struct {
 	line func([]byte)
-	held []byte
-	long bool // the line that is held is too long
+	held []byte // the beginning of an unfinished line
+	long bool   // the unfinished line is too long
 }
 
-// Write implements io.Writer; it gives no error.
+// Write implements io.Writer; it never returns an error.
 func (l *lines) Write(p []byte) (int, error) {
 	for rest := p; ; {
 		head, tail, ended := bytes.Cut(rest, []byte{'\n'})
@@ -138,33 +140,33 @@ func (l *lines) Write(p []byte) (int, error) {
 	}
 }
 
-// decisionIn reads a line of docker's: its time, a space, and what the
-// container wrote, of which nothing is believed but that it says so.
+// decisionIn parses a line of docker's log: a timestamp, a space, and the text
+// that the container wrote. The text is not trusted.
 func decisionIn(line []byte) (host.Decision, bool) {
 	stamp, text, _ := bytes.Cut(line, []byte{' '})
 	at, err := time.Parse(time.RFC3339Nano, string(stamp))
 	if err != nil {
 		return host.Decision{}, false
 	}
-	var said struct {
+	var entry struct {
 		Decision string `json:"decision"`
 		Host     string `json:"host"`
 		Port     uint16 `json:"port"`
 		Reason   string `json:"reason"`
 	}
-	if err := json.Unmarshal(text, &said); err != nil {
+	if err := json.Unmarshal(text, &entry); err != nil {
 		return host.Decision{}, false
 	}
-	switch said.Decision {
+	switch entry.Decision {
 	case host.VerdictAllow, host.VerdictDeny, host.VerdictFail:
 	default:
 		return host.Decision{}, false
 	}
 	return host.Decision{
 		Time:    at,
-		Verdict: said.Decision,
-		Host:    egress.PrintableHost(said.Host),
-		Port:    said.Port,
-		Reason:  egress.Printable(said.Reason, maxReason),
+		Verdict: entry.Decision,
+		Host:    egress.PrintableHost(entry.Host),
+		Port:    entry.Port,
+		Reason:  egress.Printable(entry.Reason, maxReason),
 	}, true
 }

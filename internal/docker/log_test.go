@@ -57,12 +57,13 @@ func TestLines(t *testing.T) {
 			t.Errorf("in pieces of %d: got %d lines, want %d", size, len(got), len(want))
 		}
 		if cap(l.held) > 4*maxLogLine {
-			t.Errorf("in pieces of %d: holds %d bytes, want a bound", size, cap(l.held))
+			t.Errorf("in pieces of %d: holds %d bytes, want a bounded buffer", size, cap(l.held))
 		}
 	}
 }
 
-// FuzzDecisionIn: no line is too strange, and what comes out can be shown.
+// FuzzDecisionIn checks that decisionIn accepts any input without a panic, and
+// that its result is safe to show.
 func FuzzDecisionIn(f *testing.F) {
 	f.Add([]byte(`2026-01-02T03:04:05Z {"decision":"deny","host":"a\u202e","port":1,"reason":"x"}`))
 	f.Add([]byte("2026-01-02T03:04:05Z \x00\xff"))
@@ -71,10 +72,10 @@ func FuzzDecisionIn(f *testing.F) {
 		if !ok {
 			return
 		}
-		shown := func(s string, lowest rune) bool {
+		printable := func(s string, lowest rune) bool {
 			return !strings.ContainsFunc(s, func(r rune) bool { return r < lowest || r > '~' })
 		}
-		if len(d.Host) > 64 || !shown(d.Host, '!') || len(d.Reason) > 300 || !shown(d.Reason, ' ') || bytes.ContainsAny([]byte(d.Verdict), "\n ") {
+		if len(d.Host) > 64 || !printable(d.Host, '!') || len(d.Reason) > 300 || !printable(d.Reason, ' ') || bytes.ContainsAny([]byte(d.Verdict), "\n ") {
 			t.Fatalf("%q: got %+v, want bounded printable ASCII", line, d)
 		}
 	})

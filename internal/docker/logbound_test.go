@@ -15,8 +15,9 @@ import (
 	"botbottle.dev/bottle-operator/test/require"
 )
 
-// TestLogIsBounded: a guest that is denied without end fills no disk, and who
-// follows is told of the last denial though the log was replaced under it.
+// TestLogIsBounded checks that a guest with endless denials does not fill the
+// disk, and that a follower gets the last denial although the log file was
+// rotated meanwhile.
 func TestLogIsBounded(t *testing.T) {
 	require.Full(t, "writes 60 MB of log")
 	d := dockertest.Start(t)
@@ -32,11 +33,11 @@ func TestLogIsBounded(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	told, ended := make(chan string, 1), make(chan error, 1)
+	decided, ended := make(chan string, 1), make(chan error, 1)
 	go func() {
 		ended <- e.FollowDecisions(ctx, spec.Owner, time.Time{}, func(d host.Decision) {
 			if d.Port == 2 {
-				told <- d.Host
+				decided <- d.Host
 			}
 		})
 	}()
@@ -47,14 +48,14 @@ func TestLogIsBounded(t *testing.T) {
 	}
 	writeLog(t, c, spec.Owner, `{"decision":"deny","host":"last.example.com","port":2}`+"\n")
 	select {
-	case got := <-told:
+	case got := <-decided:
 		if got != "last.example.com" {
-			t.Errorf("told: got %q, want the last", got)
+			t.Errorf("decision: got host %q, want last.example.com", got)
 		}
 	case err := <-ended:
 		t.Errorf("follow: ended with %v", err)
 	case <-time.After(30 * time.Second):
-		t.Error("follow: got nothing of the last denial within 30 s")
+		t.Error("follow: did not get the last denial within 30 s")
 	}
 	var size int64
 	files, err := filepath.Glob(inspect(t, c, spec.Owner).LogPath + "*")

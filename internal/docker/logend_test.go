@@ -16,8 +16,9 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// inspected is docker's answer about a container of these labels.
-func inspected(t *testing.T, w http.ResponseWriter, owner host.Owner, id, state, started string) {
+// writeContainer writes docker's answer to an inspection of the owner's
+// container.
+func writeContainer(t *testing.T, w http.ResponseWriter, owner host.Owner, id, state, started string) {
 	t.Helper()
 	err := json.NewEncoder(w).Encode(map[string]any{
 		"Id": id, "Config": map[string]any{"Labels": labelsOf(owner)}, "HostConfig": map[string]any{}, "NetworkSettings": map[string]any{},
@@ -28,8 +29,8 @@ func inspected(t *testing.T, w http.ResponseWriter, owner host.Owner, id, state,
 	}
 }
 
-// TestFollowEnds: a log that ends is the end of a run, or it was lost, by what
-// docker then says of the container.
+// TestFollowEnds checks that the container's state after the end of the log
+// decides whether the run ended or the log was lost.
 func TestFollowEnds(t *testing.T) {
 	const start = "2026-01-02T03:04:05Z"
 	foreign := testOwner
@@ -39,23 +40,23 @@ func TestFollowEnds(t *testing.T) {
 		want error
 	}{
 		"removed":       {func(w http.ResponseWriter) { http.Error(w, `{"message":"No such container"}`, http.StatusNotFound) }, nil},
-		"taken over":    {func(w http.ResponseWriter) { inspected(t, w, foreign, "b", "running", start) }, nil},
-		"replaced":      {func(w http.ResponseWriter) { inspected(t, w, testOwner, "b", "running", start) }, nil},
-		"stopped":       {func(w http.ResponseWriter) { inspected(t, w, testOwner, "a", "exited", start) }, nil},
-		"started again": {func(w http.ResponseWriter) { inspected(t, w, testOwner, "a", "running", "2026-01-02T03:04:06Z") }, nil},
-		"lost":          {func(w http.ResponseWriter) { inspected(t, w, testOwner, "a", "running", start) }, host.ErrUnavailable},
-		"docker going":  {func(w http.ResponseWriter) { http.Error(w, "{}", http.StatusServiceUnavailable) }, host.ErrUnavailable},
+		"taken over":    {func(w http.ResponseWriter) { writeContainer(t, w, foreign, "b", "running", start) }, nil},
+		"replaced":      {func(w http.ResponseWriter) { writeContainer(t, w, testOwner, "b", "running", start) }, nil},
+		"stopped":       {func(w http.ResponseWriter) { writeContainer(t, w, testOwner, "a", "exited", start) }, nil},
+		"started again": {func(w http.ResponseWriter) { writeContainer(t, w, testOwner, "a", "running", "2026-01-02T03:04:06Z") }, nil},
+		"lost":          {func(w http.ResponseWriter) { writeContainer(t, w, testOwner, "a", "running", start) }, host.ErrUnavailable},
+		"docker down":   {func(w http.ResponseWriter) { http.Error(w, "{}", http.StatusServiceUnavailable) }, host.ErrUnavailable},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var looks atomic.Int32
+			var inspections atomic.Int32
 			e := engineOn(t, func(w http.ResponseWriter, r *http.Request) {
 				switch {
 				case strings.HasSuffix(r.URL.Path, "/_ping"):
 					hangAfterPing(w, r)
 				case strings.HasSuffix(r.URL.Path, "/logs"):
 					_, _ = io.WriteString(w, "\x01\x00\x00\x00\x00\x00\x00\x10half of it")
-				case looks.Add(1) == 1:
-					inspected(t, w, testOwner, "a", "running", start)
+				case inspections.Add(1) == 1:
+					writeContainer(t, w, testOwner, "a", "running", start)
 				default:
 					tt.then(w)
 				}
@@ -68,8 +69,8 @@ func TestFollowEnds(t *testing.T) {
 	}
 }
 
-// TestFollowOfHangingDocker: a dockerd that goes silent, which closes nothing,
-// does not look like a bundle that decides nothing.
+// TestFollowOfHangingDocker checks that FollowDecisions ends when dockerd hangs,
+// although a hanging dockerd does not close its streams.
 func TestFollowOfHangingDocker(t *testing.T) {
 	var silent atomic.Bool
 	e := engineOn(t, func(w http.ResponseWriter, r *http.Request) {
@@ -83,7 +84,7 @@ func TestFollowOfHangingDocker(t *testing.T) {
 		case strings.HasSuffix(r.URL.Path, "/_ping"):
 			hangAfterPing(w, r)
 		default:
-			inspected(t, w, testOwner, "a", "running", "2026-01-02T03:04:05Z")
+			writeContainer(t, w, testOwner, "a", "running", "2026-01-02T03:04:05Z")
 		}
 	})
 	e.streamCheck = 50 * time.Millisecond
@@ -95,6 +96,6 @@ func TestFollowOfHangingDocker(t *testing.T) {
 			t.Errorf("got %v, want ErrUnavailable", err)
 		}
 	case <-time.After(20 * time.Second):
-		t.Error("got no end within 20 s")
+		t.Error("did not end within 20 s")
 	}
 }

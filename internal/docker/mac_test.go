@@ -18,8 +18,8 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// TestBundleMAC: the bundle has the MAC address that the wall lets frames pass
-// to, and a container that has another one is replaced.
+// TestBundleMAC checks that the bundle has the MAC address to which the wall lets
+// frames pass, and that a container with another one is replaced.
 func TestBundleMAC(t *testing.T) {
 	d := dockertest.Start(t)
 	d.LoadForeign(t)
@@ -62,8 +62,8 @@ func TestBundleMAC(t *testing.T) {
 	}
 }
 
-// createWithMAC creates the container that spec asks for, but for its MAC
-// address, by the oldest version of the Engine's API that all releases take.
+// createWithMAC creates the container of spec, but with another MAC address. It
+// uses version 1.40 of the Engine's API, which all releases accept.
 func createWithMAC(t *testing.T, d *dockertest.Daemon, spec host.BundleSpec, mac string) (id string) {
 	t.Helper()
 	options, err := createOptions(spec, spec.Image)

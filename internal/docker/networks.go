@@ -81,7 +81,7 @@ func (e *Engine) DeleteNetwork(ctx context.Context, owner host.Owner) error {
 
 // ListNetworks implements host.Networks.
 func (e *Engine) ListNetworks(ctx context.Context) ([]host.Network, error) {
-	all, err := e.listNetworks(ctx, labelled())
+	all, err := e.listNetworks(ctx, labelFilter())
 	if err != nil {
 		return nil, err
 	}
@@ -92,10 +92,11 @@ func (e *Engine) ListNetworks(ctx context.Context) ([]host.Network, error) {
 	return out, nil
 }
 
-// findNetworks returns the networks of the owner's name, docker having no rule
-// that names are unique: the owner's own and others'.
+// findNetworks returns all networks with the owner's name: the owner's own ones
+// and others. There may be several, because docker does not require names to be
+// unique.
 func (e *Engine) findNetworks(ctx context.Context, owner host.Owner) (ours, others []network.Summary, err error) {
-	// The filter matches parts of names.
+	// The filter also matches parts of names.
 	all, err := e.listNetworks(ctx, make(client.Filters).Add("name", owner.ID()))
 	if err != nil {
 		return nil, nil, err
@@ -121,9 +122,9 @@ func (e *Engine) listNetworks(ctx context.Context, filters client.Filters) ([]ne
 	return out.Items, err
 }
 
-// removeNetwork removes a network of ours with whatever is attached to it:
-// docker keeps a network that has endpoints, and one that somebody connected
-// by hand must not hold up a teardown.
+// removeNetwork disconnects all containers from one of our networks and removes
+// the network. docker refuses to remove a network that has endpoints, and a container that
+// somebody connected by hand must not block a teardown.
 func (e *Engine) removeNetwork(ctx context.Context, n network.Summary) error {
 	what := fmt.Sprintf("remove docker network %q", n.Name)
 	var full client.NetworkInspectResult

@@ -25,8 +25,9 @@ func equalBundle(c container.InspectResponse, options client.ContainerCreateOpti
 		equalMAC(c, want.MacAddress)
 }
 
-// equalMAC reports whether a container has a MAC address on its network. Docker
-// gives it one when it starts: until then, none is fine.
+// equalMAC reports whether a container has the MAC address want on its network.
+// Docker assigns the address at the start: a container that is not running may
+// have none.
 func equalMAC(c container.InspectResponse, want network.HardwareAddr) bool {
 	var have network.HardwareAddr
 	if ep := c.NetworkSettings.Networks[ownerOf(c.Config.Labels).ID()]; ep != nil {
@@ -82,5 +83,6 @@ func bundleOfSummary(c container.Summary) host.Bundle {
 	return b
 }
 
-// exitCode is all that a list tells of it: "Exited (137) 3 seconds ago".
+// exitCode finds the exit code in a container's status. A list of containers
+// has it only in this text: "Exited (137) 3 seconds ago".
 var exitCode = regexp.MustCompile(`\(-?[0-9]+\)`)

@@ -16,12 +16,12 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// dumpTries is how often a kernel list is asked for again that changed while
-// it was read.
+// dumpTries is the number of attempts to read a kernel list that changes while
+// it is read.
 const dumpTries = 5
 
-// OccupiedPrefixes implements host.Networks. Only IPv4 addresses and routes of
-// the node count, those of the network namespace that this process is in.
+// OccupiedPrefixes implements host.Networks. It uses the IPv4 addresses and
+// routes of the network namespace that this process is in.
 func (e *Engine) OccupiedPrefixes(ctx context.Context, owner host.Owner) ([]netip.Prefix, error) {
 	out, err := e.dockerPrefixes(ctx, owner)
 	if err != nil {
@@ -65,7 +65,7 @@ func nodeAddresses(own int) ([]netip.Prefix, error) {
 			continue
 		}
 		out = appendPrefix(out, a.IPNet)
-		// A point-to-point link has its far end here.
+		// Peer is the far end of a point-to-point link.
 		out = appendPrefix(out, a.Peer)
 	}
 	return out, nil
@@ -73,7 +73,7 @@ func nodeAddresses(own int) ([]netip.Prefix, error) {
 
 func nodeRoutes(own int) ([]netip.Prefix, error) {
 	routes, err := dump(func() ([]netlink.Route, error) {
-		// Every table: a VPN's routes are often in one of its own.
+		// Read every table: a VPN's routes are often in a table of its own.
 		return netlink.RouteListFiltered(unix.AF_INET, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
 	})
 	if err != nil {
@@ -88,8 +88,8 @@ func nodeRoutes(own int) ([]netip.Prefix, error) {
 	return out, nil
 }
 
-// appendPrefix leaves out default routes, to which belong the two halves of
-// the address space that some VPNs write in their place.
+// appendPrefix appends n to out unless n is a default route. The two halves of
+// the address space, which some VPNs use instead, also count as default routes.
 func appendPrefix(out []netip.Prefix, n *net.IPNet) []netip.Prefix {
 	if n == nil {
 		return out

@@ -22,8 +22,8 @@ func labelsOf(o host.Owner) map[string]string {
 	}
 }
 
-// ownerOf returns the owner that labels tell, with an empty UID when they are
-// not ours.
+// ownerOf returns the owner in labels. Its UID is empty when the labels are not
+// ours.
 func ownerOf(labels map[string]string) host.Owner {
 	return host.Owner{
 		UID:       labels[v1alpha1.LabelUID],
@@ -35,16 +35,16 @@ func ownerOf(labels map[string]string) host.Owner {
 	}
 }
 
-// labelled filters for what bears our labels, of any cluster and node.
-func labelled() client.Filters {
+// labelFilter matches objects that have our labels, of any cluster and node.
+func labelFilter() client.Filters {
 	return make(client.Filters).Add("label", v1alpha1.LabelUID)
 }
 
-// foreign is ErrConflict, naming the thing and whose it is.
+// foreign returns an ErrConflict that names the object and its owner.
 func foreign(kind, name, id string, labels map[string]string) error {
-	whose := "bears no labels of a Bottle"
+	owner := "has no labels of a Bottle"
 	if o := ownerOf(labels); o.UID != "" {
-		whose = fmt.Sprintf("belongs to Bottle %s/%s (uid %s) of cluster %s on node %s", o.Namespace, o.Name, o.UID, o.Cluster, o.Node)
+		owner = fmt.Sprintf("belongs to Bottle %s/%s (uid %s) of cluster %s on node %s", o.Namespace, o.Name, o.UID, o.Cluster, o.Node)
 	}
-	return fmt.Errorf("docker %s %q (id %.12s) %s: %w", kind, name, id, whose, host.ErrConflict)
+	return fmt.Errorf("docker %s %q (id %.12s) %s: %w", kind, name, id, owner, host.ErrConflict)
 }

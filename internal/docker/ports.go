@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// dialTimeout is how long a port may take to answer. The bundle is on a bridge
-// of this node.
+// dialTimeout is how long a port may take to answer. It is short because the
+// bundle is on a bridge of this node.
 const dialTimeout = time.Second
 
 // UnansweredPorts implements host.Bundles.

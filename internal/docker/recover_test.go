@@ -13,8 +13,9 @@ import (
 	"botbottle.dev/bottle-operator/internal/docker/dockertest"
 )
 
-// TestBundleTakenOffItsNetwork: the spec is the same, the world is not.
-func TestBundleTakenOffItsNetwork(t *testing.T) {
+// TestBundleRepaired checks that EnsureBundle repairs a container that somebody
+// changed, although its spec is the same.
+func TestBundleRepaired(t *testing.T) {
 	d := dockertest.Start(t)
 	d.LoadForeign(t)
 	e, c := newEngine(t, d), d.Client(t)
@@ -25,7 +26,7 @@ func TestBundleTakenOffItsNetwork(t *testing.T) {
 			_, err := c.NetworkDisconnect(t.Context(), spec.Owner.ID(), client.NetworkDisconnectOptions{Container: spec.Owner.ID()})
 			return err
 		},
-		"network made anew while it is stopped": func() error {
+		"network replaced while it is stopped": func() error {
 			return errors.Join(e.StopBundle(t.Context(), spec.Owner), e.DeleteNetwork(t.Context(), spec.Owner), e.EnsureNetwork(t.Context(), testNetwork))
 		},
 		"paused": func() error {
@@ -55,25 +56,25 @@ func TestBundleTakenOffItsNetwork(t *testing.T) {
 	}
 }
 
-// TestWatchComesBack: after docker was away, everything may have changed, and
-// then events flow again.
-func TestWatchComesBack(t *testing.T) {
+// TestWatchReconnects checks that the watch reports that everything may have
+// changed when docker is back, and then reports events again.
+func TestWatchReconnects(t *testing.T) {
 	d := dockertest.Start(t)
 	e := newEngine(t, d)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	told := make(chan string, 1000)
-	go func() { _ = e.WatchBundles(ctx, func(uid string) { told <- uid }) }()
+	changes := make(chan string, 1000)
+	go func() { _ = e.WatchBundles(ctx, func(uid string) { changes <- uid }) }()
 	want := func(what, uid string) {
 		t.Helper()
 		for limit := time.After(30 * time.Second); ; {
 			select {
-			case got := <-told:
+			case got := <-changes:
 				if got == uid {
 					return
 				}
 			case <-limit:
-				t.Fatalf("%s: got no change of %q within 30 s", what, uid)
+				t.Fatalf("%s: got no call with %q within 30 s", what, uid)
 			}
 		}
 	}
@@ -85,7 +86,8 @@ func TestWatchComesBack(t *testing.T) {
 	want("docker killed", "")
 	d.Restart(t)
 	want("docker back", "")
-	// Known from before: the removal's event names the network and no labels.
+	// The watch must know the owner from before: the event of the removal has the
+	// network's ID but no labels.
 	if err := e.DeleteNetwork(t.Context(), testOwner); err != nil {
 		t.Fatal(err)
 	}

@@ -19,8 +19,9 @@ import (
 )
 
 const (
-	// specHashLabel keeps the hash of what a container was created with.
-	// Docker rewrites much of that, so that it cannot be compared itself.
+	// specHashLabel is the label with the hash of the options that a container
+	// was created with. Docker rewrites many of the options, so they cannot be
+	// compared directly.
 	specHashLabel = "botbottle.dev/spec-hash"
 
 	builtInMemory = 256 << 20
@@ -29,8 +30,8 @@ const (
 	logFiles      = "2"
 )
 
-// createOptions is the container that spec asks for, image being the reference
-// that it is created from.
+// createOptions returns the options to create the container of spec from image,
+// which is a reference.
 func createOptions(spec host.BundleSpec, image string) (client.ContainerCreateOptions, error) {
 	if err := checkEnv(spec.Env); err != nil {
 		return client.ContainerCreateOptions{}, err
@@ -43,8 +44,9 @@ func createOptions(spec host.BundleSpec, image string) (client.ContainerCreateOp
 	}
 	hostConfig := &container.HostConfig{
 		NetworkMode: container.NetworkMode(spec.Owner.ID()),
-		// The agent starts what has ended, and says so; docker would do it
-		// behind its back, and before the node's walls stand after a boot.
+		// The agent itself restarts a container that has ended, and reports it.
+		// Docker would restart it without the agent knowing, and after a boot
+		// before the node's walls stand.
 		RestartPolicy: container.RestartPolicy{Name: container.RestartPolicyDisabled},
 		SecurityOpt:   []string{"no-new-privileges:true"},
 		LogConfig: container.LogConfig{
@@ -65,21 +67,22 @@ func createOptions(spec host.BundleSpec, image string) (client.ContainerCreateOp
 			spec.Owner.ID(): {IPAMConfig: &network.EndpointIPAMConfig{IPv4Address: spec.IP}},
 		}},
 	}
-	// The map of labels is the config's own: the hash must be taken before it
-	// is among them.
+	// config.Labels is part of options: compute the hash before it is added to
+	// the labels.
 	hash, err := specHash(options)
 	if err != nil {
 		return client.ContainerCreateOptions{}, err
 	}
 	config.Labels[specHashLabel] = hash
-	// Not part of the hash: it follows from the address, and is read back. A
-	// container that an earlier release made at this very address can stay.
-	// An Engine older than 25 ignores it and derives the same one itself.
+	// The MAC address is not part of the hash: it follows from the IP address,
+	// and equalBundle checks it. So a container that an earlier release made with
+	// this very address can stay. A Docker Engine older than 25 ignores this
+	// field and derives the same address itself.
 	options.NetworkingConfig.EndpointsConfig[options.Name].MacAddress = network.HardwareAddr(host.BundleMAC(spec.IP))
 	return options, nil
 }
 
-// harden leaves the built-in bundle only what it needs: to listen on a high
+// harden restricts the built-in bundle to what it needs: to listen on a high
 // port, to dial, and to read its rules.
 func harden(config *container.Config, hostConfig *container.HostConfig, rulesDir string) {
 	pids := int64(builtInPids)
@@ -88,16 +91,16 @@ func harden(config *container.Config, hostConfig *container.HostConfig, rulesDir
 	hostConfig.CapDrop = []string{"ALL"}
 	hostConfig.Resources = container.Resources{Memory: builtInMemory, MemorySwap: builtInMemory, PidsLimit: &pids}
 	if rulesDir != "" {
-		// The folder, not the file: a file renamed over the old one is then
-		// seen by the bundle.
+		// Mount the folder, not the file, so that the bundle sees a new file that
+		// is renamed over the old one.
 		hostConfig.Mounts = []mount.Mount{{
 			Type: mount.TypeBind, Source: rulesDir, Target: bundleimage.RulesDir, ReadOnly: true,
 		}}
 	}
 }
 
-// specHash covers all that a container is created with but its MAC address.
-// Env values are in it in no readable form.
+// specHash returns the hash of all options but the MAC address, which must not be
+// set yet. Env values cannot be read from it.
 func specHash(options client.ContainerCreateOptions) (string, error) {
 	text, err := json.Marshal(options)
 	if err != nil {
@@ -107,8 +110,8 @@ func specHash(options client.ContainerCreateOptions) (string, error) {
 	return hex.EncodeToString(sum[:]), nil
 }
 
-// checkEnv refuses what docker would refuse with the value in its answer, and
-// what docker would understand as taking a variable away.
+// checkEnv refuses entries that docker would refuse with the value in its error,
+// and entries that docker would take as an order to remove a variable.
 func checkEnv(env []string) error {
 	for i, entry := range env {
 		name, _, ok := strings.Cut(entry, "=")

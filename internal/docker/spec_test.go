@@ -22,7 +22,7 @@ func TestSpecHash(t *testing.T) {
 		change(&spec)
 		image := spec.Image
 		if image == "" {
-			image = "foreign:1" // the same text: being built in makes the difference
+			image = "foreign:1" // the same reference: only spec.Image differs
 		}
 		o, err := createOptions(spec, image)
 		if err != nil {
@@ -44,14 +44,14 @@ func TestSpecHash(t *testing.T) {
 		"owner":    func(s *host.BundleSpec) { s.Owner.Namespace = "team-b" },
 	} {
 		if got := hash(change); got == same {
-			t.Errorf("hash with another %s: got the same, want another", name)
+			t.Errorf("hash with another %s: got the same hash, want a different one", name)
 		}
 	}
 }
 
-// TestLogBoundsAreSpec: a container whose log has no bound, or another one, is
-// not the one that is asked for, whichever image it has.
-func TestLogBoundsAreSpec(t *testing.T) {
+// TestLogBoundsInHash checks that the hash differs if the log of a container has
+// no bound or another one, whatever the image.
+func TestLogBoundsInHash(t *testing.T) {
 	for _, image := range []string{"", "foreign:1"} {
 		spec := testSpec
 		spec.Image = image
@@ -63,25 +63,26 @@ func TestLogBoundsAreSpec(t *testing.T) {
 		if diff := cmp.Diff(want, o.HostConfig.LogConfig); diff != "" {
 			t.Errorf("image %q: log (-want +got):\n%s", image, diff)
 		}
-		asked := o.Config.Labels[specHashLabel]
+		wantHash := o.Config.Labels[specHashLabel]
 		for name, other := range map[string]container.LogConfig{
-			"none": {}, "no bound": {Type: "json-file"}, "another": {Type: "json-file", Config: map[string]string{"max-size": "10m", "max-file": "3"}},
+			"none": {}, "no bound": {Type: "json-file"}, "another bound": {Type: "json-file", Config: map[string]string{"max-size": "10m", "max-file": "3"}},
 		} {
 			delete(o.Config.Labels, specHashLabel)
-			o.NetworkingConfig.EndpointsConfig[o.Name].MacAddress = nil // not part of it either
+			o.NetworkingConfig.EndpointsConfig[o.Name].MacAddress = nil // not part of the hash either
 			o.HostConfig.LogConfig = want
-			if got, err := specHash(o); got != asked || err != nil {
-				t.Errorf("image %q: got hash %s, %v, want %s", image, got, err, asked)
+			if got, err := specHash(o); got != wantHash || err != nil {
+				t.Errorf("image %q: got hash %s, %v, want %s", image, got, err, wantHash)
 			}
 			o.HostConfig.LogConfig = other
-			if got, err := specHash(o); got == asked || err != nil {
+			if got, err := specHash(o); got == wantHash || err != nil {
 				t.Errorf("image %q, %s: got the same hash, %v, want another", image, name, err)
 			}
 		}
 	}
 }
 
-// TestNoValueInLabels: labels are shown by everything that lists containers.
+// TestNoValueInLabels checks that labels contain no env values, because every
+// tool that lists containers shows labels.
 func TestNoValueInLabels(t *testing.T) {
 	spec := testSpec
 	spec.Env = []string{"TOKEN=hunter22"}

@@ -17,17 +17,17 @@ import (
 )
 
 const (
-	// reconnectFirst and reconnectMost bound the wait before a lost stream is
+	// reconnectFirst and reconnectMax bound the wait before a lost stream is
 	// opened again.
 	reconnectFirst = 200 * time.Millisecond
-	reconnectMost  = 10 * time.Second
-	// streamCheck is how often docker is asked for a sign of life while the
-	// stream is silent: a hanging dockerd does not close it.
+	reconnectMax   = 10 * time.Second
+	// streamCheck is the interval at which docker is pinged while a stream is
+	// open: a hanging dockerd does not close its streams.
 	streamCheck = 30 * time.Second
 )
 
-// watchedActions are what can change whether a bundle runs and is reachable.
-// Docker's others, such as those of each exec, stay with docker.
+// watchedActions are the actions that can change whether a bundle runs and is
+// reachable. Docker filters out the others, such as those of each exec.
 var watchedActions = []events.Action{
 	events.ActionCreate, events.ActionStart, events.ActionRestart, events.ActionStop, events.ActionDie,
 	events.ActionKill, events.ActionOOM, events.ActionPause, events.ActionUnPause, events.ActionRename,
@@ -38,20 +38,20 @@ var watchedActions = []events.Action{
 type watch struct {
 	engine  *Engine
 	changed func(uid string)
-	// networks has the owners' UIDs of our networks by docker's ID: events of
-	// networks bear no labels.
+	// networks maps docker's ID of each of our networks to the owner's UID,
+	// because events of networks have no labels.
 	networks map[string]string
-	// lost is set once a stream was lost or could not be opened.
+	// lost is set after a stream was lost or could not be opened.
 	lost bool
 }
 
-// WatchBundles implements host.Bundles. It also calls changed with "" once the
-// stream is there again.
+// WatchBundles implements host.Bundles. It also calls changed with "" when the
+// stream is open again.
 func (e *Engine) WatchBundles(ctx context.Context, changed func(uid string)) error {
 	w := &watch{engine: e, changed: changed, networks: map[string]string{}}
 	since, failures := time.Now(), 0
 	for {
-		// Why it was lost, every other call to docker tells.
+		// The error is not needed: every other call to docker reports the same.
 		established, _ := w.stream(ctx, since)
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -62,27 +62,27 @@ func (e *Engine) WatchBundles(ctx context.Context, changed func(uid string)) err
 		if established {
 			failures = 0
 		}
-		// What was missed is covered by "", so that the next stream starts
-		// where it is opened.
+		// The call with "" covers missed events, so the next stream can start at
+		// the time that it is opened.
 		w.lost, since = true, time.Time{}
 		failures++
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(backoff.After(failures, reconnectFirst, reconnectMost)):
+		case <-time.After(backoff.After(failures, reconnectFirst, reconnectMax)):
 		}
 	}
 }
 
-// stream reads one stream of events until it is lost, and says whether it was
-// ever there. A stream that dockerd ends in good order gives no error.
+// stream reads one stream of events until it is lost, and reports whether it was
+// ever established. The error is nil if dockerd ended the stream properly.
 func (w *watch) stream(ctx context.Context, since time.Time) (established bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if err := w.engine.Ping(ctx); err != nil {
 		return false, err
 	}
-	// Events returns when docker has answered; the timer bounds that.
+	// Events returns when docker has answered; the timer bounds this wait.
 	opening := time.AfterFunc(readTimeout, cancel)
 	result := w.engine.streams.Events(ctx, eventOptions(since))
 	opening.Stop()
@@ -91,7 +91,7 @@ func (w *watch) stream(ctx context.Context, since time.Time) (established bool, 
 		return false, err
 	default:
 	}
-	if err := w.learnNetworks(ctx); err != nil {
+	if err := w.loadNetworks(ctx); err != nil {
 		return false, err
 	}
 	if w.lost {
@@ -133,8 +133,8 @@ func nanos(t time.Time) string {
 	return s
 }
 
-func (w *watch) learnNetworks(ctx context.Context) error {
-	all, err := w.engine.listNetworks(ctx, labelled())
+func (w *watch) loadNetworks(ctx context.Context) error {
+	all, err := w.engine.listNetworks(ctx, labelFilter())
 	if err != nil {
 		return err
 	}
@@ -145,8 +145,8 @@ func (w *watch) learnNetworks(ctx context.Context) error {
 	return nil
 }
 
-// observe reports an event about a thing of ours. A network event names only
-// the network, a container event has the container's labels.
+// observe reports an event about one of our objects. A network event has only the
+// ID of the network, a container event has the container's labels.
 func (w *watch) observe(ctx context.Context, m events.Message) {
 	uid := ownerOf(m.Actor.Attributes).UID
 	if m.Type == events.NetworkEventType {
@@ -159,7 +159,7 @@ func (w *watch) observe(ctx context.Context, m events.Message) {
 
 func (w *watch) networkUID(ctx context.Context, m events.Message) string {
 	if m.Action == events.ActionCreate {
-		w.learnNetwork(ctx, m.Actor.ID)
+		w.loadNetwork(ctx, m.Actor.ID)
 	}
 	uid := w.networks[m.Actor.ID]
 	if m.Action == events.ActionDestroy || m.Action == events.ActionRemove {
@@ -168,9 +168,9 @@ func (w *watch) networkUID(ctx context.Context, m events.Message) string {
 	return uid
 }
 
-// learnNetwork asks whose a new network is. One that is gone again had no
-// owner who still waits for it.
-func (w *watch) learnNetwork(ctx context.Context, id string) {
+// loadNetwork finds the owner of a new network. If the network is gone already,
+// its owner is not waiting for it any more.
+func (w *watch) loadNetwork(ctx context.Context, id string) {
 	var n network.Inspect
 	err := w.engine.read(ctx, "inspect docker network "+id, func(ctx context.Context) error {
 		out, err := w.engine.calls.NetworkInspect(ctx, id, client.NetworkInspectOptions{})
@@ -183,7 +183,7 @@ func (w *watch) learnNetwork(ctx context.Context, id string) {
 			w.networks[id] = uid
 		}
 	case !errors.Is(err, host.ErrNotFound):
-		// Not known whose it is: everybody looks.
+		// The owner is not known, so every owner must check.
 		w.changed("")
 	}
 }

@@ -9,24 +9,26 @@ import (
 	"time"
 )
 
-// BundleSpec is the bundle container that a Bottle asks for.
+// BundleSpec describes the bundle container of a Bottle.
 type BundleSpec struct {
 	Owner Owner
-	// Image is empty for the built-in bundle, which is hardened: read-only
-	// root, non-root, no capabilities. Any other runs with a writable layer
-	// and docker's default capabilities without NET_RAW.
+	// Image is empty for the built-in bundle, which is hardened: it has a
+	// read-only root, runs as non-root and has no capabilities. Any other image
+	// runs with a writable layer and docker's default capabilities without
+	// NET_RAW.
 	Image string
 	IP    netip.Addr
 	// Env entries are K=V. They never appear in an error.
 	Env []string
-	// RulesDir is the folder on the node with the egress rules file, mounted
-	// read-only into the built-in bundle. Empty for any other image.
+	// RulesDir is the folder on the node that holds the egress rules file. It is
+	// mounted read-only into the built-in bundle. Empty for any other image.
 	RulesDir string
 }
 
-// BundleMAC returns the MAC address of the bundle at an IPv4 address: 02:42 and
-// the address's four bytes, as older releases of Docker Engine derive it. The wall
-// knows the bundle by it without asking anybody. It is nil for any other address.
+// BundleMAC returns the MAC address of the bundle at an IPv4 address: 02:42
+// followed by the address's four bytes. Older releases of Docker Engine derive
+// it in the same way. It lets the wall identify the bundle without asking
+// docker. BundleMAC returns nil for any other address.
 func BundleMAC(ip netip.Addr) net.HardwareAddr {
 	if !ip.Is4() {
 		return nil
@@ -38,57 +40,61 @@ func BundleMAC(ip netip.Addr) net.HardwareAddr {
 type Bundle struct {
 	Owner       Owner
 	ContainerID string
-	Image       string // reference that it was created from
+	Image       string // the reference that it was created from
 	IP          netip.Addr
 	Running     bool
-	// State is docker's own word, such as "exited", with the exit code.
+	// State is docker's own name for the state, such as "exited", with the exit
+	// code.
 	State string
 	// StartedAt is when it was last started, by the node's clock; zero if it
-	// never was. ListBundles leaves it out.
+	// was never started. ListBundles does not set it.
 	StartedAt time.Time
 }
 
-// Bundles are the bundle containers of this node's Bottles. All methods may be
-// called again at any time; ErrUnavailable means that dockerd does not answer.
+// Bundles manages the bundle containers of this node's Bottles. All methods may
+// be called again at any time. ErrUnavailable means that dockerd does not
+// answer.
 type Bundles interface {
-	// InspectBundle returns the owner's container: ErrNotFound when there is
-	// none, ErrConflict when a container of its name is someone else's.
+	// InspectBundle returns the owner's container. It returns ErrNotFound when
+	// there is none, and ErrConflict when a container with its name belongs to
+	// someone else.
 	InspectBundle(ctx context.Context, owner Owner) (Bundle, error)
 	// EnsureBundle makes the container exist and run, with the MAC address
-	// BundleMAC(spec.IP). An unequal one of ours is replaced, a stopped one is
-	// started. ErrConflict when a container of
-	// its name is someone else's, ErrNotFound when the node lacks the image,
-	// ErrInvalid when docker refuses the container.
+	// BundleMAC(spec.IP). If our container differs from spec, it is replaced; if
+	// it is stopped, it is started. EnsureBundle returns ErrConflict when a
+	// container with its name belongs to someone else, ErrNotFound when the node
+	// lacks the image, and ErrInvalid when docker refuses the container.
 	EnsureBundle(ctx context.Context, spec BundleSpec) (Bundle, error)
-	// StopBundle stops the owner's container; absent or stopped is nil.
+	// StopBundle stops the owner's container. It returns nil when the container
+	// is absent or stopped already.
 	StopBundle(ctx context.Context, owner Owner) error
-	// DeleteBundle removes the owner's container, running or not; absent or
-	// someone else's is nil.
+	// DeleteBundle removes the owner's container, running or not. It returns nil
+	// when the container is absent or belongs to someone else.
 	DeleteBundle(ctx context.Context, owner Owner) error
-	// ListBundles returns the containers that bear our labels, of any cluster
+	// ListBundles returns the containers that have our labels, of any cluster
 	// and node.
 	ListBundles(ctx context.Context) ([]Bundle, error)
-	// UnansweredPorts dials ip on each port from the node and returns those
-	// that do not answer, in order. It waits briefly at most.
+	// UnansweredPorts dials ip on each port from the node and returns the ports
+	// that do not answer, in order. It waits only briefly.
 	UnansweredPorts(ctx context.Context, ip netip.Addr, ports []int32) ([]int32, error)
 	// WatchBundles calls changed with the owner's UID whenever a container or
-	// network that bears our labels changes, and with "" when the stream was
-	// lost and everything may have changed. It returns when ctx ends.
+	// network with our labels changes, and with "" when the stream was lost and
+	// everything may have changed. It returns when ctx ends.
 	WatchBundles(ctx context.Context, changed func(uid string)) error
 	// FollowDecisions calls decided for each decision in the log of the owner's
-	// container that docker got at since or later, of which docker keeps a
-	// bounded number, and then for each as it comes. Lines that are no
-	// decisions are passed over. It returns nil when ctx ends or the container
-	// is not running (any more). ErrNotFound and ErrConflict as InspectBundle;
-	// ErrUnavailable also when the log was lost on the way, after which it may
-	// be followed again from the last decision's time on. A decided that takes
-	// its time holds up nothing but this call.
+	// container: first for those that docker received at since or later, of
+	// which docker keeps a bounded number, and then for each new one as it
+	// comes. It skips lines that are not decisions. It returns nil when ctx ends
+	// or the container is not running (any more). It returns ErrNotFound and
+	// ErrConflict as InspectBundle does, and ErrUnavailable also when the log was
+	// lost; the caller may then follow it again from the time of the last
+	// decision. A slow decided delays nothing but this call.
 	FollowDecisions(ctx context.Context, owner Owner, since time.Time, decided func(Decision)) error
 	// ReadFile returns the regular file at an absolute path in the owner's
-	// container, running or not. Links are followed as the container would,
-	// never out of it. ErrNotFound when there is no such file or container,
-	// ErrConflict as InspectBundle, ErrInvalid when the path is not clean and
-	// absolute, leads to anything but a regular file, or to more than limit
-	// bytes.
+	// container, running or not. Links are followed as the container would
+	// follow them, and never lead out of it. ReadFile returns ErrNotFound when
+	// there is no such file or container, ErrConflict as InspectBundle does, and
+	// ErrInvalid when the path is not clean and absolute, or when the file is
+	// not regular or has more than limit bytes.
 	ReadFile(ctx context.Context, owner Owner, path string, limit int64) ([]byte, error)
 }

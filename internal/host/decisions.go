@@ -4,16 +4,16 @@ package host
 
 import "time"
 
-// Decision is what the built-in bundle made of one request. All of it but the
-// time is what the bundle's container said, and Host is what a guest asked
-// for: escaped, and never to be used as anything but a text to show.
+// Decision is the built-in bundle's verdict on one request. All fields but Time
+// were written by the bundle's container, and Host was chosen by a guest: it is
+// escaped, and may only be shown as text.
 type Decision struct {
-	// Time is when docker got to know of it.
+	// Time is when docker received it.
 	Time time.Time
 	// Verdict is one of the Verdict constants.
 	Verdict string
-	// Host has at most 64 characters of printable ASCII and no spaces; it is
-	// empty where a request named none.
+	// Host has at most 64 characters of printable ASCII and no spaces. It is
+	// empty if the request named no host.
 	Host string
 	Port uint16
 	// Reason has at most 300 characters of printable ASCII.
@@ -22,11 +22,11 @@ type Decision struct {
 
 // The verdicts of a bundle.
 const (
-	// VerdictAllow: a rule lets the request through.
+	// VerdictAllow: a rule allows the request.
 	VerdictAllow = "allow"
-	// VerdictDeny: no rule does, or the address may not be reached.
+	// VerdictDeny: no rule allows it, or the address may not be reached.
 	VerdictDeny = "deny"
-	// VerdictFail: a rule lets it through, but the host does not resolve or
-	// does not answer.
+	// VerdictFail: a rule allows it, but the host does not resolve or does not
+	// answer.
 	VerdictFail = "fail"
 )

@@ -6,7 +6,7 @@ import "context"
 
 // Fact is one thing that the node must have to run bottles.
 type Fact struct {
-	// Name is one of smolvm, smolvm-version, smolvm-files, docker, kvm,
+	// Name is one of smolvm, smolvm-version, smolvm-files, docker, kvm, cgroups,
 	// state-dir, prober.
 	Name string
 	OK   bool
@@ -15,7 +15,7 @@ type Fact struct {
 	Message string
 }
 
-// Facts looks at the node. It changes nothing.
+// Facts inspects the node. It changes nothing.
 type Facts interface {
 	// NodeFacts returns all facts, in a fixed order.
 	NodeFacts(ctx context.Context) []Fact

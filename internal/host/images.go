@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// PullPolicy says when the registry is asked for an image, as in a Pod.
+// PullPolicy says when an image is requested from the registry, as in a Pod.
 type PullPolicy string
 
 // Pull policies. The zero value is Kubernetes' default: PullAlways for a
@@ -18,7 +18,7 @@ const (
 	PullNever        PullPolicy = "Never"
 )
 
-// Prefixes of references that no registry is asked for.
+// Prefixes of references that need no registry.
 const (
 	// LocalPrefix marks an archive or an OCI layout in the node's folder of
 	// local images.
@@ -27,100 +27,105 @@ const (
 	DaemonPrefix = "docker-daemon:"
 )
 
-// ImageRequest is what a Bottle asks for.
+// ImageRequest is a Bottle's request for an image.
 type ImageRequest struct {
 	// Reference is an OCI reference, file:NAME or docker-daemon:NAME.
 	Reference string
-	// Policy is for OCI references. The others are on the node already: a
-	// changed file or a rebuilt image is noticed whatever it says.
+	// Policy applies to OCI references. Images of the other kinds are on the
+	// node already: a changed file or a rebuilt image is noticed under every
+	// policy.
 	Policy PullPolicy
 	// PullSecrets are the contents of .dockerconfigjson or .dockercfg, in the
 	// order in which they are tried, before the node's own. They never appear
 	// in an error, an Event or a file.
 	PullSecrets [][]byte
-	// For is the UID of the Bottle that asks: it is told of changes
-	// (WatchImages) and Events. It must not be empty. A Bottle wants one thing
-	// at a time: what it asked for before, or by other secrets, is no longer
-	// brought for it.
+	// For is the UID of the Bottle that requests the image: it is notified of
+	// changes (WatchImages) and gets the Events. It must not be empty. A Bottle
+	// has one request at a time: a new request, also one with other secrets,
+	// cancels the Bottle's earlier one.
 	For string
-	// Artifact asks for a .smolmachine: at a registry the one layer of an OCI
-	// artifact, in the node's folder of local images a file.
+	// Artifact requests a .smolmachine: from a registry, the one layer of an OCI
+	// artifact; from the node's folder of local images, a file.
 	Artifact bool
-	// SHA256 is what the artifact's file must have, in hexadecimal; "" for
-	// whatever it has. Another one is a *PullFailed, and is never handed over.
+	// SHA256 is the checksum that the artifact's file must have, in hexadecimal;
+	// "" accepts any. A file with another checksum is a *PullFailed, and is never
+	// returned.
 	SHA256 string
 }
 
-// Image is a file in the store that a machine can be made from: an archive, or
+// Image is a file in the store that a machine can be made from: an archive or
 // an artifact.
 type Image struct {
-	// Reference is what was asked for.
+	// Reference is the requested reference.
 	Reference string
-	// Digest is sha256:HEX of the image's own manifest, that of the node's
-	// platform where the reference names an index; of the archive where it has
-	// no manifest (file:, docker-daemon:), and of an artifact's file.
+	// Digest is sha256:HEX. It is the digest of the image's own manifest: if the
+	// reference names an index, of the manifest for the node's platform. For an
+	// archive without a manifest (file:, docker-daemon:) it is the digest of the
+	// archive, and for an artifact the digest of its file.
 	Digest string
-	// Path is absolute. The file is 0644, has its last content from the
-	// beginning, and stays at least as long as Collect's minimum age.
+	// Path is absolute. The file has mode 0644 and complete content that never
+	// changes, and stays at least as long as Collect's minimum age.
 	Path string
 	Size int64 // of the file, in bytes
 }
 
-// Images are the image archives of this node. Nothing in it waits for a
-// registry or a disk for longer than a moment: what takes its time goes on
-// behind, once for all who ask for the same, and ends when nobody wants it any
-// more.
+// Images provides the image archives of this node. No method waits for a
+// registry or a disk for longer than a moment: slow work runs in the
+// background, once for all requests of the same image, and ends when no request
+// needs it any more.
 type Images interface {
-	// Get returns the image if it is in the store and may be handed to
-	// whoever holds these secrets. A private image is handed out again only
-	// for credentials that the registry has accepted for that very reference;
-	// others have to ask the registry, whatever the policy.
+	// Get returns the image if it is in the store and if a holder of these
+	// secrets may have it. A private image is returned without asking the
+	// registry only for credentials that the registry has accepted for this very
+	// reference; with others, Get asks the registry, whatever the policy.
 	//
-	// Else a *Pulling: a pull was begun or joined, and WatchImages tells when
-	// to ask again. With PullAlways the answer of the registry that this
-	// Bottle has waited for counts for one machine: until Forget, and at most
-	// for two minutes from when it is first handed over. A Bottle that waits
-	// longer before it makes the machine has the registry asked again, and
-	// gets Events of that only when there is something to fetch, or when it
-	// fails.
+	// Otherwise Get returns a *Pulling: it started or joined a pull, and
+	// WatchImages reports when to call Get again. With PullAlways, the registry's
+	// answer that this Bottle has waited for is good for one machine: until
+	// Forget, and for at most two minutes after Get first returned the image. If
+	// the Bottle waits longer before it makes the machine, Get asks the registry
+	// again. The Bottle gets Events of this only when there is something to
+	// fetch, or when it fails.
 	//
-	// *PullFailed when the last pull failed; the next call after its Until
-	// begins another. ErrInvalid when the reference is none, or of a kind that
-	// this node does not allow, or that artifacts do not have, or when nobody
-	// asks. ErrNeverPull with PullNever when the image is not in the store or
-	// not for these secrets. ErrNotFound when there is no such local archive.
+	// Get returns a *PullFailed when the last pull failed; the first call after
+	// its Until starts another pull. It returns ErrInvalid when the reference is
+	// malformed, is of a kind that this node does not allow or that artifacts
+	// cannot have, or when For is empty. It returns ErrNeverPull with PullNever
+	// when the image is not in the store or not available with these secrets. It
+	// returns ErrNotFound when there is no such local archive.
 	Get(ctx context.Context, req ImageRequest) (Image, error)
-	// Forget says that the Bottle with the UID wants nothing of what it asked
-	// for: it has made its machine, or is to have none. What goes on for it
-	// alone ends, it is told of nothing more, and what it asks for next is
-	// asked for anew. It may be called at any time, and for anybody.
+	// Forget drops the request of the Bottle with this UID, because the Bottle
+	// has made its machine or will have none. Work that only this Bottle needs
+	// ends, the Bottle is not notified any more, and its next Get is a new
+	// request. Forget may be called at any time and with any UID.
 	Forget(uid string)
-	// WatchImages calls changed with the For of a request when it would be
-	// answered otherwise now, and once with "" as soon as it watches: anything
-	// may have changed before. It returns when ctx ends, with its error.
+	// WatchImages calls changed with the For of a request when Get would now
+	// answer that request differently. It also calls changed once with "" as soon
+	// as it watches, because anything may have changed before. It returns when
+	// ctx ends, with its error.
 	WatchImages(ctx context.Context, changed func(uid string)) error
 }
 
-// Pulling says that the image is on its way.
+// Pulling means that the image is being pulled.
 type Pulling struct {
-	// Done and Total are bytes, in steps of a tenth; Total is 0 as long as
-	// nobody knows it.
+	// Done and Total are in bytes. Done advances in steps of a tenth. Total is 0
+	// as long as it is not known.
 	Done, Total int64
 	// Message is for a condition: it names the image and changes at most
-	// about a dozen times in a pull.
+	// about a dozen times during a pull.
 	Message string
 }
 
 func (p *Pulling) Error() string { return p.Message }
 
-// PullFailed says why there is no image, for a condition: in the registry's
-// words, with the way out, and without anything secret.
+// PullFailed says why there is no image. Its text is for a condition: it quotes
+// the registry, says what to do, and contains no secret.
 type PullFailed struct {
 	Err error
-	// Until is when the next attempt may begin.
+	// Until is when the next attempt may start.
 	Until time.Time
-	// BackOff is false the first time that the asking Bottle is told of this
-	// failure (ErrImagePull), and true from then on (ImagePullBackOff).
+	// BackOff is false the first time that Get returns this failure to the
+	// Bottle (ErrImagePull), and true from then on (ImagePullBackOff).
 	BackOff bool
 }
 

@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-// MachineState is smolvm's word for a machine's state.
+// MachineState is smolvm's name for a machine's state.
 type MachineState string
 
-// States of a machine. Any other word of smolvm is MachineUnknown.
+// States of a machine. Any other state of smolvm is MachineUnknown.
 const (
 	MachineCreated     MachineState = "created"
 	MachineRunning     MachineState = "running"
@@ -35,7 +35,7 @@ type Mount struct {
 	Source, Target string
 }
 
-// MachineSpec is what a machine is created with. Zero sizes are not given to
+// MachineSpec describes a machine to create. Zero sizes are not passed to
 // smolvm.
 type MachineSpec struct {
 	Owner      Owner
@@ -46,194 +46,199 @@ type MachineSpec struct {
 	// Image is the absolute path of an image archive; empty for a bare
 	// machine.
 	Image string
-	// Artifact is the absolute path of a .smolmachine to make the machine of,
-	// in place of Image and Smolfile, which cannot be given beside it. It stays
-	// where it is as long as the machine does. Whoever names it has checked it:
-	// smolvm believes what it says. ErrUnsupported before 1.7.7.
+	// Artifact is the absolute path of a .smolmachine to make the machine from.
+	// It replaces Image and Smolfile, which must be empty then. The file must
+	// stay in place as long as the machine exists. The caller must have checked
+	// it: smolvm trusts its content. ErrUnsupported before 1.7.7.
 	Artifact string
 	// Smolfile is the absolute path of the Smolfile; empty with an Artifact.
 	Smolfile string
-	// Env and AllowCIDR are, with an Artifact, what a Smolfile says otherwise,
-	// and are given with nothing else. Env are "K=V" literals, never a secret's
-	// value, for they are in smolvm's command line; they come after the
-	// artifact's own, so that they win. AllowCIDR, the only addresses that the
-	// guest may reach, cannot be left out: an artifact may ask for the whole
-	// network. See SmolvmVersion.ArtifactPolicy for who holds it.
+	// Env and AllowCIDR are set only with an Artifact; without one, the Smolfile
+	// has them. Env are "K=V" literals. They must not contain a secret, because
+	// they are in smolvm's command line. They come after the artifact's own and
+	// so override them. AllowCIDR is the only range of addresses that the guest
+	// may reach. It is required, because an artifact may ask for the whole
+	// network. See SmolvmVersion.ArtifactPolicy for what enforces it.
 	Env       []string
 	AllowCIDR netip.Prefix
-	// Secrets beside an Artifact are ErrUnsupported: every release that was
-	// measured (1.7.7 to 1.32.2) drops them then, and says nothing.
+	// Secrets with an Artifact are ErrUnsupported: every release that was
+	// measured (1.7.7 to 1.32.2) silently drops them then.
 	Secrets []SecretFile
 	// Mounts are folders of the node that the guest reads.
 	Mounts []Mount
-	// Command replaces the image's own; nil keeps it.
+	// Command replaces the image's own command; nil keeps it.
 	Command []string
 }
 
-// Machine is a machine as observed. A PID is set only while State is running,
-// and the process has the start time that smolvm recorded and is in the
+// Machine is a machine as observed. PID is set only while State is running, the
+// process has the start time that smolvm recorded, and the process is in the
 // machine's cgroup.
 type Machine struct {
 	Name string
-	// UID is the owner's, from smolvm's labels; empty where the version knows
-	// none.
+	// UID is the owner's UID from smolvm's labels; empty if this version of
+	// smolvm has no labels.
 	UID       string
 	State     MachineState
 	PID       int
 	StartTime time.Time
 	CPUs      int32
 	MemoryMiB int64
-	// Image is what it was made from, local:SHA256 for an archive, whatever an
-	// artifact says of itself; empty for a bare machine.
+	// Image is what it was made from: local:SHA256 for an archive, or whatever
+	// an artifact's metadata says; empty for a bare machine.
 	Image string
-	// AllowedCIDRs is the persisted policy, where this version shows it
+	// AllowedCIDRs is the persisted policy, if this version shows it
 	// (SmolvmVersion.PolicyInList).
 	AllowedCIDRs []string
-	// LastExit says in words how the VMM ended, where the version tells.
+	// LastExit says in words how the VMM ended, if this version reports it.
 	LastExit string
 }
 
-// VMM is a process of a machine: one in its cgroup. Most machines have one;
-// while a machine starts, smolvm itself is one too.
+// VMM is a process in a machine's cgroup. Most machines have one; while a
+// machine starts, smolvm itself is another.
 type VMM struct {
-	Name      string // the machine's
+	Name      string // the machine's name
 	PID       int
 	StartTime time.Time
-	// NetNS is the network namespace that it is in, and so where every
-	// connection of its guest begins.
+	// NetNS is the network namespace of the process. Every connection of its
+	// guest starts there.
 	NetNS NetNS
 }
 
-// Policy is what smolvm persisted of a machine's egress policy.
+// Policy is a machine's egress policy as smolvm persisted it.
 type Policy struct {
-	// AllowedCIDRs is the list as it was understood; nil is no list, which
-	// allows everything or nothing.
+	// AllowedCIDRs is the list as smolvm understood it. nil means that there is
+	// no list, which allows everything or nothing.
 	AllowedCIDRs []string
-	// Extra names, sorted, whatever else was persisted that widens or changes
-	// the policy. Empty: the list is all there is.
+	// Extra names, in sorted order, everything else in the persisted policy that
+	// widens or changes it. If it is empty, the list is the whole policy.
 	Extra []string
 }
 
-// Denial is a connection of a guest's that smolvm itself refused. Its
-// destination is the guest's choice.
+// Denial is a guest's connection that smolvm itself refused. The guest chooses
+// the destination.
 type Denial struct {
-	Time time.Time // zero where smolvm did not tell
+	Time time.Time // zero if smolvm did not report it
 	Dest netip.AddrPort
 }
 
-// MaxDenials bounds what Denials returns.
+// MaxDenials is the largest number of entries that Denials returns.
 const MaxDenials = 1000
 
-// SmolvmVersion is the node's smolvm and what it can do.
+// SmolvmVersion is the version and the capabilities of the node's smolvm. A
+// number in parentheses is the first release with the capability.
 type SmolvmVersion struct {
 	Version string // "1.32.2"
-	// LocalImages: image archives can be given (1.1.3).
+	// LocalImages: smolvm accepts image archives (1.1.3).
 	LocalImages bool
-	// SecretFiles: values can be given by reference (1.4.0).
+	// SecretFiles: smolvm accepts values by reference (1.4.0).
 	SecretFiles bool
-	// Labels: machines bear labels (1.8.0).
+	// Labels: machines have labels (1.8.0).
 	Labels bool
-	// Command: a trailing command can be given at create.
+	// Command: create accepts a trailing command.
 	Command bool
 	// PolicyInList: ls shows the persisted policy (1.29.0).
 	PolicyInList bool
-	// EgressEvents: denials can be listed (1.8.1).
+	// EgressEvents: smolvm lists denials (1.8.1).
 	EgressEvents bool
-	// Artifacts: machines can be made of artifacts (1.7.7). Older releases can
-	// too, but keep what they unpack by a checksum that whoever made the
-	// artifact chooses, and so may hand one Bottle what another brought.
+	// Artifacts: machines can be made from artifacts (1.7.7). Older releases
+	// also accept artifacts, but they cache the unpacked content under a
+	// checksum that the artifact's author chooses, and so may give one Bottle
+	// the content of another Bottle's artifact.
 	Artifacts bool
-	// ArtifactPolicy: a machine made of an artifact keeps its policy (1.8.0).
-	// Older releases drop it without a word, so that Policy shows no list and
-	// the wall alone holds such a machine.
+	// ArtifactPolicy: a machine made from an artifact keeps its policy (1.8.0).
+	// Older releases silently drop it: Policy then shows no list, and only the
+	// wall restricts such a machine.
 	ArtifactPolicy bool
 	// OwnUser: each VMM runs as a user of its own (1.2.5). Older releases run it
 	// as root.
 	OwnUser bool
 	// Backend is the network of a machine that has a policy: "virtio-net", or
-	// "tsi" (before 1.1.3), which may not enforce it.
+	// "tsi" (before 1.1.3), which may not enforce the policy.
 	Backend string
-	// Newer: newer than the newest release that was measured.
+	// Newer: this release is newer than the newest one that was measured.
 	Newer bool
-	// Older: older than the oldest release whose command line is spoken.
+	// Older: this release is older than the oldest one with a supported command
+	// line.
 	Older bool
 }
 
-// ExecRequest is a command to run in a guest. The environment is the machine's
-// own. Output beyond the writers' wishes is the writers' concern.
+// ExecRequest is a command to run in a guest, with the machine's own
+// environment. Exec does not limit the output: if that is needed, the writers
+// must.
 type ExecRequest struct {
 	Command []string
 	Stdin   io.Reader // nil for none
 	Stdout  io.Writer
 	Stderr  io.Writer
-	Timeout time.Duration // 0 means no limit but the context's; its end is exit code 124
+	Timeout time.Duration // 0 means no limit but the context's; a timeout gives exit code 124
 }
 
-// Machines are the smolvm machines of this node. Calls that write are
-// serialised inside; starts are not capped, which is for whoever starts
-// machines. A name that no Bottle can have is refused by all that act,
-// ErrInvalid. ErrUnavailable means that smolvm
-// itself is missing or does not answer; ErrUnsupported that its version cannot
-// do what was asked.
+// Machines manages the smolvm machines of this node. Calls that write are
+// serialised internally. The number of starts is not limited; that is the
+// caller's job. All methods that act refuse a name that no Bottle can have, with
+// ErrInvalid. ErrUnavailable means that smolvm is missing or does not answer,
+// ErrUnsupported that this version of smolvm cannot do what was requested.
 type Machines interface {
 	// Version returns the version of the node's smolvm and its capabilities.
 	Version(ctx context.Context) (SmolvmVersion, error)
-	// ListMachines returns every machine of smolvm's, ours and others', by one
-	// call of smolvm, which is made anew each time: smolvm takes seconds for
-	// each machine that does not answer.
+	// ListMachines returns every machine of smolvm, ours and others'. Each call
+	// runs smolvm once and caches nothing. smolvm takes seconds for each machine
+	// that does not answer.
 	ListMachines(ctx context.Context) ([]Machine, error)
-	// CreateMachine makes the machine without starting it. A machine of that
-	// name is ErrConflict; ErrInvalid when smolvm refuses what was asked.
+	// CreateMachine creates the machine without starting it. It returns
+	// ErrConflict when a machine with that name exists, and ErrInvalid when
+	// smolvm refuses the spec.
 	CreateMachine(ctx context.Context, spec MachineSpec) error
 	// StartMachine starts a created or stopped machine and waits until it
-	// answers; a running one is nil. ErrNotFound, ErrBootFailed. An unreachable
-	// one is refused with ErrUnavailable, for a start would kill it: stop it
-	// first, after more than one reading. After a failed or killed start no
-	// VMM is left.
+	// answers. It returns nil when the machine is running already, ErrNotFound
+	// or ErrBootFailed. It refuses an unreachable machine with ErrUnavailable,
+	// because a start would kill it: the caller must first stop the machine,
+	// after more than one observation. After a failed or killed start no VMM is
+	// left.
 	//
-	// smolvm, and so the VMM with every connection of its guest, is started in
-	// the machine's cgroup and in the network namespace of the file netns; "" is
-	// the caller's own. A file that is none is ErrUnavailable, and nothing was
-	// started.
+	// smolvm, and so the VMM with every connection of its guest, starts in the
+	// machine's cgroup and in the network namespace of the file netns; "" means
+	// the caller's own namespace. If the file is not a network namespace,
+	// StartMachine returns ErrUnavailable and starts nothing.
 	StartMachine(ctx context.Context, name, netns string) error
-	// StopMachine stops a machine; stopped or absent is nil. When it returns
-	// nil no VMM is left.
+	// StopMachine stops a machine. It returns nil when the machine is stopped or
+	// absent. When it returns nil, no VMM is left.
 	StopMachine(ctx context.Context, name string) error
 	// DeleteMachine stops and deletes a machine and checks that no record,
-	// process, cgroup or folder is left; absent is nil. An earlier call that broke off
-	// may have left a process or a folder of a machine that is no longer
-	// listed: this call removes them too.
+	// process, cgroup or folder is left. It returns nil when the machine is
+	// absent. An earlier call that was interrupted may have left a process or a
+	// folder of a machine that is no longer listed: this call removes them too.
 	DeleteMachine(ctx context.Context, name string) error
-	// Exec runs a command in a running guest and returns its exit code; one that
-	// the guest does not have is a code from 126 up.
-	// ErrNotRunning, ErrNotFound; any other error is smolvm's, not the
-	// command's.
+	// Exec runs a command in a running guest and returns its exit code. A command
+	// that the guest does not have gives a code of 126 or higher. Exec returns
+	// ErrNotRunning or ErrNotFound; any other error comes from smolvm, not from
+	// the command.
 	Exec(ctx context.Context, name string, req ExecRequest) (int, error)
-	// Copy copies one file from the node into a running guest, mode 0755.
+	// Copy copies one file from the node into a running guest, with mode 0755.
 	Copy(ctx context.Context, name, from, to string) error
-	// WatchExit calls exited with the machine's name in the instant in which
-	// the VMM with this PID and start time ends. It returns at once; the watch
-	// ends with ctx.
+	// WatchExit calls exited with the machine's name as soon as the VMM with
+	// this PID and start time ends. It returns immediately; the watch ends with
+	// ctx.
 	WatchExit(ctx context.Context, m Machine, exited func(name string)) error
 
-	// VMMs returns every living process of these machines, identified by their
-	// cgroups, whatever the processes' command lines say. It asks the kernel
-	// alone: neither smolvm nor a lock can hold it up, and it is cheap enough to
-	// be called every second for hundreds of machines. A VMM that was not started
-	// by this agent is adopted: it is moved into its machine's cgroup, if it
-	// proves to be that machine's. An error means that nothing could be found
-	// out.
+	// VMMs returns every living process of these machines. It identifies them by
+	// their cgroups, not by their command lines. It asks only the kernel: neither
+	// smolvm nor a lock can delay it, and it is cheap enough to be called every
+	// second for hundreds of machines. A VMM that this agent did not start is
+	// adopted: once it is proved to belong to a machine, it is moved into that
+	// machine's cgroup. An error means that nothing could be found out.
 	VMMs(ctx context.Context, names []string) ([]VMM, error)
-	// KillMachine ends every process of a machine by SIGKILL, at once and without
-	// asking smolvm, whatever else is being done to the machine, a start too;
-	// absent is nil. It returns nil only once the kernel reports that the
-	// machine's cgroup is empty: none of those that were there lives.
+	// KillMachine kills every process of a machine with SIGKILL, immediately and
+	// without asking smolvm, whatever other call is working on the machine, even
+	// a start. It returns nil when the machine is absent. Otherwise it returns
+	// nil only once the kernel reports that the machine's cgroup is empty: every
+	// process that was in it is dead.
 	KillMachine(ctx context.Context, name string) error
-	// Policy returns what smolvm persisted. ErrNotFound; ErrUnsupported where
-	// it cannot be read.
+	// Policy returns the policy that smolvm persisted. It returns ErrNotFound,
+	// or ErrUnsupported when this version does not let it be read.
 	Policy(ctx context.Context, name string) (Policy, error)
-	// Denials returns what smolvm itself refused the machine, in smolvm's
-	// order, at most MaxDenials, the newest where there are more. A machine
-	// without any, or unknown, has none. ErrUnsupported (before 1.8.1).
+	// Denials returns the connections that smolvm itself refused the machine, in
+	// smolvm's order: at most MaxDenials, the newest if there are more. It
+	// returns none for an unknown machine. ErrUnsupported before 1.8.1.
 	Denials(ctx context.Context, name string) ([]Denial, error)
 }

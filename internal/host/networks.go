@@ -14,26 +14,27 @@ type Network struct {
 	Gateway netip.Addr
 }
 
-// Networks are the docker bridge networks of this node's Bottles. All methods
-// may be called again at any time; ErrUnavailable means that dockerd does not
-// answer.
+// Networks manages the docker bridge networks of this node's Bottles. All
+// methods may be called again at any time. ErrUnavailable means that dockerd
+// does not answer.
 type Networks interface {
-	// InspectNetwork returns the owner's network: ErrNotFound when there is
-	// none, ErrConflict when a network of its name is someone else's.
+	// InspectNetwork returns the owner's network. It returns ErrNotFound when
+	// there is none, and ErrConflict when a network with its name belongs to
+	// someone else.
 	InspectNetwork(ctx context.Context, owner Owner) (Network, error)
-	// OccupiedPrefixes returns what a new subnet must not overlap: the subnets
-	// of every docker network but the owner's own, and the addresses and
-	// routes of the node (not its default routes, nor those of the owner's own
-	// bridge).
+	// OccupiedPrefixes returns the prefixes that a new subnet must not overlap:
+	// the subnets of every docker network but the owner's own, and the addresses
+	// and routes of the node, except its default routes and those of the owner's
+	// own bridge.
 	OccupiedPrefixes(ctx context.Context, owner Owner) ([]netip.Prefix, error)
-	// EnsureNetwork makes the network; one of ours that is equal is success,
-	// an unequal one of ours is replaced. ErrConflict when a network of its
-	// name is someone else's, ErrOverlap when the subnet is taken.
+	// EnsureNetwork makes the network exist. If our network differs from n, it is
+	// replaced. EnsureNetwork returns ErrConflict when a network with its name
+	// belongs to someone else, and ErrOverlap when the subnet is taken.
 	EnsureNetwork(ctx context.Context, n Network) error
-	// DeleteNetwork removes the owner's network; absent or someone else's is
-	// nil.
+	// DeleteNetwork removes the owner's network. It returns nil when the network
+	// is absent or belongs to someone else.
 	DeleteNetwork(ctx context.Context, owner Owner) error
-	// ListNetworks returns the networks that bear our labels, of any cluster
+	// ListNetworks returns the networks that have our labels, of any cluster
 	// and node.
 	ListNetworks(ctx context.Context) ([]Network, error)
 }

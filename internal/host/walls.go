@@ -7,14 +7,14 @@ import (
 	"net/netip"
 )
 
-// WallSpec is the wall that a machine is to run behind: a network namespace
-// whose one link leads into the bundle's bridge, and a packet filter at the
-// node's end of that link.
+// WallSpec describes the wall around a machine: a network namespace with a
+// single link into the bundle's bridge, and a packet filter at the node's end of
+// that link.
 type WallSpec struct {
 	Owner Owner
-	// Subnet is the bundle's network, whose bridge is Owner.Bridge().
+	// Subnet is the bundle's network. Its bridge is Owner.Bridge().
 	Subnet netip.Prefix
-	// BundleIP is the one address that may be reached, on the TCP Ports, at the
+	// BundleIP is the only address that may be reached, on the TCP Ports, at the
 	// MAC address BundleMAC(BundleIP).
 	BundleIP netip.Addr
 	Ports    []int32
@@ -22,20 +22,21 @@ type WallSpec struct {
 	MachineIP netip.Addr
 }
 
-// NetNS tells one network namespace from another, by its file. The zero value
-// is none.
+// NetNS identifies a network namespace by its file. The zero value is no
+// namespace.
 type NetNS struct {
 	Dev, Inode uint64
 }
 
-// WallFault is one thing in which a wall is not as specified.
+// WallFault is one way in which a wall differs from its spec.
 type WallFault struct {
-	// What is stable from call to call and fit for a condition.
+	// What describes it. The text is stable from call to call and fit for a
+	// condition.
 	What string
-	// Open: while it is so, something other than the bundle's ports could be
-	// reached, or may have been.
+	// Open: with this fault, the machine can or could reach something other than
+	// the bundle's ports.
 	Open bool
-	// Rules: the filter is in its place and has other rules than are expected.
+	// Rules: the filter is in place but has unexpected rules.
 	Rules bool
 }
 
@@ -43,77 +44,80 @@ type WallFault struct {
 type Wall struct {
 	// NetNS is the namespace; zero when there is none.
 	NetNS NetNS
-	// Path is the file by which the namespace is entered.
+	// Path is the file through which the namespace is entered.
 	Path string
-	// Err says that this wall could not be read: nothing else of it is known
-	// then, and nothing follows.
+	// Err means that this wall could not be read. Nothing else about it is known
+	// then, and callers must not conclude anything.
 	Err error
-	// Faults are in a fixed order; none: it stands as specified.
+	// Faults are in a fixed order. If there are none, the wall is as specified.
 	Faults []WallFault
-	// Filter is a digest of the filter as read, "" when there is none: a filter
-	// that an earlier release of ours wrote is known again by it.
+	// Filter is a digest of the filter as read, "" when there is none. It
+	// identifies filters that earlier releases of ours wrote.
 	Filter string
 	// Accepted counts packets to the bundle by port since the filter was made;
-	// nil while it is not as specified. What made it anew forgot the counts.
+	// nil while the filter is not as specified. Making the filter again resets
+	// the counts.
 	Accepted map[int32]uint64
-	// Dropped counts all packets that were not let through since then.
+	// Dropped counts all packets dropped since the filter was made.
 	Dropped uint64
 }
 
-// Drop is one destination of dropped packets. Its fields are numbers that the
-// guest chose.
+// Drop is one destination of dropped packets. The guest chose the values of all
+// its fields.
 type Drop struct {
-	// Proto is arp, tcp, udp, icmp, icmpv6, or a number: of IP's in decimal, of
-	// Ethernet's as 0x and four digits.
+	// Proto is arp, tcp, udp, icmp, icmpv6, or a number: an IP protocol in
+	// decimal, an EtherType as 0x and four digits.
 	Proto string
-	// Addr is whom an ARP packet asks for, or where another is to go; the zero
-	// value for a protocol of Ethernet's.
+	// Addr is the address that an ARP packet asks for, or the destination of any
+	// other packet; the zero value for an EtherType.
 	Addr netip.Addr
 	// Port is set for tcp and udp.
 	Port    uint16
 	Packets uint64
 }
 
-// WallOwner is whose wall stands on the node, as far as its names tell.
+// WallOwner is the owner of a wall on the node, as far as its names show.
 type WallOwner struct {
 	ID, UID, Cluster string
 }
 
-// Walls are the walls of this node's machines. They are made and read through
-// the kernel alone: no daemon can hold them up. All methods may be called
-// again at any time, and at once for different owners.
+// Walls manages the walls of this node's machines. Walls are made and read
+// through the kernel only, so no daemon can delay them. All methods may be
+// called again at any time, and concurrently for different owners.
 type Walls interface {
-	// EnsureWall makes the wall stand as specified and returns it as read back.
-	// Only what differs is made anew, and never is a link up before its filter
-	// is there; a namespace that stands stays the same. ErrNotFound when the
-	// bridge is not there, ErrConflict when a namespace, link or table of its
-	// name is someone else's, ErrInvalid when no wall can be meant. Faults of
-	// what it returns are what it may not mend, such as someone else's chain.
+	// EnsureWall makes the wall match spec and returns it as read back. It makes
+	// only the differing parts again, and no link is ever up before its filter is
+	// in place. An existing namespace stays the same. EnsureWall returns
+	// ErrNotFound when the bridge does not exist, ErrConflict when a namespace,
+	// link or table with its name belongs to someone else, and ErrInvalid when
+	// spec cannot describe a wall. The returned wall's Faults are those that
+	// EnsureWall may not repair, such as someone else's chain.
 	EnsureWall(ctx context.Context, spec WallSpec) (Wall, error)
 	// InspectWalls reads walls back, in the order of specs. It changes nothing,
-	// and is cheap enough to be called every second for hundreds. One that is
-	// not there at all has no NetNS and a Fault; one that is being made or
-	// deleted meanwhile is seen before or after it. An error means that nothing
-	// could be found out.
+	// and is cheap enough to be called every second for hundreds of walls. A wall
+	// that does not exist has no NetNS and a Fault. A wall that is made or
+	// deleted during the call is seen as it was before or after. An error means
+	// that nothing could be found out.
 	InspectWalls(ctx context.Context, specs []WallSpec) ([]Wall, error)
-	// WatchWalls calls changed soon after something happened to any wall's
-	// filter or link, a change of ours included, or to a bundle's bridge, and
-	// whenever something may have been missed. It must return soon. What
-	// happens in a namespace, and to a machine, is not told. It returns when
-	// ctx ends, with its error, or when nothing can be told any more.
+	// WatchWalls calls changed soon after any wall's filter or link or a bundle's
+	// bridge changed, including changes by this agent, and whenever it may have
+	// missed a change. changed must return soon. WatchWalls does not report
+	// changes inside a namespace or to a machine. It returns when ctx ends, with
+	// its error, or when it can no longer watch.
 	WatchWalls(ctx context.Context, changed func()) error
-	// DeleteWall removes filter, link and namespace; absent or someone else's is
-	// nil. What still runs in the namespace is left without a link.
+	// DeleteWall removes the filter, the link and the namespace. It returns nil
+	// when the wall is absent or belongs to someone else. Processes that still
+	// run in the namespace are left without a link.
 	DeleteWall(ctx context.Context, owner Owner) error
-	// ListWalls returns all walls that bear our marks, of any cluster, in a fixed
-	// order. What is left of one counts.
+	// ListWalls returns all walls that have our marks, of any cluster, in a fixed
+	// order. The remains of a wall count as a wall.
 	ListWalls(ctx context.Context) ([]WallOwner, error)
 	// Drops returns the destinations of dropped packets since ForgetDrops, in a
-	// fixed order. They are bounded: a flood of destinations hides later ones
-	// for some minutes, and one that is not tried again for as long is
-	// forgotten. ErrNotFound when there is no filter.
+	// fixed order. Their number is bounded: a flood of destinations hides later
+	// ones for some minutes, and a destination that is not tried again for as
+	// long is forgotten. ErrNotFound when there is no filter.
 	Drops(ctx context.Context, owner Owner) ([]Drop, error)
-	// ForgetDrops empties what Drops returns, and makes sure that the same
-	// attempts are seen again; the counts of a Wall go on.
+	// ForgetDrops empties the list that Drops returns, and makes sure that the
+	// same attempts are seen again. The counts of a Wall continue.
 	ForgetDrops(ctx context.Context, owner Owner) error
 }

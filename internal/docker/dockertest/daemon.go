@@ -24,13 +24,13 @@ import (
 const (
 	// startLimit is how long dockerd may take until it answers.
 	startLimit = time.Minute
-	// stopLimit is how long it may take to end when asked.
+	// stopLimit is how long dockerd may take to end after a signal.
 	stopLimit = 20 * time.Second
 )
 
 // Daemon is a dockerd in the namespaces that Main made.
 type Daemon struct {
-	// Host is its address.
+	// Host is the daemon's address.
 	Host string
 	dir  string
 
@@ -39,8 +39,8 @@ type Daemon struct {
 	done chan struct{} // closed when cmd has ended
 }
 
-// Start starts a dockerd that ends with the test. Where that cannot be, the
-// test ends instead, skipped or failed.
+// Start starts a dockerd that ends with the test. If that is impossible, Start
+// skips or fails the test.
 func Start(t testing.TB) *Daemon {
 	t.Helper()
 	require.Root(t)
@@ -54,13 +54,13 @@ func Start(t testing.TB) *Daemon {
 	d := &Daemon{Host: "unix://" + filepath.Join(dir, "docker.sock"), dir: dir}
 	t.Cleanup(func() {
 		d.Kill(t)
-		d.removeTraces(t)
+		d.cleanUp(t)
 	})
 	d.Restart(t)
 	return d
 }
 
-// Restart starts dockerd, unless it runs, and waits until it answers.
+// Restart starts dockerd, unless it is running, and waits until it answers.
 func (d *Daemon) Restart(t testing.TB) {
 	t.Helper()
 	d.mu.Lock()
@@ -87,7 +87,7 @@ func (d *Daemon) Restart(t testing.TB) {
 	}
 	d.cmd, d.done = cmd, make(chan struct{})
 	go func(done chan struct{}) {
-		_ = cmd.Wait() // how it ended is in its log
+		_ = cmd.Wait() // its log has the reason
 		close(done)
 	}(d.done)
 	d.waitReady(t)
@@ -114,14 +114,14 @@ func (d *Daemon) waitReady(t testing.TB) {
 	}
 }
 
-// Kill ends dockerd as a crash would; its containers live on. A dockerd that
-// was killed is started again by Restart.
+// Kill kills dockerd as a crash would; its containers keep running. Restart
+// starts it again.
 func (d *Daemon) Kill(t testing.TB) {
 	t.Helper()
 	d.signal(t, unix.SIGKILL)
 }
 
-// Stop ends dockerd in good order, with its containers.
+// Stop shuts dockerd down properly, with its containers.
 func (d *Daemon) Stop(t testing.TB) {
 	t.Helper()
 	d.signal(t, unix.SIGTERM)
@@ -134,7 +134,7 @@ func (d *Daemon) signal(t testing.TB, s os.Signal) {
 	if d.cmd == nil {
 		return
 	}
-	_ = d.cmd.Process.Signal(s) // one that has ended needs none
+	_ = d.cmd.Process.Signal(s) // an error means that it has ended
 	select {
 	case <-d.done:
 	case <-time.After(stopLimit):
@@ -170,11 +170,12 @@ func (d *Daemon) Load(t testing.TB, archive string) {
 	_ = answer.Close()
 }
 
-// removeTraces unmounts and ends what a killed dockerd leaves behind, and
-// removes its control groups, which are the whole machine's.
-func (d *Daemon) removeTraces(t testing.TB) {
+// cleanUp kills the processes and removes the mounts that a killed dockerd leaves
+// behind. It also removes dockerd's control groups, which, unlike the rest, are
+// outside the test's namespaces.
+func (d *Daemon) cleanUp(t testing.TB) {
 	t.Helper()
-	d.killBelow()
+	d.killProcesses()
 	mounts, err := os.ReadFile("/proc/self/mounts")
 	if err != nil {
 		t.Errorf("dockertest: %v", err)
@@ -196,9 +197,9 @@ func (d *Daemon) removeTraces(t testing.TB) {
 	}
 }
 
-// killBelow ends containerd and the containers, found by their control groups
-// and their command lines below the daemon's folder.
-func (d *Daemon) killBelow() {
+// killProcesses kills containerd and the containers. It finds them by their
+// control groups, and by paths in the daemon's folder in their command lines.
+func (d *Daemon) killProcesses() {
 	procs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, p := range procs {
 		cmdline, err := os.ReadFile(p)
@@ -226,8 +227,8 @@ func pidOf(s string) int {
 	return pid
 }
 
-// removeCgroup removes a control group and those below it; the kernel needs an
-// instant to see that the last process is gone.
+// removeCgroup removes a control group and those below it. It retries, because
+// the kernel takes a moment to notice that the last process is gone.
 func removeCgroup(dir string) {
 	for range 20 {
 		var dirs []string
@@ -248,7 +249,7 @@ func removeCgroup(dir string) {
 	}
 }
 
-// cgroup is the parent of the containers' control groups.
+// cgroup returns the parent of the containers' control groups.
 func (d *Daemon) cgroup() string {
 	return "/dockertest-" + strings.NewReplacer("/", "-", "_", "-").Replace(strings.TrimPrefix(d.dir, os.TempDir()+"/"))
 }

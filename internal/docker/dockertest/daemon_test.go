@@ -34,11 +34,11 @@ func TestDaemon(t *testing.T) {
 	d.Stop(t)
 }
 
-// TestNoWayOut guards what keeps tests from the outside world.
+// TestNoWayOut checks that the namespaces isolate tests from the outside world.
 func TestNoWayOut(t *testing.T) {
 	Start(t)
 	if got := os.Getpid(); got > 100 {
-		t.Errorf("pid: got %d, want a small one, of a namespace of its own", got)
+		t.Errorf("pid: got %d, want a small number, as in a PID namespace of its own", got)
 	}
 	interfaces, err := net.Interfaces()
 	if err != nil {
@@ -46,10 +46,10 @@ func TestNoWayOut(t *testing.T) {
 	}
 	for _, i := range interfaces {
 		if i.Name == "eth0" {
-			t.Errorf("interfaces: got %v, want none that leads out", interfaces)
+			t.Errorf("interfaces: got %v, want none that leads outside", interfaces)
 		}
 	}
-	// No packet leaves: the kernel has no route.
+	// No packet can leave, because the kernel has no route.
 	conn, err := net.Dial("udp", "203.0.113.1:9")
 	if err == nil {
 		conn.Close()

@@ -11,12 +11,13 @@ import (
 	"botbottle.dev/bottle-operator/test/require"
 )
 
-// ForeignImage is the reference of the image that LoadForeign loads. It
-// listens on 8888, 9418 and 9100, and on its loopback's 9099.
+// ForeignImage is the reference of the image that LoadForeign loads. Its
+// container listens on ports 8888, 9418 and 9100, and on port 9099 of its
+// loopback interface.
 const ForeignImage = "example.test/foreign-bundle:1"
 
-// BuildBundle builds a static executable that has the operator's subcommand
-// "bundle", from which the built-in image can be made.
+// BuildBundle builds a static executable with the operator's subcommand "bundle",
+// from which the built-in image can be made. It returns the executable's path.
 func BuildBundle(t testing.TB) string {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "testbundle")
@@ -24,8 +25,8 @@ func BuildBundle(t testing.TB) string {
 	return out
 }
 
-// LoadForeign loads an image that is not the operator's, from where make
-// builds it, or building it.
+// LoadForeign loads an image that is not the operator's. It uses the archive that
+// make has built, or builds it.
 func (d *Daemon) LoadForeign(t testing.TB) {
 	t.Helper()
 	archive := filepath.Join(repository(t), "bin", "images", "foreign-bundle.tar")
@@ -40,8 +41,8 @@ func (d *Daemon) LoadForeign(t testing.TB) {
 	d.Load(t, archive)
 }
 
-// goRun runs the go command in the repository. There is no network in here:
-// what it needs is in its caches, as the test itself was built.
+// goRun runs the go command in the repository. The namespaces have no network:
+// everything it needs is in Go's caches, because the test itself was built.
 func goRun(t testing.TB, args ...string) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "go", args...)
@@ -52,7 +53,7 @@ func goRun(t testing.TB, args ...string) {
 	}
 }
 
-// repository is the folder of go.mod, above the package under test.
+// repository returns the folder of go.mod, above the package under test.
 func repository(t testing.TB) string {
 	t.Helper()
 	dir, err := os.Getwd()

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package dockertest gives a test a Docker Engine of its own, in namespaces of
-// its own: a network without a way out of the machine, mounts that nobody else
-// sees, and processes that end with the test whatever happens. It installs
-// nothing, and reaches no registry: images are loaded from archives.
+// Package dockertest gives a test its own Docker Engine in its own namespaces:
+// the network does not lead out of the machine, nobody else sees the mounts, and
+// the processes end with the test, whatever happens. The package installs
+// nothing and contacts no registry: images are loaded from archives.
 package dockertest
 
 import (
@@ -22,18 +22,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stageEnv says how deep inside this process is: "" is the test binary as it
-// was started, stageInit the first process of the namespaces, stageTests the
-// one that runs the tests.
+// stageEnv names the environment variable with the stage of this process. It is
+// "" in the test binary as it was started, stageInit in the first process of the
+// namespaces, and stageTests in the process that runs the tests.
 const (
 	stageEnv   = "BOTTLE_DOCKERTEST_STAGE"
 	stageInit  = "init"
 	stageTests = "tests"
 )
 
-// Main is for TestMain: it runs the tests inside namespaces of their own and
-// exits. Without root, or under -short, it runs them where it is, and Start
-// says what is missing.
+// Main is for TestMain: it runs the tests inside their own namespaces and exits.
+// Without root, or with -short, it runs them without namespaces, and Start
+// reports what is missing.
 func Main(m *testing.M) {
 	flag.Parse()
 	os.Exit(run(m))
@@ -60,12 +60,12 @@ func run(m *testing.M) int {
 	return code
 }
 
-// runInit is the first process of the namespaces: it makes them fit to live
-// in, starts the tests, and buries what they leave behind. When it ends, the
+// runInit runs in the first process of the namespaces: it sets them up, starts
+// the tests, and reaps the processes that they leave behind. When it ends, the
 // kernel kills the rest.
 func runInit() int {
-	if err := furnish(); err != nil {
-		fmt.Fprintf(os.Stderr, "dockertest: furnish namespaces: %v\n", err)
+	if err := setUpNamespaces(); err != nil {
+		fmt.Fprintf(os.Stderr, "dockertest: set up namespaces: %v\n", err)
 		return 1
 	}
 	code, err := spawn(stageTests, &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL})
@@ -76,15 +76,15 @@ func runInit() int {
 	return code
 }
 
-func furnish() error {
+func setUpNamespaces() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
-	// Processes and network interfaces are to be seen as they are in here.
+	// /proc must show the processes and network interfaces of these namespaces.
 	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return fmt.Errorf("mount /proc: %w", err)
 	}
-	// containerd, runc and xtables have fixed places below /run.
+	// containerd, runc and xtables use fixed paths below /run.
 	if err := unix.Mount("tmpfs", "/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755"); err != nil {
 		return fmt.Errorf("mount /run: %w", err)
 	}
@@ -98,10 +98,11 @@ func furnish() error {
 	return nil
 }
 
-// spawn runs this binary again with its arguments and returns its exit code.
-// Signals to end go to it first.
+// spawn runs this binary again with the same arguments and returns its exit code.
+// It forwards SIGINT, SIGTERM and SIGQUIT to it.
 func spawn(stage string, attr *syscall.SysProcAttr) (int, error) {
-	// The death signal is the thread's, not the process's.
+	// The kernel sends the death signal when the parent thread ends, not when the
+	// parent process ends.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	self, err := os.Executable()
@@ -134,8 +135,8 @@ func spawn(stage string, attr *syscall.SysProcAttr) (int, error) {
 	return exitCode(cmd.ProcessState.Sys().(syscall.WaitStatus)), nil
 }
 
-// reap waits for every child, adopted ones too, until the one with this pid
-// has ended.
+// reap waits for every child, including adopted ones, until the child with this
+// pid has ended.
 func reap(pid int) (int, error) {
 	for {
 		var status syscall.WaitStatus

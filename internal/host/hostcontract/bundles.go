@@ -16,29 +16,30 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// BundlesFixture is an implementation, its networks, and its world.
+// BundlesFixture is an implementation of host.Bundles, its networks, and its
+// environment.
 type BundlesFixture struct {
 	NetworksFixture
 	Bundles host.Bundles
-	// Image is an image on the node, not the built-in one, that listens on
-	// 8888, 9418 and 9100 and not on 9099.
+	// Image is an image on the node other than the built-in one. Its containers
+	// listen on 8888, 9418 and 9100, but not on 9099.
 	Image string
-	// RulesDir is a folder for the built-in image's rules; empty where there
-	// is no such folder.
+	// RulesDir is a folder for the built-in image's rules; empty if there is
+	// none.
 	RulesDir string
-	// PutContainer makes a container under a name, with the owner's labels if
-	// it has a UID.
+	// PutContainer creates a container with this name. If owner has a UID, the
+	// container has its labels.
 	PutContainer func(t *testing.T, name string, owner host.Owner)
 	// Containers returns the names of all containers.
 	Containers func(t *testing.T) []string
-	// Exit makes the owner's container end by itself with this exit code or,
-	// where that cannot be chosen, by SIGKILL: 137.
+	// Exit makes the owner's container end with exit code 137, as after SIGKILL.
 	Exit func(t *testing.T, owner host.Owner)
-	// Env returns the environment that the owner's container was given, among
-	// other entries.
+	// Env returns the environment of the owner's container. It may have other
+	// entries than those of the spec.
 	Env func(t *testing.T, owner host.Owner) []string
 	// Decide makes the owner's running container log the decision as the
-	// built-in bundle does, among lines that are none. The time is docker's.
+	// built-in bundle does, among lines that are not decisions. Docker sets the
+	// time.
 	Decide func(t *testing.T, owner host.Owner, d host.Decision)
 	// PutFile and PutLink put a file or a symbolic link into the owner's
 	// running container, with the folders above it.
@@ -52,19 +53,19 @@ func TestBundles(t *testing.T, fixture func(t *testing.T) BundlesFixture) {
 		name string
 		run  func(t *testing.T, f BundlesFixture)
 	}{
-		{"made, found, stopped, started, deleted", bundleLife},
+		{"create, find, stop, start, delete", bundleLife},
 		{"built-in image", bundleBuiltIn},
-		{"unequal is replaced", bundleReplaced},
-		{"ended by itself is started", bundleExited},
+		{"a different container is replaced", bundleReplaced},
+		{"a container that exited is started", bundleExited},
 		{"moves with its network", bundleMoves},
-		{"foreign is named and left alone", bundleForeign},
-		{"env arrives and is in no error", bundleEnv},
-		{"image is not on the node", bundleNoImage},
+		{"a foreign container is reported and not changed", bundleForeign},
+		{"env is passed on and in no error", bundleEnv},
+		{"missing image", bundleNoImage},
 		{"ports", bundlePorts},
-		{"watched", bundleWatched},
-		{"decisions followed", bundleDecisions},
-		{"decisions end", bundleDecisionsEnd},
-		{"files read", bundleFiles},
+		{"watch", bundleWatch},
+		{"follow decisions", bundleDecisions},
+		{"end of decisions", bundleDecisionsEnd},
+		{"read files", bundleFiles},
 		{"docker down", bundleDown},
 	}
 	for _, tt := range tests {
@@ -72,14 +73,14 @@ func TestBundles(t *testing.T, fixture func(t *testing.T) BundlesFixture) {
 	}
 }
 
-// newBundle makes a network and returns the spec of a bundle on it, both gone
-// when the test is over.
+// newBundle creates a network and returns the spec of a bundle on it. Both are
+// deleted at the end of the test.
 func newBundle(t *testing.T, f BundlesFixture, third string) host.BundleSpec {
 	t.Helper()
 	n := newNetwork(newOwner("demo"), third)
 	mustDo(t, "ensure network", f.Networks.EnsureNetwork(t.Context(), n))
 	t.Cleanup(func() {
-		// The test's own context is over.
+		// The test's own context has ended.
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if err := f.Bundles.DeleteBundle(ctx, n.Owner); err != nil && !errors.Is(err, host.ErrUnavailable) {
@@ -97,8 +98,8 @@ func bundleLife(t *testing.T, f BundlesFixture) {
 	if _, err := f.Bundles.InspectBundle(t.Context(), spec.Owner); !errors.Is(err, host.ErrNotFound) {
 		t.Fatalf("inspect before: got %v, want ErrNotFound", err)
 	}
-	mustDo(t, "stop of an absent one", f.Bundles.StopBundle(t.Context(), spec.Owner))
-	mustDo(t, "delete of an absent one", f.Bundles.DeleteBundle(t.Context(), spec.Owner))
+	mustDo(t, "stop an absent bundle", f.Bundles.StopBundle(t.Context(), spec.Owner))
+	mustDo(t, "delete an absent bundle", f.Bundles.DeleteBundle(t.Context(), spec.Owner))
 
 	first := wantRunning(t, f, spec)
 	again := wantRunning(t, f, spec)
@@ -109,7 +110,7 @@ func bundleLife(t *testing.T, f BundlesFixture) {
 	mustDo(t, "list", err)
 	list = slices.DeleteFunc(list, func(b host.Bundle) bool { return b.Owner != spec.Owner })
 	listed := first
-	listed.StartedAt = time.Time{} // a list leaves it out
+	listed.StartedAt = time.Time{} // ListBundles does not set it
 	if diff := cmp.Diff([]host.Bundle{listed}, list, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 		t.Errorf("list (-want +got):\n%s", diff)
 	}
@@ -168,7 +169,7 @@ func bundleExited(t *testing.T, f BundlesFixture) {
 	first := wantRunning(t, f, spec)
 	f.Exit(t, spec.Owner)
 	var b host.Bundle
-	eventually(t, "the end is seen", func() bool {
+	eventually(t, "the exit is observed", func() bool {
 		var err error
 		b, err = f.Bundles.InspectBundle(t.Context(), spec.Owner)
 		mustDo(t, "inspect", err)
@@ -187,7 +188,8 @@ func bundleExited(t *testing.T, f BundlesFixture) {
 	}
 }
 
-// bundleMoves has the network replaced under the bundle, running and stopped.
+// bundleMoves replaces the network of a bundle, first of a running one, then of a
+// stopped one.
 func bundleMoves(t *testing.T, f BundlesFixture) {
 	spec := newBundle(t, f, "64")
 	wantRunning(t, f, spec)
@@ -233,7 +235,7 @@ func bundleEnv(t *testing.T, f BundlesFixture) {
 	got := f.Env(t, spec.Owner)
 	for _, want := range spec.Env {
 		if !slices.Contains(got, want) {
-			t.Errorf("env in the container: got %q, want %q among it", got, want)
+			t.Errorf("env in the container: got %q, want %q in it", got, want)
 		}
 	}
 	const secret = "correct-horse-battery"

@@ -11,16 +11,16 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// wantRunning ensures the bundle and wants it to run, by the answer and by
-// inspection.
+// wantRunning calls EnsureBundle, and wants both its result and InspectBundle to
+// show that the bundle runs.
 func wantRunning(t *testing.T, f BundlesFixture, spec host.BundleSpec) host.Bundle {
 	t.Helper()
 	b, err := f.Bundles.EnsureBundle(t.Context(), spec)
 	mustDo(t, "ensure", err)
-	seen, err := f.Bundles.InspectBundle(t.Context(), spec.Owner)
+	inspected, err := f.Bundles.InspectBundle(t.Context(), spec.Owner)
 	mustDo(t, "inspect", err)
-	if b != seen {
-		t.Errorf("ensure: got %+v, want what inspect says: %+v", b, seen)
+	if b != inspected {
+		t.Errorf("ensure: got %+v, want the same as inspect: %+v", b, inspected)
 	}
 	image := spec.Image
 	if image == "" {
@@ -33,18 +33,18 @@ func wantRunning(t *testing.T, f BundlesFixture, spec host.BundleSpec) host.Bund
 	return b
 }
 
-func wantPorts(t *testing.T, f BundlesFixture, ip netip.Addr, ask, want []int32) {
+func wantPorts(t *testing.T, f BundlesFixture, ip netip.Addr, ports, want []int32) {
 	t.Helper()
 	var got []int32
-	// What runs may need an instant to listen.
+	// A running container may need a moment until it listens.
 	ok := within(5*time.Second, func() bool {
 		var err error
-		got, err = f.Bundles.UnansweredPorts(t.Context(), ip, ask)
+		got, err = f.Bundles.UnansweredPorts(t.Context(), ip, ports)
 		mustDo(t, "unanswered ports", err)
 		return slices.Equal(got, want)
 	})
 	if !ok {
-		t.Errorf("unanswered of %v: got %v, want %v", ask, got, want)
+		t.Errorf("unanswered of %v: got %v, want %v", ports, got, want)
 	}
 }
 
@@ -78,7 +78,7 @@ func drain(uids <-chan string) {
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	if !within(20*time.Second, ok) {
-		t.Fatalf("%s: got no, want yes within 20 s", what)
+		t.Fatalf("%s: did not happen within 20 s", what)
 	}
 }
 

@@ -11,11 +11,11 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-func bundleWatched(t *testing.T, f BundlesFixture) {
+func bundleWatch(t *testing.T, f BundlesFixture) {
 	ctx, cancel := context.WithCancel(t.Context())
 	uids, ended := make(chan string, 1000), make(chan error, 1)
 	go func() { ended <- f.Bundles.WatchBundles(ctx, func(uid string) { uids <- uid }) }()
-	// A foreign thing first: not a word about it.
+	// A foreign container first: the watch must not report it.
 	f.PutContainer(t, "somebodys", host.Owner{})
 
 	spec := newBundle(t, f, "71")
@@ -25,7 +25,7 @@ func bundleWatched(t *testing.T, f BundlesFixture) {
 		uid  string
 		do   func()
 	}{
-		{"network of another", bystander.Owner.UID, func() {
+		{"another Bottle's network made", bystander.Owner.UID, func() {
 			mustDo(t, "ensure network", f.Networks.EnsureNetwork(ctx, bystander))
 		}},
 		{"made", spec.Owner.UID, func() { wantRunning(t, f, spec) }},
@@ -34,11 +34,11 @@ func bundleWatched(t *testing.T, f BundlesFixture) {
 		{"network deleted", spec.Owner.UID, func() {
 			mustDo(t, "delete network", f.Networks.DeleteNetwork(ctx, spec.Owner))
 		}},
-		{"network of another deleted", bystander.Owner.UID, func() {
+		{"another Bottle's network deleted", bystander.Owner.UID, func() {
 			mustDo(t, "delete network", f.Networks.DeleteNetwork(ctx, bystander.Owner))
 		}},
 	}
-	// Events of what went before may still be under way.
+	// Events of the previous step may still arrive.
 	for _, s := range steps {
 		drain(uids)
 		s.do()
@@ -53,6 +53,6 @@ func bundleWatched(t *testing.T, f BundlesFixture) {
 			t.Errorf("watch ended: got %v, want context.Canceled", err)
 		}
 	case <-time.After(15 * time.Second):
-		t.Error("watch: got none, want an end within 15 s of the context's")
+		t.Error("watch: did not end within 15 s after its context")
 	}
 }

@@ -14,28 +14,29 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// ImagesFixture is an implementation and its world: a registry, a folder of
-// local images, and a clock.
+// ImagesFixture is an implementation of host.Images and its environment: a
+// registry, a folder of local images, and a clock.
 type ImagesFixture struct {
 	Images host.Images
 	// Repository is HOST/NAME at the registry, to which :TAG is added.
 	Repository string
-	// Push makes the reference another image, and returns its digest.
+	// Push pushes a new image with this reference and returns its digest.
 	Push func(t *testing.T, reference string) string
-	// Private makes the registry want a secret for all of the repository, and
-	// returns it.
+	// Private makes the registry require a secret for the repository, and
+	// returns the secret.
 	Private func(t *testing.T, repository string) []byte
-	// Hold holds up the registry's answers about the repository until the
-	// release.
+	// Hold delays the registry's answers about the repository until release is
+	// called.
 	Hold func(t *testing.T, repository string) (release func())
-	// Down makes the registry unreachable; Up ends that.
+	// Down makes the registry unreachable; Up makes it reachable again.
 	Down, Up func(t *testing.T)
 	// PutLocal puts an archive into the folder of local images.
 	PutLocal func(t *testing.T, name string)
-	// PushArtifact makes the reference another artifact, PutArtifact a file of
-	// the folder of local images; both return the file's SHA-256.
+	// PushArtifact pushes a new artifact with this reference; PutArtifact puts an
+	// artifact into the folder of local images. Both return the SHA-256 of the
+	// artifact's file.
 	PushArtifact, PutArtifact func(t *testing.T, reference string) string
-	// Step moves the clock that backoff goes by.
+	// Step advances the clock that backoff uses.
 	Step func(d time.Duration)
 }
 
@@ -49,11 +50,11 @@ func TestImages(t *testing.T, fixture func(t *testing.T) ImagesFixture) {
 		{"a tag that moves", imageMoves},
 		{"private", imagePrivate},
 		{"never", imageNever},
-		{"no references", imageInvalid},
+		{"invalid references", imageInvalid},
 		{"local", imageLocal},
 		{"artifacts", imageArtifact},
-		{"under way", imageUnderWay},
-		{"wanted no more", imageForgotten},
+		{"pulling", imagePulling},
+		{"forget", imageForgotten},
 		{"failures back off", imageBackOff},
 		{"cancelled", imageCancelled},
 	}
@@ -62,13 +63,13 @@ func TestImages(t *testing.T, fixture func(t *testing.T) ImagesFixture) {
 	}
 }
 
-// settle asks until the answer is not that a pull is under way.
+// settle calls Get until its result is not *Pulling.
 func (f ImagesFixture) settle(t *testing.T, req host.ImageRequest) (host.Image, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	told := make(chan string, 100)
-	go f.Images.WatchImages(ctx, func(uid string) { told <- uid })
+	changes := make(chan string, 100)
+	go f.Images.WatchImages(ctx, func(uid string) { changes <- uid })
 	for {
 		img, err := f.Images.Get(ctx, req)
 		var pulling *host.Pulling
@@ -76,14 +77,14 @@ func (f ImagesFixture) settle(t *testing.T, req host.ImageRequest) (host.Image, 
 			return img, err
 		}
 		if pulling.Message == "" {
-			t.Errorf("%s: got no message of a pull under way", req.Reference)
+			t.Errorf("%s: got a pull without a message", req.Reference)
 		}
-		// Told, or else by asking again: the watch may have begun too late.
+		// Do not rely on the watch alone: it may have started too late.
 		select {
-		case <-told:
+		case <-changes:
 		case <-time.After(50 * time.Millisecond):
 		case <-ctx.Done():
-			t.Fatalf("%s: got %v after 30 s, want an end", req.Reference, pulling)
+			t.Fatalf("%s: got %v after 30 s, want the pull to end", req.Reference, pulling)
 		}
 	}
 }
@@ -125,7 +126,7 @@ func imageKept(t *testing.T, f ImagesFixture) {
 	f.Step(time.Minute)
 	always := host.ImageRequest{Reference: ref, Policy: host.PullAlways, For: "b"}
 	if failed := f.wantFailed(t, always); failed.BackOff {
-		t.Errorf("registry down, Always: got a backoff, want the failure itself first")
+		t.Errorf("registry down, Always: got a backoff, want the failure first")
 	}
 }
 
@@ -136,13 +137,13 @@ func imageMoves(t *testing.T, f ImagesFixture) {
 	f.want(t, host.ImageRequest{Reference: latest, For: "a"}, oldLatest)
 	moved, movedLatest := f.Push(t, fixed), f.Push(t, latest)
 	if old == moved {
-		t.Fatal("fixture: got one image twice")
+		t.Fatal("fixture: got the same image twice")
 	}
 	f.want(t, host.ImageRequest{Reference: fixed, For: "b"}, old)
 	f.want(t, host.ImageRequest{Reference: latest, For: "b"}, movedLatest)
 	f.want(t, host.ImageRequest{Reference: latest, Policy: host.PullIfNotPresent, For: "c"}, movedLatest)
 	f.want(t, host.ImageRequest{Reference: fixed, Policy: host.PullAlways, For: "c"}, moved)
-	imageAnswerCounts(t, f, latest)
+	imageAnswerLifetime(t, f, latest)
 }
 
 func imagePrivate(t *testing.T, f ImagesFixture) {
@@ -185,7 +186,7 @@ func imageInvalid(t *testing.T, f ImagesFixture) {
 	}
 	f.Push(t, f.Repository+":1")
 	if img, err := f.settle(t, host.ImageRequest{Reference: f.Repository + ":1"}); !errors.Is(err, host.ErrInvalid) {
-		t.Errorf("for nobody: got %v %v, want ErrInvalid", img, err)
+		t.Errorf("without a UID: got %v %v, want ErrInvalid", img, err)
 	}
 }
 
@@ -211,18 +212,18 @@ func imageArtifact(t *testing.T, f ImagesFixture) {
 		}
 		req.SHA256 = sum
 		if again := f.want(t, req, "sha256:"+sum); again != img {
-			t.Errorf("%s by its sum: got %v, want %v", reference, again, img)
+			t.Errorf("%s with its checksum: got %v, want %v", reference, again, img)
 		}
-		// Also while the other one is in the store.
+		// It must fail although a file with another checksum is in the store.
 		req.SHA256 = strings.Repeat("ab", 32)
 		failed := f.wantFailed(t, req)
 		for _, want := range []string{sum, req.SHA256} {
 			if !strings.Contains(failed.Error(), want) {
-				t.Errorf("%s by another sum: got %q, want %s in it", reference, failed, want)
+				t.Errorf("%s with another checksum: got %q, want %s in it", reference, failed, want)
 			}
 		}
 	}
-	// One is not the other.
+	// An artifact is not accepted as an image, nor an image as an artifact.
 	f.wantFailed(t, host.ImageRequest{Reference: ref, For: "a"})
 	image := f.Repository + ":1"
 	f.Push(t, image)
@@ -237,29 +238,29 @@ func imageArtifact(t *testing.T, f ImagesFixture) {
 	}
 }
 
-func imageUnderWay(t *testing.T, f ImagesFixture) {
+func imagePulling(t *testing.T, f ImagesFixture) {
 	ref := f.Repository + ":1"
 	digest := f.Push(t, ref)
 	release := f.Hold(t, f.Repository)
 	ctx, cancel := context.WithCancel(t.Context())
-	told, ended := make(chan string, 100), make(chan error, 1)
-	go func() { ended <- f.Images.WatchImages(ctx, func(uid string) { told <- uid }) }()
-	wantUID(t, told, "watch begun", "")
+	changes, ended := make(chan string, 100), make(chan error, 1)
+	go func() { ended <- f.Images.WatchImages(ctx, func(uid string) { changes <- uid }) }()
+	wantUID(t, changes, "watch started", "")
 	waiting := map[string]bool{"a": true, "b": true}
 	for uid := range waiting {
 		_, err := f.Images.Get(ctx, host.ImageRequest{Reference: ref, For: uid})
 		var pulling *host.Pulling
 		if !errors.As(err, &pulling) || pulling.Message == "" {
-			t.Fatalf("held: got %v, want a pull under way", err)
+			t.Fatalf("held: got %v, want *Pulling", err)
 		}
 	}
 	release()
 	for len(waiting) > 0 {
 		select {
-		case uid := <-told:
+		case uid := <-changes:
 			delete(waiting, uid)
 		case <-time.After(15 * time.Second):
-			t.Fatalf("released: got no word to %v within 15 s", waiting)
+			t.Fatalf("released: %v not notified within 15 s", waiting)
 		}
 	}
 	f.want(t, host.ImageRequest{Reference: ref, For: "a"}, digest)
@@ -271,7 +272,7 @@ func imageUnderWay(t *testing.T, f ImagesFixture) {
 			t.Errorf("watch ended: got %v, want context.Canceled", err)
 		}
 	case <-time.After(15 * time.Second):
-		t.Error("watch: got none, want an end within 15 s of the context's")
+		t.Error("watch: did not end within 15 s after its context")
 	}
 }
 
@@ -282,13 +283,13 @@ func imageBackOff(t *testing.T, f ImagesFixture) {
 	a, b := host.ImageRequest{Reference: ref, For: "a"}, host.ImageRequest{Reference: ref, For: "b"}
 	first := f.wantFailed(t, a)
 	if first.BackOff || first.Error() == "" {
-		t.Errorf("first: got %+v, want a failure that is no backoff", first)
+		t.Errorf("first: got %+v, want a failure that is not a backoff", first)
 	}
 	if again := f.wantFailed(t, a); !again.BackOff || !again.Until.Equal(first.Until) {
 		t.Errorf("again: got %+v, want a backoff until %v", again, first.Until)
 	}
 	if other := f.wantFailed(t, b); other.BackOff || !other.Until.Equal(first.Until) {
-		t.Errorf("another's first: got %+v, want the same failure", other)
+		t.Errorf("first for another Bottle: got %+v, want the same failure", other)
 	}
 	f.Step(11 * time.Second)
 	second := f.wantFailed(t, a)

@@ -10,9 +10,9 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// imageAnswerCounts: for who asked, an answer counts until it has made its
-// machine, and at most for a while.
-func imageAnswerCounts(t *testing.T, f ImagesFixture, ref string) {
+// imageAnswerLifetime checks that the registry's answer is good for the Bottle
+// that requested it until Forget, and at most for two minutes.
+func imageAnswerLifetime(t *testing.T, f ImagesFixture, ref string) {
 	req := host.ImageRequest{Reference: ref, Policy: host.PullAlways, For: "waits"}
 	first := f.Push(t, ref)
 	f.want(t, req, first)
@@ -26,23 +26,24 @@ func imageAnswerCounts(t *testing.T, f ImagesFixture, ref string) {
 	f.want(t, req, third)
 }
 
-// imageForgotten: whoever wants it no more, or wants something else, is told
-// of nothing; all others are.
+// imageForgotten checks that a Bottle is not notified after Forget or after a
+// request for something else, and that the other Bottles are.
 func imageForgotten(t *testing.T, f ImagesFixture) {
 	ref := f.Repository + ":1"
 	digest := f.Push(t, ref)
 	release := f.Hold(t, f.Repository)
-	told := make(chan string, 100)
-	go f.Images.WatchImages(t.Context(), func(uid string) { told <- uid })
-	wantUID(t, told, "watch begun", "")
+	changes := make(chan string, 100)
+	go f.Images.WatchImages(t.Context(), func(uid string) { changes <- uid })
+	wantUID(t, changes, "watch started", "")
 	pulling := func(uid string) {
 		t.Helper()
 		_, err := f.Images.Get(t.Context(), host.ImageRequest{Reference: ref, For: uid})
-		if under := (*host.Pulling)(nil); !errors.As(err, &under) {
-			t.Fatalf("%s, held: got %v, want a pull under way", uid, err)
+		if p := (*host.Pulling)(nil); !errors.As(err, &p) {
+			t.Fatalf("%s, held: got %v, want *Pulling", uid, err)
 		}
 	}
-	// Alone with it, and gone: what comes after is a pull like any other.
+	// a is the only one that waits, and Forget ends its pull. The pull after that
+	// must work as usual.
 	f.Images.Forget("nobody")
 	pulling("a")
 	f.Images.Forget("a")
@@ -54,18 +55,18 @@ func imageForgotten(t *testing.T, f ImagesFixture) {
 	if img, err := f.settle(t, host.ImageRequest{Reference: "file:absent.tar", For: "b"}); !errors.Is(err, host.ErrNotFound) {
 		t.Fatalf("absent: got %v %v, want ErrNotFound", img, err)
 	}
-	for len(told) > 0 {
-		<-told // of what was before
+	for len(changes) > 0 {
+		<-changes // discard earlier changes
 	}
 	release()
 	for deadline := time.After(15 * time.Second); ; {
 		select {
-		case uid := <-told:
+		case uid := <-changes:
 			if uid != "z" {
-				t.Errorf("released: got word to %s, want to z alone", uid)
+				t.Errorf("released: notified %s, want only z", uid)
 			}
 		case <-deadline:
-			t.Fatal("released: got no end within 15 s")
+			t.Fatal("released: got no image within 15 s")
 		}
 		if img, err := f.Images.Get(t.Context(), host.ImageRequest{Reference: ref, For: "z"}); err == nil {
 			if img.Digest != digest {

@@ -15,47 +15,52 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// MachinesFixture is an implementation of host.Machines and its world.
+// MachinesFixture is an implementation of host.Machines and its environment.
 type MachinesFixture struct {
 	Machines host.Machines
-	// Dir is a folder for Smolfiles, secrets and images, passable and readable
-	// for those that machines run as.
+	// Dir is a folder for Smolfiles, secrets and images. The users that machines
+	// run as can read it and pass through it.
 	Dir string
-	// Image is a guest's archive with a shell; empty where none is to be used.
+	// Image is the path of an image archive with a shell; empty to use bare
+	// machines.
 	Image string
-	// Artifact makes a .smolmachine with a shell, for the test alone.
+	// Artifact creates a .smolmachine with a shell for this test only.
 	Artifact func(t *testing.T) string
-	// Size bounds each machine: CPUs and memory. Zero is not asked for.
+	// Size has the CPUs and the memory of each machine. Zero values are left to
+	// smolvm.
 	Size host.MachineSpec
-	// StoredEnv is what was kept of a machine's Smolfile env.
+	// StoredEnv returns the env from a machine's Smolfile as it was stored.
 	StoredEnv func(t *testing.T, name string) []string
-	// Where returns the places that hold a text: files of the
-	// implementation's world and command lines of processes.
+	// Where returns the places that contain a text: files in the implementation's
+	// environment and command lines of processes.
 	Where func(t *testing.T, text string) []string
 	// Left returns what is left of a machine: folders, cgroups and processes.
 	Left func(t *testing.T, name string) []string
-	// AddForeign makes a machine that is not a bottle's.
+	// AddForeign adds a machine that does not belong to a Bottle.
 	AddForeign func(t *testing.T, name string)
 	// Kill ends a VMM by SIGKILL.
 	Kill func(t *testing.T, m host.Machine)
-	// Deny makes these the newest that smolvm refused a machine.
+	// Deny adds connections that smolvm refused the machine, as the newest ones.
 	Deny func(t *testing.T, name string, denials []host.Denial)
-	// NetNS makes a network namespace without anything in it; OwnNetNS is the
-	// one that the test is in.
+	// NetNS creates an empty network namespace; OwnNetNS returns the namespace of
+	// the test.
 	NetNS, OwnNetNS func(t *testing.T) (path string, id host.NetNS)
-	// Cgroup is the name of the cgroup that a process is in; nil where processes
-	// are made up.
+	// Cgroup returns the name of the cgroup that a process is in. It may be nil
+	// only with MachineOptions.WithoutCgroups.
 	Cgroup func(t *testing.T, pid int) string
-	// Program is a static busybox.
+	// Program is the path of a static busybox.
 	Program string
 }
 
-// MachineOptions say how much of the suite applies.
+// MachineOptions select the tests of the suite.
 type MachineOptions struct {
-	// WithoutVM leaves out what needs a machine to boot.
+	// WithoutVM leaves out tests that boot a machine.
 	WithoutVM bool
-	// WithoutWorkload leaves out what the guest does by itself.
+	// WithoutWorkload leaves out tests in which the guest acts by itself.
 	WithoutWorkload bool
+	// WithoutCgroups leaves out tests that check the cgroups of processes. It is
+	// for fakes, which have no processes.
+	WithoutCgroups bool
 }
 
 type machineTest struct {
@@ -67,29 +72,32 @@ type machineTest struct {
 func TestMachines(t *testing.T, fixture func(t *testing.T) MachinesFixture, o MachineOptions) {
 	tests := []machineTest{
 		{"version", machineVersion},
-		{"made, listed, deleted", machineRecord},
+		{"create, list, delete", machineRecord},
 		{"sizes", machineSizes},
-		{"policy reads back", machinePolicy},
+		{"list shows the policy", machinePolicy},
 		{"absent", machineAbsent},
 		{"not started", machineNotStarted},
-		{"a Smolfile's values are in no error", machineBadSmolfile},
-		{"refused as asked for", machineRefused},
-		{"what the version cannot do", machineUnsupported},
-		{"env is kept byte for byte", machineStoredEnv},
-		{"a secret is kept by reference", machineSecretReference},
-		{"others' machines", machineForeign},
-		{"twenty at once", machineTwenty},
-		{"one name ten times at once", machineOneName},
+		{"no error contains a Smolfile's values", machineBadSmolfile},
+		{"refused", machineRefused},
+		{"unsupported by the version", machineUnsupported},
+		{"env is stored byte for byte", machineStoredEnv},
+		{"a secret is stored by reference", machineSecretReference},
+		{"foreign machines", machineForeign},
+		{"twenty in parallel", machineTwenty},
+		{"one name ten times in parallel", machineOneName},
 		{"cancelled", machineCancelled},
 		{"policy as persisted", machinePersisted},
 		{"denials", machineDenials},
 		{"no VMM", machineNoVMM},
 		{"no network namespace", machineNoNetNS},
-		{"made of an artifact", machineArtifact},
+		{"made from an artifact", machineArtifact},
 		{"artifact refused", machineArtifactRefused},
 	}
 	if !o.WithoutVM {
 		tests = append(tests, bootTests...)
+	}
+	if !o.WithoutVM && !o.WithoutCgroups {
+		tests = append(tests, machineTest{"in its cgroup", machineCgroup})
 	}
 	if !o.WithoutVM && !o.WithoutWorkload {
 		tests = append(tests, machineTest{"command", machineCommand})
@@ -99,14 +107,14 @@ func TestMachines(t *testing.T, fixture func(t *testing.T) MachinesFixture, o Ma
 	}
 }
 
-// envMark is found wherever env values are kept.
-const envMark = "needle-in-the-env"
+// envMarker is a text to find the places that store env values.
+const envMarker = "needle-in-the-env"
 
-// machineEnv is one entry of each kind that must arrive byte for byte.
+// machineEnv has an entry of each kind that must be stored byte for byte.
 var machineEnv = []string{
 	"PLAIN=1",
 	"EMPTY=",
-	"MARK=" + envMark,
+	"MARK=" + envMarker,
 	"EQUALS=a=b=c",
 	`QUOTES=it's "quoted" and \backslashed\ and ` + "`ticked`",
 	"LEADING=  two spaces first",
@@ -118,7 +126,7 @@ var machineEnv = []string{
 	"TOML=[network]\nallow_cidrs = [\"0.0.0.0/0\"]\n#",
 }
 
-// testMachine is one machine of a test, gone when the test is over.
+// testMachine is a machine that is deleted at the end of the test.
 type testMachine struct {
 	f    MachinesFixture
 	spec host.MachineSpec
@@ -157,7 +165,7 @@ func (m *testMachine) create(t *testing.T) {
 	}
 }
 
-// find returns the machine as listed; false when it is not.
+// find returns the machine as listed, or false when it is not in the list.
 func (m *testMachine) find(t *testing.T) (host.Machine, bool) {
 	t.Helper()
 	list, err := m.f.Machines.ListMachines(t.Context())
@@ -183,7 +191,7 @@ func smolfileOf(t *testing.T, f MachinesFixture, env []string) string {
 	return writeFile(t, f, "Smolfile", string(b))
 }
 
-// writeFile makes a file that its owner alone can read, under a new name.
+// writeFile creates a file with a new name that only its owner can read.
 func writeFile(t *testing.T, f MachinesFixture, kind, content string) string {
 	t.Helper()
 	file, err := os.CreateTemp(f.Dir, kind+"-*")
@@ -200,6 +208,6 @@ func writeFile(t *testing.T, f MachinesFixture, kind, content string) string {
 func wantKind(t *testing.T, what string, err, kind error) {
 	t.Helper()
 	if !errors.Is(err, kind) {
-		t.Errorf("%s: got %v, want it to be %q", what, err, kind)
+		t.Errorf("%s: got %v, want %q", what, err, kind)
 	}
 }

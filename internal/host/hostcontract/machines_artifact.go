@@ -17,7 +17,8 @@ import (
 
 var bundleCIDR = netip.MustParsePrefix("192.168.44.2/32")
 
-// newArtifactMachine is newMachine for one that is made of an artifact.
+// newArtifactMachine does the same as newMachine for a machine that is made from
+// an artifact.
 func newArtifactMachine(t *testing.T, f MachinesFixture, artifact string) *testMachine {
 	t.Helper()
 	m := newMachine(t, f)
@@ -26,23 +27,24 @@ func newArtifactMachine(t *testing.T, f MachinesFixture, artifact string) *testM
 	return m
 }
 
-// artifactEnv has what a Smolfile cannot carry, too: white space at the end.
+// artifactEnv also has entries that a Smolfile cannot contain, such as one with
+// white space at the end.
 var artifactEnv = slices.Concat(machineEnv, []string{"TRAILING=x \t\n", "-e=dash first"})
 
-// machineArtifact: env and policy are kept, or the version says that the
-// policy is not.
+// machineArtifact checks that env and policy are stored. Versions without
+// ArtifactPolicy must store no policy.
 func machineArtifact(t *testing.T, f MachinesFixture) {
 	m, ctx := newArtifactMachine(t, f, f.Artifact(t)), t.Context()
-	if m.unsupported(t) {
+	if m.wantUnsupported(t) {
 		return
 	}
 	v, _ := f.Machines.Version(ctx)
 	m.spec.CPUs, m.spec.MemoryMiB = 1, 320
 	m.create(t)
-	// What the artifact has comes first, so that ours wins.
+	// The artifact's own entries come first, so that ours override them.
 	got := f.StoredEnv(t, m.name)
 	if diff := cmp.Diff(artifactEnv, got[max(0, len(got)-len(artifactEnv)):]); diff != "" {
-		t.Errorf("env kept (-want +got):\n%s", diff)
+		t.Errorf("env stored (-want +got):\n%s", diff)
 	}
 	var want host.Policy
 	if v.ArtifactPolicy {
@@ -54,7 +56,7 @@ func machineArtifact(t *testing.T, f MachinesFixture) {
 	}
 	listed, ok := m.find(t)
 	if !ok || listed.State != host.MachineCreated || listed.CPUs != 1 || listed.MemoryMiB != 320 {
-		t.Errorf("listed: got %+v, want it created, of 1 CPU and 320 MiB", listed)
+		t.Errorf("listed: got %+v, want it created, with 1 CPU and 320 MiB", listed)
 	}
 	if v.Labels && listed.UID != m.spec.Owner.UID {
 		t.Errorf("listed: got the UID %q, want %q", listed.UID, m.spec.Owner.UID)
@@ -71,8 +73,9 @@ func machineArtifact(t *testing.T, f MachinesFixture) {
 	}
 }
 
-// unsupported: the version is refused its artifact, and that was seen.
-func (m *testMachine) unsupported(t *testing.T) bool {
+// wantUnsupported returns true if the version does not support artifacts, after
+// it has checked that create refuses the artifact.
+func (m *testMachine) wantUnsupported(t *testing.T) bool {
 	t.Helper()
 	v, err := m.f.Machines.Version(t.Context())
 	if err != nil {
@@ -81,7 +84,7 @@ func (m *testMachine) unsupported(t *testing.T) bool {
 	if v.Artifacts {
 		return false
 	}
-	wantKind(t, "an artifact to "+v.Version, m.f.Machines.CreateMachine(t.Context(), m.spec), host.ErrUnsupported)
+	wantKind(t, "create from an artifact with "+v.Version, m.f.Machines.CreateMachine(t.Context(), m.spec), host.ErrUnsupported)
 	if _, ok := m.find(t); ok {
 		t.Error("got a machine, want none")
 	}
@@ -90,7 +93,7 @@ func (m *testMachine) unsupported(t *testing.T) bool {
 
 func machineArtifactRefused(t *testing.T, f MachinesFixture) {
 	artifact := f.Artifact(t)
-	if newArtifactMachine(t, f, artifact).unsupported(t) {
+	if newArtifactMachine(t, f, artifact).wantUnsupported(t) {
 		return
 	}
 	link := filepath.Join(f.Dir, "link.smolmachine")
@@ -98,8 +101,8 @@ func machineArtifactRefused(t *testing.T, f MachinesFixture) {
 		t.Fatal(err)
 	}
 	for what, change := range map[string]func(*host.MachineSpec){
-		"beside an image":        func(s *host.MachineSpec) { s.Image = artifact },
-		"beside a Smolfile":      func(s *host.MachineSpec) { s.Smolfile = smolfileOf(t, f, machineEnv) },
+		"with an image":          func(s *host.MachineSpec) { s.Image = artifact },
+		"with a Smolfile":        func(s *host.MachineSpec) { s.Smolfile = smolfileOf(t, f, machineEnv) },
 		"without an address":     func(s *host.MachineSpec) { s.AllowCIDR = netip.Prefix{} },
 		"absent":                 func(s *host.MachineSpec) { s.Artifact = filepath.Join(f.Dir, "nonexistent.smolmachine") },
 		"relative":               func(s *host.MachineSpec) { s.Artifact = "packed.smolmachine" },
@@ -111,8 +114,8 @@ func machineArtifactRefused(t *testing.T, f MachinesFixture) {
 		"env with a NUL":         func(s *host.MachineSpec) { s.Env = []string{"A=hunter2\x00"} },
 		"env that is not UTF-8":  func(s *host.MachineSpec) { s.Env = []string{"A=hunter2\xff"} },
 		"env that is too long":   func(s *host.MachineSpec) { s.Env = []string{"A=hunter2" + strings.Repeat("x", 128<<10)} },
-		"env beside a Smolfile":  func(s *host.MachineSpec) { *s = plain(t, f, *s); s.Env = []string{"A=hunter2"} },
-		"address beside a file":  func(s *host.MachineSpec) { *s = plain(t, f, *s); s.AllowCIDR = bundleCIDR },
+		"env with a Smolfile":    func(s *host.MachineSpec) { *s = plain(t, f, *s); s.Env = []string{"A=hunter2"} },
+		"address with Smolfile":  func(s *host.MachineSpec) { *s = plain(t, f, *s); s.AllowCIDR = bundleCIDR },
 		"a mount that is absent": mount(filepath.Join(f.Dir, "nonexistent"), "/x"),
 	} {
 		m := newArtifactMachine(t, f, artifact)
@@ -126,7 +129,7 @@ func machineArtifactRefused(t *testing.T, f MachinesFixture) {
 			t.Errorf("%s: got a machine, want none", what)
 		}
 	}
-	// Dropped by every release: never create a machine that lacks them.
+	// Every release drops secrets with an artifact, so create must refuse them.
 	m := newArtifactMachine(t, f, artifact)
 	m.spec.Secrets = []host.SecretFile{{Name: "A", Path: writeFile(t, f, "secret", "x")}}
 	wantKind(t, "secrets", f.Machines.CreateMachine(t.Context(), m.spec), host.ErrUnsupported)
@@ -135,17 +138,18 @@ func machineArtifactRefused(t *testing.T, f MachinesFixture) {
 	}
 }
 
-// plain is a spec without an artifact, that could be created.
+// plain returns a valid spec without an artifact.
 func plain(t *testing.T, f MachinesFixture, s host.MachineSpec) host.MachineSpec {
 	t.Helper()
 	s.Artifact, s.Env, s.AllowCIDR, s.Smolfile = "", nil, netip.Prefix{}, smolfileOf(t, f, machineEnv)
 	return s
 }
 
-// machineArtifactGuest: what was given beside an artifact is in the guest.
+// machineArtifactGuest checks that the guest has the env that was given with an
+// artifact.
 func machineArtifactGuest(t *testing.T, f MachinesFixture) {
 	m := newArtifactMachine(t, f, f.Artifact(t))
-	if m.unsupported(t) {
+	if m.wantUnsupported(t) {
 		return
 	}
 	m.create(t)

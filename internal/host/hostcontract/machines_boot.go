@@ -19,35 +19,34 @@ import (
 
 // bootTests need machines that start.
 var bootTests = []machineTest{
-	{"started, stopped, started, deleted", machineLife},
+	{"start, stop, start, delete", machineLife},
 	{"env in the guest, byte for byte", machineGuestEnv},
 	{"exec", machineExec},
 	{"exec streams", machineStreams},
 	{"copy", machineCopy},
 	{"killed VMM", machineKilled},
 	{"watch", machineWatch},
-	{"three started at once", machineThreeStarts},
-	{"secret is missing at start", machineMissingSecret},
-	{"in its network namespace", machineWhere},
-	{"in its cgroup", machineCgroup},
-	{"killed at once", machineKilledAtOnce},
+	{"three starts in parallel", machineThreeStarts},
+	{"missing secret at start", machineMissingSecret},
+	{"in its network namespace", machineNetNS},
+	{"kill machine", machineKillMachine},
 	{"mounts", machineMounts},
 	{"program", machineProgram},
 	{"artifact in the guest", machineArtifactGuest},
 }
 
-// bootTries is how often a boot that fails is tried; on an emulated node one
-// in six fails.
+// bootTries is the number of attempts to boot a machine. On an emulated node one
+// boot in six fails.
 const bootTries = 5
 
-// start boots, as often as the port allows callers to: a failed boot
-// may work the next time.
+// start boots the machine. It tries again after ErrBootFailed, because the next
+// boot may work.
 func (m *testMachine) start(t *testing.T) host.Machine {
 	t.Helper()
 	return m.startIn(t, "")
 }
 
-// startIn is start in a network namespace.
+// startIn does the same as start in a network namespace.
 func (m *testMachine) startIn(t *testing.T, netns string) host.Machine {
 	t.Helper()
 	var err error
@@ -67,7 +66,7 @@ func (m *testMachine) startIn(t *testing.T, netns string) host.Machine {
 	return got
 }
 
-// exec runs a command that is to work and returns what it printed.
+// exec runs a command, which must succeed, and returns its output.
 func (m *testMachine) exec(t *testing.T, command ...string) string {
 	t.Helper()
 	var out, errs bytes.Buffer
@@ -105,7 +104,7 @@ func machineLife(t *testing.T, f MachinesFixture) {
 	}
 	m.exec(t, "cat", "/kept") // the disk is the same
 	if err := f.Machines.DeleteMachine(ctx, m.name); err != nil {
-		t.Fatalf("delete of a running one: %v", err)
+		t.Fatalf("delete a running machine: %v", err)
 	}
 	if _, ok := m.find(t); ok {
 		t.Error("deleted: got it listed, want not")
@@ -121,7 +120,7 @@ func machineGuestEnv(t *testing.T, f MachinesFixture) {
 	const secret = "s3cret \"with\" 'quotes'\nand a line; 🍾"
 	v, _ := f.Machines.Version(t.Context())
 	if v.SecretFiles {
-		// Newlines at the end of a file do not arrive.
+		// smolvm removes newlines at the end of the file.
 		m.spec.Secrets = []host.SecretFile{{Name: "TOKEN", Path: writeFile(t, f, "secret", secret+"\n")}}
 		want = append(want, "TOKEN="+secret)
 	}
@@ -168,21 +167,21 @@ func machineExec(t *testing.T, f MachinesFixture) {
 		"missing": {Command: []string{"no-such-program"}},
 	} {
 		if code, err := f.Machines.Exec(ctx, m.name, req); err != nil || code < 126 {
-			t.Errorf("%s: got %d, %v, want a code from 126 up", what, code, err)
+			t.Errorf("%s: got %d, %v, want a code of 126 or higher", what, code, err)
 		}
 	}
-	began := time.Now()
+	start := time.Now()
 	code, err := f.Machines.Exec(ctx, m.name, host.ExecRequest{Command: []string{"sleep", "600"}, Timeout: time.Second})
-	if err != nil || code != 124 || time.Since(began) > 5*time.Minute {
-		t.Errorf("out of time: got %d, %v after %v, want 124", code, err, time.Since(began))
+	if err != nil || code != 124 || time.Since(start) > 5*time.Minute {
+		t.Errorf("timeout: got %d, %v after %v, want 124", code, err, time.Since(start))
 	}
 	short, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	if _, err := f.Machines.Exec(short, m.name, host.ExecRequest{Command: []string{"sleep", "600"}}); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("given up: got %v, want the context's error", err)
+		t.Errorf("context ended: got %v, want the context's error", err)
 	}
-	wantKind(t, "nothing to run", func() error { _, err := f.Machines.Exec(ctx, m.name, host.ExecRequest{}); return err }(), host.ErrInvalid)
-	m.exec(t, "true") // the guest is well
+	wantKind(t, "no command", func() error { _, err := f.Machines.Exec(ctx, m.name, host.ExecRequest{}); return err }(), host.ErrInvalid)
+	m.exec(t, "true") // the guest still works
 }
 
 func machineStreams(t *testing.T, f MachinesFixture) {
@@ -196,12 +195,12 @@ func machineStreams(t *testing.T, f MachinesFixture) {
 	var out, errs bytes.Buffer
 	code, err := f.Machines.Exec(t.Context(), m.name, host.ExecRequest{Command: []string{"cat"}, Stdin: bytes.NewReader(in), Stdout: &out, Stderr: &errs})
 	if err != nil || code != 0 || !bytes.Equal(out.Bytes(), in) || errs.Len() > 0 {
-		t.Errorf("1 MiB through cat: got %d, %v, %d bytes, stderr %q, want it back whole", code, err, out.Len(), errs.String())
+		t.Errorf("1 MiB through cat: got %d, %v, %d bytes, stderr %q, want the input back", code, err, out.Len(), errs.String())
 	}
 	out.Reset()
 	code, err = f.Machines.Exec(t.Context(), m.name, host.ExecRequest{Command: []string{"sh", "-c", "echo to the side >&2"}, Stdout: &out, Stderr: &errs})
 	if err != nil || code != 0 || out.Len() > 0 || errs.String() != "to the side\n" {
-		t.Errorf("stderr: got %d, %v, stdout %q, stderr %q, want it apart", code, err, out.String(), errs.String())
+		t.Errorf("stderr: got %d, %v, stdout %q, stderr %q, want it separate from stdout", code, err, out.String(), errs.String())
 	}
 }
 
@@ -220,6 +219,6 @@ func machineCopy(t *testing.T, f MachinesFixture) {
 		t.Errorf("run: got %d, %v, want 7", code, err)
 	}
 	if err := f.Machines.Copy(ctx, m.name, "/nonexistent/file", "/x"); err == nil {
-		t.Error("copy of nothing: got nil, want an error")
+		t.Error("copy an absent file: got nil, want an error")
 	}
 }

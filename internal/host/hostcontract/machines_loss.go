@@ -24,7 +24,7 @@ func waitExit(t *testing.T, exits <-chan string, name string) {
 			t.Errorf("exit: got %q, want %q", got, name)
 		}
 	case <-time.After(30 * time.Second):
-		t.Fatal("exit: got nothing, want a call")
+		t.Fatal("exit: got no call within 30 s")
 	}
 }
 
@@ -38,14 +38,14 @@ func machineKilled(t *testing.T, f MachinesFixture) {
 	}
 	f.Kill(t, first)
 	waitExit(t, exits, m.name)
-	// Told of the end, one look shows it.
+	// After the watcher's call, the list must show the end immediately.
 	if got, ok := m.find(t); !ok || got.State == host.MachineRunning || got.PID != 0 {
 		t.Errorf("killed: got %+v, want it listed, down and without a process", got)
 	}
 	_, err := f.Machines.Exec(ctx, m.name, host.ExecRequest{Command: []string{"true"}})
-	wantKind(t, "exec in a killed one", err, host.ErrNotRunning)
+	wantKind(t, "exec in a killed machine", err, host.ErrNotRunning)
 	if err := f.Machines.WatchExit(ctx, first, func(name string) { exits <- name }); err != nil {
-		t.Fatalf("watch of one that ended: %v", err)
+		t.Fatalf("watch a VMM that has ended: %v", err)
 	}
 	waitExit(t, exits, m.name)
 	if second := m.start(t); second.PID == first.PID && second.StartTime.Equal(first.StartTime) {
@@ -55,7 +55,7 @@ func machineKilled(t *testing.T, f MachinesFixture) {
 	now, _ := m.find(t)
 	f.Kill(t, now)
 	if err := f.Machines.DeleteMachine(ctx, m.name); err != nil {
-		t.Errorf("delete of a killed one: got %v, want nil", err)
+		t.Errorf("delete a killed machine: got %v, want nil", err)
 	}
 }
 
@@ -64,8 +64,8 @@ func machineWatch(t *testing.T, f MachinesFixture) {
 	m.create(t)
 	running := m.start(t)
 
-	over, cancel := context.WithCancel(ctx)
-	if err := f.Machines.WatchExit(over, running, func(string) { t.Error("watch that ended: got a call, want none") }); err != nil {
+	ended, cancel := context.WithCancel(ctx)
+	if err := f.Machines.WatchExit(ended, running, func(string) { t.Error("watch after its context ended: got a call, want none") }); err != nil {
 		t.Fatal(err)
 	}
 	cancel()
@@ -75,7 +75,7 @@ func machineWatch(t *testing.T, f MachinesFixture) {
 	if err := f.Machines.WatchExit(ctx, other, func(name string) { exits <- name }); err != nil {
 		t.Fatal(err)
 	}
-	waitExit(t, exits, m.name) // a process of that number, but not that one
+	waitExit(t, exits, m.name) // a process with this PID exists, but it is another one
 	if err := f.Machines.WatchExit(ctx, running, func(name string) { exits <- name }); err != nil {
 		t.Fatal(err)
 	}
@@ -90,11 +90,11 @@ func machineWatch(t *testing.T, f MachinesFixture) {
 	waitExit(t, exits, m.name)
 }
 
-// machineCommand: a command given at create runs at every start.
+// machineCommand checks that the command of the spec runs at every start.
 func machineCommand(t *testing.T, f MachinesFixture) {
 	v, _ := f.Machines.Version(t.Context())
 	if !v.Command || !version.MustParseGeneric(v.Version).AtLeast(version.MustParseGeneric("1.9.0")) {
-		return // refused, as "what the version cannot do" checks, or not run by a start
+		return // create refuses the command ("unsupported by the version" checks that), or a start does not run it
 	}
 	m, ctx := newMachine(t, f), t.Context()
 	m.spec.Command = []string{"sh", "-c", `echo "$0 $PLAIN" >>/ran; sync; sleep 1000`, "it's a \"workload\""}
@@ -126,7 +126,7 @@ func machineThreeStarts(t *testing.T, f MachinesFixture) {
 		machines[i] = newMachine(t, f)
 		machines[i].create(t)
 	}
-	atOnce(t, len(machines), func(i int) error {
+	inParallel(t, len(machines), func(i int) error {
 		err := f.Machines.StartMachine(t.Context(), machines[i].name, "")
 		for range bootTries - 1 {
 			if errors.Is(err, host.ErrBootFailed) {
@@ -145,14 +145,14 @@ func machineThreeStarts(t *testing.T, f MachinesFixture) {
 	if len(pids) != len(machines) {
 		t.Errorf("processes: got %d, want %d", len(pids), len(machines))
 	}
-	atOnce(t, len(machines), func(i int) error { return f.Machines.StopMachine(t.Context(), machines[i].name) })
+	inParallel(t, len(machines), func(i int) error { return f.Machines.StopMachine(t.Context(), machines[i].name) })
 }
 
-// machineMissingSecret: secrets are read at start, and a start that fails
-// leaves nothing running.
+// machineMissingSecret checks that a start reads the secrets, and that a failed
+// start leaves no process.
 func machineMissingSecret(t *testing.T, f MachinesFixture) {
 	if v, _ := f.Machines.Version(t.Context()); !v.SecretFiles {
-		return // refused, as "what the version cannot do" checks
+		return // create refuses secrets; "unsupported by the version" checks that
 	}
 	m, ctx := newMachine(t, f), t.Context()
 	path := writeFile(t, f, "secret", "later")

@@ -37,12 +37,12 @@ func machineRecord(t *testing.T, f MachinesFixture) {
 	m := newMachine(t, f)
 	v, _ := f.Machines.Version(t.Context())
 	if _, ok := m.find(t); ok {
-		t.Fatal("before create: got it listed, want not")
+		t.Fatal("before create: got it listed, want it absent")
 	}
 	m.create(t)
 	got, ok := m.find(t)
 	if !ok {
-		t.Fatal("after create: got it not listed, want listed")
+		t.Fatal("after create: not in the list")
 	}
 	want := host.Machine{Name: m.name, State: host.MachineCreated}
 	if v.Labels {
@@ -62,13 +62,13 @@ func machineRecord(t *testing.T, f MachinesFixture) {
 			t.Errorf("delete: got %v, want nil", err)
 		}
 		if _, ok := m.find(t); ok {
-			t.Error("after delete: got it listed, want not")
+			t.Error("after delete: got it listed, want it absent")
 		}
 		if left := f.Left(t, m.name); len(left) > 0 {
 			t.Errorf("after delete: got %q left, want nothing", left)
 		}
 	}
-	m.create(t) // the name is free again
+	m.create(t) // the name must be free again
 }
 
 func machineSizes(t *testing.T, f MachinesFixture) {
@@ -128,7 +128,8 @@ func machineNotStarted(t *testing.T, f MachinesFixture) {
 	wantKind(t, "watch", f.Machines.WatchExit(ctx, got, func(string) { t.Error("got an exit, want none") }), host.ErrNotRunning)
 }
 
-// machineBadSmolfile: what smolvm says of a bad Smolfile quotes its line.
+// machineBadSmolfile checks that errors contain no values from a bad Smolfile,
+// although smolvm's own errors quote its lines.
 func machineBadSmolfile(t *testing.T, f MachinesFixture) {
 	for name, content := range map[string]string{
 		"syntax":      "env = [\"TOKEN=hunter2-value\", ]]\n",
@@ -153,23 +154,23 @@ func machineStoredEnv(t *testing.T, f MachinesFixture) {
 	m := newMachine(t, f)
 	m.create(t)
 	if diff := cmp.Diff(machineEnv, f.StoredEnv(t, m.name)); diff != "" {
-		t.Errorf("env kept (-want +got):\n%s", diff)
+		t.Errorf("env stored (-want +got):\n%s", diff)
 	}
 }
 
 func machineSecretReference(t *testing.T, f MachinesFixture) {
 	if v, _ := f.Machines.Version(t.Context()); !v.SecretFiles {
-		return // refused, as "what the version cannot do" checks
+		return // create refuses secrets; "unsupported by the version" checks that
 	}
 	const value = "correct-horse-battery-staple"
 	m := newMachine(t, f)
 	m.spec.Secrets = []host.SecretFile{{Name: "TOKEN", Path: writeFile(t, f, "secret", value)}}
 	m.create(t)
 	if where := f.Where(t, value); len(where) > 0 {
-		t.Errorf("the value: got it in %q, want it nowhere", where)
+		t.Errorf("the secret's value: found in %q, want it nowhere", where)
 	}
-	if len(f.Where(t, envMark)) == 0 {
-		t.Error("an env value: got it nowhere, want the search to find what is there")
+	if len(f.Where(t, envMarker)) == 0 {
+		t.Error("an env value: found nowhere, so the search does not work")
 	}
 }
 
@@ -181,14 +182,14 @@ func machineForeign(t *testing.T, f MachinesFixture) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	isIt := func(m host.Machine) bool { return m.Name == name }
-	if !slices.ContainsFunc(list, isIt) {
-		t.Errorf("list: got it without %s, want every machine", name)
+	isForeign := func(m host.Machine) bool { return m.Name == name }
+	if !slices.ContainsFunc(list, isForeign) {
+		t.Errorf("list: %s is missing, want every machine", name)
 	}
 	wantKind(t, "stop", f.Machines.StopMachine(ctx, name), host.ErrInvalid)
 	wantKind(t, "delete", f.Machines.DeleteMachine(ctx, name), host.ErrInvalid)
 	wantKind(t, "start", f.Machines.StartMachine(ctx, name, ""), host.ErrInvalid)
-	if list, err = f.Machines.ListMachines(ctx); err != nil || !slices.ContainsFunc(list, isIt) {
+	if list, err = f.Machines.ListMachines(ctx); err != nil || !slices.ContainsFunc(list, isForeign) {
 		t.Errorf("afterwards: got %v, %v, want %s untouched", list, err, name)
 	}
 }
@@ -198,7 +199,7 @@ func machineTwenty(t *testing.T, f MachinesFixture) {
 	for i := range machines {
 		machines[i] = newMachine(t, f)
 	}
-	atOnce(t, len(machines), func(i int) error {
+	inParallel(t, len(machines), func(i int) error {
 		if err := f.Machines.CreateMachine(t.Context(), machines[i].spec); err != nil {
 			return err
 		}
@@ -207,24 +208,25 @@ func machineTwenty(t *testing.T, f MachinesFixture) {
 	})
 	for _, m := range machines {
 		if _, ok := m.find(t); !ok {
-			t.Errorf("%s: got it not listed, want listed", m.name)
+			t.Errorf("%s: not in the list after create", m.name)
 		}
 	}
-	atOnce(t, len(machines), func(i int) error { return f.Machines.DeleteMachine(t.Context(), machines[i].name) })
+	inParallel(t, len(machines), func(i int) error { return f.Machines.DeleteMachine(t.Context(), machines[i].name) })
 	for _, m := range machines {
 		if _, ok := m.find(t); ok {
-			t.Errorf("%s: got it listed, want deleted", m.name)
+			t.Errorf("%s: still in the list after delete", m.name)
 		}
 	}
 }
 
-func atOnce(t *testing.T, n int, do func(i int) error) {
+// inParallel makes n parallel calls of do, and wants no errors.
+func inParallel(t *testing.T, n int, do func(i int) error) {
 	t.Helper()
 	var wait sync.WaitGroup
 	for i := range n {
 		wait.Go(func() {
 			if err := do(i); err != nil {
-				t.Errorf("%d of %d at once: got %v, want nil", i, n, err)
+				t.Errorf("%d of %d in parallel: got %v, want nil", i, n, err)
 			}
 		})
 	}
@@ -234,21 +236,21 @@ func atOnce(t *testing.T, n int, do func(i int) error) {
 func machineOneName(t *testing.T, f MachinesFixture) {
 	m := newMachine(t, f)
 	var mu sync.Mutex
-	made := 0
-	atOnce(t, 10, func(int) error {
+	created := 0
+	inParallel(t, 10, func(int) error {
 		err := f.Machines.CreateMachine(t.Context(), m.spec)
 		mu.Lock()
 		defer mu.Unlock()
 		switch {
 		case err == nil:
-			made++
+			created++
 		case !errors.Is(err, host.ErrConflict):
 			return err
 		}
 		return nil
 	})
-	if made != 1 {
-		t.Errorf("created: got %d times, want once", made)
+	if created != 1 {
+		t.Errorf("created: got %d times, want once", created)
 	}
 }
 

@@ -13,9 +13,9 @@ import (
 func machineRefused(t *testing.T, f MachinesFixture) {
 	v, _ := f.Machines.Version(t.Context())
 	for name, change := range map[string]func(*host.MachineSpec){
-		"no Smolfile":     func(s *host.MachineSpec) { s.Smolfile = filepath.Join(f.Dir, "nonexistent") },
-		"no image":        func(s *host.MachineSpec) { s.Image = filepath.Join(f.Dir, "nonexistent.tar") },
-		"closed image":    func(s *host.MachineSpec) { s.Image = writeFile(t, f, "closed.tar", "x") },
+		"absent Smolfile": func(s *host.MachineSpec) { s.Smolfile = filepath.Join(f.Dir, "nonexistent") },
+		"absent image":    func(s *host.MachineSpec) { s.Image = filepath.Join(f.Dir, "nonexistent.tar") },
+		"private image":   func(s *host.MachineSpec) { s.Image = writeFile(t, f, "private.tar", "x") },
 		"relative mount":  mount("relative", "/x"),
 		"mount target":    mount(f.Dir, "x"),
 		"colon in mount":  mount(f.Dir, "/x:rw"),
@@ -37,8 +37,8 @@ func machineRefused(t *testing.T, f MachinesFixture) {
 func machineUnsupported(t *testing.T, f MachinesFixture) {
 	v, _ := f.Machines.Version(t.Context())
 	for name, tt := range map[string]struct {
-		can    bool
-		change func(*host.MachineSpec)
+		supported bool
+		change    func(*host.MachineSpec)
 	}{
 		"image": {v.LocalImages, func(s *host.MachineSpec) { s.Image = f.Image }},
 		"secrets": {v.SecretFiles, func(s *host.MachineSpec) {
@@ -52,10 +52,10 @@ func machineUnsupported(t *testing.T, f MachinesFixture) {
 		m := newMachine(t, f)
 		tt.change(&m.spec)
 		err := f.Machines.CreateMachine(t.Context(), m.spec)
-		if tt.can && err != nil {
+		if tt.supported && err != nil {
 			t.Errorf("%s: got %v, want nil", name, err)
 		}
-		if !tt.can {
+		if !tt.supported {
 			wantKind(t, name, err, host.ErrUnsupported)
 		}
 	}

@@ -17,7 +17,8 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// machinePersisted: what a Smolfile of ours says is all that is persisted.
+// machinePersisted checks that the persisted policy is exactly the policy in the
+// Smolfile.
 func machinePersisted(t *testing.T, f MachinesFixture) {
 	m, ctx := newMachine(t, f), t.Context()
 	_, err := f.Machines.Policy(ctx, m.name)
@@ -38,14 +39,14 @@ func machinePersisted(t *testing.T, f MachinesFixture) {
 	_, err = f.Machines.Policy(ctx, m.name)
 	wantKind(t, "deleted", err, host.ErrNotFound)
 	_, err = f.Machines.Policy(ctx, "image-seed-0123abcd")
-	wantKind(t, "another's", err, host.ErrInvalid)
+	wantKind(t, "foreign machine", err, host.ErrInvalid)
 }
 
 func machineDenials(t *testing.T, f MachinesFixture) {
 	m, ctx := newMachine(t, f), t.Context()
 	m.create(t)
 	_, err := f.Machines.Denials(ctx, "image-seed-0123abcd")
-	wantKind(t, "another's", err, host.ErrInvalid)
+	wantKind(t, "foreign machine", err, host.ErrInvalid)
 	if v, _ := f.Machines.Version(ctx); !v.EgressEvents {
 		_, err := f.Machines.Denials(ctx, m.name)
 		wantKind(t, v.Version, err, host.ErrUnsupported)
@@ -76,7 +77,7 @@ func machineDenials(t *testing.T, f MachinesFixture) {
 	}
 }
 
-// machineNoVMM: without a VMM there is none to be found or killed.
+// machineNoVMM checks VMMs and KillMachine for machines that have no VMM.
 func machineNoVMM(t *testing.T, f MachinesFixture) {
 	m, ctx := newMachine(t, f), t.Context()
 	m.create(t)
@@ -90,26 +91,27 @@ func machineNoVMM(t *testing.T, f MachinesFixture) {
 			t.Errorf("kill %s: got %v, want nil", name, err)
 		}
 	}
-	wantKind(t, "kill another's", f.Machines.KillMachine(ctx, "image-seed-0123abcd"), host.ErrInvalid)
+	wantKind(t, "kill a foreign machine", f.Machines.KillMachine(ctx, "image-seed-0123abcd"), host.ErrInvalid)
 	if got, ok := m.find(t); !ok || got.State != host.MachineCreated {
-		t.Errorf("afterwards: got %+v, want it as it was", got)
+		t.Errorf("afterwards: got %+v, want it unchanged", got)
 	}
 }
 
-// machineNoNetNS: a start that cannot be where it is to be is none at all.
+// machineNoNetNS checks that a machine is not started if its network namespace
+// does not exist.
 func machineNoNetNS(t *testing.T, f MachinesFixture) {
 	m := newMachine(t, f)
 	m.create(t)
 	for what, path := range map[string]string{"absent": filepath.Join(f.Dir, "nonexistent"), "plain file": m.spec.Smolfile} {
 		wantKind(t, what, f.Machines.StartMachine(t.Context(), m.name, path), host.ErrUnavailable)
 		if got, ok := m.find(t); !ok || got.State != host.MachineCreated {
-			t.Errorf("%s: got %+v, want it created still", what, got)
+			t.Errorf("%s: got %+v, want it still created", what, got)
 		}
 	}
 }
 
-// wantVMMs checks what is found of all these machines at once. Beside the VMM
-// that is wanted, what it started may be there, in the same namespace.
+// wantVMMs checks the VMMs of all these machines. A machine may have other
+// processes than its wanted VMM, but only in the same namespace.
 func wantVMMs(t *testing.T, f MachinesFixture, names []string, want ...host.VMM) {
 	t.Helper()
 	got, err := f.Machines.VMMs(t.Context(), names)
@@ -128,11 +130,11 @@ func wantVMMs(t *testing.T, f MachinesFixture, names []string, want ...host.VMM)
 	}
 }
 
-// machineCgroup: every process of a machine is in the cgroup of its name, from
-// which it cannot leave.
+// machineCgroup checks that every process of a machine is in the cgroup with the
+// machine's name.
 func machineCgroup(t *testing.T, f MachinesFixture) {
 	if f.Cgroup == nil {
-		t.Skip("processes are made up")
+		t.Fatal("fixture: Cgroup is nil; only a fake may do without it, by MachineOptions.WithoutCgroups")
 	}
 	m, other := newMachine(t, f), newMachine(t, f)
 	m.create(t)
@@ -146,7 +148,7 @@ func machineCgroup(t *testing.T, f MachinesFixture) {
 		}
 		vmms, err := f.Machines.VMMs(t.Context(), []string{m.name, other.name})
 		if err != nil || len(vmms) < 2 {
-			t.Fatalf("VMMs: got %+v, %v, want two at least", vmms, err)
+			t.Fatalf("VMMs: got %+v, %v, want at least two", vmms, err)
 		}
 		for _, v := range vmms {
 			if got := f.Cgroup(t, v.PID); got != v.Name {
@@ -159,8 +161,9 @@ func machineCgroup(t *testing.T, f MachinesFixture) {
 	}
 }
 
-// machineWhere: a machine is in the network namespace in which it was started.
-func machineWhere(t *testing.T, f MachinesFixture) {
+// machineNetNS checks that a machine is in the network namespace in which it was
+// started.
+func machineNetNS(t *testing.T, f MachinesFixture) {
 	walled, free := newMachine(t, f), newMachine(t, f)
 	path, inside := f.NetNS(t)
 	walled.create(t)
@@ -173,11 +176,11 @@ func machineWhere(t *testing.T, f MachinesFixture) {
 	_, own := f.OwnNetNS(t)
 	out := host.VMM{Name: free.name, PID: two.PID, StartTime: two.StartTime, NetNS: own}
 	if own == inside {
-		t.Fatalf("namespaces: got %v for both, want two", own)
+		t.Fatalf("namespaces: got %v for both, want two different ones", own)
 	}
 	wantVMMs(t, f, names, in, out)
 	wantVMMs(t, f, names[1:], out)
-	walled.startIn(t, "") // it runs: nothing is moved
+	walled.startIn(t, "") // it is running already, so it does not move
 	wantVMMs(t, f, names, in, out)
 	if err := f.Machines.StopMachine(t.Context(), walled.name); err != nil {
 		t.Fatal(err)
@@ -188,13 +191,13 @@ func machineWhere(t *testing.T, f MachinesFixture) {
 	wantVMMs(t, f, names, in, out)
 }
 
-func machineKilledAtOnce(t *testing.T, f MachinesFixture) {
+func machineKillMachine(t *testing.T, f MachinesFixture) {
 	m, other, ctx := newMachine(t, f), newMachine(t, f), t.Context()
 	m.create(t)
 	other.create(t)
-	was, stays := m.start(t), other.start(t)
+	killed, survivor := m.start(t), other.start(t)
 	exits := make(chan string, 1)
-	if err := f.Machines.WatchExit(ctx, was, func(name string) { exits <- name }); err != nil {
+	if err := f.Machines.WatchExit(ctx, killed, func(name string) { exits <- name }); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
@@ -209,14 +212,15 @@ func machineKilledAtOnce(t *testing.T, f MachinesFixture) {
 	if got, ok := m.find(t); !ok || got.State == host.MachineRunning || got.PID != 0 {
 		t.Errorf("killed: got %+v, want it listed, down and without a process", got)
 	}
-	if got, _ := other.find(t); got.PID != stays.PID {
-		t.Errorf("the other machine: got %+v, want process %d still", got, stays.PID)
+	if got, _ := other.find(t); got.PID != survivor.PID {
+		t.Errorf("the other machine: got %+v, want it still in process %d", got, survivor.PID)
 	}
 	m.start(t)
 	m.exec(t, "true")
 }
 
-// machineMounts: a folder of the node can be read, and not written.
+// machineMounts checks that the guest can read a folder of the node, but not
+// write to it.
 func machineMounts(t *testing.T, f MachinesFixture) {
 	m, ctx := newMachine(t, f), t.Context()
 	source, err := os.MkdirTemp(f.Dir, "mount-")
@@ -240,18 +244,19 @@ func machineMounts(t *testing.T, f MachinesFixture) {
 		t.Errorf("write: got %d, %v, want it refused", code, err)
 	}
 	if b, err := os.ReadFile(filepath.Join(source, "ca.pem")); err != nil || string(b) != "a certificate\n" {
-		t.Errorf("on the node: got %q, %v, want it untouched", b, err)
+		t.Errorf("on the node: got %q, %v, want it unchanged", b, err)
 	}
 }
 
-// machineProgram: a program of 3 MiB is copied, run, written to and read.
+// machineProgram checks that a program of 3 MiB can be copied into the guest, run,
+// written to and read from.
 func machineProgram(t *testing.T, f MachinesFixture) {
 	m, ctx := newMachine(t, f), t.Context()
 	program, err := os.ReadFile(f.Program)
 	if err != nil {
 		t.Fatal(err)
 	}
-	// What follows is no part of it.
+	// The kernel ignores the padding after the program.
 	program = append(program, bytes.Repeat([]byte("padding\n"), max(0, 3<<20-len(program))/8)...)
 	from := writeFile(t, f, "program", string(program))
 	m.create(t)

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package hostcontract is what every implementation of the ports in
-// internal/host is held to: one suite, run by the in-memory fakes and by the
-// adapters to the real things. It makes no world of its own; the runner's
-// fixture does, and does there what other people do to a node.
+// Package hostcontract has the test suites that every implementation of the ports
+// in internal/host must pass. The in-memory fakes and the real adapters run the
+// same suites. The package creates no environment: the caller's fixture does, and
+// also acts there as other users of a node would.
 package hostcontract
 
 import (
@@ -21,12 +21,12 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// NetworksFixture is an implementation and its world. What a test makes there
-// by these functions is gone when the test is over.
+// NetworksFixture is an implementation of host.Networks and its environment.
+// Whatever a test creates with these functions is removed at the end of the test.
 type NetworksFixture struct {
 	Networks host.Networks
-	// Put makes a network under a name, with the owner's labels if it has a
-	// UID, and without labels else.
+	// Put creates a network with this name. If n.Owner has a UID, the network has
+	// its labels; otherwise it has none.
 	Put func(t *testing.T, name string, n host.Network)
 	// Occupy gives the node a route to the prefix.
 	Occupy func(t *testing.T, prefix netip.Prefix)
@@ -42,10 +42,10 @@ func TestNetworks(t *testing.T, fixture func(t *testing.T) NetworksFixture) {
 		name string
 		run  func(t *testing.T, f NetworksFixture)
 	}{
-		{"made, found, deleted", networkLife},
-		{"unequal is replaced", networkReplaced},
-		{"other Bottles of our cluster and node are others", networkOfAnotherBottle},
-		{"foreign is named and left alone", networkForeign},
+		{"create, find, delete", networkLife},
+		{"a different network is replaced", networkReplaced},
+		{"networks of several Bottles are separate", networkOfAnotherBottle},
+		{"a foreign network is reported and not changed", networkForeign},
 		{"overlap", networkOverlap},
 		{"occupied prefixes", networkOccupied},
 		{"docker down", networkDown},
@@ -56,7 +56,7 @@ func TestNetworks(t *testing.T, fixture func(t *testing.T) NetworksFixture) {
 	}
 }
 
-// newOwner is an owner that no other test has.
+// newOwner returns an owner that no other test has.
 func newOwner(slug string) host.Owner {
 	b := make([]byte, 16)
 	_, _ = rand.Read(b) // never fails
@@ -78,8 +78,8 @@ func networkLife(t *testing.T, f NetworksFixture) {
 	if _, err := f.Networks.InspectNetwork(t.Context(), n.Owner); !errors.Is(err, host.ErrNotFound) {
 		t.Fatalf("inspect before: got %v, want ErrNotFound", err)
 	}
-	mustDo(t, "delete of an absent one", f.Networks.DeleteNetwork(t.Context(), n.Owner))
-	// Every step twice: all of them may be called again.
+	mustDo(t, "delete an absent network", f.Networks.DeleteNetwork(t.Context(), n.Owner))
+	// Do every step twice, because all methods may be called again.
 	for range 2 {
 		mustDo(t, "ensure", f.Networks.EnsureNetwork(t.Context(), n))
 		wantNetwork(t, f, n)
@@ -125,7 +125,7 @@ func networkOfAnotherBottle(t *testing.T, f NetworksFixture) {
 	mustDo(t, "delete", f.Networks.DeleteNetwork(t.Context(), a.Owner))
 	list, err := f.Networks.ListNetworks(t.Context())
 	mustDo(t, "list", err)
-	// Those of other clusters are in the list: who asks tells them apart.
+	// The list also has the networks of other clusters: callers filter it.
 	for _, n := range []host.Network{b, c} {
 		wantNetwork(t, f, n)
 		if got := ownNetworks(list, n.Owner); len(got) != 1 {
@@ -137,10 +137,10 @@ func networkOfAnotherBottle(t *testing.T, f NetworksFixture) {
 
 func networkForeign(t *testing.T, f NetworksFixture) {
 	for name, change := range map[string]func(*host.Owner){
-		"without labels":      func(o *host.Owner) { *o = host.Owner{} },
-		"of another cluster":  func(o *host.Owner) { o.Cluster = "cluster-2" },
-		"of another node":     func(o *host.Owner) { o.Node = "node-2" },
-		"of another Bottle's": func(o *host.Owner) { o.UID = o.UID8() + "-0000" },
+		"without labels":     func(o *host.Owner) { *o = host.Owner{} },
+		"of another cluster": func(o *host.Owner) { o.Cluster = "cluster-2" },
+		"of another node":    func(o *host.Owner) { o.Node = "node-2" },
+		"of another Bottle":  func(o *host.Owner) { o.UID = o.UID8() + "-0000" },
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := newNetwork(newOwner("demo"), "50")
@@ -167,7 +167,7 @@ func networkOverlap(t *testing.T, f NetworksFixture) {
 		t.Fatalf("ensure on a taken subnet: got %v, want ErrOverlap", err)
 	}
 	n = newNetwork(owner, "52")
-	mustDo(t, "ensure on a free one", f.Networks.EnsureNetwork(t.Context(), n))
+	mustDo(t, "ensure on a free subnet", f.Networks.EnsureNetwork(t.Context(), n))
 	wantNetwork(t, f, n)
 	mustDo(t, "delete", f.Networks.DeleteNetwork(t.Context(), owner))
 }
@@ -221,7 +221,7 @@ func networkCancelled(t *testing.T, f NetworksFixture) {
 	cancel()
 	_, err := f.Networks.InspectNetwork(ctx, newOwner("demo"))
 	if !errors.Is(err, context.Canceled) || errors.Is(err, host.ErrUnavailable) {
-		t.Errorf("inspect: got %v, want context.Canceled and no word about docker", err)
+		t.Errorf("inspect: got %v, want context.Canceled without ErrUnavailable", err)
 	}
 }
 
@@ -234,7 +234,7 @@ func wantNetwork(t *testing.T, f NetworksFixture, want host.Network) {
 	}
 }
 
-// wantConflict also wants the error to name the thing in the way.
+// wantConflict wants an ErrConflict that names the conflicting object.
 func wantConflict(t *testing.T, what string, err error, name string) {
 	t.Helper()
 	if !errors.Is(err, host.ErrConflict) || !strings.Contains(err.Error(), name) {

@@ -16,28 +16,28 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// WallsFixture is an implementation of host.Walls and its world. What a test
-// makes there by these functions is gone when the test is over.
+// WallsFixture is an implementation of host.Walls and its environment. Whatever a
+// test creates with these functions is removed at the end of the test.
 type WallsFixture struct {
 	Walls host.Walls
-	// Bundle makes the bridge of the wall's network, which is not there
-	// before, with a bundle in it that listens on every port.
+	// Bundle creates the bridge of the wall's network, and a bundle on it that
+	// listens on every port. The bridge must not exist.
 	Bundle func(t *testing.T, spec host.WallSpec)
-	// RemoveBridge takes it away again.
+	// RemoveBridge removes that bridge.
 	RemoveBridge func(t *testing.T, spec host.WallSpec)
-	// PutForeign makes one of ForeignKinds under the owner's names, as somebody
-	// else would, or the agent of another cluster. Found says whether it is
-	// still there.
+	// PutForeign creates an object of one of the ForeignKinds with the owner's
+	// names, as somebody else or the agent of another cluster would. found
+	// reports whether the object still exists.
 	PutForeign func(t *testing.T, owner host.Owner, kind string) (found func() bool)
-	// Open breaks a wall so that more could be reached.
+	// Open breaks a wall so that the machine could reach more.
 	Open func(t *testing.T, spec host.WallSpec)
-	// Connect connects from within the namespace to a port of the bundle.
+	// Connect connects from inside the namespace to a port of the bundle.
 	Connect func(t *testing.T, spec host.WallSpec, port int32)
-	// Knock sends packets to a destination from within the namespace.
+	// Knock sends packets to a destination from inside the namespace.
 	Knock func(t *testing.T, spec host.WallSpec, d host.Drop)
 }
 
-// ForeignKinds are what can be in a wall's way.
+// ForeignKinds are the kinds of objects that can conflict with a wall.
 var ForeignKinds = []string{
 	"namespace", "folder", "link", "link of another cluster's", "namespace of another cluster's", "table of another cluster's",
 }
@@ -48,18 +48,18 @@ func TestWalls(t *testing.T, fixture func(t *testing.T) WallsFixture) {
 		name string
 		run  func(t *testing.T, f WallsFixture)
 	}{
-		{"made, found, deleted", wallLife},
+		{"create, find, delete", wallLife},
 		{"absent", wallAbsent},
 		{"without a bridge", wallWithoutBridge},
 		{"another spec keeps the namespace", wallChanged},
-		{"opened and mended", wallOpened},
-		{"what passes is counted by port", wallAccepted},
-		{"what does not is counted by destination", wallDropped},
-		{"others' are named and left alone", wallForeign},
-		{"several, read in the order asked for", wallSeveral},
-		{"many at once", wallAtOnce},
-		{"never seen half made", wallHalfMade},
-		{"changes are told", wallWatched},
+		{"an opened wall is repaired", wallOpened},
+		{"accepted packets are counted by port", wallAccepted},
+		{"dropped packets are counted by destination", wallDropped},
+		{"foreign objects are reported and not changed", wallForeign},
+		{"several walls are read in order", wallSeveral},
+		{"many in parallel", wallParallel},
+		{"never observed half made", wallHalfMade},
+		{"watch", wallWatch},
 		{"cancelled", wallCancelled},
 	}
 	for _, tt := range tests {
@@ -67,7 +67,8 @@ func TestWalls(t *testing.T, fixture func(t *testing.T) WallsFixture) {
 	}
 }
 
-// newWall is a wall that no other test has, on a subnet that one may have.
+// newWall returns the spec of a wall on the subnet 192.168.third.0/24, with an
+// owner that no other test has.
 func newWall(third int) host.WallSpec {
 	return host.WallSpec{
 		Owner:     newOwner("demo"),
@@ -78,7 +79,7 @@ func newWall(third int) host.WallSpec {
 	}
 }
 
-// madeWall is a wall that stands; it is gone when the test is over.
+// madeWall makes a wall, which is deleted at the end of the test.
 func madeWall(t *testing.T, f WallsFixture, third int) (host.WallSpec, host.Wall) {
 	t.Helper()
 	spec := newWall(third)
@@ -95,19 +96,19 @@ func ensureWall(t *testing.T, f WallsFixture, spec host.WallSpec) host.Wall {
 	})
 	w, err := f.Walls.EnsureWall(t.Context(), spec)
 	mustDo(t, "ensure", err)
-	wantSound(t, "ensure", w)
+	wantNoFaults(t, "ensure", w)
 	return w
 }
 
-func wantSound(t *testing.T, what string, w host.Wall) {
+func wantNoFaults(t *testing.T, what string, w host.Wall) {
 	t.Helper()
 	if len(w.Faults) > 0 || w.NetNS == (host.NetNS{}) || w.Path == "" {
 		t.Fatalf("%s: got %+v, want a namespace, its path and no faults", what, w)
 	}
 }
 
-// wantNoWall wants one fault, which is not open: nothing runs behind a wall
-// that is not there.
+// wantNoWall wants no namespace and one fault, which is not open: nothing runs
+// behind a wall that does not exist.
 func wantNoWall(t *testing.T, what string, w host.Wall) {
 	t.Helper()
 	if w.NetNS != (host.NetNS{}) || len(w.Faults) != 1 || w.Faults[0].Open {
@@ -133,21 +134,21 @@ func wallLife(t *testing.T, f WallsFixture) {
 			t.Errorf("ensure again: got namespace %v, want the same %v", again.NetNS, first.NetNS)
 		}
 		if got := inspectWall(t, f, spec); got.NetNS != first.NetNS || got.Path != first.Path || len(got.Faults) > 0 {
-			t.Errorf("inspect: got %+v, want as ensured: %+v", got, first)
+			t.Errorf("inspect: got %+v, want the same as ensure: %+v", got, first)
 		}
 	}
-	// As long as somebody is in it, or has it open, its number is no other's.
+	// Keep the namespace open, so that no new one can get its inode number.
 	if held, err := os.Open(first.Path); err == nil {
 		defer held.Close()
 	}
 	want := host.WallOwner{ID: spec.Owner.ID(), UID: spec.Owner.UID, Cluster: spec.Owner.Cluster}
-	if got := listOf(t, f, spec); len(got) != 1 || got[0] != want {
+	if got := ownWalls(t, f, spec); len(got) != 1 || got[0] != want {
 		t.Errorf("list: got %v, want one %v", got, want)
 	}
 	for range 2 {
 		mustDo(t, "delete", f.Walls.DeleteWall(t.Context(), spec.Owner))
 		wantNoWall(t, "after delete", inspectWall(t, f, spec))
-		if got := listOf(t, f, spec); len(got) != 0 {
+		if got := ownWalls(t, f, spec); len(got) != 0 {
 			t.Errorf("list after delete: got %v, want none", got)
 		}
 	}
@@ -156,7 +157,7 @@ func wallLife(t *testing.T, f WallsFixture) {
 	}
 }
 
-func listOf(t *testing.T, f WallsFixture, spec host.WallSpec) []host.WallOwner {
+func ownWalls(t *testing.T, f WallsFixture, spec host.WallSpec) []host.WallOwner {
 	t.Helper()
 	list, err := f.Walls.ListWalls(t.Context())
 	mustDo(t, "list", err)
@@ -187,14 +188,14 @@ func wallWithoutBridge(t *testing.T, f WallsFixture) {
 	if _, err := f.Walls.EnsureWall(t.Context(), spec); !errors.Is(err, host.ErrNotFound) {
 		t.Errorf("ensure: got %v, want ErrNotFound", err)
 	}
-	// Nothing is left of the attempt.
+	// The attempt must leave nothing behind.
 	wantNoWall(t, "inspect", inspectWall(t, f, spec))
-	if got := listOf(t, f, spec); len(got) != 0 {
+	if got := ownWalls(t, f, spec); len(got) != 0 {
 		t.Errorf("list: got %v, want none", got)
 	}
 	f.Bundle(t, spec)
 	first := ensureWall(t, f, spec)
-	// A bridge that goes, as with a network that is replaced, opens nothing.
+	// A missing bridge, as while a network is replaced, opens nothing.
 	f.RemoveBridge(t, spec)
 	got := inspectWall(t, f, spec)
 	if got.NetNS != first.NetNS || len(got.Faults) == 0 || isOpen(got) {
@@ -221,7 +222,7 @@ func wallChanged(t *testing.T, f WallsFixture) {
 		t.Errorf("ensure with other ports: got namespace %v, want the same %v", got.NetNS, first.NetNS)
 	}
 	if got := inspectWall(t, f, old); !isOpen(got) {
-		t.Errorf("inspect as it was: got %+v, want an open fault", got)
+		t.Errorf("inspect with the old ports: got %+v, want an open fault", got)
 	}
 	f.Connect(t, changed, 9100)
 	if got := inspectWall(t, f, changed).Accepted; got[9100] == 0 || len(got) != 2 {
@@ -242,7 +243,7 @@ func wallOpened(t *testing.T, f WallsFixture) {
 	if got := ensureWall(t, f, spec); got.NetNS != first.NetNS {
 		t.Errorf("ensure: got namespace %v, want the same %v", got.NetNS, first.NetNS)
 	}
-	wantSound(t, "inspect", inspectWall(t, f, spec))
+	wantNoFaults(t, "inspect", inspectWall(t, f, spec))
 }
 
 func wallSeveral(t *testing.T, f WallsFixture) {
@@ -252,9 +253,9 @@ func wallSeveral(t *testing.T, f WallsFixture) {
 	got, err := f.Walls.InspectWalls(t.Context(), []host.WallSpec{b, absent, a})
 	mustDo(t, "inspect", err)
 	if len(got) != 3 || got[0].NetNS != wallB.NetNS || got[2].NetNS != wallA.NetNS {
-		t.Fatalf("inspect: got %+v, want those of %v, nobody and %v", got, wallB.NetNS, wallA.NetNS)
+		t.Fatalf("inspect: got %+v, want the namespaces %v, none and %v", got, wallB.NetNS, wallA.NetNS)
 	}
 	wantNoWall(t, "inspect", got[1])
 	mustDo(t, "delete", f.Walls.DeleteWall(t.Context(), a.Owner))
-	wantSound(t, "the other one", inspectWall(t, f, b))
+	wantNoFaults(t, "the other wall", inspectWall(t, f, b))
 }

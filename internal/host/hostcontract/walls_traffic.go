@@ -22,9 +22,9 @@ func wallAccepted(t *testing.T, f WallsFixture) {
 	f.Connect(t, spec, 9418)
 	got := inspectWall(t, f, spec)
 	if got.Accepted[9418] == 0 || got.Accepted[8888] != 0 || got.Dropped != 0 {
-		t.Errorf("after a connection to 9418: got %v accepted and %d dropped, want packets to it alone", got.Accepted, got.Dropped)
+		t.Errorf("after a connection to 9418: got %v accepted and %d dropped, want packets only to 9418", got.Accepted, got.Dropped)
 	}
-	// A wall that stands is left alone, its counts too.
+	// Ensuring a sound wall changes nothing, not even the counts.
 	if again := ensureWall(t, f, spec); again.Accepted[9418] < got.Accepted[9418] {
 		t.Errorf("ensured again: got %v accepted, want no less than %v", again.Accepted, got.Accepted)
 	}
@@ -61,10 +61,10 @@ func wallDropped(t *testing.T, f WallsFixture) {
 	got, err = f.Walls.Drops(t.Context(), spec.Owner)
 	mustDo(t, "drops", err)
 	if diff := cmp.Diff(want[:1], got, byAddr); diff != "" {
-		t.Errorf("drops since forgotten (-want +got):\n%s", diff)
+		t.Errorf("drops since ForgetDrops (-want +got):\n%s", diff)
 	}
 	if got := inspectWall(t, f, spec); got.Dropped != total+1 || len(got.Faults) > 0 {
-		t.Errorf("dropped since made: got %d and faults %v, want %d and none", got.Dropped, got.Faults, total+1)
+		t.Errorf("dropped in total: got %d and faults %v, want %d and none", got.Dropped, got.Faults, total+1)
 	}
 }
 
@@ -82,11 +82,11 @@ func wallForeign(t *testing.T, f WallsFixture) {
 				}
 				mustDo(t, "delete", f.Walls.DeleteWall(t.Context(), spec.Owner))
 				if !found() {
-					t.Fatalf("the %s: got none, want it left alone", kind)
+					t.Fatalf("the %s: got none, want it unchanged", kind)
 				}
 			}
-			if got := listOf(t, f, spec); len(got) != 0 && got[0].Cluster == spec.Owner.Cluster {
-				t.Errorf("list: got %v, want none of this cluster's", got)
+			if got := ownWalls(t, f, spec); len(got) != 0 && got[0].Cluster == spec.Owner.Cluster {
+				t.Errorf("list: got %v, want none of this cluster", got)
 			}
 		})
 	}

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package hostmetrics measures the calls of docker and smolvm: it wraps the
-// ports of internal/host and changes nothing about what they do.
+// Package hostmetrics measures calls to docker and smolvm. It wraps the ports of
+// internal/host and does not change what they do.
 package hostmetrics
 
 import (
@@ -25,18 +25,18 @@ func New(reg prometheus.Registerer) (*Metrics, error) {
 	m := &Metrics{
 		calls: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "bottle_agent_host_call_duration_seconds",
-			Help:    "Time that calls of docker and smolvm took, by call.",
+			Help:    "Duration of calls to docker and smolvm, by call.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 3, 12),
 		}, []string{"call"}),
 		errors: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "bottle_agent_host_call_errors_total",
-			Help: "Failed calls of docker and smolvm, by call and kind of error.",
+			Help: "Failed calls to docker and smolvm, by call and kind of error.",
 		}, []string{"call", "kind"}),
 	}
 	return m, errors.Join(reg.Register(m.calls), reg.Register(m.errors))
 }
 
-// call runs f, and measures it as a call of this name.
+// call runs f and measures it as a call with this name.
 func (m *Metrics) call(name string, f func() error) error {
 	started := time.Now()
 	err := f()
@@ -47,8 +47,8 @@ func (m *Metrics) call(name string, f func() error) error {
 	return err
 }
 
-// kindOf returns the word for an error's kind, and "" for an answer that is no
-// failure.
+// kindOf returns the metric label for an error's kind, or "" for an error that is
+// not a failure.
 func kindOf(err error) string {
 	switch {
 	case err == nil, errors.Is(err, host.ErrNotFound), errors.Is(err, context.Canceled):

@@ -12,12 +12,12 @@ import (
 // Networks returns n with its calls measured.
 func (m *Metrics) Networks(n host.Networks) host.Networks { return networks{n, m} }
 
-// Bundles returns b with its calls measured, but for those that follow or
-// watch something.
+// Bundles returns b with its calls measured, except those that run for long:
+// FollowDecisions and WatchBundles. ReadFile is not measured either.
 func (m *Metrics) Bundles(b host.Bundles) host.Bundles { return bundles{b, m} }
 
-// Machines returns v with its calls measured, but for those whose time is the
-// guest's.
+// Machines returns v with its calls measured, except those whose duration depends
+// on the guest (Exec and Copy), and WatchExit.
 func (m *Metrics) Machines(v host.Machines) host.Machines { return machines{v, m} }
 
 func measure[T any](m *Metrics, name string, f func() (T, error)) (out T, err error) {

@@ -19,34 +19,35 @@ import (
 // BuiltInImage is the reference of the fake's built-in bundle image.
 const BuiltInImage = "botbottle.dev/bundle:hosttest"
 
-// Bundles is host.Bundles in memory, on the networks of a Networks, with which
-// it shares being up or down. Calls are recorded as the method and the owner's
-// ID, such as "EnsureBundle bottle-demo-1a2b3c4d".
+// Bundles is an in-memory fake of host.Bundles. It uses the networks of a
+// Networks, and is up or down together with it. A call is recorded as its method
+// and the owner's ID, such as "EnsureBundle bottle-demo-1a2b3c4d".
 type Bundles struct {
 	*Faults
 	networks *Networks
-	// All below is guarded by the networks' lock: one docker, one lock.
+	// The lock of networks guards all fields below, because both fakes stand for
+	// the same docker.
 	containers map[string]*container // by name
-	images     map[string][]int32    // the ports on which each listens
+	images     map[string][]int32    // by reference: the ports on which a container listens
 	silent     map[netip.AddrPort]bool
 	files      map[string]file // by the owner's ID and path
 	created    int
 	now        func() time.Time
 
-	decisions watchers // told of every decision
+	decisions watchers // notified of every decision
 }
 
 type container struct {
 	bundle    host.Bundle
 	spec      host.BundleSpec
-	decisions []host.Decision // the last of those decided
-	decided   int
+	decisions []host.Decision // the latest ones
+	decided   int             // the number of all decisions so far
 }
 
 var _ host.Bundles = (*Bundles)(nil)
 
-// NewBundles returns a node without bundles that has the built-in image, which
-// listens on 8888. Faults and networks are the given ones.
+// NewBundles returns a fake node without bundles. It has the built-in image,
+// which listens on 8888. It shares the faults of networks.
 func NewBundles(networks *Networks) *Bundles {
 	return &Bundles{
 		Faults:     networks.Faults,
@@ -59,28 +60,28 @@ func NewBundles(networks *Networks) *Bundles {
 	}
 }
 
-// SetClock sets where the times of starts come from; time.Now unless set.
+// SetClock sets the clock for the times of starts. The default is time.Now.
 func (f *Bundles) SetClock(now func() time.Time) { f.locked(func() { f.now = now }) }
 
-// AddImage puts an image on the node that listens on the ports.
+// AddImage adds an image to the node. Its containers listen on the ports.
 func (f *Bundles) AddImage(reference string, ports ...int32) {
 	f.locked(func() { f.images[reference] = ports })
 }
 
-// RemoveImage takes an image off the node.
+// RemoveImage removes an image from the node.
 func (f *Bundles) RemoveImage(reference string) {
 	f.locked(func() { delete(f.images, reference) })
 }
 
-// PutAs sets up a running container under any name, without a call. One
-// without an owner bears no labels of ours.
+// PutAs adds a running container with any name, without recording a call. If b
+// has no owner, the container has no labels of ours.
 func (f *Bundles) PutAs(name string, b host.Bundle) {
 	f.locked(func() {
 		f.created++
 		b.ContainerID, b.Running, b.State = containerID(f.created), true, "running"
 		f.containers[name] = &container{bundle: b}
 	})
-	f.networks.watchers.tellOf(b.Owner)
+	f.networks.watchers.notifyOwner(b.Owner)
 }
 
 // Exit makes the owner's container end by itself.
@@ -90,16 +91,16 @@ func (f *Bundles) Exit(owner host.Owner, code int) {
 			c.bundle.Running, c.bundle.State = false, fmt.Sprintf("exited (%d)", code)
 		}
 	})
-	f.networks.watchers.tellOf(owner)
+	f.networks.watchers.notifyOwner(owner)
 }
 
-// Remove takes a container away behind the agent's back.
+// Remove removes a container without the agent knowing.
 func (f *Bundles) Remove(owner host.Owner) {
 	f.locked(func() { delete(f.containers, owner.ID()) })
-	f.networks.watchers.tellOf(owner)
+	f.networks.watchers.notifyOwner(owner)
 }
 
-// Silence makes a port at an address not answer, or answer again.
+// Silence makes a port at an address stop answering, or answer again.
 func (f *Bundles) Silence(ip netip.Addr, port int32, when Answering) {
 	f.locked(func() {
 		if when == Silent {
@@ -110,16 +111,16 @@ func (f *Bundles) Silence(ip netip.Addr, port int32, when Answering) {
 	})
 }
 
-// Answering says whether a port answers where its container runs.
+// Answering says whether a port of a running container answers.
 type Answering int
 
-// A port's two ways.
+// The values of Answering.
 const (
 	Answers Answering = iota
 	Silent
 )
 
-// Spec returns what the owner's container was created with.
+// Spec returns the spec from which the owner's container was created.
 func (f *Bundles) Spec(owner host.Owner) (spec host.BundleSpec, ok bool) {
 	f.locked(func() {
 		if c := f.containers[owner.ID()]; c != nil {
@@ -160,7 +161,7 @@ func (f *Bundles) EnsureBundle(ctx context.Context, spec host.BundleSpec) (out h
 		out, changed, err = f.ensure(spec)
 		return err
 	}
-	// Half way the container is created and not started.
+	// Half way, the container is created but not started.
 	err = f.networks.callSteps(ctx, "EnsureBundle "+spec.Owner.ID(), steps{whole: ensure, half: func() error {
 		if err := ensure(); err != nil {
 			return err
@@ -170,7 +171,7 @@ func (f *Bundles) EnsureBundle(ctx context.Context, spec host.BundleSpec) (out h
 		return nil
 	}})
 	if changed {
-		f.networks.watchers.tell(spec.Owner.UID)
+		f.networks.watchers.notify(spec.Owner.UID)
 	}
 	return zeroOnError(out, err)
 }
@@ -193,7 +194,7 @@ func (f *Bundles) ensure(spec host.BundleSpec) (out host.Bundle, changed bool, e
 			c.bundle.Running, c.bundle.State = true, "running"
 			return c.bundle, changed, nil
 		}
-		// As with docker, the old one goes first.
+		// As in docker, the old container is removed first.
 		delete(f.containers, id)
 	}
 	image := spec.Image
@@ -228,7 +229,7 @@ func (f *Bundles) DeleteBundle(ctx context.Context, owner host.Owner) error {
 	return f.change(ctx, "DeleteBundle", owner, func(*container) { delete(f.containers, owner.ID()) })
 }
 
-// change does something to the owner's container if there is one.
+// change calls do with the owner's container if there is one.
 func (f *Bundles) change(ctx context.Context, call string, owner host.Owner, do func(*container)) error {
 	changed := false
 	err := f.networks.call(ctx, call+" "+owner.ID(), func() error {
@@ -239,7 +240,7 @@ func (f *Bundles) change(ctx context.Context, call string, owner host.Owner, do 
 		return nil
 	})
 	if changed {
-		f.networks.watchers.tellOf(owner)
+		f.networks.watchers.notifyOwner(owner)
 	}
 	return err
 }
@@ -259,8 +260,8 @@ func (f *Bundles) ListBundles(ctx context.Context) (out []host.Bundle, err error
 	return zeroOnError(out, err)
 }
 
-// UnansweredPorts implements host.Bundles. Being down does not matter: ports
-// are dialled without docker.
+// UnansweredPorts implements host.Bundles. It also works while docker is down,
+// because ports are dialled without docker.
 func (f *Bundles) UnansweredPorts(ctx context.Context, ip netip.Addr, ports []int32) (out []int32, err error) {
 	err = f.around("UnansweredPorts "+ip.String(), func() error {
 		if err := ctx.Err(); err != nil {

@@ -12,24 +12,24 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// file is one in a bundle's container: its content, or where it leads.
+// file is a file in a bundle's container. A file with a link is a symbolic link.
 type file struct {
 	data []byte
 	link string
 }
 
-// PutFile puts a file into the owner's containers, the one that there is and
-// all that come, as if it were in their image.
+// PutFile puts a file into the owner's current container and all later ones, as
+// if it were in their image.
 func (f *Bundles) PutFile(owner host.Owner, name string, data []byte) {
 	f.locked(func() { f.files[owner.ID()+name] = file{data: slices.Clone(data)} })
 }
 
-// PutLink is PutFile for a symbolic link.
+// PutLink does the same as PutFile with a symbolic link.
 func (f *Bundles) PutLink(owner host.Owner, name, target string) {
 	f.locked(func() { f.files[owner.ID()+name] = file{link: target} })
 }
 
-// RemoveFile takes away what was put.
+// RemoveFile removes a file or link that PutFile or PutLink put.
 func (f *Bundles) RemoveFile(owner host.Owner, name string) {
 	f.locked(func() { delete(f.files, owner.ID()+name) })
 }
@@ -73,7 +73,7 @@ func (f *Bundles) readFile(owner host.Owner, name string) ([]byte, error) {
 			at = path.Join(path.Dir(at), got.link)
 		}
 	}
-	return nil, fmt.Errorf("file %q leads in circles: %w", name, host.ErrInvalid)
+	return nil, fmt.Errorf("file %q has too many links: %w", name, host.ErrInvalid)
 }
 
 func (f *Bundles) isFolder(owner host.Owner, name string) bool {

@@ -14,8 +14,8 @@ import (
 // keptDecisions is how many decisions a container's log keeps.
 const keptDecisions = 1000
 
-// Decide has the owner's container decide something, now where the decision
-// has no time. A container that does not run decides nothing.
+// Decide adds a decision to the log of the owner's container. If the decision has
+// no time, its time is now. If the container does not run, nothing is added.
 func (f *Bundles) Decide(owner host.Owner, d host.Decision) {
 	if d.Time.IsZero() {
 		d.Time = time.Now()
@@ -28,7 +28,7 @@ func (f *Bundles) Decide(owner host.Owner, d host.Decision) {
 			c.decisions = c.decisions[max(0, len(c.decisions)-keptDecisions):]
 		}
 	})
-	f.decisions.tellOf(owner)
+	f.decisions.notifyOwner(owner)
 }
 
 // FollowDecisions implements host.Bundles.
@@ -43,9 +43,9 @@ func (f *Bundles) FollowDecisions(ctx context.Context, owner host.Owner, since t
 		}
 		defer f.networks.watchers.add(changed)()
 		defer f.decisions.add(changed)()
-		log := &followed{since: since}
+		position := &logPosition{since: since}
 		for ctx.Err() == nil {
-			fresh, more, err := f.readLog(owner, log)
+			fresh, more, err := f.readLog(owner, position)
 			for _, d := range fresh {
 				decided(d)
 			}
@@ -61,15 +61,15 @@ func (f *Bundles) FollowDecisions(ctx context.Context, owner host.Owner, since t
 	})
 }
 
-// followed is how far a log was read.
-type followed struct {
+// logPosition is the position up to which a log was read.
+type logPosition struct {
 	id    string // of the container, once known
 	since time.Time
-	read  int // decisions
+	read  int // the number of decisions
 }
 
-// readLog returns what is new, and whether more can come.
-func (f *Bundles) readLog(owner host.Owner, log *followed) (fresh []host.Decision, more bool, err error) {
+// readLog returns the new decisions, and whether more can come.
+func (f *Bundles) readLog(owner host.Owner, position *logPosition) (fresh []host.Decision, more bool, err error) {
 	f.locked(func() {
 		if f.networks.down {
 			err = fmt.Errorf("docker: %w", host.ErrUnavailable)
@@ -77,21 +77,21 @@ func (f *Bundles) readLog(owner host.Owner, log *followed) (fresh []host.Decisio
 		}
 		c, ferr := f.find(owner)
 		if ferr != nil {
-			if log.id == "" {
+			if position.id == "" {
 				err = ferr
 			}
 			return
 		}
-		if log.id != "" && log.id != c.bundle.ContainerID {
+		if position.id != "" && position.id != c.bundle.ContainerID {
 			return
 		}
-		log.id = c.bundle.ContainerID
-		for _, d := range c.decisions[max(0, len(c.decisions)-(c.decided-log.read)):] {
-			if !d.Time.Before(log.since) {
+		position.id = c.bundle.ContainerID
+		for _, d := range c.decisions[max(0, len(c.decisions)-(c.decided-position.read)):] {
+			if !d.Time.Before(position.since) {
 				fresh = append(fresh, d)
 			}
 		}
-		log.read = c.decided
+		position.read = c.decided
 		more = c.bundle.Running
 	})
 	return fresh, more, err

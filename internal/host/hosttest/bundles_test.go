@@ -60,7 +60,8 @@ func TestBundlesContract(t *testing.T) {
 	})
 }
 
-// TestBundlesLostReply shows what a fault after the effect is for.
+// TestBundlesLostReply checks that a call with a fault After has its effect and
+// fails.
 func TestBundlesLostReply(t *testing.T) {
 	lost := errors.New("reply lost")
 	n := NewNetworks(nil)
@@ -73,10 +74,10 @@ func TestBundlesLostReply(t *testing.T) {
 	}
 	n.Fail("EnsureBundle", After, 1, lost)
 	if got, err := b.EnsureBundle(t.Context(), spec); !errors.Is(err, lost) || got != (host.Bundle{}) {
-		t.Errorf("ensure: got %+v, %v, want nothing and the fault", got, err)
+		t.Errorf("ensure: got %+v, %v, want no bundle and the injected error", got, err)
 	}
 	if got := b.All()[owner.ID()]; !got.Running {
-		t.Errorf("container: got %+v, want one that runs", got)
+		t.Errorf("container: got %+v, want it running", got)
 	}
 	want := []string{"EnsureNetwork bottle-demo-12345678", "EnsureBundle bottle-demo-12345678"}
 	if got := b.Calls(); !slices.Equal(got, want) {

@@ -10,11 +10,11 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// Canaries is a fake of host.Canaries, on two fixed ports of a node with one
-// address until told otherwise. Nothing listens.
+// Canaries is a fake of host.Canaries. By default it has two fixed ports on a
+// node with one address. Nothing listens.
 type Canaries struct {
 	mu        sync.Mutex
-	set       bool // addresses were
+	set       bool // SetAddresses was called
 	tcp, udp  uint16
 	addresses []netip.Addr
 	err       error
@@ -22,28 +22,30 @@ type Canaries struct {
 
 var _ host.Canaries = (*Canaries)(nil)
 
-// SetPorts changes where they are said to listen, as a restart does.
+// SetPorts changes the ports, as a restart of the agent does.
 func (c *Canaries) SetPorts(tcp, udp uint16) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.tcp, c.udp = tcp, udp
 }
 
-// SetAddresses changes the node's addresses; without any it has none.
+// SetAddresses changes the node's addresses. Without arguments, the node has
+// none.
 func (c *Canaries) SetAddresses(addresses ...netip.Addr) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.set, c.addresses = true, slices.Clone(addresses)
 }
 
-// Break makes Addresses fail; nil mends it.
+// Break makes Addresses fail with err. A nil err makes it work again.
 func (c *Canaries) Break(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.err = err
 }
 
-// Ports implements host.Canaries: 4711 and 4712 unless set.
+// Ports implements host.Canaries. It returns 4711 and 4712 unless SetPorts was
+// called.
 func (c *Canaries) Ports() (tcp, udp uint16) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -53,7 +55,8 @@ func (c *Canaries) Ports() (tcp, udp uint16) {
 	return c.tcp, c.udp
 }
 
-// Addresses implements host.Canaries: 10.0.0.5 unless set.
+// Addresses implements host.Canaries. It returns 10.0.0.5 unless SetAddresses was
+// called.
 func (c *Canaries) Addresses() ([]netip.Addr, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -66,7 +69,8 @@ func (c *Canaries) Addresses() ([]netip.Addr, error) {
 	return slices.Clone(c.addresses), nil
 }
 
-// IsOwn implements host.Canaries: loopback and the Addresses.
+// IsOwn implements host.Canaries. Loopback addresses and Addresses are the node's
+// own.
 func (c *Canaries) IsOwn(a netip.Addr) (bool, error) {
 	own, err := c.Addresses()
 	return a.IsLoopback() || slices.Contains(own, a.Unmap()), err

@@ -10,10 +10,10 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// FactNames are the facts of a node, in order.
+// FactNames are the names of a node's facts, in the order of NodeFacts.
 var FactNames = []string{"smolvm", "smolvm-version", "smolvm-files", "docker", "kvm", "cgroups", "state-dir", "prober"}
 
-// Facts is a fake of host.Facts: a node in order until told otherwise.
+// Facts is a fake of host.Facts. All facts are OK unless Break was called.
 type Facts struct {
 	mu     sync.Mutex
 	broken map[string]string
@@ -21,10 +21,11 @@ type Facts struct {
 
 var _ host.Facts = (*Facts)(nil)
 
-// Break makes a fact fail with a message; an empty one mends it.
+// Break makes a fact fail with a message. With an empty message the fact is OK
+// again.
 func (f *Facts) Break(name, message string) {
 	if !slices.Contains(FactNames, name) {
-		panic("hosttest: no fact is called " + name)
+		panic("hosttest: unknown fact " + name)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()

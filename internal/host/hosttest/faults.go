@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package hosttest has stateful in-memory fakes of the ports in internal/host,
-// for tests of what stands on them. A fake keeps the contract that hostcontract
-// checks, records every call, and fails when told to. It touches nothing of the
-// machine that it runs on and imitates no timing.
+// for tests of code that uses these ports. A fake fulfils the contract that
+// hostcontract checks, records every call, and fails when a test injects a fault.
+// It changes nothing on the machine that it runs on, and does not imitate timing.
 package hosttest
 
 import (
@@ -12,29 +12,31 @@ import (
 	"sync"
 )
 
-// When is where in its effect a call fails.
+// When says at which point of its effect a call fails.
 type When int
 
 const (
 	// Before fails the call without its effect.
 	Before When = iota
-	// After fails the call once its effect is done: the reply is lost.
+	// After fails the call after its effect: the reply is lost.
 	After
-	// Half fails the call in the middle of its effect, as the real thing would
-	// leave it if it died there. Only the calls that Halves reports can.
+	// Half fails the call in the middle of its effect. It leaves the state that
+	// the real adapter would leave if it crashed there. Only the calls for which
+	// Halves returns true can fail in this way.
 	Half
 )
 
-// halves are the calls that can fail half way.
+// halves has the calls that can fail half way.
 var halves = map[string]bool{
 	"EnsureNetwork": true, "EnsureBundle": true, "EnsureWall": true, "DeleteWall": true,
 	"CreateMachine": true, "StartMachine": true, "DeleteMachine": true, "Get": true,
 }
 
-// Halves reports whether a method can fail Half way: those of one step cannot.
+// Halves reports whether a method can fail half way. A method with only one step
+// cannot.
 func Halves(method string) bool { return halves[method] }
 
-// Always is a number of times that never runs out.
+// Always, as a number of times, means every time.
 const Always = -1
 
 type fault struct {
@@ -44,8 +46,9 @@ type fault struct {
 	err   error
 }
 
-// Faults records calls and fails them as told. The zero value fails nothing.
-// Several fakes may share one, so that the order of calls across them shows.
+// Faults records calls and makes them fail as a test wants. The zero value makes
+// no call fail. Several fakes may share one Faults, which then records the order
+// of calls across them.
 type Faults struct {
 	mu     sync.Mutex
 	calls  []string
@@ -53,32 +56,31 @@ type Faults struct {
 }
 
 // Fail makes the next times calls fail with err, before, after or half way
-// through their effect.
-// A call is named by its method ("EnsureBundle") or with its subject as it is
-// recorded ("EnsureBundle bottle-demo-1a2b3c4d"). Faults for one call are used
-// up in the order in which they were added.
+// through their effect. The name of a call is its method ("EnsureBundle"), or its
+// method and subject as recorded ("EnsureBundle bottle-demo-1a2b3c4d"). Faults
+// for one call are used up in the order in which they were added.
 func (f *Faults) Fail(call string, when When, times int, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.faults = append(f.faults, &fault{call: call, when: when, times: times, err: err})
 }
 
-// Heal forgets the faults that are left.
+// Heal removes all remaining faults.
 func (f *Faults) Heal() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.faults = nil
 }
 
-// Calls returns what was called so far, in order: the method and, where it has
-// one, its subject after a space.
+// Calls returns the calls so far, in order. Each is the method and, if the call
+// has a subject, a space and the subject.
 func (f *Faults) Calls() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return append([]string(nil), f.calls...)
 }
 
-// ResetCalls forgets the calls recorded so far.
+// ResetCalls removes all recorded calls.
 func (f *Faults) ResetCalls() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -86,16 +88,16 @@ func (f *Faults) ResetCalls() {
 }
 
 // around records the call and runs its effect, unless a fault makes it fail
-// before that. An effect's own error takes precedence over a fault after it.
+// before. An error of the effect takes precedence over a fault After.
 func (f *Faults) around(call string, effect func() error) error {
 	return f.aroundSteps(call, steps{whole: effect})
 }
 
-// steps is the effect of a call: the whole of it, and what is there when it
-// fails half way. A nil half is a call that has no half way.
+// steps is the effect of a call: the whole effect, and the effect of a call that
+// fails half way. half is nil if the call cannot fail half way.
 type steps struct{ whole, half func() error }
 
-// under is the steps with a lock held, and refused once ctx has ended.
+// under returns steps that run with mu locked, and fail if ctx has ended.
 func (s steps) under(ctx context.Context, mu sync.Locker) steps {
 	locked := func(effect func() error) func() error {
 		if effect == nil {
@@ -113,16 +115,16 @@ func (s steps) under(ctx context.Context, mu sync.Locker) steps {
 	return steps{whole: locked(s.whole), half: locked(s.half)}
 }
 
-// aroundSteps is around for a call that can also fail half way.
+// aroundSteps does the same as around for a call that can also fail half way.
 func (f *Faults) aroundSteps(call string, s steps) error {
-	hit := f.take(call)
+	injected := f.take(call)
 	effect := s.whole
 	switch {
-	case hit == nil:
+	case injected == nil:
 		return effect()
-	case hit.when == Before:
-		return hit.err
-	case hit.when == Half:
+	case injected.when == Before:
+		return injected.err
+	case injected.when == Half:
 		if s.half == nil {
 			panic("hosttest: " + call + " cannot fail half way")
 		}
@@ -131,10 +133,10 @@ func (f *Faults) aroundSteps(call string, s steps) error {
 	if err := effect(); err != nil {
 		return err
 	}
-	return hit.err
+	return injected.err
 }
 
-// take records the call and uses up one of its faults.
+// take records the call, and uses up and returns one of its faults, or nil.
 func (f *Faults) take(call string) *fault {
 	f.mu.Lock()
 	defer f.mu.Unlock()

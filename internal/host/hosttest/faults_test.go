@@ -25,11 +25,11 @@ func TestFaults(t *testing.T) {
 	}
 	got := []error{
 		call("Ensure b", nil), // fails before its effect
-		call("Ensure b", nil), // the other fault names a
+		call("Ensure b", nil), // the other fault is only for a
 		call("Ensure a", nil), // fails after its effect
 		call("Ensure a", nil), // used up
 		call("Delete a", nil),
-		call("Delete a", own), // the effect's own error wins
+		call("Delete a", own), // the effect's own error takes precedence
 		call("Delete a", nil),
 	}
 	want := []error{lost, nil, lost, nil, lost, own, lost}
@@ -47,11 +47,11 @@ func TestFaults(t *testing.T) {
 	}
 	f.Fail("Get", Half, 1, lost)
 	effects = nil
-	note := func(text string) func() error {
+	record := func(text string) func() error {
 		return func() error { effects = append(effects, text); return nil }
 	}
 	for i, want := range []error{lost, nil} {
-		if err := f.aroundSteps("Get a", steps{whole: note("whole"), half: note("half")}); !errors.Is(err, want) || (err == nil) != (want == nil) {
+		if err := f.aroundSteps("Get a", steps{whole: record("whole"), half: record("half")}); !errors.Is(err, want) || (err == nil) != (want == nil) {
 			t.Errorf("half way, call %d: got %v, want %v", i, err, want)
 		}
 	}

@@ -12,9 +12,9 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// Images is host.Images in memory, with a registry that tests push to, and
-// with a file for each image, so that machines can be made of them. A pull is
-// over when it begins unless Hold holds it up. Calls are recorded as "Get" and
+// Images is an in-memory fake of host.Images. It has a registry to which tests
+// push, and writes a file for each image, so that machines can be made from it. A
+// pull ends immediately, unless Hold delays it. A call is recorded as "Get" and
 // the reference.
 type Images struct {
 	*Faults
@@ -28,7 +28,7 @@ type Images struct {
 	down     error
 	resolved map[string]*resolvedImage
 	failures map[string]*imageFailure // by reference and secrets
-	asks     map[string]*imageAsk     // by UID
+	requests map[string]*imageRequest // by UID
 	pulls    int
 	watchers watchers
 }
@@ -42,22 +42,23 @@ type remoteImage struct {
 
 type resolvedImage struct {
 	digest string
-	// grants are the secrets that it was given to; "" is nobody's.
+	// grants has the secrets with which it was pulled; "" means that no secret
+	// was needed.
 	grants map[string]bool
 }
 
 type imageFailure struct {
-	err   error
-	until time.Time
-	count int
-	told  map[string]bool
+	err      error
+	until    time.Time
+	count    int
+	reported map[string]bool // by UID
 }
 
 var _ host.Images = (*Images)(nil)
 
-// NewImages returns a node without images that writes its files to dir. The
+// NewImages returns a fake node without images. It writes its files to dir. The
 // faults may be shared with other fakes; nil means none. The clock is for
-// backoff.
+// backoff and for the lifetime of the registry's answers.
 func NewImages(faults *Faults, dir string, clock interface{ Now() time.Time }) *Images {
 	if faults == nil {
 		faults = &Faults{}
@@ -65,18 +66,18 @@ func NewImages(faults *Faults, dir string, clock interface{ Now() time.Time }) *
 	return &Images{
 		Faults: faults, dir: dir, clock: clock, remote: map[string]*remoteImage{}, local: map[string]string{},
 		resolved: map[string]*resolvedImage{}, failures: map[string]*imageFailure{},
-		packed: map[string]bool{}, asks: map[string]*imageAsk{},
+		packed: map[string]bool{}, requests: map[string]*imageRequest{},
 	}
 }
 
-// ImageDigest is the digest of the image that the content stands for.
+// ImageDigest returns the digest of an image with this content.
 func ImageDigest(content string) string {
 	sum := sha256.Sum256([]byte(content))
 	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
-// Push makes the reference, at the registry, an image that the content stands
-// for, and returns its digest. What is private stays so.
+// Push pushes an image with this content to the registry and returns its digest.
+// A private reference stays private.
 func (f *Images) Push(reference, content string) string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -84,7 +85,8 @@ func (f *Images) Push(reference, content string) string {
 	return ImageDigest(content)
 }
 
-// PutLocal makes file:NAME or docker-daemon:NAME an image.
+// PutLocal adds an image with the reference file:NAME or docker-daemon:NAME to
+// the node, and returns its digest.
 func (f *Images) PutLocal(reference, content string) string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -92,63 +94,63 @@ func (f *Images) PutLocal(reference, content string) string {
 	return ImageDigest(content)
 }
 
-// Pack makes what the reference names an artifact: call it before Push or
-// PutLocal.
+// Pack makes the reference name an artifact. Call it before Push or PutLocal.
 func (f *Images) Pack(reference string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.packed[reference] = true
 }
 
-// RemoveLocal takes it away again. What is in the store stays there.
+// RemoveLocal removes an image that PutLocal added. The store keeps its copy.
 func (f *Images) RemoveLocal(reference string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.local, reference)
 }
 
-// Private makes the registry want this pull secret for the reference.
+// Private makes the registry require this pull secret for the reference.
 func (f *Images) Private(reference string, secret []byte) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.remoteOf(reference).secret = secret
 }
 
-// Hold keeps pulls of the reference under way until Release.
+// Hold delays pulls of the reference until Release.
 func (f *Images) Hold(reference string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.remoteOf(reference).held = true
 }
 
-// Progress says how far a held pull is.
+// Progress sets the progress of a held pull, and notifies the Bottles that wait
+// for it.
 func (f *Images) Progress(reference string, done, total int64) {
 	f.mu.Lock()
 	r := f.remoteOf(reference)
 	r.done, r.total = done, total
 	f.mu.Unlock()
-	f.tellWaiting(reference)
+	f.notifyWaiting(reference)
 }
 
-// Release ends what Hold began; those who wait are told.
+// Release ends the delay of Hold, and notifies the Bottles that wait for the pull.
 func (f *Images) Release(reference string) {
 	f.mu.Lock()
 	f.remoteOf(reference).held = false
 	f.mu.Unlock()
-	f.tellWaiting(reference)
+	f.notifyWaiting(reference)
 }
 
-// Down makes the registry fail every pull with err; nil ends it.
+// Down makes every pull fail with err. A nil err makes the registry work again.
 func (f *Images) Down(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.down = err
 }
 
-// Remove takes an image out of the store behind the agent's back.
+// Remove removes an image from the store without the agent knowing.
 func (f *Images) Remove(digest string) { _ = os.Remove(f.path(host.ImageRequest{}, digest)) }
 
-// Pulls counts how often an image was brought from the registry.
+// Pulls returns how often an image was pulled from the registry.
 func (f *Images) Pulls() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()

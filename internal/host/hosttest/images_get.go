@@ -30,19 +30,19 @@ func (f *Images) WatchImages(ctx context.Context, changed func(uid string)) erro
 func (f *Images) Get(ctx context.Context, req host.ImageRequest) (out host.Image, err error) {
 	get := func() error {
 		if req.For == "" {
-			return fmt.Errorf("image: %w: nobody asks for it", host.ErrInvalid)
+			return fmt.Errorf("image: %w: the request has no UID", host.ErrInvalid)
 		}
-		digest, err := f.get(req, f.ask(req))
+		digest, err := f.get(req, f.request(req))
 		if err != nil {
 			return err
 		}
 		out, err = f.image(req, digest)
 		return err
 	}
-	// Half way a part of the file is in the store, under another name, and who
-	// asked is known.
+	// Half way, a part of the file is in the store under another name, and the
+	// request is recorded.
 	s := steps{whole: get, half: func() error {
-		f.ask(req)
+		f.request(req)
 		return os.WriteFile(filepath.Join(f.dir, "part"), []byte("half"), 0o600)
 	}}
 	err = f.aroundSteps("Get "+req.Reference, s.under(ctx, &f.mu))
@@ -51,7 +51,7 @@ func (f *Images) Get(ctx context.Context, req host.ImageRequest) (out host.Image
 
 var referencePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9._:/@-]*$`)
 
-func (f *Images) get(req host.ImageRequest, a *imageAsk) (string, error) {
+func (f *Images) get(req host.ImageRequest, a *imageRequest) (string, error) {
 	ref := req.Reference
 	local := strings.HasPrefix(ref, host.LocalPrefix)
 	daemon := strings.HasPrefix(ref, host.DaemonPrefix) && f.local[ref] != ""
@@ -61,7 +61,7 @@ func (f *Images) get(req host.ImageRequest, a *imageAsk) (string, error) {
 	case strings.HasPrefix(ref, host.DaemonPrefix) && req.Artifact:
 		return "", fmt.Errorf("artifact: %w", host.ErrInvalid)
 	case (local || daemon) && f.local[ref] != "":
-		return f.fitting(req, f.local[ref])
+		return f.checked(req, f.local[ref])
 	case local:
 		return "", fmt.Errorf("image archive %s: %w", ref, host.ErrNotFound)
 	case strings.HasPrefix(ref, host.DaemonPrefix), !referencePattern.MatchString(ref):
@@ -75,7 +75,7 @@ func (f *Images) get(req host.ImageRequest, a *imageAsk) (string, error) {
 		}
 	}
 	if digest := f.find(req, policy, a); digest != "" && f.stored(req, digest) {
-		return f.fitting(req, digest)
+		return f.checked(req, digest)
 	}
 	if policy == host.PullNever {
 		return "", fmt.Errorf("image %s: %w", ref, host.ErrNeverPull)
@@ -86,9 +86,9 @@ func (f *Images) get(req host.ImageRequest, a *imageAsk) (string, error) {
 	return f.pull(req, a)
 }
 
-// fitting refuses what is of the other kind, or has another sum.
-func (f *Images) fitting(req host.ImageRequest, digest string) (string, error) {
-	err := f.misfit(req, digest)
+// checked returns digest, or a failure if the content is not what req requests.
+func (f *Images) checked(req host.ImageRequest, digest string) (string, error) {
+	err := f.checkContent(req, digest)
 	if err == nil {
 		return digest, nil
 	}
@@ -99,19 +99,21 @@ func (f *Images) fitting(req host.ImageRequest, digest string) (string, error) {
 	return "", f.fail(key, err).report(req.For)
 }
 
-func (f *Images) misfit(req host.ImageRequest, digest string) error {
+// checkContent refuses content of the other kind or with another checksum.
+func (f *Images) checkContent(req host.ImageRequest, digest string) error {
 	switch {
 	case f.packed[req.Reference] != req.Artifact:
 		return fmt.Errorf("%s: it is the other kind", req.Reference)
 	case req.SHA256 != "" && digest != "sha256:"+req.SHA256:
-		return fmt.Errorf("artifact %s: it has the %s, and %s is asked for", req.Reference, digest, req.SHA256)
+		return fmt.Errorf("artifact %s: it has %s, but %s is asked for", req.Reference, digest, req.SHA256)
 	}
 	return nil
 }
 
-// find returns what may be handed over without asking the registry.
-func (f *Images) find(req host.ImageRequest, policy host.PullPolicy, a *imageAsk) string {
-	if a.digest != "" && f.clock.Now().Sub(a.handed) < answerCounts {
+// find returns the digest of the image that may be returned without asking the
+// registry, or "".
+func (f *Images) find(req host.ImageRequest, policy host.PullPolicy, a *imageRequest) string {
+	if a.digest != "" && f.clock.Now().Sub(a.returned) < answerLifetime {
 		return a.digest
 	}
 	r := f.resolved[req.Reference]
@@ -125,7 +127,7 @@ func (f *Images) find(req host.ImageRequest, policy host.PullPolicy, a *imageAsk
 	return r.digest
 }
 
-func (f *Images) pull(req host.ImageRequest, a *imageAsk) (string, error) {
+func (f *Images) pull(req host.ImageRequest, a *imageRequest) (string, error) {
 	ref := req.Reference
 	remote := f.remote[ref]
 	if remote != nil && remote.held {
@@ -146,7 +148,7 @@ func (f *Images) pull(req host.ImageRequest, a *imageAsk) (string, error) {
 		}
 	}
 	if err == nil {
-		err = f.misfit(req, remote.digest)
+		err = f.checkContent(req, remote.digest)
 	}
 	if err != nil {
 		return "", f.fail(a.key, fmt.Errorf("image %s: %w", ref, err)).report(req.For)
@@ -156,7 +158,7 @@ func (f *Images) pull(req host.ImageRequest, a *imageAsk) (string, error) {
 		f.resolved[ref] = &resolvedImage{digest: remote.digest, grants: map[string]bool{}}
 	}
 	f.resolved[ref].grants[grant] = true
-	a.digest, a.handed = remote.digest, f.clock.Now()
+	a.digest, a.returned = remote.digest, f.clock.Now()
 	if !f.stored(req, remote.digest) {
 		f.pulls++
 	}
@@ -169,16 +171,16 @@ func (f *Images) fail(key string, err error) *imageFailure {
 		fail = &imageFailure{}
 		f.failures[key] = fail
 	}
-	fail.err, fail.told = err, map[string]bool{}
+	fail.err, fail.reported = err, map[string]bool{}
 	fail.until = f.clock.Now().Add(min(10*time.Second<<min(fail.count, 5), 5*time.Minute))
 	fail.count++
 	return fail
 }
 
 func (i *imageFailure) report(uid string) error {
-	told := i.told[uid]
-	i.told[uid] = true
-	return &host.PullFailed{Err: i.err, Until: i.until, BackOff: told}
+	before := i.reported[uid]
+	i.reported[uid] = true
+	return &host.PullFailed{Err: i.err, Until: i.until, BackOff: before}
 }
 
 func (f *Images) path(req host.ImageRequest, digest string) string {
@@ -194,14 +196,14 @@ func (f *Images) stored(req host.ImageRequest, digest string) bool {
 	return err == nil
 }
 
-// image makes the file if there is none.
+// image returns the image, and makes its file if there is none.
 func (f *Images) image(req host.ImageRequest, digest string) (host.Image, error) {
 	path := f.path(req, digest)
 	if !f.stored(req, digest) {
 		if err := os.WriteFile(path, []byte(digest), 0o644); err != nil {
 			return host.Image{}, err
 		}
-		// Whatever the umask.
+		// Set the mode whatever the umask.
 		if err := os.Chmod(path, 0o644); err != nil {
 			return host.Image{}, err
 		}

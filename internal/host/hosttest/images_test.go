@@ -20,7 +20,7 @@ func TestImagesContract(t *testing.T) {
 		clock := clocktesting.NewFakeClock(time.Unix(1000, 0))
 		f := NewImages(nil, t.TempDir(), clock)
 		pushed := 0
-		of := func(repository string) (refs []string) {
+		refsOf := func(repository string) (refs []string) {
 			f.mu.Lock()
 			defer f.mu.Unlock()
 			for ref := range f.remote {
@@ -38,17 +38,17 @@ func TestImagesContract(t *testing.T) {
 			},
 			Private: func(_ *testing.T, repository string) []byte {
 				secret := []byte(`{"auths":{}}`)
-				for _, ref := range of(repository) {
+				for _, ref := range refsOf(repository) {
 					f.Private(ref, secret)
 				}
 				return secret
 			},
 			Hold: func(_ *testing.T, repository string) func() {
-				for _, ref := range of(repository) {
+				for _, ref := range refsOf(repository) {
 					f.Hold(ref)
 				}
 				return func() {
-					for _, ref := range of(repository) {
+					for _, ref := range refsOf(repository) {
 						f.Release(ref)
 					}
 				}
@@ -69,7 +69,8 @@ func TestImagesContract(t *testing.T) {
 	})
 }
 
-// The first answer lost: the second is the same, and nothing is pulled twice.
+// TestImagesFault checks that Get after a lost reply returns the image without a
+// second pull.
 func TestImagesFault(t *testing.T) {
 	f := NewImages(nil, t.TempDir(), clocktesting.NewFakeClock(time.Unix(1000, 0)))
 	digest := f.Push("registry.test/demo:1", "x")

@@ -16,22 +16,22 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// Reference is the version that a new Machines has.
+// Reference is the default version of a Machines.
 var Reference = host.SmolvmVersion{
 	Version: "1.32.2", LocalImages: true, SecretFiles: true, Labels: true, Command: true,
 	PolicyInList: true, EgressEvents: true, Artifacts: true, ArtifactPolicy: true, OwnUser: true, Backend: "virtio-net",
 }
 
-// Machines is a fake of host.Machines. It reads Smolfiles and secret files, as
-// smolvm does, and nothing else of the machine; a guest is a map of files and
-// a few commands (see Exec).
+// Machines is an in-memory fake of host.Machines. Of the machine that it runs on
+// it reads only the files that a spec names, as smolvm does. A guest is a map of
+// files and a few commands (see Exec).
 type Machines struct {
 	Faults *Faults
 
 	mu       sync.Mutex
 	version  host.SmolvmVersion
 	machines map[string]*machine
-	leftover map[string]bool // data of machines whose record is gone, by name
+	leftover map[string]bool // machines without a record that still have data, by name
 	nextPID  int
 	now      time.Time
 	onExec   func(name string, req host.ExecRequest) (int, error)
@@ -48,16 +48,17 @@ type machine struct {
 	launched []string          // env and secrets of the last start
 	disk     map[string]string // survives stop and start
 	ended    chan struct{}     // closed when the VMM of the last start ends
-	netns    string            // as given to the last start
-	inside   host.NetNS        // where its VMM is
-	stray    []host.VMM        // further VMMs
+	netns    string            // the path of the last start
+	inside   host.NetNS        // the namespace of its VMM
+	stray    []host.VMM        // additional VMMs
 	policy   host.Policy
 	denials  []host.Denial
-	diskless bool // it was created half way, and cannot boot
+	diskless bool // it was created only half way, and cannot boot
 }
 
-// shown is the machine as others see it: a PID only while it runs.
-func (m *machine) shown() host.Machine {
+// observed returns the machine as host.Machines reports it: it has a PID only
+// while it runs.
+func (m *machine) observed() host.Machine {
 	out := m.Machine
 	out.AllowedCIDRs = slices.Clone(out.AllowedCIDRs)
 	if out.State != host.MachineRunning {
@@ -68,8 +69,8 @@ func (m *machine) shown() host.Machine {
 
 var _ host.Machines = (*Machines)(nil)
 
-// NewMachines returns a node's smolvm without machines, of version Reference.
-// A nil Faults is one of its own.
+// NewMachines returns a fake smolvm without machines, of version Reference. The
+// faults may be shared with other fakes; nil means none.
 func NewMachines(f *Faults) *Machines {
 	return &Machines{
 		Faults:   cmp.Or(f, &Faults{}),
@@ -82,22 +83,22 @@ func NewMachines(f *Faults) *Machines {
 	}
 }
 
-// SetVersion makes it another release of smolvm.
+// SetVersion changes the release of smolvm.
 func (f *Machines) SetVersion(v host.SmolvmVersion) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.version = v
 }
 
-// Add puts a machine there that this fake did not create, a foreign one.
+// Add adds a foreign machine: one that CreateMachine did not create.
 func (f *Machines) Add(m host.Machine) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.machines[m.Name] = &machine{Machine: m, disk: map[string]string{}, ended: make(chan struct{})}
 }
 
-// Kill ends a machine's VMM as kill -9 does: the machine is stopped, the
-// watchers are told, what happened shows in LastExit.
+// Kill kills a machine's VMM as kill -9 does: the machine is stopped, the
+// watchers are notified, and LastExit says what happened.
 func (f *Machines) Kill(name string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -107,7 +108,7 @@ func (f *Machines) Kill(name string) {
 	}
 }
 
-// SetState shows a machine in another state, its VMM being as it was.
+// SetState changes the reported state of a machine, but not its VMM.
 func (f *Machines) SetState(name string, s host.MachineState) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -116,15 +117,15 @@ func (f *Machines) SetState(name string, s host.MachineState) {
 	}
 }
 
-// OnExec answers every later Exec in place of the fake's own guest.
+// OnExec makes answer handle every later Exec in place of the fake's own guest.
 func (f *Machines) OnExec(answer func(name string, req host.ExecRequest) (int, error)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.onExec = answer
 }
 
-// Get returns a machine and what it was created with; false when there is
-// none of that name.
+// Get returns a machine and its spec. It returns false when there is no machine
+// with that name.
 func (f *Machines) Get(name string) (host.Machine, host.MachineSpec, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -132,25 +133,25 @@ func (f *Machines) Get(name string) (host.Machine, host.MachineSpec, bool) {
 	if m == nil {
 		return host.Machine{}, host.MachineSpec{}, false
 	}
-	return m.shown(), m.spec, true
+	return m.observed(), m.spec, true
 }
 
-// Names returns the machines that are there, sorted.
+// Names returns the names of all machines, sorted.
 func (f *Machines) Names() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return slices.Sorted(maps.Keys(f.machines))
 }
 
-// Leftovers are the names of machines whose record is gone and whose data is
-// still on the node, sorted. DeleteMachine removes it.
+// Leftovers returns the names of the machines that have no record but still have
+// data on the node, sorted. DeleteMachine removes the data.
 func (f *Machines) Leftovers() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return slices.Sorted(maps.Keys(f.leftover))
 }
 
-// StoredEnv is the env that a machine was created with, as smolvm keeps it.
+// StoredEnv returns the env with which a machine was created, as smolvm stores it.
 func (f *Machines) StoredEnv(name string) []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -160,7 +161,7 @@ func (f *Machines) StoredEnv(name string) []string {
 	return nil
 }
 
-// Starts says how often a machine was booted.
+// Starts returns how often a machine was booted.
 func (f *Machines) Starts(name string) int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -170,7 +171,7 @@ func (f *Machines) Starts(name string) int {
 	return 0
 }
 
-// GuestEnv is the environment that a machine's last start gave its guest.
+// GuestEnv returns the environment that a machine's last start gave its guest.
 func (f *Machines) GuestEnv(name string) []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -190,7 +191,7 @@ func (f *Machines) Version(ctx context.Context) (v host.SmolvmVersion, err error
 func (f *Machines) ListMachines(ctx context.Context) (list []host.Machine, err error) {
 	err = f.call(ctx, "ListMachines", func() error {
 		for _, name := range slices.Sorted(maps.Keys(f.machines)) {
-			list = append(list, f.machines[name].shown())
+			list = append(list, f.machines[name].observed())
 		}
 		return nil
 	})
@@ -213,9 +214,9 @@ func (f *Machines) CreateMachine(ctx context.Context, spec host.MachineSpec) err
 	}})
 }
 
-// create is CreateMachine under the lock.
+// create does the work of CreateMachine. The caller holds the lock.
 func (f *Machines) create(name string, spec host.MachineSpec) error {
-	if err := f.supported(spec); err != nil {
+	if err := f.checkSupported(spec); err != nil {
 		return fmt.Errorf("create machine %s: %w", name, err)
 	}
 	if f.machines[name] != nil {
@@ -252,11 +253,11 @@ func (f *Machines) create(name string, spec host.MachineSpec) error {
 		}
 	}
 	f.machines[name] = m
-	delete(f.leftover, name) // a new machine gets no old data
+	delete(f.leftover, name) // a new machine does not get old data
 	return nil
 }
 
-func (f *Machines) supported(s host.MachineSpec) error {
+func (f *Machines) checkSupported(s host.MachineSpec) error {
 	if s.Image != "" && s.Artifact == "" && !f.version.LocalImages ||
 		len(s.Secrets) > 0 && (s.Artifact != "" || !f.version.SecretFiles) || s.Command != nil && !f.version.Command {
 		return host.ErrUnsupported
@@ -269,8 +270,8 @@ func (f *Machines) supported(s host.MachineSpec) error {
 	return nil
 }
 
-// ours refuses to act on what no Bottle can be called.
-func ours(name string) error {
+// checkName refuses names that no Bottle's machine can have.
+func checkName(name string) error {
 	if !strings.HasPrefix(name, "bottle-") {
 		return fmt.Errorf("machine %q is not a bottle's: %w", name, host.ErrInvalid)
 	}
@@ -282,7 +283,7 @@ func (f *Machines) call(ctx context.Context, call string, effect func() error) e
 	return f.callSteps(ctx, call, steps{whole: effect})
 }
 
-// callSteps is call for one that can also fail half way.
+// callSteps does the same as call for a call that can also fail half way.
 func (f *Machines) callSteps(ctx context.Context, call string, s steps) error {
 	return f.Faults.aroundSteps(call, s.under(ctx, &f.mu))
 }

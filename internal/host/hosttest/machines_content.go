@@ -16,7 +16,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// smolfile is what the fake understands of a Smolfile.
+// smolfile is the part of a Smolfile that the fake understands.
 type smolfile struct {
 	Env     []string `toml:"env"`
 	CPUs    int32    `toml:"cpus"`
@@ -28,25 +28,26 @@ type smolfile struct {
 	} `toml:"network"`
 }
 
-// content is what the machine is made with: by a Smolfile, or by what takes its
-// place beside an artifact. An artifact is any file that is not empty.
+// content returns the machine's settings: from a Smolfile, or from the fields of
+// spec that replace it when there is an artifact. Any file that is not empty
+// counts as an artifact.
 func (f *Machines) content(spec host.MachineSpec) (smolfile, error) {
 	if err := checkFile("image", spec.Image); err != nil {
 		return smolfile{}, err
 	}
 	if spec.Artifact == "" {
 		if len(spec.Env) > 0 || spec.AllowCIDR.IsValid() {
-			return smolfile{}, fmt.Errorf("env and an address beside a Smolfile: %w", host.ErrInvalid)
+			return smolfile{}, fmt.Errorf("env or addresses with a Smolfile: %w", host.ErrInvalid)
 		}
 		file, err := readSmolfile(spec.Smolfile)
-		file.Env = kept(file.Env)
+		file.Env = storedEnv(file.Env)
 		return file, err
 	}
 	if !f.version.Artifacts {
 		return smolfile{}, fmt.Errorf("an artifact: %w", host.ErrUnsupported)
 	}
 	if spec.Image != "" || spec.Smolfile != "" || !spec.AllowCIDR.IsValid() {
-		return smolfile{}, fmt.Errorf("an artifact beside an image or a Smolfile, or without addresses: %w", host.ErrInvalid)
+		return smolfile{}, fmt.Errorf("an artifact with an image or a Smolfile, or without addresses: %w", host.ErrInvalid)
 	}
 	if err := checkFile("artifact", spec.Artifact); err != nil {
 		return smolfile{}, err
@@ -63,7 +64,7 @@ func (f *Machines) content(spec host.MachineSpec) (smolfile, error) {
 	return file, nil
 }
 
-// imageName is what smolvm calls an archive; "" for none.
+// imageName returns smolvm's name of an archive, or "" if path is empty.
 func imageName(path string) (string, error) {
 	if path == "" {
 		return "", nil
@@ -72,14 +73,15 @@ func imageName(path string) (string, error) {
 	return fmt.Sprintf("local:%x", sha256.Sum256(content)), err
 }
 
-// checkFile refuses what is there and cannot be read by everyone, or is empty.
+// checkFile refuses a file that is not regular, is empty or, if it is an image, is
+// not readable by everyone. An empty path is accepted.
 func checkFile(what, path string) error {
 	if path == "" {
 		return nil
 	}
 	st, err := os.Lstat(path)
 	if err == nil && (!filepath.IsAbs(path) || !st.Mode().IsRegular() || st.Size() == 0 || what == "image" && st.Mode()&0o004 == 0) {
-		err = errors.New("no plain file that can be read")
+		err = errors.New("not a regular, readable file with content")
 	}
 	if err != nil {
 		return fmt.Errorf("%s %s: %w: %w", what, path, host.ErrInvalid, err)
@@ -87,9 +89,9 @@ func checkFile(what, path string) error {
 	return nil
 }
 
-// kept is what smolvm keeps of env: entries are trimmed, those without a name
-// dropped.
-func kept(entries []string) []string {
+// storedEnv returns env as smolvm stores it: it trims entries and drops those
+// without a name.
+func storedEnv(entries []string) []string {
 	var env []string
 	for _, kv := range entries {
 		if kv = strings.TrimFunc(kv, unicode.IsSpace); strings.Index(kv, "=") > 0 {

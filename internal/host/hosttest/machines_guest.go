@@ -13,7 +13,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// guest runs the few commands that the fake has.
+// guest runs the few commands that the fake supports.
 type guest struct {
 	env    []string
 	answer func(string, host.ExecRequest) (int, error)
@@ -76,7 +76,7 @@ func (g guest) run(ctx context.Context, req host.ExecRequest) (int, error) {
 	return noCommand, nil
 }
 
-// script runs one command and an exit after it.
+// script runs one command, which "; exit N" may follow.
 func (g guest) script(script string, req host.ExecRequest) (int, error) {
 	if first, then, ok := strings.Cut(script, "; exit "); ok {
 		if _, err := g.script(first, req); err != nil {
@@ -115,8 +115,8 @@ func (g guest) script(script string, req host.ExecRequest) (int, error) {
 	return 127, nil
 }
 
-// sleepFor is a command that runs until it is over, timed out (124) or given
-// up.
+// sleepFor runs until the time has passed, until limit (exit code 124), or until
+// ctx ends.
 func sleepFor(ctx context.Context, seconds string, limit time.Duration) (int, error) {
 	d, err := time.ParseDuration(seconds + "s")
 	if err != nil {

@@ -13,17 +13,17 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// StartMachine implements host.Machines. Which files are network namespaces is
-// for ResolveNetNS to say.
+// StartMachine implements host.Machines. ResolveNetNS decides which files are
+// network namespaces.
 func (f *Machines) StartMachine(ctx context.Context, name, netns string) error {
 	start := func() error { return f.start(name, netns) }
-	// Half way the VMM is up, and the caller hears of a failure.
+	// Half way, the VMM is up, but the caller gets an error.
 	return f.callSteps(ctx, "StartMachine "+name, steps{whole: start, half: start})
 }
 
-// start is StartMachine under the lock.
+// start does the work of StartMachine. The caller holds the lock.
 func (f *Machines) start(name, netns string) error {
-	if err := ours(name); err != nil {
+	if err := checkName(name); err != nil {
 		return err
 	}
 	m := f.machines[name]
@@ -40,7 +40,7 @@ func (f *Machines) start(name, netns string) error {
 	}
 	inside := f.resolve(netns)
 	if inside == (host.NetNS{}) {
-		return fmt.Errorf("start machine %s: %w: %q is no network namespace", name, host.ErrUnavailable, netns)
+		return fmt.Errorf("start machine %s: %w: %q is not a network namespace", name, host.ErrUnavailable, netns)
 	}
 	launched, err := m.launch()
 	if err != nil {
@@ -55,7 +55,7 @@ func (f *Machines) start(name, netns string) error {
 	return nil
 }
 
-// launch is the environment that a start gives the guest.
+// launch returns the environment that a start gives the guest.
 func (m *machine) launch() ([]string, error) {
 	env := slices.Clone(m.env)
 	for _, s := range m.spec.Secrets {
@@ -68,7 +68,7 @@ func (m *machine) launch() ([]string, error) {
 	return env, nil
 }
 
-// end is the end of every VMM of the machine.
+// end ends every VMM of the machine.
 func (m *machine) end() {
 	m.stray = nil
 	if m.PID == 0 {
@@ -81,7 +81,7 @@ func (m *machine) end() {
 // StopMachine implements host.Machines.
 func (f *Machines) StopMachine(ctx context.Context, name string) error {
 	return f.call(ctx, "StopMachine "+name, func() error {
-		if err := ours(name); err != nil {
+		if err := checkName(name); err != nil {
 			return err
 		}
 		if m := f.machines[name]; m != nil {
@@ -94,7 +94,7 @@ func (f *Machines) StopMachine(ctx context.Context, name string) error {
 // DeleteMachine implements host.Machines.
 func (f *Machines) DeleteMachine(ctx context.Context, name string) error {
 	remove := func() error {
-		if err := ours(name); err != nil {
+		if err := checkName(name); err != nil {
 			return err
 		}
 		if m := f.machines[name]; m != nil {
@@ -145,12 +145,15 @@ func (f *Machines) WatchExit(ctx context.Context, m host.Machine, exited func(na
 	return nil
 }
 
-// Exec implements host.Machines. The fake's guest has the commands true,
-// false, sync, `cat` and `cat FILE` (of copied files and /proc/self/environ),
-// `sleep N`, `sh -c SCRIPT` with one of the scripts "exit N", "kill -9 $$",
-// "cat >FILE" and "echo TEXT", each with "; exit N" after it if need be, and
-// copied files that hold such a script; a copied program is taken for busybox,
-// which runs its first argument. Any other is not there: code 255.
+// Exec implements host.Machines. The fake's guest has these commands:
+//   - true, false, sync and `sleep N`
+//   - `cat` and `cat FILE`, for copied files and /proc/self/environ
+//   - `sh -c SCRIPT` with one of the scripts "exit N", "kill -9 $$", "cat >FILE"
+//     and "echo TEXT", which "; exit N" may follow
+//   - copied files that contain such a script
+//   - copied programs, which behave like busybox and run their first argument
+//
+// Any other command does not exist: its exit code is 255.
 func (f *Machines) Exec(ctx context.Context, name string, req host.ExecRequest) (int, error) {
 	if len(req.Command) == 0 {
 		return 0, fmt.Errorf("exec in machine %s: no command: %w", name, host.ErrInvalid)

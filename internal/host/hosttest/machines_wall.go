@@ -15,8 +15,8 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// statNetNS is the identity of a network namespace's file, as the kernel tells
-// it; "" is this process's own namespace.
+// statNetNS returns the identity of a network namespace's file, or zero if the
+// file is not one. "" is this process's own namespace.
 func statNetNS(netns string) host.NetNS {
 	if netns == "" {
 		netns = "/proc/self/ns/net"
@@ -27,22 +27,23 @@ func statNetNS(netns string) host.NetNS {
 		return host.NetNS{}
 	}
 	sys, ok := st.Sys().(*syscall.Stat_t)
-	// They are files of one file system, which has no others.
+	// Namespaces are the only files in their file system.
 	if kernel, _ := own.Sys().(*syscall.Stat_t); !ok || kernel == nil || kernel.Dev != sys.Dev {
 		return host.NetNS{}
 	}
 	return host.NetNS{Dev: sys.Dev, Inode: sys.Ino}
 }
 
-// ResolveNetNS says which network namespace a path given to StartMachine is,
-// in place of the file itself; the zero value is none. "" is the caller's own.
+// ResolveNetNS makes StartMachine use resolve, instead of the file itself, to find
+// the network namespace of a path. The zero value means that the path is not a
+// namespace. The path "" is the caller's own namespace.
 func (f *Machines) ResolveNetNS(resolve func(netns string) host.NetNS) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.resolve = resolve
 }
 
-// NetNS is the path that a machine was last started with.
+// NetNS returns the netns path of a machine's last start.
 func (f *Machines) NetNS(name string) string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -52,7 +53,7 @@ func (f *Machines) NetNS(name string) string {
 	return ""
 }
 
-// MoveVMM shows a machine's VMM in another network namespace.
+// MoveVMM moves a machine's VMM to another network namespace.
 func (f *Machines) MoveVMM(name string, to host.NetNS) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -61,8 +62,8 @@ func (f *Machines) MoveVMM(name string, to host.NetNS) {
 	}
 }
 
-// AddVMM gives a machine another VMM, as a start that was killed leaves
-// behind. It goes with the next stop, delete or kill.
+// AddVMM gives a machine another VMM, like one that a killed start leaves behind.
+// The next stop, delete or kill ends it.
 func (f *Machines) AddVMM(name string, in host.NetNS) host.VMM {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -75,7 +76,7 @@ func (f *Machines) AddVMM(name string, in host.NetNS) host.VMM {
 	return vmm
 }
 
-// SetPolicy makes it look as if smolvm had persisted another policy.
+// SetPolicy changes the policy that smolvm has persisted.
 func (f *Machines) SetPolicy(name string, p host.Policy) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -89,15 +90,15 @@ func (f *Machines) SetPolicy(name string, p host.Policy) {
 	}
 }
 
-// Persists makes creates keep another policy than they were asked for, as
-// releases have done.
+// Persists makes CreateMachine persist another policy than the requested one, as
+// some releases of smolvm did.
 func (f *Machines) Persists(change func(host.Policy) host.Policy) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.persists = change
 }
 
-// AddDenials is what smolvm refuses the machine from now on.
+// AddDenials adds connections that smolvm has refused the machine.
 func (f *Machines) AddDenials(name string, d ...host.Denial) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -130,7 +131,7 @@ func (f *Machines) VMMs(ctx context.Context, names []string) (vmms []host.VMM, e
 // KillMachine implements host.Machines.
 func (f *Machines) KillMachine(ctx context.Context, name string) error {
 	return f.call(ctx, "KillMachine "+name, func() error {
-		if err := ours(name); err != nil {
+		if err := checkName(name); err != nil {
 			return err
 		}
 		if m := f.machines[name]; m != nil && (m.PID != 0 || len(m.stray) > 0) {
@@ -144,7 +145,7 @@ func (f *Machines) KillMachine(ctx context.Context, name string) error {
 // Policy implements host.Machines.
 func (f *Machines) Policy(ctx context.Context, name string) (p host.Policy, err error) {
 	err = f.call(ctx, "Policy "+name, func() error {
-		if err := ours(name); err != nil {
+		if err := checkName(name); err != nil {
 			return err
 		}
 		m := f.machines[name]
@@ -163,7 +164,7 @@ func (f *Machines) Policy(ctx context.Context, name string) (p host.Policy, err 
 // Denials implements host.Machines.
 func (f *Machines) Denials(ctx context.Context, name string) (denials []host.Denial, err error) {
 	err = f.call(ctx, "Denials "+name, func() error {
-		if err := ours(name); err != nil {
+		if err := checkName(name); err != nil {
 			return err
 		}
 		if !f.version.EgressEvents {
@@ -180,11 +181,11 @@ func (f *Machines) Denials(ctx context.Context, name string) (denials []host.Den
 	return denials, nil
 }
 
-// checkMounts is what smolvm refuses of them.
+// checkMounts refuses the mounts that smolvm refuses.
 func checkMounts(mounts []host.Mount) error {
 	for _, m := range mounts {
 		if st, err := os.Stat(m.Source); err != nil || !st.IsDir() {
-			return fmt.Errorf("mount %s: no folder: %w", m.Source, host.ErrInvalid)
+			return fmt.Errorf("mount %s: not a folder: %w", m.Source, host.ErrInvalid)
 		}
 		for _, p := range []string{m.Source, m.Target} {
 			if !filepath.IsAbs(p) || strings.Contains(p, ":") {
@@ -195,7 +196,8 @@ func checkMounts(mounts []host.Mount) error {
 	return nil
 }
 
-// files reads and writes the files of a guest: its disk, and what is mounted.
+// files returns functions that read and write the files of a guest: those on its
+// disk and those in its mounts.
 func (f *Machines) files(m *machine) (read func(path string) (string, bool), write func(path, content string) error) {
 	mounted := func(path string) string {
 		for _, x := range m.spec.Mounts {

@@ -14,8 +14,8 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// Networks is host.Networks in memory. Calls are recorded as the method and
-// the owner's ID, such as "EnsureNetwork bottle-demo-1a2b3c4d".
+// Networks is an in-memory fake of host.Networks. A call is recorded as its
+// method and the owner's ID, such as "EnsureNetwork bottle-demo-1a2b3c4d".
 type Networks struct {
 	*Faults
 	mu       sync.Mutex
@@ -27,7 +27,7 @@ type Networks struct {
 
 var _ host.Networks = (*Networks)(nil)
 
-// NewNetworks returns a node without networks. The faults may be shared with
+// NewNetworks returns a fake node without networks. The faults may be shared with
 // other fakes; nil means none.
 func NewNetworks(faults *Faults) *Networks {
 	if faults == nil {
@@ -36,28 +36,28 @@ func NewNetworks(faults *Faults) *Networks {
 	return &Networks{Faults: faults, networks: map[string]host.Network{}}
 }
 
-// Put sets up a network under its owner's name, without a call.
+// Put adds a network with its owner's name, without recording a call.
 func (f *Networks) Put(n host.Network) { f.PutAs(n.Owner.ID(), n) }
 
-// PutAs sets up a network under any name, without a call. One without an owner
-// is a network that bears no labels of ours.
+// PutAs adds a network with any name, without recording a call. If n has no
+// owner, the network has no labels of ours.
 func (f *Networks) PutAs(name string, n host.Network) {
 	f.mu.Lock()
 	f.networks[name] = n
 	f.mu.Unlock()
-	f.watchers.tellOf(n.Owner)
+	f.watchers.notifyOwner(n.Owner)
 }
 
-// Remove takes a network away behind the agent's back.
+// Remove removes a network without the agent knowing.
 func (f *Networks) Remove(name string) {
 	f.mu.Lock()
 	n := f.networks[name]
 	delete(f.networks, name)
 	f.mu.Unlock()
-	f.watchers.tellOf(n.Owner)
+	f.watchers.notifyOwner(n.Owner)
 }
 
-// Occupy sets what the node's own addresses and routes occupy.
+// Occupy sets the prefixes that the node's own addresses and routes occupy.
 func (f *Networks) Occupy(prefixes ...netip.Prefix) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -74,22 +74,22 @@ func (f *Networks) All() map[string]host.Network {
 // Down makes every call fail with ErrUnavailable.
 func (f *Networks) Down() { f.setDown(true) }
 
-// Up ends what Down began.
+// Up makes calls work again after Down.
 func (f *Networks) Up() { f.setDown(false) }
 
 func (f *Networks) setDown(down bool) {
 	f.mu.Lock()
 	f.down = down
 	f.mu.Unlock()
-	f.watchers.tell("")
+	f.watchers.notify("")
 }
 
-// call runs the effect of a recorded call under the lock, as docker would.
+// call records a call and runs its effect with the lock held.
 func (f *Networks) call(ctx context.Context, name string, effect func() error) error {
 	return f.callSteps(ctx, name, steps{whole: effect})
 }
 
-// callSteps is call for one that can also fail half way.
+// callSteps does the same as call for a call that can also fail half way.
 func (f *Networks) callSteps(ctx context.Context, name string, s steps) error {
 	up := func(effect func() error) func() error {
 		if effect == nil {
@@ -157,7 +157,7 @@ func (f *Networks) EnsureNetwork(ctx context.Context, n host.Network) error {
 		f.networks[n.Owner.ID()] = n
 		return nil
 	}
-	// Half way the old network is removed, and there is no new one yet.
+	// Half way, the old network is removed, and there is no new one yet.
 	err := f.callSteps(ctx, "EnsureNetwork "+n.Owner.ID(), steps{whole: ensure, half: func() error {
 		if have, ok := f.networks[n.Owner.ID()]; ok && n.Owner.Same(have.Owner) && have != n {
 			delete(f.networks, n.Owner.ID())
@@ -166,7 +166,7 @@ func (f *Networks) EnsureNetwork(ctx context.Context, n host.Network) error {
 		return nil
 	}})
 	if changed {
-		f.watchers.tell(n.Owner.UID)
+		f.watchers.notify(n.Owner.UID)
 	}
 	return err
 }
@@ -182,7 +182,7 @@ func (f *Networks) DeleteNetwork(ctx context.Context, owner host.Owner) error {
 		return nil
 	})
 	if changed {
-		f.watchers.tell(owner.UID)
+		f.watchers.notify(owner.UID)
 	}
 	return err
 }
@@ -200,8 +200,8 @@ func (f *Networks) ListNetworks(ctx context.Context) (out []host.Network, err er
 	return zeroOnError(out, err)
 }
 
-// zeroOnError keeps a fake's answer from its caller where the call failed
-// after its effect.
+// zeroOnError hides a fake's result from its caller if the call failed after its
+// effect.
 func zeroOnError[T any](out T, err error) (T, error) {
 	if err != nil {
 		var zero T
@@ -212,7 +212,7 @@ func zeroOnError[T any](out T, err error) (T, error) {
 
 func comparePrefix(a, b netip.Prefix) int { return strings.Compare(a.String(), b.String()) }
 
-// watchers are those who want to be told whose things changed.
+// watchers has the callbacks to notify of changes, with the UID of the owner.
 type watchers struct {
 	mu   sync.Mutex
 	next int
@@ -235,8 +235,8 @@ func (w *watchers) add(changed func(uid string)) (remove func()) {
 	}
 }
 
-// tell calls every watcher; none of the fakes' locks is held meanwhile.
-func (w *watchers) tell(uid string) {
+// notify calls every watcher. The caller must not hold a fake's lock.
+func (w *watchers) notify(uid string) {
 	w.mu.Lock()
 	all := slices.Collect(maps.Values(w.all))
 	w.mu.Unlock()
@@ -245,9 +245,10 @@ func (w *watchers) tell(uid string) {
 	}
 }
 
-// tellOf tells of a thing of ours, and keeps silent about anybody else's.
-func (w *watchers) tellOf(owner host.Owner) {
+// notifyOwner notifies the watchers of a change to an object of ours. It does
+// nothing for an object of anybody else.
+func (w *watchers) notifyOwner(owner host.Owner) {
 	if owner.UID != "" {
-		w.tell(owner.UID)
+		w.notify(owner.UID)
 	}
 }

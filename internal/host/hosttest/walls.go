@@ -13,14 +13,14 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// Walls is host.Walls in memory. Calls are recorded as the method and the
-// owner's ID, such as "EnsureWall bottle-demo-1a2b3c4d"; InspectWalls and
-// ListWalls, which have none, by the method alone.
+// Walls is an in-memory fake of host.Walls. A call is recorded as its method and
+// the owner's ID, such as "EnsureWall bottle-demo-1a2b3c4d". InspectWalls,
+// ListWalls and WatchWalls have no owner and are recorded as the method alone.
 type Walls struct {
 	*Faults
 	mu       sync.Mutex
 	walls    map[string]*wall  // by ID
-	foreign  map[string]string // what of another's is in the way, by ID
+	foreign  map[string]string // the kind of someone else's conflicting object, by ID
 	noBridge map[string]bool   // by ID
 	inode    uint64
 	watchers watchers
@@ -30,9 +30,9 @@ type Walls struct {
 type wall struct {
 	spec     host.WallSpec
 	ns       host.NetNS
-	broken   []host.WallFault
-	kept     []host.WallFault // whatever is done
-	err      error            // it cannot be read
+	broken   []host.WallFault // until the next EnsureWall
+	kept     []host.WallFault // permanent
+	err      error            // set if the wall cannot be read
 	accepted map[int32]uint64
 	dropped  uint64
 	drops    []host.Drop
@@ -40,8 +40,8 @@ type wall struct {
 
 var _ host.Walls = (*Walls)(nil)
 
-// NewWalls returns a node without walls, on which every Bottle's bridge is
-// there. The faults may be shared with other fakes; nil means none.
+// NewWalls returns a fake node without walls, on which every Bottle's bridge
+// exists. The faults may be shared with other fakes; nil means none.
 func NewWalls(faults *Faults) *Walls {
 	if faults == nil {
 		faults = &Faults{}
@@ -49,51 +49,52 @@ func NewWalls(faults *Faults) *Walls {
 	return &Walls{Faults: faults, walls: map[string]*wall{}, foreign: map[string]string{}, noBridge: map[string]bool{}, inode: 4026540000}
 }
 
-// RemoveBridge takes the owner's bridge away, AddBridge brings it back.
+// RemoveBridge removes the owner's bridge.
 func (f *Walls) RemoveBridge(owner host.Owner) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.noBridge[owner.ID()] = true
 }
 
-// AddBridge ends what RemoveBridge began.
+// AddBridge adds the owner's bridge again after RemoveBridge.
 func (f *Walls) AddBridge(owner host.Owner) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.noBridge, owner.ID())
 }
 
-// PutForeign puts something of another's in the way of the owner's wall: a
-// namespace, link or table.
+// PutForeign adds an object of someone else that conflicts with the owner's wall:
+// a namespace, link or table.
 func (f *Walls) PutForeign(owner host.Owner, what string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.foreign[owner.ID()] = what
 }
 
-// Break adds a fault to a wall, until EnsureWall.
+// Break adds a fault to a wall. The next EnsureWall repairs it.
 func (f *Walls) Break(owner host.Owner, fault host.WallFault) {
 	f.change(owner, func(w *wall) { w.broken = append(w.broken, fault) })
 }
 
-// Unreadable makes a wall one that cannot be read; nil mends it.
+// Unreadable makes reading a wall fail with err. A nil err makes the wall
+// readable again.
 func (f *Walls) Unreadable(owner host.Owner, err error) {
 	f.change(owner, func(w *wall) { w.err = err })
 }
 
-// Keep adds a fault to a wall that EnsureWall cannot mend.
+// Keep adds a fault to a wall that EnsureWall cannot repair.
 func (f *Walls) Keep(owner host.Owner, fault host.WallFault) {
 	f.change(owner, func(w *wall) { w.kept = append(w.kept, fault) })
 }
 
-// Remove takes a wall away behind the agent's back, its namespace too.
+// Remove removes a wall with its namespace, without the agent knowing.
 func (f *Walls) Remove(owner host.Owner) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.walls, owner.ID())
 }
 
-// AddDrop counts packets to a destination as dropped.
+// AddDrop counts packets to a destination as dropped packets.
 func (f *Walls) AddDrop(owner host.Owner, d host.Drop) {
 	f.change(owner, func(w *wall) {
 		w.dropped += d.Packets
@@ -107,14 +108,14 @@ func (f *Walls) AddDrop(owner host.Owner, d host.Drop) {
 	})
 }
 
-// CountAccepted counts packets to a port of the bundle as let through.
+// CountAccepted counts packets to a port of the bundle as accepted packets.
 func (f *Walls) CountAccepted(owner host.Owner, port int32, packets uint64) {
 	f.change(owner, func(w *wall) { w.accepted[port] += packets })
 }
 
-// change changes a wall, which must be there.
+// change calls how with the owner's wall, which must exist.
 func (f *Walls) change(owner host.Owner, how func(w *wall)) {
-	defer f.watchers.tell("")
+	defer f.watchers.notify("")
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	w := f.walls[owner.ID()]
@@ -124,7 +125,8 @@ func (f *Walls) change(owner host.Owner, how func(w *wall)) {
 	how(w)
 }
 
-// Get returns a wall and what it was made as; false when there is none.
+// Get returns the owner's wall and the spec that it was made from. It returns
+// false when there is none.
 func (f *Walls) Get(owner host.Owner) (host.WallSpec, host.Wall, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -132,29 +134,29 @@ func (f *Walls) Get(owner host.Owner) (host.WallSpec, host.Wall, bool) {
 	if w == nil {
 		return host.WallSpec{}, host.Wall{}, false
 	}
-	return w.spec, f.shown(w.spec), true
+	return w.spec, f.observed(w.spec), true
 }
 
-// IDs returns the owners of the walls that are there, sorted.
+// IDs returns the owners' IDs of all walls, sorted.
 func (f *Walls) IDs() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return slices.Sorted(maps.Keys(f.walls))
 }
 
-// call runs the effect of a recorded call under the lock.
+// call records a call and runs its effect with the lock held.
 func (f *Walls) call(ctx context.Context, name string, effect func() error) error {
 	return f.callSteps(ctx, name, steps{whole: effect})
 }
 
-// callSteps is call for one that can also fail half way.
+// callSteps does the same as call for a call that can also fail half way.
 func (f *Walls) callSteps(ctx context.Context, name string, s steps) error {
 	return f.aroundSteps(name, s.under(ctx, &f.mu))
 }
 
 // EnsureWall implements host.Walls.
 func (f *Walls) EnsureWall(ctx context.Context, spec host.WallSpec) (out host.Wall, err error) {
-	defer f.watchers.tell("")
+	defer f.watchers.notify("")
 	id := spec.Owner.ID()
 	ensure := func() error {
 		if f.noBridge[id] {
@@ -169,7 +171,7 @@ func (f *Walls) EnsureWall(ctx context.Context, spec host.WallSpec) (out host.Wa
 			w = &wall{ns: host.NetNS{Dev: 4, Inode: f.inode}, accepted: map[int32]uint64{}}
 			f.walls[id] = w
 		}
-		if !sameWall(w.spec, spec) { // another filter
+		if !sameWall(w.spec, spec) { // it gets a new filter
 			w.accepted, w.dropped, w.drops = map[int32]uint64{}, 0, nil
 		}
 		if w.err != nil {
@@ -177,10 +179,10 @@ func (f *Walls) EnsureWall(ctx context.Context, spec host.WallSpec) (out host.Wa
 		}
 		w.broken, w.spec = nil, spec
 		w.spec.Ports = slices.Clone(spec.Ports)
-		out = f.shown(spec)
+		out = f.observed(spec)
 		return nil
 	}
-	// Half way the namespace is there and the filter is not.
+	// Half way, there is a namespace but no filter.
 	err = f.callSteps(ctx, "EnsureWall "+id, steps{whole: ensure, half: func() error {
 		if err := ensure(); err != nil {
 			return err
@@ -195,15 +197,15 @@ func (f *Walls) EnsureWall(ctx context.Context, spec host.WallSpec) (out host.Wa
 func (f *Walls) InspectWalls(ctx context.Context, specs []host.WallSpec) (out []host.Wall, err error) {
 	err = f.call(ctx, "InspectWalls", func() error {
 		for _, spec := range specs {
-			out = append(out, f.shown(spec))
+			out = append(out, f.observed(spec))
 		}
 		return nil
 	})
 	return zeroOnError(out, err)
 }
 
-// shown is a wall as read back and compared with spec.
-func (f *Walls) shown(spec host.WallSpec) host.Wall {
+// observed returns a wall as read back and compared with spec.
+func (f *Walls) observed(spec host.WallSpec) host.Wall {
 	out := host.Wall{Path: "/run/netns/" + spec.Owner.ID()}
 	w := f.walls[spec.Owner.ID()]
 	if w == nil {
@@ -244,12 +246,12 @@ func (f *Walls) WatchWalls(ctx context.Context, changed func()) error {
 
 // DeleteWall implements host.Walls.
 func (f *Walls) DeleteWall(ctx context.Context, owner host.Owner) error {
-	defer f.watchers.tell("")
+	defer f.watchers.notify("")
 	remove := func() error {
 		delete(f.walls, owner.ID())
 		return nil
 	}
-	// Half way the filter is gone and the namespace is not.
+	// Half way, the filter is removed but the namespace is not.
 	return f.callSteps(ctx, "DeleteWall "+owner.ID(), steps{whole: remove, half: func() error {
 		if w := f.walls[owner.ID()]; w != nil {
 			w.broken = []host.WallFault{{What: "filter bottle-" + owner.UID8() + " is missing", Open: true}}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command testbundle is the operator's "bundle" subcommand and nothing else,
+// Command testbundle has only the operator's "bundle" subcommand, so that it is
 // small enough to be built for one test. It takes the same command line.
 package main
 

@@ -12,38 +12,38 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// wallAtOnce calls everything at once, for one owner and for several.
-func wallAtOnce(t *testing.T, f WallsFixture) {
+// wallParallel makes parallel calls for the same owner and for several owners.
+func wallParallel(t *testing.T, f WallsFixture) {
 	var specs []host.WallSpec
 	for i := range 5 {
 		specs = append(specs, newWall(70+i))
 		f.Bundle(t, specs[i])
 	}
-	var all sync.WaitGroup
-	each := func(call func(spec host.WallSpec) error) {
+	var calls sync.WaitGroup
+	inParallel := func(call func(spec host.WallSpec) error) {
 		for _, spec := range specs {
 			for range 3 {
-				all.Go(func() {
+				calls.Go(func() {
 					if err := call(spec); err != nil {
-						t.Errorf("at once: got %v, want nil", err)
+						t.Errorf("in parallel: got %v, want nil", err)
 					}
 				})
 			}
 		}
-		all.Wait()
+		calls.Wait()
 	}
-	each(func(spec host.WallSpec) error {
+	inParallel(func(spec host.WallSpec) error {
 		w, err := f.Walls.EnsureWall(t.Context(), spec)
 		if err == nil && len(w.Faults) > 0 {
 			err = fmt.Errorf("faults %v", w.Faults)
 		}
 		return err
 	})
-	each(func(spec host.WallSpec) error {
+	inParallel(func(spec host.WallSpec) error {
 		if _, err := f.Walls.InspectWalls(t.Context(), specs); err != nil {
 			return err
 		}
-		if spec.Owner == specs[0].Owner { // of the others, none may seem open meanwhile
+		if spec.Owner == specs[0].Owner { // the other walls must have no faults meanwhile
 			return f.Walls.DeleteWall(t.Context(), spec.Owner)
 		}
 		walls, err := f.Walls.InspectWalls(t.Context(), specs[1:])
@@ -54,14 +54,14 @@ func wallAtOnce(t *testing.T, f WallsFixture) {
 		}
 		return err
 	})
-	each(func(spec host.WallSpec) error { return f.Walls.DeleteWall(t.Context(), spec.Owner) })
+	inParallel(func(spec host.WallSpec) error { return f.Walls.DeleteWall(t.Context(), spec.Owner) })
 	for _, spec := range specs {
 		wantNoWall(t, "at the end", inspectWall(t, f, spec))
 	}
 }
 
-// wallHalfMade makes and deletes a wall while it is looked at: what is under
-// way is no fault, and above all not an open one.
+// wallHalfMade makes and deletes a wall while inspecting it: work in progress must
+// not be reported as a fault, and above all not as an open one.
 func wallHalfMade(t *testing.T, f WallsFixture) {
 	spec, _ := madeWall(t, f, 82)
 	done := make(chan struct{})
@@ -83,7 +83,7 @@ func wallHalfMade(t *testing.T, f WallsFixture) {
 		default:
 		}
 		if got := inspectWall(t, f, spec); len(got.Faults) > 0 && got.NetNS != (host.NetNS{}) || isOpen(got) {
-			t.Errorf("while it is made and deleted: got %+v, want all of it or nothing", got)
+			t.Errorf("while it is made and deleted: got %+v, want the whole wall or nothing", got)
 		}
 	}
 }
