@@ -45,12 +45,12 @@ func TestRefused(t *testing.T) {
 		field, rule string
 	}
 	slug := func(s, rule string) refusal { return refusal{builders.MakeBottle("a").Slug(s), "spec.slug", rule} }
-	slugRule := "slug must be lower-case letters, digits and single inner hyphens"
+	slugRule := "slug must consist of lower-case letters, digits and single hyphens between them"
 	envName := func(s string) refusal {
 		return refusal{builders.MakeBottle("a").Env(s, "x"), "spec.env[0].name", "name must be letters, digits and '_', not starting with a digit"}
 	}
 	image := func(s, rule string) refusal { return refusal{builders.MakeBottle("a").Image(s), "spec.image", rule} }
-	fileRule := "after file: the name of an archive must follow"
+	fileRule := "file: must be followed by a name"
 	rule := func(s string) refusal {
 		return refusal{builders.MakeBottle("a").Allow(v1alpha1.EgressRule(s)), "spec.egress.allow[0]", "a rule must be HOST[:PORT]"}
 	}
@@ -104,7 +104,7 @@ func TestRefused(t *testing.T) {
 		"memory below 64Mi":          {builders.MakeBottle("a").Memory("63Mi"), "spec.machine.memory", "memory must be at least 64Mi"},
 		"memory negative":            {builders.MakeBottle("a").Memory("-1Gi"), "spec.machine.memory", "memory must be at least 64Mi"},
 		"desired state":              {withSpec(func(s *v1alpha1.BottleSpec) { s.DesiredState = "Paused" }), "spec.desiredState", `supported values: "Running", "Stopped"`},
-		"caPath relative":            {withSpec(func(s *v1alpha1.BottleSpec) { s.Bundle = &v1alpha1.Bundle{CAPath: ptr("etc/ca.pem")} }), "spec.bundle.caPath", "caPath must be absolute"},
+		"caPath relative":            {withSpec(func(s *v1alpha1.BottleSpec) { s.Bundle = &v1alpha1.Bundle{CAPath: ptr("etc/ca.pem")} }), "spec.bundle.caPath", "caPath must be an absolute path"},
 		"command of an empty string": {builders.MakeBottle("a").Command(""), "spec.command[0]", "at least 1 chars long"},
 		"command with a NUL":         {builders.MakeBottle("a").Command("sh", "a\x00"), "spec.command[1]", "must not contain a NUL character"},
 	}
