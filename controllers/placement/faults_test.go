@@ -21,8 +21,8 @@ import (
 
 var errFault = errors.New("injected: the API server did not answer")
 
-// writes counts the manager's writes by kind and lets the n-th of one kind
-// fail, before its effect or after it (the reply is lost).
+// writes counts the manager's writes by kind. It makes the n-th write of one
+// kind fail, before its effect or after it (the reply is lost).
 type writes struct {
 	mu    sync.Mutex
 	count map[string]int
@@ -98,9 +98,9 @@ func (f *writes) funcs() interceptor.Funcs {
 	}
 }
 
-// story is a Bottle's life with a drain and the loss of its second node, and
-// a second Bottle that is deleted on the lost node. Every write that the
-// manager knows happens in it.
+// story is the life of a Bottle that is drained and then loses its second node,
+// and of a second Bottle that is deleted on the lost node. It includes every kind
+// of write that the manager makes.
 func story(w *world) {
 	w.Helper()
 	first, _ := w.node("a")
@@ -129,8 +129,8 @@ func story(w *world) {
 	w.gone("a")
 }
 
-// Each write fails once, before its effect and after it; the story goes on to
-// the same end.
+// Each write fails once, before or after its effect. The story still ends the
+// same way.
 func TestEveryWriteFailsOnce(t *testing.T) {
 	kinds := []string{"create Pod", "delete Pod", "patch Pod", "patch Bottle", "patch Bottle status", "patch Node status", "apply Bottle status"}
 	t.Run("none", func(t *testing.T) {

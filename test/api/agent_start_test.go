@@ -26,7 +26,7 @@ func TestAgentWithoutAPIServer(t *testing.T) {
 	if code, body := a.get("/healthz"); code != 200 {
 		t.Errorf("healthz: got %d %q, want 200", code, body)
 	}
-	const waits = "waits for the API server: it refuses connections"
+	const waits = "waiting for the API server: it refuses connections"
 	a.eventually(t, "readyz to be 503 with "+waits, func() bool {
 		code, body := a.get("/readyz")
 		return code == 503 && strings.TrimSpace(body) == waits
