@@ -55,11 +55,11 @@ func create(b *testing.B, c *story.Cluster, ns string, bottles ...*v1alpha1.Bott
 			}
 		}
 	}()
-	limit := time.After(c.Patience)
+	limit := time.After(c.Timeout)
 	for len(wanted) > 0 {
 		select {
 		case <-limit:
-			b.Fatalf("%d of %d Bottles did not run within %s", len(wanted), len(bottles), c.Patience)
+			b.Fatalf("%d of %d Bottles did not run within %s", len(wanted), len(bottles), c.Timeout)
 		case event, ok := <-w.ResultChan():
 			if !ok {
 				b.Fatal("the watch ended")
@@ -105,7 +105,7 @@ func BenchmarkOne(b *testing.B) {
 		for _, step := range steps {
 			byStep[step] = append(byStep[step], seen[step])
 		}
-		c.Gone(b, one)
+		c.DeleteAndWait(b, one)
 	}
 	report(row{What: "one Bottle: create → MachineReady, p50 beside bare p50", Value: ms(percentile(whole, 50)) / ms(percentile(bareWhole, 50)), Unit: "ratio", Goal: goal,
 		Spread: fmt.Sprintf("p95/p95 %.2f", ms(percentile(whole, 95))/ms(percentile(bareWhole, 95)))})

@@ -21,7 +21,7 @@ func BenchmarkBreach(b *testing.B) {
 		b.Skip("measured with stand-in machines: an emulated node has no times to speak of")
 	}
 	const n = 3
-	for _, way := range story.Ways {
+	for _, way := range story.Breaches {
 		for _, alone := range []bool{false, true} {
 			var dials, lives []time.Duration
 			reached := 0
@@ -30,21 +30,21 @@ func BenchmarkBreach(b *testing.B) {
 				one := bottle(ns, fmt.Sprintf("breach-%d", i))
 				one.Spec.Command = story.Dialer
 				c.Apply(b, one)
-				c.WaitRuns(b, one)
+				c.WaitRunning(b, one)
 				way.Prepare(b, c, one)
-				count := c.Count(b, one, way.Where(one))
+				count := c.StartCounter(b, one, way.Netns(one))
 				pid := *one.Status.Machine.PID
 				var thaw []func()
 				if alone {
 					thaw = []func(){c.Freeze(b, node, "dockerd"), c.Freeze(b, node, "kube-apiserver")}
 				}
 				wake := func() {}
-				if way.Asleep {
+				if way.FreezeAgent {
 					wake = c.Freeze(b, node, "agent")
 				}
 				begin := time.Now()
 				way.Break(b, c, one)
-				if way.Asleep {
+				if way.FreezeAgent {
 					begin, pid = time.Now(), 0 // it is another machine by now
 				}
 				wake()
@@ -59,10 +59,10 @@ func BenchmarkBreach(b *testing.B) {
 				for _, f := range thaw {
 					f()
 				}
-				c.WaitRuns(b, one)
+				c.WaitRunning(b, one)
 				count.Stop(b)
 				way.Undo(b, c, one)
-				c.Gone(b, one)
+				c.DeleteAndWait(b, one)
 			}
 			what := way.Name
 			if alone {

@@ -37,7 +37,7 @@ func BenchmarkCost(b *testing.B) {
 		}
 		before := auditWrites(b, c)
 		create(b, c, ns, more...)
-		c.WaitRuns(b, more...)
+		c.WaitRunning(b, more...)
 		settle()
 		writes := auditWrites(b, c) - before
 		report(row{What: fmt.Sprintf("API writes per Bottle until it runs, %d at once", len(more)), Value: float64(writes) / float64(len(more)), Unit: "writes", Goal: "<= 8"})

@@ -127,7 +127,7 @@ func BenchmarkStoredImage(b *testing.B) {
 			b.Fatalf("the machine of %s runs, and smolvm did not list it", one.Name)
 		}
 		took = append(took, at.Sub(begin))
-		c.Gone(b, one)
+		c.DeleteAndWait(b, one)
 	}
 	report(row{What: "image in the store: create → machine in smolvm's list, p50 beside bare p50", Value: ms(percentile(took, 50)) / ms(percentile(whole, 50)), Unit: "ratio", Goal: "<= 1.25",
 		Spread: fmt.Sprintf("p95/p95 %.2f", ms(percentile(took, 95))/ms(percentile(whole, 95)))})
@@ -181,7 +181,7 @@ func BenchmarkPull(b *testing.B) {
 			b.Fatalf("pulls for %s: got %v, want 1", one.Name, got)
 		}
 		agent = append(agent, inSeconds(sumOf(b, c, pullSum)-sum))
-		c.Gone(b, one)
+		c.DeleteAndWait(b, one)
 		c.Exec(b, node, "rm", archiveOf(digest))
 	}
 	of := func(d time.Duration) float64 { return sent / d.Seconds() }

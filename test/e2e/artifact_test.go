@@ -37,7 +37,7 @@ func TestArtifacts(t *testing.T) {
 	byReference := packedBy(ns, "by-reference", v1alpha1.Artifact{Reference: &reference, SHA256: &sum})
 	other := packedBy(ns, "of-another-sum", v1alpha1.Artifact{Reference: &reference, SHA256: &wrong})
 	c.Apply(t, byPath, byReference, other)
-	c.WaitRuns(t, byPath, byReference)
+	c.WaitRunning(t, byPath, byReference)
 	for _, b := range []*v1alpha1.Bottle{byPath, byReference} {
 		if got := b.Status.Image; got == nil || got.Digest == nil || *got.Digest != "sha256:"+sum {
 			t.Errorf("%s: got image %+v, want the digest sha256:%s", b.Name, got, sum)
@@ -103,6 +103,6 @@ func TestArtifactBesideASecret(t *testing.T) {
 		t.Errorf("message: got %q, want the variable and the way out", said.Message)
 	}
 	c.Change(t, b, func() { b.Spec.Env = b.Spec.Env[:1] })
-	c.WaitRuns(t, b)
-	c.SecretNowhereIn(t, b, "pl4nted-"+ns)
+	c.WaitRunning(t, b)
+	c.WantNotExposed(t, b, "pl4nted-"+ns)
 }

@@ -21,26 +21,26 @@ import (
 // dockerd hanging and the API server away, and comes back behind its wall.
 func TestAWallThatIsTakenAwayStopsItsMachine(t *testing.T) {
 	c := connect(t)
-	for _, way := range story.Ways {
+	for _, way := range story.Breaches {
 		for _, alone := range []bool{false, true} {
 			b := on(node1, c.Namespace(t), "breach", "breach")
 			b.Spec.Command = story.Dialer
 			c.Apply(t, b)
-			c.WaitRuns(t, b)
+			c.WaitRunning(t, b)
 			name := way.Name
 			if alone {
 				name += ", dockerd hanging and the API server away"
 			}
 			t.Run(name, func(t *testing.T) { breach(t, c, b, way, alone) })
-			c.Gone(t, b)
+			c.DeleteAndWait(t, b)
 		}
 	}
 }
 
-func breach(t *testing.T, c *story.Cluster, b *v1alpha1.Bottle, way story.Way, alone bool) {
+func breach(t *testing.T, c *story.Cluster, b *v1alpha1.Bottle, way story.Breach, alone bool) {
 	way.Prepare(t, c, b)
 	t.Cleanup(func() { way.Undo(t, c, b) })
-	count := c.Count(t, b, way.Where(b))
+	count := c.StartCounter(t, b, way.Netns(b))
 	pid := wantPID(t, b)
 	if n, _ := count.Read(t); n != 0 {
 		t.Fatalf("connections with the wall in place: got %d, want none", n)
@@ -73,7 +73,7 @@ func breach(t *testing.T, c *story.Cluster, b *v1alpha1.Bottle, way story.Way, a
 		f()
 	}
 	c.WaitFor(t, b, "to run behind a mended wall", func() bool {
-		return story.Runs(b) && pidOf(b) != 0 && pidOf(b) != pid && b.Status.Machine.LastLoss != nil
+		return story.Running(b) && pidOf(b) != 0 && pidOf(b) != pid && b.Status.Machine.LastLoss != nil
 	})
 	if got := b.Status.Machine.LastLoss.Cause; !strings.Contains(got, "stopped by the operator: ") {
 		t.Errorf("cause of the loss: got %q, want it to be the operator's doing", got)

@@ -43,7 +43,7 @@ func TestMissingSecretMendsItself(t *testing.T) {
 	if err := c.Create(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "m", Namespace: ns}, Data: map[string]string{"config": "c"}}); err != nil {
 		t.Fatal(err)
 	}
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 	env := guestEnv(c.Guest(t, b, "cat", "/proc/self/environ"))
 	if env["TOKEN"] != "t0k3n-value" || env["CONFIG"] != "c" {
 		t.Errorf("guest's TOKEN and CONFIG: got %q and %q, want the Secret's and the ConfigMap's", env["TOKEN"], env["CONFIG"])
@@ -62,26 +62,26 @@ func TestPendingRestartAndRecreate(t *testing.T) {
 	c := connect(t)
 	b := builders.MakeBottle("pending").Namespace(c.Namespace(t)).Slug("pending").Env("A", "1").Obj()
 	c.Apply(t, b)
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 	pid := wantPID(t, b)
 	c.Change(t, b, func() { b.Spec.Env[0].Value = ptr("2") })
 	said := c.WaitReason(t, b, v1alpha1.ConditionPendingRestart, v1alpha1.ReasonSpecChanged)
 	if !strings.Contains(said.Message, "spec.env") {
 		t.Errorf("message: got %q, want spec.env named", said.Message)
 	}
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 	if got := pidOf(b); got != pid {
 		t.Errorf("pid after a change that waits: got %d, want %d", got, pid)
 	}
 	c.Guest(t, b, "sh", "-c", "echo kept > /root/file; sync")
 	c.Change(t, b, func() { b.Annotations = map[string]string{v1alpha1.AnnotationRestartedAt: "1"} })
-	c.WaitFor(t, b, "to be restarted", func() bool { return story.Runs(b) && pidOf(b) != 0 && pidOf(b) != pid })
+	c.WaitFor(t, b, "to be restarted", func() bool { return story.Running(b) && pidOf(b) != 0 && pidOf(b) != pid })
 	if got := c.Guest(t, b, "sh", "-c", "cat /root/file; echo $A"); got != "kept\n1\n" {
 		t.Errorf("after a restart: got %q, want the disk kept and the old env", got)
 	}
 	c.Change(t, b, func() { b.Annotations[v1alpha1.AnnotationRecreatedAt] = "1" })
 	c.WaitFor(t, b, "to have nothing pending", func() bool {
-		return story.Runs(b) && meta.FindStatusCondition(b.Status.Conditions, v1alpha1.ConditionPendingRestart) == nil
+		return story.Running(b) && meta.FindStatusCondition(b.Status.Conditions, v1alpha1.ConditionPendingRestart) == nil
 	})
 	if got := c.Guest(t, b, "sh", "-c", "ls /root/file 2>/dev/null; echo $A"); got != "2\n" {
 		t.Errorf("after a recreation: got %q, want a new disk and the new env", got)
@@ -100,7 +100,7 @@ func TestForeignBundleImage(t *testing.T) {
 	b := on(node1, ns, "foreign", "foreign-bundle")
 	b.Spec.Bundle = &v1alpha1.Bundle{Image: ptr("example.test/foreign-bundle:1"), Ports: []int32{8888, 9418, 9100}}
 	c.Apply(t, b)
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 	for _, port := range []string{"8888", "9418", "9100"} {
 		if r := c.TryExec(t, node1, "nc", "-z", "-w", "2", b.Status.Network.BundleIP, port); r.Code != 0 {
 			t.Errorf("port %s of the foreign bundle: got no answer (%s)", port, r.Stderr)
@@ -140,7 +140,7 @@ func TestImagesThatAreNotLocal(t *testing.T) {
 	c.WaitReason(t, absent, v1alpha1.ConditionMachineReady, v1alpha1.ReasonImageNotFound)
 	c.Exec(t, node1, "cp", "/var/lib/bottle-images/guest.tar", "/var/lib/bottle-images/absent.tar")
 	t.Cleanup(func() { c.Exec(t, node1, "rm", "/var/lib/bottle-images/absent.tar") })
-	c.WaitRuns(t, absent)
+	c.WaitRunning(t, absent)
 }
 
 // A Bottle whose namespace ends goes with it.
@@ -150,7 +150,7 @@ func TestNamespaceDeletionTakesItsBottles(t *testing.T) {
 	ns := c.Namespace(t)
 	b := on(node1, ns, "ends", "ends")
 	c.Apply(t, b)
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 	if err := c.Delete(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}}); err != nil {
 		t.Fatal(err)
 	}

@@ -25,7 +25,7 @@ func TestBootFailuresAreSaidAndRetried(t *testing.T) {
 	b := on(node2, c.Namespace(t), "boot", "boot")
 	c.Apply(t, b)
 	c.WaitReason(t, b, v1alpha1.ConditionMachineReady, v1alpha1.ReasonBootFailed)
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 }
 
 func TestMissingSmolvmFileIsAFactOnTheBottle(t *testing.T) {
@@ -35,7 +35,7 @@ func TestMissingSmolvmFileIsAFactOnTheBottle(t *testing.T) {
 	b.Spec.DesiredState = v1alpha1.DesiredStateRunning
 	hidden := "/var/lib/bottle/kernel-hidden"
 	c.Apply(t, b)
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 	c.Exec(t, node2, "sh", "-c", "mkdir -p "+hidden+" && mount --bind "+hidden+" /opt/smolvm/lib")
 	t.Cleanup(func() { c.TryExec(t, node2, "umount", "/opt/smolvm/lib") })
 	c.Eventually(t, "the node to offer no bottles", func() (string, bool) {
@@ -51,7 +51,7 @@ func TestMissingSmolvmFileIsAFactOnTheBottle(t *testing.T) {
 		t.Errorf("message: got %q, want the missing file named", said.Message)
 	}
 	c.Exec(t, node2, "umount", "/opt/smolvm/lib")
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 	c.Eventually(t, "the node to offer bottles again", func() (string, bool) {
 		n := nodeOf(t, c, node2)
 		got := n.Status.Allocatable[v1alpha1.ResourceBottle]
@@ -64,7 +64,7 @@ func TestDockerDownIsSaidAndMends(t *testing.T) {
 	ns := c.Namespace(t)
 	b := on(node2, ns, "docker", "docker")
 	c.Apply(t, b)
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 	c.Run(t, "docker-stop", node2)
 	t.Cleanup(func() { c.Run(t, "docker-start", node2) })
 	said := c.WaitReason(t, b, v1alpha1.ConditionNetworkReady, v1alpha1.ReasonDockerUnavailable)
@@ -73,7 +73,7 @@ func TestDockerDownIsSaidAndMends(t *testing.T) {
 		t.Errorf("kubectl describe with docker down: got\n%s\nwant %s (%s)", out, v1alpha1.ReasonDockerUnavailable, said.Message)
 	}
 	c.Run(t, "docker-start", node2)
-	c.WaitRuns(t, b)
-	c.Gone(t, b)
+	c.WaitRunning(t, b)
+	c.DeleteAndWait(t, b)
 	wantNothingLeft(t, c, node2, b)
 }

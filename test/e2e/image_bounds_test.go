@@ -116,7 +116,7 @@ func TestImageThatUnpacksToTooMuch(t *testing.T) {
 	c.Apply(t, b)
 	wantSaid(t, c, b, "unpacks to more than the 1 GiB", "--image-max-bytes")
 	wantNothing(t, c, b, digest)
-	c.Gone(t, b)
+	c.DeleteAndWait(t, b)
 }
 
 // The disk has room for what is sent, and fills up with what is unpacked.
@@ -134,10 +134,10 @@ func TestDiskFullWhilePulling(t *testing.T) {
 		t.Errorf("blobs asked for: got %+v, want the config and all three layers: the disk was full only on the way", got)
 	}
 	resize("2g")
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 	wantDigest(t, b, digest)
 	// Before its archive goes with the filesystem.
-	c.Gone(t, b)
+	c.DeleteAndWait(t, b)
 }
 
 // zeros is a layer of n zeros, a multiple of 16 MiB: an empty tar archive that

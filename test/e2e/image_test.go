@@ -50,13 +50,13 @@ func TestImageIsPulledOnceByTheNode(t *testing.T) {
 		bottles = append(bottles, from(ns, fmt.Sprintf("one-of-%d", i), ns+"/agent:1"))
 	}
 	c.Apply(t, bottles...)
-	c.WaitRuns(t, bottles...)
+	c.WaitRunning(t, bottles...)
 	for _, b := range bottles {
 		wantDigest(t, b, digest)
 	}
 	byDigest := from(ns, "by-digest", ns+"/agent@"+digest)
 	c.Apply(t, byDigest)
-	c.WaitRuns(t, byDigest)
+	c.WaitRunning(t, byDigest)
 	wantDigest(t, byDigest, digest)
 
 	pulled := c.Requests(t, node1, ns+"/agent")[before:]
@@ -72,14 +72,14 @@ func TestImageIsPulledOnceByTheNode(t *testing.T) {
 			t.Errorf("%s: got asked for %d times, want once", path, n)
 		}
 	}
-	c.PulledByNodeAlone(t, node1, pulled)
+	c.WantPulledByNode(t, node1, pulled)
 	// Nor did a machine try. That the wall would have seen it is shown last.
 	for _, b := range bottles {
-		if c.DialledRegistry(t, b) {
+		if c.MachineDialledRegistry(t, b) {
 			t.Errorf("the machine of %s dialled the registry", b.Name)
 		}
 	}
-	c.DialRegistry(t, byDigest)
+	c.WantDialToRegistrySeen(t, byDigest)
 }
 
 func TestPrivateImage(t *testing.T) {
@@ -109,7 +109,7 @@ func TestPrivateImage(t *testing.T) {
 		bottles[name] = b
 		c.Apply(t, b)
 	}
-	c.WaitRuns(t, bottles["right"])
+	c.WaitRunning(t, bottles["right"])
 	wantDigest(t, bottles["right"], digest)
 	// Also now that the node has it, nobody gets it whom the registry refuses.
 	for name, said := range map[string]string{"wrong": "were refused", "later": "no credentials", "none": "no credentials"} {
@@ -121,7 +121,7 @@ func TestPrivateImage(t *testing.T) {
 		}
 	}
 	secret("later", right)
-	c.WaitRuns(t, bottles["later"])
+	c.WaitRunning(t, bottles["later"])
 	wantDigest(t, bottles["later"], digest)
 
 	events, _ := c.Kubectl(nil, "-n", ns, "get", "events", "-o", "json")
@@ -145,7 +145,7 @@ func TestTagThatMoves(t *testing.T) {
 	first := c.PushGuest(t, node1, ns+"/moves:1")
 	a := from(ns, "before", ns+"/moves:1")
 	c.Apply(t, a)
-	c.WaitRuns(t, a)
+	c.WaitRunning(t, a)
 	second := c.PushGuest(t, node1, ns+"/moves:1")
 	if first == second {
 		t.Fatalf("both images are %s, want two", first)
@@ -153,9 +153,9 @@ func TestTagThatMoves(t *testing.T) {
 	present, always := from(ns, "present", ns+"/moves:1"), from(ns, "always", ns+"/moves:1")
 	present.Spec.ImagePullPolicy, always.Spec.ImagePullPolicy = ptr(v1alpha1.PullPolicy("IfNotPresent")), ptr(v1alpha1.PullPolicy("Always"))
 	c.Apply(t, present)
-	c.WaitRuns(t, present)
+	c.WaitRunning(t, present)
 	c.Apply(t, always)
-	c.WaitRuns(t, always)
+	c.WaitRunning(t, always)
 	wantDigest(t, a, first)
 	wantDigest(t, present, first)
 	wantDigest(t, always, second)
@@ -168,7 +168,7 @@ func TestRegistryThatDiesMidBlob(t *testing.T) {
 	c.BreakRegistry(t, `{"path": "/`+ns+`/dies/", "cut_after_bytes": 500000, "times": 2}`)
 	b := from(ns, "dies", ns+"/dies:1")
 	c.Apply(t, b)
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 	wantDigest(t, b, digest)
 	cut, resumed := 0, 0
 	for _, r := range story.BlobRequests(c.Requests(t, node1, ns+"/dies")) {
@@ -199,7 +199,7 @@ func TestCorruptedBlobIsNeverUsed(t *testing.T) {
 		t.Errorf("machines: got %s, want none of a corrupted image", r.Stdout)
 	}
 	mend()
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 	wantDigest(t, b, digest)
 }
 
@@ -236,7 +236,7 @@ func TestImageOfSeveralPlatforms(t *testing.T) {
 	top := c.PushImage(t, node1, ns+"/several:1", idx)
 	b := from(ns, "several", ns+"/several:1")
 	c.Apply(t, b)
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 	index, err := idx.IndexManifest()
 	if err != nil {
 		t.Fatal(err)

@@ -8,6 +8,6 @@ func TestAPlantedLeakIsCaught(t *testing.T) {
 	c := connect(t)
 	b := on(node1, c.Namespace(t), "leak", "leak")
 	c.Apply(t, b)
-	c.WaitRuns(t, b)
-	c.Leaks(t, b)
+	c.WaitRunning(t, b)
+	c.WantLeakDetected(t, b)
 }

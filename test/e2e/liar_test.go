@@ -53,5 +53,5 @@ func TestAGuestThatLiesIsNotBelieved(t *testing.T) {
 		t.Errorf("Ready of a Bottle whose guest lies: got %+v, want False", ready)
 	}
 	restart(string(before))
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 }

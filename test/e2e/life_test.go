@@ -45,7 +45,7 @@ func TestEnvArrivesByteForByte(t *testing.T) {
 	}
 	b := make.Obj()
 	c.Apply(t, b)
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 
 	got := guestEnv(c.Guest(t, b, "cat", "/proc/self/environ"))
 	for name, want := range awkward {
@@ -66,7 +66,7 @@ func TestEnvArrivesByteForByte(t *testing.T) {
 	if got := meta.FindStatusCondition(b.Status.Conditions, v1alpha1.ConditionEgressEnforced); got == nil || got.Reason != v1alpha1.ReasonHostWall {
 		t.Errorf("EgressEnforced: got %+v, want reason HostWall", got)
 	}
-	c.Gone(t, b)
+	c.DeleteAndWait(t, b)
 	wantNothingLeft(t, c, story.NodeOf(b), b)
 }
 
@@ -85,7 +85,7 @@ func TestSmolfileIsTwoKeys(t *testing.T) {
 	c := connect(t)
 	b := builders.MakeBottle("two").Namespace(c.Namespace(t)).Slug("two-keys").Env("A", "1").Obj()
 	c.Apply(t, b)
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 	file := c.Exec(t, story.NodeOf(b), "cat", b.Status.Smolfile.Path)
 	for line := range strings.Lines(file) {
 		key, _, isKey := strings.Cut(line, " = ")
@@ -108,7 +108,7 @@ func TestDefaultBundleAnswersTheGuest(t *testing.T) {
 	c := connect(t)
 	b := builders.MakeBottle("proxy").Namespace(c.Namespace(t)).Slug("proxy").Obj()
 	c.Apply(t, b)
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 	container := *b.Status.Bundle.ContainerID
 	fetch := func() string {
 		r := c.TryExec(t, story.NodeOf(b), "smolvm", "machine", "exec", "--name", story.ID(b), "--",
@@ -124,7 +124,7 @@ func TestDefaultBundleAnswersTheGuest(t *testing.T) {
 		got := fetch()
 		return got, strings.Contains(got, "502")
 	})
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 	if got := *b.Status.Bundle.ContainerID; got != container {
 		t.Errorf("container after a change of rules: got %s, want the same %s", got, container)
 	}
@@ -135,7 +135,7 @@ func TestAgentRestartChangesNothing(t *testing.T) {
 	ns := c.Namespace(t)
 	bottles := []*v1alpha1.Bottle{on(node1, ns, "a", "still-a"), on(node1, ns, "b", "still-b")}
 	c.Apply(t, bottles...)
-	c.WaitRuns(t, bottles...)
+	c.WaitRunning(t, bottles...)
 	look := func() string {
 		return c.Exec(t, node1, "docker", "ps", "-a", "--no-trunc", "--format", "{{.ID}} {{.Names}} {{.CreatedAt}}") +
 			c.Exec(t, node1, "docker", "network", "ls", "--no-trunc", "--format", "{{.ID}} {{.Name}}") +
@@ -148,8 +148,8 @@ func TestAgentRestartChangesNothing(t *testing.T) {
 	// The restarted agent has looked at its Bottles once it acts on a new one.
 	fresh := on(node1, ns, "c", "fresh")
 	c.Apply(t, fresh)
-	c.WaitRuns(t, fresh)
-	c.Gone(t, fresh)
+	c.WaitRunning(t, fresh)
+	c.DeleteAndWait(t, fresh)
 	if diff := cmp.Diff(strings.Split(before, "\n"), strings.Split(look(), "\n")); diff != "" {
 		t.Errorf("the node after a restart of its agent (-before +after):\n%s", diff)
 	}
@@ -188,7 +188,7 @@ func TestServerSideApplyTwiceIsNoDiff(t *testing.T) {
 		}
 	}
 	apply()
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 	if out, err := c.Kubectl(manifest, "diff", "--server-side", "-f", "-"); err != nil {
 		t.Errorf("kubectl diff of a running Bottle: %v, want no difference\n%s", err, out)
 	}
@@ -217,7 +217,7 @@ func TestStoppedIsReadyOnceVerified(t *testing.T) {
 	c := connect(t)
 	b := builders.MakeBottle("stop").Namespace(c.Namespace(t)).Slug("stop").Obj()
 	c.Apply(t, b)
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 	c.Guest(t, b, "sh", "-c", "echo kept > /root/file; sync")
 	c.Change(t, b, func() { b.Spec.DesiredState = v1alpha1.DesiredStateStopped })
 	c.WaitReason(t, b, v1alpha1.ConditionReady, v1alpha1.ReasonStopped)
@@ -228,7 +228,7 @@ func TestStoppedIsReadyOnceVerified(t *testing.T) {
 		t.Errorf("machine of a stopped Bottle: got %s, want state stopped", list)
 	}
 	c.Change(t, b, func() { b.Spec.DesiredState = v1alpha1.DesiredStateRunning })
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 	if got := strings.TrimSpace(c.Guest(t, b, "cat", "/root/file")); got != "kept" {
 		t.Errorf("a file after stop and start: got %q, want %q", got, "kept")
 	}
@@ -239,12 +239,12 @@ func TestKilledMachineIsNoticedAndStartedAgain(t *testing.T) {
 	c := connect(t)
 	b := builders.MakeBottle("kill").Namespace(c.Namespace(t)).Slug("kill").Obj()
 	c.Apply(t, b)
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 	pid := wantPID(t, b)
 	c.Exec(t, story.NodeOf(b), "kill", "-9", fmt.Sprint(pid))
 	c.WaitFor(t, b, "to run again after its VMM was killed", func() bool {
 		m := b.Status.Machine
-		return m != nil && m.PID != nil && pidOf(b) != pid && story.Runs(b) &&
+		return m != nil && m.PID != nil && pidOf(b) != pid && story.Running(b) &&
 			m.Restarts != nil && *m.Restarts == 1 && m.LastLoss != nil
 	})
 	c.Eventually(t, "the Event about the lost machine", func() (string, bool) {

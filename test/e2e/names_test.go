@@ -45,7 +45,7 @@ func TestOneSlugInTwoNamespaces(t *testing.T) {
 	c := connect(t)
 	a, b := on(node1, c.Namespace(t), "same", "same"), on(node1, c.Namespace(t), "same", "same")
 	c.Apply(t, a, b)
-	c.WaitRuns(t, a, b)
+	c.WaitRunning(t, a, b)
 	wantDistinct(t, a, b)
 }
 
@@ -56,7 +56,7 @@ func TestCollidingSlugs(t *testing.T) {
 	slugA, slugB := collide(t)
 	a, b := on(node1, ns, "a", slugA), on(node1, ns, "b", slugB)
 	c.Apply(t, a, b)
-	c.WaitRuns(t, a, b)
+	c.WaitRunning(t, a, b)
 	wantDistinct(t, a, b)
 }
 
@@ -67,7 +67,7 @@ func TestForeignNetworkOnFirstChoiceIsSteppedAround(t *testing.T) {
 	t.Cleanup(func() { c.Exec(t, node1, "docker", "network", "rm", "foreign-net") })
 	b := on(node1, c.Namespace(t), "around", "around-network")
 	c.Apply(t, b)
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 	if b.Status.Network.Subnet == first.String() {
 		t.Errorf("subnet: got %s, want another: a docker network sits on it", first)
 	}
@@ -80,7 +80,7 @@ func TestHostRouteOverFirstChoiceIsSteppedAround(t *testing.T) {
 	t.Cleanup(func() { c.Exec(t, node1, "ip", "route", "del", "blackhole", first.String()) })
 	b := on(node1, c.Namespace(t), "around", "around-route")
 	c.Apply(t, b)
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 	if b.Status.Network.Subnet == first.String() {
 		t.Errorf("subnet: got %s, want another: a route of the node covers it", first)
 	}
@@ -113,7 +113,7 @@ func TestForeignObjectsOfOurName(t *testing.T) {
 			c.Change(t, b, func() { b.Spec.DesiredState = v1alpha1.DesiredStateRunning })
 			c.WaitReason(t, b, tt.condition, tt.reason)
 			c.Exec(t, node1, remove...)
-			c.WaitRuns(t, b)
+			c.WaitRunning(t, b)
 		})
 	}
 }

@@ -20,7 +20,7 @@ func TestNarrowingDoesNotWaitForDocker(t *testing.T) {
 	b := on(node1, c.Namespace(t), "narrow", "narrow")
 	b.Spec.Egress = &v1alpha1.Egress{Allow: []v1alpha1.EgressRule{"kept.test", "removed.test"}}
 	c.Apply(t, b)
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 	rules := func() string {
 		return c.Exec(t, node1, "cat", "/var/lib/bottle/bottles/"+string(b.UID)+"/bundle/egress.json")
 	}

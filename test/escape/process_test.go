@@ -46,7 +46,7 @@ func testProcesses(t *testing.T, s *site) {
 		was := pidOf(b)
 		s.rewriteArgv(t, was)
 		// Seen: the guard kills it when its wall is open.
-		story.Ways[0].Break(t, s.Cluster, b)
+		story.Breaches[0].Break(t, s.Cluster, b)
 		s.Eventually(t, "the guard to kill it", func() (string, bool) { return "it lives", !s.alive(t, was) })
 		s.WaitFor(t, b, "to run anew", func() bool { return running(b) && pidOf(b) != was })
 
@@ -60,7 +60,7 @@ func testProcesses(t *testing.T, s *site) {
 		s.WaitFor(t, b, "to run again", func() bool { return running(b) })
 		last := pidOf(b)
 		s.rewriteArgv(t, last)
-		s.Gone(t, b)
+		s.DeleteAndWait(t, b)
 		s.wantAlive(t, "deleted: its VMM", last, false)
 		if left := s.TryExec(t, node, "sh", "-c", `find /sys/fs/cgroup -type d -name "$1"`, "sh", story.ID(b)).Stdout; left != "" {
 			t.Errorf("deleted: got cgroup %q, want none", left)

@@ -50,7 +50,7 @@ func TestBottleOnARealMicroVM(t *testing.T) {
 	image := story.RegistryHost + "/" + ns + "/agent:1"
 	b.Spec.Image = &image
 	c.Apply(t, b)
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 
 	t.Run("its image came from the registry, to the node", func(t *testing.T) {
 		wantPulled(t, c, b, digest, c.Requests(t, node, ns+"/agent")[before:])
@@ -77,13 +77,13 @@ func TestBottleOnARealMicroVM(t *testing.T) {
 			}
 		}
 	})
-	t.Run("the secret is nowhere else", func(t *testing.T) { c.SecretNowhere(t, b, planted) })
+	t.Run("the secret is nowhere else", func(t *testing.T) { c.WantSecretContained(t, b, planted) })
 	t.Run("both walls are proven", func(t *testing.T) {
 		if got := meta.FindStatusCondition(b.Status.Conditions, v1alpha1.ConditionEgressEnforced); got == nil || got.Reason != v1alpha1.ReasonBothWalls {
 			t.Errorf("EgressEnforced: got %+v, want reason BothWalls", got)
 		}
 	})
-	t.Run("a planted leak is caught", func(t *testing.T) { c.Leaks(t, b) })
+	t.Run("a planted leak is caught", func(t *testing.T) { c.WantLeakDetected(t, b) })
 	t.Run("a killed VMM is noticed", func(t *testing.T) {
 		if m := b.Status.Machine; m == nil || m.PID == nil {
 			t.Fatalf("machine of a running Bottle: got %+v, want its pid", m)
@@ -92,13 +92,13 @@ func TestBottleOnARealMicroVM(t *testing.T) {
 		c.Exec(t, node, "kill", "-9", fmt.Sprint(pid))
 		c.WaitFor(t, b, "to run again", func() bool {
 			m := b.Status.Machine
-			return m != nil && m.PID != nil && m.LastLoss != nil && story.Runs(b) && *m.PID != pid
+			return m != nil && m.PID != nil && m.LastLoss != nil && story.Running(b) && *m.PID != pid
 		})
 	})
-	t.Run("a guest that dials the registry is seen", func(t *testing.T) { c.DialRegistry(t, b) })
+	t.Run("a guest that dials the registry is seen", func(t *testing.T) { c.WantDialToRegistrySeen(t, b) })
 	t.Run("deleting leaves nothing", func(t *testing.T) {
 		id := story.ID(b)
-		c.Gone(t, b)
+		c.DeleteAndWait(t, b)
 		for what, argv := range map[string][]string{
 			"container": {"docker", "ps", "-aq", "--filter", "name=" + id},
 			"network":   {"docker", "network", "ls", "-q", "--filter", "name=" + id},
@@ -111,7 +111,7 @@ func TestBottleOnARealMicroVM(t *testing.T) {
 				t.Errorf("%s after deletion: got %s, want none", what, out)
 			}
 		}
-		c.SecretGone(t, node, planted)
+		c.WantSecretGone(t, node, planted)
 		if out := c.Exec(t, node, "smolvm", "machine", "ls", "--json"); strings.Contains(out, id) {
 			t.Errorf("machines after deletion: got %s, want none named %s", out, id)
 		}
@@ -139,8 +139,8 @@ func wantPulled(t *testing.T, c *story.Cluster, b *v1alpha1.Bottle, digest strin
 	if len(blobs) != 3 || len(slices.Compact(slices.Clone(blobs))) != 3 { // the config and two layers
 		t.Errorf("blobs asked for: got %q, want three, each once", blobs)
 	}
-	c.PulledByNodeAlone(t, node, requests)
-	if c.DialledRegistry(t, b) {
+	c.WantPulledByNode(t, node, requests)
+	if c.MachineDialledRegistry(t, b) {
 		t.Error("the machine dialled the registry")
 	}
 	c.Eventually(t, "an Event Pulled with the digest", func() (string, bool) {
