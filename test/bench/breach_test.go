@@ -21,7 +21,7 @@ func BenchmarkBreach(b *testing.B) {
 		b.Skip("measured with stand-in machines: an emulated node has no times to speak of")
 	}
 	const n = 3
-	for _, way := range story.Breaches {
+	for _, breach := range story.Breaches {
 		for _, alone := range []bool{false, true} {
 			var dials, lives []time.Duration
 			reached := 0
@@ -31,20 +31,20 @@ func BenchmarkBreach(b *testing.B) {
 				one.Spec.Command = story.Dialer
 				c.Apply(b, one)
 				c.WaitRunning(b, one)
-				way.Prepare(b, c, one)
-				count := c.StartCounter(b, one, way.Netns(one))
+				breach.Prepare(b, c, one)
+				count := c.StartCounter(b, one, breach.Netns(one))
 				pid := *one.Status.Machine.PID
 				var thaw []func()
 				if alone {
 					thaw = []func(){c.Freeze(b, node, "dockerd"), c.Freeze(b, node, "kube-apiserver")}
 				}
 				wake := func() {}
-				if way.FreezeAgent {
+				if breach.FreezeAgent {
 					wake = c.Freeze(b, node, "agent")
 				}
 				begin := time.Now()
-				way.Break(b, c, one)
-				if way.FreezeAgent {
+				breach.Break(b, c, one)
+				if breach.FreezeAgent {
 					begin, pid = time.Now(), 0 // it is another machine by now
 				}
 				wake()
@@ -61,10 +61,10 @@ func BenchmarkBreach(b *testing.B) {
 				}
 				c.WaitRunning(b, one)
 				count.Stop(b)
-				way.Undo(b, c, one)
+				breach.Undo(b, c, one)
 				c.DeleteAndWait(b, one)
 			}
-			what := way.Name
+			what := breach.Name
 			if alone {
 				what += ", dockerd hanging, API server away"
 			}

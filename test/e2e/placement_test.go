@@ -26,7 +26,7 @@ func TestSchedulerSpreadsBottles(t *testing.T) {
 	ns := c.Namespace(t)
 	var bottles []*v1alpha1.Bottle
 	for i := range 4 {
-		bottles = append(bottles, on("", ns, fmt.Sprintf("spread-%d", i), fmt.Sprintf("spread-%d", i)))
+		bottles = append(bottles, bottleOn("", ns, fmt.Sprintf("spread-%d", i), fmt.Sprintf("spread-%d", i)))
 	}
 	for _, b := range bottles {
 		b.Labels = map[string]string{"group": "spread"}
@@ -59,25 +59,25 @@ func TestNodeSelectorAndTaint(t *testing.T) {
 			n.Spec.Taints = withoutTaint(n.Spec.Taints, "reserved")
 		})
 	})
-	plain := on("", ns, "plain", "plain")
-	fast := on("", ns, "fast", "fast")
+	plain := bottleOn("", ns, "plain", "plain")
+	fast := bottleOn("", ns, "fast", "fast")
 	fast.Spec.Scheduling = &v1alpha1.Scheduling{
 		NodeSelector: map[string]string{"disk": "fast"},
 		Tolerations:  []corev1.Toleration{{Key: "reserved", Operator: corev1.TolerationOpExists}},
 	}
-	untolerant := on("", ns, "untolerant", "untolerant")
+	untolerant := bottleOn("", ns, "untolerant", "untolerant")
 	untolerant.Spec.Scheduling = &v1alpha1.Scheduling{NodeSelector: map[string]string{"disk": "fast"}}
 	c.Apply(t, plain, fast, untolerant)
 	c.WaitRunning(t, plain, fast)
 	if got := story.NodeOf(plain); got != node1 {
-		t.Errorf("a Bottle without toleration: got on %s, want %s", got, node1)
+		t.Errorf("a Bottle without toleration: got node %s, want %s", got, node1)
 	}
 	if got := story.NodeOf(fast); got != node2 {
-		t.Errorf("a Bottle with the selector and toleration: got on %s, want %s", got, node2)
+		t.Errorf("a Bottle with the selector and toleration: got node %s, want %s", got, node2)
 	}
-	said := c.WaitReason(t, untolerant, v1alpha1.ConditionScheduled, v1alpha1.ReasonUnschedulable)
-	if !strings.Contains(said.Message, "untolerated taint") {
-		t.Errorf("message of an unschedulable Bottle: got %q, want the scheduler's own words", said.Message)
+	cond := c.WaitReason(t, untolerant, v1alpha1.ConditionScheduled, v1alpha1.ReasonUnschedulable)
+	if !strings.Contains(cond.Message, "untolerated taint") {
+		t.Errorf("message of an unschedulable Bottle: got %q, want the scheduler's message", cond.Message)
 	}
 	changeNode(t, c, node2, func(n *corev1.Node) { n.Spec.Taints = withoutTaint(n.Spec.Taints, "reserved") })
 	c.WaitRunning(t, untolerant)
@@ -86,13 +86,13 @@ func TestNodeSelectorAndTaint(t *testing.T) {
 func TestImpossibleBottleIsReported(t *testing.T) {
 	t.Parallel()
 	c := connect(t)
-	b := on("", c.Namespace(t), "huge", "huge")
+	b := bottleOn("", c.Namespace(t), "huge", "huge")
 	memory := resource.MustParse("1Ti")
 	b.Spec.Machine = &v1alpha1.Machine{Memory: &memory}
 	c.Apply(t, b)
-	said := c.WaitReason(t, b, v1alpha1.ConditionScheduled, v1alpha1.ReasonUnschedulable)
-	if !strings.Contains(said.Message, "Insufficient memory") {
-		t.Errorf("message: got %q, want the scheduler's Insufficient memory", said.Message)
+	cond := c.WaitReason(t, b, v1alpha1.ConditionScheduled, v1alpha1.ReasonUnschedulable)
+	if !strings.Contains(cond.Message, "Insufficient memory") {
+		t.Errorf("message: got %q, want the scheduler's Insufficient memory", cond.Message)
 	}
 	if ready := meta.FindStatusCondition(b.Status.Conditions, v1alpha1.ConditionReady); ready == nil || ready.Status != metav1.ConditionFalse {
 		t.Errorf("Ready of an unschedulable Bottle: got %v, want False", ready)
@@ -100,7 +100,7 @@ func TestImpossibleBottleIsReported(t *testing.T) {
 	c.DeleteAndWait(t, b)
 }
 
-func TestQuotaIsReportedAndMends(t *testing.T) {
+func TestQuotaIsReportedAndRecovers(t *testing.T) {
 	t.Parallel()
 	c := connect(t)
 	ns := c.Namespace(t)
@@ -109,15 +109,15 @@ func TestQuotaIsReportedAndMends(t *testing.T) {
 	if err := c.Create(t.Context(), quota); err != nil {
 		t.Fatal(err)
 	}
-	c.Eventually(t, "the quota to be counted", func() (string, bool) {
+	c.Eventually(t, "the quota to take effect", func() (string, bool) {
 		err := c.Get(t.Context(), client.ObjectKeyFromObject(quota), quota)
 		return fmt.Sprint(err, quota.Status), err == nil && len(quota.Status.Hard) > 0
 	})
-	b := on("", ns, "over", "over")
+	b := bottleOn("", ns, "over", "over")
 	c.Apply(t, b)
-	said := c.WaitReason(t, b, v1alpha1.ConditionScheduled, v1alpha1.ReasonPlaceholderRefused)
-	if !strings.Contains(said.Message, "exceeded quota") {
-		t.Errorf("message: got %q, want the API server's own words", said.Message)
+	cond := c.WaitReason(t, b, v1alpha1.ConditionScheduled, v1alpha1.ReasonPlaceholderRefused)
+	if !strings.Contains(cond.Message, "exceeded quota") {
+		t.Errorf("message: got %q, want the API server's message", cond.Message)
 	}
 	if err := c.Delete(t.Context(), quota); err != nil {
 		t.Fatal(err)
@@ -125,11 +125,11 @@ func TestQuotaIsReportedAndMends(t *testing.T) {
 	c.WaitRunning(t, b)
 }
 
-// A drained placeholder holds its resources until the machine is torn down;
-// then the Bottle goes elsewhere.
+// A drained placeholder keeps its resources reserved until the machine is torn down.
+// Then the Bottle moves to another node.
 func TestEvictedBottleMovesAfterTeardown(t *testing.T) {
 	c := connect(t)
-	b := on("", c.Namespace(t), "drained", "drained")
+	b := bottleOn("", c.Namespace(t), "drained", "drained")
 	c.Apply(t, b)
 	c.WaitRunning(t, b)
 	from := story.NodeOf(b)
@@ -148,9 +148,9 @@ func TestEvictedBottleMovesAfterTeardown(t *testing.T) {
 	}
 }
 
-func TestLostAgentIsSaidAndComesBack(t *testing.T) {
+func TestLostAgentIsReportedAndRecovers(t *testing.T) {
 	c := connect(t)
-	b := on(node2, c.Namespace(t), "lost", "lost")
+	b := bottleOn(node2, c.Namespace(t), "lost", "lost")
 	c.Apply(t, b)
 	c.WaitRunning(t, b)
 	pid := wantPID(t, b)
@@ -160,22 +160,23 @@ func TestLostAgentIsSaidAndComesBack(t *testing.T) {
 	if got := meta.FindStatusCondition(b.Status.Conditions, v1alpha1.ConditionEgressEnforced); got == nil || got.Reason != v1alpha1.ReasonAgentLost {
 		t.Errorf("EgressEnforced of a lost agent's Bottle: got %v, want reason AgentLost", got)
 	}
-	c.Eventually(t, "the node to offer no more bottles", func() (string, bool) {
+	c.Eventually(t, "the node to offer no more capacity for Bottles", func() (string, bool) {
 		got := nodeOf(t, c, node2).Status.Allocatable[v1alpha1.ResourceBottle]
 		return got.String(), got.IsZero()
 	})
 	c.Run(t, "agent-start", node2)
 	c.WaitRunning(t, b)
 	if got := pidOf(b); got != pid {
-		t.Errorf("pid of the machine: got %d, want %d: losing an agent loses no machine", got, pid)
+		t.Errorf("pid of the machine: got %d, want %d, because losing an agent loses no machine", got, pid)
 	}
-	c.Eventually(t, "the node to offer bottles again", func() (string, bool) {
+	c.Eventually(t, "the node to offer capacity for Bottles again", func() (string, bool) {
 		got := nodeOf(t, c, node2).Status.Allocatable[v1alpha1.ResourceBottle]
 		return got.String(), !got.IsZero()
 	})
 }
 
-// A Bottle leaves a node that is off only on the operator's word.
+// A Bottle leaves a node that is switched off only after an operator declares the
+// node out of service.
 func TestNodeLossMovesABottleOnlyWhenOutOfService(t *testing.T) {
 	c := connect(t)
 	b := builders.MakeBottle("moves").Namespace(c.Namespace(t)).Slug("moves").Obj()
@@ -193,7 +194,7 @@ func TestNodeLossMovesABottleOnlyWhenOutOfService(t *testing.T) {
 		changeNode(t, c, node2, func(n *corev1.Node) { n.Spec.Taints = withoutTaint(n.Spec.Taints, corev1.TaintNodeOutOfService) })
 		c.Run(t, "node-on", node2)
 		c.Run(t, "agent-start", node2)
-		c.Eventually(t, node2+" to offer bottles again", func() (string, bool) {
+		c.Eventually(t, node2+" to offer capacity for Bottles again", func() (string, bool) {
 			n := nodeOf(t, c, node2)
 			got := n.Status.Allocatable[v1alpha1.ResourceBottle]
 			return got.String(), !got.IsZero() && len(n.Spec.Taints) == 0
