@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package real tells a few whole stories on real microVMs: minutes, one after
-// another, no times asserted.
+// Package real tests whole stories on real microVMs. The tests take minutes, run one
+// after another and assert no times.
 package real
 
 import (
@@ -23,7 +23,7 @@ import (
 
 const node = "node-1"
 
-// planted is looked for everywhere that it must not be.
+// planted is a secret value. The test searches for it wherever it must not be.
 const planted = "s3cr3t-planted-5f2c9a"
 
 func TestBottleOnARealMicroVM(t *testing.T) {
@@ -52,15 +52,15 @@ func TestBottleOnARealMicroVM(t *testing.T) {
 	c.Apply(t, b)
 	c.WaitRunning(t, b)
 
-	t.Run("its image came from the registry, to the node", func(t *testing.T) {
+	t.Run("its image was pulled by the node", func(t *testing.T) {
 		wantPulled(t, c, b, digest, c.Requests(t, node, ns+"/agent")[before:])
 	})
 	t.Run("its kernel is not the host's", func(t *testing.T) {
 		t.Logf("uname -rv: guest %s, node %s", strings.TrimSpace(c.Guest(t, b, "uname", "-rv")), strings.TrimSpace(c.Exec(t, node, "uname", "-rv")))
-		const bootID = "/proc/sys/kernel/random/boot_id" // each boot of a kernel draws its own
+		const bootID = "/proc/sys/kernel/random/boot_id" // each boot of a kernel generates its own
 		guest, host := strings.TrimSpace(c.Guest(t, b, "cat", bootID)), strings.TrimSpace(c.Exec(t, node, "cat", bootID))
 		if guest == host || guest == "" || host == "" {
-			t.Errorf("boot_id in the guest: got %q, want another than the node's %q", guest, host)
+			t.Errorf("boot_id in the guest: got %q, want it to differ from the node's %q", guest, host)
 		}
 	})
 	t.Run("env and secret arrive", func(t *testing.T) {
@@ -83,8 +83,8 @@ func TestBottleOnARealMicroVM(t *testing.T) {
 			t.Errorf("EgressEnforced: got %+v, want reason BothWalls", got)
 		}
 	})
-	t.Run("a planted leak is caught", func(t *testing.T) { c.WantLeakDetected(t, b) })
-	t.Run("a killed VMM is noticed", func(t *testing.T) {
+	t.Run("a planted leak is detected", func(t *testing.T) { c.WantLeakDetected(t, b) })
+	t.Run("a killed VMM is detected", func(t *testing.T) {
 		if m := b.Status.Machine; m == nil || m.PID == nil {
 			t.Fatalf("machine of a running Bottle: got %+v, want its pid", m)
 		}
@@ -124,9 +124,9 @@ func TestBottleOnARealMicroVM(t *testing.T) {
 	})
 }
 
-// wantPulled wants the image of b to be the one of that digest, pulled in these
-// requests, each blob once, by the node alone; that its machine dialled the
-// registry is refuted by its wall, which would have seen it.
+// wantPulled checks that b's image has the digest, and that only the node made these
+// requests, each blob once. It also checks that b's machine did not dial the
+// registry, which its wall would have observed.
 func wantPulled(t *testing.T, c *story.Cluster, b *v1alpha1.Bottle, digest string, requests []story.Request) {
 	if got := b.Status.Image; got == nil || got.Digest == nil || *got.Digest != digest || got.Reference != *b.Spec.Image {
 		t.Errorf("image: got %+v, want %s with digest %s", got, *b.Spec.Image, digest)
@@ -137,7 +137,7 @@ func wantPulled(t *testing.T, c *story.Cluster, b *v1alpha1.Bottle, digest strin
 	}
 	slices.Sort(blobs)
 	if len(blobs) != 3 || len(slices.Compact(slices.Clone(blobs))) != 3 { // the config and two layers
-		t.Errorf("blobs asked for: got %q, want three, each once", blobs)
+		t.Errorf("blobs requested: got %q, want three, each once", blobs)
 	}
 	c.WantPulledByNode(t, node, requests)
 	if c.MachineDialledRegistry(t, b) {
