@@ -37,6 +37,8 @@ type BottleSpec struct {
 	Slug string `json:"slug,omitempty"`
 
 	// env lists the environment variables of everything that runs in the guest.
+	// The operator adds variables such as HTTPS_PROXY, which point to the bundle;
+	// a variable of the same name in this list takes precedence.
 	// White space at the end of a value from a Secret or ConfigMap does not reach
 	// the guest, because smolvm drops it.
 	// +optional
@@ -50,7 +52,8 @@ type BottleSpec struct {
 	// Bottles; file:NAME, an archive or OCI layout in the node's local image
 	// directory (the agent's flag --local-image-dir); or docker-daemon:NAME, an
 	// image in the node's Docker Engine, if the node's agent allows that. If
-	// image and artifact are both absent, the node's default image is used.
+	// image and artifact are both absent, the node's default image is used (the
+	// agent's flag --default-image).
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=512

@@ -59,8 +59,9 @@ type KeySelector struct {
 	// +kubebuilder:validation:MaxLength=253
 	Key string `json:"key,omitempty"`
 
-	// optional, when true, omits the variable if the object or the key does not
-	// exist. Otherwise the condition SmolfileReady stays False until both exist.
+	// optional says whether to omit the variable if the object or the key does
+	// not exist. If it is false or absent, the Bottle does not become Ready until
+	// both exist.
 	// +optional
 	Optional *bool `json:"optional,omitempty"` //nolint:kubeapilinter // as in a Pod
 }
@@ -170,7 +171,8 @@ type Bundle struct {
 	// caPath is the absolute path, in the bundle's container, of a PEM file of
 	// CA certificates that the guest should trust. The file is mounted into the
 	// guest when its machine is created, and later changes to the bundle's file
-	// are copied to the guest.
+	// are copied to the guest. Variables such as SSL_CERT_FILE point common tools
+	// in the guest to it.
 	// +optional
 	// +kubebuilder:validation:MinLength=2
 	// +kubebuilder:validation:MaxLength=255

@@ -88,7 +88,7 @@ type EgressStatus struct {
 type EgressLeak struct {
 	// time is the time at which the agent noticed the leak.
 	// +required
-	Time metav1.Time `json:"time,omitempty,omitzero"` //nolint:kubeapilinter // there is no leak without its time
+	Time metav1.Time `json:"time,omitempty,omitzero"` //nolint:kubeapilinter // every leak has a time
 
 	// path describes what the guest reached.
 	// +required
@@ -186,7 +186,7 @@ type ResourcesStatus struct {
 
 	// memory is the memory of the machine.
 	// +required
-	Memory resource.Quantity `json:"memory,omitempty,omitzero"` //nolint:kubeapilinter // a machine without memory is none
+	Memory resource.Quantity `json:"memory,omitempty,omitzero"` //nolint:kubeapilinter // every machine has memory
 }
 
 // ImageStatus is the image or artifact that the machine was created from.
@@ -243,7 +243,7 @@ type MachineStatus struct {
 type MachineLoss struct {
 	// time is the time at which the agent noticed the loss.
 	// +required
-	Time metav1.Time `json:"time,omitempty,omitzero"` //nolint:kubeapilinter // there is no loss without its time
+	Time metav1.Time `json:"time,omitempty,omitzero"` //nolint:kubeapilinter // every loss has a time
 
 	// cause is the cause, as far as it is known, such as "killed by signal 9".
 	// +required

@@ -167,7 +167,7 @@ func decidePlaced(f facts, on string) decision {
 	return d
 }
 
-// decideUnplaced decides for a Bottle of which no node holds anything.
+// decideUnplaced decides for a Bottle that has nothing on any node.
 func decideUnplaced(f facts) decision {
 	if f.bottle.Spec.DesiredState == v1alpha1.DesiredStateStopped {
 		d := decision{status: unplaced(f, v1alpha1.ReasonStopped,

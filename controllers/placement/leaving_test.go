@@ -78,7 +78,7 @@ func TestForcedRemoval(t *testing.T) {
 	next := w.pod("a")
 	terms := next.Spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms
 	if len(terms) != 1 || terms[0].MatchFields[0].Values[0] != node || next.Spec.NodeSelector != nil {
-		t.Errorf("got terms %v and selector %v, want node %s alone", terms, next.Spec.NodeSelector, node)
+		t.Errorf("got terms %v and selector %v, want only node %s", terms, next.Spec.NodeSelector, node)
 	}
 	if got, want := next.Spec.Containers[0].Resources.Requests.Cpu().String(), "3100m"; got != want {
 		t.Errorf("got a request of %s CPUs, want the booked %s", got, want)
@@ -223,7 +223,7 @@ func TestNodeLoss(t *testing.T) {
 				t.Errorf("got status %+v, want nothing of the lost node", b.Status)
 			}
 			if e := b.Status.Egress; e == nil || e.Leak == nil || e.Leak.Path != "tcp to the node" || e.RecentDenials != nil {
-				t.Errorf("got egress %+v, want the leak alone: it is held against the Bottle wherever it goes", e)
+				t.Errorf("got egress %+v, want only the leak, which counts against the Bottle on every node", e)
 			}
 			if next := w.pod("a"); next.UID == old.UID || next.Spec.NodeName != "" {
 				t.Errorf("got Pod %s on %q, want a new one without a node", next.UID, next.Spec.NodeName)

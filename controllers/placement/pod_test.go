@@ -75,8 +75,8 @@ func TestPickResources(t *testing.T) {
 		memory string
 	}{
 		"defaults":             {builders.MakeBottle("a"), 4, "8Gi"},
-		"cpus alone":           {builders.MakeBottle("a").CPUs(1), 1, "8Gi"},
-		"memory alone":         {builders.MakeBottle("a").Memory("64Mi"), 4, "64Mi"},
+		"only cpus":            {builders.MakeBottle("a").CPUs(1), 1, "8Gi"},
+		"only memory":          {builders.MakeBottle("a").Memory("64Mi"), 4, "64Mi"},
 		"rounded up":           {builders.MakeBottle("a").Memory("64Mi").Memory("67108865"), 4, "65Mi"},
 		"decimal unit":         {builders.MakeBottle("a").Memory("100M"), 4, "96Mi"},
 		"a fraction of a byte": {builders.MakeBottle("a").Memory("134217728001m"), 4, "129Mi"},

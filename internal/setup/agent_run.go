@@ -86,7 +86,7 @@ func (o *AgentOptions) Run(ctx context.Context) error {
 		return cause // err is only its consequence
 	}
 	if errors.Is(err, context.Canceled) {
-		return nil // the agent was asked to end
+		return nil // a normal end
 	}
 	return err
 }

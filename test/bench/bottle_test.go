@@ -108,7 +108,7 @@ func BenchmarkOne(b *testing.B) {
 		}
 		c.DeleteAndWait(b, one)
 	}
-	report(row{What: "one Bottle: create → MachineReady, p50 beside bare p50", Value: ms(percentile(whole, 50)) / ms(percentile(bareWhole, 50)), Unit: "ratio", Goal: goal,
+	report(row{What: "one Bottle: create → MachineReady, ratio of p50 to bare p50", Value: ms(percentile(whole, 50)) / ms(percentile(bareWhole, 50)), Unit: "ratio", Goal: goal,
 		Spread: fmt.Sprintf("p95/p95 %.2f", ms(percentile(whole, 95))/ms(percentile(bareWhole, 95)))})
 	report(row{What: "one Bottle: create → MachineReady, p50", Value: ms(percentile(whole, 50)), Unit: "ms", Spread: spread(whole)})
 	for _, step := range steps {
@@ -174,7 +174,7 @@ func BenchmarkTwenty(b *testing.B) {
 		each = append(each, s[v1alpha1.ConditionMachineReady])
 		last = max(last, s[v1alpha1.ConditionMachineReady])
 	}
-	report(row{What: "20 Bottles at once: time per Bottle beside bare", Value: ms(last) / ms(bareSum), Unit: "ratio", Goal: "< 1", Spread: spread(each)})
-	report(row{What: "20 Bottles at once: until the last runs, per Bottle", Value: ms(last) / n, Unit: "ms"})
+	report(row{What: "20 Bottles in parallel: time per Bottle, ratio to bare", Value: ms(last) / ms(bareSum), Unit: "ratio", Goal: "< 1", Spread: spread(each)})
+	report(row{What: "20 Bottles in parallel: until the last runs, per Bottle", Value: ms(last) / n, Unit: "ms"})
 	report(row{What: "bare: 20 one after another, per bottle", Value: ms(bareSum) / n, Unit: "ms", Spread: spread(bareWhole)})
 }

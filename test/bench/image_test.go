@@ -131,11 +131,11 @@ func BenchmarkStoredImage(b *testing.B) {
 		took = append(took, at.Sub(begin))
 		c.DeleteAndWait(b, one)
 	}
-	report(row{What: "image in the store: create → machine in smolvm's list, p50 beside bare p50", Value: ms(percentile(took, 50)) / ms(percentile(whole, 50)), Unit: "ratio", Goal: "<= 1.25",
+	report(row{What: "image in the store: create → machine in smolvm's list, ratio of p50 to bare p50", Value: ms(percentile(took, 50)) / ms(percentile(whole, 50)), Unit: "ratio", Goal: "<= 1.25",
 		Spread: fmt.Sprintf("p95/p95 %.2f", ms(percentile(took, 95))/ms(percentile(whole, 95)))})
 	report(row{What: "image in the store: create → machine in smolvm's list, p50", Value: ms(percentile(took, 50)), Unit: "ms", Spread: spread(took)})
 	report(row{What: "  bare: network, container, smolvm machine create, p50", Value: ms(percentile(whole, 50)), Unit: "ms", Spread: spread(whole)})
-	report(row{What: "  bare: smolvm machine create alone, p50", Value: ms(percentile(created, 50)), Unit: "ms", Spread: spread(created)})
+	report(row{What: "  bare: only smolvm machine create, p50", Value: ms(percentile(created, 50)), Unit: "ms", Spread: spread(created)})
 }
 
 // dockerPull is a Python program that prints the duration of a docker pull in
@@ -188,7 +188,7 @@ func BenchmarkPull(b *testing.B) {
 		c.Exec(b, node, "rm", archiveOf(digest))
 	}
 	throughput := func(d time.Duration) float64 { return sent / d.Seconds() }
-	report(row{What: fmt.Sprintf("pull of %.0f MiB, %.0f unpacked: throughput, p50 beside docker pull's", sent, unpacked), Value: throughput(percentile(agent, 50)) / throughput(percentile(docker, 50)), Unit: "ratio", Goal: ">= 1",
+	report(row{What: fmt.Sprintf("pull of %.0f MiB, %.0f unpacked: throughput, ratio of p50 to docker pull's", sent, unpacked), Value: throughput(percentile(agent, 50)) / throughput(percentile(docker, 50)), Unit: "ratio", Goal: ">= 1",
 		Spread: fmt.Sprintf("p95/p95 %.2f", throughput(percentile(agent, 95))/throughput(percentile(docker, 95)))})
 	report(row{What: "  the agent's pull, p50", Value: throughput(percentile(agent, 50)), Unit: "MiB/s", Spread: spread(agent)})
 	report(row{What: "  docker pull, p50", Value: throughput(percentile(docker, 50)), Unit: "MiB/s", Spread: spread(docker)})
