@@ -27,9 +27,9 @@ const staleRetry = 200 * time.Millisecond
 // errStale reports that the state changed after the decision was made.
 var errStale = errors.New("the decision rests on an outdated view")
 
-// errNamespaceEnds reports that nothing can be created in the namespace any
-// more.
-var errNamespaceEnds = errors.New("the namespace is being deleted")
+// errNamespaceTerminating reports that nothing can be created in the namespace
+// any more.
+var errNamespaceTerminating = errors.New("the namespace is being deleted")
 
 // bottles reconciles Bottles: it gathers facts, decides and writes.
 type bottles struct {
@@ -39,7 +39,7 @@ type bottles struct {
 	recorder events.EventRecorder
 	options  Options
 	verdicts *verdicts
-	metrics  *recorded
+	metrics  *placementMetrics
 	fresh    *freshness
 }
 
@@ -90,12 +90,12 @@ func (r *bottles) placeholders(ctx context.Context, key client.ObjectKey, b *v1a
 	if err := r.List(ctx, list, client.InNamespace(key.Namespace), client.MatchingFields{indexPodBottle: key.Name}); err != nil {
 		return nil, nil, fmt.Errorf("list placeholder Pods of %s: %w", key, err)
 	}
-	own, strays := sortOut(b, list.Items)
+	own, strays := classifyPods(b, list.Items)
 	return own, strays, nil
 }
 
-// sortOut implements placeholders for Pods that carry the Bottle's name.
-func sortOut(b *v1alpha1.Bottle, pods []corev1.Pod) (own *corev1.Pod, strays []corev1.Pod) {
+// classifyPods implements placeholders for Pods that carry the Bottle's name.
+func classifyPods(b *v1alpha1.Bottle, pods []corev1.Pod) (own *corev1.Pod, strays []corev1.Pod) {
 	for i := range pods {
 		pod := &pods[i]
 		switch {
@@ -161,9 +161,9 @@ func (r *bottles) act(ctx context.Context, f facts, pod *corev1.Pod) (ctrl.Resul
 	case podCreate:
 		made, refusal, err := r.createPod(ctx, f, d.pin)
 		switch {
-		case errors.Is(err, errNamespaceEnds):
+		case errors.Is(err, errNamespaceTerminating):
 			// No retry: the Bottle is deleted along with the namespace.
-			f.namespaceEnds = true
+			f.namespaceTerminating = true
 		case err != nil && refusal == "":
 			return result, err
 		default:
@@ -190,7 +190,7 @@ func (r *bottles) act(ctx context.Context, f facts, pod *corev1.Pod) (ctrl.Resul
 // the API server refuses the Pod, createPod returns the server's message as the
 // second result, for the user to read, and no error. If the server could not
 // consult a policy, createPod returns both, because a retry may succeed. The
-// error is errNamespaceEnds when the namespace is being deleted or gone.
+// error is errNamespaceTerminating when the namespace is being deleted or gone.
 func (r *bottles) createPod(ctx context.Context, f facts, pin string) (*corev1.Pod, string, error) {
 	resources := f.desired.resources
 	if pin != "" && f.bottle.Status.Resources != nil {
@@ -206,8 +206,8 @@ func (r *bottles) createPod(ctx context.Context, f facts, pin string) (*corev1.P
 		return pod, "", nil
 	case apierrors.IsAlreadyExists(err):
 		return r.adoptPod(ctx, f.bottle, pod.Name)
-	case namespaceEnds(err):
-		return nil, "", errNamespaceEnds
+	case namespaceTerminating(err):
+		return nil, "", errNamespaceTerminating
 	case refused(err):
 		return nil, err.Error(), nil
 	case apierrors.IsInternalError(err):
@@ -217,9 +217,9 @@ func (r *bottles) createPod(ctx context.Context, f facts, pin string) (*corev1.P
 	}
 }
 
-// namespaceEnds reports whether a create failed because its namespace is being
+// namespaceTerminating reports whether a create failed because its namespace is being
 // deleted or is already gone.
-func namespaceEnds(err error) bool {
+func namespaceTerminating(err error) bool {
 	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 		return true
 	}

@@ -17,7 +17,7 @@ import (
 
 // facts are everything that a decision about one Bottle depends on.
 type facts struct {
-	// bottle as it was read; never nil.
+	// bottle is the Bottle as read in this pass; never nil.
 	bottle *v1alpha1.Bottle
 	// pod is the Bottle's placeholder; nil when there is none.
 	pod *podFacts
@@ -30,9 +30,9 @@ type facts struct {
 	// refusal is the API server's reason for refusing to create the placeholder
 	// in this pass; empty when it did not refuse.
 	refusal string
-	// namespaceEnds reports that the namespace is being deleted, as the API
+	// namespaceTerminating reports that the namespace is being deleted, as the API
 	// server answered in this pass. No Pod can be created there, now or later.
-	namespaceEnds bool
+	namespaceTerminating bool
 }
 
 // podFacts are the only properties of a placeholder Pod that decisions use.
@@ -154,7 +154,7 @@ func decidePlaced(f facts, on string) decision {
 	case f.home.gone:
 		setScheduled(metav1.ConditionFalse, v1alpha1.ReasonEvicted, fmt.Sprintf(
 			"node %s was removed from the cluster: the machine is removed from it before the Bottle goes elsewhere", on))
-	case f.pod == nil && f.namespaceEnds:
+	case f.pod == nil && f.namespaceTerminating:
 		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen+"; its placeholder Pod is gone, and no new one can be created because the namespace is being deleted")
 	case f.pod == nil && f.refusal != "":
 		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen+"; its placeholder Pod is gone, and the API server refused a new one: "+f.refusal)
@@ -182,7 +182,7 @@ func decideUnplaced(f facts) decision {
 	}
 	pod := f.pod
 	switch {
-	case pod == nil && f.namespaceEnds:
+	case pod == nil && f.namespaceTerminating:
 		return decision{status: unplaced(f, v1alpha1.ReasonNamespaceTerminating,
 			"the namespace is being deleted, so no Pod can be created in it: the Bottle is not placed")}
 	case pod == nil && f.refusal != "":

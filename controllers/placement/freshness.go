@@ -22,8 +22,8 @@ type freshness struct {
 
 func newFreshness() *freshness { return &freshness{written: map[types.NamespacedName]string{}} }
 
-// wrote records the version that our write produced.
-func (f *freshness) wrote(key types.NamespacedName, version string) {
+// recordWrite records the version that our write produced.
+func (f *freshness) recordWrite(key types.NamespacedName, version string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.written[key] = version

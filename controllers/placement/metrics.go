@@ -17,13 +17,13 @@ import (
 // scrapeTimeout bounds how long a scrape waits for the cache.
 const scrapeTimeout = 5 * time.Second
 
-// recorded are the metrics that placement records.
-type recorded struct{ duration prometheus.Histogram }
+// placementMetrics are the metrics that placement records.
+type placementMetrics struct{ duration prometheus.Histogram }
 
 // registerMetrics creates and registers the metrics. It reuses those that an
 // earlier manager in the same process registered.
-func registerMetrics(reg prometheus.Registerer, bottles client.Reader, v *verdicts) (*recorded, error) {
-	m := &recorded{duration: prometheus.NewHistogram(prometheus.HistogramOpts{
+func registerMetrics(reg prometheus.Registerer, bottles client.Reader, v *verdicts) (*placementMetrics, error) {
+	m := &placementMetrics{duration: prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name:    "bottle_operator_placement_duration_seconds",
 		Help:    "Time from the creation of a placeholder Pod, which is known in whole seconds, until its node was written to the Bottle.",
 		Buckets: prometheus.ExponentialBuckets(0.25, 2, 14),
@@ -45,7 +45,7 @@ func registerMetrics(reg prometheus.Registerer, bottles client.Reader, v *verdic
 	return m, nil
 }
 
-func (m *recorded) placed(created, now time.Time) {
+func (m *placementMetrics) placed(created, now time.Time) {
 	m.duration.Observe(max(now.Sub(created), 0).Seconds())
 }
 

@@ -89,12 +89,12 @@ func slimNode(o any) (any, error) {
 			slim.Status.Conditions = []corev1.NodeCondition{{Type: c.Type, Status: c.Status}}
 		}
 	}
-	slim.Status.Capacity = onlyBottles(node.Status.Capacity)
-	slim.Status.Allocatable = onlyBottles(node.Status.Allocatable)
+	slim.Status.Capacity = bottleCapacity(node.Status.Capacity)
+	slim.Status.Allocatable = bottleCapacity(node.Status.Allocatable)
 	return slim, nil
 }
 
-func onlyBottles(l corev1.ResourceList) corev1.ResourceList {
+func bottleCapacity(l corev1.ResourceList) corev1.ResourceList {
 	q, has := l[v1alpha1.ResourceBottle]
 	if !has {
 		return nil

@@ -61,7 +61,7 @@ func TestRefusedPlaceholder(t *testing.T) {
 	b := w.bottle("a")
 	for _, want := range []string{"exceeded quota: q", "requested: requests.cpu=2100m", "limited: requests.cpu=1"} {
 		if got := message(b, v1alpha1.ConditionScheduled); !strings.Contains(got, want) {
-			t.Errorf("got message %q, want it to say %q", got, want)
+			t.Errorf("got message %q, want %q in it", got, want)
 		}
 	}
 	w.waitEvent("PlaceholderRefused")

@@ -25,7 +25,7 @@ import (
 // from removal.
 const leastMinAge = time.Minute
 
-// ImageOptions configure the node's store of images.
+// ImageOptions configure the node's image store.
 type ImageOptions struct {
 	Mirrors, PlainHTTP, Prewarm []string
 	CAFile, DockerConfig        string

@@ -18,12 +18,12 @@ import (
 	"botbottle.dev/bottle-operator/internal/state"
 )
 
-type bound interface {
+type flagOptions interface {
 	Bind(fs *pflag.FlagSet)
 	Validate() error
 }
 
-func parse(t *testing.T, o bound, args ...string) error {
+func parse(t *testing.T, o flagOptions, args ...string) error {
 	t.Helper()
 	fs := pflag.NewFlagSet("test", pflag.ContinueOnError)
 	fs.SetOutput(&bytes.Buffer{})
@@ -37,7 +37,7 @@ func parse(t *testing.T, o bound, args ...string) error {
 func TestFlags(t *testing.T) {
 	agent := func(args ...string) []string { return append([]string{"--node-name", "n"}, args...) }
 	tests := map[string]struct {
-		options bound
+		options flagOptions
 		args    []string
 		want    string // the flag that the error names; "" for none
 	}{

@@ -35,7 +35,7 @@ const (
 	healthAddress  = "127.0.0.1:8081"
 )
 
-// agent is the agent as a process in a network namespace of its own.
+// agent is an agent process in its own network namespace.
 type agent struct {
 	netns, stateDir, kubeconfig, executable, log string
 	client                                       *http.Client
@@ -134,13 +134,13 @@ func (a *agent) stop(t *testing.T) string {
 	select {
 	case err := <-a.ended:
 		if err != nil {
-			t.Errorf("the agent ended: got %v, want exit status 0\n%s", err, a.logged())
+			t.Errorf("the agent ended: got %v, want exit status 0\n%s", err, a.readLog())
 		}
 		a.ended <- err
 	case <-time.After(30 * time.Second): // TimeoutStopSec of the agent's unit
 		t.Fatal("the agent does not end within 30s")
 	}
-	return a.logged()
+	return a.readLog()
 }
 
 // eventually waits until done returns true, and fails if the agent ends first.
@@ -151,16 +151,16 @@ func (a *agent) eventually(t *testing.T, what string, done func() bool) {
 		select {
 		case err := <-a.ended:
 			a.ended <- err
-			t.Fatalf("the agent ended, want %s: %v\n%s", what, err, a.logged())
+			t.Fatalf("the agent ended, want %s: %v\n%s", what, err, a.readLog())
 		case <-deadline:
 			code, body := a.get("/readyz")
-			t.Fatalf("waited %s for %s; readyz: %d %s\n%s", agentTimeout, what, code, body, a.logged())
+			t.Fatalf("waited %s for %s; readyz: %d %s\n%s", agentTimeout, what, code, body, a.readLog())
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
 }
 
-func (a *agent) logged() string {
+func (a *agent) readLog() string {
 	text, err := os.ReadFile(a.log)
 	if err != nil {
 		return err.Error()
@@ -226,7 +226,7 @@ func (a *agent) forward(t *testing.T, server string) (disconnect func()) {
 				defer in.Close()
 				out, err := net.Dial("tcp", server)
 				if err != nil {
-					return // the agent sees a connection that ends
+					return // the agent sees the connection close
 				}
 				defer out.Close()
 				go func() { _, _ = io.Copy(out, in); out.Close() }()

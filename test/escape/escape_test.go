@@ -64,7 +64,7 @@ type site struct {
 
 func TestEscape(t *testing.T) {
 	s := newSite(t)
-	t.Run("a machine of an artifact", func(t *testing.T) { testArtifact(t, s) })
+	t.Run("a machine from an artifact", func(t *testing.T) { testArtifact(t, s) })
 	t.Run("processes", func(t *testing.T) { testProcesses(t, s) })
 	t.Run("bundle rules", func(t *testing.T) { testRules(t, s) })
 	t.Run("wall", func(t *testing.T) { testWall(t, s) })
