@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command bottle-operator runs AI coding agents in bottles: microVMs whose
-// only way out is one sidecar container. It is the manager, the agent of a
-// node and the default bundle in one binary.
+// Command bottle-operator runs AI coding agents in bottles: microVMs that can
+// reach the network only through one sidecar container. The one binary contains
+// the manager, the node agent and the default bundle.
 package main
 
 import (
@@ -17,7 +17,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/setup"
 )
 
-// options of a subcommand.
+// options are the options of a subcommand.
 type options interface {
 	Bind(fs *pflag.FlagSet)
 	Validate() error
@@ -39,9 +39,9 @@ func root() *cobra.Command {
 	}
 	manager, agent, bundle := &setup.ManagerOptions{}, &setup.AgentOptions{}, &setup.BundleOptions{}
 	cmd.AddCommand(
-		logging("manager", "Places Bottles on nodes; one per cluster works", manager, manager.Run),
-		logging("agent", "Runs the Bottles of this node; one per node, as root", agent, agent.Run),
-		command("bundle", "Lets through what the egress rules allow; runs in a Bottle's sidecar", bundle, func(ctx context.Context) error {
+		logging("manager", "Places Bottles on nodes; one manager per cluster is active", manager, manager.Run),
+		logging("agent", "Runs the Bottles of this node; runs as root, one agent per node", agent, agent.Run),
+		command("bundle", "Proxies what the egress rules allow; runs in a Bottle's sidecar", bundle, func(ctx context.Context) error {
 			return bundle.Run(ctx, os.Stdout)
 		}),
 		&cobra.Command{Use: "version", Short: "Prints the version", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
@@ -63,7 +63,7 @@ func command(name, short string, o options, run func(context.Context) error) *co
 	return cmd
 }
 
-// logging is a command that logs to stderr as its flags say.
+// logging returns a command that logs to stderr and has flags for that.
 func logging(name, short string, o options, run func(context.Context) error) *cobra.Command {
 	logs := &setup.LogOptions{}
 	cmd := command(name, short, o, func(ctx context.Context) error {

@@ -6,14 +6,14 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// DesiredState says whether a Bottle's machine is to run.
+// DesiredState says whether a Bottle's machine should run.
 // +kubebuilder:validation:Enum=Running;Stopped
 type DesiredState string
 
 const (
 	// DesiredStateRunning keeps the machine running.
 	DesiredStateRunning DesiredState = "Running"
-	// DesiredStateStopped keeps the machine stopped and its disk on the node.
+	// DesiredStateStopped keeps the machine stopped; its disk stays on the node.
 	DesiredStateStopped DesiredState = "Stopped"
 )
 
@@ -21,67 +21,77 @@ const (
 // +kubebuilder:validation:Enum=Always;IfNotPresent;Never
 type PullPolicy string
 
-// BottleSpec is what the user asks for.
+// BottleSpec is the desired state of a Bottle.
 //
 // +kubebuilder:validation:XValidation:rule="!(has(self.image) && has(self.artifact))",message="image and artifact cannot both be set: choose one, or neither for the node's default image"
 type BottleSpec struct {
-	// slug is the Bottle's short name on its node: it is part of the names of
-	// its machine, network and container, and decides its first choice of a
-	// subnet. It cannot be changed.
+	// slug is the Bottle's short name on its node. It is part of the names of the
+	// Bottle's machine, network and container, and it determines which subnet the
+	// Bottle gets if that subnet is free. It cannot be changed. Several Bottles
+	// may have the same slug.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=40
-	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]+(-[a-z0-9]+)*$')",message="slug must be lower-case letters, digits and single inner hyphens, such as my-agent-2"
-	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="slug cannot be changed: make a new Bottle"
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]+(-[a-z0-9]+)*$')",message="slug must consist of lower-case letters, digits and single hyphens between them, such as my-agent-2"
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="slug cannot be changed: create a new Bottle"
 	Slug string `json:"slug,omitempty"`
 
-	// env is the environment of everything that runs in the guest. White space
-	// at the end of a value from a Secret or ConfigMap does not reach the guest.
+	// env lists the environment variables of everything that runs in the guest.
+	// The operator adds variables such as HTTPS_PROXY, which point to the bundle;
+	// a variable of the same name in this list takes precedence.
+	// White space at the end of a value from a Secret or ConfigMap does not reach
+	// the guest, because smolvm drops it.
 	// +optional
 	// +listType=map
 	// +listMapKey=name
 	// +kubebuilder:validation:MaxItems=128
 	Env []EnvVar `json:"env,omitempty"`
 
-	// image is the guest's root filesystem: an OCI reference, which is pulled to
-	// the node once for all Bottles, file:NAME for an archive or OCI layout in
-	// the node's folder of local images or, where the node allows it,
-	// docker-daemon:NAME for an image of its Docker Engine.
+	// image is the image that provides the guest's root filesystem. It has one of
+	// these forms: an OCI reference, which the node pulls once for all of its
+	// Bottles; file:NAME, an archive or OCI layout in the node's local image
+	// directory (the agent's flag --local-image-dir); or docker-daemon:NAME, an
+	// image in the node's Docker Engine, if the node's agent allows that. If
+	// image and artifact are both absent, the node's default image is used (the
+	// agent's flag --default-image).
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=512
-	// +kubebuilder:validation:XValidation:rule="!self.startsWith('file:') || self.matches('^file:[A-Za-z0-9_][A-Za-z0-9._-]*$')",message="after file: the name of an archive must follow, of letters, digits, '.', '_' and '-', without '/' and not starting with '.'"
+	// +kubebuilder:validation:XValidation:rule="!self.startsWith('file:') || self.matches('^file:[A-Za-z0-9_][A-Za-z0-9._-]*$')",message="file: must be followed by a name of letters, digits, '.', '_' and '-' that does not start with '.' or '-'"
 	// +kubebuilder:validation:XValidation:rule="!self.startsWith('file:') || !self.contains('..')",message="the name after file: must not contain '..'"
 	// +kubebuilder:validation:XValidation:rule="self.startsWith('file:') || self.matches('^[A-Za-z0-9][A-Za-z0-9._:/@-]*$')",message="image must be an OCI reference such as ghcr.io/org/agent:1.2, or file:NAME"
 	Image *string `json:"image,omitempty"`
 
-	// artifact is a packed machine (.smolmachine) to start from, in place of
-	// an image. Its env comes before spec.env, which so wins. Values of Secrets
-	// cannot be given beside it: smolvm drops them.
+	// artifact is a packed machine (.smolmachine) to start from instead of an
+	// image. Where spec.env sets a variable that the artifact also sets, spec.env
+	// wins. Variables with secretKeyRef cannot be combined with an artifact,
+	// because smolvm drops them.
 	// +optional
 	Artifact *Artifact `json:"artifact,omitempty"`
 
-	// imagePullPolicy says when the registry is asked for the image or the
-	// artifact, as in a Pod. It counts when a machine is made.
+	// imagePullPolicy says when the node pulls the image or artifact from the
+	// registry, as in a Pod: the default is Always for the tag latest, and
+	// IfNotPresent otherwise. It applies when a machine is created.
 	// +optional
 	ImagePullPolicy *PullPolicy `json:"imagePullPolicy,omitempty"`
 
-	// imagePullSecrets name the Secrets with which the image or the artifact is
-	// pulled, as in a Pod.
+	// imagePullSecrets name Secrets in the Bottle's namespace that hold the
+	// registry's credentials for the image or artifact, as in a Pod.
 	// +optional
 	// +listType=map
 	// +listMapKey=name
 	// +kubebuilder:validation:MaxItems=16
 	ImagePullSecrets []LocalObjectReference `json:"imagePullSecrets,omitempty"`
 
-	// command runs in the guest at every start; absent means the image's own.
+	// command runs in the guest each time the machine starts. If absent, the
+	// image's own command runs.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=64
 	// +kubebuilder:validation:items:MinLength=1
 	// +kubebuilder:validation:items:MaxLength=4096
-	// +kubebuilder:validation:items:XValidation:rule="!self.contains('\\u0000')",message="command must not contain a NUL character: no process can be given one"
+	// +kubebuilder:validation:items:XValidation:rule="!self.contains('\\u0000')",message="command must not contain a NUL character: a process argument cannot hold one"
 	Command []string `json:"command,omitempty"`
 
 	// machine is the size of the microVM.
@@ -92,33 +102,36 @@ type BottleSpec struct {
 	// +optional
 	Bundle *Bundle `json:"bundle,omitempty"`
 
-	// egress is what the default bundle lets through.
+	// egress lists the destinations that the default bundle lets the guest
+	// reach. If absent, the default bundle refuses every destination.
 	// +optional
 	Egress *Egress `json:"egress,omitempty"`
 
-	// desiredState is Running or Stopped.
+	// desiredState says whether the machine should run. Stopped shuts the machine
+	// down and keeps its disk on the node.
 	// +optional
 	// +kubebuilder:default=Running
 	DesiredState DesiredState `json:"desiredState,omitempty"` //nolint:kubeapilinter // never empty: the API server fills in the default
 
-	// lifetime bounds how long the Bottle runs and is kept. Not yet applied.
+	// lifetime limits how long the Bottle runs and how long it is kept. It has no
+	// effect yet.
 	// +optional
 	Lifetime *Lifetime `json:"lifetime,omitempty"`
 
-	// nodeName asks for this very node; the scheduler still checks that the
-	// Bottle fits there.
+	// nodeName pins the Bottle to the node with this name. kube-scheduler still
+	// checks that the Bottle fits on the node.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	NodeName *string `json:"nodeName,omitempty"`
 
-	// scheduling is handed to kube-scheduler.
+	// scheduling guides kube-scheduler's choice of a node.
 	// +optional
 	Scheduling *Scheduling `json:"scheduling,omitempty"`
 }
 
-// Bottle is a hardware-isolated microVM whose only way out is one sidecar
-// container at one pinned IP.
+// Bottle is a hardware-isolated microVM that can reach the network only through
+// one sidecar container, the bundle, at a fixed IP address.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
@@ -134,15 +147,15 @@ type BottleSpec struct {
 type Bottle struct {
 	metav1.TypeMeta `json:",inline"`
 
-	// metadata of the Bottle.
+	// metadata is the standard object metadata.
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	// spec is what the user asks for.
+	// spec is the desired state of the Bottle.
 	// +required
 	Spec BottleSpec `json:"spec,omitzero"`
 
-	// status is what the operator observed.
+	// status is the observed state of the Bottle.
 	// +optional
 	Status BottleStatus `json:"status,omitempty,omitzero"` //nolint:kubeapilinter // a value, as in every built-in kind
 }
@@ -153,10 +166,10 @@ type Bottle struct {
 type BottleList struct {
 	metav1.TypeMeta `json:",inline"`
 
-	// metadata of the list.
+	// metadata is the standard list metadata.
 	// +optional
 	metav1.ListMeta `json:"metadata,omitempty"`
 
-	// items of the list.
+	// items are the Bottles in the list.
 	Items []Bottle `json:"items"`
 }

@@ -2,55 +2,62 @@
 
 package v1alpha1
 
-// Condition types of a Bottle. Absent counts as Unknown.
+// Condition types of a Bottle. An absent condition counts as Unknown.
 const (
-	// ConditionReady is True when all conditions below are, or when a Bottle
-	// that is to be stopped is verified down. Wait for this one.
+	// ConditionReady is True when all of the conditions from Scheduled to
+	// EgressEnforced are True, or when spec.desiredState is Stopped and the
+	// machine is verified to be down. Wait for this condition.
 	ConditionReady = "Ready"
-	// ConditionScheduled is True when kube-scheduler chose a node.
+	// ConditionScheduled is True when kube-scheduler has chosen a node.
 	ConditionScheduled = "Scheduled"
-	// ConditionNetworkReady is True when the subnet triple is allocated and
-	// the bundle's network exists on the node.
+	// ConditionNetworkReady is True when the Bottle's subnet and addresses are
+	// allocated and the bundle's network exists on the node.
 	ConditionNetworkReady = "NetworkReady"
-	// ConditionSmolfileReady is True when the Smolfile on the node is the one
-	// that this generation asks for.
+	// ConditionSmolfileReady is True when the Smolfile on the node, the file that
+	// configures the machine, matches this generation of the spec.
 	ConditionSmolfileReady = "SmolfileReady"
-	// ConditionBundleReady is True when the sidecar container runs at the
-	// pinned IP and answers on its ports.
+	// ConditionBundleReady is True when the sidecar container runs at its fixed
+	// IP address and answers on its ports.
 	ConditionBundleReady = "BundleReady"
 	// ConditionMachineReady is True when the machine is running and answers.
 	ConditionMachineReady = "MachineReady"
-	// ConditionEgressEnforced is True when it was proven from inside the guest
-	// that nothing but the bundle can be reached, by what the node saw.
+	// ConditionEgressEnforced is True when a proof from inside the guest has shown
+	// that the guest can reach nothing but its bundle. The proof rests on what the
+	// node observed, not on what the guest reports.
 	ConditionEgressEnforced = "EgressEnforced"
-	// ConditionPendingRestart is present only while True: the fields that its
-	// message names wait for a new machine.
+	// ConditionPendingRestart is present only while True: changes to the fields
+	// that its message names take effect only in a new machine.
 	ConditionPendingRestart = "PendingRestart"
-	// ConditionReconciling is present only while True (kstatus): work goes on.
+	// ConditionReconciling is present only while True, as kstatus expects: work
+	// is in progress.
 	ConditionReconciling = "Reconciling"
-	// ConditionStalled is present only while True (kstatus): nothing will get
-	// better without a change by the user.
+	// ConditionStalled is present only while True, as kstatus expects: the Bottle
+	// cannot make progress until the user changes something.
 	ConditionStalled = "Stalled"
 )
 
 // Reasons of more than one condition type.
 const (
-	// ReasonReady: what the condition says is so.
+	// ReasonReady: the condition is met.
 	ReasonReady = "Ready"
-	// ReasonBlocked: an earlier step is not done yet.
+	// ReasonBlocked: an earlier step has not finished yet.
 	ReasonBlocked = "Blocked"
-	// ReasonError: it could not be found out; tried again with backoff.
+	// ReasonError: the state could not be determined; the operator retries with
+	// backoff.
 	ReasonError = "Error"
-	// ReasonStopped: the Bottle is stopped, as spec.desiredState asks.
+	// ReasonStopped: the Bottle is stopped because spec.desiredState is Stopped.
 	ReasonStopped = "Stopped"
-	// ReasonStopping: the machine is being stopped, as spec.desiredState asks.
+	// ReasonStopping: the machine is being stopped because spec.desiredState is
+	// Stopped.
 	ReasonStopping = "Stopping"
-	// ReasonProgressing: the work of this generation goes on.
+	// ReasonProgressing: the operator is still working on this generation of the
+	// spec.
 	ReasonProgressing = "Progressing"
-	// ReasonTerminating: the Bottle is being deleted and its parts removed.
+	// ReasonTerminating: the Bottle is being deleted, and its parts are being
+	// removed from the node.
 	ReasonTerminating = "Terminating"
-	// ReasonAgentLost: the node's agent no longer renews its Lease, so nothing
-	// is known of the Bottle.
+	// ReasonAgentLost: the node's agent no longer renews its Lease, so the state
+	// of the Bottle is unknown.
 	ReasonAgentLost = "AgentLost"
 	// ReasonDockerUnavailable: the node's Docker Engine does not answer.
 	ReasonDockerUnavailable = "DockerUnavailable"
@@ -58,23 +65,24 @@ const (
 
 // Reasons of Scheduled.
 const (
-	// ReasonScheduled: kube-scheduler bound the placeholder Pod.
+	// ReasonScheduled: kube-scheduler bound the placeholder Pod to a node.
 	ReasonScheduled = "Scheduled"
 	// ReasonPending: the placeholder Pod waits for kube-scheduler.
 	ReasonPending = "Pending"
-	// ReasonUnschedulable: no node fits; the message is the scheduler's own.
+	// ReasonUnschedulable: no node fits; the message comes from kube-scheduler.
 	ReasonUnschedulable = "Unschedulable"
-	// ReasonPlaceholderRefused: the API server refused the placeholder Pod,
-	// by quota, limit or policy; the message is its own.
+	// ReasonPlaceholderRefused: the API server refused the placeholder Pod, for
+	// example because of a quota, limit or policy; the message gives its answer.
 	ReasonPlaceholderRefused = "PlaceholderRefused"
 	// ReasonNamespaceTerminating: the Bottle's namespace is being deleted, so no
 	// placeholder Pod can be created in it.
 	ReasonNamespaceTerminating = "NamespaceTerminating"
-	// ReasonNodeLost: the node is gone or declared out of service; the Bottle
+	// ReasonNodeLost: the node is gone or was declared out of service; the Bottle
 	// is being placed again.
 	ReasonNodeLost = "NodeLost"
-	// ReasonEvicted: the placeholder Pod was deleted (drain, preemption); the
-	// machine is torn down before the Bottle goes elsewhere.
+	// ReasonEvicted: the placeholder Pod was deleted, for example by a drain or a
+	// preemption, or the Node was removed. The agent removes the machine before
+	// the Bottle moves to another node.
 	ReasonEvicted = "Evicted"
 )
 
@@ -82,136 +90,145 @@ const (
 const (
 	// ReasonSubnetsExhausted: no candidate subnet is free on the node.
 	ReasonSubnetsExhausted = "SubnetsExhausted"
-	// ReasonNetworkConflict: a docker network of our name is someone else's.
+	// ReasonNetworkConflict: a Docker network with the Bottle's name exists and
+	// does not belong to the Bottle.
 	ReasonNetworkConflict = "NetworkConflict"
 )
 
 // Reasons of SmolfileReady.
 const (
-	// ReasonSecretNotFound: a Secret, or a key of it, is not there.
+	// ReasonSecretNotFound: a Secret, or a key in it, does not exist.
 	ReasonSecretNotFound = "SecretNotFound"
-	// ReasonConfigMapNotFound: a ConfigMap, or a key of it, is not there.
+	// ReasonConfigMapNotFound: a ConfigMap, or a key in it, does not exist.
 	ReasonConfigMapNotFound = "ConfigMapNotFound"
-	// ReasonEnvInvalid: a value cannot be given to a process: it is too long,
-	// has a NUL or is no UTF-8.
+	// ReasonEnvInvalid: a value cannot be passed to a process because it is too
+	// long, contains a NUL or is not valid UTF-8.
 	ReasonEnvInvalid = "EnvInvalid"
 )
 
 // Reasons of BundleReady.
 const (
-	// ReasonBundleRejected: docker refuses the container that spec.bundle asks
-	// for.
+	// ReasonBundleRejected: Docker refused to create the container that
+	// spec.bundle describes.
 	ReasonBundleRejected = "BundleRejected"
-	// ReasonBundleConflict: a container of our name is someone else's.
+	// ReasonBundleConflict: a container with the Bottle's name exists and does not
+	// belong to the Bottle.
 	ReasonBundleConflict = "BundleConflict"
-	// ReasonBundleImageNotAllowed: the agent's allowed images have no match.
+	// ReasonBundleImageNotAllowed: spec.bundle.image matches none of the images
+	// that the agent allows (its flag --allowed-bundle-images).
 	ReasonBundleImageNotAllowed = "BundleImageNotAllowed"
-	// ReasonBundleImageMissing: the node's Docker Engine lacks the image.
+	// ReasonBundleImageMissing: the node's Docker Engine does not have the image.
 	ReasonBundleImageMissing = "BundleImageMissing"
-	// ReasonEgressRuleInvalid: a rule of spec.egress.allow passed the schema and
-	// still names nothing that can be let through; the message names it.
+	// ReasonEgressRuleInvalid: a rule in spec.egress.allow is valid in the schema
+	// but names a destination that cannot be allowed; the message names the rule.
 	ReasonEgressRuleInvalid = "EgressRuleInvalid"
-	// ReasonBundleStarting: the container does not run yet.
+	// ReasonBundleStarting: the container is not running yet.
 	ReasonBundleStarting = "BundleStarting"
-	// ReasonBundleNotAnswering: a declared port does not answer.
+	// ReasonBundleNotAnswering: a port in spec.bundle.ports does not answer.
 	ReasonBundleNotAnswering = "BundleNotAnswering"
-	// ReasonBundleCANotFound: there is no file at spec.bundle.caPath in the
-	// bundle's container, yet.
+	// ReasonBundleCANotFound: the file at spec.bundle.caPath does not exist in the
+	// bundle's container yet.
 	ReasonBundleCANotFound = "BundleCANotFound"
-	// ReasonBundleCAInvalid: the file at spec.bundle.caPath is no list of
-	// certificates in PEM, or holds more than that.
+	// ReasonBundleCAInvalid: the file at spec.bundle.caPath is not a list of PEM
+	// certificates, or it contains something else as well.
 	ReasonBundleCAInvalid = "BundleCAInvalid"
 )
 
 // Reasons of MachineReady.
 const (
-	// ReasonImagePulling: the image is on its way to the node.
+	// ReasonImagePulling: the image is being pulled to the node.
 	ReasonImagePulling = "ImagePulling"
-	// ReasonErrImagePull: the image could not be pulled; the message is the
-	// registry's.
+	// ReasonErrImagePull: the image could not be pulled; the message comes from
+	// the registry.
 	ReasonErrImagePull = "ErrImagePull"
-	// ReasonImagePullBackOff: it could not, and is tried again with growing
-	// pauses.
+	// ReasonImagePullBackOff: the image could not be pulled; the node tries again
+	// after growing pauses.
 	ReasonImagePullBackOff = "ImagePullBackOff"
-	// ReasonInvalidImageName: the reference names no image that this node can
-	// be asked for.
+	// ReasonInvalidImageName: the reference is malformed, or this node does not
+	// support it.
 	ReasonInvalidImageName = "InvalidImageName"
 	// ReasonImageNeverPull: the image is not on the node, and
 	// spec.imagePullPolicy is Never.
 	ReasonImageNeverPull = "ImageNeverPull"
-	// ReasonImageNotFound: the archive is not in the node's image folder.
+	// ReasonImageNotFound: the archive is not in the node's local image
+	// directory.
 	ReasonImageNotFound = "ImageNotFound"
-	// ReasonUnsupportedBySmolvm: the node's smolvm is too old for the spec, or
-	// no release can do what it asks.
+	// ReasonUnsupportedBySmolvm: the node's smolvm is too old for the spec, or no
+	// release of smolvm supports it.
 	ReasonUnsupportedBySmolvm = "UnsupportedBySmolvm"
-	// ReasonNodeNotReady: a node fact fails: smolvm, its files, or KVM.
+	// ReasonNodeNotReady: a check of the node fails: of smolvm, its files or KVM.
 	ReasonNodeNotReady = "NodeNotReady"
-	// ReasonMachineConflict: a machine of our name is someone else's.
+	// ReasonMachineConflict: a machine with the Bottle's name exists and does not
+	// belong to the Bottle.
 	ReasonMachineConflict = "MachineConflict"
-	// ReasonMachineStarting: the machine was created or is being started.
+	// ReasonMachineStarting: the machine has been created or is being started.
 	ReasonMachineStarting = "MachineStarting"
-	// ReasonBootFailed: the machine did not boot; tried again with backoff.
+	// ReasonBootFailed: the machine did not boot; the agent retries with backoff.
 	ReasonBootFailed = "BootFailed"
 	// ReasonWallBroken: the agent killed the machine because its wall did not
 	// hold. It starts again behind a repaired wall, with backoff.
 	ReasonWallBroken = "WallBroken"
-	// ReasonMachineUnreachable: its VM lives but its agent does not answer.
+	// ReasonMachineUnreachable: the VM is running, but the smolvm agent in the
+	// guest does not answer.
 	ReasonMachineUnreachable = "MachineUnreachable"
-	// ReasonMachineRejected: smolvm refused the machine as it was asked for.
+	// ReasonMachineRejected: smolvm refused to create the machine that the spec
+	// describes.
 	ReasonMachineRejected = "MachineRejected"
-	// ReasonPolicyNotPersisted: smolvm does not show exactly the one allowed
-	// address for the machine, and the agent was told to insist on that.
+	// ReasonPolicyNotPersisted: smolvm does not list the bundle's address as the
+	// only one that the machine may reach, and the agent is configured to require
+	// that.
 	ReasonPolicyNotPersisted = "PolicyNotPersisted"
 	// ReasonMachineRunning: the machine is running and answers. The message says
-	// so where its VMM runs as root, as smolvm older than 1.2.5 has it.
+	// so if its VMM runs as root, which is the case with smolvm before 1.2.5.
 	ReasonMachineRunning = "MachineRunning"
 )
 
-// Reasons of EgressEnforced and, following it, of Ready.
+// Reasons of EgressEnforced and, because Ready follows it, of Ready.
 const (
-	// ReasonBothWalls: proven; the node's wall holds, and smolvm's own was seen
-	// to refuse what it should.
+	// ReasonBothWalls: proven. The node's wall (its packet filter) holds, and
+	// smolvm's own filter was observed to refuse what it should.
 	ReasonBothWalls = "BothWalls"
-	// ReasonHostWall: proven; the node's wall holds, smolvm's own was not seen
-	// to, and the message says why.
+	// ReasonHostWall: proven. The node's wall (its packet filter) holds. smolvm's
+	// own filter was not observed to, and the message says why.
 	ReasonHostWall = "HostWall"
-	// ReasonProving: a proof is under way.
+	// ReasonProving: a proof is in progress.
 	ReasonProving = "Proving"
-	// ReasonProofNotObserved: the node did not see everything tried that it
-	// can see, so that what the guest says of itself proves nothing.
+	// ReasonProofNotObserved: the node did not observe every attempt that it
+	// should have observed, so the guest's own report proves nothing.
 	ReasonProofNotObserved = "ProofNotObserved"
-	// ReasonProofImpossible: no prober can be run in the guest.
+	// ReasonProofImpossible: the prober cannot run in the guest.
 	ReasonProofImpossible = "ProofImpossible"
-	// ReasonBundleNotReached: the guest did not reach its bundle, so that
-	// reaching nothing else proves nothing.
+	// ReasonBundleNotReached: the guest did not reach its bundle, so it proves
+	// nothing that the guest reached nothing else.
 	ReasonBundleNotReached = "BundleNotReached"
-	// ReasonLeakDetected: something but the bundle was reached. The machine was
-	// stopped and stays so until the spec or the prove annotation changes.
+	// ReasonLeakDetected: the guest reached something other than its bundle. The
+	// machine was stopped, and stays stopped until the spec or the annotation
+	// botbottle.dev/prove changes.
 	ReasonLeakDetected = "LeakDetected"
-	// ReasonWallNotReady: the wall cannot be made yet.
+	// ReasonWallNotReady: the node's wall cannot be created yet.
 	ReasonWallNotReady = "WallNotReady"
-	// ReasonWallConflict: a network namespace, link or nftables table of our
-	// name is someone else's.
+	// ReasonWallConflict: a network namespace, link or nftables table with the
+	// Bottle's name exists and does not belong to the Bottle.
 	ReasonWallConflict = "WallConflict"
-	// ReasonUnproven: the Bottle runs, no proof can be made of it, and the agent
-	// was told not to insist on one.
+	// ReasonUnproven: the Bottle runs without a proof. None is possible, and the
+	// agent is configured not to require one.
 	ReasonUnproven = "Unproven"
 )
 
 // Reasons of PendingRestart.
 const (
-	// ReasonSpecChanged: fields of the spec differ from what the machine was
-	// created with.
+	// ReasonSpecChanged: fields of the spec differ from those that the machine
+	// was created with.
 	ReasonSpecChanged = "SpecChanged"
 )
 
-// Reasons that only Events have. They report what happened once, not a state
-// that lasts, so no condition uses them.
+// Reasons that only Events have. They report something that happened once, not
+// a lasting state, so no condition uses them.
 const (
-	// ReasonMachineLost: the machine ended without being asked to.
+	// ReasonMachineLost: the machine ended without a request to stop it.
 	ReasonMachineLost = "MachineLost"
 	// ReasonEgressRefused: the guest tried to reach something that it may not
-	// reach, and did not reach it.
+	// reach, and was refused.
 	ReasonEgressRefused = "EgressRefused"
 	// ReasonWhiteSpaceDropped: white space at the end of a value of spec.env
 	// does not reach the guest.
@@ -224,8 +241,8 @@ const (
 	ReasonFailed = "Failed"
 	// ReasonBackOff: a pull failed, and the node waits before it tries again.
 	ReasonBackOff = "BackOff"
-	// ReasonOrphanRemoved (on the Node): something of a Bottle that no longer
-	// exists was removed from the node.
+	// ReasonOrphanRemoved (on the Node): something that belonged to a Bottle that
+	// no longer exists was removed from the node.
 	ReasonOrphanRemoved = "OrphanRemoved"
 	// ReasonNewerSmolvm (on the Node): the node's smolvm is newer than the
 	// releases that this operator was tested with.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package v1alpha1 is the Bottle API: types, condition types and reasons,
-// labels and annotations. It holds no behaviour.
+// Package v1alpha1 defines the Bottle API: types, condition types and reasons,
+// labels and annotations. It contains no behaviour.
 //
 // +kubebuilder:object:generate=true
 // +groupName=botbottle.dev
@@ -22,5 +22,5 @@ var schemeBuilder = runtime.NewSchemeBuilder(func(s *runtime.Scheme) error {
 	return nil
 })
 
-// AddToScheme registers the types of this package.
+// AddToScheme registers the types of this package in a scheme.
 var AddToScheme = schemeBuilder.AddToScheme

@@ -16,40 +16,41 @@ const (
 	LabelCluster = "botbottle.dev/cluster"
 	// LabelNode is the name of the Node.
 	LabelNode = "botbottle.dev/node"
-	// LabelAgent is set to "ready" on Nodes that can run bottles.
+	// LabelAgent is set to "ready" on Nodes that can run Bottles.
 	LabelAgent = "botbottle.dev/agent"
 	// LabelAgentReady is the value of LabelAgent on such Nodes.
 	LabelAgentReady = "ready"
 )
 
-// Annotations on a Bottle that act when their value changes.
+// Annotations on a Bottle that trigger an action when their value changes.
 const (
 	// AnnotationRestartedAt stops and starts the machine; its disk is kept.
 	AnnotationRestartedAt = "botbottle.dev/restartedAt"
-	// AnnotationRecreatedAt replaces the machine by a new one made with what
-	// is pending; its disk is lost.
+	// AnnotationRecreatedAt replaces the machine with a new one, created with
+	// the pending changes; its disk is lost.
 	AnnotationRecreatedAt = "botbottle.dev/recreatedAt"
-	// AnnotationProve has the egress walls proven now; after a leak it lets the
+	// AnnotationProve runs the egress proof now; after a leak it also lets the
 	// machine start again.
 	AnnotationProve = "botbottle.dev/prove"
 )
 
 const (
-	// FinalizerNode is on a Bottle from before the first side effect on a
-	// node until nothing of it is left there.
+	// FinalizerNode is set on a Bottle before the first side effect on a node
+	// and is removed once nothing of the Bottle is left there.
 	FinalizerNode = "botbottle.dev/node"
-	// FinalizerMachine is on a placeholder Pod until its Bottle's machine
-	// is gone, so that a drained Pod holds its resources until then.
+	// FinalizerMachine is set on a placeholder Pod until its Bottle's machine is
+	// gone, so that a drained Pod keeps its resources reserved until then.
 	FinalizerMachine = "botbottle.dev/machine"
-	// ResourceBottle is the extended resource of which a Node has one for
-	// each Bottle that it may run.
+	// ResourceBottle is an extended resource. Its capacity on a Node is the
+	// number of Bottles that the Node may run.
 	ResourceBottle = "botbottle.dev/bottle"
 )
 
-// Field managers of server-side apply.
+// Field managers for server-side apply.
 const (
-	// ManagerFieldOwner owns nodeName, resources and Scheduled in a status.
+	// ManagerFieldOwner owns status.nodeName, status.resources and the condition
+	// Scheduled.
 	ManagerFieldOwner = "bottle-manager"
-	// AgentFieldOwner owns the rest of a status, one name on every node.
+	// AgentFieldOwner owns the rest of the status. Every node's agent uses it.
 	AgentFieldOwner = "bottle-agent"
 )

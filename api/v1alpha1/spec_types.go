@@ -11,89 +11,93 @@ import (
 //
 // +kubebuilder:validation:XValidation:rule="!(has(self.value) && has(self.valueFrom))",message="value and valueFrom cannot both be set"
 type EnvVar struct {
-	// name of the variable.
+	// name is the name of the variable.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=256
 	// +kubebuilder:validation:XValidation:rule="self.matches('^[A-Za-z_][A-Za-z0-9_]*$')",message="name must be letters, digits and '_', not starting with a digit"
 	Name string `json:"name,omitempty"`
 
-	// value is given to the guest byte for byte.
+	// value is the literal value. It reaches the guest, or the bundle, byte for
+	// byte: $(VAR) references are not expanded.
 	// +optional
 	// +kubebuilder:validation:MaxLength=32768
-	// +kubebuilder:validation:XValidation:rule="!self.contains('\\u0000')",message="value must not contain a NUL character: no process can be given one"
+	// +kubebuilder:validation:XValidation:rule="!self.contains('\\u0000')",message="value must not contain a NUL character: an environment variable cannot hold one"
 	// +kubebuilder:validation:XValidation:rule=`self.size() == 0 || !(self.charAt(self.size() - 1) in ['\u0009','\u000a','\u000b','\u000c','\u000d','\u0020','\u0085','\u00a0','\u1680','\u2000','\u2001','\u2002','\u2003','\u2004','\u2005','\u2006','\u2007','\u2008','\u2009','\u200a','\u2028','\u2029','\u202f','\u205f','\u3000'])`,message="value must not end in white space: smolvm would drop it"
 	Value *string `json:"value,omitempty"`
 
-	// valueFrom takes the value from a Secret or ConfigMap of the Bottle's
+	// valueFrom takes the value from a Secret or ConfigMap in the Bottle's
 	// namespace.
 	// +optional
 	ValueFrom *EnvVarSource `json:"valueFrom,omitempty"`
 }
 
-// EnvVarSource is where a value comes from.
+// EnvVarSource selects the source of a variable's value.
 //
 // +kubebuilder:validation:XValidation:rule="has(self.secretKeyRef) != has(self.configMapKeyRef)",message="exactly one of secretKeyRef and configMapKeyRef must be set"
 type EnvVarSource struct {
-	// secretKeyRef selects a key of a Secret.
+	// secretKeyRef selects a key of a Secret in the Bottle's namespace.
 	// +optional
 	SecretKeyRef *KeySelector `json:"secretKeyRef,omitempty"`
 
-	// configMapKeyRef selects a key of a ConfigMap.
+	// configMapKeyRef selects a key of a ConfigMap in the Bottle's namespace.
 	// +optional
 	ConfigMapKeyRef *KeySelector `json:"configMapKeyRef,omitempty"`
 }
 
-// KeySelector selects one key of a named object.
+// KeySelector selects one key of a Secret or ConfigMap.
 type KeySelector struct {
-	// name of the object.
+	// name is the name of the Secret or ConfigMap.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	Name string `json:"name,omitempty"`
 
-	// key in the object's data.
+	// key is the key in the object's data.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	Key string `json:"key,omitempty"`
 
-	// optional says that the variable is left out when the object or the key
-	// is not there.
+	// optional says whether to omit the variable if the object or the key does
+	// not exist. If it is false or absent, the Bottle does not become Ready until
+	// both exist.
 	// +optional
 	Optional *bool `json:"optional,omitempty"` //nolint:kubeapilinter // as in a Pod
 }
 
-// LocalObjectReference names an object of the Bottle's namespace.
+// LocalObjectReference names an object in the Bottle's namespace.
 type LocalObjectReference struct {
-	// name of the object.
+	// name is the name of the object.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	Name string `json:"name,omitempty"`
 }
 
-// Artifact is a packed machine.
+// Artifact identifies a packed machine (a .smolmachine file).
 //
 // +kubebuilder:validation:XValidation:rule="has(self.path) != has(self.reference)",message="exactly one of path and reference must be set"
 type Artifact struct {
-	// path is file:NAME, an artifact in the node's folder of local images.
+	// path has the form file:NAME, where NAME is a file in the node's local image
+	// directory (the agent's flag --local-image-dir).
 	// +optional
 	// +kubebuilder:validation:MinLength=6
 	// +kubebuilder:validation:MaxLength=255
-	// +kubebuilder:validation:XValidation:rule="self.matches('^file:[A-Za-z0-9_][A-Za-z0-9._-]*$') && !self.contains('..')",message="path must be file:NAME, NAME of letters, digits, '.', '_' and '-', without '/' and '..'"
+	// +kubebuilder:validation:XValidation:rule="self.matches('^file:[A-Za-z0-9_][A-Za-z0-9._-]*$') && !self.contains('..')",message="path must be file:NAME; NAME may contain letters, digits, '.', '_' and '-', must not start with '.' or '-', and must not contain '..'"
 	Path *string `json:"path,omitempty"`
 
-	// reference is the artifact's reference in an OCI registry, where it is the
-	// one layer of its manifest, as ORAS pushes a file.
+	// reference is the artifact's reference in an OCI registry. The manifest must
+	// have exactly one layer, the artifact's file, as "oras push" creates it.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=512
 	// +kubebuilder:validation:XValidation:rule="self.matches('^[A-Za-z0-9][A-Za-z0-9._:/@-]*$')",message="reference must be an OCI reference such as ghcr.io/org/agent:1.2"
 	Reference *string `json:"reference,omitempty"` //nolint:kubeapilinter // the word of the OCI specification
 
-	// sha256 of the artifact's file in hexadecimal, checked before use: smolvm
-	// itself checks nothing.
+	// sha256 is the expected SHA-256 digest of the artifact's file, as 64
+	// lower-case hexadecimal digits. The agent checks it before it uses the file,
+	// because smolvm does not.
 	// +optional
 	// +kubebuilder:validation:MinLength=64
 	// +kubebuilder:validation:MaxLength=64
@@ -101,54 +105,61 @@ type Artifact struct {
 	SHA256 *string `json:"sha256,omitempty"`
 }
 
-// Machine is the size of a microVM. What is absent is left to smolvm.
+// Machine is the size of a microVM.
 type Machine struct {
-	// cpus is the number of virtual CPUs, 1 to 16.
+	// cpus is the number of virtual CPUs, 1 to 16. If absent, it is the value of
+	// the manager's flag --default-cpus.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=16
 	CPUs *int32 `json:"cpus,omitempty"`
 
-	// memory of the guest, at least 64Mi, rounded up to whole MiB.
+	// memory is the memory of the guest, 64Mi to 1Ti. It is rounded up to whole
+	// MiB. If absent, it is the value of the manager's flag --default-memory.
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="quantity(string(self)).compareTo(quantity('64Mi')) >= 0",message="memory must be at least 64Mi"
 	// +kubebuilder:validation:XValidation:rule="quantity(string(self)).compareTo(quantity('1Ti')) <= 0",message="memory must be at most 1Ti"
 	Memory *resource.Quantity `json:"memory,omitempty"`
 
-	// storage is the size of the data disk, rounded up to whole GiB.
+	// storage is the size of the machine's data disk, up to 64Ti. It is rounded
+	// up to whole GiB. If absent, smolvm chooses the size.
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="quantity(string(self)).compareTo(quantity('1')) >= 0",message="storage must be greater than 0"
 	// +kubebuilder:validation:XValidation:rule="quantity(string(self)).compareTo(quantity('64Ti')) <= 0",message="storage must be at most 64Ti"
 	Storage *resource.Quantity `json:"storage,omitempty"`
 
-	// overlay is the size of the root filesystem's writable disk, rounded up
-	// to whole GiB.
+	// overlay is the size of the disk that holds changes to the root filesystem,
+	// up to 64Ti. It is rounded up to whole GiB. If absent, smolvm chooses the
+	// size.
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="quantity(string(self)).compareTo(quantity('1')) >= 0",message="overlay must be greater than 0"
 	// +kubebuilder:validation:XValidation:rule="quantity(string(self)).compareTo(quantity('64Ti')) <= 0",message="overlay must be at most 64Ti"
 	Overlay *resource.Quantity `json:"overlay,omitempty"`
 }
 
-// Bundle is the sidecar container.
+// Bundle configures the sidecar container that is the guest's only way out.
 type Bundle struct {
-	// image of the container; it must match the agent's allowed bundle images
-	// and be in the node's Docker Engine. Absent means the built-in proxy.
+	// image is the image of the container. It must match one of the patterns in
+	// the agent's flag --allowed-bundle-images, and the node's Docker Engine must
+	// already have it. If absent, the built-in egress proxy runs.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=512
 	// +kubebuilder:validation:XValidation:rule="self.matches('^[A-Za-z0-9][A-Za-z0-9._:/@-]*$')",message="image must be an OCI reference such as ghcr.io/org/bundle:1.2"
 	Image *string `json:"image,omitempty"`
 
-	// env is the environment of the container.
+	// env lists the environment variables of the container.
 	// +optional
 	// +listType=map
 	// +listMapKey=name
 	// +kubebuilder:validation:MaxItems=64
 	Env []EnvVar `json:"env,omitempty"`
 
-	// ports are the TCP ports of the bundle that the guest may reach, 8888 when
-	// absent. BundleReady waits until they answer; the wall keeps the guest from
-	// all others. Port 53 cannot be proven to be reached: smolvm answers it.
+	// ports are the TCP ports of the bundle that the guest may reach. If absent,
+	// it may reach port 8888 only. The condition BundleReady waits until every
+	// port answers. The wall (the node's packet filter) blocks all other ports.
+	// The guest's access to port 53 cannot be proven, because smolvm itself
+	// answers on that port.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MinItems=1
@@ -157,30 +168,35 @@ type Bundle struct {
 	// +kubebuilder:validation:items:Maximum=65535
 	Ports []int32 `json:"ports,omitempty"`
 
-	// caPath is the absolute path, in the bundle's container, of a PEM file
-	// that the guest is to trust. It is mounted into the guest when its machine
-	// is made, and follows the bundle's from then on.
+	// caPath is the absolute path, in the bundle's container, of a PEM file of
+	// CA certificates that the guest should trust. The file is mounted into the
+	// guest when its machine is created, and later changes to the bundle's file
+	// are copied to the guest. Variables such as SSL_CERT_FILE point common tools
+	// in the guest to it.
 	// +optional
 	// +kubebuilder:validation:MinLength=2
 	// +kubebuilder:validation:MaxLength=255
-	// +kubebuilder:validation:XValidation:rule="self.startsWith('/') && !self.contains('..')",message="caPath must be absolute and without '..'"
+	// +kubebuilder:validation:XValidation:rule="self.startsWith('/') && !self.contains('..')",message="caPath must be an absolute path without '..'"
 	CAPath *string `json:"caPath,omitempty"`
 }
 
-// Egress is what the default bundle lets through.
+// Egress lists the destinations that the default bundle lets the guest reach.
 type Egress struct {
-	// allow lists rules: HOST[:PORT], with a leading '*.' for all subdomains,
-	// or an IP address or CIDR; an IPv6 one with a port in brackets. The port
-	// is 443 when absent. Nothing else is let through. Loopback, link-local and
-	// metadata addresses and the Bottle's own subnet can never be opened; other
-	// private addresses by a rule that names them.
+	// allow lists the destinations that the guest may reach through the default
+	// bundle, which refuses everything else. A rule is HOST[:PORT], where HOST is
+	// a host name, "*." followed by a domain for all of its subdomains, an IP
+	// address or a CIDR. An IPv6 address or CIDR that is followed by a port must
+	// be in brackets. The default port is 443. Loopback, link-local and metadata
+	// addresses and the Bottle's own subnet can never be allowed. Other private
+	// addresses are allowed only by a rule that names the address or a CIDR that
+	// contains it, not by a rule for a host name.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=256
 	Allow []EgressRule `json:"allow,omitempty"`
 }
 
-// EgressRule is HOST[:PORT].
+// EgressRule is one destination, HOST[:PORT].
 //
 // +kubebuilder:validation:MinLength=1
 // +kubebuilder:validation:MaxLength=280
@@ -192,47 +208,49 @@ type Egress struct {
 // +kubebuilder:validation:XValidation:rule=`!self.matches(r'(?i)^(.*\.)?localhost\.?(:[0-9]+)?$')`,message="localhost can never be allowed: it is the bundle itself"
 type EgressRule string
 
-// Lifetime bounds a Bottle in time.
+// Lifetime limits how long a Bottle runs and how long it is kept.
 type Lifetime struct {
-	// activeDeadlineSeconds is the time, counted from status.startTime, after
+	// activeDeadlineSeconds is the number of seconds after status.startTime at
 	// which the machine is stopped for good.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=2147483647
 	ActiveDeadlineSeconds *int64 `json:"activeDeadlineSeconds,omitempty"`
 
-	// ttlSecondsAfterFinished is the time, counted from when the deadline
-	// passed, after which the Bottle is deleted.
+	// ttlSecondsAfterFinished is the number of seconds after the deadline at
+	// which the Bottle is deleted.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=2147483647
 	TTLSecondsAfterFinished *int32 `json:"ttlSecondsAfterFinished,omitempty"`
 }
 
-// Scheduling is copied to the placeholder Pod.
+// Scheduling guides kube-scheduler's choice of a node. The fields are copied to
+// the Bottle's placeholder Pod, which reserves the Bottle's resources on a node.
 type Scheduling struct {
-	// nodeSelector as in a Pod.
+	// nodeSelector lists labels that the node must have, as in a Pod.
 	// +optional
 	// +kubebuilder:validation:MaxProperties=64
 	NodeSelector map[string]string `json:"nodeSelector,omitempty"`
 
-	// tolerations as in a Pod.
+	// tolerations let the Bottle run on nodes with matching taints, as in a Pod.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=64
 	Tolerations []corev1.Toleration `json:"tolerations,omitempty"`
 
-	// affinity as in a Pod.
+	// affinity constrains and ranks nodes, as in a Pod.
 	// +optional
 	Affinity *corev1.Affinity `json:"affinity,omitempty"`
 
-	// topologySpreadConstraints as in a Pod.
+	// topologySpreadConstraints spread Bottles across topology domains, as in a
+	// Pod. Select Bottles by their labels, which the placeholder Pods inherit.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=16
 	TopologySpreadConstraints []corev1.TopologySpreadConstraint `json:"topologySpreadConstraints,omitempty"`
 
-	// priorityClassName as in a Pod.
+	// priorityClassName names a PriorityClass, as in a Pod.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253

@@ -7,18 +7,20 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// BottleStatus is what the operator observed.
+// BottleStatus is the observed state of a Bottle.
 type BottleStatus struct {
-	// conditions are Ready, Scheduled, NetworkReady, SmolfileReady, BundleReady,
-	// MachineReady, EgressEnforced and, only while True, PendingRestart,
-	// Reconciling and Stalled.
+	// conditions report the state of the Bottle. The types are Ready, Scheduled,
+	// NetworkReady, SmolfileReady, BundleReady, MachineReady and EgressEnforced.
+	// PendingRestart, Reconciling and Stalled are present only while True.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
 	// +kubebuilder:validation:MaxItems=16
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 
-	// observedGeneration is the generation that was last acted on to its end.
+	// observedGeneration is the latest generation of the spec that the operator
+	// finished acting on, with success or with a failure that only a change by the
+	// user can resolve.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	ObservedGeneration *int64 `json:"observedGeneration,omitempty"`
@@ -29,15 +31,15 @@ type BottleStatus struct {
 	// +kubebuilder:validation:MaxLength=253
 	NodeName *string `json:"nodeName,omitempty"`
 
-	// startTime is when the machine first ran.
+	// startTime is the time at which the machine first ran.
 	// +optional
 	StartTime *metav1.Time `json:"startTime,omitempty"`
 
-	// network is the subnet triple.
+	// network holds the Bottle's addresses on the node.
 	// +optional
 	Network *NetworkStatus `json:"network,omitempty"`
 
-	// smolfile on the node.
+	// smolfile is the file on the node that configures the machine.
 	// +optional
 	Smolfile *SmolfileStatus `json:"smolfile,omitempty"`
 
@@ -45,11 +47,12 @@ type BottleStatus struct {
 	// +optional
 	Bundle *BundleStatus `json:"bundle,omitempty"`
 
-	// resources as booked with the scheduler and as given to smolvm.
+	// resources are the machine's CPUs and memory, as booked with the scheduler
+	// and as passed to smolvm.
 	// +optional
 	Resources *ResourcesStatus `json:"resources,omitempty"`
 
-	// image that the machine was made from.
+	// image is the image or artifact that the machine was created from.
 	// +optional
 	Image *ImageStatus `json:"image,omitempty"`
 
@@ -57,36 +60,37 @@ type BottleStatus struct {
 	// +optional
 	Machine *MachineStatus `json:"machine,omitempty"`
 
-	// egress is what the default bundle refused, told at most once a minute, and
-	// a leak that counts.
+	// egress reports the connections that the default bundle recently refused,
+	// updated at most once a minute, and a leak for which the machine is kept
+	// stopped.
 	// +optional
 	Egress *EgressStatus `json:"egress,omitempty"`
 }
 
-// EgressStatus is what the bundle refused, and what got out.
+// EgressStatus reports refused connections and leaks.
 type EgressStatus struct {
-	// recentDenials are the last targets that were refused, as HOST:PORT,
-	// escaped and cut.
+	// recentDenials are the destinations that were refused last, as HOST:PORT.
+	// Special characters are escaped and long values are truncated.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=16
 	// +kubebuilder:validation:items:MaxLength=96
 	RecentDenials []string `json:"recentDenials,omitempty"`
 
-	// leak is there while a leak counts: wherever the Bottle is placed, its
-	// machine does not start until the spec or the annotation
-	// botbottle.dev/prove changes.
+	// leak is set after the guest reached something other than its bundle. While
+	// it is set, the machine does not start on any node. To let it start again,
+	// change the spec or the annotation botbottle.dev/prove.
 	// +optional
 	Leak *EgressLeak `json:"leak,omitempty"`
 }
 
-// EgressLeak is something but the bundle that was reached.
+// EgressLeak describes how the guest reached something other than its bundle.
 type EgressLeak struct {
-	// time at which it was noticed.
+	// time is the time at which the agent noticed the leak.
 	// +required
-	Time metav1.Time `json:"time,omitempty,omitzero"` //nolint:kubeapilinter // there is no leak without its time
+	Time metav1.Time `json:"time,omitempty,omitzero"` //nolint:kubeapilinter // every leak has a time
 
-	// path is what was reached, in words.
+	// path describes what the guest reached.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=1024
@@ -104,16 +108,19 @@ type EgressLeak struct {
 	// +kubebuilder:validation:MaxLength=64
 	Backend *string `json:"backend,omitempty"`
 
-	// asked is the state of the Bottle that the leak is held against.
+	// asked identifies the state for which the leak was reported: the generation
+	// of the spec, the annotation botbottle.dev/prove and the bundle's image. The
+	// machine may start again once any of them changes.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=512
 	Asked string `json:"asked,omitempty"`
 }
 
-// NetworkStatus is the subnet triple.
+// NetworkStatus holds the Bottle's subnet and the two addresses in it that the
+// operator assigns, together called the subnet triple.
 type NetworkStatus struct {
-	// subnet of the Bottle, in CIDR form.
+	// subnet is the Bottle's subnet in CIDR notation.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=64
@@ -125,22 +132,23 @@ type NetworkStatus struct {
 	// +kubebuilder:validation:MaxLength=64
 	Gateway string `json:"gateway,omitempty"`
 
-	// bundleIP is the pinned address of the bundle.
+	// bundleIP is the bundle's fixed address in the subnet.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=64
 	BundleIP string `json:"bundleIP,omitempty"`
 }
 
-// SmolfileStatus is the Smolfile on the node.
+// SmolfileStatus is the Smolfile on the node, the file that configures the
+// machine.
 type SmolfileStatus struct {
-	// path on the node.
+	// path is the file's absolute path on the node.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=4096
 	Path string `json:"path,omitempty"`
 
-	// sha256 of the file in hexadecimal.
+	// sha256 is the SHA-256 digest of the file in hexadecimal.
 	// +required
 	// +kubebuilder:validation:MinLength=64
 	// +kubebuilder:validation:MaxLength=64
@@ -149,19 +157,19 @@ type SmolfileStatus struct {
 
 // BundleStatus is the sidecar container on the node.
 type BundleStatus struct {
-	// name of the container.
+	// name is the name of the container.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=128
 	Name string `json:"name,omitempty"`
 
-	// containerID of the container.
+	// containerID is Docker's ID of the container.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=128
 	ContainerID *string `json:"containerID,omitempty"`
 
-	// image of the container.
+	// image is the image of the container.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=512
@@ -170,26 +178,26 @@ type BundleStatus struct {
 
 // ResourcesStatus is the machine's size.
 type ResourcesStatus struct {
-	// cpus given to the machine.
+	// cpus is the number of virtual CPUs of the machine.
 	// +required
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=16
 	CPUs int32 `json:"cpus,omitempty"`
 
-	// memory given to the machine.
+	// memory is the memory of the machine.
 	// +required
-	Memory resource.Quantity `json:"memory,omitempty,omitzero"` //nolint:kubeapilinter // a machine without memory is none
+	Memory resource.Quantity `json:"memory,omitempty,omitzero"` //nolint:kubeapilinter // every machine has memory
 }
 
-// ImageStatus is the image that the machine was made from.
+// ImageStatus is the image or artifact that the machine was created from.
 type ImageStatus struct {
-	// reference as asked for.
+	// reference is the reference, as the spec or the node's default gives it.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=512
 	Reference string `json:"reference,omitempty"` //nolint:kubeapilinter // the word of the OCI specification
 
-	// digest of the archive, as sha256:HEX.
+	// digest is the digest of the archive, as sha256:HEX.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=128
@@ -198,22 +206,23 @@ type ImageStatus struct {
 
 // MachineStatus is the microVM on the node.
 type MachineStatus struct {
-	// name of the machine in smolvm.
+	// name is the machine's name in smolvm.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=128
 	Name string `json:"name,omitempty"`
 
-	// pid of its VMM on the node.
+	// pid is the process ID, on the node, of the machine's VMM (virtual machine
+	// monitor).
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	PID *int64 `json:"pid,omitempty"`
 
-	// startTime of its VMM.
+	// startTime is the time at which the VMM started.
 	// +optional
 	StartTime *metav1.Time `json:"startTime,omitempty"`
 
-	// restarts counts the starts after the first one that were not asked for.
+	// restarts counts the starts after the first one that no user requested.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	Restarts *int32 `json:"restarts,omitempty"`
@@ -224,18 +233,19 @@ type MachineStatus struct {
 	// +kubebuilder:validation:MaxLength=64
 	SmolvmVersion *string `json:"smolvmVersion,omitempty"`
 
-	// lastLoss is how the machine was last lost without being asked to stop.
+	// lastLoss describes the last time that the machine ended without a request
+	// to stop it.
 	// +optional
 	LastLoss *MachineLoss `json:"lastLoss,omitempty"`
 }
 
-// MachineLoss is one unasked end of a machine.
+// MachineLoss describes how a machine ended without a request to stop it.
 type MachineLoss struct {
-	// time at which it was noticed.
+	// time is the time at which the agent noticed the loss.
 	// +required
-	Time metav1.Time `json:"time,omitempty,omitzero"` //nolint:kubeapilinter // there is no loss without its time
+	Time metav1.Time `json:"time,omitempty,omitzero"` //nolint:kubeapilinter // every loss has a time
 
-	// cause as far as it is known, such as "killed by signal 9".
+	// cause is the cause, as far as it is known, such as "killed by signal 9".
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=256

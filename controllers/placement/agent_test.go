@@ -14,7 +14,7 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 )
 
-// The agent's part, played with the agent's own rights.
+// These helpers act as the agent, with the agent's own RBAC.
 
 // takeOver adds the agent's finalizer and applies its share of the status.
 func (w *world) takeOver(name string) {
@@ -27,8 +27,8 @@ func (w *world) takeOver(name string) {
 	w.report(name, "Proving")
 }
 
-// report applies the agent's share of the status, Ready with this reason and
-// EgressEnforced, too, which is True for a reason "Proven".
+// report applies the agent's share of the status. Ready and EgressEnforced get
+// this reason. EgressEnforced is True if the reason is "Proven", else Unknown.
 func (w *world) report(name, reason string) {
 	w.Helper()
 	proven := metav1.ConditionUnknown
@@ -44,9 +44,9 @@ func (w *world) report(name, reason string) {
 			Leak:          &v1alpha1.EgressLeak{Time: now, Path: "tcp to the node", Asked: "generation 1"},
 		},
 		Conditions: []metav1.Condition{
-			{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: reason, Message: "as a test has it", LastTransitionTime: now},
-			{Type: v1alpha1.ConditionEgressEnforced, Status: proven, Reason: reason, Message: "as a test has it", LastTransitionTime: now},
-			{Type: v1alpha1.ConditionMachineReady, Status: metav1.ConditionTrue, Reason: "MachineRunning", Message: "as a test has it", LastTransitionTime: now},
+			{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: reason, Message: "set by a test", LastTransitionTime: now},
+			{Type: v1alpha1.ConditionEgressEnforced, Status: proven, Reason: reason, Message: "set by a test", LastTransitionTime: now},
+			{Type: v1alpha1.ConditionMachineReady, Status: metav1.ConditionTrue, Reason: "MachineRunning", Message: "set by a test", LastTransitionTime: now},
 		},
 	}
 	u := &unstructured.Unstructured{Object: map[string]any{"status": w.plain(status)}}
@@ -57,7 +57,8 @@ func (w *world) report(name, reason string) {
 		client.FieldOwner(v1alpha1.AgentFieldOwner), client.ForceOwnership))
 }
 
-// leave is how an agent says that nothing of the Bottle is on its node.
+// leave clears the node in the status, as an agent does once nothing of the
+// Bottle is left on its node.
 func (w *world) leave(name string) {
 	w.Helper()
 	b := w.bottle(name)
@@ -75,7 +76,7 @@ func (w *world) leave(name string) {
 	w.must(w.agent.Status().Patch(w.Context(), b, client.RawPatch(types.MergePatchType, patch), client.FieldOwner(v1alpha1.AgentFieldOwner)))
 }
 
-// tornDown takes the agent's finalizer off.
+// tornDown removes the agent's finalizer, as an agent does after a teardown.
 func (w *world) tornDown(name string) {
 	w.Helper()
 	b := w.bottle(name)

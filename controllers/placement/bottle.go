@@ -20,25 +20,26 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 )
 
-// staleRetry is when a pass whose view was too old is made again, should the
-// newer view not bring it about before.
+// staleRetry is how long to wait before repeating a pass whose cached view was
+// too old, unless a newer view triggers the pass earlier.
 const staleRetry = 200 * time.Millisecond
 
-// errStale says that the world has moved on from what was decided upon.
-var errStale = errors.New("the decision rests on an old view")
+// errStale reports that the state changed after the decision was made.
+var errStale = errors.New("the decision rests on an outdated view")
 
-// errNamespaceEnds says that nothing can be created in the namespace any more.
-var errNamespaceEnds = errors.New("the namespace is being deleted")
+// errNamespaceTerminating reports that nothing can be created in the namespace
+// any more.
+var errNamespaceTerminating = errors.New("the namespace is being deleted")
 
-// bottles reconciles one Bottle: facts, decision, writes.
+// bottles reconciles Bottles: it gathers facts, decides and writes.
 type bottles struct {
 	client.Client
-	// live reads past the cache, before anything that cannot be taken back.
+	// live bypasses the cache. It is used before anything irreversible.
 	live     client.Reader
 	recorder events.EventRecorder
 	options  Options
 	verdicts *verdicts
-	metrics  *recorded
+	metrics  *placementMetrics
 	fresh    *freshness
 }
 
@@ -81,27 +82,27 @@ func (r *bottles) pass(ctx context.Context, key client.ObjectKey) (ctrl.Result, 
 	return r.act(ctx, f, pod)
 }
 
-// placeholders returns the Bottle's own Pod, and those that were made for a
-// Bottle of its name that is no more. Other Pods that bear the name are
-// somebody else's, and are left alone.
+// placeholders returns the Bottle's own Pod, and strays: Pods that were made for
+// an earlier Bottle of the same name that no longer exists. Other Pods with the
+// Bottle's name belong to somebody else and are left alone.
 func (r *bottles) placeholders(ctx context.Context, key client.ObjectKey, b *v1alpha1.Bottle) (*corev1.Pod, []corev1.Pod, error) {
 	list := &corev1.PodList{}
 	if err := r.List(ctx, list, client.InNamespace(key.Namespace), client.MatchingFields{indexPodBottle: key.Name}); err != nil {
 		return nil, nil, fmt.Errorf("list placeholder Pods of %s: %w", key, err)
 	}
-	own, strays := sortOut(b, list.Items)
+	own, strays := classifyPods(b, list.Items)
 	return own, strays, nil
 }
 
-// sortOut is placeholders on the Pods that bear the Bottle's name.
-func sortOut(b *v1alpha1.Bottle, pods []corev1.Pod) (own *corev1.Pod, strays []corev1.Pod) {
+// classifyPods implements placeholders for Pods that carry the Bottle's name.
+func classifyPods(b *v1alpha1.Bottle, pods []corev1.Pod) (own *corev1.Pod, strays []corev1.Pod) {
 	for i := range pods {
 		pod := &pods[i]
 		switch {
 		case b != nil && owns(b, pod):
 			own = pod
 		case b != nil && disowned(b, pod):
-			// Where it is in the way, adoptPod says so.
+			// If it blocks the Bottle's own Pod, adoptPod reports it.
 		case wasPlaceholder(pod):
 			strays = append(strays, *pod)
 		}
@@ -109,26 +110,25 @@ func sortOut(b *v1alpha1.Bottle, pods []corev1.Pod) (own *corev1.Pod, strays []c
 	return own, strays
 }
 
-// owns says whether a Pod is the Bottle's placeholder. Labels alone prove
-// nothing: whoever makes Pods sets them as they like.
+// owns reports whether a Pod is the Bottle's placeholder. Labels alone prove
+// nothing, because anyone who creates Pods can set them.
 func owns(b *v1alpha1.Bottle, pod *corev1.Pod) bool {
 	return pod.Labels[v1alpha1.LabelUID] == string(b.UID) && pod.Name == podName(b) && metav1.IsControlledBy(pod, b)
 }
 
-// disowned says whether a Pod names a Bottle that there is, and nothing
-// controls it.
+// disowned reports whether a Pod has the Bottle's UID but no controller.
 func disowned(b *v1alpha1.Bottle, pod *corev1.Pod) bool {
 	return pod.Labels[v1alpha1.LabelUID] == string(b.UID) && metav1.GetControllerOfNoCopy(pod) == nil
 }
 
-// wasPlaceholder says whether a Pod was made for some Bottle. One that a
-// Bottle left behind, deleted without its dependents, has no controller.
+// wasPlaceholder reports whether a Pod was made for some Bottle. The Pod has no
+// controller if its Bottle was deleted without its dependents.
 func wasPlaceholder(pod *corev1.Pod) bool {
 	return controllerutil.ContainsFinalizer(pod, v1alpha1.FinalizerMachine) &&
 		(metav1.GetControllerOfNoCopy(pod) == nil || controllingBottle(pod) != "")
 }
 
-// gather completes the facts.
+// gather collects the facts about a Bottle and its placeholder.
 func (r *bottles) gather(b *v1alpha1.Bottle, pod *corev1.Pod) (facts, error) {
 	resources := pickResources(b, r.options)
 	want, err := renderPod(b, resources, "", r.options)
@@ -136,10 +136,10 @@ func (r *bottles) gather(b *v1alpha1.Bottle, pod *corev1.Pod) (facts, error) {
 		return facts{}, err
 	}
 	f := facts{
-		bottle: b,
-		pod:    observePod(pod),
-		home:   r.verdicts.get(ptr.Deref(b.Status.NodeName, "")),
-		wanted: wantedPod{resources: resources, digest: want.Annotations[annotationDigest]},
+		bottle:  b,
+		pod:     observePod(pod),
+		home:    r.verdicts.get(ptr.Deref(b.Status.NodeName, "")),
+		desired: desiredPod{resources: resources, digest: want.Annotations[annotationDigest]},
 	}
 	if f.pod != nil && f.pod.node != "" {
 		f.bound = r.verdicts.get(f.pod.node)
@@ -147,12 +147,12 @@ func (r *bottles) gather(b *v1alpha1.Bottle, pod *corev1.Pod) (facts, error) {
 	return f, nil
 }
 
-// act does what is decided. A placeholder that was made, or refused, is a new
-// fact, on which it is decided again.
+// act carries out the decision. A placeholder that was created or refused is a
+// new fact, so act then decides again.
 func (r *bottles) act(ctx context.Context, f facts, pod *corev1.Pod) (ctrl.Result, error) {
 	d := decide(f)
 	var result ctrl.Result
-	var broken error
+	var createErr error
 	switch d.pod {
 	case podRemove:
 		if err := r.removePod(ctx, f.bottle, pod); err != nil {
@@ -161,13 +161,13 @@ func (r *bottles) act(ctx context.Context, f facts, pod *corev1.Pod) (ctrl.Resul
 	case podCreate:
 		made, refusal, err := r.createPod(ctx, f, d.pin)
 		switch {
-		case errors.Is(err, errNamespaceEnds):
-			// Not tried again: the namespace goes, and the Bottle with it.
-			f.namespaceEnds = true
+		case errors.Is(err, errNamespaceTerminating):
+			// No retry: the Bottle is deleted along with the namespace.
+			f.namespaceTerminating = true
 		case err != nil && refusal == "":
 			return result, err
 		default:
-			broken = err
+			createErr = err
 		}
 		f.pod, f.refusal = observePod(made), refusal
 		if refusal != "" {
@@ -181,17 +181,18 @@ func (r *bottles) act(ctx context.Context, f facts, pod *corev1.Pod) (ctrl.Resul
 	case d.clear:
 		return result, r.clear(ctx, f, d.status)
 	case d.status != nil:
-		return result, errors.Join(broken, r.writeStatus(ctx, f, d.status))
+		return result, errors.Join(createErr, r.writeStatus(ctx, f, d.status))
 	}
-	return result, broken
+	return result, createErr
 }
 
-// createPod makes the placeholder. A refusal, in the API server's words, is
-// no error: it is what the user has to read. A policy that could not be asked
-// is both, for it may answer the next time. The error is errNamespaceEnds when
-// the namespace is being deleted or gone.
+// createPod creates the placeholder, pinned to a node unless pin is empty. If
+// the API server refuses the Pod, createPod returns the server's message as the
+// second result, for the user to read, and no error. If the server could not
+// consult a policy, createPod returns both, because a retry may succeed. The
+// error is errNamespaceTerminating when the namespace is being deleted or gone.
 func (r *bottles) createPod(ctx context.Context, f facts, pin string) (*corev1.Pod, string, error) {
-	resources := f.wanted.resources
+	resources := f.desired.resources
 	if pin != "" && f.bottle.Status.Resources != nil {
 		resources = *f.bottle.Status.Resources
 	}
@@ -205,8 +206,8 @@ func (r *bottles) createPod(ctx context.Context, f facts, pin string) (*corev1.P
 		return pod, "", nil
 	case apierrors.IsAlreadyExists(err):
 		return r.adoptPod(ctx, f.bottle, pod.Name)
-	case namespaceEnds(err):
-		return nil, "", errNamespaceEnds
+	case namespaceTerminating(err):
+		return nil, "", errNamespaceTerminating
 	case refused(err):
 		return nil, err.Error(), nil
 	case apierrors.IsInternalError(err):
@@ -216,9 +217,9 @@ func (r *bottles) createPod(ctx context.Context, f facts, pin string) (*corev1.P
 	}
 }
 
-// namespaceEnds reports whether a create failed because its namespace is being
-// deleted, or is gone already.
-func namespaceEnds(err error) bool {
+// namespaceTerminating reports whether a create failed because its namespace is being
+// deleted or is already gone.
+func namespaceTerminating(err error) bool {
 	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 		return true
 	}
@@ -230,22 +231,22 @@ func namespaceEnds(err error) bool {
 	return details != nil && details.Kind == "namespaces"
 }
 
-// refused says that the API server understood and would not: a quota, a
-// limit, a policy, an unknown priority class, values that make no Pod.
+// refused reports whether the API server understood the request and rejected it: because of a
+// quota, a limit, a policy, an unknown priority class or invalid values.
 func refused(err error) bool {
 	return apierrors.IsForbidden(err) || apierrors.IsInvalid(err) || apierrors.IsBadRequest(err)
 }
 
-// adoptPod looks at the Pod that has the placeholder's name. Usually it is
-// our own that the cache has not shown yet; one that lost our label is never
-// shown, and gets it back.
+// adoptPod inspects the existing Pod that has the placeholder's name. Usually it
+// is our own Pod, which the cache does not show yet. If it lost our label, the
+// cache would never show it, so adoptPod restores the label.
 func (r *bottles) adoptPod(ctx context.Context, b *v1alpha1.Bottle, name string) (*corev1.Pod, string, error) {
 	pod := &corev1.Pod{}
 	if err := r.live.Get(ctx, client.ObjectKey{Namespace: b.Namespace, Name: name}, pod); err != nil {
 		return nil, "", errors.Join(errStale, client.IgnoreNotFound(err))
 	}
 	if !metav1.IsControlledBy(pod, b) {
-		return nil, fmt.Sprintf("a Pod named %s is there already and is not this Bottle's: delete it", name), nil
+		return nil, fmt.Sprintf("a Pod named %s already exists and does not belong to this Bottle: delete it", name), nil
 	}
 	if pod.Labels[v1alpha1.LabelUID] == string(b.UID) && pod.Annotations[v1alpha1.LabelName] == b.Name {
 		return pod, "", nil

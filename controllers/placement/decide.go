@@ -15,93 +15,95 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 )
 
-// facts are all that a decision on one Bottle rests on.
+// facts are everything that a decision about one Bottle depends on.
 type facts struct {
-	// bottle as it was read; never nil.
+	// bottle is the Bottle as read in this pass; never nil.
 	bottle *v1alpha1.Bottle
-	// pod is the Bottle's placeholder; nil: there is none.
+	// pod is the Bottle's placeholder; nil when there is none.
 	pod *podFacts
 	// home is the node in status.nodeName; zero when there is none.
 	home nodeFacts
 	// bound is the node that the placeholder is bound to; zero when unbound.
 	bound nodeFacts
-	// wanted is the placeholder that would be made now.
-	wanted wantedPod
-	// refusal is why the API server would not have the placeholder made, just
-	// now; empty when it was not tried.
+	// desired is the placeholder that would be created now.
+	desired desiredPod
+	// refusal is the API server's reason for refusing to create the placeholder
+	// in this pass; empty when it did not refuse.
 	refusal string
-	// namespaceEnds: the namespace is being deleted, as the API server just
-	// answered. No Pod can be created there, now or later.
-	namespaceEnds bool
+	// namespaceTerminating reports that the namespace is being deleted, as the API
+	// server answered in this pass. No Pod can be created there, now or later.
+	namespaceTerminating bool
 }
 
-// podFacts are the only things of a placeholder Pod that are looked at.
+// podFacts are the only properties of a placeholder Pod that decisions use.
 type podFacts struct {
 	name     string
 	created  time.Time
 	node     string
 	deleting bool
-	// digest of the placeholder as it was asked for.
+	// digest identifies what the placeholder requested when it was created.
 	digest string
 	// scheduled is the Pod's condition PodScheduled; nil when absent.
 	scheduled *corev1.PodCondition
 }
 
-// wantedPod is what is asked of the scheduler.
-type wantedPod struct {
+// desiredPod is what a Bottle requests from the scheduler.
+type desiredPod struct {
 	resources v1alpha1.ResourcesStatus
 	digest    string
 }
 
-// nodeFacts are what is known of a node. What is not known yet is zero, which
-// stands for a node in good order.
+// nodeFacts are what is known about a node. The zero value stands for a healthy
+// node, and for one about which nothing is known yet.
 type nodeFacts struct {
-	// gone: there is no Node object of this name.
+	// gone reports that no Node object of this name exists.
 	gone bool
-	// outOfService: it is not ready and an operator tainted it as switched off.
+	// outOfService reports that the node is not ready and that an operator
+	// tainted it as out of service.
 	outOfService bool
-	// agentLost: its agent's Lease expired.
+	// agentLost reports that the Lease of the node's agent expired.
 	agentLost bool
 }
 
-// lost says that nothing can run on the node any more, or that whoever took
-// it out of the cluster says so: only then may its Bottles go elsewhere
-// without the agent having torn them down.
+// lost reports that nothing can run on the node any more, as declared by whoever
+// removed it or tainted it. Only then may its Bottles be placed elsewhere before
+// the agent has torn them down.
 func (n nodeFacts) lost() bool { return n.agentLost && (n.gone || n.outOfService) }
 
-// podAction is what is to happen to the placeholder; "" leaves it as it is.
+// podAction is what a pass does to the placeholder; "" leaves it as it is.
 type podAction string
 
 const (
-	// podCreate makes one, pinned to decision.pin when that is set.
+	// podCreate creates it, pinned to decision.pin if that is set.
 	podCreate podAction = "create"
-	// podRemove deletes it and takes its finalizer off.
+	// podRemove deletes it and removes its finalizer.
 	podRemove podAction = "remove"
 )
 
-// decision is what one pass does: first to the Pod, then to the Bottle. At
-// most one of clear, dropFinalizer and status is set.
+// decision is what one pass does: first to the Pod, then to the Bottle. clear and
+// dropFinalizer are never both set, and dropFinalizer excludes status.
 type decision struct {
 	pod podAction
 	pin string
-	// clear forgets the node and all that its agent wrote; status goes with
-	// it, in the same write.
+	// clear removes the node, and everything that its agent wrote, from the
+	// status. The same write applies status.
 	clear bool
-	// dropFinalizer takes the agent's finalizer off a deleted Bottle.
+	// dropFinalizer removes the agent's finalizer from a deleted Bottle.
 	dropFinalizer bool
-	// status to be written when it differs; nil leaves it alone.
-	status *wantedStatus
+	// status is written if it differs from the current one; nil leaves that alone.
+	status *desiredStatus
 }
 
-// wantedStatus is the manager's part of a Bottle's status.
-type wantedStatus struct {
+// desiredStatus is the manager's part of a Bottle's status.
+type desiredStatus struct {
 	nodeName  string
 	resources *v1alpha1.ResourcesStatus
-	// asserted conditions; time and generation are filled in when written.
+	// asserted are the conditions to set. The time and generation are filled in
+	// when they are written.
 	asserted []metav1.Condition
 }
 
-// decide says what to do for one Bottle.
+// decide returns what to do for one Bottle.
 func decide(f facts) decision {
 	on := ptr.Deref(f.bottle.Status.NodeName, "")
 	switch {
@@ -114,8 +116,8 @@ func decide(f facts) decision {
 	}
 }
 
-// decideDeleted: the placeholder outlives the machine, and the agent's
-// finalizer goes with the machine.
+// decideDeleted keeps the placeholder until the agent's finalizer is gone, so
+// that the placeholder outlives the machine.
 func decideDeleted(f facts, on string) decision {
 	if controllerutil.ContainsFinalizer(f.bottle, v1alpha1.FinalizerNode) {
 		if on == "" || f.home.lost() {
@@ -129,8 +131,8 @@ func decideDeleted(f facts, on string) decision {
 	return decision{}
 }
 
-// decidePlaced: the Bottle stays where it is until its node is lost or its
-// agent has torn it down.
+// decidePlaced keeps the Bottle where it is until its node is lost or its agent
+// has torn it down.
 func decidePlaced(f facts, on string) decision {
 	if f.home.lost() {
 		return decision{clear: true, status: unplaced(f, v1alpha1.ReasonNodeLost,
@@ -138,39 +140,40 @@ func decidePlaced(f facts, on string) decision {
 	}
 	s := retained(f, on)
 	d := decision{status: s}
-	say := func(status metav1.ConditionStatus, reason, message string) {
+	setScheduled := func(status metav1.ConditionStatus, reason, message string) {
 		s.asserted = append(s.asserted, metav1.Condition{Type: v1alpha1.ConditionScheduled, Status: status, Reason: reason, Message: message})
 	}
 	chosen := "kube-scheduler chose node " + on
 	switch {
 	case f.pod != nil && f.pod.node != "" && f.pod.node != on:
 		d.pod = podRemove
-		say(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen)
+		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen)
 	case f.pod != nil && f.pod.deleting:
-		say(metav1.ConditionFalse, v1alpha1.ReasonEvicted, fmt.Sprintf(
+		setScheduled(metav1.ConditionFalse, v1alpha1.ReasonEvicted, fmt.Sprintf(
 			"the placeholder Pod was deleted (by a drain, preemption or a person): the machine is removed from node %s before the Bottle goes elsewhere", on))
 	case f.home.gone:
-		say(metav1.ConditionFalse, v1alpha1.ReasonEvicted, fmt.Sprintf(
+		setScheduled(metav1.ConditionFalse, v1alpha1.ReasonEvicted, fmt.Sprintf(
 			"node %s was removed from the cluster: the machine is removed from it before the Bottle goes elsewhere", on))
-	case f.pod == nil && f.namespaceEnds:
-		say(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen+"; its placeholder Pod is gone, and no new one can be created because the namespace is being deleted")
+	case f.pod == nil && f.namespaceTerminating:
+		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen+"; its placeholder Pod is gone, and no new one can be created because the namespace is being deleted")
 	case f.pod == nil && f.refusal != "":
-		say(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen+"; its placeholder Pod is gone and a new one is refused: "+f.refusal)
+		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen+"; its placeholder Pod is gone, and the API server refused a new one: "+f.refusal)
 	case f.pod == nil:
 		d.pod, d.pin = podCreate, on
-		say(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen)
+		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen)
 	default:
-		say(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen)
+		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen)
 	}
 	return d
 }
 
-// decideUnplaced: no node holds anything of the Bottle.
+// decideUnplaced decides for a Bottle that has nothing on any node.
 func decideUnplaced(f facts) decision {
 	if f.bottle.Spec.DesiredState == v1alpha1.DesiredStateStopped {
 		d := decision{status: unplaced(f, v1alpha1.ReasonStopped,
 			"spec.desiredState is Stopped: a node is chosen when it becomes Running")}
-		// A Bottle that is stopped as asked is ready: nobody is to wait for it.
+		// A Bottle that is stopped as requested is ready, so that nobody waits for
+		// it.
 		meta.FindStatusCondition(d.status.asserted, v1alpha1.ConditionReady).Status = metav1.ConditionTrue
 		if f.pod != nil {
 			d.pod = podRemove
@@ -179,14 +182,14 @@ func decideUnplaced(f facts) decision {
 	}
 	pod := f.pod
 	switch {
-	case pod == nil && f.namespaceEnds:
+	case pod == nil && f.namespaceTerminating:
 		return decision{status: unplaced(f, v1alpha1.ReasonNamespaceTerminating,
-			"the namespace is being deleted, so that no Pod can be created in it: the Bottle is not placed")}
+			"the namespace is being deleted, so no Pod can be created in it: the Bottle is not placed")}
 	case pod == nil && f.refusal != "":
 		return decision{status: unplaced(f, v1alpha1.ReasonPlaceholderRefused, f.refusal)}
 	case pod == nil:
 		return decision{pod: podCreate}
-	case pod.deleting, pod.digest != f.wanted.digest:
+	case pod.deleting, pod.digest != f.desired.digest:
 		return decision{pod: podRemove}
 	case pod.node != "" && (f.bound.gone || f.bound.outOfService):
 		return decision{pod: podRemove}
@@ -199,46 +202,48 @@ func decideUnplaced(f facts) decision {
 	}
 }
 
-// justPlaced is the status of the hand-over to the agent. It keeps a Ready,
-// so that whoever waits for that sees one at every moment.
-func justPlaced(f facts, node string) *wantedStatus {
-	resources := f.wanted.resources
-	return &wantedStatus{nodeName: node, resources: &resources, asserted: []metav1.Condition{
+// justPlaced is the status that hands the Bottle over to the agent. It includes
+// Ready, so that clients that wait for Ready always find the condition.
+func justPlaced(f facts, node string) *desiredStatus {
+	resources := f.desired.resources
+	return &desiredStatus{nodeName: node, resources: &resources, asserted: []metav1.Condition{
 		{Type: v1alpha1.ConditionScheduled, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonScheduled, Message: "kube-scheduler chose node " + node},
 		{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonProgressing, Message: "waiting for the agent on node " + node},
 	}}
 }
 
-// unplaced is the status of a Bottle without a node; Ready says the same as
-// Scheduled.
-func unplaced(f facts, reason, message string) *wantedStatus {
-	resources := f.wanted.resources
-	s := &wantedStatus{resources: &resources}
+// unplaced is the status of a Bottle without a node. Ready has the same status,
+// reason and message as Scheduled.
+func unplaced(f facts, reason, message string) *desiredStatus {
+	resources := f.desired.resources
+	s := &desiredStatus{resources: &resources}
 	for _, t := range []string{v1alpha1.ConditionScheduled, v1alpha1.ConditionReady} {
 		s.asserted = append(s.asserted, metav1.Condition{Type: t, Status: metav1.ConditionFalse, Reason: reason, Message: message})
 	}
 	return s
 }
 
-// retained is the status of a Bottle on its node: node and booking stay as
-// they are, and nothing is known of it while its agent is lost.
-func retained(f facts, on string) *wantedStatus {
-	s := &wantedStatus{nodeName: on, resources: f.bottle.Status.Resources}
+// retained is the status of a Bottle on its node. The node and the booked
+// resources stay as they are. While the agent is lost, Ready and EgressEnforced
+// are Unknown.
+func retained(f facts, on string) *desiredStatus {
+	s := &desiredStatus{nodeName: on, resources: f.bottle.Status.Resources}
 	if s.resources == nil {
-		resources := f.wanted.resources
+		resources := f.desired.resources
 		s.resources = &resources
 	}
 	if !f.home.agentLost {
 		return s
 	}
-	message := fmt.Sprintf("the agent on node %s stopped renewing its Lease: look at the node, and at bottle-agent.service there", on)
+	message := fmt.Sprintf("the agent on node %s stopped renewing its Lease: check the node, and bottle-agent.service on it", on)
 	for _, t := range []string{v1alpha1.ConditionReady, v1alpha1.ConditionEgressEnforced} {
 		s.asserted = append(s.asserted, metav1.Condition{Type: t, Status: metav1.ConditionUnknown, Reason: v1alpha1.ReasonAgentLost, Message: message})
 	}
 	return s
 }
 
-// scheduledReason is the reason that a Bottle's Scheduled has now, or "".
+// scheduledReason is the current reason of the Bottle's condition Scheduled, or
+// "".
 func scheduledReason(b *v1alpha1.Bottle) string {
 	if c := meta.FindStatusCondition(b.Status.Conditions, v1alpha1.ConditionScheduled); c != nil {
 		return c.Reason

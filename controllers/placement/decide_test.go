@@ -14,7 +14,7 @@ import (
 	"botbottle.dev/bottle-operator/test/builders"
 )
 
-// outcome is a decision in the form that the table wants it.
+// outcome is a decision in a form that is easy to compare.
 type outcome struct {
 	Pod           podAction
 	Pin           string
@@ -38,7 +38,7 @@ func outcomeOf(d decision) outcome {
 	return o
 }
 
-// In this table the spec asks for 2 CPUs, and 4 were booked on the node.
+// In this table the spec requests 2 CPUs, and 4 were booked on the node.
 func TestDecide(t *testing.T) {
 	bottle := func() *builders.Bottle { return builders.MakeBottle("a").CPUs(2) }
 	placed := func() *builders.Bottle {
@@ -50,7 +50,7 @@ func TestDecide(t *testing.T) {
 	leaving := func(node string) *podFacts {
 		return &podFacts{name: "bottle-a", digest: "d", node: node, deleting: true}
 	}
-	words := &corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: "Unschedulable", Message: "0/2 nodes"}
+	unschedulable := &corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: "Unschedulable", Message: "0/2 nodes"}
 	lost := nodeFacts{gone: true, agentLost: true}
 	stays := outcome{NodeName: "node-a", CPUs: 4, Conditions: []string{"Scheduled True Scheduled"}}
 	agentLost := []string{"Ready Unknown AgentLost", "EgressEnforced Unknown AgentLost"}
@@ -62,13 +62,13 @@ func TestDecide(t *testing.T) {
 		"new": {facts{bottle: bottle().Obj()}, outcome{Pod: podCreate}},
 		"refused": {facts{bottle: bottle().Obj(), refusal: "quota"},
 			outcome{CPUs: 2, Conditions: []string{"Scheduled False PlaceholderRefused", "Ready False PlaceholderRefused"}}},
-		"in a namespace that ends": {facts{bottle: bottle().Obj(), namespaceEnds: true},
+		"in a namespace being deleted": {facts{bottle: bottle().Obj(), namespaceTerminating: true},
 			outcome{CPUs: 2, Conditions: []string{"Scheduled False NamespaceTerminating", "Ready False NamespaceTerminating"}}},
 		"waiting": {facts{bottle: bottle().Obj(), pod: unbound},
 			outcome{CPUs: 2, Conditions: []string{"Scheduled False Pending", "Ready False Pending"}}},
-		"unschedulable": {facts{bottle: bottle().Obj(), pod: &podFacts{digest: "d", scheduled: words}},
+		"unschedulable": {facts{bottle: bottle().Obj(), pod: &podFacts{digest: "d", scheduled: unschedulable}},
 			outcome{CPUs: 2, Conditions: []string{"Scheduled False Unschedulable", "Ready False Unschedulable"}}},
-		"scheduler without words": {facts{bottle: bottle().Obj(), pod: &podFacts{digest: "d", scheduled: &corev1.PodCondition{Status: corev1.ConditionFalse}}},
+		"scheduler without a message": {facts{bottle: bottle().Obj(), pod: &podFacts{digest: "d", scheduled: &corev1.PodCondition{Status: corev1.ConditionFalse}}},
 			outcome{CPUs: 2, Conditions: []string{"Scheduled False Pending", "Ready False Pending"}}},
 		"spec changed while waiting":       {facts{bottle: bottle().Obj(), pod: &podFacts{digest: "old"}}, outcome{Pod: podRemove}},
 		"spec changed while being bound":   {facts{bottle: bottle().Obj(), pod: &podFacts{digest: "old", node: "node-a"}}, outcome{Pod: podRemove}},
@@ -92,7 +92,7 @@ func TestDecide(t *testing.T) {
 		"stopped on it":           {facts{bottle: placed().Stopped().Obj(), pod: boundTo("node-a")}, stays},
 		"its Pod gone by force":   {facts{bottle: placed().Obj()}, outcome{Pod: podCreate, Pin: "node-a", NodeName: "node-a", CPUs: 4, Conditions: stays.Conditions}},
 		"its new Pod refused":     {facts{bottle: placed().Obj(), refusal: "quota"}, stays},
-		"its namespace ends":      {facts{bottle: placed().Obj(), namespaceEnds: true}, stays},
+		"its namespace deleted":   {facts{bottle: placed().Obj(), namespaceTerminating: true}, stays},
 		"its Pod on another node": {facts{bottle: placed().Obj(), pod: boundTo("node-b")}, outcome{Pod: podRemove, NodeName: "node-a", CPUs: 4, Conditions: stays.Conditions}},
 		"its Pod on another node, being deleted": {facts{bottle: placed().Obj(), pod: leaving("node-b")},
 			outcome{Pod: podRemove, NodeName: "node-a", CPUs: 4, Conditions: stays.Conditions}},
@@ -124,7 +124,7 @@ func TestDecide(t *testing.T) {
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			tc.facts.wanted = wantedPod{resources: v1alpha1.ResourcesStatus{CPUs: 2, Memory: resource.MustParse("1Gi")}, digest: "d"}
+			tc.facts.desired = desiredPod{resources: v1alpha1.ResourcesStatus{CPUs: 2, Memory: resource.MustParse("1Gi")}, digest: "d"}
 			if diff := cmp.Diff(tc.want, outcomeOf(decide(tc.facts))); diff != "" {
 				t.Errorf("decision (-want +got):\n%s", diff)
 			}
@@ -132,10 +132,10 @@ func TestDecide(t *testing.T) {
 	}
 }
 
-// Whatever the facts are, a Bottle's node is changed only from none to the
-// placeholder's, and forgotten only when the node is lost.
+// Whatever the facts are, a Bottle's node changes only from none to the
+// placeholder's node, and is cleared only when the node is lost.
 func TestNeverOnTwoNodes(t *testing.T) {
-	for _, f := range everyFact() {
+	for _, f := range allFacts() {
 		on := ""
 		if f.bottle.Status.NodeName != nil {
 			on = *f.bottle.Status.NodeName
@@ -143,13 +143,13 @@ func TestNeverOnTwoNodes(t *testing.T) {
 		d := decide(f)
 		switch {
 		case d.clear && !f.home.lost():
-			t.Errorf("got the node forgotten with %+v, want it only when lost", f.home)
+			t.Errorf("got the node cleared with %+v, want that only when it is lost", f.home)
 		case d.status != nil && !d.clear && on != "" && d.status.nodeName != on:
 			t.Errorf("got node %q for a Bottle on %q", d.status.nodeName, on)
 		case d.status != nil && on == "" && d.status.nodeName != "" && (f.pod == nil || f.pod.deleting || d.status.nodeName != f.pod.node):
 			t.Errorf("got node %q from Pod %+v", d.status.nodeName, f.pod)
 		case d.pod == podRemove && on != "" && f.pod.node == on && f.bottle.DeletionTimestamp.IsZero():
-			t.Errorf("got the placeholder on %q removed though the Bottle is there", on)
+			t.Errorf("got the placeholder on %q removed although the Bottle is there", on)
 		case d.pod == podCreate && d.pin != on:
 			t.Errorf("got a placeholder pinned to %q for a Bottle on %q", d.pin, on)
 		case d.dropFinalizer && on != "" && !f.home.lost():
@@ -158,8 +158,8 @@ func TestNeverOnTwoNodes(t *testing.T) {
 	}
 }
 
-// everyFact is every combination of what a decision looks at.
-func everyFact() []facts {
+// allFacts returns every combination of the facts that a decision depends on.
+func allFacts() []facts {
 	pods := []*podFacts{nil}
 	for _, node := range []string{"", "node-a", "node-b"} {
 		for _, digest := range []string{"d", "old"} {
@@ -188,7 +188,7 @@ func everyFact() []facts {
 		for _, pod := range pods {
 			for _, home := range verdicts {
 				for _, refusal := range []string{"", "quota"} {
-					all = append(all, facts{bottle: b.Obj(), pod: pod, home: home, refusal: refusal, wanted: wantedPod{digest: "d"}})
+					all = append(all, facts{bottle: b.Obj(), pod: pod, home: home, refusal: refusal, desired: desiredPod{digest: "d"}})
 				}
 			}
 		}

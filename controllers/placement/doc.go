@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package placement gives Bottles their nodes. For each Bottle that is to run
-// it keeps a placeholder Pod, which kube-scheduler binds like any other, and
-// writes the node it was bound to into the Bottle's status. It notices Pods
-// that are drained, nodes that are gone and agents that no longer answer, and
-// sees to it that a Bottle never runs on two nodes.
+// Package placement assigns Bottles to nodes. For each Bottle that should run,
+// it keeps a placeholder Pod, which kube-scheduler binds like any other Pod. It
+// writes the node that the Pod was bound to into the Bottle's status. It notices
+// drained Pods, lost nodes and agents that no longer answer, and it ensures that
+// a Bottle never runs on two nodes.
 //
-// It chooses no node itself, reads no Pod's phase, touches nothing on any node
-// and knows nothing of machines: what a Bottle's agent says and does is the
-// agent's own.
+// It does not choose nodes itself, does not read a Pod's phase, changes nothing
+// on the nodes and knows nothing about machines: everything on a node is left to
+// the node's agent.
 //
-// The decisions are pure (decide.go: facts in, decision out); bottle.go and
-// node.go gather the facts and do what was decided.
+// The decisions are pure (decide.go: facts in, decision out). bottle.go and
+// node.go gather the facts and carry out the decisions.
 package placement

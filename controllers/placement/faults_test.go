@@ -21,8 +21,8 @@ import (
 
 var errFault = errors.New("injected: the API server did not answer")
 
-// writes counts the manager's writes by kind and lets the n-th of one kind
-// fail, before its effect or after it (the reply is lost).
+// writes counts the manager's writes by kind. It makes the n-th write of one
+// kind fail, before its effect or after it (the reply is lost).
 type writes struct {
 	mu    sync.Mutex
 	count map[string]int
@@ -32,7 +32,7 @@ type writes struct {
 	fired bool
 }
 
-func (f *writes) do(kind string, write func() error) error {
+func (f *writes) intercept(kind string, write func() error) error {
 	f.mu.Lock()
 	if f.count == nil {
 		f.count = map[string]int{}
@@ -61,7 +61,7 @@ func (f *writes) seen() map[string]int {
 	return seen
 }
 
-func (f *writes) hit() bool {
+func (f *writes) injected() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.fired
@@ -81,26 +81,26 @@ func kindOf(o any) string {
 func (f *writes) funcs() interceptor.Funcs {
 	return interceptor.Funcs{
 		Create: func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.CreateOption) error {
-			return f.do("create "+kindOf(o), func() error { return c.Create(ctx, o, opts...) })
+			return f.intercept("create "+kindOf(o), func() error { return c.Create(ctx, o, opts...) })
 		},
 		Delete: func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.DeleteOption) error {
-			return f.do("delete "+kindOf(o), func() error { return c.Delete(ctx, o, opts...) })
+			return f.intercept("delete "+kindOf(o), func() error { return c.Delete(ctx, o, opts...) })
 		},
 		Patch: func(ctx context.Context, c client.WithWatch, o client.Object, p client.Patch, opts ...client.PatchOption) error {
-			return f.do("patch "+kindOf(o), func() error { return c.Patch(ctx, o, p, opts...) })
+			return f.intercept("patch "+kindOf(o), func() error { return c.Patch(ctx, o, p, opts...) })
 		},
 		SubResourcePatch: func(ctx context.Context, c client.Client, sub string, o client.Object, p client.Patch, opts ...client.SubResourcePatchOption) error {
-			return f.do("patch "+kindOf(o)+" "+sub, func() error { return c.SubResource(sub).Patch(ctx, o, p, opts...) })
+			return f.intercept("patch "+kindOf(o)+" "+sub, func() error { return c.SubResource(sub).Patch(ctx, o, p, opts...) })
 		},
 		SubResourceApply: func(ctx context.Context, c client.Client, sub string, o runtime.ApplyConfiguration, opts ...client.SubResourceApplyOption) error {
-			return f.do("apply Bottle "+sub, func() error { return c.SubResource(sub).Apply(ctx, o, opts...) })
+			return f.intercept("apply Bottle "+sub, func() error { return c.SubResource(sub).Apply(ctx, o, opts...) })
 		},
 	}
 }
 
-// story is a Bottle's life with a drain and the loss of its second node, and
-// a second Bottle that is deleted on the lost node. Every write that the
-// manager knows happens in it.
+// story is the life of a Bottle that is drained and then loses its second node,
+// and of a second Bottle that is deleted on the lost node. It includes every kind
+// of write that the manager makes.
 func story(w *world) {
 	w.Helper()
 	first, _ := w.node("a")
@@ -129,8 +129,8 @@ func story(w *world) {
 	w.gone("a")
 }
 
-// Each write fails once, before its effect and after it; the story goes on to
-// the same end.
+// Each write fails once, before or after its effect. The story still ends the
+// same way.
 func TestEveryWriteFailsOnce(t *testing.T) {
 	kinds := []string{"create Pod", "delete Pod", "patch Pod", "patch Bottle", "patch Bottle status", "patch Node status", "apply Bottle status"}
 	t.Run("none", func(t *testing.T) {
@@ -158,7 +158,7 @@ func TestEveryWriteFailsOnce(t *testing.T) {
 					w, f := newWorld(t), &writes{kind: kind, nth: nth, after: after}
 					w.start(f.funcs())
 					story(w)
-					if !f.hit() {
+					if !f.injected() {
 						t.Errorf("got no fault injected, want one: %v", f.seen())
 					}
 				})

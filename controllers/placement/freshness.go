@@ -11,9 +11,10 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 )
 
-// freshness remembers what was written last, so that a view from before it
-// is not acted upon: that would only cost a refused write. It is a saving,
-// not a safeguard; every write names the version that it rests on.
+// freshness remembers our last write to each Bottle, so that a pass does not act
+// on an older view. Acting on one would only cost a refused write: freshness is
+// an optimization, not a safeguard, because every write names the version that
+// it is based on.
 type freshness struct {
 	mu      sync.Mutex
 	written map[types.NamespacedName]string
@@ -21,15 +22,15 @@ type freshness struct {
 
 func newFreshness() *freshness { return &freshness{written: map[types.NamespacedName]string{}} }
 
-// wrote records the version that a write of ours made.
-func (f *freshness) wrote(key types.NamespacedName, version string) {
+// recordWrite records the version that our write produced.
+func (f *freshness) recordWrite(key types.NamespacedName, version string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.written[key] = version
 }
 
-// stale says whether the Bottle as read is older than our last write to it.
-// Once it is not, the write is forgotten.
+// stale reports whether the Bottle as read is older than our last write to it.
+// If it is not, stale forgets the write.
 func (f *freshness) stale(b *v1alpha1.Bottle) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -45,7 +46,7 @@ func (f *freshness) stale(b *v1alpha1.Bottle) bool {
 	return false
 }
 
-// forget drops what was remembered of a Bottle that is gone.
+// forget drops the record of a Bottle that is gone.
 func (f *freshness) forget(key types.NamespacedName) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

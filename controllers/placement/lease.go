@@ -11,7 +11,7 @@ import (
 	"k8s.io/utils/clock"
 )
 
-// leasePrefix begins the name of every agent's Lease; the node's name follows.
+// leasePrefix starts the name of every agent's Lease; the node's name follows.
 const leasePrefix = "bottle-agent-"
 
 func leaseName(node string) string { return leasePrefix + node }
@@ -25,10 +25,10 @@ func nodeOfLease(name string) string {
 	return node
 }
 
-// leases tells which agents are lost. A Lease is expired when it was not seen
-// to change for its duration, by this process's own clock: the clocks of the
-// nodes do not matter. A fresh process therefore waits a whole duration
-// before it calls any agent lost.
+// leases determines which agents are lost. A Lease expires when this process has
+// not seen it change for the Lease's duration. Only this process's clock counts;
+// the clocks of the nodes do not matter. A new process therefore waits for a
+// whole duration before it considers any agent lost.
 type leases struct {
 	clock    clock.PassiveClock
 	fallback time.Duration
@@ -37,7 +37,7 @@ type leases struct {
 	seen map[string]sighting
 }
 
-// sighting is when a Lease was first seen as it is now.
+// sighting records when the current version of a Lease was first seen.
 type sighting struct {
 	renewal string
 	at      time.Time
@@ -47,8 +47,8 @@ func newLeases(c clock.PassiveClock, fallback time.Duration) *leases {
 	return &leases{clock: c, fallback: fallback, seen: map[string]sighting{}}
 }
 
-// observe takes in the Lease of a node's agent, nil when there is none, and
-// returns how long it still holds; 0 or less means that it expired.
+// observe records the Lease of a node's agent, nil when there is none. It returns
+// how long the Lease remains valid; 0 or less means that it expired.
 func (l *leases) observe(node string, lease *coordinationv1.Lease) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -70,7 +70,7 @@ func (l *leases) observe(node string, lease *coordinationv1.Lease) time.Duration
 	return duration - l.clock.Since(s.at)
 }
 
-// forget drops what was seen of a node.
+// forget drops the record of a node.
 func (l *leases) forget(node string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

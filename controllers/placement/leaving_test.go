@@ -14,8 +14,8 @@ import (
 	"botbottle.dev/bottle-operator/test/builders"
 )
 
-// A drained placeholder stays until the machine is torn down; only then is
-// the Bottle placed anew.
+// A drained placeholder stays until the machine is torn down. Only then is the
+// Bottle placed again.
 func TestDrain(t *testing.T) {
 	w := newWorld(t)
 	w.start(interceptor.Funcs{})
@@ -29,7 +29,7 @@ func TestDrain(t *testing.T) {
 	w.always(func() string {
 		pods := w.pods("a")
 		if len(pods) != 1 || pods[0].UID != drained.UID {
-			return "the drained Pod does not hold its place any more"
+			return "the drained Pod no longer reserves its resources"
 		}
 		if *w.bottle("a").Status.NodeName != first {
 			return "the Bottle left without its agent"
@@ -51,8 +51,8 @@ func TestDrain(t *testing.T) {
 	})
 }
 
-// A placeholder that somebody removed by force is made again, for the same
-// node only, with what was booked and without preferences.
+// A placeholder that somebody removed by force is created again, for the same
+// node only, with the booked resources and without preferences.
 func TestForcedRemoval(t *testing.T) {
 	w := newWorld(t)
 	w.start(interceptor.Funcs{})
@@ -78,7 +78,7 @@ func TestForcedRemoval(t *testing.T) {
 	next := w.pod("a")
 	terms := next.Spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms
 	if len(terms) != 1 || terms[0].MatchFields[0].Values[0] != node || next.Spec.NodeSelector != nil {
-		t.Errorf("got terms %v and selector %v, want node %s alone", terms, next.Spec.NodeSelector, node)
+		t.Errorf("got terms %v and selector %v, want only node %s", terms, next.Spec.NodeSelector, node)
 	}
 	if got, want := next.Spec.Containers[0].Resources.Requests.Cpu().String(), "3100m"; got != want {
 		t.Errorf("got a request of %s CPUs, want the booked %s", got, want)
@@ -88,7 +88,7 @@ func TestForcedRemoval(t *testing.T) {
 	}
 }
 
-// A placeholder bound to another node than the Bottle's is no booking.
+// A placeholder that is bound to a node other than the Bottle's is replaced.
 func TestPlaceholderElsewhere(t *testing.T) {
 	w := newWorld(t)
 	w.start(interceptor.Funcs{})
@@ -130,19 +130,19 @@ func TestAgentLostAndBack(t *testing.T) {
 		t.Errorf("got Scheduled %s, want it to stay True", got)
 	}
 	if got := condition(b, v1alpha1.ConditionMachineReady); got != "True MachineRunning" {
-		t.Errorf("got MachineReady %s, want what the agent said last", got)
+		t.Errorf("got MachineReady %s, want what the agent reported last", got)
 	}
 	w.eventually(func() string { return w.room(name, "0") })
 	w.waitEvent("AgentLost")
 
 	w.agentOn(name)
-	w.newGeneration("a", 2) // before the agent has said anything anew
+	w.newGeneration("a", 2) // before the agent reports anything new
 	node := w.readNode(name)
 	node.Status.Capacity[v1alpha1.ResourceBottle] = *resourceOf("250")
 	node.Status.Allocatable[v1alpha1.ResourceBottle] = *resourceOf("250")
 	w.must(w.c.Status().Update(t.Context(), node))
 	w.always(func() string {
-		if w.room(name, "250") != "" { // it may be withdrawn once more, until the renewal is seen
+		if w.room(name, "250") != "" { // it may be withdrawn once more until the manager sees the renewal
 			node = w.readNode(name)
 			node.Status.Capacity[v1alpha1.ResourceBottle] = *resourceOf("250")
 			node.Status.Allocatable[v1alpha1.ResourceBottle] = *resourceOf("250")
@@ -156,13 +156,14 @@ func TestAgentLostAndBack(t *testing.T) {
 	w.report("a", "Proving")
 	w.always(func() string {
 		if got := condition(w.bottle("a"), v1alpha1.ConditionReady); got != "False Proving" {
-			return "got Ready " + got + ", want what the agent says"
+			return "got Ready " + got + ", want what the agent reports"
 		}
 		return w.room(name, "250")
 	})
 }
 
-// Whether a Bottle leaves a node on which its agent cannot tear it down.
+// TestNodeLoss checks when a Bottle leaves a node whose agent cannot tear it
+// down.
 func TestNodeLoss(t *testing.T) {
 	type loss struct{ agent, ready, tainted, gone bool }
 	tests := map[string]struct {
@@ -222,7 +223,7 @@ func TestNodeLoss(t *testing.T) {
 				t.Errorf("got status %+v, want nothing of the lost node", b.Status)
 			}
 			if e := b.Status.Egress; e == nil || e.Leak == nil || e.Leak.Path != "tcp to the node" || e.RecentDenials != nil {
-				t.Errorf("got egress %+v, want the leak alone: it is held against the Bottle wherever it goes", e)
+				t.Errorf("got egress %+v, want only the leak, which counts against the Bottle on every node", e)
 			}
 			if next := w.pod("a"); next.UID == old.UID || next.Spec.NodeName != "" {
 				t.Errorf("got Pod %s on %q, want a new one without a node", next.UID, next.Spec.NodeName)
@@ -232,7 +233,7 @@ func TestNodeLoss(t *testing.T) {
 	}
 }
 
-// A Bottle on a lost node can be deleted though its agent cannot help.
+// A Bottle on a lost node can be deleted although its agent cannot help.
 func TestDeletedOnLostNode(t *testing.T) {
 	w := newWorld(t)
 	w.start(interceptor.Funcs{})
@@ -244,7 +245,7 @@ func TestDeletedOnLostNode(t *testing.T) {
 	w.wait("a", v1alpha1.ConditionReady, "Unknown AgentLost")
 	w.always(func() string {
 		if len(w.bottle("a").Finalizers) == 0 {
-			return "the finalizer went while the node may be running"
+			return "the finalizer was removed while the node may still be running"
 		}
 		return ""
 	})
@@ -252,7 +253,7 @@ func TestDeletedOnLostNode(t *testing.T) {
 	w.gone("a")
 }
 
-// A Bottle deleted after its agent left it, and before it is placed again.
+// A Bottle can be deleted after it left one node and before it is placed again.
 func TestDeletedBetweenNodes(t *testing.T) {
 	w := newWorld(t)
 	w.start(interceptor.Funcs{})
@@ -267,7 +268,8 @@ func TestDeletedBetweenNodes(t *testing.T) {
 	w.gone("a")
 }
 
-// A Bottle deleted without its dependents leaves a Pod without an owner.
+// A Bottle that is deleted without its dependents leaves a Pod without an owner,
+// which is removed.
 func TestOrphanedPlaceholder(t *testing.T) {
 	w := newWorld(t)
 	w.start(interceptor.Funcs{})

@@ -17,8 +17,9 @@ import (
 	"botbottle.dev/bottle-operator/test/builders"
 )
 
-// From creation to deletion, in a namespace that enforces PodSecurity
-// "restricted"; at no moment is a Bottle that once had a Ready without one.
+// TestLife follows a Bottle from creation to deletion, in a namespace that
+// enforces PodSecurity "restricted". Once the Bottle has the condition Ready, it
+// never loses it.
 func TestLife(t *testing.T) {
 	w := newWorld(t)
 	w.restrict()
@@ -53,7 +54,7 @@ func TestLife(t *testing.T) {
 		t.Errorf("got Ready %s at the hand-over, want False Progressing", ready)
 	}
 
-	w.newGeneration("a", 2) // which the manager notes, while no agent has a Ready
+	w.newGeneration("a", 2) // the manager observes it while no agent owns Ready
 	w.takeOver("a")
 	w.newGeneration("a", 3)
 	if ready := condition(w.bottle("a"), v1alpha1.ConditionReady); ready != "False Proving" {
@@ -79,7 +80,7 @@ func TestLife(t *testing.T) {
 	}
 }
 
-// newGeneration changes the spec and waits until the manager noted it.
+// newGeneration changes the spec and waits until the manager has observed it.
 func (w *world) newGeneration(name string, want int64) {
 	w.Helper()
 	b := w.bottle(name)
@@ -105,8 +106,8 @@ func (w *world) restrict() {
 	w.must(w.c.Update(w.Context(), ns))
 }
 
-// watchReady watches every version of a Bottle; what it returns is called
-// once the Bottle is gone, and lists the versions that lost Ready.
+// watchReady watches every version of a Bottle. Call the returned function to
+// wait until the Bottle is gone and to list the versions that lost Ready.
 func (w *world) watchReady(b *v1alpha1.Bottle) func() []string {
 	w.Helper()
 	watch, err := w.c.Watch(w.Context(), &v1alpha1.BottleList{}, client.InNamespace(w.ns),

@@ -17,15 +17,15 @@ import (
 // scrapeTimeout bounds how long a scrape waits for the cache.
 const scrapeTimeout = 5 * time.Second
 
-// recorded are the metrics of placement.
-type recorded struct{ duration prometheus.Histogram }
+// placementMetrics are the metrics that placement records.
+type placementMetrics struct{ duration prometheus.Histogram }
 
-// registerMetrics makes the metrics and registers them. Those that an earlier
-// manager of the same process registered are used again.
-func registerMetrics(reg prometheus.Registerer, bottles client.Reader, v *verdicts) (*recorded, error) {
-	m := &recorded{duration: prometheus.NewHistogram(prometheus.HistogramOpts{
+// registerMetrics creates and registers the metrics. It reuses those that an
+// earlier manager in the same process registered.
+func registerMetrics(reg prometheus.Registerer, bottles client.Reader, v *verdicts) (*placementMetrics, error) {
+	m := &placementMetrics{duration: prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name:    "bottle_operator_placement_duration_seconds",
-		Help:    "Time from the creation of a placeholder Pod, in whole seconds, until its node was written to the Bottle.",
+		Help:    "Time from the creation of a placeholder Pod, which is known in whole seconds, until its node was written to the Bottle.",
 		Buckets: prometheus.ExponentialBuckets(0.25, 2, 14),
 	})}
 	if err := reg.Register(m.duration); err != nil {
@@ -45,7 +45,7 @@ func registerMetrics(reg prometheus.Registerer, bottles client.Reader, v *verdic
 	return m, nil
 }
 
-func (m *recorded) placed(created, now time.Time) {
+func (m *placementMetrics) placed(created, now time.Time) {
 	m.duration.Observe(max(now.Sub(created), 0).Seconds())
 }
 
@@ -56,7 +56,7 @@ var (
 		"Number of nodes whose agent stopped renewing its Lease.", nil, nil)
 )
 
-// collector counts at each scrape what the cache holds.
+// collector counts the objects in the cache at each scrape.
 type collector struct {
 	bottles  client.Reader
 	verdicts *verdicts

@@ -19,10 +19,10 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 )
 
-// nodes watches over one node: whether it is there, whether it is declared
-// out of service, whether its agent still renews its Lease. It tells the
-// Bottle controller what is new, and keeps the scheduler from sending more
-// Bottles to a node without an agent.
+// nodes reconciles nodes. It observes whether a node exists, whether it is
+// declared out of service and whether its agent still renews its Lease. It
+// notifies the Bottle controller of changes, and keeps the scheduler from placing
+// more Bottles on a node without an agent.
 type nodes struct {
 	client.Client
 	live     client.Reader
@@ -30,11 +30,11 @@ type nodes struct {
 	options  Options
 	leases   *leases
 	verdicts *verdicts
-	// news are nodes of which something new was found out.
-	news chan event.GenericEvent
+	// changed receives the nodes whose facts changed.
+	changed chan event.GenericEvent
 }
 
-// Reconcile makes one pass over one node, of which there need not be a Node.
+// Reconcile makes one pass over one node. The Node object need not exist.
 func (r *nodes) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	node := &corev1.Node{}
 	err := r.Get(ctx, req.NamespacedName, node)
@@ -47,34 +47,36 @@ func (r *nodes) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, e
 		return ctrl.Result{}, err
 	}
 	if lease == nil {
-		// Nodes that never had an agent are none of our business.
-		concerned, err := r.concerned(ctx, req.Name, node)
+		// Nodes that never had an agent are not our concern.
+		expected, err := r.expectsAgent(ctx, req.Name, node)
 		if err != nil {
 			return ctrl.Result{}, err
 		}
-		if !concerned {
+		if !expected {
 			r.leases.forget(req.Name)
 			r.publish(ctx, req.Name, nodeFacts{outOfService: v.outOfService})
 			return ctrl.Result{}, nil
 		}
 	}
-	holds := r.leases.observe(req.Name, lease)
-	if holds <= 0 {
-		// The watch may have fallen behind: ask once more before saying so.
+	left := r.leases.observe(req.Name, lease)
+	if left <= 0 {
+		// The watch may lag behind: read the Lease from the API server before
+		// declaring the agent lost.
 		if lease, err = r.lease(ctx, r.live, req.Name); err != nil {
 			return ctrl.Result{}, err
 		}
-		holds = r.leases.observe(req.Name, lease)
+		left = r.leases.observe(req.Name, lease)
 	}
-	v.agentLost = holds <= 0
-	if err := r.tell(ctx, req.Name, node, v); err != nil {
+	v.agentLost = left <= 0
+	if err := r.report(ctx, req.Name, node, v); err != nil {
 		return ctrl.Result{}, err
 	}
-	return ctrl.Result{RequeueAfter: max(holds, 0)}, nil
+	return ctrl.Result{RequeueAfter: max(left, 0)}, nil
 }
 
-// tell makes known what was found out.
-func (r *nodes) tell(ctx context.Context, name string, node *corev1.Node, v nodeFacts) error {
+// report publishes the facts about a node. If its agent is lost, report first
+// withdraws the node's capacity, and records an Event when the loss is new.
+func (r *nodes) report(ctx context.Context, name string, node *corev1.Node, v nodeFacts) error {
 	was := r.verdicts.get(name)
 	if v.agentLost && !v.gone {
 		if err := r.withdrawCapacity(ctx, node); err != nil {
@@ -82,14 +84,14 @@ func (r *nodes) tell(ctx context.Context, name string, node *corev1.Node, v node
 		}
 		if !was.agentLost {
 			r.recorder.Eventf(node, nil, corev1.EventTypeWarning, v1alpha1.ReasonAgentLost, "Watching",
-				"The Bottle agent stopped renewing Lease %s/%s; the node is given no more Bottles", r.options.Namespace, leaseName(name))
+				"The Bottle agent stopped renewing Lease %s/%s; the node gets no more Bottles", r.options.Namespace, leaseName(name))
 		}
 	}
 	r.publish(ctx, name, v)
 	return nil
 }
 
-// publish hands news to the Bottle controller.
+// publish stores the facts and, if they changed, notifies the Bottle controller.
 func (r *nodes) publish(ctx context.Context, name string, v nodeFacts) {
 	if !r.verdicts.set(name, v) {
 		return
@@ -98,14 +100,14 @@ func (r *nodes) publish(ctx context.Context, name string, v nodeFacts) {
 	node := &corev1.Node{}
 	node.Name = name
 	select {
-	case r.news <- event.GenericEvent{Object: node}:
+	case r.changed <- event.GenericEvent{Object: node}:
 	case <-ctx.Done():
 	}
 }
 
-// concerned says whether the node counts as having an agent though it has no
-// Lease: it offers room for Bottles, or it has some.
-func (r *nodes) concerned(ctx context.Context, name string, node *corev1.Node) (bool, error) {
+// expectsAgent reports whether a node without a Lease should have an agent:
+// because it offers capacity for Bottles or has some.
+func (r *nodes) expectsAgent(ctx context.Context, name string, node *corev1.Node) (bool, error) {
 	if _, offers := node.Status.Capacity[v1alpha1.ResourceBottle]; offers {
 		return true, nil
 	}
@@ -129,8 +131,8 @@ func (r *nodes) lease(ctx context.Context, from client.Reader, node string) (*co
 	return lease, nil
 }
 
-// withdrawCapacity sets the node's room for Bottles to 0. The agent offers it
-// again when it is back.
+// withdrawCapacity sets the node's capacity for Bottles to 0. The agent restores
+// it when it is back.
 func (r *nodes) withdrawCapacity(ctx context.Context, node *corev1.Node) error {
 	zero := map[string]string{v1alpha1.ResourceBottle: "0"}
 	status := map[string]any{}
@@ -154,8 +156,8 @@ func (r *nodes) withdrawCapacity(ctx context.Context, node *corev1.Node) error {
 	return nil
 }
 
-// outOfService says that a node is not ready and that somebody tainted it as
-// switched off, which is the word on which its Bottles may go elsewhere.
+// outOfService reports whether a node is not ready and somebody tainted it as out
+// of service, which permits its Bottles to be placed elsewhere.
 func outOfService(node *corev1.Node) bool {
 	for _, c := range node.Status.Conditions {
 		if c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue {

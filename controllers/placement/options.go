@@ -12,34 +12,34 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 )
 
-// Options are what placement is told by the command line.
+// Options configure placement.
 type Options struct {
-	// Namespace in which the agents' Leases are.
+	// Namespace is the namespace of the agents' Leases.
 	Namespace string
-	// DefaultCPUs is the number of virtual CPUs, 1 to 16, of a Bottle whose
-	// spec does not say.
+	// DefaultCPUs is the number of virtual CPUs, 1 to 16, of a Bottle whose spec
+	// does not set it.
 	DefaultCPUs int32
-	// DefaultMemory is the memory of a Bottle whose spec does not say.
+	// DefaultMemory is the memory of a Bottle whose spec does not set it.
 	DefaultMemory resource.Quantity
 	// OverheadCPU and OverheadMemory are booked for each Bottle on top of its
-	// machine's size: its VMM, network backend and bundle.
+	// machine's size, for its VMM, network backend and bundle.
 	OverheadCPU    resource.Quantity
 	OverheadMemory resource.Quantity
-	// PlaceholderImage is the image of the placeholder's container, which has
-	// nothing to do but wait.
+	// PlaceholderImage is the image of the placeholder's container, which only
+	// has to wait.
 	PlaceholderImage string
-	// LeaseDuration after which an agent's Lease expires that does not say.
+	// LeaseDuration is the duration of an agent's Lease that does not set one.
 	LeaseDuration time.Duration
-	// RefusalRetry is how long to wait before a placeholder that the API
-	// server refused is tried again.
+	// RefusalRetry is how long to wait before creating a placeholder again that
+	// the API server refused.
 	RefusalRetry time.Duration
-	// Clock by which Leases expire; nil is the wall clock.
+	// Clock measures when Leases expire; nil means the wall clock.
 	Clock clock.PassiveClock
-	// Registerer of the metrics; nil is the one that controllers serve from.
+	// Registerer registers the metrics; nil means controller-runtime's registry.
 	Registerer prometheus.Registerer
 }
 
-// DefaultOptions are those of a manager whose command line says nothing.
+// DefaultOptions returns the options of a manager without flags.
 func DefaultOptions() Options {
 	return Options{
 		Namespace:        "bottle-system",
@@ -53,14 +53,14 @@ func DefaultOptions() Options {
 	}
 }
 
-// validate fills in what may be left out and refuses what cannot work.
+// validate fills in defaults and returns an error for invalid options.
 func (o *Options) validate() error {
 	defaults := DefaultOptions()
 	if o.Namespace == "" {
-		return errors.New("no namespace for the agents' Leases")
+		return errors.New("the namespace of the agents' Leases is not set")
 	}
 	if o.PlaceholderImage == "" {
-		return errors.New("no image for placeholder Pods")
+		return errors.New("the image of placeholder Pods is not set")
 	}
 	if o.DefaultCPUs < 1 || o.DefaultCPUs > 16 {
 		return errors.New("the default number of CPUs must be 1 to 16")

@@ -19,14 +19,16 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// annotationDigest is on a placeholder Pod: the digest of what was asked for,
-// so that a Bottle changed before it was placed gets a Pod that asks anew.
+// annotationDigest, on a placeholder Pod, is the digest of what the Pod requests
+// from the scheduler. A Bottle that changes before it is placed gets a new Pod.
 const annotationDigest = "botbottle.dev/placeholder-digest"
 
-// mebibyte is the unit in which memory is booked, as smolvm takes no other.
+// mebibyte is the unit in which memory is booked, because smolvm accepts no
+// other.
 const mebibyte = 1 << 20
 
-// pickResources is the machine's size: the spec's, else the defaults.
+// pickResources returns the machine's size: what the spec sets, and the defaults
+// for the rest.
 func pickResources(b *v1alpha1.Bottle, o Options) v1alpha1.ResourcesStatus {
 	r := v1alpha1.ResourcesStatus{CPUs: o.DefaultCPUs, Memory: o.DefaultMemory}
 	if m := b.Spec.Machine; m != nil {
@@ -38,10 +40,11 @@ func pickResources(b *v1alpha1.Bottle, o Options) v1alpha1.ResourcesStatus {
 	return r
 }
 
-// renderPod is the placeholder of a Bottle that is to have these resources.
-// The first placeholder asks for what the spec says. One that is pinned to
-// the node on which the Bottle already is asks for room there and nothing
-// else, for preferences must not keep a running machine from being booked.
+// renderPod returns the placeholder of a Bottle that needs these resources. If
+// pin is empty, the placeholder carries the spec's scheduling fields. Otherwise
+// the Bottle is already on the node pin: the placeholder requests room on that
+// node only, because preferences must not keep a running machine from being
+// booked.
 func renderPod(b *v1alpha1.Bottle, r v1alpha1.ResourcesStatus, pin string, o Options) (*corev1.Pod, error) {
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
@@ -81,8 +84,8 @@ func placeholderContainer(r v1alpha1.ResourcesStatus, o Options) corev1.Containe
 	cpu.Add(o.OverheadCPU)
 	memory := r.Memory.DeepCopy()
 	memory.Add(o.OverheadMemory)
-	// Limits equal requests: extended resources demand it, and quotas on
-	// either count a Bottle as what it is.
+	// Limits equal requests: extended resources require that, and quotas on
+	// either then count what a Bottle really uses.
 	list := corev1.ResourceList{
 		corev1.ResourceCPU:      cpu,
 		corev1.ResourceMemory:   memory,
@@ -101,14 +104,14 @@ func placeholderContainer(r v1alpha1.ResourcesStatus, o Options) corev1.Containe
 	}
 }
 
-// podName is the Bottle's id. There is one name for a Bottle, so that two
-// managers, or one with an old view, cannot make two placeholders.
+// podName is the Bottle's id. Each Bottle has exactly one Pod name, so that two
+// managers, or one with an outdated view, cannot create two placeholders.
 func podName(b *v1alpha1.Bottle) string {
 	return host.Owner{UID: string(b.UID), Slug: b.Spec.Slug}.ID()
 }
 
-// podLabels are the Bottle's own, for topology spread and affinity to select
-// by, and ours over them.
+// podLabels returns the Bottle's own labels, which topology spread and affinity
+// can select by, overridden by ours.
 func podLabels(b *v1alpha1.Bottle) map[string]string {
 	l := maps.Clone(b.Labels)
 	if l == nil {
@@ -144,8 +147,8 @@ func copyScheduling(pod *corev1.Pod, b *v1alpha1.Bottle, pin string) {
 	}
 }
 
-// pinned returns affinity a narrowed to one node. The terms of a node
-// selector are alternatives, so each of them is narrowed.
+// pinned returns affinity a, restricted to one node. The terms of a node selector
+// are alternatives, so each of them is restricted.
 func pinned(a *corev1.Affinity, node string) *corev1.Affinity {
 	pin := corev1.NodeSelectorRequirement{Key: metav1.ObjectNameField, Operator: corev1.NodeSelectorOpIn, Values: []string{node}}
 	out := &corev1.Affinity{}
@@ -164,14 +167,14 @@ func pinned(a *corev1.Affinity, node string) *corev1.Affinity {
 	}
 	for i := range required.NodeSelectorTerms {
 		term := &required.NodeSelectorTerms[i]
-		if len(term.MatchFields)+len(term.MatchExpressions) > 0 { // an empty term matches nothing and must not begin to
+		if len(term.MatchFields)+len(term.MatchExpressions) > 0 { // an empty term matches nothing, and must stay that way
 			term.MatchFields = append(term.MatchFields, pin)
 		}
 	}
 	return out
 }
 
-// digestOf is what the scheduler is asked for, in short.
+// digestOf returns a digest of what the Pod requests from the scheduler.
 func digestOf(pod *corev1.Pod) (string, error) {
 	data, err := json.Marshal(struct {
 		Labels map[string]string
@@ -184,7 +187,7 @@ func digestOf(pod *corev1.Pod) (string, error) {
 	return hex.EncodeToString(sum[:8]), nil
 }
 
-// observePod reads the only things that are looked at.
+// observePod returns the properties of a Pod that decisions use, or nil.
 func observePod(pod *corev1.Pod) *podFacts {
 	if pod == nil {
 		return nil

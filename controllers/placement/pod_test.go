@@ -18,11 +18,11 @@ import (
 	"botbottle.dev/bottle-operator/test/builders"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "rewrite the golden files")
 
 const testUID = "1a2b3c4d-0000-4000-8000-000000000000"
 
-// testdata/NAME.in.yaml is a Bottle, NAME.out.yaml its placeholder.
+// testdata/NAME.in.yaml is a Bottle, and NAME.out.yaml is its placeholder.
 func TestRenderPod(t *testing.T) {
 	inputs, err := filepath.Glob("testdata/*.in.yaml")
 	if err != nil || len(inputs) == 0 {
@@ -74,13 +74,13 @@ func TestPickResources(t *testing.T) {
 		cpus   int32
 		memory string
 	}{
-		"defaults":               {builders.MakeBottle("a"), 4, "8Gi"},
-		"cpus alone":             {builders.MakeBottle("a").CPUs(1), 1, "8Gi"},
-		"memory alone":           {builders.MakeBottle("a").Memory("64Mi"), 4, "64Mi"},
-		"rounded up":             {builders.MakeBottle("a").Memory("64Mi").Memory("67108865"), 4, "65Mi"},
-		"decimal unit":           {builders.MakeBottle("a").Memory("100M"), 4, "96Mi"},
-		"a fraction of a byte":   {builders.MakeBottle("a").Memory("134217728001m"), 4, "129Mi"},
-		"as much as may be said": {builders.MakeBottle("a").CPUs(16).Memory("1Ti"), 16, "1Ti"},
+		"defaults":             {builders.MakeBottle("a"), 4, "8Gi"},
+		"only cpus":            {builders.MakeBottle("a").CPUs(1), 1, "8Gi"},
+		"only memory":          {builders.MakeBottle("a").Memory("64Mi"), 4, "64Mi"},
+		"rounded up":           {builders.MakeBottle("a").Memory("64Mi").Memory("67108865"), 4, "65Mi"},
+		"decimal unit":         {builders.MakeBottle("a").Memory("100M"), 4, "96Mi"},
+		"a fraction of a byte": {builders.MakeBottle("a").Memory("134217728001m"), 4, "129Mi"},
+		"the maximum":          {builders.MakeBottle("a").CPUs(16).Memory("1Ti"), 16, "1Ti"},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -93,7 +93,8 @@ func TestPickResources(t *testing.T) {
 	}
 }
 
-// What the scheduler is asked decides the digest; what it is not asked, not.
+// The digest depends on what the Pod requests from the scheduler and on nothing
+// else.
 func TestDigest(t *testing.T) {
 	digest := func(b *builders.Bottle) string {
 		pod, err := renderPod(b.UID(testUID).Obj(), pickResources(b.Obj(), DefaultOptions()), "", DefaultOptions())
@@ -128,8 +129,8 @@ func TestDigest(t *testing.T) {
 	}
 }
 
-// A pin narrows each alternative of the user's, and makes none of them match
-// that matched nothing.
+// A pin restricts each of the user's alternatives. A term that matched nothing
+// still matches nothing.
 func TestPinned(t *testing.T) {
 	term := func(key string) corev1.NodeSelectorTerm {
 		return corev1.NodeSelectorTerm{MatchExpressions: []corev1.NodeSelectorRequirement{{Key: key, Operator: corev1.NodeSelectorOpExists}}}

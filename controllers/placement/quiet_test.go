@@ -12,8 +12,8 @@ import (
 	"botbottle.dev/bottle-operator/test/builders"
 )
 
-// How many writes a Bottle costs the manager until it runs, and that then
-// neither passes nor a restart of the manager cost any.
+// TestWrites counts the manager's writes until a Bottle runs. After that, neither
+// further passes nor a restart of the manager write anything.
 func TestWrites(t *testing.T) {
 	w, f := newWorld(t), &writes{}
 	w.start(f.funcs())
@@ -24,10 +24,10 @@ func TestWrites(t *testing.T) {
 	if diff := cmp.Diff(want, f.seen()); diff != "" {
 		t.Errorf("writes until the hand-over (-want +got):\n%s", diff)
 	}
-	for i := range 5 { // each is a pass
+	for i := range 5 { // each change triggers a pass
 		b := w.bottle("a")
 		before := b.DeepCopy()
-		b.Annotations = map[string]string{"touched": fmt.Sprint(i)}
+		b.Annotations = map[string]string{"changed": fmt.Sprint(i)}
 		w.must(w.c.Patch(t.Context(), b, client.MergeFrom(before)))
 		w.report("a", fmt.Sprintf("Reason%d", i))
 	}

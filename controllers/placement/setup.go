@@ -40,9 +40,9 @@ const (
 	workers    = 4
 )
 
-// CacheOptions are those that the manager's cache must be made with: of the
-// cluster's Pods only placeholders, of its Leases only those of the system
-// namespace, of either and of Nodes only the parts that are looked at.
+// CacheOptions returns the options for the manager's cache. The cache holds only
+// placeholder Pods, Nodes and the Leases in the given namespace, and of each only
+// the parts that placement uses.
 func CacheOptions(namespace string) (cache.Options, error) {
 	ours, err := labels.NewRequirement(v1alpha1.LabelUID, selection.Exists, nil)
 	if err != nil {
@@ -58,7 +58,7 @@ func CacheOptions(namespace string) (cache.Options, error) {
 	}}, nil
 }
 
-// slimPod keeps of a Pod what is looked at.
+// slimPod keeps only the parts of a Pod that placement uses.
 func slimPod(o any) (any, error) {
 	pod, ok := o.(*corev1.Pod)
 	if !ok {
@@ -75,7 +75,7 @@ func slimPod(o any) (any, error) {
 	return slim, nil
 }
 
-// slimNode keeps of a Node what is looked at.
+// slimNode keeps only the parts of a Node that placement uses.
 func slimNode(o any) (any, error) {
 	node, ok := o.(*corev1.Node)
 	if !ok {
@@ -89,12 +89,12 @@ func slimNode(o any) (any, error) {
 			slim.Status.Conditions = []corev1.NodeCondition{{Type: c.Type, Status: c.Status}}
 		}
 	}
-	slim.Status.Capacity = onlyBottles(node.Status.Capacity)
-	slim.Status.Allocatable = onlyBottles(node.Status.Allocatable)
+	slim.Status.Capacity = bottleCapacity(node.Status.Capacity)
+	slim.Status.Allocatable = bottleCapacity(node.Status.Allocatable)
 	return slim, nil
 }
 
-func onlyBottles(l corev1.ResourceList) corev1.ResourceList {
+func bottleCapacity(l corev1.ResourceList) corev1.ResourceList {
 	q, has := l[v1alpha1.ResourceBottle]
 	if !has {
 		return nil
@@ -102,8 +102,8 @@ func onlyBottles(l corev1.ResourceList) corev1.ResourceList {
 	return corev1.ResourceList{v1alpha1.ResourceBottle: q}
 }
 
-// SetupWithManager adds placement to a manager whose cache was made with
-// CacheOptions. The manager must elect a leader when there may be two.
+// SetupWithManager adds placement to a manager whose cache was created with
+// CacheOptions. If several managers may run, they must elect a leader.
 func SetupWithManager(mgr ctrl.Manager, o Options) error {
 	if err := o.validate(); err != nil {
 		return fmt.Errorf("placement: %w", err)
@@ -111,7 +111,7 @@ func SetupWithManager(mgr ctrl.Manager, o Options) error {
 	if err := addIndexes(mgr.GetFieldIndexer()); err != nil {
 		return err
 	}
-	v, news := newVerdicts(), make(chan event.GenericEvent)
+	v, changed := newVerdicts(), make(chan event.GenericEvent)
 	m, err := registerMetrics(o.Registerer, mgr.GetClient(), v)
 	if err != nil {
 		return fmt.Errorf("register metrics: %w", err)
@@ -122,11 +122,11 @@ func SetupWithManager(mgr ctrl.Manager, o Options) error {
 	}
 	b := &bottles{Client: mgr.GetClient(), live: mgr.GetAPIReader(), recorder: recorder, options: o, verdicts: v, metrics: m, fresh: newFreshness()}
 	n := &nodes{Client: mgr.GetClient(), live: mgr.GetAPIReader(), recorder: recorder, options: o,
-		leases: newLeases(o.Clock, o.LeaseDuration), verdicts: v, news: news}
+		leases: newLeases(o.Clock, o.LeaseDuration), verdicts: v, changed: changed}
 	err = ctrl.NewControllerManagedBy(mgr).Named("placement").
 		For(&v1alpha1.Bottle{}).
 		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(bottleOfPod)).
-		WatchesRawSource(source.Channel(news, handler.EnqueueRequestsFromMapFunc(b.onNode))).
+		WatchesRawSource(source.Channel(changed, handler.EnqueueRequestsFromMapFunc(b.onNode))).
 		WithOptions(controllerOptions()).
 		Complete(b)
 	if err != nil {
@@ -172,9 +172,9 @@ func addIndexes(indexer client.FieldIndexer) error {
 	return nil
 }
 
-// bottleName is the name of a placeholder's Bottle. It is an annotation, as a
-// label value is too short for some names; one that lost it is known by its
-// controller.
+// bottleName returns the name of a placeholder's Bottle. It is in an annotation,
+// because label values are too short for some names. If the annotation is
+// missing, the Pod's controller gives the name.
 func bottleName(pod client.Object) string {
 	if name := pod.GetAnnotations()[v1alpha1.LabelName]; name != "" {
 		return name
@@ -182,7 +182,7 @@ func bottleName(pod client.Object) string {
 	return controllingBottle(pod)
 }
 
-// controllingBottle is the name of the Bottle that controls a Pod, or "".
+// controllingBottle returns the name of the Bottle that controls a Pod, or "".
 func controllingBottle(pod client.Object) string {
 	c := metav1.GetControllerOfNoCopy(pod)
 	if c == nil || c.Kind != "Bottle" || !strings.HasPrefix(c.APIVersion, v1alpha1.GroupVersion.Group+"/") {
@@ -199,7 +199,7 @@ func bottleOfPod(_ context.Context, pod client.Object) []reconcile.Request {
 	return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: pod.GetNamespace(), Name: name}}}
 }
 
-// nodeOfObject is the node of an agent's Lease or of a Bottle.
+// nodeOfObject returns a request for the node of an agent's Lease or of a Bottle.
 func nodeOfObject(_ context.Context, o client.Object) []reconcile.Request {
 	var node string
 	switch o := o.(type) {
@@ -214,7 +214,7 @@ func nodeOfObject(_ context.Context, o client.Object) []reconcile.Request {
 	return []reconcile.Request{{NamespacedName: types.NamespacedName{Name: node}}}
 }
 
-// onNode are the Bottles on a node.
+// onNode returns requests for the Bottles on a node.
 func (r *bottles) onNode(ctx context.Context, node client.Object) []reconcile.Request {
 	list := &v1alpha1.BottleList{}
 	if err := r.List(ctx, list, client.MatchingFields{indexBottleNode: node.GetName()}); err != nil {

@@ -21,8 +21,8 @@ import (
 	"botbottle.dev/bottle-operator/test/builders"
 )
 
-// oldView is a reconciler whose cache shows what the test says, before a real
-// API server, which knows better.
+// oldView is a reconciler whose cache shows what the test sets, in front of a
+// real API server that has newer objects.
 type oldView struct {
 	*testing.T
 	c      client.WithWatch
@@ -92,12 +92,12 @@ func (v *oldView) setNode(b *v1alpha1.Bottle, node string) {
 	v.must(v.c.Status().Update(v.Context(), b))
 }
 
-// pass makes one pass; the view being old, it is to write nothing.
+// pass makes one pass and expects it to be retried, because the view is old.
 func (v *oldView) pass() {
 	v.Helper()
 	result, err := v.r.Reconcile(v.Context(), ctrl.Request{NamespacedName: client.ObjectKey{Namespace: v.ns, Name: "a"}})
 	if err != nil || result.RequeueAfter != staleRetry {
-		v.Errorf("got %v, %v, want the pass to be made again", result, err)
+		v.Errorf("got %v, %v, want the pass to be retried", result, err)
 	}
 }
 
@@ -119,7 +119,8 @@ func (v *oldView) wantHeld(pod *corev1.Pod) {
 	}
 }
 
-// The view is from before the Bottle was given its node; its Pod was drained.
+// The view is older than the assignment of the Bottle's node. Its Pod was
+// drained.
 func TestOldViewDoesNotReleaseThePod(t *testing.T) {
 	v := newOldView(t)
 	b, pod := v.make("node-a")
@@ -133,8 +134,8 @@ func TestOldViewDoesNotReleaseThePod(t *testing.T) {
 	v.wantNode("node-a")
 }
 
-// The view is from before the agent left the node.
-func TestOldViewDoesNotGiveTheNodeBack(t *testing.T) {
+// The view is older than the agent's removal of the node.
+func TestOldViewDoesNotRestoreTheNode(t *testing.T) {
 	for name, on := range map[string]string{"placed": "node-a", "not yet placed": ""} {
 		t.Run(name, func(t *testing.T) {
 			v := newOldView(t)
@@ -149,8 +150,8 @@ func TestOldViewDoesNotGiveTheNodeBack(t *testing.T) {
 	}
 }
 
-// The view is from before the Bottle came.
-func TestOldViewDoesNotRemoveAsStray(t *testing.T) {
+// The view is older than the Bottle.
+func TestOldViewDoesNotRemoveThePodAsStray(t *testing.T) {
 	v := newOldView(t)
 	_, pod := v.make("node-a")
 	v.pods = []corev1.Pod{*pod}
@@ -158,7 +159,7 @@ func TestOldViewDoesNotRemoveAsStray(t *testing.T) {
 	v.wantHeld(pod)
 }
 
-// The node was lost, as far as was heard, and is back.
+// The last verdict says that the node is lost, but the node is back.
 func TestOldVerdictDoesNotClear(t *testing.T) {
 	for name, deleted := range map[string]bool{"running": false, "deleted": true} {
 		t.Run(name, func(t *testing.T) {
@@ -180,13 +181,13 @@ func TestOldVerdictDoesNotClear(t *testing.T) {
 			v.wantNode(node.Name)
 			v.must(v.c.Get(t.Context(), client.ObjectKeyFromObject(b), b))
 			if !controllerutil.ContainsFinalizer(b, v1alpha1.FinalizerNode) {
-				t.Error("got the agent's finalizer taken off, want it kept")
+				t.Error("got the agent's finalizer removed, want it kept")
 			}
 		})
 	}
 }
 
-// The view is from before the Bottle, deleted by now, was given a node.
+// The view is older than the assignment of a node to the deleted Bottle.
 func TestOldViewDoesNotDropTheFinalizer(t *testing.T) {
 	v := newOldView(t)
 	b, pod := v.make("node-a")
@@ -197,6 +198,6 @@ func TestOldViewDoesNotDropTheFinalizer(t *testing.T) {
 	v.pass()
 	v.must(v.c.Get(t.Context(), client.ObjectKeyFromObject(b), b))
 	if !controllerutil.ContainsFinalizer(b, v1alpha1.FinalizerNode) {
-		t.Error("got the agent's finalizer taken off, want it kept")
+		t.Error("got the agent's finalizer removed, want it kept")
 	}
 }

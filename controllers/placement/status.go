@@ -17,16 +17,15 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 )
 
-// Ownership. The manager owns nodeName, resources and Scheduled, always. Ready
-// and EgressEnforced are the agent's; the manager writes them while there is
-// no agent to do it. A field that an applier leaves out is taken away from
-// it, and vanishes when nobody else owns it. So the manager lets go of a
-// condition only once the agent owns its status, and carries it along as it
-// is until then.
+// Ownership: the manager always owns nodeName, resources and Scheduled. The agent
+// owns Ready and EgressEnforced, but the manager writes them while no agent can.
+// An applier loses ownership of a field that it leaves out, and the field
+// disappears if nobody else owns it. So the manager keeps applying a condition
+// unchanged until the agent owns it.
 
-// conditionsToApply are the conditions that the manager's apply must carry:
-// what it asserts, Scheduled, and what would vanish without it.
-func conditionsToApply(b *v1alpha1.Bottle, w *wantedStatus, now metav1.Time) []metav1.Condition {
+// conditionsToApply returns the conditions that the manager's apply must include:
+// those that it asserts, Scheduled, and those that would otherwise disappear.
+func conditionsToApply(b *v1alpha1.Bottle, w *desiredStatus, now metav1.Time) []metav1.Condition {
 	var conditions []metav1.Condition
 	for _, t := range []string{v1alpha1.ConditionScheduled, v1alpha1.ConditionReady, v1alpha1.ConditionEgressEnforced} {
 		have := meta.FindStatusCondition(b.Status.Conditions, t)
@@ -42,7 +41,7 @@ func conditionsToApply(b *v1alpha1.Bottle, w *wantedStatus, now metav1.Time) []m
 			}
 			conditions = append(conditions, c)
 		case t == v1alpha1.ConditionEgressEnforced && w.nodeName == "":
-			// Without a node there is nothing to be said of it.
+			// Without a node there is no egress to report on.
 		case have != nil && !agentOwns(b, t):
 			conditions = append(conditions, *have)
 		}
@@ -50,10 +49,10 @@ func conditionsToApply(b *v1alpha1.Bottle, w *wantedStatus, now metav1.Time) []m
 	return conditions
 }
 
-// longestMessage is how long the API lets a condition's message be.
+// longestMessage is the API's limit on a condition's message, in bytes.
 const longestMessage = 32768
 
-// cut shortens the words of others to what a condition can hold.
+// cut shortens a message from elsewhere to longestMessage.
 func cut(message string) string {
 	if len(message) <= longestMessage {
 		return message
@@ -61,8 +60,8 @@ func cut(message string) string {
 	return strings.ToValidUTF8(message[:longestMessage], "")
 }
 
-// statusDiffers says whether applying would change anything but ownership.
-func statusDiffers(b *v1alpha1.Bottle, w *wantedStatus, conditions []metav1.Condition) bool {
+// statusDiffers reports whether applying would change more than ownership.
+func statusDiffers(b *v1alpha1.Bottle, w *desiredStatus, conditions []metav1.Condition) bool {
 	if ptr.Deref(b.Status.NodeName, "") != w.nodeName || !sameResources(b.Status.Resources, w.resources) {
 		return true
 	}
@@ -82,10 +81,10 @@ func sameResources(a, b *v1alpha1.ResourcesStatus) bool {
 	return a.CPUs == b.CPUs && a.Memory.Cmp(b.Memory) == 0
 }
 
-// statusApply is the manager's whole share of a status. It carries the
-// resourceVersion that was decided on: an apply from an older view could give
-// the Bottle back a node that its agent has just left.
-func statusApply(b *v1alpha1.Bottle, w *wantedStatus, conditions []metav1.Condition) (*unstructured.Unstructured, error) {
+// statusApply returns the manager's whole share of a status. It includes the
+// resourceVersion that the decision is based on, because an apply from an older
+// view could restore a node that the agent has just cleared.
+func statusApply(b *v1alpha1.Bottle, w *desiredStatus, conditions []metav1.Condition) (*unstructured.Unstructured, error) {
 	status := v1alpha1.BottleStatus{Resources: w.resources, Conditions: conditions}
 	if w.nodeName != "" {
 		status.NodeName = &w.nodeName
@@ -107,11 +106,11 @@ func statusApply(b *v1alpha1.Bottle, w *wantedStatus, conditions []metav1.Condit
 	return u, nil
 }
 
-// clearPatch forgets the node and all that its agent wrote, in one write and
-// only on the very version that was decided on. The start time stays: the
-// deadline of a Bottle does not begin anew because its node was lost. So does a
-// leak, which is held against the Bottle wherever it goes.
-func clearPatch(b *v1alpha1.Bottle, w *wantedStatus, conditions []metav1.Condition) (client.Patch, error) {
+// clearPatch removes the node, and everything that its agent wrote, in one write.
+// It applies only to the version that the decision is based on. The start time
+// stays, because losing the node does not restart a Bottle's deadline. A leak
+// also stays, because it counts against the Bottle on every node.
+func clearPatch(b *v1alpha1.Bottle, w *desiredStatus, conditions []metav1.Condition) (client.Patch, error) {
 	data, err := json.Marshal(b.Status)
 	if err != nil {
 		return nil, fmt.Errorf("encode the status: %w", err)
@@ -125,7 +124,7 @@ func clearPatch(b *v1alpha1.Bottle, w *wantedStatus, conditions []metav1.Conditi
 	}
 	delete(status, "startTime")
 	if e := b.Status.Egress; e != nil && e.Leak != nil {
-		status["egress"] = map[string]any{"recentDenials": nil} // a leak goes along
+		status["egress"] = map[string]any{"recentDenials": nil} // keep the leak
 	}
 	status["resources"] = w.resources
 	status["conditions"] = conditions
@@ -139,9 +138,9 @@ func clearPatch(b *v1alpha1.Bottle, w *wantedStatus, conditions []metav1.Conditi
 	return client.RawPatch(types.MergePatchType, patch), nil
 }
 
-// agentOwns says whether a condition would be whole without the manager: the
-// agent owns all that the API requires of one. (Values that both wrote alike
-// have two owners, so owning one of them says little.)
+// agentOwns reports whether a condition would be complete without the manager:
+// whether the agent owns every field that the API requires. (A value that both
+// wrote has two owners, so owning one field says little.)
 func agentOwns(b *v1alpha1.Bottle, conditionType string) bool {
 	key := fmt.Sprintf(`k:{"type":%q}`, conditionType)
 	for _, entry := range b.ManagedFields {

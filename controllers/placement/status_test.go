@@ -18,7 +18,7 @@ import (
 	"botbottle.dev/bottle-operator/test/builders"
 )
 
-// The manager lets go of a condition once the agent owns it, never before.
+// The manager stops applying a condition once the agent owns it, not before.
 func TestConditionsToApply(t *testing.T) {
 	then, now := metav1.Unix(1, 0), metav1.Unix(2, 0)
 	cond := func(conditionType, status, reason string) metav1.Condition {
@@ -47,9 +47,9 @@ func TestConditionsToApply(t *testing.T) {
 		"Ready has no other owner": {"node-a", []metav1.Condition{cond("Ready", "False", "Pending")}, nil, nil, []string{"Ready False Pending 1"}},
 		"Ready is the agent's":     {"node-a", []metav1.Condition{cond("Ready", "False", "Proving")}, agents("Ready"), nil, nil},
 		"others are the agent's":   {"node-a", []metav1.Condition{cond("Ready", "False", "Pending")}, agents("MachineReady"), nil, []string{"Ready False Pending 1"}},
-		"taken from the agent":     {"node-a", []metav1.Condition{cond("Ready", "False", "Proving")}, agents("Ready"), []metav1.Condition{cond("Ready", "Unknown", "AgentLost")}, []string{"Ready Unknown AgentLost 2"}},
+		"taken over from agent":    {"node-a", []metav1.Condition{cond("Ready", "False", "Proving")}, agents("Ready"), []metav1.Condition{cond("Ready", "Unknown", "AgentLost")}, []string{"Ready Unknown AgentLost 2"}},
 		"Scheduled is carried":     {"node-a", []metav1.Condition{cond("Scheduled", "True", "Scheduled")}, nil, nil, []string{"Scheduled True Scheduled 1"}},
-		"half of it the agent's":   {"node-a", []metav1.Condition{cond("EgressEnforced", "Unknown", "AgentLost")}, owned([]string{"EgressEnforced"}, `"f:status":{},"f:lastTransitionTime":{}`), nil, []string{"EgressEnforced Unknown AgentLost 1"}},
+		"partly the agent's":       {"node-a", []metav1.Condition{cond("EgressEnforced", "Unknown", "AgentLost")}, owned([]string{"EgressEnforced"}, `"f:status":{},"f:lastTransitionTime":{}`), nil, []string{"EgressEnforced Unknown AgentLost 1"}},
 		"no egress without a node": {"", []metav1.Condition{cond("EgressEnforced", "Unknown", "AgentLost")}, nil, nil, nil},
 		"MachineReady never":       {"node-a", []metav1.Condition{cond("MachineReady", "True", "MachineRunning")}, nil, nil, nil},
 	}
@@ -58,7 +58,7 @@ func TestConditionsToApply(t *testing.T) {
 			b := builders.MakeBottle("a").Generation(7).Obj()
 			b.Status.Conditions, b.ManagedFields = tc.have, tc.fields
 			var got []string
-			for _, c := range conditionsToApply(b, &wantedStatus{nodeName: tc.node, asserted: tc.asserted}, now) {
+			for _, c := range conditionsToApply(b, &desiredStatus{nodeName: tc.node, asserted: tc.asserted}, now) {
 				got = append(got, c.Type+" "+string(c.Status)+" "+c.Reason+" "+c.LastTransitionTime.UTC().Format("5"))
 			}
 			if diff := cmp.Diff(tc.want, got); diff != "" {
@@ -79,14 +79,14 @@ func TestCut(t *testing.T) {
 	}
 }
 
-// A Lease holds for its duration from when it was last seen to change, by our
-// own clock.
+// A Lease is valid for its duration after its last observed change, by our own
+// clock.
 func TestLeases(t *testing.T) {
 	clock := testingclock.NewFakePassiveClock(time.Unix(1000, 0))
 	pass := func(d time.Duration) { clock.SetTime(clock.Now().Add(d)) }
 	l := newLeases(clock, 40*time.Second)
 	lease := func(second int64, duration *int32) *coordinationv1.Lease {
-		renewed := metav1.NewMicroTime(time.Unix(second, 0)) // on a clock that has nothing to do with ours
+		renewed := metav1.NewMicroTime(time.Unix(second, 0)) // by a clock that is unrelated to ours
 		return &coordinationv1.Lease{Spec: coordinationv1.LeaseSpec{RenewTime: &renewed, LeaseDurationSeconds: duration}}
 	}
 	check := func(step string, lease *coordinationv1.Lease, want time.Duration) {
@@ -97,8 +97,8 @@ func TestLeases(t *testing.T) {
 	}
 	check("no Lease yet", nil, 40*time.Second)
 	pass(39 * time.Second)
-	check("still none", nil, time.Second)
-	check("there it is", lease(5, ptr.To(int32(10))), 10*time.Second)
+	check("still no Lease", nil, time.Second)
+	check("created", lease(5, ptr.To(int32(10))), 10*time.Second)
 	pass(9 * time.Second)
 	check("not renewed", lease(5, ptr.To(int32(10))), time.Second)
 	check("renewed", lease(6, ptr.To(int32(10))), 10*time.Second)
@@ -106,7 +106,7 @@ func TestLeases(t *testing.T) {
 	check("expired", lease(6, ptr.To(int32(10))), -time.Second)
 	check("renewed by a clock set back", lease(4, ptr.To(int32(10))), 10*time.Second)
 	check("without a duration", lease(7, nil), 40*time.Second)
-	check("of no duration", lease(7, ptr.To(int32(0))), 40*time.Second)
+	check("with duration 0", lease(7, ptr.To(int32(0))), 40*time.Second)
 	l.forget("node-a")
 	pass(time.Minute)
 	check("forgotten", lease(7, nil), 40*time.Second)

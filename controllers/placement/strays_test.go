@@ -12,13 +12,13 @@ import (
 	"botbottle.dev/bottle-operator/test/builders"
 )
 
-// Which Pods that bear a Bottle's name are its placeholder, and which are
-// removed as left behind by an earlier one.
+// TestPlaceholders checks which Pods with a Bottle's name are its placeholder and
+// which are removed because an earlier Bottle left them behind.
 func TestPlaceholders(t *testing.T) {
 	tests := map[string]struct {
 		change func(*corev1.Pod)
 		want   string
-		// without is what is wanted when there is no such Bottle.
+		// without is the wanted result when the Bottle does not exist.
 		without string
 	}{
 		"its own":                         {func(*corev1.Pod) {}, "own", "stray"},
@@ -50,7 +50,7 @@ func TestPlaceholders(t *testing.T) {
 }
 
 func kindOf(b *v1alpha1.Bottle, pod *corev1.Pod) string {
-	own, strays := sortOut(b, []corev1.Pod{*pod})
+	own, strays := classifyPods(b, []corev1.Pod{*pod})
 	switch {
 	case own != nil:
 		return "own"
@@ -60,7 +60,8 @@ func kindOf(b *v1alpha1.Bottle, pod *corev1.Pod) string {
 	return ""
 }
 
-// Whichever of the two a placeholder still has, its Bottle hears of it.
+// A placeholder's events reach its Bottle as long as the Pod has its annotation
+// or its controller.
 func TestBottleOfPod(t *testing.T) {
 	tests := map[string]struct {
 		change func(*corev1.Pod)

@@ -13,9 +13,10 @@ import (
 	"botbottle.dev/bottle-operator/test/builders"
 )
 
-// Nothing can be created in a namespace that is being deleted: the Bottles say
-// so, no Pod is tried again and again, and no error is logged. (No controller
-// of this API server ends the namespace, so the Bottles stay.)
+// Nothing can be created in a namespace that is being deleted. The Bottles report
+// that, the manager does not keep trying to create Pods, and it logs no error.
+// (This API server has no controller that finishes the deletion of the namespace,
+// so the Bottles stay.)
 func TestTerminatingNamespace(t *testing.T) {
 	w, f := newWorld(t), &writes{}
 	w.start(f.funcs())
@@ -33,7 +34,7 @@ func TestTerminatingNamespace(t *testing.T) {
 	w.wait("waiting", v1alpha1.ConditionReady, "False NamespaceTerminating")
 	pod := w.pod("placed")
 	w.must(w.c.Delete(t.Context(), pod, client.GracePeriodSeconds(0)))
-	w.waitScheduled("placed", "False Evicted") // an Event that cannot be recorded goes with it
+	w.waitScheduled("placed", "False Evicted") // its Event cannot be recorded in this namespace
 	before := pod.DeepCopy()
 	pod.Finalizers = nil
 	w.must(w.c.Patch(t.Context(), pod, client.MergeFrom(before)))
@@ -44,11 +45,11 @@ func TestTerminatingNamespace(t *testing.T) {
 		}
 		return ""
 	})
-	w.eventually(func() string { // a refusal is tried again after 200 ms
+	w.eventually(func() string { // after a refusal, the manager tries again after 200 ms
 		tries := f.seen()["create Pod"]
 		<-time.After(time.Second)
 		if got := f.seen()["create Pod"]; got > tries {
-			return "Pods are tried over and over"
+			return "the manager keeps trying to create Pods"
 		}
 		return ""
 	})

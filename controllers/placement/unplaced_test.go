@@ -18,19 +18,19 @@ import (
 
 func resourceOf(s string) *resource.Quantity { q := resource.MustParse(s); return &q }
 
-// The scheduler's words are the Bottle's, and a changed spec asks it anew.
+// The condition has the scheduler's message, and a changed spec gets a new Pod.
 func TestUnschedulable(t *testing.T) {
 	w := newWorld(t)
 	w.start(interceptor.Funcs{})
 	w.create(builders.MakeBottle("a").NodeSelector("disk", "none").Obj())
 	pod := w.pod("a")
-	words := "0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector. preemption: 0/2 nodes are available."
-	pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: "Unschedulable", Message: words}}
+	want := "0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector. preemption: 0/2 nodes are available."
+	pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: "Unschedulable", Message: want}}
 	w.must(w.c.Status().Update(t.Context(), pod))
 	w.waitScheduled("a", "False Unschedulable")
 	b := w.bottle("a")
-	if got := message(b, v1alpha1.ConditionScheduled); got != words {
-		t.Errorf("got message %q, want the scheduler's %q", got, words)
+	if got := message(b, v1alpha1.ConditionScheduled); got != want {
+		t.Errorf("got message %q, want the scheduler's %q", got, want)
 	}
 	if got := condition(b, v1alpha1.ConditionReady); got != "False Unschedulable" {
 		t.Errorf("got Ready %s, want False Unschedulable", got)
@@ -39,12 +39,12 @@ func TestUnschedulable(t *testing.T) {
 	w.must(w.c.Update(t.Context(), b))
 	w.waitScheduled("a", "False Pending")
 	if next := w.pod("a"); next.UID == pod.UID || len(next.Spec.NodeSelector) > 0 {
-		t.Errorf("got Pod %s with selector %v, want a new one without", next.UID, next.Spec.NodeSelector)
+		t.Errorf("got Pod %s with selector %v, want a new one without a selector", next.UID, next.Spec.NodeSelector)
 	}
 }
 
-// What the API server says against the Pod is what the user reads, and it is
-// tried again.
+// The condition has the API server's reason for refusing the Pod, and the manager
+// tries again.
 func TestRefusedPlaceholder(t *testing.T) {
 	w := newWorld(t)
 	w.start(interceptor.Funcs{})
@@ -61,7 +61,7 @@ func TestRefusedPlaceholder(t *testing.T) {
 	b := w.bottle("a")
 	for _, want := range []string{"exceeded quota: q", "requested: requests.cpu=2100m", "limited: requests.cpu=1"} {
 		if got := message(b, v1alpha1.ConditionScheduled); !strings.Contains(got, want) {
-			t.Errorf("got message %q, want it to say %q", got, want)
+			t.Errorf("got message %q, want %q in it", got, want)
 		}
 	}
 	w.waitEvent("PlaceholderRefused")
@@ -84,7 +84,8 @@ func TestRefusedPlaceholder(t *testing.T) {
 	}
 }
 
-// A Pod of the placeholder's name that is someone else's is left alone.
+// A Pod that has the placeholder's name but belongs to someone else is left
+// alone.
 func TestForeignPod(t *testing.T) {
 	w := newWorld(t)
 	b := w.create(builders.MakeBottle("a").Obj())
@@ -101,7 +102,7 @@ func TestForeignPod(t *testing.T) {
 	w.waitScheduled("a", "False Pending")
 }
 
-// A placeholder that lost the label by which it is watched is found again.
+// A placeholder that lost the label that the manager watches gets it back.
 func TestUnlabelledPlaceholder(t *testing.T) {
 	w := newWorld(t)
 	w.start(interceptor.Funcs{})
@@ -119,7 +120,7 @@ func TestUnlabelledPlaceholder(t *testing.T) {
 	})
 }
 
-// A stopped Bottle waits without a node; one that has a node keeps it.
+// A stopped Bottle without a node waits; one with a node keeps it.
 func TestStopped(t *testing.T) {
 	w := newWorld(t)
 	w.start(interceptor.Funcs{})
@@ -135,7 +136,7 @@ func TestStopped(t *testing.T) {
 	})
 	w.desire("a", v1alpha1.DesiredStateRunning)
 	w.waitScheduled("a", "False Pending")
-	w.desire("a", v1alpha1.DesiredStateStopped) // before the scheduler came to it
+	w.desire("a", v1alpha1.DesiredStateStopped) // before the scheduler binds the Pod
 	w.waitScheduled("a", "False Stopped")
 	w.eventually(func() string {
 		if len(w.pods("a")) > 0 {
@@ -165,7 +166,8 @@ func (w *world) desire(name string, state v1alpha1.DesiredState) {
 	w.must(w.c.Patch(w.Context(), b, client.MergeFrom(before)))
 }
 
-// Two Bottles of one slug, and one whose name is too long for a label.
+// TestNames places two Bottles with the same slug, and one whose name is too long
+// for a label.
 func TestNames(t *testing.T) {
 	w := newWorld(t)
 	w.start(interceptor.Funcs{})

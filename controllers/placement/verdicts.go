@@ -4,8 +4,8 @@ package placement
 
 import "sync"
 
-// verdicts are what the node controller last found out about each node, for
-// the Bottle controller to decide on.
+// verdicts holds what the node controller last observed about each node. The
+// Bottle controller bases its decisions on it.
 type verdicts struct {
 	mu    sync.Mutex
 	nodes map[string]nodeFacts
@@ -13,14 +13,14 @@ type verdicts struct {
 
 func newVerdicts() *verdicts { return &verdicts{nodes: map[string]nodeFacts{}} }
 
-// get returns what is known of a node; of an unknown one, that all is well.
+// get returns what is known about a node. An unknown node counts as healthy.
 func (v *verdicts) get(node string) nodeFacts {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.nodes[node]
 }
 
-// set records what was found out and says whether that is news.
+// set records the facts about a node and reports whether they changed.
 func (v *verdicts) set(node string, f nodeFacts) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()

@@ -38,7 +38,7 @@ import (
 
 func TestMain(m *testing.M) {
 	log := logr.Discard()
-	if os.Getenv("TEST_LOG") != "" { // what the managers log, for whoever debugs a story
+	if os.Getenv("TEST_LOG") != "" { // print the managers' logs, for debugging a story
 		log = funcr.New(func(prefix, args string) { fmt.Fprintln(os.Stderr, prefix, args) }, funcr.Options{})
 	}
 	ctrl.SetLogger(log)
@@ -46,16 +46,16 @@ func TestMain(m *testing.M) {
 }
 
 const (
-	patience = 20 * time.Second
-	glance   = 20 * time.Millisecond
-	// leaseSeconds bears a test machine that is busy, and no more.
+	waitTimeout  = 20 * time.Second
+	pollInterval = 20 * time.Millisecond
+	// leaseSeconds is just long enough for a busy test machine.
 	leaseSeconds = 3
 	worldLabel   = "test.botbottle.dev/world"
 )
 
-// world is one test's corner of the shared API server: a namespace, nodes of
-// its own, a manager that sees no others, and the parts of scheduler, kubelet
-// and agents, which the test plays.
+// world is one test's part of the shared API server: a namespace, nodes of its
+// own and a manager that sees no others. The test itself acts as the scheduler,
+// the kubelet and the agents.
 type world struct {
 	*testing.T
 	cfg *rest.Config
@@ -68,7 +68,7 @@ type world struct {
 	stop     func()
 }
 
-// errorLog keeps what a manager logs as errors.
+// errorLog collects the errors that a manager logs.
 type errorLog struct {
 	mu    sync.Mutex
 	lines []string
@@ -79,7 +79,7 @@ func (l *errorLog) logger() logr.Logger {
 		if os.Getenv("TEST_LOG") != "" {
 			fmt.Fprintln(os.Stderr, prefix, args)
 		}
-		if strings.Contains(args, `"level"=`) { // only errors have none
+		if strings.Contains(args, `"level"=`) { // only errors have no level
 			return
 		}
 		l.mu.Lock()
@@ -111,7 +111,7 @@ func newWorld(t *testing.T) *world {
 }
 
 // start runs a manager, as its ServiceAccount, until the test ends or stop is
-// called. What it sends goes through the interceptor.
+// called. The manager's requests go through the interceptor.
 func (w *world) start(funcs interceptor.Funcs) {
 	w.Helper()
 	caches, err := placement.CacheOptions(apienv.SystemNamespace)
@@ -154,7 +154,7 @@ func (w *world) start(funcs interceptor.Funcs) {
 		stopped = true
 		cancel()
 		if err := <-ended; err != nil {
-			w.Errorf("got the manager ended with %v, want nil", err)
+			w.Errorf("the manager ended: got %v, want nil", err)
 		}
 	}
 	w.Cleanup(w.stop)
@@ -167,16 +167,16 @@ func (w *world) must(err error) {
 	}
 }
 
-// eventually waits until check finds nothing to say.
+// eventually waits until check returns "".
 func (w *world) eventually(check func() string) {
 	w.Helper()
-	gomega.NewWithT(w.T).Eventually(check, patience, glance).Should(gomega.BeEmpty())
+	gomega.NewWithT(w.T).Eventually(check, waitTimeout, pollInterval).Should(gomega.BeEmpty())
 }
 
-// always looks for a while and wants check to find nothing to say.
+// always checks for a second that check keeps returning "".
 func (w *world) always(check func() string) {
 	w.Helper()
-	gomega.NewWithT(w.T).Consistently(check, time.Second, glance).Should(gomega.BeEmpty())
+	gomega.NewWithT(w.T).Consistently(check, time.Second, pollInterval).Should(gomega.BeEmpty())
 }
 
 func (w *world) create(b *v1alpha1.Bottle) *v1alpha1.Bottle {
@@ -193,7 +193,7 @@ func (w *world) bottle(name string) *v1alpha1.Bottle {
 	return b
 }
 
-// pods are the placeholders of a Bottle.
+// pods returns the placeholders of a Bottle.
 func (w *world) pods(name string) []corev1.Pod {
 	w.Helper()
 	list := &corev1.PodList{}
@@ -201,7 +201,7 @@ func (w *world) pods(name string) []corev1.Pod {
 	return list.Items
 }
 
-// pod waits for a Bottle's placeholder that is not on its way out.
+// pod waits for a Bottle's placeholder that is not being deleted.
 func (w *world) pod(name string) *corev1.Pod {
 	w.Helper()
 	var pod *corev1.Pod
@@ -216,14 +216,14 @@ func (w *world) pod(name string) *corev1.Pod {
 	return pod
 }
 
-// bind plays kube-scheduler.
+// bind binds a Pod to a node, as kube-scheduler does.
 func (w *world) bind(pod *corev1.Pod, node string) {
 	w.Helper()
 	binding := &corev1.Binding{Target: corev1.ObjectReference{Kind: "Node", Name: node}}
 	w.must(w.c.SubResource("binding").Create(w.Context(), pod, binding))
 }
 
-// placed brings a Bottle onto a node.
+// placed creates a Bottle and places it on a node.
 func (w *world) placed(b *v1alpha1.Bottle, node string) *v1alpha1.Bottle {
 	w.Helper()
 	w.create(b)
@@ -232,7 +232,7 @@ func (w *world) placed(b *v1alpha1.Bottle, node string) *v1alpha1.Bottle {
 	return w.bottle(b.Name)
 }
 
-// condition is a condition's status and reason, "" when absent.
+// condition returns a condition's status and reason, or "" if it is absent.
 func condition(b *v1alpha1.Bottle, conditionType string) string {
 	c := meta.FindStatusCondition(b.Status.Conditions, conditionType)
 	if c == nil {
@@ -263,8 +263,8 @@ func (w *world) waitScheduled(name, want string) {
 	w.wait(name, v1alpha1.ConditionScheduled, want)
 }
 
-// node makes a ready Node with room for Bottles and an agent that renews its
-// Lease until the returned function is called.
+// node creates a ready Node with capacity for Bottles and an agent that renews
+// its Lease until the returned function is called.
 func (w *world) node(short string) (name string, stopAgent func()) {
 	w.Helper()
 	name = strings.TrimRight(w.ns[:min(len(w.ns), 40)], "-") + "-" + w.ns[len(w.ns)-5:] + "-" + short
@@ -278,7 +278,7 @@ func (w *world) node(short string) (name string, stopAgent func()) {
 	return name, w.agentOn(name)
 }
 
-// agentOn plays an agent that only renews its Lease.
+// agentOn acts as an agent that only renews its Lease.
 func (w *world) agentOn(node string) (stop func()) {
 	w.Helper()
 	key := client.ObjectKey{Namespace: apienv.SystemNamespace, Name: "bottle-agent-" + node}

@@ -17,9 +17,9 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 )
 
-// removePod deletes a placeholder for good. Before that it asks the API
-// server itself whether anything of the Bottle may be on the Pod's node: a
-// Pod let go too early would let the Bottle run twice.
+// removePod deletes a placeholder and removes its finalizer. It first checks with
+// the API server, not the cache, whether anything of the Bottle may be on the
+// Pod's node, because releasing a Pod too early could let the Bottle run twice.
 func (r *bottles) removePod(ctx context.Context, b *v1alpha1.Bottle, pod *corev1.Pod) error {
 	now := &v1alpha1.Bottle{}
 	err := r.live.Get(ctx, client.ObjectKeyFromObject(b), now)
@@ -32,7 +32,7 @@ func (r *bottles) removePod(ctx context.Context, b *v1alpha1.Bottle, pod *corev1
 	return r.release(ctx, pod)
 }
 
-// holds says whether the node may have something of the Bottle.
+// holds reports whether the node may have something of the Bottle.
 func holds(b *v1alpha1.Bottle, node string) bool {
 	if !b.DeletionTimestamp.IsZero() {
 		return controllerutil.ContainsFinalizer(b, v1alpha1.FinalizerNode)
@@ -40,7 +40,7 @@ func holds(b *v1alpha1.Bottle, node string) bool {
 	return node != "" && ptr.Deref(b.Status.NodeName, "") == node
 }
 
-// removeStray deletes a placeholder whose Bottle is no more.
+// removeStray deletes a placeholder whose Bottle no longer exists.
 func (r *bottles) removeStray(ctx context.Context, pod *corev1.Pod) error {
 	b := &v1alpha1.Bottle{}
 	err := r.live.Get(ctx, client.ObjectKey{Namespace: pod.Namespace, Name: bottleName(pod)}, b)
@@ -53,8 +53,8 @@ func (r *bottles) removeStray(ctx context.Context, pod *corev1.Pod) error {
 	return r.release(ctx, pod)
 }
 
-// release deletes a Pod and takes its finalizer off, in this order, so that a
-// pass that dies between the two leaves a Pod that is on its way out.
+// release deletes a Pod and then removes its finalizer. The order ensures that a
+// pass that dies between the two steps leaves a Pod that is being deleted.
 func (r *bottles) release(ctx context.Context, pod *corev1.Pod) error {
 	if pod.DeletionTimestamp.IsZero() {
 		err := r.Delete(ctx, pod, client.GracePeriodSeconds(0), client.Preconditions{UID: &pod.UID})
@@ -65,16 +65,17 @@ func (r *bottles) release(ctx context.Context, pod *corev1.Pod) error {
 	if !controllerutil.ContainsFinalizer(pod, v1alpha1.FinalizerMachine) {
 		return nil
 	}
-	// Strategic merge names the one finalizer, whatever others come and go.
+	// A strategic merge patch names only our finalizer, so it does not conflict
+	// with changes to others.
 	patch := fmt.Appendf(nil, `{"metadata":{"uid":%q,"$deleteFromPrimitiveList/finalizers":[%q]}}`, pod.UID, v1alpha1.FinalizerMachine)
 	err := r.Patch(ctx, pod.DeepCopy(), client.RawPatch("application/strategic-merge-patch+json", patch), client.FieldOwner(v1alpha1.ManagerFieldOwner))
 	if client.IgnoreNotFound(err) != nil {
-		return fmt.Errorf("take the finalizer off placeholder Pod %s: %w", pod.Name, err)
+		return fmt.Errorf("remove the finalizer of placeholder Pod %s: %w", pod.Name, err)
 	}
 	return nil
 }
 
-// dropFinalizer takes the agent's finalizer off a deleted Bottle that has
+// dropFinalizer removes the agent's finalizer from a deleted Bottle that has
 // nothing on any node, or whose node is lost.
 func (r *bottles) dropFinalizer(ctx context.Context, f facts) error {
 	b := f.bottle
@@ -83,19 +84,19 @@ func (r *bottles) dropFinalizer(ctx context.Context, f facts) error {
 			return err
 		}
 		r.recorder.Eventf(b, nil, corev1.EventTypeWarning, v1alpha1.ReasonNodeLost, "Deleting",
-			"Node %s is gone or out of service; what it still has of this Bottle is not removed", node)
+			"Node %s is gone or out of service; anything of this Bottle that is still on it is not removed", node)
 	}
 	after := b.DeepCopy()
 	controllerutil.RemoveFinalizer(after, v1alpha1.FinalizerNode)
 	patch := client.MergeFromWithOptions(b, client.MergeFromWithOptimisticLock{})
 	if err := r.Patch(ctx, after, patch, client.FieldOwner(v1alpha1.ManagerFieldOwner)); client.IgnoreNotFound(err) != nil {
-		return fmt.Errorf("take the node finalizer off Bottle %s/%s: %w", b.Namespace, b.Name, err)
+		return fmt.Errorf("remove the node finalizer of Bottle %s/%s: %w", b.Namespace, b.Name, err)
 	}
 	return nil
 }
 
-// clear forgets a lost node.
-func (r *bottles) clear(ctx context.Context, f facts, w *wantedStatus) error {
+// clear removes a lost node from the Bottle's status.
+func (r *bottles) clear(ctx context.Context, f facts, w *desiredStatus) error {
 	b, node := f.bottle, ptr.Deref(f.bottle.Status.NodeName, "")
 	if err := r.confirmLost(ctx, node); err != nil {
 		return err
@@ -107,12 +108,13 @@ func (r *bottles) clear(ctx context.Context, f facts, w *wantedStatus) error {
 	if err := r.Status().Patch(ctx, b.DeepCopy(), patch, client.FieldOwner(v1alpha1.ManagerFieldOwner)); err != nil {
 		return fmt.Errorf("clear the status of Bottle %s/%s: %w", b.Namespace, b.Name, client.IgnoreNotFound(err))
 	}
-	ctrl.LoggerFrom(ctx).Info("Took the Bottle off a lost node", "node", node)
+	ctrl.LoggerFrom(ctx).Info("Removed the Bottle from a lost node", "node", node)
 	r.recorder.Eventf(b, nil, corev1.EventTypeWarning, v1alpha1.ReasonNodeLost, "Placing", "Node %s is gone or out of service; the Bottle is placed again", node)
 	return nil
 }
 
-// confirmLost asks the API server itself whether a node is lost.
+// confirmLost checks with the API server, not the cache, that a node is lost. It
+// returns errStale if the node is back.
 func (r *bottles) confirmLost(ctx context.Context, name string) error {
 	node := &corev1.Node{}
 	err := r.live.Get(ctx, client.ObjectKey{Name: name}, node)
@@ -129,7 +131,7 @@ func (r *bottles) confirmLost(ctx context.Context, name string) error {
 }
 
 // writeStatus applies the manager's share of the status when it differs.
-func (r *bottles) writeStatus(ctx context.Context, f facts, w *wantedStatus) error {
+func (r *bottles) writeStatus(ctx context.Context, f facts, w *desiredStatus) error {
 	b := f.bottle
 	conditions := conditionsToApply(b, w, metav1.NewTime(r.options.Clock.Now()))
 	if !statusDiffers(b, w, conditions) {
@@ -146,13 +148,13 @@ func (r *bottles) writeStatus(ctx context.Context, f facts, w *wantedStatus) err
 	if err != nil {
 		return fmt.Errorf("apply the status of Bottle %s/%s: %w", b.Namespace, b.Name, err)
 	}
-	r.fresh.wrote(client.ObjectKeyFromObject(b), u.GetResourceVersion())
-	r.tell(f, w)
+	r.fresh.recordWrite(client.ObjectKeyFromObject(b), u.GetResourceVersion())
+	r.record(f, w)
 	return nil
 }
 
-// tell records what has just happened to the Bottle.
-func (r *bottles) tell(f facts, w *wantedStatus) {
+// record records metrics and Events for a status that was just written.
+func (r *bottles) record(f facts, w *desiredStatus) {
 	b := f.bottle
 	if b.Status.NodeName == nil && w.nodeName != "" {
 		r.metrics.placed(f.pod.created, r.options.Clock.Now())

@@ -58,41 +58,41 @@ type AgentOptions struct {
 
 // Bind adds the flags.
 func (o *AgentOptions) Bind(fs *pflag.FlagSet) {
-	fs.StringVar(&o.Kubeconfig, "kubeconfig", "", "kubeconfig file of the ServiceAccount bottle-agent; empty within a Pod")
+	fs.StringVar(&o.Kubeconfig, "kubeconfig", "", "kubeconfig file of the ServiceAccount bottle-agent; leave empty in a Pod")
 	fs.StringVar(&o.NodeName, "node-name", "", "name of this machine's Node (required)")
 	fs.StringVar(&o.Namespace, "namespace", "bottle-system", "namespace of the agent's Lease")
-	fs.StringVar(&o.StateDir, "state-dir", "/var/lib/bottle", "folder for the Bottles' files and smolvm's world")
-	fs.StringVar(&o.MetricsAddress, "metrics-bind-address", ":8080", "address for /metrics; 0 for none")
-	fs.StringVar(&o.HealthAddress, "health-probe-bind-address", ":8081", "address for /healthz and /readyz; 0 for none")
+	fs.StringVar(&o.StateDir, "state-dir", "/var/lib/bottle", "directory for the Bottles' files and smolvm's data")
+	fs.StringVar(&o.MetricsAddress, "metrics-bind-address", ":8080", "address for /metrics; 0 disables it")
+	fs.StringVar(&o.HealthAddress, "health-probe-bind-address", ":8081", "address for /healthz and /readyz; 0 disables them")
 
 	fs.StringVar(&o.DockerHost, "docker-host", "unix:///run/docker.sock", "address of the node's Docker Engine")
-	fs.StringArrayVar(&o.AllowedBundleImages, "allowed-bundle-images", nil, "glob of images that spec.bundle.image may name, such as ghcr.io/org/*; may be repeated; none by default")
-	fs.StringVar(&o.SubnetPool, "subnet-pool", "192.168.0.0/16", "network from which Bottles get their subnets")
+	fs.StringArrayVar(&o.AllowedBundleImages, "allowed-bundle-images", nil, "glob of images that spec.bundle.image may name, such as ghcr.io/org/*; may be repeated; by default, none")
+	fs.StringVar(&o.SubnetPool, "subnet-pool", "192.168.0.0/16", "network that Bottles get their subnets from")
 	fs.IntVar(&o.SubnetPrefix, "subnet-prefix", 24, "prefix length of a Bottle's subnet")
-	fs.StringSliceVar(&o.SubnetExclude, "subnet-exclude", []string{"192.168.17.0/24", "192.168.255.0/24"}, "networks of the pool that are left out")
+	fs.StringSliceVar(&o.SubnetExclude, "subnet-exclude", []string{"192.168.17.0/24", "192.168.255.0/24"}, "networks in the pool that are not used")
 
-	fs.StringVar(&o.SmolvmDir, "smolvm-dir", "/opt/smolvm", "folder with smolvm, lib/ and agent-rootfs/")
-	fs.StringVar(&o.KVMDevice, "kvm-device", "/dev/kvm", "device that machines need; empty: not checked")
-	fs.StringVar(&o.CgroupParent, "cgroup-parent", cgroup.DefaultParent, "cgroup below which each machine gets one of its own; agents that share one cgroup hierarchy need one each")
-	fs.StringVar(&o.DefaultImage, "default-image", "file:guest.tar", "image of Bottles that name none: an OCI reference or file:NAME; empty: a bare machine")
-	fs.StringVar(&o.LocalImageDir, "local-image-dir", "/var/lib/bottle-images", "folder with the archives and OCI layouts that file:NAME means")
+	fs.StringVar(&o.SmolvmDir, "smolvm-dir", "/opt/smolvm", "directory that contains smolvm, lib/ and agent-rootfs/")
+	fs.StringVar(&o.KVMDevice, "kvm-device", "/dev/kvm", "device that machines need; if empty, it is not checked")
+	fs.StringVar(&o.CgroupParent, "cgroup-parent", cgroup.DefaultParent, "parent of the machines' cgroups; agents that share one cgroup hierarchy need different parents")
+	fs.StringVar(&o.DefaultImage, "default-image", "file:guest.tar", "image of Bottles that name none: an OCI reference or file:NAME; if empty, they get a bare machine")
+	fs.StringVar(&o.LocalImageDir, "local-image-dir", "/var/lib/bottle-images", "directory with the archives and OCI layouts that file:NAME refers to")
 	o.Images.Bind(fs)
-	fs.IntVar(&o.MaxBottles, "max-bottles", 250, "how many Bottles the node may run")
-	fs.IntVar(&o.MaxConcurrentStarts, "max-concurrent-starts", 4, "how many machines may boot at once")
-	fs.DurationVar(&o.StartTimeout, "start-timeout", 5*time.Minute, "how long one start of a machine may take")
-	fs.DurationVar(&o.MachinePollInterval, "machine-poll-interval", 5*time.Second, "time between two lists of the node's machines")
+	fs.IntVar(&o.MaxBottles, "max-bottles", 250, "maximum number of Bottles on the node")
+	fs.IntVar(&o.MaxConcurrentStarts, "max-concurrent-starts", 4, "maximum number of machines that boot at the same time")
+	fs.DurationVar(&o.StartTimeout, "start-timeout", 5*time.Minute, "time limit for one start of a machine")
+	fs.DurationVar(&o.MachinePollInterval, "machine-poll-interval", 5*time.Second, "interval at which the node's machines are listed")
 
-	fs.StringVar(&o.Prober, "prober", "", "static bottle-probe that is copied into guests; empty: the one beside this executable")
-	fs.StringArrayVar(&o.ProofTargets, "proof-target", []string{"1.1.1.1:443", "8.8.8.8:53", "[2606:4700:4700::1111]:443"}, "IP:PORT on the internet that no guest may reach and every proof tries; may be repeated")
-	fs.DurationVar(&o.WallCheckInterval, "wall-check-interval", time.Second, "time between two looks at all walls and machines")
-	fs.BoolVar(&o.RequireProof, "require-proof", true, "a Bottle of which no proof can be made is not Ready")
-	fs.BoolVar(&o.RequireSmolvmPolicy, "require-smolvm-policy", false, "start no machine unless smolvm shows exactly the one allowed address for it")
+	fs.StringVar(&o.Prober, "prober", "", "static bottle-probe binary to copy into guests; if empty, the one beside this executable")
+	fs.StringArrayVar(&o.ProofTargets, "proof-target", []string{"1.1.1.1:443", "8.8.8.8:53", "[2606:4700:4700::1111]:443"}, "IP:PORT on the internet that every proof tries to reach and no guest may reach; may be repeated")
+	fs.DurationVar(&o.WallCheckInterval, "wall-check-interval", time.Second, "interval at which all walls and machines are checked")
+	fs.BoolVar(&o.RequireProof, "require-proof", true, "keep a Bottle not Ready if no proof of it is possible")
+	fs.BoolVar(&o.RequireSmolvmPolicy, "require-smolvm-policy", false, "start a machine only if smolvm lists the bundle's address as the only allowed one")
 
-	fs.DurationVar(&o.OrphanGracePeriod, "orphan-grace-period", 10*time.Minute, "how long something must have belonged to no Bottle before it is removed")
-	fs.StringVar(&o.OrphanMode, "orphan-mode", string(sweep.Remove), "what is done about orphans: remove, or report for a dry run")
+	fs.DurationVar(&o.OrphanGracePeriod, "orphan-grace-period", 10*time.Minute, "how long an object must have belonged to no Bottle before it is removed")
+	fs.StringVar(&o.OrphanMode, "orphan-mode", string(sweep.Remove), "what to do with orphans: remove, or report (a dry run)")
 }
 
-// Validate names the flags that cannot be used.
+// Validate returns an error that names every invalid flag.
 func (o *AgentOptions) Validate() error {
 	var errs []error
 	bad := func(flag string, value any, want string) {
@@ -109,13 +109,13 @@ func (o *AgentOptions) Validate() error {
 		}
 	}
 	if o.KVMDevice != "" && !filepath.IsAbs(o.KVMDevice) {
-		bad("kvm-device", o.KVMDevice, "an absolute path, or nothing")
+		bad("kvm-device", o.KVMDevice, "an absolute path or empty")
 	}
 	if !cgroup.ValidParent(o.CgroupParent) {
-		bad("cgroup-parent", o.CgroupParent, "a relative path of names, such as "+cgroup.DefaultParent)
+		bad("cgroup-parent", o.CgroupParent, "a relative path of ordinary names, such as "+cgroup.DefaultParent)
 	}
 	if name, ok := strings.CutPrefix(o.DefaultImage, "file:"); ok && (name == "" || strings.ContainsAny(name, "/") || strings.HasPrefix(name, ".")) {
-		bad("default-image", o.DefaultImage, "an OCI reference, file:NAME (an archive in --local-image-dir), or nothing")
+		bad("default-image", o.DefaultImage, "an OCI reference, file:NAME (an archive in --local-image-dir) or empty")
 	}
 	errs = append(errs, o.Images.Validate())
 	for _, glob := range o.AllowedBundleImages {
@@ -138,7 +138,7 @@ func (o *AgentOptions) Validate() error {
 		bad("wall-check-interval", o.WallCheckInterval, "100ms to 1m")
 	}
 	if o.Prober != "" && !filepath.IsAbs(o.Prober) {
-		bad("prober", o.Prober, "an absolute path, or nothing")
+		bad("prober", o.Prober, "an absolute path or empty")
 	}
 	if _, err := o.proofTargets(); err != nil {
 		errs = append(errs, err)
@@ -164,7 +164,7 @@ func (o *AgentOptions) proofTargets() ([]netip.AddrPort, error) {
 	return out, nil
 }
 
-// prober is the path of bottle-probe.
+// prober returns the path of bottle-probe.
 func (o *AgentOptions) prober() (string, error) {
 	if o.Prober != "" {
 		return o.Prober, nil

@@ -16,7 +16,7 @@ import (
 	"botbottle.dev/bottle-operator/controllers/sweep"
 )
 
-// addNode adds to mgr what the agent does for its own Node.
+// addNode adds the controller and runnables for the agent's own Node to mgr.
 func (o *AgentOptions) addNode(mgr ctrl.Manager, facts *node.Facts) error {
 	r := node.New(node.Options{Client: mgr.GetClient(), Facts: facts, Node: o.NodeName, MaxBottles: o.MaxBottles})
 	if err := r.SetupWithManager(mgr); err != nil {
@@ -35,7 +35,7 @@ func (o *AgentOptions) addNode(mgr ctrl.Manager, facts *node.Facts) error {
 	return nil
 }
 
-// add adds the Bottles' controller and the sweep to mgr.
+// add adds the Bottle controller and the sweep to mgr.
 func (o *AgentOptions) add(mgr ctrl.Manager, r *bottle.Reconciler) error {
 	if err := r.SetupWithManager(mgr); err != nil {
 		return err

@@ -36,32 +36,32 @@ import (
 )
 
 const (
-	// answerLimit is how long one request of the start may take.
-	answerLimit = 15 * time.Second
-	// patience is for what must not end the agent, however long the API server
-	// is away: longer than any outage.
-	patience = 10 * 365 * 24 * time.Hour
+	// requestTimeout bounds each request that the agent makes while it starts.
+	requestTimeout = 15 * time.Second
+	// noTimeout is longer than any outage of the API server. It is used where an
+	// outage must not end the agent.
+	noTimeout = 10 * 365 * 24 * time.Hour
 )
 
-// retryPauses are the pauses between two attempts to reach the API server:
-// from one second on, doubling up to ten.
+// retryPauses returns the pauses between attempts to reach the API server. They
+// start at one second and double up to ten.
 func retryPauses() wait.Backoff {
 	return wait.Backoff{Duration: time.Second, Factor: 2, Jitter: 0.2, Steps: 100, Cap: 10 * time.Second}
 }
 
-// apiServer is what the agent knows about its way to the API server.
+// apiServer is what the agent knows about its connection to the API server.
 type apiServer struct {
 	connected prometheus.Gauge
 
-	mu     sync.Mutex
-	fault  string                         // why the agent waits; "" when it does not
-	synced func(ctx context.Context) bool // nil until the manager is there
+	mu      sync.Mutex
+	problem string                         // why the agent waits; "" when it does not
+	synced  func(ctx context.Context) bool // nil until the manager exists
 }
 
-// newAPIServer watches the requests of all clients that are made of cfg from
-// now on.
+// newAPIServer observes the requests of all clients that are created from cfg
+// after this call.
 func newAPIServer(cfg *rest.Config, registry prometheus.Registerer) (*apiServer, error) {
-	a := &apiServer{fault: "it was not asked yet", connected: prometheus.NewGauge(prometheus.GaugeOpts{
+	a := &apiServer{problem: "it has not been contacted yet", connected: prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "bottle_agent_api_server_connected",
 		Help: "Whether the API server answers the agent's requests (1) or not (0).",
 	})}
@@ -70,9 +70,9 @@ func newAPIServer(cfg *rest.Config, registry prometheus.Registerer) (*apiServer,
 	}
 	cfg.Wrap(func(next http.RoundTripper) http.RoundTripper {
 		return roundTripper(func(r *http.Request) (*http.Response, error) {
-			answer, err := next.RoundTrip(r)
-			a.observe(r, answer, err)
-			return answer, err
+			response, err := next.RoundTrip(r)
+			a.observe(r, response, err)
+			return response, err
 		})
 	})
 	return a, nil
@@ -82,50 +82,52 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// observe records how a request ended. One that the agent itself cancelled says
-// nothing about the API server.
-func (a *apiServer) observe(r *http.Request, answer *http.Response, err error) {
+// observe records how a request ended. It ignores requests that the agent itself
+// cancelled, because they say nothing about the API server.
+func (a *apiServer) observe(r *http.Request, response *http.Response, err error) {
 	switch {
 	case err != nil && errors.Is(r.Context().Err(), context.Canceled):
-	case err != nil, answer.StatusCode == http.StatusUnauthorized, answer.StatusCode >= http.StatusInternalServerError:
+	case err != nil, response.StatusCode == http.StatusUnauthorized, response.StatusCode >= http.StatusInternalServerError:
 		a.connected.Set(0)
 	default:
 		a.connected.Set(1)
 	}
 }
 
-// waiting returns why the agent cannot work yet, "" when it can.
+// waiting returns why the agent cannot work yet, or "" if it can.
 func (a *apiServer) waiting(ctx context.Context) string {
 	a.mu.Lock()
-	fault, synced := a.fault, a.synced
+	problem, synced := a.problem, a.synced
 	a.mu.Unlock()
-	if fault == "" && (synced == nil || !synced(ctx)) {
-		fault = "the node's Bottles were not read yet"
+	if problem == "" && (synced == nil || !synced(ctx)) {
+		problem = "the node's Bottles have not been read yet"
 	}
-	return fault
+	return problem
 }
 
-func (a *apiServer) waitsFor(fault string) {
+// setProblem records why the agent waits; "" means that it does not.
+func (a *apiServer) setProblem(problem string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.fault = fault
+	a.problem = problem
 }
 
-// readWhen sets what reports that the node's Bottles were read.
-func (a *apiServer) readWhen(synced func(ctx context.Context) bool) {
+// setSynced sets the function that reports whether the node's Bottles have been
+// read.
+func (a *apiServer) setSynced(synced func(ctx context.Context) bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.synced = synced
 }
 
-// permanentError is about something that no outage can cause.
+// permanentError is an error that an outage of the API server cannot cause.
 type permanentError struct{ error }
 
 func (e permanentError) Unwrap() error { return e.error }
 
-// retry calls attempt, with growing pauses, until it succeeds, returns a
-// permanentError, or ctx ends. It logs a failure when it is another than the
-// last one.
+// retry calls attempt, with growing pauses, until it succeeds or returns a
+// permanentError, or until ctx ends. It logs a failure unless it is the same
+// problem as the last one logged.
 func (a *apiServer) retry(ctx context.Context, attempt func(ctx context.Context) error) error {
 	pauses := retryPauses()
 	logged := ""
@@ -137,11 +139,11 @@ func (a *apiServer) retry(ctx context.Context, attempt func(ctx context.Context)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		fault := faultOf(err)
-		a.waitsFor(fault)
-		if fault != logged {
-			ctrl.Log.Error(err, "Waiting for the API server; machines and walls are guarded meanwhile", "reason", fault)
-			logged = fault
+		problem := problemOf(err)
+		a.setProblem(problem)
+		if problem != logged {
+			ctrl.Log.Error(err, "Waiting for the API server; machines and walls are still guarded", "reason", problem)
+			logged = problem
 		}
 		select {
 		case <-ctx.Done():
@@ -151,8 +153,8 @@ func (a *apiServer) retry(ctx context.Context, attempt func(ctx context.Context)
 	}
 }
 
-// connect waits for the API server and returns the manager and the identity of
-// the cluster. The error is a permanentError or that of ctx.
+// connect waits for the API server. It returns the manager and the identity of
+// the cluster. The error is a permanentError or ctx.Err().
 func (o *AgentOptions) connect(ctx context.Context, cfg *rest.Config, dir *state.Dir, api *apiServer) (mgr ctrl.Manager, cluster string, err error) {
 	bounded, err := boundedClient(cfg)
 	if err != nil {
@@ -175,13 +177,13 @@ func (o *AgentOptions) connect(ctx context.Context, cfg *rest.Config, dir *state
 		return err
 	})
 	if err == nil {
-		api.waitsFor("")
+		api.setProblem("")
 		ctrl.Log.Info("Connected to the API server", "cluster", cluster)
 	}
 	return mgr, cluster, err
 }
 
-// newManager caches this node's Bottles and the one Node, and nothing else.
+// newManager returns a manager that caches only this node's Bottles and its Node.
 func (o *AgentOptions) newManager(cfg *rest.Config) (ctrl.Manager, error) {
 	scheme, err := newScheme()
 	if err != nil {
@@ -197,11 +199,11 @@ func (o *AgentOptions) newManager(cfg *rest.Config) (ctrl.Manager, error) {
 			},
 		},
 		MapperProvider: boundedMapper,
-		// Both are served already; see serve.
+		// The agent serves both itself; see serve.
 		Metrics:                metricsserver.Options{BindAddress: "0"},
 		HealthProbeBindAddress: "0",
-		// An API server that goes away before everything was read ends nothing.
-		Controller:              config.Controller{CacheSyncTimeout: patience},
+		// The agent must not end if the API server fails before the caches sync.
+		Controller:              config.Controller{CacheSyncTimeout: noTimeout},
 		GracefulShutdownTimeout: ptr.To(25 * time.Second),
 	})
 	if err != nil {
@@ -210,18 +212,19 @@ func (o *AgentOptions) newManager(cfg *rest.Config) (ctrl.Manager, error) {
 	return mgr, nil
 }
 
-// boundedClient is for single requests: none of them takes long.
+// boundedClient returns a client for single requests, with requestTimeout. Do not
+// use it for watches.
 func boundedClient(cfg *rest.Config) (*http.Client, error) {
 	unbounded, err := rest.HTTPClientFor(cfg)
 	if err != nil {
 		return nil, err
 	}
 	bounded := *unbounded
-	bounded.Timeout = answerLimit
+	bounded.Timeout = requestTimeout
 	return &bounded, nil
 }
 
-// boundedMapper asks the API server for its kinds, and never waits long for it.
+// boundedMapper reads the API server's kinds, with requestTimeout.
 func boundedMapper(cfg *rest.Config, _ *http.Client) (meta.RESTMapper, error) {
 	bounded, err := boundedClient(cfg)
 	if err != nil {
@@ -230,10 +233,10 @@ func boundedMapper(cfg *rest.Config, _ *http.Client) (meta.RESTMapper, error) {
 	return apiutil.NewDynamicRESTMapper(cfg, bounded)
 }
 
-// faultOf puts into a few fixed words why the API server cannot be used. An
-// error's own text can be long, and may quote what a proxy or a credential
-// plugin wrote: it goes to the log alone.
-func faultOf(err error) string {
+// problemOf describes in a fixed phrase why the API server cannot be used. An
+// error's own text can be long and may quote what a proxy or a credential plugin
+// wrote, so it goes only to the log.
+func problemOf(err error) string {
 	var status apierrors.APIStatus
 	var name *net.DNSError
 	var timeout net.Error
@@ -241,7 +244,7 @@ func faultOf(err error) string {
 	case apierrors.IsUnauthorized(err):
 		return "it does not accept the agent's credentials"
 	case apierrors.IsForbidden(err):
-		return "it forbids the agent what the agent must read"
+		return "it does not permit the agent to read what it needs"
 	case meta.IsNoMatchError(err):
 		return "it does not know Bottles: the CustomResourceDefinition is missing"
 	case errors.As(err, &status) && status.Status().Code > 0:

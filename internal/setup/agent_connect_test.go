@@ -23,7 +23,7 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-func TestFaultOf(t *testing.T) {
+func TestProblemOf(t *testing.T) {
 	get := func(err error) error { return &url.Error{Op: "Get", URL: "https://hunter22", Err: err} }
 	bottles := schema.GroupResource{Group: "botbottle.dev", Resource: "bottles"}
 	for want, err := range map[string]error{
@@ -32,19 +32,19 @@ func TestFaultOf(t *testing.T) {
 		"its host name cannot be resolved":                                  get(&net.OpError{Op: "dial", Err: &net.DNSError{Err: "hunter22", Name: "hunter22", IsTimeout: true}}),
 		"its certificate is not trusted":                                    get(x509.UnknownAuthorityError{}),
 		"it does not accept the agent's credentials":                        apierrors.NewUnauthorized("hunter22"),
-		"it forbids the agent what the agent must read":                     apierrors.NewForbidden(bottles, "", errors.New("hunter22")),
+		"it does not permit the agent to read what it needs":                apierrors.NewForbidden(bottles, "", errors.New("hunter22")),
 		"it answers with status 503":                                        apierrors.NewServiceUnavailable("hunter22"),
 		"it does not know Bottles: the CustomResourceDefinition is missing": &meta.NoKindMatchError{GroupKind: schema.GroupKind{Kind: "Bottle"}},
 		"it cannot be reached; the log has the error":                       errors.New(strings.Repeat("hunter22", 1000)),
 	} {
-		if got := faultOf(fmt.Errorf("agent: %w", err)); got != want {
+		if got := problemOf(fmt.Errorf("agent: %w", err)); got != want {
 			t.Errorf("%v: got %q, want %q", err, got, want)
 		}
 	}
 }
 
-// TestConnectedMetric: any request of the agent's shows whether the API server
-// answers.
+// TestConnectedMetric checks that every request of the agent updates the metric
+// that shows whether the API server answers.
 func TestConnectedMetric(t *testing.T) {
 	status := http.StatusOK
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }))
@@ -66,10 +66,10 @@ func TestConnectedMetric(t *testing.T) {
 		want   float64
 	}{
 		{"before any request", 0, nil, 0},
-		{"an answer", http.StatusOK, t.Context(), 1},
-		{"an object that is not there", http.StatusNotFound, t.Context(), 1},
-		{"unwell", http.StatusServiceUnavailable, t.Context(), 0},
-		{"another answer", http.StatusOK, t.Context(), 1},
+		{"a response", http.StatusOK, t.Context(), 1},
+		{"an object that does not exist", http.StatusNotFound, t.Context(), 1},
+		{"unavailable", http.StatusServiceUnavailable, t.Context(), 0},
+		{"another response", http.StatusOK, t.Context(), 1},
 		{"a request that the agent cancelled", http.StatusOK, canceled, 1},
 		{"refused credentials", http.StatusUnauthorized, t.Context(), 0},
 		{"answers again", http.StatusOK, t.Context(), 1},
@@ -103,8 +103,8 @@ func gaugeOf(t *testing.T, registry *prometheus.Registry) float64 {
 	return families[0].GetMetric()[0].GetGauge().GetValue()
 }
 
-// TestRetry: it goes on until it succeeds, and ends early only for what no
-// outage can cause.
+// TestRetry checks that retry continues until it succeeds, and ends early only
+// for a permanent error or a cancelled context.
 func TestRetry(t *testing.T) {
 	a := &apiServer{}
 	attempts := 0
@@ -130,7 +130,7 @@ func TestRetry(t *testing.T) {
 
 func TestHealth(t *testing.T) {
 	guarding, synced := make(chan struct{}), false
-	a := &apiServer{fault: "it refuses connections"}
+	a := &apiServer{problem: "it refuses connections"}
 	h := healthHandler(guarding, a)
 	want := func(path string, code int, body string) {
 		t.Helper()
@@ -141,11 +141,11 @@ func TestHealth(t *testing.T) {
 		}
 	}
 	want("/healthz", 200, "ok")
-	want("/readyz", 503, "waits for the API server: it refuses connections")
-	a.waitsFor("")
-	want("/readyz", 503, "waits for the API server: the node's Bottles were not read yet")
-	a.readWhen(func(context.Context) bool { return synced })
-	want("/readyz", 503, "waits for the API server: the node's Bottles were not read yet")
+	want("/readyz", 503, "waiting for the API server: it refuses connections")
+	a.setProblem("")
+	want("/readyz", 503, "waiting for the API server: the node's Bottles have not been read yet")
+	a.setSynced(func(context.Context) bool { return synced })
+	want("/readyz", 503, "waiting for the API server: the node's Bottles have not been read yet")
 	synced = true
 	want("/readyz", 200, "ok")
 	close(guarding)

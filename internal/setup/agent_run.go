@@ -34,16 +34,17 @@ import (
 )
 
 const (
-	// agentName reports Events.
+	// agentName is the reporting controller of the agent's Events.
 	agentName = "botbottle.dev/agent"
-	// lockPatience is how long a new agent waits for the old one to end.
-	lockPatience = 20 * time.Second
-	// guardPatience is how long an agent that ends waits for its guard.
-	guardPatience = 10 * time.Second
+	// lockTimeout is how long a new agent waits for the old one to end.
+	lockTimeout = 20 * time.Second
+	// guardTimeout is how long an ending agent waits for its guard.
+	guardTimeout = 10 * time.Second
 )
 
-// Run runs the agent until ctx ends. The guard comes first, then what reports
-// on it; everything else waits for the API server, however long that takes.
+// Run runs the agent until ctx ends. It starts the guard first, then the health
+// and metrics servers. Everything else waits for the API server, for as long as
+// that takes.
 func (o *AgentOptions) Run(ctx context.Context) error {
 	if err := o.Validate(); err != nil {
 		return err
@@ -56,12 +57,13 @@ func (o *AgentOptions) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// Until the very end: while the rest shuts down, machines go on running.
-	watching, stop := context.WithCancel(context.WithoutCancel(ctx))
+	// The guard outlives ctx, because machines keep running while the rest of the
+	// agent shuts down.
+	guardCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
-	parts, err := o.watch(watching, dir, fail)
+	parts, err := o.startGuard(guardCtx, dir, fail)
 	if err != nil {
 		return err
 	}
@@ -69,22 +71,22 @@ func (o *AgentOptions) Run(ctx context.Context) error {
 		stop()
 		select { // a leak's evidence may still be written
 		case <-parts.guarding:
-		case <-time.After(guardPatience):
+		case <-time.After(guardTimeout):
 		}
 	}()
 	api, err := newAPIServer(cfg, metrics.Registry)
 	if err != nil {
 		return err
 	}
-	if err := o.serve(watching, healthHandler(parts.guarding, api), metrics.Registry, fail); err != nil {
+	if err := o.serve(guardCtx, healthHandler(parts.guarding, api), metrics.Registry, fail); err != nil {
 		return err
 	}
 	err = o.manage(ctx, cfg, parts, api)
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
-		return cause // what it led to matters less
+		return cause // err is only its consequence
 	}
 	if errors.Is(err, context.Canceled) {
-		return nil // it was asked to end
+		return nil // a normal end
 	}
 	return err
 }
@@ -99,11 +101,11 @@ func (o *AgentOptions) manage(ctx context.Context, cfg *rest.Config, p parts, ap
 	if err := o.compose(mgr, p); err != nil {
 		return err
 	}
-	api.readWhen(mgr.GetCache().WaitForCacheSync)
+	api.setSynced(mgr.GetCache().WaitForCacheSync)
 	return mgr.Start(ctx)
 }
 
-// parts are what compose is given beside the options.
+// parts are what compose needs besides the options.
 type parts struct {
 	dir      *state.Dir
 	cluster  string
@@ -114,10 +116,11 @@ type parts struct {
 	guarding <-chan struct{} // closed when the guard has ended
 }
 
-// watch starts to guard the machines that an earlier agent left, before
-// dockerd or the API server is asked for anything. fail ends the agent: with a
-// dead canary silence proves nothing.
-func (o *AgentOptions) watch(ctx context.Context, dir *state.Dir, fail context.CancelCauseFunc) (parts, error) {
+// startGuard starts to guard the machines that an earlier agent left behind. It
+// does so before the agent contacts dockerd or the API server. It calls fail to
+// end the agent if the canaries fail, because without them the absence of hits
+// proves nothing.
+func (o *AgentOptions) startGuard(ctx context.Context, dir *state.Dir, fail context.CancelCauseFunc) (parts, error) {
 	p := parts{dir: dir, machines: o.smolvm(dir), walls: wall.New(wall.Options{})}
 	prober, err := o.prober()
 	if err != nil {
@@ -159,12 +162,12 @@ func (o *AgentOptions) watch(ctx context.Context, dir *state.Dir, fail context.C
 	p.guarding = guarding
 	go func() {
 		defer close(guarding)
-		_ = p.enforcer.Start(ctx) // ends with ctx alone
+		_ = p.enforcer.Start(ctx) // ends only when ctx ends
 	}()
 	return p, nil
 }
 
-// compose makes everything of the agent part of mgr.
+// compose creates the agent's remaining parts and adds them to mgr.
 func (o *AgentOptions) compose(mgr ctrl.Manager, p parts) error {
 	engine, err := o.docker()
 	if err != nil {
@@ -223,14 +226,14 @@ func (o *AgentOptions) compose(mgr ctrl.Manager, p parts) error {
 	return o.add(mgr, r)
 }
 
-// openState opens the state directory and waits a little for an agent that is
-// just ending.
+// openState opens and locks the state directory. It waits up to lockTimeout for
+// an earlier agent to end.
 func (o *AgentOptions) openState(ctx context.Context) (*state.Dir, error) {
 	dir, err := state.Open(o.StateDir)
 	if err != nil {
 		return nil, fmt.Errorf("--state-dir: %w", err)
 	}
-	patience, cancel := context.WithTimeout(ctx, lockPatience)
+	lockCtx, cancel := context.WithTimeout(ctx, lockTimeout)
 	defer cancel()
 	for {
 		err := dir.Lock()
@@ -238,21 +241,19 @@ func (o *AgentOptions) openState(ctx context.Context) (*state.Dir, error) {
 			return dir, err
 		}
 		select {
-		case <-patience.Done():
+		case <-lockCtx.Done():
 			return nil, fmt.Errorf("--state-dir: %w", err)
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
 }
 
-// ownExecutable is this process's, also after the file was replaced by an
-// upgrade.
+// ownExecutable is the executable of this process, even after an upgrade replaced
+// the file.
 const ownExecutable = "/proc/self/exe"
 
-// loadDocker loads the built-in bundle image. A Docker Engine that is down
-// gets it later, when the first bundle needs it.
-// docker returns the node's Docker Engine, which it does not speak to: a
-// dockerd that hangs must not keep what guards and narrows from its work.
+// docker returns a client for the node's Docker Engine. It does not contact
+// dockerd, because a dockerd that hangs must not delay the agent's other work.
 func (o *AgentOptions) docker() (*docker.Engine, error) {
 	engine, err := docker.New(docker.Options{Host: o.DockerHost})
 	if err != nil {
@@ -264,15 +265,16 @@ func (o *AgentOptions) docker() (*docker.Engine, error) {
 	return engine, nil
 }
 
-// loadBundleImage loads the built-in image before anybody asks for it.
+// loadBundleImage loads the built-in bundle image before a bundle needs it. If
+// Docker is down, the image is loaded later, when the first bundle needs it.
 func loadBundleImage(engine *docker.Engine) manager.RunnableFunc {
 	return func(ctx context.Context) error {
 		reference, err := engine.LoadBundleImage(ctx, ownExecutable)
 		switch {
 		case err != nil && ctx.Err() == nil:
-			ctrl.Log.Error(err, "The built-in bundle image is not loaded yet")
+			ctrl.Log.Error(err, "Could not load the built-in bundle image yet")
 		case err == nil:
-			ctrl.Log.Info("The built-in bundle image is loaded", "image", reference)
+			ctrl.Log.Info("Loaded the built-in bundle image", "image", reference)
 		}
 		return nil
 	}

@@ -15,8 +15,8 @@ import (
 )
 
 // serve serves health and metrics until ctx ends, whether or not the API server
-// can be reached. An address that cannot be listened on is an error; fail ends
-// the agent when a server fails later.
+// can be reached. It returns an error if it cannot listen on an address. If a
+// server fails later, serve calls fail, which ends the agent.
 func (o *AgentOptions) serve(ctx context.Context, health http.Handler, metrics prometheus.Gatherer, fail context.CancelCauseFunc) error {
 	for _, s := range []struct {
 		flag, address string
@@ -33,7 +33,7 @@ func (o *AgentOptions) serve(ctx context.Context, health http.Handler, metrics p
 			return fmt.Errorf("--%s: %w", s.flag, err)
 		}
 		server := &http.Server{Handler: s.handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 90 * time.Second, MaxHeaderBytes: 1 << 20}
-		context.AfterFunc(ctx, func() { _ = server.Close() }) // the process ends
+		context.AfterFunc(ctx, func() { _ = server.Close() }) // the process is ending
 		go func() {
 			if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 				fail(fmt.Errorf("--%s: %w", s.flag, err))
@@ -43,8 +43,8 @@ func (o *AgentOptions) serve(ctx context.Context, health http.Handler, metrics p
 	return nil
 }
 
-// metricsHandler serves /metrics. What cannot be counted, such as Bottles that
-// were not read yet, is left out and hides nothing else.
+// metricsHandler serves /metrics. It omits metrics that cannot be collected, such
+// as those of Bottles that have not been read yet, and serves the rest.
 func metricsHandler(metrics prometheus.Gatherer) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}))
@@ -52,15 +52,15 @@ func metricsHandler(metrics prometheus.Gatherer) http.Handler {
 }
 
 // healthHandler serves /healthz, which is ok until guarding is closed, and
-// /readyz, which is ok once the agent waits for nothing.
+// /readyz, which is ok once the agent no longer waits for the API server.
 func healthHandler(guarding <-chan struct{}, api *apiServer) http.Handler {
 	mux := http.NewServeMux()
-	check := func(path string, fault func(ctx context.Context) string) {
+	check := func(path string, problem func(ctx context.Context) string) {
 		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
 			ctx, cancel := context.WithTimeout(r.Context(), time.Second)
 			defer cancel()
-			if what := fault(ctx); what != "" {
-				http.Error(w, what, http.StatusServiceUnavailable)
+			if text := problem(ctx); text != "" {
+				http.Error(w, text, http.StatusServiceUnavailable)
 				return
 			}
 			fmt.Fprintln(w, "ok")
@@ -75,8 +75,8 @@ func healthHandler(guarding <-chan struct{}, api *apiServer) http.Handler {
 		}
 	})
 	check("/readyz", func(ctx context.Context) string {
-		if what := api.waiting(ctx); what != "" {
-			return "waits for the API server: " + what
+		if problem := api.waiting(ctx); problem != "" {
+			return "waiting for the API server: " + problem
 		}
 		return ""
 	})

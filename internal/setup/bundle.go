@@ -21,11 +21,11 @@ type BundleOptions struct {
 
 // Bind adds the flags.
 func (o *BundleOptions) Bind(fs *pflag.FlagSet) {
-	fs.StringVar(&o.Rules, "rules", "", "file with the egress rules; it is read again when it changes")
+	fs.StringVar(&o.Rules, "rules", "", "file with the egress rules; it is reloaded when it changes")
 	fs.StringVar(&o.Listen, "listen", ":8888", "TCP address to listen on")
 }
 
-// Validate names the flag that cannot be used.
+// Validate returns an error that names every invalid flag.
 func (o *BundleOptions) Validate() error {
 	var errs []error
 	if o.Rules == "" {
@@ -37,7 +37,7 @@ func (o *BundleOptions) Validate() error {
 	return errors.Join(errs...)
 }
 
-// Run proxies until ctx ends; each decision is one line to log.
+// Run runs the proxy until ctx ends. It writes one line to log for each decision.
 func (o *BundleOptions) Run(ctx context.Context, log io.Writer) error {
 	if err := o.Validate(); err != nil {
 		return err

@@ -13,38 +13,39 @@ import (
 )
 
 const (
-	// collectEvery is the time between two looks for images that can go.
-	collectEvery = 5 * time.Minute
-	// collectPause is how long refused pulls have to wait after a look: each
-	// asks smolvm for its machines.
+	// collectInterval is how often the collector removes images that can go.
+	collectInterval = 5 * time.Minute
+	// collectPause is how long refused pulls have to wait after a collection,
+	// because each collection lists smolvm's machines.
 	collectPause = 10 * time.Second
 )
 
-// collected is what the collector needs of the store.
-type collected interface {
+// imageStore is the part of the image store that the collector needs.
+type imageStore interface {
 	Collect(ctx context.Context, used func(ctx context.Context) (image.Used, error)) (image.Collected, error)
 	Refused() <-chan struct{}
 	Close() error
 }
 
-// collector keeps the store within the disk, and closes it at the end.
+// collector removes unused images when the disk is too full. It closes the store
+// when it ends.
 type collector struct {
-	store collected
+	store imageStore
 	used  func(ctx context.Context) (image.Used, error)
 	clock clock.WithTicker
 	log   logr.Logger
 
-	short bool   // as logged
-	said  string // the last error that was
+	short     bool   // whether the last log line about the disk reported a shortage
+	lastError string // the last error that was logged; "" after a success
 }
 
 // Start implements manager.Runnable.
 func (c *collector) Start(ctx context.Context) error {
-	ticker := c.clock.NewTicker(collectEvery)
+	ticker := c.clock.NewTicker(collectInterval)
 	defer ticker.Stop()
 	pause := c.clock.NewTimer(collectPause)
 	defer pause.Stop()
-	pause.Stop()                 // none before the first look
+	pause.Stop()                 // no pause before the first collection
 	refused := c.store.Refused() // nil during the pause
 	for {
 		select {
@@ -62,29 +63,30 @@ func (c *collector) Start(ctx context.Context) error {
 	}
 }
 
-// collect logs what happened, and once what goes on.
+// collect runs one collection and logs what it removed. It logs a lasting problem
+// only once.
 func (c *collector) collect(ctx context.Context) {
 	got, err := c.store.Collect(ctx, c.used)
 	if ctx.Err() != nil {
 		return
 	}
-	said := ""
+	text := ""
 	if err != nil {
-		said = err.Error()
+		text = err.Error()
 	}
-	if said != "" && said != c.said {
-		c.log.Error(err, "Images could not be collected")
+	if text != "" && text != c.lastError {
+		c.log.Error(err, "Could not remove unused images")
 	}
-	c.said = said
+	c.lastError = text
 	if got.Archives+got.Cached > 0 {
-		c.log.Info("Images that nobody uses were removed", "archives", got.Archives, "cached", got.Cached, "bytes", got.Bytes)
+		c.log.Info("Removed unused images", "archives", got.Archives, "cached", got.Cached, "bytes", got.Bytes)
 	}
 	switch short := got.Short > 0; {
 	case short && !c.short:
-		c.log.Info("The disk stays fuller than it should, for all images are in use or young", "bytes", got.Short)
+		c.log.Info("The disk is still too full: all remaining images are in use or too new to remove", "bytes", got.Short)
 		c.short = true
-	case !short && c.short && err == nil: // else it may not be known
-		c.log.Info("The disk is no fuller than it should be any more")
+	case !short && c.short && err == nil: // after an error it may be unknown
+		c.log.Info("The disk is no longer too full")
 		c.short = false
 	}
 }

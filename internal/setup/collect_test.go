@@ -15,58 +15,60 @@ import (
 	"botbottle.dev/bottle-operator/internal/image"
 )
 
-// passes is a store that answers each pass with what comes.
-type passes struct {
+// fakeStore is a store that answers each collection with the next result.
+type fakeStore struct {
 	refused chan struct{}
-	answers chan answer
+	results chan result
 	closed  bool
 }
 
-type answer struct {
+type result struct {
 	got image.Collected
 	err error
 }
 
-func (p *passes) Refused() <-chan struct{} { return p.refused }
+func (p *fakeStore) Refused() <-chan struct{} { return p.refused }
 
-func (p *passes) Close() error {
+func (p *fakeStore) Close() error {
 	p.closed = true
 	return nil
 }
 
-func (p *passes) Collect(context.Context, func(context.Context) (image.Used, error)) (image.Collected, error) {
-	a := <-p.answers
-	return a.got, a.err
+func (p *fakeStore) Collect(context.Context, func(context.Context) (image.Used, error)) (image.Collected, error) {
+	r := <-p.results
+	return r.got, r.err
 }
 
-// A refused pull has not to wait for the next look, but then for a pause.
-func TestCollectsForARefusedPull(t *testing.T) {
-	p := &passes{refused: make(chan struct{}), answers: make(chan answer)}
+// A refused pull triggers a collection immediately, unless one has just ended:
+// then the pull waits for a pause.
+func TestRefusedPullTriggersCollection(t *testing.T) {
+	p := &fakeStore{refused: make(chan struct{}), results: make(chan result)}
 	clock := clocktesting.NewFakeClock(time.Now())
 	ctx, cancel := context.WithCancel(t.Context())
 	c := &collector{store: p, clock: clock, log: funcr.New(func(string, string) {}, funcr.Options{})}
 	ended := make(chan error)
 	go func() { ended <- c.Start(ctx) }()
 	p.refused <- struct{}{}
-	p.answers <- answer{} // it collects, with the clock where it was
+	p.results <- result{} // it collects without the clock moving
 	select {
 	case p.refused <- struct{}{}:
-		t.Fatal("refused again: got a look at once, want a pause")
+		t.Fatal("refused again: got a collection immediately, want a pause")
 	case <-whenPaused(t, clock):
 	}
 	clock.Step(collectPause)
 	p.refused <- struct{}{}
-	p.answers <- answer{}
+	p.results <- result{}
 	<-whenPaused(t, clock)
-	clock.Step(collectEvery)
-	p.answers <- answer{} // without anybody's asking
+	clock.Step(collectInterval)
+	p.results <- result{} // without a refused pull
 	cancel()
 	if err := <-ended; err != nil || !p.closed {
 		t.Errorf("got %v, want the store closed at the end", err)
 	}
 }
 
-// whenPaused is closed once the collector waits with its ticker and its pause.
+// whenPaused returns a channel that is closed once the collector waits for its
+// ticker and its pause.
 func whenPaused(t *testing.T, clock *clocktesting.FakeClock) <-chan struct{} {
 	out := make(chan struct{})
 	go func() {
@@ -78,40 +80,40 @@ func whenPaused(t *testing.T, clock *clocktesting.FakeClock) <-chan struct{} {
 	return out
 }
 
-func TestCollectorSaysWhatChanges(t *testing.T) {
-	var said []string
-	p := &passes{answers: make(chan answer, 1)}
-	c := &collector{store: p, log: funcr.New(func(_, args string) { said = append(said, args) }, funcr.Options{})}
+func TestCollectorLogsChanges(t *testing.T) {
+	var logged []string
+	p := &fakeStore{results: make(chan result, 1)}
+	c := &collector{store: p, log: funcr.New(func(_, args string) { logged = append(logged, args) }, funcr.Options{})}
 	removed := image.Collected{Archives: 1, Cached: 2, Bytes: 3}
 	short := image.Collected{Short: 7}
 	const (
-		full  = `"level"=0 "msg"="The disk stays fuller than it should, for all images are in use or young" "bytes"=7`
-		fine  = `"level"=0 "msg"="The disk is no fuller than it should be any more"`
-		gone  = `"level"=0 "msg"="Images that nobody uses were removed" "archives"=1 "cached"=2 "bytes"=3`
-		bad   = `"msg"="Images could not be collected" "error"="no answer"`
-		worse = `"msg"="Images could not be collected" "error"="no luck"`
+		full  = `"level"=0 "msg"="The disk is still too full: all remaining images are in use or too new to remove" "bytes"=7`
+		fine  = `"level"=0 "msg"="The disk is no longer too full"`
+		gone  = `"level"=0 "msg"="Removed unused images" "archives"=1 "cached"=2 "bytes"=3`
+		bad   = `"msg"="Could not remove unused images" "error"="no answer"`
+		worse = `"msg"="Could not remove unused images" "error"="no permission"`
 	)
-	no, luck := errors.New("no answer"), errors.New("no luck")
+	noAnswer, noPermission := errors.New("no answer"), errors.New("no permission")
 	for i, step := range []struct {
-		answer
+		result
 		want []string
 	}{
-		{answer{}, nil},
-		{answer{got: short}, []string{full}},
-		{answer{got: short}, nil},
-		{answer{err: no}, []string{bad}}, // nothing is known: not that it is fine
-		{answer{err: no}, nil},
-		{answer{got: image.Collected{Short: 8}, err: luck}, []string{worse}},
-		{answer{got: removed}, []string{gone, fine}},
-		{answer{got: removed}, []string{gone}},
-		{answer{got: short, err: no}, []string{bad, full}},
-		{answer{}, []string{fine}},
+		{result{}, nil},
+		{result{got: short}, []string{full}},
+		{result{got: short}, nil},
+		{result{err: noAnswer}, []string{bad}}, // after an error the state of the disk is unknown
+		{result{err: noAnswer}, nil},
+		{result{got: image.Collected{Short: 8}, err: noPermission}, []string{worse}},
+		{result{got: removed}, []string{gone, fine}},
+		{result{got: removed}, []string{gone}},
+		{result{got: short, err: noAnswer}, []string{bad, full}},
+		{result{}, []string{fine}},
 	} {
-		said = nil
-		p.answers <- step.answer
+		logged = nil
+		p.results <- step.result
 		c.collect(t.Context())
-		if !slices.Equal(said, step.want) {
-			t.Errorf("pass %d: got %q, want %q", i, said, step.want)
+		if !slices.Equal(logged, step.want) {
+			t.Errorf("collection %d: got %q, want %q", i, logged, step.want)
 		}
 	}
 }

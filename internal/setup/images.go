@@ -20,11 +20,12 @@ import (
 	"botbottle.dev/bottle-operator/internal/state"
 )
 
-// leastMinAge is the least --image-gc-min-age. Nothing but an image's age keeps
-// it between the moment it is handed out and the Bottle's record of it.
+// leastMinAge is the smallest allowed --image-gc-min-age. After the store returns
+// an image and before the Bottle records it, only the image's age protects it
+// from removal.
 const leastMinAge = time.Minute
 
-// ImageOptions configure the node's store of images.
+// ImageOptions configure the node's image store.
 type ImageOptions struct {
 	Mirrors, PlainHTTP, Prewarm []string
 	CAFile, DockerConfig        string
@@ -36,23 +37,23 @@ type ImageOptions struct {
 
 // Bind adds the flags.
 func (o *ImageOptions) Bind(fs *pflag.FlagSet) {
-	fs.StringArrayVar(&o.Mirrors, "image-mirror", nil, "REGISTRY=MIRROR[,MIRROR], asked in order before the registry itself; may be repeated")
-	fs.StringArrayVar(&o.PlainHTTP, "image-plain-http", nil, "HOST[:PORT] of a registry or mirror that is spoken to without TLS; may be repeated")
+	fs.StringArrayVar(&o.Mirrors, "image-mirror", nil, "REGISTRY=MIRROR[,MIRROR], mirrors to try in order before the registry itself; may be repeated")
+	fs.StringArrayVar(&o.PlainHTTP, "image-plain-http", nil, "HOST[:PORT] of a registry or mirror to contact without TLS; may be repeated")
 	fs.StringArrayVar(&o.Prewarm, "prewarm-image", nil, "image to pull when the agent starts, with the node's own credentials; may be repeated")
-	fs.StringVar(&o.CAFile, "image-ca", "", "PEM file of certificates that registries are trusted by, besides the system's")
-	fs.StringVar(&o.DockerConfig, "image-docker-config", "/root/.docker/config.json", "the node's own credentials for registries; may be absent")
-	fs.Int64Var(&o.MaxBytes, "image-max-bytes", image.DefaultMaxBytes, "most bytes that an image may have, packed or unpacked")
-	fs.Int64Var(&o.Reserve, "image-reserve-bytes", image.DefaultReserve, "bytes of the disk that a pull leaves free; negative for none")
-	fs.DurationVar(&o.PullTimeout, "image-pull-timeout", image.DefaultPullTimeout, "how long the fetching of one image may take, once it is its turn")
-	fs.IntVar(&o.MaxPulls, "max-concurrent-pulls", image.DefaultMaxPulls, "how many images may be pulled at once")
-	fs.IntVar(&o.GCHigh, "image-gc-high", image.DefaultGCHigh, "per cent of the disk in use from which images that no Bottle uses are removed")
-	fs.IntVar(&o.GCLow, "image-gc-low", image.DefaultGCLow, "per cent of the disk in use down to which they are")
-	fs.DurationVar(&o.GCMinAge, "image-gc-min-age", image.DefaultGCMinAge, "how long an image is kept after its last use, whatever the disk; at least 1m")
+	fs.StringVar(&o.CAFile, "image-ca", "", "PEM file of CA certificates to trust for registries, in addition to the system's")
+	fs.StringVar(&o.DockerConfig, "image-docker-config", "/root/.docker/config.json", "Docker configuration file with the node's own registry credentials; the file need not exist")
+	fs.Int64Var(&o.MaxBytes, "image-max-bytes", image.DefaultMaxBytes, "maximum size of an image in bytes, packed or unpacked")
+	fs.Int64Var(&o.Reserve, "image-reserve-bytes", image.DefaultReserve, "bytes of the disk that a pull must leave free; negative means none")
+	fs.DurationVar(&o.PullTimeout, "image-pull-timeout", image.DefaultPullTimeout, "time limit for pulling one image, not counting the time that it waits for its turn")
+	fs.IntVar(&o.MaxPulls, "max-concurrent-pulls", image.DefaultMaxPulls, "maximum number of images that are pulled at the same time")
+	fs.IntVar(&o.GCHigh, "image-gc-high", image.DefaultGCHigh, "disk usage in percent above which images that no Bottle uses are removed")
+	fs.IntVar(&o.GCLow, "image-gc-low", image.DefaultGCLow, "disk usage in percent at which that removal stops")
+	fs.DurationVar(&o.GCMinAge, "image-gc-min-age", image.DefaultGCMinAge, "how long an image is kept after its last use, however full the disk is; at least 1m")
 	fs.BoolVar(&o.AllowDaemon, "allow-docker-daemon-images", false, "allow docker-daemon:NAME, images of the node's own Docker Engine")
 }
 
-// Validate names the flags that cannot be used. What only the store can judge
-// it does when it is opened.
+// Validate returns an error that names every invalid flag. The store itself
+// checks the remaining flags when it is opened.
 func (o *ImageOptions) Validate() error {
 	var errs []error
 	if o.MaxBytes < 1<<20 {
@@ -73,8 +74,8 @@ func (o *ImageOptions) Validate() error {
 	return errors.Join(errs...)
 }
 
-// openImages opens the node's store. event is called for what happens to a
-// pull that a Bottle waits for.
+// openImages opens the node's image store. The store calls event for each change
+// in a pull that a Bottle waits for.
 func (o *AgentOptions) openImages(dir *state.Dir, engine *docker.Engine, event func(uid, reason, message string)) (*image.Store, error) {
 	counts, err := image.NewMetrics(metrics.Registry)
 	if err != nil {
@@ -98,8 +99,8 @@ func (o *AgentOptions) openImages(dir *state.Dir, engine *docker.Engine, event f
 	return store, nil
 }
 
-// addImages keeps the store within the disk, and brings what is wanted before
-// anybody asks.
+// addImages adds the collector of unused images, and the pulls of
+// --prewarm-image, to mgr.
 func (o *AgentOptions) addImages(mgr ctrl.Manager, store *image.Store, users *imageuse.Users) error {
 	log := ctrl.Log.WithName("images")
 	collect := &collector{store: store, clock: clock.RealClock{}, log: log, used: func(ctx context.Context) (image.Used, error) {
@@ -108,7 +109,7 @@ func (o *AgentOptions) addImages(mgr ctrl.Manager, store *image.Store, users *im
 	}}
 	prewarm := manager.RunnableFunc(func(ctx context.Context) error {
 		if err := store.Prewarm(ctx, o.Images.Prewarm); err != nil && ctx.Err() == nil {
-			log.Error(err, "Images of --prewarm-image can never be had")
+			log.Error(err, "Some images of --prewarm-image cannot be pulled")
 		}
 		return nil
 	})

@@ -13,7 +13,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 )
 
-// LogOptions say what is logged, and how.
+// LogOptions configure the level and format of logs.
 type LogOptions struct {
 	// Level is debug, info or error.
 	Level string
@@ -23,11 +23,11 @@ type LogOptions struct {
 
 // Bind adds the flags.
 func (o *LogOptions) Bind(fs *pflag.FlagSet) {
-	fs.StringVar(&o.Level, "log-level", "info", "what is logged: debug, info or error")
-	fs.StringVar(&o.Format, "log-format", "json", "how it is logged: json or text")
+	fs.StringVar(&o.Level, "log-level", "info", "lowest level to log: debug, info or error")
+	fs.StringVar(&o.Format, "log-format", "json", "format of the log: json or text")
 }
 
-// Install makes the logger to w that of everything in the process.
+// Install makes everything in the process log to w.
 func (o *LogOptions) Install(w io.Writer) error {
 	levels := map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "error": slog.LevelError}
 	level, ok := levels[o.Level]

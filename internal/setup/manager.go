@@ -36,19 +36,19 @@ type ManagerOptions struct {
 // Bind adds the flags.
 func (o *ManagerOptions) Bind(fs *pflag.FlagSet) {
 	d := placement.DefaultOptions()
-	fs.StringVar(&o.Kubeconfig, "kubeconfig", "", "kubeconfig file; empty within a Pod")
-	fs.StringVar(&o.Namespace, "namespace", d.Namespace, "namespace of the leader's and the agents' Leases")
-	fs.BoolVar(&o.LeaderElect, "leader-elect", false, "work only while holding the leader's Lease")
-	fs.StringVar(&o.MetricsAddress, "metrics-bind-address", ":8080", "address for /metrics; 0 for none")
-	fs.StringVar(&o.HealthAddress, "health-probe-bind-address", ":8081", "address for /healthz and /readyz; 0 for none")
-	fs.Int32Var(&o.DefaultCPUs, "default-cpus", d.DefaultCPUs, "virtual CPUs of a Bottle that does not say, 1 to 16")
-	fs.StringVar(&o.DefaultMemory, "default-memory", d.DefaultMemory.String(), "memory of a Bottle that does not say, at least 64Mi")
-	fs.StringVar(&o.OverheadCPU, "overhead-cpu", d.OverheadCPU.String(), "CPU booked for each Bottle on top of its machine's")
-	fs.StringVar(&o.OverheadMemory, "overhead-memory", d.OverheadMemory.String(), "memory booked for each Bottle on top of its machine's")
+	fs.StringVar(&o.Kubeconfig, "kubeconfig", "", "kubeconfig file; leave empty in a Pod")
+	fs.StringVar(&o.Namespace, "namespace", d.Namespace, "namespace of the leader election Lease and the agents' Leases")
+	fs.BoolVar(&o.LeaderElect, "leader-elect", false, "be active only while holding the leader election Lease")
+	fs.StringVar(&o.MetricsAddress, "metrics-bind-address", ":8080", "address for /metrics; 0 disables it")
+	fs.StringVar(&o.HealthAddress, "health-probe-bind-address", ":8081", "address for /healthz and /readyz; 0 disables them")
+	fs.Int32Var(&o.DefaultCPUs, "default-cpus", d.DefaultCPUs, "virtual CPUs of a Bottle that does not set spec.machine.cpus, 1 to 16")
+	fs.StringVar(&o.DefaultMemory, "default-memory", d.DefaultMemory.String(), "memory of a Bottle that does not set spec.machine.memory, at least 64Mi")
+	fs.StringVar(&o.OverheadCPU, "overhead-cpu", d.OverheadCPU.String(), "CPU booked for each Bottle in addition to its machine's")
+	fs.StringVar(&o.OverheadMemory, "overhead-memory", d.OverheadMemory.String(), "memory booked for each Bottle in addition to its machine's")
 	fs.StringVar(&o.PlaceholderImage, "placeholder-image", d.PlaceholderImage, "image of the placeholder Pods, which only wait")
 }
 
-// placement checks the options and returns those of placement.
+// placement checks the options and returns placement's options.
 func (o *ManagerOptions) placement() (placement.Options, error) {
 	p := placement.DefaultOptions()
 	p.Namespace, p.DefaultCPUs, p.PlaceholderImage = o.Namespace, o.DefaultCPUs, o.PlaceholderImage
@@ -80,13 +80,13 @@ func (o *ManagerOptions) placement() (placement.Options, error) {
 	return p, errors.Join(errs...)
 }
 
-// Validate names the flags that cannot be used.
+// Validate returns an error that names every invalid flag.
 func (o *ManagerOptions) Validate() error {
 	_, err := o.placement()
 	return err
 }
 
-// Run is the manager, until ctx ends.
+// Run runs the manager until ctx ends.
 func (o *ManagerOptions) Run(ctx context.Context) error {
 	options, err := o.placement()
 	if err != nil {
@@ -127,7 +127,8 @@ func (o *ManagerOptions) Run(ctx context.Context) error {
 	return mgr.Start(ctx)
 }
 
-// addHealth serves /healthz while the process turns, and /readyz by ready.
+// addHealth makes mgr serve /healthz, which is always ok, and /readyz, which
+// calls ready.
 func addHealth(mgr ctrl.Manager, ready healthz.Checker) error {
 	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {
 		return fmt.Errorf("health: %w", err)

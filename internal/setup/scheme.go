@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package setup puts the operator's parts together: the options of each
-// subcommand, bound to flags and checked, and the run that they configure. It
-// holds no logic of its own beyond that, and main holds less.
+// Package setup assembles the operator from its parts. For each subcommand it
+// defines the options, binds them to flags, checks them and runs what they
+// configure. It contains no other logic.
 package setup
 
 import (
@@ -16,7 +16,7 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 )
 
-// newScheme knows Kubernetes' own types and Bottles.
+// newScheme returns a scheme with Kubernetes' own types and Bottles.
 func newScheme() (*runtime.Scheme, error) {
 	s := runtime.NewScheme()
 	if err := clientgoscheme.AddToScheme(s); err != nil {
@@ -28,7 +28,7 @@ func newScheme() (*runtime.Scheme, error) {
 	return s, nil
 }
 
-// restConfig reads a kubeconfig; an empty path is the Pod's own account.
+// restConfig reads a kubeconfig. An empty path means the Pod's own ServiceAccount.
 func restConfig(path, user string) (*rest.Config, error) {
 	cfg, err := clientcmd.BuildConfigFromFlags("", path)
 	if err != nil {

@@ -18,12 +18,12 @@ import (
 	"botbottle.dev/bottle-operator/internal/state"
 )
 
-type bound interface {
+type flagOptions interface {
 	Bind(fs *pflag.FlagSet)
 	Validate() error
 }
 
-func parse(t *testing.T, o bound, args ...string) error {
+func parse(t *testing.T, o flagOptions, args ...string) error {
 	t.Helper()
 	fs := pflag.NewFlagSet("test", pflag.ContinueOnError)
 	fs.SetOutput(&bytes.Buffer{})
@@ -37,12 +37,12 @@ func parse(t *testing.T, o bound, args ...string) error {
 func TestFlags(t *testing.T) {
 	agent := func(args ...string) []string { return append([]string{"--node-name", "n"}, args...) }
 	tests := map[string]struct {
-		options bound
+		options flagOptions
 		args    []string
 		want    string // the flag that the error names; "" for none
 	}{
-		"agent, the least": {&AgentOptions{}, agent(), ""},
-		"agent, everything": {&AgentOptions{}, agent("--kubeconfig", "f", "--namespace", "bottle-system", "--state-dir", "/s", "--docker-host", "unix:///d.sock",
+		"agent, minimal": {&AgentOptions{}, agent(), ""},
+		"agent, all flags": {&AgentOptions{}, agent("--kubeconfig", "f", "--namespace", "bottle-system", "--state-dir", "/s", "--docker-host", "unix:///d.sock",
 			"--smolvm-dir", "/o", "--kvm-device", "", "--default-image", "file:guest.tar", "--local-image-dir", "/i",
 			"--allowed-bundle-images", "a/*", "--allowed-bundle-images", "b", "--max-bottles", "3", "--max-concurrent-starts", "1",
 			"--subnet-pool", "10.0.0.0/8", "--subnet-prefix", "24", "--subnet-exclude", "10.1.0.0/16,10.2.0.0/16", "--machine-poll-interval", "5s",
@@ -56,26 +56,26 @@ func TestFlags(t *testing.T) {
 		"a parent that climbs":    {&AgentOptions{}, agent("--cgroup-parent", "bottle.slice/../x"), "--cgroup-parent"},
 		"another parent":          {&AgentOptions{}, agent("--cgroup-parent", "bottle-dev-node-1.slice"), ""},
 		"a reference as default":  {&AgentOptions{}, agent("--default-image", "ghcr.io/org/guest:1"), ""},
-		"no place for images":     {&AgentOptions{}, agent("--image-max-bytes", "0"), "--image-max-bytes"},
+		"no room for images":      {&AgentOptions{}, agent("--image-max-bytes", "0"), "--image-max-bytes"},
 		"watermarks upside down":  {&AgentOptions{}, agent("--image-gc-high", "50", "--image-gc-low", "60"), "--image-gc-low"},
-		"images that go at once":  {&AgentOptions{}, agent("--image-gc-min-age", "59s"), "--image-gc-min-age"},
-		"images that go soon":     {&AgentOptions{}, agent("--image-gc-min-age", "1m"), ""},
+		"images kept too briefly": {&AgentOptions{}, agent("--image-gc-min-age", "59s"), "--image-gc-min-age"},
+		"images kept for 1m":      {&AgentOptions{}, agent("--image-gc-min-age", "1m"), ""},
 		"no time to pull":         {&AgentOptions{}, agent("--image-pull-timeout", "0s"), "--image-pull-timeout"},
 		"no pulls":                {&AgentOptions{}, agent("--max-concurrent-pulls", "0"), "--max-concurrent-pulls"},
-		"no target of proofs":     {&AgentOptions{}, agent("--proof-target", "1.1.1.1"), "--proof-target"},
+		"a target without port":   {&AgentOptions{}, agent("--proof-target", "1.1.1.1"), "--proof-target"},
 		"a relative prober":       {&AgentOptions{}, agent("--prober", "bottle-probe"), "--prober"},
-		"a look a year":           {&AgentOptions{}, agent("--wall-check-interval", "8760h"), "--wall-check-interval"},
+		"a check once a year":     {&AgentOptions{}, agent("--wall-check-interval", "8760h"), "--wall-check-interval"},
 		"a path as default":       {&AgentOptions{}, agent("--default-image", "file:../x"), "--default-image"},
 		"no default image":        {&AgentOptions{}, agent("--default-image", ""), ""},
-		"a glob that is none":     {&AgentOptions{}, agent("--allowed-bundle-images", "["), "--allowed-bundle-images"},
+		"an invalid glob":         {&AgentOptions{}, agent("--allowed-bundle-images", "["), "--allowed-bundle-images"},
 		"negative bottles":        {&AgentOptions{}, agent("--max-bottles", "-1"), "--max-bottles"},
 		"no starts":               {&AgentOptions{}, agent("--max-concurrent-starts", "0"), "--max-concurrent-starts"},
-		"polls without pause":     {&AgentOptions{}, agent("--machine-poll-interval", "1ms"), "--machine-poll-interval"},
+		"polls too often":         {&AgentOptions{}, agent("--machine-poll-interval", "1ms"), "--machine-poll-interval"},
 		"no grace":                {&AgentOptions{}, agent("--orphan-grace-period", "0"), "--orphan-grace-period"},
 		"another mode":            {&AgentOptions{}, agent("--orphan-mode", "ask"), "--orphan-mode"},
-		"a pool that is none":     {&AgentOptions{}, agent("--subnet-pool", "x"), "--subnet-pool"},
+		"an invalid pool":         {&AgentOptions{}, agent("--subnet-pool", "x"), "--subnet-pool"},
 		"an empty pool":           {&AgentOptions{}, agent("--subnet-exclude", "192.168.0.0/16"), "--subnet-exclude"},
-		"manager, the least":      {&ManagerOptions{}, nil, ""},
+		"manager, minimal":        {&ManagerOptions{}, nil, ""},
 		"manager, no namespace":   {&ManagerOptions{}, []string{"--namespace", ""}, "--namespace"},
 		"manager, 17 CPUs":        {&ManagerOptions{}, []string{"--default-cpus", "17"}, "--default-cpus"},
 		"manager, no quantity":    {&ManagerOptions{}, []string{"--default-memory", "much"}, "--default-memory"},
@@ -83,7 +83,7 @@ func TestFlags(t *testing.T) {
 		"manager, no placeholder": {&ManagerOptions{}, []string{"--placeholder-image", ""}, "--placeholder-image"},
 		"bundle":                  {&BundleOptions{}, []string{"--rules", "f"}, ""},
 		"bundle without rules":    {&BundleOptions{}, nil, "--rules"},
-		"bundle on what is none":  {&BundleOptions{}, []string{"--rules", "f", "--listen", "8888"}, "--listen"},
+		"bundle, bad address":     {&BundleOptions{}, []string{"--rules", "f", "--listen", "8888"}, "--listen"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -101,7 +101,7 @@ func TestFlags(t *testing.T) {
 	}
 }
 
-func TestAllFaultsAreNamedAtOnce(t *testing.T) {
+func TestEveryInvalidFlagIsReported(t *testing.T) {
 	err := parse(t, &AgentOptions{}, "--max-bottles", "-1", "--default-image", "file:")
 	for _, flag := range []string{"--node-name", "--max-bottles", "--default-image"} {
 		if err == nil || !strings.Contains(err.Error(), flag) {
@@ -130,14 +130,14 @@ func TestPrintVersion(t *testing.T) {
 	}
 }
 
-func TestAStateDirIsOneAgents(t *testing.T) {
+func TestStateDirHasOneAgent(t *testing.T) {
 	o := &AgentOptions{StateDir: filepath.Join(t.TempDir(), "state")}
 	ctx := t.Context()
 	if _, err := o.openState(ctx); err != nil {
 		t.Fatal(err)
 	}
 	other := *o
-	short, cancel := withoutPatience(ctx)
+	short, cancel := withShortTimeout(ctx)
 	defer cancel()
 	if _, err := other.openState(short); !errors.Is(err, state.ErrInUse) {
 		t.Errorf("a second agent: got %v, want %v", err, state.ErrInUse)
@@ -147,11 +147,11 @@ func TestAStateDirIsOneAgents(t *testing.T) {
 	}
 }
 
-func withoutPatience(ctx context.Context) (context.Context, context.CancelFunc) {
+func withShortTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, 10*time.Millisecond)
 }
 
-// docs/images.md has each flag of the image store, with its default.
+// docs/images.md lists each flag of the image store.
 func TestImageFlagsAreDocumented(t *testing.T) {
 	page, err := os.ReadFile("../../docs/images.md")
 	if err != nil {
@@ -166,7 +166,7 @@ func TestImageFlagsAreDocumented(t *testing.T) {
 	})
 	for _, m := range regexp.MustCompile("(?m)^\\| `--([a-z-]+)` \\|").FindAllStringSubmatch(string(page), -1) {
 		if fs.Lookup(m[1]) == nil {
-			t.Errorf("docs/images.md: got a line for --%s, which is no flag", m[1])
+			t.Errorf("docs/images.md: got a line for --%s, which is not a flag", m[1])
 		}
 	}
 }

@@ -14,13 +14,14 @@ var (
 	commit  = ""
 )
 
-// The smolvm releases that the driver was measured with.
+// The oldest smolvm release that the driver supports, and the one that it was
+// mainly tested with.
 const (
 	oldestSmolvm    = "0.8.0"
 	referenceSmolvm = "1.32.2"
 )
 
-// Version is the operator's own version.
+// Version returns the operator's version.
 func Version() string {
 	if version == "" {
 		return "devel"
@@ -42,7 +43,8 @@ func commitOrUnknown() string {
 	return "unknown"
 }
 
-// PrintVersion writes what this binary is and which smolvm it drives.
+// PrintVersion writes the operator's version and commit, and the smolvm releases
+// that it supports.
 func PrintVersion(w io.Writer) error {
 	_, err := fmt.Fprintf(w, "bottle-operator %s\ncommit %s\nsmolvm oldest %s, reference %s\n",
 		Version(), commitOrUnknown(), oldestSmolvm, referenceSmolvm)

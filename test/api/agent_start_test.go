@@ -16,37 +16,39 @@ import (
 	"botbottle.dev/bottle-operator/test/api/apienv"
 )
 
-// TestAgentWithoutAPIServer: an agent that starts during an outage, with dockerd
-// away too, guards the machines that it finds, and reports what it waits for.
+// TestAgentWithoutAPIServer checks that an agent that starts while the API server
+// and dockerd are down guards the machines that it finds and reports what it waits
+// for.
 func TestAgentWithoutAPIServer(t *testing.T) {
 	a := newAgent(t, &rest.Config{Host: apiAddress, BearerToken: "hunter22", TLSClientConfig: rest.TLSClientConfig{Insecure: true}})
 	a.recordWall(t)
 	a.start(t)
-	a.eventually(t, "the guard to look", func() bool { return a.metric(lastLook) > 0 })
+	a.eventually(t, "the guard's first check", func() bool { return a.metric(lastCheck) > 0 })
 	if code, body := a.get("/healthz"); code != 200 {
 		t.Errorf("healthz: got %d %q, want 200", code, body)
 	}
-	const waits = "waits for the API server: it refuses connections"
-	a.eventually(t, "readyz to be 503 with "+waits, func() bool {
+	const waiting = "waiting for the API server: it refuses connections"
+	a.eventually(t, "readyz to be 503 with "+waiting, func() bool {
 		code, body := a.get("/readyz")
-		return code == 503 && strings.TrimSpace(body) == waits
+		return code == 503 && strings.TrimSpace(body) == waiting
 	})
 	if got := a.metric(connected); got != 0 {
 		t.Errorf("%s: got %v, want 0", connected, got)
 	}
-	looked := a.metric(lastLook)
-	a.eventually(t, "the guard to look again", func() bool { return a.metric(lastLook) >= looked+5 })
+	before := a.metric(lastCheck)
+	a.eventually(t, "the guard to check again", func() bool { return a.metric(lastCheck) >= before+5 })
 	log := a.stop(t)
 	if n := strings.Count(log, "Waiting for the API server"); n != 1 {
-		t.Errorf("log: got the wait %d times, want once in\n%s", n, log)
+		t.Errorf("log: got the waiting message %d times, want once in\n%s", n, log)
 	}
 	if strings.Contains(log, "hunter22") {
 		t.Errorf("log: got the token in it:\n%s", log)
 	}
 }
 
-// TestAgentMeetsTheAPIServer: the API server appears, and goes away again.
-func TestAgentMeetsTheAPIServer(t *testing.T) {
+// TestAgentReconnects checks the agent while the API server appears, goes away
+// and comes back.
+func TestAgentReconnects(t *testing.T) {
 	cfg := apienv.Start(t)
 	server, _, err := rest.DefaultServerUrlFor(cfg)
 	if err != nil {
@@ -57,25 +59,25 @@ func TestAgentMeetsTheAPIServer(t *testing.T) {
 	a := newAgent(t, as)
 	a.recordWall(t)
 	a.start(t)
-	a.eventually(t, "the guard to look", func() bool { return a.metric(lastLook) > 0 })
+	a.eventually(t, "the guard's first check", func() bool { return a.metric(lastCheck) > 0 })
 	if code, body := a.get("/readyz"); code != 503 {
-		t.Errorf("readyz before the API server is there: got %d %q, want 503", code, body)
+		t.Errorf("readyz before the API server is reachable: got %d %q, want 503", code, body)
 	}
-	away := a.forward(t, server.Host)
+	disconnect := a.forward(t, server.Host)
 	a.eventually(t, "the agent to be ready", func() bool { code, _ := a.get("/readyz"); return code == 200 })
 	if got := a.metric(connected); got != 1 {
 		t.Errorf("%s: got %v, want 1", connected, got)
 	}
-	away()
+	disconnect()
 	a.eventually(t, connected+" to be 0", func() bool { return a.metric(connected) == 0 })
-	looked := a.metric(lastLook)
-	a.eventually(t, "the guard to look again", func() bool { return a.metric(lastLook) >= looked+2 })
+	before := a.metric(lastCheck)
+	a.eventually(t, "the guard to check again", func() bool { return a.metric(lastCheck) >= before+2 })
 	a.forward(t, server.Host)
 	a.eventually(t, connected+" to be 1 again", func() bool { return a.metric(connected) == 1 })
 	a.stop(t)
 }
 
-// recordWall leaves a wall to watch over, as an earlier agent would.
+// recordWall writes the record of a wall, as an earlier agent would have.
 func (a *agent) recordWall(t *testing.T) {
 	t.Helper()
 	owner := host.Owner{UID: "0a1b2c3d-0000-4000-8000-000000000000", Namespace: "team-a", Name: "demo", Slug: "demo", Cluster: "c", Node: "n"}
@@ -100,13 +102,13 @@ func (a *agent) recordWall(t *testing.T) {
 }
 
 const (
-	lastLook  = "bottle_agent_wall_check_last_timestamp_seconds"
+	lastCheck = "bottle_agent_wall_check_last_timestamp_seconds"
 	connected = "bottle_agent_api_server_connected"
-	// agentPatience is for what must happen, on a busy machine.
-	agentPatience = time.Minute
+	// agentTimeout bounds each wait; it is long enough for a busy machine.
+	agentTimeout = time.Minute
 )
 
-// userOf is how cfg signs in, for a kubeconfig.
+// userOf returns cfg's credentials for a kubeconfig.
 func userOf(cfg *rest.Config) *clientcmdapi.AuthInfo {
 	return &clientcmdapi.AuthInfo{
 		Token: cfg.BearerToken, ClientCertificateData: cfg.CertData, ClientKeyData: cfg.KeyData,

@@ -28,14 +28,14 @@ import (
 	"botbottle.dev/bottle-operator/test/netns"
 )
 
-// Addresses in the agent's network namespace, which leads nowhere.
+// Addresses in the agent's network namespace, which has no way out.
 const (
 	apiAddress     = "https://127.0.0.1:6443"
 	metricsAddress = "127.0.0.1:8080"
 	healthAddress  = "127.0.0.1:8081"
 )
 
-// agent is the agent as a process in a network namespace of its own.
+// agent is an agent process in its own network namespace.
 type agent struct {
 	netns, stateDir, kubeconfig, executable, log string
 	client                                       *http.Client
@@ -43,7 +43,8 @@ type agent struct {
 	ended                                        chan error
 }
 
-// newAgent is one that signs in as cfg does. It needs root.
+// newAgent returns an agent that authenticates with cfg's credentials. It needs
+// root.
 func newAgent(t *testing.T, cfg *rest.Config) *agent {
 	t.Helper()
 	dir := t.TempDir()
@@ -100,7 +101,7 @@ func (a *agent) inside(f func() error) error {
 	})
 }
 
-// start starts it. There is neither dockerd nor smolvm.
+// start starts the agent, without dockerd and smolvm.
 func (a *agent) start(t *testing.T) {
 	t.Helper()
 	a.cmd = exec.Command(a.executable, "agent", "--kubeconfig", a.kubeconfig, "--node-name", "n", "--state-dir", a.stateDir,
@@ -124,7 +125,7 @@ func (a *agent) start(t *testing.T) {
 	})
 }
 
-// stop asks it to end and returns its log.
+// stop ends the agent and returns its log.
 func (a *agent) stop(t *testing.T) string {
 	t.Helper()
 	if err := a.cmd.Process.Signal(unix.SIGTERM); err != nil {
@@ -133,33 +134,33 @@ func (a *agent) stop(t *testing.T) string {
 	select {
 	case err := <-a.ended:
 		if err != nil {
-			t.Errorf("the agent's end: got %v, want exit status 0\n%s", err, a.logged())
+			t.Errorf("the agent ended: got %v, want exit status 0\n%s", err, a.readLog())
 		}
 		a.ended <- err
-	case <-time.After(30 * time.Second): // TimeoutStopSec of its unit
+	case <-time.After(30 * time.Second): // TimeoutStopSec of the agent's unit
 		t.Fatal("the agent does not end within 30s")
 	}
-	return a.logged()
+	return a.readLog()
 }
 
-// eventually waits for something while the agent runs.
-func (a *agent) eventually(t *testing.T, what string, is func() bool) {
+// eventually waits until done returns true, and fails if the agent ends first.
+func (a *agent) eventually(t *testing.T, what string, done func() bool) {
 	t.Helper()
-	deadline := time.After(agentPatience)
-	for !is() {
+	deadline := time.After(agentTimeout)
+	for !done() {
 		select {
 		case err := <-a.ended:
 			a.ended <- err
-			t.Fatalf("the agent ended, want %s: %v\n%s", what, err, a.logged())
+			t.Fatalf("the agent ended, want %s: %v\n%s", what, err, a.readLog())
 		case <-deadline:
 			code, body := a.get("/readyz")
-			t.Fatalf("waited %s for %s; readyz: %d %s\n%s", agentPatience, what, code, body, a.logged())
+			t.Fatalf("waited %s for %s; readyz: %d %s\n%s", agentTimeout, what, code, body, a.readLog())
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
 }
 
-func (a *agent) logged() string {
+func (a *agent) readLog() string {
 	text, err := os.ReadFile(a.log)
 	if err != nil {
 		return err.Error()
@@ -167,25 +168,26 @@ func (a *agent) logged() string {
 	return string(text)
 }
 
-// get returns the status and body of a health endpoint; 0 is no answer.
+// get returns the status and body of a health endpoint. The status is 0 if there
+// is no response.
 func (a *agent) get(path string) (code int, body string) {
 	return a.fetch("http://" + healthAddress + path)
 }
 
 func (a *agent) fetch(url string) (code int, body string) {
-	answer, err := a.client.Get(url)
+	response, err := a.client.Get(url)
 	if err != nil {
 		return 0, err.Error()
 	}
-	defer answer.Body.Close()
-	text, err := io.ReadAll(answer.Body)
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
 	if err != nil {
 		return 0, err.Error()
 	}
-	return answer.StatusCode, string(text)
+	return response.StatusCode, string(text)
 }
 
-// metric returns the value of a metric without labels; -1 when there is none.
+// metric returns the value of a metric without labels, or -1 if it does not exist.
 func (a *agent) metric(name string) float64 {
 	_, body := a.fetch("http://" + metricsAddress + "/metrics")
 	for line := range strings.Lines(body) {
@@ -198,9 +200,9 @@ func (a *agent) metric(name string) float64 {
 	return -1
 }
 
-// forward lets the API server at an address of the test's be found where the
-// agent looks for it, until away is called.
-func (a *agent) forward(t *testing.T, server string) (away func()) {
+// forward forwards apiAddress, in the agent's namespace, to the API server until
+// disconnect is called.
+func (a *agent) forward(t *testing.T, server string) (disconnect func()) {
 	t.Helper()
 	var l net.Listener
 	err := a.inside(func() (err error) {
@@ -211,8 +213,8 @@ func (a *agent) forward(t *testing.T, server string) (away func()) {
 		t.Fatal(fmt.Errorf("forward to the API server: %w", err))
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	away = sync.OnceFunc(func() { cancel(); l.Close() })
-	t.Cleanup(away)
+	disconnect = sync.OnceFunc(func() { cancel(); l.Close() })
+	t.Cleanup(disconnect)
 	go func() {
 		for {
 			in, err := l.Accept()
@@ -224,7 +226,7 @@ func (a *agent) forward(t *testing.T, server string) (away func()) {
 				defer in.Close()
 				out, err := net.Dial("tcp", server)
 				if err != nil {
-					return // the agent sees a connection that ends
+					return // the agent sees the connection close
 				}
 				defer out.Close()
 				go func() { _, _ = io.Copy(out, in); out.Close() }()
@@ -232,5 +234,5 @@ func (a *agent) forward(t *testing.T, server string) (away func()) {
 			}()
 		}
 	}()
-	return away
+	return disconnect
 }

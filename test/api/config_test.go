@@ -42,8 +42,8 @@ func wantFlags(t *testing.T, subcommand string, o flags, args []string) {
 	}
 }
 
-// The manager's Deployment passes the PodSecurity that its namespace enforces,
-// and its arguments are flags that there are.
+// The manager's Deployment meets the PodSecurity level that its namespace
+// enforces, and its arguments are existing flags.
 func TestManagerDeployment(t *testing.T) {
 	c := apienv.Client(t, apienv.Start(t))
 	objects, err := apienv.ParseManifests(kustomize(t, "config/default"))
@@ -73,8 +73,7 @@ func TestManagerDeployment(t *testing.T) {
 	}
 }
 
-// The agent's unit: machines outlive the agent, and its flags are such that
-// there are.
+// The agent's unit lets machines outlive the agent, and its flags exist.
 func TestAgentUnit(t *testing.T) {
 	data, err := os.ReadFile(filepath.Join(apienv.Root(), "config", "agent", "bottle-agent.service"))
 	must(t, err)
@@ -86,7 +85,7 @@ func TestAgentUnit(t *testing.T) {
 	}
 	for _, line := range lines {
 		if strings.HasPrefix(line, "After=") {
-			t.Errorf("got %s, want nothing that the guard of running machines waits for", line)
+			t.Errorf("got %s, want no unit that the guard of running machines would wait for", line)
 		}
 		command, found := strings.CutPrefix(line, "ExecStart=")
 		if !found {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package api holds the tests of the Bottle API as a real API server serves
-// it: what it refuses and with which words, what it keeps as it was given,
-// and how it looks to kubectl and to GitOps tools. Controllers are not run.
+// Package api tests the Bottle API as a real API server serves it: what it
+// refuses and with which message, what it stores unchanged, and how it looks to
+// kubectl and GitOps tools. It also tests the files in config/ and the agent's
+// start. It runs no controllers in-process.
 package api

@@ -18,9 +18,9 @@ import (
 	"botbottle.dev/bottle-operator/test/builders"
 )
 
-// The API server and the parser that the bundle's rules are made with agree
-// on what a rule is. (The parser alone knows which networks can never be
-// allowed; that is left to a condition.)
+// The API server and the parser of the bundle's rules agree on what a valid rule
+// is. (Only the parser knows which networks can never be allowed; a condition
+// reports those.)
 func TestEgressRulesAgree(t *testing.T) {
 	c := apienv.Client(t, apienv.Start(t))
 	ns := apienv.Namespace(t, c)
@@ -54,7 +54,7 @@ func TestEgressRulesAgree(t *testing.T) {
 				continue
 			}
 			if got, want := refused[i] == "", err == nil; got != want {
-				t.Errorf("%q: got accepted %t by the API server (%s), want %t as by the parser (%v)", r, got, refused[i], want, err)
+				t.Errorf("%q: got accepted %t by the API server (%s), want %t as the parser does (%v)", r, got, refused[i], want, err)
 			}
 		}
 		batch = nil
@@ -67,13 +67,13 @@ func TestEgressRulesAgree(t *testing.T) {
 	check()
 }
 
-// refusedRules is what the API server says against each rule, "" for nothing.
+// refusedRules returns why the API server refuses each rule, "" for accepted ones.
 func refusedRules(t *testing.T, c client.Client, ns string, rules []v1alpha1.EgressRule) []string {
 	t.Helper()
-	said := make([]string, len(rules))
+	reasons := make([]string, len(rules))
 	err := c.Create(t.Context(), builders.MakeBottle("a").Namespace(ns).Allow(rules...).Obj(), client.DryRunAll)
 	if err == nil {
-		return said
+		return reasons
 	}
 	var status *apierrors.StatusError
 	if !errors.As(err, &status) || !apierrors.IsInvalid(err) {
@@ -82,8 +82,8 @@ func refusedRules(t *testing.T, c client.Client, ns string, rules []v1alpha1.Egr
 	for _, cause := range status.ErrStatus.Details.Causes {
 		var i int
 		if n, _ := fmt.Sscanf(cause.Field, "spec.egress.allow[%d]", &i); n == 1 {
-			said[i] += cause.Message + "; "
+			reasons[i] += cause.Message + "; "
 		}
 	}
-	return said
+	return reasons
 }

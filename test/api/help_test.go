@@ -20,7 +20,7 @@ func codecs() runtime.NegotiatedSerializer {
 	return serializer.NewCodecFactory(apienv.Scheme()).WithoutConversion()
 }
 
-// manifestOf is what a user would have written for b.
+// manifestOf returns b as a user would write it.
 func manifestOf(t *testing.T, b *v1alpha1.Bottle) *unstructured.Unstructured {
 	t.Helper()
 	data, err := json.Marshal(b)

@@ -17,8 +17,8 @@ import (
 	"botbottle.dev/bottle-operator/test/api/apienv"
 )
 
-// An agent's account writes Leases of agents, and not the one by which the
-// manager elects its leader, which is in the same namespace.
+// The agents' ServiceAccount may write the agents' Leases, but not the managers'
+// leader election Lease, which is in the same namespace.
 func TestAgentLeases(t *testing.T) {
 	cfg := apienv.Start(t)
 	c := apienv.Client(t, cfg)
@@ -26,10 +26,10 @@ func TestAgentLeases(t *testing.T) {
 	lease := func(name string) *coordinationv1.Lease {
 		return &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: apienv.SystemNamespace, Name: name}}
 	}
-	// The policy takes effect a moment after it was created.
+	// The policy takes effect a moment after its creation.
 	gomega.NewWithT(t).Eventually(func() error {
 		return agent.Create(t.Context(), lease("probe"), client.DryRunAll)
-	}, 20*time.Second, 50*time.Millisecond).Should(gomega.MatchError(gomega.ContainSubstring("writes no Lease but")))
+	}, 20*time.Second, 50*time.Millisecond).Should(gomega.MatchError(gomega.ContainSubstring("may write only Leases")))
 
 	for name, allowed := range map[string]bool{
 		"bottle-agent-policy-test":   true,
@@ -42,15 +42,15 @@ func TestAgentLeases(t *testing.T) {
 				switch {
 				case allowed && err != nil:
 					t.Errorf("%s: got %v, want it allowed", verb, err)
-				case !allowed && (!apierrors.IsInvalid(err) && !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "writes no Lease but")):
+				case !allowed && (!apierrors.IsInvalid(err) && !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "may write only Leases")):
 					t.Errorf("%s: got %v, want it refused by the policy", verb, err)
 				}
 			}
 			check("create", agent.Create(t.Context(), lease(name), client.DryRunAll))
-			there := lease(name)
-			must(t, c.Create(t.Context(), there))
-			defer func() { must(t, c.Delete(t.Context(), there)) }()
-			changed := there.DeepCopy()
+			existing := lease(name)
+			must(t, c.Create(t.Context(), existing))
+			defer func() { must(t, c.Delete(t.Context(), existing)) }()
+			changed := existing.DeepCopy()
 			changed.Spec.HolderIdentity = ptr.To("stolen")
 			check("update", agent.Update(t.Context(), changed, client.DryRunAll))
 		})

@@ -17,8 +17,8 @@ import (
 	"botbottle.dev/bottle-operator/test/api/apienv"
 )
 
-// What an agent needs to write passes config/policy; what it could do besides,
-// with the rights that config/rbac must give it, does not.
+// config/policy permits the writes that an agent needs. It refuses the other
+// writes that the rights in config/rbac would permit.
 func TestAgentWrites(t *testing.T) {
 	cfg := apienv.Start(t)
 	c := apienv.Client(t, cfg)
@@ -34,16 +34,16 @@ func TestAgentWrites(t *testing.T) {
 	mine, other := bottleIn(t, c, ns, "mine"), bottleIn(t, c, ns, "other")
 	place(t, c, mine, "node-a")
 
-	// The policy takes effect a moment after it was created.
+	// The policy takes effect a moment after its creation.
 	gomega.NewWithT(t).Eventually(func() error {
 		return agent.Patch(t.Context(), node.DeepCopy(), client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"labels":{"probe":"x"}}}`)), client.DryRunAll)
-	}, 20*time.Second, 50*time.Millisecond).Should(gomega.MatchError(gomega.ContainSubstring("changes no label")))
+	}, 20*time.Second, 50*time.Millisecond).Should(gomega.MatchError(gomega.ContainSubstring("may change no label")))
 
 	tests := map[string]struct {
 		object client.Object
 		status bool
 		patch  string
-		want   string // "" is allowed
+		want   string // "" means allowed
 	}{
 		"label":                   {node, false, `{"metadata":{"labels":{"botbottle.dev/agent":"ready"}}}`, ""},
 		"no label":                {node, false, `{"metadata":{"labels":{"botbottle.dev/agent":null}}}`, ""},
@@ -52,32 +52,32 @@ func TestAgentWrites(t *testing.T) {
 		"finalizer, no status":    {other, false, `{"metadata":{"finalizers":["botbottle.dev/node"]}}`, ""},
 		"status":                  {mine, true, `{"status":{"machine":{"name":"x"}}}`, ""},
 		"leaving":                 {mine, true, `{"status":{"nodeName":null,"machine":null}}`, ""},
-		"another label":           {node, false, `{"metadata":{"labels":{"zone":"b"}}}`, "changes no label but botbottle.dev/agent"},
-		"a label taken away":      {node, false, `{"metadata":{"labels":{"zone":null}}}`, "changes no label but botbottle.dev/agent"},
-		"a label by status":       {node, true, `{"metadata":{"labels":{"zone":"b"}}}`, "changes no label but botbottle.dev/agent"},
-		"a taint":                 {node, false, `{"spec":{"taints":[{"key":"k","effect":"NoSchedule"}]}}`, "does not change specs"},
-		"cordon":                  {node, false, `{"spec":{"unschedulable":true}}`, "does not change specs"},
-		"another capacity":        {node, true, `{"status":{"capacity":{"cpu":"1000"}}}`, "changes no capacity but botbottle.dev/bottle"},
-		"another allocatable":     {node, true, `{"status":{"allocatable":{"cpu":"1000"}}}`, "changes no capacity but botbottle.dev/bottle"},
-		"a condition":             {node, true, `{"status":{"conditions":[{"type":"Ready","status":"False"}]}}`, "changes no condition of a Node"},
-		"conditions taken away":   {node, true, `{"status":{"conditions":null}}`, "changes no condition of a Node"},
-		"an address":              {node, true, `{"status":{"addresses":[{"type":"InternalIP","address":"192.0.2.1"}]}}`, "changes nothing else of a Node's status"},
-		"addresses taken away":    {node, true, `{"status":{"addresses":null}}`, "changes nothing else of a Node's status"},
-		"an endpoint":             {node, true, `{"status":{"daemonEndpoints":{"kubeletEndpoint":{"Port":1}}}}`, "changes nothing else of a Node's status"},
-		"node info":               {node, true, `{"status":{"nodeInfo":{"kernelVersion":"x"}}}`, "changes nothing else of a Node's status"},
-		"an image":                {node, true, `{"status":{"images":[{"names":["x"],"sizeBytes":1}]}}`, "changes nothing else of a Node's status"},
-		"a volume attached":       {node, true, `{"status":{"volumesAttached":[{"name":"v","devicePath":"/dev/x"}]}}`, "changes nothing else of a Node's status"},
-		"a volume in use":         {node, true, `{"status":{"volumesInUse":["v"]}}`, "changes nothing else of a Node's status"},
-		"an annotation":           {node, false, `{"metadata":{"annotations":{"a":"b"}}}`, "changes no annotation"},
-		"an annotation by status": {node, true, `{"metadata":{"annotations":{"a":"b"}}}`, "changes no annotation"},
-		"an owner":                {node, false, `{"metadata":{"ownerReferences":[{"apiVersion":"v1","kind":"Node","name":"x","uid":"x"}]}}`, "changes no owner"},
-		"a Bottle's annotation":   {mine, false, `{"metadata":{"annotations":{"a":"b"}}}`, "changes no annotation"},
-		"a Bottle's owner":        {mine, false, `{"metadata":{"ownerReferences":[{"apiVersion":"v1","kind":"Node","name":"x","uid":"x"}]}}`, "changes no owner"},
-		"a Bottle's spec":         {mine, false, `{"spec":{"env":[{"name":"A","value":"stolen"}]}}`, "does not change specs"},
-		"a Bottle's label":        {mine, false, `{"metadata":{"labels":{"a":"b"}}}`, "changes no label"},
-		"another's finalizer":     {mine, false, `{"metadata":{"finalizers":["x.example/y"]}}`, "changes no finalizer but botbottle.dev/node"},
-		"a Bottle taken":          {other, true, `{"status":{"nodeName":"node-a"}}`, "may leave a Bottle, not take one"},
-		"a Bottle taken along":    {mine, true, `{"status":{"nodeName":"node-b"}}`, "may leave a Bottle, not take one"},
+		"another label":           {node, false, `{"metadata":{"labels":{"zone":"b"}}}`, "may change no label except botbottle.dev/agent"},
+		"a label removed":         {node, false, `{"metadata":{"labels":{"zone":null}}}`, "may change no label except botbottle.dev/agent"},
+		"a label with the status": {node, true, `{"metadata":{"labels":{"zone":"b"}}}`, "may change no label except botbottle.dev/agent"},
+		"a taint":                 {node, false, `{"spec":{"taints":[{"key":"k","effect":"NoSchedule"}]}}`, "may not change a spec"},
+		"cordon":                  {node, false, `{"spec":{"unschedulable":true}}`, "may not change a spec"},
+		"another capacity":        {node, true, `{"status":{"capacity":{"cpu":"1000"}}}`, "may change no capacity except botbottle.dev/bottle"},
+		"another allocatable":     {node, true, `{"status":{"allocatable":{"cpu":"1000"}}}`, "may change no capacity except botbottle.dev/bottle"},
+		"a condition":             {node, true, `{"status":{"conditions":[{"type":"Ready","status":"False"}]}}`, "may not change the conditions of a Node"},
+		"conditions removed":      {node, true, `{"status":{"conditions":null}}`, "may not change the conditions of a Node"},
+		"an address":              {node, true, `{"status":{"addresses":[{"type":"InternalIP","address":"192.0.2.1"}]}}`, "may change nothing else in a Node's status"},
+		"addresses removed":       {node, true, `{"status":{"addresses":null}}`, "may change nothing else in a Node's status"},
+		"an endpoint":             {node, true, `{"status":{"daemonEndpoints":{"kubeletEndpoint":{"Port":1}}}}`, "may change nothing else in a Node's status"},
+		"node info":               {node, true, `{"status":{"nodeInfo":{"kernelVersion":"x"}}}`, "may change nothing else in a Node's status"},
+		"an image":                {node, true, `{"status":{"images":[{"names":["x"],"sizeBytes":1}]}}`, "may change nothing else in a Node's status"},
+		"a volume attached":       {node, true, `{"status":{"volumesAttached":[{"name":"v","devicePath":"/dev/x"}]}}`, "may change nothing else in a Node's status"},
+		"a volume in use":         {node, true, `{"status":{"volumesInUse":["v"]}}`, "may change nothing else in a Node's status"},
+		"an annotation":           {node, false, `{"metadata":{"annotations":{"a":"b"}}}`, "may not change annotations"},
+		"annotation with status":  {node, true, `{"metadata":{"annotations":{"a":"b"}}}`, "may not change annotations"},
+		"an owner":                {node, false, `{"metadata":{"ownerReferences":[{"apiVersion":"v1","kind":"Node","name":"x","uid":"x"}]}}`, "may not change owner references"},
+		"a Bottle's annotation":   {mine, false, `{"metadata":{"annotations":{"a":"b"}}}`, "may not change annotations"},
+		"a Bottle's owner":        {mine, false, `{"metadata":{"ownerReferences":[{"apiVersion":"v1","kind":"Node","name":"x","uid":"x"}]}}`, "may not change owner references"},
+		"a Bottle's spec":         {mine, false, `{"spec":{"env":[{"name":"A","value":"stolen"}]}}`, "may not change a spec"},
+		"a Bottle's label":        {mine, false, `{"metadata":{"labels":{"a":"b"}}}`, "may change no label"},
+		"another finalizer":       {mine, false, `{"metadata":{"finalizers":["x.example/y"]}}`, "may change no finalizer except botbottle.dev/node"},
+		"a Bottle's node set":     {other, true, `{"status":{"nodeName":"node-a"}}`, "may clear a Bottle's node but may not set it"},
+		"a Bottle's node changed": {mine, true, `{"status":{"nodeName":"node-b"}}`, "may clear a Bottle's node but may not set it"},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {

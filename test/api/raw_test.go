@@ -14,7 +14,8 @@ import (
 	"botbottle.dev/bottle-operator/test/api/apienv"
 )
 
-// Manifests that Go's types cannot say are refused too, as kubectl sends them.
+// Manifests that the Go types cannot express are refused too, in the form in which
+// kubectl sends them.
 func TestRefusedManifests(t *testing.T) {
 	c := client.WithFieldValidation(apienv.Client(t, apienv.Start(t)), "Strict")
 	ns := apienv.Namespace(t, c)
@@ -30,20 +31,20 @@ func TestRefusedManifests(t *testing.T) {
 		"unknown field of env": {`{slug: a, env: [{name: A, valeu: b}]}`, []string{`unknown field "spec.env[0].valeu"`}},
 		"unknown field of affinity": {`{slug: a, scheduling: {affinity: {nodeAfinity: {}}}}`,
 			[]string{`unknown field "spec.scheduling.affinity.nodeAfinity"`}},
-		"duplicate key":        {"{slug: a, slug: b}", []string{`key "slug" already set`}},
-		"env value a number":   {`{slug: a, env: [{name: A, value: 1}]}`, []string{"spec.env[0].value", "must be of type string"}},
-		"env value a bool":     {`{slug: a, env: [{name: A, value: true}]}`, []string{"spec.env[0].value", "must be of type string"}},
-		"no ports":             {`{slug: a, bundle: {ports: []}}`, []string{"spec.bundle.ports", "should have at least 1 items"}},
-		"ports twice":          {`{slug: a, bundle: {ports: [1, 1]}}`, []string{"spec.bundle.ports[1]", "Duplicate value"}},
-		"no command":           {`{slug: a, command: []}`, []string{"spec.command", "should have at least 1 items"}},
-		"memory no quantity":   {`{slug: a, machine: {memory: much}}`, []string{"spec.machine.memory"}},
-		"memory a byte less":   {`{slug: a, machine: {memory: 67108863}}`, []string{"spec.machine.memory", "memory must be at least 64Mi"}},
-		"storage zero":         {`{slug: a, machine: {storage: 0}}`, []string{"spec.machine.storage", "storage must be greater than 0"}},
-		"cpus a fraction":      {`{slug: a, machine: {cpus: 1.5}}`, []string{"spec.machine.cpus", "must be of type integer"}},
-		"deadline of 0":        {`{slug: a, lifetime: {activeDeadlineSeconds: 0}}`, []string{"spec.lifetime.activeDeadlineSeconds", "greater than or equal to 1"}},
-		"secret key no name":   {`{slug: a, env: [{name: A, valueFrom: {secretKeyRef: {key: k}}}]}`, []string{"spec.env[0].valueFrom.secretKeyRef.name", "Required value"}},
-		"pull secret no name":  {`{slug: a, imagePullSecrets: [{}]}`, []string{"spec.imagePullSecrets[0].name", "Required value"}},
-		"secret key two homes": {`{slug: a, env: [{name: A, valueFrom: {secretKeyRef: {name: s, key: k}, configMapKeyRef: {name: s, key: k}}}]}`, []string{"spec.env[0].valueFrom", "exactly one of"}},
+		"duplicate key":       {"{slug: a, slug: b}", []string{`key "slug" already set`}},
+		"env value a number":  {`{slug: a, env: [{name: A, value: 1}]}`, []string{"spec.env[0].value", "must be of type string"}},
+		"env value a bool":    {`{slug: a, env: [{name: A, value: true}]}`, []string{"spec.env[0].value", "must be of type string"}},
+		"no ports":            {`{slug: a, bundle: {ports: []}}`, []string{"spec.bundle.ports", "should have at least 1 items"}},
+		"ports twice":         {`{slug: a, bundle: {ports: [1, 1]}}`, []string{"spec.bundle.ports[1]", "Duplicate value"}},
+		"no command":          {`{slug: a, command: []}`, []string{"spec.command", "should have at least 1 items"}},
+		"memory no quantity":  {`{slug: a, machine: {memory: much}}`, []string{"spec.machine.memory"}},
+		"memory too small":    {`{slug: a, machine: {memory: 67108863}}`, []string{"spec.machine.memory", "memory must be at least 64Mi"}},
+		"storage zero":        {`{slug: a, machine: {storage: 0}}`, []string{"spec.machine.storage", "storage must be greater than 0"}},
+		"cpus a fraction":     {`{slug: a, machine: {cpus: 1.5}}`, []string{"spec.machine.cpus", "must be of type integer"}},
+		"deadline of 0":       {`{slug: a, lifetime: {activeDeadlineSeconds: 0}}`, []string{"spec.lifetime.activeDeadlineSeconds", "greater than or equal to 1"}},
+		"secret key no name":  {`{slug: a, env: [{name: A, valueFrom: {secretKeyRef: {key: k}}}]}`, []string{"spec.env[0].valueFrom.secretKeyRef.name", "Required value"}},
+		"pull secret no name": {`{slug: a, imagePullSecrets: [{}]}`, []string{"spec.imagePullSecrets[0].name", "Required value"}},
+		"two value sources":   {`{slug: a, env: [{name: A, valueFrom: {secretKeyRef: {name: s, key: k}, configMapKeyRef: {name: s, key: k}}}]}`, []string{"spec.env[0].valueFrom", "exactly one of"}},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -54,15 +55,15 @@ func TestRefusedManifests(t *testing.T) {
 			}
 			for _, w := range tc.want {
 				if !strings.Contains(err.Error(), w) {
-					t.Errorf("got message %q, want it to say %q", err, w)
+					t.Errorf("got message %q, want %q in it", err, w)
 				}
 			}
 		})
 	}
 }
 
-// createManifest sends YAML through the checks that kubectl leaves to the API
-// server, without keeping what is accepted.
+// createManifest sends YAML to the API server for the checks that kubectl leaves
+// to it. It is a dry run: nothing is stored.
 func createManifest(t *testing.T, c client.Client, manifest string) error {
 	t.Helper()
 	u := &unstructured.Unstructured{}

@@ -35,7 +35,7 @@ func withSpec(change func(*v1alpha1.BottleSpec)) *builders.Bottle {
 	return b
 }
 
-// Every refusal names the field and the rule.
+// Every refusal names the field and explains the rule.
 func TestRefused(t *testing.T) {
 	c := apienv.Client(t, apienv.Start(t))
 	ns := apienv.Namespace(t, c)
@@ -45,12 +45,12 @@ func TestRefused(t *testing.T) {
 		field, rule string
 	}
 	slug := func(s, rule string) refusal { return refusal{builders.MakeBottle("a").Slug(s), "spec.slug", rule} }
-	slugRule := "slug must be lower-case letters, digits and single inner hyphens"
+	slugRule := "slug must consist of lower-case letters, digits and single hyphens between them"
 	envName := func(s string) refusal {
 		return refusal{builders.MakeBottle("a").Env(s, "x"), "spec.env[0].name", "name must be letters, digits and '_', not starting with a digit"}
 	}
 	image := func(s, rule string) refusal { return refusal{builders.MakeBottle("a").Image(s), "spec.image", rule} }
-	fileRule := "after file: the name of an archive must follow"
+	fileRule := "file: must be followed by a name"
 	rule := func(s string) refusal {
 		return refusal{builders.MakeBottle("a").Allow(v1alpha1.EgressRule(s)), "spec.egress.allow[0]", "a rule must be HOST[:PORT]"}
 	}
@@ -75,13 +75,13 @@ func TestRefused(t *testing.T) {
 		"env value too long":        {builders.MakeBottle("a").Env("A", strings.Repeat("x", 32769)), "spec.env[0].value", "may not be more than 32768"},
 		"image and artifact":        {builders.MakeBottle("a").Image("file:a.tar").ArtifactPath("file:b"), "spec", "image and artifact cannot both be set"},
 		"image with a slash":        image("file:a/b.tar", fileRule),
-		"image above the folder":    image("file:../b.tar", fileRule),
+		"image above the directory": image("file:../b.tar", fileRule),
 		"image with two dots":       image("file:a..tar", "the name after file: must not contain '..'"),
 		"image hidden":              image("file:.a.tar", fileRule),
 		"image without a name":      image("file:", fileRule),
 		"image with a space":        image("a b", "image must be an OCI reference"),
 		"image like an option":      image("--a", "image must be an OCI reference"),
-		"artifact above the folder": {builders.MakeBottle("a").ArtifactPath("file:../a"), "spec.artifact.path", "path must be file:NAME"},
+		"artifact above directory":  {builders.MakeBottle("a").ArtifactPath("file:../a"), "spec.artifact.path", "path must be file:NAME"},
 		"artifact empty":            {withSpec(func(s *v1alpha1.BottleSpec) { s.Artifact = &v1alpha1.Artifact{} }), "spec.artifact", "exactly one of path and reference must be set"},
 		"artifact sum": {withSpec(func(s *v1alpha1.BottleSpec) {
 			s.Artifact = &v1alpha1.Artifact{Path: ptr("file:a"), SHA256: ptr(strings.Repeat("G", 64))}
@@ -104,7 +104,7 @@ func TestRefused(t *testing.T) {
 		"memory below 64Mi":          {builders.MakeBottle("a").Memory("63Mi"), "spec.machine.memory", "memory must be at least 64Mi"},
 		"memory negative":            {builders.MakeBottle("a").Memory("-1Gi"), "spec.machine.memory", "memory must be at least 64Mi"},
 		"desired state":              {withSpec(func(s *v1alpha1.BottleSpec) { s.DesiredState = "Paused" }), "spec.desiredState", `supported values: "Running", "Stopped"`},
-		"caPath relative":            {withSpec(func(s *v1alpha1.BottleSpec) { s.Bundle = &v1alpha1.Bundle{CAPath: ptr("etc/ca.pem")} }), "spec.bundle.caPath", "caPath must be absolute"},
+		"caPath relative":            {withSpec(func(s *v1alpha1.BottleSpec) { s.Bundle = &v1alpha1.Bundle{CAPath: ptr("etc/ca.pem")} }), "spec.bundle.caPath", "caPath must be an absolute path"},
 		"command of an empty string": {builders.MakeBottle("a").Command(""), "spec.command[0]", "at least 1 chars long"},
 		"command with a NUL":         {builders.MakeBottle("a").Command("sh", "a\x00"), "spec.command[1]", "must not contain a NUL character"},
 	}
@@ -123,14 +123,14 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-func wantRefused(t *testing.T, err error, words ...string) {
+func wantRefused(t *testing.T, err error, texts ...string) {
 	t.Helper()
 	if !apierrors.IsInvalid(err) {
 		t.Fatalf("got %v, want it refused as invalid", err)
 	}
-	for _, w := range words {
-		if !strings.Contains(err.Error(), w) {
-			t.Errorf("got message %q, want it to say %q", err, w)
+	for _, want := range texts {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("got message %q, want %q in it", err, want)
 		}
 	}
 }

@@ -28,7 +28,7 @@ func bottleIn(t *testing.T, c client.Client, ns, name string) *v1alpha1.Bottle {
 	return b
 }
 
-// place writes the status that lets a Bottle be seen on a node.
+// place writes a status that puts a Bottle on a node.
 func place(t *testing.T, c client.Client, b *v1alpha1.Bottle, node string) {
 	t.Helper()
 	restarts := int32(2)
@@ -36,13 +36,13 @@ func place(t *testing.T, c client.Client, b *v1alpha1.Bottle, node string) {
 	b.Status.Network = &v1alpha1.NetworkStatus{Subnet: "192.168.44.0/24", Gateway: "192.168.44.1", BundleIP: "192.168.44.2"}
 	b.Status.Machine = &v1alpha1.MachineStatus{Name: "bottle-a-12345678", Restarts: &restarts}
 	b.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse,
-		Reason: v1alpha1.ReasonProving, Message: "a proof is under way", LastTransitionTime: metav1.Now()}}
+		Reason: v1alpha1.ReasonProving, Message: "a proof is in progress", LastTransitionTime: metav1.Now()}}
 	if err := c.Status().Update(t.Context(), b); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// An agent asks the server for its own Bottles only.
+// An agent can list only its own Bottles.
 func TestSelectableField(t *testing.T) {
 	c := apienv.Client(t, apienv.Start(t))
 	ns := apienv.Namespace(t, c)
@@ -127,7 +127,8 @@ func TestSamplesApplyTwiceWithoutDiff(t *testing.T) {
 	}
 }
 
-// Applying again also changes nothing on a Bottle that controllers wrote to.
+// Applying a manifest again changes nothing, even after controllers wrote to the
+// Bottle.
 func TestApplyAfterStatusWithoutDiff(t *testing.T) {
 	c := apienv.Client(t, apienv.Start(t))
 	ns := apienv.Namespace(t, c)
@@ -157,7 +158,7 @@ func TestStatusIsASubresource(t *testing.T) {
 		t.Fatal(err)
 	}
 	if b.Status.NodeName != nil {
-		t.Errorf("got nodeName %q written by an update of the Bottle, want status untouched", *b.Status.NodeName)
+		t.Errorf("got nodeName %q written by an update of the Bottle, want the status unchanged", *b.Status.NodeName)
 	}
 }
 

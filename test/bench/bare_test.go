@@ -12,9 +12,10 @@ import (
 	"botbottle.dev/bottle-operator/test/story"
 )
 
-// bare runs, on the node, what a person would type for one bottle after
-// another: network, container, machine created, machine started. It prints
-// the milliseconds of each as JSON and removes all again.
+// bare is a Python program for the node. For one bottle after another it runs the
+// commands that a person would type: create the network, the container and the
+// machine, and start the machine. It prints the duration of each command in
+// milliseconds as JSON, and removes everything again.
 const bare = `
 import os, subprocess, sys, time
 image, guest, sizes, count = sys.argv[1], sys.argv[2], sys.argv[3].split(), int(sys.argv[4])
@@ -42,30 +43,30 @@ try:
                 run("smolvm", "machine", "start", "--name", name); break
             except subprocess.CalledProcessError:
                 if attempt == 3: raise
-                # a failed boot is part of the time, as it is for the operator
+                # A failed boot counts as part of the time, as it does for the operator.
         lap()
         times.append([round((b - a) * 1000, 3) for a, b in zip(t, t[1:])])
 finally:
-    # Each is tried, whatever became of the others.
+    # Try each command, even if others failed.
     for i in range(count):
         name = f"bare-{i}"
         for argv in (["smolvm", "machine", "stop", "--name", name], ["smolvm", "machine", "delete", "--name", name, "-f"],
                      ["docker", "rm", "-f", name], ["docker", "network", "rm", name]):
             subprocess.run(argv, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-print(times)  # lists of numbers read as JSON
+print(times)  # the text of a list of numbers is valid JSON
 `
 
 var bareParts = []string{"docker network create", "docker run", "smolvm machine create", "smolvm machine start"}
 
-// guestArchive is the node's default image.
+// guestArchive is the archive of the node's default image.
 const guestArchive = "/var/lib/bottle-images/guest.tar"
 
-// measureBare returns the whole time of each of count bottles made bare of an
-// archive on the node, and the times of the four commands of each.
+// measureBare makes count bottles with bare from an archive on the node. It returns
+// the total time of each bottle, and for each of the four commands its times.
 func measureBare(b *testing.B, c *story.Cluster, archive string, count int) (whole []time.Duration, parts [][]time.Duration) {
 	b.Helper()
 	sizes := "--cpus 4 --mem 8192"
-	if real() { // what an emulated node has room for
+	if real() { // an emulated node has no room for more
 		sizes = "--cpus 1 --mem 256"
 	}
 	image := strings.Fields(c.Exec(b, node, "docker", "images", "--format", "{{.Repository}}:{{.Tag}}", "botbottle.dev/bundle"))

@@ -21,7 +21,7 @@ import (
 
 const node = "node-1"
 
-// steps are the conditions in the order in which they become True.
+// steps lists the conditions in the order in which they become True.
 var steps = []string{v1alpha1.ConditionScheduled, v1alpha1.ConditionNetworkReady, v1alpha1.ConditionSmolfileReady,
 	v1alpha1.ConditionBundleReady, v1alpha1.ConditionMachineReady, v1alpha1.ConditionEgressEnforced, v1alpha1.ConditionReady}
 
@@ -32,8 +32,8 @@ func connect(b *testing.B) *story.Cluster {
 
 func real() bool { return os.Getenv("BENCH_MACHINES") == "real" }
 
-// create applies bottles at once and returns, for each, how long after the
-// first create call each condition was first seen True.
+// create creates the bottles without pauses. It returns, for each bottle, how long
+// after the first create call each condition was first seen True.
 func create(b *testing.B, c *story.Cluster, ns string, bottles ...*v1alpha1.Bottle) map[string]map[string]time.Duration {
 	b.Helper()
 	seen := map[string]map[string]time.Duration{}
@@ -43,11 +43,11 @@ func create(b *testing.B, c *story.Cluster, ns string, bottles ...*v1alpha1.Bott
 		b.Fatal(err)
 	}
 	defer w.Stop()
-	wanted := map[string]bool{}
+	pending := map[string]bool{}
 	for _, bottle := range bottles {
-		seen[bottle.Name], wanted[bottle.Name] = map[string]time.Duration{}, true
+		seen[bottle.Name], pending[bottle.Name] = map[string]time.Duration{}, true
 	}
-	begin := time.Now()
+	start := time.Now()
 	go func() {
 		for _, bottle := range bottles {
 			if err := c.Create(b.Context(), bottle); err != nil {
@@ -55,26 +55,26 @@ func create(b *testing.B, c *story.Cluster, ns string, bottles ...*v1alpha1.Bott
 			}
 		}
 	}()
-	limit := time.After(c.Patience)
-	for len(wanted) > 0 {
+	limit := time.After(c.Timeout)
+	for len(pending) > 0 {
 		select {
 		case <-limit:
-			b.Fatalf("%d of %d Bottles did not run within %s", len(wanted), len(bottles), c.Patience)
+			b.Fatalf("%d of %d Bottles did not run within %s", len(pending), len(bottles), c.Timeout)
 		case event, ok := <-w.ResultChan():
 			if !ok {
 				b.Fatal("the watch ended")
 			}
-			got, is := event.Object.(*v1alpha1.Bottle)
-			if !is || event.Type == watch.Deleted || seen[got.Name] == nil {
+			got, ok := event.Object.(*v1alpha1.Bottle)
+			if !ok || event.Type == watch.Deleted || seen[got.Name] == nil {
 				continue
 			}
 			for _, condition := range steps {
 				if _, known := seen[got.Name][condition]; !known && meta.IsStatusConditionTrue(got.Status.Conditions, condition) {
-					seen[got.Name][condition] = time.Since(begin)
+					seen[got.Name][condition] = time.Since(start)
 				}
 			}
 			if _, ready := seen[got.Name][v1alpha1.ConditionReady]; ready {
-				delete(wanted, got.Name)
+				delete(pending, got.Name)
 			}
 		}
 	}
@@ -85,7 +85,8 @@ func bottle(ns, name string) *v1alpha1.Bottle {
 	return builders.MakeBottle(name).Namespace(ns).Slug(name).Env("TASK", "bench").Pin(node).Obj()
 }
 
-// BenchmarkOne is create → MachineReady of single Bottles, one after another.
+// BenchmarkOne measures the time from create to MachineReady of single Bottles, one
+// after another.
 func BenchmarkOne(b *testing.B) {
 	c := connect(b)
 	n, goal := 12, "<= 1.25"
@@ -105,16 +106,16 @@ func BenchmarkOne(b *testing.B) {
 		for _, step := range steps {
 			byStep[step] = append(byStep[step], seen[step])
 		}
-		c.Gone(b, one)
+		c.DeleteAndWait(b, one)
 	}
-	report(row{What: "one Bottle: create → MachineReady, p50 beside bare p50", Value: ms(percentile(whole, 50)) / ms(percentile(bareWhole, 50)), Unit: "ratio", Goal: goal,
+	report(row{What: "one Bottle: create → MachineReady, ratio of p50 to bare p50", Value: ms(percentile(whole, 50)) / ms(percentile(bareWhole, 50)), Unit: "ratio", Goal: goal,
 		Spread: fmt.Sprintf("p95/p95 %.2f", ms(percentile(whole, 95))/ms(percentile(bareWhole, 95)))})
 	report(row{What: "one Bottle: create → MachineReady, p50", Value: ms(percentile(whole, 50)), Unit: "ms", Spread: spread(whole)})
 	for _, step := range steps {
 		report(row{What: "  create → " + step + " seen True, p50", Value: ms(percentile(byStep[step], 50)), Unit: "ms", Spread: spread(byStep[step])})
 	}
-	// Every pass looks at the wall; the first one makes it.
-	report(row{What: "one Bottle: all that the wall took of its passes", Value: 1000 * (sumOf(b, c, wallSum) - walls) / float64(n), Unit: "ms", Goal: "<= 60"})
+	// Every pass checks the wall; the first one creates it.
+	report(row{What: "one Bottle: time that its passes spent on the wall", Value: 1000 * (sumOf(b, c, wallSum) - walls) / float64(n), Unit: "ms", Goal: "<= 60"})
 	goal = "<= 300"
 	if real() {
 		goal = ""
@@ -125,7 +126,7 @@ func BenchmarkOne(b *testing.B) {
 
 const wallSum = "bottle_agent_wall_raise_duration_seconds_sum"
 
-// sumOf reads a metric of the node's agent that has no labels.
+// sumOf returns the value of a metric without labels of the node's agent.
 func sumOf(b *testing.B, c *story.Cluster, name string) float64 {
 	b.Helper()
 	for line := range strings.Lines(c.Exec(b, node, "busybox", "wget", "-qO-", "http://127.0.0.1:8080/metrics")) {
@@ -148,11 +149,12 @@ func reportBare(whole []time.Duration, parts [][]time.Duration) {
 	}
 }
 
-// BenchmarkTwenty is twenty Bottles applied at once, per Bottle.
+// BenchmarkTwenty measures the time per Bottle when twenty are created at the same
+// time.
 func BenchmarkTwenty(b *testing.B) {
 	c := connect(b)
 	if real() {
-		b.Skip("twenty at once are for stand-in machines: the emulated node has room for a few")
+		b.Skip("twenty Bottles need stand-in machines: an emulated node has room for only a few")
 	}
 	const n = 20
 	ns := c.Namespace(b)
@@ -172,7 +174,7 @@ func BenchmarkTwenty(b *testing.B) {
 		each = append(each, s[v1alpha1.ConditionMachineReady])
 		last = max(last, s[v1alpha1.ConditionMachineReady])
 	}
-	report(row{What: "20 Bottles at once: time per Bottle beside bare", Value: ms(last) / ms(bareSum), Unit: "ratio", Goal: "< 1", Spread: spread(each)})
-	report(row{What: "20 Bottles at once: until the last runs, per Bottle", Value: ms(last) / n, Unit: "ms"})
+	report(row{What: "20 Bottles in parallel: time per Bottle, ratio to bare", Value: ms(last) / ms(bareSum), Unit: "ratio", Goal: "< 1", Spread: spread(each)})
+	report(row{What: "20 Bottles in parallel: until the last runs, per Bottle", Value: ms(last) / n, Unit: "ms"})
 	report(row{What: "bare: 20 one after another, per bottle", Value: ms(bareSum) / n, Unit: "ms", Spread: spread(bareWhole)})
 }

@@ -11,18 +11,18 @@ import (
 	"botbottle.dev/bottle-operator/test/story"
 )
 
-// BenchmarkBreach is how long a guest that dials its gateway ten times a
-// second gets through, and how long its machine lives, after its wall was taken
-// away: with everything else well, and with dockerd hanging and the API server
-// away.
+// BenchmarkBreach measures what happens after the wall is removed from the machine
+// of a guest that dials its gateway ten times a second: how long the guest gets
+// through and how long the machine lives. It does so with everything else healthy,
+// and with dockerd hanging and the API server down.
 func BenchmarkBreach(b *testing.B) {
 	c := connect(b)
 	if real() {
-		b.Skip("measured with stand-in machines: an emulated node has no times to speak of")
+		b.Skip("measured with stand-in machines: times on an emulated node mean little")
 	}
 	const n = 3
-	for _, way := range story.Ways {
-		for _, alone := range []bool{false, true} {
+	for _, breach := range story.Breaches {
+		for _, isolated := range []bool{false, true} {
 			var dials, lives []time.Duration
 			reached := 0
 			for i := range n {
@@ -30,26 +30,26 @@ func BenchmarkBreach(b *testing.B) {
 				one := bottle(ns, fmt.Sprintf("breach-%d", i))
 				one.Spec.Command = story.Dialer
 				c.Apply(b, one)
-				c.WaitRuns(b, one)
-				way.Prepare(b, c, one)
-				count := c.Count(b, one, way.Where(one))
+				c.WaitRunning(b, one)
+				breach.Prepare(b, c, one)
+				counter := c.StartCounter(b, one, breach.Netns(one))
 				pid := *one.Status.Machine.PID
 				var thaw []func()
-				if alone {
+				if isolated {
 					thaw = []func(){c.Freeze(b, node, "dockerd"), c.Freeze(b, node, "kube-apiserver")}
 				}
-				wake := func() {}
-				if way.Asleep {
-					wake = c.Freeze(b, node, "agent")
+				resume := func() {}
+				if breach.FreezeAgent {
+					resume = c.Freeze(b, node, "agent")
 				}
 				begin := time.Now()
-				way.Break(b, c, one)
-				if way.Asleep {
-					begin, pid = time.Now(), 0 // it is another machine by now
+				breach.Break(b, c, one)
+				if breach.FreezeAgent {
+					begin, pid = time.Now(), 0 // Break started a new machine
 				}
-				wake()
+				resume()
 				lives = append(lives, gone(b, c, pid, begin))
-				got, last := count.Read(b)
+				got, last := counter.Read(b)
 				if got > 0 {
 					reached++
 					dials = append(dials, last.Sub(begin))
@@ -59,22 +59,23 @@ func BenchmarkBreach(b *testing.B) {
 				for _, f := range thaw {
 					f()
 				}
-				c.WaitRuns(b, one)
-				count.Stop(b)
-				way.Undo(b, c, one)
-				c.Gone(b, one)
+				c.WaitRunning(b, one)
+				counter.Stop(b)
+				breach.Undo(b, c, one)
+				c.DeleteAndWait(b, one)
 			}
-			what := way.Name
-			if alone {
-				what += ", dockerd hanging, API server away"
+			what := breach.Name
+			if isolated {
+				what += ", dockerd hanging, API server down"
 			}
-			report(row{What: "wall taken away (" + what + "): until the machine is gone, max", Value: ms(percentile(lives, 100)), Unit: "ms", Goal: "<= 5000", Spread: spread(lives)})
-			report(row{What: fmt.Sprintf("  last of its dials that got through, max (%d of %d runs had any)", reached, n), Value: ms(max(0, percentile(dials, 100))), Unit: "ms"})
+			report(row{What: "wall removed (" + what + "): until the machine is gone, max", Value: ms(percentile(lives, 100)), Unit: "ms", Goal: "<= 5000", Spread: spread(lives)})
+			report(row{What: fmt.Sprintf("  last connection that got through, max (%d of %d runs had any)", reached, n), Value: ms(max(0, percentile(dials, 100))), Unit: "ms"})
 		}
 	}
 }
 
-// gone waits until no process pid is left, or no VMM at all for 0.
+// gone waits until the process pid has ended, or, if pid is 0, until no VMM is left.
+// It returns the time since begin.
 func gone(b *testing.B, c *story.Cluster, pid int64, begin time.Time) time.Duration {
 	b.Helper()
 	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
@@ -84,17 +85,18 @@ func gone(b *testing.B, c *story.Cluster, pid int64, begin time.Time) time.Durat
 			}
 			continue
 		}
-		// Local nodes share this machine's process ids.
+		// Local nodes share this machine's process IDs.
 		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 		if err != nil || len(stat) == 0 || zombie(stat) {
 			return time.Since(begin)
 		}
 	}
-	b.Fatal("the machine outlived its wall by a minute")
+	b.Fatal("the machine still runs a minute after its wall was removed")
 	return 0
 }
 
-// zombie says whether a process has ended and only waits to be reaped.
+// zombie reports whether a process has ended and is waiting to be reaped. stat is
+// the content of /proc/PID/stat.
 func zombie(stat []byte) bool {
 	for i := len(stat) - 1; i > 0; i-- {
 		if stat[i] == ')' {

@@ -16,8 +16,8 @@ import (
 	"botbottle.dev/bottle-operator/test/story"
 )
 
-// BenchmarkCost counts what Bottles cost while they come up and stand still:
-// API writes, smolvm's ls calls, the agent's memory.
+// BenchmarkCost measures what Bottles cost while they start and while nothing
+// changes: API writes, calls of "smolvm machine ls" and the agent's memory.
 func BenchmarkCost(b *testing.B) {
 	c := connect(b)
 	if real() {
@@ -37,10 +37,10 @@ func BenchmarkCost(b *testing.B) {
 		}
 		before := auditWrites(b, c)
 		create(b, c, ns, more...)
-		c.WaitRuns(b, more...)
+		c.WaitRunning(b, more...)
 		settle()
 		writes := auditWrites(b, c) - before
-		report(row{What: fmt.Sprintf("API writes per Bottle until it runs, %d at once", len(more)), Value: float64(writes) / float64(len(more)), Unit: "writes", Goal: "<= 8"})
+		report(row{What: fmt.Sprintf("API writes per Bottle until it runs, %d at the same time", len(more)), Value: float64(writes) / float64(len(more)), Unit: "writes", Goal: "<= 8"})
 		bottles = append(bottles, more...)
 		report(row{What: fmt.Sprintf("smolvm ls per minute, %d Bottles", upTo), Value: listsPerMinute(b, c, calls), Unit: "calls", Goal: "the same"})
 		if upTo > 1 {
@@ -57,13 +57,13 @@ func BenchmarkCost(b *testing.B) {
 	}
 	before := auditWrites(b, c)
 	time.Sleep(quiet)
-	report(row{What: fmt.Sprintf("API writes in %s of quiet, 100 Bottles", quiet), Value: float64(auditWrites(b, c) - before), Unit: "writes", Goal: "0"})
+	report(row{What: fmt.Sprintf("API writes in %s without changes, 100 Bottles", quiet), Value: float64(auditWrites(b, c) - before), Unit: "writes", Goal: "0"})
 }
 
-// settle lets what follows the last condition (Events, a last write) arrive.
+// settle waits for what follows the last condition: Events and a last write.
 func settle() { time.Sleep(5 * time.Second) }
 
-// listsPerMinute counts the ls calls in half a minute.
+// listsPerMinute counts the ls calls in half a minute and returns twice that.
 func listsPerMinute(b *testing.B, c *story.Cluster, calls string) float64 {
 	b.Helper()
 	count := func() int {
@@ -80,7 +80,8 @@ func listsPerMinute(b *testing.B, c *story.Cluster, calls string) float64 {
 	return float64(count()-before) * 2
 }
 
-// auditWrites counts writes by manager and agents, Events included, Leases not.
+// auditWrites counts the writes by the manager and the agents so far, including
+// Events but not Leases.
 func auditWrites(b *testing.B, c *story.Cluster) int {
 	b.Helper()
 	f, err := os.Open(filepath.Join(c.Dir, "audit.log"))
@@ -112,7 +113,7 @@ func auditWrites(b *testing.B, c *story.Cluster) int {
 	return n
 }
 
-// agentRSS is the resident memory of the node's agent in MiB.
+// agentRSS returns the resident memory of the node's agent in MiB.
 func agentRSS(b *testing.B, c *story.Cluster) float64 {
 	b.Helper()
 	status, err := os.ReadFile(filepath.Join("/proc", agentPID(b, c), "status"))

@@ -26,7 +26,7 @@ import (
 	"botbottle.dev/bottle-operator/test/story"
 )
 
-// archiveOf is where the agent keeps an image.
+// archiveOf returns the path at which the agent stores an image.
 func archiveOf(digest string) string {
 	return "/var/lib/bottle/images/" + strings.TrimPrefix(digest, "sha256:") + ".tar"
 }
@@ -38,9 +38,9 @@ func withImage(ns, name, repositoryTag string) *v1alpha1.Bottle {
 	return one
 }
 
-// watcher prints the name of each machine when smolvm first lists it, until
-// its input ends. It asks only when smolvm has written: lists all the time
-// would be part of what is measured.
+// watcher is a Python program that prints the name of each machine when smolvm first
+// lists it, until its standard input ends. It lists machines only after smolvm wrote
+// its database, because listing constantly would distort the measurement.
 const watcher = `
 import json, os, subprocess, sys, threading, time
 threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
@@ -48,7 +48,7 @@ records, known, before = os.environ["HOME"] + "/.local/share/smolvm/server", set
 while True:
     try:
         now = sorted((e.name, e.stat().st_mtime_ns, e.stat().st_size) for e in os.scandir(records) if e.name.startswith("smolvm.db"))
-    except FileNotFoundError: # a journal, which came and went
+    except FileNotFoundError: # a journal file that has just disappeared
         continue
     if now != before:
         out = subprocess.run(["smolvm", "machine", "ls", "--json"], check=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE).stdout
@@ -60,7 +60,8 @@ while True:
     time.sleep(0.005)
 `
 
-// watchMachines returns when a machine was first listed, zero before.
+// watchMachines starts watcher. listed returns when a machine was first listed, or
+// the zero time.
 func watchMachines(b *testing.B, c *story.Cluster) (listed func(name string) time.Time) {
 	b.Helper()
 	cmd := exec.Command(filepath.Join(c.Dir, "exec"), node, "python3", "-c", watcher)
@@ -89,7 +90,7 @@ func watchMachines(b *testing.B, c *story.Cluster) (listed func(name string) tim
 	b.Cleanup(func() {
 		in.Close()
 		<-done
-		_ = cmd.Wait() // it was told to end
+		_ = cmd.Wait() // its end was requested
 	})
 	return func(name string) time.Time {
 		mu.Lock()
@@ -98,8 +99,9 @@ func watchMachines(b *testing.B, c *story.Cluster) (listed func(name string) tim
 	}
 }
 
-// BenchmarkStoredImage is create → machine created, from an image that the
-// node has, beside the commands that make the same by hand of the same archive.
+// BenchmarkStoredImage measures the time from creating a Bottle until its machine
+// exists, for an image that the node already has. It compares that with the commands
+// that do the same by hand with the same archive.
 func BenchmarkStoredImage(b *testing.B) {
 	c := connect(b)
 	n := 12
@@ -108,7 +110,7 @@ func BenchmarkStoredImage(b *testing.B) {
 	}
 	ns := c.Namespace(b)
 	digest := c.PushGuest(b, node, ns+"/stored:1")
-	// Its machine stays, and with it what smolvm keeps of the archive.
+	// The first machine stays, and with it what smolvm caches of the archive.
 	first := withImage(ns, "first", ns+"/stored:1")
 	create(b, c, ns, first)
 	_, parts := measureBare(b, c, archiveOf(digest), n)
@@ -124,19 +126,20 @@ func BenchmarkStoredImage(b *testing.B) {
 		create(b, c, ns, one)
 		at := listed(story.ID(one))
 		if at.IsZero() {
-			b.Fatalf("the machine of %s runs, and smolvm did not list it", one.Name)
+			b.Fatalf("the machine of %s runs, but smolvm did not list it", one.Name)
 		}
 		took = append(took, at.Sub(begin))
-		c.Gone(b, one)
+		c.DeleteAndWait(b, one)
 	}
-	report(row{What: "image in the store: create → machine in smolvm's list, p50 beside bare p50", Value: ms(percentile(took, 50)) / ms(percentile(whole, 50)), Unit: "ratio", Goal: "<= 1.25",
+	report(row{What: "image in the store: create → machine in smolvm's list, ratio of p50 to bare p50", Value: ms(percentile(took, 50)) / ms(percentile(whole, 50)), Unit: "ratio", Goal: "<= 1.25",
 		Spread: fmt.Sprintf("p95/p95 %.2f", ms(percentile(took, 95))/ms(percentile(whole, 95)))})
 	report(row{What: "image in the store: create → machine in smolvm's list, p50", Value: ms(percentile(took, 50)), Unit: "ms", Spread: spread(took)})
 	report(row{What: "  bare: network, container, smolvm machine create, p50", Value: ms(percentile(whole, 50)), Unit: "ms", Spread: spread(whole)})
-	report(row{What: "  bare: smolvm machine create alone, p50", Value: ms(percentile(created, 50)), Unit: "ms", Spread: spread(created)})
+	report(row{What: "  bare: only smolvm machine create, p50", Value: ms(percentile(created, 50)), Unit: "ms", Spread: spread(created)})
 }
 
-// dockerPull prints the seconds of a docker pull, and removes the image.
+// dockerPull is a Python program that prints the duration of a docker pull in
+// seconds, and removes the image again.
 const dockerPull = `
 import subprocess, sys, time
 quiet = dict(check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
@@ -151,13 +154,13 @@ const (
 	pullCount = "bottle_agent_image_pull_duration_seconds_count"
 )
 
-// BenchmarkPull is the agent's pull of programs beside docker's, one after the
-// other from the same registry. The agent's is verified, unpacked and on the
-// disk; docker's is not synced.
+// BenchmarkPull compares the agent's pull of an image of programs with docker's. Both
+// pull from the same registry, one after the other. The agent's image is verified,
+// unpacked and synced to the disk; docker's is not synced.
 func BenchmarkPull(b *testing.B) {
 	c := connect(b)
 	if real() {
-		b.Skip("the same program pulls on real nodes; an emulated one takes minutes for it")
+		b.Skip("the same code pulls on real nodes, but an emulated node needs minutes for it")
 	}
 	const n = 7
 	ns := c.Namespace(b)
@@ -181,26 +184,26 @@ func BenchmarkPull(b *testing.B) {
 			b.Fatalf("pulls for %s: got %v, want 1", one.Name, got)
 		}
 		agent = append(agent, inSeconds(sumOf(b, c, pullSum)-sum))
-		c.Gone(b, one)
+		c.DeleteAndWait(b, one)
 		c.Exec(b, node, "rm", archiveOf(digest))
 	}
-	of := func(d time.Duration) float64 { return sent / d.Seconds() }
-	report(row{What: fmt.Sprintf("pull of %.0f MiB, %.0f unpacked: throughput, p50 beside docker pull's", sent, unpacked), Value: of(percentile(agent, 50)) / of(percentile(docker, 50)), Unit: "ratio", Goal: ">= 1",
-		Spread: fmt.Sprintf("p95/p95 %.2f", of(percentile(agent, 95))/of(percentile(docker, 95)))})
-	report(row{What: "  the agent's pull, p50", Value: of(percentile(agent, 50)), Unit: "MiB/s", Spread: spread(agent)})
-	report(row{What: "  docker pull, p50", Value: of(percentile(docker, 50)), Unit: "MiB/s", Spread: spread(docker)})
+	throughput := func(d time.Duration) float64 { return sent / d.Seconds() }
+	report(row{What: fmt.Sprintf("pull of %.0f MiB, %.0f unpacked: throughput, ratio of p50 to docker pull's", sent, unpacked), Value: throughput(percentile(agent, 50)) / throughput(percentile(docker, 50)), Unit: "ratio", Goal: ">= 1",
+		Spread: fmt.Sprintf("p95/p95 %.2f", throughput(percentile(agent, 95))/throughput(percentile(docker, 95)))})
+	report(row{What: "  the agent's pull, p50", Value: throughput(percentile(agent, 50)), Unit: "MiB/s", Spread: spread(agent)})
+	report(row{What: "  docker pull, p50", Value: throughput(percentile(docker, 50)), Unit: "MiB/s", Spread: spread(docker)})
 }
 
 func inSeconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 
-// settleDisk has nobody pay for what another wrote before.
+// settleDisk syncs the disk, so that no pull pays for earlier writes.
 func settleDisk(b *testing.B, c *story.Cluster) {
 	b.Helper()
 	c.Exec(b, node, "sync", "-f", "/var/lib/docker")
 }
 
-// programs is the guest with three programs, a layer each, and how many MiB of
-// them are sent, and unpacked.
+// programs returns the guest image with three programs, each in its own layer, and
+// the size of these layers in MiB, as sent and unpacked.
 func programs(b *testing.B, c *story.Cluster) (img v1.Image, sent, unpacked float64) {
 	b.Helper()
 	self, err := os.Executable()
@@ -223,7 +226,7 @@ func programs(b *testing.B, c *story.Cluster) (img v1.Image, sent, unpacked floa
 	return img, sent, unpacked
 }
 
-// layerOf is a layer of one file, and how many bytes it has unpacked.
+// layerOf returns a layer with one file, and its unpacked size in bytes.
 func layerOf(b *testing.B, path string) (l v1.Layer, unpacked int) {
 	b.Helper()
 	content, err := os.ReadFile(path)
@@ -233,8 +236,8 @@ func layerOf(b *testing.B, path string) (l v1.Layer, unpacked int) {
 	var packed bytes.Buffer
 	w := tar.NewWriter(&packed)
 	err = w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "opt/" + filepath.Base(path), Mode: 0o755, Size: int64(len(content))})
-	_, failed := w.Write(content)
-	if err := errors.Join(err, failed, w.Close()); err != nil {
+	_, writeErr := w.Write(content)
+	if err := errors.Join(err, writeErr, w.Close()); err != nil {
 		b.Fatal(err)
 	}
 	l, err = tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(packed.Bytes())), nil }, tarball.WithCompressedCaching)

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package bench measures speed and cost on a development cluster, as ratios
-// beside the same docker and smolvm commands run bare, one after another, on
-// the same node in the same run. It asserts no times: it prints a table and
-// writes JSON. Run it with make bench.
+// Package bench measures speed and cost on a development cluster. Most results are
+// ratios to the same docker and smolvm commands run by hand, one after another, on
+// the same node in the same run. It asserts no times: it prints a table and writes
+// JSON. Run it with make bench.
 package bench
 
 import (
@@ -33,7 +33,7 @@ var rows []row
 func report(r row) { rows = append(rows, r) }
 
 func TestMain(m *testing.M) {
-	log.SetLogger(logr.Discard()) // the client's; tests say what went wrong
+	log.SetLogger(logr.Discard()) // silence the client: tests report failures themselves
 	code := m.Run()
 	if len(rows) > 0 {
 		w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
@@ -56,7 +56,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// percentile of a sample, by the nearest rank.
+// percentile returns the p-th percentile of a sample, by the nearest rank.
 func percentile(sample []time.Duration, p int) time.Duration {
 	sorted := slices.Sorted(slices.Values(sample))
 	return sorted[min(len(sorted)-1, (len(sorted)*p+99)/100-1)]

@@ -19,12 +19,11 @@ import (
 	"botbottle.dev/bottle-operator/internal/bundleproxy"
 )
 
-// bulk is what goes through a tunnel in one run.
+// bulk is the number of bytes that go through a tunnel in one run.
 const bulk = 256 << 20
 
-// BenchmarkProxy is the throughput of a tunnel through the built-in bundle
-// beside that of a bare relay of bytes, alternately in the same run, over
-// loopback.
+// BenchmarkProxy compares the throughput of a tunnel through the built-in bundle with
+// that of a plain relay of bytes. Both run alternately over loopback.
 func BenchmarkProxy(b *testing.B) {
 	source := listen(b, func(conn net.Conn) {
 		buf := make([]byte, 256<<10)
@@ -49,7 +48,7 @@ func BenchmarkProxy(b *testing.B) {
 			return nil, err
 		}
 		fmt.Fprint(conn, "CONNECT bulk.test:443 HTTP/1.1\r\nHost: bulk.test:443\r\n\r\n")
-		// A reader that takes no more than the header.
+		// This reader reads no further than the header.
 		resp, err := http.ReadResponse(bufio.NewReaderSize(oneByte{conn}, 16), nil)
 		if err == nil && resp.StatusCode != http.StatusOK {
 			err = errors.New(resp.Status)
@@ -61,7 +60,7 @@ func BenchmarkProxy(b *testing.B) {
 		bare = append(bare, drain(b, func() (net.Conn, error) { return net.Dial("tcp", relay) }))
 		through = append(through, drain(b, tunnel))
 	}
-	report(row{What: "bundle: throughput of a tunnel beside a bare relay, p50", Value: ms(percentile(bare, 50)) / ms(percentile(through, 50)), Unit: "ratio", Goal: "",
+	report(row{What: "bundle: throughput of a tunnel, ratio of p50 to a bare relay's", Value: ms(percentile(bare, 50)) / ms(percentile(through, 50)), Unit: "ratio", Goal: "",
 		Spread: fmt.Sprintf("tunnel %s; relay %s", spread(through), spread(bare))})
 	report(row{What: "  bundle: tunnel", Value: bulk / 1e6 / percentile(through, 50).Seconds(), Unit: "MB/s"})
 	report(row{What: "  bare relay", Value: bulk / 1e6 / percentile(bare, 50).Seconds(), Unit: "MB/s"})
@@ -94,8 +93,8 @@ func listen(b *testing.B, serve func(net.Conn)) string {
 	return l.Addr().String()
 }
 
-// anyName resolves every name to a documentation address, which is dialled as
-// the source.
+// anyName resolves every name to a documentation address. startProxy's Dial then
+// connects to the source instead.
 type anyName struct{}
 
 func (anyName) LookupNetIP(context.Context, string, string) ([]netip.Addr, error) {
@@ -131,7 +130,8 @@ func startProxy(b *testing.B, source string) string {
 	return (<-ready).String()
 }
 
-// drain reads all that comes through a connection and returns how long it took.
+// drain reads bulk bytes from a connection and returns how long that took, including
+// dialling.
 func drain(b *testing.B, dial func() (net.Conn, error)) time.Duration {
 	b.Helper()
 	begin := time.Now()

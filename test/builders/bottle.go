@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package builders makes API objects for tests in one line each. It fills in
-// nothing that was not asked for, except a Bottle's slug, which is its name.
+// Package builders builds API objects for tests, in one line each. It sets only
+// what a test specifies, except that a Bottle's slug defaults to its name.
 package builders
 
 import (
@@ -18,7 +18,7 @@ import (
 // Bottle is a Bottle being built.
 type Bottle struct{ v1alpha1.Bottle }
 
-// MakeBottle begins a Bottle whose slug is its name.
+// MakeBottle starts building a Bottle whose slug is its name.
 func MakeBottle(name string) *Bottle {
 	b := &Bottle{}
 	b.TypeMeta = metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "Bottle"}
@@ -27,7 +27,7 @@ func MakeBottle(name string) *Bottle {
 	return b
 }
 
-// Obj ends the building.
+// Obj returns a copy of the Bottle as built so far.
 func (b *Bottle) Obj() *v1alpha1.Bottle { return b.DeepCopy() }
 
 // Namespace sets the namespace.
@@ -124,13 +124,13 @@ func (b *Bottle) Allow(rules ...v1alpha1.EgressRule) *Bottle {
 	return b
 }
 
-// Stopped asks for a stopped machine.
+// Stopped sets desiredState to Stopped.
 func (b *Bottle) Stopped() *Bottle { b.Spec.DesiredState = v1alpha1.DesiredStateStopped; return b }
 
-// Pin asks for a node.
+// Pin sets spec.nodeName.
 func (b *Bottle) Pin(node string) *Bottle { b.Spec.NodeName = &node; return b }
 
-// NodeSelector adds a node label that is asked for.
+// NodeSelector adds a required node label.
 func (b *Bottle) NodeSelector(key, value string) *Bottle {
 	s := b.scheduling()
 	if s.NodeSelector == nil {

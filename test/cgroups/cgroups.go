@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package cgroups gives tests a place of their own in the unified hierarchy
-// (cgroup v2), and the attacks on it that tests make.
+// Package cgroups provides tests with their own part of the unified hierarchy
+// (cgroup v2), and with attacks on the identification of processes by cgroup.
 package cgroups
 
 import (
@@ -23,8 +23,9 @@ import (
 	"botbottle.dev/bottle-operator/test/require"
 )
 
-// Parent names a parent for the cgroups of machines, which lasts as long as
-// the test. What is left in it then is killed. It needs root and cgroup v2.
+// Parent returns the name of a parent for the cgroups of machines. When the test
+// ends, Parent kills the processes that are left in it and removes it. It needs
+// root and cgroup v2.
 func Parent(t testing.TB) string {
 	t.Helper()
 	require.Root(t)
@@ -50,7 +51,7 @@ func Parent(t testing.TB) string {
 	return name
 }
 
-// remove removes a cgroup and those below it.
+// remove removes a cgroup and its descendants.
 func remove(dir string) error {
 	return errors.Join(filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
 		if err == nil && e.IsDir() && path != dir {
@@ -61,9 +62,9 @@ func remove(dir string) error {
 	}), syscall.Rmdir(dir))
 }
 
-// RewriteArgv makes a process look as if it were started by another command
-// line, which is cut to the length of its own. A program can do the same to
-// itself.
+// RewriteArgv makes a process look as if it had been started with another command
+// line. The text is cut to the length of the process's own command line. A program
+// can do the same to itself.
 func RewriteArgv(t testing.TB, pid int, text string) {
 	t.Helper()
 	proc := "/proc/" + strconv.Itoa(pid)
@@ -98,14 +99,14 @@ func number(t testing.TB, word string) int64 {
 	return n
 }
 
-// Nobody is the user of look-alikes.
+// Nobody is the user ID for look-alikes.
 const Nobody = 65534
 
-// LookAlike starts a shell of a user's whose command line is exactly argv, and
-// returns its PID. It ends with the test.
+// LookAlike starts a shell as the given user, makes its command line exactly argv
+// and returns its PID. The shell ends with the test.
 func LookAlike(t testing.TB, user uint32, argv ...string) int {
 	t.Helper()
-	// It must have read its own before it gets others.
+	// The shell must have read its own arguments before they are overwritten.
 	cmd := &exec.Cmd{Path: "/bin/sh", Args: append([]string{argv[0], "-c", "echo ready; read end"}, argv[1:]...), Dir: "/"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: user, Gid: user}}
 	in, err := cmd.StdinPipe()
@@ -131,7 +132,7 @@ func LookAlike(t testing.TB, user uint32, argv ...string) int {
 	return cmd.Process.Pid
 }
 
-// Alive reports whether a process runs; a zombie does not.
+// Alive reports whether a process is running. A zombie is not.
 func Alive(pid int) bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -141,7 +142,7 @@ func Alive(pid int) bool {
 	return len(fields) > 0 && fields[0] != "Z" && fields[0] != "X"
 }
 
-// Freeze makes a process immune to every signal, SIGKILL too, until thaw is
+// Freeze makes a process immune to every signal, including SIGKILL, until thaw is
 // called or the test ends. Only the freezer of cgroup version 1 can do that.
 func Freeze(t testing.TB, pid int) (thaw func()) {
 	t.Helper()
@@ -150,7 +151,7 @@ func Freeze(t testing.TB, pid int) (thaw func()) {
 		require.Unmet(t, "needs the freezer of cgroup version 1")
 	}
 	dir := filepath.Join(freezer, "bottle-test-"+strings.ToLower(rand.Text()[:10]))
-	put := func(file, text string) {
+	write := func(file, text string) {
 		t.Helper()
 		if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0); err != nil {
 			t.Fatal(err)
@@ -169,16 +170,16 @@ func Freeze(t testing.TB, pid int) (thaw func()) {
 			}
 			time.Sleep(10 * time.Millisecond)
 		}
-		t.Errorf("%s: got it in use, want it empty", dir)
+		t.Errorf("%s: got it still in use, want it empty", dir)
 	})
-	put("cgroup.procs", strconv.Itoa(pid))
-	put("freezer.state", "FROZEN")
+	write("cgroup.procs", strconv.Itoa(pid))
+	write("freezer.state", "FROZEN")
 	for range 500 {
 		if b, err := os.ReadFile(filepath.Join(dir, "freezer.state")); err == nil && string(b) == "FROZEN\n" {
 			return thaw
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	t.Fatalf("process %d does not freeze", pid)
+	t.Fatalf("process %d did not freeze", pid)
 	return nil
 }

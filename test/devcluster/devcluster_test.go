@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package devcluster tests the development cluster itself: that it comes up,
-// that commands reach its nodes as they were given, that its nodes reach the
-// pretend world and nothing else, and that nothing of it is left at the end.
-// It tests nothing of the operator but that it starts.
+// Package devcluster tests the development cluster itself: that it starts, that
+// commands reach its nodes unchanged, that its nodes reach the pretend world and
+// nothing else, and that nothing of it is left at the end. Of the operator it tests
+// only that it starts.
 package devcluster
 
 import (
@@ -41,10 +41,10 @@ func TestCluster(t *testing.T) {
 	t.Cleanup(func() { run(t, dir, nil, "hack/dev/down") })
 
 	up(t, dir)
-	t.Run("commands arrive as given", func(t *testing.T) { testExec(t, dir) })
-	t.Run("nodes reach the pretend world only", func(t *testing.T) { testReach(t, dir) })
-	t.Run("the pretend world answers and remembers", func(t *testing.T) { testWorld(t, dir) })
-	t.Run("up twice changes nothing", func(t *testing.T) {
+	t.Run("commands arrive unchanged", func(t *testing.T) { testExec(t, dir) })
+	t.Run("nodes reach only the pretend world", func(t *testing.T) { testReach(t, dir) })
+	t.Run("the pretend world answers and logs", func(t *testing.T) { testWorld(t, dir) })
+	t.Run("a second up changes nothing", func(t *testing.T) {
 		before := pids(t, dir)
 		for _, name := range []string{"world.pid", "registry.pid", "agent-node-1.pid"} {
 			if before[name] == "" {
@@ -85,8 +85,8 @@ func testExec(t *testing.T, dir string) {
 	}
 }
 
-// testReach listens on an address of this machine, so that a node which could
-// leave its namespace would have something to reach.
+// testReach checks that nodes reach the pretend world, and that they do not reach a
+// listener on this machine, outside their namespaces.
 func testReach(t *testing.T, dir string) {
 	for _, url := range []string{
 		"http://203.0.113.10/", "http://169.254.169.254/", "http://10.77.0.1:443/",
@@ -118,13 +118,13 @@ func testReach(t *testing.T, dir string) {
 		got := onNode(t, dir, nil, "python3", "-c", `import socket,sys
 socket.create_connection((sys.argv[1], int(sys.argv[2])), 2)`, ip.String(), port)
 		if got.code == 0 {
-			t.Errorf("the node reached %s of this machine, want nothing", ip)
+			t.Errorf("the node reached %s of this machine, want it unreachable", ip)
 		}
 	}
 }
 
-// testWorld resolves a name as the node and as a container do, and finds both
-// queries, and a datagram, in the world's log.
+// testWorld sends a datagram and resolves names from the node and from a container,
+// and checks that the world's log has all three.
 func testWorld(t *testing.T, dir string) {
 	marker := strings.ToLower(rand.Text())
 	const datagram = `import socket, sys
@@ -156,7 +156,8 @@ sys.stdout.write(s.recv(100).decode())`
 }
 
 func testDown(t *testing.T, dir string) {
-	// What a crash leaves behind: a process and a container that nobody waits for.
+	// What a crash may leave behind: a process and a container that nobody waits
+	// for.
 	onNode(t, dir, nil, "sh", "-c", "setsid sleep 600 </dev/null >/dev/null 2>&1 &")
 	got := onNode(t, dir, nil, "docker", "run", "-d", "example.test/foreign-bundle:1")
 	if got.code != 0 {
@@ -167,9 +168,9 @@ func testDown(t *testing.T, dir string) {
 	for _, kind := range []string{"net", "mnt"} {
 		spaces = append(spaces, strings.TrimSpace(onNode(t, dir, nil, "readlink", "/proc/self/ns/"+kind).stdout))
 	}
-	before := inhabitants(t, spaces)
+	before := processesIn(t, spaces)
 	if len(before) == 0 {
-		t.Fatal("got no process in the node's namespaces, want those that down ends")
+		t.Fatal("got no process in the node's namespaces, want some for down to end")
 	}
 	names := "bb" + fmt.Sprintf("%x", sha256.Sum256([]byte(dir)))[:5] + "-*"
 	if found := glob(t, "/run/netns/"+names); len(found) < 2 {
@@ -193,24 +194,24 @@ func testDown(t *testing.T, dir string) {
 		t.Errorf("got a mount of %s (%v), want none", dir, err)
 	}
 	if left := glob(t, dir+"/*"); len(left) != 1 || filepath.Base(left[0]) != "logs" {
-		t.Errorf("got files %v, want the logs alone", left)
+		t.Errorf("got files %v, want only the logs", left)
 	}
-	for process, started := range inhabitants(t, spaces) {
-		// Another test's namespace may have been given the number of the node's.
+	for process, started := range processesIn(t, spaces) {
+		// Another test's new namespace may have reused the inode number of the node's.
 		if was, known := before[process]; known && was == started {
 			t.Errorf("%s is in a namespace of the node, want no process there", process)
 		}
 	}
 	for _, process := range glob(t, "/proc/[0-9]*") {
 		if line, err := os.ReadFile(process + "/cmdline"); err == nil && bytes.Contains(line, []byte(dir)) {
-			t.Errorf("got process %s: %q, want none of the cluster", process, line)
+			t.Errorf("got process %s: %q, want no process of the cluster", process, line)
 		}
 	}
 }
 
-// inhabitants are the processes in one of the namespaces, with their start
+// processesIn returns the processes in any of the namespaces, with their start
 // times.
-func inhabitants(t *testing.T, spaces []string) map[string]string {
+func processesIn(t *testing.T, spaces []string) map[string]string {
 	t.Helper()
 	found := map[string]string{}
 	for _, process := range glob(t, "/proc/[0-9]*") {
@@ -265,7 +266,7 @@ func run(t *testing.T, dir string, stdin []byte, command string, args ...string)
 	return result{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
 }
 
-// pids returns what up started, by name.
+// pids returns the content of the PID files that up wrote, by file name.
 func pids(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	found := map[string]string{}

@@ -16,76 +16,77 @@ import (
 	"botbottle.dev/bottle-operator/test/story"
 )
 
-// A guest dials its gateway ten times a second. Whoever takes its wall away
-// gets some of that, and then no more: the machine is stopped, also with
-// dockerd hanging and the API server away, and comes back behind its wall.
-func TestAWallThatIsTakenAwayStopsItsMachine(t *testing.T) {
+// A guest dials its gateway ten times a second. After its wall is removed, some
+// connections get through until the agent stops the machine, even while dockerd
+// hangs and the API server is down. The machine then comes back behind its wall.
+func TestMissingWallStopsMachine(t *testing.T) {
 	c := connect(t)
-	for _, way := range story.Ways {
-		for _, alone := range []bool{false, true} {
-			b := on(node1, c.Namespace(t), "breach", "breach")
+	for _, breach := range story.Breaches {
+		for _, isolated := range []bool{false, true} {
+			b := bottleOn(node1, c.Namespace(t), "breach", "breach")
 			b.Spec.Command = story.Dialer
 			c.Apply(t, b)
-			c.WaitRuns(t, b)
-			name := way.Name
-			if alone {
-				name += ", dockerd hanging and the API server away"
+			c.WaitRunning(t, b)
+			name := breach.Name
+			if isolated {
+				name += ", dockerd hanging and the API server down"
 			}
-			t.Run(name, func(t *testing.T) { breach(t, c, b, way, alone) })
-			c.Gone(t, b)
+			t.Run(name, func(t *testing.T) { testBreach(t, c, b, breach, isolated) })
+			c.DeleteAndWait(t, b)
 		}
 	}
 }
 
-func breach(t *testing.T, c *story.Cluster, b *v1alpha1.Bottle, way story.Way, alone bool) {
-	way.Prepare(t, c, b)
-	t.Cleanup(func() { way.Undo(t, c, b) })
-	count := c.Count(t, b, way.Where(b))
+func testBreach(t *testing.T, c *story.Cluster, b *v1alpha1.Bottle, breach story.Breach, isolated bool) {
+	breach.Prepare(t, c, b)
+	t.Cleanup(func() { breach.Undo(t, c, b) })
+	counter := c.StartCounter(t, b, breach.Netns(b))
 	pid := wantPID(t, b)
-	if n, _ := count.Read(t); n != 0 {
+	if n, _ := counter.Read(t); n != 0 {
 		t.Fatalf("connections with the wall in place: got %d, want none", n)
 	}
 	var thaw []func()
-	if alone {
+	if isolated {
 		for _, what := range []string{"dockerd", "kube-apiserver"} {
 			thaw = append(thaw, c.Freeze(t, node1, what))
 		}
 	}
-	// The agent sleeps until something got through: what stops then was there.
-	wake := c.Freeze(t, node1, "agent")
-	way.Break(t, c, b)
+	// Freeze the agent until a connection gets through, so that the silence after the
+	// machine's end means something.
+	resume := c.Freeze(t, node1, "agent")
+	breach.Break(t, c, b)
 	c.Eventually(t, "the guest to get through", func() (string, bool) {
-		n, _ := count.Read(t)
+		n, _ := counter.Read(t)
 		return fmt.Sprint(n), n > 0
 	})
-	wake()
+	resume()
 	c.Eventually(t, "the machine to be stopped", func() (string, bool) {
 		r := c.TryExec(t, node1, "pgrep", "-f", "[_]boot-vm .*/boot-config.json")
-		// With the API server away nothing starts it again.
-		return r.Stdout, r.Code == 1 || !alone && !slices.Contains(strings.Fields(r.Stdout), fmt.Sprint(pid))
+		// While the API server is down, nothing starts the machine again.
+		return r.Stdout, r.Code == 1 || !isolated && !slices.Contains(strings.Fields(r.Stdout), fmt.Sprint(pid))
 	})
-	n, _ := count.Read(t)
+	n, _ := counter.Read(t)
 	time.Sleep(2 * time.Second)
-	if later, _ := count.Read(t); later != n {
+	if later, _ := counter.Read(t); later != n {
 		t.Errorf("connections after the machine was stopped: got %d, then %d, want no more", n, later)
 	}
 	for _, f := range slices.Backward(thaw) {
 		f()
 	}
-	c.WaitFor(t, b, "to run behind a mended wall", func() bool {
-		return story.Runs(b) && pidOf(b) != 0 && pidOf(b) != pid && b.Status.Machine.LastLoss != nil
+	c.WaitFor(t, b, "to run behind a repaired wall", func() bool {
+		return story.Running(b) && pidOf(b) != 0 && pidOf(b) != pid && b.Status.Machine.LastLoss != nil
 	})
 	if got := b.Status.Machine.LastLoss.Cause; !strings.Contains(got, "stopped by the operator: ") {
-		t.Errorf("cause of the loss: got %q, want it to be the operator's doing", got)
+		t.Errorf("cause of the loss: got %q, want it to name the operator", got)
 	}
 	c.Eventually(t, "an Event WallBroken", func() (string, bool) {
 		events := &corev1.EventList{}
 		err := c.List(t.Context(), events, client.InNamespace(b.Namespace))
 		return fmt.Sprint(err, len(events.Items)), slices.ContainsFunc(events.Items, func(e corev1.Event) bool { return e.Reason == "WallBroken" })
 	})
-	n, _ = count.Read(t)
+	n, _ = counter.Read(t)
 	time.Sleep(time.Second)
-	if later, _ := count.Read(t); later != n {
-		t.Errorf("connections behind the mended wall: got %d, then %d, want no more", n, later)
+	if later, _ := counter.Read(t); later != n {
+		t.Errorf("connections behind the repaired wall: got %d, then %d, want no more", n, later)
 	}
 }

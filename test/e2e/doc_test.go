@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package e2e is the end-to-end layer: a real API server, scheduler,
-// controller manager and Docker Engines, two nodes, stand-in machines. It
-// measures nothing in seconds and isolates nothing: that is for real machines.
+// Package e2e tests the operator end to end, with a real API server, scheduler,
+// controller manager and Docker Engines, two nodes and stand-in machines. It
+// measures no times and does not test the isolation of machines; other tests do
+// that with real machines.
 //
-// A test that stops, freezes or reconfigures a node, or looks at what all
-// Bottles of a node share, runs alone. Every other test is parallel, because
-// most of a test's time is spent waiting.
+// A test that stops, freezes or reconfigures a node, or checks what all Bottles on
+// a node share, runs alone. All other tests are parallel, because they mostly wait.
 package e2e
 
 import (
@@ -32,7 +32,7 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	log.SetLogger(logr.Discard()) // the client's; tests say what went wrong
+	log.SetLogger(logr.Discard()) // silence the client: tests report failures themselves
 	os.Exit(m.Run())
 }
 
@@ -41,8 +41,8 @@ func connect(t *testing.T) *story.Cluster {
 	return story.Connect(t, 2*time.Minute)
 }
 
-// on makes a Bottle in ns that asks for a node.
-func on(node, ns, name, slug string) *v1alpha1.Bottle {
+// bottleOn returns a Bottle in ns that is pinned to a node, unless node is "".
+func bottleOn(node, ns, name, slug string) *v1alpha1.Bottle {
 	b := builders.MakeBottle(name).Namespace(ns).Slug(slug)
 	if node != "" {
 		b.Pin(node)
@@ -50,7 +50,7 @@ func on(node, ns, name, slug string) *v1alpha1.Bottle {
 	return b.Obj()
 }
 
-// pidOf is the process id in b's status, 0 for none.
+// pidOf returns the process ID in b's status, or 0.
 func pidOf(b *v1alpha1.Bottle) int64 {
 	if m := b.Status.Machine; m != nil && m.PID != nil {
 		return *m.PID
@@ -58,7 +58,7 @@ func pidOf(b *v1alpha1.Bottle) int64 {
 	return 0
 }
 
-// wantPID is the process id of a Bottle that runs.
+// wantPID returns the process ID of a running Bottle.
 func wantPID(t *testing.T, b *v1alpha1.Bottle) int64 {
 	t.Helper()
 	pid := pidOf(b)
@@ -70,7 +70,7 @@ func wantPID(t *testing.T, b *v1alpha1.Bottle) int64 {
 
 func ptr[T any](v T) *T { return &v }
 
-// nodeHas lists what the node still has of b, by name.
+// nodeHas lists everything of b that is still on the node.
 func nodeHas(t *testing.T, c *story.Cluster, node string, b *v1alpha1.Bottle) []string {
 	t.Helper()
 	id, uid := story.ID(b), string(b.UID)
@@ -92,7 +92,7 @@ func nodeHas(t *testing.T, c *story.Cluster, node string, b *v1alpha1.Bottle) []
 	return left
 }
 
-// wantNothingLeft fails where anything of b is left on its node or in the API.
+// wantNothingLeft checks that nothing of b is left on its node or in the API.
 func wantNothingLeft(t *testing.T, c *story.Cluster, node string, b *v1alpha1.Bottle) {
 	t.Helper()
 	if left := nodeHas(t, c, node, b); len(left) > 0 {

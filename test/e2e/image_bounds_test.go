@@ -21,17 +21,17 @@ import (
 	"botbottle.dev/bottle-operator/test/story"
 )
 
-// imageFolder is where the agents of the development cluster keep images, of
-// at most 1 GiB each.
+// imageFolder is where the agents of the development cluster keep images. Each may
+// have at most 1 GiB.
 const imageFolder = "/var/lib/bottle/images"
 
-// onMemory puts a filesystem of its own over the node's folder of images,
-// until the test ends, and returns what changes its size. No other test's
-// images are in it, and no disk fills up that others use.
-func onMemory(t *testing.T, c *story.Cluster, node, size string) (resize func(size string)) {
+// mountTmpfs mounts a tmpfs over the node's image directory until the test ends. It
+// returns a function that changes the tmpfs's size. The tmpfs contains no images of
+// other tests, and filling it affects no disk that others use.
+func mountTmpfs(t *testing.T, c *story.Cluster, node, size string) (resize func(size string)) {
 	t.Helper()
 	c.Exec(t, node, "mount", "-t", "tmpfs", "-o", "mode=711,size="+size, "tmpfs", imageFolder)
-	// Whatever a story that failed still has open there.
+	// -l: a failed test may still have files open there.
 	t.Cleanup(func() { c.Exec(t, node, "umount", "-l", imageFolder) })
 	return func(size string) {
 		t.Helper()
@@ -39,27 +39,27 @@ func onMemory(t *testing.T, c *story.Cluster, node, size string) (resize func(si
 	}
 }
 
-// wantNothing checks that of an image which was refused no file is left on
-// the node, half written or whole, and that no machine was made.
-func wantNothing(t *testing.T, c *story.Cluster, b *v1alpha1.Bottle, digest string) {
+// wantNoImage checks that the node has no file of a refused image, partial or
+// complete, and no machine for b.
+func wantNoImage(t *testing.T, c *story.Cluster, b *v1alpha1.Bottle, digest string) {
 	t.Helper()
-	// The index of images is written by way of such a file too.
-	c.Eventually(t, "no file on its way into the folder of images", func() (string, bool) {
+	// Wait, because the index of images is also written to a temporary file first.
+	c.Eventually(t, "no temporary file in the image directory", func() (string, bool) {
 		files := c.Exec(t, node1, "ls", "-A", imageFolder)
 		return files, !strings.Contains(files, ".tmp-")
 	})
 	archive := strings.TrimPrefix(digest, "sha256:") + ".tar"
 	if files := c.Exec(t, node1, "ls", "-A", imageFolder); strings.Contains(files, archive) {
-		t.Errorf("folder of images: got %s in\n%s", archive, files)
+		t.Errorf("image directory: got %s in\n%s", archive, files)
 	}
 	if machines := c.Exec(t, node1, "smolvm", "machine", "ls", "--json"); strings.Contains(machines, story.ID(b)) {
 		t.Errorf("machines: got %s, want none for %s", machines, b.Name)
 	}
 }
 
-// wantSaid waits until the pull for b has failed, and checks what is said of
-// it, at once and while it is not tried again.
-func wantSaid(t *testing.T, c *story.Cluster, b *v1alpha1.Bottle, texts ...string) {
+// wantPullError waits until the pull for b has failed, and checks the condition's
+// message. The reason may be ErrImagePull or ImagePullBackOff.
+func wantPullError(t *testing.T, c *story.Cluster, b *v1alpha1.Bottle, texts ...string) {
 	t.Helper()
 	var got *metav1.Condition
 	c.WaitFor(t, b, "to have no image", func() bool {
@@ -73,7 +73,7 @@ func wantSaid(t *testing.T, c *story.Cluster, b *v1alpha1.Bottle, texts ...strin
 	}
 }
 
-func TestImageThatClaimsTooMuch(t *testing.T) {
+func TestImageWithTooLargeManifest(t *testing.T) {
 	t.Parallel()
 	c := connect(t)
 	ns := c.Namespace(t)
@@ -89,7 +89,7 @@ func TestImageThatClaimsTooMuch(t *testing.T) {
 	m = m.DeepCopy()
 	layer := m.Layers[0]
 	m.Layers = nil
-	for i := range 8 { // none of which is too large by itself
+	for i := range 8 { // none is too large by itself
 		layer.Size = 512 << 20
 		if i == 0 {
 			layer.Size -= m.Config.Size
@@ -97,51 +97,51 @@ func TestImageThatClaimsTooMuch(t *testing.T) {
 		m.Layers = append(m.Layers, layer)
 	}
 	digest := c.PushManifest(t, node1, ns+"/claims:1", m, config)
-	b := from(ns, "claims", ns+"/claims:1")
+	b := fromRegistry(ns, "claims", ns+"/claims:1")
 	c.Apply(t, b)
-	wantSaid(t, c, b, "has 4 GiB", "more than the 1 GiB", "--image-max-bytes")
+	wantPullError(t, c, b, "has 4 GiB", "more than the 1 GiB", "--image-max-bytes")
 	if got := story.BlobRequests(c.Requests(t, node1, ns+"/claims")); len(got) != 0 {
-		t.Errorf("blobs asked for: got %+v, want none", got)
+		t.Errorf("blobs requested: got %+v, want none", got)
 	}
-	wantNothing(t, c, b, digest)
+	wantNoImage(t, c, b, digest)
 }
 
-// A megabyte that becomes more than the gigabyte that is allowed.
-func TestImageThatUnpacksToTooMuch(t *testing.T) {
+// The image has about a megabyte, and unpacks to more than the allowed gigabyte.
+func TestImageThatUnpacksTooLarge(t *testing.T) {
 	c := connect(t)
 	ns := c.Namespace(t)
-	onMemory(t, c, node1, "2g")
+	mountTmpfs(t, c, node1, "2g")
 	digest := c.PushImage(t, node1, ns+"/unpacks:1", guestWith(t, c, newZeros(t, 1<<30+zeroPart)))
-	b := from(ns, "unpacks", ns+"/unpacks:1")
+	b := fromRegistry(ns, "unpacks", ns+"/unpacks:1")
 	c.Apply(t, b)
-	wantSaid(t, c, b, "unpacks to more than the 1 GiB", "--image-max-bytes")
-	wantNothing(t, c, b, digest)
-	c.Gone(t, b)
+	wantPullError(t, c, b, "unpacks to more than the 1 GiB", "--image-max-bytes")
+	wantNoImage(t, c, b, digest)
+	c.DeleteAndWait(t, b)
 }
 
-// The disk has room for what is sent, and fills up with what is unpacked.
+// The disk has room for the compressed image, but it fills up during unpacking.
 func TestDiskFullWhilePulling(t *testing.T) {
 	c := connect(t)
 	ns := c.Namespace(t)
-	// 512 MiB are kept free (--image-reserve-bytes).
-	resize := onMemory(t, c, node1, "640m")
+	// The agent keeps 512 MiB free (--image-reserve-bytes).
+	resize := mountTmpfs(t, c, node1, "640m")
 	digest := c.PushImage(t, node1, ns+"/full:1", guestWith(t, c, newZeros(t, 192<<20)))
-	b := from(ns, "full", ns+"/full:1")
+	b := fromRegistry(ns, "full", ns+"/full:1")
 	c.Apply(t, b)
-	wantSaid(t, c, b, "disk is full", imageFolder, "--image-reserve-bytes", "by itself")
-	wantNothing(t, c, b, digest)
+	wantPullError(t, c, b, "disk is full", imageFolder, "--image-reserve-bytes", "by itself")
+	wantNoImage(t, c, b, digest)
 	if got := story.BlobRequests(c.Requests(t, node1, ns+"/full")); len(got) < 4 {
-		t.Errorf("blobs asked for: got %+v, want the config and all three layers: the disk was full only on the way", got)
+		t.Errorf("blobs requested: got %+v, want the config and all three layers, because the disk fills up only during the pull", got)
 	}
 	resize("2g")
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 	wantDigest(t, b, digest)
-	// Before its archive goes with the filesystem.
-	c.Gone(t, b)
+	// Delete it before its archive disappears with the filesystem.
+	c.DeleteAndWait(t, b)
 }
 
-// zeros is a layer of n zeros, a multiple of 16 MiB: an empty tar archive that
-// is sent as a thousandth of what it unpacks to.
+// zeros is a layer of n zero bytes, where n is a multiple of 16 MiB. It unpacks to
+// an empty tar archive, and it is compressed to about a thousandth of its size.
 type zeros struct {
 	v1.Layer
 	n int
@@ -151,7 +151,7 @@ const zeroPart = 16 << 20
 
 func newZeros(t *testing.T, n int) v1.Layer {
 	t.Helper()
-	// One part again and again, which is as long, and made at once.
+	// Repeating one compressed part gives the same content much faster.
 	var part bytes.Buffer
 	z := gzip.NewWriter(&part)
 	if _, err := z.Write(make([]byte, zeroPart)); err != nil {
@@ -171,7 +171,7 @@ func (z zeros) DiffID() (v1.Hash, error) {
 	return v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(sum.Sum(nil))}, nil
 }
 
-// guestWith is a new guest with one more layer.
+// guestWith returns a new guest image with one more layer.
 func guestWith(t *testing.T, c *story.Cluster, layer v1.Layer) v1.Image {
 	t.Helper()
 	img, err := mutate.AppendLayers(c.NewGuest(t), layer)

@@ -21,9 +21,9 @@ import (
 	"botbottle.dev/bottle-operator/test/story"
 )
 
-// from makes a Bottle on node-1 whose image is of the registry.
-func from(ns, name, reference string) *v1alpha1.Bottle {
-	b := on(node1, ns, name, name)
+// fromRegistry returns a Bottle on node-1 with an image from the registry.
+func fromRegistry(ns, name, reference string) *v1alpha1.Bottle {
+	b := bottleOn(node1, ns, name, name)
 	b.Spec.Image = ptr(story.RegistryHost + "/" + reference)
 	return b
 }
@@ -38,7 +38,8 @@ func wantDigest(t *testing.T, b *v1alpha1.Bottle, want string) {
 	}
 }
 
-// Twenty who ask at once share one pull, by the node and by nobody else.
+// Twenty Bottles that need an image at the same time share one pull, which only the
+// node makes.
 func TestImageIsPulledOnceByTheNode(t *testing.T) {
 	t.Parallel()
 	c := connect(t)
@@ -47,16 +48,16 @@ func TestImageIsPulledOnceByTheNode(t *testing.T) {
 	before := len(c.Requests(t, node1, ns+"/agent"))
 	var bottles []*v1alpha1.Bottle
 	for i := range 20 {
-		bottles = append(bottles, from(ns, fmt.Sprintf("one-of-%d", i), ns+"/agent:1"))
+		bottles = append(bottles, fromRegistry(ns, fmt.Sprintf("one-of-%d", i), ns+"/agent:1"))
 	}
 	c.Apply(t, bottles...)
-	c.WaitRuns(t, bottles...)
+	c.WaitRunning(t, bottles...)
 	for _, b := range bottles {
 		wantDigest(t, b, digest)
 	}
-	byDigest := from(ns, "by-digest", ns+"/agent@"+digest)
+	byDigest := fromRegistry(ns, "by-digest", ns+"/agent@"+digest)
 	c.Apply(t, byDigest)
-	c.WaitRuns(t, byDigest)
+	c.WaitRunning(t, byDigest)
 	wantDigest(t, byDigest, digest)
 
 	pulled := c.Requests(t, node1, ns+"/agent")[before:]
@@ -65,21 +66,22 @@ func TestImageIsPulledOnceByTheNode(t *testing.T) {
 		times[r.Path]++
 	}
 	if len(times) != 3 { // the config and two layers
-		t.Errorf("blobs asked for: got %v, want three", times)
+		t.Errorf("blobs requested: got %v, want three", times)
 	}
 	for path, n := range times {
 		if n != 1 {
-			t.Errorf("%s: got asked for %d times, want once", path, n)
+			t.Errorf("%s: got requested %d times, want once", path, n)
 		}
 	}
-	c.PulledByNodeAlone(t, node1, pulled)
-	// Nor did a machine try. That the wall would have seen it is shown last.
+	c.WantPulledByNode(t, node1, pulled)
+	// No machine dialled the registry either. The last line shows that a wall would
+	// have observed it.
 	for _, b := range bottles {
-		if c.DialledRegistry(t, b) {
+		if c.MachineDialledRegistry(t, b) {
 			t.Errorf("the machine of %s dialled the registry", b.Name)
 		}
 	}
-	c.DialRegistry(t, byDigest)
+	c.WantDialToRegistrySeen(t, byDigest)
 }
 
 func TestPrivateImage(t *testing.T) {
@@ -102,73 +104,74 @@ func TestPrivateImage(t *testing.T) {
 	secret("wrong", wrong)
 	bottles := map[string]*v1alpha1.Bottle{}
 	for _, name := range []string{"right", "wrong", "later", "none"} {
-		b := from(ns, name, repository+":1")
+		b := fromRegistry(ns, name, repository+":1")
 		if name != "none" {
 			b.Spec.ImagePullSecrets = []v1alpha1.LocalObjectReference{{Name: name}}
 		}
 		bottles[name] = b
 		c.Apply(t, b)
 	}
-	c.WaitRuns(t, bottles["right"])
+	c.WaitRunning(t, bottles["right"])
 	wantDigest(t, bottles["right"], digest)
-	// Also now that the node has it, nobody gets it whom the registry refuses.
-	for name, said := range map[string]string{"wrong": "were refused", "later": "no credentials", "none": "no credentials"} {
+	// Although the node now has the image, a Bottle must not get it if the registry
+	// refuses its credentials.
+	for name, reason := range map[string]string{"wrong": "were refused", "later": "no credentials", "none": "no credentials"} {
 		got := c.WaitReason(t, bottles[name], v1alpha1.ConditionMachineReady, v1alpha1.ReasonImagePullBackOff)
-		for _, want := range []string{said, "401 Unauthorized, UNAUTHORIZED: authentication required", story.RegistryHost} {
+		for _, want := range []string{reason, "401 Unauthorized, UNAUTHORIZED: authentication required", story.RegistryHost} {
 			if !strings.Contains(got.Message, want) {
 				t.Errorf("%s: got message %q, want %q in it", name, got.Message, want)
 			}
 		}
 	}
 	secret("later", right)
-	c.WaitRuns(t, bottles["later"])
+	c.WaitRunning(t, bottles["later"])
 	wantDigest(t, bottles["later"], digest)
 
 	events, _ := c.Kubectl(nil, "-n", ns, "get", "events", "-o", "json")
 	status, _ := c.Kubectl(nil, "-n", ns, "get", "bottles", "-o", "json")
 	for place, text := range map[string]string{"events": events, "bottles": status, "agent's log": c.AgentLog(t, node1)} {
 		if !strings.Contains(text, ns) {
-			t.Errorf("%s: got nothing of %s to look at", place, ns)
+			t.Errorf("%s: got no content about %s to check", place, ns)
 		}
 		for _, h := range append(hidden, more...) {
 			if strings.Contains(text, h) {
-				t.Errorf("%s: has credentials", place)
+				t.Errorf("%s: contains credentials", place)
 			}
 		}
 	}
 }
 
-func TestTagThatMoves(t *testing.T) {
+func TestMovedTag(t *testing.T) {
 	t.Parallel()
 	c := connect(t)
 	ns := c.Namespace(t)
 	first := c.PushGuest(t, node1, ns+"/moves:1")
-	a := from(ns, "before", ns+"/moves:1")
+	a := fromRegistry(ns, "before", ns+"/moves:1")
 	c.Apply(t, a)
-	c.WaitRuns(t, a)
+	c.WaitRunning(t, a)
 	second := c.PushGuest(t, node1, ns+"/moves:1")
 	if first == second {
 		t.Fatalf("both images are %s, want two", first)
 	}
-	present, always := from(ns, "present", ns+"/moves:1"), from(ns, "always", ns+"/moves:1")
+	present, always := fromRegistry(ns, "present", ns+"/moves:1"), fromRegistry(ns, "always", ns+"/moves:1")
 	present.Spec.ImagePullPolicy, always.Spec.ImagePullPolicy = ptr(v1alpha1.PullPolicy("IfNotPresent")), ptr(v1alpha1.PullPolicy("Always"))
 	c.Apply(t, present)
-	c.WaitRuns(t, present)
+	c.WaitRunning(t, present)
 	c.Apply(t, always)
-	c.WaitRuns(t, always)
+	c.WaitRunning(t, always)
 	wantDigest(t, a, first)
 	wantDigest(t, present, first)
 	wantDigest(t, always, second)
 }
 
-func TestRegistryThatDiesMidBlob(t *testing.T) {
+func TestRegistryFailsDuringBlob(t *testing.T) {
 	c := connect(t)
 	ns := c.Namespace(t)
 	digest := c.PushGuest(t, node1, ns+"/dies:1")
 	c.BreakRegistry(t, `{"path": "/`+ns+`/dies/", "cut_after_bytes": 500000, "times": 2}`)
-	b := from(ns, "dies", ns+"/dies:1")
+	b := fromRegistry(ns, "dies", ns+"/dies:1")
 	c.Apply(t, b)
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 	wantDigest(t, b, digest)
 	cut, resumed := 0, 0
 	for _, r := range story.BlobRequests(c.Requests(t, node1, ns+"/dies")) {
@@ -180,7 +183,7 @@ func TestRegistryThatDiesMidBlob(t *testing.T) {
 		}
 	}
 	if cut != 2 || resumed != 2 {
-		t.Errorf("got %d answers cut and %d resumed, want 2 and 2", cut, resumed)
+		t.Errorf("got %d responses cut off and %d resumed, want 2 and 2", cut, resumed)
 	}
 }
 
@@ -188,22 +191,23 @@ func TestCorruptedBlobIsNeverUsed(t *testing.T) {
 	c := connect(t)
 	ns := c.Namespace(t)
 	digest := c.PushGuest(t, node1, ns+"/corrupted:1")
-	mend := c.BreakRegistry(t, `{"path": "/`+ns+`/corrupted/", "corrupt": 1000000}`)
-	b := from(ns, "corrupted", ns+"/corrupted:1")
+	repair := c.BreakRegistry(t, `{"path": "/`+ns+`/corrupted/", "corrupt": 1000000}`)
+	b := fromRegistry(ns, "corrupted", ns+"/corrupted:1")
 	c.Apply(t, b)
-	said := c.WaitReason(t, b, v1alpha1.ConditionMachineReady, v1alpha1.ReasonImagePullBackOff)
-	if !strings.Contains(said.Message, "sha256") {
-		t.Errorf("message: got %q, want the digest that did not come", said.Message)
+	cond := c.WaitReason(t, b, v1alpha1.ConditionMachineReady, v1alpha1.ReasonImagePullBackOff)
+	if !strings.Contains(cond.Message, "sha256") {
+		t.Errorf("message: got %q, want the mismatched digest", cond.Message)
 	}
 	if r := c.TryExec(t, node1, "smolvm", "machine", "ls", "--json"); strings.Contains(r.Stdout, story.ID(b)) {
 		t.Errorf("machines: got %s, want none of a corrupted image", r.Stdout)
 	}
-	mend()
-	c.WaitRuns(t, b)
+	repair()
+	c.WaitRunning(t, b)
 	wantDigest(t, b, digest)
 }
 
-// platforms is an index of images that differ, one for each architecture.
+// platforms returns an index with a different image for each architecture, and the
+// images' manifests.
 func platforms(t *testing.T, c *story.Cluster, architectures ...string) (idx v1.ImageIndex, byArchitecture map[string]*v1.Manifest) {
 	t.Helper()
 	idx, byArchitecture = empty.Index, map[string]*v1.Manifest{}
@@ -227,16 +231,16 @@ func platforms(t *testing.T, c *story.Cluster, architectures ...string) (idx v1.
 	return idx, byArchitecture
 }
 
-func TestImageOfSeveralPlatforms(t *testing.T) {
+func TestImageForSeveralPlatforms(t *testing.T) {
 	t.Parallel()
 	c := connect(t)
 	ns := c.Namespace(t)
 	own := runtime.GOARCH // the nodes are on this machine
 	idx, manifests := platforms(t, c, "riscv64", "s390x", own)
 	top := c.PushImage(t, node1, ns+"/several:1", idx)
-	b := from(ns, "several", ns+"/several:1")
+	b := fromRegistry(ns, "several", ns+"/several:1")
 	c.Apply(t, b)
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 	index, err := idx.IndexManifest()
 	if err != nil {
 		t.Fatal(err)
@@ -256,21 +260,21 @@ func TestImageOfSeveralPlatforms(t *testing.T) {
 	slices.Sort(got)
 	slices.Sort(want)
 	if !slices.Equal(got, want) {
-		t.Errorf("blobs asked for: got %v, want those of the node's platform alone: %v", got, want)
+		t.Errorf("blobs requested: got %v, want only those of the node's platform: %v", got, want)
 	}
 }
 
-func TestImageForOtherPlatformsAlone(t *testing.T) {
+func TestImageForOtherPlatformsOnly(t *testing.T) {
 	t.Parallel()
 	c := connect(t)
 	ns := c.Namespace(t)
 	idx, _ := platforms(t, c, "riscv64", "s390x")
 	digest := c.PushImage(t, node1, ns+"/others:1", idx)
-	b := from(ns, "others", ns+"/others:1")
+	b := fromRegistry(ns, "others", ns+"/others:1")
 	c.Apply(t, b)
-	wantSaid(t, c, b, "no image for linux/"+runtime.GOARCH, "only for linux/riscv64, linux/s390x")
+	wantPullError(t, c, b, "no image for linux/"+runtime.GOARCH, "only for linux/riscv64, linux/s390x")
 	if got := story.BlobRequests(c.Requests(t, node1, ns+"/others")); len(got) != 0 {
-		t.Errorf("blobs asked for: got %+v, want none", got)
+		t.Errorf("blobs requested: got %+v, want none", got)
 	}
-	wantNothing(t, c, b, digest)
+	wantNoImage(t, c, b, digest)
 }

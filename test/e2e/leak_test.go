@@ -4,10 +4,10 @@ package e2e
 
 import "testing"
 
-func TestAPlantedLeakIsCaught(t *testing.T) {
+func TestPlantedLeakIsDetected(t *testing.T) {
 	c := connect(t)
-	b := on(node1, c.Namespace(t), "leak", "leak")
+	b := bottleOn(node1, c.Namespace(t), "leak", "leak")
 	c.Apply(t, b)
-	c.WaitRuns(t, b)
-	c.Leaks(t, b)
+	c.WaitRunning(t, b)
+	c.WantLeakDetected(t, b)
 }

@@ -14,9 +14,9 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 )
 
-// A guest that puts a program of its own in the prober's place, which reports
-// what is wanted and tries nothing, is not believed.
-func TestAGuestThatLiesIsNotBelieved(t *testing.T) {
+// A guest may replace the prober with a program that reports the wanted results but
+// tries nothing. The agent does not believe its report.
+func TestLyingProberIsNotBelieved(t *testing.T) {
 	c := connect(t)
 	liar := filepath.Join(c.Dir, "liar")
 	build := exec.Command("go", "build", "-o", liar, "./liar")
@@ -41,17 +41,17 @@ func TestAGuestThatLiesIsNotBelieved(t *testing.T) {
 	t.Cleanup(func() { restart(string(before)) })
 	restart(strings.TrimSpace(string(before)) + " --prober " + liar)
 
-	b := on(node2, ns, "liar", "liar")
+	b := bottleOn(node2, ns, "liar", "liar")
 	c.Apply(t, b)
-	said := c.WaitReason(t, b, v1alpha1.ConditionEgressEnforced, v1alpha1.ReasonProofNotObserved)
+	cond := c.WaitReason(t, b, v1alpha1.ConditionEgressEnforced, v1alpha1.ReasonProofNotObserved)
 	for _, word := range []string{"9099", "gateway"} {
-		if !strings.Contains(said.Message, word) {
-			t.Errorf("message: got %q, want %s named as not seen tried", said.Message, word)
+		if !strings.Contains(cond.Message, word) {
+			t.Errorf("message: got %q, want %s named as a target that was not tried", cond.Message, word)
 		}
 	}
 	if ready := meta.FindStatusCondition(b.Status.Conditions, v1alpha1.ConditionReady); ready == nil || ready.Status != "False" {
 		t.Errorf("Ready of a Bottle whose guest lies: got %+v, want False", ready)
 	}
 	restart(string(before))
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 }

@@ -21,7 +21,8 @@ import (
 	"botbottle.dev/bottle-operator/test/story"
 )
 
-// Values that break careless writers of TOML, shells or C strings.
+// awkward are values that break code that is careless with TOML, shells or C
+// strings.
 var awkward = map[string]string{
 	"QUOTES":   `say "hi" and 'ho' and """ and '''`,
 	"LINES":    "one\ntwo\r\nthree\n#end",
@@ -45,7 +46,7 @@ func TestEnvArrivesByteForByte(t *testing.T) {
 	}
 	b := make.Obj()
 	c.Apply(t, b)
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 
 	got := guestEnv(c.Guest(t, b, "cat", "/proc/self/environ"))
 	for name, want := range awkward {
@@ -62,11 +63,11 @@ func TestEnvArrivesByteForByte(t *testing.T) {
 			t.Errorf("%s in the guest: got %q, want %q", name, got[name], want)
 		}
 	}
-	// The stand-in enforces no policy, and the proof says so.
+	// The stand-in does not enforce smolvm's policy, and the proof reports that.
 	if got := meta.FindStatusCondition(b.Status.Conditions, v1alpha1.ConditionEgressEnforced); got == nil || got.Reason != v1alpha1.ReasonHostWall {
 		t.Errorf("EgressEnforced: got %+v, want reason HostWall", got)
 	}
-	c.Gone(t, b)
+	c.DeleteAndWait(t, b)
 	wantNothingLeft(t, c, story.NodeOf(b), b)
 }
 
@@ -80,12 +81,12 @@ func guestEnv(environ string) map[string]string {
 	return env
 }
 
-func TestSmolfileIsTwoKeys(t *testing.T) {
+func TestSmolfileHasTwoKeys(t *testing.T) {
 	t.Parallel()
 	c := connect(t)
 	b := builders.MakeBottle("two").Namespace(c.Namespace(t)).Slug("two-keys").Env("A", "1").Obj()
 	c.Apply(t, b)
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 	file := c.Exec(t, story.NodeOf(b), "cat", b.Status.Smolfile.Path)
 	for line := range strings.Lines(file) {
 		key, _, isKey := strings.Cut(line, " = ")
@@ -101,14 +102,14 @@ func TestSmolfileIsTwoKeys(t *testing.T) {
 	}
 }
 
-// The guest's proxy variables lead to the default bundle, which denies what
-// no rule allows, and takes a new rule without a new container.
+// The guest's proxy variables point to the default bundle. The bundle denies what no
+// rule allows, and it applies a new rule without a new container.
 func TestDefaultBundleAnswersTheGuest(t *testing.T) {
 	t.Parallel()
 	c := connect(t)
 	b := builders.MakeBottle("proxy").Namespace(c.Namespace(t)).Slug("proxy").Obj()
 	c.Apply(t, b)
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 	container := *b.Status.Bundle.ContainerID
 	fetch := func() string {
 		r := c.TryExec(t, story.NodeOf(b), "smolvm", "machine", "exec", "--name", story.ID(b), "--",
@@ -119,12 +120,12 @@ func TestDefaultBundleAnswersTheGuest(t *testing.T) {
 		t.Errorf("a host that no rule allows: got %q, want 403", got)
 	}
 	c.Change(t, b, func() { b.Spec.Egress = &v1alpha1.Egress{Allow: []v1alpha1.EgressRule{"denied.invalid:80"}} })
-	// Allowed now, the name is looked up, and is nowhere: the proxy says so.
-	c.Eventually(t, "the new rule to be in force and the proxy to answer 502", func() (string, bool) {
+	// The rule allows the name, but it cannot be resolved, so the proxy answers 502.
+	c.Eventually(t, "the new rule to apply and the proxy to answer 502", func() (string, bool) {
 		got := fetch()
 		return got, strings.Contains(got, "502")
 	})
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 	if got := *b.Status.Bundle.ContainerID; got != container {
 		t.Errorf("container after a change of rules: got %s, want the same %s", got, container)
 	}
@@ -133,24 +134,25 @@ func TestDefaultBundleAnswersTheGuest(t *testing.T) {
 func TestAgentRestartChangesNothing(t *testing.T) {
 	c := connect(t)
 	ns := c.Namespace(t)
-	bottles := []*v1alpha1.Bottle{on(node1, ns, "a", "still-a"), on(node1, ns, "b", "still-b")}
+	bottles := []*v1alpha1.Bottle{bottleOn(node1, ns, "a", "still-a"), bottleOn(node1, ns, "b", "still-b")}
 	c.Apply(t, bottles...)
-	c.WaitRuns(t, bottles...)
-	look := func() string {
+	c.WaitRunning(t, bottles...)
+	snapshot := func() string {
 		return c.Exec(t, node1, "docker", "ps", "-a", "--no-trunc", "--format", "{{.ID}} {{.Names}} {{.CreatedAt}}") +
 			c.Exec(t, node1, "docker", "network", "ls", "--no-trunc", "--format", "{{.ID}} {{.Name}}") +
 			sortedMachines(t, c.Exec(t, node1, "smolvm", "machine", "ls", "--json")) +
 			c.Exec(t, node1, "find", "/var/lib/bottle/bottles", "-type", "f", "-printf", "%p %s %T@\n")
 	}
-	before := look()
+	before := snapshot()
 	c.Run(t, "agent-stop", node1)
 	c.Run(t, "agent-start", node1)
-	// The restarted agent has looked at its Bottles once it acts on a new one.
-	fresh := on(node1, ns, "c", "fresh")
+	// Once the restarted agent has handled a new Bottle, it has also inspected the
+	// old ones.
+	fresh := bottleOn(node1, ns, "c", "fresh")
 	c.Apply(t, fresh)
-	c.WaitRuns(t, fresh)
-	c.Gone(t, fresh)
-	if diff := cmp.Diff(strings.Split(before, "\n"), strings.Split(look(), "\n")); diff != "" {
+	c.WaitRunning(t, fresh)
+	c.DeleteAndWait(t, fresh)
+	if diff := cmp.Diff(strings.Split(before, "\n"), strings.Split(snapshot(), "\n")); diff != "" {
 		t.Errorf("the node after a restart of its agent (-before +after):\n%s", diff)
 	}
 }
@@ -172,7 +174,7 @@ func sortedMachines(t *testing.T, list string) string {
 	return strings.Join(lines, "")
 }
 
-func TestServerSideApplyTwiceIsNoDiff(t *testing.T) {
+func TestServerSideApplyTwiceWithoutDiff(t *testing.T) {
 	t.Parallel()
 	c := connect(t)
 	b := builders.MakeBottle("twice").Namespace(c.Namespace(t)).Slug("twice").Env("A", "1").Obj()
@@ -188,11 +190,11 @@ func TestServerSideApplyTwiceIsNoDiff(t *testing.T) {
 		}
 	}
 	apply()
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 	if out, err := c.Kubectl(manifest, "diff", "--server-side", "-f", "-"); err != nil {
 		t.Errorf("kubectl diff of a running Bottle: %v, want no difference\n%s", err, out)
 	}
-	// The last writes of the manager and the agent may still be under way.
+	// The last writes of the manager and the agent may not have arrived yet.
 	var version string
 	c.Eventually(t, "two reads a second apart to agree", func() (string, bool) {
 		if err := c.Get(t.Context(), client.ObjectKeyFromObject(b), b); err != nil {
@@ -217,34 +219,34 @@ func TestStoppedIsReadyOnceVerified(t *testing.T) {
 	c := connect(t)
 	b := builders.MakeBottle("stop").Namespace(c.Namespace(t)).Slug("stop").Obj()
 	c.Apply(t, b)
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 	c.Guest(t, b, "sh", "-c", "echo kept > /root/file; sync")
 	c.Change(t, b, func() { b.Spec.DesiredState = v1alpha1.DesiredStateStopped })
 	c.WaitReason(t, b, v1alpha1.ConditionReady, v1alpha1.ReasonStopped)
 	if !meta.IsStatusConditionTrue(b.Status.Conditions, v1alpha1.ConditionReady) {
-		t.Errorf("Ready of a Bottle stopped as asked: got %s, want True", story.Conditions(b))
+		t.Errorf("Ready of a Bottle stopped as requested: got %s, want True", story.Conditions(b))
 	}
 	if list := c.Exec(t, story.NodeOf(b), "smolvm", "machine", "status", "--name", story.ID(b), "--json"); !strings.Contains(list, `"stopped"`) {
 		t.Errorf("machine of a stopped Bottle: got %s, want state stopped", list)
 	}
 	c.Change(t, b, func() { b.Spec.DesiredState = v1alpha1.DesiredStateRunning })
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 	if got := strings.TrimSpace(c.Guest(t, b, "cat", "/root/file")); got != "kept" {
 		t.Errorf("a file after stop and start: got %q, want %q", got, "kept")
 	}
 }
 
-func TestKilledMachineIsNoticedAndStartedAgain(t *testing.T) {
+func TestKilledMachineIsRestarted(t *testing.T) {
 	t.Parallel()
 	c := connect(t)
 	b := builders.MakeBottle("kill").Namespace(c.Namespace(t)).Slug("kill").Obj()
 	c.Apply(t, b)
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 	pid := wantPID(t, b)
 	c.Exec(t, story.NodeOf(b), "kill", "-9", fmt.Sprint(pid))
 	c.WaitFor(t, b, "to run again after its VMM was killed", func() bool {
 		m := b.Status.Machine
-		return m != nil && m.PID != nil && pidOf(b) != pid && story.Runs(b) &&
+		return m != nil && m.PID != nil && pidOf(b) != pid && story.Running(b) &&
 			m.Restarts != nil && *m.Restarts == 1 && m.LastLoss != nil
 	})
 	c.Eventually(t, "the Event about the lost machine", func() (string, bool) {

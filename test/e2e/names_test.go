@@ -43,9 +43,9 @@ func wantDistinct(t *testing.T, bottles ...*v1alpha1.Bottle) {
 func TestOneSlugInTwoNamespaces(t *testing.T) {
 	t.Parallel()
 	c := connect(t)
-	a, b := on(node1, c.Namespace(t), "same", "same"), on(node1, c.Namespace(t), "same", "same")
+	a, b := bottleOn(node1, c.Namespace(t), "same", "same"), bottleOn(node1, c.Namespace(t), "same", "same")
 	c.Apply(t, a, b)
-	c.WaitRuns(t, a, b)
+	c.WaitRunning(t, a, b)
 	wantDistinct(t, a, b)
 }
 
@@ -54,41 +54,41 @@ func TestCollidingSlugs(t *testing.T) {
 	c := connect(t)
 	ns := c.Namespace(t)
 	slugA, slugB := collide(t)
-	a, b := on(node1, ns, "a", slugA), on(node1, ns, "b", slugB)
+	a, b := bottleOn(node1, ns, "a", slugA), bottleOn(node1, ns, "b", slugB)
 	c.Apply(t, a, b)
-	c.WaitRuns(t, a, b)
+	c.WaitRunning(t, a, b)
 	wantDistinct(t, a, b)
 }
 
-func TestForeignNetworkOnFirstChoiceIsSteppedAround(t *testing.T) {
+func TestFirstChoiceUsedByForeignNetworkIsAvoided(t *testing.T) {
 	c := connect(t)
 	first := subnet.Default().FirstChoice("around-network")
 	c.Exec(t, node1, "docker", "network", "create", "--subnet", first.String(), "foreign-net")
 	t.Cleanup(func() { c.Exec(t, node1, "docker", "network", "rm", "foreign-net") })
-	b := on(node1, c.Namespace(t), "around", "around-network")
+	b := bottleOn(node1, c.Namespace(t), "around", "around-network")
 	c.Apply(t, b)
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 	if b.Status.Network.Subnet == first.String() {
-		t.Errorf("subnet: got %s, want another: a docker network sits on it", first)
+		t.Errorf("subnet: got %s, want another, because a Docker network uses it", first)
 	}
 }
 
-func TestHostRouteOverFirstChoiceIsSteppedAround(t *testing.T) {
+func TestFirstChoiceCoveredByHostRouteIsAvoided(t *testing.T) {
 	c := connect(t)
 	first := subnet.Default().FirstChoice("around-route")
 	c.Exec(t, node1, "ip", "route", "add", "blackhole", first.String())
 	t.Cleanup(func() { c.Exec(t, node1, "ip", "route", "del", "blackhole", first.String()) })
-	b := on(node1, c.Namespace(t), "around", "around-route")
+	b := bottleOn(node1, c.Namespace(t), "around", "around-route")
 	c.Apply(t, b)
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 	if b.Status.Network.Subnet == first.String() {
-		t.Errorf("subnet: got %s, want another: a route of the node covers it", first)
+		t.Errorf("subnet: got %s, want another, because a route of the node covers it", first)
 	}
 }
 
-// Objects of our names that are someone else's are named and left alone; the
-// Bottle mends itself once they are gone.
-func TestForeignObjectsOfOurName(t *testing.T) {
+// Objects that have a Bottle's name but belong to someone else are reported and left
+// alone. The Bottle recovers once they are gone.
+func TestForeignObjectsWithOurName(t *testing.T) {
 	t.Parallel()
 	c := connect(t)
 	ns := c.Namespace(t)
@@ -99,21 +99,22 @@ func TestForeignObjectsOfOurName(t *testing.T) {
 	for kind, tt := range tests {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
-			b := on(node1, ns, kind, "foreign-"+kind)
-			b.Spec.DesiredState = v1alpha1.DesiredStateStopped // nothing is made yet, but the UID is known
+			b := bottleOn(node1, ns, kind, "foreign-"+kind)
+			b.Spec.DesiredState = v1alpha1.DesiredStateStopped // nothing is created yet, but the UID is known
 			c.Apply(t, b)
 			id := story.ID(b)
 			make, remove := []string{"docker", "network", "create", "--subnet", "10.99.0.0/24", id}, []string{"docker", "network", "rm"}
 			if kind == "container" {
 				make, remove = []string{"docker", "create", "--name", id, bundleImage(t, c), "--help"}, []string{"docker", "rm", "-f"}
 			}
-			// By docker's own id: in the end the Bottle's has the name.
+			// Remove it by Docker's ID, because the Bottle's own object has the same name
+			// in the end.
 			remove = append(remove, strings.TrimSpace(c.Exec(t, node1, make...)))
 			t.Cleanup(func() { c.TryExec(t, node1, remove...) })
 			c.Change(t, b, func() { b.Spec.DesiredState = v1alpha1.DesiredStateRunning })
 			c.WaitReason(t, b, tt.condition, tt.reason)
 			c.Exec(t, node1, remove...)
-			c.WaitRuns(t, b)
+			c.WaitRunning(t, b)
 		})
 	}
 }

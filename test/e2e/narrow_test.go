@@ -12,24 +12,24 @@ import (
 	"botbottle.dev/bottle-operator/test/story"
 )
 
-// What a user takes away from a guest is taken away at once, although dockerd
-// hangs on the node and the Bottle's passes wait for it: an egress rule, and
-// then the machine itself.
+// When a user removes an egress rule or stops the machine, the change applies
+// immediately, even while dockerd hangs on the node and the Bottle's passes wait for
+// it.
 func TestNarrowingDoesNotWaitForDocker(t *testing.T) {
 	c := connect(t)
-	b := on(node1, c.Namespace(t), "narrow", "narrow")
+	b := bottleOn(node1, c.Namespace(t), "narrow", "narrow")
 	b.Spec.Egress = &v1alpha1.Egress{Allow: []v1alpha1.EgressRule{"kept.test", "removed.test"}}
 	c.Apply(t, b)
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 	rules := func() string {
 		return c.Exec(t, node1, "cat", "/var/lib/bottle/bottles/"+string(b.UID)+"/bundle/egress.json")
 	}
 	if got := rules(); !strings.Contains(got, "removed.test") {
-		t.Fatalf("rules: got %s, want both in force", got)
+		t.Fatalf("rules: got %s, want both to apply", got)
 	}
 	thaw := c.Freeze(t, node1, "dockerd")
 	c.Change(t, b, func() { b.Spec.Egress.Allow = []v1alpha1.EgressRule{"kept.test", "added.test"} })
-	c.Eventually(t, "the removed rule to be out of force, with dockerd hanging", func() (string, bool) {
+	c.Eventually(t, "the removed rule not to apply any more, with dockerd hanging", func() (string, bool) {
 		got := rules()
 		return got, !strings.Contains(got, "removed.test") && strings.Contains(got, "kept.test")
 	})
@@ -42,7 +42,7 @@ func TestNarrowingDoesNotWaitForDocker(t *testing.T) {
 	c.WaitReason(t, b, v1alpha1.ConditionReady, v1alpha1.ReasonStopped)
 }
 
-// machineState is what smolvm calls the state of the Bottle's machine.
+// machineState returns the state of the Bottle's machine, as smolvm reports it.
 func machineState(t *testing.T, c *story.Cluster, b *v1alpha1.Bottle) string {
 	t.Helper()
 	var list []struct {

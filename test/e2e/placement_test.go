@@ -26,7 +26,7 @@ func TestSchedulerSpreadsBottles(t *testing.T) {
 	ns := c.Namespace(t)
 	var bottles []*v1alpha1.Bottle
 	for i := range 4 {
-		bottles = append(bottles, on("", ns, fmt.Sprintf("spread-%d", i), fmt.Sprintf("spread-%d", i)))
+		bottles = append(bottles, bottleOn("", ns, fmt.Sprintf("spread-%d", i), fmt.Sprintf("spread-%d", i)))
 	}
 	for _, b := range bottles {
 		b.Labels = map[string]string{"group": "spread"}
@@ -36,7 +36,7 @@ func TestSchedulerSpreadsBottles(t *testing.T) {
 		}}}
 	}
 	c.Apply(t, bottles...)
-	c.WaitRuns(t, bottles...)
+	c.WaitRunning(t, bottles...)
 	count := map[string]int{}
 	for _, b := range bottles {
 		count[story.NodeOf(b)]++
@@ -59,48 +59,48 @@ func TestNodeSelectorAndTaint(t *testing.T) {
 			n.Spec.Taints = withoutTaint(n.Spec.Taints, "reserved")
 		})
 	})
-	plain := on("", ns, "plain", "plain")
-	fast := on("", ns, "fast", "fast")
+	plain := bottleOn("", ns, "plain", "plain")
+	fast := bottleOn("", ns, "fast", "fast")
 	fast.Spec.Scheduling = &v1alpha1.Scheduling{
 		NodeSelector: map[string]string{"disk": "fast"},
 		Tolerations:  []corev1.Toleration{{Key: "reserved", Operator: corev1.TolerationOpExists}},
 	}
-	untolerant := on("", ns, "untolerant", "untolerant")
+	untolerant := bottleOn("", ns, "untolerant", "untolerant")
 	untolerant.Spec.Scheduling = &v1alpha1.Scheduling{NodeSelector: map[string]string{"disk": "fast"}}
 	c.Apply(t, plain, fast, untolerant)
-	c.WaitRuns(t, plain, fast)
+	c.WaitRunning(t, plain, fast)
 	if got := story.NodeOf(plain); got != node1 {
-		t.Errorf("a Bottle without toleration: got on %s, want %s", got, node1)
+		t.Errorf("a Bottle without toleration: got node %s, want %s", got, node1)
 	}
 	if got := story.NodeOf(fast); got != node2 {
-		t.Errorf("a Bottle with the selector and toleration: got on %s, want %s", got, node2)
+		t.Errorf("a Bottle with the selector and toleration: got node %s, want %s", got, node2)
 	}
-	said := c.WaitReason(t, untolerant, v1alpha1.ConditionScheduled, v1alpha1.ReasonUnschedulable)
-	if !strings.Contains(said.Message, "untolerated taint") {
-		t.Errorf("message of an unschedulable Bottle: got %q, want the scheduler's own words", said.Message)
+	cond := c.WaitReason(t, untolerant, v1alpha1.ConditionScheduled, v1alpha1.ReasonUnschedulable)
+	if !strings.Contains(cond.Message, "untolerated taint") {
+		t.Errorf("message of an unschedulable Bottle: got %q, want the scheduler's message", cond.Message)
 	}
 	changeNode(t, c, node2, func(n *corev1.Node) { n.Spec.Taints = withoutTaint(n.Spec.Taints, "reserved") })
-	c.WaitRuns(t, untolerant)
+	c.WaitRunning(t, untolerant)
 }
 
 func TestImpossibleBottleIsReported(t *testing.T) {
 	t.Parallel()
 	c := connect(t)
-	b := on("", c.Namespace(t), "huge", "huge")
+	b := bottleOn("", c.Namespace(t), "huge", "huge")
 	memory := resource.MustParse("1Ti")
 	b.Spec.Machine = &v1alpha1.Machine{Memory: &memory}
 	c.Apply(t, b)
-	said := c.WaitReason(t, b, v1alpha1.ConditionScheduled, v1alpha1.ReasonUnschedulable)
-	if !strings.Contains(said.Message, "Insufficient memory") {
-		t.Errorf("message: got %q, want the scheduler's Insufficient memory", said.Message)
+	cond := c.WaitReason(t, b, v1alpha1.ConditionScheduled, v1alpha1.ReasonUnschedulable)
+	if !strings.Contains(cond.Message, "Insufficient memory") {
+		t.Errorf("message: got %q, want the scheduler's Insufficient memory", cond.Message)
 	}
 	if ready := meta.FindStatusCondition(b.Status.Conditions, v1alpha1.ConditionReady); ready == nil || ready.Status != metav1.ConditionFalse {
 		t.Errorf("Ready of an unschedulable Bottle: got %v, want False", ready)
 	}
-	c.Gone(t, b)
+	c.DeleteAndWait(t, b)
 }
 
-func TestQuotaIsReportedAndMends(t *testing.T) {
+func TestQuotaIsReportedAndRecovers(t *testing.T) {
 	t.Parallel()
 	c := connect(t)
 	ns := c.Namespace(t)
@@ -109,29 +109,29 @@ func TestQuotaIsReportedAndMends(t *testing.T) {
 	if err := c.Create(t.Context(), quota); err != nil {
 		t.Fatal(err)
 	}
-	c.Eventually(t, "the quota to be counted", func() (string, bool) {
+	c.Eventually(t, "the quota to take effect", func() (string, bool) {
 		err := c.Get(t.Context(), client.ObjectKeyFromObject(quota), quota)
 		return fmt.Sprint(err, quota.Status), err == nil && len(quota.Status.Hard) > 0
 	})
-	b := on("", ns, "over", "over")
+	b := bottleOn("", ns, "over", "over")
 	c.Apply(t, b)
-	said := c.WaitReason(t, b, v1alpha1.ConditionScheduled, v1alpha1.ReasonPlaceholderRefused)
-	if !strings.Contains(said.Message, "exceeded quota") {
-		t.Errorf("message: got %q, want the API server's own words", said.Message)
+	cond := c.WaitReason(t, b, v1alpha1.ConditionScheduled, v1alpha1.ReasonPlaceholderRefused)
+	if !strings.Contains(cond.Message, "exceeded quota") {
+		t.Errorf("message: got %q, want the API server's message", cond.Message)
 	}
 	if err := c.Delete(t.Context(), quota); err != nil {
 		t.Fatal(err)
 	}
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 }
 
-// A drained placeholder holds its resources until the machine is torn down;
-// then the Bottle goes elsewhere.
+// A drained placeholder keeps its resources reserved until the machine is torn down.
+// Then the Bottle moves to another node.
 func TestEvictedBottleMovesAfterTeardown(t *testing.T) {
 	c := connect(t)
-	b := on("", c.Namespace(t), "drained", "drained")
+	b := bottleOn("", c.Namespace(t), "drained", "drained")
 	c.Apply(t, b)
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 	from := story.NodeOf(b)
 	changeNode(t, c, from, func(n *corev1.Node) { n.Spec.Unschedulable = true })
 	t.Cleanup(func() { changeNode(t, c, from, func(n *corev1.Node) { n.Spec.Unschedulable = false }) })
@@ -142,17 +142,17 @@ func TestEvictedBottleMovesAfterTeardown(t *testing.T) {
 	if err := c.Delete(t.Context(), &pods.Items[0]); err != nil {
 		t.Fatal(err)
 	}
-	c.WaitFor(t, b, "to run on another node", func() bool { return story.Runs(b) && story.NodeOf(b) != from })
+	c.WaitFor(t, b, "to run on another node", func() bool { return story.Running(b) && story.NodeOf(b) != from })
 	if left := nodeHas(t, c, from, b); len(left) > 0 {
 		t.Errorf("after the move %s still has %v, want nothing", from, left)
 	}
 }
 
-func TestLostAgentIsSaidAndComesBack(t *testing.T) {
+func TestLostAgentIsReportedAndRecovers(t *testing.T) {
 	c := connect(t)
-	b := on(node2, c.Namespace(t), "lost", "lost")
+	b := bottleOn(node2, c.Namespace(t), "lost", "lost")
 	c.Apply(t, b)
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 	pid := wantPID(t, b)
 	c.Run(t, "agent-stop", node2)
 	t.Cleanup(func() { c.Run(t, "agent-start", node2) })
@@ -160,29 +160,30 @@ func TestLostAgentIsSaidAndComesBack(t *testing.T) {
 	if got := meta.FindStatusCondition(b.Status.Conditions, v1alpha1.ConditionEgressEnforced); got == nil || got.Reason != v1alpha1.ReasonAgentLost {
 		t.Errorf("EgressEnforced of a lost agent's Bottle: got %v, want reason AgentLost", got)
 	}
-	c.Eventually(t, "the node to offer no more bottles", func() (string, bool) {
+	c.Eventually(t, "the node to offer no more capacity for Bottles", func() (string, bool) {
 		got := nodeOf(t, c, node2).Status.Allocatable[v1alpha1.ResourceBottle]
 		return got.String(), got.IsZero()
 	})
 	c.Run(t, "agent-start", node2)
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 	if got := pidOf(b); got != pid {
-		t.Errorf("pid of the machine: got %d, want %d: losing an agent loses no machine", got, pid)
+		t.Errorf("pid of the machine: got %d, want %d, because losing an agent loses no machine", got, pid)
 	}
-	c.Eventually(t, "the node to offer bottles again", func() (string, bool) {
+	c.Eventually(t, "the node to offer capacity for Bottles again", func() (string, bool) {
 		got := nodeOf(t, c, node2).Status.Allocatable[v1alpha1.ResourceBottle]
 		return got.String(), !got.IsZero()
 	})
 }
 
-// A Bottle leaves a node that is off only on the operator's word.
+// A Bottle leaves a node that is switched off only after an operator declares the
+// node out of service.
 func TestNodeLossMovesABottleOnlyWhenOutOfService(t *testing.T) {
 	c := connect(t)
 	b := builders.MakeBottle("moves").Namespace(c.Namespace(t)).Slug("moves").Obj()
 	changeNode(t, c, node1, func(n *corev1.Node) { n.Spec.Unschedulable = true })
 	t.Cleanup(func() { changeNode(t, c, node1, func(n *corev1.Node) { n.Spec.Unschedulable = false }) })
 	c.Apply(t, b)
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 	changeNode(t, c, node1, func(n *corev1.Node) { n.Spec.Unschedulable = false })
 	if got := story.NodeOf(b); got != node2 {
 		t.Fatalf("node: got %s, want %s", got, node2)
@@ -193,7 +194,7 @@ func TestNodeLossMovesABottleOnlyWhenOutOfService(t *testing.T) {
 		changeNode(t, c, node2, func(n *corev1.Node) { n.Spec.Taints = withoutTaint(n.Spec.Taints, corev1.TaintNodeOutOfService) })
 		c.Run(t, "node-on", node2)
 		c.Run(t, "agent-start", node2)
-		c.Eventually(t, node2+" to offer bottles again", func() (string, bool) {
+		c.Eventually(t, node2+" to offer capacity for Bottles again", func() (string, bool) {
 			n := nodeOf(t, c, node2)
 			got := n.Status.Allocatable[v1alpha1.ResourceBottle]
 			return got.String(), !got.IsZero() && len(n.Spec.Taints) == 0
@@ -214,7 +215,7 @@ func TestNodeLossMovesABottleOnlyWhenOutOfService(t *testing.T) {
 	changeNode(t, c, node2, func(n *corev1.Node) {
 		n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: corev1.TaintNodeOutOfService, Value: "nodeshutdown", Effect: corev1.TaintEffectNoExecute})
 	})
-	c.WaitFor(t, b, "to run on "+node1, func() bool { return story.Runs(b) && story.NodeOf(b) == node1 })
+	c.WaitFor(t, b, "to run on "+node1, func() bool { return story.Running(b) && story.NodeOf(b) == node1 })
 }
 
 func nodeOf(t *testing.T, c *story.Cluster, name string) *corev1.Node {

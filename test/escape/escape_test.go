@@ -1,26 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package escape attacks a running development cluster from inside its
-// Bottles. Each attack is first shown to succeed with what stops it taken
-// away, so that its failing means something, and then to fail. Whether it
-// succeeded is judged by what the pretend outside world, listeners on the node
-// and captures of packets saw, and only besides by what the attacker was told.
+// Package escape attacks a running development cluster from inside its Bottles.
+// Each attack first runs with its barrier removed and must succeed, so that its
+// later failure means something. Then it runs with the barrier and must fail. The
+// result is judged mainly by what the pretend outside world, listeners on the node
+// and packet captures observed, and only secondarily by what the attacker saw.
 //
-// Three things stop attacks, and each case names its own:
-//   - a bundle rule: taken away by allowing, in spec.egress.allow, what the
-//     attack wants (rules_test.go);
-//   - the wall: an attack succeeds from a machine that runs on the node's own
-//     network, without policy (wall_test.go), and from a namespace on the same
-//     bridge that has no filter (raw_test.go);
-//   - smolvm's policy: an attack succeeds from a machine without one, and fails
-//     from one with it, both without the wall (wall_test.go, real microVMs
-//     only: a stand-in enforces nothing).
+// Three barriers stop attacks, and each case names its own:
+//   - a bundle rule: it is removed by allowing the attack's destination in
+//     spec.egress.allow (rules_test.go);
+//   - the wall: the attack succeeds from a machine without policy on the node's own
+//     network (wall_test.go), and from a namespace on the same bridge without a
+//     filter (raw_test.go);
+//   - smolvm's policy: without the wall, the attack succeeds from a machine without
+//     a policy and fails from one with a policy (wall_test.go; real microVMs only,
+//     because a stand-in enforces nothing).
 //
-// Beside them, a machine is identified by its cgroup: neither a process that
-// looks like its VMM nor a VMM that looks like another process changes what
-// happens to it (process_test.go).
+// In addition, a machine is identified by its cgroup: neither a process that looks
+// like its VMM, nor a VMM that looks like another process, changes how the machine
+// is treated (process_test.go).
 //
-// DEV_DIR names the cluster; either kind of node will do.
+// DEV_DIR names the cluster. Its machines may be real or stand-ins.
 package escape
 
 import (
@@ -44,40 +44,40 @@ import (
 const node = "node-1"
 
 func TestMain(m *testing.M) {
-	log.SetLogger(logr.Discard()) // the client's; tests say what went wrong
+	log.SetLogger(logr.Discard()) // silence the client: tests report failures themselves
 	os.Exit(m.Run())
 }
 
-// site is where the attacks take place.
+// site is the cluster, with the Bottles that are attacked from.
 type site struct {
 	*story.Cluster
-	// real: machines are microVMs, not stand-ins.
+	// real reports that machines are microVMs, not stand-ins.
 	real bool
-	// version is smolvm's.
+	// version is the output of smolvm --version.
 	version string
-	// ruled is a Bottle with the default bundle, walled one whose bundle
-	// listens on more ports than it declares.
+	// ruled is a Bottle with the default bundle. walled is a Bottle with a bundle
+	// that listens on more ports than the Bottle declares.
 	ruled, walled *v1alpha1.Bottle
-	// patience is how long one attack waits for an answer.
-	patience time.Duration
+	// attackTimeout is how long one attack waits for an answer.
+	attackTimeout time.Duration
 }
 
 func TestEscape(t *testing.T) {
 	s := newSite(t)
-	t.Run("a machine of an artifact", func(t *testing.T) { testArtifact(t, s) })
+	t.Run("a machine from an artifact", func(t *testing.T) { testArtifact(t, s) })
 	t.Run("processes", func(t *testing.T) { testProcesses(t, s) })
 	t.Run("bundle rules", func(t *testing.T) { testRules(t, s) })
 	t.Run("wall", func(t *testing.T) { testWall(t, s) })
 	t.Run("raw packets", func(t *testing.T) { testRaw(t, s) })
-	// None of this was to look like a leak, or the machine would have been
-	// stopped and silence would have proven nothing.
+	// None of the attacks may have looked like a leak. The agent would have stopped
+	// the machine, and the failure of later attacks would prove nothing.
 	for _, b := range []*v1alpha1.Bottle{s.ruled, s.walled} {
 		if err := s.Get(t.Context(), client.ObjectKeyFromObject(b), b); err != nil {
 			t.Fatal(err)
 		}
 		c := meta.FindStatusCondition(b.Status.Conditions, v1alpha1.ConditionEgressEnforced)
 		if c == nil {
-			t.Fatalf("Bottle %s after the attacks: got %s, want a word about its egress", b.Name, story.Conditions(b))
+			t.Fatalf("Bottle %s after the attacks: got %s, want the condition EgressEnforced", b.Name, story.Conditions(b))
 		}
 		if c.Reason == v1alpha1.ReasonLeakDetected {
 			t.Errorf("Bottle %s after the attacks: got %s, want no leak", b.Name, c.Message)
@@ -90,32 +90,32 @@ func TestEscape(t *testing.T) {
 }
 
 func newSite(t *testing.T) *site {
-	s := &site{Cluster: story.Connect(t, 2*time.Minute), patience: 3 * time.Second}
+	s := &site{Cluster: story.Connect(t, 2*time.Minute), attackTimeout: 3 * time.Second}
 	s.real = s.Real(t)
 	if s.real {
-		s.Patience, s.patience = 12*time.Minute, 10*time.Second
+		s.Timeout, s.attackTimeout = 12*time.Minute, 10*time.Second
 	}
 	s.version = strings.TrimSpace(s.Exec(t, node, "smolvm", "--version"))
 	t.Logf("%s, real machines: %v", s.version, s.real)
 
 	ns := s.Namespace(t)
-	s.ruled = builders.MakeBottle("ruled").Namespace(ns).Pin(node).Allow(standing...).Obj()
+	s.ruled = builders.MakeBottle("ruled").Namespace(ns).Pin(node).Allow(standingRules...).Obj()
 	s.walled = builders.MakeBottle("walled").Namespace(ns).Pin(node).BundleImage("example.test/foreign-bundle:1").BundlePorts(declared).Obj()
 	s.Apply(t, s.ruled, s.walled)
-	// Not for Ready: what a proof comes to is not what is asked here.
+	// Do not wait for Ready: these tests do not depend on the proof's result.
 	for _, b := range []*v1alpha1.Bottle{s.ruled, s.walled} {
 		s.WaitFor(t, b, "to run", func() bool { return running(b) })
 	}
 	return s
 }
 
-// running: a guest of b's can be attacked from.
+// running reports whether attacks can run in b's guest.
 func running(b *v1alpha1.Bottle) bool {
 	return meta.IsStatusConditionTrue(b.Status.Conditions, v1alpha1.ConditionBundleReady) &&
 		meta.IsStatusConditionTrue(b.Status.Conditions, v1alpha1.ConditionMachineReady)
 }
 
-// nonce tells one run's traces from another's.
+// nonce returns a random string that distinguishes the traces of different runs.
 func nonce() string {
 	b := make([]byte, 4)
 	_, _ = rand.Read(b)
@@ -124,8 +124,8 @@ func nonce() string {
 
 func bundleIP(b *v1alpha1.Bottle) string { return b.Status.Network.BundleIP }
 
-// bridge is the interface of b's network on the node.
+// bridge returns the node's interface for b's network.
 func bridge(b *v1alpha1.Bottle) string { return "bb-" + string(b.UID)[:8] }
 
-// wallNS is the file of b's machine's network namespace.
+// wallNS returns the path of the network namespace of b's machine.
 func wallNS(b *v1alpha1.Bottle) string { return "/run/netns/" + story.ID(b) }

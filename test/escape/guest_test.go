@@ -9,11 +9,12 @@ import (
 	"time"
 )
 
-// probes are what a guest can do with busybox alone. What they print is what
-// came back; each takes a marker along, by which an observer knows the attack.
-// busybox's nc has no UDP, so its TFTP client sends the datagrams. Its nc ends
-// one direction with its input, which the bundle takes for a guest that left.
-// A marker is 15 characters long: dnstcp's query says so.
+// probes are shell functions that need only busybox. They print the response. Each
+// sends a marker, by which an observer recognises the attack. busybox's nc has no
+// UDP, so its TFTP client sends the datagrams. When nc's input ends, nc closes one
+// direction of the connection, and the bundle then assumes that the guest left, so
+// proxy and tunnel keep the input open. A marker is 15 characters long, because
+// dnstcp's query contains that length.
 const probes = `
 cd /tmp 2>/dev/null || cd /
 http() { printf 'GET /%s HTTP/1.0\r\n\r\n' "$3" | timeout $T nc "$1" "$2"; }
@@ -32,21 +33,22 @@ type attempt struct {
 	marker string
 	// sh is a call of one of the probes.
 	sh string
-	// answered is what the guest is told only where it got through.
+	// answered is text that the guest sees only if it got through, or "".
 	answered string
 }
 
 // outcome is how an attempt ended.
 type outcome struct {
 	reached bool
-	// told is what the guest said, how the evidence in words.
-	told, how string
+	// output is what the guest printed. evidence describes how it got through.
+	output, evidence string
 }
 
-// script is a batch: all attempts at once, so that the patience is spent once.
-func script(attempts []attempt, patience time.Duration, bundle string) string {
+// script returns a shell script that runs all attempts in parallel, so that their
+// timeouts overlap.
+func script(attempts []attempt, timeout time.Duration, bundle string) string {
 	var s strings.Builder
-	seconds := int(patience.Seconds())
+	seconds := int(timeout.Seconds())
 	fmt.Fprintf(&s, "T=%d S=%d BUNDLE=%s\n%s", seconds, max(1, seconds/3), bundle, probes)
 	for i, a := range attempts {
 		fmt.Fprintf(&s, "( %s ) </dev/null >out.%d 2>&1 &\n", a.sh, i)
@@ -60,28 +62,29 @@ func parse(t *testing.T, output string, n int) []string {
 	t.Helper()
 	parts := strings.Split(output, "\n@@ ")
 	if len(parts) != n+1 {
-		t.Fatalf("a batch of %d attacks printed %d answers:\n%s", n, len(parts)-1, output)
+		t.Fatalf("a batch of %d attacks printed %d outputs:\n%s", n, len(parts)-1, output)
 	}
-	told := make([]string, n)
+	outputs := make([]string, n)
 	for i, p := range parts[1:] {
 		number, text, _ := strings.Cut(p, "\n")
 		if number != fmt.Sprint(i) {
-			t.Fatalf("answer %d of a batch is number %q:\n%s", i, number, output)
+			t.Fatalf("output %d of a batch has number %q:\n%s", i, number, output)
 		}
-		told[i] = text
+		outputs[i] = text
 	}
-	return told
+	return outputs
 }
 
-// judge says by observers and answers how each attempt ended.
-func judge(attempts []attempt, told []string, seen sights) []outcome {
+// judge decides, from what observers saw and from the outputs, how each attempt
+// ended.
+func judge(attempts []attempt, outputs []string, seen observations) []outcome {
 	out := make([]outcome, len(attempts))
 	for i, a := range attempts {
-		out[i].told = told[i]
-		if sight, ok := seen.find(a.marker); ok {
-			out[i].reached, out[i].how = true, sight.String()
-		} else if a.answered != "" && strings.Contains(told[i], a.answered) {
-			out[i].reached, out[i].how = true, fmt.Sprintf("it was answered %q", told[i])
+		out[i].output = outputs[i]
+		if o, ok := seen.find(a.marker); ok {
+			out[i].reached, out[i].evidence = true, o.String()
+		} else if a.answered != "" && strings.Contains(outputs[i], a.answered) {
+			out[i].reached, out[i].evidence = true, fmt.Sprintf("the guest printed %q", outputs[i])
 		}
 	}
 	return out

@@ -7,26 +7,27 @@ import (
 	"testing"
 )
 
-// machine is one made by hand on the node. Its name is none that the agent
-// gives, so the agent leaves it alone.
+// machine is a machine that the test creates directly with smolvm on the node. The
+// agent leaves it alone, because it never gives a machine such a name.
 type machine struct {
 	site          *site
 	name, backend string
-	// allowed is all that smolvm's policy lets it reach, "" for no policy.
+	// allowed is the only CIDR that smolvm's policy lets it reach; "" means that it
+	// has no policy.
 	allowed string
-	// enter is the command that it was last started by.
+	// enter is the command through which it was last started; see start.
 	enter []string
 }
 
-// makeMachine creates one; backend is smolvm's --net-backend, "" for a
-// stand-in, whose guest is a process in the namespace that it was started in.
-// Only allowed may be reached by its policy; "": it has none.
+// makeMachine creates a machine. backend is smolvm's --net-backend; it is "" for a
+// stand-in, whose guest is a process in the namespace in which the machine was
+// started. allowed is the only CIDR that its policy permits, or "" for no policy.
 func (s *site) makeMachine(t *testing.T, backend, allowed string) *machine {
 	t.Helper()
 	m := &machine{site: s, name: "escape-control-" + nonce(), backend: backend, allowed: allowed}
 	argv := []string{"smolvm", "machine", "create"}
 	if strings.HasSuffix(s.version, " 0.8.0") {
-		argv = append(argv, m.name) // it knows no local images: a bare machine has busybox
+		argv = append(argv, m.name) // it does not support local images, but a bare machine has busybox
 	} else {
 		argv = append(argv, "--name", m.name, "--image", "/var/lib/bottle-images/guest.tar")
 	}
@@ -39,18 +40,18 @@ func (s *site) makeMachine(t *testing.T, backend, allowed string) *machine {
 	}
 	m.retry(t, argv)
 	t.Cleanup(func() {
-		drop := []string{"--name", m.name}
+		target := []string{"--name", m.name}
 		if strings.HasSuffix(s.version, " 0.8.0") {
-			drop = drop[1:]
+			target = target[1:]
 		}
 		s.TryExec(t, node, "smolvm", "machine", "stop", "--name", m.name)
-		s.TryExec(t, node, append([]string{"smolvm", "machine", "delete", "-f"}, drop...)...)
+		s.TryExec(t, node, append([]string{"smolvm", "machine", "delete", "-f"}, target...)...)
 	})
 	return m
 }
 
-// start boots it in the namespace that the command enters, none for the
-// node's own. It is stopped first, where it runs.
+// start boots the machine in the namespace that the command enter enters, or in the
+// node's own if there is none. It first stops the machine if it is running.
 func (m *machine) start(t *testing.T, enter ...string) {
 	t.Helper()
 	m.enter = enter
@@ -58,8 +59,8 @@ func (m *machine) start(t *testing.T, enter ...string) {
 	m.retry(t, append(enter, "smolvm", "machine", "start", "--name", m.name))
 }
 
-// retry runs a command again where smolvm's database was busy, or where an
-// emulated node was too slow for a boot.
+// retry runs a command, and retries it if smolvm's database was busy or if an
+// emulated node was too slow to boot.
 func (m *machine) retry(t *testing.T, argv []string) {
 	t.Helper()
 	for attempt := 1; ; attempt++ {
@@ -67,18 +68,18 @@ func (m *machine) retry(t *testing.T, argv []string) {
 		if r.Code == 0 {
 			return
 		}
-		said := r.Stdout + r.Stderr
-		again := strings.Contains(said, "boot process exited") || strings.Contains(said, "did not become ready") || strings.Contains(said, "database is locked")
+		output := r.Stdout + r.Stderr
+		again := strings.Contains(output, "boot process exited") || strings.Contains(output, "did not become ready") || strings.Contains(output, "database is locked")
 		if !again || attempt == 6 {
-			t.Fatalf("%v: exit code %d, attempt %d\n%s", argv, r.Code, attempt, said)
+			t.Fatalf("%v: exit code %d, attempt %d\n%s", argv, r.Code, attempt, output)
 		}
-		t.Logf("%s: attempt %d: %s", m.name, attempt, strings.TrimSpace(said))
+		t.Logf("%s: attempt %d: %s", m.name, attempt, strings.TrimSpace(output))
 	}
 }
 
-// sh runs a script in the guest. Where the way to an emulated guest breaks, it
-// is run once more in the machine started anew: what it reached before that
-// was seen by observers, and counts.
+// sh runs a script in the guest. If the connection to an emulated guest breaks, sh
+// restarts the machine and runs the script once more. Whatever the script reached
+// before still counts, because observers saw it.
 func (m *machine) sh(t *testing.T, script string) string {
 	t.Helper()
 	argv := []string{"smolvm", "machine", "exec", "--name", m.name, "--", "sh", "-c", script}
@@ -89,13 +90,14 @@ func (m *machine) sh(t *testing.T, script string) string {
 	if !m.site.real || !strings.Contains(r.Stdout+r.Stderr, "connection closed") {
 		t.Fatalf("%s: exit code %d\n%s%s", m, r.Code, r.Stdout, r.Stderr)
 	}
-	t.Logf("%s: exit code %d: %s\n%s", m, r.Code, strings.TrimSpace(r.Stderr), m.remains(t))
+	t.Logf("%s: exit code %d: %s\n%s", m, r.Code, strings.TrimSpace(r.Stderr), m.diagnose(t))
 	m.start(t, m.enter...)
 	return m.site.Exec(t, node, argv...)
 }
 
-// remains is what is known of a machine to which the way broke.
-func (m *machine) remains(t *testing.T) string {
+// diagnose returns smolvm's list of machines and the end of the machine's console
+// log.
+func (m *machine) diagnose(t *testing.T) string {
 	t.Helper()
 	r := m.site.TryExec(t, node, "sh", "-c", `
 		smolvm machine ls

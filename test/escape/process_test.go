@@ -21,55 +21,55 @@ import (
 //go:embed testdata/argv.py
 var argvPy string
 
-// guardLooks is time enough for the guard to look several times.
-const guardLooks = 5 * time.Second
+// guardWait is long enough for several checks by the guard.
+const guardWait = 5 * time.Second
 
-// testProcesses: a VMM is identified by its cgroup. A command line, which
-// anybody can write, neither makes a process one nor hides one.
+// testProcesses checks that a VMM is identified by its cgroup. Its command line, which
+// anybody can forge, neither makes a process a VMM nor hides one.
 func testProcesses(t *testing.T, s *site) {
 	ns := s.Namespace(t)
 	b := builders.MakeBottle("seen").Namespace(ns).Pin(node).CPUs(1).Obj()
 	s.Apply(t, b)
 	s.WaitFor(t, b, "to run", func() bool { return running(b) })
 	lookAlike := s.lookAlike(t, b)
-	t.Run("a look-alike of nobody harms nobody", func(t *testing.T) {
+	t.Run("an unprivileged look-alike changes nothing", func(t *testing.T) {
 		pid, restarts := pidOf(b), ptr.Deref(b.Status.Machine.Restarts, 0)
-		time.Sleep(guardLooks)
+		time.Sleep(guardWait)
 		s.wantAlive(t, "the machine", pid, true)
 		s.wantAlive(t, "the look-alike", lookAlike, true)
 		s.WaitFor(t, b, "to run", func() bool { return running(b) })
 		if pidOf(b) != pid || ptr.Deref(b.Status.Machine.Restarts, 0) != restarts {
-			t.Errorf("machine: got process %d after %d restarts, want %d after %d still", pidOf(b), ptr.Deref(b.Status.Machine.Restarts, 0), pid, restarts)
+			t.Errorf("machine: got process %d after %d restarts, want still %d after %d", pidOf(b), ptr.Deref(b.Status.Machine.Restarts, 0), pid, restarts)
 		}
 	})
-	t.Run("a VMM that rewrote its argv is still seen and killed", func(t *testing.T) {
+	t.Run("a VMM that rewrote its argv is still found and killed", func(t *testing.T) {
 		was := pidOf(b)
 		s.rewriteArgv(t, was)
-		// Seen: the guard kills it when its wall is open.
-		story.Ways[0].Break(t, s.Cluster, b)
-		s.Eventually(t, "the guard to kill it", func() (string, bool) { return "it lives", !s.alive(t, was) })
-		s.WaitFor(t, b, "to run anew", func() bool { return running(b) && pidOf(b) != was })
+		// The guard still finds it, and kills it when its wall is open.
+		story.Breaches[0].Break(t, s.Cluster, b)
+		s.Eventually(t, "the guard to kill it", func() (string, bool) { return "it is still alive", !s.alive(t, was) })
+		s.WaitFor(t, b, "to run again", func() bool { return running(b) && pidOf(b) != was })
 
 		again := pidOf(b)
 		s.rewriteArgv(t, again)
 		s.Change(t, b, func() { b.Spec.DesiredState = v1alpha1.DesiredStateStopped })
 		s.WaitReason(t, b, v1alpha1.ConditionReady, v1alpha1.ReasonStopped)
-		s.wantAlive(t, "shown as stopped: its VMM", again, false)
+		s.wantAlive(t, "the VMM of the stopped Bottle", again, false)
 
 		s.Change(t, b, func() { b.Spec.DesiredState = v1alpha1.DesiredStateRunning })
 		s.WaitFor(t, b, "to run again", func() bool { return running(b) })
 		last := pidOf(b)
 		s.rewriteArgv(t, last)
-		s.Gone(t, b)
-		s.wantAlive(t, "deleted: its VMM", last, false)
+		s.DeleteAndWait(t, b)
+		s.wantAlive(t, "the VMM of the deleted Bottle", last, false)
 		if left := s.TryExec(t, node, "sh", "-c", `find /sys/fs/cgroup -type d -name "$1"`, "sh", story.ID(b)).Stdout; left != "" {
-			t.Errorf("deleted: got cgroup %q, want none", left)
+			t.Errorf("after deletion: got cgroup %q, want none", left)
 		}
 		s.wantAlive(t, "the look-alike", lookAlike, true)
 	})
 }
 
-// pidOf is b's VMM; 0 when the status names none.
+// pidOf returns the process ID of b's VMM, or 0 if the status has none.
 func pidOf(b *v1alpha1.Bottle) int {
 	if b.Status.Machine == nil || b.Status.Machine.PID == nil {
 		return 0
@@ -77,8 +77,8 @@ func pidOf(b *v1alpha1.Bottle) int {
 	return int(*b.Status.Machine.PID)
 }
 
-// lookAlike starts a process of nobody with the command line of b's VMM, on the
-// node's own network, and so outside every wall.
+// lookAlike starts a process as user nobody with the command line of b's VMM. It runs
+// on the node's own network, and so outside every wall.
 func (s *site) lookAlike(t *testing.T, b *v1alpha1.Bottle) int {
 	t.Helper()
 	sum := sha256.Sum256([]byte(story.ID(b)))
@@ -89,7 +89,7 @@ func (s *site) lookAlike(t *testing.T, b *v1alpha1.Bottle) int {
 		t.Fatalf("look-alike: %v", err)
 	}
 	t.Cleanup(func() { s.TryExec(t, node, "kill", "-9", out) })
-	// It may have been killed by now, which is for the caller to find.
+	// If it has already been killed, the caller reports that.
 	if got := s.cmdline(t, pid); got != "" && got != "/proc/self/exe\x00_boot-vm\x00"+boot {
 		t.Fatalf("look-alike: got %q, want the command line of a VMM", got)
 	}
@@ -112,7 +112,7 @@ func (s *site) cmdline(t *testing.T, pid int) string {
 	return strings.TrimRight(s.TryExec(t, node, "cat", "/proc/"+strconv.Itoa(pid)+"/cmdline").Stdout, "\x00")
 }
 
-// alive: a process that nobody has collected yet is not.
+// alive reports whether a process is running. A zombie is not.
 func (s *site) alive(t *testing.T, pid int) bool {
 	t.Helper()
 	r := s.TryExec(t, node, "sh", "-c", `sed 's/.*) //' "/proc/$1/stat"`, "sh", strconv.Itoa(pid))

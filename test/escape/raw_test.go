@@ -18,16 +18,16 @@ var sendPy string
 //go:embed testdata/capture.py
 var capturePy string
 
-// rawNS is a namespace of the test's own on the Bottle's bridge, whose link
-// has no filter, and rawLink the node's end of that link.
+// rawNS is the control: the test's own namespace on the Bottle's bridge, with a link
+// that has no filter. rawLink is the node's end of that link.
 const rawNS, rawLink = "escape-control", "escape0"
 
-// allowed is the frame that passes the wall.
+// allowed is the name of the frame that passes the wall.
 const allowed = "allowed"
 
-// captureScript captures at the bundle and on the bridge while frames are sent
-// twice: from the control, then from the machine's namespace. A last frame of
-// the control's ends the captures: both were listening up to then.
+// captureScript captures frames at the bundle and on the bridge while send.py sends
+// all frames twice: from the control and then from the machine's namespace. A last
+// frame from the control ends the captures, and shows that both still listened.
 const captureScript = `
 set -e
 dir=$(mktemp -d)
@@ -75,33 +75,33 @@ func testRaw(t *testing.T, s *site) {
 		return at
 	}
 	if at := seen("control", "last"); len(at) != 2 {
-		t.Fatalf("the last frame was captured at %v, want at the bundle and the bridge: silence means nothing\n%s", at, out)
+		t.Fatalf("the last frame was captured at %v, want it at the bundle and the bridge: otherwise missing frames mean nothing\n%s", at, out)
 	}
 	if at := seen("machine", allowed); len(at) == 0 {
-		t.Fatalf("a connection to the declared port, from the machine's namespace: captured nowhere, so that nothing sent there means anything\n%s", out)
+		t.Fatalf("a connection to the declared port, from the machine's namespace: captured nowhere, so the other frames from there mean nothing\n%s", out)
 	}
 	for _, name := range sent {
 		if name == allowed {
 			continue
 		}
 		if at := seen("control", name); len(at) == 0 {
-			t.Errorf("control: %s, from a namespace without filter: captured nowhere, so that the wall is not tested by it", name)
+			t.Errorf("control: %s, from a namespace without a filter: captured nowhere, so it does not test the wall", name)
 		}
 		if at := seen("machine", name); len(at) > 0 {
 			t.Errorf("ESCAPE: %s, from root in the network namespace of the machine of Bottle %s: captured at %v; want it stopped by %s", name, story.ID(b), at, hostWall)
 		}
 	}
 	t.Logf("%d kinds of frames", len(sent))
-	// What the control claimed is forgotten, and the way is open as before.
+	// Remove the control's forged ARP entries; then the bundle is reachable as before.
 	s.Exec(t, node, "sh", "-c", fmt.Sprintf("ip neigh flush dev %s; nsenter --net=%s ip neigh flush all; nsenter -t %s -n ip neigh flush all", bridge(b), wallNS(b), inspect("{{.State.Pid}}")))
-	batch := attempts([]attack{s.wayOut()})
-	told := parse(t, s.Guest(t, b, "sh", "-c", script(batch, s.patience, bundleIP(b))), 1)
-	if !judge(batch, told, nil)[0].reached {
-		t.Errorf("the bundle's declared port after all of this: got %q, want an answer", told)
+	batch := attempts([]attack{s.allowedPath()})
+	outputs := parse(t, s.Guest(t, b, "sh", "-c", script(batch, s.attackTimeout, bundleIP(b))), 1)
+	if !judge(batch, outputs, nil)[0].reached {
+		t.Errorf("the bundle's declared port after the test: got %q, want an answer", outputs)
 	}
 }
 
-// joinBridge makes the control's namespace and its link.
+// joinBridge creates the control's namespace and its link.
 func (s *site) joinBridge(t *testing.T, address string) {
 	t.Helper()
 	t.Cleanup(func() {
@@ -127,7 +127,7 @@ func (s *site) macOf(t *testing.T, link string) string {
 	return mac
 }
 
-// names are the rest of the lines with a prefix.
+// names returns the lines that have a prefix, without it.
 func names(lines []string, prefix string) []string {
 	var out []string
 	for _, line := range lines {

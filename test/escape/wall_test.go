@@ -9,7 +9,7 @@ import (
 	"botbottle.dev/bottle-operator/test/story"
 )
 
-// backends are smolvm's ways of giving a guest a network.
+// backends returns the network backends of smolvm to test.
 func (s *site) backends() []string {
 	if s.real {
 		return []string{"virtio-net", "tsi"}
@@ -18,13 +18,13 @@ func (s *site) backends() []string {
 }
 
 func testWall(t *testing.T, s *site) {
-	r := &raid{site: s, attacks: append([]attack{s.wayOut()}, s.attacks(t)...), listener: s.listen(t, "a listener on the node")}
+	r := &attackSet{site: s, attacks: append([]attack{s.allowedPath()}, s.attacks(t)...), listener: s.listen(t, "a listener on the node")}
 	insideWall := []string{"nsenter", "--net=" + wallNS(s.walled)}
 	for _, backend := range s.backends() {
 		m := s.makeMachine(t, backend, "")
 		t.Run("control, on the node's network, "+m.String(), func(t *testing.T) {
 			m.start(t)
-			r.wantCarried(t, m, r.from(t, m.String()+" on the node's network", m.sh))
+			r.wantSuccess(t, m, r.runFrom(t, m.String()+" on the node's network", m.sh))
 		})
 		t.Run("behind the wall, "+m.String(), func(t *testing.T) {
 			m.start(t, insideWall...)
@@ -40,67 +40,67 @@ func testWall(t *testing.T, s *site) {
 		return // a stand-in enforces no policy
 	}
 	m := s.makeMachine(t, "virtio-net", bundleIP(s.walled)+"/32")
-	t.Run("behind smolvm's policy alone, on the node's network", func(t *testing.T) {
+	t.Run("behind only smolvm's policy, on the node's network", func(t *testing.T) {
 		m.start(t)
 		r.wantStopped(t, policy, m.String()+" on the node's network", m.sh)
 	})
 }
 
-// raid is all attacks of a guest, made at several places.
-type raid struct {
+// attackSet is all attacks of a guest. They run from several places.
+type attackSet struct {
 	site     *site
-	attacks  []attack // the first is none, and must succeed everywhere
+	attacks  []attack // the first is no attack, and must succeed everywhere
 	listener *listener
 }
 
-// from makes them at one place and returns how they ended.
-func (r *raid) from(t *testing.T, where string, sh func(t *testing.T, script string) string) []outcome {
+// runFrom runs the attacks from one place and returns how they ended.
+func (r *attackSet) runFrom(t *testing.T, where string, sh func(t *testing.T, script string) string) []outcome {
 	t.Helper()
-	batch, begin := attempts(r.attacks), time.Now()
-	told := parse(t, sh(t, script(batch, r.site.patience, bundleIP(r.site.walled))), len(batch))
-	t.Logf("%d attacks from %s took %s", len(batch)-1, where, time.Since(begin).Round(time.Millisecond))
-	out := judge(batch, told, append(r.site.world(t), r.listener.sights(t)...))
+	batch, start := attempts(r.attacks), time.Now()
+	outputs := parse(t, sh(t, script(batch, r.site.attackTimeout, bundleIP(r.site.walled))), len(batch))
+	t.Logf("%d attacks from %s took %s", len(batch)-1, where, time.Since(start).Round(time.Millisecond))
+	out := judge(batch, outputs, append(r.site.world(t), r.listener.observations(t)...))
 	if !out[0].reached {
-		t.Fatalf("%s does not reach %s, so that its silence means nothing: it was told %q", where, r.attacks[0].name, out[0].told)
+		t.Fatalf("%s does not reach %s, so the failure of its attacks means nothing: the guest printed %q", where, r.attacks[0].name, out[0].output)
 	}
 	return out
 }
 
-// wantStopped fails where an attack got through that w is to stop.
-func (r *raid) wantStopped(t *testing.T, w wall, where string, sh func(t *testing.T, script string) string) {
+// wantStopped checks that every attack that w should stop failed.
+func (r *attackSet) wantStopped(t *testing.T, w wall, where string, sh func(t *testing.T, script string) string) {
 	t.Helper()
-	for i, o := range r.from(t, where, sh) {
+	for i, o := range r.runFrom(t, where, sh) {
 		a := r.attacks[i]
 		switch {
 		case !o.reached || i == 0:
 		case a.walls&w != 0:
-			t.Errorf("ESCAPE: %s, from %s: reached: %s; want it stopped by %s", a.name, where, o.how, w)
+			t.Errorf("ESCAPE: %s, from %s: reached: %s; want it stopped by %s", a.name, where, o.evidence, w)
 		default:
-			t.Logf("%s, from %s: reached, as is known of %s: stopped by %s", a.name, where, w, a.walls)
+			t.Logf("%s, from %s: reached, because %s does not stop it: it is stopped by %s", a.name, where, w, a.walls)
 		}
 	}
 }
 
-// wantCarried demands that without the walls the attacks succeed. A microVM's
-// network carries not all of them, by backend: its own run says which, and
-// those prove nothing there.
-func (r *raid) wantCarried(t *testing.T, m *machine, got []outcome) {
+// wantSuccess checks that the attacks succeed without the walls. A microVM's network
+// does not carry all of them, depending on the backend. wantSuccess logs those; they
+// prove nothing for that backend.
+func (r *attackSet) wantSuccess(t *testing.T, m *machine, got []outcome) {
 	t.Helper()
-	carried := 0
+	succeeded := 0
 	for i, a := range r.attacks {
 		switch {
 		case i == 0:
 		case got[i].reached:
-			carried++
+			succeeded++
 		case a.vmm && !r.site.real:
 			t.Logf("%s: not carried by a stand-in, which has no gateway of its own", a.name)
 		case r.site.real:
-			t.Logf("%s: not carried by backend %s even without a wall; it was told %q", a.name, m.backend, got[i].told)
+			t.Logf("%s: not carried by backend %s even without a wall; the guest printed %q", a.name, m.backend, got[i].output)
 		default:
-			t.Errorf("control: %s, from %s on the node's network: not reached, so that the wall is not tested by it; it was told %q", a.name, m, got[i].told)
+			t.Errorf("control: %s, from %s on the node's network: not reached, so it does not test the wall; the guest printed %q", a.name, m, got[i].output)
 		}
 	}
-	if carried < len(r.attacks)/4 {
-		t.Errorf("control: %s on the node's network: %d of %d attacks succeeded, want more", m, carried, len(r.attacks)-1)
+	if succeeded < len(r.attacks)/4 {
+		t.Errorf("control: %s on the node's network: %d of %d attacks succeeded, want more", m, succeeded, len(r.attacks)-1)
 	}
 }

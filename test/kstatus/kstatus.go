@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package kstatus checks that a Bottle's status can be read the way kstatus
-// reads it: kubectl wait, Flux and Argo CD rely on these rules. They are those
-// of fluxcd's runtime/conditions/check, which does not fit here: it wants
-// objects with methods that our types do not have, and brings Flux's API
-// machinery along.
+// Package kstatus checks that a Bottle's status follows the rules of kstatus, on
+// which kubectl wait, Flux and Argo CD rely. The rules are those of fluxcd's
+// runtime/conditions/check. That package itself cannot be used here: it needs
+// objects with methods that our types do not have, and it depends on Flux's API
+// packages.
 package kstatus
 
 import (
@@ -21,13 +21,13 @@ import (
 // Require reports every rule that the Bottle's status breaks as a test error.
 func Require(t testing.TB, b *v1alpha1.Bottle) {
 	t.Helper()
-	for _, fault := range Check(b) {
-		t.Errorf("status of Bottle %s/%s: %s; it has\n%s", b.Namespace, b.Name, fault, describe(b))
+	for _, problem := range Check(b) {
+		t.Errorf("status of Bottle %s/%s: %s; it has\n%s", b.Namespace, b.Name, problem, describe(b))
 	}
 }
 
-// Check returns the rules that the Bottle's status breaks, in words. A Bottle
-// of which no controller has reported anything breaks none.
+// Check returns a description of each rule that the Bottle's status breaks. A
+// Bottle without conditions breaks none.
 func Check(b *v1alpha1.Bottle) []string {
 	if len(b.Status.Conditions) == 0 {
 		return nil
@@ -39,16 +39,16 @@ func Check(b *v1alpha1.Bottle) []string {
 	}
 	c.summary()
 	c.generations()
-	return c.faults
+	return c.problems
 }
 
 type checker struct {
-	bottle *v1alpha1.Bottle
-	faults []string
+	bottle   *v1alpha1.Bottle
+	problems []string
 }
 
-func (c *checker) fault(format string, args ...any) {
-	c.faults = append(c.faults, fmt.Sprintf(format, args...))
+func (c *checker) add(format string, args ...any) {
+	c.problems = append(c.problems, fmt.Sprintf(format, args...))
 }
 
 func (c *checker) find(conditionType string) *metav1.Condition {
@@ -63,22 +63,21 @@ func (c *checker) types() {
 	seen := map[string]bool{}
 	for _, condition := range c.bottle.Status.Conditions {
 		if seen[condition.Type] {
-			c.fault("%s is there twice", condition.Type)
+			c.add("%s appears twice", condition.Type)
 		}
 		seen[condition.Type] = true
 	}
-	// Between two nodes Scheduled may stand alone for a moment: the agent has
-	// taken its conditions away, and the manager has not replaced them yet.
+	// Between two nodes, Scheduled may be the only condition for a moment: the
+	// agent has removed its conditions, and the manager has not replaced them yet.
 	between := len(seen) == 1 && seen[v1alpha1.ConditionScheduled]
 	if !seen[v1alpha1.ConditionReady] && !between {
-		c.fault("Ready is missing")
+		c.add("Ready is missing")
 	}
 }
 
 var reasonPattern = regexp.MustCompile(`^[A-Z][A-Za-z0-9]*$`)
 
-// onlyTrue are the conditions of negative polarity, which are there only while
-// they are True.
+// onlyTrue are the conditions that are present only while they are True.
 var onlyTrue = map[string]bool{
 	v1alpha1.ConditionReconciling:    true,
 	v1alpha1.ConditionStalled:        true,
@@ -90,51 +89,52 @@ func (c *checker) condition(condition metav1.Condition) {
 	switch condition.Status {
 	case metav1.ConditionTrue, metav1.ConditionFalse, metav1.ConditionUnknown:
 	default:
-		c.fault("%s has the status %q", name, condition.Status)
+		c.add("%s has the status %q", name, condition.Status)
 	}
 	if onlyTrue[name] && condition.Status != metav1.ConditionTrue {
-		c.fault("%s is there and %s, want it absent unless True", name, condition.Status)
+		c.add("%s is present and %s, want it absent unless True", name, condition.Status)
 	}
 	if !reasonPattern.MatchString(condition.Reason) {
-		c.fault("%s has the reason %q, want one in CamelCase", name, condition.Reason)
+		c.add("%s has the reason %q, want one in CamelCase", name, condition.Reason)
 	}
 	if condition.Message == "" {
-		c.fault("%s has no message", name)
+		c.add("%s has no message", name)
 	}
 	if condition.LastTransitionTime.IsZero() {
-		c.fault("%s has no lastTransitionTime", name)
+		c.add("%s has no lastTransitionTime", name)
 	}
 	switch condition.Reason {
 	case v1alpha1.ReasonBlocked:
-		// An earlier step is not done: nothing is known of this one.
+		// An earlier step has not finished: nothing is known about this one.
 		if condition.Status != metav1.ConditionUnknown {
-			c.fault("%s is %s with the reason Blocked, want Unknown", name, condition.Status)
+			c.add("%s is %s with the reason Blocked, want Unknown", name, condition.Status)
 		}
 	case v1alpha1.ReasonError:
 		if condition.Status == metav1.ConditionTrue && name != v1alpha1.ConditionStalled {
-			c.fault("%s is True with the reason Error", name)
+			c.add("%s is True with the reason Error", name)
 		}
 	}
 }
 
-// summary is what kstatus makes of the whole: Ready=True is Current,
-// Reconciling is InProgress and Stalled is Failed. At most one may hold.
+// summary checks the conditions from which kstatus computes its summary:
+// Ready=True means Current, Reconciling means InProgress and Stalled means Failed.
+// At most one of them may be True.
 func (c *checker) summary() {
 	ready, reconciling, stalled := c.is(v1alpha1.ConditionReady), c.is(v1alpha1.ConditionReconciling), c.is(v1alpha1.ConditionStalled)
 	if ready && reconciling {
-		c.fault("Ready and Reconciling are both True")
+		c.add("Ready and Reconciling are both True")
 	}
 	if ready && stalled {
-		c.fault("Ready and Stalled are both True")
+		c.add("Ready and Stalled are both True")
 	}
 	if reconciling && stalled {
-		c.fault("Reconciling and Stalled are both True")
+		c.add("Reconciling and Stalled are both True")
 	}
-	// The manager reports that the agent is lost in Ready alone; what the agent
-	// reported last stays beside it.
+	// While the agent is lost, the manager sets Ready to Unknown, and the agent's
+	// last Stalled stays.
 	r := c.find(v1alpha1.ConditionReady)
 	if stalled && r != nil && r.Status == metav1.ConditionUnknown && r.Reason != v1alpha1.ReasonAgentLost {
-		c.fault("Stalled is True beside Ready=Unknown (%s), want Ready=False", r.Reason)
+		c.add("Stalled is True with Ready=Unknown (%s), want Ready=False", r.Reason)
 	}
 }
 
@@ -142,7 +142,7 @@ func (c *checker) generations() {
 	b := c.bottle
 	for _, condition := range b.Status.Conditions {
 		if condition.ObservedGeneration > b.Generation {
-			c.fault("%s observed generation %d, and the Bottle is at %d", condition.Type, condition.ObservedGeneration, b.Generation)
+			c.add("%s observed generation %d, but the Bottle is at %d", condition.Type, condition.ObservedGeneration, b.Generation)
 		}
 	}
 	observed := b.Status.ObservedGeneration
@@ -150,12 +150,13 @@ func (c *checker) generations() {
 		return
 	}
 	if *observed > b.Generation {
-		c.fault("observedGeneration is %d, and the Bottle is at %d", *observed, b.Generation)
+		c.add("observedGeneration is %d, but the Bottle is at %d", *observed, b.Generation)
 	}
-	// These are final for their generation, which therefore has been observed.
+	// These are final for their generation, so that generation must have been
+	// observed.
 	for _, name := range []string{v1alpha1.ConditionReady, v1alpha1.ConditionStalled} {
 		if final := c.find(name); final != nil && final.Status == metav1.ConditionTrue && final.ObservedGeneration > *observed {
-			c.fault("%s is True at generation %d, and observedGeneration is %d", name, final.ObservedGeneration, *observed)
+			c.add("%s is True at generation %d, but observedGeneration is %d", name, final.ObservedGeneration, *observed)
 		}
 	}
 }

@@ -13,31 +13,31 @@ import (
 	"botbottle.dev/bottle-operator/test/builders"
 )
 
-// Conditions of this table are "TYPE STATUS REASON", whole in everything else.
+// Conditions in this table are "TYPE STATUS REASON"; their other fields are valid.
 func TestCheck(t *testing.T) {
 	two, three := int64(2), int64(3)
 	tests := map[string]struct {
 		conditions []string
 		change     func(*v1alpha1.Bottle)
-		want       string // in the one fault; "" for none
+		want       string // part of the only problem; "" for none
 	}{
-		"nothing yet":             {nil, nil, ""},
+		"no conditions":           {nil, nil, ""},
 		"ready":                   {[]string{"Ready True Ready"}, nil, ""},
-		"under way":               {[]string{"Ready False Pending", "Reconciling True Progressing"}, nil, ""},
+		"reconciling":             {[]string{"Ready False Pending", "Reconciling True Progressing"}, nil, ""},
 		"stalled":                 {[]string{"Ready False EnvInvalid", "Stalled True EnvInvalid"}, nil, ""},
 		"stalled, agent lost":     {[]string{"Ready Unknown AgentLost", "Stalled True EnvInvalid"}, nil, ""},
 		"between two nodes":       {[]string{"Scheduled False Evicted"}, nil, ""},
 		"no Ready":                {[]string{"Scheduled True Scheduled", "MachineReady True MachineRunning"}, nil, "Ready is missing"},
 		"twice":                   {[]string{"Ready True Ready", "Ready True Ready"}, nil, "twice"},
-		"ready and under way":     {[]string{"Ready True Ready", "Reconciling True Progressing"}, nil, "Ready and Reconciling"},
+		"ready and reconciling":   {[]string{"Ready True Ready", "Reconciling True Progressing"}, nil, "Ready and Reconciling"},
 		"ready and stalled":       {[]string{"Ready True Stopped", "Stalled True LeakDetected"}, nil, "Ready and Stalled"},
-		"under way and stalled":   {[]string{"Ready False Pending", "Reconciling True Progressing", "Stalled True LeakDetected"}, nil, "Reconciling and Stalled"},
+		"reconciling and stalled": {[]string{"Ready False Pending", "Reconciling True Progressing", "Stalled True LeakDetected"}, nil, "Reconciling and Stalled"},
 		"not stalled":             {[]string{"Ready True Ready", "Stalled False Ready"}, nil, "absent unless True"},
 		"stalled and unknown":     {[]string{"Ready Unknown Blocked", "Stalled True EnvInvalid"}, nil, "want Ready=False"},
 		"blocked is unknown":      {[]string{"Ready True Ready", "MachineReady False Blocked"}, nil, "want Unknown"},
 		"an error is not success": {[]string{"Ready True Error"}, nil, "reason Error"},
 		"no such status":          {[]string{"Ready Maybe Ready"}, nil, `status "Maybe"`},
-		"a reason in words":       {[]string{"Ready True not-ready"}, nil, "CamelCase"},
+		"a reason not CamelCase":  {[]string{"Ready True not-ready"}, nil, "CamelCase"},
 		"no message":              {[]string{"Ready True Ready"}, func(b *v1alpha1.Bottle) { b.Status.Conditions[0].Message = "" }, "no message"},
 		"no time": {[]string{"Ready True Ready"}, func(b *v1alpha1.Bottle) { b.Status.Conditions[0].LastTransitionTime = metav1.Time{} },
 			"no lastTransitionTime"},
@@ -54,7 +54,7 @@ func TestCheck(t *testing.T) {
 				words := strings.Fields(text)
 				b.Status.Conditions = append(b.Status.Conditions, metav1.Condition{
 					Type: words[0], Status: metav1.ConditionStatus(words[1]), Reason: words[2],
-					Message: "for a test", ObservedGeneration: 2, LastTransitionTime: metav1.NewTime(time.Unix(1, 0)),
+					Message: "set by a test", ObservedGeneration: 2, LastTransitionTime: metav1.NewTime(time.Unix(1, 0)),
 				})
 			}
 			if tt.change != nil {
@@ -62,7 +62,7 @@ func TestCheck(t *testing.T) {
 			}
 			got := Check(b)
 			if tt.want == "" && len(got) > 0 || tt.want != "" && (len(got) != 1 || !strings.Contains(got[0], tt.want)) {
-				t.Errorf("got %q, want one fault with %q", got, tt.want)
+				t.Errorf("got %q, want one problem with %q", got, tt.want)
 			}
 		})
 	}

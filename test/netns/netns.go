@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package netns makes network namespaces for tests. They are empty and lead
-// nowhere: what is to be in one, the test puts there.
+// Package netns creates network namespaces for tests. They are empty and have no
+// way out; the test adds what it needs.
 package netns
 
 import (
@@ -13,8 +13,8 @@ import (
 	"botbottle.dev/bottle-operator/test/require"
 )
 
-// New is the file of a namespace with nothing in it, which lasts as long as
-// the test. It needs root.
+// New creates an empty namespace that exists until the test ends, and returns the
+// path of its file. It needs root.
 func New(t testing.TB) (path string) {
 	t.Helper()
 	require.Root(t)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package real tells a few whole stories on real microVMs: minutes, one after
-// another, no times asserted.
+// Package real tests whole stories on real microVMs. The tests take minutes, run one
+// after another and assert no times.
 package real
 
 import (
@@ -23,7 +23,7 @@ import (
 
 const node = "node-1"
 
-// planted is looked for everywhere that it must not be.
+// planted is a secret value. The test searches for it wherever it must not be.
 const planted = "s3cr3t-planted-5f2c9a"
 
 func TestBottleOnARealMicroVM(t *testing.T) {
@@ -50,17 +50,17 @@ func TestBottleOnARealMicroVM(t *testing.T) {
 	image := story.RegistryHost + "/" + ns + "/agent:1"
 	b.Spec.Image = &image
 	c.Apply(t, b)
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 
-	t.Run("its image came from the registry, to the node", func(t *testing.T) {
+	t.Run("its image was pulled by the node", func(t *testing.T) {
 		wantPulled(t, c, b, digest, c.Requests(t, node, ns+"/agent")[before:])
 	})
 	t.Run("its kernel is not the host's", func(t *testing.T) {
 		t.Logf("uname -rv: guest %s, node %s", strings.TrimSpace(c.Guest(t, b, "uname", "-rv")), strings.TrimSpace(c.Exec(t, node, "uname", "-rv")))
-		const bootID = "/proc/sys/kernel/random/boot_id" // each boot of a kernel draws its own
+		const bootID = "/proc/sys/kernel/random/boot_id" // each boot of a kernel generates its own
 		guest, host := strings.TrimSpace(c.Guest(t, b, "cat", bootID)), strings.TrimSpace(c.Exec(t, node, "cat", bootID))
 		if guest == host || guest == "" || host == "" {
-			t.Errorf("boot_id in the guest: got %q, want another than the node's %q", guest, host)
+			t.Errorf("boot_id in the guest: got %q, want it to differ from the node's %q", guest, host)
 		}
 	})
 	t.Run("env and secret arrive", func(t *testing.T) {
@@ -77,14 +77,14 @@ func TestBottleOnARealMicroVM(t *testing.T) {
 			}
 		}
 	})
-	t.Run("the secret is nowhere else", func(t *testing.T) { c.SecretNowhere(t, b, planted) })
+	t.Run("the secret is nowhere else", func(t *testing.T) { c.WantSecretContained(t, b, planted) })
 	t.Run("both walls are proven", func(t *testing.T) {
 		if got := meta.FindStatusCondition(b.Status.Conditions, v1alpha1.ConditionEgressEnforced); got == nil || got.Reason != v1alpha1.ReasonBothWalls {
 			t.Errorf("EgressEnforced: got %+v, want reason BothWalls", got)
 		}
 	})
-	t.Run("a planted leak is caught", func(t *testing.T) { c.Leaks(t, b) })
-	t.Run("a killed VMM is noticed", func(t *testing.T) {
+	t.Run("a planted leak is detected", func(t *testing.T) { c.WantLeakDetected(t, b) })
+	t.Run("a killed VMM is detected", func(t *testing.T) {
 		if m := b.Status.Machine; m == nil || m.PID == nil {
 			t.Fatalf("machine of a running Bottle: got %+v, want its pid", m)
 		}
@@ -92,13 +92,13 @@ func TestBottleOnARealMicroVM(t *testing.T) {
 		c.Exec(t, node, "kill", "-9", fmt.Sprint(pid))
 		c.WaitFor(t, b, "to run again", func() bool {
 			m := b.Status.Machine
-			return m != nil && m.PID != nil && m.LastLoss != nil && story.Runs(b) && *m.PID != pid
+			return m != nil && m.PID != nil && m.LastLoss != nil && story.Running(b) && *m.PID != pid
 		})
 	})
-	t.Run("a guest that dials the registry is seen", func(t *testing.T) { c.DialRegistry(t, b) })
+	t.Run("a guest that dials the registry is seen", func(t *testing.T) { c.WantDialToRegistrySeen(t, b) })
 	t.Run("deleting leaves nothing", func(t *testing.T) {
 		id := story.ID(b)
-		c.Gone(t, b)
+		c.DeleteAndWait(t, b)
 		for what, argv := range map[string][]string{
 			"container": {"docker", "ps", "-aq", "--filter", "name=" + id},
 			"network":   {"docker", "network", "ls", "-q", "--filter", "name=" + id},
@@ -111,7 +111,7 @@ func TestBottleOnARealMicroVM(t *testing.T) {
 				t.Errorf("%s after deletion: got %s, want none", what, out)
 			}
 		}
-		c.SecretGone(t, node, planted)
+		c.WantSecretGone(t, node, planted)
 		if out := c.Exec(t, node, "smolvm", "machine", "ls", "--json"); strings.Contains(out, id) {
 			t.Errorf("machines after deletion: got %s, want none named %s", out, id)
 		}
@@ -124,9 +124,9 @@ func TestBottleOnARealMicroVM(t *testing.T) {
 	})
 }
 
-// wantPulled wants the image of b to be the one of that digest, pulled in these
-// requests, each blob once, by the node alone; that its machine dialled the
-// registry is refuted by its wall, which would have seen it.
+// wantPulled checks that b's image has the digest, and that only the node made these
+// requests, each blob once. It also checks that b's machine did not dial the
+// registry, which its wall would have observed.
 func wantPulled(t *testing.T, c *story.Cluster, b *v1alpha1.Bottle, digest string, requests []story.Request) {
 	if got := b.Status.Image; got == nil || got.Digest == nil || *got.Digest != digest || got.Reference != *b.Spec.Image {
 		t.Errorf("image: got %+v, want %s with digest %s", got, *b.Spec.Image, digest)
@@ -137,10 +137,10 @@ func wantPulled(t *testing.T, c *story.Cluster, b *v1alpha1.Bottle, digest strin
 	}
 	slices.Sort(blobs)
 	if len(blobs) != 3 || len(slices.Compact(slices.Clone(blobs))) != 3 { // the config and two layers
-		t.Errorf("blobs asked for: got %q, want three, each once", blobs)
+		t.Errorf("blobs requested: got %q, want three, each once", blobs)
 	}
-	c.PulledByNodeAlone(t, node, requests)
-	if c.DialledRegistry(t, b) {
+	c.WantPulledByNode(t, node, requests)
+	if c.MachineDialledRegistry(t, b) {
 		t.Error("the machine dialled the registry")
 	}
 	c.Eventually(t, "an Event Pulled with the digest", func() (string, bool) {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package reasons checks the reasons of conditions and Events: each one that the
-// code uses is documented, each documented one is used, and at least one test
-// expects it.
+// Package reasons checks the reasons of conditions and Events: each reason that
+// the code uses is documented, and each documented reason is used by the code and
+// expected by at least one test.
 package reasons
 
 import (
@@ -19,8 +19,8 @@ import (
 
 const root = "../.."
 
-// production is all code that runs in a cluster. What the equipment of tests
-// gives as a reason is nobody's to look up.
+// production returns all code that runs in a cluster. Reasons in test equipment
+// need no documentation.
 func production(t *testing.T) *source {
 	t.Helper()
 	s := newSource()
@@ -31,7 +31,7 @@ func production(t *testing.T) *source {
 	return s
 }
 
-// documented are the reasons in the tables of docs/conditions.md.
+// documented returns the reasons in the tables of docs/conditions.md.
 func documented(t *testing.T) map[string]bool {
 	t.Helper()
 	page, err := os.ReadFile(filepath.Join(root, "docs/conditions.md"))
@@ -41,7 +41,7 @@ func documented(t *testing.T) map[string]bool {
 	return tables(string(page))
 }
 
-// tables are the values in the tables of a page's sections on reasons.
+// tables returns the values in the tables of a page's sections about reasons.
 func tables(page string) map[string]bool {
 	found := map[string]bool{}
 	for section := range strings.SplitSeq(page, "\n## ") {
@@ -55,20 +55,20 @@ func tables(page string) map[string]bool {
 	return found
 }
 
-func TestEachReasonThatIsGivenIsDocumented(t *testing.T) {
+func TestEachUsedReasonIsDocumented(t *testing.T) {
 	pages, set := documented(t), production(t).set()
 	for _, reason := range slices.Sorted(maps.Keys(set)) {
 		if !pages[reason] {
-			t.Errorf("%s: gives the reason %s, and docs/conditions.md lacks it: add it to api/v1alpha1/condition_types.go and run make generate", set[reason], reason)
+			t.Errorf("%s: uses the reason %s, but docs/conditions.md lacks it: add it to api/v1alpha1/condition_types.go and run make generate", set[reason], reason)
 		}
 	}
 }
 
-func TestEachReasonThatIsDocumentedIsGiven(t *testing.T) {
+func TestEachDocumentedReasonIsUsed(t *testing.T) {
 	set := production(t).set()
 	for _, reason := range slices.Sorted(maps.Keys(documented(t))) {
 		if _, ok := set[reason]; !ok {
-			t.Errorf("docs/conditions.md has the reason %s, and no code gives it", reason)
+			t.Errorf("docs/conditions.md has the reason %s, but no code uses it", reason)
 		}
 	}
 }
@@ -103,7 +103,8 @@ func TestEachReasonIsExpectedByATest(t *testing.T) {
 	}
 }
 
-// What counts as giving a reason, and what as only comparing it.
+// TestSet checks which expressions count as setting a reason and which only
+// compare it.
 func TestSet(t *testing.T) {
 	const code = `package p
 const (
@@ -140,14 +141,14 @@ func h() any { return condition{Reason: "no reason but words"} }
 	}
 }
 
-// What counts as expecting a reason.
+// TestExpected checks which expressions count as expecting a reason.
 func TestExpected(t *testing.T) {
 	const code = `package p
 func f() {
 	c := condition{Reason: "SetUp"}
 	wantCond("Ready", "False/Slashed")
 	want := []string{"Ready True Spaced 2"}
-	w.wantEvent("Told")
+	w.wantEvent("Emitted")
 	events("Listed")
 	found := e.Reason == "Compared"
 	log("Mentioned")
@@ -156,13 +157,13 @@ func f() {
 	s := newSource()
 	s.add(t, "p_test.go", code)
 	s.index()
-	want := []string{"Compared", "Listed", "Slashed", "Spaced", "Told"}
+	want := []string{"Compared", "Emitted", "Listed", "Slashed", "Spaced"}
 	if diff := cmp.Diff(want, slices.Sorted(maps.Keys(s.expected()))); diff != "" {
 		t.Errorf("reasons (-want +got):\n%s", diff)
 	}
 }
 
-// A condition type of the same name is no reason.
+// A condition type with the same name as a reason does not count as a reason.
 func TestTables(t *testing.T) {
 	page := "# Title\n\n## Condition types\n\n| `Ready` | a type |\n\n## Reasons of Ready\n\n| value | meaning |\n|---|---|\n| `Pending` | waits |\n"
 	if diff := cmp.Diff(map[string]bool{"Pending": true}, tables(page)); diff != "" {

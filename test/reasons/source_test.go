@@ -16,15 +16,15 @@ import (
 	"testing"
 )
 
-// source is parsed Go code. It is not type-checked: functions are known by
-// their last name, packages by theirs.
+// source is parsed Go code. It is not type-checked: functions and packages are
+// identified by the last part of their names.
 type source struct {
 	fset  *token.FileSet
 	files []*ast.File
-	// consts are the values of string constants, by package and name.
+	// consts maps PACKAGE.NAME to the value of a string constant.
 	consts map[string]string
-	// params are the positions of parameters called "reason", by package and
-	// function.
+	// params maps PACKAGE.FUNCTION to the positions of its parameters that are
+	// called "reason".
 	params map[string][]int
 }
 
@@ -32,7 +32,7 @@ func newSource() *source {
 	return &source{fset: token.NewFileSet(), consts: map[string]string{}, params: map[string][]int{}}
 }
 
-// parse adds the Go files below folders whose path is wanted.
+// parse adds the Go files below folders for whose path wanted returns true.
 func (s *source) parse(t *testing.T, wanted func(path string) bool, folders ...string) {
 	t.Helper()
 	for _, folder := range folders {
@@ -62,9 +62,9 @@ func (s *source) add(t *testing.T, path, text string) {
 	s.files = append(s.files, file)
 }
 
-// index fills consts and params; it is called once all files are there.
+// index fills consts and params. Call it after all files have been added.
 func (s *source) index() {
-	for range 2 { // a constant may be another's alias
+	for range 2 { // a constant may be an alias of another
 		for _, file := range s.files {
 			s.inspect(file, func(n ast.Node, _ []ast.Node) {
 				switch n := n.(type) {
@@ -112,10 +112,11 @@ func (s *source) addParams(name string, f *ast.FuncType) {
 	}
 }
 
-// positions are those of a function's parameters called "reason". A function
-// that its own package does not have is taken for any other package's.
+// positions returns the positions of a function's parameters that are called
+// "reason". If the file's package has no function of that name, it returns those
+// of the functions of that name in all other packages.
 func (s *source) positions(file *ast.File, name string) []int {
-	if name == "Eventf" { // of client-go, which is not parsed
+	if name == "Eventf" { // from client-go, which is not parsed
 		return []int{3}
 	}
 	if own, ok := s.params[file.Name.Name+"."+name]; ok {
@@ -130,7 +131,7 @@ func (s *source) positions(file *ast.File, name string) []int {
 	return all
 }
 
-// value is the value of a string literal or of a constant.
+// value returns the value of a string literal or a constant.
 func (s *source) value(file *ast.File, e ast.Expr) (string, bool) {
 	switch e := e.(type) {
 	case *ast.BasicLit:
@@ -167,15 +168,14 @@ func (s *source) inspect(file *ast.File, visit func(n ast.Node, above []ast.Node
 
 var camelCase = regexp.MustCompile(`^[A-Z][A-Za-z0-9]*$`)
 
-// set returns the reasons that the code gives to conditions and Events, with
-// one place for each. A constant called Reason… counts wherever it is used but
-// for where it is only compared; any other string counts where a reason is
-// meant: as the argument for a parameter or the value of a field or variable
-// of that name.
+// set returns the reasons that the code sets in conditions and Events, with one
+// position for each. A constant called Reason… counts wherever it is used, except
+// where it is only compared. Any other string counts if it is the argument for a
+// parameter, or the value of a field or variable, that is called reason.
 func (s *source) set() map[string]string {
 	found := map[string]string{}
 	for _, file := range s.files {
-		note := func(e ast.Expr) {
+		record := func(e ast.Expr) {
 			if value, ok := s.value(file, e); ok && camelCase.MatchString(value) {
 				found[value] = s.fset.Position(e.Pos()).String()
 			}
@@ -185,23 +185,23 @@ func (s *source) set() map[string]string {
 			case *ast.CallExpr:
 				for _, position := range s.positions(file, lastName(n.Fun)) {
 					if position < len(n.Args) {
-						note(n.Args[position])
+						record(n.Args[position])
 					}
 				}
 			case *ast.KeyValueExpr:
 				if isReason(n.Key) {
-					note(n.Value)
+					record(n.Value)
 				}
 			case *ast.AssignStmt:
 				for i, left := range n.Lhs {
 					if isReason(left) && i < len(n.Rhs) {
-						note(n.Rhs[i])
+						record(n.Rhs[i])
 					}
 				}
 			case *ast.SelectorExpr, *ast.Ident:
 				e := n.(ast.Expr)
-				if strings.HasPrefix(lastName(e), "Reason") && gives(e, above) {
-					note(e)
+				if strings.HasPrefix(lastName(e), "Reason") && sets(e, above) {
+					record(e)
 				}
 			}
 		})
@@ -209,9 +209,9 @@ func (s *source) set() map[string]string {
 	return found
 }
 
-// gives reports whether an expression passes its value on, and is not only
-// compared with another or used to look something up.
-func gives(e ast.Expr, above []ast.Node) bool {
+// sets reports whether an expression passes its value on, instead of only being
+// compared with another or used as a map key.
+func sets(e ast.Expr, above []ast.Node) bool {
 	parent := above[len(above)-1]
 	for _, n := range above {
 		if decl, ok := n.(*ast.GenDecl); ok && decl.Tok == token.CONST {
@@ -244,13 +244,13 @@ func lastName(e ast.Expr) string {
 	return ""
 }
 
-// status is how the tests write a condition that they expect.
+// status matches how tests write a condition that they expect.
 var status = regexp.MustCompile(`\b(?:True|False|Unknown)[/ ]([A-Z][A-Za-z0-9]*)\b`)
 
-// expected returns the reasons that test code expects, by what only an
-// expectation looks like: a string of status and reason, such as
-// "False/Pending", a comparison with a field Reason, or an argument of a
-// function that looks for Events.
+// expected returns the reasons that test code expects. It recognises an
+// expectation by its form: a string of status and reason, such as
+// "False/Pending", a comparison with a field Reason, or an argument of a function
+// that checks for Events.
 func (s *source) expected() map[string]bool {
 	found := map[string]bool{}
 	for _, file := range s.files {

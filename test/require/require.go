@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package require states what a test needs of the machine it runs on.
-// On a laptop a test whose need is unmet is skipped with the reason; where
-// REQUIRE_ALL=1 is set, as in CI, it fails instead, so that no layer can
-// vanish unnoticed. Under -short, which asks for the layers that need nothing
-// but Go, every such test is skipped. It installs nothing and starts nothing.
+// Package require lets a test state what it needs from the machine it runs on. On
+// a laptop, a test whose requirement is not met is skipped with the reason. With
+// REQUIRE_ALL=1, as in CI, it fails instead, so that no layer can disappear
+// unnoticed. With -short, which selects the layers that need only Go, every such
+// test is skipped. The package installs and starts nothing.
 package require
 
 import (
@@ -12,7 +12,8 @@ import (
 	"testing"
 )
 
-// Unmet ends the test: skipped with the reason, or failed when REQUIRE_ALL=1.
+// Unmet ends the test: it skips the test with the reason, or fails it if
+// REQUIRE_ALL=1.
 func Unmet(t testing.TB, reason string) {
 	t.Helper()
 	Full(t, reason)
@@ -22,7 +23,7 @@ func Unmet(t testing.TB, reason string) {
 	t.Skip(reason)
 }
 
-// Full skips the test under -short: it belongs to a layer that needs more
+// Full skips the test under -short, because it belongs to a layer that needs more
 // than Go.
 func Full(t testing.TB, what string) {
 	t.Helper()
@@ -40,7 +41,7 @@ func Root(t testing.TB) {
 	}
 }
 
-// File ends the test unless path exists; how says how to get it.
+// File ends the test unless path exists. how tells the reader how to get it.
 func File(t testing.TB, path, how string) {
 	t.Helper()
 	Full(t, "needs "+path)
@@ -49,8 +50,8 @@ func File(t testing.TB, path, how string) {
 	}
 }
 
-// Env returns the value of an environment variable and ends the test when it
-// is empty; how says what sets it.
+// Env returns the value of an environment variable. It ends the test if the value
+// is empty. how tells the reader what sets it.
 func Env(t testing.TB, name, how string) string {
 	t.Helper()
 	Full(t, "needs $"+name)

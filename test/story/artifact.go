@@ -21,7 +21,7 @@ import (
 	"botbottle.dev/bottle-operator/hack/smolvm/realpack"
 )
 
-// Real says whether the cluster's machines are microVMs, not stand-ins.
+// Real reports whether the cluster's machines are microVMs rather than stand-ins.
 func (c *Cluster) Real(t testing.TB) bool {
 	t.Helper()
 	kind, err := os.ReadFile(filepath.Join(c.Dir, "machines"))
@@ -31,9 +31,10 @@ func (c *Cluster) Real(t testing.TB) bool {
 	return strings.TrimSpace(string(kind)) != "standin"
 }
 
-// PackGuest is the default guest as an artifact that asks for the whole
-// network. Only the newest stand-in packs, and the real smolvm boots a machine
-// for it, so that neither the cluster's release nor its nodes matter.
+// PackGuest returns the default guest as an artifact that requests unrestricted
+// network access. It does not use the cluster's nodes or its smolvm: only the
+// newest stand-in can pack, and the real smolvm would have to boot a machine to
+// pack.
 func (c *Cluster) PackGuest(t testing.TB) []byte {
 	t.Helper()
 	bin := filepath.Dir(c.Dir)
@@ -66,14 +67,13 @@ func (c *Cluster) PackGuest(t testing.TB) []byte {
 	return packed
 }
 
-// SHA256 is the sum of a file's content, in hexadecimal.
+// SHA256 returns the SHA-256 digest of content in hexadecimal.
 func SHA256(content []byte) string {
 	sum := sha256.Sum256(content)
 	return hex.EncodeToString(sum[:])
 }
 
-// PutLocal puts a file into the node's folder of local images until the test
-// ends.
+// PutLocal puts a file into the node's local image directory until the test ends.
 func (c *Cluster) PutLocal(t testing.TB, node, name string, content []byte) {
 	t.Helper()
 	path := "/var/lib/bottle-images/" + name
@@ -81,7 +81,7 @@ func (c *Cluster) PutLocal(t testing.TB, node, name string, content []byte) {
 	t.Cleanup(func() { c.TryExec(t, node, "rm", "-f", path) })
 }
 
-// PushArtifact pushes a file to the node's registry as ORAS does.
+// PushArtifact pushes a file to the node's registry in the way that ORAS does.
 func (c *Cluster) PushArtifact(t testing.TB, node, repositoryTag string, content []byte) {
 	t.Helper()
 	const octets = "application/octet-stream"
@@ -96,7 +96,8 @@ func (c *Cluster) PushArtifact(t testing.TB, node, repositoryTag string, content
 	c.PushImage(t, node, repositoryTag, artifact)
 }
 
-// feed runs one of the cluster's commands with an input and returns its output.
+// feed runs one of the cluster's commands with the given standard input and
+// returns its output.
 func (c *Cluster) feed(t testing.TB, input io.Reader, command string, args ...string) string {
 	t.Helper()
 	var stderr bytes.Buffer

@@ -26,7 +26,7 @@ func (c *Cluster) Apply(t testing.TB, bottles ...*v1alpha1.Bottle) {
 	}
 }
 
-// Change updates b by change, again where someone else was faster.
+// Change reads b, calls change and updates b. It retries on conflicts.
 func (c *Cluster) Change(t testing.TB, b *v1alpha1.Bottle, change func()) {
 	t.Helper()
 	c.Eventually(t, "an update of Bottle "+b.Name, func() (string, bool) {
@@ -39,8 +39,8 @@ func (c *Cluster) Change(t testing.TB, b *v1alpha1.Bottle, change func()) {
 	})
 }
 
-// Gone deletes b and waits until it is gone.
-func (c *Cluster) Gone(t testing.TB, b *v1alpha1.Bottle) {
+// DeleteAndWait deletes b and waits until it is gone.
+func (c *Cluster) DeleteAndWait(t testing.TB, b *v1alpha1.Bottle) {
 	t.Helper()
 	if err := client.IgnoreNotFound(c.Delete(t.Context(), b)); err != nil {
 		t.Fatal(err)
@@ -51,7 +51,7 @@ func (c *Cluster) Gone(t testing.TB, b *v1alpha1.Bottle) {
 	})
 }
 
-// WaitFor reads b until done says so.
+// WaitFor reads b until done returns true.
 func (c *Cluster) WaitFor(t testing.TB, b *v1alpha1.Bottle, what string, done func() bool) {
 	t.Helper()
 	c.Eventually(t, fmt.Sprintf("Bottle %s/%s %s", b.Namespace, b.Name, what), func() (string, bool) {
@@ -62,15 +62,16 @@ func (c *Cluster) WaitFor(t testing.TB, b *v1alpha1.Bottle, what string, done fu
 	})
 }
 
-// WaitRuns waits until each Bottle runs and is proven, as of its generation.
-func (c *Cluster) WaitRuns(t testing.TB, bottles ...*v1alpha1.Bottle) {
+// WaitRunning waits until each Bottle runs and is proven for its current
+// generation.
+func (c *Cluster) WaitRunning(t testing.TB, bottles ...*v1alpha1.Bottle) {
 	t.Helper()
 	for _, b := range bottles {
-		c.WaitFor(t, b, "to run", func() bool { return Runs(b) })
+		c.WaitFor(t, b, "to run", func() bool { return Running(b) })
 	}
 }
 
-// WaitReason waits until a condition of b bears a reason, and returns it.
+// WaitReason waits until a condition of b has a reason, and returns the condition.
 func (c *Cluster) WaitReason(t testing.TB, b *v1alpha1.Bottle, condition, reason string) metav1.Condition {
 	t.Helper()
 	c.WaitFor(t, b, "to be "+condition+" with reason "+reason, func() bool {
@@ -80,13 +81,14 @@ func (c *Cluster) WaitReason(t testing.TB, b *v1alpha1.Bottle, condition, reason
 	return *meta.FindStatusCondition(b.Status.Conditions, condition)
 }
 
-// Runs says whether b is Ready, and so proven, as of its generation.
-func Runs(b *v1alpha1.Bottle) bool {
+// Running reports whether b is Ready, and therefore proven, for its current
+// generation.
+func Running(b *v1alpha1.Bottle) bool {
 	return meta.IsStatusConditionTrue(b.Status.Conditions, v1alpha1.ConditionReady) &&
 		b.Status.ObservedGeneration != nil && *b.Status.ObservedGeneration == b.Generation
 }
 
-// Conditions is one line a condition, for failure texts.
+// Conditions describes each condition on a line, for failure texts.
 func Conditions(b *v1alpha1.Bottle) string {
 	var s strings.Builder
 	for _, c := range b.Status.Conditions {
@@ -95,12 +97,12 @@ func Conditions(b *v1alpha1.Bottle) string {
 	return s.String()
 }
 
-// ID is the name of b's machine, network and container.
+// ID returns the name of b's machine, network and container.
 func ID(b *v1alpha1.Bottle) string {
 	return "bottle-" + b.Spec.Slug + "-" + string(b.UID)[:8]
 }
 
-// NodeOf is the node that b is on, "" for none.
+// NodeOf returns the node that b is on, or "".
 func NodeOf(b *v1alpha1.Bottle) string {
 	if b.Status.NodeName == nil {
 		return ""

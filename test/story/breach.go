@@ -15,15 +15,15 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 )
 
-// dialPort is where Dialer's guests dial: a port of the gateway.
+// dialPort is the gateway's port that Dialer connects to.
 const dialPort = 4999
 
-// Dialer is the command of a guest that dials port 4999 of its gateway ten
-// times a second, whatever comes of it, for as long as it runs.
+// Dialer is the command of a guest that dials port 4999 of its gateway ten times a
+// second for as long as it runs, whether or not it gets through.
 var Dialer = []string{"sh", "-c", fmt.Sprintf("while :; do (nc -w 1 ${BOTTLE_BUNDLE_IP%%.*}.1 %d </dev/null >/dev/null 2>&1 &); sleep 0.1; done", dialPort)}
 
-// counter listens on port 4999 of all addresses and keeps in a file how many
-// connections it was given, and when the last one came.
+// counter is a Python program that listens on port 4999 of all addresses. It
+// writes the number of connections, and the time of the last one, to a file.
 const counter = `
 import os, socket, sys, time
 s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -37,15 +37,16 @@ while True:
     c, _ = s.accept(); n += 1; keep(time.time()); c.close()
 `
 
-// Counter counts who dials the gateway of a Bottle.
+// Counter counts connections to the gateway of a Bottle.
 type Counter struct {
 	c          *Cluster
 	node, path string
 }
 
-// Count starts a counter on b's node, in the network namespace of that name or
-// in the node's own for "". One at a time, until Stop or the end of the test.
-func (c *Cluster) Count(t testing.TB, b *v1alpha1.Bottle, netns string) *Counter {
+// StartCounter starts a counter on b's node, in the named network namespace, or in
+// the node's own if netns is "". It runs until Stop or the end of the test. Only one
+// counter can run at a time.
+func (c *Cluster) StartCounter(t testing.TB, b *v1alpha1.Bottle, netns string) *Counter {
 	t.Helper()
 	k := &Counter{c: c, node: NodeOf(b), path: "/run/count-" + string(b.UID)[:8]}
 	enter := ""
@@ -68,7 +69,7 @@ func (k *Counter) Stop(t testing.TB) {
 	k.c.TryExec(t, k.node, "sh", "-c", `pkill -f "[4]999 $1"; rm -f "$1"`, "sh", k.path)
 }
 
-// Read returns how many connections came so far, and when the last one did.
+// Read returns the number of connections so far and the time of the last one.
 func (k *Counter) Read(t testing.TB) (n int, last time.Time) {
 	t.Helper()
 	var at float64
@@ -79,74 +80,77 @@ func (k *Counter) Read(t testing.TB) (n int, last time.Time) {
 	return n, time.UnixMicro(int64(at * 1e6))
 }
 
-// Way is one way in which a wall is taken from a running machine.
-type Way struct {
+// Breach is one way to remove the wall of a running machine.
+type Breach struct {
 	Name string
-	// Elsewhere: what the guest dials then arrives in a namespace of its own.
-	Elsewhere bool
-	Break     func(t testing.TB, c *Cluster, b *v1alpha1.Bottle)
-	// Asleep: the agent must be, or it is faster than the breaking.
-	Asleep bool
-	// Docker: it takes dockerd's own rules along, which only a new dockerd
-	// brings back.
-	Docker bool
+	// OwnNamespace reports that the guest's connections then arrive in a separate
+	// namespace, not in the node's.
+	OwnNamespace bool
+	Break        func(t testing.TB, c *Cluster, b *v1alpha1.Bottle)
+	// FreezeAgent reports that the agent must be frozen during Break, because it
+	// would otherwise react before Break is done.
+	FreezeAgent bool
+	// RestartDocker reports that Break also removes dockerd's own rules, which only
+	// a restart of dockerd restores.
+	RestartDocker bool
 }
 
-// Where is the network namespace in which what the guest of b dials arrives
+// Netns returns the network namespace in which the connections of b's guest arrive
 // once its wall is gone; "" is the node's own.
-func (w Way) Where(b *v1alpha1.Bottle) string {
-	if !w.Elsewhere {
+func (w Breach) Netns(b *v1alpha1.Bottle) string {
+	if !w.OwnNamespace {
 		return ""
 	}
 	return "breach-" + string(b.UID)[:8]
 }
 
-// Prepare makes what the way needs on b's node.
-func (w Way) Prepare(t testing.TB, c *Cluster, b *v1alpha1.Bottle) {
+// Prepare creates what the breach needs on b's node.
+func (w Breach) Prepare(t testing.TB, c *Cluster, b *v1alpha1.Bottle) {
 	t.Helper()
-	if w.Elsewhere {
-		c.Exec(t, NodeOf(b), "ip", "netns", "add", w.Where(b))
+	if w.OwnNamespace {
+		c.Exec(t, NodeOf(b), "ip", "netns", "add", w.Netns(b))
 	}
 }
 
-// Undo takes away what Prepare made, and mends what Break broke beside the
+// Undo removes what Prepare created, and restores what Break removed besides the
 // wall.
-func (w Way) Undo(t testing.TB, c *Cluster, b *v1alpha1.Bottle) {
+func (w Breach) Undo(t testing.TB, c *Cluster, b *v1alpha1.Bottle) {
 	t.Helper()
-	if w.Elsewhere {
-		c.TryExec(t, NodeOf(b), "ip", "netns", "del", w.Where(b))
+	if w.OwnNamespace {
+		c.TryExec(t, NodeOf(b), "ip", "netns", "del", w.Netns(b))
 	}
-	if w.Docker {
+	if w.RestartDocker {
 		c.Run(t, "docker-stop", NodeOf(b))
 		c.Run(t, "docker-start", NodeOf(b))
 	}
 }
 
-// Ways are the ways that there are.
-var Ways = []Way{
+// Breaches are all known breaches.
+var Breaches = []Breach{
 	{Name: "chain deleted", Break: func(t testing.TB, c *Cluster, b *v1alpha1.Bottle) {
-		// In one transaction: a chain without rules would drop everything.
+		// In one transaction, because a chain without rules would drop everything.
 		chain := fmt.Sprintf("chain netdev bottle-%s ingress", string(b.UID)[:8])
 		c.Exec(t, NodeOf(b), "nft", "flush "+chain+"; delete "+chain)
 	}},
-	{Name: "link moved", Elsewhere: true, Break: func(t testing.TB, c *Cluster, b *v1alpha1.Bottle) {
+	{Name: "link moved", OwnNamespace: true, Break: func(t testing.TB, c *Cluster, b *v1alpha1.Bottle) {
 		c.Exec(t, NodeOf(b), "sh", "-ec", `
 			ip link set "$1" netns "$2"
 			ip -n "$2" addr add "$3/24" dev "$1"
-			ip -n "$2" link set "$1" up`, "sh", "bv-"+string(b.UID)[:8], Way{Elsewhere: true}.Where(b), b.Status.Network.Gateway)
+			ip -n "$2" link set "$1" up`, "sh", "bv-"+string(b.UID)[:8], Breach{OwnNamespace: true}.Netns(b), b.Status.Network.Gateway)
 	}},
-	{Name: "machine outside", Asleep: true, Break: func(t testing.TB, c *Cluster, b *v1alpha1.Bottle) {
+	{Name: "machine outside", FreezeAgent: true, Break: func(t testing.TB, c *Cluster, b *v1alpha1.Bottle) {
 		for _, verb := range []string{"stop", "start"} {
 			c.Exec(t, NodeOf(b), "smolvm", "machine", verb, "--name", ID(b))
 		}
 	}},
-	{Name: "ruleset flushed", Docker: true, Break: func(t testing.TB, c *Cluster, b *v1alpha1.Bottle) {
+	{Name: "ruleset flushed", RestartDocker: true, Break: func(t testing.TB, c *Cluster, b *v1alpha1.Bottle) {
 		c.Exec(t, NodeOf(b), "nft", "flush", "ruleset")
 	}},
 }
 
-// Freeze stops a process of the cluster (agent, dockerd, or the API server on
-// any node) until the function that it returns is called, or the test ends.
+// Freeze suspends a process of the cluster until thaw is called or the test ends.
+// what is agent or dockerd, of the given node, or kube-apiserver, for which node
+// is ignored.
 func (c *Cluster) Freeze(t testing.TB, node, what string) (thaw func()) {
 	t.Helper()
 	name := what + "-" + node

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package story drives a running development cluster as its users do: it
-// applies Bottles, waits for conditions, runs commands on nodes and in guests.
-// It starts no cluster; DEV_DIR names the one to use.
+// Package story drives a running development cluster as its users do: it applies
+// Bottles, waits for conditions, and runs commands on nodes and in guests. It does
+// not start a cluster; DEV_DIR names the one to use.
 package story
 
 import (
@@ -33,8 +33,8 @@ type Cluster struct {
 	client.WithWatch
 	Dir        string
 	Kubeconfig string
-	// Patience is how long a wait may take before the test fails.
-	Patience time.Duration
+	// Timeout is how long a wait may take before the test fails.
+	Timeout time.Duration
 }
 
 // Result is what a command on a node printed and how it ended.
@@ -44,7 +44,7 @@ type Result struct {
 }
 
 // Connect returns the cluster that DEV_DIR names.
-func Connect(t testing.TB, patience time.Duration) *Cluster {
+func Connect(t testing.TB, timeout time.Duration) *Cluster {
 	t.Helper()
 	dir := require.Env(t, "DEV_DIR", "make dev-up, then DEV_DIR=$PWD/bin/dev go test …")
 	kubeconfig := filepath.Join(dir, "kubeconfig")
@@ -64,7 +64,7 @@ func Connect(t testing.TB, patience time.Duration) *Cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &Cluster{WithWatch: c, Dir: dir, Kubeconfig: kubeconfig, Patience: patience}
+	return &Cluster{WithWatch: c, Dir: dir, Kubeconfig: kubeconfig, Timeout: timeout}
 }
 
 // Run runs one of the cluster's own commands, such as agent-stop.
@@ -75,7 +75,7 @@ func (c *Cluster) Run(t testing.TB, command string, args ...string) {
 	}
 }
 
-// AgentLog is what the agent of a node has logged so far.
+// AgentLog returns what the agent of a node has logged so far.
 func (c *Cluster) AgentLog(t testing.TB, node string) string {
 	t.Helper()
 	out, err := exec.Command(filepath.Join(c.Dir, "agent-log"), node).Output()
@@ -85,10 +85,10 @@ func (c *Cluster) AgentLog(t testing.TB, node string) string {
 	return string(out)
 }
 
-// TryExec runs a command on a node and returns how it ended.
+// TryExec runs a command on a node and returns its result.
 func (c *Cluster) TryExec(t testing.TB, node string, argv ...string) Result {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), c.Patience)
+	ctx, cancel := context.WithTimeout(context.Background(), c.Timeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(c.Dir, "exec"), append([]string{node}, argv...)...)
 	var stdout, stderr bytes.Buffer
@@ -101,7 +101,7 @@ func (c *Cluster) TryExec(t testing.TB, node string, argv ...string) Result {
 	return Result{Stdout: stdout.String(), Stderr: stderr.String(), Code: cmd.ProcessState.ExitCode()}
 }
 
-// Exec runs a command on a node, which must succeed, and returns its output.
+// Exec runs a command on a node and returns its output. The command must succeed.
 func (c *Cluster) Exec(t testing.TB, node string, argv ...string) string {
 	t.Helper()
 	r := c.TryExec(t, node, argv...)
@@ -111,13 +111,14 @@ func (c *Cluster) Exec(t testing.TB, node string, argv ...string) string {
 	return r.Stdout
 }
 
-// Guest runs a command in the guest of b, which must succeed.
+// Guest runs a command in the guest of b and returns its output. The command must
+// succeed.
 func (c *Cluster) Guest(t testing.TB, b *v1alpha1.Bottle, argv ...string) string {
 	t.Helper()
 	return c.Exec(t, NodeOf(b), append([]string{"smolvm", "machine", "exec", "--name", ID(b), "--"}, argv...)...)
 }
 
-// Kubectl runs kubectl as a person does and returns what both streams said.
+// Kubectl runs kubectl and returns the output of both streams.
 func (c *Cluster) Kubectl(stdin []byte, args ...string) (string, error) {
 	kubectl := filepath.Join(filepath.Dir(c.Dir), "kubectl")
 	cmd := exec.Command(kubectl, append([]string{"--kubeconfig", c.Kubeconfig}, args...)...)
@@ -129,8 +130,9 @@ func (c *Cluster) Kubectl(stdin []byte, args ...string) (string, error) {
 	return string(out), err
 }
 
-// Namespace makes a namespace for one test. When the test ends it deletes the
-// Bottles in it, waits until they are gone, and lets the namespace follow.
+// Namespace creates a namespace for one test. When the test ends, it deletes the
+// Bottles in the namespace, waits until they are gone and then deletes the
+// namespace.
 func (c *Cluster) Namespace(t testing.TB) string {
 	t.Helper()
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "story-"}}
@@ -157,7 +159,7 @@ func (c *Cluster) Namespace(t testing.TB) string {
 	return ns.Name
 }
 
-// explain logs what a person would look at.
+// explain logs what helps to explain a failure.
 func (c *Cluster) explain(t testing.TB, namespace string) {
 	for _, args := range [][]string{{"describe", "bottles"}, {"get", "events", "--sort-by=.lastTimestamp"}, {"describe", "pods"}} {
 		out, _ := c.Kubectl(nil, append([]string{"-n", namespace}, args...)...)
@@ -165,17 +167,18 @@ func (c *Cluster) explain(t testing.TB, namespace string) {
 	}
 }
 
-// Eventually waits until done, and fails with the last thing seen.
-func (c *Cluster) Eventually(t testing.TB, what string, look func() (seen string, done bool)) {
+// Eventually calls check until it returns done, and fails the test after Timeout
+// with the last state that check returned.
+func (c *Cluster) Eventually(t testing.TB, what string, check func() (state string, done bool)) {
 	t.Helper()
-	deadline := time.Now().Add(c.Patience)
+	deadline := time.Now().Add(c.Timeout)
 	for {
-		seen, done := look()
+		state, done := check()
 		if done {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("waited %s for %s; last seen: %s", c.Patience, what, seen)
+			t.Fatalf("waited %s for %s; last state: %s", c.Timeout, what, state)
 		}
 		time.Sleep(poll)
 	}

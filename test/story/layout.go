@@ -28,8 +28,8 @@ func (c *Cluster) PushImage(t testing.TB, node, repositoryTag string, img mutate
 	return c.pushLayout(t, node, repositoryTag, dir)
 }
 
-// PushManifest pushes a manifest as it is, whatever it claims, with these
-// blobs, which need not be all that it names; it returns the digest.
+// PushManifest pushes a manifest unchecked, with the given blobs, and returns its
+// digest. The blobs need not be all that the manifest names.
 func (c *Cluster) PushManifest(t testing.TB, node, repositoryTag string, m *v1.Manifest, blobs ...[]byte) string {
 	t.Helper()
 	raw, err := json.Marshal(m)

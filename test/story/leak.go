@@ -11,9 +11,9 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 )
 
-// leak has whatever comes to port 8888 of a bundle end at a canary of the
-// agent's on the gateway: it takes a node, which has the canaries as its only
-// listeners on all addresses above port 1024, to do so.
+// leak redirects connections to port 8888 of a bundle to one of the agent's
+// canaries on the gateway. It finds the canary as a listener on all addresses
+// above port 1024, which on a development node are only the canaries.
 const leak = `
 canary=$(busybox netstat -ltn | awk '$4 ~ /^:::[0-9]+$/ {sub(":::", "", $4); if ($4 + 0 > 1024 && $4 != 18080) {print $4; exit}}')
 [ -n "$canary" ]
@@ -24,23 +24,24 @@ in_bundle iptables -t nat -A PREROUTING -p tcp --dport 8888 -j DNAT --to-destina
 in_bundle iptables -t nat -A POSTROUTING -j MASQUERADE
 `
 
-const mend = `nsenter -t "$(docker inspect -f '{{.State.Pid}}' "$1")" -n iptables -t nat -F`
+const removeLeak = `nsenter -t "$(docker inspect -f '{{.State.Pid}}' "$1")" -n iptables -t nat -F`
 
-// PlantLeak makes the bundle of b a way to the node, of which neither wall can
-// know. The function that it returns takes it away again.
+// PlantLeak makes the bundle of b a way to the node that neither wall can detect.
+// unplant removes it again.
 func (c *Cluster) PlantLeak(t testing.TB, b *v1alpha1.Bottle) (unplant func()) {
 	t.Helper()
 	c.Exec(t, NodeOf(b), "sh", "-ec", leak, "sh", ID(b), b.Status.Network.Gateway)
 	return func() {
 		t.Helper()
-		c.Exec(t, NodeOf(b), "sh", "-ec", mend, "sh", ID(b))
+		c.Exec(t, NodeOf(b), "sh", "-ec", removeLeak, "sh", ID(b))
 	}
 }
 
-// Leaks wants a planted leak of b, which runs, to be found when a proof is
-// asked for, the machine to be stopped for good, and to run again once it is
-// asked for anew without the leak.
-func (c *Cluster) Leaks(t *testing.T, b *v1alpha1.Bottle) {
+// WantLeakDetected plants a leak in b, which must be running, and requests a proof.
+// It checks that the leak is detected and that the machine is stopped and stays
+// down. Then it removes the leak, requests another proof and waits until b runs
+// again.
+func (c *Cluster) WantLeakDetected(t *testing.T, b *v1alpha1.Bottle) {
 	t.Helper()
 	unplant := c.PlantLeak(t, b)
 	annotate := func(value string) {
@@ -52,10 +53,10 @@ func (c *Cluster) Leaks(t *testing.T, b *v1alpha1.Bottle) {
 		})
 	}
 	annotate("with a leak")
-	said := c.WaitReason(t, b, v1alpha1.ConditionEgressEnforced, v1alpha1.ReasonLeakDetected)
+	cond := c.WaitReason(t, b, v1alpha1.ConditionEgressEnforced, v1alpha1.ReasonLeakDetected)
 	for _, word := range []string{b.Status.Network.Gateway, "smolvm 1.32.2", v1alpha1.AnnotationProve} {
-		if !strings.Contains(said.Message, word) {
-			t.Errorf("evidence: got %q, want %q in it", said.Message, word)
+		if !strings.Contains(cond.Message, word) {
+			t.Errorf("evidence: got %q, want %q in it", cond.Message, word)
 		}
 	}
 	c.WaitFor(t, b, "to be stalled with its machine down", func() bool {
@@ -69,5 +70,5 @@ func (c *Cluster) Leaks(t *testing.T, b *v1alpha1.Bottle) {
 	})
 	unplant()
 	annotate("without it")
-	c.WaitRuns(t, b)
+	c.WaitRunning(t, b)
 }

@@ -23,23 +23,23 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 )
 
-// RegistryHost is the registry of images on the nodes' LAN.
+// RegistryHost is the image registry on the nodes' LAN.
 const RegistryHost = "10.77.0.1:5000"
 
-// Request is one that the registry was given.
+// Request is a request that the registry received.
 type Request struct {
 	Remote, User, Method, Path, Range, Fault string
 	Status                                   int
 }
 
-// PushGuest pushes a NewGuest as REPOSITORY:TAG, and returns its digest.
+// PushGuest pushes a new guest image as REPOSITORY:TAG and returns its digest.
 func (c *Cluster) PushGuest(t testing.TB, node, repositoryTag string) string {
 	t.Helper()
 	return c.PushImage(t, node, repositoryTag, c.NewGuest(t))
 }
 
-// NewGuest is the default guest with one more layer, of random bytes, so that
-// no node has it yet.
+// NewGuest returns the default guest image with one more layer of random bytes, so
+// that no node has the image yet.
 func (c *Cluster) NewGuest(t testing.TB) v1.Image {
 	t.Helper()
 	guest, err := tarball.ImageFromPath(filepath.Join(filepath.Dir(c.Dir), "images", "guest.tar"), nil)
@@ -62,7 +62,7 @@ func (c *Cluster) pushArchive(t testing.TB, node, repositoryTag string, archive 
 	return c.feed(t, archive, "image-push", node, repositoryTag)
 }
 
-// Requests are those for a repository, in the order in which they ended.
+// Requests returns the requests for a repository in the order in which they ended.
 func (c *Cluster) Requests(t testing.TB, node, repository string) []Request {
 	t.Helper()
 	out, err := exec.Command(filepath.Join(c.Dir, "registry-log"), node).Output()
@@ -85,7 +85,7 @@ func (c *Cluster) Requests(t testing.TB, node, repository string) []Request {
 	return found
 }
 
-// BlobRequests are those that asked for blobs.
+// BlobRequests returns the requests for blobs.
 func BlobRequests(requests []Request) (out []Request) {
 	for _, r := range requests {
 		if r.Method == "GET" && strings.Contains(r.Path, "/blobs/") {
@@ -95,44 +95,46 @@ func BlobRequests(requests []Request) (out []Request) {
 	return out
 }
 
-// PulledByNodeAlone wants requests to bear no address but the node's.
-func (c *Cluster) PulledByNodeAlone(t testing.TB, node string, requests []Request) {
+// WantPulledByNode checks that all requests came from the node's address.
+func (c *Cluster) WantPulledByNode(t testing.TB, node string, requests []Request) {
 	t.Helper()
 	own := strings.Fields(c.Exec(t, node, "ip", "-4", "-br", "addr", "show", "dev", "world0"))
 	for _, r := range requests {
 		if !slices.Contains(own, r.Remote+"/24") {
-			t.Errorf("%s %s by %s, want by the node (%v) alone", r.Method, r.Path, r.Remote, own)
+			t.Errorf("%s %s: got it from %s, want it from the node (%v) only", r.Method, r.Path, r.Remote, own)
 		}
 	}
 }
 
-// registryInSet is how nft shows the registry among a wall's drops.
+// registryInSet is how nft lists the registry among the destinations of packets
+// that a wall dropped.
 const registryInSet = "10.77.0.1 . tcp . 5000"
 
-// DialledRegistry says whether the wall of b has dropped, in the last five
-// minutes, what its machine sent to the registry.
-func (c *Cluster) DialledRegistry(t testing.TB, b *v1alpha1.Bottle) bool {
+// MachineDialledRegistry reports whether, in the last five minutes, the wall of b
+// dropped packets that its machine sent to the registry.
+func (c *Cluster) MachineDialledRegistry(t testing.TB, b *v1alpha1.Bottle) bool {
 	t.Helper()
 	return strings.Contains(c.Exec(t, NodeOf(b), "nft", "list", "set", "netdev", "bottle-"+string(b.UID)[:8], "ip4"), registryInSet)
 }
 
-// DialRegistry dials the registry from the namespace of b's machine, by a way
-// that no guest has, and wants the wall to have seen it. b is of no use after.
-func (c *Cluster) DialRegistry(t testing.TB, b *v1alpha1.Bottle) {
+// WantDialToRegistrySeen dials the registry from the namespace of b's machine, in a
+// way that is not open to a guest, and checks that the wall observed it. b cannot be
+// used afterwards.
+func (c *Cluster) WantDialToRegistrySeen(t testing.TB, b *v1alpha1.Bottle) {
 	t.Helper()
 	c.TryExec(t, NodeOf(b), "sh", "-c", `
 		ip -n "$1" neigh replace "$2" lladdr 02:00:00:00:00:01 dev bundle0
 		ip -n "$1" route replace 10.77.0.1 via "$2"
 		nsenter --net="/run/netns/$1" nc -w 1 10.77.0.1 5000`, "sh", ID(b), b.Status.Network.Gateway)
-	if !c.DialledRegistry(t, b) {
-		t.Errorf("the registry was dialled from the namespace of %s, and the wall did not see it", b.Name)
+	if !c.MachineDialledRegistry(t, b) {
+		t.Errorf("the registry was dialled from the namespace of %s, but the wall did not observe it", b.Name)
 	}
 }
 
-// BreakRegistry has the registry of a cluster on this machine break as the
-// JSON says (see hack/dev/registry), until the function that it returns is
-// called, or the test ends.
-func (c *Cluster) BreakRegistry(t testing.TB, faults string) (mend func()) {
+// BreakRegistry injects faults into the cluster's registry until repair is called or
+// the test ends. faults is JSON (see hack/dev/registry). The cluster must run on
+// this machine.
+func (c *Cluster) BreakRegistry(t testing.TB, faults string) (repair func()) {
 	t.Helper()
 	path := filepath.Join(c.Dir, "registry", "faults.json")
 	if err := os.WriteFile(path+".new", []byte(faults), 0o600); err != nil {
@@ -141,12 +143,13 @@ func (c *Cluster) BreakRegistry(t testing.TB, faults string) (mend func()) {
 	if err := os.Rename(path+".new", path); err != nil {
 		t.Fatal(err)
 	}
-	mend = func() { _ = os.Remove(path) }
-	t.Cleanup(mend)
-	return mend
+	repair = func() { _ = os.Remove(path) }
+	t.Cleanup(repair)
+	return repair
 }
 
-// RegistryPassword is that of the user bottle, on this machine's clusters.
+// RegistryPassword returns the password of the registry's user "bottle". The
+// cluster must run on this machine.
 func (c *Cluster) RegistryPassword(t testing.TB) string {
 	t.Helper()
 	content, err := os.ReadFile(filepath.Join(c.Dir, "registry", "password"))
@@ -156,7 +159,8 @@ func (c *Cluster) RegistryPassword(t testing.TB) string {
 	return strings.TrimSpace(string(content))
 }
 
-// DockerConfig is the content of a pull secret, and what in it nobody may see.
+// DockerConfig returns the content of a pull secret, and the strings in it that
+// must stay secret.
 func DockerConfig(password string) (content []byte, secrets []string) {
 	auth := base64.StdEncoding.EncodeToString([]byte("bottle:" + password))
 	content, _ = json.Marshal(map[string]any{"auths": map[string]any{RegistryHost: map[string]string{"auth": auth}}})

@@ -9,20 +9,21 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 )
 
-// SecretNowhere wants a value that b has from a Secret under the name TOKEN to
-// be in its own file alone.
-func (c *Cluster) SecretNowhere(t testing.TB, b *v1alpha1.Bottle, planted string) {
+// WantSecretContained checks that the value of b's variable TOKEN, which comes from
+// a Secret, is nowhere but in its own file, and that only root can read that file.
+func (c *Cluster) WantSecretContained(t testing.TB, b *v1alpha1.Bottle, planted string) {
 	t.Helper()
-	c.SecretNowhereIn(t, b, planted)
+	c.WantNotExposed(t, b, planted)
 	path := "/var/lib/bottle/bottles/" + string(b.UID) + "/secrets/TOKEN"
 	if got := strings.TrimSpace(c.Exec(t, NodeOf(b), "stat", "-c", "%a %u", path)); got != "600 0" {
 		t.Errorf("file of the Secret's value: got mode and owner %s, want 600 0", got)
 	}
 }
 
-// SecretNowhereIn greps databases, command lines, logs, Events, status, metrics
-// and rules for a value. Each place is first shown to have something in it.
-func (c *Cluster) SecretNowhereIn(t testing.TB, b *v1alpha1.Bottle, planted string) {
+// WantNotExposed checks that a value is in no database, command line, log, Event,
+// status, metric or packet filter rule. Each of these places must have some
+// content, so that the check means something.
+func (c *Cluster) WantNotExposed(t testing.TB, b *v1alpha1.Bottle, planted string) {
 	t.Helper()
 	node := NodeOf(b)
 	events, err := c.Kubectl(nil, "-n", b.Namespace, "get", "events", "-o", "json")
@@ -46,23 +47,23 @@ func (c *Cluster) SecretNowhereIn(t testing.TB, b *v1alpha1.Bottle, planted stri
 		"bundle's log":      c.Exec(t, node, "sh", "-c", "docker logs \"$1\" 2>&1; echo .", "sh", ID(b)),
 	} {
 		if text == "" {
-			t.Errorf("%s: got nothing to look at", place)
+			t.Errorf("%s: got no content to check", place)
 		}
 		if strings.Contains(text, planted) {
-			t.Errorf("%s: has the Secret's value", place)
+			t.Errorf("%s: contains the Secret's value", place)
 		}
 	}
 }
 
-// SecretGone wants nothing below the agent's folder to have the value, after
-// its Bottle was deleted. The folder is first shown to be searched.
-func (c *Cluster) SecretGone(t testing.TB, node, planted string) {
+// WantSecretGone checks that no file below the agent's directory contains the value
+// after its Bottle was deleted. It first checks that the search works.
+func (c *Cluster) WantSecretGone(t testing.TB, node, planted string) {
 	t.Helper()
 	const grep = `grep -rlF --binary-files=text -- "$1" /var/lib/bottle/bottles /var/lib/bottle/smolvm/.local || [ $? = 1 ]`
 	c.Exec(t, node, "sh", "-c", "echo in-a-file-8c1 >/var/lib/bottle/bottles/.searched")
 	defer c.Exec(t, node, "rm", "/var/lib/bottle/bottles/.searched")
 	if out := c.Exec(t, node, "sh", "-c", grep, "sh", "in-a-file-8c1"); !strings.Contains(out, ".searched") {
-		t.Errorf("search: got %q, want the file that has it", out)
+		t.Errorf("search: got %q, want the file that contains the text", out)
 	}
 	if out := c.Exec(t, node, "sh", "-c", grep, "sh", planted); strings.TrimSpace(out) != "" {
 		t.Errorf("files with the Secret's value: got %s, want none", out)

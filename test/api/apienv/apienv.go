@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package apienv gives tests a real etcd and kube-apiserver with the Bottle
-// CRD, the RBAC of config/rbac and the policy of config/policy installed.
-// There is no scheduler, kubelet, garbage collector or other controller behind
-// it: tests play those. One server is shared by all tests of a package; tests
-// keep apart by namespace.
+// Package apienv provides tests with a real etcd and kube-apiserver, and installs
+// the Bottle CRD, the RBAC of config/rbac and the policy of config/policy. There
+// is no scheduler, kubelet, garbage collector or other controller: tests do their
+// work. All tests of a package share one server and separate their objects by
+// namespace.
 package apienv
 
 import (
@@ -34,7 +34,7 @@ import (
 	"botbottle.dev/bottle-operator/test/require"
 )
 
-// SystemNamespace is where the operator's accounts and Leases live.
+// SystemNamespace is the namespace of the operator's ServiceAccounts and Leases.
 const SystemNamespace = "bottle-system"
 
 var shared struct {
@@ -44,7 +44,8 @@ var shared struct {
 	err    error
 }
 
-// parallel is how many tests run at once: they wait more than they work.
+// parallel is how many tests run in parallel. They mostly wait, so the number may
+// exceed the number of cores.
 const parallel = "8"
 
 // Main runs a package's tests and stops the server that they started, if any.
@@ -52,7 +53,7 @@ const parallel = "8"
 func Main(m *testing.M) {
 	flag.Parse()
 	if err := flag.Set("test.parallel", parallel); err != nil {
-		fmt.Fprintf(os.Stderr, "run %s tests at once: %v\n", parallel, err)
+		fmt.Fprintf(os.Stderr, "run %s tests in parallel: %v\n", parallel, err)
 		os.Exit(1)
 	}
 	code := m.Run()
@@ -65,8 +66,8 @@ func Main(m *testing.M) {
 	os.Exit(code)
 }
 
-// Start returns an administrator's configuration for the shared server, which
-// the first call starts. The package's TestMain must be Main.
+// Start returns an administrator's configuration for the shared server. The first
+// call starts the server. The package's TestMain must call Main.
 func Start(t testing.TB) *rest.Config {
 	t.Helper()
 	assets := Assets(t)
@@ -77,7 +78,7 @@ func Start(t testing.TB) *rest.Config {
 	return rest.CopyConfig(shared.config)
 }
 
-// Assets is the folder of the control plane's binaries.
+// Assets returns the directory of the control plane's binaries.
 func Assets(t testing.TB) string {
 	t.Helper()
 	assets := os.Getenv("KUBEBUILDER_ASSETS")
@@ -90,13 +91,13 @@ func Assets(t testing.TB) string {
 	return assets
 }
 
-// Root is the root folder of this module.
+// Root returns the root directory of this module.
 func Root() string {
 	_, file, _, _ := runtime.Caller(0)
 	return filepath.Join(filepath.Dir(file), "..", "..", "..")
 }
 
-// Scheme knows the built-in types and Bottles.
+// Scheme returns a scheme with the built-in types and Bottles.
 func Scheme() *kruntime.Scheme {
 	s := kruntime.NewScheme()
 	utilruntime.Must(clientgoscheme.AddToScheme(s))
@@ -114,8 +115,8 @@ func Client(t testing.TB, cfg *rest.Config) client.WithWatch {
 	return c
 }
 
-// AsServiceAccount returns cfg acting as a ServiceAccount of the system
-// namespace, with the rights that config/rbac gives it and no others.
+// AsServiceAccount returns a copy of cfg that acts as a ServiceAccount in the
+// system namespace, with exactly the rights that config/rbac grants it.
 func AsServiceAccount(cfg *rest.Config, name string) *rest.Config {
 	cfg = rest.CopyConfig(cfg)
 	cfg.Impersonate = rest.ImpersonationConfig{
@@ -125,9 +126,9 @@ func AsServiceAccount(cfg *rest.Config, name string) *rest.Config {
 	return cfg
 }
 
-// Namespace creates a namespace named after the test and returns its name. It
-// is never deleted, for nothing here ends namespaces. When the test ends, the
-// status of every Bottle in it must keep the rules of kstatus.
+// Namespace creates a namespace named after the test and returns its name. The
+// namespace is never deleted, because no controller here could finish that. When
+// the test ends, the status of every Bottle in it must obey the rules of kstatus.
 func Namespace(t testing.TB, c client.Client) string {
 	t.Helper()
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: dnsLabel(t.Name()) + "-"}}
@@ -167,8 +168,7 @@ func start(assets string) (*envtest.Environment, *rest.Config, error) {
 		ControlPlaneStartTimeout: 2 * time.Minute,
 		ControlPlaneStopTimeout:  time.Minute,
 	}
-	// A binary that the caller named must not be replaced by one of the
-	// environment's own search path.
+	// envtest must use the caller's binary, not one from its own search path.
 	env.ControlPlane.GetAPIServer().Path = filepath.Join(assets, "kube-apiserver")
 	cfg, err := env.Start()
 	if err != nil {
@@ -180,7 +180,8 @@ func start(assets string) (*envtest.Environment, *rest.Config, error) {
 	return env, cfg, nil
 }
 
-// installRights creates the namespace and what config/ has of rights.
+// installRights creates the system namespace, the RBAC and the policies of
+// config/.
 func installRights(cfg *rest.Config) error {
 	c, err := client.New(cfg, client.Options{Scheme: Scheme()})
 	if err != nil {

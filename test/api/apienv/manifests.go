@@ -14,8 +14,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/yaml"
 )
 
-// Manifests reads every object of the YAML files in folders of this module,
-// in the order of their names. Kustomizations are left out.
+// Manifests reads every object in the YAML files of the given directories of this
+// module, in the order of the file names. It skips kustomization.yaml.
 func Manifests(folders ...string) ([]*unstructured.Unstructured, error) {
 	var objects []*unstructured.Unstructured
 	for _, folder := range folders {
@@ -44,7 +44,7 @@ func Manifests(folders ...string) ([]*unstructured.Unstructured, error) {
 	return objects, nil
 }
 
-// ParseManifests reads every object of a YAML stream.
+// ParseManifests reads every object in a YAML stream.
 func ParseManifests(data []byte) ([]*unstructured.Unstructured, error) {
 	var objects []*unstructured.Unstructured
 	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(data), 4096)

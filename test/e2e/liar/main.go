@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command liar is what a guest may put in the prober's place: it reaches the
-// bundle, tries nothing else, and reports that all else was silent.
+// Command liar is what a malicious guest may run instead of the prober. It reaches
+// the bundle, tries nothing else and reports that all other targets timed out.
 package main
 
 import (

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# rewrite PID WORD…: makes a process look as if it were started by this command line.
-# lookalike WORD…: starts a process of nobody with it, and prints its PID.
+# rewrite PID WORD…: makes a process look as if it had been started with this command line.
+# lookalike WORD…: starts a process as user nobody with this command line, and prints its PID.
 import os, sys, time
 
 def rewrite(pid, words):
@@ -17,7 +17,7 @@ if sys.argv[1] == "rewrite":
     sys.exit()
 
 words = sys.argv[2:]
-ready, tell = os.pipe()
+ready, notify = os.pipe()
 pid = os.fork()
 if pid == 0:
     os.setsid()
@@ -28,10 +28,10 @@ if pid == 0:
     os.setgroups([])
     os.setgid(65534)
     os.setuid(65534)
-    os.set_inheritable(tell, True)
-    wait = "import os, time; os.write(%d, b'x'); os.close(%d); time.sleep(600)" % (tell, tell)
+    os.set_inheritable(notify, True)
+    wait = "import os, time; os.write(%d, b'x'); os.close(%d); time.sleep(600)" % (notify, notify)
     os.execv(sys.executable, [words[0], "-c", wait, "x" * len("\0".join(words))])
-os.close(tell)
+os.close(notify)
 if os.read(ready, 1) != b"x":
     sys.exit("the look-alike did not start")
 rewrite(pid, words)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# Prints the markers in all frames on a link, each once, until it sees the last
-# one or its time is up. The link listens to everybody's frames.
+# Prints each marker found in the frames on a link once, until it sees the last
+# marker or its time is up. The link is in promiscuous mode.
 # usage: capture.py LINK PREFIX LAST SECONDS
 import re, socket, struct, sys, time
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-# Sends frames that no honest guest sends, as root in a machine's namespace can.
-# Each carries a marker: PREFIX, its name, a semicolon. Prints the names.
+# Sends frames that no honest guest sends, but that root in a machine's namespace can.
+# Each frame contains a marker: PREFIX, the frame's name and a semicolon. Prints the names.
 # usage: send.py PREFIX ONLY OWN-IP BUNDLE-IP BUNDLE-MAC GATEWAY-IP GATEWAY-MAC
-# ONLY is one name, or all. The link is the namespace's only one but lo.
+# ONLY is one name, or all. The namespace must have exactly one link besides lo.
 import socket, struct, sys, time
 
 prefix, only, own_ip, bundle_ip, bundle_mac, gateway_ip, gateway_mac = sys.argv[1:]
@@ -37,7 +37,7 @@ def checksum(data):
 
 
 def sealed(segment, at, pseudo):
-    """The segment with its checksum, which covers the addresses too."""
+    """Returns the segment with its checksum, which also covers the pseudo header."""
     return segment[:at] + struct.pack("!H", checksum(pseudo + segment)) + segment[at + 2:]
 
 
@@ -85,13 +85,13 @@ def syn(m, port, src=None, dst=None, **how):
 
 
 def fragments(proto, segment, first, number):
-    """Two fragments of a datagram, cut behind first bytes."""
+    """Returns two fragments of a datagram; the first has `first` bytes."""
     return [frame(IPV4, ipv4(own_ip, bundle_ip, proto, segment[:first], 0x2000, number=number)),
             frame(IPV4, ipv4(own_ip, bundle_ip, proto, segment[first:], first // 8, number=number))]
 
 
 def hidden_by_options(m):
-    # Where ports are without options, there is the declared one.
+    # The declared port is where the ports would be in a header without options.
     return syn(m, UNDECLARED, options=struct.pack("!HH", 0x0101, DECLARED))
 
 
@@ -110,7 +110,7 @@ CASES = {
     "syn-to-gateway": lambda m: [frame(IPV4, syn(m, DECLARED, dst=gateway_ip), gateway_mac)],
     "syn-to-internet-by-gateway": lambda m: [frame(IPV4, syn(m, 80, dst="203.0.113.10"), gateway_mac)],
     "syn-to-internet-by-bundle": lambda m: [frame(IPV4, syn(m, 80, dst="203.0.113.10"))],
-    # The IP destination is right, and the bridge hands the frame to somebody else.
+    # The IP destination is right, but the MAC address makes the bridge deliver the frame elsewhere.
     "syn-to-declared-port-by-gateway": lambda m: [frame(IPV4, syn(m, DECLARED), gateway_mac)],
     "syn-to-declared-port-by-stranger": lambda m: [frame(IPV4, syn(m, DECLARED), stranger_mac)],
     "syn-to-declared-port-by-everybody": lambda m: [frame(IPV4, syn(m, DECLARED), everybody)],
@@ -137,7 +137,7 @@ CASES = {
 
 
 def raw_socket(m):
-    """As SOCK_RAW sends it: the kernel finds the way."""
+    """Sends through SOCK_RAW, where the kernel chooses the route."""
     s = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
     s.sendto(syn(m, UNDECLARED), (bundle_ip, 0))
     s.sendto(syn(m, UNDECLARED, src=stranger_ip), (bundle_ip, 0))

@@ -33,7 +33,8 @@ func (w *world) readNode(name string) *corev1.Node {
 	return node
 }
 
-// room compares a node's room for Bottles.
+// room compares a node's capacity for Bottles with want. It returns "" if they
+// are equal.
 func (w *world) room(name, want string) string {
 	w.Helper()
 	node := w.readNode(name)
@@ -44,7 +45,7 @@ func (w *world) room(name, want string) string {
 	return ""
 }
 
-// waitEvent waits for an Event of this reason about a thing of this world.
+// waitEvent waits for an Event with this reason about an object of this world.
 func (w *world) waitEvent(reason string) {
 	w.Helper()
 	w.eventually(func() string {
