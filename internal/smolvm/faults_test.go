@@ -42,7 +42,7 @@ func newFaulty(t *testing.T, version string, f faults) *faulty {
 	x.set(t, f)
 	t.Cleanup(func() {
 		x.set(t, nil)
-		// The test's own context is over.
+		// The test's own context has ended.
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if err := w.driver.DeleteMachine(ctx, x.name); err != nil {

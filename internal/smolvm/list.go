@@ -23,7 +23,8 @@ func (d *Driver) ListMachines(ctx context.Context) ([]host.Machine, error) {
 	return d.list(ctx, c)
 }
 
-// find lists the machines and returns the one with this name, or ErrNotFound.
+// find lists the machines and returns the one with this name. The error is
+// ErrNotFound if there is none.
 func (d *Driver) find(ctx context.Context, c capabilities, name string) (host.Machine, error) {
 	all, err := d.list(ctx, c)
 	if err != nil {
