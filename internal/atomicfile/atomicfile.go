@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package atomicfile replaces files as a whole: a reader, or a power cut, meets
-// the old content or the new one, and never half of it. It is for folders that
-// the caller alone writes in.
+// Package atomicfile replaces files atomically: a reader sees either the old or
+// the new content, never a part of it, even after a power cut. Only the caller may
+// write to the folder.
 //
-// Libraries for this leave out that the folder must be synced too, or set no
-// mode whatever the umask.
+// The known libraries for this do not sync the folder, or do not set the mode
+// regardless of the umask.
 package atomicfile
 
 import (
@@ -17,11 +17,12 @@ import (
 	"path/filepath"
 )
 
-// TempPrefix begins the names of files on their way, in the folder of the file
-// to be. Those that a process that died left behind are the caller's to remove.
+// TempPrefix is the prefix of temporary files, which are in the same folder as the
+// file that they replace. The caller must remove the ones that a crashed process
+// left behind.
 const TempPrefix = ".tmp-"
 
-// Write writes the file with exactly this mode.
+// Write writes the file with exactly this mode, regardless of the umask.
 func Write(path string, data []byte, mode fs.FileMode) error {
 	tmp, err := os.CreateTemp(filepath.Dir(path), TempPrefix+"*")
 	if err != nil {
@@ -33,16 +34,16 @@ func Write(path string, data []byte, mode fs.FileMode) error {
 	}
 	err = errors.Join(err, tmp.Close())
 	if err != nil {
-		if gone := os.Remove(tmp.Name()); !errors.Is(gone, fs.ErrNotExist) {
-			err = errors.Join(err, gone)
+		if removeErr := os.Remove(tmp.Name()); !errors.Is(removeErr, fs.ErrNotExist) {
+			err = errors.Join(err, removeErr)
 		}
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	return nil
 }
 
-// WriteIfChanged is Write unless the file is there with this content and mode.
-// It says whether it wrote.
+// WriteIfChanged is like Write, but does nothing if the file already has this
+// content and mode. It reports whether it wrote the file.
 func WriteIfChanged(path string, data []byte, mode fs.FileMode) (wrote bool, err error) {
 	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, data) {
 		if info, err := os.Lstat(path); err == nil && info.Mode() == mode {
@@ -52,8 +53,8 @@ func WriteIfChanged(path string, data []byte, mode fs.FileMode) (wrote bool, err
 	return true, Write(path, data, mode)
 }
 
-// Replace makes the open file tmp, of the same folder, the one at path. The
-// caller still closes it, and on an error removes it.
+// Replace renames the open file tmp, which must be in the same folder, to path.
+// The caller must still close tmp and, after an error, remove it.
 func Replace(tmp *os.File, path string, mode fs.FileMode) error {
 	if err := tmp.Chmod(mode); err != nil {
 		return err
@@ -67,7 +68,7 @@ func Replace(tmp *os.File, path string, mode fs.FileMode) error {
 	return syncDir(filepath.Dir(path))
 }
 
-// syncDir makes a rename last.
+// syncDir makes a rename durable.
 func syncDir(path string) error {
 	d, err := os.Open(path)
 	if err != nil {

@@ -34,21 +34,21 @@ func TestWrite(t *testing.T) {
 	}
 }
 
-// A write that fails leaves the old file, and nothing beside it.
-func TestWriteThatFails(t *testing.T) {
+// A failed write keeps the old file and leaves no temporary file.
+func TestFailedWrite(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "f")
 	if err := os.MkdirAll(filepath.Join(path, "in the way"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	if err := atomicfile.Write(path, []byte("x"), 0o600); err == nil {
-		t.Error("a folder in the way: got nil, want an error")
+		t.Error("path is a folder: got nil, want an error")
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil || len(entries) != 1 {
-		t.Errorf("left: got %v, %v, want the folder alone", entries, err)
+		t.Errorf("afterwards: got %v, %v, want only the folder", entries, err)
 	}
 	if err := atomicfile.Write(filepath.Join(dir, "none", "f"), nil, 0o600); err == nil {
-		t.Error("in no folder: got nil, want an error")
+		t.Error("missing folder: got nil, want an error")
 	}
 }

@@ -29,16 +29,16 @@ func TestParseMounts(t *testing.T) {
 		want hierarchy
 		ok   bool
 	}{
-		"unified":            {unified, hierarchy{"/sys/fs/cgroup", "/"}, true},
-		"hybrid":             {v1 + hybrid, hierarchy{"/sys/fs/cgroup/unified", "/"}, true},
-		"version 1 alone":    {v1, hierarchy{}, false},
-		"nothing":            {"", hierarchy{}, false},
-		"no sense":           {"x\n - cgroup2\n- - -\n", hierarchy{}, false},
-		"a part, then all":   {part + unified, hierarchy{"/sys/fs/cgroup", "/"}, true},
-		"all, then a part":   {unified + part, hierarchy{"/sys/fs/cgroup", "/"}, true},
-		"a part alone":       {part, hierarchy{"/mnt/part", "/system.slice"}, true},
-		"elsewhere and here": {odd + unified, hierarchy{"/sys/fs/cgroup", "/"}, true},
-		"elsewhere":          {odd, hierarchy{"/mnt/with space", "/"}, true},
+		"unified":                {unified, hierarchy{"/sys/fs/cgroup", "/"}, true},
+		"hybrid":                 {v1 + hybrid, hierarchy{"/sys/fs/cgroup/unified", "/"}, true},
+		"only version 1":         {v1, hierarchy{}, false},
+		"nothing":                {"", hierarchy{}, false},
+		"malformed":              {"x\n - cgroup2\n- - -\n", hierarchy{}, false},
+		"a part, then the whole": {part + unified, hierarchy{"/sys/fs/cgroup", "/"}, true},
+		"the whole, then a part": {unified + part, hierarchy{"/sys/fs/cgroup", "/"}, true},
+		"only a part":            {part, hierarchy{"/mnt/part", "/system.slice"}, true},
+		"unusual and usual path": {odd + unified, hierarchy{"/sys/fs/cgroup", "/"}, true},
+		"unusual path":           {odd, hierarchy{"/mnt/with space", "/"}, true},
 	}
 	for name, tt := range tests {
 		got, ok := parseMounts(tt.in)
@@ -83,7 +83,7 @@ func TestParseMembership(t *testing.T) {
 }
 
 func TestKernelThreads(t *testing.T) {
-	// Field 9: 2129984 and 69238848 have the bit, 4194560 has not.
+	// Field 9: 2129984 and 69238848 contain the flag, 4194560 does not.
 	for in, want := range map[string]bool{
 		"2 (kthreadd) S 0 0 0 0 -1 2129984 0 0 0 0 0 2":                   true,
 		"88 (vhost-4711) S 2 0 0 0 -1 69238848 0 0 0 0 0 0":               true,
@@ -110,12 +110,12 @@ func TestNames(t *testing.T) {
 			"add": g.Add(name, os.Getpid()), "kill": g.Kill(t.Context(), name), "remove": g.Remove(name),
 		} {
 			if err == nil || !strings.Contains(err.Error(), "not a machine's name") {
-				t.Errorf("%s %q: got %v, want it refused", what, name, err)
+				t.Errorf("%s %q: got %v, want an error about the name", what, name, err)
 			}
 		}
 	}
 	if entries, err := os.ReadDir(root); err != nil || len(entries) != 3 {
-		t.Errorf("afterwards: got %v, %v, want nothing new", entries, err)
+		t.Errorf("afterwards: got %v, %v, want no new files", entries, err)
 	}
 	for name, want := range map[string]bool{
 		DefaultParent: true, "bottle-dev-node-1.slice": true, "a.slice/b.slice": true,
@@ -127,7 +127,8 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// fake is a folder with the files of a hierarchy that has these controllers.
+// fake returns a folder with the files of a hierarchy that has these controllers,
+// and Groups in it.
 func fake(t *testing.T, controllers string) (*Groups, string) {
 	t.Helper()
 	root := t.TempDir()
@@ -160,9 +161,9 @@ func content(t *testing.T, path string) string {
 	return string(b)
 }
 
-// The tree is a copy of what the kernel shows: a machine with a hybrid layout
+// The test imitates the kernel's files, because a computer with a hybrid layout
 // has no controllers to test with.
-func TestLimitsWhereControllersExist(t *testing.T) {
+func TestLimitsWithControllers(t *testing.T) {
 	g, root := fake(t, "cpuset cpu io memory pids")
 	parent, leaf := filepath.Join(root, "p.slice"), filepath.Join(root, "p.slice", id)
 	put(t, root, map[string]string{"cgroup.subtree_control": "memory pids cpu"})
@@ -172,12 +173,12 @@ func TestLimitsWhereControllersExist(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]string{"cpu"}, missing); diff != "" { // the parent did not get it
+	if diff := cmp.Diff([]string{"cpu"}, missing); diff != "" { // not available in the parent
 		t.Errorf("missing (-want +got):\n%s", diff)
 	}
 	for file, want := range map[string]string{
 		"memory.max": "1073741824", "pids.max": "100", "cpu.max": "max 100000",
-		"../cgroup.subtree_control": "+pidsy", // a plain file is overwritten, the kernel adds
+		"../cgroup.subtree_control": "+pidsy", // the write replaces part of a plain file; the kernel would add the controller
 	} {
 		if got := content(t, filepath.Join(leaf, file)); got != want {
 			t.Errorf("%s: got %q, want %q", file, got, want)
@@ -185,13 +186,13 @@ func TestLimitsWhereControllersExist(t *testing.T) {
 	}
 	put(t, parent, map[string]string{"cgroup.controllers": "memory pids cpu", "cgroup.subtree_control": "memory pids cpu"})
 	if missing, err = g.SetLimits(id, Limits{CPUMillis: 1500}); err != nil || len(missing) > 0 {
-		t.Errorf("all there: got %v, %v, want nothing missing", missing, err)
+		t.Errorf("all controllers: got %v, %v, want none missing", missing, err)
 	}
 	if got := content(t, filepath.Join(leaf, "cpu.max")); got != "150000 100000" {
 		t.Errorf("cpu.max: got %q, want 150000 100000", got)
 	}
 	if got := content(t, filepath.Join(leaf, "memory.max")); got != "1073741824" {
-		t.Errorf("memory.max: got %q, want it left alone by zero", got)
+		t.Errorf("memory.max: got %q, want a zero limit to leave it unchanged", got)
 	}
 }
 
@@ -209,8 +210,8 @@ func TestKillGivesUp(t *testing.T) {
 	dir := filepath.Join(root, "p.slice", id)
 	put(t, dir, map[string]string{"cgroup.events": "populated 1\nfrozen 0\n", "cgroup.kill": "", "cgroup.procs": ""})
 	g.patience = 300 * time.Millisecond
-	if err := g.Kill(t.Context(), id); err == nil || !strings.Contains(err.Error(), "a process lives 300ms after SIGKILL") {
-		t.Errorf("got %v, want an error: a process lives", err)
+	if err := g.Kill(t.Context(), id); err == nil || !strings.Contains(err.Error(), "a process is still alive 300ms after SIGKILL") {
+		t.Errorf("got %v, want an error: a process is still alive", err)
 	}
 	if got := content(t, filepath.Join(dir, "cgroup.kill")); got != "1" {
 		t.Errorf("cgroup.kill: got %q, want 1", got)
@@ -219,24 +220,24 @@ func TestKillGivesUp(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	if err := g.Kill(ctx, id); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("given up: got %v, want the context's error", err)
+		t.Errorf("context ended: got %v, want DeadlineExceeded", err)
 	}
 	put(t, dir, map[string]string{"cgroup.events": "frozen 0\n"})
 	if err := g.Kill(t.Context(), id); err == nil {
-		t.Error("no word of it: got nil, want an error")
+		t.Error("no populated line: got nil, want an error")
 	}
 	put(t, dir, map[string]string{"cgroup.events": "populated 1\n"})
 	if err := os.Remove(filepath.Join(dir, "cgroup.kill")); err != nil {
 		t.Fatal(err)
 	}
 	if err := g.Kill(t.Context(), id); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("an old kernel: got %v, want an error", err)
+		t.Errorf("kernel without cgroup.kill: got %v, want ErrNotExist", err)
 	}
 }
 
-// A folder that is no cgroup, or a hierarchy that was unmounted, must not look
+// A folder that is not a cgroup, or a hierarchy that was unmounted, must not look
 // like an empty cgroup.
-func TestNoCgroupIsNotAnEmptyOne(t *testing.T) {
+func TestNonCgroupIsNotEmpty(t *testing.T) {
 	g, root := fake(t, "")
 	if populated, err := g.Populated(id); err != nil || populated {
 		t.Errorf("absent: got %v, %v, want false", populated, err)

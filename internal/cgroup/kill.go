@@ -14,14 +14,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// killAgainAfter is when a cgroup that is still populated is killed again: a
-// process may have been moved into it after the first time.
+// killAgainAfter is how long Kill waits before it kills a cgroup again that is
+// still populated: a process may have been moved into it after the first kill.
 const killAgainAfter = time.Second
 
-// Kill ends every process in the machine's cgroup by SIGKILL, those that are
-// being forked too, and returns nil once the kernel reports that it is empty.
-// An absent one is empty. After ten seconds, or when ctx ends, it gives up
-// with an error: a process lives.
+// Kill kills every process in the machine's cgroup with SIGKILL, including
+// processes that are being forked. It returns nil once the kernel reports that
+// the cgroup is empty, or if the cgroup does not exist. If a process is still
+// alive after ten seconds, or when ctx ends, it returns an error.
 func (g *Groups) Kill(ctx context.Context, id string) error {
 	dir, err := g.Path(id)
 	if err != nil {
@@ -36,7 +36,7 @@ func (g *Groups) Kill(ctx context.Context, id string) error {
 	}
 	defer events.Close()
 	err = g.killAndWait(ctx, id, events)
-	if errors.Is(err, unix.ENODEV) { // removed meanwhile, and so empty
+	if errors.Is(err, unix.ENODEV) { // removed in the meantime, so it was empty
 		return nil
 	}
 	if err != nil {
@@ -62,12 +62,12 @@ func (g *Groups) killAndWait(ctx context.Context, id string, events *os.File) er
 			return err
 		}
 		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("a process lives: %w", err)
+			return fmt.Errorf("a process is still alive: %w", err)
 		}
 		if time.Now().After(end) {
-			return fmt.Errorf("a process lives %s after SIGKILL", g.patience)
+			return fmt.Errorf("a process is still alive %s after SIGKILL", g.patience)
 		}
-		// The kernel wakes this up when the file's content changes.
+		// The kernel ends the poll when the file's content changes.
 		_, err = unix.Poll([]unix.PollFd{{Fd: int32(events.Fd()), Events: unix.POLLPRI}}, 100)
 		if err != nil && !errors.Is(err, unix.EINTR) {
 			return err
@@ -75,9 +75,9 @@ func (g *Groups) killAndWait(ctx context.Context, id string, events *os.File) er
 	}
 }
 
-// killEach kills the processes in the cgroup one by one. cgroup.kill sends its
-// signal to each process's first thread, and where that has ended the others
-// live on (seen with Linux 6.18).
+// killEach kills the processes in the cgroup one by one. cgroup.kill only signals
+// the main thread of each process; if that thread has exited, the other threads
+// survive (seen with Linux 6.18).
 func (g *Groups) killEach(id string) error {
 	pids, err := g.Procs(id)
 	if err != nil {
@@ -91,7 +91,7 @@ func (g *Groups) killEach(id string) error {
 		if err != nil {
 			return err
 		}
-		// The number may have become another's before it was opened.
+		// Another process may have got this PID before PidfdOpen.
 		if in, inErr := g.Of(pid); inErr == nil && in == id {
 			err = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
 		}

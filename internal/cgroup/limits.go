@@ -12,7 +12,7 @@ import (
 	"strings"
 )
 
-// Limits of one machine. Zero sets no limit.
+// Limits are the resource limits of one machine. A zero field sets no limit.
 type Limits struct {
 	// MemoryBytes is memory.max.
 	MemoryBytes int64
@@ -22,15 +22,15 @@ type Limits struct {
 	CPUMillis int64
 }
 
-// controllers that limits are set by.
+// controllers are the controllers that Limits needs.
 var controllers = []string{"memory", "pids", "cpu"}
 
 // cpuPeriod is the kernel's default period in microseconds.
 const cpuPeriod = 100_000
 
-// SetLimits writes the limits of a machine's cgroup, which exists. It enables
-// the controllers for the parent and the cgroups in it. Those that cannot be
-// had are returned, sorted by name, and are no error.
+// SetLimits writes the limits of a machine's cgroup, which must exist. It enables
+// the controllers for the parent and the cgroups in it. It returns the names of
+// the controllers that it could not enable, sorted; these are not an error.
 func (g *Groups) SetLimits(id string, l Limits) (missing []string, err error) {
 	dir, err := g.Path(id)
 	if err != nil {
@@ -64,21 +64,22 @@ func (g *Groups) SetLimits(id string, l Limits) (missing []string, err error) {
 	return missing, errors.Join(errs...)
 }
 
-// enable hands a controller down from the mounted cgroup to the machines'.
-// The kernel refuses where processes live in a cgroup on the way.
+// enable enables a controller in every cgroup from the mount down to the
+// machines' parent. The kernel refuses if a cgroup on that path contains
+// processes.
 func (g *Groups) enable(controller string) bool {
 	dir := g.mount
-	for _, below := range append(strings.Split(g.parent, "/"), "") {
-		have, err := words(filepath.Join(dir, "cgroup.controllers"))
-		if err != nil || !slices.Contains(have, controller) {
+	for _, child := range append(strings.Split(g.parent, "/"), "") {
+		available, err := words(filepath.Join(dir, "cgroup.controllers"))
+		if err != nil || !slices.Contains(available, controller) {
 			return false
 		}
 		control := filepath.Join(dir, "cgroup.subtree_control")
-		on, err := words(control)
-		if err != nil || !slices.Contains(on, controller) && write(control, "+"+controller) != nil {
+		enabled, err := words(control)
+		if err != nil || !slices.Contains(enabled, controller) && write(control, "+"+controller) != nil {
 			return false
 		}
-		dir = filepath.Join(dir, below)
+		dir = filepath.Join(dir, child)
 	}
 	return true
 }

@@ -19,23 +19,23 @@ var ErrNoHierarchy = errors.New("no cgroup2 file system is mounted: mount -t cgr
 
 // Support is what a node's kernel and hierarchy can do.
 type Support struct {
-	// Kernel is its release.
+	// Kernel is the kernel's release.
 	Kernel string
-	// Kill says that the kernel can kill a whole cgroup at once. It is false,
-	// too, as long as there is no cgroup in which to look for that.
+	// Kill reports whether the kernel can kill a whole cgroup with one write. It
+	// is also false while there is no cgroup in which to check this.
 	Kill bool
-	// Missing are the controllers of limits that the unified hierarchy does not
-	// have, sorted: with the hybrid layout, version 1 holds them.
+	// Missing lists the controllers that limits need and the unified hierarchy
+	// lacks, sorted. In the hybrid layout, version 1 has them.
 	Missing []string
 }
 
-// Inspect returns what the node can do, and changes nothing. The error is
-// ErrNoHierarchy, with the kernel's release, when no cgroup2 file system is
-// mounted.
+// Inspect returns what the node can do. It changes nothing. If no cgroup2 file
+// system is mounted, the error is ErrNoHierarchy and Support holds only the
+// kernel's release.
 func Inspect() (Support, error) {
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {
-		return Support{}, fmt.Errorf("release of the kernel: %w", err)
+		return Support{}, fmt.Errorf("read the kernel's release: %w", err)
 	}
 	s := Support{Kernel: unix.ByteSliceToString(name.Release[:])}
 	h, err := findHierarchy()
@@ -47,12 +47,12 @@ func Inspect() (Support, error) {
 }
 
 func (h hierarchy) inspect(s *Support) error {
-	have, err := words(filepath.Join(h.mount, "cgroup.controllers"))
+	available, err := words(filepath.Join(h.mount, "cgroup.controllers"))
 	if err != nil {
 		return fmt.Errorf("controllers of cgroup2: %w", err)
 	}
 	for _, c := range controllers {
-		if !slices.Contains(have, c) {
+		if !slices.Contains(available, c) {
 			s.Missing = append(s.Missing, c)
 		}
 	}
@@ -68,7 +68,7 @@ func (h hierarchy) inspect(s *Support) error {
 	return nil
 }
 
-// hierarchy is where the unified hierarchy is mounted.
+// hierarchy is a mount of the unified hierarchy.
 type hierarchy struct {
 	// mount is the mount point.
 	mount string
@@ -77,7 +77,7 @@ type hierarchy struct {
 }
 
 // Mounted returns the mount point of the unified hierarchy. The error is
-// ErrNoHierarchy when there is none.
+// ErrNoHierarchy if it is not mounted.
 func Mounted() (string, error) {
 	h, err := findHierarchy()
 	return h.mount, err
@@ -95,8 +95,9 @@ func findHierarchy() (hierarchy, error) {
 	return h, nil
 }
 
-// parseMounts picks the cgroup2 mount of /proc/self/mountinfo: the one of
-// which the most can be seen, and of several such the one at the usual place.
+// parseMounts picks a cgroup2 mount from /proc/self/mountinfo. It prefers the
+// mount that shows the largest part of the hierarchy, and among equal ones the
+// mount at a usual path.
 func parseMounts(mountinfo string) (best hierarchy, found bool) {
 	for line := range strings.Lines(mountinfo) {
 		fields, after, ok := strings.Cut(line, " - ")
@@ -105,16 +106,16 @@ func parseMounts(mountinfo string) (best hierarchy, found bool) {
 			continue
 		}
 		h := hierarchy{mount: unescape(f[4]), root: unescape(f[3])}
-		if !found || len(h.root) < len(best.root) || len(h.root) == len(best.root) && usual(h) && !usual(best) {
+		if !found || len(h.root) < len(best.root) || len(h.root) == len(best.root) && atUsualPath(h) && !atUsualPath(best) {
 			best, found = h, true
 		}
 	}
 	return best, found
 }
 
-func usual(h hierarchy) bool {
+func atUsualPath(h hierarchy) bool {
 	return h.mount == "/sys/fs/cgroup" || h.mount == "/sys/fs/cgroup/unified"
 }
 
-// unescape undoes the octal escapes of mountinfo.
+// unescape decodes the octal escapes in mountinfo.
 var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace

@@ -16,13 +16,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxProcs bounds what is read of cgroup.procs.
+// maxProcs is the most bytes that are read from cgroup.procs.
 const maxProcs = 1 << 20
 
-// Procs returns the user processes in the machine's cgroup; none when it is
-// absent. Zombies are not among them. The kernel's own threads, such as the
-// vhost workers of older kernels, are left out: they end with the process that
-// they work for.
+// Procs returns the user processes in the machine's cgroup; none if the cgroup
+// does not exist. It omits zombies, and kernel threads such as the vhost workers
+// of older kernels, which end together with the process that they serve.
 func (g *Groups) Procs(id string) ([]int, error) {
 	dir, err := g.Path(id)
 	if err != nil {
@@ -32,7 +31,7 @@ func (g *Groups) Procs(id string) ([]int, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, g.absent(dir)
 	}
-	if errors.Is(err, unix.ENODEV) { // removed meanwhile
+	if errors.Is(err, unix.ENODEV) { // removed in the meantime
 		return nil, nil
 	}
 	if err != nil {
@@ -69,15 +68,15 @@ func readProcs(path string) ([]int, error) {
 	var pids []int
 	for line := range strings.Lines(string(b)) {
 		pid, err := strconv.Atoi(strings.TrimSpace(line))
-		if err != nil || pid <= 0 { // 0: of a pid namespace that is not ours
-			return nil, fmt.Errorf("%s: process %q cannot be seen from here", path, strings.TrimSpace(line))
+		if err != nil || pid <= 0 { // 0: a process of a foreign pid namespace
+			return nil, fmt.Errorf("%s: process %q is not in this pid namespace", path, strings.TrimSpace(line))
 		}
 		pids = append(pids, pid)
 	}
 	return pids, nil
 }
 
-// kernelThread is PF_KTHREAD of the kernel's include/linux/sched.h.
+// kernelThread is PF_KTHREAD from the kernel's include/linux/sched.h.
 const kernelThread = 0x00200000
 
 // isKernelThread reads field 9 of /proc/PID/stat, the flags. Field 2, the

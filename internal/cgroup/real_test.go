@@ -30,8 +30,8 @@ func openGroups(t *testing.T) *cgroup.Groups {
 	return g
 }
 
-// family starts a shell with children in the cgroup, clone being nil in this
-// process's own, and returns its PID.
+// family starts a shell with children in the cgroup of the folder clone, or in
+// this process's cgroup if clone is nil. It returns the shell's PID.
 func family(t *testing.T, clone *os.File) int {
 	t.Helper()
 	cmd := exec.Command("/bin/sh", "-c", "sleep 600 & (sleep 600 & sleep 600) & echo ready; wait")
@@ -51,12 +51,12 @@ func family(t *testing.T, clone *os.File) int {
 		_ = cmd.Wait()
 	})
 	if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
-		t.Fatalf("got %q, %v, want it ready", line, err)
+		t.Fatalf("got %q, %v, want ready", line, err)
 	}
 	return cmd.Process.Pid
 }
 
-func TestACgroupHoldsAFamily(t *testing.T) {
+func TestCgroupContainsDescendants(t *testing.T) {
 	g := openGroups(t)
 	f, err := g.Ensure(id)
 	if err != nil {
@@ -68,7 +68,7 @@ func TestACgroupHoldsAFamily(t *testing.T) {
 	}
 	pid := family(t, f)
 	var pids []int
-	for range 300 { // the inner shell forks when it pleases
+	for range 300 { // the inner shell may fork later
 		if pids, err = g.Procs(id); err != nil || len(pids) >= 4 {
 			break
 		}
@@ -98,14 +98,14 @@ func TestACgroupHoldsAFamily(t *testing.T) {
 	}
 	for _, p := range pids {
 		if cgroups.Alive(p) {
-			t.Errorf("process %d: got it alive, want it killed", p)
+			t.Errorf("process %d is still alive, want it killed", p)
 		}
 	}
 	if populated, err := g.Populated(id); err != nil || populated {
-		t.Errorf("killed: got populated %v, %v, want empty", populated, err)
+		t.Errorf("after kill: got populated %v, %v, want empty", populated, err)
 	}
 	if pids, err := g.Procs(id); err != nil || len(pids) > 0 {
-		t.Errorf("killed, and not collected yet: got %v, %v, want no processes", pids, err)
+		t.Errorf("killed, but not reaped yet: got %v, %v, want no processes", pids, err)
 	}
 	for range 2 {
 		if err := g.Remove(id); err != nil {
@@ -124,25 +124,25 @@ func TestAdd(t *testing.T) {
 		t.Errorf("moved: got %q, %v, want %q", got, err, id)
 	}
 	if pids, err := g.Procs(other); err != nil || len(pids) > 0 {
-		t.Errorf("another's: got %v, %v, want no processes", pids, err)
+		t.Errorf("another machine: got %v, %v, want no processes", pids, err)
 	}
 	if err := g.Kill(t.Context(), other); err != nil || !cgroups.Alive(pid) {
-		t.Errorf("kill another's: got %v, alive %v, want nil and alive", err, cgroups.Alive(pid))
+		t.Errorf("kill another machine: got %v, alive %v, want nil and alive", err, cgroups.Alive(pid))
 	}
 	gone := exec.Command("/bin/true")
 	if err := gone.Run(); err != nil {
 		t.Fatal(err)
 	}
 	if err := g.Add(id, gone.Process.Pid); !errors.Is(err, unix.ESRCH) {
-		t.Errorf("gone: got %v, want ESRCH", err)
+		t.Errorf("exited process: got %v, want ESRCH", err)
 	}
 	if got, err := g.Of(gone.Process.Pid); err != nil || got != "" {
-		t.Errorf("cgroup of one that is gone: got %q, %v, want none", got, err)
+		t.Errorf("cgroup of an exited process: got %q, %v, want none", got, err)
 	}
 }
 
-// Not even root can hide a process in a cgroup below a machine's.
-func TestNothingBelow(t *testing.T) {
+// Not even root can hide a process in a cgroup below a machine's cgroup.
+func TestNoCgroupsBelow(t *testing.T) {
 	g := openGroups(t)
 	f, err := g.Ensure(id)
 	if err != nil {
@@ -154,16 +154,17 @@ func TestNothingBelow(t *testing.T) {
 	}
 }
 
-// What cannot be killed is no success. A frozen process of version 1's freezer
-// takes no signal before it is thawed; not every machine has that.
-func TestKillOfWhatCannotBeKilled(t *testing.T) {
+// Kill fails if a process cannot be killed. A process that version 1's freezer has
+// frozen receives no signal until it is thawed; not every computer has that
+// freezer.
+func TestKillOfFrozenProcess(t *testing.T) {
 	g := openGroups(t)
 	pid := family(t, nil)
 	if err := g.Add(id, pid); err != nil {
 		t.Fatal(err)
 	}
 	thaw := cgroups.Freeze(t, pid)
-	if err := g.Kill(t.Context(), id); err == nil || !strings.Contains(err.Error(), "a process lives") {
+	if err := g.Kill(t.Context(), id); err == nil || !strings.Contains(err.Error(), "a process is still alive") {
 		t.Errorf("frozen: got %v, want an error", err)
 	}
 	if err := g.Remove(id); !errors.Is(err, unix.EBUSY) {
@@ -171,7 +172,7 @@ func TestKillOfWhatCannotBeKilled(t *testing.T) {
 	}
 	thaw()
 	if err := g.Kill(t.Context(), id); err != nil || cgroups.Alive(pid) {
-		t.Errorf("thawed: got %v, alive %v, want nil and gone", err, cgroups.Alive(pid))
+		t.Errorf("thawed: got %v, alive %v, want nil and not alive", err, cgroups.Alive(pid))
 	}
 }
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package errlist is several errors on one line, as the message of a condition
-// wants them, where errors.Join has a line for each. It keeps their order and
-// removes no doubles.
+// Package errlist combines several errors into one line, for the message of a
+// condition. (errors.Join uses one line for each error.) It keeps the order and
+// does not remove duplicates.
 package errlist
 
 import (
@@ -10,13 +10,14 @@ import (
 	"strings"
 )
 
-// shown is how many errors the text has; a condition's message is bounded.
+// shown is how many errors the text includes: a condition's message has a maximum
+// length.
 const shown = 5
 
-// List is several errors.
+// List is a list of errors.
 type List []error
 
-// Error shows the first few and says how many there are more.
+// Error returns the texts of the first few errors and the number of the others.
 func (l List) Error() string {
 	var texts []string
 	for _, err := range l[:min(len(l), shown)] {

@@ -9,34 +9,37 @@ import (
 	"unicode/utf8"
 )
 
-// MaxEntry is the most bytes that NAME=VALUE may have: Linux's MAX_ARG_STRLEN,
-// 32 pages of 4 KiB, counts the NUL at its end. No program can be executed
-// with a longer one, so the guest would not start.
+// MaxEntry is the maximum length of NAME=VALUE in bytes: Linux's MAX_ARG_STRLEN
+// is 32 pages of 4 KiB and includes the final NUL. No program can be executed
+// with a longer entry, so the guest would not start.
 const MaxEntry = 32*4096 - 1
 
-// What can be wrong with a variable; each comes inside a *VarError.
+// Reasons why a variable cannot be passed. Each is wrapped in a *VarError.
 var (
-	// ErrName: smolvm drops an entry whose name is empty or holds "=", or
-	// takes it from its own environment, by version.
-	ErrName = errors.New("not a name of letters, digits and underscores that starts with no digit")
-	// ErrDuplicate: the user gave the name twice.
+	// ErrName means that the name is not valid. If a name is empty or contains
+	// "=", smolvm drops the entry or takes it from its own environment, depending
+	// on the version.
+	ErrName = errors.New("the name must consist of letters, digits and underscores, and must not start with a digit")
+	// ErrDuplicate means that the user gave the name more than once.
 	ErrDuplicate = errors.New("given more than once")
-	// ErrTooLong: name and value together are above MaxEntry.
-	ErrTooLong = fmt.Errorf("longer than %d bytes with its name, the most that Linux passes to a program; mount or fetch it as a file instead", MaxEntry)
-	// ErrNUL: an environment cannot carry a NUL byte.
-	ErrNUL = errors.New("holds a NUL byte, which no environment can carry; encode it, for instance as base64")
-	// ErrNotUTF8: a literal goes through a TOML document, which is UTF-8.
-	ErrNotUTF8 = errors.New("is not valid UTF-8; take it from a Secret or encode it, for instance as base64")
+	// ErrTooLong means that NAME=VALUE is longer than MaxEntry.
+	ErrTooLong = fmt.Errorf("longer than %d bytes including its name, the most that Linux passes to a program; mount or fetch it as a file instead", MaxEntry)
+	// ErrNUL means that the value contains a NUL byte.
+	ErrNUL = errors.New("contains a NUL byte, which an environment cannot carry; encode it, for example as base64")
+	// ErrNotUTF8 means that a literal is not UTF-8. Literals are passed in a TOML
+	// document, which must be UTF-8.
+	ErrNotUTF8 = errors.New("is not valid UTF-8; take it from a Secret or encode it, for example as base64")
 )
 
-// VarError says what is wrong with which variable, and never what is in it.
+// VarError names a variable and the reason why it cannot be passed. It never
+// contains the value.
 type VarError struct {
 	Name string
 	Err  error
 }
 
-// Error names the variable. Of a name that is none it shows only what stands
-// before the first "=": the rest may be a value in the wrong place.
+// Error names the variable and the reason. It shows a name only up to the first
+// "=": the rest may be a value in the wrong place.
 func (e *VarError) Error() string {
 	name, _, cut := strings.Cut(e.Name, "=")
 	if len(name) > 256 {
@@ -48,10 +51,10 @@ func (e *VarError) Error() string {
 	return fmt.Sprintf("env %q: %v", name, e.Err)
 }
 
-// Unwrap returns what is wrong.
+// Unwrap returns the reason.
 func (e *VarError) Unwrap() error { return e.Err }
 
-// Check is nil when v can be passed to a guest, else a *VarError.
+// Check returns nil if v can be passed to a guest, otherwise a *VarError.
 func Check(v Var) error {
 	switch {
 	case !ValidName(v.Name):
@@ -66,7 +69,7 @@ func Check(v Var) error {
 	return nil
 }
 
-// ValidName says whether name matches ^[A-Za-z_][A-Za-z0-9_]*$.
+// ValidName reports whether name matches ^[A-Za-z_][A-Za-z0-9_]*$.
 func ValidName(name string) bool {
 	for i := range len(name) {
 		c := name[i]

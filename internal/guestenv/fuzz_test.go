@@ -15,8 +15,9 @@ import (
 
 var nameRule = regexp.MustCompile(`\A[A-Za-z_][A-Za-z0-9_]*\z`)
 
-// FuzzBuild: either every variable is named once, sorted, with the value that
-// was given, or the error names a bad one and tells no value.
+// FuzzBuild checks that Build either returns every variable once, sorted by name
+// and with its value, or an error that names an invalid variable and contains no
+// value.
 func FuzzBuild(f *testing.F) {
 	f.Add("A", "1", "B", "2", false)
 	f.Add("HTTPS_PROXY", "x", "no_proxy", "y", true)
@@ -33,15 +34,15 @@ func FuzzBuild(f *testing.F) {
 				len(v.Name+"="+v.Value+"\x00") > 131072 || !v.Secret && !utf8.ValidString(v.Value)
 		}
 		if bad != (err != nil) {
-			t.Fatalf("got error %v, want one: %v", err, bad)
+			t.Fatalf("got %v, want an error: %v", err, bad)
 		}
 		if err != nil {
 			var v *guestenv.VarError
 			if !errors.As(err, &v) || v.Name != name1 && v.Name != name2 {
 				t.Fatalf("got %v, want an error that names a variable", err)
 			}
-			// The text depends on nothing of a value but its length: it is the
-			// same for another value that is as good or bad.
+			// The text depends only on the length of a value: it is the same for
+			// another value that is valid or invalid in the same way.
 			if !strings.Contains(value1, "\x00") && utf8.ValidString(value1) {
 				user[0].Value = strings.Repeat("v", len(value1))
 				if _, other := guestenv.Build(bundleIP, "/ca.pem", user); other == nil || other.Error() != err.Error() {
@@ -55,7 +56,7 @@ func FuzzBuild(f *testing.F) {
 		}
 		for _, v := range user {
 			if !slices.Contains(got, v) {
-				t.Fatalf("got %v, want %v among them", got, v)
+				t.Fatalf("got %v, want it to contain %v", got, v)
 			}
 		}
 		for i := 1; i < len(got); i++ {

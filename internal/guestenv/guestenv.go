@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package guestenv puts together the environment of a guest: the operator's
-// own variables, and the user's on top. It is pure: it reads no Secret, writes
-// no file, and does not decide how a value travels; it only keeps apart what
-// may be written down in the Smolfile from what must go by reference.
+// Package guestenv builds the environment of a guest from the operator's
+// variables and the user's variables, which override them. It is pure: it reads
+// no Secret and writes no file. It does not pass values to the guest; it only
+// separates the ones that may be written into the Smolfile from the ones that
+// must be passed by reference.
 package guestenv
 
 import (
@@ -17,21 +18,21 @@ import (
 	"botbottle.dev/bottle-operator/internal/errlist"
 )
 
-// ProxyPort is where every bundle offers its HTTP proxy.
+// ProxyPort is the port of the HTTP proxy in every bundle.
 const ProxyPort = 8888
 
 // Var is one variable of the guest.
 type Var struct {
 	Name, Value string
-	// Secret says that Value comes from a Secret: it goes to smolvm by
-	// reference, as a file, and never into the Smolfile, a log or an error.
+	// Secret means that Value comes from a Secret: it is passed to smolvm by
+	// reference, as a file, and never appears in the Smolfile, a log or an error.
 	Secret bool
 }
 
-// Build is the guest's whole environment, one entry per name, sorted by name.
-// The user wins where a name is also the operator's. caPath is the path in the
-// guest of the mounted PEM that the guest is to trust, "" for none. The error
-// wraps one *VarError for each variable that cannot be passed.
+// Build returns the guest's whole environment, one entry per name, sorted by
+// name. The user's variables override the operator's. caPath is the path in the
+// guest of the mounted PEM file that the guest should trust, "" for none. The
+// error wraps one *VarError for each variable that cannot be passed.
 func Build(bundleIP netip.Addr, caPath string, user []Var) ([]Var, error) {
 	if !bundleIP.Is4() {
 		return nil, fmt.Errorf("bundle address %s: want an IPv4 address", bundleIP)
@@ -60,8 +61,9 @@ func Build(bundleIP netip.Addr, caPath string, user []Var) ([]Var, error) {
 	return out, nil
 }
 
-// operators are the operator's own variables. They hold IP literals, for the
-// guest has no resolver, and both cases of each name, for programs disagree.
+// operators returns the operator's variables. They hold IP addresses, because the
+// guest has no resolver. Proxy variables exist in upper and lower case, because
+// programs disagree about the case.
 func operators(bundleIP netip.Addr, caPath string) map[string]Var {
 	proxy := fmt.Sprintf("http://%s:%d", bundleIP, ProxyPort)
 	direct := "localhost,127.0.0.1," + bundleIP.String()
@@ -82,8 +84,8 @@ func operators(bundleIP netip.Addr, caPath string) map[string]Var {
 	return out
 }
 
-// Split takes an environment apart by the way in which it travels: literals
-// for the Smolfile, secrets for one file each.
+// Split separates an environment by how it is passed to the guest: literals in
+// the Smolfile, secrets in one file each.
 func Split(vars []Var) (literals, secrets map[string]string) {
 	literals, secrets = map[string]string{}, map[string]string{}
 	for _, v := range vars {
@@ -96,10 +98,10 @@ func Split(vars []Var) (literals, secrets map[string]string) {
 	return literals, secrets
 }
 
-// TrimmedByGuest says whether value ends in white space, which smolvm drops on
-// the way into the guest: any of Unicode's at the end of a Smolfile entry,
-// newlines at least at the end of a secret file. What is inside or in front
-// arrives. The caller says so once, for nobody else will.
+// TrimmedByGuest reports whether value ends in white space, which smolvm drops:
+// it drops all Unicode white space at the end of a Smolfile entry, and at least
+// newlines at the end of a secret file. White space at the start and inside a
+// value is kept. The caller should report this once, because nothing else does.
 func TrimmedByGuest(value string) bool {
 	return strings.TrimRightFunc(value, unicode.IsSpace) != value
 }

@@ -50,7 +50,7 @@ func TestBuild(t *testing.T) {
 		want   []guestenv.Var
 	}{
 		"operator's own": {"", nil, own},
-		"the user's stand among them": {"", []guestenv.Var{literal("zed", "z"), secret("API_KEY", "s3cret"), literal("Path", "")},
+		"the user's variables are sorted in": {"", []guestenv.Var{literal("zed", "z"), secret("API_KEY", "s3cret"), literal("Path", "")},
 			with([]guestenv.Var{secret("API_KEY", "s3cret")},
 				own[0], own[1], own[2], own[3], literal("Path", ""), own[4], own[5], own[6], literal("zed", "z"))},
 		"the user wins": {"", []guestenv.Var{literal("HTTPS_PROXY", "http://127.0.0.1:1"), literal("BOTTLE_BUNDLE_IP", "")},
@@ -61,7 +61,7 @@ func TestBuild(t *testing.T) {
 		"the user wins over a certificate": {ca, []guestenv.Var{literal("SSL_CERT_FILE", "/mine")},
 			[]guestenv.Var{own[0], own[1], own[2], literal("NODE_EXTRA_CA_CERTS", ca), own[3],
 				literal("REQUESTS_CA_BUNDLE", ca), literal("SSL_CERT_FILE", "/mine"), own[4], own[5], own[6]}},
-		"values are not touched": {"", []guestenv.Var{literal("z", " a=b\n\t\x01\"'\\😀 ")}, with(operators(), literal("z", " a=b\n\t\x01\"'\\😀 "))},
+		"values are not changed": {"", []guestenv.Var{literal("z", " a=b\n\t\x01\"'\\😀 ")}, with(operators(), literal("z", " a=b\n\t\x01\"'\\😀 "))},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -76,27 +76,27 @@ func TestBuild(t *testing.T) {
 	}
 }
 
-func TestBuildRefuses(t *testing.T) {
+func TestBuildRejects(t *testing.T) {
 	const hidden = "h1dden"
 	long := func(n int) string { return hidden + strings.Repeat("x", n-len(hidden)) }
 	tests := map[string]struct {
 		user guestenv.Var
 		want error
 	}{
-		"empty name":             {literal("", hidden), guestenv.ErrName},
-		"name with =":            {literal("A="+hidden, "1"), guestenv.ErrName},
-		"name with space":        {literal("A B", hidden), guestenv.ErrName},
-		"name with newline":      {literal("A\n", hidden), guestenv.ErrName},
-		"name with a digit":      {literal("1A", hidden), guestenv.ErrName},
-		"name with a dash":       {literal("A-B", hidden), guestenv.ErrName},
-		"name with an umlaut":    {literal("Ä", hidden), guestenv.ErrName},
-		"name with a NUL":        {literal("A\x00", hidden), guestenv.ErrName},
-		"endless bad name":       {literal(strings.Repeat("é", 4000), hidden), guestenv.ErrName},
-		"NUL in a literal":       {literal("A", hidden+"\x00"), guestenv.ErrNUL},
-		"NUL in a secret":        {secret("A", "\x00"+hidden), guestenv.ErrNUL},
-		"literal one too long":   {literal("ABC", long(131072-4)), guestenv.ErrTooLong},
-		"secret one too long":    {secret("ABC", long(131072-4)), guestenv.ErrTooLong},
-		"literal, invalid UTF-8": {literal("A", hidden+"\xff"), guestenv.ErrNotUTF8},
+		"empty name":               {literal("", hidden), guestenv.ErrName},
+		"name with =":              {literal("A="+hidden, "1"), guestenv.ErrName},
+		"name with space":          {literal("A B", hidden), guestenv.ErrName},
+		"name with newline":        {literal("A\n", hidden), guestenv.ErrName},
+		"name starts with a digit": {literal("1A", hidden), guestenv.ErrName},
+		"name with a dash":         {literal("A-B", hidden), guestenv.ErrName},
+		"name with an umlaut":      {literal("Ä", hidden), guestenv.ErrName},
+		"name with a NUL":          {literal("A\x00", hidden), guestenv.ErrName},
+		"long invalid name":        {literal(strings.Repeat("é", 4000), hidden), guestenv.ErrName},
+		"NUL in a literal":         {literal("A", hidden+"\x00"), guestenv.ErrNUL},
+		"NUL in a secret":          {secret("A", "\x00"+hidden), guestenv.ErrNUL},
+		"literal one too long":     {literal("ABC", long(131072-4)), guestenv.ErrTooLong},
+		"secret one too long":      {secret("ABC", long(131072-4)), guestenv.ErrTooLong},
+		"literal, invalid UTF-8":   {literal("A", hidden+"\xff"), guestenv.ErrNotUTF8},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -109,40 +109,40 @@ func TestBuildRefuses(t *testing.T) {
 				t.Errorf("variable: got %+v, want %q", v, tt.user.Name)
 			}
 			if strings.Contains(err.Error(), hidden) || len(err.Error()) > 1000 {
-				t.Errorf("error: got %q, want one without the value, of at most 1000 bytes", err)
+				t.Errorf("error: got %q, want at most 1000 bytes without the value", err)
 			}
 		})
 	}
 }
 
-func TestBuildNamesEveryBadVariable(t *testing.T) {
+func TestBuildNamesEveryInvalidVariable(t *testing.T) {
 	_, err := guestenv.Build(bundleIP, "", []guestenv.Var{literal("1", ""), literal("B", "\x00"), literal("C", ""), literal("C", "")})
 	want := []string{`env "1"`, `env "B"`, `env "C": given more than once`}
 	for _, w := range want {
 		if err == nil || !strings.Contains(err.Error(), w) {
-			t.Errorf("got %v, want an error with %s", err, w)
+			t.Errorf("got %v, want an error that contains %s", err, w)
 		}
 	}
 }
 
-func TestBuildKeepsItsErrorShort(t *testing.T) {
+func TestBuildErrorIsShort(t *testing.T) {
 	var user []guestenv.Var
 	for i := range 128 {
 		user = append(user, literal(strconv.Itoa(i), ""))
 	}
 	_, err := guestenv.Build(bundleIP, "", user)
 	if err == nil || !strings.HasSuffix(err.Error(), "; and 123 more") || strings.Contains(err.Error(), "\n") {
-		t.Errorf("got %v, want one line that ends in the number of errors not shown", err)
+		t.Errorf("got %v, want one line that ends with the number of omitted errors", err)
 	}
 }
 
-func TestBuildAllows(t *testing.T) {
+func TestBuildAccepts(t *testing.T) {
 	for name, v := range map[string]guestenv.Var{
-		"the longest literal":      literal("ABC", strings.Repeat("x", 131072-5)),
-		"the longest secret":       secret("ABC", strings.Repeat("x", 131072-5)),
-		"a secret that is no text": secret("A", "\xff\xfe"),
-		"an underscore":            literal("_", ""),
-		"all of a name's alphabet": literal("_azAZ09", ""),
+		"the longest literal":              literal("ABC", strings.Repeat("x", 131072-5)),
+		"the longest secret":               secret("ABC", strings.Repeat("x", 131072-5)),
+		"a secret that is not text":        secret("A", "\xff\xfe"),
+		"an underscore":                    literal("_", ""),
+		"all allowed characters of a name": literal("_azAZ09", ""),
 	} {
 		if _, err := guestenv.Build(bundleIP, "", []guestenv.Var{v}); err != nil {
 			t.Errorf("%s: got %v, want nil", name, err)
@@ -150,7 +150,7 @@ func TestBuildAllows(t *testing.T) {
 	}
 }
 
-func TestBuildWantsAnIPv4Bundle(t *testing.T) {
+func TestBuildRequiresIPv4Bundle(t *testing.T) {
 	for _, ip := range []netip.Addr{{}, netip.MustParseAddr("fd00::2"), netip.MustParseAddr("::ffff:192.168.44.2")} {
 		if got, err := guestenv.Build(ip, "", nil); err == nil {
 			t.Errorf("%s: got %v, want an error", ip, got)
@@ -168,9 +168,9 @@ func TestSplit(t *testing.T) {
 	}
 }
 
-// The white space that Unicode and Rust's str::trim know, one by one: Go's
-// unicode.IsSpace must not drift from it.
 func TestTrimmedByGuest(t *testing.T) {
+	// The white space of Unicode and of Rust's str::trim. Go's unicode.IsSpace
+	// must agree with it.
 	spaces := []rune{'\t', '\n', '\v', '\f', '\r', ' ', 0x85, 0xa0, 0x1680, 0x2000, 0x2001, 0x2002, 0x2003, 0x2004, 0x2005,
 		0x2006, 0x2007, 0x2008, 0x2009, 0x200a, 0x2028, 0x2029, 0x202f, 0x205f, 0x3000}
 	trimmed := map[rune]bool{}
@@ -179,7 +179,7 @@ func TestTrimmedByGuest(t *testing.T) {
 	}
 	for r := rune(0); r <= 0x10ffff; r++ {
 		if r >= 0xd800 && r < 0xe000 {
-			continue // no characters of their own
+			continue // surrogates, which are not characters
 		}
 		if got := guestenv.TrimmedByGuest("x" + string(r)); got != trimmed[r] {
 			t.Errorf("%U at the end: got %v, want %v", r, got, trimmed[r])

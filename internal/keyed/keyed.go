@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package keyed has locks by name, for as many names as come up: a name that
-// nobody uses takes no memory. It is fair to those who wait for one name, and
-// does not detect a caller that waits for itself.
+// Package keyed provides locks by name, for any number of names: a name that
+// nobody uses takes no memory. Callers get a lock in the order in which they wait
+// for it. The package does not detect a caller that waits for itself.
 package keyed
 
 import (
@@ -13,10 +13,11 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// Locks is a semaphore for each name in use. The zero value is ready, and its
-// semaphores are mutexes.
+// Locks holds a semaphore for each name in use. The zero value is ready for use;
+// its semaphores are mutexes.
 type Locks struct {
-	// Size is how many may hold one name at a time; 0 is 1. Set it before use.
+	// Size is how many callers may hold one name at a time; 0 means 1. Set it
+	// before use.
 	Size int64
 
 	mu    sync.Mutex
@@ -28,9 +29,9 @@ type lock struct {
 	users int
 }
 
-// Acquire waits for all names, or for ctx. It takes them in one order, so that
-// no two callers wait for each other. Unless it fails, the caller calls release
-// once.
+// Acquire locks all names. It returns ctx's error if ctx ends first. It locks the
+// names in sorted order, so that no two callers wait for each other. If Acquire
+// succeeds, the caller must call release once.
 func (l *Locks) Acquire(ctx context.Context, names ...string) (release func(), err error) {
 	names = slices.Compact(slices.Sorted(slices.Values(names)))
 	held := make([]func(), 0, len(names))
@@ -50,9 +51,9 @@ func (l *Locks) Acquire(ctx context.Context, names ...string) (release func(), e
 	return release, nil
 }
 
-// Lock is Acquire without an end to the wait.
+// Lock is like Acquire, but waits indefinitely.
 func (l *Locks) Lock(names ...string) (unlock func()) {
-	unlock, _ = l.Acquire(context.Background(), names...) // which never ends
+	unlock, _ = l.Acquire(context.Background(), names...) // fails only if its context ends
 	return unlock
 }
 

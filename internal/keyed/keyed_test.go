@@ -24,21 +24,21 @@ func TestLocks(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		if _, err := l.Acquire(ctx, "b", "a"); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("a third: got %v, want %v", err, context.DeadlineExceeded)
+			t.Errorf("third caller: got %v, want %v", err, context.DeadlineExceeded)
 		}
-		if _, err := l.Acquire(t.Context(), "b"); err != nil { // and never releases it
+		if _, err := l.Acquire(t.Context(), "b"); err != nil { // never released
 			t.Errorf("another name: got %v, want nil", err)
 		}
 		for _, release := range releases {
 			release()
 		}
 		if _, still := l.names["a"]; still || len(l.names) != 1 {
-			t.Errorf("names: got %v, want b alone", l.names)
+			t.Errorf("names: got %v, want only b", l.names)
 		}
 	})
 }
 
-// Whoever waits for two names waits for nobody who waits for the same two.
+// Callers that lock the same two names in different orders do not deadlock.
 func TestLocksOfSeveralNames(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &Locks{}

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package ownthread runs a function on a thread that dies with it, so that
-// what it does to its thread (entering a network namespace above all) touches
-// no other goroutine, ever. It knows no namespaces.
+// Package ownthread runs a function on a separate thread, which ends with the
+// function. Whatever the function does to its thread, such as entering a network
+// namespace, therefore never affects other goroutines. The package itself does
+// not deal with namespaces.
 package ownthread
 
 import (
@@ -11,11 +12,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Run runs f on a thread of its own and returns what it returns. A process
-// that f starts has what the thread has.
+// Run runs f on a thread of its own and returns f's error. A process that f starts
+// inherits the thread's attributes, such as its namespaces.
 //
-// The main thread will not do: it cannot die, and /proc/PID/ns is its own.
-// Whoever is given it holds it while f runs on another.
+// Run never runs f on the main thread, which cannot end and whose namespaces
+// /proc/PID/ns shows. A goroutine that happens to run on the main thread keeps
+// that thread locked while f runs on another one.
 func Run(f func() error) error {
 	done := make(chan error)
 	go func() {
@@ -26,7 +28,7 @@ func Run(f func() error) error {
 			done <- err
 			return
 		}
-		done <- f() // and never unlocked
+		done <- f() // the thread stays locked, so it ends with this goroutine
 	}()
 	return <-done
 }

@@ -12,10 +12,10 @@ import (
 	"botbottle.dev/bottle-operator/internal/ownthread"
 )
 
-// Never the main thread, which cannot die, and whose network namespace the
-// rest of the world takes for the process's.
+// Run must not use the main thread: it cannot end, and other programs take its
+// network namespace for the namespace of the process.
 func TestRun(t *testing.T) {
-	mains := 0
+	onMain := 0
 	failed := errors.New("failed")
 	var mu sync.Mutex
 	var all sync.WaitGroup
@@ -26,7 +26,7 @@ func TestRun(t *testing.T) {
 					mu.Lock()
 					defer mu.Unlock()
 					if unix.Gettid() == unix.Getpid() {
-						mains++
+						onMain++
 					}
 					return failed
 				})
@@ -37,7 +37,7 @@ func TestRun(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if mains > 0 {
-		t.Errorf("runs on the main thread: got %d of 4000, want none", mains)
+	if onMain > 0 {
+		t.Errorf("runs on the main thread: got %d of 4000, want none", onMain)
 	}
 }

@@ -26,8 +26,8 @@ func TestCgroup(t *testing.T) {
 	defer folder.Close()
 	file := netns.New(t)
 	for what, cmd := range map[string]Command{
-		"alone":                  {},
-		"in a network namespace": {NetNS: file},
+		"without a network namespace": {},
+		"in a network namespace":      {NetNS: file},
 	} {
 		cmd.Path, cmd.Args, cmd.Cgroup = "/bin/sh", []string{"-c", "grep ^0:: /proc/self/cgroup; readlink /proc/self/ns/net"}, folder
 		wantNS := linkOf(t, "/proc/self/ns/net")
@@ -40,7 +40,7 @@ func TestCgroup(t *testing.T) {
 		}
 	}
 	if id, err := groups.Of(os.Getpid()); err != nil || id != "" {
-		t.Errorf("this process: got cgroup %q, %v, want it where it was", id, err)
+		t.Errorf("this process: got cgroup %q, %v, want none", id, err)
 	}
 	wantThreadsIn(t, linkOf(t, "/proc/self/ns/net"))
 	if err := groups.Remove(id); err != nil {
@@ -48,14 +48,14 @@ func TestCgroup(t *testing.T) {
 	}
 	got, err := Exec{}.Run(t.Context(), Command{Path: "/bin/echo", Args: []string{"ran"}, Cgroup: folder})
 	if err == nil || len(got.Stdout) > 0 {
-		t.Errorf("a cgroup that was removed: got %q, %v, want nothing started", got.Stdout, err)
+		t.Errorf("removed cgroup: got %q, %v, want nothing started", got.Stdout, err)
 	}
 }
 
-// A VMM must not be spared because the agent, which starts it, is. Lowering
-// takes a privilege that tests may not have: the programs inherit 300 here,
-// whatever value this process is told that it has.
-func TestNoProgramInheritsTheProtectionFromOOM(t *testing.T) {
+// A VMM must not inherit the agent's OOM protection. Lowering oom_score_adj takes
+// a privilege that tests may not have. So the programs here always inherit 300,
+// and the test fakes the value that this process reads as its own.
+func TestProgramsDoNotInheritOOMProtection(t *testing.T) {
 	const file = "/proc/self/oom_score_adj"
 	was, err := os.ReadFile(file)
 	if err != nil {
@@ -77,7 +77,7 @@ func TestNoProgramInheritsTheProtectionFromOOM(t *testing.T) {
 		adjust(ownAdjust, own+"\n")
 		got, err := Exec{}.Run(t.Context(), sh("sleep 0.2; cat "+file))
 		if err != nil || string(got.Stdout) != want {
-			t.Errorf("with %s of its own: got %q, %v, want %q", own, got.Stdout, err, want)
+			t.Errorf("own value %s: got %q, %v, want %q", own, got.Stdout, err, want)
 		}
 	}
 }

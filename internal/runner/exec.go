@@ -15,13 +15,13 @@ import (
 )
 
 const (
-	// pipeDelay is how long an output may stay open after the program ended,
-	// held by a process that it left behind.
+	// pipeDelay is how long an output may stay open after the program has ended,
+	// because a process that it left behind holds it.
 	pipeDelay = 2 * time.Second
-	// streamDelay is the same for output that goes to a writer of the
-	// caller's, who may be slow to take the rest.
+	// streamDelay is the same for output that goes to the caller's writer, which
+	// may be slow.
 	streamDelay = 30 * time.Second
-	// killDelay is how long a process may take to go after SIGKILL.
+	// killDelay is how long a process may take to exit after SIGKILL.
 	killDelay = 10 * time.Second
 	// tailBytes is how much of stderr goes into an error.
 	tailBytes = 2048
@@ -47,18 +47,18 @@ func (Exec) Run(ctx context.Context, c Command) (Result, error) {
 	return r.result(ctx, r.wait(ctx))
 }
 
-var errTimeout = errors.New("time over")
+var errTimeout = errors.New("timed out")
 
 func timedOut(ctx context.Context) bool { return errors.Is(context.Cause(ctx), errTimeout) }
 
 func argv(c Command) []string { return append([]string{c.Path}, c.Args...) }
 
-// run is one program while it runs.
+// run is one running program.
 type run struct {
 	c              Command
 	cmd            *exec.Cmd
 	stdout, stderr *capped
-	// interrupted: it was told to end.
+	// interrupted: the program was signalled because ctx ended.
 	interrupted bool
 }
 
@@ -66,7 +66,7 @@ func (r *run) start() error {
 	cmd := exec.Command(r.c.Path, r.c.Args...)
 	cmd.Env = r.c.Env
 	if cmd.Env == nil {
-		cmd.Env = []string{} // nil would mean this process's own
+		cmd.Env = []string{} // nil would mean this process's environment
 	}
 	cmd.Dir = cmp.Or(r.c.Dir, "/")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -86,7 +86,7 @@ func (r *run) start() error {
 	}
 	var stdin io.WriteCloser
 	if r.c.Stdin != nil {
-		// Not cmd.Stdin: Wait would then wait for a reader that blocks.
+		// Not cmd.Stdin: Wait would then wait for a blocked reader.
 		var err error
 		if stdin, err = cmd.StdinPipe(); err != nil {
 			return err
@@ -106,7 +106,7 @@ func (r *run) start() error {
 	return nil
 }
 
-// wait returns once the program is gone, having ended it when ctx did.
+// wait waits until the program has ended. If ctx ends first, it ends the program.
 func (r *run) wait(ctx context.Context) error {
 	done := make(chan error, 1)
 	go func() { done <- r.cmd.Wait() }()
@@ -117,17 +117,18 @@ func (r *run) wait(ctx context.Context) error {
 	}
 	r.interrupted = true
 	r.signal(cmp.Or(r.c.Signal, syscall.SIGTERM))
-	if over, err := within(done, cmp.Or(r.c.Grace, DefaultGrace)); over {
+	if ended, err := within(done, cmp.Or(r.c.Grace, DefaultGrace)); ended {
 		return err
 	}
 	r.signal(syscall.SIGKILL)
-	if over, err := within(done, killDelay); over {
+	if ended, err := within(done, killDelay); ended {
 		return err
 	}
 	return fmt.Errorf("process %d is still there after SIGKILL", r.cmd.Process.Pid)
 }
 
-func within(done <-chan error, d time.Duration) (over bool, err error) {
+// within waits for done, d at most.
+func within(done <-chan error, d time.Duration) (ended bool, err error) {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
@@ -138,8 +139,8 @@ func within(done <-chan error, d time.Duration) (over bool, err error) {
 	}
 }
 
-// signal reaches the whole process group. The leader has not been waited for
-// yet, so that its number cannot be another's.
+// signal signals the whole process group. The leader has not been reaped yet, so
+// no other process can have its PID.
 func (r *run) signal(s syscall.Signal) { _ = syscall.Kill(-r.cmd.Process.Pid, s) }
 
 func (r *run) result(ctx context.Context, err error) (Result, error) {
@@ -161,8 +162,8 @@ func (r *run) result(ctx context.Context, err error) (Result, error) {
 		res.ExitCode = 0
 		return res, nil
 	case errors.Is(err, exec.ErrWaitDelay):
-		// It ended well, but an output was not read to its end: someone that
-		// it left behind holds it open, or the writer is too slow.
+		// The program succeeded, but an output was not read to its end: a process
+		// that the program left behind holds it open, or the writer is too slow.
 		res.ExitCode, res.Truncated = 0, true
 		return res, nil
 	case exit == nil:
@@ -176,7 +177,8 @@ func (r *run) result(ctx context.Context, err error) (Result, error) {
 	return res, fail
 }
 
-// tail is the last part of stderr, on character boundaries and trimmed.
+// tail returns the last tailBytes of stderr, without partial characters and
+// surrounding white space.
 func tail(b []byte) string {
 	if len(b) > tailBytes {
 		b = b[len(b)-tailBytes:]

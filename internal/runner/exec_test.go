@@ -18,23 +18,23 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// sh is a program of many habits for these tests; the product starts none.
+// sh runs a shell script. Only these tests use a shell; the product does not.
 func sh(script string) Command { return Command{Path: "/bin/sh", Args: []string{"-c", script}} }
 
 func TestRunResult(t *testing.T) {
 	tests := map[string]struct {
 		cmd  Command
 		want Result
-		err  string // "" is success
+		err  string // "" means success
 	}{
-		"success":          {cmd: sh("echo out; echo err >&2"), want: Result{Stdout: []byte("out\n"), Stderr: []byte("err\n")}},
-		"exit code":        {cmd: sh("echo why >&2; exit 42"), want: Result{ExitCode: 42, Stderr: []byte("why\n")}, err: "sh: exit code 42: why"},
-		"signal":           {cmd: sh("kill -9 $$"), want: Result{ExitCode: -1}, err: "sh: ended by signal 9 (killed)"},
-		"no such program":  {cmd: Command{Path: "/nonexistent/x"}, want: Result{ExitCode: -1}, err: "x: did not start: fork/exec /nonexistent/x: no such file or directory"},
-		"no stdin":         {cmd: sh("cat"), want: Result{}},
-		"stdin":            {cmd: Command{Path: "/bin/cat", Stdin: strings.NewReader("in")}, want: Result{Stdout: []byte("in")}},
-		"argv is no shell": {cmd: Command{Path: "/bin/echo", Args: []string{"$HOME", "a b", "`id`"}}, want: Result{Stdout: []byte("$HOME a b `id`\n")}},
-		"cut": {
+		"success":              {cmd: sh("echo out; echo err >&2"), want: Result{Stdout: []byte("out\n"), Stderr: []byte("err\n")}},
+		"exit code":            {cmd: sh("echo why >&2; exit 42"), want: Result{ExitCode: 42, Stderr: []byte("why\n")}, err: "sh: exit code 42: why"},
+		"signal":               {cmd: sh("kill -9 $$"), want: Result{ExitCode: -1}, err: "sh: ended by signal 9 (killed)"},
+		"no such program":      {cmd: Command{Path: "/nonexistent/x"}, want: Result{ExitCode: -1}, err: "x: did not start: fork/exec /nonexistent/x: no such file or directory"},
+		"no stdin":             {cmd: sh("cat"), want: Result{}},
+		"stdin":                {cmd: Command{Path: "/bin/cat", Stdin: strings.NewReader("in")}, want: Result{Stdout: []byte("in")}},
+		"argv is not expanded": {cmd: Command{Path: "/bin/echo", Args: []string{"$HOME", "a b", "`id`"}}, want: Result{Stdout: []byte("$HOME a b `id`\n")}},
+		"truncated": {
 			cmd:  Command{Path: "/bin/sh", Args: []string{"-c", "printf 123456; printf abcdef >&2"}, MaxOutput: 4},
 			want: Result{Stdout: []byte("1234"), Stderr: []byte("abcd"), Truncated: true},
 		},
@@ -57,7 +57,7 @@ func TestRunResult(t *testing.T) {
 	}
 }
 
-func TestEnvironmentIsExactlyTheGiven(t *testing.T) {
+func TestEnvironmentIsExact(t *testing.T) {
 	t.Setenv("RUNNER_TEST_LEAK", "1")
 	for name, tt := range map[string]struct {
 		env  []string
@@ -75,8 +75,8 @@ func TestEnvironmentIsExactlyTheGiven(t *testing.T) {
 	}
 }
 
-func TestOutputBeyondTheCapIsDrained(t *testing.T) {
-	const size = 8 << 20 // far beyond what a pipe holds
+func TestOutputBeyondMaxOutputIsDrained(t *testing.T) {
+	const size = 8 << 20 // far more than a pipe holds
 	got, err := Exec{}.Run(t.Context(), Command{
 		Path: "/bin/sh", MaxOutput: 100,
 		Args: []string{"-c", "head -c 8388608 /dev/zero; head -c 8388608 /dev/zero >&2; exit 7"},
@@ -91,7 +91,7 @@ type failing struct{}
 
 func (failing) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
 
-func TestAFailingWriterDoesNotEndTheProgram(t *testing.T) {
+func TestFailingWriterDoesNotEndProgram(t *testing.T) {
 	_, err := Exec{}.Run(t.Context(), Command{
 		Path: "/bin/sh", Stdout: failing{},
 		Args: []string{"-c", "trap 'exit 9' PIPE; head -c 1000000 /dev/zero || exit 8; exit 3"},
@@ -114,26 +114,26 @@ func TestStreams(t *testing.T) {
 	}
 }
 
-func TestABlockedStdinDoesNotHoldUpTheEnd(t *testing.T) {
+func TestBlockedStdinDoesNotDelayResult(t *testing.T) {
 	r, w := io.Pipe()
 	defer w.Close()
 	began := time.Now()
 	res, err := Exec{}.Run(t.Context(), Command{Path: "/bin/echo", Args: []string{"x"}, Stdin: r})
 	if err != nil || string(res.Stdout) != "x\n" || time.Since(began) > pipeDelay {
-		t.Errorf("got %q, %v after %v; want x, nil at once", res.Stdout, err, time.Since(began))
+		t.Errorf("got %q, %v after %v; want x, nil immediately", res.Stdout, err, time.Since(began))
 	}
 }
 
-// The signal must be the caller's, then SIGKILL, and both must reach the
-// whole group.
-func TestEndOfTime(t *testing.T) {
+// On timeout, Run sends the caller's signal and then SIGKILL, both to the whole
+// process group.
+func TestTimeout(t *testing.T) {
 	tests := map[string]struct {
 		script string
-		want   string // what the file says afterwards
+		want   string // the content of the log file
 	}{
 		"cleans up on SIGINT": {`trap 'echo int >>"$0"; exit 0' INT; echo up >>"$0"; while :; do sleep 0.05; done`, "up\nint\n"},
 		"ignores SIGINT":      {`trap '' INT; echo up >>"$0"; while :; do sleep 0.05; done`, "up\n"},
-		"child too":           {`trap '' INT; echo up >>"$0"; sh -c 'while :; do sleep 0.05; done'; sleep 60`, "up\n"},
+		"has a child":         {`trap '' INT; echo up >>"$0"; sh -c 'while :; do sleep 0.05; done'; sleep 60`, "up\n"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -145,7 +145,7 @@ func TestEndOfTime(t *testing.T) {
 			})
 			var e *Error
 			if !errors.As(err, &e) || !e.TimedOut || !errors.Is(err, context.DeadlineExceeded) {
-				t.Errorf("got %v, want time over", err)
+				t.Errorf("got %v, want a timeout", err)
 			}
 			got, _ := os.ReadFile(file)
 			if string(got) != tt.want {
@@ -155,7 +155,7 @@ func TestEndOfTime(t *testing.T) {
 	}
 }
 
-func TestNothingOfTheGroupSurvivesTheKill(t *testing.T) {
+func TestKillEndsWholeProcessGroup(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "pid")
 	_, err := Exec{}.Run(t.Context(), Command{
 		Path: "/bin/sh", Args: []string{"-c", `trap '' TERM; sh -c 'trap "" TERM; echo $$ >"$0"; sleep 60' "$0"; sleep 60`, file},
@@ -179,7 +179,7 @@ func TestNothingOfTheGroupSurvivesTheKill(t *testing.T) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	t.Errorf("process %d: got alive, want killed with its group", pid)
+	t.Errorf("process %d is alive, want it killed with its group", pid)
 }
 
 func TestCancelledContext(t *testing.T) {
@@ -191,22 +191,22 @@ func TestCancelledContext(t *testing.T) {
 		t.Errorf("got %v, want the context's error", err)
 	}
 	if _, err := (Exec{}).Run(ctx, Command{Path: "/bin/true"}); !errors.Is(err, context.Canceled) {
-		t.Errorf("after the end: got %v, want it not started", err)
+		t.Errorf("context has ended: got %v, want Canceled without a start", err)
 	}
 }
 
-func TestErrorTextHoldsNoArguments(t *testing.T) {
+func TestErrorTextContainsNoArguments(t *testing.T) {
 	_, err := Exec{}.Run(t.Context(), Command{Path: "/bin/false", Args: []string{"--token=hunter2"}})
 	if err == nil || strings.Contains(err.Error(), "hunter2") {
 		t.Errorf("got %v, want an error without arguments", err)
 	}
 	var e *Error
 	if !errors.As(err, &e) || len(e.Argv) != 2 {
-		t.Errorf("got %v, want argv in the value", e)
+		t.Errorf("got %v, want Argv to be set", e)
 	}
 }
 
-func TestAProcessLeftBehindDoesNotHoldUpTheEnd(t *testing.T) {
+func TestLeftoverProcessDoesNotDelayResult(t *testing.T) {
 	began := time.Now()
 	res, err := Exec{}.Run(t.Context(), Command{Path: "/bin/sh", Args: []string{"-c", "sleep 8 & echo x"}, Env: []string{"PATH=/usr/bin:/bin"}})
 	if err != nil || string(res.Stdout) != "x\n" || !res.Truncated || time.Since(began) > 7*time.Second {

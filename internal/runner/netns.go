@@ -11,8 +11,8 @@ import (
 	"botbottle.dev/bottle-operator/internal/ownthread"
 )
 
-// startIn calls start, which forks, on a thread that is in the network
-// namespace of the file; "" is the one that this process is in.
+// startIn calls start, which forks, on a thread in the network namespace of the
+// file netns. "" means the namespace of this process.
 func startIn(netns string, start func() error) error {
 	if netns == "" {
 		return start()

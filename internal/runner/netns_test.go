@@ -28,7 +28,7 @@ func TestNetNS(t *testing.T) {
 	file := netns.New(t)
 	own, inside := linkOf(t, "/proc/self/ns/net"), linkOf(t, file)
 	if own == inside {
-		t.Fatalf("the new namespace: got this process's own, %s", own)
+		t.Fatalf("new namespace: got this process's namespace, %s", own)
 	}
 	var all sync.WaitGroup
 	for i := range 100 {
@@ -47,8 +47,8 @@ func TestNetNS(t *testing.T) {
 	wantThreadsIn(t, own)
 }
 
-// wantThreadsIn waits until every thread of this process is in one namespace:
-// those that went elsewhere end in their own time.
+// wantThreadsIn checks that every thread of this process is in one namespace. It
+// waits for threads that entered another namespace to end.
 func wantThreadsIn(t *testing.T, own string) {
 	t.Helper()
 	strays := map[string]string{"?": "?"}
@@ -69,14 +69,14 @@ func wantThreadsIn(t *testing.T, own string) {
 	}
 }
 
-func TestNetNSIsNone(t *testing.T) {
+func TestInvalidNetNS(t *testing.T) {
 	require.Root(t)
 	plain := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(plain, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	for what, file := range map[string]string{
-		"absent": plain + "-absent", "plain file": plain, "folder": filepath.Dir(plain), "another kind": "/proc/self/ns/uts",
+		"absent": plain + "-absent", "plain file": plain, "folder": filepath.Dir(plain), "uts namespace": "/proc/self/ns/uts",
 	} {
 		got, err := Exec{}.Run(t.Context(), Command{Path: "/bin/echo", Args: []string{"ran"}, NetNS: file})
 		var run *Error

@@ -8,19 +8,21 @@ import (
 	"strings"
 )
 
-// ownAdjust is this process's own; tests, which may not lower it, have another.
+// ownAdjust is this process's oom_score_adj. Tests replace it, because they may
+// not be allowed to lower the real one.
 var ownAdjust = "/proc/self/oom_score_adj"
 
-// DropOOMProtection sets a process's oom_score_adj to 0 where this process's
-// own is negative, which children inherit: when the node runs out of memory,
-// the kernel must not spare them as it spares the agent. Every program is
-// treated so as soon as it has started; what it started before that needs it
-// again. One that is gone is left alone.
+// DropOOMProtection sets the oom_score_adj of a process to 0 if this process's
+// own is negative. Children inherit the negative value, but when the node runs
+// out of memory, the kernel must not spare them as it spares the agent. Exec
+// calls it for every program immediately after the start. Processes that the
+// program started before that need a call of their own. It ignores processes
+// that have exited.
 func DropOOMProtection(pid int) {
 	own, err := os.ReadFile(ownAdjust)
 	if err != nil || !strings.HasPrefix(string(own), "-") {
 		return
 	}
-	// It fails only for a process that is gone: this one may raise any value.
+	// It fails only if the process has exited: every process may raise the value.
 	_ = os.WriteFile("/proc/"+strconv.Itoa(pid)+"/oom_score_adj", []byte("0"), 0)
 }

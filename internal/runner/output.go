@@ -7,8 +7,8 @@ import (
 	"sync"
 )
 
-// capped keeps the first max bytes and drops the rest, so that the writer
-// never blocks. It may still be written to when it is read.
+// capped keeps the first max bytes and drops the rest, so that the writer never
+// blocks. It can be read while it is still being written.
 type capped struct {
 	mu   sync.Mutex
 	max  int
@@ -37,8 +37,8 @@ func (c *capped) cut() bool {
 	return c.over
 }
 
-// drain goes on reading for a writer that failed: the program would die of a
-// closed pipe otherwise.
+// drain accepts all output even after w has failed. Otherwise the pipe would be
+// closed and the program would die.
 type drain struct {
 	w      io.Writer
 	failed bool

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package runner starts other programs, and is the only place of the product
-// that does. A program gets exactly the argv and the environment that it is
-// given, a process group of its own, and a bounded time; both its outputs are
-// always drained, so that it never blocks or dies on a full or closed pipe.
-// Where this process is protected from the OOM killer, programs are not.
+// Package runner starts other programs. It is the only package of the product that
+// does. A program gets exactly the argv and the environment of its Command, its
+// own process group, and a limited time. Both outputs are always drained, so that
+// the program never blocks on a full pipe or dies because of a closed one. If
+// this process is protected from the OOM killer, the programs are not.
 //
-// It knows nothing of the programs: it interprets no output, retries nothing,
-// never uses a shell, never logs, and never passes on this process's own
-// environment.
+// It knows nothing about the programs: it interprets no output, retries nothing,
+// never uses a shell, never logs, and never passes on this process's environment.
 package runner
 
 import (
@@ -22,15 +21,15 @@ import (
 	"time"
 )
 
-// Defaults of Command's zero fields.
+// Defaults for zero fields of Command.
 const (
 	DefaultTimeout   = time.Minute
 	DefaultGrace     = 5 * time.Second
 	DefaultMaxOutput = 4 << 20
 )
 
-// ErrNetNS is the cause of a run that did not start because its network
-// namespace could not be entered.
+// ErrNetNS means that a program did not start because its network namespace could
+// not be entered.
 var ErrNetNS = errors.New("cannot enter the network namespace")
 
 // NoTimeout lets a program run until the caller's context ends.
@@ -45,63 +44,65 @@ type Command struct {
 	Args []string
 	// Env is the whole environment; nil is an empty one.
 	Env []string
-	// NetNS is the file of the network namespace that the program is started
-	// in; empty is this process's own. It takes CAP_SYS_ADMIN.
+	// NetNS is the file of the network namespace in which the program starts;
+	// empty means this process's namespace. It requires CAP_SYS_ADMIN.
 	NetNS string
-	// Cgroup is the folder of the control group (cgroup v2) that the program
-	// is started in, and so all that it starts; nil is this process's own. The
-	// caller keeps it open during the run. It takes Linux 5.7.
+	// Cgroup is the folder of the control group (cgroup v2) in which the program
+	// and everything that it starts run; nil means this process's cgroup. The
+	// caller keeps it open during the run. It requires Linux 5.7.
 	Cgroup *os.File
 	// Dir is the working directory; empty means /.
 	Dir string
-	// Stdin is what the program reads; nil is /dev/null. A reader that blocks
-	// does not hold up the end of the run, but is read from until it answers.
+	// Stdin is what the program reads; nil is /dev/null. A blocked reader does not
+	// delay the end of the run, but a goroutine stays blocked in Read until it
+	// returns.
 	Stdin io.Reader
-	// Stdout and Stderr get the output as it comes. Where they are nil the
-	// output is kept in the Result, up to MaxOutput bytes each; the rest is
-	// read and dropped.
+	// Stdout and Stderr get the output as the program writes it. If one is nil, the
+	// Result holds the first MaxOutput bytes of that output; the rest is dropped.
 	Stdout, Stderr io.Writer
 	MaxOutput      int
 	// Timeout bounds the run; zero is DefaultTimeout.
 	Timeout time.Duration
-	// Signal is what the process group is sent when the time is over or the
-	// context ends; zero is SIGTERM.
+	// Signal is the signal that the process group gets when the timeout expires or
+	// the context ends; zero is SIGTERM.
 	Signal syscall.Signal
-	// Grace is how long it has after Signal before SIGKILL.
+	// Grace is the time between Signal and SIGKILL; zero is DefaultGrace.
 	Grace time.Duration
 }
 
-// Result is how a run that took place ended.
+// Result is the result of a run.
 type Result struct {
-	// ExitCode is that of the program, or -1 when a signal ended it.
+	// ExitCode is the program's exit code, or -1 if it did not start or a signal
+	// ended it.
 	ExitCode int
 	Stdout   []byte
 	Stderr   []byte
-	// Truncated: more was written than kept.
+	// Truncated means that the program wrote more output than was kept, or that an
+	// output was not read to its end.
 	Truncated bool
 }
 
-// Runner runs programs; an interface so that tests can record and answer.
+// Runner runs programs. It is an interface so that tests can replace it.
 type Runner interface {
-	// Run returns nil after exit code 0. Otherwise the error is a *Error, and
+	// Run returns nil if the exit code is 0. Otherwise the error is a *Error, and
 	// the Result holds what is known.
 	Run(ctx context.Context, c Command) (Result, error)
 }
 
-// Error is a run that did not end well.
+// Error describes a run that failed.
 type Error struct {
-	// Argv is the program and its arguments. It is not part of the text.
+	// Argv is the program and its arguments. It is not part of the error text.
 	Argv []string
-	// ExitCode is -1 when the program did not start or was ended by a signal.
+	// ExitCode is -1 if the program did not start or a signal ended it.
 	ExitCode int
-	// Started is false when there was nothing to run.
+	// Started is false if the program could not be started.
 	Started bool
-	// TimedOut: the run's own time was over.
+	// TimedOut means that the run exceeded Command.Timeout.
 	TimedOut bool
-	// Tail is the end of stderr, where the Result holds stderr.
+	// Tail is the end of stderr, if the Result holds stderr.
 	Tail string
-	// Err is the cause where it is not the exit code: why it did not start,
-	// the context's error, the signal.
+	// Err is the cause if it is not the exit code: why the program did not start,
+	// the context's error, or the signal.
 	Err error
 }
 
@@ -115,7 +116,7 @@ func (e *Error) Error() string {
 	case !e.Started:
 		return fmt.Sprintf("%s: did not start: %v", name, e.Err)
 	case e.TimedOut:
-		text = fmt.Sprintf("%s: ran out of time", name)
+		text = fmt.Sprintf("%s: timed out", name)
 	case e.Err != nil:
 		text = fmt.Sprintf("%s: %v", name, e.Err)
 	default:

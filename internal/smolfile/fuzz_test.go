@@ -18,8 +18,9 @@ import (
 
 var nameRule = regexp.MustCompile(`\A[A-Za-z_][A-Za-z0-9_]*\z`)
 
-// FuzzRenderValue: every value that an environment can carry survives the
-// file; every other one is refused, and the error does not tell it.
+// FuzzRenderValue checks that the file preserves every value that an environment
+// can carry. Render must reject every other value, without including it in the
+// error.
 func FuzzRenderValue(f *testing.F) {
 	for _, seed := range []string{"", "plain", "a=b", "it's", `"`, `\`, `'"'`, "'''", `"""`, "\n", "\r\n", "\t", "a\x00b",
 		"\x01\x08\x0c\x1b\x1f\x7f", "\u0085\u2028\u2029\u00a0", "\ufeffx", "😀", "\xff", "\xed\xa0\x80", "\uffff\U0010ffff", " x ",
@@ -29,9 +30,9 @@ func FuzzRenderValue(f *testing.F) {
 	f.Fuzz(func(t *testing.T, value string) {
 		s := smolfile.Smolfile{Env: map[string]string{"A": "before", "NAME": value, "Z": "after"}, BundleIP: bundleIP}
 		out, err := smolfile.Render(s)
-		fine := utf8.ValidString(value) && !strings.Contains(value, "\x00") && len(value) <= 131072-len("NAME=\x00")
-		if fine != (err == nil) {
-			t.Fatalf("got error %v, want none: %v", err, fine)
+		valid := utf8.ValidString(value) && !strings.Contains(value, "\x00") && len(value) <= 131072-len("NAME=\x00")
+		if valid != (err == nil) {
+			t.Fatalf("got error %v, want success: %v", err, valid)
 		}
 		if err != nil {
 			if len(value) > 8 && strings.Contains(err.Error(), value) {
@@ -47,8 +48,8 @@ func FuzzRenderValue(f *testing.F) {
 	})
 }
 
-// FuzzRender: whatever goes in, a file that comes out has the allowed keys
-// and its one destination, and parses back to what went in.
+// FuzzRender checks that, whatever the input, a rendered file has only the
+// allowed keys and the one destination, and parses back to the input.
 func FuzzRender(f *testing.F) {
 	f.Add("A", "1", "B", "2", uint32(0xc0a82c02), 0, int64(0), int64(0), int64(0))
 	f.Add("A_", "x", "A0", "y", uint32(0x0a400002), 16, int64(64), int64(1), int64(1<<40))
@@ -64,9 +65,9 @@ func FuzzRender(f *testing.F) {
 		out, err := smolfile.Render(s)
 		if err != nil {
 			var v *guestenv.VarError
-			namesFine := nameRule.MatchString(name1) && nameRule.MatchString(name2)
-			sizesFine := ip != 0 && cpus >= 0 && cpus <= 16 && storage >= 0 && overlay >= 0 && (memory == 0 || memory >= 64 && memory < 1<<32)
-			if !errors.As(err, &v) && sizesFine || errors.As(err, &v) && namesFine && errors.Is(err, guestenv.ErrName) {
+			namesValid := nameRule.MatchString(name1) && nameRule.MatchString(name2)
+			sizesValid := ip != 0 && cpus >= 0 && cpus <= 16 && storage >= 0 && overlay >= 0 && (memory == 0 || memory >= 64 && memory < 1<<32)
+			if !errors.As(err, &v) && sizesValid || errors.As(err, &v) && namesValid && errors.Is(err, guestenv.ErrName) {
 				t.Fatalf("got %v, want no error", err)
 			}
 			return
@@ -75,7 +76,8 @@ func FuzzRender(f *testing.F) {
 	})
 }
 
-// FuzzUnits: rounding up never loses a byte and never adds a whole unit.
+// FuzzUnits checks that rounding up never loses a byte and never adds a whole
+// unit.
 func FuzzUnits(f *testing.F) {
 	f.Add(int64(0))
 	f.Add(int64(1 << 20))
@@ -83,13 +85,13 @@ func FuzzUnits(f *testing.F) {
 	f.Add(int64(1<<63 - 1))
 	f.Fuzz(func(t *testing.T, bytes int64) {
 		if bytes < 0 {
-			return // no size
+			return // not a size
 		}
 		if got := uint64(smolfile.MiB(bytes)) << 20; got < uint64(bytes) || got-uint64(bytes) >= 1<<20 {
-			t.Fatalf("%d bytes: got %d, want up to one MiB more", bytes, got)
+			t.Fatalf("%d bytes: got %d, want less than one MiB more", bytes, got)
 		}
 		if got := uint64(smolfile.GiB(bytes)) << 30; got < uint64(bytes) || got-uint64(bytes) >= 1<<30 {
-			t.Fatalf("%d bytes: got %d, want up to one GiB more", bytes, got)
+			t.Fatalf("%d bytes: got %d, want less than one GiB more", bytes, got)
 		}
 	})
 }

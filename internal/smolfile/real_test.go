@@ -23,8 +23,8 @@ import (
 	"botbottle.dev/bottle-operator/test/require"
 )
 
-// realSmolvm is smolvm's own command line, in a world of its own. Creating a
-// machine parses the Smolfile and starts nothing.
+// realSmolvm is the real smolvm with a separate home. Creating a machine parses
+// the Smolfile and starts nothing.
 type realSmolvm struct{ bin, home string }
 
 func newRealSmolvm(t *testing.T) realSmolvm {
@@ -68,9 +68,9 @@ func (r realSmolvm) create(t *testing.T, name string, s smolfile.Smolfile) {
 	r.run(t, "machine", "create", "--name", name, "--smolfile", file)
 }
 
-// stored reads one key of the world's only machine from smolvm's database:
-// the record is JSON in a SQLite file, fresh rows in the write-ahead log. A
-// record of more than a page would be cut up, so tests keep it small.
+// stored reads one key of the only machine from smolvm's database. The record is
+// JSON in a SQLite file; new rows are in the write-ahead log. SQLite splits a
+// record that is larger than a page, so tests must keep it small.
 func (r realSmolvm) stored(t *testing.T, key string, into any) {
 	t.Helper()
 	const db = ".local/share/smolvm/server/smolvm.db"
@@ -103,7 +103,8 @@ func wantEnv(env map[string]string) [][2]string {
 	return want
 }
 
-// awkwardValues none of which ends in white space, which smolvm drops.
+// awkwardValues returns values that are hard to quote. None of them ends in white
+// space, which smolvm drops.
 func awkwardValues() []string {
 	values := []string{"", "plain", "a=b==", "it's", `say "x"`, `C:\new\u0041`, `'"'`, "'''x", `"""x`, `"""`, "''", " \t\nlead",
 		"a\r\nb\rc", "tab\tx", "a\u0085b\u2028c\u2029d\u00a0e\u3000f", "\ufeffbom", "😀\u200d\ufe0f", "\ufffe\uffff\U0010ffff\ue000\ud7ff",
@@ -114,8 +115,8 @@ func awkwardValues() []string {
 	return append(values, "a\x7fb", "a\u0080b\u009fc", strings.Repeat("\\", 99), strings.Repeat("'", 99), strings.Repeat("\"", 99))
 }
 
-// The file is read by Rust's toml parser, not by ours: every value must come
-// out of it as it went in.
+// smolvm parses the file with Rust's toml parser, not with ours. It must read
+// every value unchanged.
 func TestRealSmolvmReadsEveryValue(t *testing.T) {
 	values := awkwardValues()
 	random := rand.New(rand.NewPCG(1, 2))
@@ -140,8 +141,8 @@ func TestRealSmolvmReadsEveryValue(t *testing.T) {
 	}
 }
 
-// randomValue has up to 20 characters, from the awkward corners of Unicode
-// more often than chance would have it, and no NUL.
+// randomValue returns up to 19 random characters, with a preference for control,
+// Latin-1 and other unusual characters, but never a NUL.
 func randomValue(random *rand.Rand) string {
 	var b strings.Builder
 	for range random.IntN(20) {
@@ -155,7 +156,8 @@ func randomValue(random *rand.Rand) string {
 	return b.String()
 }
 
-// What TrimmedByGuest warns of, seen: and nothing else changes.
+// smolvm drops the white space that TrimmedByGuest warns about, and changes
+// nothing else.
 func TestRealSmolvmTrimsTheEnd(t *testing.T) {
 	r := newRealSmolvm(t)
 	r.create(t, "trimmed", smolfile.Smolfile{BundleIP: bundleIP, Env: map[string]string{"A": " x\n", "B": " \u0085\u3000", "C": "x\ufeff"}})
@@ -165,7 +167,7 @@ func TestRealSmolvmTrimsTheEnd(t *testing.T) {
 	}
 }
 
-// The other keys mean to smolvm what we mean by them, units included.
+// smolvm interprets the other keys and their units as this package does.
 func TestRealSmolvmReadsEveryKey(t *testing.T) {
 	r := newRealSmolvm(t)
 	r.create(t, "full", smolfile.Smolfile{BundleIP: bundleIP, CPUs: 16, MemoryMiB: 64, StorageGiB: 21, OverlayGiB: 3})
@@ -183,22 +185,22 @@ func TestRealSmolvmReadsEveryKey(t *testing.T) {
 	}
 	var cidrs []string
 	if r.stored(t, "allowed_cidrs", &cidrs); !slices.Equal(cidrs, []string{"192.168.44.2/32"}) {
-		t.Errorf("allowed CIDRs: got %v, want 192.168.44.2/32 alone", cidrs)
+		t.Errorf("allowed CIDRs: got %v, want only 192.168.44.2/32", cidrs)
 	}
 }
 
-// The longest value that we let pass is taken, whole.
-func TestRealSmolvmTakesTheLongestValue(t *testing.T) {
+// smolvm accepts the longest value that Render accepts, and does not cut it off.
+func TestRealSmolvmAcceptsLongestValue(t *testing.T) {
 	r := newRealSmolvm(t)
 	long := strings.Repeat("x", 131072-len("LONG=\x00"))
 	r.create(t, "long", smolfile.Smolfile{Env: map[string]string{"LONG": long}, BundleIP: bundleIP})
 	if !strings.Contains(r.run(t, "machine", "ls", "--verbose"), "Env: LONG="+long+"\n") {
-		t.Errorf("long value: got another one back, want %d times x", len(long))
+		t.Errorf("long value: got another value, want %d times x", len(long))
 	}
 }
 
-// Every golden is a file that smolvm takes.
-func TestRealSmolvmTakesTheGoldens(t *testing.T) {
+// smolvm accepts every golden file.
+func TestRealSmolvmAcceptsGoldens(t *testing.T) {
 	r := newRealSmolvm(t)
 	goldens, err := filepath.Glob("testdata/*.out.toml")
 	if err != nil || len(goldens) == 0 {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package smolfile renders the file from which smolvm creates a machine, in
-// the schema of smolvm 0.8.0 and nothing newer, so that one file fits every
-// release. It is pure: it writes no file and runs no smolvm, and it does not
-// know image, entrypoint or command, which go as flags, nor Secrets, which go
-// by reference. Nothing that goes in can make it name another destination
-// than the bundle.
+// Package smolfile renders the Smolfile from which smolvm creates a machine. It
+// uses only the schema of smolvm 0.8.0, so that every release can read the file.
+// It is pure: it writes no file and does not run smolvm. It does not handle the
+// image, entrypoint and command, which are passed as flags, or Secrets, which
+// are passed by reference. No input can make it allow another destination than
+// the bundle.
 package smolfile
 
 import (
@@ -20,28 +20,28 @@ import (
 	"botbottle.dev/bottle-operator/internal/guestenv"
 )
 
-// Bounds of what a machine may be asked to have; smolvm's own.
+// smolvm's limits on the size of a machine.
 const (
 	MaxCPUs      = 16
 	MinMemoryMiB = 64
 	maxMemoryMiB = math.MaxUint32
 )
 
-// Smolfile is what a Bottle's machine is created with.
+// Smolfile holds what a Bottle's machine is created with.
 type Smolfile struct {
 	// Env holds literal values by name.
 	Env map[string]string
-	// BundleIP is the one address that the guest may reach; IPv4.
+	// BundleIP is the only address that the guest may reach. It is IPv4.
 	BundleIP netip.Addr
-	// CPUs, MemoryMiB, StorageGiB and OverlayGiB are written only when they
-	// were asked for; 0 leaves them to smolvm.
+	// CPUs, MemoryMiB, StorageGiB and OverlayGiB are written only if they are not
+	// 0; 0 selects smolvm's default.
 	CPUs       int
 	MemoryMiB  int64
 	StorageGiB int64
 	OverlayGiB int64
 }
 
-// document is the file; its keys are all that Render can write.
+// document is the file. Render can write no other keys.
 type document struct {
 	Env     []string `toml:"env,multiline"`
 	CPUs    int      `toml:"cpus,omitempty"`
@@ -55,9 +55,10 @@ type network struct {
 	AllowCIDRs []string `toml:"allow_cidrs"`
 }
 
-// Render is the file's content: the same bytes for the same Smolfile, UTF-8,
-// one env entry per line, sorted by name. A variable that cannot be passed is
-// a *guestenv.VarError, the first by name; it never tells the value.
+// Render returns the file's content as UTF-8, with one env entry per line, sorted
+// by name. It returns the same bytes for equal Smolfiles. If a variable cannot
+// be passed, the error is a *guestenv.VarError for the first such name; it never
+// contains the value.
 func Render(s Smolfile) ([]byte, error) {
 	if err := s.check(); err != nil {
 		return nil, err
@@ -88,7 +89,7 @@ func (s Smolfile) check() error {
 	case !s.BundleIP.Is4():
 		return fmt.Errorf("smolfile: bundle address %s: want an IPv4 address", s.BundleIP)
 	case s.BundleIP.IsUnspecified():
-		return fmt.Errorf("smolfile: bundle address %s: names no host", s.BundleIP)
+		return fmt.Errorf("smolfile: bundle address %s: is the unspecified address", s.BundleIP)
 	case s.CPUs < 0 || s.CPUs > MaxCPUs:
 		return fmt.Errorf("smolfile: cpus %d: want 1 to %d", s.CPUs, MaxCPUs)
 	case s.MemoryMiB != 0 && (s.MemoryMiB < MinMemoryMiB || s.MemoryMiB > maxMemoryMiB):
@@ -101,10 +102,10 @@ func (s Smolfile) check() error {
 	return nil
 }
 
-// MiB is a number of bytes in smolvm's unit for memory, rounded up.
+// MiB converts bytes to smolvm's unit for memory, rounding up.
 func MiB(bytes int64) int64 { return ceil(bytes, 1<<20) }
 
-// GiB is a number of bytes in smolvm's unit for disks, rounded up.
+// GiB converts bytes to smolvm's unit for disks, rounding up.
 func GiB(bytes int64) int64 { return ceil(bytes, 1<<30) }
 
 func ceil(n, unit int64) int64 {

@@ -22,12 +22,13 @@ import (
 	"botbottle.dev/bottle-operator/internal/smolfile"
 )
 
-var update = flag.Bool("update", false, "rewrite the goldens from what Render returns")
+var update = flag.Bool("update", false, "rewrite the golden files with the output of Render")
 
 var bundleIP = netip.MustParseAddr("192.168.44.2")
 
-// input is a golden's *.in.yaml. With guest it is what a Bottle gets: the
-// operator's own variables are put under those of env.
+// input is the content of a *.in.yaml file. If Guest is set, the environment is
+// the one that a Bottle gets: the operator's variables are added, and Env
+// overrides them.
 type input struct {
 	BundleIP   string            `json:"bundleIP"`
 	Guest      bool              `json:"guest"`
@@ -88,15 +89,15 @@ func TestGoldens(t *testing.T) {
 				t.Fatal(err)
 			}
 			if d := cmp.Diff(string(want), string(got)); d != "" {
-				t.Errorf("%s (-want +got), -update rewrites it:\n%s", golden, d)
+				t.Errorf("%s (-want +got), rewrite it with -update:\n%s", golden, d)
 			}
 			checkDocument(t, s, got)
 		})
 	}
 }
 
-// checkDocument parses a rendered file and holds all of it against what it
-// was rendered from: the keys, the order and every value.
+// checkDocument parses a rendered file and compares it with its input: the keys,
+// the order and every value.
 func checkDocument(t testing.TB, s smolfile.Smolfile, rendered []byte) {
 	t.Helper()
 	var got map[string]any
@@ -122,7 +123,8 @@ func checkDocument(t testing.TB, s smolfile.Smolfile, rendered []byte) {
 	checkKeys(t, got)
 }
 
-// checkKeys does not rely on what was asked for: these keys and no others.
+// checkKeys checks, independently of the input, that the file has no other keys
+// than the allowed ones.
 func checkKeys(t testing.TB, doc map[string]any) {
 	t.Helper()
 	allowed := []string{"env", "network", "cpus", "memory", "storage", "overlay"}
@@ -133,11 +135,11 @@ func checkKeys(t testing.TB, doc map[string]any) {
 	}
 	network, ok := doc["network"].(map[string]any)
 	if !ok || len(network) != 1 || network["allow_cidrs"] == nil {
-		t.Errorf("network: got %v, want allow_cidrs alone", doc["network"])
+		t.Errorf("network: got %v, want only allow_cidrs", doc["network"])
 	}
 }
 
-// A Bottle with slug and env only: the file says exactly two things.
+// The file of a Bottle with only a slug and env has exactly two keys.
 func TestOnlyEnvAndAllowList(t *testing.T) {
 	vars, err := guestenv.Build(bundleIP, "", []guestenv.Var{{Name: "GREETING", Value: "hello"}, {Name: "TOKEN", Value: "s3cret", Secret: true}})
 	if err != nil {
@@ -160,7 +162,7 @@ func TestOnlyEnvAndAllowList(t *testing.T) {
 	}
 }
 
-// Values that look like TOML, or like the keys that must never be there.
+// Values that look like TOML, even like forbidden keys, stay values.
 func TestValuesCannotBecomeKeys(t *testing.T) {
 	env := map[string]string{
 		"A": "'\nimage = \"evil\"\n",
@@ -185,14 +187,14 @@ func TestValuesCannotBecomeKeys(t *testing.T) {
 	}
 }
 
-func TestRenderRefuses(t *testing.T) {
+func TestRenderRejects(t *testing.T) {
 	ok := smolfile.Smolfile{BundleIP: bundleIP}
 	tests := map[string]struct {
 		change func(*smolfile.Smolfile)
 		want   string
 	}{
 		"no bundle":             {func(s *smolfile.Smolfile) { s.BundleIP = netip.Addr{} }, "bundle address"},
-		"the unspecified one":   {func(s *smolfile.Smolfile) { s.BundleIP = netip.MustParseAddr("0.0.0.0") }, "names no host"},
+		"unspecified bundle":    {func(s *smolfile.Smolfile) { s.BundleIP = netip.MustParseAddr("0.0.0.0") }, "is the unspecified address"},
 		"an IPv6 bundle":        {func(s *smolfile.Smolfile) { s.BundleIP = netip.MustParseAddr("fd00::2") }, "want an IPv4 address"},
 		"IPv4 written as IPv6":  {func(s *smolfile.Smolfile) { s.BundleIP = netip.MustParseAddr("::ffff:192.168.44.2") }, "want an IPv4 address"},
 		"17 cpus":               {func(s *smolfile.Smolfile) { s.CPUs = 17 }, "cpus 17: want 1 to 16"},
@@ -209,26 +211,26 @@ func TestRenderRefuses(t *testing.T) {
 			tt.change(&s)
 			out, err := smolfile.Render(s)
 			if err == nil || !strings.Contains(err.Error(), tt.want) || out != nil {
-				t.Errorf("got %q, %v, want an error with %q", out, err, tt.want)
+				t.Errorf("got %q, %v, want an error that contains %q", out, err, tt.want)
 			}
 		})
 	}
 }
 
-func TestRenderRefusesVariables(t *testing.T) {
+func TestRenderRejectsVariables(t *testing.T) {
 	const hidden = "h1dden"
 	tests := map[string]struct {
 		name, value string
 		want        error
 	}{
-		"empty name":       {"", hidden, guestenv.ErrName},
-		"= in the name":    {"A=B", hidden, guestenv.ErrName},
-		"space in it":      {" A", hidden, guestenv.ErrName},
-		"newline in it":    {"A\nB", hidden, guestenv.ErrName},
-		"NUL":              {"A", hidden + "\x00", guestenv.ErrNUL},
-		"invalid UTF-8":    {"A", hidden + "\xc3", guestenv.ErrNotUTF8},
-		"half a surrogate": {"A", hidden + "\xed\xa0\x80", guestenv.ErrNotUTF8},
-		"too long":         {"A", hidden + strings.Repeat("x", guestenv.MaxEntry), guestenv.ErrTooLong},
+		"empty name":          {"", hidden, guestenv.ErrName},
+		"= in the name":       {"A=B", hidden, guestenv.ErrName},
+		"space in the name":   {" A", hidden, guestenv.ErrName},
+		"newline in the name": {"A\nB", hidden, guestenv.ErrName},
+		"NUL":                 {"A", hidden + "\x00", guestenv.ErrNUL},
+		"invalid UTF-8":       {"A", hidden + "\xc3", guestenv.ErrNotUTF8},
+		"half a surrogate":    {"A", hidden + "\xed\xa0\x80", guestenv.ErrNotUTF8},
+		"too long":            {"A", hidden + strings.Repeat("x", guestenv.MaxEntry), guestenv.ErrTooLong},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

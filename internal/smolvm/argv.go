@@ -11,9 +11,10 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// The argv of each subcommand. None holds a secret, and none but a create from
-// an artifact a value of the environment. Names go in the --name=NAME form,
-// which no name can break out of.
+// The functions below build the argv of each subcommand. No argv holds a
+// secret, and only a create from an artifact holds values of the environment.
+// Names are passed in the --name=NAME form, so that a name cannot become another
+// flag.
 
 func (c capabilities) machineArgs(subcommand string, rest ...string) []string {
 	args := []string{"machine", subcommand}
@@ -25,21 +26,21 @@ func (c capabilities) machineArgs(subcommand string, rest ...string) []string {
 
 func (c capabilities) listArgs() []string { return c.machineArgs("ls", "--json") }
 
-// createArgs refuses what this release cannot do.
+// createArgs rejects what this release cannot do.
 func (c capabilities) createArgs(s host.MachineSpec) ([]string, error) {
-	for _, ask := range []struct {
-		asked, can bool
-		what       string
+	for _, feature := range []struct {
+		needed, supported bool
+		name              string
 	}{
 		{s.Image != "", c.LocalImages, "image archives"},
-		{s.Artifact != "", c.Artifacts, "artifacts that others cannot stand in for"},
+		{s.Artifact != "", c.Artifacts, "artifacts that are protected against substitution"},
 		{len(s.Secrets) > 0, c.SecretFiles, "values by reference"},
-		// It would take them, and drop them without a word.
-		{len(s.Secrets) > 0 && s.Artifact != "", false, "values by reference beside an artifact"},
-		{s.Command != nil, c.Command, "a command given at create"},
+		// smolvm would accept them and drop them silently.
+		{len(s.Secrets) > 0 && s.Artifact != "", false, "values by reference together with an artifact"},
+		{s.Command != nil, c.Command, "a command at create"},
 	} {
-		if ask.asked && !ask.can {
-			return nil, fmt.Errorf("smolvm %s knows no %s: %w", c.Version, ask.what, host.ErrUnsupported)
+		if feature.needed && !feature.supported {
+			return nil, fmt.Errorf("smolvm %s does not support %s: %w", c.Version, feature.name, host.ErrUnsupported)
 		}
 	}
 	args := c.machineArgs("create")
@@ -74,8 +75,9 @@ func (c capabilities) createArgs(s host.MachineSpec) ([]string, error) {
 	return args, nil
 }
 
-// contentArgs say what is in the machine and whom it may reach: by a Smolfile
-// or, with an artifact, beside which no release takes one, by flags.
+// contentArgs defines the machine's content and the addresses that it may
+// reach: with a Smolfile or, for an artifact, with flags, because no release
+// accepts both an artifact and a Smolfile.
 func (c capabilities) contentArgs(s host.MachineSpec) []string {
 	if s.Artifact == "" {
 		args := []string{"--smolfile=" + s.Smolfile}
@@ -91,13 +93,15 @@ func (c capabilities) contentArgs(s host.MachineSpec) []string {
 	if c.ArtifactPolicy {
 		return append(args, "--allow-cidr="+s.AllowCIDR.String())
 	}
-	// The list would be dropped, and the network with it where the artifact
-	// asks for none: the guest could not reach its bundle. It gets the whole
-	// network, as most artifacts ask for anyway, and the wall holds it.
+	// This release would drop the list, and the network too if the artifact
+	// requests none: the guest could not reach its bundle. It therefore gets the
+	// whole network, which most artifacts request anyway, and the wall confines
+	// it.
 	return append(args, "--net")
 }
 
-// labels are all parts of the owner, as on every other thing of a Bottle.
+// labels returns one label for each part of the owner, as on every other object
+// that belongs to a Bottle.
 func labels(o host.Owner) []string {
 	var args []string
 	for _, l := range []struct{ key, value string }{
@@ -114,8 +118,8 @@ func labels(o host.Owner) []string {
 func (c capabilities) startArgs(name string) []string { return c.machineArgs("start", "--name="+name) }
 func (c capabilities) stopArgs(name string) []string  { return c.machineArgs("stop", "--name="+name) }
 
-// deleteArgs always force: without a terminal some releases do nothing and
-// call it success.
+// deleteArgs always passes --force: without it and without a terminal, some
+// releases do nothing and report success.
 func (c capabilities) deleteArgs(name string) []string {
 	if c.nameFlag {
 		return c.machineArgs("delete", "--force", "--name="+name)
@@ -123,8 +127,8 @@ func (c capabilities) deleteArgs(name string) []string {
 	return c.machineArgs("delete", "--force", name)
 }
 
-// execArgs ask for the interactive form, the one that forwards stdin and
-// passes output on as it comes and without a limit.
+// execArgs selects the interactive form. Only that one forwards stdin and passes
+// output on immediately and without a limit.
 func (c capabilities) execArgs(name string, r host.ExecRequest) []string {
 	args := c.machineArgs("exec", "--name="+name, "--interactive")
 	if r.Timeout > 0 {

@@ -10,37 +10,39 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// Bounds of what a command line carries: the kernel's for one word, and half
-// of what it grants all words and the environment together by default.
+// Limits of a command line: maxArg is the kernel's limit for one argument,
+// maxEnv is half of its default limit for all arguments and the environment
+// together.
 const (
-	maxWord = 128<<10 - 1
-	maxEnv  = 1 << 20
+	maxArg = 128<<10 - 1
+	maxEnv = 1 << 20
 )
 
-// checkArtifact refuses what `machine create --from` refuses, takes for
-// something else, or drops.
+// checkArtifact rejects specs that `machine create --from` rejects,
+// misinterprets, or silently drops parts of.
 func checkArtifact(s host.MachineSpec) error {
 	if s.Artifact == "" {
 		if len(s.Env) > 0 || s.AllowCIDR.IsValid() {
-			return fmt.Errorf("env and an address beside a Smolfile, which has them: %w", host.ErrInvalid)
+			return fmt.Errorf("env or an address next to a Smolfile, which already holds them: %w", host.ErrInvalid)
 		}
 		return nil
 	}
 	if s.Image != "" || s.Smolfile != "" {
-		return fmt.Errorf("an artifact beside an image or a Smolfile: %w", host.ErrInvalid)
+		return fmt.Errorf("an artifact together with an image or a Smolfile: %w", host.ErrInvalid)
 	}
 	if !s.AllowCIDR.IsValid() {
-		return fmt.Errorf("an artifact without the addresses that it may reach: %w", host.ErrInvalid)
+		return fmt.Errorf("an artifact without the address that the machine may reach: %w", host.ErrInvalid)
 	}
-	// A folder is a checkpoint to recent releases.
-	if _, err := regular("artifact", s.Artifact); err != nil {
+	// Recent releases treat a folder as a checkpoint.
+	if _, err := statRegular("artifact", s.Artifact); err != nil {
 		return err
 	}
 	return checkEnv(s.Env)
 }
 
-// checkEnv refuses entries that a flag does not carry. Those without a name or
-// "=" smolvm drops, or fills from its own environment. The error has no value.
+// checkEnv rejects entries that a flag cannot carry. smolvm drops an entry
+// without a name or "=", or fills it from its own environment. The error never
+// contains a value.
 func checkEnv(env []string) error {
 	size := 0
 	for i, kv := range env {
@@ -50,13 +52,13 @@ func checkEnv(env []string) error {
 		case !ok || name == "":
 			return fmt.Errorf("env entry %d has no name or no value: %w", i+1, host.ErrInvalid)
 		case strings.ContainsRune(kv, 0) || !utf8.ValidString(kv):
-			return fmt.Errorf("env %s: has a NUL or is not UTF-8: %w", clean(name), host.ErrInvalid)
-		case len("--env=")+len(kv) > maxWord:
-			return fmt.Errorf("env %s: longer than %d bytes: %w", clean(name), maxWord, host.ErrInvalid)
+			return fmt.Errorf("env %s: contains a NUL or is not UTF-8: %w", clean(name), host.ErrInvalid)
+		case len("--env=")+len(kv) > maxArg:
+			return fmt.Errorf("env %s: longer than %d bytes: %w", clean(name), maxArg, host.ErrInvalid)
 		}
 	}
 	if size > maxEnv {
-		return fmt.Errorf("env: %d bytes, over %d in all: %w", size, maxEnv, host.ErrInvalid)
+		return fmt.Errorf("env: %d bytes in total, more than %d: %w", size, maxEnv, host.ErrInvalid)
 	}
 	return nil
 }

@@ -22,13 +22,13 @@ import (
 
 const victim, neighbour = "bottle-demo-1a2b3c4d", "bottle-other-1a2b3c4d"
 
-// as makes a process one of a user's.
-func as(uid uint32) *syscall.SysProcAttr {
+// asUser starts a process as this user.
+func asUser(uid uint32) *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
 }
 
-// folderOf makes a machine's folder, which belongs to a user.
-func folderOf(t *testing.T, d *Driver, name string, uid int) {
+// makeFolder makes a machine's folder with this owner.
+func makeFolder(t *testing.T, d *Driver, name string, uid int) {
 	t.Helper()
 	if err := errors.Join(os.MkdirAll(d.dataDir(name), 0o755), os.Chown(d.dataDir(name), uid, uid)); err != nil {
 		t.Fatal(err)
@@ -57,7 +57,8 @@ func wantPIDs(t *testing.T, d *Driver, name string, want ...int) {
 	}
 }
 
-func in(t *testing.T, d *Driver, p process) string {
+// cgroupOf returns the machine whose cgroup p is in.
+func cgroupOf(t *testing.T, d *Driver, p process) string {
 	t.Helper()
 	g, err := d.cgroups()
 	if err != nil {
@@ -70,24 +71,25 @@ func in(t *testing.T, d *Driver, p process) string {
 	return id
 }
 
-// lookAlike is a shell with the command line of a VMM.
-func lookAlike(t *testing.T, user uint32, boot string) process {
+// startLookAlike starts a shell with the command line of a VMM.
+func startLookAlike(t *testing.T, user uint32, boot string) process {
 	t.Helper()
 	p := process{pid: cgroups.LookAlike(t, user, "/proc/self/exe", "_boot-vm", boot)}
 	p.ticks, _ = startTicks(p.pid)
 	return p
 }
 
-// Anybody on the node can start a process whose command line is a VMM's, and
-// run smolvm itself. Were such a process taken for the machine's, the guard
-// would kill the machine: it is in another network namespace.
-func TestALookAlikeOfNobodyHarmsNobody(t *testing.T) {
+// Anybody on the node can start a process with the command line of a VMM, and
+// can run smolvm itself. If the Driver took such a process for a VMM of the
+// machine, the guard would kill the machine, because the process is in another
+// network namespace.
+func TestLookAlikesAreIgnored(t *testing.T) {
 	_, d := newNode(t, "1.32.2")
-	folderOf(t, d, victim, 2000000)
+	makeFolder(t, d, victim, 2000000)
 	boot := d.dataDir(victim) + "/boot-config.json"
 	vmm, _ := vmmIn(t, d, victim)
-	self := lookAlike(t, cgroups.Nobody, boot)
-	smolvm, _ := spawnFrom(t, d.binary(), as(cgroups.Nobody), "_boot-vm", boot)
+	self := startLookAlike(t, cgroups.Nobody, boot)
+	smolvm, _ := spawnFrom(t, d.binary(), asUser(cgroups.Nobody), "_boot-vm", boot)
 
 	wantPIDs(t, d, victim, vmm.pid)
 	if err := d.KillMachine(t.Context(), victim); err != nil {
@@ -100,10 +102,10 @@ func TestALookAlikeOfNobodyHarmsNobody(t *testing.T) {
 	if err := d.DeleteMachine(t.Context(), victim); err != nil {
 		t.Errorf("delete: got %v, want nil", err)
 	}
-	wantAlive(t, "nobody's smolvm, when the machine is gone", smolvm, true)
+	wantAlive(t, "nobody's smolvm after the deletion", smolvm, true)
 }
 
-func TestAVMMThatRewroteItsArgvIsSeenAndKilled(t *testing.T) {
+func TestVMMWithRewrittenArgvIsFoundAndKilled(t *testing.T) {
 	for what, end := range map[string]func(d *Driver) error{
 		"kill":   func(d *Driver) error { return d.KillMachine(t.Context(), victim) },
 		"stop":   func(d *Driver) error { return d.StopMachine(t.Context(), victim) },
@@ -135,8 +137,9 @@ func TestAVMMThatRewroteItsArgvIsSeenAndKilled(t *testing.T) {
 	}
 }
 
-// A success while a VMM lives would have the Bottle shown as gone.
-func TestNoSuccessWhileAVMMCannotBeKilled(t *testing.T) {
+// If kill or delete succeeded while a VMM is alive, the Bottle would be reported
+// as gone.
+func TestKillFailsWhileVMMIsAlive(t *testing.T) {
 	_, d := newNode(t, "1.32.2")
 	vmm, _ := vmmIn(t, d, victim)
 	cgroups.RewriteArgv(t, vmm.pid, "/usr/sbin/innocent")
@@ -154,13 +157,14 @@ func TestNoSuccessWhileAVMMCannotBeKilled(t *testing.T) {
 	wantPIDs(t, d, victim, vmm.pid)
 	thaw()
 	if err := d.DeleteMachine(t.Context(), victim); err != nil {
-		t.Errorf("delete, when it can be killed: got %v, want nil", err)
+		t.Errorf("delete after the thaw: got %v, want nil", err)
 	}
 	wantAlive(t, "afterwards", vmm, false)
 }
 
-// The same where no process can be made immune: the kernel's word is faked.
-func TestNoSuccessWhileTheCgroupIsPopulated(t *testing.T) {
+// The same on nodes where a test cannot make a process unkillable: the kernel's
+// files are faked.
+func TestKillFailsWhileCgroupIsPopulated(t *testing.T) {
 	for what, end := range map[string]func(context.Context, *Driver) error{
 		"kill":   func(ctx context.Context, d *Driver) error { return d.KillMachine(ctx, victim) },
 		"delete": func(ctx context.Context, d *Driver) error { return d.DeleteMachine(ctx, victim) },
@@ -177,7 +181,7 @@ func TestNoSuccessWhileTheCgroupIsPopulated(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		if err := end(ctx, d); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("%s: got %v, want an error when the time is over", what, err)
+			t.Errorf("%s: got %v, want DeadlineExceeded", what, err)
 		}
 		if b, err := os.ReadFile(filepath.Join(c.folder, "cgroup.kill")); string(b) != "1" {
 			t.Errorf("%s: cgroup.kill: got %q, %v, want 1", what, b, err)
@@ -185,24 +189,24 @@ func TestNoSuccessWhileTheCgroupIsPopulated(t *testing.T) {
 	}
 }
 
-// A machine that an earlier release of the agent started is adopted at the
-// first look, which asks nobody but the kernel. Until then its cgroup is
-// absent, or empty.
+// The first scan adopts a machine that an earlier release of the agent started.
+// The scan queries only the kernel, not smolvm. Until then the machine's cgroup
+// is absent or empty.
 func TestAdoption(t *testing.T) {
 	for name, tt := range map[string]struct{ owner, user int }{
-		"root's, of a release that drops no user": {0, 0},
-		"the machine's own user's":                {2000000, 2000000},
-		"root's, the folder is the user's":        {2000000, 0},
+		"root owns the folder and runs the VMM":            {0, 0},
+		"the machine's user owns the folder and runs it":   {2000000, 2000000},
+		"the machine's user owns the folder, root runs it": {2000000, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c, d := newNode(t, "1.32.2")
-			folderOf(t, d, victim, tt.owner)
-			vmm, _ := spawnFrom(t, d.binary(), as(uint32(tt.user)), "_boot-vm", d.dataDir(victim)+"/boot-config.json")
-			if got := in(t, d, vmm); got != "" {
+			makeFolder(t, d, victim, tt.owner)
+			vmm, _ := spawnFrom(t, d.binary(), asUser(uint32(tt.user)), "_boot-vm", d.dataDir(victim)+"/boot-config.json")
+			if got := cgroupOf(t, d, vmm); got != "" {
 				t.Fatalf("before: got cgroup %q, want none", got)
 			}
 			wantPIDs(t, d, victim, vmm.pid)
-			if got := in(t, d, vmm); got != victim {
+			if got := cgroupOf(t, d, vmm); got != victim {
 				t.Errorf("cgroup: got %q, want %q", got, victim)
 			}
 			cgroups.RewriteArgv(t, vmm.pid, "/usr/sbin/innocent")
@@ -218,20 +222,21 @@ func TestAdoption(t *testing.T) {
 	}
 }
 
-// The list may come first, and shows only processes in the cgroup.
-func TestTheListAdopts(t *testing.T) {
+// A list may come before the first scan. It reports a PID only for a process in
+// the machine's cgroup, so it adopts strays too.
+func TestListAdoptsStrays(t *testing.T) {
 	c, d := newNode(t, "1.32.2")
 	vmm, _ := spawn(t, "_boot-vm", d.dataDir(victim)+"/boot-config.json")
 	record(t, d, victim, vmm)
 	c.states[victim], c.pids = "running", map[string]int{victim: vmm.pid}
 	list, err := d.ListMachines(t.Context())
-	if err != nil || len(list) != 1 || list[0].PID != vmm.pid || in(t, d, vmm) != victim {
-		t.Errorf("got %+v, %v in cgroup %q, want process %d in its own", list, err, in(t, d, vmm), vmm.pid)
+	if err != nil || len(list) != 1 || list[0].PID != vmm.pid || cgroupOf(t, d, vmm) != victim {
+		t.Errorf("got %+v, %v in cgroup %q, want process %d in its own", list, err, cgroupOf(t, d, vmm), vmm.pid)
 	}
 }
 
-// smolvm was replaced while machines ran.
-func TestAdoptionAfterAnUpgradeOfSmolvm(t *testing.T) {
+// A VMM is adopted even if smolvm was replaced while it ran.
+func TestAdoptionAfterSmolvmUpgrade(t *testing.T) {
 	for what, replace := range map[string]func(path string) error{
 		"replaced": func(path string) error {
 			return errors.Join(os.WriteFile(path+".new", []byte("another"), 0o755), os.Rename(path+".new", path))
@@ -252,7 +257,7 @@ func TestAdoptionAfterAnUpgradeOfSmolvm(t *testing.T) {
 				t.Fatal(err)
 			}
 			wantPIDs(t, d, victim, vmm.pid)
-			if got := in(t, d, vmm); got != victim {
+			if got := cgroupOf(t, d, vmm); got != victim {
 				t.Errorf("cgroup: got %q, want %q", got, victim)
 			}
 		})
@@ -261,27 +266,27 @@ func TestAdoptionAfterAnUpgradeOfSmolvm(t *testing.T) {
 
 func TestAdoptionIsRefused(t *testing.T) {
 	_, d := newNode(t, "1.32.2")
-	folderOf(t, d, victim, 2000000)
-	folderOf(t, d, neighbour, 2000001)
+	makeFolder(t, d, victim, 2000000)
+	makeFolder(t, d, neighbour, 2000001)
 	boot := d.dataDir(victim) + "/boot-config.json"
 	processes := map[string]process{}
 	add := func(what string, p process, _ func()) { processes[what] = p }
 	start := func(attr *syscall.SysProcAttr) (process, func()) {
 		return spawnFrom(t, d.binary(), attr, "_boot-vm", boot)
 	}
-	p, reap := start(as(cgroups.Nobody))
+	p, reap := start(asUser(cgroups.Nobody))
 	add("smolvm run by nobody", p, reap)
-	p, reap = start(as(2000001))
+	p, reap = start(asUser(2000001))
 	add("smolvm run by another machine's user", p, reap)
-	add("another program of root's", lookAlike(t, 0, boot), nil)
+	add("another program run by root", startLookAlike(t, 0, boot), nil)
 	p, reap = vmmIn(t, d, neighbour)
 	cgroups.RewriteArgv(t, p.pid, "/proc/self/exe\x00_boot-vm\x00"+boot)
-	add("another machine's VMM that pretends", p, reap)
+	add("another machine's VMM with a rewritten argv", p, reap)
 
 	wantPIDs(t, d, victim)
 	for what, p := range processes {
 		if d.owns(victim, p) {
-			t.Errorf("%s: got it for the machine's, want it refused", what)
+			t.Errorf("%s: owns returned true, want false", what)
 		}
 	}
 	if err := d.KillMachine(t.Context(), victim); err != nil {
@@ -289,20 +294,21 @@ func TestAdoptionIsRefused(t *testing.T) {
 	}
 	for what, p := range processes {
 		wantAlive(t, what, p, true)
-		if got := in(t, d, p); got == victim {
-			t.Errorf("%s: got it in the machine's cgroup, want it left where it was", what)
+		if got := cgroupOf(t, d, p); got == victim {
+			t.Errorf("%s: was moved into the machine's cgroup, want it left alone", what)
 		}
 	}
-	later := processes["another program of root's"]
+	later := processes["another program run by root"]
 	later.ticks++
 	if d.owns(victim, later) {
-		t.Error("another start time: got it for the machine's, want it refused")
+		t.Error("another start time: owns returned true, want false")
 	}
 }
 
-// A process whose first thread has ended is a zombie by /proc, and runs.
-func TestAVMMThatEndedItsFirstThreadIsSeenAndKilled(t *testing.T) {
-	t.Setenv("END_FIRST_THREAD", "1")
+// /proc shows a process whose main thread has exited as a zombie, although its
+// other threads run.
+func TestVMMWithExitedMainThreadIsFoundAndKilled(t *testing.T) {
+	t.Setenv("EXIT_MAIN_THREAD", "1")
 	_, d := newNode(t, "1.32.2")
 	vmm, _ := vmmIn(t, d, victim)
 	for range 500 {
@@ -312,7 +318,7 @@ func TestAVMMThatEndedItsFirstThreadIsSeenAndKilled(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	if b, err := os.ReadFile(procFile(vmm.pid, "cmdline")); len(b) > 0 || err != nil {
-		t.Fatalf("command line: got %q, %v, want none: the first thread has not ended", b, err)
+		t.Fatalf("command line: got %q, %v, want none: the main thread has not exited", b, err)
 	}
 	wantPIDs(t, d, victim, vmm.pid)
 	if err := d.KillMachine(t.Context(), victim); err != nil {
@@ -345,7 +351,7 @@ func TestStartSetsLimits(t *testing.T) {
 	}
 	for _, call := range c.calls {
 		if got := call.Cgroup; (verb(call) == "start") != (got != nil && got.Name() == c.folder) {
-			t.Errorf("%s: got cgroup %v, want that of the machine for a start alone", verb(call), got)
+			t.Errorf("%s: got cgroup %v, want the machine's cgroup for start and none for other calls", verb(call), got)
 		}
 	}
 	for file, want := range map[string]string{"memory.max": "1610612736", "pids.max": "2048", "cpu.max": "250000 100000"} {
@@ -355,11 +361,11 @@ func TestStartSetsLimits(t *testing.T) {
 	}
 }
 
-// A container can have a program that looks like one of this node's that was
-// replaced. The name of a file proves nothing.
-func TestNoContainerIsAdopted(t *testing.T) {
+// A container can hold a program at the path where this node's smolvm was before
+// it was replaced. The path of a file proves nothing.
+func TestContainerIsNotAdopted(t *testing.T) {
 	_, d := newNode(t, "1.32.2")
-	folderOf(t, d, victim, 2000000)
+	makeFolder(t, d, victim, 2000000)
 	copied, err := os.ReadFile(d.binary())
 	if err != nil {
 		t.Fatal(err)
@@ -375,15 +381,15 @@ func TestNoContainerIsAdopted(t *testing.T) {
 	if err := d.KillMachine(t.Context(), victim); err != nil {
 		t.Errorf("kill: got %v, want nil", err)
 	}
-	wantAlive(t, "a container's root", p, true)
+	wantAlive(t, "root's process in a container", p, true)
 }
 
-// What exits has no namespaces any more for as long as its descriptors are
-// released. That must not hide the machines from the guard.
-func TestAProcessThatExitsHidesNobody(t *testing.T) {
+// An exiting process has no namespaces while the kernel closes its descriptors.
+// Such a process must not hide the machines from the guard.
+func TestExitingProcessDoesNotHideOthers(t *testing.T) {
 	_, d := newNode(t, "1.32.2")
-	folderOf(t, d, victim, 0)
-	folderOf(t, d, neighbour, 0)
+	makeFolder(t, d, victim, 0)
+	makeFolder(t, d, neighbour, 0)
 	good, _ := vmmIn(t, d, neighbour)
 	g, err := d.cgroups()
 	if err != nil {
@@ -393,7 +399,7 @@ func TestAProcessThatExitsHidesNobody(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// It opens many descriptors in children that end at once.
+	// Its children open many descriptors and exit immediately.
 	script := "import os\nwhile True:\n    if os.fork() == 0:\n        for _ in range(400):\n            os.eventfd(0)\n        os._exit(0)\n    os.wait()"
 	cmd := exec.Command("python3", "-c", script)
 	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(group.Fd())}
@@ -409,17 +415,17 @@ func TestAProcessThatExitsHidesNobody(t *testing.T) {
 	for range 200 {
 		vmms, err := d.VMMs(t.Context(), []string{victim, neighbour})
 		if err != nil || !slices.ContainsFunc(vmms, func(v host.VMM) bool { return v.PID == good.pid }) {
-			t.Fatalf("got %v, %v, want the other machine's process %d among them", vmms, err, good.pid)
+			t.Fatalf("got %v, %v, want the other machine's process %d in the list", vmms, err, good.pid)
 		}
 		for _, v := range vmms {
 			if v.NetNS == (host.NetNS{}) {
-				t.Fatalf("process %d: got no namespace, want it left out while it exits", v.PID)
+				t.Fatalf("process %d: got no namespace, want exiting processes left out", v.PID)
 			}
 		}
 	}
 }
 
-func TestThreadExits(t *testing.T) {
+func TestThreadExiting(t *testing.T) {
 	for stat, want := range map[string]bool{
 		"12 (a) b) R 1 12 12 0 -1 4194560 1":   false,
 		"12 (smolvm) R 1 12 12 0 -1 4194564 1": true, // PF_EXITING
@@ -427,7 +433,7 @@ func TestThreadExits(t *testing.T) {
 		"12 (smolvm) S":                        false,
 		"":                                     false,
 	} {
-		if got := threadExits([]byte(stat)); got != want {
+		if got := threadExiting([]byte(stat)); got != want {
 			t.Errorf("%q: got %v, want %v", stat, got, want)
 		}
 	}

@@ -11,8 +11,8 @@ import (
 	"botbottle.dev/bottle-operator/internal/runner"
 )
 
-// groups opens the machines' cgroups when they are first needed, and tries
-// again while there is no hierarchy.
+// groups holds the machines' cgroups. They are opened on first use; while there
+// is no hierarchy, each use tries again.
 type groups struct {
 	mu   sync.Mutex
 	open *cgroup.Groups
@@ -32,21 +32,22 @@ func (d *Driver) cgroups() (*cgroup.Groups, error) {
 }
 
 const (
-	// overheadBytes is what a VMM may use on top of its guest's memory. It was
-	// measured at 30 to 130 MiB, with the page cache of the machine's disks,
-	// which the kernel takes back when the limit is near. The limit is to stop
-	// a VMM that was taken over, not to keep accounts: it is generous.
+	// overheadBytes is what a VMM may use on top of its guest's memory. The
+	// measured overhead is 30 to 130 MiB, including the page cache of the
+	// machine's disks, which the kernel reclaims when the limit is near. The
+	// limit is generous: its purpose is to stop a VMM that was taken over, not
+	// accounting.
 	overheadBytes = 512 << 20
-	// maxThreads is pids.max: a VMM has a thread for each vCPU, some dozens for
+	// maxThreads is pids.max: a VMM has one thread per vCPU, a few dozen for
 	// its devices, and some for connections.
 	maxThreads = 2048
-	// overheadMillis is what its devices may use on top of its vCPUs, in
+	// overheadMillis is what a VMM's devices may use on top of its vCPUs, in
 	// thousandths of a CPU.
 	overheadMillis = 500
 )
 
-// limitsOf are the limits of a machine's cgroup, of the size that smolvm
-// lists. What is not listed is not limited.
+// limitsOf returns the limits of a machine's cgroup, computed from the size
+// that smolvm lists. A resource that is not listed is not limited.
 func limitsOf(m host.Machine) cgroup.Limits {
 	l := cgroup.Limits{PIDs: maxThreads}
 	if m.MemoryMiB > 0 {
@@ -58,12 +59,13 @@ func limitsOf(m host.Machine) cgroup.Limits {
 	return l
 }
 
-// confine makes the machine's cgroup anew, with its limits where the node can
-// set them, and returns its folder. The caller closes it. A process in it is an
-// error: clear comes first.
+// confine recreates the machine's cgroup, sets its limits where the node can,
+// and returns its folder. The caller closes it. It is an error if the cgroup
+// still holds a process: call clear first.
 //
-// What is cloned into a cgroup that was ever killed, from one that was not, is
-// killed too (seen with Linux 6.18, which compares how often the two were).
+// The cgroup must be new because a process that is cloned into a cgroup that
+// was killed before, from one that was not, is killed too (seen with Linux
+// 6.18, which compares how often each was killed).
 func (d *Driver) confine(m host.Machine) (*os.File, error) {
 	g, err := d.cgroups()
 	if err != nil {
@@ -76,7 +78,7 @@ func (d *Driver) confine(m host.Machine) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Controllers that are missing are a fact of the node.
+	// Missing controllers are not an error: the node may not have them.
 	if _, err := g.SetLimits(m.Name, limitsOf(m)); err != nil {
 		folder.Close()
 		return nil, err
@@ -84,8 +86,9 @@ func (d *Driver) confine(m host.Machine) (*os.File, error) {
 	return folder, nil
 }
 
-// dropOOMProtection is for what smolvm started before the runner had dropped
-// its own.
+// dropOOMProtection drops the OOM protection of the machine's processes.
+// smolvm may have started them before the runner dropped smolvm's own, and
+// children inherit it.
 func (d *Driver) dropOOMProtection(name string) {
 	g, err := d.cgroups()
 	if err != nil {
@@ -108,8 +111,9 @@ func (d *Driver) removeCgroup(name string) error {
 	return g.Remove(name)
 }
 
-// owns reports whether p lives and belongs to the machine: it is in its
-// cgroup, or is a stray of the machine's, which is moved there.
+// owns reports whether p is alive and belongs to the machine: either p is in
+// the machine's cgroup, or p is a stray of the machine, which owns then moves
+// there.
 func (d *Driver) owns(name string, p process) bool {
 	g, err := d.cgroups()
 	if err != nil {
@@ -122,5 +126,5 @@ func (d *Driver) owns(name string, p process) bool {
 	if in != "" {
 		return in == name && p.alive()
 	}
-	return d.adopt(g, vmmOf{p, name}) == nil
+	return d.adopt(g, machineProcess{p, name}) == nil
 }

@@ -10,8 +10,8 @@ import (
 	"botbottle.dev/bottle-operator/internal/host/hostcontract"
 )
 
-// pack is the guest's image as an artifact of this smolvm's, the stand-in:
-// what it packs no real one reads.
+// pack converts the guest's image into an artifact with this world's smolvm,
+// which must be the stand-in. A real smolvm cannot read the result.
 func (w *world) pack(t *testing.T, f hostcontract.MachinesFixture) string {
 	t.Helper()
 	program := filepath.Join(f.Dir, "packed")
@@ -19,8 +19,8 @@ func (w *world) pack(t *testing.T, f hostcontract.MachinesFixture) string {
 	return program + ".smolmachine"
 }
 
-// realArtifact is the guest's image as an artifact for which no machine had to
-// be booted; it asks for the whole network.
+// realArtifact writes the guest's image as an artifact that a real smolvm can
+// read, without booting a machine. The artifact requests the whole network.
 func realArtifact(t *testing.T, f hostcontract.MachinesFixture) string {
 	t.Helper()
 	path := filepath.Join(f.Dir, "packed.smolmachine")

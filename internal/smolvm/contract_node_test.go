@@ -14,27 +14,27 @@ import (
 	"botbottle.dev/bottle-operator/test/require"
 )
 
-// TestNode is the whole contract on a node where smolvm boots. Compiled with
-// the tag it is copied there and runs by itself: see test/real.
+// TestNode runs the whole contract on a node where smolvm can boot machines. It
+// is compiled with the build tag and copied to the node: see test/real.
 func TestNode(t *testing.T) {
 	dir := require.Env(t, "HOSTCONTRACT_SMOLVM_DIR", "the installation of smolvm on this node")
 	hostcontract.TestMachines(t, func(t *testing.T) hostcontract.MachinesFixture {
 		// An emulated node boots one machine at a time.
 		f := fixture(t, dir)
-		f.Machines = &startsInTurn{Machines: f.Machines}
+		f.Machines = &serialStarts{Machines: f.Machines}
 		f.Size = host.MachineSpec{CPUs: 1, MemoryMiB: 256}
 		f.Artifact = func(t *testing.T) string { return realArtifact(t, f) }
 		return f
 	}, hostcontract.MachineOptions{})
 }
 
-// startsInTurn starts one machine at a time: an emulated node cannot do more.
-type startsInTurn struct {
+// serialStarts starts one machine at a time, all that an emulated node can do.
+type serialStarts struct {
 	host.Machines
 	mu sync.Mutex
 }
 
-func (s *startsInTurn) StartMachine(ctx context.Context, name, netns string) error {
+func (s *serialStarts) StartMachine(ctx context.Context, name, netns string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.Machines.StartMachine(ctx, name, netns)

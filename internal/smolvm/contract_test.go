@@ -27,11 +27,12 @@ import (
 	"botbottle.dev/bottle-operator/test/require"
 )
 
-// root is the module's: tests run in their package's folder.
+// root is the module's folder; tests run in the folder of their package.
 const root = "../.."
 
-// place is $name, or a folder below the module.
-func place(t *testing.T, name, below string) string {
+// pathFromEnv returns the value of the environment variable name, or, if it is
+// not set, the path below in the module.
+func pathFromEnv(t *testing.T, name, below string) string {
 	t.Helper()
 	if v := os.Getenv(name); v != "" {
 		return v
@@ -43,12 +44,12 @@ func place(t *testing.T, name, below string) string {
 	return abs
 }
 
-// TestRealWithoutVM: creating, listing and deleting boot nothing, so that the
-// real command line is held to its half of the contract on every machine.
+// TestRealWithoutVM runs the part of the contract that boots no machine (create,
+// list, delete) against the real command line. It needs no KVM.
 func TestRealWithoutVM(t *testing.T) {
 	for _, version := range []string{"1.32.2", "1.9.1"} {
 		t.Run(version, func(t *testing.T) {
-			dir := filepath.Join(place(t, "SMOLVM_VERSIONS_DIR", "bin/smolvm"), version)
+			dir := filepath.Join(pathFromEnv(t, "SMOLVM_VERSIONS_DIR", "bin/smolvm"), version)
 			require.File(t, filepath.Join(dir, "smolvm"), "make smolvm")
 			hostcontract.TestMachines(t, func(t *testing.T) hostcontract.MachinesFixture {
 				f := fixture(t, dir)
@@ -59,11 +60,11 @@ func TestRealWithoutVM(t *testing.T) {
 	}
 }
 
-// TestStandin is the whole contract against the stand-in.
+// TestStandin runs the whole contract against the stand-in.
 func TestStandin(t *testing.T) {
 	for _, version := range []string{"0.8.0", "1.7.7", "1.9.1", "1.32.2"} {
 		t.Run(version, func(t *testing.T) {
-			t.Parallel() // mostly waits
+			t.Parallel() // it mostly waits
 			dir, newest := standin(t, version), standin(t, "1.32.2")
 			hostcontract.TestMachines(t, func(t *testing.T) hostcontract.MachinesFixture {
 				f := fixture(t, dir)
@@ -77,12 +78,12 @@ func TestStandin(t *testing.T) {
 func standin(t *testing.T, version string) string {
 	t.Helper()
 	require.Root(t)
-	dir := filepath.Join(place(t, "STANDIN_DIR", "bin/standin"), version)
+	dir := filepath.Join(pathFromEnv(t, "STANDIN_DIR", "bin/standin"), version)
 	require.File(t, filepath.Join(dir, "smolvm"), "hack/standin-install "+version+" "+dir)
 	return dir
 }
 
-// world is a smolvm home of its own.
+// world is a separate smolvm home with a Driver for it.
 type world struct {
 	dir, home, smolvm string
 	driver            *smolvm.Driver
@@ -95,7 +96,7 @@ func newWorld(t *testing.T, installation string, change func(*smolvm.Options)) *
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Not t.TempDir: machines run as users that must pass here.
+	// Not t.TempDir: the users that machines run as must be able to traverse it.
 	if err := os.Chmod(dir, 0o711); err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +124,7 @@ func fixture(t *testing.T, installation string) hostcontract.MachinesFixture {
 
 func fixtureOf(t *testing.T, w *world) hostcontract.MachinesFixture {
 	t.Helper()
-	image := place(t, "GUEST_TAR", "bin/images/guest.tar")
+	image := pathFromEnv(t, "GUEST_TAR", "bin/images/guest.tar")
 	require.File(t, image, "make image")
 	return hostcontract.MachinesFixture{
 		Machines: w.driver, Dir: w.dir, Image: image,
@@ -147,7 +148,7 @@ func fixtureOf(t *testing.T, w *world) hostcontract.MachinesFixture {
 	}
 }
 
-// deny writes what the VMM does when it refuses a connection.
+// deny writes the log lines that a VMM writes when it denies connections.
 func (w *world) deny(t *testing.T, name string, denials []host.Denial) {
 	t.Helper()
 	dir := smolvm.DataDir(w.driver, name)
@@ -182,7 +183,7 @@ func netnsOf(t *testing.T, path string) host.NetNS {
 	return host.NetNS{Dev: st.Dev, Inode: st.Ino}
 }
 
-// call runs smolvm as somebody else would.
+// call runs smolvm directly, without the Driver.
 func (w *world) call(t *testing.T, args ...string) string {
 	t.Helper()
 	if v, _ := w.driver.Version(t.Context()); v.Version == "0.8.0" {
@@ -206,7 +207,7 @@ func (w *world) database() string {
 	return filepath.Join(w.home, ".local/share/smolvm/server/smolvm.db")
 }
 
-// storedEnv reads smolvm's database.
+// storedEnv reads a machine's environment from smolvm's database.
 func (w *world) storedEnv(t *testing.T, name string) []string {
 	t.Helper()
 	db, err := sql.Open("sqlite", "file:"+w.database()+"?mode=ro")
@@ -231,7 +232,8 @@ func (w *world) storedEnv(t *testing.T, name string) []string {
 	return env
 }
 
-// where searches everything below smolvm's home and every command line.
+// where returns the files below smolvm's home and the processes whose content or
+// command line contains text.
 func (w *world) where(t *testing.T, text string) []string {
 	t.Helper()
 	var places []string
@@ -240,7 +242,7 @@ func (w *world) where(t *testing.T, text string) []string {
 			return err
 		}
 		if info, err := e.Info(); err != nil || info.Size() > 64<<20 {
-			return err // disks: empty before the first start
+			return err // skip disks: they are empty before the first start
 		}
 		b, err := os.ReadFile(path)
 		if err == nil && bytes.Contains(b, []byte(text)) {
@@ -259,6 +261,7 @@ func (w *world) where(t *testing.T, text string) []string {
 	return places
 }
 
+// left returns everything that is left of a machine on the node.
 func (w *world) left(t *testing.T, name string) []string {
 	t.Helper()
 	var left []string

@@ -12,22 +12,24 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// readTimeout bounds how long smolvm's database may be in no state to be read.
+// readTimeout bounds how long record retries while smolvm writes its database.
 const readTimeout = 5 * time.Second
 
-// database is where smolvm keeps every machine, in all known releases.
+// database is the path of the database in which all known releases keep their
+// machines.
 func (d *Driver) database() string {
 	return filepath.Join(d.opts.Home, ".local/share/smolvm/server/smolvm.db")
 }
 
-// record is what smolvm's database holds of a machine, as JSON. ErrNotFound
-// for no such machine, ErrUnsupported for a database of another kind.
+// record returns the machine's record in smolvm's database, as JSON. The error
+// is ErrNotFound if there is no such machine, ErrUnsupported if the database has
+// another layout, and ErrUnavailable if it kept changing for readTimeout.
 func (d *Driver) record(ctx context.Context, name string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	for {
 		data, err := readRecord(ctx, d.opts.Home, d.database(), name)
-		if !errors.Is(err, errUnsteady) {
+		if !errors.Is(err, errChanging) {
 			return data, err
 		}
 		if wait := sleep(ctx, jitter(20*time.Millisecond)); wait != nil {

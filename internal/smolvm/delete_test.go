@@ -13,17 +13,17 @@ import (
 	"botbottle.dev/bottle-operator/internal/runner"
 )
 
-// dying is a command line whose caller dies in the call number left, before or
-// after its effect.
-type dying struct {
+// crashing is a command line whose caller crashes during call number left,
+// either before or after the call takes effect.
+type crashing struct {
 	c     *cli
 	left  int
 	after bool
 }
 
-var errDied = errors.New("the agent died")
+var errCrashed = errors.New("the agent crashed")
 
-func (d *dying) Run(ctx context.Context, cmd runner.Command) (runner.Result, error) {
+func (d *crashing) Run(ctx context.Context, cmd runner.Command) (runner.Result, error) {
 	d.left--
 	switch {
 	case d.left > 0:
@@ -31,11 +31,11 @@ func (d *dying) Run(ctx context.Context, cmd runner.Command) (runner.Result, err
 	case d.left == 0 && d.after:
 		_, _ = d.c.Run(ctx, cmd)
 	}
-	return runner.Result{}, errDied
+	return runner.Result{}, errCrashed
 }
 
-// Wherever the agent dies in a deletion, the next one completes it.
-func TestDeletionIsReentrant(t *testing.T) {
+// Wherever the agent crashes during a deletion, the next deletion completes it.
+func TestDeletionCompletesAfterCrash(t *testing.T) {
 	name := specOf("demo").Owner.ID()
 	for _, after := range []bool{false, true} {
 		for calls := 1; ; calls++ {
@@ -44,41 +44,41 @@ func TestDeletionIsReentrant(t *testing.T) {
 			dir := d.dataDir(name)
 			ok(t, os.MkdirAll(dir, 0o755))
 			ok(t, os.WriteFile(filepath.Join(dir, "storage.raw"), nil, 0o600))
-			d.runner = &dying{c, calls, after}
-			died := d.DeleteMachine(t.Context(), name)
+			d.runner = &crashing{c, calls, after}
+			crashed := d.DeleteMachine(t.Context(), name)
 			next := New(d.opts)
 			if err := next.DeleteMachine(t.Context(), name); err != nil {
 				t.Errorf("after %d calls: got %v, want nil", calls, err)
 			}
 			if c.states[name] != "" || !absent(dir) {
-				t.Errorf("after %d calls: got state %q and the folder gone: %v, want neither", calls, c.states[name], absent(dir))
+				t.Errorf("after %d calls: got state %q, folder removed: %v; want no machine and no folder", calls, c.states[name], absent(dir))
 			}
-			if died == nil { // no call was the last
+			if crashed == nil { // the deletion needs fewer calls
 				break
 			}
 		}
 	}
 }
 
-// A new machine never gets the disk of one of the same name whose deletion
-// broke off.
-func TestCreateFindsNothingOfADeletedMachine(t *testing.T) {
+// A new machine never gets the disk of a machine of the same name whose deletion
+// was interrupted.
+func TestCreateRemovesLeftoversOfDeletedMachine(t *testing.T) {
 	c, d := newCLI(t, "1.32.2")
 	dir := d.dataDir(specOf("demo").Owner.ID())
 	ok(t, os.MkdirAll(dir, 0o755))
 	ok(t, os.WriteFile(filepath.Join(dir, "storage.raw"), []byte("old"), 0o600))
-	c.fail = func(words string) (runner.Result, bool) {
-		if strings.HasPrefix(words, "machine create") && !absent(dir) {
-			t.Error("got the old folder at the create, want it gone")
+	c.fail = func(args string) (runner.Result, bool) {
+		if strings.HasPrefix(args, "machine create") && !absent(dir) {
+			t.Error("the old folder exists during create, want it removed before")
 		}
 		return runner.Result{}, false
 	}
 	ok(t, d.CreateMachine(t.Context(), specOf("demo")))
-	// One that is listed keeps its own.
+	// A machine that is still listed keeps its folder.
 	ok(t, os.MkdirAll(dir, 0o755))
 	c.fail = nil
 	_ = d.CreateMachine(t.Context(), specOf("demo"))
 	if absent(dir) {
-		t.Error("got the folder of a listed machine removed, want it kept")
+		t.Error("the folder of a listed machine was removed, want it kept")
 	}
 }

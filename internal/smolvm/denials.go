@@ -14,13 +14,13 @@ import (
 
 // Denials implements host.Machines.
 func (d *Driver) Denials(ctx context.Context, name string) ([]host.Denial, error) {
-	c, err := d.capable(ctx)
+	c, err := d.supported(ctx)
 	if err == nil {
-		err = ours(name)
+		err = checkName(name)
 	}
 	what := "denials of machine " + name
 	if err == nil && !c.EgressEvents {
-		err = fmt.Errorf("%s: smolvm %s lists none: %w", what, c.Version, host.ErrUnsupported)
+		err = fmt.Errorf("%s: smolvm %s cannot list them: %w", what, c.Version, host.ErrUnsupported)
 	}
 	if err != nil {
 		return nil, err
@@ -30,7 +30,7 @@ func (d *Driver) Denials(ctx context.Context, name string) ([]host.Denial, error
 		return nil, err
 	}
 	if res.Truncated {
-		return nil, fmt.Errorf("%s: %w: the list of smolvm is too long", what, host.ErrUnavailable)
+		return nil, fmt.Errorf("%s: %w: smolvm's list is too long", what, host.ErrUnavailable)
 	}
 	denials, err := decodeDenials(res.Stdout)
 	if err != nil {
@@ -39,15 +39,16 @@ func (d *Driver) Denials(ctx context.Context, name string) ([]host.Denial, error
 	return denials, nil
 }
 
-// decodeDenials reads the list. smolvm takes it out of a log of the VMM's, so
-// that a destination may be anything: one that is no address is left out.
+// decodeDenials decodes the list. smolvm extracts it from a log that the VMM
+// writes, so a destination may be any text. Entries without a valid address are
+// left out.
 func decodeDenials(b []byte) ([]host.Denial, error) {
 	var all []struct {
 		Timestamp any `json:"timestamp"`
 		Dest      any `json:"dest"`
 	}
 	if err := json.Unmarshal(b, &all); err != nil {
-		return nil, fmt.Errorf("what smolvm printed is no list of denials: %w", err)
+		return nil, fmt.Errorf("smolvm's output is not a list of denials: %w", err)
 	}
 	var denials []host.Denial
 	for _, e := range all {
@@ -57,7 +58,7 @@ func decodeDenials(b []byte) ([]host.Denial, error) {
 			continue
 		}
 		stamp, _ := e.Timestamp.(string)
-		at, _ := time.Parse(time.RFC3339, stamp) // none is the zero time
+		at, _ := time.Parse(time.RFC3339, stamp) // the zero time if it is missing or invalid
 		denials = append(denials, host.Denial{Time: at, Dest: dest})
 	}
 	return denials[max(0, len(denials)-host.MaxDenials):], nil

@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package smolvm drives smolvm's command line: the adapter of host.Machines.
-// Everything that differs between its releases is decided here, from a table
-// of capabilities by version; everything above sees one interface.
+// Package smolvm implements host.Machines by running smolvm's command line.
+// It handles all differences between smolvm's releases, using a table of
+// capabilities by version. The packages above it see one interface.
 //
-// What it guards: the environment of every call is exactly ours; calls that
-// write go one after another where a release needs it; starts are capped; a
-// start that failed and a machine that was stopped or deleted leave no VMM
-// behind; a process is signalled only after it proved to be this machine's
-// VMM; what smolvm says of a Smolfile is never passed on, for it quotes the
-// line, and so the values.
+// It guarantees the following:
+//   - Every call gets exactly the environment that this package defines.
+//   - Calls that write run one at a time where a release requires it.
+//   - A start that failed and a machine that was stopped or deleted leave no
+//     VMM behind.
+//   - A process is signalled only after it was proven to be the machine's VMM.
+//   - smolvm's messages about a Smolfile are never passed on, because they
+//     quote its lines and so the values.
 //
-// It does not decide when a machine is to run, never calls `machine update`,
-// and does not enforce any egress. Of smolvm's database it reads a machine's
-// policy, which no command shows whole, from a private copy: it makes, changes
-// and locks nothing beside smolvm's own files.
+// It does not decide when a machine runs, never calls `machine update`, and
+// does not enforce egress. It reads a machine's policy, which no command shows
+// in full, from a private copy of smolvm's database. It creates, changes and
+// locks nothing next to smolvm's own files.
 package smolvm

@@ -24,38 +24,40 @@ import (
 	"botbottle.dev/bottle-operator/internal/runner"
 )
 
-// Times that calls may take. Each is far above what was measured, for slow
-// nodes; a start has Options.StartTimeout.
+// Timeouts of calls. Each is far above the measured time, to allow for slow
+// nodes. The timeout of a start is Options.StartTimeout.
 const (
 	versionTimeout = 20 * time.Second
 	listTimeout    = 2 * time.Minute  // 3 s for each machine that does not answer
-	createTimeout  = 10 * time.Minute // hashes the archive, up to 8 GiB, or unpacks an artifact
+	createTimeout  = 10 * time.Minute // it hashes an archive of up to 8 GiB, or unpacks an artifact
 	stopTimeout    = 2 * time.Minute
 	deleteTimeout  = 2 * time.Minute
 	copyTimeout    = 15 * time.Minute // 4 GiB at most
-	// tidyTimeout bounds what is done after the caller's context ended.
-	tidyTimeout = 30 * time.Second
+	// cleanupTimeout bounds the cleanup after the caller's context has ended.
+	cleanupTimeout = 30 * time.Second
 )
 
 // Options of a Driver. Dir and Home are required.
 type Options struct {
-	// Dir is the installation: smolvm, lib/ and agent-rootfs/.
+	// Dir is the installation folder: it holds smolvm, lib/ and agent-rootfs/.
 	Dir string
-	// Home is smolvm's own world, its HOME on every call, absolute.
+	// Home is smolvm's HOME on every call, an absolute path. Nothing else uses it.
 	Home string
-	// StartTimeout bounds one start; zero is five minutes. smolvm gives the
-	// boot 30 s and its own calls more, so that less would cut it short.
+	// StartTimeout bounds one start; zero means five minutes. smolvm waits up to
+	// 30 s for the boot and longer for its own calls: a shorter timeout would
+	// interrupt it.
 	StartTimeout time.Duration
 	// Cgroups is the parent of the machines' cgroups, a path below the mount of
-	// the unified hierarchy; empty is cgroup.DefaultParent. Drivers that share a
-	// hierarchy, such as those of several nodes on one host, need one each.
+	// the unified hierarchy; empty means cgroup.DefaultParent. Drivers that share
+	// a hierarchy, such as those of several nodes on one host, need different
+	// parents.
 	Cgroups string
-	// Runner runs smolvm; nil is runner.Exec.
+	// Runner runs smolvm; nil means runner.Exec.
 	Runner runner.Runner
 }
 
-// Driver drives the smolvm of one node. Its methods may be called at once from
-// anywhere; only one Driver may write to one Home.
+// Driver runs the smolvm of one node. Its methods are safe for concurrent use.
+// Only one Driver may use a Home.
 type Driver struct {
 	opts     Options
 	runner   runner.Runner
@@ -63,11 +65,11 @@ type Driver struct {
 	booted   bootTime
 	groups   groups
 
-	// machine serialises what is done to one machine. Taken before writes.
+	// machine serializes calls on one machine. It is locked before writes.
 	machine keyed.Locks
-	// writes lets one writing call through at a time.
+	// writes allows one writing call at a time.
 	writes *semaphore.Weighted
-	// execs caps connections to one guest's agent.
+	// execs limits the connections to one guest's agent.
 	execs keyed.Locks
 
 	preparing sync.Mutex
@@ -76,7 +78,8 @@ type Driver struct {
 
 var _ host.Machines = (*Driver)(nil)
 
-// New returns a Driver. It touches nothing until it is first called.
+// New returns a Driver. It has no side effects: the Driver prepares Home on its
+// first call.
 func New(opts Options) *Driver {
 	opts.StartTimeout = cmp.Or(opts.StartTimeout, 5*time.Minute)
 	if opts.Runner == nil {
@@ -93,20 +96,20 @@ func New(opts Options) *Driver {
 
 func (d *Driver) binary() string { return filepath.Join(d.opts.Dir, "smolvm") }
 
-// environment is the whole of what smolvm inherits, and the VMM from it.
+// environment is the complete environment of smolvm, which its VMMs inherit.
 func (d *Driver) environment() []string {
 	return []string{
 		"HOME=" + d.opts.Home,
 		"PATH=/usr/sbin:/usr/bin:/sbin:/bin",
 		"SMOLVM_LIB_DIR=" + filepath.Join(d.opts.Dir, "lib"),
 		"SMOLVM_AGENT_ROOTFS=" + filepath.Join(d.opts.Dir, "agent-rootfs"),
-		// A hidden machine of 4 vCPUs and 8 GiB would prepare each image.
+		// Otherwise a hidden machine of 4 vCPUs and 8 GiB would prepare each image.
 		"SMOLVM_IMAGE_SEEDS=0",
 	}
 }
 
-// hardening is asked for by whoever starts a machine; the plain command line
-// uses none of it by itself.
+// hardening returns the environment that enables smolvm's sandboxing at start.
+// smolvm does not enable it by default.
 func (c capabilities) hardening() []string {
 	var env []string
 	if c.seccomp {
@@ -120,16 +123,16 @@ func (c capabilities) hardening() []string {
 
 // call is one call of smolvm.
 type call struct {
-	// what it is in errors: the subcommand and the machine.
+	// what describes the call in errors: the subcommand and the machine.
 	what           string
 	args           []string
-	env            []string // beside the environment of every call
-	netns          string   // a file; "" is this process's own
-	cgroup         *os.File // a folder; nil is this process's own
+	env            []string // in addition to the environment of every call
+	netns          string   // a file; "" means this process's namespace
+	cgroup         *os.File // a folder; nil means this process's cgroup
 	timeout        time.Duration
 	stdin          io.Reader
 	stdout, stderr io.Writer
-	// boots: it starts a machine, so that what fails is the boot.
+	// boots: the call starts a machine, so that a failure is a failed boot.
 	boots bool
 }
 
@@ -141,14 +144,14 @@ func (d *Driver) command(c call) runner.Command {
 		Dir:   d.opts.Home,
 		Stdin: c.stdin, Stdout: c.stdout, Stderr: c.stderr,
 		Timeout: c.timeout,
-		// smolvm cleans up after itself on this one alone.
+		// SIGINT is the only signal on which smolvm cleans up.
 		Signal: syscall.SIGINT, Grace: 15 * time.Second,
 		MaxOutput: 16 << 20,
 	}
 }
 
-// run calls smolvm; its errors have one of the port's kinds where one fits,
-// and texts that are safe to show.
+// run calls smolvm. Its errors wrap one of package host's errors where one fits,
+// and their texts are safe to show.
 func (d *Driver) run(ctx context.Context, c call) (runner.Result, error) {
 	if err := d.removePlanted(); err != nil {
 		return runner.Result{}, fmt.Errorf("%s: %w", c.what, err)
@@ -160,12 +163,12 @@ func (d *Driver) run(ctx context.Context, c call) (runner.Result, error) {
 	return res, nil
 }
 
-// lockedAttempts is how often a write is tried while the database is locked,
-// two and a half seconds in all.
+// lockedAttempts is how often a write is tried while the database is locked, for
+// about two and a half seconds in total.
 const lockedAttempts = 8
 
-// write is run for calls that write smolvm's database; it tries again while
-// the database is locked, which passes in milliseconds.
+// write is like run, for calls that write smolvm's database. It retries while
+// the database is locked, which usually takes milliseconds.
 func (d *Driver) write(ctx context.Context, c call) error {
 	for attempt := 1; ; attempt++ {
 		_, err := d.run(ctx, c)
@@ -178,16 +181,18 @@ func (d *Driver) write(ctx context.Context, c call) error {
 	}
 }
 
-// ours refuses to act on a machine whose name no Bottle's can have.
-func ours(name string) error {
+// checkName returns an error unless name is a name that a Bottle's machine can
+// have: the Driver does not act on other machines.
+func checkName(name string) error {
 	if !cgroup.ValidID(name) {
 		return fmt.Errorf("machine %q is not a bottle's: %w", name, host.ErrInvalid)
 	}
 	return nil
 }
 
-// prepare makes smolvm's world: passable for the users that the VMMs run as,
-// but for the database, which keeps every env value in clear.
+// prepare creates smolvm's home. The users that the VMMs run as can traverse its
+// folders, except the one of the database, which holds every env value in clear
+// text.
 func (d *Driver) prepare() error {
 	d.preparing.Lock()
 	defer d.preparing.Unlock()
@@ -208,18 +213,18 @@ func (d *Driver) prepare() error {
 		{home + "/.cache", 0o711},
 	} {
 		if err := os.MkdirAll(dir.path, dir.mode); err != nil {
-			return fmt.Errorf("make smolvm's home: %w: %w", host.ErrUnavailable, err)
+			return fmt.Errorf("create smolvm's home: %w: %w", host.ErrUnavailable, err)
 		}
 		if err := os.Chmod(dir.path, dir.mode); err != nil {
-			return fmt.Errorf("make smolvm's home: %w: %w", host.ErrUnavailable, err)
+			return fmt.Errorf("create smolvm's home: %w: %w", host.ErrUnavailable, err)
 		}
 	}
 	if err := d.removeSnapshots(); err != nil {
-		return fmt.Errorf("make smolvm's home: %w: %w", host.ErrUnavailable, err)
+		return fmt.Errorf("create smolvm's home: %w: %w", host.ErrUnavailable, err)
 	}
-	// smolvm keeps a file of what was done when otherwise.
+	// Otherwise smolvm records its usage in a file.
 	if _, err := atomicfile.WriteIfChanged(home+"/.config/smolvm/config.toml", []byte("[usage]\nrecord = false\n"), 0o644); err != nil {
-		return fmt.Errorf("make smolvm's home: %w: %w", host.ErrUnavailable, err)
+		return fmt.Errorf("create smolvm's home: %w: %w", host.ErrUnavailable, err)
 	}
 	d.prepared = true
 	return nil

@@ -22,8 +22,8 @@ import (
 	"botbottle.dev/bottle-operator/internal/runner"
 )
 
-// cli is a command line without a world: it answers from a map of states and
-// records what it was asked.
+// cli is a fake command line: it answers from a map of states and records its
+// calls.
 type cli struct {
 	mu       sync.Mutex
 	version  string
@@ -32,23 +32,22 @@ type cli struct {
 	calls    []runner.Command
 	bootTime time.Duration
 	booting  int
-	most     int // at once
+	most     int // the most boots at one time
 	execs    int
-	mostExec int
+	mostExec int // the most execs at one time
 	// folder is the last cgroup that was made, in a tree that only looks like
 	// the kernel's.
 	folder string
-	// fail answers a call in place of the rest, when it returns true.
-	fail func(words string) (runner.Result, bool)
+	// fail, if it returns true, answers the call instead of Run.
+	fail func(args string) (runner.Result, bool)
 }
 
 func (c *cli) Run(ctx context.Context, cmd runner.Command) (runner.Result, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.calls = append(c.calls, cmd)
-	words := strings.Join(cmd.Args, " ")
 	if c.fail != nil {
-		if res, hit := c.fail(words); hit {
+		if res, failed := c.fail(strings.Join(cmd.Args, " ")); failed {
 			return res, &runner.Error{Started: true, ExitCode: res.ExitCode}
 		}
 	}
@@ -84,7 +83,7 @@ func (c *cli) Run(ctx context.Context, cmd runner.Command) (runner.Result, error
 	return runner.Result{}, nil
 }
 
-// make makes the files that the kernel makes with a cgroup.
+// make writes the files that the kernel creates in a new cgroup.
 func (c *cli) make(dir string) error {
 	var errs []error
 	for file, content := range map[string]string{
@@ -128,7 +127,7 @@ func verb(c runner.Command) string {
 	return c.Args[0]
 }
 
-// verbs are the subcommands that were called, without the lists.
+// verbs returns the subcommands that were called, except lists.
 func (c *cli) verbs() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -149,7 +148,7 @@ func newCLI(t *testing.T, version string) (*cli, *Driver) {
 		t.Fatal(err)
 	}
 	d := New(Options{Dir: dir, Home: filepath.Join(dir, "state/smolvm"), Runner: c})
-	// No kernel is needed where no process is.
+	// These tests start no processes, so fake cgroups are enough.
 	tree := t.TempDir()
 	for file, content := range map[string]string{"cgroup.procs": "", "cgroup.controllers": "cpu memory pids", "cgroup.subtree_control": "cpu memory pids"} {
 		if err := os.WriteFile(filepath.Join(tree, file), []byte(content), 0o644); err != nil {
@@ -193,7 +192,7 @@ func TestEnvironment(t *testing.T) {
 				t.Errorf("%s %s: environment (-want +got):\n%s", version, verb(call), diff)
 			}
 			if call.Timeout <= 0 || call.Path != d.opts.Dir+"/smolvm" {
-				t.Errorf("%s %s: got %s for %v, want our smolvm and a bound", version, verb(call), call.Path, call.Timeout)
+				t.Errorf("%s %s: got %s with timeout %v, want the installed smolvm and a timeout", version, verb(call), call.Path, call.Timeout)
 			}
 		}
 	}
@@ -201,7 +200,7 @@ func TestEnvironment(t *testing.T) {
 
 func TestHome(t *testing.T) {
 	_, d := newCLI(t, "1.32.2")
-	// As an umask of 077 or an earlier run may have left it.
+	// Modes that a umask of 077 or an earlier run may have left.
 	if err := os.MkdirAll(d.opts.Home+"/.local/share/smolvm", 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -225,9 +224,9 @@ func TestHome(t *testing.T) {
 	}
 }
 
-func TestVersionIsAskedOncePerBinary(t *testing.T) {
+func TestVersionRunsOncePerBinary(t *testing.T) {
 	c, d := newCLI(t, "1.9.1")
-	asked := func() (n int) {
+	versionCalls := func() (n int) {
 		for _, call := range c.calls {
 			if verb(call) == "--version" {
 				n++
@@ -236,16 +235,16 @@ func TestVersionIsAskedOncePerBinary(t *testing.T) {
 		return n
 	}
 	for range 3 {
-		if v, err := d.Version(t.Context()); err != nil || v.Version != "1.9.1" || asked() != 1 {
-			t.Fatalf("got %v, %v, asked %d times, want 1.9.1, asked once", v, err, asked())
+		if v, err := d.Version(t.Context()); err != nil || v.Version != "1.9.1" || versionCalls() != 1 {
+			t.Fatalf("got %v, %v after %d calls, want 1.9.1 after one call", v, err, versionCalls())
 		}
 	}
 	c.version = "1.32.2"
 	if err := os.WriteFile(filepath.Join(d.opts.Dir, "smolvm"), []byte("another program"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if v, err := d.Version(t.Context()); err != nil || v.Version != "1.32.2" || asked() != 2 {
-		t.Errorf("after an upgrade: got %v, %v, asked %d times, want 1.32.2, asked twice", v, err, asked())
+	if v, err := d.Version(t.Context()); err != nil || v.Version != "1.32.2" || versionCalls() != 2 {
+		t.Errorf("after an upgrade: got %v, %v after %d calls, want 1.32.2 after two calls", v, err, versionCalls())
 	}
 	if err := os.Remove(filepath.Join(d.opts.Dir, "smolvm")); err != nil {
 		t.Fatal(err)
@@ -255,11 +254,11 @@ func TestVersionIsAskedOncePerBinary(t *testing.T) {
 	}
 }
 
-func TestTooOldIsNotSpokenTo(t *testing.T) {
+func TestTooOldReleaseIsNotCalled(t *testing.T) {
 	c, d := newCLI(t, "0.7.9")
 	ctx, name := t.Context(), specOf("demo").Owner.ID()
 	if v, err := d.Version(ctx); err != nil || !v.Older {
-		t.Errorf("version: got %+v, %v, want it older", v, err)
+		t.Errorf("version: got %+v, %v, want Older", v, err)
 	}
 	_, list := d.ListMachines(ctx)
 	_, exec := d.Exec(ctx, name, host.ExecRequest{Command: []string{"true"}})
@@ -272,28 +271,28 @@ func TestTooOldIsNotSpokenTo(t *testing.T) {
 		}
 	}
 	if len(c.calls) != 1 {
-		t.Errorf("calls: got %d, want one, of --version", len(c.calls))
+		t.Errorf("calls: got %d, want only --version", len(c.calls))
 	}
 }
 
-func TestLockedDatabaseIsTriedAgain(t *testing.T) {
+func TestLockedDatabaseIsRetried(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, d := newCLI(t, "1.9.1")
 		left := 3
-		c.fail = func(words string) (runner.Result, bool) {
-			if !strings.Contains(words, "create") || left == 0 {
+		c.fail = func(args string) (runner.Result, bool) {
+			if !strings.Contains(args, "create") || left == 0 {
 				return runner.Result{}, false
 			}
 			left--
 			return runner.Result{ExitCode: 1, Stderr: []byte("Error: database operation failed: reserve vm 'x': database is locked\n")}, true
 		}
 		if err := d.CreateMachine(t.Context(), specOf("demo")); err != nil || len(c.verbs()) != 4 {
-			t.Errorf("locked thrice: got %v after %d calls, want nil after 4", err, len(c.verbs()))
+			t.Errorf("locked three times: got %v after %d calls, want nil after 4", err, len(c.verbs()))
 		}
 		left = -1
 		err := d.CreateMachine(t.Context(), specOf("other"))
 		if n := len(c.verbs()) - 4; !errors.Is(err, host.ErrUnavailable) || n > 12 {
-			t.Errorf("locked for ever: got %v after %d calls, want ErrUnavailable after a few", err, n)
+			t.Errorf("locked forever: got %v after %d calls, want ErrUnavailable after a few", err, n)
 		}
 	})
 }

@@ -15,19 +15,19 @@ import (
 	"botbottle.dev/bottle-operator/internal/runner"
 )
 
-// errLocked is why a call is worth repeating at once.
+// errLocked means that the call is worth retrying soon.
 var errLocked = errors.New("database is locked")
 
-// errOther is a known text that is of no kind of the port.
+// errOther is the kind of a known message that fits no error of package host.
 var errOther = errors.New("other")
 
-// errSlow is a call that ran out of its time.
-var errSlow = errors.New("no answer in time")
+// errTimedOut means that a call exceeded its timeout.
+var errTimedOut = errors.New("no answer in time")
 
 func isLocked(err error) bool { return errors.Is(err, errLocked) }
 
-// explain turns a run that failed into an error of the port. The runner's own
-// error holds stderr whole and is never wrapped.
+// explain converts the error of a failed run into one of package host's errors.
+// It never wraps the runner's own error, whose text includes stderr.
 func explain(c call, res runner.Result, err error) error {
 	var run *runner.Error
 	if !errors.As(err, &run) {
@@ -39,36 +39,36 @@ func explain(c call, res runner.Result, err error) error {
 	case !run.Started:
 		return fmt.Errorf("%s: %w: smolvm cannot be run: %w", c.what, host.ErrUnavailable, run.Err)
 	case run.TimedOut:
-		return fmt.Errorf("%s: %w: %w (%s)", c.what, host.ErrUnavailable, errSlow, c.timeout)
+		return fmt.Errorf("%s: %w: %w (%s)", c.what, host.ErrUnavailable, errTimedOut, c.timeout)
 	case run.Err != nil:
 		return fmt.Errorf("%s: smolvm: %w", c.what, run.Err)
 	case run.ExitCode == 2:
-		return fmt.Errorf("%s: %w", c.what, usage(firstLine(res.Stderr)))
+		return fmt.Errorf("%s: %w", c.what, usageError(firstLine(res.Stderr)))
 	}
-	text, ok := said(res.Stderr)
+	text, ok := errorMessage(res.Stderr)
 	if !ok {
 		return fmt.Errorf("%s: smolvm ended with exit code %d", c.what, run.ExitCode)
 	}
-	return c.fail(text)
+	return c.failure(text)
 }
 
-// fail is smolvm's own word that a call failed.
-func (c call) fail(text string) error {
-	kind, say := meaning(text)
+// failure returns the error for a message of smolvm that says that c failed.
+func (c call) failure(text string) error {
+	kind, message := classify(text)
 	if c.boots && (kind == nil || errors.Is(kind, host.ErrInvalid)) {
-		// What it was created with was accepted then; what it reads at each
-		// start may come.
+		// smolvm accepted the machine's spec at create. What it reads at each
+		// start may still appear, so this is not permanent.
 		kind = host.ErrBootFailed
 	}
 	if kind == nil || errors.Is(kind, errOther) {
-		return fmt.Errorf("%s: %s", c.what, say)
+		return fmt.Errorf("%s: %s", c.what, message)
 	}
-	return fmt.Errorf("%s: %w: %s", c.what, kind, say)
+	return fmt.Errorf("%s: %w: %s", c.what, kind, message)
 }
 
-// usage is an argument error: of the release when it does not know the
-// argument, else of what was asked for.
-func usage(line string) error {
+// usageError returns the error for a rejected command line: ErrUnsupported if
+// the release does not know an argument, otherwise ErrInvalid.
+func usageError(line string) error {
 	for _, unknown := range []string{"unexpected argument", "unrecognized subcommand", "wasn't recognized"} {
 		if strings.Contains(line, unknown) {
 			return fmt.Errorf("%w: %s", host.ErrUnsupported, clean(line))
@@ -77,9 +77,10 @@ func usage(line string) error {
 	return fmt.Errorf("%w: %s", host.ErrInvalid, clean(line))
 }
 
-// said finds smolvm's own words in what may be mixed with log lines: the JSON
-// form on one line, or all that follows "Error: " at the start of a line.
-func said(stderr []byte) (string, bool) {
+// errorMessage finds smolvm's error message in stderr, which may also hold log
+// lines. The message is either a JSON object on one line, or everything after
+// "Error: " at the start of a line.
+func errorMessage(stderr []byte) (string, bool) {
 	lines := bytes.Split(stderr, []byte("\n"))
 	for i := len(lines) - 1; i >= 0; i-- {
 		var e struct {
@@ -101,9 +102,9 @@ func said(stderr []byte) (string, bool) {
 	return "", false
 }
 
-// own says whether a text is in the form in which smolvm prints its errors,
-// and not a guest's program that says "Error: " too.
-func own(text string) bool {
+// isSmolvmError reports whether a message has the form of smolvm's errors. A
+// program in the guest may print "Error: " too.
+func isSmolvmError(text string) bool {
 	for _, prefix := range []string{
 		"vm not found: ", "invalid vm state: ", "config operation failed: ", "agent operation failed: ",
 		"database operation failed: ", "database not available: ", "storage operation failed: ",
@@ -118,11 +119,11 @@ func own(text string) bool {
 
 var machineNotFound = regexp.MustCompile(`machine '[^']*' not found`)
 
-// meanings are tried in order.
-var meanings = []struct {
-	has  string
-	kind error
-	say  string // instead of the text
+// knownErrors are tried in order.
+var knownErrors = []struct {
+	part    string // what the text contains
+	kind    error
+	message string // replaces the text unless it is empty
 }{
 	{"database is locked", fmt.Errorf("%w: %w", host.ErrUnavailable, errLocked), ""},
 	{"vm not found: ", host.ErrNotFound, ""},
@@ -131,9 +132,9 @@ var meanings = []struct {
 	{"failed to parse", host.ErrInvalid, "smolvm cannot read the Smolfile"},
 	{"is not running", host.ErrNotRunning, ""},
 	{"kvm permission denied", host.ErrBootFailed, "smolvm may not use the KVM device"},
-	{"KvmOpen", host.ErrBootFailed, "the machine's VMM may not open the KVM device: it must be open to every user"},
+	{"KvmOpen", host.ErrBootFailed, "the machine's VMM may not open the KVM device: every user must have access to it"},
 	{"kvm not available", host.ErrBootFailed, "the node has no KVM"},
-	{"another process is already starting", errOther, "it is being started by another process"},
+	{"another process is already starting", errOther, "another process is starting it"},
 	{"still alive after stop attempts", errOther, ""},
 	{"start machine: ", host.ErrBootFailed, ""},
 	{"wait for ready", host.ErrBootFailed, ""},
@@ -154,32 +155,32 @@ var meanings = []struct {
 }
 
 var (
-	tomlPlace    = regexp.MustCompile(`line (\d+), column (\d+)`)
+	tomlPosition = regexp.MustCompile(`line (\d+), column (\d+)`)
 	unknownField = regexp.MustCompile("unknown field `([A-Za-z0-9_-]{1,40})`")
 )
 
-// meaning gives smolvm's words a kind, nil when they are not known, and a text
-// without anything of a Smolfile's content.
-func meaning(text string) (kind error, say string) {
+// classify returns the kind of a message of smolvm, nil if the message is not
+// known, and a text without any content of a Smolfile.
+func classify(text string) (kind error, message string) {
 	first := clean(firstLine([]byte(text)))
 	if machineNotFound.MatchString(text) {
 		return host.ErrNotFound, first
 	}
-	for _, m := range meanings {
-		if !strings.Contains(text, m.has) {
+	for _, known := range knownErrors {
+		if !strings.Contains(text, known.part) {
 			continue
 		}
-		if m.say == "" {
-			return m.kind, first
+		if known.message == "" {
+			return known.kind, first
 		}
-		say = m.say
-		if at := tomlPlace.FindString(text); at != "" {
-			say += " (" + at + ")"
+		message = known.message
+		if at := tomlPosition.FindString(text); at != "" {
+			message += " (" + at + ")"
 		}
 		if f := unknownField.FindStringSubmatch(text); f != nil {
-			say += ": unknown field " + f[1]
+			message += ": unknown field " + f[1]
 		}
-		return m.kind, say
+		return known.kind, message
 	}
 	return nil, first
 }
@@ -189,13 +190,13 @@ func firstLine(b []byte) string {
 	return string(line)
 }
 
-// maxText bounds what of smolvm's words goes into an error.
+// maxText is how many characters of smolvm's message go into an error.
 const maxText = 300
 
 var escapes = regexp.MustCompile("\x1b\\[[0-9;?]*[A-Za-z]")
 
-// clean makes a text fit for a condition: no colours, no control characters,
-// of a bounded length. Parts of it may come from a guest.
+// clean makes a text safe for a condition: it removes colours and control
+// characters and limits the length. Parts of the text may come from a guest.
 func clean(s string) string {
 	s = escapes.ReplaceAllString(s, "")
 	s = strings.Map(func(r rune) rune {

@@ -15,14 +15,14 @@ import (
 
 const warning = "\x1b[2m2026-11-23T13:56:58Z\x1b[0m \x1b[33m WARN\x1b[0m unable to lock UID registry; retaining assignment\n"
 
-// TestExplain has what releases were seen to say.
+// TestExplain uses messages that real releases printed.
 func TestExplain(t *testing.T) {
 	const toml = "config operation failed: load smolfile: failed to parse /b/Smolfile: TOML parse error at line 1, column 21\n  |\n1 | env = [\"TOKEN=hunter2\", ]]\n  |  ^\nexpected newline, `#`\n"
 	tests := []struct {
 		stderr string
 		code   int
 		boots  bool
-		want   error // nil: of no kind
+		want   error // nil: no known kind
 		text   string
 	}{
 		{"Error: vm not found: nope\n", 1, false, host.ErrNotFound, "x: not found: vm not found: nope"},
@@ -41,7 +41,7 @@ func TestExplain(t *testing.T) {
 		{"Error: agent operation failed: read checkpoint footer: invalid magic: expected SMOLPACK\n", 1, false, host.ErrInvalid, ""},
 		{"Error: agent operation failed: verify checkpoint checksum: checksum mismatch for /x\n", 1, false, host.ErrInvalid, ""},
 		{"Error: agent operation failed: platform mismatch: this artifact is built for architecture 'arm64'\n", 1, false, host.ErrInvalid, ""},
-		// A disk may be full: worth another try.
+		// The disk may be full: worth retrying.
 		{"Error: agent operation failed: extract sidecar: archive header checksum mismatch\n", 1, false, nil, ""},
 		{"Error: mount source not found: /nonexistent\n", 1, false, host.ErrInvalid, ""},
 		{"Error: agent operation failed: connect: machine 'm' is not running. Use 'smolvm machine start --name m' first.\n", 1, false, host.ErrNotRunning, ""},
@@ -50,12 +50,12 @@ func TestExplain(t *testing.T) {
 		{"Error: database operation failed: configure pragmas: file is not a database\n", 1, false, host.ErrUnavailable, ""},
 		{warning + "Error: agent operation failed: start machine: agent operation failed: monitor agent: x (boot process exited (code 1) before the agent was ready)\n", 1, true, host.ErrBootFailed, ""},
 		{"Error: agent operation failed: start machine: agent operation failed: monitor agent: KvmContext(KvmOpen(Error(13))) (boot process exited (code 1) before the agent was ready)\n", 1, true, host.ErrBootFailed,
-			"x: machine did not boot: the machine's VMM may not open the KVM device: it must be open to every user"},
+			"x: machine did not boot: the machine's VMM may not open the KVM device: every user must have access to it"},
 		{"Error: agent operation failed: start machine: kvm not available: KVM not available.\nTry: sudo modprobe kvm\n", 1, true, host.ErrBootFailed, "x: machine did not boot: the node has no KVM"},
 		{"Error: agent operation failed: start background CMD: run container detached: Permission denied (os error 13)\n", 1, true, host.ErrBootFailed, ""},
 		{"Error: config operation failed: secrets: secret 'T': failed to read /b/t\n", 1, true, host.ErrBootFailed, ""},
 		{"Error: something new\n", 1, true, host.ErrBootFailed, "x: machine did not boot: something new"},
-		{"Error: agent operation failed: start machine: another process is already starting or running this VM\n", 1, true, nil, "x: it is being started by another process"},
+		{"Error: agent operation failed: start machine: another process is already starting or running this VM\n", 1, true, nil, "x: another process is starting it"},
 		{"Error: agent operation failed: stop agent: process 7 still alive after stop attempts\n", 1, false, nil, ""},
 		{"Error: something new\n", 1, false, nil, "x: something new"},
 		{"error: unexpected argument '--bogus' found\n\nUsage: smolvm …\n", 2, false, host.ErrUnsupported, ""},
@@ -69,35 +69,35 @@ func TestExplain(t *testing.T) {
 		run := &runner.Error{Argv: []string{"smolvm"}, Started: true, ExitCode: tt.code, Tail: tt.stderr}
 		err := explain(call{what: "x", boots: tt.boots}, res, run)
 		if tt.want != nil && !errors.Is(err, tt.want) {
-			t.Errorf("%q: got %v, want it to be %q", tt.stderr, err, tt.want)
+			t.Errorf("%q: got %v, want an error that is %q", tt.stderr, err, tt.want)
 		}
 		for _, kind := range kinds {
 			if errors.Is(err, kind) && !errors.Is(tt.want, kind) && !(errors.Is(tt.want, errLocked) && errors.Is(kind, host.ErrUnavailable)) {
-				t.Errorf("%q: got it to be %q too, want %v", tt.stderr, kind, tt.want)
+				t.Errorf("%q: the error is also %q, want only %v", tt.stderr, kind, tt.want)
 			}
 		}
 		if tt.text != "" && err.Error() != tt.text {
 			t.Errorf("%q:\n got %q\nwant %q", tt.stderr, err, tt.text)
 		}
 		if strings.Contains(err.Error(), "hunter2") || strings.ContainsAny(err.Error(), "\n\x1b") {
-			t.Errorf("%q: got %q, want no value and no control character in it", tt.stderr, err)
+			t.Errorf("%q: got %q, want it to contain no value and no control character", tt.stderr, err)
 		}
 	}
 }
 
-func TestExplainOfRunsWithoutAnExitCode(t *testing.T) {
+func TestExplainWithoutExitCode(t *testing.T) {
 	for name, tt := range map[string]struct {
 		err  error
 		want error
 	}{
-		"no binary": {&runner.Error{ExitCode: -1, Err: errors.New("no such file")}, host.ErrUnavailable},
-		"time over": {&runner.Error{ExitCode: -1, Started: true, TimedOut: true, Err: context.DeadlineExceeded}, host.ErrUnavailable},
-		"slow":      {&runner.Error{ExitCode: -1, Started: true, TimedOut: true, Err: context.DeadlineExceeded}, errSlow},
-		"given up":  {&runner.Error{ExitCode: -1, Started: true, Err: context.Canceled}, context.Canceled},
-		"another":   {fmt.Errorf("no run: %w", context.Canceled), context.Canceled},
+		"no binary":    {&runner.Error{ExitCode: -1, Err: errors.New("no such file")}, host.ErrUnavailable},
+		"time over":    {&runner.Error{ExitCode: -1, Started: true, TimedOut: true, Err: context.DeadlineExceeded}, host.ErrUnavailable},
+		"timed out":    {&runner.Error{ExitCode: -1, Started: true, TimedOut: true, Err: context.DeadlineExceeded}, errTimedOut},
+		"cancelled":    {&runner.Error{ExitCode: -1, Started: true, Err: context.Canceled}, context.Canceled},
+		"not a *Error": {fmt.Errorf("no run: %w", context.Canceled), context.Canceled},
 	} {
 		if err := explain(call{what: "x"}, runner.Result{}, tt.err); !errors.Is(err, tt.want) {
-			t.Errorf("%s: got %v, want it to be %q", name, err, tt.want)
+			t.Errorf("%s: got %v, want an error that is %q", name, err, tt.want)
 		}
 	}
 }

@@ -17,19 +17,20 @@ import (
 	"botbottle.dev/bottle-operator/internal/runner"
 )
 
-// notSpawned is the exit code of a command that the guest does not have, as
-// in a container of the reference release; other releases report it as an
-// error of their own.
+// notSpawned is the exit code for a command that does not exist in the guest. A
+// container on the Reference release returns it; other releases report an error
+// of their own instead.
 const notSpawned = 255
 
-// Exec implements host.Machines. A command that ran out of its Timeout is
-// exit code 124, one that a signal ended 128 and its number (255 on 0.8.0).
+// Exec implements host.Machines. The exit code is 124 if the command exceeded
+// its Timeout, and 128 plus the signal's number if a signal ended it (255 on
+// 0.8.0).
 func (d *Driver) Exec(ctx context.Context, name string, req host.ExecRequest) (int, error) {
 	what := "exec in machine " + name
 	if len(req.Command) == 0 || req.Command[0] == "" {
 		return 0, fmt.Errorf("%s: no command: %w", what, host.ErrInvalid)
 	}
-	c, release, err := d.enter(ctx, name)
+	c, release, err := d.connect(ctx, name)
 	if err != nil {
 		return 0, fmt.Errorf("%s: %w", what, err)
 	}
@@ -40,11 +41,11 @@ func (d *Driver) Exec(ctx context.Context, name string, req host.ExecRequest) (i
 		stdin: req.Stdin, stdout: cmp.Or[io.Writer](req.Stdout, io.Discard), stderr: stderr,
 	}
 	if req.Timeout > 0 {
-		// smolvm ends the command itself; this is for when it does not.
+		// smolvm enforces the timeout; this one applies if it fails to.
 		k.timeout = req.Timeout + time.Minute
 	}
 	command := d.command(k)
-	command.Grace = 2 * time.Second // the guest's side ends with the client
+	command.Grace = 2 * time.Second // the guest's command ends with the client
 	if err := d.removePlanted(); err != nil {
 		return 0, fmt.Errorf("%s: %w", what, err)
 	}
@@ -56,7 +57,8 @@ func (d *Driver) Exec(ctx context.Context, name string, req host.ExecRequest) (i
 	return exitCode(k, res, err)
 }
 
-// exitCode tells the command's own exit code from smolvm's errors.
+// exitCode returns the command's own exit code, or the error if smolvm itself
+// failed.
 func exitCode(k call, res runner.Result, err error) (int, error) {
 	var run *runner.Error
 	if err == nil || !errors.As(err, &run) {
@@ -65,22 +67,23 @@ func exitCode(k call, res runner.Result, err error) (int, error) {
 	if !run.Started || run.Err != nil {
 		return 0, explain(k, res, err)
 	}
-	text, ok := said(res.Stderr)
+	text, ok := errorMessage(res.Stderr)
 	switch {
-	case ok && own(text) && strings.Contains(text, "failed to spawn"):
+	case ok && isSmolvmError(text) && strings.Contains(text, "failed to spawn"):
 		return notSpawned, nil
-	case run.ExitCode == 1 && ok && own(text):
-		return 0, k.fail(text)
+	case run.ExitCode == 1 && ok && isSmolvmError(text):
+		return 0, k.failure(text)
 	}
 	return run.ExitCode, nil
 }
 
-// enter checks that the machine runs, without the side effects that some
-// releases have on one that does not, and takes one of its connections.
-func (d *Driver) enter(ctx context.Context, name string) (capabilities, func(), error) {
-	c, err := d.capable(ctx)
+// connect checks that the machine runs, because some releases change a machine
+// that does not run. It then reserves one of the guest agent's connections,
+// until the caller calls the returned function.
+func (d *Driver) connect(ctx context.Context, name string) (capabilities, func(), error) {
+	c, err := d.supported(ctx)
 	if err == nil {
-		err = ours(name)
+		err = checkName(name)
 	}
 	if err != nil {
 		return c, nil, err
@@ -102,11 +105,11 @@ func (d *Driver) enter(ctx context.Context, name string) (capabilities, func(), 
 // Copy implements host.Machines.
 func (d *Driver) Copy(ctx context.Context, name, from, to string) error {
 	what := "copy into machine " + name
-	// smolvm splits at the first colon, wherever it is.
+	// smolvm splits the argument at the first colon.
 	if !filepath.IsAbs(from) || !filepath.IsAbs(to) || strings.Contains(from, ":") {
-		return fmt.Errorf("%s: %q to %q: both must be absolute, the first without a colon: %w", what, from, to, host.ErrInvalid)
+		return fmt.Errorf("%s: %q to %q: both paths must be absolute, and the first must not contain a colon: %w", what, from, to, host.ErrInvalid)
 	}
-	c, release, err := d.enter(ctx, name)
+	c, release, err := d.connect(ctx, name)
 	if err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
@@ -122,11 +125,11 @@ func (d *Driver) Copy(ctx context.Context, name, from, to string) error {
 	return err
 }
 
-// tailBytes is how much of a command's stderr is kept to look for smolvm's
-// own words in.
+// tailBytes is how much of a command's stderr is kept, to find smolvm's own
+// error message in it.
 const tailBytes = 4096
 
-// tee passes everything on and keeps the end.
+// tee passes everything on and keeps the last tailBytes.
 type tee struct {
 	to   io.Writer
 	mu   sync.Mutex

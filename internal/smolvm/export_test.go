@@ -2,5 +2,5 @@
 
 package smolvm
 
-// DataDir is where smolvm keeps what belongs to a machine.
+// DataDir is the folder where smolvm keeps a machine's files.
 func DataDir(d *Driver, name string) string { return d.dataDir(name) }

@@ -21,8 +21,8 @@ import (
 	"botbottle.dev/bottle-operator/internal/smolvm"
 )
 
-// faulty is a world whose smolvm, the stand-in, fails as told, with one
-// machine, created.
+// faulty is a world with one created machine. Its smolvm is the stand-in, which
+// injects the faults that set chooses.
 type faulty struct {
 	*world
 	name string
@@ -42,7 +42,7 @@ func newFaulty(t *testing.T, version string, f faults) *faulty {
 	x.set(t, f)
 	t.Cleanup(func() {
 		x.set(t, nil)
-		// The test's own context is over.
+		// The test's own context has ended.
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if err := w.driver.DeleteMachine(ctx, x.name); err != nil {
@@ -58,7 +58,7 @@ func newFaulty(t *testing.T, version string, f faults) *faulty {
 	return x
 }
 
-// set switches faults; nil is none.
+// set replaces the injected faults; nil means none.
 func (x *faulty) set(t *testing.T, f faults) {
 	t.Helper()
 	dir := filepath.Join(x.home, ".standin")
@@ -85,7 +85,7 @@ func (x *faulty) find(t *testing.T) host.Machine {
 	}
 	i := slices.IndexFunc(list, func(m host.Machine) bool { return m.Name == x.name })
 	if i < 0 {
-		t.Fatalf("list: got %+v, want %s in it", list, x.name)
+		t.Fatalf("list: got %+v, want it to contain %s", list, x.name)
 	}
 	return list[i]
 }
@@ -106,7 +106,7 @@ func (x *faulty) start(t *testing.T) host.Machine {
 	}
 	m := x.find(t)
 	if m.State != host.MachineRunning || m.PID == 0 {
-		t.Fatalf("started: got %+v, want it running", m)
+		t.Fatalf("after start: got %+v, want it running", m)
 	}
 	return m
 }
@@ -130,14 +130,14 @@ func TestFaultBoot(t *testing.T) {
 		"fails once":        {"boot_failures": 1},
 		"no KVM":            {"no_kvm": true},
 		"hangs":             {"start_hang": true},
-		"killed, VMM is up": {"start_killed_leaves_vmm": true},
+		"killed, VMM stays": {"start_killed_leaves_vmm": true},
 	} {
 		for _, version := range []string{"0.8.0", "1.32.2"} {
 			t.Run(name+" on "+version, func(t *testing.T) {
 				t.Parallel()
 				x := newFaulty(t, version, f)
 				err := x.driver.StartMachine(t.Context(), x.name, "")
-				if err == nil || !errors.Is(err, host.ErrBootFailed) && name != "killed, VMM is up" {
+				if err == nil || !errors.Is(err, host.ErrBootFailed) && name != "killed, VMM stays" {
 					t.Errorf("start: got %v, want ErrBootFailed", err)
 				}
 				x.wantNoProcess(t, "after the failure")
@@ -151,8 +151,8 @@ func TestFaultBoot(t *testing.T) {
 	}
 }
 
-// A machine that must not run is ended although its start waits for ever.
-func TestFaultKilledInAStart(t *testing.T) {
+// A machine can be killed even while its start hangs.
+func TestFaultKilledDuringStart(t *testing.T) {
 	x := newFaulty(t, "1.32.2", faults{"start_hang": true})
 	started := make(chan error, 1)
 	began := time.Now()
@@ -170,9 +170,9 @@ func TestFaultKilledInAStart(t *testing.T) {
 	if err := x.driver.KillMachine(t.Context(), x.name); err != nil {
 		t.Errorf("kill: got %v, want nil", err)
 	}
-	x.wantNoProcess(t, "killed")
-	if took := time.Since(began); took > 8*time.Second { // the start has ten
-		t.Errorf("killed after %v, want before the start gives up", took)
+	x.wantNoProcess(t, "after the kill")
+	if took := time.Since(began); took > 8*time.Second { // the start times out after ten
+		t.Errorf("killed after %v, want before the start times out", took)
 	}
 	if err := <-started; err == nil {
 		t.Error("start: got nil, want an error")
@@ -185,12 +185,12 @@ func TestFaultUnreachable(t *testing.T) {
 	x := newFaulty(t, "1.32.2", nil)
 	was := x.start(t)
 	x.set(t, faults{"unreachable": []string{x.name}})
-	time.Sleep(300 * time.Millisecond) // the list's time
+	time.Sleep(300 * time.Millisecond)
 	if m := x.find(t); m.State != host.MachineUnreachable || m.PID != 0 {
-		t.Errorf("got %+v, want it unreachable, without a process to act on", m)
+		t.Errorf("got %+v, want it unreachable, without a PID", m)
 	}
 	if err := x.driver.StartMachine(t.Context(), x.name, ""); err == nil {
-		t.Error("start: got nil, want a refusal: smolvm would kill it")
+		t.Error("start: got nil, want an error: smolvm would kill it")
 	}
 	_, err := x.driver.Exec(t.Context(), x.name, host.ExecRequest{Command: []string{"true"}})
 	if !errors.Is(err, host.ErrNotRunning) {
@@ -204,7 +204,7 @@ func TestFaultUnreachable(t *testing.T) {
 	if err := x.driver.StopMachine(t.Context(), x.name); err != nil {
 		t.Errorf("stop: got %v, want nil", err)
 	}
-	x.wantNoProcess(t, "stopped")
+	x.wantNoProcess(t, "after the stop")
 }
 
 func TestFaultStopStuck(t *testing.T) {
@@ -217,9 +217,9 @@ func TestFaultStopStuck(t *testing.T) {
 			if err := x.driver.StopMachine(t.Context(), x.name); err != nil {
 				t.Errorf("stop: got %v, want nil", err)
 			}
-			x.wantNoProcess(t, "stopped")
+			x.wantNoProcess(t, "after the stop")
 			if m := x.find(t); m.State == host.MachineRunning {
-				t.Errorf("stopped: got %+v, want it down", m)
+				t.Errorf("after the stop: got %+v, want it down", m)
 			}
 		})
 	}
@@ -234,7 +234,7 @@ func TestFaultOddOutput(t *testing.T) {
 	}
 	list, err := x.driver.ListMachines(t.Context())
 	if err != nil || len(list) != 2 {
-		t.Errorf("list: got %+v, %v, want the machine and smolvm's own", list, err)
+		t.Errorf("list: got %+v, %v, want the machine and smolvm's hidden one", list, err)
 	}
 	x.set(t, faults{"unknown_state": []string{x.name}})
 	if m := x.find(t); m.State != host.MachineUnknown || m.PID != 0 {
@@ -242,7 +242,7 @@ func TestFaultOddOutput(t *testing.T) {
 	}
 }
 
-// One slow ls serves everyone who asks the node's view, however many ask.
+// One slow ls serves all concurrent callers of the node's view.
 func TestFaultSlowList(t *testing.T) {
 	x := newFaulty(t, "1.32.2", faults{"slow_ls_ms": 1000})
 	if err := os.WriteFile(filepath.Join(x.home, ".standin/log-calls"), nil, 0o644); err != nil {
@@ -264,6 +264,6 @@ func TestFaultSlowList(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n := strings.Count(string(b), `"ls"`); n != 1 || time.Since(began) > 20*time.Second {
-		t.Errorf("50 askers: got %d calls in %v, want one:\n%s", n, time.Since(began), b)
+		t.Errorf("50 callers: got %d calls of ls in %v, want one:\n%s", n, time.Since(began), b)
 	}
 }

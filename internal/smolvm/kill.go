@@ -14,36 +14,36 @@ import (
 
 // KillMachine implements host.Machines.
 func (d *Driver) KillMachine(ctx context.Context, name string) error {
-	if err := ours(name); err != nil {
+	if err := checkName(name); err != nil {
 		return err
 	}
 	return d.clear(ctx, name)
 }
 
-// clear sees to it that no process of the machine is left, by SIGKILL: nil
-// means that its cgroup is empty and that it has no strays. An error means
-// that a VMM may live.
+// clear kills all processes of the machine with SIGKILL. nil means that its
+// cgroup is empty and that it has no strays. An error means that a VMM may still
+// be alive.
 func (d *Driver) clear(ctx context.Context, name string) error {
 	g, err := d.cgroups()
-	if err != nil { // strays can be killed all the same
-		strays, lookErr := d.strays(ctx, []string{name})
-		return fmt.Errorf("kill the VMM of %s: %w", name, errors.Join(err, lookErr, d.killStrays(ctx, strays)))
+	if err != nil { // strays can be killed anyway
+		strays, strayErr := d.strays(ctx, []string{name})
+		return fmt.Errorf("kill the VMM of %s: %w", name, errors.Join(err, strayErr, d.killStrays(ctx, strays)))
 	}
 	for range 3 {
-		// The cgroup first: nothing that goes wrong elsewhere keeps it alive.
+		// Kill the cgroup first, so that no other failure keeps it alive.
 		populated, err := g.Populated(name)
 		if err == nil && populated {
 			err = d.kill(ctx, g, name, nil)
 		}
-		strays, lookErr := d.strays(ctx, []string{name})
-		if err = errors.Join(err, lookErr); err != nil {
+		strays, strayErr := d.strays(ctx, []string{name})
+		if err = errors.Join(err, strayErr); err != nil {
 			return fmt.Errorf("kill the VMM of %s: %w", name, err)
 		}
 		if len(strays) == 0 && !populated {
 			return nil
 		}
 		if len(strays) == 0 {
-			continue // see that the cgroup has stayed empty
+			continue // check that the cgroup stays empty
 		}
 		if err := d.kill(ctx, g, name, strays); err != nil {
 			return fmt.Errorf("kill the VMM of %s: %w", name, err)
@@ -52,18 +52,19 @@ func (d *Driver) clear(ctx context.Context, name string) error {
 	return fmt.Errorf("VMMs of %s keep appearing", name)
 }
 
-// kill ends all processes in the machine's cgroup, and these strays, which it
-// moves there first: then nothing that they start meanwhile escapes. One that
-// cannot be killed keeps no other alive.
-func (d *Driver) kill(ctx context.Context, g *cgroup.Groups, name string, strays []vmmOf) error {
-	var outside []vmmOf
+// kill kills all processes in the machine's cgroup and these strays. It moves the
+// strays into the cgroup first, so that processes that they start meanwhile do
+// not escape. If one process cannot be killed, kill still kills the others.
+func (d *Driver) kill(ctx context.Context, g *cgroup.Groups, name string, strays []machineProcess) error {
+	var outside []machineProcess
 	for _, s := range strays {
 		if err := d.adopt(g, s); err != nil && !errors.Is(err, errNoStray) {
 			outside = append(outside, s)
 		}
 	}
-	// The cgroup is empty a little before its processes can be seen to be
-	// zombies, and smolvm takes those that cannot for alive.
+	// The kernel reports the cgroup as empty shortly before its processes show up
+	// as zombies, and until then smolvm considers them alive. So wait for their
+	// exit.
 	var dying []int
 	pids, err := g.Procs(name)
 	for _, pid := range pids {
@@ -77,14 +78,14 @@ func (d *Driver) kill(ctx context.Context, g *cgroup.Groups, name string, strays
 		return errors.Join(errs...)
 	}
 	for _, fd := range dying {
-		errs = append(errs, awaitEnd(ctx, fd))
+		errs = append(errs, awaitExit(ctx, fd))
 	}
 	return errors.Join(errs...)
 }
 
-// killStrays ends strays that still prove to be such, all before it waits for
-// any, until they are gone.
-func (d *Driver) killStrays(ctx context.Context, found []vmmOf) error {
+// killStrays kills those processes that are still strays and waits until they
+// are gone. It signals all of them before it waits for any.
+func (d *Driver) killStrays(ctx context.Context, found []machineProcess) error {
 	if len(found) == 0 {
 		return nil
 	}
@@ -105,16 +106,16 @@ func (d *Driver) killStrays(ctx context.Context, found []vmmOf) error {
 		}
 	}
 	for _, fd := range dying {
-		if err := awaitEnd(ctx, fd); err != nil {
+		if err := awaitExit(ctx, fd); err != nil {
 			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// signal sends SIGKILL to a stray and returns its pidfd, which holds the
-// process that was looked at; -1 when it is none any more.
-func (d *Driver) signal(smolvm program, f vmmOf) (int, error) {
+// signal sends SIGKILL to a stray and returns its pidfd, which refers to exactly
+// the process that was checked. It returns -1 if f is no longer a stray.
+func (d *Driver) signal(smolvm program, f machineProcess) (int, error) {
 	fd, err := unix.PidfdOpen(f.pid, 0)
 	if errors.Is(err, unix.ESRCH) {
 		return -1, nil
@@ -133,8 +134,8 @@ func (d *Driver) signal(smolvm program, f vmmOf) (int, error) {
 	return fd, nil
 }
 
-// awaitEnd waits until the process of a pidfd is gone, ten seconds at most.
-func awaitEnd(ctx context.Context, fd int) error {
+// awaitExit waits until the process of a pidfd has exited, ten seconds at most.
+func awaitExit(ctx context.Context, fd int) error {
 	for range 100 {
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 100)
 		if n > 0 {

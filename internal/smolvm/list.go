@@ -16,14 +16,15 @@ import (
 
 // ListMachines implements host.Machines.
 func (d *Driver) ListMachines(ctx context.Context) ([]host.Machine, error) {
-	c, err := d.capable(ctx)
+	c, err := d.supported(ctx)
 	if err != nil {
 		return nil, err
 	}
 	return d.list(ctx, c)
 }
 
-// find lists the machines and returns the one with this name, or ErrNotFound.
+// find lists the machines and returns the one with this name. The error is
+// ErrNotFound if there is none.
 func (d *Driver) find(ctx context.Context, c capabilities, name string) (host.Machine, error) {
 	all, err := d.list(ctx, c)
 	if err != nil {
@@ -43,7 +44,7 @@ func (d *Driver) list(ctx context.Context, c capabilities) ([]host.Machine, erro
 		return nil, err
 	}
 	if res.Truncated {
-		return nil, fmt.Errorf("list machines: %w: the list of smolvm is too long", host.ErrUnavailable)
+		return nil, fmt.Errorf("list machines: %w: smolvm's list is too long", host.ErrUnavailable)
 	}
 	all, err := decodeList(res.Stdout)
 	if err != nil {
@@ -59,8 +60,10 @@ func (d *Driver) list(ctx context.Context, c capabilities) ([]host.Machine, erro
 	return machines, nil
 }
 
-// observe adds what the node's processes tell. smolvm takes a dead VMM that
-// init has not collected yet for one that does not answer.
+// observe corrects a listed machine by the node's processes: it sets PID and
+// StartTime of a VMM that is alive and belongs to the machine, and the state of
+// one that is dead. smolvm reports a dead VMM that init has not reaped yet as
+// unreachable.
 func (d *Driver) observe(m *host.Machine, listed int) {
 	if m.State != host.MachineRunning && m.State != host.MachineUnreachable {
 		return
@@ -75,8 +78,8 @@ func (d *Driver) observe(m *host.Machine, listed int) {
 	}
 }
 
-// listed is what is read of one object of `machine ls --json`. Releases only
-// ever added keys.
+// listed holds the keys that are read from one object of `machine ls --json`.
+// So far, new releases have only added keys.
 type listed struct {
 	Name         string            `json:"name"`
 	State        string            `json:"state"`
@@ -89,13 +92,13 @@ type listed struct {
 	LastExit     json.RawMessage   `json:"last_exit"`
 }
 
-// decodeList reads the list. A machine of which a key has an unexpected type
-// is still listed by its name, in state unknown: a list that hides machines
-// would be worse.
+// decodeList decodes the list. If a key of a machine has an unexpected type,
+// the machine is still listed by its name, in state unknown: a list that hides
+// machines would be worse.
 func decodeList(b []byte) ([]listed, error) {
 	var raw []json.RawMessage
 	if err := json.Unmarshal(b, &raw); err != nil {
-		return nil, fmt.Errorf("what smolvm printed is no list: %w", err)
+		return nil, fmt.Errorf("smolvm's output is not a list: %w", err)
 	}
 	out := make([]listed, 0, len(raw))
 	for _, r := range raw {
@@ -149,7 +152,7 @@ func stateOf(word string) host.MachineState {
 	return host.MachineUnknown
 }
 
-// lastExit says in words how the VMM ended; "" when it is not told.
+// lastExit describes how the VMM ended; "" if smolvm does not report it.
 func lastExit(raw json.RawMessage) string {
 	var e struct {
 		Cause    string `json:"cause"`

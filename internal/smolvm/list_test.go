@@ -64,9 +64,9 @@ func TestParseStat(t *testing.T) {
 	for in, want := range map[string]uint64{
 		"1 (init) S" + rest:   8675309,
 		"2 (a b) R) S" + rest: 8675309,
-		"3 (x) Z" + rest:      0, // a zombie is gone
+		"3 (x) Z" + rest:      0, // a zombie counts as gone
 		"4 (Z) X" + rest:      0,
-		// Its first thread has ended, the others have not.
+		// The main thread has exited, the others have not.
 		"7 (x) Z" + strings.Replace(rest, " 20 0 1 0 ", " 20 0 2 0 ", 1): 8675309,
 		"5 (x) S 1 2":                  0,
 		"":                             0,
@@ -78,7 +78,7 @@ func TestParseStat(t *testing.T) {
 	}
 }
 
-func TestBootsFrom(t *testing.T) {
+func TestParseBootFolder(t *testing.T) {
 	const dir = "/h/.cache/smolvm/vms/0123456789abcdef"
 	for in, want := range map[string]string{
 		"/proc/self/exe\x00_boot-vm\x00" + dir + "/boot-config.json\x00": dir,
@@ -89,7 +89,7 @@ func TestBootsFrom(t *testing.T) {
 		"x\x00_boot-vm": "",
 		"":              "",
 	} {
-		if got := parseBoots([]byte(in)); got != want {
+		if got := parseBootFolder([]byte(in)); got != want {
 			t.Errorf("%q: got %q, want %q", in, got, want)
 		}
 	}

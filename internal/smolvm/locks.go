@@ -8,11 +8,13 @@ import (
 	"time"
 )
 
-// maxExecs is how many execs and copies one guest gets at a time where its
-// agent serves eight connections: the rest are for the liveness check.
+// maxExecs is how many execs and copies may run in one guest at a time where
+// the guest's agent serves only eight connections: the rest stay free for the
+// liveness check.
 const maxExecs = 6
 
-// exclusive waits until no other writing call runs.
+// exclusive waits until no other writing call runs, and keeps others out until
+// release is called.
 func (d *Driver) exclusive(ctx context.Context) (release func(), err error) {
 	if err := d.writes.Acquire(ctx, 1); err != nil {
 		return nil, err
@@ -20,8 +22,8 @@ func (d *Driver) exclusive(ctx context.Context) (release func(), err error) {
 	return func() { d.writes.Release(1) }, nil
 }
 
-// slowWrite is exclusive for calls that may take long, start and stop: they
-// keep others out only where the release's database needs it.
+// slowWrite is like exclusive, for calls that may take long (start and stop):
+// they keep others out only where the release's database requires it.
 func (d *Driver) slowWrite(ctx context.Context, c capabilities) (release func(), err error) {
 	if c.lockedDB {
 		return d.exclusive(ctx)
@@ -29,7 +31,8 @@ func (d *Driver) slowWrite(ctx context.Context, c capabilities) (release func(),
 	return func() {}, nil
 }
 
-// jitter is d give or take a quarter, so that two who wait do not meet again.
+// jitter returns d plus or minus a quarter, so that two callers that retry do
+// not collide again.
 func jitter(d time.Duration) time.Duration { return d*3/4 + rand.N(d/2) }
 
 func sleep(ctx context.Context, d time.Duration) error {

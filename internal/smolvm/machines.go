@@ -16,7 +16,7 @@ import (
 // CreateMachine implements host.Machines.
 func (d *Driver) CreateMachine(ctx context.Context, spec host.MachineSpec) error {
 	name := spec.Owner.ID()
-	c, err := d.capable(ctx)
+	c, err := d.supported(ctx)
 	if err != nil {
 		return err
 	}
@@ -43,8 +43,8 @@ func (d *Driver) CreateMachine(ctx context.Context, spec host.MachineSpec) error
 	return d.write(ctx, call{what: "create machine " + name, args: args, timeout: createTimeout})
 }
 
-// finishDeletion removes what a deletion that broke off left of a machine that
-// smolvm no longer lists: the next one of that name must not get its disk.
+// finishDeletion removes what an interrupted deletion left of a machine that
+// smolvm no longer lists: the next machine of that name must not get its disk.
 func (d *Driver) finishDeletion(ctx context.Context, c capabilities, name string) error {
 	_, err := d.find(ctx, c, name)
 	if errors.Is(err, host.ErrNotFound) {
@@ -53,12 +53,13 @@ func (d *Driver) finishDeletion(ctx context.Context, c capabilities, name string
 	return err
 }
 
-// hold makes sure that the machine is one to act on and that nobody else does
-// meanwhile. what is for the error.
-func (d *Driver) hold(ctx context.Context, what, name string) (capabilities, func(), error) {
-	c, err := d.capable(ctx)
+// lockMachine checks that name is a machine of this operator and locks it, so
+// that calls on one machine run one at a time. The caller calls the returned
+// function to unlock it. what describes the call in errors.
+func (d *Driver) lockMachine(ctx context.Context, what, name string) (capabilities, func(), error) {
+	c, err := d.supported(ctx)
 	if err == nil {
-		err = ours(name)
+		err = checkName(name)
 	}
 	if err != nil {
 		return c, nil, err
@@ -72,7 +73,7 @@ func (d *Driver) hold(ctx context.Context, what, name string) (capabilities, fun
 
 // StartMachine implements host.Machines.
 func (d *Driver) StartMachine(ctx context.Context, name, netns string) error {
-	c, unlock, err := d.hold(ctx, "start machine", name)
+	c, unlock, err := d.lockMachine(ctx, "start machine", name)
 	if err != nil {
 		return err
 	}
@@ -91,8 +92,8 @@ func (d *Driver) StartMachine(ctx context.Context, name, netns string) error {
 	case host.MachineRunning:
 		return nil
 	case host.MachineUnreachable:
-		// smolvm would kill and boot it anew; whether to is not for one
-		// reading to decide.
+		// smolvm would kill and reboot it. One observation is not enough to
+		// decide that.
 		return fmt.Errorf("start machine %s: it is unreachable; stop it first: %w", name, host.ErrUnavailable)
 	}
 	start := call{
@@ -100,13 +101,14 @@ func (d *Driver) StartMachine(ctx context.Context, name, netns string) error {
 		netns: netns, timeout: d.opts.StartTimeout, boots: true,
 	}
 	if err := d.start(ctx, c, m, start); err != nil {
-		return errors.Join(err, d.tidy(ctx, name))
+		return errors.Join(err, d.clearWithoutCancel(ctx, name))
 	}
 	return nil
 }
 
-// start boots a machine that is down, and believes it only from the list: a
-// release may end well without having written that the machine runs.
+// start boots a machine that is down. It succeeds only if smolvm then lists the
+// machine as running: some releases exit with code 0 without having recorded
+// that.
 func (d *Driver) start(ctx context.Context, c capabilities, m host.Machine, start call) error {
 	// A VMM that a killed start left behind would hold the disks.
 	if err := d.clear(ctx, m.Name); err != nil {
@@ -120,8 +122,8 @@ func (d *Driver) start(ctx context.Context, c capabilities, m host.Machine, star
 	start.cgroup = folder
 	err = d.write(ctx, start)
 	d.dropOOMProtection(m.Name)
-	if errors.Is(err, errSlow) {
-		return fmt.Errorf("%s: %w: it was not up within %s", start.what, host.ErrBootFailed, start.timeout)
+	if errors.Is(err, errTimedOut) {
+		return fmt.Errorf("%s: %w: not ready after %s", start.what, host.ErrBootFailed, start.timeout)
 	}
 	if err != nil {
 		return err
@@ -130,21 +132,22 @@ func (d *Driver) start(ctx context.Context, c capabilities, m host.Machine, star
 		return fmt.Errorf("%s: %w", start.what, err)
 	}
 	if m.State != host.MachineRunning {
-		return fmt.Errorf("%s: %w: smolvm says that it started and lists it as %s", start.what, host.ErrBootFailed, m.State)
+		return fmt.Errorf("%s: %w: smolvm reported success but lists it as %s", start.what, host.ErrBootFailed, m.State)
 	}
 	return nil
 }
 
-// tidy is clear for callers whose context may be over.
-func (d *Driver) tidy(ctx context.Context, name string) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidyTimeout)
+// clearWithoutCancel is like clear, but works even if ctx has ended. It takes
+// cleanupTimeout at most.
+func (d *Driver) clearWithoutCancel(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 	defer cancel()
 	return d.clear(ctx, name)
 }
 
 // StopMachine implements host.Machines.
 func (d *Driver) StopMachine(ctx context.Context, name string) error {
-	c, unlock, err := d.hold(ctx, "stop machine", name)
+	c, unlock, err := d.lockMachine(ctx, "stop machine", name)
 	if err != nil {
 		return err
 	}
@@ -164,34 +167,35 @@ func (d *Driver) StopMachine(ctx context.Context, name string) error {
 	return d.stop(ctx, c, m)
 }
 
-// stop ends with no VMM left, by smolvm's own way first: it lets the guest
-// write what it has.
+// stop stops a machine and makes sure that no VMM is left. It lets smolvm try
+// first, so that the guest can write its data to disk.
 func (d *Driver) stop(ctx context.Context, c capabilities, m host.Machine) error {
 	switch m.State {
 	case host.MachineCreated, host.MachineStopped, host.MachineFailed:
 		return d.clear(ctx, m.Name)
 	}
 	err := d.write(ctx, call{what: "stop machine " + m.Name, args: c.stopArgs(m.Name), timeout: stopTimeout})
-	// Whatever it says, what counts is that nothing runs.
-	if err := errors.Join(ctx.Err(), d.tidy(ctx, m.Name)); err != nil {
+	// Whatever smolvm reports, nothing may be left running.
+	if err := errors.Join(ctx.Err(), d.clearWithoutCancel(ctx, m.Name)); err != nil {
 		return fmt.Errorf("stop machine %s: %w", m.Name, err)
 	}
 	if err == nil || errors.Is(err, host.ErrNotFound) {
 		return nil
 	}
-	// It could not: with the VMM gone the record follows at the next look.
-	now, lookErr := d.find(ctx, c, m.Name)
-	if errors.Is(lookErr, host.ErrNotFound) || lookErr == nil && now.State != host.MachineRunning && now.State != host.MachineUnreachable {
+	// smolvm could not stop it. Now that the VMM is gone, the list shows the
+	// machine as down.
+	now, findErr := d.find(ctx, c, m.Name)
+	if errors.Is(findErr, host.ErrNotFound) || findErr == nil && now.State != host.MachineRunning && now.State != host.MachineUnreachable {
 		return nil
 	}
 	return err
 }
 
 // DeleteMachine implements host.Machines. If it fails or the agent ends halfway,
-// the next call completes the deletion: the folder is deleted last, and the
-// disk, not smolvm's record, tells whether it is still there.
+// the next call completes the deletion: it checks the disk, not smolvm's record,
+// for what is left, and deletes the folder last.
 func (d *Driver) DeleteMachine(ctx context.Context, name string) error {
-	c, unlock, err := d.hold(ctx, "delete machine", name)
+	c, unlock, err := d.lockMachine(ctx, "delete machine", name)
 	if err != nil {
 		return err
 	}
@@ -206,8 +210,8 @@ func (d *Driver) DeleteMachine(ctx context.Context, name string) error {
 	return d.sweep(ctx, name)
 }
 
-// remove stops a machine and deletes its record. A delete of a running one
-// leaves its VMM running on some releases.
+// remove stops a machine and deletes its record. On some releases, deleting a
+// running machine leaves its VMM running.
 func (d *Driver) remove(ctx context.Context, c capabilities, m host.Machine) error {
 	release, err := d.slowWrite(ctx, c)
 	if err != nil {
@@ -227,15 +231,15 @@ func (d *Driver) remove(ctx context.Context, c capabilities, m host.Machine) err
 		return err
 	}
 	if _, err := d.find(ctx, c, m.Name); err == nil {
-		return fmt.Errorf("%s: smolvm says that it is deleted and still lists it", what)
+		return fmt.Errorf("%s: smolvm reported success but still lists it", what)
 	} else if !errors.Is(err, host.ErrNotFound) {
 		return err
 	}
 	return nil
 }
 
-// sweep removes what a machine that has no record left behind: its VMM, its
-// cgroup, its folder.
+// sweep removes what is left of a machine without a record: its VMM, its cgroup
+// and its folder.
 func (d *Driver) sweep(ctx context.Context, name string) error {
 	if err := d.clear(ctx, name); err != nil {
 		return err
@@ -245,8 +249,9 @@ func (d *Driver) sweep(ctx context.Context, name string) error {
 	}
 	dir := d.dataDir(name)
 	os.Remove(filepath.Join(filepath.Dir(dir), "."+name+".fork-operation.lock"))
-	// The machine's user may have put anything there. What is mounted there is
-	// not the machine's: it may be shared, and RemoveAll refuses to enter it.
+	// The machine's user may have put anything there. A file system that is
+	// mounted there does not belong to the machine and may be shared; RemoveAll
+	// refuses to enter it.
 	if err := untrusted.RemoveAll(ctx, filepath.Dir(dir), filepath.Base(dir)); err != nil {
 		return fmt.Errorf("delete machine %s: %w", name, err)
 	}

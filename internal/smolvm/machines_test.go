@@ -18,8 +18,8 @@ import (
 	"botbottle.dev/bottle-operator/internal/runner"
 )
 
-// How many machines start in parallel is the caller's decision, except where
-// the release's database allows one writer only.
+// The caller decides how many machines start in parallel, except where the
+// release's database allows only one writer.
 func TestStartsWaitOnlyForTheDatabase(t *testing.T) {
 	for version, want := range map[string]int{"1.32.2": 6, "1.2.5": 1, "1.2.4": 1, "0.8.0": 1} {
 		synctest.Test(t, func(t *testing.T) {
@@ -47,10 +47,10 @@ func TestStartsWaitOnlyForTheDatabase(t *testing.T) {
 	}
 }
 
-// Where the release's database lets others write, a boot of minutes must not
-// hold up a create.
-func TestABootHoldsUpWritesWhereItMust(t *testing.T) {
-	for version, waits := range map[string]bool{"1.32.2": false, "1.22.0": false, "1.18.0": true, "1.9.1": true} {
+// If the release's database allows other writers, a boot that takes minutes must
+// not block a create.
+func TestBootBlocksWritesOnlyOnOldReleases(t *testing.T) {
+	for version, blocks := range map[string]bool{"1.32.2": false, "1.22.0": false, "1.18.0": true, "1.9.1": true} {
 		synctest.Test(t, func(t *testing.T) {
 			c, d := newCLI(t, version)
 			c.bootTime = time.Minute
@@ -66,15 +66,15 @@ func TestABootHoldsUpWritesWhereItMust(t *testing.T) {
 			if err := d.CreateMachine(t.Context(), specOf("demo")); err != nil {
 				t.Fatal(err)
 			}
-			if got := time.Since(began) >= time.Minute; got != waits {
-				t.Errorf("%s: create waited: got %v, want %v", version, got, waits)
+			if got := time.Since(began) >= time.Minute; got != blocks {
+				t.Errorf("%s: create was blocked: got %v, want %v", version, got, blocks)
 			}
 			time.Sleep(2 * time.Minute)
 		})
 	}
 }
 
-func TestWhatIsDoneToOneMachineGoesInTurn(t *testing.T) {
+func TestCallsOnOneMachineAreSerialized(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, d := newCLI(t, "1.32.2")
 		c.bootTime = time.Minute
@@ -94,16 +94,16 @@ func TestWhatIsDoneToOneMachineGoesInTurn(t *testing.T) {
 func TestStart(t *testing.T) {
 	tests := map[string]struct {
 		state string
-		fail  bool // smolvm says yes and lists no
+		lies  bool // smolvm reports success, but does not list it as running
 		want  error
 		calls []string
 	}{
-		"created":           {"created", false, nil, []string{"start"}},
-		"stopped":           {"stopped", false, nil, []string{"start"}},
-		"running":           {"running", false, nil, nil},
-		"absent":            {"", false, host.ErrNotFound, nil},
-		"unreachable":       {"unreachable", false, host.ErrUnavailable, nil},
-		"not what was said": {"created", true, host.ErrBootFailed, []string{"start"}},
+		"created":       {"created", false, nil, []string{"start"}},
+		"stopped":       {"stopped", false, nil, []string{"start"}},
+		"running":       {"running", false, nil, nil},
+		"absent":        {"", false, host.ErrNotFound, nil},
+		"unreachable":   {"unreachable", false, host.ErrUnavailable, nil},
+		"false success": {"created", true, host.ErrBootFailed, []string{"start"}},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -112,7 +112,7 @@ func TestStart(t *testing.T) {
 			if tt.state != "" {
 				c.states[name] = tt.state
 			}
-			if tt.fail {
+			if tt.lies {
 				d.runner = lying{c}
 			}
 			err := d.StartMachine(t.Context(), name, "")
@@ -126,7 +126,7 @@ func TestStart(t *testing.T) {
 	}
 }
 
-// lying says that a start went well when nothing runs.
+// lying reports that a start succeeded although nothing runs.
 type lying struct{ c *cli }
 
 func (l lying) Run(ctx context.Context, cmd runner.Command) (runner.Result, error) {
@@ -176,18 +176,18 @@ func TestStopAndDelete(t *testing.T) {
 	}
 }
 
-func TestDeleteThatDidNothingIsNoSuccess(t *testing.T) {
+func TestDeleteFailsWhileMachineIsListed(t *testing.T) {
 	c, d := newCLI(t, "1.9.1")
 	name := specOf("demo").Owner.ID()
 	c.states[name] = "stopped"
 	c.fail = nil
 	d.runner = keeping{c}
 	if err := d.DeleteMachine(t.Context(), name); err == nil {
-		t.Error("got nil, want an error: it is still listed")
+		t.Error("got nil, want an error: the machine is still listed")
 	}
 }
 
-// keeping says that a machine is deleted and keeps it.
+// keeping reports that it deleted a machine, but keeps it.
 type keeping struct{ c *cli }
 
 func (k keeping) Run(ctx context.Context, cmd runner.Command) (runner.Result, error) {
@@ -197,7 +197,7 @@ func (k keeping) Run(ctx context.Context, cmd runner.Command) (runner.Result, er
 	return k.c.Run(ctx, cmd)
 }
 
-func TestDeleteRemovesWhatNoRecordOwns(t *testing.T) {
+func TestDeleteRemovesFolderWithoutRecord(t *testing.T) {
 	_, d := newCLI(t, "0.8.0")
 	name := specOf("demo").Owner.ID()
 	dir := d.dataDir(name)
@@ -231,25 +231,25 @@ func TestExecsLeaveRoomForTheLivenessCheck(t *testing.T) {
 			}
 			wait.Wait()
 			if c.mostExec != want {
-				t.Errorf("%s: got %d execs at once, want %d", version, c.mostExec, want)
+				t.Errorf("%s: got %d execs in parallel, want %d", version, c.mostExec, want)
 			}
 		})
 	}
 }
 
-func TestWatchOfAProcess(t *testing.T) {
+func TestWatchExitOfRunningProcess(t *testing.T) {
 	_, d := newCLI(t, "1.32.2")
 	ticks, ok := startTicks(os.Getpid())
 	if !ok {
-		t.Fatal("no start time of our own")
+		t.Fatal("no start time of this process")
 	}
 	now := time.Now()
 	if at := d.booted.at(ticks); at.After(now) || now.Sub(at) > time.Hour {
-		t.Errorf("started: got %v at %v, want a moment ago", at, now)
+		t.Errorf("start time: got %v at %v, want less than an hour ago", at, now)
 	}
 	self := host.Machine{Name: "m", PID: os.Getpid(), StartTime: d.booted.at(ticks)}
 	ctx, cancel := context.WithCancel(t.Context())
-	if err := d.WatchExit(ctx, self, func(string) { t.Error("got an exit of this process, want none") }); err != nil {
+	if err := d.WatchExit(ctx, self, func(string) { t.Error("this running process was reported as exited") }); err != nil {
 		t.Fatal(err)
 	}
 	cancel()

@@ -15,22 +15,22 @@ import (
 	"botbottle.dev/bottle-operator/internal/untrusted"
 )
 
-// openedBySmolvm are the files of a machine's folder that smolvm opens by name
-// as root, following links: "ls" alone reads name (1.9.1 and 1.32.2) and
-// vmm-exit.json (1.32.2) of every machine that runs, and waits for ever where
-// one is a FIFO.
+// openedBySmolvm lists the files in a machine's folder that smolvm opens by name
+// as root, following links. Even "ls" reads name (1.9.1 and 1.32.2) and
+// vmm-exit.json (1.32.2) of every running machine, and blocks forever if one of
+// them is a FIFO.
 var openedBySmolvm = []string{
 	"name", "agent.pid", "agent.config.json", "boot-config.json", "vmm-exit.json", "vm.lock",
 	"storage.raw", "storage.qcow2", "overlay.raw", "overlay.qcow2", "storage.formatted", "overlay.formatted",
 	"agent-console.log", "agent-startup-error.log", "workload.log", ".pack-shared",
 }
 
-// removePlanted removes from the machines' folders what smolvm would hang on
-// or follow: FIFOs and links, which smolvm itself never makes there. The user
-// that a VMM runs as can write in its folder.
+// removePlanted removes from the machines' folders what smolvm would block on or
+// follow: FIFOs and links. smolvm itself never creates them there, but the user
+// that a VMM runs as can write to its folder.
 //
-// A VMM that lives can put it there again in the next instant. It then holds up
-// calls of smolvm until they time out, until it is killed.
+// A living VMM can plant them again immediately. Calls of smolvm then block
+// until they time out, until that VMM is killed.
 func (d *Driver) removePlanted() error {
 	vms := filepath.Join(d.opts.Home, vmsDir)
 	machines, err := os.ReadDir(vms)
@@ -45,7 +45,7 @@ func (d *Driver) removePlanted() error {
 			continue
 		}
 		err := untrusted.RemovePlanted(vms, m.Name(), openedBySmolvm)
-		mounted := errors.Is(err, unix.EXDEV) // by root, for no VMM's user can
+		mounted := errors.Is(err, unix.EXDEV) // by root: a VMM's user cannot mount
 		if err != nil && !mounted && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("folder of a machine: %w: %w", host.ErrUnavailable, err)
 		}

@@ -18,7 +18,8 @@ import (
 	"botbottle.dev/bottle-operator/test/require"
 )
 
-// planted are what a VMM's user can put in place of a file of its folder.
+// planted are the things that a VMM's user can put in place of a file in its
+// folder.
 var planted = map[string]func(t *testing.T, path string){
 	"FIFO":      func(t *testing.T, path string) { ok(t, unix.Mkfifo(path, 0o600)) },
 	"/dev/zero": func(t *testing.T, path string) { ok(t, os.Symlink("/dev/zero", path)) },
@@ -43,9 +44,9 @@ func ok(t *testing.T, err error) {
 	}
 }
 
-// One machine's folder, whoever writes there, holds up no list and costs the
-// agent nothing.
-func TestListBesideAPlantedPIDFile(t *testing.T) {
+// Whatever is in one machine's folder, it neither blocks a list nor costs the
+// agent memory.
+func TestListWithPlantedPIDFile(t *testing.T) {
 	for what, plant := range planted {
 		t.Run(what, func(t *testing.T) {
 			c, d := newCLI(t, "1.32.2")
@@ -66,22 +67,22 @@ func TestListBesideAPlantedPIDFile(t *testing.T) {
 			select {
 			case list := <-done:
 				if len(list) != 2 || list[0].PID != 0 || list[0].State != host.MachineRunning {
-					t.Errorf("list: got %+v, want both, and no process of the one", list)
+					t.Errorf("list: got %+v, want both machines, the bad one without a PID", list)
 				}
 			case <-time.After(5 * time.Second):
-				t.Error("list: got no answer in 5 s, want one at once")
+				t.Error("list: got no answer in 5 s, want one immediately")
 			}
 			runtime.ReadMemStats(&after)
 			if got := after.TotalAlloc - before.TotalAlloc; got > 16<<20 {
-				t.Errorf("got %d bytes allocated, want no such file read", got)
+				t.Errorf("got %d bytes allocated, want the planted file not to be read", got)
 			}
 		})
 	}
 }
 
-// Deleting a machine removes whatever its VMM left in the machine's folder, and
-// nothing outside of it.
-func TestDeleteBesideWhatAVMMPlanted(t *testing.T) {
+// Deleting a machine removes everything that its VMM left in the machine's
+// folder, and nothing outside it.
+func TestDeleteRemovesPlantedFiles(t *testing.T) {
 	_, d := newCLI(t, "1.32.2")
 	name := specOf("demo").Owner.ID()
 	dir, outside := d.dataDir(name), t.TempDir()
@@ -95,13 +96,13 @@ func TestDeleteBesideWhatAVMMPlanted(t *testing.T) {
 	ok(t, os.Symlink(outside, filepath.Join(dir, "link")))
 	ok(t, d.DeleteMachine(t.Context(), name))
 	if !absent(dir) || absent(kept) {
-		t.Errorf("got the folder gone: %v, and what a link leads to: %v; want true and false", absent(dir), absent(kept))
+		t.Errorf("folder removed: %v, target of a link removed: %v; want true and false", absent(dir), absent(kept))
 	}
 }
 
-// A mount below a machine's folder keeps that folder, and no folder whose name
-// only begins alike.
-func TestDeleteBesideAMount(t *testing.T) {
+// A mount below a machine's folder prevents its deletion. A mount below a folder
+// whose name only has the same prefix does not.
+func TestDeleteWithMount(t *testing.T) {
 	require.Root(t)
 	_, d := newCLI(t, "1.32.2")
 	name := specOf("demo").Owner.ID()
@@ -115,7 +116,7 @@ func TestDeleteBesideAMount(t *testing.T) {
 	ok(t, os.MkdirAll(dir, 0o755))
 	defer mount(dir + "-of-another")()
 	if err := d.DeleteMachine(t.Context(), name); err != nil || !absent(dir) {
-		t.Errorf("a mount beside it: got %v, want the folder gone", err)
+		t.Errorf("a mount next to it: got %v, want the folder removed", err)
 	}
 	unmount := mount(dir + "/layer with a space")
 	if err := d.DeleteMachine(t.Context(), name); err == nil || !strings.Contains(err.Error(), "mounted") {
@@ -123,13 +124,13 @@ func TestDeleteBesideAMount(t *testing.T) {
 	}
 	unmount()
 	if err := d.DeleteMachine(t.Context(), name); err != nil || !absent(dir) || absent(filepath.Join(shared, "kept")) {
-		t.Errorf("unmounted: got %v, want the folder gone and what was mounted kept", err)
+		t.Errorf("after unmount: got %v, want the folder removed and the mounted files kept", err)
 	}
 }
 
-// smolvm itself opens files in the machines' folders as root. What it would
-// wait for or follow is gone by the time it is called.
-func TestSmolvmMeetsNothingPlanted(t *testing.T) {
+// smolvm opens files in the machines' folders as root. The Driver removes what
+// smolvm would block on or follow before it calls smolvm.
+func TestPlantedFilesAreRemovedBeforeCalls(t *testing.T) {
 	c, d := newCLI(t, "1.32.2")
 	bad, good := specOf("bad").Owner.ID(), specOf("good").Owner.ID()
 	c.states[bad], c.states[good] = "running", "running"
@@ -153,11 +154,11 @@ func TestSmolvmMeetsNothingPlanted(t *testing.T) {
 			c.fail = func(string) (runner.Result, bool) {
 				for _, name := range []string{"name", "vmm-exit.json", "of-a-later-release"} {
 					if !absent(filepath.Join(dir, name)) {
-						t.Errorf("%s is there while smolvm runs, want it removed", name)
+						t.Errorf("%s exists while smolvm runs, want it removed", name)
 					}
 				}
 				if absent(filepath.Join(dir, "storage.raw")) {
-					t.Error("storage.raw is gone, want it left alone")
+					t.Error("storage.raw was removed, want it kept")
 				}
 				return runner.Result{}, false
 			}

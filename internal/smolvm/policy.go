@@ -13,13 +13,13 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// Policy implements host.Machines. From 1.29.0 the list of addresses is as
-// smolvm shows it; all else is in its database alone. A release newer than the
-// newest one measured that keeps no such database is taken by its list.
+// Policy implements host.Machines. Since 1.29.0 the allowed addresses are the
+// ones that smolvm lists; everything else is only in its database. For a release
+// newer than Reference that has no such database, the list alone counts.
 func (d *Driver) Policy(ctx context.Context, name string) (host.Policy, error) {
-	c, err := d.capable(ctx)
+	c, err := d.supported(ctx)
 	if err == nil {
-		err = ours(name)
+		err = checkName(name)
 	}
 	if err != nil {
 		return host.Policy{}, err
@@ -47,16 +47,16 @@ func (d *Driver) Policy(ctx context.Context, name string) (host.Policy, error) {
 	return p, nil
 }
 
-// policyKeys are the keys of a record that have to do with what a guest can
-// reach, the ones of releases to come by the words that such keys are made of.
+// policyKeys matches the keys of a record that affect what a guest can reach.
+// It matches parts of names, so that it also finds keys of future releases.
 var policyKeys = regexp.MustCompile(`egress|allow|deny|cidr|dns|net|proxy|intercept|private|udp|port|socket`)
 
-// decodePolicy reads a machine's record.
+// decodePolicy decodes the policy in a machine's record.
 func decodePolicy(record []byte) (host.Policy, error) {
 	var p host.Policy
 	var all map[string]any
 	if err := json.Unmarshal(record, &all); err != nil {
-		return p, fmt.Errorf("smolvm's record is no JSON object: %w", host.ErrUnsupported)
+		return p, fmt.Errorf("smolvm's record is not a JSON object: %w", host.ErrUnsupported)
 	}
 	var list struct {
 		AllowedCIDRs *[]string `json:"allowed_cidrs"`
@@ -68,7 +68,8 @@ func decodePolicy(record []byte) (host.Policy, error) {
 		p.AllowedCIDRs = *list.AllowedCIDRs
 	}
 	for key, value := range all {
-		// Network says that there is one, which a policy implies.
+		// "network" only states that the machine has a network, which a policy
+		// implies.
 		if key != "allowed_cidrs" && key != "network" && policyKeys.MatchString(key) && isSet(key, value) {
 			p.Extra = append(p.Extra, key)
 		}
@@ -77,7 +78,7 @@ func decodePolicy(record []byte) (host.Policy, error) {
 	return p, nil
 }
 
-// isSet tells a key that was given something from one that is only there.
+// isSet reports whether the key has a value other than its zero value.
 func isSet(key string, value any) bool {
 	switch v := value.(type) {
 	case nil:
@@ -89,8 +90,8 @@ func isSet(key string, value any) bool {
 	case float64:
 		return v != 0
 	case []any:
-		// What it holds are the private networks that stay open: with none of
-		// them it is on.
+		// block_private lists the private networks that stay open: an empty list
+		// still blocks all others.
 		return len(v) > 0 || key == "block_private"
 	case map[string]any:
 		return len(v) > 0

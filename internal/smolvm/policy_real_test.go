@@ -19,13 +19,14 @@ import (
 	"botbottle.dev/bottle-operator/test/require"
 )
 
-// TestPolicyDisturbsNothing reads policies without a pause while the real
-// command line writes: none of its calls fails, of which those of 1.9.1 wait
-// for no lock, every answer is right, and no file is left that it did not make.
-func TestPolicyDisturbsNothing(t *testing.T) {
+// TestPolicyDoesNotDisturbSmolvm reads policies without a pause while the real
+// command line writes. No call of smolvm may fail (1.9.1 does not wait for
+// locks), every policy must be right, and no files may be left that smolvm did
+// not create.
+func TestPolicyDoesNotDisturbSmolvm(t *testing.T) {
 	for _, version := range []string{"1.32.2", "1.9.1"} {
 		t.Run(version, func(t *testing.T) {
-			dir := filepath.Join(place(t, "SMOLVM_VERSIONS_DIR", "bin/smolvm"), version)
+			dir := filepath.Join(pathFromEnv(t, "SMOLVM_VERSIONS_DIR", "bin/smolvm"), version)
 			require.File(t, filepath.Join(dir, "smolvm"), "make smolvm smolvm-older")
 			w := newWorld(t, dir, nil)
 			const name = "bottle-demo-1a2b3c4d"
@@ -42,7 +43,7 @@ func TestPolicyDisturbsNothing(t *testing.T) {
 			reader.Go(func() {
 				for want := (host.Policy{AllowedCIDRs: []string{"10.0.0.2/32"}}); ; reads.Add(1) {
 					got, err := w.driver.Policy(t.Context(), name)
-					for errors.Is(err, host.ErrUnavailable) && starved.Add(1) < 20 { // smolvm writes without a pause: it is given one
+					for errors.Is(err, host.ErrUnavailable) && starved.Add(1) < 20 { // the writer below pauses longer each time
 						got, err = w.driver.Policy(t.Context(), name)
 					}
 					if diff := cmp.Diff(want, got); err != nil || diff != "" {
@@ -67,13 +68,14 @@ func TestPolicyDisturbsNothing(t *testing.T) {
 			create("bottle-wide-1a2b3c4d", "--dns=1.1.1.1", "--net-backend=virtio-net", "--port=8080:80")
 			got, err := w.driver.Policy(t.Context(), "bottle-wide-1a2b3c4d")
 			if want := []string{"dns", "network_backend", "ports"}; err != nil || !slices.Equal(got.Extra, want) {
-				t.Errorf("what widens it: got %q, %v, want %q", got.Extra, err, want)
+				t.Errorf("extra keys: got %q, %v, want %q", got.Extra, err, want)
 			}
 		})
 	}
 }
 
-// wantFiles checks that the database has the files that this release leaves.
+// wantFiles checks that the database consists of the files that this release
+// creates.
 func (w *world) wantFiles(t *testing.T, version string) {
 	t.Helper()
 	entries, err := os.ReadDir(filepath.Dir(w.database()))

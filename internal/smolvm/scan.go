@@ -21,28 +21,28 @@ import (
 func (d *Driver) VMMs(ctx context.Context, names []string) ([]host.VMM, error) {
 	g, err := d.cgroups()
 	if err != nil && !errors.Is(err, cgroup.ErrNoHierarchy) {
-		return nil, fmt.Errorf("look for VMMs: %w", err)
+		return nil, fmt.Errorf("scan for VMMs: %w", err)
 	}
-	// A name that no machine can have must not hide the others.
+	// Skip names that no machine can have: they must not hide the others.
 	names = slices.DeleteFunc(slices.Clone(names), func(name string) bool { return !cgroup.ValidID(name) })
 	found, err := d.scan(ctx, g, names)
 	if err != nil {
-		return nil, fmt.Errorf("look for VMMs: %w", err)
+		return nil, fmt.Errorf("scan for VMMs: %w", err)
 	}
 	var vmms []host.VMM
 	for _, f := range found {
 		ns, err := netnsOf(f.pid)
-		// Whatever was read, it is that process's only if it is there still.
+		// What was read belongs to this process only if it is still alive.
 		if !f.alive() {
 			continue
 		}
-		// One process must not hide all others. One that exits has no namespace
-		// any more and runs no code. Any other whose namespace cannot be found
-		// out counts as outside every wall.
+		// One process must not hide all others. An exiting process no longer has
+		// a namespace and runs no code. If the namespace of any other process
+		// cannot be determined, the process counts as outside every wall.
 		switch {
 		case err == nil:
 		case errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE):
-			return nil, fmt.Errorf("look for VMMs: process %d of machine %s: %w", f.pid, f.name, err)
+			return nil, fmt.Errorf("scan for VMMs: process %d of machine %s: %w", f.pid, f.name, err)
 		case exiting(f.pid):
 			continue
 		}
@@ -51,21 +51,21 @@ func (d *Driver) VMMs(ctx context.Context, names []string) ([]host.VMM, error) {
 	return vmms, nil
 }
 
-// vmmOf is a process of a machine.
-type vmmOf struct {
+// machineProcess is a process that belongs to the machine name.
+type machineProcess struct {
 	process
 	name string
 }
 
-// scan finds the living processes of these machines: those in their cgroups,
-// into which it moves strays first. A stray that cannot be moved is found all
-// the same.
-func (d *Driver) scan(ctx context.Context, g *cgroup.Groups, names []string) ([]vmmOf, error) {
+// scan finds the living processes of these machines. It first moves strays into
+// the machines' cgroups, and then lists the cgroups. It also returns strays that
+// cannot be moved.
+func (d *Driver) scan(ctx context.Context, g *cgroup.Groups, names []string) ([]machineProcess, error) {
 	strays, err := d.strays(ctx, names)
-	if err != nil || g == nil { // a node without the hierarchy has strays alone
+	if err != nil || g == nil { // without the hierarchy, every VMM is a stray
 		return strays, err
 	}
-	var found []vmmOf
+	var found []machineProcess
 	for _, s := range strays {
 		if err := d.adopt(g, s); err != nil && !errors.Is(err, errNoStray) {
 			found = append(found, s)
@@ -82,32 +82,32 @@ func (d *Driver) scan(ctx context.Context, g *cgroup.Groups, names []string) ([]
 				return nil, err
 			}
 			if ok {
-				found = append(found, vmmOf{process{pid, ticks}, name})
+				found = append(found, machineProcess{process{pid, ticks}, name})
 			}
 		}
 	}
 	return found, nil
 }
 
-// exiting reports whether all threads of a process are past the point where
-// they run code of its own.
+// exiting reports whether all threads of a process are exiting and will not run
+// the program's code again.
 func exiting(pid int) bool {
 	threads, _ := filepath.Glob(procFile(pid, "task/*/stat"))
 	for _, thread := range threads {
 		stat, err := os.ReadFile(thread)
-		if err == nil && !threadExits(stat) {
+		if err == nil && !threadExiting(stat) {
 			return false
 		}
 	}
 	return true
 }
 
-// flagExiting is PF_EXITING of the kernel's flags of a task.
+// flagExiting is PF_EXITING, one of the kernel's task flags.
 const flagExiting = 0x4
 
-// threadExits reads fields 3 and 9 of /proc/PID/task/TID/stat: the state and
+// threadExiting reads fields 3 and 9 of /proc/PID/task/TID/stat: the state and
 // the flags.
-func threadExits(stat []byte) bool {
+func threadExiting(stat []byte) bool {
 	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
 	if len(fields) < 7 {
 		return false
@@ -116,15 +116,15 @@ func threadExits(stat []byte) bool {
 	return bytes.ContainsAny(fields[0], "ZXx") || err == nil && flags&flagExiting != 0
 }
 
-// namespaceAttempts is how often the threads of a process are looked at whose
-// first one has ended.
+// namespaceAttempts is how often netnsOf reads the threads of a process whose
+// main thread has exited.
 const namespaceAttempts = 5
 
-// netnsOf is a process's network namespace; that of another of its threads
-// when its first one has ended.
+// netnsOf returns the network namespace of a process. If the main thread has
+// exited, it returns the namespace of another thread.
 func netnsOf(pid int) (host.NetNS, error) {
 	st, err := os.Stat(procFile(pid, "ns/net"))
-	for range namespaceAttempts { // threads may end while they are looked at
+	for range namespaceAttempts { // threads may exit while they are listed
 		if err == nil {
 			break
 		}
@@ -140,7 +140,7 @@ func netnsOf(pid int) (host.NetNS, error) {
 	}
 	sys, ok := st.Sys().(*syscall.Stat_t)
 	if !ok {
-		return host.NetNS{}, errors.New("no identity of its network namespace")
+		return host.NetNS{}, errors.New("cannot identify its network namespace")
 	}
 	return host.NetNS{Dev: sys.Dev, Inode: sys.Ino}, nil
 }

@@ -19,12 +19,12 @@ import (
 	"botbottle.dev/bottle-operator/internal/untrusted"
 )
 
-// maxDatabase bounds what is read of one file: a machine takes about 1 KiB,
-// the log is folded back every 4 MiB.
+// maxDatabase is the most that is read from one file: a machine takes about
+// 1 KiB, and SQLite checkpoints the log every 4 MiB.
 const maxDatabase = 64 << 20
 
-// errUnsteady is a database that was being written as it was read.
-var errUnsteady = errors.New("smolvm is writing its database")
+// errChanging means that the database changed while it was read.
+var errChanging = errors.New("smolvm is writing its database")
 
 // snapshot is a private copy of smolvm's database.
 type snapshot struct {
@@ -32,21 +32,22 @@ type snapshot struct {
 	dir string
 }
 
-// takeSnapshot copies the database at path, and its log, into a new folder
-// below dir, and opens the copy. SQLite itself, even told to read only, makes
-// the log and its index when nobody else has them open, and takes locks on
-// them, which releases before 1.22.0 do not wait for. This only reads smolvm's
-// files, and what it read counts if it was twice the same: every write changes
-// the log, or the file where there is none. errUnsteady if it was not.
+// takeSnapshot copies the database at path and its log into a new folder below
+// dir, and opens the copy. SQLite itself, even in read-only mode, creates the
+// log and its index if nobody has them open, and locks them; smolvm's releases
+// before 1.22.0 fail instead of waiting for such a lock. takeSnapshot only
+// reads smolvm's files. It reads them twice and accepts the result if both
+// reads are equal, because every write changes the log, or the database file
+// where there is no log. Otherwise the error is errChanging.
 //
-// The copy holds every env value in clear, as the database does. The caller
-// closes it.
+// The copy holds every env value in clear text, as the database does. The
+// caller closes it.
 func takeSnapshot(dir, path string) (*snapshot, error) {
-	db, log, err := readSteady(path)
+	db, log, err := readConsistent(path)
 	if err != nil {
 		return nil, err
 	}
-	to, err := os.MkdirTemp(dir, snapshotPrefix+"*") // root's alone
+	to, err := os.MkdirTemp(dir, snapshotPrefix+"*") // only root can enter it
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +58,7 @@ func takeSnapshot(dir, path string) (*snapshot, error) {
 		err = os.WriteFile(copied+"-wal", log, 0o600)
 	}
 	if err == nil {
-		// Nobody needs the copy after a power cut.
+		// The copy need not survive a power cut.
 		s.DB, err = sql.Open("sqlite", (&url.URL{Scheme: "file", Opaque: copied, RawQuery: "_pragma=synchronous(off)"}).String())
 	}
 	if err != nil {
@@ -71,14 +72,14 @@ func (s *snapshot) Close() error {
 	return errors.Join(s.DB.Close(), os.RemoveAll(s.dir))
 }
 
-// readSteady returns the database and its log, nil for none, as they were
-// together in one instant.
-func readSteady(path string) (db, log []byte, err error) {
+// readConsistent returns the database and its log as they were at one instant.
+// The log is nil if there is none.
+func readConsistent(path string) (db, log []byte, err error) {
 	type files struct{ log, db []byte }
 	var read [2]files
 	for i := range read {
-		// Each file whole and both twice, so that there was an instant, between
-		// the two rounds, when they were so together.
+		// Each round reads both files in full. If the rounds agree, both files
+		// had this content at the instant between the rounds.
 		if read[i].log, err = readDatabase(path + "-wal"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, nil, err
 		}
@@ -87,13 +88,13 @@ func readSteady(path string) (db, log []byte, err error) {
 		}
 	}
 	if !bytes.Equal(read[0].log, read[1].log) || !bytes.Equal(read[0].db, read[1].db) {
-		return nil, nil, errUnsteady
+		return nil, nil, errChanging
 	}
 	if _, err := os.Lstat(path + "-journal"); !errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, errUnsteady
+		return nil, nil, errChanging
 	}
-	if len(read[0].db) == 0 { // made, and nothing written yet
-		return nil, nil, errUnsteady
+	if len(read[0].db) == 0 { // created, but not written yet
+		return nil, nil, errChanging
 	}
 	return read[0].db, read[0].log, nil
 }
@@ -102,10 +103,10 @@ func readDatabase(path string) ([]byte, error) {
 	return untrusted.ReadFile(filepath.Dir(path), filepath.Base(path), maxDatabase)
 }
 
-// snapshotPrefix begins the names of folders of copies in smolvm's home.
+// snapshotPrefix is the prefix of the snapshot folders in smolvm's home.
 const snapshotPrefix = ".snapshot-"
 
-// removeSnapshots removes the copies that an agent that died left behind.
+// removeSnapshots removes the snapshots that a crashed agent left behind.
 func (d *Driver) removeSnapshots() error {
 	left, err := filepath.Glob(filepath.Join(d.opts.Home, snapshotPrefix+"*"))
 	for _, dir := range left {
@@ -114,13 +115,13 @@ func (d *Driver) removeSnapshots() error {
 	return err
 }
 
-// readRecord returns what the database at path holds of the machine.
+// readRecord returns the machine's record in the database at path.
 func readRecord(ctx context.Context, dir, path, name string) (data []byte, err error) {
 	s, err := takeSnapshot(dir, path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("smolvm has no database: %w", host.ErrNotFound)
-	case errors.Is(err, errUnsteady):
+	case errors.Is(err, errChanging):
 		return nil, err
 	case err != nil:
 		return nil, fmt.Errorf("read smolvm's database: %w: %w", host.ErrUnavailable, err)

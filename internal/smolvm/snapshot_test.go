@@ -18,33 +18,33 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// written is a database that another program has open.
-type written struct {
+// openDatabase is a database that another program has open.
+type openDatabase struct {
 	path string
 	db   *sql.DB
 }
 
-func newWritten(t *testing.T) *written {
+func newDatabase(t *testing.T) *openDatabase {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "smolvm.db")
 	db, err := sql.Open("sqlite", "file:"+path+"?_pragma=journal_mode(wal)&_pragma=wal_autocheckpoint(0)&_pragma=cache_size(2)")
 	if err != nil {
 		t.Fatal(err)
 	}
-	db.SetMaxOpenConns(1) // the pragmas are a connection's
+	db.SetMaxOpenConns(1) // pragmas apply to one connection
 	t.Cleanup(func() { db.Close() })
-	return &written{path, db}
+	return &openDatabase{path, db}
 }
 
-func (w *written) exec(t *testing.T, query string, args ...any) {
+func (w *openDatabase) exec(t *testing.T, query string, args ...any) {
 	t.Helper()
 	if _, err := w.db.Exec(query, args...); err != nil {
 		t.Fatalf("%s: %v", query, err)
 	}
 }
 
-// whole is the database as one file.
-func (w *written) whole(t *testing.T) string {
+// file returns the database as one file, without a log.
+func (w *openDatabase) file(t *testing.T) string {
 	t.Helper()
 	w.exec(t, "PRAGMA wal_checkpoint(TRUNCATE)")
 	content, err := os.ReadFile(w.path)
@@ -54,12 +54,12 @@ func (w *written) whole(t *testing.T) string {
 	return string(content)
 }
 
-// machines is the table in a copy of the database, "" where there is none.
+// machines returns the rows of a snapshot, "" if it has no table, and closes it.
 func machines(t *testing.T, s *snapshot) string {
 	t.Helper()
-	sound := ""
-	if err := s.QueryRowContext(t.Context(), "PRAGMA integrity_check").Scan(&sound); err != nil || sound != "ok" {
-		t.Errorf("integrity: got %q, %v, want a sound file", sound, err)
+	integrity := ""
+	if err := s.QueryRowContext(t.Context(), "PRAGMA integrity_check").Scan(&integrity); err != nil || integrity != "ok" {
+		t.Errorf("integrity: got %q, %v, want ok", integrity, err)
 	}
 	found := rows(t, s)
 	if err := s.Close(); err != nil {
@@ -96,8 +96,9 @@ func rows(t *testing.T, q queryer) string {
 	return "\n" + strings.Join(all, "\n")
 }
 
-// history is what is done to a database, one transaction each.
-func (w *written) history(t *testing.T, after func(what string)) {
+// history changes the database in many ways, one transaction each, and calls
+// after for each. what is the statement, or "" while a transaction is open.
+func (w *openDatabase) history(t *testing.T, after func(what string)) {
 	t.Helper()
 	do := func(query string, args ...any) {
 		t.Helper()
@@ -111,7 +112,7 @@ func (w *written) history(t *testing.T, after func(what string)) {
 	do("INSERT INTO vms VALUES ('long', ?)", strings.Repeat("x", 50_000))
 	do("PRAGMA wal_checkpoint(TRUNCATE)")
 	do("UPDATE vms SET data = 'short' WHERE name = 'long'")
-	do("PRAGMA wal_checkpoint(RESTART)") // the log keeps what is no longer valid
+	do("PRAGMA wal_checkpoint(RESTART)") // the log keeps frames that are no longer valid
 	do("INSERT INTO vms VALUES ('after', 'restart')")
 	do("DELETE FROM vms WHERE name LIKE 'm1%'")
 	do("VACUUM") // fewer pages
@@ -120,7 +121,7 @@ func (w *written) history(t *testing.T, after func(what string)) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// More than the cache holds, so that the log has frames without a commit.
+	// More than the cache holds, so that the log gets uncommitted frames.
 	if _, err := tx.Exec("INSERT INTO vms VALUES ('never', ?)", strings.Repeat("z", 90_000)); err != nil {
 		t.Fatal(err)
 	}
@@ -134,12 +135,12 @@ func (w *written) history(t *testing.T, after func(what string)) {
 	do("INSERT INTO vms VALUES ('last', '1')")
 }
 
-func TestSnapshotIsWhatWasCommitted(t *testing.T) {
-	w, copies := newWritten(t), t.TempDir()
+func TestSnapshotHoldsCommittedData(t *testing.T) {
+	w, copies := newDatabase(t), t.TempDir()
 	want := ""
 	w.history(t, func(what string) {
 		if what != "" {
-			want = rows(t, w.db) // else a transaction is open
+			want = rows(t, w.db) // otherwise a transaction is open
 		}
 		files := listing(t, filepath.Dir(w.path))
 		copied, err := takeSnapshot(copies, w.path)
@@ -153,7 +154,7 @@ func TestSnapshotIsWhatWasCommitted(t *testing.T) {
 			t.Errorf("after %q: files (-before +after):\n%s", what, diff)
 		}
 	})
-	w.db.Close() // folds the log
+	w.db.Close() // checkpoints and removes the log
 	copied, err := takeSnapshot(copies, w.path)
 	if err != nil {
 		t.Fatal(err)
@@ -166,16 +167,17 @@ func TestSnapshotIsWhatWasCommitted(t *testing.T) {
 	}
 }
 
-// Whatever is caught of a database that is being written is one transaction's.
+// Every snapshot of a database that is being written shows the state after one
+// transaction.
 func TestSnapshotOfABusyDatabase(t *testing.T) {
-	w, copies := newWritten(t), t.TempDir()
-	w.exec(t, "PRAGMA wal_autocheckpoint = 50") // the log begins anew again and again
+	w, copies := newDatabase(t), t.TempDir()
+	w.exec(t, "PRAGMA wal_autocheckpoint = 50") // the log restarts often
 	w.exec(t, "CREATE TABLE vms (name TEXT PRIMARY KEY NOT NULL, data BLOB NOT NULL)")
 	for i := range 200 {
 		w.exec(t, "INSERT INTO vms VALUES (?, ?)", fmt.Sprintf("m%03d", i), fmt.Sprintf("%08d%03000d", 0, 0))
 	}
 	stop, stopped := make(chan struct{}), make(chan struct{})
-	var pause atomic.Int64 // grows until something can be caught, as on a slow machine
+	var pause atomic.Int64 // grows until snapshots succeed, even on a slow machine
 	pause.Store(int64(time.Millisecond))
 	go func() {
 		defer close(stopped)
@@ -191,13 +193,13 @@ func TestSnapshotOfABusyDatabase(t *testing.T) {
 			}
 		}
 	}()
-	caught := map[string]bool{}
-	for begun := time.Now(); !t.Failed(); {
-		if took := time.Since(begun); took > 30*time.Second || took > 3*time.Second && len(caught) >= 5 {
+	seen := map[string]bool{}
+	for started := time.Now(); !t.Failed(); {
+		if took := time.Since(started); took > 30*time.Second || took > 3*time.Second && len(seen) >= 5 {
 			break
 		}
 		copied, err := takeSnapshot(copies, w.path)
-		if errors.Is(err, errUnsteady) {
+		if errors.Is(err, errChanging) {
 			pause.Add(int64(time.Millisecond))
 			continue
 		}
@@ -207,16 +209,16 @@ func TestSnapshotOfABusyDatabase(t *testing.T) {
 		all := strings.Split(machines(t, copied), "\n")[1:]
 		for i, row := range all {
 			if _, number, _ := strings.Cut(row, ":"); i > 0 && !strings.HasSuffix(all[0], ":"+number) {
-				t.Errorf("got %s beside %s, want one transaction's", row, all[0])
+				t.Errorf("got %s and %s, want rows of one transaction", row, all[0])
 				break
 			}
 		}
-		caught[all[0]] = true
+		seen[all[0]] = true
 	}
 	close(stop)
 	<-stopped
-	if len(caught) < 5 {
-		t.Errorf("caught %d transactions, want several", len(caught))
+	if len(seen) < 5 {
+		t.Errorf("saw %d transactions, want at least 5", len(seen))
 	}
 }
 
@@ -225,7 +227,7 @@ func absent(path string) bool {
 	return errors.Is(err, os.ErrNotExist)
 }
 
-// listing is every file with its size and times.
+// listing returns every file in dir with its size and modification time.
 func listing(t *testing.T, dir string) []string {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -241,11 +243,11 @@ func listing(t *testing.T, dir string) []string {
 	return all
 }
 
-// A log that breaks off anywhere is what was committed before.
+// Wherever the log is cut off, the snapshot holds what was committed before.
 func TestSnapshotOfATornLog(t *testing.T) {
-	w := newWritten(t)
+	w := newDatabase(t)
 	states := []string{""}
-	w.exec(t, "PRAGMA user_version = 1") // a file to begin with
+	w.exec(t, "PRAGMA user_version = 1") // creates the file
 	w.exec(t, "PRAGMA wal_checkpoint(TRUNCATE)")
 	w.exec(t, "CREATE TABLE vms (name TEXT PRIMARY KEY NOT NULL, data BLOB NOT NULL)")
 	states = append(states, rows(t, w.db))
@@ -262,7 +264,7 @@ func TestSnapshotOfATornLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	path, copies := filepath.Join(t.TempDir(), "db"), t.TempDir()
-	with := func(log []byte) string {
+	readWith := func(log []byte) string {
 		t.Helper()
 		ok(t, os.WriteFile(path, db, 0o600))
 		ok(t, os.WriteFile(path+"-wal", log, 0o600))
@@ -274,27 +276,27 @@ func TestSnapshotOfATornLog(t *testing.T) {
 	}
 	reached := 0
 	for cut := 0; cut <= len(log); cut += 509 {
-		got := slices.Index(states, with(log[:cut]))
+		got := slices.Index(states, readWith(log[:cut]))
 		if got < reached {
-			t.Fatalf("cut at %d: got state %d after %d, want the next or the same", cut, got, reached)
+			t.Fatalf("cut at %d: got state %d after state %d, want the same or a later one", cut, got, reached)
 		}
 		reached = got
 	}
 	for at := 0; at < len(log); at += 997 {
 		broken := slices.Clone(log)
 		broken[at] ^= 0x10
-		if got := slices.Index(states, with(broken)); got < 0 || got == len(states)-1 {
+		if got := slices.Index(states, readWith(broken)); got < 0 || got == len(states)-1 {
 			t.Errorf("byte %d flipped: got state %d, want an earlier one", at, got)
 		}
 	}
-	if got := with(log); got != states[len(states)-1] {
-		t.Errorf("whole: got %q, want the last state", got)
+	if got := readWith(log); got != states[len(states)-1] {
+		t.Errorf("complete log: got %q, want the last state", got)
 	}
 }
 
-// The copies are as secret as the database, and none outlives its use.
+// Snapshots are as secret as the database, and are removed after use.
 func TestSnapshotIsPrivate(t *testing.T) {
-	w, copies := newWritten(t), t.TempDir()
+	w, copies := newDatabase(t), t.TempDir()
 	w.exec(t, "CREATE TABLE vms (name TEXT PRIMARY KEY NOT NULL, data BLOB NOT NULL)")
 	s, err := takeSnapshot(copies, w.path)
 	if err != nil {
@@ -305,7 +307,7 @@ func TestSnapshotIsPrivate(t *testing.T) {
 		t.Fatalf("copies: got %v, %v, want one folder", entries, err)
 	}
 	if info, err := entries[0].Info(); err != nil || info.Mode() != os.ModeDir|0o700 {
-		t.Errorf("folder: got %v, %v, want it root's alone", info.Mode(), err)
+		t.Errorf("folder: got %v, %v, want mode 0700", info.Mode(), err)
 	}
 	if err := s.Close(); err != nil {
 		t.Errorf("close: got %v, want nil", err)
@@ -319,11 +321,11 @@ func TestSnapshotIsPrivate(t *testing.T) {
 	ok(t, os.MkdirAll(left, 0o700))
 	ok(t, os.WriteFile(filepath.Join(left, "db"), nil, 0o600))
 	if _, err := d.Version(t.Context()); err != nil || !absent(left) {
-		t.Errorf("of an agent that died: got %v and the copy gone: %v, want it gone", err, absent(left))
+		t.Errorf("snapshot of a crashed agent: got %v, removed: %v, want it removed", err, absent(left))
 	}
 }
 
-func TestSnapshotOfWhatIsNoFile(t *testing.T) {
+func TestSnapshotOfPlantedFiles(t *testing.T) {
 	for what, plant := range planted {
 		t.Run(what, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "smolvm.db")
@@ -337,7 +339,7 @@ func TestSnapshotOfWhatIsNoFile(t *testing.T) {
 					t.Error("got nil, want an error")
 				}
 			case <-time.After(5 * time.Second):
-				t.Error("got no answer in 5 s, want one at once")
+				t.Error("got no answer in 5 s, want one immediately")
 			}
 		})
 	}

@@ -11,10 +11,10 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// checkSpec refuses what smolvm takes at create and fails with at start, in
-// words that do not tell why.
+// checkSpec rejects what smolvm accepts at create but fails on at start, without
+// a message that explains why.
 func checkSpec(s host.MachineSpec) error {
-	if err := ours(s.Owner.ID()); err != nil {
+	if err := checkName(s.Owner.ID()); err != nil {
 		return err
 	}
 	if err := checkArtifact(s); err != nil {
@@ -50,18 +50,19 @@ func checkPaths(s host.MachineSpec) error {
 }
 
 func checkImage(path string) error {
-	st, err := regular("image", path)
+	st, err := statRegular("image", path)
 	if err == nil && st.Mode()&0o004 == 0 {
-		// smolvm would keep the unreadable copy for good.
+		// smolvm would keep the unreadable copy forever.
 		err = fmt.Errorf("image %s is not readable by the users that machines run as (mode %04o): chmod 0644: %w",
 			path, st.Mode().Perm(), host.ErrInvalid)
 	}
 	return err
 }
 
-// regular refuses what is no plain file. Links are not followed: older
-// releases keep the link itself in their cache.
-func regular(what, path string) (os.FileInfo, error) {
+// statRegular returns an error unless path is an absolute path of a regular
+// file. It does not follow links: older releases keep the link itself in their
+// cache.
+func statRegular(what, path string) (os.FileInfo, error) {
 	if !filepath.IsAbs(path) {
 		return nil, fmt.Errorf("%s %q is not an absolute path: %w", what, path, host.ErrInvalid)
 	}

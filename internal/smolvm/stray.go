@@ -20,24 +20,25 @@ import (
 	"botbottle.dev/bottle-operator/internal/cgroup"
 )
 
-// A stray is a machine's VMM that is in no machine's cgroup: an earlier
-// release of the agent started it, or somebody by hand. Its command line says
-// of which machine, and anybody can write that; it counts only when the
-// process runs this node's smolvm as the user to whom the machine's folder
-// belongs, or as root.
+// A stray is a machine's VMM that is not in any machine's cgroup: an earlier
+// release of the agent started it, or somebody started it by hand. Its command
+// line names the machine. Since anybody can write such a command line, it
+// counts only if the process runs this node's smolvm, either as root or as the
+// user who owns the machine's folder.
 //
-// A process can make whoever reads its command line wait for ever, by putting
-// a file system of its own behind that memory. It is therefore read last, of
-// processes that passed all else, which the kernel answers by itself.
+// A process can make readers of its command line block forever, by backing
+// that memory with a file system of its own. The command line is therefore read
+// last, and only for processes that passed all other checks, which the kernel
+// answers by itself.
 
 // errNoStray means that a process is not, or is no longer, a machine's stray.
 var errNoStray = errors.New("not a VMM of the machine")
 
 // strays finds the living strays of these machines.
 //
-// It remembers nothing of processes that are none: smolvm becomes a VMM by
-// exec, in a process that was there before.
-func (d *Driver) strays(ctx context.Context, names []string) ([]vmmOf, error) {
+// It does not cache which processes are not strays: smolvm turns an existing
+// process into a VMM by exec.
+func (d *Driver) strays(ctx context.Context, names []string) ([]machineProcess, error) {
 	smolvm, err := d.installed()
 	if err != nil {
 		return nil, err
@@ -53,7 +54,7 @@ func (d *Driver) strays(ctx context.Context, names []string) ([]vmmOf, error) {
 	if err != nil {
 		return nil, err
 	}
-	var found []vmmOf
+	var found []machineProcess
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
 		if err != nil {
@@ -70,12 +71,12 @@ func (d *Driver) strays(ctx context.Context, names []string) ([]vmmOf, error) {
 			return nil, err
 		}
 		c := process{pid, ticks}
-		name, err := d.claims(c, users, dirs)
+		name, err := d.claimedMachine(c, users, dirs)
 		if err != nil && !gone(err) {
 			return nil, fmt.Errorf("process %d: %w", pid, err)
 		}
-		if ok && err == nil && name != "" && d.isStray(smolvm, vmmOf{c, name}) {
-			found = append(found, vmmOf{c, name})
+		if ok && err == nil && name != "" && d.isStray(smolvm, machineProcess{c, name}) {
+			found = append(found, machineProcess{c, name})
 		}
 	}
 	return found, nil
@@ -85,31 +86,35 @@ func (d *Driver) strays(ctx context.Context, names []string) ([]vmmOf, error) {
 // process has ended.
 func gone(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) }
 
-// claims is the machine that a process outside every machine's cgroup says it
-// is the VMM of, if it is of one of these users; "" otherwise.
-func (d *Driver) claims(p process, users map[uint64]bool, machines map[string]string) (string, error) {
+// claimedMachine returns the machine that the process's command line names. It
+// returns "" if the process is in a machine's cgroup, if any of its user IDs is
+// not in users, or if it names none of these machines, which are keyed by their
+// folders.
+func (d *Driver) claimedMachine(p process, users map[uint64]bool, machines map[string]string) (string, error) {
 	in, err := d.machineOf(p.pid)
 	if err != nil || in != "" {
 		return "", err
 	}
-	of, err := usersOf(p.pid)
-	if err != nil || slices.ContainsFunc(of, func(u uint64) bool { return !users[u] }) {
+	ids, err := usersOf(p.pid)
+	if err != nil || slices.ContainsFunc(ids, func(id uint64) bool { return !users[id] }) {
 		return "", err
 	}
-	dir, err := bootsFrom(p.pid)
+	dir, err := bootFolder(p.pid)
 	return machines[dir], err
 }
 
-// isStray reports whether s still proves to be a stray of its machine.
-func (d *Driver) isStray(smolvm program, s vmmOf) bool {
+// isStray checks all conditions again and reports whether s is still a stray of
+// its machine.
+func (d *Driver) isStray(smolvm program, s machineProcess) bool {
 	owner := ownerOf(d.dataDir(s.name))
-	name, err := d.claims(s.process, map[uint64]bool{0: true, owner: true}, map[string]string{d.dataDir(s.name): s.name})
+	name, err := d.claimedMachine(s.process, map[uint64]bool{0: true, owner: true}, map[string]string{d.dataDir(s.name): s.name})
 	return err == nil && name == s.name && smolvm.runs(s.pid) &&
-		s.alive() // last: all of this was read of the process that it is about
+		s.alive() // last: it proves that everything above was read from this process
 }
 
-// machineOf is the machine in whose cgroup a process is, to which it belongs
-// for good, whatever its command line says; "" when it is in none.
+// machineOf returns the machine that owns the cgroup of a process; "" if the
+// process is not in a machine's cgroup. A process cannot leave its cgroup, so
+// this holds whatever its command line says.
 func (d *Driver) machineOf(pid int) (string, error) {
 	g, err := d.cgroups()
 	if errors.Is(err, cgroup.ErrNoHierarchy) {
@@ -134,7 +139,7 @@ type inode struct {
 
 func (d *Driver) installed() (program, error) {
 	path, err := filepath.EvalSymlinks(d.binary())
-	if errors.Is(err, os.ErrNotExist) { // what runs it, runs on
+	if errors.Is(err, os.ErrNotExist) { // removed, but running processes go on
 		return program{path: d.binary()}, nil
 	}
 	if err != nil {
@@ -144,10 +149,10 @@ func (d *Driver) installed() (program, error) {
 	return program{path, id}, err
 }
 
-// runs reports whether a process runs the program, or did before the file was
-// replaced. That file is gone, and a name can be of another mount namespace: a
-// container can call its program as it likes. So of such a process it must be
-// certain that it is in no container.
+// runs reports whether a process runs the program, or a file that had the
+// program's path before it was replaced. In the second case only the path is
+// left to compare. A path proves nothing about a process in a container, which
+// may have any file at that path, so such a process must not be in a container.
 func (p program) runs(pid int) bool {
 	exe := procFile(pid, "exe")
 	if id, err := inodeOf(exe); err != nil || id == p.file {
@@ -157,10 +162,10 @@ func (p program) runs(pid int) bool {
 	return err == nil && path == p.path+" (deleted)" && inOurNamespaces(pid)
 }
 
-// inOurNamespaces reports whether a process is in this process's pid and user
-// namespaces. A container is not, whatever it makes its users and command line
-// look like. (Mount namespaces tell nothing: smolvm gives some
-// VMMs one of their own.)
+// inOurNamespaces reports whether a process is in the pid and user namespaces
+// of this process. A process in a container is not, whatever its user IDs and
+// command line look like. Mount namespaces are no evidence: smolvm gives some
+// VMMs a mount namespace of their own.
 func inOurNamespaces(pid int) bool {
 	for _, ns := range []string{"ns/pid", "ns/user"} {
 		ours, err := os.Readlink("/proc/self/" + ns)
@@ -174,15 +179,16 @@ func inOurNamespaces(pid int) bool {
 	return true
 }
 
-// inodeOf never waits for the file's file system.
+// inodeOf returns the identity of the file at path. It never waits for the file
+// system.
 func inodeOf(path string) (inode, error) {
 	var st unix.Statx_t
 	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_STATX_DONT_SYNC, unix.STATX_INO, &st)
 	return inode{st.Dev_major, st.Dev_minor, st.Ino}, err
 }
 
-// ownerOf is the user to whom a machine's folder belongs; root when there is
-// none.
+// ownerOf returns the user ID of the owner of a machine's folder; root's if the
+// folder does not exist.
 func ownerOf(dir string) uint64 {
 	if info, err := os.Lstat(dir); err == nil && info.IsDir() {
 		if st, ok := info.Sys().(*syscall.Stat_t); ok {
@@ -192,9 +198,9 @@ func ownerOf(dir string) uint64 {
 	return 0
 }
 
-// usersOf are the real, effective, saved and file system user IDs of a
-// process. The owner of its folder in /proc would not do: a process can make
-// that root.
+// usersOf returns the real, effective, saved and file system user IDs of a
+// process. The owner of its folder in /proc is not enough: a process can make
+// root the owner.
 func usersOf(pid int) ([]uint64, error) {
 	b, err := os.ReadFile(procFile(pid, "status"))
 	if err != nil {
@@ -224,9 +230,9 @@ func parseUsers(status []byte) ([]uint64, error) {
 	return nil, errors.New("no user IDs")
 }
 
-// adopt moves a stray into its machine's cgroup. The error is errNoStray when
-// it does not prove to be one.
-func (d *Driver) adopt(g *cgroup.Groups, s vmmOf) error {
+// adopt moves a stray into its machine's cgroup. The error is errNoStray if s
+// is not, or is no longer, a stray of its machine.
+func (d *Driver) adopt(g *cgroup.Groups, s machineProcess) error {
 	smolvm, err := d.installed()
 	if err != nil || !d.isStray(smolvm, s) {
 		return errNoStray
@@ -238,22 +244,22 @@ func (d *Driver) adopt(g *cgroup.Groups, s vmmOf) error {
 	if err != nil {
 		return err
 	}
-	// Its number would have to become another's between the two calls for
-	// another to be moved: the kernel goes through all numbers first.
+	// Add moves a wrong process only if the PID was reused between isStray and
+	// Add. The kernel goes through all PIDs before it reuses one.
 	if !s.alive() {
 		return errNoStray
 	}
 	return nil
 }
 
-// maxCmdline is more than a VMM's argv takes: smolvm's path and that of a file
-// below its home.
+// maxCmdline is more than a VMM's argv needs: the path of smolvm and the path
+// of a file below its home.
 const maxCmdline = 8 << 10
 
-// bootsFrom is the folder of the machine that a process boots by its command
-// line, that of the re-executed smolvm: `_boot-vm FOLDER/boot-config.json`; ""
-// for any other.
-func bootsFrom(pid int) (string, error) {
+// bootFolder returns the machine's folder that the command line of a process
+// names. smolvm executes itself again as `_boot-vm FOLDER/boot-config.json`.
+// For any other command line it returns "".
+func bootFolder(pid int) (string, error) {
 	f, err := os.Open(procFile(pid, "cmdline"))
 	if err != nil {
 		return "", err
@@ -264,10 +270,10 @@ func bootsFrom(pid int) (string, error) {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return "", err
 	}
-	return parseBoots(cmdline[:n]), nil
+	return parseBootFolder(cmdline[:n]), nil
 }
 
-func parseBoots(cmdline []byte) string {
+func parseBootFolder(cmdline []byte) string {
 	_, rest, _ := bytes.Cut(cmdline, []byte{0})
 	config, ok := bytes.CutPrefix(rest, []byte("_boot-vm\x00"))
 	if !ok {

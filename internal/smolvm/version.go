@@ -16,11 +16,11 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// Releases that bound what is known.
+// The oldest and the newest known release.
 const (
-	// Oldest is the oldest release whose command line is spoken.
+	// Oldest is the oldest release that the Driver calls.
 	Oldest = "0.8.0"
-	// Reference is the newest release that was measured.
+	// Reference is the newest release that was tested.
 	Reference = "1.32.2"
 )
 
@@ -52,28 +52,30 @@ func (v version) atLeast(major, minor, patch int) bool {
 
 func (v version) String() string { return fmt.Sprintf("%d.%d.%d", v.major, v.minor, v.patch) }
 
-// capabilities are what a release can do and what it needs of its caller. The
-// exported half is for everyone, the rest decides argv and locks.
+// capabilities describes what a release can do and what it requires from its
+// caller. The embedded part is for everyone; the other fields decide argv and
+// locks.
 type capabilities struct {
 	host.SmolvmVersion
 
-	// nameFlag: create and delete take --name instead of a positional (1.0.2).
+	// nameFlag: create and delete take --name instead of a positional argument
+	// (1.0.2).
 	nameFlag bool
 	// copyMode: cp takes --mode (1.9.0).
 	copyMode bool
 	// jsonErrors: --error-format json (1.29.0).
 	jsonErrors bool
-	// seccomp (0.8.2) and landlock (1.4.0) can be asked for at start.
+	// seccomp (0.8.2) and landlock (1.4.0) can be enabled at start.
 	seccomp, landlock bool
-	// lockedDB: a write fails at once with "database is locked" when another
-	// runs, and a start that could not write its end is only a warning. Not
-	// from 1.22.0. Writes going one after another covers another fault too:
-	// before 1.2.5 two starts at once read each other's readiness, and on 0.8.0
-	// two creates of one name could both succeed.
+	// lockedDB: a write fails immediately with "database is locked" while another
+	// one runs, and a start that could not record its result only prints a
+	// warning (before 1.22.0). Running writes one at a time avoids two more bugs:
+	// before 1.2.5, two concurrent starts read each other's readiness, and on
+	// 0.8.0 two creates of the same name could both succeed.
 	lockedDB bool
-	// fewConnections: the guest's agent serves 8 connections at a time, the
-	// liveness check among them, so that a machine with 8 long execs reads
-	// unreachable. Measured gone on 1.32.2.
+	// fewConnections: the guest's agent serves 8 connections at a time, including
+	// the liveness check, so a machine with 8 long execs is listed as
+	// unreachable. Tests show that 1.32.2 no longer has this limit.
 	fewConnections bool
 }
 
@@ -84,16 +86,17 @@ func capabilitiesOf(v version) capabilities {
 			LocalImages: v.atLeast(1, 1, 3),
 			SecretFiles: v.atLeast(1, 4, 0),
 			Labels:      v.atLeast(1, 8, 0),
-			// In the usage of 1.4.0, the oldest release with a public binary;
-			// not in the source of 0.9.0.
+			// The usage text of 1.4.0 has it, the oldest release with a public
+			// binary; the source of 0.9.0 does not.
 			Command:      v.atLeast(1, 4, 0),
 			PolicyInList: v.atLeast(1, 29, 0),
 			EgressEvents: v.atLeast(1, 8, 1),
-			// Run: 1.7.7 and 1.8.0 unpack for each machine, 1.9.1 for all of one
-			// checksum but refuses another artifact with it, 1.32.2 works it out
-			// itself. In the source of 0.9.0 the artifact's word is taken.
+			// Tested: 1.7.7 and 1.8.0 unpack the artifact for each machine. 1.9.1
+			// unpacks it once per checksum, but rejects another artifact with the
+			// same checksum. 1.32.2 computes the checksum itself. According to its
+			// source, 0.9.0 trusts the checksum that the artifact states.
 			Artifacts: v.atLeast(1, 7, 7),
-			// Run: kept by 1.8.0, dropped by 1.7.7.
+			// Tested: 1.8.0 keeps the policy, 1.7.7 drops it.
 			ArtifactPolicy: v.atLeast(1, 8, 0),
 			OwnUser:        v.atLeast(1, 2, 5),
 			Backend:        backend(v),
@@ -110,7 +113,7 @@ func capabilitiesOf(v version) capabilities {
 	}
 }
 
-// backend is the network that a machine with a policy gets without asking.
+// backend is the network backend that a machine with a policy gets by default.
 func backend(v version) string {
 	if v.atLeast(1, 1, 3) {
 		return "virtio-net"
@@ -118,14 +121,14 @@ func backend(v version) string {
 	return "tsi"
 }
 
-// fileID changes whenever the file at a path is another or was written.
+// fileID changes whenever the file at a path is replaced or written.
 type fileID struct {
 	dev, inode uint64
 	size       int64
 	modified   time.Time
 }
 
-func identify(path string) (fileID, error) {
+func fileIDOf(path string) (fileID, error) {
 	st, err := os.Stat(path)
 	if err != nil {
 		return fileID{}, err
@@ -137,7 +140,8 @@ func identify(path string) (fileID, error) {
 	return id, nil
 }
 
-// versions remembers what the binary said of itself while it is the same file.
+// versions caches the capabilities of the installed binary until the file
+// changes.
 type versions struct {
 	mu   sync.Mutex
 	of   fileID
@@ -146,15 +150,16 @@ type versions struct {
 
 // Version implements host.Machines.
 func (d *Driver) Version(ctx context.Context) (host.SmolvmVersion, error) {
-	c, err := d.identify(ctx)
+	c, err := d.capabilities(ctx)
 	return c.SmolvmVersion, err
 }
 
-// identify returns the release in place, asking the binary once.
-func (d *Driver) identify(ctx context.Context) (capabilities, error) {
+// capabilities returns what the installed release can do. It runs
+// smolvm --version once per binary.
+func (d *Driver) capabilities(ctx context.Context) (capabilities, error) {
 	d.versions.mu.Lock()
 	defer d.versions.mu.Unlock()
-	id, err := identify(d.binary())
+	id, err := fileIDOf(d.binary())
 	if err != nil {
 		return capabilities{}, fmt.Errorf("smolvm: %w: %w", host.ErrUnavailable, err)
 	}
@@ -176,10 +181,10 @@ func (d *Driver) identify(ctx context.Context) (capabilities, error) {
 	return d.versions.caps, nil
 }
 
-// capable is identify for calls that speak the command line: a release older
-// than the oldest known one is not spoken to.
-func (d *Driver) capable(ctx context.Context) (capabilities, error) {
-	c, err := d.identify(ctx)
+// supported is like capabilities, but returns an error if the release is older
+// than Oldest. Every call except --version uses it.
+func (d *Driver) supported(ctx context.Context) (capabilities, error) {
+	c, err := d.capabilities(ctx)
 	if err == nil && c.Older {
 		err = fmt.Errorf("smolvm %s is older than %s: %w", c.Version, Oldest, host.ErrUnsupported)
 	}

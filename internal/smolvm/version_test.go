@@ -13,7 +13,7 @@ import (
 )
 
 func TestParseVersion(t *testing.T) {
-	tests := map[string]string{ // what is printed, and the version or ""
+	tests := map[string]string{ // output of smolvm: version, or "" for an error
 		"smolvm 0.8.0\n":           "0.8.0",
 		"smolvm 1.32.2\n":          "1.32.2",
 		"smolvm 2.0.0-rc1\n":       "2.0.0",
@@ -39,8 +39,7 @@ func TestParseVersion(t *testing.T) {
 	}
 }
 
-// TestCapabilities names, for each release that brought or ended something,
-// what it can do that the one before it could not.
+// TestCapabilities lists the capabilities of each release that changed them.
 func TestCapabilities(t *testing.T) {
 	tests := []struct{ version, words string }{
 		{"0.7.9", "older lockedDB fewConnections"},
@@ -67,7 +66,7 @@ func TestCapabilities(t *testing.T) {
 		{"2.0.0", "newer images virtio-net ownUser secrets labels artifacts artifactPolicy command policy events nameFlag copyMode jsonErrors seccomp landlock"},
 	}
 	for _, tt := range tests {
-		c := capable(t, tt.version)
+		c := capabilitiesFor(t, tt.version)
 		if diff := cmp.Diff(strings.Fields(tt.words), words(c)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", tt.version, diff)
 		}
@@ -77,7 +76,7 @@ func TestCapabilities(t *testing.T) {
 	}
 }
 
-func capable(t *testing.T, version string) capabilities {
+func capabilitiesFor(t *testing.T, version string) capabilities {
 	t.Helper()
 	v, err := parseVersion("smolvm " + version + "\n")
 	if err != nil {
@@ -108,12 +107,12 @@ func words(c capabilities) []string {
 var demo = host.Owner{UID: "1a2b3c4d-0000", Namespace: "team-a", Name: "my-demo", Slug: "demo", Cluster: "c1", Node: "node-1"}
 
 func TestCreateArgs(t *testing.T) {
-	whole := host.MachineSpec{
+	full := host.MachineSpec{
 		Owner: demo, CPUs: 1, MemoryMiB: 256, StorageGiB: 3, OverlayGiB: 2, Image: "/i/guest.tar", Smolfile: "/b/Smolfile",
 		Secrets: []host.SecretFile{{Name: "A", Path: "/b/a"}, {Name: "B", Path: "/b/b"}}, Command: []string{"sh", "-c", "x y"},
 		Mounts: []host.Mount{{Source: "/b/ca", Target: "/run/ca"}},
 	}
-	least := host.MachineSpec{Owner: demo, Smolfile: "/b/Smolfile"}
+	minimal := host.MachineSpec{Owner: demo, Smolfile: "/b/Smolfile"}
 	artifact := host.MachineSpec{
 		Owner: demo, CPUs: 1, Artifact: "/i/a.smolmachine", Env: []string{"A=1", "B=x y\n"}, AllowCIDR: netip.MustParsePrefix("192.168.44.2/32"),
 		Mounts: []host.Mount{{Source: "/b/ca", Target: "/run/ca"}},
@@ -133,21 +132,21 @@ func TestCreateArgs(t *testing.T) {
 			"machine", "create", "--name=" + id, "--cpus=1",
 			"--from=/i/a.smolmachine", "--env=A=1", "--env=B=x y\n", "--net", "--volume=/b/ca:/run/ca:ro",
 		}},
-		"1.32.2": {whole, []string{
+		"1.32.2": {full, []string{
 			"machine", "create", "--error-format=json", "--name=" + id, "--cpus=1", "--mem=256", "--storage=3", "--overlay=2",
 			"--label=botbottle.dev/uid=1a2b3c4d-0000", "--label=botbottle.dev/namespace=team-a", "--label=botbottle.dev/name=my-demo",
 			"--label=botbottle.dev/slug=demo", "--label=botbottle.dev/cluster=c1", "--label=botbottle.dev/node=node-1",
 			"--image=/i/guest.tar", "--smolfile=/b/Smolfile", "--secret-file=A=/b/a", "--secret-file=B=/b/b", "--volume=/b/ca:/run/ca:ro", "--", "sh", "-c", "x y",
 		}},
-		"1.4.0": {whole, []string{
+		"1.4.0": {full, []string{
 			"machine", "create", "--name=" + id, "--cpus=1", "--mem=256", "--storage=3", "--overlay=2",
 			"--image=/i/guest.tar", "--smolfile=/b/Smolfile", "--secret-file=A=/b/a", "--secret-file=B=/b/b", "--volume=/b/ca:/run/ca:ro", "--", "sh", "-c", "x y",
 		}},
-		"1.0.2": {least, []string{"machine", "create", "--name=" + id, "--smolfile=/b/Smolfile"}},
-		"0.8.0": {least, []string{"machine", "create", id, "--smolfile=/b/Smolfile"}},
+		"1.0.2": {minimal, []string{"machine", "create", "--name=" + id, "--smolfile=/b/Smolfile"}},
+		"0.8.0": {minimal, []string{"machine", "create", id, "--smolfile=/b/Smolfile"}},
 	}
 	for version, tt := range tests {
-		got, err := capable(t, version).createArgs(tt.spec)
+		got, err := capabilitiesFor(t, version).createArgs(tt.spec)
 		if diff := cmp.Diff(tt.want, got); err != nil || diff != "" {
 			t.Errorf("%s: %v (-want +got):\n%s", version, err, diff)
 		}
@@ -175,7 +174,7 @@ func TestOtherArgs(t *testing.T) {
 			"machine cp /f " + id + ":/t",
 		},
 	} {
-		c := capable(t, version)
+		c := capabilitiesFor(t, version)
 		var got []string
 		for _, args := range [][]string{
 			c.listArgs(), c.startArgs(id), c.stopArgs(id), c.deleteArgs(id), c.execArgs(id, req), c.copyArgs(id, "/f", "/t"),

@@ -17,47 +17,47 @@ import (
 	"botbottle.dev/bottle-operator/internal/untrusted"
 )
 
-// process is one process for as long as it lives: its number may come back,
-// its number and start time do not.
+// process identifies one process. The kernel may reuse a PID, but never the same
+// PID with the same start time.
 type process struct {
 	pid   int
 	ticks uint64 // since boot, as in /proc/PID/stat
 }
 
-// vmsDir has the folders of all machines and, in sharedDir, what smolvm
-// unpacked for several of them, below smolvm's home.
+// vmsDir, below smolvm's home, holds the folders of all machines and, in
+// sharedDir, what smolvm unpacked for several of them.
 const (
 	vmsDir    = ".cache/smolvm/vms"
 	sharedDir = "_shared"
 )
 
-// dataDir is where smolvm keeps a machine's disks and its VMM's number.
+// dataDir is the folder where smolvm keeps a machine's disks and its VMM's PID.
 func (d *Driver) dataDir(name string) string {
 	sum := sha256.Sum256([]byte(name))
 	return filepath.Join(d.opts.Home, vmsDir, hex.EncodeToString(sum[:])[:16])
 }
 
-// vmm is the process that the list and agent.pid agree on as the machine's
-// VMM, and whether it lives; an error when they do not. A VMM may write where
-// agent.pid lies, so that this alone does not prove it to be one.
+// vmm returns the process that both the list and agent.pid name as the machine's
+// VMM, and whether it is alive. It is an error if they disagree. A VMM can write
+// agent.pid, so this alone does not prove that the process is a VMM.
 func (d *Driver) vmm(name string, listed int) (p process, alive bool, err error) {
 	p, err = readPIDFile(filepath.Join(d.dataDir(name), "agent.pid"))
 	if err != nil {
 		return p, false, err
 	}
 	if p.pid != listed {
-		return p, false, fmt.Errorf("machine %s: listed with process %d, recorded with %d", name, listed, p.pid)
+		return p, false, fmt.Errorf("machine %s: smolvm lists process %d, agent.pid names %d", name, listed, p.pid)
 	}
 	return p, p.alive(), nil
 }
 
 func procFile(pid int, file string) string { return "/proc/" + strconv.Itoa(pid) + "/" + file }
 
-// maxPIDFile is far more than two numbers take.
+// maxPIDFile is far more bytes than two numbers need.
 const maxPIDFile = 256
 
-// readPIDFile reads agent.pid: the number and the start time in ticks. The
-// folder that it is in belongs to the user that the VMM runs as.
+// readPIDFile reads agent.pid: the PID and the start time in ticks. Its folder
+// belongs to the user that the VMM runs as, so the file is untrusted.
 func readPIDFile(path string) (process, error) {
 	dir, file := filepath.Split(filepath.Clean(path))
 	vms, machine := filepath.Split(filepath.Clean(dir))
@@ -71,7 +71,7 @@ func readPIDFile(path string) (process, error) {
 	}
 	pid, err := strconv.Atoi(words[0])
 	if err != nil || pid <= 0 {
-		return process{}, fmt.Errorf("%s: no process number", path)
+		return process{}, fmt.Errorf("%s: no PID", path)
 	}
 	ticks, err := strconv.ParseUint(words[1], 10, 64)
 	if err != nil {
@@ -80,13 +80,15 @@ func readPIDFile(path string) (process, error) {
 	return process{pid, ticks}, nil
 }
 
-// startTicks is a process's start time; not of one that is gone or a zombie.
+// startTicks returns the start time of a process; false if it is gone or a
+// zombie, or if that cannot be determined.
 func startTicks(pid int) (uint64, bool) {
 	ticks, ok, err := ticksOf(pid)
 	return ticks, ok && err == nil
 }
 
-// ticksOf is startTicks with an error when nothing could be found out.
+// ticksOf is like startTicks, but returns an error if the process cannot be
+// inspected.
 func ticksOf(pid int) (ticks uint64, ok bool, err error) {
 	b, err := os.ReadFile(procFile(pid, "stat"))
 	if err != nil && !gone(err) {
@@ -99,15 +101,16 @@ func ticksOf(pid int) (ticks uint64, ok bool, err error) {
 	return ticks, ok, nil
 }
 
-// alive reports whether p is not gone.
+// alive reports whether p still exists and is not a zombie.
 func (p process) alive() bool {
 	ticks, ok := startTicks(p.pid)
 	return ok && ticks == p.ticks
 }
 
-// parseStat reads fields 3, 20 and 22 of /proc/PID/stat. Field 2, the
-// program's name in parentheses, may hold anything. A program whose first
-// thread has ended looks like a zombie while its other threads go on.
+// parseStat reads fields 3, 20 and 22 of /proc/PID/stat: the state, the number of
+// threads and the start time. Field 2, the program's name in parentheses, may
+// hold anything. A process whose main thread has exited looks like a zombie
+// while its other threads run.
 func parseStat(b []byte) (uint64, bool) {
 	i := bytes.LastIndexByte(b, ')')
 	if i < 0 {
@@ -124,15 +127,14 @@ func parseStat(b []byte) (uint64, bool) {
 	return ticks, err == nil
 }
 
-// bootTime turns ticks into a time. It is read once: the kernel's own answer
-// moves when the clock is set, and a start time must not.
+// bootTime converts ticks into a time. It reads the boot time only once: the
+// kernel's answer changes when the clock is set, and a start time must not.
 type bootTime struct {
 	once sync.Once
 	boot time.Time
 }
 
-// ticksPerSecond is the kernel's unit to user space on every architecture
-// that smolvm runs on.
+// ticksPerSecond is USER_HZ, the same on every architecture that smolvm runs on.
 const ticksPerSecond = 100
 
 func (b *bootTime) at(ticks uint64) time.Time {

@@ -22,17 +22,17 @@ import (
 	"botbottle.dev/bottle-operator/test/cgroups"
 )
 
-// TestMain lets the test run itself as smolvm: as a VMM, which does nothing
-// until it is killed, and as what starts one. Nothing that is called so may run
-// the tests: they would start it again.
+// TestMain lets the test binary act as smolvm: either as a VMM, which does
+// nothing until it is killed, or as the command that starts a VMM. Neither may
+// run the tests: they would start it again.
 func TestMain(m *testing.M) {
 	if len(os.Args) < 2 {
 		os.Exit(m.Run())
 	}
 	switch os.Args[1] {
 	case "_boot-vm":
-		if os.Getenv("END_FIRST_THREAD") != "" {
-			endFirstThread()
+		if os.Getenv("EXIT_MAIN_THREAD") != "" {
+			exitMainThread()
 		}
 		time.Sleep(time.Minute)
 		os.Exit(3)
@@ -55,17 +55,18 @@ func nameIn(args []string) string {
 	return "none"
 }
 
-func init() { runtime.LockOSThread() } // main's is the process's first thread
+func init() { runtime.LockOSThread() } // keep main on the process's main thread
 
-// endFirstThread lets the others go on, in a process that looks like a zombie.
-func endFirstThread() {
+// exitMainThread ends only the main thread: the process then looks like a zombie
+// while its other threads run.
+func exitMainThread() {
 	go time.Sleep(time.Minute)
 	time.Sleep(100 * time.Millisecond)
 	_, _, _ = syscall.RawSyscall(syscall.SYS_EXIT, 0, 0, 0)
 }
 
-// startVMM does what `machine start` does: the VMM stays behind, in a process
-// group of its own.
+// startVMM does what `machine start` does: it starts a VMM in a process group of
+// its own, which outlives the command.
 func startVMM(name string) error {
 	d := New(Options{Home: os.Getenv("HOME")})
 	if err := os.MkdirAll(d.dataDir(name), 0o755); err != nil {
@@ -80,8 +81,7 @@ func startVMM(name string) error {
 	return os.WriteFile(d.dataDir(name)+"/agent.pid", fmt.Appendf(nil, "%d\n%d\n", cmd.Process.Pid, ticks), 0o644)
 }
 
-// newNode is newCLI on a node of its own, with real cgroups, where smolvm is
-// this program.
+// newNode is like newCLI, but with real cgroups, and smolvm is this test binary.
 func newNode(t *testing.T, version string) (*cli, *Driver) {
 	t.Helper()
 	c, d := newCLI(t, version)
@@ -90,7 +90,7 @@ func newNode(t *testing.T, version string) (*cli, *Driver) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Every user may run it, as on a node.
+	// Every user can run it, as on a node.
 	err = errors.Join(os.Remove(d.binary()), os.Link(self, d.binary()), os.Chmod(filepath.Dir(d.opts.Dir), 0o711))
 	if err != nil {
 		t.Fatal(err)
@@ -98,7 +98,7 @@ func newNode(t *testing.T, version string) (*cli, *Driver) {
 	return c, d
 }
 
-// booting is a command line whose starts are real.
+// booting is a fake command line that really starts VMMs.
 type booting struct {
 	*cli
 	d *Driver
@@ -118,7 +118,8 @@ func (b booting) Run(ctx context.Context, cmd runner.Command) (runner.Result, er
 	return res, err
 }
 
-// vmmIn starts a VMM of the machine in its cgroup, beside others of it.
+// vmmIn starts a VMM of the machine in the machine's cgroup. There may be
+// several.
 func vmmIn(t *testing.T, d *Driver, name string) (p process, reap func()) {
 	t.Helper()
 	g, err := d.cgroups()
@@ -133,8 +134,8 @@ func vmmIn(t *testing.T, d *Driver, name string) (p process, reap func()) {
 	return spawnBy(t, &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(folder.Fd())}, "_boot-vm", d.dataDir(name)+"/boot-config.json")
 }
 
-// spawn starts this program with an argv and returns its process, which is
-// collected when reap is called, at the latest when the test is over.
+// spawn starts this test binary with these arguments. reap kills and reaps the
+// process; the test's cleanup does so at the latest.
 func spawn(t *testing.T, args ...string) (p process, reap func()) {
 	t.Helper()
 	return spawnBy(t, nil, args...)
@@ -169,7 +170,7 @@ func spawnFrom(t *testing.T, program string, attr *syscall.SysProcAttr, args ...
 	if !ok {
 		t.Fatalf("process %d: no start time", cmd.Process.Pid)
 	}
-	// Until it has executed it has this process's argv.
+	// Until exec has finished, the process has this process's argv.
 	for range 500 {
 		b, _ := os.ReadFile(procFile(cmd.Process.Pid, "cmdline"))
 		if want := "\x00" + args[len(args)-1] + "\x00"; len(b) > len(want) && string(b[len(b)-len(want):]) == want {
@@ -177,7 +178,7 @@ func spawnFrom(t *testing.T, program string, attr *syscall.SysProcAttr, args ...
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	t.Fatalf("process %d did not execute", cmd.Process.Pid)
+	t.Fatalf("process %d: exec did not finish", cmd.Process.Pid)
 	return process{}, nil
 }
 
@@ -203,23 +204,23 @@ func TestObserve(t *testing.T) {
 	later := process{vmm.pid, vmm.ticks + 1}
 
 	running := host.Machine{Name: name, State: host.MachineRunning}
-	proven := host.Machine{Name: name, State: host.MachineRunning, PID: vmm.pid, StartTime: d.booted.at(vmm.ticks)}
-	silent := host.Machine{Name: name, State: host.MachineUnreachable}
+	withPID := host.Machine{Name: name, State: host.MachineRunning, PID: vmm.pid, StartTime: d.booted.at(vmm.ticks)}
+	unreachable := host.Machine{Name: name, State: host.MachineUnreachable}
 	stopped := host.Machine{Name: name, State: host.MachineStopped}
 	tests := map[string]struct {
 		recorded process
 		listed   int
 		in, want host.Machine
 	}{
-		"running":                     {vmm, vmm.pid, running, proven},
-		"unreachable, VMM is alive":   {vmm, vmm.pid, silent, silent},
-		"another process is listed":   {vmm, other.pid, running, running},
-		"nothing is listed":           {vmm, 0, running, running},
-		"VMM of another machine":      {other, other.pid, running, running},
-		"VMM is dead":                 {dead, dead.pid, running, stopped},
-		"unreachable, VMM is dead":    {dead, dead.pid, silent, stopped},
-		"number is another process's": {later, later.pid, running, stopped},
-		"stopped with a stale number": {vmm, vmm.pid, stopped, stopped},
+		"running":                   {vmm, vmm.pid, running, withPID},
+		"unreachable, VMM is alive": {vmm, vmm.pid, unreachable, unreachable},
+		"another process is listed": {vmm, other.pid, running, running},
+		"nothing is listed":         {vmm, 0, running, running},
+		"VMM of another machine":    {other, other.pid, running, running},
+		"VMM is dead":               {dead, dead.pid, running, stopped},
+		"unreachable, VMM is dead":  {dead, dead.pid, unreachable, stopped},
+		"PID was reused":            {later, later.pid, running, stopped},
+		"stopped with a stale PID":  {vmm, vmm.pid, stopped, stopped},
 	}
 	for what, tt := range tests {
 		record(t, d, name, tt.recorded)
@@ -234,21 +235,21 @@ func TestObserve(t *testing.T) {
 	}
 	got := running
 	if d.observe(&got, vmm.pid); !cmp.Equal(running, got) {
-		t.Errorf("no agent.pid: got %+v, want running without a process", got)
+		t.Errorf("no agent.pid: got %+v, want running without a PID", got)
 	}
 }
 
-// A VMM that nobody has collected yet is dead.
-func TestObserveAZombie(t *testing.T) {
+// A VMM that has not been reaped yet counts as dead.
+func TestObserveZombie(t *testing.T) {
 	_, d := newNode(t, "1.32.2")
 	const name = "bottle-demo-1a2b3c4d"
 	p, _ := spawn(t, "_boot-vm", d.dataDir(name)+"/boot-config.json")
 	record(t, d, name, p)
-	if err := d.clear(t.Context(), name); err != nil { // kills, does not collect
+	if err := d.clear(t.Context(), name); err != nil { // kills, but does not reap
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(procFile(p.pid, "stat")); err != nil {
-		t.Fatalf("process %d: got %v, want it not collected yet", p.pid, err)
+		t.Fatalf("process %d: got %v, want a zombie", p.pid, err)
 	}
 	m := host.Machine{Name: name, State: host.MachineUnreachable}
 	if d.observe(&m, p.pid); m.State != host.MachineStopped {
@@ -256,8 +257,8 @@ func TestObserveAZombie(t *testing.T) {
 	}
 }
 
-// clear must find its VMM without agent.pid, and touch nothing else, whatever
-// agent.pid says: the VMM may write there.
+// clear must find the machine's VMMs without agent.pid. Whatever agent.pid
+// contains, it must kill nothing else: the VMM can write that file.
 func TestClearKillsOwnVMMsOnly(t *testing.T) {
 	_, d := newNode(t, "0.8.0")
 	const name = "bottle-demo-1a2b3c4d"
@@ -274,16 +275,16 @@ func TestClearKillsOwnVMMsOnly(t *testing.T) {
 			t.Errorf("process %d: got alive %v, want %v", p.pid, alive, want)
 		}
 	}
-	if err := d.killStrays(t.Context(), []vmmOf{{other, name}}); err != nil {
-		t.Errorf("kill of another's: got %v, want nil", err)
+	if err := d.killStrays(t.Context(), []machineProcess{{other, name}}); err != nil {
+		t.Errorf("kill another machine's VMM: got %v, want nil", err)
 	}
 	if _, alive := startTicks(other.pid); !alive {
-		t.Error("kill of another's: got it killed, want it left alone")
+		t.Error("kill another machine's VMM: it was killed, want it left alone")
 	}
 }
 
-// BenchmarkVMMs looks for 250 machines, of which none runs, among the node's
-// own processes and 2000 more.
+// BenchmarkVMMs scans for 250 machines, none of which runs, among the node's own
+// processes and 2000 more.
 func BenchmarkVMMs(b *testing.B) {
 	d := New(Options{Dir: "/nonexistent", Home: "/h", Cgroups: cgroups.Parent(b)})
 	names := make([]string, 250)

@@ -20,7 +20,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/runner"
 )
 
-func TestStartAloneIsInTheNetworkNamespace(t *testing.T) {
+func TestOnlyStartUsesNetworkNamespace(t *testing.T) {
 	c, d := newCLI(t, "1.32.2")
 	name := specOf("demo").Owner.ID()
 	c.states[name] = "created"
@@ -40,11 +40,11 @@ func TestStartAloneIsInTheNetworkNamespace(t *testing.T) {
 	d.runner = noNetNS{c}
 	err := d.StartMachine(t.Context(), name, "/run/netns/gone")
 	if !errors.Is(err, host.ErrUnavailable) || errors.Is(err, host.ErrBootFailed) || !strings.Contains(err.Error(), "network namespace") {
-		t.Errorf("it is gone: got %v, want ErrUnavailable in clear words", err)
+		t.Errorf("missing namespace: got %v, want ErrUnavailable and a text that names the network namespace", err)
 	}
 }
 
-// noNetNS is a runner on a node that has no other namespaces.
+// noNetNS is a runner that cannot enter any network namespace.
 type noNetNS struct{ runner.Runner }
 
 func (n noNetNS) Run(ctx context.Context, c runner.Command) (runner.Result, error) {
@@ -62,14 +62,14 @@ func TestVMMs(t *testing.T) {
 	zombie, _ := vmmIn(t, d, name)
 	third, _ := vmmIn(t, d, other)
 	vmmIn(t, d, "bottle-third-1a2b3c4d")
-	if err := syscall.Kill(zombie.pid, syscall.SIGKILL); err != nil { // and do not collect it
+	if err := syscall.Kill(zombie.pid, syscall.SIGKILL); err != nil { // without reaping it
 		t.Fatal(err)
 	}
 	for zombie.alive() {
 		time.Sleep(time.Millisecond)
 	}
 	var want []host.VMM
-	for _, p := range []vmmOf{{first, name}, {second, name}, {third, other}} {
+	for _, p := range []machineProcess{{first, name}, {second, name}, {third, other}} {
 		ns, err := netnsOf(p.pid)
 		if err != nil {
 			t.Fatal(err)
@@ -83,10 +83,9 @@ func TestVMMs(t *testing.T) {
 	}
 }
 
-// What is under way on a machine holds up neither the look at its VMMs nor
-// their end.
-func TestKillMachineWaitsForNobody(t *testing.T) {
-	c, d := newNode(t, "0.8.0") // the release that serialises most
+// A call in progress on a machine blocks neither VMMs nor KillMachine.
+func TestKillMachineDoesNotWait(t *testing.T) {
+	c, d := newNode(t, "0.8.0") // the release that serializes most
 	const name = "bottle-demo-1a2b3c4d"
 	c.states[name] = "created"
 	c.bootTime = time.Minute
@@ -105,12 +104,12 @@ func TestKillMachineWaitsForNobody(t *testing.T) {
 		t.Errorf("kill: got %v, want nil", err)
 	}
 	if _, alive := startTicks(p.pid); alive || time.Since(began) > 20*time.Second {
-		t.Errorf("process %d: got alive %v after %v, want it gone at once", p.pid, alive, time.Since(began))
+		t.Errorf("process %d: got alive %v after %v, want it gone immediately", p.pid, alive, time.Since(began))
 	}
 	reap()
 	select {
 	case err := <-started:
-		t.Errorf("start: got %v, want it under way still", err)
+		t.Errorf("start: got %v, want it still in progress", err)
 	default:
 	}
 	if n := len(c.verbs()); n != before {
@@ -148,7 +147,7 @@ func TestDenialsArgs(t *testing.T) {
 	const name = "bottle-demo-1a2b3c4d"
 	_, err := d.Denials(t.Context(), name)
 	if got := strings.Join(c.calls[len(c.calls)-1].Args, " "); got != "machine egress-events --name="+name+" --json --limit=1000" || !errors.Is(err, host.ErrUnavailable) {
-		t.Errorf("got %q, %v, want a bounded list, and an answer that is none to be an error", got, err)
+		t.Errorf("got %q, %v, want a bounded list, and ErrUnavailable for an invalid answer", got, err)
 	}
 	_, d = newCLI(t, "1.8.0")
 	if _, err := d.Denials(t.Context(), name); !errors.Is(err, host.ErrUnsupported) {

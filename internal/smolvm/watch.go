@@ -14,33 +14,34 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// WatchExit implements host.Machines. It costs a descriptor and a parked
-// goroutine for each machine, no thread and no polling.
+// WatchExit implements host.Machines. It uses one descriptor and one parked
+// goroutine per machine, but no thread and no polling.
 func (d *Driver) WatchExit(ctx context.Context, m host.Machine, exited func(name string)) error {
 	if m.PID <= 0 {
 		return fmt.Errorf("watch machine %s: no process: %w", m.Name, host.ErrNotRunning)
 	}
-	end := func() {
+	report := func() {
 		if ctx.Err() == nil {
 			exited(m.Name)
 		}
 	}
 	fd, err := unix.PidfdOpen(m.PID, unix.PIDFD_NONBLOCK)
 	if errors.Is(err, unix.ESRCH) {
-		go end()
+		go report()
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("watch machine %s: process %d: %w", m.Name, m.PID, err)
 	}
-	// The descriptor holds one process; was it that one?
+	// From here on the descriptor refers to one process. Check that it is the
+	// machine's.
 	ticks, ok := startTicks(m.PID)
 	if !ok || !d.booted.at(ticks).Equal(m.StartTime) {
 		_ = unix.Close(fd)
-		go end()
+		go report()
 		return nil
 	}
-	file := os.NewFile(uintptr(fd), "pidfd") // nonblocking, so that Go's poller waits
+	file := os.NewFile(uintptr(fd), "pidfd") // non-blocking: Go's poller waits for it
 	raw, err := file.SyscallConn()
 	if err != nil {
 		_ = file.Close()
@@ -50,15 +51,15 @@ func (d *Driver) WatchExit(ctx context.Context, m host.Machine, exited func(name
 	go func() {
 		defer file.Close()
 		defer stop()
-		if raw.Read(ended) == nil {
-			end()
+		if raw.Read(hasExited) == nil {
+			report()
 		}
 	}()
 	return nil
 }
 
-// ended says whether the process of a pidfd is gone.
-func ended(fd uintptr) bool {
+// hasExited reports whether the process of a pidfd has exited.
+func hasExited(fd uintptr) bool {
 	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
 	return n > 0 && err == nil
 }

@@ -10,16 +10,16 @@ import (
 	"botbottle.dev/bottle-operator/internal/atomicfile"
 )
 
-// caFile is the one file in the folder that is mounted into the guest.
+// caFile is the only file in the folder that is mounted into the guest.
 const caFile = "bundle.pem"
 
-// CADir is the folder that is mounted into the guest. It lies outside the
-// Bottle's own, for the VMM is a user of its own and must get there; what is
-// in it is no secret.
+// CADir is the folder that is mounted into the guest. It is outside the Bottle's
+// folder, because the VMM runs as another user, who must be able to read it. Its
+// content is not secret.
 func (f Folder) CADir() string { return f.caDir }
 
-// WriteCA writes the certificates that the guest is to trust. A machine that
-// runs sees them change.
+// WriteCA writes the certificates that the guest should trust. A running machine
+// sees the change.
 func (f Folder) WriteCA(pem []byte) error {
 	if err := ensureDir(filepath.Dir(f.caDir), 0o711); err != nil {
 		return fmt.Errorf("certificates of the bundle: %w", err)

@@ -7,7 +7,7 @@ import (
 	"os"
 )
 
-// ensureDir makes a directory with exactly this mode, whatever the umask.
+// ensureDir makes a directory with exactly this mode, regardless of the umask.
 func ensureDir(path string, mode fs.FileMode) error {
 	if err := os.MkdirAll(path, mode); err != nil {
 		return err

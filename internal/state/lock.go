@@ -11,11 +11,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrInUse: another agent works on the state directory.
+// ErrInUse means that another agent uses the state directory.
 var ErrInUse = errors.New("another agent uses the state directory")
 
-// Lock keeps other agents off the state directory, for as long as the process
-// lives: two would start one machine twice. ErrInUse when there is one.
+// Lock locks the state directory until the process ends, because two agents would
+// start the same machine twice. The error is ErrInUse if another agent holds the
+// lock.
 func (d *Dir) Lock() error {
 	f, err := os.OpenFile(filepath.Join(d.root, "agent.lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {

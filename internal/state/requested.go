@@ -9,10 +9,9 @@ import (
 	"strings"
 )
 
-// Size is spec.machine in smolvm's units, one field for each of its own. Zero
-// means that nothing was asked for, which is also what a record says of a field
-// that did not exist when it was written: a new field here changes no recorded
-// machine.
+// Size is spec.machine in smolvm's units, with the same fields. Zero means that
+// no size was requested. A field that did not exist when a record was written is
+// also zero, so a new field changes no recorded machine.
 type Size struct {
 	CPUs       int32 `json:"cpus,omitempty"`
 	MemoryMiB  int64 `json:"memoryMiB,omitempty"`
@@ -20,16 +19,17 @@ type Size struct {
 	OverlayGiB int64 `json:"overlayGiB,omitempty"`
 }
 
-// Artifact is spec.artifact. "" means that nothing was asked for, as in Size.
+// Artifact is spec.artifact. "" means that nothing was requested, as in Size.
 type Artifact struct {
 	Path      string `json:"path,omitempty"`
 	Reference string `json:"reference,omitempty"`
 	SHA256    string `json:"sha256,omitempty"`
 }
 
-// UnmarshalJSON reads records of this release and of earlier ones, which kept
-// size and artifact as text under the keys "size" and "artifact". Both have new
-// keys, so that an earlier release can still read what this one writes.
+// UnmarshalJSON reads records of this release and of earlier ones, which stored
+// size and artifact as text under the keys "size" and "artifact". This release
+// uses other keys for both, so that an earlier release can still read its
+// records.
 func (r *Record) UnmarshalJSON(data []byte) error {
 	type plain Record // without this method
 	stored := struct {

@@ -20,14 +20,14 @@ func TestRecordsOfEarlierReleases(t *testing.T) {
 		artifact state.Artifact
 		bad      bool
 	}{
-		"none":              {file: `{"salt": "s"}`},
-		"size as text":      {file: `{"size": "cpus=2 memoryMiB=512 storageGiB=30 overlayGiB=1"}`, size: state.Size{CPUs: 2, MemoryMiB: 512, StorageGiB: 30, OverlayGiB: 1}},
-		"less text":         {file: `{"size": "cpus=2"}`, size: state.Size{CPUs: 2}},
-		"more text":         {file: `{"size": "cpus=2 gpus=1"}`, size: state.Size{CPUs: 2}},
-		"no such text":      {file: `{"size": "two"}`, bad: true},
-		"a size of its own": {file: `{"machine": {"cpus": 3, "gpus": 1}}`, size: state.Size{CPUs: 3}},
-		"a file":            {file: `{"artifact": "file:a.smolmachine sha256="}`, artifact: state.Artifact{Path: "file:a.smolmachine"}},
-		"a reference":       {file: `{"artifact": "ghcr.io/org/a:1 sha256=0a"}`, artifact: state.Artifact{Reference: "ghcr.io/org/a:1", SHA256: "0a"}},
+		"none":                        {file: `{"salt": "s"}`},
+		"size as text":                {file: `{"size": "cpus=2 memoryMiB=512 storageGiB=30 overlayGiB=1"}`, size: state.Size{CPUs: 2, MemoryMiB: 512, StorageGiB: 30, OverlayGiB: 1}},
+		"size as text, some fields":   {file: `{"size": "cpus=2"}`, size: state.Size{CPUs: 2}},
+		"size as text, unknown field": {file: `{"size": "cpus=2 gpus=1"}`, size: state.Size{CPUs: 2}},
+		"invalid size":                {file: `{"size": "two"}`, bad: true},
+		"size as an object":           {file: `{"machine": {"cpus": 3, "gpus": 1}}`, size: state.Size{CPUs: 3}},
+		"artifact, a file":            {file: `{"artifact": "file:a.smolmachine sha256="}`, artifact: state.Artifact{Path: "file:a.smolmachine"}},
+		"artifact, a reference":       {file: `{"artifact": "ghcr.io/org/a:1 sha256=0a"}`, artifact: state.Artifact{Reference: "ghcr.io/org/a:1", SHA256: "0a"}},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -49,11 +49,11 @@ func TestRecordsOfEarlierReleases(t *testing.T) {
 			if err := f.WriteRecord(r); err != nil {
 				t.Fatal(err)
 			}
-			// An earlier release, which takes these for text, can read it.
+			// An earlier release, which expects text under these keys, can read it.
 			var earlier struct{ Size, Artifact string }
 			data, err := os.ReadFile(path)
 			if err != nil || json.Unmarshal(data, &earlier) != nil || strings.Contains(string(data), `"size"`) {
-				t.Errorf("written: got %s, %v, want no size as an object", data, err)
+				t.Errorf("written: got %s, %v, want no key \"size\"", data, err)
 			}
 			if again, err := f.Record(); err != nil || again.Size != tt.size || again.Artifact != tt.artifact {
 				t.Errorf("read again: got %+v, %v, want the same", again, err)

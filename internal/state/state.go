@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package state is the agent's part of the node's disk: one folder per Bottle,
-// the folder of images, and the record of the cluster that they all belong to. It
-// keeps what cannot be read back from docker or smolvm, above all what a
-// machine was created with. It decides nothing, talks to no API, and does not
-// touch smolvm's own folder beyond making it.
+// Package state manages the agent's files on the node's disk: one folder per
+// Bottle, the folder of images, and the record of the cluster that they all
+// belong to. It stores what cannot be read back from docker or smolvm, above all
+// what a machine was created with. It makes no decisions and calls no API. It
+// creates smolvm's home folder, but does not use it.
 package state
 
 import (
@@ -33,8 +33,8 @@ const (
 	clusterIDFile = "cluster-id"
 )
 
-// uidPattern is what may name a Bottle's folder: metadata.uid is a UUID, and
-// nothing that could climb out of the state directory passes.
+// uidPattern matches valid names of Bottles' folders. metadata.uid is a UUID, and
+// a name that could lead out of the state directory does not match.
 var uidPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9-]{0,63}$`)
 
 // Dir is the state directory of one agent.
@@ -43,9 +43,9 @@ type Dir struct {
 	lock *os.File // held open until the process ends
 }
 
-// Open makes the state directory and its first level. The way to images and to
-// smolvm's world is 0711, because each VMM runs as a user of its own; Bottles'
-// folders are root's alone.
+// Open creates the state directory and the folders directly below it. Folders on
+// the path to images and smolvm's home have mode 0711, because each VMM runs as
+// a different user. Only root can enter the Bottles' folders.
 func Open(root string) (*Dir, error) {
 	if !filepath.IsAbs(root) {
 		return nil, fmt.Errorf("state directory %s: want an absolute path", root)
@@ -66,15 +66,14 @@ func Open(root string) (*Dir, error) {
 	return &Dir{root: root}, nil
 }
 
-// ImagesDir is the folder of image archives, of which internal/image is the
-// keeper.
+// ImagesDir is the folder of image archives, which internal/image manages.
 func (d *Dir) ImagesDir() string { return filepath.Join(d.root, imagesDir) }
 
 // SmolvmHome is the HOME of every call of smolvm.
 func (d *Dir) SmolvmHome() string { return filepath.Join(d.root, smolvmDir) }
 
-// Folder is the folder of the Bottle with this UID. It need not exist. A UID
-// that is no name for a folder gets an error.
+// Folder returns the folder of the Bottle with this UID. The folder need not
+// exist. It is an error if the UID is not a valid name of a folder.
 func (d *Dir) Folder(uid string) (Folder, error) {
 	if !uidPattern.MatchString(uid) {
 		return Folder{}, fmt.Errorf("bottle uid %q: not a UID", uid)
@@ -82,8 +81,8 @@ func (d *Dir) Folder(uid string) (Folder, error) {
 	return Folder{path: filepath.Join(d.root, bottlesDir, uid), caDir: filepath.Join(d.root, caDir, uid), uid: uid}, nil
 }
 
-// Owners returns the owner of every folder, in order of UID. A folder without
-// a readable owner is returned with its UID alone.
+// Owners returns the owner of every folder, sorted by UID. For a folder without a
+// readable owner, only the UID is set.
 func (d *Dir) Owners() ([]host.Owner, error) {
 	entries, err := os.ReadDir(filepath.Join(d.root, bottlesDir))
 	if err != nil {
@@ -110,13 +109,13 @@ func (d *Dir) Owners() ([]host.Owner, error) {
 	return owners, nil
 }
 
-// ErrOtherCluster: the state directory belongs to another cluster.
+// ErrOtherCluster means that the state directory belongs to another cluster.
 var ErrOtherCluster = errors.New("the state directory belongs to another cluster")
 
-// ClaimCluster records id, the UID of the kube-system namespace, the first
-// time, and afterwards refuses any other with ErrOtherCluster: with the wrong
-// kubeconfig, or against a cluster restored under another identity, every
-// machine of the node would look like an orphan.
+// ClaimCluster records id, the UID of the kube-system namespace, on the first
+// call. Later calls with another id return ErrOtherCluster: with the wrong
+// kubeconfig, or with a cluster that was restored under another identity, every
+// machine on the node would look like an orphan.
 func (d *Dir) ClaimCluster(id string) error {
 	if id == "" {
 		return errors.New("the cluster has no identity: the kube-system namespace has no UID")
@@ -134,7 +133,7 @@ func (d *Dir) ClaimCluster(id string) error {
 	}
 	recorded := string(trimNewline(data))
 	if recorded != id {
-		return fmt.Errorf("%w: %s records %s, the API server's kube-system namespace has %s; check --kubeconfig, or, when the node really moved, remove its bottles and then this file",
+		return fmt.Errorf("%w: %s records %s, but the API server's kube-system namespace has UID %s; check --kubeconfig, or, if the node really moved, remove its bottles and then this file",
 			ErrOtherCluster, path, recorded, id)
 	}
 	return nil
@@ -150,7 +149,7 @@ func trimNewline(b []byte) []byte {
 // Folder is one Bottle's folder.
 type Folder struct{ path, caDir, uid string }
 
-// Names within a Bottle's folder.
+// Names of files and folders in a Bottle's folder.
 const (
 	ownerFile    = "owner.json"
 	recordFile   = "machine.json"
@@ -160,14 +159,14 @@ const (
 	rulesFile    = "egress.json"
 )
 
-// Path is the folder's own path.
+// Path is the path of the folder.
 func (f Folder) Path() string { return f.path }
 
-// SmolfilePath is where the Smolfile is.
+// SmolfilePath is the path of the Smolfile.
 func (f Folder) SmolfilePath() string { return filepath.Join(f.path, smolfileFile) }
 
-// SecretPath is where the value of the variable name is. A name too long for a
-// file gets one made from its digest.
+// SecretPath is the path of the file with the value of the variable name. If the
+// name is too long for a file, the file's name contains its digest instead.
 func (f Folder) SecretPath(name string) string {
 	return filepath.Join(f.path, secretsDir, secretFileName(name))
 }
@@ -184,7 +183,7 @@ func secretFileName(name string) string {
 // BundleDir is the folder that is mounted into the built-in bundle.
 func (f Folder) BundleDir() string { return filepath.Join(f.path, bundleDir) }
 
-// Ensure makes the folder and records whose it is.
+// Ensure creates the folder and records its owner.
 func (f Folder) Ensure(owner host.Owner) error {
 	for _, d := range []struct {
 		path string
@@ -192,8 +191,7 @@ func (f Folder) Ensure(owner host.Owner) error {
 	}{
 		{f.path, 0o700},
 		{filepath.Join(f.path, secretsDir), 0o700},
-		// The bundle runs as a user of its own and sees this folder alone,
-		// through a mount.
+		// The bundle runs as another user. A mount gives it only this folder.
 		{f.BundleDir(), 0o755},
 	} {
 		if err := ensureDir(d.path, d.mode); err != nil {
@@ -208,7 +206,8 @@ func (f Folder) Ensure(owner host.Owner) error {
 	return err
 }
 
-// Owner is whose the folder is; fs.ErrNotExist when there is no folder.
+// Owner returns the owner of the folder. The error is fs.ErrNotExist if there is
+// no folder.
 func (f Folder) Owner() (host.Owner, error) {
 	data, err := os.ReadFile(filepath.Join(f.path, ownerFile))
 	if err != nil {
@@ -224,7 +223,8 @@ func (f Folder) Owner() (host.Owner, error) {
 	return o, nil
 }
 
-// Remove removes the folder with all that is in it; absent is nil.
+// Remove removes the folder with everything in it. It returns nil if there is
+// none.
 func (f Folder) Remove() error {
 	if err := os.RemoveAll(f.path); err != nil {
 		return fmt.Errorf("remove the folder of the Bottle: %w", err)
@@ -232,18 +232,18 @@ func (f Folder) Remove() error {
 	return f.removeCA()
 }
 
-// WriteSmolfile writes the Smolfile and says whether it changed.
+// WriteSmolfile writes the Smolfile and reports whether it changed.
 func (f Folder) WriteSmolfile(data []byte) (bool, error) {
 	return atomicfile.WriteIfChanged(f.SmolfilePath(), data, 0o600)
 }
 
-// WriteRules writes the egress rules that the bundle reads and says whether
+// WriteRules writes the egress rules that the bundle reads and reports whether
 // they changed.
 func (f Folder) WriteRules(data []byte) (bool, error) {
 	return atomicfile.WriteIfChanged(filepath.Join(f.BundleDir(), rulesFile), data, 0o644)
 }
 
-// Rules reads what WriteRules wrote; nil without an error when there is none.
+// Rules reads what WriteRules wrote. It returns nil, nil if there is none.
 func (f Folder) Rules() ([]byte, error) {
 	data, err := os.ReadFile(filepath.Join(f.BundleDir(), rulesFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -255,10 +255,10 @@ func (f Folder) Rules() ([]byte, error) {
 	return data, nil
 }
 
-// WriteSecrets makes the files below secrets/ exactly these, one per variable,
-// and returns the names whose file changed, in order. Files of the names to
-// keep stay as they are: a machine reads at each start what it was created
-// with.
+// WriteSecrets writes one file per variable to secrets/, removes all other files
+// there, and returns the names of the changed variables, sorted. It does not
+// remove the files of the names in keep: at each start, a machine reads the
+// secrets that it was created with.
 func (f Folder) WriteSecrets(values map[string]string, keep ...string) ([]string, error) {
 	dir := filepath.Join(f.path, secretsDir)
 	entries, err := os.ReadDir(dir)
@@ -271,7 +271,7 @@ func (f Folder) WriteSecrets(values map[string]string, keep ...string) ([]string
 	}
 	for name := range values {
 		if !guestenv.ValidName(name) {
-			return nil, fmt.Errorf("secret file %q: not the name of a variable", name)
+			return nil, fmt.Errorf("secret file %q: not a valid name of a variable", name)
 		}
 		wanted[secretFileName(name)] = true
 	}

@@ -96,7 +96,7 @@ func TestModes(t *testing.T) {
 	}
 }
 
-func TestFilesAreReplacedAsAWhole(t *testing.T) {
+func TestFilesAreReplacedAtomically(t *testing.T) {
 	f := folder(t)
 	for i, step := range []struct {
 		text string
@@ -117,9 +117,9 @@ func TestFilesAreReplacedAsAWhole(t *testing.T) {
 	}
 	old := make([]byte, 10)
 	if n, _ := before.Read(old); string(old[:n]) != "two" {
-		t.Errorf("a reader that was there: got %q, want the old content", old[:n])
+		t.Errorf("file that was opened before: got %q, want the old content", old[:n])
 	}
-	// What somebody made readable is made private again.
+	// A write restores the mode, even if the content is the same.
 	if err := os.Chmod(f.SmolfilePath(), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +133,7 @@ func TestFilesAreReplacedAsAWhole(t *testing.T) {
 	}
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), ".tmp") {
-			t.Errorf("left over: got %s, want none", e.Name())
+			t.Errorf("temporary file: got %s, want none", e.Name())
 		}
 	}
 }
@@ -195,13 +195,13 @@ func TestRecord(t *testing.T) {
 	}
 	data, err := os.ReadFile(filepath.Join(f.Path(), "machine.json"))
 	if err != nil || strings.Contains(string(data), "value") {
-		t.Errorf("file: got %s %v, want no value in it", data, err)
+		t.Errorf("file: got %s %v, want it to contain no value", data, err)
 	}
 	if err := os.WriteFile(filepath.Join(f.Path(), "machine.json"), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if r, err := f.Record(); err == nil {
-		t.Errorf("a broken record: got %v, want an error and no guess", r)
+		t.Errorf("invalid record: got %v, want an error", r)
 	}
 }
 
@@ -209,10 +209,10 @@ func TestHashes(t *testing.T) {
 	values := map[string]string{"A": "x", "B": "x", "C": "y"}
 	a, b := state.Hashes("one", values), state.Hashes("two", values)
 	if a["A"] != a["B"] || a["A"] == a["C"] || a["A"] == b["A"] {
-		t.Errorf("got %v and %v, want them to tell values apart, and no two salts alike", a, b)
+		t.Errorf("got %v and %v, want equal hashes only for the same value and salt", a, b)
 	}
 	if one, two := state.NewSalt(), state.NewSalt(); one == two {
-		t.Errorf("salts: got the same twice")
+		t.Errorf("salts: got %s twice, want different ones", one)
 	}
 }
 
@@ -224,7 +224,7 @@ func TestFolderNames(t *testing.T) {
 		}
 	}
 	if _, err := state.Open("relative"); err == nil {
-		t.Errorf("a relative state directory: got nil, want an error")
+		t.Errorf("relative state directory: got nil, want an error")
 	}
 }
 
@@ -252,10 +252,10 @@ func TestOwners(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := f.Remove(); err != nil {
-		t.Errorf("removing twice: got %v, want nil", err)
+		t.Errorf("second removal: got %v, want nil", err)
 	}
 	if _, err := f.Owner(); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("owner of no folder: got %v, want %v", err, fs.ErrNotExist)
+		t.Errorf("owner of a removed folder: got %v, want %v", err, fs.ErrNotExist)
 	}
 }
 
@@ -280,6 +280,6 @@ func TestLock(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := open(t, root).Lock(); !errors.Is(err, state.ErrInUse) {
-		t.Errorf("a second agent: got %v, want %v", err, state.ErrInUse)
+		t.Errorf("second agent: got %v, want %v", err, state.ErrInUse)
 	}
 }

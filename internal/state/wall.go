@@ -15,61 +15,60 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// Names within a Bottle's folder.
+// Names of files in a Bottle's folder.
 const (
 	wallFile = "wall.json"
 	leakFile = "leak.json"
 )
 
-// Wall is what a new agent must know of a Bottle to watch over its machine
-// before it has met dockerd or the API server.
+// Wall is what a restarted agent must know about a Bottle in order to guard its
+// machine before it has reached dockerd or the API server.
 type Wall struct {
 	Spec host.WallSpec `json:"spec"`
-	// Generation is the newest of the Bottle's that the wall was made for or
-	// narrowed to.
+	// Generation is the newest generation of the Bottle that the wall was created
+	// for or narrowed to.
 	Generation int64 `json:"generation,omitempty"`
-	// BundleImage is the image of the bundle that the ports were opened to, ""
-	// for the built-in one; nil if an earlier release opened them.
+	// BundleImage is the image of the bundle for which the ports were opened; ""
+	// is the built-in one. It is nil if an earlier release opened them.
 	BundleImage *string `json:"bundleImage,omitempty"`
-	// Filter is host.Wall.Filter as it last stood.
+	// Filter is the last known host.Wall.Filter.
 	Filter string `json:"filter,omitempty"`
-	// Smolvm and Backend are the release and the way of its guests to the
-	// network, as of the last proof.
+	// Smolvm and Backend are smolvm's release and network backend at the last
+	// proof.
 	Smolvm  string `json:"smolvm,omitempty"`
 	Backend string `json:"backend,omitempty"`
 }
 
-// Leak is the evidence of a leak, kept until the user asks again.
+// Leak is the evidence of a leak. It is kept until the user requests a new proof.
 type Leak struct {
 	Time time.Time `json:"time"`
-	// Path is what was reached, in words.
+	// Path describes what was reached.
 	Path string `json:"path"`
-	// Smolvm and Backend are the release and the way of its guests to the
-	// network.
+	// Smolvm and Backend are smolvm's release and network backend.
 	Smolvm  string `json:"smolvm,omitempty"`
 	Backend string `json:"backend,omitempty"`
-	// ReportedFor is the request (the Bottle's generation, and what asks for
-	// proofs) for which the leak was first reported. It counts until the
-	// request changes; "" is a leak that was not reported yet.
+	// ReportedFor is the request (the Bottle's generation, and what requests
+	// proofs) for which the leak was first reported. The leak stands until the
+	// request changes. "" means that the leak was not reported yet.
 	ReportedFor string `json:"told,omitempty"`
 }
 
-// Wall reads what WriteWall wrote; nil without an error when there is none.
+// Wall reads what WriteWall wrote. It returns nil, nil if there is none.
 func (f Folder) Wall() (*Wall, error) { return readJSON[Wall](f, wallFile) }
 
-// WriteWall keeps the wall.
+// WriteWall stores the wall.
 func (f Folder) WriteWall(w Wall) error { return f.writeJSON(wallFile, w) }
 
-// RemoveWall forgets the wall; absent is nil.
+// RemoveWall removes the stored wall. It returns nil if there is none.
 func (f Folder) RemoveWall() error { return f.remove(wallFile) }
 
-// Leak reads what WriteLeak wrote; nil without an error when there is none.
+// Leak reads what WriteLeak wrote. It returns nil, nil if there is none.
 func (f Folder) Leak() (*Leak, error) { return readJSON[Leak](f, leakFile) }
 
-// WriteLeak keeps the evidence.
+// WriteLeak stores the evidence.
 func (f Folder) WriteLeak(l Leak) error { return f.writeJSON(leakFile, l) }
 
-// RemoveLeak forgets the evidence; absent is nil.
+// RemoveLeak removes the stored evidence. It returns nil if there is none.
 func (f Folder) RemoveLeak() error { return f.remove(leakFile) }
 
 func readJSON[T any](f Folder, name string) (*T, error) {

@@ -10,15 +10,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxListed bounds how much of a folder RemovePlanted looks through. Whoever
-// puts more there must not make each look slower.
+// maxListed is how many names of a folder RemovePlanted lists. Putting more files
+// there must not make each call slower.
 const maxListed = 4096
 
-// RemovePlanted removes from the folder name of dir what a program that opens
-// files there by their names would wait for or be led away by: links, FIFOs and
-// devices. Regular files, folders and sockets stay. It looks at the names that
-// matter, and at a bounded number of others.
-func RemovePlanted(dir, name string, matter []string) error {
+// RemovePlanted removes links, FIFOs and devices from the folder name in dir: a
+// program that opens files there by name would follow them or block on them. It
+// keeps regular files, folders and sockets. It checks all names in always, and a
+// limited number of others.
+func RemovePlanted(dir, name string, always []string) error {
 	trusted, err := openTrusted(dir)
 	if err != nil {
 		return err
@@ -32,12 +32,12 @@ func RemovePlanted(dir, name string, matter []string) error {
 	defer folder.Close()
 	names, err := folder.Readdirnames(maxListed)
 	if len(names) == 0 {
-		return nil // empty, or io.EOF, which says the same
+		return nil // the folder is empty; err is nil or io.EOF
 	}
 	if err != nil {
 		return err
 	}
-	for _, file := range append(names, matter...) {
+	for _, file := range append(names, always...) {
 		if err := removePlanted(fd, file); err != nil {
 			return &fs.PathError{Op: "remove from", Path: folder.Name(), Err: err}
 		}

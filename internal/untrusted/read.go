@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package untrusted reads and removes files in folders that somebody else may
-// write meanwhile: the user that a VMM runs as, a guest, a container. Whoever
-// can write there can put anything in a file's place, at any moment: a FIFO
-// that blocks its reader, a link to a device without end, a file of terabytes.
+// Package untrusted reads and removes files in folders that somebody else can
+// write to at the same time: the user that a VMM runs as, a guest, or a
+// container. They can replace a file with anything at any moment: a FIFO that
+// blocks its reader, a link to an endless device, or a file of several terabytes.
 //
-// It does not judge what a file holds, and it does not protect from a folder
-// whose own path passes through such a folder: callers give the last folder
-// that they trust, and a name below it.
+// It does not check what a file contains. Callers pass the last folder that they
+// trust and a name below it; the path of that folder must not lead through an
+// untrusted one.
 package untrusted
 
 import (
@@ -20,19 +20,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrNotRegular is what is there in a regular file's place, or is reached by
-// way of a link or of another filesystem.
+// ErrNotRegular means that the name is not a regular file, or that its path leads
+// through a link or into another file system.
 var ErrNotRegular = errors.New("not a regular file")
 
-// ErrTooLarge is a file larger than what the caller reads.
-var ErrTooLarge = errors.New("larger than what is read")
+// ErrTooLarge means that the file is larger than the caller's limit.
+var ErrTooLarge = errors.New("file is larger than the limit")
 
-// beneath keeps a lookup below the folder that it starts in: no link, no "..",
-// and nothing that was mounted there.
+// beneath restricts a lookup to the folder in which it starts: it follows no
+// link, no "..", and enters no mount.
 const beneath = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV
 
-// ReadFile reads the regular file name below dir, limit bytes at most. The way
-// to dir is trusted, the way from there is not. It never blocks. Errors wrap
+// ReadFile reads the regular file name below dir, limit bytes at most. It trusts
+// the path of dir, but nothing below dir. It never blocks. Errors wrap
 // fs.ErrNotExist, ErrNotRegular or ErrTooLarge where one fits.
 func ReadFile(dir, name string, limit int64) ([]byte, error) {
 	f, err := Open(dir, name)
@@ -50,8 +50,8 @@ func ReadFile(dir, name string, limit int64) ([]byte, error) {
 	return data, nil
 }
 
-// Open opens a regular file for reading, under the rules of ReadFile. What is
-// read from it is the caller's to bound.
+// Open opens a regular file for reading, with the same rules as ReadFile. The
+// caller must limit how much it reads.
 func Open(dir, name string) (*os.File, error) {
 	folder, err := openTrusted(dir)
 	if err != nil {
@@ -59,8 +59,8 @@ func Open(dir, name string) (*os.File, error) {
 	}
 	defer unix.Close(folder)
 	path := dir + "/" + name
-	// With O_NONBLOCK a FIFO has no reader to wait for, and a file on which
-	// somebody holds a lease is refused at once.
+	// With O_NONBLOCK, opening a FIFO does not wait for a writer, and opening a
+	// file with a lease fails immediately.
 	fd, err := openBeneath(folder, name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: notRegular(err)}
@@ -77,8 +77,8 @@ func Open(dir, name string) (*os.File, error) {
 	return f, nil
 }
 
-// notRegular adds ErrNotRegular to what the kernel says of links (ELOOP),
-// sockets (ENXIO) and other filesystems (EXDEV).
+// notRegular adds ErrNotRegular to the kernel's errors for links (ELOOP), sockets
+// (ENXIO) and other file systems (EXDEV).
 func notRegular(err error) error {
 	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENXIO) || errors.Is(err, unix.EXDEV) {
 		return fmt.Errorf("%w: %w", ErrNotRegular, err)
@@ -99,8 +99,8 @@ func openTrusted(dir string) (int, error) {
 func openBeneath(dir int, name string, flags uint64) (int, error) {
 	how := &unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Resolve: beneath}
 	for range 100 {
-		// EAGAIN of a lookup means that something above was renamed meanwhile,
-		// EAGAIN of an open that there is a lease: neither is waited for long.
+		// EAGAIN means either that a parent folder was renamed during the lookup,
+		// or that the file has a lease. Retry, but not for long.
 		fd, err := ignoringEINTR(func() (int, error) { return unix.Openat2(dir, name, how) })
 		if !errors.Is(err, unix.EAGAIN) {
 			return fd, err

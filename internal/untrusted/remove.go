@@ -13,17 +13,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// batch is how many names of a folder are held at a time.
+// batch is how many names of a folder are read at a time.
 const batch = 512
 
-// RemoveAll removes name, which is directly below dir, with all that is in it;
-// absent is nil. It follows no link and enters no other filesystem: with
-// something mounted in it, it fails. It holds three descriptors however deep
-// the folders are, where os.RemoveAll holds one for each level, so that a
-// million folders inside each other would leave the process none.
+// RemoveAll removes name, which is directly below dir, with everything in it. It
+// returns nil if name does not exist. It follows no link and enters no other file
+// system: if something is mounted in name, it fails. It needs only three
+// descriptors however deep the folders are. os.RemoveAll needs one for each
+// level, so that a million nested folders would use up all descriptors of the
+// process.
 //
-// It may be called again after an error or a crash. Nobody else may create
-// files in name by then, else it may not end before ctx does.
+// It can be called again after an error or a crash. Nobody else should still
+// create files in name; otherwise RemoveAll may run until ctx ends.
 func RemoveAll(ctx context.Context, dir, name string) error {
 	folder, err := openTrusted(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -57,7 +58,7 @@ func removeAll(ctx context.Context, folder int, name string) error {
 		if err != nil || !isFolder {
 			return err
 		}
-		return dissolve(ctx, top, name, &moved)
+		return flatten(ctx, top, name, &moved)
 	})
 	if err != nil {
 		return err
@@ -65,9 +66,9 @@ func removeAll(ctx context.Context, folder int, name string) error {
 	return rmdir(folder, name)
 }
 
-// dissolve removes the folder name of top. Folders in it are moved up into
-// top, from where they are dissolved in turn.
-func dissolve(ctx context.Context, top int, name string, moved *int) error {
+// flatten removes the folder name from top. It first moves the non-empty folders
+// in it up into top, where a later call removes them.
+func flatten(ctx context.Context, top int, name string, moved *int) error {
 	sub, err := openFolder(top, name)
 	if errors.Is(err, unix.ENOENT) {
 		return nil
@@ -92,7 +93,7 @@ func dissolve(ctx context.Context, top int, name string, moved *int) error {
 	return rmdir(top, name)
 }
 
-// moveUp moves a folder into top, under a name that is free there.
+// moveUp moves a folder into top, under a name that is not used there.
 func moveUp(from int, name string, top int, moved *int) error {
 	for {
 		*moved++
@@ -106,7 +107,8 @@ func moveUp(from int, name string, top int, moved *int) error {
 	}
 }
 
-// unlink removes name unless it is a folder.
+// unlink removes name unless it is a folder. It returns nil if name does not
+// exist.
 func unlink(folder int, name string) (isFolder bool, err error) {
 	err = unix.Unlinkat(folder, name, 0)
 	switch {
@@ -134,7 +136,7 @@ func openFolder(folder int, name string) (int, error) {
 	return fd, err
 }
 
-// eachName calls remove with every name in the folder until none is left.
+// eachName calls remove with every name in the folder until the folder is empty.
 func eachName(ctx context.Context, folder int, remove func(name string) error) error {
 	for {
 		if err := ctx.Err(); err != nil {
@@ -145,7 +147,7 @@ func eachName(ctx context.Context, folder int, remove func(name string) error) e
 			return err
 		}
 		for _, name := range names {
-			// Without the name, which is the other's to choose.
+			// The error omits the name, which the untrusted party chose.
 			if err := remove(name); err != nil {
 				return err
 			}
@@ -153,8 +155,8 @@ func eachName(ctx context.Context, folder int, remove func(name string) error) e
 	}
 }
 
-// someNames reads the first names of a folder, through a descriptor of its own
-// because a position in a folder that changes means little.
+// someNames reads the first names of a folder. It opens a new descriptor each
+// time, because a read position is meaningless in a folder that changes.
 func someNames(folder int) ([]string, error) {
 	fd, err := openFolder(folder, ".")
 	if err != nil {

@@ -34,20 +34,20 @@ func TestReadFile(t *testing.T) {
 	must(t, os.WriteFile(outside, []byte("secret"), 0o600))
 	tests := map[string]struct {
 		make func(t *testing.T, path string)
-		want error // nil: "7 8" is read
+		want error // nil: ReadFile returns "7 8"
 	}{
-		"a file":     {func(t *testing.T, p string) { must(t, os.WriteFile(p, []byte("7 8"), 0o600)) }, nil},
-		"nothing":    {func(*testing.T, string) {}, fs.ErrNotExist},
-		"a FIFO":     {func(t *testing.T, p string) { must(t, unix.Mkfifo(p, 0o600)) }, untrusted.ErrNotRegular},
-		"a folder":   {func(t *testing.T, p string) { must(t, os.Mkdir(p, 0o700)) }, untrusted.ErrNotRegular},
-		"/dev/zero":  {func(t *testing.T, p string) { must(t, os.Symlink("/dev/zero", p)) }, untrusted.ErrNotRegular},
-		"a link":     {func(t *testing.T, p string) { must(t, os.Symlink(outside, p)) }, untrusted.ErrNotRegular},
-		"a loop":     {func(t *testing.T, p string) { must(t, os.Symlink(p, p)) }, untrusted.ErrNotRegular},
-		"terabytes":  {func(t *testing.T, p string) { must(t, os.WriteFile(p, nil, 0o600)); must(t, os.Truncate(p, 1<<42)) }, untrusted.ErrTooLarge},
-		"just over":  {func(t *testing.T, p string) { must(t, os.WriteFile(p, make([]byte, limit+1), 0o600)) }, untrusted.ErrTooLarge},
-		"a socket":   {socket, untrusted.ErrNotRegular},
-		"a leased":   {lease, unix.EAGAIN},
-		"a terminal": {func(t *testing.T, p string) { must(t, os.Symlink("/dev/ptmx", p)) }, untrusted.ErrNotRegular},
+		"a file":        {func(t *testing.T, p string) { must(t, os.WriteFile(p, []byte("7 8"), 0o600)) }, nil},
+		"nothing":       {func(*testing.T, string) {}, fs.ErrNotExist},
+		"a FIFO":        {func(t *testing.T, p string) { must(t, unix.Mkfifo(p, 0o600)) }, untrusted.ErrNotRegular},
+		"a folder":      {func(t *testing.T, p string) { must(t, os.Mkdir(p, 0o700)) }, untrusted.ErrNotRegular},
+		"/dev/zero":     {func(t *testing.T, p string) { must(t, os.Symlink("/dev/zero", p)) }, untrusted.ErrNotRegular},
+		"a link":        {func(t *testing.T, p string) { must(t, os.Symlink(outside, p)) }, untrusted.ErrNotRegular},
+		"a loop":        {func(t *testing.T, p string) { must(t, os.Symlink(p, p)) }, untrusted.ErrNotRegular},
+		"terabytes":     {func(t *testing.T, p string) { must(t, os.WriteFile(p, nil, 0o600)); must(t, os.Truncate(p, 1<<42)) }, untrusted.ErrTooLarge},
+		"just over":     {func(t *testing.T, p string) { must(t, os.WriteFile(p, make([]byte, limit+1), 0o600)) }, untrusted.ErrTooLarge},
+		"a socket":      {socket, untrusted.ErrNotRegular},
+		"a leased file": {lease, unix.EAGAIN},
+		"a terminal":    {func(t *testing.T, p string) { must(t, os.Symlink("/dev/ptmx", p)) }, untrusted.ErrNotRegular},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -69,7 +69,7 @@ func TestReadFile(t *testing.T) {
 					t.Errorf("got %q, %v, want %v", got.data, got.err, tt.want)
 				}
 			case <-time.After(10 * time.Second):
-				t.Error("got no answer within 10s, want one at once")
+				t.Error("got no answer within 10s, want one immediately")
 			}
 		})
 	}
@@ -83,18 +83,19 @@ func socket(t *testing.T, path string) {
 	t.Cleanup(func() { l.Close() })
 }
 
-// lease lets nobody else open the file before the kernel's 45 s are over.
+// lease takes a lease on the file: nobody else can open it until the kernel's
+// timeout of 45 s.
 func lease(t *testing.T, path string) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	must(t, err)
 	t.Cleanup(func() { f.Close() })
 	if _, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_WRLCK); err != nil {
-		require.Unmet(t, fmt.Sprintf("no lease on a file: %v", err))
+		require.Unmet(t, fmt.Sprintf("cannot take a lease on a file: %v", err))
 	}
 }
 
-func TestReadFileThroughALinkedFolder(t *testing.T) {
+func TestReadFileThroughLinkedFolder(t *testing.T) {
 	dir, other := t.TempDir(), t.TempDir()
 	must(t, os.WriteFile(filepath.Join(other, "f"), []byte("x"), 0o600))
 	must(t, os.Symlink(other, filepath.Join(dir, "vm")))
@@ -121,26 +122,26 @@ func TestRemoveAll(t *testing.T) {
 	}
 	must(t, untrusted.RemoveAll(t.Context(), dir, "vm"))
 	if _, err := os.Lstat(vm); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("removed: got %v, want it gone", err)
+		t.Errorf("after RemoveAll: got %v, want ErrNotExist", err)
 	}
 	if _, err := os.Stat(kept); err != nil {
-		t.Errorf("behind a link: got %v, want it kept", err)
+		t.Errorf("target of a link: got %v, want it kept", err)
 	}
 	if err := untrusted.RemoveAll(t.Context(), dir, "vm"); err != nil {
 		t.Errorf("again: got %v, want nil", err)
 	}
 	if err := untrusted.RemoveAll(t.Context(), filepath.Join(dir, "none"), "vm"); err != nil {
-		t.Errorf("in no folder: got %v, want nil", err)
+		t.Errorf("missing parent folder: got %v, want nil", err)
 	}
 	must(t, os.Symlink(outside, vm))
 	must(t, untrusted.RemoveAll(t.Context(), dir, "vm"))
 	if _, err := os.Stat(kept); err != nil {
-		t.Errorf("a link itself: got %v, want what it leads to kept", err)
+		t.Errorf("name is a link: got %v, want the target kept", err)
 	}
 }
 
-// A process has a bounded number of descriptors, and a VMM's user an unbounded
-// number of folders.
+// The number of descriptors is limited, but a VMM's user can nest any number of
+// folders.
 func TestRemoveAllOfDeepFolders(t *testing.T) {
 	dir := t.TempDir()
 	deep(t, dir, 3000)
@@ -154,11 +155,11 @@ func TestRemoveAllOfDeepFolders(t *testing.T) {
 		t.Errorf("got %v, want nil", err)
 	}
 	if _, err := os.Lstat(filepath.Join(dir, "vm")); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("removed: got %v, want it gone", err)
+		t.Errorf("after RemoveAll: got %v, want ErrNotExist", err)
 	}
 }
 
-// deep makes folders inside each other, deeper than a path can name.
+// deep makes nested folders, deeper than any path can be long.
 func deep(t *testing.T, dir string, levels int) {
 	t.Helper()
 	at, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
@@ -183,7 +184,7 @@ func TestRemoveAllEndsWithItsContext(t *testing.T) {
 	}
 }
 
-// What is mounted in a folder is somebody else's.
+// Files that are mounted into a folder belong to somebody else.
 func TestRemoveAllDoesNotEnterMounts(t *testing.T) {
 	require.Root(t)
 	for _, at := range []string{"vm", "vm/a", "vm/a/b"} {
@@ -203,12 +204,12 @@ func TestRemoveAllDoesNotEnterMounts(t *testing.T) {
 				t.Error("got nil, want an error")
 			}
 			if _, err := os.Stat(kept); err != nil {
-				t.Errorf("what is mounted: got %v, want it kept", err)
+				t.Errorf("mounted file: got %v, want it kept", err)
 			}
 			must(t, unix.Unmount(filepath.Join(dir, at), 0))
 			mounted = false
 			if err := untrusted.RemoveAll(t.Context(), dir, "vm"); err != nil {
-				t.Errorf("unmounted: got %v, want nil", err)
+				t.Errorf("after unmount: got %v, want nil", err)
 			}
 		})
 	}
@@ -219,9 +220,9 @@ func TestRemovePlanted(t *testing.T) {
 	vm := filepath.Join(dir, "vm")
 	must(t, os.MkdirAll(filepath.Join(vm, "folder"), 0o700))
 	if err := untrusted.RemovePlanted(dir, "vm", nil); err != nil {
-		t.Errorf("nothing there: got %v, want nil", err)
+		t.Errorf("nothing planted: got %v, want nil", err)
 	}
-	for i := range 5000 { // more than is looked through
+	for i := range 5000 { // more than RemovePlanted lists
 		must(t, os.WriteFile(filepath.Join(vm, strconv.Itoa(i)), nil, 0o600))
 	}
 	must(t, unix.Mkfifo(filepath.Join(vm, "fifo"), 0o600))
@@ -232,7 +233,7 @@ func TestRemovePlanted(t *testing.T) {
 	}
 	for name, want := range map[string]bool{"fifo": false, "link": false, "socket": true, "folder": true, "4999": true} {
 		if _, err := os.Lstat(filepath.Join(vm, name)); (err == nil) != want {
-			t.Errorf("%s: got %v, want it there: %v", name, err, want)
+			t.Errorf("%s: got %v, want it to exist: %v", name, err, want)
 		}
 	}
 	must(t, os.RemoveAll(vm))
@@ -241,6 +242,6 @@ func TestRemovePlanted(t *testing.T) {
 		t.Error("a link in place of the folder: got nil, want an error")
 	}
 	if err := untrusted.RemovePlanted(dir, "none", nil); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("no folder: got %v, want %v", err, fs.ErrNotExist)
+		t.Errorf("missing folder: got %v, want %v", err, fs.ErrNotExist)
 	}
 }
