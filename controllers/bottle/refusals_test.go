@@ -7,15 +7,15 @@ import (
 	"testing"
 )
 
-func TestRefusedDestinationsBecomeAnEvent(t *testing.T) {
+func TestRefusedDestinationsAreReported(t *testing.T) {
 	w := running(t)
 	w.events()
 	w.r.events.refused(t.Context(), ownerOfDemo(), "tcp 192.168.44.1:22")
-	w.wantEvent(eventEgressRefused + " the guest tried what it may not reach, and did not: tcp 192.168.44.1:22")
+	w.wantEvent(eventEgressRefused + " the guest tried to reach forbidden destinations and was refused: tcp 192.168.44.1:22")
 	gone := ownerOfDemo()
 	gone.UID = "99999999-0000-4000-8000-000000000000"
 	w.r.events.refused(t.Context(), gone, "tcp 192.168.44.1:22")
 	if got := w.events(); len(got) != 0 {
-		t.Errorf("of an earlier Bottle of the same name: got %q, want no Event", strings.Join(got, "; "))
+		t.Errorf("for an earlier Bottle with the same name: got %q, want no Event", strings.Join(got, "; "))
 	}
 }
