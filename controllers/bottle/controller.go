@@ -33,7 +33,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/subnet"
 )
 
-// References are the Secrets and ConfigMaps that Bottles name.
+// References reads the Secrets and ConfigMaps that Bottles name.
 type References interface {
 	// Use replaces the set of objects that user names with refs.
 	Use(user types.NamespacedName, refs []namedwatch.Ref)

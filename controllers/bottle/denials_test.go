@@ -19,7 +19,7 @@ func (w *world) until(what string, done func() bool) {
 	deadline := time.Now().Add(10 * time.Second)
 	for !done() {
 		if time.Now().After(deadline) {
-			w.t.Fatalf("waited for %s", what)
+			w.t.Fatalf("timed out waiting for %s", what)
 		}
 		w.clock.Step(time.Second)
 		time.Sleep(time.Millisecond)

@@ -8,7 +8,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// Facts are what is known about the node.
+// Facts provides the facts about the node.
 type Facts interface {
 	// Get returns recent facts, from memory if possible. It returns nil if
 	// ctx ends first.

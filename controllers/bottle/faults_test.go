@@ -51,7 +51,7 @@ func TestEveryHostCallMayFailOnceWhileConverging(t *testing.T) {
 	good.settle(demoKey)
 	calls := methods(good.faults.Calls())
 	if len(calls) < 8 {
-		t.Fatalf("calls: got %v, want the whole way", calls)
+		t.Fatalf("calls: got %v, want the calls of all steps", calls)
 	}
 	for _, call := range calls {
 		for word, when := range whens(call) {
@@ -87,7 +87,7 @@ func TestEveryHostCallMayFailOnceWhileLeaving(t *testing.T) {
 	good.remove()
 	calls := methods(good.faults.Calls())
 	if len(calls) < 4 {
-		t.Fatalf("calls: got %v, want the whole way", calls)
+		t.Fatalf("calls: got %v, want the calls of all steps", calls)
 	}
 	for _, call := range calls {
 		for word, when := range whens(call) {

@@ -15,7 +15,7 @@ import (
 // publicTargets are the internet addresses that the proofs of these tests try.
 var publicTargets = []netip.AddrPort{netip.MustParseAddrPort("203.0.113.10:443")}
 
-// conduct is how a guest behaves when the prober is run in it.
+// conduct is how a guest behaves when the prober runs in it.
 type conduct string
 
 const (

@@ -123,7 +123,8 @@ func (g *imageStep) pullSecrets(ctx context.Context, s *scope) (out [][]byte, mi
 	return out, missing, nil
 }
 
-// request returns which image to get. It has no reference for a bare machine.
+// request returns the image or artifact to get. The reference is empty for a bare
+// machine.
 func (g *imageStep) request(s *scope) (host.ImageRequest, error) {
 	spec := s.bottle.Spec
 	req := host.ImageRequest{For: s.owner.UID, Policy: host.PullPolicy(ptr.Deref(spec.ImagePullPolicy, ""))}
@@ -143,7 +144,7 @@ func (g *imageStep) request(s *scope) (host.ImageRequest, error) {
 	return req, nil
 }
 
-// keepImage takes the image that the machine was created from out of the record.
+// keepImage reads from the record which image the machine was created from.
 func (s *scope) keepImage() {
 	if s.record == nil || s.record.Reference == "" {
 		return

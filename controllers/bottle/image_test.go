@@ -67,7 +67,7 @@ func TestImage(t *testing.T) {
 			w.wantCond(demoKey, v1alpha1.ConditionStalled, tt.wantStalled)
 			_, spec, made := w.machines.Get(testID)
 			if (spec.Image != "") != (tt.wantImage != "") || made != strings.HasPrefix(tt.wantCond, "True") {
-				t.Fatalf("machine: got %v from %q, want it made from %q", made, spec.Image, tt.wantImage)
+				t.Fatalf("machine: got %v from %q, want one created from %q", made, spec.Image, tt.wantImage)
 			}
 			if tt.wantImage == "" {
 				return

@@ -225,7 +225,7 @@ func (m *machineStep) checkPolicy(ctx context.Context, s *scope) error {
 // start starts the machine in the background. Whatever the reason for the
 // start, it applies the current annotation and the current values of Secrets.
 func (m *machineStep) start(ctx context.Context, s *scope) error {
-	// A stop may have been requested while the machine was created.
+	// A stop may have been requested while the machine was being created.
 	if err := m.checkCurrent(ctx, s); err != nil {
 		return err
 	}
@@ -270,11 +270,11 @@ func (m *machineStep) recordRun(ctx context.Context, s *scope, f lifecycle.Facts
 	if f.Machine.PID == 0 && s.record != nil && s.record.Run != nil {
 		return nil // smolvm did not report the PID this time; the record stays
 	}
-	stays := s.record != nil && s.record.BootFailures > 0 && f.Now.Sub(run.StartTime) >= stable
-	if s.record == nil || s.record.Run == nil || !lifecycle.SameRun(*s.record.Run, run) || stays {
+	stayedUp := s.record != nil && s.record.BootFailures > 0 && f.Now.Sub(run.StartTime) >= stable
+	if s.record == nil || s.record.Run == nil || !lifecycle.SameRun(*s.record.Run, run) || stayedUp {
 		rec := runningRecord(s)
 		rec.Run = &run
-		if stays {
+		if stayedUp {
 			forgetBootFailures(&rec)
 		}
 		if rec.FirstRun.IsZero() {

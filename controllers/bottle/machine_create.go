@@ -72,8 +72,8 @@ func machineSpec(s *scope) host.MachineSpec {
 		Smolfile: s.folder.SmolfilePath(),
 		Command:  s.bottle.Spec.Command,
 	}
-	if booked := s.bottle.Status.Resources; booked != nil {
-		spec.CPUs, spec.MemoryMiB = booked.CPUs, smolfile.MiB(booked.Memory.Value())
+	if reserved := s.bottle.Status.Resources; reserved != nil {
+		spec.CPUs, spec.MemoryMiB = reserved.CPUs, smolfile.MiB(reserved.Memory.Value())
 	}
 	if s.bottle.Spec.Artifact != nil {
 		fromArtifact(&spec, s)

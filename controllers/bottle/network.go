@@ -78,7 +78,7 @@ func (n *networkStep) create(ctx context.Context, s *scope, kept netip.Prefix) e
 		s.triple = triple
 		return err
 	}
-	return fmt.Errorf("network of bottle %s: docker refused %d subnets in a row as taken", s.key(), maxPicks)
+	return fmt.Errorf("network of bottle %s: docker refused %d subnets in a row because they were taken", s.key(), maxPicks)
 }
 
 func (n *networkStep) pick(s *scope, kept netip.Prefix, occupied []netip.Prefix) (subnet.Triple, error) {

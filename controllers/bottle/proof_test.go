@@ -75,7 +75,7 @@ func TestALeakKeepsTheMachineDown(t *testing.T) {
 			w.settle(demoKey)
 			w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "False/LeakDetected")
 			if got := w.machines.Starts(testID); got != starts {
-				t.Fatalf("starts: got %d, want %d: nobody requested a start", got, starts)
+				t.Fatalf("starts: got %d, want %d, because nobody acknowledged the leak", got, starts)
 			}
 			for _, word := range []string{"10.0.0.5:4711", "2026-01-02T03:04:05Z", "1.32.2", v1alpha1.AnnotationProve} {
 				if got := w.message(demoKey, v1alpha1.ConditionEgressEnforced); !strings.Contains(got, word) {
@@ -337,7 +337,7 @@ func TestFailedProofsAreRetriedWithGrowingPauses(t *testing.T) {
 		}
 	}
 	if got := w.guest.count(); got > 12 {
-		t.Errorf("proofs: got %d, want few", got)
+		t.Errorf("proofs: got %d, want at most 12", got)
 	}
 	w.guest.set(honest)
 	w.annotate(v1alpha1.AnnotationProve, "now")

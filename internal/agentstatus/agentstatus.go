@@ -264,11 +264,11 @@ func reasonOf(o flow.Outcome) string {
 
 // Bounded cuts a message to a length that suits a condition.
 func Bounded(message string) string {
-	const most = 1024
-	if len(message) <= most {
+	const limit = 1024
+	if len(message) <= limit {
 		return message
 	}
-	return strings.ToValidUTF8(message[:most-3], "") + "..."
+	return strings.ToValidUTF8(message[:limit-3], "") + "..."
 }
 
 // Types are the types of the conditions that the agent writes.

@@ -49,8 +49,7 @@ const (
 // Decision is what to do, and what to report.
 type Decision struct {
 	Action Action
-	// Wait is the outcome of the step if Action is Nothing. It is never nil
-	// then.
+	// Wait is the outcome of the step if Action is Nothing; it is not nil then.
 	Wait *flow.Waiting
 	// Loss says how the machine ended unexpectedly; "" if it did not.
 	Loss string
@@ -76,7 +75,7 @@ func Decide(f Facts) Decision {
 		}
 		return Decision{Action: Replace}
 	case !f.Present:
-		return unlessNodeProblem(f, Decision{Action: Create, Loss: lossOf(f, "it is gone from smolvm")})
+		return unlessNodeProblem(f, Decision{Action: Create, Loss: lossOf(f, "smolvm no longer lists it")})
 	}
 	switch f.Machine.State {
 	case host.MachineRunning:
@@ -122,6 +121,7 @@ func decideDown(f Facts) Decision {
 	return unlessNodeProblem(f, d)
 }
 
+// unlessNodeProblem returns d, or a wait if the node cannot carry it out.
 func unlessNodeProblem(f Facts, d Decision) Decision {
 	if f.NodeProblem == "" || d.Action == Nothing {
 		return d
@@ -158,12 +158,12 @@ const (
 // Short turns a text from another program into one line, and cuts it to a length
 // that fits a condition or a cause.
 func Short(text string) string {
-	const most = 250
+	const limit = 250
 	text = strings.ToValidUTF8(strings.Join(strings.Fields(text), " "), "")
-	if len(text) <= most {
+	if len(text) <= limit {
 		return text
 	}
-	return strings.ToValidUTF8(text[:most], "") + "…"
+	return strings.ToValidUTF8(text[:limit], "") + "…"
 }
 
 // RunOf returns the current run of a machine's VMM.

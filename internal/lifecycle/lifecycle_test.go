@@ -32,7 +32,7 @@ func TestDecide(t *testing.T) {
 		wantOnlyIn time.Duration // of the wait; 0 is not checked
 	}{
 		"absent":                         {Facts{}, Create, "", "", 0},
-		"absent, having run":             {Facts{Record: ran}, Create, "", "it is gone from smolvm", 0},
+		"absent, having run":             {Facts{Record: ran}, Create, "", "smolvm no longer lists it", 0},
 		"absent, node not ready":         {Facts{NodeProblem: "kvm"}, Nothing, "NodeNotReady", "", 0},
 		"absent, start under way":        {Facts{Starting: true}, Nothing, "MachineStarting", "", 0},
 		"someone else's":                 {Facts{Present: true, Machine: running}, Nothing, "MachineConflict", "", 0},
