@@ -12,8 +12,7 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 )
 
-// adoptStep claims the Bottle for this node before anything is created on the
-// node.
+// adoptStep claims the Bottle for this node.
 type adoptStep struct {
 	client client.Client
 }

@@ -39,8 +39,7 @@ func checkArtifact(s *scope) error {
 		Err: fmt.Errorf("spec.env takes %s from Secrets, which smolvm silently drops for a machine created from an artifact: use spec.image, or let the guest fetch the values through its bundle", strings.Join(names, ", "))}
 }
 
-// fromArtifact makes spec create the machine from the artifact. Flags replace
-// the Smolfile.
+// fromArtifact makes spec use the artifact, and flags instead of a Smolfile.
 func fromArtifact(spec *host.MachineSpec, s *scope) {
 	spec.Artifact, spec.Image, spec.Smolfile = s.image.Path, "", ""
 	spec.AllowCIDR = netip.PrefixFrom(s.triple.BundleIP, s.triple.BundleIP.BitLen())

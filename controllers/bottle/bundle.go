@@ -194,8 +194,7 @@ func (t *bundleStep) delete(ctx context.Context, s *scope) error {
 	return requireGone(err, reasons, "the bundle's container")
 }
 
-// follow follows the decisions of the built-in bundle from since on, and
-// reports its denials in the status.
+// follow follows the built-in bundle's decisions from since on, and reports denials.
 func (t *bundleStep) follow(s *scope, since time.Time) {
 	uid := s.owner.UID
 	if s.bottle.Spec.Bundle != nil && s.bottle.Spec.Bundle.Image != nil {

@@ -45,8 +45,7 @@ func (t *bundleStep) ensureCA(ctx context.Context, s *scope) error {
 	return s.folder.WriteCA(pem)
 }
 
-// guestCA returns the path of the certificates in the guest, or "" if there are
-// none to trust.
+// guestCA returns the path of the certificates in the guest; "" if there are none.
 func guestCA(b *v1alpha1.Bottle) string {
 	if desired.CAPath(b) == "" {
 		return ""

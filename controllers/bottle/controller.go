@@ -37,25 +37,22 @@ import (
 type References interface {
 	// Use replaces the set of objects that user names with refs.
 	Use(user types.NamespacedName, refs []namedwatch.Ref)
-	// Get returns the data of a named object. The error is
-	// namedwatch.ErrNotFound if the object does not exist, and
-	// namedwatch.ErrNotYet if that is not known yet.
+	// Get returns an object's data. The error is namedwatch.ErrNotFound if it
+	// does not exist, and namedwatch.ErrNotYet if that is not known yet.
 	Get(ctx context.Context, ref namedwatch.Ref) (map[string][]byte, error)
 }
 
 // Enforcement is implemented by *enforce.Enforcer.
 type Enforcement interface {
 	enforce.Enforcement
-	// Subscribe sets the function that is called when something happened to a
-	// Bottle's wall, machine or proof.
+	// Subscribe sets the callback for changes to a Bottle's wall, machine or proof.
 	Subscribe(changed func(uid string))
 	// BindProofs makes proofs end with ctx, WaitProofs waits for all of them,
 	// and CancelProof cancels one.
 	BindProofs(ctx context.Context)
 	WaitProofs()
 	CancelProof(ctx context.Context, uid string) error
-	// ReportRefusals calls report, until ctx ends, with the destinations that
-	// guests were refused.
+	// ReportRefusals reports the destinations that guests were refused, until ctx ends.
 	ReportRefusals(ctx context.Context, report func(owner host.Owner, destinations string)) error
 }
 
@@ -75,8 +72,7 @@ type Options struct {
 	Machines host.Machines
 	Facts    Facts
 	Walls    host.Walls
-	// Enforcement keeps the machines behind their walls, and proves that the
-	// walls hold.
+	// Enforcement maintains the walls and proves that they hold.
 	Enforcement Enforcement
 	// RequireSmolvmPolicy: a machine is started only if smolvm shows exactly
 	// the one allowed address for it.
@@ -91,8 +87,7 @@ type Options struct {
 	// Metrics may be nil.
 	Metrics *Metrics
 
-	// DefaultImage is used for Bottles that name no image. If it is empty,
-	// they get a bare machine.
+	// DefaultImage is for Bottles that name no image; "" means a bare machine.
 	DefaultImage string
 	// AllowedBundleImages are globs (path.Match) for spec.bundle.image.
 	AllowedBundleImages []string
@@ -116,15 +111,13 @@ type Reconciler struct {
 	exits    *exitWatch
 	orphans  orphans
 	departed departed
-	// reach and halt are separate controllers; stops records which machines
-	// halt has stopped.
+	// reach and halt are separate controllers; stops records what halt stopped.
 	reach *narrow.Reach
 	halt  *narrow.Halt
 	stops narrow.Stops
 }
 
-// resync is the time until the next pass over a Bottle that matches its spec,
-// give or take a tenth.
+// resync is the pause between passes over a satisfied Bottle, ±10 percent.
 const resync = 10 * time.Minute
 
 // workers is how many passes run in parallel. Boots do not count.
@@ -252,9 +245,8 @@ func requeue(err error) (ctrl.Result, error) {
 	}
 }
 
-// retryConflict requests another pass soon if err is a conflict: the pass read
-// an old version of the object, and the cache will have the new one shortly.
-// Any other error is returned.
+// retryConflict turns a conflict into another pass soon, because the cache will
+// have the newer object shortly. It returns any other error.
 func retryConflict(err error) (ctrl.Result, error) {
 	if apierrors.IsConflict(err) {
 		return ctrl.Result{RequeueAfter: 50 * time.Millisecond}, nil
@@ -269,15 +261,13 @@ func jitter(d time.Duration) time.Duration {
 // Enqueue requests a pass over the Bottle.
 func (r *Reconciler) Enqueue(k types.NamespacedName) { r.requests.Enqueue(k) }
 
-// forget drops what is kept for a Bottle that is not, or no longer, on this
-// node.
+// forget drops what is kept for a Bottle that is not on this node.
 func (r *Reconciler) forget(k types.NamespacedName) {
 	r.References.Use(k, nil)
 	r.exits.forget(r.bottles.Forget(k)...)
 }
 
-// enforcementChanged requests a pass over a Bottle after something happened to
-// its wall, machine or proof.
+// enforcementChanged requests a pass after a change to a wall, machine or proof.
 func (r *Reconciler) enforcementChanged(uid string) {
 	if name, ok := r.bottles.Machine(uid); ok {
 		r.view.Invalidate(name)

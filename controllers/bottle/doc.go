@@ -6,6 +6,5 @@
 // their I/O through the ports of internal/host. It does not choose nodes
 // (package placement does), does not talk to dockerd or smolvm itself, and
 // keeps nothing in memory that it could not find out again after a restart.
-//
 // The steps, in order, are in steps.go; docs/reconcile.md explains each one.
 package bottle

@@ -26,8 +26,7 @@ const (
 	eventEgressRefused     = v1alpha1.ReasonEgressRefused
 )
 
-// routine holds the reasons that every Bottle passes through. They cause no
-// Event.
+// routine holds the reasons that occur for every Bottle. They cause no Event.
 var routine = map[string]bool{
 	v1alpha1.ReasonBlocked:         true,
 	v1alpha1.ReasonMachineStarting: true,
@@ -58,8 +57,7 @@ func (r *reporter) refused(ctx context.Context, owner host.Owner, destinations s
 	r.recorder.Eventf(b, nil, corev1.EventTypeWarning, eventEgressRefused, "Guard", "%s", "the guest tried to reach forbidden destinations and was refused: "+destinations)
 }
 
-// conditions records an Event for each condition that changed in a way that
-// is worth reporting.
+// conditions records an Event for each noteworthy change of a condition.
 func (r *reporter) conditions(ctx context.Context, s *scope, before, after []metav1.Condition) {
 	for _, typ := range []string{
 		v1alpha1.ConditionNetworkReady, v1alpha1.ConditionSmolfileReady,
@@ -90,8 +88,7 @@ func (r *reporter) warn(ctx context.Context, s *scope, reason, message string) {
 	r.event(s, corev1.EventTypeWarning, reason, message)
 }
 
-// newerSmolvm records an Event about a smolvm that is newer than any tested
-// version.
+// newerSmolvm records an Event about a smolvm newer than any tested version.
 func (r *reporter) newerSmolvm(ctx context.Context, v host.SmolvmVersion) {
 	logf.FromContext(ctx).Info("This smolvm is newer than any tested version", "version", v.Version)
 	node := &corev1.Node{}
@@ -100,8 +97,7 @@ func (r *reporter) newerSmolvm(ctx context.Context, v host.SmolvmVersion) {
 		"smolvm %s is newer than any tested version: bottles run, but watch them", v.Version)
 }
 
-// image records an Event about an image that a Bottle waits for. It does not
-// block.
+// image records an Event about a Bottle's image. It does not block.
 func (r *reporter) image(k types.NamespacedName, uid, reason, message string) {
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), soon)

@@ -41,8 +41,7 @@ func (e *exitWatch) forget(uids ...string) {
 	}
 }
 
-// watch requests a pass over the Bottle as soon as its VMM exits. The poll
-// notices this too, only later.
+// watch requests a pass as soon as the VMM exits. The poll notices this later.
 func (e *exitWatch) watch(ctx context.Context, s *scope, m host.Machine) {
 	if m.PID == 0 {
 		return

@@ -10,8 +10,7 @@ import (
 
 // Facts provides the facts about the node.
 type Facts interface {
-	// Get returns recent facts, from memory if possible. It returns nil if
-	// ctx ends first.
+	// Get returns recent facts, from memory if possible; nil if ctx ends first.
 	Get(ctx context.Context) []host.Fact
 	// OnChange adds a function that is called when a fact has changed.
 	OnChange(f func())
@@ -21,8 +20,7 @@ type Facts interface {
 // machine depends on all others.
 const factDocker = "docker"
 
-// failing returns the first failing fact with a name that concerns the caller,
-// or nil.
+// failing returns the first failing fact that concerns the caller, or nil.
 func failing(facts []host.Fact, concerns func(name string) bool) *host.Fact {
 	for _, f := range facts {
 		if !f.OK && concerns(f.Name) {

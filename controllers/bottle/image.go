@@ -29,14 +29,12 @@ type imageStep struct {
 	references References
 	causes     causes
 	clock      clock.Clock
-	// defaultImage is used for Bottles that name no image; "" means a bare
-	// machine.
+	// defaultImage is for Bottles that name no image; "" means a bare machine.
 	defaultImage string
 }
 
 // ensure provides the image for a new machine, and requests a pull if needed.
-// An existing machine keeps the image that it was created from, so that no
-// image is needed then.
+// An existing machine keeps its image, so that none is needed then.
 func (g *imageStep) ensure(ctx context.Context, s *scope) error {
 	if s.leak != nil { // no machine is created or started until the leak is acknowledged
 		g.images.Forget(s.owner.UID)
@@ -123,8 +121,7 @@ func (g *imageStep) pullSecrets(ctx context.Context, s *scope) (out [][]byte, mi
 	return out, missing, nil
 }
 
-// request returns the image or artifact to get. The reference is empty for a bare
-// machine.
+// request returns what to get. The reference is empty for a bare machine.
 func (g *imageStep) request(s *scope) (host.ImageRequest, error) {
 	spec := s.bottle.Spec
 	req := host.ImageRequest{For: s.owner.UID, Policy: host.PullPolicy(ptr.Deref(spec.ImagePullPolicy, ""))}

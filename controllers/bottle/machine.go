@@ -46,9 +46,8 @@ type machineStep struct {
 	requirePolicy bool
 }
 
-// ensure creates and runs the machine: it observes, decides, and does one
-// thing. A boot continues outside the pass, and requests another pass when it
-// ends.
+// ensure creates and runs the machine: it observes, decides, and does one thing.
+// A boot continues outside the pass, and requests another pass when it ends.
 func (m *machineStep) ensure(ctx context.Context, s *scope) error {
 	reasons := m.causes.smolvm(ctx)
 	if s.leak != nil {
@@ -203,8 +202,7 @@ func (m *machineStep) recordStart(s *scope) error {
 	return s.setRecord(rec)
 }
 
-// checkPolicy checks, before a start, that smolvm persisted the one allowed
-// address.
+// checkPolicy checks before a start that smolvm persisted the one allowed address.
 func (m *machineStep) checkPolicy(ctx context.Context, s *scope) error {
 	policy, note, err := m.enforcement.CheckPolicy(ctx, enforce.PolicyCheck{
 		Name: s.name(), BundleIP: s.triple.BundleIP, Version: s.version,
@@ -297,9 +295,8 @@ func runningRecord(s *scope) state.Record {
 	return newRecord(s)
 }
 
-// stable is how long a machine must have run so that its end does not count as
-// a failed boot. A guest that shuts down after every start must not be restarted
-// without a pause.
+// stable is how long a machine must run so that its end is not a failed boot. A
+// guest that shuts down after every start must not be restarted without a pause.
 const stable = time.Minute
 
 func (m *machineStep) countLoss(ctx context.Context, s *scope, cause string) error {
@@ -329,12 +326,11 @@ func (m *machineStep) holdLeaked(ctx context.Context, s *scope) error {
 	return &flow.Terminal{Reason: v1alpha1.ReasonLeakDetected, Err: errors.New(leakMessage(s))}
 }
 
-// errSuperseded ends a pass if the Bottle has changed since the pass read it,
-// before the pass does something that the change may forbid.
+// errSuperseded ends a pass before it does something that a change of the Bottle
+// during the pass may forbid.
 var errSuperseded = errors.New("the Bottle changed during the pass")
 
-// checkCurrent returns errSuperseded if the Bottle has changed since the pass
-// read it.
+// checkCurrent returns errSuperseded if the Bottle changed during the pass.
 func (m *machineStep) checkCurrent(ctx context.Context, s *scope) error {
 	now := &v1alpha1.Bottle{}
 	if err := m.reader.Get(ctx, s.key(), now); err != nil {

@@ -112,8 +112,7 @@ const (
 	byRestarting = "annotate the Bottle with botbottle.dev/restartedAt to restart the machine"
 )
 
-// comparePending finds the fields in which the spec differs from what the
-// machine was created with.
+// comparePending finds the fields that have changed since the machine was created.
 func (s *scope) comparePending(f lifecycle.Facts) {
 	s.pendingKnown = true
 	rec := s.record
@@ -144,11 +143,10 @@ func (s *scope) comparePending(f lifecycle.Facts) {
 	}
 }
 
-// literalsDiffer reports whether the literal values differ from the recorded
-// ones. It ignores a variable that the operator sets and the record lacks. Such
-// a variable came with a newer release: the next machine gets it, and the user
-// changed nothing. The operator's variables depend on the addresses and on
-// spec.bundle.caPath, which comparePending compares separately.
+// literalsDiffer reports whether the literals differ from the recorded ones. It
+// ignores a variable that the operator sets and the record lacks: it came with a
+// newer release, and the next machine gets it. Such variables depend on the
+// addresses and spec.bundle.caPath, which comparePending compares separately.
 func (s *scope) literalsDiffer() bool {
 	recorded := s.record.Env
 	common := 0

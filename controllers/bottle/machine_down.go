@@ -12,8 +12,8 @@ import (
 	"botbottle.dev/bottle-operator/internal/lifecycle"
 )
 
-// ensureDown stops the machine, and is satisfied once smolvm reports that it is
-// down. It first cancels a pull and a start.
+// ensureDown cancels a pull and a start, and stops the machine. It is satisfied
+// once smolvm reports that the machine is down.
 func (m *machineStep) ensureDown(ctx context.Context, s *scope) error {
 	reasons := m.causes.smolvm(ctx)
 	m.images.Forget(s.owner.UID)

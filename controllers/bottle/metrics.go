@@ -57,8 +57,7 @@ func (m *Metrics) lost() {
 	}
 }
 
-// decision counts a decision of a bundle. The verdicts are those of
-// host.Decision.
+// decision counts a bundle's decision by its verdict in host.Decision.
 func (m *Metrics) decision(verdict string) {
 	if m != nil {
 		m.decided.WithLabelValues(verdict).Inc()
@@ -72,16 +71,14 @@ func result(err error) string {
 	return "succeeded"
 }
 
-// population is a collector that counts the node's Bottles by condition. It
-// reads them from the cache on each scrape.
+// population counts the node's Bottles by condition, from the cache, on each scrape.
 type population struct {
 	reader client.Reader
 	node   string
 	desc   *prometheus.Desc
 }
 
-// NewPopulation returns a collector that counts the node's Bottles, read
-// through reader, by condition.
+// NewPopulation returns a collector that counts the node's Bottles by condition.
 func NewPopulation(reader client.Reader, node string) prometheus.Collector {
 	return &population{reader: reader, node: node, desc: prometheus.NewDesc("bottle_agent_bottles",
 		"Bottles on the node by condition and its status.", []string{"condition", "status"}, nil)}

@@ -103,8 +103,7 @@ func free(p netip.Prefix, occupied []netip.Prefix) bool {
 	return true
 }
 
-// recordedSubnet returns the subnet recorded in the status. It is invalid if
-// there is none.
+// recordedSubnet returns the subnet in the status; invalid if there is none.
 func recordedSubnet(b *v1alpha1.Bottle) netip.Prefix {
 	if b.Status.Network == nil {
 		return netip.Prefix{}

@@ -68,8 +68,7 @@ type causes struct {
 	facts Facts
 }
 
-// docker returns the reasons for docker's errors; conflict is the reason for a
-// conflict.
+// docker returns the reasons for docker's errors; conflict is that for a conflict.
 func (c causes) docker(ctx context.Context, conflict string) errorReasons {
 	return errorReasons{
 		unavailable: v1alpha1.ReasonDockerUnavailable,
@@ -89,14 +88,12 @@ func (c causes) smolvm(ctx context.Context) errorReasons {
 	}
 }
 
-// machineProblem returns the fact that keeps the node from running machines,
-// or nil.
+// machineProblem returns a fact that keeps machines from running, or nil.
 func (c causes) machineProblem(ctx context.Context) *host.Fact {
 	return failing(c.facts.Get(ctx), isMachineFact)
 }
 
-// requireGone returns nil if the inspection after a deletion found nothing of
-// ours.
+// requireGone returns nil if the inspection after a deletion found nothing of ours.
 func requireGone(inspectErr error, reasons errorReasons, what string) error {
 	switch {
 	case inspectErr == nil:

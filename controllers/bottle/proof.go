@@ -53,8 +53,7 @@ func (s *scope) subject() enforce.Subject {
 	}
 }
 
-// requeueWithin makes the next pass due after d at the latest, even if this one
-// is satisfied. 0 changes nothing.
+// requeueWithin makes the next pass due within d. 0 changes nothing.
 func (s *scope) requeueWithin(d time.Duration) {
 	if d > 0 && (s.requeueAfter == 0 || d < s.requeueAfter) {
 		s.requeueAfter = d

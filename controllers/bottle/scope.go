@@ -18,9 +18,8 @@ import (
 	"botbottle.dev/bottle-operator/internal/subnet"
 )
 
-// scope is everything that one pass over one Bottle knows. Each step fills its
-// part, and no step reads what a later one fills. The comments name the step
-// that fills a field.
+// scope is everything that one pass over one Bottle knows. No step reads a field
+// that a later one fills. The comments name the step that fills a field.
 type scope struct {
 	// bottle is the Bottle as read. The adopt step replaces it with the reply
 	// to its own write. It is never changed in place.
@@ -32,9 +31,8 @@ type scope struct {
 	// that change it replace it. It is nil if no machine was created.
 	record *state.Record
 
-	// status is what the agent will write, without conditions. It starts as
-	// what the agent last wrote, so that a step that is not reached leaves its
-	// part unchanged.
+	// status is what the agent will write, without conditions. It starts as what
+	// the agent last wrote: a step that is not reached leaves its part unchanged.
 	status v1alpha1.BottleStatus
 	// outcomes of the steps, in order. Filled by recordOutcome.
 	outcomes []agentstatus.StepOutcome
@@ -53,23 +51,20 @@ type scope struct {
 	literals, secrets map[string]string
 	// container is the ID of the bundle's container. Filled by bundle.
 	container string
-	// fromUser holds the names of the variables that spec.env sets. The
-	// operator sets the others itself. Filled by smolfile.
+	// fromUser names the variables of spec.env, not the operator's. Filled by smolfile.
 	fromUser map[string]bool
 	// wall is the wall as it is now. Filled by wall.
 	wall host.Wall
-	// leak, if not nil, keeps the machine stopped. Filled before the first
-	// step, and again by proof.
+	// leak, if not nil, keeps the machine stopped. Filled at the start and by proof.
 	leak *state.Leak
 	// readyUnproven: the agent does not require a proof where none can be made.
 	readyUnproven bool
 	// requeueAfter is when the next pass is due although this one is
 	// satisfied; 0 changes nothing. Filled by proof.
 	requeueAfter time.Duration
-	// image is what a new machine is created from, and reference is the name
-	// under which it was requested. Both are zero for a bare machine.
-	// imageFound is false if the image was not looked up, because there is a
-	// machine already. Filled by image.
+	// image is what a new machine is created from, and reference is its requested
+	// name; both are zero for a bare machine. imageFound is false if there was no
+	// need to look it up, because a machine exists. Filled by image.
 	image      host.Image
 	reference  string
 	imageFound bool

@@ -52,8 +52,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	return nil
 }
 
-// waitForJobs waits until the agent stops, and then for the jobs that are
-// still running.
+// waitForJobs waits until the agent stops, and then for the remaining jobs.
 func (r *Reconciler) waitForJobs(ctx context.Context) error {
 	r.reportNewerSmolvm(ctx)
 	<-ctx.Done()
@@ -62,8 +61,7 @@ func (r *Reconciler) waitForJobs(ctx context.Context) error {
 	return nil
 }
 
-// watchBundles requests a pass over a Bottle when its container or network
-// changes.
+// watchBundles requests a pass when a Bottle's container or network changes.
 func (r *Reconciler) watchBundles(ctx context.Context) error {
 	for ctx.Err() == nil {
 		err := r.Bundles.WatchBundles(ctx, r.requests.EnqueueUID)
@@ -79,8 +77,7 @@ func (r *Reconciler) watchBundles(ctx context.Context) error {
 	return nil
 }
 
-// watchImages requests a pass over a Bottle when the pull of its image has
-// succeeded or failed.
+// watchImages requests a pass when the pull of a Bottle's image has ended.
 func (r *Reconciler) watchImages(ctx context.Context) error {
 	err := r.Images.WatchImages(ctx, r.requests.EnqueueUID)
 	if ctx.Err() != nil {
@@ -94,16 +91,14 @@ func (r *Reconciler) watchRefusals(ctx context.Context) error {
 	return r.Enforcement.ReportRefusals(ctx, func(owner host.Owner, destinations string) { r.events.refused(ctx, owner, destinations) })
 }
 
-// ImageEvent records an Event about an image that a Bottle waits for. It does
-// not block.
+// ImageEvent records an Event about a Bottle's image. It does not block.
 func (r *Reconciler) ImageEvent(uid, reason, message string) {
 	if k, ok := r.bottles.Key(uid); ok {
 		r.events.image(k, uid, reason, message)
 	}
 }
 
-// reportNewerSmolvm reports once if the node's smolvm is newer than any tested
-// version.
+// reportNewerSmolvm reports once if smolvm is newer than any tested version.
 func (r *Reconciler) reportNewerSmolvm(ctx context.Context) {
 	if v, err := r.Machines.Version(ctx); err == nil && v.Newer {
 		r.events.newerSmolvm(ctx, v)

@@ -29,8 +29,7 @@ type smolfileStep struct {
 	causes     causes
 }
 
-// ensure writes the Smolfile. If this smolvm reads Secrets from files, it
-// writes their values beside it.
+// ensure writes the Smolfile and, if this smolvm reads them, files for Secrets.
 func (f *smolfileStep) ensure(ctx context.Context, s *scope) error {
 	f.references.Use(s.key(), envsource.References(s.bottle))
 	user, err := envsource.Resolve(ctx, f.references, s.bottle.Namespace, s.bottle.Spec.Env)
@@ -130,8 +129,7 @@ func invalidEnv(err error) error {
 	return fmt.Errorf("smolfile: %w", err)
 }
 
-// sizeOf returns spec.machine in smolvm's units. A value that was not requested
-// is 0.
+// sizeOf returns spec.machine in smolvm's units; 0 means not requested.
 func sizeOf(m *v1alpha1.Machine) state.Size {
 	var s state.Size
 	if m == nil {

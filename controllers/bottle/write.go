@@ -61,17 +61,15 @@ func byType(conds []metav1.Condition) []metav1.Condition {
 	return out
 }
 
-// ownedStatus returns the part of a status that the agent writes, without the
-// conditions.
+// ownedStatus returns what the agent writes of a status, without conditions.
 func ownedStatus(st v1alpha1.BottleStatus) v1alpha1.BottleStatus {
 	out := *st.DeepCopy()
 	out.NodeName, out.Resources, out.Conditions = nil, nil, nil
 	return out
 }
 
-// clear returns the Bottle to the manager. One merge patch removes the node and
-// everything that the agent reported. It fails if somebody else wrote in
-// between.
+// clear returns the Bottle to the manager: one merge patch removes the node and
+// all that the agent reported. It fails if somebody else wrote in between.
 func (w *statusWriter) clear(ctx context.Context, b *v1alpha1.Bottle) error {
 	keep := slices.DeleteFunc(slices.Clone(b.Status.Conditions), func(c metav1.Condition) bool {
 		return slices.Contains(agentstatus.Types, c.Type)
