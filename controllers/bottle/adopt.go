@@ -12,13 +12,13 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 )
 
-// adoptStep makes the Bottle this node's before anything is done on the node.
+// adoptStep claims the Bottle for this node.
 type adoptStep struct {
 	client client.Client
 }
 
-// ensure makes the Bottle this node's: the finalizer, before anything is done
-// on the node, then its folder.
+// ensure adds the finalizer, before anything is created on the node, and then
+// creates the Bottle's folder.
 func (a *adoptStep) ensure(ctx context.Context, s *scope) error {
 	if !controllerutil.ContainsFinalizer(s.bottle, v1alpha1.FinalizerNode) {
 		b := s.bottle.DeepCopy()
@@ -30,8 +30,8 @@ func (a *adoptStep) ensure(ctx context.Context, s *scope) error {
 	return s.folder.Ensure(s.owner)
 }
 
-// patchMeta writes what b has beyond the Bottle of the scope, unless somebody
-// else wrote in between.
+// patchMeta writes the differences between b and the scope's Bottle. It fails
+// if somebody else wrote in between.
 func patchMeta(ctx context.Context, c client.Client, s *scope, b *v1alpha1.Bottle) error {
 	patch := client.MergeFromWithOptions(s.bottle, client.MergeFromWithOptimisticLock{})
 	if err := c.Patch(ctx, b, patch); err != nil {

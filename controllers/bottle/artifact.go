@@ -17,14 +17,14 @@ import (
 	"botbottle.dev/bottle-operator/internal/state"
 )
 
-// checkArtifact refuses an artifact where the node's smolvm may take another's
-// for it, and where spec.env has values of Secrets: smolvm takes no Smolfile
-// beside an artifact, drops what is given as a file, and anything else would be
-// in its command line.
+// checkArtifact refuses an artifact in two cases: if the node's smolvm may mix
+// up artifacts, and if spec.env takes values from Secrets. With an artifact,
+// smolvm accepts no Smolfile and drops the values that it is given as files.
+// Any other way would put the values into its command line.
 func checkArtifact(s *scope) error {
 	if !s.version.Artifacts {
-		return &flow.Waiting{Reason: v1alpha1.ReasonUnsupportedBySmolvm, After: forSomebody,
-			Message: fmt.Sprintf("smolvm %s on the node may hand a machine what another artifact brought: install 1.7.7 or newer, or use spec.image", s.version.Version)}
+		return &flow.Waiting{Reason: v1alpha1.ReasonUnsupportedBySmolvm, After: externalDelay,
+			Message: fmt.Sprintf("smolvm %s on the node may give a machine the contents of another artifact: install 1.7.7 or newer, or use spec.image", s.version.Version)}
 	}
 	var names []string
 	for _, v := range s.bottle.Spec.Env {
@@ -36,10 +36,10 @@ func checkArtifact(s *scope) error {
 		return nil
 	}
 	return &flow.Terminal{Reason: v1alpha1.ReasonUnsupportedBySmolvm,
-		Err: fmt.Errorf("spec.env takes %s from Secrets, which smolvm drops without a word for a machine that is made of an artifact: use spec.image, or have the guest fetch them by way of its bundle", strings.Join(names, ", "))}
+		Err: fmt.Errorf("spec.env takes %s from Secrets, which smolvm silently drops for a machine created from an artifact: use spec.image, or let the guest fetch the values through its bundle", strings.Join(names, ", "))}
 }
 
-// fromArtifact gives the machine by flags what a Smolfile says otherwise.
+// fromArtifact makes spec use the artifact, and flags instead of a Smolfile.
 func fromArtifact(spec *host.MachineSpec, s *scope) {
 	spec.Artifact, spec.Image, spec.Smolfile = s.image.Path, "", ""
 	spec.AllowCIDR = netip.PrefixFrom(s.triple.BundleIP, s.triple.BundleIP.BitLen())
@@ -48,7 +48,7 @@ func fromArtifact(spec *host.MachineSpec, s *scope) {
 	}
 }
 
-// artifactOf is spec.artifact as it is recorded; zero for none.
+// artifactOf returns spec.artifact in its recorded form; zero if there is none.
 func artifactOf(b *v1alpha1.Bottle) state.Artifact {
 	a := b.Spec.Artifact
 	if a == nil {

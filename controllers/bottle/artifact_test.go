@@ -19,7 +19,7 @@ import (
 
 const packed = "file:a.smolmachine"
 
-// withArtifact is a world whose node has the artifact.
+// withArtifact returns a world with the artifact on the node.
 func withArtifact(t *testing.T, b *builders.Bottle) *world {
 	t.Helper()
 	w := newWorld(t, b.Obj())
@@ -41,27 +41,27 @@ func TestArtifact(t *testing.T) {
 		return b
 	}
 	tests := map[string]struct {
-		bottle      *builders.Bottle
-		version     host.SmolvmVersion
-		insist      bool
-		want        string
-		wantStalled string
-		wantText    string // in MachineReady's message
-		wantEgress  string
+		bottle        *builders.Bottle
+		version       host.SmolvmVersion
+		requirePolicy bool
+		want          string
+		wantStalled   string
+		wantText      string // in MachineReady's message
+		wantEgress    string
 	}{
-		"plain":                             {demo().ArtifactPath(packed), hosttest.Reference, true, "True/MachineRunning", "", "", "True/BothWalls"},
-		"by its sum":                        {summed(sum), hosttest.Reference, false, "True/MachineRunning", "", "", "True/BothWalls"},
-		"of another sum":                    {summed(other), hosttest.Reference, false, "False/ImagePullBackOff", "", other + " is asked for", "Unknown/Blocked"},
-		"that is not there":                 {demo().ArtifactPath("file:b.smolmachine"), hosttest.Reference, false, "False/ImageNotFound", "", "spec.artifact", "Unknown/Blocked"},
-		"with a Secret":                     {demo().ArtifactPath(packed).EnvFromSecret("TOKEN", "s", "k"), hosttest.Reference, false, "False/UnsupportedBySmolvm", "True/UnsupportedBySmolvm", "TOKEN", "Unknown/Blocked"},
-		"by a smolvm that mixes them up":    {demo().ArtifactPath(packed), old, false, "False/UnsupportedBySmolvm", "", "1.7.7 or newer", "Unknown/Blocked"},
-		"whose policy is dropped":           {demo().ArtifactPath(packed), before, false, "True/MachineRunning", "", "", "True/HostWall"},
-		"whose policy is dropped, insisted": {demo().ArtifactPath(packed), before, true, "False/PolicyNotPersisted", "", "smolvm 1.7.7 drops the policy of a machine that is made of an artifact", "Unknown/Blocked"},
+		"plain":                            {demo().ArtifactPath(packed), hosttest.Reference, true, "True/MachineRunning", "", "", "True/BothWalls"},
+		"with its SHA-256 sum":             {summed(sum), hosttest.Reference, false, "True/MachineRunning", "", "", "True/BothWalls"},
+		"with a wrong sum":                 {summed(other), hosttest.Reference, false, "False/ImagePullBackOff", "", other + " is asked for", "Unknown/Blocked"},
+		"that does not exist":              {demo().ArtifactPath("file:b.smolmachine"), hosttest.Reference, false, "False/ImageNotFound", "", "spec.artifact", "Unknown/Blocked"},
+		"with a Secret":                    {demo().ArtifactPath(packed).EnvFromSecret("TOKEN", "s", "k"), hosttest.Reference, false, "False/UnsupportedBySmolvm", "True/UnsupportedBySmolvm", "TOKEN", "Unknown/Blocked"},
+		"smolvm mixes artifacts up":        {demo().ArtifactPath(packed), old, false, "False/UnsupportedBySmolvm", "", "1.7.7 or newer", "Unknown/Blocked"},
+		"smolvm drops the policy":          {demo().ArtifactPath(packed), before, false, "True/MachineRunning", "", "", "True/HostWall"},
+		"smolvm drops the required policy": {demo().ArtifactPath(packed), before, true, "False/PolicyNotPersisted", "", "smolvm 1.7.7 drops the policy of a machine that is made of an artifact", "Unknown/Blocked"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			w := withArtifact(t, tt.bottle)
-			w.insist = tt.insist
+			w.requirePolicy = tt.requirePolicy
 			w.guest.set(policed)
 			w.machines.SetVersion(tt.version)
 			w.refs.put("secrets", "s", "k", "hunter2")
@@ -90,15 +90,15 @@ func TestArtifact(t *testing.T) {
 	}
 }
 
-// What a Smolfile says otherwise goes along as flags.
-func TestWhatIsGivenBesideAnArtifact(t *testing.T) {
+// With an artifact, flags replace the Smolfile.
+func TestFlagsBesideAnArtifact(t *testing.T) {
 	b := demo().ArtifactPath(packed).Env("A", "b").Env("TRAILING", "x ").Command("sh", "-c", "true")
 	w := withArtifact(t, b)
 	w.settle(demoKey)
 	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "True/MachineRunning")
 	_, spec, _ := w.machines.Get(testID)
 	if spec.Image != "" || spec.Smolfile != "" || !strings.HasSuffix(spec.Artifact, ".smolmachine") {
-		t.Errorf("made of: got image %q, Smolfile %q, artifact %q, want the artifact alone", spec.Image, spec.Smolfile, spec.Artifact)
+		t.Errorf("created from: got image %q, Smolfile %q, artifact %q, want only the artifact", spec.Image, spec.Smolfile, spec.Artifact)
 	}
 	bottle := w.bottle(demoKey)
 	if want := netip.MustParsePrefix(bottle.Status.Network.BundleIP + "/32"); spec.AllowCIDR != want {
@@ -111,7 +111,7 @@ func TestWhatIsGivenBesideAnArtifact(t *testing.T) {
 	for _, kv := range spec.Env {
 		name, _, _ := strings.Cut(kv, "=")
 		if !strings.Contains(string(smolfile), name+"=") {
-			t.Errorf("env %s: got it beside the artifact, and not in the Smolfile", name)
+			t.Errorf("env %s: got it as a flag, but not in the Smolfile", name)
 		}
 	}
 	for _, want := range []string{"A=b", "TRAILING=x "} {
@@ -129,7 +129,7 @@ func TestWhatIsGivenBesideAnArtifact(t *testing.T) {
 	if err != nil || !used[hosttest.ImageDigest("a packed machine")] {
 		t.Errorf("in use: got %v, %v, want the artifact", used, err)
 	}
-	// Another one takes a new machine.
+	// Another artifact requires a new machine.
 	sum := strings.Repeat("0", 64)
 	w.update(demoKey, func(b *v1alpha1.Bottle) { b.Spec.Artifact.SHA256 = &sum })
 	w.settle(demoKey)

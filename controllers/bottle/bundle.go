@@ -23,7 +23,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// bundleStep makes the sidecar container run, with its rules and certificates.
+// bundleStep runs the sidecar container, with its rules and certificates.
 type bundleStep struct {
 	references  References
 	bundles     host.Bundles
@@ -35,23 +35,24 @@ type bundleStep struct {
 	allowedImages []string
 }
 
-// ensure makes the sidecar container run at its address and answer.
+// ensure runs the sidecar container at its address and waits until it answers.
 func (t *bundleStep) ensure(ctx context.Context, s *scope) error {
 	spec, err := t.spec(ctx, s)
 	if err != nil {
 		return err
 	}
-	say := t.causes.docker(ctx, v1alpha1.ReasonBundleConflict)
-	say.invalid = v1alpha1.ReasonBundleRejected
+	reasons := t.causes.docker(ctx, v1alpha1.ReasonBundleConflict)
+	reasons.invalid = v1alpha1.ReasonBundleRejected
 	b, err := t.bundles.EnsureBundle(ctx, spec)
 	if errors.Is(err, host.ErrNotFound) {
-		return &flow.Waiting{Reason: v1alpha1.ReasonBundleImageMissing, After: forSomebody,
-			Message: fmt.Sprintf("the node's Docker Engine lacks the bundle image %s: pull or load it there", builtInOr(spec.Image))}
+		return &flow.Waiting{Reason: v1alpha1.ReasonBundleImageMissing, After: externalDelay,
+			Message: fmt.Sprintf("the node's Docker Engine lacks the bundle image %s: pull or load it there", imageOrBuiltIn(spec.Image))}
 	}
 	if err != nil {
-		return mapped(err, say)
+		return mapError(err, reasons)
 	}
-	// The decisions of a container that an earlier agent knew were counted.
+	// An earlier agent has already counted the old decisions of a container
+	// that it reported.
 	var since time.Time
 	if s.status.Bundle != nil && ptr.Deref(s.status.Bundle.ContainerID, "") == b.ContainerID {
 		since = t.clock.Now()
@@ -73,7 +74,7 @@ func (t *bundleStep) ensure(ctx context.Context, s *scope) error {
 	silent, err := t.unanswered(ctx, s, patience)
 	switch {
 	case err != nil:
-		return mapped(err, say)
+		return mapError(err, reasons)
 	case len(silent) == 0:
 		t.follow(s, since)
 		return t.ensureCA(ctx, s)
@@ -88,18 +89,18 @@ func (t *bundleStep) ensure(ctx context.Context, s *scope) error {
 const (
 	// startingTime is how long a container may take to answer after its start.
 	startingTime = 5 * time.Second
-	// answerPatience is how long a pass waits for a container that was just
-	// started; the built-in one needs milliseconds.
+	// answerPatience is how long a pass waits for a container that has just
+	// started. The built-in bundle needs milliseconds.
 	answerPatience = time.Second
-	answerEvery    = 20 * time.Millisecond
+	answerInterval = 20 * time.Millisecond
 )
 
-// unanswered are the ports that do not answer, asked again until the patience
-// ends.
+// unanswered returns the ports that do not answer. It tries again until all
+// answer or the patience is used up.
 func (t *bundleStep) unanswered(ctx context.Context, s *scope, patience time.Duration) ([]int32, error) {
 	ports := desired.BundlePorts(s.bottle)
-	over := time.NewTimer(patience)
-	defer over.Stop()
+	timeout := time.NewTimer(patience)
+	defer timeout.Stop()
 	for {
 		silent, err := t.bundles.UnansweredPorts(ctx, s.triple.BundleIP, ports)
 		if err != nil || len(silent) == 0 || patience == 0 {
@@ -108,9 +109,9 @@ func (t *bundleStep) unanswered(ctx context.Context, s *scope, patience time.Dur
 		select {
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
-		case <-over.C:
+		case <-timeout.C:
 			return silent, nil
-		case <-time.After(answerEvery):
+		case <-time.After(answerInterval):
 		}
 	}
 }
@@ -151,13 +152,12 @@ func (t *bundleStep) checkImage(image string) error {
 		}
 	}
 	return &flow.Terminal{Reason: v1alpha1.ReasonBundleImageNotAllowed,
-		Err: fmt.Errorf("spec.bundle.image %s is not allowed on this node: choose another, or have it added to the agent's --allowed-bundle-images", image)}
+		Err: fmt.Errorf("spec.bundle.image %s is not allowed on this node: choose another image, or ask an administrator to add it to the agent's --allowed-bundle-images", image)}
 }
 
-// ensureDown stops the container of a Bottle that is to be stopped; its
-// network stays.
+// ensureDown stops the container of a stopped Bottle. Its network stays.
 func (t *bundleStep) ensureDown(ctx context.Context, s *scope) error {
-	say := t.causes.docker(ctx, "")
+	reasons := t.causes.docker(ctx, "")
 	b, err := t.bundles.InspectBundle(ctx, s.owner)
 	if errors.Is(err, host.ErrNotFound) || errors.Is(err, host.ErrConflict) {
 		return nil
@@ -165,10 +165,10 @@ func (t *bundleStep) ensureDown(ctx context.Context, s *scope) error {
 	if err == nil && b.Running {
 		err = t.bundles.StopBundle(ctx, s.owner)
 	}
-	return mapped(err, say)
+	return mapError(err, reasons)
 }
 
-func builtInOr(image string) string {
+func imageOrBuiltIn(image string) string {
 	if image == "" {
 		return "built into the agent"
 	}
@@ -183,24 +183,23 @@ func join(ports []int32) string {
 	return strings.Join(words, ", ")
 }
 
-// delete removes the container and looks that it is gone.
+// delete removes the container and checks that it is gone.
 func (t *bundleStep) delete(ctx context.Context, s *scope) error {
-	say := t.causes.docker(ctx, "")
+	reasons := t.causes.docker(ctx, "")
 	t.denials.Stop(s.owner.UID)
 	if err := t.bundles.DeleteBundle(ctx, s.owner); err != nil {
-		return mapped(err, say)
+		return mapError(err, reasons)
 	}
 	_, err := t.bundles.InspectBundle(ctx, s.owner)
-	return gone(err, say, "the bundle's container")
+	return requireGone(err, reasons, "the bundle's container")
 }
 
-// follow follows the decisions of the built-in bundle from since on, and fills
-// the status with what it denied.
+// follow follows the built-in bundle's decisions from since on, and reports denials.
 func (t *bundleStep) follow(s *scope, since time.Time) {
 	uid := s.owner.UID
 	if s.bottle.Spec.Bundle != nil && s.bottle.Spec.Bundle.Image != nil {
 		t.denials.Stop(uid)
-		s.status.Egress = nil // they are of another bundle
+		s.status.Egress = nil // these came from another bundle
 		s.reportLeak()
 		return
 	}

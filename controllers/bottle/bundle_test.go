@@ -49,13 +49,13 @@ func TestBundle(t *testing.T) {
 			"False/BundleNotAnswering", "", foreignImage},
 		"another that is not allowed": {demo().BundleImage("docker.io/evil"), allow,
 			"False/BundleImageNotAllowed", "True/BundleImageNotAllowed", ""},
-		"an allowed one that the node lacks": {demo().BundleImage("ghcr.io/org/absent"), allow,
+		"an allowed image that the node lacks": {demo().BundleImage("ghcr.io/org/absent"), allow,
 			"False/BundleImageMissing", "", ""},
-		"a foreign container of our name": {demo(), func(w *world) { w.bundles.PutAs(testID, host.Bundle{Owner: otherOwner}) },
+		"a foreign container with our name": {demo(), func(w *world) { w.bundles.PutAs(testID, host.Bundle{Owner: otherOwner}) },
 			"False/BundleConflict", "", "-"},
 		"one that docker refuses": {demo(), func(w *world) { w.faults.Fail("EnsureBundle", hosttest.Before, hosttest.Always, host.ErrInvalid) },
 			"False/BundleRejected", "True/BundleRejected", ""},
-		"a rule that names nothing": {demo().Allow("999.1.1.1/8"), nil,
+		"an invalid rule": {demo().Allow("999.1.1.1/8"), nil,
 			"False/EgressRuleInvalid", "True/EgressRuleInvalid", ""},
 		"env from a missing Secret": {bundleEnv(demo(), v1alpha1.EnvVar{Name: "T", ValueFrom: &v1alpha1.EnvVarSource{
 			SecretKeyRef: &v1alpha1.KeySelector{Name: "s", Key: "k"}}}), nil, "False/SecretNotFound", "", ""},
@@ -108,7 +108,7 @@ func TestBundleEnvAndRules(t *testing.T) {
 	if !strings.Contains(string(data), `"*.example.org:8443"`) || !strings.Contains(string(data), "example.com") {
 		t.Errorf("rules: got %s, want both", data)
 	}
-	// The bundle runs as a user of its own.
+	// The bundle runs as another user, which must be able to read the rules.
 	for p, want := range map[string]os.FileMode{spec.RulesDir: 0o755 | os.ModeDir, path: 0o644} {
 		if info, err := os.Stat(p); err != nil || info.Mode() != want {
 			t.Errorf("mode of %s: got %v %v, want %v", p, info.Mode(), err, want)
@@ -157,7 +157,7 @@ func (n neverRunning) EnsureBundle(ctx context.Context, spec host.BundleSpec) (h
 	return b, err
 }
 
-func TestAFreshBundleGetsAMoment(t *testing.T) {
+func TestANewBundleMayTakeAMomentToAnswer(t *testing.T) {
 	w := newWorld(t, demo().Obj())
 	triple, err := subnet.TripleOf(firstChoice)
 	if err != nil {

@@ -14,15 +14,15 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// Where the guest finds the certificates that it is to trust.
+// Where the guest finds the certificates that it must trust.
 const (
 	guestCADir  = "/run/bottle-ca"
 	guestCAFile = guestCADir + "/bundle.pem"
 )
 
-// ensureCA copies the bundle's certificates to where the guest has them
-// mounted. They are looked at on every pass: a bundle that makes its own makes
-// others when it is made anew.
+// ensureCA copies the bundle's certificates to the folder that is mounted into
+// the guest. It does so on every pass: a bundle that generates its certificates
+// generates others when its container is recreated.
 func (t *bundleStep) ensureCA(ctx context.Context, s *scope) error {
 	path := desired.CAPath(s.bottle)
 	if path == "" {
@@ -34,18 +34,18 @@ func (t *bundleStep) ensureCA(ctx context.Context, s *scope) error {
 		return &flow.Waiting{Reason: v1alpha1.ReasonBundleCANotFound, After: soon,
 			Message: fmt.Sprintf("the bundle's container has no file %s yet: see spec.bundle.caPath, and docker logs %s on the node", path, s.name())}
 	case errors.Is(err, host.ErrInvalid):
-		return &flow.Waiting{Reason: v1alpha1.ReasonBundleCAInvalid, After: forSomebody, Message: "spec.bundle.caPath: " + err.Error()}
+		return &flow.Waiting{Reason: v1alpha1.ReasonBundleCAInvalid, After: externalDelay, Message: "spec.bundle.caPath: " + err.Error()}
 	case err != nil:
-		return mapped(err, t.causes.docker(ctx, v1alpha1.ReasonBundleConflict))
+		return mapError(err, t.causes.docker(ctx, v1alpha1.ReasonBundleConflict))
 	}
 	if err := cabundle.Check(pem); err != nil {
-		return &flow.Waiting{Reason: v1alpha1.ReasonBundleCAInvalid, After: forSomebody,
+		return &flow.Waiting{Reason: v1alpha1.ReasonBundleCAInvalid, After: externalDelay,
 			Message: fmt.Sprintf("spec.bundle.caPath %s: %v", path, err)}
 	}
 	return s.folder.WriteCA(pem)
 }
 
-// guestCA is the path in the guest; "" when there is nothing to trust.
+// guestCA returns the path of the certificates in the guest; "" if there are none.
 func guestCA(b *v1alpha1.Bottle) string {
 	if desired.CAPath(b) == "" {
 		return ""

@@ -24,7 +24,7 @@ import (
 
 const containersCA = "/etc/bundle/ca.pem"
 
-// certificate is a fresh one in PEM, with its key if asked for.
+// certificate returns a new certificate and its key in PEM.
 func certificate(t *testing.T) (cert, key []byte) {
 	t.Helper()
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -43,7 +43,8 @@ func certificate(t *testing.T) (cert, key []byte) {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret})
 }
 
-// trusting is a Bottle whose bundle, a foreign one, has certificates.
+// trusting returns a world with a Bottle that trusts the certificates of its
+// foreign bundle.
 func trusting(t *testing.T) *world {
 	t.Helper()
 	b := demo().BundleImage(foreignImage)
@@ -70,13 +71,13 @@ func TestTheGuestTrustsItsBundle(t *testing.T) {
 	}
 	w.wantCond(demoKey, v1alpha1.ConditionBundleReady, "False/BundleCAInvalid")
 	if got := w.message(demoKey, v1alpha1.ConditionBundleReady); strings.Contains(got, "BEGIN") {
-		t.Errorf("message: got %q, want nothing of the file", got)
+		t.Errorf("message: got %q, want no part of the file", got)
 	}
 	if names := w.machines.Names(); len(names) != 0 {
-		t.Errorf("machines: got %v, want none before there is something to trust", names)
+		t.Errorf("machines: got %v, want none before there are certificates to trust", names)
 	}
 	w.bundles.PutFile(ownerOfDemo(), containersCA, cert)
-	w.clock.Step(forSomebody)
+	w.clock.Step(externalDelay)
 	w.settle(demoKey)
 	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
 
@@ -95,7 +96,7 @@ func TestTheGuestTrustsItsBundle(t *testing.T) {
 		t.Errorf("mounted file: got %q, %v, want the certificate", got, err)
 	}
 
-	// A bundle that is made anew may have others.
+	// A recreated bundle may have other certificates.
 	other, _ := certificate(t)
 	w.bundles.PutFile(ownerOfDemo(), containersCA, other)
 	w.settle(demoKey)
@@ -109,7 +110,7 @@ func TestTheGuestTrustsItsBundle(t *testing.T) {
 	}
 }
 
-func TestTrustingABundleLaterWaitsForANewMachine(t *testing.T) {
+func TestTrustThatIsAddedLaterWaitsForANewMachine(t *testing.T) {
 	w := running(t)
 	cert, _ := certificate(t)
 	w.bundles.PutFile(ownerOfDemo(), containersCA, cert)

@@ -33,36 +33,36 @@ import (
 	"botbottle.dev/bottle-operator/internal/subnet"
 )
 
-// References are the Secrets and ConfigMaps that Bottles name.
+// References reads the Secrets and ConfigMaps that Bottles name.
 type References interface {
-	// Use makes refs all that user names.
+	// Use replaces the set of objects that user names with refs.
 	Use(user types.NamespacedName, refs []namedwatch.Ref)
-	// Get returns the data of a named object: namedwatch.ErrNotFound when it
-	// is not there, namedwatch.ErrNotYet when that is not known yet.
+	// Get returns an object's data. The error is namedwatch.ErrNotFound if it
+	// does not exist, and namedwatch.ErrNotYet if that is not known yet.
 	Get(ctx context.Context, ref namedwatch.Ref) (map[string][]byte, error)
 }
 
-// Enforcement is *enforce.Enforcer.
+// Enforcement is implemented by *enforce.Enforcer.
 type Enforcement interface {
 	enforce.Enforcement
-	// Subscribe sets who is notified of what happened to a Bottle.
+	// Subscribe sets the callback for changes to a Bottle's wall, machine or proof.
 	Subscribe(changed func(uid string))
 	// BindProofs makes proofs end with ctx, WaitProofs waits for all of them,
-	// and CancelProof ends one.
+	// and CancelProof cancels one.
 	BindProofs(ctx context.Context)
 	WaitProofs()
 	CancelProof(ctx context.Context, uid string) error
-	// ReportRefusals reports until ctx ends what guests were refused.
+	// ReportRefusals reports the destinations that guests were refused, until ctx ends.
 	ReportRefusals(ctx context.Context, report func(owner host.Owner, destinations string)) error
 }
 
-// Options are what a Reconciler stands on. All are required but where said.
+// Options of a Reconciler. All are required unless the comment says otherwise.
 type Options struct {
 	// Node is the name of this node, Cluster the UID of kube-system.
 	Node, Cluster string
-	// Client reads this node's Bottles from a cache, and writes.
+	// Client reads this node's Bottles from a cache, and writes them.
 	Client client.Client
-	// Recorder takes Events.
+	// Recorder records Events.
 	Recorder events.EventRecorder
 	// References reads Secrets and ConfigMaps.
 	References References
@@ -72,12 +72,12 @@ type Options struct {
 	Machines host.Machines
 	Facts    Facts
 	Walls    host.Walls
-	// Enforcement keeps the machines behind their walls, and proves it.
+	// Enforcement maintains the walls and proves that they hold.
 	Enforcement Enforcement
-	// RequireSmolvmPolicy starts no machine of which smolvm does not show
-	// exactly the one allowed address.
+	// RequireSmolvmPolicy: a machine is started only if smolvm shows exactly
+	// the one allowed address for it.
 	RequireSmolvmPolicy bool
-	// RequireProof lets no Bottle be Ready of which no proof can be made.
+	// RequireProof: a Bottle is not Ready if no proof can be made for it.
 	RequireProof bool
 
 	State  *state.Dir
@@ -87,13 +87,13 @@ type Options struct {
 	// Metrics may be nil.
 	Metrics *Metrics
 
-	// DefaultImage is what Bottles get that name none; empty: a bare machine.
+	// DefaultImage is for Bottles that name no image; "" means a bare machine.
 	DefaultImage string
 	// AllowedBundleImages are globs (path.Match) for spec.bundle.image.
 	AllowedBundleImages []string
-	// MachinePollInterval is the time between two lists of machines.
+	// MachinePollInterval is the time between two polls of the list of machines.
 	MachinePollInterval time.Duration
-	// MaxConcurrentStarts bounds the boots that are under way at once.
+	// MaxConcurrentStarts bounds the number of boots that run in parallel.
 	MaxConcurrentStarts int
 }
 
@@ -111,20 +111,19 @@ type Reconciler struct {
 	exits    *exitWatch
 	orphans  orphans
 	departed departed
-	// reach and halt are controllers of their own; stops is what halt did.
+	// reach and halt are separate controllers; stops records what halt stopped.
 	reach *narrow.Reach
 	halt  *narrow.Halt
 	stops narrow.Stops
 }
 
-// resync is when a Bottle that is as it should be is looked at again, give or
-// take a tenth.
+// resync is the pause between passes over a satisfied Bottle, ±10 percent.
 const resync = 10 * time.Minute
 
-// workers is how many Bottles are worked on in parallel. Boots do not count.
+// workers is how many passes run in parallel. Boots do not count.
 const workers = 8
 
-// New is a Reconciler that is not yet part of a manager.
+// New returns a Reconciler that is not yet part of a manager.
 func New(o Options) *Reconciler {
 	r := &Reconciler{Options: o, bottles: &passes.Registry{}, starts: jobs.New[error]("machine start", o.MaxConcurrentStarts)}
 	r.requests = passes.NewRequests(r.bottles)
@@ -138,11 +137,11 @@ func New(o Options) *Reconciler {
 	r.halt = &narrow.Halt{Bottles: here, Machines: o.Machines, View: r.view, Starts: r.starts, Stops: &r.stops}
 	r.steps = r.newSteps()
 	o.Facts.OnChange(r.requests.EnqueueAll)
-	o.Enforcement.Subscribe(r.enforced)
+	o.Enforcement.Subscribe(r.enforcementChanged)
 	return r
 }
 
-// newSteps gives each step what it needs, and no more.
+// newSteps returns the steps. Each gets only what it needs.
 func (r *Reconciler) newSteps() steps {
 	o, causes := r.Options, causes{r.Facts}
 	return steps{
@@ -167,8 +166,8 @@ func (r *Reconciler) newSteps() steps {
 	}
 }
 
-// Reconcile removes the orphans of the request's name, and then makes one pass
-// over the Bottle of this name.
+// Reconcile removes the orphans with the name in the request, and then makes
+// one pass over the Bottle with that name.
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	r.teardownOrphans(ctx, req.NamespacedName)
 	if req.Namespace == "" {
@@ -195,11 +194,11 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if desired.Leaving(b) {
 		return r.leave(ctx, s)
 	}
-	return r.stay(ctx, s)
+	return r.converge(ctx, s)
 }
 
-// stay is a pass over a Bottle that belongs here.
-func (r *Reconciler) stay(ctx context.Context, s *scope) (ctrl.Result, error) {
+// converge makes a pass over a Bottle that stays on this node.
+func (r *Reconciler) converge(ctx context.Context, s *scope) (ctrl.Result, error) {
 	steps := r.steps.converge()
 	if desired.Stopped(s.bottle) {
 		steps = r.steps.halt()
@@ -209,10 +208,10 @@ func (r *Reconciler) stay(ctx context.Context, s *scope) (ctrl.Result, error) {
 		return ctrl.Result{}, context.Cause(ctx)
 	}
 	if errors.Is(err, errSuperseded) || errors.Is(err, enforce.ErrSuperseded) {
-		return ctrl.Result{RequeueAfter: atOnce}, nil
+		return ctrl.Result{RequeueAfter: immediately}, nil
 	}
 	if first := s.outcomes[0]; first.Condition == "" && first.Outcome.Kind != flow.KindDone {
-		// Nothing was found out about the Bottle's parts.
+		// The pass ended before it observed any part of the Bottle.
 		return requeue(err)
 	}
 	conditions, observed := agentstatus.Conditions(s.statusInput(), r.Clock.Now())
@@ -220,16 +219,16 @@ func (r *Reconciler) stay(ctx context.Context, s *scope) (ctrl.Result, error) {
 		s.status.ObservedGeneration = ptr.To(s.bottle.Generation)
 	}
 	if werr := r.status.write(ctx, s, conditions); werr != nil {
-		return conflicted(werr)
+		return retryConflict(werr)
 	}
 	res, err := requeue(err)
-	if err == nil && s.lookAgain > 0 && (res.RequeueAfter == 0 || s.lookAgain < res.RequeueAfter) {
-		res.RequeueAfter = s.lookAgain
+	if err == nil && s.requeueAfter > 0 && (res.RequeueAfter == 0 || s.requeueAfter < res.RequeueAfter) {
+		res.RequeueAfter = s.requeueAfter
 	}
 	return res, err
 }
 
-// requeue is what a pass's outcome means for the next one.
+// requeue returns when the next pass is due after a pass with this result.
 func requeue(err error) (ctrl.Result, error) {
 	switch o := flow.OutcomeOf(err); o.Kind {
 	case flow.KindDone:
@@ -242,13 +241,13 @@ func requeue(err error) (ctrl.Result, error) {
 	case flow.KindTerminal, flow.KindBlocked:
 		return ctrl.Result{}, nil
 	default:
-		return conflicted(err)
+		return retryConflict(err)
 	}
 }
 
-// conflicted takes a write that met a newer object for what it is: the pass
-// looked at an old one and is made again as soon as the new one is there.
-func conflicted(err error) (ctrl.Result, error) {
+// retryConflict turns a conflict into another pass soon, because the cache will
+// have the newer object shortly. It returns any other error.
+func retryConflict(err error) (ctrl.Result, error) {
 	if apierrors.IsConflict(err) {
 		return ctrl.Result{RequeueAfter: 50 * time.Millisecond}, nil
 	}
@@ -262,14 +261,14 @@ func jitter(d time.Duration) time.Duration {
 // Enqueue requests a pass over the Bottle.
 func (r *Reconciler) Enqueue(k types.NamespacedName) { r.requests.Enqueue(k) }
 
-// forget drops what is kept for a Bottle that is not, or no longer, here.
+// forget drops what is kept for a Bottle that is not on this node.
 func (r *Reconciler) forget(k types.NamespacedName) {
 	r.References.Use(k, nil)
 	r.exits.forget(r.bottles.Forget(k)...)
 }
 
-// enforced requeues a Bottle to whose wall, machine or proof something happened.
-func (r *Reconciler) enforced(uid string) {
+// enforcementChanged requests a pass after a change to a wall, machine or proof.
+func (r *Reconciler) enforcementChanged(uid string) {
 	if name, ok := r.bottles.Machine(uid); ok {
 		r.view.Invalidate(name)
 	}

@@ -43,7 +43,7 @@ func TestABottleRuns(t *testing.T) {
 		t.Fatalf("machine: got %v %v, want a running one", m.State, ok)
 	}
 	if spec.CPUs != 2 || spec.MemoryMiB != 2048 {
-		t.Errorf("size: got %d CPUs, %d MiB, want what was booked: 2, 2048", spec.CPUs, spec.MemoryMiB)
+		t.Errorf("size: got %d CPUs, %d MiB, want the reserved 2, 2048", spec.CPUs, spec.MemoryMiB)
 	}
 	if d := cmp.Diff([]string{b.Status.Network.BundleIP + "/32"}, m.AllowedCIDRs); d != "" {
 		t.Errorf("policy (-want +got):\n%s", d)
@@ -102,7 +102,7 @@ func TestRestartOfTheAgentChangesNothing(t *testing.T) {
 	w.wantQuiet(before)
 }
 
-// wantQuiet wants nothing written since the calls were reset.
+// wantQuiet checks that nothing was written since the calls were reset.
 func (w *world) wantQuiet(before map[string]string) {
 	w.t.Helper()
 	if got := w.api.log(); len(got) != 0 {
@@ -138,7 +138,7 @@ func TestDeletingLeavesNothing(t *testing.T) {
 	}
 }
 
-// wantEmpty wants nothing of any Bottle on the node.
+// wantEmpty checks that no Bottle has anything on the node.
 func (w *world) wantEmpty() {
 	w.t.Helper()
 	if d := cmp.Diff(map[string]string{}, w.nodeState()); d != "" {

@@ -12,8 +12,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestTheDocumentHasTheSteps compares docs/reconcile.md with the lists.
-func TestTheDocumentHasTheSteps(t *testing.T) {
+// TestTheDocumentListsTheSteps compares docs/reconcile.md with steps.go.
+func TestTheDocumentListsTheSteps(t *testing.T) {
 	data, err := os.ReadFile("../../docs/reconcile.md")
 	if err != nil {
 		t.Fatal(err)
@@ -43,7 +43,7 @@ func TestTheDocumentHasTheSteps(t *testing.T) {
 	}
 }
 
-// TestTeardownIsTheReverse holds the order of teardown against converge.
+// TestTeardownIsTheReverse compares the order of teardown with that of converge.
 func TestTeardownIsTheReverse(t *testing.T) {
 	r := &Reconciler{}
 	made := map[string]string{"adopt": "folder", "network": "network", "bundle": "bundle", "wall": "wall", "machine": "machine"}

@@ -18,8 +18,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// Reasons of Events that no condition has, because they are over when they are
-// told.
+// Reasons of Events without a condition: they report something that is over.
 const (
 	eventMachineLost       = v1alpha1.ReasonMachineLost
 	eventWhiteSpaceDropped = v1alpha1.ReasonWhiteSpaceDropped
@@ -27,38 +26,38 @@ const (
 	eventEgressRefused     = v1alpha1.ReasonEgressRefused
 )
 
-// expected are reasons on the way of every Bottle: no news.
-var expected = map[string]bool{
+// routine holds the reasons that occur for every Bottle. They cause no Event.
+var routine = map[string]bool{
 	v1alpha1.ReasonBlocked:         true,
 	v1alpha1.ReasonMachineStarting: true,
 	v1alpha1.ReasonBundleStarting:  true,
 	v1alpha1.ReasonStopping:        true,
 	v1alpha1.ReasonProving:         true,
-	// The pull itself tells, in the words that Pods have.
+	// The pull itself records Events with the reasons that Pods use.
 	v1alpha1.ReasonImagePulling:     true,
 	v1alpha1.ReasonErrImagePull:     true,
 	v1alpha1.ReasonImagePullBackOff: true,
 }
 
-// reporter makes Events.
+// reporter records Events.
 type reporter struct {
 	recorder events.EventRecorder
 	reader   client.Reader
 	node     string
 }
 
-// refused makes an Event of what a guest tried and was refused.
+// refused records an Event about destinations that a guest was refused.
 func (r *reporter) refused(ctx context.Context, owner host.Owner, destinations string) {
 	b := &v1alpha1.Bottle{}
 	k := types.NamespacedName{Namespace: owner.Namespace, Name: owner.Name}
 	if err := r.reader.Get(ctx, k, b); err != nil || string(b.UID) != owner.UID {
 		return
 	}
-	logf.FromContext(ctx).Info("A guest tried what it may not reach", "machine", owner.ID(), "destinations", destinations)
-	r.recorder.Eventf(b, nil, corev1.EventTypeWarning, eventEgressRefused, "Guard", "%s", "the guest tried what it may not reach, and did not: "+destinations)
+	logf.FromContext(ctx).Info("A guest tried to reach forbidden destinations", "machine", owner.ID(), "destinations", destinations)
+	r.recorder.Eventf(b, nil, corev1.EventTypeWarning, eventEgressRefused, "Guard", "%s", "the guest tried to reach forbidden destinations and was refused: "+destinations)
 }
 
-// conditions makes an Event of each condition that turned into news.
+// conditions records an Event for each noteworthy change of a condition.
 func (r *reporter) conditions(ctx context.Context, s *scope, before, after []metav1.Condition) {
 	for _, typ := range []string{
 		v1alpha1.ConditionNetworkReady, v1alpha1.ConditionSmolfileReady,
@@ -74,7 +73,7 @@ func (r *reporter) conditions(ctx context.Context, s *scope, before, after []met
 			typ == v1alpha1.ConditionMachineReady && now.Status == metav1.ConditionTrue,
 			typ == v1alpha1.ConditionMachineReady && now.Reason == v1alpha1.ReasonStopped:
 			r.event(s, corev1.EventTypeNormal, now.Reason, now.Message)
-		case now.Status != metav1.ConditionTrue && now.Reason != v1alpha1.ReasonStopped && !expected[now.Reason]:
+		case now.Status != metav1.ConditionTrue && now.Reason != v1alpha1.ReasonStopped && !routine[now.Reason]:
 			r.warn(ctx, s, now.Reason, now.Message)
 		}
 	}
@@ -89,17 +88,16 @@ func (r *reporter) warn(ctx context.Context, s *scope, reason, message string) {
 	r.event(s, corev1.EventTypeWarning, reason, message)
 }
 
-// newer makes an Event of a smolvm that is newer than what was measured.
-func (r *reporter) newer(ctx context.Context, v host.SmolvmVersion) {
-	logf.FromContext(ctx).Info("This smolvm is newer than any that was measured", "version", v.Version)
+// newerSmolvm records an Event about a smolvm newer than any tested version.
+func (r *reporter) newerSmolvm(ctx context.Context, v host.SmolvmVersion) {
+	logf.FromContext(ctx).Info("This smolvm is newer than any tested version", "version", v.Version)
 	node := &corev1.Node{}
 	node.Name = r.node
 	r.recorder.Eventf(node, nil, corev1.EventTypeWarning, eventNewerSmolvm, "Fingerprint",
-		"smolvm %s is newer than any that was measured: bottles run, watch them", v.Version)
+		"smolvm %s is newer than any tested version: bottles run, but watch them", v.Version)
 }
 
-// image makes an Event of what happened to an image that a Bottle waits
-// for. It does not block.
+// image records an Event about a Bottle's image. It does not block.
 func (r *reporter) image(k types.NamespacedName, uid, reason, message string) {
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), soon)
@@ -113,7 +111,7 @@ func (r *reporter) image(k types.NamespacedName, uid, reason, message string) {
 			kind = corev1.EventTypeWarning
 		}
 		if reason == "Failed" { // once for each attempt
-			logf.Log.WithName("images").Info("An image could not be had", "bottle", k, "message", message)
+			logf.Log.WithName("images").Info("An image could not be pulled", "bottle", k, "message", message)
 		}
 		r.recorder.Eventf(b, nil, kind, reason, "Pull", "%s", agentstatus.Bounded(message))
 	}()

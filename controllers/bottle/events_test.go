@@ -8,7 +8,8 @@ import (
 	"botbottle.dev/bottle-operator/internal/host/hosttest"
 )
 
-// An untested release of smolvm is used, and reported on the Node.
+// A release of smolvm that is newer than any tested version is used, and reported
+// on the Node.
 func TestANewerSmolvmIsReported(t *testing.T) {
 	w := newWorld(t)
 	w.r.reportNewerSmolvm(t.Context())

@@ -15,18 +15,18 @@ import (
 	"botbottle.dev/bottle-operator/internal/state"
 )
 
-// exitWatch watches the VMMs of this node's machines for their end.
+// exitWatch notices when the VMMs of this node's machines exit.
 type exitWatch struct {
 	machines host.Machines
 	view     *machineview.View
 	requests *passes.Requests
 
 	mu      sync.Mutex
-	ctx     context.Context      // of the watches, which outlive a pass
+	ctx     context.Context      // ends the watches, which outlive a pass
 	watched map[string]state.Run // by UID
 }
 
-// bind makes the watches that start from now on end with ctx.
+// bind sets the context that ends the watches that start from now on.
 func (e *exitWatch) bind(ctx context.Context) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -41,27 +41,26 @@ func (e *exitWatch) forget(uids ...string) {
 	}
 }
 
-// watch requests a pass over the Bottle in the instant in which its VMM ends.
-// The poll finds it out too, only later.
+// watch requests a pass as soon as the VMM exits. The poll notices this later.
 func (e *exitWatch) watch(ctx context.Context, s *scope, m host.Machine) {
 	if m.PID == 0 {
 		return
 	}
 	run := lifecycle.RunOf(m)
 	e.mu.Lock()
-	was, watched := e.watched[s.owner.UID]
+	last, watched := e.watched[s.owner.UID]
 	e.watched[s.owner.UID] = run
-	until := e.ctx
+	watchCtx := e.ctx
 	e.mu.Unlock()
-	if watched && lifecycle.SameRun(was, run) {
+	if watched && lifecycle.SameRun(last, run) {
 		return
 	}
 	k := s.key()
-	err := e.machines.WatchExit(until, m, func(name string) {
+	err := e.machines.WatchExit(watchCtx, m, func(name string) {
 		e.view.Invalidate(name)
 		e.requests.Enqueue(k)
 	})
 	if err != nil {
-		logf.FromContext(ctx).V(1).Info("The VMM's end cannot be watched; the poll will notice it", "machine", m.Name, "error", err.Error())
+		logf.FromContext(ctx).V(1).Info("The VMM cannot be watched; the poll will notice its exit", "machine", m.Name, "error", err.Error())
 	}
 }

@@ -8,20 +8,19 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// Facts are what is known about the node.
+// Facts provides the facts about the node.
 type Facts interface {
-	// Get returns the facts as of not long ago, without looking at the node
-	// itself where it can. It returns nil if ctx ends first.
+	// Get returns recent facts, from memory if possible; nil if ctx ends first.
 	Get(ctx context.Context) []host.Fact
 	// OnChange adds a function that is called when a fact has changed.
 	OnChange(f func())
 }
 
-// factDocker is the fact that the network and bundle steps need; all others
-// are the machine's.
+// factDocker is the fact that the network and bundle steps depend on. The
+// machine depends on all others.
 const factDocker = "docker"
 
-// failing returns the first failing fact whose name concerns the caller, or nil.
+// failing returns the first failing fact that concerns the caller, or nil.
 func failing(facts []host.Fact, concerns func(name string) bool) *host.Fact {
 	for _, f := range facts {
 		if !f.OK && concerns(f.Name) {
@@ -31,5 +30,5 @@ func failing(facts []host.Fact, concerns func(name string) bool) *host.Fact {
 	return nil
 }
 
-func forDocker(name string) bool   { return name == factDocker }
-func forMachines(name string) bool { return name != factDocker }
+func isDockerFact(name string) bool  { return name == factDocker }
+func isMachineFact(name string) bool { return name != factDocker }

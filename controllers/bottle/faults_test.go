@@ -16,7 +16,8 @@ import (
 	"botbottle.dev/bottle-operator/internal/host/hosttest"
 )
 
-// faulty is the Bottle of the fault tests: it uses every port.
+// faulty returns a world with the Bottle of the fault tests, which uses every
+// port.
 func faulty(t *testing.T) *world {
 	t.Helper()
 	w := newWorld(t, demo().Env("A", "b").EnvFromSecret("TOKEN", "creds", "token").Allow("example.com").Obj())
@@ -24,7 +25,7 @@ func faulty(t *testing.T) *world {
 	return w
 }
 
-// methods are the host calls of a log, each once.
+// methods returns the distinct host calls in a log.
 func methods(calls []string) []string {
 	var out []string
 	for _, c := range calls {
@@ -36,7 +37,7 @@ func methods(calls []string) []string {
 	return out
 }
 
-// whens are the ways in which a call can fail.
+// whens returns the ways in which a call can fail.
 func whens(call string) map[string]hosttest.When {
 	ways := map[string]hosttest.When{"before": hosttest.Before, "after": hosttest.After}
 	if hosttest.Halves(call) {
@@ -50,7 +51,7 @@ func TestEveryHostCallMayFailOnceWhileConverging(t *testing.T) {
 	good.settle(demoKey)
 	calls := methods(good.faults.Calls())
 	if len(calls) < 8 {
-		t.Fatalf("calls: got %v, want the whole way", calls)
+		t.Fatalf("calls: got %v, want the calls of all steps", calls)
 	}
 	for _, call := range calls {
 		for word, when := range whens(call) {
@@ -66,7 +67,7 @@ func TestEveryHostCallMayFailOnceWhileConverging(t *testing.T) {
 	}
 }
 
-// wantSame wants the node and the conditions of another world.
+// wantSame checks that the node and the conditions equal those of another world.
 func (w *world) wantSame(good *world) {
 	w.t.Helper()
 	if d := cmp.Diff(good.nodeState(), w.nodeState()); d != "" {
@@ -86,7 +87,7 @@ func TestEveryHostCallMayFailOnceWhileLeaving(t *testing.T) {
 	good.remove()
 	calls := methods(good.faults.Calls())
 	if len(calls) < 4 {
-		t.Fatalf("calls: got %v, want the whole way", calls)
+		t.Fatalf("calls: got %v, want the calls of all steps", calls)
 	}
 	for _, call := range calls {
 		for word, when := range whens(call) {
@@ -116,7 +117,7 @@ func (w *world) remove() {
 			return
 		}
 	}
-	w.t.Fatalf("bottle: is still there: %s", w.describe(demoKey))
+	w.t.Fatalf("the Bottle still exists: %s", w.describe(demoKey))
 }
 
 func TestEveryAPIWriteMayFailOnce(t *testing.T) {
@@ -158,9 +159,9 @@ func converged(t *testing.T) *world {
 	return w
 }
 
-// A machine that is to be replaced may be deleted half way: the new one must
-// not be made over the data of the old one.
-func TestAMachineReplacedHalfWayLeavesNoData(t *testing.T) {
+// The deletion of a machine that is being replaced may be interrupted. The new
+// machine must not reuse the data of the old one.
+func TestAnInterruptedReplacementLeavesNoData(t *testing.T) {
 	w := faulty(t)
 	w.settle(demoKey)
 	w.faults.Fail("DeleteMachine", hosttest.Half, 1, errors.New("reply lost"))

@@ -12,18 +12,18 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// publicTargets are what the proofs of these tests try of the internet.
+// publicTargets are the internet addresses that the proofs of these tests try.
 var publicTargets = []netip.AddrPort{netip.MustParseAddrPort("203.0.113.10:443")}
 
-// conduct is how a guest behaves when the prober is run in it.
+// conduct is how a guest behaves when the prober runs in it.
 type conduct string
 
 const (
 	// honest tries everything, behind a smolvm that enforces nothing.
 	honest conduct = "honest"
-	// policed tries everything, behind a smolvm that refuses and tells.
+	// policed tries everything, behind a smolvm that refuses and reports it.
 	policed conduct = "policed"
-	// liar reports what is wanted, and tries nothing but the bundle.
+	// liar reports the desired results, but tries nothing except the bundle.
 	liar conduct = "liar"
 	// mute cannot run the prober.
 	mute conduct = "mute"
@@ -31,13 +31,13 @@ const (
 	deaf conduct = "deaf"
 	// garbled prints no report.
 	garbled conduct = "garbled"
-	// leaky reaches the node's address, as it says itself.
+	// leaky reaches the node's address, and reports it.
 	leaky conduct = "leaky"
-	// touching reaches a canary with the proof's nonce, and says nothing of it.
-	touching conduct = "touching"
+	// hitting reaches a canary with the proof's nonce, but does not report it.
+	hitting conduct = "hitting"
 )
 
-// testGuest is what happens on the node while the prober runs in a guest.
+// testGuest simulates the effects on the node of a prober that runs in a guest.
 type testGuest struct {
 	world *world
 
@@ -52,7 +52,7 @@ func (g *testGuest) set(does conduct) {
 	g.does = does
 }
 
-// count is how many proofs were run so far.
+// count returns how many proofs were run so far.
 func (g *testGuest) count() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -92,7 +92,7 @@ func (g *testGuest) exec(name string, req host.ExecRequest) (int, error) {
 		}
 		report.Results = append(report.Results, probe.Result{Target: t, Outcome: outcome})
 	}
-	if does == touching {
+	if does == hitting {
 		g.world.enforcer.Touched(host.Touch{Proto: "tcp", Nonce: plan.Nonce,
 			Local: netip.MustParseAddrPort("10.0.0.5:4711"), Remote: netip.MustParseAddrPort("10.0.0.5:999")})
 	}
@@ -107,7 +107,7 @@ func (g *testGuest) exec(name string, req host.ExecRequest) (int, error) {
 	return 0, err
 }
 
-// try leaves the traces that an attempt leaves on the node.
+// try records the traces of an attempt on the node.
 func (g *testGuest) try(owner host.Owner, does conduct, t probe.Target) {
 	refused := does == policed && t.Proto == probe.ProtoTCP && t.Addr.Is4() && t.Kind != probe.KindOtherPort
 	switch {
@@ -120,18 +120,19 @@ func (g *testGuest) try(owner host.Owner, does conduct, t probe.Target) {
 	}
 }
 
-// ownerOf is the owner of the wall that a machine runs behind.
+// ownerOf returns the owner of the wall that a machine runs behind.
 func (w *world) ownerOf(name string) host.Owner {
 	for _, spec := range w.enforcer.Walls() {
 		if spec.Owner.ID() == name {
 			return spec.Owner
 		}
 	}
-	w.t.Errorf("the prober was run in %s, which has no wall", name)
+	w.t.Errorf("the prober ran in %s, which has no wall", name)
 	return host.Owner{}
 }
 
-// netns is the identity of a wall's namespace; the node's own for any other.
+// netns returns the identity of a wall's namespace, or that of the node's own
+// namespace for any other path.
 func (w *world) netns(path string) host.NetNS {
 	for _, spec := range w.enforcer.Walls() {
 		if _, wall, ok := w.walls.Get(spec.Owner); ok && wall.Path == path {
@@ -141,7 +142,7 @@ func (w *world) netns(path string) host.NetNS {
 	return host.NetNS{Dev: 4, Inode: 1}
 }
 
-// prober is a file in place of bottle-probe: the guest is a fake.
+// prober returns the path of a dummy for bottle-probe. No real guest runs it.
 func (w *world) prober() string {
 	path := filepath.Join(w.imageDir, "bottle-probe")
 	if err := os.WriteFile(path, []byte("prober"), 0o755); err != nil {

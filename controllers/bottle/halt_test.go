@@ -10,7 +10,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/host/hosttest"
 )
 
-func TestStoppedAsAsked(t *testing.T) {
+func TestStopped(t *testing.T) {
 	w := running(t)
 	w.update(demoKey, func(b *v1alpha1.Bottle) { b.Spec.DesiredState = v1alpha1.DesiredStateStopped })
 	if _, err := w.pass(demoKey); err != nil {
@@ -53,7 +53,7 @@ func TestStoppedAsAsked(t *testing.T) {
 	w.settle(demoKey)
 	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "True/MachineRunning")
 	if st := w.bottle(demoKey).Status.Machine; *st.Restarts != 0 {
-		t.Errorf("restarts: got %d, want 0: it was asked for", *st.Restarts)
+		t.Errorf("restarts: got %d, want 0: the stop was requested", *st.Restarts)
 	}
 }
 
@@ -66,7 +66,7 @@ func TestStoppedFromTheStart(t *testing.T) {
 	}
 }
 
-func TestNothingElseKeepsAMachineRunning(t *testing.T) {
+func TestNoOtherProblemKeepsAMachineRunning(t *testing.T) {
 	for name, breakIt := range map[string]func(w *world){
 		"docker is down":   func(w *world) { w.networks.Down() },
 		"a Secret is gone": func(w *world) { w.refs.data = nil },
@@ -90,7 +90,7 @@ func TestNothingElseKeepsAMachineRunning(t *testing.T) {
 	}
 }
 
-func TestStoppedIsNotClaimedUnseen(t *testing.T) {
+func TestStoppedIsNotReportedWithoutAnObservation(t *testing.T) {
 	w := running(t)
 	w.faults.Fail("ListMachines", hosttest.Before, hosttest.Always, host.ErrUnavailable)
 	w.r.view.Invalidate(testID)

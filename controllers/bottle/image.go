@@ -21,7 +21,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/state"
 )
 
-// imageStep finds what a new machine is made from.
+// imageStep provides the image or artifact that a new machine is created from.
 type imageStep struct {
 	images     host.Images
 	machines   host.Machines
@@ -29,36 +29,35 @@ type imageStep struct {
 	references References
 	causes     causes
 	clock      clock.Clock
-	// defaultImage is what Bottles get that name none; "" is a bare machine.
+	// defaultImage is for Bottles that name no image; "" means a bare machine.
 	defaultImage string
 }
 
-// ensure finds what a new machine is to be made from, and has it pulled
-// if need be. A machine that is there keeps what it was made from, so that
-// nothing is asked of the image then.
+// ensure provides the image for a new machine, and requests a pull if needed.
+// An existing machine keeps its image, so that none is needed then.
 func (g *imageStep) ensure(ctx context.Context, s *scope) error {
-	if s.leak != nil { // nothing is made or started before it is dealt with
+	if s.leak != nil { // no machine is created or started until the leak is acknowledged
 		g.images.Forget(s.owner.UID)
 		s.keepImage()
 		return nil
 	}
 	m, present, err := g.view.Get(ctx, s.name())
 	if err != nil {
-		return mapped(err, g.causes.smolvm(ctx))
+		return mapError(err, g.causes.smolvm(ctx))
 	}
-	if present && (!ours(m, s) || !wantsRecreate(s)) {
-		g.images.Forget(s.owner.UID) // the next machine asks anew
+	if present && (!ours(m, s) || !recreateRequested(s)) {
+		g.images.Forget(s.owner.UID) // the next machine requests its image again
 		s.keepImage()
 		return nil
 	}
 	if s.version == (host.SmolvmVersion{}) {
 		if s.version, err = g.machines.Version(ctx); err != nil {
-			return mapped(err, g.causes.smolvm(ctx))
+			return mapError(err, g.causes.smolvm(ctx))
 		}
 	}
 	req, err := g.request(s)
 	if err != nil || req.Reference == "" {
-		g.images.Forget(s.owner.UID) // what was asked for before
+		g.images.Forget(s.owner.UID) // drops an earlier request
 		s.imageFound = err == nil
 		return err
 	}
@@ -72,12 +71,12 @@ func (g *imageStep) ensure(ctx context.Context, s *scope) error {
 	return g.outcome(err, missing)
 }
 
-// outcome says what becomes of the step, in the words that Pods use.
+// outcome returns the outcome of the step, with the reasons that Pods use.
 func (g *imageStep) outcome(err error, missing []string) error {
 	var pulling *host.Pulling
 	var failed *host.PullFailed
 	switch {
-	case errors.As(err, &pulling): // whoever watches the images ends the wait
+	case errors.As(err, &pulling): // watchImages ends the wait
 		return &flow.Waiting{Reason: v1alpha1.ReasonImagePulling, Message: pulling.Message}
 	case errors.As(err, &failed):
 		reason := v1alpha1.ReasonErrImagePull
@@ -86,13 +85,13 @@ func (g *imageStep) outcome(err error, missing []string) error {
 		}
 		message := failed.Error()
 		if len(missing) > 0 {
-			message = "pull secrets that are not there, or hold no docker config: " + strings.Join(missing, ", ") + "; " + message
+			message = "pull secrets that do not exist or contain no docker config: " + strings.Join(missing, ", ") + "; " + message
 		}
 		return &flow.Waiting{Reason: reason, Message: message, After: max(failed.Until.Sub(g.clock.Now()), time.Second)}
 	case errors.Is(err, host.ErrNeverPull):
-		return &flow.Waiting{Reason: v1alpha1.ReasonImageNeverPull, After: forSomebody, Message: err.Error()}
+		return &flow.Waiting{Reason: v1alpha1.ReasonImageNeverPull, After: externalDelay, Message: err.Error()}
 	case errors.Is(err, host.ErrNotFound):
-		return &flow.Waiting{Reason: v1alpha1.ReasonImageNotFound, After: forNode,
+		return &flow.Waiting{Reason: v1alpha1.ReasonImageNotFound, After: nodeDelay,
 			Message: err.Error() + ": put the file there, or change spec.image or spec.artifact"}
 	case errors.Is(err, host.ErrInvalid):
 		return &flow.Terminal{Reason: v1alpha1.ReasonInvalidImageName, Err: err}
@@ -100,8 +99,9 @@ func (g *imageStep) outcome(err error, missing []string) error {
 	return err
 }
 
-// pullSecrets are the contents of those that are there, and the names of the
-// others: no reason not to try, as for a Pod, for the image may be public.
+// pullSecrets returns the contents of the pull secrets that exist, and the names
+// of the others. A missing one does not prevent the pull, as for a Pod, because
+// the image may be public.
 func (g *imageStep) pullSecrets(ctx context.Context, s *scope) (out [][]byte, missing []string, err error) {
 	for _, ref := range s.bottle.Spec.ImagePullSecrets {
 		data, err := g.references.Get(ctx, namedwatch.Ref{Kind: namedwatch.Secret, Namespace: s.bottle.Namespace, Name: ref.Name})
@@ -121,7 +121,7 @@ func (g *imageStep) pullSecrets(ctx context.Context, s *scope) (out [][]byte, mi
 	return out, missing, nil
 }
 
-// request is what to get; without a reference for a bare machine.
+// request returns what to get. The reference is empty for a bare machine.
 func (g *imageStep) request(s *scope) (host.ImageRequest, error) {
 	spec := s.bottle.Spec
 	req := host.ImageRequest{For: s.owner.UID, Policy: host.PullPolicy(ptr.Deref(spec.ImagePullPolicy, ""))}
@@ -135,13 +135,13 @@ func (g *imageStep) request(s *scope) (host.ImageRequest, error) {
 	case req.Reference == "" && s.version.LocalImages:
 		req.Reference = g.defaultImage
 	case req.Reference != "" && !s.version.LocalImages:
-		return host.ImageRequest{}, &flow.Waiting{Reason: v1alpha1.ReasonUnsupportedBySmolvm, After: forSomebody,
-			Message: fmt.Sprintf("smolvm %s on the node cannot be given an image: install 1.1.3 or newer, or leave spec.image out for a bare machine", s.version.Version)}
+		return host.ImageRequest{}, &flow.Waiting{Reason: v1alpha1.ReasonUnsupportedBySmolvm, After: externalDelay,
+			Message: fmt.Sprintf("smolvm %s on the node cannot create machines from images: install 1.1.3 or newer, or omit spec.image for a bare machine", s.version.Version)}
 	}
 	return req, nil
 }
 
-// keepImage takes from the record what the machine was made from.
+// keepImage reads from the record which image the machine was created from.
 func (s *scope) keepImage() {
 	if s.record == nil || s.record.Reference == "" {
 		return

@@ -33,21 +33,21 @@ func TestImage(t *testing.T) {
 		before      func(w *world)
 		wantCond    string
 		wantStalled string
-		wantImage   string // what it stands for; "" for a bare machine or none
+		wantImage   string // its content; "" for a bare machine or none
 	}{
-		"the default":                        {demo(), nil, nil, "True/MachineRunning", "", "default image"},
-		"an archive":                         {demo().Image("file:a.tar"), nil, func(w *world) { w.images.PutLocal("file:a.tar", "archive a") }, "True/MachineRunning", "", "archive a"},
-		"an archive that is not there":       {demo().Image("file:a.tar"), nil, nil, "False/ImageNotFound", "", ""},
-		"a registry reference":               {demo().Image(registryImage), nil, push, "True/MachineRunning", "", "agent 1"},
-		"one that is on its way":             {demo().Image(registryImage), nil, func(w *world) { push(w); w.images.Hold(registryImage) }, "False/ImagePulling", "", ""},
-		"a registry that is down":            {demo().Image(registryImage), nil, func(w *world) { w.images.Down(errors.New("no route")) }, "False/ImagePullBackOff", "", ""},
-		"never to be pulled":                 {never(demo().Image(registryImage)), nil, push, "False/ImageNeverPull", "", ""},
-		"no image's name":                    {demo().Image("Docker.io/UPPER"), nil, nil, "False/InvalidImageName", "True/InvalidImageName", ""},
-		"the daemon's, which is not allowed": {demo().Image("docker-daemon:x"), nil, nil, "False/InvalidImageName", "True/InvalidImageName", ""},
-		"none, by a smolvm without any":      {demo(), &bare, nil, "True/MachineRunning", "", ""},
-		"an archive, by one without any":     {demo().Image("file:guest.tar"), &bare, nil, "False/UnsupportedBySmolvm", "", ""},
-		"a command, by one without any":      {demo().Command("sh"), &bare, nil, "False/UnsupportedBySmolvm", "", ""},
-		"a default that is not there":        {demo(), nil, func(w *world) { w.images.RemoveLocal("file:guest.tar") }, "False/ImageNotFound", "", ""},
+		"the default":                       {demo(), nil, nil, "True/MachineRunning", "", "default image"},
+		"an archive":                        {demo().Image("file:a.tar"), nil, func(w *world) { w.images.PutLocal("file:a.tar", "archive a") }, "True/MachineRunning", "", "archive a"},
+		"an archive that does not exist":    {demo().Image("file:a.tar"), nil, nil, "False/ImageNotFound", "", ""},
+		"a registry reference":              {demo().Image(registryImage), nil, push, "True/MachineRunning", "", "agent 1"},
+		"one that is being pulled":          {demo().Image(registryImage), nil, func(w *world) { push(w); w.images.Hold(registryImage) }, "False/ImagePulling", "", ""},
+		"a registry that is down":           {demo().Image(registryImage), nil, func(w *world) { w.images.Down(errors.New("no route")) }, "False/ImagePullBackOff", "", ""},
+		"never to be pulled":                {never(demo().Image(registryImage)), nil, push, "False/ImageNeverPull", "", ""},
+		"not an image name":                 {demo().Image("Docker.io/UPPER"), nil, nil, "False/InvalidImageName", "True/InvalidImageName", ""},
+		"a docker-daemon reference":         {demo().Image("docker-daemon:x"), nil, nil, "False/InvalidImageName", "True/InvalidImageName", ""},
+		"none, smolvm without images":       {demo(), &bare, nil, "True/MachineRunning", "", ""},
+		"an archive, smolvm without images": {demo().Image("file:guest.tar"), &bare, nil, "False/UnsupportedBySmolvm", "", ""},
+		"a command, smolvm without images":  {demo().Command("sh"), &bare, nil, "False/UnsupportedBySmolvm", "", ""},
+		"a default that does not exist":     {demo(), nil, func(w *world) { w.images.RemoveLocal("file:guest.tar") }, "False/ImageNotFound", "", ""},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -67,7 +67,7 @@ func TestImage(t *testing.T) {
 			w.wantCond(demoKey, v1alpha1.ConditionStalled, tt.wantStalled)
 			_, spec, made := w.machines.Get(testID)
 			if (spec.Image != "") != (tt.wantImage != "") || made != strings.HasPrefix(tt.wantCond, "True") {
-				t.Fatalf("machine: got %v from %q, want it made from %q", made, spec.Image, tt.wantImage)
+				t.Fatalf("machine: got %v from %q, want one created from %q", made, spec.Image, tt.wantImage)
 			}
 			if tt.wantImage == "" {
 				return
@@ -79,10 +79,10 @@ func TestImage(t *testing.T) {
 	}
 }
 
-func TestAnImageThatComesLaterMendsTheBottle(t *testing.T) {
+func TestABottleRunsOnceItsImageExists(t *testing.T) {
 	w := newWorld(t, demo().Image("file:late.tar").Obj())
 	res, err := w.pass(demoKey)
-	if err != nil || res.RequeueAfter <= 0 || res.RequeueAfter > forSomebody {
+	if err != nil || res.RequeueAfter <= 0 || res.RequeueAfter > externalDelay {
 		t.Fatalf("pass: got %v %v, want another one soon", res, err)
 	}
 	w.wantEvent("ImageNotFound")
@@ -91,8 +91,9 @@ func TestAnImageThatComesLaterMendsTheBottle(t *testing.T) {
 	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "True/MachineRunning")
 }
 
-// The condition follows a pull in few steps, and the pull ends the wait.
-func TestAPullIsFollowed(t *testing.T) {
+// The status is not written while a pull makes no progress, and the end of the
+// pull ends the wait.
+func TestAPullIsReported(t *testing.T) {
 	w := newWorld(t, demo().Image(registryImage).Obj())
 	w.images.Push(registryImage, "agent 1")
 	w.images.Hold(registryImage)
@@ -104,10 +105,10 @@ func TestAPullIsFollowed(t *testing.T) {
 	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "False/ImagePulling")
 	w.api.reset()
 	if _, err := w.pass(demoKey); err != nil || len(w.api.log()) != 0 {
-		t.Errorf("a pull without news: got writes %q (%v), want none", w.api.log(), err)
+		t.Errorf("a pass during the pull: got writes %q (%v), want none", w.api.log(), err)
 	}
 	if got := w.events(); slices.ContainsFunc(got, func(e string) bool { return strings.HasPrefix(e, "Warning") }) {
-		t.Errorf("events: got %q, want no warning of what is the way of every image", got)
+		t.Errorf("events: got %q, want no warning about a normal pull", got)
 	}
 	w.images.Release(registryImage)
 	w.settle(demoKey)
@@ -135,7 +136,7 @@ func TestPullSecrets(t *testing.T) {
 	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
 	for _, c := range w.bottle(demoKey).Status.Conditions {
 		if strings.Contains(c.Message, "c2VjcmV0") {
-			t.Errorf("%s: got %q, want nothing of the secret", c.Type, c.Message)
+			t.Errorf("%s: got %q, want no part of the secret", c.Type, c.Message)
 		}
 	}
 }
@@ -150,7 +151,7 @@ func TestUsedImages(t *testing.T) {
 	}
 	w.faults.Fail("ListMachines", hosttest.Before, 1, errors.New("no answer"))
 	if _, _, err := w.usedImages(); err == nil {
-		t.Error("with no list of machines: got no error, want one: nothing may be removed then")
+		t.Error("without a list of machines: got no error, want one, because nothing may be removed then")
 	}
 }
 
@@ -165,12 +166,13 @@ func TestARunningMachineNeedsNoImage(t *testing.T) {
 		t.Errorf("message: got %q, want spec.image in it", got)
 	}
 	if got := w.bottle(demoKey).Status.Image.Reference; got != "file:guest.tar" {
-		t.Errorf("status.image: got %q, want what the machine was made from", got)
+		t.Errorf("status.image: got %q, want what the machine was created from", got)
 	}
 }
 
-// A machine that goes between two steps is not made anew from nothing.
-func TestAMachineThatGoesAfterTheImageWasNotLookedFor(t *testing.T) {
+// A machine that disappears between two steps is not created again without its
+// image.
+func TestAMachineThatDisappearsAfterTheImageStep(t *testing.T) {
 	w := newWorld(t, demo().Obj())
 	w.settle(demoKey)
 	w.faults.ResetCalls()
@@ -190,7 +192,7 @@ func TestAMachineThatGoesAfterTheImageWasNotLookedFor(t *testing.T) {
 	}
 }
 
-// The words that Pods have for it, with growing pauses.
+// The reasons are those of Pods, and the pauses grow.
 func TestAPullThatFails(t *testing.T) {
 	w := newWorld(t, demo().Image(registryImage).Obj())
 	w.images.Push(registryImage, "agent 1")
@@ -203,10 +205,10 @@ func TestAPullThatFails(t *testing.T) {
 		}
 		return res.RequeueAfter
 	}
-	pass() // adopts it, and comes as far as the image
+	pass() // gets as far as the image step
 	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "False/ErrImagePull")
 	if got := w.message(demoKey, v1alpha1.ConditionMachineReady); !strings.Contains(got, "no route to the registry") {
-		t.Errorf("message: got %q, want the registry's words", got)
+		t.Errorf("message: got %q, want the registry's error", got)
 	}
 	first := pass()
 	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "False/ImagePullBackOff")
@@ -222,8 +224,8 @@ func TestAPullThatFails(t *testing.T) {
 	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
 }
 
-// A Bottle that is to have no machine has nothing pulled for it.
-func TestAPullThatNobodyWantsAnyMoreIsCalledOff(t *testing.T) {
+// Nothing is pulled for a Bottle that must not run.
+func TestAPullThatIsNoLongerNeededIsCanceled(t *testing.T) {
 	for name, end := range map[string]func(w *world){
 		"deleted": (*world).remove,
 		"evicted": func(w *world) {
@@ -236,7 +238,7 @@ func TestAPullThatNobodyWantsAnyMoreIsCalledOff(t *testing.T) {
 			w.update(demoKey, func(b *v1alpha1.Bottle) { b.Spec.DesiredState = v1alpha1.DesiredStateStopped })
 			w.settle(demoKey)
 		},
-		"what cannot be had is asked for instead": func(w *world) {
+		"changed to an unsupported artifact": func(w *world) {
 			w.update(demoKey, func(b *v1alpha1.Bottle) {
 				path := packed
 				b.Spec.Image, b.Spec.Artifact = nil, &v1alpha1.Artifact{Path: &path}
@@ -247,13 +249,13 @@ func TestAPullThatNobodyWantsAnyMoreIsCalledOff(t *testing.T) {
 				w.t.Fatal(err)
 			}
 		},
-		"deleted where smolvm gives no answer": func(w *world) {
+		"deleted while smolvm does not answer": func(w *world) {
 			if err := w.api.Delete(w.t.Context(), w.bottle(demoKey)); err != nil {
 				w.t.Fatal(err)
 			}
 			w.faults.Fail("ListMachines", hosttest.Before, -1, errors.New("no answer"))
 			w.clock.Step(time.Minute)
-			_, _ = w.pass(demoKey) // is tried again
+			_, _ = w.pass(demoKey) // fails, and would be retried
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -270,22 +272,22 @@ func TestAPullThatNobodyWantsAnyMoreIsCalledOff(t *testing.T) {
 			}
 			end(w)
 			if got := w.images.Waiting(registryImage); len(got) != 0 {
-				t.Errorf("got %v, want nobody to wait for the pull", got)
+				t.Errorf("got %v, want no Bottle to wait for the pull", got)
 			}
 		})
 	}
 }
 
-// The registry is asked for every machine that is made, however soon after the
-// last one.
-func TestTheNextMachineAsksTheRegistryAnew(t *testing.T) {
+// With the pull policy Always, the registry is queried for every new machine,
+// however soon after the last one.
+func TestEveryNewMachineQueriesTheRegistry(t *testing.T) {
 	b := demo().Image(registryImage)
 	b.Spec.ImagePullPolicy = ptr.To(v1alpha1.PullPolicy("Always"))
 	w := newWorld(t, b.Obj())
 	w.images.Push(registryImage, "agent 1")
 	w.settle(demoKey)
 	w.images.Push(registryImage, "agent 2")
-	begun := w.clock.Now()
+	started := w.clock.Now()
 	w.update(demoKey, func(b *v1alpha1.Bottle) {
 		b.Annotations = map[string]string{v1alpha1.AnnotationRecreatedAt: "1"}
 	})
@@ -294,13 +296,14 @@ func TestTheNextMachineAsksTheRegistryAnew(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got := w.bottle(demoKey).Status.Image; !w.clock.Now().Equal(begun) || ptr.Deref(got.Digest, "") != hosttest.ImageDigest("agent 2") {
-		t.Errorf("status.image: got %s, want the digest of what the tag is now", ptr.Deref(got.Digest, ""))
+	if got := w.bottle(demoKey).Status.Image; !w.clock.Now().Equal(started) || ptr.Deref(got.Digest, "") != hosttest.ImageDigest("agent 2") {
+		t.Errorf("status.image: got %s, want the current digest of the tag", ptr.Deref(got.Digest, ""))
 	}
 }
 
-// A machine that is held for a leak needs no image, and none is asked for.
-func TestALeakedBottleAsksForNoImage(t *testing.T) {
+// A machine that is kept stopped after a leak needs no image, and none is
+// requested.
+func TestALeakedBottleRequestsNoImage(t *testing.T) {
 	w := newWorld(t, demo().Image(registryImage).Obj())
 	w.images.Push(registryImage, "agent 1")
 	w.guest.set(leaky)
@@ -310,10 +313,10 @@ func TestALeakedBottleAsksForNoImage(t *testing.T) {
 	w.faults.ResetCalls()
 	w.settle(demoKey)
 	if got := w.faults.Calls(); slices.ContainsFunc(got, func(c string) bool { return strings.HasPrefix(c, "Get ") }) {
-		t.Errorf("calls: got %v, want no image asked for", got)
+		t.Errorf("calls: got %v, want no image requested", got)
 	}
 	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "False/LeakDetected")
 	if got := w.bottle(demoKey).Status.Image; got == nil || got.Reference != registryImage {
-		t.Errorf("status.image: got %+v, want what the machine was made from", got)
+		t.Errorf("status.image: got %+v, want what the machine was created from", got)
 	}
 }

@@ -14,13 +14,13 @@ import (
 	"botbottle.dev/bottle-operator/internal/state"
 )
 
-// requestOf is what a user can change to have a Bottle tried again after a leak.
+// requestOf returns what a user can change to start a Bottle again after a leak.
 func requestOf(b *v1alpha1.Bottle) enforce.Request {
 	return enforce.Request{Generation: b.Generation, Prove: b.Annotations[v1alpha1.AnnotationProve], BundleImage: desired.BundleImage(b)}
 }
 
-// findLeak takes up the leak that counts: one that the guard knows of, or one
-// of an earlier node, which the status carries along.
+// findLeak sets the scope's leak: one that the guard knows of, or one from an
+// earlier node, which the status carries along.
 func findLeak(e enforce.Enforcement, s *scope) {
 	request := requestOf(s.bottle)
 	s.leak = e.Leak(s.owner.UID, request)
@@ -31,7 +31,7 @@ func findLeak(e enforce.Enforcement, s *scope) {
 	s.reportLeak()
 }
 
-// reportLeak fills the status with the leak that counts, and no other.
+// reportLeak reports the scope's leak in the status, and removes any other.
 func (s *scope) reportLeak() {
 	var leak *v1alpha1.EgressLeak
 	if l := s.leak; l != nil {
@@ -53,7 +53,7 @@ func (s *scope) reportLeak() {
 	}
 }
 
-// leakMessage is the evidence, and the way out.
+// leakMessage returns the evidence, and how to start the machine again.
 func leakMessage(s *scope) string {
 	l := s.leak
 	return fmt.Sprintf("the guest reached %s at %s (smolvm %s, %s); the machine was stopped, and starts again once the spec or the annotation %s changes",

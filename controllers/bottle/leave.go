@@ -18,40 +18,40 @@ import (
 	"botbottle.dev/bottle-operator/internal/flow"
 )
 
-// leave takes the Bottle off the node, because it is being deleted or because
-// the manager wants it elsewhere.
+// leave removes the Bottle from the node, because it is being deleted or because
+// the manager evicted it.
 func (r *Reconciler) leave(ctx context.Context, s *scope) (ctrl.Result, error) {
 	deleting := !s.bottle.DeletionTimestamp.IsZero()
 	if deleting && (r.departed.has(s.bottle) || !controllerutil.ContainsFinalizer(s.bottle, v1alpha1.FinalizerNode)) {
 		return ctrl.Result{}, nil
 	}
 	if err := flow.Run(ctx, s, r.steps.teardown(), s.recordOutcome); err != nil {
-		return r.stillLeaving(ctx, s, err)
+		return r.reportLeaving(ctx, s, err)
 	}
 	r.References.Use(s.key(), nil)
 	if controllerutil.ContainsFinalizer(s.bottle, v1alpha1.FinalizerNode) {
 		b := s.bottle.DeepCopy()
 		controllerutil.RemoveFinalizer(b, v1alpha1.FinalizerNode)
 		if err := patchMeta(ctx, r.Client, s, b); client.IgnoreNotFound(err) != nil {
-			return conflicted(fmt.Errorf("remove the finalizer from bottle %s: %w", s.key(), err))
+			return retryConflict(fmt.Errorf("remove the finalizer from bottle %s: %w", s.key(), err))
 		}
 	}
 	if deleting {
 		r.departed.add(s.bottle)
 	} else {
 		if err := r.status.clear(ctx, s.bottle); client.IgnoreNotFound(err) != nil {
-			return conflicted(err)
+			return retryConflict(err)
 		}
 	}
 	r.forget(s.key())
 	logf.FromContext(ctx).Info("Left the node", "machine", s.name())
-	// Somebody may wait for the subnet or the memory that is free now.
+	// Another Bottle may wait for the subnet or the memory that is free now.
 	r.requests.EnqueueAll()
 	return ctrl.Result{}, nil
 }
 
-// stillLeaving says what the teardown waits for.
-func (r *Reconciler) stillLeaving(ctx context.Context, s *scope, err error) (ctrl.Result, error) {
+// reportLeaving reports what the teardown waits for.
+func (r *Reconciler) reportLeaving(ctx context.Context, s *scope, err error) (ctrl.Result, error) {
 	if ctx.Err() != nil {
 		return ctrl.Result{}, context.Cause(ctx)
 	}
@@ -60,13 +60,13 @@ func (r *Reconciler) stillLeaving(ctx context.Context, s *scope, err error) (ctr
 		reason = v1alpha1.ReasonEvicted
 	}
 	if werr := r.status.write(ctx, s, agentstatus.Leaving(s.bottle, r.Clock.Now(), reason, err)); client.IgnoreNotFound(werr) != nil {
-		return conflicted(werr)
+		return retryConflict(werr)
 	}
 	return requeue(err)
 }
 
-// departed are Bottles that are being deleted and whose teardown is done: the
-// cache may show them a little longer.
+// departed holds the Bottles that are being deleted and whose teardown is done.
+// The cache may still contain them for a short time.
 type departed struct {
 	mu    sync.Mutex
 	byKey map[types.NamespacedName]types.UID

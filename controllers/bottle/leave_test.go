@@ -44,16 +44,16 @@ func TestEvicted(t *testing.T) {
 		t.Errorf("API writes: got %v, want the finalizer and one patch of the status", got)
 	}
 
-	// It may come back.
+	// The Bottle may come back.
 	w.update(demoKey, func(b *v1alpha1.Bottle) { b.Status = *demo().Status.DeepCopy() })
 	w.settle(demoKey)
 	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "True/MachineRunning")
 }
 
-func TestEvictionMeetsANewerObject(t *testing.T) {
+func TestAnEvictionThatConflictsIsRetried(t *testing.T) {
 	w := running(t)
 	w.update(demoKey, evict)
-	// The pass looks at the Bottle as it is; meanwhile somebody writes.
+	// Somebody writes to the Bottle after the pass has read it.
 	once := false
 	w.api.fail = func(write string) error {
 		if write == "patch status" && !once {
@@ -69,7 +69,7 @@ func TestEvictionMeetsANewerObject(t *testing.T) {
 		t.Errorf("pass: got %v %v, want another one soon and no error", res, err)
 	}
 	if got := w.bottle(demoKey).Status.NodeName; got == nil {
-		t.Errorf("nodeName: got none, want it kept until the agent saw the newer object")
+		t.Errorf("nodeName: got none, want it kept until the agent has seen the newer object")
 	}
 	if _, err := w.pass(demoKey); err != nil {
 		t.Fatal(err)
@@ -79,7 +79,7 @@ func TestEvictionMeetsANewerObject(t *testing.T) {
 	}
 }
 
-func TestLeavingTreatsForeignThingsAsAbsent(t *testing.T) {
+func TestLeavingTreatsForeignObjectsAsAbsent(t *testing.T) {
 	w := newWorld(t, demo().Finalizer(v1alpha1.FinalizerNode).Obj())
 	w.networks.PutAs(testID, host.Network{Owner: otherOwner, Subnet: firstChoice})
 	w.bundles.PutAs(testID, host.Bundle{Owner: otherOwner})
@@ -94,11 +94,11 @@ func TestLeavingTreatsForeignThingsAsAbsent(t *testing.T) {
 		t.Errorf("bottle: got it, want it gone")
 	}
 	if len(w.networks.All()) != 1 || len(w.bundles.All()) != 1 || len(w.machines.Names()) != 1 {
-		t.Errorf("foreign things: got %v, want all of them left", w.nodeState())
+		t.Errorf("foreign objects: got %v, want all of them to stay", w.nodeState())
 	}
 }
 
-func TestLeavingWaitsAndSaysSo(t *testing.T) {
+func TestLeavingWaitsAndReportsIt(t *testing.T) {
 	tests := map[string]struct {
 		change func(w *world)
 		want   string
@@ -160,7 +160,7 @@ func TestLeavingWithoutSmolvm(t *testing.T) {
 	}
 }
 
-func TestASpecThatMakesNoSenseCanBeDeleted(t *testing.T) {
+func TestABottleWithAnInvalidSpecCanBeDeleted(t *testing.T) {
 	w := running(t)
 	w.update(demoKey, func(b *v1alpha1.Bottle) {
 		b.Spec.Image, b.Spec.Env = new("::::"), []v1alpha1.EnvVar{{Name: "=", Value: new("\x00")}}
@@ -169,7 +169,7 @@ func TestASpecThatMakesNoSenseCanBeDeleted(t *testing.T) {
 	w.wantEmpty()
 }
 
-func TestABottleOfAnotherNodeIsLeftAlone(t *testing.T) {
+func TestABottleOnAnotherNodeIsIgnored(t *testing.T) {
 	b := demo()
 	b.Status.NodeName = new("node-b")
 	w := newWorld(t, b.Obj())
@@ -181,9 +181,8 @@ func TestABottleOfAnotherNodeIsLeftAlone(t *testing.T) {
 	}
 }
 
-// TestAStaleAgentDoesNotWriteOverItsSuccessor moves the Bottle behind the
-// agent's back.
-func TestAStaleAgentDoesNotWriteOverItsSuccessor(t *testing.T) {
+// The Bottle has moved to another node, and the agent does not know it yet.
+func TestAStaleAgentDoesNotOverwriteItsSuccessorsStatus(t *testing.T) {
 	w := running(t)
 	stale := w.bottle(demoKey)
 	w.update(demoKey, func(b *v1alpha1.Bottle) {
@@ -201,8 +200,8 @@ func TestAStaleAgentDoesNotWriteOverItsSuccessor(t *testing.T) {
 	}
 }
 
-// TestALateLookAtADeletedBottle has the cache show a Bottle that is gone.
-func TestALateLookAtADeletedBottle(t *testing.T) {
+// The cache still contains a Bottle that is gone.
+func TestALatePassOverADeletedBottle(t *testing.T) {
 	w := running(t)
 	if err := w.api.Delete(t.Context(), w.bottle(demoKey)); err != nil {
 		t.Fatal(err)
@@ -227,13 +226,13 @@ func TestALateLookAtADeletedBottle(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(w.r.departed.byKey) != 0 {
-		t.Errorf("remembered: got %v, want none once the cache shows it gone", w.r.departed.byKey)
+		t.Errorf("remembered: got %v, want none once the Bottle is gone from the cache", w.r.departed.byKey)
 	}
 }
 
-// The agent may die when smolvm has forgotten the machine and its disks are
-// still there.
-func TestADeletionThatBreaksOffIsCompleted(t *testing.T) {
+// The agent may die after smolvm has forgotten the machine, but before its disks
+// are deleted.
+func TestAnInterruptedDeletionIsCompleted(t *testing.T) {
 	t.Run("by the next pass", func(t *testing.T) {
 		w := running(t)
 		if err := w.api.Delete(t.Context(), w.bottle(demoKey)); err != nil {
@@ -241,10 +240,10 @@ func TestADeletionThatBreaksOffIsCompleted(t *testing.T) {
 		}
 		w.faults.Fail("DeleteMachine", hosttest.Half, 1, errors.New("killed"))
 		if _, err := w.pass(demoKey); err == nil {
-			t.Error("the pass that breaks off: got nil, want an error")
+			t.Error("the interrupted pass: got nil, want an error")
 		}
 		if got := w.machines.Leftovers(); len(got) != 1 || len(w.machines.Names()) != 0 {
-			t.Fatalf("broken off: got data %v and machines %v, want data alone", got, w.machines.Names())
+			t.Fatalf("after the interruption: got data %v and machines %v, want only data", got, w.machines.Names())
 		}
 		w.restartAgent()
 		if _, err := w.pass(demoKey); err != nil {

@@ -26,7 +26,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/state"
 )
 
-// machineStep makes the machine exist and run, or not.
+// machineStep creates, starts, stops and deletes the machine.
 type machineStep struct {
 	machines    host.Machines
 	view        *machineview.View
@@ -41,39 +41,39 @@ type machineStep struct {
 	metrics     *Metrics
 	reader      client.Reader
 	stops       *narrow.Stops
-	// requirePolicy starts no machine of which smolvm does not show exactly
-	// the one allowed address.
+	// requirePolicy: a machine is started only if smolvm shows exactly the one
+	// allowed address for it.
 	requirePolicy bool
 }
 
-// ensure makes the machine exist and run: it looks, decides, and does
-// one thing. A boot goes on by itself and has the Bottle looked at again.
+// ensure creates and runs the machine: it observes, decides, and does one thing.
+// A boot continues outside the pass, and requests another pass when it ends.
 func (m *machineStep) ensure(ctx context.Context, s *scope) error {
-	say := m.causes.smolvm(ctx)
+	reasons := m.causes.smolvm(ctx)
 	if s.leak != nil {
 		return m.holdLeaked(ctx, s)
 	}
-	if err := m.current(ctx, s); err != nil {
+	if err := m.checkCurrent(ctx, s); err != nil {
 		return err
 	}
-	if m.stops.Take(s.owner.UID) { // it was to be down for a while
+	if m.stops.Take(s.owner.UID) { // the stop was requested, so the machine was not lost
 		s.forgetRun()
 		if err := s.saveRecord(); err != nil {
 			return err
 		}
 	}
-	if err := m.takeBreach(ctx, s); err != nil {
+	if err := m.recordBreach(ctx, s); err != nil {
 		return err
 	}
-	if err := m.takeStart(s); err != nil {
-		return mapped(err, say)
+	if err := m.recordStart(s); err != nil {
+		return mapError(err, reasons)
 	}
 	f, err := m.observe(ctx, s)
 	if err != nil {
-		return mapped(err, say)
+		return mapError(err, reasons)
 	}
-	if fact := m.causes.machineFault(ctx); fact != nil {
-		f.NodeFault = fact.Message
+	if fact := m.causes.machineProblem(ctx); fact != nil {
+		f.NodeProblem = fact.Message
 	}
 	if s.record != nil && s.record.Breach != "" {
 		f.Machine.LastExit = "stopped by the operator: " + s.record.Breach
@@ -87,14 +87,14 @@ func (m *machineStep) ensure(ctx context.Context, s *scope) error {
 		d = lifecycle.Decide(f)
 	}
 	s.comparePending(f)
-	err = mapped(m.act(ctx, s, f, d), say)
+	err = mapError(m.act(ctx, s, f, d), reasons)
 	if f.Present && f.Ours || s.record != nil {
 		s.reportMachine(f)
 	}
 	return err
 }
 
-// act does what was decided and says how the step stands.
+// act carries out the decision and returns the outcome of the step.
 func (m *machineStep) act(ctx context.Context, s *scope, f lifecycle.Facts, d lifecycle.Decision) error {
 	starting := &flow.Waiting{Reason: v1alpha1.ReasonMachineStarting, Message: "the machine is being started"}
 	switch d.Action {
@@ -117,7 +117,7 @@ func (m *machineStep) act(ctx context.Context, s *scope, f lifecycle.Facts, d li
 		if err := m.stop(ctx, s); err != nil {
 			return err
 		}
-		starting.After = atOnce
+		starting.After = immediately
 		return starting
 	case lifecycle.Replace:
 		if err := m.stop(ctx, s); err != nil {
@@ -127,7 +127,7 @@ func (m *machineStep) act(ctx context.Context, s *scope, f lifecycle.Facts, d li
 		if err := m.machines.DeleteMachine(ctx, s.name()); err != nil {
 			return err
 		}
-		starting.After = atOnce
+		starting.After = immediately
 		return starting
 	case lifecycle.RecordRun:
 		return m.recordRun(ctx, s, f)
@@ -135,11 +135,11 @@ func (m *machineStep) act(ctx context.Context, s *scope, f lifecycle.Facts, d li
 	return fmt.Errorf("machine of bottle %s: no such action %q", s.key(), d.Action)
 }
 
-// observe looks at everything that decide goes by.
+// observe returns the facts that lifecycle.Decide needs.
 func (m *machineStep) observe(ctx context.Context, s *scope) (lifecycle.Facts, error) {
 	listed, present, err := m.view.Get(ctx, s.name())
 	if err == nil && !present && !m.starts.Running(s.owner.UID) {
-		// Nothing is created, and no record given up, on an old list.
+		// An old list must not cause a machine to be created or counted as lost.
 		m.view.Invalidate(s.name())
 		listed, present, err = m.view.Get(ctx, s.name())
 	}
@@ -151,27 +151,27 @@ func (m *machineStep) observe(ctx context.Context, s *scope) (lifecycle.Facts, e
 		Record:      s.record,
 		Starting:    m.starts.Running(s.owner.UID),
 		Unreachable: m.view.UnreachablePolls(s.name()),
-		Restart:     wantsRestart(s),
-		Recreate:    wantsRecreate(s),
+		Restart:     restartRequested(s),
+		Recreate:    recreateRequested(s),
 		Now:         m.clock.Now(),
 	}, nil
 }
 
-// takeBreach records that the guard killed the machine, and reports it. It
-// comes before the result of a start: a machine that the guard killed during
-// its start did not fail to boot.
-func (m *machineStep) takeBreach(ctx context.Context, s *scope) error {
+// recordBreach records and reports that the guard killed the machine. It comes
+// before recordStart: a machine that the guard killed during its start did not
+// fail to boot.
+func (m *machineStep) recordBreach(ctx context.Context, s *scope) error {
 	breach := m.enforcement.TakeBreach(s.owner.UID)
 	if breach == nil {
 		return nil
 	}
-	m.events.warn(ctx, s, v1alpha1.ReasonWallBroken, breach.What+"; the machine was stopped, and starts anew behind a mended wall")
+	m.events.warn(ctx, s, v1alpha1.ReasonWallBroken, breach.What+"; the machine was stopped and starts again behind a repaired wall")
 	rec := runningRecord(s)
 	rec.Breach = breach.What
 	return s.setRecord(rec)
 }
 
-// countBootFailure counts a start that did not last; text says why.
+// countBootFailure counts a machine that did not stay up; text says why.
 func countBootFailure(rec *state.Record, now time.Time, text string) {
 	rec.BootFailures++
 	rec.LastBootFailure, rec.BootError, rec.BootReason = now, text, ""
@@ -184,8 +184,8 @@ func forgetBootFailures(rec *state.Record) {
 	rec.BootFailures, rec.LastBootFailure, rec.BootError, rec.BootReason = 0, time.Time{}, "", ""
 }
 
-// takeStart takes note of how the last start went.
-func (m *machineStep) takeStart(s *scope) error {
+// recordStart records the result of the last start.
+func (m *machineStep) recordStart(s *scope) error {
 	err, ok := m.starts.Take(s.owner.UID)
 	if !ok {
 		return nil
@@ -202,8 +202,7 @@ func (m *machineStep) takeStart(s *scope) error {
 	return s.setRecord(rec)
 }
 
-// checkPolicy reads back, before a start, what smolvm persisted of the one
-// allowed address.
+// checkPolicy checks before a start that smolvm persisted the one allowed address.
 func (m *machineStep) checkPolicy(ctx context.Context, s *scope) error {
 	policy, note, err := m.enforcement.CheckPolicy(ctx, enforce.PolicyCheck{
 		Name: s.name(), BundleIP: s.triple.BundleIP, Version: s.version,
@@ -213,25 +212,26 @@ func (m *machineStep) checkPolicy(ctx context.Context, s *scope) error {
 		return err
 	}
 	if policy != probe.PolicyExact && m.requirePolicy {
-		return &flow.Waiting{Reason: v1alpha1.ReasonPolicyNotPersisted, After: forSomebody,
-			Message: note + ": the machine is not started, for the agent runs with --require-smolvm-policy"}
+		return &flow.Waiting{Reason: v1alpha1.ReasonPolicyNotPersisted, After: externalDelay,
+			Message: note + ": the machine is not started, because the agent runs with --require-smolvm-policy"}
 	}
 	rec := runningRecord(s)
 	rec.Policy = string(policy)
 	return s.setRecord(rec)
 }
 
-// start starts the machine apart from the pass. Whatever asked for it,
-// the annotation and the values of Secrets as they are now are then in force.
+// start starts the machine in the background. Whatever the reason for the
+// start, it applies the current annotation and the current values of Secrets.
 func (m *machineStep) start(ctx context.Context, s *scope) error {
-	// A stop may have been asked for while the machine was made.
-	if err := m.current(ctx, s); err != nil {
+	// A stop may have been requested while the machine was being created.
+	if err := m.checkCurrent(ctx, s); err != nil {
 		return err
 	}
 	rec := runningRecord(s)
 	rec.RestartedAt = s.bottle.Annotations[v1alpha1.AnnotationRestartedAt]
 	rec.Breach = ""
-	// Values are read anew; which variables there are was fixed at create.
+	// A start reads the values again. The set of variables is fixed when the
+	// machine is created.
 	rec.Secrets = maps.Clone(rec.Secrets)
 	for name, hash := range state.Hashes(rec.Salt, s.secrets) {
 		if _, has := rec.Secrets[name]; has {
@@ -249,7 +249,7 @@ func (m *machineStep) start(ctx context.Context, s *scope) error {
 	return nil
 }
 
-// stop stops the machine as something asked for.
+// stop stops the machine on request, so that its end is not a loss.
 func (m *machineStep) stop(ctx context.Context, s *scope) error {
 	if s.record != nil && s.record.Run != nil {
 		rec := *s.record
@@ -262,17 +262,17 @@ func (m *machineStep) stop(ctx context.Context, s *scope) error {
 	return m.machines.StopMachine(ctx, s.name())
 }
 
-// recordRun keeps which VMM runs, so that its end is noticed.
+// recordRun records which VMM runs, so that its end is noticed.
 func (m *machineStep) recordRun(ctx context.Context, s *scope, f lifecycle.Facts) error {
 	run := lifecycle.RunOf(f.Machine)
 	if f.Machine.PID == 0 && s.record != nil && s.record.Run != nil {
-		return nil // smolvm could not tell this time: no other VMM is known
+		return nil // smolvm did not report the PID this time; the record stays
 	}
-	stays := s.record != nil && s.record.BootFailures > 0 && f.Now.Sub(run.StartTime) >= stable
-	if s.record == nil || s.record.Run == nil || !lifecycle.SameRun(*s.record.Run, run) || stays {
+	stayedUp := s.record != nil && s.record.BootFailures > 0 && f.Now.Sub(run.StartTime) >= stable
+	if s.record == nil || s.record.Run == nil || !lifecycle.SameRun(*s.record.Run, run) || stayedUp {
 		rec := runningRecord(s)
 		rec.Run = &run
-		if stays {
+		if stayedUp {
 			forgetBootFailures(&rec)
 		}
 		if rec.FirstRun.IsZero() {
@@ -286,8 +286,8 @@ func (m *machineStep) recordRun(ctx context.Context, s *scope, f lifecycle.Facts
 	return nil
 }
 
-// runningRecord is the record to go on with: a machine of ours whose record
-// was lost counts as made from what is asked for now.
+// runningRecord returns the record to continue with. If the record of our
+// machine was lost, the machine is assumed to match the current spec.
 func runningRecord(s *scope) state.Record {
 	if s.record != nil {
 		return *s.record
@@ -295,8 +295,8 @@ func runningRecord(s *scope) state.Record {
 	return newRecord(s)
 }
 
-// stable is how long a machine must have run for its end to be no failed boot:
-// a guest that ends itself at every start must not be restarted without pause.
+// stable is how long a machine must run so that its end is not a failed boot. A
+// guest that shuts down after every start must not be restarted without a pause.
 const stable = time.Minute
 
 func (m *machineStep) countLoss(ctx context.Context, s *scope, cause string) error {
@@ -314,11 +314,11 @@ func (m *machineStep) countLoss(ctx context.Context, s *scope, cause string) err
 		return err
 	}
 	m.metrics.lost()
-	m.events.warn(ctx, s, eventMachineLost, "the machine ended without being asked to: "+cause)
+	m.events.warn(ctx, s, eventMachineLost, "the machine ended unexpectedly: "+cause)
 	return nil
 }
 
-// holdLeaked keeps the machine of a Bottle that leaked stopped.
+// holdLeaked keeps the machine stopped after a leak.
 func (m *machineStep) holdLeaked(ctx context.Context, s *scope) error {
 	if err := m.ensureDown(ctx, s); err != nil {
 		return err
@@ -326,12 +326,12 @@ func (m *machineStep) holdLeaked(ctx context.Context, s *scope) error {
 	return &flow.Terminal{Reason: v1alpha1.ReasonLeakDetected, Err: errors.New(leakMessage(s))}
 }
 
-// errSuperseded ends a pass over a Bottle that has changed since the pass read
-// it, before the pass does what the change may forbid.
+// errSuperseded ends a pass before it does something that a change of the Bottle
+// during the pass may forbid.
 var errSuperseded = errors.New("the Bottle changed during the pass")
 
-// current returns errSuperseded if the Bottle is not as the pass read it.
-func (m *machineStep) current(ctx context.Context, s *scope) error {
+// checkCurrent returns errSuperseded if the Bottle changed during the pass.
+func (m *machineStep) checkCurrent(ctx context.Context, s *scope) error {
 	now := &v1alpha1.Bottle{}
 	if err := m.reader.Get(ctx, s.key(), now); err != nil {
 		return client.IgnoreNotFound(err)

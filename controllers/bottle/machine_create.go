@@ -19,12 +19,12 @@ import (
 	"botbottle.dev/bottle-operator/internal/state"
 )
 
-// create makes the machine. The record comes first: if the reply is
-// lost, it says what the machine was made from; if nothing was made, the next
-// attempt replaces it.
+// create creates the machine. It writes the record first: if smolvm's reply is
+// lost, the record says what the machine was created from. If no machine was
+// created, the next attempt replaces the record.
 func (m *machineStep) create(ctx context.Context, s *scope) error {
-	if !s.imageFound { // the machine went after the image step had seen it
-		return &flow.Waiting{Reason: v1alpha1.ReasonMachineStarting, Message: "a new machine is to be made", After: atOnce}
+	if !s.imageFound { // the machine disappeared after the image step had seen it
+		return &flow.Waiting{Reason: v1alpha1.ReasonMachineStarting, Message: "a new machine will be created", After: immediately}
 	}
 	if err := s.setRecord(newRecord(s)); err != nil {
 		return err
@@ -33,7 +33,7 @@ func (m *machineStep) create(ctx context.Context, s *scope) error {
 	return m.machines.CreateMachine(ctx, machineSpec(s))
 }
 
-// newRecord is what a machine made now is made from.
+// newRecord returns the record of a machine that is created now.
 func newRecord(s *scope) state.Record {
 	salt := state.NewSalt()
 	rec := state.Record{
@@ -53,7 +53,7 @@ func newRecord(s *scope) state.Record {
 	}
 	if old := s.record; old != nil {
 		rec.FirstRun, rec.Restarts, rec.LastLoss = old.FirstRun, old.Restarts, old.LastLoss
-		if rec.RecreatedAt == old.RecreatedAt { // not a new attempt of the user's
+		if rec.RecreatedAt == old.RecreatedAt { // the user did not request a new attempt
 			rec.BootFailures, rec.LastBootFailure = old.BootFailures, old.LastBootFailure
 			rec.BootError, rec.BootReason = old.BootError, old.BootReason
 		}
@@ -61,8 +61,8 @@ func newRecord(s *scope) state.Record {
 	return rec
 }
 
-// machineSpec is what smolvm is asked for. CPUs and memory are what was booked
-// with the scheduler.
+// machineSpec returns the machine to create. CPUs and memory are those that the
+// placeholder Pod reserved.
 func machineSpec(s *scope) host.MachineSpec {
 	size := sizeOf(s.bottle.Spec.Machine)
 	spec := host.MachineSpec{
@@ -72,8 +72,8 @@ func machineSpec(s *scope) host.MachineSpec {
 		Smolfile: s.folder.SmolfilePath(),
 		Command:  s.bottle.Spec.Command,
 	}
-	if booked := s.bottle.Status.Resources; booked != nil {
-		spec.CPUs, spec.MemoryMiB = booked.CPUs, smolfile.MiB(booked.Memory.Value())
+	if reserved := s.bottle.Status.Resources; reserved != nil {
+		spec.CPUs, spec.MemoryMiB = reserved.CPUs, smolfile.MiB(reserved.Memory.Value())
 	}
 	if s.bottle.Spec.Artifact != nil {
 		fromArtifact(&spec, s)
@@ -87,8 +87,8 @@ func machineSpec(s *scope) host.MachineSpec {
 	return spec
 }
 
-// ours says whether the machine of our name is the Bottle's. Where smolvm
-// knows no labels, having a record says so.
+// ours reports whether the machine with our name belongs to the Bottle. If
+// smolvm does not support labels, the existence of a record decides.
 func ours(m host.Machine, s *scope) bool {
 	if m.UID == "" {
 		return s.record != nil
@@ -96,24 +96,23 @@ func ours(m host.Machine, s *scope) bool {
 	return m.UID == s.owner.UID
 }
 
-func wantsRestart(s *scope) bool {
-	asked := s.bottle.Annotations[v1alpha1.AnnotationRestartedAt]
-	return asked != "" && s.record != nil && asked != s.record.RestartedAt
+func restartRequested(s *scope) bool {
+	at := s.bottle.Annotations[v1alpha1.AnnotationRestartedAt]
+	return at != "" && s.record != nil && at != s.record.RestartedAt
 }
 
-func wantsRecreate(s *scope) bool {
-	asked := s.bottle.Annotations[v1alpha1.AnnotationRecreatedAt]
-	return asked != "" && s.record != nil && asked != s.record.RecreatedAt
+func recreateRequested(s *scope) bool {
+	at := s.bottle.Annotations[v1alpha1.AnnotationRecreatedAt]
+	return at != "" && s.record != nil && at != s.record.RecreatedAt
 }
 
-// What applies a change.
+// How the user applies a change.
 const (
 	byRecreating = "annotate the Bottle with botbottle.dev/recreatedAt for a new machine (its disk is lost)"
 	byRestarting = "annotate the Bottle with botbottle.dev/restartedAt to restart the machine"
 )
 
-// comparePending names the fields in which the spec differs from what the
-// machine was created with.
+// comparePending finds the fields that have changed since the machine was created.
 func (s *scope) comparePending(f lifecycle.Facts) {
 	s.pendingKnown = true
 	rec := s.record
@@ -144,11 +143,10 @@ func (s *scope) comparePending(f lifecycle.Facts) {
 	}
 }
 
-// literalsDiffer compares the literal values with the recorded ones, name by
-// name. A variable of the operator's own that the record does not have came
-// with a newer release: the machine gets it when it is next created, and the
-// user asked for no change. What such variables are made of, the addresses and
-// spec.bundle.caPath, is compared on its own.
+// literalsDiffer reports whether the literals differ from the recorded ones. It
+// ignores a variable that the operator sets and the record lacks: it came with a
+// newer release, and the next machine gets it. Such variables depend on the
+// addresses and spec.bundle.caPath, which comparePending compares separately.
 func (s *scope) literalsDiffer() bool {
 	recorded := s.record.Env
 	common := 0

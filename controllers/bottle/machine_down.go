@@ -12,10 +12,10 @@ import (
 	"botbottle.dev/bottle-operator/internal/lifecycle"
 )
 
-// ensureDown stops the machine and is satisfied once smolvm says that
-// it is down. Nothing is pulled for one that is to be down.
+// ensureDown cancels a pull and a start, and stops the machine. It is satisfied
+// once smolvm reports that the machine is down.
 func (m *machineStep) ensureDown(ctx context.Context, s *scope) error {
-	say := m.causes.smolvm(ctx)
+	reasons := m.causes.smolvm(ctx)
 	m.images.Forget(s.owner.UID)
 	if m.starts.Running(s.owner.UID) {
 		if err := m.starts.Cancel(ctx, s.owner.UID); err != nil {
@@ -28,7 +28,7 @@ func (m *machineStep) ensureDown(ctx context.Context, s *scope) error {
 		return nil // no machine was ever created
 	}
 	if err != nil {
-		return mapped(err, say)
+		return mapError(err, reasons)
 	}
 	if !present || !ours(listed, s) || down(listed) {
 		s.forgetRun()
@@ -38,17 +38,18 @@ func (m *machineStep) ensureDown(ctx context.Context, s *scope) error {
 		return s.saveRecord()
 	}
 	if err := m.stop(ctx, s); err != nil {
-		return mapped(err, say)
+		return mapError(err, reasons)
 	}
-	return &flow.Waiting{Reason: v1alpha1.ReasonStopping, Message: "the machine is being stopped", After: atOnce}
+	return &flow.Waiting{Reason: v1alpha1.ReasonStopping, Message: "the machine is being stopped", After: immediately}
 }
 
-// down says whether no VM of the machine can be alive.
+// down reports whether the machine has no running VM.
 func down(m host.Machine) bool {
 	return m.State == host.MachineCreated || m.State == host.MachineStopped || m.State == host.MachineFailed
 }
 
-// forgetRun takes a machine that is down, as it should be, for not lost.
+// forgetRun drops the run from the record, so that a machine that was stopped
+// on request does not count as lost.
 func (s *scope) forgetRun() {
 	if s.record == nil || s.record.Run == nil {
 		return
@@ -65,11 +66,11 @@ func (s *scope) saveRecord() error {
 	return s.folder.WriteRecord(s.record)
 }
 
-// delete removes the machine, first calling off a pull for it and a
-// start of it. Without a smolvm there is nothing to remove for a Bottle that
-// never had a machine.
+// delete removes the machine. It first cancels a pull, a start and a proof. If
+// smolvm is unavailable and the Bottle never had a machine, there is nothing to
+// remove.
 func (m *machineStep) delete(ctx context.Context, s *scope) error {
-	say := m.causes.smolvm(ctx)
+	reasons := m.causes.smolvm(ctx)
 	m.images.Forget(s.owner.UID)
 	if err := m.starts.Cancel(ctx, s.owner.UID); err != nil {
 		return err
@@ -83,17 +84,17 @@ func (m *machineStep) delete(ctx context.Context, s *scope) error {
 		return nil
 	}
 	if err != nil {
-		return mapped(err, say)
+		return mapError(err, reasons)
 	}
 	if present && !ours(listed, s) {
 		return nil
 	}
-	// A machine with a record of ours and none of smolvm's may have been deleted
-	// half way: what is left of its data goes, too.
+	// A machine that we recorded and smolvm does not list may be half deleted.
+	// DeleteMachine removes the rest of its data, too.
 	s.forgetRun()
 	if err := s.saveRecord(); err != nil {
 		return err
 	}
 	defer m.view.Invalidate(s.name())
-	return mapped(m.machines.DeleteMachine(ctx, s.name()), say)
+	return mapError(m.machines.DeleteMachine(ctx, s.name()), reasons)
 }

@@ -13,7 +13,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/lifecycle"
 )
 
-// reportMachine fills the status with what is known of the machine.
+// reportMachine reports the machine in the status.
 func (s *scope) reportMachine(f lifecycle.Facts) {
 	rec := s.record
 	st := &v1alpha1.MachineStatus{Name: s.name()}
@@ -41,7 +41,7 @@ func (s *scope) reportMachine(f lifecycle.Facts) {
 	s.status.Machine = st
 }
 
-// timeOf is t as the API keeps it, nil for none.
+// timeOf returns t in the API's form, or nil if it is zero.
 func timeOf(t time.Time) *metav1.Time {
 	if t.IsZero() {
 		return nil

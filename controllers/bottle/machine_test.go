@@ -50,9 +50,9 @@ func TestALostMachineIsStartedAgain(t *testing.T) {
 	}
 }
 
-// No poll runs in this test, and nothing else lists the machines anew: only the
-// reconciler's own watch can find out that the VMM ended.
-func TestTheEndOfAVMMIsNoticedAtOnce(t *testing.T) {
+// No poll runs in this test, and nothing else lists the machines again. Only the
+// reconciler's own watch can notice that the VMM ended.
+func TestTheEndOfAVMMIsNoticedImmediately(t *testing.T) {
 	w := running(t)
 	w.useQueue()
 	w.machines.Kill(testID)
@@ -109,7 +109,7 @@ func TestPendingRestart(t *testing.T) {
 	}
 }
 
-func TestAChangedSecretTakesARestart(t *testing.T) {
+func TestAChangedSecretRequiresARestart(t *testing.T) {
 	w := newWorld(t, demo().EnvFromSecret("TOKEN", "s", "k").Obj())
 	w.refs.put("secrets", "s", "k", "one")
 	w.settle(demoKey)
@@ -146,13 +146,13 @@ func TestRestartedAt(t *testing.T) {
 		t.Errorf("machine: got %+v, want %+v with another VMM", after, created)
 	}
 	if st := w.bottle(demoKey).Status.Machine; *st.Restarts != 0 || st.LastLoss != nil {
-		t.Errorf("restarts: got %d, %v, want none: it was asked for", *st.Restarts, st.LastLoss)
+		t.Errorf("restarts: got %d, %v, want none: the restart was requested", *st.Restarts, st.LastLoss)
 	}
 	starts := w.machines.Starts(testID)
 	w.restartAgent()
 	w.settle(demoKey)
 	if got := w.machines.Starts(testID); got != starts {
-		t.Errorf("starts after another agent: got %d, want %d: the annotation was heeded", got, starts)
+		t.Errorf("starts after a restart of the agent: got %d, want %d: the annotation was acted on before", got, starts)
 	}
 }
 
@@ -172,7 +172,7 @@ func TestRecreatedAt(t *testing.T) {
 		t.Errorf("guest env: got %v, want A=new in it", got)
 	}
 	if st := w.bottle(demoKey).Status.Machine; *st.Restarts != 0 || st.LastLoss != nil {
-		t.Errorf("restarts: got %d, %v, want none: it was asked for", *st.Restarts, st.LastLoss)
+		t.Errorf("restarts: got %d, %v, want none: the new machine was requested", *st.Restarts, st.LastLoss)
 	}
 }
 
@@ -193,7 +193,7 @@ func TestABootThatFails(t *testing.T) {
 				}
 			}
 			pauses = append(pauses, res.RequeueAfter)
-			w.restartAgent() // the count survives it
+			w.restartAgent() // the count survives this
 		}
 		w.clock.Step(min(res.RequeueAfter, 5*time.Minute))
 	}
@@ -247,17 +247,17 @@ func TestMachineFailures(t *testing.T) {
 func TestUnreachable(t *testing.T) {
 	w := running(t)
 	w.machines.SetState(testID, host.MachineUnreachable)
-	for reading := range lifecycle.UnreachableReadings {
+	for poll := range lifecycle.UnreachableThreshold {
 		if err := w.r.view.Poll(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if reading < lifecycle.UnreachableReadings-1 {
+		if poll < lifecycle.UnreachableThreshold-1 {
 			if _, err := w.pass(demoKey); err != nil {
 				t.Fatal(err)
 			}
 			w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "False/MachineUnreachable")
 			if got := w.machines.Starts(testID); got != 1 {
-				t.Errorf("starts after %d readings: got %d, want 1", reading+1, got)
+				t.Errorf("starts after %d polls: got %d, want 1", poll+1, got)
 			}
 		}
 	}
@@ -268,9 +268,8 @@ func TestUnreachable(t *testing.T) {
 	}
 }
 
-// TestAStartHoldsNobody lets one Bottle's boot take for ever and wants the
-// other to run meanwhile.
-func TestAStartHoldsNobody(t *testing.T) {
+// While the boot of one Bottle takes forever, the other one runs.
+func TestAStartDoesNotDelayOtherBottles(t *testing.T) {
 	other := placed(demo().UID(otherOwner.UID)).Namespace("elsewhere").Obj()
 	w := newWorld(t, demo().Obj(), other)
 	slow := &slowStart{Machines: w.machines, name: testID, release: make(chan struct{})}
@@ -291,7 +290,7 @@ func TestAStartHoldsNobody(t *testing.T) {
 	}
 	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "False/MachineStarting")
 
-	// Stopping it now calls the start off.
+	// Stopping the Bottle now cancels the start.
 	w.update(demoKey, func(b *v1alpha1.Bottle) { b.Spec.DesiredState = v1alpha1.DesiredStateStopped })
 	pass(ctrl.Request{NamespacedName: demoKey})
 	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Stopped")
@@ -320,17 +319,17 @@ func (s *slowStart) StartMachine(ctx context.Context, name, netns string) error 
 	}
 }
 
-func TestANewMachineKeepsTheCount(t *testing.T) {
+func TestANewMachineKeepsTheRestartCount(t *testing.T) {
 	w := running(t)
 	w.machines.Kill(testID)
 	w.r.view.Invalidate(testID)
 	w.settle(demoKey)
-	began := w.bottle(demoKey).Status.StartTime
+	startTime := w.bottle(demoKey).Status.StartTime
 	w.annotate(v1alpha1.AnnotationRecreatedAt, "now")
 	w.settle(demoKey)
 	st := w.bottle(demoKey).Status
-	if *st.Machine.Restarts != 1 || st.Machine.LastLoss == nil || !st.StartTime.Equal(began) {
-		t.Errorf("got %d restarts, loss %v, start %v, want 1, the loss, %v", *st.Machine.Restarts, st.Machine.LastLoss, st.StartTime, began)
+	if *st.Machine.Restarts != 1 || st.Machine.LastLoss == nil || !st.StartTime.Equal(startTime) {
+		t.Errorf("got %d restarts, loss %v, start %v, want 1, the loss, %v", *st.Machine.Restarts, st.Machine.LastLoss, st.StartTime, startTime)
 	}
 }
 
@@ -358,8 +357,8 @@ func TestDeletingCancelsAStart(t *testing.T) {
 	w.wantEmpty()
 }
 
-// TestAnOldListCreatesNothing has the machine appear after the last poll.
-func TestAnOldListCreatesNothing(t *testing.T) {
+// The machine appears after the last poll.
+func TestAnOldListCreatesNoMachine(t *testing.T) {
 	w := newWorld(t, demo().Obj())
 	if err := w.r.view.Poll(t.Context()); err != nil {
 		t.Fatal(err)

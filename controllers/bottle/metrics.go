@@ -12,7 +12,7 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 )
 
-// Metrics are what the agent counts. A nil Metrics counts nothing.
+// Metrics holds the agent's metrics. A nil Metrics counts nothing.
 type Metrics struct {
 	starts  *prometheus.CounterVec
 	losses  prometheus.Counter
@@ -24,11 +24,11 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 	m := &Metrics{
 		starts: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "bottle_agent_machine_starts_total",
-			Help: "Starts of machines that ended, by result.",
+			Help: "Finished machine starts, by result.",
 		}, []string{"result"}),
 		losses: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "bottle_agent_machine_losses_total",
-			Help: "Machines that ended without being asked to.",
+			Help: "Machines that ended unexpectedly.",
 		}),
 	}
 	m.decided = prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -43,21 +43,21 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 	return m, nil
 }
 
-// started counts the end of a start.
+// started counts a finished start.
 func (m *Metrics) started(err error) {
 	if m != nil {
 		m.starts.WithLabelValues(result(err)).Inc()
 	}
 }
 
-// lost counts a machine that ended unasked.
+// lost counts a machine that ended unexpectedly.
 func (m *Metrics) lost() {
 	if m != nil {
 		m.losses.Inc()
 	}
 }
 
-// decision counts what a bundle decided; the words are the port's own.
+// decision counts a bundle's decision by its verdict in host.Decision.
 func (m *Metrics) decision(verdict string) {
 	if m != nil {
 		m.decided.WithLabelValues(verdict).Inc()
@@ -71,16 +71,14 @@ func result(err error) string {
 	return "succeeded"
 }
 
-// population is a collector of the node's Bottles by condition, read from the
-// cache when it is scraped.
+// population counts the node's Bottles by condition, from the cache, on each scrape.
 type population struct {
 	reader client.Reader
 	node   string
 	desc   *prometheus.Desc
 }
 
-// NewPopulation is a collector of how many Bottles of the node, read through
-// reader, have which condition.
+// NewPopulation returns a collector that counts the node's Bottles by condition.
 func NewPopulation(reader client.Reader, node string) prometheus.Collector {
 	return &population{reader: reader, node: node, desc: prometheus.NewDesc("bottle_agent_bottles",
 		"Bottles on the node by condition and its status.", []string{"condition", "status"}, nil)}

@@ -21,7 +21,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/host/hosttest"
 )
 
-// narrow makes a pass of each controller that narrows.
+// narrow runs both controllers of package narrow once.
 func (w *world) narrow() {
 	w.t.Helper()
 	for _, r := range []reconcile.Reconciler{w.r.reach, w.r.halt} {
@@ -31,7 +31,7 @@ func (w *world) narrow() {
 	}
 }
 
-// rulesInForce are those of the file that the bundle reads.
+// rulesInForce returns the rules in the file that the bundle reads.
 func (w *world) rulesInForce() []string {
 	w.t.Helper()
 	folder, err := w.r.State.Folder(testUID)
@@ -55,8 +55,8 @@ func (w *world) rulesInForce() []string {
 
 const foreignBundle = "ghcr.io/org/bundle:1"
 
-// TestNarrowingWaitsForNothing: what a user removed is out of force although
-// something keeps the Bottle's passes from getting anywhere.
+// What a user removes is no longer in force, even if a problem ends every pass
+// over the Bottle early.
 func TestNarrowingWaitsForNothing(t *testing.T) {
 	faults := map[string]func(w *world){
 		"the Secret of a variable is deleted": func(w *world) {
@@ -121,8 +121,8 @@ func TestRemovedPortsAreClosedWhileDockerIsAway(t *testing.T) {
 	}
 }
 
-// Another bundle decides by other rules: while it is not there, the guest
-// reaches none.
+// Another bundle decides by other rules. Until it runs, the guest must not reach
+// the old one.
 func TestAnotherBundleImageClosesThePortsUntilItRuns(t *testing.T) {
 	w := newWorld(t, demo().BundleImage(foreignBundle).BundlePorts(8888).Obj())
 	w.allowed = []string{"ghcr.io/org/*"}
@@ -144,8 +144,8 @@ func TestAnotherBundleImageClosesThePortsUntilItRuns(t *testing.T) {
 	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
 }
 
-// Whoever takes the Bottle off the node, its machine ends at once.
-func TestLeavingStopsTheMachineAtOnce(t *testing.T) {
+// The machine stops immediately, whatever the reason.
+func TestLeavingStopsTheMachineImmediately(t *testing.T) {
 	tests := map[string]func(w *world){
 		"deleted": func(w *world) {
 			if err := w.api.Delete(w.t.Context(), w.bottle(demoKey)); err != nil {
@@ -177,8 +177,8 @@ func TestLeavingStopsTheMachineAtOnce(t *testing.T) {
 	}
 }
 
-// A start that is under way is canceled, and no old pass starts the machine
-// again.
+// A start that is under way is canceled, and a pass that read the old spec does
+// not start the machine again.
 func TestAnOldPassDoesNotStartAStoppedMachine(t *testing.T) {
 	w := newWorld(t, demo().EnvFromSecret("TOKEN", "creds", "token").Obj())
 	w.refs.put("secrets", "creds", "token", "hush")
@@ -186,7 +186,7 @@ func TestAnOldPassDoesNotStartAStoppedMachine(t *testing.T) {
 	w.machines.Kill(testID)
 	w.r.view.Invalidate(testID)
 	starts := w.machines.Starts(testID)
-	// The pass has read the Bottle as it was, and waits in an early step.
+	// The pass has read the old Bottle, and is in an early step.
 	w.refs.onGet = func() {
 		w.refs.onGet = nil
 		w.update(demoKey, func(b *v1alpha1.Bottle) { b.Spec.DesiredState = v1alpha1.DesiredStateStopped })
@@ -196,14 +196,14 @@ func TestAnOldPassDoesNotStartAStoppedMachine(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := w.machines.Starts(testID); got != starts {
-		t.Errorf("starts: got %d, want %d: the Bottle is to be stopped", got, starts)
+		t.Errorf("starts: got %d, want %d, because the Bottle must be stopped", got, starts)
 	}
 	w.settle(demoKey)
 	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Stopped")
 	w.wantNoVMM()
 }
 
-func TestBottlesOfOtherNodesAreLeftAlone(t *testing.T) {
+func TestNarrowIgnoresBottlesOnOtherNodes(t *testing.T) {
 	w := running(t)
 	w.update(demoKey, func(b *v1alpha1.Bottle) {
 		b.Status.NodeName, b.Spec.DesiredState = ptr.To("node-b"), v1alpha1.DesiredStateStopped
@@ -214,8 +214,8 @@ func TestBottlesOfOtherNodesAreLeftAlone(t *testing.T) {
 	}
 }
 
-// A stop that smolvm cannot carry out is a kill, also when smolvm hangs.
-func TestAStopThatFailsIsAKill(t *testing.T) {
+// If smolvm cannot stop a machine, or hangs, the machine is killed.
+func TestAMachineThatCannotBeStoppedIsKilled(t *testing.T) {
 	for name, err := range map[string]error{"refused": errors.New("database is locked"), "hanging": context.DeadlineExceeded} {
 		t.Run(name, func(t *testing.T) {
 			w := running(t)
@@ -227,7 +227,7 @@ func TestAStopThatFailsIsAKill(t *testing.T) {
 	}
 }
 
-// hookedCreate does something while a machine is made.
+// hookedCreate calls during while a machine is being created.
 type hookedCreate struct {
 	host.Machines
 	during func()
@@ -239,7 +239,7 @@ func (h *hookedCreate) CreateMachine(ctx context.Context, spec host.MachineSpec)
 	return err
 }
 
-func TestAMachineThatIsStoppedWhileItIsMadeIsNotStarted(t *testing.T) {
+func TestAMachineStoppedDuringItsCreationIsNotStarted(t *testing.T) {
 	w := newWorld(t, demo().Obj())
 	w.change(func(o *Options) {
 		o.Machines = &hookedCreate{w.machines, func() {
@@ -255,7 +255,7 @@ func TestAMachineThatIsStoppedWhileItIsMadeIsNotStarted(t *testing.T) {
 	}
 }
 
-func TestAMachineOfSomeoneElseIsNotStopped(t *testing.T) {
+func TestSomeoneElsesMachineIsNotStopped(t *testing.T) {
 	w := newWorld(t, demo().Obj())
 	w.machines.Add(host.Machine{Name: testID, UID: "other", State: host.MachineRunning, PID: 7, StartTime: epoch})
 	w.update(demoKey, func(b *v1alpha1.Bottle) { b.Spec.DesiredState = v1alpha1.DesiredStateStopped })
@@ -265,9 +265,9 @@ func TestAMachineOfSomeoneElseIsNotStopped(t *testing.T) {
 	}
 }
 
-// A stop that was asked for is no loss, also when the Bottle is to run again
-// before a pass has seen it stopped.
-func TestAStopIsNoLoss(t *testing.T) {
+// A requested stop is not a loss, even if the Bottle must run again before a pass
+// has seen it stopped.
+func TestAStopIsNotALoss(t *testing.T) {
 	w := running(t)
 	w.update(demoKey, func(b *v1alpha1.Bottle) { b.Spec.DesiredState = v1alpha1.DesiredStateStopped })
 	w.narrow()

@@ -14,30 +14,30 @@ import (
 	"botbottle.dev/bottle-operator/internal/subnet"
 )
 
-// picks bounds how many subnets are tried in one pass: docker may know of
-// takers that the node's own tables do not show.
-const picks = 16
+// maxPicks bounds how many subnets are tried in one pass: docker may refuse
+// subnets that are free according to the node's own tables.
+const maxPicks = 16
 
-// networkStep allocates the Bottle's subnet and makes its docker network.
+// networkStep allocates the Bottle's subnet and creates its docker network.
 type networkStep struct {
 	networks host.Networks
 	pool     *subnet.Pool
 	causes   causes
 }
 
-// ensure keeps the subnet that the docker network has, or that the
-// status records while it is still free; else it picks one.
+// ensure keeps the subnet of the docker network if that exists, or the subnet
+// recorded in the status if that is still free. Otherwise it picks one.
 func (n *networkStep) ensure(ctx context.Context, s *scope) error {
-	say := n.causes.docker(ctx, v1alpha1.ReasonNetworkConflict)
+	reasons := n.causes.docker(ctx, v1alpha1.ReasonNetworkConflict)
 	found, err := n.networks.InspectNetwork(ctx, s.owner)
 	switch {
 	case errors.Is(err, host.ErrNotFound):
-		found.Subnet = recorded(s.bottle)
+		found.Subnet = recordedSubnet(s.bottle)
 		if err := n.create(ctx, s, found.Subnet); err != nil {
-			return mapped(err, say)
+			return mapError(err, reasons)
 		}
 	case err != nil:
-		return mapped(err, say)
+		return mapError(err, reasons)
 	default:
 		triple, err := subnet.TripleOf(found.Subnet)
 		if err != nil {
@@ -47,7 +47,7 @@ func (n *networkStep) ensure(ctx context.Context, s *scope) error {
 		if found.Gateway != triple.Gateway {
 			found.Owner, found.Gateway = s.owner, triple.Gateway
 			if err := n.networks.EnsureNetwork(ctx, found); err != nil {
-				return mapped(err, say)
+				return mapError(err, reasons)
 			}
 		}
 	}
@@ -59,13 +59,13 @@ func (n *networkStep) ensure(ctx context.Context, s *scope) error {
 	return nil
 }
 
-// create makes the network on the kept subnet, or on the next free one.
+// create creates the network on the kept subnet, or on the next free one.
 func (n *networkStep) create(ctx context.Context, s *scope, kept netip.Prefix) error {
 	occupied, err := n.networks.OccupiedPrefixes(ctx, s.owner)
 	if err != nil {
 		return err
 	}
-	for range picks {
+	for range maxPicks {
 		triple, err := n.pick(s, kept, occupied)
 		if err != nil {
 			return err
@@ -78,7 +78,7 @@ func (n *networkStep) create(ctx context.Context, s *scope, kept netip.Prefix) e
 		s.triple = triple
 		return err
 	}
-	return fmt.Errorf("network of bottle %s: docker refused %d subnets in a row as taken", s.key(), picks)
+	return fmt.Errorf("network of bottle %s: docker refused %d subnets in a row because they were taken", s.key(), maxPicks)
 }
 
 func (n *networkStep) pick(s *scope, kept netip.Prefix, occupied []netip.Prefix) (subnet.Triple, error) {
@@ -89,7 +89,7 @@ func (n *networkStep) pick(s *scope, kept netip.Prefix, occupied []netip.Prefix)
 	}
 	triple, err := n.pool.Pick(s.owner.Slug, occupied)
 	if errors.Is(err, subnet.ErrExhausted) {
-		return triple, &flow.Waiting{Reason: v1alpha1.ReasonSubnetsExhausted, Message: err.Error(), After: forSomebody}
+		return triple, &flow.Waiting{Reason: v1alpha1.ReasonSubnetsExhausted, Message: err.Error(), After: externalDelay}
 	}
 	return triple, err
 }
@@ -103,8 +103,8 @@ func free(p netip.Prefix, occupied []netip.Prefix) bool {
 	return true
 }
 
-// recorded is the subnet that the status records; invalid when there is none.
-func recorded(b *v1alpha1.Bottle) netip.Prefix {
+// recordedSubnet returns the subnet in the status; invalid if there is none.
+func recordedSubnet(b *v1alpha1.Bottle) netip.Prefix {
 	if b.Status.Network == nil {
 		return netip.Prefix{}
 	}
@@ -115,12 +115,12 @@ func recorded(b *v1alpha1.Bottle) netip.Prefix {
 	return p
 }
 
-// delete removes the network and looks that it is gone.
+// delete removes the network and checks that it is gone.
 func (n *networkStep) delete(ctx context.Context, s *scope) error {
-	say := n.causes.docker(ctx, "")
+	reasons := n.causes.docker(ctx, "")
 	if err := n.networks.DeleteNetwork(ctx, s.owner); err != nil {
-		return mapped(err, say)
+		return mapError(err, reasons)
 	}
 	_, err := n.networks.InspectNetwork(ctx, s.owner)
-	return gone(err, say, "the bundle's network")
+	return requireGone(err, reasons, "the bundle's network")
 }

@@ -18,7 +18,7 @@ var (
 	otherOwner   = host.Owner{UID: "99999999-0000-4000-8000-000000000000", Namespace: "x", Name: "other", Slug: "other", Cluster: testCluster, Node: testNode}
 )
 
-// next is the candidate after p.
+// next returns the candidate after p.
 func next(p netip.Prefix) netip.Prefix {
 	triple, err := subnet.Default().Pick("demo", []netip.Prefix{p})
 	if err != nil {
@@ -35,33 +35,33 @@ func TestNetwork(t *testing.T) {
 	tests := map[string]struct {
 		before     func(w *world)
 		wantCond   string
-		wantSubnet string // of the docker network; "" for none of ours
+		wantSubnet string // of our docker network; "" for none
 	}{
 		"the slug's first choice": {nil, "True/Ready", firstChoice.String()},
-		"a docker network sits on it": {func(w *world) {
+		"another docker network has it": {func(w *world) {
 			w.networks.PutAs("somebody", host.Network{Subnet: firstChoice})
 		}, "True/Ready", secondChoice.String()},
-		"a route of the node lies over it": {func(w *world) {
+		"a route of the node overlaps it": {func(w *world) {
 			w.networks.Occupy(netip.PrefixFrom(firstChoice.Addr(), 26))
 		}, "True/Ready", secondChoice.String()},
-		"the status records a free one": {func(w *world) {
+		"the status records a free subnet": {func(w *world) {
 			w.update(demoKey, func(b *v1alpha1.Bottle) {
 				b.Status.Network = &v1alpha1.NetworkStatus{Subnet: "192.168.200.0/24", Gateway: "192.168.200.1", BundleIP: "192.168.200.2"}
 			})
 		}, "True/Ready", "192.168.200.0/24"},
-		"the status records one that is taken": {func(w *world) {
+		"the status records a taken subnet": {func(w *world) {
 			w.networks.Occupy(netip.MustParsePrefix("192.168.200.0/24"))
 			w.update(demoKey, func(b *v1alpha1.Bottle) {
 				b.Status.Network = &v1alpha1.NetworkStatus{Subnet: "192.168.200.0/24", Gateway: "192.168.200.1", BundleIP: "192.168.200.2"}
 			})
 		}, "True/Ready", firstChoice.String()},
-		"the docker network is the record, whatever the status says": {func(w *world) {
+		"the docker network overrides the status": {func(w *world) {
 			w.networks.Put(host.Network{Owner: demoOwner, Subnet: netip.MustParsePrefix("192.168.77.0/24"), Gateway: netip.MustParseAddr("192.168.77.1")})
 		}, "True/Ready", "192.168.77.0/24"},
-		"docker says overlap where the node's tables show nothing": {func(w *world) {
+		"docker reports an overlap that the node's tables do not show": {func(w *world) {
 			w.faults.Fail("EnsureNetwork", 0, 1, host.ErrOverlap)
 		}, "True/Ready", secondChoice.String()},
-		"a foreign network bears our name": {func(w *world) {
+		"a foreign network has our name": {func(w *world) {
 			w.networks.PutAs(testID, host.Network{Owner: otherOwner, Subnet: firstChoice})
 		}, "False/NetworkConflict", ""},
 		"no subnet is left": {func(w *world) {
@@ -108,7 +108,7 @@ func TestNetwork(t *testing.T) {
 	}
 }
 
-func TestAMendedNetworkGoesOn(t *testing.T) {
+func TestABottleRunsOnceDockerAnswersAgain(t *testing.T) {
 	w := newWorld(t, demo().Obj())
 	w.networks.Down()
 	w.facts.Break("docker", "docker does not answer")
@@ -125,7 +125,7 @@ func TestAMendedNetworkGoesOn(t *testing.T) {
 	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "True/MachineRunning")
 }
 
-func TestTwoBottlesOfOneSlug(t *testing.T) {
+func TestTwoBottlesWithTheSameSlug(t *testing.T) {
 	other := placed(demo().UID(otherOwner.UID)).Namespace("elsewhere").Obj()
 	w := newWorld(t, demo().Obj(), other)
 	otherKey := key(other)

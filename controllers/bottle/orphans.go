@@ -22,11 +22,11 @@ type orphan struct {
 	stillOrphan func(context.Context) (bool, error)
 }
 
-// orphans wait for their teardown, by the key of their request. The zero value
-// has none.
+// orphans holds the orphans that wait for their teardown, by the key of their
+// request. The zero value is empty.
 type orphans struct {
 	mu    sync.Mutex
-	byKey map[types.NamespacedName]map[string]orphan // and by UID
+	byKey map[types.NamespacedName]map[string]orphan // the inner key is the UID
 }
 
 func (w *orphans) add(k types.NamespacedName, o orphan) {
@@ -41,7 +41,7 @@ func (w *orphans) add(k types.NamespacedName, o orphan) {
 	w.byKey[k][o.owner.UID] = o
 }
 
-// take returns those of a key, by UID, and forgets them.
+// take removes the orphans with this key and returns them by UID.
 func (w *orphans) take(k types.NamespacedName) map[string]orphan {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -50,9 +50,9 @@ func (w *orphans) take(k types.NamespacedName) map[string]orphan {
 	return taken
 }
 
-// orphanKey is the key of a request to tear an orphan down: that of its
-// Bottle, so that it never runs beside a pass over a Bottle of the same name.
-// If the name is not known, the key has no namespace, which no Bottle's has.
+// orphanKey returns the key of the request to tear down an orphan: that of its
+// Bottle, so that it never runs during a pass over a Bottle with the same name.
+// If the name is not known, the key has no namespace, so it is no Bottle's key.
 func orphanKey(o host.Owner) types.NamespacedName {
 	if o.Name == "" {
 		return types.NamespacedName{Name: o.UID}
@@ -60,18 +60,18 @@ func orphanKey(o host.Owner) types.NamespacedName {
 	return types.NamespacedName{Namespace: o.Namespace, Name: o.Name}
 }
 
-// TeardownOrphan removes everything of the owner from the node at the next
-// pass of its key. It makes one attempt: whoever looks for orphans finds out
-// whether anything is left, and asks again. Nothing is removed unless
-// stillOrphan, which is called right before, returns true.
+// TeardownOrphan removes everything of the owner from the node in the next pass
+// with its key. It makes one attempt: the sweep finds out whether anything is
+// left, and requests another. stillOrphan is called right before, and nothing is
+// removed unless it returns true.
 func (r *Reconciler) TeardownOrphan(o host.Owner, stillOrphan func(context.Context) (bool, error)) {
 	k := orphanKey(o)
 	r.orphans.add(k, orphan{o, stillOrphan})
 	r.requests.Enqueue(k)
 }
 
-// teardownOrphans removes the orphans that were recorded under a key. One that
-// cannot be removed does not keep a Bottle of its name from its pass.
+// teardownOrphans removes the orphans that wait under a key. If that fails, the
+// pass over the Bottle with this name takes place anyway.
 func (r *Reconciler) teardownOrphans(ctx context.Context, k types.NamespacedName) {
 	for _, o := range r.orphans.take(k) {
 		if err := r.teardownOrphan(ctx, o); err != nil && ctx.Err() == nil {
@@ -82,16 +82,16 @@ func (r *Reconciler) teardownOrphans(ctx context.Context, k types.NamespacedName
 
 func (r *Reconciler) teardownOrphan(ctx context.Context, o orphan) error {
 	if _, known := r.bottles.Key(o.owner.UID); known && o.owner.Name == "" {
-		return nil // its Bottle came back, and has a key of its own
+		return nil // its Bottle came back, and its passes have another key
 	}
 	still, err := o.stillOrphan(ctx)
 	if err != nil || !still {
 		return err
 	}
-	gone := &v1alpha1.Bottle{}
-	gone.Namespace, gone.Name, gone.UID, gone.Spec.Slug = o.owner.Namespace, o.owner.Name, types.UID(o.owner.UID), o.owner.Slug
-	gone.DeletionTimestamp = &metav1.Time{Time: r.Clock.Now()}
-	s, err := r.newScope(gone)
+	leftover := &v1alpha1.Bottle{}
+	leftover.Namespace, leftover.Name, leftover.UID, leftover.Spec.Slug = o.owner.Namespace, o.owner.Name, types.UID(o.owner.UID), o.owner.Slug
+	leftover.DeletionTimestamp = &metav1.Time{Time: r.Clock.Now()}
+	s, err := r.newScope(leftover)
 	if err == nil {
 		err = flow.Run(ctx, s, r.steps.teardown(), s.recordOutcome)
 	}

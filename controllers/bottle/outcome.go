@@ -12,19 +12,21 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// How long to wait for what ends without an event of ours.
+// How long to wait for changes that cause no event.
 const (
-	soon        = 2 * time.Second
-	forNode     = 10 * time.Second
-	forSomebody = 30 * time.Second // a foreign thing, a missing file
-	atOnce      = time.Millisecond
+	soon          = 2 * time.Second
+	nodeDelay     = 10 * time.Second
+	externalDelay = 30 * time.Second // someone else's object, a missing file
+	immediately   = time.Millisecond
 )
 
-// meaning is what the error kinds of the ports mean to one step.
-type meaning struct {
-	unavailable string // reason
-	// fact returns the fact that explains it, or nil. It is asked only then:
-	// nothing that succeeds waits for a look at the node.
+// errorReasons gives a condition reason for each error kind of the ports. An
+// empty reason means that the step does not expect this kind.
+type errorReasons struct {
+	unavailable string
+	// fact returns the fact that explains why something is unavailable, or
+	// nil. It is called only for that error, so that success never waits for
+	// an inspection of the node.
 	fact        func() *host.Fact
 	conflict    string
 	notFound    string
@@ -32,9 +34,9 @@ type meaning struct {
 	invalid     string
 }
 
-// mapped turns an error of a port into what becomes of the step. Kinds that
-// the step has no word for, and everything else, could not be found out.
-func mapped(err error, m meaning) error {
+// mapError turns an error of a port into the outcome of the step. An error of
+// a kind without a reason is returned unchanged, and retried with backoff.
+func mapError(err error, m errorReasons) error {
 	waiting := func(reason string, after time.Duration) error {
 		return &flow.Waiting{Reason: reason, Message: err.Error(), After: after}
 	}
@@ -44,62 +46,60 @@ func mapped(err error, m meaning) error {
 	case errors.Is(err, host.ErrUnavailable) && m.unavailable != "":
 		if m.fact != nil {
 			if f := m.fact(); f != nil {
-				return &flow.Waiting{Reason: m.unavailable, Message: f.Message, After: forNode}
+				return &flow.Waiting{Reason: m.unavailable, Message: f.Message, After: nodeDelay}
 			}
 		}
-		return waiting(m.unavailable, forNode)
+		return waiting(m.unavailable, nodeDelay)
 	case errors.Is(err, host.ErrConflict) && m.conflict != "":
-		return waiting(m.conflict, forSomebody)
+		return waiting(m.conflict, externalDelay)
 	case errors.Is(err, host.ErrNotFound) && m.notFound != "":
-		return waiting(m.notFound, forSomebody)
+		return waiting(m.notFound, externalDelay)
 	case errors.Is(err, host.ErrUnsupported) && m.unsupported != "":
-		return waiting(m.unsupported, forSomebody)
+		return waiting(m.unsupported, externalDelay)
 	case errors.Is(err, host.ErrInvalid) && m.invalid != "":
 		return &flow.Terminal{Reason: m.invalid, Err: err}
 	}
 	return err
 }
 
-// causes knows what an error of docker or smolvm means, with the fact of the
-// node that explains it.
+// causes returns the reasons for errors of docker and smolvm, with the facts
+// about the node that explain them.
 type causes struct {
 	facts Facts
 }
 
-// docker returns what docker's errors mean; conflict is the reason for a
-// conflict.
-func (c causes) docker(ctx context.Context, conflict string) meaning {
-	return meaning{
+// docker returns the reasons for docker's errors; conflict is that for a conflict.
+func (c causes) docker(ctx context.Context, conflict string) errorReasons {
+	return errorReasons{
 		unavailable: v1alpha1.ReasonDockerUnavailable,
-		fact:        func() *host.Fact { return failing(c.facts.Get(ctx), forDocker) },
+		fact:        func() *host.Fact { return failing(c.facts.Get(ctx), isDockerFact) },
 		conflict:    conflict,
 	}
 }
 
-// smolvm returns what smolvm's errors mean.
-func (c causes) smolvm(ctx context.Context) meaning {
-	return meaning{
+// smolvm returns the reasons for smolvm's errors.
+func (c causes) smolvm(ctx context.Context) errorReasons {
+	return errorReasons{
 		unavailable: v1alpha1.ReasonNodeNotReady,
-		fact:        func() *host.Fact { return c.machineFault(ctx) },
+		fact:        func() *host.Fact { return c.machineProblem(ctx) },
 		conflict:    v1alpha1.ReasonMachineConflict,
 		unsupported: v1alpha1.ReasonUnsupportedBySmolvm,
 		invalid:     v1alpha1.ReasonMachineRejected,
 	}
 }
 
-// machineFault returns the fact that keeps the node from running machines, nil
-// if there is none.
-func (c causes) machineFault(ctx context.Context) *host.Fact {
-	return failing(c.facts.Get(ctx), forMachines)
+// machineProblem returns a fact that keeps machines from running, or nil.
+func (c causes) machineProblem(ctx context.Context) *host.Fact {
+	return failing(c.facts.Get(ctx), isMachineFact)
 }
 
-// gone returns nil if a look after a deletion found nothing of ours.
-func gone(looked error, say meaning, what string) error {
+// requireGone returns nil if the inspection after a deletion found nothing of ours.
+func requireGone(inspectErr error, reasons errorReasons, what string) error {
 	switch {
-	case looked == nil:
+	case inspectErr == nil:
 		return &flow.Waiting{Reason: v1alpha1.ReasonTerminating, Message: what + " is being removed", After: soon}
-	case errors.Is(looked, host.ErrNotFound), errors.Is(looked, host.ErrConflict):
+	case errors.Is(inspectErr, host.ErrNotFound), errors.Is(inspectErr, host.ErrConflict):
 		return nil
 	}
-	return mapped(looked, say)
+	return mapError(inspectErr, reasons)
 }

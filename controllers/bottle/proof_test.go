@@ -22,16 +22,16 @@ import (
 func TestProofsByConduct(t *testing.T) {
 	tests := map[conduct]struct {
 		egress, ready string
-		says          string
+		message       string
 	}{
-		honest:   {"True/HostWall", "True/Ready", "let a packet to the gateway through"},
-		policed:  {"True/BothWalls", "True/Ready", "the node's wall and smolvm's own hold"},
-		liar:     {"Unknown/ProofNotObserved", "False/ProofNotObserved", "9099"},
-		mute:     {"Unknown/ProofImpossible", "False/ProofImpossible", "exit code 255"},
-		garbled:  {"Unknown/ProofImpossible", "False/ProofImpossible", "report"},
-		deaf:     {"Unknown/BundleNotReached", "False/BundleNotReached", "8888"},
-		leaky:    {"False/LeakDetected", "False/LeakDetected", "node address 10.0.0.5:4711"},
-		touching: {"False/LeakDetected", "False/LeakDetected", "10.0.0.5:4711"},
+		honest:  {"True/HostWall", "True/Ready", "let a packet to the gateway through"},
+		policed: {"True/BothWalls", "True/Ready", "the node's wall and smolvm's own hold"},
+		liar:    {"Unknown/ProofNotObserved", "False/ProofNotObserved", "9099"},
+		mute:    {"Unknown/ProofImpossible", "False/ProofImpossible", "exit code 255"},
+		garbled: {"Unknown/ProofImpossible", "False/ProofImpossible", "report"},
+		deaf:    {"Unknown/BundleNotReached", "False/BundleNotReached", "8888"},
+		leaky:   {"False/LeakDetected", "False/LeakDetected", "node address 10.0.0.5:4711"},
+		hitting: {"False/LeakDetected", "False/LeakDetected", "10.0.0.5:4711"},
 	}
 	for does, tt := range tests {
 		t.Run(string(does), func(t *testing.T) {
@@ -40,8 +40,8 @@ func TestProofsByConduct(t *testing.T) {
 			w.settle(demoKey)
 			w.wantCond(demoKey, v1alpha1.ConditionEgressEnforced, tt.egress)
 			w.wantCond(demoKey, v1alpha1.ConditionReady, tt.ready)
-			if got := w.message(demoKey, v1alpha1.ConditionEgressEnforced); !strings.Contains(got, tt.says) {
-				t.Errorf("message: got %q, want %q in it", got, tt.says)
+			if got := w.message(demoKey, v1alpha1.ConditionEgressEnforced); !strings.Contains(got, tt.message) {
+				t.Errorf("message: got %q, want %q in it", got, tt.message)
 			}
 			leaked := strings.Contains(tt.egress, "Leak")
 			if got := w.cond(demoKey, v1alpha1.ConditionStalled) != ""; got != leaked {
@@ -54,15 +54,15 @@ func TestProofsByConduct(t *testing.T) {
 	}
 }
 
-// A machine that leaked stays down until the user says otherwise.
-func TestALeakIsHeldAgainstTheBottle(t *testing.T) {
-	for name, forgive := range map[string]func(b *v1alpha1.Bottle){
+// A machine that leaked stays down until the user acknowledges the leak.
+func TestALeakKeepsTheMachineDown(t *testing.T) {
+	for name, acknowledge := range map[string]func(b *v1alpha1.Bottle){
 		"the annotation changes": func(b *v1alpha1.Bottle) { b.Annotations = map[string]string{v1alpha1.AnnotationProve: "1"} },
 		"the spec changes":       func(b *v1alpha1.Bottle) { b.Spec.Command = []string{"true"} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, demo().Obj())
-			w.guest.set(touching)
+			w.guest.set(hitting)
 			w.settle(demoKey)
 			w.wantEvent(v1alpha1.ReasonLeakDetected)
 			starts := w.machines.Starts(testID)
@@ -75,14 +75,14 @@ func TestALeakIsHeldAgainstTheBottle(t *testing.T) {
 			w.settle(demoKey)
 			w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "False/LeakDetected")
 			if got := w.machines.Starts(testID); got != starts {
-				t.Fatalf("starts: got %d, want %d: nobody asked anew", got, starts)
+				t.Fatalf("starts: got %d, want %d, because nobody acknowledged the leak", got, starts)
 			}
 			for _, word := range []string{"10.0.0.5:4711", "2026-01-02T03:04:05Z", "1.32.2", v1alpha1.AnnotationProve} {
 				if got := w.message(demoKey, v1alpha1.ConditionEgressEnforced); !strings.Contains(got, word) {
 					t.Errorf("evidence: got %q, want %q in it", got, word)
 				}
 			}
-			w.update(demoKey, forgive)
+			w.update(demoKey, acknowledge)
 			w.settle(demoKey)
 			w.wantCond(demoKey, v1alpha1.ConditionEgressEnforced, "True/HostWall")
 			w.wantCond(demoKey, v1alpha1.ConditionStalled, "")
@@ -90,10 +90,10 @@ func TestALeakIsHeldAgainstTheBottle(t *testing.T) {
 	}
 }
 
-// A leak shows, also while something else keeps a pass from getting far.
-func TestALeakShowsWhateverElseIsWrong(t *testing.T) {
+// A leak is reported even if another problem ends every pass early.
+func TestALeakIsReportedDespiteOtherProblems(t *testing.T) {
 	w := newWorld(t, demo().Obj())
-	w.guest.set(touching)
+	w.guest.set(hitting)
 	w.settle(demoKey)
 	w.networks.Down()
 	if _, err := w.pass(demoKey); err != nil {
@@ -105,8 +105,9 @@ func TestALeakShowsWhateverElseIsWrong(t *testing.T) {
 	w.wantCond(demoKey, v1alpha1.ConditionStalled, "True/LeakDetected")
 }
 
-// A proof's own verdict acts at once, whatever keeps the passes from taking it.
-func TestALeakByTheProbersWordActsAtOnce(t *testing.T) {
+// A leak found by the prober stops the machine immediately, even if no pass gets
+// as far as the proof.
+func TestALeakReportedByTheProberStopsTheMachineImmediately(t *testing.T) {
 	w := newWorld(t, demo().Obj())
 	w.machines.OnExec(func(name string, req host.ExecRequest) (int, error) {
 		w.networks.Down() // from here on no pass gets far
@@ -121,18 +122,18 @@ func TestALeakByTheProbersWordActsAtOnce(t *testing.T) {
 	}
 	w.wantCond(demoKey, v1alpha1.ConditionEgressEnforced, "False/LeakDetected")
 	if m, _, _ := w.machines.Get(testID); m.State == host.MachineRunning {
-		t.Error("machine: got it running, want it stopped at once")
+		t.Error("machine: got it running, want it stopped immediately")
 	}
 }
 
-// leak lets the guest touch a canary on its own network.
+// leak lets the guest hit a canary on its own network.
 func (w *world) leak() {
 	w.enforcer.Touched(host.Touch{Proto: "tcp", Interface: ownerOfDemo().Bridge(),
 		Remote: netip.MustParseAddrPort("192.168.44.3:1"), Local: netip.MustParseAddrPort("192.168.44.1:4711")})
 }
 
-// A change of the spec before anybody was told of the leak does not forgive it.
-func TestALeakIsToldEvenWhenTheSpecChangedBefore(t *testing.T) {
+// A change of the spec before the leak was reported does not acknowledge it.
+func TestALeakIsReportedEvenIfTheSpecChangedBefore(t *testing.T) {
 	w := running(t)
 	w.networks.Down()
 	w.update(demoKey, func(b *v1alpha1.Bottle) { b.Spec.Command = []string{"true"} })
@@ -150,12 +151,12 @@ func TestALeakIsToldEvenWhenTheSpecChangedBefore(t *testing.T) {
 	w.settle(demoKey)
 	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
 	if got := w.bottle(demoKey).Status.Egress; got != nil {
-		t.Errorf("status.egress: got %+v, want the leak forgotten", got)
+		t.Errorf("status.egress: got %+v, want no leak", got)
 	}
 }
 
-// A leak that is first reported while the Bottle is stopped is no lesser leak:
-// nothing is Ready and Stalled at the same time.
+// A leak that is first reported while the Bottle is stopped counts like any
+// other. The Bottle must not be Ready and Stalled at the same time.
 func TestALeakIsReportedAlthoughTheBottleIsStopped(t *testing.T) {
 	w := running(t)
 	w.update(demoKey, func(b *v1alpha1.Bottle) { b.Spec.DesiredState = v1alpha1.DesiredStateStopped })
@@ -171,10 +172,11 @@ func TestALeakIsReportedAlthoughTheBottleIsStopped(t *testing.T) {
 	w.wantCond(demoKey, v1alpha1.ConditionStalled, "")
 }
 
-// Whoever deletes the placeholder, the leak goes along to the next node.
-func TestALeakGoesAlongWhenTheBottleIsEvicted(t *testing.T) {
+// An eviction does not acknowledge a leak: it moves with the Bottle to the next
+// node.
+func TestALeakMovesWithAnEvictedBottle(t *testing.T) {
 	w := newWorld(t, demo().Obj())
-	w.guest.set(touching)
+	w.guest.set(hitting)
 	w.settle(demoKey)
 	w.guest.set(honest)
 	evict := func(b *v1alpha1.Bottle) {
@@ -202,11 +204,11 @@ func TestALeakGoesAlongWhenTheBottleIsEvicted(t *testing.T) {
 	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
 }
 
-// manyPorts are as many as a Bottle can declare, and those that proofs try
-// first.
+// manyPorts has as many ports as a Bottle can declare, among them those that
+// proofs try first.
 var manyPorts = []int32{9099, 22, 80, 443, 8080, 8443, 9090, 3128, 5000, 6379, 5432, 3306, 2375, 10250, 25, 111}
 
-// Every port may be declared that a Bottle can declare.
+// A proof finds an undeclared port to try even if a Bottle declares the maximum.
 func TestABottleWithManyPortsCanBeProven(t *testing.T) {
 	w := newWorld(t, demo().BundleImage(foreignImage).BundlePorts(manyPorts...).Obj())
 	w.allowed = []string{"ghcr.io/org/*"}
@@ -216,7 +218,7 @@ func TestABottleWithManyPortsCanBeProven(t *testing.T) {
 	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
 }
 
-// A node on a LAN within the pool is tried as any other.
+// The node's address may lie within the subnet pool.
 func TestNodeAddressesWithinThePoolAreTried(t *testing.T) {
 	w := newWorld(t, demo().Obj())
 	w.canaries.SetAddresses(netip.MustParseAddr("192.168.1.5"))
@@ -229,7 +231,7 @@ func TestNodeAddressesWithinThePoolAreTried(t *testing.T) {
 
 func TestALeakedBottleCanBeStoppedAndDeleted(t *testing.T) {
 	w := newWorld(t, demo().Obj())
-	w.guest.set(touching)
+	w.guest.set(hitting)
 	w.settle(demoKey)
 	w.update(demoKey, func(b *v1alpha1.Bottle) { b.Spec.DesiredState = v1alpha1.DesiredStateStopped })
 	w.settle(demoKey)
@@ -238,20 +240,20 @@ func TestALeakedBottleCanBeStoppedAndDeleted(t *testing.T) {
 	w.wantEmpty()
 }
 
-// What is proven once is not proven again by the same agent without a reason.
+// The same agent does not repeat a proof without a reason.
 func TestWhenProofsAreMade(t *testing.T) {
 	tests := map[string]struct {
 		change func(w *world)
-		proofs int // more than the first
+		proofs int // in addition to the first
 	}{
-		"nothing happened":    {func(w *world) {}, 0},
-		"another agent":       {func(w *world) { w.restartAgent() }, 1},
-		"asked by annotation": {func(w *world) { w.annotate(v1alpha1.AnnotationProve, "now") }, 1},
-		"the machine is another": {func(w *world) {
+		"nothing happened":        {func(w *world) {}, 0},
+		"another agent":           {func(w *world) { w.restartAgent() }, 1},
+		"requested by annotation": {func(w *world) { w.annotate(v1alpha1.AnnotationProve, "now") }, 1},
+		"another machine": {func(w *world) {
 			w.machines.Kill(testID)
 			w.r.view.Invalidate(testID)
 		}, 1},
-		"the bundle is another": {func(w *world) { w.bundles.Remove(w.ownerOf(testID)) }, 1},
+		"another bundle": {func(w *world) { w.bundles.Remove(w.ownerOf(testID)) }, 1},
 		"other ports": {func(w *world) {
 			w.allowed = []string{"foreign*"}
 			w.bundles.AddImage("foreign:1", 8888, 9100)
@@ -260,16 +262,16 @@ func TestWhenProofsAreMade(t *testing.T) {
 				b.Spec.Bundle = &v1alpha1.Bundle{Image: ptr.To("foreign:1"), Ports: []int32{8888, 9100}}
 			})
 		}, 1},
-		"only its egress rules": {func(w *world) {
+		"other egress rules": {func(w *world) {
 			w.update(demoKey, func(b *v1alpha1.Bottle) {
 				b.Spec.Egress = &v1alpha1.Egress{Allow: []v1alpha1.EgressRule{"example.com"}}
 			})
 		}, 0},
-		"a canary was touched from the node": {func(w *world) {
+		"a canary was hit from the node": {func(w *world) {
 			w.clock.Step(2 * time.Minute)
 			w.enforcer.Touched(host.Touch{Interface: "lo", Remote: netip.MustParseAddrPort("127.0.0.1:1"), Local: netip.MustParseAddrPort("127.0.0.1:4711")})
 		}, 1},
-		"touched again and again": {func(w *world) {
+		"a canary was hit again and again": {func(w *world) {
 			w.clock.Step(2 * time.Minute)
 			for range 5 {
 				w.enforcer.Touched(host.Touch{Interface: "lo", Remote: netip.MustParseAddrPort("127.0.0.1:1"), Local: netip.MustParseAddrPort("127.0.0.1:4711")})
@@ -293,9 +295,9 @@ func TestWhenProofsAreMade(t *testing.T) {
 	}
 }
 
-// What was proven stands while another agent proves it anew, and falls when
-// that comes to something else.
-func TestAnotherAgentProvesAnewBehindTheScenes(t *testing.T) {
+// A proof stands while a restarted agent repeats it, and is replaced if the new
+// result differs.
+func TestARestartedAgentRepeatsTheProof(t *testing.T) {
 	w := running(t)
 	w.api.reset()
 	w.restartAgent()
@@ -305,7 +307,7 @@ func TestAnotherAgentProvesAnewBehindTheScenes(t *testing.T) {
 	w.wantCond(demoKey, v1alpha1.ConditionEgressEnforced, "True/HostWall")
 	w.settle(demoKey)
 	if got := w.api.log(); len(got) != 0 {
-		t.Errorf("API writes of another agent: got %q, want none", got)
+		t.Errorf("API writes of the restarted agent: got %q, want none", got)
 	}
 	w.guest.set(liar)
 	w.restartAgent()
@@ -317,7 +319,7 @@ func TestAnotherAgentProvesAnewBehindTheScenes(t *testing.T) {
 	w.wantCond(demoKey, v1alpha1.ConditionEgressEnforced, "True/HostWall")
 }
 
-func TestProofsThatFailAreTriedAgainWithGrowingPauses(t *testing.T) {
+func TestFailedProofsAreRetriedWithGrowingPauses(t *testing.T) {
 	w := newWorld(t, demo().Obj())
 	w.guest.set(mute)
 	w.settle(demoKey)
@@ -330,12 +332,12 @@ func TestProofsThatFailAreTriedAgainWithGrowingPauses(t *testing.T) {
 			t.Errorf("pause: got %s, want %s", res.RequeueAfter, want)
 		}
 		w.clock.Step(res.RequeueAfter)
-		if _, err := w.pass(demoKey); err != nil { // begins the next
+		if _, err := w.pass(demoKey); err != nil { // starts the next
 			t.Fatal(err)
 		}
 	}
 	if got := w.guest.count(); got > 12 {
-		t.Errorf("proofs: got %d, want few", got)
+		t.Errorf("proofs: got %d, want at most 12", got)
 	}
 	w.guest.set(honest)
 	w.annotate(v1alpha1.AnnotationProve, "now")
@@ -343,11 +345,11 @@ func TestProofsThatFailAreTriedAgainWithGrowingPauses(t *testing.T) {
 	w.wantCond(demoKey, v1alpha1.ConditionEgressEnforced, "True/HostWall")
 }
 
-func TestAnAgentMayNotInsistOnProofs(t *testing.T) {
-	for does, want := range map[conduct]string{mute: "True/Unproven", liar: "False/ProofNotObserved", honest: "True/Ready", touching: "False/LeakDetected"} {
+func TestAnAgentThatDoesNotRequireProofs(t *testing.T) {
+	for does, want := range map[conduct]string{mute: "True/Unproven", liar: "False/ProofNotObserved", honest: "True/Ready", hitting: "False/LeakDetected"} {
 		t.Run(string(does), func(t *testing.T) {
 			w := newWorld(t, demo().Obj())
-			w.unproven = true
+			w.allowUnproven = true
 			w.restartAgent()
 			w.guest.set(does)
 			w.settle(demoKey)
@@ -356,7 +358,8 @@ func TestAnAgentMayNotInsistOnProofs(t *testing.T) {
 	}
 }
 
-// A proof needs wall and machine as they should be, before and after.
+// A proof is valid only if the wall and the machine are intact before and after
+// it.
 func TestNoProofBehindABrokenWall(t *testing.T) {
 	w := newWorld(t, demo().Obj())
 	w.machines.OnExec(func(name string, req host.ExecRequest) (int, error) {
@@ -366,11 +369,11 @@ func TestNoProofBehindABrokenWall(t *testing.T) {
 	w.settle(demoKey)
 	w.wantCond(demoKey, v1alpha1.ConditionEgressEnforced, "Unknown/Error")
 	if got := w.message(demoKey, v1alpha1.ConditionEgressEnforced); !strings.Contains(got, "default route") {
-		t.Errorf("message: got %q, want the fault named", got)
+		t.Errorf("message: got %q, want the problem named", got)
 	}
 }
 
-func TestADenialOfBeforeIsNoEvidence(t *testing.T) {
+func TestADenialFromBeforeAProofIsNotEvidence(t *testing.T) {
 	w := newWorld(t, demo().Obj())
 	w.settle(demoKey)
 	w.machines.AddDenials(testID, host.Denial{Time: w.clock.Now(), Dest: netip.MustParseAddrPort("192.168.44.1:4711")})
@@ -379,7 +382,7 @@ func TestADenialOfBeforeIsNoEvidence(t *testing.T) {
 	w.annotate(v1alpha1.AnnotationProve, "now")
 	w.settle(demoKey)
 	if got := w.message(demoKey, v1alpha1.ConditionEgressEnforced); !strings.Contains(got, "gateway") {
-		t.Errorf("message: got %q, want the gateway not seen tried", got)
+		t.Errorf("message: got %q, want it to name the gateway as not tried", got)
 	}
 }
 

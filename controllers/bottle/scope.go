@@ -18,54 +18,53 @@ import (
 	"botbottle.dev/bottle-operator/internal/subnet"
 )
 
-// scope is all that one pass over one Bottle knows. Steps fill it from the top
-// down; none reads what a later one fills.
+// scope is everything that one pass over one Bottle knows. No step reads a field
+// that a later one fills. The comments name the step that fills a field.
 type scope struct {
-	// bottle as read; adopt replaces it by the reply to its own write. Never
-	// changed in place.
+	// bottle is the Bottle as read. The adopt step replaces it with the reply
+	// to its own write. It is never changed in place.
 	bottle *v1alpha1.Bottle
 	// owner and folder follow from the Bottle's identity.
 	owner  host.Owner
 	folder state.Folder
-	// record of the machine as it was when the pass began; the steps that
-	// change it replace it. Nil when no machine was created.
+	// record describes the machine, as of the start of the pass. The steps
+	// that change it replace it. It is nil if no machine was created.
 	record *state.Record
 
-	// status is what the agent will say, but for conditions. It begins as what
-	// it last said, so that a step that was not reached takes nothing back.
+	// status is what the agent will write, without conditions. It starts as what
+	// the agent last wrote: a step that is not reached leaves its part unchanged.
 	status v1alpha1.BottleStatus
-	// outcomes of the steps, in order. Filled by record.
+	// outcomes of the steps, in order. Filled by recordOutcome.
 	outcomes []agentstatus.StepOutcome
-	// pending names the fields that wait for a new machine, pendingHow says
-	// what applies them; pendingKnown once that was found out. Filled by the
-	// machine step.
+	// pending names the fields that wait for a new machine, and pendingHow
+	// says what applies them. pendingKnown is set once the fields were
+	// compared. Filled by machine.
 	pending      []string
 	pendingHow   string
 	pendingKnown bool
 
-	// triple: network.
+	// triple holds the Bottle's addresses. Filled by network.
 	triple subnet.Triple
-	// version: smolfile.
+	// version is the node's smolvm. Filled by smolfile.
 	version host.SmolvmVersion
-	// literals go into the Smolfile, secrets into files: smolfile.
+	// literals go into the Smolfile, secrets into files. Filled by smolfile.
 	literals, secrets map[string]string
-	// container of the bundle, by ID: bundle.
+	// container is the ID of the bundle's container. Filled by bundle.
 	container string
-	// fromUser are the names that spec.env sets; the other variables are the
-	// operator's own: smolfile.
+	// fromUser names the variables of spec.env, not the operator's. Filled by smolfile.
 	fromUser map[string]bool
-	// wall as it stands: wall.
+	// wall is the wall as it is now. Filled by wall.
 	wall host.Wall
-	// leak keeps the machine stopped. Filled at once, and anew by wall, machine
-	// and proof.
+	// leak, if not nil, keeps the machine stopped. Filled at the start and by proof.
 	leak *state.Leak
-	// readyUnproven: the agent does not insist on a proof where none can be made.
+	// readyUnproven: the agent does not require a proof where none can be made.
 	readyUnproven bool
-	// lookAgain is when the next pass is due though this one is satisfied; 0 is
-	// whenever passes come anyway. Filled by proof.
-	lookAgain time.Duration
-	// image is zero for a bare machine, reference what it was asked as. Without
-	// imageFound it was not looked for, because there is a machine: image.
+	// requeueAfter is when the next pass is due although this one is
+	// satisfied; 0 changes nothing. Filled by proof.
+	requeueAfter time.Duration
+	// image is what a new machine is created from, and reference is its requested
+	// name; both are zero for a bare machine. imageFound is false if there was no
+	// need to look it up, because a machine exists. Filled by image.
 	image      host.Image
 	reference  string
 	imageFound bool
@@ -79,7 +78,7 @@ func (r *Reconciler) newScope(b *v1alpha1.Bottle) (*scope, error) {
 	}
 	rec, err := folder.Record()
 	if errors.Is(err, state.ErrBadRecord) && desired.Leaving(b) {
-		rec, err = &state.Record{}, nil // identity is enough to leave
+		rec, err = &state.Record{}, nil // a teardown needs only the identity
 	}
 	if err != nil {
 		return nil, fmt.Errorf("bottle %s: %w", key(b), err)
@@ -99,12 +98,12 @@ func (r *Reconciler) ownerOf(b *v1alpha1.Bottle) host.Owner {
 	}
 }
 
-// recordOutcome keeps what became of a step.
+// recordOutcome records the outcome of a step.
 func (s *scope) recordOutcome(step flow.Step[*scope], err error) {
 	s.outcomes = append(s.outcomes, agentstatus.StepOutcome{Condition: step.Condition, Outcome: flow.OutcomeOf(err)})
 }
 
-// statusInput is what the conditions are computed from.
+// statusInput returns what the conditions are computed from.
 func (s *scope) statusInput() agentstatus.Input {
 	in := agentstatus.Input{
 		Bottle: s.bottle, Outcomes: s.outcomes, PendingKnown: s.pendingKnown,
@@ -135,7 +134,7 @@ func (s *scope) setRecord(rec state.Record) error {
 	return nil
 }
 
-// keepProof makes the record keep this proof, or none.
+// keepProof stores p, which may be nil, in the record.
 func (s *scope) keepProof(p *state.Proof) error {
 	if s.record == nil || s.record.Proof == p || s.record.Proof != nil && p != nil && *s.record.Proof == *p {
 		return nil

@@ -20,10 +20,10 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// SetupWithManager makes the Reconciler and what it needs around it part of
-// mgr, whose cache holds this node's Bottles.
+// SetupWithManager adds the Reconciler, its watches and the controllers of
+// package narrow to mgr. The cache of mgr must hold this node's Bottles.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
-	// Runs before the first pass, with the context of the agent's life.
+	// This function runs before the first pass. Its context ends with the agent.
 	queue := source.Func(func(ctx context.Context, q workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
 		r.starts.Bind(ctx)
 		r.denials.Bind(ctx)
@@ -52,7 +52,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	return nil
 }
 
-// waitForJobs waits, when the agent ends, for the jobs that are under way.
+// waitForJobs waits until the agent stops, and then for the remaining jobs.
 func (r *Reconciler) waitForJobs(ctx context.Context) error {
 	r.reportNewerSmolvm(ctx)
 	<-ctx.Done()
@@ -61,23 +61,23 @@ func (r *Reconciler) waitForJobs(ctx context.Context) error {
 	return nil
 }
 
-// watchBundles requests a pass over a Bottle whose container or network changed.
+// watchBundles requests a pass when a Bottle's container or network changes.
 func (r *Reconciler) watchBundles(ctx context.Context) error {
 	for ctx.Err() == nil {
 		err := r.Bundles.WatchBundles(ctx, r.requests.EnqueueUID)
 		if ctx.Err() != nil {
 			break
 		}
-		logf.FromContext(ctx).Error(err, "The watch of docker ended and is begun again")
+		logf.FromContext(ctx).Error(err, "The docker watch ended and is restarted")
 		select {
 		case <-ctx.Done():
-		case <-r.Clock.After(forNode):
+		case <-r.Clock.After(nodeDelay):
 		}
 	}
 	return nil
 }
 
-// watchImages requests a pass over a Bottle whose image came, or did not.
+// watchImages requests a pass when the pull of a Bottle's image has ended.
 func (r *Reconciler) watchImages(ctx context.Context) error {
 	err := r.Images.WatchImages(ctx, r.requests.EnqueueUID)
 	if ctx.Err() != nil {
@@ -86,23 +86,21 @@ func (r *Reconciler) watchImages(ctx context.Context) error {
 	return err
 }
 
-// watchRefusals makes Events of what guests were refused.
+// watchRefusals records an Event when a guest was refused a destination.
 func (r *Reconciler) watchRefusals(ctx context.Context) error {
 	return r.Enforcement.ReportRefusals(ctx, func(owner host.Owner, destinations string) { r.events.refused(ctx, owner, destinations) })
 }
 
-// ImageEvent makes an Event of what happened to an image that a Bottle waits
-// for. It does not block.
+// ImageEvent records an Event about a Bottle's image. It does not block.
 func (r *Reconciler) ImageEvent(uid, reason, message string) {
 	if k, ok := r.bottles.Key(uid); ok {
 		r.events.image(k, uid, reason, message)
 	}
 }
 
-// reportNewerSmolvm reports once that this smolvm is newer than what was
-// measured.
+// reportNewerSmolvm reports once if smolvm is newer than any tested version.
 func (r *Reconciler) reportNewerSmolvm(ctx context.Context) {
 	if v, err := r.Machines.Version(ctx); err == nil && v.Newer {
-		r.events.newer(ctx, v)
+		r.events.newerSmolvm(ctx, v)
 	}
 }

@@ -29,8 +29,7 @@ type smolfileStep struct {
 	causes     causes
 }
 
-// ensure writes the Smolfile, and the values of Secrets beside it
-// where this smolvm takes them from files.
+// ensure writes the Smolfile and, if this smolvm reads them, files for Secrets.
 func (f *smolfileStep) ensure(ctx context.Context, s *scope) error {
 	f.references.Use(s.key(), envsource.References(s.bottle))
 	user, err := envsource.Resolve(ctx, f.references, s.bottle.Namespace, s.bottle.Spec.Env)
@@ -43,10 +42,10 @@ func (f *smolfileStep) ensure(ctx context.Context, s *scope) error {
 	}
 	s.version, err = f.machines.Version(ctx)
 	if err != nil {
-		// Without smolvm it is unknown how Secrets travel; a Smolfile without
-		// them suits every version.
+		// Without smolvm it is unknown how to pass Secrets. A Smolfile without
+		// Secrets suits every version.
 		if !errors.Is(err, host.ErrUnavailable) || hasSecret(env) {
-			return mapped(err, f.causes.smolvm(ctx))
+			return mapError(err, f.causes.smolvm(ctx))
 		}
 	}
 	s.literals, s.secrets = guestenv.Split(env)
@@ -88,7 +87,7 @@ func (f *smolfileStep) write(s *scope, env []guestenv.Var) error {
 	if wrote {
 		written = slices.AppendSeq(written, maps.Keys(s.literals))
 	}
-	if s.bottle.Spec.Artifact == nil { // flags carry it
+	if s.bottle.Spec.Artifact == nil { // flags keep the white space
 		f.reportTrimmed(s, env, written)
 	}
 	sum := sha256.Sum256(data)
@@ -96,7 +95,8 @@ func (f *smolfileStep) write(s *scope, env []guestenv.Var) error {
 	return nil
 }
 
-// reportTrimmed reports once, when a value was written, that its end is lost.
+// reportTrimmed reports the values that lose the white space at their end. It
+// does so once, when a value is written.
 func (f *smolfileStep) reportTrimmed(s *scope, env []guestenv.Var, written []string) {
 	var names []string
 	for _, v := range env {
@@ -118,8 +118,9 @@ func hasSecret(env []guestenv.Var) bool {
 	return false
 }
 
-// invalidEnv turns what cannot be passed to a guest into a wait: a value from
-// a Secret or ConfigMap mends when that changes, and one in the spec with it.
+// invalidEnv turns an error about a variable that cannot be passed to a guest
+// into a wait. The wait ends when the Secret, the ConfigMap or the spec that
+// the value comes from changes.
 func invalidEnv(err error) error {
 	var v *guestenv.VarError
 	if errors.As(err, &v) {
@@ -128,7 +129,7 @@ func invalidEnv(err error) error {
 	return fmt.Errorf("smolfile: %w", err)
 }
 
-// sizeOf is spec.machine in smolvm's units; 0 is what was not asked for.
+// sizeOf returns spec.machine in smolvm's units; 0 means not requested.
 func sizeOf(m *v1alpha1.Machine) state.Size {
 	var s state.Size
 	if m == nil {

@@ -37,12 +37,12 @@ func TestSmolfile(t *testing.T) {
 		wantText string // in the condition's message
 	}{
 		"literals":                {demo().Env("A", "b"), nil, "True/Ready", ""},
-		"a Secret that is there":  {demo().EnvFromSecret("T", "s", "k"), func(w *world) { w.refs.put("secrets", "s", "k", "v") }, "True/Ready", ""},
-		"no such Secret":          {demo().EnvFromSecret("T", "s", "k"), nil, "False/SecretNotFound", `Secret "s" is not there`},
+		"an existing Secret":      {demo().EnvFromSecret("T", "s", "k"), func(w *world) { w.refs.put("secrets", "s", "k", "v") }, "True/Ready", ""},
+		"no such Secret":          {demo().EnvFromSecret("T", "s", "k"), nil, "False/SecretNotFound", `Secret "s" does not exist`},
 		"no such key":             {demo().EnvFromSecret("T", "s", "k"), func(w *world) { w.refs.put("secrets", "s", "other", "v") }, "False/SecretNotFound", `has no key "k"`},
 		"no such optional Secret": {optional(demo().EnvFromSecret("T", "s", "k")), nil, "True/Ready", ""},
 		"no such optional key":    {optional(demo().EnvFromSecret("T", "s", "k")), func(w *world) { w.refs.put("secrets", "s", "other", "v") }, "True/Ready", ""},
-		"no such ConfigMap":       {demo().EnvFromConfigMap("T", "c", "k"), nil, "False/ConfigMapNotFound", `ConfigMap "c" is not there`},
+		"no such ConfigMap":       {demo().EnvFromConfigMap("T", "c", "k"), nil, "False/ConfigMapNotFound", `ConfigMap "c" does not exist`},
 		"a ConfigMap":             {demo().EnvFromConfigMap("T", "c", "k"), func(w *world) { w.refs.put("configmaps", "c", "k", "v") }, "True/Ready", ""},
 		"a value with a NUL":      {demo().EnvFromSecret("T", "s", "k"), func(w *world) { w.refs.put("secrets", "s", "k", "a\x00b") }, "False/EnvInvalid", `env "T"`},
 		"a value that is too long": {demo().EnvFromConfigMap("T", "c", "k"), func(w *world) {
@@ -81,7 +81,7 @@ func TestAReferenceNotYetReadIsRetried(t *testing.T) {
 	w.wantCond(demoKey, v1alpha1.ConditionSmolfileReady, "False/Error")
 }
 
-func TestWhereSecretsTravel(t *testing.T) {
+func TestHowSecretsArePassed(t *testing.T) {
 	const value = "the-secret"
 	old := host.SmolvmVersion{Version: "1.3.0", LocalImages: true}
 	for name, tt := range map[string]struct {
@@ -89,8 +89,8 @@ func TestWhereSecretsTravel(t *testing.T) {
 		inSmolfile bool
 		files      []string
 	}{
-		"by file where smolvm takes them so": {hosttest.Reference, false, []string{"TOKEN"}},
-		"in the Smolfile of an older one":    {old, true, nil},
+		"as files if smolvm supports that":   {hosttest.Reference, false, []string{"TOKEN"}},
+		"in the Smolfile of an older smolvm": {old, true, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, demo().EnvFromSecret("TOKEN", "s", "k").Obj())
@@ -123,7 +123,7 @@ func TestWhereSecretsTravel(t *testing.T) {
 	}
 }
 
-func TestWhiteSpaceIsToldOnce(t *testing.T) {
+func TestDroppedWhiteSpaceIsReportedOnce(t *testing.T) {
 	w := newWorld(t, demo().EnvFromSecret("TOKEN", "s", "k").Obj())
 	w.refs.put("secrets", "s", "k", "value\n")
 	w.settle(demoKey)

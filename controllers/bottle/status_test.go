@@ -16,7 +16,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/host/hosttest"
 )
 
-func TestAReturnedAgentTakesBackWhatTheManagerSaid(t *testing.T) {
+func TestAReturnedAgentReplacesTheManagersConditions(t *testing.T) {
 	w := running(t)
 	before := w.bottle(demoKey)
 	w.update(demoKey, func(b *v1alpha1.Bottle) {
@@ -25,20 +25,20 @@ func TestAReturnedAgentTakesBackWhatTheManagerSaid(t *testing.T) {
 		}
 	})
 	if !desired.Changed(event.UpdateEvent{ObjectOld: before, ObjectNew: w.bottle(demoKey)}) {
-		t.Errorf("the manager's word: got no news, want some")
+		t.Errorf("the manager's conditions: got no change, want one")
 	}
 	w.settle(demoKey)
 	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
 	w.wantCond(demoKey, v1alpha1.ConditionEgressEnforced, "True/HostWall")
 }
 
-func TestTheAgentsOwnWritesAreNoNews(t *testing.T) {
+func TestTheAgentsOwnWritesAreNotChanges(t *testing.T) {
 	w := newWorld(t, demo().Finalizer(v1alpha1.FinalizerNode).Obj())
 	before := w.bottle(demoKey)
 	w.settle(demoKey)
 	after := w.bottle(demoKey)
 	if desired.Changed(event.UpdateEvent{ObjectOld: before, ObjectNew: after}) {
-		t.Errorf("the agent's own status: got news, want none")
+		t.Errorf("the agent's own status: got a change, want none")
 	}
 	for name, change := range map[string]func(*v1alpha1.Bottle){
 		"generation":  func(b *v1alpha1.Bottle) { b.Generation++ },
@@ -53,7 +53,7 @@ func TestTheAgentsOwnWritesAreNoNews(t *testing.T) {
 		changed := after.DeepCopy()
 		change(changed)
 		if !desired.Changed(event.UpdateEvent{ObjectOld: after, ObjectNew: changed}) {
-			t.Errorf("%s: got no news, want some", name)
+			t.Errorf("%s: got no change, want one", name)
 		}
 	}
 }
@@ -83,31 +83,31 @@ func TestTransitionTimes(t *testing.T) {
 	w.networks.Up()
 	w.facts.Break("docker", "")
 	w.clock.Step(time.Hour)
-	turned := w.clock.Now()
+	changed := w.clock.Now()
 	if _, err := w.pass(demoKey); err != nil {
 		t.Fatal(err)
 	}
-	if got := times()[v1alpha1.ConditionNetworkReady]; !got.Equal(turned) {
-		t.Errorf("after a turn: got %s, want %s", got, turned)
+	if got := times()[v1alpha1.ConditionNetworkReady]; !got.Equal(changed) {
+		t.Errorf("after a change: got %s, want %s", got, changed)
 	}
 	if got := times()[v1alpha1.ConditionReady]; !got.Equal(first[v1alpha1.ConditionReady]) {
-		t.Errorf("Ready, False all along: got %s, want %s", got, first[v1alpha1.ConditionReady])
+		t.Errorf("Ready, which stayed False: got %s, want %s", got, first[v1alpha1.ConditionReady])
 	}
 }
 
-// With some releases an escape from the guest is root on the node.
-func TestAVMMOfRootIsReported(t *testing.T) {
-	const asEver = "the machine is running and answers"
+// With some releases of smolvm, an escape from the guest gives root on the node.
+func TestAVMMThatRunsAsRootIsReported(t *testing.T) {
+	const running = "the machine is running and answers"
 	for version, tt := range map[string]struct {
 		ownUser bool
 		want    string
 	}{
-		"1.2.4": {false, asEver + "; its VMM runs as root, for smolvm 1.2.4 is older than 1.2.5"},
-		"1.2.5": {true, asEver},
+		"1.2.4": {false, running + "; its VMM runs as root, because smolvm 1.2.4 is older than 1.2.5"},
+		"1.2.5": {true, running},
 	} {
 		t.Run(version, func(t *testing.T) {
 			w := newWorld(t, demo().Obj())
-			w.unproven = true
+			w.allowUnproven = true
 			v := hosttest.Reference
 			v.Version, v.OwnUser = version, tt.ownUser
 			w.machines.SetVersion(v)

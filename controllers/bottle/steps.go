@@ -9,11 +9,11 @@ import (
 	"botbottle.dev/bottle-operator/internal/flow"
 )
 
-// step is one of a pass over a Bottle.
+// step is one step of a pass over a Bottle.
 type step = flow.Step[*scope]
 
-// steps are the parts of a pass. Each is a type of its own that knows only its
-// ports and its part of the scope; none knows another.
+// steps holds the steps of a pass. Each has its own type, which knows only its
+// ports and its part of the scope. No step knows another.
 type steps struct {
 	adopt    *adoptStep
 	network  *networkStep
@@ -25,8 +25,8 @@ type steps struct {
 	proof    *proofStep
 }
 
-// converge are the steps towards a running Bottle. What the pass found out is
-// written to the status after the last of them that was reached.
+// converge returns the steps towards a running Bottle. The pass writes the
+// status once, after the last step that it reached.
 func (p *steps) converge() []step {
 	return []step{
 		{Name: "adopt", Do: p.adopt.ensure},
@@ -40,8 +40,8 @@ func (p *steps) converge() []step {
 	}
 }
 
-// halt are the steps towards a Bottle that is stopped as asked. The machine
-// comes first, so that nothing that is wrong elsewhere keeps it running.
+// halt returns the steps towards a stopped Bottle. The machine comes first, so
+// that no problem elsewhere keeps it running.
 func (p *steps) halt() []step {
 	return []step{
 		{Name: "adopt", Do: p.adopt.ensure},
@@ -52,8 +52,8 @@ func (p *steps) halt() []step {
 	}
 }
 
-// teardown are the steps towards a node without the Bottle, the exact reverse
-// of converge. They need its identity only.
+// teardown returns the steps that remove the Bottle from the node, in the exact
+// reverse order of converge. They need only its identity.
 func (p *steps) teardown() []step {
 	return []step{
 		{Name: "machine", Do: p.machine.delete},

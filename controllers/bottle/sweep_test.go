@@ -22,7 +22,7 @@ import (
 
 const grace = 10 * time.Minute
 
-// abandoned is a node with a running Bottle of which the API server lost all.
+// abandoned returns a node that runs a Bottle which the API server has lost.
 func abandoned(t *testing.T) (*world, *sweep.Sweeper) {
 	t.Helper()
 	system := &corev1.Namespace{}
@@ -50,7 +50,7 @@ func abandoned(t *testing.T) (*world, *sweep.Sweeper) {
 	})
 }
 
-// sweep looks for orphans once and makes the passes that it requests.
+// sweep looks for orphans once and makes the requested passes.
 func (w *world) sweep(s *sweep.Sweeper) error {
 	w.t.Helper()
 	err := s.Sweep(w.t.Context())
@@ -64,7 +64,7 @@ func (w *world) sweep(s *sweep.Sweeper) error {
 	return err
 }
 
-// swept are the values of the sweep's metrics.
+// swept returns the values of the sweep's metrics.
 func (w *world) swept() map[string]float64 {
 	w.t.Helper()
 	families, err := w.sweepMetrics.Gather()
@@ -126,7 +126,7 @@ func TestAnOrphanThatCannotBeRemovedIsTriedAgain(t *testing.T) {
 	}
 }
 
-// A wall of which nothing else is left has no names but those in its mark.
+// If only the wall of a Bottle is left, the owner is known only from its mark.
 func TestAWallAloneIsAnOrphanToo(t *testing.T) {
 	w, s := abandoned(t)
 	w.clock.Step(2 * grace)
@@ -152,14 +152,14 @@ func TestAWallAloneIsAnOrphanToo(t *testing.T) {
 		w.clock.Step(2 * grace)
 	}
 	if got := w.walls.IDs(); len(got) != 1 || got[0] != foreign.Owner.ID() {
-		t.Errorf("walls: got %v, want the other cluster's alone", got)
+		t.Errorf("walls: got %v, want only the other cluster's", got)
 	}
 }
 
-func TestWhatIsNoOrphanStays(t *testing.T) {
+func TestNothingElseIsRemoved(t *testing.T) {
 	tests := map[string]func(t *testing.T, w *world, s *sweep.Sweeper){
 		"a dry run": func(_ *testing.T, _ *world, s *sweep.Sweeper) { s.Mode = sweep.Report },
-		"a Bottle that is there": func(t *testing.T, w *world, _ *sweep.Sweeper) {
+		"a Bottle that exists": func(t *testing.T, w *world, _ *sweep.Sweeper) {
 			if err := w.api.Create(t.Context(), demo().Obj()); err != nil {
 				t.Fatal(err)
 			}
@@ -181,7 +181,7 @@ func TestWhatIsNoOrphanStays(t *testing.T) {
 			change(t, w, s)
 			before := w.nodeState()
 			for range 4 {
-				_ = w.sweep(s) // some of these fail, none may remove
+				_ = w.sweep(s) // may fail, but must not remove anything
 				w.clock.Step(grace)
 			}
 			if got := w.nodeState(); len(got) != len(before) {
@@ -191,7 +191,7 @@ func TestWhatIsNoOrphanStays(t *testing.T) {
 	}
 }
 
-func TestForeignThingsAreNeverSwept(t *testing.T) {
+func TestForeignObjectsAreNeverSwept(t *testing.T) {
 	w, s := abandoned(t)
 	foreign := []host.Owner{
 		{UID: "77777777-a", Slug: "a", Cluster: "another", Node: testNode},
@@ -212,7 +212,7 @@ func TestForeignThingsAreNeverSwept(t *testing.T) {
 		w.clock.Step(grace)
 	}
 	if got := w.nodeState(); len(got) != 3*len(foreign)+1 {
-		t.Errorf("node: got %v, want every foreign thing and nothing else", got)
+		t.Errorf("node: got %v, want all foreign objects and nothing else", got)
 	}
 }
 
@@ -238,7 +238,8 @@ func (emptyList) List(context.Context, client.ObjectList, ...client.ListOption) 
 
 const newUID = "5e6f7a8b-0000-4000-8000-000000000000"
 
-// heldNetworks hold up whoever looks at the network of one owner.
+// heldNetworks block the inspection of one owner's network until release is
+// closed.
 type heldNetworks struct {
 	host.Networks
 	uid              string
@@ -253,7 +254,7 @@ func (n heldNetworks) InspectNetwork(ctx context.Context, o host.Owner) (host.Ne
 	return n.Networks.InspectNetwork(ctx, o)
 }
 
-// A Bottle was made anew under the name of the orphan.
+// A new Bottle has the same name as the orphan.
 func TestAnOrphanIsNotRemovedDuringAPassOverTheSameName(t *testing.T) {
 	w, s := abandoned(t)
 	if err := w.api.Create(t.Context(), placed(builders.MakeBottle("demo").UID(newUID)).Obj()); err != nil {
@@ -281,7 +282,7 @@ func TestAnOrphanIsNotRemovedDuringAPassOverTheSameName(t *testing.T) {
 	if err := <-passed; err != nil {
 		t.Fatal(err)
 	}
-	if err := w.sweep(s); err != nil { // makes the pass that was requested
+	if err := w.sweep(s); err != nil { // makes the requested pass
 		t.Fatal(err)
 	}
 	if _, _, ok := w.machines.Get(testID); ok {

@@ -15,8 +15,8 @@ import (
 	"botbottle.dev/bottle-operator/test/builders"
 )
 
-// recordOfPreviousRelease is a machine.json that a node had before sizes and
-// artifacts were recorded field by field.
+// recordOfPreviousRelease is a machine.json from before sizes and artifacts were
+// recorded field by field.
 const recordOfPreviousRelease = `{
   "salt": "74241cecafc3f2b3f476c413683a36ba",
   "env": {
@@ -53,7 +53,7 @@ func ofPreviousRelease() *builders.Bottle {
 	return b
 }
 
-// A new release of the agent asks nobody to restart anything.
+// A new release of the agent must not request restarts.
 func TestRecordsOfOtherReleases(t *testing.T) {
 	replaced := func(old, new string) string { return strings.Replace(recordOfPreviousRelease, old, new, 1) }
 	const size = `"size": "cpus=2 memoryMiB=512 storageGiB=30 overlayGiB=0",`
@@ -63,34 +63,34 @@ func TestRecordsOfOtherReleases(t *testing.T) {
 		want   string // the fields that differ
 	}{
 		"the previous release": {record: recordOfPreviousRelease},
-		"the previous release, and another size is asked for": {
+		"the previous release, another size requested": {
 			record: recordOfPreviousRelease,
 			change: func(b *v1alpha1.Bottle) { b.Spec.Machine.Storage = ptr.To(resource.MustParse("31Gi")) },
 			want:   "spec.machine",
 		},
-		"before sizes were recorded, and none is asked for": {
+		"before sizes were recorded, none requested": {
 			record: replaced(size, ""),
 			change: func(b *v1alpha1.Bottle) { b.Spec.Machine = nil },
 		},
-		"before overlays had a size, and none is asked for": {
+		"before overlays had a size, none requested": {
 			record: replaced(" overlayGiB=0", ""),
 		},
-		"before overlays had a size, and one is asked for": {
+		"before overlays had a size, one requested": {
 			record: replaced(" overlayGiB=0", ""),
 			change: func(b *v1alpha1.Bottle) { b.Spec.Machine.Overlay = ptr.To(resource.MustParse("5Gi")) },
 			want:   "spec.machine",
 		},
-		"a later release, with fields that are not known here": {
+		"a later release, with unknown fields": {
 			record: replaced(size, `"machine": {"cpus": 2, "memoryMiB": 512, "storageGiB": 30, "gpus": 1}, "colour": {"r": 1},`),
 		},
-		"before the operator set a variable of its own": {
+		"before the operator set another variable, spec.env changed": {
 			record: replaced(`"no_proxy": "88ec2bd9afa0fdde64e341ea857d8aaa2d16dc8c04b0c20ee71a34b8b1e7c365"`, `"B": "x"`),
 			change: func(b *v1alpha1.Bottle) {
 				b.Spec.Env = append(b.Spec.Env, v1alpha1.EnvVar{Name: "B", Value: ptr.To("y")})
 			},
 			want: "spec.env",
 		},
-		"before the operator set a variable of its own, and nothing is asked for": {
+		"before the operator set another variable": {
 			record: replaced(`,
     "no_proxy": "88ec2bd9afa0fdde64e341ea857d8aaa2d16dc8c04b0c20ee71a34b8b1e7c365"`, ""),
 		},
@@ -103,7 +103,7 @@ func TestRecordsOfOtherReleases(t *testing.T) {
 	}
 }
 
-func TestRecordsOfTheArtifactsOfThePreviousRelease(t *testing.T) {
+func TestArtifactRecordsOfThePreviousRelease(t *testing.T) {
 	const old = `"artifact": "file:a.smolmachine sha256=",
   "size": "cpus=2 `
 	record := strings.Replace(recordOfPreviousRelease, `"size": "cpus=2 `, old, 1)
@@ -113,8 +113,8 @@ func TestRecordsOfTheArtifactsOfThePreviousRelease(t *testing.T) {
 	w.wantPendingAfterUpgrade(record, func(b *v1alpha1.Bottle) { b.Spec.Artifact.SHA256 = &sum }, "spec.artifact")
 }
 
-// wantPendingAfterUpgrade starts an agent that finds this record of the
-// machine, and compares what it says is not yet in force.
+// wantPendingAfterUpgrade starts an agent that finds this record of the machine,
+// and checks which fields it reports as pending.
 func (w *world) wantPendingAfterUpgrade(record string, change func(*v1alpha1.Bottle), want string) {
 	w.t.Helper()
 	w.settle(demoKey)
@@ -139,7 +139,7 @@ func (w *world) wantPendingAfterUpgrade(record string, change func(*v1alpha1.Bot
 	if got := w.message(demoKey, v1alpha1.ConditionPendingRestart); got != wantMessage {
 		w.t.Errorf("message: got %q, want %q", got, wantMessage)
 	}
-	// What the agent itself writes from then on reads the same.
+	// A record that the new agent has written gives the same result.
 	w.restartAgent()
 	w.settle(demoKey)
 	w.wantCond(demoKey, v1alpha1.ConditionPendingRestart, wantCond)

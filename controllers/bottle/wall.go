@@ -13,13 +13,13 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// wallStep makes the wall, and deletes it.
+// wallStep creates and deletes the wall.
 type wallStep struct {
 	enforcement enforce.Enforcement
 }
 
-// ensure makes the wall stand before there is a machine behind it. From
-// then on the guard keeps it, whatever a pass waits for.
+// ensure creates the wall before there is a machine behind it. From then on the
+// guard maintains it, even while passes wait for something.
 func (w *wallStep) ensure(ctx context.Context, s *scope) error {
 	wall, err := w.enforcement.EnsureWall(ctx, s.wallSpec(), requestOf(s.bottle))
 	if err == nil {
@@ -29,7 +29,7 @@ func (w *wallStep) ensure(ctx context.Context, s *scope) error {
 	if errors.Is(err, host.ErrNotFound) {
 		return &flow.Waiting{Reason: v1alpha1.ReasonWallNotReady, After: soon, Message: err.Error()}
 	}
-	return mapped(err, meaning{conflict: v1alpha1.ReasonWallConflict, unavailable: v1alpha1.ReasonWallNotReady})
+	return mapError(err, errorReasons{conflict: v1alpha1.ReasonWallConflict, unavailable: v1alpha1.ReasonWallNotReady})
 }
 
 func (s *scope) wallSpec() host.WallSpec {
@@ -39,7 +39,7 @@ func (s *scope) wallSpec() host.WallSpec {
 	}
 }
 
-// delete takes the wall down once no machine is behind it.
+// delete removes the wall once no machine is behind it.
 func (w *wallStep) delete(ctx context.Context, s *scope) error {
 	return w.enforcement.Release(ctx, s.owner)
 }

@@ -14,7 +14,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/host/hosttest"
 )
 
-func TestTheMachineIsStartedInItsWall(t *testing.T) {
+func TestTheMachineIsStartedBehindItsWall(t *testing.T) {
 	w := running(t)
 	_, wall, ok := w.walls.Get(w.ownerOf(testID))
 	if !ok || w.machines.NetNS(testID) != wall.Path || wall.Path == "" {
@@ -30,7 +30,7 @@ func TestNoMachineWithoutItsWall(t *testing.T) {
 	tests := map[string]struct {
 		before func(w *world)
 		want   string
-		mend   func(w *world)
+		repair func(w *world)
 	}{
 		"no bridge": {func(w *world) { w.walls.RemoveBridge(ownerOfDemo()) }, "False/WallNotReady",
 			func(w *world) { w.walls.AddBridge(ownerOfDemo()) }},
@@ -51,8 +51,8 @@ func TestNoMachineWithoutItsWall(t *testing.T) {
 			if names := w.machines.Names(); len(names) != 0 {
 				t.Errorf("machines: got %v, want none without a wall", names)
 			}
-			if tt.mend != nil {
-				tt.mend(w)
+			if tt.repair != nil {
+				tt.repair(w)
 				w.settle(demoKey)
 				w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
 			}
@@ -64,15 +64,15 @@ func ownerOfDemo() host.Owner {
 	return host.Owner{UID: testUID, Namespace: "default", Name: "demo", Slug: "demo", Cluster: testCluster, Node: testNode}
 }
 
-// What the guard stops is told, counted and started anew behind a mended wall,
-// and proven anew.
-func TestABreachIsToldAndMended(t *testing.T) {
+// When the guard stops a machine, this is reported and counted. The machine is
+// started again behind a repaired wall, and the wall is proven again.
+func TestABreachIsReportedAndRepaired(t *testing.T) {
 	w := running(t)
 	proofs := w.guest.count()
 	w.walls.Break(ownerOfDemo(), host.WallFault{What: "the chain is gone", Open: true})
 	w.enforcer.Look(t.Context())
 	if m, _, _ := w.machines.Get(testID); m.State == host.MachineRunning {
-		t.Fatalf("machine after a look: got %s, want it stopped", m.State)
+		t.Fatalf("machine after the guard's check: got %s, want it stopped", m.State)
 	}
 	if _, err := w.pass(demoKey); err != nil {
 		t.Fatal(err)
@@ -91,12 +91,12 @@ func TestABreachIsToldAndMended(t *testing.T) {
 	}
 	b := w.bottle(demoKey)
 	if l := b.Status.Machine.LastLoss; l == nil || !strings.Contains(l.Cause, "the chain is gone") || *b.Status.Machine.Restarts != 1 {
-		t.Errorf("machine: got %+v, want one loss by the guard", b.Status.Machine)
+		t.Errorf("machine: got %+v, want one loss, caused by the guard", b.Status.Machine)
 	}
 }
 
 // A machine that the guard kills while it starts did not fail to boot.
-func TestABreachDuringAStartIsNoFailedBoot(t *testing.T) {
+func TestABreachDuringAStartIsNotAFailedBoot(t *testing.T) {
 	w := running(t)
 	w.clock.Step(2 * stable)
 	w.machines.Kill(testID)
@@ -113,7 +113,7 @@ func TestABreachDuringAStartIsNoFailedBoot(t *testing.T) {
 	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "False/WallBroken")
 }
 
-// A machine of an agent that knew no walls runs outside, and is moved inside.
+// An older agent without walls has started the machine outside of its wall.
 func TestAMachineOfAnOlderAgentIsMovedBehindItsWall(t *testing.T) {
 	w := running(t)
 	w.machines.MoveVMM(testID, host.NetNS{Dev: 4, Inode: 1})
@@ -158,21 +158,21 @@ func TestSmolvmsPolicyIsReadBackBeforeAStart(t *testing.T) {
 	wider := func(p host.Policy) host.Policy { return host.Policy{AllowedCIDRs: []string{"192.168.0.0/16"}} }
 	more := func(p host.Policy) host.Policy { p.Extra = []string{"egress_rules"}; return p }
 	tests := map[string]struct {
-		persists     func(host.Policy) host.Policy
-		insist       bool
-		want, egress string
+		persists      func(host.Policy) host.Policy
+		requirePolicy bool
+		want, egress  string
 	}{
-		"exact, insisted upon":               {nil, true, "True/MachineRunning", "True/BothWalls"},
-		"dropped":                            {dropped, false, "True/MachineRunning", "True/HostWall"},
-		"dropped, insisted upon":             {dropped, true, "False/PolicyNotPersisted", "Unknown/Blocked"},
-		"wider, insisted upon":               {wider, true, "False/PolicyNotPersisted", "Unknown/Blocked"},
-		"with more beside it, insisted upon": {more, true, "False/PolicyNotPersisted", "Unknown/Blocked"},
-		"with more beside it":                {more, false, "True/MachineRunning", "True/HostWall"},
+		"exact, required":            {nil, true, "True/MachineRunning", "True/BothWalls"},
+		"dropped":                    {dropped, false, "True/MachineRunning", "True/HostWall"},
+		"dropped, required":          {dropped, true, "False/PolicyNotPersisted", "Unknown/Blocked"},
+		"wider, required":            {wider, true, "False/PolicyNotPersisted", "Unknown/Blocked"},
+		"with extra rules, required": {more, true, "False/PolicyNotPersisted", "Unknown/Blocked"},
+		"with extra rules":           {more, false, "True/MachineRunning", "True/HostWall"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, demo().Obj())
-			w.insist = tt.insist
+			w.requirePolicy = tt.requirePolicy
 			w.guest.set(policed)
 			w.restartAgent()
 			if tt.persists != nil {
@@ -193,7 +193,7 @@ func TestSmolvmsPolicyIsReadBackBeforeAStart(t *testing.T) {
 	}
 }
 
-func TestAPolicyThatCannotBeReadIsNoReasonNotToStart(t *testing.T) {
+func TestAPolicyThatCannotBeReadDoesNotPreventAStart(t *testing.T) {
 	w := newWorld(t, demo().Obj())
 	v := hosttest.Reference
 	v.Version, v.PolicyInList, v.EgressEvents = "1.4.0", false, false
@@ -201,7 +201,7 @@ func TestAPolicyThatCannotBeReadIsNoReasonNotToStart(t *testing.T) {
 	w.faults.Fail("Policy", hosttest.Before, hosttest.Always, host.ErrUnsupported)
 	w.settle(demoKey)
 	w.wantCond(demoKey, v1alpha1.ConditionEgressEnforced, "True/HostWall")
-	w.insist = true
+	w.requirePolicy = true
 	w.restartAgent()
 	w.annotate(v1alpha1.AnnotationRestartedAt, "now")
 	for range 4 {

@@ -55,10 +55,10 @@ const (
 	testID      = "bottle-demo-1a2b3c4d"
 )
 
-// epoch is when every test begins.
+// epoch is when every test starts.
 var epoch = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
-// world is a node, an API server and an agent between them.
+// world is a node, an API server and the agent that connects them.
 type world struct {
 	t        *testing.T
 	faults   *hosttest.Faults
@@ -75,30 +75,30 @@ type world struct {
 	api      *api
 	clock    *testclock.FakeClock
 	recorder *events.FakeRecorder
-	// sweepMetrics are those of the Sweeper, where a test has one.
-	sweepMetrics *prometheus.Registry
-	stateDir     string
-	imageDir     string
-	allowed      []string
-	unproven     bool // the agent does not insist on proofs
-	insist       bool // it insists on smolvm's policy
-	pool         *subnet.Pool
-	r            *Reconciler
-	queue        workqueue.TypedRateLimitingInterface[ctrl.Request] // see useQueue
+	// sweepMetrics holds the metrics of the Sweeper, if a test has one.
+	sweepMetrics  *prometheus.Registry
+	stateDir      string
+	imageDir      string
+	allowed       []string
+	allowUnproven bool // the agent does not require proofs
+	requirePolicy bool // the agent requires smolvm's policy
+	pool          *subnet.Pool
+	r             *Reconciler
+	queue         workqueue.TypedRateLimitingInterface[ctrl.Request] // see useQueue
 }
 
-// factsNow are the node's facts as they are, without a keeper that remembers.
+// factsNow returns the node's current facts, without a cache.
 type factsNow struct{ host.Facts }
 
 func (f factsNow) Get(ctx context.Context) []host.Fact { return f.NodeFacts(ctx) }
 func (factsNow) OnChange(func())                       {}
 
-// api is a fake API server that counts writes and fails them when told.
+// api is a fake API server that records writes and can make them fail.
 type api struct {
 	client.Client
 	mu     sync.Mutex
 	writes []string
-	fail   func(write string) error // asked before each write
+	fail   func(write string) error // called before each write
 }
 
 func newWorld(t *testing.T, objects ...client.Object) *world {
@@ -121,7 +121,7 @@ func newWorld(t *testing.T, objects ...client.Object) *world {
 	return w
 }
 
-// checkStatuses holds what was written of every Bottle to the rules of kstatus.
+// checkStatuses checks the status of every Bottle against the rules of kstatus.
 func (w *world) checkStatuses() {
 	list := &v1alpha1.BottleList{}
 	if err := w.api.List(context.Background(), list); err != nil {
@@ -132,7 +132,7 @@ func (w *world) checkStatuses() {
 	}
 }
 
-// restartAgent begins a new agent over the same node, state and API server.
+// restartAgent starts a new agent with the same node, state and API server.
 func (w *world) restartAgent() {
 	w.t.Helper()
 	dir, err := state.Open(w.stateDir)
@@ -149,20 +149,20 @@ func (w *world) restartAgent() {
 		Node: testNode, Cluster: testCluster, Client: w.api.Client, Recorder: w.recorder, References: w.refs,
 		Networks: w.networks, Bundles: w.bundles, Machines: w.machines, Facts: factsNow{w.facts},
 		Walls: w.walls, Enforcement: w.enforcer,
-		RequireProof: !w.unproven, RequireSmolvmPolicy: w.insist,
+		RequireProof: !w.allowUnproven, RequireSmolvmPolicy: w.requirePolicy,
 		State: dir, Images: w.images, Pool: w.pool, Clock: w.clock,
 		DefaultImage: "file:guest.tar", AllowedBundleImages: w.allowed,
 		MachinePollInterval: 5 * time.Second, MaxConcurrentStarts: 4,
 	})
 }
 
-// change makes the steps use something else from now on.
-func (w *world) change(what func(*Options)) {
-	what(&w.r.Options)
+// change changes the options that the steps use from now on.
+func (w *world) change(edit func(*Options)) {
+	edit(&w.r.Options)
 	w.r.steps = w.r.newSteps()
 }
 
-// demo is a Bottle that the manager placed on the node.
+// demo returns a Bottle that the manager placed on the node.
 func demo() *builders.Bottle { return placed(builders.MakeBottle("demo").UID(testUID)) }
 
 func placed(b *builders.Bottle) *builders.Bottle {
@@ -176,7 +176,8 @@ func placed(b *builders.Bottle) *builders.Bottle {
 
 var demoKey = types.NamespacedName{Namespace: "default", Name: "demo"}
 
-// pass makes one pass over a Bottle and lets a start that it began end.
+// pass makes one pass over a Bottle, and waits for the starts and proofs that it
+// started.
 func (w *world) pass(k types.NamespacedName) (ctrl.Result, error) {
 	res, err := w.r.Reconcile(w.t.Context(), ctrl.Request{NamespacedName: k})
 	w.checkStatuses()
@@ -185,15 +186,16 @@ func (w *world) pass(k types.NamespacedName) (ctrl.Result, error) {
 	return res, err
 }
 
-// useQueue gives the Reconciler a work queue, which it has otherwise only as
-// part of a manager.
+// useQueue gives the Reconciler a work queue. Without it, only a manager would
+// provide one.
 func (w *world) useQueue() {
 	w.queue = workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[ctrl.Request]())
 	w.r.requests.Bind(w.queue)
 	w.t.Cleanup(w.queue.ShutDown)
 }
 
-// nextQueued waits for the next request in the queue; it is empty if none comes.
+// nextQueued waits for the next request in the queue. It is empty if none comes
+// in time.
 func (w *world) nextQueued() types.NamespacedName {
 	late := time.AfterFunc(10*time.Second, w.queue.ShutDown)
 	defer late.Stop()
@@ -202,23 +204,23 @@ func (w *world) nextQueued() types.NamespacedName {
 	return req.NamespacedName
 }
 
-// settle makes passes until the next one is due in a long time. Short waits
-// are waited for, errors retried.
+// settle makes passes until the next one is not due soon. It waits for short
+// pauses and retries after errors.
 func (w *world) settle(k types.NamespacedName) {
 	w.t.Helper()
 	const short = 10 * time.Second
 	for range 60 {
 		before := len(w.api.log())
-		begun := w.r.starts.Started() + w.guest.count()
+		jobs := w.r.starts.Started() + w.guest.count()
 		res, err := w.pass(k)
 		switch {
 		case err != nil:
 			continue
-		case w.r.starts.Started()+w.guest.count() != begun, len(w.api.log()) != before:
+		case w.r.starts.Started()+w.guest.count() != jobs, len(w.api.log()) != before:
 		case res.RequeueAfter == 0 || res.RequeueAfter > short:
 			return
 		}
-		if res.RequeueAfter <= short { // longer ones end by an event
+		if res.RequeueAfter <= short { // an event ends longer ones
 			w.clock.Step(res.RequeueAfter)
 		}
 	}
@@ -234,8 +236,8 @@ func (w *world) bottle(k types.NamespacedName) *v1alpha1.Bottle {
 	return b
 }
 
-// update changes a Bottle as a user or the manager would; a change of the spec
-// makes a new generation.
+// update changes a Bottle as a user or the manager would. A change of the spec
+// increments the generation.
 func (w *world) update(k types.NamespacedName, change func(*v1alpha1.Bottle)) {
 	w.t.Helper()
 	b := w.bottle(k)
@@ -264,7 +266,7 @@ func mustJSON(t *testing.T, v any) string {
 	return string(data)
 }
 
-// cond is a condition as STATUS/REASON; "" when it is not there.
+// cond returns a condition as STATUS/REASON; "" if the Bottle does not have it.
 func (w *world) cond(k types.NamespacedName, typ string) string {
 	w.t.Helper()
 	return condOf(w.bottle(k), typ)
@@ -306,7 +308,7 @@ func (w *world) describe(k types.NamespacedName) string {
 	return strings.Join(lines, "\n")
 }
 
-// events are those that were told so far, oldest first.
+// events returns the Events recorded since the last call, oldest first.
 func (w *world) events() []string {
 	var out []string
 	for {
@@ -327,7 +329,7 @@ func (w *world) wantEvent(text string) {
 	}
 }
 
-// nodeState is everything on the node, comparable.
+// nodeState describes everything on the node in a comparable form.
 func (w *world) nodeState() map[string]string {
 	out := map[string]string{}
 	for name, n := range w.networks.All() {
@@ -357,7 +359,7 @@ func (w *world) nodeState() map[string]string {
 	return out
 }
 
-// writingCalls are the calls of the host so far that change something.
+// writingCalls returns the calls to the host so far that change something.
 func (w *world) writingCalls() []string {
 	var out []string
 	for _, c := range w.faults.Calls() {
@@ -451,8 +453,8 @@ func newAPI(t *testing.T, objects ...client.Object) *api {
 	return a
 }
 
-// write records a write and fails it before its effect, or after when the
-// error says so.
+// write records a write. If fail returns an error, the write fails before its
+// effect, or after it if the error text contains "after".
 func (a *api) write(name string, effect func() error) error {
 	a.mu.Lock()
 	a.writes = append(a.writes, name)
@@ -483,8 +485,8 @@ func (a *api) reset() {
 	a.writes = nil
 }
 
-// bottleConverter makes the fake API server merge as the real one does: by the
-// list keys of the CRD. Reading them takes longer than most tests, and is done
+// bottleConverter makes the fake API server merge lists like the real one, by the
+// list keys in the CRD. Reading the CRD takes longer than most tests, and is done
 // once.
 var bottleConverter = sync.OnceValues(func() (managedfields.TypeConverter, error) {
 	data, err := os.ReadFile("../../config/crd/bases/botbottle.dev_bottles.yaml")

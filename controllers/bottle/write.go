@@ -26,18 +26,18 @@ type statusWriter struct {
 	events *reporter
 }
 
-// write reports what the pass found out, by one server-side apply, and only
-// when that differs from what the status says already. The apply carries the
-// resourceVersion that was looked at: after a Bottle was moved elsewhere, an
-// agent that does not know it yet must not write over its successor.
+// write writes what the pass found out in one server-side apply, and only if
+// that differs from the current status. The apply carries the resourceVersion
+// that the pass read: after a Bottle has moved to another node, an agent that
+// does not know this yet must not overwrite the status from its successor.
 func (w *statusWriter) write(ctx context.Context, s *scope, conds []metav1.Condition) error {
 	observed := s.bottle.Status
-	was, is := ownedStatus(observed), s.status
-	was.Conditions, is.Conditions = byType(agentstatus.Owned(observed.Conditions)), byType(conds)
-	if equality.Semantic.DeepEqual(was, is) {
+	before, after := ownedStatus(observed), s.status
+	before.Conditions, after.Conditions = byType(agentstatus.Owned(observed.Conditions)), byType(conds)
+	if equality.Semantic.DeepEqual(before, after) {
 		return nil
 	}
-	status, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&is)
+	status, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&after)
 	if err != nil {
 		return fmt.Errorf("status of bottle %s: %w", s.key(), err)
 	}
@@ -61,15 +61,15 @@ func byType(conds []metav1.Condition) []metav1.Condition {
 	return out
 }
 
-// ownedStatus is the part of a status that the agent writes.
+// ownedStatus returns what the agent writes of a status, without conditions.
 func ownedStatus(st v1alpha1.BottleStatus) v1alpha1.BottleStatus {
 	out := *st.DeepCopy()
 	out.NodeName, out.Resources, out.Conditions = nil, nil, nil
 	return out
 }
 
-// clear gives the Bottle back to the manager: one merge patch that nulls
-// the node and all that the agent said, unless somebody wrote in between.
+// clear returns the Bottle to the manager: one merge patch removes the node and
+// all that the agent reported. It fails if somebody else wrote in between.
 func (w *statusWriter) clear(ctx context.Context, b *v1alpha1.Bottle) error {
 	keep := slices.DeleteFunc(slices.Clone(b.Status.Conditions), func(c metav1.Condition) bool {
 		return slices.Contains(agentstatus.Types, c.Type)
@@ -79,7 +79,7 @@ func (w *statusWriter) clear(ctx context.Context, b *v1alpha1.Bottle) error {
 	}
 	var egress any
 	if e := b.Status.Egress; e != nil && e.Leak != nil {
-		egress = map[string]any{"recentDenials": nil} // a leak goes along
+		egress = map[string]any{"recentDenials": nil} // a leak moves with the Bottle
 	}
 	patch, err := json.Marshal(map[string]any{
 		"metadata": map[string]any{"resourceVersion": b.ResourceVersion},

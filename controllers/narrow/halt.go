@@ -15,16 +15,17 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// stopPatience is how long smolvm may take to let a guest shut down, before
-// its machine is killed.
-const stopPatience = 30 * time.Second
+// stopTimeout is how long smolvm may take to shut down a guest before its
+// machine is killed.
+const stopTimeout = 30 * time.Second
 
-// listPatience is how long smolvm may take to say whose a machine is.
-const listPatience = 5 * time.Second
+// listTimeout is how long smolvm may take to report who owns a machine.
+const listTimeout = 5 * time.Second
 
-// What Halt needs of others.
+// What Halt needs from other packages.
 type (
-	// Machines is the part of host.Machines that stops.
+	// Machines is the part of host.Machines that finds, stops and kills
+	// machines.
 	Machines interface {
 		VMMs(ctx context.Context, names []string) ([]host.VMM, error)
 		StopMachine(ctx context.Context, name string) error
@@ -34,7 +35,7 @@ type (
 	View interface {
 		Get(ctx context.Context, name string) (m host.Machine, present bool, err error)
 	}
-	// Starts are the starts of machines that are under way.
+	// Starts cancels the starts of machines that are under way.
 	Starts interface {
 		Cancel(ctx context.Context, uid string) error
 	}
@@ -46,11 +47,11 @@ type Halt struct {
 	Machines Machines
 	View     View
 	Starts   Starts
-	// Stops remembers whose machines were stopped.
+	// Stops records which Bottles' machines were stopped.
 	Stops *Stops
 }
 
-// Reconcile stops the machine of one Bottle if it is to be down.
+// Reconcile stops the machine of one Bottle if it must not run.
 func (h *Halt) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	b, err := h.get(ctx, req.NamespacedName)
 	if err != nil || b == nil || !desired.Leaving(b) && !desired.Stopped(b) {
@@ -59,19 +60,19 @@ func (h *Halt) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, er
 	return ctrl.Result{}, h.stop(ctx, h.Owner(b))
 }
 
-// SetupWithManager adds the controller to mgr, whose cache holds this node's
-// Bottles.
+// SetupWithManager adds the controller to mgr. The cache of mgr must hold this
+// node's Bottles.
 func (h *Halt) SetupWithManager(mgr ctrl.Manager) error { return setup(mgr, "bottle-halt", h) }
 
-// stop ends the Bottle's machine: by smolvm, which lets the guest shut down,
-// and if that fails or takes too long, by a kill.
+// stop stops the Bottle's machine through smolvm, which lets the guest shut
+// down. If that fails or takes too long, it kills the machine.
 func (h *Halt) stop(ctx context.Context, owner host.Owner) error {
 	name := owner.ID()
-	bounded, cancel := context.WithTimeout(ctx, stopPatience)
+	bounded, cancel := context.WithTimeout(ctx, stopTimeout)
 	defer cancel()
 	err := h.Starts.Cancel(bounded, owner.UID)
-	vmms, lookErr := h.Machines.VMMs(ctx, []string{name})
-	if err == nil && lookErr == nil && len(vmms) == 0 || h.isOthers(ctx, owner) {
+	vmms, listErr := h.Machines.VMMs(ctx, []string{name})
+	if err == nil && listErr == nil && len(vmms) == 0 || h.belongsToOther(ctx, owner) {
 		return nil
 	}
 	h.Stops.add(owner.UID)
@@ -81,24 +82,24 @@ func (h *Halt) stop(ctx context.Context, owner host.Owner) error {
 	if err == nil {
 		return nil
 	}
-	logf.FromContext(ctx).Info("The machine could not be stopped and is killed", "machine", name, "error", err.Error())
+	logf.FromContext(ctx).Info("The machine could not be stopped and will be killed", "machine", name, "error", err.Error())
 	if killErr := h.Machines.KillMachine(ctx, name); killErr != nil {
 		return errors.Join(err, killErr)
 	}
 	return nil
 }
 
-// isOthers says whether the machine of our name is known to be someone else's.
-// If smolvm does not answer in time, it counts as ours.
-func (h *Halt) isOthers(ctx context.Context, owner host.Owner) bool {
-	ctx, cancel := context.WithTimeout(ctx, listPatience)
+// belongsToOther reports whether the machine with our name is known to belong
+// to someone else. If smolvm does not answer in time, it counts as ours.
+func (h *Halt) belongsToOther(ctx context.Context, owner host.Owner) bool {
+	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
 	m, present, err := h.View.Get(ctx, owner.ID())
 	return err == nil && present && m.UID != "" && m.UID != owner.UID
 }
 
-// Stops are the Bottles whose machines Halt has stopped: that they are down is
-// no loss. The zero value has none.
+// Stops records the Bottles whose machines Halt has stopped, so that these
+// machines do not count as lost. The zero value is empty.
 type Stops struct {
 	mu   sync.Mutex
 	uids map[string]bool
@@ -113,7 +114,7 @@ func (s *Stops) add(uid string) {
 	s.uids[uid] = true
 }
 
-// Take says whether the Bottle's machine was stopped, and forgets it.
+// Take reports whether the Bottle's machine was stopped, and forgets it.
 func (s *Stops) Take(uid string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package narrow applies at once whatever a change of a Bottle takes away from
-// its guest. It adds nothing, and writes no status: that is left to the passes
-// of controllers/bottle, which may be waiting for dockerd, for a Secret or for
-// an image.
+// Package narrow immediately applies every change of a Bottle that takes
+// something away from its guest. It adds nothing and writes no status. That is
+// left to the passes of controllers/bottle, which may be waiting for dockerd,
+// for a Secret or for an image.
 //
-// It has two controllers with workers of their own, because stopping a machine
-// takes seconds, and closing a port or a rule must not wait for that: Reach
-// and Halt.
+// It has two controllers, Reach and Halt, with separate workers: stopping a
+// machine takes seconds, and closing a port or removing a rule must not wait
+// for that.
 package narrow
 
 import (
@@ -33,15 +33,15 @@ import (
 const (
 	// workers is how many Bottles each controller works on in parallel.
 	workers = 8
-	// A change that could not be applied is tried again soon, however often
-	// that failed: what it takes away is still in force.
+	// A change that could not be applied is retried soon, however often it has
+	// failed: until then the guest keeps what the change takes away.
 	firstRetry, lastRetry = 100 * time.Millisecond, 5 * time.Second
 )
 
 // Bottles reads the Bottles of one node.
 type Bottles struct {
 	Client client.Reader
-	// Node is this node's name; Bottles of others are left alone.
+	// Node is this node's name. Bottles of other nodes are ignored.
 	Node string
 	// Owner returns the identity of a Bottle on this node.
 	Owner func(*v1alpha1.Bottle) host.Owner
@@ -63,19 +63,19 @@ func (r Bottles) get(ctx context.Context, k types.NamespacedName) (*v1alpha1.Bot
 type Reach struct {
 	Bottles
 	Enforcement interface {
-		// Narrow is that of enforce.Enforcement.
+		// Narrow is the method of enforce.Enforcement.
 		Narrow(ctx context.Context, owner host.Owner, reach enforce.Reach) error
 	}
 }
 
-// Reconcile narrows what one Bottle may reach to what its spec says now. It
-// needs the kernel and the state directory alone.
+// Reconcile narrows what one Bottle may reach according to its current spec. It
+// needs only the kernel and the state directory.
 func (r *Reach) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	b, err := r.get(ctx, req.NamespacedName)
 	if err != nil || b == nil {
 		return ctrl.Result{}, err
 	}
-	// A rule that cannot be understood allows nothing. The bundle step reports it.
+	// An invalid rule allows nothing. The bundle step reports it.
 	rules, _ := desired.EgressRules(b)
 	reach := enforce.Reach{Generation: b.Generation, Ports: desired.BundlePorts(b), Rules: rules, BundleImage: desired.BundleImage(b)}
 	if err := r.Enforcement.Narrow(ctx, r.Owner(b), reach); err != nil {
@@ -84,8 +84,8 @@ func (r *Reach) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, e
 	return ctrl.Result{}, nil
 }
 
-// SetupWithManager adds the controller to mgr, whose cache holds this node's
-// Bottles.
+// SetupWithManager adds the controller to mgr. The cache of mgr must hold this
+// node's Bottles.
 func (r *Reach) SetupWithManager(mgr ctrl.Manager) error { return setup(mgr, "bottle-reach", r) }
 
 func setup(mgr ctrl.Manager, name string, r reconcile.Reconciler) error {

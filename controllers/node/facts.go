@@ -14,53 +14,53 @@ import (
 )
 
 const (
-	// factsEvery is the time between two looks at the node.
-	factsEvery = 10 * time.Second
-	// lookTimeout is far above what host.Facts takes by itself.
-	lookTimeout = 2 * time.Minute
+	// factsInterval is the time between two inspections of the node.
+	factsInterval = 10 * time.Second
+	// inspectTimeout is far longer than host.Facts normally takes.
+	inspectTimeout = 2 * time.Minute
 )
 
-// Facts keeps the facts about the node for everyone who needs them. At most
-// one look at the node is under way.
+// Facts caches the facts about the node. At most one inspection of the node
+// runs at a time.
 type Facts struct {
 	source host.Facts
 	clock  clock.WithTicker
 
 	mu      sync.Mutex
-	last    []host.Fact // nil before the first look has ended
+	last    []host.Fact // nil until the first inspection has ended
 	at      time.Time
-	looking chan struct{} // closed when the look that is under way has ended
+	running chan struct{} // closed when the running inspection ends; nil if none runs
 	changed []func()
 }
 
-// NewFacts returns the keeper of what source finds.
+// NewFacts returns a cache of the facts that source finds.
 func NewFacts(source host.Facts, c clock.WithTicker) *Facts {
 	return &Facts{source: source, clock: c}
 }
 
-// OnChange adds a function that is called after a look found other facts than
-// the one before.
+// OnChange adds a function that is called after an inspection found facts that
+// differ from those before.
 func (k *Facts) OnChange(f func()) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.changed = append(k.changed, f)
 }
 
-// Get returns the facts as of the last look. It starts a look when they are
-// old, but waits for one only when there has been none yet. It returns nil if
-// ctx ends first.
+// Get returns the facts from the last inspection. If they are old it starts an
+// inspection, but it waits for one only if there has been none yet. It returns
+// nil if ctx ends first.
 func (k *Facts) Get(ctx context.Context) []host.Fact {
 	k.mu.Lock()
-	if k.last == nil || k.clock.Since(k.at) > factsEvery {
+	if k.last == nil || k.clock.Since(k.at) > factsInterval {
 		k.join(ctx)
 	}
-	last, looking := k.last, k.looking
+	last, running := k.last, k.running
 	k.mu.Unlock()
 	if last != nil {
 		return last
 	}
 	select {
-	case <-looking:
+	case <-running:
 	case <-ctx.Done():
 		return nil
 	}
@@ -69,24 +69,24 @@ func (k *Facts) Get(ctx context.Context) []host.Fact {
 	return k.last
 }
 
-// join starts a look unless one is under way; k.mu is held.
+// join starts an inspection unless one is running; k.mu is held.
 func (k *Facts) join(ctx context.Context) {
-	if k.looking != nil {
+	if k.running != nil {
 		return
 	}
 	ended := make(chan struct{})
-	k.looking = ended
+	k.running = ended
 	go func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookTimeout)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), inspectTimeout)
 		defer cancel()
 		now := k.source.NodeFacts(ctx)
 		k.mu.Lock()
-		turned := k.last != nil && !slices.Equal(k.last, now)
-		k.last, k.at, k.looking = now, k.clock.Now(), nil
+		differ := k.last != nil && !slices.Equal(k.last, now)
+		k.last, k.at, k.running = now, k.clock.Now(), nil
 		changed := slices.Clone(k.changed)
 		k.mu.Unlock()
 		close(ended)
-		if !turned {
+		if !differ {
 			return
 		}
 		for _, f := range changed {
@@ -95,9 +95,9 @@ func (k *Facts) join(ctx context.Context) {
 	}()
 }
 
-// Start looks at the node until ctx ends.
+// Start inspects the node at regular intervals until ctx ends.
 func (k *Facts) Start(ctx context.Context) error {
-	ticker := k.clock.NewTicker(factsEvery)
+	ticker := k.clock.NewTicker(factsInterval)
 	defer ticker.Stop()
 	for {
 		k.mu.Lock()

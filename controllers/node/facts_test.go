@@ -15,42 +15,42 @@ import (
 	"botbottle.dev/bottle-operator/internal/host/hosttest"
 )
 
-// hanging facts are found once release lets a look go on.
+// hanging facts are inspected only once release lets the inspection continue.
 type hanging struct {
 	hosttest.Facts
-	looks   atomic.Int32
-	release chan struct{}
+	inspections atomic.Int32
+	release     chan struct{}
 }
 
 func (h *hanging) NodeFacts(ctx context.Context) []host.Fact {
-	h.looks.Add(1)
+	h.inspections.Add(1)
 	<-h.release
 	return h.Facts.NodeFacts(ctx)
 }
 
-func TestGetDoesNotWaitForALook(t *testing.T) {
+func TestGetDoesNotWaitForAnInspection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := &hanging{release: make(chan struct{}, 1)}
 		h.release <- struct{}{}
 		k := NewFacts(h, clock.RealClock{})
 		if got := k.Get(t.Context()); firstFailing(got) != nil || len(got) == 0 {
-			t.Errorf("first facts: got %v, want a node in order", got)
+			t.Errorf("first facts: got %v, want no failing fact", got)
 		}
 		h.Break("docker", "hangs")
-		time.Sleep(factsEvery + time.Second)
+		time.Sleep(factsInterval + time.Second)
 		for range 3 {
 			if got := k.Get(t.Context()); firstFailing(got) != nil {
-				t.Errorf("facts during a look: got %v, want the last ones", got)
+				t.Errorf("facts during an inspection: got %v, want the last ones", got)
 			}
 		}
 		synctest.Wait()
-		if got := h.looks.Load(); got != 2 {
-			t.Errorf("looks: got %d, want one more", got)
+		if got := h.inspections.Load(); got != 2 {
+			t.Errorf("inspections: got %d, want 2", got)
 		}
 		close(h.release)
 		synctest.Wait()
 		if f := firstFailing(k.Get(t.Context())); f == nil || f.Name != "docker" {
-			t.Errorf("facts after the look: got %v, want docker to fail", f)
+			t.Errorf("facts after the inspection: got %v, want docker to fail", f)
 		}
 	})
 }
@@ -67,7 +67,7 @@ func TestTheFirstGetWaitsNoLongerThanItsContext(t *testing.T) {
 	})
 }
 
-// Whoever finds a change first, everyone hears of it, once.
+// A change is reported once, whether Get or Start finds it first.
 func TestEveryChangeIsReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var f hosttest.Facts
@@ -76,7 +76,7 @@ func TestEveryChangeIsReported(t *testing.T) {
 		k.OnChange(func() { changes++ })
 		k.Get(t.Context())
 		f.Break("kvm", "closed")
-		time.Sleep(factsEvery + time.Second)
+		time.Sleep(factsInterval + time.Second)
 		k.Get(t.Context())
 		synctest.Wait()
 		if changes != 1 {
@@ -86,10 +86,10 @@ func TestEveryChangeIsReported(t *testing.T) {
 		go func() { _ = k.Start(ctx) }()
 		synctest.Wait()
 		if changes != 1 {
-			t.Errorf("changes without news: got %d, want 1", changes)
+			t.Errorf("changes after Start without a change: got %d, want 1", changes)
 		}
 		f.Break("kvm", "")
-		time.Sleep(factsEvery)
+		time.Sleep(factsInterval)
 		synctest.Wait()
 		if changes != 2 {
 			t.Errorf("changes after a tick: got %d, want 2", changes)

@@ -17,35 +17,35 @@ import (
 )
 
 const (
-	// leaseSeconds is how long a renewal counts.
+	// leaseSeconds is how long a renewal is valid.
 	leaseSeconds = 40
-	// renewEvery leaves room for three renewals to fail.
-	renewEvery = 10 * time.Second
+	// renewInterval allows three renewals in a row to fail.
+	renewInterval = 10 * time.Second
 )
 
-// Lease renews the agent's own Lease, which shows that the agent is alive: a
+// Lease renews the agent's own Lease, which shows that the agent is alive. The
 // kubelet's Lease says nothing about the agent.
 type Lease struct {
 	// Client reads and writes without a cache.
 	Client client.Client
-	// Namespace is the Lease's own; Node is the agent's.
+	// Namespace is the Lease's namespace; Node is the agent's node.
 	Namespace, Node string
 	Clock           clock.WithTicker
 
 	held *coordinationv1.Lease // as last written
 }
 
-// LeaseName is the name of the Lease of the agent of a node.
+// LeaseName returns the name of the Lease of a node's agent.
 func LeaseName(node string) string { return "bottle-agent-" + node }
 
 // Start renews until ctx ends.
 func (l *Lease) Start(ctx context.Context) error {
 	log := logf.FromContext(ctx).WithName("lease")
-	ticker := l.Clock.NewTicker(renewEvery)
+	ticker := l.Clock.NewTicker(renewInterval)
 	defer ticker.Stop()
 	failing := false
 	for {
-		attempt, cancel := context.WithTimeout(ctx, renewEvery)
+		attempt, cancel := context.WithTimeout(ctx, renewInterval)
 		err := l.renew(attempt)
 		cancel()
 		switch {
@@ -64,7 +64,7 @@ func (l *Lease) Start(ctx context.Context) error {
 	}
 }
 
-// renew writes the Lease, and makes it when it is not there.
+// renew updates the Lease, or creates it if it does not exist.
 func (l *Lease) renew(ctx context.Context) error {
 	err := l.update(ctx)
 	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
@@ -77,8 +77,8 @@ func (l *Lease) renew(ctx context.Context) error {
 	return nil
 }
 
-// update writes the Lease as it was last seen, reading it first when it was
-// not seen yet.
+// update updates the Lease as last written. If there is none it reads the
+// Lease first, and creates it if it does not exist.
 func (l *Lease) update(ctx context.Context) error {
 	lease := l.held
 	now := metav1.NewMicroTime(l.Clock.Now())

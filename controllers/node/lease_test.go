@@ -30,25 +30,25 @@ func TestLease(t *testing.T) {
 	if got := get(); *got.HolderIdentity != testNode || *got.LeaseDurationSeconds != 40 || !got.RenewTime.Equal(got.AcquireTime) {
 		t.Errorf("lease: got %+v, want the node's, for 40 s", got)
 	}
-	w.clock.Step(renewEvery)
+	w.clock.Step(renewInterval)
 	renew()
 	if got := get(); !got.RenewTime.Time.Equal(w.clock.Now()) {
 		t.Errorf("renewed at: got %s, want %s", got.RenewTime, w.clock.Now())
 	}
 
-	// Another agent of the node wrote it, or somebody removed it.
+	// Another agent of the node writes the Lease, and then somebody deletes it.
 	again := &Lease{Client: w.Client, Namespace: "bottle-system", Node: testNode, Clock: w.clock}
 	if err := again.renew(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	w.clock.Step(renewEvery)
+	w.clock.Step(renewInterval)
 	renew()
 	if err := w.Delete(t.Context(), l.held.DeepCopy()); err != nil {
 		t.Fatal(err)
 	}
-	w.clock.Step(renewEvery)
+	w.clock.Step(renewInterval)
 	renew()
 	if got := get(); !got.RenewTime.Time.Equal(w.clock.Now()) {
-		t.Errorf("made again at: got %s, want %s", got.RenewTime, w.clock.Now())
+		t.Errorf("created again at: got %s, want %s", got.RenewTime, w.clock.Now())
 	}
 }

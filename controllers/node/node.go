@@ -27,7 +27,7 @@ import (
 
 // Options of a Reconciler. All are required.
 type Options struct {
-	// Client reads the agent's own Node from a cache, and writes.
+	// Client reads the agent's own Node from a cache, and writes it.
 	Client client.Client
 	Facts  *Facts
 	// Node is the name of the agent's own Node.
@@ -37,8 +37,8 @@ type Options struct {
 }
 
 // Reconciler publishes on the agent's own Node whether it can run Bottles, and
-// how many. It does so again whenever the Node loses this: a kubelet that
-// restarts drops what it does not know.
+// how many. It publishes this again whenever the Node loses it: a kubelet that
+// restarts drops resources that it does not know.
 type Reconciler struct {
 	client     client.Client
 	facts      *Facts
@@ -47,7 +47,7 @@ type Reconciler struct {
 
 	mu     sync.Mutex
 	queue  workqueue.TypedRateLimitingInterface[reconcile.Request]
-	logged string // the last fault that was logged
+	logged string // the last problem that was logged
 }
 
 // New returns a Reconciler that is not yet part of a manager.
@@ -57,7 +57,8 @@ func New(o Options) *Reconciler {
 	return n
 }
 
-// SetupWithManager makes the Reconciler part of mgr, whose cache holds the Node.
+// SetupWithManager adds the Reconciler to mgr. The cache of mgr must hold the
+// Node.
 func (n *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	queue := source.Func(func(_ context.Context, q workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
 		n.mu.Lock()
@@ -73,14 +74,14 @@ func (n *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 		Complete(n)
 }
 
-// changed leaves out a kubelet's heartbeats.
+// changed filters out the kubelet's heartbeats.
 func (n *Reconciler) changed(e event.UpdateEvent) bool {
 	before, ok1 := e.ObjectOld.(*corev1.Node)
 	after, ok2 := e.ObjectNew.(*corev1.Node)
 	return !ok1 || !ok2 || published(before) != published(after)
 }
 
-// published is what a Node shows about Bottles.
+// published returns what a Node shows about Bottles.
 func published(n *corev1.Node) string {
 	capacity, allocatable := n.Status.Capacity[v1alpha1.ResourceBottle], n.Status.Allocatable[v1alpha1.ResourceBottle]
 	return n.Labels[v1alpha1.LabelAgent] + "/" + capacity.String() + "/" + allocatable.String()
@@ -94,7 +95,7 @@ func (n *Reconciler) enqueue() {
 	}
 }
 
-// Reconcile makes the Node show what the facts are.
+// Reconcile updates the Node according to the facts.
 func (n *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	if req.Name != n.node {
 		return ctrl.Result{}, nil
@@ -103,10 +104,10 @@ func (n *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err := n.client.Get(ctx, req.NamespacedName, node); err != nil {
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
-	fault := firstFailing(n.facts.Get(ctx))
-	n.logFault(ctx, fault)
+	problem := firstFailing(n.facts.Get(ctx))
+	n.logProblem(ctx, problem)
 	label, count := v1alpha1.LabelAgentReady, n.maxBottles
-	if fault != nil {
+	if problem != nil {
 		label, count = "", 0
 	}
 	if err := n.ensureLabel(ctx, node, label); err != nil {
@@ -115,18 +116,18 @@ func (n *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	return ctrl.Result{}, n.ensureCapacity(ctx, node, count)
 }
 
-// logFault logs a fault that differs from the one before.
-func (n *Reconciler) logFault(ctx context.Context, fault *host.Fact) {
+// logProblem logs a problem if it differs from the last one; nil means none.
+func (n *Reconciler) logProblem(ctx context.Context, problem *host.Fact) {
 	now := ""
-	if fault != nil {
-		now = fault.Name + ": " + fault.Message
+	if problem != nil {
+		now = problem.Name + ": " + problem.Message
 	}
 	n.mu.Lock()
-	was := n.logged
+	last := n.logged
 	n.logged = now
 	n.mu.Unlock()
 	switch log := logf.FromContext(ctx); {
-	case now == was:
+	case now == last:
 	case now == "":
 		log.Info("The node can run bottles")
 	default:
@@ -134,13 +135,14 @@ func (n *Reconciler) logFault(ctx context.Context, fault *host.Fact) {
 	}
 }
 
-func (n *Reconciler) ensureLabel(ctx context.Context, node *corev1.Node, want string) error {
-	got, there := node.Labels[v1alpha1.LabelAgent]
-	if got == want && there == (want != "") {
+// ensureLabel sets the agent's label, or removes it if desired is "".
+func (n *Reconciler) ensureLabel(ctx context.Context, node *corev1.Node, desired string) error {
+	current, exists := node.Labels[v1alpha1.LabelAgent]
+	if current == desired && exists == (desired != "") {
 		return nil
 	}
-	var value any = want
-	if want == "" {
+	var value any = desired
+	if desired == "" {
 		value = nil
 	}
 	target, patch, err := n.mergePatch(map[string]any{"metadata": map[string]any{"labels": map[string]any{v1alpha1.LabelAgent: value}}})
@@ -153,16 +155,16 @@ func (n *Reconciler) ensureLabel(ctx context.Context, node *corev1.Node, want st
 	return nil
 }
 
-// ensureCapacity writes capacity, from which a kubelet takes allocatable, and
-// allocatable, for Nodes without a kubelet.
+// ensureCapacity writes both capacity and allocatable. A kubelet derives
+// allocatable from capacity, but a Node may have no kubelet.
 func (n *Reconciler) ensureCapacity(ctx context.Context, node *corev1.Node, count int) error {
-	want := *resource.NewQuantity(int64(count), resource.DecimalSI)
+	desired := *resource.NewQuantity(int64(count), resource.DecimalSI)
 	capacity, ok1 := node.Status.Capacity[v1alpha1.ResourceBottle]
 	allocatable, ok2 := node.Status.Allocatable[v1alpha1.ResourceBottle]
-	if ok1 && ok2 && capacity.Equal(want) && allocatable.Equal(want) {
+	if ok1 && ok2 && capacity.Equal(desired) && allocatable.Equal(desired) {
 		return nil
 	}
-	amount := map[string]any{v1alpha1.ResourceBottle: want.String()}
+	amount := map[string]any{v1alpha1.ResourceBottle: desired.String()}
 	target, patch, err := n.mergePatch(map[string]any{"status": map[string]any{"capacity": amount, "allocatable": amount}})
 	if err != nil {
 		return err
@@ -173,7 +175,7 @@ func (n *Reconciler) ensureCapacity(ctx context.Context, node *corev1.Node, coun
 	return nil
 }
 
-// mergePatch is the node to patch and the change to it.
+// mergePatch returns the Node to patch and a patch with the change.
 func (n *Reconciler) mergePatch(change map[string]any) (*corev1.Node, client.Patch, error) {
 	data, err := json.Marshal(change)
 	if err != nil {

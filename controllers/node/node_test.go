@@ -22,7 +22,7 @@ func TestNode(t *testing.T) {
 		wantWrites int
 	}{
 		"new": {func(*corev1.Node, *world) {}, "ready", "250", 2},
-		"as it should be": {func(n *corev1.Node, _ *world) {
+		"already published": {func(n *corev1.Node, _ *world) {
 			n.Labels = map[string]string{v1alpha1.LabelAgent: "ready"}
 			offer(n, "250")
 		}, "ready", "250", 0},
@@ -82,7 +82,7 @@ func offer(n *corev1.Node, amount string) {
 	n.Status.Allocatable = n.Status.Capacity.DeepCopy()
 }
 
-func TestHeartbeatsOfAKubeletAreLeftOut(t *testing.T) {
+func TestKubeletHeartbeatsAreIgnored(t *testing.T) {
 	n := newWorld(t).reconciler()
 	before := &corev1.Node{}
 	offer(before, "250")

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package sweep finds what is left on the node of Bottles that are no longer
-// there: what a teardown could not remove, because the Bottle was taken away
-// without one. It removes nothing itself: the Bottles' controller does, in its
-// work queue. What belongs to another cluster, to another node or to nobody is
-// never touched.
+// Package sweep finds orphans: objects on the node whose Bottle no longer
+// exists. They are left behind if a Bottle is removed without a teardown. The
+// package removes nothing itself: it requests a teardown from the Bottle
+// controller, which runs it in its work queue. Objects that belong to another
+// cluster, to another node or to nobody are never changed.
 package sweep

@@ -21,16 +21,16 @@ type Inventory struct {
 	Walls interface {
 		ListWalls(ctx context.Context) ([]host.WallOwner, error)
 	}
-	// Folders are those of the state directory. They record the machines.
+	// Folders are the folders in the state directory. They record the machines.
 	Folders interface {
 		Owners() ([]host.Owner, error)
 	}
 }
 
-// owners returns the owners of everything of this cluster and node, by UID: of
-// docker's objects by their labels, of walls by their marks, of machines by
-// the folder that records them. Of a Bottle of which only the wall is left,
-// neither name nor namespace is known.
+// owners returns the owners of everything that belongs to this cluster and
+// node, by UID. Docker's objects have labels, walls have marks, and machines are
+// recorded in folders. If only the wall of a Bottle is left, its owner has
+// neither name nor namespace.
 func (i Inventory) owners(ctx context.Context, here host.Owner) (map[string]host.Owner, error) {
 	out := map[string]host.Owner{}
 	add := func(o host.Owner) {
@@ -57,7 +57,7 @@ func (i Inventory) owners(ctx context.Context, here host.Owner) (map[string]host
 		return nil, fmt.Errorf("look for orphans: %w", err)
 	}
 	for _, w := range walls {
-		// A mark has no room for names. Anything else of the Bottle has them.
+		// A mark has no room for names. All other objects of a Bottle have them.
 		o := host.Owner{UID: w.UID, Cluster: w.Cluster, Node: here.Node}
 		if o.Slug = strings.TrimSuffix(strings.TrimPrefix(w.ID, "bottle-"), "-"+o.UID8()); out[o.UID].UID == "" && o.ID() == w.ID {
 			add(o)

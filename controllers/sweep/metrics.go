@@ -19,7 +19,7 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 	m := &Metrics{
 		orphans: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "bottle_agent_orphans",
-			Help: "Bottles that the API server does not know and of which something is on the node.",
+			Help: "Bottles that are unknown to the API server but left something on the node.",
 		}),
 		removed: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "bottle_agent_orphans_removed_total",

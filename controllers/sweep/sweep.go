@@ -36,41 +36,43 @@ const clusterNamespace = "kube-system"
 
 // Teardown removes orphans.
 type Teardown interface {
-	// TeardownOrphan removes everything of the owner from the node, later and
-	// once, and never during a pass over a Bottle of the same name. It calls
-	// stillOrphan right before, and removes nothing unless that is true.
+	// TeardownOrphan requests one attempt to remove everything of the owner
+	// from the node. The attempt is made later, and never during a pass over a
+	// Bottle with the same name. stillOrphan is called right before, and
+	// nothing is removed unless it returns true.
 	TeardownOrphan(o host.Owner, stillOrphan func(context.Context) (bool, error))
 }
 
-// Options of a Sweeper. All are required but Metrics.
+// Options of a Sweeper. All except Metrics are required.
 type Options struct {
 	// Node is the name of this node, Cluster the UID of kube-system.
 	Node, Cluster string
 	Inventory     Inventory
 	Teardown      Teardown
-	// Live reads from the API server itself, never from a cache.
+	// Live reads directly from the API server, never from a cache.
 	Live     client.Reader
 	Recorder events.EventRecorder
 	Clock    clock.WithTicker
-	// Grace is how long something must have been seen as an orphan.
+	// Grace is how long something must have been an orphan before it is
+	// removed.
 	Grace   time.Duration
 	Mode    Mode
 	Metrics *Metrics
 }
 
-// Sweeper has orphans removed from the node once their grace period is over.
+// Sweeper requests the removal of orphans once their grace period is over.
 type Sweeper struct {
 	Options
-	seen  map[string]time.Time  // when each orphan, by UID, was first seen
-	asked map[string]host.Owner // whose teardown was requested at the last look
+	seen      map[string]time.Time  // when each orphan, by UID, was first seen
+	requested map[string]host.Owner // orphans whose teardown the last sweep requested, by UID
 }
 
 // New returns a Sweeper that is not yet part of a manager.
 func New(o Options) *Sweeper {
-	return &Sweeper{Options: o, seen: map[string]time.Time{}, asked: map[string]host.Owner{}}
+	return &Sweeper{Options: o, seen: map[string]time.Time{}, requested: map[string]host.Owner{}}
 }
 
-// Start sweeps until ctx ends, four times in a grace period.
+// Start sweeps four times per grace period until ctx ends.
 func (w *Sweeper) Start(ctx context.Context) error {
 	log := logf.FromContext(ctx).WithName("sweep")
 	ctx = logf.IntoContext(ctx, log)
@@ -88,33 +90,32 @@ func (w *Sweeper) Start(ctx context.Context) error {
 	}
 }
 
-// Sweep looks once. It requests the teardown of what was an orphan at an
-// earlier look too, at least a grace period ago, and finds out what became of
-// the requests of the look before. It must not be called from two goroutines
-// at once.
+// Sweep looks for orphans once. It requests the teardown of those that were
+// first seen at least a grace period ago, and checks the result of the requests
+// from the previous sweep. It must not be called concurrently.
 func (w *Sweeper) Sweep(ctx context.Context) error {
-	// The node first, then the API server: whatever was on the node by then
-	// has a Bottle in the list, or none any more.
+	// List the node first, then the API server: everything found on the node
+	// has its Bottle in the second list, unless the Bottle no longer exists.
 	found, err := w.Inventory.owners(ctx, host.Owner{Cluster: w.Cluster, Node: w.Node})
 	if err != nil {
 		return err
 	}
-	wanted, err := w.bottles(ctx)
+	placed, err := w.bottles(ctx)
 	if err != nil {
 		return err
 	}
 	for uid := range w.seen {
-		if _, still := found[uid]; !still || wanted[uid] {
+		if _, still := found[uid]; !still || placed[uid] {
 			delete(w.seen, uid)
 		}
 	}
-	w.reviewRequests(ctx, found, wanted)
+	w.reviewRequests(ctx, found, placed)
 	now := w.Clock.Now()
 	for _, uid := range slices.Sorted(maps.Keys(found)) {
-		first, again := w.seen[uid]
+		first, seen := w.seen[uid]
 		switch {
-		case wanted[uid]:
-		case !again:
+		case placed[uid]:
+		case !seen:
 			w.seen[uid] = now
 			logf.FromContext(ctx).Info("Something on the node belongs to no Bottle", "name", found[uid].ID(), "grace", w.Grace)
 		case now.Sub(first) >= w.Grace:
@@ -125,13 +126,13 @@ func (w *Sweeper) Sweep(ctx context.Context) error {
 	return nil
 }
 
-// reviewRequests counts what became of the requests of the look before.
-func (w *Sweeper) reviewRequests(ctx context.Context, found map[string]host.Owner, wanted map[string]bool) {
-	for uid, o := range w.asked {
+// reviewRequests counts the results of the requests from the previous sweep.
+func (w *Sweeper) reviewRequests(ctx context.Context, found map[string]host.Owner, placed map[string]bool) {
+	for uid, o := range w.requested {
 		log := logf.FromContext(ctx).WithValues("name", o.ID(), "namespace", o.Namespace, "bottle", o.Name)
 		_, still := found[uid]
 		switch {
-		case wanted[uid]: // its Bottle came back
+		case placed[uid]: // its Bottle came back
 		case still:
 			w.Metrics.count("failed")
 			log.Info("An orphan is still on the node")
@@ -144,7 +145,7 @@ func (w *Sweeper) reviewRequests(ctx context.Context, found map[string]host.Owne
 				"removed %s of Bottle %s/%s, which is not on this node", o.ID(), o.Namespace, o.Name)
 		}
 	}
-	clear(w.asked)
+	clear(w.requested)
 }
 
 // remove requests the teardown of an orphan.
@@ -153,16 +154,15 @@ func (w *Sweeper) remove(ctx context.Context, o host.Owner) {
 		logf.FromContext(ctx).Info("An orphan would be removed", "name", o.ID(), "namespace", o.Namespace, "bottle", o.Name)
 		return
 	}
-	w.asked[o.UID] = o
+	w.requested[o.UID] = o
 	w.Teardown.TeardownOrphan(o, func(ctx context.Context) (bool, error) { return w.stillOrphan(ctx, o) })
 }
 
-// stillOrphan reports whether no Bottle was placed here since the list was
-// read.
+// stillOrphan reports whether the owner's Bottle is still not on this node.
 func (w *Sweeper) stillOrphan(ctx context.Context, o host.Owner) (bool, error) {
 	if o.Name == "" { // only a wall is left
-		wanted, err := w.bottles(ctx)
-		return err == nil && !wanted[o.UID], err
+		placed, err := w.bottles(ctx)
+		return err == nil && !placed[o.UID], err
 	}
 	b := &v1alpha1.Bottle{}
 	err := w.Live.Get(ctx, types.NamespacedName{Namespace: o.Namespace, Name: o.Name}, b)
@@ -173,8 +173,9 @@ func (w *Sweeper) stillOrphan(ctx context.Context, o host.Owner) (bool, error) {
 	return !back, nil
 }
 
-// bottles returns the UIDs of all Bottles of this node, from one complete and
-// fresh list of the cluster that the node's objects belong to.
+// bottles returns the UIDs of all Bottles on this node, from one complete list
+// read directly from the API server. It fails if the API server belongs to
+// another cluster than the node's objects.
 func (w *Sweeper) bottles(ctx context.Context) (map[string]bool, error) {
 	ns := &corev1.Namespace{}
 	if err := w.Live.Get(ctx, types.NamespacedName{Name: clusterNamespace}, ns); err != nil {

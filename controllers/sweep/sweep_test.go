@@ -26,7 +26,7 @@ import (
 	"botbottle.dev/bottle-operator/test/builders"
 )
 
-// The sweep together with the Bottles' controller is tested in package bottle.
+// Package bottle tests the sweep together with the Bottle controller.
 
 const (
 	cluster = "c1c1c1c1-0000-4000-8000-000000000000"
@@ -35,7 +35,7 @@ const (
 
 var lost = host.Owner{UID: "1a2b3c4d-0000-4000-8000-000000000000", Namespace: "default", Name: "demo", Slug: "demo", Cluster: cluster, Node: "node-a"}
 
-// requests records what is to be torn down.
+// requests records the requested teardowns.
 type requests struct {
 	owners []host.Owner
 	still  func(context.Context) (bool, error)
@@ -88,7 +88,7 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// sweep looks once, and then lets a grace period pass.
+// sweep sweeps once, and then lets a grace period pass.
 func (w *world) sweep(t *testing.T) {
 	t.Helper()
 	if err := w.Sweep(t.Context()); err != nil {
@@ -106,7 +106,7 @@ func (w *world) place(t *testing.T, o host.Owner) {
 	}
 }
 
-func TestRequestsAreReviewedAtTheNextLook(t *testing.T) {
+func TestRequestsAreReviewedInTheNextSweep(t *testing.T) {
 	w := newWorld(t)
 	w.Inventory.Folders = folders{lost}
 	w.sweep(t) // seen
@@ -151,10 +151,10 @@ func TestReportModeRequestsNothing(t *testing.T) {
 	}
 }
 
-func TestABottleThatCameBackIsNoOrphan(t *testing.T) {
+func TestABottleThatCameBackIsNotAnOrphan(t *testing.T) {
 	alone := lost
 	alone.Namespace, alone.Name = "", ""
-	for name, o := range map[string]host.Owner{"with a folder": lost, "of which only the wall is left": alone} {
+	for name, o := range map[string]host.Owner{"with a folder": lost, "only its wall is left": alone} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			if o.Name != "" {
@@ -168,11 +168,11 @@ func TestABottleThatCameBackIsNoOrphan(t *testing.T) {
 				t.Fatalf("requests (-want +got):\n%s", d)
 			}
 			if still, err := w.requests.still(t.Context()); err != nil || !still {
-				t.Errorf("before: got %v %v, want it to be an orphan still", still, err)
+				t.Errorf("before: got %v %v, want it still to be an orphan", still, err)
 			}
 			w.place(t, lost)
 			if still, err := w.requests.still(t.Context()); err != nil || still {
-				t.Errorf("after: got %v %v, want it to be none", still, err)
+				t.Errorf("after: got %v %v, want it not to be an orphan", still, err)
 			}
 			w.sweep(t)
 			if len(w.requests.owners) != 1 || len(w.events.Events) != 0 || len(w.seen) != 0 {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package agentstatus computes the conditions that the agent reports of a
-// Bottle, from what became of a pass over it. It is pure, and the only place
-// that sets one of these conditions.
+// Package agentstatus computes the conditions that the agent reports for a
+// Bottle from the outcome of a pass over it. It is pure, and the only place that
+// sets these conditions.
 package agentstatus
 
 import (
@@ -21,7 +21,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/state"
 )
 
-// steps' conditions in the order in which they are reached.
+// stepConditions are the conditions of the steps, in the order of the steps.
 var stepConditions = []string{
 	v1alpha1.ConditionNetworkReady,
 	v1alpha1.ConditionSmolfileReady,
@@ -29,17 +29,17 @@ var stepConditions = []string{
 	v1alpha1.ConditionMachineReady,
 }
 
-// satisfied is what a condition says when its steps are.
+// satisfied is what a condition reports when its steps are done.
 var satisfied = map[string]struct{ reason, message string }{
 	v1alpha1.ConditionNetworkReady:  {v1alpha1.ReasonReady, "the subnet is allocated and the bundle's network exists"},
-	v1alpha1.ConditionSmolfileReady: {v1alpha1.ReasonReady, "the Smolfile on the node is as the spec asks"},
+	v1alpha1.ConditionSmolfileReady: {v1alpha1.ReasonReady, "the Smolfile on the node matches the spec"},
 	v1alpha1.ConditionBundleReady:   {v1alpha1.ReasonReady, "the bundle runs and answers on its ports"},
 	v1alpha1.ConditionMachineReady:  {v1alpha1.ReasonMachineRunning, "the machine is running and answers"},
 }
 
 const (
-	messageReady    = "it runs, and nothing but its bundle can be reached from inside"
-	messageUnproven = "it runs, unproven, which this agent allows: "
+	messageReady    = "it runs, and the guest can reach nothing but its bundle"
+	messageUnproven = "it runs without a proof, which this agent allows: "
 	messageStopped  = "stopped, as spec.desiredState asks"
 )
 
@@ -51,29 +51,29 @@ type Input struct {
 	Outcomes []StepOutcome
 	// Leak is the message of a leak that counts; "" if there is none.
 	Leak string
-	// Proof is the one that stands; nil if nothing is proven.
+	// Proof is the current proof; nil if nothing is proven.
 	Proof *state.Proof
 	// Pending is the message about fields that wait for a new machine; "" if
 	// none do. PendingKnown says whether the pass could compare them.
 	Pending      string
 	PendingKnown bool
-	// Version is the node's smolvm; zero if the pass did not get to know it.
+	// Version is the node's smolvm; zero if the pass did not find it out.
 	Version host.SmolvmVersion
-	// ReadyUnproven: the agent does not insist on a proof where none can be
+	// ReadyUnproven: the agent does not require a proof where none can be
 	// made.
 	ReadyUnproven bool
 }
 
-// StepOutcome is what became of one step.
+// StepOutcome is the outcome of one step.
 type StepOutcome struct {
-	// Condition is the type that the step answers for; "" for none.
+	// Condition is the type of condition that reports the step; "" for none.
 	Condition string
 	Outcome   flow.Outcome
 }
 
-// Conditions returns all that the agent reports, and whether the Bottle's
-// generation was observed: on success, and when nothing will get better by
-// itself.
+// Conditions returns all conditions that the agent reports, and whether the
+// Bottle's generation was observed. It was observed if the pass succeeded, or if
+// only a change by the user can help.
 func Conditions(in Input, now time.Time) (list []metav1.Condition, observed bool) {
 	c := &computed{Input: in, now: now}
 	for _, typ := range stepConditions {
@@ -85,9 +85,8 @@ func Conditions(in Input, now time.Time) (list []metav1.Condition, observed bool
 	return c.list, c.observed
 }
 
-// Leaving returns the conditions of a Bottle that is being removed from the
-// node for this reason, while that is not done because of err. A leak that was
-// reported stays.
+// Leaving returns the conditions of a Bottle that is being removed from the node
+// for this reason, as long as err prevents that. A reported leak stays.
 func Leaving(b *v1alpha1.Bottle, now time.Time, reason string, err error) []metav1.Condition {
 	c := &computed{Input: Input{Bottle: b}, now: now}
 	for _, old := range Owned(b.Status.Conditions) {
@@ -98,12 +97,12 @@ func Leaving(b *v1alpha1.Bottle, now time.Time, reason string, err error) []meta
 				c.list = append(c.list, old)
 				continue
 			}
-			c.set(old.Type, metav1.ConditionUnknown, reason, "the node is being left")
+			c.set(old.Type, metav1.ConditionUnknown, reason, "the Bottle is leaving the node")
 		default:
 			c.list = append(c.list, old)
 		}
 	}
-	message := Bounded("the node is being left: " + err.Error())
+	message := Bounded("the Bottle is leaving the node: " + err.Error())
 	c.set(v1alpha1.ConditionReady, metav1.ConditionFalse, reason, message)
 	c.set(v1alpha1.ConditionReconciling, metav1.ConditionTrue, reason, message)
 	return c.list
@@ -116,7 +115,7 @@ type computed struct {
 	observed bool
 }
 
-// set adds a condition; its transition time moves only with its status.
+// set adds a condition. Its transition time changes only with its status.
 func (c *computed) set(typ string, status metav1.ConditionStatus, reason, message string) {
 	cond := metav1.Condition{
 		Type: typ, Status: status, Reason: reason, Message: message,
@@ -129,10 +128,10 @@ func (c *computed) set(typ string, status metav1.ConditionStatus, reason, messag
 	c.list = append(c.list, cond)
 }
 
-// outcomeOf folds the steps of one condition: the first that is not done says
-// it. Absent steps count as blocked.
+// outcomeOf combines the outcomes of the steps of one condition. The first step
+// that is not done decides. Without a step, the condition counts as blocked.
 func (c *computed) outcomeOf(typ string) flow.Outcome {
-	found := flow.Outcome{Kind: flow.KindBlocked, Message: "not looked at yet"}
+	found := flow.Outcome{Kind: flow.KindBlocked, Message: "not checked yet"}
 	for _, o := range c.Outcomes {
 		if o.Condition != typ {
 			continue
@@ -167,13 +166,13 @@ func (c *computed) step(typ string) {
 	}
 }
 
-// weakness is what the user should know of a machine that runs as well as this
-// release of smolvm lets it; "" for nothing.
+// weakness returns what the user should know about a running machine because of
+// the node's release of smolvm; "" for nothing.
 func (c *computed) weakness() string {
 	if c.Version.OwnUser || c.Version.Version == "" {
 		return ""
 	}
-	return fmt.Sprintf("; its VMM runs as root, for smolvm %s is older than 1.2.5", c.Version.Version)
+	return fmt.Sprintf("; its VMM runs as root, because smolvm %s is older than 1.2.5", c.Version.Version)
 }
 
 func (c *computed) egress() {
@@ -186,15 +185,15 @@ func (c *computed) egress() {
 		c.set(typ, metav1.ConditionUnknown, v1alpha1.ReasonStopped, messageStopped)
 	case o.Kind == flow.KindDone && c.Proof != nil:
 		c.set(typ, metav1.ConditionTrue, c.Proof.Reason, c.Proof.Message)
-	case o.Kind == flow.KindWait && unknowing[o.Reason]:
+	case o.Kind == flow.KindWait && undecided[o.Reason]:
 		c.set(typ, metav1.ConditionUnknown, o.Reason, Bounded(o.Message))
 	default:
 		c.step(typ)
 	}
 }
 
-// unknowing are reasons for which it is not known whether the walls hold.
-var unknowing = map[string]bool{
+// undecided holds the reasons that mean: it is not known whether the walls hold.
+var undecided = map[string]bool{
 	v1alpha1.ReasonProving:          true,
 	v1alpha1.ReasonProofNotObserved: true,
 	v1alpha1.ReasonProofImpossible:  true,
@@ -202,8 +201,8 @@ var unknowing = map[string]bool{
 	v1alpha1.ReasonError:            true,
 }
 
-// pendingRestart is there only while fields wait. A pass that did not get far
-// enough to compare them takes nothing back.
+// pendingRestart sets PendingRestart only while fields wait for a new machine. A
+// pass that did not get far enough to compare them keeps the old condition.
 func (c *computed) pendingRestart() {
 	switch {
 	case c.Pending != "":
@@ -215,10 +214,10 @@ func (c *computed) pendingRestart() {
 	}
 }
 
-// summary is Ready and, while they are so, Reconciling and Stalled.
+// summary sets Ready and, only while they are true, Reconciling and Stalled.
 func (c *computed) summary() {
 	open, o := c.firstOpen()
-	// A leak counts although the machine is down: that is what a leak leads to.
+	// A leak counts even if the machine is down, because a leak stops it.
 	halted := c.Leak == "" && desired.Stopped(c.Bottle) && c.outcomeOf(v1alpha1.ConditionMachineReady).Kind == flow.KindDone
 	if c.Leak != "" && o.Kind != flow.KindTerminal {
 		open, o = v1alpha1.ConditionEgressEnforced, flow.Outcome{Kind: flow.KindTerminal, Reason: v1alpha1.ReasonLeakDetected, Message: c.Leak}
@@ -226,7 +225,7 @@ func (c *computed) summary() {
 	switch {
 	case halted:
 		c.set(v1alpha1.ConditionReady, metav1.ConditionTrue, v1alpha1.ReasonStopped, messageStopped)
-		open = "" // what is wrong elsewhere does not concern a machine that is down
+		open = "" // problems elsewhere do not concern a machine that is down
 	case open == "":
 		c.set(v1alpha1.ConditionReady, metav1.ConditionTrue, v1alpha1.ReasonReady, messageReady)
 	case o.Reason == v1alpha1.ReasonProofImpossible && c.ReadyUnproven:
@@ -245,8 +244,8 @@ func (c *computed) summary() {
 	}
 }
 
-// firstOpen is the first condition whose step ended the pass; "" when all are
-// satisfied.
+// firstOpen returns the condition and the outcome of the step that ended the
+// pass; "" if all are done.
 func (c *computed) firstOpen() (string, flow.Outcome) {
 	for _, o := range c.Outcomes {
 		if o.Condition != "" && o.Outcome.Kind != flow.KindDone && o.Outcome.Kind != flow.KindBlocked {
@@ -263,23 +262,21 @@ func reasonOf(o flow.Outcome) string {
 	return o.Reason
 }
 
-// Bounded keeps a message within what a condition should carry.
+// Bounded cuts a message to a length that suits a condition.
 func Bounded(message string) string {
-	const most = 1024
-	if len(message) <= most {
+	const limit = 1024
+	if len(message) <= limit {
 		return message
 	}
-	return strings.ToValidUTF8(message[:most-3], "") + "..."
+	return strings.ToValidUTF8(message[:limit-3], "") + "..."
 }
 
-// Types are the types of the conditions that the agent writes: Ready and those
-// that only the agent can compute.
+// Types are the types of the conditions that the agent writes.
 var Types = append(slices.Clone(stepConditions),
 	v1alpha1.ConditionEgressEnforced, v1alpha1.ConditionPendingRestart,
 	v1alpha1.ConditionReady, v1alpha1.ConditionReconciling, v1alpha1.ConditionStalled)
 
-// Owned returns those of the conditions that the agent computes,
-// in its own order.
+// Owned returns the conditions that the agent computes, in the order of Types.
 func Owned(observed []metav1.Condition) []metav1.Condition {
 	var out []metav1.Condition
 	for _, typ := range Types {

@@ -21,8 +21,8 @@ import (
 
 var now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
-// outcomes are those of steps that are all satisfied, up to a condition that
-// ends with this outcome; those behind it are blocked.
+// outcomes returns outcomes in which all steps are done up to the one with the
+// condition open. That step has the outcome o, and the later ones are blocked.
 func outcomes(open string, o flow.Outcome) []agentstatus.StepOutcome {
 	out := []agentstatus.StepOutcome{{Outcome: flow.Outcome{Kind: flow.KindDone}}}
 	kind := flow.KindDone
@@ -58,7 +58,7 @@ func TestSummary(t *testing.T) {
 			false, map[string]string{"Ready": "False/BundleStarting", "Reconciling": "True/Progressing", "EgressEnforced": "Unknown/Blocked"}, false},
 		"the user must act": {agentstatus.Input{Outcomes: outcomes("BundleReady", flow.Outcome{Kind: flow.KindTerminal, Reason: v1alpha1.ReasonBundleRejected, Message: "m"})},
 			false, map[string]string{"Ready": "False/BundleRejected", "Stalled": "True/BundleRejected", "EgressEnforced": "Unknown/Blocked"}, true},
-		"it is not known whether the walls hold": {agentstatus.Input{Outcomes: outcomes("EgressEnforced", waits(v1alpha1.ReasonProving))},
+		"whether the walls hold is unknown": {agentstatus.Input{Outcomes: outcomes("EgressEnforced", waits(v1alpha1.ReasonProving))},
 			false, map[string]string{"Ready": "False/Proving", "Reconciling": "True/Progressing", "EgressEnforced": "Unknown/Proving"}, false},
 		"no proof can be made, which the agent allows": {agentstatus.Input{Outcomes: outcomes("EgressEnforced", waits(v1alpha1.ReasonProofImpossible)), ReadyUnproven: true},
 			false, map[string]string{"Ready": "True/Unproven", "EgressEnforced": "Unknown/ProofImpossible"}, true},

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package denials follows what built-in bundles decide, and keeps the hosts
-// that they last denied to each Bottle, for its status. It writes no status
-// itself, and requests a pass at most once a minute: a guest must not be able
-// to make the agent write.
+// Package denials follows the decisions of built-in bundles. For each Bottle it
+// keeps the hosts that were last denied, for the status. It writes no status
+// itself, and requests a pass at most once a minute, so that a guest cannot make
+// the agent write as often as it likes.
 package denials
 
 import (
@@ -20,11 +20,11 @@ import (
 )
 
 const (
-	// PublishEvery is the least time between two changes of what Recent
-	// returns.
-	PublishEvery = time.Minute
-	// followRetry is the pause before a log that was lost is followed again.
-	followRetry = 10 * time.Second
+	// PublishInterval is the minimum time between two changes of what Recent
+	// returns for a Bottle.
+	PublishInterval = time.Minute
+	// followDelay is the pause before following a log again after an error.
+	followDelay = 10 * time.Second
 )
 
 // Options of a Follower. All are required unless the comment says otherwise.
@@ -33,7 +33,7 @@ type Options struct {
 	Clock   clock.Clock
 	// Decided is called with the verdict of each decision; it may be nil.
 	Decided func(verdict string)
-	// Changed is called when Recent returns something else for a Bottle.
+	// Changed is called when the result of Recent has changed for a Bottle.
 	Changed func(uid string)
 }
 
@@ -42,20 +42,20 @@ type Follower struct {
 	Options
 
 	mu        sync.Mutex
-	ctx       context.Context // of the agent; ends every following
+	ctx       context.Context // ends when the agent ends; parent of all followings
 	following map[string]*following
 }
 
-// following is one log that is followed.
+// following is the state of following one log.
 type following struct {
 	container string             // "" once its log has ended
-	until     time.Time          // just after the last decision that was seen
-	stop      context.CancelFunc // ends the following
+	until     time.Time          // just after the last decision that was read
+	stop      context.CancelFunc // stops following the log
 	denials   egress.Denials
 
 	published   []string // nil until something was denied
 	publishedAt time.Time
-	scheduled   bool // the next publication is
+	scheduled   bool // whether a publication is scheduled
 }
 
 // New returns a Follower that follows nothing yet.
@@ -66,7 +66,7 @@ func New(o Options) *Follower {
 	return &Follower{Options: o, ctx: context.Background(), following: map[string]*following{}}
 }
 
-// Bind makes what is followed from now on end with ctx.
+// Bind sets the context that ends the following of logs from now on.
 func (f *Follower) Bind(ctx context.Context) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -83,7 +83,8 @@ func (f *Follower) Stop(uid string) {
 	}
 }
 
-// Recent returns what a Bottle was last denied; nil if that is nothing.
+// Recent returns the destinations that a Bottle was last denied; nil if there
+// were none.
 func (f *Follower) Recent(uid string) []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -94,7 +95,7 @@ func (f *Follower) Recent(uid string) []string {
 }
 
 // Follow follows the log of the owner's container from since on, or from where
-// this Follower left off. It does nothing if that container is followed.
+// this Follower left off. It does nothing if it already follows that container.
 func (f *Follower) Follow(owner host.Owner, container string, since time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -130,19 +131,19 @@ func (f *Follower) follow(ctx context.Context, owner host.Owner, since time.Time
 		if err == nil || ctx.Err() != nil {
 			break
 		}
-		logf.FromContext(ctx).V(1).Info("The log of a bundle was lost and is followed again", "machine", owner.ID(), "error", err.Error())
+		logf.FromContext(ctx).V(1).Info("Following the log of a bundle failed and is tried again", "machine", owner.ID(), "error", err.Error())
 		select {
 		case <-ctx.Done():
-		case <-f.Clock.After(followRetry):
+		case <-f.Clock.After(followDelay):
 		}
 	}
-	// The container may start again: the next Follow then follows it anew.
+	// The container may start again. The next Follow then follows its log again.
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	one.container = ""
 }
 
-// denied remembers a denial, and schedules its publication.
+// denied records a denial and schedules its publication.
 func (f *Follower) denied(ctx context.Context, uid string, one *following, d host.Decision) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -151,7 +152,7 @@ func (f *Follower) denied(ctx context.Context, uid string, one *following, d hos
 		return
 	}
 	one.scheduled = true
-	wait := one.publishedAt.Add(PublishEvery).Sub(f.Clock.Now())
+	wait := one.publishedAt.Add(PublishInterval).Sub(f.Clock.Now())
 	go func() {
 		select {
 		case <-ctx.Done():

@@ -11,16 +11,17 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 )
 
-// Changed says whether somebody else than the agent changed the Bottle: it
-// leaves out the agent's own writes to the status. It filters update events.
+// Changed reports whether somebody other than the agent changed the Bottle. It
+// is a filter for update events: it ignores the agent's own writes to the
+// status.
 func Changed(e event.UpdateEvent) bool {
 	before, ok1 := e.ObjectOld.(*v1alpha1.Bottle)
 	after, ok2 := e.ObjectNew.(*v1alpha1.Bottle)
-	return !ok1 || !ok2 || othersOf(before) != othersOf(after)
+	return !ok1 || !ok2 || externalStateOf(before) != externalStateOf(after)
 }
 
-// others is what somebody else than the agent writes to a Bottle.
-type others struct {
+// externalState is what others than the agent write to a Bottle.
+type externalState struct {
 	generation                           int64
 	deleting, finalizer, scheduled, lost bool
 	restartedAt, recreatedAt, prove      string
@@ -28,8 +29,8 @@ type others struct {
 	cpus                                 int32
 }
 
-func othersOf(b *v1alpha1.Bottle) others {
-	o := others{
+func externalStateOf(b *v1alpha1.Bottle) externalState {
+	o := externalState{
 		generation:  b.Generation,
 		deleting:    !b.DeletionTimestamp.IsZero(),
 		finalizer:   controllerutil.ContainsFinalizer(b, v1alpha1.FinalizerNode),

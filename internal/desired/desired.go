@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package desired reads from a Bottle what its user and the manager ask for,
-// with the defaults filled in. It is pure, and knows neither the node nor what
-// has become of the Bottle there.
+// Package desired reads from a Bottle what its user and the manager request,
+// with the defaults filled in. It is pure. It knows neither the node nor the
+// state of the Bottle there.
 package desired
 
 import (
@@ -16,16 +16,16 @@ import (
 	"botbottle.dev/bottle-operator/internal/guestenv"
 )
 
-// Leaving says whether the Bottle is to be removed from its node.
+// Leaving reports whether the Bottle must be removed from its node.
 func Leaving(b *v1alpha1.Bottle) bool { return !b.DeletionTimestamp.IsZero() || Evicted(b) }
 
-// Evicted says whether the manager wants the Bottle off its node.
+// Evicted reports whether the manager evicted the Bottle from its node.
 func Evicted(b *v1alpha1.Bottle) bool {
 	c := meta.FindStatusCondition(b.Status.Conditions, v1alpha1.ConditionScheduled)
 	return c != nil && c.Status == metav1.ConditionFalse && c.Reason == v1alpha1.ReasonEvicted
 }
 
-// Stopped says whether the Bottle's machine is to be down.
+// Stopped reports whether the user wants the Bottle's machine to be down.
 func Stopped(b *v1alpha1.Bottle) bool {
 	return b.Spec.DesiredState == v1alpha1.DesiredStateStopped
 }
@@ -38,7 +38,7 @@ func BundlePorts(b *v1alpha1.Bottle) []int32 {
 	return []int32{guestenv.ProxyPort}
 }
 
-// BundleImage returns the image of the bundle, "" for the built-in one.
+// BundleImage returns the image of the bundle; "" means the built-in one.
 func BundleImage(b *v1alpha1.Bottle) string {
 	if b.Spec.Bundle == nil {
 		return ""
@@ -46,8 +46,8 @@ func BundleImage(b *v1alpha1.Bottle) string {
 	return ptr.Deref(b.Spec.Bundle.Image, "")
 }
 
-// EgressRules returns the rules of spec.egress.allow that can be understood;
-// the error names the others.
+// EgressRules returns the valid rules of spec.egress.allow. The error names the
+// invalid ones.
 func EgressRules(b *v1alpha1.Bottle) (egress.Set, error) {
 	var rules []egress.Rule
 	var errs []error
@@ -68,7 +68,7 @@ func EgressRules(b *v1alpha1.Bottle) (egress.Set, error) {
 }
 
 // CAPath returns the path, in the bundle's container, of the certificates that
-// the guest is to trust; "" for none.
+// the guest must trust; "" means none.
 func CAPath(b *v1alpha1.Bottle) string {
 	if b.Spec.Bundle == nil {
 		return ""

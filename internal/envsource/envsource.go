@@ -17,8 +17,8 @@ import (
 	"botbottle.dev/bottle-operator/internal/namedwatch"
 )
 
-// References returns all objects that the Bottle names, for its guest, its image
-// and its bundle.
+// References returns all Secrets and ConfigMaps that the Bottle names, for its
+// guest, its image and its bundle.
 func References(b *v1alpha1.Bottle) []namedwatch.Ref {
 	var refs []namedwatch.Ref
 	add := func(vars []v1alpha1.EnvVar) {
@@ -54,14 +54,15 @@ func reference(namespace string, v v1alpha1.EnvVar) (namedwatch.Ref, v1alpha1.Ke
 
 // Reader reads Secrets and ConfigMaps by name.
 type Reader interface {
-	// Get returns the data of a named object: namedwatch.ErrNotFound when it
-	// is not there, namedwatch.ErrNotYet when that is not known yet.
+	// Get returns the data of a named object. The error is
+	// namedwatch.ErrNotFound if the object does not exist, and
+	// namedwatch.ErrNotYet if that is not known yet.
 	Get(ctx context.Context, ref namedwatch.Ref) (map[string][]byte, error)
 }
 
-// Resolve reads the values of the variables of a Bottle in this namespace. If
-// something is missing, the error is a *flow.Waiting: the
-// watch of the object ends the wait.
+// Resolve reads the values of the variables of a Bottle in this namespace. If an
+// object or a key is missing, the error is a *flow.Waiting; the watch of the
+// object ends the wait.
 func Resolve(ctx context.Context, r Reader, namespace string, vars []v1alpha1.EnvVar) ([]guestenv.Var, error) {
 	out := make([]guestenv.Var, 0, len(vars))
 	for _, v := range vars {
@@ -93,7 +94,7 @@ func value(ctx context.Context, r Reader, ref namedwatch.Ref, sel v1alpha1.KeySe
 		return "", false, nil
 	case errors.Is(err, namedwatch.ErrNotFound):
 		return "", false, &flow.Waiting{Reason: reason,
-			Message: fmt.Sprintf("%s %q is not there: create it, or mark the reference optional", noun, ref.Name)}
+			Message: fmt.Sprintf("%s %q does not exist: create it, or mark the reference optional", noun, ref.Name)}
 	case err != nil:
 		return "", false, err
 	}

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package eventsink makes recorders of Kubernetes Events. They differ from a
-// manager's own in one thing: an Event that the API server refuses because its
-// namespace is being deleted is dropped without an error in the log. Nothing
-// can be created in such a namespace, and nobody can mend that.
+// Package eventsink provides recorders of Kubernetes Events. They differ from a
+// manager's recorders in one respect: if the API server refuses an Event because
+// its namespace is being deleted, they drop it without logging an error. Nothing
+// can be created in such a namespace, and nobody can change that.
 package eventsink
 
 import (
@@ -20,8 +20,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 )
 
-// NewRecorder returns a recorder whose Events bear the controller's name. It
-// records until mgr ends.
+// NewRecorder returns a recorder of Events that name the controller as their
+// source. It records until mgr ends.
 func NewRecorder(mgr ctrl.Manager, controller string) (events.EventRecorder, error) {
 	c, err := eventsclient.NewForConfigAndClient(mgr.GetConfig(), mgr.GetHTTPClient())
 	if err != nil {
@@ -45,7 +45,7 @@ func NewRecorder(mgr ctrl.Manager, controller string) (events.EventRecorder, err
 	return broadcaster.NewRecorder(mgr.GetScheme(), controller), nil
 }
 
-// sink writes Events, and drops those of namespaces that are being deleted.
+// sink writes Events, and drops those in namespaces that are being deleted.
 type sink struct{ events.EventSink }
 
 // Create implements events.EventSink.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package flow runs an ordered list of small steps until one of them is not
-// done, and says in one vocabulary what became of each. It knows no domain:
+// done, and reports the outcome of each in one vocabulary. It knows no domain:
 // it holds no conditions, talks to no API, keeps no state between passes,
 // starts no goroutine and retries nothing. What a kind of outcome leads to
 // (a condition, a requeue, a backoff) is the caller's business.
@@ -13,23 +13,23 @@ import (
 	"time"
 )
 
-// Step is one idempotent piece of a pass. Do looks before it acts, does at
-// most one thing, and may be entered again after the process died on any line.
+// Step is one idempotent part of a pass. Do observes before it acts, does at most
+// one thing, and may be entered again after the process died on any line.
 type Step[S any] struct {
 	// Name is unique within its list; it appears in Blocked and in logs.
 	Name string
-	// Condition is the condition type that the step answers for; "" is none.
+	// Condition is the type of condition that reports the step; "" for none.
 	Condition string
-	// Do returns nil when satisfied, *Waiting when under way, *Terminal when
-	// the user must change something, and any other error when it could not
-	// find out.
+	// Do returns nil if the step is done, *Waiting if it is under way,
+	// *Terminal if the user must change something, and any other error if it
+	// could not find out.
 	Do func(context.Context, S) error
 }
 
 // Run runs steps in order. The first that is not done ends the pass, and its
 // error is returned unchanged; nil means that all are done. record is called
 // exactly once per step, in order: with the step's result, and with *Blocked
-// for those behind the one that ended the pass. A nil record is allowed.
+// for those after the one that ended the pass. record may be nil.
 //
 // A step is not entered once ctx has ended; its result is then ctx's cause.
 func Run[S any](ctx context.Context, s S, steps []Step[S], record func(Step[S], error)) error {
@@ -45,26 +45,26 @@ func Run[S any](ctx context.Context, s S, steps []Step[S], record func(Step[S], 
 		if err == nil {
 			continue
 		}
-		for _, behind := range steps[i+1:] {
-			record(behind, &Blocked{By: step.Name})
+		for _, later := range steps[i+1:] {
+			record(later, &Blocked{By: step.Name})
 		}
 		return err
 	}
 	return nil
 }
 
-// Waiting says that a step is under way, or that a resource is short, and
-// that it will mend itself without the user: look again after After.
+// Waiting means that a step is under way or lacks a resource, and that it may
+// succeed later without a change by the user.
 type Waiting struct {
 	// Reason is a condition reason (CamelCase).
 	Reason string
 	// Message is stable between passes: no times, counters or pids.
 	Message string
-	// After is when to look again; 0 leaves it to whatever event ends the wait.
+	// After is when to try again; 0 means that an event ends the wait.
 	After time.Duration
 }
 
-// Error is the message, or the reason where there is none.
+// Error returns the message, or the reason if there is none.
 func (w *Waiting) Error() string {
 	if w.Message == "" {
 		return w.Reason
@@ -72,7 +72,7 @@ func (w *Waiting) Error() string {
 	return w.Message
 }
 
-// Terminal says that nothing will get better without a change by the user.
+// Terminal means that the step cannot succeed without a change by the user.
 type Terminal struct {
 	// Reason is a condition reason (CamelCase).
 	Reason string
@@ -80,7 +80,7 @@ type Terminal struct {
 	Err error
 }
 
-// Error is the cause's text, or the reason where there is no cause.
+// Error returns the text of the cause, or the reason if there is none.
 func (t *Terminal) Error() string {
 	if t.Err == nil {
 		return t.Reason
@@ -91,7 +91,7 @@ func (t *Terminal) Error() string {
 // Unwrap returns the cause.
 func (t *Terminal) Unwrap() error { return t.Err }
 
-// ErrBlocked is what every *Blocked is, in the sense of errors.Is.
+// ErrBlocked matches every *Blocked in errors.Is.
 var ErrBlocked = errors.New("an earlier step is not done")
 
 // Blocked is recorded for a step that was not entered because an earlier one
@@ -101,7 +101,7 @@ type Blocked struct {
 	By string
 }
 
-// Error names the step that has to come first.
+// Error names the step that must be done first.
 func (b *Blocked) Error() string { return "waits for step " + b.By }
 
 // Is makes errors.Is(err, ErrBlocked) true.

@@ -134,12 +134,12 @@ func TestOutcomeOf(t *testing.T) {
 		"terminal around waiting": {&flow.Terminal{Reason: "Bad", Err: wait}, flow.Outcome{Kind: flow.KindTerminal, Reason: "Bad", Message: "none is free"}},
 		"blocked":                 {&flow.Blocked{By: "network"}, flow.Outcome{Kind: flow.KindBlocked, Message: "waits for step network"}},
 		"bare ErrBlocked":         {flow.ErrBlocked, flow.Outcome{Kind: flow.KindBlocked, Message: "an earlier step is not done"}},
-		"joined: what may mend itself goes first": {errors.Join(term, wait),
+		"joined: a wait takes precedence over terminal": {errors.Join(term, wait),
 			flow.Outcome{Kind: flow.KindWait, Reason: "Short", Message: "plain\nnone is free", After: 5 * time.Second}},
-		"joined: unknown goes before all": {errors.Join(term, wait, plain), flow.Outcome{Kind: flow.KindRetry, Message: "plain\nnone is free\nplain"}},
-		"joined waits: the soonest, the first one's reason": {errors.Join(onEvent, wait, soon),
+		"joined: a plain error takes precedence over all": {errors.Join(term, wait, plain), flow.Outcome{Kind: flow.KindRetry, Message: "plain\nnone is free\nplain"}},
+		"joined waits: the shortest pause, the first reason": {errors.Join(onEvent, wait, soon),
 			flow.Outcome{Kind: flow.KindWait, Reason: "OnEvent", Message: "until something happens\nnone is free\nnearly there", After: time.Second}},
-		"joined inside a wrap": {fmt.Errorf("two of them: %w and %w", term, term),
+		"joined in a wrapped error": {fmt.Errorf("two of them: %w and %w", term, term),
 			flow.Outcome{Kind: flow.KindTerminal, Reason: "Bad", Message: "two of them: plain and plain"}},
 	}
 	for name, tt := range tests {

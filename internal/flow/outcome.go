@@ -8,26 +8,26 @@ import (
 	"time"
 )
 
-// Kind is what became of a step, or of a whole pass.
+// Kind is the kind of outcome of a step, or of a whole pass.
 type Kind int
 
-// The kinds, in the order in which they weigh when several errors are joined:
-// the later one wins, because what may mend itself is tried again before
-// anybody is told that it never will.
+// The kinds, in ascending order of precedence among joined errors. An error that
+// may go away by itself takes precedence, so that it is retried before the user
+// is asked to change something.
 const (
-	// KindDone: satisfied.
+	// KindDone: done.
 	KindDone Kind = iota
-	// KindBlocked: not entered, an earlier step is not done.
+	// KindBlocked: not entered, because an earlier step is not done.
 	KindBlocked
 	// KindTerminal: the user must change something; not retried.
 	KindTerminal
-	// KindWait: under way or short of a resource; looked at again, no backoff.
+	// KindWait: under way, or lacks a resource; tried again without backoff.
 	KindWait
 	// KindRetry: could not find out; retried with exponential backoff.
 	KindRetry
 )
 
-// String is the kind in lower case, for logs and failure texts.
+// String returns the kind in lower case, for logs and test failures.
 func (k Kind) String() string {
 	switch k {
 	case KindDone:
@@ -44,25 +44,27 @@ func (k Kind) String() string {
 	return fmt.Sprintf("kind(%d)", int(k))
 }
 
-// Outcome is an error taken apart: what to write and when to come back.
+// Outcome is what an error means for a step: what to report and when to try
+// again.
 type Outcome struct {
 	Kind Kind
-	// Reason is set for waits and terminal errors only; what the other kinds
-	// are called in a condition is the caller's choice.
+	// Reason is set only for waits and terminal errors. The caller chooses the
+	// condition reason for the other kinds.
 	Reason string
-	// Message is the whole error text, with what wrapped it; "" when done.
+	// Message is the full error text, including wrapping errors; "" if done.
 	Message string
 	// After is set for waits only.
 	After time.Duration
 }
 
-// Classify is the kind of OutcomeOf(err).
+// Classify returns the kind of OutcomeOf(err).
 func Classify(err error) Kind { return OutcomeOf(err).Kind }
 
-// OutcomeOf takes err apart. Within one chain the outermost *Waiting,
-// *Terminal or *Blocked decides; an error with none of them is a KindRetry. Among
-// joined errors the heaviest kind decides (see Kind), the first among equals,
-// and of joined waits the soonest.
+// OutcomeOf returns the outcome that err stands for. Within one chain the
+// outermost *Waiting, *Terminal or *Blocked decides; an error without one is a
+// KindRetry. Among joined errors the kind with the highest precedence decides
+// (see Kind), and the first error among several of that kind. If several waits
+// are joined, the outcome has the shortest After.
 func OutcomeOf(err error) Outcome {
 	if err == nil {
 		return Outcome{}
@@ -85,7 +87,7 @@ func classify(err error) Outcome {
 			return classify(inner)
 		}
 	case interface{ Unwrap() []error }:
-		return heaviest(e.Unwrap())
+		return dominant(e.Unwrap())
 	}
 	if errors.Is(err, ErrBlocked) {
 		return Outcome{Kind: KindBlocked}
@@ -93,7 +95,8 @@ func classify(err error) Outcome {
 	return Outcome{Kind: KindRetry}
 }
 
-func heaviest(errs []error) Outcome {
+// dominant returns the outcome that decides among joined errors.
+func dominant(errs []error) Outcome {
 	var out Outcome
 	for _, err := range errs {
 		if err == nil {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package jobs runs work that takes too long for a pass of a controller, such
-// as the start of a machine: at most one job per UID, and a bounded number in
-// parallel. It keeps nothing across a restart: whoever starts jobs finds out
-// from the world itself what a lost one has done.
+// Package jobs runs work that takes too long for a pass of a controller, such as
+// the start of a machine. It runs at most one job per UID, and a bounded number
+// in parallel. It keeps nothing across a restart of the agent: the caller must
+// find out by observation what a lost job has done.
 package jobs
 
 import (
@@ -34,8 +34,8 @@ type job struct {
 
 var errCanceled = errors.New("the job was canceled")
 
-// New returns a Set that runs at most parallel jobs at a time. Errors call
-// such a job a kind ("machine start").
+// New returns a Set that runs at most parallel jobs at a time. kind names such a
+// job in errors ("machine start").
 func New[R any](kind string, parallel int) *Set[R] {
 	return &Set[R]{
 		kind:    kind,
@@ -53,10 +53,10 @@ func (s *Set[R]) Bind(ctx context.Context) {
 	s.ctx = ctx
 }
 
-// Start runs a job for uid in a goroutine of its own and returns at once. It
-// does nothing while an earlier job of uid runs or waits for its turn. The
-// context of run ends when the job is canceled. After the job, its result can
-// be taken, and then ended is called; a job that was canceled has no result.
+// Start runs a job for uid in its own goroutine and returns immediately. It does
+// nothing while an earlier job of uid runs or waits for its turn. The context of
+// run ends when the job is canceled. When the job has ended, its result can be
+// taken, and then ended is called. A canceled job has no result.
 func (s *Set[R]) Start(uid string, run func(context.Context) R, ended func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -91,13 +91,13 @@ func (s *Set[R]) inSlot(ctx context.Context, run func(context.Context) R) (resul
 	case <-ctx.Done():
 		return result, false
 	}
-	if ctx.Err() != nil { // both were ready
+	if ctx.Err() != nil { // select picks at random if both are ready
 		return result, false
 	}
 	return run(ctx), true
 }
 
-// Started returns the number of jobs that were ever started.
+// Started returns the number of jobs started so far.
 func (s *Set[R]) Started() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -103,7 +103,7 @@ func TestCancelWaitsNoLongerThanItsContext(t *testing.T) {
 	cancel()
 	err := s.Cancel(ctx, "a")
 	if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "machine start") {
-		t.Errorf("got %v, want the context's error, with the kind of job", err)
+		t.Errorf("got %v, want the context's error with the kind of job", err)
 	}
 	close(release)
 	s.Wait()

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package lifecycle decides what is to be done about a Bottle's machine, from
-// what was observed of it. It is pure: it starts and stops nothing.
+// Package lifecycle decides what to do about a Bottle's machine, given the
+// observed facts. It is pure: it starts and stops nothing.
 package lifecycle
 
 import (
@@ -15,27 +15,28 @@ import (
 	"botbottle.dev/bottle-operator/internal/state"
 )
 
-// Facts are all that the decision depends on.
+// Facts hold everything that the decision depends on.
 type Facts struct {
 	Machine host.Machine
-	// Present: a machine of our name is there; Ours: it is the Bottle's.
+	// Present: a machine with our name exists. Ours: it belongs to the Bottle.
 	Present, Ours bool
 	Record        *state.Record
 	// Starting: a start is under way.
 	Starting bool
-	// Unreachable counts the polls in a row that found the machine so.
+	// Unreachable is the number of polls in a row that found the machine
+	// unreachable.
 	Unreachable int
-	// Restart, Recreate: the annotations ask for it and were not heeded yet.
+	// Restart, Recreate: an annotation requests it, and that was not done yet.
 	Restart, Recreate bool
-	// NodeFault says why the node can start nothing; "" when it can.
-	NodeFault string
-	Now       time.Time
+	// NodeProblem says why the node cannot start machines; "" if it can.
+	NodeProblem string
+	Now         time.Time
 }
 
-// Action is what is to be done.
+// Action is one thing to do about the machine.
 type Action string
 
-// Actions. Each is one thing to do.
+// Actions.
 const (
 	Nothing   Action = "nothing"
 	Create    Action = "create"
@@ -45,37 +46,36 @@ const (
 	RecordRun Action = "record the run"
 )
 
-// Decision is what is to be done, and how the step stands meanwhile.
+// Decision is what to do, and what to report.
 type Decision struct {
 	Action Action
-	// Wait is how the step stands when nothing is to be done; nil never goes
-	// with Nothing.
+	// Wait is the outcome of the step if Action is Nothing; it is not nil then.
 	Wait *flow.Waiting
-	// Loss says how a machine ended that was not asked to; "" when none did.
+	// Loss says how the machine ended unexpectedly; "" if it did not.
 	Loss string
 }
 
-// UnreachableReadings is how many polls in a row must find a machine
-// unreachable before it is taken for lost: one may be a busy node.
-const UnreachableReadings = 3
+// UnreachableThreshold is how many polls in a row must find a machine
+// unreachable before it counts as lost. A single one may be due to a busy node.
+const UnreachableThreshold = 3
 
-// Decide returns what to do about a machine that is to run.
+// Decide returns what to do about a machine that should run.
 func Decide(f Facts) Decision {
 	wait := func(reason, message string, after time.Duration) Decision {
 		return Decision{Action: Nothing, Wait: &flow.Waiting{Reason: reason, Message: message, After: after}}
 	}
 	switch {
 	case f.Present && !f.Ours:
-		return wait(v1alpha1.ReasonMachineConflict, "a machine of this Bottle's name belongs to someone else: remove it with smolvm on the node", forSomebody)
+		return wait(v1alpha1.ReasonMachineConflict, "a machine with this Bottle's name belongs to someone else: remove it with smolvm on the node", externalDelay)
 	case f.Starting:
 		return wait(v1alpha1.ReasonMachineStarting, "the machine is being started", 0)
 	case f.Present && f.Recreate:
-		if f.NodeFault != "" {
-			return wait(v1alpha1.ReasonNodeNotReady, f.NodeFault, forNode)
+		if f.NodeProblem != "" {
+			return wait(v1alpha1.ReasonNodeNotReady, f.NodeProblem, nodeDelay)
 		}
 		return Decision{Action: Replace}
 	case !f.Present:
-		return orNodeFault(f, Decision{Action: Create, Loss: lossOf(f, "it is gone from smolvm")})
+		return unlessNodeProblem(f, Decision{Action: Create, Loss: lossOf(f, "smolvm no longer lists it")})
 	}
 	switch f.Machine.State {
 	case host.MachineRunning:
@@ -88,63 +88,65 @@ func Decide(f Facts) Decision {
 		}
 		return d
 	case host.MachineUnreachable:
-		if f.Unreachable < UnreachableReadings {
-			return wait(v1alpha1.ReasonMachineUnreachable, "the machine's VM lives but does not answer; it is restarted if that lasts", soon)
+		if f.Unreachable < UnreachableThreshold {
+			return wait(v1alpha1.ReasonMachineUnreachable, "the machine's VM is alive but does not answer; it is restarted if this continues", soon)
 		}
-		return Decision{Action: Stop, Loss: lossOf(f, "it did not answer any more")}
+		return Decision{Action: Stop, Loss: lossOf(f, "it stopped answering")}
 	case host.MachineCreated, host.MachineStopped, host.MachineFailed:
 		return decideDown(f)
 	}
-	return wait(v1alpha1.ReasonMachineUnreachable, "smolvm calls the machine "+string(f.Machine.State)+": resume it with smolvm on the node, or ask for a restart by annotation", forNode)
+	return wait(v1alpha1.ReasonMachineUnreachable, "smolvm reports the machine as "+string(f.Machine.State)+": resume it with smolvm on the node, or request a restart by annotation", nodeDelay)
 }
 
-// decideDown is what to do about a machine that is there and down.
+// decideDown returns what to do about a machine that exists and is down.
 func decideDown(f Facts) Decision {
 	d := Decision{Action: Start, Loss: lossOf(f, "its VM ended")}
 	if f.Record == nil || f.Record.BootFailures == 0 || f.Restart {
-		return orNodeFault(f, d)
+		return unlessNodeProblem(f, d)
 	}
 	next := f.Record.LastBootFailure.Add(backoff.After(f.Record.BootFailures, firstPause, longestPause))
 	if left := next.Sub(f.Now); left > 0 {
 		d.Action = Nothing
 		d.Wait = &flow.Waiting{Reason: v1alpha1.ReasonBootFailed, After: left,
-			Message: "the machine did not come up to stay, it is tried again with growing pauses: " + f.Record.BootError}
+			Message: "the machine did not stay up; it is started again with growing pauses: " + f.Record.BootError}
 		if f.Record.BootReason == v1alpha1.ReasonWallBroken {
 			d.Wait.Reason = v1alpha1.ReasonWallBroken
-			d.Wait.Message = "the machine was killed because its wall did not hold, it is started again with growing pauses: " + f.Record.BootError
+			d.Wait.Message = "the machine was killed because its wall did not hold; it is started again with growing pauses: " + f.Record.BootError
 		}
 	}
 	if d.Action == Start && f.Machine.State == host.MachineCreated {
-		// It never ran, and may have been made half way: nothing is lost with it.
+		// It never ran, and its creation may be incomplete: no data is lost.
 		d.Action = Replace
 	}
-	return orNodeFault(f, d)
+	return unlessNodeProblem(f, d)
 }
 
-func orNodeFault(f Facts, d Decision) Decision {
-	if f.NodeFault == "" || d.Action == Nothing {
+// unlessNodeProblem returns d, or a wait if the node cannot carry it out.
+func unlessNodeProblem(f Facts, d Decision) Decision {
+	if f.NodeProblem == "" || d.Action == Nothing {
 		return d
 	}
 	return Decision{Action: Nothing, Loss: d.Loss,
-		Wait: &flow.Waiting{Reason: v1alpha1.ReasonNodeNotReady, Message: f.NodeFault, After: forNode}}
+		Wait: &flow.Waiting{Reason: v1alpha1.ReasonNodeNotReady, Message: f.NodeProblem, After: nodeDelay}}
 }
 
-// lossOf is the loss of a machine that is known to have run; "" otherwise.
-func lossOf(f Facts, otherwise string) string {
+// lossOf returns how a machine that is known to have run ended: smolvm's
+// account, or cause if there is none. It returns "" if it did not run.
+func lossOf(f Facts, cause string) string {
 	if f.Record == nil || f.Record.Run == nil {
 		return ""
 	}
 	if f.Machine.LastExit != "" {
 		return Short(f.Machine.LastExit)
 	}
-	return otherwise
+	return cause
 }
 
-// How long to wait for what ends without an event of ours.
+// How long to wait for changes that cause no event.
 const (
-	soon        = 2 * time.Second
-	forNode     = 10 * time.Second
-	forSomebody = 30 * time.Second // a foreign thing
+	soon          = 2 * time.Second
+	nodeDelay     = 10 * time.Second
+	externalDelay = 30 * time.Second // someone else's object
 )
 
 // Pauses between failed boots.
@@ -153,24 +155,25 @@ const (
 	longestPause = 5 * time.Minute
 )
 
-// Short cuts a text of somebody else's to what fits a condition or a cause,
-// in one line.
+// Short turns a text from another program into one line, and cuts it to a length
+// that fits a condition or a cause.
 func Short(text string) string {
-	const most = 250
+	const limit = 250
 	text = strings.ToValidUTF8(strings.Join(strings.Fields(text), " "), "")
-	if len(text) <= most {
+	if len(text) <= limit {
 		return text
 	}
-	return strings.ToValidUTF8(text[:most], "") + "…"
+	return strings.ToValidUTF8(text[:limit], "") + "…"
 }
 
-// RunOf returns the life of a machine's VMM.
+// RunOf returns the current run of a machine's VMM.
 func RunOf(m host.Machine) state.Run {
 	return state.Run{PID: m.PID, StartTime: m.StartTime.UTC()}
 }
 
-// SameRun says whether both are the same life. It allows for a start time that two agents work out differently by a
-// moment: a PID does not come round again that fast.
+// SameRun reports whether a and b are the same run. The start times may differ
+// slightly, because two agents may compute them differently. No PID is reused
+// that fast.
 func SameRun(a, b state.Run) bool {
 	return a.PID == b.PID && a.StartTime.Sub(b.StartTime).Abs() < 2*time.Second
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package machineview keeps the only cache of smolvm's list of machines. One
-// list per interval serves the whole node; another is made only for a machine
-// that was invalidated since, and everyone who asks meanwhile shares it. The
-// package writes to no machine and does not know Bottles.
+// list per interval serves the whole node. Another is read only for a machine
+// that was invalidated since then, and concurrent callers share it. The package
+// changes no machine and does not know Bottles.
 package machineview
 
 import (
@@ -23,7 +23,7 @@ type Lister interface {
 	ListMachines(ctx context.Context) ([]host.Machine, error)
 }
 
-// View is what smolvm's list of machines last said.
+// View caches smolvm's list of machines.
 type View struct {
 	machines Lister
 	clock    clock.WithTicker
@@ -34,16 +34,17 @@ type View struct {
 	// seq orders lists and invalidations.
 	seq     uint64
 	invalid map[string]uint64 // when each machine was last invalidated
-	last    *list             // the last one that succeeded
-	current *list             // the one under way
+	last    *list             // the last list that succeeded
+	current *list             // the list under way; nil if there is none
 	polled  map[string]host.Machine
-	// unreachable counts the polls in a row that found a machine so.
+	// unreachable counts, for each machine, the polls in a row that found it
+	// unreachable.
 	unreachable map[string]int
 }
 
 // list is one list of machines, under way or done.
 type list struct {
-	seq  uint64 // when it began
+	seq  uint64 // when it started
 	done chan struct{}
 
 	// Set before done is closed.
@@ -52,8 +53,8 @@ type list struct {
 	err    error
 }
 
-// New returns a View that lists once per interval while Start runs, and calls
-// changed with the name of each machine that such a poll finds changed.
+// New returns a View that polls once per interval while Start runs. It calls
+// changed with the name of each machine that has changed since the last poll.
 func New(machines Lister, c clock.WithTicker, interval time.Duration, changed func(name string)) *View {
 	return &View{
 		machines: machines, clock: c, interval: interval, changed: changed,
@@ -61,10 +62,10 @@ func New(machines Lister, c clock.WithTicker, interval time.Duration, changed fu
 	}
 }
 
-// Get returns the machine with this name, as of a list that began after the
+// Get returns the machine with this name, from a list that started after the
 // machine was last invalidated and is not older than two intervals. present is
-// false if smolvm lists no such machine. An error is the Lister's, or says
-// that ctx ended first.
+// false if smolvm lists no such machine. An error is the Lister's, or means that
+// ctx ended first.
 func (v *View) Get(ctx context.Context, name string) (m host.Machine, present bool, err error) {
 	for {
 		v.mu.Lock()
@@ -86,8 +87,8 @@ func (v *View) Get(ctx context.Context, name string) (m host.Machine, present bo
 	}
 }
 
-// Invalidate makes the next Get of this machine list again. Call it after
-// every write to the machine, and whenever what is known of it is in doubt.
+// Invalidate makes the next Get for this machine use a new list. Call it after
+// every change to the machine, and whenever its state is in doubt.
 func (v *View) Invalidate(name string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -103,15 +104,15 @@ func (v *View) UnreachablePolls(name string) int {
 	return v.unreachable[name]
 }
 
-// fresh reports whether the last list still counts for the machine; v.mu is
+// fresh reports whether the last list is still valid for the machine; v.mu is
 // held.
 func (v *View) fresh(name string) bool {
 	return v.last != nil && v.last.seq > v.invalid[name] && v.clock.Since(v.last.at) <= 2*v.interval
 }
 
-// join returns the list that is under way, and starts one if there is none;
-// v.mu is held. The list goes on when ctx ends, because others may wait for
-// it; the Lister bounds it.
+// join returns the list that is under way, and starts one if there is none; v.mu
+// is held. The list continues after ctx ends, because others may wait for it.
+// The Lister bounds its duration.
 func (v *View) join(ctx context.Context) *list {
 	if v.current == nil {
 		v.seq++
@@ -145,7 +146,8 @@ func (v *View) run(ctx context.Context, l *list) {
 	close(l.done)
 }
 
-// wait waits until the list is done, and returns its error or that of ctx.
+// wait waits until the list is done and returns its error. If ctx ends first, it
+// returns the error of ctx.
 func (l *list) wait(ctx context.Context) error {
 	select {
 	case <-l.done:
@@ -156,7 +158,7 @@ func (l *list) wait(ctx context.Context) error {
 }
 
 // Poll lists once and calls changed for each machine that differs from the
-// poll before.
+// previous poll.
 func (v *View) Poll(ctx context.Context) error {
 	v.mu.Lock()
 	l := v.join(ctx)
@@ -170,8 +172,8 @@ func (v *View) Poll(ctx context.Context) error {
 	return nil
 }
 
-// compare keeps what a poll found and returns the names of the machines that
-// changed since the poll before.
+// compare stores the result of a poll and returns the names of the machines that
+// changed since the previous one.
 func (v *View) compare(now map[string]host.Machine) []string {
 	v.mu.Lock()
 	defer v.mu.Unlock()

@@ -53,12 +53,12 @@ func TestGetListsOnlyWhenItMust(t *testing.T) {
 		do        func()
 		wantLists int
 	}{
-		{"the first look", func() { w.get("bottle-a") }, 1},
-		{"a second look", func() { w.get("bottle-a") }, 1},
+		{"the first Get", func() { w.get("bottle-a") }, 1},
+		{"a second Get", func() { w.get("bottle-a") }, 1},
 		{"another machine", func() { w.get("bottle-b") }, 1},
-		{"after a write to it", func() { w.Invalidate("bottle-a"); w.get("bottle-a") }, 2},
-		{"after a write to another", func() { w.Invalidate("bottle-b"); w.get("bottle-a") }, 2},
-		{"that other", func() { w.get("bottle-b") }, 3},
+		{"after a change to it", func() { w.Invalidate("bottle-a"); w.get("bottle-a") }, 2},
+		{"after a change to another", func() { w.Invalidate("bottle-b"); w.get("bottle-a") }, 2},
+		{"the other one", func() { w.get("bottle-b") }, 3},
 		{"when the polls stopped", func() { w.clock.Step(11 * time.Second); w.get("bottle-a") }, 4},
 	} {
 		step.do()
@@ -82,7 +82,7 @@ func TestAFailedListIsNotKept(t *testing.T) {
 	}
 }
 
-// slow lists only once it was released.
+// slow returns its list only after release is closed.
 type slow struct {
 	Lister
 	release chan struct{}
@@ -94,7 +94,7 @@ func (s *slow) ListMachines(ctx context.Context) ([]host.Machine, error) {
 	return machines, err
 }
 
-func TestAllWhoAskMeanwhileShareAList(t *testing.T) {
+func TestConcurrentGetsShareAList(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		s := &slow{w.machines, make(chan struct{})}
@@ -112,8 +112,8 @@ func TestAllWhoAskMeanwhileShareAList(t *testing.T) {
 	})
 }
 
-// A list that began before a write must not answer who asks after it.
-func TestAListUnderWayIsNoAnswerAfterAWrite(t *testing.T) {
+// A list that started before a change must not answer a Get after it.
+func TestAListFromBeforeAChangeIsNotUsedAfterIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		s := &slow{w.machines, make(chan struct{})}
@@ -148,7 +148,7 @@ func TestGetWaitsNoLongerThanItsContext(t *testing.T) {
 		close(s.release)
 		w.get("bottle-a")
 		if got := w.lists(); got != 1 {
-			t.Errorf("lists: got %d, want the first to serve who still waits", got)
+			t.Errorf("lists: got %d, want 1: the first also serves the later Get", got)
 		}
 	})
 }
@@ -171,7 +171,7 @@ func TestPollReportsChanges(t *testing.T) {
 	poll("bottle-a", "bottle-b")
 	poll()
 	w.machines.Kill("bottle-a")
-	// A pass of another Bottle saw it first: the poll still reports it.
+	// A Get saw the change first: the poll still reports it.
 	w.Invalidate("bottle-b")
 	w.get("bottle-b")
 	poll("bottle-a")
@@ -195,7 +195,7 @@ func TestUnreachablePolls(t *testing.T) {
 		if err := w.Poll(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		// Looks of passes do not count.
+		// The Gets of passes do not count.
 		w.Invalidate("bottle-a")
 		w.get("bottle-a")
 		if got := w.UnreachablePolls("bottle-a"); got != step.want {

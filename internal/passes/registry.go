@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package passes knows the Bottles of this node by UID, name and machine, and
-// requests passes over them. It makes no pass.
+// requests passes over them. It does not make passes itself.
 package passes
 
 import (
@@ -12,13 +12,13 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// Registry knows the Bottles of this node by UID, because what happens on the
-// node is reported by UID or by machine. The zero value is empty. It may be
-// used from several goroutines at once.
+// Registry finds the Bottles of this node by UID or machine, because events on
+// the node are reported by UID or by machine. The zero value is empty. A
+// Registry is safe for concurrent use.
 type Registry struct {
 	mu    sync.Mutex
 	byUID map[string]entry
-	// uids are the UIDs by the name of the machine.
+	// uids maps the name of a machine to the Bottle's UID.
 	uids map[string]string
 }
 
@@ -43,15 +43,15 @@ func (r *Registry) Remember(o host.Owner) {
 func (r *Registry) Forget(k types.NamespacedName) []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var gone []string
+	var removed []string
 	for uid, e := range r.byUID {
 		if e.key == k {
-			gone = append(gone, uid)
+			removed = append(removed, uid)
 			delete(r.byUID, uid)
 			delete(r.uids, e.machine)
 		}
 	}
-	return gone
+	return removed
 }
 
 // Key returns the key of the Bottle with this UID.

@@ -18,7 +18,7 @@ func TestRegistry(t *testing.T) {
 	if _, ok := r.Key("a"); ok || len(r.All()) != 0 || r.Forget(demoKey) != nil {
 		t.Errorf("empty: got something, want nothing")
 	}
-	// The first 8 characters of two UIDs are the same, the slugs are not.
+	// The UIDs have the same first 8 characters; the slugs differ.
 	one := host.Owner{UID: "1a2b3c4d-1", Namespace: "default", Name: "one", Slug: "one"}
 	two := host.Owner{UID: "1a2b3c4d-2", Namespace: "default", Name: "two", Slug: "two"}
 	for _, o := range []host.Owner{one, two, one} {
@@ -39,7 +39,7 @@ func TestRegistry(t *testing.T) {
 	if got := r.All(); len(got) != 2 {
 		t.Errorf("all: got %v, want 2", got)
 	}
-	// A Bottle that was made anew has the key, and another UID.
+	// A Bottle that was deleted and created again has the same key and a new UID.
 	again := one
 	again.UID = "5e6f7a8b-1"
 	r.Remember(again)

@@ -46,7 +46,8 @@ func (r *Requests) EnqueueMachine(name string) {
 	}
 }
 
-// EnqueueUID requests a pass over the Bottle with the UID, or over all for "".
+// EnqueueUID requests a pass over the Bottle with the UID, or over all Bottles
+// if uid is "".
 func (r *Requests) EnqueueUID(uid string) {
 	if uid == "" {
 		r.EnqueueAll()

@@ -14,9 +14,9 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// A guest that ends itself at every start must not have its node and the API
-// server work for it without pause.
-func TestAMachineThatEndsAtEveryStartIsGivenPauses(t *testing.T) {
+// A guest that shuts down after every start must not keep the node and the API
+// server busy.
+func TestAMachineThatEndsAfterEveryStartIsRestartedWithPauses(t *testing.T) {
 	w := running(t)
 	w.machines.Kill(testID)
 	w.r.view.Invalidate(testID)
@@ -26,13 +26,13 @@ func TestAMachineThatEndsAtEveryStartIsGivenPauses(t *testing.T) {
 	}
 	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "False/BootFailed")
 	if res.RequeueAfter != 5*time.Second || w.machines.Starts(testID) != 1 {
-		t.Errorf("after the first quick end: got %d starts, next look after %s, want 1 and %s", w.machines.Starts(testID), res.RequeueAfter, 5*time.Second)
+		t.Errorf("after the first quick end: got %d starts, next pass after %s, want 1 and %s", w.machines.Starts(testID), res.RequeueAfter, 5*time.Second)
 	}
 	w.settle(demoKey)
 	w.machines.Kill(testID)
 	w.r.view.Invalidate(testID)
 	if res, err = w.pass(demoKey); err != nil || res.RequeueAfter != 2*5*time.Second {
-		t.Errorf("after the second: got next look after %s (%v), want %s", res.RequeueAfter, err, 2*5*time.Second)
+		t.Errorf("after the second: got next pass after %s (%v), want %s", res.RequeueAfter, err, 2*5*time.Second)
 	}
 	w.settle(demoKey)
 	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "True/MachineRunning")
@@ -41,12 +41,12 @@ func TestAMachineThatEndsAtEveryStartIsGivenPauses(t *testing.T) {
 	w.machines.Kill(testID)
 	w.r.view.Invalidate(testID)
 	if _, err := w.pass(demoKey); err != nil || w.machines.Starts(testID) != 4 {
-		t.Errorf("after the end of a machine that had stayed up: got %d starts (%v), want a fourth at once", w.machines.Starts(testID), err)
+		t.Errorf("after the end of a machine that had stayed up: got %d starts (%v), want a fourth immediately", w.machines.Starts(testID), err)
 	}
 }
 
-// smolvm reads a machine's secret files at each start: those it was created
-// with stay until there is a new machine.
+// smolvm reads a machine's secret files at each start. The files that it was
+// created with stay until there is a new machine.
 func TestARemovedSecretStaysForTheMachineThatReadsIt(t *testing.T) {
 	w := newWorld(t, demo().EnvFromSecret("TOKEN", "s", "k").Obj())
 	w.refs.put("secrets", "s", "k", "one")
@@ -58,7 +58,7 @@ func TestARemovedSecretStaysForTheMachineThatReadsIt(t *testing.T) {
 	w.settle(demoKey)
 	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "True/MachineRunning")
 	if got := w.machines.GuestEnv(testID); !slices.Contains(got, "TOKEN=one") {
-		t.Errorf("guest env after a restart: got %v, want TOKEN=one still", got)
+		t.Errorf("guest env after a restart: got %v, want TOKEN=one to stay", got)
 	}
 	w.annotate(v1alpha1.AnnotationRecreatedAt, "now")
 	w.settle(demoKey)
@@ -83,7 +83,7 @@ func TestAnAddedSecretWaitsForANewMachine(t *testing.T) {
 	w.wantCond(demoKey, v1alpha1.ConditionPendingRestart, "True/SpecChanged")
 }
 
-func TestAStoppedMachineWithoutRecordIsStarted(t *testing.T) {
+func TestAStoppedMachineWithoutARecordIsStarted(t *testing.T) {
 	w := running(t)
 	folder, err := w.r.State.Folder(testUID)
 	if err != nil {
@@ -102,8 +102,8 @@ func TestAStoppedMachineWithoutRecordIsStarted(t *testing.T) {
 	}
 }
 
-// Teardown needs identity only.
-func TestABottleWhoseRecordIsBrokenCanBeDeleted(t *testing.T) {
+// A teardown needs only the identity.
+func TestABottleWithABrokenRecordCanBeDeleted(t *testing.T) {
 	w := running(t)
 	folder, err := w.r.State.Folder(testUID)
 	if err != nil {
