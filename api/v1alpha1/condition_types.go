@@ -248,3 +248,65 @@ const (
 	// releases that this operator was tested with.
 	ReasonNewerSmolvm = "NewerSmolvm"
 )
+
+// ConditionType describes a condition type to the code that writes and checks
+// conditions.
+//
+// +kubebuilder:object:generate=false
+type ConditionType struct {
+	// Type of the condition.
+	Type string
+	// Manager and Agent say which of the two controllers write the condition.
+	// Where both do, the manager writes it while no agent can.
+	Manager, Agent bool
+	// DoneReason and DoneMessage are what the condition reports when the steps
+	// that it covers are done; empty for a condition that is computed otherwise.
+	DoneReason, DoneMessage string
+	// Events: a change of the condition is reported by an Event.
+	Events bool
+	// OnlyTrue: the condition is present only while it is True.
+	OnlyTrue bool
+}
+
+// ConditionTypes are all condition types. Those that steps report are in the
+// order in which the steps are reached.
+var ConditionTypes = []ConditionType{
+	{Type: ConditionScheduled, Manager: true},
+	{Type: ConditionNetworkReady, Agent: true, Events: true,
+		DoneReason: ReasonReady, DoneMessage: "the subnet is allocated and the bundle's network exists"},
+	{Type: ConditionSmolfileReady, Agent: true, Events: true,
+		DoneReason: ReasonReady, DoneMessage: "the Smolfile on the node matches the spec"},
+	{Type: ConditionBundleReady, Agent: true, Events: true,
+		DoneReason: ReasonReady, DoneMessage: "the bundle runs and answers on its ports"},
+	{Type: ConditionMachineReady, Agent: true, Events: true,
+		DoneReason: ReasonMachineRunning, DoneMessage: "the machine is running and answers"},
+	{Type: ConditionEgressEnforced, Manager: true, Agent: true, Events: true},
+	{Type: ConditionPendingRestart, Agent: true, Events: true, OnlyTrue: true},
+	{Type: ConditionReady, Manager: true, Agent: true},
+	{Type: ConditionReconciling, Agent: true, OnlyTrue: true},
+	{Type: ConditionStalled, Agent: true, OnlyTrue: true},
+}
+
+// RoutineReasons are the reasons that every Bottle goes through, or that another
+// Event reports already. A condition that changes to one of them causes no Event.
+var RoutineReasons = map[string]bool{
+	ReasonBlocked:         true,
+	ReasonMachineStarting: true,
+	ReasonBundleStarting:  true,
+	ReasonStopping:        true,
+	ReasonProving:         true,
+	// The pull itself records Events with the reasons that Pods use.
+	ReasonImagePulling:     true,
+	ReasonErrImagePull:     true,
+	ReasonImagePullBackOff: true,
+}
+
+// UnknownReasons are the reasons of EgressEnforced with which it is not known
+// whether the walls hold, so that the condition is Unknown rather than False.
+var UnknownReasons = map[string]bool{
+	ReasonProving:          true,
+	ReasonProofNotObserved: true,
+	ReasonProofImpossible:  true,
+	ReasonBundleNotReached: true,
+	ReasonError:            true,
+}

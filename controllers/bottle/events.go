@@ -26,19 +26,6 @@ const (
 	eventEgressRefused     = v1alpha1.ReasonEgressRefused
 )
 
-// routine holds the reasons that occur for every Bottle. They cause no Event.
-var routine = map[string]bool{
-	v1alpha1.ReasonBlocked:         true,
-	v1alpha1.ReasonMachineStarting: true,
-	v1alpha1.ReasonBundleStarting:  true,
-	v1alpha1.ReasonStopping:        true,
-	v1alpha1.ReasonProving:         true,
-	// The pull itself records Events with the reasons that Pods use.
-	v1alpha1.ReasonImagePulling:     true,
-	v1alpha1.ReasonErrImagePull:     true,
-	v1alpha1.ReasonImagePullBackOff: true,
-}
-
 // reporter records Events.
 type reporter struct {
 	recorder events.EventRecorder
@@ -59,13 +46,11 @@ func (r *reporter) refused(ctx context.Context, owner host.Owner, destinations s
 
 // conditions records an Event for each noteworthy change of a condition.
 func (r *reporter) conditions(ctx context.Context, s *scope, before, after []metav1.Condition) {
-	for _, typ := range []string{
-		v1alpha1.ConditionNetworkReady, v1alpha1.ConditionSmolfileReady,
-		v1alpha1.ConditionBundleReady, v1alpha1.ConditionMachineReady, v1alpha1.ConditionEgressEnforced, v1alpha1.ConditionPendingRestart,
-	} {
+	for _, t := range v1alpha1.ConditionTypes {
+		typ := t.Type
 		now := meta.FindStatusCondition(after, typ)
 		was := meta.FindStatusCondition(before, typ)
-		if now == nil || was != nil && was.Reason == now.Reason && was.Status == now.Status {
+		if !t.Events || now == nil || was != nil && was.Reason == now.Reason && was.Status == now.Status {
 			continue
 		}
 		switch {
@@ -73,7 +58,7 @@ func (r *reporter) conditions(ctx context.Context, s *scope, before, after []met
 			typ == v1alpha1.ConditionMachineReady && now.Status == metav1.ConditionTrue,
 			typ == v1alpha1.ConditionMachineReady && now.Reason == v1alpha1.ReasonStopped:
 			r.event(s, corev1.EventTypeNormal, now.Reason, now.Message)
-		case now.Status != metav1.ConditionTrue && now.Reason != v1alpha1.ReasonStopped && !routine[now.Reason]:
+		case now.Status != metav1.ConditionTrue && now.Reason != v1alpha1.ReasonStopped && !v1alpha1.RoutineReasons[now.Reason]:
 			r.warn(ctx, s, now.Reason, now.Message)
 		}
 	}

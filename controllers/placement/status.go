@@ -27,7 +27,11 @@ import (
 // those that it asserts, Scheduled, and those that would otherwise disappear.
 func conditionsToApply(b *v1alpha1.Bottle, w *desiredStatus, now metav1.Time) []metav1.Condition {
 	var conditions []metav1.Condition
-	for _, t := range []string{v1alpha1.ConditionScheduled, v1alpha1.ConditionReady, v1alpha1.ConditionEgressEnforced} {
+	for _, kind := range v1alpha1.ConditionTypes {
+		if !kind.Manager {
+			continue
+		}
+		t := kind.Type
 		have := meta.FindStatusCondition(b.Status.Conditions, t)
 		asserted := meta.FindStatusCondition(w.asserted, t)
 		switch {

@@ -7,7 +7,6 @@ package agentstatus
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -20,22 +19,6 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/state"
 )
-
-// stepConditions are the conditions of the steps, in the order of the steps.
-var stepConditions = []string{
-	v1alpha1.ConditionNetworkReady,
-	v1alpha1.ConditionSmolfileReady,
-	v1alpha1.ConditionBundleReady,
-	v1alpha1.ConditionMachineReady,
-}
-
-// satisfied is what a condition reports when its steps are done.
-var satisfied = map[string]struct{ reason, message string }{
-	v1alpha1.ConditionNetworkReady:  {v1alpha1.ReasonReady, "the subnet is allocated and the bundle's network exists"},
-	v1alpha1.ConditionSmolfileReady: {v1alpha1.ReasonReady, "the Smolfile on the node matches the spec"},
-	v1alpha1.ConditionBundleReady:   {v1alpha1.ReasonReady, "the bundle runs and answers on its ports"},
-	v1alpha1.ConditionMachineReady:  {v1alpha1.ReasonMachineRunning, "the machine is running and answers"},
-}
 
 const (
 	messageReady    = "it runs, and the guest can reach nothing but its bundle"
@@ -76,8 +59,10 @@ type StepOutcome struct {
 // only a change by the user can help.
 func Conditions(in Input, now time.Time) (list []metav1.Condition, observed bool) {
 	c := &computed{Input: in, now: now}
-	for _, typ := range stepConditions {
-		c.step(typ)
+	for _, t := range v1alpha1.ConditionTypes {
+		if t.DoneReason != "" {
+			c.step(t)
+		}
 	}
 	c.egress()
 	c.pendingRestart()
@@ -144,19 +129,20 @@ func (c *computed) outcomeOf(typ string) flow.Outcome {
 	return found
 }
 
-func (c *computed) step(typ string) {
-	o := c.outcomeOf(typ)
+// step sets the condition that reports steps of this type.
+func (c *computed) step(t v1alpha1.ConditionType) {
+	typ, o := t.Type, c.outcomeOf(t.Type)
 	switch o.Kind {
 	case flow.KindDone:
 		if desired.Stopped(c.Bottle) && (typ == v1alpha1.ConditionMachineReady || typ == v1alpha1.ConditionBundleReady) {
 			c.set(typ, metav1.ConditionFalse, v1alpha1.ReasonStopped, messageStopped)
 			return
 		}
-		message := satisfied[typ].message
+		message := t.DoneMessage
 		if typ == v1alpha1.ConditionMachineReady {
 			message += c.weakness()
 		}
-		c.set(typ, metav1.ConditionTrue, satisfied[typ].reason, message)
+		c.set(typ, metav1.ConditionTrue, t.DoneReason, message)
 	case flow.KindBlocked:
 		c.set(typ, metav1.ConditionUnknown, v1alpha1.ReasonBlocked, o.Message)
 	case flow.KindRetry:
@@ -185,20 +171,11 @@ func (c *computed) egress() {
 		c.set(typ, metav1.ConditionUnknown, v1alpha1.ReasonStopped, messageStopped)
 	case o.Kind == flow.KindDone && c.Proof != nil:
 		c.set(typ, metav1.ConditionTrue, c.Proof.Reason, c.Proof.Message)
-	case o.Kind == flow.KindWait && undecided[o.Reason]:
+	case o.Kind == flow.KindWait && v1alpha1.UnknownReasons[o.Reason]:
 		c.set(typ, metav1.ConditionUnknown, o.Reason, Bounded(o.Message))
 	default:
-		c.step(typ)
+		c.step(v1alpha1.ConditionType{Type: typ})
 	}
-}
-
-// undecided holds the reasons that mean: it is not known whether the walls hold.
-var undecided = map[string]bool{
-	v1alpha1.ReasonProving:          true,
-	v1alpha1.ReasonProofNotObserved: true,
-	v1alpha1.ReasonProofImpossible:  true,
-	v1alpha1.ReasonBundleNotReached: true,
-	v1alpha1.ReasonError:            true,
 }
 
 // pendingRestart sets PendingRestart only while fields wait for a new machine. A
@@ -272,9 +249,16 @@ func Bounded(message string) string {
 }
 
 // Types are the types of the conditions that the agent writes.
-var Types = append(slices.Clone(stepConditions),
-	v1alpha1.ConditionEgressEnforced, v1alpha1.ConditionPendingRestart,
-	v1alpha1.ConditionReady, v1alpha1.ConditionReconciling, v1alpha1.ConditionStalled)
+var Types = writtenByAgent()
+
+func writtenByAgent() (types []string) {
+	for _, t := range v1alpha1.ConditionTypes {
+		if t.Agent {
+			types = append(types, t.Type)
+		}
+	}
+	return types
+}
 
 // Owned returns the conditions that the agent computes, in the order of Types.
 func Owned(observed []metav1.Condition) []metav1.Condition {

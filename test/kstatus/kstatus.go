@@ -10,6 +10,7 @@ package kstatus
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"testing"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -77,11 +78,9 @@ func (c *checker) types() {
 
 var reasonPattern = regexp.MustCompile(`^[A-Z][A-Za-z0-9]*$`)
 
-// onlyTrue are the conditions that are present only while they are True.
-var onlyTrue = map[string]bool{
-	v1alpha1.ConditionReconciling:    true,
-	v1alpha1.ConditionStalled:        true,
-	v1alpha1.ConditionPendingRestart: true,
+// onlyTrue reports whether a condition is present only while it is True.
+func onlyTrue(name string) bool {
+	return slices.ContainsFunc(v1alpha1.ConditionTypes, func(t v1alpha1.ConditionType) bool { return t.Type == name && t.OnlyTrue })
 }
 
 func (c *checker) condition(condition metav1.Condition) {
@@ -91,7 +90,7 @@ func (c *checker) condition(condition metav1.Condition) {
 	default:
 		c.add("%s has the status %q", name, condition.Status)
 	}
-	if onlyTrue[name] && condition.Status != metav1.ConditionTrue {
+	if onlyTrue(name) && condition.Status != metav1.ConditionTrue {
 		c.add("%s is present and %s, want it absent unless True", name, condition.Status)
 	}
 	if !reasonPattern.MatchString(condition.Reason) {
