@@ -56,7 +56,7 @@ func TestArtifact(t *testing.T) {
 		"with a Secret":                     {demo().ArtifactPath(packed).EnvFromSecret("TOKEN", "s", "k"), hosttest.Reference, false, "False/UnsupportedBySmolvm", "True/UnsupportedBySmolvm", "TOKEN", "Unknown/Blocked"},
 		"by a smolvm that mixes them up":    {demo().ArtifactPath(packed), old, false, "False/UnsupportedBySmolvm", "", "1.7.7 or newer", "Unknown/Blocked"},
 		"whose policy is dropped":           {demo().ArtifactPath(packed), before, false, "True/MachineRunning", "", "", "True/HostWall"},
-		"whose policy is dropped, insisted": {demo().ArtifactPath(packed), before, true, "False/PolicyNotPersisted", "", "smolvm 1.7.7 drops the policy of a machine that is made of an artifact", "Unknown/Blocked"},
+		"whose policy is dropped, insisted": {demo().ArtifactPath(packed), before, true, "False/PolicyNotPersisted", "", "smolvm 1.7.7 drops the policy of a machine that is made from an artifact", "Unknown/Blocked"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
