@@ -244,8 +244,8 @@ func provenRecord(s Subject, v probe.Verdict) state.Proof {
 		p.Reason = v1alpha1.ReasonHostWall
 		p.Message = "proven from inside the guest: nothing but the bundle's ports can be reached; the node's wall holds, smolvm's own does not count: " + v.PolicyNote
 	}
-	if len(v.Rests) > 0 {
-		p.Message += "; covered only by the node's own checks: " + strings.Join(slices.Sorted(slices.Values(v.Rests)), ", ")
+	if len(v.Unobserved) > 0 {
+		p.Message += "; covered only by the node's own checks: " + strings.Join(slices.Sorted(slices.Values(v.Unobserved)), ", ")
 	}
 	return p
 }
