@@ -14,15 +14,15 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// addrGenNone is IN6_ADDR_GEN_MODE_NONE: a link gives itself no address.
+// addrGenNone is IN6_ADDR_GEN_MODE_NONE: the kernel gives the link no address.
 const addrGenNone = 1
 
-func (m *mend) removeExtras() error {
+func (m *repair) removeExtras() error {
 	return deleteLinks(m.in, func(l attrs) bool { return l.name != innerName && !harmless(l) })
 }
 
-// deleteLinks deletes links in a namespace. The kernel's own tunnels, which
-// nobody can delete, are shut instead.
+// deleteLinks deletes links in a namespace. It sets the kernel's own tunnels down
+// instead, because nobody can delete them.
 func deleteLinks(h *netlink.Handle, which func(attrs) bool) error {
 	links, err := dump(h.LinkList)
 	if err != nil {
@@ -38,14 +38,14 @@ func deleteLinks(h *netlink.Handle, which func(attrs) bool) error {
 		} else {
 			err = h.LinkDel(l)
 		}
-		if err != nil && !errors.Is(err, unix.ENODEV) { // its peer may have been one, too
+		if err != nil && !errors.Is(err, unix.ENODEV) { // deleting its peer may have deleted it
 			return fmt.Errorf("delete link %q in the namespace: %w", a.name, err)
 		}
 	}
 	return nil
 }
 
-func (m *mend) loopback() error {
+func (m *repair) loopback() error {
 	lo, err := m.in.LinkByName("lo")
 	if err != nil {
 		return fmt.Errorf("lo in the namespace: %w", err)
@@ -62,7 +62,7 @@ func (m *mend) loopback() error {
 	return nil
 }
 
-func (m *mend) inner() error {
+func (m *repair) inner() error {
 	l, err := m.in.LinkByName(innerName)
 	if err != nil {
 		return fmt.Errorf("%s: %w", innerName, err)
@@ -86,8 +86,8 @@ func (m *mend) inner() error {
 	return nil
 }
 
-// quietLink keeps the kernel from giving a link an IPv6 address of its own. A
-// kernel without IPv6 refuses it and needs none.
+// quietLink keeps the kernel from giving a link an IPv6 address. A kernel without
+// IPv6 refuses the setting and does not need it.
 func quietLink(h *netlink.Handle, l netlink.Link) error {
 	err := h.LinkSetIP6AddrGenMode(l, addrGenNone)
 	if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) {
@@ -101,7 +101,7 @@ func machineNet(s host.WallSpec) *net.IPNet {
 }
 
 // address makes the machine's address the only one in the namespace.
-func (m *mend) address(l netlink.Link) error {
+func (m *repair) address(l netlink.Link) error {
 	list, err := dump(func() ([]netlink.Addr, error) { return m.in.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return err
@@ -126,9 +126,9 @@ func (m *mend) address(l netlink.Link) error {
 	return nil
 }
 
-// routes deletes all routes but those that come with the address, and brings
-// those back when they were deleted.
-func (m *mend) routes() error {
+// routes deletes all routes except those that come with the address, and restores
+// those if they were deleted.
+func (m *repair) routes() error {
 	in := readThrough(m.in)
 	if in.err != nil {
 		return in.err
@@ -147,12 +147,12 @@ func (m *mend) routes() error {
 	}
 	address := &netlink.Addr{IPNet: machineNet(m.spec)}
 	if err := errors.Join(m.in.AddrDel(l, address), m.in.AddrAdd(l, address)); err != nil {
-		return fmt.Errorf("address %s anew: %w", address.IPNet, err)
+		return fmt.Errorf("add address %s again: %w", address.IPNet, err)
 	}
 	return nil
 }
 
-func (m *mend) nodeEnd() error {
+func (m *repair) nodeEnd() error {
 	o := m.spec.Owner
 	l, err := netlink.LinkByName(o.Veth())
 	if err != nil {
@@ -185,13 +185,13 @@ func (m *mend) nodeEnd() error {
 	return nil
 }
 
-// deleteLink deletes a link of the node's; absent is nil.
+// deleteLink deletes a link of the node. It returns nil if there is none.
 func deleteLink(name string) error {
 	l, err := netlink.LinkByName(name)
 	if errors.As(err, &netlink.LinkNotFoundError{}) {
 		return nil
 	}
-	if err == nil && l.Attrs().Name != name { // that is only an alternative name
+	if err == nil && l.Attrs().Name != name { // name is only an alternative name of it
 		return nil
 	}
 	if err == nil {

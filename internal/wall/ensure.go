@@ -23,7 +23,7 @@ func (w *Walls) EnsureWall(ctx context.Context, spec host.WallSpec) (host.Wall, 
 		return host.Wall{}, err
 	}
 	defer w.locks.Lock(spec.Owner.UID8())()
-	f, err := w.lookAt(ctx, spec)
+	f, err := w.observeOne(ctx, spec)
 	if err != nil {
 		return host.Wall{}, err
 	}
@@ -36,36 +36,36 @@ func (w *Walls) EnsureWall(ctx context.Context, spec host.WallSpec) (host.Wall, 
 	if wall := wallOf(spec, want, f); wall.Err != nil || len(wall.Faults) == 0 {
 		return wall, wall.Err
 	}
-	m := &mend{walls: w, spec: spec, want: want, facts: f}
+	m := &repair{walls: w, spec: spec, want: want, facts: f}
 	if err := m.run(ctx); err != nil {
 		return host.Wall{}, fmt.Errorf("wall %s: %w", spec.Owner.ID(), err)
 	}
-	if f, err = w.lookAt(ctx, spec); err != nil {
+	if f, err = w.observeOne(ctx, spec); err != nil {
 		return host.Wall{}, err
 	}
 	wall := wallOf(spec, want, f)
 	return wall, wall.Err
 }
 
-func (w *Walls) lookAt(ctx context.Context, spec host.WallSpec) (facts, error) {
-	found, err := w.look(ctx, []host.WallSpec{spec})
+func (w *Walls) observeOne(ctx context.Context, spec host.WallSpec) (facts, error) {
+	found, err := w.observe(ctx, []host.WallSpec{spec})
 	if err != nil {
 		return facts{}, err
 	}
 	return found[0], nil
 }
 
-// mend makes a wall stand as specified, all of it being ours.
-type mend struct {
+// repair makes a wall stand as specified. All of the wall must be ours.
+type repair struct {
 	walls *Walls
 	spec  host.WallSpec
 	want  *expected
-	facts facts           // as found before
-	in    *netlink.Handle // into the namespace
+	facts facts           // as observed before the repair
+	in    *netlink.Handle // in the namespace
 	ns    *os.File
 }
 
-func (m *mend) run(ctx context.Context) error {
+func (m *repair) run(ctx context.Context) error {
 	mark := markOf(m.spec.Owner)
 	if m.facts.kind == fileAbsent {
 		if err := m.walls.makeNetNS(m.facts.path, mark); err != nil {
@@ -80,8 +80,8 @@ func (m *mend) run(ctx context.Context) error {
 	m.ns = ns
 	return inNetNS(ns, func(h *netlink.Handle) error {
 		m.in = h
-		// The order is what keeps it shut: no link is brought up, and none is
-		// put into the bridge, before the filter is on it.
+		// The order keeps the wall closed: no link is brought up or put into the
+		// bridge before the filter is on it.
 		for _, step := range []func() error{m.link, m.filter, m.removeExtras, m.loopback, m.inner, m.routes, m.nodeEnd} {
 			if err := ctx.Err(); err != nil {
 				return err
@@ -94,12 +94,14 @@ func (m *mend) run(ctx context.Context) error {
 	})
 }
 
-// stands says whether the link can stay: a program on it that comes before the
-// filter cannot be told to be gone.
-func (m *mend) stands() bool { return m.facts.paired() && !m.facts.nodeEnd.xdp }
+// stands reports whether the link can stay. A link with an XDP program, which
+// runs before the filter, must be replaced, because the program cannot always
+// be removed.
+func (m *repair) stands() bool { return m.facts.paired() && !m.facts.nodeEnd.xdp }
 
-// link makes the pair anew, unless it stands. What is in its place goes first.
-func (m *mend) link() error {
+// link recreates the pair of links, unless it can stay. It first deletes what is
+// in its place.
+func (m *repair) link() error {
 	if m.stands() {
 		return nil
 	}
@@ -120,9 +122,10 @@ func (m *mend) link() error {
 	return nil
 }
 
-// filter writes the filter, and anew for a new link: some kernels drop a chain
-// with its device, others keep it and bind it to the next of the name.
-func (m *mend) filter() error {
+// filter writes the filter if it is wrong or if the link is new: some kernels
+// drop a chain with its device, others keep it and bind it to the next device of
+// that name.
+func (m *repair) filter() error {
 	if m.stands() && filterFault(m.facts.filter, m.want) == "" {
 		return nil
 	}
