@@ -162,9 +162,9 @@ func goodEvidence() probe.Evidence {
 	}
 }
 
-func runCanaries(t *testing.T, hits func(host.Touch)) (tcp, udp uint16) {
+func runCanaries(t *testing.T, onHit func(host.Touch)) (tcp, udp uint16) {
 	t.Helper()
-	c, err := canary.New(canary.Options{Touched: hits})
+	c, err := canary.New(canary.Options{Touched: onHit})
 	if err != nil {
 		t.Fatal(err)
 	}

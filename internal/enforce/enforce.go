@@ -137,7 +137,7 @@ func (e *Enforcer) Start(ctx context.Context) error {
 	return err
 }
 
-// Look scans all machines and walls once.
+// Look checks all machines and walls once.
 func (e *Enforcer) Look(ctx context.Context) { e.guard.scan(ctx) }
 
 // Touched judges a hit on a canary and acts on it. It does not wait for a kill.

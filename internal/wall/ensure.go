@@ -36,8 +36,8 @@ func (w *Walls) EnsureWall(ctx context.Context, spec host.WallSpec) (host.Wall, 
 	if wall := wallOf(spec, want, f); wall.Err != nil || len(wall.Faults) == 0 {
 		return wall, wall.Err
 	}
-	m := &repair{walls: w, spec: spec, want: want, facts: f}
-	if err := m.run(ctx); err != nil {
+	r := &repair{walls: w, spec: spec, want: want, facts: f}
+	if err := r.run(ctx); err != nil {
 		return host.Wall{}, fmt.Errorf("wall %s: %w", spec.Owner.ID(), err)
 	}
 	if f, err = w.observeOne(ctx, spec); err != nil {
@@ -65,24 +65,24 @@ type repair struct {
 	ns    *os.File
 }
 
-func (m *repair) run(ctx context.Context) error {
-	mark := markOf(m.spec.Owner)
-	if m.facts.kind == fileAbsent {
-		if err := m.walls.makeNetNS(m.facts.path, mark); err != nil {
+func (r *repair) run(ctx context.Context) error {
+	mark := markOf(r.spec.Owner)
+	if r.facts.kind == fileAbsent {
+		if err := r.walls.makeNetNS(r.facts.path, mark); err != nil {
 			return err
 		}
 	}
-	ns, _, _, err := openNetNS(m.facts.path)
+	ns, _, _, err := openNetNS(r.facts.path)
 	if err != nil || ns == nil {
-		return errors.Join(err, fmt.Errorf("namespace %s went away", m.facts.path))
+		return errors.Join(err, fmt.Errorf("namespace %s went away", r.facts.path))
 	}
 	defer ns.Close()
-	m.ns = ns
+	r.ns = ns
 	return inNetNS(ns, func(h *netlink.Handle) error {
-		m.in = h
+		r.in = h
 		// The order keeps the wall closed: no link is brought up or put into the
 		// bridge before the filter is on it.
-		for _, step := range []func() error{m.link, m.filter, m.removeExtras, m.loopback, m.inner, m.routes, m.nodeEnd} {
+		for _, step := range []func() error{r.link, r.filter, r.removeExtras, r.loopback, r.inner, r.routes, r.nodeEnd} {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
@@ -97,24 +97,24 @@ func (m *repair) run(ctx context.Context) error {
 // stands reports whether the link can stay. A link with an XDP program, which
 // runs before the filter, must be replaced, because the program cannot always
 // be removed.
-func (m *repair) stands() bool { return m.facts.paired() && !m.facts.nodeEnd.xdp }
+func (r *repair) stands() bool { return r.facts.paired() && !r.facts.nodeEnd.xdp }
 
 // link recreates the pair of links, unless it can stay. It first deletes what is
 // in its place.
-func (m *repair) link() error {
-	if m.stands() {
+func (r *repair) link() error {
+	if r.stands() {
 		return nil
 	}
-	o := m.spec.Owner
+	o := r.spec.Owner
 	if err := deleteLink(o.Veth()); err != nil {
 		return err
 	}
-	if err := deleteLinks(m.in, func(l attrs) bool { return !harmless(l) }); err != nil {
+	if err := deleteLinks(r.in, func(l attrs) bool { return !harmless(l) }); err != nil {
 		return err
 	}
 	err := netlink.LinkAdd(&netlink.Veth{
-		LinkAttrs: netlink.LinkAttrs{Name: o.Veth(), HardwareAddr: nodeMAC(o), MTU: m.facts.bridge.mtu, TxQLen: -1},
-		PeerName:  innerName, PeerHardwareAddr: machineMAC(o), PeerNamespace: netlink.NsFd(m.ns.Fd()), PeerMTU: uint32(m.facts.bridge.mtu), PeerTxQLen: -1,
+		LinkAttrs: netlink.LinkAttrs{Name: o.Veth(), HardwareAddr: nodeMAC(o), MTU: r.facts.bridge.mtu, TxQLen: -1},
+		PeerName:  innerName, PeerHardwareAddr: machineMAC(o), PeerNamespace: netlink.NsFd(r.ns.Fd()), PeerMTU: uint32(r.facts.bridge.mtu), PeerTxQLen: -1,
 	})
 	if err != nil {
 		return fmt.Errorf("make link %s: %w", o.Veth(), err)
@@ -125,9 +125,9 @@ func (m *repair) link() error {
 // filter writes the filter if it is wrong or if the link is new: some kernels
 // drop a chain with its device, others keep it and bind it to the next device of
 // that name.
-func (m *repair) filter() error {
-	if m.stands() && filterFault(m.facts.filter, m.want) == "" {
+func (r *repair) filter() error {
+	if r.stands() && filterFault(r.facts.filter, r.want) == "" {
 		return nil
 	}
-	return replaceFilter(m.spec, m.want.rules)
+	return replaceFilter(r.spec, r.want.rules)
 }

@@ -26,47 +26,47 @@ type judgment struct {
 }
 
 func judge(spec host.WallSpec, want *expected, f facts) []host.WallFault {
-	v := &judgment{spec: spec, want: want, facts: f}
+	j := &judgment{spec: spec, want: want, facts: f}
 	if f.kind == fileAbsent && f.nodeEnd == nil {
-		v.closedFault("there is no wall")
-		return v.faults
+		j.closedFault("there is no wall")
+		return j.faults
 	}
-	v.namespace()
-	v.ends()
-	v.filter()
-	v.inside()
-	return v.faults
+	j.namespace()
+	j.ends()
+	j.filter()
+	j.inside()
+	return j.faults
 }
 
-func (v *judgment) closedFault(format string, args ...any) {
-	v.faults = append(v.faults, host.WallFault{What: fmt.Sprintf(format, args...)})
+func (j *judgment) closedFault(format string, args ...any) {
+	j.faults = append(j.faults, host.WallFault{What: fmt.Sprintf(format, args...)})
 }
 
-func (v *judgment) openFault(format string, args ...any) {
-	v.faults = append(v.faults, host.WallFault{What: fmt.Sprintf(format, args...), Open: true})
+func (j *judgment) openFault(format string, args ...any) {
+	j.faults = append(j.faults, host.WallFault{What: fmt.Sprintf(format, args...), Open: true})
 }
 
 // namespace checks that the namespace exists and is ours.
-func (v *judgment) namespace() {
-	f := v.facts
+func (j *judgment) namespace() {
+	f := j.facts
 	switch {
 	case f.kind == fileAbsent:
-		v.closedFault("namespace %s is missing", f.path)
+		j.closedFault("namespace %s is missing", f.path)
 	case f.kind == fileForeign:
-		v.closedFault("%s is not a network namespace", f.path)
+		j.closedFault("%s is not a network namespace", f.path)
 	case f.node:
-		v.openFault("%s is the node's own network namespace", f.path)
-	case !v.namespaceMarked():
-		v.closedFault("namespace %s does not have the wall's mark", f.path)
+		j.openFault("%s is the node's own network namespace", f.path)
+	case !j.namespaceMarked():
+		j.closedFault("namespace %s does not have the wall's mark", f.path)
 	}
 }
 
 // known reports whether the inside of the namespace was read.
 func (f facts) known() bool { return f.kind == fileNetNS && !f.node && f.inside.err == nil }
 
-func (v *judgment) namespaceMarked() bool {
-	lo := v.facts.inside.link("lo")
-	return lo != nil && lo.alias == markOf(v.spec.Owner)
+func (j *judgment) namespaceMarked() bool {
+	lo := j.facts.inside.link("lo")
+	return lo != nil && lo.alias == markOf(j.spec.Owner)
 }
 
 // paired reports whether the node's end and the link inside are the two ends of
@@ -79,59 +79,59 @@ func (f facts) paired() bool {
 }
 
 // ends checks the link, where it leads to, and the bridge that it is in.
-func (v *judgment) ends() {
-	f, name, bridge := v.facts, v.spec.Owner.Veth(), v.spec.Owner.Bridge()
+func (j *judgment) ends() {
+	f, name, bridge := j.facts, j.spec.Owner.Veth(), j.spec.Owner.Bridge()
 	inner := f.inside.link(innerName)
 	switch end := f.nodeEnd; {
 	case end == nil && inner != nil:
-		v.openFault("link %s is missing while %s is in the namespace", name, innerName)
+		j.openFault("link %s is missing while %s is in the namespace", name, innerName)
 	case end == nil:
-		v.closedFault("link %s is missing", name)
+		j.closedFault("link %s is missing", name)
 	case f.known() && !f.paired() && inner != nil:
-		v.openFault("%s in the namespace does not lead to link %s", innerName, name)
+		j.openFault("%s in the namespace does not lead to link %s", innerName, name)
 	case f.known() && !f.paired():
-		v.closedFault("link %s does not lead into the namespace", name)
+		j.closedFault("link %s does not lead into the namespace", name)
 	}
 	if f.bridge == nil {
-		v.closedFault("bridge %s is missing", bridge)
+		j.closedFault("bridge %s is missing", bridge)
 	}
 	end := f.nodeEnd
 	if end == nil {
 		return
 	}
-	if end.alias != markOf(v.spec.Owner) {
-		v.closedFault("link %s does not have the wall's mark", name)
+	if end.alias != markOf(j.spec.Owner) {
+		j.closedFault("link %s does not have the wall's mark", name)
 	}
 	switch {
 	case end.master == 0:
-		v.closedFault("link %s is not in a bridge", name)
+		j.closedFault("link %s is not in a bridge", name)
 	case f.bridge == nil || end.master != f.bridge.index:
-		v.openFault("link %s is in a bridge other than %s", name, bridge)
+		j.openFault("link %s is in a bridge other than %s", name, bridge)
 	case end.mtu != f.bridge.mtu:
-		v.closedFault("link %s has a different MTU from its bridge", name)
+		j.closedFault("link %s has a different MTU from its bridge", name)
 	}
 	if !end.up {
-		v.closedFault("link %s is down", name)
+		j.closedFault("link %s is down", name)
 	}
-	v.addresses()
+	j.addresses()
 	if end.xdp {
-		v.openFault("link %s has an XDP program, which comes before the filter", name)
+		j.openFault("link %s has an XDP program, which comes before the filter", name)
 	}
 }
 
 // addresses checks MAC addresses. The bridge passes frames for its own MAC address
 // and for those of its ports to the node's IP stack, so none of these addresses
 // may be the bundle's.
-func (v *judgment) addresses() {
-	end, bridge, bundle := v.facts.nodeEnd, v.facts.bridge, host.BundleMAC(v.spec.BundleIP).String()
+func (j *judgment) addresses() {
+	end, bridge, bundle := j.facts.nodeEnd, j.facts.bridge, host.BundleMAC(j.spec.BundleIP).String()
 	switch {
 	case end.mac == bundle:
-		v.openFault("link %s has the bundle's MAC address", end.name)
-	case end.mac != nodeMAC(v.spec.Owner).String():
-		v.closedFault("link %s has a wrong MAC address", end.name)
+		j.openFault("link %s has the bundle's MAC address", end.name)
+	case end.mac != nodeMAC(j.spec.Owner).String():
+		j.closedFault("link %s has a wrong MAC address", end.name)
 	}
 	if bridge != nil && bridge.mac == bundle {
-		v.openFault("bridge %s has the bundle's MAC address", bridge.name)
+		j.openFault("bridge %s has the bundle's MAC address", bridge.name)
 	}
 }
 
@@ -141,15 +141,15 @@ func (f facts) leadsOut() bool {
 }
 
 // filter checks that the filter exists, is as written, and sees packets first.
-func (v *judgment) filter() {
-	report := v.closedFault
-	if v.facts.leadsOut() {
-		report = v.openFault
+func (j *judgment) filter() {
+	report := j.closedFault
+	if j.facts.leadsOut() {
+		report = j.openFault
 	}
-	f, name := v.facts.filter, tableName(v.spec.Owner)
-	if what := filterFault(f, v.want); what != "" {
+	f, name := j.facts.filter, tableName(j.spec.Owner)
+	if what := filterFault(f, j.want); what != "" {
 		report("filter %s %s", name, what)
-		v.faults[len(v.faults)-1].Rules = what == otherRules
+		j.faults[len(j.faults)-1].Rules = what == otherRules
 	}
 	for _, chain := range f.earlier {
 		report("chain %q sees packets before filter %s", chain, name)
@@ -185,39 +185,39 @@ func wantedChain(c chain, device string) bool {
 
 // inside checks the inside of the namespace. Only another link there can open the
 // wall.
-func (v *judgment) inside() {
-	if !v.facts.known() {
+func (j *judgment) inside() {
+	if !j.facts.known() {
 		return
 	}
-	in := v.facts.inside
+	in := j.facts.inside
 	if lo := in.link("lo"); lo != nil && lo.up {
-		v.closedFault("lo in the namespace is up")
+		j.closedFault("lo in the namespace is up")
 	}
 	for _, name := range extraLinks(in) {
-		v.openFault("link %q is in the namespace", name)
+		j.openFault("link %q is in the namespace", name)
 	}
 	inner := in.link(innerName)
 	if inner == nil {
-		v.closedFault("%s is missing in the namespace", innerName)
+		j.closedFault("%s is missing in the namespace", innerName)
 		return
 	}
 	if !inner.up {
-		v.closedFault("%s in the namespace is down", innerName)
+		j.closedFault("%s in the namespace is down", innerName)
 	}
-	if inner.mac != machineMAC(v.spec.Owner).String() {
-		v.closedFault("%s in the namespace has a wrong MAC address", innerName)
+	if inner.mac != machineMAC(j.spec.Owner).String() {
+		j.closedFault("%s in the namespace has a wrong MAC address", innerName)
 	}
-	if v.facts.bridge != nil && inner.mtu != v.facts.bridge.mtu {
-		v.closedFault("%s in the namespace has a different MTU from the bridge", innerName)
+	if j.facts.bridge != nil && inner.mtu != j.facts.bridge.mtu {
+		j.closedFault("%s in the namespace has a different MTU from the bridge", innerName)
 	}
-	if !slices.Equal(in.addresses, []netip.Prefix{machinePrefix(v.spec)}) {
-		v.closedFault("the namespace does not have exactly the address %s", machinePrefix(v.spec))
+	if !slices.Equal(in.addresses, []netip.Prefix{machinePrefix(j.spec)}) {
+		j.closedFault("the namespace does not have exactly the address %s", machinePrefix(j.spec))
 	}
-	if len(extraRoutes(v.spec, in)) > 0 {
-		v.closedFault("the namespace has routes other than the one to %s", v.spec.Subnet)
+	if len(extraRoutes(j.spec, in)) > 0 {
+		j.closedFault("the namespace has routes other than the one to %s", j.spec.Subnet)
 	}
-	if inner.up && !connected(v.spec, in) {
-		v.closedFault("the namespace has no route to %s", v.spec.Subnet)
+	if inner.up && !connected(j.spec, in) {
+		j.closedFault("the namespace has no route to %s", j.spec.Subnet)
 	}
 }
 
