@@ -79,7 +79,7 @@ func TestArtifact(t *testing.T) {
 				t.Errorf("message: got %q, want %q in it", got, tt.wantText)
 			}
 			if !tt.version.ArtifactPolicy && tt.wantEgress == "True/HostWall" {
-				if got := w.message(demoKey, v1alpha1.ConditionEgressEnforced); !strings.Contains(got, "made of an artifact") {
+				if got := w.message(demoKey, v1alpha1.ConditionEgressEnforced); !strings.Contains(got, "made from an artifact") {
 					t.Errorf("message: got %q, want it to say why smolvm's policy does not count", got)
 				}
 			}
