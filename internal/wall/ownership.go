@@ -84,8 +84,8 @@ func (f facts) tableOwnership(o host.Owner) ownership {
 	return ours
 }
 
-// conflict returns ErrConflict, naming what is in the wall's way; nil if nothing
-// is.
+// conflict returns ErrConflict with the name of what is in the wall's way, or the
+// error of a namespace that cannot be read; nil if there is neither.
 func (f facts) conflict(o host.Owner) error {
 	named := func(what, name, mark string) error {
 		by := "does not have a wall's mark"

@@ -80,7 +80,7 @@ func rulesOf(s host.WallSpec) []rule {
 		)})
 	}
 	rules = append(rules,
-		arpRule(s, everybody, arpRequest, arpRequest),
+		arpRule(s, broadcast, arpRequest, arpRequest),
 		arpRule(s, host.BundleMAC(s.BundleIP), arpRequest, arpReply))
 	return append(rules, dropRules(markOf(s.Owner))...)
 }
@@ -88,14 +88,14 @@ func rulesOf(s host.WallSpec) []rule {
 // The operations of ARP.
 const arpRequest, arpReply = 1, 2
 
-// everybody is the broadcast MAC address.
-var everybody = net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+// broadcast is the broadcast MAC address.
+var broadcast = net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
 
 // arpRule accepts the ARP packets from the machine to dst that are about the
-// bundle's address, with an operation from first to last. Requests may go to
-// everybody. The bundle may also get requests (which Linux sends to check a
-// neighbour that it knows) and replies. The target's MAC address is not checked:
-// a request has none, and the receiver of a reply does not read it.
+// bundle's address, with an operation from first to last. Requests may be
+// broadcast. Requests (which Linux sends to check a neighbour that it knows) and
+// replies may go to the bundle. The target's MAC address is not checked: a request
+// has none, and the receiver of a reply does not read it.
 func arpRule(s host.WallSpec, dst net.HardwareAddr, first, last byte) rule {
 	return rule{comment: fmt.Sprintf("ARP for the bundle, to %s", dst), exprs: slices.Concat(
 		match(link(0, 14), header(s, dst, unix.ETH_P_ARP)),

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dumpTries bounds how often a list is read again if it changes meanwhile.
+// dumpTries bounds how often a list is read if it keeps changing.
 const dumpTries = 20
 
 // ruleset reads netdev tables from the kernel without loss. The library loses the

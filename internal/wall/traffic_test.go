@@ -61,15 +61,15 @@ func attempts(spec host.WallSpec, bridge net.HardwareAddr) []attempt {
 		{"two VLAN tags", ethernet(bundle, mac, unix.ETH_P_IP, toPort.bytes(), 0x88, 0xa8, 0, 5, 0x81, 0, 0, 6), host.Drop{Proto: "0x8100"}, false},
 		{"another protocol of IP", ip(func(p *ipv4) { p.proto = unix.IPPROTO_SCTP }), host.Drop{Proto: "132", Addr: spec.BundleIP}, false},
 		{"broadcast of IP", ip(func(p *ipv4) { p.dst = netip.MustParseAddr("255.255.255.255") }), host.Drop{Proto: "tcp", Addr: netip.MustParseAddr("255.255.255.255"), Port: 8888}, false},
-		{"another protocol of Ethernet", ethernet(everybody, mac, 0x88b5, make([]byte, 46)), host.Drop{Proto: "0x88b5"}, false},
-		{"ARP from another address", ethernet(everybody, mac, unix.ETH_P_ARP, arp(1, mac, gateway, spec.BundleIP)), arpDrop, false},
+		{"another protocol of Ethernet", ethernet(broadcast, mac, 0x88b5, make([]byte, 46)), host.Drop{Proto: "0x88b5"}, false},
+		{"ARP from another address", ethernet(broadcast, mac, unix.ETH_P_ARP, arp(1, mac, gateway, spec.BundleIP)), arpDrop, false},
 		{"ARP for another MAC", ethernet(bundle, mac, unix.ETH_P_ARP, arp(2, other, spec.MachineIP, spec.BundleIP)), arpDrop, false},
 		{"ARP of another kind", ethernet(bundle, mac, unix.ETH_P_ARP, arp(3, mac, spec.MachineIP, spec.BundleIP)), arpDrop, false},
-		{"gratuitous ARP", ethernet(everybody, mac, unix.ETH_P_ARP, arp(1, mac, spec.MachineIP, spec.MachineIP)), host.Drop{Proto: "arp", Addr: spec.MachineIP}, false},
-		{"ARP reply to everybody", ethernet(everybody, mac, unix.ETH_P_ARP, arp(2, mac, spec.MachineIP, spec.BundleIP)), arpDrop, false},
+		{"gratuitous ARP", ethernet(broadcast, mac, unix.ETH_P_ARP, arp(1, mac, spec.MachineIP, spec.MachineIP)), host.Drop{Proto: "arp", Addr: spec.MachineIP}, false},
+		{"ARP reply to the broadcast address", ethernet(broadcast, mac, unix.ETH_P_ARP, arp(2, mac, spec.MachineIP, spec.BundleIP)), arpDrop, false},
 		{"ARP to another station", ethernet(stranger, mac, unix.ETH_P_ARP, arp(1, mac, spec.MachineIP, spec.BundleIP)), arpDrop, false},
 		{"ARP to the bridge", ethernet(bridge, mac, unix.ETH_P_ARP, arp(1, mac, spec.MachineIP, spec.BundleIP)), arpDrop, true},
-		{"TCP to everybody", ethernet(everybody, mac, unix.ETH_P_IP, toPort.bytes()), to8888, false},
+		{"TCP to the broadcast address", ethernet(broadcast, mac, unix.ETH_P_IP, toPort.bytes()), to8888, false},
 		{"TCP to a group", ethernet(net.HardwareAddr{1, 0, 0x5e, 0, 0, 1}, mac, unix.ETH_P_IP, toPort.bytes()), to8888, false},
 		{"TCP to another station", ethernet(stranger, mac, unix.ETH_P_IP, toPort.bytes()), to8888, false},
 		{"TCP for the bundle to the bridge", ethernet(bridge, mac, unix.ETH_P_IP, toPort.bytes()), to8888, true},
@@ -193,7 +193,7 @@ func TestNeighbours(t *testing.T) {
 	root, mac, bundle := newSender(t, wallNS(t, w.stand(t, spec))), machineMAC(spec.Owner), host.BundleMAC(spec.BundleIP)
 	capture := w.captures(t, spec)[0]
 	for name, frame := range map[string][]byte{
-		"request to everybody":  ethernet(everybody, mac, unix.ETH_P_ARP, arp(1, mac, spec.MachineIP, spec.BundleIP)),
+		"broadcast request":     ethernet(broadcast, mac, unix.ETH_P_ARP, arp(1, mac, spec.MachineIP, spec.BundleIP)),
 		"request to the bundle": ethernet(bundle, mac, unix.ETH_P_ARP, arp(1, mac, spec.MachineIP, spec.BundleIP)),
 		"reply to the bundle":   ethernet(bundle, mac, unix.ETH_P_ARP, arp(2, mac, spec.MachineIP, spec.BundleIP)),
 	} {
