@@ -37,7 +37,8 @@ var built = sync.OnceValues(func() ([]byte, error) {
 	return os.ReadFile(path)
 })
 
-// install puts the prober, as it goes into guests, into a folder of its own.
+// install builds the prober as it is copied into guests, and puts it into its own
+// folder.
 func install(t *testing.T) string {
 	t.Helper()
 	data, err := built()
@@ -93,14 +94,14 @@ func TestBinaryRefuses(t *testing.T) {
 func TestReadPlanDoesNotWait(t *testing.T) {
 	r, w := io.Pipe()
 	defer w.Close()
-	begin := time.Now()
+	started := time.Now()
 	if _, err := readPlan(r, brief); err == nil {
-		t.Error("got nil of an input that says nothing, want an error")
+		t.Error("got nil for an input that sends nothing, want an error")
 	}
-	if took := time.Since(begin); took > 5*brief {
+	if took := time.Since(started); took > 5*brief {
 		t.Errorf("took %s, want about %s", took, brief)
 	}
-	// A line is enough, whoever holds the other end open.
+	// A line is enough, even if the other end stays open.
 	line, err := probe.EncodePlan(sitePlan(t))
 	if err != nil {
 		t.Fatal(err)
@@ -113,8 +114,8 @@ func TestReadPlanDoesNotWait(t *testing.T) {
 	}
 }
 
-// TestEmptyGuest has nothing but the prober: no /etc, no /proc, no shell, no
-// network at all.
+// TestEmptyGuest runs in a guest that has nothing but the prober: no /etc, no
+// /proc, no shell, and no network.
 func TestEmptyGuest(t *testing.T) {
 	require.Root(t)
 	path := install(t)
@@ -137,7 +138,7 @@ func TestEmptyGuest(t *testing.T) {
 	}
 }
 
-// TestUnprivilegedGuest may send no echo, and says so.
+// TestUnprivilegedGuest: a guest that may not send an echo request reports that.
 func TestUnprivilegedGuest(t *testing.T) {
 	require.Root(t)
 	path := install(t)

@@ -19,8 +19,8 @@ import (
 	"botbottle.dev/bottle-operator/test/require"
 )
 
-// answerUDP is a UDP server on loopback that answers each datagram with what
-// do makes of it; nil for nothing.
+// answerUDP starts a UDP server on loopback that answers each datagram with the
+// result of do, or not at all if that is nil.
 func answerUDP(t *testing.T, do func([]byte) []byte) uint16 {
 	t.Helper()
 	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(local(0)))
@@ -57,9 +57,9 @@ func within(t *testing.T, p prober, target probe.Target) answer {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), brief)
 	defer cancel()
-	begin := time.Now()
+	started := time.Now()
 	got := p.avoid(ctx, target)
-	if took := time.Since(begin); took > 5*brief {
+	if took := time.Since(started); took > 5*brief {
 		t.Errorf("took %s, want about %s", took, brief)
 	}
 	return got
@@ -67,8 +67,8 @@ func within(t *testing.T, p prober, target probe.Target) answer {
 
 func TestUDP(t *testing.T) {
 	_, canaryPort := canaries(t)
-	var heard, second atomic.Int32
-	mute := func([]byte) []byte { heard.Add(1); return nil }
+	var received, second atomic.Int32
+	mute := func([]byte) []byte { received.Add(1); return nil }
 	same := func(b []byte) []byte { return b }
 	lossy := func(b []byte) []byte {
 		if second.Add(1) == 1 {
@@ -82,8 +82,8 @@ func TestUDP(t *testing.T) {
 	}{
 		"a server that answers":            {target("udp", answerUDP(t, same)), probe.Reached},
 		"one that answers the second time": {target("udp", answerUDP(t, lossy)), probe.Reached},
-		"one that says nothing":            {target("udp", answerUDP(t, mute)), probe.TimedOut},
-		"nobody":                           {target("udp", closedUDP(t)), probe.Refused},
+		"one that sends nothing":           {target("udp", answerUDP(t, mute)), probe.TimedOut},
+		"a closed port":                    {target("udp", closedUDP(t)), probe.Refused},
 		"a canary":                         {canaryTarget("udp", canaryPort), probe.Reached},
 		"an impostor":                      {canaryTarget("udp", answerUDP(t, same)), probe.TimedOut},
 	} {
@@ -91,12 +91,13 @@ func TestUDP(t *testing.T) {
 			t.Errorf("%s: got %v, want %s", name, got, test.want)
 		}
 	}
-	if got := heard.Load(); got != 2 {
+	if got := received.Load(); got != 2 {
 		t.Errorf("got %d datagrams, want 2", got)
 	}
 }
 
-// reply answers questions whose type is kind with code and a number of records.
+// reply answers questions of type kind (0 for any) with code and a number of
+// records.
 func reply(kind, code, records byte) func([]byte) []byte {
 	return func(q []byte) []byte {
 		if q[len(q)-3] != kind && kind != 0 {
@@ -118,15 +119,15 @@ func TestDNS(t *testing.T) {
 		want   answer
 	}{
 		"resolves the name":     {reply(typeA, 0, 1), answer{probe.Reached, ""}},
-		"knows the root alone":  {reply(typeNS, 0, 13), answer{probe.Reached, ""}},
+		"knows only the root":   {reply(typeNS, 0, 13), answer{probe.Reached, ""}},
 		"knows neither":         {reply(0, nameError, 0), answer{probe.Refused, "answered with code 3 and no record"}},
 		"refuses":               {reply(0, refused, 0), answer{probe.Refused, "answered with code 5 and no record"}},
 		"has no record":         {reply(0, 0, 0), answer{probe.Refused, "answered with code 0 and no record"}},
 		"an error with records": {reply(0, nameError, 1), answer{probe.Refused, "answered with code 3 and no record"}},
 		"reflects":              {reflect, answer{probe.TimedOut, ""}},
-		"answers another":       {stranger, answer{probe.TimedOut, ""}},
-		"breaks off":            {short, answer{probe.TimedOut, ""}},
-		"says nothing":          {func([]byte) []byte { return nil }, answer{probe.TimedOut, ""}},
+		"answers another query": {stranger, answer{probe.TimedOut, ""}},
+		"cuts its answer short": {short, answer{probe.TimedOut, ""}},
+		"sends nothing":         {func([]byte) []byte { return nil }, answer{probe.TimedOut, ""}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -193,15 +194,15 @@ func TestIsReply(t *testing.T) {
 		data []byte
 		want bool
 	}{
-		"a reply":               {v4, as(echo(v4, nonce), 0), true},
-		"a reply over IPv6":     {v6, as(echo(v6, nonce), 129), true},
-		"the echo itself":       {v4, echo(v4, nonce), false},
-		"the echo over IPv6":    {v6, echo(v6, nonce), false},
-		"one of the other kind": {v6, as(echo(v6, nonce), 0), false},
-		"another's":             {v4, as(echo(v4, strings.Repeat("f", 32)), 0), false},
-		"unreachable":           {v4, as(echo(v4, nonce), 3), false},
-		"too short":             {v4, make([]byte, 8), false},
-		"nothing":               {v4, nil, false},
+		"a reply":                {v4, as(echo(v4, nonce), 0), true},
+		"a reply over IPv6":      {v6, as(echo(v6, nonce), 129), true},
+		"the echo itself":        {v4, echo(v4, nonce), false},
+		"the echo over IPv6":     {v6, echo(v6, nonce), false},
+		"a reply of IPv4's kind": {v6, as(echo(v6, nonce), 0), false},
+		"a reply to another":     {v4, as(echo(v4, strings.Repeat("f", 32)), 0), false},
+		"unreachable":            {v4, as(echo(v4, nonce), 3), false},
+		"too short":              {v4, make([]byte, 8), false},
+		"nothing":                {v4, nil, false},
 	} {
 		if got := isReply(test.addr, test.data, nonce); got != test.want {
 			t.Errorf("%s: got %v, want %v", name, got, test.want)

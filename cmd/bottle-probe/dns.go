@@ -17,14 +17,14 @@ import (
 )
 
 const (
-	maxResolvers = 3 // as many as a C library asks
+	maxResolvers = 3 // as many as a C library uses
 	portDNS      = 53
 	typeA        = 1
 	typeNS       = 2
 	headerLength = 12
 )
 
-// readResolvers are the name servers of a resolv.conf; none where there is no
+// readResolvers returns the name servers in a resolv.conf, or none if there is no
 // such file.
 func readResolvers(path string) []netip.AddrPort {
 	f, err := os.Open(path)
@@ -32,7 +32,7 @@ func readResolvers(path string) []netip.AddrPort {
 		return nil
 	}
 	defer f.Close()
-	data, _ := io.ReadAll(io.LimitReader(f, 64<<10)) // what could be read is what there is
+	data, _ := io.ReadAll(io.LimitReader(f, 64<<10)) // use what could be read
 	var out []netip.AddrPort
 	for line := range strings.Lines(string(data)) {
 		fields := strings.Fields(line)
@@ -48,7 +48,7 @@ func readResolvers(path string) []netip.AddrPort {
 	return out
 }
 
-// dns asks a name server, or the guest's own where the target names none.
+// dns queries a name server, or the guest's own if the target has no address.
 func (p prober) dns(ctx context.Context, t probe.Target) answer {
 	if t.Addr.IsValid() {
 		return p.query(ctx, netip.AddrPortFrom(t.Addr, t.Port))
@@ -68,9 +68,9 @@ func (p prober) dns(ctx context.Context, t probe.Target) answer {
 	return answers[0]
 }
 
-// query asks for a name that says whose question it is, and for the root's name
-// servers, which every resolver of the internet knows. Whatever refuses both
-// may have refused them on its own.
+// query asks for a name that contains the nonce, and for the root's name servers,
+// which every internet resolver knows. A server that refuses both may have done so
+// without forwarding them.
 func (p prober) query(ctx context.Context, server netip.AddrPort) answer {
 	conn, err := dial(ctx, "udp", server)
 	if err != nil {
@@ -82,7 +82,7 @@ func (p prober) query(ctx context.Context, server netip.AddrPort) answer {
 		question(2, "", typeNS),
 	}
 	refused := ""
-	a := ask(ctx, conn, questions, func(data []byte) bool {
+	a := exchange(ctx, conn, questions, func(data []byte) bool {
 		resolved, code := parseAnswer(data)
 		if !resolved && code >= 0 {
 			refused = fmt.Sprintf("answered with code %d and no record", code)
@@ -95,7 +95,7 @@ func (p prober) query(ctx context.Context, server netip.AddrPort) answer {
 	return a
 }
 
-// question is a query of one name that wants recursion.
+// question returns a query for one name that requests recursion.
 func question(id uint16, name string, kind uint16) []byte {
 	out := binary.BigEndian.AppendUint16(nil, id)
 	out = append(out, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0)
@@ -108,8 +108,8 @@ func question(id uint16, name string, kind uint16) []byte {
 	return binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(out, kind), 1)
 }
 
-// parseAnswer says whether an answer to one of the questions has a record; its
-// code is -1 where it is no such answer.
+// parseAnswer reports whether data is an answer to one of the questions with a
+// record. code is -1 if data is not an answer to one of them.
 func parseAnswer(data []byte) (resolved bool, code int) {
 	if len(data) < headerLength || data[2]&0x80 == 0 {
 		return false, -1

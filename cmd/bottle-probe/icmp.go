@@ -20,8 +20,8 @@ const (
 	echoRequest6, echoReply6 = 128, 129
 )
 
-// icmp sends an echo, by the socket that every user may have where the guest's
-// kernel grants it, else by the one of root.
+// icmp sends an echo request. It uses an unprivileged socket if the guest's kernel
+// allows that, and otherwise a raw socket, which only root may open.
 func (p prober) icmp(ctx context.Context, addr netip.Addr) answer {
 	conn, err := echoSocket(syscall.SOCK_DGRAM, addr)
 	raw := false
@@ -36,16 +36,16 @@ func (p prober) icmp(ctx context.Context, addr netip.Addr) answer {
 		return failed(err)
 	}
 	defer conn.Close()
-	return ask(ctx, conn, [][]byte{echo(addr, p.nonce)}, func(data []byte) bool {
-		if raw && addr.Is4() && len(data) > 0 { // comes with its IP header
+	return exchange(ctx, conn, [][]byte{echo(addr, p.nonce)}, func(data []byte) bool {
+		if raw && addr.Is4() && len(data) > 0 { // the data starts with the IP header
 			data = data[min(len(data), 4*int(data[0]&0x0f)):]
 		}
 		return isReply(addr, data, p.nonce)
 	})
 }
 
-// isReply tells the answer to an echo of ours from the echo itself, which a
-// socket for all of ICMP sees as well, and from others'.
+// isReply reports whether data is the reply to our echo request. It is false for
+// the request itself, which a raw socket receives as well, and for other replies.
 func isReply(addr netip.Addr, data []byte, nonce string) bool {
 	reply := byte(echoReply4)
 	if addr.Is6() {
@@ -54,10 +54,11 @@ func isReply(addr netip.Addr, data []byte, nonce string) bool {
 	return len(data) > 8 && data[0] == reply && bytes.Contains(data[8:], []byte(nonce))
 }
 
-// errNoSocket: the guest may not send an echo, or has no such protocol.
+// errNoSocket means that the guest may not send an echo request, or that its
+// kernel does not have the protocol.
 var errNoSocket = errors.New("no socket for ICMP")
 
-// echoSocket is a socket for ICMP to and from one address.
+// echoSocket opens a socket for ICMP to and from one address.
 func echoSocket(kind int, addr netip.Addr) (net.Conn, error) {
 	family, proto := syscall.AF_INET, syscall.IPPROTO_ICMP
 	var to syscall.Sockaddr = &syscall.SockaddrInet4{Addr: as4(addr)}
@@ -84,7 +85,8 @@ func as4(addr netip.Addr) [4]byte {
 	return [4]byte{}
 }
 
-// echo is a request that carries the nonce. The kernel sums up those over IPv6.
+// echo returns a request that carries the nonce. Over IPv6, the kernel computes
+// the checksum.
 func echo(addr netip.Addr, nonce string) []byte {
 	kind := byte(echoRequest4)
 	if addr.Is6() {
@@ -98,7 +100,7 @@ func echo(addr netip.Addr, nonce string) []byte {
 	return out
 }
 
-// checksum is RFC 1071's, of an even number of bytes.
+// checksum returns the RFC 1071 checksum of an even number of bytes.
 func checksum(data []byte) uint16 {
 	var sum uint32
 	for i := 0; i+1 < len(data); i += 2 {

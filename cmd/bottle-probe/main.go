@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command bottle-probe runs inside a guest and tries what a plan names. It
-// reads the plan on its standard input, as one line of JSON, and prints its
-// report as another. It needs nothing of the guest: no shell, no /etc, no
-// /proc. It judges nothing, and nobody has to believe it.
+// Command bottle-probe runs inside a guest and tries the targets of a plan. It
+// reads the plan from its standard input, as one line of JSON, and prints its
+// report as one line of JSON. It needs nothing from the guest: no shell, no /etc,
+// no /proc. It judges nothing, and nothing relies on its word alone.
 //
-// Exit codes: 0 with a report, 2 for a plan that makes no sense.
+// Exit codes: 0 with a report, 2 for an invalid plan or another failure.
 package main
 
 import (
@@ -24,7 +24,8 @@ import (
 
 const (
 	planPatience = 10 * time.Second
-	// runPatience bounds a whole run; what is then still open has timed out.
+	// runPatience bounds a whole run. Attempts that are still open then have timed
+	// out.
 	runPatience = time.Minute
 )
 
@@ -36,8 +37,8 @@ func main() {
 	}
 }
 
-// removeSelf leaves no prober behind for the guest to play with; a guest that
-// wants one has had it all the same.
+// removeSelf deletes the prober, so that it is not left in the guest. It protects
+// nothing: a guest that wants a copy could have taken one.
 func removeSelf() {
 	path, err := os.Executable()
 	if err != nil { // no /proc
@@ -64,8 +65,7 @@ func run(in io.Reader, out io.Writer) error {
 	return err
 }
 
-// readPlan reads one line. Whoever holds the other end open does not hold up
-// the prober.
+// readPlan reads one line. It does not wait for the end of the input.
 func readPlan(in io.Reader, patience time.Duration) (probe.Plan, error) {
 	type read struct {
 		line string
@@ -86,6 +86,6 @@ func readPlan(in io.Reader, patience time.Duration) (probe.Plan, error) {
 		}
 		return probe.DecodePlan(strings.NewReader(r.line))
 	case <-time.After(patience):
-		return probe.Plan{}, fmt.Errorf("plan: none within %s", patience)
+		return probe.Plan{}, fmt.Errorf("plan: not received within %s", patience)
 	}
 }

@@ -47,8 +47,8 @@ func sitePlan(t *testing.T) probe.Plan {
 	return p
 }
 
-// inNetNS moves the test to a network namespace without any route, in which
-// these addresses are its own. The thread ends with the test.
+// inNetNS moves the test to a network namespace without routes, in which these
+// addresses are local. The thread ends with the test.
 func inNetNS(t *testing.T, own ...netip.Addr) {
 	t.Helper()
 	runtime.LockOSThread()
@@ -73,7 +73,7 @@ func inNetNS(t *testing.T, own ...netip.Addr) {
 	}
 }
 
-// listenOn is a TCP server that answers, in the test's namespace.
+// listenOn starts a TCP server that answers, in the test's namespace.
 func listenOn(t *testing.T, addr netip.Addr, port uint16) {
 	t.Helper()
 	l, err := net.Listen("tcp", netip.AddrPortFrom(addr, port).String())
@@ -96,17 +96,17 @@ func listenOn(t *testing.T, addr netip.Addr, port uint16) {
 	}()
 }
 
-// TestWholeProof has the prober itself try a whole plan, with real canaries
-// where the addresses of the node can be reached, and has what it says judged.
+// TestWholeProof runs the real prober on a whole plan, with real canaries on the
+// node addresses that can be reached, and judges its report.
 func TestWholeProof(t *testing.T) {
 	require.Root(t)
 	tests := map[string]struct {
-		own  []netip.Addr // that can be reached
-		want string       // what is reached; "" for a proof
-		// canary: what is reached is one, which sees the proof's nonce.
+		own  []netip.Addr // the addresses that can be reached
+		want string       // the target that is reached; "" for a proof
+		// canary means that a canary is reached, which sees the proof's nonce.
 		canary bool
 	}{
-		"the bundle alone":     {[]netip.Addr{bundleIP}, "", false},
+		"only the bundle":      {[]netip.Addr{bundleIP}, "", false},
 		"and the gateway":      {[]netip.Addr{bundleIP, gateway}, "tcp to gateway 192.168.44.1:", true},
 		"and the node":         {[]netip.Addr{bundleIP, nodeIP}, "udp to node address 10.77.0.11:", true},
 		"and a public address": {[]netip.Addr{bundleIP, publicIP}, "tcp to public address 203.0.113.10:443", false},
@@ -120,15 +120,16 @@ func TestWholeProof(t *testing.T) {
 				listenOn(t, publicIP, 443)
 			}
 			var mu sync.Mutex
-			touched := map[string]bool{} // nonces
+			hits := map[string]bool{} // nonces
 			e := goodEvidence()
 			s := site()
-			s.CanaryTCP, s.CanaryUDP = runCanaries(t, func(touch host.Touch) {
+			s.CanaryTCP, s.CanaryUDP = runCanaries(t, func(hit host.Touch) {
 				mu.Lock()
 				defer mu.Unlock()
-				// The guest's own loopback leads to the canaries here, for there is one namespace.
-				if !touch.Local.Addr().IsLoopback() {
-					touched[touch.Nonce] = true
+				// The guest's own loopback leads to the canaries, because there is only one
+				// namespace here.
+				if !hit.Local.Addr().IsLoopback() {
+					hits[hit.Nonce] = true
 				}
 			})
 			plan, err := s.Plan()
@@ -146,14 +147,14 @@ func TestWholeProof(t *testing.T) {
 			case test.want != "" && !slices.ContainsFunc(v.Reached, func(r probe.Target) bool { return strings.HasPrefix(r.String(), test.want) }):
 				t.Errorf("got %+v, want %q reached", v, test.want)
 			}
-			if touched[plan.Nonce] != test.canary {
-				t.Errorf("the canaries saw the nonces %v, want the proof's own: %v", touched, test.canary)
+			if hits[plan.Nonce] != test.canary {
+				t.Errorf("the canaries saw the nonces %v, want the proof's own: %v", hits, test.canary)
 			}
 		})
 	}
 }
 
-// goodEvidence is what walls would have seen.
+// goodEvidence returns what walls would have seen.
 func goodEvidence() probe.Evidence {
 	return probe.Evidence{
 		Accepted: map[int32]uint64{8888: 4}, Policy: probe.PolicyDiffers,
@@ -161,9 +162,9 @@ func goodEvidence() probe.Evidence {
 	}
 }
 
-func runCanaries(t *testing.T, touched func(host.Touch)) (tcp, udp uint16) {
+func runCanaries(t *testing.T, onHit func(host.Touch)) (tcp, udp uint16) {
 	t.Helper()
-	c, err := canary.New(canary.Options{Touched: touched})
+	c, err := canary.New(canary.Options{Touched: onHit})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,8 +17,8 @@ import (
 	"botbottle.dev/bottle-operator/internal/enforce/probe"
 )
 
-// roundTrips is how many times the slowest way to the bundle everything else
-// gets to answer: a slow host must not turn leaks into silence.
+// roundTrips is how many round trips to the slowest port of the bundle every
+// other target gets to answer: a slow host must not turn leaks into silence.
 const roundTrips = 20
 
 // prober tries targets for one plan.
@@ -27,14 +27,14 @@ type prober struct {
 	resolvers []netip.AddrPort // the guest's own
 }
 
-// answer is how one attempt went.
+// answer is the outcome of one attempt.
 type answer struct {
 	outcome probe.Outcome
 	detail  string
 }
 
-// report tries the whole plan: first what must be reached, which says how long
-// to wait, then all of the rest at once.
+// report tries the whole plan. It first tries what must be reached, which
+// determines how long to wait for the rest. It then tries the rest in parallel.
 func (p prober) report(ctx context.Context, plan probe.Plan) probe.Report {
 	trips := make([]time.Duration, len(plan.Reach))
 	results := each(plan.Reach, func(i int, t probe.Target) answer {
@@ -56,7 +56,7 @@ func patienceFor(trip time.Duration, plan probe.Plan) time.Duration {
 	return min(max(roundTrips*trip, plan.Floor), plan.Ceiling)
 }
 
-// each tries all targets at once; a plan bounds how many there are.
+// each tries all targets in parallel. A plan bounds how many there are.
 func each(targets []probe.Target, try func(int, probe.Target) answer) []probe.Result {
 	results := make([]probe.Result, len(targets))
 	var wg sync.WaitGroup
@@ -85,8 +85,8 @@ func (p prober) avoid(ctx context.Context, t probe.Target) answer {
 	return answer{probe.NotTried, "no way to try " + t.Proto}
 }
 
-// dial opens a connection, or a socket that takes datagrams of one address
-// alone, with the deadline of ctx.
+// dial opens a connection, or a socket that only receives datagrams from addr. It
+// sets the deadline of ctx.
 func dial(ctx context.Context, network string, addr netip.AddrPort) (net.Conn, error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, network, addr.String())
@@ -102,12 +102,12 @@ func dial(ctx context.Context, network string, addr netip.AddrPort) (net.Conn, e
 	return conn, nil
 }
 
-// failed says what an error of the network means.
+// failed returns the answer that a network error means.
 func failed(err error) answer {
 	detail := err.Error()
 	var errno syscall.Errno
 	if errors.As(err, &errno) {
-		detail = errno.Error() // without addresses, which the target has
+		detail = errno.Error() // without the addresses, which are in the target
 	}
 	switch {
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, syscall.ETIMEDOUT):

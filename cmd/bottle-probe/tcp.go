@@ -16,13 +16,13 @@ import (
 
 const (
 	connectPatience = 10 * time.Second // for a port that must be reached
-	answerPatience  = 5 * time.Second  // for it to say something
-	quietPatience   = 2 * time.Second  // for it to close a connection on which nothing was said
+	answerPatience  = 5 * time.Second  // for the port to send something
+	quietPatience   = 2 * time.Second  // for the port to close a connection on which nothing was sent
 )
 
-// bring writes the nonce as a line and an empty one: no protocol that we know
-// of acts on it, and most servers answer or close.
-func (p prober) bring(conn net.Conn) error {
+// sendNonce writes the nonce as a line, and an empty line. No protocol that we
+// know of acts on that, and most servers answer or close the connection.
+func (p prober) sendNonce(conn net.Conn) error {
 	_, err := io.WriteString(conn, p.nonce+"\r\n\r\n")
 	return err
 }
@@ -35,11 +35,11 @@ func (p prober) tcp(ctx context.Context, t probe.Target) answer {
 		return failed(err)
 	}
 	defer conn.Close()
-	if err := p.bring(conn); err != nil {
+	if err := p.sendNonce(conn); err != nil {
 		return failed(err)
 	}
 	if t.Canary {
-		return p.greeted(conn)
+		return p.awaitGreeting(conn)
 	}
 	n, err := conn.Read(make([]byte, 1))
 	switch {
@@ -48,11 +48,11 @@ func (p prober) tcp(ctx context.Context, t probe.Target) answer {
 	case isReset(err):
 		return answer{probe.Refused, "accepted, then reset"}
 	}
-	return answer{probe.Accepted, "said nothing"}
+	return answer{probe.Accepted, "sent nothing"}
 }
 
-// greeted waits for the canary's greeting, which nothing else can know.
-func (p prober) greeted(conn net.Conn) answer {
+// awaitGreeting waits for the canary's greeting, which nothing else can know.
+func (p prober) awaitGreeting(conn net.Conn) answer {
 	want := probe.Greeting(p.nonce)
 	got := make([]byte, len(want))
 	n, err := io.ReadFull(conn, got)
@@ -64,33 +64,34 @@ func (p prober) greeted(conn net.Conn) answer {
 	case n > 0:
 		return answer{probe.Accepted, "something else answered"}
 	}
-	return answer{probe.Accepted, "said nothing"}
+	return answer{probe.Accepted, "sent nothing"}
 }
 
-// reach tries a port that must be reached and takes the time until it answers
-// or closes, which is more than a handshake with smolvm's gateway. A server
-// that waits for its client is reached; one that resets at once may be one
-// that was never connected, so it is asked again without a word.
+// reach tries a port that must be reached. It measures the time until the port
+// answers or closes the connection, which takes more than a handshake with
+// smolvm's gateway. A server that waits for its client counts as reached. If the
+// connection is reset immediately, the gateway may never have connected it, so
+// reach opens another one and sends nothing.
 func (p prober) reach(ctx context.Context, t probe.Target) (answer, time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, connectPatience+answerPatience)
 	defer cancel()
-	begin := time.Now()
+	started := time.Now()
 	conn, err := connect(ctx, t)
 	if err != nil {
-		return failed(err), time.Since(begin)
+		return failed(err), time.Since(started)
 	}
 	defer conn.Close()
-	connected := time.Since(begin)
+	connected := time.Since(started)
 	_ = conn.SetDeadline(time.Now().Add(answerPatience)) // a closed connection fails below
-	if err = p.bring(conn); err == nil {
+	if err = p.sendNonce(conn); err == nil {
 		_, err = conn.Read(make([]byte, 1))
 	}
-	trip := time.Since(begin)
+	trip := time.Since(started)
 	switch {
 	case err == nil, isEnd(err):
 		return answer{probe.Reached, ""}, trip
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return answer{probe.Reached, "said nothing"}, connected
+		return answer{probe.Reached, "sent nothing"}, connected
 	}
 	if staysOpen(ctx, t) {
 		return answer{probe.Reached, "resets what it does not understand"}, trip
@@ -104,7 +105,7 @@ func connect(ctx context.Context, t probe.Target) (net.Conn, error) {
 	return dial(ctx, "tcp", netip.AddrPortFrom(t.Addr, t.Port))
 }
 
-// staysOpen says whether a connection on which nothing is said is not reset.
+// staysOpen reports whether a connection is not reset while nothing is sent on it.
 func staysOpen(ctx context.Context, t probe.Target) bool {
 	conn, err := connect(ctx, t)
 	if err != nil {

@@ -20,13 +20,13 @@ const (
 	brief = 300 * time.Millisecond // patience of a test
 )
 
-// canaries are real ones, for the test.
+// canaries starts real canaries for the test and returns their ports.
 func canaries(t *testing.T) (tcp, udp uint16) {
 	t.Helper()
 	return runCanaries(t, func(host.Touch) {})
 }
 
-// serve is a TCP server on loopback that treats each connection with do.
+// serve starts a TCP server on loopback that calls do with each connection.
 func serve(t *testing.T, do func(*net.TCPConn)) uint16 {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -57,7 +57,7 @@ func closedPort(t *testing.T) uint16 {
 	return uint16(l.Addr().(*net.TCPAddr).Port)
 }
 
-// blackHole is a port whose queue is full, so that no SYN is answered.
+// blackHole returns a port that answers no SYN, because its queue is full.
 func blackHole(t *testing.T) uint16 {
 	t.Helper()
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
@@ -101,13 +101,13 @@ func canaryTarget(proto string, port uint16) probe.Target {
 	return t
 }
 
-// What servers do.
+// What servers do with a connection.
 func silent(conn *net.TCPConn) { _, _ = io.Copy(io.Discard, conn) }
 func echoes(conn *net.TCPConn) { _, _ = io.Copy(conn, conn) }
 func closes(conn *net.TCPConn) { _, _ = conn.Read(make([]byte, 100)); conn.Close() }
 func resets(conn *net.TCPConn) { _ = conn.SetLinger(0); conn.Close() }
 
-// picky resets a connection once something was said on it.
+// picky resets a connection once it receives something.
 func picky(conn *net.TCPConn) {
 	_, _ = conn.Read(make([]byte, 1))
 	_ = conn.SetLinger(0)
@@ -119,28 +119,28 @@ func TestTCP(t *testing.T) {
 	tests := map[string]struct {
 		target probe.Target
 		want   probe.Outcome
-		slow   bool // takes all the patience there is
+		slow   bool // takes all of the patience
 	}{
-		"a server that answers":         {target("tcp", serve(t, echoes)), probe.Reached, false},
-		"one that says nothing":         {target("tcp", serve(t, silent)), probe.Accepted, true},
-		"one that closes":               {target("tcp", serve(t, closes)), probe.Accepted, false},
-		"one that resets":               {target("tcp", serve(t, resets)), probe.Refused, false},
-		"nobody":                        {target("tcp", closedPort(t)), probe.Refused, false},
-		"a black hole":                  {target("tcp", blackHole(t)), probe.TimedOut, true},
-		"a canary":                      {canaryTarget("tcp", canaryPort), probe.Reached, false},
-		"an impostor":                   {canaryTarget("tcp", serve(t, echoes)), probe.Accepted, true},
-		"one for a canary that closes":  {canaryTarget("tcp", serve(t, closes)), probe.Accepted, false},
-		"one for a canary that resets":  {canaryTarget("tcp", serve(t, resets)), probe.Refused, false},
-		"one for a canary that is mute": {canaryTarget("tcp", serve(t, silent)), probe.Accepted, true},
+		"a server that answers":      {target("tcp", serve(t, echoes)), probe.Reached, false},
+		"one that sends nothing":     {target("tcp", serve(t, silent)), probe.Accepted, true},
+		"one that closes":            {target("tcp", serve(t, closes)), probe.Accepted, false},
+		"one that resets":            {target("tcp", serve(t, resets)), probe.Refused, false},
+		"a closed port":              {target("tcp", closedPort(t)), probe.Refused, false},
+		"a black hole":               {target("tcp", blackHole(t)), probe.TimedOut, true},
+		"a canary":                   {canaryTarget("tcp", canaryPort), probe.Reached, false},
+		"an impostor":                {canaryTarget("tcp", serve(t, echoes)), probe.Accepted, true},
+		"an impostor that closes":    {canaryTarget("tcp", serve(t, closes)), probe.Accepted, false},
+		"an impostor that resets":    {canaryTarget("tcp", serve(t, resets)), probe.Refused, false},
+		"an impostor that is silent": {canaryTarget("tcp", serve(t, silent)), probe.Accepted, true},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			begin := time.Now()
+			started := time.Now()
 			ctx, cancel := context.WithTimeout(t.Context(), brief)
 			defer cancel()
 			got := prober{nonce: nonce}.avoid(ctx, test.target)
-			took := time.Since(begin)
+			took := time.Since(started)
 			if got.outcome != test.want {
 				t.Errorf("got %v, want %s", got, test.want)
 			}
@@ -164,13 +164,13 @@ func TestReach(t *testing.T) {
 		want         probe.Outcome
 		least, under time.Duration // of the trip
 	}{
-		"a server that answers":                {serve(t, echoes), probe.Reached, 0, brief},
-		"one that answers late":                {serve(t, late), probe.Reached, brief, answerPatience},
-		"one that closes":                      {serve(t, closes), probe.Reached, 0, brief},
-		"one that waits for its client":        {serve(t, silent), probe.Reached, 0, brief},
-		"one that resets what it does not get": {serve(t, picky), probe.Reached, 0, brief},
-		"one that resets":                      {serve(t, resets), probe.Refused, 0, brief},
-		"nobody":                               {closedPort(t), probe.Refused, 0, brief},
+		"a server that answers":         {serve(t, echoes), probe.Reached, 0, brief},
+		"one that answers late":         {serve(t, late), probe.Reached, brief, answerPatience},
+		"one that closes":               {serve(t, closes), probe.Reached, 0, brief},
+		"one that waits for its client": {serve(t, silent), probe.Reached, 0, brief},
+		"one that resets unknown data":  {serve(t, picky), probe.Reached, 0, brief},
+		"one that resets":               {serve(t, resets), probe.Refused, 0, brief},
+		"a closed port":                 {closedPort(t), probe.Refused, 0, brief},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -11,8 +11,8 @@ import (
 	"botbottle.dev/bottle-operator/internal/enforce/probe"
 )
 
-// udp sends the nonce twice and waits for an answer; of a canary, for its
-// greeting.
+// udp sends the nonce twice and waits for an answer. Only its greeting counts as
+// the answer of a canary.
 func (p prober) udp(ctx context.Context, t probe.Target) answer {
 	conn, err := dial(ctx, "udp", netip.AddrPortFrom(t.Addr, t.Port))
 	if err != nil {
@@ -20,14 +20,14 @@ func (p prober) udp(ctx context.Context, t probe.Target) answer {
 	}
 	defer conn.Close()
 	want := probe.Greeting(p.nonce)
-	return ask(ctx, conn, [][]byte{[]byte(p.nonce)}, func(data []byte) bool {
+	return exchange(ctx, conn, [][]byte{[]byte(p.nonce)}, func(data []byte) bool {
 		return !t.Canary || string(data) == want
 	})
 }
 
-// ask sends messages, and once more in the middle of the time that there is,
-// for datagrams are lost; good says whether an answer is one.
-func ask(ctx context.Context, conn net.Conn, messages [][]byte, good func([]byte) bool) answer {
+// exchange sends messages, and sends them again halfway to the deadline, because
+// datagrams may be lost. good reports whether received data is an answer.
+func exchange(ctx context.Context, conn net.Conn, messages [][]byte, good func([]byte) bool) answer {
 	end, _ := ctx.Deadline()
 	var last answer
 	for _, until := range []time.Time{time.Now().Add(time.Until(end) / 2), end} {
@@ -45,7 +45,7 @@ func ask(ctx context.Context, conn net.Conn, messages [][]byte, good func([]byte
 	return last
 }
 
-// listen reads until something is good, or the deadline.
+// listen reads until it receives good data or until the deadline.
 func listen(conn net.Conn, good func([]byte) bool) answer {
 	buf := make([]byte, 2048)
 	for {

@@ -56,7 +56,7 @@ func TestArtifact(t *testing.T) {
 		"with a Secret":                    {demo().ArtifactPath(packed).EnvFromSecret("TOKEN", "s", "k"), hosttest.Reference, false, "False/UnsupportedBySmolvm", "True/UnsupportedBySmolvm", "TOKEN", "Unknown/Blocked"},
 		"smolvm mixes artifacts up":        {demo().ArtifactPath(packed), old, false, "False/UnsupportedBySmolvm", "", "1.7.7 or newer", "Unknown/Blocked"},
 		"smolvm drops the policy":          {demo().ArtifactPath(packed), before, false, "True/MachineRunning", "", "", "True/HostWall"},
-		"smolvm drops the required policy": {demo().ArtifactPath(packed), before, true, "False/PolicyNotPersisted", "", "smolvm 1.7.7 drops the policy of a machine that is made of an artifact", "Unknown/Blocked"},
+		"smolvm drops the required policy": {demo().ArtifactPath(packed), before, true, "False/PolicyNotPersisted", "", "smolvm 1.7.7 drops the policy of a machine that is made from an artifact", "Unknown/Blocked"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -79,7 +79,7 @@ func TestArtifact(t *testing.T) {
 				t.Errorf("message: got %q, want %q in it", got, tt.wantText)
 			}
 			if !tt.version.ArtifactPolicy && tt.wantEgress == "True/HostWall" {
-				if got := w.message(demoKey, v1alpha1.ConditionEgressEnforced); !strings.Contains(got, "made of an artifact") {
+				if got := w.message(demoKey, v1alpha1.ConditionEgressEnforced); !strings.Contains(got, "made from an artifact") {
 					t.Errorf("message: got %q, want it to say why smolvm's policy does not count", got)
 				}
 			}

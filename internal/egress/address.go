@@ -20,8 +20,8 @@ func classes(pairs ...string) []class {
 	return out
 }
 
-// never are addresses that no rule can open: they lead into the bundle, to
-// the node, or to the node's credentials.
+// never are addresses that no rule can open, because they lead into the bundle,
+// to the node, or to the node's credentials.
 var never = classes(
 	"0.0.0.0/8", "an address of this host",
 	"127.0.0.0/8", "loopback",
@@ -40,8 +40,9 @@ var never = classes(
 	"fd00:42::42/128", "a cloud metadata service",
 )
 
-// private are addresses of networks behind the node. A name that leads there
-// does not open them (its owner chooses where it leads); an address rule does.
+// private are addresses of networks behind the node. A rule for a name that
+// resolves to such an address does not open it, because the owner of the name
+// chooses the address. A rule for the address does.
 var private = classes(
 	"10.0.0.0/8", "private",
 	"172.16.0.0/12", "private",
@@ -55,8 +56,8 @@ var private = classes(
 	"2001::/32", "a tunnel (Teredo)",
 )
 
-// carriers are IPv6 networks whose addresses hold an IPv4 address at a byte
-// offset; a translator on the way would deliver to that one.
+// carriers are IPv6 networks whose addresses contain an IPv4 address at a byte
+// offset. A translator on the way would deliver packets to that IPv4 address.
 var carriers = []struct {
 	prefix netip.Prefix
 	offset int
@@ -67,7 +68,7 @@ var carriers = []struct {
 	{netip.MustParsePrefix("2002::/16"), 2},        // 6to4
 }
 
-// carried is the IPv4 address inside an IPv6 one.
+// carried returns the IPv4 address inside an IPv6 address.
 func carried(a netip.Addr) (netip.Addr, bool) {
 	for _, c := range carriers {
 		if c.prefix.Contains(a) {
@@ -78,8 +79,9 @@ func carried(a netip.Addr) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-// find is what a, or the IPv4 address inside it, is by the table; "" if
-// nothing. The address has no zone and is no IPv4 written as IPv6.
+// find returns what the table says that a, or the IPv4 address inside it, is; ""
+// if nothing. The address must have no zone, and must not be an IPv4 address
+// written as IPv6.
 func find(table []class, a netip.Addr) string {
 	for _, c := range table {
 		if c.prefix.Contains(a) {
@@ -92,7 +94,7 @@ func find(table []class, a netip.Addr) string {
 	return ""
 }
 
-// neverPrefix is why all of p can never be allowed; "" if some of it can.
+// neverPrefix returns why no part of p can ever be allowed; "" if some of it can.
 func neverPrefix(p netip.Prefix) string {
 	for _, c := range never {
 		if c.prefix.Bits() <= p.Bits() && c.prefix.Contains(p.Addr()) {
@@ -105,26 +107,27 @@ func neverPrefix(p netip.Prefix) string {
 	return ""
 }
 
-// canonicalAddr undoes IPv4 written as IPv6. Invalid addresses and those with
-// a zone, which only link-local ones have, are none that could be allowed.
+// canonicalAddr turns an IPv4 address written as IPv6 back into IPv4. It returns
+// false if the address can never be allowed because it is invalid or has a zone,
+// which only link-local addresses have.
 func canonicalAddr(a netip.Addr) (netip.Addr, bool) {
 	return a.Unmap(), a.IsValid() && a.Zone() == ""
 }
 
-// AddrError says why an address may not be dialled.
+// AddrError reports why an address may not be dialled.
 type AddrError struct {
 	Addr netip.Addr
 	Port uint16
-	// Why is what the address is.
+	// Why says what the address is, such as "loopback".
 	Why string
-	// Rule is the rule that would open it; "" if none can.
+	// Rule is the rule that would open the address; "" if none can.
 	Rule string
 }
 
-// Error says why, and the way out where there is one.
+// Error says why, and which rule would open the address if one can.
 func (e *AddrError) Error() string {
 	if e.Rule == "" {
 		return fmt.Sprintf("address %s can never be reached: it is %s", e.Addr, e.Why)
 	}
-	return fmt.Sprintf("address %s is %s, which a rule for a name does not open; add the rule %s if it is meant", e.Addr, e.Why, e.Rule)
+	return fmt.Sprintf("address %s is %s, which a rule for a name does not open; add the rule %s to allow it", e.Addr, e.Why, e.Rule)
 }

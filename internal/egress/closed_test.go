@@ -11,8 +11,8 @@ import (
 	"botbottle.dev/bottle-operator/internal/egress"
 )
 
-// TestWithout: a closed network is closed in every spelling, whatever the
-// rules say, and nothing beside it is.
+// TestWithout: a closed network is closed in every spelling, whatever the rules
+// say, and nothing else is closed.
 func TestWithout(t *testing.T) {
 	const what = "the bundle's own network"
 	open, err := egress.ParseSet([]string{"0.0.0.0/0", "::/0", "192.168.44.1", "192.168.44.0/24", "*.example.com"})
@@ -31,11 +31,11 @@ func TestWithout(t *testing.T) {
 		for name, err := range map[string]error{"check": s.CheckAddr(addr, 443), "unreachable": s.Unreachable(host)} {
 			var refused *egress.AddrError
 			if !errors.As(err, &refused) || refused.Why != what || refused.Rule != "" || !strings.Contains(err.Error(), "can never be reached: it is "+what) {
-				t.Errorf("%s, %s: got %v, want that it is %s", name, host, err, what)
+				t.Errorf("%s, %s: got %v, want the reason %s", name, host, err, what)
 			}
 		}
 		if _, ok := open.Match(host, 443); !ok {
-			t.Errorf("%s in the set before: got no rule, want it unchanged", host)
+			t.Errorf("%s in the original set: got no rule, want it unchanged", host)
 		}
 	}
 	for _, host := range []string{"192.168.43.255", "192.168.45.0", "2001:db8:45::1", "203.0.113.1", "192.0.2.1", "198.51.100.7"} {
@@ -45,25 +45,26 @@ func TestWithout(t *testing.T) {
 	}
 	both := s.Without("another", netip.MustParsePrefix("203.0.113.0/24"))
 	if _, ok := s.Match("203.0.113.1", 443); !ok {
-		t.Error("the set before the second Without: got it changed, want it as it was")
+		t.Error("the second Without changed the set that it was called on")
 	}
-	// The three networks of both leave room for more in a slice.
+	// The slice of both's three networks has spare capacity, which its copies must
+	// not share.
 	one, two := both.Without("one", netip.MustParsePrefix("192.0.2.0/25")), both.Without("two", netip.MustParsePrefix("192.0.2.128/25"))
 	if one.Unreachable("192.0.2.1") == nil || one.Unreachable("192.0.2.129") != nil || two.Unreachable("192.0.2.129") == nil {
-		t.Error("two sets made from one: got one's networks in the other's")
+		t.Error("two sets made from one set share networks")
 	}
 	for host, why := range map[string]string{"203.0.113.1": "another", "192.168.44.1": what, "127.0.0.1": "loopback", "169.254.169.254": "link-local"} {
 		if err := both.Unreachable(host); err == nil || !strings.Contains(err.Error(), why) {
-			t.Errorf("%s: got %v, want that it is %s", host, err, why)
+			t.Errorf("%s: got %v, want the reason %s", host, err, why)
 		}
 	}
 	for _, host := range []string{"", "a.example.com", "10.0.0.1", "fe80::1%eth0", "127.1", "[127.0.0.1]"} {
 		if err := both.Unreachable(host); err != nil {
-			t.Errorf("%q: got %v, want nothing said", host, err)
+			t.Errorf("%q: got %v, want nil", host, err)
 		}
 	}
 	var none egress.Set
 	if err := none.Without(what, netip.MustParsePrefix("10.0.0.0/8")).CheckAddr(netip.MustParseAddr("10.1.1.1"), 80); err == nil || !strings.Contains(err.Error(), what) {
-		t.Errorf("the zero set: got %v, want it closed too", err)
+		t.Errorf("the zero set: got %v, want the network closed too", err)
 	}
 }

@@ -8,24 +8,24 @@ import (
 	"strconv"
 )
 
-// MaxDenials is how many targets Denials remembers.
+// MaxDenials is how many targets Denials keeps.
 const MaxDenials = 16
 
-// Denials are the last targets that were refused, each once, as the status of
-// a Bottle shows them. The zero value has none. It is not safe for concurrent
-// use.
+// Denials is the list of the last refused targets, each once, as the status of a
+// Bottle shows them. The zero value is an empty list. It is not safe for
+// concurrent use.
 type Denials struct {
 	texts []string // the most recent first
 }
 
-// Add remembers a refused target, which may be anything that a guest wrote. A
-// target without a host is none. Case and the dot that ends a full name make
-// no other target.
+// Add adds a refused target, which may be anything that a guest wrote. It ignores
+// a target without a host. Names that differ only in case or in the dot at the
+// end are the same target.
 func (d *Denials) Add(host string, port uint16) {
 	if host = PrintableHost(canonicalName(host)); host == "" {
 		return
 	}
-	// An IPv6 address gets brackets, which the host may have already.
+	// JoinHostPort adds brackets to an IPv6 address; the host may already have them.
 	if a, ok := hostAddr(host); ok {
 		host = a.String()
 	}
@@ -35,6 +35,7 @@ func (d *Denials) Add(host string, port uint16) {
 	d.texts = d.texts[:min(len(d.texts), MaxDenials)]
 }
 
-// List is HOST:PORT of each, the most recent first: at most MaxDenials, each
-// of at most 96 characters of printable ASCII. It is nil when there is none.
+// List returns HOST:PORT of each target, the most recent first: at most
+// MaxDenials entries, each of at most 96 characters of printable ASCII. It
+// returns nil if there are none.
 func (d *Denials) List() []string { return slices.Clone(d.texts) }

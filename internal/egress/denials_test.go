@@ -41,7 +41,7 @@ func TestDenials(t *testing.T) {
 	}
 	got[0] = "changed"
 	if d.List()[0] == "changed" {
-		t.Error("list: got the one inside, want a copy")
+		t.Error("list: got the internal slice, want a copy")
 	}
 }
 
@@ -57,7 +57,7 @@ func TestPrintable(t *testing.T) {
 		{"\x00\x1b[31m\x7f\xff", 64, `\x00\x1b[31m\x7f\xff`},
 		{"bücher🍾", 64, `b\u00fccher\U0001f37e`},
 		{"abcdef", 3, "abc"},
-		{"ab\ncd", 3, "ab"}, // no half escape, and nothing behind it
+		{"ab\ncd", 3, "ab"}, // no partial escape, and nothing after it
 		{"", 3, ""},
 		{"x", 0, ""},
 	} {
@@ -67,7 +67,7 @@ func TestPrintable(t *testing.T) {
 	}
 }
 
-// FuzzDenials: whatever a guest asks for, the list is short, and each entry
+// FuzzDenials: whatever a guest requests, the list is short, and each entry
 // fits its place in the status and is one word of printable ASCII.
 func FuzzDenials(f *testing.F) {
 	f.Add("api.example.com", "[::1]", uint16(443), uint8(3))
@@ -93,7 +93,7 @@ func FuzzDenials(f *testing.F) {
 		}
 		shown := egress.PrintableHost(one)
 		if len(shown) > egress.MaxShownHost || egress.PrintableHost(shown) != shown {
-			t.Fatalf("host %q: got %q, want at most %d characters that stay as they are", one, shown, egress.MaxShownHost)
+			t.Fatalf("host %q: got %q, want at most %d characters that do not change again", one, shown, egress.MaxShownHost)
 		}
 	})
 }

@@ -9,10 +9,10 @@ import (
 	"io"
 )
 
-// MaxFile is the most bytes that a rules file may have.
+// MaxFile is the maximum size of a rules file in bytes.
 const MaxFile = 1 << 20
 
-// fileVersion is the only version of the rules file that there is.
+// fileVersion is the only version of the rules file.
 const fileVersion = 1
 
 type file struct {
@@ -20,8 +20,8 @@ type file struct {
 	Allow   []string `json:"allow"`
 }
 
-// EncodeFile is the rules file of a set: JSON, each rule once in its canonical
-// spelling, the same bytes for the same set.
+// EncodeFile returns the rules file of a set. It is JSON and contains each rule
+// once, in its canonical spelling. The same set gives the same bytes.
 func EncodeFile(s Set) ([]byte, error) {
 	f := file{Version: fileVersion, Allow: []string{}}
 	for _, r := range s.Rules() {
@@ -33,14 +33,14 @@ func EncodeFile(s Set) ([]byte, error) {
 	}
 	out = append(out, '\n')
 	if len(out) > MaxFile {
-		return nil, fmt.Errorf("egress rules file: %d bytes, more than the %d that are read; use fewer rules", len(out), MaxFile)
+		return nil, fmt.Errorf("egress rules file: %d bytes, more than the limit of %d; use fewer rules", len(out), MaxFile)
 	}
 	return out, nil
 }
 
-// DecodeFile reads a rules file, of which it takes at most MaxFile bytes.
-// Unknown fields are ignored, unknown versions refused. With an error there is
-// no set: a file of which one rule is not understood is not half applied.
+// DecodeFile reads a rules file of at most MaxFile bytes. It ignores unknown
+// fields and refuses unknown versions. If it returns an error, the set is empty:
+// a file with one invalid rule is not partly applied.
 func DecodeFile(r io.Reader) (Set, error) {
 	data, err := io.ReadAll(io.LimitReader(r, MaxFile+1))
 	if err != nil {
@@ -57,7 +57,7 @@ func DecodeFile(r io.Reader) (Set, error) {
 		return Set{}, fmt.Errorf("egress rules file: version %d: want %d", f.Version, fileVersion)
 	}
 	if f.Allow == nil {
-		return Set{}, errors.New("egress rules file: no allow list; an empty one lets nothing through")
+		return Set{}, errors.New("egress rules file: no allow list; an empty list allows nothing")
 	}
 	s, err := ParseSet(f.Allow)
 	if err != nil {

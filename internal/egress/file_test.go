@@ -43,23 +43,23 @@ func TestDecodeFile(t *testing.T) {
 		return head + strings.Repeat("x", n-len(head)-len(tail)) + tail
 	}
 	tests := map[string]struct{ text, want string }{ // want in the error; "" for none
-		"a file":           {`{"version":1,"allow":["a.example"]}`, ""},
-		"unknown fields":   {`{"version":1,"deny":["x"],"allow":["a.example"],"more":{"a":[1]}}`, ""},
-		"white space":      {"\n {\"version\": 1,\n\t\"allow\": [\"a.example\"]}\n\n", ""},
-		"the largest":      {fill(1 << 20), ""},
-		"one byte larger":  {fill(1<<20 + 1), "more than 1048576 bytes"},
-		"empty":            {"", "unexpected end"},
-		"cut off":          {`{"version":1,"allow":["a.example"`, "unexpected end"},
-		"two documents":    {`{"version":1,"allow":["a.example"]}{}`, "after top-level value"},
-		"null":             {"null", "version 0: want 1"},
-		"no version":       {`{"allow":["a.example"]}`, "version 0: want 1"},
-		"a later version":  {`{"version":2,"allow":["a.example"]}`, "version 2: want 1"},
-		"version as text":  {`{"version":"1","allow":["a.example"]}`, "cannot unmarshal"},
-		"no list":          {`{"version":1}`, "no allow list"},
-		"a null list":      {`{"version":1,"allow":null}`, "no allow list"},
-		"a list of others": {`{"version":1,"allow":[1]}`, "cannot unmarshal"},
-		"one bad rule":     {`{"version":1,"allow":["a.example","https://b.example"]}`, `egress rule "https://b.example": is a URL`},
-		"an empty rule":    {`{"version":1,"allow":[""]}`, "is empty"},
+		"a file":            {`{"version":1,"allow":["a.example"]}`, ""},
+		"unknown fields":    {`{"version":1,"deny":["x"],"allow":["a.example"],"more":{"a":[1]}}`, ""},
+		"white space":       {"\n {\"version\": 1,\n\t\"allow\": [\"a.example\"]}\n\n", ""},
+		"the largest":       {fill(1 << 20), ""},
+		"one byte larger":   {fill(1<<20 + 1), "more than 1048576 bytes"},
+		"empty":             {"", "unexpected end"},
+		"cut off":           {`{"version":1,"allow":["a.example"`, "unexpected end"},
+		"two documents":     {`{"version":1,"allow":["a.example"]}{}`, "after top-level value"},
+		"null":              {"null", "version 0: want 1"},
+		"no version":        {`{"allow":["a.example"]}`, "version 0: want 1"},
+		"a later version":   {`{"version":2,"allow":["a.example"]}`, "version 2: want 1"},
+		"version as text":   {`{"version":"1","allow":["a.example"]}`, "cannot unmarshal"},
+		"no list":           {`{"version":1}`, "no allow list"},
+		"a null list":       {`{"version":1,"allow":null}`, "no allow list"},
+		"a list of numbers": {`{"version":1,"allow":[1]}`, "cannot unmarshal"},
+		"one bad rule":      {`{"version":1,"allow":["a.example","https://b.example"]}`, `egress rule "https://b.example": is a URL`},
+		"an empty rule":     {`{"version":1,"allow":[""]}`, "is empty"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -69,7 +69,7 @@ func TestDecodeFile(t *testing.T) {
 					t.Errorf("error: got %v, want one with %q", err, tt.want)
 				}
 				if _, ok := s.Match("a.example", 443); ok {
-					t.Error("set beside the error: got a.example allowed, want nothing")
+					t.Error("set returned with the error: got a.example allowed, want nothing")
 				}
 				return
 			}
@@ -80,7 +80,7 @@ func TestDecodeFile(t *testing.T) {
 	}
 }
 
-// endless counts what is taken from it and never ends.
+// endless is an endless reader that counts the bytes read from it.
 type endless struct{ read int }
 
 func (e *endless) Read(p []byte) (int, error) {
@@ -106,7 +106,7 @@ func TestDecodeFileReportsReadErrors(t *testing.T) {
 	}
 }
 
-func TestEncodeFileRefusesWhatIsNotRead(t *testing.T) {
+func TestEncodeFileRefusesTooLargeFiles(t *testing.T) {
 	var rules []string
 	for i := range 5000 {
 		rules = append(rules, fmt.Sprintf("h%d.%s", i, strings.Repeat("a.", 100)+"example"))

@@ -12,7 +12,8 @@ import (
 	"botbottle.dev/bottle-operator/internal/egress"
 )
 
-// FuzzParse: no text is too strange, and a rule's text is the rule again.
+// FuzzParse: any text may be parsed, and parsing a rule's String returns the same
+// rule.
 func FuzzParse(f *testing.F) {
 	for _, seed := range []string{"", "api.example.com", "API.example.com.:8443", "*.example.com", "*", "*.", "203.0.113.7:22", "10.0.0.0/8:5432",
 		"2001:db8::1", "[2001:db8::/32]:443", "::/0", "fe80::1%eth0", "::ffff:1.2.3.4", "127.1", "0x7f.1", "2130706433", "https://a.example/b",
@@ -40,8 +41,8 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// FuzzMatch: what a rule for a name lets through is that name, or ends in it;
-// a rule for one host never opens another one's address.
+// FuzzMatch: a rule for a name matches only that name, or names that end in it. A
+// rule for one host never opens the address of another.
 func FuzzMatch(f *testing.F) {
 	f.Add("example.com", "example.com", uint16(443))
 	f.Add("*.example.com", "a.example.com", uint16(443))
@@ -59,7 +60,7 @@ func FuzzMatch(f *testing.F) {
 		got, ok := egress.NewSet(r).Match(host, port)
 		if !ok {
 			if got != (egress.Rule{}) {
-				t.Fatalf("%q: got %s beside false", host, got)
+				t.Fatalf("%q: got %s with false", host, got)
 			}
 			return
 		}
@@ -75,11 +76,11 @@ func FuzzMatch(f *testing.F) {
 			return
 		}
 		name := strings.TrimSuffix(r.String(), fmt.Sprintf(":%d", r.Port()))
-		asked := strings.TrimSuffix(strings.ToLower(host), ".")
+		requested := strings.TrimSuffix(strings.ToLower(host), ".")
 		suffix, subdomains := strings.CutPrefix(name, "*")
-		fine := asked == name
+		fine := requested == name
 		if subdomains {
-			fine = strings.HasSuffix(asked, suffix) && asked != suffix
+			fine = strings.HasSuffix(requested, suffix) && requested != suffix
 		}
 		if err == nil || !fine || strings.ContainsFunc(host, func(r rune) bool { return r >= 0x80 }) {
 			t.Fatalf("rule %s matched %q", r, host)
@@ -87,8 +88,8 @@ func FuzzMatch(f *testing.F) {
 	})
 }
 
-// FuzzDeniedSpellings: an address that can never be reached has no rule in
-// any spelling, under rules that let everything else through.
+// FuzzDeniedSpellings: no rule matches any spelling of an address that can never
+// be reached, even if the rules allow everything else.
 func FuzzDeniedSpellings(f *testing.F) {
 	f.Add(uint8(127), uint8(0), uint8(0), uint8(1), "x")
 	f.Add(uint8(169), uint8(254), uint8(169), uint8(254), "")
@@ -118,8 +119,9 @@ func FuzzDeniedSpellings(f *testing.F) {
 	})
 }
 
-// otherAddr says whether a tail made another address of a spelling, as "0"
-// makes ::7f00:10 of ::7f00:1.
+// otherAddr reports whether host is a spelling of another address than v4 that
+// the set allows. A tail can turn a spelling into one: "0" turns ::7f00:1 into
+// ::7f00:10.
 func otherAddr(s egress.Set, host string, v4 netip.Addr) bool {
 	addr, err := netip.ParseAddr(host)
 	if err != nil {
@@ -133,14 +135,15 @@ func otherAddr(s egress.Set, host string, v4 netip.Addr) bool {
 	return s.CheckAddr(addr, 443) == nil
 }
 
-// plainlyDenied is the test's own reading of what can never be reached.
+// plainlyDenied reports, independently of the package, whether an address can
+// never be reached.
 func plainlyDenied(v4 netip.Addr) bool {
 	b := v4.As4()
 	return b[0] == 0 || v4.IsLoopback() || v4.IsLinkLocalUnicast() || b[0] >= 224 ||
 		v4 == netip.MustParseAddr("100.100.100.200") || v4 == netip.MustParseAddr("168.63.129.16") || v4 == netip.MustParseAddr("192.0.0.192")
 }
 
-// spellings are ways to write v4, some of which are read by some programs.
+// spellings returns ways to write v4. Some programs accept some of them.
 func spellings(v4 netip.Addr) []string {
 	b := v4.As4()
 	n := uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
@@ -158,8 +161,8 @@ func spellings(v4 netip.Addr) []string {
 	return out
 }
 
-// FuzzDecodeFile: no file is too strange, and a set that comes out of one
-// goes through a file unchanged.
+// FuzzDecodeFile: any data may be decoded, and a decoded set survives encoding
+// and decoding unchanged.
 func FuzzDecodeFile(f *testing.F) {
 	for _, seed := range []string{`{"version":1,"allow":["a.example","*.b.example:80","10.0.0.0/8","[::/0]:1"]}`, `{"version":1,"allow":[]}`,
 		`{"version":1}`, `{"version":2,"allow":[]}`, `{"VERSION":1,"Allow":["a"]}`, "", "null", "[]", "{", `{"version":1,"allow":["a","a"],"x":{}}`} {
@@ -169,17 +172,17 @@ func FuzzDecodeFile(f *testing.F) {
 		s, err := egress.DecodeFile(bytes.NewReader(data))
 		if err != nil {
 			if len(s.Rules()) != 0 {
-				t.Fatalf("got rules %v beside %v, want none", s.Rules(), err)
+				t.Fatalf("got rules %v with %v, want none", s.Rules(), err)
 			}
 			return
 		}
 		first, err := egress.EncodeFile(s)
 		if err != nil {
-			return // canonical spellings may be longer than what was read
+			return // the canonical spellings may be longer than the original ones
 		}
 		again, err := egress.DecodeFile(bytes.NewReader(first))
 		if err != nil || fmt.Sprint(again.Rules()) != fmt.Sprint(s.Rules()) {
-			t.Fatalf("through a file: got %v, %v, want %v", again.Rules(), err, s.Rules())
+			t.Fatalf("encoded and decoded: got %v, %v, want %v", again.Rules(), err, s.Rules())
 		}
 		second, err := egress.EncodeFile(again)
 		if err != nil || !bytes.Equal(first, second) {

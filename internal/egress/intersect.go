@@ -4,7 +4,7 @@ package egress
 
 import "strings"
 
-// Covers says whether every connection that other matches is matched by r.
+// Covers reports whether r matches every connection that other matches.
 func (r Rule) Covers(other Rule) bool {
 	switch {
 	case r == (Rule{}) || other == (Rule{}) || r.port != other.port || r.IsAddr() != other.IsAddr():
@@ -17,14 +17,14 @@ func (r Rule) Covers(other Rule) bool {
 	return r.subdomains && strings.HasSuffix(other.name, "."+r.name)
 }
 
-// Intersect is the set of what both sets let through. Networks that either
+// Intersect returns the set of what both sets allow. Networks that either set
 // closes (see Without) are not closed in the result.
 func (s Set) Intersect(other Set) Set {
 	ours, theirs := s.Rules(), other.Rules()
 	return NewSet(append(covered(ours, theirs), covered(theirs, ours)...)...)
 }
 
-// covered are the rules that one of others covers.
+// covered returns the rules that one of others covers.
 func covered(rules, others []Rule) []Rule {
 	var out []Rule
 	for _, r := range rules {

@@ -8,9 +8,9 @@ import (
 	"strings"
 )
 
-// canonicalName is lower case and without the dot that ends a full name. Only
-// ASCII has case here: strings.ToLower would make a k of the Kelvin sign, and
-// what is then asked of a resolver is another name.
+// canonicalName returns the name in lower case and without a dot at its end. It
+// changes only ASCII letters: strings.ToLower would turn the Kelvin sign into a
+// k, and a resolver would then look up another name.
 func canonicalName(name string) string {
 	lower := func(r rune) rune {
 		if 'A' <= r && r <= 'Z' {
@@ -21,8 +21,8 @@ func canonicalName(name string) string {
 	return strings.Map(lower, strings.TrimSuffix(name, "."))
 }
 
-// checkName is nil for a canonical DNS name that a rule may name and a guest
-// may ask for.
+// checkName returns nil for a canonical DNS name that may appear in a rule and in
+// a guest's request.
 func checkName(name string) error {
 	if strings.Contains(name, "*") {
 		return errors.New("has a wildcard that is not a leading \"*.\"; name the host, or *. and the domain above it")
@@ -41,7 +41,7 @@ func checkName(name string) error {
 		last = label
 	}
 	if numeric(last) {
-		return errors.New("ends in a number but is no IP address; programs read such names as addresses in ways that differ, so write the address as 203.0.113.7")
+		return errors.New("ends in a number but is not an IP address; programs read such names as addresses in ways that differ, so write the address as 203.0.113.7")
 	}
 	if last == "localhost" {
 		return errors.New("can never be allowed: localhost is the bundle itself")
@@ -61,13 +61,13 @@ func checkLabel(label string) error {
 	for i := range len(label) {
 		c := label[i]
 		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' && c != '_' {
-			return fmt.Errorf("has a character that no host name has: %q", c)
+			return fmt.Errorf("has a character that is not allowed in a host name: %q", c)
 		}
 	}
 	return nil
 }
 
-// numeric says whether a resolver may take a name that ends in label for an
+// numeric reports whether a resolver may read a name that ends in label as an
 // IPv4 address, as inet_aton does: 127.1, 2130706433, 0x7f.1, 0177.0.0.1. No
 // top-level domain is numeric.
 func numeric(label string) bool {

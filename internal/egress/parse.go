@@ -10,17 +10,17 @@ import (
 	"strings"
 )
 
-// maxRule is the longest text that can be a rule: a name of 253 characters
-// with wildcard, dot and port has room.
+// maxRule is the maximum length of a rule. It leaves room for a name of 253
+// characters with a wildcard, a dot and a port.
 const maxRule = 280
 
-// RuleError says which rule cannot be used, why, and the way out.
+// RuleError reports which rule cannot be used, why, and what to do about it.
 type RuleError struct {
 	Rule string
 	Err  error
 }
 
-// Error shows the rule quoted, cut where no rule can be that long.
+// Error shows the rule quoted, and cut if it is longer than any rule can be.
 func (e *RuleError) Error() string {
 	rule := e.Rule
 	if len(rule) > maxRule {
@@ -29,13 +29,13 @@ func (e *RuleError) Error() string {
 	return fmt.Sprintf("egress rule %q: %v", rule, e.Err)
 }
 
-// Unwrap returns what is wrong.
+// Unwrap returns the error that says what is wrong.
 func (e *RuleError) Unwrap() error { return e.Err }
 
-// Parse reads a rule: HOST[:PORT], where HOST is a name, "*." and a name for
-// all that is below it, an IPv4 address or CIDR, or an IPv6 one, in brackets
-// when a port follows. Case and one dot at the end of a name do not matter.
-// The error is a *RuleError.
+// Parse reads a rule of the form HOST[:PORT]. HOST is a name; "*." and a name,
+// for all names below it; an IPv4 address or CIDR; or an IPv6 address or CIDR, in
+// brackets if a port follows. Case and one dot at the end of a name do not
+// matter. The error is a *RuleError.
 func Parse(text string) (Rule, error) {
 	r, err := parse(text)
 	if err != nil {
@@ -73,7 +73,8 @@ func parse(text string) (Rule, error) {
 	return Rule{name: name, subdomains: subdomains, port: port}, nil
 }
 
-// checkText catches what people paste, before it turns into a riddle.
+// checkText returns a helpful error for mistakes that people often make when
+// they paste text.
 func checkText(text string) error {
 	switch {
 	case text == "":
@@ -81,24 +82,25 @@ func checkText(text string) error {
 	case len(text) > maxRule:
 		return fmt.Errorf("is longer than %d characters", maxRule)
 	case strings.ContainsAny(text, " \t\r\n\v\f"):
-		return errors.New("holds white space; remove it, and write one rule per entry")
+		return errors.New("contains white space; remove it, and write one rule per entry")
 	case strings.Contains(text, "://"):
 		return errors.New("is a URL; leave out the scheme and the path, and give the port after a colon if it is not 443")
 	case strings.ContainsAny(text, "@?#"):
-		return errors.New("holds more than host and port; leave out user, query and fragment")
+		return errors.New("contains more than a host and port; leave out user, query and fragment")
 	}
 	for i := range len(text) {
 		switch c := text[i]; {
 		case c >= 0x80:
 			return errors.New("is not ASCII; write an international name as punycode (xn--…)")
 		case c < 0x20 || c == 0x7f:
-			return errors.New("holds a control character; remove it")
+			return errors.New("contains a control character; remove it")
 		}
 	}
 	return nil
 }
 
-// splitPort takes the port off, "" where the rule names none.
+// splitPort splits a rule into host and port. The port is "" if the rule has
+// none.
 func splitPort(text string) (host, port string, err error) {
 	if rest, ok := strings.CutPrefix(text, "["); ok {
 		host, rest, ok = strings.Cut(rest, "]")
@@ -110,7 +112,7 @@ func splitPort(text string) (host, port string, err error) {
 		}
 		port, ok = strings.CutPrefix(rest, ":")
 		if !ok || port == "" {
-			return "", "", errors.New("has something else than :PORT behind the bracket; a prefix length goes inside, as in [2001:db8::/32]:443")
+			return "", "", errors.New("has something other than :PORT after the bracket; a prefix length goes inside, as in [2001:db8::/32]:443")
 		}
 		return host, port, nil
 	}
@@ -120,11 +122,11 @@ func splitPort(text string) (host, port string, err error) {
 	case 1:
 		host, port, _ = strings.Cut(text, ":")
 		if port == "" {
-			return "", "", errors.New("has no port behind the colon; give one, or leave the colon out for 443")
+			return "", "", errors.New("has no port after the colon; give one, or leave the colon out for 443")
 		}
 		return host, port, nil
 	}
-	return text, "", nil // an IPv6 address, or nothing that there is
+	return text, "", nil // an IPv6 address, or invalid
 }
 
 func parsePort(text string) (uint16, error) {
@@ -143,19 +145,20 @@ func isAddr(host string) bool {
 	return err == nil
 }
 
-// parseAddrs reads an address or CIDR that a rule may name.
+// parseAddrs parses an address or CIDR, and returns an error if no rule may name
+// it.
 func parseAddrs(text string, wantV6 bool) (netip.Prefix, error) {
 	var p netip.Prefix
 	if addr, err := netip.ParseAddr(text); err == nil {
-		if addr.Zone() != "" { // a Prefix would drop it without a word
+		if addr.Zone() != "" { // a Prefix would silently drop it
 			return p, errors.New("has a zone; a link-local address can never be allowed")
 		}
 		p = netip.PrefixFrom(addr, addr.BitLen())
 	} else if p, err = netip.ParsePrefix(text); err != nil {
 		if strings.Contains(text, "/") {
-			return p, errors.New("is no CIDR like 203.0.113.0/24; if the slash begins a path, leave that out, for rules are about hosts")
+			return p, errors.New("is not a CIDR like 203.0.113.0/24; if the slash starts a path, leave that out, because rules name only hosts")
 		}
-		return p, errors.New("is no IPv6 address; with a port one is written [ADDRESS]:PORT")
+		return p, errors.New("is not an IPv6 address; with a port, write it as [ADDRESS]:PORT")
 	}
 	switch {
 	case p.Addr().Is4In6():

@@ -57,18 +57,18 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// Each error names the rule and the way out.
+// Each error names the rule and says what to do about it.
 func TestParseRefuses(t *testing.T) {
-	tests := map[string]string{ // text: in the error
+	tests := map[string]string{ // text: part of the error
 		"":                              "is empty",
 		"https://example.com":           "leave out the scheme",
 		"example.com/path":              "leave that out",
 		"example.com/":                  "leave that out",
 		"user@example.com":              "leave out user",
 		"example.com?q":                 "leave out user, query",
-		"a.example b.example":           "holds white space",
-		" example.com":                  "holds white space",
-		"example.com\n":                 "holds white space",
+		"a.example b.example":           "contains white space",
+		" example.com":                  "contains white space",
+		"example.com\n":                 "contains white space",
 		"ex\x00ample.com":               "control character",
 		"bücher.example":                "punycode",
 		"example。com":                   "punycode",
@@ -86,9 +86,9 @@ func TestParseRefuses(t *testing.T) {
 		"example.com..":                 "empty part",
 		"-a.example":                    "hyphen",
 		"a-.example":                    "hyphen",
-		"a,b.example":                   "no host name has: ','",
-		"a%2e.example":                  "no host name has: '%'",
-		"example.com:":                  "no port behind the colon",
+		"a,b.example":                   "not allowed in a host name: ','",
+		"a%2e.example":                  "not allowed in a host name: '%'",
+		"example.com:":                  "no port after the colon",
 		"example.com:0":                 `port "0": want a number from 1 to 65535`,
 		"example.com:70000":             `port "70000"`,
 		"example.com:+80":               `port "+80"`,
@@ -113,18 +113,18 @@ func TestParseRefuses(t *testing.T) {
 		"example.1":                     "ends in a number",
 		"example.0xff":                  "ends in a number",
 		"10.0.0.1/8":                    "the network is 10.0.0.0/8",
-		"10.0.0.0/33":                   "no CIDR",
-		"10.0.0.0/08":                   "no CIDR",
-		"10.0.0.0/":                     "no CIDR",
+		"10.0.0.0/33":                   "not a CIDR",
+		"10.0.0.0/08":                   "not a CIDR",
+		"10.0.0.0/":                     "not a CIDR",
 		"[2001:db8::1/32]:443":          "the network is 2001:db8::/32",
 		"[2001:db8::1":                  "no closing bracket",
 		"[2001:db8::]/32:443":           "a prefix length goes inside",
-		"[2001:db8::1]443":              ":PORT behind the bracket",
-		"[2001:db8::1]:":                ":PORT behind the bracket",
+		"[2001:db8::1]443":              ":PORT after the bracket",
+		"[2001:db8::1]:":                ":PORT after the bracket",
 		"[203.0.113.7]:443":             "IPv4 in brackets",
 		"[203.0.113.0/24]":              "IPv4 in brackets",
-		"[example.com]:443":             "no IPv6 address",
-		"[]:443":                        "no IPv6 address",
+		"[example.com]:443":             "not an IPv6 address",
+		"[]:443":                        "not an IPv6 address",
 		"fe80::1%eth0":                  "has a zone",
 		"[2001:db8::1%1]:443":           "has a zone",
 		"::ffff:203.0.113.7":            "write it as IPv4",
@@ -160,7 +160,7 @@ func TestParseRefuses(t *testing.T) {
 			continue
 		}
 		if got != (egress.Rule{}) {
-			t.Errorf("%q: got rule %s beside the error, want none", text, got)
+			t.Errorf("%q: got rule %s with the error, want none", text, got)
 		}
 		var re *egress.RuleError
 		if !errors.As(err, &re) || re.Rule != text {

@@ -8,21 +8,20 @@ import (
 	"unicode/utf8"
 )
 
-// MaxShownHost is how many characters of a host are shown anywhere: more than
-// a host that is meant has, and few enough for a line that somebody reads.
+// MaxShownHost is how many characters of a host are shown: more than real hosts
+// have, and few enough for a readable line.
 const MaxShownHost = 64
 
-// Printable is what somebody else wrote, as printable ASCII of at most the
-// given number of characters: any other character is escaped as in a Go
-// string, and an escape is never cut in two. What it returned stays as it is
-// when it goes through again.
+// Printable returns untrusted text as printable ASCII of at most the given number
+// of characters. Other characters are escaped as in a Go string, and no escape is
+// cut in two. Printable does not change text that it returned before.
 func Printable(text string, most int) string { return escape(text, most, ' ') }
 
-// PrintableHost is Printable for a host: MaxShownHost characters, and no white
-// space, by which one host could pass for several words.
+// PrintableHost is Printable for a host: at most MaxShownHost characters, and no
+// white space, so that a host always shows as one word.
 func PrintableHost(host string) string { return escape(host, MaxShownHost, '!') }
 
-// escape keeps the characters from lowest to "~".
+// escape escapes all characters except those from lowest to "~".
 func escape(text string, most int, lowest byte) string {
 	var out strings.Builder
 	for len(text) > 0 && out.Len() < most {
@@ -40,9 +39,9 @@ func escape(text string, most int, lowest byte) string {
 	return out.String()
 }
 
-// escaped is one character that is not shown as it is.
+// escaped returns the escape for one character.
 func escaped(char string) string {
-	if char == " " { // which Go's strings have no escape for
+	if char == " " { // QuoteToASCII does not escape it
 		return `\x20`
 	}
 	quoted := strconv.QuoteToASCII(char)

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package egress is the allow-list of the default bundle: how a rule is
-// written, what it matches, and the file in which rules travel. It is pure: it
-// resolves no name, opens no connection and reads no file. What it cannot
-// understand it does not match, and its zero values let nothing through.
+// Package egress implements the allow-list of the default bundle: the syntax of
+// rules, what they match, and the file that carries them. It is pure: it resolves
+// no name, opens no connection and opens no file. It matches nothing that it
+// cannot parse, and its zero values allow nothing.
 package egress
 
 import (
@@ -11,27 +11,27 @@ import (
 	"strconv"
 )
 
-// DefaultPort is the port of a rule that names none.
+// DefaultPort is the port of a rule without a port.
 const DefaultPort = 443
 
-// Rule lets a guest reach one host, all subdomains of one, or one network of
-// addresses, each on one TCP port. It is comparable, and two spellings of the
+// Rule allows a guest to reach one host, all subdomains of a name, or one network
+// of addresses, on one TCP port. Rules are comparable, and two spellings of the
 // same rule are equal. The zero Rule matches nothing.
 type Rule struct {
 	name       string       // lower case, no dot at its end; "" for addresses
-	subdomains bool         // those below name, and not name itself
+	subdomains bool         // the rule is for all names below name, not for name itself
 	addrs      netip.Prefix // valid for addresses only
 	port       uint16
 }
 
-// IsAddr says that the rule names addresses: an IP or a CIDR.
+// IsAddr reports whether the rule is for addresses: an IP or a CIDR.
 func (r Rule) IsAddr() bool { return r.addrs.IsValid() }
 
-// Port is the TCP port that the rule lets through.
+// Port returns the TCP port that the rule allows.
 func (r Rule) Port() uint16 { return r.port }
 
-// String is the rule in its one canonical spelling, port included; Parse of
-// it is the rule again.
+// String returns the rule in its canonical spelling, including the port. Parse
+// returns the same rule for it.
 func (r Rule) String() string {
 	port := ":" + strconv.Itoa(int(r.port))
 	switch {

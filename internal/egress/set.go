@@ -11,15 +11,15 @@ import (
 	"botbottle.dev/bottle-operator/internal/errlist"
 )
 
-// Set is an allow-list. It is immutable and safe for concurrent use; the zero
-// Set lets nothing through.
+// Set is an allow-list. It is immutable and safe for concurrent use. The zero Set
+// allows nothing.
 type Set struct {
 	names  map[Rule]struct{}
 	addrs  []Rule  // the most specific first
-	closed []class // networks that no rule opens, beside those of every set
+	closed []class // networks that no rule opens, in addition to those of every set
 }
 
-// NewSet is the set of these rules; the zero Rule adds nothing.
+// NewSet returns the set of these rules. The zero Rule adds nothing.
 func NewSet(rules ...Rule) Set {
 	s := Set{names: map[Rule]struct{}{}}
 	for _, r := range rules {
@@ -37,8 +37,8 @@ func NewSet(rules ...Rule) Set {
 	return s
 }
 
-// ParseSet is the set of rules as they are written. The error wraps one
-// *RuleError for each that cannot be used; there is no set then.
+// ParseSet parses rules and returns their set. The error wraps one *RuleError for
+// each invalid rule; the set is then empty.
 func ParseSet(texts []string) (Set, error) {
 	rules := make([]Rule, 0, len(texts))
 	var errs []error
@@ -55,8 +55,8 @@ func ParseSet(texts []string) (Set, error) {
 	return NewSet(rules...), nil
 }
 
-// Rules are the rules of the set, each once: addresses behind names, names in
-// order of text.
+// Rules returns the rules of the set, each once. Names come first, in order of
+// their text, then addresses.
 func (s Set) Rules() []Rule {
 	out := make([]Rule, 0, len(s.names)+len(s.addrs))
 	for r := range s.names {
@@ -66,8 +66,8 @@ func (s Set) Rules() []Rule {
 	return append(out, s.addrs...)
 }
 
-// Without is the set less these networks, which no rule of it opens then; what
-// says what they are, for the text of an AddrError.
+// Without returns a copy of the set in which no rule opens these networks. what
+// says what the networks are, for the text of an AddrError.
 func (s Set) Without(what string, networks ...netip.Prefix) Set {
 	s.closed = slices.Clone(s.closed)
 	for _, n := range networks {
@@ -76,12 +76,12 @@ func (s Set) Without(what string, networks ...netip.Prefix) Set {
 	return s
 }
 
-// Match is the rule that lets a guest ask for host, as a request names it (a
-// name, an IPv4 address, or an IPv6 one with or without brackets), on port. An
-// address is matched by address rules alone and a name by name rules alone;
-// where the name leads is CheckAddr's to judge. Whatever is neither a plain
-// address nor a proper name (127.1, 0x7f.1, a zone, a stray character) and
-// every address that can never be reached has no rule.
+// Match returns the rule that allows a guest's request for host on port. host is
+// as in the request: a name, an IPv4 address, or an IPv6 address with or without
+// brackets. Only address rules match an address, and only name rules match a
+// name; CheckAddr judges the address to which the name resolves. No rule matches
+// an address that can never be reached, or a host that is neither a plain address
+// nor a proper name (127.1, 0x7f.1, a zone, a stray character).
 func (s Set) Match(host string, port uint16) (Rule, bool) {
 	if addr, ok := hostAddr(host); ok {
 		return s.matchAddr(addr, port)
@@ -93,7 +93,7 @@ func (s Set) Match(host string, port uint16) (Rule, bool) {
 	return s.matchName(name, port)
 }
 
-// hostAddr reads host as an address, with the brackets that only IPv6 has.
+// hostAddr parses host as an address. Only an IPv6 address may have brackets.
 func hostAddr(host string) (netip.Addr, bool) {
 	inner, bracketed := strings.CutPrefix(host, "[")
 	if bracketed {
@@ -135,21 +135,22 @@ func (s Set) matchAddr(addr netip.Addr, port uint16) (Rule, bool) {
 	return Rule{}, false
 }
 
-// AllowsAddr says whether an address rule names addr on port. It is false for
+// AllowsAddr reports whether an address rule allows addr on port. It is false for
 // an address that can never be reached, whatever the rules say.
 func (s Set) AllowsAddr(addr netip.Addr, port uint16) bool {
 	_, ok := s.matchAddr(addr, port)
 	return ok
 }
 
-// CheckAddr judges an address to which an allowed name leads, before it is
-// dialled: nil when it is public or an address rule names it on port, else an
-// *AddrError. It does not ask whether the name is allowed; Match does. The
-// caller dials this very address and resolves no second time.
+// CheckAddr checks an address to which an allowed name resolves, before it is
+// dialled. It returns nil if the address is public or an address rule allows it
+// on port, and otherwise an *AddrError. It does not check whether the name is
+// allowed; Match does. The caller must dial exactly this address, and must not
+// resolve the name again.
 func (s Set) CheckAddr(addr netip.Addr, port uint16) error {
 	plain, ok := canonicalAddr(addr)
 	if !ok {
-		return &AddrError{Addr: addr, Port: port, Why: "no plain address"}
+		return &AddrError{Addr: addr, Port: port, Why: "not a plain address"}
 	}
 	if why := s.never(plain); why != "" {
 		return &AddrError{Addr: addr, Port: port, Why: why}
@@ -164,9 +165,9 @@ func (s Set) CheckAddr(addr netip.Addr, port uint16) error {
 	return nil
 }
 
-// Unreachable is an *AddrError when host, as a request names it, is an address
-// that no rule can open, and nil for everything else: it does not say that host
-// may be reached.
+// Unreachable returns an *AddrError if host, as a request names it, is an address
+// that no rule can open, and nil for everything else. A nil error does not mean
+// that host may be reached.
 func (s Set) Unreachable(host string) error {
 	addr, ok := hostAddr(host)
 	if !ok {
@@ -181,7 +182,7 @@ func (s Set) Unreachable(host string) error {
 	return nil
 }
 
-// never is why a canonical address can never be reached; "" if it can.
+// never returns why a canonical address can never be reached; "" if it can.
 func (s Set) never(addr netip.Addr) string {
 	return cmp.Or(find(never, addr), find(s.closed, addr))
 }

@@ -100,12 +100,12 @@ func TestMatch(t *testing.T) {
 			t.Errorf("%q port %d: got rule %q, want %q", tt.host, tt.port, got, tt.want)
 		}
 		if !ok && r != (egress.Rule{}) {
-			t.Errorf("%q port %d: got rule %s beside false, want none", tt.host, tt.port, r)
+			t.Errorf("%q port %d: got rule %s with false, want none", tt.host, tt.port, r)
 		}
 	}
 }
 
-func TestZeroSetLetsNothingThrough(t *testing.T) {
+func TestZeroSetAllowsNothing(t *testing.T) {
 	for name, s := range map[string]egress.Set{"zero": {}, "no rules": mustSet(t), "zero rule": egress.NewSet(egress.Rule{})} {
 		for _, host := range []string{"example.com", "203.0.113.7", "::1", "", "intranet"} {
 			for _, port := range []uint16{0, 443} {
@@ -120,7 +120,7 @@ func TestZeroSetLetsNothingThrough(t *testing.T) {
 	}
 }
 
-// deniedHosts are ways to write a denied address that some program or other
+// deniedHosts are ways to write a denied address that some program
 // reads as that address.
 var deniedHosts = []string{
 	"127.0.0.1", "127.0.0.2", "127.255.255.255", "127.1", "127.0.1", "2130706433", "0x7f000001", "0x7f.0.0.1", "0x7f.1", "0177.0.0.1",
@@ -134,7 +134,8 @@ var deniedHosts = []string{
 	"100.100.100.200", "168.63.129.16", "192.0.0.192", "224.0.0.1", "239.255.255.250", "255.255.255.255", "240.0.0.1", "ff02::1", "::ffff:224.0.0.1",
 }
 
-// wideOpen has every rule that could be thought to let such a host through.
+// wideOpen returns a set with every rule that might be expected to allow such a
+// host.
 func wideOpen(t testing.TB) egress.Set {
 	rules := []string{"0.0.0.0/0:%", "[::/0]:%", "*.com:%", "[64:ff9b::/96]:%", "[2002::/16]:%", "[fe00::/7]:%", "[fd00::/8]:%"}
 	var all []string
@@ -192,22 +193,22 @@ func TestCheckAddr(t *testing.T) {
 		{"::ffff:10.1.2.3", 5432, ""},
 		{"192.168.7.7", 443, ""},
 		{"fd12:3::4", 443, ""},
-		{"10.1.2.3", 443, "address 10.1.2.3 is private, which a rule for a name does not open; add the rule 10.1.2.3:443 if it is meant"},
-		{"::ffff:10.1.2.3", 443, "address ::ffff:10.1.2.3 is private, which a rule for a name does not open; add the rule 10.1.2.3:443 if it is meant"},
-		{"64:ff9b::a01:203", 443, "address 64:ff9b::a01:203 is private, which a rule for a name does not open; add the rule [64:ff9b::a01:203]:443 if it is meant"},
-		{"2002:c0a8:101::1", 443, "address 2002:c0a8:101::1 is private, which a rule for a name does not open; add the rule [2002:c0a8:101::1]:443 if it is meant"},
-		{"192.168.7.8", 443, "address 192.168.7.8 is private, which a rule for a name does not open; add the rule 192.168.7.8:443 if it is meant"},
-		{"172.31.255.255", 443, "address 172.31.255.255 is private, which a rule for a name does not open; add the rule 172.31.255.255:443 if it is meant"},
-		{"100.96.0.1", 443, "address 100.96.0.1 is private (carrier-grade NAT), which a rule for a name does not open; add the rule 100.96.0.1:443 if it is meant"},
-		{"192.0.0.8", 443, "address 192.0.0.8 is private (protocol assignments), which a rule for a name does not open; add the rule 192.0.0.8:443 if it is meant"},
-		{"198.19.255.255", 443, "address 198.19.255.255 is private (benchmarks), which a rule for a name does not open; add the rule 198.19.255.255:443 if it is meant"},
-		{"64:ff9b:1::1", 443, "address 64:ff9b:1::1 is private (local translation), which a rule for a name does not open; add the rule [64:ff9b:1::1]:443 if it is meant"},
-		{"fd00::1", 80, "address fd00::1 is private, which a rule for a name does not open; add the rule [fd00::1]:80 if it is meant"},
+		{"10.1.2.3", 443, "address 10.1.2.3 is private, which a rule for a name does not open; add the rule 10.1.2.3:443 to allow it"},
+		{"::ffff:10.1.2.3", 443, "address ::ffff:10.1.2.3 is private, which a rule for a name does not open; add the rule 10.1.2.3:443 to allow it"},
+		{"64:ff9b::a01:203", 443, "address 64:ff9b::a01:203 is private, which a rule for a name does not open; add the rule [64:ff9b::a01:203]:443 to allow it"},
+		{"2002:c0a8:101::1", 443, "address 2002:c0a8:101::1 is private, which a rule for a name does not open; add the rule [2002:c0a8:101::1]:443 to allow it"},
+		{"192.168.7.8", 443, "address 192.168.7.8 is private, which a rule for a name does not open; add the rule 192.168.7.8:443 to allow it"},
+		{"172.31.255.255", 443, "address 172.31.255.255 is private, which a rule for a name does not open; add the rule 172.31.255.255:443 to allow it"},
+		{"100.96.0.1", 443, "address 100.96.0.1 is private (carrier-grade NAT), which a rule for a name does not open; add the rule 100.96.0.1:443 to allow it"},
+		{"192.0.0.8", 443, "address 192.0.0.8 is private (protocol assignments), which a rule for a name does not open; add the rule 192.0.0.8:443 to allow it"},
+		{"198.19.255.255", 443, "address 198.19.255.255 is private (benchmarks), which a rule for a name does not open; add the rule 198.19.255.255:443 to allow it"},
+		{"64:ff9b:1::1", 443, "address 64:ff9b:1::1 is private (local translation), which a rule for a name does not open; add the rule [64:ff9b:1::1]:443 to allow it"},
+		{"fd00::1", 80, "address fd00::1 is private, which a rule for a name does not open; add the rule [fd00::1]:80 to allow it"},
 		{"127.0.0.1", 443, "address 127.0.0.1 can never be reached: it is loopback"},
 		{"::ffff:169.254.169.254", 80, "address ::ffff:169.254.169.254 can never be reached: it is link-local, where cloud metadata lives"},
 		{"::1", 443, "address ::1 can never be reached: it is loopback"},
-		{"fe80::1%eth0", 443, "address fe80::1%eth0 can never be reached: it is no plain address"},
-		{"2001:db8::1%eth0", 443, "address 2001:db8::1%eth0 can never be reached: it is no plain address"},
+		{"fe80::1%eth0", 443, "address fe80::1%eth0 can never be reached: it is not a plain address"},
+		{"2001:db8::1%eth0", 443, "address 2001:db8::1%eth0 can never be reached: it is not a plain address"},
 	}
 	for _, tt := range tests {
 		got := ""
@@ -223,7 +224,7 @@ func TestCheckAddr(t *testing.T) {
 	}
 }
 
-// The rule that an error offers does open the address.
+// The rule that an error suggests opens the address.
 func TestCheckAddrOffersARuleThatHelps(t *testing.T) {
 	for _, text := range []string{"10.1.2.3", "::ffff:10.1.2.3", "64:ff9b::a01:203", "fd00::1", "2001::1", "fec0::1"} {
 		addr := netip.MustParseAddr(text)

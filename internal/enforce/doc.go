@@ -7,16 +7,17 @@
 //
 // It has four parts behind one interface, Enforcement:
 //
-//   - the guard (loop.go, look.go) looks at all machines and walls every
-//     second. It kills the machine of a wall that does not hold, and repairs
-//     the wall. It needs only the kernel and the state directory: a hanging
+//   - the guard (loop.go, scan.go) checks all machines and walls every
+//     second. If a wall does not hold, it kills the machine and repairs the
+//     wall. It needs only the kernel and the state directory: a hanging
 //     dockerd, smolvm or API server does not stop it, and it guards the
 //     machines of an earlier agent before the API server has answered;
-//   - the leaks (leak.go): the rule, the kill, and the evidence;
-//   - the walls (wall.go, reach.go): making a wall, and narrowing what it and
-//     the bundle let through;
-//   - the prover (prover.go, prove.go): running proofs, and what they came to.
+//   - the leaks (leak.go) define what a leak is, kill the machine, and keep the
+//     evidence;
+//   - the walls (wall.go, reach.go) make a wall, and narrow what it and the
+//     bundle let through;
+//   - the prover (prover.go, prove.go) runs proofs and keeps their results.
 //
-// The package starts no machine and writes no status: whoever it notifies does.
-// What a guest says about itself never proves anything.
+// The package starts no machine and writes no status: its subscriber does.
+// What a guest reports about itself never proves anything.
 package enforce

@@ -18,40 +18,41 @@ import (
 	"botbottle.dev/bottle-operator/internal/state"
 )
 
-// Enforcement is what the controllers may ask for. All methods may be called
-// repeatedly and concurrently.
+// Enforcement is the interface that the controllers use. All methods may be
+// called repeatedly and concurrently.
 type Enforcement interface {
-	// Narrow revokes at once whatever reach no longer allows, and never adds
+	// Narrow immediately revokes whatever reach no longer allows, and never adds
 	// anything. It needs neither dockerd nor smolvm nor the API server.
 	Narrow(ctx context.Context, owner host.Owner, reach Reach) error
 	// OpenRules makes rules the egress rules of the built-in bundle.
-	// ErrSuperseded when a newer generation of the Bottle was narrowed to.
+	// It returns ErrSuperseded if Narrow was called for a newer generation.
 	OpenRules(owner host.Owner, generation int64, rules egress.Set) error
 	// EnsureWall makes the wall and guards the machine from then on. If it
 	// finds the wall open while the machine runs, it kills the machine first.
-	// A leak that was reported for another request is released, once its
-	// machine is down. ErrSuperseded as OpenRules; ErrUnavailable when
-	// something of someone else's keeps the wall from being as specified;
-	// otherwise the errors of host.Walls.
+	// Once the machine is down, it releases a leak that was reported for
+	// another request. It returns ErrSuperseded as OpenRules does,
+	// ErrUnavailable if something that belongs to someone else keeps the wall
+	// from being as specified, and otherwise the errors of host.Walls.
 	EnsureWall(ctx context.Context, spec host.WallSpec, request Request) (host.Wall, error)
-	// CheckPolicy compares what smolvm persisted of a machine's egress policy
-	// with what it was asked for. note says in words how it differs.
+	// CheckPolicy compares the egress policy that smolvm persisted for a machine
+	// with the one that was requested. note describes the difference.
 	CheckPolicy(ctx context.Context, m PolicyCheck) (p probe.Policy, note string, err error)
 	// EnsureProven starts a proof if one is due, and returns what is known. It
 	// does not wait for the proof: the subscriber is notified when it ends.
 	EnsureProven(s Subject) Standing
-	// Leak returns the leak that counts for this request, nil if there is none,
-	// and records that it was reported for it: from then on, another request
-	// releases it.
+	// Leak returns the leak that counts for this request, or nil. It records
+	// that the leak was reported for this request: from then on, another
+	// request releases the leak.
 	Leak(uid string, request Request) *state.Leak
-	// TakeBreach returns the last breach of the Bottle's wall, once.
+	// TakeBreach returns the last breach of the Bottle's wall and clears it; nil
+	// if there is none.
 	TakeBreach(uid string) *Breach
-	// Release stops guarding and deletes the wall; absent is nil. The machine
-	// must be gone by then.
+	// Release stops guarding the machine and deletes the wall. It returns nil if
+	// there is no wall. The machine must already be gone.
 	Release(ctx context.Context, owner host.Owner) error
 }
 
-// Machines is what enforcement needs of the machines' port. The guard uses
+// Machines is the part of host.Machines that enforcement needs. The guard uses
 // only VMMs and KillMachine, which do not involve smolvm.
 type Machines interface {
 	VMMs(ctx context.Context, names []string) ([]host.VMM, error)
@@ -72,14 +73,14 @@ type Options struct {
 	State    *state.Dir
 	Clock    clock.WithTicker
 	Log      logr.Logger
-	// Interval is the time between two looks of the guard.
+	// Interval is the time between two scans of the guard.
 	Interval time.Duration
 	// Prober is the path of the static prober that is copied into guests.
 	Prober string
-	// ProofTargets are addresses of the internet that proofs try.
+	// ProofTargets are internet addresses that proofs try to reach.
 	ProofTargets []netip.AddrPort
-	// MaxConcurrentProofs bounds the proofs that run at the same time; at
-	// least 1 is assumed.
+	// MaxConcurrentProofs bounds the proofs that run at the same time. A value
+	// below 1 counts as 1.
 	MaxConcurrentProofs int
 	// Metrics may be nil.
 	Metrics *Metrics
@@ -99,12 +100,12 @@ type Enforcer struct {
 var _ Enforcement = (*Enforcer)(nil)
 
 // ErrSuperseded means that the caller acts for an old generation of the
-// Bottle, and that a newer one was narrowed to meanwhile. The caller must read
+// Bottle: meanwhile, Narrow was called for a newer one. The caller must read
 // the Bottle again.
 var ErrSuperseded = errors.New("a newer generation of the Bottle has been seen")
 
-// New returns an Enforcer that guards the machines that the state directory
-// records, once Start is called.
+// New returns an Enforcer. Once Start is called, it guards the machines that
+// the state directory records.
 func New(o Options) (*Enforcer, error) {
 	watched, err := newRegistry(o.State, o.Log)
 	if err != nil {
@@ -123,25 +124,27 @@ func New(o Options) (*Enforcer, error) {
 	return e, nil
 }
 
-// Subscribe sets who is notified when something happened to a Bottle's wall,
-// machine or proof. changed must return soon and may be called at any time.
+// Subscribe sets the function that is called when something happens to a
+// Bottle's wall, machine or proof. changed must return soon and may be called
+// at any time.
 func (e *Enforcer) Subscribe(changed func(uid string)) { e.watched.subscribe(changed) }
 
-// Start guards until ctx ends, and then until the machines of all leaks so far
-// were killed and their evidence is written.
+// Start guards the machines until ctx ends. Before it returns, it waits until
+// the machines of all leaks so far are killed and their evidence is written.
 func (e *Enforcer) Start(ctx context.Context) error {
 	err := e.guard.start(ctx)
 	e.leaks.killing.Wait()
 	return err
 }
 
-// Look looks at all machines and walls once.
-func (e *Enforcer) Look(ctx context.Context) { e.guard.look(ctx) }
+// Look checks all machines and walls once.
+func (e *Enforcer) Look(ctx context.Context) { e.guard.scan(ctx) }
 
-// Touched judges a touch of a canary. It returns at once.
-func (e *Enforcer) Touched(t host.Touch) { e.leaks.touched(t) }
+// Touched judges a hit on a canary and acts on it. It does not wait for a kill.
+func (e *Enforcer) Touched(t host.Touch) { e.leaks.onHit(t) }
 
-// BindProofs makes the proofs that start from now on end with ctx.
+// BindProofs binds the proofs that start from now on to ctx: they end when it
+// ends.
 func (e *Enforcer) BindProofs(ctx context.Context) { e.prover.jobs.Bind(ctx) }
 
 // WaitProofs waits until no proof is running.
@@ -152,8 +155,8 @@ func (e *Enforcer) CancelProof(ctx context.Context, uid string) error {
 	return e.prover.jobs.Cancel(ctx, uid)
 }
 
-// ReportRefusals calls report, until ctx ends, with the destinations that a
-// guest tried and was refused.
+// ReportRefusals calls report with the destinations that a guest tried to reach
+// and was refused, until ctx ends.
 func (e *Enforcer) ReportRefusals(ctx context.Context, report func(owner host.Owner, destinations string)) error {
 	return e.refusals.run(ctx, report)
 }
@@ -199,5 +202,5 @@ func (e *Enforcer) Release(ctx context.Context, owner host.Owner) error {
 	return nil
 }
 
-// Walls returns the walls that are guarded, in order of UID.
+// Walls returns the guarded walls, sorted by UID.
 func (e *Enforcer) Walls() []host.WallSpec { return e.watched.specs() }

@@ -9,7 +9,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/state"
 )
 
-// The pauses that tests step over.
+// The pauses that tests skip with a fake clock.
 const (
 	BetweenProofs       = betweenProofs
 	FirstProofPause     = firstProofPause
@@ -17,38 +17,38 @@ const (
 	RepeatRefusalsAfter = repeatRefusalsAfter
 )
 
-// Settle waits until no proof runs, and until the machines of all leaks so far
-// were killed.
+// Settle waits until no proof is running and the machines of all leaks so far
+// are killed.
 func (e *Enforcer) Settle() {
 	e.WaitProofs()
 	e.leaks.killing.Wait()
 }
 
-// Expect makes a nonce count as a running proof's.
+// Expect registers nonce as that of a running proof.
 func (e *Enforcer) Expect(uid, nonce, smolvm, backend string) error {
 	return e.watched.expect(uid, nonce, smolvm, backend)
 }
 
 // FoundLeak acts on a leak.
-func (e *Enforcer) FoundLeak(uid, path string) { e.leaks.found(uid, path) }
+func (e *Enforcer) FoundLeak(uid, path string) { e.leaks.onLeak(uid, path) }
 
-// RefusalsRound reports once what is new.
+// RefusalsRound makes one round of refusal reports.
 func (e *Enforcer) RefusalsRound(ctx context.Context, report func(host.Owner, string)) {
 	e.refusals.round(ctx, report)
 }
 
-// State is what is known of a Bottle.
+// State is what the Enforcer knows about a Bottle.
 type State struct {
 	Watched bool
 	Wall    host.Wall
 	Breach  *Breach
 	Leak    *state.Leak
 	Dropped uint64
-	// Requested: another proof was asked for.
+	// Requested means that another proof was requested.
 	Requested bool
 }
 
-// State returns what is known of a Bottle.
+// State returns what the Enforcer knows about a Bottle.
 func (e *Enforcer) State(uid string) State {
 	e.prover.mu.Lock()
 	h := e.prover.histories[uid]
@@ -63,7 +63,7 @@ func (e *Enforcer) State(uid string) State {
 	return State{Watched: m.wall.Spec.Owner.UID != "", Wall: m.read, Breach: m.breach, Leak: m.leak, Dropped: m.dropped, Requested: requested}
 }
 
-// Neighbours returns walls of other Bottles.
+// Neighbours returns the walls of at most that many other Bottles.
 func (e *Enforcer) Neighbours(uid string, most int) []host.WallSpec {
 	return e.watched.neighbours(uid, most)
 }

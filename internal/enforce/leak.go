@@ -15,41 +15,42 @@ import (
 	"botbottle.dev/bottle-operator/internal/state"
 )
 
-// killTimeout bounds the kill of a machine that leaked. It does not depend on
-// a caller's context.
+// killTimeout bounds the kill of a machine that leaked. The kill does not
+// depend on a caller's context.
 const killTimeout = 30 * time.Second
 
-// finding is what a touch of a canary means.
+// finding is what a hit on a canary means.
 type finding string
 
 const (
 	// foundLeak: the machine reached what it must not reach.
 	foundLeak finding = "guest"
-	// foundBundle: the Bottle's bundle was here. Its walls are proven again.
+	// foundBundle: the hit came from the Bottle's bundle. The Bottle's walls
+	// are proven again.
 	foundBundle finding = "bundle"
-	// foundNode: a process of the node was here, in which case no source
-	// address tells whose it is. All walls are proven again.
+	// foundNode: the hit came from a process on the node, and no source address
+	// tells which Bottle it belongs to. All walls are proven again.
 	foundNode finding = "node"
-	// foundNothing: the touch came from elsewhere.
+	// foundNothing: the hit came from elsewhere.
 	foundNothing finding = "elsewhere"
 )
 
-// judge is the rule that says what a leak is. A touch of a canary is a leak of
-// a Bottle if
+// judge applies the rule that defines a leak. A hit on a canary is a leak of a
+// Bottle if
 //
 //   - it carries the nonce of the proof that runs in the Bottle's guest, which
 //     only that guest knows; or
 //   - it was received on an interface of the Bottle's own network, from any
 //     address but the bundle's and the node's own.
 //
-// Nothing else is a leak. Whoever may send raw packets can forge the source
-// address of a datagram, so that an address alone must never stop a machine;
-// and of what the node sends to the Bottle's gateway, the kernel says that it
-// was received on the Bottle's interface. Anything else is at most a reason for
-// another proof.
+// Nothing else is a leak. Anyone who may send raw packets can forge the source
+// address of a datagram, so an address alone must never stop a machine. The
+// node's own addresses do not count, because the kernel reports a packet that
+// the node sends to the Bottle's gateway as received on the Bottle's interface.
+// Any other hit is at most a reason for another proof.
 //
-// A proof adds one case, see leaks.confessed: what the prober itself says that
-// it reached. Only the guest's own word against itself counts there.
+// A proof adds one case, see leaks.onConfession: the prober itself reports that
+// it reached a target. There, the guest's word counts only against itself.
 func (l *leaks) judge(t host.Touch) (uid string, what finding) {
 	from := t.Remote.Addr().Unmap()
 	uid, bundle, nonce := l.watched.origin(t)
@@ -64,7 +65,7 @@ func (l *leaks) judge(t host.Touch) (uid string, what finding) {
 	case from == bundle:
 		return uid, foundBundle
 	}
-	// An address that cannot be looked up counts as a guest's.
+	// If the lookup fails, the address counts as a guest's.
 	if own, err := l.Canaries.IsOwn(from); err == nil && own {
 		return "", foundNode
 	}
@@ -74,8 +75,9 @@ func (l *leaks) judge(t host.Touch) (uid string, what finding) {
 // loopback is the interface on which a node receives what it sends to itself.
 const loopback = "lo"
 
-// origin returns the Bottle that a touch concerns, and its bundle: by the nonce
-// of a running proof, or else by the interface that the touch was received on.
+// origin returns the Bottle that a hit concerns, and its bundle's address. It
+// identifies the Bottle by the nonce of a running proof (and returns no bundle
+// then), or else by the interface on which the hit was received.
 func (r *registry) origin(t host.Touch) (uid string, bundle netip.Addr, nonce bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -88,24 +90,24 @@ func (r *registry) origin(t host.Touch) (uid string, bundle netip.Addr, nonce bo
 	return "", netip.Addr{}, false
 }
 
-// leaks acts on leaks: it kills the machine, keeps the evidence, and notifies
+// leaks acts on leaks: it kills the machine, writes the evidence, and notifies
 // the subscriber, in that order.
 type leaks struct {
 	Options
 	watched *registry
-	// requestProof has the walls of a Bottle proven again soon.
+	// requestProof requests another proof of a Bottle's walls.
 	requestProof func(uid string)
 
-	killing sync.WaitGroup // of machines that leaked
+	killing sync.WaitGroup // running killLeaked calls
 }
 
-// touched judges a touch of a canary and acts on it.
-func (l *leaks) touched(t host.Touch) {
+// onHit judges a hit on a canary and acts on it.
+func (l *leaks) onHit(t host.Touch) {
 	uid, what := l.judge(t)
-	l.Metrics.touched(what)
+	l.Metrics.hit(what)
 	switch what {
 	case foundLeak:
-		l.found(uid, fmt.Sprintf("%s to %s, a canary of the node", t.Proto, t.Local))
+		l.onLeak(uid, fmt.Sprintf("%s to %s, a canary of the node", t.Proto, t.Local))
 	case foundBundle:
 		l.requestProof(uid)
 	case foundNode:
@@ -115,24 +117,26 @@ func (l *leaks) touched(t host.Touch) {
 	}
 }
 
-const shownPaths = 3 // a condition's message is bounded
+// shownPaths bounds the targets that a condition's message lists.
+const shownPaths = 3
 
-// confessed acts on what a prober says that it reached.
-func (l *leaks) confessed(uid string, reached []probe.Target) {
+// onConfession records a leak if a prober reports that it reached targets that
+// must not be reached.
+func (l *leaks) onConfession(uid string, reached []probe.Target) {
 	var paths []string
 	for _, t := range reached[:min(len(reached), shownPaths)] {
-		paths = append(paths, t.String()+", as the prober says")
+		paths = append(paths, t.String()+", as the prober reports")
 	}
 	if more := len(reached) - shownPaths; more > 0 {
 		paths = append(paths, fmt.Sprintf("and %d more", more))
 	}
-	l.found(uid, strings.Join(paths, "; "))
+	l.onLeak(uid, strings.Join(paths, "; "))
 }
 
-// found kills the machine for good: until the Bottle's request changes. path
-// is what was reached, in words. It returns at once, because a kill waits for
-// the process to end.
-func (l *leaks) found(uid, path string) {
+// onLeak records a leak and kills the machine, which stays down until the
+// Bottle's request changes. path describes what was reached. onLeak does not
+// wait for the kill, because a kill waits for the process to end.
+func (l *leaks) onLeak(uid, path string) {
 	l.watched.mu.Lock()
 	defer l.watched.mu.Unlock()
 	m := l.watched.machines[uid]
@@ -143,27 +147,28 @@ func (l *leaks) found(uid, path string) {
 	m.unwritten = true
 	spec := m.wall.Spec
 	l.Metrics.leaked()
-	l.killing.Go(func() { l.act(m, spec, path) })
+	l.killing.Go(func() { l.killLeaked(m, spec, path) })
 }
 
-// act kills first: until then the leak goes on.
-func (l *leaks) act(m *machine, spec host.WallSpec, path string) {
+// killLeaked kills the machine before it does anything else, because the leak
+// goes on until then.
+func (l *leaks) killLeaked(m *machine, spec host.WallSpec, path string) {
 	ctx, cancel := context.WithTimeout(context.Background(), killTimeout)
 	defer cancel()
 	if err := l.Machines.KillMachine(ctx, spec.Owner.ID()); err != nil {
-		l.Log.Error(err, "A machine that leaked could not be killed; the guard tries again", "machine", spec.Owner.ID())
+		l.Log.Error(err, "A leaking machine could not be killed; the guard will try again", "machine", spec.Owner.ID())
 	}
 	l.Log.Info("A machine leaked and was killed", "machine", spec.Owner.ID(), "path", path)
 	if folder, err := l.State.Folder(spec.Owner.UID); err == nil {
-		m.act.Lock()
+		m.lock.Lock()
 		l.writeEvidence(m, folder)
-		m.act.Unlock()
+		m.lock.Unlock()
 	}
 	l.watched.notify(spec.Owner.UID)
 }
 
-// writeEvidence writes a leak that is not on disk yet. The guard tries again
-// at every look. m.act is held.
+// writeEvidence writes a leak that is not on disk yet. The guard tries again in
+// every scan. The caller holds m.lock.
 func (l *leaks) writeEvidence(m *machine, folder state.Folder) {
 	l.watched.mu.Lock()
 	leak, unwritten := m.leak, m.unwritten
@@ -173,7 +178,7 @@ func (l *leaks) writeEvidence(m *machine, folder state.Folder) {
 	}
 	l.watched.mu.Lock()
 	defer l.watched.mu.Unlock()
-	if m.leak == leak { // not changed meanwhile
+	if m.leak == leak { // unchanged since it was read
 		m.unwritten = false
 	}
 }
@@ -197,7 +202,7 @@ func (l *leaks) report(uid string, request Request) *state.Leak {
 	return m.leak
 }
 
-// has says whether the Bottle has a leak, reported or not.
+// has reports whether the Bottle has a leak, reported or not.
 func (l *leaks) has(uid string) bool {
 	l.watched.mu.Lock()
 	defer l.watched.mu.Unlock()
@@ -205,8 +210,8 @@ func (l *leaks) has(uid string) bool {
 	return m != nil && m.leak != nil
 }
 
-// release drops a leak that was reported for another request. Its machine is
-// down by then; m.act is held.
+// release drops a leak that was reported for another request. The machine must
+// be down, and the caller holds m.lock.
 func (l *leaks) release(m *machine, folder state.Folder, request Request) error {
 	l.watched.mu.Lock()
 	leak := m.leak

@@ -11,7 +11,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/state"
 )
 
-// TestWhatIsALeak is the rule that says what a leak is.
+// TestWhatIsALeak checks the rule that defines a leak.
 func TestWhatIsALeak(t *testing.T) {
 	other := owner()
 	other.UID, other.Slug = "99999999-0000-4000-8000-000000000000", "other"
@@ -19,7 +19,7 @@ func TestWhatIsALeak(t *testing.T) {
 	tests := map[string]struct {
 		nonce, remote, local, received string
 		leaks                          string   // UID
-		proofs                         []string // UIDs of which another proof is requested
+		proofs                         []string // UIDs for which another proof is requested
 	}{
 		"the nonce of a proof":              {"abc123", "10.9.9.9:1", "10.9.9.8:4711", "eth0", uid, nil},
 		"the nonce, through the bundle":     {"abc123", "192.168.44.2:1", "10.9.9.8:4711", ours, uid, nil},
@@ -38,14 +38,14 @@ func TestWhatIsALeak(t *testing.T) {
 		"another's bundle on our network":  {"", "192.168.45.2:1", "192.168.44.1:4711", ours, uid, nil},
 		"our machine on another's network": {"", "192.168.44.3:1", "192.168.44.1:4711", others, other.UID, nil},
 
-		// Anybody who may send raw packets can write these source addresses.
+		// Anyone who may send raw packets can forge these source addresses.
 		"the machine's address, from a Pod's interface": {"", "192.168.44.3:1", "10.9.9.8:4711", "cni0", "", nil},
 		"the machine's address, from the network":       {"", "192.168.44.3:1", "10.9.9.8:4711", "eth0", "", nil},
 		"the machine's address, on the loopback":        {"", "192.168.44.3:1", "192.168.44.1:4711", "lo", "", nil},
 		"the machine's address, received nowhere":       {"", "192.168.44.3:1", "192.168.44.1:4711", "", "", nil},
 		"the loopback's address, from the network":      {"", "127.0.0.1:1", "10.9.9.8:4711", "eth0", "", nil},
 
-		// Of what the node sends to a gateway, the kernel names the gateway's interface.
+		// If the node sends to a gateway, the kernel reports the gateway's interface.
 		"from the node to the gateway":       {"", "10.0.0.5:1", "192.168.44.1:4711", ours, "", []string{uid, other.UID}},
 		"from the node's address to its own": {"", "10.0.0.5:1", "10.0.0.5:4711", "eth0", "", []string{uid, other.UID}},
 		"from the node by a broadcast":       {"", "10.0.0.5:1", "192.168.44.255:4712", ours, "", []string{uid, other.UID}},
@@ -55,19 +55,19 @@ func TestWhatIsALeak(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			p := newPost(t)
-			p.add(other, "45")
+			f := newFixture(t)
+			f.add(other, "45")
 			for _, spec := range []host.WallSpec{spec(), specOf(other, "45")} {
-				p.enforcer.EnsureProven(subject(spec)) // from now on another proof can be requested
+				f.enforcer.EnsureProven(subject(spec)) // from now on another proof can be requested
 			}
-			p.enforcer.Settle()
-			p.expect("0ld0ace")
-			p.expect("abc123")
-			p.touch(host.Touch{Proto: "tcp", Nonce: tt.nonce, Interface: tt.received,
+			f.enforcer.Settle()
+			f.expect("0ld0ace")
+			f.expect("abc123")
+			f.hit(host.Touch{Proto: "tcp", Nonce: tt.nonce, Interface: tt.received,
 				Remote: netip.MustParseAddrPort(tt.remote), Local: netip.MustParseAddrPort(tt.local)})
 			var requested []string
 			for _, u := range []string{uid, other.UID} {
-				st := p.enforcer.State(u)
+				st := f.enforcer.State(u)
 				if got := st.Leak != nil; got != (u == tt.leaks) {
 					t.Errorf("leak of %s: got %v, want %v", u, got, u == tt.leaks)
 				}
@@ -75,7 +75,7 @@ func TestWhatIsALeak(t *testing.T) {
 					requested = append(requested, u)
 				}
 			}
-			p.wantRuns(tt.leaks != uid)
+			f.wantRuns(tt.leaks != uid)
 			if len(requested) != len(tt.proofs) || len(requested) > 0 && requested[0] != tt.proofs[0] {
 				t.Errorf("proofs requested: got %q, want %q", requested, tt.proofs)
 			}
@@ -83,18 +83,18 @@ func TestWhatIsALeak(t *testing.T) {
 	}
 }
 
-// add makes the wall of one more Bottle.
-func (p *post) add(o host.Owner, third string) {
-	p.t.Helper()
-	folder, err := p.dir.Folder(o.UID)
+// add makes the wall of another Bottle.
+func (f *fixture) add(o host.Owner, third string) {
+	f.t.Helper()
+	folder, err := f.dir.Folder(o.UID)
 	if err == nil {
 		err = folder.Ensure(o)
 	}
 	if err == nil {
-		_, err = p.enforcer.EnsureWall(p.t.Context(), specOf(o, third), ask("1"))
+		_, err = f.enforcer.EnsureWall(f.t.Context(), specOf(o, third), requestFor("1"))
 	}
 	if err != nil {
-		p.t.Fatal(err)
+		f.t.Fatal(err)
 	}
 }
 
@@ -102,20 +102,20 @@ func subject(spec host.WallSpec) enforce.Subject {
 	return enforce.Subject{Spec: spec, Run: state.Run{PID: 7, StartTime: epoch}, Container: "c1"}
 }
 
-// TestAFloodOfForgedAddressesDoesNothing is the attack that stopped a machine
-// by 28,000 datagrams with forged source addresses.
-func TestAFloodOfForgedAddressesDoesNothing(t *testing.T) {
-	p := newPost(t)
-	p.enforcer.EnsureProven(subject(spec()))
-	p.enforcer.Settle()
-	p.changed = nil
+// TestForgedAddressesDoNothing repeats an attack that once stopped a machine
+// with 28,000 datagrams with forged source addresses.
+func TestForgedAddressesDoNothing(t *testing.T) {
+	f := newFixture(t)
+	f.enforcer.EnsureProven(subject(spec()))
+	f.enforcer.Settle()
+	f.changed = nil
 	for i := range 28000 {
-		p.enforcer.Touched(host.Touch{Proto: "udp", Interface: "cni0", Local: netip.MustParseAddrPort("10.9.9.8:4712"),
+		f.enforcer.Touched(host.Touch{Proto: "udp", Interface: "cni0", Local: netip.MustParseAddrPort("10.9.9.8:4712"),
 			Remote: netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 168, 44, byte(i)}), uint16(i))})
 	}
-	p.enforcer.Settle()
-	p.wantRuns(true)
-	if st := p.enforcer.State(uid); st.Leak != nil || st.Requested || len(p.changed) > 0 {
-		t.Errorf("got %+v and %d notifications, want nothing to follow", st, len(p.changed))
+	f.enforcer.Settle()
+	f.wantRuns(true)
+	if st := f.enforcer.State(uid); st.Leak != nil || st.Requested || len(f.changed) > 0 {
+		t.Errorf("got %+v and %d notifications, want neither", st, len(f.changed))
 	}
 }

@@ -7,28 +7,28 @@ import (
 	"time"
 )
 
-// guard looks at all machines and walls, kills what is not confined, and
-// repairs what can be repaired.
+// guard checks all machines and walls, kills machines that are not confined,
+// and repairs walls.
 type guard struct {
 	Options
 	watched *registry
 	leaks   *leaks
 	walls   *walls
 
-	failing bool // the last look failed; guarded by watched.mu
+	failing bool // the last scan failed; guarded by watched.mu
 }
 
 const (
-	// shortestRest lets one look see what happens in quick succession.
+	// shortestRest is the least pause between two scans, so that one scan sees
+	// several changes that follow each other quickly.
 	shortestRest = 20 * time.Millisecond
-	// watchRetry is the pause before a watch that ended is started again. The
-	// looks go on by the clock meanwhile.
+	// watchRetry is the pause before a watch that ended is restarted. Until
+	// then, scans still run at each interval.
 	watchRetry = 10 * time.Second
 )
 
-// start looks until ctx ends: at each interval, and as soon as the kernel
-// reports that something happened to a wall, but never for more than a fifth
-// of the time.
+// start scans until ctx ends: at each interval, and as soon as the kernel
+// reports a change to a wall. Scans take at most a fifth of the time.
 func (g *guard) start(ctx context.Context) error {
 	happened := make(chan struct{}, 1)
 	go g.watch(ctx, happened)
@@ -36,7 +36,7 @@ func (g *guard) start(ctx context.Context) error {
 	defer ticker.Stop()
 	for {
 		started := g.Clock.Now()
-		g.look(ctx)
+		g.scan(ctx)
 		rest := g.Clock.After(max(shortestRest, 4*g.Clock.Since(started)))
 		select {
 		case <-ctx.Done():
@@ -52,19 +52,19 @@ func (g *guard) start(ctx context.Context) error {
 	}
 }
 
-// watch fills happened until ctx ends.
+// watch signals changes to walls on happened until ctx ends.
 func (g *guard) watch(ctx context.Context, happened chan<- struct{}) {
 	for ctx.Err() == nil {
 		err := g.Walls.WatchWalls(ctx, func() {
 			select {
 			case happened <- struct{}{}:
-			default: // a look is due already
+			default: // a scan is already due
 			}
 		})
 		if ctx.Err() != nil {
 			return
 		}
-		g.Log.Error(err, "Walls cannot be watched, so they are looked at only at each interval")
+		g.Log.Error(err, "Walls cannot be watched, so they are checked only at each interval")
 		select {
 		case <-ctx.Done():
 		case <-g.Clock.After(watchRetry):

@@ -13,36 +13,36 @@ import (
 
 // Metrics counts what enforcement does. A nil Metrics counts nothing.
 type Metrics struct {
-	looks    prometheus.Histogram
+	scans    prometheus.Histogram
 	last     prometheus.Gauge
 	raises   prometheus.Histogram
 	faults   prometheus.Counter
 	breaches prometheus.Counter
 	leaks    prometheus.Counter
-	touches  *prometheus.CounterVec
+	hits     *prometheus.CounterVec
 	proofs   *prometheus.CounterVec
 }
 
 // NewMetrics registers the metrics of enforcement.
 func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 	m := &Metrics{
-		looks: prometheus.NewHistogram(prometheus.HistogramOpts{
+		scans: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "bottle_agent_wall_check_duration_seconds",
-			Help:    "Time that one look at all walls and machines took.",
+			Help:    "Duration of one check of all walls and machines.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 3, 9),
 		}),
 		last: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "bottle_agent_wall_check_last_timestamp_seconds",
-			Help: "When all walls and machines were last looked at, as a Unix time.",
+			Help: "Unix time of the last check of all walls and machines.",
 		}),
 		raises: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "bottle_agent_wall_raise_duration_seconds",
-			Help:    "Time that looking at one Bottle's wall and making it stand took.",
+			Help:    "Time taken to inspect one Bottle's wall and make or repair it.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 3, 9),
 		}),
 		faults: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "bottle_agent_wall_faults_total",
-			Help: "Walls that were found to be not as they should be.",
+			Help: "Walls that were found not to be as specified.",
 		}),
 		breaches: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "bottle_agent_wall_breaches_total",
@@ -52,16 +52,16 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 			Name: "bottle_agent_leaks_total",
 			Help: "Machines that were stopped because something but the bundle was reached.",
 		}),
-		touches: prometheus.NewCounterVec(prometheus.CounterOpts{
+		hits: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "bottle_agent_canary_touches_total",
-			Help: "Touches of the agent's canaries, by where they came from: guest, bundle, node, elsewhere.",
+			Help: "Hits on the agent's canaries, by origin: guest, bundle, node, elsewhere.",
 		}, []string{"from"}),
 		proofs: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "bottle_agent_proofs_total",
-			Help: "Proofs of the egress walls that ended, by result: proven, leak, not_observed, bundle_not_reached, failed.",
+			Help: "Finished proofs of the egress walls, by result: proven, leak, not_observed, bundle_not_reached, failed.",
 		}, []string{"result"}),
 	}
-	for _, c := range []prometheus.Collector{m.looks, m.last, m.raises, m.faults, m.breaches, m.leaks, m.touches, m.proofs} {
+	for _, c := range []prometheus.Collector{m.scans, m.last, m.raises, m.faults, m.breaches, m.leaks, m.hits, m.proofs} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}
@@ -69,9 +69,9 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 	return m, nil
 }
 
-func (m *Metrics) looked(at time.Time, took time.Duration) {
+func (m *Metrics) scanned(at time.Time, took time.Duration) {
 	if m != nil {
-		m.looks.Observe(took.Seconds())
+		m.scans.Observe(took.Seconds())
 		m.last.Set(float64(at.Unix()))
 	}
 }
@@ -100,13 +100,14 @@ func (m *Metrics) leaked() {
 	}
 }
 
-func (m *Metrics) touched(from finding) {
+func (m *Metrics) hit(from finding) {
 	if m != nil {
-		m.touches.WithLabelValues(string(from)).Inc()
+		m.hits.WithLabelValues(string(from)).Inc()
 	}
 }
 
-// proved counts a proof that ended. A leak counts as such whoever found it.
+// proved counts a proof that ended. It counts as a leak if a leak was found,
+// whether by the proof or by a canary.
 func (m *Metrics) proved(v probe.Verdict, err error, leaked bool) {
 	if m == nil {
 		return
@@ -121,16 +122,17 @@ func (m *Metrics) proved(v probe.Verdict, err error, leaked bool) {
 	m.proofs.WithLabelValues(result).Inc()
 }
 
-// dropped is a collector of packets that walls dropped, read when scraped.
+// dropped collects how many packets each Bottle's wall dropped. It reads the
+// counts when it is scraped.
 type dropped struct {
 	watched *registry
 	desc    *prometheus.Desc
 }
 
-// NewDropped is a collector of how many packets each Bottle's wall dropped.
+// NewDropped returns a collector of how many packets each Bottle's wall dropped.
 func NewDropped(e *Enforcer) prometheus.Collector {
 	return &dropped{watched: e.watched, desc: prometheus.NewDesc("bottle_agent_wall_dropped_packets_total",
-		"Packets of the Bottle's machine that its wall dropped.", []string{"namespace", "bottle"}, nil)}
+		"Packets from the Bottle's machine that its wall dropped.", []string{"namespace", "bottle"}, nil)}
 }
 
 func (d *dropped) Describe(ch chan<- *prometheus.Desc) { ch <- d.desc }
@@ -138,7 +140,8 @@ func (d *dropped) Describe(ch chan<- *prometheus.Desc) { ch <- d.desc }
 func (d *dropped) Collect(ch chan<- prometheus.Metric) {
 	d.watched.mu.Lock()
 	defer d.watched.mu.Unlock()
-	// An orphan may have the name of its successor.
+	// A deleted Bottle's machine may still exist beside that of a new Bottle
+	// with the same name.
 	sums := map[[2]string]uint64{}
 	for _, m := range d.watched.machines {
 		if o := m.wall.Spec.Owner; o.UID != "" {

@@ -19,29 +19,30 @@ import (
 
 // Bounds of a proof.
 const (
-	// proofTimeout bounds a whole proof, so that no guest holds up the proofs
-	// of others. An emulated node is slow.
+	// proofTimeout bounds a whole proof, so that no guest delays the proofs of
+	// others. It is long because an emulated node is slow.
 	proofTimeout = 3 * time.Minute
 	probeTimeout = 90 * time.Second
 	// patienceFloor and patienceCeiling bound how long the prober waits for a
-	// target that stays silent. Between them it follows the round trip to the
-	// bundle.
+	// silent target. Between these bounds, the wait depends on the round trip to
+	// the bundle.
 	patienceFloor   = 100 * time.Millisecond
 	patienceCeiling = 5 * time.Second
-	// How many targets of a kind are tried of which there may be many.
+	// These bound the targets of kinds that may have many.
 	maxNeighbours, maxOtherPorts = 2, 3
 )
 
-// otherPorts are ports of a bundle of which the first that are not declared
-// are tried. The first of all is the one that the original bundle keeps to
-// itself. There are more than a Bottle can declare.
+// otherPorts are candidate ports of a bundle. A proof tries the first few that
+// the Bottle does not declare. The first candidate is the port that the original
+// bundle keeps to itself. There are more candidates than a Bottle can declare.
 var otherPorts = []int32{9099, 22, 80, 443, 8080, 8443, 9090, 3128, 5000, 6379, 5432, 3306, 2375, 10250, 25, 111, 21, 23, 1080, 9418}
 
-// errNoProber: the guest is such that no proof can be made in it.
+// errNoProber means that the prober could not run in the guest, so no proof
+// could be made.
 var errNoProber = errors.New("no prober could be run in the guest")
 
-// prove tries the walls from inside the guest, and judges by what the node saw
-// meanwhile.
+// prove tests the walls from inside the guest, and judges them by what the node
+// saw meanwhile.
 func (p *prover) prove(ctx context.Context, s Subject) (probe.Verdict, error) {
 	random := make([]byte, 16)
 	_, _ = rand.Read(random) // never fails
@@ -82,14 +83,15 @@ func (p *prover) prove(ctx context.Context, s Subject) (probe.Verdict, error) {
 	return probe.Judge(e), nil
 }
 
-// discardTraces keeps the traces of a proof from being taken for the guest's
-// own doing.
+// discardTraces keeps the traces of a proof from being attributed to the guest
+// itself.
 func (p *prover) discardTraces(ctx context.Context, s Subject) {
-	_ = p.Walls.ForgetDrops(ctx, s.Spec.Owner) // what is left is reported as refused
+	_ = p.Walls.ForgetDrops(ctx, s.Spec.Owner) // if it fails, the proof's drops are reported as refusals
 	p.proved(s.Spec.Owner.UID, p.Clock.Now())
 }
 
-// collect adds what was dropped and refused since started.
+// collect adds to e what the wall dropped, and what smolvm has refused since
+// started.
 func (p *prover) collect(ctx context.Context, s Subject, e *probe.Evidence, started time.Time) error {
 	drops, err := p.Walls.Drops(ctx, s.Spec.Owner)
 	if err != nil {
@@ -107,7 +109,7 @@ func (p *prover) collect(ctx context.Context, s Subject, e *probe.Evidence, star
 	}
 	e.DenialsKnown = true
 	for _, d := range denials {
-		// smolvm may keep whole seconds only.
+		// smolvm may record whole seconds only.
 		if !d.Time.Before(started.Truncate(time.Second)) {
 			e.Denials = append(e.Denials, d.Dest)
 		}
@@ -115,8 +117,8 @@ func (p *prover) collect(ctx context.Context, s Subject, e *probe.Evidence, star
 	return nil
 }
 
-// inspectWall reads the wall back. It is an error if the wall is not as
-// specified, or if the machine does not run within it.
+// inspectWall reads the wall back. It returns an error if the wall is not as
+// specified, or if the machine does not run behind it.
 func (p *prover) inspectWall(ctx context.Context, s Subject) (host.Wall, error) {
 	walls, err := p.Walls.InspectWalls(ctx, []host.WallSpec{s.Spec})
 	if err != nil {
@@ -134,12 +136,12 @@ func (p *prover) inspectWall(ctx context.Context, s Subject) (host.Wall, error) 
 		return w, err
 	}
 	if len(running) == 0 || outside(running, w) {
-		return w, errors.New("the machine does not run within its wall")
+		return w, errors.New("the machine does not run behind its wall")
 	}
 	return w, nil
 }
 
-// plan is what to try for this Bottle on this node.
+// plan returns what a proof of this Bottle tries on this node.
 func (p *prover) plan(s Subject, nonce string) (probe.Plan, error) {
 	tcp, udp := p.Canaries.Ports()
 	site := probe.Site{
@@ -156,7 +158,7 @@ func (p *prover) plan(s Subject, nonce string) (probe.Plan, error) {
 	if err != nil {
 		return probe.Plan{}, err
 	}
-	// The gateways of Bottles are no further ways to the node.
+	// The gateways of other Bottles are not additional paths to the node.
 	gateways := map[netip.Addr]bool{}
 	for _, w := range p.watched.specs() {
 		gateways[gateway(w)] = true
@@ -180,7 +182,7 @@ func (p *prover) runProber(ctx context.Context, name string, plan probe.Plan) (p
 	if err != nil {
 		return probe.Report{}, err
 	}
-	// A new name each time: the guest may keep the last file busy.
+	// A new name each time, because the guest may keep the last file busy.
 	path := "/tmp/.bottle-probe-" + plan.Nonce[:8]
 	if err := p.Machines.Copy(ctx, name, p.Prober, path); err != nil {
 		return probe.Report{}, err
@@ -199,7 +201,7 @@ func (p *prover) runProber(ctx context.Context, name string, plan probe.Plan) (p
 	return probe.DecodeReport(plan, out)
 }
 
-// limited keeps the beginning of what is written and drops the rest.
+// limited is a Writer that keeps the first most bytes and drops the rest.
 type limited struct {
 	bytes.Buffer
 	most int
@@ -212,7 +214,7 @@ func (l *limited) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// printable makes what a guest wrote fit for a log.
+// printable quotes and shortens text that a guest wrote, for a log.
 func printable(text string) string {
 	quoted := fmt.Sprintf("%+q", text)
 	return quoted[:min(len(quoted), 160)]

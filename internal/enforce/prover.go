@@ -29,71 +29,70 @@ type Subject struct {
 	Container string
 	Policy    probe.Policy
 	Version   host.SmolvmVersion
-	// Demand is the annotation that asks for a proof: a new value asks for a
-	// new proof.
+	// Demand is the value of the prove annotation. A new value requests a new
+	// proof.
 	Demand string
-	// Kept is the last proof that the machine's record keeps; nil if none.
+	// Kept is the last proof in the machine's record, nil if there is none.
 	Kept *state.Proof
 }
 
-// key identifies the subject. Another VMM, wall, bundle or set of ports is
-// another thing to prove.
+// key identifies the subject. Another VMM, wall, bundle or set of ports needs
+// another proof.
 func (s Subject) key() string {
 	ports := strings.Trim(strings.ReplaceAll(fmt.Sprint(s.Spec.Ports), " ", ", "), "[]")
 	return fmt.Sprintf("pid=%d@%d netns=%d:%d bundle=%s@%s ports=%s", s.Run.PID, s.Run.StartTime.Unix(),
 		s.NetNS.Dev, s.NetNS.Inode, s.Container, s.Spec.BundleIP, ports)
 }
 
-// Standing is what is known of a subject.
+// Standing is what is known about a subject.
 type Standing struct {
-	// Proof stands; nil if nothing is proven. A proof stands while a further
-	// one is made, and falls if that one does not succeed.
+	// Proof is the valid proof, nil if nothing is proven. A proof stays valid
+	// while another one runs, and is revoked if that one does not succeed.
 	Proof *state.Proof
-	// Failure is what the last proof came to, nil if it succeeded or if there
-	// was none.
+	// Failure describes how the last proof failed. It is nil if that proof
+	// succeeded or if there was none.
 	Failure *Failure
-	// After is when EnsureProven must be called again; 0 if something else
-	// will cause the call.
+	// After is the time until EnsureProven must be called again; 0 if something
+	// else will cause the call.
 	After time.Duration
 }
 
-// Failure is a proof that proved nothing.
+// Failure describes a proof that proved nothing.
 type Failure struct {
-	// Reason is the condition's, Message is stable and bounded.
+	// Reason is a condition's reason. Message is stable and bounded.
 	Reason, Message string
 }
 
 const (
 	firstProofPause = 5 * time.Second
 	lastProofPause  = 5 * time.Minute
-	// betweenProofs is the least time between two proofs that no user asked
-	// for.
+	// betweenProofs is the least time between two proofs that no user requested.
 	betweenProofs = time.Minute
 )
 
-// history is what became of a Bottle's proofs in this life of the agent.
+// history records a Bottle's proofs since this agent started.
 type history struct {
-	key    string       // of the subject
-	proof  *state.Proof // that this agent made and that stands
-	doubt  bool         // a proof failed: what an earlier agent proved falls
-	ended  time.Time    // of the last proof
-	demand string       // that the last proof answered
-	// requested: something gave a reason for another proof since the last one
+	key     string       // of the subject
+	proof   *state.Proof // the valid proof, if this agent made it
+	revoked bool         // a proof failed: an earlier agent's proof is no longer valid
+	ended   time.Time    // when the last proof ended
+	demand  string       // Subject.Demand of the last proof
+	// requested means that another proof was requested since the last one
 	// started.
 	requested bool
-	// failures in a row, and what the last one came to.
+	// failures counts failures in a row; failure is the last of them.
 	failures int
 	failure  *Failure
 }
 
-// prover decides when proofs are made, runs them, and keeps what they came to.
+// prover decides when to make proofs, runs them, and keeps their results.
 type prover struct {
 	Options
 	watched *registry
 	leaks   *leaks
 	jobs    *jobs.Set[struct{}]
-	// proved is called when a proof ended: until now, what the guest was
-	// refused was the proof's own doing.
+	// proved is called when a proof ends. The proof itself caused everything
+	// that the guest was refused until now.
 	proved func(uid string, now time.Time)
 
 	mu        sync.Mutex
@@ -109,7 +108,7 @@ func newProver(o Options, watched *registry, leaks *leaks) *prover {
 	}
 }
 
-// history returns the history of the subject; p.mu is held.
+// history returns the history of the subject. The caller holds p.mu.
 func (p *prover) history(uid, key string) *history {
 	h := p.histories[uid]
 	if h == nil || h.key != key {
@@ -125,18 +124,18 @@ func (p *prover) forget(uid string) {
 	delete(p.histories, uid)
 }
 
-// request asks for another proof of a Bottle, no sooner than betweenProofs
-// after the last one. However often it is called, the subscriber is notified
-// once until the next proof starts.
+// request requests another proof of a Bottle, which starts no sooner than
+// betweenProofs after the last one. However often it is called, it notifies the
+// subscriber only once until the next proof starts.
 func (p *prover) request(uid string) {
 	p.mu.Lock()
 	h := p.histories[uid]
-	news := h != nil && !h.requested
-	if news {
+	isNew := h != nil && !h.requested // without a history, the first proof is still to come
+	if isNew {
 		h.requested = true
 	}
 	p.mu.Unlock()
-	if news { // without a history the first proof is still to come
+	if isNew {
 		p.watched.notify(uid)
 	}
 }
@@ -148,7 +147,7 @@ func (p *prover) ensure(s Subject) Standing {
 	uid, key := s.Spec.Owner.UID, s.key()
 	h := p.history(uid, key)
 	st := Standing{Proof: h.proof, Failure: h.failure}
-	if st.Proof == nil && !h.doubt && s.Kept != nil && s.Kept.Key == key {
+	if st.Proof == nil && !h.revoked && s.Kept != nil && s.Kept.Key == key {
 		st.Proof = s.Kept
 	}
 	if p.jobs.Running(uid) {
@@ -167,8 +166,8 @@ func (p *prover) ensure(s Subject) Standing {
 	return st
 }
 
-// due says whether a proof is to start now, and if not, when; 0 is never. p.mu
-// is held.
+// due reports whether a proof is to start now. If not, it returns the time until
+// one is due, or 0 if none is. The caller holds p.mu.
 func (p *prover) due(h *history, demand string) (now bool, after time.Duration) {
 	wait := func(d time.Duration) (bool, time.Duration) {
 		left := h.ended.Add(d).Sub(p.Clock.Now())
@@ -187,17 +186,17 @@ func (p *prover) due(h *history, demand string) (now bool, after time.Duration) 
 	return false, 0
 }
 
-// run makes one proof and records what it came to.
+// run makes one proof and records its result.
 func (p *prover) run(ctx context.Context, s Subject) {
 	uid := s.Spec.Owner.UID
 	ctx, cancel := context.WithTimeout(ctx, proofTimeout)
 	defer cancel()
 	verdict, err := p.prove(ctx, s)
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.DeadlineExceeded) {
-		return // cancelled: this says nothing about the walls
+		return // a cancelled proof says nothing about the walls
 	}
 	if err == nil && verdict.Result == probe.Confessed {
-		p.leaks.confessed(uid, verdict.Reached)
+		p.leaks.onConfession(uid, verdict.Reached)
 	}
 	leaked := p.leaks.has(uid)
 	p.Metrics.proved(verdict, err, leaked)
@@ -211,33 +210,33 @@ func (p *prover) run(ctx context.Context, s Subject) {
 	h.ended, h.demand = p.Clock.Now(), s.Demand
 	if err == nil && verdict.Result == probe.Proven && !leaked {
 		proof := provenRecord(s, verdict)
-		h.proof, h.doubt, h.failures, h.failure = &proof, false, 0, nil
+		h.proof, h.revoked, h.failures, h.failure = &proof, false, 0, nil
 		return
 	}
-	h.proof, h.doubt = nil, true
+	h.proof, h.revoked = nil, true
 	h.failures++
 	h.failure = failureOf(verdict, err)
 }
 
-// failureOf says what a proof that proved nothing came to.
+// failureOf describes a proof that proved nothing.
 func failureOf(v probe.Verdict, err error) *Failure {
 	f := &Failure{Reason: v1alpha1.ReasonProofNotObserved}
 	switch {
 	case errors.Is(err, errNoProber):
-		f.Reason, f.Message = v1alpha1.ReasonProofImpossible, err.Error()+"; it is tried again"
+		f.Reason, f.Message = v1alpha1.ReasonProofImpossible, err.Error()+"; trying again"
 	case err != nil:
-		f.Reason, f.Message = v1alpha1.ReasonError, "the proof could not be made, it is tried again: "+err.Error()
+		f.Reason, f.Message = v1alpha1.ReasonError, "the proof could not be made, trying again: "+err.Error()
 	case v.Result == probe.NotReached:
 		f.Reason = v1alpha1.ReasonBundleNotReached
-		f.Message = "the guest did not reach its bundle, it is tried again: " + strings.Join(v.Missing, ", ")
+		f.Message = "the guest did not reach its bundle, trying again; not reached: " + strings.Join(v.Missing, ", ")
 	default:
-		f.Message = "the node did not see everything tried that it can see, it is tried again; not seen: " + strings.Join(v.Missing, ", ")
+		f.Message = "the node did not see every attempt that it should have seen, trying again; not seen: " + strings.Join(v.Missing, ", ")
 	}
 	return f
 }
 
-// provenRecord is what is kept of a proof; its message is the same for the
-// same findings.
+// provenRecord returns the record of a successful proof. Its message is the same
+// for the same findings.
 func provenRecord(s Subject, v probe.Verdict) state.Proof {
 	p := state.Proof{Key: s.key(), Asked: s.Demand, Reason: v1alpha1.ReasonBothWalls}
 	p.Message = "proven from inside the guest: nothing but the bundle's ports can be reached; the node's wall and smolvm's own hold"
@@ -245,8 +244,8 @@ func provenRecord(s Subject, v probe.Verdict) state.Proof {
 		p.Reason = v1alpha1.ReasonHostWall
 		p.Message = "proven from inside the guest: nothing but the bundle's ports can be reached; the node's wall holds, smolvm's own does not count: " + v.PolicyNote
 	}
-	if len(v.Rests) > 0 {
-		p.Message += "; on the node's own checks rest: " + strings.Join(slices.Sorted(slices.Values(v.Rests)), ", ")
+	if len(v.Unobserved) > 0 {
+		p.Message += "; covered only by the node's own checks: " + strings.Join(slices.Sorted(slices.Values(v.Unobserved)), ", ")
 	}
 	return p
 }

@@ -26,24 +26,24 @@ type Reach struct {
 	BundleImage string
 }
 
-// narrow implements Enforcement.Narrow. What it leaves is never more than what
-// is in force, nor more than reach.
+// narrow implements Enforcement.Narrow. It leaves only what both the rules and
+// ports in force and reach allow.
 func (w *walls) narrow(ctx context.Context, owner host.Owner, reach Reach) error {
 	m, folder, err := w.watched.ensure(owner.UID)
 	if err != nil {
 		return err
 	}
-	m.act.Lock()
-	defer m.act.Unlock()
+	m.lock.Lock()
+	defer m.lock.Unlock()
 	w.watched.mu.Lock()
 	m.newest = max(m.newest, reach.Generation)
 	w.watched.mu.Unlock()
-	if err := w.current(m, reach.Generation); err != nil {
-		return nil // whoever narrows to the newest generation does it
+	if err := w.checkGeneration(m, reach.Generation); err != nil {
+		return nil // the call for the newest generation narrows
 	}
 	ports := reach.Ports
 	if image := m.wall.BundleImage; image != nil && *image != reach.BundleImage {
-		ports = nil // until the bundle is the one that is asked for
+		ports = nil // until the requested bundle runs
 	}
 	return errors.Join(
 		w.narrowPorts(ctx, m, ports),
@@ -52,8 +52,8 @@ func (w *walls) narrow(ctx context.Context, owner host.Owner, reach Reach) error
 	)
 }
 
-// recordGeneration makes the next agent know the newest generation, and the
-// ports as they are; m.act is held.
+// recordGeneration records the newest generation and the present ports for the
+// next agent. The caller holds m.lock.
 func (w *walls) recordGeneration(m *machine, folder state.Folder, generation int64) error {
 	if m.wall.Spec.Owner.UID == "" {
 		return nil // there is no wall yet
@@ -69,8 +69,8 @@ func (w *walls) recordGeneration(m *machine, folder state.Folder, generation int
 	return nil
 }
 
-// current returns ErrSuperseded if generation is not the newest that is known.
-func (w *walls) current(m *machine, generation int64) error {
+// checkGeneration returns ErrSuperseded if a newer generation is known.
+func (w *walls) checkGeneration(m *machine, generation int64) error {
 	w.watched.mu.Lock()
 	defer w.watched.mu.Unlock()
 	if generation < m.newest {
@@ -79,7 +79,8 @@ func (w *walls) current(m *machine, generation int64) error {
 	return nil
 }
 
-// narrowPorts closes the wall's ports that are not among ports; m.act is held.
+// narrowPorts closes the wall's ports that are not among ports. The caller holds
+// m.lock.
 func (w *walls) narrowPorts(ctx context.Context, m *machine, ports []int32) error {
 	spec := m.wall.Spec
 	if spec.Owner.UID == "" {
@@ -95,7 +96,7 @@ func (w *walls) narrowPorts(ctx context.Context, m *machine, ports []int32) erro
 	w.watched.mu.Unlock()
 	wall, err := w.Walls.EnsureWall(ctx, spec)
 	if err != nil {
-		return err // the guard makes it so at its next look
+		return err // the guard repairs the wall in its next scan
 	}
 	w.watched.mu.Lock()
 	defer w.watched.mu.Unlock()
@@ -106,14 +107,14 @@ func (w *walls) narrowPorts(ctx context.Context, m *machine, ports []int32) erro
 	return nil
 }
 
-// narrowRules removes from the rules that the bundle reads what rules does not
-// allow.
+// narrowRules removes everything that rules does not allow from the rules file
+// that the bundle reads.
 func narrowRules(folder state.Folder, rules egress.Set) error {
 	data, err := folder.Rules()
 	if err != nil || data == nil {
 		return err
 	}
-	// Rules that cannot be read allow nothing that is known.
+	// Unreadable rules allow nothing that we know of.
 	now, err := egress.DecodeFile(bytes.NewReader(data))
 	if err != nil {
 		now = egress.Set{}
@@ -127,9 +128,9 @@ func (w *walls) openRules(owner host.Owner, generation int64, rules egress.Set) 
 	if err != nil {
 		return err
 	}
-	m.act.Lock()
-	defer m.act.Unlock()
-	if err := w.current(m, generation); err != nil {
+	m.lock.Lock()
+	defer m.lock.Unlock()
+	if err := w.checkGeneration(m, generation); err != nil {
 		return err
 	}
 	return writeRules(folder, rules)

@@ -18,15 +18,16 @@ const (
 	refusalsEvery = time.Minute
 	// repeatRefusalsAfter is when the same destinations are reported again.
 	repeatRefusalsAfter = time.Hour
-	// maxQueries bounds how many machines smolvm is asked about in one round;
-	// the next round goes on behind them.
+	// maxQueries bounds the machines that smolvm is queried about in one round.
+	// The next round continues after them.
 	maxQueries = 50
 	// maxDestinations bounds one report.
 	maxDestinations = 8
 )
 
-// refusals reports what guests tried and were refused: by their walls, and by
-// smolvm. One destination is reported once an hour at most.
+// refusals reports the destinations that guests tried to reach and were refused,
+// by their walls or by smolvm. The same destinations are reported at most once
+// an hour.
 type refusals struct {
 	Options
 	watched *registry
@@ -34,13 +35,13 @@ type refusals struct {
 
 	mu       sync.Mutex
 	reported map[string]*refusalReport // by UID
-	after    string                    // the last UID that smolvm was asked about
+	after    string                    // the last UID that smolvm was queried about
 }
 
 type refusalReport struct {
-	text string // as last reported
+	text string // the last report
 	at   time.Time
-	// ignored: what was refused until then was a proof's doing.
+	// ignored is the end of the last proof, which caused all refusals until then.
 	ignored time.Time
 }
 
@@ -48,8 +49,8 @@ func newRefusals(o Options, watched *registry, p *prover) *refusals {
 	return &refusals{Options: o, watched: watched, prover: p, reported: map[string]*refusalReport{}}
 }
 
-// of returns the last report of a Bottle; r.mu is held.
-func (r *refusals) of(uid string) *refusalReport {
+// reportOf returns the last report of a Bottle. The caller holds r.mu.
+func (r *refusals) reportOf(uid string) *refusalReport {
 	last := r.reported[uid]
 	if last == nil {
 		last = &refusalReport{}
@@ -64,11 +65,11 @@ func (r *refusals) forget(uid string) {
 	delete(r.reported, uid)
 }
 
-// ignoreUntil makes what was refused until now count as a proof's doing.
+// ignoreUntil attributes what was refused until now to a proof.
 func (r *refusals) ignoreUntil(uid string, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.of(uid).ignored = now
+	r.reportOf(uid).ignored = now
 }
 
 // run makes a round every minute until ctx ends.
@@ -85,7 +86,7 @@ func (r *refusals) run(ctx context.Context, report func(host.Owner, string)) err
 	}
 }
 
-// round reports what is new of every Bottle.
+// round reports the new refusals of every Bottle.
 func (r *refusals) round(ctx context.Context, report func(host.Owner, string)) {
 	specs := r.watched.specs()
 	r.mu.Lock()
@@ -95,7 +96,7 @@ func (r *refusals) round(ctx context.Context, report func(host.Owner, string)) {
 	for i := range specs {
 		owner := specs[(first+i)%len(specs)].Owner
 		if r.prover.jobs.Running(owner.UID) {
-			continue // the proof's own doing
+			continue // the proof causes the refusals
 		}
 		var destinations []string
 		if queries < maxQueries {
@@ -106,7 +107,7 @@ func (r *refusals) round(ctx context.Context, report func(host.Owner, string)) {
 			r.mu.Unlock()
 		}
 		destinations = append(destinations, r.droppedByWall(ctx, owner)...)
-		if text := r.news(owner.UID, destinations); text != "" {
+		if text := r.newText(owner.UID, destinations); text != "" {
 			report(owner, text)
 		}
 	}
@@ -135,10 +136,10 @@ func (r *refusals) refusedBySmolvm(ctx context.Context, owner host.Owner) []stri
 	}
 	denials, err := r.Machines.Denials(ctx, owner.ID())
 	if err != nil {
-		return nil // the machine's own condition says what is wrong with smolvm
+		return nil // the machine's own condition reports what is wrong with smolvm
 	}
 	r.mu.Lock()
-	ignored := r.of(owner.UID).ignored
+	ignored := r.reportOf(owner.UID).ignored
 	r.mu.Unlock()
 	var out []string
 	for _, d := range denials {
@@ -149,9 +150,9 @@ func (r *refusals) refusedBySmolvm(ctx context.Context, owner host.Owner) []stri
 	return out
 }
 
-// news returns the destinations as one bounded text, "" if they were reported
-// within the last hour.
-func (r *refusals) news(uid string, destinations []string) string {
+// newText returns the destinations as one bounded text, or "" if the same text
+// was reported within the last hour.
+func (r *refusals) newText(uid string, destinations []string) string {
 	if len(destinations) == 0 {
 		return ""
 	}
@@ -164,7 +165,7 @@ func (r *refusals) news(uid string, destinations []string) string {
 	now := r.Clock.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	last := r.of(uid)
+	last := r.reportOf(uid)
 	if last.text == text && now.Sub(last.at) < repeatRefusalsAfter {
 		return ""
 	}

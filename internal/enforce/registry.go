@@ -15,49 +15,48 @@ import (
 	"botbottle.dev/bottle-operator/internal/state"
 )
 
-// machine is what is known of one Bottle's machine and wall.
+// machine is what is known about one Bottle's machine and wall.
 type machine struct {
-	// act is held while the wall is acted on. It is taken before registry.mu.
-	act sync.Mutex
+	// lock is held while the wall is acted on. It is taken before registry.mu.
+	lock sync.Mutex
 
-	// Everything below is guarded by registry.mu; wall is written only by a
-	// holder of act as well.
+	// registry.mu guards everything below. Writing wall requires lock as well.
 
-	wall    state.Wall
-	read    host.Wall // as last read back
-	dropped uint64    // packets over all lives of the wall
-	counted uint64    // as the filter counts, since it was made
-	faulty  string    // the faults that were last reported
-	breach  *Breach
-	doomed  string // why the machine is to be killed, until it is
+	wall           state.Wall
+	read           host.Wall // as last read back
+	dropped        uint64    // packets, summed over all filters that the wall had
+	counted        uint64    // packets that the present filter has dropped
+	reportedFaults string    // the faults that were last reported
+	breach         *Breach
+	killReason     string // why the machine must be killed; "" once it is
 
 	leak      *state.Leak
 	unwritten bool // the leak is not on disk yet
 
-	nonce string // of the proof that is running
+	nonce string // of the running proof
 
-	newest int64 // generation that the wall was made for or narrowed to
+	newest int64 // the newest generation that the wall was made for or narrowed to
 }
 
-// Breach is a machine that was killed because its wall did not hold.
+// Breach records that a machine was killed because its wall did not hold.
 type Breach struct {
 	Time time.Time
-	// What is fit for a condition.
+	// What describes the breach and is suitable for a condition.
 	What string
 }
 
-// registry holds what is known of every machine that is guarded.
+// registry holds what is known about every guarded machine.
 type registry struct {
 	dir *state.Dir
 
 	mu         sync.Mutex
 	machines   map[string]*machine // by UID
 	nonces     map[string]string   // UIDs by the nonce of a running proof
-	interfaces map[string]string   // UIDs by the interfaces of the Bottle's network
+	interfaces map[string]string   // UIDs by the names of interfaces of the Bottle's network
 	changed    func(uid string)
 }
 
-// newRegistry recalls what an earlier agent recorded.
+// newRegistry returns a registry with the records of an earlier agent.
 func newRegistry(dir *state.Dir, log logr.Logger) (*registry, error) {
 	r := &registry{
 		dir:      dir,
@@ -69,22 +68,22 @@ func newRegistry(dir *state.Dir, log logr.Logger) (*registry, error) {
 		return nil, err
 	}
 	for _, owner := range owners {
-		if err := r.recall(owner.UID); err != nil {
+		if err := r.load(owner.UID); err != nil {
 			// One bad file must not leave all other walls unguarded.
-			log.Error(err, "The wall of a Bottle is guarded again only after the Bottle's next pass", "uid", owner.UID)
+			log.Error(err, "A Bottle's wall stays unguarded until the Bottle's next pass", "uid", owner.UID)
 		}
 	}
 	return r, nil
 }
 
-// recall reads the records of an earlier agent. A leak counts whatever else
-// cannot be read.
-func (r *registry) recall(uid string) error {
+// load reads an earlier agent's records of a Bottle. A recorded leak counts even
+// if the other records cannot be read.
+func (r *registry) load(uid string) error {
 	folder, err := r.dir.Folder(uid)
 	if err != nil {
 		return err
 	}
-	leak := leakOf(folder)
+	leak := readLeak(folder)
 	wall, err := folder.Wall()
 	if wall == nil {
 		wall = &state.Wall{}
@@ -96,9 +95,9 @@ func (r *registry) recall(uid string) error {
 	return err
 }
 
-// leakOf is the leak that a folder records. A record that cannot be read
+// readLeak returns the leak that a folder records, or nil. An unreadable record
 // counts as a leak.
-func leakOf(folder state.Folder) *state.Leak {
+func readLeak(folder state.Folder) *state.Leak {
 	leak, err := folder.Leak()
 	if err != nil {
 		return &state.Leak{Path: "something unknown: the evidence on the node cannot be read"}
@@ -106,11 +105,12 @@ func leakOf(folder state.Folder) *state.Leak {
 	return leak
 }
 
-// index makes the wall's interface known; r.mu is held, or nobody else knows r.
+// index adds the wall's interfaces to r.interfaces. The caller holds r.mu, or is
+// the only user of r.
 func (r *registry) index(spec host.WallSpec) {
 	if spec.Owner.UID != "" {
 		r.interfaces[spec.Owner.Bridge()] = spec.Owner.UID
-		r.interfaces[spec.Owner.Veth()] = spec.Owner.UID // where somebody took it off the bridge
+		r.interfaces[spec.Owner.Veth()] = spec.Owner.UID // in case somebody detached it from the bridge
 	}
 }
 
@@ -120,7 +120,7 @@ func (r *registry) subscribe(changed func(uid string)) {
 	r.changed = changed
 }
 
-// notify calls the subscriber; r.mu must not be held.
+// notify calls the subscriber. The caller must not hold r.mu.
 func (r *registry) notify(uid string) {
 	r.mu.Lock()
 	changed := r.changed
@@ -134,8 +134,8 @@ func (r *registry) notifyAll() {
 	}
 }
 
-// ensure returns the machine of the UID, which it adds if need be, and the
-// Bottle's folder.
+// ensure returns the Bottle's machine, which it adds if it is not known yet, and
+// the Bottle's folder.
 func (r *registry) ensure(uid string) (*machine, state.Folder, error) {
 	folder, err := r.dir.Folder(uid)
 	if err != nil {
@@ -145,7 +145,7 @@ func (r *registry) ensure(uid string) (*machine, state.Folder, error) {
 	defer r.mu.Unlock()
 	m := r.machines[uid]
 	if m == nil {
-		m = &machine{leak: leakOf(folder)}
+		m = &machine{leak: readLeak(folder)}
 		r.machines[uid] = m
 	}
 	return m, folder, nil
@@ -162,7 +162,7 @@ func (r *registry) remove(owner host.Owner) {
 	delete(r.interfaces, owner.Veth())
 }
 
-// specs returns the walls that there should be, in order of UID.
+// specs returns the specs of all recorded walls, sorted by UID.
 func (r *registry) specs() []host.WallSpec {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -186,7 +186,8 @@ func (r *registry) uids() []string {
 	return uids
 }
 
-// neighbours returns at most that many walls of other Bottles, in no order.
+// neighbours returns the walls of at most that many other Bottles, in no
+// particular order.
 func (r *registry) neighbours(uid string, most int) []host.WallSpec {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -199,7 +200,8 @@ func (r *registry) neighbours(uid string, most int) []host.WallSpec {
 	return out
 }
 
-// record keeps what was read back of a wall; r.mu is held.
+// record stores a wall as read back, and adds up its dropped packets. The caller
+// holds registry.mu.
 func (m *machine) record(w host.Wall) {
 	m.read = w
 	more := w.Dropped
@@ -221,15 +223,15 @@ func (r *registry) takeBreach(uid string) *Breach {
 	return b
 }
 
-// expect makes a touch with the nonce count as the Bottle's own, until the
-// proof ends. smolvm and backend are for the evidence of a leak.
+// expect makes hits with the nonce count as the Bottle's own until the proof
+// ends. smolvm and backend are recorded as evidence in case of a leak.
 func (r *registry) expect(uid, nonce, smolvm, backend string) error {
 	m, folder, err := r.ensure(uid)
 	if err != nil {
 		return err
 	}
-	m.act.Lock()
-	defer m.act.Unlock()
+	m.lock.Lock()
+	defer m.lock.Unlock()
 	r.mu.Lock()
 	delete(r.nonces, m.nonce)
 	m.nonce = nonce
@@ -239,10 +241,10 @@ func (r *registry) expect(uid, nonce, smolvm, backend string) error {
 	if wall.Smolvm == smolvm && wall.Backend == backend {
 		return nil
 	}
-	// Written without r.mu: a slow disk must not hold up the guard.
+	// Write without holding r.mu: a slow disk must not delay the guard.
 	wall.Smolvm, wall.Backend = smolvm, backend
 	if err := folder.WriteWall(wall); err != nil {
-		return fmt.Errorf("keep the release of smolvm: %w", err)
+		return fmt.Errorf("record the release of smolvm: %w", err)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -250,7 +252,7 @@ func (r *registry) expect(uid, nonce, smolvm, backend string) error {
 	return nil
 }
 
-// expire makes a nonce count no more.
+// expire makes a nonce no longer count.
 func (r *registry) expire(uid, nonce string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

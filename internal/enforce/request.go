@@ -8,15 +8,15 @@ import (
 	"fmt"
 )
 
-// Request is what a user can change to have a Bottle started again after a
-// leak: the spec, and the annotation that asks for a proof.
+// Request is what a user can change so that a Bottle starts again after a leak:
+// the spec, and the annotation that requests a proof.
 type Request struct {
 	Generation int64
 	// Prove is the value of the Bottle's prove annotation. It may be of any
 	// length.
 	Prove string
-	// BundleImage is the image of the bundle that runs, "" for the built-in one.
-	// It does not identify the request.
+	// BundleImage is the image of the running bundle, "" for the built-in one. It
+	// is not part of the request's identity.
 	BundleImage string
 }
 

@@ -28,16 +28,16 @@ func (w *walls) ensure(ctx context.Context, spec host.WallSpec, request Request)
 	if err != nil {
 		return host.Wall{}, err
 	}
-	m.act.Lock()
-	defer m.act.Unlock()
-	if err := w.current(m, request.Generation); err != nil {
+	m.lock.Lock()
+	defer m.lock.Unlock()
+	if err := w.checkGeneration(m, request.Generation); err != nil {
 		return host.Wall{}, err
 	}
 	if m.wall.Spec.Owner.UID != "" {
-		// Before the wall is repaired: whoever repairs an open wall must have
-		// killed its machine.
+		// Inspect before repairing: the machine behind an open wall must be
+		// killed before the wall is repaired.
 		faults, err := w.guard.inspect(ctx, m)
-		w.guard.reportFaulty(m, faults, err)
+		w.guard.reportFaults(m, faults, err)
 		if err != nil {
 			_, repairErr := w.raise(ctx, m, folder)
 			return host.Wall{}, errors.Join(err, repairErr)
@@ -52,24 +52,24 @@ func (w *walls) ensure(ctx context.Context, spec host.WallSpec, request Request)
 	return w.raise(ctx, m, folder)
 }
 
-// setSpec records what the wall is to be, before the wall is made so: an agent
-// that dies in between leaves its successor the new spec and the digest of the
-// old filter. m.act is held.
+// setSpec records the wall's new spec before the wall is changed. An agent that
+// dies in between leaves the new spec and the digest of the old filter to the
+// next agent. The caller holds m.lock.
 func (w *walls) setSpec(m *machine, folder state.Folder, spec host.WallSpec, request Request) error {
-	want := m.wall
-	want.Spec, want.BundleImage, want.Generation = spec, &request.BundleImage, request.Generation
-	if err := folder.WriteWall(want); err != nil {
+	desired := m.wall
+	desired.Spec, desired.BundleImage, desired.Generation = spec, &request.BundleImage, request.Generation
+	if err := folder.WriteWall(desired); err != nil {
 		return err
 	}
 	w.watched.mu.Lock()
 	defer w.watched.mu.Unlock()
-	m.wall, m.newest = want, request.Generation
+	m.wall, m.newest = desired, request.Generation
 	w.watched.index(spec)
 	return nil
 }
 
-// raise makes the wall as recorded, and records the digest of its filter;
-// m.act is held.
+// raise makes or repairs the wall as recorded, and records the digest of its
+// filter. The caller holds m.lock.
 func (w *walls) raise(ctx context.Context, m *machine, folder state.Folder) (host.Wall, error) {
 	spec := m.wall.Spec
 	wall, err := w.Walls.EnsureWall(ctx, spec)
@@ -81,7 +81,7 @@ func (w *walls) raise(ctx context.Context, m *machine, folder state.Folder) (hos
 	record := m.wall
 	w.watched.mu.Unlock()
 	if len(wall.Faults) > 0 {
-		return wall, fmt.Errorf("wall %s: %s: %w", spec.Owner.ID(), words(wall.Faults), host.ErrUnavailable)
+		return wall, fmt.Errorf("wall %s: %s: %w", spec.Owner.ID(), describe(wall.Faults), host.ErrUnavailable)
 	}
 	if record.Filter == wall.Filter {
 		return wall, nil
@@ -102,8 +102,8 @@ func (w *walls) release(ctx context.Context, owner host.Owner) error {
 	if err != nil {
 		return err
 	}
-	m.act.Lock()
-	defer m.act.Unlock()
+	m.lock.Lock()
+	defer m.lock.Unlock()
 	if err := w.Walls.DeleteWall(ctx, owner); err != nil {
 		return err
 	}

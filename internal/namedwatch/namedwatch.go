@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package namedwatch reads Secrets and ConfigMaps by name, with one watch for
-// each named object that somebody uses, and says whom a change concerns. It
-// never lists a namespace, let alone a cluster: an agent sees what its own
-// Bottles name and nothing else. It writes nothing and keeps nothing beyond
-// the last user of an object.
+// Package namedwatch reads Secrets and ConfigMaps by name. It runs one watch for
+// each named object that has users, and notifies the users of changes. It never
+// lists a namespace, let alone a cluster: an agent sees only what its own Bottles
+// name. It writes nothing, and drops an object with its last user.
 package namedwatch
 
 import (
@@ -37,22 +36,21 @@ type Ref struct {
 	Namespace, Name string
 }
 
-// String is KIND NAMESPACE/NAME.
+// String returns KIND NAMESPACE/NAME.
 func (r Ref) String() string { return string(r.Kind) + " " + r.Namespace + "/" + r.Name }
 
 var (
-	// ErrNotFound: the object is not there.
+	// ErrNotFound means that the object does not exist.
 	ErrNotFound = errors.New("not found")
-	// ErrNotYet: the watch has not shown the object's state yet; when it does,
-	// its users are told.
+	// ErrNotYet means that the watch has not received the object's state yet.
+	// Its users are notified when it does.
 	ErrNotYet = errors.New("not read yet")
 )
 
 // firstRead is how long Get waits for the first answer of a new watch.
 const firstRead = 3 * time.Second
 
-// Watches are the watches of one agent. Its methods may be called from many
-// goroutines.
+// Watches are the watches of one agent. Its methods may be called concurrently.
 type Watches struct {
 	getter  cache.Getter
 	changed func(user types.NamespacedName)
@@ -64,17 +62,17 @@ type Watches struct {
 }
 
 type entry struct {
-	informer cache.SharedInformer
-	stop     context.CancelFunc // nil until it runs
-	users    map[types.NamespacedName]bool
-	synced   chan struct{}
-	late     bool  // somebody was told ErrNotYet
-	lastErr  error // of the list or watch, until it succeeds
+	informer     cache.SharedInformer
+	stop         context.CancelFunc // nil until the watch runs
+	users        map[types.NamespacedName]bool
+	synced       chan struct{}
+	notifyOnSync bool  // a Get returned ErrNotYet
+	lastErr      error // of the list or watch, until it succeeds
 }
 
-// New is a set of watches without any. getter is the REST client of the core
-// group; changed is called, from any goroutine, with each user of an object
-// that came, changed or went.
+// New returns an empty set of watches. getter is the REST client of the core
+// group. changed is called, from any goroutine, with each user of an object that
+// was created, changed or deleted.
 func New(getter cache.Getter, changed func(user types.NamespacedName)) *Watches {
 	return &Watches{
 		getter:  getter,
@@ -84,7 +82,7 @@ func New(getter cache.Getter, changed func(user types.NamespacedName)) *Watches 
 	}
 }
 
-// Start runs the watches until ctx ends. Watches asked for earlier begin now.
+// Start runs the watches until ctx ends, including those that Use added earlier.
 func (w *Watches) Start(ctx context.Context) error {
 	w.mu.Lock()
 	w.ctx = ctx
@@ -96,8 +94,8 @@ func (w *Watches) Start(ctx context.Context) error {
 	return nil
 }
 
-// Use makes refs all that user uses: new ones are watched from now on, and
-// what nobody uses any more is forgotten. No refs releases the user.
+// Use sets the objects that user uses. It starts a watch for each new object,
+// and stops the watches of objects without users. Empty refs remove the user.
 func (w *Watches) Use(user types.NamespacedName, refs []Ref) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -133,9 +131,9 @@ func (w *Watches) Use(user types.NamespacedName, refs []Ref) {
 	w.uses[user] = now
 }
 
-// Get returns the data of an object that somebody uses: ErrNotFound when it is
-// not there, ErrNotYet when that is not known yet. The first Get after Use
-// waits for the answer, for a few seconds at most.
+// Get returns the data of an object that has users. It returns ErrNotFound if
+// the object does not exist, and ErrNotYet if that is not known yet. Until the
+// first answer of the watch, Get waits a few seconds for it.
 func (w *Watches) Get(ctx context.Context, ref Ref) (map[string][]byte, error) {
 	w.mu.Lock()
 	e := w.entries[ref]
@@ -162,7 +160,7 @@ func (w *Watches) Get(ctx context.Context, ref Ref) (map[string][]byte, error) {
 	return data(obj), nil
 }
 
-// Len is the number of watches.
+// Len returns the number of watches.
 func (w *Watches) Len() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -172,7 +170,7 @@ func (w *Watches) Len() int {
 func (w *Watches) notYet(ref Ref, e *entry) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	e.late = true
+	e.notifyOnSync = true
 	if e.lastErr != nil {
 		return fmt.Errorf("%s: %w: %w", ref, ErrNotYet, e.lastErr)
 	}
@@ -193,14 +191,15 @@ func (w *Watches) newEntry(ref Ref) *entry {
 	}
 }
 
-// run starts the watch of e when Start was called; w.mu is held.
+// run starts the watch of e, unless Start was not called yet. The caller holds
+// w.mu.
 func (w *Watches) run(e *entry) {
 	if w.ctx == nil {
 		return
 	}
 	ctx, cancel := context.WithCancel(w.ctx)
 	e.stop = cancel
-	// Neither can fail: the informer was not started yet.
+	// Neither can fail, because the informer is not started yet.
 	_ = e.informer.SetTransform(dropManagedFields)
 	_ = e.informer.SetWatchErrorHandlerWithContext(func(_ context.Context, _ *cache.Reflector, err error) {
 		w.mu.Lock()
@@ -210,11 +209,11 @@ func (w *Watches) run(e *entry) {
 	_, _ = e.informer.AddEventHandler(cache.ResourceEventHandlerDetailedFuncs{
 		AddFunc: func(_ any, initial bool) {
 			if !initial {
-				w.tell(e)
+				w.notify(e)
 			}
 		},
-		UpdateFunc: func(_, _ any) { w.tell(e) },
-		DeleteFunc: func(any) { w.tell(e) },
+		UpdateFunc: func(_, _ any) { w.notify(e) },
+		DeleteFunc: func(any) { w.notify(e) },
 	})
 	go e.informer.RunWithContext(ctx)
 	go func() {
@@ -223,16 +222,16 @@ func (w *Watches) run(e *entry) {
 		}
 		w.mu.Lock()
 		close(e.synced)
-		late := e.late
+		notify := e.notifyOnSync
 		w.mu.Unlock()
-		if late {
-			w.tell(e)
+		if notify {
+			w.notify(e)
 		}
 	}()
 }
 
-// tell says to all users of e that it changed.
-func (w *Watches) tell(e *entry) {
+// notify notifies all users of e of a change.
+func (w *Watches) notify(e *entry) {
 	w.mu.Lock()
 	users := make([]types.NamespacedName, 0, len(e.users))
 	for u := range e.users {

@@ -32,8 +32,7 @@ var (
 	conf  = namedwatch.Ref{Kind: namedwatch.ConfigMap, Namespace: "ns", Name: "conf"}
 )
 
-// server is an API server that knows Secrets and ConfigMaps and keeps what it
-// was asked.
+// server is an API server for Secrets and ConfigMaps that records its requests.
 type server struct {
 	mu       sync.Mutex
 	version  int
@@ -43,8 +42,8 @@ type server struct {
 	refuse   bool
 }
 
-// start runs the server and watches against it; told are the users of what
-// changed.
+// start runs a server, and watches against it. The function that it returns
+// returns the names of the users that were notified so far.
 func start(t *testing.T) (*server, *namedwatch.Watches, func() []string) {
 	t.Helper()
 	s := &server{version: 1, objects: map[string]map[string]string{}, watchers: map[chan []byte]string{}}
@@ -54,11 +53,11 @@ func start(t *testing.T) (*server, *namedwatch.Watches, func() []string) {
 		t.Fatal(err)
 	}
 	var mu sync.Mutex
-	var told []string
+	var notified []string
 	w := namedwatch.New(core.RESTClient(), func(user types.NamespacedName) {
 		mu.Lock()
 		defer mu.Unlock()
-		told = append(told, user.Name)
+		notified = append(notified, user.Name)
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
@@ -74,11 +73,11 @@ func start(t *testing.T) (*server, *namedwatch.Watches, func() []string) {
 	return s, w, func() []string {
 		mu.Lock()
 		defer mu.Unlock()
-		return slices.Clone(told)
+		return slices.Clone(notified)
 	}
 }
 
-// put changes an object, or removes it where data is nil, and tells watchers.
+// put changes an object, or removes it if data is nil, and notifies watchers.
 func (s *server) put(kind, name string, data map[string]string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -154,7 +153,7 @@ func (s *server) list(rw http.ResponseWriter, kind, name string) {
 
 func (s *server) watch(rw http.ResponseWriter, req *http.Request, kind, name string) {
 	if req.URL.Query().Get("sendInitialEvents") != "" {
-		// As an API server that does not know streaming lists.
+		// Answer as an API server that does not support streaming lists.
 		rw.WriteHeader(http.StatusUnprocessableEntity)
 		_ = json.NewEncoder(rw).Encode(metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: "Failure", Code: 422, Reason: "Invalid"})
 		return
@@ -200,7 +199,7 @@ func get(t *testing.T, w *namedwatch.Watches, ref namedwatch.Ref) map[string]str
 	return out
 }
 
-func TestEverythingIsAskedForByName(t *testing.T) {
+func TestObjectsAreRequestedByName(t *testing.T) {
 	s, w, _ := start(t)
 	s.put("secrets", "creds", map[string]string{"token": "hush"})
 	s.put("secrets", "other", map[string]string{"token": "not ours"})
@@ -227,8 +226,8 @@ func TestEverythingIsAskedForByName(t *testing.T) {
 	}
 }
 
-func TestChangesAreTold(t *testing.T) {
-	s, w, told := start(t)
+func TestUsersAreNotifiedOfChanges(t *testing.T) {
+	s, w, notified := start(t)
 	g := gomega.NewWithT(t)
 	w.Use(a, []namedwatch.Ref{creds})
 	w.Use(b, []namedwatch.Ref{creds})
@@ -236,25 +235,25 @@ func TestChangesAreTold(t *testing.T) {
 		t.Fatalf("got %v, want %v", err, namedwatch.ErrNotFound)
 	}
 	g.Eventually(s.watching).Should(gomega.Equal(1))
-	if got := told(); len(got) != 0 {
-		t.Errorf("told of the first state: got %v, want nobody", got)
+	if got := notified(); len(got) != 0 {
+		t.Errorf("notified of the first state: got %v, want none", got)
 	}
 	s.put("secrets", "creds", map[string]string{"token": "one"})
-	g.Eventually(told).Should(gomega.ConsistOf("a", "b"))
+	g.Eventually(notified).Should(gomega.ConsistOf("a", "b"))
 	if d := cmp.Diff(map[string]string{"token": "one"}, get(t, w, creds)); d != "" {
 		t.Errorf("Secret (-want +got):\n%s", d)
 	}
 	w.Use(b, nil)
 	s.put("secrets", "creds", map[string]string{"token": "two"})
-	g.Eventually(told).Should(gomega.ConsistOf("a", "b", "a"))
+	g.Eventually(notified).Should(gomega.ConsistOf("a", "b", "a"))
 	s.put("secrets", "creds", nil)
-	g.Eventually(told).Should(gomega.ConsistOf("a", "b", "a", "a"))
+	g.Eventually(notified).Should(gomega.ConsistOf("a", "b", "a", "a"))
 	if _, err := w.Get(t.Context(), creds); !errors.Is(err, namedwatch.ErrNotFound) {
 		t.Errorf("got %v, want %v", err, namedwatch.ErrNotFound)
 	}
 }
 
-func TestWhatNobodyUsesIsForgotten(t *testing.T) {
+func TestUnusedObjectsAreNotWatched(t *testing.T) {
 	s, w, _ := start(t)
 	g := gomega.NewWithT(t)
 	w.Use(a, []namedwatch.Ref{creds, conf})
@@ -271,7 +270,7 @@ func TestWhatNobodyUsesIsForgotten(t *testing.T) {
 	}
 	g.Eventually(s.watching).Should(gomega.Equal(0))
 	if _, err := w.Get(t.Context(), creds); err == nil {
-		t.Errorf("got nil, want an error: nobody uses it")
+		t.Errorf("got nil, want an error: it has no users")
 	}
 	// And again.
 	s.put("secrets", "creds", map[string]string{"token": "three"})
@@ -281,8 +280,8 @@ func TestWhatNobodyUsesIsForgotten(t *testing.T) {
 	}
 }
 
-func TestWhatCannotBeReadIsNotFoundOut(t *testing.T) {
-	s, w, told := start(t)
+func TestAnUnreadableObjectIsNotYetRead(t *testing.T) {
+	s, w, notified := start(t)
 	s.refuse = true
 	w.Use(a, []namedwatch.Ref{creds})
 	_, err := w.Get(t.Context(), creds)
@@ -295,7 +294,7 @@ func TestWhatCannotBeReadIsNotFoundOut(t *testing.T) {
 	s.mu.Lock()
 	s.refuse = false
 	s.mu.Unlock()
-	gomega.NewWithT(t).Eventually(told, 20*time.Second).Should(gomega.ContainElement("a"))
+	gomega.NewWithT(t).Eventually(notified, 20*time.Second).Should(gomega.ContainElement("a"))
 }
 
 func TestUseBeforeStart(t *testing.T) {

@@ -11,11 +11,12 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// The oldest kernel that can kill a whole cgroup.
+// killMajor and killMinor are the oldest kernel that can kill a whole cgroup.
 const killMajor, killMinor = 5, 14
 
-// cgroupFact: a machine is identified by its cgroup, and killed by it. Limits
-// are a second line of defence: a node runs bottles without them.
+// cgroupFact returns whether cgroups can be used. A machine is identified and
+// killed by its cgroup, so a node needs them. Limits are only a second line of
+// defence: a node runs bottles without them.
 func cgroupFact(s cgroup.Support, err error) host.Fact {
 	switch {
 	case s.Kernel != "" && !s.Kill && older(s.Kernel):
@@ -23,16 +24,16 @@ func cgroupFact(s cgroup.Support, err error) host.Fact {
 	case errors.Is(err, cgroup.ErrNoHierarchy):
 		return bad(cgroupName, "%s", err)
 	case err != nil:
-		return bad(cgroupName, "cgroups cannot be looked at: %s", reason(err))
+		return bad(cgroupName, "cgroups cannot be inspected: %s", reason(err))
 	case len(s.Missing) > 0:
-		return good(cgroupName, fmt.Sprintf("machines run without limits of %s, for cgroup version 1 holds these controllers: boot with systemd.unified_cgroup_hierarchy=1 to have them",
+		return good(cgroupName, fmt.Sprintf("machines run without limits of %s, because cgroup version 1 holds these controllers: to enable the limits, boot with systemd.unified_cgroup_hierarchy=1",
 			strings.Join(s.Missing, ", ")))
 	}
 	return good(cgroupName, "")
 }
 
-// older reports whether a release such as 5.10.0-28-amd64 is older than the
-// oldest that will do. One that cannot be read is taken for new.
+// older reports whether a kernel release such as 5.10.0-28-amd64 is older than
+// the oldest usable one. A release that cannot be parsed counts as new enough.
 func older(release string) bool {
 	var major, minor int
 	if n, _ := fmt.Sscanf(release, "%d.%d", &major, &minor); n < 2 {

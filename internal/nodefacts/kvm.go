@@ -15,18 +15,18 @@ import (
 const (
 	// kvmGetAPIVersion is _IO(KVMIO, 0x00).
 	kvmGetAPIVersion = 0xAE00
-	// kvmAPIVersion is what every KVM since Linux 2.6.22 answers.
+	// kvmAPIVersion is the version that every KVM since Linux 2.6.22 returns.
 	kvmAPIVersion = 12
 	// firstMachineUID is the first user that smolvm runs a VMM as.
 	firstMachineUID = 2000000
 )
 
-// kvm is what was seen of the device.
+// kvm is what was observed of the device.
 type kvm struct {
-	path    string // empty: not looked at
+	path    string // "" if the device is not checked
 	statErr error
 	mode    fs.FileMode
-	acl     []byte // system.posix_acl_access, nil when there is none
+	acl     []byte // system.posix_acl_access, nil if there is none
 	openErr error
 	api     int
 	apiErr  error
@@ -60,25 +60,25 @@ func observeKVM(path string) kvm {
 	return k
 }
 
-// kvmFact tells the ways apart in which KVM is not there.
+// kvmFact returns whether machines can use KVM, and if not, why.
 func kvmFact(k kvm) host.Fact {
 	switch {
 	case k.path == "":
 		return good(kvmName, "not checked: no KVM device is set")
 	case os.IsNotExist(k.statErr):
-		return bad(kvmName, "%s is missing: load the module (modprobe kvm_intel or kvm_amd), and where this is a virtual machine, allow nested virtualisation", k.path)
+		return bad(kvmName, "%s is missing: load the module (modprobe kvm_intel or kvm_amd), and if this is a virtual machine, allow nested virtualisation", k.path)
 	case k.statErr != nil:
-		return bad(kvmName, "%s cannot be looked at: %s", k.path, reason(k.statErr))
+		return bad(kvmName, "%s cannot be inspected: %s", k.path, reason(k.statErr))
 	case k.mode&fs.ModeCharDevice == 0:
 		return bad(kvmName, "%s is not a device: set --kvm-device", k.path)
 	case k.openErr != nil:
 		return bad(kvmName, "%s cannot be opened by the agent: %s", k.path, k.openErr)
 	case k.apiErr != nil:
-		return bad(kvmName, "%s does not answer as KVM does (%s): set --kvm-device", k.path, k.apiErr)
+		return bad(kvmName, "%s does not respond as KVM does (%s): set --kvm-device", k.path, k.apiErr)
 	case k.api != kvmAPIVersion:
 		return bad(kvmName, "%s has KVM interface %d, not %d: use another kernel", k.path, k.api, kvmAPIVersion)
 	case k.mode&0o006 != 0o006 && !aclOpens(k.acl):
-		return bad(kvmName, "%s is not open to the users that machines run as (mode %04o): chmod 666 %s, and for good a udev rule: KERNEL==\"kvm\", MODE=\"0666\"",
+		return bad(kvmName, "%s is not open to the users that machines run as (mode %04o): chmod 666 %s, and to keep it, add a udev rule: KERNEL==\"kvm\", MODE=\"0666\"",
 			k.path, k.mode.Perm(), k.path)
 	}
 	return good(kvmName, "")
@@ -93,8 +93,9 @@ const (
 	aclRW      = 0x06
 )
 
-// aclOpens says whether an ACL names users or groups of machines, with read
-// and write not masked. Which of them is for who wrote it to know.
+// aclOpens reports whether an ACL gives users or groups of machines read and
+// write access that the mask does not remove. It does not check which of them:
+// that is up to whoever wrote the ACL.
 func aclOpens(b []byte) bool {
 	if len(b) < 4 || binary.LittleEndian.Uint32(b) != aclVersion {
 		return false

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package nodefacts looks whether a node can run bottles: smolvm and its
-// files, docker, KVM, cgroups, the way to the state directory. Each failing fact says
-// what to do about it.
+// Package nodefacts checks whether a node can run bottles: smolvm and its files,
+// docker, KVM, cgroups, and the path to the state directory. The message of each
+// failing fact says what to do about it.
 //
-// It changes nothing, starts no machine, and so cannot tell whether one would
-// boot: on some hosts a KVM device opens and answers, and no guest ever runs.
+// The package changes nothing and starts no machine, so it cannot tell whether a
+// machine would boot: on some hosts a KVM device opens and responds, but no
+// guest ever runs.
 package nodefacts
 
 import (
@@ -22,32 +23,34 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// Bounds of a look at one fact.
+// Bounds of the check of one fact.
 const (
 	usualBound = 5 * time.Second
-	// versionBound is for a node that is emulated: smolvm starts slowly there.
+	// versionBound is longer because smolvm starts slowly on an emulated node.
 	versionBound = 20 * time.Second
 )
 
-// Options say where to look. All but KVMDevice are required.
+// Options say what to check. All but KVMDevice are required.
 type Options struct {
 	// SmolvmDir holds smolvm, lib/ and agent-rootfs/.
 	SmolvmDir string
-	// StateDir is the agent's; machines' users must be able to pass.
+	// StateDir is the agent's state directory. The users that machines run as
+	// must be able to traverse it.
 	StateDir string
-	// KVMDevice is /dev/kvm, or empty on test equipment: not checked.
+	// KVMDevice is /dev/kvm. It is empty on test equipment; KVM is not checked
+	// then.
 	KVMDevice string
-	// Prober is the static bottle-probe that is copied into guests.
+	// Prober is the path of the static bottle-probe that is copied into guests.
 	Prober string
-	// Version asks smolvm.
+	// Version returns smolvm's version.
 	Version func(ctx context.Context) (host.SmolvmVersion, error)
-	// PingDocker is nil when docker answers.
+	// PingDocker returns nil if docker answers.
 	PingDocker func(ctx context.Context) error
 	// Cgroups returns what the node's cgroups can do.
 	Cgroups func() (cgroup.Support, error)
 }
 
-// Checker is the adapter of host.Facts.
+// Checker implements host.Facts.
 type Checker struct {
 	opts    Options
 	sources []*source // in the order of the facts
@@ -58,24 +61,24 @@ var _ host.Facts = (*Checker)(nil)
 // New returns a Checker.
 func New(o Options) *Checker {
 	c := &Checker{opts: o}
-	plain := func(look func() host.Fact) func(context.Context) host.Fact {
-		return func(context.Context) host.Fact { return look() }
+	plain := func(check func() host.Fact) func(context.Context) host.Fact {
+		return func(context.Context) host.Fact { return check() }
 	}
 	c.sources = []*source{
-		{name: smolvmName, bound: usualBound, look: plain(c.binary)},
-		{name: versionName, bound: versionBound, look: c.version},
-		{name: filesName, bound: usualBound, look: plain(c.files)},
-		{name: dockerName, bound: usualBound, look: c.docker},
-		{name: kvmName, bound: usualBound, look: plain(func() host.Fact { return kvmFact(observeKVM(o.KVMDevice)) })},
-		{name: cgroupName, bound: usualBound, look: plain(func() host.Fact { return cgroupFact(o.Cgroups()) })},
-		{name: stateName, bound: usualBound, look: plain(c.stateDir)},
-		{name: proberName, bound: usualBound, look: plain(c.prober)},
+		{name: smolvmName, bound: usualBound, check: plain(c.binary)},
+		{name: versionName, bound: versionBound, check: c.version},
+		{name: filesName, bound: usualBound, check: plain(c.files)},
+		{name: dockerName, bound: usualBound, check: c.docker},
+		{name: kvmName, bound: usualBound, check: plain(func() host.Fact { return kvmFact(observeKVM(o.KVMDevice)) })},
+		{name: cgroupName, bound: usualBound, check: plain(func() host.Fact { return cgroupFact(o.Cgroups()) })},
+		{name: stateName, bound: usualBound, check: plain(c.stateDir)},
+		{name: proberName, bound: usualBound, check: plain(c.prober)},
 	}
 	return c
 }
 
-// NodeFacts implements host.Facts. All facts are looked at in parallel, and
-// one that cannot be found out within its bound is a failing one.
+// NodeFacts implements host.Facts. It checks all facts in parallel. A fact that
+// cannot be determined within its bound counts as failing.
 func (c *Checker) NodeFacts(ctx context.Context) []host.Fact {
 	facts := make([]host.Fact, len(c.sources))
 	var all sync.WaitGroup
@@ -103,7 +106,8 @@ const (
 	proberName  = "prober"
 )
 
-// binary: the VMM is the same program, run again as a user of its own.
+// binary checks the smolvm program. Other users must be able to run it too,
+// because the VMM is the same program, run again as its own user.
 func (c *Checker) binary() host.Fact {
 	path := filepath.Join(c.opts.SmolvmDir, "smolvm")
 	st, err := os.Stat(path)
@@ -128,11 +132,11 @@ func (c *Checker) version(ctx context.Context) host.Fact {
 func versionFact(v host.SmolvmVersion, err error) host.Fact {
 	switch {
 	case err != nil:
-		return bad(versionName, "smolvm does not tell its version: %v", err)
+		return bad(versionName, "smolvm does not report its version: %v", err)
 	case v.Older:
-		return bad(versionName, "smolvm %s is older than 0.8.0: install 0.8.0 or newer, best 1.32.2", v.Version)
+		return bad(versionName, "smolvm %s is older than 0.8.0: install 0.8.0 or newer, preferably 1.32.2", v.Version)
 	case v.Newer:
-		return good(versionName, fmt.Sprintf("smolvm %s is newer than 1.32.2, the newest that was measured", v.Version))
+		return good(versionName, fmt.Sprintf("smolvm %s is newer than 1.32.2, the newest tested version", v.Version))
 	}
 	return good(versionName, "")
 }
@@ -154,7 +158,7 @@ func (c *Checker) stateDir() host.Fact {
 	return good(stateName, "")
 }
 
-// prober: without it no Bottle can become Ready.
+// prober checks bottle-probe, without which no Bottle can become Ready.
 func (c *Checker) prober() host.Fact {
 	st, err := os.Stat(c.opts.Prober)
 	switch {
@@ -166,7 +170,8 @@ func (c *Checker) prober() host.Fact {
 	return good(proberName, "")
 }
 
-// reason is an error without the path, which the message names already.
+// reason returns the text of an error without the path, which the message already
+// names.
 func reason(err error) string {
 	var p *fs.PathError
 	if errors.As(err, &p) {

@@ -19,7 +19,8 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// node is a node in order, of files below a folder.
+// node returns the options for a node without problems, and the folder that holds
+// its files.
 func node(t *testing.T) (Options, string) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "nodefacts-")
@@ -51,11 +52,11 @@ func node(t *testing.T) (Options, string) {
 
 func TestNodeFacts(t *testing.T) {
 	tests := map[string]struct {
-		change func(t *testing.T, o *Options)
-		fact   string // the one that fails; "" is none
-		says   string // part of its message, or of the note of a good one
+		change  func(t *testing.T, o *Options)
+		fact    string // the one that fails; "" is none
+		message string // part of its message, or of the note of a good fact
 	}{
-		"in order": {func(*testing.T, *Options) {}, "", ""},
+		"all in order": {func(*testing.T, *Options) {}, "", ""},
 		"smolvm missing": {func(t *testing.T, o *Options) { remove(t, o.SmolvmDir+"/smolvm") },
 			"smolvm", "set --smolvm-dir"},
 		"prober missing": {func(t *testing.T, o *Options) { remove(t, o.Prober) },
@@ -72,10 +73,14 @@ func TestNodeFacts(t *testing.T) {
 			"smolvm", "mode 0700): chmod 0755"},
 		"version unknown": {func(_ *testing.T, o *Options) {
 			o.Version = func(context.Context) (host.SmolvmVersion, error) { return host.SmolvmVersion{}, host.ErrUnavailable }
-		}, "smolvm-version", "does not tell its version: unavailable"},
-		"too old": {func(_ *testing.T, o *Options) { o.Version = says(host.SmolvmVersion{Version: "0.7.9", Older: true}) },
+		}, "smolvm-version", "does not report its version: unavailable"},
+		"too old": {func(_ *testing.T, o *Options) {
+			o.Version = versionOf(host.SmolvmVersion{Version: "0.7.9", Older: true})
+		},
 			"smolvm-version", "smolvm 0.7.9 is older than 0.8.0"},
-		"newer": {func(_ *testing.T, o *Options) { o.Version = says(host.SmolvmVersion{Version: "2.0.0", Newer: true}) },
+		"newer": {func(_ *testing.T, o *Options) {
+			o.Version = versionOf(host.SmolvmVersion{Version: "2.0.0", Newer: true})
+		},
 			"", "smolvm 2.0.0 is newer than 1.32.2"},
 		"no libkrun": {func(t *testing.T, o *Options) { remove(t, o.SmolvmDir+"/lib/libkrun.so.1") },
 			"smolvm-files", "libkrun.so* is missing in"},
@@ -112,7 +117,7 @@ func TestNodeFacts(t *testing.T) {
 		"kvm missing": {func(_ *testing.T, o *Options) { o.KVMDevice = "/nonexistent/kvm" },
 			"kvm", "/nonexistent/kvm is missing: load the module"},
 		"kvm is another device": {func(_ *testing.T, o *Options) { o.KVMDevice = "/dev/null" },
-			"kvm", "/dev/null does not answer as KVM does"},
+			"kvm", "/dev/null does not respond as KVM does"},
 		"kvm is a file": {func(_ *testing.T, o *Options) { o.KVMDevice = o.SmolvmDir + "/smolvm" },
 			"kvm", "is not a device"},
 		"no cgroup2": {func(_ *testing.T, o *Options) {
@@ -125,23 +130,23 @@ func TestNodeFacts(t *testing.T) {
 		}, "", "without limits of cpu, memory"},
 		"state dir closed": {func(t *testing.T, o *Options) { must(t, os.Chmod(o.StateDir, 0o700)) },
 			"state-dir", "(mode 0700): chmod o+x"},
-		"way to state dir closed": {func(t *testing.T, o *Options) {
+		"parent of state dir closed": {func(t *testing.T, o *Options) {
 			must(t, os.Mkdir(o.StateDir+"/deeper", 0o755))
 			must(t, os.Chmod(o.StateDir, 0o750))
 			o.StateDir += "/deeper"
 		}, "state-dir", "/state is closed"},
-		"state dir by a link": {func(t *testing.T, o *Options) {
+		"state dir behind a link": {func(t *testing.T, o *Options) {
 			must(t, os.Chmod(o.StateDir, 0o700))
 			must(t, os.Symlink(o.StateDir, o.SmolvmDir+"/link"))
 			o.StateDir = o.SmolvmDir + "/link"
 		}, "state-dir", "/state is closed"},
-		"state dir not made yet": {func(_ *testing.T, o *Options) { o.StateDir += "/not/yet" }, "", ""},
+		"state dir does not exist yet": {func(_ *testing.T, o *Options) { o.StateDir += "/not/yet" }, "", ""},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			o, _ := node(t)
 			tt.change(t, &o)
-			var said string
+			var got string
 			facts := New(o).NodeFacts(t.Context())
 			for _, f := range facts {
 				wantOK := f.Name != tt.fact && (tt.fact != "smolvm" || f.Name != "smolvm-version")
@@ -149,14 +154,14 @@ func TestNodeFacts(t *testing.T) {
 					t.Errorf("%s: got OK %v (%s), want %v", f.Name, f.OK, f.Message, wantOK)
 				}
 				if f.Name == tt.fact || tt.fact == "" && f.Name != "kvm" {
-					said += f.Message
+					got += f.Message
 				}
 				if !f.OK && f.Message == "" {
 					t.Errorf("%s: got no message, want what to do", f.Name)
 				}
 			}
-			if !strings.Contains(said, tt.says) || tt.says == "" && said != "" {
-				t.Errorf("message: got %q, want %q in it", said, tt.says)
+			if !strings.Contains(got, tt.message) || tt.message == "" && got != "" {
+				t.Errorf("message: got %q, want %q in it", got, tt.message)
 			}
 			if diff := cmp.Diff(facts, New(o).NodeFacts(t.Context())); diff != "" {
 				t.Errorf("again (-first +second):\n%s", diff)
@@ -181,17 +186,17 @@ func TestKVMFact(t *testing.T) {
 	const device = fs.ModeDevice | fs.ModeCharDevice
 	sound := kvm{path: "/dev/kvm", mode: device | 0o666, api: 12}
 	tests := map[string]struct {
-		change func(*kvm)
-		ok     bool
-		says   string
+		change  func(*kvm)
+		ok      bool
+		message string
 	}{
 		"open":          {func(*kvm) {}, true, ""},
 		"not checked":   {func(k *kvm) { *k = kvm{} }, true, "not checked"},
 		"missing":       {func(k *kvm) { k.statErr = fs.ErrNotExist }, false, "modprobe"},
-		"stat fails":    {func(k *kvm) { k.statErr = unix.EIO }, false, "cannot be looked at"},
+		"stat fails":    {func(k *kvm) { k.statErr = unix.EIO }, false, "cannot be inspected"},
 		"not ours":      {func(k *kvm) { k.openErr = unix.EACCES }, false, "cannot be opened by the agent"},
 		"in use":        {func(k *kvm) { k.openErr = unix.EBUSY }, false, "cannot be opened by the agent"},
-		"root only":     {func(k *kvm) { k.mode = device | 0o600 }, false, "(mode 0600): chmod 666 /dev/kvm, and for good a udev rule"},
+		"root only":     {func(k *kvm) { k.mode = device | 0o600 }, false, "(mode 0600): chmod 666 /dev/kvm, and to keep it, add a udev rule"},
 		"group kvm":     {func(k *kvm) { k.mode = device | 0o660 }, false, "(mode 0660): chmod 666"},
 		"read only":     {func(k *kvm) { k.mode = device | 0o664 }, false, "chmod 666"},
 		"ACL":           {func(k *kvm) { k.mode = device | 0o660; k.acl = acl(aclUser, 6, 2000000, aclMask, 6, 0) }, true, ""},
@@ -199,7 +204,7 @@ func TestKVMFact(t *testing.T) {
 		"ACL masked":    {func(k *kvm) { k.mode = device | 0o640; k.acl = acl(aclUser, 6, 2000000, aclMask, 4, 0) }, false, "chmod 666"},
 		"ACL read only": {func(k *kvm) { k.mode = device | 0o660; k.acl = acl(aclGroup, 4, 2000000, aclMask, 6, 0) }, false, "chmod 666"},
 		"ACL cut short": {func(k *kvm) { k.mode = device | 0o660; k.acl = []byte{2, 0} }, false, "chmod 666"},
-		"no KVM":        {func(k *kvm) { k.apiErr = unix.ENOTTY }, false, "does not answer as KVM"},
+		"no KVM":        {func(k *kvm) { k.apiErr = unix.ENOTTY }, false, "does not respond as KVM"},
 		"other KVM":     {func(k *kvm) { k.api = 11 }, false, "has KVM interface 11, not 12"},
 	}
 	for name, tt := range tests {
@@ -207,8 +212,8 @@ func TestKVMFact(t *testing.T) {
 			k := sound
 			tt.change(&k)
 			got := kvmFact(k)
-			if got.OK != tt.ok || !strings.Contains(got.Message, tt.says) || tt.says == "" && got.Message != "" {
-				t.Errorf("got %+v, want OK %v, message with %q", got, tt.ok, tt.says)
+			if got.OK != tt.ok || !strings.Contains(got.Message, tt.message) || tt.message == "" && got.Message != "" {
+				t.Errorf("got %+v, want OK %v, message with %q", got, tt.ok, tt.message)
 			}
 		})
 	}
@@ -216,31 +221,31 @@ func TestKVMFact(t *testing.T) {
 
 func TestCgroupFact(t *testing.T) {
 	tests := map[string]struct {
-		s    cgroup.Support
-		err  error
-		ok   bool
-		says string
+		s       cgroup.Support
+		err     error
+		ok      bool
+		message string
 	}{
-		"all there":                  {cgroup.Support{Kernel: "6.1.0-18-amd64", Kill: true}, nil, true, ""},
-		"no cgroup to see it by":     {cgroup.Support{Kernel: "5.14.0-427.el9.x86_64"}, nil, true, ""},
-		"old kernel":                 {cgroup.Support{Kernel: "5.13.19"}, nil, false, "kernel 5.13.19 cannot kill a cgroup: use Linux 5.14 or newer"},
-		"very old":                   {cgroup.Support{Kernel: "4.18.0-553.el8"}, nil, false, "use Linux 5.14"},
-		"old, with the file":         {cgroup.Support{Kernel: "5.10.0", Kill: true}, nil, true, ""},
-		"old, nothing mounted":       {cgroup.Support{Kernel: "5.10.0"}, cgroup.ErrNoHierarchy, false, "use Linux 5.14"},
-		"nothing mounted":            {cgroup.Support{Kernel: "6.1.0"}, cgroup.ErrNoHierarchy, false, "mount -t cgroup2"},
-		"cannot be looked at":        {cgroup.Support{Kernel: "6.1.0"}, unix.EMFILE, false, "cannot be looked at: too many open files"},
-		"hybrid":                     {cgroup.Support{Kernel: "6.1.0", Kill: true, Missing: []string{"cpu", "memory", "pids"}}, nil, true, "limits of cpu, memory, pids"},
-		"a release that says naught": {cgroup.Support{Kernel: "custom"}, nil, true, ""},
+		"all there":               {cgroup.Support{Kernel: "6.1.0-18-amd64", Kill: true}, nil, true, ""},
+		"no cgroup that shows it": {cgroup.Support{Kernel: "5.14.0-427.el9.x86_64"}, nil, true, ""},
+		"old kernel":              {cgroup.Support{Kernel: "5.13.19"}, nil, false, "kernel 5.13.19 cannot kill a cgroup: use Linux 5.14 or newer"},
+		"very old":                {cgroup.Support{Kernel: "4.18.0-553.el8"}, nil, false, "use Linux 5.14"},
+		"old, with the file":      {cgroup.Support{Kernel: "5.10.0", Kill: true}, nil, true, ""},
+		"old, nothing mounted":    {cgroup.Support{Kernel: "5.10.0"}, cgroup.ErrNoHierarchy, false, "use Linux 5.14"},
+		"nothing mounted":         {cgroup.Support{Kernel: "6.1.0"}, cgroup.ErrNoHierarchy, false, "mount -t cgroup2"},
+		"cannot be inspected":     {cgroup.Support{Kernel: "6.1.0"}, unix.EMFILE, false, "cannot be inspected: too many open files"},
+		"hybrid":                  {cgroup.Support{Kernel: "6.1.0", Kill: true, Missing: []string{"cpu", "memory", "pids"}}, nil, true, "limits of cpu, memory, pids"},
+		"an unparsable release":   {cgroup.Support{Kernel: "custom"}, nil, true, ""},
 	}
 	for name, tt := range tests {
 		got := cgroupFact(tt.s, tt.err)
-		if got.OK != tt.ok || !strings.Contains(got.Message, tt.says) || tt.says == "" && got.Message != "" {
-			t.Errorf("%s: got %+v, want OK %v, message with %q", name, got, tt.ok, tt.says)
+		if got.OK != tt.ok || !strings.Contains(got.Message, tt.message) || tt.message == "" && got.Message != "" {
+			t.Errorf("%s: got %+v, want OK %v, message with %q", name, got, tt.ok, tt.message)
 		}
 	}
 }
 
-// acl is an access ACL of tag, permission and id, thrice a number each.
+// acl returns an access ACL. Each entry is three numbers: tag, permission and id.
 func acl(entries ...int) []byte {
 	b := binary.LittleEndian.AppendUint32(nil, aclVersion)
 	for i := 0; i < len(entries); i += 3 {
@@ -251,7 +256,7 @@ func acl(entries ...int) []byte {
 	return b
 }
 
-func says(v host.SmolvmVersion) func(context.Context) (host.SmolvmVersion, error) {
+func versionOf(v host.SmolvmVersion) func(context.Context) (host.SmolvmVersion, error) {
 	return func(context.Context) (host.SmolvmVersion, error) { return v, nil }
 }
 

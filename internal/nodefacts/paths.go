@@ -15,7 +15,8 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// closedError is a folder that machines' users cannot pass.
+// closedError reports a folder that the users that machines run as cannot
+// traverse.
 type closedError struct {
 	dir  string
 	mode fs.FileMode
@@ -25,9 +26,9 @@ func (e *closedError) Error() string {
 	return fmt.Sprintf("%s is closed to the users that machines run as (mode %04o): chmod o+x %s", e.dir, e.mode.Perm(), e.dir)
 }
 
-// firstClosed is the topmost folder on the way to path, path included, that
-// others may not pass. What does not exist yet is not in the way: who makes it
-// opens it.
+// firstClosed returns a closedError for the topmost folder in path, including
+// path itself, that other users may not traverse; nil if there is none. A folder
+// that does not exist yet does not count: whoever creates it must open it.
 func firstClosed(path string) error {
 	if real, err := filepath.EvalSymlinks(path); err == nil {
 		path = real
@@ -47,7 +48,7 @@ func firstClosed(path string) error {
 	return nil
 }
 
-// steps are the folders on the way to an absolute path, from the root on.
+// steps returns the folders of an absolute path, starting with the root.
 func steps(path string) []string {
 	out := []string{"/"}
 	at := ""
@@ -60,7 +61,8 @@ func steps(path string) []string {
 	return out
 }
 
-// writable is nil when path, or where it is to be made, can be written.
+// writable returns nil if path can be written. If path does not exist, its
+// nearest existing parent must be writable.
 func writable(path string) error {
 	for {
 		err := unix.Access(path, unix.W_OK)
@@ -71,27 +73,28 @@ func writable(path string) error {
 	}
 }
 
-// readableFile says what keeps machines' users from reading a file; nil is
-// nothing.
+// readableFile returns nil if path is a file that the users that machines run as
+// can read, and otherwise an error that says why not.
 func readableFile(path string) error {
 	st, err := os.Stat(path)
 	switch {
 	case err != nil:
 		return fmt.Errorf("%s: %s", path, reason(err))
 	case !st.Mode().IsRegular() || st.Size() == 0:
-		return fmt.Errorf("%s is empty or no file: install smolvm again", path)
+		return fmt.Errorf("%s is empty or not a file: install smolvm again", path)
 	case st.Mode()&0o004 == 0:
 		return fmt.Errorf("%s cannot be read by the users that machines run as (mode %04o): chmod o+r %s", path, st.Mode().Perm(), path)
 	}
 	return nil
 }
 
-// files are what a VMM loads: libraries, the guest's own root, blank disks.
+// files checks what a VMM loads: libraries, the guest's root file system, and
+// blank disks.
 func (c *Checker) files() host.Fact {
 	dir := c.opts.SmolvmDir
 	rootfs := filepath.Join(dir, "agent-rootfs")
-	for _, way := range []string{filepath.Join(dir, "lib"), rootfs} {
-		if err := firstClosed(way); err != nil {
+	for _, folder := range []string{filepath.Join(dir, "lib"), rootfs} {
+		if err := firstClosed(folder); err != nil {
 			return bad(filesName, "%s", err)
 		}
 	}
@@ -116,9 +119,9 @@ func (c *Checker) files() host.Fact {
 	return c.templates()
 }
 
-// templates: a release that ships blank disks compressed decompresses them at
-// the first start, which can take minutes; one without them makes file
-// systems.
+// templates checks the templates of blank disks. A release that ships them
+// compressed decompresses them at the first start, which can take minutes. A
+// release without templates makes file systems, and needs mkfs.ext4.
 func (c *Checker) templates() host.Fact {
 	for _, disk := range []string{"storage", "overlay"} {
 		name := disk + "-template.ext4"
@@ -135,7 +138,7 @@ func (c *Checker) templates() host.Fact {
 			}
 		}
 		if !anyExists("/usr/sbin/mkfs.ext4", "/sbin/mkfs.ext4", "/usr/bin/mkfs.ext4", "/bin/mkfs.ext4") {
-			return bad(filesName, "neither %s nor mkfs.ext4 is there: install one of them", plain)
+			return bad(filesName, "neither %s nor mkfs.ext4 exists: install one of them", plain)
 		}
 	}
 	return good(filesName, "")

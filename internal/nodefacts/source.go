@@ -10,28 +10,29 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// slack is what a look gets beyond its bound to say itself what was too slow.
+// slack is the time after its bound in which a check may still report itself
+// what was too slow.
 const slack = time.Second
 
-// source looks at one fact. A disk that hangs cannot be interrupted, so a look
-// may outlast its bound; then no other one starts before it has ended, and
-// looks that hang do not pile up.
+// source checks one fact. A disk that hangs cannot be interrupted, so a check
+// may outlast its bound. No other check of the fact starts before it has ended,
+// so hanging checks do not pile up.
 type source struct {
 	name  string
 	bound time.Duration
-	look  func(ctx context.Context) host.Fact
+	check func(ctx context.Context) host.Fact
 
 	mu      sync.Mutex
-	current *look // under way
+	current *check // the running check, nil if none
 }
 
-type look struct {
+type check struct {
 	done chan struct{}
 	fact host.Fact // set before done is closed
 }
 
-// fact returns what the look found, or a failing fact when its bound, or ctx,
-// is over first.
+// fact returns the result of a check, or a failing fact if the bound or ctx ends
+// first.
 func (s *source) fact(ctx context.Context) host.Fact {
 	l := s.join(ctx)
 	late := time.NewTimer(s.bound + slack)
@@ -42,22 +43,22 @@ func (s *source) fact(ctx context.Context) host.Fact {
 	case <-late.C:
 	case <-ctx.Done():
 	}
-	return bad(s.name, "%s could not be checked within %s: look for a disk or a program on the node that hangs", s.name, s.bound)
+	return bad(s.name, "%s could not be checked within %s: find the disk or program on the node that hangs", s.name, s.bound)
 }
 
-// join returns the look that is under way, and starts one if there is none.
-func (s *source) join(ctx context.Context) *look {
+// join returns the running check, and starts one if there is none.
+func (s *source) join(ctx context.Context) *check {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.current != nil {
 		return s.current
 	}
-	l := &look{done: make(chan struct{})}
+	l := &check{done: make(chan struct{})}
 	s.current = l
 	go func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.bound)
 		defer cancel()
-		l.fact = s.look(ctx)
+		l.fact = s.check(ctx)
 		s.mu.Lock()
 		s.current = nil
 		s.mu.Unlock()

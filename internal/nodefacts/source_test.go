@@ -14,8 +14,8 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// Neither dockerd nor smolvm obeys its context here.
-func TestAHangingSourceHoldsUpNobodyForLong(t *testing.T) {
+// In this test, neither dockerd nor smolvm obeys its context.
+func TestAHangingSourceDelaysOthersOnlyBriefly(t *testing.T) {
 	opts, _ := node(t)
 	synctest.Test(t, func(t *testing.T) {
 		var pings atomic.Int32
@@ -24,18 +24,18 @@ func TestAHangingSourceHoldsUpNobodyForLong(t *testing.T) {
 		opts.Version = func(context.Context) (host.SmolvmVersion, error) { <-release; return host.SmolvmVersion{}, nil }
 		c := New(opts)
 		for range 3 {
-			began := time.Now()
+			started := time.Now()
 			for _, f := range c.NodeFacts(t.Context()) {
 				if want := f.Name != dockerName && f.Name != versionName; f.OK != want {
 					t.Errorf("%s: got %v %q, want %v", f.Name, f.OK, f.Message, want)
 				}
 			}
-			if took := time.Since(began); took > versionBound+2*slack {
-				t.Errorf("facts: got them after %s, want at most the bound", took)
+			if took := time.Since(started); took > versionBound+2*slack {
+				t.Errorf("facts: got them after %s, want no later than the bound", took)
 			}
 		}
 		if got := pings.Load(); got != 1 {
-			t.Errorf("pings under way: got %d, want 1", got)
+			t.Errorf("running pings: got %d, want 1", got)
 		}
 		close(release)
 		synctest.Wait()
@@ -45,7 +45,7 @@ func TestAHangingSourceHoldsUpNobodyForLong(t *testing.T) {
 	})
 }
 
-func TestASlowAnswerSaysWhatWasSlow(t *testing.T) {
+func TestASlowCheckReportsItsOwnError(t *testing.T) {
 	opts, _ := node(t)
 	synctest.Test(t, func(t *testing.T) {
 		opts.PingDocker = func(ctx context.Context) error {

@@ -14,7 +14,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/subnet"
 )
 
-// prefixesFrom reads five bytes per prefix; host bits stay set.
+// prefixesFrom reads five bytes per prefix. It keeps host bits.
 func prefixesFrom(data []byte) []netip.Prefix {
 	var out []netip.Prefix
 	for ; len(data) >= 5 && len(out) < 300; data = data[5:] {
@@ -23,8 +23,8 @@ func prefixesFrom(data []byte) []netip.Prefix {
 	return out
 }
 
-// FuzzPick holds Pick against the plain reading of its contract: list all
-// candidates, start at the first choice, take the first free one.
+// FuzzPick compares Pick with a simple implementation of its contract: list all
+// candidates, start at the first choice, and take the first free one.
 func FuzzPick(f *testing.F) {
 	at := func(third, bits byte) []byte { return []byte{192, 168, third, 0, bits} }
 	f.Add("demo", uint32(0xc0a80000), 16, 24, slices.Concat(at(17, 24), at(255, 24)), at(109, 24))
@@ -45,7 +45,7 @@ func FuzzPick(f *testing.F) {
 		}
 		p, err := subnet.New(pool, bits, exclude)
 		if err != nil {
-			return // TestParseRefuses has what is refused
+			return // TestParseRefuses tests what is refused
 		}
 		occupied := prefixesFrom(occupiedData)
 
@@ -80,7 +80,7 @@ func checkedCandidates(t *testing.T, p *subnet.Pool, pool netip.Prefix, bits int
 	want := 0
 	for i, c := range candidates {
 		if c.Bits() != bits || !pool.Overlaps(c) || c.Masked() != c || overlapsAny(c, exclude) {
-			t.Fatalf("candidate %s is outside %s, excluded or no network of length %d", c, pool, bits)
+			t.Fatalf("candidate %s is outside %s, excluded, or not a network of length %d", c, pool, bits)
 		}
 		if i > 0 && !candidates[i-1].Addr().Less(c.Addr()) {
 			t.Fatalf("candidate %s follows %s", c, candidates[i-1])

@@ -9,13 +9,13 @@ import (
 	"net/netip"
 )
 
-// maxBits is the longest prefix that still has room for gateway, bundle,
-// machine and a broadcast address that is none of them.
+// maxBits is the longest prefix that has room for a gateway, a bundle, a machine,
+// and a separate broadcast address.
 const maxBits = 29
 
-// reserved are networks from which no candidate may come: what is not
-// unicast, and the link between smolvm and its guest, where a bundle's
-// address would never leave the machine.
+// reserved are networks that no candidate may overlap: those that are not
+// unicast, and the link between smolvm and its guest, because packets to a
+// bundle's address on that link would never leave the machine.
 var reserved = []struct {
 	prefix netip.Prefix
 	why    string
@@ -27,16 +27,16 @@ var reserved = []struct {
 	{netip.MustParsePrefix("100.96.0.0/30"), "is smolvm's own network inside each guest"},
 }
 
-// Pool is a validated set of candidates. The zero value is of no use.
+// Pool is a validated set of candidates. The zero value is not usable.
 type Pool struct {
 	pool     netip.Prefix
 	bits     int
-	blocks   uint64 // networks of length bits in pool, the excluded ones too
+	blocks   uint64 // number of networks of length bits in pool, including excluded ones
 	excluded spans  // sorted, disjoint
 }
 
-// Default is 192.168.0.0/16 in /24 without .17 (docker's historic clash) and
-// without .255: 254 candidates.
+// Default returns the pool of the /24 networks in 192.168.0.0/16 without .17
+// (which once clashed with docker) and without .255: 254 candidates.
 func Default() *Pool {
 	p, err := Parse("192.168.0.0/16", 24, []string{"192.168.17.0/24", "192.168.255.0/24"})
 	if err != nil {
@@ -45,7 +45,8 @@ func Default() *Pool {
 	return p
 }
 
-// Parse is New for text, as it stands in flags. Errors name the part at fault.
+// Parse is like New, but takes text, as given in flags. Errors name the invalid
+// part.
 func Parse(pool string, bits int, exclude []string) (*Pool, error) {
 	p, err := netip.ParsePrefix(pool)
 	if err != nil {
@@ -62,9 +63,9 @@ func Parse(pool string, bits int, exclude []string) (*Pool, error) {
 	return New(p, bits, ex)
 }
 
-// New is the pool of all networks of length bits in pool that overlap none of
-// exclude. Exclusions beyond the pool are allowed and do nothing. A pool
-// without a candidate is an error.
+// New returns the pool of all networks of length bits in pool that overlap none
+// of exclude. Exclusions outside the pool are allowed and have no effect. A pool
+// without candidates is an error.
 func New(pool netip.Prefix, bits int, exclude []netip.Prefix) (*Pool, error) {
 	if err := checkPrefix(pool); err != nil {
 		return nil, fmt.Errorf("subnet pool %s: %w", pool, err)
@@ -83,7 +84,7 @@ func New(pool netip.Prefix, bits int, exclude []netip.Prefix) (*Pool, error) {
 	}
 	p.excluded = p.excluded.merged()
 	if p.excluded.size() == p.blocks {
-		return nil, fmt.Errorf("subnet pool %s: nothing is left of it once the exclusions are taken out", pool)
+		return nil, fmt.Errorf("subnet pool %s: nothing is left after the exclusions", pool)
 	}
 	for _, r := range reserved {
 		s, ok := p.span(r.prefix)
@@ -91,14 +92,14 @@ func New(pool netip.Prefix, bits int, exclude []netip.Prefix) (*Pool, error) {
 			continue
 		}
 		if block, ok := p.excluded.nextFree(s.lo, s.hi+1); ok {
-			return nil, fmt.Errorf("subnet pool %s: its network %s overlaps %s, which %s; choose another pool or exclude that",
+			return nil, fmt.Errorf("subnet pool %s: its network %s overlaps %s, which %s; choose another pool or exclude that network",
 				pool, p.prefix(block), r.prefix, r.why)
 		}
 	}
 	return p, nil
 }
 
-// checkPrefix refuses what is not an IPv4 network in its plain form.
+// checkPrefix returns an error unless p is an IPv4 network without host bits.
 func checkPrefix(p netip.Prefix) error {
 	switch {
 	case !p.IsValid():
@@ -111,14 +112,14 @@ func checkPrefix(p netip.Prefix) error {
 	return nil
 }
 
-// prefix is the network with this number.
+// prefix returns the network with this number.
 func (p *Pool) prefix(block uint64) netip.Prefix {
 	var b [4]byte
 	binary.BigEndian.PutUint32(b[:], uint32(p.base()+block<<(32-p.bits)))
 	return netip.PrefixFrom(netip.AddrFrom4(b), p.bits)
 }
 
-// span is the run of networks that o overlaps; false when there are none.
+// span returns the run of networks that o overlaps; false if there are none.
 func (p *Pool) span(o netip.Prefix) (span, bool) {
 	addr, bits := o.Addr(), o.Bits()
 	if addr.Is4In6() && bits >= 96 {
@@ -137,7 +138,7 @@ func (p *Pool) span(o netip.Prefix) (span, bool) {
 	return span{(first - p.base()) >> shift, (last - p.base()) >> shift}, true
 }
 
-// base is the pool's first address as a number.
+// base returns the pool's first address as a number.
 func (p *Pool) base() uint64 { return number(p.pool.Addr()) }
 
 func number(a netip.Addr) uint64 {

@@ -10,11 +10,11 @@ import (
 // span is a run of blocks, both ends included.
 type span struct{ lo, hi uint64 }
 
-// spans is a set of blocks. All methods but merged want it sorted and
-// disjoint, as merged returns it.
+// spans is a set of blocks. All methods except merged require it to be sorted
+// and disjoint, as merged returns it.
 type spans []span
 
-// merged is the same set, sorted, with no two spans touching.
+// merged returns the same set, sorted, with no two spans adjacent or overlapping.
 func (s spans) merged() spans {
 	s = slices.Clone(s)
 	slices.SortFunc(s, func(a, b span) int { return cmp.Compare(a.lo, b.lo) })
@@ -29,7 +29,7 @@ func (s spans) merged() spans {
 	return out
 }
 
-// size is the number of blocks in the set.
+// size returns the number of blocks in the set.
 func (s spans) size() uint64 {
 	var n uint64
 	for _, x := range s {
@@ -38,7 +38,8 @@ func (s spans) size() uint64 {
 	return n
 }
 
-// nthFree is the block before which exactly n blocks are outside the set.
+// nthFree returns the block that is outside the set and has exactly n such blocks
+// before it.
 func (s spans) nthFree(n uint64) uint64 {
 	for _, x := range s {
 		if n < x.lo {
@@ -49,7 +50,8 @@ func (s spans) nthFree(n uint64) uint64 {
 	return n
 }
 
-// nextFree is the first block from lo, and below end, that is outside the set.
+// nextFree returns the first block from lo on, and below end, that is outside the
+// set; false if there is none.
 func (s spans) nextFree(lo, end uint64) (uint64, bool) {
 	i, _ := slices.BinarySearchFunc(s, lo, func(x span, lo uint64) int { return cmp.Compare(x.hi, lo) })
 	if i < len(s) && s[i].lo <= lo {

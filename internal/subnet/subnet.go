@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package subnet chooses the network of a Bottle from its slug: the same slug
-// gets the same network on every node where that network is free. It is pure:
-// it reads neither the host's routes nor docker's networks, remembers nothing,
-// and does not decide what counts as occupied; the caller passes that in and
-// keeps the choice. It speaks IPv4 only, as the wall and the bundle do.
+// gets the same network on every node where that network is free. The package is
+// pure: it reads neither the host's routes nor docker's networks, and remembers
+// nothing. The caller decides what counts as occupied, passes that in, and
+// records the choice. Like the wall and the bundle, it supports only IPv4.
 package subnet
 
 import (
@@ -17,12 +17,11 @@ import (
 	"slices"
 )
 
-// ErrExhausted means that every candidate of the pool is taken on this node.
-// It mends itself when one is given back.
+// ErrExhausted means that every candidate of the pool is taken on this node. It
+// no longer applies once one of them is released.
 var ErrExhausted = errors.New("no subnet is free")
 
-// Triple is a Bottle's network and the addresses in it that have a meaning.
-// (The machine's side of the wall was added to the three that gave the name.)
+// Triple is a Bottle's subnet and the addresses in it that have a fixed meaning.
 type Triple struct {
 	Subnet    netip.Prefix
 	Gateway   netip.Addr // .1, the bridge
@@ -30,8 +29,8 @@ type Triple struct {
 	MachineIP netip.Addr // .3, the machine's network namespace
 }
 
-// TripleOf is the triple of a network that was chosen before. It refuses
-// what could not have been chosen from any pool.
+// TripleOf returns the addresses of a subnet that was chosen before. It returns
+// an error if no pool could have contained the subnet.
 func TripleOf(subnet netip.Prefix) (Triple, error) {
 	if err := checkPrefix(subnet); err != nil {
 		return Triple{}, fmt.Errorf("subnet %s: %w", subnet, err)
@@ -53,11 +52,12 @@ func TripleOf(subnet netip.Prefix) (Triple, error) {
 	}, nil
 }
 
-// Len is the number of candidates, the modulus of FirstChoice; at least 1.
+// Len returns the number of candidates, which is at least 1. It is the modulus
+// of FirstChoice.
 func (p *Pool) Len() int { return int(p.blocks - p.excluded.size()) }
 
-// Candidates yields every candidate in order of address. Nothing is
-// materialised: a pool may have half a billion of them.
+// Candidates yields every candidate in order of address. It builds no list,
+// because a pool may have half a billion candidates.
 func (p *Pool) Candidates() iter.Seq[netip.Prefix] {
 	return func(yield func(netip.Prefix) bool) {
 		for block, ok := p.excluded.nextFree(0, p.blocks); ok; block, ok = p.excluded.nextFree(block+1, p.blocks) {
@@ -68,18 +68,18 @@ func (p *Pool) Candidates() iter.Seq[netip.Prefix] {
 	}
 }
 
-// FirstChoice is candidate number sha256(slug) mod Len, the digest read as
-// one big-endian integer.
+// FirstChoice returns candidate number sha256(slug) mod Len. The digest is read
+// as one big-endian integer.
 func (p *Pool) FirstChoice(slug string) netip.Prefix {
 	return p.prefix(p.firstBlock(slug))
 }
 
-// Pick is the slug's first choice, or the next candidate after it, wrapping
-// round, that overlaps nothing in occupied; else ErrExhausted. Occupied
-// prefixes are taken literally: a default route (0.0.0.0/0) occupies
-// everything, so the caller leaves it out. IPv6 prefixes occupy nothing here;
-// host bits are ignored; an invalid prefix is an error, since nobody can say
-// what it occupies.
+// Pick returns the slug's first choice, or the next candidate after it, wrapping
+// around, that overlaps nothing in occupied. If there is none, it returns
+// ErrExhausted. Occupied prefixes are taken literally: a default route
+// (0.0.0.0/0) occupies everything, so the caller must leave it out. IPv6 prefixes
+// occupy nothing, and host bits are ignored. An invalid prefix is an error,
+// because it is unknown what it occupies.
 func (p *Pool) Pick(slug string, occupied []netip.Prefix) (Triple, error) {
 	busy := slices.Clone(p.excluded)
 	for i, o := range occupied {
@@ -104,7 +104,8 @@ func (p *Pool) Pick(slug string, occupied []netip.Prefix) (Triple, error) {
 	return TripleOf(p.prefix(block))
 }
 
-// firstBlock is the block (numbered with the excluded ones) of FirstChoice.
+// firstBlock returns the number of FirstChoice's block, counting excluded blocks
+// too.
 func (p *Pool) firstBlock(slug string) uint64 {
 	digest := sha256.Sum256([]byte(slug))
 	n := new(big.Int).SetBytes(digest[:])

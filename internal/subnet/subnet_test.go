@@ -30,8 +30,8 @@ func mustParse(t testing.TB, pool string, bits int, exclude ...string) *subnet.P
 	return p
 }
 
-// Vectors that were not computed by this package: a formula that changes
-// would move every Bottle.
+// TestVectors checks vectors that were not computed by this package. A change to
+// the formula would move every Bottle.
 func TestVectors(t *testing.T) {
 	data, err := os.ReadFile("testdata/vectors.txt")
 	if err != nil {
@@ -92,7 +92,7 @@ func TestDefaultCandidates(t *testing.T) {
 	}
 }
 
-func TestPickStepsAround(t *testing.T) {
+func TestPickAvoidsOccupied(t *testing.T) {
 	tests := map[string]struct {
 		slug     string
 		occupied []string
@@ -105,14 +105,14 @@ func TestPickStepsAround(t *testing.T) {
 		"an address with its length":   {"demo", []string{"192.168.109.77/24"}, "192.168.110.0/24"},
 		"a larger route over it":       {"demo", []string{"192.168.96.0/20"}, "192.168.112.0/24"},
 		"neighbours do not matter":     {"demo", []string{"192.168.108.0/24", "192.168.110.0/24"}, "192.168.109.0/24"},
-		"over the hole at 17":          {"research", []string{"192.168.16.0/24"}, "192.168.18.0/24"},
-		"wraps round":                  {"agent", []string{"192.168.253.0/24", "192.168.254.0/24"}, "192.168.0.0/24"},
-		"wraps round, start is taken":  {"agent", []string{"192.168.253.0/24", "192.168.254.0/24", "192.168.0.0/23"}, "192.168.2.0/24"},
+		"skips the excluded 17":        {"research", []string{"192.168.16.0/24"}, "192.168.18.0/24"},
+		"wraps around":                 {"agent", []string{"192.168.253.0/24", "192.168.254.0/24"}, "192.168.0.0/24"},
+		"wraps around, start is taken": {"agent", []string{"192.168.253.0/24", "192.168.254.0/24", "192.168.0.0/23"}, "192.168.2.0/24"},
 		"only the one before is left":  {"demo", []string{"192.168.0.0/18", "192.168.64.0/19", "192.168.96.0/21", "192.168.104.0/22", "192.168.109.0/24", "192.168.110.0/23", "192.168.112.0/20", "192.168.128.0/17"}, "192.168.108.0/24"},
 		"IPv6 occupies nothing":        {"demo", []string{"::/0", "fd00::/8"}, "192.168.109.0/24"},
 		"IPv4 written as IPv6":         {"demo", []string{"::ffff:192.168.109.0/120"}, "192.168.110.0/24"},
 		"networks elsewhere":           {"demo", []string{"10.0.0.0/8", "172.17.0.0/16"}, "192.168.109.0/24"},
-		"the same again and again":     {"demo", []string{"192.168.109.0/24", "192.168.109.0/24", "192.168.109.1/32"}, "192.168.110.0/24"},
+		"the same several times":       {"demo", []string{"192.168.109.0/24", "192.168.109.0/24", "192.168.109.1/32"}, "192.168.110.0/24"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -124,7 +124,7 @@ func TestPickStepsAround(t *testing.T) {
 	}
 }
 
-func TestPickFillsThePoolAndIsThenExhausted(t *testing.T) {
+func TestPickFillsThePool(t *testing.T) {
 	p := subnet.Default()
 	var occupied []netip.Prefix
 	for i := range p.Len() {

@@ -10,8 +10,8 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// BenchmarkInspect reads back as many walls as a node has at most; cpu-ms/op is
-// the processor time of one reading, the kernel's included.
+// BenchmarkInspect reads back as many walls as a node can have. cpu-ms/op is the
+// processor time of one reading, including that of the kernel.
 func BenchmarkInspect(b *testing.B) {
 	w := newWorld(b)
 	specs := make([]host.WallSpec, 250)
@@ -45,7 +45,7 @@ func BenchmarkEnsure(b *testing.B) {
 	}
 }
 
-// cpuTime is this process's, in milliseconds.
+// cpuTime returns the processor time of this process, in milliseconds.
 func cpuTime(b *testing.B) float64 {
 	b.Helper()
 	var u unix.Rusage

@@ -30,9 +30,9 @@ func TestWallsContract(t *testing.T) {
 			},
 			Connect: func(t *testing.T, spec host.WallSpec, port int32) {
 				ns := wallNS(t, w.inspect(t, spec))
-				said, err := dial(t, ns, addrPort(spec.BundleIP, port), 5*time.Second)
-				if said != "hello" {
-					t.Errorf("connect to %d: got %q, %v, want hello", port, said, err)
+				got, err := dial(t, ns, addrPort(spec.BundleIP, port), 5*time.Second)
+				if got != "hello" {
+					t.Errorf("connect to %d: got %q, %v, want hello", port, got, err)
 				}
 			},
 			Knock: func(t *testing.T, spec host.WallSpec, d host.Drop) {
@@ -45,7 +45,8 @@ func TestWallsContract(t *testing.T) {
 	})
 }
 
-// putForeign makes what is in the way of an owner's wall.
+// putForeign makes something foreign that is in the way of an owner's wall. found
+// reports whether it is still there.
 func (w *world) putForeign(t *testing.T, owner host.Owner, kind string) (found func() bool) {
 	t.Helper()
 	theirs := owner

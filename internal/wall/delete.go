@@ -16,14 +16,14 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// DeleteWall implements host.Walls. The link goes first: what runs in the
-// namespace is never left with a link and without a filter.
+// DeleteWall implements host.Walls. It deletes the link first, so that whatever
+// runs in the namespace never has a link without a filter.
 func (w *Walls) DeleteWall(ctx context.Context, owner host.Owner) error {
 	if err := checkOwner(owner); err != nil {
 		return err
 	}
 	defer w.locks.Lock(owner.UID8())()
-	f, err := w.lookAt(ctx, host.WallSpec{Owner: owner})
+	f, err := w.observeOne(ctx, host.WallSpec{Owner: owner})
 	if err != nil {
 		return err
 	}
@@ -40,30 +40,30 @@ func (w *Walls) DeleteWall(ctx context.Context, owner host.Owner) error {
 }
 
 func (w *Walls) tearDown(owner host.Owner, f facts) error {
-	if f.whoseNodeEnd(owner) == ours {
+	if f.nodeEndOwnership(owner) == ours {
 		if err := deleteLink(owner.Veth()); err != nil {
 			return err
 		}
 	}
-	if f.whoseNetNS(owner) == ours {
+	if f.netNSOwnership(owner) == ours {
 		if err := cutOff(f.path); err != nil {
 			return err
 		}
 	}
-	if f.whoseTable(owner) == ours {
+	if f.tableOwnership(owner) == ours {
 		if err := deleteFilter(tableName(owner)); err != nil {
 			return err
 		}
 	}
-	// An empty file, which has no owner, is what is left when a mount is lost.
-	if f.kind == fileAbsent || f.whoseNetNS(owner) == ours {
+	// An empty file, which has no owner, remains when a mount is lost.
+	if f.kind == fileAbsent || f.netNSOwnership(owner) == ours {
 		return removeNetNS(f.path)
 	}
 	return nil
 }
 
-// cutOff deletes the links in a namespace: the node's end of one may bear
-// another name by now.
+// cutOff deletes the links in a namespace, because the node's end of one may have
+// been renamed.
 func cutOff(path string) error {
 	ns, _, _, err := openNetNS(path)
 	if err != nil || ns == nil {
@@ -75,8 +75,8 @@ func cutOff(path string) error {
 	})
 }
 
-// ListWalls implements host.Walls. What is left of a wall counts: a namespace
-// without a link, a filter without a namespace.
+// ListWalls implements host.Walls. It also returns walls of which only a part is
+// left, such as a namespace without a link or a filter without a namespace.
 func (w *Walls) ListWalls(ctx context.Context) ([]host.WallOwner, error) {
 	found := map[host.WallOwner]bool{}
 	for _, list := range []func() ([]string, error){linkMarks, w.netnsMarks, tableMarks} {
@@ -111,7 +111,7 @@ func linkMarks() (marks []string, err error) {
 	return marks, err
 }
 
-// netnsMarks reads the marks in the namespaces whose names could be ours.
+// netnsMarks reads the marks in the namespaces with names that could be ours.
 func (w *Walls) netnsMarks() (marks []string, err error) {
 	files, err := os.ReadDir(w.dir)
 	if errors.Is(err, os.ErrNotExist) {
@@ -123,7 +123,7 @@ func (w *Walls) netnsMarks() (marks []string, err error) {
 		}
 		ns, _, _, err := openNetNS(filepath.Join(w.dir, file.Name()))
 		if err != nil || ns == nil {
-			continue // it went away, or is none
+			continue // it was deleted, or is not a network namespace
 		}
 		err = inNetNS(ns, func(h *netlink.Handle) error {
 			lo, err := h.LinkByName("lo")

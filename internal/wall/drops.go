@@ -65,9 +65,9 @@ func (w *Walls) ForgetDrops(ctx context.Context, owner host.Owner) error {
 	return nil
 }
 
-// forgetNeighbours has the namespace ask anew who has an address. As long as
-// it waits for the answer to a question that was dropped it asks no other, and
-// an attempt in that time would leave no trace.
+// forgetNeighbours clears the namespace's neighbours, so that it sends ARP
+// requests again. While it waits for the answer to a request that was dropped, it
+// sends no other, and an attempt in that time would leave no trace.
 func forgetNeighbours(path string) error {
 	ns, _, _, err := openNetNS(path)
 	if err != nil || ns == nil {
@@ -95,8 +95,8 @@ func missing(owner host.Owner, err error) error {
 	return fmt.Errorf("filter %s of wall %s: %w", tableName(owner), owner.ID(), err)
 }
 
-// inOrder sorts drops. A list that others change while it is read may hold an
-// entry twice.
+// inOrder sorts drops and removes duplicates: a list that changes while it is read
+// may contain an entry twice.
 func inOrder(drops []host.Drop) []host.Drop {
 	slices.SortFunc(drops, func(a, b host.Drop) int {
 		return cmp.Or(cmp.Compare(a.Proto, b.Proto), a.Addr.Compare(b.Addr), cmp.Compare(a.Port, b.Port), cmp.Compare(b.Packets, a.Packets))
@@ -112,7 +112,7 @@ type element struct {
 	packets uint64
 }
 
-// elements returns what is in a set.
+// elements returns the elements of a set.
 func (r *ruleset) elements(table, set string) ([]element, error) {
 	filter, err := netlink.MarshalAttributes([]netlink.Attribute{
 		{Type: unix.NFTA_SET_ELEM_LIST_TABLE, Data: append([]byte(table), 0)},
@@ -149,7 +149,7 @@ func parseElement(b []byte) (e element) {
 	return e
 }
 
-// dropOf reads an element of a set as a destination.
+// dropOf converts an element of a set to a destination.
 func dropOf(set string, e element) (d host.Drop, ok bool) {
 	d.Packets = e.packets
 	switch {

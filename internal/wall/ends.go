@@ -14,15 +14,15 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// addrGenNone is IN6_ADDR_GEN_MODE_NONE: a link gives itself no address.
+// addrGenNone is IN6_ADDR_GEN_MODE_NONE: the kernel gives the link no address.
 const addrGenNone = 1
 
-func (m *mend) removeExtras() error {
-	return deleteLinks(m.in, func(l attrs) bool { return l.name != innerName && !harmless(l) })
+func (r *repair) removeExtras() error {
+	return deleteLinks(r.in, func(l attrs) bool { return l.name != innerName && !harmless(l) })
 }
 
-// deleteLinks deletes links in a namespace. The kernel's own tunnels, which
-// nobody can delete, are shut instead.
+// deleteLinks deletes links in a namespace. It sets the kernel's own tunnels down
+// instead, because nobody can delete them.
 func deleteLinks(h *netlink.Handle, which func(attrs) bool) error {
 	links, err := dump(h.LinkList)
 	if err != nil {
@@ -38,23 +38,23 @@ func deleteLinks(h *netlink.Handle, which func(attrs) bool) error {
 		} else {
 			err = h.LinkDel(l)
 		}
-		if err != nil && !errors.Is(err, unix.ENODEV) { // its peer may have been one, too
+		if err != nil && !errors.Is(err, unix.ENODEV) { // deleting its peer may have deleted it
 			return fmt.Errorf("delete link %q in the namespace: %w", a.name, err)
 		}
 	}
 	return nil
 }
 
-func (m *mend) loopback() error {
-	lo, err := m.in.LinkByName("lo")
+func (r *repair) loopback() error {
+	lo, err := r.in.LinkByName("lo")
 	if err != nil {
 		return fmt.Errorf("lo in the namespace: %w", err)
 	}
-	if a := attrsOf(lo); a.alias != markOf(m.spec.Owner) {
-		err = m.in.LinkSetAlias(lo, markOf(m.spec.Owner))
+	if a := attrsOf(lo); a.alias != markOf(r.spec.Owner) {
+		err = r.in.LinkSetAlias(lo, markOf(r.spec.Owner))
 	}
 	if err == nil && attrsOf(lo).up {
-		err = m.in.LinkSetDown(lo)
+		err = r.in.LinkSetDown(lo)
 	}
 	if err != nil {
 		return fmt.Errorf("lo in the namespace: %w", err)
@@ -62,23 +62,23 @@ func (m *mend) loopback() error {
 	return nil
 }
 
-func (m *mend) inner() error {
-	l, err := m.in.LinkByName(innerName)
+func (r *repair) inner() error {
+	l, err := r.in.LinkByName(innerName)
 	if err != nil {
 		return fmt.Errorf("%s: %w", innerName, err)
 	}
-	a, mac := l.Attrs(), machineMAC(m.spec.Owner)
+	a, mac := l.Attrs(), machineMAC(r.spec.Owner)
 	var errs []error
 	if !bytes.Equal(a.HardwareAddr, mac) {
-		errs = append(errs, m.in.LinkSetHardwareAddr(l, mac))
+		errs = append(errs, r.in.LinkSetHardwareAddr(l, mac))
 	}
-	if a.MTU != m.facts.bridge.mtu {
-		errs = append(errs, m.in.LinkSetMTU(l, m.facts.bridge.mtu))
+	if a.MTU != r.facts.bridge.mtu {
+		errs = append(errs, r.in.LinkSetMTU(l, r.facts.bridge.mtu))
 	}
 	if !attrsOf(l).up {
-		errs = append(errs, quietLink(m.in, l), m.address(l), m.in.LinkSetUp(l))
+		errs = append(errs, quietLink(r.in, l), r.address(l), r.in.LinkSetUp(l))
 	} else {
-		errs = append(errs, m.address(l))
+		errs = append(errs, r.address(l))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("%s: %w", innerName, err)
@@ -86,8 +86,8 @@ func (m *mend) inner() error {
 	return nil
 }
 
-// quietLink keeps the kernel from giving a link an IPv6 address of its own. A
-// kernel without IPv6 refuses it and needs none.
+// quietLink keeps the kernel from giving a link an IPv6 address. A kernel without
+// IPv6 refuses the setting and does not need it.
 func quietLink(h *netlink.Handle, l netlink.Link) error {
 	err := h.LinkSetIP6AddrGenMode(l, addrGenNone)
 	if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) {
@@ -101,59 +101,59 @@ func machineNet(s host.WallSpec) *net.IPNet {
 }
 
 // address makes the machine's address the only one in the namespace.
-func (m *mend) address(l netlink.Link) error {
-	list, err := dump(func() ([]netlink.Addr, error) { return m.in.AddrList(nil, netlink.FAMILY_ALL) })
+func (r *repair) address(l netlink.Link) error {
+	list, err := dump(func() ([]netlink.Addr, error) { return r.in.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return err
 	}
-	want := machineNet(m.spec)
+	want := machineNet(r.spec)
 	there := false
 	for _, a := range list {
 		if a.IPNet.String() == want.String() && a.LinkIndex == l.Attrs().Index {
 			there = true
 			continue
 		}
-		if err := m.in.AddrDel(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: a.LinkIndex}}, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+		if err := r.in.AddrDel(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: a.LinkIndex}}, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
 			return fmt.Errorf("delete address %s: %w", a.IPNet, err)
 		}
 	}
 	if there {
 		return nil
 	}
-	if err := m.in.AddrAdd(l, &netlink.Addr{IPNet: want}); err != nil {
+	if err := r.in.AddrAdd(l, &netlink.Addr{IPNet: want}); err != nil {
 		return fmt.Errorf("add address %s: %w", want, err)
 	}
 	return nil
 }
 
-// routes deletes all routes but those that come with the address, and brings
-// those back when they were deleted.
-func (m *mend) routes() error {
-	in := readThrough(m.in)
+// routes deletes all routes except those that come with the address, and restores
+// those if they were deleted.
+func (r *repair) routes() error {
+	in := readThrough(r.in)
 	if in.err != nil {
 		return in.err
 	}
-	for _, r := range extraRoutes(m.spec, in) {
-		if err := m.in.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
-			return fmt.Errorf("delete route %s: %w", r, err)
+	for _, route := range extraRoutes(r.spec, in) {
+		if err := r.in.RouteDel(&route); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("delete route %s: %w", route, err)
 		}
 	}
-	if connected(m.spec, in) {
+	if connected(r.spec, in) {
 		return nil
 	}
-	l, err := m.in.LinkByName(innerName)
+	l, err := r.in.LinkByName(innerName)
 	if err != nil {
 		return fmt.Errorf("%s: %w", innerName, err)
 	}
-	address := &netlink.Addr{IPNet: machineNet(m.spec)}
-	if err := errors.Join(m.in.AddrDel(l, address), m.in.AddrAdd(l, address)); err != nil {
-		return fmt.Errorf("address %s anew: %w", address.IPNet, err)
+	address := &netlink.Addr{IPNet: machineNet(r.spec)}
+	if err := errors.Join(r.in.AddrDel(l, address), r.in.AddrAdd(l, address)); err != nil {
+		return fmt.Errorf("add address %s again: %w", address.IPNet, err)
 	}
 	return nil
 }
 
-func (m *mend) nodeEnd() error {
-	o := m.spec.Owner
+func (r *repair) nodeEnd() error {
+	o := r.spec.Owner
 	l, err := netlink.LinkByName(o.Veth())
 	if err != nil {
 		return fmt.Errorf("link %s: %w", o.Veth(), err)
@@ -166,11 +166,11 @@ func (m *mend) nodeEnd() error {
 	if mac := nodeMAC(o); a.mac != mac.String() {
 		errs = append(errs, netlink.LinkSetHardwareAddr(l, mac))
 	}
-	if a.mtu != m.facts.bridge.mtu {
-		errs = append(errs, netlink.LinkSetMTU(l, m.facts.bridge.mtu))
+	if a.mtu != r.facts.bridge.mtu {
+		errs = append(errs, netlink.LinkSetMTU(l, r.facts.bridge.mtu))
 	}
-	if a.master != m.facts.bridge.index {
-		errs = append(errs, netlink.LinkSetMasterByIndex(l, m.facts.bridge.index))
+	if a.master != r.facts.bridge.index {
+		errs = append(errs, netlink.LinkSetMasterByIndex(l, r.facts.bridge.index))
 	}
 	if !a.up && errors.Join(errs...) == nil {
 		errs = append(errs, quietLink(&netlink.Handle{}, l), netlink.LinkSetUp(l))
@@ -185,13 +185,13 @@ func (m *mend) nodeEnd() error {
 	return nil
 }
 
-// deleteLink deletes a link of the node's; absent is nil.
+// deleteLink deletes a link of the node. It returns nil if there is none.
 func deleteLink(name string) error {
 	l, err := netlink.LinkByName(name)
 	if errors.As(err, &netlink.LinkNotFoundError{}) {
 		return nil
 	}
-	if err == nil && l.Attrs().Name != name { // that is only an alternative name
+	if err == nil && l.Attrs().Name != name { // name is only an alternative name of it
 		return nil
 	}
 	if err == nil {

@@ -23,7 +23,7 @@ func (w *Walls) EnsureWall(ctx context.Context, spec host.WallSpec) (host.Wall, 
 		return host.Wall{}, err
 	}
 	defer w.locks.Lock(spec.Owner.UID8())()
-	f, err := w.lookAt(ctx, spec)
+	f, err := w.observeOne(ctx, spec)
 	if err != nil {
 		return host.Wall{}, err
 	}
@@ -36,53 +36,53 @@ func (w *Walls) EnsureWall(ctx context.Context, spec host.WallSpec) (host.Wall, 
 	if wall := wallOf(spec, want, f); wall.Err != nil || len(wall.Faults) == 0 {
 		return wall, wall.Err
 	}
-	m := &mend{walls: w, spec: spec, want: want, facts: f}
-	if err := m.run(ctx); err != nil {
+	r := &repair{walls: w, spec: spec, want: want, facts: f}
+	if err := r.run(ctx); err != nil {
 		return host.Wall{}, fmt.Errorf("wall %s: %w", spec.Owner.ID(), err)
 	}
-	if f, err = w.lookAt(ctx, spec); err != nil {
+	if f, err = w.observeOne(ctx, spec); err != nil {
 		return host.Wall{}, err
 	}
 	wall := wallOf(spec, want, f)
 	return wall, wall.Err
 }
 
-func (w *Walls) lookAt(ctx context.Context, spec host.WallSpec) (facts, error) {
-	found, err := w.look(ctx, []host.WallSpec{spec})
+func (w *Walls) observeOne(ctx context.Context, spec host.WallSpec) (facts, error) {
+	found, err := w.observe(ctx, []host.WallSpec{spec})
 	if err != nil {
 		return facts{}, err
 	}
 	return found[0], nil
 }
 
-// mend makes a wall stand as specified, all of it being ours.
-type mend struct {
+// repair makes a wall stand as specified. All of the wall must be ours.
+type repair struct {
 	walls *Walls
 	spec  host.WallSpec
 	want  *expected
-	facts facts           // as found before
-	in    *netlink.Handle // into the namespace
+	facts facts           // as observed before the repair
+	in    *netlink.Handle // in the namespace
 	ns    *os.File
 }
 
-func (m *mend) run(ctx context.Context) error {
-	mark := markOf(m.spec.Owner)
-	if m.facts.kind == fileAbsent {
-		if err := m.walls.makeNetNS(m.facts.path, mark); err != nil {
+func (r *repair) run(ctx context.Context) error {
+	mark := markOf(r.spec.Owner)
+	if r.facts.kind == fileAbsent {
+		if err := r.walls.makeNetNS(r.facts.path, mark); err != nil {
 			return err
 		}
 	}
-	ns, _, _, err := openNetNS(m.facts.path)
+	ns, _, _, err := openNetNS(r.facts.path)
 	if err != nil || ns == nil {
-		return errors.Join(err, fmt.Errorf("namespace %s went away", m.facts.path))
+		return errors.Join(err, fmt.Errorf("namespace %s went away", r.facts.path))
 	}
 	defer ns.Close()
-	m.ns = ns
+	r.ns = ns
 	return inNetNS(ns, func(h *netlink.Handle) error {
-		m.in = h
-		// The order is what keeps it shut: no link is brought up, and none is
-		// put into the bridge, before the filter is on it.
-		for _, step := range []func() error{m.link, m.filter, m.removeExtras, m.loopback, m.inner, m.routes, m.nodeEnd} {
+		r.in = h
+		// The order keeps the wall closed: no link is brought up or put into the
+		// bridge before the filter is on it.
+		for _, step := range []func() error{r.link, r.filter, r.removeExtras, r.loopback, r.inner, r.routes, r.nodeEnd} {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
@@ -94,25 +94,27 @@ func (m *mend) run(ctx context.Context) error {
 	})
 }
 
-// stands says whether the link can stay: a program on it that comes before the
-// filter cannot be told to be gone.
-func (m *mend) stands() bool { return m.facts.paired() && !m.facts.nodeEnd.xdp }
+// stands reports whether the link can stay. A link with an XDP program, which
+// runs before the filter, must be replaced, because the program cannot always
+// be removed.
+func (r *repair) stands() bool { return r.facts.paired() && !r.facts.nodeEnd.xdp }
 
-// link makes the pair anew, unless it stands. What is in its place goes first.
-func (m *mend) link() error {
-	if m.stands() {
+// link recreates the pair of links, unless it can stay. It first deletes what is
+// in its place.
+func (r *repair) link() error {
+	if r.stands() {
 		return nil
 	}
-	o := m.spec.Owner
+	o := r.spec.Owner
 	if err := deleteLink(o.Veth()); err != nil {
 		return err
 	}
-	if err := deleteLinks(m.in, func(l attrs) bool { return !harmless(l) }); err != nil {
+	if err := deleteLinks(r.in, func(l attrs) bool { return !harmless(l) }); err != nil {
 		return err
 	}
 	err := netlink.LinkAdd(&netlink.Veth{
-		LinkAttrs: netlink.LinkAttrs{Name: o.Veth(), HardwareAddr: nodeMAC(o), MTU: m.facts.bridge.mtu, TxQLen: -1},
-		PeerName:  innerName, PeerHardwareAddr: machineMAC(o), PeerNamespace: netlink.NsFd(m.ns.Fd()), PeerMTU: uint32(m.facts.bridge.mtu), PeerTxQLen: -1,
+		LinkAttrs: netlink.LinkAttrs{Name: o.Veth(), HardwareAddr: nodeMAC(o), MTU: r.facts.bridge.mtu, TxQLen: -1},
+		PeerName:  innerName, PeerHardwareAddr: machineMAC(o), PeerNamespace: netlink.NsFd(r.ns.Fd()), PeerMTU: uint32(r.facts.bridge.mtu), PeerTxQLen: -1,
 	})
 	if err != nil {
 		return fmt.Errorf("make link %s: %w", o.Veth(), err)
@@ -120,11 +122,12 @@ func (m *mend) link() error {
 	return nil
 }
 
-// filter writes the filter, and anew for a new link: some kernels drop a chain
-// with its device, others keep it and bind it to the next of the name.
-func (m *mend) filter() error {
-	if m.stands() && filterFault(m.facts.filter, m.want) == "" {
+// filter writes the filter if it is wrong or if the link is new: some kernels
+// drop a chain with its device, others keep it and bind it to the next device of
+// that name.
+func (r *repair) filter() error {
+	if r.stands() && filterFault(r.facts.filter, r.want) == "" {
 		return nil
 	}
-	return replaceFilter(m.spec, m.want.rules)
+	return replaceFilter(r.spec, r.want.rules)
 }

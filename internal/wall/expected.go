@@ -30,18 +30,19 @@ func expect(s host.WallSpec) (*expected, error) {
 	return e, nil
 }
 
-func (e *expected) of(s host.WallSpec) bool {
+// matches reports whether e is the filter of s.
+func (e *expected) matches(s host.WallSpec) bool {
 	return e.spec.Owner == s.Owner && e.spec.MachineIP == s.MachineIP && e.spec.BundleIP == s.BundleIP && slices.Equal(e.spec.Ports, s.Ports)
 }
 
-// equal says whether the rules are those that were read.
+// equal reports whether the expected rules equal those that were read.
 func (e *expected) equal(read []writtenRule) bool {
 	return slices.EqualFunc(e.forms, read, func(want []byte, got writtenRule) bool {
 		return got.chain == chainName && bytes.Equal(want, got.normal)
 	})
 }
 
-// counts adds up what the rules counted.
+// counts returns the packets that the rules counted.
 func (e *expected) counts(read []writtenRule) (accepted map[int32]uint64, dropped uint64) {
 	accepted = map[int32]uint64{}
 	for i, r := range e.rules {

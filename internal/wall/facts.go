@@ -19,20 +19,20 @@ import (
 	"botbottle.dev/bottle-operator/internal/ownthread"
 )
 
-// facts are what was found of one wall. Nothing in them is judged yet.
+// facts are what was observed of one wall, not judged yet.
 type facts struct {
 	path string
 	kind fileKind
 	id   host.NetNS
-	// node: the file leads into the namespace that we are in ourselves.
+	// node means that the file is the namespace of this process itself.
 	node bool
-	// nodeEnd and bridge are the links of these names; nil: there is none.
+	// nodeEnd and bridge are the links with these names, nil if there are none.
 	nodeEnd, bridge *attrs
 	filter          filterFacts
 	inside          insideFacts
 }
 
-// attrs is what we want to know of a link.
+// attrs are the attributes of a link that matter here.
 type attrs struct {
 	name, kind, alias    string
 	index, parent        int
@@ -41,16 +41,17 @@ type attrs struct {
 	mac                  string
 }
 
-// filterFacts is the wall's table, and who else hooks on the wall's link.
+// filterFacts describes the wall's table, and other chains on the wall's link.
 type filterFacts struct {
-	table *table // nil: there is none
+	table *table // nil if there is none
 	rules []writtenRule
 	// earlier are the chains of other tables that see packets before ours.
 	earlier []string
 	err     error
 }
 
-// digest is of the rules as read, which do not depend on counts; "" is none.
+// digest returns a digest of the rules as read, which does not depend on counts;
+// "" if there is no table.
 func (f filterFacts) digest() string {
 	if f.table == nil {
 		return ""
@@ -63,12 +64,12 @@ func (f filterFacts) digest() string {
 	return hex.EncodeToString(sum.Sum(nil))
 }
 
-// insideFacts is what is in the namespace.
+// insideFacts describes what is in the namespace.
 type insideFacts struct {
 	links     []attrs
 	addresses []netip.Prefix
 	routes    []netlink.Route
-	// peersNS is the number by which the node knows the namespace, -1: none.
+	// peersNS is the node's ID for the namespace, -1 if it has none.
 	peersNS int
 	err     error
 }
@@ -82,8 +83,8 @@ func (i insideFacts) link(name string) *attrs {
 	return nil
 }
 
-// look reads walls back, in the order of specs.
-func (w *Walls) look(ctx context.Context, specs []host.WallSpec) ([]facts, error) {
+// observe reads walls back, in the order of specs.
+func (w *Walls) observe(ctx context.Context, specs []host.WallSpec) ([]facts, error) {
 	links, err := linksOf(specs)
 	if err != nil {
 		return nil, err
@@ -111,11 +112,11 @@ func (w *Walls) look(ctx context.Context, specs []host.WallSpec) ([]facts, error
 			f.filter.rules, f.filter.err = rs.rules(tableName(s.Owner))
 		}
 	}
-	return out, w.lookInside(ctx, out)
+	return out, w.observeInside(ctx, out)
 }
 
-// lookInside goes through the namespaces, all on one thread.
-func (w *Walls) lookInside(ctx context.Context, walls []facts) error {
+// observeInside reads all namespaces, on one thread.
+func (w *Walls) observeInside(ctx context.Context, walls []facts) error {
 	self, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
 		return err
@@ -150,7 +151,7 @@ func (w *Walls) lookInside(ctx context.Context, walls []facts) error {
 	})
 }
 
-// readInside reads one namespace, into which the thread goes.
+// readInside reads one namespace. The calling thread enters it for good.
 func readInside(node *netlink.Handle, ns *os.File) insideFacts {
 	peersNS, err := node.GetNetNsIdByFd(int(ns.Fd()))
 	if err != nil {
@@ -166,7 +167,7 @@ func readInside(node *netlink.Handle, ns *os.File) insideFacts {
 	return in
 }
 
-// readThrough reads the namespace that a handle leads into.
+// readThrough reads the namespace of a handle.
 func readThrough(h *netlink.Handle) (in insideFacts) {
 	links, err := dump(h.LinkList)
 	if err != nil {
@@ -195,11 +196,11 @@ func readThrough(h *netlink.Handle) (in insideFacts) {
 	return in
 }
 
-// few is up to how many walls' links are asked for by name. From there on it is
-// cheaper to list those of the whole node.
+// few is the most walls whose links are read by name. For more walls, it is
+// cheaper to list all links of the node.
 const few = 8
 
-// linksOf are the links of the node by name, those of the specs among them.
+// linksOf returns links of the node by name, including all those of the specs.
 func linksOf(specs []host.WallSpec) (map[string]*attrs, error) {
 	if len(specs) > few {
 		return nodeLinks()
@@ -214,7 +215,7 @@ func linksOf(specs []host.WallSpec) (map[string]*attrs, error) {
 			if err != nil {
 				return nil, fmt.Errorf("link %s: %w", name, err)
 			}
-			if a := attrsOf(l); a.name == name { // else that is only an alternative name
+			if a := attrsOf(l); a.name == name { // otherwise name is only an alternative name
 				out[name] = &a
 			}
 		}
@@ -222,7 +223,7 @@ func linksOf(specs []host.WallSpec) (map[string]*attrs, error) {
 	return out, nil
 }
 
-// nodeLinks are all links of the node by name.
+// nodeLinks returns all links of the node by name.
 func nodeLinks() (map[string]*attrs, error) {
 	links, err := dump(netlink.LinkList)
 	if err != nil {
@@ -247,7 +248,7 @@ func attrsOf(l netlink.Link) attrs {
 // hooks are the base chains on one device.
 type hooks []chain
 
-// hooksOf sorts the base chains of all tables by device.
+// hooksOf groups the base chains of all tables by device.
 func hooksOf(tables map[string]*table) map[string]hooks {
 	out := map[string]hooks{}
 	for _, t := range tables {
@@ -263,8 +264,9 @@ func hooksOf(tables map[string]*table) map[string]hooks {
 	return out
 }
 
-// before names the chains of other tables that run before a chain of the
-// wall's: one of equal priority that came later does, too.
+// before returns the names of the chains of other tables that run before the
+// wall's chain. A chain of equal priority that was added later runs before it,
+// too.
 func (h hooks) before(own string) (names []string) {
 	for _, c := range h {
 		if c.table != own && c.priority <= int32(*priority) {
@@ -275,7 +277,7 @@ func (h hooks) before(own string) (names []string) {
 	return names
 }
 
-// dump reads a list again when others changed it meanwhile.
+// dump reads a list again if it changed while it was read.
 func dump[T any](list func() ([]T, error)) (out []T, err error) {
 	for range dumpTries {
 		out, err = list()

@@ -18,18 +18,18 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// marker is in every frame of a test, so that it is known again.
+// marker is in every frame of a test, so that the frame can be recognized.
 var marker = []byte("bottle-test-frame")
 
 func addrPort(a netip.Addr, port int32) netip.AddrPort { return netip.AddrPortFrom(a, uint16(port)) }
 
-// ethernet builds a frame; tags are the VLAN headers between the addresses and
-// the type.
+// ethernet returns a frame. tags are the VLAN headers between the addresses and the
+// type.
 func ethernet(dst, src net.HardwareAddr, kind uint16, body []byte, tags ...byte) []byte {
 	return slices.Concat(dst, src, tags, binary.BigEndian.AppendUint16(nil, kind), body, marker)
 }
 
-// ipv4 is a packet, which a test may bend before it is sealed.
+// ipv4 is an IPv4 packet. A test may change it before bytes computes the checksum.
 type ipv4 struct {
 	src, dst netip.Addr
 	proto    byte
@@ -59,7 +59,7 @@ func checksum(b []byte) uint16 {
 	return ^uint16(sum)
 }
 
-// syn is a TCP header that asks for a connection.
+// syn returns a TCP header that requests a connection.
 func syn(port uint16) []byte {
 	b := make([]byte, 20)
 	binary.BigEndian.PutUint16(b, 40000)
@@ -76,25 +76,25 @@ func udp(port uint16) []byte {
 	return b
 }
 
-// ipv6 is a packet from a link-local address.
+// ipv6 returns a packet from a link-local address.
 func ipv6(dst netip.Addr, proto byte, body []byte) []byte {
 	b := []byte{0x60, 0, 0, 0, 0, 0, proto, 64}
 	binary.BigEndian.PutUint16(b[4:], uint16(len(body)+len(marker)))
 	return slices.Concat(b, netip.MustParseAddr("fe80::3").AsSlice(), dst.AsSlice(), body)
 }
 
-// arp is an ARP packet.
+// arp returns an ARP packet.
 func arp(op byte, sender net.HardwareAddr, from, target netip.Addr) []byte {
 	return slices.Concat([]byte{0, 1, 8, 0, 6, 4, 0, op}, sender, from.AsSlice(), make([]byte, 6), target.AsSlice())
 }
 
-// frameTo is a frame to a destination, from the machine's own addresses to the
+// frameTo returns a frame to a destination, from the machine's own addresses to the
 // bundle's MAC address.
 func frameTo(spec host.WallSpec, d host.Drop) []byte {
 	return frameBy(spec, host.BundleMAC(spec.BundleIP), d)
 }
 
-// frameBy is a frame to a destination, by way of another station.
+// frameBy returns a frame to a destination, with the MAC address dst.
 func frameBy(spec host.WallSpec, dst net.HardwareAddr, d host.Drop) []byte {
 	mac := machineMAC(spec.Owner)
 	bodies := map[string][]byte{"tcp": syn(d.Port), "udp": udp(d.Port), "icmp": {8, 0, 0, 0, 0, 1, 0, 1}, "icmpv6": {128, 0, 0, 0, 0, 1, 0, 1}}
@@ -108,7 +108,7 @@ func frameBy(spec host.WallSpec, dst net.HardwareAddr, d host.Drop) []byte {
 	return ethernet(dst, mac, unix.ETH_P_IPV6, ipv6(d.Addr, protos[d.Proto], bodies[d.Proto]))
 }
 
-// sender writes frames on the link inside, as root in the namespace can.
+// sender sends frames on the link inside, as root in the namespace can.
 type sender struct{ fd int }
 
 func newSender(t testing.TB, ns *os.File) *sender {
@@ -129,7 +129,7 @@ func (s *sender) send(t testing.TB, frame []byte) {
 	}
 }
 
-// packetSocket opens a packet socket on a link of the thread's namespace.
+// packetSocket opens a packet socket on a link in the thread's namespace.
 func packetSocket(name string) (int, error) {
 	l, err := netlink.LinkByName(name)
 	if err != nil {
@@ -146,13 +146,13 @@ func htons(n uint16) uint16 {
 	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, n))
 }
 
-// capture sees what arrives at one link.
+// capture receives what arrives at one link.
 type capture struct {
 	where string
 	fd    int
 }
 
-// first returns which of the texts comes by first; nil: none does soon.
+// first returns the text that arrives first, or nil if none arrives soon.
 func (c *capture) first(t testing.TB, texts ...[]byte) []byte {
 	t.Helper()
 	deadline := time.Now().Add(soon)
@@ -176,8 +176,8 @@ func (c *capture) first(t testing.TB, texts ...[]byte) []byte {
 	}
 }
 
-// captures are the ears of those who must not hear: the bundle, and the node,
-// by way of the bridge. The bridge hears what passes between its ports, too.
+// captures returns captures at the bundle, and at the node's bridge. The bridge
+// also receives what passes between its ports.
 func (w *world) captures(t testing.TB, spec host.WallSpec) []*capture {
 	t.Helper()
 	bundle, node := &capture{where: "the bundle"}, &capture{where: "the node"}

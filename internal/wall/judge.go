@@ -15,10 +15,10 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// verdictOn compares what was found with what is wanted. It is where a fault
-// is told to be open: while the filter stands on the only link that leads out
-// of the namespace, nothing that happens inside is.
-type verdictOn struct {
+// judgment compares the facts with the spec, and decides which faults are open.
+// While the filter stands on the only link that leads out of the namespace,
+// nothing that happens inside the namespace opens the wall.
+type judgment struct {
 	spec   host.WallSpec
 	want   *expected
 	facts  facts
@@ -26,50 +26,51 @@ type verdictOn struct {
 }
 
 func judge(spec host.WallSpec, want *expected, f facts) []host.WallFault {
-	v := &verdictOn{spec: spec, want: want, facts: f}
+	j := &judgment{spec: spec, want: want, facts: f}
 	if f.kind == fileAbsent && f.nodeEnd == nil {
-		v.shut("there is no wall")
-		return v.faults
+		j.closedFault("there is no wall")
+		return j.faults
 	}
-	v.namespace()
-	v.ends()
-	v.filter()
-	v.inside()
-	return v.faults
+	j.namespace()
+	j.ends()
+	j.filter()
+	j.inside()
+	return j.faults
 }
 
-func (v *verdictOn) shut(format string, args ...any) {
-	v.faults = append(v.faults, host.WallFault{What: fmt.Sprintf(format, args...)})
+func (j *judgment) closedFault(format string, args ...any) {
+	j.faults = append(j.faults, host.WallFault{What: fmt.Sprintf(format, args...)})
 }
 
-func (v *verdictOn) open(format string, args ...any) {
-	v.faults = append(v.faults, host.WallFault{What: fmt.Sprintf(format, args...), Open: true})
+func (j *judgment) openFault(format string, args ...any) {
+	j.faults = append(j.faults, host.WallFault{What: fmt.Sprintf(format, args...), Open: true})
 }
 
-// namespace: is it one, and ours.
-func (v *verdictOn) namespace() {
-	f := v.facts
+// namespace checks that the namespace exists and is ours.
+func (j *judgment) namespace() {
+	f := j.facts
 	switch {
 	case f.kind == fileAbsent:
-		v.shut("namespace %s is missing", f.path)
+		j.closedFault("namespace %s is missing", f.path)
 	case f.kind == fileForeign:
-		v.shut("%s is no network namespace", f.path)
+		j.closedFault("%s is not a network namespace", f.path)
 	case f.node:
-		v.open("%s is the node's own network namespace", f.path)
-	case !v.namespaceMarked():
-		v.shut("namespace %s does not bear the wall's mark", f.path)
+		j.openFault("%s is the node's own network namespace", f.path)
+	case !j.namespaceMarked():
+		j.closedFault("namespace %s does not have the wall's mark", f.path)
 	}
 }
 
-// known says whether the inside of the namespace was read.
+// known reports whether the inside of the namespace was read.
 func (f facts) known() bool { return f.kind == fileNetNS && !f.node && f.inside.err == nil }
 
-func (v *verdictOn) namespaceMarked() bool {
-	lo := v.facts.inside.link("lo")
-	return lo != nil && lo.alias == markOf(v.spec.Owner)
+func (j *judgment) namespaceMarked() bool {
+	lo := j.facts.inside.link("lo")
+	return lo != nil && lo.alias == markOf(j.spec.Owner)
 }
 
-// paired says whether the node's end and the link inside are two ends of one.
+// paired reports whether the node's end and the link inside are the two ends of
+// one veth pair.
 func (f facts) paired() bool {
 	end, inner := f.nodeEnd, f.inside.link(innerName)
 	return f.known() && end != nil && inner != nil && end.kind == "veth" && inner.kind == "veth" &&
@@ -77,84 +78,85 @@ func (f facts) paired() bool {
 		end.peersNS == f.inside.peersNS
 }
 
-// ends: the link, where it leads to, and the bridge that it is in.
-func (v *verdictOn) ends() {
-	f, name, bridge := v.facts, v.spec.Owner.Veth(), v.spec.Owner.Bridge()
+// ends checks the link, where it leads to, and the bridge that it is in.
+func (j *judgment) ends() {
+	f, name, bridge := j.facts, j.spec.Owner.Veth(), j.spec.Owner.Bridge()
 	inner := f.inside.link(innerName)
 	switch end := f.nodeEnd; {
 	case end == nil && inner != nil:
-		v.open("link %s is missing while %s is in the namespace", name, innerName)
+		j.openFault("link %s is missing while %s is in the namespace", name, innerName)
 	case end == nil:
-		v.shut("link %s is missing", name)
+		j.closedFault("link %s is missing", name)
 	case f.known() && !f.paired() && inner != nil:
-		v.open("%s in the namespace does not lead to link %s", innerName, name)
+		j.openFault("%s in the namespace does not lead to link %s", innerName, name)
 	case f.known() && !f.paired():
-		v.shut("link %s does not lead into the namespace", name)
+		j.closedFault("link %s does not lead into the namespace", name)
 	}
 	if f.bridge == nil {
-		v.shut("bridge %s is missing", bridge)
+		j.closedFault("bridge %s is missing", bridge)
 	}
 	end := f.nodeEnd
 	if end == nil {
 		return
 	}
-	if end.alias != markOf(v.spec.Owner) {
-		v.shut("link %s does not bear the wall's mark", name)
+	if end.alias != markOf(j.spec.Owner) {
+		j.closedFault("link %s does not have the wall's mark", name)
 	}
 	switch {
 	case end.master == 0:
-		v.shut("link %s is in no bridge", name)
+		j.closedFault("link %s is not in a bridge", name)
 	case f.bridge == nil || end.master != f.bridge.index:
-		v.open("link %s is in another bridge than %s", name, bridge)
+		j.openFault("link %s is in a bridge other than %s", name, bridge)
 	case end.mtu != f.bridge.mtu:
-		v.shut("link %s has another MTU than its bridge", name)
+		j.closedFault("link %s has a different MTU from its bridge", name)
 	}
 	if !end.up {
-		v.shut("link %s is down", name)
+		j.closedFault("link %s is down", name)
 	}
-	v.addresses()
+	j.addresses()
 	if end.xdp {
-		v.open("link %s has an XDP program, which comes before the filter", name)
+		j.openFault("link %s has an XDP program, which comes before the filter", name)
 	}
 }
 
-// addresses: the bridge hands frames to its own MAC address and to its ports' to
-// the node's IP stack, so that none of them may be the bundle's.
-func (v *verdictOn) addresses() {
-	end, bridge, bundle := v.facts.nodeEnd, v.facts.bridge, host.BundleMAC(v.spec.BundleIP).String()
+// addresses checks MAC addresses. The bridge passes frames for its own MAC address
+// and for those of its ports to the node's IP stack, so none of these addresses
+// may be the bundle's.
+func (j *judgment) addresses() {
+	end, bridge, bundle := j.facts.nodeEnd, j.facts.bridge, host.BundleMAC(j.spec.BundleIP).String()
 	switch {
 	case end.mac == bundle:
-		v.open("link %s has the bundle's MAC address", end.name)
-	case end.mac != nodeMAC(v.spec.Owner).String():
-		v.shut("link %s has another MAC address", end.name)
+		j.openFault("link %s has the bundle's MAC address", end.name)
+	case end.mac != nodeMAC(j.spec.Owner).String():
+		j.closedFault("link %s has a wrong MAC address", end.name)
 	}
 	if bridge != nil && bridge.mac == bundle {
-		v.open("bridge %s has the bundle's MAC address", bridge.name)
+		j.openFault("bridge %s has the bundle's MAC address", bridge.name)
 	}
 }
 
-// leadsOut says whether there is a link at which the filter is needed.
+// leadsOut reports whether there is a link that needs the filter.
 func (f facts) leadsOut() bool {
 	return f.nodeEnd != nil || slices.ContainsFunc(f.inside.links, func(l attrs) bool { return !harmless(l) })
 }
 
-// filter: is it there, as written, and the first to see a packet.
-func (v *verdictOn) filter() {
-	say := v.shut
-	if v.facts.leadsOut() {
-		say = v.open
+// filter checks that the filter exists, is as written, and sees packets first.
+func (j *judgment) filter() {
+	report := j.closedFault
+	if j.facts.leadsOut() {
+		report = j.openFault
 	}
-	f, name := v.facts.filter, tableName(v.spec.Owner)
-	if what := filterFault(f, v.want); what != "" {
-		say("filter %s %s", name, what)
-		v.faults[len(v.faults)-1].Rules = what == otherRules
+	f, name := j.facts.filter, tableName(j.spec.Owner)
+	if what := filterFault(f, j.want); what != "" {
+		report("filter %s %s", name, what)
+		j.faults[len(j.faults)-1].Rules = what == otherRules
 	}
 	for _, chain := range f.earlier {
-		say("chain %q sees packets before filter %s", chain, name)
+		report("chain %q sees packets before filter %s", chain, name)
 	}
 }
 
-// filterFault says what is wrong with a filter; "" is nothing.
+// filterFault says what is wrong with a filter; "" if nothing is.
 func filterFault(f filterFacts, want *expected) string {
 	switch {
 	case f.table == nil:
@@ -166,14 +168,14 @@ func filterFault(f filterFacts, want *expected) string {
 	case len(f.table.chains) > 1:
 		return "has a chain that is not the wall's"
 	case !wantedChain(f.table.chains[0], want.spec.Owner.Veth()):
-		return "is not where packets come by"
+		return "has a chain with other settings than the wall's"
 	case !want.equal(f.rules):
 		return otherRules
 	}
 	return ""
 }
 
-// otherRules is the fault of a filter that is where it should be.
+// otherRules is the fault of a filter that is in place but has wrong rules.
 const otherRules = "has other rules than the wall's"
 
 func wantedChain(c chain, device string) bool {
@@ -181,40 +183,41 @@ func wantedChain(c chain, device string) bool {
 		c.priority == int32(*priority) && c.policy == uint32(nftables.ChainPolicyDrop) && slices.Equal(c.devices, []string{device})
 }
 
-// inside: nothing of it can open the wall but another link.
-func (v *verdictOn) inside() {
-	if !v.facts.known() {
+// inside checks the inside of the namespace. Only another link there can open the
+// wall.
+func (j *judgment) inside() {
+	if !j.facts.known() {
 		return
 	}
-	in := v.facts.inside
+	in := j.facts.inside
 	if lo := in.link("lo"); lo != nil && lo.up {
-		v.shut("lo in the namespace is up")
+		j.closedFault("lo in the namespace is up")
 	}
 	for _, name := range extraLinks(in) {
-		v.open("link %q is in the namespace", name)
+		j.openFault("link %q is in the namespace", name)
 	}
 	inner := in.link(innerName)
 	if inner == nil {
-		v.shut("%s is missing in the namespace", innerName)
+		j.closedFault("%s is missing in the namespace", innerName)
 		return
 	}
 	if !inner.up {
-		v.shut("%s in the namespace is down", innerName)
+		j.closedFault("%s in the namespace is down", innerName)
 	}
-	if inner.mac != machineMAC(v.spec.Owner).String() {
-		v.shut("%s in the namespace has another MAC address", innerName)
+	if inner.mac != machineMAC(j.spec.Owner).String() {
+		j.closedFault("%s in the namespace has a wrong MAC address", innerName)
 	}
-	if v.facts.bridge != nil && inner.mtu != v.facts.bridge.mtu {
-		v.shut("%s in the namespace has another MTU than the bridge", innerName)
+	if j.facts.bridge != nil && inner.mtu != j.facts.bridge.mtu {
+		j.closedFault("%s in the namespace has a different MTU from the bridge", innerName)
 	}
-	if !slices.Equal(in.addresses, []netip.Prefix{machinePrefix(v.spec)}) {
-		v.shut("the namespace has other addresses than %s", machinePrefix(v.spec))
+	if !slices.Equal(in.addresses, []netip.Prefix{machinePrefix(j.spec)}) {
+		j.closedFault("the namespace does not have exactly the address %s", machinePrefix(j.spec))
 	}
-	if len(extraRoutes(v.spec, in)) > 0 {
-		v.shut("the namespace has other routes than the one to %s", v.spec.Subnet)
+	if len(extraRoutes(j.spec, in)) > 0 {
+		j.closedFault("the namespace has routes other than the one to %s", j.spec.Subnet)
 	}
-	if inner.up && !connected(v.spec, in) {
-		v.shut("the namespace has no route to %s", v.spec.Subnet)
+	if inner.up && !connected(j.spec, in) {
+		j.closedFault("the namespace has no route to %s", j.spec.Subnet)
 	}
 }
 
@@ -222,7 +225,8 @@ func machinePrefix(s host.WallSpec) netip.Prefix {
 	return netip.PrefixFrom(s.MachineIP, s.Subnet.Bits())
 }
 
-// extraLinks names, in order, the links of a namespace that are not the wall's.
+// extraLinks returns the sorted names of the links in a namespace that are not
+// the wall's.
 func extraLinks(in insideFacts) (names []string) {
 	for _, l := range in.links {
 		if l.name != innerName && !harmless(l) {
@@ -233,19 +237,21 @@ func extraLinks(in insideFacts) (names []string) {
 	return names
 }
 
-// fallbacks are the tunnels without a peer that some kernels put into every
-// new namespace, down, once their module is loaded. Nobody can delete them.
+// fallbacks are the tunnels without a peer that some kernels put into every new
+// namespace once their module is loaded. They are down, and nobody can delete
+// them.
 var fallbacks = map[string]string{
 	"tunl0": "ipip", "gre0": "gre", "gretap0": "gretap", "erspan0": "erspan", "ip_vti0": "vti",
 	"sit0": "sit", "ip6tnl0": "ip6tnl", "ip6gre0": "ip6gre", "ip6_vti0": "vti6",
 }
 
-// harmless says whether nothing can get out by a link.
+// harmless reports whether nothing can get out through a link.
 func harmless(l attrs) bool {
 	return l.name == "lo" || !l.up && fallbacks[l.name] == l.kind && l.kind != ""
 }
 
-// extraRoutes are the routes but those that the kernel adds with the address.
+// extraRoutes returns all routes except those that the kernel adds with the
+// address.
 func extraRoutes(s host.WallSpec, in insideFacts) (extra []netlink.Route) {
 	inner := in.link(innerName)
 	for _, r := range in.routes {
@@ -256,7 +262,7 @@ func extraRoutes(s host.WallSpec, in insideFacts) (extra []netlink.Route) {
 	return extra
 }
 
-// connected says whether the route to the bundle's network is there.
+// connected reports whether the route to the bundle's network exists.
 func connected(s host.WallSpec, in insideFacts) bool {
 	return slices.ContainsFunc(in.routes, func(r netlink.Route) bool {
 		return r.Table == unix.RT_TABLE_MAIN && r.Dst != nil && prefixOf(*r.Dst) == s.Subnet && kernelRoute(s, r)
@@ -268,7 +274,7 @@ func kernelRoute(s host.WallSpec, r netlink.Route) bool {
 		return false
 	}
 	dst := prefixOf(*r.Dst)
-	if dst.Addr().Is6() { // fe80::/64 and ff00::/8, where IPv6 could not be turned off
+	if dst.Addr().Is6() { // fe80::/64 and ff00::/8, if IPv6 could not be turned off
 		return dst.Addr().IsLinkLocalUnicast() || dst.Addr().IsMulticast()
 	}
 	if r.Table == unix.RT_TABLE_LOCAL {

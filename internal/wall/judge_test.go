@@ -14,7 +14,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// soundFacts are what is found of a wall that stands.
+// soundFacts returns the facts of a wall without faults.
 func soundFacts(t *testing.T, spec host.WallSpec) (*expected, facts) {
 	t.Helper()
 	want, err := expect(spec)
@@ -41,7 +41,7 @@ func soundFacts(t *testing.T, spec host.WallSpec) (*expected, facts) {
 	}
 }
 
-// TestJudge has what TestDamage cannot do to the kernel.
+// TestJudge tests faults that TestDamage cannot cause in the kernel.
 func TestJudge(t *testing.T) {
 	spec := newSpec(t, 44)
 	veth, table := spec.Owner.Veth(), tableName(spec.Owner)
@@ -59,27 +59,27 @@ func TestJudge(t *testing.T) {
 			f.inside.links = append(f.inside.links, attrs{name: "sit0", kind: "sit", index: 3, up: true})
 		}, `open: link "sit0" is in the namespace`},
 		{"link that is called like a tunnel", func(f *facts) { f.inside.links = append(f.inside.links, attrs{name: "sit0", kind: "veth", index: 3}) }, `open: link "sit0" is in the namespace`},
-		{"chain on another device", func(f *facts) { f.filter.table.chains[0].devices = []string{"eth0"} }, "open: filter " + table + " is not where packets come by"},
-		{"chain on no device", func(f *facts) { f.filter.table.chains[0].devices = nil }, "open: filter " + table + " is not where packets come by"},
-		{"chain on two devices", func(f *facts) { f.filter.table.chains[0].devices = []string{veth, "eth0"} }, "open: filter " + table + " is not where packets come by"},
-		{"chain behind others", func(f *facts) { f.filter.table.chains[0].priority++ }, "open: filter " + table + " is not where packets come by"},
-		{"bridge gone", func(f *facts) { f.bridge, f.nodeEnd.master = nil, 0 }, "shut: bridge " + spec.Owner.Bridge() + " is missing\nshut: link " + veth + " is in no bridge"},
+		{"chain on another device", func(f *facts) { f.filter.table.chains[0].devices = []string{"eth0"} }, "open: filter " + table + " has a chain with other settings than the wall's"},
+		{"chain on no device", func(f *facts) { f.filter.table.chains[0].devices = nil }, "open: filter " + table + " has a chain with other settings than the wall's"},
+		{"chain on two devices", func(f *facts) { f.filter.table.chains[0].devices = []string{veth, "eth0"} }, "open: filter " + table + " has a chain with other settings than the wall's"},
+		{"chain behind others", func(f *facts) { f.filter.table.chains[0].priority++ }, "open: filter " + table + " has a chain with other settings than the wall's"},
+		{"bridge gone", func(f *facts) { f.bridge, f.nodeEnd.master = nil, 0 }, "closed: bridge " + spec.Owner.Bridge() + " is missing\nclosed: link " + veth + " is not in a bridge"},
 		{"no link and no filter", func(f *facts) {
 			f.nodeEnd, f.filter, f.inside.links, f.inside.routes, f.inside.addresses = nil, filterFacts{}, f.inside.links[:1], nil, nil
-		}, "shut: link " + veth + " is missing\nshut: filter " + table + " is missing\nshut: bundle0 is missing in the namespace"},
+		}, "closed: link " + veth + " is missing\nclosed: filter " + table + " is missing\nclosed: bundle0 is missing in the namespace"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			want, f := soundFacts(t, spec)
 			tt.change(&f)
-			if got := words(judge(spec, want, f)); got != tt.want {
+			if got := describe(judge(spec, want, f)); got != tt.want {
 				t.Errorf("faults:\ngot\n%s\nwant\n%s", got, tt.want)
 			}
 		})
 	}
 }
 
-// TestUnreadable: of what could not be read nothing is said but that.
+// TestUnreadable: for a wall that could not be read, only the error is set.
 func TestUnreadable(t *testing.T) {
 	spec := newSpec(t, 44)
 	for name, change := range map[string]func(f *facts){
@@ -89,13 +89,13 @@ func TestUnreadable(t *testing.T) {
 		want, f := soundFacts(t, spec)
 		change(&f)
 		if got := wallOf(spec, want, f); got.Err == nil || len(got.Faults) > 0 || got.NetNS != (host.NetNS{}) {
-			t.Errorf("%s: got %+v, want an error alone", name, got)
+			t.Errorf("%s: got %+v, want only an error", name, got)
 		}
 	}
 }
 
-// TestADigestKnowsAFilterAgain, whatever it counted.
-func TestADigestKnowsAFilterAgain(t *testing.T) {
+// TestDigestIdentifiesAFilter: the digest does not depend on counts.
+func TestDigestIdentifiesAFilter(t *testing.T) {
 	_, f := soundFacts(t, newSpec(t, 44))
 	first := f.filter.digest()
 	f.filter.rules[0].packets += 7
@@ -108,8 +108,8 @@ func TestADigestKnowsAFilterAgain(t *testing.T) {
 	}
 }
 
-// TestEveryByteOfARuleCounts changes each byte of the filter, as it would be
-// read back, and wants the difference to show.
+// TestEveryByteOfARuleCounts changes each byte of the filter, as it would be read
+// back, and checks that the difference is found.
 func TestEveryByteOfARuleCounts(t *testing.T) {
 	spec := newSpec(t, 44)
 	want, f := soundFacts(t, spec)
@@ -159,7 +159,7 @@ func TestMark(t *testing.T) {
 	}
 }
 
-// FuzzReadRule reads what no kernel should send.
+// FuzzReadRule parses data that no kernel should send.
 func FuzzReadRule(f *testing.F) {
 	f.Add([]byte{4, 0, 1, 0})
 	f.Add([]byte{8, 0, 1, 0, 12, 0, 1, 0, 'c', 'm', 'p', 0})

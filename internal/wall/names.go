@@ -15,31 +15,32 @@ import (
 const (
 	// innerName is the link inside the namespace.
 	innerName = "bundle0"
-	// chainName is the one chain of a wall's table.
+	// chainName is the only chain of a wall's table.
 	chainName = "ingress"
-	// markPrefix begins every mark of ours.
+	// markPrefix is the prefix of every mark of ours.
 	markPrefix = "botbottle.dev "
-	// maxMark is what the kernel keeps of a link's alias, and what fits into a
-	// rule's comment.
+	// maxMark is the maximum length of a mark, in bytes: the kernel keeps that
+	// much of a link's alias, and a rule's comment has room for it.
 	maxMark = 253
-	// filePrefix and tablePrefix begin the names of our namespaces and tables.
+	// filePrefix and tablePrefix are the prefixes of the names of our namespaces
+	// and tables.
 	filePrefix, tablePrefix = "bottle-", "bottle-"
 )
 
-// tableName is the name of the wall's table of the family netdev.
+// tableName returns the name of the wall's table, of the family netdev.
 func tableName(o host.Owner) string { return tablePrefix + o.UID8() }
 
 func (w *Walls) path(o host.Owner) string { return filepath.Join(w.dir, o.ID()) }
 
-// markOf is what is written on everything of a wall: the alias of the link at
-// the node's end, the alias of the namespace's loopback (which nobody can
-// delete, so that a namespace keeps its mark whatever happens to its links),
-// and the comment of the filter's last rule.
+// markOf returns the mark of a wall, which every part of it has: as the alias of
+// the link at the node's end; as the alias of the namespace's loopback (which
+// nobody can delete, so that a namespace keeps its mark whatever happens to its
+// links); and as the comment of the filter's last rule.
 func markOf(o host.Owner) string {
 	return fmt.Sprintf("%sid=%s uid=%s cluster=%s", markPrefix, o.ID(), o.UID, o.Cluster)
 }
 
-// parseMark is the reverse of markOf; false when it is no mark of ours.
+// parseMark is the reverse of markOf. It returns false if mark is not one of ours.
 func parseMark(mark string) (host.WallOwner, bool) {
 	rest, ok := strings.CutPrefix(mark, markPrefix)
 	if !ok {
@@ -60,13 +61,14 @@ func parseMark(mark string) (host.WallOwner, bool) {
 	return o, o.ID != "" && o.UID != ""
 }
 
-// machineMAC is the address of the link inside. It follows from the owner, so
-// that the filter does too, and a link that is made anew keeps it.
+// machineMAC returns the MAC address of the link inside. It depends only on the
+// owner, so that the filter does too, and so that a recreated link has the same
+// address.
 func machineMAC(o host.Owner) net.HardwareAddr { return hashedMAC(0x02, o) }
 
-// nodeMAC is the address of the node's end. It begins high: a bridge without
-// an address of its own takes the lowest of its ports' and would change it
-// under everybody's feet.
+// nodeMAC returns the MAC address of the node's end. Its first byte is high: a
+// bridge without its own address takes the lowest address of its ports, and a low
+// one would change the address of a bridge that is in use.
 func nodeMAC(o host.Owner) net.HardwareAddr { return hashedMAC(0xfe, o) }
 
 func hashedMAC(first byte, o host.Owner) net.HardwareAddr {
@@ -74,7 +76,7 @@ func hashedMAC(first byte, o host.Owner) net.HardwareAddr {
 	return append(net.HardwareAddr{first}, sum[:5]...)
 }
 
-// checkSpec refuses what cannot be written as rules.
+// checkSpec returns ErrInvalid for a spec that cannot be written as rules.
 func checkSpec(s host.WallSpec) error {
 	switch {
 	case checkOwner(s.Owner) != nil:
@@ -86,17 +88,18 @@ func checkSpec(s host.WallSpec) error {
 	}
 	for _, p := range s.Ports {
 		if p < 1 || p > 65535 {
-			return fmt.Errorf("wall %s: %d is no port: %w", s.Owner.ID(), p, host.ErrInvalid)
+			return fmt.Errorf("wall %s: %d is not a valid port: %w", s.Owner.ID(), p, host.ErrInvalid)
 		}
 	}
 	return nil
 }
 
-// checkOwner refuses an owner that no file or link can be named after.
+// checkOwner returns ErrInvalid for an owner that no file or link can be named
+// after.
 func checkOwner(o host.Owner) error {
 	id := o.ID()
 	if o.Slug == "" || len(o.UID) < 8 || filepath.Base(id) != id || len(markOf(o)) > maxMark || strings.ContainsAny(o.UID+o.Cluster, " \n") {
-		return fmt.Errorf("wall %q: it cannot be named: %w", id, host.ErrInvalid)
+		return fmt.Errorf("wall %q: no file or link can have this name: %w", id, host.ErrInvalid)
 	}
 	return nil
 }

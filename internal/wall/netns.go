@@ -16,21 +16,22 @@ import (
 	"botbottle.dev/bottle-operator/internal/ownthread"
 )
 
-// fileKind is what stands at a namespace's path.
+// fileKind is the kind of file at a namespace's path.
 type fileKind int
 
 const (
-	// fileAbsent: nothing, or an empty file, which a namespace is bound to:
-	// what `ip netns` leaves when its mounts are gone.
+	// fileAbsent means that there is no file, or an empty file without a
+	// namespace mounted on it, as `ip netns` leaves it when its mounts are gone.
 	fileAbsent fileKind = iota
-	// fileForeign is anything but a network namespace.
+	// fileForeign is anything else that is not a network namespace.
 	fileForeign
 	fileNetNS
 )
 
-// openNetNS opens the namespace at path; the file is nil unless it is one.
+// openNetNS opens the network namespace at path. The returned file is nil if path
+// is not a network namespace.
 func openNetNS(path string) (*os.File, fileKind, host.NetNS, error) {
-	// Whatever stands there must not hold us up: neither a FIFO nor a link.
+	// Opening must not block on a FIFO or follow a symbolic link.
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	switch {
 	case errors.Is(err, unix.ENOENT):
@@ -68,8 +69,9 @@ func kindOf(fd int) (fileKind, host.NetNS, error) {
 	return fileForeign, host.NetNS{}, nil
 }
 
-// makeNetNS makes a namespace and gives it its name. It bears its mark before
-// it has a name: a namespace of ours that can be found can be told as ours.
+// makeNetNS makes a namespace and gives it its name. The namespace has its mark
+// before it has a name, so that every namespace of ours with a name can be
+// recognized as ours.
 func (w *Walls) makeNetNS(path, mark string) error {
 	if err := w.makeDir(); err != nil {
 		return err
@@ -110,17 +112,17 @@ func bindNetNS(path string) error {
 }
 
 // quietIPv6 turns IPv6 off in the calling thread's network namespace, so that
-// links made in it later say nothing of their own accord. Where that cannot be
-// (no IPv6, /proc/sys read-only) nothing is lost: the filter drops it.
+// links that are made in it later send nothing on their own. If that is not
+// possible (no IPv6, or /proc/sys is read-only), the filter drops what they send.
 func quietIPv6() {
 	for _, which := range []string{"all", "default"} {
 		_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+which+"/disable_ipv6", []byte("1"), 0)
 	}
 }
 
-// makeDir makes the folder of the namespaces, and a shared mount of it, as
-// `ip netns` does: other mount namespaces then see what is bound there, and do
-// not keep alive what is gone here. The lock is the one that `ip netns` takes.
+// makeDir makes the folder of the namespaces, and makes it a shared mount, as `ip
+// netns` does. Other mount namespaces then see what is mounted there, and do not
+// keep alive what is unmounted here. It takes the same lock as `ip netns`.
 func (w *Walls) makeDir() error {
 	w.dirMu.Lock()
 	defer w.dirMu.Unlock()
@@ -131,12 +133,12 @@ func (w *Walls) makeDir() error {
 	if err != nil {
 		return err
 	}
-	defer dir.Close() // and with it the lock
+	defer dir.Close() // which also releases the lock
 	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
 		return fmt.Errorf("lock %s: %w", w.dir, err)
 	}
 	err = unix.Mount("", w.dir, "none", unix.MS_SHARED|unix.MS_REC, "")
-	if errors.Is(err, unix.EINVAL) { // no mount point yet
+	if errors.Is(err, unix.EINVAL) { // not a mount point yet
 		err = unix.Mount(w.dir, w.dir, "none", unix.MS_BIND|unix.MS_REC, "")
 		if err == nil {
 			err = unix.Mount("", w.dir, "none", unix.MS_SHARED|unix.MS_REC, "")
@@ -148,7 +150,7 @@ func (w *Walls) makeDir() error {
 	return nil
 }
 
-// removeNetNS takes a namespace's name away, however often it is mounted.
+// removeNetNS removes a namespace's name, however often it is mounted.
 func removeNetNS(path string) error {
 	for {
 		err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
@@ -165,7 +167,8 @@ func removeNetNS(path string) error {
 	return nil
 }
 
-// inNetNS gives f a netlink handle into a namespace. f itself runs outside.
+// inNetNS calls f with a netlink handle in a namespace. f itself runs outside the
+// namespace.
 func inNetNS(ns *os.File, f func(h *netlink.Handle) error) error {
 	var h *netlink.Handle
 	err := ownthread.Run(func() (err error) {
@@ -179,8 +182,8 @@ func inNetNS(ns *os.File, f func(h *netlink.Handle) error) error {
 	return f(h)
 }
 
-// handleIn takes the calling thread, which must be one of its own, into a
-// namespace for good and returns a netlink handle there.
+// handleIn moves the calling thread into a namespace for good, and returns a
+// netlink handle there. The thread must not be used for anything else.
 func handleIn(ns *os.File) (*netlink.Handle, error) {
 	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
 		return nil, fmt.Errorf("enter network namespace %s: %w", filepath.Base(ns.Name()), err)

@@ -10,17 +10,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The normal form of a rule is a byte string in which two rules are equal when
-// they do the same: expressions in order, each with its name and attributes
-// by number. It is made from what the kernel sends and from what we send to
-// the kernel by the same code. Left out are counts, the number of a set within
-// a transaction, and numbers that are zero, which one side may not mention.
-// What this code does not know is kept as it is: it makes a difference.
+// The normal form of a rule is a byte string. Two rules that do the same have the
+// same normal form: the expressions in order, each with its name and its
+// attributes by number. The same code makes it from what the kernel sends and from
+// what we send to the kernel. It leaves out counts, the ID of a set within a
+// transaction, and numbers that are zero, which one side may omit. It keeps what
+// this code does not know as it is, so that it makes a difference.
 
-// nlaTypeMask is NLA_TYPE_MASK: what is left are flags.
+// nlaTypeMask is NLA_TYPE_MASK. The other bits are flags.
 const nlaTypeMask = ^uint16(unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER)
 
-// maxAttr is more than any expression of ours has attributes.
+// maxAttr is more than the number of attributes of any of our expressions.
 const maxAttr = 16
 
 // attributes calls f for each netlink attribute in b.
@@ -35,8 +35,9 @@ func attributes(b []byte, f func(kind uint16, data []byte)) {
 	}
 }
 
-// appendRule appends the normal form of a rule's list of expressions and
-// returns the packets that its own counters, not its set's, counted.
+// appendRule appends the normal form of a rule's list of expressions. It also
+// returns the packets that the rule's own counters counted, without those of its
+// set.
 func appendRule(out, list []byte) (normal []byte, packets uint64) {
 	attributes(list, func(_ uint16, e []byte) {
 		var n uint64
@@ -54,7 +55,7 @@ func appendExpr(out, e []byte) (normal []byte, packets uint64) {
 			name = b
 		case unix.NFTA_EXPR_DATA:
 			data = b
-		default: // nothing that we would send
+		default: // not sent by us
 			out = appendAttr(out, kind, b)
 		}
 	})
@@ -73,7 +74,7 @@ func appendExpr(out, e []byte) (normal []byte, packets uint64) {
 	return appendAttrs(out, data, string(name)), 0
 }
 
-// holdsData says whether an attribute holds a value or a verdict.
+// holdsData reports whether an attribute holds a value or a verdict.
 func holdsData(name string, kind int) bool {
 	switch name {
 	case "cmp":
@@ -111,8 +112,8 @@ func appendAttrs(out, data []byte, name string) []byte {
 	return out
 }
 
-// appendData appends a value or a verdict, whose attributes only one side
-// flags as nested.
+// appendData appends a value or a verdict. Only one side flags its attributes as
+// nested.
 func appendData(out, b []byte) []byte {
 	attributes(b, func(kind uint16, b []byte) {
 		if kind != unix.NFTA_DATA_VERDICT {
@@ -131,8 +132,8 @@ func appendAttr(out []byte, kind uint16, b []byte) []byte {
 	return append(out, b...)
 }
 
-// zero says whether b is a number that is zero. Nested attributes never are:
-// they begin with their length.
+// zero reports whether b is a number that is zero. Nested attributes never are,
+// because they begin with their length.
 func zero(b []byte) bool {
 	switch len(b) {
 	case 4:
@@ -143,7 +144,8 @@ func zero(b []byte) bool {
 	return false
 }
 
-// normalOf is the normal form of a rule that we would write, with its comment.
+// normalOf returns the normal form of a rule that we would write, including its
+// comment.
 func normalOf(r rule) ([]byte, error) {
 	var out []byte
 	for _, e := range r.exprs {

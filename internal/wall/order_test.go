@@ -11,8 +11,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// dying is a context that ends when it was asked for the nth time, which is as
-// if the agent died there.
+// dying is a context that ends at the nth call of Err, as if the agent died there.
 type dying struct {
 	context.Context
 	left *atomic.Int64
@@ -25,9 +24,10 @@ func (d dying) Err() error {
 	return nil
 }
 
-// TestDyingAnywhere ends EnsureWall between any two of its steps: no link is up
-// or in the bridge without its filter then, and the next call completes it.
-func TestDyingAnywhere(t *testing.T) {
+// TestEnsureCanDieAnywhere ends EnsureWall between any two of its steps. No link may
+// then be up or in the bridge without its filter, and the next call must complete
+// the wall.
+func TestEnsureCanDieAnywhere(t *testing.T) {
 	w := newWorld(t)
 	spec := newSpec(t, 44)
 	w.addBundle(t, spec, 8888)
@@ -38,8 +38,8 @@ func TestDyingAnywhere(t *testing.T) {
 		ctx := dying{Context: t.Context(), left: &atomic.Int64{}}
 		ctx.left.Store(steps)
 		_, err := w.walls.EnsureWall(ctx, spec)
-		found, lookErr := w.walls.look(t.Context(), []host.WallSpec{spec})
-		must(t, lookErr)
+		found, observeErr := w.walls.observe(t.Context(), []host.WallSpec{spec})
+		must(t, observeErr)
 		f := found[0]
 		fault := filterFault(f.filter, want)
 		if end := f.nodeEnd; end != nil && (end.up || end.master != 0) && fault != "" {

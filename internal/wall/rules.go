@@ -21,19 +21,21 @@ import (
 )
 
 const (
-	// setSize bounds how many destinations of each kind are remembered, and
-	// setTimeout how long one is that is not hit again.
+	// setSize bounds how many dropped destinations of each kind are recorded.
+	// setTimeout is how long a destination is kept if no more packets to it are
+	// dropped.
 	setSize    = 1024
 	setTimeout = 5 * time.Minute
 
-	// The sets of dropped packets, by what was asked for.
+	// The sets of dropped destinations, by kind.
 	setARP, setIPv4, setIPv6, setEther = "arp", "ip4", "ip6", "ether"
 
 	protoTCP, protoUDP = unix.IPPROTO_TCP, unix.IPPROTO_UDP
 
-	// The registers of a set's key: 16 bytes, or four times 4 of the same.
+	// The registers of a set's key: one of 16 bytes, or four of 4 bytes in the same
+	// place.
 	reg16 = unix.NFT_REG_1
-	reg0  = unix.NFT_REG_1 // the kernel's name for the first 4 bytes too
+	reg0  = unix.NFT_REG_1 // also the kernel's name for the first 4 bytes
 	reg1  = unix.NFT_REG32_01
 	reg2  = unix.NFT_REG32_02
 	reg4  = unix.NFT_REG_2
@@ -46,19 +48,23 @@ type rule struct {
 	comment string
 	// port is set for the rules that let TCP through.
 	port int32
-	// drops: what it matches is dropped.
+	// drops means that the rule drops what it matches.
 	drops bool
 }
 
-// rulesOf is the filter of a wall, in order. Nothing in it depends on what is
-// found on the node.
+// rulesOf returns the rules of a wall's filter, in order. They do not depend on
+// anything that is found on the node.
 //
-// It stands at the node's end of the link and trusts nothing: not the source
-// addresses (a namespace's root can write any), not the destination MAC (the
-// bridge hands a frame to its own MAC, or to a port's, to the node's IP stack,
-// whatever its IP destination), not the kernel's idea of the protocol (that of
-// a frame with a VLAN tag is what is behind the tag), no fragment (only the
-// first one has ports) and no IP option (source routes).
+// The filter stands at the node's end of the link and trusts nothing:
+//
+//   - not the source addresses: root in a namespace can write any;
+//   - not the destination MAC address: the bridge passes a frame for its own
+//     address, or for a port's, to the node's IP stack, whatever its IP
+//     destination;
+//   - not the kernel's idea of the protocol: for a frame with a VLAN tag, it is
+//     the protocol behind the tag;
+//   - no fragment: only the first one has ports;
+//   - no IP option: it may be a source route.
 func rulesOf(s host.WallSpec) []rule {
 	machine, bundle := s.MachineIP.AsSlice(), s.BundleIP.AsSlice()
 	var rules []rule
@@ -74,7 +80,7 @@ func rulesOf(s host.WallSpec) []rule {
 		)})
 	}
 	rules = append(rules,
-		arpRule(s, everybody, arpRequest, arpRequest),
+		arpRule(s, broadcast, arpRequest, arpRequest),
 		arpRule(s, host.BundleMAC(s.BundleIP), arpRequest, arpReply))
 	return append(rules, dropRules(markOf(s.Owner))...)
 }
@@ -82,13 +88,14 @@ func rulesOf(s host.WallSpec) []rule {
 // The operations of ARP.
 const arpRequest, arpReply = 1, 2
 
-// everybody is the MAC address to which a link's every station listens.
-var everybody = net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+// broadcast is the broadcast MAC address.
+var broadcast = net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
 
-// arpRule lets through what the machine sends to dst about the bundle's
-// address: a request to everybody, and to the bundle also a request (so Linux
-// asks again for a neighbour that it knows) or a reply. The target's MAC is not
-// looked at: a request has none, and who receives a reply does not read it.
+// arpRule accepts the ARP packets from the machine to dst that are about the
+// bundle's address, with an operation from first to last. Requests may be
+// broadcast. Requests (which Linux sends to check a neighbour that it knows) and
+// replies may go to the bundle. The target's MAC address is not checked: a request
+// has none, and the receiver of a reply does not read it.
 func arpRule(s host.WallSpec, dst net.HardwareAddr, first, last byte) rule {
 	return rule{comment: fmt.Sprintf("ARP for the bundle, to %s", dst), exprs: slices.Concat(
 		match(link(0, 14), header(s, dst, unix.ETH_P_ARP)),
@@ -104,38 +111,38 @@ func arpRule(s host.WallSpec, dst net.HardwareAddr, first, last byte) rule {
 	)}
 }
 
-// header is the Ethernet header of an untagged frame from the machine to dst.
+// header returns the Ethernet header of an untagged frame from the machine to dst.
 func header(s host.WallSpec, dst net.HardwareAddr, protocol uint16) []byte {
 	return binary.BigEndian.AppendUint16(slices.Concat(dst, machineMAC(s.Owner)), protocol)
 }
 
-// dropRules remember what was asked for and drop it. A set that is full breaks
-// off its rule, so that the packet falls through to the last one, which always
-// drops. Here the kernel's idea of the protocol is right: the destination of a
-// tagged frame is the one behind the tag.
+// dropRules returns rules that record the destination of a packet and drop the
+// packet. If a set is full, its rule ends early, and the packet falls through to
+// the last rule, which always drops. Here the kernel's idea of the protocol is
+// right: the destination of a tagged frame is the one behind the tag.
 func dropRules(mark string) []rule {
 	of := func(protocol uint16) []expr.Any {
 		return slices.Concat([]expr.Any{&expr.Meta{Key: expr.MetaKeyPROTOCOL, Register: reg0}},
 			[]expr.Any{&expr.Cmp{Op: expr.CmpOpEq, Register: reg0, Data: binary.BigEndian.AppendUint16(nil, protocol)}})
 	}
 	rules := [][]expr.Any{
-		slices.Concat(of(unix.ETH_P_ARP), []expr.Any{network(24, 4), remember(setARP)}),
+		slices.Concat(of(unix.ETH_P_ARP), []expr.Any{network(24, 4), recordIn(setARP)}),
 	}
 	for _, proto := range []byte{protoTCP, protoUDP} {
 		rules = append(rules, slices.Concat(of(unix.ETH_P_IP), match(network(9, 1), []byte{proto}),
 			matchMasked(network(6, 2), []byte{0x1f, 0xff}, []byte{0, 0}), // later fragments have no ports
-			[]expr.Any{into(network(16, 4), reg0), into(network(9, 1), reg1), into(destinationPort(), reg2), remember(setIPv4)}))
+			[]expr.Any{into(network(16, 4), reg0), into(network(9, 1), reg1), into(destinationPort(), reg2), recordIn(setIPv4)}))
 	}
 	rules = append(rules, slices.Concat(of(unix.ETH_P_IP),
-		[]expr.Any{into(network(16, 4), reg0), into(network(9, 1), reg1), noPort(reg2), remember(setIPv4)}))
+		[]expr.Any{into(network(16, 4), reg0), into(network(9, 1), reg1), noPort(reg2), recordIn(setIPv4)}))
 	for _, proto := range []byte{protoTCP, protoUDP} {
 		rules = append(rules, slices.Concat(of(unix.ETH_P_IPV6), match(network(6, 1), []byte{proto}),
-			[]expr.Any{into(network(24, 16), reg16), into(network(6, 1), reg4), into(destinationPort(), reg5), remember(setIPv6)}))
+			[]expr.Any{into(network(24, 16), reg16), into(network(6, 1), reg4), into(destinationPort(), reg5), recordIn(setIPv6)}))
 	}
 	rules = append(rules,
-		slices.Concat(of(unix.ETH_P_IPV6), []expr.Any{into(network(24, 16), reg16), into(network(6, 1), reg4), noPort(reg5), remember(setIPv6)}),
-		[]expr.Any{&expr.Meta{Key: expr.MetaKeyPROTOCOL, Register: reg0}, remember(setEther)},
-		nil, // all that is left
+		slices.Concat(of(unix.ETH_P_IPV6), []expr.Any{into(network(24, 16), reg16), into(network(6, 1), reg4), noPort(reg5), recordIn(setIPv6)}),
+		[]expr.Any{&expr.Meta{Key: expr.MetaKeyPROTOCOL, Register: reg0}, recordIn(setEther)},
+		nil, // everything else
 	)
 	out := make([]rule, len(rules))
 	for i, exprs := range rules {
@@ -145,7 +152,7 @@ func dropRules(mark string) []rule {
 	return out
 }
 
-// portsOf are the ports in order, each once.
+// portsOf returns the ports in order, each once.
 func portsOf(s host.WallSpec) []int32 {
 	return slices.Compact(slices.Sorted(slices.Values(s.Ports)))
 }
@@ -162,7 +169,7 @@ func network(offset, length uint32) *expr.Payload {
 	return payload(expr.PayloadBaseNetworkHeader, offset, length)
 }
 
-// destinationPort is that of TCP and UDP.
+// destinationPort is the destination port of TCP and UDP.
 func destinationPort() *expr.Payload {
 	return payload(expr.PayloadBaseTransportHeader, 2, 2)
 }
@@ -186,9 +193,9 @@ func noPort(register uint32) expr.Any {
 	return &expr.Immediate{Register: register, Data: []byte{0, 0}}
 }
 
-// remember counts the key in the registers. A destination that is hit again
-// stays for another timeout.
-func remember(set string) expr.Any {
+// recordIn counts a packet under the key in the registers. Another packet to the
+// same destination renews the timeout.
+func recordIn(set string) expr.Any {
 	return &expr.Dynset{SrcRegKey: reg0, SetName: set, SetID: setIDs[set], Operation: unix.NFT_DYNSET_OP_UPDATE, Exprs: []expr.Any{&expr.Counter{}}}
 }
 
@@ -196,10 +203,10 @@ func verdict(kind expr.VerdictKind) []expr.Any {
 	return []expr.Any{&expr.Counter{}, &expr.Verdict{Kind: kind}}
 }
 
-// setIDs name the sets within the one transaction that makes them.
+// setIDs identify the sets within the transaction that makes them.
 var setIDs = map[string]uint32{setARP: 1, setIPv4: 2, setIPv6: 3, setEther: 4}
 
-// setsOf are the sets of a wall's table.
+// setsOf returns the sets of a wall's table.
 func setsOf(table *nftables.Table) []*nftables.Set {
 	sets := []*nftables.Set{
 		{Name: setARP, KeyType: nftables.TypeIPAddr},
@@ -214,18 +221,18 @@ func setsOf(table *nftables.Table) []*nftables.Set {
 	return sets
 }
 
-// priority comes before everybody else's.
+// priority is the earliest priority that a chain can have.
 var priority = nftables.ChainPriorityFirst
 
-// replaceFilter writes the wall's table anew in one transaction: at no time is
-// there none, and the new chain drops everything until its rules are there.
+// replaceFilter replaces the wall's table in one transaction. At every moment there
+// is a table, and the new chain drops everything until its rules are there.
 func replaceFilter(s host.WallSpec, rules []rule) error {
 	c, err := nftables.New(nftables.WithSockOptions(withRoom))
 	if err != nil {
 		return err
 	}
 	table := &nftables.Table{Family: nftables.TableFamilyNetdev, Name: tableName(s.Owner)}
-	c.AddTable(table) // or there may be nothing to delete
+	c.AddTable(table) // so that there is a table to delete
 	c.DelTable(table)
 	c.AddTable(table)
 	drop := nftables.ChainPolicyDrop
@@ -247,8 +254,9 @@ func replaceFilter(s host.WallSpec, rules []rule) error {
 	return nil
 }
 
-// room is for a transaction of hundreds of rules and what the kernel says to
-// each of them; what is lost of that looks like a transaction that failed.
+// room is the socket buffer size in bytes. It has room for a transaction of
+// hundreds of rules and the kernel's reply to each. A lost reply looks like a
+// failed transaction.
 const room = 8 << 20
 
 func withRoom(c *netlink.Conn) error {
@@ -262,7 +270,7 @@ func commentOf(r rule) []byte {
 	return userdata.AppendString(nil, userdata.TypeComment, r.comment)
 }
 
-// deleteFilter removes a table; absent is nil.
+// deleteFilter deletes a table. It returns nil if there is none.
 func deleteFilter(name string) error {
 	c, err := nftables.New()
 	if err != nil {

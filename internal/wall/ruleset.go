@@ -14,12 +14,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dumpTries bounds how often a list is read that others change meanwhile.
+// dumpTries bounds how often a list is read if it keeps changing.
 const dumpTries = 20
 
-// ruleset reads netdev tables from the kernel as they are: the library's own
-// reading loses the device of a chain, a table's flags and every expression
-// that it does not know.
+// ruleset reads netdev tables from the kernel without loss. The library loses the
+// device of a chain, the flags of a table, and every expression that it does not
+// know.
 type ruleset struct{ conn *netlink.Conn }
 
 func openRuleset() (*ruleset, error) {
@@ -47,7 +47,7 @@ type chain struct {
 	devices           []string
 }
 
-// writtenRule is a rule as read.
+// writtenRule is a rule as read from the kernel.
 type writtenRule struct {
 	chain   string
 	normal  []byte
@@ -125,7 +125,7 @@ func (c *chain) parseHook(hook []byte) {
 			attributes(b, func(_ uint16, dev []byte) { c.devices = append(c.devices, text(dev)) })
 		}
 	})
-	// A single device is mentioned in both ways.
+	// The kernel reports a single device in both ways.
 	if len(c.devices) == 0 && single != "" {
 		c.devices = []string{single}
 	}
@@ -164,7 +164,7 @@ func (r *ruleset) rules(table string) ([]writtenRule, error) {
 }
 
 func commentIn(data []byte) string {
-	// The library trusts the lengths in it; they are anybody's.
+	// The library trusts the lengths in the data, but anyone may have written them.
 	for rest := data; len(rest) > 0; rest = rest[2+int(rest[1]):] {
 		if len(rest) < 2 || len(rest) < 2+int(rest[1]) {
 			return ""
@@ -174,10 +174,10 @@ func commentIn(data []byte) string {
 	return strings.TrimRight(comment, "\x00")
 }
 
-// errInterrupted: others changed the list faster than it could be read.
+// errInterrupted means that a list changed while it was read.
 var errInterrupted = errors.New("changed while it was read")
 
-// dump lists things of the family netdev, without the messages' headers.
+// dump lists objects of the family netdev. It strips the headers of the messages.
 func (r *ruleset) dump(kind int, filter []byte) (out [][]byte, err error) {
 	for range dumpTries {
 		out, err = r.dumpOnce(kind, filter)

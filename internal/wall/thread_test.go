@@ -9,25 +9,25 @@ import (
 	"time"
 )
 
-// wantThreadsAtHome wants every thread of this process in one network
-// namespace. One that was sent away dies soon after.
-func wantThreadsAtHome(t testing.TB) {
+// wantThreadsInOneNetNS checks that all threads of this process are in one network
+// namespace. A thread that was moved to another one ends soon after.
+func wantThreadsInOneNetNS(t testing.TB) {
 	t.Helper()
 	deadline := time.Now().Add(5 * time.Second)
 	for {
-		away := map[string]bool{}
+		namespaces := map[string]bool{}
 		tasks, err := filepath.Glob("/proc/self/task/*/ns/net")
 		must(t, err)
 		for _, task := range tasks {
 			if ns, err := os.Readlink(task); err == nil {
-				away[ns] = true
+				namespaces[ns] = true
 			}
 		}
-		if len(away) == 1 {
+		if len(namespaces) == 1 {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Errorf("network namespaces of the threads: got %v, want one", away)
+			t.Errorf("network namespaces of the threads: got %v, want one", namespaces)
 			return
 		}
 		time.Sleep(time.Millisecond)

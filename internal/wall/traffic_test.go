@@ -20,24 +20,25 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// soon is how long what must arrive may take.
+// soon bounds the wait for something that must arrive.
 const soon = 2 * time.Second
 
-// attempt is a frame by which root in the namespace may try to get out.
+// attempt is a frame with which root in the namespace may try to get out.
 type attempt struct {
 	name  string
 	frame []byte
-	// drop is by what it is to be found; Packets is not looked at.
+	// drop is the expected record of it, without Packets.
 	drop host.Drop
-	// past: without the filter it reaches the node and not the bundle.
+	// past means that, without the filter, the frame reaches the node but not the
+	// bundle.
 	past bool
 }
 
-// attempts are those of a machine behind the wall, bridge being the MAC address
-// of its bridge.
+// attempts returns the attempts of a machine behind the wall. bridge is the MAC
+// address of its bridge.
 func attempts(spec host.WallSpec, bridge net.HardwareAddr) []attempt {
 	mac, bundle, other := machineMAC(spec.Owner), host.BundleMAC(spec.BundleIP), net.HardwareAddr{0x02, 1, 2, 3, 4, 5}
-	stranger := net.HardwareAddr{0x02, 5, 4, 3, 2, 1} // whom the bridge has not met
+	stranger := net.HardwareAddr{0x02, 5, 4, 3, 2, 1} // an address that the bridge has not seen
 	gateway, elsewhere := spec.Subnet.Addr().Next(), netip.MustParseAddr("203.0.113.9")
 	toPort := ipv4{src: spec.MachineIP, dst: spec.BundleIP, proto: unix.IPPROTO_TCP, body: syn(8888)}
 	ip := func(change func(p *ipv4)) []byte {
@@ -60,15 +61,15 @@ func attempts(spec host.WallSpec, bridge net.HardwareAddr) []attempt {
 		{"two VLAN tags", ethernet(bundle, mac, unix.ETH_P_IP, toPort.bytes(), 0x88, 0xa8, 0, 5, 0x81, 0, 0, 6), host.Drop{Proto: "0x8100"}, false},
 		{"another protocol of IP", ip(func(p *ipv4) { p.proto = unix.IPPROTO_SCTP }), host.Drop{Proto: "132", Addr: spec.BundleIP}, false},
 		{"broadcast of IP", ip(func(p *ipv4) { p.dst = netip.MustParseAddr("255.255.255.255") }), host.Drop{Proto: "tcp", Addr: netip.MustParseAddr("255.255.255.255"), Port: 8888}, false},
-		{"another protocol of Ethernet", ethernet(everybody, mac, 0x88b5, make([]byte, 46)), host.Drop{Proto: "0x88b5"}, false},
-		{"ARP from another address", ethernet(everybody, mac, unix.ETH_P_ARP, arp(1, mac, gateway, spec.BundleIP)), arpDrop, false},
+		{"another protocol of Ethernet", ethernet(broadcast, mac, 0x88b5, make([]byte, 46)), host.Drop{Proto: "0x88b5"}, false},
+		{"ARP from another address", ethernet(broadcast, mac, unix.ETH_P_ARP, arp(1, mac, gateway, spec.BundleIP)), arpDrop, false},
 		{"ARP for another MAC", ethernet(bundle, mac, unix.ETH_P_ARP, arp(2, other, spec.MachineIP, spec.BundleIP)), arpDrop, false},
 		{"ARP of another kind", ethernet(bundle, mac, unix.ETH_P_ARP, arp(3, mac, spec.MachineIP, spec.BundleIP)), arpDrop, false},
-		{"gratuitous ARP", ethernet(everybody, mac, unix.ETH_P_ARP, arp(1, mac, spec.MachineIP, spec.MachineIP)), host.Drop{Proto: "arp", Addr: spec.MachineIP}, false},
-		{"ARP reply to everybody", ethernet(everybody, mac, unix.ETH_P_ARP, arp(2, mac, spec.MachineIP, spec.BundleIP)), arpDrop, false},
+		{"gratuitous ARP", ethernet(broadcast, mac, unix.ETH_P_ARP, arp(1, mac, spec.MachineIP, spec.MachineIP)), host.Drop{Proto: "arp", Addr: spec.MachineIP}, false},
+		{"ARP reply to the broadcast address", ethernet(broadcast, mac, unix.ETH_P_ARP, arp(2, mac, spec.MachineIP, spec.BundleIP)), arpDrop, false},
 		{"ARP to another station", ethernet(stranger, mac, unix.ETH_P_ARP, arp(1, mac, spec.MachineIP, spec.BundleIP)), arpDrop, false},
 		{"ARP to the bridge", ethernet(bridge, mac, unix.ETH_P_ARP, arp(1, mac, spec.MachineIP, spec.BundleIP)), arpDrop, true},
-		{"TCP to everybody", ethernet(everybody, mac, unix.ETH_P_IP, toPort.bytes()), to8888, false},
+		{"TCP to the broadcast address", ethernet(broadcast, mac, unix.ETH_P_IP, toPort.bytes()), to8888, false},
 		{"TCP to a group", ethernet(net.HardwareAddr{1, 0, 0x5e, 0, 0, 1}, mac, unix.ETH_P_IP, toPort.bytes()), to8888, false},
 		{"TCP to another station", ethernet(stranger, mac, unix.ETH_P_IP, toPort.bytes()), to8888, false},
 		{"TCP for the bundle to the bridge", ethernet(bridge, mac, unix.ETH_P_IP, toPort.bytes()), to8888, true},
@@ -93,24 +94,24 @@ func attempts(spec host.WallSpec, bridge net.HardwareAddr) []attempt {
 	return all
 }
 
-// TestNothingElseGetsOut sends what must not pass from inside, and listens at
-// the bundle and at the node. Then it takes the filter away and sends the same
-// again, which now must arrive: else the test could not fail.
+// TestNothingElseGetsOut sends frames that must not pass from inside, and listens at
+// the bundle and at the node. Then it deletes the filter and sends the same frames
+// again. Now they must arrive: otherwise the test could not fail.
 func TestNothingElseGetsOut(t *testing.T) {
 	w := newWorld(t)
 	spec := newSpec(t, 44)
 	w.addBundle(t, spec)
 	root := newSender(t, wallNS(t, w.stand(t, spec)))
-	ears := w.captures(t, spec)
+	captures := w.captures(t, spec)
 	number := 0
 	send := func(frame []byte) (text []byte) {
 		number++
-		text = fmt.Appendf(nil, "bottle-frame-%04d", number) // as long as the marker: a packet is cut where it says that it ends
+		text = fmt.Appendf(nil, "bottle-frame-%04d", number) // as long as the marker, because a packet is cut at the length in its header
 		root.send(t, bytes.Replace(frame, marker, text, 1))
 		return text
 	}
-	// What may pass is sent after what may not: when the one has arrived, the
-	// other would have.
+	// A frame that may pass is sent after each one that may not. Once it arrives,
+	// the other one would have arrived, too.
 	passes := ethernet(host.BundleMAC(spec.BundleIP), machineMAC(spec.Owner), unix.ETH_P_IP, ipv4{src: spec.MachineIP, dst: spec.BundleIP, proto: unix.IPPROTO_TCP, fragment: 0x4000, body: syn(8888)}.bytes())
 	all := attempts(spec, macOf(t, spec.Owner.Bridge()))
 	var sent uint64
@@ -118,12 +119,12 @@ func TestNothingElseGetsOut(t *testing.T) {
 		must(t, w.walls.ForgetDrops(t.Context(), spec.Owner))
 		sent++
 		text, after := send(a.frame), send(passes)
-		for _, ear := range ears {
-			switch heard := ear.first(t, text, after); {
-			case heard == nil:
-				t.Errorf("TCP to the bundle's port: did not arrive at %s", ear.where)
-			case bytes.Equal(heard, text):
-				t.Errorf("%s: arrived at %s, want it dropped", a.name, ear.where)
+		for _, capture := range captures {
+			switch received := capture.first(t, text, after); {
+			case received == nil:
+				t.Errorf("TCP to the bundle's port: did not arrive at %s", capture.where)
+			case bytes.Equal(received, text):
+				t.Errorf("%s: arrived at %s, want it dropped", a.name, capture.where)
 			}
 		}
 		drops, err := w.walls.Drops(t.Context(), spec.Owner)
@@ -139,65 +140,65 @@ func TestNothingElseGetsOut(t *testing.T) {
 	run(t, "nft", "delete", "table", "netdev", tableName(spec.Owner))
 	for _, a := range all {
 		text := send(a.frame)
-		for _, ear := range ears {
-			if ear.where == "the bundle" && a.past {
+		for _, capture := range captures {
+			if capture.where == "the bundle" && a.past {
 				continue
 			}
-			if ear.first(t, text) == nil {
-				t.Errorf("%s, without the filter: did not arrive at %s: it proves nothing", a.name, ear.where)
+			if capture.first(t, text) == nil {
+				t.Errorf("%s, without the filter: did not arrive at %s, so the test proves nothing", a.name, capture.where)
 			}
 		}
 	}
 }
 
-// TestTheNodesStackSeesNothing: the node's IP stack takes in what is sent to the
+// TestNothingReachesTheNodesStack: the node's IP stack receives what is sent to the
 // bridge's MAC address, whatever its IP destination, tracks the connection and
-// routes it. None of it may get there, and TCP to the bundle still does.
-func TestTheNodesStackSeesNothing(t *testing.T) {
+// routes it. Such a frame must not get there, but TCP to the bundle must pass.
+func TestNothingReachesTheNodesStack(t *testing.T) {
 	w := newWorld(t)
 	spec := newSpec(t, 47)
 	w.addBundle(t, spec, 8888)
 	ns := wallNS(t, w.stand(t, spec))
 	root, bridge := newSender(t, ns), macOf(t, spec.Owner.Bridge())
 	const each = 20
-	send := func() (took uint64) {
-		before := nodeTookIn(t)
+	send := func() (received uint64) {
+		before := nodeReceived(t)
 		for i := range each {
 			for _, to := range []netip.Addr{spec.BundleIP, spec.Subnet.Addr().Next(), netip.MustParseAddr("203.0.113.9")} {
 				p := ipv4{src: spec.MachineIP, dst: to, proto: unix.IPPROTO_TCP, body: slices.Concat(syn(8888), make([]byte, i))}
 				root.send(t, ethernet(bridge, machineMAC(spec.Owner), unix.ETH_P_IP, p.bytes()))
 			}
 		}
-		return nodeTookIn(t) - before
+		return nodeReceived(t) - before
 	}
-	if took := send(); took > 0 {
-		t.Errorf("packets in the node's IP stack: got %d of %d, want 0", took, 3*each)
+	if received := send(); received > 0 {
+		t.Errorf("packets in the node's IP stack: got %d of %d, want 0", received, 3*each)
 	}
 	if got := w.inspect(t, spec); got.Dropped != 3*each || got.Accepted[8888] != 0 {
 		t.Errorf("counts: got %d dropped and %v accepted, want %d and none", got.Dropped, got.Accepted, 3*each)
 	}
 	greet(t, w.inspect(t, spec), spec)
 	run(t, "nft", "delete", "table", "netdev", tableName(spec.Owner))
-	if took := send(); took < 3*each {
-		t.Errorf("packets in the node's IP stack, without the filter: got %d, want %d: the test proves nothing", took, 3*each)
+	if received := send(); received < 3*each {
+		t.Errorf("packets in the node's IP stack, without the filter: got %d, want %d: the test proves nothing", received, 3*each)
 	}
 }
 
-// TestNeighbours: what Linux sends to know its neighbour again, and what it
-// answers, passes.
+// TestNeighbours: the ARP requests and replies that Linux sends for a neighbour
+// pass.
 func TestNeighbours(t *testing.T) {
 	w := newWorld(t)
 	spec := newSpec(t, 48)
 	w.addBundle(t, spec)
 	root, mac, bundle := newSender(t, wallNS(t, w.stand(t, spec))), machineMAC(spec.Owner), host.BundleMAC(spec.BundleIP)
-	ear := w.captures(t, spec)[0]
+	capture := w.captures(t, spec)[0]
 	for name, frame := range map[string][]byte{
-		"request to everybody":  ethernet(everybody, mac, unix.ETH_P_ARP, arp(1, mac, spec.MachineIP, spec.BundleIP)),
+		"broadcast request":     ethernet(broadcast, mac, unix.ETH_P_ARP, arp(1, mac, spec.MachineIP, spec.BundleIP)),
 		"request to the bundle": ethernet(bundle, mac, unix.ETH_P_ARP, arp(1, mac, spec.MachineIP, spec.BundleIP)),
 		"reply to the bundle":   ethernet(bundle, mac, unix.ETH_P_ARP, arp(2, mac, spec.MachineIP, spec.BundleIP)),
 	} {
 		root.send(t, frame)
-		if ear.first(t, marker) == nil {
+		if capture.first(t, marker) == nil {
 			t.Errorf("%s: did not arrive at the bundle", name)
 		}
 	}
@@ -206,8 +207,8 @@ func TestNeighbours(t *testing.T) {
 	}
 }
 
-// nodeTookIn is how many packets the node's IP stack has received.
-func nodeTookIn(t *testing.T) uint64 {
+// nodeReceived returns how many packets the node's IP stack has received.
+func nodeReceived(t *testing.T) uint64 {
 	t.Helper()
 	text, err := os.ReadFile("/proc/thread-self/net/snmp")
 	must(t, err)
@@ -225,7 +226,7 @@ func nodeTookIn(t *testing.T) uint64 {
 		must(t, err)
 		return n
 	}
-	t.Fatal("got no line Ip of the node's counters, want one")
+	t.Fatal("got no line Ip in the node's counters, want one")
 	return 0
 }
 
@@ -236,37 +237,37 @@ func macOf(t *testing.T, link string) net.HardwareAddr {
 	return l.Attrs().HardwareAddr
 }
 
-// TestOrdinaryTraffic uses ordinary sockets, which ask for the bundle by ARP.
+// TestOrdinaryTraffic uses ordinary sockets, which find the bundle by ARP.
 func TestOrdinaryTraffic(t *testing.T) {
 	w := newWorld(t)
 	spec := newSpec(t, 45)
 	w.addBundle(t, spec, 8888, 9099)
 	wall := w.stand(t, spec)
 	ns := wallNS(t, wall)
-	if said, err := dial(t, ns, addrPort(spec.BundleIP, 8888), soon); said != "hello" {
-		t.Errorf("the bundle's port: got %q, %v, want hello", said, err)
+	if got, err := dial(t, ns, addrPort(spec.BundleIP, 8888), soon); got != "hello" {
+		t.Errorf("the bundle's port: got %q, %v, want hello", got, err)
 	}
-	if said, err := dial(t, ns, addrPort(spec.BundleIP, 9099), 300*time.Millisecond); err == nil {
-		t.Errorf("another port: got %q, want no answer", said)
+	if got, err := dial(t, ns, addrPort(spec.BundleIP, 9099), 300*time.Millisecond); err == nil {
+		t.Errorf("another port: got %q, want no answer", got)
 	}
 	run(t, "nft", "flush", "chain", "netdev", tableName(spec.Owner), chainName)
-	if said, err := dial(t, ns, addrPort(spec.BundleIP, 8888), 300*time.Millisecond); err == nil {
-		t.Errorf("with no rules left: got %q, want no answer", said)
+	if got, err := dial(t, ns, addrPort(spec.BundleIP, 8888), 300*time.Millisecond); err == nil {
+		t.Errorf("with no rules left: got %q, want no answer", got)
 	}
 	run(t, "nft", "delete", "table", "netdev", tableName(spec.Owner))
-	if said, err := dial(t, ns, addrPort(spec.BundleIP, 9099), soon); said != "hello" {
-		t.Errorf("another port, without the filter: got %q, %v, want hello: the test proves nothing", said, err)
+	if got, err := dial(t, ns, addrPort(spec.BundleIP, 9099), soon); got != "hello" {
+		t.Errorf("another port, without the filter: got %q, %v, want hello: the test proves nothing", got, err)
 	}
 }
 
-// TestFloodOfDestinations fills a set: what comes then has no room in it, and
-// is dropped and counted all the same.
+// TestFloodOfDestinations fills a set. Later packets have no room in it, but are
+// dropped and counted all the same.
 func TestFloodOfDestinations(t *testing.T) {
 	w := newWorld(t)
 	spec := newSpec(t, 46)
 	w.addBundle(t, spec, 8888)
 	ns := wallNS(t, w.stand(t, spec))
-	root, ears := newSender(t, ns), w.captures(t, spec)
+	root, captures := newSender(t, ns), w.captures(t, spec)
 	const flood = 3 * setSize
 	for i := range flood {
 		root.send(t, frameTo(spec, host.Drop{Proto: "tcp", Addr: spec.BundleIP, Port: uint16(10000 + i)}))
@@ -274,23 +275,23 @@ func TestFloodOfDestinations(t *testing.T) {
 	drops, err := w.walls.Drops(t.Context(), spec.Owner)
 	must(t, err)
 	if len(drops) < setSize/2 || len(drops) > setSize+setSize/10 {
-		t.Errorf("drops: got %d, want as many as there is room for, %d", len(drops), setSize)
+		t.Errorf("drops: got %d, want about %d, the size of the set", len(drops), setSize)
 	}
 	if got := w.inspect(t, spec); got.Dropped != flood || len(got.Faults) > 0 {
 		t.Errorf("after the flood: got %d dropped and faults %v, want %d and none", got.Dropped, got.Faults, flood)
 	}
 	after := []byte("bottle-frame-last")
 	root.send(t, bytes.Replace(frameTo(spec, host.Drop{Proto: "tcp", Addr: spec.BundleIP, Port: 8888}), marker, after, 1))
-	for _, ear := range ears {
-		if heard := ear.first(t, marker, after); !bytes.Equal(heard, after) {
-			t.Errorf("after the flood: heard %q at %s, want %q alone", heard, ear.where, after)
+	for _, capture := range captures {
+		if received := capture.first(t, marker, after); !bytes.Equal(received, after) {
+			t.Errorf("after the flood: received %q at %s, want only %q", received, capture.where, after)
 		}
 	}
-	if said, err := dial(t, ns, addrPort(spec.BundleIP, 8888), soon); said != "hello" {
-		t.Errorf("the bundle's port: got %q, %v, want hello", said, err)
+	if got, err := dial(t, ns, addrPort(spec.BundleIP, 8888), soon); got != "hello" {
+		t.Errorf("the bundle's port: got %q, %v, want hello", got, err)
 	}
 	must(t, w.walls.ForgetDrops(t.Context(), spec.Owner))
 	if drops, err = w.walls.Drops(t.Context(), spec.Owner); err != nil || len(drops) > 0 {
-		t.Errorf("drops since forgotten: got %d, %v, want none", len(drops), err)
+		t.Errorf("drops after ForgetDrops: got %d, %v, want none", len(drops), err)
 	}
 }

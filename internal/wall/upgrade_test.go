@@ -20,9 +20,9 @@ import (
 	"botbottle.dev/bottle-operator/internal/state"
 )
 
-// previousFilter is the digest of previousRules that the release which wrote
-// them recorded for upgradeSpec. It must never change: a new agent kills every
-// machine behind a filter that it does not know.
+// previousFilter is the digest of previousRules that the previous release recorded
+// for upgradeSpec. It must never change: a new agent kills every machine behind a
+// filter that it does not know.
 const previousFilter = "899e0ee0389bee4199cfc436fd5bd09e11912b25a0e3bce678ef8f23141b70eb"
 
 func upgradeSpec() host.WallSpec {
@@ -35,7 +35,8 @@ func upgradeSpec() host.WallSpec {
 	}
 }
 
-// previousRules are the rules of the release that looked at no destination MAC.
+// previousRules returns the rules of the previous release, which did not check the
+// destination MAC address.
 func previousRules(s host.WallSpec) []rule {
 	mac, machine, bundle := machineMAC(s.Owner), s.MachineIP.AsSlice(), s.BundleIP.AsSlice()
 	var rules []rule
@@ -65,8 +66,8 @@ func previousRules(s host.WallSpec) []rule {
 	return append(rules, dropRules(markOf(s.Owner))...)
 }
 
-// TestUpgrade: an agent of this release finds a machine behind the filter of
-// the previous one. It replaces the filter and leaves the machine alone.
+// TestUpgrade: an agent of this release finds a machine behind the filter of the
+// previous release. It replaces the filter, and the machine keeps running.
 func TestUpgrade(t *testing.T) {
 	w := newWorld(t)
 	spec := upgradeSpec()
@@ -85,20 +86,21 @@ func TestUpgrade(t *testing.T) {
 	g := upgradedEnforcer(t, w, spec, machines)
 	g.Look(t.Context())
 	if vmms, err := machines.VMMs(t.Context(), []string{spec.Owner.ID()}); err != nil || len(vmms) != 1 || vmms[0].NetNS != wall.NetNS {
-		t.Errorf("VMMs after the look: got %v, %v, want the one in %v", vmms, err, wall.NetNS)
+		t.Errorf("VMMs after the scan: got %v, %v, want the one in %v", vmms, err, wall.NetNS)
 	}
-	mended := w.inspect(t, spec)
-	if got := words(mended.Faults); got != "" || mended.NetNS != wall.NetNS {
-		t.Errorf("after the look: got faults %q in %v, want none in %v", got, mended.NetNS, wall.NetNS)
+	repaired := w.inspect(t, spec)
+	if got := describe(repaired.Faults); got != "" || repaired.NetNS != wall.NetNS {
+		t.Errorf("after the scan: got faults %q in %v, want none in %v", got, repaired.NetNS, wall.NetNS)
 	}
-	greet(t, mended, spec)
-	newSender(t, wallNS(t, mended)).send(t, frameBy(spec, macOf(t, spec.Owner.Bridge()), host.Drop{Proto: "tcp", Addr: spec.BundleIP, Port: 8888}))
+	greet(t, repaired, spec)
+	newSender(t, wallNS(t, repaired)).send(t, frameBy(spec, macOf(t, spec.Owner.Bridge()), host.Drop{Proto: "tcp", Addr: spec.BundleIP, Port: 8888}))
 	if got := w.inspect(t, spec); got.Dropped != 1 {
 		t.Errorf("a frame to the bridge's MAC address: got %d dropped, want 1", got.Dropped)
 	}
 }
 
-// upgradedEnforcer guards by the record that the previous release left.
+// upgradedEnforcer returns an enforcer that starts with the record that the
+// previous release left.
 func upgradedEnforcer(t *testing.T, w *world, spec host.WallSpec, machines host.Machines) *enforce.Enforcer {
 	t.Helper()
 	dir, err := state.Open(t.TempDir())

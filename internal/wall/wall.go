@@ -1,20 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package wall is the adapter to the kernel for host.Walls: for each machine a
-// network namespace whose one link leads into the bundle's bridge, and at the
-// node's end of that link an nftables chain, netdev ingress, which lets through
-// ARP for the bundle and TCP to its ports and drops the rest. Whoever is root
-// in the namespace can neither change that chain nor get past it.
+// Package wall implements host.Walls with the Linux kernel. Each machine gets a
+// network namespace with one link, which leads into the bundle's bridge. At the
+// node's end of that link, an nftables chain (netdev ingress) accepts ARP for the
+// bundle and TCP to its ports, and drops everything else. Root in the namespace
+// can neither change that chain nor get past it.
 //
-// All is done through netlink, in the network namespace of this process; no
-// other program is run. The package makes no bridge (docker does), starts
-// nothing in a namespace and decides nothing: what is wrong with a wall it
-// reports, and what to do about it is its caller's.
+// The package does everything through netlink, in the network namespace of this
+// process, and runs no other program. It makes no bridge (docker does), starts
+// nothing in a namespace and decides nothing: it reports what is wrong with a
+// wall, and its caller decides what to do about it.
 //
-// Whose a thing is says its mark (see markOf). A table of the name
-// bottle-UID8 is ours unless its last rule bears another's mark. A namespace
-// is ours when its loopback bears our mark, or when the link in it is the other
-// end of ours. A link at the node's end is ours under the same two rules.
+// A mark (see markOf) says which wall something belongs to. A table named
+// bottle-UID8 is ours unless one of its rules has another wall's mark. A
+// namespace is ours if its loopback has our mark, or if the link in it is the
+// other end of our link. The same two rules hold for a link at the node's end:
+// it is ours if it has our mark, or if it leads into our namespace.
 package wall
 
 import (
@@ -28,35 +29,35 @@ import (
 	"botbottle.dev/bottle-operator/internal/keyed"
 )
 
-// DefaultDir is where `ip netns` looks for namespaces, too.
+// DefaultDir is the folder that `ip netns` uses, too.
 const DefaultDir = "/run/netns"
 
-// Options are a Walls' options.
+// Options are the options of New.
 type Options struct {
-	// Dir is the folder of the namespaces; "" is DefaultDir.
+	// Dir is the folder of the namespaces; "" means DefaultDir.
 	Dir string
 }
 
-// Walls are the walls of the node whose network namespace the process is in.
-// It is safe for concurrent use.
+// Walls manages the walls of the node in whose network namespace the process
+// runs. It is safe for concurrent use.
 type Walls struct {
 	dir   string
 	dirMu sync.Mutex
 	locks keyed.Locks
 
 	mu       sync.Mutex
-	expected map[string]*expected // by owner's ID; a cache
+	expected map[string]*expected // a cache, by the owner's ID
 }
 
 var _ host.Walls = (*Walls)(nil)
 
-// New returns the node's walls. It touches nothing yet.
+// New returns the node's walls. It does not change or read anything yet.
 func New(o Options) *Walls {
 	return &Walls{dir: cmp.Or(o.Dir, DefaultDir), expected: map[string]*expected{}}
 }
 
-// InspectWalls implements host.Walls. A wall that is found wanting is looked at
-// once more while nobody here changes it: what was read is no snapshot.
+// InspectWalls implements host.Walls. It reads a wall with faults a second time
+// while it holds the wall's lock, because the first reading is not a snapshot.
 func (w *Walls) InspectWalls(ctx context.Context, specs []host.WallSpec) ([]host.Wall, error) {
 	if len(specs) == 0 {
 		return nil, ctx.Err()
@@ -95,9 +96,9 @@ func (w *Walls) InspectWalls(ctx context.Context, specs []host.WallSpec) ([]host
 	return walls, nil
 }
 
-// read looks at walls and judges them.
+// read observes walls and judges them.
 func (w *Walls) read(ctx context.Context, specs []host.WallSpec) ([]host.Wall, error) {
-	found, err := w.look(ctx, specs)
+	found, err := w.observe(ctx, specs)
 	if err != nil {
 		return nil, err
 	}
@@ -123,14 +124,14 @@ func wallOf(s host.WallSpec, want *expected, f facts) host.Wall {
 	return wall
 }
 
-// maxExpected bounds the cache; a node has no more Bottles.
+// maxExpected bounds the cache. No node has more Bottles.
 const maxExpected = 4096
 
-// expect returns a spec's filter, from the cache if it is there.
+// expect returns the filter of a spec, from the cache if possible.
 func (w *Walls) expect(s host.WallSpec) (*expected, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if e := w.expected[s.Owner.ID()]; e != nil && e.of(s) {
+	if e := w.expected[s.Owner.ID()]; e != nil && e.matches(s) {
 		return e, nil
 	}
 	e, err := expect(s)

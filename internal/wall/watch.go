@@ -45,7 +45,7 @@ func (w *Walls) WatchWalls(ctx context.Context, changed func()) error {
 	for {
 		select {
 		case <-ctx.Done():
-			return cmp.Or(ctx.Err(), <-ended) // and no reader is left behind
+			return cmp.Or(ctx.Err(), <-ended) // wait, so that no reader is left behind
 		case err := <-ended:
 			return fmt.Errorf("watch nftables: %w", err)
 		case err := <-lost:
@@ -63,12 +63,12 @@ func (w *Walls) WatchWalls(ctx context.Context, changed func()) error {
 	}
 }
 
-// watchFilters calls changed for whatever happens to a table of a wall's.
+// watchFilters calls changed for every change to the table of a wall.
 func watchFilters(conn *netlink.Conn, changed func()) error {
 	for {
 		messages, err := conn.Receive()
 		if errors.Is(err, unix.ENOBUFS) {
-			changed() // some were lost: anything may have changed
+			changed() // messages were lost: anything may have changed
 			continue
 		}
 		if err != nil {
@@ -83,11 +83,12 @@ func watchFilters(conn *netlink.Conn, changed func()) error {
 	}
 }
 
-// concernsWall says whether a message is of the table of a wall. Of one for a
-// table, chain or rule alike, the first attribute is the table's name.
+// concernsWall reports whether a message is about the table of a wall. In
+// messages about tables, chains and rules, the first attribute is the name of the
+// table.
 func concernsWall(m netlink.Message) bool {
 	const tableAttribute = 1
-	kind := int(m.Header.Type) & 0xff // what is remembered of drops is no change
+	kind := int(m.Header.Type) & 0xff // later kinds are sets and elements: a recorded drop is not a change
 	if kind > unix.NFT_MSG_DELRULE || len(m.Data) < 4 || m.Data[0] != byte(nftables.TableFamilyNetdev) {
 		return false
 	}

@@ -24,8 +24,8 @@ import (
 	"botbottle.dev/bottle-operator/test/require"
 )
 
-// The tests run in a network namespace of their own, which stands for the
-// node's and has no way out of the machine, and with mounts of their own.
+// The tests run in their own network namespace, which stands for the node's and has
+// no route out of the machine, and with their own mounts.
 func TestMain(m *testing.M) { dockertest.Main(m) }
 
 // world is the node: walls, bridges that stand for docker's, and bundles.
@@ -45,14 +45,15 @@ func newWorld(t testing.TB) *world {
 		}
 	}
 	w := &world{walls: New(Options{}), bundles: map[string]*os.File{}}
-	t.Cleanup(func() { w.wantTidy(t) })
+	t.Cleanup(func() { w.wantNothingLeft(t) })
 	return w
 }
 
-// wantTidy is the last thing of every test: nothing of a wall is left.
-func (w *world) wantTidy(t testing.TB) {
+// wantNothingLeft runs at the end of every test. It checks that nothing of a wall is
+// left.
+func (w *world) wantNothingLeft(t testing.TB) {
 	t.Helper()
-	wantThreadsAtHome(t)
+	wantThreadsInOneNetNS(t)
 	links, err := netlink.LinkList()
 	if err != nil {
 		t.Fatal(err)
@@ -70,7 +71,7 @@ func (w *world) wantTidy(t testing.TB) {
 	}
 }
 
-// run runs a program of the node's admin.
+// run runs a program as the node's administrator would.
 func run(t testing.TB, argv ...string) string {
 	t.Helper()
 	out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput()
@@ -80,7 +81,7 @@ func run(t testing.TB, argv ...string) string {
 	return string(out)
 }
 
-// newSpec is a wall's, of an owner that no other test has.
+// newSpec returns the spec of a wall. No other test uses the same owner.
 func newSpec(t testing.TB, third int) host.WallSpec {
 	t.Helper()
 	sum := machineMAC(host.Owner{UID: t.Name() + fmt.Sprint(third)})
@@ -137,7 +138,7 @@ func (w *world) removeBridge(t testing.TB, spec host.WallSpec) {
 	must(t, deleteLink(spec.Owner.Bridge()))
 }
 
-// anonymousNetNS is a network namespace that lives while the test does.
+// anonymousNetNS returns a network namespace that exists until the test ends.
 func anonymousNetNS(t testing.TB) *os.File {
 	t.Helper()
 	var ns *os.File
@@ -163,7 +164,7 @@ func in(t testing.TB, ns *os.File, f func() error) error {
 	})
 }
 
-// listenIn answers every connection with a word.
+// listenIn starts a server that answers every connection with "hello".
 func listenIn(t testing.TB, ns *os.File, address netip.AddrPort) {
 	t.Helper()
 	var l net.Listener
@@ -193,8 +194,8 @@ func wallNS(t testing.TB, wall host.Wall) *os.File {
 	return ns
 }
 
-// dial connects from within a namespace and returns what it was told.
-func dial(t testing.TB, ns *os.File, address netip.AddrPort, limit time.Duration) (said string, err error) {
+// dial connects from within a namespace and returns what it received.
+func dial(t testing.TB, ns *os.File, address netip.AddrPort, limit time.Duration) (got string, err error) {
 	t.Helper()
 	err = in(t, ns, func() error {
 		c, err := net.DialTimeout("tcp4", address.String(), limit)
@@ -205,13 +206,13 @@ func dial(t testing.TB, ns *os.File, address netip.AddrPort, limit time.Duration
 		_ = c.SetDeadline(time.Now().Add(limit))
 		b := make([]byte, 16)
 		n, err := c.Read(b)
-		said = string(b[:n])
+		got = string(b[:n])
 		return err
 	})
-	return said, err
+	return got, err
 }
 
-// stand makes a wall, which is gone when the test is over.
+// stand makes a wall, which is deleted at the end of the test.
 func (w *world) stand(t testing.TB, spec host.WallSpec) host.Wall {
 	t.Helper()
 	t.Cleanup(func() { w.remove(t, spec) })
@@ -244,10 +245,10 @@ func must(t testing.TB, err error) {
 	}
 }
 
-func words(faults []host.WallFault) string {
+func describe(faults []host.WallFault) string {
 	var out []string
 	for _, f := range faults {
-		word := "shut: "
+		word := "closed: "
 		if f.Open {
 			word = "open: "
 		}

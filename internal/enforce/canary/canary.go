@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package canary is the real host.Canaries: a TCP listener and a UDP socket on
-// all of the node's addresses, that say who came to them. It answers a nonce
-// with probe's greeting and everything else with nothing; it judges nobody.
+// Package canary implements host.Canaries: a TCP listener and a UDP socket on
+// all addresses of the node that report every hit. A canary answers a nonce with
+// probe's greeting, and does not answer anything else. The package does not
+// judge hits.
 package canary
 
 import (
@@ -22,32 +23,32 @@ import (
 )
 
 const (
-	// maxAddresses bounds what a node's interfaces can add to a proof.
+	// maxAddresses bounds the addresses that a node can add to a proof.
 	maxAddresses = 256
-	// retryPause is waited after a failure that passes, such as no file
-	// descriptors being left.
+	// retryPause is the pause after a temporary failure, for example when no
+	// file descriptors are left.
 	retryPause = 100 * time.Millisecond
 )
 
 // Options configure New.
 type Options struct {
-	// Touched is called with each touch, one at a time and before the canary
-	// answers, so that a prober that was greeted was told of. Repetitions
-	// within a second are left out: the same protocol, canary address, remote
-	// address and nonce. It must return soon.
+	// Touched is called with each hit, one at a time and before the canary
+	// answers, so that every greeted prober has been reported. It is not called
+	// for a repetition within a second: a hit with the same protocol, canary
+	// address, remote address, interface and nonce. It must return soon.
 	Touched func(host.Touch)
-	// Now is time.Now where nil.
+	// Now returns the time; nil means time.Now.
 	Now func() time.Time
 }
 
-// Canaries implements host.Canaries. From New on its ports are its own, and
-// from Start on they answer.
+// Canaries implements host.Canaries. New reserves its ports, and Start answers
+// on them.
 type Canaries struct {
-	tcp     net.Listener
-	udp     *net.UDPConn
-	touched func(host.Touch)
-	now     func() time.Time
-	places  places
+	tcp   net.Listener
+	udp   *net.UDPConn
+	onHit func(host.Touch)
+	now   func() time.Time
+	slots slots
 
 	mu     sync.Mutex
 	recent recent
@@ -55,15 +56,15 @@ type Canaries struct {
 
 var _ host.Canaries = (*Canaries)(nil)
 
-// New opens the canaries on two ports that the kernel picks, for IPv6 and IPv4
-// both; for IPv4 alone where the kernel has no IPv6. Start or Close gives them
-// back.
+// New opens the canaries on two ports that the kernel picks, for both IPv6 and
+// IPv4, or only for IPv4 if the kernel has no IPv6. Close releases the ports, and
+// so does Start when it returns.
 func New(o Options) (*Canaries, error) { return open(o, "tcp", "udp") }
 
 func open(o Options, tcp, udp string) (*Canaries, error) {
-	c := &Canaries{touched: o.Touched, now: o.Now, recent: recent{}}
-	if c.touched == nil {
-		return nil, errors.New("canaries: nobody to tell of touches")
+	c := &Canaries{onHit: o.Touched, now: o.Now, recent: recent{}}
+	if c.onHit == nil {
+		return nil, errors.New("canaries: no function to report hits to")
 	}
 	if c.now == nil {
 		c.now = time.Now
@@ -82,7 +83,7 @@ func open(o Options, tcp, udp string) (*Canaries, error) {
 		c.Close()
 		return nil, fmt.Errorf("canary over UDP: %w", err)
 	}
-	// Connections inherit it from their listener.
+	// Connections inherit the option from their listener.
 	if err := requestPacketInfo(c.tcp.(*net.TCPListener)); err != nil {
 		c.Close()
 		return nil, fmt.Errorf("canary over TCP: %w", err)
@@ -95,14 +96,15 @@ func (c *Canaries) Ports() (tcp, udp uint16) {
 	return uint16(c.tcp.Addr().(*net.TCPAddr).Port), uint16(c.udp.LocalAddr().(*net.UDPAddr).Port)
 }
 
-// Close gives the ports back; a Start under way ends.
+// Close releases the ports. A running Start returns.
 func (c *Canaries) Close() {
 	c.tcp.Close()
-	_ = c.udp.Close() // closed already, at worst
+	_ = c.udp.Close() // it fails only if the socket is already closed
 }
 
-// Start answers until ctx ends, then closes everything and returns nil. An
-// error means that a canary is dead: silence would prove nothing any more.
+// Start answers until ctx ends, then closes everything and returns nil. An error
+// means that a canary has died, so that its silence would no longer prove
+// anything.
 func (c *Canaries) Start(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -114,27 +116,27 @@ func (c *Canaries) Start(ctx context.Context) error {
 	return g.Wait()
 }
 
-// arrival is how something came to a canary.
+// arrival describes how a connection or datagram arrived at a canary.
 type arrival struct {
 	proto         string
 	local, remote netip.AddrPort
-	ifindex       int // of the interface it was received on; 0 if not known
+	ifindex       int // of the receiving interface; 0 if not known
 }
 
-// report reports a touch, unless the same was reported just now.
+// report reports a hit, unless the same hit was reported within the last second.
 func (c *Canaries) report(a arrival, nonce string) {
 	t := host.Touch{Time: c.now(), Proto: a.proto, Local: plain(a.local), Remote: plain(a.remote), Nonce: nonce}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.recent.add(t, a.ifindex) {
 		t.Interface = c.interfaceName(a.ifindex)
-		c.touched(t)
+		c.onHit(t)
 	}
 }
 
-// interfaceName returns the interface's present name; "" if there is none any
-// more. The kernel does not give the number of a deleted interface to the next
-// one.
+// interfaceName returns the interface's present name, or "" if the interface no
+// longer exists. The kernel does not reuse the index of a deleted interface for
+// the next one.
 func (c *Canaries) interfaceName(index int) string {
 	if index == 0 {
 		return ""
@@ -144,21 +146,21 @@ func (c *Canaries) interfaceName(index int) string {
 		return ""
 	}
 	var name string
-	_ = raw.Control(func(fd uintptr) { name = ifName(int(fd), index) }) // "" if it is closed
+	_ = raw.Control(func(fd uintptr) { name = ifName(int(fd), index) }) // "" if the socket is closed
 	return name
 }
 
-// plain is an address as others compare it: not mapped into IPv6, without
-// zone.
+// plain returns an address in the form that others compare: unmapped from IPv6,
+// and without a zone.
 func plain(a netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
 }
 
-// pause waits after a failure that passes; false means that the canary is to
-// end, with that error.
+// pause waits after a temporary failure and returns true. It returns false if
+// the failure is permanent or ctx ended: the canary must then stop.
 func pause(ctx context.Context, err error) bool {
-	for _, passing := range []error{unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.ECONNABORTED, unix.EINTR} {
-		if !errors.Is(err, passing) {
+	for _, temporary := range []error{unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.ECONNABORTED, unix.EINTR} {
+		if !errors.Is(err, temporary) {
 			continue
 		}
 		select {
@@ -170,7 +172,8 @@ func pause(ctx context.Context, err error) bool {
 	return false
 }
 
-// Addresses implements host.Canaries: at most 256, IPv4 first.
+// Addresses implements host.Canaries. It returns at most 256 addresses, IPv4
+// first.
 func (c *Canaries) Addresses() ([]netip.Addr, error) {
 	list, err := net.InterfaceAddrs()
 	if err != nil {

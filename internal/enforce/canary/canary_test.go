@@ -17,7 +17,7 @@ import (
 )
 
 func TestGreets(t *testing.T) {
-	c, touches := start(t)
+	c, hits := start(t)
 	tcp, udp := c.Ports()
 	for _, addr := range loopbacks(t) {
 		t.Run("tcp "+addr, func(t *testing.T) {
@@ -27,17 +27,17 @@ func TestGreets(t *testing.T) {
 			if err != nil || string(answer) != probe.Greeting(nonce) {
 				t.Errorf("got %q, %v, want the greeting", answer, err)
 			}
-			// It was told of before it was answered.
+			// It was reported before it was answered.
 			select {
-			case touch := <-touches:
-				wantTouch(t, touch, conn, nonce)
+			case hit := <-hits:
+				wantHit(t, hit, conn, nonce)
 			default:
-				t.Error("greeted, but not told of")
+				t.Error("greeted, but not reported")
 			}
-			none(t, touches)
+			none(t, hits)
 		})
 		t.Run("udp "+addr, func(t *testing.T) {
-			// A connected socket takes answers from the address it asked alone.
+			// A connected socket accepts answers only from the address that it sent to.
 			conn := dial(t, "udp", addr, udp)
 			fmt.Fprint(conn, nonce)
 			buf := make([]byte, 200)
@@ -45,15 +45,15 @@ func TestGreets(t *testing.T) {
 			if err != nil || string(buf[:n]) != probe.Greeting(nonce) {
 				t.Errorf("got %q, %v, want the greeting", buf[:n], err)
 			}
-			wantTouch(t, next(t, touches), conn, nonce)
-			none(t, touches)
+			wantHit(t, next(t, hits), conn, nonce)
+			none(t, hits)
 		})
 	}
 }
 
-// TestWithoutIPv6 is a kernel that has none.
+// TestWithoutIPv6 tests canaries as on a kernel without IPv6.
 func TestWithoutIPv6(t *testing.T) {
-	c, touches := startOn(t, "tcp4", "udp4")
+	c, hits := startOn(t, "tcp4", "udp4")
 	tcp, udp := c.Ports()
 	for network, port := range map[string]uint16{"tcp": tcp, "udp": udp} {
 		conn := dial(t, network, "127.0.0.7", port)
@@ -63,32 +63,32 @@ func TestWithoutIPv6(t *testing.T) {
 		if err != nil || string(buf[:n]) != probe.Greeting(nonce) {
 			t.Errorf("%s: got %q, %v, want the greeting", network, buf[:n], err)
 		}
-		wantTouch(t, next(t, touches), conn, nonce)
+		wantHit(t, next(t, hits), conn, nonce)
 	}
 }
 
-func TestOthersAreToldOfAndNotAnswered(t *testing.T) {
+func TestOthersAreReportedAndNotAnswered(t *testing.T) {
 	for name, data := range map[string]string{
-		"another's words":       "GET / HTTP/1.1\r\n\r\n",
-		"an empty line":         "\n",
-		"a nonce of 65":         strings.Repeat("a", 65) + "\n",
-		"a greeting":            probe.Greeting(nonce),
-		"more than is listened": strings.Repeat("x", 100_000),
+		"an HTTP request":      "GET / HTTP/1.1\r\n\r\n",
+		"an empty line":        "\n",
+		"a nonce that is long": strings.Repeat("a", 65) + "\n",
+		"a greeting":           probe.Greeting(nonce),
+		"more than is read":    strings.Repeat("x", 100_000),
 	} {
 		t.Run(name, func(t *testing.T) {
-			c, touches := start(t)
+			c, hits := start(t)
 			tcp, udp := c.Ports()
 			conn := dial(t, "tcp", "127.0.0.1", tcp)
 			_, _ = io.WriteString(conn, data)
 			if answer, _ := io.ReadAll(conn); len(answer) > 0 {
 				t.Errorf("got %q over TCP, want no answer", answer)
 			}
-			wantTouch(t, next(t, touches), conn, "")
-			none(t, touches)
+			wantHit(t, next(t, hits), conn, "")
+			none(t, hits)
 
 			conn = dial(t, "udp", "127.0.0.1", udp)
 			_, _ = io.WriteString(conn, data[:min(len(data), 60_000)])
-			wantTouch(t, next(t, touches), conn, "")
+			wantHit(t, next(t, hits), conn, "")
 			_ = conn.SetDeadline(time.Now().Add(200 * time.Millisecond))
 			if n, err := conn.Read(make([]byte, 10)); !errors.Is(err, os.ErrDeadlineExceeded) {
 				t.Errorf("got %d bytes, %v over UDP, want no answer", n, err)
@@ -97,10 +97,10 @@ func TestOthersAreToldOfAndNotAnswered(t *testing.T) {
 	}
 }
 
-// TestWordyClients: what comes behind the nonce does not take the greeting
-// back with a reset.
-func TestWordyClients(t *testing.T) {
-	c, touches := start(t)
+// TestDataAfterTheNonce: data after the nonce does not cause a reset that loses
+// the greeting.
+func TestDataAfterTheNonce(t *testing.T) {
+	c, hits := start(t)
 	tcp, _ := c.Ports()
 	conn := dial(t, "tcp", "127.0.0.1", tcp)
 	fmt.Fprintf(conn, "%s\n%s", nonce, strings.Repeat("x", 1000))
@@ -110,11 +110,11 @@ func TestWordyClients(t *testing.T) {
 	if answer, err := io.ReadAll(conn); err != nil || string(answer) != probe.Greeting(nonce) {
 		t.Errorf("got %q, %v, want the greeting", answer, err)
 	}
-	wantTouch(t, next(t, touches), conn, nonce)
+	wantHit(t, next(t, hits), conn, nonce)
 }
 
 func TestTCPInPieces(t *testing.T) {
-	c, touches := start(t)
+	c, hits := start(t)
 	tcp, _ := c.Ports()
 	conn := dial(t, "tcp", "127.0.0.1", tcp)
 	for _, piece := range []string{nonce[:5], nonce[5:], "\n"} {
@@ -123,64 +123,63 @@ func TestTCPInPieces(t *testing.T) {
 		}
 		<-time.After(20 * time.Millisecond)
 	}
-	wantTouch(t, next(t, touches), conn, nonce)
+	wantHit(t, next(t, hits), conn, nonce)
 }
 
-// TestSilentConnections: who connects and says nothing, or goes away, has
-// touched the canary.
+// TestSilentConnections: a connection that sends nothing, or is closed, is a hit.
 func TestSilentConnections(t *testing.T) {
-	c, touches := start(t)
+	c, hits := start(t)
 	tcp, _ := c.Ports()
 	conn := dial(t, "tcp", "127.0.0.1", tcp)
-	begin := time.Now()
-	wantTouch(t, next(t, touches), conn, "")
-	if took := time.Since(begin); took < patience/2 {
-		t.Errorf("told of after %s, want the time for a nonce to come", took)
+	started := time.Now()
+	wantHit(t, next(t, hits), conn, "")
+	if took := time.Since(started); took < patience/2 {
+		t.Errorf("reported after %s, want time for a nonce to arrive", took)
 	}
 	gone := dial(t, "tcp", "127.0.0.7", tcp)
-	begin = time.Now()
+	started = time.Now()
 	gone.Close()
-	wantTouch(t, next(t, touches), gone, "")
-	if took := time.Since(begin); took > patience/2 {
-		t.Errorf("told of after %s, want at once", took)
+	wantHit(t, next(t, hits), gone, "")
+	if took := time.Since(started); took > patience/2 {
+		t.Errorf("reported after %s, want immediately", took)
 	}
 }
 
-// TestMoreConnectionsThanPlaces: silent connections keep nobody's nonce from
-// being heard, and are reported all the same.
-func TestMoreConnectionsThanPlaces(t *testing.T) {
-	c, touches := start(t)
+// TestMoreConnectionsThanSlots: silent connections do not keep a nonce from
+// being received, and are reported all the same.
+func TestMoreConnectionsThanSlots(t *testing.T) {
+	c, hits := start(t)
 	tcp, _ := c.Ports()
 	for i := range maxConns {
-		// All come from 127.0.0.1; touches of different canaries are not repetitions.
+		// All come from 127.0.0.1; hits at different addresses are not repetitions.
 		dial(t, "tcp", fmt.Sprintf("127.0.0.%d", i+1), tcp)
 	}
-	wantTaken(t, c, maxConns)
+	wantSlotsTaken(t, c, maxConns)
 	conn := dial(t, "tcp", "127.0.1.1", tcp)
 	fmt.Fprintf(conn, "%s\n", nonce)
-	heard := 0
+	received := 0
 	for range maxConns + 1 {
-		if got := next(t, touches); got.Nonce == nonce {
-			heard++
+		if got := next(t, hits); got.Nonce == nonce {
+			received++
 		}
 	}
-	if answer, _ := io.ReadAll(conn); heard != 1 || string(answer) != probe.Greeting(nonce) {
-		t.Errorf("one more than there are places: heard %d times, answer %q, want it heard and greeted", heard, answer)
+	if answer, _ := io.ReadAll(conn); received != 1 || string(answer) != probe.Greeting(nonce) {
+		t.Errorf("one more connection than slots: nonce received %d times, answer %q, want it received once and greeted", received, answer)
 	}
-	wantTaken(t, c, 0)
+	wantSlotsTaken(t, c, 0)
 }
 
-func wantTaken(t *testing.T, c *Canaries, want int) {
+func wantSlotsTaken(t *testing.T, c *Canaries, want int) {
 	t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); c.places.taken() != want; <-time.After(time.Millisecond) {
+	for deadline := time.Now().Add(5 * time.Second); c.slots.taken() != want; <-time.After(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("got %d places taken, want %d", c.places.taken(), want)
+			t.Fatalf("slots taken: got %d, want %d", c.slots.taken(), want)
 		}
 	}
 }
 
-func TestRepetitionsAreToldOnce(t *testing.T) {
-	c, touches := start(t)
+func TestRepetitionsAreReportedOnce(t *testing.T) {
+	c, hits := start(t)
 	_, udp := c.Ports()
 	conn := dial(t, "udp", "127.0.0.1", udp)
 	for range 3 {
@@ -189,11 +188,11 @@ func TestRepetitionsAreToldOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	wantTouch(t, next(t, touches), conn, nonce)
-	none(t, touches)
+	wantHit(t, next(t, hits), conn, nonce)
+	none(t, hits)
 }
 
-func TestPortsAreKeptAndGivenBack(t *testing.T) {
+func TestPortsAreReservedAndReleased(t *testing.T) {
 	c, err := New(Options{Touched: func(host.Touch) {}})
 	if err != nil {
 		t.Fatal(err)
@@ -218,9 +217,9 @@ func TestPortsAreKeptAndGivenBack(t *testing.T) {
 	}
 }
 
-// TestDeadCanaryIsAnError: a canary that is gone while its context lasts is
-// not taken for a quiet one.
-func TestDeadCanaryIsAnError(t *testing.T) {
+// TestADeadCanaryIsAnError: Start returns an error if a canary dies before the
+// context ends.
+func TestADeadCanaryIsAnError(t *testing.T) {
 	for name, kill := range map[string]func(*Canaries) error{
 		"tcp": func(c *Canaries) error { return c.tcp.Close() },
 		"udp": func(c *Canaries) error { return c.udp.Close() },
@@ -240,12 +239,12 @@ func TestDeadCanaryIsAnError(t *testing.T) {
 				t.Errorf("%s: got %v, want an error", name, err)
 			}
 		case <-time.After(5 * time.Second):
-			t.Errorf("%s: Start goes on", name)
+			t.Errorf("%s: Start did not return", name)
 		}
 	}
 }
 
-func TestNewNeedsSomebodyToTell(t *testing.T) {
+func TestNewRequiresAFunction(t *testing.T) {
 	if _, err := New(Options{}); err == nil {
 		t.Error("got nil, want an error")
 	}

@@ -49,12 +49,12 @@ func configure(t *testing.T, ns string, commands ...string) {
 	}
 }
 
-// testNode is a node with a Bottle's network and a Pod's, in namespaces of
-// their own.
+// testNode is a node with the networks of a Bottle and a Pod, each in its own
+// namespace.
 type testNode struct {
 	ns, guest, pod string
 	tcp, udp       uint16
-	touches        <-chan host.Touch
+	hits           <-chan host.Touch
 }
 
 const bridge = "bb-1a2b3c4d"
@@ -69,16 +69,16 @@ func newTestNode(t *testing.T) *testNode {
 		"ip link add bv-1a2b3c4d type veth peer name eth0 netns "+pid(n.guest), "ip link set bv-1a2b3c4d master "+bridge+" up",
 		"ip link add cni0 type veth peer name eth0 netns "+pid(n.pod), "ip addr add 10.9.9.1/24 dev cni0", "ip link set cni0 up",
 	)
-	within(t, n.ns, func() error { // forged addresses arrive on nodes that are set up so
+	within(t, n.ns, func() error { // so that packets with forged addresses are accepted
 		return errors.Join(os.WriteFile("/proc/sys/net/ipv4/conf/all/rp_filter", []byte("0"), 0), os.WriteFile("/proc/sys/net/ipv4/conf/cni0/rp_filter", []byte("0"), 0))
 	})
 	configure(t, n.guest, "ip addr add 192.168.44.3/24 dev eth0", "ip link set eth0 up", "ip route add default via 192.168.44.1")
 	configure(t, n.pod, "ip addr add 10.9.9.2/24 dev eth0", "ip link set eth0 up", "ip route add default via 10.9.9.1")
-	touches := make(chan host.Touch, 1000)
-	n.touches = touches
+	hits := make(chan host.Touch, 1000)
+	n.hits = hits
 	var c *Canaries
 	within(t, n.ns, func() (err error) {
-		c, err = New(Options{Touched: func(touch host.Touch) { touches <- touch }})
+		c, err = New(Options{Touched: func(hit host.Touch) { hits <- hit }})
 		return err
 	})
 	n.tcp, n.udp = c.Ports()
@@ -102,7 +102,7 @@ func (n *testNode) dial(t *testing.T, ns, network, addr string, port uint16) {
 	})
 }
 
-// forge sends a datagram from the namespace whose source address is another's.
+// forge sends a datagram with a forged source address from the namespace.
 func (n *testNode) forge(t *testing.T, ns, source, to string) {
 	t.Helper()
 	src, dst := netip.MustParseAddr(source).As4(), netip.MustParseAddr(to).As4()
@@ -126,13 +126,13 @@ func (n *testNode) forge(t *testing.T, ns, source, to string) {
 	})
 }
 
-// TestTheInterfaceIsReported: the kernel says on which interface a touch was
+// TestTheInterfaceIsReported: the kernel reports on which interface a hit was
 // received, whatever source address it carries.
 func TestTheInterfaceIsReported(t *testing.T) {
 	n := newTestNode(t)
 	tests := []struct {
 		name           string
-		touch          func()
+		hit            func()
 		proto, remote  string
 		wantsInterface string
 	}{
@@ -149,8 +149,8 @@ func TestTheInterfaceIsReported(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			tt.touch()
-			got := next(t, n.touches)
+			tt.hit()
+			got := next(t, n.hits)
 			if got.Proto != tt.proto || got.Remote.Addr().String() != tt.remote || got.Interface != tt.wantsInterface {
 				t.Errorf("got %s from %s on %q, want %s from %s on %q", got.Proto, got.Remote, got.Interface, tt.proto, tt.remote, tt.wantsInterface)
 			}
@@ -158,15 +158,16 @@ func TestTheInterfaceIsReported(t *testing.T) {
 	}
 }
 
-// What the node sends to a gateway looks as if it came from the Bottle's
-// network; its source address tells, and no guest can use that.
-func TestOwnAddressesAreTheNodesAlone(t *testing.T) {
+// A packet from the node to a gateway looks as if it came from the Bottle's
+// network. Only its source address shows that it did not, and no guest can use
+// that address.
+func TestGuestsCannotUseTheNodesAddresses(t *testing.T) {
 	n := newTestNode(t)
 	n.forge(t, n.guest, "192.168.44.1", "192.168.44.1")
 	n.forge(t, n.guest, "10.9.9.1", "192.168.44.1")
 	n.dial(t, n.guest, "udp", "192.168.44.1", n.udp)
-	if got := next(t, n.touches); got.Remote.Addr().String() != "192.168.44.3" {
-		t.Errorf("got a touch from %s, want none from the node's own addresses", got.Remote)
+	if got := next(t, n.hits); got.Remote.Addr().String() != "192.168.44.3" {
+		t.Errorf("got a hit from %s, want none from one of the node's own addresses", got.Remote)
 	}
 	within(t, n.ns, func() error {
 		for address, want := range map[string]bool{"192.168.44.1": true, "::ffff:192.168.44.1": true, "10.9.9.1": true, "127.0.0.9": true, "192.168.44.3": false, "10.9.9.2": false} {

@@ -11,12 +11,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxPacketInfo is more than the control messages that are asked for.
+// maxPacketInfo is the buffer size for control messages, in bytes. It is larger
+// than the requested messages.
 const maxPacketInfo = 256
 
-// requestPacketInfo makes the kernel say of each datagram, and of each
-// connection of a listener, at which address and on which interface it was
-// received. A socket for IPv6 says so of IPv4 as well, mapped.
+// requestPacketInfo makes the kernel report at which address and on which
+// interface it received each datagram, and each connection of a listener. An
+// IPv6 socket reports IPv4 as well, with mapped addresses.
 func requestPacketInfo(conn syscall.Conn) error {
 	raw, err := conn.SyscallConn()
 	if err != nil {
@@ -41,8 +42,8 @@ func requestPacketInfo(conn syscall.Conn) error {
 	return set
 }
 
-// receivedOn returns the number of the interface on which the connection's
-// first packet was received; 0 if the kernel does not say.
+// receivedOn returns the index of the interface on which the connection's first
+// packet was received; 0 if the kernel does not report it.
 func receivedOn(conn syscall.Conn) int {
 	raw, err := conn.SyscallConn()
 	if err != nil {
@@ -64,8 +65,8 @@ func receivedOn(conn syscall.Conn) int {
 	return index
 }
 
-// parsePacketInfo returns the address and the number of the interface at which
-// something was received; the zero values if the kernel did not say.
+// parsePacketInfo returns the address at which something was received, and the
+// index of the interface; the zero values if the kernel did not report them.
 func parsePacketInfo(control []byte) (local netip.Addr, ifindex int) {
 	messages, err := unix.ParseSocketControlMessage(control)
 	if err != nil {
@@ -77,14 +78,14 @@ func parsePacketInfo(control []byte) (local netip.Addr, ifindex int) {
 			(m.Header.Type == unix.IPV6_PKTINFO || m.Header.Type == unix.IPV6_2292PKTINFO):
 			return netip.AddrFrom16([16]byte(m.Data[:16])), int(binary.NativeEndian.Uint32(m.Data[16:20]))
 		case m.Header.Level == unix.IPPROTO_IP && m.Header.Type == unix.IP_PKTINFO && len(m.Data) >= unix.SizeofInet4Pktinfo:
-			// The interface, the chosen source, and the destination.
+			// The fields are the interface, the chosen source, and the destination.
 			return netip.AddrFrom4([4]byte(m.Data[8:12])), int(binary.NativeEndian.Uint32(m.Data[:4]))
 		}
 	}
 	return netip.Addr{}, 0
 }
 
-// getsockopt fills value and returns how much of it.
+// getsockopt reads a socket option into value and returns the length in bytes.
 func getsockopt(fd, level, option int, value []byte) (int, error) {
 	length := uint32(len(value))
 	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(level), uintptr(option),
@@ -95,8 +96,8 @@ func getsockopt(fd, level, option int, value []byte) (int, error) {
 	return min(int(length), len(value)), nil
 }
 
-// ifName returns the name of the interface with this number, by any socket; ""
-// if there is none.
+// ifName returns the name of the interface with this index, or "" if there is
+// none. fd may be any socket.
 func ifName(fd, index int) string {
 	req, err := unix.NewIfreq("")
 	if err != nil {

@@ -14,9 +14,9 @@ const (
 	maxRecent   = 1024
 )
 
-// recent are touches that were told of within the last second or so. It is
-// bounded by forgetting: a flood from many addresses is told of more often,
-// but hides nobody.
+// recent records the hits that were reported within about the last second. If it
+// is full, it forgets all of them: a flood from many addresses is then reported
+// more often, but hides no hit.
 type recent map[seen]time.Time
 
 type seen struct {
@@ -26,7 +26,7 @@ type seen struct {
 	nonce         string
 }
 
-// add says whether t is news, and remembers it.
+// add records t, and reports whether it is new.
 func (r recent) add(t host.Touch, ifindex int) bool {
 	key := seen{t.Proto, t.Local.Addr(), t.Remote.Addr(), ifindex, t.Nonce}
 	if last, ok := r[key]; ok && t.Time.Sub(last) < repeatAfter && !t.Time.Before(last) {

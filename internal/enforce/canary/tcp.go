@@ -17,13 +17,13 @@ import (
 )
 
 const (
-	// maxConns are listened to at a time; one more ends the oldest.
+	// maxConns bounds the open connections; another one closes the oldest.
 	maxConns = 64
-	// patience is how long a connection may take to bring its nonce.
+	// patience is how long a connection may take to send its nonce.
 	patience = time.Second
-	// maxRead is more than a nonce and a line's end.
+	// maxRead, in bytes, is more than a nonce and the end of its line.
 	maxRead = 80
-	// maxDrained is what is read away behind it.
+	// maxDrained bounds the bytes that are read and discarded after the nonce.
 	maxDrained = 4096
 )
 
@@ -43,51 +43,51 @@ func (c *Canaries) serveTCP(ctx context.Context) error {
 		case err != nil:
 			return fmt.Errorf("canary over TCP: %w", err)
 		}
-		arrived := arrivalOf(conn) // while it is open for certain
-		c.places.enter(conn)
+		arrived := arrivalOf(conn) // while it is certainly still open
+		c.slots.enter(conn)
 		conns.Go(func() {
-			defer c.places.leave(conn)
-			c.hear(ctx, conn, arrived)
+			defer c.slots.leave(conn)
+			c.serveConn(ctx, conn, arrived)
 		})
 	}
 }
 
-// places are the connections that are listened to, the oldest first. There are
-// at most maxConns: one more ends the oldest, which has said nothing for
-// longest, so that silent connections keep nobody's nonce away.
-type places struct {
+// slots are the open connections, the oldest first. There are at most maxConns:
+// another one closes the oldest, which has been silent for longest, so that
+// silent connections do not keep out a nonce.
+type slots struct {
 	mu    sync.Mutex
 	conns []net.Conn
 }
 
-func (p *places) enter(conn net.Conn) {
+func (p *slots) enter(conn net.Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.conns) == maxConns {
-		p.conns[0].Close() // its hear reports it
+		p.conns[0].Close() // its serveConn reports it
 		p.conns = slices.Delete(p.conns, 0, 1)
 	}
 	p.conns = append(p.conns, conn)
 }
 
-func (p *places) leave(conn net.Conn) {
+func (p *slots) leave(conn net.Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.conns = slices.DeleteFunc(p.conns, func(c net.Conn) bool { return c == conn })
 }
 
-func (p *places) taken() int {
+func (p *slots) taken() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return len(p.conns)
 }
 
-// hear reports one connection once: when its nonce is there, or when it is
-// clear that none will come.
-func (c *Canaries) hear(ctx context.Context, conn net.Conn, arrived arrival) {
+// serveConn reports one connection once: when its nonce has arrived, or when it
+// is certain that none will come.
+func (c *Canaries) serveConn(ctx context.Context, conn net.Conn, arrived arrival) {
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	_ = conn.SetDeadline(time.Now().Add(patience)) // a connection that is gone fails below
+	_ = conn.SetDeadline(time.Now().Add(patience)) // on a closed connection, the read below fails
 	nonce := probe.ParseNonce(readLine(conn))
 	c.report(arrived, nonce)
 	if nonce == "" {
@@ -96,13 +96,14 @@ func (c *Canaries) hear(ctx context.Context, conn net.Conn, arrived arrival) {
 	if _, err := io.WriteString(conn, probe.Greeting(nonce)); err != nil {
 		return
 	}
-	// What is unread at the end would take the greeting back with a reset.
+	// Closing with unread data would reset the connection, and the greeting
+	// would be lost.
 	if tcp, ok := conn.(*net.TCPConn); ok && tcp.CloseWrite() == nil {
 		_, _ = io.CopyN(io.Discard, conn, maxDrained)
 	}
 }
 
-// readLine reads up to a line's end, or less where there is none.
+// readLine reads up to the end of a line, of the data or of the buffer.
 func readLine(conn net.Conn) []byte {
 	buf := make([]byte, maxRead)
 	n := 0

@@ -32,15 +32,15 @@ func (c *Canaries) serveUDP(ctx context.Context) error {
 		nonce := probe.ParseNonce(data[:n])
 		c.report(arrival{probe.ProtoUDP, netip.AddrPortFrom(local, port), remote, ifindex}, nonce)
 		if nonce != "" {
-			// From the address that was asked, or a prober takes it for nothing.
-			// A greeting that cannot be sent is the prober's loss: the touch counts.
+			// The answer must come from the address that was hit, or the prober
+			// ignores it. If it cannot be sent, the hit counts all the same.
 			_, _, _ = c.udp.WriteMsgUDPAddrPort([]byte(probe.Greeting(nonce)), fromLocal(local, isIPv6(c.udp)), remote)
 		}
 	}
 }
 
-// fromLocal is the control message that makes local the source of an answer;
-// nil leaves the choice to the kernel.
+// fromLocal returns the control message that makes local the source address of
+// an answer; nil leaves the choice to the kernel.
 func fromLocal(local netip.Addr, ipv6 bool) []byte {
 	switch {
 	case !local.IsValid() || local.IsMulticast():

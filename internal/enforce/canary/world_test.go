@@ -17,7 +17,7 @@ import (
 
 const nonce = "0123456789abcdef0123456789abcdef"
 
-// start runs canaries for the test and returns where their touches go.
+// start runs canaries for the test and returns the channel that receives their hits.
 func start(t *testing.T) (*Canaries, <-chan host.Touch) {
 	t.Helper()
 	return startOn(t, "tcp", "udp")
@@ -25,8 +25,8 @@ func start(t *testing.T) (*Canaries, <-chan host.Touch) {
 
 func startOn(t *testing.T, tcp, udp string) (*Canaries, <-chan host.Touch) {
 	t.Helper()
-	touches := make(chan host.Touch, 1000)
-	c, err := open(Options{Touched: func(touch host.Touch) { touches <- touch }}, tcp, udp)
+	hits := make(chan host.Touch, 1000)
+	c, err := open(Options{Touched: func(hit host.Touch) { hits <- hit }}, tcp, udp)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,25 +44,25 @@ func startOn(t *testing.T, tcp, udp string) (*Canaries, <-chan host.Touch) {
 			t.Error("Start did not end with its context")
 		}
 	})
-	return c, touches
+	return c, hits
 }
 
-func next(t *testing.T, touches <-chan host.Touch) host.Touch {
+func next(t *testing.T, hits <-chan host.Touch) host.Touch {
 	t.Helper()
 	select {
-	case touch := <-touches:
-		return touch
+	case hit := <-hits:
+		return hit
 	case <-time.After(5 * time.Second):
-		t.Fatal("no touch within 5 s")
+		t.Fatal("no hit within 5 s")
 		return host.Touch{}
 	}
 }
 
-func none(t *testing.T, touches <-chan host.Touch) {
+func none(t *testing.T, hits <-chan host.Touch) {
 	t.Helper()
 	select {
-	case touch := <-touches:
-		t.Errorf("got one touch more, %v, want none", touch)
+	case hit := <-hits:
+		t.Errorf("got another hit %v, want none", hit)
 	case <-time.After(200 * time.Millisecond):
 	}
 }
@@ -85,21 +85,21 @@ func loopbacks(t *testing.T) []string {
 		l.Close()
 		return append(list, "::1")
 	}
-	t.Log("no IPv6 on this machine's loopback: IPv4 alone is tested")
+	t.Log("no IPv6 on this machine's loopback: only IPv4 is tested")
 	return list
 }
 
-// wantTouch compares a touch with the connection that made it.
-func wantTouch(t *testing.T, got host.Touch, conn net.Conn, nonce string) {
+// wantHit compares a hit with the connection that made it.
+func wantHit(t *testing.T, got host.Touch, conn net.Conn, nonce string) {
 	t.Helper()
 	want := host.Touch{
 		Proto: conn.LocalAddr().Network(), Nonce: nonce, Interface: "lo",
 		Local: netip.MustParseAddrPort(conn.RemoteAddr().String()), Remote: netip.MustParseAddrPort(conn.LocalAddr().String()),
 	}
 	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.AddrPort{}), cmpopts.IgnoreFields(host.Touch{}, "Time")); diff != "" {
-		t.Errorf("touch (-want +got):\n%s", diff)
+		t.Errorf("hit (-want +got):\n%s", diff)
 	}
 	if age := time.Since(got.Time); age < 0 || age > 10*time.Second {
-		t.Errorf("got a touch of %s ago, want one of now", age)
+		t.Errorf("got a hit from %s ago, want a recent one", age)
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// What is read at most of the other side.
+// Bounds on what is read from the other side. MaxPlan and MaxReport are in bytes.
 const (
 	MaxPlan   = 64 << 10
 	MaxReport = 256 << 10
@@ -22,7 +22,7 @@ const (
 
 var outcomes = []Outcome{Reached, Accepted, Refused, Unreachable, TimedOut, NotTried}
 
-// EncodePlan is a plan as one line of JSON.
+// EncodePlan returns a plan as one line of JSON.
 func EncodePlan(p Plan) ([]byte, error) {
 	if err := p.check(); err != nil {
 		return nil, fmt.Errorf("plan: %w", err)
@@ -30,8 +30,8 @@ func EncodePlan(p Plan) ([]byte, error) {
 	return encode("plan", p, MaxPlan)
 }
 
-// DecodePlan reads one plan, of at most MaxPlan bytes. With an error there is
-// none.
+// DecodePlan reads one plan, of at most MaxPlan bytes. If it returns an error,
+// the plan is empty.
 func DecodePlan(r io.Reader) (Plan, error) {
 	var p Plan
 	if err := decode(r, MaxPlan, &p); err != nil {
@@ -43,7 +43,7 @@ func DecodePlan(r io.Reader) (Plan, error) {
 	return p, nil
 }
 
-// EncodeReport is a report as one line of JSON; its details are cut.
+// EncodeReport returns a report as one line of JSON, with shortened details.
 func EncodeReport(r Report) ([]byte, error) {
 	r.Results = slices.Clone(r.Results)
 	for i := range r.Results {
@@ -52,9 +52,9 @@ func EncodeReport(r Report) ([]byte, error) {
 	return encode("report", r, MaxReport)
 }
 
-// DecodeReport reads a guest's report on plan p, of at most MaxReport bytes. It
-// must tell of each target of the plan once, in the plan's order, and of
-// nothing else. What comes out is bounded and printable; it may still be a lie.
+// DecodeReport reads a guest's report on plan p, of at most MaxReport bytes. The
+// report must list each target of the plan once, in the plan's order, and
+// nothing else. The result is bounded and printable, but it may still be a lie.
 func DecodeReport(p Plan, r io.Reader) (Report, error) {
 	var out Report
 	if err := decode(r, MaxReport, &out); err != nil {
@@ -69,25 +69,26 @@ func DecodeReport(p Plan, r io.Reader) (Report, error) {
 	return out, nil
 }
 
-// check never repeats what the guest wrote: its words are in no error.
+// check returns an error if the report does not match plan p. The error never
+// quotes what the guest wrote.
 func (r Report) check(p Plan) error {
 	targets := slices.Concat(p.Reach, p.Avoid)
 	switch {
 	case r.Version != version:
 		return fmt.Errorf("version %d: want %d", r.Version, version)
 	case r.Nonce != p.Nonce:
-		return errors.New("of another plan")
+		return errors.New("for another plan")
 	case r.RoundTrip < 0 || r.RoundTrip > maxTrip:
-		return fmt.Errorf("a round trip of %s", r.RoundTrip)
+		return fmt.Errorf("impossible round trip %s", r.RoundTrip)
 	case len(r.Results) != len(targets):
 		return fmt.Errorf("%d results: want %d", len(r.Results), len(targets))
 	}
 	for i, result := range r.Results {
 		if result.Target != targets[i] {
-			return fmt.Errorf("result %d is not of %s", i+1, targets[i])
+			return fmt.Errorf("result %d is not for %s", i+1, targets[i])
 		}
 		if !slices.Contains(outcomes, result.Outcome) {
-			return fmt.Errorf("unknown outcome of %s", targets[i])
+			return fmt.Errorf("unknown outcome for %s", targets[i])
 		}
 	}
 	return nil
@@ -99,12 +100,12 @@ func encode(what string, v any, most int) ([]byte, error) {
 		return nil, fmt.Errorf("%s: %w", what, err)
 	}
 	if len(out) >= most {
-		return nil, fmt.Errorf("%s: %d bytes, more than the %d that are read", what, len(out), most)
+		return nil, fmt.Errorf("%s: %d bytes, more than the limit of %d", what, len(out), most)
 	}
 	return append(out, '\n'), nil
 }
 
-// decode reads one JSON value and nothing behind it.
+// decode reads one JSON value. It returns an error if anything follows.
 func decode(r io.Reader, most int, into any) error {
 	limited := &io.LimitedReader{R: r, N: int64(most) + 1}
 	data, err := io.ReadAll(limited)
@@ -127,10 +128,10 @@ func decode(r io.Reader, most int, into any) error {
 	return nil
 }
 
-// errNotJSON stands for the decoder's own errors, which quote what they read.
-var errNotJSON = errors.New("not as agreed on")
+// errNotJSON replaces the decoder's own errors, which quote what they read.
+var errNotJSON = errors.New("not in the expected format")
 
-// plain is text in printable ASCII, cut to what a detail may have.
+// plain returns text in printable ASCII, cut to at most maxDetail characters.
 func plain(text string) string {
 	text = text[:min(len(text), maxDetail)]
 	return strings.Map(func(r rune) rune {

@@ -77,7 +77,7 @@ func TestDecodePlanRefuses(t *testing.T) {
 	}
 }
 
-// honest is what a prober behind two good walls reports.
+// honest returns the report of a prober behind two walls that hold.
 func honest(p probe.Plan) *probe.Report {
 	r := &probe.Report{Version: 1, Nonce: p.Nonce, RoundTrip: 3 * time.Millisecond}
 	for _, t := range p.Reach {
@@ -140,7 +140,7 @@ func TestDecodeReportRefuses(t *testing.T) {
 		"no outcome":          func(r *probe.Report) { r.Results[1].Outcome = "" },
 		"a canary unmarked":   func(r *probe.Report) { r.Results[2].Target.Canary = !r.Results[2].Target.Canary },
 		"more than is read":   func(r *probe.Report) { r.Results[0].Detail = strings.Repeat("x", probe.MaxReport) },
-		"an address for none": func(r *probe.Report) { r.Results[last].Target.Addr = gateway },
+		"an address too many": func(r *probe.Report) { r.Results[last].Target.Addr = gateway },
 	} {
 		r := honest(p)
 		change(r)
@@ -154,13 +154,13 @@ func TestDecodeReportRefuses(t *testing.T) {
 	}
 }
 
-// TestErrorsQuoteNoGuest: what a guest wrote is in no error about it.
+// TestErrorsQuoteNoGuest: no error quotes what the guest wrote.
 func TestErrorsQuoteNoGuest(t *testing.T) {
 	p := mustPlan(t, minimalSite())
 	for _, line := range []string{`{"version":"pwned"}`, `{"pwned":1}`, `pwned`, `{"version":1,"nonce":"pwned"}`} {
 		_, err := probe.DecodeReport(p, strings.NewReader(line))
 		if err == nil || strings.Contains(err.Error(), "pwned") {
-			t.Errorf("%s: got %v, want an error of our own words", line, err)
+			t.Errorf("%s: got %v, want an error that does not quote it", line, err)
 		}
 	}
 }

@@ -15,7 +15,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/enforce/probe"
 )
 
-// dice are choices that a fuzzer makes.
+// dice makes choices from a fuzzer's data.
 type dice struct{ data []byte }
 
 func (d *dice) roll(sides int) int {
@@ -27,8 +27,8 @@ func (d *dice) roll(sides int) int {
 	return n % sides
 }
 
-// FuzzJudge: whatever a guest reports and does, Proven needs what only the node
-// can have seen.
+// FuzzJudge: whatever a guest reports and does, a verdict is Proven only with
+// evidence that the node alone can have seen.
 func FuzzJudge(f *testing.F) {
 	f.Add([]byte{})
 	f.Add(bytes.Repeat([]byte{1}, 200))
@@ -42,14 +42,14 @@ func FuzzJudge(f *testing.F) {
 			t.Fatalf("judged twice: got %v, then %v", v, again)
 		}
 		if (v.Result == probe.Confessed) != (len(v.Reached) > 0) {
-			t.Fatalf("got %v, want what was reached where, and only where, the prober confessed", v)
+			t.Fatalf("got %v, want reached targets if and only if the prober confessed", v)
 		}
 		if v.Result == probe.Proven {
 			mustHaveSeen(t, e)
 		}
 		if v.Both && (v.Result != probe.Proven || e.Policy != probe.PolicyExact || !e.DenialsKnown || v.PolicyNote != "" ||
 			!deniedAddr(e, gateway) || !deniedAddr(e, netip.MustParseAddr("169.254.169.254")) || droppedAddr(e, gateway)) {
-			t.Fatalf("got both walls by %+v", e)
+			t.Fatalf("got both walls proven by %+v", e)
 		}
 		if v.Result == probe.NotObserved && len(v.Missing) == 0 {
 			t.Fatal("not observed, but nothing is missing")
@@ -57,7 +57,7 @@ func FuzzJudge(f *testing.F) {
 	})
 }
 
-// mustHaveSeen is the test's own reading of what a proof needs.
+// mustHaveSeen checks the evidence that a proof needs, independently of Judge.
 func mustHaveSeen(t *testing.T, e probe.Evidence) {
 	t.Helper()
 	for _, r := range e.Plan.Reach {
@@ -93,7 +93,8 @@ func deniedAddr(e probe.Evidence, a netip.Addr) bool {
 	return slices.ContainsFunc(e.Denials, func(d netip.AddrPort) bool { return d.Addr() == a })
 }
 
-// randomEvidence leans towards good evidence, or nothing would ever be proven.
+// randomEvidence favours good evidence, because otherwise nothing would ever be
+// proven.
 func randomEvidence(d *dice, p probe.Plan) probe.Evidence {
 	e := probe.Evidence{Plan: p, Report: honest(p), Accepted: map[int32]uint64{}}
 	e.DenialsKnown = d.roll(2) == 0
@@ -123,8 +124,8 @@ func randomEvidence(d *dice, p probe.Plan) probe.Evidence {
 	return e
 }
 
-// FuzzDecodeReport: no report is too strange, and what comes out of one is of
-// the plan, bounded and printable, and goes through a report unchanged.
+// FuzzDecodeReport: any data may be decoded. A decoded report matches the plan,
+// is bounded and printable, and survives encoding and decoding unchanged.
 func FuzzDecodeReport(f *testing.F) {
 	p := mustPlan(f, minimalSite())
 	good, err := json.Marshal(honest(p))
@@ -159,7 +160,7 @@ func FuzzDecodeReport(f *testing.F) {
 		}
 		again, err := probe.DecodeReport(p, bytes.NewReader(line))
 		if err != nil || !cmp.Equal(r, again, compared) {
-			t.Fatalf("through a report: got %v, %v, want %v", again, err, r)
+			t.Fatalf("encoded and decoded: got %v, %v, want %v", again, err, r)
 		}
 	})
 }

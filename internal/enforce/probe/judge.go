@@ -7,11 +7,11 @@ import (
 	"slices"
 )
 
-// Judge is what follows from the evidence. Proven needs the node to have seen
-// both that the bundle was reached and that what is within the wall's sight
-// was tried and refused; the report can only take from that, never add to it.
-// What canaries saw is not judged here: that is a leak as soon as it happens,
-// whatever a proof comes to.
+// Judge returns the verdict that follows from the evidence. For Proven, the node
+// must have seen that the bundle was reached, and that the targets that the wall
+// can see were tried and refused. The guest's report can only weaken that, never
+// add to it. Judge does not consider hits on canaries: such a hit is a leak
+// immediately, whatever the result of a proof.
 func Judge(e Evidence) Verdict {
 	results := e.results()
 	if results == nil {
@@ -24,7 +24,7 @@ func Judge(e Evidence) Verdict {
 		return Verdict{Result: NotReached, Missing: missing}
 	}
 	s := e.sightings()
-	v := Verdict{Result: Proven, Missing: e.missing(s), Rests: e.rests(s)}
+	v := Verdict{Result: Proven, Missing: e.missing(s), Unobserved: e.unobserved(s)}
 	v.PolicyNote = e.policyNote(s, results)
 	if len(v.Missing) > 0 {
 		v.Result = NotObserved
@@ -33,8 +33,8 @@ func Judge(e Evidence) Verdict {
 	return v
 }
 
-// results are the report's, by target; nil where there is no report on this
-// plan, or the plan itself makes no sense.
+// results returns the report's results by target. It is nil if there is no valid
+// report on this plan, or if the plan itself is invalid.
 func (e Evidence) results() map[Target]Result {
 	if e.Report == nil || e.Plan.check() != nil || e.Report.check(e.Plan) != nil {
 		return nil
@@ -46,9 +46,9 @@ func (e Evidence) results() map[Target]Result {
 	return out
 }
 
-// confessed are the targets that the report says were reached and must not
-// have been. The guest's loopback is its own: only a canary can tell that it
-// was the node's.
+// confessed returns the targets that must not be reached and that, by its own
+// report, the guest reached. It leaves out loopback, because the guest has its
+// own: only a canary can tell that the node's was reached.
 func (e Evidence) confessed(results map[Target]Result) []Target {
 	var out []Target
 	for _, t := range e.Plan.Avoid {
@@ -59,11 +59,11 @@ func (e Evidence) confessed(results map[Target]Result) []Target {
 	return out
 }
 
-// plainAddr is an address as plans spell it.
+// plainAddr returns an address in the form that plans use.
 func plainAddr(a netip.Addr) netip.Addr { return a.Unmap().WithZone("") }
 
-// notReached are the declared ports that guest and node do not agree to have
-// been reached.
+// notReached returns the declared ports, except those that both the guest and
+// the node saw reached.
 func (e Evidence) notReached(results map[Target]Result) []string {
 	var out []string
 	for _, t := range e.Plan.Reach {
@@ -74,8 +74,9 @@ func (e Evidence) notReached(results map[Target]Result) []string {
 	return out
 }
 
-// missing are targets that the wall or smolvm must have refused and did not
-// see. Other ports are the wall's own to refuse: smolvm's policy knows none.
+// missing returns the targets that the wall or smolvm should have refused, but
+// of which neither saw an attempt. Only the wall refuses other ports: smolvm's
+// policy has no ports.
 func (e Evidence) missing(s sightings) []string {
 	var out []string
 	for _, t := range e.Plan.Avoid {
@@ -89,33 +90,32 @@ func (e Evidence) missing(s sightings) []string {
 	return out
 }
 
-// gatewayShows says whether an attempt on the gateway must leave a trace: not
-// where smolvm may have refused it without a word.
+// gatewayShows reports whether an attempt on the gateway must leave a trace. It
+// need not if smolvm may have refused it without reporting it.
 func (e Evidence) gatewayShows() bool {
 	return e.DenialsKnown || e.Policy == PolicyDiffers || e.Policy == PolicyDropped
 }
 
-// beyond are the kinds outside the Bottle's network of which a site may have
-// none.
+// beyond are the kinds outside the Bottle's network that a site may lack.
 var beyond = []Kind{KindNode, KindNeighbour, KindPublic}
 
-// rests are the kinds of which at least one target left no trace, and need not
-// have: what is beyond the wall's network cannot leave a namespace without a
-// route, which the caller looks at. That the guest says it was accepted there
-// means nothing: without a policy smolvm's gateway accepts everything by
-// itself, before it has connected anywhere.
-func (e Evidence) rests(s sightings) []string {
+// unobserved returns the kinds of which at least one target left no trace,
+// without need: packets to targets outside the wall's network cannot leave a
+// namespace that has no route, which the caller checks. If the guest reports
+// that a connection there was accepted, that means nothing: without a policy,
+// smolvm's gateway itself accepts everything, before it has connected anywhere.
+func (e Evidence) unobserved(s sightings) []string {
 	var out []string
 	for _, kind := range beyond {
 		if !slices.ContainsFunc(e.Plan.Avoid, func(t Target) bool { return t.Kind == kind }) {
-			out = append(out, string(kind)) // there was none to try
+			out = append(out, string(kind)) // the site has none to try
 		}
 	}
 	for _, t := range e.Plan.Avoid {
 		seen := s.saw(t)
 		switch t.Kind {
 		case KindOtherPort:
-			continue // seen, or missing
+			continue // if unseen, it is missing
 		case KindGateway:
 			seen = e.gatewayShows() || s.sawAddr(t.Addr)
 		}

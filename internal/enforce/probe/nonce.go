@@ -6,20 +6,20 @@ import "strings"
 
 const (
 	nonceLength = 32 // characters of a plan's nonce
-	// maxTold is how long a nonce may be that somebody brings to a canary.
-	maxTold = 64
+	// maxNonce bounds the length of a nonce that a canary accepts.
+	maxNonce = 64
 )
 
-// Greeting is what a canary answers to a nonce, over TCP and UDP. Only who
-// sent the nonce can expect it, so that nothing else is taken for a canary.
+// Greeting returns a canary's answer to a nonce, over TCP and UDP. Only the
+// sender of the nonce can expect it, so nothing else is mistaken for a canary.
 func Greeting(nonce string) string { return "bottle-canary " + nonce + "\n" }
 
-// ParseNonce is the nonce that what came to a canary begins with, up to a line's
-// end: at most 64 characters of [0-9a-f], "" for anything else.
+// ParseNonce returns the nonce on the first line of the data that a canary
+// received: at most 64 characters of [0-9a-f], or "" for anything else.
 func ParseNonce(data []byte) string {
-	line, _, _ := strings.Cut(string(data[:min(len(data), maxTold+2)]), "\n")
+	line, _, _ := strings.Cut(string(data[:min(len(data), maxNonce+2)]), "\n")
 	line = strings.TrimSuffix(line, "\r")
-	if len(line) > maxTold || !isHex(line) {
+	if len(line) > maxNonce || !isHex(line) {
 		return ""
 	}
 	return line

@@ -8,16 +8,16 @@ import (
 	"slices"
 )
 
-// How many of each are tried, so that a plan stays small on any node.
+// Bounds on the targets of each kind, so that a plan stays small on any node.
 const (
-	maxOther      = 4
-	maxNode       = 3 // of each family
-	maxNeighbours = 2
-	maxPublic     = 4
-	portDNS       = 53
-	portMetadata  = 80
-	aPort         = "no TCP port from 1 to 65535"
-	anotherHost   = "no address of another host"
+	maxOther       = 4
+	maxNode        = 3 // of each family
+	maxNeighbours  = 2
+	maxPublic      = 4
+	portDNS        = 53
+	portMetadata   = 80
+	invalidPort    = "not a TCP port from 1 to 65535"
+	invalidAddress = "not an address of another host"
 )
 
 // Addresses that are the same everywhere.
@@ -29,9 +29,9 @@ var (
 	metadata   = []netip.Addr{netip.MustParseAddr("169.254.169.254"), netip.MustParseAddr("fd00:ec2::254")}
 )
 
-// Plan is what is to be tried at a site, in an order that depends on nothing
-// else. Of long lists the first few are taken. An error names what makes no
-// sense about the site.
+// Plan returns what a proof tries at this site, in an order that depends only on
+// the site. It takes the first few entries of long lists. An error names what is
+// invalid about the site.
 func (s Site) Plan() (Plan, error) {
 	if err := s.check(); err != nil {
 		return Plan{}, fmt.Errorf("proof: %w", err)
@@ -52,7 +52,7 @@ func (s Site) Plan() (Plan, error) {
 	return p, nil
 }
 
-// planNode adds what is the node's, where the canaries are.
+// planNode adds the node's addresses, on which the canaries listen.
 func (s Site) planNode(p *Plan) {
 	s.planCanaries(p, KindGateway, s.Gateway)
 	p.avoid(Target{Kind: KindGateway, Proto: ProtoICMP, Addr: s.Gateway})
@@ -76,7 +76,7 @@ func (s Site) planCanaries(p *Plan, kind Kind, addr netip.Addr) {
 	p.avoid(Target{Kind: kind, Proto: ProtoUDP, Addr: addr, Port: s.CanaryUDP, Canary: true})
 }
 
-// planBeyond adds what is neither the Bottle's nor the node's.
+// planBeyond adds targets that belong to neither the Bottle nor the node.
 func (s Site) planBeyond(p *Plan) {
 	for _, n := range first(s.Neighbours, maxNeighbours) {
 		if n.Port() == portDNS {
@@ -96,8 +96,8 @@ func (s Site) planBeyond(p *Plan) {
 	}
 }
 
-// planNames adds name servers: smolvm forwards every query of a guest to the
-// resolver of its host, whatever the address asked.
+// planNames adds name servers, because smolvm forwards every query of a guest to
+// its host's resolver, whatever address the query was sent to.
 func (s Site) planNames(p *Plan) {
 	p.avoid(Target{Kind: KindResolver, Proto: ProtoDNS})
 	servers := []netip.Addr{s.Gateway, s.BundleIP, vmmGateway}
@@ -111,13 +111,13 @@ func (s Site) planNames(p *Plan) {
 	}
 }
 
-// without53 leaves out the port on which smolvm's gateway answers for every
-// address, so that neither the wall nor the target would see the attempt.
+// without53 leaves out port 53. There, smolvm's gateway answers for every
+// address, so neither the wall nor the target would see the attempt.
 func without53(ports []int32) []int32 {
 	return slices.DeleteFunc(slices.Clone(ports), func(port int32) bool { return port == portDNS })
 }
 
-// avoid adds a target once.
+// avoid adds a target to Avoid, unless it is already there.
 func (p *Plan) avoid(t Target) {
 	if !slices.Contains(p.Avoid, t) {
 		p.Avoid = append(p.Avoid, t)
@@ -136,12 +136,12 @@ func (s Site) check() error {
 	}
 	for _, addr := range s.Node {
 		if !isOther(addr) || addr.Unmap() == s.BundleIP {
-			return fmt.Errorf("node address %s: %s", addr, anotherHost)
+			return fmt.Errorf("node address %s: %s", addr, invalidAddress)
 		}
 	}
 	for _, n := range slices.Concat(s.Neighbours, s.Public) {
 		if addr := n.Addr(); n.Port() == 0 || !isOther(addr) || addr.Unmap() == s.BundleIP || addr.Unmap() == s.Gateway {
-			return fmt.Errorf("neighbour or public address %s: %s", n, anotherHost)
+			return fmt.Errorf("neighbour or public address %s: %s", n, invalidAddress)
 		}
 	}
 	return nil
@@ -151,16 +151,16 @@ func (s Site) checkPorts() error {
 	for i, port := range slices.Concat(s.Ports, s.Other) {
 		all := slices.Concat(s.Ports, s.Other)
 		if port < 1 || port > 65535 {
-			return fmt.Errorf("port %d of the bundle: %s", port, aPort)
+			return fmt.Errorf("port %d of the bundle: %s", port, invalidPort)
 		}
 		if slices.Contains(all[:i], port) {
-			return fmt.Errorf("port %d of the bundle: twice", port)
+			return fmt.Errorf("port %d of the bundle: listed twice", port)
 		}
 	}
 	return nil
 }
 
-// isOther says whether addr can be another host's.
+// isOther reports whether addr can be another host's address.
 func isOther(addr netip.Addr) bool {
 	addr = addr.Unmap()
 	return addr.IsValid() && addr.Zone() == "" && !addr.IsUnspecified() && !addr.IsLoopback() && !addr.IsMulticast()

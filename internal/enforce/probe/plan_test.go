@@ -15,7 +15,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/enforce/probe"
 )
 
-// TestPlanGolden pins what is tried at a site, and in which order.
+// TestPlanGolden pins which targets are tried at a site, and in which order.
 func TestPlanGolden(t *testing.T) {
 	for name, site := range map[string]probe.Site{"minimal": minimalSite(), "full": fullSite()} {
 		t.Run(name, func(t *testing.T) {
@@ -80,7 +80,7 @@ func TestPlanRefuses(t *testing.T) {
 		"no other port but 53":   {func(s *probe.Site) { s.Other = []int32{53} }, "nothing to avoid"},
 		"port 0":                 {func(s *probe.Site) { s.Ports = []int32{0} }, "port 0"},
 		"port 65536":             {func(s *probe.Site) { s.Other = []int32{65536} }, "port 65536"},
-		"a port of both sorts":   {func(s *probe.Site) { s.Other = []int32{8888} }, "twice"},
+		"a port in both lists":   {func(s *probe.Site) { s.Other = []int32{8888} }, "twice"},
 		"no canaries":            {func(s *probe.Site) { s.CanaryUDP = 0 }, "canaries"},
 		"loopback as node":       {func(s *probe.Site) { s.Node = addrs("127.0.0.1") }, "node address"},
 		"mapped loopback":        {func(s *probe.Site) { s.Node = addrs("::ffff:127.0.0.1") }, "node address"},
@@ -102,7 +102,7 @@ func TestPlanRefuses(t *testing.T) {
 				t.Fatalf("got error %v, want one about %q", err, test.want)
 			}
 			if len(p.Reach)+len(p.Avoid) > 0 {
-				t.Errorf("got a plan beside %v, want none", err)
+				t.Errorf("got a plan with the error %v, want none", err)
 			}
 		})
 	}

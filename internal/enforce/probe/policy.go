@@ -36,7 +36,7 @@ func (e Evidence) sightings() sightings {
 	return s
 }
 
-// saw says whether an attempt on this very target was refused.
+// saw reports whether an attempt on exactly this target was refused.
 func (s sightings) saw(t Target) bool {
 	return s.deniedTarget(t) || s.drops[Drop{Proto: wallProto(t), Addr: t.Addr, Port: t.Port}]
 }
@@ -45,11 +45,12 @@ func (s sightings) deniedTarget(t Target) bool {
 	return t.Port != 0 && s.denials[netip.AddrPortFrom(t.Addr, t.Port)]
 }
 
-// sawAddr says whether any attempt on an address was refused, be it the wall's
-// refusal to look up where it is.
+// sawAddr reports whether any attempt on an address was refused, including an
+// ARP request for it that the wall dropped.
 func (s sightings) sawAddr(addr netip.Addr) bool { return s.dropped[addr] || s.denied[addr] }
 
-// wallProto is the wall's word for how a target is tried.
+// wallProto returns the protocol under which the wall counts attempts on a
+// target.
 func wallProto(t Target) string {
 	switch {
 	case t.Proto == ProtoDNS:
@@ -60,23 +61,23 @@ func wallProto(t Target) string {
 	return t.Proto
 }
 
-// refusedByPolicy are kinds that a policy of the bundle's address alone
-// refuses. The guest has IPv4 for certain, and TCP is what every release
-// tells of.
+// refusedByPolicy are the kinds that smolvm refuses if its policy allows only
+// the bundle's address. policyNote checks only TCP over IPv4: the guest
+// certainly has IPv4, and every release reports refused TCP connections.
 var refusedByPolicy = []Kind{KindGateway, KindNode, KindNeighbour, KindMetadata, KindPublic}
 
-// policyNote says what is short of knowing that smolvm's own wall held; "" for
-// nothing.
+// policyNote explains why it is not known that smolvm's own wall held, or
+// returns "" if it is known.
 func (e Evidence) policyNote(s sightings, results map[Target]Result) string {
 	switch {
 	case e.Policy == PolicyDiffers:
 		return "smolvm does not list the bundle's address as the one that the machine may reach"
 	case e.Policy == PolicyDropped:
-		return "this release of smolvm drops the policy of a machine that is made of an artifact; 1.8.0 and newer keep it"
+		return "this release of smolvm drops the policy of a machine that is made from an artifact; 1.8.0 and newer keep it"
 	case e.Policy != PolicyExact:
 		return "this release of smolvm does not list a machine's policy"
 	case !e.DenialsKnown:
-		return "this release of smolvm does not tell what it refused"
+		return "this release of smolvm does not report what it refused"
 	case s.dropped[e.Plan.gateway()]:
 		return "smolvm lists the policy but let a packet to the gateway through; the wall dropped it"
 	}
@@ -88,7 +89,7 @@ func (e Evidence) policyNote(s sightings, results map[Target]Result) string {
 			return "smolvm lists the policy but accepted a connection: " + t.String()
 		}
 		if !s.deniedTarget(t) {
-			return "smolvm lists the policy but did not tell that it refused " + t.String()
+			return "smolvm lists the policy but did not report that it refused " + t.String()
 		}
 	}
 	return ""

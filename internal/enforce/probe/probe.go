@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package probe is the proof that a guest reaches its bundle and nothing else:
-// what is tried (Plan), what the prober in the guest answers (Report), what
-// the node saw meanwhile (Evidence), and what follows from both (Judge). It is
-// pure: it opens no connection, and knows no smolvm, docker or cluster. The
-// guest is taken for a liar: its word alone never makes a Verdict Proven.
+// Package probe defines the proof that a guest reaches its bundle and nothing
+// else: what the prober in the guest tries (Plan), what it answers (Report),
+// what the node saw meanwhile (Evidence), and what follows from that (Judge).
+// The package is pure: it opens no connection, and knows nothing of smolvm,
+// docker or the cluster. It assumes that the guest lies: the guest's word alone
+// never makes a Verdict Proven.
 package probe
 
 import (
@@ -13,7 +14,7 @@ import (
 	"time"
 )
 
-// Kind says what a target is, in the words that a person reads.
+// Kind is the kind of a target, as shown in messages.
 type Kind string
 
 // Kinds of targets.
@@ -24,8 +25,8 @@ const (
 	KindOtherPort Kind = "other port of the bundle"
 	// KindGateway is the node's own address in the bundle's network.
 	KindGateway Kind = "gateway"
-	// KindLoopback is the node's or the guest's loopback: nothing of the
-	// agent's may answer there.
+	// KindLoopback is the node's or the guest's loopback. The agent's canaries
+	// must not be reachable there.
 	KindLoopback Kind = "loopback"
 	// KindNode is another address of the node.
 	KindNode Kind = "node address"
@@ -33,34 +34,35 @@ const (
 	KindNeighbour Kind = "another Bottle's bundle"
 	// KindMetadata is a cloud's metadata service.
 	KindMetadata Kind = "cloud metadata"
-	// KindPublic is an address of the internet.
+	// KindPublic is an internet address.
 	KindPublic Kind = "public address"
-	// KindResolver is a name server: the guest's own and the usual ones.
+	// KindResolver is a name server: the guest's own, or a usual one.
 	KindResolver Kind = "name server"
 	// KindVMM is the address of smolvm's own gateway in the guest's network.
 	KindVMM Kind = "smolvm's gateway"
 )
 
-// Protos that a target is tried by.
+// Protocols over which a target is tried.
 const (
 	ProtoTCP  = "tcp"
 	ProtoUDP  = "udp"
 	ProtoDNS  = "dns"  // a query over UDP, its name made from the nonce
-	ProtoICMP = "icmp" // an echo, where the guest may send one
+	ProtoICMP = "icmp" // an echo request, if the guest may send one
 )
 
-// Target is one thing to try. An Addr that is not valid means the guest's own
-// resolver, for ProtoDNS only.
+// Target is one address to try. With ProtoDNS, an invalid Addr means the guest's
+// own resolver.
 type Target struct {
 	Kind  Kind       `json:"kind"`
 	Proto string     `json:"proto"`
 	Addr  netip.Addr `json:"addr"`
 	Port  uint16     `json:"port,omitempty"`
-	// Canary: the agent listens there, and answers a nonce with its Greeting.
+	// Canary means that the agent listens there, and answers a nonce with its
+	// Greeting.
 	Canary bool `json:"canary,omitempty"`
 }
 
-// String is a target in a person's words.
+// String describes the target for messages.
 func (t Target) String() string {
 	switch {
 	case !t.Addr.IsValid():
@@ -71,35 +73,35 @@ func (t Target) String() string {
 	return fmt.Sprintf("%s to %s %s", t.Proto, t.Kind, netip.AddrPortFrom(t.Addr, t.Port))
 }
 
-// Plan is what a prober is asked to do. It travels on its standard input, as
+// Plan is what a prober must do. The prober reads it from its standard input, as
 // JSON.
 type Plan struct {
 	Version int `json:"version"`
-	// Nonce is brought to everything that is reached: 32 characters of
-	// [0-9a-f], never used twice.
+	// Nonce is sent to everything that is reached: 32 characters of [0-9a-f],
+	// never used twice.
 	Nonce string `json:"nonce"`
-	// Reach must be reached first; how long that takes sets the patience for
-	// everything else.
+	// Reach are the targets that must be reached. They are tried first; the time
+	// that they take sets the patience for everything else.
 	Reach []Target `json:"reach"`
-	// Avoid must not be.
+	// Avoid are the targets that must not be reached.
 	Avoid []Target `json:"avoid"`
 	// Floor and Ceiling bound the patience for one target of Avoid.
 	Floor   time.Duration `json:"floor"`
 	Ceiling time.Duration `json:"ceiling"`
 }
 
-// Outcome of one attempt.
+// Outcome is the outcome of one attempt.
 type Outcome string
 
-// Outcomes. Reached is said only of what answered: a canary with its greeting,
-// any other TCP server with a byte, a datagram or echo with another, a name
-// with an address. Of Plan.Reach alone a connection is enough that was
-// accepted and not reset at once.
+// Outcomes of an attempt. Reached means that the target answered: a canary with
+// its greeting, any other TCP server with a byte, a datagram or echo with
+// another, a name with an address. Only for Plan.Reach is it enough that a
+// connection was accepted and not immediately reset.
 const (
 	Reached Outcome = "reached"
-	// Accepted: a TCP connection opened, and nothing was said on it. smolvm's
-	// gateway accepts by itself what its policy lets through, before it has
-	// connected anywhere, so this alone is no proof of anything.
+	// Accepted: a TCP connection opened, and nothing was sent on it. smolvm's
+	// gateway itself accepts what its policy allows, before it has connected
+	// anywhere, so this alone proves nothing.
 	Accepted    Outcome = "accepted"
 	Refused     Outcome = "refused"
 	Unreachable Outcome = "unreachable" // no route, or forbidden on the way
@@ -107,11 +109,11 @@ const (
 	NotTried    Outcome = "not tried" // the guest has no way to try
 )
 
-// Result is how one target fared.
+// Result is the outcome for one target.
 type Result struct {
 	Target  Target  `json:"target"`
 	Outcome Outcome `json:"outcome"`
-	// Detail is the guest's own word for it; at most 128 characters.
+	// Detail is the guest's own description; at most 128 characters.
 	Detail string `json:"detail,omitempty"`
 }
 
@@ -119,33 +121,35 @@ type Result struct {
 type Report struct {
 	Version int    `json:"version"`
 	Nonce   string `json:"nonce"`
-	// RoundTrip is how long the slowest of Reach took.
+	// RoundTrip is how long the slowest target of Reach took.
 	RoundTrip time.Duration `json:"roundTrip"`
 	Results   []Result      `json:"results"`
 }
 
-// Site is where a proof takes place: from it follows the Plan.
+// Site describes where a proof takes place. The Plan is derived from it.
 type Site struct {
 	Nonce    string
 	BundleIP netip.Addr
-	// Ports are the declared ones, Other some that are not, to be tried.
+	// Ports are the declared ports of the bundle. Other are some undeclared
+	// ports to try.
 	Ports, Other []int32
 	Gateway      netip.Addr
-	// Node are addresses of the node but loopback, of which the first few of
-	// each family are tried; CanaryTCP and CanaryUDP the ports on which the
-	// agent listens on all of its addresses.
+	// Node are addresses of the node without loopback; the first few of each
+	// family are tried. CanaryTCP and CanaryUDP are the ports on which the agent
+	// listens on all addresses of the node.
 	Node                 []netip.Addr
 	CanaryTCP, CanaryUDP uint16
 	// Neighbours are bundles of other Bottles, with a port that answers.
 	Neighbours []netip.AddrPort
-	// Public are addresses of the internet, from the agent's flags.
+	// Public are internet addresses, from the agent's flags.
 	Public []netip.AddrPort
-	// Floor and Ceiling bound the patience for one target; slow nodes get more.
+	// Floor and Ceiling bound the patience for one target. It is longer on slow
+	// nodes.
 	Floor, Ceiling time.Duration
 }
 
-// Drop is a destination of packets that the wall dropped; Port and Proto are
-// as in the wall's own count ("arp" has neither).
+// Drop is a destination of packets that the wall dropped. Proto and Port are as
+// the wall counts them; "arp" has no Port.
 type Drop struct {
 	Proto   string
 	Addr    netip.Addr
@@ -153,23 +157,23 @@ type Drop struct {
 	Packets uint64
 }
 
-// Policy is what is known of smolvm's own allow-list for the machine.
+// Policy is what is known about smolvm's own allow-list for the machine.
 type Policy string
 
 // Policies.
 const (
-	// PolicyExact: smolvm persisted exactly the one address of the bundle.
+	// PolicyExact: smolvm persisted exactly the bundle's address.
 	PolicyExact Policy = "exact"
-	// PolicyDiffers: smolvm has another, or none.
+	// PolicyDiffers: smolvm persisted another policy, or none.
 	PolicyDiffers Policy = "differs"
-	// PolicyDropped: smolvm dropped it, as this release does for every machine
-	// that is made of an artifact.
+	// PolicyDropped: smolvm dropped the policy, as this release does for every
+	// machine that is made from an artifact.
 	PolicyDropped Policy = "dropped"
-	// PolicyUnknown: this release does not tell.
+	// PolicyUnknown: this release does not report a machine's policy.
 	PolicyUnknown Policy = "unknown"
 )
 
-// Evidence is everything that a proof left behind.
+// Evidence is everything that is known about a finished proof.
 type Evidence struct {
 	Plan Plan
 	// Report is nil when the prober gave none.
@@ -177,41 +181,42 @@ type Evidence struct {
 	// Accepted counts the packets that the wall let through to each declared
 	// port between the beginning and the end of the proof.
 	Accepted map[int32]uint64
-	// Drops are those of the same time.
+	// Drops are the destinations of packets that the wall dropped in that time.
 	Drops []Drop
-	// Denials are connections that smolvm itself says it refused since the
-	// proof began; DenialsKnown says whether this release tells.
+	// Denials are connections that smolvm reports to have refused since the
+	// proof began. DenialsKnown is false if this release does not report them.
 	Denials      []netip.AddrPort
 	DenialsKnown bool
 	Policy       Policy
 }
 
-// Verdict is what follows.
+// Verdict is the result of a proof.
 type Verdict struct {
 	Result VerdictResult
-	// Reached are the targets that the prober itself says it reached and must
-	// not have, for Confessed.
+	// Reached is set for Confessed: the targets that must not be reached and
+	// that the prober reports to have reached.
 	Reached []Target
-	// Missing are the ports that were not reached, for NotReached; for
-	// NotObserved, targets that the node should have seen tried and did not.
+	// Missing is set for NotReached, to the ports that were not reached, and for
+	// NotObserved, to the attempts that the node should have seen but did not.
 	Missing []string
-	// Both: smolvm's own wall held as well, seen by its denials.
+	// Both means that smolvm's own wall held as well, as its denials show.
 	Both bool
-	// PolicyNote says in words what is short of Both; "" for Both, and where
-	// nothing was observed that would tell.
+	// PolicyNote explains why Both is false. It is "" if Both is true, or if
+	// nothing was observed that would explain it.
 	PolicyNote string
-	// Rests are kinds of targets of which only the node's own checks tell.
-	Rests []string
+	// Unobserved are the kinds of targets that only the node's own checks cover,
+	// because at least one attempt left no trace.
+	Unobserved []string
 }
 
-// VerdictResult is the outcome of a proof.
+// VerdictResult is the result of a proof, in a Verdict.
 type VerdictResult string
 
-// Outcomes of a proof.
+// Results of a proof.
 const (
 	Proven VerdictResult = "proven"
-	// Confessed: the prober says that it reached what must not be reached. A
-	// guest that lies here harms itself.
+	// Confessed: the prober reports that it reached what must not be reached. A
+	// guest that lies about this harms only itself.
 	Confessed   VerdictResult = "confessed"
 	NotObserved VerdictResult = "not observed"
 	// NotReached: a declared port of the bundle was not reached, so that

@@ -35,7 +35,7 @@ func addrPorts(list ...string) []netip.AddrPort {
 	return out
 }
 
-// minimalSite has as little as a node can have.
+// minimalSite returns a site with as little as a node can have.
 func minimalSite() probe.Site {
 	return probe.Site{
 		Nonce: nonce, BundleIP: bundleIP, Ports: []int32{8888}, Other: []int32{9099}, Gateway: gateway,
@@ -43,7 +43,7 @@ func minimalSite() probe.Site {
 	}
 }
 
-// fullSite has more of everything than is tried.
+// fullSite returns a site with more of everything than a plan tries.
 func fullSite() probe.Site {
 	s := minimalSite()
 	s.Ports = []int32{8888, 9418}
@@ -63,13 +63,13 @@ func mustPlan(t testing.TB, s probe.Site) probe.Plan {
 	return p
 }
 
-// pick is the plan's one target of these words.
-func pick(t testing.TB, p probe.Plan, words string) probe.Target {
+// pick returns the plan's first target whose description starts with prefix.
+func pick(t testing.TB, p probe.Plan, prefix string) probe.Target {
 	t.Helper()
 	all := slices.Concat(p.Reach, p.Avoid)
-	i := slices.IndexFunc(all, func(target probe.Target) bool { return strings.HasPrefix(target.String(), words) })
+	i := slices.IndexFunc(all, func(target probe.Target) bool { return strings.HasPrefix(target.String(), prefix) })
 	if i < 0 {
-		t.Fatalf("the plan has no target %q", words)
+		t.Fatalf("the plan has no target %q", prefix)
 	}
 	return all[i]
 }

@@ -21,8 +21,8 @@ func TestRepetitions(t *testing.T) {
 	}
 	r := recent{}
 	for i, step := range []struct {
-		touch host.Touch
-		want  bool
+		hit  host.Touch
+		want bool
 	}{
 		{at(0, "10.0.0.1:1", ""), true},
 		{at(time.Millisecond, "10.0.0.1:2", ""), false},
@@ -32,17 +32,17 @@ func TestRepetitions(t *testing.T) {
 		{at(time.Second, "10.0.0.1:1", ""), true},
 		{at(-time.Hour, "10.0.0.1:1", ""), true}, // the clock was set
 	} {
-		if got := r.add(step.touch, 1); got != step.want {
-			t.Errorf("step %d: got news %v, want %v", i, got, step.want)
+		if got := r.add(step.hit, 1); got != step.want {
+			t.Errorf("step %d: got new %v, want %v", i, got, step.want)
 		}
 	}
 	for i := range 5000 {
 		remote := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}), 1)
 		if !r.add(host.Touch{Time: now, Remote: remote}, 1) {
-			t.Fatalf("%s: got no news, want every address told of", remote)
+			t.Fatalf("%s: got not new, want every address reported", remote)
 		}
 		if len(r) > maxRecent {
-			t.Fatalf("got %d remembered, want at most %d", len(r), maxRecent)
+			t.Fatalf("got %d recorded, want at most %d", len(r), maxRecent)
 		}
 	}
 }

@@ -8,16 +8,17 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// whose says to whom a mark points, as seen by an owner.
-type whose int
+// ownership says whether a mark, or something that can have one, belongs to an
+// owner.
+type ownership int
 
 const (
-	unmarked whose = iota
+	unmarked ownership = iota
 	ours
 	others
 )
 
-func whoseMark(mark string, o host.Owner) whose {
+func ownershipOf(mark string, o host.Owner) ownership {
 	w, ok := parseMark(mark)
 	switch {
 	case !ok:
@@ -28,65 +29,66 @@ func whoseMark(mark string, o host.Owner) whose {
 	return others
 }
 
-// nodeEnd: a link without a mark is ours when it leads into our namespace; it
-// has no mark yet, or lost it.
-func (f facts) whoseNodeEnd(o host.Owner) whose {
+// nodeEndOwnership: a link without a mark is ours if it leads into our namespace.
+// It has no mark yet, or lost it.
+func (f facts) nodeEndOwnership(o host.Owner) ownership {
 	if f.nodeEnd == nil {
 		return unmarked
 	}
-	switch w := whoseMark(f.nodeEnd.alias, o); {
+	switch w := ownershipOf(f.nodeEnd.alias, o); {
 	case w != unmarked:
 		return w
-	case f.paired() && f.whoseLoopback(o) != others:
+	case f.paired() && f.loopbackOwnership(o) != others:
 		return ours
 	}
 	return others
 }
 
-func (f facts) whoseLoopback(o host.Owner) whose {
+func (f facts) loopbackOwnership(o host.Owner) ownership {
 	lo := f.inside.link("lo")
 	if lo == nil {
 		return unmarked
 	}
-	return whoseMark(lo.alias, o)
+	return ownershipOf(lo.alias, o)
 }
 
-// whoseNetNS: a namespace without a mark is ours when our link leads into it.
-func (f facts) whoseNetNS(o host.Owner) whose {
+// netNSOwnership: a namespace without a mark is ours if our link leads into it.
+func (f facts) netNSOwnership(o host.Owner) ownership {
 	switch {
 	case f.kind == fileAbsent:
 		return unmarked
 	case !f.known():
 		return others
-	case f.whoseLoopback(o) != unmarked:
-		return f.whoseLoopback(o)
-	case f.paired() && whoseMark(f.nodeEnd.alias, o) == ours:
+	case f.loopbackOwnership(o) != unmarked:
+		return f.loopbackOwnership(o)
+	case f.paired() && ownershipOf(f.nodeEnd.alias, o) == ours:
 		return ours
 	}
 	return others
 }
 
-// whoseTable: a table without a mark is ours by its name, unless the link that
-// it filters is not.
-func (f facts) whoseTable(o host.Owner) whose {
+// tableOwnership: a table without a mark is ours by its name, unless the link that
+// it filters is not ours.
+func (f facts) tableOwnership(o host.Owner) ownership {
 	if f.filter.table == nil {
 		return unmarked
 	}
 	for _, r := range f.filter.rules {
-		if w := whoseMark(r.comment, o); w != unmarked {
+		if w := ownershipOf(r.comment, o); w != unmarked {
 			return w
 		}
 	}
-	if f.whoseNodeEnd(o) == others {
+	if f.nodeEndOwnership(o) == others {
 		return others
 	}
 	return ours
 }
 
-// conflict is ErrConflict, naming what is in the wall's way.
+// conflict returns ErrConflict with the name of what is in the wall's way, or the
+// error of a namespace that cannot be read; nil if there is neither.
 func (f facts) conflict(o host.Owner) error {
 	named := func(what, name, mark string) error {
-		by := "bears no mark of a wall's"
+		by := "does not have a wall's mark"
 		if w, ok := parseMark(mark); ok {
 			by = fmt.Sprintf("is %s's (uid %s) of cluster %s", w.ID, w.UID, w.Cluster)
 		}
@@ -96,16 +98,16 @@ func (f facts) conflict(o host.Owner) error {
 	case f.inside.err != nil:
 		return fmt.Errorf("wall %s: %w", o.ID(), f.inside.err)
 	case f.bridge != nil && f.bridge.kind != "bridge":
-		return fmt.Errorf("wall %s: link %s is no bridge: %w", o.ID(), o.Bridge(), host.ErrConflict)
-	case f.whoseNodeEnd(o) == others:
+		return fmt.Errorf("wall %s: link %s is not a bridge: %w", o.ID(), o.Bridge(), host.ErrConflict)
+	case f.nodeEndOwnership(o) == others:
 		return named("link", o.Veth(), f.nodeEnd.alias)
-	case f.whoseNetNS(o) == others:
+	case f.netNSOwnership(o) == others:
 		mark := ""
 		if lo := f.inside.link("lo"); lo != nil {
 			mark = lo.alias
 		}
 		return named("network namespace", f.path, mark)
-	case f.whoseTable(o) == others:
+	case f.tableOwnership(o) == others:
 		mark := ""
 		for _, r := range f.filter.rules {
 			if _, ok := parseMark(r.comment); ok {

@@ -17,20 +17,22 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// damage is something that happens to a wall behind our back.
+// damage is something that others do to a wall.
 type damage struct {
 	name string
-	// how are command lines, in which words of damageWords are replaced.
+	// how are command lines. damageWords replaces words in them.
 	how []string
-	// found is each fault, in order.
+	// found are the expected faults, in order.
 	found []string
-	// another: the namespace's name is gone, and it is made anew.
+	// another means that the namespace's name is gone, so that a new namespace is
+	// made.
 	another bool
-	// kept: what the filter counted is still there.
+	// kept means that the filter keeps its counts.
 	kept bool
 }
 
-// damages; "inside" before a command means in the namespace.
+// damages are the cases of TestDamage. A command after "inside" runs in the
+// namespace.
 var damages = []damage{
 	{name: "ruleset flushed", how: []string{"nft flush ruleset"}, found: []string{"open: filter TABLE is missing"}},
 	{name: "table deleted", how: []string{"nft delete table netdev TABLE"}, found: []string{"open: filter TABLE is missing"}},
@@ -39,40 +41,40 @@ var damages = []damage{
 	{name: "chain flushed", how: []string{"nft flush chain netdev TABLE ingress"}, found: []string{"open: filter TABLE has other rules than the wall's"}},
 	{name: "rule put first", how: []string{"nft insert rule netdev TABLE ingress accept"}, found: []string{"open: filter TABLE has other rules than the wall's"}},
 	{name: "rule put last", how: []string{"nft add rule netdev TABLE ingress accept"}, found: []string{"open: filter TABLE has other rules than the wall's"}},
-	{name: "policy changed", how: []string{"nft chain netdev TABLE ingress { policy accept; }"}, found: []string{"open: filter TABLE is not where packets come by"}},
+	{name: "policy changed", how: []string{"nft chain netdev TABLE ingress { policy accept; }"}, found: []string{"open: filter TABLE has a chain with other settings than the wall's"}},
 	{name: "chain added", how: []string{"nft add chain netdev TABLE other"}, found: []string{"open: filter TABLE has a chain that is not the wall's"}},
-	{name: "link deleted", how: []string{"ip link del VETH"}, found: []string{"shut: link VETH is missing", "shut: bundle0 is missing in the namespace"}},
-	{name: "link deleted from inside", how: []string{"inside ip link del bundle0"}, found: []string{"shut: link VETH is missing", "shut: bundle0 is missing in the namespace"}},
+	{name: "link deleted", how: []string{"ip link del VETH"}, found: []string{"closed: link VETH is missing", "closed: bundle0 is missing in the namespace"}},
+	{name: "link deleted from inside", how: []string{"inside ip link del bundle0"}, found: []string{"closed: link VETH is missing", "closed: bundle0 is missing in the namespace"}},
 	{name: "link renamed", how: []string{"ip link set VETH down", "ip link set VETH name other", "ip link set other up"}, found: []string{"open: link VETH is missing while bundle0 is in the namespace"}},
-	{name: "link in another bridge", how: []string{"ip link add other type bridge", "ip link set VETH master other"}, found: []string{"open: link VETH is in another bridge than BRIDGE"}, kept: true},
-	{name: "link in no bridge", how: []string{"ip link set VETH nomaster"}, found: []string{"shut: link VETH is in no bridge"}, kept: true},
-	{name: "link down", how: []string{"ip link set VETH down"}, found: []string{"shut: link VETH is down"}, kept: true},
-	{name: "link without its mark", how: []string{"ip link set VETH alias x"}, found: []string{"shut: link VETH does not bear the wall's mark"}, kept: true},
-	{name: "link of another MAC", how: []string{"ip link set VETH address 02:00:00:00:00:09"}, found: []string{"shut: link VETH has another MAC address"}, kept: true},
-	// The bridge takes the lowest address, and the lowest MTU, of its ports by itself.
+	{name: "link in another bridge", how: []string{"ip link add other type bridge", "ip link set VETH master other"}, found: []string{"open: link VETH is in a bridge other than BRIDGE"}, kept: true},
+	{name: "link in no bridge", how: []string{"ip link set VETH nomaster"}, found: []string{"closed: link VETH is not in a bridge"}, kept: true},
+	{name: "link down", how: []string{"ip link set VETH down"}, found: []string{"closed: link VETH is down"}, kept: true},
+	{name: "link without its mark", how: []string{"ip link set VETH alias x"}, found: []string{"closed: link VETH does not have the wall's mark"}, kept: true},
+	{name: "link of another MAC", how: []string{"ip link set VETH address 02:00:00:00:00:09"}, found: []string{"closed: link VETH has a wrong MAC address"}, kept: true},
+	// The bridge itself takes the lowest address and the lowest MTU of its ports.
 	{name: "link of the bundle's MAC", how: []string{"ip link set VETH address BUNDLEMAC"}, found: []string{"open: link VETH has the bundle's MAC address", "open: bridge BRIDGE has the bundle's MAC address"}, kept: true},
-	{name: "link of a lower MTU", how: []string{"ip link set VETH mtu 1400"}, found: []string{"shut: bundle0 in the namespace has another MTU than the bridge"}, kept: true},
-	{name: "link of a higher MTU", how: []string{"ip link set VETH mtu 9000"}, found: []string{"shut: link VETH has another MTU than its bridge"}, kept: true},
+	{name: "link of a lower MTU", how: []string{"ip link set VETH mtu 1400"}, found: []string{"closed: bundle0 in the namespace has a different MTU from the bridge"}, kept: true},
+	{name: "link of a higher MTU", how: []string{"ip link set VETH mtu 9000"}, found: []string{"closed: link VETH has a different MTU from its bridge"}, kept: true},
 	{name: "another link in its place", how: []string{"ip link del VETH", "ip link add VETH address NODEMAC type veth peer name other", "ip link set VETH alias MARK", "ip link set VETH master BRIDGE up"},
-		found: []string{"shut: link VETH does not lead into the namespace", "shut: bundle0 is missing in the namespace"}},
-	{name: "namespace's name deleted", how: []string{"ip netns del ID"}, another: true, found: []string{"shut: namespace PATH is missing"}},
-	{name: "namespace unmounted", how: []string{"umount -l PATH"}, another: true, found: []string{"shut: namespace PATH is missing"}},
-	{name: "namespace without its mark", how: []string{"inside ip link set lo alias x"}, found: []string{"shut: namespace PATH does not bear the wall's mark"}, kept: true},
+		found: []string{"closed: link VETH does not lead into the namespace", "closed: bundle0 is missing in the namespace"}},
+	{name: "namespace's name deleted", how: []string{"ip netns del ID"}, another: true, found: []string{"closed: namespace PATH is missing"}},
+	{name: "namespace unmounted", how: []string{"umount -l PATH"}, another: true, found: []string{"closed: namespace PATH is missing"}},
+	{name: "namespace without its mark", how: []string{"inside ip link set lo alias x"}, found: []string{"closed: namespace PATH does not have the wall's mark"}, kept: true},
 	{name: "second link inside", how: []string{"ip link add other type veth peer name extra netns ID"}, found: []string{`open: link "extra" is in the namespace`}, kept: true},
 	{name: "link inside renamed", how: []string{"inside ip link set bundle0 down", "inside ip link set bundle0 name extra"},
-		found: []string{"shut: link VETH does not lead into the namespace", `open: link "extra" is in the namespace`, "shut: bundle0 is missing in the namespace"}},
+		found: []string{"closed: link VETH does not lead into the namespace", `open: link "extra" is in the namespace`, "closed: bundle0 is missing in the namespace"}},
 	{name: "another link inside of its name", how: []string{"inside ip link set bundle0 down", "inside ip link set bundle0 name extra", "ip link add other type veth peer name bundle0 netns ID", "inside ip link set bundle0 address HWADDR", "inside ip addr add ADDRESS dev bundle0", "inside ip link set bundle0 up"},
 		found: []string{"open: bundle0 in the namespace does not lead to link VETH", `open: link "extra" is in the namespace`,
-			"shut: the namespace has other addresses than ADDRESS", "shut: the namespace has other routes than the one to SUBNET"}},
-	{name: "link inside down", how: []string{"inside ip link set bundle0 down"}, found: []string{"shut: bundle0 in the namespace is down"}, kept: true},
-	{name: "link inside of another MAC", how: []string{"inside ip link set bundle0 address 02:00:00:00:00:09"}, found: []string{"shut: bundle0 in the namespace has another MAC address"}, kept: true},
-	{name: "loopback up", how: []string{"inside ip link set lo up"}, found: []string{"shut: lo in the namespace is up", "shut: the namespace has other addresses than ADDRESS", "shut: the namespace has other routes than the one to SUBNET"}, kept: true},
-	{name: "second address", how: []string{"inside ip addr add 10.9.9.9/32 dev bundle0"}, found: []string{"shut: the namespace has other addresses than ADDRESS", "shut: the namespace has other routes than the one to SUBNET"}, kept: true},
-	{name: "another address", how: []string{"inside ip addr flush dev bundle0", "inside ip addr add GATEWAY/24 dev bundle0"}, found: []string{"shut: the namespace has other addresses than ADDRESS"}, kept: true},
-	{name: "default route", how: []string{"inside ip route add default via GATEWAY"}, found: []string{"shut: the namespace has other routes than the one to SUBNET"}, kept: true},
-	{name: "route in another table", how: []string{"inside ip route add 10.0.0.0/8 dev bundle0 table 7"}, found: []string{"shut: the namespace has other routes than the one to SUBNET"}, kept: true},
-	{name: "no route", how: []string{"inside ip route del SUBNET"}, found: []string{"shut: the namespace has no route to SUBNET"}, kept: true},
-	{name: "everything but the filter", how: []string{"ip link del VETH", "ip netns del ID"}, another: true, found: []string{"shut: there is no wall"}},
+			"closed: the namespace does not have exactly the address ADDRESS", "closed: the namespace has routes other than the one to SUBNET"}},
+	{name: "link inside down", how: []string{"inside ip link set bundle0 down"}, found: []string{"closed: bundle0 in the namespace is down"}, kept: true},
+	{name: "link inside of another MAC", how: []string{"inside ip link set bundle0 address 02:00:00:00:00:09"}, found: []string{"closed: bundle0 in the namespace has a wrong MAC address"}, kept: true},
+	{name: "loopback up", how: []string{"inside ip link set lo up"}, found: []string{"closed: lo in the namespace is up", "closed: the namespace does not have exactly the address ADDRESS", "closed: the namespace has routes other than the one to SUBNET"}, kept: true},
+	{name: "second address", how: []string{"inside ip addr add 10.9.9.9/32 dev bundle0"}, found: []string{"closed: the namespace does not have exactly the address ADDRESS", "closed: the namespace has routes other than the one to SUBNET"}, kept: true},
+	{name: "another address", how: []string{"inside ip addr flush dev bundle0", "inside ip addr add GATEWAY/24 dev bundle0"}, found: []string{"closed: the namespace does not have exactly the address ADDRESS"}, kept: true},
+	{name: "default route", how: []string{"inside ip route add default via GATEWAY"}, found: []string{"closed: the namespace has routes other than the one to SUBNET"}, kept: true},
+	{name: "route in another table", how: []string{"inside ip route add 10.0.0.0/8 dev bundle0 table 7"}, found: []string{"closed: the namespace has routes other than the one to SUBNET"}, kept: true},
+	{name: "no route", how: []string{"inside ip route del SUBNET"}, found: []string{"closed: the namespace has no route to SUBNET"}, kept: true},
+	{name: "everything but the filter", how: []string{"ip link del VETH", "ip netns del ID"}, another: true, found: []string{"closed: there is no wall"}},
 }
 
 func damageWords(spec host.WallSpec, path string) *strings.Replacer {
@@ -113,37 +115,37 @@ func TestDamage(t *testing.T) {
 
 			broken := w.inspect(t, spec)
 			want := damageWords(spec, wall.Path).Replace(strings.Join(d.found, "\n"))
-			if got := words(broken.Faults); got != want {
+			if got := describe(broken.Faults); got != want {
 				t.Errorf("found:\ngot\n%s\nwant\n%s", got, want)
 			}
-			mended, err := w.walls.EnsureWall(t.Context(), spec)
+			repaired, err := w.walls.EnsureWall(t.Context(), spec)
 			must(t, err)
-			if got := words(mended.Faults); got != "" {
-				t.Fatalf("mended: got faults\n%s", got)
+			if got := describe(repaired.Faults); got != "" {
+				t.Fatalf("repaired: got faults\n%s", got)
 			}
-			if (mended.NetNS != wall.NetNS) != d.another {
-				t.Errorf("namespace: got %v after %v, want another: %t", mended.NetNS, wall.NetNS, d.another)
+			if (repaired.NetNS != wall.NetNS) != d.another {
+				t.Errorf("namespace: got %v after %v, want another: %t", repaired.NetNS, wall.NetNS, d.another)
 			}
-			if kept := mended.Accepted[8888] > 0; kept != d.kept {
-				t.Errorf("counts: got %v, want them kept: %t", mended.Accepted, d.kept)
+			if kept := repaired.Accepted[8888] > 0; kept != d.kept {
+				t.Errorf("counts: got %v, want them kept: %t", repaired.Accepted, d.kept)
 			}
-			greet(t, mended, spec)
-			if said, err := dial(t, wallNS(t, mended), addrPort(spec.BundleIP, 9099), 100*time.Millisecond); err == nil {
-				t.Errorf("another port: got %q, want no answer", said)
+			greet(t, repaired, spec)
+			if got, err := dial(t, wallNS(t, repaired), addrPort(spec.BundleIP, 9099), 100*time.Millisecond); err == nil {
+				t.Errorf("another port: got %q, want no answer", got)
 			}
 		})
 	}
 }
 
-// greet wants the bundle to answer behind the wall.
+// greet checks that the bundle answers through the wall.
 func greet(t *testing.T, wall host.Wall, spec host.WallSpec) {
 	t.Helper()
-	if said, err := dial(t, wallNS(t, wall), addrPort(spec.BundleIP, 8888), soon); said != "hello" {
-		t.Errorf("the bundle's port: got %q, %v, want hello", said, err)
+	if got, err := dial(t, wallNS(t, wall), addrPort(spec.BundleIP, 8888), soon); got != "hello" {
+		t.Errorf("the bundle's port: got %q, %v, want hello", got, err)
 	}
 }
 
-// TestNamespaceOfTheNode: a name that leads to the node itself is no wall.
+// TestNamespaceOfTheNode: a name for the node's own namespace is not a wall.
 func TestNamespaceOfTheNode(t *testing.T) {
 	w := newWorld(t)
 	spec := newSpec(t, 50)
@@ -153,7 +155,7 @@ func TestNamespaceOfTheNode(t *testing.T) {
 	run(t, "ip", "netns", "attach", spec.Owner.ID(), fmt.Sprint(os.Getpid()))
 	t.Cleanup(func() { run(t, "ip", "netns", "del", spec.Owner.ID()) })
 	path := w.walls.path(spec.Owner)
-	if got, want := words(w.inspect(t, spec).Faults), "open: "+path+" is the node's own network namespace"; got != want {
+	if got, want := describe(w.inspect(t, spec).Faults), "open: "+path+" is the node's own network namespace"; got != want {
 		t.Errorf("faults: got %s, want %s", got, want)
 	}
 	if _, err := w.walls.EnsureWall(t.Context(), spec); err == nil {
@@ -161,8 +163,8 @@ func TestNamespaceOfTheNode(t *testing.T) {
 	}
 }
 
-// TestChainBeforeOurs: somebody else's chain that sees packets first could send
-// them past the filter. It is not ours to remove.
+// TestChainBeforeOurs: a foreign chain that sees packets first could send them past
+// the filter. We must not remove it.
 func TestChainBeforeOurs(t *testing.T) {
 	w := newWorld(t)
 	spec := newSpec(t, 53)
@@ -171,22 +173,22 @@ func TestChainBeforeOurs(t *testing.T) {
 	veth := spec.Owner.Veth()
 	run(t, "nft", "add table netdev others; add chain netdev others late { type filter hook ingress device "+veth+" priority 0; }")
 	t.Cleanup(func() { run(t, "nft", "delete", "table", "netdev", "others") })
-	if got := words(w.inspect(t, spec).Faults); got != "" {
+	if got := describe(w.inspect(t, spec).Faults); got != "" {
 		t.Errorf("with a chain behind the filter: got faults %s, want none", got)
 	}
 	run(t, "nft", "add chain netdev others early { type filter hook ingress device "+veth+" priority -2147483648; }")
 	want := `open: chain "others early" sees packets before filter ` + tableName(spec.Owner)
-	if got := words(w.inspect(t, spec).Faults); got != want {
+	if got := describe(w.inspect(t, spec).Faults); got != want {
 		t.Errorf("with a chain before the filter: got faults %s, want %s", got, want)
 	}
 	wall, err := w.walls.EnsureWall(t.Context(), spec)
-	if got := words(wall.Faults); err != nil || got != want {
+	if got := describe(wall.Faults); err != nil || got != want {
 		t.Errorf("ensure: got faults %s, %v, want %s", got, err, want)
 	}
 }
 
-// TestBridgeWithTheBundlesMAC: its frames would be the node's. The bridge is not
-// ours to change.
+// TestBridgeWithTheBundlesMAC: the node would receive the bundle's frames. We must
+// not change the bridge.
 func TestBridgeWithTheBundlesMAC(t *testing.T) {
 	w := newWorld(t)
 	spec := newSpec(t, 55)
@@ -195,12 +197,12 @@ func TestBridgeWithTheBundlesMAC(t *testing.T) {
 	run(t, "ip", "link", "set", spec.Owner.Bridge(), "address", host.BundleMAC(spec.BundleIP).String())
 	want := "open: bridge " + spec.Owner.Bridge() + " has the bundle's MAC address"
 	wall, err := w.walls.EnsureWall(t.Context(), spec)
-	if got := words(wall.Faults); err != nil || got != want {
+	if got := describe(wall.Faults); err != nil || got != want {
 		t.Errorf("ensure: got faults %s, %v, want %s", got, err, want)
 	}
 }
 
-// TestManyPorts writes a large filter in one go.
+// TestManyPorts writes a large filter in one transaction.
 func TestManyPorts(t *testing.T) {
 	w := newWorld(t)
 	spec := newSpec(t, 54)
@@ -216,7 +218,7 @@ func TestManyPorts(t *testing.T) {
 	}
 }
 
-// TestRefusedSpecs: nothing is made of what cannot be meant.
+// TestRefusedSpecs: nothing is made for an invalid spec.
 func TestRefusedSpecs(t *testing.T) {
 	w := New(Options{Dir: t.TempDir()})
 	for name, change := range map[string]func(s *host.WallSpec){
@@ -238,8 +240,8 @@ func TestRefusedSpecs(t *testing.T) {
 	}
 }
 
-// TestDeleteLeavesNoLink: the namespace's link is cut whatever it is called by
-// now at the node's end, and though something still runs there.
+// TestDeleteLeavesNoLink: DeleteWall deletes the namespace's link even if its end on
+// the node was renamed, and even if something still runs in the namespace.
 func TestDeleteLeavesNoLink(t *testing.T) {
 	w := newWorld(t)
 	spec := newSpec(t, 51)
@@ -256,8 +258,8 @@ func TestDeleteLeavesNoLink(t *testing.T) {
 	}))
 }
 
-// TestSharedFolder: other mount namespaces see a wall that is made later, and
-// hold none that is deleted, as with `ip netns`.
+// TestSharedFolder: as with `ip netns`, other mount namespaces see a wall that is
+// made later, and do not keep a deleted one alive.
 func TestSharedFolder(t *testing.T) {
 	w := newWorld(t)
 	spec := newSpec(t, 52)

@@ -14,13 +14,13 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// maxParallelRepairs bounds how many machines are attended to at the same
-// time: a kill waits for its process to end.
+// maxParallelRepairs bounds how many machines are rechecked at the same time.
+// They run in parallel because a kill waits for its process to end.
 const maxParallelRepairs = 64
 
-// look looks at all machines and walls once, kills what is not confined, and
-// repairs what can be repaired.
-func (g *guard) look(ctx context.Context) {
+// scan checks all machines and walls once. It kills machines that are not
+// confined, and repairs the walls that it can repair.
+func (g *guard) scan(ctx context.Context) {
 	started := g.Clock.Now()
 	specs := g.watched.specs()
 	if len(specs) == 0 {
@@ -35,7 +35,7 @@ func (g *guard) look(ctx context.Context) {
 		}
 		vmms, err = g.Machines.VMMs(ctx, names)
 	}
-	g.reportFailing(ctx, err)
+	g.reportScanError(ctx, err)
 	if err != nil {
 		return
 	}
@@ -48,17 +48,17 @@ func (g *guard) look(ctx context.Context) {
 	for i, spec := range specs {
 		if m := g.suspect(spec, walls[i], running[spec.Owner.ID()]); m != nil {
 			repairs.Go(func() error {
-				g.attend(ctx, m)
+				g.recheck(ctx, m)
 				return nil
 			})
 		}
 	}
 	_ = repairs.Wait() // always nil
-	g.Metrics.looked(g.Clock.Now(), g.Clock.Since(started))
+	g.Metrics.scanned(g.Clock.Now(), g.Clock.Since(started))
 }
 
-// inspectAll reads back all walls that can be read. One record that makes no
-// sense must not leave all other walls unguarded.
+// inspectAll reads back all walls that can be read. One invalid record must not
+// leave all other walls unguarded.
 func (g *guard) inspectAll(ctx context.Context, specs []host.WallSpec) ([]host.WallSpec, []host.Wall, error) {
 	walls, err := g.Walls.InspectWalls(ctx, specs)
 	if errors.Is(err, host.ErrInvalid) && len(specs) > 1 {
@@ -78,26 +78,27 @@ func (g *guard) inspectAll(ctx context.Context, specs []host.WallSpec) ([]host.W
 	return specs, walls, err
 }
 
-// reportFailing logs the first of several looks that fail, and the end of
-// them. It has all Bottles looked at then: nothing guarded them meanwhile.
-func (g *guard) reportFailing(ctx context.Context, err error) {
+// reportScanError logs the first of several scans that fail, and the first scan
+// that succeeds again. Both times it notifies the subscriber of all Bottles,
+// because nothing guards them while scans fail.
+func (g *guard) reportScanError(ctx context.Context, err error) {
 	g.watched.mu.Lock()
 	was := g.failing
 	g.failing = err != nil
 	g.watched.mu.Unlock()
 	switch {
 	case err != nil && !was && ctx.Err() == nil:
-		g.Log.Error(err, "Walls cannot be looked at")
+		g.Log.Error(err, "Walls cannot be checked")
 	case err == nil && was:
-		g.Log.Info("Walls can be looked at again")
+		g.Log.Info("Walls can be checked again")
 	default:
 		return
 	}
 	g.watched.notifyAll()
 }
 
-// suspect returns the machine if it or its wall needs a closer look, and nil
-// if all is well.
+// suspect returns the machine if it or its wall must be rechecked, and nil if
+// all is well.
 func (g *guard) suspect(spec host.WallSpec, w host.Wall, running []host.VMM) *machine {
 	uid := spec.Owner.UID
 	g.watched.mu.Lock()
@@ -106,13 +107,13 @@ func (g *guard) suspect(spec host.WallSpec, w host.Wall, running []host.VMM) *ma
 		g.watched.mu.Unlock()
 		return nil
 	}
-	if w.Err != nil || len(w.Faults) > 0 || outside(running, w) || m.unwritten || (m.leak != nil || m.doomed != "") && len(running) > 0 {
+	if w.Err != nil || len(w.Faults) > 0 || outside(running, w) || m.unwritten || (m.leak != nil || m.killReason != "") && len(running) > 0 {
 		g.watched.mu.Unlock()
 		return m
 	}
 	m.record(w)
-	repaired := m.faulty != ""
-	m.faulty = ""
+	repaired := m.reportedFaults != ""
+	m.reportedFaults = ""
 	g.watched.mu.Unlock()
 	if repaired {
 		g.watched.notify(uid)
@@ -120,12 +121,12 @@ func (g *guard) suspect(spec host.WallSpec, w host.Wall, running []host.VMM) *ma
 	return nil
 }
 
-// attend looks at one machine again, with nobody else acting on its wall, and
-// acts. A wall is repaired even if its machine could not be killed: either
-// makes the machine safe.
-func (g *guard) attend(ctx context.Context, m *machine) {
-	m.act.Lock()
-	defer m.act.Unlock()
+// recheck inspects one machine again while it holds the machine's lock, and
+// kills or repairs as needed. It repairs the wall even if it could not kill the
+// machine: either one makes the machine safe.
+func (g *guard) recheck(ctx context.Context, m *machine) {
+	m.lock.Lock()
+	defer m.lock.Unlock()
 	g.watched.mu.Lock()
 	spec := m.wall.Spec
 	here := g.watched.machines[spec.Owner.UID] == m && spec.Owner.UID != ""
@@ -142,16 +143,16 @@ func (g *guard) attend(ctx context.Context, m *machine) {
 			err = errors.Join(err, repairErr)
 		}
 		if ctx.Err() == nil {
-			g.reportFaulty(m, faults, err)
+			g.reportFaults(m, faults, err)
 		}
 		return
 	}
-	g.reportFaulty(m, "", err)
+	g.reportFaults(m, "", err)
 }
 
-// inspect looks at one wall and its machine, and kills a machine that runs
-// outside its wall, behind an open one, or after a leak. It returns the wall's
-// faults in words; m.act is held.
+// inspect checks one wall and its machine. It kills a machine that runs outside
+// its wall, behind an open wall, or after a leak. It returns a description of
+// the wall's faults. The caller holds m.lock.
 func (g *guard) inspect(ctx context.Context, m *machine) (faults string, err error) {
 	g.watched.mu.Lock()
 	spec := m.wall.Spec
@@ -172,29 +173,30 @@ func (g *guard) inspect(ctx context.Context, m *machine) (faults string, err err
 	m.record(w)
 	open := m.open(w)
 	if len(running) == 0 {
-		m.doomed = ""
+		m.killReason = ""
 	}
-	leaked, doomed := m.leak != nil, m.doomed
+	leaked, killReason := m.leak != nil, m.killReason
 	g.watched.mu.Unlock()
-	faults = words(w.Faults)
+	faults = describe(w.Faults)
 	switch {
 	case len(running) == 0:
 		return faults, nil
 	case leaked:
-		return faults, g.kill(ctx, spec) // somebody started it all the same
+		return faults, g.kill(ctx, spec) // somebody started it in spite of the leak
 	case outside(running, w):
-		return faults, g.stop(ctx, m, "the machine ran outside its wall's network namespace")
+		return faults, g.killBreached(ctx, m, "the machine ran outside its wall's network namespace")
 	case open != "":
-		return faults, g.stop(ctx, m, "the wall was open: "+open)
-	case doomed != "":
-		return faults, g.stop(ctx, m, doomed)
+		return faults, g.killBreached(ctx, m, "the wall was open: "+open)
+	case killReason != "":
+		return faults, g.killBreached(ctx, m, killReason)
 	}
 	return faults, nil
 }
 
-// open is the fault that makes a wall open, "" if none does. A filter with
-// other rules than the spec's that reads as it last read is one of ours: of an
-// earlier release, or of an agent that died before it wrote the new one.
+// open returns the fault that makes a wall open, or "". A filter that differs
+// from the spec but is unchanged since it was last read is one of ours: an
+// earlier release wrote it, or an agent that died before it wrote the new one.
+// It does not count as open.
 func (m *machine) open(w host.Wall) string {
 	for _, f := range w.Faults {
 		if f.Open && !(f.Rules && m.wall.Filter != "" && w.Filter == m.wall.Filter) {
@@ -204,19 +206,19 @@ func (m *machine) open(w host.Wall) string {
 	return ""
 }
 
-// stop kills a machine and records why. It reports the breach whatever comes
-// of the kill: whoever sees that the machine is gone must find the reason, and
-// a machine that cannot be killed deserves attention most of all.
-func (g *guard) stop(ctx context.Context, m *machine, what string) error {
+// killBreached kills a machine and records why. It reports the breach even if
+// the kill fails: anyone who sees that the machine is gone must find the
+// reason, and a machine that cannot be killed deserves attention most of all.
+func (g *guard) killBreached(ctx context.Context, m *machine, what string) error {
 	g.watched.mu.Lock()
 	spec := m.wall.Spec
 	m.breach = &Breach{Time: g.Clock.Now(), What: what}
-	m.doomed = what
+	m.killReason = what
 	g.watched.mu.Unlock()
 	err := g.kill(ctx, spec)
 	if err == nil {
 		g.watched.mu.Lock()
-		m.doomed = ""
+		m.killReason = ""
 		g.watched.mu.Unlock()
 	}
 	g.Metrics.breached()
@@ -232,9 +234,9 @@ func (g *guard) kill(ctx context.Context, spec host.WallSpec) error {
 	return nil
 }
 
-// reportFaulty logs what is wrong with a wall, and what kept it from being
-// repaired, once, and notifies.
-func (g *guard) reportFaulty(m *machine, faults string, err error) {
+// reportFaults logs what is wrong with a wall and why it could not be repaired,
+// and notifies the subscriber. It reports the same problem only once.
+func (g *guard) reportFaults(m *machine, faults string, err error) {
 	what := faults
 	if err != nil {
 		what = strings.TrimPrefix(what+"; "+strings.ReplaceAll(err.Error(), "\n", "; "), "; ")
@@ -244,8 +246,8 @@ func (g *guard) reportFaulty(m *machine, faults string, err error) {
 	}
 	g.watched.mu.Lock()
 	owner := m.wall.Spec.Owner
-	known := m.faulty == what
-	m.faulty = what
+	known := m.reportedFaults == what
+	m.reportedFaults = what
 	g.watched.mu.Unlock()
 	if known {
 		return
@@ -255,13 +257,13 @@ func (g *guard) reportFaulty(m *machine, faults string, err error) {
 	g.watched.notify(owner.UID)
 }
 
-// outside says whether one of a machine's processes is not in the wall's
+// outside reports whether one of a machine's processes is outside the wall's
 // network namespace.
 func outside(running []host.VMM, w host.Wall) bool {
 	return slices.ContainsFunc(running, func(v host.VMM) bool { return w.NetNS == (host.NetNS{}) || v.NetNS != w.NetNS })
 }
 
-func words(faults []host.WallFault) string {
+func describe(faults []host.WallFault) string {
 	out := make([]string, len(faults))
 	for i, f := range faults {
 		out[i] = f.What
