@@ -123,7 +123,7 @@ func TestWholeProof(t *testing.T) {
 			hits := map[string]bool{} // nonces
 			e := goodEvidence()
 			s := site()
-			s.CanaryTCP, s.CanaryUDP = runCanaries(t, func(hit host.Touch) {
+			s.CanaryTCP, s.CanaryUDP = runCanaries(t, func(hit host.CanaryHit) {
 				mu.Lock()
 				defer mu.Unlock()
 				// The guest's own loopback leads to the canaries, because there is only one
@@ -162,9 +162,9 @@ func goodEvidence() probe.Evidence {
 	}
 }
 
-func runCanaries(t *testing.T, onHit func(host.Touch)) (tcp, udp uint16) {
+func runCanaries(t *testing.T, onHit func(host.CanaryHit)) (tcp, udp uint16) {
 	t.Helper()
-	c, err := canary.New(canary.Options{Touched: onHit})
+	c, err := canary.New(canary.Options{OnHit: onHit})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,7 +23,7 @@ const (
 // canaries starts real canaries for the test and returns their ports.
 func canaries(t *testing.T) (tcp, udp uint16) {
 	t.Helper()
-	return runCanaries(t, func(host.Touch) {})
+	return runCanaries(t, func(host.CanaryHit) {})
 }
 
 // serve starts a TCP server on loopback that calls do with each connection.

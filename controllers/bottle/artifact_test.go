@@ -23,7 +23,7 @@ const packed = "file:a.smolmachine"
 func withArtifact(t *testing.T, b *builders.Bottle) *world {
 	t.Helper()
 	w := newWorld(t, b.Obj())
-	w.images.Pack(packed)
+	w.images.MarkArtifact(packed)
 	w.images.PutLocal(packed, "a packed machine")
 	return w
 }
@@ -31,7 +31,7 @@ func withArtifact(t *testing.T, b *builders.Bottle) *world {
 func TestArtifact(t *testing.T) {
 	sum := strings.TrimPrefix(hosttest.ImageDigest("a packed machine"), "sha256:")
 	other := strings.Repeat("0", 64)
-	before := hosttest.Reference
+	before := hosttest.ReferenceVersion
 	before.Version, before.ArtifactPolicy = "1.7.7", false
 	old := before
 	old.Version, old.Artifacts = "0.9.0", false
@@ -49,11 +49,11 @@ func TestArtifact(t *testing.T) {
 		wantText      string // in MachineReady's message
 		wantEgress    string
 	}{
-		"plain":                            {demo().ArtifactPath(packed), hosttest.Reference, true, "True/MachineRunning", "", "", "True/BothWalls"},
-		"with its SHA-256 sum":             {summed(sum), hosttest.Reference, false, "True/MachineRunning", "", "", "True/BothWalls"},
-		"with a wrong sum":                 {summed(other), hosttest.Reference, false, "False/ImagePullBackOff", "", other + " is asked for", "Unknown/Blocked"},
-		"that does not exist":              {demo().ArtifactPath("file:b.smolmachine"), hosttest.Reference, false, "False/ImageNotFound", "", "spec.artifact", "Unknown/Blocked"},
-		"with a Secret":                    {demo().ArtifactPath(packed).EnvFromSecret("TOKEN", "s", "k"), hosttest.Reference, false, "False/UnsupportedBySmolvm", "True/UnsupportedBySmolvm", "TOKEN", "Unknown/Blocked"},
+		"plain":                            {demo().ArtifactPath(packed), hosttest.ReferenceVersion, true, "True/MachineRunning", "", "", "True/BothWalls"},
+		"with its SHA-256 sum":             {summed(sum), hosttest.ReferenceVersion, false, "True/MachineRunning", "", "", "True/BothWalls"},
+		"with a wrong sum":                 {summed(other), hosttest.ReferenceVersion, false, "False/ImagePullBackOff", "", other + " is asked for", "Unknown/Blocked"},
+		"that does not exist":              {demo().ArtifactPath("file:b.smolmachine"), hosttest.ReferenceVersion, false, "False/ImageNotFound", "", "spec.artifact", "Unknown/Blocked"},
+		"with a Secret":                    {demo().ArtifactPath(packed).EnvFromSecret("TOKEN", "s", "k"), hosttest.ReferenceVersion, false, "False/UnsupportedBySmolvm", "True/UnsupportedBySmolvm", "TOKEN", "Unknown/Blocked"},
 		"smolvm mixes artifacts up":        {demo().ArtifactPath(packed), old, false, "False/UnsupportedBySmolvm", "", "1.7.7 or newer", "Unknown/Blocked"},
 		"smolvm drops the policy":          {demo().ArtifactPath(packed), before, false, "True/MachineRunning", "", "", "True/HostWall"},
 		"smolvm drops the required policy": {demo().ArtifactPath(packed), before, true, "False/PolicyNotPersisted", "", "smolvm 1.7.7 drops the policy of a machine that is made from an artifact", "Unknown/Blocked"},

@@ -16,7 +16,7 @@ func TestANewerSmolvmIsReported(t *testing.T) {
 	if got := w.events(); len(got) != 0 {
 		t.Errorf("events for the reference version: got %q, want none", got)
 	}
-	newer := hosttest.Reference
+	newer := hosttest.ReferenceVersion
 	newer.Newer = true
 	w.machines.SetVersion(newer)
 	w.r.reportNewerSmolvm(t.Context())

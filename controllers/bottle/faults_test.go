@@ -40,7 +40,7 @@ func methods(calls []string) []string {
 // whens returns the ways in which a call can fail.
 func whens(call string) map[string]hosttest.When {
 	ways := map[string]hosttest.When{"before": hosttest.Before, "after": hosttest.After}
-	if hosttest.Halves(call) {
+	if hosttest.CanFailHalfWay(call) {
 		ways["half way"] = hosttest.Half
 	}
 	return ways

@@ -93,7 +93,7 @@ func (g *testGuest) exec(name string, req host.ExecRequest) (int, error) {
 		report.Results = append(report.Results, probe.Result{Target: t, Outcome: outcome})
 	}
 	if does == hitting {
-		g.world.enforcer.Touched(host.Touch{Proto: "tcp", Nonce: plan.Nonce,
+		g.world.enforcer.RecordHit(host.CanaryHit{Proto: "tcp", Nonce: plan.Nonce,
 			Local: netip.MustParseAddrPort("10.0.0.5:4711"), Remote: netip.MustParseAddrPort("10.0.0.5:999")})
 	}
 	out, err := probe.EncodeReport(report)

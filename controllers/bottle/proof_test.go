@@ -128,7 +128,7 @@ func TestALeakReportedByTheProberStopsTheMachineImmediately(t *testing.T) {
 
 // leak lets the guest hit a canary on its own network.
 func (w *world) leak() {
-	w.enforcer.Touched(host.Touch{Proto: "tcp", Interface: ownerOfDemo().Bridge(),
+	w.enforcer.RecordHit(host.CanaryHit{Proto: "tcp", Interface: ownerOfDemo().Bridge(),
 		Remote: netip.MustParseAddrPort("192.168.44.3:1"), Local: netip.MustParseAddrPort("192.168.44.1:4711")})
 }
 
@@ -269,12 +269,12 @@ func TestWhenProofsAreMade(t *testing.T) {
 		}, 0},
 		"a canary was hit from the node": {func(w *world) {
 			w.clock.Step(2 * time.Minute)
-			w.enforcer.Touched(host.Touch{Interface: "lo", Remote: netip.MustParseAddrPort("127.0.0.1:1"), Local: netip.MustParseAddrPort("127.0.0.1:4711")})
+			w.enforcer.RecordHit(host.CanaryHit{Interface: "lo", Remote: netip.MustParseAddrPort("127.0.0.1:1"), Local: netip.MustParseAddrPort("127.0.0.1:4711")})
 		}, 1},
 		"a canary was hit again and again": {func(w *world) {
 			w.clock.Step(2 * time.Minute)
 			for range 5 {
-				w.enforcer.Touched(host.Touch{Interface: "lo", Remote: netip.MustParseAddrPort("127.0.0.1:1"), Local: netip.MustParseAddrPort("127.0.0.1:4711")})
+				w.enforcer.RecordHit(host.CanaryHit{Interface: "lo", Remote: netip.MustParseAddrPort("127.0.0.1:1"), Local: netip.MustParseAddrPort("127.0.0.1:4711")})
 				w.settle(demoKey)
 			}
 		}, 1},

@@ -89,7 +89,7 @@ func TestHowSecretsArePassed(t *testing.T) {
 		inSmolfile bool
 		files      []string
 	}{
-		"as files if smolvm supports that":   {hosttest.Reference, false, []string{"TOKEN"}},
+		"as files if smolvm supports that":   {hosttest.ReferenceVersion, false, []string{"TOKEN"}},
 		"in the Smolfile of an older smolvm": {old, true, nil},
 	} {
 		t.Run(name, func(t *testing.T) {

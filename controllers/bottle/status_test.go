@@ -108,7 +108,7 @@ func TestAVMMThatRunsAsRootIsReported(t *testing.T) {
 		t.Run(version, func(t *testing.T) {
 			w := newWorld(t, demo().Obj())
 			w.allowUnproven = true
-			v := hosttest.Reference
+			v := hosttest.ReferenceVersion
 			v.Version, v.OwnUser = version, tt.ownUser
 			w.machines.SetVersion(v)
 			w.restartAgent()

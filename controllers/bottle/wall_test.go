@@ -70,7 +70,7 @@ func TestABreachIsReportedAndRepaired(t *testing.T) {
 	w := running(t)
 	proofs := w.guest.count()
 	w.walls.Break(ownerOfDemo(), host.WallFault{What: "the chain is gone", Open: true})
-	w.enforcer.Look(t.Context())
+	w.enforcer.Scan(t.Context())
 	if m, _, _ := w.machines.Get(testID); m.State == host.MachineRunning {
 		t.Fatalf("machine after the guard's check: got %s, want it stopped", m.State)
 	}
@@ -106,7 +106,7 @@ func TestABreachDuringAStartIsNotAFailedBoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.walls.Break(ownerOfDemo(), host.WallFault{What: "the chain is gone", Open: true})
-	w.enforcer.Look(t.Context())
+	w.enforcer.Scan(t.Context())
 	if _, err := w.pass(demoKey); err != nil {
 		t.Fatal(err)
 	}
@@ -129,7 +129,7 @@ func TestAMachineOfAnOlderAgentIsMovedBehindItsWall(t *testing.T) {
 	if _, err := w.pass(demoKey); err != nil {
 		t.Fatal(err)
 	}
-	w.enforcer.Look(t.Context())
+	w.enforcer.Scan(t.Context())
 	w.settle(demoKey)
 	vmms, err := w.machines.VMMs(t.Context(), []string{testID})
 	_, wall, _ := w.walls.Get(ownerOfDemo())
@@ -147,7 +147,7 @@ func TestTheWallOutlivesAStop(t *testing.T) {
 	if err := w.machines.StartMachine(t.Context(), testID, "/run/netns/other"); err != nil {
 		t.Fatal(err)
 	}
-	w.enforcer.Look(t.Context())
+	w.enforcer.Scan(t.Context())
 	if m, _, _ := w.machines.Get(testID); m.State == host.MachineRunning {
 		t.Errorf("machine started by hand: got %s, want it stopped", m.State)
 	}
@@ -176,7 +176,7 @@ func TestSmolvmsPolicyIsReadBackBeforeAStart(t *testing.T) {
 			w.guest.set(policed)
 			w.restartAgent()
 			if tt.persists != nil {
-				w.machines.Persists(tt.persists)
+				w.machines.OverridePolicy(tt.persists)
 			}
 			for range 6 {
 				if _, err := w.pass(demoKey); err != nil {
@@ -195,7 +195,7 @@ func TestSmolvmsPolicyIsReadBackBeforeAStart(t *testing.T) {
 
 func TestAPolicyThatCannotBeReadDoesNotPreventAStart(t *testing.T) {
 	w := newWorld(t, demo().Obj())
-	v := hosttest.Reference
+	v := hosttest.ReferenceVersion
 	v.Version, v.PolicyInList, v.EgressEvents = "1.4.0", false, false
 	w.machines.SetVersion(v)
 	w.faults.Fail("Policy", hosttest.Before, hosttest.Always, host.ErrUnsupported)

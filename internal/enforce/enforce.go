@@ -137,11 +137,11 @@ func (e *Enforcer) Start(ctx context.Context) error {
 	return err
 }
 
-// Look checks all machines and walls once.
-func (e *Enforcer) Look(ctx context.Context) { e.guard.scan(ctx) }
+// Scan checks all machines and walls once.
+func (e *Enforcer) Scan(ctx context.Context) { e.guard.scan(ctx) }
 
-// Touched judges a hit on a canary and acts on it. It does not wait for a kill.
-func (e *Enforcer) Touched(t host.Touch) { e.leaks.onHit(t) }
+// RecordHit judges a hit on a canary and acts on it. It does not wait for a kill.
+func (e *Enforcer) RecordHit(t host.CanaryHit) { e.leaks.onHit(t) }
 
 // BindProofs binds the proofs that start from now on to ctx: they end when it
 // ends.

@@ -120,8 +120,8 @@ func (f *fixture) expect(nonce string) {
 }
 
 // hit reports a hit on a canary and waits until it has been acted on.
-func (f *fixture) hit(t host.Touch) {
-	f.enforcer.Touched(t)
+func (f *fixture) hit(t host.CanaryHit) {
+	f.enforcer.RecordHit(t)
 	f.enforcer.Settle()
 }
 
@@ -196,12 +196,12 @@ func TestBreachesAreMadeSafe(t *testing.T) {
 				tt.change(f)
 				switch way {
 				case "by a scan":
-					f.enforcer.Look(t.Context())
+					f.enforcer.Scan(t.Context())
 				case "by a pass":
 					f.ensure("1")
 				default:
 					f.restart()
-					f.enforcer.Look(t.Context())
+					f.enforcer.Scan(t.Context())
 				}
 				f.wantRuns(tt.runs)
 				f.wantFaults(0)
@@ -226,7 +226,7 @@ func TestTheMachineIsKilledBeforeTheRepair(t *testing.T) {
 	f := newFixture(t)
 	f.walls.Break(owner(), host.WallFault{What: "open", Open: true})
 	f.faults.ResetCalls()
-	f.enforcer.Look(t.Context())
+	f.enforcer.Scan(t.Context())
 	calls := f.faults.Calls()
 	killed, repaired := slices.Index(calls, "KillMachine "+owner().ID()), slices.Index(calls, "EnsureWall "+owner().ID())
 	if killed < 0 || repaired < 0 || killed > repaired {
@@ -238,13 +238,13 @@ func TestAFailedKillIsRetried(t *testing.T) {
 	f := newFixture(t)
 	f.walls.Break(owner(), host.WallFault{What: "open", Open: true})
 	f.faults.Fail("KillMachine", hosttest.Before, 1, errors.New("not yet"))
-	f.enforcer.Look(t.Context())
+	f.enforcer.Scan(t.Context())
 	f.wantRuns(true)
 	f.wantFaults(0) // the wall is repaired all the same
 	if !slices.Contains(f.changed, uid) || f.enforcer.State(uid).Breach == nil {
 		t.Errorf("notified %v, breach %+v, want a notification and a breach even though the kill failed", f.changed, f.enforcer.State(uid).Breach)
 	}
-	f.enforcer.Look(t.Context())
+	f.enforcer.Scan(t.Context())
 	f.wantRuns(false)
 }
 
@@ -253,7 +253,7 @@ func TestAFailedKillIsRetried(t *testing.T) {
 func TestAnUnreadableWallStopsNothing(t *testing.T) {
 	f := newFixture(t)
 	f.walls.Unreadable(owner(), errors.New("too many open files"))
-	f.enforcer.Look(t.Context())
+	f.enforcer.Scan(t.Context())
 	f.wantRuns(true)
 	if !slices.Contains(f.changed, uid) {
 		t.Error("notified: got nothing, want the Bottle")
@@ -263,7 +263,7 @@ func TestAnUnreadableWallStopsNothing(t *testing.T) {
 	}
 	f.changed = nil
 	f.walls.Unreadable(owner(), nil)
-	f.enforcer.Look(t.Context())
+	f.enforcer.Scan(t.Context())
 	if !slices.Contains(f.changed, uid) {
 		t.Error("notified when it can be read again: got nothing, want the Bottle")
 	}
@@ -276,7 +276,7 @@ func TestAnEarlierReleasesFilterIsNoBreach(t *testing.T) {
 	f := newFixture(t)
 	f.walls.Break(owner(), other)
 	f.restart()
-	f.enforcer.Look(t.Context())
+	f.enforcer.Scan(t.Context())
 	f.wantRuns(true)
 	f.wantFaults(0)
 	folder, err := f.dir.Folder(uid)
@@ -293,7 +293,7 @@ func TestAnEarlierReleasesFilterIsNoBreach(t *testing.T) {
 	}
 	f.walls.Break(owner(), other)
 	f.restart()
-	f.enforcer.Look(t.Context())
+	f.enforcer.Scan(t.Context())
 	f.wantRuns(false)
 }
 
@@ -302,7 +302,7 @@ func TestAnEarlierReleasesFilterIsNoBreach(t *testing.T) {
 func TestALeakIsReportedBeforeItIsReleased(t *testing.T) {
 	f := newFixture(t)
 	f.expect("abc123")
-	f.hit(host.Touch{Proto: "udp", Nonce: "abc123"})
+	f.hit(host.CanaryHit{Proto: "udp", Nonce: "abc123"})
 	f.ensure("2") // the user changed something just now
 	if f.enforcer.State(uid).Leak == nil {
 		t.Fatal("leak: got it released, want it reported first")
@@ -336,7 +336,7 @@ func TestEvidenceIsHardToLose(t *testing.T) {
 	if err := os.Rename(away, folder.Path()); err != nil {
 		t.Fatal(err)
 	}
-	f.enforcer.Look(t.Context())
+	f.enforcer.Scan(t.Context())
 	if err := os.WriteFile(folder.Path()+"/wall.json", []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -351,7 +351,7 @@ func TestAFailedScanStopsNothing(t *testing.T) {
 		t.Run(call, func(t *testing.T) {
 			f := newFixture(t)
 			f.faults.Fail(call, hosttest.Before, 1, errors.New("interrupted"))
-			f.enforcer.Look(t.Context())
+			f.enforcer.Scan(t.Context())
 			f.wantRuns(true)
 			if got := f.enforcer.TakeBreach(uid); got != nil {
 				t.Errorf("breach: got %+v, want none: the scan found out nothing", got)
@@ -366,7 +366,7 @@ func TestReleasedWallsAreNotGuarded(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.faults.ResetCalls()
-	f.enforcer.Look(t.Context())
+	f.enforcer.Scan(t.Context())
 	if calls := f.faults.Calls(); len(calls) > 0 {
 		t.Errorf("calls after the release: got %q, want none", calls)
 	}
@@ -379,7 +379,7 @@ func TestReleasedWallsAreNotGuarded(t *testing.T) {
 func TestALeakLastsUntilTheRequestChanges(t *testing.T) {
 	f := newFixture(t)
 	f.expect("abc123")
-	f.hit(host.Touch{Proto: "udp", Nonce: "abc123", Local: netip.MustParseAddrPort("10.1.1.1:4711"), Remote: netip.MustParseAddrPort("192.168.44.3:9")})
+	f.hit(host.CanaryHit{Proto: "udp", Nonce: "abc123", Local: netip.MustParseAddrPort("10.1.1.1:4711"), Remote: netip.MustParseAddrPort("192.168.44.3:9")})
 	f.wantRuns(false)
 	if notified := f.enforcer.Leak(uid, requestFor("1")); notified == nil {
 		t.Fatal("reported: got no leak, want it to count")
@@ -392,14 +392,14 @@ func TestALeakLastsUntilTheRequestChanges(t *testing.T) {
 	// Someone starts it anyway, with this agent and with the next one.
 	path := f.enforcer.State(uid).Wall.Path
 	f.start(path)
-	f.enforcer.Look(t.Context())
+	f.enforcer.Scan(t.Context())
 	f.wantRuns(false)
 	f.restart()
 	if leak := f.enforcer.State(uid).Leak; leak == nil || *leak != want {
 		t.Errorf("evidence after another agent: got %+v, want %+v", leak, want)
 	}
 	f.start(path)
-	f.enforcer.Look(t.Context())
+	f.enforcer.Scan(t.Context())
 	f.wantRuns(false)
 
 	f.ensure("1")
@@ -411,7 +411,7 @@ func TestALeakLastsUntilTheRequestChanges(t *testing.T) {
 		t.Errorf("leak after the request changed: got %+v, want none", got)
 	}
 	f.start(path)
-	f.enforcer.Look(t.Context())
+	f.enforcer.Scan(t.Context())
 	f.wantRuns(true)
 	f.restart()
 	if got := f.enforcer.State(uid).Leak; got != nil {
@@ -440,16 +440,16 @@ func TestTheKillComesBeforeTheEvidence(t *testing.T) {
 func TestDroppedPacketsAddUpAcrossFilters(t *testing.T) {
 	f := newFixture(t)
 	f.drop(5)
-	f.enforcer.Look(t.Context())
+	f.enforcer.Scan(t.Context())
 	f.drop(2)
-	f.enforcer.Look(t.Context())
+	f.enforcer.Scan(t.Context())
 	// The filter is recreated, and counts from 0.
 	if err := f.walls.DeleteWall(t.Context(), owner()); err != nil {
 		t.Fatal(err)
 	}
-	f.enforcer.Look(t.Context())
+	f.enforcer.Scan(t.Context())
 	f.drop(3)
-	f.enforcer.Look(t.Context())
+	f.enforcer.Scan(t.Context())
 	if got := f.enforcer.State(uid).Dropped; got != 10 {
 		t.Errorf("dropped: got %d, want 10", got)
 	}
@@ -528,7 +528,7 @@ func TestABadFileLeavesTheOthersGuarded(t *testing.T) {
 // that belongs to someone else is in the way.
 func TestAWallWithFaultsIsAnError(t *testing.T) {
 	f := newFixture(t)
-	f.walls.Keep(owner(), host.WallFault{What: "a chain of someone else's sees packets first", Open: true})
+	f.walls.BreakPermanently(owner(), host.WallFault{What: "a chain of someone else's sees packets first", Open: true})
 	_, err := f.enforcer.EnsureWall(t.Context(), spec(), requestFor("1"))
 	if !errors.Is(err, host.ErrUnavailable) || !strings.Contains(err.Error(), "someone else's") {
 		t.Errorf("ensure: got %v, want ErrUnavailable with the fault", err)
@@ -553,7 +553,7 @@ func TestAnInvalidSpecLeavesTheOthersGuarded(t *testing.T) {
 	}
 	f.walls.Break(owner(), host.WallFault{What: "open", Open: true})
 	f.faults.Fail("InspectWalls", hosttest.Before, 1, host.ErrInvalid)
-	f.enforcer.Look(t.Context())
+	f.enforcer.Scan(t.Context())
 	f.wantRuns(false)
 }
 
@@ -576,7 +576,7 @@ func TestAPersistentFaultIsReportedOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 5 {
-		f.enforcer.Look(t.Context())
+		f.enforcer.Scan(t.Context())
 	}
 	if len(f.changed) > 2 { // the breach, and the fault
 		t.Errorf("notifications of five scans: got %d, want two at most", len(f.changed))

@@ -51,7 +51,7 @@ const (
 //
 // A proof adds one case, see leaks.onConfession: the prober itself reports that
 // it reached a target. There, the guest's word counts only against itself.
-func (l *leaks) judge(t host.Touch) (uid string, what finding) {
+func (l *leaks) judge(t host.CanaryHit) (uid string, what finding) {
 	from := t.Remote.Addr().Unmap()
 	uid, bundle, nonce := l.watched.origin(t)
 	switch {
@@ -78,7 +78,7 @@ const loopback = "lo"
 // origin returns the Bottle that a hit concerns, and its bundle's address. It
 // identifies the Bottle by the nonce of a running proof (and returns no bundle
 // then), or else by the interface on which the hit was received.
-func (r *registry) origin(t host.Touch) (uid string, bundle netip.Addr, nonce bool) {
+func (r *registry) origin(t host.CanaryHit) (uid string, bundle netip.Addr, nonce bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if uid, ok := r.nonces[t.Nonce]; ok && t.Nonce != "" {
@@ -102,7 +102,7 @@ type leaks struct {
 }
 
 // onHit judges a hit on a canary and acts on it.
-func (l *leaks) onHit(t host.Touch) {
+func (l *leaks) onHit(t host.CanaryHit) {
 	uid, what := l.judge(t)
 	l.Metrics.hit(what)
 	switch what {

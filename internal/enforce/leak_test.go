@@ -63,7 +63,7 @@ func TestWhatIsALeak(t *testing.T) {
 			f.enforcer.Settle()
 			f.expect("0ld0ace")
 			f.expect("abc123")
-			f.hit(host.Touch{Proto: "tcp", Nonce: tt.nonce, Interface: tt.received,
+			f.hit(host.CanaryHit{Proto: "tcp", Nonce: tt.nonce, Interface: tt.received,
 				Remote: netip.MustParseAddrPort(tt.remote), Local: netip.MustParseAddrPort(tt.local)})
 			var requested []string
 			for _, u := range []string{uid, other.UID} {
@@ -110,7 +110,7 @@ func TestForgedAddressesDoNothing(t *testing.T) {
 	f.enforcer.Settle()
 	f.changed = nil
 	for i := range 28000 {
-		f.enforcer.Touched(host.Touch{Proto: "udp", Interface: "cni0", Local: netip.MustParseAddrPort("10.9.9.8:4712"),
+		f.enforcer.RecordHit(host.CanaryHit{Proto: "udp", Interface: "cni0", Local: netip.MustParseAddrPort("10.9.9.8:4712"),
 			Remote: netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 168, 44, byte(i)}), uint16(i))})
 	}
 	f.enforcer.Settle()

@@ -238,7 +238,7 @@ func failureOf(v probe.Verdict, err error) *Failure {
 // provenRecord returns the record of a successful proof. Its message is the same
 // for the same findings.
 func provenRecord(s Subject, v probe.Verdict) state.Proof {
-	p := state.Proof{Key: s.key(), Asked: s.Demand, Reason: v1alpha1.ReasonBothWalls}
+	p := state.Proof{Key: s.key(), Demand: s.Demand, Reason: v1alpha1.ReasonBothWalls}
 	p.Message = "proven from inside the guest: nothing but the bundle's ports can be reached; the node's wall and smolvm's own hold"
 	if !v.Both {
 		p.Reason = v1alpha1.ReasonHostWall

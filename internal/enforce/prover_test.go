@@ -77,8 +77,8 @@ func (f *fixture) subject() enforce.Subject {
 }
 
 // nodeHit returns a hit from the node, which requests a proof.
-func nodeHit() host.Touch {
-	return host.Touch{Proto: "tcp", Interface: "lo", Remote: netip.MustParseAddrPort("127.0.0.1:1"), Local: netip.MustParseAddrPort("127.0.0.1:4711")}
+func nodeHit() host.CanaryHit {
+	return host.CanaryHit{Proto: "tcp", Interface: "lo", Remote: netip.MustParseAddrPort("127.0.0.1:1"), Local: netip.MustParseAddrPort("127.0.0.1:4711")}
 }
 
 // Hits within a minute of the last proof lead to a new proof as soon as that
@@ -110,7 +110,7 @@ func TestAHitAfterAProofStartsAnotherAfterAMinute(t *testing.T) {
 func TestAHitDuringAProofIsNotLost(t *testing.T) {
 	f := newProvenFixture(t)
 	f.clock.Step(time.Hour)
-	f.during = func(probe.Plan) { f.during = nil; f.enforcer.Touched(nodeHit()) }
+	f.during = func(probe.Plan) { f.during = nil; f.enforcer.RecordHit(nodeHit()) }
 	f.hit(nodeHit())
 	st := f.prove()
 	if f.proofs != 2 || st.After != enforce.BetweenProofs {
@@ -127,7 +127,7 @@ func TestProofsThatFindALeakAreCounted(t *testing.T) {
 	tests := map[string]func(f *fixture){
 		"a canary": func(f *fixture) {
 			f.during = func(plan probe.Plan) {
-				f.enforcer.Touched(host.Touch{Proto: "tcp", Nonce: plan.Nonce, Interface: "eth0"})
+				f.enforcer.RecordHit(host.CanaryHit{Proto: "tcp", Nonce: plan.Nonce, Interface: "eth0"})
 			}
 		},
 		"the prober": func(f *fixture) {

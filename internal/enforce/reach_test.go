@@ -183,7 +183,7 @@ func TestNarrowsRulesEvenIfPortsFail(t *testing.T) {
 	if got := f.rulesInForce(); len(got) != 0 {
 		t.Errorf("rules: got %q, want none", got)
 	}
-	f.enforcer.Look(t.Context()) // the guard makes the wall as recorded
+	f.enforcer.Scan(t.Context()) // the guard makes the wall as recorded
 	if got := f.portsInForce(); len(got) != 0 {
 		t.Errorf("ports after a scan: got %v, want none", got)
 	}
@@ -222,7 +222,7 @@ func TestTheNextAgentDoesNotWiden(t *testing.T) {
 	if _, err := f.enforcer.EnsureWall(t.Context(), spec(), enforce.Request{Generation: 2}); !errors.Is(err, enforce.ErrSuperseded) {
 		t.Errorf("wall of an old generation: got %v, want ErrSuperseded", err)
 	}
-	f.enforcer.Look(t.Context())
+	f.enforcer.Scan(t.Context())
 	if got := f.portsInForce(); len(got) != 0 {
 		t.Errorf("ports: got %v, want none", got)
 	}

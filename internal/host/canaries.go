@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// Touch is a hit: a packet or connection that reached a canary.
-type Touch struct {
+// CanaryHit is a hit: a packet or connection that reached a canary.
+type CanaryHit struct {
 	Time time.Time
 	// Proto is tcp or udp.
 	Proto string

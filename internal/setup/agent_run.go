@@ -137,7 +137,7 @@ func (o *AgentOptions) startGuard(ctx context.Context, dir *state.Dir, fail cont
 	if err != nil {
 		return p, fmt.Errorf("metrics: %w", err)
 	}
-	canaries, err := canary.New(canary.Options{Touched: func(t host.Touch) { p.enforcer.Touched(t) }})
+	canaries, err := canary.New(canary.Options{OnHit: func(t host.CanaryHit) { p.enforcer.RecordHit(t) }})
 	if err != nil {
 		return p, fmt.Errorf("canaries: %w", err)
 	}

@@ -128,7 +128,7 @@ func fixtureOf(t *testing.T, w *world) hostcontract.MachinesFixture {
 	require.File(t, image, "make image")
 	return hostcontract.MachinesFixture{
 		Machines: w.driver, Dir: w.dir, Image: image,
-		StoredEnv: w.storedEnv, Where: w.where, Left: w.left,
+		StoredEnv: w.storedEnv, PlacesContaining: w.where, Leftovers: w.left,
 		AddForeign: func(t *testing.T, name string) { w.call(t, "machine", "create", "--name="+name) },
 		Kill: func(t *testing.T, m host.Machine) {
 			if err := syscall.Kill(m.PID, syscall.SIGKILL); err != nil {

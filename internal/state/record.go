@@ -78,8 +78,8 @@ type Record struct {
 type Proof struct {
 	// Key identifies the VMM, the wall and the bundle that were proven.
 	Key string `json:"key"`
-	// Asked is the value of the annotation that requested the proof.
-	Asked string `json:"asked,omitempty"`
+	// Demand is the value of the annotation that requested the proof.
+	Demand string `json:"asked,omitempty"`
 	// Reason and Message are those of the condition.
 	Reason  string `json:"reason"`
 	Message string `json:"message"`

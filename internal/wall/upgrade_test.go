@@ -84,7 +84,7 @@ func TestUpgrade(t *testing.T) {
 	machines.Add(host.Machine{Name: spec.Owner.ID(), UID: spec.Owner.UID, State: host.MachineCreated})
 	must(t, machines.StartMachine(t.Context(), spec.Owner.ID(), wall.Path))
 	g := upgradedEnforcer(t, w, spec, machines)
-	g.Look(t.Context())
+	g.Scan(t.Context())
 	if vmms, err := machines.VMMs(t.Context(), []string{spec.Owner.ID()}); err != nil || len(vmms) != 1 || vmms[0].NetNS != wall.NetNS {
 		t.Errorf("VMMs after the scan: got %v, %v, want the one in %v", vmms, err, wall.NetNS)
 	}

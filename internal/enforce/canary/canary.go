@@ -32,11 +32,11 @@ const (
 
 // Options configure New.
 type Options struct {
-	// Touched is called with each hit, one at a time and before the canary
+	// OnHit is called with each hit, one at a time and before the canary
 	// answers, so that every greeted prober has been reported. It is not called
 	// for a repetition within a second: a hit with the same protocol, canary
 	// address, remote address, interface and nonce. It must return soon.
-	Touched func(host.Touch)
+	OnHit func(host.CanaryHit)
 	// Now returns the time; nil means time.Now.
 	Now func() time.Time
 }
@@ -46,7 +46,7 @@ type Options struct {
 type Canaries struct {
 	tcp   net.Listener
 	udp   *net.UDPConn
-	onHit func(host.Touch)
+	onHit func(host.CanaryHit)
 	now   func() time.Time
 	slots slots
 
@@ -62,7 +62,7 @@ var _ host.Canaries = (*Canaries)(nil)
 func New(o Options) (*Canaries, error) { return open(o, "tcp", "udp") }
 
 func open(o Options, tcp, udp string) (*Canaries, error) {
-	c := &Canaries{onHit: o.Touched, now: o.Now, recent: recent{}}
+	c := &Canaries{onHit: o.OnHit, now: o.Now, recent: recent{}}
 	if c.onHit == nil {
 		return nil, errors.New("canaries: no function to report hits to")
 	}
@@ -125,7 +125,7 @@ type arrival struct {
 
 // report reports a hit, unless the same hit was reported within the last second.
 func (c *Canaries) report(a arrival, nonce string) {
-	t := host.Touch{Time: c.now(), Proto: a.proto, Local: plain(a.local), Remote: plain(a.remote), Nonce: nonce}
+	t := host.CanaryHit{Time: c.now(), Proto: a.proto, Local: plain(a.local), Remote: plain(a.remote), Nonce: nonce}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.recent.add(t, a.ifindex) {

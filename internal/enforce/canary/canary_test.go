@@ -193,7 +193,7 @@ func TestRepetitionsAreReportedOnce(t *testing.T) {
 }
 
 func TestPortsAreReservedAndReleased(t *testing.T) {
-	c, err := New(Options{Touched: func(host.Touch) {}})
+	c, err := New(Options{OnHit: func(host.CanaryHit) {}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -224,7 +224,7 @@ func TestADeadCanaryIsAnError(t *testing.T) {
 		"tcp": func(c *Canaries) error { return c.tcp.Close() },
 		"udp": func(c *Canaries) error { return c.udp.Close() },
 	} {
-		c, err := New(Options{Touched: func(host.Touch) {}})
+		c, err := New(Options{OnHit: func(host.CanaryHit) {}})
 		if err != nil {
 			t.Fatal(err)
 		}

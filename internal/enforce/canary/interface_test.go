@@ -54,7 +54,7 @@ func configure(t *testing.T, ns string, commands ...string) {
 type testNode struct {
 	ns, guest, pod string
 	tcp, udp       uint16
-	hits           <-chan host.Touch
+	hits           <-chan host.CanaryHit
 }
 
 const bridge = "bb-1a2b3c4d"
@@ -74,11 +74,11 @@ func newTestNode(t *testing.T) *testNode {
 	})
 	configure(t, n.guest, "ip addr add 192.168.44.3/24 dev eth0", "ip link set eth0 up", "ip route add default via 192.168.44.1")
 	configure(t, n.pod, "ip addr add 10.9.9.2/24 dev eth0", "ip link set eth0 up", "ip route add default via 10.9.9.1")
-	hits := make(chan host.Touch, 1000)
+	hits := make(chan host.CanaryHit, 1000)
 	n.hits = hits
 	var c *Canaries
 	within(t, n.ns, func() (err error) {
-		c, err = New(Options{Touched: func(hit host.Touch) { hits <- hit }})
+		c, err = New(Options{OnHit: func(hit host.CanaryHit) { hits <- hit }})
 		return err
 	})
 	n.tcp, n.udp = c.Ports()

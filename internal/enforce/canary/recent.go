@@ -27,7 +27,7 @@ type seen struct {
 }
 
 // add records t, and reports whether it is new.
-func (r recent) add(t host.Touch, ifindex int) bool {
+func (r recent) add(t host.CanaryHit, ifindex int) bool {
 	key := seen{t.Proto, t.Local.Addr(), t.Remote.Addr(), ifindex, t.Nonce}
 	if last, ok := r[key]; ok && t.Time.Sub(last) < repeatAfter && !t.Time.Before(last) {
 		return false

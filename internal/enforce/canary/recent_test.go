@@ -16,12 +16,12 @@ import (
 
 func TestRepetitions(t *testing.T) {
 	now := time.Unix(1000, 0)
-	at := func(after time.Duration, remote, nonce string) host.Touch {
-		return host.Touch{Time: now.Add(after), Proto: "udp", Remote: netip.MustParseAddrPort(remote), Nonce: nonce}
+	at := func(after time.Duration, remote, nonce string) host.CanaryHit {
+		return host.CanaryHit{Time: now.Add(after), Proto: "udp", Remote: netip.MustParseAddrPort(remote), Nonce: nonce}
 	}
 	r := recent{}
 	for i, step := range []struct {
-		hit  host.Touch
+		hit  host.CanaryHit
 		want bool
 	}{
 		{at(0, "10.0.0.1:1", ""), true},
@@ -38,7 +38,7 @@ func TestRepetitions(t *testing.T) {
 	}
 	for i := range 5000 {
 		remote := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}), 1)
-		if !r.add(host.Touch{Time: now, Remote: remote}, 1) {
+		if !r.add(host.CanaryHit{Time: now, Remote: remote}, 1) {
 			t.Fatalf("%s: got not new, want every address reported", remote)
 		}
 		if len(r) > maxRecent {

@@ -18,15 +18,15 @@ import (
 const nonce = "0123456789abcdef0123456789abcdef"
 
 // start runs canaries for the test and returns the channel that receives their hits.
-func start(t *testing.T) (*Canaries, <-chan host.Touch) {
+func start(t *testing.T) (*Canaries, <-chan host.CanaryHit) {
 	t.Helper()
 	return startOn(t, "tcp", "udp")
 }
 
-func startOn(t *testing.T, tcp, udp string) (*Canaries, <-chan host.Touch) {
+func startOn(t *testing.T, tcp, udp string) (*Canaries, <-chan host.CanaryHit) {
 	t.Helper()
-	hits := make(chan host.Touch, 1000)
-	c, err := open(Options{Touched: func(hit host.Touch) { hits <- hit }}, tcp, udp)
+	hits := make(chan host.CanaryHit, 1000)
+	c, err := open(Options{OnHit: func(hit host.CanaryHit) { hits <- hit }}, tcp, udp)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,18 +47,18 @@ func startOn(t *testing.T, tcp, udp string) (*Canaries, <-chan host.Touch) {
 	return c, hits
 }
 
-func next(t *testing.T, hits <-chan host.Touch) host.Touch {
+func next(t *testing.T, hits <-chan host.CanaryHit) host.CanaryHit {
 	t.Helper()
 	select {
 	case hit := <-hits:
 		return hit
 	case <-time.After(5 * time.Second):
 		t.Fatal("no hit within 5 s")
-		return host.Touch{}
+		return host.CanaryHit{}
 	}
 }
 
-func none(t *testing.T, hits <-chan host.Touch) {
+func none(t *testing.T, hits <-chan host.CanaryHit) {
 	t.Helper()
 	select {
 	case hit := <-hits:
@@ -90,13 +90,13 @@ func loopbacks(t *testing.T) []string {
 }
 
 // wantHit compares a hit with the connection that made it.
-func wantHit(t *testing.T, got host.Touch, conn net.Conn, nonce string) {
+func wantHit(t *testing.T, got host.CanaryHit, conn net.Conn, nonce string) {
 	t.Helper()
-	want := host.Touch{
+	want := host.CanaryHit{
 		Proto: conn.LocalAddr().Network(), Nonce: nonce, Interface: "lo",
 		Local: netip.MustParseAddrPort(conn.RemoteAddr().String()), Remote: netip.MustParseAddrPort(conn.LocalAddr().String()),
 	}
-	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.AddrPort{}), cmpopts.IgnoreFields(host.Touch{}, "Time")); diff != "" {
+	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.AddrPort{}), cmpopts.IgnoreFields(host.CanaryHit{}, "Time")); diff != "" {
 		t.Errorf("hit (-want +got):\n%s", diff)
 	}
 	if age := time.Since(got.Time); age < 0 || age > 10*time.Second {

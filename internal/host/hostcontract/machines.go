@@ -31,11 +31,11 @@ type MachinesFixture struct {
 	Size host.MachineSpec
 	// StoredEnv returns the env from a machine's Smolfile as it was stored.
 	StoredEnv func(t *testing.T, name string) []string
-	// Where returns the places that contain a text: files in the implementation's
+	// PlacesContaining returns the places that contain a text: files in the implementation's
 	// environment and command lines of processes.
-	Where func(t *testing.T, text string) []string
-	// Left returns what is left of a machine: folders, cgroups and processes.
-	Left func(t *testing.T, name string) []string
+	PlacesContaining func(t *testing.T, text string) []string
+	// Leftovers returns what is left of a machine: folders, cgroups and processes.
+	Leftovers func(t *testing.T, name string) []string
 	// AddForeign adds a machine that does not belong to a Bottle.
 	AddForeign func(t *testing.T, name string)
 	// Kill ends a VMM by SIGKILL.
@@ -151,7 +151,7 @@ func newMachine(t *testing.T, f MachinesFixture) *testMachine {
 		if err := f.Machines.DeleteMachine(ctx, m.name); err != nil {
 			t.Errorf("delete %s: got %v, want nil", m.name, err)
 		}
-		if left := f.Left(t, m.name); len(left) > 0 {
+		if left := f.Leftovers(t, m.name); len(left) > 0 {
 			t.Errorf("left of %s: got %q, want nothing", m.name, left)
 		}
 	})

@@ -68,7 +68,7 @@ func machineArtifact(t *testing.T, f MachinesFixture) {
 	if err := f.Machines.DeleteMachine(ctx, m.name); err != nil {
 		t.Fatal(err)
 	}
-	if left := f.Left(t, m.name); len(left) > 0 {
+	if left := f.Leftovers(t, m.name); len(left) > 0 {
 		t.Errorf("deleted: got %q left, want nothing", left)
 	}
 }

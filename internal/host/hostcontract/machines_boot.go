@@ -93,7 +93,7 @@ func machineLife(t *testing.T, f MachinesFixture) {
 		if got, ok := m.find(t); !ok || got.State == host.MachineRunning || got.PID != 0 {
 			t.Errorf("stopped: got %+v, want it listed, down and without a process", got)
 		}
-		for _, left := range f.Left(t, m.name) {
+		for _, left := range f.Leftovers(t, m.name) {
 			if strings.HasPrefix(left, "process") {
 				t.Errorf("stopped: got %s, want no process", left)
 			}
@@ -109,7 +109,7 @@ func machineLife(t *testing.T, f MachinesFixture) {
 	if _, ok := m.find(t); ok {
 		t.Error("deleted: got it listed, want not")
 	}
-	if left := f.Left(t, m.name); len(left) > 0 {
+	if left := f.Leftovers(t, m.name); len(left) > 0 {
 		t.Errorf("deleted: got %q left, want nothing", left)
 	}
 }
@@ -138,7 +138,7 @@ func machineGuestEnv(t *testing.T, f MachinesFixture) {
 	if diff := cmp.Diff(want, have); diff != "" {
 		t.Errorf("env in the guest (-want +got):\n%s", diff)
 	}
-	if where := f.Where(t, "s3cret "); v.SecretFiles && len(where) > 0 {
+	if where := f.PlacesContaining(t, "s3cret "); v.SecretFiles && len(where) > 0 {
 		t.Errorf("the secret: got it in %q, want it nowhere on the node", where)
 	}
 }

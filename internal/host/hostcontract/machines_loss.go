@@ -162,7 +162,7 @@ func machineMissingSecret(t *testing.T, f MachinesFixture) {
 	if got, ok := m.find(t); !ok || got.State == host.MachineRunning || got.PID != 0 {
 		t.Errorf("after a failed start: got %+v, want it listed and down", got)
 	}
-	for _, left := range f.Left(t, m.name) {
+	for _, left := range f.Leftovers(t, m.name) {
 		if strings.HasPrefix(left, "process") {
 			t.Errorf("after a failed start: got %s, want no process", left)
 		}

@@ -64,7 +64,7 @@ func machineRecord(t *testing.T, f MachinesFixture) {
 		if _, ok := m.find(t); ok {
 			t.Error("after delete: got it listed, want it absent")
 		}
-		if left := f.Left(t, m.name); len(left) > 0 {
+		if left := f.Leftovers(t, m.name); len(left) > 0 {
 			t.Errorf("after delete: got %q left, want nothing", left)
 		}
 	}
@@ -107,7 +107,7 @@ func machineAbsent(t *testing.T, f MachinesFixture) {
 	_, err := f.Machines.Exec(ctx, name, host.ExecRequest{Command: []string{"true"}})
 	wantKind(t, "exec", err, host.ErrNotFound)
 	wantKind(t, "copy", f.Machines.Copy(ctx, name, writeFile(t, f, "copied", "x"), "/x"), host.ErrNotFound)
-	if left := f.Left(t, name); len(left) > 0 {
+	if left := f.Leftovers(t, name); len(left) > 0 {
 		t.Errorf("left of an absent machine: got %q, want nothing", left)
 	}
 }
@@ -166,10 +166,10 @@ func machineSecretReference(t *testing.T, f MachinesFixture) {
 	m := newMachine(t, f)
 	m.spec.Secrets = []host.SecretFile{{Name: "TOKEN", Path: writeFile(t, f, "secret", value)}}
 	m.create(t)
-	if where := f.Where(t, value); len(where) > 0 {
+	if where := f.PlacesContaining(t, value); len(where) > 0 {
 		t.Errorf("the secret's value: found in %q, want it nowhere", where)
 	}
-	if len(f.Where(t, envMarker)) == 0 {
+	if len(f.PlacesContaining(t, envMarker)) == 0 {
 		t.Error("an env value: found nowhere, so the search does not work")
 	}
 }

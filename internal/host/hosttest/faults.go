@@ -32,9 +32,9 @@ var halves = map[string]bool{
 	"CreateMachine": true, "StartMachine": true, "DeleteMachine": true, "Get": true,
 }
 
-// Halves reports whether a method can fail half way. A method with only one step
+// CanFailHalfWay reports whether a method can fail half way. A method with only one step
 // cannot.
-func Halves(method string) bool { return halves[method] }
+func CanFailHalfWay(method string) bool { return halves[method] }
 
 // Always, as a number of times, means every time.
 const Always = -1

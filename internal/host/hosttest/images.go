@@ -94,8 +94,8 @@ func (f *Images) PutLocal(reference, content string) string {
 	return ImageDigest(content)
 }
 
-// Pack makes the reference name an artifact. Call it before Push or PutLocal.
-func (f *Images) Pack(reference string) {
+// MarkArtifact makes the reference name an artifact. Call it before Push or PutLocal.
+func (f *Images) MarkArtifact(reference string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.packed[reference] = true

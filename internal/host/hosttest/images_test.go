@@ -57,11 +57,11 @@ func TestImagesContract(t *testing.T) {
 			Up:       func(*testing.T) { f.Down(nil) },
 			PutLocal: func(_ *testing.T, name string) { f.PutLocal(host.LocalPrefix+name, name) },
 			PushArtifact: func(_ *testing.T, ref string) string {
-				f.Pack(ref)
+				f.MarkArtifact(ref)
 				return strings.TrimPrefix(f.Push(ref, ref), "sha256:")
 			},
 			PutArtifact: func(_ *testing.T, ref string) string {
-				f.Pack(ref)
+				f.MarkArtifact(ref)
 				return strings.TrimPrefix(f.PutLocal(ref, ref), "sha256:")
 			},
 			Step: clock.Step,

@@ -16,8 +16,8 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// Reference is the default version of a Machines.
-var Reference = host.SmolvmVersion{
+// ReferenceVersion is the default version of a Machines.
+var ReferenceVersion = host.SmolvmVersion{
 	Version: "1.32.2", LocalImages: true, SecretFiles: true, Labels: true, Command: true,
 	PolicyInList: true, EgressEvents: true, Artifacts: true, ArtifactPolicy: true, OwnUser: true, Backend: "virtio-net",
 }
@@ -74,7 +74,7 @@ var _ host.Machines = (*Machines)(nil)
 func NewMachines(f *Faults) *Machines {
 	return &Machines{
 		Faults:   cmp.Or(f, &Faults{}),
-		version:  Reference,
+		version:  ReferenceVersion,
 		machines: map[string]*machine{},
 		leftover: map[string]bool{},
 		nextPID:  4000,

@@ -17,9 +17,9 @@ import (
 
 func TestMachines(t *testing.T) {
 	oldest := host.SmolvmVersion{Version: "0.8.0", Backend: "tsi"}
-	noPolicy := hosttest.Reference
+	noPolicy := hosttest.ReferenceVersion
 	noPolicy.Version, noPolicy.ArtifactPolicy = "1.7.7", false
-	for _, v := range []host.SmolvmVersion{hosttest.Reference, oldest, noPolicy} {
+	for _, v := range []host.SmolvmVersion{hosttest.ReferenceVersion, oldest, noPolicy} {
 		t.Run(v.Version, func(t *testing.T) {
 			hostcontract.TestMachines(t, func(t *testing.T) hostcontract.MachinesFixture {
 				return machinesFixture(t, v)
@@ -60,7 +60,7 @@ func machinesFixture(t *testing.T, v host.SmolvmVersion) hostcontract.MachinesFi
 			return path
 		},
 		StoredEnv: func(_ *testing.T, name string) []string { return f.StoredEnv(name) },
-		Where: func(_ *testing.T, text string) (places []string) {
+		PlacesContaining: func(_ *testing.T, text string) (places []string) {
 			for _, name := range f.Names() {
 				if strings.Contains(strings.Join(f.StoredEnv(name), "\n"), text) {
 					places = append(places, name)
@@ -68,7 +68,7 @@ func machinesFixture(t *testing.T, v host.SmolvmVersion) hostcontract.MachinesFi
 			}
 			return places
 		},
-		Left: func(_ *testing.T, name string) (left []string) {
+		Leftovers: func(_ *testing.T, name string) (left []string) {
 			if m, _, ok := f.Get(name); ok && m.PID != 0 {
 				left = append(left, "process of "+name)
 			}

@@ -90,9 +90,9 @@ func (f *Machines) SetPolicy(name string, p host.Policy) {
 	}
 }
 
-// Persists makes CreateMachine persist another policy than the requested one, as
+// OverridePolicy makes CreateMachine persist another policy than the requested one, as
 // some releases of smolvm did.
-func (f *Machines) Persists(change func(host.Policy) host.Policy) {
+func (f *Machines) OverridePolicy(change func(host.Policy) host.Policy) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.persists = change

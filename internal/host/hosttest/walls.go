@@ -82,8 +82,8 @@ func (f *Walls) Unreadable(owner host.Owner, err error) {
 	f.change(owner, func(w *wall) { w.err = err })
 }
 
-// Keep adds a fault to a wall that EnsureWall cannot repair.
-func (f *Walls) Keep(owner host.Owner, fault host.WallFault) {
+// BreakPermanently adds a fault to a wall that EnsureWall cannot repair.
+func (f *Walls) BreakPermanently(owner host.Owner, fault host.WallFault) {
 	f.change(owner, func(w *wall) { w.kept = append(w.kept, fault) })
 }
 
