@@ -12,16 +12,16 @@ import (
 	"strings"
 )
 
-// Busybox is the program that a bare machine's root is made of. It must be
-// linked statically.
+// Busybox is the only program in the root of a machine without an image. It must
+// be statically linked.
 const Busybox = "/bin/busybox"
 
-// Bare makes, once per busybox, the root of a machine without image below
-// parent and returns it.
+// Bare returns the root for machines without an image. It makes this folder below
+// parent once for each version of busybox.
 func Bare(parent string) (string, error) {
 	program, err := os.ReadFile(Busybox)
 	if err != nil {
-		return "", fmt.Errorf("a machine without image needs %s: %w", Busybox, err)
+		return "", fmt.Errorf("a machine without an image needs %s: %w", Busybox, err)
 	}
 	sum := sha256.Sum256(program)
 	dir := filepath.Join(parent, "bare-"+hex.EncodeToString(sum[:8]))
@@ -44,7 +44,7 @@ func Bare(parent string) (string, error) {
 		return "", err
 	}
 	if err := os.Rename(fresh, dir); err != nil && !os.IsExist(err) {
-		if _, there := os.Stat(dir); there != nil {
+		if _, statErr := os.Stat(dir); statErr != nil {
 			return "", err
 		}
 	}

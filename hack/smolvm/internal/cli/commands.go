@@ -7,7 +7,7 @@ import (
 	"botbottle.dev/bottle-operator/hack/smolvm/internal/release"
 )
 
-// group is the commands behind one word.
+// group is a set of commands with a common first word, like "machine".
 type group struct {
 	name, alias string
 	about       string
@@ -38,12 +38,12 @@ type command struct {
 	positional  []string
 	trailing    cmdline.Trailing
 	naming      naming
-	usage       string // what follows the command's name in Usage
-	writes      bool   // touches the database
+	usage       string // the text after the command's name in Usage
+	writes      bool   // changes the database
 	run         func(*app, *cmdline.Args) error
 }
 
-// naming is how a command is told which machine it is about.
+// naming says how a command takes the name of its machine.
 type naming int
 
 const (
@@ -54,8 +54,8 @@ const (
 	nameMaybe         // [NAME] in 0.8.0, [--name NAME] later
 )
 
-// positionalNames is where releases end that take the name as a positional.
-const positionalNames = "1.0.2"
+// namesAreFlags is the first release that does not take names as positionals.
+const namesAreFlags = "1.0.2"
 
 func (g *group) find(rel release.Release, name string) *command {
 	for i := range g.commands {
@@ -67,13 +67,13 @@ func (g *group) find(rel release.Release, name string) *command {
 	return nil
 }
 
-// spec is the command's grammar in that release.
+// spec returns the command's grammar in the given release.
 func (c *command) spec(group string, rel release.Release) *cmdline.Command {
 	s := &cmdline.Command{
 		Usage: "smolvm " + group + " " + c.name + " " + c.usage,
 		Flags: append([]cmdline.Flag{}, c.flags...), Positional: c.positional, Trailing: c.trailing,
 	}
-	if c.naming == nameMaybe && !rel.AtLeast(positionalNames) {
+	if c.naming == nameMaybe && !rel.AtLeast(namesAreFlags) {
 		s.Trailing = cmdline.NoTrailing
 	}
 	name := cmdline.Flag{Name: "name", Short: "n", Value: "NAME"}
@@ -83,7 +83,7 @@ func (c *command) spec(group string, rel release.Release) *cmdline.Command {
 	moved := c.naming == nameMoved || c.naming == nameMaybe
 	switch {
 	case c.naming == nameless:
-	case moved && !rel.AtLeast(positionalNames):
+	case moved && !rel.AtLeast(namesAreFlags):
 		s.Positional, s.Usage = []string{"NAME"}, "smolvm machine "+c.name+" [OPTIONS] <NAME>"
 		if c.naming == nameMaybe {
 			s.Optional, s.Usage = 1, "smolvm machine "+c.name+" [OPTIONS] [NAME]"
@@ -117,11 +117,11 @@ var machineCommands = []command{
 		asJSON, {Name: "verbose", Short: "v"}, {Name: "quiet", Short: "q", Since: "1.18.0"},
 	}},
 	{name: "exec", naming: longName, usage: "[OPTIONS] <COMMAND>...", trailing: cmdline.FromFirstWord, run: (*app).exec, flags: []cmdline.Flag{
-		{Name: "workdir", Short: "w", Value: "DIR"}, {Name: "env", Short: "e", Value: "KEY=VALUE", Many: true},
+		{Name: "workdir", Short: "w", Value: "DIR"}, {Name: "env", Short: "e", Value: "KEY=VALUE", Repeatable: true},
 		{Name: "user", Short: "u", Value: "USER", Since: "1.14.0"}, {Name: "timeout", Value: "DURATION", Check: duration},
 		{Name: "interactive", Short: "i"}, {Name: "tty", Short: "t"}, {Name: "stream"},
-		{Name: "secret-env", Value: "GUEST_VAR=HOST_VAR", Many: true, Since: "1.4.0"},
-		{Name: "secret-file", Value: "GUEST_VAR=PATH", Many: true, Since: "1.4.0"},
+		{Name: "secret-env", Value: "GUEST_VAR=HOST_VAR", Repeatable: true, Since: "1.4.0"},
+		{Name: "secret-file", Value: "GUEST_VAR=PATH", Repeatable: true, Since: "1.4.0"},
 		{Name: "detach", Short: "d", Since: "1.4.0"},
 	}},
 	{name: "cp", usage: "[OPTIONS] <SRC> <DST>", positional: []string{"SRC", "DST"}, run: (*app).copy, flags: []cmdline.Flag{
@@ -149,29 +149,30 @@ var packCommands = []command{
 	}},
 }
 
-// createFlags holds what the stand-in acts on or stores. Flags of smolvm that
-// change the virtual machine's devices are not there and are refused.
+// createFlags holds the flags that the stand-in uses or stores. It has none of
+// smolvm's flags that change the virtual machine's devices: they are rejected as
+// unknown.
 var createFlags = []cmdline.Flag{
 	{Name: "image", Short: "I", Value: "IMAGE", Check: imageReference},
 	{Name: "cpus", Value: "N", Check: wholeNumber(255)},
 	{Name: "mem", Value: "MiB", Check: wholeNumber(1<<32 - 1)},
 	{Name: "storage", Value: "GiB", Check: wholeNumber(1<<63 - 1)},
 	{Name: "overlay", Value: "GiB", Check: wholeNumber(1<<63 - 1)},
-	{Name: "volume", Short: "v", Value: "HOST:GUEST", Many: true},
-	{Name: "port", Short: "p", Value: "HOST:GUEST", Many: true, Check: portFlag},
+	{Name: "volume", Short: "v", Value: "HOST:GUEST", Repeatable: true},
+	{Name: "port", Short: "p", Value: "HOST:GUEST", Repeatable: true, Check: portFlag},
 	{Name: "net"},
 	{Name: "net-backend", Value: "NET_BACKEND", Check: cmdline.OneOf("tsi", "virtio-net")},
-	{Name: "allow-cidr", Value: "CIDR", Many: true, Check: cidrFlag},
+	{Name: "allow-cidr", Value: "CIDR", Repeatable: true, Check: cidrFlag},
 	{Name: "outbound-localhost-only"},
-	{Name: "init", Value: "COMMAND", Many: true},
-	{Name: "env", Short: "e", Value: "KEY=VALUE", Many: true},
+	{Name: "init", Value: "COMMAND", Repeatable: true},
+	{Name: "env", Short: "e", Value: "KEY=VALUE", Repeatable: true},
 	{Name: "workdir", Short: "w", Value: "DIR"},
 	{Name: "smolfile", Short: "s", Value: "PATH"},
 	{Name: "from", Value: "PATH", Excludes: []string{"image", "smolfile"}},
-	{Name: "secret-env", Value: "GUEST_VAR=HOST_VAR", Many: true, Since: "1.4.0"},
-	{Name: "secret-file", Value: "GUEST_VAR=PATH", Many: true, Since: "1.4.0"},
+	{Name: "secret-env", Value: "GUEST_VAR=HOST_VAR", Repeatable: true, Since: "1.4.0"},
+	{Name: "secret-file", Value: "GUEST_VAR=PATH", Repeatable: true, Since: "1.4.0"},
 	{Name: "dns", Value: "IP", Since: "1.4.0", Check: ipv4Flag},
-	{Name: "label", Value: "KEY=VALUE", Many: true, Since: "1.8.0"},
+	{Name: "label", Value: "KEY=VALUE", Repeatable: true, Since: "1.8.0"},
 	{Name: "user", Short: "u", Value: "USER", Since: "1.14.0"},
 	{Name: "max-image-size", Value: "SIZE", Since: "1.4.0"},
 }

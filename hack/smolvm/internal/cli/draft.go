@@ -13,7 +13,7 @@ import (
 	"botbottle.dev/bottle-operator/hack/smolvm/internal/machine"
 )
 
-// health stores checks and restart policy, which nothing acts on.
+// health stores the health checks and the restart policy, which have no effect.
 func (d *draft) health() error {
 	if h := d.file.Health; h != nil {
 		d.rec.HealthCmd, d.rec.HealthRetries = h.Exec, h.Retries
@@ -36,7 +36,7 @@ func (d *draft) health() error {
 	return configError("smolfile [restart] policy", "invalid restart policy: %s", r.Policy)
 }
 
-// seconds reads "5", "5s", "5m" and "5h"; anything else counts as absent.
+// seconds parses "5", "5s", "5m" and "5h". It returns nil for anything else.
 func seconds(s *string) *int {
 	if s == nil || *s == "" {
 		return nil
@@ -69,7 +69,7 @@ func (d *draft) volumes() error {
 	return nil
 }
 
-// protected folders of the host cannot be shown to a guest.
+// protected lists the host's folders that cannot be mounted in a guest.
 var protected = []string{"/", "/etc", "/usr", "/bin", "/sbin", "/lib", "/lib64", "/proc", "/sys", "/dev", "/run", "/boot", "/var/run"}
 
 func (d *draft) parseVolume(v string) (machine.Mount, error) {
@@ -113,7 +113,7 @@ func badSource(path string, err error) error {
 	return fmt.Errorf("mount operation failed: validate host path: source path on host must be a directory (virtiofs limitation): %s", path)
 }
 
-// ports are stored and counted; the stand-in forwards none.
+// ports checks and stores the port mappings. The stand-in forwards none of them.
 func (d *draft) ports() error {
 	seen := map[string]bool{}
 	for _, p := range d.orDev(d.file.Ports, d.file.Dev.Ports, "port") {
@@ -130,8 +130,8 @@ func (d *draft) ports() error {
 	return nil
 }
 
-// program is env, folder, user and what runs. Entries of a Smolfile are
-// trimmed whole; those of -e are not.
+// program sets the environment, folder, user and command. It trims the space
+// around entries from a Smolfile, but not around those from -e.
 func (d *draft) program() error {
 	for _, kv := range slices.Concat(d.file.Env, d.file.Dev.Env) {
 		d.addEnv(strings.TrimSpace(kv))
@@ -156,8 +156,9 @@ func (d *draft) program() error {
 	return nil
 }
 
-// addEnv stores one entry. One without "=" is dropped without a word or,
-// from 0.8.1 on, taken from the caller's own environment if it is there.
+// addEnv stores an environment entry. For an entry without "=", releases from
+// 0.8.1 take the value from the caller's environment; if there is none, and in
+// older releases, the entry is silently dropped.
 func (d *draft) addEnv(kv string) {
 	name, value, ok := strings.Cut(kv, "=")
 	if name == "" {

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// wholeNumber is clap's check of an unsigned number.
-func wholeNumber(high uint64) func(string) error {
+// wholeNumber returns clap's check for an unsigned number up to limit.
+func wholeNumber(limit uint64) func(string) error {
 	return func(s string) error {
 		if s == "" {
 			return errors.New("cannot parse integer from empty string")
@@ -24,8 +24,8 @@ func wholeNumber(high uint64) func(string) error {
 		if err != nil {
 			return errors.New("invalid digit found in string")
 		}
-		if n > high {
-			return fmt.Errorf("%d is not in 0..=%d", n, high)
+		if n > limit {
+			return fmt.Errorf("%d is not in 0..=%d", n, limit)
 		}
 		return nil
 	}
@@ -62,8 +62,8 @@ func cidrFlag(s string) error {
 	return err
 }
 
-// parseCIDR reads a network or an address and writes it as smolvm stores it:
-// a prefix always there, leading zeroes gone, host bits kept.
+// parseCIDR parses a network or an address and returns it in the form that smolvm
+// stores: always with a prefix length, without leading zeroes, with host bits kept.
 func parseCIDR(s string) (string, error) {
 	bad := fmt.Errorf("invalid CIDR '%s': expected format like 10.0.0.0/8 or 1.1.1.1", s)
 	host, bits, hasBits := strings.Cut(s, "/")
@@ -113,7 +113,7 @@ func duration(s string) error {
 	return err
 }
 
-// parseDuration reads sums like "1h30m" and "5 sec".
+// parseDuration parses durations like "1h30m" and "5 sec".
 func parseDuration(s string) (time.Duration, error) {
 	var total time.Duration
 	rest := strings.TrimSpace(s)
@@ -144,7 +144,7 @@ func parseDuration(s string) (time.Duration, error) {
 	return total, nil
 }
 
-// parsePort reads "HOST:GUEST" or one port for both.
+// parsePort parses "HOST:GUEST", or one port for both.
 func parsePort(s string) (host, guest string, err error) {
 	host, guest, ok := strings.Cut(s, ":")
 	if !ok {
