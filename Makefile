@@ -25,7 +25,7 @@ FUZZTIME ?= 10m
 FUZZ_PARALLEL ?= 1
 BENCH_OUT ?= $(BIN)/bench.json
 
-##@ Using it
+##@ Running
 .PHONY: help
 help: ## Show this help.
 	@awk 'BEGIN {FS = ":.*##"; printf "usage: make TARGET [NODES=n] [MACHINES=real|standin]\n"} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-zA-Z0-9_-]+:.*?##/ {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,7 +66,7 @@ generate: ## Regenerate deepcopy code, the CRD and the generated docs.
 	@$(TOOL) controller-gen object:headerFile=hack/boilerplate.go.txt crd paths=./api/... output:crd:dir=config/crd/bases
 	@go run ./hack/docs conditions > docs/conditions.md.tmp && mv docs/conditions.md.tmp docs/conditions.md
 
-##@ Equipment, cached in bin/
+##@ Tools and images, cached in bin/
 .PHONY: controlplane
 controlplane: ## Build etcd, kube-apiserver, -scheduler, -controller-manager, kubectl and kwok (copies what KUBEBUILDER_ASSETS has).
 	@hack/controlplane/build $(BIN)/controlplane

@@ -96,7 +96,7 @@ func TestStartKilledLeavesItsVMM(t *testing.T) {
 	w.setFaults(`{}`)
 	w.ok("machine", "start", "--name", "m1")
 	if syscall.Kill(orphan, 0) == nil {
-		t.Errorf("orphan %d is alive beside the new VMM %d, want it killed", orphan, w.pid("m1"))
+		t.Errorf("orphan %d is alive in addition to the new VMM %d, want it killed", orphan, w.pid("m1"))
 	}
 }
 

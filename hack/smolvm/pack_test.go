@@ -17,7 +17,7 @@ func newPack(t *testing.T, config string) string {
 	w := newWorld(t, "1.32.2")
 	w.ok("pack", "create", "--image", w.image(config), "--output", w.home+"/packed", "--cpus", "1")
 	if st, err := os.Stat(w.home + "/packed"); err != nil || st.Mode()&0o111 == 0 {
-		t.Errorf("beside the pack: got %v, want a program", err)
+		t.Errorf("program next to the pack: got %v, want an executable", err)
 	}
 	return w.home + "/packed.smolmachine"
 }

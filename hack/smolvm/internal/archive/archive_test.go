@@ -171,7 +171,7 @@ func TestUnpackStaysInside(t *testing.T) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(map[string]string{"evil": "x"}, tree(t, img.Rootfs)); diff != "" {
-		t.Errorf("dots (-want +got)\n%s", diff)
+		t.Errorf("upward path (-want +got)\n%s", diff)
 	}
 	if left := tree(t, outside); len(left) != 0 {
 		t.Errorf("got %v outside the image, want nothing", left)

@@ -40,7 +40,7 @@ func Bare(parent string) (string, error) {
 		return "", err
 	}
 	defer os.RemoveAll(fresh)
-	if err := layOut(fresh, program, strings.Fields(string(list))); err != nil {
+	if err := writeRoot(fresh, program, strings.Fields(string(list))); err != nil {
 		return "", err
 	}
 	if err := os.Rename(fresh, dir); err != nil && !os.IsExist(err) {
@@ -51,7 +51,7 @@ func Bare(parent string) (string, error) {
 	return dir, nil
 }
 
-func layOut(dir string, program []byte, applets []string) error {
+func writeRoot(dir string, program []byte, applets []string) error {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return err
 	}

@@ -108,7 +108,7 @@ func (l *layer) write(name string, h *tar.Header, content io.Reader) error {
 				return err
 			}
 		}
-		return l.own(name, h)
+		return l.setOwnerAndMode(name, h)
 	}
 	if exists {
 		if err := l.root.RemoveAll(name); err != nil {
@@ -117,10 +117,10 @@ func (l *layer) write(name string, h *tar.Header, content io.Reader) error {
 	}
 	switch h.Typeflag {
 	case tar.TypeReg:
-		if err := l.file(name, content); err != nil {
+		if err := l.writeFile(name, content); err != nil {
 			return err
 		}
-		return l.own(name, h)
+		return l.setOwnerAndMode(name, h)
 	case tar.TypeSymlink:
 		if err := l.root.Symlink(h.Linkname, name); err != nil {
 			return err
@@ -132,7 +132,7 @@ func (l *layer) write(name string, h *tar.Header, content io.Reader) error {
 	return nil // skip devices and other special files
 }
 
-func (l *layer) file(name string, content io.Reader) error {
+func (l *layer) writeFile(name string, content io.Reader) error {
 	f, err := l.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
@@ -144,7 +144,7 @@ func (l *layer) file(name string, content io.Reader) error {
 	return f.Close()
 }
 
-func (l *layer) own(name string, h *tar.Header) error {
+func (l *layer) setOwnerAndMode(name string, h *tar.Header) error {
 	if err := l.root.Lchown(name, h.Uid, h.Gid); err != nil {
 		return err
 	}

@@ -34,9 +34,9 @@ type boot struct {
 	exited  chan *os.ProcessState
 }
 
-// run starts the VMM, waits until it answers, and runs the machine's commands. If
+// bringUp starts the VMM, waits until it answers, and runs the machine's commands. If
 // it fails, the caller must call kill.
-func (b *boot) run() error {
+func (b *boot) bringUp() error {
 	if err := b.makeDisks(b.rec); err != nil {
 		return agentError("start machine", "%w", err)
 	}
@@ -48,10 +48,10 @@ func (b *boot) run() error {
 		return err
 	}
 	env := append(b.guestEnv(), secrets...)
-	if err := b.initCommands(env); err != nil {
+	if err := b.runInitCommands(env); err != nil {
 		return err
 	}
-	return b.workload(env)
+	return b.startWorkload(env)
 }
 
 func (b *boot) guestEnv() []string {
@@ -62,7 +62,7 @@ func (b *boot) guestEnv() []string {
 	return env
 }
 
-func (b *boot) config() (string, error) {
+func (b *boot) writeConfig() (string, error) {
 	fails, err := b.bootFails()
 	if err != nil {
 		return "", fmt.Errorf("smolvm stand-in: %w", err)
@@ -88,7 +88,7 @@ func (b *boot) spawn() error {
 	for _, f := range []string{guest.SocketName, guest.StartupError, exitFile} {
 		_ = os.Remove(filepath.Join(b.dir, f))
 	}
-	path, err := b.config()
+	path, err := b.writeConfig()
 	if err != nil {
 		return err
 	}
@@ -197,9 +197,9 @@ func (b *boot) kill() {
 	}
 }
 
-// initCommands runs the init commands in the guest, one after another. Some
+// runInitCommands runs the init commands in the guest, one after another. Some
 // releases run them at every start, others only at the first.
-func (b *boot) initCommands(env []string) error {
+func (b *boot) runInitCommands(env []string) error {
 	n := len(b.rec.Init)
 	if n == 0 {
 		return nil
@@ -222,9 +222,9 @@ func (b *boot) initCommands(env []string) error {
 	return nil
 }
 
-// workload starts the machine's main program. If there is none, the machine only
+// startWorkload starts the machine's main program. If there is none, the machine only
 // serves exec.
-func (b *boot) workload(env []string) error {
+func (b *boot) startWorkload(env []string) error {
 	argv := append(append([]string{}, b.rec.Entrypoint...), b.rec.Cmd...)
 	if len(argv) == 0 && b.rec.Image != "" && b.rel.AtLeast("1.9.0") {
 		argv = append(append([]string{}, b.img.Config.Entrypoint...), b.img.Config.Cmd...)

@@ -67,7 +67,7 @@ func (a *app) upload(src, name, path string, args *cmdline.Args) error {
 
 // number returns the value of a whole-number flag, or 0 if it was not given.
 func number(args *cmdline.Args, flag string) int {
-	n, _ := strconv.Atoi(args.Get(flag)) // checked when it was parsed
+	n, _ := strconv.Atoi(args.Get(flag)) // the parser has validated it
 	return n
 }
 

@@ -27,8 +27,8 @@ type draft struct {
 
 // draftSteps run in this order because smolvm reports errors in this order.
 var draftSteps = []func(*draft) error{
-	(*draft).loadSmolfile, (*draft).secrets, (*draft).labels, (*draft).resources, (*draft).health, (*draft).policy,
-	(*draft).volumes, (*draft).ports, (*draft).program, (*draft).image,
+	(*draft).loadSmolfile, (*draft).setSecrets, (*draft).setLabels, (*draft).setResources, (*draft).setHealth, (*draft).setPolicy,
+	(*draft).setVolumes, (*draft).setPorts, (*draft).setProgram, (*draft).setImage,
 }
 
 func (a *app) create(args *cmdline.Args) error {
@@ -104,13 +104,13 @@ func (d *draft) loadSmolfile() error {
 	return nil
 }
 
-func (d *draft) secrets() error {
+func (d *draft) setSecrets() error {
 	refs, err := secretFlags(d.args)
 	d.rec.SecretRefs = refs
 	return err
 }
 
-func (d *draft) labels() error {
+func (d *draft) setLabels() error {
 	for _, kv := range d.args.All("label") {
 		name, value, err := splitFlag("--label", "label key cannot be empty (in '%s')", kv)
 		if err != nil {
@@ -124,7 +124,7 @@ func (d *draft) labels() error {
 	return nil
 }
 
-func (d *draft) resources() error {
+func (d *draft) setResources() error {
 	cpus, memory := uint64(machine.DefaultCPUs), uint64(machine.DefaultMemoryMiB)
 	if d.file.CPUs != nil {
 		cpus = uint64(*d.file.CPUs)
@@ -179,9 +179,9 @@ func (d *draft) number(flag string) (uint64, bool) {
 	return n, err == nil
 }
 
-// policy sets the network and the allow-list. An allow-list enables the network,
+// setPolicy sets the network and the allow-list. An allow-list enables the network,
 // even if the Smolfile has `net = false`.
-func (d *draft) policy() error {
+func (d *draft) setPolicy() error {
 	for _, s := range d.file.Network.AllowCIDRs {
 		c, err := parseCIDR(s)
 		if err != nil {
@@ -193,7 +193,7 @@ func (d *draft) policy() error {
 		return configError("smolfile [network] allow_hosts", "the stand-in does not resolve names")
 	}
 	for _, s := range d.args.All("allow-cidr") {
-		c, _ := parseCIDR(s) // checked when it was parsed
+		c, _ := parseCIDR(s) // the parser has validated it
 		d.rec.AllowedCIDRs = append(d.rec.AllowedCIDRs, c)
 	}
 	if d.args.Has("outbound-localhost-only") {
@@ -222,9 +222,9 @@ func (d *draft) checkBackend() error {
 	return nil
 }
 
-// orDev returns the list in [dev] if it is not empty, and otherwise the top-level
+// devOrTop returns the list in [dev] if it is not empty, and otherwise the top-level
 // list, followed by the values of the flag.
-func (d *draft) orDev(top, dev []string, flag string) []string {
+func (d *draft) devOrTop(top, dev []string, flag string) []string {
 	if len(dev) > 0 {
 		top = dev
 	}

@@ -85,7 +85,7 @@ func (a *app) execRequest(rec *machine.Record, args *cmdline.Args) (*wire.Reques
 	r.Workdir = firstOf(args.Get("workdir"), rec.Workdir, img.Config.WorkingDir)
 	r.User = firstOf(args.Get("user"), rec.User, img.Config.User)
 	if args.Has("timeout") {
-		limit, _ := parseDuration(args.Get("timeout")) // checked when it was parsed
+		limit, _ := parseDuration(args.Get("timeout")) // the parser has validated it
 		r.TimeoutMS = limit.Milliseconds()
 	}
 	return r, nil

@@ -19,7 +19,7 @@ const packedFile = "pack/image.tar"
 
 // fromSteps are like draftSteps, but for a pack. No release uses secrets there.
 var fromSteps = []func(*draft) error{
-	(*draft).labels, (*draft).resources, (*draft).fromPolicy, (*draft).checkName, (*draft).volumes,
+	(*draft).setLabels, (*draft).setResources, (*draft).setPackPolicy, (*draft).checkName, (*draft).setVolumes,
 }
 
 // createFrom creates a machine from a pack. It applies first the pack's settings
@@ -51,7 +51,7 @@ func (d *draft) createFrom(path string) error {
 	}
 	d.rec.Init = d.args.All("init")
 	for _, p := range d.args.All("port") {
-		host, guest, _ := parsePort(p) // checked when it was parsed
+		host, guest, _ := parsePort(p) // the parser has validated it
 		d.rec.Ports = append(d.rec.Ports, host+":"+guest)
 	}
 	if err := d.store.Change(d.insert); err != nil {
@@ -105,11 +105,11 @@ func (d *draft) checkName() error {
 	return nil
 }
 
-// fromPolicy is like policy, but without a Smolfile. Here a DNS server does not
+// setPackPolicy is like setPolicy, but without a Smolfile. Here a DNS server does not
 // imply a network.
-func (d *draft) fromPolicy() error {
+func (d *draft) setPackPolicy() error {
 	network := d.rec.Network || d.args.Has("net")
-	if err := d.policy(); err != nil {
+	if err := d.setPolicy(); err != nil {
 		return err
 	}
 	if !d.rel.AtLeast("1.8.0") {

@@ -18,9 +18,9 @@ import (
 	"botbottle.dev/bottle-operator/hack/smolvm/internal/state"
 )
 
-// image sets the machine's image from --image or the Smolfile. It hashes a local
+// setImage sets the machine's image from --image or the Smolfile. It hashes a local
 // archive and adds it to the cache. The first start reads the archive's content.
-func (d *draft) image() error {
+func (d *draft) setImage() error {
 	ref := d.args.Get("image")
 	if ref == "" && d.file.Image != nil {
 		ref = *d.file.Image

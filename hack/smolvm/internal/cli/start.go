@@ -62,7 +62,7 @@ func (a *app) start(args *cmdline.Args) error {
 		return err
 	}
 	b := &boot{app: a, rec: rec, img: img, dir: dir}
-	if err := b.run(); err != nil {
+	if err := b.bringUp(); err != nil {
 		b.kill()
 		return err
 	}

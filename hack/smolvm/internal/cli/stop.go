@@ -127,7 +127,7 @@ func (a *app) endProcess(name string, pid int, started uint64) error {
 		if stuck {
 			break
 		}
-		if !alive(pid, started) || s.signal != 0 && syscall.Kill(pid, s.signal) == syscall.ESRCH || gone(pid, started, s.wait) {
+		if !alive(pid, started) || s.signal != 0 && syscall.Kill(pid, s.signal) == syscall.ESRCH || waitGone(pid, started, s.wait) {
 			for _, f := range []string{"agent.pid", guest.SocketName} {
 				_ = os.Remove(filepath.Join(a.store.Dir(name), f))
 			}
@@ -137,9 +137,9 @@ func (a *app) endProcess(name string, pid int, started uint64) error {
 	return agentError("stop agent", "process %d still alive after stop attempts", pid)
 }
 
-// gone waits until the process no longer exists, not even as a zombie, and reports
+// waitGone waits until the process no longer exists, not even as a zombie, and reports
 // whether that happened within limit.
-func gone(pid int, started uint64, limit time.Duration) bool {
+func waitGone(pid int, started uint64, limit time.Duration) bool {
 	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
 		if !alive(pid, started) {
 			return true
@@ -150,7 +150,7 @@ func gone(pid int, started uint64, limit time.Duration) bool {
 
 func (a *app) delete(args *cmdline.Args) error {
 	name := target(args)
-	a.operationLock(name)
+	a.leaveLockFile(name)
 	r, err := a.find(name)
 	if err != nil {
 		return err
@@ -187,8 +187,8 @@ func (a *app) delete(args *cmdline.Args) error {
 	return nil
 }
 
-// operationLock makes the lock file that releases from 1.14.0 leave behind.
-func (a *app) operationLock(name string) {
+// leaveLockFile makes the lock file that releases from 1.14.0 leave behind.
+func (a *app) leaveLockFile(name string) {
 	if a.rel.AtLeast("1.14.0") && machine.CheckName(name) == nil && os.MkdirAll(a.store.VMs(), 0o755) == nil {
 		if unlock, err := state.Lock(filepath.Join(a.store.VMs(), "."+name+".fork-operation.lock"), unix.LOCK_EX); err == nil {
 			unlock()

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// wholeNumber returns clap's check for an unsigned number up to limit.
-func wholeNumber(limit uint64) func(string) error {
+// checkWholeNumber returns clap's check for an unsigned number up to limit.
+func checkWholeNumber(limit uint64) func(string) error {
 	return func(s string) error {
 		if s == "" {
 			return errors.New("cannot parse integer from empty string")
@@ -31,8 +31,8 @@ func wholeNumber(limit uint64) func(string) error {
 	}
 }
 
-// stopTimeout checks `stop --timeout`.
-func stopTimeout(s string) error {
+// checkStopTimeout checks `stop --timeout`.
+func checkStopTimeout(s string) error {
 	n, err := strconv.ParseUint(s, 10, 64)
 	if err != nil {
 		return fmt.Errorf("'%s' is not a whole number of seconds", s)
@@ -43,21 +43,21 @@ func stopTimeout(s string) error {
 	return nil
 }
 
-func imageReference(s string) error {
+func checkImageReference(s string) error {
 	if s == "" {
 		return errors.New("image reference must not be empty")
 	}
 	return nil
 }
 
-func ipv4Flag(s string) error {
+func checkIPv4(s string) error {
 	if a, err := netip.ParseAddr(s); err != nil || !a.Is4() {
 		return errors.New("invalid IPv4 address syntax")
 	}
 	return nil
 }
 
-func cidrFlag(s string) error {
+func checkCIDR(s string) error {
 	_, err := parseCIDR(s)
 	return err
 }
@@ -105,7 +105,7 @@ var durationUnits = map[string]time.Duration{
 	"d": 24 * time.Hour, "day": 24 * time.Hour, "days": 24 * time.Hour,
 }
 
-func duration(s string) error {
+func checkDuration(s string) error {
 	d, err := parseDuration(s)
 	if err == nil && d == 0 {
 		return errors.New("timeout must be greater than 0 (e.g., 5sec, 30s)")
@@ -162,7 +162,7 @@ func parsePort(s string) (host, guest string, err error) {
 	return host, guest, nil
 }
 
-func portFlag(s string) error {
+func checkPort(s string) error {
 	_, _, err := parsePort(s)
 	return err
 }

@@ -36,7 +36,7 @@ func TestParseDuration(t *testing.T) {
 			t.Errorf("%q: got %v, want an error", in, got)
 		}
 	}
-	if duration("0s") == nil {
+	if checkDuration("0s") == nil {
 		t.Error("0s: got no error, want one")
 	}
 }

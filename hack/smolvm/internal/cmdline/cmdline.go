@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// Flag is one option. A flag without Value is a switch.
+// Flag is an option of a command. A flag without Value is a switch.
 type Flag struct {
 	Name       string // without dashes
 	Short      string // one letter or empty
@@ -32,9 +32,9 @@ type Trailing int
 
 // The possible values of Trailing.
 const (
-	NoTrailing    Trailing = iota // "--" only ends the flags
-	AfterDashes                   // "-- COMMAND..." may follow
-	FromFirstWord                 // COMMAND... must follow, "--" or not
+	NoTrailing    Trailing = iota // "--" ends the flags; the rest are positionals
+	AfterDashes                   // the command may end in "-- COMMAND..."
+	FromFirstWord                 // the command must end in COMMAND..., with or without "--"
 )
 
 // Command is one subcommand.

@@ -136,15 +136,15 @@ func (p *parser) nextWord(f *Flag, o *occurrence) error {
 		return p.errorf("a value is required for '%s' but none was supplied", p.label(f))
 	}
 	if next := p.rest[0]; len(next) > 1 && next[0] == '-' {
-		return p.startsWithDash(f, next)
+		return p.dashValueError(f, next)
 	}
 	o.value, p.rest = p.rest[0], p.rest[1:]
 	return nil
 }
 
-// startsWithDash returns clap's error for "--name -a". If -a is unknown, the
+// dashValueError returns clap's error for "--name -a". If -a is unknown, the
 // error says so; if it is a known flag, the error says that the value is missing.
-func (p *parser) startsWithDash(f *Flag, next string) error {
+func (p *parser) dashValueError(f *Flag, next string) error {
 	known := p.find(func(o Flag) bool {
 		if strings.HasPrefix(next, "--") {
 			name, _, _ := strings.Cut(next[2:], "=")
@@ -164,7 +164,7 @@ func (p *parser) startsWithDash(f *Flag, next string) error {
 func (p *parser) finish() error {
 	for i := range p.cmd.Flags {
 		f := &p.cmd.Flags[i]
-		if !p.present(f) || p.args.Has(f.Name) {
+		if !p.available(f) || p.args.Has(f.Name) {
 			continue
 		}
 		if f.Env != "" && p.env(f.Env) != "" {
@@ -175,7 +175,7 @@ func (p *parser) finish() error {
 			return p.usageErrorf("the following required arguments were not provided:\n  %s", p.label(f))
 		}
 	}
-	if err := p.exclusions(); err != nil {
+	if err := p.checkExclusions(); err != nil {
 		return err
 	}
 	if missing := len(p.cmd.Positional) - p.cmd.Optional - len(p.args.Positional); missing > 0 {
@@ -187,9 +187,9 @@ func (p *parser) finish() error {
 	return nil
 }
 
-// exclusions rejects flags that cannot be combined. The error names first the
+// checkExclusions rejects flags that cannot be combined. The error names first the
 // flag that was given first.
-func (p *parser) exclusions() error {
+func (p *parser) checkExclusions() error {
 	for i := range p.cmd.Flags {
 		f := &p.cmd.Flags[i]
 		for _, other := range f.Excludes {
@@ -208,14 +208,14 @@ func (p *parser) exclusions() error {
 
 func (p *parser) find(match func(Flag) bool) *Flag {
 	for i := range p.cmd.Flags {
-		if f := &p.cmd.Flags[i]; p.present(f) && match(*f) {
+		if f := &p.cmd.Flags[i]; p.available(f) && match(*f) {
 			return f
 		}
 	}
 	return nil
 }
 
-func (p *parser) present(f *Flag) bool {
+func (p *parser) available(f *Flag) bool {
 	return p.rel.AtLeast(f.Since) && (f.Until == "" || !p.rel.AtLeast(f.Until))
 }
 

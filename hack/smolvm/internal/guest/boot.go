@@ -103,7 +103,7 @@ func (g *guestInit) boot() (net.Listener, error) {
 		return nil, fmt.Errorf("set host name: %w", err)
 	}
 	if err := dropCapabilities(); err != nil {
-		return nil, fmt.Errorf("limit capabilities: %w", err)
+		return nil, fmt.Errorf("drop capabilities: %w", err)
 	}
 	g.children = newChildren()
 	if g.cfg.Connections > 0 {

@@ -44,7 +44,7 @@ func (g *guestInit) launch(r *wire.Request, io stdio) (*process, error) {
 	if dir == "" {
 		dir = "/"
 	}
-	path, err := find(r.Argv[0], dir, env)
+	path, err := findProgram(r.Argv[0], dir, env)
 	if err != nil {
 		return nil, err
 	}
@@ -65,8 +65,8 @@ func (g *guestInit) launch(r *wire.Request, io stdio) (*process, error) {
 	return p, nil
 }
 
-// find resolves a program's name with the PATH in env.
-func find(name, dir string, env []string) (string, error) {
+// findProgram resolves a program's name with the PATH in env.
+func findProgram(name, dir string, env []string) (string, error) {
 	missing := &notFoundError{"failed to spawn command: " + name + ": No such file or directory (os error 2)"}
 	if strings.Contains(name, "/") {
 		if !filepath.IsAbs(name) {

@@ -17,7 +17,7 @@ import (
 func TestCheckName(t *testing.T) {
 	for _, ok := range []string{"a", "A", "Caps", "a_b", "a_", "1", "default", "help", "all", strings.Repeat("x", 128), "bottle-demo-1a2b3c4d"} {
 		if err := CheckName(ok); err != nil {
-			t.Errorf("%q: got %v, want it accepted", ok, err)
+			t.Errorf("%q: got %v, want no error", ok, err)
 		}
 	}
 	for name, want := range map[string]string{

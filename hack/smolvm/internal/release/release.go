@@ -57,7 +57,7 @@ func (r Release) AtLeast(since string) bool {
 }
 
 // Current returns the release to emulate: $SMOLVM_STANDIN_VERSION, or else the
-// content of the file standin-version beside the executable, or else Reference.
+// content of the file standin-version next to the executable, or else Reference.
 func Current() (Release, error) {
 	if v := os.Getenv("SMOLVM_STANDIN_VERSION"); v != "" {
 		return Parse(v)

@@ -99,7 +99,7 @@ type service struct {
 func Load(path string) (*File, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("failed to read %s: %w", path, state.Rust(bare(err)))
+		return nil, fmt.Errorf("failed to read %s: %w", path, state.Rust(withoutPath(err)))
 	}
 	if !utf8.Valid(b) {
 		return nil, fmt.Errorf("failed to read %s: stream did not contain valid UTF-8", path)
@@ -111,8 +111,8 @@ func Load(path string) (*File, error) {
 	return f, nil
 }
 
-// bare removes the path that package os puts before a system error.
-func bare(err error) error {
+// withoutPath removes the path that package os puts before a system error.
+func withoutPath(err error) error {
 	var p *os.PathError
 	if errors.As(err, &p) {
 		return p.Err

@@ -3,7 +3,7 @@
 // Package state stores the stand-in's machines in the same places as smolvm:
 // below $HOME/.local/share/smolvm and $HOME/.cache/smolvm.
 //
-// smolvm's database is SQLite. The stand-in instead uses a JSON file beside it,
+// smolvm's database is SQLite. The stand-in instead uses a JSON file next to it,
 // which it writes under a lock and replaces by rename. Reads therefore need no
 // lock, never wait for a writer, and need not open a database, which matters over
 // thousands of calls. Every change is mirrored into a database with smolvm's name
