@@ -97,8 +97,9 @@ smolvm_dir() {
   esac
 }
 
-# vlaunch NODE NAME COMMAND…: is like relaunch, but on a virtual node. The log
-# is /var/log/NAME.log there.
+# vlaunch NODE NAME COMMAND…: is like relaunch, but on a virtual node: it
+# replaces the process if its command line or the node's operator binary has
+# changed. The log is /var/log/NAME.log there.
 vlaunch() {
   local node=$1
   shift
