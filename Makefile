@@ -25,7 +25,7 @@ FUZZTIME ?= 10m
 FUZZ_PARALLEL ?= 1
 BENCH_OUT ?= $(BIN)/bench.json
 
-##@ Using it
+##@ Running
 .PHONY: help
 help: ## Show this help.
 	@awk 'BEGIN {FS = ":.*##"; printf "usage: make TARGET [NODES=n] [MACHINES=real|standin]\n"} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-zA-Z0-9_-]+:.*?##/ {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,7 +39,7 @@ dev-up: dev-prepare ## Start the development cluster (NODES, MACHINES).
 	@hack/dev/up
 
 .PHONY: dev-down
-dev-down: ## Stop it; nothing of it is left.
+dev-down: ## Stop the development cluster and remove everything but its logs.
 	@hack/dev/down
 
 .PHONY: install
@@ -47,7 +47,7 @@ install: controlplane ## Apply the CRD to the cluster of the current kubeconfig.
 	$(BIN)/kubectl apply --server-side -k config/crd
 
 .PHONY: deploy
-deploy: controlplane ## Apply CRD, RBAC and the manager to the cluster of the current kubeconfig (DRY_RUN=server to try).
+deploy: controlplane ## Apply the CRD, RBAC and the manager to the cluster of the current kubeconfig (DRY_RUN=server only validates).
 	$(BIN)/kubectl apply --server-side $(if $(DRY_RUN),--dry-run=$(DRY_RUN)) -k config/default
 
 ##@ Building
@@ -66,9 +66,9 @@ generate: ## Regenerate deepcopy code, the CRD and the generated docs.
 	@$(TOOL) controller-gen object:headerFile=hack/boilerplate.go.txt crd paths=./api/... output:crd:dir=config/crd/bases
 	@go run ./hack/docs conditions > docs/conditions.md.tmp && mv docs/conditions.md.tmp docs/conditions.md
 
-##@ Equipment, cached in bin/
+##@ Tools and images, cached in bin/
 .PHONY: controlplane
-controlplane: ## Build etcd, kube-apiserver, -scheduler, -controller-manager, kubectl and kwok (KUBEBUILDER_ASSETS saves most of it).
+controlplane: ## Build etcd, kube-apiserver, -scheduler, -controller-manager, kubectl and kwok (copies what KUBEBUILDER_ASSETS has).
 	@hack/controlplane/build $(BIN)/controlplane
 	@ln -sfn controlplane/kubectl $(BIN)/kubectl
 
@@ -77,7 +77,7 @@ smolvm: ## Fetch the real smolvm to bin/smolvm/<version>.
 	@hack/smolvm-real/fetch $(SMOLVM_REFERENCE) $(BIN)/smolvm/$(SMOLVM_REFERENCE)
 
 .PHONY: smolvm-older
-smolvm-older: # An older real command line, for the contract suite.
+smolvm-older: # Fetch an older real smolvm, for the contract suite.
 	@hack/smolvm-real/fetch $(SMOLVM_OLDER) $(BIN)/smolvm/$(SMOLVM_OLDER)
 
 .PHONY: standin
@@ -89,36 +89,36 @@ images: ## Build the default guest image and the test images.
 	@hack/images/build $(BIN)/images
 
 .PHONY: vnode
-vnode: smolvm ## Build the virtual node on which microVMs boot where KVM does not.
+vnode: smolvm ## Build the virtual node, which boots microVMs on hosts without a working KVM.
 	@hack/vnode/build $(BIN)/vnode $(BIN)/smolvm/$(SMOLVM_REFERENCE)
 
 .PHONY: dev-prepare
-dev-prepare: # Whatever the development cluster needs.
+dev-prepare: # Install and build what the development cluster needs.
 	@hack/prepare
 
 ##@ Checking
 .PHONY: lint
-lint: # Read-only checks of the sources.
+lint: # Run the read-only checks of the sources.
 	@hack/lint
 
 .PHONY: verify
-verify: generate lint ## Generate, run the read-only checks, then demand a clean tree.
+verify: generate lint ## Generate, run the read-only checks, and require that generated files are committed.
 	@hack/verify-clean
 
 .PHONY: check
-check: verify ## verify, and the tests that need nothing but Go.
+check: verify ## Run verify and the tests that need only Go.
 	@go test -short ./...
 
 .PHONY: test
-test: ## Every layer of tests: pure to real microVMs (REQUIRE_ALL=1: nothing may skip).
+test: ## Run every layer of tests, from pure to real microVMs (REQUIRE_ALL=1: no test may skip).
 	@hack/test
 
 .PHONY: race
-race: ## The tests that need no cluster, under the race detector (part of make test; installs gcc).
+race: ## Run the tests that need no cluster under the race detector (part of make test; installs gcc).
 	@hack/race
 
 .PHONY: contract-node
-contract-node: ## The whole machine contract on node-1 of a running cluster of real machines (20 minutes where emulated).
+contract-node: ## Run the whole contract suite of host.Machines on node-1 of a running cluster with real machines (20 minutes under emulation).
 	@hack/contract-node
 
 .PHONY: fuzz
@@ -126,9 +126,9 @@ fuzz: ## Run each fuzz target for FUZZTIME (10m).
 	@FUZZTIME=$(FUZZTIME) FUZZ_PARALLEL=$(FUZZ_PARALLEL) hack/fuzz
 
 .PHONY: bench
-bench: ## Speed and cost, as ratios beside the bare commands; a table and bin/bench.json.
+bench: ## Measure speed and cost relative to the bare commands; prints a table and writes bin/bench.json.
 	@BENCH_OUT=$(BENCH_OUT) hack/bench
 
 .PHONY: vulncheck
-vulncheck: ## Known vulnerabilities (needs the vulnerability database online).
+vulncheck: ## Check for known vulnerabilities (needs the online vulnerability database).
 	@$(TOOL) govulncheck ./...

@@ -1,34 +1,35 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: Apache-2.0
-# Sourced by the scripts beside it: where things are, and a timed step.
+# Sourced by other scripts: the locations of files, logging, timed steps and
+# package installation.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 bin=$root/bin
 export CGO_ENABLED=0
 
-say() { printf '%s  %s\n' "$(date +%T)" "$*"; }
+log() { printf '%s  %s\n' "$(date +%T)" "$*"; }
 
-# step WHAT COMMAND…: runs COMMAND, says what it was and the seconds it took.
-# It must not be called in a condition, which would switch errexit off in it.
+# step WHAT COMMAND…: runs COMMAND and logs WHAT and how many seconds it took.
+# Do not call it in a condition: the shell would disable errexit inside it.
 step() {
-  underway=$1
-  local what=$1 begin=$SECONDS
+  current_step=$1
+  local what=$1 start=$SECONDS
   shift
-  say "$what …"
+  log "$what …"
   "$@"
-  say "$what: done in $((SECONDS - begin)) s"
-  underway=
+  log "$what: done in $((SECONDS - start)) s"
+  current_step=
 }
-underway=
-trap '[ $? = 0 ] || [ -z "$underway" ] || say "$underway: failed" >&2' EXIT
+current_step=
+trap '[ $? = 0 ] || [ -z "$current_step" ] || log "$current_step: failed" >&2' EXIT
 
-# need COMMAND PACKAGE…: installs Debian packages where COMMAND is missing.
+# need COMMAND PACKAGE…: installs Debian packages if COMMAND is missing.
 need() {
   local command=$1
   shift
   PATH=$PATH:/usr/sbin:/sbin command -v "$command" >/dev/null && return
-  [ "$(id -u)" = 0 ] || { echo "needs $command: install the package(s) $*" >&2; return 1; }
-  say "installing $*"
+  [ "$(id -u)" = 0 ] || { echo "$command is missing: install the package(s) $*" >&2; return 1; }
+  log "installing $*"
   apt-get install -y -qq --no-install-recommends "$@" >/dev/null 2>&1 ||
     { apt-get update -qq && apt-get install -y -qq --no-install-recommends "$@" >/dev/null; }
 }

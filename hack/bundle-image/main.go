@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command bundle-image writes the default bundle's image as an archive for
-// docker load, for sites that scan or mirror images. Agents need no such file:
-// each loads the image of its own executable.
+// docker load, for sites that scan or mirror images. Agents do not need this
+// file: each agent builds and loads the image from its own executable.
 //
 // usage: go run ./hack/bundle-image EXECUTABLE ARCHIVE
 package main

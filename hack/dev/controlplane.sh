@@ -1,12 +1,13 @@
 # shellcheck shell=bash disable=SC2154
 # SPDX-License-Identifier: Apache-2.0
-# Sourced by up: certificates and the processes of the control plane, which
-# listen on 127.0.0.1 only.
+# Sourced by up and node: the certificates and processes of the control plane.
+# The processes listen on 127.0.0.1 only.
 
 pki=$dev/pki
 
-# signed NAME SUBJECT [SAN]: a key and a certificate of the cluster's own CA.
-signed() {
+# issue_certificate NAME SUBJECT [SAN]: makes a key and a certificate signed by
+# the cluster's CA.
+issue_certificate() {
   local name=$1 subject=$2 san=${3:-}
   openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout "$pki/$name.key" -subj "$subject" -out "$pki/$name.csr" 2>/dev/null
   openssl x509 -req -in "$pki/$name.csr" -CA "$pki/ca.crt" -CAkey "$pki/ca.key" -CAcreateserial -days 365 -out "$pki/$name.crt" \
@@ -18,15 +19,15 @@ make_pki() {
   mkdir -p "$pki" && chmod 700 "$pki"
   openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout "$pki/ca.key" -subj "/CN=bottle-dev-$tag" -days 365 -out "$pki/ca.crt" 2>/dev/null
   openssl genrsa -out "$pki/sa.key" 2048 2>/dev/null
-  signed apiserver /CN=kube-apiserver "DNS:kubernetes,DNS:localhost,IP:127.0.0.1,IP:10.0.2.100,IP:10.96.0.1"
-  signed admin /O=system:masters/CN=admin
-  signed kube-controller-manager /CN=system:kube-controller-manager
-  signed kube-scheduler /CN=system:kube-scheduler
-  signed kwok /O=system:masters/CN=kwok
+  issue_certificate apiserver /CN=kube-apiserver "DNS:kubernetes,DNS:localhost,IP:127.0.0.1,IP:10.0.2.100,IP:10.96.0.1"
+  issue_certificate admin /O=system:masters/CN=admin
+  issue_certificate kube-controller-manager /CN=system:kube-controller-manager
+  issue_certificate kube-scheduler /CN=system:kube-scheduler
+  issue_certificate kwok /O=system:masters/CN=kwok
   touch "$pki/done"
 }
 
-# kubeconfig FILE SERVER USER-ARGUMENTS…
+# kubeconfig FILE SERVER CREDENTIAL-FLAGS…: writes a kubeconfig.
 kubeconfig() {
   local file=$1 server=$2
   shift 2
@@ -40,12 +41,14 @@ kubeconfig() {
   chmod 600 "$file"
 }
 
-# by_certificate NAME: the kubeconfig of one of the control plane's own.
-by_certificate() {
+# component_kubeconfig NAME: writes the kubeconfig of a control plane component,
+# which authenticates with its certificate.
+component_kubeconfig() {
   kubeconfig "$pki/$1.kubeconfig" "https://127.0.0.1:$port_api" --client-certificate "$pki/$1.crt" --client-key "$pki/$1.key" --embed-certs
 }
 
-# The ports of a cluster are chosen once, free ones below the ephemeral range.
+# choose_ports picks free ports below the ephemeral range. It picks once per
+# cluster; later runs read the choice from a file.
 choose_ports() {
   if [ ! -f "$dev/ports" ]; then
     local names=(api etcd peer scheduler kcm metrics health ssh) used port n=0 base
@@ -82,15 +85,16 @@ END
   kubeconfig "$dev/kubeconfig" "$server" --client-certificate "$pki/admin.crt" --client-key "$pki/admin.key" --embed-certs
   await 90 kube-apiserver "$dev/logs/kube-apiserver.log" k get --raw /readyz
   local name
-  for name in kube-controller-manager kube-scheduler kwok; do by_certificate "$name"; done
+  for name in kube-controller-manager kube-scheduler kwok; do component_kubeconfig "$name"; done
   launch kube-controller-manager "$cp/kube-controller-manager" --kubeconfig "$pki/kube-controller-manager.kubeconfig" --bind-address 127.0.0.1 --secure-port "$port_kcm" \
     --service-account-private-key-file "$pki/sa.key" --root-ca-file "$pki/ca.crt" --use-service-account-credentials --leader-elect=false \
     --node-monitor-grace-period 20s --concurrent-gc-syncs 2
   launch kube-scheduler "$cp/kube-scheduler" --kubeconfig "$pki/kube-scheduler.kubeconfig" --bind-address 127.0.0.1 --secure-port "$port_scheduler" --leader-elect=false
 }
 
-# account NAME SERVER FILE: a kubeconfig that signs in as a ServiceAccount.
-account() {
+# account_kubeconfig NAME SERVER FILE: writes a kubeconfig that authenticates as
+# a ServiceAccount.
+account_kubeconfig() {
   local token
   token=$(k -n bottle-system create token "$1" --duration 8760h)
   kubeconfig "$3" "$2" --token "$token"

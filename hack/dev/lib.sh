@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: Apache-2.0
-# Sourced by the scripts beside it: where a cluster keeps its things, and how
-# its processes are started, found again and ended.
+# Sourced by the scripts in this folder: where a cluster keeps its files, and
+# how its processes are started, found and stopped.
 # shellcheck source=hack/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 
@@ -10,33 +10,34 @@ mkdir -p "$dev"
 dev=$(cd "$dev" && pwd)
 here=$root/hack/dev
 cp=$bin/controlplane
-# Two clusters on one machine differ in their directory, and so in all names.
+# Each cluster has its own directory. All names on this machine contain a hash
+# of it, so that two clusters do not collide.
 tag=$(printf %s "$dev" | sha256sum | cut -c1-5)
 mode=$(cat "$dev/machines" 2>/dev/null || true)
 nodes=$(cat "$dev/nodes.count" 2>/dev/null || true)
 
-# started PID: the start time of a process, which tells it from a later one of
-# the same number. One that has ended and only waits to be reaped has none.
-started() { awk '{sub(/.*\) /, ""); if ($1 != "Z") print $20}' "/proc/$1/stat" 2>/dev/null; }
+# start_time PID: prints the start time of a process, which distinguishes it
+# from a later process with the same pid. It prints nothing for a zombie.
+start_time() { awk '{sub(/.*\) /, ""); if ($1 != "Z") print $20}' "/proc/$1/stat" 2>/dev/null; }
 
-# launch NAME COMMAND…: starts a process of the cluster in a session of its
-# own, unless it runs; its log is logs/NAME.log.
+# launch NAME COMMAND…: starts a process of the cluster in its own session,
+# unless it is running. Its log is logs/NAME.log.
 launch() {
   local name=$1
   shift
   running "$name" && return
   mkdir -p "$dev/run" "$dev/logs"
   setsid "$@" </dev/null >>"$dev/logs/$name.log" 2>&1 &
-  printf '%s %s\n' "$!" "$(started "$!")" >"$dev/run/$name.pid"
+  printf '%s %s\n' "$!" "$(start_time "$!")" >"$dev/run/$name.pid"
 }
 
-# renew NAME COMMAND…: as launch, but a process that was started by another
-# command line, or from another build of the operator, is replaced.
-renew() {
+# relaunch NAME COMMAND…: is like launch, but replaces a process that was
+# started with another command line or from another build of the operator.
+relaunch() {
   local name=$1 key
   shift
   key=$({ printf '%s\0' "$@"; stat -c '%i %Y %s' "$bin/bottle-operator"; } | sha256sum)
-  [ "$(cat "$dev/run/$name.key" 2>/dev/null)" = "$key" ] || end "$name"
+  [ "$(cat "$dev/run/$name.key" 2>/dev/null)" = "$key" ] || stop_process "$name"
   launch "$name" "$@"
   echo "$key" >"$dev/run/$name.key"
 }
@@ -46,11 +47,12 @@ pid_of() { cut -d' ' -f1 "$dev/run/$1.pid" 2>/dev/null; }
 running() {
   local pid start
   read -r pid start 2>/dev/null <"$dev/run/$1.pid" || return 1
-  [ -n "$start" ] && [ "$(started "$pid")" = "$start" ]
+  [ -n "$start" ] && [ "$(start_time "$pid")" = "$start" ]
 }
 
-# end NAME [SIGNAL]: ends a process that launch started and waits for it.
-end() {
+# stop_process NAME [SIGNAL]: stops a process that launch started, and waits
+# until it has ended. After ten seconds it sends SIGKILL.
+stop_process() {
   local pid
   running "$1" || { rm -f "$dev/run/$1.pid"; return 0; }
   pid=$(pid_of "$1")
@@ -64,25 +66,25 @@ end() {
   rm -f "$dev/run/$1.pid"
 }
 
-# ended LOG: whether the log is of a process that was launched and has ended:
-# there is nothing to wait for.
-ended() {
+# has_ended LOG: succeeds if LOG belongs to a launched process that has ended,
+# so that there is nothing left to wait for.
+has_ended() {
   local name
   name=$(basename "$1" .log)
   [ "$1" = "$dev/logs/$name.log" ] && [ -e "$dev/run/$name.pid" ] && ! running "$name"
 }
 
-# await SECONDS WHAT LOG COMMAND…: waits until the command succeeds. LOG is a
-# file, or NODE:/FILE on a virtual node.
+# await SECONDS WHAT LOG COMMAND…: waits until COMMAND succeeds. On failure it
+# shows the end of LOG: a file, or NODE:/FILE on a virtual node.
 await() {
   local limit=$(($1 * 5)) what=$2 log=$3
   shift 3
   for _ in $(seq "$limit"); do
     "$@" >/dev/null 2>&1 && return
-    ended "$log" && break
+    has_ended "$log" && break
     sleep 0.2
   done
-  say "$what did not come up; see $log:" >&2
+  log "$what did not start; see $log:" >&2
   case $log in
     *:/*) vssh "${log%%:*}" tail -n 15 "${log#*:}" ;;
     *) tail -n 15 "$log" ;;
@@ -100,15 +102,15 @@ in_node() {
   nsenter -t "$holder" -m -n -- "$@"
 }
 
-# quoted WORD…: the words as a shell reads them back, whatever is in them.
-quoted() {
+# shell_quote WORD…: prints the words quoted for a shell.
+shell_quote() {
   local word quote="'\\''"
   for word in "$@"; do printf "'%s' " "${word//\'/$quote}"; done
 }
 
 # ssh_node NODE OPTION… -- COMMAND…: runs a command on a virtual node, with
-# stdin. The shell there stays, so that a death by signal has a status; what
-# it would say of that itself is left out.
+# stdin. The remote shell does not exec the command, so that the exit status
+# shows when a signal killed it. The shell's own message about that is discarded.
 ssh_node() {
   local node=$1 options=()
   shift
@@ -117,7 +119,7 @@ ssh_node() {
     shift
   done
   shift
-  ssh -F "$dev/nodes/$node/ssh_config" -o "ControlPath=/run/bb$tag-$node.ssh" "${options[@]}" vnode "{ $(quoted "$@") 2>&3 3>&-; } 3>&2 2>/dev/null; exit \$?"
+  ssh -F "$dev/nodes/$node/ssh_config" -o "ControlPath=/run/bb$tag-$node.ssh" "${options[@]}" vnode "{ $(shell_quote "$@") 2>&3 3>&-; } 3>&2 2>/dev/null; exit \$?"
 }
 
 vssh() {
@@ -126,7 +128,7 @@ vssh() {
   ssh_node "$node" -T -- "$@"
 }
 
-# has_node NODE: whether the cluster has it.
+# has_node NODE: succeeds if the cluster has the node.
 has_node() { [ -d "$dev/nodes/$1" ]; }
 
 virtual() { [ "$mode" = virtual ]; }

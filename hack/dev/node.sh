@@ -1,21 +1,21 @@
 # shellcheck shell=bash disable=SC2154
 # SPDX-License-Identifier: Apache-2.0
-# Sourced by up and the node commands: what a node is made of.
+# Sourced by up, down, exec and node: creates and starts the parts of a node.
 #
-# A node on this machine is a network namespace with a mount namespace, both
-# held by one process, with dockerd and the agent inside. It has no route out
-# of the machine: only a veth to the cluster's pretend world.
+# A local node is a network namespace and a mount namespace, both held open by
+# one process. dockerd and the agent run inside. The node has no route out of
+# this machine: only a veth to the cluster's simulated outside world.
 
 node_path=/opt/smolvm:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 clean_env=(env -i "PATH=$node_path" HOME=/root LANG=C.UTF-8)
 world=bb$tag-world
 
-# make_world: a namespace that plays the internet (203.0.113.10 and
-# 2001:db8::10), the cloud's metadata (169.254.169.254 and fd00:ec2::254) and a
-# neighbour on the LAN (10.77.0.1 and fd00:77::1): see hack/dev/world. What
-# reaches it is in logs/world.jsonl.
-# The neighbour has a registry of images on port 5000: see hack/dev/registry.
-# What it is asked for is in logs/registry.jsonl.
+# make_world: makes a namespace that simulates the internet (203.0.113.10 and
+# 2001:db8::10), the cloud metadata service (169.254.169.254 and fd00:ec2::254)
+# and a neighbour on the LAN (10.77.0.1 and fd00:77::1): see hack/dev/world.
+# Everything that reaches it is logged in logs/world.jsonl.
+# The neighbour runs an image registry on port 5000: see hack/dev/registry. Its
+# requests are logged in logs/registry.jsonl.
 make_world() {
   make_world_network
   launch world nsenter "--net=/run/netns/$world" "$bin/dev-world" -log "$dev/logs/world.jsonl"
@@ -24,8 +24,8 @@ make_world() {
   push_image node-1 bottle/guest:1 <"$bin/images/guest.tar" >/dev/null
 }
 
-# push_image NODE REPOSITORY:TAG: pushes the archive that comes in to the
-# registry that the node has on its LAN, and prints its digest there.
+# push_image NODE REPOSITORY:TAG: pushes the archive on stdin to the registry on
+# the node's LAN, and prints the image's digest there.
 push_image() {
   local program=$bin/dev-registry folder=$dev/registry netns=$world run=()
   if virtual; then program=/opt/dev/registry folder=/var/lib/dev-registry netns=world run=(vssh "$1"); fi
@@ -45,8 +45,8 @@ make_world_network() {
   world_ipv6 ip -n "$world" lan
 }
 
-# world_ipv6 IP-COMMAND… LINK: gives the world its IPv6 addresses, where the
-# kernel has IPv6.
+# world_ipv6 IP-COMMAND… LINK: gives the world its IPv6 addresses, if the kernel
+# has IPv6.
 world_ipv6() {
   local link=${!#} command=("${@:1:$#-1}") address
   [ -d /proc/sys/net/ipv6 ] || return 0
@@ -55,8 +55,8 @@ world_ipv6() {
   done
 }
 
-# node_ipv6 NUMBER IP-COMMAND…: a node's address on the LAN, and its routes to
-# the rest of the world.
+# node_ipv6 NUMBER IP-COMMAND…: gives a node its IPv6 address on the LAN and its
+# routes to the rest of the world, if the kernel has IPv6.
 node_ipv6() {
   local number=$1 net
   shift
@@ -65,7 +65,8 @@ node_ipv6() {
   for net in 2001:db8::/32 fd00:ec2::254/128; do "$@" -6 route replace "$net" via fd00:77::1; done
 }
 
-# make_local_node NAME NUMBER: namespaces, mounts and the link to the world.
+# make_local_node NAME NUMBER: makes the node's namespaces, its mounts and its
+# link to the world.
 make_local_node() {
   local node=$1 number=$2 netns=bb$tag-$1 dir=$dev/nodes/$1 near=b$tag-$2
   running "holder-$node" && return
@@ -88,7 +89,7 @@ make_local_node() {
   await 10 "$node" "$dev/logs/holder-$node.log" in_node "$node" test -e /run/ready
 }
 
-# smolvm_dir: what /opt/smolvm is on the cluster's local nodes.
+# smolvm_dir: prints the folder that is mounted at /opt/smolvm on local nodes.
 smolvm_dir() {
   case $mode in
     standin) echo "$bin/standin/${STANDIN_VERSION:-1.32.2}" ;;
@@ -96,8 +97,9 @@ smolvm_dir() {
   esac
 }
 
-# vlaunch NODE NAME COMMAND…: launch and renew, on a virtual node; the log is
-# /var/log/NAME.log there. The agent's own binary is part of what is compared.
+# vlaunch NODE NAME COMMAND…: is like relaunch, but on a virtual node: it
+# replaces the process if its command line or the node's operator binary has
+# changed. The log is /var/log/NAME.log there.
 vlaunch() {
   local node=$1
   shift
@@ -115,8 +117,9 @@ vlaunch() {
   ' sh "$@" </dev/null
 }
 
-# vend NODE NAME: ends what vlaunch started there and waits for it.
-vend() {
+# vstop NODE NAME: stops a process that vlaunch started, and waits until it has
+# ended.
+vstop() {
   # shellcheck disable=SC2016 # the node's shell expands them
   vssh "$1" sh -c '
     pid=$(cat "/run/$1.pid-dev" 2>/dev/null) || exit 0
@@ -127,31 +130,33 @@ vend() {
 
 start_docker() {
   local node=$1
-  # It trusts the registry as the agent does, to be measured beside it.
+  # dockerd trusts the registry too, so that benchmarks can compare its pulls
+  # with the agent's.
   local serve=(SSL_CERT_FILE=/opt/dev/registry-ca.pem dockerd -H unix:///run/docker.sock --data-root /var/lib/docker --exec-root /run/docker-exec -p /run/docker.pid)
-  local ask=("${clean_env[@]}" docker -H unix:///run/docker.sock version)
+  local probe=("${clean_env[@]}" docker -H unix:///run/docker.sock version)
   if virtual; then
     vlaunch "$node" dockerd "${clean_env[@]}" "${serve[@]}"
-    await 180 "dockerd on $node" "$node:/var/log/dockerd.log" vssh "$node" "${ask[@]}"
+    await 180 "dockerd on $node" "$node:/var/log/dockerd.log" vssh "$node" "${probe[@]}"
     return
   fi
   launch "dockerd-$node" nsenter -t "$(pid_of "holder-$node")" -m -n -- "${clean_env[@]}" "${serve[@]}"
-  await 60 "dockerd on $node" "$dev/logs/dockerd-$node.log" in_node "$node" "${ask[@]}"
+  await 60 "dockerd on $node" "$dev/logs/dockerd-$node.log" in_node "$node" "${probe[@]}"
 }
 
 stop_docker() {
-  if virtual; then vend "$1" dockerd; else end "dockerd-$1"; fi
+  if virtual; then vstop "$1" dockerd; else stop_process "dockerd-$1"; fi
 }
 
 start_relay() {
   launch "relay-$1" "$bin/dev-relay" "/proc/$(pid_of "holder-$1")/ns/net" 127.0.0.1:6443 "127.0.0.1:$port_api"
 }
 
-# cgroup_parent NODE: where the machines of a local node have their cgroups: all
-# nodes, of all clusters, share this machine's hierarchy.
+# cgroup_parent NODE: prints the parent cgroup for the machines of a local node.
+# It is unique, because all nodes of all clusters share this host's hierarchy.
 cgroup_parent() { echo "bottle-dev-$tag-$1.slice"; }
 
-# remove_cgroups: those of all local nodes, with what still runs in them.
+# remove_cgroups: removes the cgroups of all local nodes and kills the processes
+# that still run in them.
 remove_cgroups() {
   local mount dir
   mount=$(awk '$3 == "cgroup2" {print $2; exit}' /proc/mounts)
@@ -183,23 +188,23 @@ start_agent() {
   fi
   own=(--cgroup-parent "$(cgroup_parent "$node")")
   [ -e "$dev/nodes/$node/kvm" ] || own+=(--kvm-device '')
-  # So that a story is refused an image above it without filling a disk.
+  # A low limit lets a test exceed it without filling a disk.
   [ "$mode" != standin ] || own+=(--image-max-bytes "$((1 << 30))")
-  renew "agent-$node" nsenter -t "$(pid_of "holder-$node")" -m -n -- "${clean_env[@]}" "$bin/bottle-operator" agent \
+  relaunch "agent-$node" nsenter -t "$(pid_of "holder-$node")" -m -n -- "${clean_env[@]}" "$bin/bottle-operator" agent \
     --kubeconfig "$dev/agent.kubeconfig" --node-name "$node" "${agent_flags[@]}" "${own[@]}" "${extra[@]}"
   await 60 "agent on $node" "$dev/logs/agent-$node.log" in_node "$node" busybox wget -qO- http://127.0.0.1:8081/readyz
 }
 
 stop_agent() {
-  if virtual; then vend "$1" bottle-agent; else end "agent-$1"; fi
+  if virtual; then vstop "$1" bottle-agent; else stop_process "agent-$1"; fi
 }
 
 start_kubelet() {
   launch "kwok-$1" "$cp/kwok" --kubeconfig "$pki/kwok.kubeconfig" --manage-single-node "$1" --config "$here/kwok.yaml" --node-lease-duration-seconds 12 --enable-crds=
 }
 
-# register NAME: the Node object, as a kubelet would make it.
-register() {
+# create_node NAME: creates the Node object, as a kubelet would.
+create_node() {
   local node=$1 cpu=1000 memory=1000Gi
   if virtual; then cpu=16 memory=6Gi; fi
   k get node "$node" >/dev/null 2>&1 && return

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command docs writes the reference pages that are generated from the API's
-// source. It reads files below the current directory and writes to standard
-// output only.
+// Command docs generates reference pages from the API's source. It reads files
+// below the current directory and writes only to standard output.
 //
 // usage: go run ./hack/docs conditions
 package main
@@ -31,8 +30,9 @@ func main() {
 	}
 }
 
-// writeConditions writes a table for each const block of the file: the block's
-// own comment as its heading, then value and meaning of each constant.
+// writeConditions writes a table for each const block of the file. The first
+// sentence of the block's comment is the heading, the rest is the text below it.
+// The rows show the value and the meaning of each constant.
 func writeConditions(w io.Writer, path string) error {
 	file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ParseComments)
 	if err != nil {
@@ -75,4 +75,5 @@ func writeRow(w io.Writer, spec *ast.ValueSpec) error {
 	return nil
 }
 
+// sentence returns the text of a comment on one line.
 func sentence(c *ast.CommentGroup) string { return strings.Join(strings.Fields(c.Text()), " ") }

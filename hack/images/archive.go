@@ -12,12 +12,12 @@ import (
 	"time"
 )
 
-// epoch is the time of everything in an image, so that equal input gives equal bytes.
+// epoch is the timestamp of everything in an image, so that equal input gives equal bytes.
 var epoch = time.Unix(0, 0).UTC()
 
-// file is one entry of an image's root file system. A path that ends in a
-// slash is a folder, one with a link is a symbolic link, any other a file.
-// Owner is root throughout.
+// file is one entry of an image's root file system. It is a folder if path ends
+// in a slash, a symbolic link if link is set, and otherwise a regular file. The
+// owner is always root.
 type file struct {
 	path    string
 	mode    int64
@@ -34,8 +34,8 @@ type image struct {
 	files      []file
 }
 
-// archive renders the image as `docker save` would: the config, one layer,
-// and manifest.json which names both.
+// archive renders the image in the format of `docker save`: the config, one
+// layer, and manifest.json, which names both.
 func (i image) archive() ([]byte, error) {
 	layer, err := renderTar(i.files)
 	if err != nil {

@@ -33,7 +33,7 @@ func staticBusybox(t *testing.T) busybox {
 	return b
 }
 
-// unpack returns the entries of a tar by name.
+// unpack returns the headers and contents of a tar, by name.
 func unpack(t *testing.T, content []byte) (map[string]*tar.Header, map[string][]byte) {
 	t.Helper()
 	headers, contents := map[string]*tar.Header{}, map[string][]byte{}
@@ -46,7 +46,7 @@ func unpack(t *testing.T, content []byte) (map[string]*tar.Header, map[string][]
 		if err != nil {
 			t.Fatalf("read tar: %v", err)
 		}
-		if _, twice := headers[h.Name]; twice {
+		if _, duplicate := headers[h.Name]; duplicate {
 			t.Errorf("got %s twice, want it once", h.Name)
 		}
 		headers[h.Name] = h
@@ -56,7 +56,7 @@ func unpack(t *testing.T, content []byte) (map[string]*tar.Header, map[string][]
 	}
 }
 
-func TestArchiveNamesWhatItHolds(t *testing.T) {
+func TestArchiveIsConsistent(t *testing.T) {
 	t.Parallel()
 	img := image{tag: "example.test/a:1", cmd: []string{"/a"}, files: []file{{path: "a", mode: 0o755, content: []byte("x")}}}
 	content, err := img.archive()
@@ -66,7 +66,7 @@ func TestArchiveNamesWhatItHolds(t *testing.T) {
 	headers, outer := unpack(t, content)
 	for name, h := range headers {
 		if !h.ModTime.Equal(epoch) {
-			t.Errorf("%s: got time %s, want %s, or no two builds are alike", name, h.ModTime, epoch)
+			t.Errorf("%s: got time %s, want %s, so that builds are reproducible", name, h.ModTime, epoch)
 		}
 	}
 	var manifest []struct {
@@ -78,7 +78,7 @@ func TestArchiveNamesWhatItHolds(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(manifest) != 1 || len(manifest[0].Layers) != 1 {
-		t.Fatalf("got %+v, want one image of one layer", manifest)
+		t.Fatalf("got %+v, want one image with one layer", manifest)
 	}
 	if diff := cmp.Diff([]string{"example.test/a:1"}, manifest[0].RepoTags); diff != "" {
 		t.Errorf("RepoTags (-want +got):\n%s", diff)
@@ -122,7 +122,7 @@ func TestRunIsReproducibleAndReplacesByRename(t *testing.T) {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(a, b) {
-			t.Errorf("%s: got two different archives from one busybox, want the same bytes", name)
+			t.Errorf("%s: got two different archives from the same busybox, want the same bytes", name)
 		}
 		info, err := os.Stat(filepath.Join(one, name))
 		if err != nil {
@@ -145,11 +145,11 @@ func TestRunIsReproducibleAndReplacesByRename(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got, err := os.ReadFile(old); err != nil || string(got) != "stale" {
-		t.Errorf("got %d bytes (%v) behind the old link, want the old content", len(got), err)
+		t.Errorf("old link: got %d bytes (%v), want the old content", len(got), err)
 	}
 }
 
-func TestReadBusyboxRefusesADynamicOne(t *testing.T) {
+func TestReadBusyboxRejectsDynamicLinking(t *testing.T) {
 	t.Parallel()
 	for _, dynamic := range []string{"/bin/ls", "/usr/bin/ls"} {
 		if _, err := os.Stat(dynamic); err != nil {
@@ -157,14 +157,14 @@ func TestReadBusyboxRefusesADynamicOne(t *testing.T) {
 		}
 		_, err := readBusybox(dynamic)
 		if err == nil || !strings.Contains(err.Error(), "dynamically linked") {
-			t.Errorf("got %v for %s, want it refused as dynamically linked", err, dynamic)
+			t.Errorf("%s: got %v, want an error about dynamic linking", dynamic, err)
 		}
 		return
 	}
 	require.Unmet(t, "needs a dynamically linked executable at /bin/ls")
 }
 
-// guestRoot lays the guest's layer out in a folder.
+// guestRoot unpacks the guest image's layer into a folder.
 func guestRoot(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -190,8 +190,9 @@ func guestRoot(t *testing.T) string {
 }
 
 // inGuest runs a shell line in the guest's root file system and returns its
-// output and exit code. /proc is there as in a real guest: the shell runs its
-// applets by way of it. What the line leaves running ends with its pid namespace.
+// output and exit code. It mounts /proc as in a real guest, because the shell
+// runs its applets through it. Processes that the line leaves running end with
+// the pid namespace.
 func inGuest(t *testing.T, root, line string) (string, int) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
@@ -227,13 +228,13 @@ func TestGuestRootRuns(t *testing.T) {
 			t.Errorf("%s: got %q and exit code %d, want %q and 0", line, got, code, want)
 		}
 	}
-	// The image's command ends at once when it is told to.
+	// The image's command ends immediately on SIGTERM.
 	if got, code := inGuest(t, root, "sh -c '"+strings.ReplaceAll(guestCommand, "'", `'\''`)+"' & sleep 0.3; kill $!; wait $!"); code != 0 {
-		t.Errorf("got %q and exit code %d for the stopped command, want 0", got, code)
+		t.Errorf("stopped command: got %q and exit code %d, want 0", got, code)
 	}
 }
 
-func TestGuestWgetHasALimitOfTime(t *testing.T) {
+func TestGuestWgetHasATimeout(t *testing.T) {
 	t.Parallel()
 	require.Root(t)
 	root := guestRoot(t)
@@ -257,7 +258,7 @@ func TestGuestWgetHasALimitOfTime(t *testing.T) {
 					_, _ = conn.Write(answer)
 					return
 				}
-				_, _ = conn.Read(buf) // says nothing until the client goes away
+				_, _ = conn.Read(buf) // send nothing until the client closes the connection
 			}()
 		}
 	}()
@@ -267,11 +268,11 @@ func TestGuestWgetHasALimitOfTime(t *testing.T) {
 			t.Errorf("wget %s: got %q and exit code %d, want hi and 0", flags, got, code)
 		}
 	}
-	begin := time.Now()
+	start := time.Now()
 	if got, code := inGuest(t, root, "wget -q -O- -T 1 "+url+"/slow"); code == 0 || code == 139 {
-		t.Errorf("got %q and exit code %d for a silent server, want a failure that is no crash", got, code)
+		t.Errorf("silent server: got %q and exit code %d, want a failure but no crash", got, code)
 	}
-	if took := time.Since(begin); took > 15*time.Second {
-		t.Errorf("got an answer after %s, want the limit of 1 s to end it", took)
+	if took := time.Since(start); took > 15*time.Second {
+		t.Errorf("silent server: wget took %s, want it to stop after 1 s", took)
 	}
 }

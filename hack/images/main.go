@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command images writes the two small images that the development cluster and
-// the tests run on, in the form that `docker save` writes: guest.tar, the
-// guest's default root file system, and foreign-bundle.tar, a sidecar that is
-// not this project's. Both are busybox and a few files, made with nothing but
-// archive/tar; the same busybox gives the same bytes.
+// the tests use, in the format of `docker save`: guest.tar, the default root
+// file system of guests, and foreign-bundle.tar, a sidecar image from outside
+// this project. Both consist of busybox and a few files, and are made with
+// archive/tar alone. The same busybox gives the same bytes.
 //
 // It needs no Docker, pulls nothing and runs nothing but `busybox --list`. It
 // does not build the product's own bundle image.
@@ -22,7 +22,7 @@ import (
 )
 
 func main() {
-	busybox := flag.String("busybox", "busybox", "the statically linked busybox that goes into the images: a path or a name on PATH")
+	busybox := flag.String("busybox", "busybox", "statically linked busybox to put into the images: a path, or a name to find on PATH")
 	flag.Usage = func() {
 		fmt.Fprintf(flag.CommandLine.Output(), "usage: images [-busybox FILE] OUTDIR\n")
 		flag.PrintDefaults()
@@ -43,7 +43,7 @@ func run(busybox, dir string) error {
 	if err != nil {
 		return err
 	}
-	// Readable by others: each machine's VMM runs as a user of its own.
+	// Others must be able to read it: each machine's VMM runs as a separate user.
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("make the output folder: %w", err)
 	}
@@ -54,7 +54,7 @@ func run(busybox, dir string) error {
 		{"guest.tar", guestImage(box)},
 		{"foreign-bundle.tar", foreignBundleImage(box)},
 	} {
-		begin := time.Now()
+		start := time.Now()
 		content, err := img.image.archive()
 		if err != nil {
 			return fmt.Errorf("build %s: %w", img.file, err)
@@ -63,32 +63,33 @@ func run(busybox, dir string) error {
 		if err != nil {
 			return err
 		}
-		said := "unchanged"
+		result := "unchanged"
 		if wrote {
-			said = "written"
+			result = "written"
 		}
 		fmt.Printf("images  %-18s %s (%s), %d KiB, %d ms\n",
-			img.file, said, img.image.tag, len(content)/1024, time.Since(begin).Milliseconds())
+			img.file, result, img.image.tag, len(content)/1024, time.Since(start).Milliseconds())
 	}
 	return nil
 }
 
-// replaceFile makes path hold content with mode 0644 and says whether it had
-// to write. It replaces by rename, never in place: smolvm hard-links an image
-// archive into a cache by content, where a later write would show.
+// replaceFile makes path hold content with mode 0644 and reports whether it had
+// to write. It replaces the file by rename, never in place: smolvm hard-links
+// image archives into a content-addressed cache, which an in-place write would
+// corrupt.
 func replaceFile(path string, content []byte) (bool, error) {
 	have, err := os.ReadFile(path)
 	switch {
 	case err == nil && bytes.Equal(have, content):
 		return false, os.Chmod(path, 0o644)
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
-		return false, fmt.Errorf("look at the old archive: %w", err)
+		return false, fmt.Errorf("read the old archive: %w", err)
 	}
 	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
 		return false, fmt.Errorf("make a temporary file: %w", err)
 	}
-	defer func() { _ = os.Remove(tmp.Name()) }() // gone already once it was renamed
+	defer func() { _ = os.Remove(tmp.Name()) }() // fails if it was renamed
 	_, err = tmp.Write(content)
 	if err == nil {
 		err = tmp.Chmod(0o644)

@@ -14,20 +14,20 @@ import (
 	"time"
 )
 
-// searchPath is the images' PATH. The applets are in /bin; the other folders
-// are there for what a test copies in.
+// searchPath is the images' PATH. The applets are in /bin; tests may copy
+// programs into the other folders.
 const searchPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// guestCommand idles until it is asked to end. As the first process of its
-// pid namespace a plain sleep would ignore SIGTERM, and every stop would wait
-// for the kill that follows.
+// guestCommand idles until it receives SIGTERM or SIGINT. A plain sleep as the
+// first process of its pid namespace would ignore SIGTERM, and every stop would
+// wait for the SIGKILL that follows.
 const guestCommand = `trap 'exit 0' TERM INT; while :; do sleep 3600 & wait $!; done`
 
-// foreignStart is the foreign bundle's entrypoint. It reads no variable and no
-// argument. It needs what an image of unknown making may need: a writable root
-// file system and Docker's default capabilities, of which it uses CHOWN,
-// SETUID and SETGID; NET_RAW it does not need. Each port answers HTTP with the
-// image's name; /status tells the capabilities that it was given.
+// foreignStart is the foreign bundle's entrypoint. It reads no variables and no
+// arguments. It needs what an arbitrary image may need: a writable root file
+// system and Docker's default capabilities. It uses CHOWN, SETUID and SETGID of
+// these, but not NET_RAW. Each port answers HTTP with the image's name; /status
+// shows the capabilities that the container has.
 const foreignStart = `#!/bin/sh
 set -e
 mkdir -p /var/lib/foreign /www
@@ -42,16 +42,15 @@ httpd -f -h /www -p 127.0.0.1:9099 &
 wait
 `
 
-// wgetApplet is what the images call busybox's own wget. The shell finds an
-// applet before it looks at PATH, so that wgetScript is used by everyone only
-// when no applet has its name.
+// wgetApplet is the name of busybox's own wget in the images. The shell prefers
+// an applet to a program on PATH, so wgetScript is always used only if no applet
+// has the name wget.
 const wgetApplet = "wge0"
 
-// wgetScript stands in for the applet. Debian's busybox is built without the
-// applet's limit of time, and -T crashes it: whoever tests with it that
-// something cannot be reached would always be told so. The limit is for the
-// whole request. It is no exec, for the first process of a pid namespace does
-// not hear timeout's signal.
+// wgetScript replaces the applet. Debian's busybox is built without the applet's
+// timeout, and -T crashes it: a test that something is unreachable would always
+// pass. The timeout here applies to the whole request. The script does not exec
+// wget, because the first process of a pid namespace ignores timeout's signal.
 const wgetScript = `#!/bin/sh
 limit=
 left=$#
@@ -74,14 +73,14 @@ ${limit:+timeout "$limit"} /bin/busybox ` + wgetApplet + ` "$@"
 exit $?
 `
 
-// busybox is the one executable in the images, and the names it answers to.
+// busybox is the only executable in the images, with the names of its applets.
 type busybox struct {
 	content []byte
 	applets []string
 }
 
-// readBusybox reads the executable that name leads to. A dynamically linked
-// one is refused: it would need a C library in the image.
+// readBusybox reads the executable with this path or name on PATH. It rejects a
+// dynamically linked one, which would need a C library in the image.
 func readBusybox(name string) (busybox, error) {
 	path, err := exec.LookPath(name)
 	if err != nil {
@@ -114,7 +113,7 @@ func readBusybox(name string) (busybox, error) {
 			return busybox{}, fmt.Errorf("%s has no applet %s", path, want)
 		}
 	}
-	// The names are a sorted list of C strings; the new one sorts as the old one did.
+	// The names are a sorted list of C strings; the new name keeps the order.
 	old, renamed := []byte("\x00wget\x00which\x00"), []byte("\x00"+wgetApplet+"\x00which\x00")
 	if n := bytes.Count(content, old); n != 1 {
 		return busybox{}, fmt.Errorf("%s lists its applet wget %d times, want once", path, n)
@@ -138,7 +137,7 @@ func (b busybox) rootfs() []file {
 		file{path: "etc/passwd", mode: 0o644, content: []byte("root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/home:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n")},
 		file{path: "etc/group", mode: 0o644, content: []byte("root:x:0:\nuser:x:1000:\nnogroup:x:65534:\n")},
 		file{path: "etc/hosts", mode: 0o644, content: []byte("127.0.0.1 localhost\n::1 localhost\n")},
-		// Mount points: runtimes put files of their own over them.
+		// Mount points: runtimes mount their own files over these.
 		file{path: "etc/hostname", mode: 0o644},
 		file{path: "etc/resolv.conf", mode: 0o644},
 		file{path: "bin/busybox", mode: 0o755, content: b.content},

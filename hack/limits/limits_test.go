@@ -23,21 +23,21 @@ func TestCheck(t *testing.T) {
 	for i := range 8 {
 		big[fmt.Sprint(i, ".go")] = lines(350)
 	}
-	over := map[string]string{"a.go": lines(201)}
+	tooBig := map[string]string{"a.go": lines(201)}
 	for name, text := range big {
-		over[name] = text
+		tooBig[name] = text
 	}
 	tests := map[string]struct {
 		files map[string]string
 		want  string // the only finding; "" for none
 	}{
-		"as large as can be":      {big, ""},
-		"a package too large":     {over, "3001 lines in the package"},
-		"a file too long":         {map[string]string{"a.go": lines(351)}, "a.go: 351 lines in the file"},
-		"a type of 20 methods":    {map[string]string{"a.go": methods(20, "*T")}, ""},
-		"a type of 21 methods":    {map[string]string{"a.go": methods(21, "*T")}, ".T: 21 methods on the type"},
-		"methods over two files":  {map[string]string{"a.go": methods(11, "T"), "b.go": methods(11, "*T")}, ".T: 22 methods on the type"},
-		"a generic of 21 methods": {map[string]string{"a.go": methods(21, "*T[A, B]")}, ".T: 21 methods on the type"},
+		"largest allowed package":      {big, ""},
+		"package too large":            {tooBig, "3001 lines in the package"},
+		"file too long":                {map[string]string{"a.go": lines(351)}, "a.go: 351 lines in the file"},
+		"type with 20 methods":         {map[string]string{"a.go": methods(20, "*T")}, ""},
+		"type with 21 methods":         {map[string]string{"a.go": methods(21, "*T")}, ".T: 21 methods on the type"},
+		"methods in two files":         {map[string]string{"a.go": methods(11, "T"), "b.go": methods(11, "*T")}, ".T: 22 methods on the type"},
+		"generic type with 21 methods": {map[string]string{"a.go": methods(21, "*T[A, B]")}, ".T: 21 methods on the type"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

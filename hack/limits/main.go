@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command limits checks that packages, files and types stay small enough to be
-// read as a whole. It reads the Go files below the folders given, tests and
-// generated files excepted, and writes what is too large to standard output.
+// Command limits checks that packages, files and types stay small enough to
+// read as a whole. It reads the Go files below the given folders, except tests
+// and generated files, and lists what is too large on standard output.
 //
 // usage: go run ./hack/limits FOLDER…
 package main
@@ -23,11 +23,11 @@ import (
 	"strings"
 )
 
-// The limits, each of one package, file or type.
+// The limits for each package, file and type.
 const (
-	mostPackageLines = 3000
-	mostFileLines    = 350
-	mostMethods      = 20
+	maxPackageLines = 3000
+	maxFileLines    = 350
+	maxMethods      = 20
 )
 
 func main() {
@@ -45,40 +45,41 @@ func main() {
 	}
 }
 
-// check writes each thing that is too large and returns how many there are. A
-// folder that does not exist has none.
+// check lists everything that is too large and returns the number of findings.
+// A folder that does not exist yields no findings.
 func check(w io.Writer, folders []string) (int, error) {
-	m := measured{packages: map[string]int{}, files: map[string]int{}, methods: map[string]int{}}
+	s := sizes{packages: map[string]int{}, files: map[string]int{}, methods: map[string]int{}}
 	for _, folder := range folders {
-		err := filepath.WalkDir(folder, m.add)
+		err := filepath.WalkDir(folder, s.add)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return 0, err
 		}
 	}
 	found := 0
 	for _, limit := range []struct {
-		of   map[string]int
-		most int
-		unit string
+		sizes map[string]int
+		max   int
+		unit  string
 	}{
-		{m.packages, mostPackageLines, "lines in the package"},
-		{m.files, mostFileLines, "lines in the file"},
-		{m.methods, mostMethods, "methods on the type"},
+		{s.packages, maxPackageLines, "lines in the package"},
+		{s.files, maxFileLines, "lines in the file"},
+		{s.methods, maxMethods, "methods on the type"},
 	} {
-		for _, name := range slices.Sorted(maps.Keys(limit.of)) {
-			if n := limit.of[name]; n > limit.most {
+		for _, name := range slices.Sorted(maps.Keys(limit.sizes)) {
+			if n := limit.sizes[name]; n > limit.max {
 				found++
-				fmt.Fprintf(w, "%s: %d %s, want at most %d\n", name, n, limit.unit, limit.most)
+				fmt.Fprintf(w, "%s: %d %s, want at most %d\n", name, n, limit.unit, limit.max)
 			}
 		}
 	}
 	return found, nil
 }
 
-// measured are the sizes found: lines of packages and files, methods of types.
-type measured struct{ packages, files, methods map[string]int }
+// sizes counts the lines of packages and files, and the methods of types.
+type sizes struct{ packages, files, methods map[string]int }
 
-func (m measured) add(path string, d fs.DirEntry, err error) error {
+// add is a fs.WalkDirFunc that counts one file.
+func (s sizes) add(path string, d fs.DirEntry, err error) error {
 	if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
 		return err
 	}
@@ -94,18 +95,18 @@ func (m measured) add(path string, d fs.DirEntry, err error) error {
 		return nil
 	}
 	lines, folder := bytes.Count(text, []byte("\n")), filepath.Dir(path)
-	m.files[path] = lines
-	m.packages[folder] += lines
+	s.files[path] = lines
+	s.packages[folder] += lines
 	for _, decl := range file.Decls {
 		f, ok := decl.(*ast.FuncDecl)
 		if ok && f.Recv != nil {
-			m.methods[folder+"."+receiver(f.Recv.List[0].Type)]++
+			s.methods[folder+"."+receiver(f.Recv.List[0].Type)]++
 		}
 	}
 	return nil
 }
 
-// receiver is the name of a receiver's type, without pointer and parameters.
+// receiver returns the name of a receiver's type, without pointer and type parameters.
 func receiver(e ast.Expr) string {
 	switch e := e.(type) {
 	case *ast.StarExpr:

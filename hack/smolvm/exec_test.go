@@ -17,8 +17,8 @@ import (
 	"botbottle.dev/bottle-operator/test/require"
 )
 
-// running is a world with one started machine "m1".
-func running(t *testing.T, version string, create ...string) *world {
+// worldWithRunningMachine returns a world with a started machine "m1".
+func worldWithRunningMachine(t *testing.T, version string, create ...string) *world {
 	t.Helper()
 	require.Root(t)
 	w := newWorld(t, version)
@@ -32,7 +32,7 @@ func running(t *testing.T, version string, create ...string) *world {
 }
 
 func TestExitCodes(t *testing.T) {
-	bare, old := running(t, "1.32.2"), running(t, "0.8.0")
+	bare, old := worldWithRunningMachine(t, "1.32.2"), worldWithRunningMachine(t, "0.8.0")
 	boxed := newWorld(t, "1.32.2")
 	boxed.ok("machine", "create", "--name", "m1", "--image", boxed.image(`{"config":{"User":"worker"}}`))
 	boxed.ok("machine", "start", "--name", "m1")
@@ -42,7 +42,7 @@ func TestExitCodes(t *testing.T) {
 		argv string
 		want int
 	}{
-		{"own code", bare, "-- sh -c|exit 42", 42},
+		{"exit code of the command", bare, "-- sh -c|exit 42", 42},
 		{"killed", bare, "-- sh -c|kill -9 $$", 137},
 		{"terminated", boxed, "-- sh -c|kill -15 $$", 143},
 		{"killed, 0.8.0", old, "-- sh -c|kill -9 $$", 255},
@@ -58,48 +58,48 @@ func TestExitCodes(t *testing.T) {
 			if script != "" {
 				argv = append(argv, script)
 			}
-			began := time.Now()
+			start := time.Now()
 			r := c.w.run(argv...)
 			if r.code != c.want {
 				t.Errorf("got rc %d, %s, want %d", r.code, r.errors, c.want)
 			}
-			if c.want == 124 && time.Since(began) > 4*time.Second {
-				t.Errorf("timeout took %v, want less than the command", time.Since(began))
+			if c.want == 124 && time.Since(start) > 4*time.Second {
+				t.Errorf("timeout took %v, want less than the command", time.Since(start))
 			}
 		})
 	}
 	if got := boxed.ok("machine", "exec", "--name", "m1", "--", "id", "-u"); got != "1000\n" {
-		t.Errorf("user: got %s, want the image's", got)
+		t.Errorf("user: got %s, want the image's user", got)
 	}
 	if got := boxed.ok("machine", "exec", "--name", "m1", "-u", "0", "-w", "/etc", "-e", "X=1", "--", "sh", "-c", "id -u; pwd; echo $X"); got != "0\n/etc\n1\n" {
-		t.Errorf("got %q, want the flags' user, folder and variable", got)
+		t.Errorf("got %q, want the user, folder and variable from the flags", got)
 	}
 }
 
 func TestExecStreams(t *testing.T) {
-	w := running(t, "1.32.2")
+	w := worldWithRunningMachine(t, "1.32.2")
 	r := w.run("machine", "exec", "--name", "m1", "--", "sh", "-c", "echo out; echo err >&2; cat")
 	if r != (result{0, "out\n", "err\n"}) {
-		t.Errorf("got %+v, want the streams apart and stdin empty", r)
+		t.Errorf("got %+v, want separate streams and an empty stdin", r)
 	}
 	content := bytes.Repeat([]byte("0123456789abcdef\x00\xff\r\n"), 1_000_000) // 20 MB
 	c := w.command("machine", "exec", "-i", "--name", "m1", "--", "sh", "-c", "cat; echo done >&2; exit 3")
 	c.Stdin = bytes.NewReader(content)
-	got := finished(t, c)
+	got := runCommand(t, c)
 	if got.code != 3 || got.errors != "done\n" || sha256.Sum256([]byte(got.out)) != sha256.Sum256(content) {
 		t.Errorf("-i: got rc %d, %d bytes, %q, want 3, %d bytes unchanged, done", got.code, len(got.out), got.errors, len(content))
 	}
 }
 
-func TestExecCutsOutput(t *testing.T) {
+func TestExecOutputLimit(t *testing.T) {
 	const limit = 11_534_336
-	bare := running(t, "1.32.2")
+	bare := worldWithRunningMachine(t, "1.32.2")
 	boxed := newWorld(t, "1.32.2")
 	boxed.ok("machine", "create", "--name", "m1", "--image", boxed.image(`{"config":{}}`))
 	boxed.ok("machine", "start", "--name", "m1")
 	flood := []string{"--name", "m1", "--", "head", "-c", "12000000", "/dev/zero"}
 	if r := boxed.run(append([]string{"machine", "exec"}, flood...)...); r.code != 0 || len(r.out) != limit || r.errors != "" {
-		t.Errorf("image: got rc %d, %d bytes, %q, want 0, %d, nothing said", r.code, len(r.out), r.errors, limit)
+		t.Errorf("image: got rc %d, %d bytes, %q, want 0, %d, no error", r.code, len(r.out), r.errors, limit)
 	}
 	if r := bare.run(append([]string{"machine", "exec"}, flood...)...); r.code != 1 || r.out != "" || !strings.HasPrefix(r.errors, "Error: ") {
 		t.Errorf("bare: got rc %d, %d bytes, %q, want an error and nothing printed", r.code, len(r.out), r.errors)
@@ -110,7 +110,7 @@ func TestExecCutsOutput(t *testing.T) {
 }
 
 func TestExecWithATerminal(t *testing.T) {
-	w := running(t, "1.32.2")
+	w := worldWithRunningMachine(t, "1.32.2")
 	fd, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -134,36 +134,36 @@ func TestExecWithATerminal(t *testing.T) {
 	defer tty.Close()
 	c := w.command("machine", "exec", "-it", "--name", "m1", "--", "sh", "-c", "stty size; test -t 0 && test -t 1 && echo terminal; exit 5")
 	c.Stdin = tty
-	r := finished(t, c)
+	r := runCommand(t, c)
 	if r.code != 5 || r.out != "41 103\r\nterminal\r\n" {
 		t.Errorf("got %+v, want 41 103, a terminal, and rc 5", r)
 	}
 }
 
-func TestAKilledClientLeavesNothingRunning(t *testing.T) {
-	w := running(t, "1.32.2")
+func TestKilledClientLeavesNothingRunning(t *testing.T) {
+	w := worldWithRunningMachine(t, "1.32.2")
 	c := w.command("machine", "exec", "--name", "m1", "--", "sleep", "987")
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
 	}
 	g := gomega.NewWithT(t)
-	sleepers := func() string { return w.ok("machine", "exec", "--name", "m1", "--", "ps") }
-	g.Eventually(sleepers).WithTimeout(5 * time.Second).Should(gomega.ContainSubstring("sleep 987"))
+	processes := func() string { return w.ok("machine", "exec", "--name", "m1", "--", "ps") }
+	g.Eventually(processes).WithTimeout(5 * time.Second).Should(gomega.ContainSubstring("sleep 987"))
 	if err := c.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	_ = c.Wait()
-	g.Eventually(sleepers).WithTimeout(5 * time.Second).ShouldNot(gomega.ContainSubstring("sleep 987"))
+	g.Eventually(processes).WithTimeout(5 * time.Second).ShouldNot(gomega.ContainSubstring("sleep 987"))
 }
 
-// Old releases serve eight requests at once: with eight long ones a machine
-// reads as unreachable, and is well again after them.
-func TestEightExecsAtATime(t *testing.T) {
+// TestEightConcurrentExecs checks that old releases serve only eight requests
+// at a time: during eight long execs the machine appears unreachable.
+func TestEightConcurrentExecs(t *testing.T) {
 	for version, want := range map[string]string{"1.9.1": "unreachable", "1.32.2": "running"} {
 		t.Run(version, func(t *testing.T) {
-			w := running(t, version)
+			w := worldWithRunningMachine(t, version)
 			for range 8 {
-				holdAnExec(t, w)
+				startLongExec(t, w)
 			}
 			g := gomega.NewWithT(t)
 			g.Eventually(func() any { return w.status("m1")["state"] }).WithTimeout(10 * time.Second).Should(gomega.Equal(want))
@@ -174,8 +174,8 @@ func TestEightExecsAtATime(t *testing.T) {
 	}
 }
 
-// holdAnExec keeps one exec busy until the test ends.
-func holdAnExec(t *testing.T, w *world) {
+// startLongExec starts an exec that runs until the test ends.
+func startLongExec(t *testing.T, w *world) {
 	t.Helper()
 	c := w.command("machine", "exec", "-i", "--name", "m1", "--", "cat")
 	stdin, err := c.StdinPipe()
@@ -192,12 +192,12 @@ func holdAnExec(t *testing.T, w *world) {
 }
 
 func TestCopy(t *testing.T) {
-	w := running(t, "1.32.2")
+	w := worldWithRunningMachine(t, "1.32.2")
 	content := strings.Repeat("\x00line\xff\n", 300_000)
 	src, back := w.write("src", content), w.home+"/back"
 	w.ok("machine", "cp", src, "m1:/tmp/x", "--mode", "750", "--uid", "1000")
 	if got := w.ok("machine", "exec", "--name", "m1", "--", "stat", "-c", "%a %u %g %s", "/tmp/x"); got != "750 1000 0 2100000\n" {
-		t.Errorf("got %s, want the mode, owner and size asked for", got)
+		t.Errorf("got %s, want the requested mode and owner, and the file's size", got)
 	}
 	w.ok("machine", "cp", "m1:/tmp/x", back)
 	if b, err := os.ReadFile(back); err != nil || string(b) != content {

@@ -16,7 +16,8 @@ import (
 	"botbottle.dev/bottle-operator/test/require"
 )
 
-func created(t *testing.T) *world {
+// worldWithMachine returns a world with a created machine "m1".
+func worldWithMachine(t *testing.T) *world {
 	t.Helper()
 	require.Root(t)
 	w := newWorld(t, "1.32.2")
@@ -24,110 +25,111 @@ func created(t *testing.T) *world {
 	return w
 }
 
-func TestFaultsOfStart(t *testing.T) {
-	w := created(t)
-	w.faults(`{"no_kvm": true}`)
+func TestStartFaults(t *testing.T) {
+	w := worldWithMachine(t)
+	w.setFaults(`{"no_kvm": true}`)
 	w.fails(1, "start machine: kvm not available: KVM not available.", "machine", "start", "--name", "m1")
 
-	w.faults(`{"boot_failures": 2}`)
+	w.setFaults(`{"boot_failures": 2}`)
 	for range 2 {
 		w.fails(1, "boot process exited (code 1) before the agent was ready", "machine", "start", "--name", "m1")
 	}
 	v := w.status("m1")
 	if exit, _ := v["last_exit"].(map[string]any); v["state"] != "created" || exit["cause"] != "exited" || exit["exit_code"] != float64(1) {
-		t.Errorf("after failed boots: got %v, want created, and how it ended", v)
+		t.Errorf("after failed boots: got %v, want state created and the last exit", v)
 	}
 	w.ok("machine", "start", "--name", "m1")
 	w.ok("machine", "stop", "--name", "m1")
 
-	w.faults(`{"slow_start_ms": 300}`)
-	began := time.Now()
+	w.setFaults(`{"slow_start_ms": 300}`)
+	start := time.Now()
 	w.ok("machine", "start", "--name", "m1")
-	if took := time.Since(began); took < 300*time.Millisecond {
+	if took := time.Since(start); took < 300*time.Millisecond {
 		t.Errorf("slow start took %v, want at least 300 ms", took)
 	}
 }
 
-// vmmOf is the pid in agent.pid, 0 without one.
-func vmmOf(w *world) int {
-	return slices.Max(append(pidsOf(w), 0))
+// vmmPID returns the pid in agent.pid, or 0 if there is none.
+func vmmPID(w *world) int {
+	return slices.Max(append(vmmPIDs(w), 0))
 }
 
 func TestHangingStart(t *testing.T) {
-	w := created(t)
+	w := worldWithMachine(t)
 	g := gomega.NewWithT(t)
-	w.faults(`{"start_hang": true}`)
+	w.setFaults(`{"start_hang": true}`)
 	for signal, left := range map[syscall.Signal]bool{syscall.SIGINT: false, syscall.SIGKILL: true} {
 		c := w.command("machine", "start", "--name", "m1")
 		if err := c.Start(); err != nil {
 			t.Fatal(err)
 		}
-		g.Eventually(func() int { return vmmOf(w) }).WithTimeout(5 * time.Second).ShouldNot(gomega.BeZero())
-		vmm := vmmOf(w)
+		g.Eventually(func() int { return vmmPID(w) }).WithTimeout(5 * time.Second).ShouldNot(gomega.BeZero())
+		vmm := vmmPID(w)
 		if err := c.Process.Signal(signal); err != nil {
 			t.Fatal(err)
 		}
 		_ = c.Wait()
 		if got := syscall.Kill(vmm, 0) == nil; got != left {
-			t.Errorf("VMM there after %v: got %v, want %v", signal, got, left)
+			t.Errorf("VMM alive after %v: got %v, want %v", signal, got, left)
 		}
 		if left {
-			w.faults(`{}`)
+			w.setFaults(`{}`)
 			w.ok("machine", "stop", "--name", "m1")
 			if syscall.Kill(vmm, 0) == nil {
-				t.Errorf("VMM %d survived the stop, want the orphan found and ended", vmm)
+				t.Errorf("VMM %d survived the stop, want stop to find and kill the orphan", vmm)
 			}
-			w.faults(`{"start_hang": true}`)
+			w.setFaults(`{"start_hang": true}`)
 		}
 	}
 }
 
 func TestStartKilledLeavesItsVMM(t *testing.T) {
-	w := created(t)
-	w.faults(`{"start_killed_leaves_vmm": true}`)
+	w := worldWithMachine(t)
+	w.setFaults(`{"start_killed_leaves_vmm": true}`)
 	if r := w.run("machine", "start", "--name", "m1"); r.code != -1 {
 		t.Errorf("start: got rc %d, want it killed", r.code)
 	}
-	orphan := vmmOf(w)
+	orphan := vmmPID(w)
 	if v := w.status("m1"); v["state"] != "created" || v["pid"] != nil || syscall.Kill(orphan, 0) != nil {
-		t.Errorf("got %v, want created and no pid, with process %d there", v, orphan)
+		t.Errorf("got %v, want state created, no pid, and process %d alive", v, orphan)
 	}
-	w.faults(`{}`)
+	w.setFaults(`{}`)
 	w.ok("machine", "start", "--name", "m1")
 	if syscall.Kill(orphan, 0) == nil {
-		t.Errorf("orphan %d is there beside the new VMM %d", orphan, w.pid("m1"))
+		t.Errorf("orphan %d is alive in addition to the new VMM %d, want it killed", orphan, w.pid("m1"))
 	}
 }
 
-func TestFaultsOfStop(t *testing.T) {
-	w := created(t)
+func TestStopFaults(t *testing.T) {
+	w := worldWithMachine(t)
 	w.ok("machine", "start", "--name", "m1")
-	w.faults(`{"stop_stuck": ["m1"]}`)
+	w.setFaults(`{"stop_stuck": ["m1"]}`)
 	for _, argv := range [][]string{{"machine", "stop", "--name", "m1"}, {"machine", "delete", "--name", "m1", "-f"}} {
 		if r := w.run(argv...); r.code != 1 || !strings.Contains(r.errors, "still alive after stop attempts") {
-			t.Errorf("%v: got %+v, want it stuck", argv, r)
+			t.Errorf("%v: got %+v, want the stop to fail", argv, r)
 		}
 	}
 	if v := w.status("m1"); v["state"] != "running" {
-		t.Errorf("got %v, want it running still", v["state"])
+		t.Errorf("got %v, want still running", v["state"])
 	}
-	w.faults(`{"unreachable": ["m1"]}`)
+	w.setFaults(`{"unreachable": ["m1"]}`)
 	if v := w.status("m1"); v["state"] != "unreachable" {
 		t.Errorf("got %v, want unreachable", v["state"])
 	}
 	w.fails(1, "Error: agent operation failed: connect:", "machine", "exec", "--name", "m1", "--", "true")
-	w.faults(`{}`)
+	w.setFaults(`{}`)
 	if v := w.status("m1"); v["state"] != "unreachable" {
-		t.Errorf("got %v after a failed exec, want unreachable to stick", v["state"])
+		t.Errorf("got %v after a failed exec, want still unreachable", v["state"])
 	}
 	if got := w.ok("machine", "stop", "--name", "m1"); !strings.Contains(got, "is unreachable (PID ") {
-		t.Errorf("stop: got %q, want it to say so", got)
+		t.Errorf("stop: got %q, want it to report that the machine is unreachable", got)
 	}
 }
 
-// A process that answers nothing is unreachable without any fault injected.
-func TestAFrozenMachineIsUnreachable(t *testing.T) {
-	w := created(t)
+// TestFrozenMachineIsUnreachable checks that a machine whose process does not
+// answer is unreachable, without any injected fault.
+func TestFrozenMachineIsUnreachable(t *testing.T) {
+	w := worldWithMachine(t)
 	w.ok("machine", "start", "--name", "m1")
 	pid := w.pid("m1")
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
@@ -137,25 +139,25 @@ func TestAFrozenMachineIsUnreachable(t *testing.T) {
 		t.Errorf("got %v, want unreachable", v["state"])
 	}
 	if got := w.ok("machine", "start", "--name", "m1"); !strings.Contains(got, "cleaning up.") || w.pid("m1") == pid {
-		t.Errorf("start: got %q, want another VMM than %d", got, pid)
+		t.Errorf("start: got %q, want a new VMM instead of %d", got, pid)
 	}
 }
 
-func TestFaultsOfTheDatabase(t *testing.T) {
-	w := created(t)
-	w.faults(`{"database_locked": 2}`)
+func TestDatabaseFaults(t *testing.T) {
+	w := worldWithMachine(t)
+	w.setFaults(`{"database_locked": 2}`)
 	w.ok("machine", "ls")
 	w.fails(1, "Error: database operation failed: reserve vm 'm2': database is locked", "machine", "create", "--name", "m2")
 	w.fails(1, "Error: database operation failed: remove vm 'm1': database is locked", "machine", "delete", "--name", "m1", "-f")
 	w.ok("machine", "create", "--name", "m2")
 }
 
-func TestFaultsOfList(t *testing.T) {
-	w := created(t)
-	w.faults(`{"json_extra_keys": true, "unknown_state": ["m1"], "stderr_noise": true, "image_seed_machine": true, "slow_ls_ms": 200}`)
-	began := time.Now()
+func TestListFaults(t *testing.T) {
+	w := worldWithMachine(t)
+	w.setFaults(`{"json_extra_keys": true, "unknown_state": ["m1"], "stderr_noise": true, "image_seed_machine": true, "slow_ls_ms": 200}`)
+	start := time.Now()
 	r := w.run("machine", "ls", "--json")
-	if took := time.Since(began); took < 200*time.Millisecond {
+	if took := time.Since(start); took < 200*time.Millisecond {
 		t.Errorf("slow ls took %v, want at least 200 ms", took)
 	}
 	var got []map[string]any
@@ -171,7 +173,7 @@ func TestFaultsOfList(t *testing.T) {
 	if !strings.Contains(r.errors, "\x1b[33m WARN\x1b[0m") {
 		t.Errorf("stderr: got %q, want a coloured warning", r.errors)
 	}
-	w.faults(`{"slow_ls": 200}`)
+	w.setFaults(`{"slow_ls": 200}`)
 	w.fails(1, "unknown field", "machine", "ls")
 }
 

@@ -24,7 +24,7 @@ const smolfileText = `env = ["A=1", "TRIM=key\n", "NL=a\nb", "CTL=\u0001\u001b",
 allow_cidrs = ["192.168.44.2/32"]
 `
 
-// guestEnv is the environment in the guest, NUL-separated entries apart.
+// guestEnv returns the environment in the guest, by name.
 func guestEnv(t *testing.T, w *world, name string) map[string]string {
 	t.Helper()
 	env := map[string]string{}
@@ -36,7 +36,7 @@ func guestEnv(t *testing.T, w *world, name string) map[string]string {
 	return env
 }
 
-func TestLifeOfAMachine(t *testing.T) {
+func TestMachineLifecycle(t *testing.T) {
 	require.Root(t)
 	w := newWorld(t, "1.32.2")
 	shown := w.home + "/ca"
@@ -48,7 +48,7 @@ func TestLifeOfAMachine(t *testing.T) {
 
 	r := w.run("machine", "start", "--name", "m1")
 	if r.code != 0 || !strings.HasPrefix(r.out, "Machine 'm1' running (PID: ") || strings.Count(r.errors, "STAND-IN") != 1 {
-		t.Fatalf("start: got %+v, want it running, and said once that it is a stand-in", r)
+		t.Fatalf("start: got %+v, want it running, and one notice that this is a stand-in", r)
 	}
 	if r := w.run("machine", "start", "--name", "m1"); r.code != 0 || !strings.Contains(r.out, "Machine 'm1' already running (PID: ") {
 		t.Errorf("second start: got %+v, want already running", r)
@@ -58,45 +58,45 @@ func TestLifeOfAMachine(t *testing.T) {
 		"HOME": "/root", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 	}
 	if diff := cmp.Diff(want, guestEnv(t, w, "m1")); diff != "" {
-		t.Errorf("environment in the guest (-want +got)\n%s", diff)
+		t.Errorf("environment in the guest: (-want +got)\n%s", diff)
 	}
 	if got := w.ok("machine", "exec", "--name", "m1", "--", "sh", "-c", "cat /run/ca/ca.pem; pwd; echo kept > /kept"); got != "PEM/etc\n" {
 		t.Errorf("got %q, want the mounted file and the image's folder", got)
 	}
 	w.fails(1, "Read-only file system", "machine", "exec", "--name", "m1", "--", "sh", "-c", "echo x > /run/ca/y")
-	gone(t, w, "hunter2")
+	checkNoTrace(t, w, "hunter2")
 
 	w.ok("machine", "stop", "--name", "m1")
 	if got := w.ok("machine", "logs", "--name", "m1"); !strings.HasPrefix(got, "started image 1 secret\n") || !strings.HasSuffix(got, "bye\n") {
-		t.Errorf("logs: got %q, want what the workload said, its farewell last", got)
+		t.Errorf("logs: got %q, want the workload's whole output", got)
 	}
 	if got := w.ok("machine", "stop", "--name", "m1"); got != "Machine 'm1' is not running (state: stopped)\n" {
 		t.Errorf("second stop: got %q", got)
 	}
 	w.ok("machine", "start", "--name", "m1")
 	if got := w.ok("machine", "exec", "--name", "m1", "--", "cat", "/kept"); got != "kept\n" {
-		t.Errorf("after stop and start: got %q, want what was written before", got)
+		t.Errorf("after stop and start: got %q, want the file written before", got)
 	}
 	pid := w.pid("m1")
 	w.ok("machine", "delete", "--name", "m1", "-f")
 	if err := syscall.Kill(pid, 0); err == nil {
-		t.Errorf("process %d is there after delete", pid)
+		t.Errorf("process %d is alive after delete", pid)
 	}
 	if dirs, _ := filepath.Glob(w.home + "/.cache/smolvm/vms/[0-9a-f]*"); len(dirs) != 0 {
 		t.Errorf("got %v after delete, want nothing left", dirs)
 	}
 }
 
-// gone fails when a file below HOME, other than the one it came from, holds
-// the text, or a process's argv or environment does.
-func gone(t *testing.T, w *world, text string) {
+// checkNoTrace fails the test if any file below HOME contains text, except the
+// one that it came from, or if the argv or environment of the VMM does.
+func checkNoTrace(t *testing.T, w *world, text string) {
 	t.Helper()
 	err := filepath.WalkDir(w.home, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() || strings.HasSuffix(path, ".raw") || path == w.home+"/secret" {
 			return err
 		}
 		if b, err := os.ReadFile(path); err == nil && strings.Contains(string(b), text) {
-			t.Errorf("%s holds the secret", path)
+			t.Errorf("%s contains the secret", path)
 		}
 		return nil
 	})
@@ -106,31 +106,31 @@ func gone(t *testing.T, w *world, text string) {
 	for _, file := range []string{"cmdline", "environ"} {
 		b, err := os.ReadFile("/proc/" + strconv.Itoa(w.pid("m1")) + "/" + file)
 		if err != nil || strings.Contains(string(b), text) {
-			t.Errorf("%s of the VMM: got %q, %v, want no secret", file, b, err)
+			t.Errorf("the VMM's %s: got %q, %v, want no secret", file, b, err)
 		}
 	}
 }
 
-func TestTheVMMIsWhereStartWasCalled(t *testing.T) {
+func TestVMMRunsInNamespaceOfStart(t *testing.T) {
 	require.Root(t)
 	w := newWorld(t, "1.32.2")
 	w.ok("machine", "create", "--name", "m1")
 	c := w.command("machine", "start", "--name", "m1")
 	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
-	if r := finished(t, c); r.code != 0 {
+	if r := runCommand(t, c); r.code != 0 {
 		t.Fatalf("start: got %+v", r)
 	}
 	pid := strconv.Itoa(w.pid("m1"))
 	ours, _ := os.Readlink("/proc/self/ns/net")
 	theirs, err := os.Readlink("/proc/" + pid + "/ns/net")
 	if err != nil || ours == theirs {
-		t.Errorf("VMM's network namespace: got %s, %v, want another than ours, %s", theirs, err, ours)
+		t.Errorf("VMM's network namespace: got %s, %v, want a different one from ours, %s", theirs, err, ours)
 	}
 	if got := w.ok("machine", "exec", "--name", "m1", "--", "ls", "/sys/class/net"); got != "lo\n" {
-		t.Errorf("interfaces in the guest: got %q, want the new namespace's lo alone", got)
+		t.Errorf("interfaces in the guest: got %q, want only the new namespace's lo", got)
 	}
 	if got := w.ok("machine", "exec", "--name", "m1", "--", "sh", "-c", "echo $$ $PPID; hostname"); !strings.HasSuffix(got, " 1\nm1\n") {
-		t.Errorf("got %q, want pids of the guest's own and the machine's name", got)
+		t.Errorf("got %q, want pids from the guest's pid namespace and the machine's name", got)
 	}
 	b, err := os.ReadFile("/proc/" + pid + "/cmdline")
 	if err != nil || !strings.HasPrefix(string(b), "/proc/self/exe\x00_boot-vm\x00/") {
@@ -162,7 +162,7 @@ func checkDetached(t *testing.T, w *world, pid string) {
 	}
 }
 
-func TestAKilledMachine(t *testing.T) {
+func TestKilledMachine(t *testing.T) {
 	require.Root(t)
 	w := newWorld(t, "1.32.2")
 	g := gomega.NewWithT(t)
@@ -197,7 +197,7 @@ func TestDeleteByRelease(t *testing.T) {
 	}
 	old.ok("machine", "delete", "m1", "-f")
 	if err := syscall.Kill(pid, 0); err != nil {
-		t.Errorf("0.8.0: got %v, want the process left running, as that release does", err)
+		t.Errorf("0.8.0: got %v, want the process left running, like that release does", err)
 	}
 	if got := old.ok("machine", "stop", "--name", "m1"); got != "Machine 'm1' not found or not running\n" {
 		t.Errorf("0.8.0 stop of an unknown machine: got %q", got)
@@ -208,7 +208,7 @@ func TestDeleteByRelease(t *testing.T) {
 	w.fails(1, "vm not found: m2", "machine", "stop", "--name", "m2")
 }
 
-func TestArchivesClosedToOthersDoNotStart(t *testing.T) {
+func TestArchiveMustBeReadableByOthers(t *testing.T) {
 	require.Root(t)
 	w := newWorld(t, "1.32.2")
 	archive := w.image(`{"config":{"Cmd":["/bin/true"]}}`)
@@ -217,7 +217,7 @@ func TestArchivesClosedToOthersDoNotStart(t *testing.T) {
 	}
 	w.ok("machine", "create", "--name", "m1", "--image", archive)
 	w.fails(1, "run container detached: Permission denied (os error 13)", "machine", "start", "--name", "m1")
-	if err := os.Chmod(archive, 0o644); err != nil { // the cached one is a hard link
+	if err := os.Chmod(archive, 0o644); err != nil { // the cached archive is a hard link to it
 		t.Fatal(err)
 	}
 	w.ok("machine", "start", "--name", "m1")
@@ -232,17 +232,17 @@ func TestInstalledLayout(t *testing.T) {
 	dir := filepath.Join(installed, "0.8.0")
 	for _, f := range []string{"lib/libkrun.so.1", "lib/libkrunfw.so.5", "storage-template.ext4", "overlay-template.ext4"} {
 		if st, err := os.Stat(filepath.Join(dir, f)); err != nil || st.Size() == 0 || st.Mode()&0o044 != 0o044 {
-			t.Errorf("%s: got %v, %v, want a file that all may read", f, st, err)
+			t.Errorf("%s: got %v, %v, want a file that everyone may read", f, st, err)
 		}
 	}
 	c := exec.Command(filepath.Join(dir, "smolvm"), "--version")
 	c.Env = []string{"HOME=/"}
-	if r := finished(t, c); r != (result{0, "smolvm 0.8.0\n", ""}) {
-		t.Errorf("--version: got %+v, want smolvm 0.8.0 alone", r)
+	if r := runCommand(t, c); r != (result{0, "smolvm 0.8.0\n", ""}) {
+		t.Errorf("--version: got %+v, want only smolvm 0.8.0", r)
 	}
 	c = exec.Command(filepath.Join(dir, "smolvm"), "--version")
 	c.Env = []string{"HOME=/", "SMOLVM_STANDIN_VERSION=1.9.1"}
-	if r := finished(t, c); r.out != "smolvm 1.9.1\n" {
-		t.Errorf("--version: got %+v, want the environment's 1.9.1", r)
+	if r := runCommand(t, c); r.out != "smolvm 1.9.1\n" {
+		t.Errorf("--version: got %+v, want 1.9.1 from the environment", r)
 	}
 }

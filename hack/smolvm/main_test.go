@@ -22,13 +22,13 @@ import (
 	"botbottle.dev/bottle-operator/test/require"
 )
 
-// installed holds one folder per release, laid out by hack/standin-install.
+// installed holds one folder per release, made by hack/standin-install.
 var installed string
 
-// TestMain runs the tests as a child of itself. The parent adopts machines
-// and reaps them the moment they end, as a node's init does: not every
-// container's first process is that quick, and an unreaped VMM counts as
-// alive.
+// TestMain runs the tests in a child process. The parent adopts machines and
+// reaps them as soon as they end, like a node's init. It does not rely on the
+// container's first process, which may be slow, because an unreaped VMM counts
+// as alive.
 func TestMain(m *testing.M) {
 	if os.Getenv("STANDIN_TEST_CHILD") == "" {
 		os.Exit(adoptAndWait())
@@ -80,7 +80,7 @@ func adoptAndWait() int {
 	}
 }
 
-// world is one HOME and one release.
+// world is a HOME directory and a release of the stand-in.
 type world struct {
 	t    *testing.T
 	home string
@@ -91,7 +91,7 @@ type world struct {
 func newWorld(t *testing.T, version string) *world {
 	t.Helper()
 	home := t.TempDir()
-	// A machine's VMM runs as a user of its own and must get to its files.
+	// A machine's VMM runs as a separate user, which must be able to reach its files.
 	for d := home; d != os.TempDir() && d != "/"; d = filepath.Dir(d) {
 		if err := os.Chmod(d, 0o755); err != nil {
 			t.Fatal(err)
@@ -101,19 +101,19 @@ func newWorld(t *testing.T, version string) *world {
 	w := &world{t, home, dir, []string{
 		"HOME=" + home, "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "SMOLVM_LIB_DIR=" + dir + "/lib", "SMOLVM_AGENT_ROOTFS=" + dir + "/agent-rootfs",
 	}}
-	t.Cleanup(w.endAll)
+	t.Cleanup(w.killAll)
 	return w
 }
 
-// endAll ends every machine of this world, also those that no record names.
-func (w *world) endAll() {
-	for _, pid := range pidsOf(w) {
+// killAll kills every VMM of this world, including those without a record.
+func (w *world) killAll() {
+	for _, pid := range vmmPIDs(w) {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
 }
 
-// pidsOf reads every agent.pid of this world.
-func pidsOf(w *world) []int {
+// vmmPIDs returns the pids in all agent.pid files of this world.
+func vmmPIDs(w *world) []int {
 	var pids []int
 	files, _ := filepath.Glob(w.home + "/.cache/smolvm/vms/*/agent.pid")
 	for _, f := range files {
@@ -139,7 +139,8 @@ func (w *world) command(argv ...string) *exec.Cmd {
 	return c
 }
 
-func finished(t *testing.T, c *exec.Cmd) result {
+// runCommand runs c and returns its exit code and output.
+func runCommand(t *testing.T, c *exec.Cmd) result {
 	t.Helper()
 	var out, errs bytes.Buffer
 	c.Stdout, c.Stderr = &out, &errs
@@ -153,7 +154,7 @@ func finished(t *testing.T, c *exec.Cmd) result {
 
 func (w *world) run(argv ...string) result {
 	w.t.Helper()
-	return finished(w.t, w.command(argv...))
+	return runCommand(w.t, w.command(argv...))
 }
 
 // ok runs a command that must succeed and returns its stdout.
@@ -166,7 +167,8 @@ func (w *world) ok(argv ...string) string {
 	return r.out
 }
 
-// fails runs a command that must fail so, with want in stderr.
+// fails runs a command that must fail with this exit code, want in stderr and
+// nothing on stdout.
 func (w *world) fails(code int, want string, argv ...string) {
 	w.t.Helper()
 	r := w.run(argv...)
@@ -175,7 +177,7 @@ func (w *world) fails(code int, want string, argv ...string) {
 	}
 }
 
-// status is the machine's JSON.
+// status returns the JSON of `machine status`.
 func (w *world) status(name string) map[string]any {
 	w.t.Helper()
 	v := map[string]any{}
@@ -194,7 +196,8 @@ func (w *world) pid(name string) int {
 	return int(pid)
 }
 
-func (w *world) faults(text string) {
+// setFaults replaces faults.json.
+func (w *world) setFaults(text string) {
 	w.t.Helper()
 	w.write(".standin/faults.json", text)
 }
@@ -211,7 +214,7 @@ func (w *world) write(path, text string) string {
 	return path
 }
 
-// image writes a docker-save archive: busybox, and what the image is to run.
+// image writes a docker-save archive with busybox and the given image config.
 func (w *world) image(config string) string {
 	w.t.Helper()
 	program, err := os.ReadFile("/bin/busybox")

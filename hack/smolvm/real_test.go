@@ -38,9 +38,9 @@ var fixtures = map[string]string{
 	"img.tar": "x",
 }
 
-// TestAgreesWithRealCLI holds the stand-in, speaking as the same release, to
-// the real command line for all that needs no machine to run: the one in
-// $SMOLVM_REAL_DIR, else those in bin/smolvm.
+// TestAgreesWithRealCLI compares the stand-in with the real command line of the
+// same release, for everything that does not need a running machine. It uses the
+// release in $SMOLVM_REAL_DIR, or else those in bin/smolvm.
 func TestAgreesWithRealCLI(t *testing.T) {
 	dirs := []string{os.Getenv("SMOLVM_REAL_DIR")}
 	if dirs[0] == "" {
@@ -52,16 +52,16 @@ func TestAgreesWithRealCLI(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			require.File(t, real, "make smolvm fetches it, or set SMOLVM_REAL_DIR to the folder of one")
+			require.File(t, real, "run make smolvm smolvm-older, or set SMOLVM_REAL_DIR to the folder of a release")
 			compare(t, real, "testdata/agree.txt", 200)
 			compare(t, real, "testdata/agree-packs.txt", 60)
 		})
 	}
 }
 
-// compare runs the command lines of a file, of which there are at least so
-// many, in two new worlds.
-func compare(t *testing.T, real, file string, least int) {
+// compare runs the command lines in a file with both programs, each with a new
+// HOME. The file must hold at least minimum lines.
+func compare(t *testing.T, real, file string, minimum int) {
 	t.Helper()
 	out, err := exec.Command(real, "--version").Output()
 	version := strings.TrimSpace(strings.TrimPrefix(string(out), "smolvm "))
@@ -80,9 +80,9 @@ func compare(t *testing.T, real, file string, least int) {
 				t.Fatal(err)
 			}
 		}
-		c.plant(t, "refused", denialLines)
+		c.writeDenials(t, "refused", denialLines)
 	}
-	plantPacks(t, theirs.files, ours.files)
+	writePacks(t, theirs.files, ours.files)
 	compared := 0
 	for line := range strings.Lines(string(lines)) {
 		if line = strings.TrimSpace(line); line == "" || line[0] == '#' {
@@ -98,16 +98,16 @@ func compare(t *testing.T, real, file string, least int) {
 			t.Errorf("smolvm %s\n got %+v\nwant %+v", line, got, want)
 		}
 	}
-	if compared < least {
-		t.Errorf("%s: compared %d command lines, want at least %d", file, compared, least)
+	if compared < minimum {
+		t.Errorf("%s: compared %d command lines, want at least %d", file, compared, minimum)
 	}
 	t.Logf("%s: %d command lines, smolvm %s", file, compared, version)
 }
 
-// caller runs one of the two command lines.
+// caller runs one of the two programs.
 type caller struct{ exe, home, files, env string }
 
-// denialLines are what a VMM logs of what it refused, and what looks like it.
+// denialLines are log lines of a VMM: denials, and lines that resemble them.
 const denialLines = `[2026-08-13T02:31:05Z WARN  krun_egress] egress policy denied connect to 93.184.215.16:443
 [2026-08-13T02:31:06.123456Z WARN  krun_egress] egress policy denied sendto to [fe80::1]:53
 egress policy denied connect 1.2.3.4:81
@@ -118,8 +118,8 @@ a line of something else
 [2026-08-13T02:31:07Z WARN  krun_egress] egress policy denied sendto to 8.8.8.8:53
 `
 
-// plant writes a machine's log of denials, without a machine.
-func (c *caller) plant(t *testing.T, machine, denials string) {
+// writeDenials writes the denial log of a machine that need not exist.
+func (c *caller) writeDenials(t *testing.T, machine, denials string) {
 	t.Helper()
 	sum := sha256.Sum256([]byte(machine))
 	dir := filepath.Join(c.home, ".cache/smolvm/vms", hex.EncodeToString(sum[:])[:16])
@@ -131,8 +131,8 @@ func (c *caller) plant(t *testing.T, machine, denials string) {
 	}
 }
 
-// plantPacks writes the same packs in the real one's form and the stand-in's.
-func plantPacks(t *testing.T, theirs, ours string) {
+// writePacks writes the same packs in the real format and in the stand-in's.
+func writePacks(t *testing.T, theirs, ours string) {
 	t.Helper()
 	env, entrypoint, cmd := []string{"PACKED=1", "A=pack"}, []string{"/ep"}, []string{"c"}
 	for name, network := range map[string]bool{"pack": false, "netpack": true} {
@@ -150,23 +150,23 @@ func plantPacks(t *testing.T, theirs, ours string) {
 	}
 }
 
-var changing = regexp.MustCompile(`("created_at": |Created: )\S+`)
+var timestamps = regexp.MustCompile(`("created_at": |Created: )\S+`)
 
-// call runs a command line and returns what is comparable of its answer: of
-// stderr the first line, for what follows is usage and advice.
+// call runs a command line and returns the comparable parts of its result. Of
+// stderr it returns only the first line, because usage and advice follow.
 func (c *caller) call(t *testing.T, line string) result {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), c.exe, words(strings.ReplaceAll(line, "{D}", c.files))...)
 	cmd.Env = []string{"HOME=" + c.home, "PATH=/usr/sbin:/usr/bin:/sbin:/bin", c.env}
 	cmd.Dir = c.files
-	r := finished(t, cmd)
-	same := strings.NewReplacer(c.home, "HOME", c.files, "FILES")
-	r.out = changing.ReplaceAllString(same.Replace(r.out), "${1}T")
-	r.errors, _, _ = strings.Cut(same.Replace(r.errors), "\n")
+	r := runCommand(t, cmd)
+	normalise := strings.NewReplacer(c.home, "HOME", c.files, "FILES")
+	r.out = timestamps.ReplaceAllString(normalise.Replace(r.out), "${1}T")
+	r.errors, _, _ = strings.Cut(normalise.Replace(r.errors), "\n")
 	return r
 }
 
-// words splits at spaces; ” quotes.
+// words splits a line at spaces. Single quotes keep words together.
 func words(line string) []string {
 	var out []string
 	for i, part := range strings.Split(line, "'") {

@@ -20,9 +20,9 @@ import (
 	"time"
 )
 
-// certificate reads the folder's certificate. It makes an authority and a
-// certificate for the names where there is none; the authority's key is kept
-// nowhere. ca.pem comes last: where it is, the rest is.
+// certificate reads the folder's certificate. If there is none, it makes a CA
+// and a certificate for the names. The CA's key is not kept. ca.pem is written
+// last: if it exists, so do the other files.
 func certificate(dir string, names []string) (tls.Certificate, error) {
 	chain, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
 	_, err := os.Stat(filepath.Join(dir, "ca.pem"))
@@ -83,26 +83,26 @@ func makeCertificate(dir, chainFile, keyFile string, names []string) error {
 		{chainFile, "CERTIFICATE", rawLeaf, 0o644},
 		{filepath.Join(dir, "ca.pem"), "CERTIFICATE", rawCA, 0o644},
 	} {
-		if err := writeWhole(f.path, pem.EncodeToMemory(&pem.Block{Type: f.kind, Bytes: f.raw}), f.mode); err != nil {
+		if err := writeAtomically(f.path, pem.EncodeToMemory(&pem.Block{Type: f.kind, Bytes: f.raw}), f.mode); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// password reads the folder's password; it makes one where there is none.
+// password reads the folder's password. If there is none, it makes one.
 func password(dir string) (string, error) {
 	path := filepath.Join(dir, "password")
 	raw, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		raw = []byte(rand.Text() + "\n")
-		err = writeWhole(path, raw, 0o600)
+		err = writeAtomically(path, raw, 0o600)
 	}
 	return strings.TrimSpace(string(raw)), err
 }
 
-// writeWhole has others see all of the file or none.
-func writeWhole(path string, content []byte, mode os.FileMode) error {
+// writeAtomically writes a file so that readers see all of it or none.
+func writeAtomically(path string, content []byte, mode os.FileMode) error {
 	if err := os.WriteFile(path+".new", content, mode); err != nil {
 		return err
 	}

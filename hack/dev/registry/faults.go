@@ -10,21 +10,21 @@ import (
 	"sync"
 )
 
-// fault is what faults.json holds: what breaks when a blob is asked for. An
-// absent file, or one that says nothing, breaks nothing.
+// fault is the content of faults.json: the faults to inject into blob downloads.
+// An absent or empty file injects none.
 type fault struct {
-	// Path is a part of the paths it is for; "" for all.
+	// Path restricts the fault to URL paths that contain it; "" matches all.
 	Path string `json:"path"`
-	// CutAfterBytes is after how many bytes of an answer the connection ends,
-	// in the next Times answers that are longer.
+	// CutAfterBytes closes the connection after that many bytes of a response.
+	// It applies to the next Times responses that are longer.
 	CutAfterBytes int64 `json:"cut_after_bytes"`
 	Times         int   `json:"times"`
-	// Corrupt is in how many of the next answers the first byte is wrong.
+	// Corrupt is the number of next responses in which the first byte is wrong.
 	Corrupt int `json:"corrupt"`
 }
 
-// faults counts what of a fault is left. The file is read for each request;
-// new content starts the count anew.
+// faults counts down the remaining injections of a fault. It reads the file for
+// each request; new content resets the counters.
 type faults struct {
 	path string
 
@@ -33,18 +33,18 @@ type faults struct {
 	left fault
 }
 
-// spare gives back a cut for which an answer was too short.
-func (f *faults) spare() {
+// returnCut adds back a cut that was not used because the response was too short.
+func (f *faults) returnCut() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.left.Times++
 }
 
-// next is what is to break in this answer; nil for nothing.
+// next returns the fault to inject into this response, or nil for none.
 func (f *faults) next(path string) *fault {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	raw, _ := os.ReadFile(f.path) // absent is no fault
+	raw, _ := os.ReadFile(f.path) // an absent file means no fault
 	if !bytes.Equal(raw, f.raw) {
 		f.raw, f.left = raw, fault{}
 		if json.Unmarshal(raw, &f.left) != nil {

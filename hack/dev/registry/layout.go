@@ -18,11 +18,11 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// layout is an OCI layout, by path. It is pushed as it is, lies included:
-// blobs that its manifests name and it does not have are left out.
+// layout is the files of an OCI layout, by path. It is pushed without checks:
+// blobs that a manifest names but the layout lacks are skipped.
 type layout map[string][]byte
 
-// readLayout returns nil for an archive that is something else.
+// readLayout returns nil if the archive is not an OCI layout.
 func readLayout(archive []byte) (layout, error) {
 	l := layout{}
 	for r := tar.NewReader(bytes.NewReader(archive)); ; {
@@ -47,7 +47,7 @@ func (l layout) blob(digest v1.Hash) []byte {
 	return l["blobs/"+digest.Algorithm+"/"+digest.Hex]
 }
 
-// manifest is an index or an image's, as it is put.
+// manifest is an index or an image manifest, as it is pushed.
 type manifest struct {
 	Manifests []v1.Descriptor `json:"manifests"`
 	Config    *v1.Descriptor  `json:"config"`
@@ -58,9 +58,10 @@ type manifest struct {
 }
 
 func (m manifest) RawManifest() ([]byte, error)        { return m.raw, nil }
-func (m manifest) MediaType() (types.MediaType, error) { return m.mediaType, nil } //nolint:unparam // what remote.Put looks for
+func (m manifest) MediaType() (types.MediaType, error) { return m.mediaType, nil } //nolint:unparam // remote.Put checks for this signature
 
-// push puts what index.json names, which must be one, and all below it.
+// push pushes the only manifest that index.json names, and everything below it.
+// Any other number of manifests is an error.
 func (l layout) push(ref name.Reference, o remote.Option) (string, error) {
 	var index v1.IndexManifest
 	if err := json.Unmarshal(l["index.json"], &index); err != nil {

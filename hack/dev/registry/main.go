@@ -1,20 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command registry is the development cluster's registry of images: a real OCI
-// registry in memory, behind TLS, that wants a password for what is below
-// private/, notes each request as a line of JSON, and breaks as it is told to
-// by a file. It is for namespaces that have no route out of the machine.
+// Command registry is the development cluster's image registry: a real OCI
+// registry in memory, served over TLS. It requires a password for repositories
+// below private/, logs each request as a line of JSON, and injects the faults
+// that a file specifies. Run it only in namespaces that have no route out of the
+// machine.
 //
 // usage:
 //
 //	registry serve -dir FOLDER -log FILE [-listen ADDRESS] [-name NAMES]
 //	registry push -ca FILE [-user USER -password-file FILE] TAR|- REFERENCE
 //
-// In FOLDER serve keeps ca.pem, by which clients trust it, password, which is
-// that of the user "bottle", and its own certificate and key; it makes what is
-// absent. faults.json there says what is to break: see fault. push prints the
-// digest of what it pushed; that is what docker save writes, or an OCI layout,
-// of which manifests may name blobs that are nowhere.
+// serve keeps these files in FOLDER and creates those that are missing: ca.pem,
+// which clients must trust; password, the password of user "bottle"; and its own
+// certificate and key. The file faults.json there specifies faults: see fault.
+//
+// push accepts an archive from docker save or an OCI layout, and prints the
+// digest of the pushed image. The manifests of a layout may name blobs that it
+// does not contain.
 package main
 
 import (
@@ -42,10 +45,10 @@ func run(args []string, stdin io.Reader, stdout io.Writer) error {
 	flags := flag.NewFlagSet(args[0], flag.ContinueOnError)
 	switch args[0] {
 	case "serve":
-		dir := flags.String("dir", "", "`folder` of certificates, password and faults")
+		dir := flags.String("dir", "", "`folder` with the certificates, the password and faults.json")
 		log := flags.String("log", "", "`file` that gets one JSON line for each request")
 		listen := flags.String("listen", ":5000", "`address` to listen on")
-		names := flags.String("name", "10.77.0.1,127.0.0.1,localhost", "`names` and addresses that the certificate is for, separated by commas")
+		names := flags.String("name", "10.77.0.1,127.0.0.1,localhost", "`names` and addresses in the certificate, separated by commas")
 		if err := flags.Parse(args[1:]); err != nil {
 			return err
 		}
@@ -55,9 +58,9 @@ func run(args []string, stdin io.Reader, stdout io.Writer) error {
 		return serve(*dir, *log, *listen, strings.Split(*names, ","))
 	case "push":
 		var p pusher
-		flags.StringVar(&p.ca, "ca", "", "PEM `file` by which the registry is trusted")
+		flags.StringVar(&p.ca, "ca", "", "PEM `file` with the registry's CA certificate")
 		flags.StringVar(&p.user, "user", "", "`user` to push as")
-		flags.StringVar(&p.passwordFile, "password-file", "", "`file` of the user's password")
+		flags.StringVar(&p.passwordFile, "password-file", "", "`file` with the user's password")
 		if err := flags.Parse(args[1:]); err != nil {
 			return err
 		}

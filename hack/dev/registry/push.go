@@ -18,13 +18,13 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 )
 
-// pusher pushes as a user, or as nobody.
+// pusher pushes as a user, or anonymously if user is empty.
 type pusher struct {
 	ca, user, passwordFile string
 }
 
-// push reads an archive, from stdin for "-", and returns the digest that the
-// registry has it by. It is one that docker save writes, or an OCI layout.
+// push pushes an archive from docker save or an OCI layout, and returns its
+// digest in the registry. If archive is "-", it reads stdin.
 func (p pusher) push(archive, reference string, stdin io.Reader) (string, error) {
 	ref, err := name.ParseReference(reference)
 	if err != nil {
@@ -79,8 +79,9 @@ func (p pusher) transport() (http.RoundTripper, error) {
 	return basic{rt, p.user, strings.TrimSpace(string(secret))}, err
 }
 
-// basic names the user in each request: the registry does not ask for one
-// before it is asked for something private.
+// basic sends the credentials with each request. The registry challenges only
+// requests for private repositories, so a client that waits for a challenge
+// would send the others anonymously.
 type basic struct {
 	inner          http.RoundTripper
 	user, password string

@@ -24,7 +24,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 )
 
-// start serves a registry as serve does, on a port of its own.
+// start serves a registry like serve does, on a free port.
 func start(t *testing.T) (dir, host string, log *bytes.Buffer) {
 	t.Helper()
 	dir, log = t.TempDir(), &bytes.Buffer{}
@@ -56,7 +56,7 @@ func archive(t *testing.T) string {
 	return path
 }
 
-func TestPushWantsThePasswordBelowPrivate(t *testing.T) {
+func TestPushRequiresThePasswordBelowPrivate(t *testing.T) {
 	dir, host, log := start(t)
 	ca, tar := filepath.Join(dir, "ca.pem"), archive(t)
 	credentials := []string{"-user", user, "-password-file", filepath.Join(dir, "password")}
@@ -70,7 +70,7 @@ func TestPushWantsThePasswordBelowPrivate(t *testing.T) {
 		t.Errorf("push of a public image: got %q, %v, want its digest", public, err)
 	}
 	if _, err := push(tar, host+"/private/a:1"); err == nil || !strings.Contains(err.Error(), "401 Unauthorized") {
-		t.Errorf("push below private/ as nobody: got %v, want 401", err)
+		t.Errorf("anonymous push below private/: got %v, want 401", err)
 	}
 	private, err := push(append(credentials, tar, host+"/private/a:1")...)
 	if err != nil || private != public {
@@ -79,14 +79,14 @@ func TestPushWantsThePasswordBelowPrivate(t *testing.T) {
 	for line := range strings.Lines(log.String()) {
 		var e entry
 		if err := json.Unmarshal([]byte(line), &e); err != nil || e.Status == 0 || !strings.HasPrefix(e.Remote, "127.0.0.1:") {
-			t.Errorf("line %q (%v): want a request", line, err)
+			t.Errorf("got line %q (%v), want a request", line, err)
 		}
 	}
 }
 
-// A layout is pushed as it is: an index with what is below it, and without
-// the layer that is nowhere.
-func TestPushesALayout(t *testing.T) {
+// TestPushLayout checks that a layout is pushed unchanged: the index and
+// everything below it, except the layer that the layout lacks.
+func TestPushLayout(t *testing.T) {
 	dir, host, _ := start(t)
 	idx, err := random.Index(1000, 2, 2)
 	if err != nil {
@@ -125,7 +125,7 @@ func TestPushesALayout(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := strings.TrimSpace(out.String()); got != want.String() {
-		t.Errorf("digest: got %s, want the index's, %s", got, want)
+		t.Errorf("digest: got %s, want the index's digest %s", got, want)
 	}
 	client := httpClient(t, dir)
 	for path, want := range map[string]int{
@@ -152,7 +152,7 @@ func httpClient(t *testing.T, dir string) *http.Client {
 	return &http.Client{Transport: rt}
 }
 
-func TestFaultsAreCounted(t *testing.T) {
+func TestFaultsCountDown(t *testing.T) {
 	s, err := newServer(t.TempDir(), io.Discard)
 	if err != nil {
 		t.Fatal(err)
@@ -175,12 +175,12 @@ func TestFaultsAreCounted(t *testing.T) {
 	if f := s.faults.next("/v2/a/blobs/x"); f != nil {
 		t.Errorf("second: got %+v, want no fault", f)
 	}
-	s.faults.spare()
+	s.faults.returnCut()
 	if f := s.faults.next("/v2/a/blobs/x"); f == nil {
-		t.Error("after one was spared: got no fault, want a cut")
+		t.Error("after returnCut: got no fault, want a cut")
 	}
 	set(`{"corrupt": 1}`)
 	if f := s.faults.next("/v2/a/blobs/x"); f == nil || f.Corrupt != 1 {
-		t.Errorf("new content: got %+v, want a wrong byte", f)
+		t.Errorf("new content: got %+v, want a corrupt byte", f)
 	}
 }

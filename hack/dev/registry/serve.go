@@ -17,23 +17,24 @@ import (
 	"github.com/google/go-containerregistry/pkg/registry"
 )
 
-// user is who may read and write below private/.
+// user is the only user who may read and write below private/.
 const user = "bottle"
 
 // entry is a line of the log.
 type entry struct {
 	Time   string `json:"time"`
 	Remote string `json:"remote"`
-	// User is who asked, "" for anybody, whatever the password was.
+	// User is the user named in the request, "" if anonymous. The password may
+	// have been wrong.
 	User   string `json:"user,omitempty"`
 	Method string `json:"method"`
 	Path   string `json:"path"`
-	// Range is the part of a blob that was asked for, "" for all of it.
+	// Range is the request's Range header, "" if it requested the whole blob.
 	Range  string `json:"range,omitempty"`
 	Status int    `json:"status"`
-	// Bytes is how much of the answer's body was written.
+	// Bytes is the number of bytes of the response body that were written.
 	Bytes int64 `json:"bytes"`
-	// Fault is what was broken: cut or corrupt.
+	// Fault is the injected fault: "cut", "corrupt" or "" for none.
 	Fault string `json:"fault,omitempty"`
 }
 
@@ -78,7 +79,7 @@ func serve(dir, journal, listen string, names []string) error {
 	web := &http.Server{
 		Addr: listen, Handler: s, ReadHeaderTimeout: 30 * time.Second, IdleTimeout: time.Minute,
 		TLSConfig: &tls.Config{Certificates: []tls.Certificate{cert}},
-		// A connection that is cut on purpose is no news.
+		// Do not log connections that are cut on purpose.
 		ErrorLog: log.New(io.Discard, "", 0),
 	}
 	return web.ListenAndServeTLS("", "")
@@ -86,12 +87,12 @@ func serve(dir, journal, listen string, names []string) error {
 
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	name, secret, _ := r.BasicAuth()
-	rec := &recorded{ResponseWriter: w, status: http.StatusOK, entry: entry{
+	rec := &recordedResponse{ResponseWriter: w, status: http.StatusOK, entry: entry{
 		Remote: r.RemoteAddr, User: name, Method: r.Method, Path: r.URL.Path, Range: r.Header.Get("Range"),
 	}}
-	defer s.note(rec) // also when the connection is cut
-	if strings.HasPrefix(r.URL.Path, "/v2/private/") && !s.knows(name, secret) {
-		refuse(rec)
+	defer s.logRequest(rec) // also if the connection is cut
+	if strings.HasPrefix(r.URL.Path, "/v2/private/") && !s.authenticated(name, secret) {
+		challenge(rec)
 		return
 	}
 	if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") {
@@ -99,36 +100,36 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	s.registry.ServeHTTP(rec, r)
 	if rec.fault != nil && rec.fault.CutAfterBytes > 0 {
-		s.faults.spare() // a cut does not come back here
+		s.faults.returnCut() // a cut panics and does not get here
 	}
 }
 
-func (s *server) knows(name, secret string) bool {
+func (s *server) authenticated(name, secret string) bool {
 	return name == user && subtle.ConstantTimeCompare([]byte(secret), []byte(s.password)) == 1
 }
 
-func refuse(w http.ResponseWriter) {
+func challenge(w http.ResponseWriter) {
 	w.Header().Set("WWW-Authenticate", `Basic realm="development registry"`)
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(http.StatusUnauthorized)
 	_, _ = io.WriteString(w, `{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}`)
 }
 
-// note writes a line with one call, so that a reader sees all of it or none.
-func (s *server) note(rec *recorded) {
+// logRequest writes a line with one Write call, so that a reader sees all of it or none.
+func (s *server) logRequest(rec *recordedResponse) {
 	e := rec.entry
 	e.Time, e.Status, e.Bytes = time.Now().UTC().Format(time.RFC3339Nano), rec.status, rec.written
 	line, err := json.Marshal(e)
 	if err != nil {
-		return // strings and numbers always marshal
+		return // cannot happen: strings and numbers always marshal
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, _ = s.log.Write(append(line, '\n')) // there is nowhere else to say so
+	_, _ = s.log.Write(append(line, '\n')) // there is nowhere to report an error
 }
 
-// recorded is an answer that is counted, and broken by its fault.
-type recorded struct {
+// recordedResponse counts the bytes of a response and injects its fault.
+type recordedResponse struct {
 	http.ResponseWriter
 	entry   entry
 	fault   *fault
@@ -136,12 +137,12 @@ type recorded struct {
 	written int64
 }
 
-func (r *recorded) WriteHeader(status int) {
+func (r *recordedResponse) WriteHeader(status int) {
 	r.status = status
 	r.ResponseWriter.WriteHeader(status)
 }
 
-func (r *recorded) Write(p []byte) (int, error) {
+func (r *recordedResponse) Write(p []byte) (int, error) {
 	cut := false
 	if f := r.fault; f != nil && r.status < 300 && len(p) > 0 {
 		switch {
@@ -156,7 +157,7 @@ func (r *recorded) Write(p []byte) (int, error) {
 	n, err := r.ResponseWriter.Write(p)
 	r.written += int64(n)
 	if cut {
-		_ = http.NewResponseController(r.ResponseWriter).Flush() // what was written arrives, then nothing does
+		_ = http.NewResponseController(r.ResponseWriter).Flush() // let the client receive what was written before the cut
 		panic(http.ErrAbortHandler)
 	}
 	return n, err

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command relay lets a node, which has no route to anything, reach one TCP
-// address of this machine: it listens inside the node's network namespace and
-// dials from its own.
+// Command relay lets a node that has no route out reach one TCP address of this
+// machine. It listens inside the node's network namespace and dials from its own.
 //
 // usage: relay NETNS-FILE LISTEN-ADDRESS DIAL-ADDRESS
 package main
@@ -18,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const idle = 10 * time.Second
+const dialTimeout = 10 * time.Second
 
 func main() {
 	if len(os.Args) != 4 {
@@ -30,7 +29,7 @@ func main() {
 	os.Exit(1)
 }
 
-// run relays until it can listen no more.
+// run relays connections until the listener fails.
 func run(netns, listen, dial string) error {
 	l, err := listenIn(netns, listen)
 	if err != nil {
@@ -43,7 +42,7 @@ func run(netns, listen, dial string) error {
 		}
 		go func() {
 			defer near.Close()
-			far, err := net.DialTimeout("tcp", dial, idle)
+			far, err := net.DialTimeout("tcp", dial, dialTimeout)
 			if err != nil {
 				fmt.Fprintln(os.Stderr, "relay:", err)
 				return
@@ -54,8 +53,8 @@ func run(netns, listen, dial string) error {
 	}
 }
 
-// listenIn listens inside another network namespace: a socket stays in the
-// namespace in which it was made.
+// listenIn listens inside another network namespace. It enters the namespace
+// only to make the socket, which stays there.
 func listenIn(netns, address string) (net.Listener, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -74,12 +73,12 @@ func listenIn(netns, address string) (net.Listener, error) {
 	}
 	l, err := net.Listen("tcp", address)
 	if back := unix.Setns(int(own.Fd()), unix.CLONE_NEWNET); back != nil {
-		return nil, fmt.Errorf("come back from %s: %w", netns, back)
+		return nil, fmt.Errorf("return from %s: %w", netns, back)
 	}
 	return l, err
 }
 
-// join copies both ways until both are at their end.
+// join copies in both directions until both sides have reached EOF.
 func join(a, b *net.TCPConn) {
 	done := make(chan struct{})
 	go func() {

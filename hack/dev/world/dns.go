@@ -15,7 +15,7 @@ import (
 
 var (
 	internet = netip.MustParseAddr("203.0.113.10")
-	// hosts are the names of the pretend internet.
+	// hosts are the names on the simulated internet.
 	hosts = map[string]netip.Addr{
 		"allowed.test":         internet,
 		"denied.test":          internet,
@@ -24,8 +24,8 @@ var (
 	}
 )
 
-// exfil is a zone in which each name is somewhere: whoever owns it learns what
-// is asked.
+// exfil is a zone in which every name resolves. The owner of such a zone learns
+// every name that is queried, so that names can carry stolen data.
 const exfil = ".exfil.test"
 
 func lookUp(name string) (netip.Addr, bool) {
@@ -53,12 +53,13 @@ func (w *world) listenDNS(port string) error {
 	})
 }
 
-// serveDNS answers the queries of one connection, each behind its length.
+// serveDNS answers the queries of one connection. Each message is preceded by
+// its length.
 func (w *world) serveDNS(c net.Conn) {
 	defer c.Close()
 	e := entry{Proto: "tcp", Local: c.LocalAddr().String(), Remote: c.RemoteAddr().String()}
 	for {
-		_ = c.SetDeadline(time.Now().Add(silence))
+		_ = c.SetDeadline(time.Now().Add(idleTimeout))
 		var length uint16
 		if binary.Read(c, binary.BigEndian, &length) != nil {
 			return
@@ -75,7 +76,8 @@ func (w *world) serveDNS(c net.Conn) {
 	}
 }
 
-// answerDNS logs a query and answers its first question; nil for what is none.
+// answerDNS logs a query and answers its first question. It returns nil for
+// data that is not a query.
 func (w *world) answerDNS(e entry, query []byte) []byte {
 	e.Kind = "dns"
 	var p dnsmessage.Parser

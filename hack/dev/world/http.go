@@ -12,78 +12,79 @@ import (
 	"time"
 )
 
-const silence = 30 * time.Second
+const idleTimeout = 30 * time.Second
 
-type recordKey struct{}
+type connKey struct{}
 
-// listenHTTP answers every request with the same line. A request is logged as
-// it came, before it is answered; a connection without one when it ends.
+// listenHTTP answers every request with the same line. It logs the raw bytes of
+// a request before answering it, and logs a connection without a request when
+// the connection ends.
 func (w *world) listenHTTP(port string) error { return w.listenTCP("http", port, w.serveHTTP) }
 
 func (w *world) serveHTTP(l net.Listener) error {
 	server := &http.Server{
 		Handler:     http.HandlerFunc(w.answerHTTP),
-		ReadTimeout: silence,
-		IdleTimeout: silence,
+		ReadTimeout: idleTimeout,
+		IdleTimeout: idleTimeout,
 		ErrorLog:    log.New(io.Discard, "", 0),
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(ctx, recordKey{}, c)
+			return context.WithValue(ctx, connKey{}, c)
 		},
 	}
-	return server.Serve(&recorder{Listener: l, world: w})
+	return server.Serve(&recordingListener{Listener: l, world: w})
 }
 
 func (w *world) answerHTTP(rw http.ResponseWriter, r *http.Request) {
-	_, _ = io.Copy(io.Discard, io.LimitReader(r.Body, most)) // what came of it is in the record
-	r.Context().Value(recordKey{}).(*recorded).log()
+	_, _ = io.Copy(io.Discard, io.LimitReader(r.Body, maxData)) // the connection records what it reads
+	r.Context().Value(connKey{}).(*recordingConn).log()
 	_, _ = io.WriteString(rw, "the outside world\n")
 }
 
-// recorder is a listener whose connections keep what came.
-type recorder struct {
+// recordingListener accepts connections that record what they receive.
+type recordingListener struct {
 	net.Listener
 	world *world
 }
 
-func (l *recorder) Accept() (net.Conn, error) {
+func (l *recordingListener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
 	}
-	return &recorded{Conn: c, world: l.world}, nil
+	return &recordingConn{Conn: c, world: l.world}, nil
 }
 
-type recorded struct {
+type recordingConn struct {
 	net.Conn
 	world *world
 
-	mu     sync.Mutex
-	came   []byte
-	logged bool
+	mu       sync.Mutex
+	received []byte // since the last request was logged, at most maxData
+	logged   bool
 }
 
-func (c *recorded) Read(b []byte) (int, error) {
+func (c *recordingConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.came = append(c.came, b[:min(n, max(0, most-len(c.came)))]...)
+	c.received = append(c.received, b[:min(n, max(0, maxData-len(c.received)))]...)
 	return n, err
 }
 
-// log writes what came since the last request.
-func (c *recorded) log() {
+// log writes what was received since the last request.
+func (c *recordingConn) log() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.logged = true
-	c.world.log.write(entry{Proto: "tcp", Kind: "http", Local: c.LocalAddr().String(), Remote: c.RemoteAddr().String()}, c.came)
-	c.came = nil
+	c.world.log.write(entry{Proto: "tcp", Kind: "http", Local: c.LocalAddr().String(), Remote: c.RemoteAddr().String()}, c.received)
+	c.received = nil
 }
 
-func (c *recorded) Close() error {
+func (c *recordingConn) Close() error {
 	c.mu.Lock()
-	untold := !c.logged || len(c.came) > 0
+	unlogged := !c.logged || len(c.received) > 0
 	c.mu.Unlock()
-	if untold {
+	if unlogged {
 		c.log()
 	}
 	return c.Conn.Close()

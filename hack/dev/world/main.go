@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command world is what the development cluster's pretend outside world
-// answers with: plain HTTP, DNS for names below .test, and an echo of
-// datagrams, on every address of the network namespace that it was started in,
-// IPv4 and IPv6. Whatever reaches it becomes a line of JSON in a log, so that a
-// test sees what got out of a guest without asking the guest. It limits nobody:
-// it is for namespaces that have no route out of the machine.
+// Command world simulates the outside world for the development cluster. It
+// serves plain HTTP, DNS for names below .test, and a UDP echo, on every IPv4
+// and IPv6 address of the network namespace that it was started in. It logs
+// everything that reaches it as a line of JSON, so that a test sees what got out
+// of a guest without having to trust the guest. It does not authenticate or
+// limit clients: run it only in namespaces that have no route out of the machine.
 //
 // usage: world -log FILE [-http PORTS] [-dns PORT] [-echo PORTS]
 package main
@@ -24,7 +24,7 @@ func main() {
 	log := flag.String("log", "", "`file` that gets one JSON line for each request, query and datagram")
 	web := flag.String("http", "80,443,8080", "TCP `ports` of the plain HTTP server, separated by commas")
 	dns := flag.String("dns", "53", "UDP and TCP `ports` of the name server")
-	echo := flag.String("echo", "4000", "UDP `ports` that send back what comes")
+	echo := flag.String("echo", "4000", "UDP `ports` that echo datagrams")
 	flag.Parse()
 	if *log == "" || flag.NArg() > 0 {
 		flag.Usage()
@@ -35,7 +35,7 @@ func main() {
 	os.Exit(1)
 }
 
-// run serves until one of the servers ends, which is an error.
+// run serves until the first server fails, and returns its error.
 func run(path, web, dns, echo string) error {
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
@@ -64,7 +64,7 @@ func run(path, web, dns, echo string) error {
 	return <-w.failed
 }
 
-// world is the servers, whose first failure ends them all.
+// world runs the servers. The first failure of a server ends the program.
 type world struct {
 	log    *journal
 	failed chan error
@@ -75,12 +75,12 @@ func (w *world) serve(what string, serve func() error) {
 		err := fmt.Errorf("%s: %w", what, serve())
 		select {
 		case w.failed <- err:
-		default: // another was first
+		default: // another server failed first
 		}
 	}()
 }
 
-// listenEcho sends datagrams back to where they came from.
+// listenEcho sends datagrams back to their sender.
 func (w *world) listenEcho(port string) error {
 	return w.listenUDP("echo", port, func(e entry, datagram []byte) []byte {
 		e.Kind = "echo"
@@ -89,7 +89,7 @@ func (w *world) listenEcho(port string) error {
 	})
 }
 
-// listenUDP answers datagrams over IPv4 and, where the kernel has it, IPv6.
+// listenUDP answers datagrams over IPv4 and, if the kernel has it, IPv6.
 func (w *world) listenUDP(what, port string, answer func(e entry, datagram []byte) []byte) error {
 	for _, network := range []string{"udp4", "udp6"} {
 		socket, err := openSocket(network, port)
@@ -104,7 +104,7 @@ func (w *world) listenUDP(what, port string, answer func(e entry, datagram []byt
 	return nil
 }
 
-// listenTCP hands over connections; ":port" is both IPv4 and IPv6.
+// listenTCP runs serve on a listener for both IPv4 and IPv6.
 func (w *world) listenTCP(what, port string, serve func(net.Listener) error) error {
 	l, err := net.Listen("tcp", ":"+port)
 	if err != nil {

@@ -12,10 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-var errNoIPv6 = errors.New("no IPv6 here")
+var errNoIPv6 = errors.New("the kernel has no IPv6")
 
-// socket is a UDP socket that answers from the address that was asked, which
-// the kernel would not choose by itself where there are several.
+// socket is a UDP socket that answers from the address that the query was sent
+// to. By itself, the kernel might choose another local address.
 type socket struct {
 	conn *net.UDPConn
 	port uint16
@@ -38,36 +38,38 @@ func openSocket(network, port string) (*socket, error) {
 	if err != nil {
 		return nil, err
 	}
-	var refused error
+	var optErr error
 	err = raw.Control(func(fd uintptr) {
 		if network == "udp6" {
-			refused = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1)
+			optErr = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1)
 		} else {
-			refused = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
+			optErr = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
 		}
 	})
-	return &socket{conn: conn, port: uint16(number)}, errors.Join(err, refused)
+	return &socket{conn: conn, port: uint16(number)}, errors.Join(err, optErr)
 }
 
-// serve answers datagrams until the socket fails. The control message that
-// came with one goes back with its answer: it names the address that was asked.
+// serve answers datagrams until the socket fails. It returns each datagram's
+// control message with the answer, because that message names the address to
+// answer from.
 func (s *socket) serve(answer func(e entry, datagram []byte) []byte) error {
-	datagram, control := make([]byte, most), make([]byte, 256)
+	datagram, control := make([]byte, maxData), make([]byte, 256)
 	for {
 		n, oob, _, from, err := s.conn.ReadMsgUDPAddrPort(datagram, control)
 		if err != nil {
 			return fmt.Errorf("receive: %w", err)
 		}
-		asked := netip.AddrPortFrom(destination(control[:oob]), s.port)
-		e := entry{Proto: "udp", Local: asked.String(), Remote: from.String()}
-		if back := answer(e, datagram[:n]); back != nil {
-			// Who asked may be gone.
-			_, _, _ = s.conn.WriteMsgUDPAddrPort(back, control[:oob], from)
+		local := netip.AddrPortFrom(destination(control[:oob]), s.port)
+		e := entry{Proto: "udp", Local: local.String(), Remote: from.String()}
+		if response := answer(e, datagram[:n]); response != nil {
+			// Ignore errors: the client may be gone.
+			_, _, _ = s.conn.WriteMsgUDPAddrPort(response, control[:oob], from)
 		}
 	}
 }
 
-// destination reads IP_PKTINFO or IPV6_PKTINFO.
+// destination returns the destination address in IP_PKTINFO or IPV6_PKTINFO, or
+// the zero Addr if there is neither.
 func destination(control []byte) netip.Addr {
 	messages, err := unix.ParseSocketControlMessage(control)
 	if err != nil {

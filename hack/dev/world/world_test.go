@@ -17,19 +17,19 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// book is a log in memory.
-type book struct {
+// memoryLog is a log in memory.
+type memoryLog struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
 }
 
-func (b *book) Write(p []byte) (int, error) {
+func (b *memoryLog) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.buf.Write(p)
 }
 
-func (b *book) entries(t *testing.T) []entry {
+func (b *memoryLog) entries(t *testing.T) []entry {
 	t.Helper()
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -44,8 +44,8 @@ func (b *book) entries(t *testing.T) []entry {
 	return out
 }
 
-func newWorld() (*world, *book) {
-	b := &book{}
+func newWorld() (*world, *memoryLog) {
+	b := &memoryLog{}
 	return &world{log: &journal{w: b}, failed: make(chan error, 16)}, b
 }
 
@@ -96,19 +96,19 @@ func TestAnswerDNS(t *testing.T) {
 		}
 	}
 	w, b := newWorld()
-	if got := w.answerDNS(entry{}, []byte("s3cr3t in no query")); got != nil {
-		t.Errorf("what is no query: got answer %q, want none", got)
+	if got := w.answerDNS(entry{}, []byte("s3cr3t but not a query")); got != nil {
+		t.Errorf("not a query: got answer %q, want none", got)
 	}
-	if es := b.entries(t); len(es) != 1 || es[0].Data != "s3cr3t in no query" {
-		t.Errorf("what is no query: got log %+v, want what came", es)
+	if es := b.entries(t); len(es) != 1 || es[0].Data != "s3cr3t but not a query" {
+		t.Errorf("not a query: got log %+v, want the received data", es)
 	}
 }
 
-func TestHTTPIsLoggedAsItCame(t *testing.T) {
+func TestHTTPIsLoggedVerbatim(t *testing.T) {
 	for what, c := range map[string]struct{ sent, log string }{
 		"request": {"POST /p?q HTTP/1.1\r\nHost: h\r\nX: s3cr3t\r\nContent-Length: 5\r\nConnection: close\r\n\r\nbo\x00\"y",
 			`POST /p?q HTTP/1.1\r\nHost: h\r\nX: s3cr3t\r\nContent-Length: 5\r\nConnection: close\r\n\r\nbo\x00\"y`},
-		"no request":     {"\x16\x03\x01hello\r\n\r\n", `\x16\x03\x01hello\r\n\r\n`},
+		"not a request":  {"\x16\x03\x01hello\r\n\r\n", `\x16\x03\x01hello\r\n\r\n`},
 		"nothing at all": {"", ""},
 	} {
 		t.Run(what, func(t *testing.T) {
@@ -126,8 +126,8 @@ func TestHTTPIsLoggedAsItCame(t *testing.T) {
 			fmt.Fprint(c2, c.sent)
 			if c.sent == "" {
 				c2.Close()
-			} else if said, _ := io.ReadAll(c2); what == "request" && !bytes.HasSuffix(said, []byte("the outside world\n")) {
-				t.Errorf("got %q, want the outside world", said)
+			} else if response, _ := io.ReadAll(c2); what == "request" && !bytes.HasSuffix(response, []byte("the outside world\n")) {
+				t.Errorf("got %q, want the outside world", response)
 			}
 			want := entry{Proto: "tcp", Kind: "http", Local: l.Addr().String(), Remote: c2.LocalAddr().String(), Data: c.log}
 			got := await(t, b)
@@ -139,8 +139,8 @@ func TestHTTPIsLoggedAsItCame(t *testing.T) {
 	}
 }
 
-// await waits for the only line of a log.
-func await(t *testing.T, b *book) entry {
+// await waits for a log's only line.
+func await(t *testing.T, b *memoryLog) entry {
 	t.Helper()
 	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if es := b.entries(t); len(es) > 0 {
@@ -154,7 +154,7 @@ func await(t *testing.T, b *book) entry {
 	return entry{}
 }
 
-func TestSocketAnswersFromTheAddressThatWasAsked(t *testing.T) {
+func TestSocketAnswersFromTheQueriedAddress(t *testing.T) {
 	w, b := newWorld()
 	s, err := openSocket("udp4", "0")
 	if err != nil {
@@ -166,30 +166,30 @@ func TestSocketAnswersFromTheAddressThatWasAsked(t *testing.T) {
 		_ = s.serve(func(e entry, d []byte) []byte { w.log.write(e, d); return d })
 	}()
 	// All of 127.0.0.0/8 is local; the kernel would answer from 127.0.0.1.
-	asked := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.77"), s.port)
+	queried := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.77"), s.port)
 	from, err := net.ListenUDP("udp4", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer from.Close()
-	if _, err := from.WriteToUDPAddrPort([]byte("a\xffb"), asked); err != nil {
+	if _, err := from.WriteToUDPAddrPort([]byte("a\xffb"), queried); err != nil {
 		t.Fatal(err)
 	}
 	_ = from.SetReadDeadline(time.Now().Add(5 * time.Second))
 	buf := make([]byte, 16)
-	n, by, err := from.ReadFromUDPAddrPort(buf)
-	if err != nil || string(buf[:n]) != "a\xffb" || by != asked {
-		t.Errorf("got %q from %s (%v), want the echo from %s", buf[:n], by, err, asked)
+	n, sender, err := from.ReadFromUDPAddrPort(buf)
+	if err != nil || string(buf[:n]) != "a\xffb" || sender != queried {
+		t.Errorf("got %q from %s (%v), want the echo from %s", buf[:n], sender, err, queried)
 	}
-	if e := await(t, b); e.Local != asked.String() || e.Data != `a\xffb` {
-		t.Errorf("got log %+v, want what came at %s", e, asked)
+	if e := await(t, b); e.Local != queried.String() || e.Data != `a\xffb` {
+		t.Errorf("got log %+v, want the datagram received at %s", e, queried)
 	}
 }
 
-func TestLinesAreBounded(t *testing.T) {
+func TestLogLinesAreBounded(t *testing.T) {
 	w, b := newWorld()
-	w.log.write(entry{}, bytes.Repeat([]byte("x"), most+1))
-	if got := len(await(t, b).Data); got != most {
-		t.Errorf("data of a line: got %d bytes, want %d", got, most)
+	w.log.write(entry{}, bytes.Repeat([]byte("x"), maxData+1))
+	if got := len(await(t, b).Data); got != maxData {
+		t.Errorf("data of a line: got %d bytes, want %d", got, maxData)
 	}
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package realpack writes a .smolmachine as the real smolvm reads it (1.7.7 to
-// 1.32.2 do), without the machine that `smolvm pack create` boots for it: so
-// that what `machine create --from` does with one can be tried anywhere. It is
-// for tests. It holds no agent and compresses nothing.
+// Package realpack writes .smolmachine files that the real smolvm (1.7.7 to
+// 1.32.2) can read. Unlike `smolvm pack create` it boots no machine, so that
+// tests can try `machine create --from` anywhere. The files contain no agent and
+// are not compressed.
 package realpack
 
 import (
@@ -21,11 +21,11 @@ import (
 	"runtime"
 )
 
-// Pack is what an artifact says of itself.
+// Pack is the content of an artifact.
 type Pack struct {
 	Env, Entrypoint, Cmd []string
-	CPUs                 int // 4 and 8192 MiB are smolvm's own
-	MemoryMiB            int
+	CPUs                 int // smolvm's default is 4
+	MemoryMiB            int // smolvm's default is 8192
 	Network              bool
 	// Layer is the tar archive of the root filesystem.
 	Layer []byte
@@ -37,7 +37,7 @@ type asset struct {
 	Digest string `json:"digest,omitempty"`
 }
 
-// Write makes the file.
+// Write writes the artifact to path.
 func Write(path string, p Pack) error {
 	sum := sha256.Sum256(p.Layer)
 	digest := hex.EncodeToString(sum[:])
@@ -76,7 +76,7 @@ func Write(path string, p Pack) error {
 	return os.WriteFile(path, file(zstd(assets.Bytes()), manifest), 0o644)
 }
 
-// OnlyLayer is the one layer of an archive as docker save writes it.
+// OnlyLayer returns the layer of a one-layer archive in the format of docker save.
 func OnlyLayer(archive string) ([]byte, error) {
 	file, err := os.Open(archive)
 	if err != nil {
@@ -94,10 +94,10 @@ func OnlyLayer(archive string) ([]byte, error) {
 	}
 }
 
-// list is never null, which smolvm does not read.
+// list returns words, but never nil, because smolvm does not accept null.
 func list(words []string) []string { return append([]string{}, words...) }
 
-// file is assets, manifest and a footer that says where they are.
+// file joins the assets, the manifest and a footer with their positions.
 func file(assets, manifest []byte) []byte {
 	n := uint64(len(assets))
 	b := append(assets, manifest...)
@@ -111,7 +111,7 @@ func file(assets, manifest []byte) []byte {
 	return append(b, make([]byte, 8)...)
 }
 
-// zstd is a frame of blocks that are stored as they are.
+// zstd returns a zstd frame that stores the content in uncompressed blocks.
 func zstd(content []byte) []byte {
 	const block = 128 << 10
 	b := []byte{0x28, 0xb5, 0x2f, 0xfd, 0, 7 << 3} // a window of 128 KiB

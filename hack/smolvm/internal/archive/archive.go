@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package archive unpacks a container image from an archive, in docker-save
-// or OCI form, into a folder: layers in order, whiteouts applied, nothing
-// written outside. It pulls nothing and verifies no digests. Device nodes in
-// layers are left out.
+// Package archive unpacks a container image from an archive, in docker-save or
+// OCI format, into a folder. It applies the layers in order, including their
+// whiteouts, and writes nothing outside the folder. It does not pull images or
+// verify digests, and it skips device nodes in layers.
 package archive
 
 import (
@@ -22,7 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Config is what an image says about running it.
+// Config is the part of an image's configuration that says how to run it.
 type Config struct {
 	Env        []string `json:"Env"`
 	Entrypoint []string `json:"Entrypoint"`
@@ -31,14 +31,14 @@ type Config struct {
 	User       string   `json:"User"`
 }
 
-// Image is an unpacked one.
+// Image is an unpacked image.
 type Image struct {
 	Rootfs string
 	Config Config
 }
 
-// Unpack makes dir from the archive file, once: a second call finds it. Calls
-// in parallel, from several processes, do the work once.
+// Unpack unpacks the archive file into dir, unless dir exists. Concurrent calls,
+// even from several processes, do the work only once.
 func Unpack(file, dir string) (*Image, error) {
 	if img, err := load(dir); err == nil {
 		return img, nil
@@ -119,14 +119,14 @@ func unpackInto(file, dir string) error {
 	return os.WriteFile(filepath.Join(dir, "image.json"), b, 0o644)
 }
 
-// openPlain opens the archive; a compressed one is unpacked beside it first,
-// because its entries are read in another order than they are stored.
+// openPlain opens the archive. It first decompresses a compressed archive into a
+// temporary file in dir, because the entries are not read in stored order.
 func openPlain(file, dir string) (*os.File, error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return nil, err
 	}
-	plain, compressed, err := gunzipped(f)
+	plain, compressed, err := decompress(f)
 	if err != nil {
 		f.Close()
 		return nil, err
@@ -151,8 +151,9 @@ func openPlain(file, dir string) (*os.File, error) {
 	return tmp, err
 }
 
-// gunzipped looks at the first bytes and unpacks gzip; anything else passes.
-func gunzipped(r io.Reader) (io.Reader, bool, error) {
+// decompress returns a reader of r's decompressed data if r starts like gzip, and
+// otherwise a reader of r's data. The bool reports whether r was compressed.
+func decompress(r io.Reader) (io.Reader, bool, error) {
 	b := bufio.NewReaderSize(r, 64<<10)
 	magic, _ := b.Peek(4)
 	switch {
@@ -165,13 +166,14 @@ func gunzipped(r io.Reader) (io.Reader, bool, error) {
 	return b, false, nil
 }
 
-// index knows where each file of the archive lies.
+// index records the position of each file in the archive.
 type index struct {
 	f     *os.File
 	at    map[string]*io.SectionReader
 	links map[string]string
 }
 
+// counter counts the bytes read from r.
 type counter struct {
 	r io.Reader
 	n int64

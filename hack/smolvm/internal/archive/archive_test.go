@@ -18,8 +18,8 @@ import (
 	"botbottle.dev/bottle-operator/test/require"
 )
 
-// entry is one line of a tar: a folder when the name ends in "/", a symlink
-// when to is set, a hard link when to begins with "=", else a file.
+// entry is an entry of a tar: a folder if name ends in "/", a hard link if to
+// starts with "=", a symlink if to is set otherwise, and else a file.
 type entry struct{ name, text, to string }
 
 func makeTar(t *testing.T, entries ...entry) []byte {
@@ -64,8 +64,9 @@ func gzipped(t *testing.T, b []byte) []byte {
 
 const config = `{"config":{"Env":["A=1"],"Cmd":["/bin/run"],"WorkingDir":"/w","User":"7"}}`
 
-// saved is an archive in docker-save form, layers before the manifest.
-func saved(t *testing.T, layers ...[]byte) []byte {
+// dockerSave returns an archive in docker-save format, with the layers before the
+// manifest.
+func dockerSave(t *testing.T, layers ...[]byte) []byte {
 	var es []entry
 	var names []string
 	for i, l := range layers {
@@ -79,7 +80,7 @@ func saved(t *testing.T, layers ...[]byte) []byte {
 
 func unpack(t *testing.T, content []byte) (*Image, error) {
 	t.Helper()
-	require.Root(t) // owners are set
+	require.Root(t) // unpacking sets owners
 	dir := t.TempDir()
 	file := filepath.Join(dir, "x.tar")
 	if err := os.WriteFile(file, content, 0o644); err != nil {
@@ -88,7 +89,8 @@ func unpack(t *testing.T, content []byte) (*Image, error) {
 	return Unpack(file, filepath.Join(dir, "out"))
 }
 
-// tree lists what an image holds: files with their text, links with "->".
+// tree returns the paths below root: files with their text, links with "->" and
+// their target.
 func tree(t *testing.T, root string) map[string]string {
 	t.Helper()
 	got := map[string]string{}
@@ -119,7 +121,7 @@ func TestUnpackAppliesLayersAndWhiteouts(t *testing.T) {
 		entry{name: "etc/gone", text: "g"}, entry{name: "opaque/old", text: "o"}, entry{name: "was/dir", text: "x"}, entry{name: "link", to: "/etc"})
 	upper := makeTar(t, entry{name: "bin/run", text: "two"}, entry{name: "etc/.wh.gone"}, entry{name: "opaque/new", text: "n"},
 		entry{name: "opaque/.wh..wh..opq"}, entry{name: "was", text: "a file now"}, entry{name: "bin/again", to: "=bin/run"})
-	img, err := unpack(t, saved(t, lower, gzipped(t, upper)))
+	img, err := unpack(t, dockerSave(t, lower, gzipped(t, upper)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,23 +162,23 @@ func TestUnpackStaysInside(t *testing.T) {
 		"absolute link": makeTar(t, entry{name: "d", to: outside}, entry{name: "d/evil", text: "x"}),
 		"upward link":   makeTar(t, entry{name: "d", to: strings.Repeat("../", 20) + outside[1:]}, entry{name: "d/evil", text: "x"}),
 	} {
-		if img, err := unpack(t, saved(t, layer)); err == nil {
-			t.Errorf("%s: got %v, want a refusal", name, img)
+		if img, err := unpack(t, dockerSave(t, layer)); err == nil {
+			t.Errorf("%s: got %v, want an error", name, img)
 		}
 	}
-	img, err := unpack(t, saved(t, makeTar(t, entry{name: "../../../evil", text: "x"})))
+	img, err := unpack(t, dockerSave(t, makeTar(t, entry{name: "../../../evil", text: "x"})))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(map[string]string{"evil": "x"}, tree(t, img.Rootfs)); diff != "" {
-		t.Errorf("dots (-want +got)\n%s", diff)
+		t.Errorf("upward path (-want +got)\n%s", diff)
 	}
 	if left := tree(t, outside); len(left) != 0 {
-		t.Errorf("got %v outside of the image, want nothing", left)
+		t.Errorf("got %v outside the image, want nothing", left)
 	}
 }
 
-func TestUnpackRefusesWhatIsNoImage(t *testing.T) {
+func TestUnpackRejectsInvalidArchives(t *testing.T) {
 	for name, content := range map[string][]byte{
 		"text": []byte("x"), "empty": {}, "no manifest": makeTar(t, entry{name: "a", text: "b"}),
 		"broken manifest": makeTar(t, entry{name: "manifest.json", text: "{"}),
@@ -188,11 +190,11 @@ func TestUnpackRefusesWhatIsNoImage(t *testing.T) {
 	}
 }
 
-func TestUnpackOnceInParallel(t *testing.T) {
+func TestUnpackConcurrently(t *testing.T) {
 	require.Root(t)
 	dir := t.TempDir()
 	file := filepath.Join(dir, "x.tar")
-	if err := os.WriteFile(file, saved(t, makeTar(t, entry{name: "hello", text: "hi"})), 0o644); err != nil {
+	if err := os.WriteFile(file, dockerSave(t, makeTar(t, entry{name: "hello", text: "hi"})), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	var all sync.WaitGroup

@@ -12,16 +12,16 @@ import (
 	"strings"
 )
 
-// Busybox is the program that a bare machine's root is made of. It must be
-// linked statically.
+// Busybox is the only program in the root of a machine without an image. It must
+// be statically linked.
 const Busybox = "/bin/busybox"
 
-// Bare makes, once per busybox, the root of a machine without image below
-// parent and returns it.
+// Bare returns the root for machines without an image. It makes this folder below
+// parent once for each version of busybox.
 func Bare(parent string) (string, error) {
 	program, err := os.ReadFile(Busybox)
 	if err != nil {
-		return "", fmt.Errorf("a machine without image needs %s: %w", Busybox, err)
+		return "", fmt.Errorf("a machine without an image needs %s: %w", Busybox, err)
 	}
 	sum := sha256.Sum256(program)
 	dir := filepath.Join(parent, "bare-"+hex.EncodeToString(sum[:8]))
@@ -40,18 +40,18 @@ func Bare(parent string) (string, error) {
 		return "", err
 	}
 	defer os.RemoveAll(fresh)
-	if err := layOut(fresh, program, strings.Fields(string(list))); err != nil {
+	if err := writeRoot(fresh, program, strings.Fields(string(list))); err != nil {
 		return "", err
 	}
 	if err := os.Rename(fresh, dir); err != nil && !os.IsExist(err) {
-		if _, there := os.Stat(dir); there != nil {
+		if _, statErr := os.Stat(dir); statErr != nil {
 			return "", err
 		}
 	}
 	return dir, nil
 }
 
-func layOut(dir string, program []byte, applets []string) error {
+func writeRoot(dir string, program []byte, applets []string) error {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return err
 	}

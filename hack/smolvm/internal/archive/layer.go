@@ -14,10 +14,10 @@ import (
 
 const whiteout = ".wh."
 
-// layer applies one layer onto what the ones below left.
+// layer applies one layer on top of the layers below it.
 type layer struct {
-	root *os.Root
-	mine map[string]bool // paths that this layer wrote
+	root    *os.Root
+	written map[string]bool // paths that this layer wrote
 }
 
 func (ix *index) applyLayer(root *os.Root, name string) error {
@@ -25,7 +25,7 @@ func (ix *index) applyLayer(root *os.Root, name string) error {
 	if err != nil {
 		return err
 	}
-	plain, _, err := gunzipped(r)
+	plain, _, err := decompress(r)
 	if err != nil {
 		return err
 	}
@@ -63,12 +63,12 @@ func (l *layer) apply(h *tar.Header, content io.Reader) error {
 		}
 	}
 	for p := name; p != "."; p = path.Dir(p) {
-		l.mine[p] = true
+		l.written[p] = true
 	}
 	return l.write(name, h, content)
 }
 
-// clear empties a folder of what lower layers put there.
+// clear removes from a folder what lower layers put there.
 func (l *layer) clear(dir string) error {
 	d, err := l.root.Open(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -84,7 +84,7 @@ func (l *layer) clear(dir string) error {
 	}
 	for _, n := range names {
 		p := path.Join(dir, n)
-		if !l.mine[p] {
+		if !l.written[p] {
 			if err := l.root.RemoveAll(p); err != nil {
 				return err
 			}
@@ -108,7 +108,7 @@ func (l *layer) write(name string, h *tar.Header, content io.Reader) error {
 				return err
 			}
 		}
-		return l.own(name, h)
+		return l.setOwnerAndMode(name, h)
 	}
 	if exists {
 		if err := l.root.RemoveAll(name); err != nil {
@@ -117,10 +117,10 @@ func (l *layer) write(name string, h *tar.Header, content io.Reader) error {
 	}
 	switch h.Typeflag {
 	case tar.TypeReg:
-		if err := l.file(name, content); err != nil {
+		if err := l.writeFile(name, content); err != nil {
 			return err
 		}
-		return l.own(name, h)
+		return l.setOwnerAndMode(name, h)
 	case tar.TypeSymlink:
 		if err := l.root.Symlink(h.Linkname, name); err != nil {
 			return err
@@ -129,10 +129,10 @@ func (l *layer) write(name string, h *tar.Header, content io.Reader) error {
 	case tar.TypeLink:
 		return l.root.Link(strings.TrimPrefix(path.Clean("/"+h.Linkname), "/"), name)
 	}
-	return nil // devices and the like
+	return nil // skip devices and other special files
 }
 
-func (l *layer) file(name string, content io.Reader) error {
+func (l *layer) writeFile(name string, content io.Reader) error {
 	f, err := l.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
@@ -144,7 +144,7 @@ func (l *layer) file(name string, content io.Reader) error {
 	return f.Close()
 }
 
-func (l *layer) own(name string, h *tar.Header) error {
+func (l *layer) setOwnerAndMode(name string, h *tar.Header) error {
 	if err := l.root.Lchown(name, h.Uid, h.Gid); err != nil {
 		return err
 	}

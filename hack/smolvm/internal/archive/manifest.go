@@ -20,8 +20,8 @@ func (d descriptor) file() string {
 	return "blobs/" + strings.Replace(d.Digest, ":", "/", 1)
 }
 
-// manifest names the configuration and the layers: by docker-save's
-// manifest.json, else by the OCI layout's index.json.
+// manifest returns the names of the configuration and the layers, from
+// docker-save's manifest.json or else from the OCI layout's index.json.
 func (ix *index) manifest() (config string, layers []string, err error) {
 	var saved []struct {
 		Config string
@@ -39,7 +39,8 @@ func (ix *index) manifest() (config string, layers []string, err error) {
 	return ix.ociManifest("index.json", 4)
 }
 
-// ociManifest follows indexes of indexes, at most depth of them.
+// ociManifest reads a manifest or an index. It follows at most depth nested
+// indexes.
 func (ix *index) ociManifest(name string, depth int) (string, []string, error) {
 	var doc struct {
 		Manifests []descriptor `json:"manifests"`

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package cli is the stand-in's commands: what they accept, do, print and
-// return, as measured on the release it speaks as. Commands that a driver of
-// machines has no use for (run, serve, pack run, branch, checkpoint, …) are not
-// there and are refused as unknown.
+// Package cli implements the stand-in's commands. What they accept, do, print and
+// return matches observations of the emulated release. Commands that are not
+// needed to manage machines (run, serve, pack run, branch, checkpoint, …) are
+// missing and rejected as unknown.
 package cli
 
 import (
@@ -19,12 +19,12 @@ import (
 	"botbottle.dev/bottle-operator/hack/smolvm/internal/state"
 )
 
-// app is one call.
+// app is one invocation of the command line.
 type app struct {
 	rel    release.Release
 	store  *state.Store
 	faults *fault.Faults
-	home   string // $HOME as given, where the tests' switches are
+	home   string // $HOME; its .standin folder holds the tests' settings
 
 	stdin          *os.File
 	stdout, stderr io.Writer
@@ -35,7 +35,7 @@ type app struct {
 
 // Main runs one command line and returns its exit code.
 func Main(argv []string) int {
-	began := time.Now()
+	start := time.Now()
 	rel, err := release.Current()
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "Error: smolvm stand-in: %v\n", err)
@@ -47,11 +47,11 @@ func Main(argv []string) int {
 	}
 	err = a.run(argv)
 	code := finish(a.stderr, a.errorFormat, err)
-	logCall(a.home, argv, call{Began: began, Code: code})
+	logCall(a.home, argv, call{Start: start, Code: code})
 	return code
 }
 
-// globals are the options that every subcommand takes as well.
+// globals are the options that every subcommand also accepts.
 var globals = []cmdline.Flag{
 	{Name: "error-format", Value: "ERROR_FORMAT", Since: "1.29.0", Check: cmdline.OneOf("text", "json")},
 	{Name: "state-dir", Value: "PATH", Since: "1.32.2"},
@@ -88,8 +88,8 @@ func (a *app) run(argv []string) error {
 	return a.command(g, append(before, between...), rest)
 }
 
-// leadingGlobals takes the global options off the front and sets the error
-// format at once, because later refusals obey it.
+// leadingGlobals splits the global options off the front of argv. It sets the
+// error format immediately, because later errors use it.
 func (a *app) leadingGlobals(usage string, argv []string) (taken, rest []string, err error) {
 	n := 0
 	for n < len(argv) && strings.HasPrefix(argv[n], "--") && argv[n] != "--" {
@@ -121,7 +121,7 @@ func isGlobal(rel release.Release, name string) bool {
 	return false
 }
 
-// command finds the group's command, reads its flags and runs it.
+// command finds a command of the group, parses its flags and runs it.
 func (a *app) command(g *group, before, argv []string) error {
 	if len(argv) == 0 {
 		fmt.Fprintf(a.stderr, "%s\n\nUsage: %s\n", g.about, g.usage())
@@ -146,14 +146,14 @@ func (a *app) command(g *group, before, argv []string) error {
 		return err
 	}
 	if cmd.writes {
-		if err := a.maybeLocked(cmd.name, args); err != nil {
+		if err := a.injectLocked(cmd.name, args); err != nil {
 			return err
 		}
 	}
 	return cmd.run(a, args)
 }
 
-// prepare opens the world that the command works on.
+// prepare opens the store and reads the faults.
 func (a *app) prepare(args *cmdline.Args) error {
 	override := args.Get("state-dir")
 	if override == "" && a.rel.AtLeast("1.4.0") {
@@ -176,13 +176,14 @@ func (a *app) prepare(args *cmdline.Args) error {
 	return nil
 }
 
-// maybeLocked is the fault of releases that do not wait for their database.
-func (a *app) maybeLocked(command string, args *cmdline.Args) error {
-	hit, err := fault.Take(a.home, func(f *fault.Faults) *int { return &f.DatabaseLocked })
+// injectLocked returns an error if the test injected a locked database. Real
+// releases fail like this if they do not wait for their database.
+func (a *app) injectLocked(command string, args *cmdline.Args) error {
+	locked, err := fault.Take(a.home, func(f *fault.Faults) *int { return &f.DatabaseLocked })
 	if err != nil {
 		return fmt.Errorf("smolvm stand-in: %w", err)
 	}
-	if !hit {
+	if !locked {
 		return nil
 	}
 	name := args.Get("name")

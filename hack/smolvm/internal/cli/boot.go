@@ -19,10 +19,10 @@ import (
 	"botbottle.dev/bottle-operator/hack/smolvm/internal/wire"
 )
 
-// readyTimeout is how long a boot may take: no variable lengthens it.
+// readyTimeout is how long a boot may take. Like in smolvm, it is not configurable.
 const readyTimeout = 30 * time.Second
 
-// boot is one start under way.
+// boot is the state of one start.
 type boot struct {
 	*app
 	rec *machine.Record
@@ -34,9 +34,9 @@ type boot struct {
 	exited  chan *os.ProcessState
 }
 
-// up starts the VMM, waits until it answers and runs what the machine is to
-// run. On failure the caller kills what is left.
-func (b *boot) up() error {
+// bringUp starts the VMM, waits until it answers, and runs the machine's commands. If
+// it fails, the caller must call kill.
+func (b *boot) bringUp() error {
 	if err := b.makeDisks(b.rec); err != nil {
 		return agentError("start machine", "%w", err)
 	}
@@ -48,10 +48,10 @@ func (b *boot) up() error {
 		return err
 	}
 	env := append(b.guestEnv(), secrets...)
-	if err := b.initCommands(env); err != nil {
+	if err := b.runInitCommands(env); err != nil {
 		return err
 	}
-	return b.workload(env)
+	return b.startWorkload(env)
 }
 
 func (b *boot) guestEnv() []string {
@@ -62,7 +62,7 @@ func (b *boot) guestEnv() []string {
 	return env
 }
 
-func (b *boot) config() (string, error) {
+func (b *boot) writeConfig() (string, error) {
 	fails, err := b.bootFails()
 	if err != nil {
 		return "", fmt.Errorf("smolvm stand-in: %w", err)
@@ -81,13 +81,14 @@ func (b *boot) config() (string, error) {
 	return path, c.Write(path)
 }
 
-// spawn starts the VMM: this program again, in a process group and in mount
-// and pid namespaces of its own, and else where this command runs.
+// spawn starts the VMM. It is this program again, in its own process group and its
+// own mount, pid, UTS and IPC namespaces, but in this command's network namespace
+// and cgroup.
 func (b *boot) spawn() error {
 	for _, f := range []string{guest.SocketName, guest.StartupError, exitFile} {
 		_ = os.Remove(filepath.Join(b.dir, f))
 	}
-	path, err := b.config()
+	path, err := b.writeConfig()
 	if err != nil {
 		return err
 	}
@@ -123,16 +124,16 @@ func (b *boot) spawn() error {
 	return b.await(ready)
 }
 
-// await waits for the VMM's word that it answers. An interrupt ends the VMM;
-// any other signal ends this command alone and leaves the VMM behind.
+// await waits until the VMM signals that it is ready. On an interrupt the caller
+// kills the VMM. Any other signal ends only this command and leaves the VMM behind.
 func (b *boot) await(ready io.Reader) error {
 	interrupt := make(chan os.Signal, 1)
 	signal.Notify(interrupt, os.Interrupt)
 	defer signal.Stop(interrupt)
-	said := make(chan bool, 1)
+	result := make(chan bool, 1)
 	go func() {
 		n, _ := ready.Read(make([]byte, 1))
-		said <- n == 1
+		result <- n == 1
 	}()
 	limit := time.After(readyTimeout)
 	if b.faults.StartHang {
@@ -140,23 +141,23 @@ func (b *boot) await(ready io.Reader) error {
 	}
 	for {
 		select {
-		case ok := <-said:
+		case ok := <-result:
 			if ok {
 				_ = os.Remove(filepath.Join(b.dir, "boot-config.json"))
 				return nil
 			}
-			said = nil // it is ending: wait for how
+			result = nil // the VMM is exiting: wait for its exit status
 		case st := <-b.exited:
 			return b.bootError(st)
 		case <-interrupt:
-			return exitStatus(130) // the caller ends the VMM
+			return exitStatus(130) // the caller kills the VMM
 		case <-limit:
 			return agentError("start machine", "agent operation failed: wait for ready: agent did not become ready within 30 seconds: no boot progress for 30 seconds")
 		}
 	}
 }
 
-// bootError words the end of a VMM that never answered.
+// bootError records the exit of a VMM that never answered and returns the error.
 func (b *boot) bootError(st *os.ProcessState) error {
 	code := st.ExitCode()
 	b.writeExit(b.rec.Name, &machine.LastExit{Cause: "exited", ExitCode: &code, AtMillis: time.Now().UnixMilli(), PID: b.pid})
@@ -166,8 +167,8 @@ func (b *boot) bootError(st *os.ProcessState) error {
 			time.Now().UTC().Format("2006-01-02T15:04:05.000000Z"), code, b.pid)
 	}
 	text := ""
-	if why, err := os.ReadFile(filepath.Join(b.dir, guest.StartupError)); err == nil {
-		text = string(why)
+	if reason, err := os.ReadFile(filepath.Join(b.dir, guest.StartupError)); err == nil {
+		text = string(reason)
 	}
 	if !b.rel.AtLeast("1.4.0") {
 		if text == "" {
@@ -181,7 +182,7 @@ func (b *boot) bootError(st *os.ProcessState) error {
 	return agentError("start machine", "agent operation failed: monitor agent: boot process exited (code %d) before the agent was ready", code)
 }
 
-// kill ends a VMM that this command started.
+// kill kills the VMM that this command started, if there is one.
 func (b *boot) kill() {
 	if b.pid == 0 {
 		return
@@ -196,9 +197,9 @@ func (b *boot) kill() {
 	}
 }
 
-// initCommands run in the guest one after another: at every start of older
-// releases, at the first of newer ones.
-func (b *boot) initCommands(env []string) error {
+// runInitCommands runs the init commands in the guest, one after another. Some
+// releases run them at every start, others only at the first.
+func (b *boot) runInitCommands(env []string) error {
 	n := len(b.rec.Init)
 	if n == 0 {
 		return nil
@@ -221,9 +222,9 @@ func (b *boot) initCommands(env []string) error {
 	return nil
 }
 
-// workload starts what the machine is for. Nothing to run is no error: the
-// machine then only answers exec.
-func (b *boot) workload(env []string) error {
+// startWorkload starts the machine's main program. If there is none, the machine only
+// serves exec.
+func (b *boot) startWorkload(env []string) error {
 	argv := append(append([]string{}, b.rec.Entrypoint...), b.rec.Cmd...)
 	if len(argv) == 0 && b.rec.Image != "" && b.rel.AtLeast("1.9.0") {
 		argv = append(append([]string{}, b.img.Config.Entrypoint...), b.img.Config.Cmd...)
@@ -248,8 +249,8 @@ func (b *boot) workload(env []string) error {
 	return nil
 }
 
-// commit writes the running machine down, last of all.
-func (b *boot) commit() error {
+// recordRunning records that the machine is running. It is the last step of a start.
+func (b *boot) recordRunning() error {
 	return b.setState(b.rec.Name, func(r *machine.Record) {
 		r.State, r.PID, r.PIDStartTime, r.InitDone = machine.Running, b.pid, b.started, len(b.rec.Init) > 0
 	})

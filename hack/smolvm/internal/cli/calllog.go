@@ -13,21 +13,21 @@ import (
 // call is one line of the call log.
 type call struct {
 	Argv  []string  `json:"argv"`
-	Began time.Time `json:"time"`
+	Start time.Time `json:"time"`
 	MS    float64   `json:"ms"`
 	Code  int       `json:"exit_code"`
 }
 
-// logCall appends to $HOME/.standin/calls.jsonl, so that tests and benchmarks
-// can count calls, where $HOME/.standin/log-calls exists. Values of
-// environment variables are left out. A log that cannot be written is no
-// reason for the command to fail.
+// logCall appends the call to $HOME/.standin/calls.jsonl if
+// $HOME/.standin/log-calls exists, so that tests and benchmarks can count calls.
+// It omits the values of environment variables. It ignores errors, so that the
+// command does not fail because of its log.
 func logCall(home string, argv []string, c call) {
 	dir := filepath.Join(home, ".standin")
 	if _, err := os.Stat(filepath.Join(dir, "log-calls")); err != nil {
 		return
 	}
-	c.Argv, c.MS = withoutValues(argv), float64(time.Since(c.Began).Microseconds())/1000
+	c.Argv, c.MS = withoutValues(argv), float64(time.Since(c.Start).Microseconds())/1000
 	b, err := json.Marshal(c)
 	if err != nil {
 		return

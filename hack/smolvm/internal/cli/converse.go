@@ -16,17 +16,17 @@ import (
 	"botbottle.dev/bottle-operator/hack/smolvm/internal/wire"
 )
 
-// streams is where a conversation's data comes from and goes to; nil streams
-// are absent.
+// streams are the sources and destinations of a conversation's data. A nil stream
+// is absent.
 type streams struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
-	// control sees the connection before any data moves.
+	// control is called with the connection before any data is copied.
 	control func(*wire.Conn)
 }
 
-// converse sends one request to a machine's process and carries data until
-// the outcome.
+// converse sends a request to a machine's process, copies data, and returns the
+// outcome.
 func (a *app) converse(name string, r *wire.Request, s streams) (*wire.Outcome, error) {
 	raw, err := guest.Dial(a.store.Dir(name), pingTimeout)
 	if err != nil {
@@ -34,7 +34,7 @@ func (a *app) converse(name string, r *wire.Request, s streams) (*wire.Outcome, 
 	}
 	c := wire.New(raw)
 	defer func() { _ = c.Close() }()
-	if err := c.Ask(r); err != nil {
+	if err := c.SendRequest(r); err != nil {
 		return nil, agentError("connect", "%w", err)
 	}
 	if s.control != nil {
@@ -74,7 +74,8 @@ func receive(c *wire.Conn, s streams) (*wire.Outcome, error) {
 	}
 }
 
-// reachable is the machine that exec and cp can work on.
+// reachable returns the machine's record if exec and cp can use the machine, and
+// otherwise an error.
 func (a *app) reachable(name string) (*machine.Record, error) {
 	r, err := a.find(name)
 	if err != nil {
@@ -88,8 +89,8 @@ func (a *app) reachable(name string) (*machine.Record, error) {
 		}
 		return nil, agentError("connect", "machine '%[1]s' is not running. "+hint, name)
 	}
-	if fault.Hits(a.faults.Unreachable, name) {
-		// Written down, and not probed again until a start or a stop.
+	if fault.Matches(a.faults.Unreachable, name) {
+		// smolvm records this state and does not probe again until a start or stop.
 		if err := a.setState(name, func(r *machine.Record) { r.State = machine.Unreachable }); err != nil {
 			return nil, err
 		}
@@ -98,8 +99,8 @@ func (a *app) reachable(name string) (*machine.Record, error) {
 	return r, nil
 }
 
-// resolveSecrets reads secrets where they are referred to, now. A file's
-// newlines at its end do not count.
+// resolveSecrets reads the current values of secrets. It strips newlines from the
+// end of a file.
 func (a *app) resolveSecrets(refs map[string]machine.Secret) ([]string, error) {
 	var env []string
 	for name, s := range refs {
@@ -120,8 +121,8 @@ func (a *app) resolveSecrets(refs map[string]machine.Secret) ([]string, error) {
 	return env, nil
 }
 
-// secretFlags reads --secret-file and --secret-env, of create or of one exec.
-// What they refer to is not looked at.
+// secretFlags parses --secret-file and --secret-env of create or exec. It does
+// not check that the file or variable exists.
 func secretFlags(args *cmdline.Args) (map[string]machine.Secret, error) {
 	var refs map[string]machine.Secret
 	add := func(name string, s machine.Secret) {
@@ -131,7 +132,7 @@ func secretFlags(args *cmdline.Args) (map[string]machine.Secret, error) {
 		refs[name] = s
 	}
 	for _, kv := range args.All("secret-file") {
-		name, path, err := cutFlag("--secret-file", "empty secret name in '%s'", kv)
+		name, path, err := splitFlag("--secret-file", "empty secret name in '%s'", kv)
 		if err != nil {
 			return nil, err
 		}
@@ -141,7 +142,7 @@ func secretFlags(args *cmdline.Args) (map[string]machine.Secret, error) {
 		add(name, machine.Secret{FromFile: path})
 	}
 	for _, kv := range args.All("secret-env") {
-		name, from, err := cutFlag("--secret-env", "empty secret name in '%s'", kv)
+		name, from, err := splitFlag("--secret-env", "empty secret name in '%s'", kv)
 		if err != nil {
 			return nil, err
 		}
@@ -150,8 +151,8 @@ func secretFlags(args *cmdline.Args) (map[string]machine.Secret, error) {
 	return refs, nil
 }
 
-// cutFlag splits KEY=VALUE and words what is wrong with it.
-func cutFlag(flag, empty, kv string) (name, value string, err error) {
+// splitFlag splits KEY=VALUE. Its errors have smolvm's texts.
+func splitFlag(flag, empty, kv string) (name, value string, err error) {
 	name, value, ok := strings.Cut(kv, "=")
 	switch {
 	case !ok:

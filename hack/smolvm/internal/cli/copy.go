@@ -13,7 +13,7 @@ import (
 	"botbottle.dev/bottle-operator/hack/smolvm/internal/wire"
 )
 
-// copy is `cp`: one file, one side of which is NAME:PATH.
+// copy implements `cp`: it copies one file. One side must be NAME:PATH.
 func (a *app) copy(args *cmdline.Args) error {
 	src, dst := args.Positional[0], args.Positional[1]
 	if name, path, ok := strings.Cut(src, ":"); ok {
@@ -65,9 +65,9 @@ func (a *app) upload(src, name, path string, args *cmdline.Args) error {
 	return nil
 }
 
-// number is a whole-number flag's value, 0 without it.
+// number returns the value of a whole-number flag, or 0 if it was not given.
 func number(args *cmdline.Args, flag string) int {
-	n, _ := strconv.Atoi(args.Get(flag)) // checked when it was parsed
+	n, _ := strconv.Atoi(args.Get(flag)) // the parser has validated it
 	return n
 }
 

@@ -17,7 +17,7 @@ import (
 	"botbottle.dev/bottle-operator/hack/smolvm/internal/state"
 )
 
-// draft is a record in the making, from the Smolfile first, then the flags.
+// draft is a record under construction, from the Smolfile and then the flags.
 type draft struct {
 	*app
 	args *cmdline.Args
@@ -25,10 +25,10 @@ type draft struct {
 	rec  *machine.Record
 }
 
-// draftSteps run in the order in which smolvm finds faults.
+// draftSteps run in this order because smolvm reports errors in this order.
 var draftSteps = []func(*draft) error{
-	(*draft).loadSmolfile, (*draft).secrets, (*draft).labels, (*draft).resources, (*draft).health, (*draft).policy,
-	(*draft).volumes, (*draft).ports, (*draft).program, (*draft).image,
+	(*draft).loadSmolfile, (*draft).setSecrets, (*draft).setLabels, (*draft).setResources, (*draft).setHealth, (*draft).setPolicy,
+	(*draft).setVolumes, (*draft).setPorts, (*draft).setProgram, (*draft).setImage,
 }
 
 func (a *app) create(args *cmdline.Args) error {
@@ -67,7 +67,7 @@ func randomName() string {
 }
 
 func (d *draft) insert(all state.Records) error {
-	if _, there := all[d.rec.Name]; there {
+	if _, exists := all[d.rec.Name]; exists {
 		text := "machine '%s' already exists or is being created"
 		if !d.rel.AtLeast("1.4.0") {
 			text = "machine '%s' already exists"
@@ -104,15 +104,15 @@ func (d *draft) loadSmolfile() error {
 	return nil
 }
 
-func (d *draft) secrets() error {
+func (d *draft) setSecrets() error {
 	refs, err := secretFlags(d.args)
 	d.rec.SecretRefs = refs
 	return err
 }
 
-func (d *draft) labels() error {
+func (d *draft) setLabels() error {
 	for _, kv := range d.args.All("label") {
-		name, value, err := cutFlag("--label", "label key cannot be empty (in '%s')", kv)
+		name, value, err := splitFlag("--label", "label key cannot be empty (in '%s')", kv)
 		if err != nil {
 			return err
 		}
@@ -124,7 +124,7 @@ func (d *draft) labels() error {
 	return nil
 }
 
-func (d *draft) resources() error {
+func (d *draft) setResources() error {
 	cpus, memory := uint64(machine.DefaultCPUs), uint64(machine.DefaultMemoryMiB)
 	if d.file.CPUs != nil {
 		cpus = uint64(*d.file.CPUs)
@@ -132,7 +132,7 @@ func (d *draft) resources() error {
 	if d.file.Memory != nil {
 		memory = uint64(*d.file.Memory)
 	}
-	// Old releases cannot tell a flag with the default's value from none.
+	// Old releases treat a flag with the default value like a missing flag.
 	if n, ok := d.number("cpus"); ok && (n != machine.DefaultCPUs || d.rel.AtLeast("1.29.0")) {
 		cpus = n
 	}
@@ -169,7 +169,8 @@ func (d *draft) checkResources() error {
 	return nil
 }
 
-// number is a flag's value; its form was checked when it was parsed.
+// number returns a flag's value and whether it was given. The parser has already
+// checked its format.
 func (d *draft) number(flag string) (uint64, bool) {
 	if !d.args.Has(flag) {
 		return 0, false
@@ -178,9 +179,9 @@ func (d *draft) number(flag string) (uint64, bool) {
 	return n, err == nil
 }
 
-// policy settles network and allow-list. A list implies the network, even
-// against `net = false`.
-func (d *draft) policy() error {
+// setPolicy sets the network and the allow-list. An allow-list enables the network,
+// even if the Smolfile has `net = false`.
+func (d *draft) setPolicy() error {
 	for _, s := range d.file.Network.AllowCIDRs {
 		c, err := parseCIDR(s)
 		if err != nil {
@@ -189,10 +190,10 @@ func (d *draft) policy() error {
 		d.rec.AllowedCIDRs = append(d.rec.AllowedCIDRs, c)
 	}
 	if len(d.file.Network.AllowHosts) > 0 {
-		return configError("smolfile [network] allow_hosts", "the stand-in resolves no names")
+		return configError("smolfile [network] allow_hosts", "the stand-in does not resolve names")
 	}
 	for _, s := range d.args.All("allow-cidr") {
-		c, _ := parseCIDR(s) // checked when it was parsed
+		c, _ := parseCIDR(s) // the parser has validated it
 		d.rec.AllowedCIDRs = append(d.rec.AllowedCIDRs, c)
 	}
 	if d.args.Has("outbound-localhost-only") {
@@ -221,9 +222,9 @@ func (d *draft) checkBackend() error {
 	return nil
 }
 
-// orDev is [dev]'s list if there is one, else the top level's, and then what
-// the flags add.
-func (d *draft) orDev(top, dev []string, flag string) []string {
+// devOrTop returns the list in [dev] if it is not empty, and otherwise the top-level
+// list, followed by the values of the flag.
+func (d *draft) devOrTop(top, dev []string, flag string) []string {
 	if len(dev) > 0 {
 		top = dev
 	}

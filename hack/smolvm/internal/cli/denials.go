@@ -15,11 +15,11 @@ import (
 	"botbottle.dev/bottle-operator/hack/smolvm/internal/state"
 )
 
-// denialLog is where the VMM of the real one writes what it refused. This one
-// enforces nothing and never writes there; a test may.
+// denialLog is the file in which a real VMM logs the connections that it denied.
+// The stand-in enforces nothing and never writes it, but a test may.
 const denialLog = "egress-denials.log"
 
-// denial is one refused operation as `egress-events --json` shows it.
+// denial is a denied operation in the format of `egress-events --json`.
 type denial struct {
 	Timestamp string `json:"timestamp"`
 	Operation string `json:"operation"`
@@ -28,8 +28,8 @@ type denial struct {
 
 var denialForm = regexp.MustCompile(`egress policy denied (connect|sendto) (?:to )?(.*)$`)
 
-// egressEvents lists the newest denials, oldest first. An unknown machine is
-// no error.
+// egressEvents lists the most recent denials, oldest first. An unknown machine is
+// not an error.
 func (a *app) egressEvents(args *cmdline.Args) error {
 	limit := 200
 	if args.Has("limit") {
@@ -54,8 +54,8 @@ func (a *app) egressEvents(args *cmdline.Args) error {
 	return nil
 }
 
-// readDenials takes any line that tells of one, with the time in brackets at
-// its start if there is such a time.
+// readDenials parses the lines that report a denial. The timestamp is the text
+// after a "[" at the start of the line, if there is one.
 func readDenials(path string) ([]denial, error) {
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -13,11 +13,11 @@ import (
 	"botbottle.dev/bottle-operator/hack/smolvm/internal/machine"
 )
 
-// health stores checks and restart policy, which nothing acts on.
-func (d *draft) health() error {
+// setHealth stores the health checks and the restart policy, which have no effect.
+func (d *draft) setHealth() error {
 	if h := d.file.Health; h != nil {
 		d.rec.HealthCmd, d.rec.HealthRetries = h.Exec, h.Retries
-		d.rec.HealthInterval, d.rec.HealthTimeout, d.rec.HealthGrace = seconds(h.Interval), seconds(h.Timeout), seconds(h.StartupGrace)
+		d.rec.HealthInterval, d.rec.HealthTimeout, d.rec.HealthGrace = parseSeconds(h.Interval), parseSeconds(h.Timeout), parseSeconds(h.StartupGrace)
 	}
 	r := d.file.Restart
 	if r == nil {
@@ -36,8 +36,8 @@ func (d *draft) health() error {
 	return configError("smolfile [restart] policy", "invalid restart policy: %s", r.Policy)
 }
 
-// seconds reads "5", "5s", "5m" and "5h"; anything else counts as absent.
-func seconds(s *string) *int {
+// parseSeconds parses "5", "5s", "5m" and "5h". It returns nil for anything else.
+func parseSeconds(s *string) *int {
 	if s == nil || *s == "" {
 		return nil
 	}
@@ -58,8 +58,8 @@ func seconds(s *string) *int {
 	return &n
 }
 
-func (d *draft) volumes() error {
-	for _, v := range d.orDev(d.file.Volumes, d.file.Dev.Volumes, "volume") {
+func (d *draft) setVolumes() error {
+	for _, v := range d.devOrTop(d.file.Volumes, d.file.Dev.Volumes, "volume") {
 		m, err := d.parseVolume(v)
 		if err != nil {
 			return err
@@ -69,7 +69,7 @@ func (d *draft) volumes() error {
 	return nil
 }
 
-// protected folders of the host cannot be shown to a guest.
+// protected lists the host's folders that cannot be mounted in a guest.
 var protected = []string{"/", "/etc", "/usr", "/bin", "/sbin", "/lib", "/lib64", "/proc", "/sys", "/dev", "/run", "/boot", "/var/run"}
 
 func (d *draft) parseVolume(v string) (machine.Mount, error) {
@@ -87,7 +87,7 @@ func (d *draft) parseVolume(v string) (machine.Mount, error) {
 	}
 	m := machine.Mount{Source: rest[:colon], Target: rest[colon+1:], ReadOnly: readOnly}
 	if st, err := os.Stat(m.Source); err != nil || !st.IsDir() {
-		return m, badSource(m.Source, err)
+		return m, mountSourceError(m.Source, err)
 	}
 	if !strings.HasPrefix(m.Target, "/") {
 		return m, fmt.Errorf("mount operation failed: validate guest path: target path on guest should be an absolute directory: %s", m.Target)
@@ -106,17 +106,17 @@ func (d *draft) parseVolume(v string) (machine.Mount, error) {
 	return m, nil
 }
 
-func badSource(path string, err error) error {
+func mountSourceError(path string, err error) error {
 	if err != nil {
 		return fmt.Errorf("mount source not found: %s", path)
 	}
 	return fmt.Errorf("mount operation failed: validate host path: source path on host must be a directory (virtiofs limitation): %s", path)
 }
 
-// ports are stored and counted; the stand-in forwards none.
-func (d *draft) ports() error {
+// setPorts checks and stores the port mappings. The stand-in forwards none of them.
+func (d *draft) setPorts() error {
 	seen := map[string]bool{}
-	for _, p := range d.orDev(d.file.Ports, d.file.Dev.Ports, "port") {
+	for _, p := range d.devOrTop(d.file.Ports, d.file.Dev.Ports, "port") {
 		host, guest, err := parsePort(p)
 		if err != nil {
 			return configError("smolfile ports", "%w", err)
@@ -130,9 +130,9 @@ func (d *draft) ports() error {
 	return nil
 }
 
-// program is env, folder, user and what runs. Entries of a Smolfile are
-// trimmed whole; those of -e are not.
-func (d *draft) program() error {
+// setProgram sets the environment, folder, user and command. It trims the space
+// around entries from a Smolfile, but not around those from -e.
+func (d *draft) setProgram() error {
 	for _, kv := range slices.Concat(d.file.Env, d.file.Dev.Env) {
 		d.addEnv(strings.TrimSpace(kv))
 	}
@@ -148,7 +148,7 @@ func (d *draft) program() error {
 		d.rec.Workdir = d.args.Get("workdir")
 	}
 	d.rec.User = d.args.Get("user")
-	d.rec.Init = d.orDev(d.file.Init, d.file.Dev.Init, "init")
+	d.rec.Init = d.devOrTop(d.file.Init, d.file.Dev.Init, "init")
 	d.rec.Entrypoint, d.rec.Cmd = d.file.Entrypoint, d.file.Cmd
 	if len(d.args.Trailing) > 0 {
 		d.rec.Cmd = d.args.Trailing
@@ -156,8 +156,9 @@ func (d *draft) program() error {
 	return nil
 }
 
-// addEnv stores one entry. One without "=" is dropped without a word or,
-// from 0.8.1 on, taken from the caller's own environment if it is there.
+// addEnv stores an environment entry. For an entry without "=", releases from
+// 0.8.1 take the value from the caller's environment; if there is none, and in
+// older releases, the entry is silently dropped.
 func (d *draft) addEnv(kv string) {
 	name, value, ok := strings.Cut(kv, "=")
 	if name == "" {

@@ -12,13 +12,13 @@ import (
 	"botbottle.dev/bottle-operator/hack/smolvm/internal/cmdline"
 )
 
-// exitStatus ends the command with a code and without a word: what ran in
-// the guest has said all there is to say.
+// exitStatus ends the command with this exit code and without a message, because
+// the program in the guest has already printed everything.
 type exitStatus int
 
 func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 
-// unknownMachine is the error of a name that no record bears.
+// unknownMachine is the error for a machine without a record.
 type unknownMachine struct{ name string }
 
 func (e *unknownMachine) Error() string { return "vm not found: " + e.name }
@@ -38,7 +38,7 @@ func agentError(operation, format string, a ...any) error {
 	return fmt.Errorf("agent operation failed: "+operation+": "+format, a...)
 }
 
-// codes are the stable words of --error-format json, by how a message begins.
+// codes are the stable codes of --error-format json, by the prefix of the message.
 var codes = []struct{ prefix, code string }{
 	{"vm not found:", "NOT_FOUND"},
 	{"mount source not found:", "NOT_FOUND"},
@@ -49,8 +49,8 @@ var codes = []struct{ prefix, code string }{
 	{"", "SMOLVM_ERROR"},
 }
 
-// finish reports err and returns the exit code: 0, the guest's, 2 for a
-// refusal by the parser, which is plain text in either format, else 1.
+// finish prints err and returns the exit code: 0 for nil, the code of an
+// exitStatus, 2 for a usage error, which is plain text in either format, and else 1.
 func finish(stderr io.Writer, format string, err error) int {
 	var status exitStatus
 	var usage *cmdline.UsageError

@@ -19,8 +19,8 @@ import (
 	"botbottle.dev/bottle-operator/hack/smolvm/internal/wire"
 )
 
-// outputLimit is how much of each of stdout and stderr an exec without -i
-// brings back.
+// outputLimit is the number of bytes of stdout, and of stderr, that an exec without
+// -i returns.
 const outputLimit = 11_534_336
 
 func (a *app) exec(args *cmdline.Args) error {
@@ -45,15 +45,15 @@ func (a *app) exec(args *cmdline.Args) error {
 		if o.Error == "" {
 			fmt.Fprintln(a.stdout, o.PID)
 		}
-		return a.verdict(rec, o)
+		return a.outcomeError(rec, o)
 	case args.Has("interactive") || args.Has("tty"):
-		return a.execThrough(rec, r)
+		return a.execUnlimited(rec, r)
 	}
 	return a.execLimited(rec, r, args)
 }
 
-// execRequest gathers the environment: the image's, the machine's, the
-// flags', and secrets last.
+// execRequest builds the request for an exec. The environment consists of the
+// image's, the machine's and the flags' variables, followed by secrets.
 func (a *app) execRequest(rec *machine.Record, args *cmdline.Args) (*wire.Request, error) {
 	img, err := a.openImage(rec)
 	if err != nil {
@@ -85,7 +85,7 @@ func (a *app) execRequest(rec *machine.Record, args *cmdline.Args) (*wire.Reques
 	r.Workdir = firstOf(args.Get("workdir"), rec.Workdir, img.Config.WorkingDir)
 	r.User = firstOf(args.Get("user"), rec.User, img.Config.User)
 	if args.Has("timeout") {
-		limit, _ := parseDuration(args.Get("timeout")) // checked when it was parsed
+		limit, _ := parseDuration(args.Get("timeout")) // the parser has validated it
 		r.TimeoutMS = limit.Milliseconds()
 	}
 	return r, nil
@@ -100,8 +100,8 @@ func firstOf(words ...string) string {
 	return ""
 }
 
-// execThrough passes data as it comes, without limit.
-func (a *app) execThrough(rec *machine.Record, r *wire.Request) error {
+// execUnlimited copies stdin and the output while the command runs, without a limit.
+func (a *app) execUnlimited(rec *machine.Record, r *wire.Request) error {
 	s := streams{stdout: a.stdout, stderr: a.stderr}
 	if r.Stdin {
 		s.stdin = a.stdin
@@ -114,10 +114,11 @@ func (a *app) execThrough(rec *machine.Record, r *wire.Request) error {
 	if err != nil {
 		return err
 	}
-	return a.verdict(rec, o)
+	return a.outcomeError(rec, o)
 }
 
-// terminal hands the size of ours on and, if we have one, makes it raw.
+// terminal prepares an exec with a terminal. If stdin is a terminal, it passes the
+// size on and switches stdin to raw mode; the caller must call restore.
 func (a *app) terminal(r *wire.Request, s *streams) (restore func()) {
 	fd := int(a.stdin.Fd())
 	old, err := unix.IoctlGetTermios(fd, unix.TCGETS)
@@ -137,6 +138,7 @@ func (a *app) terminal(r *wire.Request, s *streams) (restore func()) {
 	return func() { _ = unix.IoctlSetTermios(fd, unix.TCSETS, old) }
 }
 
+// followSize sends each change of the terminal's size to the guest.
 func followSize(fd int, c *wire.Conn) {
 	changed := make(chan os.Signal, 1)
 	signal.Notify(changed, syscall.SIGWINCH)
@@ -150,22 +152,23 @@ func followSize(fd int, c *wire.Conn) {
 	}()
 }
 
-// execLimited brings back what fits. Beyond that a container's output is cut
-// without a word, a bare machine's is an error, and a stream's is an error
-// after what fits.
+// execLimited returns output up to outputLimit. Longer output of a machine with an
+// image is silently truncated. For a machine without an image, longer output is an
+// error and nothing is printed. With --stream it is an error after the first
+// outputLimit bytes were printed.
 func (a *app) execLimited(rec *machine.Record, r *wire.Request, args *cmdline.Args) error {
 	var out, errs bytes.Buffer
-	cut := &limit{}
-	s := streams{stdout: cut.of(&out), stderr: cut.of(&errs)}
+	l := &limit{}
+	s := streams{stdout: l.writer(&out), stderr: l.writer(&errs)}
 	if args.Has("stream") {
-		s = streams{stdout: cut.of(a.stdout), stderr: cut.of(a.stderr)}
+		s = streams{stdout: l.writer(a.stdout), stderr: l.writer(a.stderr)}
 	}
 	o, err := a.converse(rec.Name, r, s)
 	if err != nil {
 		return err
 	}
 	bare := rec.Image == ""
-	if cut.reached && (bare || args.Has("stream")) {
+	if l.exceeded && (bare || args.Has("stream")) {
 		return agentError("exec", "agent error: command output exceeded %d bytes", outputLimit)
 	}
 	if _, err := a.stdout.Write(out.Bytes()); err != nil {
@@ -174,25 +177,26 @@ func (a *app) execLimited(rec *machine.Record, r *wire.Request, args *cmdline.Ar
 	if _, err := a.stderr.Write(errs.Bytes()); err != nil {
 		return err
 	}
-	return a.verdict(rec, o)
+	return a.outcomeError(rec, o)
 }
 
-// limit passes so many bytes of each stream and swallows the rest.
-type limit struct{ reached bool }
+// limit records whether any of its writers got more than outputLimit bytes.
+type limit struct{ exceeded bool }
 
-func (l *limit) of(w io.Writer) io.Writer { return &limited{l, w, outputLimit} }
+// writer returns a writer that passes outputLimit bytes to w and discards the rest.
+func (l *limit) writer(w io.Writer) io.Writer { return &limitedWriter{l, w, outputLimit} }
 
-type limited struct {
+type limitedWriter struct {
 	*limit
 	to   io.Writer
 	left int
 }
 
-func (l *limited) Write(b []byte) (int, error) {
+func (l *limitedWriter) Write(b []byte) (int, error) {
 	n := min(len(b), l.left)
 	l.left -= n
 	if n < len(b) {
-		l.reached = true
+		l.exceeded = true
 	}
 	if _, err := l.to.Write(b[:n]); err != nil {
 		return 0, err
@@ -200,8 +204,8 @@ func (l *limited) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// verdict turns an outcome into the command's own.
-func (a *app) verdict(rec *machine.Record, o *wire.Outcome) error {
+// outcomeError returns the error, and so the exit code, for the outcome of an exec.
+func (a *app) outcomeError(rec *machine.Record, o *wire.Outcome) error {
 	switch {
 	case o.NotFound && rec.Image != "":
 		fmt.Fprintln(a.stderr, strings.TrimPrefix(o.Error, "failed to spawn command: "))

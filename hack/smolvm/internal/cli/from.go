@@ -14,23 +14,23 @@ import (
 	"botbottle.dev/bottle-operator/hack/smolvm/internal/pack"
 )
 
-// packedFile is where a machine's folder has what its pack held.
+// packedFile is the image of a machine's pack, below the machine's folder.
 const packedFile = "pack/image.tar"
 
-// fromSteps are draftSteps for a pack. No release looks at secrets then.
+// fromSteps are like draftSteps, but for a pack. No release uses secrets there.
 var fromSteps = []func(*draft) error{
-	(*draft).labels, (*draft).resources, (*draft).fromPolicy, (*draft).checkName, (*draft).volumes,
+	(*draft).setLabels, (*draft).setResources, (*draft).setPackPolicy, (*draft).checkName, (*draft).setVolumes,
 }
 
-// createFrom makes a machine of a pack: what the pack says, and then what the
-// flags add. Secrets are dropped by every release, the policy before 1.8.0,
-// neither with a word.
+// createFrom creates a machine from a pack. It applies first the pack's settings
+// and then the flags. Every release silently drops secrets here, and releases
+// before 1.8.0 also drop the policy.
 func (d *draft) createFrom(path string) error {
 	m, err := d.readPack(path)
 	if err != nil {
 		return err
 	}
-	// What is in a pack counts as a Smolfile's sizes do.
+	// The pack's sizes have the same precedence as those in a Smolfile.
 	d.file.CPUs, d.file.Memory = &m.CPUs, &m.MemoryMiB
 	d.rec.Network = m.Network
 	for _, step := range fromSteps {
@@ -51,7 +51,7 @@ func (d *draft) createFrom(path string) error {
 	}
 	d.rec.Init = d.args.All("init")
 	for _, p := range d.args.All("port") {
-		host, guest, _ := parsePort(p) // checked when it was parsed
+		host, guest, _ := parsePort(p) // the parser has validated it
 		d.rec.Ports = append(d.rec.Ports, host+":"+guest)
 	}
 	if err := d.store.Change(d.insert); err != nil {
@@ -73,7 +73,8 @@ func canonical(path string) (string, error) {
 	return filepath.Abs(real)
 }
 
-// readPack refuses what is no pack in the words of the release.
+// readPack returns the pack's manifest. For an invalid pack it returns the
+// release's error text.
 func (a *app) readPack(path string) (pack.Manifest, error) {
 	st, err := os.Stat(path)
 	if err != nil {
@@ -104,10 +105,11 @@ func (d *draft) checkName() error {
 	return nil
 }
 
-// fromPolicy is policy without a Smolfile. A resolver implies no network here.
-func (d *draft) fromPolicy() error {
+// setPackPolicy is like setPolicy, but without a Smolfile. Here a DNS server does not
+// imply a network.
+func (d *draft) setPackPolicy() error {
 	network := d.rec.Network || d.args.Has("net")
-	if err := d.policy(); err != nil {
+	if err := d.setPolicy(); err != nil {
 		return err
 	}
 	if !d.rel.AtLeast("1.8.0") {
@@ -117,7 +119,7 @@ func (d *draft) fromPolicy() error {
 	return nil
 }
 
-// unpack puts what the pack holds into the machine's folder.
+// unpack copies the pack's image into the machine's folder.
 func (d *draft) unpack(path string) (err error) {
 	to := filepath.Join(d.store.Dir(d.rec.Name), packedFile)
 	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
@@ -132,7 +134,7 @@ func (d *draft) unpack(path string) (err error) {
 	return err
 }
 
-// openPacked is openImage for a machine that was made of a pack.
+// openPacked is openImage for a machine that was made from a pack.
 func (a *app) openPacked(r *machine.Record) (*archive.Image, error) {
 	if _, err := os.Stat(r.Source); err != nil && !a.rel.AtLeast("1.0.0") {
 		return nil, agentError("start machine", "source .smolmachine not found: %s\nThe file may have been moved or deleted.", r.Source)

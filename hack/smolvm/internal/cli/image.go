@@ -18,9 +18,9 @@ import (
 	"botbottle.dev/bottle-operator/hack/smolvm/internal/state"
 )
 
-// image settles --image or the Smolfile's. A local archive is hashed and kept
-// by content now; what is in it is looked at by the first start.
-func (d *draft) image() error {
+// setImage sets the machine's image from --image or the Smolfile. It hashes a local
+// archive and adds it to the cache. The first start reads the archive's content.
+func (d *draft) setImage() error {
 	ref := d.args.Get("image")
 	if ref == "" && d.file.Image != nil {
 		ref = *d.file.Image
@@ -29,7 +29,7 @@ func (d *draft) image() error {
 	if ref == "" || !d.rel.AtLeast("1.1.0") {
 		return nil
 	}
-	if !local(ref) {
+	if !isLocal(ref) {
 		return d.checkPull(ref)
 	}
 	st, err := os.Stat(ref)
@@ -45,7 +45,7 @@ func (d *draft) image() error {
 	if st.Size() > limit {
 		return configError("--image", "image archive is %d bytes, over the %d-byte limit. Raise it with --max-image-size", st.Size(), int64(limit))
 	}
-	sum, err := keepArchive(d.store, ref)
+	sum, err := cacheArchive(d.store, ref)
 	if err != nil {
 		return configError("--image", "cannot read archive %s: %w", ref, state.Rust(withoutPath(err)))
 	}
@@ -53,8 +53,8 @@ func (d *draft) image() error {
 	return nil
 }
 
-// checkPull refuses, in the releases that do, an image that the guest itself
-// would have to fetch without a network.
+// checkPull rejects an image that the guest would have to pull without a network,
+// in the releases that check this.
 func (d *draft) checkPull(ref string) error {
 	if d.rec.Network || len(d.rec.Ports) > 0 || !d.rel.AtLeast("1.7.3") || d.rel.AtLeast("1.26.1") {
 		return nil
@@ -64,8 +64,8 @@ func (d *draft) checkPull(ref string) error {
 		"To keep the machine network-isolated, supply the image locally instead: `docker save %[1]s | smolvm machine create --image - ...`", ref)
 }
 
-// local tells archives and folders from registry references.
-func local(ref string) bool {
+// isLocal reports whether ref is an archive or a folder, not a registry reference.
+func isLocal(ref string) bool {
 	for _, p := range []string{"/", "./", "../"} {
 		if strings.HasPrefix(ref, p) {
 			return true
@@ -79,7 +79,7 @@ func local(ref string) bool {
 	return false
 }
 
-// withoutPath drops the path that package os puts before a system error.
+// withoutPath removes the path that package os puts before a system error.
 func withoutPath(err error) error {
 	var p *fs.PathError
 	if errors.As(err, &p) {
@@ -88,10 +88,10 @@ func withoutPath(err error) error {
 	return err
 }
 
-// keepArchive hashes the file and makes it …/<hash>/archive.tar: a hard link
-// where it can be, mode and all, else a copy. What is there stays, even if
-// its content has changed since.
-func keepArchive(s *state.Store, path string) (string, error) {
+// cacheArchive hashes the file, adds it to the cache as …/<hash>/archive.tar and
+// returns the hash. The cached file is a hard link, with the same mode, or a copy
+// if linking fails. An existing file stays, even if its content has changed since.
+func cacheArchive(s *state.Store, path string) (string, error) {
 	real, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return "", err
@@ -107,17 +107,17 @@ func keepArchive(s *state.Store, path string) (string, error) {
 	}
 	sum := hex.EncodeToString(h.Sum(nil))
 	dir := filepath.Join(s.Archives(), sum)
-	kept := filepath.Join(dir, "archive.tar")
-	if _, err := os.Stat(kept); err == nil {
+	cached := filepath.Join(dir, "archive.tar")
+	if _, err := os.Stat(cached); err == nil {
 		return sum, nil
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
-	if err := os.Link(real, kept); err == nil || errors.Is(err, fs.ErrExist) {
+	if err := os.Link(real, cached); err == nil || errors.Is(err, fs.ErrExist) {
 		return sum, nil
 	}
-	return sum, copyTo(f, kept)
+	return sum, copyTo(f, cached)
 }
 
 func copyTo(f *os.File, path string) error {
@@ -139,15 +139,15 @@ func copyTo(f *os.File, path string) error {
 	return os.Rename(tmp.Name(), path)
 }
 
-// openImage is the root filesystem of a machine and how its image wants to
-// be run.
+// openImage returns the root file system of a machine and its image's
+// configuration.
 func (a *app) openImage(r *machine.Record) (*archive.Image, error) {
 	if r.Source != "" {
 		return a.openPacked(r)
 	}
 	if sum, ok := strings.CutPrefix(r.Image, "local:"); ok {
-		kept := filepath.Join(a.store.Archives(), sum, "archive.tar")
-		img, err := archive.Unpack(kept, filepath.Join(a.store.Layers(), sum))
+		cached := filepath.Join(a.store.Archives(), sum, "archive.tar")
+		img, err := archive.Unpack(cached, filepath.Join(a.store.Layers(), sum))
 		if err != nil {
 			return nil, agentError("start machine", "import image: %w", err)
 		}
@@ -157,7 +157,7 @@ func (a *app) openImage(r *machine.Record) (*archive.Image, error) {
 		return &archive.Image{Rootfs: dir}, nil
 	}
 	if r.Image != "" {
-		return nil, agentError("pull image", "agent error: pull %s: the stand-in reaches no registry", r.Image)
+		return nil, agentError("pull image", "agent error: pull %s: the stand-in cannot pull from a registry", r.Image)
 	}
 	root, err := archive.Bare(a.store.Layers())
 	if err != nil {

@@ -13,10 +13,10 @@ import (
 	"botbottle.dev/bottle-operator/hack/smolvm/internal/machine"
 )
 
-// list is `ls`.
+// list implements `ls`.
 func (a *app) list(args *cmdline.Args) error {
 	time.Sleep(time.Duration(a.faults.SlowListMS) * time.Millisecond)
-	recs, err := a.everyMachine()
+	recs, err := a.allMachines()
 	if err != nil {
 		return err
 	}
@@ -44,8 +44,9 @@ func (a *app) list(args *cmdline.Args) error {
 	return nil
 }
 
-// everyMachine is in the order of the release: by chance up to 1.17.
-func (a *app) everyMachine() ([]*machine.Record, error) {
+// allMachines returns the records of all machines in the order that the release
+// lists them: random up to 1.17, then by name.
+func (a *app) allMachines() ([]*machine.Record, error) {
 	all, err := a.store.Load()
 	if err != nil {
 		return nil, err
@@ -64,21 +65,21 @@ func (a *app) everyMachine() ([]*machine.Record, error) {
 	return recs, nil
 }
 
-// view is the JSON object with what the faults add to it.
+// view returns the machine's JSON object, modified by the injected faults.
 func (a *app) view(r *machine.Record) map[string]any {
 	v := r.View(a.rel)
-	if fault.Hits(a.faults.UnknownState, r.Name) {
+	if fault.Matches(a.faults.UnknownState, r.Name) {
 		v["state"] = "hibernating"
 	}
 	if a.faults.JSONExtraKeys {
-		v["zz_future"] = map[string]any{"nested": []int{1, 2}, "note": "a key of a release to come"}
+		v["zz_future"] = map[string]any{"nested": []int{1, 2}, "note": "a key of a future release"}
 		v["attestation"] = nil
 	}
 	return v
 }
 
 func (a *app) printJSON(v any) error {
-	s, err := machine.Shown(v)
+	s, err := machine.FormatJSON(v)
 	if err != nil {
 		return err
 	}
@@ -101,7 +102,7 @@ func (a *app) table(recs []*machine.Record, args *cmdline.Args) {
 	}
 	rule := len(head)
 	if !branched {
-		rule += 4 // as wide as they print it
+		rule += 4 // these releases print a wider rule
 	}
 	fmt.Fprintf(a.stdout, "%s\n%s\n", head, strings.Repeat("-", rule))
 	for _, r := range recs {
@@ -124,8 +125,8 @@ func orDefault(n *uint64, d uint64) uint64 {
 	return *n
 }
 
-// details shows what `ls --verbose` does: the environment in clear, the
-// policy not at all.
+// details prints what `ls --verbose` adds. Like smolvm it prints the environment
+// in clear text and does not print the policy.
 func (a *app) details(r *machine.Record) {
 	for _, m := range r.Mounts {
 		mode := ""
@@ -171,14 +172,14 @@ func (a *app) status(args *cmdline.Args) error {
 		if !isNotFound(err) {
 			return err
 		}
-		a.leaveTrace(name)
+		a.leaveFolder(name)
 		if name == "default" && !args.Has("name") {
 			fmt.Fprintln(a.stdout, "Machine 'default': not running")
 			return nil
 		}
 		return err
 	}
-	a.leaveTrace(name)
+	a.leaveFolder(name)
 	a.resolve(r)
 	switch {
 	case r.State == machine.Running:

@@ -29,7 +29,7 @@ func (a *app) dataDir(args *cmdline.Args) error {
 	return nil
 }
 
-// logs prints what the workload wrote, of stopped machines too.
+// logs prints the workload's output, even if the machine is stopped.
 func (a *app) logs(args *cmdline.Args) error {
 	name := target(args)
 	if _, err := a.find(name); err != nil {
@@ -76,8 +76,8 @@ func (a *app) tail(f *os.File, n int) error {
 	return err
 }
 
-// update changes a stopped machine's network and size. --no-net drops the
-// allow-list for good; a later --net then allows everything.
+// update changes the network and size of a stopped machine. --no-net deletes the
+// allow-list permanently, so that a later --net allows everything.
 func (a *app) update(args *cmdline.Args) error {
 	name := target(args)
 	var changes []string

@@ -15,9 +15,8 @@ import (
 	"botbottle.dev/bottle-operator/hack/smolvm/internal/state"
 )
 
-// packCreate makes a pack of an image's archive, which releases before 1.32.2
-// do not. No machine is booted for it; where none could be it fails all the
-// same.
+// packCreate makes a pack from an image's archive, which releases before 1.32.2
+// cannot do. It boots no machine, but like smolvm it fails if none could boot.
 func (a *app) packCreate(args *cmdline.Args) error {
 	image, output := args.Get("image"), args.Get("output")
 	const usage = "smolvm pack create --output <PATH> --image <IMAGE>"
@@ -36,8 +35,8 @@ func (a *app) packCreate(args *cmdline.Args) error {
 	if err := a.preflight(); err != nil {
 		return err
 	}
-	if !local(image) || !a.rel.AtLeast("1.32.2") {
-		return agentError("pull image", "agent error: pull %s: the stand-in reaches no registry", image)
+	if !isLocal(image) || !a.rel.AtLeast("1.32.2") {
+		return agentError("pull image", "agent error: pull %s: the stand-in cannot pull from a registry", image)
 	}
 	c, err := archiveConfig(image)
 	if err != nil {
@@ -53,7 +52,7 @@ func (a *app) packCreate(args *cmdline.Args) error {
 	if args.Has("mem") {
 		m.MemoryMiB = uint32(number(args, "mem"))
 	}
-	const program = "#!/bin/sh\necho 'a pack of the smolvm stand-in does not run by itself' >&2\nexit 1\n"
+	const program = "#!/bin/sh\necho 'packs of the smolvm stand-in cannot be run directly' >&2\nexit 1\n"
 	if err := os.WriteFile(output, []byte(program), 0o755); err != nil {
 		return agentError("pack", "%w", state.Rust(withoutPath(err)))
 	}
@@ -64,9 +63,10 @@ func (a *app) packCreate(args *cmdline.Args) error {
 	return nil
 }
 
-// checkPackable is what a release says of an image before it boots anything.
+// checkPackable returns the release's error for an image that it rejects before
+// booting anything.
 func (a *app) checkPackable(image string) error {
-	if !local(image) {
+	if !isLocal(image) {
 		return nil
 	}
 	switch _, err := os.Stat(image); {
@@ -80,14 +80,15 @@ func (a *app) checkPackable(image string) error {
 	return nil
 }
 
-// packMachine packs no machine; of one that is not there it says so.
+// packMachine always fails: the stand-in cannot pack machines. For an unknown
+// machine it returns smolvm's error.
 func (a *app) packMachine(name string) error {
 	if _, err := a.find(name); isNotFound(err) {
 		return agentError("pack from VM", "VM '%s' not found", name)
 	} else if err != nil {
 		return err
 	}
-	return errors.New("smolvm stand-in: packs no machines")
+	return errors.New("smolvm stand-in: cannot pack machines")
 }
 
 func archiveConfig(image string) (archive.Config, error) {

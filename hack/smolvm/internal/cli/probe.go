@@ -23,8 +23,8 @@ import (
 // pingTimeout is how long a machine's process may take to answer.
 const pingTimeout = 3 * time.Second
 
-// startTime is the process's, in clock ticks since boot; 0 = no such process.
-// A zombie has one.
+// startTime returns the start time of a process in clock ticks since boot, or 0 if
+// there is no such process. A zombie has a start time.
 func startTime(pid int) uint64 {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -39,15 +39,15 @@ func startTime(pid int) uint64 {
 	return n
 }
 
-// alive is smolvm's own test: the pid takes signals and is the process that
-// was started. An unreaped zombie passes.
+// alive reports whether the process exists, with the same check as smolvm: the pid
+// accepts signals and has the recorded start time. An unreaped zombie is alive.
 func alive(pid int, started uint64) bool {
 	return pid > 0 && !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) && startTime(pid) == started
 }
 
 // ping reports whether the machine's process answers.
 func (a *app) ping(name string) bool {
-	if fault.Hits(a.faults.Unreachable, name) {
+	if fault.Matches(a.faults.Unreachable, name) {
 		return false
 	}
 	c, err := guest.Dial(a.store.Dir(name), pingTimeout)
@@ -59,22 +59,21 @@ func (a *app) ping(name string) bool {
 		return false
 	}
 	w := wire.New(c)
-	if err := w.Ask(&wire.Request{Op: wire.Ping}); err != nil {
+	if err := w.SendRequest(&wire.Request{Op: wire.Ping}); err != nil {
 		return false
 	}
 	kind, _, err := w.Read()
 	return err == nil && kind == wire.End
 }
 
-// resolve brings what the record says of the machine's state up to date with
-// the world. The record in the database is not changed: the pid of a dead
-// machine stays.
+// resolve updates r with the machine's actual state. It does not change the record
+// in the database: the pid of a dead machine stays there.
 func (a *app) resolve(r *machine.Record) {
 	if r.State == machine.Running {
 		switch {
 		case !alive(r.PID, r.PIDStartTime):
 			r.State = machine.Stopped
-			a.noteDeath(r)
+			a.recordDeath(r)
 		case !a.ping(r.Name):
 			r.State = machine.Unreachable
 		}
@@ -86,7 +85,7 @@ func (a *app) resolve(r *machine.Record) {
 
 const exitFile = "vmm-exit.json"
 
-// lastExit is what is known of the last VMM's end, nil if nothing.
+// lastExit returns how the last VMM ended, or nil if that is not known.
 func (a *app) lastExit(name string) *machine.LastExit {
 	b, err := os.ReadFile(filepath.Join(a.store.Dir(name), exitFile))
 	if err != nil {
@@ -107,9 +106,9 @@ func (a *app) writeExit(name string, e *machine.LastExit) {
 	_ = os.WriteFile(filepath.Join(a.store.Dir(name), exitFile), b, 0o644)
 }
 
-// noteDeath records the end of a VMM that nobody waited for. Nothing but
-// SIGKILL ends one without its own doing.
-func (a *app) noteDeath(r *machine.Record) {
+// recordDeath records the end of a VMM that no command waited for. It assumes
+// SIGKILL, because nothing else ends a VMM that was not told to exit.
+func (a *app) recordDeath(r *machine.Record) {
 	if e := a.lastExit(r.Name); e != nil && e.PID == r.PID {
 		return
 	}
@@ -117,7 +116,7 @@ func (a *app) noteDeath(r *machine.Record) {
 	a.writeExit(r.Name, &machine.LastExit{Cause: "killed", Signal: &sig, AtMillis: time.Now().UnixMilli(), PID: r.PID})
 }
 
-// find loads one record.
+// find returns a machine's record, or a not-found error.
 func (a *app) find(name string) (*machine.Record, error) {
 	all, err := a.store.Load()
 	if err != nil {
@@ -130,8 +129,8 @@ func (a *app) find(name string) (*machine.Record, error) {
 	return r, nil
 }
 
-// setState writes a machine's state. A machine deleted meanwhile stays
-// deleted.
+// setState edits a machine's record in the database. A machine that was deleted
+// meanwhile stays deleted.
 func (a *app) setState(name string, edit func(*machine.Record)) error {
 	return a.store.Change(func(all state.Records) error {
 		if r, ok := all[name]; ok {
@@ -141,7 +140,8 @@ func (a *app) setState(name string, edit func(*machine.Record)) error {
 	})
 }
 
-// pidFile reads agent.pid: pid and start time, one a line.
+// pidFile reads agent.pid: the pid and the start time, each on its own line. It
+// returns zeros if there is no valid file.
 func (a *app) pidFile(name string) (pid int, started uint64) {
 	b, err := os.ReadFile(filepath.Join(a.store.Dir(name), "agent.pid"))
 	if err != nil {

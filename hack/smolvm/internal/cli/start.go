@@ -21,7 +21,7 @@ import (
 
 const notice = "smolvm STAND-IN (test equipment): this machine is a plain process; it isolates NOTHING and enforces no egress policy"
 
-// target is the machine that a command is about.
+// target returns the name of the machine that a command works on.
 func target(args *cmdline.Args) string {
 	switch {
 	case len(args.Positional) > 0:
@@ -50,7 +50,7 @@ func (a *app) start(args *cmdline.Args) error {
 		return agentError("start machine", "agent operation failed: start agent: another process is already starting or running this VM")
 	}
 	defer unlock()
-	if done, err := a.alreadyUp(rec); done || err != nil {
+	if done, err := a.alreadyRunning(rec); done || err != nil {
 		return err
 	}
 	fmt.Fprintf(a.stderr, "Starting machine '%s'%s...\n%s\n", name, mountsText(rec), notice)
@@ -62,14 +62,14 @@ func (a *app) start(args *cmdline.Args) error {
 		return err
 	}
 	b := &boot{app: a, rec: rec, img: img, dir: dir}
-	if err := b.up(); err != nil {
+	if err := b.bringUp(); err != nil {
 		b.kill()
 		return err
 	}
 	if a.faults.StartKilledLeavesVMM {
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	}
-	if err := b.commit(); err != nil {
+	if err := b.recordRunning(); err != nil {
 		return err
 	}
 	fmt.Fprintf(a.stdout, "Machine '%s' running (PID: %d)\n", name, b.pid)
@@ -90,25 +90,26 @@ func mountsText(r *machine.Record) string {
 	return s
 }
 
-// createDefault is what `start` without a name does when there is none.
+// createDefault creates the machine "default", as `start` without a name does if
+// it does not exist.
 func (a *app) createDefault() (*machine.Record, error) {
 	r := &machine.Record{
 		Name: "default", State: machine.Created, CreatedAt: time.Now().Unix(), RestartPolicy: "never",
 		CPUs: machine.DefaultCPUs, MemoryMiB: machine.DefaultMemoryMiB, Env: [][2]string{}, Mounts: []machine.Mount{}, Ports: []string{},
 	}
 	return r, a.store.Change(func(all state.Records) error {
-		if _, there := all[r.Name]; !there {
+		if _, exists := all[r.Name]; !exists {
 			all[r.Name] = r
 		}
 		return nil
 	})
 }
 
-// alreadyUp settles what is left of an earlier run: a machine that answers is
-// done, one that does not is ended. A VMM that the record knows nothing of,
-// because its start was killed, is ended too; releases before 1.5.0 take it
-// over instead.
-func (a *app) alreadyUp(r *machine.Record) (bool, error) {
+// alreadyRunning checks for a VMM from an earlier start. It reports true if the
+// machine is running and answers, so that start is done. It kills a VMM that does
+// not answer, and also one that the record does not know because its start was
+// killed. Releases before 1.5.0 take such a VMM over instead, if it answers.
+func (a *app) alreadyRunning(r *machine.Record) (bool, error) {
 	pid, started := r.PID, r.PIDStartTime
 	known := r.State == machine.Running || r.State == machine.Unreachable
 	if !known {
@@ -131,7 +132,8 @@ func (a *app) alreadyUp(r *machine.Record) (bool, error) {
 	return false, a.endProcess(r.Name, pid, started)
 }
 
-// preflight looks for what a real start needs of its host.
+// preflight checks that the host has what a real start needs. It also waits if
+// the test injected a slow start.
 func (a *app) preflight() error {
 	if a.faults.NoKVM {
 		return agentError("start machine", "kvm not available: KVM not available. Ensure KVM kernel module is loaded.\nTry: sudo modprobe kvm && sudo modprobe kvm_intel  # (or kvm_amd)")
@@ -154,15 +156,14 @@ func (a *app) preflight() error {
 		return agentError("start machine", "agent operation failed: monitor agent: %s: %w (boot process exited (code 1) before the agent was ready)", rootfs, err)
 	}
 	if os.Geteuid() != 0 {
-		return fmt.Errorf("smolvm stand-in: needs root to start a machine")
+		return fmt.Errorf("smolvm stand-in: starting a machine requires root")
 	}
 	time.Sleep(time.Duration(a.faults.SlowStartMS) * time.Millisecond)
 	return nil
 }
 
-// checkReadable fails where a real VMM, which runs as a user of its own,
-// could not read path: a file closed to others, or a folder above it that
-// others cannot pass.
+// checkReadable fails if a real VMM, which runs as a separate user, could not read
+// path: if others may not read it, or may not enter a folder above it.
 func (a *app) checkReadable(path string) error {
 	if !a.rel.AtLeast("1.2.5") || a.getenv("SMOLVM_VM_UID_DROP") == "off" {
 		return nil
@@ -188,7 +189,8 @@ func (a *app) checkReadable(path string) error {
 	return state.Rust(syscall.EACCES)
 }
 
-// imageToStart is openImage where the VMM has to read the archive itself.
+// imageToStart is like openImage, but first checks that a real VMM could read the
+// archive.
 func (a *app) imageToStart(r *machine.Record) (*archive.Image, error) {
 	if sum, ok := strings.CutPrefix(r.Image, "local:"); ok {
 		if err := a.checkReadable(filepath.Join(a.store.Archives(), sum, "archive.tar")); err != nil {
@@ -198,13 +200,12 @@ func (a *app) imageToStart(r *machine.Record) (*archive.Image, error) {
 	return a.openImage(r)
 }
 
-// bootFails uses up one of the boots that are to fail.
+// bootFails reports whether this boot must fail, and decrements the fault's count.
 func (a *app) bootFails() (bool, error) {
 	return fault.Take(a.home, func(f *fault.Faults) *int { return &f.BootFailures })
 }
 
-// makeDir makes a machine's folder as the release does when it first needs
-// it.
+// makeDir makes a machine's folder if it does not exist.
 func (a *app) makeDir(name string) error {
 	dir := a.store.Dir(name)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -213,8 +214,8 @@ func (a *app) makeDir(name string) error {
 	return nil
 }
 
-// makeDisks adds what a real machine's folder holds: sparse files, never
-// written here.
+// makeDisks makes the files of a real machine's folder. The disks are sparse
+// files that the stand-in never uses.
 func (a *app) makeDisks(r *machine.Record) error {
 	dir := a.store.Dir(r.Name)
 	if err := os.WriteFile(filepath.Join(dir, "name"), []byte(r.Name), 0o644); err != nil {

@@ -54,8 +54,8 @@ func (a *app) stop(args *cmdline.Args) error {
 	return nil
 }
 
-// stopUnknown answers for a machine that is not there, by release. Older ones
-// leave its folder behind.
+// stopUnknown implements stop for a machine that does not exist, which depends on
+// the release.
 func (a *app) stopUnknown(name string, args *cmdline.Args, err error) error {
 	if name == "default" && !args.Has("name") {
 		fmt.Fprintf(a.stdout, "Stopping machine 'default'...\nMachine 'default' stopped\n")
@@ -64,7 +64,7 @@ func (a *app) stopUnknown(name string, args *cmdline.Args, err error) error {
 	if !isNotFound(err) {
 		return err
 	}
-	a.leaveTrace(name)
+	a.leaveFolder(name)
 	if a.rel.AtLeast("0.8.1") {
 		return err
 	}
@@ -72,15 +72,15 @@ func (a *app) stopUnknown(name string, args *cmdline.Args, err error) error {
 	return nil
 }
 
-// leaveTrace is what text commands on an unknown name leave behind: a folder,
-// up to 1.17 with disks in it.
-func (a *app) leaveTrace(name string) {
+// leaveFolder makes what smolvm leaves behind after a status or stop, even of an
+// unknown machine: its folder, up to 1.17 with disks in it.
+func (a *app) leaveFolder(name string) {
 	if a.makeDir(name) == nil && !a.rel.AtLeast("1.18.0") {
 		_ = a.makeDisks(&machine.Record{Name: name})
 	}
 }
 
-// grace is how long the workload gets after its signal.
+// grace returns how long the workload may take to end after SIGTERM.
 func (a *app) grace(args *cmdline.Args) time.Duration {
 	switch {
 	case args.Has("timeout"):
@@ -91,9 +91,10 @@ func (a *app) grace(args *cmdline.Args) time.Duration {
 	return 0
 }
 
-// shutdown asks the machine to end and waits as long as it may take.
+// shutdown requests the machine's shutdown and waits for it, at most for grace and
+// pingTimeout together. It ignores errors.
 func (a *app) shutdown(name string, grace time.Duration) {
-	if fault.Hits(a.faults.StopStuck, name) {
+	if fault.Matches(a.faults.StopStuck, name) {
 		return
 	}
 	c, err := guest.Dial(a.store.Dir(name), pingTimeout)
@@ -105,20 +106,20 @@ func (a *app) shutdown(name string, grace time.Duration) {
 		return
 	}
 	w := wire.New(c)
-	if err := w.Ask(&wire.Request{Op: wire.Shutdown, TimeoutMS: grace.Milliseconds()}); err != nil {
+	if err := w.SendRequest(&wire.Request{Op: wire.Shutdown, TimeoutMS: grace.Milliseconds()}); err != nil {
 		return
 	}
-	for { // until the process is gone and the connection with it
+	for { // until the process ends, which closes the connection
 		if _, _, err := w.Read(); err != nil {
 			return
 		}
 	}
 }
 
-// endProcess makes sure that the VMM is gone: SIGTERM, two seconds, SIGKILL,
-// three more.
+// endProcess makes sure that the VMM is gone. It waits 200 ms, then sends SIGTERM
+// and waits two seconds, and then sends SIGKILL and waits three seconds.
 func (a *app) endProcess(name string, pid int, started uint64) error {
-	stuck := fault.Hits(a.faults.StopStuck, name)
+	stuck := fault.Matches(a.faults.StopStuck, name)
 	for _, s := range []struct {
 		signal syscall.Signal
 		wait   time.Duration
@@ -126,7 +127,7 @@ func (a *app) endProcess(name string, pid int, started uint64) error {
 		if stuck {
 			break
 		}
-		if !alive(pid, started) || s.signal != 0 && syscall.Kill(pid, s.signal) == syscall.ESRCH || gone(pid, started, s.wait) {
+		if !alive(pid, started) || s.signal != 0 && syscall.Kill(pid, s.signal) == syscall.ESRCH || waitGone(pid, started, s.wait) {
 			for _, f := range []string{"agent.pid", guest.SocketName} {
 				_ = os.Remove(filepath.Join(a.store.Dir(name), f))
 			}
@@ -136,8 +137,9 @@ func (a *app) endProcess(name string, pid int, started uint64) error {
 	return agentError("stop agent", "process %d still alive after stop attempts", pid)
 }
 
-// gone waits for the process to be gone, zombie included.
-func gone(pid int, started uint64, limit time.Duration) bool {
+// waitGone waits until the process no longer exists, not even as a zombie, and reports
+// whether that happened within limit.
+func waitGone(pid int, started uint64, limit time.Duration) bool {
 	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
 		if !alive(pid, started) {
 			return true
@@ -148,7 +150,7 @@ func gone(pid int, started uint64, limit time.Duration) bool {
 
 func (a *app) delete(args *cmdline.Args) error {
 	name := target(args)
-	a.operationLock(name)
+	a.leaveLockFile(name)
 	r, err := a.find(name)
 	if err != nil {
 		return err
@@ -159,7 +161,7 @@ func (a *app) delete(args *cmdline.Args) error {
 		}
 	}
 	a.resolve(r)
-	if a.rel.AtLeast("0.8.1") { // 0.8.0 leaves a running machine's process to itself
+	if a.rel.AtLeast("0.8.1") { // 0.8.0 leaves a running machine's process alone
 		if err := a.stopForDelete(r); err != nil {
 			return err
 		}
@@ -169,7 +171,7 @@ func (a *app) delete(args *cmdline.Args) error {
 		fmt.Fprintf(a.stdout, "Cleaning up data directory for vm: %s\n", name)
 	}
 	err = a.store.Change(func(all state.Records) error {
-		if _, there := all[name]; !there {
+		if _, exists := all[name]; !exists {
 			return notFound(name)
 		}
 		delete(all, name)
@@ -185,8 +187,8 @@ func (a *app) delete(args *cmdline.Args) error {
 	return nil
 }
 
-// operationLock leaves the lock file that releases from 1.14.0 leave.
-func (a *app) operationLock(name string) {
+// leaveLockFile makes the lock file that releases from 1.14.0 leave behind.
+func (a *app) leaveLockFile(name string) {
 	if a.rel.AtLeast("1.14.0") && machine.CheckName(name) == nil && os.MkdirAll(a.store.VMs(), 0o755) == nil {
 		if unlock, err := state.Lock(filepath.Join(a.store.VMs(), "."+name+".fork-operation.lock"), unix.LOCK_EX); err == nil {
 			unlock()
@@ -194,8 +196,8 @@ func (a *app) operationLock(name string) {
 	}
 }
 
-// stopForDelete ends a running machine at once. Up to 1.7.1 a failure is
-// only a warning, and the rest is deleted all the same.
+// stopForDelete stops a running machine immediately. Up to 1.7.1, a failure is
+// only a warning, and the machine is deleted anyway.
 func (a *app) stopForDelete(r *machine.Record) error {
 	pid, started := r.PID, r.PIDStartTime
 	if r.State != machine.Running && r.State != machine.Unreachable {
@@ -215,7 +217,8 @@ func (a *app) stopForDelete(r *machine.Record) error {
 	return err
 }
 
-// confirm asks, or, in newer releases, refuses to ask a pipe.
+// confirm prompts for confirmation. Newer releases fail instead if stdin is not a
+// terminal.
 func (a *app) confirm(name string) (bool, error) {
 	if _, err := unix.IoctlGetTermios(int(a.stdin.Fd()), unix.TCGETS); err != nil && a.rel.AtLeast("1.18.0") {
 		return false, agentError("delete", "machine '%s' needs confirmation but stdin is not a terminal; pass --force to delete it, or --cascade to remove it together with any machines branched from it", name)
@@ -227,7 +230,7 @@ func (a *app) confirm(name string) (bool, error) {
 	}
 	fmt.Fprintln(a.stdout, "Cancelled")
 	if err != nil && !errors.Is(err, os.ErrClosed) {
-		return false, nil // end of input is a no
+		return false, nil // end of input means no
 	}
 	return false, nil
 }

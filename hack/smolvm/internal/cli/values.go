@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// wholeNumber is clap's check of an unsigned number.
-func wholeNumber(high uint64) func(string) error {
+// checkWholeNumber returns clap's check for an unsigned number up to limit.
+func checkWholeNumber(limit uint64) func(string) error {
 	return func(s string) error {
 		if s == "" {
 			return errors.New("cannot parse integer from empty string")
@@ -24,15 +24,15 @@ func wholeNumber(high uint64) func(string) error {
 		if err != nil {
 			return errors.New("invalid digit found in string")
 		}
-		if n > high {
-			return fmt.Errorf("%d is not in 0..=%d", n, high)
+		if n > limit {
+			return fmt.Errorf("%d is not in 0..=%d", n, limit)
 		}
 		return nil
 	}
 }
 
-// stopTimeout checks `stop --timeout`.
-func stopTimeout(s string) error {
+// checkStopTimeout checks `stop --timeout`.
+func checkStopTimeout(s string) error {
 	n, err := strconv.ParseUint(s, 10, 64)
 	if err != nil {
 		return fmt.Errorf("'%s' is not a whole number of seconds", s)
@@ -43,27 +43,27 @@ func stopTimeout(s string) error {
 	return nil
 }
 
-func imageReference(s string) error {
+func checkImageReference(s string) error {
 	if s == "" {
 		return errors.New("image reference must not be empty")
 	}
 	return nil
 }
 
-func ipv4Flag(s string) error {
+func checkIPv4(s string) error {
 	if a, err := netip.ParseAddr(s); err != nil || !a.Is4() {
 		return errors.New("invalid IPv4 address syntax")
 	}
 	return nil
 }
 
-func cidrFlag(s string) error {
+func checkCIDR(s string) error {
 	_, err := parseCIDR(s)
 	return err
 }
 
-// parseCIDR reads a network or an address and writes it as smolvm stores it:
-// a prefix always there, leading zeroes gone, host bits kept.
+// parseCIDR parses a network or an address and returns it in the form that smolvm
+// stores: always with a prefix length, without leading zeroes, with host bits kept.
 func parseCIDR(s string) (string, error) {
 	bad := fmt.Errorf("invalid CIDR '%s': expected format like 10.0.0.0/8 or 1.1.1.1", s)
 	host, bits, hasBits := strings.Cut(s, "/")
@@ -105,7 +105,7 @@ var durationUnits = map[string]time.Duration{
 	"d": 24 * time.Hour, "day": 24 * time.Hour, "days": 24 * time.Hour,
 }
 
-func duration(s string) error {
+func checkDuration(s string) error {
 	d, err := parseDuration(s)
 	if err == nil && d == 0 {
 		return errors.New("timeout must be greater than 0 (e.g., 5sec, 30s)")
@@ -113,7 +113,7 @@ func duration(s string) error {
 	return err
 }
 
-// parseDuration reads sums like "1h30m" and "5 sec".
+// parseDuration parses durations like "1h30m" and "5 sec".
 func parseDuration(s string) (time.Duration, error) {
 	var total time.Duration
 	rest := strings.TrimSpace(s)
@@ -144,7 +144,7 @@ func parseDuration(s string) (time.Duration, error) {
 	return total, nil
 }
 
-// parsePort reads "HOST:GUEST" or one port for both.
+// parsePort parses "HOST:GUEST", or one port for both.
 func parsePort(s string) (host, guest string, err error) {
 	host, guest, ok := strings.Cut(s, ":")
 	if !ok {
@@ -162,7 +162,7 @@ func parsePort(s string) (host, guest string, err error) {
 	return host, guest, nil
 }
 
-func portFlag(s string) error {
+func checkPort(s string) error {
 	_, _, err := parsePort(s)
 	return err
 }

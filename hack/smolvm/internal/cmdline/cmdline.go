@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package cmdline parses argument lists the way smolvm's parser (clap) does,
-// as far as a caller can tell: what is accepted, the first line of a refusal
-// and its exit code 2. It prints no help texts.
+// Package cmdline parses argument lists like smolvm's parser (clap), as far as a
+// caller can observe: which arguments it accepts, the first line of an error, and
+// exit code 2. It prints no help texts.
 package cmdline
 
 import (
@@ -10,30 +10,31 @@ import (
 	"strings"
 )
 
-// Flag is one option. A flag without Value is a switch.
+// Flag is an option of a command. A flag without Value is a switch.
 type Flag struct {
-	Name  string // without dashes
-	Short string // one letter or empty
-	Value string // the value's name in messages, as in "<CIDR>"; empty for a switch
-	Many  bool   // may be repeated
-	Since string // first release that has it; empty = always
-	Until string // first release that no longer has it; empty = none
-	Env   string // variable that supplies a default
-	// Check refuses a value with clap's own exit code; nil accepts all.
+	Name       string // without dashes
+	Short      string // one letter or empty
+	Value      string // the value's name in messages, as in "<CIDR>"; empty for a switch
+	Repeatable bool   // may be repeated
+	Since      string // first release that has it; empty = all have it
+	Until      string // first release without it; empty = it was never removed
+	Env        string // environment variable that supplies a default
+	// Check validates a value; an error is a UsageError. nil accepts all values.
 	Check func(string) error
-	// Excludes names flags that cannot stand beside this one.
+	// Excludes names flags that cannot be combined with this one.
 	Excludes []string
 	Required bool
 }
 
-// Trailing says what a command does with words of another program.
+// Trailing says whether a command accepts the command line of another program
+// after its own flags.
 type Trailing int
 
-// How words of another program may follow.
+// The possible values of Trailing.
 const (
-	NoTrailing    Trailing = iota // "--" only ends the flags
-	AfterDashes                   // "-- COMMAND..." may follow
-	FromFirstWord                 // COMMAND... must follow, "--" or not
+	NoTrailing    Trailing = iota // "--" ends the flags; the rest are positionals
+	AfterDashes                   // the command may end in "-- COMMAND..."
+	FromFirstWord                 // the command must end in COMMAND..., with or without "--"
 )
 
 // Command is one subcommand.
@@ -41,19 +42,19 @@ type Command struct {
 	Usage      string // "smolvm machine create"
 	Flags      []Flag
 	Positional []string // names of accepted positionals
-	Optional   int      // how many of the last positionals may be missing
+	Optional   int      // how many positionals may be missing at the end
 	Trailing   Trailing
 }
 
-// Args is what a command was called with.
+// Args are the parsed arguments of a command.
 type Args struct {
 	values     map[string][]string
-	order      []string // names as they came
+	order      []string // flag names in the given order
 	Positional []string
 	Trailing   []string
 }
 
-// UsageError is a refusal by the parser: exit code 2.
+// UsageError is an error of the parser: exit code 2.
 type UsageError struct {
 	Message string // without "error: "
 	Usage   string
@@ -70,7 +71,7 @@ func (e *UsageError) Error() string {
 // Has reports whether the flag was given.
 func (a *Args) Has(name string) bool { return len(a.values[name]) > 0 }
 
-// Get is the flag's last value, "" without one.
+// Get returns the flag's last value, or "" if it was not given.
 func (a *Args) Get(name string) string {
 	if v := a.values[name]; len(v) > 0 {
 		return v[len(v)-1]
@@ -78,10 +79,10 @@ func (a *Args) Get(name string) string {
 	return ""
 }
 
-// All is every value in order.
+// All returns all values of the flag in order.
 func (a *Args) All(name string) []string { return a.values[name] }
 
-// OneOf is a Check that takes these words only.
+// OneOf returns a Check that accepts only these words.
 func OneOf(words ...string) func(string) error {
 	return func(s string) error {
 		if slices.Contains(words, s) {

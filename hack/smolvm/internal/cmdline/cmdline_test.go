@@ -19,7 +19,7 @@ func testCommand(trailing Trailing) *Command {
 		Usage: "tool do [OPTIONS]", Trailing: trailing,
 		Flags: []Flag{
 			{Name: "name", Short: "n", Value: "NAME", Env: "TOOL_NAME"},
-			{Name: "env", Short: "e", Value: "KEY=VALUE", Many: true},
+			{Name: "env", Short: "e", Value: "KEY=VALUE", Repeatable: true},
 			{Name: "json"},
 			{Name: "quiet", Short: "q"},
 			{Name: "kind", Value: "KIND", Check: OneOf("a", "b"), Excludes: []string{"json"}},
@@ -46,7 +46,7 @@ func TestParseAccepts(t *testing.T) {
 	} {
 		a, err := testCommand(NoTrailing).Parse(newest, strings.Fields(line), noEnv)
 		if err != nil {
-			t.Errorf("%q: got %v, want it accepted", line, err)
+			t.Errorf("%q: got %v, want no error", line, err)
 			continue
 		}
 		if diff := cmp.Diff(want, a.values); diff != "" {
@@ -55,7 +55,7 @@ func TestParseAccepts(t *testing.T) {
 	}
 }
 
-func TestParseRefuses(t *testing.T) {
+func TestParseRejects(t *testing.T) {
 	for line, want := range map[string]string{
 		"x":               "unexpected argument 'x' found",
 		"--bogus":         "unexpected argument '--bogus' found",
@@ -83,10 +83,10 @@ func TestParseRefuses(t *testing.T) {
 func TestParseByRelease(t *testing.T) {
 	old := release.MustParse("1.8.3")
 	if _, err := testCommand(NoTrailing).Parse(old, []string{"--early"}, noEnv); err != nil {
-		t.Errorf("--early in %s: got %v, want it accepted", old, err)
+		t.Errorf("--early in %s: got %v, want no error", old, err)
 	}
 	if _, err := testCommand(NoTrailing).Parse(old, []string{"--late"}, noEnv); err == nil {
-		t.Errorf("--late in %s: got it accepted, want a refusal", old)
+		t.Errorf("--late in %s: got no error, want a usage error", old)
 	}
 }
 
@@ -103,7 +103,7 @@ func TestParseTrailing(t *testing.T) {
 	} {
 		a, err := testCommand(c.trailing).Parse(newest, strings.Fields(c.line), noEnv)
 		if err != nil {
-			t.Errorf("%q: got %v, want it accepted", c.line, err)
+			t.Errorf("%q: got %v, want no error", c.line, err)
 			continue
 		}
 		if diff := cmp.Diff(c.want, a.Trailing); diff != "" {
@@ -112,7 +112,7 @@ func TestParseTrailing(t *testing.T) {
 	}
 	for _, line := range []string{"", "--json", "--json --"} {
 		if _, err := testCommand(FromFirstWord).Parse(newest, strings.Fields(line), noEnv); err == nil {
-			t.Errorf("%q: got it accepted without a command, want a refusal", line)
+			t.Errorf("%q: got no error, want a usage error about the missing command", line)
 		}
 	}
 }
@@ -125,7 +125,7 @@ func TestParsePositionals(t *testing.T) {
 	}
 	for _, argv := range [][]string{{}, {"a"}, {"a", "b", "c"}} {
 		if _, err := c.Parse(newest, argv, noEnv); err == nil {
-			t.Errorf("%v: got it accepted, want a refusal", argv)
+			t.Errorf("%v: got no error, want a usage error", argv)
 		}
 	}
 }

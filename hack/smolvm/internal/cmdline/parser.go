@@ -20,7 +20,7 @@ type parser struct {
 	token string
 }
 
-// Parse reads argv (without the words of the command itself).
+// Parse parses argv, which does not include the command's own name.
 func (c *Command) Parse(rel release.Release, argv []string, getenv func(string) string) (*Args, error) {
 	p := &parser{cmd: c, rel: rel, env: getenv, rest: argv, args: &Args{values: map[string][]string{}}}
 	for len(p.rest) > 0 {
@@ -33,7 +33,7 @@ func (c *Command) Parse(rel release.Release, argv []string, getenv func(string) 
 			p.args.Trailing, p.rest = append([]string{p.token}, p.rest...), nil
 			break
 		}
-		if err := p.word(); err != nil {
+		if err := p.parseWord(); err != nil {
 			return nil, err
 		}
 	}
@@ -43,7 +43,7 @@ func (c *Command) Parse(rel release.Release, argv []string, getenv func(string) 
 	return p.args, nil
 }
 
-func (p *parser) word() error {
+func (p *parser) parseWord() error {
 	switch {
 	case p.token == "--":
 		for _, w := range p.rest {
@@ -59,14 +59,14 @@ func (p *parser) word() error {
 		if f == nil {
 			return p.unexpected("--" + name)
 		}
-		return p.take(f, given{"--" + name, value, attached})
+		return p.store(f, occurrence{"--" + name, value, attached})
 	case len(p.token) > 1 && p.token[0] == '-':
-		return p.shorts(p.token[1:])
+		return p.parseShorts(p.token[1:])
 	}
 	return p.positional(p.token)
 }
 
-func (p *parser) shorts(cluster string) error {
+func (p *parser) parseShorts(cluster string) error {
 	for cluster != "" {
 		letter := cluster[:1]
 		cluster = cluster[1:]
@@ -75,12 +75,12 @@ func (p *parser) shorts(cluster string) error {
 			return p.unexpected("-" + letter)
 		}
 		if f.Value == "" {
-			if err := p.take(f, given{shown: "-" + letter}); err != nil {
+			if err := p.store(f, occurrence{spelling: "-" + letter}); err != nil {
 				return err
 			}
 			continue
 		}
-		return p.take(f, given{"-" + letter, strings.TrimPrefix(cluster, "="), cluster != ""})
+		return p.store(f, occurrence{"-" + letter, strings.TrimPrefix(cluster, "="), cluster != ""})
 	}
 	return nil
 }
@@ -93,58 +93,58 @@ func (p *parser) positional(w string) error {
 	return nil
 }
 
-// given is a flag as it stands on the command line.
-type given struct {
-	shown    string // "--name" or "-n"
+// occurrence is a flag as written on the command line.
+type occurrence struct {
+	spelling string // "--name" or "-n"
 	value    string
-	attached bool // the value came with it: "--name=x", "-nx"
+	attached bool // the value is part of the same word: "--name=x", "-nx"
 }
 
-// take stores one occurrence.
-func (p *parser) take(f *Flag, g given) error {
+// store checks and stores one occurrence of a flag.
+func (p *parser) store(f *Flag, o occurrence) error {
 	p.args.order = append(p.args.order, f.Name)
-	again := len(p.args.values[f.Name]) > 0 && !f.Many
+	again := len(p.args.values[f.Name]) > 0 && !f.Repeatable
 	if f.Value == "" {
-		if g.attached {
-			return p.usage("unexpected value '%s' for '%s' found; no more were expected", g.value, g.shown)
+		if o.attached {
+			return p.usageErrorf("unexpected value '%s' for '%s' found; no more were expected", o.value, o.spelling)
 		}
-		g.value = "true"
-	} else if !g.attached {
-		if err := p.nextWord(f, &g); err != nil {
+		o.value = "true"
+	} else if !o.attached {
+		if err := p.nextWord(f, &o); err != nil {
 			return err
 		}
 	}
 	if again {
-		return p.usage("the argument '%s' cannot be used multiple times", p.label(f))
+		return p.usageErrorf("the argument '%s' cannot be used multiple times", p.label(f))
 	}
 	if f.Check != nil {
-		err := f.Check(g.value)
+		err := f.Check(o.value)
 		if choice := (*choiceError)(nil); errors.As(err, &choice) {
-			return p.bare("invalid value '%s' for '%s'\n  %s", g.value, p.label(f), err)
+			return p.errorf("invalid value '%s' for '%s'\n  %s", o.value, p.label(f), err)
 		}
 		if err != nil {
-			return p.bare("invalid value '%s' for '%s': %s", g.value, p.label(f), err)
+			return p.errorf("invalid value '%s' for '%s': %s", o.value, p.label(f), err)
 		}
 	}
-	p.args.values[f.Name] = append(p.args.values[f.Name], g.value)
+	p.args.values[f.Name] = append(p.args.values[f.Name], o.value)
 	return nil
 }
 
-// nextWord takes the flag's value from the word after it.
-func (p *parser) nextWord(f *Flag, g *given) error {
+// nextWord takes the flag's value from the next word.
+func (p *parser) nextWord(f *Flag, o *occurrence) error {
 	if len(p.rest) == 0 || p.rest[0] == "--" {
-		return p.bare("a value is required for '%s' but none was supplied", p.label(f))
+		return p.errorf("a value is required for '%s' but none was supplied", p.label(f))
 	}
 	if next := p.rest[0]; len(next) > 1 && next[0] == '-' {
-		return p.startsWithDash(f, next)
+		return p.dashValueError(f, next)
 	}
-	g.value, p.rest = p.rest[0], p.rest[1:]
+	o.value, p.rest = p.rest[0], p.rest[1:]
 	return nil
 }
 
-// startsWithDash is what clap says of "--name -a": an unknown flag is
-// reported as such, a known one means that the value is missing.
-func (p *parser) startsWithDash(f *Flag, next string) error {
+// dashValueError returns clap's error for "--name -a". If -a is unknown, the
+// error says so; if it is a known flag, the error says that the value is missing.
+func (p *parser) dashValueError(f *Flag, next string) error {
 	known := p.find(func(o Flag) bool {
 		if strings.HasPrefix(next, "--") {
 			name, _, _ := strings.Cut(next[2:], "=")
@@ -153,7 +153,7 @@ func (p *parser) startsWithDash(f *Flag, next string) error {
 		return o.Short == next[1:2]
 	})
 	if known != nil {
-		return p.bare("a value is required for '%s' but none was supplied", p.label(f))
+		return p.errorf("a value is required for '%s' but none was supplied", p.label(f))
 	}
 	if !strings.HasPrefix(next, "--") {
 		next = next[:2]
@@ -164,7 +164,7 @@ func (p *parser) startsWithDash(f *Flag, next string) error {
 func (p *parser) finish() error {
 	for i := range p.cmd.Flags {
 		f := &p.cmd.Flags[i]
-		if !p.present(f) || p.args.Has(f.Name) {
+		if !p.available(f) || p.args.Has(f.Name) {
 			continue
 		}
 		if f.Env != "" && p.env(f.Env) != "" {
@@ -172,24 +172,24 @@ func (p *parser) finish() error {
 			continue
 		}
 		if f.Required {
-			return p.usage("the following required arguments were not provided:\n  %s", p.label(f))
+			return p.usageErrorf("the following required arguments were not provided:\n  %s", p.label(f))
 		}
 	}
-	if err := p.exclusions(); err != nil {
+	if err := p.checkExclusions(); err != nil {
 		return err
 	}
 	if missing := len(p.cmd.Positional) - p.cmd.Optional - len(p.args.Positional); missing > 0 {
-		return p.usage("the following required arguments were not provided:\n  <%s>", strings.Join(p.cmd.Positional[len(p.args.Positional):], ">\n  <"))
+		return p.usageErrorf("the following required arguments were not provided:\n  <%s>", strings.Join(p.cmd.Positional[len(p.args.Positional):], ">\n  <"))
 	}
 	if p.cmd.Trailing == FromFirstWord && len(p.args.Trailing) == 0 {
-		return p.usage("the following required arguments were not provided:\n  <COMMAND>...")
+		return p.usageErrorf("the following required arguments were not provided:\n  <COMMAND>...")
 	}
 	return nil
 }
 
-// exclusions refuses flags that cannot stand together; the one given first is
-// named first.
-func (p *parser) exclusions() error {
+// checkExclusions rejects flags that cannot be combined. The error names first the
+// flag that was given first.
+func (p *parser) checkExclusions() error {
 	for i := range p.cmd.Flags {
 		f := &p.cmd.Flags[i]
 		for _, other := range f.Excludes {
@@ -200,7 +200,7 @@ func (p *parser) exclusions() error {
 			if slices.Index(p.args.order, other) < slices.Index(p.args.order, f.Name) {
 				f, o = o, f
 			}
-			return p.usage("the argument '%s' cannot be used with '%s'", p.label(f), p.label(o))
+			return p.usageErrorf("the argument '%s' cannot be used with '%s'", p.label(f), p.label(o))
 		}
 	}
 	return nil
@@ -208,14 +208,14 @@ func (p *parser) exclusions() error {
 
 func (p *parser) find(match func(Flag) bool) *Flag {
 	for i := range p.cmd.Flags {
-		if f := &p.cmd.Flags[i]; p.present(f) && match(*f) {
+		if f := &p.cmd.Flags[i]; p.available(f) && match(*f) {
 			return f
 		}
 	}
 	return nil
 }
 
-func (p *parser) present(f *Flag) bool {
+func (p *parser) available(f *Flag) bool {
 	return p.rel.AtLeast(f.Since) && (f.Until == "" || !p.rel.AtLeast(f.Until))
 }
 
@@ -227,13 +227,15 @@ func (p *parser) label(f *Flag) string {
 }
 
 func (p *parser) unexpected(what string) error {
-	return p.usage("unexpected argument '%s' found", what)
+	return p.usageErrorf("unexpected argument '%s' found", what)
 }
 
-func (p *parser) usage(format string, a ...any) error {
+func (p *parser) usageErrorf(format string, a ...any) error {
 	return &UsageError{Message: fmt.Sprintf(format, a...), Usage: p.cmd.Usage}
 }
 
-func (p *parser) bare(format string, a ...any) error {
+// errorf is like usageErrorf, but without the usage line, as clap omits it for
+// some errors.
+func (p *parser) errorf(format string, a ...any) error {
 	return &UsageError{Message: fmt.Sprintf(format, a...)}
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package fault reads what a test wants to go wrong, at each call anew, from
-// $HOME/.standin/faults.json. An absent file is no faults. It injects nothing
-// itself: each command asks.
+// Package fault reads the faults that a test requests from
+// $HOME/.standin/faults.json. The stand-in reads the file on each call. An absent
+// file means no faults. The package injects nothing itself: each command checks
+// for its faults.
 package fault
 
 import (
@@ -18,38 +19,38 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Faults is the file. An unknown key in it is an error, so that a misspelt
-// fault cannot make a test pass.
+// Faults is the content of the file. An unknown key is an error, so that a
+// misspelt fault cannot make a test pass.
 type Faults struct {
 	// NoKVM makes start fail as on a host without /dev/kvm.
 	NoKVM bool `json:"no_kvm,omitempty"`
-	// StartHang makes start wait for ever with its VMM booting.
+	// StartHang makes start wait forever while its VMM boots.
 	StartHang bool `json:"start_hang,omitempty"`
-	// StartKilledLeavesVMM makes start die by SIGKILL after the VMM is up and
-	// before the record says so.
+	// StartKilledLeavesVMM makes start die from SIGKILL after the VMM is running
+	// but before the record says so.
 	StartKilledLeavesVMM bool `json:"start_killed_leaves_vmm,omitempty"`
-	// BootFailures is how many starts fail before one works.
+	// BootFailures is the number of starts that fail before one succeeds.
 	BootFailures int `json:"boot_failures,omitempty"`
 	SlowStartMS  int `json:"slow_start_ms,omitempty"`
 	// SlowListMS delays every ls and status --json.
 	SlowListMS int `json:"slow_ls_ms,omitempty"`
-	// Unreachable names machines whose agent does not answer; "*" is all.
+	// Unreachable names machines whose agent does not answer; "*" means all.
 	Unreachable []string `json:"unreachable,omitempty"`
 	// StopStuck names machines whose VMM survives every stop.
 	StopStuck []string `json:"stop_stuck,omitempty"`
-	// UnknownState names machines shown in a state nobody knows.
+	// UnknownState names machines that are shown in an unknown state.
 	UnknownState []string `json:"unknown_state,omitempty"`
-	// DatabaseLocked is how many writing calls fail at once.
+	// DatabaseLocked is the number of writing calls that fail immediately.
 	DatabaseLocked int `json:"database_locked,omitempty"`
 	// JSONExtraKeys adds keys of a future release to every object.
 	JSONExtraKeys bool `json:"json_extra_keys,omitempty"`
-	// StderrNoise writes a coloured warning on stderr of every call.
+	// StderrNoise makes every call write a coloured warning to stderr.
 	StderrNoise bool `json:"stderr_noise,omitempty"`
-	// ImageSeedMachine lists a hidden machine of smolvm's own.
+	// ImageSeedMachine lists a hidden machine that belongs to smolvm itself.
 	ImageSeedMachine bool `json:"image_seed_machine,omitempty"`
 }
 
-// Path is the file below home.
+// Path returns the path of the file below home.
 func Path(home string) string { return filepath.Join(home, ".standin/faults.json") }
 
 // Read returns the faults in force below home.
@@ -74,13 +75,13 @@ func parse(b []byte) (*Faults, error) {
 	return f, nil
 }
 
-// Hits reports whether a list of names means name.
-func Hits(list []string, name string) bool {
+// Matches reports whether list contains name or "*".
+func Matches(list []string, name string) bool {
 	return slices.Contains(list, name) || slices.Contains(list, "*")
 }
 
-// Take uses up one of a counted fault (pick returns its counter) and reports
-// whether one was left. Callers in parallel never share one.
+// Take decrements the counter of a fault, which pick returns, and reports whether
+// it was above zero. Concurrent callers never take the same one.
 func Take(home string, pick func(*Faults) *int) (bool, error) {
 	f, err := Read(home)
 	if err != nil || *pick(f) <= 0 {

@@ -28,11 +28,11 @@ func TestRead(t *testing.T) {
 		t.Errorf("no file: got %+v, %v, want no faults", f, err)
 	}
 	f, err = Read(write(t, `{"no_kvm": true, "unreachable": ["a", "b"]}`))
-	if err != nil || !f.NoKVM || !Hits(f.Unreachable, "b") || Hits(f.Unreachable, "c") || Hits(f.StopStuck, "a") {
+	if err != nil || !f.NoKVM || !Matches(f.Unreachable, "b") || Matches(f.Unreachable, "c") || Matches(f.StopStuck, "a") {
 		t.Errorf("got %+v, %v, want no_kvm and two names", f, err)
 	}
-	if !Hits([]string{"*"}, "any") {
-		t.Error("* hits nothing, want every name")
+	if !Matches([]string{"*"}, "any") {
+		t.Error(`"*": got no match, want a match for every name`)
 	}
 	for _, bad := range []string{`{"no_kvn": true}`, `{`, `{"boot_failures": "2"}`} {
 		if f, err := Read(write(t, bad)); err == nil {
@@ -47,11 +47,11 @@ func TestTakeGivesEachFaultOnce(t *testing.T) {
 	var all sync.WaitGroup
 	for range 12 {
 		all.Go(func() {
-			hit, err := Take(home, func(f *Faults) *int { return &f.BootFailures })
+			ok, err := Take(home, func(f *Faults) *int { return &f.BootFailures })
 			if err != nil {
 				t.Error(err)
 			}
-			if hit {
+			if ok {
 				taken.Add(1)
 			}
 		})
@@ -59,6 +59,6 @@ func TestTakeGivesEachFaultOnce(t *testing.T) {
 	all.Wait()
 	f, err := Read(home)
 	if err != nil || taken.Load() != 3 || f.BootFailures != 0 || f.SlowListMS != 7 {
-		t.Errorf("got %d taken, %+v left, %v, want 3 taken and the rest as it was", taken.Load(), f, err)
+		t.Errorf("got %d taken, %+v left, %v, want 3 taken and the rest unchanged", taken.Load(), f, err)
 	}
 }

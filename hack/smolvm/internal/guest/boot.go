@@ -24,19 +24,20 @@ const (
 	StartupError = "agent-startup-error.log"
 )
 
-// init1 is the machine's process: VMM to the host, init to the guest.
-type init1 struct {
+// guestInit is the machine's process. It acts as the VMM for the host and as the
+// init for the guest.
+type guestInit struct {
 	cfg      *Config
 	children *children
 	log      *os.File
-	slots    chan struct{} // nil = no limit
+	slots    chan struct{} // limits concurrent requests; nil = no limit
 
 	mu       sync.Mutex
 	workload *process
 }
 
-// Main is `_boot-vm CONFIG`. It returns an exit code when the boot fails;
-// else it serves until it is told or forced to end.
+// Main implements `_boot-vm CONFIG`. It returns an exit code if the boot fails.
+// Otherwise it serves requests until it is shut down or killed.
 func Main(configPath string) int {
 	unix.CloseOnExec(3)
 	cfg, err := readConfig(configPath)
@@ -48,42 +49,43 @@ func Main(configPath string) int {
 	}
 	term := make(chan os.Signal, 1)
 	signal.Notify(term, syscall.SIGTERM)
-	// Not signal.Ignore: the guest's programs would inherit it.
+	// Do not use signal.Ignore: the guest's programs would inherit it.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP, syscall.SIGINT, syscall.SIGPIPE)
 	if cfg.Hang {
 		<-term
 		return 0
 	}
-	g := &init1{cfg: cfg}
+	g := &guestInit{cfg: cfg}
 	l, err := g.boot()
 	if err != nil {
-		return report(cfg, err)
+		return writeStartupError(cfg, err)
 	}
 	go func() {
 		<-term
-		g.end(2 * time.Second)
+		g.shutdown(2 * time.Second)
 	}()
-	tell()
+	signalReady()
 	g.serve(l)
 	return 0
 }
 
-// tell writes to the pipe that the command which started us reads; its
-// closing without a word is a failed boot.
-func tell() {
+// signalReady writes to the pipe that the starting command reads. If the pipe is
+// closed without data, the boot failed.
+func signalReady() {
 	ready := os.NewFile(3, "ready")
 	_, _ = ready.Write([]byte{1})
 	ready.Close()
 }
 
-// report leaves the reason where the command that started us looks for it.
-func report(cfg *Config, err error) int {
+// writeStartupError writes the error where the starting command reads it, and
+// returns the exit code.
+func writeStartupError(cfg *Config, err error) int {
 	_ = os.WriteFile(filepath.Join(cfg.Dir, StartupError), []byte(err.Error()), 0o644)
 	return 1
 }
 
-// boot opens what lies outside the guest's root first, then enters it.
-func (g *init1) boot() (net.Listener, error) {
+// boot opens the files outside the guest's root and then enters that root.
+func (g *guestInit) boot() (net.Listener, error) {
 	unix.Umask(0o022)
 	log, err := os.OpenFile(filepath.Join(g.cfg.Dir, WorkloadLog), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
 	if err != nil {
@@ -97,11 +99,11 @@ func (g *init1) boot() (net.Listener, error) {
 	if err := enterRoot(g.cfg); err != nil {
 		return nil, err
 	}
-	if err := unix.Sethostname([]byte(shortened(g.cfg.Name))); err != nil {
+	if err := unix.Sethostname([]byte(hostName(g.cfg.Name))); err != nil {
 		return nil, fmt.Errorf("set host name: %w", err)
 	}
-	if err := limitChildren(); err != nil {
-		return nil, fmt.Errorf("limit capabilities: %w", err)
+	if err := dropCapabilities(); err != nil {
+		return nil, fmt.Errorf("drop capabilities: %w", err)
 	}
 	g.children = newChildren()
 	if g.cfg.Connections > 0 {
@@ -110,17 +112,17 @@ func (g *init1) boot() (net.Listener, error) {
 	return l, nil
 }
 
-// shortened fits a machine's name into a host name.
-func shortened(name string) string {
+// hostName truncates a machine's name to the maximum length of a host name.
+func hostName(name string) string {
 	if len(name) > 64 {
 		return name[:64]
 	}
 	return name
 }
 
-// listen opens the socket by way of its folder's descriptor, because the
-// path itself may be longer than a socket's address allows. A temporary name
-// and a rename: whoever finds the socket can connect to it.
+// listen opens the socket through its folder's file descriptor, because the path
+// may be too long for a socket address. It uses a temporary name and a rename, so
+// that the socket accepts connections as soon as it is visible.
 func listen(dir string) (net.Listener, error) {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -151,13 +153,13 @@ func Dial(dir string, timeout time.Duration) (*net.UnixConn, error) {
 	return c.(*net.UnixConn), nil
 }
 
-// serve answers until the process ends. With all slots taken the next
-// request waits unanswered, as it does in the real guest's agent.
-func (g *init1) serve(l net.Listener) {
+// serve answers requests until the process ends. While all slots are taken, the
+// next request waits unanswered, as in the real guest's agent.
+func (g *guestInit) serve(l net.Listener) {
 	for {
 		c, err := l.Accept()
 		if err != nil {
-			time.Sleep(10 * time.Millisecond) // out of descriptors: let some close
+			time.Sleep(10 * time.Millisecond) // out of file descriptors: wait until some are closed
 			continue
 		}
 		if g.slots != nil {
@@ -175,8 +177,8 @@ func (g *init1) serve(l net.Listener) {
 	}
 }
 
-func (g *init1) answer(c *wire.Conn) {
-	r, err := c.Request()
+func (g *guestInit) answer(c *wire.Conn) {
+	r, err := c.ReadRequest()
 	if err != nil {
 		return
 	}
@@ -193,15 +195,15 @@ func (g *init1) answer(c *wire.Conn) {
 		_ = c.Finish(get(c, r))
 	case wire.Shutdown:
 		_ = c.Finish(&wire.Outcome{})
-		g.end(time.Duration(r.TimeoutMS) * time.Millisecond)
+		g.shutdown(time.Duration(r.TimeoutMS) * time.Millisecond)
 	default:
 		_ = c.Finish(&wire.Outcome{Error: "unknown request " + r.Op})
 	}
 }
 
-// end lets the workload finish for a while and ends the machine. All that
-// still runs in it ends with its init.
-func (g *init1) end(grace time.Duration) {
+// shutdown gives the workload some time to finish and then ends the machine. When
+// its init exits, the kernel kills every other process in it.
+func (g *guestInit) shutdown(grace time.Duration) {
 	g.mu.Lock()
 	w := g.workload
 	g.mu.Unlock()

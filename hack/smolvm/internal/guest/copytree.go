@@ -10,8 +10,8 @@ import (
 	"syscall"
 )
 
-// copyTree copies folders, files and symlinks with owners and modes. Other
-// kinds of file are left out.
+// copyTree replaces to with a copy of from: folders, files and symlinks with
+// their owners and modes. It skips other kinds of files.
 func copyTree(from, to string) error {
 	if err := os.RemoveAll(to); err != nil {
 		return err

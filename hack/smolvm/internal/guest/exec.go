@@ -17,7 +17,7 @@ import (
 	"botbottle.dev/bottle-operator/hack/smolvm/internal/wire"
 )
 
-// session is one exec: the program, and our ends of its descriptors.
+// session is one exec: the program and this process's ends of its descriptors.
 type session struct {
 	conn    *wire.Conn
 	proc    *process
@@ -31,7 +31,7 @@ type output struct {
 	kind byte
 }
 
-func (g *init1) exec(c *wire.Conn, r *wire.Request) {
+func (g *guestInit) exec(c *wire.Conn, r *wire.Request) {
 	s := &session{conn: c}
 	theirs, err := s.open(r)
 	if err != nil {
@@ -42,8 +42,8 @@ func (g *init1) exec(c *wire.Conn, r *wire.Request) {
 	theirs.close()
 	if err != nil {
 		s.close()
-		var none *errNoProgram
-		_ = c.Finish(&wire.Outcome{Error: err.Error(), NotFound: errors.As(err, &none)})
+		var notFound *notFoundError
+		_ = c.Finish(&wire.Outcome{Error: err.Error(), NotFound: errors.As(err, &notFound)})
 		return
 	}
 	if r.Detach {
@@ -54,7 +54,7 @@ func (g *init1) exec(c *wire.Conn, r *wire.Request) {
 	s.run(time.Duration(r.TimeoutMS) * time.Millisecond)
 }
 
-// open makes the program's descriptors and keeps the other ends.
+// open makes the program's descriptors, returns them and keeps the other ends in s.
 func (s *session) open(r *wire.Request) (stdio, error) {
 	if r.TTY {
 		return s.openTerminal(r)
@@ -66,7 +66,7 @@ func (s *session) open(r *wire.Request) (stdio, error) {
 		if err != nil {
 			return t, err
 		}
-		t.in, s.stdin = in, ours(feed)
+		t.in, s.stdin = in, interruptible(feed)
 	} else if t.in, err = os.Open("/dev/null"); err != nil {
 		return t, err
 	}
@@ -79,12 +79,12 @@ func (s *session) open(r *wire.Request) (stdio, error) {
 			return t, err
 		}
 		*o.to = to
-		s.outputs = append(s.outputs, output{ours(from), o.kind})
+		s.outputs = append(s.outputs, output{interruptible(from), o.kind})
 	}
 	return t, nil
 }
 
-// pipe is os.Pipe with both ends blocking: programs expect that of theirs.
+// pipe is like os.Pipe, but both ends are blocking, as programs expect.
 func pipe() (r, w *os.File, err error) {
 	var fds [2]int
 	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
@@ -93,8 +93,9 @@ func pipe() (r, w *os.File, err error) {
 	return os.NewFile(uintptr(fds[0]), "pipe"), os.NewFile(uintptr(fds[1]), "pipe"), nil
 }
 
-// ours makes one end ours: closing it interrupts a pending read or write.
-func ours(f *os.File) *os.File {
+// interruptible replaces f with a non-blocking duplicate, so that closing it
+// interrupts a pending read or write. If that fails, it returns f.
+func interruptible(f *os.File) *os.File {
 	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil || unix.SetNonblock(fd, true) != nil {
 		return f
@@ -103,7 +104,7 @@ func ours(f *os.File) *os.File {
 	return os.NewFile(uintptr(fd), "pipe")
 }
 
-// openTerminal gives the program a terminal of the guest's own.
+// openTerminal gives the program a terminal from the guest's own /dev/pts.
 func (s *session) openTerminal(r *wire.Request) (stdio, error) {
 	fd, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -149,8 +150,8 @@ func (s *session) close() {
 	}
 }
 
-// run carries data until the program has ended and its output was sent. A
-// client that goes away takes the program with it.
+// run copies data until the program has ended and its output was sent. If the
+// client disconnects, it kills the program.
 func (s *session) run(timeout time.Duration) {
 	gone := make(chan struct{})
 	go s.receive(gone)
@@ -181,8 +182,8 @@ func (s *session) run(timeout time.Duration) {
 	_ = s.conn.Finish(out)
 }
 
-// drain waits for the rest of the output, but not for a grandchild that keeps
-// the pipe open.
+// drain waits for the rest of the output, but at most two seconds, because a
+// grandchild may keep the pipe open.
 func (s *session) drain(drained *sync.WaitGroup) {
 	done := make(chan struct{})
 	go func() { drained.Wait(); close(done) }()
@@ -195,7 +196,7 @@ func (s *session) drain(drained *sync.WaitGroup) {
 
 func (s *session) kill() { _ = syscall.Kill(-s.proc.pid, syscall.SIGKILL) }
 
-// receive feeds the program's stdin and notices when the client goes away.
+// receive feeds the program's stdin, and closes gone when the client disconnects.
 func (s *session) receive(gone chan<- struct{}) {
 	defer close(gone)
 	for {

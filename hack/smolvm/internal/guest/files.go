@@ -11,10 +11,10 @@ import (
 	"botbottle.dev/bottle-operator/hack/smolvm/internal/wire"
 )
 
-// MaxFile is the largest file that cp carries.
+// MaxFile is the size of the largest file that cp copies, in bytes.
 const MaxFile = 4 << 30
 
-// put writes a file in one rename: readers see the old one or the new one.
+// put writes a file atomically by rename: readers see the old file or the new one.
 func put(c *wire.Conn, r *wire.Request) *wire.Outcome {
 	if st, err := os.Stat(r.Path); err == nil && st.IsDir() {
 		return &wire.Outcome{Error: fmt.Sprintf("write %s: Is a directory (os error 21)", r.Path)}

@@ -31,7 +31,7 @@ func TestCopyTree(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for range 2 { // the second finds what a copy that was cut short left
+	for range 2 { // the second call replaces an existing, perhaps incomplete, copy
 		if err := copyTree(from, to); err != nil {
 			t.Fatal(err)
 		}
@@ -41,16 +41,16 @@ func TestCopyTree(t *testing.T) {
 		t.Errorf("got %v, %v, want the file with its mode", st, err)
 	}
 	if got, err := os.Readlink(filepath.Join(to, "link")); err != nil || got != "/outside" {
-		t.Errorf("link: got %s, %v, want it as it was", got, err)
+		t.Errorf("link: got %s, %v, want it unchanged", got, err)
 	}
 	if st, err := os.Stat(filepath.Join(to, "dir")); err != nil || st.Mode().Perm() != 0o750 {
 		t.Errorf("folder: got %v, %v, want 0750", st, err)
 	}
 }
 
-func TestShortened(t *testing.T) {
+func TestHostName(t *testing.T) {
 	long := string(make([]byte, 128))
-	if got := shortened(long); len(got) != 64 {
-		t.Errorf("got %d characters, want the 64 of a host name", len(got))
+	if got := hostName(long); len(got) != 64 {
+		t.Errorf("got %d characters, want 64, the maximum of a host name", len(got))
 	}
 }

@@ -14,37 +14,37 @@ import (
 	"botbottle.dev/bottle-operator/hack/smolvm/internal/wire"
 )
 
-// process is one program started in the guest.
+// process is a program that runs in the guest.
 type process struct {
 	pid    int
 	ended  chan struct{} // closed after status is set
 	status syscall.WaitStatus
 }
 
-// stdio are the descriptors that a program gets.
+// stdio holds the standard streams of a program.
 type stdio struct {
 	in, out, err *os.File
-	// terminal: in is a terminal, to be the program's controlling one.
+	// terminal means that in becomes the program's controlling terminal.
 	terminal bool
 }
 
-// errNoProgram is what a missing binary, folder or user becomes.
-type errNoProgram struct{ text string }
+// notFoundError means that the program, its folder or its user does not exist.
+type notFoundError struct{ text string }
 
-func (e *errNoProgram) Error() string { return e.text }
+func (e *notFoundError) Error() string { return e.text }
 
-// launch starts what r asks for.
-func (g *init1) launch(r *wire.Request, io stdio) (*process, error) {
+// launch starts the program that r specifies.
+func (g *guestInit) launch(r *wire.Request, io stdio) (*process, error) {
 	who, err := lookupUser(r.User)
 	if err != nil {
-		return nil, &errNoProgram{err.Error()}
+		return nil, &notFoundError{err.Error()}
 	}
 	env := dedupe(append([]string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + who.home}, r.Env...))
 	dir := r.Workdir
 	if dir == "" {
 		dir = "/"
 	}
-	path, err := find(r.Argv[0], dir, env)
+	path, err := findProgram(r.Argv[0], dir, env)
 	if err != nil {
 		return nil, err
 	}
@@ -55,7 +55,7 @@ func (g *init1) launch(r *wire.Request, io stdio) (*process, error) {
 	}
 	pid, done, err := g.children.start(path, r.Argv, attr)
 	if err != nil {
-		return nil, &errNoProgram{fmt.Sprintf("failed to spawn command: %s: %v", r.Argv[0], err)}
+		return nil, &notFoundError{fmt.Sprintf("failed to spawn command: %s: %v", r.Argv[0], err)}
 	}
 	p := &process{pid: pid, ended: make(chan struct{})}
 	go func() {
@@ -65,9 +65,9 @@ func (g *init1) launch(r *wire.Request, io stdio) (*process, error) {
 	return p, nil
 }
 
-// find looks a program up in the guest's own PATH.
-func find(name, dir string, env []string) (string, error) {
-	missing := &errNoProgram{"failed to spawn command: " + name + ": No such file or directory (os error 2)"}
+// findProgram resolves a program's name with the PATH in env.
+func findProgram(name, dir string, env []string) (string, error) {
+	missing := &notFoundError{"failed to spawn command: " + name + ": No such file or directory (os error 2)"}
 	if strings.Contains(name, "/") {
 		if !filepath.IsAbs(name) {
 			name = filepath.Join(dir, name)
@@ -92,8 +92,8 @@ func find(name, dir string, env []string) (string, error) {
 	return "", missing
 }
 
-// dedupe keeps the last value of each name, in order of first appearance,
-// and drops what cannot be an environment entry.
+// dedupe keeps the last value of each variable, in the order of first appearance,
+// and drops invalid entries.
 func dedupe(env []string) []string {
 	at := map[string]int{}
 	var out []string
@@ -112,9 +112,9 @@ func dedupe(env []string) []string {
 	return out
 }
 
-// startWorkload runs the machine's own program. Its output goes to
-// workload.log; nobody waits for it.
-func (g *init1) startWorkload(r *wire.Request) *wire.Outcome {
+// startWorkload starts the machine's main program and does not wait for it. The
+// output goes to workload.log.
+func (g *guestInit) startWorkload(r *wire.Request) *wire.Outcome {
 	null, err := os.Open("/dev/null")
 	if err != nil {
 		return &wire.Outcome{Error: err.Error()}

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// enterRoot makes the guest's root filesystem and moves the process into it.
-// Changes go to a folder of the machine, so that they survive stop and start.
+// enterRoot makes the guest's root file system and moves the process into it.
+// Changes are stored in the machine's folder, so that they survive stop and start.
 func enterRoot(c *Config) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
@@ -49,17 +49,17 @@ func enterRoot(c *Config) error {
 	return unix.Chdir("/")
 }
 
-// mountDisk lays the machine's own changes over the image: an overlay, or
-// where the file system cannot carry one (an overlay itself), a copy.
+// mountDisk mounts the image with the machine's changes on top: as an overlay, or
+// as a copy if the file system does not support overlays (as when it is one).
 func mountDisk(c *Config, root string) error {
 	upper, work := filepath.Join(c.Dir, "overlay/upper"), filepath.Join(c.Dir, "overlay/work")
-	whole := filepath.Join(c.Dir, "overlay/copy")
+	full := filepath.Join(c.Dir, "overlay/copy")
 	for _, d := range []string{upper, work} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			return err
 		}
 	}
-	if _, err := os.Stat(whole); err != nil {
+	if _, err := os.Stat(full); err != nil {
 		opts := "lowerdir=" + escape(c.Rootfs) + ",upperdir=" + escape(upper) + ",workdir=" + escape(work)
 		err := unix.Mount("overlay", root, "overlay", 0, opts)
 		if err == nil {
@@ -68,21 +68,21 @@ func mountDisk(c *Config, root string) error {
 		if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENODEV) {
 			return fmt.Errorf("mount overlay: %w", err)
 		}
-		if err := copyTree(c.Rootfs, whole+".new"); err != nil {
+		if err := copyTree(c.Rootfs, full+".new"); err != nil {
 			return fmt.Errorf("copy the image: %w", err)
 		}
-		if err := os.Rename(whole+".new", whole); err != nil {
+		if err := os.Rename(full+".new", full); err != nil {
 			return err
 		}
 	}
-	return unix.Mount(whole, root, "", unix.MS_BIND, "")
+	return unix.Mount(full, root, "", unix.MS_BIND, "")
 }
 
 func escape(path string) string {
 	return strings.NewReplacer(`\`, `\\`, ":", `\:`, ",", `\,`).Replace(path)
 }
 
-// devices are the nodes of a guest's /dev.
+// devices are the device nodes in a guest's /dev.
 var devices = []string{"null", "zero", "full", "random", "urandom", "tty"}
 
 func mountKernelFiles(root string) error {
@@ -108,7 +108,7 @@ func mountKernelFiles(root string) error {
 			return fmt.Errorf("mount /%s: %w", m.target, err)
 		}
 	}
-	// A guest has no way to turn the host's knobs.
+	// Keep the guest from changing the host's sysctls.
 	if err := unix.Mount(at("proc/sys"), at("proc/sys"), "", unix.MS_BIND, ""); err != nil {
 		return err
 	}
@@ -165,8 +165,8 @@ func bindFile(from, to string) error {
 	return nil
 }
 
-// bindInto shows a host directory in the guest. The path is resolved inside
-// the guest's root: a symlink in an image leads nowhere else.
+// bindInto mounts a host directory in the guest. It resolves the target inside
+// the guest's root, so that a symlink in the image cannot lead outside.
 func bindInto(root string, m Mount) error {
 	dir, err := os.OpenRoot(root)
 	if err != nil {
@@ -187,7 +187,8 @@ func bindInto(root string, m Mount) error {
 	})
 }
 
-// atPath calls f with a path that names exactly what rel names now.
+// atPath opens rel in dir and calls f with a path that keeps naming that file or
+// folder, even if rel is replaced meanwhile.
 func atPath(dir *os.Root, rel string, f func(string) error) error {
 	target, err := dir.Open(rel)
 	if err != nil {
@@ -197,8 +198,8 @@ func atPath(dir *os.Root, rel string, f func(string) error) error {
 	return f(fmt.Sprintf("/proc/self/fd/%d", target.Fd()))
 }
 
-// writeEtc writes what a guest's init would, and only into the machine's own
-// layer.
+// writeEtc writes the files in /etc that a guest's init would write. The changes
+// go to the machine's own layer.
 func writeEtc(c *Config, root string) error {
 	dir, err := os.OpenRoot(root)
 	if err != nil {

@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// children starts processes and collects every one that ends, adopted ones
-// too, as an init must. os/exec cannot be used beside it: both would wait for
-// the same pids.
+// children starts processes and reaps every child that ends, including adopted
+// ones, as an init must. Do not use os/exec as well: both would wait for the same
+// pids.
 type children struct {
 	mu   sync.Mutex
 	done map[int]chan syscall.WaitStatus
@@ -50,7 +50,7 @@ func (c *children) reap() {
 	}
 }
 
-// start runs a program in a group of its own. The channel delivers its end.
+// start starts a program. The channel receives its wait status when it ends.
 func (c *children) start(path string, argv []string, attr *syscall.ProcAttr) (int, <-chan syscall.WaitStatus, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -63,18 +63,18 @@ func (c *children) start(path string, argv []string, attr *syscall.ProcAttr) (in
 	return pid, ch, nil
 }
 
-// withheld are the powers that no program of the guest gets: those that
-// reach the host's kernel past namespaces. Network powers stay, so that tests
-// can attack the wall from inside.
-var withheld = []uintptr{
+// droppedCapabilities are the capabilities that no program of the guest gets,
+// because they affect the host's kernel beyond namespaces. Network capabilities
+// stay, so that tests can attack the wall from inside.
+var droppedCapabilities = []uintptr{
 	unix.CAP_SYS_MODULE, unix.CAP_SYS_RAWIO, unix.CAP_SYS_BOOT, unix.CAP_SYS_TIME, unix.CAP_SYSLOG, unix.CAP_SYS_ADMIN,
 	unix.CAP_SYS_PTRACE, unix.CAP_MKNOD, unix.CAP_BPF, unix.CAP_PERFMON, unix.CAP_DAC_READ_SEARCH, unix.CAP_WAKE_ALARM,
 }
 
-// limitChildren takes the withheld capabilities from everything started
-// later, by any thread; this process keeps its own.
-func limitChildren() error {
-	for _, c := range withheld {
+// dropCapabilities removes droppedCapabilities from all programs that any thread
+// starts later. This process keeps its own.
+func dropCapabilities() error {
+	for _, c := range droppedCapabilities {
 		if _, _, no := syscall.AllThreadsSyscall(syscall.SYS_PRCTL, syscall.PR_CAPBSET_DROP, c, 0); no != 0 && no != syscall.EINVAL {
 			return no
 		}

@@ -15,8 +15,8 @@ type identity struct {
 	home       string
 }
 
-// lookupUser reads "name", "uid", "name:group" or "uid:gid" by the guest's
-// own files. Empty is root.
+// lookupUser resolves "name", "uid", "name:group" or "uid:gid" with the guest's
+// passwd and group files. An empty spec means root.
 func lookupUser(spec string) (identity, error) {
 	name, group, _ := strings.Cut(spec, ":")
 	if name == "" {
@@ -51,7 +51,8 @@ func lookupUser(spec string) (identity, error) {
 	return id, nil
 }
 
-// findEntry is the line whose first or third field is key.
+// findEntry returns the fields of the first line that has key as its first or
+// third field, or nil if there is none.
 func findEntry(file, key string) []string {
 	b, err := os.ReadFile(file)
 	if err != nil {

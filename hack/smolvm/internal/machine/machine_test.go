@@ -17,7 +17,7 @@ import (
 func TestCheckName(t *testing.T) {
 	for _, ok := range []string{"a", "A", "Caps", "a_b", "a_", "1", "default", "help", "all", strings.Repeat("x", 128), "bottle-demo-1a2b3c4d"} {
 		if err := CheckName(ok); err != nil {
-			t.Errorf("%q: got %v, want it accepted", ok, err)
+			t.Errorf("%q: got %v, want no error", ok, err)
 		}
 	}
 	for name, want := range map[string]string{
@@ -42,7 +42,7 @@ func TestCheckName(t *testing.T) {
 	}
 }
 
-// keys080 are the 25 keys of the oldest release.
+// keys080 are the 25 JSON keys of the oldest release.
 var keys080 = strings.Fields(`cmd cpus created_at entrypoint ephemeral gpu gpu_vram_mib health_cmd health_interval_secs health_retries
 	health_startup_grace_secs health_timeout_secs image memory_mib mounts name network overlay_gb pid ports restart_count
 	restart_max_retries restart_policy state storage_gb`)
@@ -66,25 +66,25 @@ func TestViewKeysByRelease(t *testing.T) {
 	}
 }
 
-func TestViewShowsThePolicyWhereTheReleaseDoes(t *testing.T) {
+func TestViewShowsPolicyByRelease(t *testing.T) {
 	r := &Record{Name: "m", AllowedCIDRs: []string{"192.168.44.2/32"}, DNS: "1.1.1.1", Env: [][2]string{{"A", "secret"}}}
 	for version, want := range map[string]bool{"0.8.0": false, "1.9.1": false, "1.29.0": true, "1.32.2": true} {
 		v := r.View(release.MustParse(version))
 		if _, got := v["allowed_cidrs"]; got != want {
-			t.Errorf("%s: allowed_cidrs there: got %v, want %v", version, got, want)
+			t.Errorf("%s: has allowed_cidrs: got %v, want %v", version, got, want)
 		}
 		if _, got := v["dns"]; got != want {
-			t.Errorf("%s: dns there: got %v, want %v", version, got, want)
+			t.Errorf("%s: has dns: got %v, want %v", version, got, want)
 		}
-		if text, err := Shown(v); err != nil || strings.Contains(text, "secret") {
+		if text, err := FormatJSON(v); err != nil || strings.Contains(text, "secret") {
 			t.Errorf("%s: got %s, %v, want no environment in it", version, text, err)
 		}
 	}
 }
 
-func TestShown(t *testing.T) {
+func TestFormatJSON(t *testing.T) {
 	r := &Record{Name: "m", State: Created, Labels: map[string]string{"a/b": "<&>"}}
-	got, err := Shown(r.View(release.MustParse("1.32.2")))
+	got, err := FormatJSON(r.View(release.MustParse("1.32.2")))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +96,7 @@ func TestShown(t *testing.T) {
 	if !json.Valid([]byte(got)) {
 		t.Errorf("got %s, want valid JSON", got)
 	}
-	if got, _ := Shown([]map[string]any{}); got != "[]\n" {
+	if got, _ := FormatJSON([]map[string]any{}); got != "[]\n" {
 		t.Errorf("empty list: got %q, want []", got)
 	}
 }

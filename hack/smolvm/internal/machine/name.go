@@ -8,7 +8,7 @@ import (
 	"unicode/utf8"
 )
 
-// CheckName refuses what smolvm refuses as a machine's name, in its words.
+// CheckName rejects the names that smolvm rejects, with smolvm's error texts.
 func CheckName(name string) error {
 	if name == "" {
 		return fmt.Errorf("machine name cannot be empty")

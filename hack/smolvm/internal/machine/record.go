@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package machine holds what the stand-in remembers of one machine, the rules
-// its fields obey, and the JSON in which `ls` and `status` show it, key by key
-// as measured on each release. It does no I/O.
+// Package machine defines the record of a machine, the rules for its fields, and
+// the JSON that `ls` and `status` show. The keys of that JSON match what each
+// release of smolvm was observed to print. The package does no I/O.
 package machine
 
-// States as smolvm spells them.
+// States, spelt like in smolvm.
 const (
 	Created     = "created"
 	Running     = "running"
@@ -19,8 +19,8 @@ const (
 	DefaultMemoryMiB = 8192
 )
 
-// Record is one machine as kept in the database. Env values are in clear
-// there, as in smolvm's own; secrets are references only.
+// Record is a machine as stored in the database. Like smolvm's own records it
+// holds env values in clear text, but only references to secrets.
 type Record struct {
 	Name           string            `json:"name"`
 	State          string            `json:"state"`
@@ -41,7 +41,7 @@ type Record struct {
 	Mounts         []Mount           `json:"mounts"`
 	Ports          []string          `json:"ports"`
 	Image          string            `json:"image,omitempty"`
-	Source         string            `json:"source_smolmachine,omitempty"` // the pack that it was made of
+	Source         string            `json:"source_smolmachine,omitempty"` // the pack that it was made from
 	Entrypoint     []string          `json:"entrypoint"`
 	Cmd            []string          `json:"cmd"`
 	Workdir        string            `json:"workdir,omitempty"`
@@ -59,20 +59,21 @@ type Record struct {
 	HealthGrace       *int     `json:"health_startup_grace_secs,omitempty"`
 }
 
-// Secret says where a value is read from at each launch: one of the two.
+// Secret says where to read a secret's value at each launch. Exactly one field
+// is set.
 type Secret struct {
 	FromFile string `json:"from_file,omitempty"`
 	FromEnv  string `json:"from_env,omitempty"`
 }
 
-// Mount is one host directory in the guest.
+// Mount is a host directory that is mounted in the guest.
 type Mount struct {
 	Source   string `json:"source"`
 	Target   string `json:"target"`
 	ReadOnly bool   `json:"read_only"`
 }
 
-// LastExit is how the VMM's last run ended. Exactly one of ExitCode and
+// LastExit describes how the VMM's last run ended. Exactly one of ExitCode and
 // Signal is set.
 type LastExit struct {
 	Cause    string `json:"cause"`

@@ -10,8 +10,8 @@ import (
 	"botbottle.dev/bottle-operator/hack/smolvm/internal/release"
 )
 
-// viewKeys lists what each release added to the 25 keys of 0.8.0; nothing was
-// ever removed.
+// viewKeys lists the keys that each release added to the 25 keys of 0.8.0. No
+// release removed any.
 var viewKeys = []struct {
 	since string
 	keys  map[string]any
@@ -25,8 +25,8 @@ var viewKeys = []struct {
 	{"1.32.2", map[string]any{"state_reason": nil}},
 }
 
-// View is the object that `status --json` prints and `ls --json` lists, with
-// the keys of that release. Shown marshals it.
+// View returns the object that `status --json` prints and `ls --json` lists, with
+// the keys of the given release. FormatJSON marshals it.
 func (r *Record) View(rel release.Release) map[string]any {
 	v := map[string]any{
 		"name": r.Name, "state": r.State, "created_at": r.CreatedAt,
@@ -60,7 +60,7 @@ func (r *Record) View(rel release.Release) map[string]any {
 	return v
 }
 
-// addConditional adds the keys that are absent, not null, when unset.
+// addConditional adds the keys that are absent instead of null when unset.
 func (r *Record) addConditional(v map[string]any) {
 	if r.AllowedCIDRs != nil {
 		v["allowed_cidrs"] = r.AllowedCIDRs
@@ -73,9 +73,9 @@ func (r *Record) addConditional(v map[string]any) {
 	}
 }
 
-// Shown is the JSON text of v: keys sorted, two spaces, nothing escaped that
-// JSON does not ask for.
-func Shown(v any) (string, error) {
+// FormatJSON returns v as JSON with sorted keys, indented by two spaces, without
+// HTML escaping.
+func FormatJSON(v any) (string, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)

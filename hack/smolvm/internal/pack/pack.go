@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package pack is the stand-in's own form of a .smolmachine: a tar archive
-// whose first entry, and so whose first bytes, say whose it is. It holds what
-// `pack create` was told and the image's archive as it was. The real smolvm
-// reads none of it, nor the stand-in a real one.
+// Package pack reads and writes the stand-in's own format of a .smolmachine: a
+// tar archive. The name of its first entry, and so its first bytes, identify the
+// format. It contains the settings given to `pack create` and the unchanged
+// archive of the image. The real smolvm cannot read this format, and the stand-in
+// cannot read the real one.
 package pack
 
 import (
@@ -20,7 +21,7 @@ const (
 	image = "image.tar"
 )
 
-// Manifest is what a machine made of the pack takes over.
+// Manifest holds the settings that a machine made from the pack gets.
 type Manifest struct {
 	Image      string   `json:"image"`
 	Entrypoint []string `json:"entrypoint"`
@@ -32,10 +33,10 @@ type Manifest struct {
 	Network    bool     `json:"network"`
 }
 
-// ErrMagic is a file that is no pack of the stand-in's.
-var ErrMagic = errors.New("not a pack of the stand-in's")
+// ErrMagic means that a file is not in the stand-in's pack format.
+var ErrMagic = errors.New("not a pack of the smolvm stand-in")
 
-// Write makes a pack of an image's archive.
+// Write writes a pack with the image in archive to path.
 func Write(path string, m Manifest, archive string) (err error) {
 	in, err := os.Open(archive)
 	if err != nil {
@@ -71,8 +72,8 @@ func Write(path string, m Manifest, archive string) (err error) {
 	return w.Close()
 }
 
-// Read returns what the pack says and, when archive is not nil, copies the
-// image's archive to it.
+// Read returns the pack's manifest. If archive is not nil, it also copies the
+// image's archive there.
 func Read(path string, archive io.Writer) (Manifest, error) {
 	var m Manifest
 	f, err := os.Open(path)
@@ -96,7 +97,7 @@ func Read(path string, archive io.Writer) (Manifest, error) {
 	}
 	h, err := r.Next()
 	if err == nil && h.Name != image {
-		err = fmt.Errorf("%s where %s should be", h.Name, image)
+		err = fmt.Errorf("found entry %s, want %s", h.Name, image)
 	}
 	if err == nil && archive != nil {
 		_, err = io.Copy(archive, r)

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package release says which release of smolvm the stand-in speaks as, and
-// what that release can do. It compares versions only; the behaviour itself
-// is where the commands are.
+// Package release determines which release of smolvm the stand-in emulates. It
+// only parses and compares versions; the commands implement the differences.
 package release
 
 import (
@@ -15,15 +14,15 @@ import (
 	"strings"
 )
 
-// Reference is spoken when nothing else was asked for.
+// Reference is the release that is emulated by default.
 const Reference = "1.32.2"
 
-// Release is one version of smolvm. The zero value is older than any.
+// Release is a version of smolvm. The zero value is older than every release.
 type Release struct{ major, minor, patch int }
 
 var form = regexp.MustCompile(`^(\d{1,4})\.(\d{1,4})\.(\d{1,4})$`)
 
-// Parse reads "1.32.2"; anything else is an error.
+// Parse parses a version like "1.32.2". Any other format is an error.
 func Parse(s string) (Release, error) {
 	m := form.FindStringSubmatch(s)
 	if m == nil {
@@ -47,7 +46,8 @@ func MustParse(s string) Release {
 
 func (r Release) String() string { return fmt.Sprintf("%d.%d.%d", r.major, r.minor, r.patch) }
 
-// AtLeast reports whether r is that release or newer. "" is older than all.
+// AtLeast reports whether r is the release since or newer. An empty since is
+// older than every release.
 func (r Release) AtLeast(since string) bool {
 	if since == "" {
 		return true
@@ -56,8 +56,8 @@ func (r Release) AtLeast(since string) bool {
 	return cmp.Or(cmp.Compare(r.major, o.major), cmp.Compare(r.minor, o.minor), cmp.Compare(r.patch, o.patch)) >= 0
 }
 
-// Current is the release to speak as: $SMOLVM_STANDIN_VERSION, else the file
-// standin-version beside the executable, else Reference.
+// Current returns the release to emulate: $SMOLVM_STANDIN_VERSION, or else the
+// content of the file standin-version next to the executable, or else Reference.
 func Current() (Release, error) {
 	if v := os.Getenv("SMOLVM_STANDIN_VERSION"); v != "" {
 		return Parse(v)

@@ -32,14 +32,14 @@ func TestAtLeast(t *testing.T) {
 	}
 }
 
-func TestCurrentFollowsTheEnvironment(t *testing.T) {
+func TestCurrentUsesTheEnvironment(t *testing.T) {
 	t.Setenv("SMOLVM_STANDIN_VERSION", "0.8.0")
 	if got, err := Current(); err != nil || got.String() != "0.8.0" {
 		t.Errorf("got %v, %v, want 0.8.0", got, err)
 	}
 	t.Setenv("SMOLVM_STANDIN_VERSION", "newest")
 	if got, err := Current(); err == nil {
-		t.Errorf("got %v, want an error for a version that is none", got)
+		t.Errorf("got %v, want an error for an invalid version", got)
 	}
 	t.Setenv("SMOLVM_STANDIN_VERSION", "")
 	if got, err := Current(); err != nil || got.String() != Reference {

@@ -11,18 +11,18 @@ import (
 	"github.com/pelletier/go-toml/v2"
 )
 
-// located words an error with its place and, on purpose, the whole line it
-// is in: whatever secret that line holds is in smolvm's error as well.
-func located(text string, at *toml.DecodeError, message string) error {
+// withPosition formats an error with its position and, on purpose, the whole
+// source line: smolvm's error also contains any secret in that line.
+func withPosition(text string, at *toml.DecodeError, message string) error {
 	line, column := at.Position()
-	shown := sourceLine(text, line)
+	source := sourceLine(text, line)
 	number := fmt.Sprint(line)
 	pad := strings.Repeat(" ", len(number))
 	return &parseError{fmt.Sprintf("TOML parse error at line %d, column %d\n%s |\n%s | %s\n%s | %s^\n%s\n",
-		line, column, pad, number, shown, pad, strings.Repeat(" ", max(column-1, 0)), message)}
+		line, column, pad, number, source, pad, strings.Repeat(" ", max(column-1, 0)), message)}
 }
 
-// parseError is worded as smolvm words it, last newline and all.
+// parseError has exactly smolvm's text, including the final newline.
 type parseError struct{ text string }
 
 func (e *parseError) Error() string { return e.text }
@@ -38,13 +38,13 @@ func sourceLine(text string, line int) string {
 var (
 	wrongType = regexp.MustCompile(`^cannot decode TOML (\w+) into .* of type (\S+)$`)
 	tooLarge  = regexp.MustCompile(`^integer value (-?\d+) cannot be stored in uint(\d+)$`)
-	twice     = regexp.MustCompile(`^key (\S+) is already defined$`)
+	duplicate = regexp.MustCompile(`^key (\S+) is already defined$`)
 	valueAt   = regexp.MustCompile(`^(?:"(?:[^"\\]|\\.)*"|'[^']*'|[^,\]}\s]+)`)
 )
 
-// worded says a parse error in smolvm's words where they are known; other
-// messages of the parser pass as they are.
-func worded(text string, at *toml.DecodeError) string {
+// reword returns smolvm's text for a parse error if it is known, and otherwise
+// the parser's own message.
+func reword(text string, at *toml.DecodeError) string {
 	message := strings.TrimPrefix(at.Error(), "toml: ")
 	line, column := at.Position()
 	value := ""
@@ -52,12 +52,12 @@ func worded(text string, at *toml.DecodeError) string {
 		value = valueAt.FindString(l[column-1:])
 	}
 	if m := wrongType.FindStringSubmatch(message); m != nil {
-		return "invalid type: " + shownValue(m[1], value) + ", expected " + expected(m[2])
+		return "invalid type: " + formatValue(m[1], value) + ", expected " + expected(m[2])
 	}
 	if m := tooLarge.FindStringSubmatch(message); m != nil {
 		return "invalid value: integer `" + m[1] + "`, expected u" + m[2]
 	}
-	if m := twice.FindStringSubmatch(message); m != nil {
+	if m := duplicate.FindStringSubmatch(message); m != nil {
 		return "duplicate key `" + m[1] + "` in document root"
 	}
 	switch {
@@ -71,7 +71,7 @@ func worded(text string, at *toml.DecodeError) string {
 	return message
 }
 
-func shownValue(kind, value string) string {
+func formatValue(kind, value string) string {
 	switch kind {
 	case "string":
 		return "string " + value
@@ -99,11 +99,12 @@ func expected(goType string) string {
 	return goType
 }
 
-// unknownField names the keys that the table would have taken.
+// unknownField returns the error for an unknown key, which lists the keys that
+// the table accepts.
 func unknownField(text string, at *toml.DecodeError) error {
 	key := at.Key()
 	if len(key) == 0 {
-		return located(text, at, "unknown field")
+		return withPosition(text, at, "unknown field")
 	}
 	table := reflect.TypeFor[File]()
 	for _, k := range key[:len(key)-1] {
@@ -118,10 +119,11 @@ func unknownField(text string, at *toml.DecodeError) error {
 	} else {
 		message += "one of " + strings.Join(names, ", ")
 	}
-	return located(text, at, message)
+	return withPosition(text, at, message)
 }
 
-// field is the struct behind a table's key, nil if it is none.
+// field returns the struct type of a table's key, or nil if the key is not a
+// table.
 func field(table reflect.Type, key string) reflect.Type {
 	for i := range table.NumField() {
 		f := table.Field(i)

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package smoltoml reads a Smolfile by the schema of 0.8.0 plus what the
-// stand-in understands of later ones. Every table refuses unknown keys, and
-// an error shows the offending line with all that is in it, as smolvm's does.
-// It validates no meaning: `machine create` does.
+// Package smoltoml parses a Smolfile. The schema is that of release 0.8.0 plus
+// the later keys that the stand-in supports. Unknown keys are errors. Like in
+// smolvm, an error contains the whole offending line. The package does not
+// validate what values mean: `machine create` does.
 package smoltoml
 
 import (
@@ -18,7 +18,7 @@ import (
 	"botbottle.dev/bottle-operator/hack/smolvm/internal/state"
 )
 
-// File is a parsed Smolfile. Pointers are nil when the key was absent.
+// File is a parsed Smolfile. A pointer is nil if the key was absent.
 type File struct {
 	Image      *string   `toml:"image"`
 	Entrypoint []string  `toml:"entrypoint"`
@@ -45,7 +45,7 @@ type File struct {
 	Service    *service  `toml:"service"`
 }
 
-// Dev replaces or extends the top level in development.
+// Dev replaces or extends top-level settings for development.
 type Dev struct {
 	Volumes []string `toml:"volumes"`
 	Env     []string `toml:"env"`
@@ -94,12 +94,12 @@ type service struct {
 	Listen   *string `toml:"listen"`
 }
 
-// Load reads path. Its errors begin where smolvm's text after
-// "load smolfile: " does.
+// Load reads and parses the file at path. Its errors have the text that smolvm
+// prints after "load smolfile: ".
 func Load(path string) (*File, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("failed to read %s: %w", path, state.Rust(bare(err)))
+		return nil, fmt.Errorf("failed to read %s: %w", path, state.Rust(withoutPath(err)))
 	}
 	if !utf8.Valid(b) {
 		return nil, fmt.Errorf("failed to read %s: stream did not contain valid UTF-8", path)
@@ -111,8 +111,8 @@ func Load(path string) (*File, error) {
 	return f, nil
 }
 
-// bare drops the path that os puts before a system error.
-func bare(err error) error {
+// withoutPath removes the path that package os puts before a system error.
+func withoutPath(err error) error {
 	var p *os.PathError
 	if errors.As(err, &p) {
 		return p.Err
@@ -120,7 +120,7 @@ func bare(err error) error {
 	return err
 }
 
-// Parse reads the text of a Smolfile.
+// Parse parses the text of a Smolfile.
 func Parse(text string) (*File, error) {
 	text = strings.TrimPrefix(text, "\ufeff")
 	f := &File{}
@@ -135,7 +135,7 @@ func Parse(text string) (*File, error) {
 	}
 	var at *toml.DecodeError
 	if errors.As(err, &at) {
-		return nil, located(text, at, worded(text, at))
+		return nil, withPosition(text, at, reword(text, at))
 	}
 	return nil, err
 }

@@ -23,11 +23,12 @@ func TestParse(t *testing.T) {
 		t.Errorf("allow_cidrs (-want +got)\n%s", diff)
 	}
 	if f.CPUs == nil || *f.CPUs != 2 || f.Memory != nil {
-		t.Errorf("got cpus %v, memory %v, want 2 and nothing", f.CPUs, f.Memory)
+		t.Errorf("got cpus %v, memory %v, want 2 and nil", f.CPUs, f.Memory)
 	}
 }
 
-// Errors show the whole line, secrets and all: callers must not pass them on.
+// TestErrors shows that errors contain the whole line, including secrets, so
+// callers must not pass them on.
 func TestErrors(t *testing.T) {
 	for text, want := range map[string]string{
 		"a = 1\n[network\n":                "TOML parse error at line 2, column 9\n  |\n2 | [network\n  |         ^\ninvalid table header\nexpected `.`, `]`\n",

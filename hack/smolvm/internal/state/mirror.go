@@ -16,8 +16,8 @@ import (
 	_ "modernc.org/sqlite" // registers the driver
 )
 
-// mirror makes the database hold these records. Like that of releases before
-// 1.22.0 it has a log only while it is written.
+// mirror makes the database hold exactly these records. As in releases before
+// 1.22.0, its write-ahead log exists only during a write.
 func mirror(path string, all Records) error {
 	db, err := sql.Open("sqlite", "file:"+path+"?_pragma=journal_mode(wal)&_pragma=synchronous(off)&_pragma=busy_timeout(5000)")
 	if err != nil {
@@ -35,7 +35,7 @@ func writeRows(db *sql.DB, all Records) error {
 	if _, err := db.Exec("CREATE TABLE IF NOT EXISTS vms (name TEXT PRIMARY KEY NOT NULL, data BLOB NOT NULL)"); err != nil {
 		return err
 	}
-	have, err := readRows(db)
+	old, err := readRows(db)
 	if err != nil {
 		return err
 	}
@@ -43,20 +43,20 @@ func writeRows(db *sql.DB, all Records) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = tx.Rollback() }() // after a commit it does nothing
+	defer func() { _ = tx.Rollback() }() // does nothing after a commit
 	for name, r := range all {
 		data, err := json.Marshal(r)
 		if err != nil {
 			return err
 		}
-		if !bytes.Equal(have[name], data) {
+		if !bytes.Equal(old[name], data) {
 			if _, err := tx.Exec("INSERT OR REPLACE INTO vms VALUES (?, ?)", name, data); err != nil {
 				return err
 			}
 		}
-		delete(have, name)
+		delete(old, name)
 	}
-	for name := range maps.Keys(have) {
+	for name := range maps.Keys(old) {
 		if _, err := tx.Exec("DELETE FROM vms WHERE name = ?", name); err != nil {
 			return err
 		}
@@ -70,19 +70,19 @@ func readRows(db *sql.DB) (map[string][]byte, error) {
 		return nil, err
 	}
 	defer func() { _ = rows.Close() }()
-	have := map[string][]byte{}
+	found := map[string][]byte{}
 	for rows.Next() {
 		var name string
 		var data []byte
 		if err := rows.Scan(&name, &data); err != nil {
 			return nil, err
 		}
-		have[name] = data
+		found[name] = data
 	}
-	return have, rows.Err()
+	return found, rows.Err()
 }
 
-// checkHeader refuses a file that is no database, in smolvm's words.
+// checkHeader rejects a file that is not a database, with smolvm's error text.
 func checkHeader(path string) error {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {

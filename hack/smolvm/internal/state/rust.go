@@ -12,8 +12,9 @@ import (
 	"syscall"
 )
 
-// Rust rewords a system error as smolvm's standard library prints it:
-// "No such file or directory (os error 2)". Other errors pass unchanged.
+// Rust gives a system error the text that Rust's standard library, and so smolvm,
+// prints: "No such file or directory (os error 2)". It returns other errors
+// unchanged.
 func Rust(err error) error {
 	var no syscall.Errno
 	if !errors.As(err, &no) {
@@ -31,7 +32,8 @@ type rustError struct {
 func (e *rustError) Error() string { return e.text }
 func (e *rustError) Unwrap() error { return e.err }
 
-// passwdHome is the home directory of the user in /etc/passwd, "" if none.
+// passwdHome returns the user's home directory from /etc/passwd, or "" if there
+// is none.
 func passwdHome(uid int) string {
 	f, err := os.Open("/etc/passwd")
 	if err != nil {

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package state keeps the stand-in's machines where smolvm keeps its own:
+// Package state stores the stand-in's machines in the same places as smolvm:
 // below $HOME/.local/share/smolvm and $HOME/.cache/smolvm.
 //
-// smolvm's database is SQLite. What the stand-in goes by is a JSON file beside
-// it, replaced by rename and written under a lock: reads need no lock, never
-// block on a writer, and cost no start of a database in each of a thousand
-// calls. Every change is mirrored into a database of smolvm's name and layout,
-// for those who read that one; nothing is ever read from it here.
+// smolvm's database is SQLite. The stand-in instead uses a JSON file next to it,
+// which it writes under a lock and replaces by rename. Reads therefore need no
+// lock, never wait for a writer, and need not open a database, which matters over
+// thousands of calls. Every change is mirrored into a database with smolvm's name
+// and layout, for programs that read it. The stand-in itself never reads records
+// from that database.
 package state
 
 import (
@@ -26,14 +27,14 @@ import (
 	"botbottle.dev/bottle-operator/hack/smolvm/internal/machine"
 )
 
-// Store is one user's world.
+// Store gives access to the machines of one user.
 type Store struct {
 	data  string // …/.local/share/smolvm
 	cache string // …/.cache
 }
 
-// Open names the places; nothing is created yet. override is --state-dir or
-// $SMOLVM_DATA_DIR: it acts as another HOME.
+// Open determines the paths; it creates nothing. override is --state-dir or
+// $SMOLVM_DATA_DIR, which replaces HOME if it is not empty.
 func Open(override string, getenv func(string) string) (*Store, error) {
 	home := override
 	if home != "" {
@@ -58,35 +59,36 @@ func Open(override string, getenv func(string) string) (*Store, error) {
 	return s, nil
 }
 
-// Database is the SQLite file with every record, for others.
+// Database returns the path of the SQLite file with every record, for other
+// programs.
 func (s *Store) Database() string { return filepath.Join(s.data, "server/smolvm.db") }
 
-// records is the file with every record that counts.
+// records returns the path of the authoritative JSON file.
 func (s *Store) records() string { return filepath.Join(s.data, "server/standin.json") }
 
-// AgentRootfs is where smolvm looks for its guest files by default.
+// AgentRootfs returns the default folder of smolvm's guest files.
 func (s *Store) AgentRootfs() string { return filepath.Join(s.data, "agent-rootfs") }
 
-// Archives is the cache of image archives by content.
+// Archives returns the folder of the content-addressed cache of image archives.
 func (s *Store) Archives() string { return filepath.Join(s.cache, "smolvm-image-archives") }
 
-// Layers is the cache of unpacked images by content.
+// Layers returns the folder of the content-addressed cache of unpacked images.
 func (s *Store) Layers() string { return filepath.Join(s.cache, "smolvm-standin-rootfs") }
 
-// VMs is the folder of all machines' folders.
+// VMs returns the folder that holds the folders of all machines.
 func (s *Store) VMs() string { return filepath.Join(s.cache, "smolvm/vms") }
 
-// Dir is the folder of one machine: a hash, so that the name's length and
-// letters do not matter.
+// Dir returns the folder of a machine. Its name is a hash, so that the length and
+// characters of the machine's name do not matter.
 func (s *Store) Dir(name string) string {
 	sum := sha256.Sum256([]byte(name))
 	return filepath.Join(s.VMs(), hex.EncodeToString(sum[:])[:16])
 }
 
-// Records is what the database holds, by name.
+// Records are the records of all machines, by name.
 type Records map[string]*machine.Record
 
-// Load reads every record.
+// Load reads all records.
 func (s *Store) Load() (Records, error) {
 	if err := os.MkdirAll(filepath.Dir(s.Database()), 0o755); err != nil {
 		return nil, fmt.Errorf("database operation failed: create directory: %w", Rust(err))
@@ -108,8 +110,9 @@ func (s *Store) Load() (Records, error) {
 	return all, nil
 }
 
-// Change loads, lets f edit and writes back, all under the database's lock.
-// Nothing is written when f fails.
+// Change loads the records, calls f to edit them and writes them back, while
+// holding the database's lock. If f fails, Change writes nothing and returns f's
+// error.
 func (s *Store) Change(f func(Records) error) error {
 	if err := os.MkdirAll(filepath.Dir(s.Database()), 0o755); err != nil {
 		return fmt.Errorf("database operation failed: create directory: %w", Rust(err))
@@ -136,7 +139,7 @@ func (s *Store) Change(f func(Records) error) error {
 	return mirror(s.Database(), all)
 }
 
-// Names of all records, sorted.
+// Names returns the names of all records, sorted.
 func (r Records) Names() []string {
 	names := make([]string, 0, len(r))
 	for n := range r {
@@ -146,8 +149,8 @@ func (r Records) Names() []string {
 	return names
 }
 
-// Lock takes a flock on path, which it creates. It waits, unless how has
-// LOCK_NB.
+// Lock takes a flock on path and creates the file if necessary. It waits for the
+// lock unless how contains LOCK_NB.
 func Lock(path string, how int) (unlock func(), err error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -166,7 +169,7 @@ func Lock(path string, how int) (unlock func(), err error) {
 	return func() { f.Close() }, nil
 }
 
-// writeFile replaces path in one rename.
+// writeFile replaces path atomically by rename.
 func writeFile(path string, b []byte) error {
 	tmp := fmt.Sprintf("%s.%d", path, os.Getpid())
 	if err := os.WriteFile(tmp, b, 0o644); err != nil {

@@ -25,11 +25,11 @@ func open(t *testing.T, env map[string]string) *Store {
 	return s
 }
 
-func TestPlaces(t *testing.T) {
+func TestPaths(t *testing.T) {
 	s := open(t, map[string]string{"HOME": "/h"})
 	for got, want := range map[string]string{
 		s.Database():  "/h/.local/share/smolvm/server/smolvm.db",
-		s.Dir("m1"):   "/h/.cache/smolvm/vms/ca0df2c95aa144c1", // as the real one names it
+		s.Dir("m1"):   "/h/.cache/smolvm/vms/ca0df2c95aa144c1", // the same as in the real smolvm
 		s.Dir("nope"): "/h/.cache/smolvm/vms/ca3704aa0b06f595",
 		s.Archives():  "/h/.cache/smolvm-image-archives",
 	} {
@@ -46,7 +46,7 @@ func TestPlaces(t *testing.T) {
 	}
 }
 
-func TestChangeIsSerialised(t *testing.T) {
+func TestConcurrentChanges(t *testing.T) {
 	env := map[string]string{"HOME": t.TempDir()}
 	var all sync.WaitGroup
 	for i := range 20 {
@@ -83,7 +83,8 @@ func TestChangeWritesNothingOnError(t *testing.T) {
 	}
 }
 
-// What another program finds in the database is what there is.
+// TestChangeIsMirrored checks that the database always holds the same records as
+// the JSON file.
 func TestChangeIsMirrored(t *testing.T) {
 	s := open(t, map[string]string{"HOME": t.TempDir()})
 	for _, names := range [][]string{{"a"}, {"a", "b"}, {"b"}, {}} {
@@ -115,7 +116,7 @@ func TestChangeIsMirrored(t *testing.T) {
 	}
 }
 
-func TestErrorsOfTheDatabase(t *testing.T) {
+func TestDatabaseErrors(t *testing.T) {
 	home := t.TempDir()
 	s := open(t, map[string]string{"HOME": home})
 	if _, err := s.Load(); err != nil {
@@ -144,6 +145,6 @@ func TestRust(t *testing.T) {
 		t.Errorf("got %s, want %s", got, want)
 	}
 	if !errors.Is(err, syscall.ENOENT) {
-		t.Errorf("got %v, want it to be ENOENT still", err)
+		t.Errorf("got %v, want an error that wraps ENOENT", err)
 	}
 }

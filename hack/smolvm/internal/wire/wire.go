@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package wire is what the command line and a machine's process say to each
-// other over agent.sock: one JSON request, then frames in both directions
-// until an End frame. It is the stand-in's own protocol, not smolvm's.
+// Package wire is the protocol between the command line and a machine's process
+// over agent.sock: one JSON request, then frames in both directions until an End
+// frame. It is specific to the stand-in; smolvm uses a different protocol.
 package wire
 
 import (
@@ -13,17 +13,17 @@ import (
 	"sync"
 )
 
-// What a Request asks for.
+// The operations that a Request can name.
 const (
 	Ping     = "ping"     // answered by End
 	Exec     = "exec"     // run a command, stream its output
-	Workload = "workload" // start the machine's own program, output to its log
+	Workload = "workload" // start the machine's main program, with output to its log
 	Put      = "put"      // write a file from Data frames
 	Get      = "get"      // read a file into Stdout frames
-	Shutdown = "shutdown" // end the workload, then the machine
+	Shutdown = "shutdown" // stop the workload, then the machine
 )
 
-// Request opens a connection.
+// Request is the first message on a connection.
 type Request struct {
 	Op      string   `json:"op"`
 	Argv    []string `json:"argv,omitempty"`
@@ -32,12 +32,12 @@ type Request struct {
 	User    string   `json:"user,omitempty"`
 	// Stdin forwards Data frames to the command; without it stdin is empty.
 	Stdin bool `json:"stdin,omitempty"`
-	// TTY gives the command a terminal of Rows by Cols.
+	// TTY gives the command a terminal with this many Rows and Cols.
 	TTY  bool   `json:"tty,omitempty"`
 	Rows uint16 `json:"rows,omitempty"`
 	Cols uint16 `json:"cols,omitempty"`
-	// TimeoutMS ends the command after that long; 0 = never. For Shutdown,
-	// how long the workload may take to end.
+	// TimeoutMS is how long the command may run; 0 = no limit. For Shutdown, it
+	// is how long the workload may take to end.
 	TimeoutMS int64 `json:"timeout_ms,omitempty"`
 	// Detach leaves the command running and answers with its pid.
 	Detach bool   `json:"detach,omitempty"`
@@ -47,21 +47,21 @@ type Request struct {
 	GID    int    `json:"gid,omitempty"`
 }
 
-// Kinds of frame.
+// The kinds of frames.
 const (
 	Data    = byte(iota) // towards the machine: stdin or file content
 	DataEnd              // no more Data
-	Resize               // Rows and Cols as two 16-bit numbers
+	Resize               // Rows and Cols as two big-endian 16-bit numbers
 	Stdout
 	Stderr
 	End // an Outcome as JSON; the last frame
 )
 
-// Outcome ends a request.
+// Outcome is the result of a request.
 type Outcome struct {
-	// Code is the command's exit code by the container's conventions.
+	// Code is the command's exit code.
 	Code int `json:"code"`
-	// Signal killed the command, 0 if none.
+	// Signal is the signal that killed the command, 0 if none.
 	Signal   int    `json:"signal,omitempty"`
 	TimedOut bool   `json:"timed_out,omitempty"`
 	NotFound bool   `json:"not_found,omitempty"`
@@ -69,12 +69,12 @@ type Outcome struct {
 	Error    string `json:"error,omitempty"`
 }
 
-// maxFrame bounds what is read at once: an opening request carries the whole
-// environment.
+// maxFrame is the largest accepted frame in bytes. It is large because a request
+// contains the whole environment.
 const maxFrame = 64 << 20
 
-// Conn carries requests and frames. Writing is safe from several goroutines,
-// reading from one.
+// Conn carries a request and frames. Several goroutines may write at the same
+// time, but only one may read.
 type Conn struct {
 	rw io.ReadWriteCloser
 	mu sync.Mutex
@@ -86,11 +86,11 @@ func New(rw io.ReadWriteCloser) *Conn { return &Conn{rw: rw} }
 // Close ends the connection in both directions.
 func (c *Conn) Close() error { return c.rw.Close() }
 
-// Ask sends the opening request.
-func (c *Conn) Ask(r *Request) error { return c.sendJSON(Data, r) }
+// SendRequest sends the request.
+func (c *Conn) SendRequest(r *Request) error { return c.sendJSON(Data, r) }
 
-// Request reads the opening request.
-func (c *Conn) Request() (*Request, error) {
+// ReadRequest reads the request.
+func (c *Conn) ReadRequest() (*Request, error) {
 	_, b, err := c.Read()
 	if err != nil {
 		return nil, err
@@ -137,7 +137,7 @@ func (c *Conn) Read() (kind byte, payload []byte, err error) {
 	return head[0], payload, err
 }
 
-// Writer sends what is written to it as frames of one kind.
+// Writer is an io.Writer that sends data as frames of one kind.
 type Writer struct {
 	Conn *Conn
 	Kind byte
