@@ -8,6 +8,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -24,13 +26,45 @@ import (
 	"botbottle.dev/bottle-operator/test/require"
 )
 
-func staticBusybox(t *testing.T) busybox {
+var builtWget = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "wget-")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "wget")
+	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", path, "./wget")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := build.CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("build wget: %w\n%s", err, out)
+	}
+	return path, err
+})
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if path, err := builtWget(); err == nil {
+		_ = os.RemoveAll(filepath.Dir(path))
+	}
+	os.Exit(code)
+}
+
+func testSources(t *testing.T) sources {
 	t.Helper()
-	b, err := readBusybox("busybox")
+	wget, err := builtWget()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sources{shell: "bash-static", busybox: "busybox", wget: wget}
+}
+
+func testPrograms(t *testing.T) programs {
+	t.Helper()
+	p, err := readPrograms(testSources(t))
 	if err != nil {
 		require.Unmet(t, err.Error())
 	}
-	return b
+	return p
 }
 
 // unpack returns the headers and contents of a tar, by name.
@@ -105,10 +139,11 @@ func TestArchiveIsConsistent(t *testing.T) {
 
 func TestRunIsReproducibleAndReplacesByRename(t *testing.T) {
 	t.Parallel()
-	staticBusybox(t)
+	testPrograms(t)
+	from := testSources(t)
 	one, two := t.TempDir(), t.TempDir()
 	for _, dir := range []string{one, two} {
-		if err := run("busybox", dir); err != nil {
+		if err := run(from, dir); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -122,7 +157,7 @@ func TestRunIsReproducibleAndReplacesByRename(t *testing.T) {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(a, b) {
-			t.Errorf("%s: got two different archives from the same busybox, want the same bytes", name)
+			t.Errorf("%s: got two different archives from the same programs, want the same bytes", name)
 		}
 		info, err := os.Stat(filepath.Join(one, name))
 		if err != nil {
@@ -141,7 +176,7 @@ func TestRunIsReproducibleAndReplacesByRename(t *testing.T) {
 	if err := os.Link(guest, old); err != nil {
 		t.Fatal(err)
 	}
-	if err := run("busybox", one); err != nil {
+	if err := run(from, one); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := os.ReadFile(old); err != nil || string(got) != "stale" {
@@ -149,13 +184,13 @@ func TestRunIsReproducibleAndReplacesByRename(t *testing.T) {
 	}
 }
 
-func TestReadBusyboxRejectsDynamicLinking(t *testing.T) {
+func TestReadStaticRejectsDynamicLinking(t *testing.T) {
 	t.Parallel()
 	for _, dynamic := range []string{"/bin/ls", "/usr/bin/ls"} {
 		if _, err := os.Stat(dynamic); err != nil {
 			continue
 		}
-		_, err := readBusybox(dynamic)
+		_, err := readStatic(dynamic, "a hint")
 		if err == nil || !strings.Contains(err.Error(), "dynamically linked") {
 			t.Errorf("%s: got %v, want an error about dynamic linking", dynamic, err)
 		}
@@ -168,7 +203,7 @@ func TestReadBusyboxRejectsDynamicLinking(t *testing.T) {
 func guestRoot(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	for _, f := range guestImage(staticBusybox(t)).files {
+	for _, f := range guestImage(testPrograms(t)).files {
 		path := filepath.Join(dir, f.path)
 		var err error
 		switch {
@@ -266,6 +301,12 @@ func TestGuestWgetHasATimeout(t *testing.T) {
 	for _, flags := range []string{"-q -O- -T 5", "-T5 -q -O-", "-qT 5 -O-", "-qO-"} {
 		if got, code := inGuest(t, root, "wget "+flags+" "+url+"/fast"); got != "hi" || code != 0 {
 			t.Errorf("wget %s: got %q and exit code %d, want hi and 0", flags, got, code)
+		}
+	}
+	// A user sees the name that was typed, whichever way the program was started.
+	for _, line := range []string{"wget -qO- http://127.0.0.1:1/ 2>&1", "sh -c 'exec wget -qO- http://127.0.0.1:1/' 2>&1"} {
+		if got, code := inGuest(t, root, line); !strings.HasPrefix(got, "wget: ") || code != 1 {
+			t.Errorf("%s: got %q and exit code %d, want an error of wget's and 1", line, got, code)
 		}
 	}
 	start := time.Now()

@@ -3,8 +3,9 @@
 // Command images writes the two small images that the development cluster and
 // the tests use, in the format of `docker save`: guest.tar, the default root
 // file system of guests, and foreign-bundle.tar, a sidecar image from outside
-// this project. Both consist of busybox and a few files, and are made with
-// archive/tar alone. The same busybox gives the same bytes.
+// this project. Both consist of a shell, busybox, a small HTTP client and a few
+// files, and are made with archive/tar alone. The same programs give the same
+// bytes.
 //
 // It needs no Docker, pulls nothing and runs nothing but `busybox --list`. It
 // does not build the product's own bundle image.
@@ -22,24 +23,27 @@ import (
 )
 
 func main() {
-	busybox := flag.String("busybox", "busybox", "statically linked busybox to put into the images: a path, or a name to find on PATH")
+	var from sources
+	flag.StringVar(&from.shell, "shell", "bash-static", "statically linked shell: a path, or a name to find on PATH")
+	flag.StringVar(&from.busybox, "busybox", "busybox", "statically linked busybox: a path, or a name to find on PATH")
+	flag.StringVar(&from.wget, "wget", "", "the HTTP client, built from hack/images/wget: a path (required)")
 	flag.Usage = func() {
-		fmt.Fprintf(flag.CommandLine.Output(), "usage: images [-busybox FILE] OUTDIR\n")
+		fmt.Fprintf(flag.CommandLine.Output(), "usage: images [-shell FILE] [-busybox FILE] -wget FILE OUTDIR\n")
 		flag.PrintDefaults()
 	}
 	flag.Parse()
-	if flag.NArg() != 1 {
+	if flag.NArg() != 1 || from.wget == "" {
 		flag.Usage()
 		os.Exit(2)
 	}
-	if err := run(*busybox, flag.Arg(0)); err != nil {
+	if err := run(from, flag.Arg(0)); err != nil {
 		fmt.Fprintf(os.Stderr, "images: %v\n", err)
 		os.Exit(1)
 	}
 }
 
-func run(busybox, dir string) error {
-	box, err := readBusybox(busybox)
+func run(from sources, dir string) error {
+	programs, err := readPrograms(from)
 	if err != nil {
 		return err
 	}
@@ -51,8 +55,8 @@ func run(busybox, dir string) error {
 		file  string
 		image image
 	}{
-		{"guest.tar", guestImage(box)},
-		{"foreign-bundle.tar", foreignBundleImage(box)},
+		{"guest.tar", guestImage(programs)},
+		{"foreign-bundle.tar", foreignBundleImage(programs)},
 	} {
 		start := time.Now()
 		content, err := img.image.archive()

@@ -3,10 +3,10 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"debug/elf"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"slices"
@@ -42,87 +42,73 @@ httpd -f -h /www -p 127.0.0.1:9099 &
 wait
 `
 
-// wgetApplet is the name of busybox's own wget in the images. The shell prefers
-// an applet to a program on PATH, so wgetScript is always used only if no applet
-// has the name wget.
-const wgetApplet = "wge0"
-
-// wgetScript replaces the applet. Debian's busybox is built without the applet's
-// timeout, and -T crashes it: a test that something is unreachable would always
-// pass. The timeout here applies to the whole request. The script does not exec
-// wget, because the first process of a pid namespace ignores timeout's signal.
-const wgetScript = `#!/bin/sh
-limit=
-left=$#
-while [ "$left" -gt 0 ]; do
-  arg=$1
-  shift
-  left=$((left - 1))
-  case $arg in
-  -T | -qT)
-    [ "$arg" = -T ] || set -- "$@" -q
-    limit=$1
-    shift
-    left=$((left - 1))
-    ;;
-  -T*) limit=${arg#-T} ;;
-  *) set -- "$@" "$arg" ;;
-  esac
-done
-${limit:+timeout "$limit"} /bin/busybox ` + wgetApplet + ` "$@"
-exit $?
-`
-
-// busybox is the only executable in the images, with the names of its applets.
-type busybox struct {
-	content []byte
-	applets []string
+// programs are the executables of the images: a shell, an HTTP client, and
+// busybox with the names of its applets. The shell is not busybox's, because
+// that one prefers an applet to a program on PATH, and so would never run our
+// wget.
+type programs struct {
+	shell, wget, busybox []byte
+	applets              []string
 }
 
-// readBusybox reads the executable with this path or name on PATH. It rejects a
+// sources says where the programs are: paths, or names to find on PATH.
+type sources struct{ shell, wget, busybox string }
+
+func readPrograms(from sources) (p programs, err error) {
+	for _, program := range []struct {
+		name, hint string
+		content    *[]byte
+	}{
+		{from.shell, "Debian: apt-get install bash-static", &p.shell},
+		{from.busybox, "Debian: apt-get install busybox-static", &p.busybox},
+		{from.wget, "build it with CGO_ENABLED=0 go build ./hack/images/wget", &p.wget},
+	} {
+		if *program.content, err = readStatic(program.name, program.hint); err != nil {
+			return p, err
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	listed, err := exec.CommandContext(ctx, from.busybox, "--list").Output()
+	if err != nil {
+		return p, fmt.Errorf("list the applets of %s: %w", from.busybox, err)
+	}
+	p.applets = strings.Fields(string(listed))
+	slices.Sort(p.applets)
+	for _, want := range []string{"nc", "ip", "nslookup", "ping", "env", "sleep", "uname", "httpd"} {
+		if !slices.Contains(p.applets, want) {
+			return p, fmt.Errorf("%s has no applet %s", from.busybox, want)
+		}
+	}
+	return p, nil
+}
+
+// readStatic reads the executable with this path or name on PATH. It rejects a
 // dynamically linked one, which would need a C library in the image.
-func readBusybox(name string) (busybox, error) {
+func readStatic(name, hint string) ([]byte, error) {
 	path, err := exec.LookPath(name)
 	if err != nil {
-		return busybox{}, fmt.Errorf("busybox is missing (Debian: apt-get install busybox-static): %w", err)
+		return nil, fmt.Errorf("%s is missing (%s): %w", name, hint, err)
 	}
 	f, err := elf.Open(path)
 	if err != nil {
-		return busybox{}, fmt.Errorf("read %s: %w", path, err)
+		return nil, fmt.Errorf("read %s: %w", path, err)
 	}
 	defer f.Close()
 	for _, p := range f.Progs {
 		if p.Type == elf.PT_INTERP {
-			return busybox{}, fmt.Errorf("%s is dynamically linked (Debian: apt-get install busybox-static)", path)
+			return nil, fmt.Errorf("%s is dynamically linked (%s)", path, hint)
 		}
 	}
 	content, err := os.ReadFile(path)
 	if err != nil {
-		return busybox{}, fmt.Errorf("read busybox: %w", err)
+		return nil, fmt.Errorf("read %s: %w", path, err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	listed, err := exec.CommandContext(ctx, path, "--list").Output()
-	if err != nil {
-		return busybox{}, fmt.Errorf("list the applets of %s: %w", path, err)
-	}
-	applets := strings.Fields(string(listed))
-	slices.Sort(applets)
-	for _, want := range []string{"sh", "nc", "wget", "ip", "nslookup", "ping", "env", "sleep", "uname", "httpd"} {
-		if !slices.Contains(applets, want) {
-			return busybox{}, fmt.Errorf("%s has no applet %s", path, want)
-		}
-	}
-	// The names are a sorted list of C strings; the new name keeps the order.
-	old, renamed := []byte("\x00wget\x00which\x00"), []byte("\x00"+wgetApplet+"\x00which\x00")
-	if n := bytes.Count(content, old); n != 1 {
-		return busybox{}, fmt.Errorf("%s lists its applet wget %d times, want once", path, n)
-	}
-	return busybox{content: bytes.Replace(content, old, renamed, 1), applets: applets}, nil
+	return content, nil
 }
 
 // rootfs returns the files that both images share.
-func (b busybox) rootfs() []file {
+func (p programs) rootfs() []file {
 	var files []file
 	for _, dir := range []string{
 		"bin/", "dev/", "etc/", "home/", "mnt/", "proc/", "run/", "sbin/", "srv/", "sys/",
@@ -140,32 +126,35 @@ func (b busybox) rootfs() []file {
 		// Mount points: runtimes mount their own files over these.
 		file{path: "etc/hostname", mode: 0o644},
 		file{path: "etc/resolv.conf", mode: 0o644},
-		file{path: "bin/busybox", mode: 0o755, content: b.content},
+		file{path: "bin/busybox", mode: 0o755, content: p.busybox},
 		file{path: "usr/bin/env", mode: 0o777, link: "../../bin/busybox"},
 	)
-	files = append(files, file{path: "bin/wget", mode: 0o755, content: []byte(wgetScript)})
-	for _, applet := range b.applets {
-		if applet != "busybox" && applet != "wget" {
+	own := map[string][]byte{"sh": p.shell, "wget": p.wget}
+	for _, name := range slices.Sorted(maps.Keys(own)) {
+		files = append(files, file{path: "bin/" + name, mode: 0o755, content: own[name]})
+	}
+	for _, applet := range p.applets {
+		if applet != "busybox" && own[applet] == nil {
 			files = append(files, file{path: "bin/" + applet, mode: 0o777, link: "busybox"})
 		}
 	}
 	return files
 }
 
-func guestImage(b busybox) image {
+func guestImage(p programs) image {
 	return image{
 		tag:   "example.test/bottle-guest:1",
 		env:   []string{searchPath},
 		cmd:   []string{"/bin/sh", "-c", guestCommand},
-		files: b.rootfs(),
+		files: p.rootfs(),
 	}
 }
 
-func foreignBundleImage(b busybox) image {
+func foreignBundleImage(p programs) image {
 	return image{
 		tag:        "example.test/foreign-bundle:1",
 		env:        []string{searchPath},
 		entrypoint: []string{"/bin/foreign-bundle"},
-		files:      append(b.rootfs(), file{path: "bin/foreign-bundle", mode: 0o755, content: []byte(foreignStart)}),
+		files:      append(p.rootfs(), file{path: "bin/foreign-bundle", mode: 0o755, content: []byte(foreignStart)}),
 	}
 }
