@@ -121,6 +121,10 @@ race: ## Run the tests that need no cluster under the race detector (part of mak
 contract-node: ## Run the whole contract suite of host.Machines on node-1 of a running cluster with real machines (20 minutes under emulation).
 	@hack/contract-node
 
+.PHONY: smolvm-check
+smolvm-check: ## Judge a release of smolvm: make smolvm-check VERSION=1.33.0 (half an hour where emulated).
+	@hack/smolvm-check $(VERSION)
+
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for FUZZTIME (10m).
 	@FUZZTIME=$(FUZZTIME) FUZZ_PARALLEL=$(FUZZ_PARALLEL) hack/fuzz

@@ -93,7 +93,7 @@ make_local_node() {
 smolvm_dir() {
   case $mode in
     standin) echo "$bin/standin/${STANDIN_VERSION:-1.32.2}" ;;
-    *) echo "$bin/smolvm/1.32.2" ;;
+    *) echo "$bin/smolvm/${SMOLVM_VERSION:-1.32.2}" ;;
   esac
 }
 

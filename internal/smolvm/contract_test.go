@@ -44,10 +44,19 @@ func pathFromEnv(t *testing.T, name, below string) string {
 	return abs
 }
 
+// realReleases are the releases of the real command line that are tested:
+// $SMOLVM_RELEASES, separated by spaces, or those that every run tests.
+func realReleases() []string {
+	if v := strings.Fields(os.Getenv("SMOLVM_RELEASES")); len(v) > 0 {
+		return v
+	}
+	return []string{"1.32.2", "1.9.1"}
+}
+
 // TestRealWithoutVM runs the part of the contract that boots no machine (create,
 // list, delete) against the real command line. It needs no KVM.
 func TestRealWithoutVM(t *testing.T) {
-	for _, version := range []string{"1.32.2", "1.9.1"} {
+	for _, version := range realReleases() {
 		t.Run(version, func(t *testing.T) {
 			dir := filepath.Join(pathFromEnv(t, "SMOLVM_VERSIONS_DIR", "bin/smolvm"), version)
 			require.File(t, filepath.Join(dir, "smolvm"), "make smolvm")

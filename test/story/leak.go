@@ -54,7 +54,7 @@ func (c *Cluster) WantLeakDetected(t *testing.T, b *v1alpha1.Bottle) {
 	}
 	annotate("with a leak")
 	cond := c.WaitReason(t, b, v1alpha1.ConditionEgressEnforced, v1alpha1.ReasonLeakDetected)
-	for _, word := range []string{b.Status.Network.Gateway, "smolvm 1.32.2", v1alpha1.AnnotationProve} {
+	for _, word := range []string{b.Status.Network.Gateway, strings.TrimSpace(c.Exec(t, NodeOf(b), "smolvm", "--version")), v1alpha1.AnnotationProve} {
 		if !strings.Contains(cond.Message, word) {
 			t.Errorf("evidence: got %q, want %q in it", cond.Message, word)
 		}
