@@ -88,16 +88,16 @@ func (p *proxy) resolve(ctx context.Context, set egress.Set, t target) ([]netip.
 		return nil, decision{status: http.StatusBadGateway, reason: "the name does not resolve"}
 	}
 	var addrs []netip.Addr
-	var refused error
+	var firstErr error
 	for _, a := range all {
 		if err := set.CheckAddr(a, t.port); err != nil {
-			refused = cmp.Or(refused, err)
+			firstErr = cmp.Or(firstErr, err)
 			continue
 		}
 		addrs = append(addrs, a.Unmap())
 	}
 	if len(addrs) == 0 {
-		return nil, deny(refused.Error())
+		return nil, deny(firstErr.Error())
 	}
 	// A bundle's network has IPv4 and often nothing else.
 	slices.SortStableFunc(addrs, func(a, b netip.Addr) int { return a.BitLen() - b.BitLen() })

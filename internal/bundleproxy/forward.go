@@ -37,7 +37,7 @@ func (p *proxy) newForward() *goproxy.ProxyHttpServer {
 			return goproxy.NewResponse(ctx.Req, goproxy.ContentTypeText, http.StatusBadGateway, "bundle: the host does not answer properly\n")
 		}
 		if resp.StatusCode != http.StatusSwitchingProtocols {
-			endHops(resp.Header)
+			removeHopHeaders(resp.Header)
 		}
 		return resp
 	})
@@ -48,16 +48,16 @@ func (p *proxy) newForward() *goproxy.ProxyHttpServer {
 // the target's business.
 func (p *proxy) forwardPlain(w http.ResponseWriter, r *http.Request) {
 	webSocket := r.Method == http.MethodGet && isWebSocket(r.Header)
-	endHops(r.Header)
+	removeHopHeaders(r.Header)
 	if webSocket {
 		r.Header.Set("Connection", "Upgrade")
 		r.Header.Set("Upgrade", "websocket")
 	}
 	// Some programs take what comes behind a body for headers, Host as well.
 	r.Trailer = nil
-	taken := &taken{ResponseWriter: w}
-	defer taken.close()
-	p.forward.ServeHTTP(taken, r)
+	hw := &hijackableWriter{ResponseWriter: w}
+	defer hw.close()
+	p.forward.ServeHTTP(hw, r)
 }
 
 // hopHeaders are about one connection, the one to the bundle or the one to the
@@ -67,7 +67,7 @@ var hopHeaders = []string{
 }
 
 // endHops removes what is about one connection, and what that names as such.
-func endHops(h http.Header) {
+func removeHopHeaders(h http.Header) {
 	for _, value := range h.Values("Connection") {
 		for name := range strings.SplitSeq(value, ",") {
 			h.Del(strings.TrimSpace(name))
@@ -81,13 +81,13 @@ func endHops(h http.Header) {
 // isWebSocket says whether the header asks for, or grants, the one other
 // protocol that is passed on.
 func isWebSocket(h http.Header) bool {
-	return holds(h.Values("Connection"), "upgrade") && holds(h.Values("Upgrade"), "websocket")
+	return hasToken(h.Values("Connection"), "upgrade") && hasToken(h.Values("Upgrade"), "websocket")
 }
 
-func holds(values []string, token string) bool {
+func hasToken(values []string, token string) bool {
 	for _, value := range values {
-		for one := range strings.SplitSeq(value, ",") {
-			if strings.EqualFold(strings.TrimSpace(one), token) {
+		for part := range strings.SplitSeq(value, ",") {
+			if strings.EqualFold(strings.TrimSpace(part), token) {
 				return true
 			}
 		}
@@ -97,25 +97,25 @@ func holds(values []string, token string) bool {
 
 // taken is a ResponseWriter whose connection goproxy may take over, for a
 // WebSocket. It does not close what it took; this does.
-type taken struct {
+type hijackableWriter struct {
 	http.ResponseWriter
 	conn net.Conn
 }
 
 // Hijack implements http.Hijacker.
-func (t *taken) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+func (t *hijackableWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, rw, err := http.NewResponseController(t.ResponseWriter).Hijack()
 	t.conn = conn
 	return conn, rw, err
 }
 
 // Flush implements http.Flusher.
-func (t *taken) Flush() { _ = http.NewResponseController(t.ResponseWriter).Flush() }
+func (t *hijackableWriter) Flush() { _ = http.NewResponseController(t.ResponseWriter).Flush() }
 
 // Unwrap is for http.ResponseController.
-func (t *taken) Unwrap() http.ResponseWriter { return t.ResponseWriter }
+func (t *hijackableWriter) Unwrap() http.ResponseWriter { return t.ResponseWriter }
 
-func (t *taken) close() {
+func (t *hijackableWriter) close() {
 	if t.conn != nil {
 		_ = t.conn.Close()
 	}

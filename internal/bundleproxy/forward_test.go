@@ -15,11 +15,11 @@ import (
 // TestPassedOn is what the host gets to see of a request, and a guest of the
 // answer: neither what is about a single connection, nor what names another
 // target than the decided one.
-func TestPassedOn(t *testing.T) {
+func TestForwardedHeaders(t *testing.T) {
 	w := newWorld(t, "api.example.com:80")
 	var got http.Header
 	var host, uri, body string
-	w.handle(func(rw http.ResponseWriter, r *http.Request) {
+	w.setHandler(func(rw http.ResponseWriter, r *http.Request) {
 		b, _ := io.ReadAll(r.Body)
 		got, host, uri, body = r.Header.Clone(), r.Host, r.RequestURI, string(b)
 		for name, value := range map[string]string{
@@ -60,7 +60,7 @@ func TestPassedOn(t *testing.T) {
 // the host's.
 func TestWebSocket(t *testing.T) {
 	w := newWorld(t, "api.example.com:80")
-	w.handle(func(rw http.ResponseWriter, r *http.Request) {
+	w.setHandler(func(rw http.ResponseWriter, r *http.Request) {
 		conn, rd, err := http.NewResponseController(rw).Hijack()
 		if err != nil {
 			t.Error(err)
@@ -92,21 +92,21 @@ func TestWebSocket(t *testing.T) {
 
 // TestUnaskedUpgrade: a host switches nobody to a protocol that was not asked
 // for, or that is not passed on.
-func TestUnaskedUpgrade(t *testing.T) {
+func TestUnrequestedUpgradeIsRefused(t *testing.T) {
 	w := newWorld(t, "api.example.com:80")
 	for what, headers := range map[string]string{"unasked": "", "h2c": "Connection: Upgrade\r\nUpgrade: h2c\r\n", "no connection": "Upgrade: websocket\r\n"} {
 		for _, answer := range []string{
 			"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nraw",
 			"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\nraw",
 		} {
-			w.handle(func(rw http.ResponseWriter, _ *http.Request) {
+			w.setHandler(func(rw http.ResponseWriter, _ *http.Request) {
 				conn, _, err := http.NewResponseController(rw).Hijack()
 				if err == nil {
 					_, _ = io.WriteString(conn, answer)
 					conn.Close()
 				}
 			})
-			if status, body := w.ask("GET http://api.example.com/ HTTP/1.1\r\nHost: x\r\n" + headers + "\r\n"); status != 502 {
+			if status, body := w.roundTrip("GET http://api.example.com/ HTTP/1.1\r\nHost: x\r\n" + headers + "\r\n"); status != 502 {
 				t.Errorf("%s, answered %q: got %d %q, want 502", what, answer, status, body)
 			}
 		}
@@ -145,7 +145,7 @@ func TestSmuggling(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, "api.example.com:80")
 			bodies := make(chan string, 10)
-			w.handle(func(_ http.ResponseWriter, r *http.Request) {
+			w.setHandler(func(_ http.ResponseWriter, r *http.Request) {
 				b, _ := io.ReadAll(r.Body)
 				bodies <- string(b)
 				if len(r.Trailer) > 0 {
@@ -156,7 +156,7 @@ func TestSmuggling(t *testing.T) {
 			defer conn.Close()
 			_, _ = io.WriteString(conn, tt.raw+hidden)
 			r := bufio.NewReader(conn)
-			if status, body := w.answer(r); status != tt.status {
+			if status, body := w.readResponse(r); status != tt.status {
 				t.Fatalf("answer: got %d %q, want %d", status, body, tt.status)
 			}
 			if tt.status == 200 {
@@ -165,7 +165,7 @@ func TestSmuggling(t *testing.T) {
 				}
 			}
 			if tt.next != 0 {
-				if status, body := w.answer(r); status != tt.next {
+				if status, body := w.readResponse(r); status != tt.next {
 					t.Errorf("what is hidden: got %d %q, want %d", status, body, tt.next)
 				}
 			}
@@ -177,7 +177,7 @@ func TestSmuggling(t *testing.T) {
 			if len(bodies) > 0 {
 				t.Errorf("host: got %d more requests, want none", len(bodies))
 			}
-			for _, seen := range w.seen {
+			for _, seen := range w.requests {
 				if strings.Contains(seen, "evil") {
 					t.Errorf("host: got %q, want nothing of it", seen)
 				}

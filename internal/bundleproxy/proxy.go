@@ -83,7 +83,7 @@ type Options struct {
 // serve, or cannot tell which networks are its own.
 func Run(ctx context.Context, o Options) error {
 	p := newProxy(o)
-	if err := p.rules.begin(); err != nil {
+	if err := p.rules.start(); err != nil {
 		return fmt.Errorf("bundle: %w", err)
 	}
 
@@ -93,7 +93,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	server := p.server()
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(limit(listener, maxConns, p.limits.silence)) }()
+	go func() { served <- server.Serve(limitListener(listener, maxConns, p.limits.silence)) }()
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -136,7 +136,7 @@ type proxy struct {
 	resolver  Resolver
 	dialTo    DialFunc
 	log       *decisionLog
-	upstreams *upstreams
+	upstreams *upstreamSet
 	forward   *goproxy.ProxyHttpServer
 }
 

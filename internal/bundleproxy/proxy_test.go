@@ -71,7 +71,7 @@ func TestDecisions(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, rules...)
-			status, body := w.ask(tt.raw)
+			status, body := w.roundTrip(tt.raw)
 			if status != tt.status || !strings.Contains(body, tt.body) {
 				t.Errorf("answer: got %d %q, want %d with %q", status, body, tt.status, tt.body)
 			}
@@ -80,17 +80,17 @@ func TestDecisions(t *testing.T) {
 			if got := strings.Trim(fmt.Sprint(w.dialed), "[]"); got != tt.dialed {
 				t.Errorf("dialled: got %q, want %q", got, tt.dialed)
 			}
-			if status == 403 && strings.Contains(body, noRule) && len(w.asked) > 0 {
-				t.Errorf("resolved: got %q, want no look-up for what is not allowed", w.asked)
+			if status == 403 && strings.Contains(body, noRule) && len(w.lookups) > 0 {
+				t.Errorf("resolved: got %q, want no look-up for what is not allowed", w.lookups)
 			}
 		})
 	}
 }
 
-func TestHeaderTooLarge(t *testing.T) {
+func TestRequestHeaderTooLarge(t *testing.T) {
 	w := newWorld(t, "api.example.com:80")
 	raw := "GET http://api.example.com/ HTTP/1.1\r\nHost: api.example.com\r\nX: " + strings.Repeat("x", maxHeader+8192) + "\r\n\r\n"
-	if status, _ := w.ask(raw); status != http.StatusRequestHeaderFieldsTooLarge {
+	if status, _ := w.roundTrip(raw); status != http.StatusRequestHeaderFieldsTooLarge {
 		t.Errorf("answer: got %d, want %d", status, http.StatusRequestHeaderFieldsTooLarge)
 	}
 }
@@ -103,14 +103,14 @@ func TestTunnelCarriesBothWays(t *testing.T) {
 	inner := "GET /inner HTTP/1.1\r\nHost: inner.example.com\r\n\r\n"
 	_, _ = io.WriteString(conn, connect("api.example.com:443")+inner)
 	r := bufio.NewReader(conn)
-	if status, _ := w.answer(r); status != 200 {
+	if status, _ := w.readResponse(r); status != 200 {
 		t.Fatalf("CONNECT: got %d, want 200", status)
 	}
-	if status, body := w.answer(r); status != 200 || body != "hello from inner.example.com" {
+	if status, body := w.readResponse(r); status != 200 || body != "hello from inner.example.com" {
 		t.Errorf("early request: got %d %q, want 200 and the server's answer", status, body)
 	}
 	_, _ = io.WriteString(conn, inner)
-	if status, _ := w.answer(r); status != 200 {
+	if status, _ := w.readResponse(r); status != 200 {
 		t.Errorf("later request: got %d, want 200", status)
 	}
 }
@@ -141,7 +141,7 @@ func TestConnectionsAreLimited(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := limit(inner, 1, time.Minute)
+	l := limitListener(inner, 1, time.Minute)
 	defer func() { _ = l.Close() }()
 	accepted := make(chan net.Conn, 2)
 	go func() {
@@ -180,12 +180,12 @@ func TestShutdownEndsTunnels(t *testing.T) {
 	w := newWorld(t, "api.example.com:443")
 	conn, r := w.tunnel("api.example.com:443")
 	defer conn.Close()
-	begin := time.Now()
+	start := time.Now()
 	w.end()
 	if _, err := r.ReadByte(); !errors.Is(err, io.EOF) {
 		t.Errorf("tunnel: got %v, want EOF", err)
 	}
-	if took := time.Since(begin); took > shutdownGrace+2*time.Second {
+	if took := time.Since(start); took > shutdownGrace+2*time.Second {
 		t.Errorf("shutdown: took %s, want at most %s", took, shutdownGrace)
 	}
 }

@@ -21,7 +21,7 @@ const (
 	// rulesInterval is how often the rules file is looked at. Looking is
 	// cheaper and surer than being told: the file is renamed into a mounted
 	// folder.
-	rulesInterval = 500 * time.Millisecond
+	pollInterval = 500 * time.Millisecond
 	// networksEvery is at each how manieth look the own networks are read
 	// again without a change of the file.
 	networksEvery = 10
@@ -35,18 +35,18 @@ type rules struct {
 	networks func() ([]netip.Prefix, error)
 	changed  func()
 
-	set  atomic.Pointer[egress.Set]
-	file egress.Set     // as it was read
-	own  []netip.Prefix // networks
-	seen fileState      // of the last look
+	set         atomic.Pointer[egress.Set]
+	file        egress.Set     // as it was read
+	ownNetworks []netip.Prefix // networks
+	lastState   fileState      // of the last look
 	// blind: the networks could not be read at the last look.
-	blind bool
+	networksUnreadable bool
 }
 
 // fileState tells one content of a path from another; the zero one is a file
 // that is not there, once looked is set.
 type fileState struct {
-	looked       bool
+	observed     bool
 	dev, ino     uint64
 	size         int64
 	mtime, ctime syscall.Timespec
@@ -64,7 +64,7 @@ func (r *rules) current() egress.Set { return *r.set.Load() }
 
 // begin reads all that rules need before the first request. With an error
 // nothing is allowed.
-func (r *rules) begin() error {
+func (r *rules) start() error {
 	if _, err := r.readNetworks(); err != nil {
 		return err
 	}
@@ -75,14 +75,14 @@ func (r *rules) begin() error {
 
 // watch reloads until ctx ends.
 func (r *rules) watch(ctx context.Context) {
-	tick := time.NewTicker(rulesInterval)
+	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
-	for looks := 1; ; looks++ {
+	for n := 1; ; n++ {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			if r.look(looks) {
+			if r.poll(n) {
 				r.changed()
 			}
 		}
@@ -91,16 +91,16 @@ func (r *rules) watch(ctx context.Context) {
 
 // look says whether the rules were replaced. The own networks are read before
 // a new file's rules hold.
-func (r *rules) look(looks int) bool {
-	before := r.seen
+func (r *rules) poll(n int) bool {
+	before := r.lastState
 	changed := r.reload()
-	if r.seen != before || looks%networksEvery == 0 {
-		moved, err := r.readNetworks()
-		if err != nil && !r.blind {
+	if r.lastState != before || n%networksEvery == 0 {
+		networksChanged, err := r.readNetworks()
+		if err != nil && !r.networksUnreadable {
 			r.log.networks("kept the networks: they cannot be read")
 		}
-		r.blind = err != nil
-		changed = changed || moved
+		r.networksUnreadable = err != nil
+		changed = changed || networksChanged
 	}
 	if changed {
 		r.apply()
@@ -112,17 +112,17 @@ func (r *rules) look(looks int) bool {
 // an error they are as they were.
 func (r *rules) readNetworks() (bool, error) {
 	own, err := r.networks()
-	if err != nil || slices.Equal(own, r.own) {
+	if err != nil || slices.Equal(own, r.ownNetworks) {
 		return false, err
 	}
-	r.own = own
+	r.ownNetworks = own
 	r.log.networks(fmt.Sprintf("closed the bundle's own networks %v", own))
 	return true, nil
 }
 
 // apply makes hold what was read.
 func (r *rules) apply() {
-	set := r.file.Without(ownNetwork, r.own...)
+	set := r.file.Without(ownNetwork, r.ownNetworks...)
 	r.set.Store(&set)
 }
 
@@ -131,7 +131,7 @@ func (r *rules) apply() {
 // or understood leaves the rules as they are.
 func (r *rules) reload() bool {
 	info, err := os.Stat(r.path)
-	if state := stateOf(info, err); state == r.seen {
+	if state := stateOf(info, err); state == r.lastState {
 		return false
 	}
 	f, err := os.Open(r.path)
@@ -141,7 +141,7 @@ func (r *rules) reload() bool {
 	defer f.Close()
 	// The state of what is read, which may be newer than what was looked at.
 	info, err = f.Stat()
-	r.seen = stateOf(info, err)
+	r.lastState = stateOf(info, err)
 	if err != nil {
 		return r.unreadable(err)
 	}
@@ -156,7 +156,7 @@ func (r *rules) reload() bool {
 }
 
 func (r *rules) unreadable(err error) bool {
-	r.seen = stateOf(nil, err)
+	r.lastState = stateOf(nil, err)
 	if errors.Is(err, fs.ErrNotExist) {
 		r.file = egress.Set{}
 		r.log.rules("the rules file is missing: nothing is allowed", 0)
@@ -170,8 +170,8 @@ func stateOf(info fs.FileInfo, err error) fileState {
 	if err != nil {
 		var errno syscall.Errno
 		_ = errors.As(err, &errno) // 0, "errno 0", where it is no error of the system's
-		return fileState{looked: true, err: errno.Error()}
+		return fileState{observed: true, err: errno.Error()}
 	}
 	s := info.Sys().(*syscall.Stat_t)
-	return fileState{looked: true, dev: s.Dev, ino: s.Ino, size: s.Size, mtime: s.Mtim, ctime: s.Ctim}
+	return fileState{observed: true, dev: s.Dev, ino: s.Ino, size: s.Size, mtime: s.Mtim, ctime: s.Ctim}
 }

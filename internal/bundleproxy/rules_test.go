@@ -14,7 +14,7 @@ func TestRulesReload(t *testing.T) {
 	w := newWorld(t)
 	request := get("http://api.example.com/")
 	status := func() int {
-		s, _ := w.ask(request)
+		s, _ := w.roundTrip(request)
 		return s
 	}
 	if got := status(); got != 403 {
@@ -53,7 +53,7 @@ func TestRevokedTunnelEnds(t *testing.T) {
 		t.Errorf("revoked tunnel: got %v, want EOF", err)
 	}
 	_, _ = io.WriteString(kept, "GET /x HTTP/1.1\r\nHost: kept\r\n\r\n")
-	if status, _ := w.answer(keptR); status != 200 {
+	if status, _ := w.readResponse(keptR); status != 200 {
 		t.Errorf("other tunnel: got %d, want 200", status)
 	}
 }

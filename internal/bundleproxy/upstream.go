@@ -75,26 +75,26 @@ func (p *proxy) stillAllowed(u *upstream) bool {
 }
 
 // upstreams are the connections to the outside.
-type upstreams struct {
+type upstreamSet struct {
 	limit time.Duration // for silence
 	mu    sync.Mutex
 	open  map[*upstream]struct{}
 }
 
-func newUpstreams(limit time.Duration) *upstreams {
-	return &upstreams{limit: limit, open: map[*upstream]struct{}{}}
+func newUpstreams(limit time.Duration) *upstreamSet {
+	return &upstreamSet{limit: limit, open: map[*upstream]struct{}{}}
 }
 
-func (us *upstreams) add(conn *net.TCPConn, t target) *upstream {
+func (us *upstreamSet) add(conn *net.TCPConn, t target) *upstream {
 	us.mu.Lock()
 	defer us.mu.Unlock()
-	u := &upstream{target: t, of: us}
+	u := &upstream{target: t, set: us}
 	us.open[u] = struct{}{}
 	u.start(conn, us.limit, u.end)
 	return u
 }
 
-func (us *upstreams) all() []*upstream {
+func (us *upstreamSet) all() []*upstream {
 	us.mu.Lock()
 	defer us.mu.Unlock()
 	out := make([]*upstream, 0, len(us.open))
@@ -104,7 +104,7 @@ func (us *upstreams) all() []*upstream {
 	return out
 }
 
-func (us *upstreams) closeAll() {
+func (us *upstreamSet) closeAll() {
 	for _, u := range us.all() {
 		u.end()
 	}
@@ -112,16 +112,16 @@ func (us *upstreams) closeAll() {
 
 // upstream is a connection to the outside.
 type upstream struct {
-	timed
+	idleConn
 	target target
-	of     *upstreams
+	set    *upstreamSet
 }
 
 func (u *upstream) Close() error {
-	u.of.mu.Lock()
-	delete(u.of.open, u)
-	u.of.mu.Unlock()
-	return u.timed.Close()
+	u.set.mu.Lock()
+	delete(u.set.open, u)
+	u.set.mu.Unlock()
+	return u.idleConn.Close()
 }
 
 // end closes a connection of which nobody waits for anything.

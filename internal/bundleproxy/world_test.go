@@ -31,13 +31,13 @@ type world struct {
 	end   context.CancelFunc
 	ended chan error
 
-	mu     sync.Mutex
-	names  map[string][]netip.Addr
-	asked  []string
-	dialed []netip.AddrPort
-	seen   []string // "METHOD HOST URL" as the server got it
-	own    []netip.Prefix
-	blind  error // of reading them
+	mu          sync.Mutex
+	names       map[string][]netip.Addr
+	lookups     []string
+	dialed      []netip.AddrPort
+	requests    []string // "METHOD HOST URL" as the server got it
+	own         []netip.Prefix
+	networksErr error // of reading them
 	// handler is the server's, where set.
 	handler http.HandlerFunc
 }
@@ -93,7 +93,7 @@ func newWorldWith(t *testing.T, change func(*Options), rules ...string) *world {
 
 func (w *world) serve(rw http.ResponseWriter, r *http.Request) {
 	w.mu.Lock()
-	w.seen = append(w.seen, r.Method+" "+r.Host+" "+r.URL.String())
+	w.requests = append(w.requests, r.Method+" "+r.Host+" "+r.URL.String())
 	handler := w.handler
 	w.mu.Unlock()
 	if handler != nil {
@@ -103,7 +103,7 @@ func (w *world) serve(rw http.ResponseWriter, r *http.Request) {
 	fmt.Fprintf(rw, "hello from %s", r.Host)
 }
 
-func (w *world) handle(handler http.HandlerFunc) {
+func (w *world) setHandler(handler http.HandlerFunc) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.handler = handler
@@ -113,13 +113,13 @@ func (w *world) handle(handler http.HandlerFunc) {
 func (w *world) networks() ([]netip.Prefix, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.own, w.blind
+	return w.own, w.networksErr
 }
 
-func (w *world) setNetworks(blind error, own ...string) {
+func (w *world) setNetworks(err error, own ...string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.own, w.blind = nil, blind
+	w.own, w.networksErr = nil, err
 	for _, p := range own {
 		w.own = append(w.own, netip.MustParsePrefix(p))
 	}
@@ -129,7 +129,7 @@ func (w *world) setNetworks(blind error, own ...string) {
 func (w *world) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.asked = append(w.asked, host)
+	w.lookups = append(w.lookups, host)
 	if addrs, ok := w.names[strings.ToLower(host)]; ok {
 		return addrs, nil
 	}
@@ -158,14 +158,14 @@ func (w *world) replaceRules(content string) {
 }
 
 // ask sends raw text to the proxy and returns the first answer.
-func (w *world) ask(raw string) (status int, body string) {
+func (w *world) roundTrip(raw string) (status int, body string) {
 	w.t.Helper()
 	conn := w.connect()
 	defer conn.Close()
 	if _, err := io.WriteString(conn, raw); err != nil {
 		w.t.Fatal(err)
 	}
-	return w.answer(bufio.NewReader(conn))
+	return w.readResponse(bufio.NewReader(conn))
 }
 
 func (w *world) connect() net.Conn {
@@ -178,7 +178,7 @@ func (w *world) connect() net.Conn {
 	return conn
 }
 
-func (w *world) answer(r *bufio.Reader) (status int, body string) {
+func (w *world) readResponse(r *bufio.Reader) (status int, body string) {
 	w.t.Helper()
 	resp, err := http.ReadResponse(r, nil)
 	if err != nil {
@@ -201,7 +201,7 @@ func (w *world) tunnel(target string) (net.Conn, *bufio.Reader) {
 	conn := w.connect()
 	r := bufio.NewReader(conn)
 	fmt.Fprintf(conn, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", target, target)
-	if status, body := w.answer(r); status != http.StatusOK {
+	if status, body := w.readResponse(r); status != http.StatusOK {
 		w.t.Fatalf("CONNECT %s: got %d %q, want 200", target, status, body)
 	}
 	return conn, r

@@ -15,7 +15,7 @@ const (
 // ahead reads from another reader in a goroutine of its own, a bounded number
 // of bytes ahead, so that network, hashing, unpacking and disk do not wait for
 // each other's every step.
-type ahead struct {
+type aheadReader struct {
 	chunks, free chan []byte
 	failed       chan error // holds the end's error before chunks is closed
 	stop         chan struct{}
@@ -28,8 +28,8 @@ type ahead struct {
 
 // readAhead begins. end ends it, and returns once r is no longer read from;
 // whatever r waits for must end by itself or with its context.
-func readAhead(r io.Reader) *ahead {
-	a := &ahead{
+func readAhead(r io.Reader) *aheadReader {
+	a := &aheadReader{
 		chunks: make(chan []byte, aheadChunks), free: make(chan []byte, aheadChunks),
 		failed: make(chan error, 1), stop: make(chan struct{}), done: make(chan struct{}),
 	}
@@ -40,7 +40,7 @@ func readAhead(r io.Reader) *ahead {
 	return a
 }
 
-func (a *ahead) run(r io.Reader) {
+func (a *aheadReader) run(r io.Reader) {
 	defer close(a.done)
 	defer close(a.chunks)
 	for {
@@ -72,7 +72,7 @@ func fillBuffer(r io.Reader, buf []byte) (n int, err error) {
 }
 
 // fill makes current hold something, or sets err.
-func (a *ahead) fill() {
+func (a *aheadReader) fill() {
 	for len(a.current) == 0 && a.err == nil {
 		if a.buffer != nil {
 			a.free <- a.buffer[:cap(a.buffer)]
@@ -91,7 +91,7 @@ func (a *ahead) fill() {
 	}
 }
 
-func (a *ahead) Read(p []byte) (int, error) {
+func (a *aheadReader) Read(p []byte) (int, error) {
 	a.fill()
 	if len(a.current) == 0 {
 		return 0, a.err
@@ -102,7 +102,7 @@ func (a *ahead) Read(p []byte) (int, error) {
 }
 
 // Peek returns up to n of the bytes that Read returns next.
-func (a *ahead) Peek(n int) ([]byte, error) {
+func (a *aheadReader) Peek(n int) ([]byte, error) {
 	a.fill()
 	if len(a.current) == 0 {
 		return nil, a.err
@@ -110,7 +110,7 @@ func (a *ahead) Peek(n int) ([]byte, error) {
 	return a.current[:min(n, len(a.current))], nil
 }
 
-func (a *ahead) end() {
+func (a *aheadReader) stopReading() {
 	a.once.Do(func() { close(a.stop) })
 	<-a.done
 }

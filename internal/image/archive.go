@@ -28,10 +28,10 @@ const blockSize = 512
 // the layers, each once and not compressed, so that no guest has to unpack
 // them again. The same image always gives the same bytes.
 type archive struct {
-	f      *os.File
-	offset int64
-	most   int64
-	space  *space
+	f        *os.File
+	offset   int64
+	maxBytes int64
+	space    *space
 }
 
 // writeImage writes the whole image, verifying all of it.
@@ -56,12 +56,12 @@ func (a *archive) writeImage(ctx context.Context, c content, img *image, progres
 	return a.finish()
 }
 
-func (i *image) configName() string       { return i.name.Hex + ".json" }
-func layerName(diffID v1.Hash) string     { return diffID.Hex + "/layer.tar" }
-func padding(size int64) int64            { return (blockSize - size%blockSize) % blockSize }
-func (a *archive) room() int64            { return a.most - a.offset }
-func hexOf(sum hash.Hash) string          { return hex.EncodeToString(sum.Sum(nil)) }
-func equal(sum hash.Hash, h v1.Hash) bool { return hexOf(sum) == h.Hex }
+func (i *image) configName() string               { return i.name.Hex + ".json" }
+func layerName(diffID v1.Hash) string             { return diffID.Hex + "/layer.tar" }
+func padding(size int64) int64                    { return (blockSize - size%blockSize) % blockSize }
+func (a *archive) room() int64                    { return a.maxBytes - a.offset }
+func hexOf(sum hash.Hash) string                  { return hex.EncodeToString(sum.Sum(nil)) }
+func matchesDigest(sum hash.Hash, h v1.Hash) bool { return hexOf(sum) == h.Hex }
 
 func (i *image) saveManifest() []byte {
 	layers := make([]string, len(i.diffIDs))
@@ -94,7 +94,7 @@ func (a *archive) writeEntry(name string, r io.Reader) error {
 		return err
 	}
 	if limited.N <= 0 {
-		return errUnpacked
+		return errUnpacksTooLarge
 	}
 	header, err := header(name, size)
 	if err != nil {
@@ -128,7 +128,7 @@ func (a *archive) finish() error {
 	return err
 }
 
-var errUnpacked = errors.New("unpacked")
+var errUnpacksTooLarge = errors.New("unpacked")
 
 // writeLayer reads, verifies, unpacks, verifies and writes, each at the same
 // time as the others.
@@ -139,14 +139,14 @@ func (a *archive) writeLayer(ctx context.Context, c content, layer v1.Descriptor
 		cancel()
 		return err
 	}
-	packed := &summing{r: io.LimitReader(body, layer.Size+1), sum: sha256.New(), progress: progress}
+	packed := &hashingReader{r: io.LimitReader(body, layer.Size+1), sum: sha256.New(), progress: progress}
 	ahead := readAhead(packed)
 	defer func() {
 		cancel() // first: a read may be waiting for the network
-		ahead.end()
+		ahead.stopReading()
 		body.Close()
 	}()
-	plain, err := unpacked(ahead)
+	plain, err := decompress(ahead)
 	if err == nil {
 		err = a.writePlain(layerName(diffID), plain, diffID, cancel)
 	}
@@ -156,13 +156,13 @@ func (a *archive) writeLayer(ctx context.Context, c content, layer v1.Descriptor
 		if _, drained := io.Copy(io.Discard, ahead); drained != nil {
 			return drained
 		}
-		ahead.end()
-		if packed.n != layer.Size || !equal(packed.sum, layer.Digest) {
+		ahead.stopReading()
+		if packed.n != layer.Size || !matchesDigest(packed.sum, layer.Digest) {
 			return corrupted("layer", layer.Digest)
 		}
 	}
-	if errors.Is(err, errUnpacked) {
-		return fmt.Errorf("the image unpacks to more than the %s that this node allows (--image-max-bytes): use a smaller image, or raise the bound", bytesText(a.most))
+	if errors.Is(err, errUnpacksTooLarge) {
+		return fmt.Errorf("the image unpacks to more than the %s that this node allows (--image-max-bytes): use a smaller image, or raise the bound", bytesText(a.maxBytes))
 	}
 	return err
 }
@@ -175,7 +175,7 @@ var errContent = errors.New("cannot be unpacked")
 func (a *archive) writePlain(name string, plain io.ReadCloser, diffID v1.Hash, stop func()) error {
 	defer plain.Close()
 	ahead := readAhead(plain)
-	defer ahead.end()
+	defer ahead.stopReading()
 	sum := sha256.New()
 	if err := a.writeEntry(name, io.TeeReader(ahead, sum)); err != nil {
 		if !errors.Is(err, errContent) {
@@ -183,7 +183,7 @@ func (a *archive) writePlain(name string, plain io.ReadCloser, diffID v1.Hash, s
 		}
 		return err
 	}
-	if !equal(sum, diffID) {
+	if !matchesDigest(sum, diffID) {
 		return fmt.Errorf("a layer unpacks to other content than its config says (%s), so it %w", diffID, errContent)
 	}
 	return nil
@@ -191,7 +191,7 @@ func (a *archive) writePlain(name string, plain io.ReadCloser, diffID v1.Hash, s
 
 // unpacked returns the layer without its compression, told by its first
 // bytes, because media types do not always tell the truth.
-func unpacked(r *ahead) (io.ReadCloser, error) {
+func decompress(r *aheadReader) (io.ReadCloser, error) {
 	magic, err := r.Peek(4)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
@@ -202,33 +202,33 @@ func unpacked(r *ahead) (io.ReadCloser, error) {
 		if err != nil {
 			return nil, unpackError(err, r)
 		}
-		return &unpacking{r: z, from: r, close: func() { _ = z.Close() }}, nil
+		return &unpackReader{r: z, from: r, close: func() { _ = z.Close() }}, nil
 	case bytes.Equal(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
 		// One frame at a time, and bounded: the sender chooses the window.
 		z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(128<<20))
 		if err != nil {
 			return nil, unpackError(err, r)
 		}
-		return &unpacking{r: z, from: r, close: z.Close}, nil
+		return &unpackReader{r: z, from: r, close: z.Close}, nil
 	}
 	return io.NopCloser(r), nil
 }
 
 // unpackError tells a broken layer from a broken connection.
-func unpackError(err error, from *ahead) error {
+func unpackError(err error, from *aheadReader) error {
 	if from.err != nil && !errors.Is(from.err, io.EOF) {
 		return from.err
 	}
 	return fmt.Errorf("a layer %w: %w", errContent, err)
 }
 
-type unpacking struct {
+type unpackReader struct {
 	r     io.Reader
-	from  *ahead
+	from  *aheadReader
 	close func()
 }
 
-func (u *unpacking) Read(p []byte) (int, error) {
+func (u *unpackReader) Read(p []byte) (int, error) {
 	n, err := u.r.Read(p)
 	if err != nil && !errors.Is(err, io.EOF) {
 		err = unpackError(err, u.from)
@@ -236,20 +236,20 @@ func (u *unpacking) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (u *unpacking) Close() error {
+func (u *unpackReader) Close() error {
 	u.close()
 	return nil
 }
 
 // summing is a reader that hashes and counts what passes.
-type summing struct {
+type hashingReader struct {
 	r        io.Reader
 	sum      hash.Hash
 	n        int64
 	progress func(int64)
 }
 
-func (s *summing) Read(p []byte) (int, error) {
+func (s *hashingReader) Read(p []byte) (int, error) {
 	n, err := s.r.Read(p)
 	_, _ = s.sum.Write(p[:n]) // never fails
 	s.n += int64(n)

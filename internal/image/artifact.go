@@ -19,12 +19,12 @@ import (
 const titleAnnotation = "org.opencontainers.image.title"
 
 // check fails when the digest is not the one that was asked for.
-func (a ask) check(digest string) error {
-	if a.want == "" || a.want == digest {
+func (r request) checkDigest(digest string) error {
+	if r.requiredDigest == "" || r.requiredDigest == digest {
 		return nil
 	}
 	return fmt.Errorf("it has the sha256 %s, and %s is asked for: correct spec.artifact.sha256 if this is the artifact that is meant",
-		strings.TrimPrefix(digest, "sha256:"), strings.TrimPrefix(a.want, "sha256:"))
+		strings.TrimPrefix(digest, "sha256:"), strings.TrimPrefix(r.requiredDigest, "sha256:"))
 }
 
 // obtainArtifact is obtain for what a verified manifest says of an artifact.
@@ -35,16 +35,16 @@ func (s *Store) obtainArtifact(ctx context.Context, j *job, c content, doc docum
 	}
 	res := result{digest: layer.Digest.String()}
 	// Before the first byte of it is fetched.
-	if err := j.check(res.digest); err != nil {
+	if err := j.checkDigest(res.digest); err != nil {
 		return result{}, err
 	}
-	res.fetched, err = s.once(ctx, j, res.digest, func(ctx context.Context, f *fetch) error {
+	res.fetched, err = s.fetchOnce(ctx, j, res.digest, func(ctx context.Context, f *fetch) error {
 		body, err := c.blob(ctx, layer)
 		if err != nil {
 			return err
 		}
 		defer body.Close()
-		got, err := s.copyArtifact(body, f.sized(layer.Size), res.digest)
+		got, err := s.copyArtifact(body, f.withTotal(layer.Size), res.digest)
 		if err == nil && got != res.digest {
 			err = corrupted("layer", layer.Digest)
 		}
@@ -87,10 +87,10 @@ func (s *Store) takeLocalArtifact(ctx context.Context, j *job, f *os.File, info 
 		return result{}, err
 	}
 	digest, err := s.share(ctx, j, j.fileKey(), func(ctx context.Context, ft *fetch) (string, error) {
-		digest, err := s.copyArtifact(steady{contextReader{ctx, f}, f, j.file}, ft.sized(info.Size()), j.want)
+		digest, err := s.copyArtifact(steadyReader{contextReader{ctx, f}, f, j.file}, ft.withTotal(info.Size()), j.requiredDigest)
 		if err == nil {
-			s.know(j, digest)
-			err = j.check(digest)
+			s.recordKnown(j, digest)
+			err = j.checkDigest(digest)
 		}
 		return digest, err
 	})
@@ -103,12 +103,12 @@ func (s *Store) checkKnown(j *job) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if k, ok := s.known[j.canonical]; ok && k.id == j.file {
-		return j.check(k.digest)
+		return j.checkDigest(k.digest)
 	}
 	return nil
 }
 
-func (s *Store) know(j *job, digest string) {
+func (s *Store) recordKnown(j *job, digest string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.known[j.canonical] = knownFile{id: j.file, digest: digest}
@@ -117,7 +117,7 @@ func (s *Store) know(j *job, digest string) {
 // copyArtifact copies what was announced as so many bytes into the store, and
 // returns its digest. With another digest than the one wanted, if any, nothing
 // is kept.
-func (s *Store) copyArtifact(r io.Reader, f *fetch, want string) (string, error) {
+func (s *Store) copyArtifact(r io.Reader, f *fetch, requiredDigest string) (string, error) {
 	if f.total > s.o.MaxBytes {
 		return "", tooLarge(f.total, s.o.MaxBytes)
 	}
@@ -130,7 +130,7 @@ func (s *Store) copyArtifact(r io.Reader, f *fetch, want string) (string, error)
 		return "", err
 	}
 	defer t.discard()
-	in := &summing{r: io.LimitReader(r, s.o.MaxBytes+1), sum: sha256.New(), progress: f.add}
+	in := &hashingReader{r: io.LimitReader(r, s.o.MaxBytes+1), sum: sha256.New(), progress: f.add}
 	n, err := io.CopyBuffer(&checkedWriter{w: t, space: room}, in, make([]byte, copyBuffer))
 	if err != nil {
 		return "", err
@@ -139,7 +139,7 @@ func (s *Store) copyArtifact(r io.Reader, f *fetch, want string) (string, error)
 		return "", tooLarge(n, s.o.MaxBytes)
 	}
 	digest := "sha256:" + hexOf(in.sum)
-	if want != "" && digest != want {
+	if requiredDigest != "" && digest != requiredDigest {
 		return digest, nil
 	}
 	return digest, s.keep(t, digest, formArtifact)

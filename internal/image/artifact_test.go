@@ -73,7 +73,7 @@ func TestArtifactOfSeveralFiles(t *testing.T) {
 }
 
 // A wrong sum costs no byte of the artifact, and a right one no second pull.
-func TestArtifactOfAnotherSum(t *testing.T) {
+func TestArtifactWithWrongSum(t *testing.T) {
 	w := newWorld(t)
 	sum := w.reg.pushArtifact(t, "demo:1", []byte("packed"))
 	w.wantFailed(w.artifact("demo:1", "a", strings.Repeat("0", 64)), sum, "spec.artifact.sha256")
@@ -89,7 +89,7 @@ func TestArtifactOfAnotherSum(t *testing.T) {
 	wantFile(t, w.want(w.artifact("demo:1", "d", moved)).Path, "packed anew")
 }
 
-func TestArtifactThatIsCorrupted(t *testing.T) {
+func TestCorruptedArtifact(t *testing.T) {
 	w := newWorld(t)
 	w.reg.pushArtifact(t, "demo:1", []byte("packed"))
 	w.reg.setFault(func(rw http.ResponseWriter, r *http.Request) bool {
@@ -108,7 +108,7 @@ func TestArtifactThatIsCorrupted(t *testing.T) {
 	wantFile(t, w.want(w.artifact("demo:1", "a", "")).Path, "packed")
 }
 
-func TestArtifactThatIsTooLarge(t *testing.T) {
+func TestOversizedArtifact(t *testing.T) {
 	w := newWorld(t, func(o *Options) { o.MaxBytes = 10 })
 	w.reg.pushArtifact(t, "demo:1", []byte("eleven byte"))
 	w.wantFailed(w.artifact("demo:1", "a", ""), "--image-max-bytes")
@@ -151,7 +151,7 @@ func TestLocalArtifacts(t *testing.T) {
 
 // An artifact's digest is of a file, which may be anybody's copy of the
 // manifest of a private image: that is no key to the image.
-func TestAnArtifactIsNoKeyToAnImage(t *testing.T) {
+func TestArtifactGrantsNoAccessToImage(t *testing.T) {
 	w := newWorld(t)
 	img := newImage(t, "amd64", "secret")
 	digest := w.reg.push(t, "victim:1", img)
@@ -180,7 +180,7 @@ func TestAnArtifactIsNoKeyToAnImage(t *testing.T) {
 }
 
 // A file that is known to be another is not copied again to find that out.
-func TestLocalArtifactOfAnotherSumIsCopiedOnce(t *testing.T) {
+func TestLocalArtifactWithWrongSumIsCopiedOnce(t *testing.T) {
 	w := newWorld(t, func(o *Options) { o.MaxBytes = 100 })
 	w.put("a.smolmachine", []byte("packed"))
 	req := local("a.smolmachine")

@@ -22,10 +22,10 @@ const cachedArchive = "archive.tar"
 // empty one.
 type cache struct {
 	root    *os.Root
-	entries []cached
+	entries []cacheEntry
 }
 
-type cached struct {
+type cacheEntry struct {
 	sum  string
 	info fs.FileInfo // of the archive; nil when there is none
 	at   time.Time   // when the entry was made
@@ -60,7 +60,7 @@ func (s *Store) openCache() (*cache, error) {
 		if err != nil {
 			continue // gone meanwhile
 		}
-		entry := cached{sum: e.Name(), at: info.ModTime()}
+		entry := cacheEntry{sum: e.Name(), at: info.ModTime()}
 		if archive, err := c.root.Lstat(filepath.Join(e.Name(), cachedArchive)); err == nil {
 			entry.info = archive
 		}
@@ -76,7 +76,7 @@ func (c *cache) close() {
 }
 
 // linked returns the entries that are links to the file.
-func (c *cache) linked(info fs.FileInfo) []string {
+func (c *cache) linksTo(info fs.FileInfo) []string {
 	var out []string
 	for _, e := range c.entries {
 		if e.info != nil && os.SameFile(e.info, info) {
@@ -90,7 +90,7 @@ func (c *cache) remove(sum string) error {
 	if err := c.root.RemoveAll(sum); err != nil {
 		return fmt.Errorf("smolvm's cache of images: %w", err)
 	}
-	c.entries = slices.DeleteFunc(c.entries, func(e cached) bool { return e.sum == sum })
+	c.entries = slices.DeleteFunc(c.entries, func(e cacheEntry) bool { return e.sum == sum })
 	return nil
 }
 
@@ -99,7 +99,7 @@ func (c *cache) remove(sum string) error {
 func (s *Store) sweepCache(c *collection) {
 	archives, err := s.listArchives()
 	if err != nil { // whose sizes there are is not known
-		c.note(err)
+		c.addError(err)
 		return
 	}
 	for _, e := range slices.Clone(c.cache.entries) {
@@ -114,7 +114,7 @@ func (s *Store) sweepCache(c *collection) {
 			}
 		}
 		if err := c.cache.remove(e.sum); err != nil {
-			c.note(err)
+			c.addError(err)
 			continue
 		}
 		c.Cached++

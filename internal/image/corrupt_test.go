@@ -20,7 +20,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-func TestCorrupted(t *testing.T) {
+func TestCorruptedImage(t *testing.T) {
 	w := newWorld(t)
 	b, img := pushBroken(t, w, "demo:1", true)
 	b.after = len(b.data)
@@ -64,7 +64,7 @@ func TestCorrupted(t *testing.T) {
 }
 
 // A tag's manifest is held against what the registry says of it.
-func TestCorruptedTag(t *testing.T) {
+func TestCorruptedTagManifest(t *testing.T) {
 	w := newWorld(t)
 	w.reg.push(t, "demo:1", newImage(t, "amd64", "one"))
 	w.reg.setFault(func(rw http.ResponseWriter, r *http.Request) bool {
@@ -79,14 +79,14 @@ func TestCorruptedTag(t *testing.T) {
 }
 
 // What a registry says in passing is no image for another digest.
-func TestDigestIsWhatWasAskedFor(t *testing.T) {
+func TestDigestMatchesRequest(t *testing.T) {
 	w := newWorld(t)
 	old := w.reg.push(t, "demo:old", newImage(t, "amd64", "old"))
 	w.want(w.request("demo:old", "a"))
-	asked := w.reg.push(t, "demo:new", newImage(t, "amd64", "new"))
+	requested := w.reg.push(t, "demo:new", newImage(t, "amd64", "new"))
 	lie := func(method string) {
 		w.reg.setFault(func(rw http.ResponseWriter, r *http.Request) bool {
-			if r.Method != method || !strings.HasSuffix(r.URL.Path, "/manifests/"+asked) {
+			if r.Method != method || !strings.HasSuffix(r.URL.Path, "/manifests/"+requested) {
 				return false
 			}
 			r.URL.Path = "/v2/demo/manifests/" + old
@@ -95,11 +95,11 @@ func TestDigestIsWhatWasAskedFor(t *testing.T) {
 		})
 	}
 	lie(http.MethodGet)
-	w.wantFailed(w.request("demo@"+asked, "a"), old, "for "+asked)
+	w.wantFailed(w.request("demo@"+requested, "a"), old, "for "+requested)
 	lie(http.MethodHead)
 	w.clock.Step(time.Minute)
-	if got := w.want(w.request("demo@"+asked, "a")); got.Digest != asked {
-		t.Errorf("got %s, want %s", got.Digest, asked)
+	if got := w.want(w.request("demo@"+requested, "a")); got.Digest != requested {
+		t.Errorf("got %s, want %s", got.Digest, requested)
 	}
 }
 

@@ -54,13 +54,13 @@ func (c credential) secrets() []string {
 }
 
 // anonymousPrint is the fingerprint of no credentials: what anybody may have.
-const anonymousPrint = "anonymous"
+const anonymousFingerprint = "anonymous"
 
 // fingerprint tells credentials apart without keeping them. The key makes it
 // worthless elsewhere: a short password cannot be guessed from it.
 func (c credential) fingerprint(key []byte, registry string) string {
 	if c.anonymous() {
-		return anonymousPrint
+		return anonymousFingerprint
 	}
 	mac := hmac.New(sha256.New, key)
 	a := c.auth
@@ -124,7 +124,7 @@ func readConfig(file string) (config, error) {
 	return parseConfig(data)
 }
 
-var errNoConfig = errors.New("not a docker config")
+var errNotConfig = errors.New("not a docker config")
 
 // parseConfig reads .dockerconfigjson (and config.json), else .dockercfg. Its
 // errors do not show what was read.
@@ -133,12 +133,12 @@ func parseConfig(data []byte) (config, error) {
 		Auths map[string]json.RawMessage `json:"auths"`
 	}
 	if len(data) > maxConfigBytes || json.Unmarshal(data, &outer) != nil {
-		return nil, errNoConfig
+		return nil, errNotConfig
 	}
 	entries := outer.Auths
 	if entries == nil {
 		if json.Unmarshal(data, &entries) != nil {
-			return nil, errNoConfig
+			return nil, errNotConfig
 		}
 	}
 	c := config{}
@@ -206,12 +206,12 @@ func matchesHost(pattern, registry string) bool {
 	case "docker.io", "registry-1.docker.io":
 		pattern = name.DefaultRegistry
 	}
-	want, have := strings.Split(pattern, "."), strings.Split(registry, ".")
-	if len(want) != len(have) {
+	patternParts, hostParts := strings.Split(pattern, "."), strings.Split(registry, ".")
+	if len(patternParts) != len(hostParts) {
 		return false
 	}
-	for i := range want {
-		if ok, err := path.Match(want[i], have[i]); err != nil || !ok {
+	for i := range patternParts {
+		if ok, err := path.Match(patternParts[i], hostParts[i]); err != nil || !ok {
 			return false
 		}
 	}

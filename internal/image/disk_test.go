@@ -86,7 +86,7 @@ func TestDiskReserve(t *testing.T) {
 	img := newImage(t, "amd64", noise(1, 4<<20))
 	w.reg.push(t, "demo:1", img)
 	filler := fill(t, small, 14<<20) // 18 MiB are left
-	w.reg.forget()
+	w.reg.resetRequests()
 	w.wantFailed(w.request("demo:1", "a"), "disk is full", "--image-reserve-bytes")
 	if n := w.reg.count("/blobs/"); n != 1 { // the config
 		t.Errorf("got %v, want no request for the layer", w.reg.requests)
@@ -99,7 +99,7 @@ func TestDiskReserve(t *testing.T) {
 }
 
 // The disk fills up while a long layer is written.
-func TestDiskReserveOnTheWay(t *testing.T) {
+func TestDiskReserveDuringPull(t *testing.T) {
 	dir := smallDisk(t, "120m")
 	w := newWorld(t, func(o *Options) {
 		o.Dir = dir
@@ -119,7 +119,7 @@ func TestDiskReserveOnTheWay(t *testing.T) {
 }
 
 // A manifest may claim any size, and a sum with the reserve overflow.
-func TestNoSpaceForAnySize(t *testing.T) {
+func TestSpaceCheckDoesNotOverflow(t *testing.T) {
 	room := &space{dir: t.TempDir(), reserve: 1 << 20}
 	for _, bytes := range []int64{math.MaxInt64, math.MaxInt64 - 1<<20 + 1, math.MaxInt64 - 1<<21} {
 		if err := room.check(bytes); !isDisk(err) {
@@ -133,7 +133,7 @@ func TestNoSpaceForAnySize(t *testing.T) {
 }
 
 // A folder that cannot be written is the node's trouble, and not the registry's.
-func TestAFolderThatCannotBeWritten(t *testing.T) {
+func TestReadOnlyStoreFolder(t *testing.T) {
 	var dir string
 	w := newWorld(t, func(o *Options) {
 		dir = smallDisk(t, "8m")

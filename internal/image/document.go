@@ -23,7 +23,7 @@ type document struct {
 	SchemaVersion int             `json:"schemaVersion"`
 	MediaType     types.MediaType `json:"mediaType"`
 	Manifests     descriptors     `json:"manifests"`
-	Config        *described      `json:"config"`
+	Config        *slimDescriptor `json:"config"`
 	Layers        descriptors     `json:"layers"`
 }
 
@@ -62,10 +62,10 @@ func parseManifest(raw []byte) (document, error) {
 var errTooMany = fmt.Errorf("lists more than %d things", maxDescriptors)
 
 // described is a descriptor without what the store does not go by.
-type described struct{ v1.Descriptor }
+type slimDescriptor struct{ v1.Descriptor }
 
 // UnmarshalJSON implements json.Unmarshaler.
-func (d *described) UnmarshalJSON(raw []byte) error {
+func (d *slimDescriptor) UnmarshalJSON(raw []byte) error {
 	var slim struct {
 		MediaType   types.MediaType `json:"mediaType"`
 		Size        int64           `json:"size"`
@@ -105,11 +105,11 @@ func (d *descriptors) UnmarshalJSON(raw []byte) error {
 		if len(*d) == maxDescriptors {
 			return errTooMany
 		}
-		var one described
-		if err := in.Decode(&one); err != nil {
+		var entry slimDescriptor
+		if err := in.Decode(&entry); err != nil {
 			return err
 		}
-		*d = append(*d, one.Descriptor)
+		*d = append(*d, entry.Descriptor)
 	}
 	return nil
 }

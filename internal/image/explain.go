@@ -36,18 +36,18 @@ func (a attempt) explain(err error) error {
 			secrets = append(secrets, credential{auth: auth}.secrets()...)
 		}
 	}
-	said, wayOut := a.describe(err)
-	text := clean(said, secrets...)
-	if wayOut != "" {
-		text += ": " + wayOut
+	problem, remedy := a.describe(err)
+	text := clean(problem, secrets...)
+	if remedy != "" {
+		text += ": " + remedy
 	}
 	return errors.New(text)
 }
 
-func (a attempt) describe(err error) (said, wayOut string) {
+func (a attempt) describe(err error) (problem, remedy string) {
 	var answer *transport.Error
 	if errors.As(err, &answer) {
-		return fmt.Sprintf("registry %s answered %s", a.registry, answerText(answer)), a.wayOutOf(answer.StatusCode)
+		return fmt.Sprintf("registry %s answered %s", a.registry, answerText(answer)), a.remedyFor(answer.StatusCode)
 	}
 	var (
 		dns       *net.DNSError
@@ -57,22 +57,22 @@ func (a attempt) describe(err error) (said, wayOut string) {
 		record    tls.RecordHeaderError
 		network   net.Error
 	)
-	said = fmt.Sprintf("registry %s: %s", a.registry, err)
+	problem = fmt.Sprintf("registry %s: %s", a.registry, err)
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Sprintf("registry %s: the pull took too long", a.registry), "check the connection, or raise --image-pull-timeout"
 	case errors.As(err, &dns):
-		return said, "check the name of the registry, and the node's resolver"
+		return problem, "check the name of the registry, and the node's resolver"
 	case errors.As(err, &authority):
-		return said, "name the registry's authority to the agent with --image-ca"
+		return problem, "name the registry's authority to the agent with --image-ca"
 	case errors.As(err, &hostname), errors.As(err, &invalid):
-		return said, "mend the registry's certificate"
-	case errors.As(err, &record), strings.Contains(said, "server gave HTTP response"):
-		return said, "the registry speaks no TLS: give it a certificate, or allow it with --image-plain-http"
+		return problem, "mend the registry's certificate"
+	case errors.As(err, &record), strings.Contains(problem, "server gave HTTP response"):
+		return problem, "the registry speaks no TLS: give it a certificate, or allow it with --image-plain-http"
 	case errors.As(err, &network):
-		return said, "check that the registry runs and that the node may reach it, or name a mirror with --image-mirror"
+		return problem, "check that the registry runs and that the node may reach it, or name a mirror with --image-mirror"
 	}
-	return said, ""
+	return problem, ""
 }
 
 // answerText is the registry's own words, without what it was asked.
@@ -86,7 +86,7 @@ func answerText(e *transport.Error) string {
 	return text
 }
 
-func (a attempt) wayOutOf(status int) string {
+func (a attempt) remedyFor(status int) string {
 	switch status {
 	case http.StatusUnauthorized, http.StatusForbidden:
 		return a.credentialsText()
@@ -136,7 +136,7 @@ func isDisk(err error) bool {
 }
 
 // needing adds bytes to the need of a full disk.
-func needing(more need, err error) error {
+func addNeed(more need, err error) error {
 	var full errDisk
 	if !errors.As(err, &full) {
 		return err

@@ -28,8 +28,8 @@ type fetch struct {
 // fetch's own, and returns the digest that it returned. Whoever only waited
 // and sees it fail tries by itself, with its own credentials. The job whose
 // bring runs stays until that ends, whoever it then goes on for.
-func (s *Store) share(ctx context.Context, j *job, key string, bring func(ctx context.Context, f *fetch) (string, error)) (string, error) {
-	j.answered()
+func (s *Store) share(ctx context.Context, j *job, key string, pull func(ctx context.Context, f *fetch) (string, error)) (string, error) {
+	j.endResolving()
 	for {
 		s.mu.Lock()
 		// Whoever left the job did so under the lock: nothing begins for nobody.
@@ -39,21 +39,21 @@ func (s *Store) share(ctx context.Context, j *job, key string, bring func(ctx co
 		}
 		f := s.fetches[key]
 		mine := f == nil
-		var live context.Context
+		var fetchCtx context.Context
 		if mine {
 			f = &fetch{key: key, done: make(chan struct{})}
-			live, f.cancel = context.WithCancel(s.ctx)
-			f.tell = func() { s.tellFetch(f) }
+			fetchCtx, f.cancel = context.WithCancel(s.ctx)
+			f.notify = func() { s.notifyFetch(f) }
 			f.clock = s.o.Clock
 			s.fetches[key] = f
 		}
 		j.fetch = f
 		for uid := range j.waiters {
-			s.sayPulling(j, uid)
+			s.reportPulling(j, uid)
 		}
 		s.mu.Unlock()
 		if mine {
-			s.bring(live, f, bring)
+			s.pull(fetchCtx, f, pull)
 			return f.digest, f.err
 		}
 		select {
@@ -69,12 +69,12 @@ func (s *Store) share(ctx context.Context, j *job, key string, bring func(ctx co
 
 // bring has one turn. Its time begins with that, so that nobody is late who
 // waited for others.
-func (s *Store) bring(ctx context.Context, f *fetch, bring func(ctx context.Context, f *fetch) (string, error)) {
+func (s *Store) pull(ctx context.Context, f *fetch, pull func(ctx context.Context, f *fetch) (string, error)) {
 	defer f.cancel()
 	digest, err := "", s.takeSlot(ctx, f)
 	if err == nil {
 		limited, cancel := context.WithTimeout(ctx, s.o.PullTimeout)
-		digest, err = bring(limited, f)
+		digest, err = pull(limited, f)
 		cancel()
 		err = s.diskError(err)
 		<-s.slots
@@ -96,10 +96,10 @@ func (s *Store) takeSlot(ctx context.Context, f *fetch) error {
 		return nil
 	default:
 	}
-	f.queue(true)
+	f.setQueued(true)
 	select {
 	case s.slots <- struct{}{}:
-		f.queue(false)
+		f.setQueued(false)
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
@@ -123,7 +123,7 @@ func (s *Store) abandon(f *fetch) {
 }
 
 // tellFetch tells all who wait for the fetch.
-func (s *Store) tellFetch(f *fetch) {
+func (s *Store) notifyFetch(f *fetch) {
 	var uids []string
 	s.mu.Lock()
 	for _, j := range s.jobs {
@@ -132,45 +132,45 @@ func (s *Store) tellFetch(f *fetch) {
 		}
 	}
 	s.mu.Unlock()
-	s.tell(uids)
+	s.notify(uids)
 }
 
 // pulling says how far the job is.
-func (s *Store) pulling(j *job) error {
+func (s *Store) pullingError(j *job) error {
 	s.mu.Lock()
 	at := j.stage
 	s.mu.Unlock()
 	switch {
 	case at.fetch != nil:
-		return at.fetch.pulling(j.what(), at.from, s.o.MaxPulls)
+		return at.fetch.pullingError(j.text(), at.from, s.o.MaxPulls)
 	case at.queued:
-		return &host.Pulling{Message: fmt.Sprintf("pulling %s: waiting for others, of which the node asks for %d at a time", j.what(), cap(s.asks))}
+		return &host.Pulling{Message: fmt.Sprintf("pulling %s: waiting for others, of which the node asks for %d at a time", j.text(), cap(s.resolveSlots))}
 	}
-	return &host.Pulling{Message: fmt.Sprintf("pulling %s: asking %s", j.what(), at.from)}
+	return &host.Pulling{Message: fmt.Sprintf("pulling %s: asking %s", j.text(), at.from)}
 }
 
 // progress is how far a fetch is.
 type progress struct {
-	clock interface{ Now() time.Time }
-	tell  func()
+	clock  interface{ Now() time.Time }
+	notify func()
 
 	mu          sync.Mutex
 	queued      bool
 	done, total int64
-	told        time.Time
+	notifiedAt  time.Time
 }
 
 // tellEvery keeps a fast pull from waking everybody at every tenth.
-const tellEvery = 5 * time.Second
+const notifyEvery = 5 * time.Second
 
 // begin says how much there is to come.
-func (p *progress) begin(total int64) {
+func (p *progress) setTotal(total int64) {
 	p.mu.Lock()
-	news := total != p.total
-	p.total, p.told = total, p.clock.Now()
+	changed := total != p.total
+	p.total, p.notifiedAt = total, p.clock.Now()
 	p.mu.Unlock()
-	if news {
-		p.tell()
+	if changed {
+		p.notify()
 	}
 }
 
@@ -179,21 +179,21 @@ func (p *progress) add(n int64) {
 	before := p.tenths()
 	p.done = min(p.done+n, p.total)
 	now := p.clock.Now()
-	tell := p.tenths() != before && now.Sub(p.told) >= tellEvery
-	if tell {
-		p.told = now
+	notify := p.tenths() != before && now.Sub(p.notifiedAt) >= notifyEvery
+	if notify {
+		p.notifiedAt = now
 	}
 	p.mu.Unlock()
-	if tell {
-		p.tell()
+	if notify {
+		p.notify()
 	}
 }
 
-func (p *progress) queue(waits bool) {
+func (p *progress) setQueued(queued bool) {
 	p.mu.Lock()
-	p.queued = waits
+	p.queued = queued
 	p.mu.Unlock()
-	p.tell()
+	p.notify()
 }
 
 func (p *progress) tenths() int64 {
@@ -203,13 +203,13 @@ func (p *progress) tenths() int64 {
 	return int64(float64(p.done) / float64(p.total) * 10)
 }
 
-func (p *progress) pulling(what, from string, most int) error {
+func (p *progress) pullingError(what, from string, maxPulls int) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	out := &host.Pulling{Done: p.total / 10 * p.tenths(), Total: p.total}
 	switch {
 	case p.queued:
-		out.Message = fmt.Sprintf("pulling %s: waiting for others, of which the node pulls %d at a time", what, most)
+		out.Message = fmt.Sprintf("pulling %s: waiting for others, of which the node pulls %d at a time", what, maxPulls)
 	case p.total <= 0:
 		out.Message = fmt.Sprintf("pulling %s from %s", what, from)
 	default:

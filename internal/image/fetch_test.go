@@ -11,19 +11,19 @@ import (
 )
 
 // Whoever waits for others longer than a pull may take is not late for that.
-func TestWaitingForAPlaceIsNotThePullsTime(t *testing.T) {
+func TestQueueTimeIsNotPullTime(t *testing.T) {
 	w := newWorld(t, func(o *Options) { o.MaxPulls, o.PullTimeout = 1, 2*time.Second })
 	w.reg.push(t, "demo:1", newImage(t, "amd64", "one"))
 	w.slots <- struct{}{}
 	req := w.request("demo:1", "a")
-	until(t, "it to wait", func() bool { return strings.Contains(w.pulling(req).Message, "waiting for others") })
+	waitUntil(t, "it to wait", func() bool { return strings.Contains(w.pulling(req).Message, "waiting for others") })
 	time.Sleep(w.o.PullTimeout + 100*time.Millisecond)
 	if got := w.pulling(req).Message; !strings.Contains(got, "waiting for others, of which the node pulls 1 at a time") {
 		t.Errorf("got %q, want it to wait still", got)
 	}
 	pit := newTarpit(w.reg, func(path string) bool { return strings.Contains(path, "/blobs/") })
 	<-w.slots
-	until(t, "the config to be asked for", func() bool { return pit.in.Load() == 1 })
+	waitUntil(t, "the config to be asked for", func() bool { return pit.in.Load() == 1 })
 	if got, want := w.pulling(req).Message, "pulling image "+req.Reference+" from "+w.reg.host(); got != want {
 		t.Errorf("its turn: got %q, want %q", got, want)
 	}
@@ -37,7 +37,7 @@ func TestTimeouts(t *testing.T) {
 		match func(path string) bool
 		text  string
 	}{
-		"asking":   {everything, "took too long to say what the image is, more than 300ms: check the connection to it, or raise --image-pull-timeout"},
+		"asking":   {anyPath, "took too long to say what the image is, more than 300ms: check the connection to it, or raise --image-pull-timeout"},
 		"fetching": {func(path string) bool { return strings.Contains(path, "/blobs/") }, "the pull took too long: check the connection, or raise --image-pull-timeout"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -55,7 +55,7 @@ func TestTimeouts(t *testing.T) {
 }
 
 // One byte now and then would keep a place for as long as a pull may take.
-func TestATrickleIsGivenUp(t *testing.T) {
+func TestSlowBlobIsAbandoned(t *testing.T) {
 	w := newWorld(t)
 	img := newImage(t, "amd64", noise(1, 4<<20))
 	w.reg.push(t, "demo:1", img)
@@ -74,7 +74,7 @@ func TestATrickleIsGivenUp(t *testing.T) {
 		return true
 	})
 	w.pulling(w.request("demo:1", "a"))
-	until(t, "an Event of the failure", func() bool {
+	waitUntil(t, "an Event of the failure", func() bool {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		for _, e := range w.events {
@@ -87,18 +87,18 @@ func TestATrickleIsGivenUp(t *testing.T) {
 }
 
 // The condition says how much there is as soon as that is known.
-func TestTheTotalIsTold(t *testing.T) {
+func TestTotalIsReported(t *testing.T) {
 	w := newWorld(t)
 	img := newImage(t, "amd64", noise(1, 1<<20))
 	w.reg.push(t, "demo:1", img)
 	pit := newTarpit(w.reg, layerOf(t, img))
-	told := make(chan string, 100)
-	go w.WatchImages(t.Context(), func(uid string) { told <- uid })
-	<-told
+	notified := make(chan string, 100)
+	go w.WatchImages(t.Context(), func(uid string) { notified <- uid })
+	<-notified
 	req := w.request("demo:1", "a")
 	w.pulling(req)
 	select {
-	case uid := <-told:
+	case uid := <-notified:
 		if got := w.pulling(req); uid != "a" || got.Total == 0 || !strings.Contains(got.Message, " 0% of 1 MiB") {
 			t.Errorf("got word to %q and %q, want the total", uid, got.Message)
 		}
@@ -110,7 +110,7 @@ func TestTheTotalIsTold(t *testing.T) {
 }
 
 // Where a mirror fails in the middle, its bytes count no more.
-func TestTheNextEndpointBeginsAnew(t *testing.T) {
+func TestNextEndpointStartsOver(t *testing.T) {
 	mirror := newServer(t)
 	w := newWorld(t)
 	w.Close()
@@ -120,18 +120,18 @@ func TestTheNextEndpointBeginsAnew(t *testing.T) {
 	mirror.push(t, "demo:1", img)
 	b.after = 2 << 20
 	mirror.setFault(func(rw http.ResponseWriter, r *http.Request) bool {
-		if b.asked.Load() > 0 && r.URL.Path == b.path {
+		if b.requests.Load() > 0 && r.URL.Path == b.path {
 			rw.WriteHeader(http.StatusNotFound)
 			return true
 		}
 		return b.serve(rw, r)
 	})
-	pit := newTarpit(w.reg, everything)
+	pit := newTarpit(w.reg, anyPath)
 	req := w.request("demo:1", "a")
 	if got, want := w.pulling(req).Message, "pulling image "+req.Reference+": asking "+mirror.host(); got != want && !strings.Contains(got, "%") {
 		t.Errorf("the mirror: got %q, want %q", got, want)
 	}
-	until(t, "the registry to be asked", func() bool { return pit.in.Load() == 1 })
+	waitUntil(t, "the registry to be asked", func() bool { return pit.in.Load() == 1 })
 	got, want := w.pulling(req), "pulling image "+req.Reference+": asking "+w.reg.host()
 	if got.Message != want || got.Done != 0 || got.Total != 0 {
 		t.Errorf("the registry: got %+v, want %q", got, want)

@@ -77,8 +77,8 @@ func (s *Store) newTemporary() (*temporary, error) {
 // all. One that is there already stays, for it may be linked into smolvm's
 // cache.
 func (s *Store) keep(t *temporary, digest string, as form) error {
-	s.renaming.Lock()
-	defer s.renaming.Unlock()
+	s.renameMu.Lock()
+	defer s.renameMu.Unlock()
 	if _, ok := s.present(digest, as); ok {
 		return nil
 	}
@@ -141,21 +141,21 @@ func (s *space) check(bytes int64) error {
 }
 
 // wrote counts what is about to be written, and looks at the disk now and then.
-func (s *space) wrote(n int64) error {
+func (s *space) willWrite(n int64) error {
 	s.written += n
 	if s.since += n; s.since < checkEvery {
 		return nil
 	}
 	s.since = 0
-	return s.full(s.check(0))
+	return s.withNeed(s.check(0))
 }
 
 // full adds to an error of a full disk what was to be written on it so far.
-func (s *space) full(err error) error {
+func (s *space) withNeed(err error) error {
 	if noSpace(err) {
 		err = fullDisk(s.dir)
 	}
-	return needing(need{s.written, 2 * s.written}, err)
+	return addNeed(need{s.written, 2 * s.written}, err)
 }
 
 // roughly keeps a condition's text from changing with every byte.
@@ -187,11 +187,11 @@ type checkedWriter struct {
 }
 
 func (c *checkedWriter) Write(p []byte) (int, error) {
-	if err := c.space.wrote(int64(len(p))); err != nil {
+	if err := c.space.willWrite(int64(len(p))); err != nil {
 		return 0, err
 	}
 	n, err := c.w.Write(p)
-	return n, c.space.full(err)
+	return n, c.space.withNeed(err)
 }
 
 // contextReader ends a copy between two reads.

@@ -47,24 +47,24 @@ type candidate struct {
 // keep the others from being looked at.
 type collection struct {
 	Collected
-	digests  map[string]bool // as of Used
-	machines map[string]bool // by SHA-256 alone
-	cache    *cache
-	should   int64   // how many bytes
-	looked   bool    // at the disk
-	errs     []error // the first ones
-	failed   int     // of all
+	digests     map[string]bool // as of Used
+	machines    map[string]bool // by SHA-256 alone
+	cache       *cache
+	wanted      int64   // how many bytes
+	diskChecked bool    // at the disk
+	errs        []error // the first ones
+	failed      int     // of all
 }
 
 // maxTold bounds the text of a pass in which nothing could be removed.
-const maxTold = 8
+const maxErrs = 8
 
-func (c *collection) note(err error) {
+func (c *collection) addError(err error) {
 	if err == nil {
 		return
 	}
 	c.failed++
-	if len(c.errs) < maxTold {
+	if len(c.errs) < maxErrs {
 		c.errs = append(c.errs, err)
 	}
 }
@@ -97,10 +97,10 @@ func (s *Store) Collect(ctx context.Context, used func(ctx context.Context) (Use
 		}
 		s.collect(ctx, c)
 	} else {
-		c.note(fmt.Errorf("images in use: %w", err))
+		c.addError(fmt.Errorf("images in use: %w", err))
 	}
 	s.measure()
-	c.note(s.saveIndex())
+	c.addError(s.saveIndex())
 	s.o.Metrics.collect(c)
 	return c.Collected, errors.Join(c.err(), ctx.Err())
 }
@@ -113,21 +113,21 @@ func (s *Store) collect(ctx context.Context, c *collection) {
 		s.collectArchives(ctx, c)
 		s.sweepCache(c)
 	} else { // which archives are linked to what machines were made from is not known
-		c.note(err)
+		c.addError(err)
 	}
 	s.sweepUnpacked(ctx, c)
-	c.Short = max(0, c.should-c.Bytes)
+	c.Short = max(0, c.wanted-c.Bytes)
 	if c.Archives+c.Cached > 0 {
-		c.note(s.retry())
+		c.addError(s.retryRefused())
 	}
 }
 
 func (s *Store) collectArchives(ctx context.Context, c *collection) {
 	archives, err := s.listArchives()
-	c.note(err)
-	archives = slices.DeleteFunc(archives, func(a candidate) bool { return !s.mayGo(c, a) })
+	c.addError(err)
+	archives = slices.DeleteFunc(archives, func(a candidate) bool { return !s.removable(c, a) })
 	excess, err := s.excess(c, archives)
-	c.note(err)
+	c.addError(err)
 	for _, a := range archives {
 		if c.Bytes >= excess || ctx.Err() != nil {
 			break
@@ -136,25 +136,25 @@ func (s *Store) collectArchives(ctx context.Context, c *collection) {
 	}
 }
 
-func (s *Store) mayGo(c *collection, a candidate) bool {
+func (s *Store) removable(c *collection, a candidate) bool {
 	return !c.digests[a.digest] && s.o.Clock.Since(a.used) >= s.o.GCMinAge &&
-		!slices.ContainsFunc(c.cache.linked(a.info), func(sum string) bool { return c.machines[sum] })
+		!slices.ContainsFunc(c.cache.linksTo(a.info), func(sum string) bool { return c.machines[sum] })
 }
 
 func (s *Store) collectArchive(c *collection, a candidate) {
-	gone, err := s.detach(a)
-	if gone == "" {
-		c.note(err)
+	renamed, err := s.detach(a)
+	if renamed == "" {
+		c.addError(err)
 		return
 	}
 	c.Archives++
-	if err := s.unlink(gone); err != nil { // else swept at the next start
-		c.note(fmt.Errorf("remove image %s: %w", a.digest, err))
+	if err := s.unlink(renamed); err != nil { // else swept at the next start
+		c.addError(fmt.Errorf("remove image %s: %w", a.digest, err))
 		return
 	}
-	for _, sum := range c.cache.linked(a.info) {
+	for _, sum := range c.cache.linksTo(a.info) {
 		if err := c.cache.remove(sum); err != nil {
-			c.note(err)
+			c.addError(err)
 			continue
 		}
 		c.Cached++
@@ -165,22 +165,22 @@ func (s *Store) collectArchive(c *collection, a candidate) {
 // excess is how many bytes are to go of the archives that may. It is less than
 // should go where all of them are known to make no room for a refused pull: the
 // store is not to be emptied for nothing.
-func (s *Store) excess(c *collection, may []candidate) (int64, error) {
+func (s *Store) excess(c *collection, removable []candidate) (int64, error) {
 	d, err := diskOf(s.o.Dir)
 	if err != nil {
 		return 0, err
 	}
-	var excess, most int64
+	var excess, available int64
 	if d.size > 0 && (d.size-d.free)*100 >= d.size*int64(s.o.GCHigh) {
 		excess = max(0, d.size/100*int64(100-s.o.GCLow)-d.free)
 	}
-	for _, a := range may {
-		most += a.size
+	for _, a := range removable {
+		available += a.size
 	}
-	lacks := s.short.lacks(d, max(0, s.o.Reserve), s.o.Clock.Now())
-	c.should, c.looked = max(excess, lacks.least), true
-	if lacks.least <= most {
-		excess = max(excess, lacks.likely)
+	shortfall := s.short.shortfall(d, max(0, s.o.Reserve), s.o.Clock.Now())
+	c.wanted, c.diskChecked = max(excess, shortfall.least), true
+	if shortfall.least <= available {
+		excess = max(excess, shortfall.likely)
 	}
 	return excess, nil
 }
@@ -233,9 +233,9 @@ func (s *Store) lastUse(digest string, info fs.FileInfo) time.Time {
 // it may have been since it was listed. It only gives it another name, for
 // unlinking gigabytes takes seconds on some filesystems, in which nobody could
 // get an image. The name is of those that are swept at a start.
-func (s *Store) detach(a candidate) (gone string, err error) {
-	s.renaming.Lock()
-	defer s.renaming.Unlock()
+func (s *Store) detach(a candidate) (renamed string, err error) {
+	s.renameMu.Lock()
+	defer s.renameMu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	used := a.info.ModTime()
@@ -245,8 +245,8 @@ func (s *Store) detach(a candidate) (gone string, err error) {
 	if s.o.Clock.Since(used) < s.o.GCMinAge {
 		return "", nil
 	}
-	gone = filepath.Join(s.o.Dir, tempPrefix+filepath.Base(a.path))
-	if err := os.Rename(a.path, gone); err != nil {
+	renamed = filepath.Join(s.o.Dir, tempPrefix+filepath.Base(a.path))
+	if err := os.Rename(a.path, renamed); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			s.index.forget(a.digest)
 			return "", nil
@@ -254,5 +254,5 @@ func (s *Store) detach(a candidate) (gone string, err error) {
 		return "", fmt.Errorf("remove image %s: %w", a.digest, err)
 	}
 	s.index.forget(a.digest)
-	return gone, nil
+	return renamed, nil
 }

@@ -16,7 +16,7 @@ import (
 )
 
 // One archive that cannot be removed keeps neither the others nor the rest.
-func TestCollectsBesideWhatCannotBeRemoved(t *testing.T) {
+func TestCollectContinuesPastUnremovableArchive(t *testing.T) {
 	reg := prometheus.NewPedanticRegistry()
 	m, err := NewMetrics(reg)
 	if err != nil {
@@ -48,20 +48,20 @@ func TestCollectsBesideWhatCannotBeRemoved(t *testing.T) {
 			t.Errorf("got %v, want %q in it", err, want)
 		}
 	}
-	if got, want := w.left(images), []int{0, 5}; !slices.Equal(got, want) || out.Archives != 4 {
+	if got, want := w.remaining(images), []int{0, 5}; !slices.Equal(got, want) || out.Archives != 4 {
 		t.Errorf("got %+v and %v left, want %v", out, got, want)
 	}
 	if exists(orphan) || len(w.unpacked()) != 0 || !exists(filepath.Join(w.o.Dir, indexFile)) {
 		t.Error("got what is not swept, or no index, want both")
 	}
-	got := gathered(t, reg)
+	got := gatherMetrics(t, reg)
 	if got["collect_failures_total"] != 2 || got["archives"] != 2 || got["collected_bytes_total"] != float64(out.Bytes) || got["collect_short_bytes"] != 0 {
 		t.Errorf("got %v, want 2 failures, 2 archives and %d bytes", got, out.Bytes)
 	}
 }
 
 // What is not known to be unused stays, and the rest is done.
-func TestCollectsBesideACacheThatCannotBeRead(t *testing.T) {
+func TestCollectContinuesPastUnreadableCache(t *testing.T) {
 	reg := prometheus.NewPedanticRegistry()
 	m, err := NewMetrics(reg)
 	if err != nil {
@@ -75,8 +75,8 @@ func TestCollectsBesideACacheThatCannotBeRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	out, err := w.Collect(t.Context(), func(context.Context) (Used, error) { return Used{}, nil })
-	if err == nil || out.Archives != 0 || len(w.left(images)) != 6 {
-		t.Errorf("got %+v, %v and %v left, want an error and no image removed", out, err, w.left(images))
+	if err == nil || out.Archives != 0 || len(w.remaining(images)) != 6 {
+		t.Errorf("got %+v, %v and %v left, want an error and no image removed", out, err, w.remaining(images))
 	}
 	if out.Cached != 1 || len(w.unpacked()) != 0 {
 		t.Errorf("got %+v, want what was unpacked gone", out)
@@ -89,28 +89,28 @@ func TestCollectsBesideACacheThatCannotBeRead(t *testing.T) {
 	if err == nil || !exists(index) {
 		t.Errorf("got %v, want an error, and the index saved", err)
 	}
-	if got := gathered(t, reg)["collect_failures_total"]; got != 2 {
+	if got := gatherMetrics(t, reg)["collect_failures_total"]; got != 2 {
 		t.Errorf("got %v failures, want 2", got)
 	}
 }
 
 // All of an image's bytes may be thousands of errors long.
-func TestErrorsOfAPassAreBounded(t *testing.T) {
+func TestCollectErrorsAreBounded(t *testing.T) {
 	c := &collection{}
-	c.note(nil)
+	c.addError(nil)
 	if err := c.err(); err != nil {
 		t.Errorf("got %v, want nil", err)
 	}
 	for range 1000 {
-		c.note(errors.New("read only"))
+		c.addError(errors.New("read only"))
 	}
-	if got := strings.Split(c.err().Error(), "\n"); len(got) != maxTold+1 || got[maxTold] != "and 992 more" {
-		t.Errorf("got %q, want %d errors and how many more", got, maxTold)
+	if got := strings.Split(c.err().Error(), "\n"); len(got) != maxErrs+1 || got[maxErrs] != "and 992 more" {
+		t.Errorf("got %q, want %d errors and how many more", got, maxErrs)
 	}
 }
 
 // Unlinking gigabytes takes long: everybody gets images meanwhile.
-func TestUnlinksOutsideTheLock(t *testing.T) {
+func TestUnlinkHoldsNoLock(t *testing.T) {
 	w, images := collector(t, 6)
 	w.clock.Step(time.Hour)
 	unlinked := 0
@@ -135,7 +135,7 @@ func TestUnlinksOutsideTheLock(t *testing.T) {
 		return nil // as if the agent died here
 	}
 	w.collect(Used{})
-	if got, want := w.left(images), []int{3, 4, 5}; !slices.Equal(got, want) || unlinked != 3 {
+	if got, want := w.remaining(images), []int{3, 4, 5}; !slices.Equal(got, want) || unlinked != 3 {
 		t.Errorf("got %d unlinked and %v left, want %v", unlinked, got, want)
 	}
 	w.Close()

@@ -67,7 +67,7 @@ func collector(t *testing.T, n int, change ...func(o *Options)) (*world, []host.
 	return w, images
 }
 
-func (w *world) left(images []host.Image) (left []int) {
+func (w *world) remaining(images []host.Image) (left []int) {
 	for i, img := range images {
 		if exists(img.Path) {
 			left = append(left, i)
@@ -76,7 +76,7 @@ func (w *world) left(images []host.Image) (left []int) {
 	return left
 }
 
-func TestCollectsLeastRecentlyUsed(t *testing.T) {
+func TestCollectRemovesLeastRecentlyUsed(t *testing.T) {
 	w, images := collector(t, 6) // 48 of 64 MiB: 75 %
 	w.clock.Step(time.Hour)
 	w.want(w.request("demo-0:1", "b")) // used again
@@ -84,7 +84,7 @@ func TestCollectsLeastRecentlyUsed(t *testing.T) {
 	linked := w.link(images[1])
 	out := w.collect(Used{Digests: map[string]bool{images[2].Digest: true}})
 	// Down to 40 %, 25.6 MiB: three go, the oldest that nobody uses.
-	if got, want := w.left(images), []int{0, 2, 5}; !slices.Equal(got, want) {
+	if got, want := w.remaining(images), []int{0, 2, 5}; !slices.Equal(got, want) {
 		t.Errorf("left: got %v, want %v", got, want)
 	}
 	if exists(linked) {
@@ -100,7 +100,7 @@ func TestCollectsLeastRecentlyUsed(t *testing.T) {
 	w.want(w.request("demo-1:1", "a"))
 }
 
-func TestCollectsNothingInUse(t *testing.T) {
+func TestCollectKeepsImagesInUse(t *testing.T) {
 	w, images := collector(t, 6)
 	// A machine of somebody else's was made from the first, whose bytes
 	// smolvm's cache keeps anyway.
@@ -111,29 +111,29 @@ func TestCollectsNothingInUse(t *testing.T) {
 		used.Digests[img.Digest] = true
 	}
 	out := w.collect(used)
-	if out.Archives+out.Cached != 0 || len(w.left(images)) != 6 || !exists(entry) {
-		t.Errorf("got %+v and %v left, want nothing removed", out, w.left(images))
+	if out.Archives+out.Cached != 0 || len(w.remaining(images)) != 6 || !exists(entry) {
+		t.Errorf("got %+v and %v left, want nothing removed", out, w.remaining(images))
 	}
 	// 75 % are used, and 40 % are to be.
 	if out.Short < 22<<20 || out.Short > 23<<20 {
 		t.Errorf("got %+v, want it said that more than 22 MiB should have gone", out)
 	}
 	_, err := w.Collect(t.Context(), func(context.Context) (Used, error) { return Used{}, errors.New("no answer") })
-	if err == nil || len(w.left(images)) != 6 {
-		t.Errorf("unknown use: got %v and %v left, want an error and nothing removed", err, w.left(images))
+	if err == nil || len(w.remaining(images)) != 6 {
+		t.Errorf("unknown use: got %v and %v left, want an error and nothing removed", err, w.remaining(images))
 	}
 }
 
-func TestCollectsNothingYoung(t *testing.T) {
+func TestCollectKeepsYoungImages(t *testing.T) {
 	w, images := collector(t, 6)
 	w.clock.Step(5 * time.Minute) // the first is 11 minutes old, the second 10
 	w.collect(Used{})
-	if got, want := w.left(images), []int{2, 3, 4, 5}; !slices.Equal(got, want) {
+	if got, want := w.remaining(images), []int{2, 3, 4, 5}; !slices.Equal(got, want) {
 		t.Errorf("left: got %v, want %v, which are younger than %v", got, want, DefaultGCMinAge)
 	}
 }
 
-func TestSweepsTheCache(t *testing.T) {
+func TestSweepCache(t *testing.T) {
 	w := newWorld(t, func(o *Options) { o.GCHigh = 100 }) // however full the disk of the test is
 	w.reg.push(t, "demo:1", newImage(t, "amd64", "one"))
 	img := w.want(w.request("demo:1", "a"))
@@ -174,7 +174,7 @@ func TestSweepsTheCache(t *testing.T) {
 }
 
 // The index is lost or broken: archives are found again, by their time.
-func TestStartsAgain(t *testing.T) {
+func TestRestartAndLostIndex(t *testing.T) {
 	w := newWorld(t, func(o *Options) { o.SmolvmHome = "" })
 	digest := w.reg.push(t, "demo:1", newImage(t, "amd64", "one"))
 	w.reg.push(t, "demo:2", newImage(t, "amd64", "two"))
@@ -182,7 +182,7 @@ func TestStartsAgain(t *testing.T) {
 	w.want(w.request("demo:2", "a"))
 
 	w.Close()
-	w.reg.forget()
+	w.reg.resetRequests()
 	w.open()
 	if got := w.want(w.request("demo:1", "a")); got != first || w.reg.count("") != 0 {
 		t.Errorf("restarted: got %v and %v, want %v without the registry", got, w.reg.requests, first)

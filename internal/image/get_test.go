@@ -21,7 +21,7 @@ import (
 )
 
 // Whatever goes wrong, no secret is in a text, and none in the store.
-func TestNoSecretIsTold(t *testing.T) {
+func TestSecretsAreNotDisclosed(t *testing.T) {
 	w := newWorld(t)
 	w.reg.push(t, "demo:1", newImage(t, "amd64", "one"))
 	w.reg.setPrivate("demo", "alice:hunter2-right")
@@ -110,7 +110,7 @@ func TestBackoffGrowsToItsBound(t *testing.T) {
 	w.reg.push(t, "absent:1", newImage(t, "amd64", "one"))
 	w.want(req)
 	req.Policy = host.PullAlways
-	w.clock.Step(answerCounts)
+	w.clock.Step(answerReusable)
 	w.reg.setFault(func(http.ResponseWriter, *http.Request) bool { panic(http.ErrAbortHandler) })
 	if failed := w.wantFailed(req); failed.Until.Sub(w.clock.Now()) != firstBackoff {
 		t.Errorf("after a success: got a backoff of %v, want %v", failed.Until.Sub(w.clock.Now()), firstBackoff)
@@ -144,31 +144,31 @@ func TestPatience(t *testing.T) {
 	}
 }
 
-func TestProgressIsTold(t *testing.T) {
+func TestProgressIsReported(t *testing.T) {
 	clock := clocktesting.NewFakeClock(time.Unix(1000, 0))
-	told := 0
-	f := &fetch{progress: progress{clock: clock, tell: func() { told++ }}}
-	f.begin(1 << 30)
+	notified := 0
+	f := &fetch{progress: progress{clock: clock, notify: func() { notified++ }}}
+	f.setTotal(1 << 30)
 	messages := map[string]bool{}
 	for range 1 << 10 {
 		f.add(1 << 20)
 		clock.Step(time.Second)
-		messages[f.pulling("image demo:1", "registry.test", 3).Error()] = true
+		messages[f.pullingError("image demo:1", "registry.test", 3).Error()] = true
 	}
-	if told != 11 || len(messages) != 11 || !messages["pulling image demo:1: 30% of 1 GiB"] {
-		t.Errorf("got %d calls and %v, want one for the total and one for each tenth", told, messages)
+	if notified != 11 || len(messages) != 11 || !messages["pulling image demo:1: 30% of 1 GiB"] {
+		t.Errorf("got %d calls and %v, want one for the total and one for each tenth", notified, messages)
 	}
-	f.begin(1 << 30)
-	f.progress.done, told = 0, 0
+	f.setTotal(1 << 30)
+	f.progress.done, notified = 0, 0
 	for range 1 << 10 {
 		f.add(1 << 20) // all in one moment
 	}
-	if told != 0 {
-		t.Errorf("fast: got %d calls, want none: the end comes soon enough", told)
+	if notified != 0 {
+		t.Errorf("fast: got %d calls, want none: the end comes soon enough", notified)
 	}
 }
 
-func TestWaitsForAPlace(t *testing.T) {
+func TestPullWaitsForSlot(t *testing.T) {
 	w := newWorld(t, func(o *Options) { o.MaxPulls = 1 })
 	for _, ref := range []string{"a:1", "b:1"} {
 		w.reg.push(t, ref, newImage(t, "amd64", ref))
@@ -180,15 +180,15 @@ func TestWaitsForAPlace(t *testing.T) {
 		}
 		return false
 	})
-	asked := map[string]string{}
+	answers := map[string]string{}
 	deadline := time.Now().Add(20 * time.Second)
-	for !strings.Contains(asked["a:1"]+asked["b:1"], "waiting for others, of which the node pulls 1 at a time") {
+	for !strings.Contains(answers["a:1"]+answers["b:1"], "waiting for others, of which the node pulls 1 at a time") {
 		for _, ref := range []string{"a:1", "b:1"} {
 			_, err := w.Get(t.Context(), w.request(ref, ref))
-			asked[ref] = fmt.Sprint(err)
+			answers[ref] = fmt.Sprint(err)
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("got %q, want one that waits", asked)
+			t.Fatalf("got %q, want one that waits", answers)
 		}
 	}
 	if n := w.reg.count("/blobs/"); n > 1 {
@@ -200,7 +200,7 @@ func TestWaitsForAPlace(t *testing.T) {
 }
 
 // gathered are the store's metrics by name and label.
-func gathered(t *testing.T, reg prometheus.Gatherer) map[string]float64 {
+func gatherMetrics(t *testing.T, reg prometheus.Gatherer) map[string]float64 {
 	t.Helper()
 	got := map[string]float64{}
 	families, err := reg.Gather()
@@ -233,7 +233,7 @@ func TestMetrics(t *testing.T) {
 	w.want(always)
 	w.wantFailed(w.request("absent:1", "a"))
 	w.Close() // every pull is counted
-	got := gathered(t, reg)
+	got := gatherMetrics(t, reg)
 	want := map[string]float64{
 		"pulls_total pulled": 1, "pulls_total present": 1, "pulls_total failed": 1, "pull_duration_seconds": 1,
 		"archives": 1, "store_bytes": float64(img.Size), "collected_bytes_total": 0,

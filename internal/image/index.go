@@ -111,11 +111,11 @@ func (x *index) resolve(reference, digest, grant string, now time.Time) {
 		r.Grants = append(r.Grants, grant)
 		r.Grants = r.Grants[max(0, len(r.Grants)-maxGrants):]
 	}
-	x.bound()
+	x.trim()
 }
 
 // bound forgets the resolutions that are oldest.
-func (x *index) bound() {
+func (x *index) trim() {
 	for len(x.References) > maxReferences {
 		oldest, at := "", time.Time{}
 		for ref, r := range x.References {
@@ -128,7 +128,7 @@ func (x *index) bound() {
 }
 
 // served notes that the repository has all of the image.
-func (x *index) served(digest, repository string, now time.Time) {
+func (x *index) recordServed(digest, repository string, now time.Time) {
 	r := x.Images[digest]
 	if r == nil {
 		r = &record{}
@@ -149,8 +149,8 @@ func (x *index) hasServed(digest, repository string) bool {
 
 // stands notes that the manifest or index, if any, stands for the image, which
 // has been served. The lock is held.
-func (x *index) stands(top, digest string) {
-	if top == "" || x.standsFor(top) == digest {
+func (x *index) recordTop(top, digest string) {
+	if top == "" || x.imageOf(top) == digest {
 		return
 	}
 	for _, r := range x.Images { // it may have stood for another
@@ -163,7 +163,7 @@ func (x *index) stands(top, digest string) {
 
 // standsFor is the image that the manifest or index stands for, "" where that
 // is not known.
-func (x *index) standsFor(top string) string {
+func (x *index) imageOf(top string) string {
 	for digest, r := range x.Images {
 		if slices.Contains(r.Tops, top) {
 			return digest
@@ -173,7 +173,7 @@ func (x *index) standsFor(top string) string {
 }
 
 // use notes a use of the archive.
-func (x *index) use(digest string, now time.Time) {
+func (x *index) recordUse(digest string, now time.Time) {
 	if r := x.Images[digest]; r != nil {
 		r.Used = now
 		return
@@ -193,8 +193,8 @@ func (x *index) forget(digest string) {
 
 // saveIndex writes the index as a whole, root's alone.
 func (s *Store) saveIndex() error {
-	s.saving.Lock()
-	defer s.saving.Unlock()
+	s.saveMu.Lock()
+	defer s.saveMu.Unlock()
 	s.mu.Lock()
 	raw, err := json.Marshal(s.index)
 	s.mu.Unlock()

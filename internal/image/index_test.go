@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-func TestIndexSaysWhatIsWrong(t *testing.T) {
+func TestLoadIndexReportsProblem(t *testing.T) {
 	whole, err := json.Marshal(newIndex())
 	if err != nil {
 		t.Fatal(err)
@@ -46,22 +46,22 @@ func TestIndexIsBounded(t *testing.T) {
 	x := newIndex()
 	now := time.Now()
 	for _, digest := range []string{"sha256:a", "sha256:b"} {
-		x.served(digest, "r/demo", now)
-		x.stands(digest+"-top", digest)
+		x.recordServed(digest, "r/demo", now)
+		x.recordTop(digest+"-top", digest)
 	}
 	first, err := json.Marshal(x)
 	if err != nil {
 		t.Fatal(err)
 	}
-	x.stands("", "sha256:a") // of what has none
+	x.recordTop("", "sha256:a") // of what has none
 	for i := range 10 * maxTops {
-		x.served("sha256:a", fmt.Sprint("r/", i), now)
-		x.stands(fmt.Sprint("top-", i), "sha256:a")
+		x.recordServed("sha256:a", fmt.Sprint("r/", i), now)
+		x.recordTop(fmt.Sprint("top-", i), "sha256:a")
 	}
 	for top, want := range map[string]string{
 		"": "", "top-0": "", "sha256:b-top": "sha256:b", fmt.Sprint("top-", 10*maxTops-1): "sha256:a", fmt.Sprint("top-", 9*maxTops): "sha256:a",
 	} {
-		if got := x.standsFor(top); got != want {
+		if got := x.imageOf(top); got != want {
 			t.Errorf("%q: got %q, want %q", top, got, want)
 		}
 	}
@@ -70,9 +70,9 @@ func TestIndexIsBounded(t *testing.T) {
 		t.Errorf("got %d bytes and %v, want it to stop growing at %d of each", len(raw), err, maxTops)
 	}
 	// One that stands for another image now stands for that alone.
-	x.stands("sha256:b-top", "sha256:a")
+	x.recordTop("sha256:b-top", "sha256:a")
 	x.forget("sha256:a")
-	if got := x.standsFor("sha256:b-top"); got != "" {
+	if got := x.imageOf("sha256:b-top"); got != "" {
 		t.Errorf("got %q, want it forgotten with the image that it came to stand for", got)
 	}
 }

@@ -48,7 +48,7 @@ func (p *tarpit) serve(w http.ResponseWriter, r *http.Request) bool {
 	}
 }
 
-func everything(string) bool { return true }
+func anyPath(string) bool { return true }
 
 // layerOf matches the blob of the image's first layer.
 func layerOf(t *testing.T, img v1.Image) func(path string) bool {
@@ -65,9 +65,9 @@ func layerOf(t *testing.T, img v1.Image) func(path string) bool {
 }
 
 // until waits for what another goroutine does.
-func until(t *testing.T, what string, is func() bool) {
+func waitUntil(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !is(); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); !condition(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("got no end of waiting for 20 s, want %s", what)
 		}
@@ -85,7 +85,7 @@ func (w *world) pulling(req host.ImageRequest) *host.Pulling {
 	return under
 }
 
-func (w *world) live() (jobs, fetches int) {
+func (w *world) running() (jobs, fetches int) {
 	w.Store.mu.Lock()
 	defer w.Store.mu.Unlock()
 	return len(w.Store.jobs), len(w.Store.fetches)
@@ -94,21 +94,21 @@ func (w *world) live() (jobs, fetches int) {
 // The tenant who names another image in a loop, or makes and deletes Bottles.
 func TestOneBottleHasOnePull(t *testing.T) {
 	w := newWorld(t)
-	pit := newTarpit(w.reg, everything)
+	pit := newTarpit(w.reg, anyPath)
 	for i := range 300 {
 		w.pulling(w.request(fmt.Sprintf("demo%d:1", i), "a"))
 		w.pulling(w.request(fmt.Sprintf("demo%d:2", i), fmt.Sprint("b", i)))
 		w.Forget(fmt.Sprint("b", i))
 	}
-	if jobs, _ := w.live(); jobs != 1 {
+	if jobs, _ := w.running(); jobs != 1 {
 		t.Errorf("got %d jobs, want the last one alone", jobs)
 	}
-	until(t, "one request to be left", func() bool { return pit.in.Load() == 1 })
+	waitUntil(t, "one request to be left", func() bool { return pit.in.Load() == 1 })
 	// What cannot be had is something else, too.
 	if _, err := w.Get(t.Context(), host.ImageRequest{Reference: "NO SUCH", For: "a"}); !errors.Is(err, host.ErrInvalid) {
 		t.Errorf("no reference: got %v, want ErrInvalid", err)
 	}
-	until(t, "no request to be left", func() bool { return pit.in.Load() == 0 })
+	waitUntil(t, "no request to be left", func() bool { return pit.in.Load() == 0 })
 	w.Close() // all Events are out
 	for _, e := range w.events {
 		if !strings.Contains(e, ReasonPulling) {
@@ -118,7 +118,7 @@ func TestOneBottleHasOnePull(t *testing.T) {
 }
 
 // A place that nobody wants any more is the next one's.
-func TestAPullEndsWithTheLastWhoWaits(t *testing.T) {
+func TestPullEndsWithLastWaiter(t *testing.T) {
 	w := newWorld(t, func(o *Options) { o.MaxPulls = 1 })
 	img := newImage(t, "amd64", noise(1, 1<<20))
 	w.reg.push(t, "large:1", img)
@@ -127,14 +127,14 @@ func TestAPullEndsWithTheLastWhoWaits(t *testing.T) {
 	for _, uid := range []string{"a", "b"} {
 		w.pulling(w.request("large:1", uid))
 	}
-	until(t, "the layer to be asked for", func() bool { return pit.in.Load() == 1 })
+	waitUntil(t, "the layer to be asked for", func() bool { return pit.in.Load() == 1 })
 	w.pulling(w.request("demo:1", "c"))
 	w.Forget("a")
-	if jobs, fetches := w.live(); jobs != 2 || fetches == 0 || pit.in.Load() != 1 {
+	if jobs, fetches := w.running(); jobs != 2 || fetches == 0 || pit.in.Load() != 1 {
 		t.Errorf("another waits: got %d jobs and %d fetches, want them to go on", jobs, fetches)
 	}
 	w.Forget("b")
-	until(t, "the layer to be given up", func() bool { return pit.in.Load() == 0 })
+	waitUntil(t, "the layer to be given up", func() bool { return pit.in.Load() == 0 })
 	w.want(w.request("demo:1", "c"))
 	w.wantClean()
 	close(pit.opened)
@@ -143,7 +143,7 @@ func TestAPullEndsWithTheLastWhoWaits(t *testing.T) {
 
 // The one who began a fetch leaves, and another, with secrets of its own,
 // waits for it.
-func TestAFetchGoesOnForTheOthers(t *testing.T) {
+func TestFetchContinuesForOthers(t *testing.T) {
 	for name, fails := range map[string]bool{"and comes": false, "and fails, so that they try themselves": true} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -166,7 +166,7 @@ func TestAFetchGoesOnForTheOthers(t *testing.T) {
 			a.PullSecrets = [][]byte{secretFor(w.reg.host(), "alice:a-word")}
 			b.PullSecrets = [][]byte{secretFor(w.reg.host(), "bob:b-word")}
 			w.pulling(a)
-			until(t, "the layer to be asked for", func() bool { return pit.in.Load() == 1 })
+			waitUntil(t, "the layer to be asked for", func() bool { return pit.in.Load() == 1 })
 			for w.pulling(b).Total == 0 { // until it waits for the same fetch
 				time.Sleep(2 * time.Millisecond)
 			}
@@ -190,16 +190,16 @@ func TestAFetchGoesOnForTheOthers(t *testing.T) {
 }
 
 // A prewarming has nobody who waits, and goes on when those leave who do.
-func TestPrewarmingIsNotCalledOff(t *testing.T) {
+func TestPrewarmIsNotCancelled(t *testing.T) {
 	w := newWorld(t)
 	w.reg.push(t, "demo:1", newImage(t, "amd64", "one"))
-	pit := newTarpit(w.reg, everything)
+	pit := newTarpit(w.reg, anyPath)
 	done := make(chan error, 1)
 	go func() { done <- w.Prewarm(t.Context(), []string{w.request("demo:1", "").Reference}) }()
-	until(t, "the registry to be asked", func() bool { return pit.in.Load() == 1 })
+	waitUntil(t, "the registry to be asked", func() bool { return pit.in.Load() == 1 })
 	w.pulling(w.request("demo:1", "a"))
 	w.Forget("a")
-	if jobs, _ := w.live(); jobs != 1 {
+	if jobs, _ := w.running(); jobs != 1 {
 		t.Errorf("got %d jobs, want the prewarming's", jobs)
 	}
 	close(pit.opened)
@@ -211,31 +211,31 @@ func TestPrewarmingIsNotCalledOff(t *testing.T) {
 	}
 }
 
-func TestAsksAreBounded(t *testing.T) {
+func TestResolvesAreBounded(t *testing.T) {
 	w := newWorld(t, func(o *Options) { o.MaxPulls = 1 })
 	img := newImage(t, "amd64", "one")
-	pit := newTarpit(w.reg, everything)
-	const all = minAsks + 5
+	pit := newTarpit(w.reg, anyPath)
+	const all = minResolves + 5
 	request := func(i int) host.ImageRequest { return w.request(fmt.Sprintf("demo%d:1", i), fmt.Sprint(i)) }
 	for i := range all {
 		w.reg.push(t, fmt.Sprintf("demo%d:1", i), img)
 		w.pulling(request(i))
 	}
-	until(t, "the places to be taken", func() bool { return pit.in.Load() == minAsks })
-	until(t, "those without a place to be told so", func() bool {
+	waitUntil(t, "the places to be taken", func() bool { return pit.in.Load() == minResolves })
+	waitUntil(t, "those without a place to be told so", func() bool {
 		waiting := 0
 		for i := range all {
 			if strings.Contains(w.pulling(request(i)).Message, "waiting for others, of which the node asks for 16 at a time") {
 				waiting++
 			}
 		}
-		return waiting == all-minAsks
+		return waiting == all-minResolves
 	})
 	close(pit.opened)
 	for i := range all {
 		w.want(request(i))
 	}
-	if n := pit.most.Load(); n != minAsks {
-		t.Errorf("got %d that ask at once, want %d", n, minAsks)
+	if n := pit.most.Load(); n != minResolves {
+		t.Errorf("got %d that ask at once, want %d", n, minResolves)
 	}
 }

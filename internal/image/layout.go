@@ -44,15 +44,15 @@ func folderLayout(dir *os.File) layout {
 	}}
 }
 
-func (l layout) read(name string, most int64) ([]byte, error) {
+func (l layout) read(name string, limit int64) ([]byte, error) {
 	r, err := l.open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
-	raw, err := io.ReadAll(io.LimitReader(r, most+1))
-	if err == nil && int64(len(raw)) > most {
-		err = fmt.Errorf("%s has more than %s", name, bytesText(most))
+	raw, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err == nil && int64(len(raw)) > limit {
+		err = fmt.Errorf("%s has more than %s", name, bytesText(limit))
 	}
 	return raw, err
 }
@@ -92,7 +92,7 @@ func scanArchive(f *os.File) (entries, error) {
 			return found, nil
 		}
 		if err != nil {
-			return nil, errNoTar
+			return nil, errNotTar
 		}
 		if len(found) >= maxEntries {
 			return nil, fmt.Errorf("it is no image archive: it has more than %d files", maxEntries)
@@ -105,7 +105,7 @@ func scanArchive(f *os.File) (entries, error) {
 	}
 }
 
-var errNoTar = errors.New("it is no tar archive, or cut off: write it with docker save, podman save or skopeo copy")
+var errNotTar = errors.New("it is no tar archive, or cut off: write it with docker save, podman save or skopeo copy")
 
 func (e entries) reader(f *os.File, name string) (*io.SectionReader, error) {
 	s, ok := e[name]

@@ -89,7 +89,7 @@ func (s *Store) openLocal(name string) (*os.File, fs.FileInfo, error) {
 }
 
 // lookLocal identifies an archive, or a layout by its index.json.
-func (s *Store) lookLocal(name string) (fileID, error) {
+func (s *Store) identifyLocal(name string) (fileID, error) {
 	f, info, err := s.openLocal(name)
 	if err != nil {
 		return fileID{}, err
@@ -128,22 +128,22 @@ func (s *Store) takeLocal(ctx context.Context, j *job) (result, error) {
 		return s.takeLayout(ctx, j, folderLayout(f))
 	}
 	digest, err := s.share(ctx, j, j.fileKey(), func(ctx context.Context, ft *fetch) (string, error) {
-		return s.takeArchive(ctx, j, steady{contextReader{ctx, f}, f, j.file}, ft.sized(info.Size()))
+		return s.takeArchive(ctx, j, steadyReader{contextReader{ctx, f}, f, j.file}, ft.withTotal(info.Size()))
 	})
 	return result{digest: digest, fetched: true}, err
 }
 
 // fileKey is one for all who copy the same file.
-func (j *job) fileKey() string { return fmt.Sprintf("%s %v %s", j.canonical, j.file, j.want) }
+func (j *job) fileKey() string { return fmt.Sprintf("%s %v %s", j.canonical, j.file, j.requiredDigest) }
 
 // steady is a file that must not change while it is read.
-type steady struct {
+type steadyReader struct {
 	r  io.Reader
 	f  *os.File
 	id fileID
 }
 
-func (s steady) Read(p []byte) (int, error) {
+func (s steadyReader) Read(p []byte) (int, error) {
 	n, err := s.r.Read(p)
 	if errors.Is(err, io.EOF) {
 		if info, err := s.f.Stat(); err != nil || identify(info) != s.id {
@@ -154,8 +154,8 @@ func (s steady) Read(p []byte) (int, error) {
 }
 
 // sized begins the progress of so many bytes.
-func (f *fetch) sized(n int64) *fetch {
-	f.begin(n)
+func (f *fetch) withTotal(n int64) *fetch {
+	f.setTotal(n)
 	return f
 }
 
@@ -176,7 +176,7 @@ func (s *Store) takeArchive(ctx context.Context, j *job, r io.Reader, f *fetch) 
 	}
 	defer t.discard()
 	sum := sha256.New()
-	plain, err := gunzipped(&summing{r: r, sum: sha256.New(), progress: f.add})
+	plain, err := gunzipped(&hashingReader{r: r, sum: sha256.New(), progress: f.add})
 	if err != nil {
 		return "", err
 	}
@@ -194,7 +194,7 @@ func (s *Store) takeArchive(ctx context.Context, j *job, r io.Reader, f *fetch) 
 	}
 	if layout, ok := entries.layout(t.File); ok {
 		res, err := s.convert(ctx, j, layout, f)
-		return res.digest, needing(need{n, n}, err) // what is copied goes when it fails
+		return res.digest, addNeed(need{n, n}, err) // what is copied goes when it fails
 	}
 	if err := entries.checkSaved(t.File); err != nil {
 		return "", err
@@ -275,7 +275,7 @@ func (s *Store) takeFromDaemon(ctx context.Context, j *job) (result, error) {
 		defer body.Close()
 		digest, err := s.takeArchive(ctx, j, contextReader{ctx, body}, f)
 		if err == nil {
-			s.noteSaved(key, digest)
+			s.recordSaved(key, digest)
 		}
 		return digest, err
 	})
@@ -297,7 +297,7 @@ func (s *Store) savedFromDaemon(key string) string {
 	return r.Digest
 }
 
-func (s *Store) noteSaved(key, digest string) {
+func (s *Store) recordSaved(key, digest string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.index.resolve(key, digest, "", s.o.Clock.Now())

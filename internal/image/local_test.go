@@ -171,7 +171,7 @@ func TestLocalLayout(t *testing.T) {
 	w.wantFailed(local("agent"), "corrupted")
 }
 
-func TestNotAnArchive(t *testing.T) {
+func TestInvalidLocalArchives(t *testing.T) {
 	w := newWorld(t, func(o *Options) { o.MaxBytes = 1 << 20 })
 	whole := saved(t, newImage(t, "amd64", "one", "two"))
 	var packed bytes.Buffer
@@ -256,12 +256,12 @@ func TestDockerDaemon(t *testing.T) {
 	images["demo:1"] = newImage(t, "amd64", "one")
 	one := w.want(req)
 	wantImage(t, one.Path, images["demo:1"])
-	w.clock.Step(answerCounts)
+	w.clock.Step(answerReusable)
 	if again := w.want(req); again != one || saves.Load() != 1 {
 		t.Errorf("again: got %v by %d saves, want %v by one", again, saves.Load(), one)
 	}
 	images["demo:1"] = newImage(t, "amd64", "two")
-	w.clock.Step(answerCounts)
+	w.clock.Step(answerReusable)
 	wantImage(t, w.want(req).Path, images["demo:1"])
 	for _, bad := range []string{"", "-x", "a b", "x;y", "a/../../containers/b", "a//b", "a/."} {
 		if _, err := w.settle(host.ImageRequest{Reference: host.DaemonPrefix + bad}); !errors.Is(err, host.ErrInvalid) {
@@ -272,7 +272,7 @@ func TestDockerDaemon(t *testing.T) {
 
 // A file that is written in place is no reason to begin, and tell of, a copy
 // with every ask.
-func TestLocalArchiveThatGrows(t *testing.T) {
+func TestGrowingLocalArchive(t *testing.T) {
 	w := newWorld(t)
 	path := filepath.Join(w.o.LocalDir, "a.tar")
 	for i := range 50 {

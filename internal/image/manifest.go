@@ -143,8 +143,8 @@ func claimed(parts []v1.Descriptor) int64 {
 	return sum
 }
 
-func tooLarge(size, most int64) error {
-	return fmt.Errorf("the image has %s, more than the %s that this node allows (--image-max-bytes): use a smaller image, or raise the bound", bytesText(size), bytesText(most))
+func tooLarge(size, limit int64) error {
+	return fmt.Errorf("the image has %s, more than the %s that this node allows (--image-max-bytes): use a smaller image, or raise the bound", bytesText(size), bytesText(limit))
 }
 
 func (i *image) readConfig(ctx context.Context, c content, d v1.Descriptor, arch string) error {

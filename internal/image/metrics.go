@@ -88,7 +88,7 @@ func (m *Metrics) collect(c *collection) {
 	}
 	m.collected.Add(float64(c.Bytes))
 	m.failures.Add(float64(c.failed))
-	if c.looked {
+	if c.diskChecked {
 		m.short.Set(float64(c.Short))
 	}
 }

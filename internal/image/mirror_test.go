@@ -34,7 +34,7 @@ func TestMirrors(t *testing.T) {
 
 // Docker Hub has a name of its own for itself, and the last mirror fails in
 // the middle of a blob.
-func TestMirrorFailsOver(t *testing.T) {
+func TestFailoverFromMirror(t *testing.T) {
 	mirror := newServer(t)
 	w := newWorld(t)
 	w.Close()

@@ -20,31 +20,31 @@ func pickPlatform(manifests []v1.Descriptor, arch string) (v1.Descriptor, error)
 	if len(manifests) == 1 && manifests[0].Platform == nil {
 		return manifests[0], nil // its own config says what it is for
 	}
-	var fit []v1.Descriptor
-	var have []string
+	var fitting []v1.Descriptor
+	var available []string
 	for _, m := range manifests {
 		p := m.Platform
 		if p == nil || p.OS == "unknown" { // an attestation
 			continue
 		}
-		have = append(have, platformName(p.OS, p.Architecture, p.Variant))
+		available = append(available, platformName(p.OS, p.Architecture, p.Variant))
 		if p.OS == guestOS && p.Architecture == arch {
-			fit = append(fit, m)
+			fitting = append(fitting, m)
 		}
 	}
-	if len(fit) == 0 {
-		slices.Sort(have)
+	if len(fitting) == 0 {
+		slices.Sort(available)
 		const shown = 12
-		if have = slices.Compact(have); len(have) > shown {
-			have = append(have[:shown], "…")
+		if available = slices.Compact(available); len(available) > shown {
+			available = append(available[:shown], "…")
 		}
 		return v1.Descriptor{}, fmt.Errorf("there is no image for %s/%s, only for %s: choose an image of the node's platform, or another node",
-			guestOS, arch, cmp.Or(clean(strings.Join(have, ", ")), "none that is named"))
+			guestOS, arch, cmp.Or(clean(strings.Join(available, ", ")), "none that is named"))
 	}
-	slices.SortStableFunc(fit, func(a, b v1.Descriptor) int {
+	slices.SortStableFunc(fitting, func(a, b v1.Descriptor) int {
 		return variantRank(arch, a.Platform.Variant) - variantRank(arch, b.Platform.Variant)
 	})
-	return fit[0], nil
+	return fitting[0], nil
 }
 
 func variantRank(arch, variant string) int {

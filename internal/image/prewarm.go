@@ -27,7 +27,7 @@ func (s *Store) Prewarm(ctx context.Context, references []string) error {
 }
 
 func (s *Store) prewarm(ctx context.Context, reference string) error {
-	told := false
+	logged := false
 	for {
 		// Anew each time: the node's credentials and files may have changed.
 		err := s.prewarmOnce(ctx, reference)
@@ -44,8 +44,8 @@ func (s *Store) prewarm(ctx context.Context, reference string) error {
 		if errors.As(err, &failed) {
 			until = failed.Until
 		}
-		if !told {
-			told = true
+		if !logged {
+			logged = true
 			s.o.Log.Info("An image to be prewarmed cannot be had yet", "image", reference, "reason", err.Error())
 		}
 		if err := s.sleepUntil(ctx, until); err != nil {
@@ -56,11 +56,11 @@ func (s *Store) prewarm(ctx context.Context, reference string) error {
 
 // prewarmOnce returns nil when the image is in the store.
 func (s *Store) prewarmOnce(ctx context.Context, reference string) error {
-	a, err := s.understand(host.ImageRequest{Reference: reference})
+	req, err := s.parseRequest(host.ImageRequest{Reference: reference})
 	if err != nil {
 		return err
 	}
-	_, j, err := s.answer(a)
+	_, j, err := s.answer(req)
 	if j == nil {
 		return err
 	}

@@ -41,7 +41,7 @@ func TestPrewarm(t *testing.T) {
 }
 
 // The node's credentials and files come, or are mended, after the agent began.
-func TestPrewarmLooksAnew(t *testing.T) {
+func TestPrewarmRereadsFiles(t *testing.T) {
 	config := filepath.Join(t.TempDir(), "config.json")
 	w := newWorld(t, func(o *Options) { o.DockerConfig = config })
 	w.reg.push(t, "demo:1", newImage(t, "amd64", "one"))
@@ -51,13 +51,13 @@ func TestPrewarmLooksAnew(t *testing.T) {
 		done <- w.Prewarm(t.Context(), []string{w.request("demo:1", "").Reference, "file:late.tar", "NO SUCH"})
 	}()
 	waiters := func() bool { return w.clock.Waiters() == 2 }
-	until(t, "both to wait", waiters)
+	waitUntil(t, "both to wait", waiters)
 	writeFile(t, config, []byte("{"))
 	w.clock.Step(firstBackoff)
-	until(t, "both to wait for better", waiters)
+	waitUntil(t, "both to wait for better", waiters)
 	writeFile(t, config, secretFor(w.reg.host(), "node:word"))
 	w.put("late.tar", saved(t, newImage(t, "amd64", "two")))
-	until(t, "an end", func() bool {
+	waitUntil(t, "an end", func() bool {
 		w.clock.Step(firstBackoff)
 		return len(done) > 0
 	})

@@ -19,25 +19,25 @@ func (s *Store) takeFromRegistries(ctx context.Context, j *job) (result, error) 
 		return result{}, err
 	}
 	defer base.CloseIdleConnections()
-	rt := schemes{inner: base, plain: s.plain}
-	var failed error
+	rt := schemeTransport{inner: base, plain: s.plain}
+	var lastErr error
 	for _, e := range j.endpoints {
-		res, err := s.ask(ctx, j, e.repo.RegistryStr(), func(ctx context.Context) (result, error) { return s.takeFrom(ctx, j, e, rt) })
+		res, err := s.resolveAndTake(ctx, j, e.repo.RegistryStr(), func(ctx context.Context) (result, error) { return s.takeFrom(ctx, j, e, rt) })
 		if err == nil {
 			return res, nil
 		}
 		if isDisk(err) || s.ctx.Err() != nil {
 			return result{}, err
 		}
-		if failed != nil {
-			err = fmt.Errorf("%w; before that, its mirror: %w", err, failed)
+		if lastErr != nil {
+			err = fmt.Errorf("%w; before that, its mirror: %w", err, lastErr)
 		}
-		failed = err
+		lastErr = err
 		if ctx.Err() != nil {
 			break
 		}
 	}
-	return result{}, failed
+	return result{}, lastErr
 }
 
 // takeFrom offers the endpoint each credential until one is accepted.
@@ -50,12 +50,12 @@ func (s *Store) takeFrom(ctx context.Context, j *job, e endpoint, rt http.RoundT
 			found, err = s.resolve(ctx, session, j)
 		}
 		if err != nil {
-			if refused(err) && i+1 < len(e.creds) {
+			if credentialsRefused(err) && i+1 < len(e.creds) {
 				continue
 			}
 			return result{}, try.explain(err)
 		}
-		res, err := s.obtain(ctx, j, pacing{session, s.o.Clock}, found)
+		res, err := s.obtain(ctx, j, pacedContent{session, s.o.Clock}, found)
 		if err != nil {
 			return result{}, try.explain(err)
 		}
@@ -66,7 +66,7 @@ func (s *Store) takeFrom(ctx context.Context, j *job, e endpoint, rt http.RoundT
 }
 
 // refused says that other credentials may help.
-func refused(err error) bool {
+func credentialsRefused(err error) bool {
 	var answer *transport.Error
 	if !errors.As(err, &answer) {
 		return false
@@ -92,8 +92,8 @@ func (s *Store) resolve(ctx context.Context, r *session, j *job) (resolved, erro
 	identifier := j.identifier()
 	if j.form == formArchive { // an artifact's manifest is small, and names its file
 		top, err := r.head(ctx, identifier)
-		if err == nil && isAsked(identifier, top) {
-			if digest := s.stored(top.String(), j.repository()); digest != "" {
+		if err == nil && isRequested(identifier, top) {
+			if digest := s.storedImage(top.String(), j.repository()); digest != "" {
 				return resolved{top: top, stored: digest}, nil
 			}
 		}
@@ -103,7 +103,7 @@ func (s *Store) resolve(ctx context.Context, r *session, j *job) (resolved, erro
 		return resolved{}, err
 	}
 	top := digestOf(raw)
-	if !isAsked(identifier, top) {
+	if !isRequested(identifier, top) {
 		return resolved{}, fmt.Errorf("the registry sent the manifest %s for %s: it was corrupted in the registry, in a mirror or on the way", top, identifier)
 	}
 	return resolved{top: top, raw: raw}, nil
@@ -111,17 +111,17 @@ func (s *Store) resolve(ctx context.Context, r *session, j *job) (resolved, erro
 
 // isAsked is false for another digest than the one that was asked for, which a
 // registry may name all the same. Any will do for a tag.
-func isAsked(identifier string, top v1.Hash) bool {
-	want, err := v1.NewHash(identifier)
-	return err != nil || want == top
+func isRequested(identifier string, top v1.Hash) bool {
+	requested, err := v1.NewHash(identifier)
+	return err != nil || requested == top
 }
 
 // stored returns the image that a manifest's or index's digest stands for, if
 // it is here and the repository is known to have it.
-func (s *Store) stored(top, repository string) string {
+func (s *Store) storedImage(top, repository string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	digest := s.index.standsFor(top)
+	digest := s.index.imageOf(top)
 	if digest == "" || !s.index.hasServed(digest, repository) {
 		return ""
 	}
@@ -145,7 +145,7 @@ func (s *Store) obtain(ctx context.Context, j *job, c content, r resolved) (resu
 		return s.obtainArtifact(ctx, j, c, doc)
 	}
 	res := result{digest: digest.String(), top: r.top.String()}
-	res.fetched, err = s.once(ctx, j, res.digest, func(ctx context.Context, f *fetch) error {
+	res.fetched, err = s.fetchOnce(ctx, j, res.digest, func(ctx context.Context, f *fetch) error {
 		img, err := inspect(ctx, c, doc, &s.o)
 		if err != nil {
 			return err
@@ -158,7 +158,7 @@ func (s *Store) obtain(ctx context.Context, j *job, c content, r resolved) (resu
 
 // once has what the digest stands for brought, unless it is here and this
 // repository is known to have it. It says whether it was not.
-func (s *Store) once(ctx context.Context, j *job, digest string, bring func(ctx context.Context, f *fetch) error) (fetched bool, err error) {
+func (s *Store) fetchOnce(ctx context.Context, j *job, digest string, pull func(ctx context.Context, f *fetch) error) (fetched bool, err error) {
 	if s.has(digest, j) {
 		return false, nil
 	}
@@ -167,10 +167,10 @@ func (s *Store) once(ctx context.Context, j *job, digest string, bring func(ctx 
 		if s.has(digest, j) {
 			return digest, nil
 		}
-		if err := bring(ctx, f); err != nil {
+		if err := pull(ctx, f); err != nil {
 			return "", err
 		}
-		s.noteServed(digest, j.repository())
+		s.recordServed(digest, j.repository())
 		return digest, nil
 	})
 	return true, err
@@ -186,10 +186,10 @@ func (s *Store) has(digest string, j *job) bool {
 	return ok
 }
 
-func (s *Store) noteServed(digest, repository string) {
+func (s *Store) recordServed(digest, repository string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.index.served(digest, repository, s.o.Clock.Now())
+	s.index.recordServed(digest, repository, s.o.Clock.Now())
 }
 
 // fetchImage writes the image's archive into the store.
@@ -199,13 +199,13 @@ func (s *Store) fetchImage(ctx context.Context, c content, img *image, f *fetch)
 	if err := room.check(total); err != nil {
 		return err
 	}
-	f.begin(total)
+	f.setTotal(total)
 	t, err := s.newTemporary()
 	if err != nil {
 		return err
 	}
 	defer t.discard()
-	w := &archive{f: t.File, most: s.o.MaxBytes, space: room}
+	w := &archive{f: t.File, maxBytes: s.o.MaxBytes, space: room}
 	if err := w.writeImage(ctx, c, img, f.add); err != nil {
 		return err
 	}

@@ -20,7 +20,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-func TestPublic(t *testing.T) {
+func TestPullPublicImage(t *testing.T) {
 	w := newWorld(t)
 	// The third layer is the first again.
 	want := newImage(t, "amd64", "one", noise(1, 3<<20), "one")
@@ -34,7 +34,7 @@ func TestPublic(t *testing.T) {
 	if n := w.reg.count("/blobs/"); n != 4 { // config and three different layers
 		t.Errorf("got %d requests for blobs, want 4", n)
 	}
-	w.reg.forget()
+	w.reg.resetRequests()
 	w.want(w.request("demo:1", "b"))
 	w.want(w.request("demo@"+digest, "b"))
 	if n := w.reg.count("/demo/blobs/"); n != 0 {
@@ -43,7 +43,7 @@ func TestPublic(t *testing.T) {
 	w.wantClean()
 }
 
-func TestArchiveIsTheSameEverywhere(t *testing.T) {
+func TestArchiveIsReproducible(t *testing.T) {
 	img := newImage(t, "amd64", "one", "two")
 	var sums []string
 	for range 2 {
@@ -98,7 +98,7 @@ func TestTagMoves(t *testing.T) {
 	if got := w.want(w.request("demo", "a")); got.Digest != first {
 		t.Errorf("the same pass again: got %s, want the answer it got, %s", got.Digest, first)
 	}
-	w.clock.Step(answerCounts)
+	w.clock.Step(answerReusable)
 	if got := w.want(w.request("demo", "a")); got.Digest != second {
 		t.Errorf("later: got %s, want the new one %s", got.Digest, second)
 	}
@@ -126,7 +126,7 @@ func TestIndexOfPlatforms(t *testing.T) {
 		t.Errorf("got %s, want the platform's own %s", got.Digest, h)
 	}
 	wantImage(t, got.Path, want)
-	w.reg.forget()
+	w.reg.resetRequests()
 	if again := w.want(w.request("demo@"+top, "a")); again.Digest != got.Digest || w.reg.count("GET /v2/demo/") > 0 {
 		t.Errorf("by the index's digest: got %s and %v, want %s by a HEAD", again.Digest, w.reg.requests, got.Digest)
 	}
@@ -139,7 +139,7 @@ func TestIndexOfPlatforms(t *testing.T) {
 	w.wantFailed(w.request("single:1", "a"), "linux/arm64", "linux/amd64")
 }
 
-func TestPrivate(t *testing.T) {
+func TestPullPrivateImage(t *testing.T) {
 	w := newWorld(t)
 	digest := w.reg.push(t, "team/demo:1", newImage(t, "amd64", "one"))
 	w.reg.setPrivate("team/demo", "alice:right-word", "bob:other-word")
@@ -157,7 +157,7 @@ func TestPrivate(t *testing.T) {
 	}
 	// On the node now, but not for those whom the registry did not give it to.
 	w.clock.Step(time.Hour)
-	w.reg.forget()
+	w.reg.resetRequests()
 	w.wantFailed(none)
 	w.wantFailed(wrong)
 	if n := w.reg.count("/blobs/"); n != 0 {
@@ -165,7 +165,7 @@ func TestPrivate(t *testing.T) {
 	}
 	bob := none
 	bob.PullSecrets = [][]byte{secretFor(host+"/team", "bob:other-word")}
-	w.reg.forget()
+	w.reg.resetRequests()
 	if got := w.want(bob); got.Digest != digest || w.reg.count("/blobs/") != 0 || w.reg.count("HEAD") != 1 {
 		t.Errorf("another's right secret: got %s and %v, want it by one HEAD", got.Digest, w.reg.requests)
 	}
@@ -210,7 +210,7 @@ func TestBearerTokens(t *testing.T) {
 }
 
 // The registry of another must not get at an image by knowing its digest.
-func TestDigestIsNoKey(t *testing.T) {
+func TestDigestGrantsNoAccess(t *testing.T) {
 	w := newWorld(t)
 	img := newImage(t, "amd64", "secret")
 	digest := w.reg.push(t, "team/private:1", img)
@@ -235,7 +235,7 @@ func TestDigestIsNoKey(t *testing.T) {
 	w.want(w.request("evil/copy:1", "a")) // it has all of it
 }
 
-func TestOnePullForAll(t *testing.T) {
+func TestConcurrentRequestsSharePull(t *testing.T) {
 	w := newWorld(t)
 	digest := w.reg.push(t, "demo:1", newImage(t, "amd64", noise(1, 1<<20), noise(2, 1<<20)))
 	w.reg.setPrivate("demo", "alice:a-word", "bob:b-word")

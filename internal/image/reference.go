@@ -17,9 +17,9 @@ import (
 type kind int
 
 const (
-	ofRegistry kind = iota
-	ofFolder
-	ofDaemon
+	fromRegistry kind = iota
+	fromFolder
+	fromDaemon
 )
 
 // reference is what a request names.
@@ -48,7 +48,7 @@ func referenceOf(req host.ImageRequest) (reference, error) {
 	if err != nil || !req.Artifact {
 		return r, err
 	}
-	if r.kind == ofDaemon {
+	if r.kind == fromDaemon {
 		return reference{}, fmt.Errorf("artifact %s: %w: Docker Engine has none: want file:NAME or a registry's reference", r.given, host.ErrInvalid)
 	}
 	// No image's reference has a space.
@@ -63,30 +63,30 @@ func parseReference(given string) (reference, error) {
 		if !fs.ValidPath(n) || n == "." || strings.ContainsRune(n, 0) {
 			return reference{}, fmt.Errorf("image %q: %w: want file:NAME, a path below the node's folder of local images without \"..\"", given, host.ErrInvalid)
 		}
-		return reference{kind: ofFolder, form: formArchive, given: given, canonical: given, name: n}, nil
+		return reference{kind: fromFolder, form: formArchive, given: given, canonical: given, name: n}, nil
 	}
 	if n, ok := strings.CutPrefix(given, host.DaemonPrefix); ok {
 		if !isDaemonName(n) {
 			return reference{}, fmt.Errorf("image %q: %w: want docker-daemon:NAME[:TAG]", given, host.ErrInvalid)
 		}
-		return reference{kind: ofDaemon, form: formArchive, given: given, canonical: given, name: n}, nil
+		return reference{kind: fromDaemon, form: formArchive, given: given, canonical: given, name: n}, nil
 	}
 	ref, err := name.ParseReference(given)
 	if err != nil {
 		// The text may hold anything, such as a URL with a password.
 		return reference{}, fmt.Errorf("image reference: %w: want [HOST[:PORT]/]NAME[:TAG][@sha256:DIGEST] without a scheme, as in ghcr.io/org/agent:1.2", host.ErrInvalid)
 	}
-	return reference{kind: ofRegistry, form: formArchive, given: given, canonical: ref.Name(), ref: ref}, nil
+	return reference{kind: fromRegistry, form: formArchive, given: given, canonical: ref.Name(), ref: ref}, nil
 }
 
 // policy is the one asked for, or Kubernetes' default for the reference.
-func (r reference) policy(asked host.PullPolicy) (host.PullPolicy, error) {
-	switch asked {
+func (r reference) policy(requested host.PullPolicy) (host.PullPolicy, error) {
+	switch requested {
 	case host.PullAlways, host.PullIfNotPresent, host.PullNever:
-		return asked, nil
+		return requested, nil
 	case "":
 	default:
-		return "", fmt.Errorf("image %s: %w: pull policy %q: want Always, IfNotPresent or Never", r.given, host.ErrInvalid, asked)
+		return "", fmt.Errorf("image %s: %w: pull policy %q: want Always, IfNotPresent or Never", r.given, host.ErrInvalid, requested)
 	}
 	if tag, ok := r.ref.(name.Tag); ok && tag.TagStr() == name.DefaultTag {
 		return host.PullAlways, nil
@@ -95,7 +95,7 @@ func (r reference) policy(asked host.PullPolicy) (host.PullPolicy, error) {
 }
 
 // what is the reference in a text.
-func (r reference) what() string { return r.form.noun() + " " + r.given }
+func (r reference) text() string { return r.form.noun() + " " + r.given }
 
 // identifier is the tag or the digest.
 func (r reference) identifier() string { return r.ref.Identifier() }
@@ -105,7 +105,7 @@ func (r reference) identifier() string { return r.ref.Identifier() }
 // make, such as the manifest of an image of others.
 func (r reference) repository() string {
 	switch {
-	case r.kind != ofRegistry:
+	case r.kind != fromRegistry:
 		return r.canonical
 	case r.form == formArtifact:
 		return "artifact " + r.ref.Context().Name()

@@ -102,8 +102,8 @@ func (r *session) get(ctx context.Context, identifier string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if want, err := v1.NewHash(resp.Header.Get("Docker-Content-Digest")); err == nil && checkDigest(want) == nil && digestOf(raw) != want {
-		return nil, corrupted("manifest", want)
+	if declared, err := v1.NewHash(resp.Header.Get("Docker-Content-Digest")); err == nil && checkDigest(declared) == nil && digestOf(raw) != declared {
+		return nil, corrupted("manifest", declared)
 	}
 	return raw, nil
 }
@@ -115,7 +115,7 @@ func (r *session) manifest(ctx context.Context, digest v1.Hash) ([]byte, error) 
 // blob returns the blob, however often the connection breaks within reason.
 func (r *session) blob(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error) {
 	b := &blobRequests{session: r, Descriptor: d}
-	return &resuming{size: d.Size, clock: r.clock, wait: r.retryWait, ctx: ctx,
+	return &resumingReader{size: d.Size, clock: r.clock, wait: r.retryWait, ctx: ctx,
 		open: func(offset int64) (io.ReadCloser, error) { return b.open(ctx, offset) }}, nil
 }
 
@@ -135,11 +135,11 @@ func (b *blobRequests) open(ctx context.Context, offset int64) (io.ReadCloser, e
 	if b.whole {
 		first = 0
 	}
-	resp, err := b.ask(ctx, first)
+	resp, err := b.send(ctx, first)
 	if err == nil && first > 0 && !answersRange(resp, first) {
 		resp.Body.Close()
 		b.whole, first = true, 0
-		resp, err = b.ask(ctx, first)
+		resp, err = b.send(ctx, first)
 	}
 	if err != nil {
 		return nil, err
@@ -163,7 +163,7 @@ func (b *blobRequests) open(ctx context.Context, offset int64) (io.ReadCloser, e
 
 // ask names the range's end: some registries, go-containerregistry's own among
 // them, answer 416 to a range that has none.
-func (b *blobRequests) ask(ctx context.Context, first int64) (*http.Response, error) {
+func (b *blobRequests) send(ctx context.Context, first int64) (*http.Response, error) {
 	req, err := b.request(ctx, http.MethodGet, "blobs/"+b.Digest.String())
 	if err != nil {
 		return nil, err

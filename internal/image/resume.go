@@ -24,7 +24,7 @@ const (
 
 // resuming reads a blob of a known size and goes on where it was when the
 // connection breaks. The caller verifies what it gets.
-type resuming struct {
+type resumingReader struct {
 	ctx   context.Context // of the pull, which the reader is a part of
 	open  func(offset int64) (io.ReadCloser, error)
 	size  int64
@@ -36,7 +36,7 @@ type resuming struct {
 	stuck, tries int
 }
 
-func (r *resuming) Read(p []byte) (int, error) {
+func (r *resumingReader) Read(p []byte) (int, error) {
 	for {
 		if r.offset >= r.size {
 			return 0, io.EOF
@@ -56,13 +56,13 @@ func (r *resuming) Read(p []byte) (int, error) {
 				continue
 			}
 		}
-		if err := r.broken(err); err != nil {
+		if err := r.retryAfter(err); err != nil {
 			return 0, err
 		}
 	}
 }
 
-func (r *resuming) ensureBody() error {
+func (r *resumingReader) ensureBody() error {
 	if r.body != nil {
 		return nil
 	}
@@ -75,7 +75,7 @@ func (r *resuming) ensureBody() error {
 }
 
 // broken returns nil when it makes sense to try again, after a while.
-func (r *resuming) broken(cause error) error {
+func (r *resumingReader) retryAfter(cause error) error {
 	if r.body != nil {
 		r.body.Close()
 		r.body = nil
@@ -87,7 +87,7 @@ func (r *resuming) broken(cause error) error {
 	if errors.Is(cause, io.EOF) {
 		cause = io.ErrUnexpectedEOF
 	}
-	if final(cause) {
+	if permanent(cause) {
 		return cause
 	}
 	if r.stuck > maxStuck || r.tries >= maxTries {
@@ -107,7 +107,7 @@ func (r *resuming) broken(cause error) error {
 }
 
 // final says that the same request would be answered the same.
-func final(err error) bool {
+func permanent(err error) bool {
 	var answer *transport.Error
 	if !errors.As(err, &answer) {
 		return false
@@ -120,7 +120,7 @@ func final(err error) bool {
 }
 
 // Close may be called at any time after Read has returned.
-func (r *resuming) Close() error {
+func (r *resumingReader) Close() error {
 	if r.body == nil {
 		return nil
 	}

@@ -11,12 +11,12 @@ import (
 )
 
 // cutting ends an answer after so many bytes.
-type cutting struct {
+type cuttingWriter struct {
 	http.ResponseWriter
 	left int
 }
 
-func (c *cutting) Write(p []byte) (int, error) {
+func (c *cuttingWriter) Write(p []byte) (int, error) {
 	n, err := c.ResponseWriter.Write(p[:min(len(p), c.left)])
 	if c.left -= n; c.left == 0 {
 		http.NewResponseController(c.ResponseWriter).Flush()
@@ -28,7 +28,7 @@ func (c *cutting) Write(p []byte) (int, error) {
 // What ranges a registry is asked for after its first two answers broke off
 // in the middle, and what becomes of it where it does not give them. The clock
 // stands still: each try that is refused is one of the few that there are.
-func TestResumesWhateverTheRegistryKnowsOfRanges(t *testing.T) {
+func TestResumeByRangeSupport(t *testing.T) {
 	const after = 1 << 20
 	refuse := func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusRequestedRangeNotSatisfiable) }
 	for name, c := range map[string]struct {
@@ -56,9 +56,9 @@ func TestResumesWhateverTheRegistryKnowsOfRanges(t *testing.T) {
 				if r.URL.Path != b.path {
 					return false
 				}
-				asked := r.Header.Get("Range")
-				got = append(got, asked)
-				if asked != "" && c.partial != nil {
+				requested := r.Header.Get("Range")
+				got = append(got, requested)
+				if requested != "" && c.partial != nil {
 					c.partial(rw, r)
 					return true
 				}
@@ -72,7 +72,7 @@ func TestResumesWhateverTheRegistryKnowsOfRanges(t *testing.T) {
 				if r.Header.Get("Range") == "" {
 					n *= cuts // past what was had
 				}
-				w.reg.registry.ServeHTTP(&cutting{rw, n}, r)
+				w.reg.registry.ServeHTTP(&cuttingWriter{rw, n}, r)
 				return true
 			})
 			wantImage(t, w.want(w.request("demo:1", "a")).Path, img)

@@ -122,7 +122,7 @@ func (s *server) count(text string) (n int) {
 	return n
 }
 
-func (s *server) forget() {
+func (s *server) resetRequests() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.requests, s.headers = nil, nil

@@ -40,10 +40,10 @@ func (n need) atLeast(bytes int64) need {
 type shortage struct {
 	wake chan struct{} // holds one
 
-	mu   sync.Mutex
-	of   string // the canonical reference
-	need need
-	at   time.Time // zero when nothing is remembered
+	mu        sync.Mutex
+	reference string // the canonical reference
+	need      need
+	at        time.Time // zero when nothing is remembered
 }
 
 // Refused receives after a pull was refused for want of room: Collect then
@@ -52,9 +52,9 @@ func (s *Store) Refused() <-chan struct{} { return s.short.wake }
 
 // noteRoom wakes the collector where the disk was too full for the job, which
 // has given back by now what it had written. The lock is held.
-func (s *Store) noteRoom(j *job, err error) {
+func (s *Store) recordRoom(j *job, err error) {
 	if err == nil {
-		s.short.met(j.canonical)
+		s.short.clear(j.canonical)
 		return
 	}
 	var full errDisk
@@ -65,7 +65,7 @@ func (s *Store) noteRoom(j *job, err error) {
 	if j.fetch != nil {
 		n = n.atLeast(j.fetch.announced())
 	}
-	s.short.note(j.canonical, n, s.o.Clock.Now())
+	s.short.record(j.canonical, n, s.o.Clock.Now())
 	select {
 	case s.short.wake <- struct{}{}:
 	default: // it is about to look anyway
@@ -79,48 +79,48 @@ func (p *progress) announced() int64 {
 	return p.total
 }
 
-func (h *shortage) note(of string, n need, now time.Time) {
+func (h *shortage) record(reference string, n need, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.at.IsZero() || now.Sub(h.at) > needKept || h.of == of || n.likely > h.need.likely {
-		h.of, h.need, h.at = of, n, now
+	if h.at.IsZero() || now.Sub(h.at) > needKept || h.reference == reference || n.likely > h.need.likely {
+		h.reference, h.need, h.at = reference, n, now
 	}
 }
 
 // met forgets the need of what came: the room it took is not to be made again.
-func (h *shortage) met(of string) {
+func (h *shortage) clear(reference string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.of == of {
+	if h.reference == reference {
 		h.forget()
 	}
 }
 
-func (h *shortage) forget() { h.of, h.need, h.at = "", need{}, time.Time{} }
+func (h *shortage) forget() { h.reference, h.need, h.at = "", need{}, time.Time{} }
 
 // lacks is how many bytes must become free for the remembered pull, which is
 // forgotten once there is room for it, after a while, and when the disk could
 // never hold it.
-func (h *shortage) lacks(d disk, reserve int64, now time.Time) need {
+func (h *shortage) shortfall(d disk, reserve int64, now time.Time) need {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	room, most := d.free-reserve, d.size-reserve
-	if h.at.IsZero() || now.Sub(h.at) > needKept || h.need.likely <= room || h.need.least > most {
+	available, capacity := d.free-reserve, d.size-reserve
+	if h.at.IsZero() || now.Sub(h.at) > needKept || h.need.likely <= available || h.need.least > capacity {
 		h.forget()
 		return need{}
 	}
-	return need{least: max(0, h.need.least-room), likely: min(h.need.likely, most) - room}
+	return need{least: max(0, h.need.least-available), likely: min(h.need.likely, capacity) - available}
 }
 
 // retry has the pulls that were refused for want of room, and now have it,
 // tried at once rather than after their pause, which goes on growing.
-func (s *Store) retry() error {
+func (s *Store) retryRefused() error {
 	d, err := diskOf(s.o.Dir)
 	if err != nil {
 		return err
 	}
 	now := s.o.Clock.Now()
-	s.short.lacks(d, max(0, s.o.Reserve), now) // forgets it before its room is taken
+	s.short.shortfall(d, max(0, s.o.Reserve), now) // forgets it before its room is taken
 	var uids []string
 	s.mu.Lock()
 	for _, f := range s.failures {
@@ -129,13 +129,13 @@ func (s *Store) retry() error {
 			continue
 		}
 		f.until = now
-		for uid := range f.told {
+		for uid := range f.reports {
 			if uid != "" { // a prewarm, which has a timer
 				uids = append(uids, uid)
 			}
 		}
 	}
 	s.mu.Unlock()
-	s.tell(uids)
+	s.notify(uids)
 	return nil
 }

@@ -39,28 +39,28 @@ type Store struct {
 	unlink    func(path string) error // of an archive that was collected
 
 	// ctx is of everything that goes on behind Get; it ends with Close.
-	ctx    context.Context
-	cancel context.CancelFunc
-	behind sync.WaitGroup
-	slots  chan struct{} // one per pull at a time
-	asks   chan struct{} // one per job that asks what is to be pulled
+	ctx          context.Context
+	cancel       context.CancelFunc
+	background   sync.WaitGroup
+	slots        chan struct{} // one per pull at a time
+	resolveSlots chan struct{} // one per job that asks what is to be pulled
 
-	renaming sync.Mutex // archives come and go under it
-	saving   sync.Mutex // of the index
+	renameMu sync.Mutex // archives come and go under it
+	saveMu   sync.Mutex // of the index
 
-	mu       sync.Mutex
-	index    *index
-	jobs     map[string]*job
-	fetches  map[string]*fetch
-	failures map[string]*failure
-	askers   map[string]*asker    // by UID
-	known    map[string]knownFile // by canonical reference
+	mu         sync.Mutex
+	index      *index
+	jobs       map[string]*job
+	fetches    map[string]*fetch
+	failures   map[string]*failure
+	requesters map[string]*requester // by UID
+	known      map[string]knownFile  // by canonical reference
 
 	short shortage
 
-	watching sync.Mutex
-	nextID   int
-	watchers map[int]func(uid string)
+	watchersMu sync.Mutex
+	nextID     int
+	watchers   map[int]func(uid string)
 }
 
 var _ host.Images = (*Store)(nil)
@@ -77,9 +77,9 @@ func New(o Options) (*Store, error) {
 	}
 	s := &Store{
 		o: o, mirrors: mirrors, plain: map[string]bool{}, retryWait: 500 * time.Millisecond,
-		slots: make(chan struct{}, o.MaxPulls), asks: make(chan struct{}, max(minAsks, asksPerPull*o.MaxPulls)),
+		slots: make(chan struct{}, o.MaxPulls), resolveSlots: make(chan struct{}, max(minResolves, resolvesPerPull*o.MaxPulls)),
 		jobs: map[string]*job{}, fetches: map[string]*fetch{}, failures: map[string]*failure{},
-		askers: map[string]*asker{}, known: map[string]knownFile{}, watchers: map[int]func(string){},
+		requesters: map[string]*requester{}, known: map[string]knownFile{}, watchers: map[int]func(string){},
 		short: shortage{wake: make(chan struct{}, 1)}, unlink: os.Remove,
 	}
 	for _, registry := range o.PlainHTTP {
@@ -106,30 +106,30 @@ func (s *Store) Close() error {
 	s.mu.Lock()
 	s.cancel()
 	s.mu.Unlock() // no job begins any more
-	s.behind.Wait()
+	s.background.Wait()
 	return s.saveIndex()
 }
 
 // WatchImages implements host.Images.
 func (s *Store) WatchImages(ctx context.Context, changed func(uid string)) error {
-	s.watching.Lock()
+	s.watchersMu.Lock()
 	id := s.nextID
 	s.nextID++
 	s.watchers[id] = changed
-	s.watching.Unlock()
+	s.watchersMu.Unlock()
 	changed("")
 	<-ctx.Done()
-	s.watching.Lock()
+	s.watchersMu.Lock()
 	delete(s.watchers, id)
-	s.watching.Unlock()
+	s.watchersMu.Unlock()
 	return ctx.Err()
 }
 
 // tell calls every watcher for every Bottle; no lock is held meanwhile.
-func (s *Store) tell(uids []string) {
-	s.watching.Lock()
+func (s *Store) notify(uids []string) {
+	s.watchersMu.Lock()
 	watchers := slices.Collect(maps.Values(s.watchers))
-	s.watching.Unlock()
+	s.watchersMu.Unlock()
 	for _, uid := range uids {
 		for _, changed := range watchers {
 			changed(uid)

@@ -81,20 +81,20 @@ func (c *stallConn) Read(p []byte) (int, error) {
 
 // pacing gives up blobs that come so slowly that they only keep others from
 // their turn: what stalls would be resumed for ever with a byte now and then.
-type pacing struct {
+type pacedContent struct {
 	content
 	clock clock.PassiveClock
 }
 
-func (p pacing) blob(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error) {
+func (p pacedContent) blob(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error) {
 	body, err := p.content.blob(ctx, d)
 	if err != nil {
 		return nil, err
 	}
-	return &paced{ReadCloser: body, size: d.Size, clock: p.clock}, nil
+	return &pacedReader{ReadCloser: body, size: d.Size, clock: p.clock}, nil
 }
 
-type paced struct {
+type pacedReader struct {
 	io.ReadCloser
 	clock   clock.PassiveClock
 	size, n int64
@@ -102,10 +102,10 @@ type paced struct {
 	waited time.Duration
 }
 
-func (p *paced) Read(b []byte) (int, error) {
-	begun := p.clock.Now()
+func (p *pacedReader) Read(b []byte) (int, error) {
+	start := p.clock.Now()
 	n, err := p.ReadCloser.Read(b)
-	p.waited += p.clock.Since(begun)
+	p.waited += p.clock.Since(start)
 	p.n += int64(n)
 	if err == nil && p.n < p.size && float64(p.n) < (p.waited-paceGrace).Minutes()*minPace {
 		err = fmt.Errorf("the pull was too slow, with %s of a blob of %s in %s, where %s a minute are the least: check the connection to it, or name a mirror with --image-mirror",
@@ -117,21 +117,21 @@ func (p *paced) Read(b []byte) (int, error) {
 // schemes decides alone which registries are spoken to without TLS: the
 // library below would do so for every private address, and after a redirect,
 // credentials included.
-type schemes struct {
+type schemeTransport struct {
 	inner http.RoundTripper
 	plain map[string]bool
 }
 
-func (t schemes) RoundTrip(req *http.Request) (*http.Response, error) {
-	want := "https"
+func (t schemeTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	scheme := "https"
 	if t.plain[req.URL.Host] {
-		want = "http"
+		scheme = "http"
 	}
 	switch req.URL.Scheme {
-	case want:
+	case scheme:
 	case "http", "https":
 		req = req.Clone(req.Context())
-		req.URL.Scheme = want
+		req.URL.Scheme = scheme
 	default:
 		return nil, errors.New("a registry redirects to something that is not HTTP")
 	}

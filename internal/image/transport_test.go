@@ -14,18 +14,18 @@ import (
 )
 
 // trickle brings so many bytes a read, each after so long.
-type trickle struct {
+type slowContent struct {
 	content
 	clock *clocktesting.FakeClock
 	bytes int
 	each  time.Duration
 }
 
-func (r *trickle) blob(context.Context, v1.Descriptor) (io.ReadCloser, error) {
+func (r *slowContent) blob(context.Context, v1.Descriptor) (io.ReadCloser, error) {
 	return io.NopCloser(r), nil
 }
 
-func (r *trickle) Read(p []byte) (int, error) {
+func (r *slowContent) Read(p []byte) (int, error) {
 	r.clock.Step(r.each)
 	return copy(p, make([]byte, r.bytes)), nil
 }
@@ -45,8 +45,8 @@ func TestPace(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			clock := clocktesting.NewFakeClock(time.Unix(1000, 0))
-			from := &trickle{clock: clock, bytes: tt.bytes, each: tt.each}
-			body, err := pacing{from, clock}.blob(t.Context(), v1.Descriptor{Size: tt.size})
+			from := &slowContent{clock: clock, bytes: tt.bytes, each: tt.each}
+			body, err := pacedContent{from, clock}.blob(t.Context(), v1.Descriptor{Size: tt.size})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -26,9 +26,9 @@ var (
 const (
 	unpackedDir = "_shared"
 	// unpackedGone is behind the name of one that is being removed.
-	unpackedGone = ".gone"
+	removingSuffix = ".gone"
 	// unpackedUse is the file of a machine that holds the folder's path.
-	unpackedUse = ".pack-shared"
+	useFile = ".pack-shared"
 	// unpackedSum is what is behind the folder's name for a file that holds
 	// the artifact's SHA-256. Releases that do not write it are not swept.
 	//
@@ -37,7 +37,7 @@ const (
 	// alone is gone. It may be doing so just then, under a lock that is not
 	// ours, and a folder whose new sum was taken away would never be swept.
 	// Its .lock must never go: another would lock a file that nobody sees.
-	unpackedSum = ".artifact-sha256"
+	sumSuffix   = ".artifact-sha256"
 	maxUseBytes = 4096
 )
 
@@ -47,33 +47,33 @@ func (s *Store) sweepUnpacked(ctx context.Context, c *collection) {
 	if s.o.SmolvmHome == "" {
 		return
 	}
-	note := func(err error) {
+	addError := func(err error) {
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			c.note(fmt.Errorf("smolvm's artifacts: %w", err))
+			c.addError(fmt.Errorf("smolvm's artifacts: %w", err))
 		}
 	}
 	machines := filepath.Join(s.o.SmolvmHome, machinesDir)
 	shared := filepath.Join(machines, unpackedDir)
 	entries, err := os.ReadDir(shared)
 	if err != nil {
-		note(err)
+		addError(err)
 		return
 	}
 	used, err := unpackedInUse(machines)
 	if err != nil { // a machine may be made of any of them
-		note(err)
+		addError(err)
 		return
 	}
 	for _, e := range entries {
-		if strings.HasSuffix(e.Name(), unpackedGone) { // of an agent that died
-			note(untrusted.RemoveAll(ctx, shared, e.Name()))
+		if strings.HasSuffix(e.Name(), removingSuffix) { // of an agent that died
+			addError(untrusted.RemoveAll(ctx, shared, e.Name()))
 			continue
 		}
 		if !e.IsDir() || !unpackedName.MatchString(e.Name()) || used[e.Name()] {
 			continue
 		}
 		removed, err := s.removeUnpacked(ctx, shared, e)
-		note(err)
+		addError(err)
 		if removed {
 			c.Cached++
 		}
@@ -85,7 +85,7 @@ func (s *Store) removeUnpacked(ctx context.Context, shared string, e fs.DirEntry
 	if err != nil || s.o.Clock.Since(info.ModTime()) < s.o.GCMinAge {
 		return false, err // or young
 	}
-	sum, err := readWord(shared, e.Name()+unpackedSum)
+	sum, err := readLine(shared, e.Name()+sumSuffix)
 	if err != nil {
 		return false, err
 	}
@@ -93,7 +93,7 @@ func (s *Store) removeUnpacked(ctx context.Context, shared string, e fs.DirEntry
 		return false, nil // a machine may be made of it just now
 	}
 	// At once, for smolvm: nobody is to find half of it.
-	path, gone := filepath.Join(shared, e.Name()), e.Name()+unpackedGone
+	path, gone := filepath.Join(shared, e.Name()), e.Name()+removingSuffix
 	if err := os.Rename(path, filepath.Join(shared, gone)); err != nil {
 		return false, err
 	}
@@ -113,7 +113,7 @@ func unpackedInUse(machines string) (map[string]bool, error) {
 		if !m.IsDir() {
 			continue
 		}
-		path, err := readWord(machines, filepath.Join(m.Name(), unpackedUse))
+		path, err := readLine(machines, filepath.Join(m.Name(), useFile))
 		switch {
 		case err == nil:
 			used[filepath.Base(path)] = true
@@ -126,7 +126,7 @@ func unpackedInUse(machines string) (map[string]bool, error) {
 
 // readWord reads a file of one short line from a folder that may be a VMM's
 // own: whoever broke out of a machine may have put anything there.
-func readWord(machines, name string) (string, error) {
+func readLine(machines, name string) (string, error) {
 	raw, err := untrusted.ReadFile(machines, name, maxUseBytes)
 	return strings.TrimSpace(string(raw)), err
 }

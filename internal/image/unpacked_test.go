@@ -25,9 +25,9 @@ func (w *world) unpack(machine, checksum string, img host.Image) {
 	home := filepath.Join(w.o.SmolvmHome, machinesDir)
 	shared := filepath.Join(home, unpackedDir, checksum)
 	writeFile(w.t, filepath.Join(shared, "layers", "x"), []byte("x"))
-	writeFile(w.t, shared+unpackedSum, []byte(sumOf(w.t, img.Path)+"\n"))
+	writeFile(w.t, shared+sumSuffix, []byte(sumOf(w.t, img.Path)+"\n"))
 	writeFile(w.t, shared+".lock", nil)
-	writeFile(w.t, filepath.Join(home, machine, unpackedUse), []byte(shared))
+	writeFile(w.t, filepath.Join(home, machine, useFile), []byte(shared))
 }
 
 func (w *world) unpacked() (names []string) {
@@ -53,7 +53,7 @@ func (w *world) wantUnpacked(what string, want ...string) {
 
 // What smolvm unpacked stays while a machine is made of it, and while another
 // may be about to be.
-func TestCollectsWhatIsUnpacked(t *testing.T) {
+func TestSweepUnpacked(t *testing.T) {
 	w := newWorld(t)
 	var images []host.Image
 	for _, name := range []string{"a", "b"} {
@@ -86,20 +86,20 @@ func TestCollectsWhatIsUnpacked(t *testing.T) {
 	w.wantUnpacked("without its artifact", "0000000b", "0000000c")
 
 	// What stands beside the folder stays, a lock above all.
-	if shared := filepath.Join(w.o.SmolvmHome, machinesDir, unpackedDir, "0000000a"); !exists(shared+unpackedSum) || !exists(shared+".lock") {
+	if shared := filepath.Join(w.o.SmolvmHome, machinesDir, unpackedDir, "0000000a"); !exists(shared+sumSuffix) || !exists(shared+".lock") {
 		t.Error("got the folder's lock or sum removed, want them kept")
 	}
 }
 
 // An escaped VMM owns its machine's folder. Nothing unpacked goes where it is
 // not known what is in use, and all else goes on.
-func TestCollectsBesideAWordThatCannotBeRead(t *testing.T) {
+func TestCollectContinuesPastUnreadableUseFile(t *testing.T) {
 	for what, plant := range map[string]func(path string) error{
 		"too long": func(path string) error { return os.WriteFile(path, make([]byte, maxUseBytes+1), 0o600) },
 		"FIFO":     func(path string) error { return unix.Mkfifo(path, 0o600) },
 		"folder":   func(path string) error { return os.Mkdir(path, 0o700) },
 		"away":     func(path string) error { return os.Symlink("/etc/passwd", path) },
-		"round":    func(path string) error { return os.Symlink(unpackedUse, path) },
+		"round":    func(path string) error { return os.Symlink(useFile, path) },
 		"sparse": func(path string) error {
 			return errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, 256<<20))
 		},
@@ -112,7 +112,7 @@ func TestCollectsBesideAWordThatCannotBeRead(t *testing.T) {
 			img := w.want(req)
 			w.unpack("machine-1", "0000000a", img)
 			w.unpack("machine-2", "0000000b", img)
-			word := filepath.Join(w.o.SmolvmHome, machinesDir, "machine-1", unpackedUse)
+			word := filepath.Join(w.o.SmolvmHome, machinesDir, "machine-1", useFile)
 			orphan := filepath.Join(w.o.SmolvmHome, cacheDir, strings.Repeat("a", 64))
 			writeFile(t, filepath.Join(orphan, cachedArchive), []byte("orphan"))
 			if err := errors.Join(os.Remove(img.Path), os.Remove(word), plant(word)); err != nil {
@@ -121,9 +121,9 @@ func TestCollectsBesideAWordThatCannotBeRead(t *testing.T) {
 			w.clock.Step(time.Hour)
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
-			err := w.collectSoon()
+			err := w.collectInTime()
 			runtime.ReadMemStats(&after)
-			if err == nil || !strings.Contains(err.Error(), unpackedUse) {
+			if err == nil || !strings.Contains(err.Error(), useFile) {
 				t.Errorf("got %v, want an error that names the file", err)
 			}
 			if got := after.TotalAlloc - before.TotalAlloc; got > 64<<20 {
@@ -144,7 +144,7 @@ func TestCollectsBesideAWordThatCannotBeRead(t *testing.T) {
 }
 
 // collectSoon fails the test where collecting never ends.
-func (w *world) collectSoon() error {
+func (w *world) collectInTime() error {
 	w.t.Helper()
 	done := make(chan error, 1)
 	go func() {
