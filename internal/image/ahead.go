@@ -12,12 +12,12 @@ const (
 	aheadChunks = 8
 )
 
-// ahead reads from another reader in a goroutine of its own, a bounded number
-// of bytes ahead, so that network, hashing, unpacking and disk do not wait for
-// each other's every step.
+// aheadReader reads from another reader in its own goroutine, a bounded number
+// of bytes ahead, so that the network, hashing, unpacking and the disk do not
+// wait for each other at every step.
 type aheadReader struct {
 	chunks, free chan []byte
-	failed       chan error // holds the end's error before chunks is closed
+	failed       chan error // receives the final error before chunks is closed
 	stop         chan struct{}
 	once         sync.Once
 	done         chan struct{}
@@ -26,8 +26,9 @@ type aheadReader struct {
 	err             error
 }
 
-// readAhead begins. end ends it, and returns once r is no longer read from;
-// whatever r waits for must end by itself or with its context.
+// readAhead starts to read from r. stopReading ends it, and returns once r is
+// no longer being read. A blocked read of r must end by itself or when its
+// context is cancelled.
 func readAhead(r io.Reader) *aheadReader {
 	a := &aheadReader{
 		chunks: make(chan []byte, aheadChunks), free: make(chan []byte, aheadChunks),
@@ -52,7 +53,7 @@ func (a *aheadReader) run(r io.Reader) {
 		}
 		n, err := fillBuffer(r, buf)
 		if n > 0 {
-			a.chunks <- buf[:n] // as many places as buffers
+			a.chunks <- buf[:n] // never blocks: there is room for every buffer
 		}
 		if err != nil {
 			a.failed <- err
@@ -61,7 +62,7 @@ func (a *aheadReader) run(r io.Reader) {
 	}
 }
 
-// fillBuffer is io.ReadFull, but tells an end of r's own apart.
+// fillBuffer is like io.ReadFull, but returns the error of r unchanged.
 func fillBuffer(r io.Reader, buf []byte) (n int, err error) {
 	for n < len(buf) && err == nil {
 		var m int
@@ -71,7 +72,7 @@ func fillBuffer(r io.Reader, buf []byte) (n int, err error) {
 	return n, err
 }
 
-// fill makes current hold something, or sets err.
+// fill waits until current is not empty, or sets err.
 func (a *aheadReader) fill() {
 	for len(a.current) == 0 && a.err == nil {
 		if a.buffer != nil {
@@ -83,7 +84,7 @@ func (a *aheadReader) fill() {
 			select {
 			case a.err = <-a.failed:
 			default:
-				a.err = io.ErrClosedPipe // ended meanwhile
+				a.err = io.ErrClosedPipe // stopped meanwhile
 			}
 			return
 		}

@@ -15,26 +15,27 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
-// titleAnnotation is the name of a layer's file, as ORAS and others set it.
+// titleAnnotation holds the file name of a layer, as ORAS and other tools set
+// it.
 const titleAnnotation = "org.opencontainers.image.title"
 
-// check fails when the digest is not the one that was asked for.
+// checkDigest fails if the request requires another digest.
 func (r request) checkDigest(digest string) error {
 	if r.requiredDigest == "" || r.requiredDigest == digest {
 		return nil
 	}
-	return fmt.Errorf("it has the sha256 %s, and %s is asked for: correct spec.artifact.sha256 if this is the artifact that is meant",
+	return fmt.Errorf("its sha256 is %s, but %s is required: correct spec.artifact.sha256 if this is the right artifact",
 		strings.TrimPrefix(digest, "sha256:"), strings.TrimPrefix(r.requiredDigest, "sha256:"))
 }
 
-// obtainArtifact is obtain for what a verified manifest says of an artifact.
+// obtainArtifact is like obtain, for the verified manifest of an artifact.
 func (s *Store) obtainArtifact(ctx context.Context, j *job, c content, doc document) (result, error) {
 	layer, err := artifactLayer(doc)
 	if err != nil {
 		return result{}, err
 	}
 	res := result{digest: layer.Digest.String()}
-	// Before the first byte of it is fetched.
+	// Check before the first byte is fetched.
 	if err := j.checkDigest(res.digest); err != nil {
 		return result{}, err
 	}
@@ -53,8 +54,8 @@ func (s *Store) obtainArtifact(ctx context.Context, j *job, c content, doc docum
 	return res, err
 }
 
-// artifactLayer is the layer that is the artifact: the only one, or the only
-// one whose title ends so.
+// artifactLayer returns the layer that holds the artifact: the only layer, or
+// the only one with a title that ends in .smolmachine.
 func artifactLayer(doc document) (v1.Descriptor, error) {
 	layers := doc.Layers
 	if len(layers) > 1 {
@@ -66,22 +67,22 @@ func artifactLayer(doc document) (v1.Descriptor, error) {
 		}
 	}
 	if len(layers) != 1 {
-		return v1.Descriptor{}, fmt.Errorf("it is no artifact: of its %d layers %d are a .smolmachine, want 1: push the file alone, as with oras push",
+		return v1.Descriptor{}, fmt.Errorf("it is not an artifact: of its %d layers, %d are a .smolmachine, want 1: push only that file, for example with oras push",
 			len(doc.Layers), len(layers))
 	}
 	if layers[0].MediaType.IsLayer() {
 		return v1.Descriptor{}, errors.New("it is a container image: name it in spec.image")
 	}
 	if layers[0].Size < 0 {
-		return v1.Descriptor{}, errors.New("its layer's size makes no sense")
+		return v1.Descriptor{}, errors.New("the size of its layer is negative")
 	}
 	return layers[0], checkDigest(layers[0].Digest)
 }
 
-// takeLocalArtifact is takeLocal for an artifact.
+// takeLocalArtifact is like takeLocal, for an artifact.
 func (s *Store) takeLocalArtifact(ctx context.Context, j *job, f *os.File, info fs.FileInfo) (result, error) {
 	if !info.Mode().IsRegular() {
-		return result{}, errors.New("it is a folder, want a .smolmachine")
+		return result{}, errors.New("it is a folder, want a .smolmachine file")
 	}
 	if err := s.checkKnown(j); err != nil {
 		return result{}, err
@@ -97,8 +98,8 @@ func (s *Store) takeLocalArtifact(ctx context.Context, j *job, f *os.File, info 
 	return result{digest: digest, fetched: true}, err
 }
 
-// checkKnown spares a file that is known to be another its copying at every
-// try.
+// checkKnown fails if the file is known to have the wrong digest, so that a
+// retry does not copy it again.
 func (s *Store) checkKnown(j *job) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -114,9 +115,9 @@ func (s *Store) recordKnown(j *job, digest string) {
 	s.known[j.canonical] = knownFile{id: j.file, digest: digest}
 }
 
-// copyArtifact copies what was announced as so many bytes into the store, and
-// returns its digest. With another digest than the one wanted, if any, nothing
-// is kept.
+// copyArtifact copies the artifact, which was announced to have f.total bytes,
+// into the store and returns its digest. If requiredDigest is not empty and
+// differs, it keeps nothing.
 func (s *Store) copyArtifact(r io.Reader, f *fetch, requiredDigest string) (string, error) {
 	if f.total > s.o.MaxBytes {
 		return "", tooLarge(f.total, s.o.MaxBytes)

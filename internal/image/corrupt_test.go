@@ -42,7 +42,8 @@ func TestCorruptedImage(t *testing.T) {
 	w.reg.setFault(nil)
 	wantImage(t, w.want(w.request("demo:1", "a")).Path, img)
 
-	// The manifest in an index, and the config, where no header helps.
+	// Corrupt the manifest in an index, and the config, which have no digest
+	// header that could reveal it.
 	w.reg.push(t, "other:1", platforms(t, newImage(t, "amd64", "one")))
 	for _, part := range []string{"/manifests/sha256:", "/blobs/"} {
 		w.reg.setFault(func(rw http.ResponseWriter, r *http.Request) bool {
@@ -63,7 +64,8 @@ func TestCorruptedImage(t *testing.T) {
 	}
 }
 
-// A tag's manifest is held against what the registry says of it.
+// The manifest of a tag is checked against the digest that the registry
+// declares.
 func TestCorruptedTagManifest(t *testing.T) {
 	w := newWorld(t)
 	w.reg.push(t, "demo:1", newImage(t, "amd64", "one"))
@@ -78,7 +80,7 @@ func TestCorruptedTagManifest(t *testing.T) {
 	w.wantFailed(w.request("demo:1", "a"), "manifest sha256:aaaa", "corrupted")
 }
 
-// What a registry says in passing is no image for another digest.
+// A registry must not answer a request for one digest with another image.
 func TestDigestMatchesRequest(t *testing.T) {
 	w := newWorld(t)
 	old := w.reg.push(t, "demo:old", newImage(t, "amd64", "old"))
@@ -103,7 +105,8 @@ func TestDigestMatchesRequest(t *testing.T) {
 	}
 }
 
-// rawImage has one layer of these bytes, whose config claims diffID.
+// rawImage returns an image with one layer of these bytes. Its config claims
+// the digest of plain as the diffID.
 func rawImage(t *testing.T, layer []byte, plain []byte, media types.MediaType) v1.Image {
 	t.Helper()
 	img, err := mutate.AppendLayers(empty.Image, static.NewLayer(layer, media))
@@ -135,9 +138,9 @@ func TestCompressions(t *testing.T) {
 		path := w.want(w.request(name+":1", "a")).Path
 		got, err := findEntry(path, fmt.Sprintf("%x/layer.tar", sha256.Sum256(plain)))
 		if err != nil || !bytes.Equal(got, plain) {
-			t.Errorf("%s: got %d bytes %v, want the %d that were packed", name, len(got), err, len(plain))
+			t.Errorf("%s: got %d bytes %v, want the %d that were compressed", name, len(got), err, len(plain))
 		}
 	}
 	w.reg.push(t, "liar:1", rawImage(t, plain, []byte("something else"), types.OCILayer))
-	w.wantFailed(w.request("liar:1", "a"), "other content than its config says")
+	w.wantFailed(w.request("liar:1", "a"), "does not match the image config")
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 )
 
-// attempt is one try of a pull, for the text of its failure.
+// attempt describes one attempt to pull, for the text of its failure.
 type attempt struct {
 	registry string
 	cred     credential
@@ -24,8 +24,9 @@ type attempt struct {
 	keys  keyring
 }
 
-// explain says in one line what the registry answered and what to do. What it
-// returns holds nothing of err but its text, cleaned.
+// explain returns one line that says what the registry answered and what to do.
+// The returned error does not wrap err: it only holds its cleaned text. A
+// failure of the node's disk is returned unchanged.
 func (a attempt) explain(err error) error {
 	if isDisk(err) {
 		return err
@@ -64,18 +65,18 @@ func (a attempt) describe(err error) (problem, remedy string) {
 	case errors.As(err, &dns):
 		return problem, "check the name of the registry, and the node's resolver"
 	case errors.As(err, &authority):
-		return problem, "name the registry's authority to the agent with --image-ca"
+		return problem, "pass the registry's CA certificate to the agent with --image-ca"
 	case errors.As(err, &hostname), errors.As(err, &invalid):
-		return problem, "mend the registry's certificate"
+		return problem, "repair the registry's certificate"
 	case errors.As(err, &record), strings.Contains(problem, "server gave HTTP response"):
-		return problem, "the registry speaks no TLS: give it a certificate, or allow it with --image-plain-http"
+		return problem, "the registry does not use TLS: give it a certificate, or allow it with --image-plain-http"
 	case errors.As(err, &network):
-		return problem, "check that the registry runs and that the node may reach it, or name a mirror with --image-mirror"
+		return problem, "check that the registry is running and that the node can reach it, or configure a mirror with --image-mirror"
 	}
 	return problem, ""
 }
 
-// answerText is the registry's own words, without what it was asked.
+// answerText returns the registry's own words without the request.
 func answerText(e *transport.Error) string {
 	text := fmt.Sprintf("%d %s", e.StatusCode, http.StatusText(e.StatusCode))
 	for _, d := range e.Errors {
@@ -91,12 +92,12 @@ func (a attempt) remedyFor(status int) string {
 	case http.StatusUnauthorized, http.StatusForbidden:
 		return a.credentialsText()
 	case http.StatusNotFound:
-		return "check the image's name and tag; a private image may look absent: " + a.credentialsText()
+		return "check the image's name and tag; a private image may appear not to exist: " + a.credentialsText()
 	case http.StatusTooManyRequests:
-		return "wait, pull with credentials (spec.imagePullSecrets), or name a mirror to the agent with --image-mirror"
+		return "wait, pull with credentials (spec.imagePullSecrets), or configure a mirror with the agent's --image-mirror"
 	}
 	if status >= http.StatusInternalServerError {
-		return "it is the registry's trouble; it is asked again"
+		return "the registry has a problem; the pull is retried"
 	}
 	return ""
 }
@@ -105,14 +106,14 @@ func (a attempt) credentialsText() string {
 	var text string
 	switch {
 	case a.cred.anonymous():
-		text = "no credentials for it were given: name a Secret for " + a.registry + " in spec.imagePullSecrets"
+		text = "no credentials were given for it: add a Secret for " + a.registry + " to spec.imagePullSecrets"
 	case a.tried == 1:
 		text = "the credentials for it were refused: check the Secret in spec.imagePullSecrets"
 	default:
 		text = fmt.Sprintf("all %d credentials for it were refused: check the Secrets in spec.imagePullSecrets", a.tried)
 	}
 	if a.keys.unreadable > 0 {
-		text += fmt.Sprintf(" (%d of them hold no docker config)", a.keys.unreadable)
+		text += fmt.Sprintf(" (%d of them do not hold a docker config)", a.keys.unreadable)
 	}
 	if a.keys.broken {
 		text += "; the node's own docker config (--image-docker-config) cannot be read"
@@ -123,8 +124,8 @@ func (a attempt) credentialsText() string {
 // errDisk is a failure of the node's own disk, not of a registry.
 type errDisk struct {
 	text string
-	need need // zero where it is not known
-	// broken: it is something else than full.
+	need need // zero if not known
+	// broken means that the problem is not a full disk.
 	broken bool
 }
 
@@ -135,7 +136,7 @@ func isDisk(err error) bool {
 	return errors.As(err, &disk)
 }
 
-// needing adds bytes to the need of a full disk.
+// addNeed adds bytes to the need of a full disk.
 func addNeed(more need, err error) error {
 	var full errDisk
 	if !errors.As(err, &full) {

@@ -20,7 +20,8 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// breaking serves a blob, counts its bytes, and breaks off after each so many.
+// breakingBlob serves a blob, counts its bytes, and breaks the connection each
+// time after so many of them.
 type breakingBlob struct {
 	path     string
 	data     []byte
@@ -54,7 +55,8 @@ func (b *breakingBlob) serve(w http.ResponseWriter, r *http.Request) bool {
 	return true
 }
 
-// pushBroken pushes an image of one layer that the server breaks off.
+// pushBroken pushes an image of one layer, and makes the server break off that
+// layer.
 func pushBroken(t *testing.T, w *world, ref string, ranges bool) (*breakingBlob, v1.Image) {
 	t.Helper()
 	img := newImage(t, "amd64", noise(3, 4<<20))
@@ -93,7 +95,7 @@ func TestPullResumes(t *testing.T) {
 	}
 }
 
-// A registry without ranges begins again, and gets further each time.
+// A registry without ranges starts again, and gets further each time.
 func TestPullRestartsWithoutRanges(t *testing.T) {
 	w := newWorld(t)
 	b, img := pushBroken(t, w, "demo:1", false)
@@ -110,20 +112,21 @@ func TestPullRestartsWithoutRanges(t *testing.T) {
 	}
 }
 
-// One that always breaks off at the same byte is a failure, in bounded tries.
+// If the connection always breaks at the same byte, the pull fails after a
+// bounded number of attempts.
 func TestConnectionBreaksAtSameByte(t *testing.T) {
 	w := newWorld(t)
 	b, _ := pushBroken(t, w, "demo:1", false)
 	w.wantFailed(w.request("demo:1", "a"), "broke", "byte 1048576 of")
 	if n := b.requests.Load(); n != maxStuck+1 {
-		t.Errorf("got %d requests, want one and %d that brought nothing", n, maxStuck)
+		t.Errorf("got %d requests, want one and %d without progress", n, maxStuck)
 	}
 	if n := w.archives(); n != 0 {
 		t.Errorf("got %d archives, want none", n)
 	}
 }
 
-// One that sends a little each time is a failure too.
+// If each connection brings only a little, the pull fails too.
 func TestConnectionBreaksTooOften(t *testing.T) {
 	w := newWorld(t)
 	b, _ := pushBroken(t, w, "demo:1", true)
@@ -134,7 +137,7 @@ func TestConnectionBreaksTooOften(t *testing.T) {
 	}
 }
 
-// A manifest that claims 4 GiB, against a bound of 1 GiB: nothing is read.
+// A manifest that claims 4 GiB, with a limit of 1 GiB. Nothing is read.
 func TestManifestClaimsTooMuch(t *testing.T) {
 	w := newWorld(t, func(o *Options) { o.MaxBytes = 1 << 30 })
 	img := newImage(t, "amd64", "one")
@@ -168,7 +171,7 @@ func TestManifestClaimsTooMuch(t *testing.T) {
 	}
 }
 
-// A megabyte that unpacks to a gigabyte is stopped on the way.
+// A small layer that unpacks to far too much is stopped on the way.
 func TestLayerUnpacksTooLarge(t *testing.T) {
 	w := newWorld(t, func(o *Options) { o.MaxBytes = 8 << 20 })
 	plain := make([]byte, 64<<20)
@@ -185,7 +188,7 @@ func TestUnreachableRegistry(t *testing.T) {
 	at := closedPort(t)
 	w.wantFailed(host.ImageRequest{Reference: at + "/demo:1", For: "a"}, "registry "+at, "connection refused", "--image-mirror")
 
-	other := newServer(t) // whose certificate is the same: httptest has but one
+	other := newServer(t) // with the same certificate: httptest has only one
 	o := w.o
 	o.CAFile, o.Dir = "", t.TempDir()
 	w.Close()
@@ -194,7 +197,8 @@ func TestUnreachableRegistry(t *testing.T) {
 	w.wantFailed(host.ImageRequest{Reference: other.host() + "/demo:1", For: "a"}, "certificate", "--image-ca")
 }
 
-// The agent ends in the middle of a pull; the next one finds nothing of it.
+// The agent ends in the middle of a pull. The next agent finds nothing left of
+// it.
 func TestClosedWhilePulling(t *testing.T) {
 	w := newWorld(t)
 	b, img := pushBroken(t, w, "demo:1", true)
@@ -222,7 +226,7 @@ func TestClosedWhilePulling(t *testing.T) {
 	if _, err := w.Get(t.Context(), req); err == nil {
 		t.Error("closed: got an image, want an error")
 	}
-	// One that died without a word.
+	// A temporary file of an agent that was killed.
 	writeFile(t, filepath.Join(w.o.Dir, tempPrefix+"123"), []byte("half"))
 	w.open()
 	w.wantClean()
@@ -230,7 +234,7 @@ func TestClosedWhilePulling(t *testing.T) {
 	wantImage(t, w.want(req).Path, img)
 }
 
-// rawManifest is pushed as it is.
+// rawManifest is pushed unchanged.
 type rawManifest struct {
 	t *testing.T
 	m *v1.Manifest
@@ -238,7 +242,7 @@ type rawManifest struct {
 
 func (r rawManifest) RawManifest() ([]byte, error) { return jsonOf(r.t, r.m), nil }
 
-// keepHeader is a ResponseWriter of which one header is not changed.
+// keepHeader is a ResponseWriter that does not let one header be changed.
 type keepHeader struct {
 	http.ResponseWriter
 	name string

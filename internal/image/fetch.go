@@ -13,8 +13,8 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// fetch is the bringing of one image, which several jobs may wait for. It goes
-// on as long as any of them does, also without the one that began it.
+// fetch brings one image into the store. Several jobs may wait for it. It runs
+// as long as any of them waits, even if the job that started it does not.
 type fetch struct {
 	progress
 	key    string
@@ -24,15 +24,17 @@ type fetch struct {
 	err    error
 }
 
-// share runs bring once for all jobs with this key, with a context of the
-// fetch's own, and returns the digest that it returned. Whoever only waited
-// and sees it fail tries by itself, with its own credentials. The job whose
-// bring runs stays until that ends, whoever it then goes on for.
+// share runs pull once for all jobs with this key, with the fetch's own
+// context, and returns the digest that pull returned. If the fetch fails, a job
+// that only waited for it tries again itself, with its own credentials. The job
+// that runs pull stays until pull returns, even when others are the only ones
+// left to wait.
 func (s *Store) share(ctx context.Context, j *job, key string, pull func(ctx context.Context, f *fetch) (string, error)) (string, error) {
 	j.endResolving()
 	for {
 		s.mu.Lock()
-		// Whoever left the job did so under the lock: nothing begins for nobody.
+		// A job is cancelled under this lock when its last waiter leaves, so no
+		// fetch starts that nobody waits for.
 		if err := ctx.Err(); err != nil {
 			s.mu.Unlock()
 			return "", err
@@ -67,8 +69,8 @@ func (s *Store) share(ctx context.Context, j *job, key string, pull func(ctx con
 	}
 }
 
-// bring has one turn. Its time begins with that, so that nobody is late who
-// waited for others.
+// runFetch waits for a slot and runs pull. The timeout starts when it has the
+// slot, so that the wait for other pulls does not count.
 func (s *Store) pull(ctx context.Context, f *fetch, pull func(ctx context.Context, f *fetch) (string, error)) {
 	defer f.cancel()
 	digest, err := "", s.takeSlot(ctx, f)
@@ -81,15 +83,15 @@ func (s *Store) pull(ctx context.Context, f *fetch, pull func(ctx context.Contex
 	}
 	s.mu.Lock()
 	f.digest, f.err = digest, err
-	if s.fetches[f.key] == f { // else nobody waits for it any more
+	if s.fetches[f.key] == f { // otherwise nobody waits for it any more
 		delete(s.fetches, f.key)
 	}
 	s.mu.Unlock()
 	close(f.done)
 }
 
-// takeSlot waits its turn. It ends with those who wait, and all before it have
-// a bounded time.
+// takeSlot waits for a slot. The wait ends when nobody waits for the fetch any
+// more; it is bounded because all pulls that hold a slot have a timeout.
 func (s *Store) takeSlot(ctx context.Context, f *fetch) error {
 	select {
 	case s.slots <- struct{}{}:
@@ -106,7 +108,8 @@ func (s *Store) takeSlot(ctx context.Context, f *fetch) error {
 	}
 }
 
-// abandon ends the fetch when no job waits for it any more. The lock is held.
+// abandon cancels the fetch if no job waits for it any more. The caller holds
+// the lock.
 func (s *Store) abandon(f *fetch) {
 	if f == nil {
 		return
@@ -118,11 +121,11 @@ func (s *Store) abandon(f *fetch) {
 	}
 	f.cancel()
 	if s.fetches[f.key] == f {
-		delete(s.fetches, f.key) // whoever comes now begins another
+		delete(s.fetches, f.key) // the next job starts a new fetch
 	}
 }
 
-// tellFetch tells all who wait for the fetch.
+// notifyFetch notifies all who wait for the fetch.
 func (s *Store) notifyFetch(f *fetch) {
 	var uids []string
 	s.mu.Lock()
@@ -135,7 +138,7 @@ func (s *Store) notifyFetch(f *fetch) {
 	s.notify(uids)
 }
 
-// pulling says how far the job is.
+// pullingError returns the progress of the job.
 func (s *Store) pullingError(j *job) error {
 	s.mu.Lock()
 	at := j.stage
@@ -144,12 +147,12 @@ func (s *Store) pullingError(j *job) error {
 	case at.fetch != nil:
 		return at.fetch.pullingError(j.text(), at.from, s.o.MaxPulls)
 	case at.queued:
-		return &host.Pulling{Message: fmt.Sprintf("pulling %s: waiting for others, of which the node asks for %d at a time", j.text(), cap(s.resolveSlots))}
+		return &host.Pulling{Message: fmt.Sprintf("pulling %s: waiting for other images; the node resolves at most %d at a time", j.text(), cap(s.resolveSlots))}
 	}
-	return &host.Pulling{Message: fmt.Sprintf("pulling %s: asking %s", j.text(), at.from)}
+	return &host.Pulling{Message: fmt.Sprintf("pulling %s: querying %s", j.text(), at.from)}
 }
 
-// progress is how far a fetch is.
+// progress is the progress of a fetch.
 type progress struct {
 	clock  interface{ Now() time.Time }
 	notify func()
@@ -160,10 +163,10 @@ type progress struct {
 	notifiedAt  time.Time
 }
 
-// tellEvery keeps a fast pull from waking everybody at every tenth.
+// notifyEvery keeps a fast pull from waking everybody at every tenth.
 const notifyEvery = 5 * time.Second
 
-// begin says how much there is to come.
+// setTotal sets the number of bytes to fetch.
 func (p *progress) setTotal(total int64) {
 	p.mu.Lock()
 	changed := total != p.total
@@ -209,7 +212,7 @@ func (p *progress) pullingError(what, from string, maxPulls int) error {
 	out := &host.Pulling{Done: p.total / 10 * p.tenths(), Total: p.total}
 	switch {
 	case p.queued:
-		out.Message = fmt.Sprintf("pulling %s: waiting for others, of which the node pulls %d at a time", what, maxPulls)
+		out.Message = fmt.Sprintf("pulling %s: waiting for other images; the node pulls at most %d at a time", what, maxPulls)
 	case p.total <= 0:
 		out.Message = fmt.Sprintf("pulling %s from %s", what, from)
 	default:

@@ -14,27 +14,28 @@ import (
 	"time"
 )
 
-// Used is what must stay.
+// Used says what must stay.
 type Used struct {
 	// Digests are the images (sha256:HEX) of all Bottles of the node, whether
 	// their machines run or not.
 	Digests map[string]bool
 	// Archives are the SHA-256 of the archives that machines were made from,
-	// anybody's: HEX, or as smolvm names them, local:HEX. A machine reads its
-	// archive from smolvm's cache at a start.
+	// whoever owns the machines: HEX, or local:HEX, as smolvm names them. A
+	// machine reads its archive from smolvm's cache when it starts.
 	Archives map[string]bool
 }
 
 // Collected says what Collect removed.
 type Collected struct {
-	Archives int // of the store
-	Cached   int // of smolvm's caches
+	Archives int // from the store
+	Cached   int // from smolvm's caches
 	Bytes    int64
-	// Short is how many bytes more should have gone, and are in use or young.
+	// Short is how many more bytes should have been removed, but are in use or
+	// too young.
 	Short int64
 }
 
-// candidate is a file of the store that might go.
+// candidate is a file of the store that may be removed.
 type candidate struct {
 	path   string
 	digest string
@@ -43,20 +44,20 @@ type candidate struct {
 	info   fs.FileInfo
 }
 
-// collection is one pass of Collect. What goes wrong for one thing does not
-// keep the others from being looked at.
+// collection is one pass of Collect. An error about one item does not stop the
+// pass.
 type collection struct {
 	Collected
-	digests     map[string]bool // as of Used
-	machines    map[string]bool // by SHA-256 alone
+	digests     map[string]bool // from Used
+	machines    map[string]bool // by SHA-256, without a prefix
 	cache       *cache
-	wanted      int64   // how many bytes
-	diskChecked bool    // at the disk
+	wanted      int64   // bytes that should be removed
+	diskChecked bool    // the disk was checked
 	errs        []error // the first ones
-	failed      int     // of all
+	failed      int     // number of all errors
 }
 
-// maxTold bounds the text of a pass in which nothing could be removed.
+// maxErrs bounds the number of errors that one pass returns.
 const maxErrs = 8
 
 func (c *collection) addError(err error) {
@@ -76,17 +77,20 @@ func (c *collection) err() error {
 	return errors.Join(c.errs...)
 }
 
-// Collect removes the archives that were not used for longest, with their
-// entries in smolvm's cache, which are links to the same bytes: when the
-// filesystem is filled to the high watermark, until it is down to the low one;
-// and when a pull was refused, until that has room, if all that may go makes
-// so much. Nothing goes that is in use, was used within the minimum age, or is
-// linked to what a machine was made from. Entries of the cache that belong to
-// neither an archive nor a machine go whatever the watermark, and so does what
-// smolvm unpacked of artifacts.
+// Collect removes the least recently used archives, with their entries in
+// smolvm's cache, which are links to the same bytes. It does so in two cases.
+// When the use of the filesystem reaches the high watermark, it removes
+// archives until the use is down to the low watermark. When a pull was refused,
+// it removes archives until there is room for that pull, provided that all
+// removable archives together make enough room. It keeps every archive that is
+// in use, was used within the minimum age, or is linked to the archive of a
+// machine. Regardless of the watermark, it also removes the cache entries that
+// belong to neither an archive nor a machine, and the artifacts that smolvm
+// unpacked and no longer needs.
 //
-// used is asked once; where it fails nothing is removed. All other failures
-// keep what they are about, and are returned when the rest is done.
+// It calls used once; if used fails, it removes nothing. If anything else
+// fails, the item concerned stays, and the error is returned after the rest is
+// done.
 func (s *Store) Collect(ctx context.Context, used func(ctx context.Context) (Used, error)) (Collected, error) {
 	c := &collection{machines: map[string]bool{}}
 	in, err := used(ctx)
@@ -112,7 +116,7 @@ func (s *Store) collect(ctx context.Context, c *collection) {
 		c.cache = cache
 		s.collectArchives(ctx, c)
 		s.sweepCache(c)
-	} else { // which archives are linked to what machines were made from is not known
+	} else { // it is not known which archives are linked to those of machines
 		c.addError(err)
 	}
 	s.sweepUnpacked(ctx, c)
@@ -148,7 +152,7 @@ func (s *Store) collectArchive(c *collection, a candidate) {
 		return
 	}
 	c.Archives++
-	if err := s.unlink(renamed); err != nil { // else swept at the next start
+	if err := s.unlink(renamed); err != nil { // otherwise removed at the next start
 		c.addError(fmt.Errorf("remove image %s: %w", a.digest, err))
 		return
 	}
@@ -162,9 +166,9 @@ func (s *Store) collectArchive(c *collection, a candidate) {
 	c.Bytes += a.size
 }
 
-// excess is how many bytes are to go of the archives that may. It is less than
-// should go where all of them are known to make no room for a refused pull: the
-// store is not to be emptied for nothing.
+// excess returns how many bytes of the removable archives to remove. If
+// removing all of them is known not to make room for a refused pull, that pull
+// does not count: the store must not be emptied in vain.
 func (s *Store) excess(c *collection, removable []candidate) (int64, error) {
 	d, err := diskOf(s.o.Dir)
 	if err != nil {
@@ -185,8 +189,8 @@ func (s *Store) excess(c *collection, removable []candidate) (int64, error) {
 	return excess, nil
 }
 
-// listArchives returns the files of the store, the least recently used first;
-// with an error, those that could be looked at.
+// listArchives returns the files of the store, the least recently used first.
+// With an error, it returns those that it could read.
 func (s *Store) listArchives() ([]candidate, error) {
 	dir, err := os.ReadDir(s.o.Dir)
 	if err != nil {
@@ -219,7 +223,8 @@ func (s *Store) listArchives() ([]candidate, error) {
 	return out, errors.Join(errs...)
 }
 
-// lastUse is as remembered, else when the archive was written.
+// lastUse returns the recorded time of the last use, or else when the archive
+// was written.
 func (s *Store) lastUse(digest string, info fs.FileInfo) time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -229,10 +234,10 @@ func (s *Store) lastUse(digest string, info fs.FileInfo) time.Time {
 	return info.ModTime()
 }
 
-// detach takes the archive out of the store unless it was used of late, which
-// it may have been since it was listed. It only gives it another name, for
-// unlinking gigabytes takes seconds on some filesystems, in which nobody could
-// get an image. The name is of those that are swept at a start.
+// detach takes the archive out of the store, unless it was used again since it
+// was listed; renamed is then "". It only renames the file, because unlinking
+// gigabytes takes seconds on some filesystems, and nobody could get an image
+// meanwhile. A file with the new name is removed at the next start.
 func (s *Store) detach(a candidate) (renamed string, err error) {
 	s.renameMu.Lock()
 	defer s.renameMu.Unlock()

@@ -15,7 +15,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// One archive that cannot be removed keeps neither the others nor the rest.
+// An archive that cannot be removed stops neither the removal of others nor the
+// rest of the pass.
 func TestCollectContinuesPastUnremovableArchive(t *testing.T) {
 	reg := prometheus.NewPedanticRegistry()
 	m, err := NewMetrics(reg)
@@ -24,9 +25,9 @@ func TestCollectContinuesPastUnremovableArchive(t *testing.T) {
 	}
 	w, images := collector(t, 6, func(o *Options) { o.Metrics = m })
 	w.clock.Step(time.Hour)
-	// It can be given no other name, for a folder has that.
+	// It cannot be renamed, because a folder has the new name.
 	writeFile(t, filepath.Join(w.o.Dir, tempPrefix+filepath.Base(images[0].Path), "x"), nil)
-	// The next can, but then not be unlinked.
+	// The next one can be renamed, but not unlinked.
 	w.unlink = func(path string) error {
 		if strings.Contains(path, filepath.Base(images[1].Path)) {
 			return errors.New("no luck")
@@ -52,7 +53,7 @@ func TestCollectContinuesPastUnremovableArchive(t *testing.T) {
 		t.Errorf("got %+v and %v left, want %v", out, got, want)
 	}
 	if exists(orphan) || len(w.unpacked()) != 0 || !exists(filepath.Join(w.o.Dir, indexFile)) {
-		t.Error("got what is not swept, or no index, want both")
+		t.Error("got orphans left or no index saved, want everything swept and the index saved")
 	}
 	got := gatherMetrics(t, reg)
 	if got["collect_failures_total"] != 2 || got["archives"] != 2 || got["collected_bytes_total"] != float64(out.Bytes) || got["collect_short_bytes"] != 0 {
@@ -60,7 +61,8 @@ func TestCollectContinuesPastUnremovableArchive(t *testing.T) {
 	}
 }
 
-// What is not known to be unused stays, and the rest is done.
+// Archives that are not known to be unused stay, and the rest of the pass goes
+// on.
 func TestCollectContinuesPastUnreadableCache(t *testing.T) {
 	reg := prometheus.NewPedanticRegistry()
 	m, err := NewMetrics(reg)
@@ -79,7 +81,7 @@ func TestCollectContinuesPastUnreadableCache(t *testing.T) {
 		t.Errorf("got %+v, %v and %v left, want an error and no image removed", out, err, w.remaining(images))
 	}
 	if out.Cached != 1 || len(w.unpacked()) != 0 {
-		t.Errorf("got %+v, want what was unpacked gone", out)
+		t.Errorf("got %+v, want the unpacked artifact removed", out)
 	}
 	index := filepath.Join(w.o.Dir, indexFile)
 	if err := os.Remove(index); err != nil {
@@ -94,7 +96,7 @@ func TestCollectContinuesPastUnreadableCache(t *testing.T) {
 	}
 }
 
-// All of an image's bytes may be thousands of errors long.
+// A pass may fail on thousands of files.
 func TestCollectErrorsAreBounded(t *testing.T) {
 	c := &collection{}
 	c.addError(nil)
@@ -109,7 +111,7 @@ func TestCollectErrorsAreBounded(t *testing.T) {
 	}
 }
 
-// Unlinking gigabytes takes long: everybody gets images meanwhile.
+// Unlinking gigabytes takes long. Images must be available meanwhile.
 func TestUnlinkHoldsNoLock(t *testing.T) {
 	w, images := collector(t, 6)
 	w.clock.Step(time.Hour)
@@ -117,7 +119,7 @@ func TestUnlinkHoldsNoLock(t *testing.T) {
 	w.unlink = func(path string) error {
 		unlinked++
 		if name := filepath.Base(path); !strings.HasPrefix(name, tempPrefix) || storedName.MatchString(name) {
-			t.Errorf("got %s unlinked, want a name that nobody looks for", name)
+			t.Errorf("got %s unlinked, want a temporary name", name)
 		}
 		got := make(chan error, 1)
 		go func() {
@@ -132,7 +134,7 @@ func TestUnlinkHoldsNoLock(t *testing.T) {
 		case <-time.After(10 * time.Second):
 			t.Error("while it unlinks: got no answer in 10 s, want an image")
 		}
-		return nil // as if the agent died here
+		return nil // leaves the file, as if the agent died here
 	}
 	w.collect(Used{})
 	if got, want := w.remaining(images), []int{3, 4, 5}; !slices.Equal(got, want) || unlinked != 3 {

@@ -17,23 +17,24 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// ask is one request, understood.
+// request is a parsed host.ImageRequest.
 type request struct {
 	reference
 	policy         host.PullPolicy
-	requiredDigest string // the digest that an artifact must have; "" for any
+	requiredDigest string // the digest that an artifact must have; "" allows any
 	uid            string
 	keys           keyring
 	endpoints      []endpoint
-	// prints are the fingerprints of all that may be offered.
+	// fingerprints are those of all credentials that may be offered.
 	fingerprints []string
-	// file is the local archive as it is now.
+	// file identifies the local archive as it is now.
 	file fileID
-	// key is one for all who ask the same with the same credentials.
+	// key is the same for all requests of the same thing with the same
+	// credentials.
 	key string
 }
 
-// endpoint is where a reference is asked for: a mirror or its own registry.
+// endpoint is a source of a reference: a mirror or the registry itself.
 type endpoint struct {
 	repo   name.Repository
 	mirror bool
@@ -46,12 +47,12 @@ func (s *Store) Get(ctx context.Context, req host.ImageRequest) (host.Image, err
 		return host.Image{}, err
 	}
 	if req.For == "" {
-		return host.Image{}, fmt.Errorf("image: %w: nobody asks for it: want the UID of a Bottle", host.ErrInvalid)
+		return host.Image{}, fmt.Errorf("image: %w: the request names no Bottle: want its UID", host.ErrInvalid)
 	}
 	parsed, err := s.parseRequest(req)
 	if err != nil {
 		if errors.Is(err, host.ErrInvalid) || errors.Is(err, host.ErrNotFound) {
-			s.Forget(req.For) // it wants this now, not what it wanted before
+			s.Forget(req.For) // this request replaces the Bottle's earlier one
 		}
 		return host.Image{}, err
 	}
@@ -92,13 +93,13 @@ func (s *Store) parseRequest(req host.ImageRequest) (request, error) {
 		if out.file, err = s.identifyLocal(ref.name); err != nil {
 			return request{}, err
 		}
-		// Not by the file as it is: one that is being written would begin a
-		// copy with every ask.
+		// The key does not identify the content: a file that is still being
+		// written would start a copy at every request.
 		out.key = ref.canonical + " " + out.requiredDigest
 		return out, nil
 	case fromDaemon:
 		if s.o.Daemon == nil {
-			return request{}, fmt.Errorf("image %s: %w: images of the node's Docker Engine are not allowed here: name a registry's image, or allow them with --allow-docker-daemon-images", ref.given, host.ErrInvalid)
+			return request{}, fmt.Errorf("image %s: %w: images of the node's Docker Engine are not allowed here: use an image from a registry, or allow them with --allow-docker-daemon-images", ref.given, host.ErrInvalid)
 		}
 		out.key = ref.canonical
 		return out, nil
@@ -120,7 +121,7 @@ func (s *Store) parseRequest(req host.ImageRequest) (request, error) {
 	return out, nil
 }
 
-// endpointsOf are the mirrors in order, then the registry itself.
+// endpointsOf returns the mirrors in order, then the registry itself.
 func (s *Store) endpointsOf(repo name.Repository, keys keyring) ([]endpoint, error) {
 	var out []endpoint
 	for _, mirror := range s.mirrors[repo.RegistryStr()] {
@@ -133,8 +134,8 @@ func (s *Store) endpointsOf(repo name.Repository, keys keyring) ([]endpoint, err
 	return append(out, endpoint{repo: repo, creds: keys.lookup(repo)}), nil
 }
 
-// answer returns the image, or why there is none, or the job that is to bring
-// it.
+// answer returns the image, or an error that says why there is none, or the job
+// that brings it.
 func (s *Store) answer(req request) (host.Image, *job, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -150,7 +151,7 @@ func (s *Store) answer(req request) (host.Image, *job, error) {
 		}
 	}
 	if req.kind == fromRegistry && req.policy == host.PullNever {
-		return host.Image{}, nil, fmt.Errorf("%s %s: %w: it is not on the node, or not for these pull secrets, and the pull policy is Never: change spec.imagePullPolicy, or pull it beforehand (--prewarm-image)", req.form.noun(), req.given, host.ErrNeverPull)
+		return host.Image{}, nil, fmt.Errorf("%s %s: %w: it is not on the node, or these pull secrets do not give access to it, and the pull policy is Never: change spec.imagePullPolicy, or pull it beforehand (--prewarm-image)", req.form.noun(), req.given, host.ErrNeverPull)
 	}
 	if j := s.jobs[req.key]; j != nil {
 		s.join(j, req.uid)
@@ -162,7 +163,8 @@ func (s *Store) answer(req request) (host.Image, *job, error) {
 	return host.Image{}, s.startJob(req, now), nil
 }
 
-// find returns the digest of what may be handed over without asking anybody.
+// find returns the digest of what may be handed over without querying any
+// source, or "".
 func (s *Store) find(req request, now time.Time) string {
 	if req.kind == fromFolder {
 		if k, ok := s.known[req.canonical]; ok && k.id == req.file {
@@ -183,7 +185,7 @@ func (s *Store) find(req request, now time.Time) string {
 	return r.Digest
 }
 
-// granted says whether the registry gave the image to one of these
+// granted reports whether the registry gave the image to one of these
 // credentials, or to anybody.
 func granted(r *resolution, fingerprints []string) bool {
 	return slices.ContainsFunc(r.Grants, func(grant string) bool {

@@ -13,7 +13,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// Reasons of Events, as users know them from Pods.
+// Reasons of Events, which users know from Pods.
 const (
 	ReasonPulling = "Pulling"
 	ReasonPulled  = "Pulled"
@@ -21,63 +21,65 @@ const (
 	ReasonBackOff = "BackOff"
 )
 
-// Backoff between pulls that fail, as a kubelet's.
+// The backoff between failed pulls is that of a kubelet.
 const (
 	firstBackoff = 10 * time.Second
 	lastBackoff  = 5 * time.Minute
-	// failureKept is how long after its backoff a failure still counts for
-	// the length of the next one.
+	// failureKept is how long after the end of its backoff a failure still
+	// makes the next backoff longer.
 	failureKept = 2 * lastBackoff
 )
 
-// job is what goes on behind all who ask for one thing with one set of
-// credentials. It is cancelled when the last of them leaves.
+// job brings one image for all requests with the same key. It is cancelled when
+// the last waiter leaves, unless it is kept.
 type job struct {
 	request
 	started time.Time
 	cancel  context.CancelFunc
 	done    chan struct{}
-	// waiters are by UID: whether it was told that it is being pulled.
+	// waiters maps the UID of each waiter to whether the Event that the image
+	// is being pulled was sent to it.
 	waiters map[string]bool
-	// kept is a job that goes on when nobody waits for it: a prewarming.
+	// kept means that the job goes on when nobody waits for it, as for a
+	// prewarm.
 	kept bool
-	// asking is the run's own.
+	// resolving belongs to the job's own goroutine.
 	resolving *resolving
 	stage
 	result result
 	err    error
 }
 
-// stage is how far a job is.
+// stage is the progress of a job.
 type stage struct {
-	from   string // who is asked
-	queued bool   // for its turn to ask
-	fetch  *fetch // once it is known what is to be fetched from there
+	from   string // the source that is queried
+	queued bool   // waits for a resolve slot
+	fetch  *fetch // set when it is known what to fetch from there
 }
 
-// result is an image that is in the store.
+// result describes an image that is in the store.
 type result struct {
 	digest string
-	// grant is the fingerprint that the registry accepted.
+	// grant is the fingerprint of the credentials that the registry accepted.
 	grant string
-	// top is the digest that the reference stood for.
+	// top is the digest that the reference resolved to.
 	top string
-	// fetched says that bytes were brought for it.
+	// fetched means that content was fetched for it.
 	fetched bool
 }
 
-// failure is how the last attempt of a job ended.
+// failure describes how the last attempt of a job ended.
 type failure struct {
 	err   error
 	count int
 	at    time.Time
 	until time.Time
-	file  fileID // that it was about; zero for what is no file
-	// told counts by UID how often the failure was reported.
+	file  fileID // the file that could not be used; zero if the source is not a file
+	// reports counts by UID how often the failure was reported.
 	reports map[string]int
 }
 
-// begin starts a job. The lock is held.
+// startJob starts a job. The caller holds the lock.
 func (s *Store) startJob(req request, now time.Time) *job {
 	s.prune(now)
 	ctx, cancel := context.WithCancel(s.ctx)
@@ -88,9 +90,9 @@ func (s *Store) startJob(req request, now time.Time) *job {
 	return j
 }
 
-// join adds one who waits, or for "" somebody who never leaves. Whoever had
-// the image already hears of it only if there is something to be fetched. The
-// lock is held; Events must not block.
+// join adds a waiter, or for "" makes the job go on without one. A waiter that
+// already had an answer gets an Event only if something must be fetched. The
+// caller holds the lock, so Options.Event must not block.
 func (s *Store) join(j *job, uid string) {
 	if uid == "" {
 		j.kept = true
@@ -115,7 +117,8 @@ func (s *Store) reportPulling(j *job, uid string) {
 	s.o.Event(uid, ReasonPulling, fmt.Sprintf("Pulling %s %q", j.form.noun(), j.given))
 }
 
-// failed is what one who asks during the backoff is told. The lock is held.
+// backoffError returns the error for a request during the backoff. The caller
+// holds the lock.
 func (s *Store) backoffError(f *failure, req request) error {
 	reports := f.reports[req.uid]
 	f.reports[req.uid]++
@@ -125,8 +128,8 @@ func (s *Store) backoffError(f *failure, req request) error {
 	return &host.PullFailed{Err: f.err, Until: f.untilFor(req), BackOff: reports > 0}
 }
 
-// untilFor is the end of the backoff; for another file than it was about, of
-// the first.
+// untilFor returns the end of the backoff. If the local file has changed since
+// the failure, that is the end of the first backoff.
 func (f *failure) untilFor(req request) time.Time {
 	if first := f.at.Add(firstBackoff); f.file != req.file && first.Before(f.until) {
 		return first
@@ -154,7 +157,7 @@ func (s *Store) finishJob(ctx context.Context, j *job, err error) {
 	}
 	now := s.o.Clock.Now()
 	s.mu.Lock()
-	if s.jobs[j.key] == j { // else nobody waits for it any more
+	if s.jobs[j.key] == j { // otherwise nobody waits for it any more
 		delete(s.jobs, j.key)
 	}
 	waiters := slices.Sorted(maps.Keys(j.waiters))
@@ -179,7 +182,7 @@ func (s *Store) finishJob(ctx context.Context, j *job, err error) {
 	s.o.Metrics.pulled(j, err, now.Sub(j.started))
 	if err == nil {
 		if err := s.saveIndex(); err != nil {
-			s.o.Log.Error(err, "Index of images not saved")
+			s.o.Log.Error(err, "Failed to save the index of images")
 		}
 		s.measure()
 	}
@@ -196,7 +199,7 @@ func (s *Store) reportResult(j *job, err error, uid string, now time.Time) {
 	case j.result.fetched:
 		s.o.Event(uid, ReasonPulled, fmt.Sprintf("Pulled %s %q (%s) in %s", j.form.noun(), j.given, j.result.digest, now.Sub(j.started).Round(100*time.Millisecond)))
 	case j.waiters[uid]:
-		s.o.Event(uid, ReasonPulled, fmt.Sprintf("The %s %q (%s) was on the node already", j.form.noun(), j.given, j.result.digest))
+		s.o.Event(uid, ReasonPulled, fmt.Sprintf("The %s %q (%s) was already on the node", j.form.noun(), j.given, j.result.digest))
 	}
 }
 
@@ -224,13 +227,14 @@ func (s *Store) recordFailure(j *job, now time.Time) {
 	}
 	f.err, f.reports, f.at, f.file = j.err, map[string]int{}, now, j.file
 	for uid := range j.waiters {
-		s.requesters[uid].digest = "" // it has had none since
+		s.requesters[uid].digest = "" // the answer is no longer current
 	}
 	f.count++
 	f.until = now.Add(backoff.After(f.count, firstBackoff, lastBackoff))
 }
 
-// prune forgets what is over. The lock is held.
+// prune forgets failures and requesters that no longer matter. The caller holds
+// the lock.
 func (s *Store) prune(now time.Time) {
 	maps.DeleteFunc(s.failures, func(_ string, f *failure) bool { return now.Sub(f.until) > failureKept })
 	maps.DeleteFunc(s.requesters, func(_ string, r *requester) bool { return r.job == nil && now.Sub(r.lastRequest) > requesterKept })

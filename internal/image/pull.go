@@ -12,7 +12,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 )
 
-// takeFromRegistries asks the mirrors in order, then the registry.
+// takeFromRegistries tries the mirrors in order, then the registry.
 func (s *Store) takeFromRegistries(ctx context.Context, j *job) (result, error) {
 	base, err := s.newTransport()
 	if err != nil {
@@ -40,7 +40,7 @@ func (s *Store) takeFromRegistries(ctx context.Context, j *job) (result, error) 
 	return result{}, lastErr
 }
 
-// takeFrom offers the endpoint each credential until one is accepted.
+// takeFrom offers each credential to the endpoint until one is accepted.
 func (s *Store) takeFrom(ctx context.Context, j *job, e endpoint, rt http.RoundTripper) (result, error) {
 	for i, cred := range e.creds {
 		try := attempt{registry: e.repo.RegistryStr(), cred: cred, tried: i + 1, keys: j.keys}
@@ -65,7 +65,7 @@ func (s *Store) takeFrom(ctx context.Context, j *job, e endpoint, rt http.RoundT
 	return result{}, errors.New("no credentials to offer") // lookup never returns none
 }
 
-// refused says that other credentials may help.
+// credentialsRefused reports whether other credentials may help.
 func credentialsRefused(err error) bool {
 	var answer *transport.Error
 	if !errors.As(err, &answer) {
@@ -78,19 +78,19 @@ func credentialsRefused(err error) bool {
 	return false
 }
 
-// resolved is what a reference stands for: an image that the store has, or else
-// a manifest.
+// resolved is what a reference resolves to: an image that is in the store, or
+// else a manifest.
 type resolved struct {
 	top    v1.Hash
 	stored string // the image's digest; "" for none
 	raw    []byte
 }
 
-// resolve asks the registry what the reference is now. That it answers is its
-// word that these credentials may read it.
+// resolve asks the registry what the reference resolves to now. If the registry
+// answers, these credentials may read the image.
 func (s *Store) resolve(ctx context.Context, r *session, j *job) (resolved, error) {
 	identifier := j.identifier()
-	if j.form == formArchive { // an artifact's manifest is small, and names its file
+	if j.form == formArchive { // an artifact's manifest is small and needed to find its file
 		top, err := r.head(ctx, identifier)
 		if err == nil && isRequested(identifier, top) {
 			if digest := s.storedImage(top.String(), j.repository()); digest != "" {
@@ -104,20 +104,22 @@ func (s *Store) resolve(ctx context.Context, r *session, j *job) (resolved, erro
 	}
 	top := digestOf(raw)
 	if !isRequested(identifier, top) {
-		return resolved{}, fmt.Errorf("the registry sent the manifest %s for %s: it was corrupted in the registry, in a mirror or on the way", top, identifier)
+		return resolved{}, fmt.Errorf("the registry sent the manifest %s for %s: it was corrupted in the registry, in a mirror or in transit", top, identifier)
 	}
 	return resolved{top: top, raw: raw}, nil
 }
 
-// isAsked is false for another digest than the one that was asked for, which a
-// registry may name all the same. Any will do for a tag.
+// isRequested reports whether top may be the answer to identifier. A registry
+// may answer a digest with another one, which is not accepted. Any digest is
+// accepted for a tag.
 func isRequested(identifier string, top v1.Hash) bool {
 	requested, err := v1.NewHash(identifier)
 	return err != nil || requested == top
 }
 
-// stored returns the image that a manifest's or index's digest stands for, if
-// it is here and the repository is known to have it.
+// storedImage returns the image that the manifest or index top resolves to, if
+// the image is in the store and the repository is known to have it. Otherwise
+// it returns "".
 func (s *Store) storedImage(top, repository string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -131,8 +133,8 @@ func (s *Store) storedImage(top, repository string) string {
 	return digest
 }
 
-// obtain makes sure that the image is in the store, and that this repository
-// has all of it.
+// obtain ensures that the image is in the store, and that this repository has
+// all of it.
 func (s *Store) obtain(ctx context.Context, j *job, c content, r resolved) (result, error) {
 	if r.stored != "" {
 		return result{digest: r.stored, top: r.top.String()}, nil
@@ -156,14 +158,14 @@ func (s *Store) obtain(ctx context.Context, j *job, c content, r resolved) (resu
 	return res, err
 }
 
-// once has what the digest stands for brought, unless it is here and this
-// repository is known to have it. It says whether it was not.
+// fetchOnce pulls the content of the digest, unless it is in the store and this
+// repository is known to have it. fetched reports whether it was not.
 func (s *Store) fetchOnce(ctx context.Context, j *job, digest string, pull func(ctx context.Context, f *fetch) error) (fetched bool, err error) {
 	if s.has(digest, j) {
 		return false, nil
 	}
 	_, err = s.share(ctx, j, j.repository()+"@"+digest, func(ctx context.Context, f *fetch) (string, error) {
-		// Another may have brought it between the look and here.
+		// Another job may have fetched it since the check above.
 		if s.has(digest, j) {
 			return digest, nil
 		}

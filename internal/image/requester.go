@@ -5,30 +5,34 @@ package image
 import "time"
 
 const (
-	// answerCounts is for how long an answer is handed over again to one who
-	// has not made a machine of it yet (Forget): long enough for a Bottle that
-	// waits for something else not to ask the registry in every pass.
+	// answerReusable is how long an answer that was handed over is reused for a
+	// requester that has not made its machine yet (see Forget). It is long
+	// enough that a Bottle that waits for something else does not query the
+	// registry in every pass.
 	answerReusable = 2 * time.Minute
 	// answerKept is how long an answer waits to be handed over.
 	answerKept = 10 * time.Minute
-	// askerKept is how long one is remembered who neither asks nor says that
-	// it wants nothing any more; longer than any Bottle waits between passes.
+	// requesterKept is how long a requester is remembered that neither requests
+	// again nor calls Forget. It is longer than any Bottle waits between
+	// passes.
 	requesterKept = time.Hour
 )
 
-// asker is a Bottle and what it wants, which is one thing at a time.
+// requester is a Bottle and its current request. It has only one at a time.
 type requester struct {
 	key         string
-	lastRequest time.Time // when it asked last
-	job         *job      // that it waits for; nil for none
-	// digest is the answer of the last job, "" for none or a failure. When it
-	// no longer counts it still says that there was one.
+	lastRequest time.Time // time of its last request
+	job         *job      // the job that it waits for; nil for none
+	// digest is the answer of the last job, "" if there is none or it failed.
+	// It is kept after it may no longer be reused, to show that there was an
+	// answer.
 	digest     string
 	answeredAt time.Time
-	handedOver time.Time // zero until it is
+	handedOver time.Time // zero until the answer is handed over
 }
 
-// counts says whether the answer is to be handed over now.
+// mayReuse reports whether the answer may be handed over now, and records the
+// first time that it is.
 func (a *requester) mayReuse(now time.Time) bool {
 	if a.digest == "" {
 		return false
@@ -39,8 +43,8 @@ func (a *requester) mayReuse(now time.Time) bool {
 	return !a.handedOver.IsZero() && now.Sub(a.handedOver) < answerReusable
 }
 
-// asked notes what the Bottle wants; it then no longer wants what it wanted
-// before. The lock is held.
+// recordRequest records the Bottle's request and withdraws its earlier one if
+// that was different. The caller holds the lock.
 func (s *Store) recordRequest(req request, now time.Time) {
 	if req.uid == "" {
 		return
@@ -61,7 +65,8 @@ func (s *Store) Forget(uid string) {
 	s.withdraw(uid)
 }
 
-// leave ends what goes on for the Bottle alone. The lock is held.
+// withdraw removes the requester and ends the work that goes on only for it.
+// The caller holds the lock.
 func (s *Store) withdraw(uid string) {
 	r := s.requesters[uid]
 	if r == nil {
@@ -77,6 +82,6 @@ func (s *Store) withdraw(uid string) {
 		return
 	}
 	j.cancel()
-	delete(s.jobs, j.key) // whoever comes now begins another
+	delete(s.jobs, j.key) // the next request starts a new job
 	s.abandon(j.fetch)
 }

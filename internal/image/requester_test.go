@@ -11,7 +11,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// A Bottle with PullAlways that waits for something else, such as memory.
+// A Bottle with PullAlways that waits for something else, such as memory,
+// requests its image in every pass.
 func TestRepeatedRequestIsQuiet(t *testing.T) {
 	w := newWorld(t)
 	w.reg.push(t, "demo:latest", newImage(t, "amd64", "one"))
@@ -38,14 +39,14 @@ func TestRepeatedRequestIsQuiet(t *testing.T) {
 	wantResolves := func(want int) {
 		t.Helper()
 		if n := w.reg.count("HEAD /v2/demo/manifests/latest"); n != want {
-			t.Errorf("got %d asks what the tag is, want %d", n, want)
+			t.Errorf("got %d requests to resolve the tag, want %d", n, want)
 		}
 	}
 	for range 8 {
 		w.want(req)
 		w.clock.Step(30 * time.Second)
 	}
-	wantResolves(2) // at first and after two minutes
+	wantResolves(2) // the first time and after two minutes
 	wantEvents(ReasonPulling, ReasonPulled)
 
 	moved := w.reg.push(t, "demo:latest", newImage(t, "amd64", "two"))
@@ -61,13 +62,13 @@ func TestRepeatedRequestIsQuiet(t *testing.T) {
 	wantEvents(ReasonFailed)
 	w.wantFailed(req)
 	w.wantFailed(req)
-	wantEvents(ReasonBackOff) // once, however often it is asked
+	wantEvents(ReasonBackOff) // once, however often the image is requested
 	w.reg.setFault(nil)
 	w.clock.Step(firstBackoff)
 	w.want(req)
 	wantEvents(ReasonPulling, ReasonPulled)
 
-	// The machine was made; the next one is another matter.
+	// The machine was made. The next machine needs a new answer.
 	w.Forget("a")
 	w.reg.resetRequests()
 	w.want(req)
@@ -75,7 +76,8 @@ func TestRepeatedRequestIsQuiet(t *testing.T) {
 	wantEvents(ReasonPulling, ReasonPulled)
 }
 
-// Those who neither ask nor say that they are gone are not kept for ever.
+// Requesters that neither request again nor call Forget are removed after a
+// while.
 func TestRequestersArePruned(t *testing.T) {
 	w := newWorld(t)
 	w.reg.push(t, "demo:1", newImage(t, "amd64", "one"))

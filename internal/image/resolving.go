@@ -12,16 +12,17 @@ import (
 )
 
 const (
-	// askTimeout bounds the asking for what a reference is, which is a few
-	// small answers.
+	// resolveTimeout bounds the time to resolve a reference, which takes a few
+	// small responses.
 	resolveTimeout = 2 * time.Minute
-	// minAsks and asksPerPull are how many jobs ask at one time.
+	// minResolves and resolvesPerPull bound how many jobs resolve at the same
+	// time.
 	minResolves     = 16
 	resolvesPerPull = 4
 )
 
-// asking is the part of a job that finds out what is to be fetched. It has a
-// place and a time of its own, which end where the fetching begins.
+// resolving is the part of a job that finds out what to fetch. It has its own
+// slot and timeout, which end when the fetch starts.
 type resolving struct {
 	slots    chan struct{}
 	timer    *time.Timer
@@ -29,7 +30,7 @@ type resolving struct {
 	ended    bool
 }
 
-// first is who is asked first, for a text.
+// firstSource names the source that is queried first, for messages.
 func (r request) firstSource() string {
 	switch r.kind {
 	case fromFolder:
@@ -40,7 +41,7 @@ func (r request) firstSource() string {
 	return r.endpoints[0].repo.RegistryStr()
 }
 
-// who is one who is asked, in a sentence.
+// sourceText names a source in a sentence.
 func (r request) sourceText(from string) string {
 	if r.kind == fromRegistry {
 		return "registry " + from
@@ -48,8 +49,9 @@ func (r request) sourceText(from string) string {
 	return from
 }
 
-// ask has the job ask somebody what the reference is, and fetch that from
-// there. What was fetched from another before counts no more.
+// resolveAndTake takes a resolve slot and then calls take, which resolves the
+// reference at the source and fetches the result from there. It replaces the
+// stage of an earlier source, with its progress.
 func (s *Store) resolveAndTake(ctx context.Context, j *job, from string, take func(ctx context.Context) (result, error)) (result, error) {
 	select {
 	case s.resolveSlots <- struct{}{}:
@@ -66,7 +68,7 @@ func (s *Store) resolveAndTake(ctx context.Context, j *job, from string, take fu
 	defer cancel()
 	r := &resolving{slots: s.resolveSlots}
 	limit := min(resolveTimeout, s.o.PullTimeout)
-	// Of the real time, as the timeouts of what it bounds.
+	// This uses real time, as the timeouts below it do.
 	r.timer = time.AfterFunc(limit, func() {
 		r.timedOut.Store(true)
 		cancel()
@@ -79,12 +81,13 @@ func (s *Store) resolveAndTake(ctx context.Context, j *job, from string, take fu
 		if limit == s.o.PullTimeout {
 			remedy += ", or raise --image-pull-timeout"
 		}
-		err = fmt.Errorf("%s took too long to say what the %s is, more than %s: %s", j.sourceText(from), j.form.noun(), limit, remedy)
+		err = fmt.Errorf("%s took more than %s to resolve the %s: %s", j.sourceText(from), limit, j.form.noun(), remedy)
 	}
 	return res, err
 }
 
-// answered ends the asking, in the job's own run.
+// endResolving gives back the slot and stops the timer. Only the job's own
+// goroutine calls it.
 func (j *job) endResolving() {
 	a := j.resolving
 	if a == nil || a.ended {
@@ -95,8 +98,7 @@ func (j *job) endResolving() {
 	<-a.slots
 }
 
-// enter notes how far the job is, and tells all who wait for it if that is
-// news.
+// setStage records the stage of the job and notifies all waiters if it changed.
 func (s *Store) setStage(j *job, to stage) {
 	var uids []string
 	s.mu.Lock()

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package image is the node's store of image archives: it pulls OCI images
-// with go-containerregistry, takes archives and OCI layouts from a folder, and
-// images from the node's Docker Engine, and keeps each as one immutable file
-// in docker-save form, DIGEST.tar, that smolvm makes machines from. It shares
-// one pull among all who wait for it, backs off as a kubelet does, and removes
-// what nobody used for long when the disk fills up.
+// Package image is the node's store of image archives. It pulls OCI images with
+// go-containerregistry, takes archives and OCI layouts from a folder, and takes
+// images from the node's Docker Engine. It keeps each image as one immutable
+// file in docker-save form, DIGEST.tar, from which smolvm makes machines. It
+// shares one pull among all who wait for it, backs off as a kubelet does, and
+// removes the least recently used images when the disk fills up.
 //
-// Who may have a private image: whoever the registry gives it to. The store
-// notes for which credentials a registry has accepted a reference, as
-// fingerprints with a key of its own, and asks the registry for any others,
-// also when the image is on the node already. It is stricter there than a
-// kubelet without KubeletEnsureSecretPulledImages.
+// A private image is available to whoever the registry gives it to. The store
+// records for which credentials a registry has accepted a reference, as
+// fingerprints with a key of its own. For any other credentials it asks the
+// registry, even if the image is already on the node. In this it is stricter
+// than a kubelet without KubeletEnsureSecretPulledImages.
 //
 // The package does not run smolvm or docker, does not write status or Events,
 // and does not know Kubernetes: secrets come as bytes.
@@ -29,24 +29,24 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// Store is host.Images.
+// Store implements host.Images.
 type Store struct {
 	o       Options
 	mirrors map[string][]string // by registry
 	plain   map[string]bool     // HOST[:PORT] without TLS
-	// retryWait is what is waited before a broken blob is asked for again.
+	// retryWait is the wait before the first retry of a broken blob.
 	retryWait time.Duration
-	unlink    func(path string) error // of an archive that was collected
+	unlink    func(path string) error // removes an archive that was collected
 
-	// ctx is of everything that goes on behind Get; it ends with Close.
+	// ctx is the context of all background work. Close cancels it.
 	ctx          context.Context
 	cancel       context.CancelFunc
 	background   sync.WaitGroup
-	slots        chan struct{} // one per pull at a time
-	resolveSlots chan struct{} // one per job that asks what is to be pulled
+	slots        chan struct{} // holds one value per running pull
+	resolveSlots chan struct{} // holds one value per job that resolves a reference
 
-	renameMu sync.Mutex // archives come and go under it
-	saveMu   sync.Mutex // of the index
+	renameMu sync.Mutex // guards adding and removing archives
+	saveMu   sync.Mutex // guards writing the index
 
 	mu         sync.Mutex
 	index      *index
@@ -65,8 +65,8 @@ type Store struct {
 
 var _ host.Images = (*Store)(nil)
 
-// New opens the store in o.Dir and removes what an earlier one left half
-// written there: no other may use the folder. Close ends it.
+// New opens the store in o.Dir and removes the half-written files of an earlier
+// store. No other store may use the folder. Close closes the store.
 func New(o Options) (*Store, error) {
 	if err := o.complete(); err != nil {
 		return nil, err
@@ -85,7 +85,7 @@ func New(o Options) (*Store, error) {
 	for _, registry := range o.PlainHTTP {
 		s.plain[registry] = true
 	}
-	// A mistake in the file shows now rather than in every pull.
+	// Report an invalid CA file now rather than in every pull.
 	if _, err := s.newTransport(); err != nil {
 		return nil, err
 	}
@@ -93,19 +93,19 @@ func New(o Options) (*Store, error) {
 		return nil, err
 	}
 	if s.index, err = loadIndex(o.Dir); err != nil {
-		o.Log.Info("Began a new index of images", "reason", err.Error())
+		o.Log.Info("Started a new index of images", "reason", err.Error())
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.measure()
 	return s, nil
 }
 
-// Close ends the pulls under way, which leave nothing behind, and saves what
-// the store remembers.
+// Close cancels the pulls under way, which leave no files behind, and saves the
+// index.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	s.cancel()
-	s.mu.Unlock() // no job begins any more
+	s.mu.Unlock() // no new job can start after this
 	s.background.Wait()
 	return s.saveIndex()
 }
@@ -125,7 +125,7 @@ func (s *Store) WatchImages(ctx context.Context, changed func(uid string)) error
 	return ctx.Err()
 }
 
-// tell calls every watcher for every Bottle; no lock is held meanwhile.
+// notify calls every watcher for every Bottle. The caller must not hold a lock.
 func (s *Store) notify(uids []string) {
 	s.watchersMu.Lock()
 	watchers := slices.Collect(maps.Values(s.watchers))

@@ -13,7 +13,8 @@ import (
 	clocktesting "k8s.io/utils/clock/testing"
 )
 
-// trickle brings so many bytes a read, each after so long.
+// slowContent returns a fixed number of bytes per read, each after a fixed
+// time.
 type slowContent struct {
 	content
 	clock *clocktesting.FakeClock
@@ -37,11 +38,11 @@ func TestPace(t *testing.T) {
 		size  int64
 		ends  bool
 	}{
-		"a byte a minute":         {1, 59 * time.Second, 10 << 20, true},
-		"just too slow":           {16 << 10, time.Second, 100 << 20, true},
-		"slow":                    {18 << 10, time.Second, 100 << 20, false},
-		"a stall that was mended": {64 << 10, time.Second, 10 << 20, false},
-		"small, and at its end":   {100, 3 * time.Minute, 100, false},
+		"a byte a minute":          {1, 59 * time.Second, 10 << 20, true},
+		"just too slow":            {16 << 10, time.Second, 100 << 20, true},
+		"slow":                     {18 << 10, time.Second, 100 << 20, false},
+		"a stall that was resumed": {64 << 10, time.Second, 10 << 20, false},
+		"small, and at its end":    {100, 3 * time.Minute, 100, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			clock := clocktesting.NewFakeClock(time.Unix(1000, 0))
@@ -59,10 +60,10 @@ func TestPace(t *testing.T) {
 				m, err = body.Read(p)
 				n += int64(m)
 				from.each = tt.each
-				clock.Step(time.Hour) // a slow disk of ours
+				clock.Step(time.Hour) // a slow local disk
 			}
 			if (err != nil) != tt.ends {
-				t.Errorf("got %v after %d of %d bytes, want it given up: %v", err, n, tt.size, tt.ends)
+				t.Errorf("got %v after %d of %d bytes, want it abandoned: %v", err, n, tt.size, tt.ends)
 			}
 		})
 	}

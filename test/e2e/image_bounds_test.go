@@ -128,7 +128,7 @@ func TestDiskFullWhilePulling(t *testing.T) {
 	digest := c.PushImage(t, node1, ns+"/full:1", guestWith(t, c, newZeros(t, 192<<20)))
 	b := from(ns, "full", ns+"/full:1")
 	c.Apply(t, b)
-	wantSaid(t, c, b, "disk is full", imageFolder, "--image-reserve-bytes", "by itself")
+	wantSaid(t, c, b, "disk is full", imageFolder, "--image-reserve-bytes", "automatically")
 	wantNothing(t, c, b, digest)
 	if got := story.BlobRequests(c.Requests(t, node1, ns+"/full")); len(got) < 4 {
 		t.Errorf("blobs asked for: got %+v, want the config and all three layers: the disk was full only on the way", got)
