@@ -14,7 +14,8 @@ import (
 	"time"
 )
 
-// short are limits that a test can wait for; the one that is tested is set.
+// shortLimits sets limits so long that they do not end a test, except the one
+// that set shortens.
 func shortLimits(set func(*limits)) func(*Options) {
 	return func(o *Options) {
 		o.limits = limits{readHeader: time.Minute, keepAlive: time.Minute, silence: time.Minute, drain: time.Minute}
@@ -24,8 +25,8 @@ func shortLimits(set func(*limits)) func(*Options) {
 
 const instant = 300 * time.Millisecond
 
-// wantClosed wants the connection closed by the other end, in order or not,
-// and not only when the test's own deadline comes.
+// wantClosed checks that the other end closes the connection, with or without
+// an error, before the test's own deadline.
 func wantClosed(t *testing.T, what string, r io.Reader) {
 	t.Helper()
 	_, err := io.Copy(io.Discard, r)
@@ -57,7 +58,8 @@ func TestIdleKeepAliveIsClosed(t *testing.T) {
 	}
 }
 
-// TestRefusedBody: a refusal waits for no body, and its connection ends.
+// TestRefusalDoesNotWaitForBody checks that a refusal does not wait for the
+// body, and that its connection ends.
 func TestRefusalDoesNotWaitForBody(t *testing.T) {
 	for name, drain := range map[string]time.Duration{"answer": time.Minute, "end": instant} {
 		w := newWorldWith(t, shortLimits(func(l *limits) { l.drain = drain }))
@@ -68,7 +70,7 @@ func TestRefusalDoesNotWaitForBody(t *testing.T) {
 			_, _ = io.WriteString(conn, "POST http://evil.example.com/ HTTP/1.1\r\nHost: x\r\n"+header+"\r\n\r\n")
 			r := bufio.NewReader(conn)
 			if status, body := w.readResponse(r); status != 403 {
-				t.Errorf("%s, %s: got %d %q, want 403 at once", name, header, status, body)
+				t.Errorf("%s, %s: got %d %q, want 403 immediately", name, header, status, body)
 			}
 			if drain == instant {
 				wantClosed(t, header, r)
@@ -78,8 +80,8 @@ func TestRefusalDoesNotWaitForBody(t *testing.T) {
 	}
 }
 
-// TestSilence: neither a host nor a guest that goes silent, or takes nothing,
-// holds a connection for ever.
+// TestIdleConnectionsAreClosed checks that neither a host nor a guest that goes
+// silent, or stops reading, keeps a connection forever.
 func TestIdleConnectionsAreClosed(t *testing.T) {
 	hang := func(rw http.ResponseWriter, r *http.Request) {
 		_ = http.NewResponseController(rw).Flush()
@@ -92,7 +94,7 @@ func TestIdleConnectionsAreClosed(t *testing.T) {
 			}
 		}
 	}
-	t.Run("host before its answer", func(t *testing.T) {
+	t.Run("host before its response", func(t *testing.T) {
 		w := newWorldWith(t, shortLimits(func(l *limits) { l.silence = instant }), "api.example.com:80")
 		w.setHandler(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 		conn := w.connect()
@@ -100,7 +102,7 @@ func TestIdleConnectionsAreClosed(t *testing.T) {
 		_, _ = io.WriteString(conn, get("http://api.example.com/"))
 		wantClosed(t, "plain request", conn)
 	})
-	t.Run("host in its answer", func(t *testing.T) {
+	t.Run("host during its response", func(t *testing.T) {
 		w := newWorldWith(t, shortLimits(func(l *limits) { l.silence = instant }), "api.example.com:80")
 		w.setHandler(hang)
 		conn := w.connect()
@@ -108,7 +110,7 @@ func TestIdleConnectionsAreClosed(t *testing.T) {
 		_, _ = io.WriteString(conn, get("http://api.example.com/"))
 		wantClosed(t, "plain request", conn)
 	})
-	t.Run("guest in its body", func(t *testing.T) {
+	t.Run("guest during its body", func(t *testing.T) {
 		w := newWorldWith(t, shortLimits(func(l *limits) { l.silence = instant }), "api.example.com:80")
 		w.setHandler(func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) })
 		conn := w.connect()
@@ -125,7 +127,7 @@ func TestIdleConnectionsAreClosed(t *testing.T) {
 	for name, request := range map[string]string{
 		"plain": get("http://api.example.com/"), "tunnel": connect("api.example.com:80") + get("/"),
 	} {
-		t.Run("guest takes nothing, "+name, func(t *testing.T) {
+		t.Run("guest does not read, "+name, func(t *testing.T) {
 			w := newWorldWith(t, shortLimits(func(l *limits) { l.silence = instant }), "api.example.com:80")
 			w.setHandler(flood)
 			conn := w.connect()
@@ -136,7 +138,7 @@ func TestIdleConnectionsAreClosed(t *testing.T) {
 	}
 }
 
-// established says whether the other end of a connection still has it.
+// established reports whether the other end of a connection still has it open.
 func established(t *testing.T, conn net.Conn) bool {
 	t.Helper()
 	for line := range strings.Lines(readFile(t, "/proc/self/net/tcp")) {
@@ -148,7 +150,8 @@ func established(t *testing.T, conn net.Conn) bool {
 	return false
 }
 
-// TestSilenceSparesWhoMoves: what moves now and then lives beyond the limit.
+// TestActiveTunnelIsKept checks that a tunnel with traffic now and then
+// outlives the limit.
 func TestActiveTunnelIsKept(t *testing.T) {
 	w := newWorldWith(t, shortLimits(func(l *limits) { l.silence = 4 * instant }), "api.example.com:443")
 	conn, r := w.tunnel("api.example.com:443")
@@ -174,8 +177,8 @@ func TestResponseHeaderTooLarge(t *testing.T) {
 	}
 }
 
-// TestPlacesComeBack: whatever a guest did with its connections, it has all of
-// them again.
+// TestConnectionSlotsAreReleased checks that a guest can use all of its
+// connections again, whatever it did with them.
 func TestConnectionSlotsAreReleased(t *testing.T) {
 	w := newWorld(t, "api.example.com:80")
 	w.setHandler(func(rw http.ResponseWriter, r *http.Request) {

@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// limited is a listener that accepts no more connections than it has places,
-// and ends those on which nothing moves. (x/net's own would hide that its
-// connections can end one direction.)
+// limitedListener accepts no more connections than it has slots, and closes
+// idle connections. (The listener of x/net hides that its connections can close
+// one direction.)
 type limitedListener struct {
 	net.Listener
 	silence time.Duration
@@ -44,7 +44,7 @@ func (l *limitedListener) Close() error {
 	return l.Listener.Close()
 }
 
-// placed is a guest's connection, which gives its place back when it is closed.
+// guestConn is a guest's connection. It releases its slot when it is closed.
 type guestConn struct {
 	idleConn
 	release func()

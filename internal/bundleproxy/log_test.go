@@ -10,7 +10,8 @@ import (
 	"time"
 )
 
-// TestLog: one line per decision, and nothing in it but host and port.
+// TestDecisionLog checks that there is one line per decision, and that it
+// contains only host and port.
 func TestDecisionLog(t *testing.T) {
 	w := newWorld(t, "api.example.com:80")
 	const secret = "s3cret"

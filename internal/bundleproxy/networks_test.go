@@ -11,8 +11,9 @@ import (
 	"testing"
 )
 
-// TestOwnNetworkIsClosed: the gateway, the machine and the bundle itself are
-// behind no rule, named by address, by network or by a name that leads there.
+// TestOwnNetworkIsClosed checks that no rule opens the gateway, the machine or
+// the bundle itself, whether by address, by network or by a name that resolves
+// there.
 func TestOwnNetworkIsClosed(t *testing.T) {
 	w := newWorldWith(t, func(o *Options) {
 		o.Networks = func() ([]netip.Prefix, error) {
@@ -25,7 +26,7 @@ func TestOwnNetworkIsClosed(t *testing.T) {
 	} {
 		status, body := w.roundTrip(request)
 		if status != 403 || !strings.Contains(body, "can never be reached: it is in the bundle's own network") {
-			t.Errorf("%q: got %d %q, want 403 that says what it is", request, status, body)
+			t.Errorf("%q: got %d %q, want 403 with the reason", request, status, body)
 		}
 	}
 	if len(w.dialed) > 0 {
@@ -38,8 +39,9 @@ func TestOwnNetworkIsClosed(t *testing.T) {
 	}
 }
 
-// TestOwnNetworkMoves: networks that appear are closed, and with them what was
-// opened into them; those that cannot be read stay as they were.
+// TestNewOwnNetworkIsClosed checks that new networks are closed, together with
+// the connections into them, and that networks that cannot be read stay as they
+// were.
 func TestNewOwnNetworkIsClosed(t *testing.T) {
 	w := newWorld(t, "192.168.44.7:443", "203.0.113.7:443")
 	inside, insideR := w.tunnel("192.168.44.7:443")
@@ -54,9 +56,9 @@ func TestNewOwnNetworkIsClosed(t *testing.T) {
 		t.Errorf("own network: got %d, want 403", status)
 	}
 	w.setNetworks(errors.New("no netlink today"))
-	// A change of the file has the networks read at once.
+	// A change of the file makes the proxy read the networks immediately.
 	w.writeRules("192.168.44.7:443", "203.0.113.7:443", "203.0.113.8:443")
-	w.eventually("the new rule holds", func() bool { s, _ := w.roundTrip(connect("203.0.113.8:443")); return s == 200 })
+	w.eventually("the new rule applies", func() bool { s, _ := w.roundTrip(connect("203.0.113.8:443")); return s == 200 })
 	if status, _ := w.roundTrip(connect("192.168.44.7:443")); status != 403 {
 		t.Errorf("own network that cannot be read: got %d, want 403", status)
 	}

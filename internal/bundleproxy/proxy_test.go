@@ -33,10 +33,10 @@ func TestDecisions(t *testing.T) {
 		"allowed address":                          {get("http://203.0.113.77/"), 200, "hello", "203.0.113.77:80"},
 		"private by address rule":                  {connect("inside.example.com:8443"), 200, "", "10.0.0.5:8443"},
 		"forbidden addresses left out, IPv4 first": {get("http://mixed.example.com/"), 200, "hello", "203.0.113.11:80"},
-		"Host header says another": {
+		"Host header names another host": {
 			"GET http://api.example.com/ HTTP/1.1\r\nHost: evil.example.com\r\n\r\n", 200, "hello from api.example.com", "203.0.113.10:80",
 		},
-		"Host header says an allowed one": {
+		"Host header names an allowed host": {
 			"GET http://evil.example.com/ HTTP/1.1\r\nHost: api.example.com\r\n\r\n", 403, noRule, "",
 		},
 		"CONNECT with another Host": {
@@ -81,7 +81,7 @@ func TestDecisions(t *testing.T) {
 				t.Errorf("dialled: got %q, want %q", got, tt.dialed)
 			}
 			if status == 403 && strings.Contains(body, noRule) && len(w.lookups) > 0 {
-				t.Errorf("resolved: got %q, want no look-up for what is not allowed", w.lookups)
+				t.Errorf("resolved: got %q, want no lookup of a name that is not allowed", w.lookups)
 			}
 		})
 	}
@@ -95,7 +95,8 @@ func TestRequestHeaderTooLarge(t *testing.T) {
 	}
 }
 
-// TestTunnelCarriesBothWays includes what comes together with the CONNECT.
+// TestTunnelCarriesBothWays includes data that arrives together with the
+// CONNECT.
 func TestTunnelCarriesBothWays(t *testing.T) {
 	w := newWorld(t, "api.example.com:443")
 	conn := w.connect()
@@ -164,11 +165,11 @@ func TestConnectionsAreLimited(t *testing.T) {
 	first := <-accepted
 	select {
 	case <-accepted:
-		t.Fatal("second connection: got accepted, want it to wait for a place")
+		t.Fatal("second connection: got accepted, want it to wait for a slot")
 	case <-time.After(200 * time.Millisecond):
 	}
 	first.Close()
-	first.Close() // gives back one place, not two
+	first.Close() // releases one slot, not two
 	(<-accepted).Close()
 	_ = l.Close()
 	if _, ok := <-accepted; ok {
@@ -197,6 +198,6 @@ func TestCannotListen(t *testing.T) {
 	}
 	defer l.Close()
 	if err := Run(t.Context(), Options{Listen: l.Addr().String()}); err == nil {
-		t.Error("run on a taken port: got nil, want an error")
+		t.Error("run on a port in use: got nil, want an error")
 	}
 }

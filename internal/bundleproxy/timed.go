@@ -7,16 +7,17 @@ import (
 	"time"
 )
 
-// timed is a connection that is ended when nothing moves on it, also under a
-// write that the other end does not take. The TCP connection is a field so that
-// none of its other methods moves bytes past the timer.
+// idleConn is a connection that is closed when it transfers no data for a
+// while, even during a write that the other end does not accept. The TCP
+// connection is a field rather than embedded, so that none of its other methods
+// transfers data without resetting the timer.
 type idleConn struct {
 	conn  *net.TCPConn
 	limit time.Duration
 	timer *time.Timer
 }
 
-// start begins the time; end is called when it is over.
+// start starts the timer. end is called when it expires.
 func (t *idleConn) start(conn *net.TCPConn, limit time.Duration, end func()) {
 	t.conn, t.limit = conn, limit
 	t.timer = time.AfterFunc(limit, end)

@@ -21,8 +21,8 @@ import (
 	"time"
 )
 
-// world is a proxy whose outside is one server of this process: every address
-// that may be dialled leads there, and is recorded.
+// world is a proxy with one server of this process as its outside: every dial
+// connects to that server and is recorded.
 type world struct {
 	t     *testing.T
 	addr  string // of the proxy
@@ -35,10 +35,10 @@ type world struct {
 	names       map[string][]netip.Addr
 	lookups     []string
 	dialed      []netip.AddrPort
-	requests    []string // "METHOD HOST URL" as the server got it
+	requests    []string // "METHOD HOST URL" as received by the server
 	own         []netip.Prefix
-	networksErr error // of reading them
-	// handler is the server's, where set.
+	networksErr error // returned by networks
+	// handler replaces the server's default handler if not nil.
 	handler http.HandlerFunc
 }
 
@@ -109,7 +109,7 @@ func (w *world) setHandler(handler http.HandlerFunc) {
 	w.handler = handler
 }
 
-// networks are the proxy's own.
+// networks returns the proxy's own networks.
 func (w *world) networks() ([]netip.Prefix, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -145,7 +145,7 @@ func (w *world) writeRules(rules ...string) {
 	w.replaceRules(string(b))
 }
 
-// replaceRules renames, as the agent does.
+// replaceRules renames a new file into place, as the agent does.
 func (w *world) replaceRules(content string) {
 	w.t.Helper()
 	tmp := w.rules + ".tmp"
@@ -157,7 +157,7 @@ func (w *world) replaceRules(content string) {
 	}
 }
 
-// ask sends raw text to the proxy and returns the first answer.
+// roundTrip sends raw text to the proxy and returns the first response.
 func (w *world) roundTrip(raw string) (status int, body string) {
 	w.t.Helper()
 	conn := w.connect()
@@ -195,7 +195,7 @@ func (w *world) readResponse(r *bufio.Reader) (status int, body string) {
 	return resp.StatusCode, string(b)
 }
 
-// tunnel opens one and asks through it.
+// tunnel opens a tunnel to the target through the proxy.
 func (w *world) tunnel(target string) (net.Conn, *bufio.Reader) {
 	w.t.Helper()
 	conn := w.connect()
@@ -226,7 +226,7 @@ func connect(target string) string {
 	return fmt.Sprintf("CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", target, target)
 }
 
-// buffer is a bytes.Buffer for several goroutines.
+// buffer is a bytes.Buffer that is safe for concurrent use.
 type buffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -253,7 +253,7 @@ func readFile(t *testing.T, path string) string {
 	return string(b)
 }
 
-// procAddr is an IPv4 address as /proc/net/tcp writes it.
+// procAddr formats an IPv4 address as in /proc/net/tcp.
 func procAddr(a net.Addr) string {
 	at := netip.MustParseAddrPort(a.String())
 	b := at.Addr().As4()
