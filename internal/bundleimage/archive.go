@@ -42,7 +42,7 @@ func (im *Image) writeArchive(w io.Writer) error {
 	if err := writeDir(tw, layerDir+"/"); err != nil {
 		return err
 	}
-	// Written by a dry run first: its length must precede it.
+	// Write the layer to a counter first: its header must contain its length.
 	var length counter
 	if err := im.writeLayer(&length, io.Discard); err != nil {
 		return err
@@ -63,8 +63,8 @@ func (im *Image) writeArchive(w io.Writer) error {
 	return tw.Close()
 }
 
-// writeLayer writes the image's root filesystem to w and the executable alone
-// to file.
+// writeLayer writes the image's root filesystem to w and only the executable to
+// file.
 func (im *Image) writeLayer(w, file io.Writer) error {
 	f, err := os.Open(im.executable)
 	if err != nil {
@@ -104,8 +104,8 @@ func writeFile(tw *tar.Writer, name string, content []byte) error {
 	return err
 }
 
-// header has no times and owners but root's, so that nothing but the
-// executable's bytes tells one image from another.
+// header sets no time and no owner but root, so that images differ only if
+// their executables do.
 func header(name string, mode, size int64) *tar.Header {
 	return &tar.Header{
 		Typeflag: tar.TypeReg, Name: name, Mode: mode, Size: size,

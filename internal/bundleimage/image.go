@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package bundleimage makes the built-in bundle's container image out of the
-// operator's own static executable, so that a node needs no registry for it:
-// one file in an otherwise empty root, run as "bundle" by a user that is not
-// root. The same executable always gives the same image, byte for byte. The
-// package neither runs the image nor says with which rights it may run.
+// Package bundleimage makes the built-in bundle's container image from the
+// operator's own static executable, so that a node needs no registry for it.
+// The image holds one file in an otherwise empty root, run as "bundle" by a
+// user that is not root. The same executable always gives the same image, byte
+// for byte. The package does not run the image and does not decide with which
+// privileges it runs.
 package bundleimage
 
 import (
@@ -22,8 +23,8 @@ const (
 	// Repository is the image's name. Its tag is the first twelve digits of
 	// the SHA-256 of the executable.
 	Repository = "botbottle.dev/bundle"
-	// RulesDir is where the bundle looks for its rules: a folder that is
-	// mounted, so that a file renamed into it is seen.
+	// RulesDir is where the bundle looks for its rules. It is a mounted folder,
+	// so that the bundle sees a file that is renamed into it.
 	RulesDir = "/etc/bottle"
 	// RulesFile is the name of the rules file in RulesDir.
 	RulesFile = "egress.json"
@@ -42,12 +43,12 @@ type Image struct {
 	size       int64
 	reference  string
 	config     []byte
-	diffID     string // of the one layer
+	diffID     string // digest of the only layer
 }
 
 // New reads the executable, which must be a static ELF binary, and returns the
-// image that is made of it. The executable must not change as long as the
-// Image is used.
+// image that is made from it. The executable must not change while the Image is
+// in use.
 func New(executable string) (*Image, error) {
 	arch, err := staticArch(executable)
 	if err != nil {
@@ -59,8 +60,9 @@ func New(executable string) (*Image, error) {
 	}
 	im := &Image{executable: executable, size: info.Size()}
 
-	// The layer's digest is in the config, and the config is written first:
-	// read once for the digests, once more for the archive.
+	// The archive contains the config before the layer, and the config contains
+	// the layer's digest. So read the executable once here for the digests, and
+	// once more for the archive.
 	file, layer := sha256.New(), sha256.New()
 	if err := im.writeLayer(layer, file); err != nil {
 		return nil, fmt.Errorf("make bundle image: %w", err)
@@ -74,16 +76,16 @@ func New(executable string) (*Image, error) {
 	return im, nil
 }
 
-// Reference is the image's name and tag.
+// Reference returns the image's name and tag.
 func (im *Image) Reference() string { return im.reference }
 
-// staticArch returns docker's name of the executable's architecture.
+// staticArch returns docker's name for the executable's architecture.
 func staticArch(executable string) (string, error) {
 	f, err := elf.Open(executable)
 	if err != nil {
-		return "", fmt.Errorf("make bundle image: %s is not an executable of Linux: %w", executable, err)
+		return "", fmt.Errorf("make bundle image: %s is not a Linux executable: %w", executable, err)
 	}
-	defer func() { _ = f.Close() }() // was only read
+	defer func() { _ = f.Close() }() // only read
 	for _, p := range f.Progs {
 		if p.Type != elf.PT_INTERP {
 			continue
@@ -92,7 +94,7 @@ func staticArch(executable string) (string, error) {
 		if err != nil {
 			return "", fmt.Errorf("make bundle image: read %s: %w", executable, err)
 		}
-		return "", fmt.Errorf("make bundle image: %s is dynamically linked (it asks for %.100q), and the image has nothing but it: build it with CGO_ENABLED=0", executable, cString(interp))
+		return "", fmt.Errorf("make bundle image: %s is dynamically linked (it needs %.100q), but the image contains nothing else: build it with CGO_ENABLED=0", executable, cString(interp))
 	}
 	switch f.Machine {
 	case elf.EM_X86_64:

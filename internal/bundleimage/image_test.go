@@ -24,7 +24,7 @@ import (
 	"github.com/moby/moby/client"
 )
 
-// program is a small ELF file with one program header.
+// program writes a small ELF file with one program header and returns its path.
 func program(t *testing.T, machine elf.Machine, segment elf.ProgType, content string) string {
 	t.Helper()
 	var b bytes.Buffer
@@ -53,8 +53,8 @@ func file(t *testing.T, content []byte) string {
 
 func TestExecutableRefused(t *testing.T) {
 	for name, tt := range map[string]struct{ path, want string }{
-		"dynamically linked": {program(t, elf.EM_X86_64, elf.PT_INTERP, "/lib64/ld-linux-x86-64.so.2\x00"), `dynamically linked (it asks for "/lib64/ld-linux-x86-64.so.2")`},
-		"script":             {file(t, []byte("#!/bin/sh\n")), "is not an executable of Linux"},
+		"dynamically linked": {program(t, elf.EM_X86_64, elf.PT_INTERP, "/lib64/ld-linux-x86-64.so.2\x00"), `dynamically linked (it needs "/lib64/ld-linux-x86-64.so.2")`},
+		"script":             {file(t, []byte("#!/bin/sh\n")), "is not a Linux executable"},
 		"absent":             {filepath.Join(t.TempDir(), "none"), "no such file"},
 		"another machine":    {program(t, elf.EM_RISCV, elf.PT_LOAD, "code"), "EM_RISCV"},
 	} {
@@ -139,11 +139,11 @@ func TestExecutableChanges(t *testing.T) {
 	}
 }
 
-// fakeDocker has what was loaded into it.
+// fakeDocker records what was loaded into it.
 type fakeDocker struct {
-	layers []string // of the image, nil for none
+	layers []string // of the loaded image; nil for none
 	answer string
-	stop   int64 // bytes after which it reads no further; 0 for all
+	stop   int64 // stops reading after this many bytes; 0 reads all
 	loads  int
 }
 
@@ -192,7 +192,7 @@ func TestEnsure(t *testing.T) {
 	}{
 		"error in the answer": {&fakeDocker{answer: `{"stream":"x"}{"errorDetail":{"message":"bad"},"error":"bad tar"}`}, "bad tar"},
 		"ends early":          {&fakeDocker{stop: 10}, "no space left"},
-		"not there after":     {&fakeDocker{answer: `{"stream":"Loaded"}`}, "does not have it"},
+		"missing after load":  {&fakeDocker{answer: `{"stream":"Loaded"}`}, "does not have it"},
 		"garbled answer":      {&fakeDocker{answer: `{"str`}, "read docker's answer"},
 	} {
 		if err := im.Ensure(t.Context(), tt.docker); err == nil || !strings.Contains(err.Error(), tt.want) {

@@ -13,17 +13,17 @@ import (
 	"github.com/moby/moby/client"
 )
 
-// answerLimit bounds what is read of docker's answer to a load.
+// answerLimit bounds how much of docker's response to a load is read.
 const answerLimit = 1 << 20
 
-// Docker is the part of a docker client that loading needs.
+// Docker is the part of a docker client that Ensure needs.
 type Docker interface {
 	ImageInspect(ctx context.Context, image string, opts ...client.ImageInspectOption) (client.ImageInspectResult, error)
 	ImageLoad(ctx context.Context, input io.Reader, opts ...client.ImageLoadOption) (client.ImageLoadResult, error)
 }
 
-// Ensure loads the image unless docker has it. An image of its name with other
-// content is replaced.
+// Ensure loads the image unless docker has it. It replaces an image that has
+// the same name but other content.
 func (im *Image) Ensure(ctx context.Context, docker Docker) error {
 	present, err := im.present(ctx, docker)
 	if err != nil || present {
@@ -37,7 +37,7 @@ func (im *Image) Ensure(ctx context.Context, docker Docker) error {
 		return err
 	}
 	if !present {
-		return fmt.Errorf("docker says that it loaded %s, but does not have it", im.reference)
+		return fmt.Errorf("docker reports that it loaded %s, but does not have it", im.reference)
 	}
 	return nil
 }
@@ -48,7 +48,7 @@ func (im *Image) present(ctx context.Context, docker Docker) (bool, error) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("look for image %s: %w", im.reference, err)
+		return false, fmt.Errorf("inspect image %s: %w", im.reference, err)
 	}
 	layers := have.RootFS.Layers
 	return len(layers) == 1 && layers[0] == im.diffID, nil
@@ -66,17 +66,18 @@ func (im *Image) load(ctx context.Context, docker Docker) error {
 	if err == nil {
 		err = loadError(answer)
 	}
-	// Ends the writer wherever docker stopped reading. Its error is the cause
-	// of docker's, unless it only tells of the pipe.
-	_ = archive.Close() // a pipe's end cannot fail
+	// Closing the pipe ends the writer if docker stopped reading early. The
+	// writer's error is the cause of docker's, unless it only reports the
+	// closed pipe.
+	_ = archive.Close() // never fails
 	if werr := <-written; werr != nil && !errors.Is(werr, io.ErrClosedPipe) {
 		return werr
 	}
 	return err
 }
 
-// loadError reads docker's answer, a stream of JSON messages that may have an
-// error in a response with status 200.
+// loadError reads docker's response, a stream of JSON messages that may contain
+// an error even if the status is 200.
 func loadError(answer io.ReadCloser) error {
 	defer answer.Close()
 	messages := json.NewDecoder(io.LimitReader(answer, answerLimit))

@@ -18,12 +18,13 @@ import (
 type target struct {
 	host string // as the guest wrote it, without brackets
 	port uint16
-	// addrs are those that may be dialled, set when the request is allowed.
+	// addrs are the addresses that may be dialled. They are set when the
+	// request is allowed.
 	addrs []netip.Addr
 }
 
-// decision is what becomes of a request. The reason never has anything in it
-// that a guest wrote, but an address in its canonical form.
+// decision is the outcome of a request. The reason never contains anything that
+// a guest wrote, except an address in its canonical form.
 type decision struct {
 	allowed bool
 	status  int
@@ -34,19 +35,20 @@ func deny(reason string) decision {
 	return decision{status: http.StatusForbidden, reason: reason}
 }
 
-// decide judges a request by its target: the authority of CONNECT, or the URL
-// of a plain request. The Host header says nothing here, and net/http puts the
-// target in its place before a request is passed on.
+// decide decides about a request by its target: the authority of CONNECT, or
+// the URL of a plain request. It ignores the Host header, which net/http
+// replaces with the target before a request is forwarded.
 func (p *proxy) decide(r *http.Request) (target, decision) {
 	if r.Method != http.MethodConnect && !r.URL.IsAbs() {
-		return target{}, deny("this is a proxy: it answers no requests of its own")
+		return target{}, deny("this is a proxy: it only answers proxy requests")
 	}
 	t := target{host: r.URL.Hostname()}
 	if r.Method != http.MethodConnect && r.URL.Scheme != "http" {
 		return t, deny("only http is forwarded; use CONNECT for anything else")
 	}
 	if r.Method == http.MethodConnect && r.ContentLength != 0 {
-		// Whose it is, ours or the tunnel's, programs read in ways that differ.
+		// Programs differ on whether the body belongs to the CONNECT or to the
+		// tunnel.
 		return t, decision{status: http.StatusBadRequest, reason: "CONNECT takes no body"}
 	}
 	port, ok := portOf(r)
@@ -70,7 +72,8 @@ func (p *proxy) decide(r *http.Request) (target, decision) {
 	return t, d
 }
 
-// portOf is the target's port: CONNECT must name it, a URL may leave out 80.
+// portOf returns the target's port. CONNECT must name it; a URL may omit port
+// 80.
 func portOf(r *http.Request) (uint16, bool) {
 	text := r.URL.Port()
 	if text == "" && r.Method != http.MethodConnect && !strings.HasSuffix(r.URL.Host, ":") {
@@ -80,26 +83,26 @@ func portOf(r *http.Request) (uint16, bool) {
 	return uint16(n), err == nil && n > 0
 }
 
-// resolve returns the addresses of an allowed host that may be dialled. Those
-// that may not are left out: a name's owner chooses where it leads.
+// resolve returns the addresses of an allowed host that may be dialled. It
+// leaves out the others, because the owner of a name chooses its addresses.
 func (p *proxy) resolve(ctx context.Context, set egress.Set, t target) ([]netip.Addr, decision) {
 	all, err := p.lookup(ctx, t.host)
 	if err != nil || len(all) == 0 {
 		return nil, decision{status: http.StatusBadGateway, reason: "the name does not resolve"}
 	}
 	var addrs []netip.Addr
-	var refused error
+	var firstErr error
 	for _, a := range all {
 		if err := set.CheckAddr(a, t.port); err != nil {
-			refused = cmp.Or(refused, err)
+			firstErr = cmp.Or(firstErr, err)
 			continue
 		}
 		addrs = append(addrs, a.Unmap())
 	}
 	if len(addrs) == 0 {
-		return nil, deny(refused.Error())
+		return nil, deny(firstErr.Error())
 	}
-	// A bundle's network has IPv4 and often nothing else.
+	// Try IPv4 first: a bundle's network has IPv4 and often nothing else.
 	slices.SortStableFunc(addrs, func(a, b netip.Addr) int { return a.BitLen() - b.BitLen() })
 	return addrs[:min(len(addrs), maxDials)], decision{allowed: true}
 }
@@ -110,6 +113,7 @@ func (p *proxy) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
 	defer cancel()
-	// The dot keeps the node's search domains out: the rule names this host.
+	// The trailing dot avoids the node's search domains: the rule names exactly
+	// this host.
 	return p.resolver.LookupNetIP(ctx, "ip", strings.TrimSuffix(host, ".")+".")
 }

@@ -14,14 +14,14 @@ import (
 	"github.com/elazarl/goproxy"
 )
 
-// newForward is the part that moves bytes. It gets only requests that were let
-// through, and dials only what was decided.
+// newForward returns the part that forwards bytes. It gets only allowed
+// requests, and dials only the addresses that were decided on.
 func (p *proxy) newForward() *goproxy.ProxyHttpServer {
 	f := goproxy.NewProxyHttpServer()
-	// Its messages hold URLs and headers.
+	// Discard its messages, because they contain URLs and headers.
 	f.Logger = log.New(io.Discard, "", 0)
 	f.KeepAcceptEncoding = true
-	// The bundle's own environment leads to no other proxy.
+	// Do not use another proxy from the bundle's environment.
 	f.ConnectDial = nil
 	f.ConnectDialWithReq = func(r *http.Request, _, _ string) (net.Conn, error) { return p.dial(r.Context()) }
 	f.Tr = &http.Transport{
@@ -37,37 +37,37 @@ func (p *proxy) newForward() *goproxy.ProxyHttpServer {
 			return goproxy.NewResponse(ctx.Req, goproxy.ContentTypeText, http.StatusBadGateway, "bundle: the host does not answer properly\n")
 		}
 		if resp.StatusCode != http.StatusSwitchingProtocols {
-			endHops(resp.Header)
+			removeHopHeaders(resp.Header)
 		}
 		return resp
 	})
 	return f
 }
 
-// forwardPlain passes on a request that is no CONNECT: no more of it than is
-// the target's business.
+// forwardPlain forwards a request other than CONNECT, without the parts that do
+// not concern the target.
 func (p *proxy) forwardPlain(w http.ResponseWriter, r *http.Request) {
 	webSocket := r.Method == http.MethodGet && isWebSocket(r.Header)
-	endHops(r.Header)
+	removeHopHeaders(r.Header)
 	if webSocket {
 		r.Header.Set("Connection", "Upgrade")
 		r.Header.Set("Upgrade", "websocket")
 	}
-	// Some programs take what comes behind a body for headers, Host as well.
+	// Some programs treat trailers as headers, including Host.
 	r.Trailer = nil
-	taken := &taken{ResponseWriter: w}
-	defer taken.close()
-	p.forward.ServeHTTP(taken, r)
+	hw := &hijackableWriter{ResponseWriter: w}
+	defer hw.close()
+	p.forward.ServeHTTP(hw, r)
 }
 
-// hopHeaders are about one connection, the one to the bundle or the one to the
-// host, and never passed on. The body's own are net/http's to handle.
+// hopHeaders concern a single connection, either to the bundle or to the host,
+// and are never forwarded. net/http handles those of the body itself.
 var hopHeaders = []string{
 	"Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authentication-Info", "Proxy-Authorization", "Proxy-Connection", "Te", "Upgrade",
 }
 
-// endHops removes what is about one connection, and what that names as such.
-func endHops(h http.Header) {
+// removeHopHeaders removes hopHeaders and the headers that Connection names.
+func removeHopHeaders(h http.Header) {
 	for _, value := range h.Values("Connection") {
 		for name := range strings.SplitSeq(value, ",") {
 			h.Del(strings.TrimSpace(name))
@@ -78,16 +78,16 @@ func endHops(h http.Header) {
 	}
 }
 
-// isWebSocket says whether the header asks for, or grants, the one other
-// protocol that is passed on.
+// isWebSocket reports whether the header requests or accepts WebSocket, the
+// only protocol upgrade that is forwarded.
 func isWebSocket(h http.Header) bool {
-	return holds(h.Values("Connection"), "upgrade") && holds(h.Values("Upgrade"), "websocket")
+	return hasToken(h.Values("Connection"), "upgrade") && hasToken(h.Values("Upgrade"), "websocket")
 }
 
-func holds(values []string, token string) bool {
+func hasToken(values []string, token string) bool {
 	for _, value := range values {
-		for one := range strings.SplitSeq(value, ",") {
-			if strings.EqualFold(strings.TrimSpace(one), token) {
+		for part := range strings.SplitSeq(value, ",") {
+			if strings.EqualFold(strings.TrimSpace(part), token) {
 				return true
 			}
 		}
@@ -95,27 +95,27 @@ func holds(values []string, token string) bool {
 	return false
 }
 
-// taken is a ResponseWriter whose connection goproxy may take over, for a
-// WebSocket. It does not close what it took; this does.
-type taken struct {
+// hijackableWriter is a ResponseWriter that lets goproxy hijack the connection
+// for a WebSocket. goproxy does not close a hijacked connection, so close does.
+type hijackableWriter struct {
 	http.ResponseWriter
 	conn net.Conn
 }
 
 // Hijack implements http.Hijacker.
-func (t *taken) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+func (t *hijackableWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, rw, err := http.NewResponseController(t.ResponseWriter).Hijack()
 	t.conn = conn
 	return conn, rw, err
 }
 
 // Flush implements http.Flusher.
-func (t *taken) Flush() { _ = http.NewResponseController(t.ResponseWriter).Flush() }
+func (t *hijackableWriter) Flush() { _ = http.NewResponseController(t.ResponseWriter).Flush() }
 
-// Unwrap is for http.ResponseController.
-func (t *taken) Unwrap() http.ResponseWriter { return t.ResponseWriter }
+// Unwrap is used by http.ResponseController.
+func (t *hijackableWriter) Unwrap() http.ResponseWriter { return t.ResponseWriter }
 
-func (t *taken) close() {
+func (t *hijackableWriter) close() {
 	if t.conn != nil {
 		_ = t.conn.Close()
 	}

@@ -12,14 +12,14 @@ import (
 	"testing"
 )
 
-// TestPassedOn is what the host gets to see of a request, and a guest of the
-// answer: neither what is about a single connection, nor what names another
-// target than the decided one.
-func TestPassedOn(t *testing.T) {
+// TestForwardedHeaders checks what the host sees of a request, and what the
+// guest sees of the response: no headers of a single connection, and nothing
+// that names another target than the one decided on.
+func TestForwardedHeaders(t *testing.T) {
 	w := newWorld(t, "api.example.com:80")
 	var got http.Header
 	var host, uri, body string
-	w.handle(func(rw http.ResponseWriter, r *http.Request) {
+	w.setHandler(func(rw http.ResponseWriter, r *http.Request) {
 		b, _ := io.ReadAll(r.Body)
 		got, host, uri, body = r.Header.Clone(), r.Host, r.RequestURI, string(b)
 		for name, value := range map[string]string{
@@ -50,17 +50,17 @@ func TestPassedOn(t *testing.T) {
 	for side, h := range map[string]http.Header{"host": got, "guest": resp.Header} {
 		for _, name := range append([]string{"X-Mine", "X-Hop", "Http2-Settings"}, hopHeaders...) {
 			if v, ok := h[name]; ok {
-				t.Errorf("%s got %s: %q, want it left out", side, name, v)
+				t.Errorf("%s got %s: %q, want it removed", side, name, v)
 			}
 		}
 	}
 }
 
-// TestWebSocket: the one upgrade that is passed on, whose connection ends with
-// the host's.
+// TestWebSocket checks the only upgrade that is forwarded. Its connection ends
+// when the host closes its own.
 func TestWebSocket(t *testing.T) {
 	w := newWorld(t, "api.example.com:80")
-	w.handle(func(rw http.ResponseWriter, r *http.Request) {
+	w.setHandler(func(rw http.ResponseWriter, r *http.Request) {
 		conn, rd, err := http.NewResponseController(rw).Hijack()
 		if err != nil {
 			t.Error(err)
@@ -83,45 +83,45 @@ func TestWebSocket(t *testing.T) {
 		t.Fatalf("answer: got %d %v, want 101 to websocket", resp.StatusCode, resp.Header)
 	}
 	if line, err := r.ReadString('\n'); line != "echo early\n" {
-		t.Errorf("through it: got %q, %v, want what was sent", line, err)
+		t.Errorf("through the WebSocket: got %q, %v, want the echo", line, err)
 	}
 	if _, err := r.ReadByte(); !errors.Is(err, io.EOF) {
 		t.Errorf("after the host closed: got %v, want EOF", err)
 	}
 }
 
-// TestUnaskedUpgrade: a host switches nobody to a protocol that was not asked
-// for, or that is not passed on.
-func TestUnaskedUpgrade(t *testing.T) {
+// TestUnrequestedUpgradeIsRefused checks that a host cannot switch to a
+// protocol that was not requested or is not forwarded.
+func TestUnrequestedUpgradeIsRefused(t *testing.T) {
 	w := newWorld(t, "api.example.com:80")
-	for what, headers := range map[string]string{"unasked": "", "h2c": "Connection: Upgrade\r\nUpgrade: h2c\r\n", "no connection": "Upgrade: websocket\r\n"} {
+	for what, headers := range map[string]string{"not requested": "", "h2c": "Connection: Upgrade\r\nUpgrade: h2c\r\n", "no connection": "Upgrade: websocket\r\n"} {
 		for _, answer := range []string{
 			"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nraw",
 			"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\nraw",
 		} {
-			w.handle(func(rw http.ResponseWriter, _ *http.Request) {
+			w.setHandler(func(rw http.ResponseWriter, _ *http.Request) {
 				conn, _, err := http.NewResponseController(rw).Hijack()
 				if err == nil {
 					_, _ = io.WriteString(conn, answer)
 					conn.Close()
 				}
 			})
-			if status, body := w.ask("GET http://api.example.com/ HTTP/1.1\r\nHost: x\r\n" + headers + "\r\n"); status != 502 {
+			if status, body := w.roundTrip("GET http://api.example.com/ HTTP/1.1\r\nHost: x\r\n" + headers + "\r\n"); status != 502 {
 				t.Errorf("%s, answered %q: got %d %q, want 502", what, answer, status, body)
 			}
 		}
 	}
 }
 
-// TestSmuggling: what hides behind a request is judged as the request that it
-// is, by whichever length the request ends.
+// TestSmuggling checks that a request hidden behind another one is decided on
+// as its own request, whichever header sets the length of the first.
 func TestSmuggling(t *testing.T) {
 	const hidden = "GET http://evil.example.com/ HTTP/1.1\r\nHost: api.example.com\r\n\r\n"
 	for name, tt := range map[string]struct {
 		raw    string
 		status int
-		next   int    // of what is hidden; 0 for no answer to it
-		body   string // as the host got it
+		next   int    // status of the hidden request; 0 for no response to it
+		body   string // as received by the host
 	}{
 		"both lengths": {
 			"POST http://api.example.com/ HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", 200, 403, "abc",
@@ -145,7 +145,7 @@ func TestSmuggling(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, "api.example.com:80")
 			bodies := make(chan string, 10)
-			w.handle(func(_ http.ResponseWriter, r *http.Request) {
+			w.setHandler(func(_ http.ResponseWriter, r *http.Request) {
 				b, _ := io.ReadAll(r.Body)
 				bodies <- string(b)
 				if len(r.Trailer) > 0 {
@@ -156,7 +156,7 @@ func TestSmuggling(t *testing.T) {
 			defer conn.Close()
 			_, _ = io.WriteString(conn, tt.raw+hidden)
 			r := bufio.NewReader(conn)
-			if status, body := w.answer(r); status != tt.status {
+			if status, body := w.readResponse(r); status != tt.status {
 				t.Fatalf("answer: got %d %q, want %d", status, body, tt.status)
 			}
 			if tt.status == 200 {
@@ -165,21 +165,21 @@ func TestSmuggling(t *testing.T) {
 				}
 			}
 			if tt.next != 0 {
-				if status, body := w.answer(r); status != tt.next {
-					t.Errorf("what is hidden: got %d %q, want %d", status, body, tt.next)
+				if status, body := w.readResponse(r); status != tt.next {
+					t.Errorf("hidden request: got %d %q, want %d", status, body, tt.next)
 				}
 			}
 			if tt.status != 200 {
 				if rest, err := io.ReadAll(r); len(rest) > 0 || err != nil {
-					t.Errorf("what is hidden: got %q, %v, want the connection closed", rest, err)
+					t.Errorf("hidden request: got %q, %v, want the connection closed", rest, err)
 				}
 			}
 			if len(bodies) > 0 {
 				t.Errorf("host: got %d more requests, want none", len(bodies))
 			}
-			for _, seen := range w.seen {
+			for _, seen := range w.requests {
 				if strings.Contains(seen, "evil") {
-					t.Errorf("host: got %q, want nothing of it", seen)
+					t.Errorf("host: got %q, want no hidden request", seen)
 				}
 			}
 		})

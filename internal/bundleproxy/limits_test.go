@@ -14,8 +14,9 @@ import (
 	"time"
 )
 
-// short are limits that a test can wait for; the one that is tested is set.
-func short(set func(*limits)) func(*Options) {
+// shortLimits sets limits so long that they do not end a test, except the one
+// that set shortens.
+func shortLimits(set func(*limits)) func(*Options) {
 	return func(o *Options) {
 		o.limits = limits{readHeader: time.Minute, keepAlive: time.Minute, silence: time.Minute, drain: time.Minute}
 		set(&o.limits)
@@ -24,8 +25,8 @@ func short(set func(*limits)) func(*Options) {
 
 const instant = 300 * time.Millisecond
 
-// wantClosed wants the connection closed by the other end, in order or not,
-// and not only when the test's own deadline comes.
+// wantClosed checks that the other end closes the connection, with or without
+// an error, before the test's own deadline.
 func wantClosed(t *testing.T, what string, r io.Reader) {
 	t.Helper()
 	_, err := io.Copy(io.Discard, r)
@@ -35,8 +36,8 @@ func wantClosed(t *testing.T, what string, r io.Reader) {
 	}
 }
 
-func TestSlowHeader(t *testing.T) {
-	w := newWorldWith(t, short(func(l *limits) { l.readHeader = instant }), "api.example.com:80")
+func TestSlowHeaderIsCutOff(t *testing.T) {
+	w := newWorldWith(t, shortLimits(func(l *limits) { l.readHeader = instant }), "api.example.com:80")
 	for _, start := range []string{"", "GET http://api.example.com/ HTTP/1.1\r\nHost: x\r\nX-Slow: "} {
 		conn := w.connect()
 		defer conn.Close()
@@ -45,30 +46,31 @@ func TestSlowHeader(t *testing.T) {
 	}
 }
 
-func TestIdleKeepAlive(t *testing.T) {
-	w := newWorldWith(t, short(func(l *limits) { l.keepAlive = instant }), "api.example.com:80")
+func TestIdleKeepAliveIsClosed(t *testing.T) {
+	w := newWorldWith(t, shortLimits(func(l *limits) { l.keepAlive = instant }), "api.example.com:80")
 	for _, request := range []string{get("http://api.example.com/"), get("http://evil.example.com/")} {
 		conn := w.connect()
 		defer conn.Close()
 		_, _ = io.WriteString(conn, request)
 		r := bufio.NewReader(conn)
-		w.answer(r)
+		w.readResponse(r)
 		wantClosed(t, "between two requests", r)
 	}
 }
 
-// TestRefusedBody: a refusal waits for no body, and its connection ends.
-func TestRefusedBody(t *testing.T) {
+// TestRefusalDoesNotWaitForBody checks that a refusal does not wait for the
+// body, and that its connection ends.
+func TestRefusalDoesNotWaitForBody(t *testing.T) {
 	for name, drain := range map[string]time.Duration{"answer": time.Minute, "end": instant} {
-		w := newWorldWith(t, short(func(l *limits) { l.drain = drain }))
+		w := newWorldWith(t, shortLimits(func(l *limits) { l.drain = drain }))
 		for _, header := range []string{"Content-Length: 1000", "Transfer-Encoding: chunked", "Content-Length: 1000\r\nExpect: 100-continue"} {
 			conn := w.connect()
 			defer conn.Close()
 			_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
 			_, _ = io.WriteString(conn, "POST http://evil.example.com/ HTTP/1.1\r\nHost: x\r\n"+header+"\r\n\r\n")
 			r := bufio.NewReader(conn)
-			if status, body := w.answer(r); status != 403 {
-				t.Errorf("%s, %s: got %d %q, want 403 at once", name, header, status, body)
+			if status, body := w.readResponse(r); status != 403 {
+				t.Errorf("%s, %s: got %d %q, want 403 immediately", name, header, status, body)
 			}
 			if drain == instant {
 				wantClosed(t, header, r)
@@ -78,9 +80,9 @@ func TestRefusedBody(t *testing.T) {
 	}
 }
 
-// TestSilence: neither a host nor a guest that goes silent, or takes nothing,
-// holds a connection for ever.
-func TestSilence(t *testing.T) {
+// TestIdleConnectionsAreClosed checks that neither a host nor a guest that goes
+// silent, or stops reading, keeps a connection forever.
+func TestIdleConnectionsAreClosed(t *testing.T) {
 	hang := func(rw http.ResponseWriter, r *http.Request) {
 		_ = http.NewResponseController(rw).Flush()
 		<-r.Context().Done()
@@ -92,32 +94,32 @@ func TestSilence(t *testing.T) {
 			}
 		}
 	}
-	t.Run("host before its answer", func(t *testing.T) {
-		w := newWorldWith(t, short(func(l *limits) { l.silence = instant }), "api.example.com:80")
-		w.handle(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	t.Run("host before its response", func(t *testing.T) {
+		w := newWorldWith(t, shortLimits(func(l *limits) { l.silence = instant }), "api.example.com:80")
+		w.setHandler(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 		conn := w.connect()
 		defer conn.Close()
 		_, _ = io.WriteString(conn, get("http://api.example.com/"))
 		wantClosed(t, "plain request", conn)
 	})
-	t.Run("host in its answer", func(t *testing.T) {
-		w := newWorldWith(t, short(func(l *limits) { l.silence = instant }), "api.example.com:80")
-		w.handle(hang)
+	t.Run("host during its response", func(t *testing.T) {
+		w := newWorldWith(t, shortLimits(func(l *limits) { l.silence = instant }), "api.example.com:80")
+		w.setHandler(hang)
 		conn := w.connect()
 		defer conn.Close()
 		_, _ = io.WriteString(conn, get("http://api.example.com/"))
 		wantClosed(t, "plain request", conn)
 	})
-	t.Run("guest in its body", func(t *testing.T) {
-		w := newWorldWith(t, short(func(l *limits) { l.silence = instant }), "api.example.com:80")
-		w.handle(func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) })
+	t.Run("guest during its body", func(t *testing.T) {
+		w := newWorldWith(t, shortLimits(func(l *limits) { l.silence = instant }), "api.example.com:80")
+		w.setHandler(func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) })
 		conn := w.connect()
 		defer conn.Close()
 		_, _ = io.WriteString(conn, "POST http://api.example.com/ HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")
 		wantClosed(t, "plain request", conn)
 	})
 	t.Run("tunnel", func(t *testing.T) {
-		w := newWorldWith(t, short(func(l *limits) { l.silence = instant }), "api.example.com:443")
+		w := newWorldWith(t, shortLimits(func(l *limits) { l.silence = instant }), "api.example.com:443")
 		conn, r := w.tunnel("api.example.com:443")
 		defer conn.Close()
 		wantClosed(t, "tunnel", r)
@@ -125,9 +127,9 @@ func TestSilence(t *testing.T) {
 	for name, request := range map[string]string{
 		"plain": get("http://api.example.com/"), "tunnel": connect("api.example.com:80") + get("/"),
 	} {
-		t.Run("guest takes nothing, "+name, func(t *testing.T) {
-			w := newWorldWith(t, short(func(l *limits) { l.silence = instant }), "api.example.com:80")
-			w.handle(flood)
+		t.Run("guest does not read, "+name, func(t *testing.T) {
+			w := newWorldWith(t, shortLimits(func(l *limits) { l.silence = instant }), "api.example.com:80")
+			w.setHandler(flood)
 			conn := w.connect()
 			defer conn.Close()
 			_, _ = io.WriteString(conn, request)
@@ -136,7 +138,7 @@ func TestSilence(t *testing.T) {
 	}
 }
 
-// established says whether the other end of a connection still has it.
+// established reports whether the other end of a connection still has it open.
 func established(t *testing.T, conn net.Conn) bool {
 	t.Helper()
 	for line := range strings.Lines(readFile(t, "/proc/self/net/tcp")) {
@@ -148,15 +150,16 @@ func established(t *testing.T, conn net.Conn) bool {
 	return false
 }
 
-// TestSilenceSparesWhoMoves: what moves now and then lives beyond the limit.
-func TestSilenceSparesWhoMoves(t *testing.T) {
-	w := newWorldWith(t, short(func(l *limits) { l.silence = 4 * instant }), "api.example.com:443")
+// TestActiveTunnelIsKept checks that a tunnel with traffic now and then
+// outlives the limit.
+func TestActiveTunnelIsKept(t *testing.T) {
+	w := newWorldWith(t, shortLimits(func(l *limits) { l.silence = 4 * instant }), "api.example.com:443")
 	conn, r := w.tunnel("api.example.com:443")
 	defer conn.Close()
 	for range 8 {
 		time.Sleep(instant)
 		_, _ = io.WriteString(conn, "GET /x HTTP/1.1\r\nHost: kept\r\n\r\n")
-		if status, _ := w.answer(r); status != 200 {
+		if status, _ := w.readResponse(r); status != 200 {
 			t.Fatalf("tunnel in use: got %d, want 200", status)
 		}
 	}
@@ -165,20 +168,20 @@ func TestSilenceSparesWhoMoves(t *testing.T) {
 func TestResponseHeaderTooLarge(t *testing.T) {
 	w := newWorld(t, "api.example.com:80")
 	size := 0
-	w.handle(func(rw http.ResponseWriter, _ *http.Request) { rw.Header().Set("X", strings.Repeat("x", size)) })
+	w.setHandler(func(rw http.ResponseWriter, _ *http.Request) { rw.Header().Set("X", strings.Repeat("x", size)) })
 	for _, tt := range []struct{ size, status int }{{maxHeader - 8192, 200}, {maxHeader + 8192, 502}} {
 		size = tt.size
-		if status, _ := w.ask(get("http://api.example.com/")); status != tt.status {
+		if status, _ := w.roundTrip(get("http://api.example.com/")); status != tt.status {
 			t.Errorf("header of %d bytes: got %d, want %d", size, status, tt.status)
 		}
 	}
 }
 
-// TestPlacesComeBack: whatever a guest did with its connections, it has all of
-// them again.
-func TestPlacesComeBack(t *testing.T) {
+// TestConnectionSlotsAreReleased checks that a guest can use all of its
+// connections again, whatever it did with them.
+func TestConnectionSlotsAreReleased(t *testing.T) {
 	w := newWorld(t, "api.example.com:80")
-	w.handle(func(rw http.ResponseWriter, r *http.Request) {
+	w.setHandler(func(rw http.ResponseWriter, r *http.Request) {
 		if conn, _, err := http.NewResponseController(rw).Hijack(); err == nil {
 			fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", r.Header.Get("Upgrade"))
 			conn.Close()
@@ -195,7 +198,7 @@ func TestPlacesComeBack(t *testing.T) {
 		_, _ = io.WriteString(conn, request)
 		wantClosed(t, request, conn)
 	}
-	if status, _ := w.ask(get("http://evil.example.com/")); status != 403 {
+	if status, _ := w.roundTrip(get("http://evil.example.com/")); status != 403 {
 		t.Errorf("one more: got %d, want 403", status)
 	}
 }

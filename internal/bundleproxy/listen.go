@@ -8,49 +8,49 @@ import (
 	"time"
 )
 
-// limited is a listener that accepts no more connections than it has places,
-// and ends those on which nothing moves. (x/net's own would hide that its
-// connections can end one direction.)
-type limited struct {
+// limitedListener accepts no more connections than it has slots, and closes
+// idle connections. (The listener of x/net hides that its connections can close
+// one direction.)
+type limitedListener struct {
 	net.Listener
 	silence time.Duration
-	places  chan struct{}
+	slots   chan struct{}
 	closed  chan struct{}
 	once    sync.Once
 }
 
-func limit(l net.Listener, most int, silence time.Duration) *limited {
-	return &limited{Listener: l, silence: silence, places: make(chan struct{}, most), closed: make(chan struct{})}
+func limitListener(l net.Listener, maxConns int, silence time.Duration) *limitedListener {
+	return &limitedListener{Listener: l, silence: silence, slots: make(chan struct{}, maxConns), closed: make(chan struct{})}
 }
 
-func (l *limited) Accept() (net.Conn, error) {
+func (l *limitedListener) Accept() (net.Conn, error) {
 	select {
-	case l.places <- struct{}{}:
+	case l.slots <- struct{}{}:
 	case <-l.closed:
 		return nil, net.ErrClosed
 	}
 	conn, err := l.Listener.Accept()
 	if err != nil {
-		<-l.places
+		<-l.slots
 		return nil, err
 	}
-	p := &placed{leave: sync.OnceFunc(func() { <-l.places })}
+	p := &guestConn{release: sync.OnceFunc(func() { <-l.slots })}
 	p.start(conn.(*net.TCPConn), l.silence, func() { _ = p.Close() })
 	return p, nil
 }
 
-func (l *limited) Close() error {
+func (l *limitedListener) Close() error {
 	l.once.Do(func() { close(l.closed) })
 	return l.Listener.Close()
 }
 
-// placed is a guest's connection, which gives its place back when it is closed.
-type placed struct {
-	timed
-	leave func()
+// guestConn is a guest's connection. It releases its slot when it is closed.
+type guestConn struct {
+	idleConn
+	release func()
 }
 
-func (c *placed) Close() error {
-	defer c.leave()
-	return c.timed.Close()
+func (c *guestConn) Close() error {
+	defer c.release()
+	return c.idleConn.Close()
 }

@@ -11,10 +11,10 @@ import (
 	"botbottle.dev/bottle-operator/internal/egress"
 )
 
-// maxReason is how many characters are shown of an error about the rules file.
+// maxReason is how many characters of an error about the rules file are logged.
 const maxReason = 300
 
-// decisionLog writes JSON lines. Host and port are all that a line has of a
+// decisionLog writes JSON lines. A line contains only the host and port of a
 // request: paths, queries and headers may hold secrets.
 type decisionLog struct {
 	mu sync.Mutex
@@ -38,7 +38,7 @@ func newDecisionLog(w io.Writer) *decisionLog {
 	return &decisionLog{w: w}
 }
 
-// decision says what became of a request.
+// decision logs the outcome of a request.
 func (l *decisionLog) decision(t target, d decision) {
 	word := "deny"
 	switch {
@@ -50,17 +50,17 @@ func (l *decisionLog) decision(t target, d decision) {
 	l.write(logLine{Decision: word, Host: egress.PrintableHost(t.host), Port: t.port, Reason: d.reason})
 }
 
-// failed says that an allowed target does not answer.
+// failed logs that an allowed target does not answer.
 func (l *decisionLog) failed(t target) {
 	l.write(logLine{Decision: "fail", Host: egress.PrintableHost(t.host), Port: t.port, Reason: "the host does not answer"})
 }
 
-// rules says what became of the rules file, and how many rules hold now.
+// rules logs what happened to the rules file, and how many rules apply now.
 func (l *decisionLog) rules(reason string, n int) {
 	l.write(logLine{Event: "rules", Rules: &n, Reason: reason})
 }
 
-// networks says what became of the bundle's own networks.
+// networks logs what happened to the bundle's own networks.
 func (l *decisionLog) networks(reason string) {
 	l.write(logLine{Event: "networks", Reason: reason})
 }
@@ -73,5 +73,5 @@ func (l *decisionLog) write(line logLine) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	_, _ = l.w.Write(append(b, '\n')) // there is nowhere else to say so
+	_, _ = l.w.Write(append(b, '\n')) // there is nowhere else to report an error
 }

@@ -10,13 +10,14 @@ import (
 	"time"
 )
 
-// TestLog: one line per decision, and nothing in it but host and port.
-func TestLog(t *testing.T) {
+// TestDecisionLog checks that there is one line per decision, and that it
+// contains only host and port.
+func TestDecisionLog(t *testing.T) {
 	w := newWorld(t, "api.example.com:80")
 	const secret = "s3cret"
-	w.ask("GET http://user:" + secret + "@api.example.com/" + secret + "?k=" + secret + " HTTP/1.1\r\nHost: " + secret + "\r\nAuthorization: " + secret + "\r\n\r\n")
-	w.ask(get("http://" + strings.Repeat("a", 300) + ".example.com/" + secret))
-	w.ask("CONNECT evil\"%e2%80%ae.example.com:443 HTTP/1.1\r\nHost: x\r\n\r\n")
+	w.roundTrip("GET http://user:" + secret + "@api.example.com/" + secret + "?k=" + secret + " HTTP/1.1\r\nHost: " + secret + "\r\nAuthorization: " + secret + "\r\n\r\n")
+	w.roundTrip(get("http://" + strings.Repeat("a", 300) + ".example.com/" + secret))
+	w.roundTrip("CONNECT evil\"%e2%80%ae.example.com:443 HTTP/1.1\r\nHost: x\r\n\r\n")
 	text := w.log.String()
 	if strings.Contains(text, secret) {
 		t.Errorf("log: got a secret in it: %s", text)

@@ -9,12 +9,12 @@ import (
 	"slices"
 )
 
-// ownNetwork is what every address of the bundle's own networks is: from the
-// gateway on, what answers there is the node, the machine or the bundle, and
-// none of these is the outside that rules are about.
+// ownNetwork explains why no address of the bundle's own networks may be
+// reached: the node, the machine or the bundle answers there, and none of these
+// is the outside that rules are about.
 const ownNetwork = "in the bundle's own network, where the node's gateway, the machine and the bundle itself are"
 
-// interfaceNetworks are the networks that the interfaces here are in, sorted.
+// interfaceNetworks returns the networks of this host's interfaces, sorted.
 func interfaceNetworks() ([]netip.Prefix, error) {
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {
@@ -24,12 +24,12 @@ func interfaceNetworks() ([]netip.Prefix, error) {
 	for _, a := range addrs {
 		n, ok := a.(*net.IPNet)
 		if !ok {
-			return nil, fmt.Errorf("read the network interfaces: an address of an unknown kind, %T", a)
+			return nil, fmt.Errorf("read the network interfaces: unknown type of address %T", a)
 		}
 		addr, ok := netip.AddrFromSlice(n.IP)
 		bits, _ := n.Mask.Size()
 		if !ok || bits < 0 {
-			return nil, fmt.Errorf("read the network interfaces: an address that is none, %s", n)
+			return nil, fmt.Errorf("read the network interfaces: invalid address %s", n)
 		}
 		prefix, err := addr.Unmap().Prefix(bits)
 		if err != nil {

@@ -2,10 +2,10 @@
 
 // Package bundleproxy is the built-in bundle: an HTTP proxy that lets a guest
 // reach what the egress rules allow and answers 403 to anything else. It
-// decides by the request's target alone, resolves no name that is not allowed,
-// and judges the resolved address before it dials that very one. It does not
-// look into tunnels, authenticates nobody, and caches nothing: who may talk to
-// it is for the network around it to settle.
+// decides only by the request's target and resolves only allowed names. It
+// checks each resolved address and dials exactly the addresses that it checked.
+// It does not inspect tunnels, authenticate clients or cache anything: the
+// network around it decides who may connect to it.
 package bundleproxy
 
 import (
@@ -25,22 +25,23 @@ import (
 )
 
 const (
-	maxConns       = 512      // of guests, waiting or tunnelled
-	maxHeader      = 64 << 10 // bytes of a request's or a response's header
+	maxConns       = 512      // of guests, idle or in use
+	maxHeader      = 64 << 10 // bytes of the header of a request or response
 	resolveTimeout = 5 * time.Second
 	dialTimeout    = 5 * time.Second // for each address
 	maxDials       = 4               // addresses tried for one connection
-	// shutdownGrace is what requests under way get to end.
+	// shutdownGrace is how long requests under way may take to end.
 	shutdownGrace = 3 * time.Second
 )
 
-// limits are the times that connections have.
+// limits are the time limits of connections.
 type limits struct {
 	readHeader time.Duration // for a request's line and header
 	keepAlive  time.Duration // between two requests of a connection
-	// silence ends a tunnel, a request or a response on which nothing moves.
+	// silence is how long a tunnel, a request or a response may transfer no
+	// data.
 	silence time.Duration
-	// drain is what a refused request's body has to arrive.
+	// drain is how long the body of a refused request may take to arrive.
 	drain time.Duration
 }
 
@@ -60,30 +61,31 @@ type DialFunc func(ctx context.Context, addr netip.AddrPort) (*net.TCPConn, erro
 type Options struct {
 	// Listen is the TCP address to listen on, such as :8888.
 	Listen string
-	// RulesPath is the rules file. It is read again within about a second of
-	// its change; a missing one allows nothing.
+	// RulesPath is the path of the rules file. The file is read again within
+	// about a second of a change. A missing file allows nothing.
 	RulesPath string
 	// Log gets one JSON line per decision.
 	Log io.Writer
-	// Resolver is the system's where nil.
+	// Resolver looks up names. If nil, the system's resolver does.
 	Resolver Resolver
-	// Dial is a plain dial where nil.
+	// Dial connects to targets. If nil, a plain dialer is used.
 	Dial DialFunc
-	// Networks are the networks that the bundle's interfaces are in, which are
-	// read at the start and again every few seconds; the system's where nil.
+	// Networks returns the networks of the bundle's interfaces. It is called at
+	// the start and again every few seconds. If nil, the system's interfaces
+	// are read.
 	Networks func() ([]netip.Prefix, error)
-	// Ready, where set, is called with the address listened on.
+	// Ready, if not nil, is called with the address that Run listens on.
 	Ready func(net.Addr)
 
-	limits limits // defaultLimits where zero
+	limits limits // defaultLimits if zero
 }
 
-// Run serves until ctx ends, and then returns nil once the requests under way
-// are over or have had their time. An error means that it cannot listen or
-// serve, or cannot tell which networks are its own.
+// Run serves until ctx ends. It then returns nil after the requests under way
+// have ended or shutdownGrace is over. An error means that it cannot listen or
+// serve, or cannot find out which networks are its own.
 func Run(ctx context.Context, o Options) error {
 	p := newProxy(o)
-	if err := p.rules.begin(); err != nil {
+	if err := p.rules.start(); err != nil {
 		return fmt.Errorf("bundle: %w", err)
 	}
 
@@ -93,7 +95,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	server := p.server()
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(limit(listener, maxConns, p.limits.silence)) }()
+	go func() { served <- server.Serve(limitListener(listener, maxConns, p.limits.silence)) }()
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -118,8 +120,8 @@ func Run(ctx context.Context, o Options) error {
 	return err
 }
 
-// shutDown lets requests end, and ends them when their time is up. Tunnels are
-// not requests; they end with their upstreams.
+// shutDown waits for requests to end, and closes them after shutdownGrace.
+// Tunnels do not count as requests. They end with their upstreams.
 func shutDown(server *http.Server) error {
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownGrace)
 	defer cancel()
@@ -136,7 +138,7 @@ type proxy struct {
 	resolver  Resolver
 	dialTo    DialFunc
 	log       *decisionLog
-	upstreams *upstreams
+	upstreams *upstreamSet
 	forward   *goproxy.ProxyHttpServer
 }
 
@@ -166,12 +168,12 @@ func (p *proxy) server() *http.Server {
 		IdleTimeout:                  p.limits.keepAlive,
 		MaxHeaderBytes:               maxHeader,
 		DisableGeneralOptionsHandler: true,
-		// Its messages may hold what a guest sent.
+		// Discard its messages, because they may contain what a guest sent.
 		ErrorLog: log.New(io.Discard, "", 0),
 	}
 }
 
-// ServeHTTP decides, and passes on what is allowed.
+// ServeHTTP decides about the request, and forwards it if it is allowed.
 func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	t, d := p.decide(r)
 	p.log.decision(t, d)
@@ -187,11 +189,11 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.forwardPlain(w, r)
 }
 
-// refuse answers a request that goes nowhere.
+// refuse answers a request that is not forwarded.
 func (p *proxy) refuse(w http.ResponseWriter, r *http.Request, t target, d decision) {
 	h := w.Header()
 	if r.ContentLength != 0 {
-		// Else the server waits for the body before it answers, and for as
+		// Otherwise the server waits for the body before it answers, for as
 		// long as the guest likes.
 		h.Set("Connection", "close")
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(p.limits.drain))

@@ -33,10 +33,10 @@ func TestDecisions(t *testing.T) {
 		"allowed address":                          {get("http://203.0.113.77/"), 200, "hello", "203.0.113.77:80"},
 		"private by address rule":                  {connect("inside.example.com:8443"), 200, "", "10.0.0.5:8443"},
 		"forbidden addresses left out, IPv4 first": {get("http://mixed.example.com/"), 200, "hello", "203.0.113.11:80"},
-		"Host header says another": {
+		"Host header names another host": {
 			"GET http://api.example.com/ HTTP/1.1\r\nHost: evil.example.com\r\n\r\n", 200, "hello from api.example.com", "203.0.113.10:80",
 		},
-		"Host header says an allowed one": {
+		"Host header names an allowed host": {
 			"GET http://evil.example.com/ HTTP/1.1\r\nHost: api.example.com\r\n\r\n", 403, noRule, "",
 		},
 		"CONNECT with another Host": {
@@ -71,7 +71,7 @@ func TestDecisions(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, rules...)
-			status, body := w.ask(tt.raw)
+			status, body := w.roundTrip(tt.raw)
 			if status != tt.status || !strings.Contains(body, tt.body) {
 				t.Errorf("answer: got %d %q, want %d with %q", status, body, tt.status, tt.body)
 			}
@@ -80,22 +80,23 @@ func TestDecisions(t *testing.T) {
 			if got := strings.Trim(fmt.Sprint(w.dialed), "[]"); got != tt.dialed {
 				t.Errorf("dialled: got %q, want %q", got, tt.dialed)
 			}
-			if status == 403 && strings.Contains(body, noRule) && len(w.asked) > 0 {
-				t.Errorf("resolved: got %q, want no look-up for what is not allowed", w.asked)
+			if status == 403 && strings.Contains(body, noRule) && len(w.lookups) > 0 {
+				t.Errorf("resolved: got %q, want no lookup of a name that is not allowed", w.lookups)
 			}
 		})
 	}
 }
 
-func TestHeaderTooLarge(t *testing.T) {
+func TestRequestHeaderTooLarge(t *testing.T) {
 	w := newWorld(t, "api.example.com:80")
 	raw := "GET http://api.example.com/ HTTP/1.1\r\nHost: api.example.com\r\nX: " + strings.Repeat("x", maxHeader+8192) + "\r\n\r\n"
-	if status, _ := w.ask(raw); status != http.StatusRequestHeaderFieldsTooLarge {
+	if status, _ := w.roundTrip(raw); status != http.StatusRequestHeaderFieldsTooLarge {
 		t.Errorf("answer: got %d, want %d", status, http.StatusRequestHeaderFieldsTooLarge)
 	}
 }
 
-// TestTunnelCarriesBothWays includes what comes together with the CONNECT.
+// TestTunnelCarriesBothWays includes data that arrives together with the
+// CONNECT.
 func TestTunnelCarriesBothWays(t *testing.T) {
 	w := newWorld(t, "api.example.com:443")
 	conn := w.connect()
@@ -103,14 +104,14 @@ func TestTunnelCarriesBothWays(t *testing.T) {
 	inner := "GET /inner HTTP/1.1\r\nHost: inner.example.com\r\n\r\n"
 	_, _ = io.WriteString(conn, connect("api.example.com:443")+inner)
 	r := bufio.NewReader(conn)
-	if status, _ := w.answer(r); status != 200 {
+	if status, _ := w.readResponse(r); status != 200 {
 		t.Fatalf("CONNECT: got %d, want 200", status)
 	}
-	if status, body := w.answer(r); status != 200 || body != "hello from inner.example.com" {
+	if status, body := w.readResponse(r); status != 200 || body != "hello from inner.example.com" {
 		t.Errorf("early request: got %d %q, want 200 and the server's answer", status, body)
 	}
 	_, _ = io.WriteString(conn, inner)
-	if status, _ := w.answer(r); status != 200 {
+	if status, _ := w.readResponse(r); status != 200 {
 		t.Errorf("later request: got %d, want 200", status)
 	}
 }
@@ -141,7 +142,7 @@ func TestConnectionsAreLimited(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := limit(inner, 1, time.Minute)
+	l := limitListener(inner, 1, time.Minute)
 	defer func() { _ = l.Close() }()
 	accepted := make(chan net.Conn, 2)
 	go func() {
@@ -164,11 +165,11 @@ func TestConnectionsAreLimited(t *testing.T) {
 	first := <-accepted
 	select {
 	case <-accepted:
-		t.Fatal("second connection: got accepted, want it to wait for a place")
+		t.Fatal("second connection: got accepted, want it to wait for a slot")
 	case <-time.After(200 * time.Millisecond):
 	}
 	first.Close()
-	first.Close() // gives back one place, not two
+	first.Close() // releases one slot, not two
 	(<-accepted).Close()
 	_ = l.Close()
 	if _, ok := <-accepted; ok {
@@ -180,12 +181,12 @@ func TestShutdownEndsTunnels(t *testing.T) {
 	w := newWorld(t, "api.example.com:443")
 	conn, r := w.tunnel("api.example.com:443")
 	defer conn.Close()
-	begin := time.Now()
+	start := time.Now()
 	w.end()
 	if _, err := r.ReadByte(); !errors.Is(err, io.EOF) {
 		t.Errorf("tunnel: got %v, want EOF", err)
 	}
-	if took := time.Since(begin); took > shutdownGrace+2*time.Second {
+	if took := time.Since(start); took > shutdownGrace+2*time.Second {
 		t.Errorf("shutdown: took %s, want at most %s", took, shutdownGrace)
 	}
 }
@@ -197,6 +198,6 @@ func TestCannotListen(t *testing.T) {
 	}
 	defer l.Close()
 	if err := Run(t.Context(), Options{Listen: l.Addr().String()}); err == nil {
-		t.Error("run on a taken port: got nil, want an error")
+		t.Error("run on a port in use: got nil, want an error")
 	}
 }

@@ -18,16 +18,16 @@ import (
 )
 
 const (
-	// rulesInterval is how often the rules file is looked at. Looking is
-	// cheaper and surer than being told: the file is renamed into a mounted
+	// pollInterval is how often the rules file is checked. Polling is cheaper
+	// and more reliable than a file watch: the file is renamed into a mounted
 	// folder.
-	rulesInterval = 500 * time.Millisecond
-	// networksEvery is at each how manieth look the own networks are read
-	// again without a change of the file.
+	pollInterval = 500 * time.Millisecond
+	// networksEvery is the number of polls after which the bundle's own
+	// networks are read again even if the file has not changed.
 	networksEvery = 10
 )
 
-// rules is the rules file as it was last read and understood, less the
+// rules holds the rules file as it was last read and understood, without the
 // bundle's own networks, which no rule opens.
 type rules struct {
 	path     string
@@ -35,25 +35,27 @@ type rules struct {
 	networks func() ([]netip.Prefix, error)
 	changed  func()
 
-	set  atomic.Pointer[egress.Set]
-	file egress.Set     // as it was read
-	own  []netip.Prefix // networks
-	seen fileState      // of the last look
-	// blind: the networks could not be read at the last look.
-	blind bool
+	set         atomic.Pointer[egress.Set]
+	file        egress.Set // as read from the file
+	ownNetworks []netip.Prefix
+	lastState   fileState // at the last poll
+	// networksUnreadable means that the networks could not be read at the last
+	// attempt.
+	networksUnreadable bool
 }
 
-// fileState tells one content of a path from another; the zero one is a file
-// that is not there, once looked is set.
+// fileState identifies the content of a path. The zero value means that the
+// path was never checked. Once observed is set, either err is set or the other
+// fields identify the file.
 type fileState struct {
-	looked       bool
+	observed     bool
 	dev, ino     uint64
 	size         int64
 	mtime, ctime syscall.Timespec
 	err          string
 }
 
-// newRules allows nothing until reload.
+// newRules returns rules that allow nothing until start or poll.
 func newRules(path string, log *decisionLog, networks func() ([]netip.Prefix, error), changed func()) *rules {
 	r := &rules{path: path, log: log, networks: networks, changed: changed}
 	r.set.Store(&egress.Set{})
@@ -62,9 +64,9 @@ func newRules(path string, log *decisionLog, networks func() ([]netip.Prefix, er
 
 func (r *rules) current() egress.Set { return *r.set.Load() }
 
-// begin reads all that rules need before the first request. With an error
+// start reads the networks and the rules before the first request. If it fails,
 // nothing is allowed.
-func (r *rules) begin() error {
+func (r *rules) start() error {
 	if _, err := r.readNetworks(); err != nil {
 		return err
 	}
@@ -73,34 +75,34 @@ func (r *rules) begin() error {
 	return nil
 }
 
-// watch reloads until ctx ends.
+// watch polls until ctx ends.
 func (r *rules) watch(ctx context.Context) {
-	tick := time.NewTicker(rulesInterval)
+	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
-	for looks := 1; ; looks++ {
+	for n := 1; ; n++ {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			if r.look(looks) {
+			if r.poll(n) {
 				r.changed()
 			}
 		}
 	}
 }
 
-// look says whether the rules were replaced. The own networks are read before
-// a new file's rules hold.
-func (r *rules) look(looks int) bool {
-	before := r.seen
+// poll reports whether the rules were replaced. It reads the own networks
+// before it applies the rules of a new file.
+func (r *rules) poll(n int) bool {
+	before := r.lastState
 	changed := r.reload()
-	if r.seen != before || looks%networksEvery == 0 {
-		moved, err := r.readNetworks()
-		if err != nil && !r.blind {
+	if r.lastState != before || n%networksEvery == 0 {
+		networksChanged, err := r.readNetworks()
+		if err != nil && !r.networksUnreadable {
 			r.log.networks("kept the networks: they cannot be read")
 		}
-		r.blind = err != nil
-		changed = changed || moved
+		r.networksUnreadable = err != nil
+		changed = changed || networksChanged
 	}
 	if changed {
 		r.apply()
@@ -108,30 +110,30 @@ func (r *rules) look(looks int) bool {
 	return changed
 }
 
-// readNetworks says whether the own networks are others than last time. With
-// an error they are as they were.
+// readNetworks reads the own networks and reports whether they changed. With an
+// error they stay as they were.
 func (r *rules) readNetworks() (bool, error) {
 	own, err := r.networks()
-	if err != nil || slices.Equal(own, r.own) {
+	if err != nil || slices.Equal(own, r.ownNetworks) {
 		return false, err
 	}
-	r.own = own
+	r.ownNetworks = own
 	r.log.networks(fmt.Sprintf("closed the bundle's own networks %v", own))
 	return true, nil
 }
 
-// apply makes hold what was read.
+// apply puts the rules that were read into effect.
 func (r *rules) apply() {
-	set := r.file.Without(ownNetwork, r.own...)
+	set := r.file.Without(ownNetwork, r.ownNetworks...)
 	r.set.Store(&set)
 }
 
-// reload reads the file if it is another than last time, and says whether there
-// are other rules to apply. A missing file allows nothing; one that cannot be read
-// or understood leaves the rules as they are.
+// reload reads the file if it has changed, and reports whether there are new
+// rules to apply. A missing file allows nothing. A file that cannot be read or
+// understood leaves the rules as they are.
 func (r *rules) reload() bool {
 	info, err := os.Stat(r.path)
-	if state := stateOf(info, err); state == r.seen {
+	if state := stateOf(info, err); state == r.lastState {
 		return false
 	}
 	f, err := os.Open(r.path)
@@ -139,9 +141,10 @@ func (r *rules) reload() bool {
 		return r.unreadable(err)
 	}
 	defer f.Close()
-	// The state of what is read, which may be newer than what was looked at.
+	// Use the state of the opened file, which may be newer than the one checked
+	// above.
 	info, err = f.Stat()
-	r.seen = stateOf(info, err)
+	r.lastState = stateOf(info, err)
 	if err != nil {
 		return r.unreadable(err)
 	}
@@ -156,7 +159,7 @@ func (r *rules) reload() bool {
 }
 
 func (r *rules) unreadable(err error) bool {
-	r.seen = stateOf(nil, err)
+	r.lastState = stateOf(nil, err)
 	if errors.Is(err, fs.ErrNotExist) {
 		r.file = egress.Set{}
 		r.log.rules("the rules file is missing: nothing is allowed", 0)
@@ -169,9 +172,9 @@ func (r *rules) unreadable(err error) bool {
 func stateOf(info fs.FileInfo, err error) fileState {
 	if err != nil {
 		var errno syscall.Errno
-		_ = errors.As(err, &errno) // 0, "errno 0", where it is no error of the system's
-		return fileState{looked: true, err: errno.Error()}
+		_ = errors.As(err, &errno) // 0, "errno 0", if it is not an error from the system
+		return fileState{observed: true, err: errno.Error()}
 	}
 	s := info.Sys().(*syscall.Stat_t)
-	return fileState{looked: true, dev: s.Dev, ino: s.Ino, size: s.Size, mtime: s.Mtim, ctime: s.Ctim}
+	return fileState{observed: true, dev: s.Dev, ino: s.Ino, size: s.Size, mtime: s.Mtim, ctime: s.Ctim}
 }

@@ -14,7 +14,7 @@ func TestRulesReload(t *testing.T) {
 	w := newWorld(t)
 	request := get("http://api.example.com/")
 	status := func() int {
-		s, _ := w.ask(request)
+		s, _ := w.roundTrip(request)
 		return s
 	}
 	if got := status(); got != 403 {
@@ -25,9 +25,9 @@ func TestRulesReload(t *testing.T) {
 	for _, broken := range []string{"{", `{"version":1,"allow":["http://x"]}`, `{"version":2,"allow":[]}`, ""} {
 		before := strings.Count(w.log.String(), "kept the rules")
 		w.replaceRules(broken)
-		w.eventually("a broken file is seen", func() bool { return strings.Count(w.log.String(), "kept the rules") > before })
+		w.eventually("a broken file is noticed", func() bool { return strings.Count(w.log.String(), "kept the rules") > before })
 		if got := status(); got != 200 {
-			t.Errorf("broken file %q: got %d, want the last rules to hold", broken, got)
+			t.Errorf("broken file %q: got %d, want the last rules to apply", broken, got)
 		}
 	}
 	w.writeRules("other.example.com:80")
@@ -40,8 +40,8 @@ func TestRulesReload(t *testing.T) {
 	w.eventually("denied once the file is gone", func() bool { return status() == 403 })
 }
 
-// TestRevokedTunnelEnds: a rule that is taken away takes with it what was
-// opened under it, and nothing else.
+// TestRevokedTunnelEnds checks that removing a rule closes the connections that
+// were opened under it, and no others.
 func TestRevokedTunnelEnds(t *testing.T) {
 	w := newWorld(t, "api.example.com:443", "203.0.113.77:443")
 	revoked, revokedR := w.tunnel("api.example.com:443")
@@ -53,7 +53,7 @@ func TestRevokedTunnelEnds(t *testing.T) {
 		t.Errorf("revoked tunnel: got %v, want EOF", err)
 	}
 	_, _ = io.WriteString(kept, "GET /x HTTP/1.1\r\nHost: kept\r\n\r\n")
-	if status, _ := w.answer(keptR); status != 200 {
+	if status, _ := w.readResponse(keptR); status != 200 {
 		t.Errorf("other tunnel: got %d, want 200", status)
 	}
 }

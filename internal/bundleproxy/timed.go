@@ -7,50 +7,51 @@ import (
 	"time"
 )
 
-// timed is a connection that is ended when nothing moves on it, also under a
-// write that the other end does not take. The TCP connection is a field so that
-// none of its other methods moves bytes past the timer.
-type timed struct {
-	conn    *net.TCPConn
-	limit   time.Duration
-	silence *time.Timer
+// idleConn is a connection that is closed when it transfers no data for a
+// while, even during a write that the other end does not accept. The TCP
+// connection is a field rather than embedded, so that none of its other methods
+// transfers data without resetting the timer.
+type idleConn struct {
+	conn  *net.TCPConn
+	limit time.Duration
+	timer *time.Timer
 }
 
-// start begins the time; end is called when it is over.
-func (t *timed) start(conn *net.TCPConn, limit time.Duration, end func()) {
+// start starts the timer. end is called when it expires.
+func (t *idleConn) start(conn *net.TCPConn, limit time.Duration, end func()) {
 	t.conn, t.limit = conn, limit
-	t.silence = time.AfterFunc(limit, end)
+	t.timer = time.AfterFunc(limit, end)
 }
 
-func (t *timed) Read(b []byte) (int, error) {
+func (t *idleConn) Read(b []byte) (int, error) {
 	n, err := t.conn.Read(b)
-	t.moved(n)
+	t.resetTimer(n)
 	return n, err
 }
 
-func (t *timed) Write(b []byte) (int, error) {
+func (t *idleConn) Write(b []byte) (int, error) {
 	n, err := t.conn.Write(b)
-	t.moved(n)
+	t.resetTimer(n)
 	return n, err
 }
 
-func (t *timed) moved(n int) {
+func (t *idleConn) resetTimer(n int) {
 	if n > 0 {
-		t.silence.Reset(t.limit)
+		t.timer.Reset(t.limit)
 	}
 }
 
-func (t *timed) Close() error {
-	t.silence.Stop()
+func (t *idleConn) Close() error {
+	t.timer.Stop()
 	return t.conn.Close()
 }
 
 // CloseRead and CloseWrite let a tunnel end one direction at a time.
-func (t *timed) CloseRead() error  { return t.conn.CloseRead() }
-func (t *timed) CloseWrite() error { return t.conn.CloseWrite() }
+func (t *idleConn) CloseRead() error  { return t.conn.CloseRead() }
+func (t *idleConn) CloseWrite() error { return t.conn.CloseWrite() }
 
-func (t *timed) LocalAddr() net.Addr                 { return t.conn.LocalAddr() }
-func (t *timed) RemoteAddr() net.Addr                { return t.conn.RemoteAddr() }
-func (t *timed) SetDeadline(at time.Time) error      { return t.conn.SetDeadline(at) }
-func (t *timed) SetReadDeadline(at time.Time) error  { return t.conn.SetReadDeadline(at) }
-func (t *timed) SetWriteDeadline(at time.Time) error { return t.conn.SetWriteDeadline(at) }
+func (t *idleConn) LocalAddr() net.Addr                 { return t.conn.LocalAddr() }
+func (t *idleConn) RemoteAddr() net.Addr                { return t.conn.RemoteAddr() }
+func (t *idleConn) SetDeadline(at time.Time) error      { return t.conn.SetDeadline(at) }
+func (t *idleConn) SetReadDeadline(at time.Time) error  { return t.conn.SetReadDeadline(at) }
+func (t *idleConn) SetWriteDeadline(at time.Time) error { return t.conn.SetWriteDeadline(at) }

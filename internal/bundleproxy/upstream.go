@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// errNoAnswer is all that a guest is told of a failed dial.
+// errNoAnswer is all that a guest learns about a failed dial.
 var errNoAnswer = errors.New("bundle: the host does not answer")
 
 type targetKey struct{}
@@ -20,8 +20,8 @@ func withTarget(ctx context.Context, t target) context.Context {
 	return context.WithValue(ctx, targetKey{}, t)
 }
 
-// dial connects to the decided addresses of the request in ctx, one after
-// another, and to nothing where nothing was decided.
+// dial connects to one of the addresses that were decided on for the request in
+// ctx. It tries them in order, and fails if there was no decision.
 func (p *proxy) dial(ctx context.Context) (net.Conn, error) {
 	t, ok := ctx.Value(targetKey{}).(target)
 	if !ok || len(t.addrs) == 0 {
@@ -35,8 +35,8 @@ func (p *proxy) dial(ctx context.Context) (net.Conn, error) {
 			continue
 		}
 		u := p.upstreams.add(conn, target{host: t.host, port: t.port, addrs: []netip.Addr{addr}})
-		// The rules may have changed between the decision and the list of
-		// connections that a change goes through.
+		// The rules may have changed after the decision but before the
+		// connection was added to the set that revoke checks.
 		if !p.stillAllowed(u) {
 			u.end()
 			return nil, errors.New("bundle: the egress rules have changed")
@@ -52,13 +52,13 @@ func dialTCP(ctx context.Context, addr netip.AddrPort) (*net.TCPConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return conn.(*net.TCPConn), nil // what "tcp" gives
+	return conn.(*net.TCPConn), nil // always the type for "tcp"
 }
 
-// revoke closes the connections to what the rules no longer allow.
+// revoke closes the connections that the rules no longer allow.
 func (p *proxy) revoke() {
-	// Kept connections carry later requests, whose addresses are not looked at
-	// again.
+	// Close idle connections too: later requests would reuse them without
+	// another check of the address.
 	p.forward.Tr.CloseIdleConnections()
 	for _, u := range p.upstreams.all() {
 		if !p.stillAllowed(u) {
@@ -74,27 +74,27 @@ func (p *proxy) stillAllowed(u *upstream) bool {
 	return ok && set.CheckAddr(u.target.addrs[0], u.target.port) == nil
 }
 
-// upstreams are the connections to the outside.
-type upstreams struct {
-	limit time.Duration // for silence
+// upstreamSet is the set of connections to the outside.
+type upstreamSet struct {
+	limit time.Duration // of silence
 	mu    sync.Mutex
 	open  map[*upstream]struct{}
 }
 
-func newUpstreams(limit time.Duration) *upstreams {
-	return &upstreams{limit: limit, open: map[*upstream]struct{}{}}
+func newUpstreams(limit time.Duration) *upstreamSet {
+	return &upstreamSet{limit: limit, open: map[*upstream]struct{}{}}
 }
 
-func (us *upstreams) add(conn *net.TCPConn, t target) *upstream {
+func (us *upstreamSet) add(conn *net.TCPConn, t target) *upstream {
 	us.mu.Lock()
 	defer us.mu.Unlock()
-	u := &upstream{target: t, of: us}
+	u := &upstream{target: t, set: us}
 	us.open[u] = struct{}{}
 	u.start(conn, us.limit, u.end)
 	return u
 }
 
-func (us *upstreams) all() []*upstream {
+func (us *upstreamSet) all() []*upstream {
 	us.mu.Lock()
 	defer us.mu.Unlock()
 	out := make([]*upstream, 0, len(us.open))
@@ -104,7 +104,7 @@ func (us *upstreams) all() []*upstream {
 	return out
 }
 
-func (us *upstreams) closeAll() {
+func (us *upstreamSet) closeAll() {
 	for _, u := range us.all() {
 		u.end()
 	}
@@ -112,17 +112,17 @@ func (us *upstreams) closeAll() {
 
 // upstream is a connection to the outside.
 type upstream struct {
-	timed
+	idleConn
 	target target
-	of     *upstreams
+	set    *upstreamSet
 }
 
 func (u *upstream) Close() error {
-	u.of.mu.Lock()
-	delete(u.of.open, u)
-	u.of.mu.Unlock()
-	return u.timed.Close()
+	u.set.mu.Lock()
+	delete(u.set.open, u)
+	u.set.mu.Unlock()
+	return u.idleConn.Close()
 }
 
-// end closes a connection of which nobody waits for anything.
+// end closes the connection and ignores the error.
 func (u *upstream) end() { _ = u.Close() }

@@ -21,8 +21,8 @@ import (
 	"time"
 )
 
-// world is a proxy whose outside is one server of this process: every address
-// that may be dialled leads there, and is recorded.
+// world is a proxy with one server of this process as its outside: every dial
+// connects to that server and is recorded.
 type world struct {
 	t     *testing.T
 	addr  string // of the proxy
@@ -31,14 +31,14 @@ type world struct {
 	end   context.CancelFunc
 	ended chan error
 
-	mu     sync.Mutex
-	names  map[string][]netip.Addr
-	asked  []string
-	dialed []netip.AddrPort
-	seen   []string // "METHOD HOST URL" as the server got it
-	own    []netip.Prefix
-	blind  error // of reading them
-	// handler is the server's, where set.
+	mu          sync.Mutex
+	names       map[string][]netip.Addr
+	lookups     []string
+	dialed      []netip.AddrPort
+	requests    []string // "METHOD HOST URL" as received by the server
+	own         []netip.Prefix
+	networksErr error // returned by networks
+	// handler replaces the server's default handler if not nil.
 	handler http.HandlerFunc
 }
 
@@ -93,7 +93,7 @@ func newWorldWith(t *testing.T, change func(*Options), rules ...string) *world {
 
 func (w *world) serve(rw http.ResponseWriter, r *http.Request) {
 	w.mu.Lock()
-	w.seen = append(w.seen, r.Method+" "+r.Host+" "+r.URL.String())
+	w.requests = append(w.requests, r.Method+" "+r.Host+" "+r.URL.String())
 	handler := w.handler
 	w.mu.Unlock()
 	if handler != nil {
@@ -103,23 +103,23 @@ func (w *world) serve(rw http.ResponseWriter, r *http.Request) {
 	fmt.Fprintf(rw, "hello from %s", r.Host)
 }
 
-func (w *world) handle(handler http.HandlerFunc) {
+func (w *world) setHandler(handler http.HandlerFunc) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.handler = handler
 }
 
-// networks are the proxy's own.
+// networks returns the proxy's own networks.
 func (w *world) networks() ([]netip.Prefix, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.own, w.blind
+	return w.own, w.networksErr
 }
 
-func (w *world) setNetworks(blind error, own ...string) {
+func (w *world) setNetworks(err error, own ...string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.own, w.blind = nil, blind
+	w.own, w.networksErr = nil, err
 	for _, p := range own {
 		w.own = append(w.own, netip.MustParsePrefix(p))
 	}
@@ -129,7 +129,7 @@ func (w *world) setNetworks(blind error, own ...string) {
 func (w *world) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.asked = append(w.asked, host)
+	w.lookups = append(w.lookups, host)
 	if addrs, ok := w.names[strings.ToLower(host)]; ok {
 		return addrs, nil
 	}
@@ -145,7 +145,7 @@ func (w *world) writeRules(rules ...string) {
 	w.replaceRules(string(b))
 }
 
-// replaceRules renames, as the agent does.
+// replaceRules renames a new file into place, as the agent does.
 func (w *world) replaceRules(content string) {
 	w.t.Helper()
 	tmp := w.rules + ".tmp"
@@ -157,15 +157,15 @@ func (w *world) replaceRules(content string) {
 	}
 }
 
-// ask sends raw text to the proxy and returns the first answer.
-func (w *world) ask(raw string) (status int, body string) {
+// roundTrip sends raw text to the proxy and returns the first response.
+func (w *world) roundTrip(raw string) (status int, body string) {
 	w.t.Helper()
 	conn := w.connect()
 	defer conn.Close()
 	if _, err := io.WriteString(conn, raw); err != nil {
 		w.t.Fatal(err)
 	}
-	return w.answer(bufio.NewReader(conn))
+	return w.readResponse(bufio.NewReader(conn))
 }
 
 func (w *world) connect() net.Conn {
@@ -178,7 +178,7 @@ func (w *world) connect() net.Conn {
 	return conn
 }
 
-func (w *world) answer(r *bufio.Reader) (status int, body string) {
+func (w *world) readResponse(r *bufio.Reader) (status int, body string) {
 	w.t.Helper()
 	resp, err := http.ReadResponse(r, nil)
 	if err != nil {
@@ -195,13 +195,13 @@ func (w *world) answer(r *bufio.Reader) (status int, body string) {
 	return resp.StatusCode, string(b)
 }
 
-// tunnel opens one and asks through it.
+// tunnel opens a tunnel to the target through the proxy.
 func (w *world) tunnel(target string) (net.Conn, *bufio.Reader) {
 	w.t.Helper()
 	conn := w.connect()
 	r := bufio.NewReader(conn)
 	fmt.Fprintf(conn, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", target, target)
-	if status, body := w.answer(r); status != http.StatusOK {
+	if status, body := w.readResponse(r); status != http.StatusOK {
 		w.t.Fatalf("CONNECT %s: got %d %q, want 200", target, status, body)
 	}
 	return conn, r
@@ -226,7 +226,7 @@ func connect(target string) string {
 	return fmt.Sprintf("CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", target, target)
 }
 
-// buffer is a bytes.Buffer for several goroutines.
+// buffer is a bytes.Buffer that is safe for concurrent use.
 type buffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -253,7 +253,7 @@ func readFile(t *testing.T, path string) string {
 	return string(b)
 }
 
-// procAddr is an IPv4 address as /proc/net/tcp writes it.
+// procAddr formats an IPv4 address as in /proc/net/tcp.
 func procAddr(a net.Addr) string {
 	at := netip.MustParseAddrPort(a.String())
 	b := at.Addr().As4()

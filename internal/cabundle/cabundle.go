@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package cabundle judges the file of certificates that a guest is to trust,
-// before it is handed to the guest: whether it is one, and whether there is
-// something in it that no guest should get. It is pure, verifies no signature
-// and no date, and takes no side on whom a guest should trust. Its errors tell
-// nothing of the content.
+// Package cabundle checks the file of certificates that a guest is to trust
+// before the guest gets it: whether the file holds certificates, and whether it
+// contains anything that no guest should get. It has no side effects, verifies
+// no signatures or dates, and does not decide whom a guest should trust. Its
+// errors do not reveal the content.
 package cabundle
 
 import (
@@ -16,10 +16,10 @@ import (
 )
 
 const (
-	// MaxSize is the most bytes that a file may have.
+	// MaxSize is the maximum size of a file in bytes.
 	MaxSize = 1 << 20
-	// MaxCertificates is the most certificates that it may have; the lists of
-	// public authorities have some 150.
+	// MaxCertificates is the maximum number of certificates in a file. The
+	// lists of public authorities have about 150.
 	MaxCertificates = 512
 )
 
@@ -30,15 +30,15 @@ var (
 	keyWords   = []byte("PRIVATE KEY-----")
 )
 
-// Check is nil for a PEM file of X.509 certificates: at least one, and no other
-// block. Text around the blocks is allowed, as the usual lists have names
-// there.
+// Check returns nil if data is a PEM file with at least one X.509 certificate
+// and no other block. Text around the blocks is allowed, because the usual
+// lists have names there.
 func Check(data []byte) error {
 	switch {
 	case len(data) > MaxSize:
-		return fmt.Errorf("has %d bytes, more than the %d that are taken", len(data), MaxSize)
+		return fmt.Errorf("has %d bytes, more than the limit of %d", len(data), MaxSize)
 	case bytes.Contains(data, keyWords):
-		return errors.New("has a private key in it; it would be readable in the guest, so name a file with the certificates alone")
+		return errors.New("contains a private key, which would be readable in the guest; name a file with only the certificates")
 	}
 	count := 0
 	rest := data
@@ -49,7 +49,7 @@ func Check(data []byte) error {
 			break
 		}
 		count++
-		// What pem.Decode passes over, other programs may read.
+		// Other programs may read a block that pem.Decode skips.
 		if bytes.Count(before[:len(before)-len(rest)], blockBegin) != 1 {
 			return fmt.Errorf("is damaged: a block before certificate %d cannot be read", count)
 		}
@@ -61,24 +61,24 @@ func Check(data []byte) error {
 	case bytes.Contains(rest, blockBegin):
 		return fmt.Errorf("is damaged: a block after certificate %d cannot be read", count)
 	case count == 0:
-		return errors.New("has no certificate in PEM form in it")
+		return errors.New("contains no certificate in PEM form")
 	}
 	return nil
 }
 
-// checkBlock judges the number-th block.
+// checkBlock checks the block with this number, counted from 1.
 func checkBlock(block *pem.Block, number int) error {
 	switch {
 	case block.Type != certificate:
-		return fmt.Errorf("has a block in it that is no %s (the %d. block); name a file with the certificates alone", certificate, number)
+		return fmt.Errorf("contains a block that is not a %s (block %d); name a file with only the certificates", certificate, number)
 	case len(block.Headers) > 0:
-		return fmt.Errorf("certificate %d has PEM headers, with which some programs pass over it; remove them", number)
+		return fmt.Errorf("certificate %d has PEM headers, which make some programs skip it; remove them", number)
 	case number > MaxCertificates:
 		return fmt.Errorf("has more than %d certificates", MaxCertificates)
 	}
 	if _, err := x509.ParseCertificate(block.Bytes); err != nil {
-		// Why not, may quote what is in it.
-		return fmt.Errorf("certificate %d is no X.509 certificate", number)
+		// The parser's error may quote the content.
+		return fmt.Errorf("certificate %d is not an X.509 certificate", number)
 	}
 	return nil
 }

@@ -18,7 +18,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/cabundle"
 )
 
-// newCertificate is a certificate and its key, both as PEM.
+// newCertificate returns a certificate and its key, both as PEM.
 func newCertificate(t testing.TB) (certificate, key string) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -27,7 +27,7 @@ func newCertificate(t testing.TB) (certificate, key string) {
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Unix(0, 0), NotAfter: time.Unix(1, 0), // nobody's business here
+		NotBefore: time.Unix(0, 0), NotAfter: time.Unix(1, 0), // dates are not checked
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
 	if err != nil {
@@ -54,35 +54,35 @@ func TestCheck(t *testing.T) {
 		text string
 		want string // part of the error; "" for none
 	}{
-		"one":                    {one, ""},
-		"two":                    {one + two, ""},
-		"names between":          {"# One\n====\n" + one + "\nTwo, bücher\n" + two + "\nthe end\n", ""},
-		"CRLF":                   {strings.ReplaceAll(one, "\n", "\r\n"), ""},
-		"no newline at the end":  {strings.TrimSpace(one), ""},
-		"most":                   {strings.Repeat(one, cabundle.MaxCertificates), ""},
-		"one too many":           {strings.Repeat(one, cabundle.MaxCertificates+1), "more than 512 certificates"},
-		"as large as may be":     {one + strings.Repeat("\n", cabundle.MaxSize-len(one)), ""},
-		"too large":              {one + strings.Repeat("\n", cabundle.MaxSize-len(one)+1), "more than the 1048576"},
-		"empty":                  {"", "no certificate"},
-		"text":                   {"hello", "no certificate"},
-		"DER":                    {string(block.Bytes), "no certificate"},
-		"key":                    {key, "private key"},
-		"key behind":             {one + key, "private key"},
-		"key before":             {key + one, "private key"},
-		"damaged key":            {one + strings.Replace(key, "\nM", "\n*", 1), "private key"},
-		"key, old":               {one + encode("RSA PRIVATE KEY", []byte("x")), "private key"},
-		"key, encrypted":         {one + encode("ENCRYPTED PRIVATE KEY", []byte("x")), "private key"},
-		"key, OpenSSH":           {one + encode("OPENSSH PRIVATE KEY", []byte("x")), "private key"},
-		"another block":          {one + encode("PUBLIC KEY", block.Bytes), "no CERTIFICATE (the 2. block)"},
-		"request":                {encode("CERTIFICATE REQUEST", block.Bytes), "no CERTIFICATE"},
-		"OpenSSL's own":          {encode("TRUSTED CERTIFICATE", block.Bytes), "no CERTIFICATE"},
-		"no X.509":               {one + encode("CERTIFICATE", []byte("nothing")), "certificate 2 is no X.509"},
-		"something behind it":    {encode("CERTIFICATE", append(bytes.Clone(block.Bytes), 0)), "certificate 1 is no X.509"},
-		"headers":                {withHeaders, "PEM headers"},
-		"damaged":                {damaged, "damaged"},
-		"damaged, then a proper": {damaged + one, "before certificate 1"},
-		"a proper, then damaged": {one + damaged, "after certificate 1"},
-		"cut":                    {one + two[:len(two)-10], "after certificate 1"},
+		"one":                   {one, ""},
+		"two":                   {one + two, ""},
+		"names between":         {"# One\n====\n" + one + "\nTwo, bücher\n" + two + "\nthe end\n", ""},
+		"CRLF":                  {strings.ReplaceAll(one, "\n", "\r\n"), ""},
+		"no newline at the end": {strings.TrimSpace(one), ""},
+		"as many as allowed":    {strings.Repeat(one, cabundle.MaxCertificates), ""},
+		"one too many":          {strings.Repeat(one, cabundle.MaxCertificates+1), "more than 512 certificates"},
+		"as large as allowed":   {one + strings.Repeat("\n", cabundle.MaxSize-len(one)), ""},
+		"too large":             {one + strings.Repeat("\n", cabundle.MaxSize-len(one)+1), "more than the limit of 1048576"},
+		"empty":                 {"", "no certificate"},
+		"text":                  {"hello", "no certificate"},
+		"DER":                   {string(block.Bytes), "no certificate"},
+		"key":                   {key, "private key"},
+		"key after":             {one + key, "private key"},
+		"key before":            {key + one, "private key"},
+		"damaged key":           {one + strings.Replace(key, "\nM", "\n*", 1), "private key"},
+		"key, old":              {one + encode("RSA PRIVATE KEY", []byte("x")), "private key"},
+		"key, encrypted":        {one + encode("ENCRYPTED PRIVATE KEY", []byte("x")), "private key"},
+		"key, OpenSSH":          {one + encode("OPENSSH PRIVATE KEY", []byte("x")), "private key"},
+		"another block":         {one + encode("PUBLIC KEY", block.Bytes), "not a CERTIFICATE (block 2)"},
+		"request":               {encode("CERTIFICATE REQUEST", block.Bytes), "not a CERTIFICATE"},
+		"OpenSSL's own":         {encode("TRUSTED CERTIFICATE", block.Bytes), "not a CERTIFICATE"},
+		"not X.509":             {one + encode("CERTIFICATE", []byte("nothing")), "certificate 2 is not an X.509"},
+		"trailing data":         {encode("CERTIFICATE", append(bytes.Clone(block.Bytes), 0)), "certificate 1 is not an X.509"},
+		"headers":               {withHeaders, "PEM headers"},
+		"damaged":               {damaged, "damaged"},
+		"damaged, then valid":   {damaged + one, "before certificate 1"},
+		"valid, then damaged":   {one + damaged, "after certificate 1"},
+		"truncated":             {one + two[:len(two)-10], "after certificate 1"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := cabundle.Check([]byte(tt.text))
@@ -96,8 +96,8 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// FuzzCheck: what passes is read whole by those who read certificates, and no
-// error shows what is in the file.
+// FuzzCheck checks that an accepted file is read completely by programs that
+// read certificates, and that no error reveals the content.
 func FuzzCheck(f *testing.F) {
 	one, key := newCertificate(f)
 	for _, seed := range []string{one, one + one, one + key, "-----BEGIN CERTIFICATE-----\n\n-----END CERTIFICATE-----\n", "x", one[:40], one + "-----BEGIN "} {

@@ -12,12 +12,12 @@ const (
 	aheadChunks = 8
 )
 
-// ahead reads from another reader in a goroutine of its own, a bounded number
-// of bytes ahead, so that network, hashing, unpacking and disk do not wait for
-// each other's every step.
-type ahead struct {
+// aheadReader reads from another reader in its own goroutine, a bounded number
+// of bytes ahead, so that the network, hashing, unpacking and the disk do not
+// wait for each other at every step.
+type aheadReader struct {
 	chunks, free chan []byte
-	failed       chan error // holds the end's error before chunks is closed
+	failed       chan error // receives the final error before chunks is closed
 	stop         chan struct{}
 	once         sync.Once
 	done         chan struct{}
@@ -26,10 +26,11 @@ type ahead struct {
 	err             error
 }
 
-// readAhead begins. end ends it, and returns once r is no longer read from;
-// whatever r waits for must end by itself or with its context.
-func readAhead(r io.Reader) *ahead {
-	a := &ahead{
+// readAhead starts to read from r. stopReading ends it, and returns once r is
+// no longer being read. A blocked read of r must end by itself or when its
+// context is cancelled.
+func readAhead(r io.Reader) *aheadReader {
+	a := &aheadReader{
 		chunks: make(chan []byte, aheadChunks), free: make(chan []byte, aheadChunks),
 		failed: make(chan error, 1), stop: make(chan struct{}), done: make(chan struct{}),
 	}
@@ -40,7 +41,7 @@ func readAhead(r io.Reader) *ahead {
 	return a
 }
 
-func (a *ahead) run(r io.Reader) {
+func (a *aheadReader) run(r io.Reader) {
 	defer close(a.done)
 	defer close(a.chunks)
 	for {
@@ -52,7 +53,7 @@ func (a *ahead) run(r io.Reader) {
 		}
 		n, err := fillBuffer(r, buf)
 		if n > 0 {
-			a.chunks <- buf[:n] // as many places as buffers
+			a.chunks <- buf[:n] // never blocks: there is room for every buffer
 		}
 		if err != nil {
 			a.failed <- err
@@ -61,7 +62,7 @@ func (a *ahead) run(r io.Reader) {
 	}
 }
 
-// fillBuffer is io.ReadFull, but tells an end of r's own apart.
+// fillBuffer is like io.ReadFull, but returns the error of r unchanged.
 func fillBuffer(r io.Reader, buf []byte) (n int, err error) {
 	for n < len(buf) && err == nil {
 		var m int
@@ -71,8 +72,8 @@ func fillBuffer(r io.Reader, buf []byte) (n int, err error) {
 	return n, err
 }
 
-// fill makes current hold something, or sets err.
-func (a *ahead) fill() {
+// fill waits until current is not empty, or sets err.
+func (a *aheadReader) fill() {
 	for len(a.current) == 0 && a.err == nil {
 		if a.buffer != nil {
 			a.free <- a.buffer[:cap(a.buffer)]
@@ -83,7 +84,7 @@ func (a *ahead) fill() {
 			select {
 			case a.err = <-a.failed:
 			default:
-				a.err = io.ErrClosedPipe // ended meanwhile
+				a.err = io.ErrClosedPipe // stopped meanwhile
 			}
 			return
 		}
@@ -91,7 +92,7 @@ func (a *ahead) fill() {
 	}
 }
 
-func (a *ahead) Read(p []byte) (int, error) {
+func (a *aheadReader) Read(p []byte) (int, error) {
 	a.fill()
 	if len(a.current) == 0 {
 		return 0, a.err
@@ -102,7 +103,7 @@ func (a *ahead) Read(p []byte) (int, error) {
 }
 
 // Peek returns up to n of the bytes that Read returns next.
-func (a *ahead) Peek(n int) ([]byte, error) {
+func (a *aheadReader) Peek(n int) ([]byte, error) {
 	a.fill()
 	if len(a.current) == 0 {
 		return nil, a.err
@@ -110,7 +111,7 @@ func (a *ahead) Peek(n int) ([]byte, error) {
 	return a.current[:min(n, len(a.current))], nil
 }
 
-func (a *ahead) end() {
+func (a *aheadReader) stopReading() {
 	a.once.Do(func() { close(a.stop) })
 	<-a.done
 }

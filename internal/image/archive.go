@@ -21,20 +21,20 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// blockSize is what a tar archive is made of.
+// blockSize is the size of a tar block in bytes.
 const blockSize = 512
 
-// archive writes an image in docker-save form: manifest.json, the config, and
-// the layers, each once and not compressed, so that no guest has to unpack
-// them again. The same image always gives the same bytes.
+// archive writes an image in docker-save form: manifest.json, the config and
+// the layers. Each layer is written once and uncompressed, so that no guest has
+// to unpack it again. The same image always gives the same bytes.
 type archive struct {
-	f      *os.File
-	offset int64
-	most   int64
-	space  *space
+	f        *os.File
+	offset   int64
+	maxBytes int64
+	space    *space
 }
 
-// writeImage writes the whole image, verifying all of it.
+// writeImage writes the whole image and verifies all of it.
 func (a *archive) writeImage(ctx context.Context, c content, img *image, progress func(n int64)) error {
 	if err := a.writeFile("manifest.json", img.saveManifest()); err != nil {
 		return err
@@ -56,19 +56,19 @@ func (a *archive) writeImage(ctx context.Context, c content, img *image, progres
 	return a.finish()
 }
 
-func (i *image) configName() string       { return i.name.Hex + ".json" }
-func layerName(diffID v1.Hash) string     { return diffID.Hex + "/layer.tar" }
-func padding(size int64) int64            { return (blockSize - size%blockSize) % blockSize }
-func (a *archive) room() int64            { return a.most - a.offset }
-func hexOf(sum hash.Hash) string          { return hex.EncodeToString(sum.Sum(nil)) }
-func equal(sum hash.Hash, h v1.Hash) bool { return hexOf(sum) == h.Hex }
+func (i *image) configName() string               { return i.name.Hex + ".json" }
+func layerName(diffID v1.Hash) string             { return diffID.Hex + "/layer.tar" }
+func padding(size int64) int64                    { return (blockSize - size%blockSize) % blockSize }
+func (a *archive) room() int64                    { return a.maxBytes - a.offset }
+func hexOf(sum hash.Hash) string                  { return hex.EncodeToString(sum.Sum(nil)) }
+func matchesDigest(sum hash.Hash, h v1.Hash) bool { return hexOf(sum) == h.Hex }
 
 func (i *image) saveManifest() []byte {
 	layers := make([]string, len(i.diffIDs))
 	for n, diffID := range i.diffIDs {
 		layers[n] = layerName(diffID)
 	}
-	// Strings alone: it cannot fail.
+	// It holds only strings, so this cannot fail.
 	raw, _ := json.Marshal([]any{struct {
 		Config   string
 		RepoTags []string
@@ -81,8 +81,8 @@ func (a *archive) writeFile(name string, data []byte) error {
 	return a.writeEntry(name, bytes.NewReader(data))
 }
 
-// writeEntry writes a file whose length is known only once it is written: its
-// header follows into the place that was left for it.
+// writeEntry writes a file of unknown length. It leaves room for the header and
+// fills it in when the length is known.
 func (a *archive) writeEntry(name string, r io.Reader) error {
 	start := a.offset
 	if _, err := a.f.Seek(start+blockSize, io.SeekStart); err != nil {
@@ -94,7 +94,7 @@ func (a *archive) writeEntry(name string, r io.Reader) error {
 		return err
 	}
 	if limited.N <= 0 {
-		return errUnpacked
+		return errUnpacksTooLarge
 	}
 	header, err := header(name, size)
 	if err != nil {
@@ -110,8 +110,8 @@ func (a *archive) writeEntry(name string, r io.Reader) error {
 	return nil
 }
 
-// header is one block, in a form that has room for any size, with no time or
-// owner in it.
+// header returns one block. Its format has room for any size, and it holds no
+// time or owner.
 func header(name string, size int64) ([]byte, error) {
 	var b bytes.Buffer
 	err := tar.NewWriter(&b).WriteHeader(&tar.Header{
@@ -128,10 +128,10 @@ func (a *archive) finish() error {
 	return err
 }
 
-var errUnpacked = errors.New("unpacked")
+var errUnpacksTooLarge = errors.New("unpacked")
 
-// writeLayer reads, verifies, unpacks, verifies and writes, each at the same
-// time as the others.
+// writeLayer reads the layer, verifies it, decompresses it, verifies the result
+// and writes it. All steps run concurrently.
 func (a *archive) writeLayer(ctx context.Context, c content, layer v1.Descriptor, diffID v1.Hash, progress func(int64)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	body, err := c.blob(ctx, layer)
@@ -139,43 +139,43 @@ func (a *archive) writeLayer(ctx context.Context, c content, layer v1.Descriptor
 		cancel()
 		return err
 	}
-	packed := &summing{r: io.LimitReader(body, layer.Size+1), sum: sha256.New(), progress: progress}
+	packed := &hashingReader{r: io.LimitReader(body, layer.Size+1), sum: sha256.New(), progress: progress}
 	ahead := readAhead(packed)
 	defer func() {
-		cancel() // first: a read may be waiting for the network
-		ahead.end()
+		cancel() // first, because a read may be waiting for the network
+		ahead.stopReading()
 		body.Close()
 	}()
-	plain, err := unpacked(ahead)
+	plain, err := decompress(ahead)
 	if err == nil {
 		err = a.writePlain(layerName(diffID), plain, diffID, cancel)
 	}
-	// The digest of what was sent comes first: anything else that is wrong
-	// may follow from that.
+	// Check the digest of the compressed bytes first: any other problem may
+	// follow from a wrong one.
 	if err == nil || errors.Is(err, errContent) {
 		if _, drained := io.Copy(io.Discard, ahead); drained != nil {
 			return drained
 		}
-		ahead.end()
-		if packed.n != layer.Size || !equal(packed.sum, layer.Digest) {
+		ahead.stopReading()
+		if packed.n != layer.Size || !matchesDigest(packed.sum, layer.Digest) {
 			return corrupted("layer", layer.Digest)
 		}
 	}
-	if errors.Is(err, errUnpacked) {
-		return fmt.Errorf("the image unpacks to more than the %s that this node allows (--image-max-bytes): use a smaller image, or raise the bound", bytesText(a.most))
+	if errors.Is(err, errUnpacksTooLarge) {
+		return fmt.Errorf("the image unpacks to more than the %s that this node allows (--image-max-bytes): use a smaller image, or raise the limit", bytesText(a.maxBytes))
 	}
 	return err
 }
 
-// errContent: the layer's bytes make no sense.
+// errContent means that the layer's content is invalid.
 var errContent = errors.New("cannot be unpacked")
 
-// writePlain calls stop, which ends plain, where it fails for another reason
-// than what plain holds.
+// writePlain writes the decompressed layer. If it fails for a reason other than
+// the content of plain, it calls stop, which ends plain.
 func (a *archive) writePlain(name string, plain io.ReadCloser, diffID v1.Hash, stop func()) error {
 	defer plain.Close()
 	ahead := readAhead(plain)
-	defer ahead.end()
+	defer ahead.stopReading()
 	sum := sha256.New()
 	if err := a.writeEntry(name, io.TeeReader(ahead, sum)); err != nil {
 		if !errors.Is(err, errContent) {
@@ -183,15 +183,15 @@ func (a *archive) writePlain(name string, plain io.ReadCloser, diffID v1.Hash, s
 		}
 		return err
 	}
-	if !equal(sum, diffID) {
-		return fmt.Errorf("a layer unpacks to other content than its config says (%s), so it %w", diffID, errContent)
+	if !matchesDigest(sum, diffID) {
+		return fmt.Errorf("the content of an unpacked layer does not match the image config (%s), so it %w", diffID, errContent)
 	}
 	return nil
 }
 
-// unpacked returns the layer without its compression, told by its first
-// bytes, because media types do not always tell the truth.
-func unpacked(r *ahead) (io.ReadCloser, error) {
+// decompress returns the decompressed layer. It detects the compression by the
+// first bytes, because media types can be wrong.
+func decompress(r *aheadReader) (io.ReadCloser, error) {
 	magic, err := r.Peek(4)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
@@ -202,33 +202,34 @@ func unpacked(r *ahead) (io.ReadCloser, error) {
 		if err != nil {
 			return nil, unpackError(err, r)
 		}
-		return &unpacking{r: z, from: r, close: func() { _ = z.Close() }}, nil
+		return &unpackReader{r: z, from: r, close: func() { _ = z.Close() }}, nil
 	case bytes.Equal(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
-		// One frame at a time, and bounded: the sender chooses the window.
+		// Decode one frame at a time, with a bounded window: the sender chooses
+		// the window size.
 		z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(128<<20))
 		if err != nil {
 			return nil, unpackError(err, r)
 		}
-		return &unpacking{r: z, from: r, close: z.Close}, nil
+		return &unpackReader{r: z, from: r, close: z.Close}, nil
 	}
 	return io.NopCloser(r), nil
 }
 
-// unpackError tells a broken layer from a broken connection.
-func unpackError(err error, from *ahead) error {
+// unpackError distinguishes a broken layer from a broken connection.
+func unpackError(err error, from *aheadReader) error {
 	if from.err != nil && !errors.Is(from.err, io.EOF) {
 		return from.err
 	}
 	return fmt.Errorf("a layer %w: %w", errContent, err)
 }
 
-type unpacking struct {
+type unpackReader struct {
 	r     io.Reader
-	from  *ahead
+	from  *aheadReader
 	close func()
 }
 
-func (u *unpacking) Read(p []byte) (int, error) {
+func (u *unpackReader) Read(p []byte) (int, error) {
 	n, err := u.r.Read(p)
 	if err != nil && !errors.Is(err, io.EOF) {
 		err = unpackError(err, u.from)
@@ -236,20 +237,20 @@ func (u *unpacking) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (u *unpacking) Close() error {
+func (u *unpackReader) Close() error {
 	u.close()
 	return nil
 }
 
-// summing is a reader that hashes and counts what passes.
-type summing struct {
+// hashingReader hashes and counts the bytes that are read through it.
+type hashingReader struct {
 	r        io.Reader
 	sum      hash.Hash
 	n        int64
 	progress func(int64)
 }
 
-func (s *summing) Read(p []byte) (int, error) {
+func (s *hashingReader) Read(p []byte) (int, error) {
 	n, err := s.r.Read(p)
 	_, _ = s.sum.Write(p[:n]) // never fails
 	s.n += int64(n)

@@ -15,36 +15,37 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
-// titleAnnotation is the name of a layer's file, as ORAS and others set it.
+// titleAnnotation holds the file name of a layer, as ORAS and other tools set
+// it.
 const titleAnnotation = "org.opencontainers.image.title"
 
-// check fails when the digest is not the one that was asked for.
-func (a ask) check(digest string) error {
-	if a.want == "" || a.want == digest {
+// checkDigest fails if the request requires another digest.
+func (r request) checkDigest(digest string) error {
+	if r.requiredDigest == "" || r.requiredDigest == digest {
 		return nil
 	}
-	return fmt.Errorf("it has the sha256 %s, and %s is asked for: correct spec.artifact.sha256 if this is the artifact that is meant",
-		strings.TrimPrefix(digest, "sha256:"), strings.TrimPrefix(a.want, "sha256:"))
+	return fmt.Errorf("its sha256 is %s, but %s is required: correct spec.artifact.sha256 if this is the right artifact",
+		strings.TrimPrefix(digest, "sha256:"), strings.TrimPrefix(r.requiredDigest, "sha256:"))
 }
 
-// obtainArtifact is obtain for what a verified manifest says of an artifact.
+// obtainArtifact is like obtain, for the verified manifest of an artifact.
 func (s *Store) obtainArtifact(ctx context.Context, j *job, c content, doc document) (result, error) {
 	layer, err := artifactLayer(doc)
 	if err != nil {
 		return result{}, err
 	}
 	res := result{digest: layer.Digest.String()}
-	// Before the first byte of it is fetched.
-	if err := j.check(res.digest); err != nil {
+	// Check before the first byte is fetched.
+	if err := j.checkDigest(res.digest); err != nil {
 		return result{}, err
 	}
-	res.fetched, err = s.once(ctx, j, res.digest, func(ctx context.Context, f *fetch) error {
+	res.fetched, err = s.fetchOnce(ctx, j, res.digest, func(ctx context.Context, f *fetch) error {
 		body, err := c.blob(ctx, layer)
 		if err != nil {
 			return err
 		}
 		defer body.Close()
-		got, err := s.copyArtifact(body, f.sized(layer.Size), res.digest)
+		got, err := s.copyArtifact(body, f.withTotal(layer.Size), res.digest)
 		if err == nil && got != res.digest {
 			err = corrupted("layer", layer.Digest)
 		}
@@ -53,8 +54,8 @@ func (s *Store) obtainArtifact(ctx context.Context, j *job, c content, doc docum
 	return res, err
 }
 
-// artifactLayer is the layer that is the artifact: the only one, or the only
-// one whose title ends so.
+// artifactLayer returns the layer that holds the artifact: the only layer, or
+// the only one with a title that ends in .smolmachine.
 func artifactLayer(doc document) (v1.Descriptor, error) {
 	layers := doc.Layers
 	if len(layers) > 1 {
@@ -66,58 +67,58 @@ func artifactLayer(doc document) (v1.Descriptor, error) {
 		}
 	}
 	if len(layers) != 1 {
-		return v1.Descriptor{}, fmt.Errorf("it is no artifact: of its %d layers %d are a .smolmachine, want 1: push the file alone, as with oras push",
+		return v1.Descriptor{}, fmt.Errorf("it is not an artifact: of its %d layers, %d are a .smolmachine, want 1: push only that file, for example with oras push",
 			len(doc.Layers), len(layers))
 	}
 	if layers[0].MediaType.IsLayer() {
 		return v1.Descriptor{}, errors.New("it is a container image: name it in spec.image")
 	}
 	if layers[0].Size < 0 {
-		return v1.Descriptor{}, errors.New("its layer's size makes no sense")
+		return v1.Descriptor{}, errors.New("the size of its layer is negative")
 	}
 	return layers[0], checkDigest(layers[0].Digest)
 }
 
-// takeLocalArtifact is takeLocal for an artifact.
+// takeLocalArtifact is like takeLocal, for an artifact.
 func (s *Store) takeLocalArtifact(ctx context.Context, j *job, f *os.File, info fs.FileInfo) (result, error) {
 	if !info.Mode().IsRegular() {
-		return result{}, errors.New("it is a folder, want a .smolmachine")
+		return result{}, errors.New("it is a folder, want a .smolmachine file")
 	}
 	if err := s.checkKnown(j); err != nil {
 		return result{}, err
 	}
 	digest, err := s.share(ctx, j, j.fileKey(), func(ctx context.Context, ft *fetch) (string, error) {
-		digest, err := s.copyArtifact(steady{contextReader{ctx, f}, f, j.file}, ft.sized(info.Size()), j.want)
+		digest, err := s.copyArtifact(steadyReader{contextReader{ctx, f}, f, j.file}, ft.withTotal(info.Size()), j.requiredDigest)
 		if err == nil {
-			s.know(j, digest)
-			err = j.check(digest)
+			s.recordKnown(j, digest)
+			err = j.checkDigest(digest)
 		}
 		return digest, err
 	})
 	return result{digest: digest, fetched: true}, err
 }
 
-// checkKnown spares a file that is known to be another its copying at every
-// try.
+// checkKnown fails if the file is known to have the wrong digest, so that a
+// retry does not copy it again.
 func (s *Store) checkKnown(j *job) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if k, ok := s.known[j.canonical]; ok && k.id == j.file {
-		return j.check(k.digest)
+		return j.checkDigest(k.digest)
 	}
 	return nil
 }
 
-func (s *Store) know(j *job, digest string) {
+func (s *Store) recordKnown(j *job, digest string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.known[j.canonical] = knownFile{id: j.file, digest: digest}
 }
 
-// copyArtifact copies what was announced as so many bytes into the store, and
-// returns its digest. With another digest than the one wanted, if any, nothing
-// is kept.
-func (s *Store) copyArtifact(r io.Reader, f *fetch, want string) (string, error) {
+// copyArtifact copies the artifact, which was announced to have f.total bytes,
+// into the store and returns its digest. If requiredDigest is not empty and
+// differs, it keeps nothing.
+func (s *Store) copyArtifact(r io.Reader, f *fetch, requiredDigest string) (string, error) {
 	if f.total > s.o.MaxBytes {
 		return "", tooLarge(f.total, s.o.MaxBytes)
 	}
@@ -130,7 +131,7 @@ func (s *Store) copyArtifact(r io.Reader, f *fetch, want string) (string, error)
 		return "", err
 	}
 	defer t.discard()
-	in := &summing{r: io.LimitReader(r, s.o.MaxBytes+1), sum: sha256.New(), progress: f.add}
+	in := &hashingReader{r: io.LimitReader(r, s.o.MaxBytes+1), sum: sha256.New(), progress: f.add}
 	n, err := io.CopyBuffer(&checkedWriter{w: t, space: room}, in, make([]byte, copyBuffer))
 	if err != nil {
 		return "", err
@@ -139,7 +140,7 @@ func (s *Store) copyArtifact(r io.Reader, f *fetch, want string) (string, error)
 		return "", tooLarge(n, s.o.MaxBytes)
 	}
 	digest := "sha256:" + hexOf(in.sum)
-	if want != "" && digest != want {
+	if requiredDigest != "" && digest != requiredDigest {
 		return digest, nil
 	}
 	return digest, s.keep(t, digest, formArtifact)

@@ -21,7 +21,8 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// newArtifact is as ORAS pushes files: a layer for each, with its name.
+// newArtifact returns an artifact as ORAS pushes it: one layer with a title for
+// each file.
 func newArtifact(t testing.TB, files ...mutate.Addendum) v1.Image {
 	t.Helper()
 	img, err := mutate.Append(mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), "application/vnd.oci.empty.v1+json"), files...)
@@ -64,32 +65,33 @@ func TestArtifactOfSeveralFiles(t *testing.T) {
 	w.reg.push(t, "demo:1", newArtifact(t, packedFile("README.md", []byte("read me")), packedFile("agent.smolmachine", []byte("packed"))))
 	wantFile(t, w.want(w.artifact("demo:1", "a", "")).Path, "packed")
 	if n := w.reg.count("GET /v2/demo/blobs/"); n != 1 {
-		t.Errorf("blobs: got %d asked for, want the artifact alone", n)
+		t.Errorf("blobs: got %d requests, want one, for the artifact", n)
 	}
 	w.reg.push(t, "two:1", newArtifact(t, packedFile("a.smolmachine", []byte("a")), packedFile("b.smolmachine", []byte("b"))))
-	w.wantFailed(w.artifact("two:1", "a", ""), "of its 2 layers 2 are a .smolmachine, want 1")
+	w.wantFailed(w.artifact("two:1", "a", ""), "of its 2 layers, 2 are a .smolmachine, want 1")
 	w.reg.push(t, "image:1", newImage(t, "amd64", "x"))
 	w.wantFailed(w.artifact("image:1", "a", ""), "it is a container image: name it in spec.image")
 }
 
-// A wrong sum costs no byte of the artifact, and a right one no second pull.
-func TestArtifactOfAnotherSum(t *testing.T) {
+// If the sum is wrong, no byte of the artifact is fetched. If it is right, the
+// artifact is fetched only once.
+func TestArtifactWithWrongSum(t *testing.T) {
 	w := newWorld(t)
 	sum := w.reg.pushArtifact(t, "demo:1", []byte("packed"))
 	w.wantFailed(w.artifact("demo:1", "a", strings.Repeat("0", 64)), sum, "spec.artifact.sha256")
 	if n := w.reg.count("/blobs/"); n != 0 {
-		t.Errorf("blobs: got %d asked for, want none", n)
+		t.Errorf("blobs: got %d requests, want none", n)
 	}
 	first := w.want(w.artifact("demo:1", "b", sum))
 	if again := w.want(w.artifact("demo:1", "c", "")); again != first || w.reg.count("/blobs/") != 1 {
-		t.Errorf("again: got %v and %d blobs asked for, want %v and one", again, w.reg.count("/blobs/"), first)
+		t.Errorf("again: got %v and %d requests for blobs, want %v and one", again, w.reg.count("/blobs/"), first)
 	}
-	// The tag has moved to what is asked for by its sum.
+	// The tag has moved to an artifact with the requested sum.
 	moved := w.reg.pushArtifact(t, "demo:1", []byte("packed anew"))
 	wantFile(t, w.want(w.artifact("demo:1", "d", moved)).Path, "packed anew")
 }
 
-func TestArtifactThatIsCorrupted(t *testing.T) {
+func TestCorruptedArtifact(t *testing.T) {
 	w := newWorld(t)
 	w.reg.pushArtifact(t, "demo:1", []byte("packed"))
 	w.reg.setFault(func(rw http.ResponseWriter, r *http.Request) bool {
@@ -99,7 +101,7 @@ func TestArtifactThatIsCorrupted(t *testing.T) {
 		_, _ = rw.Write([]byte("pocked"))
 		return true
 	})
-	w.wantFailed(w.artifact("demo:1", "a", ""), "has other content than its digest says")
+	w.wantFailed(w.artifact("demo:1", "a", ""), "does not match its digest")
 	if n := w.archives(); n != 0 {
 		t.Errorf("store: got %d files, want none", n)
 	}
@@ -108,7 +110,7 @@ func TestArtifactThatIsCorrupted(t *testing.T) {
 	wantFile(t, w.want(w.artifact("demo:1", "a", "")).Path, "packed")
 }
 
-func TestArtifactThatIsTooLarge(t *testing.T) {
+func TestOversizedArtifact(t *testing.T) {
 	w := newWorld(t, func(o *Options) { o.MaxBytes = 10 })
 	w.reg.pushArtifact(t, "demo:1", []byte("eleven byte"))
 	w.wantFailed(w.artifact("demo:1", "a", ""), "--image-max-bytes")
@@ -117,11 +119,11 @@ func TestArtifactThatIsTooLarge(t *testing.T) {
 	req.Artifact = true
 	w.wantFailed(req, "--image-max-bytes")
 	if n := w.reg.count("/blobs/"); n != 0 {
-		t.Errorf("blobs: got %d asked for, want none", n)
+		t.Errorf("blobs: got %d requests, want none", n)
 	}
 }
 
-// Links and folders are no artifacts, and the file itself is left alone.
+// Links and folders are not artifacts, and the source file is not changed.
 func TestLocalArtifacts(t *testing.T) {
 	w := newWorld(t)
 	w.put("a.smolmachine", []byte("packed"))
@@ -141,7 +143,7 @@ func TestLocalArtifacts(t *testing.T) {
 	if err := os.Symlink(path, filepath.Join(w.o.LocalDir, "link.smolmachine")); err != nil {
 		t.Fatal(err)
 	}
-	for ref, want := range map[string]string{"file:link.smolmachine": "symbolic link", "file:folder.smolmachine": "no OCI layout"} {
+	for ref, want := range map[string]string{"file:link.smolmachine": "symbolic link", "file:folder.smolmachine": "not an OCI layout"} {
 		req.Reference = ref
 		if img, err := w.settle(req); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v %v, want an error with %q", ref, img, err, want)
@@ -149,9 +151,9 @@ func TestLocalArtifacts(t *testing.T) {
 	}
 }
 
-// An artifact's digest is of a file, which may be anybody's copy of the
-// manifest of a private image: that is no key to the image.
-func TestAnArtifactIsNoKeyToAnImage(t *testing.T) {
+// An artifact is any file, so it may be a copy of the manifest of a private
+// image. Access to such an artifact does not give access to the image.
+func TestArtifactGrantsNoAccessToImage(t *testing.T) {
 	w := newWorld(t)
 	img := newImage(t, "amd64", "secret")
 	digest := w.reg.push(t, "victim:1", img)
@@ -179,15 +181,15 @@ func TestAnArtifactIsNoKeyToAnImage(t *testing.T) {
 	w.wantFailed(w.request("evil@"+digest, "e"), "404")
 }
 
-// A file that is known to be another is not copied again to find that out.
-func TestLocalArtifactOfAnotherSumIsCopiedOnce(t *testing.T) {
+// A file that is known to have another sum is not copied again.
+func TestLocalArtifactWithWrongSumIsCopiedOnce(t *testing.T) {
 	w := newWorld(t, func(o *Options) { o.MaxBytes = 100 })
 	w.put("a.smolmachine", []byte("packed"))
 	req := local("a.smolmachine")
 	req.Artifact, req.SHA256 = true, strings.Repeat("0", 64)
-	w.wantFailed(req, "is asked for")
-	w.o.MaxBytes = 1 // no copy would get past it
+	w.wantFailed(req, "is required")
+	w.o.MaxBytes = 1 // a copy would fail with another error
 	w.Store.o.MaxBytes = 1
 	w.clock.Step(time.Minute)
-	w.wantFailed(req, "is asked for")
+	w.wantFailed(req, "is required")
 }

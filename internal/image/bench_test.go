@@ -14,9 +14,9 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// BenchmarkPull is a pull into the store beside a plain copy of the same
+// BenchmarkPull compares a pull into the store with a plain copy of the same
 // compressed bytes into a file, from the same registry over HTTP. The store
-// also unpacks them, hashes both forms, and writes the larger one.
+// also decompresses them, hashes both forms, and writes the larger one.
 func BenchmarkPull(b *testing.B) {
 	reg := newPlainServer(b)
 	// About as compressible as programs are.

@@ -12,20 +12,21 @@ import (
 	"time"
 )
 
-// cacheDir is smolvm's cache of archives below its HOME: one folder for each,
-// named by its SHA-256, with the file archive.tar. smolvm never cleans it.
+// cacheDir is smolvm's cache of archives below its HOME. Each entry is a folder
+// that is named by the archive's SHA-256 and holds the file archive.tar. smolvm
+// never cleans the cache.
 var cacheDir = filepath.Join(".cache", "smolvm-image-archives")
 
 const cachedArchive = "archive.tar"
 
-// cache is smolvm's cache as it was when it was opened. The zero value is an
-// empty one.
+// cache is a snapshot of smolvm's cache, taken when it was opened. The zero
+// value is empty.
 type cache struct {
 	root    *os.Root
-	entries []cached
+	entries []cacheEntry
 }
 
-type cached struct {
+type cacheEntry struct {
 	sum  string
 	info fs.FileInfo // of the archive; nil when there is none
 	at   time.Time   // when the entry was made
@@ -58,9 +59,9 @@ func (s *Store) openCache() (*cache, error) {
 		}
 		info, err := e.Info()
 		if err != nil {
-			continue // gone meanwhile
+			continue // removed meanwhile
 		}
-		entry := cached{sum: e.Name(), at: info.ModTime()}
+		entry := cacheEntry{sum: e.Name(), at: info.ModTime()}
 		if archive, err := c.root.Lstat(filepath.Join(e.Name(), cachedArchive)); err == nil {
 			entry.info = archive
 		}
@@ -71,12 +72,12 @@ func (s *Store) openCache() (*cache, error) {
 
 func (c *cache) close() {
 	if c.root != nil {
-		_ = c.root.Close() // a folder only
+		_ = c.root.Close() // only a folder
 	}
 }
 
-// linked returns the entries that are links to the file.
-func (c *cache) linked(info fs.FileInfo) []string {
+// linksTo returns the entries that are hard links to the file.
+func (c *cache) linksTo(info fs.FileInfo) []string {
 	var out []string
 	for _, e := range c.entries {
 		if e.info != nil && os.SameFile(e.info, info) {
@@ -90,16 +91,17 @@ func (c *cache) remove(sum string) error {
 	if err := c.root.RemoveAll(sum); err != nil {
 		return fmt.Errorf("smolvm's cache of images: %w", err)
 	}
-	c.entries = slices.DeleteFunc(c.entries, func(e cached) bool { return e.sum == sum })
+	c.entries = slices.DeleteFunc(c.entries, func(e cacheEntry) bool { return e.sum == sum })
 	return nil
 }
 
-// sweepCache removes the entries that nothing stands for any more. One of an
-// archive's size stays, linked or not: it may be that archive's, copied.
+// sweepCache removes the entries that belong to no archive or machine. An entry
+// of the same size as an archive stays, linked or not: it may be a copy of that
+// archive.
 func (s *Store) sweepCache(c *collection) {
 	archives, err := s.listArchives()
-	if err != nil { // whose sizes there are is not known
-		c.note(err)
+	if err != nil { // the sizes of the archives are not known
+		c.addError(err)
 		return
 	}
 	for _, e := range slices.Clone(c.cache.entries) {
@@ -114,7 +116,7 @@ func (s *Store) sweepCache(c *collection) {
 			}
 		}
 		if err := c.cache.remove(e.sum); err != nil {
-			c.note(err)
+			c.addError(err)
 			continue
 		}
 		c.Cached++

@@ -20,7 +20,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-func TestCorrupted(t *testing.T) {
+func TestCorruptedImage(t *testing.T) {
 	w := newWorld(t)
 	b, img := pushBroken(t, w, "demo:1", true)
 	b.after = len(b.data)
@@ -42,7 +42,8 @@ func TestCorrupted(t *testing.T) {
 	w.reg.setFault(nil)
 	wantImage(t, w.want(w.request("demo:1", "a")).Path, img)
 
-	// The manifest in an index, and the config, where no header helps.
+	// Corrupt the manifest in an index, and the config, which have no digest
+	// header that could reveal it.
 	w.reg.push(t, "other:1", platforms(t, newImage(t, "amd64", "one")))
 	for _, part := range []string{"/manifests/sha256:", "/blobs/"} {
 		w.reg.setFault(func(rw http.ResponseWriter, r *http.Request) bool {
@@ -63,8 +64,9 @@ func TestCorrupted(t *testing.T) {
 	}
 }
 
-// A tag's manifest is held against what the registry says of it.
-func TestCorruptedTag(t *testing.T) {
+// The manifest of a tag is checked against the digest that the registry
+// declares.
+func TestCorruptedTagManifest(t *testing.T) {
 	w := newWorld(t)
 	w.reg.push(t, "demo:1", newImage(t, "amd64", "one"))
 	w.reg.setFault(func(rw http.ResponseWriter, r *http.Request) bool {
@@ -78,15 +80,15 @@ func TestCorruptedTag(t *testing.T) {
 	w.wantFailed(w.request("demo:1", "a"), "manifest sha256:aaaa", "corrupted")
 }
 
-// What a registry says in passing is no image for another digest.
-func TestDigestIsWhatWasAskedFor(t *testing.T) {
+// A registry must not answer a request for one digest with another image.
+func TestDigestMatchesRequest(t *testing.T) {
 	w := newWorld(t)
 	old := w.reg.push(t, "demo:old", newImage(t, "amd64", "old"))
 	w.want(w.request("demo:old", "a"))
-	asked := w.reg.push(t, "demo:new", newImage(t, "amd64", "new"))
+	requested := w.reg.push(t, "demo:new", newImage(t, "amd64", "new"))
 	lie := func(method string) {
 		w.reg.setFault(func(rw http.ResponseWriter, r *http.Request) bool {
-			if r.Method != method || !strings.HasSuffix(r.URL.Path, "/manifests/"+asked) {
+			if r.Method != method || !strings.HasSuffix(r.URL.Path, "/manifests/"+requested) {
 				return false
 			}
 			r.URL.Path = "/v2/demo/manifests/" + old
@@ -95,15 +97,16 @@ func TestDigestIsWhatWasAskedFor(t *testing.T) {
 		})
 	}
 	lie(http.MethodGet)
-	w.wantFailed(w.request("demo@"+asked, "a"), old, "for "+asked)
+	w.wantFailed(w.request("demo@"+requested, "a"), old, "for "+requested)
 	lie(http.MethodHead)
 	w.clock.Step(time.Minute)
-	if got := w.want(w.request("demo@"+asked, "a")); got.Digest != asked {
-		t.Errorf("got %s, want %s", got.Digest, asked)
+	if got := w.want(w.request("demo@"+requested, "a")); got.Digest != requested {
+		t.Errorf("got %s, want %s", got.Digest, requested)
 	}
 }
 
-// rawImage has one layer of these bytes, whose config claims diffID.
+// rawImage returns an image with one layer of these bytes. Its config claims
+// the digest of plain as the diffID.
 func rawImage(t *testing.T, layer []byte, plain []byte, media types.MediaType) v1.Image {
 	t.Helper()
 	img, err := mutate.AppendLayers(empty.Image, static.NewLayer(layer, media))
@@ -135,9 +138,9 @@ func TestCompressions(t *testing.T) {
 		path := w.want(w.request(name+":1", "a")).Path
 		got, err := findEntry(path, fmt.Sprintf("%x/layer.tar", sha256.Sum256(plain)))
 		if err != nil || !bytes.Equal(got, plain) {
-			t.Errorf("%s: got %d bytes %v, want the %d that were packed", name, len(got), err, len(plain))
+			t.Errorf("%s: got %d bytes %v, want the %d that were compressed", name, len(got), err, len(plain))
 		}
 	}
 	w.reg.push(t, "liar:1", rawImage(t, plain, []byte("something else"), types.OCILayer))
-	w.wantFailed(w.request("liar:1", "a"), "other content than its config says")
+	w.wantFailed(w.request("liar:1", "a"), "does not match the image config")
 }

@@ -23,8 +23,7 @@ import (
 // maxConfigBytes bounds one docker config; a Secret has at most 1 MiB.
 const maxConfigBytes = 1 << 20
 
-// credential is one that a registry may be offered. The zero value is none:
-// anonymous.
+// credential is offered to a registry. The zero value is anonymous.
 type credential struct {
 	auth authn.AuthConfig
 }
@@ -38,7 +37,7 @@ func (c credential) authenticator() authn.Authenticator {
 	return authn.FromConfig(c.auth)
 }
 
-// secrets are the texts that must not appear anywhere.
+// secrets returns the texts that must not appear anywhere.
 func (c credential) secrets() []string {
 	var out []string
 	basic := ""
@@ -53,14 +52,15 @@ func (c credential) secrets() []string {
 	return out
 }
 
-// anonymousPrint is the fingerprint of no credentials: what anybody may have.
-const anonymousPrint = "anonymous"
+// anonymousFingerprint is the fingerprint of no credentials. Anybody may have
+// what is granted to it.
+const anonymousFingerprint = "anonymous"
 
-// fingerprint tells credentials apart without keeping them. The key makes it
+// fingerprint identifies credentials without storing them. The key makes it
 // worthless elsewhere: a short password cannot be guessed from it.
 func (c credential) fingerprint(key []byte, registry string) string {
 	if c.anonymous() {
-		return anonymousPrint
+		return anonymousFingerprint
 	}
 	mac := hmac.New(sha256.New, key)
 	a := c.auth
@@ -71,21 +71,21 @@ func (c credential) fingerprint(key []byte, registry string) string {
 	return hex.EncodeToString(mac.Sum(nil))
 }
 
-// keyring is the credentials that one request brings, in the order in which
-// they are tried.
+// keyring holds the credentials of one request, in the order in which they are
+// tried.
 type keyring struct {
 	configs []config
-	// unreadable counts the pull secrets that are no docker config.
+	// unreadable counts the pull secrets that do not hold a docker config.
 	unreadable int
-	// broken says that the node's own config cannot be read: no reason not to
-	// try the rest.
+	// broken means that the node's own config cannot be read. The other
+	// credentials are still tried.
 	broken bool
 }
 
-// config maps a registry, or one with a path, to credentials.
+// config maps a registry, optionally with a path, to credentials.
 type config map[string]authn.AuthConfig
 
-// newKeyring takes the pull secrets, then the config in the node's own file.
+// newKeyring reads the pull secrets, then the node's own config file.
 func newKeyring(pullSecrets [][]byte, file string) keyring {
 	var k keyring
 	for _, data := range pullSecrets {
@@ -104,7 +104,7 @@ func newKeyring(pullSecrets [][]byte, file string) keyring {
 	return k
 }
 
-// readConfig reads the node's docker config; an absent one is empty.
+// readConfig reads the node's docker config. An absent file is empty.
 func readConfig(file string) (config, error) {
 	if file == "" {
 		return nil, nil
@@ -124,36 +124,36 @@ func readConfig(file string) (config, error) {
 	return parseConfig(data)
 }
 
-var errNoConfig = errors.New("not a docker config")
+var errNotConfig = errors.New("not a docker config")
 
-// parseConfig reads .dockerconfigjson (and config.json), else .dockercfg. Its
-// errors do not show what was read.
+// parseConfig reads .dockerconfigjson (the same as config.json) or else
+// .dockercfg. Its errors do not reveal the content.
 func parseConfig(data []byte) (config, error) {
 	var outer struct {
 		Auths map[string]json.RawMessage `json:"auths"`
 	}
 	if len(data) > maxConfigBytes || json.Unmarshal(data, &outer) != nil {
-		return nil, errNoConfig
+		return nil, errNotConfig
 	}
 	entries := outer.Auths
 	if entries == nil {
 		if json.Unmarshal(data, &entries) != nil {
-			return nil, errNoConfig
+			return nil, errNotConfig
 		}
 	}
 	c := config{}
 	for key, raw := range entries {
 		var auth authn.AuthConfig
 		if json.Unmarshal(raw, &auth) != nil || auth == (authn.AuthConfig{}) {
-			continue // such as credsStore in a .dockercfg
+			continue // for example credsStore in a .dockercfg
 		}
 		c[key] = auth
 	}
 	return c, nil
 }
 
-// lookup returns what is to be offered for the repository: every credential
-// that matches, in order, as a kubelet would; anonymous only if none does.
+// lookup returns the credentials to offer for the repository: all that match,
+// in the order of a kubelet. It returns anonymous only if none match.
 func (k keyring) lookup(repo name.Repository) []credential {
 	var out []credential
 	for _, c := range k.configs {
@@ -163,7 +163,7 @@ func (k keyring) lookup(repo name.Repository) []credential {
 				keys = append(keys, key)
 			}
 		}
-		// The longest, which is the most specific, first.
+		// The longest key is the most specific, so it comes first.
 		slices.SortFunc(keys, func(a, b string) int {
 			if len(a) != len(b) {
 				return len(b) - len(a)
@@ -182,9 +182,9 @@ func (k keyring) lookup(repo name.Repository) []credential {
 	return out
 }
 
-// matches says whether a config's key is for the repository. A key is
-// [SCHEME://]HOST[:PORT][/PATH], where each part of HOST may be a glob; v1 and
-// v2 as PATH are what docker login writes.
+// matches reports whether a config's key applies to the repository. A key is
+// [SCHEME://]HOST[:PORT][/PATH], where each part of HOST may be a glob. docker
+// login writes v1 or v2 as PATH.
 func matches(key string, repo name.Repository) bool {
 	if _, rest, ok := strings.Cut(key, "://"); ok {
 		key = rest
@@ -206,12 +206,12 @@ func matchesHost(pattern, registry string) bool {
 	case "docker.io", "registry-1.docker.io":
 		pattern = name.DefaultRegistry
 	}
-	want, have := strings.Split(pattern, "."), strings.Split(registry, ".")
-	if len(want) != len(have) {
+	patternParts, hostParts := strings.Split(pattern, "."), strings.Split(registry, ".")
+	if len(patternParts) != len(hostParts) {
 		return false
 	}
-	for i := range want {
-		if ok, err := path.Match(want[i], have[i]); err != nil || !ok {
+	for i := range patternParts {
+		if ok, err := path.Match(patternParts[i], hostParts[i]); err != nil || !ok {
 			return false
 		}
 	}

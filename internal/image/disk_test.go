@@ -17,8 +17,9 @@ import (
 	"botbottle.dev/bottle-operator/test/require"
 )
 
-// smallDisk makes a filesystem of so many bytes that is mounted in no
-// namespace at all: it is reached through a descriptor, and gone with it.
+// smallDisk makes a filesystem of this size that is not mounted in any
+// namespace. It is reached through a descriptor, and is gone when that is
+// closed.
 func smallDisk(t *testing.T, size string) string {
 	t.Helper()
 	require.Root(t)
@@ -51,13 +52,13 @@ func TestDiskFull(t *testing.T) {
 	small := smallDisk(t, "12m")
 	w := newWorld(t, func(o *Options) {
 		o.Dir = small
-		o.Reserve = -1 // nothing but the disk says so
+		o.Reserve = -1 // only the disk itself is the limit
 	})
 	img := newImage(t, "amd64", noise(1, 4<<20), noise(2, 4<<20))
 	w.reg.push(t, "demo:1", img)
 	w.put("a.tar", saved(t, img))
 	filler := fill(t, small, 7<<20)
-	failed := w.wantFailed(w.request("demo:1", "a"), "disk is full", "by itself")
+	failed := w.wantFailed(w.request("demo:1", "a"), "disk is full", "automatically")
 	if strings.Contains(failed.Error(), w.reg.host()+" answered") {
 		t.Errorf("got %q, want nothing about the registry", failed)
 	}
@@ -65,7 +66,7 @@ func TestDiskFull(t *testing.T) {
 	select {
 	case <-w.Refused():
 	default:
-		t.Error("got no word for the collector, want one")
+		t.Error("got the collector not woken, want it woken")
 	}
 	if n := w.archives(); n != 0 {
 		t.Errorf("got %d archives, want none", n)
@@ -86,7 +87,7 @@ func TestDiskReserve(t *testing.T) {
 	img := newImage(t, "amd64", noise(1, 4<<20))
 	w.reg.push(t, "demo:1", img)
 	filler := fill(t, small, 14<<20) // 18 MiB are left
-	w.reg.forget()
+	w.reg.resetRequests()
 	w.wantFailed(w.request("demo:1", "a"), "disk is full", "--image-reserve-bytes")
 	if n := w.reg.count("/blobs/"); n != 1 { // the config
 		t.Errorf("got %v, want no request for the layer", w.reg.requests)
@@ -99,27 +100,27 @@ func TestDiskReserve(t *testing.T) {
 }
 
 // The disk fills up while a long layer is written.
-func TestDiskReserveOnTheWay(t *testing.T) {
+func TestDiskReserveDuringPull(t *testing.T) {
 	dir := smallDisk(t, "120m")
 	w := newWorld(t, func(o *Options) {
 		o.Dir = dir
 		o.Reserve = 60 << 20
 	})
-	// It is sent in less than a megabyte, and unpacks to more than is allowed.
+	// The layer is sent in less than a megabyte, and unpacks to more than fits.
 	w.reg.push(t, "demo:1", newImage(t, "amd64", strings.Repeat("all work and no play ", 4<<20)))
 	w.wantFailed(w.request("demo:1", "a"), "disk is full", "--image-reserve-bytes")
-	// What it needs nobody knows: it is more than was written.
+	// The size of the image is not known, but it is more than what was written.
 	if got, least := w.short.need, int64(checkEvery); got.least < least || got.likely != 2*got.least {
-		t.Errorf("got %+v needed, want at least the %d that were written, and twice as much likely", got, least)
+		t.Errorf("got %+v needed, want at least the %d bytes written, and a likely need of twice that", got, least)
 	}
-	// So it is when each layer is small.
+	// The same holds if each layer is small.
 	part := strings.Repeat("all work and no play ", 1<<20)
 	w.reg.push(t, "demo:2", newImage(t, "amd64", part+"1", part+"2", part+"3", part+"4"))
 	w.wantFailed(w.request("demo:2", "a"), "disk is full", "--image-reserve-bytes")
 }
 
-// A manifest may claim any size, and a sum with the reserve overflow.
-func TestNoSpaceForAnySize(t *testing.T) {
+// A manifest may claim any size. A sum with the reserve could overflow.
+func TestSpaceCheckDoesNotOverflow(t *testing.T) {
 	room := &space{dir: t.TempDir(), reserve: 1 << 20}
 	for _, bytes := range []int64{math.MaxInt64, math.MaxInt64 - 1<<20 + 1, math.MaxInt64 - 1<<21} {
 		if err := room.check(bytes); !isDisk(err) {
@@ -132,8 +133,9 @@ func TestNoSpaceForAnySize(t *testing.T) {
 	}
 }
 
-// A folder that cannot be written is the node's trouble, and not the registry's.
-func TestAFolderThatCannotBeWritten(t *testing.T) {
+// A folder that cannot be written to is reported as a problem of the node, not
+// of the registry.
+func TestReadOnlyStoreFolder(t *testing.T) {
 	var dir string
 	w := newWorld(t, func(o *Options) {
 		dir = smallDisk(t, "8m")
@@ -149,7 +151,7 @@ func TestAFolderThatCannotBeWritten(t *testing.T) {
 	first := w.wantFailed(w.request("demo:1", "a"), "the node's folder of images", "read-only file system").Error()
 	w.clock.Step(time.Minute)
 	if again := w.wantFailed(w.request("demo:1", "a")).Error(); again != first || strings.Contains(again, w.reg.host()+":") {
-		t.Errorf("again: got %q after %q, want the same, and no registry to blame", again, first)
+		t.Errorf("again: got %q after %q, want the same, without the registry", again, first)
 	}
 	select {
 	case <-w.Refused():

@@ -12,18 +12,18 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// maxDescriptors bounds what one manifest lists.
+// maxDescriptors bounds the number of entries in one list of a manifest.
 const maxDescriptors = 1000
 
-// document is any manifest, and imageConfig any config, of which only what
-// the store goes by is read, and no more of it than there is reason for: in
-// v1's own types a few megabytes of either take a hundred times as much of
-// memory, and whoever names a registry chooses what it sends.
+// document is any manifest, and imageConfig is any config. They hold only the
+// fields that the store uses. In the types of package v1, a few megabytes of
+// JSON can take a hundred times as much memory, and whoever names a registry
+// chooses what it sends.
 type document struct {
 	SchemaVersion int             `json:"schemaVersion"`
 	MediaType     types.MediaType `json:"mediaType"`
 	Manifests     descriptors     `json:"manifests"`
-	Config        *described      `json:"config"`
+	Config        *slimDescriptor `json:"config"`
 	Layers        descriptors     `json:"layers"`
 }
 
@@ -40,7 +40,8 @@ type platform struct {
 	Variant      string `json:"variant"`
 }
 
-// parseManifest returns what a manifest says, which is one thing or the other.
+// parseManifest parses an index or the manifest of one image. It fails if raw
+// is both or neither.
 func parseManifest(raw []byte) (document, error) {
 	var d document
 	if err := json.Unmarshal(raw, &d); errors.Is(err, errTooMany) {
@@ -50,7 +51,7 @@ func parseManifest(raw []byte) (document, error) {
 	}
 	switch {
 	case d.SchemaVersion == 1:
-		return document{}, errors.New("the manifest is of Docker's schema 1, which is no longer read: push the image again with a current tool")
+		return document{}, errors.New("the manifest has Docker's schema 1, which is not supported: push the image again with a current tool")
 	case d.Manifests != nil && (d.Config != nil || d.Layers != nil):
 		return document{}, errors.New("the manifest is both an index and an image")
 	case d.Manifests == nil && d.Config == nil:
@@ -59,13 +60,14 @@ func parseManifest(raw []byte) (document, error) {
 	return d, nil
 }
 
-var errTooMany = fmt.Errorf("lists more than %d things", maxDescriptors)
+var errTooMany = fmt.Errorf("has a list of more than %d entries", maxDescriptors)
 
-// described is a descriptor without what the store does not go by.
-type described struct{ v1.Descriptor }
+// slimDescriptor is a descriptor without the fields that the store does not
+// use.
+type slimDescriptor struct{ v1.Descriptor }
 
 // UnmarshalJSON implements json.Unmarshaler.
-func (d *described) UnmarshalJSON(raw []byte) error {
+func (d *slimDescriptor) UnmarshalJSON(raw []byte) error {
 	var slim struct {
 		MediaType   types.MediaType `json:"mediaType"`
 		Size        int64           `json:"size"`
@@ -90,8 +92,8 @@ func (d *described) UnmarshalJSON(raw []byte) error {
 
 type descriptors []v1.Descriptor
 
-// UnmarshalJSON implements json.Unmarshaler: one after another, so that too
-// many of them are never held.
+// UnmarshalJSON implements json.Unmarshaler. It decodes the entries one by one,
+// so that it never holds too many of them.
 func (d *descriptors) UnmarshalJSON(raw []byte) error {
 	if bytes.Equal(raw, []byte("null")) {
 		return nil
@@ -99,17 +101,17 @@ func (d *descriptors) UnmarshalJSON(raw []byte) error {
 	*d = descriptors{}
 	in := json.NewDecoder(bytes.NewReader(raw))
 	if start, err := in.Token(); err != nil || start != json.Delim('[') {
-		return errors.New("no list")
+		return errors.New("not a list")
 	}
 	for in.More() {
 		if len(*d) == maxDescriptors {
 			return errTooMany
 		}
-		var one described
-		if err := in.Decode(&one); err != nil {
+		var entry slimDescriptor
+		if err := in.Decode(&entry); err != nil {
 			return err
 		}
-		*d = append(*d, one.Descriptor)
+		*d = append(*d, entry.Descriptor)
 	}
 	return nil
 }

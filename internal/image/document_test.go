@@ -9,20 +9,20 @@ import (
 	"testing"
 )
 
-// A registry must not take a node's memory by a few megabytes that list a
-// million things.
+// A registry must not be able to use up a node's memory with a few megabytes
+// that list a million entries.
 func TestDocumentsTakeLittleMemory(t *testing.T) {
 	many := func(element string) string {
 		return "[" + strings.Repeat(element+",", maxManifestBytes/(len(element)+1)-32) + element + "]"
 	}
 	digest := `"sha256:` + strings.Repeat("a", 64) + `"`
 	for name, raw := range map[string]string{
-		"manifests":          `{"manifests":` + many("{}") + `}`,
-		"layers":             `{"config":{},"layers":` + many("{}") + `}`,
-		"an odd platform":    `{"manifests":[{"platform":{"os.features":` + many(`""`) + `}}]}`,
-		"annotations":        `{"config":{"annotations":{` + strings.TrimSuffix(strings.Repeat(`"":"",`, maxManifestBytes/6-64), ",") + `}},"layers":[]}`,
-		"a list for a thing": `{"config":` + many("{}") + `}`,
-		"digests":            `{"manifests":` + many(`{"digest":`+digest+`}`) + `}`,
+		"manifests":              `{"manifests":` + many("{}") + `}`,
+		"layers":                 `{"config":{},"layers":` + many("{}") + `}`,
+		"unknown platform field": `{"manifests":[{"platform":{"os.features":` + many(`""`) + `}}]}`,
+		"annotations":            `{"config":{"annotations":{` + strings.TrimSuffix(strings.Repeat(`"":"",`, maxManifestBytes/6-64), ",") + `}},"layers":[]}`,
+		"a list for an object":   `{"config":` + many("{}") + `}`,
+		"digests":                `{"manifests":` + many(`{"digest":`+digest+`}`) + `}`,
 	} {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)

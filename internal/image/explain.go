@@ -15,7 +15,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 )
 
-// attempt is one try of a pull, for the text of its failure.
+// attempt describes one attempt to pull, for the text of its failure.
 type attempt struct {
 	registry string
 	cred     credential
@@ -24,8 +24,9 @@ type attempt struct {
 	keys  keyring
 }
 
-// explain says in one line what the registry answered and what to do. What it
-// returns holds nothing of err but its text, cleaned.
+// explain returns one line that says what the registry answered and what to do.
+// The returned error does not wrap err: it only holds its cleaned text. A
+// failure of the node's disk is returned unchanged.
 func (a attempt) explain(err error) error {
 	if isDisk(err) {
 		return err
@@ -36,18 +37,18 @@ func (a attempt) explain(err error) error {
 			secrets = append(secrets, credential{auth: auth}.secrets()...)
 		}
 	}
-	said, wayOut := a.describe(err)
-	text := clean(said, secrets...)
-	if wayOut != "" {
-		text += ": " + wayOut
+	problem, remedy := a.describe(err)
+	text := clean(problem, secrets...)
+	if remedy != "" {
+		text += ": " + remedy
 	}
 	return errors.New(text)
 }
 
-func (a attempt) describe(err error) (said, wayOut string) {
+func (a attempt) describe(err error) (problem, remedy string) {
 	var answer *transport.Error
 	if errors.As(err, &answer) {
-		return fmt.Sprintf("registry %s answered %s", a.registry, answerText(answer)), a.wayOutOf(answer.StatusCode)
+		return fmt.Sprintf("registry %s answered %s", a.registry, answerText(answer)), a.remedyFor(answer.StatusCode)
 	}
 	var (
 		dns       *net.DNSError
@@ -57,25 +58,25 @@ func (a attempt) describe(err error) (said, wayOut string) {
 		record    tls.RecordHeaderError
 		network   net.Error
 	)
-	said = fmt.Sprintf("registry %s: %s", a.registry, err)
+	problem = fmt.Sprintf("registry %s: %s", a.registry, err)
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Sprintf("registry %s: the pull took too long", a.registry), "check the connection, or raise --image-pull-timeout"
 	case errors.As(err, &dns):
-		return said, "check the name of the registry, and the node's resolver"
+		return problem, "check the name of the registry, and the node's resolver"
 	case errors.As(err, &authority):
-		return said, "name the registry's authority to the agent with --image-ca"
+		return problem, "pass the registry's CA certificate to the agent with --image-ca"
 	case errors.As(err, &hostname), errors.As(err, &invalid):
-		return said, "mend the registry's certificate"
-	case errors.As(err, &record), strings.Contains(said, "server gave HTTP response"):
-		return said, "the registry speaks no TLS: give it a certificate, or allow it with --image-plain-http"
+		return problem, "repair the registry's certificate"
+	case errors.As(err, &record), strings.Contains(problem, "server gave HTTP response"):
+		return problem, "the registry does not use TLS: give it a certificate, or allow it with --image-plain-http"
 	case errors.As(err, &network):
-		return said, "check that the registry runs and that the node may reach it, or name a mirror with --image-mirror"
+		return problem, "check that the registry is running and that the node can reach it, or configure a mirror with --image-mirror"
 	}
-	return said, ""
+	return problem, ""
 }
 
-// answerText is the registry's own words, without what it was asked.
+// answerText returns the registry's own words without the request.
 func answerText(e *transport.Error) string {
 	text := fmt.Sprintf("%d %s", e.StatusCode, http.StatusText(e.StatusCode))
 	for _, d := range e.Errors {
@@ -86,17 +87,17 @@ func answerText(e *transport.Error) string {
 	return text
 }
 
-func (a attempt) wayOutOf(status int) string {
+func (a attempt) remedyFor(status int) string {
 	switch status {
 	case http.StatusUnauthorized, http.StatusForbidden:
 		return a.credentialsText()
 	case http.StatusNotFound:
-		return "check the image's name and tag; a private image may look absent: " + a.credentialsText()
+		return "check the image's name and tag; a private image may appear not to exist: " + a.credentialsText()
 	case http.StatusTooManyRequests:
-		return "wait, pull with credentials (spec.imagePullSecrets), or name a mirror to the agent with --image-mirror"
+		return "wait, pull with credentials (spec.imagePullSecrets), or configure a mirror with the agent's --image-mirror"
 	}
 	if status >= http.StatusInternalServerError {
-		return "it is the registry's trouble; it is asked again"
+		return "the registry has a problem; the pull is retried"
 	}
 	return ""
 }
@@ -105,14 +106,14 @@ func (a attempt) credentialsText() string {
 	var text string
 	switch {
 	case a.cred.anonymous():
-		text = "no credentials for it were given: name a Secret for " + a.registry + " in spec.imagePullSecrets"
+		text = "no credentials were given for it: add a Secret for " + a.registry + " to spec.imagePullSecrets"
 	case a.tried == 1:
 		text = "the credentials for it were refused: check the Secret in spec.imagePullSecrets"
 	default:
 		text = fmt.Sprintf("all %d credentials for it were refused: check the Secrets in spec.imagePullSecrets", a.tried)
 	}
 	if a.keys.unreadable > 0 {
-		text += fmt.Sprintf(" (%d of them hold no docker config)", a.keys.unreadable)
+		text += fmt.Sprintf(" (%d of them do not hold a docker config)", a.keys.unreadable)
 	}
 	if a.keys.broken {
 		text += "; the node's own docker config (--image-docker-config) cannot be read"
@@ -123,8 +124,8 @@ func (a attempt) credentialsText() string {
 // errDisk is a failure of the node's own disk, not of a registry.
 type errDisk struct {
 	text string
-	need need // zero where it is not known
-	// broken: it is something else than full.
+	need need // zero if not known
+	// broken means that the problem is not a full disk.
 	broken bool
 }
 
@@ -135,8 +136,8 @@ func isDisk(err error) bool {
 	return errors.As(err, &disk)
 }
 
-// needing adds bytes to the need of a full disk.
-func needing(more need, err error) error {
+// addNeed adds bytes to the need of a full disk.
+func addNeed(more need, err error) error {
 	var full errDisk
 	if !errors.As(err, &full) {
 		return err

@@ -20,21 +20,22 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// breaking serves a blob, counts its bytes, and breaks off after each so many.
-type breaking struct {
-	path   string
-	data   []byte
-	after  int
-	ranges bool
-	sent   atomic.Int64
-	asked  atomic.Int64
+// breakingBlob serves a blob, counts its bytes, and breaks the connection each
+// time after so many of them.
+type breakingBlob struct {
+	path     string
+	data     []byte
+	after    int
+	ranges   bool
+	sent     atomic.Int64
+	requests atomic.Int64
 }
 
-func (b *breaking) serve(w http.ResponseWriter, r *http.Request) bool {
+func (b *breakingBlob) serve(w http.ResponseWriter, r *http.Request) bool {
 	if r.URL.Path != b.path {
 		return false
 	}
-	b.asked.Add(1)
+	b.requests.Add(1)
 	from := 0
 	if v := r.Header.Get("Range"); v != "" && b.ranges {
 		fmt.Sscanf(v, "bytes=%d-", &from)
@@ -54,8 +55,9 @@ func (b *breaking) serve(w http.ResponseWriter, r *http.Request) bool {
 	return true
 }
 
-// pushBroken pushes an image of one layer that the server breaks off.
-func pushBroken(t *testing.T, w *world, ref string, ranges bool) (*breaking, v1.Image) {
+// pushBroken pushes an image of one layer, and makes the server break off that
+// layer.
+func pushBroken(t *testing.T, w *world, ref string, ranges bool) (*breakingBlob, v1.Image) {
 	t.Helper()
 	img := newImage(t, "amd64", noise(3, 4<<20))
 	w.reg.push(t, ref, img)
@@ -76,25 +78,25 @@ func pushBroken(t *testing.T, w *world, ref string, ranges bool) (*breaking, v1.
 		t.Fatal(err)
 	}
 	repo, _, _ := strings.Cut(ref, ":")
-	b := &breaking{path: "/v2/" + repo + "/blobs/" + h.String(), data: data, after: 1 << 20, ranges: ranges}
+	b := &breakingBlob{path: "/v2/" + repo + "/blobs/" + h.String(), data: data, after: 1 << 20, ranges: ranges}
 	w.reg.setFault(b.serve)
 	return b, img
 }
 
-func TestResumes(t *testing.T) {
+func TestPullResumes(t *testing.T) {
 	w := newWorld(t)
 	b, img := pushBroken(t, w, "demo:1", true)
 	wantImage(t, w.want(w.request("demo:1", "a")).Path, img)
 	if got, want := b.sent.Load(), int64(len(b.data)); got != want {
 		t.Errorf("got %d bytes sent, want each once: %d", got, want)
 	}
-	if n := b.asked.Load(); n != 5 {
+	if n := b.requests.Load(); n != 5 {
 		t.Errorf("got %d requests, want 5", n)
 	}
 }
 
-// A registry without ranges begins again, and gets further each time.
-func TestRestarts(t *testing.T) {
+// A registry without ranges starts again, and gets further each time.
+func TestPullRestartsWithoutRanges(t *testing.T) {
 	w := newWorld(t)
 	b, img := pushBroken(t, w, "demo:1", false)
 	further := func(rw http.ResponseWriter, r *http.Request) bool {
@@ -110,32 +112,33 @@ func TestRestarts(t *testing.T) {
 	}
 }
 
-// One that always breaks off at the same byte is a failure, in bounded tries.
-func TestBreaksAlways(t *testing.T) {
+// If the connection always breaks at the same byte, the pull fails after a
+// bounded number of attempts.
+func TestConnectionBreaksAtSameByte(t *testing.T) {
 	w := newWorld(t)
 	b, _ := pushBroken(t, w, "demo:1", false)
 	w.wantFailed(w.request("demo:1", "a"), "broke", "byte 1048576 of")
-	if n := b.asked.Load(); n != maxStuck+1 {
-		t.Errorf("got %d requests, want one and %d that brought nothing", n, maxStuck)
+	if n := b.requests.Load(); n != maxStuck+1 {
+		t.Errorf("got %d requests, want one and %d without progress", n, maxStuck)
 	}
 	if n := w.archives(); n != 0 {
 		t.Errorf("got %d archives, want none", n)
 	}
 }
 
-// One that sends a little each time is a failure too.
-func TestBreaksTooOften(t *testing.T) {
+// If each connection brings only a little, the pull fails too.
+func TestConnectionBreaksTooOften(t *testing.T) {
 	w := newWorld(t)
 	b, _ := pushBroken(t, w, "demo:1", true)
 	b.after = 64 << 10
 	w.wantFailed(w.request("demo:1", "a"), "broke 25 times")
-	if n := b.asked.Load(); n != maxTries {
+	if n := b.requests.Load(); n != maxTries {
 		t.Errorf("got %d requests, want %d", n, maxTries)
 	}
 }
 
-// A manifest that claims 4 GiB, against a bound of 1 GiB: nothing is read.
-func TestClaimsTooMuch(t *testing.T) {
+// A manifest that claims 4 GiB, with a limit of 1 GiB. Nothing is read.
+func TestManifestClaimsTooMuch(t *testing.T) {
 	w := newWorld(t, func(o *Options) { o.MaxBytes = 1 << 30 })
 	img := newImage(t, "amd64", "one")
 	m, err := img.Manifest()
@@ -145,7 +148,7 @@ func TestClaimsTooMuch(t *testing.T) {
 	half := int64(1 << 29)
 	for name, c := range map[string]struct {
 		sizes []int64
-		said  string
+		text  string
 	}{
 		"one":      {[]int64{4 << 30}, "has 4 GiB"},
 		"many":     {[]int64{half, half, half, half, half, half, half, half}, "has 4 GiB"},
@@ -160,16 +163,16 @@ func TestClaimsTooMuch(t *testing.T) {
 			claim.Layers = append(claim.Layers, l)
 		}
 		w.reg.push(t, name+":1", rawManifest{t, claim})
-		w.reg.forget()
-		w.wantFailed(w.request(name+":1", "a"), c.said, "--image-max-bytes", "the 1 GiB")
+		w.reg.resetRequests()
+		w.wantFailed(w.request(name+":1", "a"), c.text, "--image-max-bytes", "the 1 GiB")
 		if n := w.reg.count("/blobs/"); n != 0 {
 			t.Errorf("%s: got %d requests for blobs, want none", name, n)
 		}
 	}
 }
 
-// A megabyte that unpacks to a gigabyte is stopped on the way.
-func TestUnpacksToTooMuch(t *testing.T) {
+// A small layer that unpacks to far too much is stopped on the way.
+func TestLayerUnpacksTooLarge(t *testing.T) {
 	w := newWorld(t, func(o *Options) { o.MaxBytes = 8 << 20 })
 	plain := make([]byte, 64<<20)
 	var packed bytes.Buffer
@@ -180,12 +183,12 @@ func TestUnpacksToTooMuch(t *testing.T) {
 	w.wantFailed(w.request("bomb:1", "a"), "unpacks to more than the 8 MiB")
 }
 
-func TestUnreachable(t *testing.T) {
+func TestUnreachableRegistry(t *testing.T) {
 	w := newWorld(t)
 	at := closedPort(t)
 	w.wantFailed(host.ImageRequest{Reference: at + "/demo:1", For: "a"}, "registry "+at, "connection refused", "--image-mirror")
 
-	other := newServer(t) // whose certificate is the same: httptest has but one
+	other := newServer(t) // with the same certificate: httptest has only one
 	o := w.o
 	o.CAFile, o.Dir = "", t.TempDir()
 	w.Close()
@@ -194,7 +197,8 @@ func TestUnreachable(t *testing.T) {
 	w.wantFailed(host.ImageRequest{Reference: other.host() + "/demo:1", For: "a"}, "certificate", "--image-ca")
 }
 
-// The agent ends in the middle of a pull; the next one finds nothing of it.
+// The agent ends in the middle of a pull. The next agent finds nothing left of
+// it.
 func TestClosedWhilePulling(t *testing.T) {
 	w := newWorld(t)
 	b, img := pushBroken(t, w, "demo:1", true)
@@ -222,7 +226,7 @@ func TestClosedWhilePulling(t *testing.T) {
 	if _, err := w.Get(t.Context(), req); err == nil {
 		t.Error("closed: got an image, want an error")
 	}
-	// One that died without a word.
+	// A temporary file of an agent that was killed.
 	writeFile(t, filepath.Join(w.o.Dir, tempPrefix+"123"), []byte("half"))
 	w.open()
 	w.wantClean()
@@ -230,7 +234,7 @@ func TestClosedWhilePulling(t *testing.T) {
 	wantImage(t, w.want(req).Path, img)
 }
 
-// rawManifest is pushed as it is.
+// rawManifest is pushed unchanged.
 type rawManifest struct {
 	t *testing.T
 	m *v1.Manifest
@@ -238,7 +242,7 @@ type rawManifest struct {
 
 func (r rawManifest) RawManifest() ([]byte, error) { return jsonOf(r.t, r.m), nil }
 
-// keepHeader is a ResponseWriter of which one header is not changed.
+// keepHeader is a ResponseWriter that does not let one header be changed.
 type keepHeader struct {
 	http.ResponseWriter
 	name string

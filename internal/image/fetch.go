@@ -13,8 +13,8 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// fetch is the bringing of one image, which several jobs may wait for. It goes
-// on as long as any of them does, also without the one that began it.
+// fetch brings one image into the store. Several jobs may wait for it. It runs
+// as long as any of them waits, even if the job that started it does not.
 type fetch struct {
 	progress
 	key    string
@@ -24,36 +24,38 @@ type fetch struct {
 	err    error
 }
 
-// share runs bring once for all jobs with this key, with a context of the
-// fetch's own, and returns the digest that it returned. Whoever only waited
-// and sees it fail tries by itself, with its own credentials. The job whose
-// bring runs stays until that ends, whoever it then goes on for.
-func (s *Store) share(ctx context.Context, j *job, key string, bring func(ctx context.Context, f *fetch) (string, error)) (string, error) {
-	j.answered()
+// share runs pull once for all jobs with this key, with the fetch's own
+// context, and returns the digest that pull returned. If the fetch fails, a job
+// that only waited for it tries again itself, with its own credentials. The job
+// that runs pull stays until pull returns, even when others are the only ones
+// left to wait.
+func (s *Store) share(ctx context.Context, j *job, key string, pull func(ctx context.Context, f *fetch) (string, error)) (string, error) {
+	j.endResolving()
 	for {
 		s.mu.Lock()
-		// Whoever left the job did so under the lock: nothing begins for nobody.
+		// A job is cancelled under this lock when its last waiter leaves, so no
+		// fetch starts that nobody waits for.
 		if err := ctx.Err(); err != nil {
 			s.mu.Unlock()
 			return "", err
 		}
 		f := s.fetches[key]
 		mine := f == nil
-		var live context.Context
+		var fetchCtx context.Context
 		if mine {
 			f = &fetch{key: key, done: make(chan struct{})}
-			live, f.cancel = context.WithCancel(s.ctx)
-			f.tell = func() { s.tellFetch(f) }
+			fetchCtx, f.cancel = context.WithCancel(s.ctx)
+			f.notify = func() { s.notifyFetch(f) }
 			f.clock = s.o.Clock
 			s.fetches[key] = f
 		}
 		j.fetch = f
 		for uid := range j.waiters {
-			s.sayPulling(j, uid)
+			s.reportPulling(j, uid)
 		}
 		s.mu.Unlock()
 		if mine {
-			s.bring(live, f, bring)
+			s.pull(fetchCtx, f, pull)
 			return f.digest, f.err
 		}
 		select {
@@ -67,46 +69,47 @@ func (s *Store) share(ctx context.Context, j *job, key string, bring func(ctx co
 	}
 }
 
-// bring has one turn. Its time begins with that, so that nobody is late who
-// waited for others.
-func (s *Store) bring(ctx context.Context, f *fetch, bring func(ctx context.Context, f *fetch) (string, error)) {
+// runFetch waits for a slot and runs pull. The timeout starts when it has the
+// slot, so that the wait for other pulls does not count.
+func (s *Store) pull(ctx context.Context, f *fetch, pull func(ctx context.Context, f *fetch) (string, error)) {
 	defer f.cancel()
 	digest, err := "", s.takeSlot(ctx, f)
 	if err == nil {
 		limited, cancel := context.WithTimeout(ctx, s.o.PullTimeout)
-		digest, err = bring(limited, f)
+		digest, err = pull(limited, f)
 		cancel()
 		err = s.diskError(err)
 		<-s.slots
 	}
 	s.mu.Lock()
 	f.digest, f.err = digest, err
-	if s.fetches[f.key] == f { // else nobody waits for it any more
+	if s.fetches[f.key] == f { // otherwise nobody waits for it any more
 		delete(s.fetches, f.key)
 	}
 	s.mu.Unlock()
 	close(f.done)
 }
 
-// takeSlot waits its turn. It ends with those who wait, and all before it have
-// a bounded time.
+// takeSlot waits for a slot. The wait ends when nobody waits for the fetch any
+// more; it is bounded because all pulls that hold a slot have a timeout.
 func (s *Store) takeSlot(ctx context.Context, f *fetch) error {
 	select {
 	case s.slots <- struct{}{}:
 		return nil
 	default:
 	}
-	f.queue(true)
+	f.setQueued(true)
 	select {
 	case s.slots <- struct{}{}:
-		f.queue(false)
+		f.setQueued(false)
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
-// abandon ends the fetch when no job waits for it any more. The lock is held.
+// abandon cancels the fetch if no job waits for it any more. The caller holds
+// the lock.
 func (s *Store) abandon(f *fetch) {
 	if f == nil {
 		return
@@ -118,12 +121,12 @@ func (s *Store) abandon(f *fetch) {
 	}
 	f.cancel()
 	if s.fetches[f.key] == f {
-		delete(s.fetches, f.key) // whoever comes now begins another
+		delete(s.fetches, f.key) // the next job starts a new fetch
 	}
 }
 
-// tellFetch tells all who wait for the fetch.
-func (s *Store) tellFetch(f *fetch) {
+// notifyFetch notifies all who wait for the fetch.
+func (s *Store) notifyFetch(f *fetch) {
 	var uids []string
 	s.mu.Lock()
 	for _, j := range s.jobs {
@@ -132,45 +135,45 @@ func (s *Store) tellFetch(f *fetch) {
 		}
 	}
 	s.mu.Unlock()
-	s.tell(uids)
+	s.notify(uids)
 }
 
-// pulling says how far the job is.
-func (s *Store) pulling(j *job) error {
+// pullingError returns the progress of the job.
+func (s *Store) pullingError(j *job) error {
 	s.mu.Lock()
 	at := j.stage
 	s.mu.Unlock()
 	switch {
 	case at.fetch != nil:
-		return at.fetch.pulling(j.what(), at.from, s.o.MaxPulls)
+		return at.fetch.pullingError(j.text(), at.from, s.o.MaxPulls)
 	case at.queued:
-		return &host.Pulling{Message: fmt.Sprintf("pulling %s: waiting for others, of which the node asks for %d at a time", j.what(), cap(s.asks))}
+		return &host.Pulling{Message: fmt.Sprintf("pulling %s: waiting for other images; the node resolves at most %d at a time", j.text(), cap(s.resolveSlots))}
 	}
-	return &host.Pulling{Message: fmt.Sprintf("pulling %s: asking %s", j.what(), at.from)}
+	return &host.Pulling{Message: fmt.Sprintf("pulling %s: querying %s", j.text(), at.from)}
 }
 
-// progress is how far a fetch is.
+// progress is the progress of a fetch.
 type progress struct {
-	clock interface{ Now() time.Time }
-	tell  func()
+	clock  interface{ Now() time.Time }
+	notify func()
 
 	mu          sync.Mutex
 	queued      bool
 	done, total int64
-	told        time.Time
+	notifiedAt  time.Time
 }
 
-// tellEvery keeps a fast pull from waking everybody at every tenth.
-const tellEvery = 5 * time.Second
+// notifyEvery keeps a fast pull from waking everybody at every tenth.
+const notifyEvery = 5 * time.Second
 
-// begin says how much there is to come.
-func (p *progress) begin(total int64) {
+// setTotal sets the number of bytes to fetch.
+func (p *progress) setTotal(total int64) {
 	p.mu.Lock()
-	news := total != p.total
-	p.total, p.told = total, p.clock.Now()
+	changed := total != p.total
+	p.total, p.notifiedAt = total, p.clock.Now()
 	p.mu.Unlock()
-	if news {
-		p.tell()
+	if changed {
+		p.notify()
 	}
 }
 
@@ -179,21 +182,21 @@ func (p *progress) add(n int64) {
 	before := p.tenths()
 	p.done = min(p.done+n, p.total)
 	now := p.clock.Now()
-	tell := p.tenths() != before && now.Sub(p.told) >= tellEvery
-	if tell {
-		p.told = now
+	notify := p.tenths() != before && now.Sub(p.notifiedAt) >= notifyEvery
+	if notify {
+		p.notifiedAt = now
 	}
 	p.mu.Unlock()
-	if tell {
-		p.tell()
+	if notify {
+		p.notify()
 	}
 }
 
-func (p *progress) queue(waits bool) {
+func (p *progress) setQueued(queued bool) {
 	p.mu.Lock()
-	p.queued = waits
+	p.queued = queued
 	p.mu.Unlock()
-	p.tell()
+	p.notify()
 }
 
 func (p *progress) tenths() int64 {
@@ -203,13 +206,13 @@ func (p *progress) tenths() int64 {
 	return int64(float64(p.done) / float64(p.total) * 10)
 }
 
-func (p *progress) pulling(what, from string, most int) error {
+func (p *progress) pullingError(what, from string, maxPulls int) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	out := &host.Pulling{Done: p.total / 10 * p.tenths(), Total: p.total}
 	switch {
 	case p.queued:
-		out.Message = fmt.Sprintf("pulling %s: waiting for others, of which the node pulls %d at a time", what, most)
+		out.Message = fmt.Sprintf("pulling %s: waiting for other images; the node pulls at most %d at a time", what, maxPulls)
 	case p.total <= 0:
 		out.Message = fmt.Sprintf("pulling %s from %s", what, from)
 	default:

@@ -10,20 +10,20 @@ import (
 	"time"
 )
 
-// Whoever waits for others longer than a pull may take is not late for that.
-func TestWaitingForAPlaceIsNotThePullsTime(t *testing.T) {
+// The wait for other pulls may be longer than the timeout of a pull.
+func TestQueueTimeIsNotPullTime(t *testing.T) {
 	w := newWorld(t, func(o *Options) { o.MaxPulls, o.PullTimeout = 1, 2*time.Second })
 	w.reg.push(t, "demo:1", newImage(t, "amd64", "one"))
 	w.slots <- struct{}{}
 	req := w.request("demo:1", "a")
-	until(t, "it to wait", func() bool { return strings.Contains(w.pulling(req).Message, "waiting for others") })
+	waitUntil(t, "the pull to wait", func() bool { return strings.Contains(w.pulling(req).Message, "waiting for other images") })
 	time.Sleep(w.o.PullTimeout + 100*time.Millisecond)
-	if got := w.pulling(req).Message; !strings.Contains(got, "waiting for others, of which the node pulls 1 at a time") {
-		t.Errorf("got %q, want it to wait still", got)
+	if got := w.pulling(req).Message; !strings.Contains(got, "waiting for other images; the node pulls at most 1 at a time") {
+		t.Errorf("got %q, want it still waiting", got)
 	}
 	pit := newTarpit(w.reg, func(path string) bool { return strings.Contains(path, "/blobs/") })
 	<-w.slots
-	until(t, "the config to be asked for", func() bool { return pit.in.Load() == 1 })
+	waitUntil(t, "the config to be requested", func() bool { return pit.in.Load() == 1 })
 	if got, want := w.pulling(req).Message, "pulling image "+req.Reference+" from "+w.reg.host(); got != want {
 		t.Errorf("its turn: got %q, want %q", got, want)
 	}
@@ -31,14 +31,14 @@ func TestWaitingForAPlaceIsNotThePullsTime(t *testing.T) {
 	w.want(req)
 }
 
-// Each part of a pull has a time of its own, and the next one gets its own.
+// Each part of a pull has its own timeout, and so does the next pull.
 func TestTimeouts(t *testing.T) {
 	for name, tt := range map[string]struct {
 		match func(path string) bool
 		text  string
 	}{
-		"asking":   {everything, "took too long to say what the image is, more than 300ms: check the connection to it, or raise --image-pull-timeout"},
-		"fetching": {func(path string) bool { return strings.Contains(path, "/blobs/") }, "the pull took too long: check the connection, or raise --image-pull-timeout"},
+		"resolving": {anyPath, "took more than 300ms to resolve the image: check the connection to it, or raise --image-pull-timeout"},
+		"fetching":  {func(path string) bool { return strings.Contains(path, "/blobs/") }, "the pull took too long: check the connection, or raise --image-pull-timeout"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, func(o *Options) { o.PullTimeout = 300 * time.Millisecond })
@@ -54,8 +54,8 @@ func TestTimeouts(t *testing.T) {
 	}
 }
 
-// One byte now and then would keep a place for as long as a pull may take.
-func TestATrickleIsGivenUp(t *testing.T) {
+// A registry that sends a byte now and then must not keep a slot.
+func TestSlowBlobIsAbandoned(t *testing.T) {
 	w := newWorld(t)
 	img := newImage(t, "amd64", noise(1, 4<<20))
 	w.reg.push(t, "demo:1", img)
@@ -74,11 +74,11 @@ func TestATrickleIsGivenUp(t *testing.T) {
 		return true
 	})
 	w.pulling(w.request("demo:1", "a"))
-	until(t, "an Event of the failure", func() bool {
+	waitUntil(t, "an Event of the failure", func() bool {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		for _, e := range w.events {
-			if strings.HasPrefix(e, "a Failed ") && strings.Contains(e, "registry "+w.reg.host()+": the pull was too slow") && strings.Contains(e, "1 MiB a minute are the least") {
+			if strings.HasPrefix(e, "a Failed ") && strings.Contains(e, "registry "+w.reg.host()+": the pull was too slow") && strings.Contains(e, "want at least 1 MiB a minute") {
 				return true
 			}
 		}
@@ -86,31 +86,31 @@ func TestATrickleIsGivenUp(t *testing.T) {
 	})
 }
 
-// The condition says how much there is as soon as that is known.
-func TestTheTotalIsTold(t *testing.T) {
+// Waiters are notified of the total as soon as it is known.
+func TestTotalIsReported(t *testing.T) {
 	w := newWorld(t)
 	img := newImage(t, "amd64", noise(1, 1<<20))
 	w.reg.push(t, "demo:1", img)
 	pit := newTarpit(w.reg, layerOf(t, img))
-	told := make(chan string, 100)
-	go w.WatchImages(t.Context(), func(uid string) { told <- uid })
-	<-told
+	notified := make(chan string, 100)
+	go w.WatchImages(t.Context(), func(uid string) { notified <- uid })
+	<-notified
 	req := w.request("demo:1", "a")
 	w.pulling(req)
 	select {
-	case uid := <-told:
+	case uid := <-notified:
 		if got := w.pulling(req); uid != "a" || got.Total == 0 || !strings.Contains(got.Message, " 0% of 1 MiB") {
-			t.Errorf("got word to %q and %q, want the total", uid, got.Message)
+			t.Errorf("got a notification for %q and %q, want the total", uid, got.Message)
 		}
 	case <-time.After(20 * time.Second):
-		t.Error("got no word within 20 s, want the total")
+		t.Error("got no notification within 20 s, want the total")
 	}
 	close(pit.opened)
 	w.want(req)
 }
 
-// Where a mirror fails in the middle, its bytes count no more.
-func TestTheNextEndpointBeginsAnew(t *testing.T) {
+// If a mirror fails in the middle of a pull, its progress no longer counts.
+func TestNextEndpointStartsOver(t *testing.T) {
 	mirror := newServer(t)
 	w := newWorld(t)
 	w.Close()
@@ -120,19 +120,19 @@ func TestTheNextEndpointBeginsAnew(t *testing.T) {
 	mirror.push(t, "demo:1", img)
 	b.after = 2 << 20
 	mirror.setFault(func(rw http.ResponseWriter, r *http.Request) bool {
-		if b.asked.Load() > 0 && r.URL.Path == b.path {
+		if b.requests.Load() > 0 && r.URL.Path == b.path {
 			rw.WriteHeader(http.StatusNotFound)
 			return true
 		}
 		return b.serve(rw, r)
 	})
-	pit := newTarpit(w.reg, everything)
+	pit := newTarpit(w.reg, anyPath)
 	req := w.request("demo:1", "a")
-	if got, want := w.pulling(req).Message, "pulling image "+req.Reference+": asking "+mirror.host(); got != want && !strings.Contains(got, "%") {
+	if got, want := w.pulling(req).Message, "pulling image "+req.Reference+": querying "+mirror.host(); got != want && !strings.Contains(got, "%") {
 		t.Errorf("the mirror: got %q, want %q", got, want)
 	}
-	until(t, "the registry to be asked", func() bool { return pit.in.Load() == 1 })
-	got, want := w.pulling(req), "pulling image "+req.Reference+": asking "+w.reg.host()
+	waitUntil(t, "the registry to be queried", func() bool { return pit.in.Load() == 1 })
+	got, want := w.pulling(req), "pulling image "+req.Reference+": querying "+w.reg.host()
 	if got.Message != want || got.Done != 0 || got.Total != 0 {
 		t.Errorf("the registry: got %+v, want %q", got, want)
 	}

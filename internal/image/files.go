@@ -27,7 +27,7 @@ var (
 	storedName = regexp.MustCompile(`^([0-9a-f]{64})(\.tar|\.smolmachine)$`)
 )
 
-// form is what a file of the store is, and the end of its name.
+// form is the kind of a file in the store, and the extension of its name.
 type form string
 
 const (
@@ -35,7 +35,7 @@ const (
 	formArtifact form = ".smolmachine"
 )
 
-// noun is the form in a text.
+// noun names the form in messages.
 func (f form) noun() string {
 	if f == formArtifact {
 		return "artifact"
@@ -43,14 +43,14 @@ func (f form) noun() string {
 	return "image"
 }
 
-// path is where the file of a digest, sha256:HEX, is kept.
+// path returns the path of the file with this digest, sha256:HEX.
 func (s *Store) path(digest string, as form) string {
 	return filepath.Join(s.o.Dir, strings.TrimPrefix(digest, "sha256:")+string(as))
 }
 
-// present says whether the file is there, whole and readable for VMMs: it is
-// renamed into place with that mode, and one that somebody changed since is
-// made again.
+// present reports whether the file exists, complete and readable for VMMs. A
+// file is renamed into place with that mode. One with another mode was changed
+// by somebody and is made again.
 func (s *Store) present(digest string, as form) (size int64, ok bool) {
 	info, err := os.Lstat(s.path(digest, as))
 	if err != nil || info.Mode() != archiveMode {
@@ -59,7 +59,7 @@ func (s *Store) present(digest string, as form) (size int64, ok bool) {
 	return info.Size(), true
 }
 
-// temporary is a file on its way into the store.
+// temporary is a file that is being written and is not in the store yet.
 type temporary struct {
 	*os.File
 	kept bool
@@ -73,12 +73,12 @@ func (s *Store) newTemporary() (*temporary, error) {
 	return &temporary{File: f}, nil
 }
 
-// keep makes the file that of the digest: whole and on the disk, or not at
-// all. One that is there already stays, for it may be linked into smolvm's
-// cache.
+// keep moves the file to the path of the digest. The file is either there as a
+// whole and on the disk, or not at all. An existing file stays, because it may
+// be linked into smolvm's cache.
 func (s *Store) keep(t *temporary, digest string, as form) error {
-	s.renaming.Lock()
-	defer s.renaming.Unlock()
+	s.renameMu.Lock()
+	defer s.renameMu.Unlock()
 	if _, ok := s.present(digest, as); ok {
 		return nil
 	}
@@ -89,15 +89,15 @@ func (s *Store) keep(t *temporary, digest string, as form) error {
 	return nil
 }
 
-// discard closes the file, and removes it unless it was kept.
+// discard closes the file, and removes it unless keep has kept it.
 func (t *temporary) discard() {
-	_ = t.Close() // synced before, or of no use
+	_ = t.Close() // already synced, or not needed
 	if !t.kept {
-		_ = os.Remove(t.Name()) // else swept at the next start
+		_ = os.Remove(t.Name()) // otherwise removed at the next start
 	}
 }
 
-// sweepTemporaries removes what an agent that died left half written.
+// sweepTemporaries removes the files that an agent that died left half written.
 func (s *Store) sweepTemporaries() error {
 	entries, err := os.ReadDir(s.o.Dir)
 	if err != nil {
@@ -113,18 +113,19 @@ func (s *Store) sweepTemporaries() error {
 	return nil
 }
 
-// space is how much of the filesystem one image may use.
+// space checks that one image leaves enough of the filesystem free.
 type space struct {
 	dir     string
 	reserve int64
-	// written are the image's bytes so far, since those after the last look.
+	// written is the number of bytes of the image so far, since the number of
+	// bytes after the last check.
 	written, since int64
 }
 
-// checkEvery is how many bytes are written between two looks at the disk.
+// checkEvery is how many bytes are written between two checks of the disk.
 const checkEvery = 64 << 20
 
-// check fails when so many bytes more would not leave the reserve free.
+// check fails if writing this many more bytes would not leave the reserve free.
 func (s *space) check(bytes int64) error {
 	if s.reserve < 0 {
 		return nil
@@ -133,32 +134,34 @@ func (s *space) check(bytes int64) error {
 	if err != nil {
 		return err
 	}
-	if d.free-s.reserve >= bytes { // a sum could overflow: they are claimed
+	if d.free-s.reserve >= bytes { // a sum could overflow, because the sizes are only claimed
 		return nil
 	}
-	return errDisk{text: fmt.Sprintf("the node's disk is full: %s are free below %s, and %s are to stay free (--image-reserve-bytes) beside the image's %s: free some; it is then pulled by itself",
+	return errDisk{text: fmt.Sprintf("the node's disk is full: %s is free below %s, but %s must stay free (--image-reserve-bytes) in addition to the image's %s: free some space; the image is then pulled automatically",
 		bytesText(roughly(d.free)), s.dir, bytesText(s.reserve), bytesText(bytes)), need: need{bytes, bytes}}
 }
 
-// wrote counts what is about to be written, and looks at the disk now and then.
-func (s *space) wrote(n int64) error {
+// willWrite counts bytes that are about to be written, and checks the disk
+// every checkEvery bytes.
+func (s *space) willWrite(n int64) error {
 	s.written += n
 	if s.since += n; s.since < checkEvery {
 		return nil
 	}
 	s.since = 0
-	return s.full(s.check(0))
+	return s.withNeed(s.check(0))
 }
 
-// full adds to an error of a full disk what was to be written on it so far.
-func (s *space) full(err error) error {
+// withNeed adds the bytes written so far to the need of a full disk.
+func (s *space) withNeed(err error) error {
 	if noSpace(err) {
 		err = fullDisk(s.dir)
 	}
-	return needing(need{s.written, 2 * s.written}, err)
+	return addNeed(need{s.written, 2 * s.written}, err)
 }
 
-// roughly keeps a condition's text from changing with every byte.
+// roughly rounds n down, so that a condition's message does not change with
+// every byte.
 func roughly(n int64) int64 { return n &^ (64<<20 - 1) }
 
 func noSpace(err error) bool {
@@ -166,35 +169,35 @@ func noSpace(err error) bool {
 }
 
 func fullDisk(dir string) errDisk {
-	return errDisk{text: fmt.Sprintf("the node's disk is full: no space is left below %s: free some; it is then pulled by itself", dir)}
+	return errDisk{text: fmt.Sprintf("the node's disk is full: no space is left below %s: free some space; the image is then pulled automatically", dir)}
 }
 
 func (s *Store) diskError(err error) error {
 	if noSpace(err) {
 		return fullDisk(s.o.Dir)
 	}
-	// Without the name, which is another each time.
+	// Leave out the file name, which is different each time.
 	if path := (*fs.PathError)(nil); errors.As(err, &path) && strings.HasPrefix(path.Path, s.o.Dir+"/") {
 		return errDisk{broken: true, text: fmt.Sprintf("the node's folder of images %s: %s: %v", s.o.Dir, path.Op, path.Err)}
 	}
 	return err
 }
 
-// checkedWriter writes no more than there is space for.
+// checkedWriter writes only while there is enough space.
 type checkedWriter struct {
 	w     io.Writer
 	space *space
 }
 
 func (c *checkedWriter) Write(p []byte) (int, error) {
-	if err := c.space.wrote(int64(len(p))); err != nil {
+	if err := c.space.willWrite(int64(len(p))); err != nil {
 		return 0, err
 	}
 	n, err := c.w.Write(p)
-	return n, c.space.full(err)
+	return n, c.space.withNeed(err)
 }
 
-// contextReader ends a copy between two reads.
+// contextReader ends a copy between two reads when ctx is done.
 type contextReader struct {
 	ctx context.Context
 	r   io.Reader

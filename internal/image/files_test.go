@@ -39,7 +39,7 @@ func writeFile(t *testing.T, path string, data []byte) {
 	}
 }
 
-// failPath answers one path with a status.
+// failPath answers requests for one path with a status.
 func failPath(path string, status int) func(http.ResponseWriter, *http.Request) bool {
 	return func(w http.ResponseWriter, r *http.Request) bool {
 		if r.URL.Path != path {
@@ -50,7 +50,7 @@ func failPath(path string, status int) func(http.ResponseWriter, *http.Request) 
 	}
 }
 
-// findEntry returns a file of an archive.
+// findEntry returns the content of a file in an archive.
 func findEntry(path, name string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -78,7 +78,7 @@ func jsonOf(t *testing.T, v any) []byte {
 	return raw
 }
 
-// platforms is an index of two images by platform.
+// platforms returns an index of the images, each with its platform.
 func platforms(t *testing.T, images ...v1.Image) v1.ImageIndex {
 	t.Helper()
 	var idx v1.ImageIndex = empty.Index
@@ -92,7 +92,7 @@ func platforms(t *testing.T, images ...v1.Image) v1.ImageIndex {
 	return idx
 }
 
-// tarOf is the folder as a tar archive.
+// tarOf returns the folder as a tar archive.
 func tarOf(t *testing.T, dir string) []byte {
 	t.Helper()
 	var b bytes.Buffer

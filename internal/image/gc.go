@@ -14,27 +14,28 @@ import (
 	"time"
 )
 
-// Used is what must stay.
+// Used says what must stay.
 type Used struct {
 	// Digests are the images (sha256:HEX) of all Bottles of the node, whether
 	// their machines run or not.
 	Digests map[string]bool
 	// Archives are the SHA-256 of the archives that machines were made from,
-	// anybody's: HEX, or as smolvm names them, local:HEX. A machine reads its
-	// archive from smolvm's cache at a start.
+	// whoever owns the machines: HEX, or local:HEX, as smolvm names them. A
+	// machine reads its archive from smolvm's cache when it starts.
 	Archives map[string]bool
 }
 
 // Collected says what Collect removed.
 type Collected struct {
-	Archives int // of the store
-	Cached   int // of smolvm's caches
+	Archives int // from the store
+	Cached   int // from smolvm's caches
 	Bytes    int64
-	// Short is how many bytes more should have gone, and are in use or young.
+	// Short is how many more bytes should have been removed, but are in use or
+	// too young.
 	Short int64
 }
 
-// candidate is a file of the store that might go.
+// candidate is a file of the store that may be removed.
 type candidate struct {
 	path   string
 	digest string
@@ -43,28 +44,28 @@ type candidate struct {
 	info   fs.FileInfo
 }
 
-// collection is one pass of Collect. What goes wrong for one thing does not
-// keep the others from being looked at.
+// collection is one pass of Collect. An error about one item does not stop the
+// pass.
 type collection struct {
 	Collected
-	digests  map[string]bool // as of Used
-	machines map[string]bool // by SHA-256 alone
-	cache    *cache
-	should   int64   // how many bytes
-	looked   bool    // at the disk
-	errs     []error // the first ones
-	failed   int     // of all
+	digests     map[string]bool // from Used
+	machines    map[string]bool // by SHA-256, without a prefix
+	cache       *cache
+	wanted      int64   // bytes that should be removed
+	diskChecked bool    // the disk was checked
+	errs        []error // the first ones
+	failed      int     // number of all errors
 }
 
-// maxTold bounds the text of a pass in which nothing could be removed.
-const maxTold = 8
+// maxErrs bounds the number of errors that one pass returns.
+const maxErrs = 8
 
-func (c *collection) note(err error) {
+func (c *collection) addError(err error) {
 	if err == nil {
 		return
 	}
 	c.failed++
-	if len(c.errs) < maxTold {
+	if len(c.errs) < maxErrs {
 		c.errs = append(c.errs, err)
 	}
 }
@@ -76,17 +77,20 @@ func (c *collection) err() error {
 	return errors.Join(c.errs...)
 }
 
-// Collect removes the archives that were not used for longest, with their
-// entries in smolvm's cache, which are links to the same bytes: when the
-// filesystem is filled to the high watermark, until it is down to the low one;
-// and when a pull was refused, until that has room, if all that may go makes
-// so much. Nothing goes that is in use, was used within the minimum age, or is
-// linked to what a machine was made from. Entries of the cache that belong to
-// neither an archive nor a machine go whatever the watermark, and so does what
-// smolvm unpacked of artifacts.
+// Collect removes the least recently used archives, with their entries in
+// smolvm's cache, which are links to the same bytes. It does so in two cases.
+// When the use of the filesystem reaches the high watermark, it removes
+// archives until the use is down to the low watermark. When a pull was refused,
+// it removes archives until there is room for that pull, provided that all
+// removable archives together make enough room. It keeps every archive that is
+// in use, was used within the minimum age, or is linked to the archive of a
+// machine. Regardless of the watermark, it also removes the cache entries that
+// belong to neither an archive nor a machine, and the artifacts that smolvm
+// unpacked and no longer needs.
 //
-// used is asked once; where it fails nothing is removed. All other failures
-// keep what they are about, and are returned when the rest is done.
+// It calls used once; if used fails, it removes nothing. If anything else
+// fails, the item concerned stays, and the error is returned after the rest is
+// done.
 func (s *Store) Collect(ctx context.Context, used func(ctx context.Context) (Used, error)) (Collected, error) {
 	c := &collection{machines: map[string]bool{}}
 	in, err := used(ctx)
@@ -97,10 +101,10 @@ func (s *Store) Collect(ctx context.Context, used func(ctx context.Context) (Use
 		}
 		s.collect(ctx, c)
 	} else {
-		c.note(fmt.Errorf("images in use: %w", err))
+		c.addError(fmt.Errorf("images in use: %w", err))
 	}
 	s.measure()
-	c.note(s.saveIndex())
+	c.addError(s.saveIndex())
 	s.o.Metrics.collect(c)
 	return c.Collected, errors.Join(c.err(), ctx.Err())
 }
@@ -112,22 +116,22 @@ func (s *Store) collect(ctx context.Context, c *collection) {
 		c.cache = cache
 		s.collectArchives(ctx, c)
 		s.sweepCache(c)
-	} else { // which archives are linked to what machines were made from is not known
-		c.note(err)
+	} else { // it is not known which archives are linked to those of machines
+		c.addError(err)
 	}
 	s.sweepUnpacked(ctx, c)
-	c.Short = max(0, c.should-c.Bytes)
+	c.Short = max(0, c.wanted-c.Bytes)
 	if c.Archives+c.Cached > 0 {
-		c.note(s.retry())
+		c.addError(s.retryRefused())
 	}
 }
 
 func (s *Store) collectArchives(ctx context.Context, c *collection) {
 	archives, err := s.listArchives()
-	c.note(err)
-	archives = slices.DeleteFunc(archives, func(a candidate) bool { return !s.mayGo(c, a) })
+	c.addError(err)
+	archives = slices.DeleteFunc(archives, func(a candidate) bool { return !s.removable(c, a) })
 	excess, err := s.excess(c, archives)
-	c.note(err)
+	c.addError(err)
 	for _, a := range archives {
 		if c.Bytes >= excess || ctx.Err() != nil {
 			break
@@ -136,25 +140,25 @@ func (s *Store) collectArchives(ctx context.Context, c *collection) {
 	}
 }
 
-func (s *Store) mayGo(c *collection, a candidate) bool {
+func (s *Store) removable(c *collection, a candidate) bool {
 	return !c.digests[a.digest] && s.o.Clock.Since(a.used) >= s.o.GCMinAge &&
-		!slices.ContainsFunc(c.cache.linked(a.info), func(sum string) bool { return c.machines[sum] })
+		!slices.ContainsFunc(c.cache.linksTo(a.info), func(sum string) bool { return c.machines[sum] })
 }
 
 func (s *Store) collectArchive(c *collection, a candidate) {
-	gone, err := s.detach(a)
-	if gone == "" {
-		c.note(err)
+	renamed, err := s.detach(a)
+	if renamed == "" {
+		c.addError(err)
 		return
 	}
 	c.Archives++
-	if err := s.unlink(gone); err != nil { // else swept at the next start
-		c.note(fmt.Errorf("remove image %s: %w", a.digest, err))
+	if err := s.unlink(renamed); err != nil { // otherwise removed at the next start
+		c.addError(fmt.Errorf("remove image %s: %w", a.digest, err))
 		return
 	}
-	for _, sum := range c.cache.linked(a.info) {
+	for _, sum := range c.cache.linksTo(a.info) {
 		if err := c.cache.remove(sum); err != nil {
-			c.note(err)
+			c.addError(err)
 			continue
 		}
 		c.Cached++
@@ -162,31 +166,31 @@ func (s *Store) collectArchive(c *collection, a candidate) {
 	c.Bytes += a.size
 }
 
-// excess is how many bytes are to go of the archives that may. It is less than
-// should go where all of them are known to make no room for a refused pull: the
-// store is not to be emptied for nothing.
-func (s *Store) excess(c *collection, may []candidate) (int64, error) {
+// excess returns how many bytes of the removable archives to remove. If
+// removing all of them is known not to make room for a refused pull, that pull
+// does not count: the store must not be emptied in vain.
+func (s *Store) excess(c *collection, removable []candidate) (int64, error) {
 	d, err := diskOf(s.o.Dir)
 	if err != nil {
 		return 0, err
 	}
-	var excess, most int64
+	var excess, available int64
 	if d.size > 0 && (d.size-d.free)*100 >= d.size*int64(s.o.GCHigh) {
 		excess = max(0, d.size/100*int64(100-s.o.GCLow)-d.free)
 	}
-	for _, a := range may {
-		most += a.size
+	for _, a := range removable {
+		available += a.size
 	}
-	lacks := s.short.lacks(d, max(0, s.o.Reserve), s.o.Clock.Now())
-	c.should, c.looked = max(excess, lacks.least), true
-	if lacks.least <= most {
-		excess = max(excess, lacks.likely)
+	shortfall := s.short.shortfall(d, max(0, s.o.Reserve), s.o.Clock.Now())
+	c.wanted, c.diskChecked = max(excess, shortfall.least), true
+	if shortfall.least <= available {
+		excess = max(excess, shortfall.likely)
 	}
 	return excess, nil
 }
 
-// listArchives returns the files of the store, the least recently used first;
-// with an error, those that could be looked at.
+// listArchives returns the files of the store, the least recently used first.
+// With an error, it returns those that it could read.
 func (s *Store) listArchives() ([]candidate, error) {
 	dir, err := os.ReadDir(s.o.Dir)
 	if err != nil {
@@ -219,7 +223,8 @@ func (s *Store) listArchives() ([]candidate, error) {
 	return out, errors.Join(errs...)
 }
 
-// lastUse is as remembered, else when the archive was written.
+// lastUse returns the recorded time of the last use, or else when the archive
+// was written.
 func (s *Store) lastUse(digest string, info fs.FileInfo) time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -229,13 +234,13 @@ func (s *Store) lastUse(digest string, info fs.FileInfo) time.Time {
 	return info.ModTime()
 }
 
-// detach takes the archive out of the store unless it was used of late, which
-// it may have been since it was listed. It only gives it another name, for
-// unlinking gigabytes takes seconds on some filesystems, in which nobody could
-// get an image. The name is of those that are swept at a start.
-func (s *Store) detach(a candidate) (gone string, err error) {
-	s.renaming.Lock()
-	defer s.renaming.Unlock()
+// detach takes the archive out of the store, unless it was used again since it
+// was listed; renamed is then "". It only renames the file, because unlinking
+// gigabytes takes seconds on some filesystems, and nobody could get an image
+// meanwhile. A file with the new name is removed at the next start.
+func (s *Store) detach(a candidate) (renamed string, err error) {
+	s.renameMu.Lock()
+	defer s.renameMu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	used := a.info.ModTime()
@@ -245,8 +250,8 @@ func (s *Store) detach(a candidate) (gone string, err error) {
 	if s.o.Clock.Since(used) < s.o.GCMinAge {
 		return "", nil
 	}
-	gone = filepath.Join(s.o.Dir, tempPrefix+filepath.Base(a.path))
-	if err := os.Rename(a.path, gone); err != nil {
+	renamed = filepath.Join(s.o.Dir, tempPrefix+filepath.Base(a.path))
+	if err := os.Rename(a.path, renamed); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			s.index.forget(a.digest)
 			return "", nil
@@ -254,5 +259,5 @@ func (s *Store) detach(a candidate) (gone string, err error) {
 		return "", fmt.Errorf("remove image %s: %w", a.digest, err)
 	}
 	s.index.forget(a.digest)
-	return gone, nil
+	return renamed, nil
 }

@@ -15,8 +15,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// One archive that cannot be removed keeps neither the others nor the rest.
-func TestCollectsBesideWhatCannotBeRemoved(t *testing.T) {
+// An archive that cannot be removed stops neither the removal of others nor the
+// rest of the pass.
+func TestCollectContinuesPastUnremovableArchive(t *testing.T) {
 	reg := prometheus.NewPedanticRegistry()
 	m, err := NewMetrics(reg)
 	if err != nil {
@@ -24,9 +25,9 @@ func TestCollectsBesideWhatCannotBeRemoved(t *testing.T) {
 	}
 	w, images := collector(t, 6, func(o *Options) { o.Metrics = m })
 	w.clock.Step(time.Hour)
-	// It can be given no other name, for a folder has that.
+	// It cannot be renamed, because a folder has the new name.
 	writeFile(t, filepath.Join(w.o.Dir, tempPrefix+filepath.Base(images[0].Path), "x"), nil)
-	// The next can, but then not be unlinked.
+	// The next one can be renamed, but not unlinked.
 	w.unlink = func(path string) error {
 		if strings.Contains(path, filepath.Base(images[1].Path)) {
 			return errors.New("no luck")
@@ -48,20 +49,21 @@ func TestCollectsBesideWhatCannotBeRemoved(t *testing.T) {
 			t.Errorf("got %v, want %q in it", err, want)
 		}
 	}
-	if got, want := w.left(images), []int{0, 5}; !slices.Equal(got, want) || out.Archives != 4 {
+	if got, want := w.remaining(images), []int{0, 5}; !slices.Equal(got, want) || out.Archives != 4 {
 		t.Errorf("got %+v and %v left, want %v", out, got, want)
 	}
 	if exists(orphan) || len(w.unpacked()) != 0 || !exists(filepath.Join(w.o.Dir, indexFile)) {
-		t.Error("got what is not swept, or no index, want both")
+		t.Error("got orphans left or no index saved, want everything swept and the index saved")
 	}
-	got := gathered(t, reg)
+	got := gatherMetrics(t, reg)
 	if got["collect_failures_total"] != 2 || got["archives"] != 2 || got["collected_bytes_total"] != float64(out.Bytes) || got["collect_short_bytes"] != 0 {
 		t.Errorf("got %v, want 2 failures, 2 archives and %d bytes", got, out.Bytes)
 	}
 }
 
-// What is not known to be unused stays, and the rest is done.
-func TestCollectsBesideACacheThatCannotBeRead(t *testing.T) {
+// Archives that are not known to be unused stay, and the rest of the pass goes
+// on.
+func TestCollectContinuesPastUnreadableCache(t *testing.T) {
 	reg := prometheus.NewPedanticRegistry()
 	m, err := NewMetrics(reg)
 	if err != nil {
@@ -75,11 +77,11 @@ func TestCollectsBesideACacheThatCannotBeRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	out, err := w.Collect(t.Context(), func(context.Context) (Used, error) { return Used{}, nil })
-	if err == nil || out.Archives != 0 || len(w.left(images)) != 6 {
-		t.Errorf("got %+v, %v and %v left, want an error and no image removed", out, err, w.left(images))
+	if err == nil || out.Archives != 0 || len(w.remaining(images)) != 6 {
+		t.Errorf("got %+v, %v and %v left, want an error and no image removed", out, err, w.remaining(images))
 	}
 	if out.Cached != 1 || len(w.unpacked()) != 0 {
-		t.Errorf("got %+v, want what was unpacked gone", out)
+		t.Errorf("got %+v, want the unpacked artifact removed", out)
 	}
 	index := filepath.Join(w.o.Dir, indexFile)
 	if err := os.Remove(index); err != nil {
@@ -89,35 +91,35 @@ func TestCollectsBesideACacheThatCannotBeRead(t *testing.T) {
 	if err == nil || !exists(index) {
 		t.Errorf("got %v, want an error, and the index saved", err)
 	}
-	if got := gathered(t, reg)["collect_failures_total"]; got != 2 {
+	if got := gatherMetrics(t, reg)["collect_failures_total"]; got != 2 {
 		t.Errorf("got %v failures, want 2", got)
 	}
 }
 
-// All of an image's bytes may be thousands of errors long.
-func TestErrorsOfAPassAreBounded(t *testing.T) {
+// A pass may fail on thousands of files.
+func TestCollectErrorsAreBounded(t *testing.T) {
 	c := &collection{}
-	c.note(nil)
+	c.addError(nil)
 	if err := c.err(); err != nil {
 		t.Errorf("got %v, want nil", err)
 	}
 	for range 1000 {
-		c.note(errors.New("read only"))
+		c.addError(errors.New("read only"))
 	}
-	if got := strings.Split(c.err().Error(), "\n"); len(got) != maxTold+1 || got[maxTold] != "and 992 more" {
-		t.Errorf("got %q, want %d errors and how many more", got, maxTold)
+	if got := strings.Split(c.err().Error(), "\n"); len(got) != maxErrs+1 || got[maxErrs] != "and 992 more" {
+		t.Errorf("got %q, want %d errors and how many more", got, maxErrs)
 	}
 }
 
-// Unlinking gigabytes takes long: everybody gets images meanwhile.
-func TestUnlinksOutsideTheLock(t *testing.T) {
+// Unlinking gigabytes takes long. Images must be available meanwhile.
+func TestUnlinkHoldsNoLock(t *testing.T) {
 	w, images := collector(t, 6)
 	w.clock.Step(time.Hour)
 	unlinked := 0
 	w.unlink = func(path string) error {
 		unlinked++
 		if name := filepath.Base(path); !strings.HasPrefix(name, tempPrefix) || storedName.MatchString(name) {
-			t.Errorf("got %s unlinked, want a name that nobody looks for", name)
+			t.Errorf("got %s unlinked, want a temporary name", name)
 		}
 		got := make(chan error, 1)
 		go func() {
@@ -132,10 +134,10 @@ func TestUnlinksOutsideTheLock(t *testing.T) {
 		case <-time.After(10 * time.Second):
 			t.Error("while it unlinks: got no answer in 10 s, want an image")
 		}
-		return nil // as if the agent died here
+		return nil // leaves the file, as if the agent died here
 	}
 	w.collect(Used{})
-	if got, want := w.left(images), []int{3, 4, 5}; !slices.Equal(got, want) || unlinked != 3 {
+	if got, want := w.remaining(images), []int{3, 4, 5}; !slices.Equal(got, want) || unlinked != 3 {
 		t.Errorf("got %d unlinked and %v left, want %v", unlinked, got, want)
 	}
 	w.Close()

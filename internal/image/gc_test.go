@@ -15,7 +15,8 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// link is what smolvm does at a create: the archive into its cache.
+// link adds the archive to smolvm's cache, as smolvm does when it creates a
+// machine.
 func (w *world) link(img host.Image) (entry string) {
 	w.t.Helper()
 	entry = filepath.Join(w.o.SmolvmHome, cacheDir, sumOf(w.t, img.Path))
@@ -42,8 +43,8 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// collector is a world on a disk of 64 MiB with archives of 8 MiB each, pulled
-// a minute apart.
+// collector returns a world on a disk of 64 MiB with n archives of 8 MiB each,
+// pulled a minute apart.
 func collector(t *testing.T, n int, change ...func(o *Options)) (*world, []host.Image) {
 	w := newWorld(t, func(o *Options) {
 		root := smallDisk(t, "64m") // one filesystem, so that links work
@@ -67,7 +68,7 @@ func collector(t *testing.T, n int, change ...func(o *Options)) (*world, []host.
 	return w, images
 }
 
-func (w *world) left(images []host.Image) (left []int) {
+func (w *world) remaining(images []host.Image) (left []int) {
 	for i, img := range images {
 		if exists(img.Path) {
 			left = append(left, i)
@@ -76,19 +77,20 @@ func (w *world) left(images []host.Image) (left []int) {
 	return left
 }
 
-func TestCollectsLeastRecentlyUsed(t *testing.T) {
+func TestCollectRemovesLeastRecentlyUsed(t *testing.T) {
 	w, images := collector(t, 6) // 48 of 64 MiB: 75 %
 	w.clock.Step(time.Hour)
-	w.want(w.request("demo-0:1", "b")) // used again
+	w.want(w.request("demo-0:1", "b")) // now the most recently used
 	w.clock.Step(time.Hour)
 	linked := w.link(images[1])
 	out := w.collect(Used{Digests: map[string]bool{images[2].Digest: true}})
-	// Down to 40 %, 25.6 MiB: three go, the oldest that nobody uses.
-	if got, want := w.left(images), []int{0, 2, 5}; !slices.Equal(got, want) {
+	// To get down to 40 %, 25.6 MiB, it removes three: the oldest that nobody
+	// uses.
+	if got, want := w.remaining(images), []int{0, 2, 5}; !slices.Equal(got, want) {
 		t.Errorf("left: got %v, want %v", got, want)
 	}
 	if exists(linked) {
-		t.Error("smolvm's link to a removed archive: got it still there, want it gone")
+		t.Error("smolvm's link to a removed archive: got it still there, want it removed")
 	}
 	if out.Archives != 3 || out.Cached != 1 || out.Bytes < 3*(8<<20-8192) {
 		t.Errorf("got %+v, want 3 archives and one link", out)
@@ -96,14 +98,14 @@ func TestCollectsLeastRecentlyUsed(t *testing.T) {
 	if again := w.collect(Used{}); again != (Collected{}) {
 		t.Errorf("below the high watermark: got %+v, want nothing removed", again)
 	}
-	// What is gone is pulled again.
+	// A removed image is pulled again.
 	w.want(w.request("demo-1:1", "a"))
 }
 
-func TestCollectsNothingInUse(t *testing.T) {
+func TestCollectKeepsImagesInUse(t *testing.T) {
 	w, images := collector(t, 6)
-	// A machine of somebody else's was made from the first, whose bytes
-	// smolvm's cache keeps anyway.
+	// A machine of another owner was made from the first archive. smolvm's
+	// cache keeps its bytes in any case.
 	entry := w.link(images[0])
 	w.clock.Step(time.Hour)
 	used := Used{Digests: map[string]bool{}, Archives: map[string]bool{"local:" + filepath.Base(entry): true}}
@@ -111,30 +113,30 @@ func TestCollectsNothingInUse(t *testing.T) {
 		used.Digests[img.Digest] = true
 	}
 	out := w.collect(used)
-	if out.Archives+out.Cached != 0 || len(w.left(images)) != 6 || !exists(entry) {
-		t.Errorf("got %+v and %v left, want nothing removed", out, w.left(images))
+	if out.Archives+out.Cached != 0 || len(w.remaining(images)) != 6 || !exists(entry) {
+		t.Errorf("got %+v and %v left, want nothing removed", out, w.remaining(images))
 	}
-	// 75 % are used, and 40 % are to be.
+	// The use is 75 %, and should be 40 %.
 	if out.Short < 22<<20 || out.Short > 23<<20 {
-		t.Errorf("got %+v, want it said that more than 22 MiB should have gone", out)
+		t.Errorf("got %+v, want a shortage of 22 to 23 MiB", out)
 	}
 	_, err := w.Collect(t.Context(), func(context.Context) (Used, error) { return Used{}, errors.New("no answer") })
-	if err == nil || len(w.left(images)) != 6 {
-		t.Errorf("unknown use: got %v and %v left, want an error and nothing removed", err, w.left(images))
+	if err == nil || len(w.remaining(images)) != 6 {
+		t.Errorf("unknown use: got %v and %v left, want an error and nothing removed", err, w.remaining(images))
 	}
 }
 
-func TestCollectsNothingYoung(t *testing.T) {
+func TestCollectKeepsYoungImages(t *testing.T) {
 	w, images := collector(t, 6)
 	w.clock.Step(5 * time.Minute) // the first is 11 minutes old, the second 10
 	w.collect(Used{})
-	if got, want := w.left(images), []int{2, 3, 4, 5}; !slices.Equal(got, want) {
+	if got, want := w.remaining(images), []int{2, 3, 4, 5}; !slices.Equal(got, want) {
 		t.Errorf("left: got %v, want %v, which are younger than %v", got, want, DefaultGCMinAge)
 	}
 }
 
-func TestSweepsTheCache(t *testing.T) {
-	w := newWorld(t, func(o *Options) { o.GCHigh = 100 }) // however full the disk of the test is
+func TestSweepCache(t *testing.T) {
+	w := newWorld(t, func(o *Options) { o.GCHigh = 100 }) // so that the real disk does not matter
 	w.reg.push(t, "demo:1", newImage(t, "amd64", "one"))
 	img := w.want(w.request("demo:1", "a"))
 	cache := filepath.Join(w.o.SmolvmHome, cacheDir)
@@ -145,7 +147,7 @@ func TestSweepsTheCache(t *testing.T) {
 	writeFile(t, filepath.Join(name('a'), cachedArchive), []byte("orphan"))
 	writeFile(t, filepath.Join(name('b'), cachedArchive), []byte("of a machine"))
 	writeFile(t, filepath.Join(name('c'), "archive.tar.tmp"), []byte("half"))
-	// A copy rather than a link, on whatever disk.
+	// A copy of the archive rather than a link.
 	data, err := os.ReadFile(img.Path)
 	if err != nil {
 		t.Fatal(err)
@@ -164,7 +166,7 @@ func TestSweepsTheCache(t *testing.T) {
 	w.clock.Step(time.Hour)
 	out := w.collect(used)
 	if out.Cached != 2 || out.Archives != 0 || exists(name('a')) || exists(name('c')) {
-		t.Errorf("got %+v, want the two orphans gone", out)
+		t.Errorf("got %+v, want the two orphans removed", out)
 	}
 	for _, kept := range []string{linked, name('b'), name('d'), name('e'), filepath.Join(cache, "not-a-digest"), outside, img.Path} {
 		if !exists(kept) {
@@ -173,8 +175,9 @@ func TestSweepsTheCache(t *testing.T) {
 	}
 }
 
-// The index is lost or broken: archives are found again, by their time.
-func TestStartsAgain(t *testing.T) {
+// If the index is lost or broken, the archives are still found, with their
+// modification times.
+func TestRestartAndLostIndex(t *testing.T) {
 	w := newWorld(t, func(o *Options) { o.SmolvmHome = "" })
 	digest := w.reg.push(t, "demo:1", newImage(t, "amd64", "one"))
 	w.reg.push(t, "demo:2", newImage(t, "amd64", "two"))
@@ -182,7 +185,7 @@ func TestStartsAgain(t *testing.T) {
 	w.want(w.request("demo:2", "a"))
 
 	w.Close()
-	w.reg.forget()
+	w.reg.resetRequests()
 	w.open()
 	if got := w.want(w.request("demo:1", "a")); got != first || w.reg.count("") != 0 {
 		t.Errorf("restarted: got %v and %v, want %v without the registry", got, w.reg.requests, first)
@@ -206,7 +209,7 @@ func TestStartsAgain(t *testing.T) {
 		req := w.request("demo:1", "a")
 		req.Policy = host.PullNever
 		if _, err := w.settle(req); !errors.Is(err, host.ErrNeverPull) {
-			t.Errorf("%s, never: got %v, want ErrNeverPull, for nobody knows who may have it", what, err)
+			t.Errorf("%s, never: got %v, want ErrNeverPull, because it is not known who may have it", what, err)
 		}
 		before, err := os.Stat(first.Path)
 		if err != nil {
@@ -217,7 +220,7 @@ func TestStartsAgain(t *testing.T) {
 		}
 		after, err := os.Stat(first.Path)
 		if err != nil || !os.SameFile(before, after) {
-			t.Errorf("%s: got another file %v, want the one that may be linked into smolvm's cache", what, err)
+			t.Errorf("%s: got another file %v, want the same file, which may be linked into smolvm's cache", what, err)
 		}
 	}
 }

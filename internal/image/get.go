@@ -17,23 +17,24 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// ask is one request, understood.
-type ask struct {
+// request is a parsed host.ImageRequest.
+type request struct {
 	reference
-	policy    host.PullPolicy
-	want      string // the digest that an artifact must have; "" for any
-	uid       string
-	keys      keyring
-	endpoints []endpoint
-	// prints are the fingerprints of all that may be offered.
-	prints []string
-	// file is the local archive as it is now.
+	policy         host.PullPolicy
+	requiredDigest string // the digest that an artifact must have; "" allows any
+	uid            string
+	keys           keyring
+	endpoints      []endpoint
+	// fingerprints are those of all credentials that may be offered.
+	fingerprints []string
+	// file identifies the local archive as it is now.
 	file fileID
-	// key is one for all who ask the same with the same credentials.
+	// key is the same for all requests of the same thing with the same
+	// credentials.
 	key string
 }
 
-// endpoint is where a reference is asked for: a mirror or its own registry.
+// endpoint is a source of a reference: a mirror or the registry itself.
 type endpoint struct {
 	repo   name.Repository
 	mirror bool
@@ -46,16 +47,16 @@ func (s *Store) Get(ctx context.Context, req host.ImageRequest) (host.Image, err
 		return host.Image{}, err
 	}
 	if req.For == "" {
-		return host.Image{}, fmt.Errorf("image: %w: nobody asks for it: want the UID of a Bottle", host.ErrInvalid)
+		return host.Image{}, fmt.Errorf("image: %w: the request names no Bottle: want its UID", host.ErrInvalid)
 	}
-	a, err := s.understand(req)
+	parsed, err := s.parseRequest(req)
 	if err != nil {
 		if errors.Is(err, host.ErrInvalid) || errors.Is(err, host.ErrNotFound) {
-			s.Forget(req.For) // it wants this now, not what it wanted before
+			s.Forget(req.For) // this request replaces the Bottle's earlier one
 		}
 		return host.Image{}, err
 	}
-	img, j, err := s.answer(a)
+	img, j, err := s.answer(parsed)
 	if j == nil {
 		return img, err
 	}
@@ -64,7 +65,7 @@ func (s *Store) Get(ctx context.Context, req host.ImageRequest) (host.Image, err
 		defer timer.Stop()
 		select {
 		case <-j.done:
-			if img, j, err = s.answer(a); j == nil {
+			if img, j, err = s.answer(parsed); j == nil {
 				return img, err
 			}
 		case <-timer.C():
@@ -72,55 +73,55 @@ func (s *Store) Get(ctx context.Context, req host.ImageRequest) (host.Image, err
 			return host.Image{}, ctx.Err()
 		}
 	}
-	return host.Image{}, s.pulling(j)
+	return host.Image{}, s.pullingError(j)
 }
 
-func (s *Store) understand(req host.ImageRequest) (ask, error) {
+func (s *Store) parseRequest(req host.ImageRequest) (request, error) {
 	ref, err := referenceOf(req)
 	if err != nil {
-		return ask{}, err
+		return request{}, err
 	}
-	a := ask{reference: ref, uid: req.For}
+	out := request{reference: ref, uid: req.For}
 	if req.SHA256 != "" {
-		a.want = "sha256:" + req.SHA256
+		out.requiredDigest = "sha256:" + req.SHA256
 	}
-	if a.policy, err = ref.policy(req.Policy); err != nil {
-		return ask{}, err
+	if out.policy, err = ref.policy(req.Policy); err != nil {
+		return request{}, err
 	}
 	switch ref.kind {
-	case ofFolder:
-		if a.file, err = s.lookLocal(ref.name); err != nil {
-			return ask{}, err
+	case fromFolder:
+		if out.file, err = s.identifyLocal(ref.name); err != nil {
+			return request{}, err
 		}
-		// Not by the file as it is: one that is being written would begin a
-		// copy with every ask.
-		a.key = ref.canonical + " " + a.want
-		return a, nil
-	case ofDaemon:
+		// The key does not identify the content: a file that is still being
+		// written would start a copy at every request.
+		out.key = ref.canonical + " " + out.requiredDigest
+		return out, nil
+	case fromDaemon:
 		if s.o.Daemon == nil {
-			return ask{}, fmt.Errorf("image %s: %w: images of the node's Docker Engine are not allowed here: name a registry's image, or allow them with --allow-docker-daemon-images", ref.given, host.ErrInvalid)
+			return request{}, fmt.Errorf("image %s: %w: images of the node's Docker Engine are not allowed here: use an image from a registry, or allow them with --allow-docker-daemon-images", ref.given, host.ErrInvalid)
 		}
-		a.key = ref.canonical
-		return a, nil
+		out.key = ref.canonical
+		return out, nil
 	}
-	a.keys = newKeyring(req.PullSecrets, s.o.DockerConfig)
-	a.endpoints, err = s.endpointsOf(ref.ref.Context(), a.keys)
+	out.keys = newKeyring(req.PullSecrets, s.o.DockerConfig)
+	out.endpoints, err = s.endpointsOf(ref.ref.Context(), out.keys)
 	if err != nil {
-		return ask{}, err
+		return request{}, err
 	}
 	sum := sha256.New()
-	for _, e := range a.endpoints {
+	for _, e := range out.endpoints {
 		for _, c := range e.creds {
 			print := c.fingerprint(s.index.Key, e.repo.RegistryStr())
-			a.prints = append(a.prints, print)
+			out.fingerprints = append(out.fingerprints, print)
 			_, _ = io.WriteString(sum, e.repo.Name()+" "+print+"\n") // never fails
 		}
 	}
-	a.key = ref.canonical + " " + hex.EncodeToString(sum.Sum(nil)) + a.want
-	return a, nil
+	out.key = ref.canonical + " " + hex.EncodeToString(sum.Sum(nil)) + out.requiredDigest
+	return out, nil
 }
 
-// endpointsOf are the mirrors in order, then the registry itself.
+// endpointsOf returns the mirrors in order, then the registry itself.
 func (s *Store) endpointsOf(repo name.Repository, keys keyring) ([]endpoint, error) {
 	var out []endpoint
 	for _, mirror := range s.mirrors[repo.RegistryStr()] {
@@ -133,60 +134,61 @@ func (s *Store) endpointsOf(repo name.Repository, keys keyring) ([]endpoint, err
 	return append(out, endpoint{repo: repo, creds: keys.lookup(repo)}), nil
 }
 
-// answer returns the image, or why there is none, or the job that is to bring
-// it.
-func (s *Store) answer(a ask) (host.Image, *job, error) {
+// answer returns the image, or an error that says why there is none, or the job
+// that brings it.
+func (s *Store) answer(req request) (host.Image, *job, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ctx.Err() != nil {
 		return host.Image{}, nil, errClosed
 	}
 	now := s.o.Clock.Now()
-	s.asked(a, now)
-	if digest := s.find(a, now); digest != "" && a.check(digest) == nil {
-		if size, ok := s.present(digest, a.form); ok {
-			s.index.use(digest, now)
-			return host.Image{Reference: a.given, Digest: digest, Path: s.path(digest, a.form), Size: size}, nil, nil
+	s.recordRequest(req, now)
+	if digest := s.find(req, now); digest != "" && req.checkDigest(digest) == nil {
+		if size, ok := s.present(digest, req.form); ok {
+			s.index.recordUse(digest, now)
+			return host.Image{Reference: req.given, Digest: digest, Path: s.path(digest, req.form), Size: size}, nil, nil
 		}
 	}
-	if a.kind == ofRegistry && a.policy == host.PullNever {
-		return host.Image{}, nil, fmt.Errorf("%s %s: %w: it is not on the node, or not for these pull secrets, and the pull policy is Never: change spec.imagePullPolicy, or pull it beforehand (--prewarm-image)", a.form.noun(), a.given, host.ErrNeverPull)
+	if req.kind == fromRegistry && req.policy == host.PullNever {
+		return host.Image{}, nil, fmt.Errorf("%s %s: %w: it is not on the node, or these pull secrets do not give access to it, and the pull policy is Never: change spec.imagePullPolicy, or pull it beforehand (--prewarm-image)", req.form.noun(), req.given, host.ErrNeverPull)
 	}
-	if j := s.jobs[a.key]; j != nil {
-		s.join(j, a.uid)
+	if j := s.jobs[req.key]; j != nil {
+		s.join(j, req.uid)
 		return host.Image{}, j, nil
 	}
-	if f := s.failures[a.key]; f != nil && now.Before(f.untilFor(a)) {
-		return host.Image{}, nil, s.failed(f, a)
+	if f := s.failures[req.key]; f != nil && now.Before(f.untilFor(req)) {
+		return host.Image{}, nil, s.backoffError(f, req)
 	}
-	return host.Image{}, s.begin(a, now), nil
+	return host.Image{}, s.startJob(req, now), nil
 }
 
-// find returns the digest of what may be handed over without asking anybody.
-func (s *Store) find(a ask, now time.Time) string {
-	if a.kind == ofFolder {
-		if k, ok := s.known[a.canonical]; ok && k.id == a.file {
+// find returns the digest of what may be handed over without querying any
+// source, or "".
+func (s *Store) find(req request, now time.Time) string {
+	if req.kind == fromFolder {
+		if k, ok := s.known[req.canonical]; ok && k.id == req.file {
 			return k.digest
 		}
 		return ""
 	}
-	if me := s.askers[a.uid]; me != nil && me.counts(now) {
-		return me.digest
+	if asked := s.requesters[req.uid]; asked != nil && asked.mayReuse(now) {
+		return asked.digest
 	}
-	if a.kind != ofRegistry || a.policy == host.PullAlways {
+	if req.kind != fromRegistry || req.policy == host.PullAlways {
 		return ""
 	}
-	r := s.index.References[a.canonical]
-	if r == nil || !granted(r, a.prints) {
+	r := s.index.References[req.canonical]
+	if r == nil || !granted(r, req.fingerprints) {
 		return ""
 	}
 	return r.Digest
 }
 
-// granted says whether the registry gave the image to one of these
+// granted reports whether the registry gave the image to one of these
 // credentials, or to anybody.
-func granted(r *resolution, prints []string) bool {
-	return slices.ContainsFunc(r.Grants, func(g string) bool {
-		return g == anonymousPrint || slices.Contains(prints, g)
+func granted(r *resolution, fingerprints []string) bool {
+	return slices.ContainsFunc(r.Grants, func(grant string) bool {
+		return grant == anonymousFingerprint || slices.Contains(fingerprints, grant)
 	})
 }

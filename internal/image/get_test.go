@@ -20,8 +20,9 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// Whatever goes wrong, no secret is in a text, and none in the store.
-func TestNoSecretIsTold(t *testing.T) {
+// No secret appears in an error, an Event or a file of the store, whatever goes
+// wrong.
+func TestSecretsAreNotDisclosed(t *testing.T) {
 	w := newWorld(t)
 	w.reg.push(t, "demo:1", newImage(t, "amd64", "one"))
 	w.reg.setPrivate("demo", "alice:hunter2-right")
@@ -36,7 +37,7 @@ func TestNoSecretIsTold(t *testing.T) {
 		texts = append(texts, fmt.Sprintf("%v %+v %#v", err, err, errors.Unwrap(err)))
 		w.clock.Step(lastBackoff)
 	}
-	try() // whose answer repeats what was sent
+	try() // the server's answer repeats the credentials
 	w.reg.setFault(func(rw http.ResponseWriter, r *http.Request) bool {
 		if r.URL.Path == "/v2/" { // no credentials yet
 			return false
@@ -70,7 +71,7 @@ func TestNoSecretIsTold(t *testing.T) {
 		}
 	}
 	if len(texts) < 8 {
-		t.Errorf("got %q, want more texts to look at", texts)
+		t.Errorf("got %q, want more texts to check", texts)
 	}
 	for _, text := range texts {
 		if strings.Contains(text, "hunter2") || strings.Contains(text, "YWxpY2U6") { // base64 of alice:
@@ -98,19 +99,19 @@ func TestBackoffGrowsToItsBound(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("backoff (-want +got):\n%s", diff)
 	}
-	// Other secrets are another matter, tried at once.
+	// Other secrets make it another request, which is tried immediately.
 	w.wantFailed(req)
 	other := req
 	other.PullSecrets = [][]byte{secretFor(w.reg.host(), "alice:word")}
 	if failed := w.wantFailed(other); failed.BackOff || failed.Until.Sub(w.clock.Now()) != firstBackoff {
 		t.Errorf("changed secrets: got %+v, want a first failure", failed)
 	}
-	// Success ends it, and so does time.
+	// The backoff starts again after a success, and after a long time.
 	w.clock.Step(lastBackoff)
 	w.reg.push(t, "absent:1", newImage(t, "amd64", "one"))
 	w.want(req)
 	req.Policy = host.PullAlways
-	w.clock.Step(answerCounts)
+	w.clock.Step(answerReusable)
 	w.reg.setFault(func(http.ResponseWriter, *http.Request) bool { panic(http.ErrAbortHandler) })
 	if failed := w.wantFailed(req); failed.Until.Sub(w.clock.Now()) != firstBackoff {
 		t.Errorf("after a success: got a backoff of %v, want %v", failed.Until.Sub(w.clock.Now()), firstBackoff)
@@ -133,42 +134,42 @@ func TestPatience(t *testing.T) {
 	})
 	w.reg.push(t, "demo:1", newImage(t, "amd64", "one"))
 	if img, err := w.Get(t.Context(), w.request("demo:1", "a")); err != nil || img.Path == "" {
-		t.Errorf("got %v %v, want the image by one call", img, err)
+		t.Errorf("got %v %v, want the image from one call", img, err)
 	}
 	w.put("a.tar", saved(t, newImage(t, "amd64", "one")))
 	if img, err := w.Get(t.Context(), local("a.tar")); err != nil || img.Path == "" {
-		t.Errorf("local: got %v %v, want the image by one call", img, err)
+		t.Errorf("local: got %v %v, want the image from one call", img, err)
 	}
 	if _, err := w.Get(t.Context(), w.request("absent:1", "a")); err == nil {
 		t.Error("absent: got an image, want a failure")
 	}
 }
 
-func TestProgressIsTold(t *testing.T) {
+func TestProgressIsReported(t *testing.T) {
 	clock := clocktesting.NewFakeClock(time.Unix(1000, 0))
-	told := 0
-	f := &fetch{progress: progress{clock: clock, tell: func() { told++ }}}
-	f.begin(1 << 30)
+	notified := 0
+	f := &fetch{progress: progress{clock: clock, notify: func() { notified++ }}}
+	f.setTotal(1 << 30)
 	messages := map[string]bool{}
 	for range 1 << 10 {
 		f.add(1 << 20)
 		clock.Step(time.Second)
-		messages[f.pulling("image demo:1", "registry.test", 3).Error()] = true
+		messages[f.pullingError("image demo:1", "registry.test", 3).Error()] = true
 	}
-	if told != 11 || len(messages) != 11 || !messages["pulling image demo:1: 30% of 1 GiB"] {
-		t.Errorf("got %d calls and %v, want one for the total and one for each tenth", told, messages)
+	if notified != 11 || len(messages) != 11 || !messages["pulling image demo:1: 30% of 1 GiB"] {
+		t.Errorf("got %d calls and %v, want one for the total and one for each tenth", notified, messages)
 	}
-	f.begin(1 << 30)
-	f.progress.done, told = 0, 0
+	f.setTotal(1 << 30)
+	f.progress.done, notified = 0, 0
 	for range 1 << 10 {
-		f.add(1 << 20) // all in one moment
+		f.add(1 << 20) // all at the same time
 	}
-	if told != 0 {
-		t.Errorf("fast: got %d calls, want none: the end comes soon enough", told)
+	if notified != 0 {
+		t.Errorf("fast: got %d calls, want none: the pull ends soon enough", notified)
 	}
 }
 
-func TestWaitsForAPlace(t *testing.T) {
+func TestPullWaitsForSlot(t *testing.T) {
 	w := newWorld(t, func(o *Options) { o.MaxPulls = 1 })
 	for _, ref := range []string{"a:1", "b:1"} {
 		w.reg.push(t, ref, newImage(t, "amd64", ref))
@@ -180,27 +181,27 @@ func TestWaitsForAPlace(t *testing.T) {
 		}
 		return false
 	})
-	asked := map[string]string{}
+	answers := map[string]string{}
 	deadline := time.Now().Add(20 * time.Second)
-	for !strings.Contains(asked["a:1"]+asked["b:1"], "waiting for others, of which the node pulls 1 at a time") {
+	for !strings.Contains(answers["a:1"]+answers["b:1"], "waiting for other images; the node pulls at most 1 at a time") {
 		for _, ref := range []string{"a:1", "b:1"} {
 			_, err := w.Get(t.Context(), w.request(ref, ref))
-			asked[ref] = fmt.Sprint(err)
+			answers[ref] = fmt.Sprint(err)
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("got %q, want one that waits", asked)
+			t.Fatalf("got %q, want one of them waiting", answers)
 		}
 	}
 	if n := w.reg.count("/blobs/"); n > 1 {
-		t.Errorf("got %d blobs asked for at once, want one", n)
+		t.Errorf("got %d concurrent requests for blobs, want at most one", n)
 	}
 	close(held)
 	w.want(w.request("a:1", "a"))
 	w.want(w.request("b:1", "a"))
 }
 
-// gathered are the store's metrics by name and label.
-func gathered(t *testing.T, reg prometheus.Gatherer) map[string]float64 {
+// gatherMetrics returns the store's metrics by name and label.
+func gatherMetrics(t *testing.T, reg prometheus.Gatherer) map[string]float64 {
 	t.Helper()
 	got := map[string]float64{}
 	families, err := reg.Gather()
@@ -233,7 +234,7 @@ func TestMetrics(t *testing.T) {
 	w.want(always)
 	w.wantFailed(w.request("absent:1", "a"))
 	w.Close() // every pull is counted
-	got := gathered(t, reg)
+	got := gatherMetrics(t, reg)
 	want := map[string]float64{
 		"pulls_total pulled": 1, "pulls_total present": 1, "pulls_total failed": 1, "pull_duration_seconds": 1,
 		"archives": 1, "store_bytes": float64(img.Size), "collected_bytes_total": 0,
@@ -272,7 +273,7 @@ func TestOptions(t *testing.T) {
 	}
 }
 
-// The node's docker config is read anew for every pull.
+// The node's docker config is read again for every pull.
 func TestDockerConfigIsReread(t *testing.T) {
 	w := newWorld(t, func(o *Options) { o.DockerConfig = filepath.Join(t.TempDir(), "config.json") })
 	w.reg.push(t, "demo:1", newImage(t, "amd64", "one"))
@@ -282,7 +283,7 @@ func TestDockerConfigIsReread(t *testing.T) {
 	w.want(w.request("demo:1", "a"))
 	writeFile(t, w.o.DockerConfig, []byte("{"))
 	w.wantFailed(w.request("demo:2", "a"), "--image-docker-config")
-	// What others may have is there for them all the same.
+	// Images that need no credentials are still available.
 	w.reg.push(t, "public:1", newImage(t, "amd64", "two"))
 	w.want(w.request("public:1", "a"))
 	if err := os.Remove(w.o.DockerConfig); err != nil && !errors.Is(err, fs.ErrNotExist) {

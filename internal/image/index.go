@@ -19,45 +19,46 @@ import (
 
 const (
 	indexFile = ".index.json"
-	// maxIndexBytes bounds what is read back.
+	// maxIndexBytes bounds how much is read back.
 	maxIndexBytes = 64 << 20
 	maxGrants     = 64
-	// maxTops bounds what an image is known to stand for: a registry can make
-	// new indexes over the same image without end.
+	// maxTops bounds the manifests and indexes that are recorded for one image:
+	// a registry can make new indexes of the same image without end.
 	maxTops       = 64
 	maxReferences = 10000
 	keyBytes      = 32
 )
 
-// index is what the store remembers beside its archives. When it is lost, the
-// archives are still good, but who may have them is not known: the next who
-// asks has it sent once more, to be compared, and the archive stays as it is.
-// An archive was then last used when it was written.
+// index is what the store remembers in addition to its archives. If it is lost,
+// the archives are still good, but it is not known who may have them. The next
+// request for an image fetches it once more and verifies it, and the archive
+// stays as it is. The time when an archive was written then counts as its last
+// use.
 type index struct {
-	// Key makes fingerprints of credentials worthless elsewhere.
+	// Key makes the fingerprints of credentials worthless elsewhere.
 	Key []byte `json:"key"`
-	// References is what was resolved last, by canonical reference.
+	// References holds the last resolution of each canonical reference.
 	References map[string]*resolution `json:"references"`
-	// Images is by the archives' digest.
+	// Images is keyed by digest.
 	Images map[string]*record `json:"images"`
 }
 
 type resolution struct {
 	Digest string    `json:"digest"`
 	At     time.Time `json:"at"`
-	// Grants are the fingerprints of credentials that the registry gave this
-	// very image to.
+	// Grants are the fingerprints of the credentials to which the registry gave
+	// exactly this image.
 	Grants []string `json:"grants,omitempty"`
 }
 
 type record struct {
 	Used time.Time `json:"used"`
-	// Repositories are those that served all of it. An image is not taken
-	// from the store for another that only claims to have it: it might know
-	// nothing but the digest.
+	// Repositories are those that served all of the image. The store does not
+	// hand out an image for a repository that only claims to have it: that
+	// repository might know nothing but the digest.
 	Repositories []string `json:"repositories,omitempty"`
-	// Tops are the digests of manifests and indexes that stand for the image
-	// on this node. One that is forgotten is asked for once more.
+	// Tops are the digests of manifests and indexes that resolve to this image
+	// on this node. A forgotten one is fetched once more.
 	Tops []string `json:"tops,omitempty"`
 }
 
@@ -67,7 +68,8 @@ func newIndex() *index {
 	return &index{Key: key, References: map[string]*resolution{}, Images: map[string]*record{}}
 }
 
-// loadIndex returns what was saved, or a new index and why.
+// loadIndex returns the saved index, or else a new one and an error that says
+// why.
 func loadIndex(dir string) (*index, error) {
 	f, err := os.Open(filepath.Join(dir, indexFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -84,7 +86,7 @@ func loadIndex(dir string) (*index, error) {
 		return newIndex(), fmt.Errorf("index of images: unreadable: %w", err)
 	}
 	if len(x.Key) != keyBytes || x.References == nil || x.Images == nil || hasNil(x.References) || hasNil(x.Images) {
-		return newIndex(), errors.New("index of images: incomplete: a key, references or images are missing in it")
+		return newIndex(), errors.New("index of images: incomplete: the key, references or images are missing")
 	}
 	return x, nil
 }
@@ -98,11 +100,12 @@ func hasNil[T any](m map[string]*T) bool {
 	return false
 }
 
-// resolve notes what the reference is now, and who was given it.
+// resolve records what the reference resolves to now, and the credentials that
+// it was granted to.
 func (x *index) resolve(reference, digest, grant string, now time.Time) {
 	r := x.References[reference]
 	if r == nil || r.Digest != digest {
-		// Who was given the tag's old image has to ask for the new one.
+		// A grant of the tag's old image does not apply to the new one.
 		r = &resolution{Digest: digest}
 		x.References[reference] = r
 	}
@@ -111,11 +114,11 @@ func (x *index) resolve(reference, digest, grant string, now time.Time) {
 		r.Grants = append(r.Grants, grant)
 		r.Grants = r.Grants[max(0, len(r.Grants)-maxGrants):]
 	}
-	x.bound()
+	x.trim()
 }
 
-// bound forgets the resolutions that are oldest.
-func (x *index) bound() {
+// trim forgets the oldest resolutions.
+func (x *index) trim() {
 	for len(x.References) > maxReferences {
 		oldest, at := "", time.Time{}
 		for ref, r := range x.References {
@@ -127,8 +130,8 @@ func (x *index) bound() {
 	}
 }
 
-// served notes that the repository has all of the image.
-func (x *index) served(digest, repository string, now time.Time) {
+// recordServed records that the repository has all of the image.
+func (x *index) recordServed(digest, repository string, now time.Time) {
 	r := x.Images[digest]
 	if r == nil {
 		r = &record{}
@@ -141,19 +144,20 @@ func (x *index) served(digest, repository string, now time.Time) {
 	}
 }
 
-// hasServed says whether the repository is known to have all of the image.
+// hasServed reports whether the repository is known to have all of the image.
 func (x *index) hasServed(digest, repository string) bool {
 	r := x.Images[digest]
 	return r != nil && slices.Contains(r.Repositories, repository)
 }
 
-// stands notes that the manifest or index, if any, stands for the image, which
-// has been served. The lock is held.
-func (x *index) stands(top, digest string) {
-	if top == "" || x.standsFor(top) == digest {
+// recordTop records that the manifest or index top, if not empty, resolves to
+// the image. recordServed must have recorded the image. The caller holds the
+// lock.
+func (x *index) recordTop(top, digest string) {
+	if top == "" || x.imageOf(top) == digest {
 		return
 	}
-	for _, r := range x.Images { // it may have stood for another
+	for _, r := range x.Images { // it may have resolved to another image
 		r.Tops = slices.DeleteFunc(r.Tops, func(t string) bool { return t == top })
 	}
 	r := x.Images[digest]
@@ -161,9 +165,9 @@ func (x *index) stands(top, digest string) {
 	r.Tops = r.Tops[max(0, len(r.Tops)-maxTops):]
 }
 
-// standsFor is the image that the manifest or index stands for, "" where that
-// is not known.
-func (x *index) standsFor(top string) string {
+// imageOf returns the image that the manifest or index resolves to, "" if not
+// known.
+func (x *index) imageOf(top string) string {
 	for digest, r := range x.Images {
 		if slices.Contains(r.Tops, top) {
 			return digest
@@ -172,8 +176,8 @@ func (x *index) standsFor(top string) string {
 	return ""
 }
 
-// use notes a use of the archive.
-func (x *index) use(digest string, now time.Time) {
+// recordUse records a use of the archive.
+func (x *index) recordUse(digest string, now time.Time) {
 	if r := x.Images[digest]; r != nil {
 		r.Used = now
 		return
@@ -181,7 +185,7 @@ func (x *index) use(digest string, now time.Time) {
 	x.Images[digest] = &record{Used: now}
 }
 
-// forget drops what is known of an archive that was removed.
+// forget drops the record of an archive that was removed, and its references.
 func (x *index) forget(digest string) {
 	delete(x.Images, digest)
 	for ref, r := range x.References {
@@ -191,10 +195,10 @@ func (x *index) forget(digest string) {
 	}
 }
 
-// saveIndex writes the index as a whole, root's alone.
+// saveIndex writes the whole index to a file that only root can read.
 func (s *Store) saveIndex() error {
-	s.saving.Lock()
-	defer s.saving.Unlock()
+	s.saveMu.Lock()
+	defer s.saveMu.Unlock()
 	s.mu.Lock()
 	raw, err := json.Marshal(s.index)
 	s.mu.Unlock()

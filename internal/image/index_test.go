@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-func TestIndexSaysWhatIsWrong(t *testing.T) {
+func TestLoadIndexReportsProblem(t *testing.T) {
 	whole, err := json.Marshal(newIndex())
 	if err != nil {
 		t.Fatal(err)
@@ -32,7 +32,7 @@ func TestIndexSaysWhatIsWrong(t *testing.T) {
 		x, err := loadIndex(dir)
 		switch {
 		case x == nil || len(x.Key) != keyBytes:
-			t.Errorf("%q: got %+v, want an index that works", content, x)
+			t.Errorf("%q: got %+v, want a usable index", content, x)
 		case want == "" && err != nil:
 			t.Errorf("%q: got %v, want nil", content, err)
 		case want != "" && (err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "%!")):
@@ -41,38 +41,38 @@ func TestIndexSaysWhatIsWrong(t *testing.T) {
 	}
 }
 
-// A registry makes an index anew over the same image for every pull.
+// A registry may make a new index of the same image for every pull.
 func TestIndexIsBounded(t *testing.T) {
 	x := newIndex()
 	now := time.Now()
 	for _, digest := range []string{"sha256:a", "sha256:b"} {
-		x.served(digest, "r/demo", now)
-		x.stands(digest+"-top", digest)
+		x.recordServed(digest, "r/demo", now)
+		x.recordTop(digest+"-top", digest)
 	}
 	first, err := json.Marshal(x)
 	if err != nil {
 		t.Fatal(err)
 	}
-	x.stands("", "sha256:a") // of what has none
+	x.recordTop("", "sha256:a") // for an image without a top
 	for i := range 10 * maxTops {
-		x.served("sha256:a", fmt.Sprint("r/", i), now)
-		x.stands(fmt.Sprint("top-", i), "sha256:a")
+		x.recordServed("sha256:a", fmt.Sprint("r/", i), now)
+		x.recordTop(fmt.Sprint("top-", i), "sha256:a")
 	}
 	for top, want := range map[string]string{
 		"": "", "top-0": "", "sha256:b-top": "sha256:b", fmt.Sprint("top-", 10*maxTops-1): "sha256:a", fmt.Sprint("top-", 9*maxTops): "sha256:a",
 	} {
-		if got := x.standsFor(top); got != want {
+		if got := x.imageOf(top); got != want {
 			t.Errorf("%q: got %q, want %q", top, got, want)
 		}
 	}
 	raw, err := json.Marshal(x)
 	if err != nil || len(raw)-len(first) > 2*maxTops*20 {
-		t.Errorf("got %d bytes and %v, want it to stop growing at %d of each", len(raw), err, maxTops)
+		t.Errorf("got %d bytes and %v, want it bounded to %d of each", len(raw), err, maxTops)
 	}
-	// One that stands for another image now stands for that alone.
-	x.stands("sha256:b-top", "sha256:a")
+	// A top that now resolves to another image no longer resolves to the first.
+	x.recordTop("sha256:b-top", "sha256:a")
 	x.forget("sha256:a")
-	if got := x.standsFor("sha256:b-top"); got != "" {
-		t.Errorf("got %q, want it forgotten with the image that it came to stand for", got)
+	if got := x.imageOf("sha256:b-top"); got != "" {
+		t.Errorf("got %q, want it forgotten with the image that it resolved to last", got)
 	}
 }

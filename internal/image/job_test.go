@@ -16,13 +16,14 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// tarpit holds up the requests for some paths, until it is opened or they are
-// given up.
+// tarpit blocks the requests for some paths until it is opened or they are
+// cancelled.
 type tarpit struct {
 	match    func(path string) bool
 	in, most atomic.Int64
 	opened   chan struct{}
-	// then answers, once it is opened; nil for the registry.
+	// then answers the requests once the tarpit is opened; nil leaves them to
+	// the registry.
 	then func(w http.ResponseWriter, r *http.Request) bool
 }
 
@@ -48,9 +49,9 @@ func (p *tarpit) serve(w http.ResponseWriter, r *http.Request) bool {
 	}
 }
 
-func everything(string) bool { return true }
+func anyPath(string) bool { return true }
 
-// layerOf matches the blob of the image's first layer.
+// layerOf returns a function that matches the path of the image's first layer.
 func layerOf(t *testing.T, img v1.Image) func(path string) bool {
 	t.Helper()
 	layers, err := img.Layers()
@@ -64,17 +65,17 @@ func layerOf(t *testing.T, img v1.Image) func(path string) bool {
 	return func(path string) bool { return strings.HasSuffix(path, "/blobs/"+h.String()) }
 }
 
-// until waits for what another goroutine does.
-func until(t *testing.T, what string, is func() bool) {
+// waitUntil waits until condition returns true.
+func waitUntil(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !is(); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); !condition(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("got no end of waiting for 20 s, want %s", what)
+			t.Fatalf("waited 20 s for %s", what)
 		}
 	}
 }
 
-// pulling wants a pull under way and returns what is said of it.
+// pulling expects a pull under way and returns its progress.
 func (w *world) pulling(req host.ImageRequest) *host.Pulling {
 	w.t.Helper()
 	_, err := w.Get(w.t.Context(), req)
@@ -85,40 +86,40 @@ func (w *world) pulling(req host.ImageRequest) *host.Pulling {
 	return under
 }
 
-func (w *world) live() (jobs, fetches int) {
+func (w *world) running() (jobs, fetches int) {
 	w.Store.mu.Lock()
 	defer w.Store.mu.Unlock()
 	return len(w.Store.jobs), len(w.Store.fetches)
 }
 
-// The tenant who names another image in a loop, or makes and deletes Bottles.
+// A tenant requests other images in a loop, or creates and deletes Bottles.
 func TestOneBottleHasOnePull(t *testing.T) {
 	w := newWorld(t)
-	pit := newTarpit(w.reg, everything)
+	pit := newTarpit(w.reg, anyPath)
 	for i := range 300 {
 		w.pulling(w.request(fmt.Sprintf("demo%d:1", i), "a"))
 		w.pulling(w.request(fmt.Sprintf("demo%d:2", i), fmt.Sprint("b", i)))
 		w.Forget(fmt.Sprint("b", i))
 	}
-	if jobs, _ := w.live(); jobs != 1 {
-		t.Errorf("got %d jobs, want the last one alone", jobs)
+	if jobs, _ := w.running(); jobs != 1 {
+		t.Errorf("got %d jobs, want only the last one", jobs)
 	}
-	until(t, "one request to be left", func() bool { return pit.in.Load() == 1 })
-	// What cannot be had is something else, too.
+	waitUntil(t, "one request to be left", func() bool { return pit.in.Load() == 1 })
+	// An invalid reference replaces the earlier request, too.
 	if _, err := w.Get(t.Context(), host.ImageRequest{Reference: "NO SUCH", For: "a"}); !errors.Is(err, host.ErrInvalid) {
 		t.Errorf("no reference: got %v, want ErrInvalid", err)
 	}
-	until(t, "no request to be left", func() bool { return pit.in.Load() == 0 })
-	w.Close() // all Events are out
+	waitUntil(t, "no request to be left", func() bool { return pit.in.Load() == 0 })
+	w.Close() // after this, no more Events are sent
 	for _, e := range w.events {
 		if !strings.Contains(e, ReasonPulling) {
-			t.Errorf("got Event %q, want none of what nobody wants any more", e)
+			t.Errorf("got Event %q, want none about withdrawn requests", e)
 		}
 	}
 }
 
-// A place that nobody wants any more is the next one's.
-func TestAPullEndsWithTheLastWhoWaits(t *testing.T) {
+// A slot that nobody needs any more goes to the next pull.
+func TestPullEndsWithLastWaiter(t *testing.T) {
 	w := newWorld(t, func(o *Options) { o.MaxPulls = 1 })
 	img := newImage(t, "amd64", noise(1, 1<<20))
 	w.reg.push(t, "large:1", img)
@@ -127,24 +128,24 @@ func TestAPullEndsWithTheLastWhoWaits(t *testing.T) {
 	for _, uid := range []string{"a", "b"} {
 		w.pulling(w.request("large:1", uid))
 	}
-	until(t, "the layer to be asked for", func() bool { return pit.in.Load() == 1 })
+	waitUntil(t, "the layer to be requested", func() bool { return pit.in.Load() == 1 })
 	w.pulling(w.request("demo:1", "c"))
 	w.Forget("a")
-	if jobs, fetches := w.live(); jobs != 2 || fetches == 0 || pit.in.Load() != 1 {
-		t.Errorf("another waits: got %d jobs and %d fetches, want them to go on", jobs, fetches)
+	if jobs, fetches := w.running(); jobs != 2 || fetches == 0 || pit.in.Load() != 1 {
+		t.Errorf("with another waiter: got %d jobs and %d fetches, want them to go on", jobs, fetches)
 	}
 	w.Forget("b")
-	until(t, "the layer to be given up", func() bool { return pit.in.Load() == 0 })
+	waitUntil(t, "the request for the layer to be cancelled", func() bool { return pit.in.Load() == 0 })
 	w.want(w.request("demo:1", "c"))
 	w.wantClean()
 	close(pit.opened)
 	wantImage(t, w.want(w.request("large:1", "a")).Path, img)
 }
 
-// The one who began a fetch leaves, and another, with secrets of its own,
-// waits for it.
-func TestAFetchGoesOnForTheOthers(t *testing.T) {
-	for name, fails := range map[string]bool{"and comes": false, "and fails, so that they try themselves": true} {
+// The job that started a fetch is withdrawn while another, with its own
+// secrets, waits for the fetch.
+func TestFetchContinuesForOthers(t *testing.T) {
+	for name, fails := range map[string]bool{"fetch succeeds": false, "fetch fails and the others try themselves": true} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			img := newImage(t, "amd64", noise(1, 1<<20))
@@ -166,7 +167,7 @@ func TestAFetchGoesOnForTheOthers(t *testing.T) {
 			a.PullSecrets = [][]byte{secretFor(w.reg.host(), "alice:a-word")}
 			b.PullSecrets = [][]byte{secretFor(w.reg.host(), "bob:b-word")}
 			w.pulling(a)
-			until(t, "the layer to be asked for", func() bool { return pit.in.Load() == 1 })
+			waitUntil(t, "the layer to be requested", func() bool { return pit.in.Load() == 1 })
 			for w.pulling(b).Total == 0 { // until it waits for the same fetch
 				time.Sleep(2 * time.Millisecond)
 			}
@@ -189,18 +190,18 @@ func TestAFetchGoesOnForTheOthers(t *testing.T) {
 	}
 }
 
-// A prewarming has nobody who waits, and goes on when those leave who do.
-func TestPrewarmingIsNotCalledOff(t *testing.T) {
+// A prewarm has no waiters, and goes on when the Bottles that joined it leave.
+func TestPrewarmIsNotCancelled(t *testing.T) {
 	w := newWorld(t)
 	w.reg.push(t, "demo:1", newImage(t, "amd64", "one"))
-	pit := newTarpit(w.reg, everything)
+	pit := newTarpit(w.reg, anyPath)
 	done := make(chan error, 1)
 	go func() { done <- w.Prewarm(t.Context(), []string{w.request("demo:1", "").Reference}) }()
-	until(t, "the registry to be asked", func() bool { return pit.in.Load() == 1 })
+	waitUntil(t, "the registry to be queried", func() bool { return pit.in.Load() == 1 })
 	w.pulling(w.request("demo:1", "a"))
 	w.Forget("a")
-	if jobs, _ := w.live(); jobs != 1 {
-		t.Errorf("got %d jobs, want the prewarming's", jobs)
+	if jobs, _ := w.running(); jobs != 1 {
+		t.Errorf("got %d jobs, want the one of the prewarm", jobs)
 	}
 	close(pit.opened)
 	if err := <-done; err != nil {
@@ -211,31 +212,31 @@ func TestPrewarmingIsNotCalledOff(t *testing.T) {
 	}
 }
 
-func TestAsksAreBounded(t *testing.T) {
+func TestResolvesAreBounded(t *testing.T) {
 	w := newWorld(t, func(o *Options) { o.MaxPulls = 1 })
 	img := newImage(t, "amd64", "one")
-	pit := newTarpit(w.reg, everything)
-	const all = minAsks + 5
+	pit := newTarpit(w.reg, anyPath)
+	const all = minResolves + 5
 	request := func(i int) host.ImageRequest { return w.request(fmt.Sprintf("demo%d:1", i), fmt.Sprint(i)) }
 	for i := range all {
 		w.reg.push(t, fmt.Sprintf("demo%d:1", i), img)
 		w.pulling(request(i))
 	}
-	until(t, "the places to be taken", func() bool { return pit.in.Load() == minAsks })
-	until(t, "those without a place to be told so", func() bool {
+	waitUntil(t, "all slots to be taken", func() bool { return pit.in.Load() == minResolves })
+	waitUntil(t, "the requests without a slot to report that they wait", func() bool {
 		waiting := 0
 		for i := range all {
-			if strings.Contains(w.pulling(request(i)).Message, "waiting for others, of which the node asks for 16 at a time") {
+			if strings.Contains(w.pulling(request(i)).Message, "waiting for other images; the node resolves at most 16 at a time") {
 				waiting++
 			}
 		}
-		return waiting == all-minAsks
+		return waiting == all-minResolves
 	})
 	close(pit.opened)
 	for i := range all {
 		w.want(request(i))
 	}
-	if n := pit.most.Load(); n != minAsks {
-		t.Errorf("got %d that ask at once, want %d", n, minAsks)
+	if n := pit.most.Load(); n != minResolves {
+		t.Errorf("got %d concurrent resolves, want %d", n, minResolves)
 	}
 }

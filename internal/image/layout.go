@@ -18,7 +18,7 @@ import (
 const (
 	layoutIndex  = "index.json"
 	saveManifest = "manifest.json"
-	// maxEntries bounds what is remembered of an archive.
+	// maxEntries bounds the number of files in an archive.
 	maxEntries = 100000
 )
 
@@ -29,7 +29,7 @@ type layout struct {
 
 var _ content = layout{}
 
-// folderLayout is the layout in an open folder, of which no link is followed.
+// folderLayout returns the layout in an open folder. It does not follow links.
 func folderLayout(dir *os.File) layout {
 	return layout{open: func(name string) (io.ReadCloser, error) {
 		f, info, err := openBelow(int(dir.Fd()), name)
@@ -44,15 +44,15 @@ func folderLayout(dir *os.File) layout {
 	}}
 }
 
-func (l layout) read(name string, most int64) ([]byte, error) {
+func (l layout) read(name string, limit int64) ([]byte, error) {
 	r, err := l.open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
-	raw, err := io.ReadAll(io.LimitReader(r, most+1))
-	if err == nil && int64(len(raw)) > most {
-		err = fmt.Errorf("%s has more than %s", name, bytesText(most))
+	raw, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err == nil && int64(len(raw)) > limit {
+		err = fmt.Errorf("%s has more than %s", name, bytesText(limit))
 	}
 	return raw, err
 }
@@ -74,12 +74,12 @@ func (l layout) blob(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error
 
 func blobPath(digest v1.Hash) string { return "blobs/" + digest.Algorithm + "/" + digest.Hex }
 
-// entries is where the files of an archive are.
+// entries maps the name of each file in an archive to its position.
 type entries map[string]section
 
 type section struct{ offset, size int64 }
 
-// scanArchive reads the headers of a tar archive alone.
+// scanArchive reads only the headers of a tar archive.
 func scanArchive(f *os.File) (entries, error) {
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return nil, err
@@ -92,10 +92,10 @@ func scanArchive(f *os.File) (entries, error) {
 			return found, nil
 		}
 		if err != nil {
-			return nil, errNoTar
+			return nil, errNotTar
 		}
 		if len(found) >= maxEntries {
-			return nil, fmt.Errorf("it is no image archive: it has more than %d files", maxEntries)
+			return nil, fmt.Errorf("it is not an image archive: it has more than %d files", maxEntries)
 		}
 		at, err := f.Seek(0, io.SeekCurrent)
 		if err != nil {
@@ -105,18 +105,18 @@ func scanArchive(f *os.File) (entries, error) {
 	}
 }
 
-var errNoTar = errors.New("it is no tar archive, or cut off: write it with docker save, podman save or skopeo copy")
+var errNotTar = errors.New("it is not a tar archive, or it is truncated: write it with docker save, podman save or skopeo copy")
 
 func (e entries) reader(f *os.File, name string) (*io.SectionReader, error) {
 	s, ok := e[name]
 	if !ok {
-		return nil, fmt.Errorf("it is no whole image archive: %q is not in it", name)
+		return nil, fmt.Errorf("it is not a complete image archive: %q is missing", name)
 	}
 	return io.NewSectionReader(f, s.offset, s.size), nil
 }
 
-// layout returns the archive's OCI layout, unless there is docker-save's own
-// manifest too.
+// layout returns the archive's OCI layout. It returns false if there is none,
+// or if there is a docker-save manifest too.
 func (e entries) layout(f *os.File) (layout, bool) {
 	_, saved := e[saveManifest]
 	_, index := e[layoutIndex]
@@ -129,11 +129,11 @@ func (e entries) layout(f *os.File) (layout, bool) {
 	}}, index && !saved
 }
 
-// checkSaved sees whether all that manifest.json names is in the archive:
-// smolvm would only notice in the guest.
+// checkSaved fails if a file that manifest.json names is missing from the
+// archive. smolvm would notice that only in the guest.
 func (e entries) checkSaved(f *os.File) error {
 	if _, ok := e[saveManifest]; !ok {
-		return errors.New("it is no image archive: it has neither manifest.json nor index.json: write it with docker save, podman save or skopeo copy")
+		return errors.New("it is not an image archive: it has neither manifest.json nor index.json: write it with docker save, podman save or skopeo copy")
 	}
 	r, err := e.reader(f, saveManifest)
 	if err != nil {
@@ -144,10 +144,10 @@ func (e entries) checkSaved(f *os.File) error {
 		Layers []string
 	}
 	if r.Size() > maxManifestBytes || json.NewDecoder(r).Decode(&saved) != nil {
-		return errors.New("it is no image archive: its manifest.json cannot be read")
+		return errors.New("it is not an image archive: its manifest.json cannot be read")
 	}
 	if len(saved) != 1 {
-		return fmt.Errorf("the archive holds %d images, want 1: save one alone", len(saved))
+		return fmt.Errorf("the archive holds %d images, want 1: save a single image", len(saved))
 	}
 	for _, name := range append(saved[0].Layers, saved[0].Config) {
 		if _, err := e.reader(f, path.Clean(name)); err != nil {

@@ -28,7 +28,8 @@ type fileID struct {
 	mtime, ctime int64
 }
 
-// knownFile is a local archive as it was when it was taken.
+// knownFile identifies a local archive at the time when it was copied, and
+// holds its digest.
 type knownFile struct {
 	id     fileID
 	digest string
@@ -42,8 +43,8 @@ func identify(info fs.FileInfo) fileID {
 	return id
 }
 
-// openBelow opens what is at name below dir, without following a link and
-// without leaving dir.
+// openBelow opens the file at name below dir. It does not follow links and does
+// not leave dir.
 func openBelow(dir int, name string) (*os.File, fs.FileInfo, error) {
 	fd, err := unix.Openat2(dir, name, &unix.OpenHow{
 		Flags:   unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK,
@@ -61,13 +62,13 @@ func openBelow(dir int, name string) (*os.File, fs.FileInfo, error) {
 	return f, info, nil
 }
 
-// openLocal opens NAME of file:NAME: a regular file or a folder, else
-// host.ErrNotFound.
+// openLocal opens NAME of file:NAME, which is a regular file or a folder.
+// Otherwise the error is host.ErrNotFound.
 func (s *Store) openLocal(name string) (*os.File, fs.FileInfo, error) {
 	local := s.o.LocalDir
 	dir, err := unix.Open(local, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if local == "" || errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, fmt.Errorf("image archive %s: %w: the node's folder of local images %q is not there (--local-image-dir)", name, host.ErrNotFound, local)
+		return nil, nil, fmt.Errorf("image archive %s: %w: the node's folder of local images %q does not exist (--local-image-dir)", name, host.ErrNotFound, local)
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("folder of local images %s: %w", local, err)
@@ -83,13 +84,14 @@ func (s *Store) openLocal(name string) (*os.File, fs.FileInfo, error) {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
 		return nil, nil, fmt.Errorf("image archive %s: %w in %s", name, host.ErrNotFound, local)
 	case errors.Is(err, unix.ELOOP):
-		return nil, nil, fmt.Errorf("image archive %s: %w: it is, or is behind, a symbolic link in %s, and those are not followed", name, host.ErrNotFound, local)
+		return nil, nil, fmt.Errorf("image archive %s: %w: its path in %s contains a symbolic link, and those are not followed", name, host.ErrNotFound, local)
 	}
 	return nil, nil, fmt.Errorf("image archive %s in %s: %w", name, local, err)
 }
 
-// lookLocal identifies an archive, or a layout by its index.json.
-func (s *Store) lookLocal(name string) (fileID, error) {
+// identifyLocal identifies an archive by its own file, and a layout by its
+// index.json.
+func (s *Store) identifyLocal(name string) (fileID, error) {
 	f, info, err := s.openLocal(name)
 	if err != nil {
 		return fileID{}, err
@@ -104,20 +106,21 @@ func localID(name string, f *os.File, info fs.FileInfo) (fileID, error) {
 	}
 	index, info, err := openBelow(int(f.Fd()), layoutIndex)
 	if err != nil {
-		return fileID{}, fmt.Errorf("image archive %s: %w: the folder is no OCI layout: it has no %s", name, host.ErrNotFound, layoutIndex)
+		return fileID{}, fmt.Errorf("image archive %s: %w: the folder is not an OCI layout: it has no %s", name, host.ErrNotFound, layoutIndex)
 	}
 	index.Close()
 	return identify(info), nil
 }
 
-// takeLocal takes what file:NAME names into the store, by content.
+// takeLocal copies the file or layout that file:NAME names into the store. The
+// store keeps it by its content.
 func (s *Store) takeLocal(ctx context.Context, j *job) (result, error) {
 	f, info, err := s.openLocal(j.name)
 	if err != nil {
 		return result{}, err
 	}
 	defer f.Close()
-	// It may be another by now than the one that was asked for.
+	// The file may have been replaced since the request.
 	if j.file, err = localID(j.name, f, info); err != nil {
 		return result{}, err
 	}
@@ -128,40 +131,41 @@ func (s *Store) takeLocal(ctx context.Context, j *job) (result, error) {
 		return s.takeLayout(ctx, j, folderLayout(f))
 	}
 	digest, err := s.share(ctx, j, j.fileKey(), func(ctx context.Context, ft *fetch) (string, error) {
-		return s.takeArchive(ctx, j, steady{contextReader{ctx, f}, f, j.file}, ft.sized(info.Size()))
+		return s.takeArchive(ctx, j, steadyReader{contextReader{ctx, f}, f, j.file}, ft.withTotal(info.Size()))
 	})
 	return result{digest: digest, fetched: true}, err
 }
 
-// fileKey is one for all who copy the same file.
-func (j *job) fileKey() string { return fmt.Sprintf("%s %v %s", j.canonical, j.file, j.want) }
+// fileKey is the same for all jobs that copy the same file.
+func (j *job) fileKey() string { return fmt.Sprintf("%s %v %s", j.canonical, j.file, j.requiredDigest) }
 
-// steady is a file that must not change while it is read.
-type steady struct {
+// steadyReader fails if the file changes while it is read.
+type steadyReader struct {
 	r  io.Reader
 	f  *os.File
 	id fileID
 }
 
-func (s steady) Read(p []byte) (int, error) {
+func (s steadyReader) Read(p []byte) (int, error) {
 	n, err := s.r.Read(p)
 	if errors.Is(err, io.EOF) {
 		if info, err := s.f.Stat(); err != nil || identify(info) != s.id {
-			return n, errors.New("it changed while it was copied, and is copied again: put archives there by renaming them")
+			return n, errors.New("it changed while it was copied, so it is copied again: write archives elsewhere and rename them into place")
 		}
 	}
 	return n, err
 }
 
-// sized begins the progress of so many bytes.
-func (f *fetch) sized(n int64) *fetch {
-	f.begin(n)
+// withTotal sets the number of bytes to fetch and returns f.
+func (f *fetch) withTotal(n int64) *fetch {
+	f.setTotal(n)
 	return f
 }
 
-// takeArchive copies an archive into the store, unpacked if it was packed as
-// a whole, and checks that a machine can be made of it. An archive of an OCI
-// layout is rewritten in docker-save form, the only one that guests read.
+// takeArchive copies an archive into the store and checks that a machine can be
+// made from it. It decompresses the archive if the whole file is compressed
+// with gzip. It rewrites an archive of an OCI layout in docker-save form, the
+// only form that guests read.
 func (s *Store) takeArchive(ctx context.Context, j *job, r io.Reader, f *fetch) (string, error) {
 	room := &space{dir: s.o.Dir, reserve: s.o.Reserve}
 	if f.total > s.o.MaxBytes {
@@ -176,7 +180,7 @@ func (s *Store) takeArchive(ctx context.Context, j *job, r io.Reader, f *fetch) 
 	}
 	defer t.discard()
 	sum := sha256.New()
-	plain, err := gunzipped(&summing{r: r, sum: sha256.New(), progress: f.add})
+	plain, err := gunzipped(&hashingReader{r: r, sum: sha256.New(), progress: f.add})
 	if err != nil {
 		return "", err
 	}
@@ -194,7 +198,7 @@ func (s *Store) takeArchive(ctx context.Context, j *job, r io.Reader, f *fetch) 
 	}
 	if layout, ok := entries.layout(t.File); ok {
 		res, err := s.convert(ctx, j, layout, f)
-		return res.digest, needing(need{n, n}, err) // what is copied goes when it fails
+		return res.digest, addNeed(need{n, n}, err) // the copy is removed on failure
 	}
 	if err := entries.checkSaved(t.File); err != nil {
 		return "", err
@@ -203,7 +207,7 @@ func (s *Store) takeArchive(ctx context.Context, j *job, r io.Reader, f *fetch) 
 	return digest, s.keep(t, digest, formArchive)
 }
 
-// gunzipped is r without gzip around it, if there is any.
+// gunzipped decompresses r if it is compressed with gzip.
 func gunzipped(r io.Reader) (io.Reader, error) {
 	b := bufio.NewReaderSize(r, copyBuffer)
 	magic, err := b.Peek(2)
@@ -216,7 +220,7 @@ func gunzipped(r io.Reader) (io.Reader, error) {
 	return gzip.NewReader(b)
 }
 
-// takeLayout takes the image of an OCI layout in a folder.
+// takeLayout takes the image from an OCI layout in a folder.
 func (s *Store) takeLayout(ctx context.Context, j *job, l layout) (result, error) {
 	out := result{fetched: true}
 	var err error
@@ -228,7 +232,7 @@ func (s *Store) takeLayout(ctx context.Context, j *job, l layout) (result, error
 	return out, err
 }
 
-// convert makes an archive of the layout's image for this node.
+// convert makes an archive of the layout's image for this node's platform.
 func (s *Store) convert(ctx context.Context, j *job, l layout, f *fetch) (result, error) {
 	raw, err := l.read(layoutIndex, maxManifestBytes)
 	if err != nil {
@@ -251,14 +255,14 @@ func (s *Store) convert(ctx context.Context, j *job, l layout, f *fetch) (result
 	return res, s.fetchImage(ctx, l, img, f)
 }
 
-// takeFromDaemon takes what docker-daemon:NAME names now.
+// takeFromDaemon takes the image that docker-daemon:NAME names now.
 func (s *Store) takeFromDaemon(ctx context.Context, j *job) (result, error) {
 	id, err := s.o.Daemon.ID(ctx, j.name)
 	if err != nil {
 		return result{}, fmt.Errorf("the node's Docker Engine: %w", err)
 	}
 	if hex, ok := strings.CutPrefix(id, "sha256:"); !ok || !hexDigest.MatchString(hex) {
-		return result{}, fmt.Errorf("the node's Docker Engine: it has no image %s, but something else of that name", j.name)
+		return result{}, fmt.Errorf("the node's Docker Engine: it has no image %s, only something else with that name", j.name)
 	}
 	key := host.DaemonPrefix + id
 	if digest := s.savedFromDaemon(key); digest != "" {
@@ -275,7 +279,7 @@ func (s *Store) takeFromDaemon(ctx context.Context, j *job) (result, error) {
 		defer body.Close()
 		digest, err := s.takeArchive(ctx, j, contextReader{ctx, body}, f)
 		if err == nil {
-			s.noteSaved(key, digest)
+			s.recordSaved(key, digest)
 		}
 		return digest, err
 	})
@@ -283,7 +287,7 @@ func (s *Store) takeFromDaemon(ctx context.Context, j *job) (result, error) {
 }
 
 // savedFromDaemon returns the digest of the archive of the image with this ID,
-// if it is here.
+// or "" if it is not in the store.
 func (s *Store) savedFromDaemon(key string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -297,7 +301,7 @@ func (s *Store) savedFromDaemon(key string) string {
 	return r.Digest
 }
 
-func (s *Store) noteSaved(key, digest string) {
+func (s *Store) recordSaved(key, digest string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.index.resolve(key, digest, "", s.o.Clock.Now())

@@ -23,7 +23,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// saved is the image as docker save writes it.
+// saved returns the image in the form of docker save.
 func saved(t *testing.T, img v1.Image) []byte {
 	t.Helper()
 	var b bytes.Buffer
@@ -54,7 +54,7 @@ func TestLocalArchivesAreKeptByContent(t *testing.T) {
 	w.put("sub/c.tar", saved(t, one))
 	a := w.want(local("a.tar"))
 	if want := "sha256:" + sumOf(t, a.Path); a.Digest != want {
-		t.Errorf("digest: got %s, want that of the content %s", a.Digest, want)
+		t.Errorf("digest: got %s, want the digest of the content, %s", a.Digest, want)
 	}
 	wantImage(t, a.Path, one)
 	for _, file := range []string{"b.tar", "sub/c.tar"} {
@@ -62,23 +62,23 @@ func TestLocalArchivesAreKeptByContent(t *testing.T) {
 			t.Errorf("%s, the same content: got %v, want %v", file, got, a)
 		}
 	}
-	// The folder is somebody else's.
+	// The store does not own the folder.
 	if info, err := os.Stat(filepath.Join(w.o.LocalDir, "a.tar")); err != nil || info.Mode() != 0o600 {
 		t.Errorf("source: got %v %v, want it untouched at 0600", info.Mode(), err)
 	}
 
-	// Written in place, as cp does.
+	// The file is written in place, as cp does.
 	writeFile(t, filepath.Join(w.o.LocalDir, "a.tar"), saved(t, two))
 	changed := w.want(local("a.tar"))
 	if changed.Digest == a.Digest {
-		t.Errorf("another content: got %v, want another image", changed)
+		t.Errorf("changed content: got %v, want another image", changed)
 	}
-	wantImage(t, a.Path, one) // what machines may be made from
+	wantImage(t, a.Path, one) // machines may have been made from it
 	if n := w.archives(); n != 2 {
 		t.Errorf("got %d archives, want 2", n)
 	}
 
-	// Somebody tidied up, or changed its mode.
+	// Somebody removed a file of the store, or changed its mode.
 	if err := os.Remove(changed.Path); err != nil {
 		t.Fatal(err)
 	}
@@ -143,13 +143,13 @@ func TestLocalLayout(t *testing.T) {
 	}
 	wantImage(t, got.Path, img)
 
-	// The same as an archive: guests read none of that form.
+	// Take the same layout as an archive. Guests cannot read that form.
 	w.put("agent.tar", tarOf(t, dir))
 	if again := w.want(local("agent.tar")); again.Path != got.Path {
 		t.Errorf("as an archive: got %v, want %v", again, got)
 	}
 
-	// A blob that is a link, and one that is something else.
+	// Replace a blob with a link, then with other content.
 	layers, _ := img.Layers()
 	h, _ := layers[1].Digest()
 	blob := filepath.Join(string(p), "blobs", "sha256", h.Hex)
@@ -171,7 +171,7 @@ func TestLocalLayout(t *testing.T) {
 	w.wantFailed(local("agent"), "corrupted")
 }
 
-func TestNotAnArchive(t *testing.T) {
+func TestInvalidLocalArchives(t *testing.T) {
 	w := newWorld(t, func(o *Options) { o.MaxBytes = 1 << 20 })
 	whole := saved(t, newImage(t, "amd64", "one", "two"))
 	var packed bytes.Buffer
@@ -193,26 +193,26 @@ func TestNotAnArchive(t *testing.T) {
 		data []byte
 		text string
 	}{
-		"junk.tar":  {[]byte("no tar at all"), "no tar archive"},
+		"junk.tar":  {[]byte("no tar at all"), "not a tar archive"},
 		"empty.tar": {nil, "neither manifest.json nor index.json"},
 		"other.tar": {newTar(t, map[string]string{"etc/passwd": "root"}), "neither manifest.json nor index.json"},
-		"cut.tar":   {cut, "no tar archive, or cut off"},
+		"cut.tar":   {cut, "not a tar archive, or it is truncated"},
 		"json.tar":  {newTar(t, map[string]string{"manifest.json": "{"}), "cannot be read"},
 		"two.tar":   {newTar(t, map[string]string{"manifest.json": `[{"Config":"c"},{"Config":"c"}]`, "c": "{}"}), "2 images"},
-		"lost.tar":  {newTar(t, map[string]string{"manifest.json": `[{"Config":"c","Layers":["l/layer.tar"]}]`, "c": "{}"}), `"l/layer.tar" is not in it`},
+		"lost.tar":  {newTar(t, map[string]string{"manifest.json": `[{"Config":"c","Layers":["l/layer.tar"]}]`, "c": "{}"}), `"l/layer.tar" is missing`},
 		"large.tar": {make([]byte, 2<<20), "--image-max-bytes"},
 		"bomb.tgz":  {bomb.Bytes(), "--image-max-bytes"},
 	} {
 		w.put(file, c.data)
 		w.wantFailed(local(file), c.text)
 	}
-	// Mended: nobody waits for more than the first backoff.
+	// After the file is repaired, the pull waits only for the first backoff.
 	for range 3 {
 		w.clock.Step(lastBackoff)
-		w.wantFailed(local("junk.tar"), "no tar archive")
+		w.wantFailed(local("junk.tar"), "not a tar archive")
 	}
 	w.put("junk.tar", whole)
-	w.wantFailed(local("junk.tar"), "no tar archive")
+	w.wantFailed(local("junk.tar"), "not a tar archive")
 	w.clock.Step(firstBackoff)
 	w.want(local("junk.tar"))
 	if n := w.archives(); n != 1 {
@@ -256,12 +256,12 @@ func TestDockerDaemon(t *testing.T) {
 	images["demo:1"] = newImage(t, "amd64", "one")
 	one := w.want(req)
 	wantImage(t, one.Path, images["demo:1"])
-	w.clock.Step(answerCounts)
+	w.clock.Step(answerReusable)
 	if again := w.want(req); again != one || saves.Load() != 1 {
 		t.Errorf("again: got %v by %d saves, want %v by one", again, saves.Load(), one)
 	}
 	images["demo:1"] = newImage(t, "amd64", "two")
-	w.clock.Step(answerCounts)
+	w.clock.Step(answerReusable)
 	wantImage(t, w.want(req).Path, images["demo:1"])
 	for _, bad := range []string{"", "-x", "a b", "x;y", "a/../../containers/b", "a//b", "a/."} {
 		if _, err := w.settle(host.ImageRequest{Reference: host.DaemonPrefix + bad}); !errors.Is(err, host.ErrInvalid) {
@@ -270,22 +270,22 @@ func TestDockerDaemon(t *testing.T) {
 	}
 }
 
-// A file that is written in place is no reason to begin, and tell of, a copy
-// with every ask.
-func TestLocalArchiveThatGrows(t *testing.T) {
+// A file that is being written must not start a copy, with Events, at every
+// request.
+func TestGrowingLocalArchive(t *testing.T) {
 	w := newWorld(t)
 	path := filepath.Join(w.o.LocalDir, "a.tar")
 	for i := range 50 {
 		writeFile(t, path, make([]byte, i+1))
 		if _, err := w.settle(local("a.tar")); err == nil {
-			t.Fatal("got an image of a file that is none")
+			t.Fatal("got an image from an invalid file")
 		}
 	}
 	w.mu.Lock()
 	events := len(w.events)
 	w.mu.Unlock()
 	if events > 3 { // Pulling, Failed, BackOff
-		t.Errorf("got %d Events, want three at most: %q", events, w.events)
+		t.Errorf("got %d Events, want at most three: %q", events, w.events)
 	}
 	img := newImage(t, "amd64", "one")
 	w.put("a.tar", saved(t, img))

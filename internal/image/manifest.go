@@ -17,32 +17,32 @@ import (
 )
 
 const (
-	maxManifestBytes = 4 << 20 // as registries bound it
+	maxManifestBytes = 4 << 20 // the limit of registries
 	maxImageConfig   = 8 << 20
 	maxIndexDepth    = 3
 	maxLayers        = 512
 )
 
-// content is where manifests and blobs are read from: a registry or an OCI
-// layout. Nothing that it returns is verified.
+// content is a source of manifests and blobs: a registry or an OCI layout. It
+// verifies nothing that it returns.
 type content interface {
-	// manifest returns the manifest with this digest, at most
-	// maxManifestBytes of it.
+	// manifest returns the manifest with this digest. It fails if that is
+	// larger than maxManifestBytes.
 	manifest(ctx context.Context, digest v1.Hash) ([]byte, error)
 	// blob returns the bytes of the blob; the caller closes it.
 	blob(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error)
 }
 
-// image is an image whose manifest and config are verified.
+// image is an image with a verified manifest and config.
 type image struct {
 	digest  v1.Hash
 	config  []byte
-	name    v1.Hash // of the config
+	name    v1.Hash // digest of the config
 	layers  []v1.Descriptor
 	diffIDs []v1.Hash
 }
 
-// compressed is how many bytes are to be read.
+// compressed returns the number of bytes to read.
 func (i *image) compressed() int64 {
 	var n int64
 	for _, l := range i.layers {
@@ -93,10 +93,11 @@ func verifiedManifest(ctx context.Context, c content, digest v1.Hash) ([]byte, e
 }
 
 func corrupted(what string, digest v1.Hash) error {
-	return fmt.Errorf("%s %s has other content than its digest says: it was corrupted in the registry, in a mirror or on the way", what, digest)
+	return fmt.Errorf("the content of %s %s does not match its digest: it was corrupted in the registry, in a mirror or in transit", what, digest)
 }
 
-// checkDigest keeps to what is verified here; a digest also names files.
+// checkDigest accepts only SHA-256, which the store can verify. It also makes a
+// digest safe to use in file names.
 func checkDigest(h v1.Hash) error {
 	if h.Algorithm != "sha256" || !hexDigest.MatchString(h.Hex) {
 		return errors.New("a digest in the manifest is not sha256")
@@ -104,13 +105,14 @@ func checkDigest(h v1.Hash) error {
 	return nil
 }
 
-// inspect reads and checks the config of an image, after its claimed size.
+// inspect checks the claimed size of an image, then reads and checks its
+// config.
 func inspect(ctx context.Context, c content, doc document, o *Options) (*image, error) {
 	img := &image{name: doc.Config.Digest, layers: doc.Layers}
 	switch doc.Config.MediaType {
 	case types.OCIConfigJSON, types.DockerConfigJSON, "":
 	default:
-		return nil, errors.New(clean(fmt.Sprintf("it is no container image but %s", doc.Config.MediaType)))
+		return nil, errors.New(clean(fmt.Sprintf("it is not a container image but %s", doc.Config.MediaType)))
 	}
 	if len(doc.Layers) > maxLayers {
 		return nil, fmt.Errorf("it has %d layers, more than %d", len(doc.Layers), maxLayers)
@@ -130,8 +132,8 @@ func inspect(ctx context.Context, c content, doc document, o *Options) (*image, 
 	return img, nil
 }
 
-// claimed is the sum of all sizes; the most that there can be where one is
-// below zero, or the sum is above that.
+// claimed returns the sum of all sizes. It returns math.MaxInt64 if one is
+// negative or the sum overflows.
 func claimed(parts []v1.Descriptor) int64 {
 	var sum int64
 	for _, d := range parts {
@@ -143,8 +145,8 @@ func claimed(parts []v1.Descriptor) int64 {
 	return sum
 }
 
-func tooLarge(size, most int64) error {
-	return fmt.Errorf("the image has %s, more than the %s that this node allows (--image-max-bytes): use a smaller image, or raise the bound", bytesText(size), bytesText(most))
+func tooLarge(size, limit int64) error {
+	return fmt.Errorf("the image has %s, more than the %s that this node allows (--image-max-bytes): use a smaller image, or raise the limit", bytesText(size), bytesText(limit))
 }
 
 func (i *image) readConfig(ctx context.Context, c content, d v1.Descriptor, arch string) error {
@@ -171,7 +173,7 @@ func (i *image) readConfig(ctx context.Context, c content, d v1.Descriptor, arch
 	}
 	i.diffIDs = parsed.RootFS.DiffIDs
 	if len(i.diffIDs) != len(i.layers) {
-		return fmt.Errorf("it is no container image: its config names %d layers, its manifest %d", len(i.diffIDs), len(i.layers))
+		return fmt.Errorf("it is not a container image: its config names %d layers, its manifest %d", len(i.diffIDs), len(i.layers))
 	}
 	for _, h := range i.diffIDs {
 		if err := checkDigest(h); err != nil {

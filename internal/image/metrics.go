@@ -10,7 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Metrics are what the store counts. A nil Metrics counts nothing.
+// Metrics are the metrics of the store. A nil Metrics counts nothing.
 type Metrics struct {
 	bytes     prometheus.Gauge
 	archives  prometheus.Gauge
@@ -34,11 +34,11 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 		}),
 		pulls: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "bottle_agent_image_pulls_total",
-			Help: "Pulls that ended, by result: pulled, present (nothing had to be brought), failed, disk_full.",
+			Help: "Pulls that ended, by result: pulled, present (nothing had to be fetched), failed, disk_full.",
 		}, []string{"result"}),
 		durations: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "bottle_agent_image_pull_duration_seconds",
-			Help:    "Time from the first ask to the image in the store, where it had to be brought.",
+			Help:    "Time from the first request until the image is in the store, for images that had to be fetched.",
 			Buckets: prometheus.ExponentialBuckets(0.25, 2, 13),
 		}),
 		collected: prometheus.NewCounter(prometheus.CounterOpts{
@@ -47,11 +47,11 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 		}),
 		failures: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "bottle_agent_image_collect_failures_total",
-			Help: "Things that could not be read or removed when images were collected. They stay.",
+			Help: "Errors while images were collected: items that could not be read or removed. They stay.",
 		}),
 		short: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "bottle_agent_image_collect_short_bytes",
-			Help: "Bytes that the last collection of images was to remove and could not, because Bottles use them or they are young: the disk stays above --image-gc-low, or a pull has no room. 0 when there was enough.",
+			Help: "Bytes that the last collection of images should have removed but could not, because the images are in use or too young: the disk stays above --image-gc-low, or a pull has no room. 0 if it removed enough.",
 		}),
 	}
 	for _, c := range []prometheus.Collector{m.bytes, m.archives, m.pulls, m.durations, m.collected, m.failures, m.short} {
@@ -80,27 +80,27 @@ func (m *Metrics) pulled(j *job, err error, d time.Duration) {
 	m.pulls.WithLabelValues(result).Inc()
 }
 
-// collect counts a pass, which looked at the archives unless it is not known
-// what is in use.
+// collect counts a pass of Collect. It leaves the shortage as it was if the
+// pass did not check the disk.
 func (m *Metrics) collect(c *collection) {
 	if m == nil {
 		return
 	}
 	m.collected.Add(float64(c.Bytes))
 	m.failures.Add(float64(c.failed))
-	if c.looked {
+	if c.diskChecked {
 		m.short.Set(float64(c.Short))
 	}
 }
 
-// measure counts what is in the folder.
+// measure sets the metrics of the files in the store.
 func (s *Store) measure() {
 	if s.o.Metrics == nil {
 		return
 	}
 	entries, err := os.ReadDir(s.o.Dir)
 	if err != nil {
-		return // the next pull says so
+		return // the next pull reports it
 	}
 	var bytes, archives int64
 	for _, e := range entries {

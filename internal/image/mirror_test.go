@@ -27,14 +27,13 @@ func TestMirrors(t *testing.T) {
 	for _, h := range mirror.headers {
 		r := http.Request{Header: h}
 		if user, _, ok := r.BasicAuth(); ok && user != "mirror" {
-			t.Errorf("the mirror was sent the credentials of %s, want its own alone", user)
+			t.Errorf("the mirror was sent the credentials of %s, want only its own", user)
 		}
 	}
 }
 
-// Docker Hub has a name of its own for itself, and the last mirror fails in
-// the middle of a blob.
-func TestMirrorFailsOver(t *testing.T) {
+// The last mirror fails in the middle of a blob.
+func TestFailoverFromMirror(t *testing.T) {
 	mirror := newServer(t)
 	w := newWorld(t)
 	w.Close()
@@ -46,7 +45,7 @@ func TestMirrorFailsOver(t *testing.T) {
 	mirror.setFault(b.serve)
 	wantImage(t, w.want(w.request("demo:1", "a")).Path, img)
 	if mirror.count("GET /v2/demo/blobs/") == 0 || w.reg.count("GET /v2/demo/blobs/") != 2 {
-		t.Errorf("got %v at the mirror and %v at the registry, want the blobs from the registry once the mirror failed", mirror.requests, w.reg.requests)
+		t.Errorf("got %v at the mirror and %v at the registry, want the blobs from the registry after the mirror failed", mirror.requests, w.reg.requests)
 	}
 	w.wantFailed(w.request("absent:1", "a"), "404", "before that, its mirror", mirror.host())
 }
@@ -69,10 +68,10 @@ func TestPlainHTTP(t *testing.T) {
 	plain.setPrivate("demo", "alice:word")
 	req := host.ImageRequest{Reference: plain.host() + "/demo:1", For: "a", PullSecrets: [][]byte{secretFor(plain.host(), "alice:word")}}
 	w := newWorld(t)
-	// It is on the loopback, which other clients take for reason enough.
+	// It is on the loopback, which other clients access without TLS.
 	w.wantFailed(req, "--image-plain-http")
 	if len(plain.requests) > 0 {
-		t.Errorf("got %v, want nothing sent in clear", plain.requests)
+		t.Errorf("got %v, want nothing sent without TLS", plain.requests)
 	}
 	w.Close()
 	w.o.PlainHTTP = []string{plain.host()}
@@ -80,8 +79,8 @@ func TestPlainHTTP(t *testing.T) {
 	w.want(req)
 }
 
-// A registry sends blobs from elsewhere: without its credentials, and never
-// in clear.
+// A registry redirects to another host for blobs. The credentials are not sent
+// there, and the connection always uses TLS.
 func TestRedirects(t *testing.T) {
 	cdn, clear := newServer(t), newPlainServer(t)
 	w := newWorld(t)
@@ -102,11 +101,11 @@ func TestRedirects(t *testing.T) {
 	req.PullSecrets = [][]byte{secretFor(w.reg.host(), "alice:word")}
 	w.want(req)
 	if cdn.count("/blobs/") != 2 {
-		t.Errorf("got %v, want the blobs from there", cdn.requests)
+		t.Errorf("got %v, want the blobs from the other host", cdn.requests)
 	}
 	for _, h := range cdn.headers {
 		if h.Get("Authorization") != "" {
-			t.Error("the redirect took the credentials along, want none")
+			t.Error("got credentials sent to the other host, want none")
 		}
 	}
 
@@ -117,6 +116,6 @@ func TestRedirects(t *testing.T) {
 	two.PullSecrets = req.PullSecrets
 	failed := w.wantFailed(two)
 	if strings.Contains(failed.Error(), "topsecret") || len(clear.requests) > 0 {
-		t.Errorf("got %q and %v, want neither the query nor a request in clear", failed, clear.requests)
+		t.Errorf("got %q and %v, want neither the query nor a request without TLS", failed, clear.requests)
 	}
 }

@@ -26,22 +26,23 @@ const (
 	DefaultGCHigh      = 85
 	DefaultGCLow       = 80
 	DefaultGCMinAge    = 10 * time.Minute
-	// DefaultReserve is what a pull leaves free on the disk.
+	// DefaultReserve is how many bytes a pull leaves free on the disk.
 	DefaultReserve = 512 << 20
-	// DefaultPatience is well below what a pass may take.
+	// DefaultPatience is well below the time that a pass may take.
 	DefaultPatience = 250 * time.Millisecond
 )
 
-// Options are what a node's store works with. The zero value of a field means
-// its default, where one is named.
+// Options configure a node's store. The zero value of a field means its
+// default, if one is named.
 type Options struct {
-	// Dir is the folder of the archives, which must exist. What is in it is
-	// the store's.
+	// Dir is the folder of the archives. It must exist, and only the store may
+	// use it.
 	Dir string
-	// LocalDir is the folder of what file:NAME names (--local-image-dir).
+	// LocalDir is the folder in which file:NAME is looked up
+	// (--local-image-dir).
 	LocalDir string
-	// SmolvmHome is HOME of smolvm's calls, below which is its cache of
-	// archives. Empty: no cache is cleaned.
+	// SmolvmHome is the HOME of smolvm, which holds its cache of archives. If
+	// empty, no cache is cleaned.
 	SmolvmHome string
 
 	// MaxBytes bounds an image (--image-max-bytes): what its manifest claims,
@@ -51,59 +52,62 @@ type Options struct {
 	// Reserve is how many bytes of the disk a pull leaves free
 	// (--image-reserve-bytes); negative for none. Default DefaultReserve.
 	Reserve int64
-	// PullTimeout bounds the fetching of one image (--image-pull-timeout), its
-	// waiting for others not included. Default DefaultPullTimeout.
+	// PullTimeout bounds the time to fetch one image (--image-pull-timeout).
+	// The wait for other pulls does not count. Default DefaultPullTimeout.
 	PullTimeout time.Duration
-	// MaxPulls bounds the pulls at one time (--max-concurrent-pulls). Asking a
-	// registry what a tag is does not count; four times as many, and at least
-	// 16, may do that. Default DefaultMaxPulls.
+	// MaxPulls bounds the number of concurrent pulls (--max-concurrent-pulls).
+	// It does not bound the number of references that are resolved at the same
+	// time: that is four times as many, and at least 16. Default
+	// DefaultMaxPulls.
 	MaxPulls int
-	// Patience is how long Get waits before it says that a pull is under way,
-	// so that a quick answer costs no second pass. Zero for not at all.
+	// Patience is how long Get waits before it reports that a pull is under
+	// way, so that a quick answer costs no second pass. Zero means not to wait.
 	Patience time.Duration
 
-	// Mirrors are REGISTRY=MIRROR[,MIRROR] (--image-mirror, repeatable), each
-	// HOST[:PORT][/PREFIX]. Mirrors are asked in order, then the registry
-	// itself. A mirror is sent its own credentials alone, and whoever it
-	// serves an image to may use it.
+	// Mirrors are REGISTRY=MIRROR[,MIRROR] (--image-mirror, repeatable), where
+	// each is HOST[:PORT][/PREFIX]. The mirrors are tried in order, then the
+	// registry itself. A mirror gets only its own credentials, and anybody whom
+	// it serves an image to may use that image.
 	Mirrors []string
-	// PlainHTTP are the registries and mirrors, HOST[:PORT], that are spoken
-	// to without TLS (--image-plain-http). All others are spoken to with TLS,
-	// whatever they redirect to, private addresses and localhost included.
+	// PlainHTTP are the registries and mirrors, HOST[:PORT], that are accessed
+	// without TLS (--image-plain-http). All others are accessed with TLS, even
+	// after redirects and even at private addresses and localhost.
 	PlainHTTP []string
-	// CAFile holds PEM certificates that registries are trusted by besides the
-	// system's (--image-ca). It is read for every pull.
+	// CAFile holds PEM certificates that are trusted for registries in addition
+	// to the system's (--image-ca). It is read for every pull.
 	CAFile string
-	// DockerConfig is the node's own config.json (--image-docker-config), read
-	// for every pull; it may be absent. Credential helpers are not run.
+	// DockerConfig is the node's own config.json (--image-docker-config). It is
+	// read for every pull and may be absent. Credential helpers are not run.
 	DockerConfig string
 	// Daemon is the node's Docker Engine; nil refuses docker-daemon:NAME.
 	Daemon *Daemon
 
-	// GCHigh and GCLow are the per cent of the filesystem in use from which
-	// Collect removes archives, and down to which (--image-gc-high,
-	// --image-gc-low). Defaults DefaultGCHigh, DefaultGCLow.
+	// GCHigh is the use of the filesystem, in percent, at which Collect starts
+	// to remove archives, and GCLow is the use at which it stops
+	// (--image-gc-high, --image-gc-low). Defaults DefaultGCHigh, DefaultGCLow.
 	GCHigh, GCLow int
-	// GCMinAge is how long an archive is kept after its last use, whatever the
-	// disk (--image-gc-min-age). It has to outlast the way from Get to what
-	// Collect is told of as used. Default DefaultGCMinAge.
+	// GCMinAge is how long an archive is kept after its last use, however full
+	// the disk is (--image-gc-min-age). It must be longer than the time between
+	// Get and the moment when Collect is told that the image is in use. Default
+	// DefaultGCMinAge.
 	GCMinAge time.Duration
 
-	// Architecture is GOARCH of the node's images. Default the agent's own.
+	// Architecture is the GOARCH of the node's images. Default is the agent's
+	// own.
 	Architecture string
 	// Event is called when something happened to a pull that the Bottle with
-	// this UID waits for; it must neither block nor call the store. Nil for none.
+	// this UID waits for. It must not block or call the store. It may be nil.
 	Event func(uid, reason, message string)
 	// Metrics may be nil.
 	Metrics *Metrics
 	Log     logr.Logger
-	// Clock is for ages and backoff. Default the real one.
+	// Clock is used for ages and backoff. Default is the real clock.
 	Clock clock.Clock
 }
 
 // Daemon is what the store needs of the node's Docker Engine.
 type Daemon struct {
-	// ID returns the ID of the image; host.ErrNotFound when there is none.
+	// ID returns the ID of the image, or host.ErrNotFound if there is none.
 	ID func(ctx context.Context, name string) (string, error)
 	// Save returns the image in docker-save form. The caller closes it.
 	Save func(ctx context.Context, id string) (io.ReadCloser, error)
@@ -135,7 +139,7 @@ func (o *Options) complete() error {
 	case o.GCLow < 0 || o.GCLow > o.GCHigh || o.GCHigh > 100:
 		return fmt.Errorf("image watermarks: got high %d and low %d, want 0 to 100 with low at most high", o.GCHigh, o.GCLow)
 	case o.MaxBytes < 0 || o.MaxPulls < 0 || o.PullTimeout < 0:
-		return errors.New("bounds of image pulls: want none below zero")
+		return errors.New("limits of image pulls: want none below zero")
 	}
 	return nil
 }
@@ -147,7 +151,8 @@ func set[T comparable](field *T, value T) {
 	}
 }
 
-// mirrorsOf are the mirrors by registry, as repositories' prefixes.
+// mirrorsOf parses the flags into the mirrors of each registry, as prefixes of
+// repositories.
 func mirrorsOf(flags []string) (map[string][]string, error) {
 	mirrors := map[string][]string{}
 	for _, flag := range flags {
@@ -158,9 +163,10 @@ func mirrorsOf(flags []string) (map[string][]string, error) {
 		}
 		for mirror := range strings.SplitSeq(list, ",") {
 			mirror = strings.TrimSuffix(mirror, "/")
-			// Any repository will do to see whether the rest is a prefix of one.
+			// Append any repository to check that mirror is a valid prefix of
+			// one.
 			if _, err := name.NewRepository(mirror+"/x/y", name.StrictValidation); mirror == "" || strings.Contains(mirror, ":/") || err != nil {
-				return nil, fmt.Errorf("image mirror %q: %q is no HOST[:PORT][/PREFIX]", flag, mirror)
+				return nil, fmt.Errorf("image mirror %q: %q is not HOST[:PORT][/PREFIX]", flag, mirror)
 			}
 			mirrors[reg.Name()] = append(mirrors[reg.Name()], mirror)
 		}

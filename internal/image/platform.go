@@ -14,37 +14,38 @@ import (
 
 const guestOS = "linux"
 
-// pickPlatform returns the index's entry for the architecture. Where several
-// variants fit, the one that every CPU of the architecture runs.
+// pickPlatform returns the index's entry for the architecture. If several
+// variants match, it prefers the one that every CPU of the architecture can
+// run.
 func pickPlatform(manifests []v1.Descriptor, arch string) (v1.Descriptor, error) {
 	if len(manifests) == 1 && manifests[0].Platform == nil {
-		return manifests[0], nil // its own config says what it is for
+		return manifests[0], nil // its own config names the platform
 	}
-	var fit []v1.Descriptor
-	var have []string
+	var fitting []v1.Descriptor
+	var available []string
 	for _, m := range manifests {
 		p := m.Platform
 		if p == nil || p.OS == "unknown" { // an attestation
 			continue
 		}
-		have = append(have, platformName(p.OS, p.Architecture, p.Variant))
+		available = append(available, platformName(p.OS, p.Architecture, p.Variant))
 		if p.OS == guestOS && p.Architecture == arch {
-			fit = append(fit, m)
+			fitting = append(fitting, m)
 		}
 	}
-	if len(fit) == 0 {
-		slices.Sort(have)
+	if len(fitting) == 0 {
+		slices.Sort(available)
 		const shown = 12
-		if have = slices.Compact(have); len(have) > shown {
-			have = append(have[:shown], "…")
+		if available = slices.Compact(available); len(available) > shown {
+			available = append(available[:shown], "…")
 		}
-		return v1.Descriptor{}, fmt.Errorf("there is no image for %s/%s, only for %s: choose an image of the node's platform, or another node",
-			guestOS, arch, cmp.Or(clean(strings.Join(have, ", ")), "none that is named"))
+		return v1.Descriptor{}, fmt.Errorf("there is no image for %s/%s, only for %s: choose an image for the node's platform, or another node",
+			guestOS, arch, cmp.Or(clean(strings.Join(available, ", ")), "unnamed platforms"))
 	}
-	slices.SortStableFunc(fit, func(a, b v1.Descriptor) int {
+	slices.SortStableFunc(fitting, func(a, b v1.Descriptor) int {
 		return variantRank(arch, a.Platform.Variant) - variantRank(arch, b.Platform.Variant)
 	})
-	return fit[0], nil
+	return fitting[0], nil
 }
 
 func variantRank(arch, variant string) int {
@@ -63,10 +64,10 @@ func platformName(os, arch, variant string) string {
 	return os + "/" + arch
 }
 
-// checkPlatform refuses an image whose own config says that it is for others.
+// checkPlatform fails if the image's own config names another platform.
 func checkPlatform(c platform, arch string) error {
 	if c.OS != "" && c.OS != guestOS || c.Architecture != "" && c.Architecture != arch {
-		return errors.New(clean(fmt.Sprintf("the image is for %s, not for %s/%s: choose an image of the node's platform, or another node",
+		return errors.New(clean(fmt.Sprintf("the image is for %s, not for %s/%s: choose an image for the node's platform, or another node",
 			platformName(c.OS, c.Architecture, c.Variant), guestOS, arch)))
 	}
 	return nil

@@ -12,10 +12,10 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// Prewarm brings the images into the store with the node's own credentials,
-// so that the first Bottle does not wait, and returns when all are there. It
-// tries again as long as that may help, and ends with ctx. Its errors are of
-// the references that can never be had, because they are none.
+// Prewarm pulls the images into the store with the node's own credentials, so
+// that the first Bottle does not wait for them. It returns when all of them are
+// in the store or can never be pulled, and retries until then. It stops when
+// ctx ends. The error covers the references that are invalid.
 func (s *Store) Prewarm(ctx context.Context, references []string) error {
 	errs := make([]error, len(references))
 	var all sync.WaitGroup
@@ -27,9 +27,10 @@ func (s *Store) Prewarm(ctx context.Context, references []string) error {
 }
 
 func (s *Store) prewarm(ctx context.Context, reference string) error {
-	told := false
+	logged := false
 	for {
-		// Anew each time: the node's credentials and files may have changed.
+		// Parse the request again each time: the node's credentials and files
+		// may have changed.
 		err := s.prewarmOnce(ctx, reference)
 		switch {
 		case err == nil:
@@ -44,9 +45,9 @@ func (s *Store) prewarm(ctx context.Context, reference string) error {
 		if errors.As(err, &failed) {
 			until = failed.Until
 		}
-		if !told {
-			told = true
-			s.o.Log.Info("An image to be prewarmed cannot be had yet", "image", reference, "reason", err.Error())
+		if !logged {
+			logged = true
+			s.o.Log.Info("Failed to prewarm an image, will retry", "image", reference, "reason", err.Error())
 		}
 		if err := s.sleepUntil(ctx, until); err != nil {
 			return err
@@ -54,13 +55,13 @@ func (s *Store) prewarm(ctx context.Context, reference string) error {
 	}
 }
 
-// prewarmOnce returns nil when the image is in the store.
+// prewarmOnce returns nil if the image is in the store.
 func (s *Store) prewarmOnce(ctx context.Context, reference string) error {
-	a, err := s.understand(host.ImageRequest{Reference: reference})
+	req, err := s.parseRequest(host.ImageRequest{Reference: reference})
 	if err != nil {
 		return err
 	}
-	_, j, err := s.answer(a)
+	_, j, err := s.answer(req)
 	if j == nil {
 		return err
 	}

@@ -30,18 +30,19 @@ func TestPrewarm(t *testing.T) {
 	select {
 	case err := <-done:
 		if !errors.Is(err, host.ErrInvalid) || strings.Contains(err.Error(), "late") {
-			t.Errorf("got %v, want ErrInvalid for the one alone", err)
+			t.Errorf("got %v, want ErrInvalid for only the invalid one", err)
 		}
 	case <-time.After(20 * time.Second):
 		t.Fatal("got no end within 20 s")
 	}
 	w.reg.Close()
-	w.want(w.request("demo:1", "a")) // anybody has the node's credentials
+	w.want(w.request("demo:1", "a")) // every Bottle may use the node's credentials
 	w.want(w.request("late:1", "a"))
 }
 
-// The node's credentials and files come, or are mended, after the agent began.
-func TestPrewarmLooksAnew(t *testing.T) {
+// The node's credentials and files appear, or are repaired, after the agent
+// started.
+func TestPrewarmRereadsFiles(t *testing.T) {
 	config := filepath.Join(t.TempDir(), "config.json")
 	w := newWorld(t, func(o *Options) { o.DockerConfig = config })
 	w.reg.push(t, "demo:1", newImage(t, "amd64", "one"))
@@ -51,19 +52,19 @@ func TestPrewarmLooksAnew(t *testing.T) {
 		done <- w.Prewarm(t.Context(), []string{w.request("demo:1", "").Reference, "file:late.tar", "NO SUCH"})
 	}()
 	waiters := func() bool { return w.clock.Waiters() == 2 }
-	until(t, "both to wait", waiters)
+	waitUntil(t, "both to wait", waiters)
 	writeFile(t, config, []byte("{"))
 	w.clock.Step(firstBackoff)
-	until(t, "both to wait for better", waiters)
+	waitUntil(t, "both to wait again", waiters)
 	writeFile(t, config, secretFor(w.reg.host(), "node:word"))
 	w.put("late.tar", saved(t, newImage(t, "amd64", "two")))
-	until(t, "an end", func() bool {
+	waitUntil(t, "Prewarm to return", func() bool {
 		w.clock.Step(firstBackoff)
 		return len(done) > 0
 	})
 	err := <-done
 	if !errors.Is(err, host.ErrInvalid) || strings.Contains(err.Error(), "demo") || strings.Contains(err.Error(), "late") {
-		t.Errorf("got %v, want ErrInvalid for the one that is none", err)
+		t.Errorf("got %v, want ErrInvalid for only the invalid one", err)
 	}
 	w.reg.Close()
 	w.want(w.request("demo:1", "a"))

@@ -12,35 +12,35 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 )
 
-// takeFromRegistries asks the mirrors in order, then the registry.
+// takeFromRegistries tries the mirrors in order, then the registry.
 func (s *Store) takeFromRegistries(ctx context.Context, j *job) (result, error) {
 	base, err := s.newTransport()
 	if err != nil {
 		return result{}, err
 	}
 	defer base.CloseIdleConnections()
-	rt := schemes{inner: base, plain: s.plain}
-	var failed error
+	rt := schemeTransport{inner: base, plain: s.plain}
+	var lastErr error
 	for _, e := range j.endpoints {
-		res, err := s.ask(ctx, j, e.repo.RegistryStr(), func(ctx context.Context) (result, error) { return s.takeFrom(ctx, j, e, rt) })
+		res, err := s.resolveAndTake(ctx, j, e.repo.RegistryStr(), func(ctx context.Context) (result, error) { return s.takeFrom(ctx, j, e, rt) })
 		if err == nil {
 			return res, nil
 		}
 		if isDisk(err) || s.ctx.Err() != nil {
 			return result{}, err
 		}
-		if failed != nil {
-			err = fmt.Errorf("%w; before that, its mirror: %w", err, failed)
+		if lastErr != nil {
+			err = fmt.Errorf("%w; before that, its mirror: %w", err, lastErr)
 		}
-		failed = err
+		lastErr = err
 		if ctx.Err() != nil {
 			break
 		}
 	}
-	return result{}, failed
+	return result{}, lastErr
 }
 
-// takeFrom offers the endpoint each credential until one is accepted.
+// takeFrom offers each credential to the endpoint until one is accepted.
 func (s *Store) takeFrom(ctx context.Context, j *job, e endpoint, rt http.RoundTripper) (result, error) {
 	for i, cred := range e.creds {
 		try := attempt{registry: e.repo.RegistryStr(), cred: cred, tried: i + 1, keys: j.keys}
@@ -50,12 +50,12 @@ func (s *Store) takeFrom(ctx context.Context, j *job, e endpoint, rt http.RoundT
 			found, err = s.resolve(ctx, session, j)
 		}
 		if err != nil {
-			if refused(err) && i+1 < len(e.creds) {
+			if credentialsRefused(err) && i+1 < len(e.creds) {
 				continue
 			}
 			return result{}, try.explain(err)
 		}
-		res, err := s.obtain(ctx, j, pacing{session, s.o.Clock}, found)
+		res, err := s.obtain(ctx, j, pacedContent{session, s.o.Clock}, found)
 		if err != nil {
 			return result{}, try.explain(err)
 		}
@@ -65,8 +65,8 @@ func (s *Store) takeFrom(ctx context.Context, j *job, e endpoint, rt http.RoundT
 	return result{}, errors.New("no credentials to offer") // lookup never returns none
 }
 
-// refused says that other credentials may help.
-func refused(err error) bool {
+// credentialsRefused reports whether other credentials may help.
+func credentialsRefused(err error) bool {
 	var answer *transport.Error
 	if !errors.As(err, &answer) {
 		return false
@@ -78,22 +78,22 @@ func refused(err error) bool {
 	return false
 }
 
-// resolved is what a reference stands for: an image that the store has, or else
-// a manifest.
+// resolved is what a reference resolves to: an image that is in the store, or
+// else a manifest.
 type resolved struct {
 	top    v1.Hash
 	stored string // the image's digest; "" for none
 	raw    []byte
 }
 
-// resolve asks the registry what the reference is now. That it answers is its
-// word that these credentials may read it.
+// resolve asks the registry what the reference resolves to now. If the registry
+// answers, these credentials may read the image.
 func (s *Store) resolve(ctx context.Context, r *session, j *job) (resolved, error) {
 	identifier := j.identifier()
-	if j.form == formArchive { // an artifact's manifest is small, and names its file
+	if j.form == formArchive { // an artifact's manifest is small and needed to find its file
 		top, err := r.head(ctx, identifier)
-		if err == nil && isAsked(identifier, top) {
-			if digest := s.stored(top.String(), j.repository()); digest != "" {
+		if err == nil && isRequested(identifier, top) {
+			if digest := s.storedImage(top.String(), j.repository()); digest != "" {
 				return resolved{top: top, stored: digest}, nil
 			}
 		}
@@ -103,25 +103,27 @@ func (s *Store) resolve(ctx context.Context, r *session, j *job) (resolved, erro
 		return resolved{}, err
 	}
 	top := digestOf(raw)
-	if !isAsked(identifier, top) {
-		return resolved{}, fmt.Errorf("the registry sent the manifest %s for %s: it was corrupted in the registry, in a mirror or on the way", top, identifier)
+	if !isRequested(identifier, top) {
+		return resolved{}, fmt.Errorf("the registry sent the manifest %s for %s: it was corrupted in the registry, in a mirror or in transit", top, identifier)
 	}
 	return resolved{top: top, raw: raw}, nil
 }
 
-// isAsked is false for another digest than the one that was asked for, which a
-// registry may name all the same. Any will do for a tag.
-func isAsked(identifier string, top v1.Hash) bool {
-	want, err := v1.NewHash(identifier)
-	return err != nil || want == top
+// isRequested reports whether top may be the answer to identifier. A registry
+// may answer a digest with another one, which is not accepted. Any digest is
+// accepted for a tag.
+func isRequested(identifier string, top v1.Hash) bool {
+	requested, err := v1.NewHash(identifier)
+	return err != nil || requested == top
 }
 
-// stored returns the image that a manifest's or index's digest stands for, if
-// it is here and the repository is known to have it.
-func (s *Store) stored(top, repository string) string {
+// storedImage returns the image that the manifest or index top resolves to, if
+// the image is in the store and the repository is known to have it. Otherwise
+// it returns "".
+func (s *Store) storedImage(top, repository string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	digest := s.index.standsFor(top)
+	digest := s.index.imageOf(top)
 	if digest == "" || !s.index.hasServed(digest, repository) {
 		return ""
 	}
@@ -131,8 +133,8 @@ func (s *Store) stored(top, repository string) string {
 	return digest
 }
 
-// obtain makes sure that the image is in the store, and that this repository
-// has all of it.
+// obtain ensures that the image is in the store, and that this repository has
+// all of it.
 func (s *Store) obtain(ctx context.Context, j *job, c content, r resolved) (result, error) {
 	if r.stored != "" {
 		return result{digest: r.stored, top: r.top.String()}, nil
@@ -145,7 +147,7 @@ func (s *Store) obtain(ctx context.Context, j *job, c content, r resolved) (resu
 		return s.obtainArtifact(ctx, j, c, doc)
 	}
 	res := result{digest: digest.String(), top: r.top.String()}
-	res.fetched, err = s.once(ctx, j, res.digest, func(ctx context.Context, f *fetch) error {
+	res.fetched, err = s.fetchOnce(ctx, j, res.digest, func(ctx context.Context, f *fetch) error {
 		img, err := inspect(ctx, c, doc, &s.o)
 		if err != nil {
 			return err
@@ -156,21 +158,21 @@ func (s *Store) obtain(ctx context.Context, j *job, c content, r resolved) (resu
 	return res, err
 }
 
-// once has what the digest stands for brought, unless it is here and this
-// repository is known to have it. It says whether it was not.
-func (s *Store) once(ctx context.Context, j *job, digest string, bring func(ctx context.Context, f *fetch) error) (fetched bool, err error) {
+// fetchOnce pulls the content of the digest, unless it is in the store and this
+// repository is known to have it. fetched reports whether it was not.
+func (s *Store) fetchOnce(ctx context.Context, j *job, digest string, pull func(ctx context.Context, f *fetch) error) (fetched bool, err error) {
 	if s.has(digest, j) {
 		return false, nil
 	}
 	_, err = s.share(ctx, j, j.repository()+"@"+digest, func(ctx context.Context, f *fetch) (string, error) {
-		// Another may have brought it between the look and here.
+		// Another job may have fetched it since the check above.
 		if s.has(digest, j) {
 			return digest, nil
 		}
-		if err := bring(ctx, f); err != nil {
+		if err := pull(ctx, f); err != nil {
 			return "", err
 		}
-		s.noteServed(digest, j.repository())
+		s.recordServed(digest, j.repository())
 		return digest, nil
 	})
 	return true, err
@@ -186,10 +188,10 @@ func (s *Store) has(digest string, j *job) bool {
 	return ok
 }
 
-func (s *Store) noteServed(digest, repository string) {
+func (s *Store) recordServed(digest, repository string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.index.served(digest, repository, s.o.Clock.Now())
+	s.index.recordServed(digest, repository, s.o.Clock.Now())
 }
 
 // fetchImage writes the image's archive into the store.
@@ -199,13 +201,13 @@ func (s *Store) fetchImage(ctx context.Context, c content, img *image, f *fetch)
 	if err := room.check(total); err != nil {
 		return err
 	}
-	f.begin(total)
+	f.setTotal(total)
 	t, err := s.newTemporary()
 	if err != nil {
 		return err
 	}
 	defer t.discard()
-	w := &archive{f: t.File, most: s.o.MaxBytes, space: room}
+	w := &archive{f: t.File, maxBytes: s.o.MaxBytes, space: room}
 	if err := w.writeImage(ctx, c, img, f.add); err != nil {
 		return err
 	}

@@ -20,9 +20,9 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-func TestPublic(t *testing.T) {
+func TestPullPublicImage(t *testing.T) {
 	w := newWorld(t)
-	// The third layer is the first again.
+	// The third layer is the same as the first.
 	want := newImage(t, "amd64", "one", noise(1, 3<<20), "one")
 	digest := w.reg.push(t, "demo:1", want)
 	req := w.request("demo:1", "a")
@@ -34,7 +34,7 @@ func TestPublic(t *testing.T) {
 	if n := w.reg.count("/blobs/"); n != 4 { // config and three different layers
 		t.Errorf("got %d requests for blobs, want 4", n)
 	}
-	w.reg.forget()
+	w.reg.resetRequests()
 	w.want(w.request("demo:1", "b"))
 	w.want(w.request("demo@"+digest, "b"))
 	if n := w.reg.count("/demo/blobs/"); n != 0 {
@@ -43,7 +43,7 @@ func TestPublic(t *testing.T) {
 	w.wantClean()
 }
 
-func TestArchiveIsTheSameEverywhere(t *testing.T) {
+func TestArchiveIsReproducible(t *testing.T) {
 	img := newImage(t, "amd64", "one", "two")
 	var sums []string
 	for range 2 {
@@ -67,7 +67,7 @@ func TestEvents(t *testing.T) {
 	w.wantFailed(absent)
 	w.wantFailed(absent)
 	w.wantFailed(absent)
-	w.Close() // all Events are out
+	w.Close() // after this, no more Events are sent
 	var got []string
 	for _, e := range w.events {
 		got = append(got, strings.Join(strings.Fields(e)[:2], " "))
@@ -90,17 +90,17 @@ func TestTagMoves(t *testing.T) {
 	ifNotPresent := w.request("demo", "b")
 	ifNotPresent.Policy = host.PullIfNotPresent
 	if got := w.want(ifNotPresent); got.Digest != first {
-		t.Errorf("IfNotPresent: got %s, want the one on the node, %s", got.Digest, first)
+		t.Errorf("IfNotPresent: got %s, want the image on the node, %s", got.Digest, first)
 	}
 	if got := w.want(w.request("demo", "b")); got.Digest != second {
-		t.Errorf("another Bottle, Always by default: got %s, want the new one %s", got.Digest, second)
+		t.Errorf("another Bottle, Always by default: got %s, want the new image %s", got.Digest, second)
 	}
 	if got := w.want(w.request("demo", "a")); got.Digest != first {
-		t.Errorf("the same pass again: got %s, want the answer it got, %s", got.Digest, first)
+		t.Errorf("the same Bottle again: got %s, want the same answer, %s", got.Digest, first)
 	}
-	w.clock.Step(answerCounts)
+	w.clock.Step(answerReusable)
 	if got := w.want(w.request("demo", "a")); got.Digest != second {
-		t.Errorf("later: got %s, want the new one %s", got.Digest, second)
+		t.Errorf("later: got %s, want the new image %s", got.Digest, second)
 	}
 	if n := w.archives(); n != 2 {
 		t.Errorf("got %d archives, want 2", n)
@@ -123,12 +123,12 @@ func TestIndexOfPlatforms(t *testing.T) {
 	top := w.reg.push(t, "demo:1", mutate.AppendManifests(empty.Index, mutate.IndexAddendum{Add: idx}))
 	got := w.want(w.request("demo:1", "a"))
 	if h, _ := want.Digest(); got.Digest != h.String() {
-		t.Errorf("got %s, want the platform's own %s", got.Digest, h)
+		t.Errorf("got %s, want the image of the platform, %s", got.Digest, h)
 	}
 	wantImage(t, got.Path, want)
-	w.reg.forget()
+	w.reg.resetRequests()
 	if again := w.want(w.request("demo@"+top, "a")); again.Digest != got.Digest || w.reg.count("GET /v2/demo/") > 0 {
-		t.Errorf("by the index's digest: got %s and %v, want %s by a HEAD", again.Digest, w.reg.requests, got.Digest)
+		t.Errorf("by the index's digest: got %s and %v, want %s from a HEAD", again.Digest, w.reg.requests, got.Digest)
 	}
 
 	foreign := mutate.AppendManifests(empty.Index, add(newImage(t, "arm64", "other"), "linux", "arm64", "v8"), add(newImage(t, "s390x", "other"), "linux", "s390x", ""),
@@ -139,7 +139,7 @@ func TestIndexOfPlatforms(t *testing.T) {
 	w.wantFailed(w.request("single:1", "a"), "linux/arm64", "linux/amd64")
 }
 
-func TestPrivate(t *testing.T) {
+func TestPullPrivateImage(t *testing.T) {
 	w := newWorld(t)
 	digest := w.reg.push(t, "team/demo:1", newImage(t, "amd64", "one"))
 	w.reg.setPrivate("team/demo", "alice:right-word", "bob:other-word")
@@ -155,9 +155,10 @@ func TestPrivate(t *testing.T) {
 	if got := w.want(right); got.Digest != digest {
 		t.Fatalf("right: got %s, want %s", got.Digest, digest)
 	}
-	// On the node now, but not for those whom the registry did not give it to.
+	// The image is on the node now, but only for those who have access at the
+	// registry.
 	w.clock.Step(time.Hour)
-	w.reg.forget()
+	w.reg.resetRequests()
 	w.wantFailed(none)
 	w.wantFailed(wrong)
 	if n := w.reg.count("/blobs/"); n != 0 {
@@ -165,17 +166,17 @@ func TestPrivate(t *testing.T) {
 	}
 	bob := none
 	bob.PullSecrets = [][]byte{secretFor(host+"/team", "bob:other-word")}
-	w.reg.forget()
+	w.reg.resetRequests()
 	if got := w.want(bob); got.Digest != digest || w.reg.count("/blobs/") != 0 || w.reg.count("HEAD") != 1 {
-		t.Errorf("another's right secret: got %s and %v, want it by one HEAD", got.Digest, w.reg.requests)
+		t.Errorf("another valid secret: got %s and %v, want the image after one HEAD", got.Digest, w.reg.requests)
 	}
-	// Whom it was given to gets it without the registry.
+	// Those who have access get it without asking the registry.
 	w.reg.Close()
 	w.want(right)
 	w.want(bob)
 }
 
-// The token server knows the credentials, the registry only its tokens.
+// The token server checks the credentials, and the registry only the tokens.
 func TestBearerTokens(t *testing.T) {
 	w := newWorld(t)
 	digest := w.reg.push(t, "team/demo:1", newImage(t, "amd64", "one"))
@@ -189,7 +190,7 @@ func TestBearerTokens(t *testing.T) {
 		case r.URL.Path == "/token":
 			rw.WriteHeader(http.StatusUnauthorized)
 			fmt.Fprintf(rw, `{"errors":[{"code":"UNAUTHORIZED","message":"incorrect username or password"}]}`)
-		// The first token has run out by the time of the first blob.
+		// The first token has expired by the time of the first blob.
 		case r.Header.Get("Authorization") == fmt.Sprintf("Bearer secret-token-%d", issued) && (issued > 1 || !strings.Contains(r.URL.Path, "/blobs/")):
 			return false
 		default:
@@ -209,15 +210,15 @@ func TestBearerTokens(t *testing.T) {
 	}
 }
 
-// The registry of another must not get at an image by knowing its digest.
-func TestDigestIsNoKey(t *testing.T) {
+// Another repository must not get access to an image by knowing its digest.
+func TestDigestGrantsNoAccess(t *testing.T) {
 	w := newWorld(t)
 	img := newImage(t, "amd64", "secret")
 	digest := w.reg.push(t, "team/private:1", img)
 	w.reg.setPrivate("team/private", "alice:word")
 	w.want(host.ImageRequest{Reference: w.reg.host() + "/team/private:1", PullSecrets: [][]byte{secretFor(w.reg.host(), "alice:word")}, For: "a"})
 
-	// It has the manifest and the config, but not the layer.
+	// The other repository has the manifest and the config, but not the layer.
 	w.reg.push(t, "evil/copy:1", img)
 	layers, err := img.Layers()
 	if err != nil {
@@ -232,10 +233,10 @@ func TestDigestIsNoKey(t *testing.T) {
 	w.wantFailed(w.request("evil/copy@"+digest, "a"), "404")
 	w.reg.setFault(nil)
 	w.clock.Step(time.Minute)
-	w.want(w.request("evil/copy:1", "a")) // it has all of it
+	w.want(w.request("evil/copy:1", "a")) // it now has all of the image
 }
 
-func TestOnePullForAll(t *testing.T) {
+func TestConcurrentRequestsSharePull(t *testing.T) {
 	w := newWorld(t)
 	digest := w.reg.push(t, "demo:1", newImage(t, "amd64", noise(1, 1<<20), noise(2, 1<<20)))
 	w.reg.setPrivate("demo", "alice:a-word", "bob:b-word")
@@ -243,8 +244,8 @@ func TestOnePullForAll(t *testing.T) {
 	for i := range 20 {
 		all.Go(func() {
 			req := w.request("demo:1", fmt.Sprint(i))
-			// Half of them with other credentials, which the registry is asked
-			// about apart.
+			// Half of them have other credentials, which are checked at the
+			// registry separately.
 			req.PullSecrets = [][]byte{secretFor(w.reg.host(), []string{"alice:a-word", "bob:b-word"}[i%2])}
 			img, err := w.settle(req)
 			if err != nil || img.Digest != digest {
@@ -257,7 +258,7 @@ func TestOnePullForAll(t *testing.T) {
 		t.Errorf("got %d requests for blobs, want 3: one config, two layers", n)
 	}
 	if n := w.reg.count("HEAD /v2/demo/manifests/"); n != 2 {
-		t.Errorf("got %d asks what the tag is, want 2: one for each credential", n)
+		t.Errorf("got %d requests to resolve the tag, want 2: one for each credential", n)
 	}
 }
 
@@ -265,7 +266,7 @@ func TestNotAnImage(t *testing.T) {
 	w := newWorld(t)
 	chart := mutate.ConfigMediaType(newImage(t, "amd64", "one"), "application/vnd.cncf.helm.config.v1+json")
 	w.reg.push(t, "chart:1", chart)
-	w.wantFailed(w.request("chart:1", "a"), "no container image", "helm")
+	w.wantFailed(w.request("chart:1", "a"), "not a container image", "helm")
 	old := mutate.MediaType(newImage(t, "amd64", "one"), types.OCIManifestSchema1)
 	w.reg.push(t, "demo:1", old)
 	w.want(w.request("demo:1", "a"))

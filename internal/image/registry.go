@@ -24,18 +24,19 @@ var manifestTypes = strings.Join([]string{
 	string(types.OCIManifestSchema1), string(types.DockerManifestSchema2),
 }, ", ")
 
-// session is one repository at one registry or mirror, with one credential.
+// session accesses one repository at one registry or mirror, with one
+// credential.
 type session struct {
 	repo   name.Repository
 	client *http.Client
 	clock  clock.Clock
-	// retryWait is what is waited before the second try of a blob.
+	// retryWait is the wait before the second attempt to read a blob.
 	retryWait time.Duration
 }
 
 var _ content = (*session)(nil)
 
-// openSession signs in.
+// openSession authenticates to the registry.
 func (s *Store) openSession(ctx context.Context, base http.RoundTripper, repo name.Repository, c credential) (*session, error) {
 	rt, err := transport.NewWithContext(ctx, repo.Registry, c.authenticator(), base, []string{repo.Scope(transport.PullScope)})
 	if err != nil {
@@ -53,12 +54,12 @@ func limitRedirects(_ *http.Request, via []*http.Request) error {
 }
 
 func (r *session) request(ctx context.Context, method, path string) (*http.Request, error) {
-	// The transport below makes it http where the node allows that.
+	// schemeTransport changes this to http if the node allows that.
 	return http.NewRequestWithContext(ctx, method, "https://"+r.repo.RegistryStr()+"/v2/"+r.repo.RepositoryStr()+"/"+path, nil)
 }
 
-// head returns the digest of a tag or digest without its manifest. Registries
-// that cannot, or do not want to, fail it; get says why.
+// head returns the digest of a tag or digest without fetching its manifest. It
+// fails if the registry cannot or will not answer; get then returns the reason.
 func (r *session) head(ctx context.Context, identifier string) (v1.Hash, error) {
 	req, err := r.request(ctx, http.MethodHead, "manifests/"+identifier)
 	if err != nil {
@@ -80,7 +81,8 @@ func (r *session) head(ctx context.Context, identifier string) (v1.Hash, error) 
 	return h, checkDigest(h)
 }
 
-// get returns the manifest of a tag or digest, unverified.
+// get returns the manifest of a tag or digest. The content is not verified
+// against a digest in identifier.
 func (r *session) get(ctx context.Context, identifier string) ([]byte, error) {
 	req, err := r.request(ctx, http.MethodGet, "manifests/"+identifier)
 	if err != nil {
@@ -102,8 +104,8 @@ func (r *session) get(ctx context.Context, identifier string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if want, err := v1.NewHash(resp.Header.Get("Docker-Content-Digest")); err == nil && checkDigest(want) == nil && digestOf(raw) != want {
-		return nil, corrupted("manifest", want)
+	if declared, err := v1.NewHash(resp.Header.Get("Docker-Content-Digest")); err == nil && checkDigest(declared) == nil && digestOf(raw) != declared {
+		return nil, corrupted("manifest", declared)
 	}
 	return raw, nil
 }
@@ -112,34 +114,35 @@ func (r *session) manifest(ctx context.Context, digest v1.Hash) ([]byte, error) 
 	return r.get(ctx, digest.String())
 }
 
-// blob returns the blob, however often the connection breaks within reason.
+// blob returns the blob. It resumes after broken connections, within the bounds
+// of resumingReader.
 func (r *session) blob(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error) {
 	b := &blobRequests{session: r, Descriptor: d}
-	return &resuming{size: d.Size, clock: r.clock, wait: r.retryWait, ctx: ctx,
+	return &resumingReader{size: d.Size, clock: r.clock, wait: r.retryWait, ctx: ctx,
 		open: func(offset int64) (io.ReadCloser, error) { return b.open(ctx, offset) }}, nil
 }
 
-// blobRequests asks for one blob, at first or again.
+// blobRequests requests one blob, from the start or from an offset.
 type blobRequests struct {
 	*session
 	v1.Descriptor
-	// whole: the registry does not give a part of this blob.
+	// whole means that the registry does not serve ranges of this blob.
 	whole bool
 }
 
-// open asks for the blob from the offset on. A registry that ignores ranges,
-// or refuses one, sends it from the beginning, and what was had is skipped:
-// whoever reads verifies the whole.
+// open requests the blob from the offset on. A registry that ignores or refuses
+// ranges sends the blob from the start, and open skips the bytes that were
+// already read. That is safe because the reader verifies the whole blob.
 func (b *blobRequests) open(ctx context.Context, offset int64) (io.ReadCloser, error) {
 	first := offset
 	if b.whole {
 		first = 0
 	}
-	resp, err := b.ask(ctx, first)
+	resp, err := b.send(ctx, first)
 	if err == nil && first > 0 && !answersRange(resp, first) {
 		resp.Body.Close()
 		b.whole, first = true, 0
-		resp, err = b.ask(ctx, first)
+		resp, err = b.send(ctx, first)
 	}
 	if err != nil {
 		return nil, err
@@ -161,9 +164,10 @@ func (b *blobRequests) open(ctx context.Context, offset int64) (io.ReadCloser, e
 	return resp.Body, nil
 }
 
-// ask names the range's end: some registries, go-containerregistry's own among
-// them, answer 416 to a range that has none.
-func (b *blobRequests) ask(ctx context.Context, first int64) (*http.Response, error) {
+// send sends the request. It names the end of the range, because some
+// registries, including go-containerregistry's own, answer 416 to an open
+// range.
+func (b *blobRequests) send(ctx context.Context, first int64) (*http.Response, error) {
 	req, err := b.request(ctx, http.MethodGet, "blobs/"+b.Digest.String())
 	if err != nil {
 		return nil, err
@@ -174,8 +178,9 @@ func (b *blobRequests) ask(ctx context.Context, first int64) (*http.Response, er
 	return b.client.Do(req)
 }
 
-// answersRange is false where the same without a range may do better: a range
-// that is not satisfiable, or another part than the one that was asked for.
+// answersRange reports whether the response is final. It is false if a request
+// without a range may succeed: the range is not satisfiable, or the registry
+// sent a different one.
 func answersRange(resp *http.Response, offset int64) bool {
 	switch resp.StatusCode {
 	case http.StatusRequestedRangeNotSatisfiable:
@@ -186,7 +191,8 @@ func answersRange(resp *http.Response, offset int64) bool {
 	return true
 }
 
-// rangeStart is where a partial answer begins; -1 when it does not say.
+// rangeStart returns the offset at which a partial response starts, or -1 if
+// the response does not say.
 func rangeStart(resp *http.Response) int64 {
 	v, ok := strings.CutPrefix(resp.Header.Get("Content-Range"), "bytes ")
 	first, _, dash := strings.Cut(v, "-")

@@ -15,28 +15,28 @@ import (
 )
 
 const (
-	// maxStuck bounds the tries in a row after a break that bring no byte.
+	// maxStuck bounds the consecutive retries that bring no byte.
 	maxStuck = 4
-	// maxTries bounds all tries of one blob: a registry that breaks off all
-	// the time is a failed pull, not an endless one.
+	// maxTries bounds all attempts for one blob, so that a registry that keeps
+	// breaking the connection fails the pull.
 	maxTries = 25
 )
 
-// resuming reads a blob of a known size and goes on where it was when the
-// connection breaks. The caller verifies what it gets.
-type resuming struct {
-	ctx   context.Context // of the pull, which the reader is a part of
+// resumingReader reads a blob of a known size. When the connection breaks, it
+// resumes where it was. The caller verifies the content.
+type resumingReader struct {
+	ctx   context.Context // the context of the pull
 	open  func(offset int64) (io.ReadCloser, error)
 	size  int64
 	clock clock.Clock
-	wait  time.Duration // before the second try in a row; then twice as long
+	wait  time.Duration // before the first retry in a row; doubles with each
 
 	body         io.ReadCloser
 	offset       int64
 	stuck, tries int
 }
 
-func (r *resuming) Read(p []byte) (int, error) {
+func (r *resumingReader) Read(p []byte) (int, error) {
 	for {
 		if r.offset >= r.size {
 			return 0, io.EOF
@@ -44,8 +44,8 @@ func (r *resuming) Read(p []byte) (int, error) {
 		err := r.ensureBody()
 		if err == nil {
 			var n int
-			// Never more than was promised, so that a bound on the promise
-			// is a bound on what comes.
+			// Never read more than was announced, so that a limit on the
+			// announced size is a limit on the content.
 			n, err = r.body.Read(p[:min(int64(len(p)), r.size-r.offset)])
 			r.offset += int64(n)
 			if n > 0 {
@@ -56,13 +56,13 @@ func (r *resuming) Read(p []byte) (int, error) {
 				continue
 			}
 		}
-		if err := r.broken(err); err != nil {
+		if err := r.retryAfter(err); err != nil {
 			return 0, err
 		}
 	}
 }
 
-func (r *resuming) ensureBody() error {
+func (r *resumingReader) ensureBody() error {
 	if r.body != nil {
 		return nil
 	}
@@ -74,8 +74,9 @@ func (r *resuming) ensureBody() error {
 	return err
 }
 
-// broken returns nil when it makes sense to try again, after a while.
-func (r *resuming) broken(cause error) error {
+// retryAfter waits and returns nil if another attempt makes sense. Otherwise it
+// returns the error.
+func (r *resumingReader) retryAfter(cause error) error {
 	if r.body != nil {
 		r.body.Close()
 		r.body = nil
@@ -87,7 +88,7 @@ func (r *resuming) broken(cause error) error {
 	if errors.Is(cause, io.EOF) {
 		cause = io.ErrUnexpectedEOF
 	}
-	if final(cause) {
+	if permanent(cause) {
 		return cause
 	}
 	if r.stuck > maxStuck || r.tries >= maxTries {
@@ -106,8 +107,8 @@ func (r *resuming) broken(cause error) error {
 	}
 }
 
-// final says that the same request would be answered the same.
-func final(err error) bool {
+// permanent reports whether the same request would get the same answer.
+func permanent(err error) bool {
 	var answer *transport.Error
 	if !errors.As(err, &answer) {
 		return false
@@ -119,8 +120,8 @@ func final(err error) bool {
 	return answer.StatusCode < http.StatusInternalServerError
 }
 
-// Close may be called at any time after Read has returned.
-func (r *resuming) Close() error {
+// Close may be called at any time when Read is not running.
+func (r *resumingReader) Close() error {
 	if r.body == nil {
 		return nil
 	}

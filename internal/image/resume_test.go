@@ -10,13 +10,13 @@ import (
 	"testing"
 )
 
-// cutting ends an answer after so many bytes.
-type cutting struct {
+// cuttingWriter breaks the connection after so many bytes.
+type cuttingWriter struct {
 	http.ResponseWriter
 	left int
 }
 
-func (c *cutting) Write(p []byte) (int, error) {
+func (c *cuttingWriter) Write(p []byte) (int, error) {
 	n, err := c.ResponseWriter.Write(p[:min(len(p), c.left)])
 	if c.left -= n; c.left == 0 {
 		http.NewResponseController(c.ResponseWriter).Flush()
@@ -25,19 +25,20 @@ func (c *cutting) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// What ranges a registry is asked for after its first two answers broke off
-// in the middle, and what becomes of it where it does not give them. The clock
-// stands still: each try that is refused is one of the few that there are.
-func TestResumesWhateverTheRegistryKnowsOfRanges(t *testing.T) {
+// This tests which ranges are requested after the first two responses were cut
+// off, and that the pull succeeds if the registry does not serve them. The
+// clock stands still. Each refused request counts toward the limit on attempts.
+func TestResumeByRangeSupport(t *testing.T) {
 	const after = 1 << 20
 	refuse := func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusRequestedRangeNotSatisfiable) }
 	for name, c := range map[string]struct {
-		// partial answers a request with a range; nil leaves it to
-		// go-containerregistry's registry, which knows only those with an end.
+		// partial answers a request with a range. nil leaves it to
+		// go-containerregistry's registry, which supports only ranges with an
+		// end.
 		partial func(w http.ResponseWriter, r *http.Request)
-		// whole: the range is taken out of the request.
+		// whole removes the range from the request.
 		whole bool
-		want  []string // the ranges, %d for the blob's last byte
+		want  []string // the ranges; %d is the blob's last byte
 	}{
 		"go-containerregistry": {want: []string{"", "bytes=1048576-%d", "bytes=2097152-%d"}},
 		"refuses them":         {partial: refuse, want: []string{"", "bytes=1048576-%d", "", ""}},
@@ -56,9 +57,9 @@ func TestResumesWhateverTheRegistryKnowsOfRanges(t *testing.T) {
 				if r.URL.Path != b.path {
 					return false
 				}
-				asked := r.Header.Get("Range")
-				got = append(got, asked)
-				if asked != "" && c.partial != nil {
+				requested := r.Header.Get("Range")
+				got = append(got, requested)
+				if requested != "" && c.partial != nil {
 					c.partial(rw, r)
 					return true
 				}
@@ -70,9 +71,9 @@ func TestResumesWhateverTheRegistryKnowsOfRanges(t *testing.T) {
 				}
 				n := after
 				if r.Header.Get("Range") == "" {
-					n *= cuts // past what was had
+					n *= cuts // past the bytes that were already read
 				}
-				w.reg.registry.ServeHTTP(&cutting{rw, n}, r)
+				w.reg.registry.ServeHTTP(&cuttingWriter{rw, n}, r)
 				return true
 			})
 			wantImage(t, w.want(w.request("demo:1", "a")).Path, img)
@@ -83,7 +84,7 @@ func TestResumesWhateverTheRegistryKnowsOfRanges(t *testing.T) {
 				}
 			}
 			if !slices.Equal(got, want) {
-				t.Errorf("ranges asked for: got %q, want %q", got, want)
+				t.Errorf("requested ranges: got %q, want %q", got, want)
 			}
 		})
 	}

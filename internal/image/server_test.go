@@ -24,7 +24,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 )
 
-// server is a registry with faults, counted.
+// server is a registry that records requests and can inject faults.
 type server struct {
 	*httptest.Server
 	registry http.Handler
@@ -33,7 +33,7 @@ type server struct {
 	requests []string
 	headers  []http.Header
 	private  map[string][]string // user:password, by repository
-	// fault answers a request itself by returning true.
+	// fault returns true if it has answered the request itself.
 	fault func(w http.ResponseWriter, r *http.Request) bool
 }
 
@@ -103,7 +103,7 @@ func (s *server) setFault(fault func(w http.ResponseWriter, r *http.Request) boo
 	s.fault = fault
 }
 
-// setPrivate makes a repository want one of these user:password.
+// setPrivate makes a repository require one of these USER:PASSWORD.
 func (s *server) setPrivate(repo string, accepted ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -122,13 +122,13 @@ func (s *server) count(text string) (n int) {
 	return n
 }
 
-func (s *server) forget() {
+func (s *server) resetRequests() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.requests, s.headers = nil, nil
 }
 
-// direct is a way into the registry past the server.
+// direct calls the registry without going through the server.
 type direct struct{ http.Handler }
 
 func (d direct) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -169,7 +169,7 @@ func (s *server) push(t testing.TB, ref string, img remote.Taggable) string {
 	return ""
 }
 
-// secretFor is a .dockerconfigjson.
+// secretFor returns a .dockerconfigjson.
 func secretFor(host, userPassword string) []byte {
 	raw, _ := json.Marshal(map[string]any{"auths": map[string]any{
 		host: map[string]string{"auth": base64.StdEncoding.EncodeToString([]byte(userPassword))},
@@ -177,7 +177,7 @@ func secretFor(host, userPassword string) []byte {
 	return raw
 }
 
-// closedPort is an address where nothing listens.
+// closedPort returns an address where nothing listens.
 func closedPort(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

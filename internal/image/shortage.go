@@ -11,11 +11,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// needKept is how long a refused pull is remembered. One that is still wanted
-// is tried again well within it, and refused again.
+// needKept is how long a refused pull is remembered. A pull that is still
+// wanted is retried, and refused again, well within that time.
 const needKept = 2 * lastBackoff
 
-// disk is a filesystem, in bytes. What root alone may use is not free.
+// disk is a filesystem, with sizes in bytes. Space that only root may use is
+// not free.
 type disk struct{ size, free int64 }
 
 func diskOf(dir string) (disk, error) {
@@ -26,35 +27,37 @@ func diskOf(dir string) (disk, error) {
 	return disk{size: int64(st.Blocks) * st.Bsize, free: int64(st.Bavail) * st.Bsize}, nil
 }
 
-// need is how many bytes an image takes beside the reserve: what is known of
-// it, and what is to be reckoned with. The two differ once a pull was refused
-// on its way, for nobody knows before what an image unpacks to: twice of what
-// was written comes to an end in few tries.
+// need is how many bytes an image needs in addition to the reserve: the least
+// that is known, and the likely number. They differ if a pull was refused
+// halfway, because the unpacked size of an image is not known in advance. The
+// likely number is then twice what was written, so that few attempts are
+// enough.
 type need struct{ least, likely int64 }
 
 func (n need) atLeast(bytes int64) need {
 	return need{max(n.least, bytes), max(n.likely, bytes)}
 }
 
-// shortage is the largest pull that was refused for want of room.
+// shortage is the largest pull that was refused for lack of space.
 type shortage struct {
-	wake chan struct{} // holds one
+	wake chan struct{} // has a buffer of one
 
-	mu   sync.Mutex
-	of   string // the canonical reference
-	need need
-	at   time.Time // zero when nothing is remembered
+	mu        sync.Mutex
+	reference string // the canonical reference
+	need      need
+	at        time.Time // zero when nothing is remembered
 }
 
-// Refused receives after a pull was refused for want of room: Collect then
-// makes some, whatever the watermark, if enough may go.
+// Refused receives a value after a pull was refused for lack of space. Collect
+// then makes room, whatever the watermark, if enough may be removed.
 func (s *Store) Refused() <-chan struct{} { return s.short.wake }
 
-// noteRoom wakes the collector where the disk was too full for the job, which
-// has given back by now what it had written. The lock is held.
-func (s *Store) noteRoom(j *job, err error) {
+// recordRoom wakes the collector if the disk was too full for the job. The job
+// has removed its partial files by then. If the job succeeded, recordRoom
+// clears its shortage. The caller holds s.mu.
+func (s *Store) recordRoom(j *job, err error) {
 	if err == nil {
-		s.short.met(j.canonical)
+		s.short.clear(j.canonical)
 		return
 	}
 	var full errDisk
@@ -65,62 +68,63 @@ func (s *Store) noteRoom(j *job, err error) {
 	if j.fetch != nil {
 		n = n.atLeast(j.fetch.announced())
 	}
-	s.short.note(j.canonical, n, s.o.Clock.Now())
+	s.short.record(j.canonical, n, s.o.Clock.Now())
 	select {
 	case s.short.wake <- struct{}{}:
-	default: // it is about to look anyway
+	default: // the collector is already due to run
 	}
 }
 
-// announced is how many bytes were to be brought, as far as that was said.
+// announced returns the total number of bytes to fetch, 0 if not known.
 func (p *progress) announced() int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.total
 }
 
-func (h *shortage) note(of string, n need, now time.Time) {
+func (h *shortage) record(reference string, n need, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.at.IsZero() || now.Sub(h.at) > needKept || h.of == of || n.likely > h.need.likely {
-		h.of, h.need, h.at = of, n, now
+	if h.at.IsZero() || now.Sub(h.at) > needKept || h.reference == reference || n.likely > h.need.likely {
+		h.reference, h.need, h.at = reference, n, now
 	}
 }
 
-// met forgets the need of what came: the room it took is not to be made again.
-func (h *shortage) met(of string) {
+// clear forgets the shortage of a pull that succeeded: no more room must be
+// made for it.
+func (h *shortage) clear(reference string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.of == of {
+	if h.reference == reference {
 		h.forget()
 	}
 }
 
-func (h *shortage) forget() { h.of, h.need, h.at = "", need{}, time.Time{} }
+func (h *shortage) forget() { h.reference, h.need, h.at = "", need{}, time.Time{} }
 
-// lacks is how many bytes must become free for the remembered pull, which is
-// forgotten once there is room for it, after a while, and when the disk could
-// never hold it.
-func (h *shortage) lacks(d disk, reserve int64, now time.Time) need {
+// shortfall returns how many more bytes must become free for the remembered
+// pull. It forgets the pull once there is room for it, after needKept, and if
+// the disk could never hold it.
+func (h *shortage) shortfall(d disk, reserve int64, now time.Time) need {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	room, most := d.free-reserve, d.size-reserve
-	if h.at.IsZero() || now.Sub(h.at) > needKept || h.need.likely <= room || h.need.least > most {
+	available, capacity := d.free-reserve, d.size-reserve
+	if h.at.IsZero() || now.Sub(h.at) > needKept || h.need.likely <= available || h.need.least > capacity {
 		h.forget()
 		return need{}
 	}
-	return need{least: max(0, h.need.least-room), likely: min(h.need.likely, most) - room}
+	return need{least: max(0, h.need.least-available), likely: min(h.need.likely, capacity) - available}
 }
 
-// retry has the pulls that were refused for want of room, and now have it,
-// tried at once rather than after their pause, which goes on growing.
-func (s *Store) retry() error {
+// retryRefused ends the backoff of the pulls that were refused for lack of
+// space and now have enough. The length of their next backoff still grows.
+func (s *Store) retryRefused() error {
 	d, err := diskOf(s.o.Dir)
 	if err != nil {
 		return err
 	}
 	now := s.o.Clock.Now()
-	s.short.lacks(d, max(0, s.o.Reserve), now) // forgets it before its room is taken
+	s.short.shortfall(d, max(0, s.o.Reserve), now) // forgets the pull before its room is taken
 	var uids []string
 	s.mu.Lock()
 	for _, f := range s.failures {
@@ -129,13 +133,13 @@ func (s *Store) retry() error {
 			continue
 		}
 		f.until = now
-		for uid := range f.told {
-			if uid != "" { // a prewarm, which has a timer
+		for uid := range f.reports {
+			if uid != "" { // "" is a prewarm, which has its own timer
 				uids = append(uids, uid)
 			}
 		}
 	}
 	s.mu.Unlock()
-	s.tell(uids)
+	s.notify(uids)
 	return nil
 }

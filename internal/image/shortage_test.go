@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-func (w *world) wantWoken(want bool) {
+func (w *world) wantCollectorWoken(want bool) {
 	w.t.Helper()
 	select {
 	case <-w.Refused():
@@ -26,8 +26,9 @@ func (w *world) wantWoken(want bool) {
 	}
 }
 
-// told records who was told that an image came, or may come.
-func (w *world) watch() (told func() []string) {
+// watch returns a function that returns the Bottles that were notified since
+// its last call.
+func (w *world) watch() (notified func() []string) {
 	var mu sync.Mutex
 	var uids []string
 	began := make(chan struct{})
@@ -49,48 +50,49 @@ func (w *world) watch() (told func() []string) {
 	}
 }
 
-// reserving is a disk far below its watermarks, of which a pull must leave
-// 8 MiB free.
+// reserving configures a disk far below its watermarks on which a pull must
+// leave 8 MiB free.
 func reserving(o *Options) { o.GCHigh, o.GCLow, o.Reserve = 95, 90, 8<<20 }
 
-// The disk is below its high watermark, and too full for a pull.
-func TestMakesRoomForARefusedPull(t *testing.T) {
+// The disk is below its high watermark, but too full for a pull.
+func TestCollectMakesRoomForRefusedPull(t *testing.T) {
 	w, images := collector(t, 6, reserving) // 16 MiB are free
 	w.clock.Step(time.Hour)
 	if out := w.collect(Used{}); out != (Collected{}) {
-		t.Fatalf("got %+v, want nothing removed while nobody lacks room", out)
+		t.Fatalf("got %+v, want nothing removed while no pull was refused", out)
 	}
-	w.wantWoken(false)
+	w.wantCollectorWoken(false)
 	big := newImage(t, "amd64", noise(10, 8<<20), noise(11, 8<<20), noise(12, 8<<20))
 	w.reg.push(t, "big:1", big)
 	req := w.request("big:1", "waiting")
 	w.wantFailed(req, "disk is full")
-	w.wantWoken(true)
-	told := w.watch()
+	w.wantCollectorWoken(true)
+	notified := w.watch()
 
-	// 24 MiB and the reserve, of which 16 are there. It is three that go, for an
-	// image is a little more than its layers.
+	// The pull needs 24 MiB and the reserve, and 16 MiB are free. Three
+	// archives are removed, because an image is a little larger than its
+	// layers.
 	out := w.collect(Used{Digests: map[string]bool{images[1].Digest: true}})
-	if got, want := w.left(images), []int{1, 4, 5}; !slices.Equal(got, want) || out.Short != 0 {
+	if got, want := w.remaining(images), []int{1, 4, 5}; !slices.Equal(got, want) || out.Short != 0 {
 		t.Errorf("got %+v and %v left, want %v: the oldest that nobody uses", out, got, want)
 	}
 	if got := w.short.need; got != (need{}) {
-		t.Errorf("got %+v remembered, want it forgotten, whoever takes the room", got)
+		t.Errorf("got %+v remembered, want it forgotten", got)
 	}
-	if got := told(); !slices.Contains(got, "waiting") {
-		t.Errorf("told: got %q, want whom the pull was refused", got)
+	if got := notified(); !slices.Contains(got, "waiting") {
+		t.Errorf("notified: got %q, want the Bottle with the refused pull", got)
 	}
-	wantImage(t, w.want(req).Path, big) // with the clock where it was
+	wantImage(t, w.want(req).Path, big) // without stepping the clock
 
-	// It is met, and nothing more goes.
+	// The need is satisfied, and nothing more is removed.
 	w.clock.Step(DefaultGCMinAge)
 	if out := w.collect(Used{}); out != (Collected{}) {
-		t.Errorf("got %+v, want nothing removed once the pull had its room", out)
+		t.Errorf("got %+v, want nothing removed after the pull succeeded", out)
 	}
 }
 
-// What may go makes no room: it stays.
-func TestEmptiesNoStoreForNothing(t *testing.T) {
+// The removable archives would not make enough room, so they stay.
+func TestCollectDoesNotEmptyStoreInVain(t *testing.T) {
 	w, images := collector(t, 6, reserving)
 	w.clock.Step(time.Hour)
 	w.reg.push(t, "big:1", newImage(t, "amd64", noise(10, 8<<20), noise(11, 8<<20), noise(12, 8<<20)))
@@ -101,17 +103,17 @@ func TestEmptiesNoStoreForNothing(t *testing.T) {
 	}
 	out := w.collect(used)
 	if out.Archives != 0 || out.Short < 16<<20 {
-		t.Errorf("got %+v, want nothing removed, and 16 MiB to be short", out)
+		t.Errorf("got %+v, want nothing removed, and a shortage of at least 16 MiB", out)
 	}
-	// The Bottle is gone, and nobody asks any more.
+	// The Bottle is gone, and nobody requests the image any more.
 	w.clock.Step(needKept + time.Second)
 	if out := w.collect(Used{}); out != (Collected{}) {
-		t.Errorf("got %+v, want nothing removed for a pull of long ago", out)
+		t.Errorf("got %+v, want nothing removed for an old pull", out)
 	}
 }
 
-// What a pull was refused is tried again only where it has room now.
-func TestRetriesWhatHasRoom(t *testing.T) {
+// A refused pull is retried only if it has room now.
+func TestRetryOnlyPullsWithRoom(t *testing.T) {
 	w, _ := collector(t, 6, reserving)
 	w.clock.Step(time.Hour)
 	w.reg.push(t, "big:1", newImage(t, "amd64", noise(10, 8<<20), noise(11, 8<<20)))
@@ -120,64 +122,64 @@ func TestRetriesWhatHasRoom(t *testing.T) {
 	w.wantFailed(w.request("absent:1", "c"))
 	w.wantFailed(w.request("big:1", "a"), "disk is full")
 	w.wantFailed(w.request("huge:1", "b"), "disk is full")
-	w.short.need = need{17 << 20, 17 << 20} // as if the other were never asked for
+	w.short.need = need{17 << 20, 17 << 20} // as if the other had never been requested
 	w.collect(Used{})
-	w.reg.forget()
+	w.reg.resetRequests()
 	w.want(w.request("big:1", "a"))
-	asked := w.reg.count("")
+	before := w.reg.count("")
 	w.wantFailed(w.request("huge:1", "b"), "disk is full")
 	w.wantFailed(w.request("absent:1", "c"))
-	if n := w.reg.count(""); n != asked {
-		t.Errorf("got %d requests more, want none before the pause is over", n-asked)
+	if n := w.reg.count(""); n != before {
+		t.Errorf("got %d more requests, want none before the backoff is over", n-before)
 	}
 }
 
-func TestLacks(t *testing.T) {
+func TestShortfall(t *testing.T) {
 	const gib = 1 << 30
 	now := time.Now()
 	d := disk{size: 20 * gib, free: 3 * gib}
 	for name, tt := range map[string]struct {
-		noted []need
-		after time.Duration
-		want  need
+		recorded []need
+		after    time.Duration
+		want     need
 	}{
-		"nothing":                 {want: need{}},
-		"one":                     {noted: []need{{5 * gib, 5 * gib}}, want: need{3 * gib, 3 * gib}},
-		"the largest":             {noted: []need{{2 * gib, 2 * gib}, {5 * gib, 5 * gib}, {3 * gib, 3 * gib}}, want: need{3 * gib, 3 * gib}},
-		"has room":                {noted: []need{{2 * gib, 2 * gib}}, want: need{}},
-		"on its way":              {noted: []need{{2 * gib, 4 * gib}}, want: need{0, 2 * gib}},
-		"on its way, at its most": {noted: []need{{12 * gib, 24 * gib}}, want: need{10 * gib, 17 * gib}},
-		"more than the disk":      {noted: []need{{20 * gib, 20 * gib}}, want: need{}},
-		"any size":                {noted: []need{{1<<63 - 1, 1<<63 - 1}}, want: need{}},
-		"long ago":                {noted: []need{{5 * gib, 5 * gib}}, after: needKept + 1, want: need{}},
-		"not so long ago":         {noted: []need{{5 * gib, 5 * gib}}, after: needKept, want: need{3 * gib, 3 * gib}},
+		"nothing":                     {want: need{}},
+		"one":                         {recorded: []need{{5 * gib, 5 * gib}}, want: need{3 * gib, 3 * gib}},
+		"the largest":                 {recorded: []need{{2 * gib, 2 * gib}, {5 * gib, 5 * gib}, {3 * gib, 3 * gib}}, want: need{3 * gib, 3 * gib}},
+		"has room":                    {recorded: []need{{2 * gib, 2 * gib}}, want: need{}},
+		"halfway":                     {recorded: []need{{2 * gib, 4 * gib}}, want: need{0, 2 * gib}},
+		"halfway, at the disk's size": {recorded: []need{{12 * gib, 24 * gib}}, want: need{10 * gib, 17 * gib}},
+		"more than the disk":          {recorded: []need{{20 * gib, 20 * gib}}, want: need{}},
+		"any size":                    {recorded: []need{{1<<63 - 1, 1<<63 - 1}}, want: need{}},
+		"long ago":                    {recorded: []need{{5 * gib, 5 * gib}}, after: needKept + 1, want: need{}},
+		"not so long ago":             {recorded: []need{{5 * gib, 5 * gib}}, after: needKept, want: need{3 * gib, 3 * gib}},
 	} {
 		h := &shortage{}
-		for i, n := range tt.noted {
-			h.note(fmt.Sprint(i), n, now)
+		for i, n := range tt.recorded {
+			h.record(fmt.Sprint(i), n, now)
 		}
-		if got := h.lacks(d, gib, now.Add(tt.after)); got != tt.want {
+		if got := h.shortfall(d, gib, now.Add(tt.after)); got != tt.want {
 			t.Errorf("%s: got %+v, want %+v", name, got, tt.want)
 		}
-		if got := h.lacks(disk{size: 99 * gib, free: 99 * gib}, gib, now); got != (need{}) || !h.at.IsZero() {
+		if got := h.shortfall(disk{size: 99 * gib, free: 99 * gib}, gib, now); got != (need{}) || !h.at.IsZero() {
 			t.Errorf("%s: got %+v, want it forgotten once there is room", name, got)
 		}
 	}
 	h := &shortage{}
-	h.note("a", need{6 * gib, 6 * gib}, now)
-	h.note("a", need{5 * gib, 5 * gib}, now) // by another way, or another tag
-	h.met("b")
-	if got, want := h.lacks(d, gib, now), (need{3 * gib, 3 * gib}); got != want {
-		t.Errorf("refused again: got %+v, want %+v as of the last time", got, want)
+	h.record("a", need{6 * gib, 6 * gib}, now)
+	h.record("a", need{5 * gib, 5 * gib}, now) // through another mirror, or with another tag
+	h.clear("b")
+	if got, want := h.shortfall(d, gib, now), (need{3 * gib, 3 * gib}); got != want {
+		t.Errorf("refused again: got %+v, want %+v as recorded last", got, want)
 	}
-	h.met("a")
-	if got := h.lacks(d, gib, now); got != (need{}) {
-		t.Errorf("came: got %+v, want it forgotten", got)
+	h.clear("a")
+	if got := h.shortfall(d, gib, now); got != (need{}) {
+		t.Errorf("satisfied: got %+v, want it forgotten", got)
 	}
 }
 
-// Somebody made the room, and the image took it.
-func TestForgetsWhatCame(t *testing.T) {
+// Somebody else makes room, and the image uses it.
+func TestSatisfiedShortageIsForgotten(t *testing.T) {
 	w, _ := collector(t, 4, reserving)
 	filler := fill(t, w.o.Dir, 16<<20)
 	w.reg.push(t, "big:1", newImage(t, "amd64", noise(10, 8<<20), noise(11, 8<<20)))
@@ -193,35 +195,35 @@ func TestForgetsWhatCame(t *testing.T) {
 	}
 }
 
-// Pulls that are refused do not wait for the collector.
+// Refused pulls do not wait for the collector.
 func TestRefusalsDoNotBlock(t *testing.T) {
 	w := newWorld(t)
 	for range 3 {
-		w.noteRoom(&job{}, errDisk{text: "full", need: need{1, 1}})
+		w.recordRoom(&job{}, errDisk{text: "full", need: need{1, 1}})
 	}
-	w.noteRoom(&job{}, context.Canceled)
-	w.wantWoken(true)
-	w.wantWoken(false)
+	w.recordRoom(&job{}, context.Canceled)
+	w.wantCollectorWoken(true)
+	w.wantCollectorWoken(false)
 }
 
-// A disk that is broken rather than full gets no better by collecting.
-func TestCollectsForNoBrokenDisk(t *testing.T) {
+// Collecting does not help with a disk that is broken rather than full.
+func TestBrokenDiskDoesNotWakeCollector(t *testing.T) {
 	w := newWorld(t)
-	broken := needing(need{1, 2}, fmt.Errorf("on the way: %w", errDisk{broken: true, text: "read only"}))
-	if want := (errDisk{broken: true, text: "on the way: read only", need: need{1, 2}}); broken != error(want) {
+	broken := addNeed(need{1, 2}, fmt.Errorf("halfway: %w", errDisk{broken: true, text: "read only"}))
+	if want := (errDisk{broken: true, text: "halfway: read only", need: need{1, 2}}); broken != error(want) {
 		t.Errorf("got %+v, want %+v", broken, want)
 	}
-	w.noteRoom(&job{}, broken)
-	w.wantWoken(false)
+	w.recordRoom(&job{}, broken)
+	w.wantCollectorWoken(false)
 	until := w.clock.Now().Add(firstBackoff)
 	f, full := &failure{err: broken, until: until}, &failure{err: errDisk{text: "full"}, until: until}
 	w.Store.mu.Lock()
 	w.failures["a"], w.failures["b"] = f, full
 	w.Store.mu.Unlock()
-	if err := w.retry(); err != nil {
+	if err := w.retryRefused(); err != nil {
 		t.Fatal(err)
 	}
 	if f.until != until || full.until == until {
-		t.Errorf("got the next tries at %v and %v, want only that of the full disk sooner than %v", f.until, full.until, until)
+		t.Errorf("got the next attempts at %v and %v, want only that of the full disk before %v", f.until, full.until, until)
 	}
 }

@@ -11,23 +11,23 @@ import (
 	"unicode/utf8"
 )
 
-// maxText bounds what a registry may say in a condition.
+// maxText bounds, in bytes, the text of a registry in a condition.
 const maxText = 400
 
-// Shapes of secrets that a server may have put into its answer.
+// Patterns of secrets that a server may include in its response.
 var (
 	tokenText = regexp.MustCompile(`(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}|\beyJ[A-Za-z0-9_-]{8,}[A-Za-z0-9._-]*`)
 	urlText   = regexp.MustCompile(`\b[a-zA-Z][a-zA-Z0-9+.-]*://[^\s"'<>]+`)
 )
 
-// requestText is what net/http puts before the cause.
+// requestText removes what net/http puts before the cause.
 var requestText = strings.NewReplacer(`Get "[URL]": `, "", `Head "[URL]": `, "", `Post "[URL]": `, "")
 
-// clean makes one bounded, printable line of what somebody else wrote: without
-// URLs, which carry tokens in their queries and passwords before their hosts,
-// without tokens, and without the given secrets.
+// clean turns text from another party into one bounded, printable line. It
+// removes URLs, which may carry tokens in the query and passwords before the
+// host, and also tokens and the given secrets.
 func clean(s string, secrets ...string) string {
-	// The longest first: one may be the beginning of another.
+	// Replace the longest first: one secret may be a prefix of another.
 	secrets = slices.SortedFunc(slices.Values(secrets), func(a, b string) int { return len(b) - len(a) })
 	for _, secret := range secrets {
 		s = strings.ReplaceAll(s, secret, "[hidden]")
@@ -48,7 +48,7 @@ func clean(s string, secrets ...string) string {
 	return s
 }
 
-// bytesText is a size for people, with at most one decimal.
+// bytesText formats a size for people, with at most one decimal.
 func bytesText(n int64) string {
 	const unit = 1024
 	if n < unit {

@@ -21,17 +21,18 @@ import (
 const (
 	dialTimeout   = 15 * time.Second
 	answerTimeout = 60 * time.Second
-	// stallTimeout breaks a connection that brings nothing, to be resumed.
+	// stallTimeout is how long a connection may bring no data. It is then
+	// closed, and the read resumes on another.
 	stallTimeout = 60 * time.Second
-	// minPace is how many bytes of a blob must come in a minute, on average;
-	// paceGrace is the time that is not counted, as of connections that
-	// stalled and were mended.
+	// minPace is how many bytes of a blob must arrive per minute, on average.
+	// paceGrace is the time that does not count, for example of connections
+	// that stalled and were replaced.
 	minPace   = 1 << 20
 	paceGrace = 2 * stallTimeout
 )
 
-// newTransport is what one pull speaks to registries with. The caller closes
-// its idle connections.
+// newTransport returns the transport of one pull. The caller closes its idle
+// connections.
 func (s *Store) newTransport() (*http.Transport, error) {
 	roots, err := x509.SystemCertPool()
 	if err != nil {
@@ -62,14 +63,14 @@ func (s *Store) newTransport() (*http.Transport, error) {
 		IdleConnTimeout:       answerTimeout,
 		MaxIdleConnsPerHost:   4,
 		ForceAttemptHTTP2:     true,
-		// Blobs are wanted as they are: their digests are of the compressed
+		// Blobs must not be decompressed: their digests are of the compressed
 		// bytes.
 		DisableCompression: true,
 		ReadBufferSize:     64 << 10,
 	}, nil
 }
 
-// stallConn fails a read that brings nothing for too long.
+// stallConn fails a read that brings no data for too long.
 type stallConn struct{ net.Conn }
 
 func (c *stallConn) Read(p []byte) (int, error) {
@@ -79,61 +80,63 @@ func (c *stallConn) Read(p []byte) (int, error) {
 	return c.Conn.Read(p)
 }
 
-// pacing gives up blobs that come so slowly that they only keep others from
-// their turn: what stalls would be resumed for ever with a byte now and then.
-type pacing struct {
+// pacedContent abandons blobs that arrive so slowly that they only keep a slot
+// from others. Without it, a blob with a byte now and then would be resumed
+// forever.
+type pacedContent struct {
 	content
 	clock clock.PassiveClock
 }
 
-func (p pacing) blob(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error) {
+func (p pacedContent) blob(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error) {
 	body, err := p.content.blob(ctx, d)
 	if err != nil {
 		return nil, err
 	}
-	return &paced{ReadCloser: body, size: d.Size, clock: p.clock}, nil
+	return &pacedReader{ReadCloser: body, size: d.Size, clock: p.clock}, nil
 }
 
-type paced struct {
+type pacedReader struct {
 	io.ReadCloser
 	clock   clock.PassiveClock
 	size, n int64
-	// waited is spent in reads alone: a slow disk of ours is no reason.
+	// waited is the time spent in reads. It excludes the time of a slow local
+	// disk.
 	waited time.Duration
 }
 
-func (p *paced) Read(b []byte) (int, error) {
-	begun := p.clock.Now()
+func (p *pacedReader) Read(b []byte) (int, error) {
+	start := p.clock.Now()
 	n, err := p.ReadCloser.Read(b)
-	p.waited += p.clock.Since(begun)
+	p.waited += p.clock.Since(start)
 	p.n += int64(n)
 	if err == nil && p.n < p.size && float64(p.n) < (p.waited-paceGrace).Minutes()*minPace {
-		err = fmt.Errorf("the pull was too slow, with %s of a blob of %s in %s, where %s a minute are the least: check the connection to it, or name a mirror with --image-mirror",
+		err = fmt.Errorf("the pull was too slow: got %s of a blob of %s in %s, want at least %s a minute: check the connection to it, or configure a mirror with --image-mirror",
 			bytesText(p.n), bytesText(p.size), p.waited.Round(time.Second), bytesText(minPace))
 	}
 	return n, err
 }
 
-// schemes decides alone which registries are spoken to without TLS: the
-// library below would do so for every private address, and after a redirect,
-// credentials included.
-type schemes struct {
+// schemeTransport is the only place that decides which registries are accessed
+// without TLS. The library would do so for every private address and after a
+// redirect, and would send credentials there.
+type schemeTransport struct {
 	inner http.RoundTripper
 	plain map[string]bool
 }
 
-func (t schemes) RoundTrip(req *http.Request) (*http.Response, error) {
-	want := "https"
+func (t schemeTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	scheme := "https"
 	if t.plain[req.URL.Host] {
-		want = "http"
+		scheme = "http"
 	}
 	switch req.URL.Scheme {
-	case want:
+	case scheme:
 	case "http", "https":
 		req = req.Clone(req.Context())
-		req.URL.Scheme = want
+		req.URL.Scheme = scheme
 	default:
-		return nil, errors.New("a registry redirects to something that is not HTTP")
+		return nil, errors.New("the registry redirects to a URL that is not HTTP")
 	}
 	return t.inner.RoundTrip(req)
 }

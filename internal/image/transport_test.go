@@ -13,19 +13,20 @@ import (
 	clocktesting "k8s.io/utils/clock/testing"
 )
 
-// trickle brings so many bytes a read, each after so long.
-type trickle struct {
+// slowContent returns a fixed number of bytes per read, each after a fixed
+// time.
+type slowContent struct {
 	content
 	clock *clocktesting.FakeClock
 	bytes int
 	each  time.Duration
 }
 
-func (r *trickle) blob(context.Context, v1.Descriptor) (io.ReadCloser, error) {
+func (r *slowContent) blob(context.Context, v1.Descriptor) (io.ReadCloser, error) {
 	return io.NopCloser(r), nil
 }
 
-func (r *trickle) Read(p []byte) (int, error) {
+func (r *slowContent) Read(p []byte) (int, error) {
 	r.clock.Step(r.each)
 	return copy(p, make([]byte, r.bytes)), nil
 }
@@ -37,16 +38,16 @@ func TestPace(t *testing.T) {
 		size  int64
 		ends  bool
 	}{
-		"a byte a minute":         {1, 59 * time.Second, 10 << 20, true},
-		"just too slow":           {16 << 10, time.Second, 100 << 20, true},
-		"slow":                    {18 << 10, time.Second, 100 << 20, false},
-		"a stall that was mended": {64 << 10, time.Second, 10 << 20, false},
-		"small, and at its end":   {100, 3 * time.Minute, 100, false},
+		"a byte a minute":          {1, 59 * time.Second, 10 << 20, true},
+		"just too slow":            {16 << 10, time.Second, 100 << 20, true},
+		"slow":                     {18 << 10, time.Second, 100 << 20, false},
+		"a stall that was resumed": {64 << 10, time.Second, 10 << 20, false},
+		"small, and at its end":    {100, 3 * time.Minute, 100, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			clock := clocktesting.NewFakeClock(time.Unix(1000, 0))
-			from := &trickle{clock: clock, bytes: tt.bytes, each: tt.each}
-			body, err := pacing{from, clock}.blob(t.Context(), v1.Descriptor{Size: tt.size})
+			from := &slowContent{clock: clock, bytes: tt.bytes, each: tt.each}
+			body, err := pacedContent{from, clock}.blob(t.Context(), v1.Descriptor{Size: tt.size})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -59,10 +60,10 @@ func TestPace(t *testing.T) {
 				m, err = body.Read(p)
 				n += int64(m)
 				from.each = tt.each
-				clock.Step(time.Hour) // a slow disk of ours
+				clock.Step(time.Hour) // a slow local disk
 			}
 			if (err != nil) != tt.ends {
-				t.Errorf("got %v after %d of %d bytes, want it given up: %v", err, n, tt.size, tt.ends)
+				t.Errorf("got %v after %d of %d bytes, want it abandoned: %v", err, n, tt.size, tt.ends)
 			}
 		})
 	}

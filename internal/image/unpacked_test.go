@@ -18,16 +18,16 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// unpack is what smolvm does at a create: the artifact into its shared folder,
-// and word of that in the machine's own.
+// unpack does what smolvm does when it creates a machine: it unpacks the
+// artifact into the shared folder and records that in the machine's own folder.
 func (w *world) unpack(machine, checksum string, img host.Image) {
 	w.t.Helper()
 	home := filepath.Join(w.o.SmolvmHome, machinesDir)
 	shared := filepath.Join(home, unpackedDir, checksum)
 	writeFile(w.t, filepath.Join(shared, "layers", "x"), []byte("x"))
-	writeFile(w.t, shared+unpackedSum, []byte(sumOf(w.t, img.Path)+"\n"))
+	writeFile(w.t, shared+sumSuffix, []byte(sumOf(w.t, img.Path)+"\n"))
 	writeFile(w.t, shared+".lock", nil)
-	writeFile(w.t, filepath.Join(home, machine, unpackedUse), []byte(shared))
+	writeFile(w.t, filepath.Join(home, machine, useFile), []byte(shared))
 }
 
 func (w *world) unpacked() (names []string) {
@@ -51,9 +51,10 @@ func (w *world) wantUnpacked(what string, want ...string) {
 	}
 }
 
-// What smolvm unpacked stays while a machine is made of it, and while another
-// may be about to be.
-func TestCollectsWhatIsUnpacked(t *testing.T) {
+// An unpacked artifact stays while a machine is made from it, and while the
+// artifact is in the store, because another machine may be about to be made
+// from it.
+func TestSweepUnpacked(t *testing.T) {
 	w := newWorld(t)
 	var images []host.Image
 	for _, name := range []string{"a", "b"} {
@@ -64,7 +65,7 @@ func TestCollectsWhatIsUnpacked(t *testing.T) {
 	}
 	w.unpack("machine-1", "0000000a", images[0])
 	w.unpack("machine-2", "0000000b", images[1])
-	writeFile(t, filepath.Join(w.o.SmolvmHome, machinesDir, unpackedDir, "0000000c", "x"), nil) // of a release that says no sum
+	writeFile(t, filepath.Join(w.o.SmolvmHome, machinesDir, unpackedDir, "0000000c", "x"), nil) // from a release that writes no sum
 	w.clock.Step(time.Hour)
 	w.collect(Used{})
 	w.wantUnpacked("all in use", "0000000a", "0000000b", "0000000c")
@@ -85,21 +86,22 @@ func TestCollectsWhatIsUnpacked(t *testing.T) {
 	}
 	w.wantUnpacked("without its artifact", "0000000b", "0000000c")
 
-	// What stands beside the folder stays, a lock above all.
-	if shared := filepath.Join(w.o.SmolvmHome, machinesDir, unpackedDir, "0000000a"); !exists(shared+unpackedSum) || !exists(shared+".lock") {
+	// The files beside the folder stay, above all the lock.
+	if shared := filepath.Join(w.o.SmolvmHome, machinesDir, unpackedDir, "0000000a"); !exists(shared+sumSuffix) || !exists(shared+".lock") {
 		t.Error("got the folder's lock or sum removed, want them kept")
 	}
 }
 
-// An escaped VMM owns its machine's folder. Nothing unpacked goes where it is
-// not known what is in use, and all else goes on.
-func TestCollectsBesideAWordThatCannotBeRead(t *testing.T) {
+// A VMM that broke out of its machine controls the machine's folder. If it is
+// not known what is in use, no unpacked artifact is removed, and the rest of
+// the pass goes on.
+func TestCollectContinuesPastUnreadableUseFile(t *testing.T) {
 	for what, plant := range map[string]func(path string) error{
 		"too long": func(path string) error { return os.WriteFile(path, make([]byte, maxUseBytes+1), 0o600) },
 		"FIFO":     func(path string) error { return unix.Mkfifo(path, 0o600) },
 		"folder":   func(path string) error { return os.Mkdir(path, 0o700) },
-		"away":     func(path string) error { return os.Symlink("/etc/passwd", path) },
-		"round":    func(path string) error { return os.Symlink(unpackedUse, path) },
+		"outside":  func(path string) error { return os.Symlink("/etc/passwd", path) },
+		"loop":     func(path string) error { return os.Symlink(useFile, path) },
 		"sparse": func(path string) error {
 			return errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, 256<<20))
 		},
@@ -112,29 +114,29 @@ func TestCollectsBesideAWordThatCannotBeRead(t *testing.T) {
 			img := w.want(req)
 			w.unpack("machine-1", "0000000a", img)
 			w.unpack("machine-2", "0000000b", img)
-			word := filepath.Join(w.o.SmolvmHome, machinesDir, "machine-1", unpackedUse)
+			usePath := filepath.Join(w.o.SmolvmHome, machinesDir, "machine-1", useFile)
 			orphan := filepath.Join(w.o.SmolvmHome, cacheDir, strings.Repeat("a", 64))
 			writeFile(t, filepath.Join(orphan, cachedArchive), []byte("orphan"))
-			if err := errors.Join(os.Remove(img.Path), os.Remove(word), plant(word)); err != nil {
+			if err := errors.Join(os.Remove(img.Path), os.Remove(usePath), plant(usePath)); err != nil {
 				t.Fatal(err)
 			}
 			w.clock.Step(time.Hour)
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
-			err := w.collectSoon()
+			err := w.collectInTime()
 			runtime.ReadMemStats(&after)
-			if err == nil || !strings.Contains(err.Error(), unpackedUse) {
+			if err == nil || !strings.Contains(err.Error(), useFile) {
 				t.Errorf("got %v, want an error that names the file", err)
 			}
 			if got := after.TotalAlloc - before.TotalAlloc; got > 64<<20 {
-				t.Errorf("got %d bytes allocated, want no such file read", got)
+				t.Errorf("got %d bytes allocated, want the file not read", got)
 			}
 			w.wantUnpacked(what, "0000000a", "0000000b")
 			if exists(orphan) {
 				t.Error("got smolvm's cache not swept, want it swept")
 			}
-			// Once the machine is gone all is known.
-			if err := os.RemoveAll(filepath.Dir(word)); err != nil {
+			// Once the machine is removed, all use is known.
+			if err := os.RemoveAll(filepath.Dir(usePath)); err != nil {
 				t.Fatal(err)
 			}
 			w.collect(Used{})
@@ -143,8 +145,8 @@ func TestCollectsBesideAWordThatCannotBeRead(t *testing.T) {
 	}
 }
 
-// collectSoon fails the test where collecting never ends.
-func (w *world) collectSoon() error {
+// collectInTime fails the test if Collect does not return.
+func (w *world) collectInTime() error {
 	w.t.Helper()
 	done := make(chan error, 1)
 	go func() {
@@ -155,7 +157,7 @@ func (w *world) collectSoon() error {
 	case err := <-done:
 		return err
 	case <-time.After(30 * time.Second):
-		w.t.Fatal("got no end of Collect in 30 s, want one")
+		w.t.Fatal("Collect did not return within 30 s")
 		return nil
 	}
 }

@@ -33,17 +33,16 @@ type world struct {
 
 	mu     sync.Mutex
 	events []string
-	told   map[string]int
 }
 
 // newWorld opens a store that trusts a new registry.
 func newWorld(t *testing.T, change ...func(o *Options)) *world {
 	t.Helper()
-	w := &world{t: t, reg: newServer(t), clock: clocktesting.NewFakeClock(time.Now()), told: map[string]int{}}
+	w := &world{t: t, reg: newServer(t), clock: clocktesting.NewFakeClock(time.Now())}
 	w.o = Options{
 		Dir: t.TempDir(), LocalDir: t.TempDir(), SmolvmHome: t.TempDir(), Reserve: -1,
 		CAFile: w.reg.caFile(t), Clock: w.clock, Architecture: "amd64",
-		GCHigh: 100, GCLow: 100, // the disk is whoever runs the tests'
+		GCHigh: 100, GCLow: 100, // the tests do not control the real disk
 		Event: func(uid, reason, message string) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
@@ -57,7 +56,7 @@ func newWorld(t *testing.T, change ...func(o *Options)) *world {
 	return w
 }
 
-// open opens the store, as an agent that starts again does.
+// open opens the store, as an agent does when it restarts.
 func (w *world) open() {
 	w.t.Helper()
 	s, err := New(w.o)
@@ -69,7 +68,7 @@ func (w *world) open() {
 	w.t.Cleanup(func() { s.Close() })
 }
 
-// settle asks until the pull is over.
+// settle calls Get until the pull is over.
 func (w *world) settle(req host.ImageRequest) (host.Image, error) {
 	w.t.Helper()
 	deadline := time.After(30 * time.Second)
@@ -82,7 +81,7 @@ func (w *world) settle(req host.ImageRequest) (host.Image, error) {
 		select {
 		case <-time.After(5 * time.Millisecond):
 		case <-deadline:
-			w.t.Fatalf("%s: got %v for 30 s, want an end", req.Reference, pulling)
+			w.t.Fatalf("%s: got %v for 30 s, want it to end", req.Reference, pulling)
 		}
 	}
 }
@@ -112,8 +111,8 @@ func (w *world) wantFailed(req host.ImageRequest, texts ...string) *host.PullFai
 	return failed
 }
 
-// wantClean checks that nothing half written is in the store, where the index
-// may be on its way for a moment.
+// wantClean checks that the store has no half-written files. It waits a moment,
+// because the index may just be being written.
 func (w *world) wantClean() {
 	w.t.Helper()
 	half := func() (out []string) {
@@ -153,18 +152,20 @@ func (w *world) archives() (n int) {
 	return n
 }
 
-// request is for a reference of the world's registry.
+// request returns a request for a reference in the world's registry.
 func (w *world) request(ref, uid string) host.ImageRequest {
 	return host.ImageRequest{Reference: w.reg.host() + "/" + ref, For: uid}
 }
 
-// newImage has a layer for each content, in a file of its own.
+// newImage returns an image with a layer for each content, each in its own
+// file.
 func newImage(t testing.TB, arch string, contents ...string) v1.Image {
 	t.Helper()
 	var layers []v1.Layer
 	for i, content := range contents {
 		data := newTar(t, map[string]string{fmt.Sprintf("file-%d", i): content})
-		// Compressed once: registry and pull read it over and over.
+		// Cache the compressed bytes: the registry and the pull read them
+		// several times.
 		l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }, tarball.WithCompressedCaching)
 		if err != nil {
 			t.Fatal(err)
@@ -205,7 +206,7 @@ func newTar(t testing.TB, files map[string]string) []byte {
 	return b.Bytes()
 }
 
-// noise is text that gzip makes little of.
+// noise returns text that gzip hardly compresses.
 func noise(seed byte, n int) string {
 	b := make([]byte, n)
 	x := uint32(seed) + 1

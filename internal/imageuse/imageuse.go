@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package imageuse finds out which images the node's Bottles and machines use,
-// so that none of these is collected.
+// so that these are not collected.
 package imageuse
 
 import (
@@ -17,21 +17,21 @@ import (
 	"botbottle.dev/bottle-operator/internal/state"
 )
 
-// Users are all that may use an image.
+// Users are the sources that show which images are in use.
 type Users struct {
 	// Bottles reads this node's Bottles.
 	Bottles client.Reader
-	// State has the records of machines.
+	// State holds the records of machines.
 	State *state.Dir
-	// Machines lists them.
+	// Machines lists the machines.
 	Machines interface {
 		ListMachines(ctx context.Context) ([]host.Machine, error)
 	}
 }
 
 // Used returns the digests of the images of all Bottles of the node, and the
-// archives that machines were made from, anybody's. An error means that it
-// could not be found out.
+// archives of all machines, whoever owns them. An error means that it is not
+// known what is in use.
 func (u *Users) Used(ctx context.Context) (digests, archives map[string]bool, err error) {
 	digests, archives = map[string]bool{}, map[string]bool{}
 	list := &v1alpha1.BottleList{}

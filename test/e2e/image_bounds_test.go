@@ -128,7 +128,7 @@ func TestDiskFullWhilePulling(t *testing.T) {
 	digest := c.PushImage(t, node1, ns+"/full:1", guestWith(t, c, newZeros(t, 192<<20)))
 	b := fromRegistry(ns, "full", ns+"/full:1")
 	c.Apply(t, b)
-	wantPullError(t, c, b, "disk is full", imageFolder, "--image-reserve-bytes", "by itself")
+	wantPullError(t, c, b, "disk is full", imageFolder, "--image-reserve-bytes", "automatically")
 	wantNoImage(t, c, b, digest)
 	if got := story.BlobRequests(c.Requests(t, node1, ns+"/full")); len(got) < 4 {
 		t.Errorf("blobs requested: got %+v, want the config and all three layers, because the disk fills up only during the pull", got)

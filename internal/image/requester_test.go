@@ -11,16 +11,17 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// A Bottle with PullAlways that waits for something else, such as memory.
-func TestAskingAgainIsQuiet(t *testing.T) {
+// A Bottle with PullAlways that waits for something else, such as memory,
+// requests its image in every pass.
+func TestRepeatedRequestIsQuiet(t *testing.T) {
 	w := newWorld(t)
 	w.reg.push(t, "demo:latest", newImage(t, "amd64", "one"))
 	req := w.request("demo", "a")
 	var want []string
-	events := func(more ...string) {
+	wantEvents := func(more ...string) {
 		t.Helper()
 		want = append(want, more...)
-		until(t, strings.Join(want, ", "), func() bool {
+		waitUntil(t, strings.Join(want, ", "), func() bool {
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			return len(w.events) >= len(want)
@@ -35,57 +36,58 @@ func TestAskingAgainIsQuiet(t *testing.T) {
 			t.Fatalf("Events (-want +got):\n%s", diff)
 		}
 	}
-	asks := func(want int) {
+	wantResolves := func(want int) {
 		t.Helper()
 		if n := w.reg.count("HEAD /v2/demo/manifests/latest"); n != want {
-			t.Errorf("got %d asks what the tag is, want %d", n, want)
+			t.Errorf("got %d requests to resolve the tag, want %d", n, want)
 		}
 	}
 	for range 8 {
 		w.want(req)
 		w.clock.Step(30 * time.Second)
 	}
-	asks(2) // at first and after two minutes
-	events(ReasonPulling, ReasonPulled)
+	wantResolves(2) // the first time and after two minutes
+	wantEvents(ReasonPulling, ReasonPulled)
 
 	moved := w.reg.push(t, "demo:latest", newImage(t, "amd64", "two"))
 	if got := w.want(req); got.Digest != moved {
 		t.Errorf("the tag moved: got %s, want %s", got.Digest, moved)
 	}
-	asks(3)
-	events(ReasonPulling, ReasonPulled)
+	wantResolves(3)
+	wantEvents(ReasonPulling, ReasonPulled)
 
 	w.reg.setFault(func(http.ResponseWriter, *http.Request) bool { panic(http.ErrAbortHandler) })
-	w.clock.Step(answerCounts)
+	w.clock.Step(answerReusable)
 	w.wantFailed(req)
-	events(ReasonFailed)
+	wantEvents(ReasonFailed)
 	w.wantFailed(req)
 	w.wantFailed(req)
-	events(ReasonBackOff) // once, however often it is asked
+	wantEvents(ReasonBackOff) // once, however often the image is requested
 	w.reg.setFault(nil)
 	w.clock.Step(firstBackoff)
 	w.want(req)
-	events(ReasonPulling, ReasonPulled)
+	wantEvents(ReasonPulling, ReasonPulled)
 
-	// The machine was made; the next one is another matter.
+	// The machine was made. The next machine needs a new answer.
 	w.Forget("a")
-	w.reg.forget()
+	w.reg.resetRequests()
 	w.want(req)
-	asks(1)
-	events(ReasonPulling, ReasonPulled)
+	wantResolves(1)
+	wantEvents(ReasonPulling, ReasonPulled)
 }
 
-// Those who neither ask nor say that they are gone are not kept for ever.
-func TestAskersArePruned(t *testing.T) {
+// Requesters that neither request again nor call Forget are removed after a
+// while.
+func TestRequestersArePruned(t *testing.T) {
 	w := newWorld(t)
 	w.reg.push(t, "demo:1", newImage(t, "amd64", "one"))
 	w.want(w.request("demo:1", "a"))
-	w.clock.Step(askerKept + time.Second)
+	w.clock.Step(requesterKept + time.Second)
 	w.want(w.request("demo:1", "b"))
 	w.wantFailed(w.request("absent:1", "c"))
 	w.Store.mu.Lock()
 	defer w.Store.mu.Unlock()
-	if w.askers["a"] != nil || w.askers["b"] == nil || w.askers["c"] == nil {
-		t.Errorf("got %v, want b and c", w.askers)
+	if w.requesters["a"] != nil || w.requesters["b"] == nil || w.requesters["c"] == nil {
+		t.Errorf("got %v, want b and c", w.requesters)
 	}
 }
