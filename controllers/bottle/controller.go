@@ -268,9 +268,6 @@ func (r *Reconciler) forget(k types.NamespacedName) {
 }
 
 // enforcementChanged requests a pass after a change to a wall, machine or proof.
-func (r *Reconciler) enforcementChanged(uid string) {
-	if name, ok := r.bottles.Machine(uid); ok {
-		r.view.Invalidate(name)
-	}
-	r.requests.EnqueueUID(uid)
-}
+// If a machine was killed, recordBreach or the watch of its exit invalidates what
+// is cached about it; a proof alone changes nothing that smolvm lists.
+func (r *Reconciler) enforcementChanged(uid string) { r.requests.ContinueUID(uid) }

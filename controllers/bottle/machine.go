@@ -165,6 +165,7 @@ func (m *machineStep) recordBreach(ctx context.Context, s *scope) error {
 	if breach == nil {
 		return nil
 	}
+	m.view.Invalidate(s.name())
 	m.events.warn(ctx, s, v1alpha1.ReasonWallBroken, breach.What+"; the machine was stopped and starts again behind a repaired wall")
 	rec := runningRecord(s)
 	rec.Breach = breach.What
@@ -245,7 +246,7 @@ func (m *machineStep) start(ctx context.Context, s *scope) error {
 	m.starts.Start(s.owner.UID, func(ctx context.Context) error {
 		defer m.view.Invalidate(name)
 		return m.machines.StartMachine(ctx, name, netns)
-	}, func() { m.requests.Enqueue(k) })
+	}, func() { m.requests.Continue(k) })
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 )
 
@@ -30,12 +31,29 @@ func (r *Requests) Bind(q workqueue.TypedRateLimitingInterface[reconcile.Request
 }
 
 // Enqueue requests a pass over the Bottle.
-func (r *Requests) Enqueue(k types.NamespacedName) {
+func (r *Requests) Enqueue(k types.NamespacedName) { r.add(k, 0) }
+
+// Continue requests a pass over the Bottle because a job of its own has ended.
+// The pass comes before those of Enqueue, so that of many new Bottles some are
+// finished before the last ones are begun. It is for jobs alone: they are
+// bounded, so their passes cannot keep other Bottles waiting forever.
+func (r *Requests) Continue(k types.NamespacedName) { r.add(k, continued) }
+
+// continued is the priority of a pass that continues after a job. All other
+// passes have priority 0 or less.
+const continued = 10
+
+func (r *Requests) add(k types.NamespacedName, priority int) {
 	r.mu.Lock()
 	q := r.queue
 	r.mu.Unlock()
-	if q != nil {
-		q.Add(reconcile.Request{NamespacedName: k})
+	request := reconcile.Request{NamespacedName: k}
+	switch q := q.(type) {
+	case nil:
+	case priorityqueue.PriorityQueue[reconcile.Request]:
+		q.AddWithOpts(priorityqueue.AddOpts{Priority: &priority}, request)
+	default:
+		q.Add(request)
 	}
 }
 
@@ -43,6 +61,13 @@ func (r *Requests) Enqueue(k types.NamespacedName) {
 func (r *Requests) EnqueueMachine(name string) {
 	if k, ok := r.registry.KeyOfMachine(name); ok {
 		r.Enqueue(k)
+	}
+}
+
+// ContinueUID is Continue for the Bottle with the UID.
+func (r *Requests) ContinueUID(uid string) {
+	if k, ok := r.registry.Key(uid); ok {
+		r.Continue(k)
 	}
 }
 

@@ -26,6 +26,12 @@ func (c capabilities) machineArgs(subcommand string, rest ...string) []string {
 
 func (c capabilities) listArgs() []string { return c.machineArgs("ls", "--json") }
 
+// statusArgs ask for one machine. On every release the answer is the object that
+// is in the list, and an unknown name has no side effects, unlike without --json.
+func (c capabilities) statusArgs(name string) []string {
+	return c.machineArgs("status", "--json", "--name="+name)
+}
+
 // createArgs rejects what this release cannot do.
 func (c capabilities) createArgs(s host.MachineSpec) ([]string, error) {
 	for _, feature := range []struct {

@@ -3,6 +3,7 @@
 package smolvm
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -61,7 +62,9 @@ func (c *cli) Run(ctx context.Context, cmd runner.Command) (runner.Result, error
 	case "--version":
 		return runner.Result{Stdout: []byte("smolvm " + c.version + "\n")}, nil
 	case "ls":
-		return c.list()
+		return c.list("")
+	case "status":
+		return c.status(name)
 	case "create":
 		c.states[name] = "created"
 	case "start":
@@ -104,7 +107,18 @@ func (c *cli) wait(ctx context.Context, d time.Duration) {
 	_ = sleep(ctx, d)
 }
 
-func (c *cli) list() (runner.Result, error) {
+func (c *cli) status(name string) (runner.Result, error) {
+	if _, has := c.states[name]; !has {
+		return runner.Result{ExitCode: 1, Stderr: []byte("Error: config operation failed: machine status: machine '" + name + "' not found\n")},
+			&runner.Error{Started: true, ExitCode: 1}
+	}
+	res, err := c.list(name)
+	res.Stdout = bytes.Trim(res.Stdout, "[]")
+	return res, err
+}
+
+// list lists the machine with this name, or all of them for "".
+func (c *cli) list(only string) (runner.Result, error) {
 	type m struct {
 		Name  string `json:"name"`
 		State string `json:"state"`
@@ -114,6 +128,9 @@ func (c *cli) list() (runner.Result, error) {
 	}
 	all := []m{}
 	for name, state := range c.states {
+		if only != "" && name != only {
+			continue
+		}
 		all = append(all, m{name, state, c.pids[name], 2, 1024})
 	}
 	b, err := json.Marshal(all)
@@ -127,13 +144,13 @@ func verb(c runner.Command) string {
 	return c.Args[0]
 }
 
-// verbs returns the subcommands that were called, except lists.
+// verbs returns the subcommands that were called, except those that only inspect.
 func (c *cli) verbs() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var out []string
 	for _, call := range c.calls {
-		if v := verb(call); v != "ls" && v != "--version" {
+		if v := verb(call); v != "ls" && v != "status" && v != "--version" {
 			out = append(out, v)
 		}
 	}

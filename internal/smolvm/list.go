@@ -23,19 +23,22 @@ func (d *Driver) ListMachines(ctx context.Context) ([]host.Machine, error) {
 	return d.list(ctx, c)
 }
 
-// find lists the machines and returns the one with this name. The error is
-// ErrNotFound if there is none.
+// find returns the machine with this name. The error is ErrNotFound if there is
+// none. It costs the same however many machines there are.
 func (d *Driver) find(ctx context.Context, c capabilities, name string) (host.Machine, error) {
-	all, err := d.list(ctx, c)
+	what := "inspect machine " + name
+	res, err := d.run(ctx, call{what: what, args: c.statusArgs(name), timeout: listTimeout})
 	if err != nil {
 		return host.Machine{}, err
 	}
-	for _, m := range all {
-		if m.Name == name {
-			return m, nil
-		}
+	found, err := d.decode(slices.Concat([]byte("["), res.Stdout, []byte("]")))
+	if err == nil && (res.Truncated || len(found) != 1 || found[0].Name != name) {
+		err = errors.New("smolvm described another machine")
 	}
-	return host.Machine{}, fmt.Errorf("machine %s: %w", name, host.ErrNotFound)
+	if err != nil {
+		return host.Machine{}, fmt.Errorf("%s: %w: %w", what, host.ErrUnavailable, err)
+	}
+	return found[0], nil
 }
 
 func (d *Driver) list(ctx context.Context, c capabilities) ([]host.Machine, error) {
@@ -46,9 +49,18 @@ func (d *Driver) list(ctx context.Context, c capabilities) ([]host.Machine, erro
 	if res.Truncated {
 		return nil, fmt.Errorf("list machines: %w: smolvm's list is too long", host.ErrUnavailable)
 	}
-	all, err := decodeList(res.Stdout)
+	machines, err := d.decode(res.Stdout)
 	if err != nil {
 		return nil, fmt.Errorf("list machines: %w: %w", host.ErrUnavailable, err)
+	}
+	return machines, nil
+}
+
+// decode decodes a list of machines and corrects it by the node's processes.
+func (d *Driver) decode(list []byte) ([]host.Machine, error) {
+	all, err := decodeList(list)
+	if err != nil {
+		return nil, err
 	}
 	machines := make([]host.Machine, 0, len(all))
 	for _, l := range all {
