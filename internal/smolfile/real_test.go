@@ -19,6 +19,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"botbottle.dev/bottle-operator/internal/machinesize"
 	"botbottle.dev/bottle-operator/internal/smolfile"
 	"botbottle.dev/bottle-operator/test/require"
 )
@@ -170,7 +171,7 @@ func TestRealSmolvmTrimsTheEnd(t *testing.T) {
 // smolvm interprets the other keys and their units as this package does.
 func TestRealSmolvmReadsEveryKey(t *testing.T) {
 	r := newRealSmolvm(t)
-	r.create(t, "full", smolfile.Smolfile{BundleIP: bundleIP, CPUs: 16, MemoryMiB: 64, StorageGiB: 21, OverlayGiB: 3})
+	r.create(t, "full", smolfile.Smolfile{BundleIP: bundleIP, Size: machinesize.Size{CPUs: 16, MemoryMiB: 64, StorageGiB: 21, OverlayGiB: 3}})
 	var got struct {
 		CPUs    int `json:"cpus"`
 		Memory  int `json:"memory_mib"`
