@@ -3,7 +3,10 @@
 package cli
 
 import (
+	"slices"
+
 	"botbottle.dev/bottle-operator/hack/smolvm/internal/cmdline"
+	"botbottle.dev/bottle-operator/hack/smolvm/internal/machine"
 	"botbottle.dev/bottle-operator/hack/smolvm/internal/release"
 )
 
@@ -151,12 +154,11 @@ var packCommands = []command{
 
 // createFlags holds what the stand-in acts on or stores. Flags of smolvm that
 // change the virtual machine's devices are not there and are refused.
-var createFlags = []cmdline.Flag{
+var createFlags = slices.Concat([]cmdline.Flag{
 	{Name: "image", Short: "I", Value: "IMAGE", Check: imageReference},
 	{Name: "cpus", Value: "N", Check: wholeNumber(255)},
 	{Name: "mem", Value: "MiB", Check: wholeNumber(1<<32 - 1)},
-	{Name: "storage", Value: "GiB", Check: wholeNumber(1<<63 - 1)},
-	{Name: "overlay", Value: "GiB", Check: wholeNumber(1<<63 - 1)},
+}, diskFlags(), []cmdline.Flag{
 	{Name: "volume", Short: "v", Value: "HOST:GUEST", Many: true},
 	{Name: "port", Short: "p", Value: "HOST:GUEST", Many: true, Check: portFlag},
 	{Name: "net"},
@@ -174,4 +176,11 @@ var createFlags = []cmdline.Flag{
 	{Name: "label", Value: "KEY=VALUE", Many: true, Since: "1.8.0"},
 	{Name: "user", Short: "u", Value: "USER", Since: "1.14.0"},
 	{Name: "max-image-size", Value: "SIZE", Since: "1.4.0"},
+})
+
+func diskFlags() (flags []cmdline.Flag) {
+	for _, disk := range machine.AllDisks {
+		flags = append(flags, cmdline.Flag{Name: disk.Name, Value: "GiB", Check: wholeNumber(1<<63 - 1)})
+	}
+	return flags
 }

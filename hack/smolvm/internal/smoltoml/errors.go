@@ -123,8 +123,7 @@ func unknownField(text string, at *toml.DecodeError) error {
 
 // field is the struct behind a table's key, nil if it is none.
 func field(table reflect.Type, key string) reflect.Type {
-	for i := range table.NumField() {
-		f := table.Field(i)
+	for _, f := range reflect.VisibleFields(table) {
 		if f.Tag.Get("toml") != key {
 			continue
 		}
@@ -141,8 +140,10 @@ func field(table reflect.Type, key string) reflect.Type {
 
 func keys(table reflect.Type) []string {
 	var names []string
-	for i := range table.NumField() {
-		names = append(names, "`"+table.Field(i).Tag.Get("toml")+"`")
+	for _, f := range reflect.VisibleFields(table) {
+		if !f.Anonymous {
+			names = append(names, "`"+f.Tag.Get("toml")+"`")
+		}
 	}
 	return names
 }
