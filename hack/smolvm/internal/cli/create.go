@@ -159,7 +159,7 @@ func (d *draft) checkResources() error {
 		return configError(op, "memory must be at least 64 MiB (got %d MiB)", r.MemoryMiB)
 	}
 	for _, disk := range machine.AllDisks {
-		if disk.GiB(&r.Disks) == 0 {
+		if n := *disk.Size(&r.Disks); n != nil && *n == 0 {
 			return configError(op, "%s disk size must be greater than 0 GiB", disk.Name)
 		}
 	}
