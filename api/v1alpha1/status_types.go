@@ -9,9 +9,8 @@ import (
 
 // BottleStatus is the observed state of a Bottle.
 type BottleStatus struct {
-	// conditions report the state of the Bottle. The types are Ready, Scheduled,
-	// NetworkReady, SmolfileReady, BundleReady, MachineReady and EgressEnforced.
-	// PendingRestart, Reconciling and Stalled are present only while True.
+	// conditions report the state of the Bottle. Ready summarises the others. The
+	// page docs/conditions.md describes all types and reasons.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

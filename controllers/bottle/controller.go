@@ -141,31 +141,6 @@ func New(o Options) *Reconciler {
 	return r
 }
 
-// newSteps returns the steps. Each gets only what it needs.
-func (r *Reconciler) newSteps() steps {
-	o, causes := r.Options, causes{r.Facts}
-	return steps{
-		adopt:    &adoptStep{client: o.Client},
-		network:  &networkStep{networks: o.Networks, pool: o.Pool, causes: causes},
-		smolfile: &smolfileStep{references: o.References, machines: o.Machines, events: r.events, causes: causes},
-		bundle: &bundleStep{
-			references: o.References, bundles: o.Bundles, enforcement: o.Enforcement, denials: r.denials,
-			causes: causes, clock: o.Clock, allowedImages: o.AllowedBundleImages,
-		},
-		image: &imageStep{
-			images: o.Images, machines: o.Machines, view: r.view, references: o.References,
-			causes: causes, clock: o.Clock, defaultImage: o.DefaultImage,
-		},
-		wall: &wallStep{enforcement: o.Enforcement},
-		machine: &machineStep{
-			machines: o.Machines, view: r.view, starts: r.starts, images: o.Images, enforcement: o.Enforcement,
-			exits: r.exits, requests: r.requests, events: r.events, causes: causes, clock: o.Clock,
-			metrics: o.Metrics, reader: o.Client, stops: &r.stops, requirePolicy: o.RequireSmolvmPolicy,
-		},
-		proof: &proofStep{enforcement: o.Enforcement},
-	}
-}
-
 // Reconcile removes the orphans with the name in the request, and then makes
 // one pass over the Bottle with that name.
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {

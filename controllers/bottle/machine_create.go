@@ -15,7 +15,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/lifecycle"
-	"botbottle.dev/bottle-operator/internal/smolfile"
+	"botbottle.dev/bottle-operator/internal/machinesize"
 	"botbottle.dev/bottle-operator/internal/state"
 )
 
@@ -45,7 +45,7 @@ func newRecord(s *scope) state.Record {
 		Reference:   s.reference,
 		Digest:      s.image.Digest,
 		Command:     s.bottle.Spec.Command,
-		Size:        sizeOf(s.bottle.Spec.Machine),
+		Size:        machinesize.Of(s.bottle.Spec.Machine),
 		BundleIP:    s.triple.BundleIP.String(),
 		CAPath:      desired.CAPath(s.bottle),
 		RestartedAt: s.bottle.Annotations[v1alpha1.AnnotationRestartedAt],
@@ -64,16 +64,15 @@ func newRecord(s *scope) state.Record {
 // machineSpec returns the machine to create. CPUs and memory are those that the
 // placeholder Pod reserved.
 func machineSpec(s *scope) host.MachineSpec {
-	size := sizeOf(s.bottle.Spec.Machine)
 	spec := host.MachineSpec{
-		Owner: s.owner,
-		CPUs:  size.CPUs, MemoryMiB: size.MemoryMiB, StorageGiB: size.StorageGiB, OverlayGiB: size.OverlayGiB,
+		Owner:    s.owner,
+		Size:     machinesize.Of(s.bottle.Spec.Machine),
 		Image:    s.image.Path,
 		Smolfile: s.folder.SmolfilePath(),
 		Command:  s.bottle.Spec.Command,
 	}
 	if reserved := s.bottle.Status.Resources; reserved != nil {
-		spec.CPUs, spec.MemoryMiB = reserved.CPUs, smolfile.MiB(reserved.Memory.Value())
+		spec.CPUs, spec.MemoryMiB = reserved.CPUs, machinesize.MiB(reserved.Memory.Value())
 	}
 	if s.bottle.Spec.Artifact != nil {
 		fromArtifact(&spec, s)
@@ -129,7 +128,7 @@ func (s *scope) comparePending(f lifecycle.Facts) {
 		{"spec.image", rec.Image != ptr.Deref(s.bottle.Spec.Image, "")},
 		{"spec.artifact", rec.Artifact != artifactOf(s.bottle)},
 		{"spec.command", !slices.Equal(rec.Command, s.bottle.Spec.Command)},
-		{"spec.machine", rec.Size != sizeOf(s.bottle.Spec.Machine)},
+		{"spec.machine", rec.Size != machinesize.Of(s.bottle.Spec.Machine)},
 		{"spec.bundle.caPath", (rec.CAPath == "") != (desired.CAPath(s.bottle) == "")},
 		{"status.network", rec.BundleIP != s.triple.BundleIP.String()},
 	} {

@@ -42,13 +42,15 @@ func TestMetrics(t *testing.T) {
 	want := map[string]float64{
 		"machine_losses_total":           1,
 		"machine_starts_total succeeded": 2,
-		"bottles BundleReady True":       1,
-		"bottles EgressEnforced True":    1,
-		"bottles MachineReady True":      1,
-		"bottles NetworkReady True":      1,
-		"bottles Ready True":             1,
-		"bottles Scheduled True":         1,
-		"bottles SmolfileReady True":     1,
+	}
+	conditions := map[string]float64{
+		"BundleReady": 1, "EgressEnforced": 1, "MachineReady": 1, "NetworkReady": 1, "Ready": 1, "Scheduled": 1, "SmolfileReady": 1,
+	}
+	for _, typ := range furtherSteps(conditions) {
+		conditions[typ.Type] = 1
+	}
+	for typ, n := range conditions {
+		want["bottles "+typ+" True"] = n
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("metrics (-want +got):\n%s", d)

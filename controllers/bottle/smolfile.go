@@ -17,8 +17,8 @@ import (
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/guestenv"
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/machinesize"
 	"botbottle.dev/bottle-operator/internal/smolfile"
-	"botbottle.dev/bottle-operator/internal/state"
 )
 
 // smolfileStep writes the Smolfile, and the files with the values of Secrets.
@@ -63,10 +63,8 @@ func (f *smolfileStep) ensure(ctx context.Context, s *scope) error {
 }
 
 func (f *smolfileStep) write(s *scope, env []guestenv.Var) error {
-	size := sizeOf(s.bottle.Spec.Machine)
 	data, err := smolfile.Render(smolfile.Smolfile{
-		Env: s.literals, BundleIP: s.triple.BundleIP,
-		CPUs: int(size.CPUs), MemoryMiB: size.MemoryMiB, StorageGiB: size.StorageGiB, OverlayGiB: size.OverlayGiB,
+		Env: s.literals, BundleIP: s.triple.BundleIP, Size: machinesize.Of(s.bottle.Spec.Machine),
 	})
 	if err != nil {
 		return invalidEnv(err)
@@ -127,25 +125,4 @@ func invalidEnv(err error) error {
 		return &flow.Waiting{Reason: v1alpha1.ReasonEnvInvalid, Message: err.Error()}
 	}
 	return fmt.Errorf("smolfile: %w", err)
-}
-
-// sizeOf returns spec.machine in smolvm's units; 0 means not requested.
-func sizeOf(m *v1alpha1.Machine) state.Size {
-	var s state.Size
-	if m == nil {
-		return s
-	}
-	if m.CPUs != nil {
-		s.CPUs = *m.CPUs
-	}
-	if m.Memory != nil {
-		s.MemoryMiB = smolfile.MiB(m.Memory.Value())
-	}
-	if m.Storage != nil {
-		s.StorageGiB = smolfile.GiB(m.Storage.Value())
-	}
-	if m.Overlay != nil {
-		s.OverlayGiB = smolfile.GiB(m.Overlay.Value())
-	}
-	return s
 }

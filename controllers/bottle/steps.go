@@ -25,6 +25,31 @@ type steps struct {
 	proof    *proofStep
 }
 
+// newSteps returns the steps. Each gets only what it needs.
+func (r *Reconciler) newSteps() steps {
+	o, causes := r.Options, causes{r.Facts}
+	return steps{
+		adopt:    &adoptStep{client: o.Client},
+		network:  &networkStep{networks: o.Networks, pool: o.Pool, causes: causes},
+		smolfile: &smolfileStep{references: o.References, machines: o.Machines, events: r.events, causes: causes},
+		bundle: &bundleStep{
+			references: o.References, bundles: o.Bundles, enforcement: o.Enforcement, denials: r.denials,
+			causes: causes, clock: o.Clock, allowedImages: o.AllowedBundleImages,
+		},
+		image: &imageStep{
+			images: o.Images, machines: o.Machines, view: r.view, references: o.References,
+			causes: causes, clock: o.Clock, defaultImage: o.DefaultImage,
+		},
+		wall: &wallStep{enforcement: o.Enforcement},
+		machine: &machineStep{
+			machines: o.Machines, view: r.view, starts: r.starts, images: o.Images, enforcement: o.Enforcement,
+			exits: r.exits, requests: r.requests, events: r.events, causes: causes, clock: o.Clock,
+			metrics: o.Metrics, reader: o.Client, stops: &r.stops, requirePolicy: o.RequireSmolvmPolicy,
+		},
+		proof: &proofStep{enforcement: o.Enforcement},
+	}
+}
+
 // converge returns the steps towards a running Bottle. The pass writes the
 // status once, after the last step that it reached.
 func (p *steps) converge() []step {

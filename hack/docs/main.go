@@ -38,7 +38,7 @@ func writeConditions(w io.Writer, path string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprint(w, "# Conditions and reasons\n\nFor users and operators: what each condition and each reason of a Bottle means. [failures.md](failures.md) says what to do about it.\n")
+	fmt.Fprint(w, "# Conditions and reasons\n\nFor users and operators: what each condition and each reason of a Bottle means. [failures.md](failures.md) says what to do where the message of the condition is not enough.\n")
 	fmt.Fprintf(w, "\nGenerated from %s by `make generate`; do not edit.\n", path)
 	for _, decl := range file.Decls {
 		block, ok := decl.(*ast.GenDecl)

@@ -4,6 +4,7 @@ package agentstatus_test
 
 import (
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -26,10 +27,11 @@ var now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 func outcomes(open string, o flow.Outcome) []agentstatus.StepOutcome {
 	out := []agentstatus.StepOutcome{{Outcome: flow.Outcome{Kind: flow.KindDone}}}
 	kind := flow.KindDone
-	for _, typ := range []string{
-		v1alpha1.ConditionNetworkReady, v1alpha1.ConditionSmolfileReady, v1alpha1.ConditionBundleReady,
-		v1alpha1.ConditionMachineReady, v1alpha1.ConditionEgressEnforced,
-	} {
+	for _, t := range v1alpha1.ConditionTypes {
+		typ := t.Type
+		if t.DoneReason == "" && typ != v1alpha1.ConditionEgressEnforced {
+			continue // no step reports it
+		}
 		if typ == open {
 			out = append(out, agentstatus.StepOutcome{Condition: typ, Outcome: o})
 			kind = flow.KindBlocked
@@ -38,6 +40,11 @@ func outcomes(open string, o flow.Outcome) []agentstatus.StepOutcome {
 		out = append(out, agentstatus.StepOutcome{Condition: typ, Outcome: flow.Outcome{Kind: kind}})
 	}
 	return out
+}
+
+// only returns the outcomes that have one of these conditions.
+func only(all []agentstatus.StepOutcome, types ...string) []agentstatus.StepOutcome {
+	return slices.DeleteFunc(all, func(o agentstatus.StepOutcome) bool { return !slices.Contains(types, o.Condition) })
 }
 
 func TestSummary(t *testing.T) {
@@ -66,7 +73,7 @@ func TestSummary(t *testing.T) {
 			false, map[string]string{"Ready": "False/LeakDetected", "Stalled": "True/LeakDetected", "EgressEnforced": "False/LeakDetected"}, true},
 		"stopped": {agentstatus.Input{Outcomes: outcomes("", flow.Outcome{})},
 			true, map[string]string{"Ready": "True/Stopped", "EgressEnforced": "Unknown/Stopped"}, true},
-		"stopped, and something else is wrong": {agentstatus.Input{Outcomes: append(outcomes("", flow.Outcome{})[3:5], outcomes("NetworkReady", waits(v1alpha1.ReasonDockerUnavailable))[1])},
+		"stopped, and something else is wrong": {agentstatus.Input{Outcomes: append(only(outcomes("", flow.Outcome{}), "BundleReady", "MachineReady"), only(outcomes("NetworkReady", waits(v1alpha1.ReasonDockerUnavailable)), "NetworkReady")...)},
 			true, map[string]string{"Ready": "True/Stopped", "EgressEnforced": "Unknown/Stopped"}, true},
 		"stopped, and a leak": {agentstatus.Input{Outcomes: outcomes("", flow.Outcome{}), Leak: "leaked"},
 			true, map[string]string{"Ready": "False/LeakDetected", "Stalled": "True/LeakDetected", "EgressEnforced": "False/LeakDetected"}, true},

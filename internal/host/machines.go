@@ -7,6 +7,8 @@ import (
 	"io"
 	"net/netip"
 	"time"
+
+	"botbottle.dev/bottle-operator/internal/machinesize"
 )
 
 // MachineState is smolvm's name for a machine's state.
@@ -35,14 +37,11 @@ type Mount struct {
 	Source, Target string
 }
 
-// MachineSpec describes a machine to create. Zero sizes are not passed to
-// smolvm.
+// MachineSpec describes a machine to create.
 type MachineSpec struct {
-	Owner      Owner
-	CPUs       int32
-	MemoryMiB  int64
-	StorageGiB int64
-	OverlayGiB int64
+	Owner Owner
+	// Size is passed to smolvm except for its zeros.
+	machinesize.Size
 	// Image is the absolute path of an image archive; empty for a bare
 	// machine.
 	Image string

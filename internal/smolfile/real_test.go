@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"botbottle.dev/bottle-operator/internal/machinesize"
 	"botbottle.dev/bottle-operator/internal/smolfile"
 	"botbottle.dev/bottle-operator/test/require"
 )
@@ -170,18 +172,21 @@ func TestRealSmolvmTrimsTheEnd(t *testing.T) {
 // smolvm interprets the other keys and their units as this package does.
 func TestRealSmolvmReadsEveryKey(t *testing.T) {
 	r := newRealSmolvm(t)
-	r.create(t, "full", smolfile.Smolfile{BundleIP: bundleIP, CPUs: 16, MemoryMiB: 64, StorageGiB: 21, OverlayGiB: 3})
-	var got struct {
-		CPUs    int `json:"cpus"`
-		Memory  int `json:"memory_mib"`
-		Storage int `json:"storage_gb"`
-		Overlay int `json:"overlay_gb"`
+	size := machinesize.Size{CPUs: 16, MemoryMiB: 64}
+	for i, disk := range reflect.ValueOf(&size).Elem().Fields() {
+		if disk.IsZero() { // each gets a size of its own
+			disk.SetInt(int64(20 + i.Index[0]))
+		}
 	}
+	r.create(t, "full", smolfile.Smolfile{BundleIP: bundleIP, Size: size})
+	var got map[string]any
 	if err := json.Unmarshal([]byte(r.run(t, "machine", "status", "--name", "full", "--json")), &got); err != nil {
 		t.Fatal(err)
 	}
-	if text := fmt.Sprint(got); text != "{16 64 21 3}" {
-		t.Errorf("machine: got %s, want {16 64 21 3}", text)
+	for key, want := range sizeKeys(size) {
+		if !slices.Contains([]any{got[key], got[key+"_mib"], got[key+"_gb"]}, any(float64(want))) {
+			t.Errorf("%s: got %v, want it to be %d", key, got, want)
+		}
 	}
 	var cidrs []string
 	if r.stored(t, "allowed_cidrs", &cidrs); !slices.Equal(cidrs, []string{"192.168.44.2/32"}) {

@@ -11,20 +11,13 @@ package smolfile
 import (
 	"fmt"
 	"maps"
-	"math"
 	"net/netip"
 	"slices"
 
 	"github.com/pelletier/go-toml/v2"
 
 	"botbottle.dev/bottle-operator/internal/guestenv"
-)
-
-// smolvm's limits on the size of a machine.
-const (
-	MaxCPUs      = 16
-	MinMemoryMiB = 64
-	maxMemoryMiB = math.MaxUint32
+	"botbottle.dev/bottle-operator/internal/machinesize"
 )
 
 // Smolfile holds what a Bottle's machine is created with.
@@ -33,22 +26,15 @@ type Smolfile struct {
 	Env map[string]string
 	// BundleIP is the only address that the guest may reach. It is IPv4.
 	BundleIP netip.Addr
-	// CPUs, MemoryMiB, StorageGiB and OverlayGiB are written only if they are not
-	// 0; 0 selects smolvm's default.
-	CPUs       int
-	MemoryMiB  int64
-	StorageGiB int64
-	OverlayGiB int64
+	// Size is written except for its zeros, which select smolvm's defaults.
+	machinesize.Size
 }
 
 // document is the file. Render can write no other keys.
 type document struct {
-	Env     []string `toml:"env,multiline"`
-	CPUs    int      `toml:"cpus,omitempty"`
-	Memory  int64    `toml:"memory,omitempty"`
-	Storage int64    `toml:"storage,omitempty"`
-	Overlay int64    `toml:"overlay,omitempty"`
-	Network network  `toml:"network"`
+	Env []string `toml:"env,multiline"`
+	machinesize.Size
+	Network network `toml:"network"`
 }
 
 type network struct {
@@ -72,10 +58,7 @@ func Render(s Smolfile) ([]byte, error) {
 	}
 	out, err := toml.Marshal(document{
 		Env:     env,
-		CPUs:    s.CPUs,
-		Memory:  s.MemoryMiB,
-		Storage: s.StorageGiB,
-		Overlay: s.OverlayGiB,
+		Size:    s.Size,
 		Network: network{AllowCIDRs: []string{netip.PrefixFrom(s.BundleIP, 32).String()}},
 	})
 	if err != nil {
@@ -90,28 +73,9 @@ func (s Smolfile) check() error {
 		return fmt.Errorf("smolfile: bundle address %s: want an IPv4 address", s.BundleIP)
 	case s.BundleIP.IsUnspecified():
 		return fmt.Errorf("smolfile: bundle address %s: is the unspecified address", s.BundleIP)
-	case s.CPUs < 0 || s.CPUs > MaxCPUs:
-		return fmt.Errorf("smolfile: cpus %d: want 1 to %d", s.CPUs, MaxCPUs)
-	case s.MemoryMiB != 0 && (s.MemoryMiB < MinMemoryMiB || s.MemoryMiB > maxMemoryMiB):
-		return fmt.Errorf("smolfile: memory %d MiB: want at least %d", s.MemoryMiB, MinMemoryMiB)
-	case s.StorageGiB < 0:
-		return fmt.Errorf("smolfile: storage %d GiB: want at least 1", s.StorageGiB)
-	case s.OverlayGiB < 0:
-		return fmt.Errorf("smolfile: overlay %d GiB: want at least 1", s.OverlayGiB)
+	}
+	if err := s.Size.Check(); err != nil {
+		return fmt.Errorf("smolfile: %w", err)
 	}
 	return nil
-}
-
-// MiB converts bytes to smolvm's unit for memory, rounding up.
-func MiB(bytes int64) int64 { return ceil(bytes, 1<<20) }
-
-// GiB converts bytes to smolvm's unit for disks, rounding up.
-func GiB(bytes int64) int64 { return ceil(bytes, 1<<30) }
-
-func ceil(n, unit int64) int64 {
-	q := n / unit
-	if n%unit > 0 {
-		q++
-	}
-	return q
 }

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -19,6 +20,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"botbottle.dev/bottle-operator/internal/guestenv"
+	"botbottle.dev/bottle-operator/internal/machinesize"
 	"botbottle.dev/bottle-operator/internal/smolfile"
 )
 
@@ -30,19 +32,15 @@ var bundleIP = netip.MustParseAddr("192.168.44.2")
 // the one that a Bottle gets: the operator's variables are added, and Env
 // overrides them.
 type input struct {
-	BundleIP   string            `json:"bundleIP"`
-	Guest      bool              `json:"guest"`
-	CAPath     string            `json:"caPath"`
-	Env        map[string]string `json:"env"`
-	CPUs       int               `json:"cpus"`
-	MemoryMiB  int64             `json:"memoryMiB"`
-	StorageGiB int64             `json:"storageGiB"`
-	OverlayGiB int64             `json:"overlayGiB"`
+	BundleIP string            `json:"bundleIP"`
+	Guest    bool              `json:"guest"`
+	CAPath   string            `json:"caPath"`
+	Env      map[string]string `json:"env"`
+	machinesize.Size
 }
 
 func (in input) smolfile(t *testing.T) smolfile.Smolfile {
-	s := smolfile.Smolfile{Env: in.Env, BundleIP: netip.MustParseAddr(in.BundleIP), CPUs: in.CPUs,
-		MemoryMiB: in.MemoryMiB, StorageGiB: in.StorageGiB, OverlayGiB: in.OverlayGiB}
+	s := smolfile.Smolfile{Env: in.Env, BundleIP: netip.MustParseAddr(in.BundleIP), Size: in.Size}
 	if !in.Guest {
 		return s
 	}
@@ -112,7 +110,7 @@ func checkDocument(t testing.TB, s smolfile.Smolfile, rendered []byte) {
 		"env":     env,
 		"network": map[string]any{"allow_cidrs": []any{s.BundleIP.String() + "/32"}},
 	}
-	for key, n := range map[string]int64{"cpus": int64(s.CPUs), "memory": s.MemoryMiB, "storage": s.StorageGiB, "overlay": s.OverlayGiB} {
+	for key, n := range sizeKeys(s.Size) {
 		if n != 0 {
 			want[key] = n
 		}
@@ -123,11 +121,22 @@ func checkDocument(t testing.TB, s smolfile.Smolfile, rendered []byte) {
 	checkKeys(t, got)
 }
 
+// sizeKeys returns the keys of a size and their values, which may be 0. The tests
+// of package machinesize say which keys these are.
+func sizeKeys(s machinesize.Size) map[string]int64 {
+	keys := map[string]int64{}
+	for i, v := range reflect.ValueOf(s).Fields() {
+		key, _, _ := strings.Cut(i.Tag.Get("toml"), ",")
+		keys[key] = v.Int()
+	}
+	return keys
+}
+
 // checkKeys checks, independently of the input, that the file has no other keys
 // than the allowed ones.
 func checkKeys(t testing.TB, doc map[string]any) {
 	t.Helper()
-	allowed := []string{"env", "network", "cpus", "memory", "storage", "overlay"}
+	allowed := slices.AppendSeq([]string{"env", "network"}, maps.Keys(sizeKeys(machinesize.Size{})))
 	for key := range doc {
 		if !slices.Contains(allowed, key) {
 			t.Errorf("key: got %q, want one of %v", key, allowed)
@@ -243,18 +252,5 @@ func TestRenderRejectsVariables(t *testing.T) {
 				t.Errorf("got %q, want an error without the value", err)
 			}
 		})
-	}
-}
-
-func TestUnits(t *testing.T) {
-	for bytes, want := range map[int64]int64{0: 0, 1: 1, 1 << 20: 1, 1<<20 + 1: 2, 2 << 30: 2048, 64e6: 62, math.MaxInt64: 1 << 43} {
-		if got := smolfile.MiB(bytes); got != want {
-			t.Errorf("MiB of %d: got %d, want %d", bytes, got, want)
-		}
-	}
-	for bytes, want := range map[int64]int64{0: 0, 1: 1, 1 << 30: 1, 1<<30 + 1: 2, 20 << 30: 20, math.MaxInt64: 1 << 33} {
-		if got := smolfile.GiB(bytes); got != want {
-			t.Errorf("GiB of %d: got %d, want %d", bytes, got, want)
-		}
 	}
 }

@@ -4,7 +4,6 @@ package smolvm
 
 import (
 	"fmt"
-	"strconv"
 	"time"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
@@ -55,16 +54,7 @@ func (c capabilities) createArgs(s host.MachineSpec) ([]string, error) {
 	} else {
 		args = append(args, s.Owner.ID())
 	}
-	for _, size := range []struct {
-		flag  string
-		value int64
-	}{
-		{"--cpus", int64(s.CPUs)}, {"--mem", s.MemoryMiB}, {"--storage", s.StorageGiB}, {"--overlay", s.OverlayGiB},
-	} {
-		if size.value > 0 {
-			args = append(args, size.flag+"="+strconv.FormatInt(size.value, 10))
-		}
-	}
+	args = append(args, s.Size.Flags()...)
 	if c.Labels {
 		args = append(args, labels(s.Owner)...)
 	}

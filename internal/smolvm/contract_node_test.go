@@ -11,6 +11,7 @@ import (
 
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/host/hostcontract"
+	"botbottle.dev/bottle-operator/internal/machinesize"
 	"botbottle.dev/bottle-operator/test/require"
 )
 
@@ -22,7 +23,7 @@ func TestNode(t *testing.T) {
 		// An emulated node boots one machine at a time.
 		f := fixture(t, dir)
 		f.Machines = &serialStarts{Machines: f.Machines}
-		f.Size = host.MachineSpec{CPUs: 1, MemoryMiB: 256}
+		f.Size = machinesize.Size{CPUs: 1, MemoryMiB: 256}
 		f.Artifact = func(t *testing.T) string { return realArtifact(t, f) }
 		return f
 	}, hostcontract.MachineOptions{})

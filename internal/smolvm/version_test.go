@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/machinesize"
 )
 
 func TestParseVersion(t *testing.T) {
@@ -108,13 +109,13 @@ var demo = host.Owner{UID: "1a2b3c4d-0000", Namespace: "team-a", Name: "my-demo"
 
 func TestCreateArgs(t *testing.T) {
 	full := host.MachineSpec{
-		Owner: demo, CPUs: 1, MemoryMiB: 256, StorageGiB: 3, OverlayGiB: 2, Image: "/i/guest.tar", Smolfile: "/b/Smolfile",
+		Owner: demo, Size: machinesize.Size{CPUs: 1, MemoryMiB: 256, StorageGiB: 3, OverlayGiB: 2}, Image: "/i/guest.tar", Smolfile: "/b/Smolfile",
 		Secrets: []host.SecretFile{{Name: "A", Path: "/b/a"}, {Name: "B", Path: "/b/b"}}, Command: []string{"sh", "-c", "x y"},
 		Mounts: []host.Mount{{Source: "/b/ca", Target: "/run/ca"}},
 	}
 	minimal := host.MachineSpec{Owner: demo, Smolfile: "/b/Smolfile"}
 	artifact := host.MachineSpec{
-		Owner: demo, CPUs: 1, Artifact: "/i/a.smolmachine", Env: []string{"A=1", "B=x y\n"}, AllowCIDR: netip.MustParsePrefix("192.168.44.2/32"),
+		Owner: demo, Size: machinesize.Size{CPUs: 1}, Artifact: "/i/a.smolmachine", Env: []string{"A=1", "B=x y\n"}, AllowCIDR: netip.MustParsePrefix("192.168.44.2/32"),
 		Mounts: []host.Mount{{Source: "/b/ca", Target: "/run/ca"}},
 	}
 	const id = "bottle-demo-1a2b3c4d"

@@ -9,6 +9,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"time"
+
+	"botbottle.dev/bottle-operator/internal/machinesize"
 )
 
 // Record holds what a machine was created with and what happened to it since: the
@@ -33,7 +35,7 @@ type Record struct {
 	// Command is spec.command.
 	Command []string `json:"command,omitempty"`
 	// Size is spec.machine.
-	Size Size `json:"machine,omitzero"`
+	Size machinesize.Size `json:"machine,omitzero"`
 	// BundleIP is the only address that the machine's policy allows.
 	BundleIP string `json:"bundleIP"`
 

@@ -7,19 +7,11 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"botbottle.dev/bottle-operator/internal/machinesize"
 )
 
-// Size is spec.machine in smolvm's units, with the same fields. Zero means that
-// no size was requested. A field that did not exist when a record was written is
-// also zero, so a new field changes no recorded machine.
-type Size struct {
-	CPUs       int32 `json:"cpus,omitempty"`
-	MemoryMiB  int64 `json:"memoryMiB,omitempty"`
-	StorageGiB int64 `json:"storageGiB,omitempty"`
-	OverlayGiB int64 `json:"overlayGiB,omitempty"`
-}
-
-// Artifact is spec.artifact. "" means that nothing was requested, as in Size.
+// Artifact is spec.artifact. "" means that nothing was requested.
 type Artifact struct {
 	Path      string `json:"path,omitempty"`
 	Reference string `json:"reference,omitempty"`
@@ -40,7 +32,7 @@ func (r *Record) UnmarshalJSON(data []byte) error {
 	if err := json.Unmarshal(data, &stored); err != nil {
 		return err
 	}
-	if stored.OldSize != "" && r.Size == (Size{}) {
+	if stored.OldSize != "" && r.Size == (machinesize.Size{}) {
 		size, err := parseOldSize(stored.OldSize)
 		if err != nil {
 			return err
@@ -53,18 +45,19 @@ func (r *Record) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// parseOldSize reads "cpus=2 memoryMiB=512 storageGiB=0 overlayGiB=0".
-func parseOldSize(text string) (Size, error) {
+// parseOldSize reads "cpus=2 memoryMiB=512 storageGiB=0 overlayGiB=0". Fields that
+// are newer than this format do not occur in it.
+func parseOldSize(text string) (machinesize.Size, error) {
 	values := map[string]int64{}
 	for _, word := range strings.Fields(text) {
 		key, value, _ := strings.Cut(word, "=")
 		n, err := strconv.ParseInt(value, 10, 64)
 		if err != nil {
-			return Size{}, fmt.Errorf("size %q: %w", text, err)
+			return machinesize.Size{}, fmt.Errorf("size %q: %w", text, err)
 		}
 		values[key] = n
 	}
-	return Size{
+	return machinesize.Size{
 		CPUs: int32(values["cpus"]), MemoryMiB: values["memoryMiB"],
 		StorageGiB: values["storageGiB"], OverlayGiB: values["overlayGiB"],
 	}, nil

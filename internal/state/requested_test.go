@@ -10,22 +10,23 @@ import (
 	"strings"
 	"testing"
 
+	"botbottle.dev/bottle-operator/internal/machinesize"
 	"botbottle.dev/bottle-operator/internal/state"
 )
 
 func TestRecordsOfEarlierReleases(t *testing.T) {
 	tests := map[string]struct {
 		file     string
-		size     state.Size
+		size     machinesize.Size
 		artifact state.Artifact
 		bad      bool
 	}{
 		"none":                        {file: `{"salt": "s"}`},
-		"size as text":                {file: `{"size": "cpus=2 memoryMiB=512 storageGiB=30 overlayGiB=1"}`, size: state.Size{CPUs: 2, MemoryMiB: 512, StorageGiB: 30, OverlayGiB: 1}},
-		"size as text, some fields":   {file: `{"size": "cpus=2"}`, size: state.Size{CPUs: 2}},
-		"size as text, unknown field": {file: `{"size": "cpus=2 gpus=1"}`, size: state.Size{CPUs: 2}},
+		"size as text":                {file: `{"size": "cpus=2 memoryMiB=512 storageGiB=30 overlayGiB=1"}`, size: machinesize.Size{CPUs: 2, MemoryMiB: 512, StorageGiB: 30, OverlayGiB: 1}},
+		"size as text, some fields":   {file: `{"size": "cpus=2"}`, size: machinesize.Size{CPUs: 2}},
+		"size as text, unknown field": {file: `{"size": "cpus=2 gpus=1"}`, size: machinesize.Size{CPUs: 2}},
 		"invalid size":                {file: `{"size": "two"}`, bad: true},
-		"size as an object":           {file: `{"machine": {"cpus": 3, "gpus": 1}}`, size: state.Size{CPUs: 3}},
+		"size as an object":           {file: `{"machine": {"cpus": 3, "gpus": 1}}`, size: machinesize.Size{CPUs: 3}},
 		"artifact, a file":            {file: `{"artifact": "file:a.smolmachine sha256="}`, artifact: state.Artifact{Path: "file:a.smolmachine"}},
 		"artifact, a reference":       {file: `{"artifact": "ghcr.io/org/a:1 sha256=0a"}`, artifact: state.Artifact{Reference: "ghcr.io/org/a:1", SHA256: "0a"}},
 	}

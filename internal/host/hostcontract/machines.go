@@ -13,6 +13,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/machinesize"
 )
 
 // MachinesFixture is an implementation of host.Machines and its environment.
@@ -28,7 +29,7 @@ type MachinesFixture struct {
 	Artifact func(t *testing.T) string
 	// Size has the CPUs and the memory of each machine. Zero values are left to
 	// smolvm.
-	Size host.MachineSpec
+	Size machinesize.Size
 	// StoredEnv returns the env from a machine's Smolfile as it was stored.
 	StoredEnv func(t *testing.T, name string) []string
 	// PlacesContaining returns the places that contain a text: files in the implementation's
@@ -136,7 +137,7 @@ type testMachine struct {
 func newMachine(t *testing.T, f MachinesFixture) *testMachine {
 	t.Helper()
 	owner := newOwner("demo")
-	spec := f.Size
+	spec := host.MachineSpec{Size: f.Size}
 	spec.Owner = owner
 	spec.Smolfile = smolfileOf(t, f, machineEnv)
 	v, err := f.Machines.Version(t.Context())

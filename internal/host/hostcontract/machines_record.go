@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/machinesize"
 )
 
 func machineVersion(t *testing.T, f MachinesFixture) {
@@ -73,7 +74,7 @@ func machineRecord(t *testing.T, f MachinesFixture) {
 
 func machineSizes(t *testing.T, f MachinesFixture) {
 	m := newMachine(t, f)
-	m.spec.CPUs, m.spec.MemoryMiB, m.spec.StorageGiB, m.spec.OverlayGiB = 2, 320, 3, 2
+	m.spec.Size = machinesize.Size{CPUs: 2, MemoryMiB: 320, StorageGiB: 3, OverlayGiB: 2}
 	m.create(t)
 	if got, _ := m.find(t); got.CPUs != 2 || got.MemoryMiB != 320 {
 		t.Errorf("got %d CPUs and %d MiB, want 2 and 320", got.CPUs, got.MemoryMiB)

@@ -237,7 +237,7 @@ func (f *Machines) create(name string, spec host.MachineSpec) error {
 	m := &machine{spec: spec, env: file.Env, disk: map[string]string{}, ended: make(chan struct{})}
 	m.Machine = host.Machine{
 		Name: name, Image: image, State: host.MachineCreated,
-		CPUs: cmp.Or(spec.CPUs, file.CPUs, 4), MemoryMiB: cmp.Or(spec.MemoryMiB, file.Memory, 8192),
+		CPUs: cmp.Or(spec.CPUs, file.CPUs, 4), MemoryMiB: cmp.Or(spec.MemoryMiB, file.MemoryMiB, 8192),
 	}
 	if f.version.Labels {
 		m.UID = spec.Owner.UID

@@ -14,15 +14,13 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/machinesize"
 )
 
 // smolfile is the part of a Smolfile that the fake understands.
 type smolfile struct {
-	Env     []string `toml:"env"`
-	CPUs    int32    `toml:"cpus"`
-	Memory  int64    `toml:"memory"`
-	Storage int64    `toml:"storage"`
-	Overlay int64    `toml:"overlay"`
+	Env []string `toml:"env"`
+	machinesize.Size
 	Network struct {
 		AllowCIDRs []string `toml:"allow_cidrs"`
 	} `toml:"network"`

@@ -3,7 +3,10 @@
 package cli
 
 import (
+	"slices"
+
 	"botbottle.dev/bottle-operator/hack/smolvm/internal/cmdline"
+	"botbottle.dev/bottle-operator/hack/smolvm/internal/machine"
 	"botbottle.dev/bottle-operator/hack/smolvm/internal/release"
 )
 
@@ -152,12 +155,11 @@ var packCommands = []command{
 // createFlags holds the flags that the stand-in uses or stores. It has none of
 // smolvm's flags that change the virtual machine's devices: they are rejected as
 // unknown.
-var createFlags = []cmdline.Flag{
+var createFlags = slices.Concat([]cmdline.Flag{
 	{Name: "image", Short: "I", Value: "IMAGE", Check: checkImageReference},
 	{Name: "cpus", Value: "N", Check: checkWholeNumber(255)},
 	{Name: "mem", Value: "MiB", Check: checkWholeNumber(1<<32 - 1)},
-	{Name: "storage", Value: "GiB", Check: checkWholeNumber(1<<63 - 1)},
-	{Name: "overlay", Value: "GiB", Check: checkWholeNumber(1<<63 - 1)},
+}, diskFlags(), []cmdline.Flag{
 	{Name: "volume", Short: "v", Value: "HOST:GUEST", Repeatable: true},
 	{Name: "port", Short: "p", Value: "HOST:GUEST", Repeatable: true, Check: checkPort},
 	{Name: "net"},
@@ -175,4 +177,11 @@ var createFlags = []cmdline.Flag{
 	{Name: "label", Value: "KEY=VALUE", Repeatable: true, Since: "1.8.0"},
 	{Name: "user", Short: "u", Value: "USER", Since: "1.14.0"},
 	{Name: "max-image-size", Value: "SIZE", Since: "1.4.0"},
+})
+
+func diskFlags() (flags []cmdline.Flag) {
+	for _, disk := range machine.AllDisks {
+		flags = append(flags, cmdline.Flag{Name: disk.Name, Value: "GiB", Check: checkWholeNumber(1<<63 - 1)})
+	}
+	return flags
 }

@@ -140,12 +140,11 @@ func (d *draft) setResources() error {
 		memory = n
 	}
 	d.rec.CPUs, d.rec.MemoryMiB = int(cpus), uint32(memory)
-	d.rec.StorageGiB, d.rec.OverlayGiB = d.file.Storage, d.file.Overlay
-	if n, ok := d.number("storage"); ok {
-		d.rec.StorageGiB = &n
-	}
-	if n, ok := d.number("overlay"); ok {
-		d.rec.OverlayGiB = &n
+	d.rec.Disks = d.file.Disks
+	for _, disk := range machine.AllDisks {
+		if n, ok := d.number(disk.Name); ok {
+			*disk.Size(&d.rec.Disks) = &n
+		}
 	}
 	return d.checkResources()
 }
@@ -158,10 +157,11 @@ func (d *draft) checkResources() error {
 		return configError(op, "CPU count must be at least 1")
 	case r.MemoryMiB < 64:
 		return configError(op, "memory must be at least 64 MiB (got %d MiB)", r.MemoryMiB)
-	case r.StorageGiB != nil && *r.StorageGiB == 0:
-		return configError(op, "storage disk size must be greater than 0 GiB")
-	case r.OverlayGiB != nil && *r.OverlayGiB == 0:
-		return configError(op, "overlay disk size must be greater than 0 GiB")
+	}
+	for _, disk := range machine.AllDisks {
+		if n := *disk.Size(&r.Disks); n != nil && *n == 0 {
+			return configError(op, "%s disk size must be greater than 0 GiB", disk.Name)
+		}
 	}
 	if r.CPUs > 16 {
 		fmt.Fprintf(d.stderr, "warning: requested %d vCPUs but the hypervisor supports at most 16; the VM will run with 16 vCPUs\n", r.CPUs)

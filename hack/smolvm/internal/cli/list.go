@@ -95,7 +95,10 @@ func (a *app) table(recs []*machine.Record, args *cmdline.Args) {
 			width = max(width, len(r.Name))
 		}
 	}
-	head := fmt.Sprintf("%-*s %-12s %5s %10s %7s %7s %8s %8s", width, "NAME", "STATE", "CPUS", "MEMORY", "MOUNTS", "PORTS", "STORAGE", "OVERLAY")
+	head := fmt.Sprintf("%-*s %-12s %5s %10s %7s %7s", width, "NAME", "STATE", "CPUS", "MEMORY", "MOUNTS", "PORTS")
+	for _, disk := range machine.AllDisks {
+		head += fmt.Sprintf(" %8s", strings.ToUpper(disk.Name))
+	}
 	branched := a.rel.AtLeast("1.14.0")
 	if branched {
 		head += "  BRANCHED FROM"
@@ -106,8 +109,10 @@ func (a *app) table(recs []*machine.Record, args *cmdline.Args) {
 	}
 	fmt.Fprintf(a.stdout, "%s\n%s\n", head, strings.Repeat("-", rule))
 	for _, r := range recs {
-		row := fmt.Sprintf("%-*s %-12s %5d %6d MiB %7d %7d %4d GiB %4d GiB", width, r.Name, r.State, r.CPUs, r.MemoryMiB,
-			len(r.Mounts), len(r.Ports), orDefault(r.StorageGiB, 20), orDefault(r.OverlayGiB, 10))
+		row := fmt.Sprintf("%-*s %-12s %5d %6d MiB %7d %7d", width, r.Name, r.State, r.CPUs, r.MemoryMiB, len(r.Mounts), len(r.Ports))
+		for _, disk := range machine.AllDisks {
+			row += fmt.Sprintf(" %4d GiB", disk.GiB(&r.Disks))
+		}
 		if branched {
 			row += fmt.Sprintf("  %-13s", "-")
 		}
@@ -116,13 +121,6 @@ func (a *app) table(recs []*machine.Record, args *cmdline.Args) {
 			a.details(r)
 		}
 	}
-}
-
-func orDefault(n *uint64, d uint64) uint64 {
-	if n == nil {
-		return d
-	}
-	return *n
 }
 
 // details prints what `ls --verbose` adds. Like smolvm it prints the environment

@@ -221,19 +221,12 @@ func (a *app) makeDisks(r *machine.Record) error {
 	if err := os.WriteFile(filepath.Join(dir, "name"), []byte(r.Name), 0o644); err != nil {
 		return err
 	}
-	for file, size := range map[string]*uint64{"storage.raw": r.StorageGiB, "overlay.raw": r.OverlayGiB} {
-		gib := uint64(20)
-		if file == "overlay.raw" {
-			gib = 10
-		}
-		if size != nil {
-			gib = *size
-		}
-		f, err := os.OpenFile(filepath.Join(dir, file), os.O_WRONLY|os.O_CREATE, 0o644)
+	for _, disk := range machine.AllDisks {
+		f, err := os.OpenFile(filepath.Join(dir, disk.Name+".raw"), os.O_WRONLY|os.O_CREATE, 0o644)
 		if err != nil {
 			return err
 		}
-		err = f.Truncate(int64(gib) << 30)
+		err = f.Truncate(int64(disk.GiB(&r.Disks)) << 30)
 		f.Close()
 		if err != nil {
 			return err

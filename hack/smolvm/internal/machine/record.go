@@ -13,24 +13,17 @@ const (
 	Unreachable = "unreachable"
 )
 
-// Defaults of `machine create`.
-const (
-	DefaultCPUs      = 4
-	DefaultMemoryMiB = 8192
-)
-
 // Record is a machine as stored in the database. Like smolvm's own records it
 // holds env values in clear text, but only references to secrets.
 type Record struct {
-	Name           string            `json:"name"`
-	State          string            `json:"state"`
-	PID            int               `json:"pid,omitempty"`
-	PIDStartTime   uint64            `json:"pid_start_time,omitempty"`
-	CreatedAt      int64             `json:"created_at"`
-	CPUs           int               `json:"cpus"`
-	MemoryMiB      uint32            `json:"mem"`
-	StorageGiB     *uint64           `json:"storage_gb"`
-	OverlayGiB     *uint64           `json:"overlay_gb"`
+	Name         string `json:"name"`
+	State        string `json:"state"`
+	PID          int    `json:"pid,omitempty"`
+	PIDStartTime uint64 `json:"pid_start_time,omitempty"`
+	CreatedAt    int64  `json:"created_at"`
+	CPUs         int    `json:"cpus"`
+	MemoryMiB    uint32 `json:"mem"`
+	Disks
 	Network        bool              `json:"network"`
 	NetworkBackend string            `json:"network_backend,omitempty"`
 	AllowedCIDRs   []string          `json:"allowed_cidrs"`

@@ -30,13 +30,16 @@ var viewKeys = []struct {
 func (r *Record) View(rel release.Release) map[string]any {
 	v := map[string]any{
 		"name": r.Name, "state": r.State, "created_at": r.CreatedAt,
-		"cpus": r.CPUs, "memory_mib": r.MemoryMiB, "storage_gb": r.StorageGiB, "overlay_gb": r.OverlayGiB,
+		"cpus": r.CPUs, "memory_mib": r.MemoryMiB,
 		"mounts": len(r.Mounts), "ports": len(r.Ports), "network": r.Network,
 		"image": orNil(r.Image), "entrypoint": orEmpty(r.Entrypoint), "cmd": orEmpty(r.Cmd),
 		"pid": nil, "ephemeral": false, "gpu": false, "gpu_vram_mib": nil,
 		"restart_count": 0, "restart_max_retries": r.RestartMaxRetries, "restart_policy": r.RestartPolicy,
 		"health_cmd": orNil(healthText(r.HealthCmd)), "health_interval_secs": r.HealthInterval,
 		"health_timeout_secs": r.HealthTimeout, "health_retries": r.HealthRetries, "health_startup_grace_secs": r.HealthGrace,
+	}
+	for _, disk := range AllDisks {
+		v[disk.Name+"_gb"] = *disk.Size(&r.Disks)
 	}
 	if r.PID != 0 {
 		v["pid"] = r.PID

@@ -125,8 +125,7 @@ func unknownField(text string, at *toml.DecodeError) error {
 // field returns the struct type of a table's key, or nil if the key is not a
 // table.
 func field(table reflect.Type, key string) reflect.Type {
-	for i := range table.NumField() {
-		f := table.Field(i)
+	for _, f := range reflect.VisibleFields(table) {
 		if f.Tag.Get("toml") != key {
 			continue
 		}
@@ -143,8 +142,10 @@ func field(table reflect.Type, key string) reflect.Type {
 
 func keys(table reflect.Type) []string {
 	var names []string
-	for i := range table.NumField() {
-		names = append(names, "`"+table.Field(i).Tag.Get("toml")+"`")
+	for _, f := range reflect.VisibleFields(table) {
+		if !f.Anonymous {
+			names = append(names, "`"+f.Tag.Get("toml")+"`")
+		}
 	}
 	return names
 }

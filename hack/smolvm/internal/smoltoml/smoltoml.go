@@ -15,34 +15,34 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 
+	"botbottle.dev/bottle-operator/hack/smolvm/internal/machine"
 	"botbottle.dev/bottle-operator/hack/smolvm/internal/state"
 )
 
 // File is a parsed Smolfile. A pointer is nil if the key was absent.
 type File struct {
-	Image      *string   `toml:"image"`
-	Entrypoint []string  `toml:"entrypoint"`
-	Cmd        []string  `toml:"cmd"`
-	Env        []string  `toml:"env"`
-	Workdir    *string   `toml:"workdir"`
-	CPUs       *uint8    `toml:"cpus"`
-	Memory     *uint32   `toml:"memory"`
-	Net        *bool     `toml:"net"`
-	GPU        *bool     `toml:"gpu"`
-	GPUVRAM    *uint32   `toml:"gpu_vram"`
-	Storage    *uint64   `toml:"storage"`
-	Overlay    *uint64   `toml:"overlay"`
-	Ports      []string  `toml:"ports"`
-	Volumes    []string  `toml:"volumes"`
-	Init       []string  `toml:"init"`
-	Artifact   *artifact `toml:"artifact"`
-	Pack       *artifact `toml:"pack"`
-	Dev        Dev       `toml:"dev"`
-	Network    Network   `toml:"network"`
-	Health     *Health   `toml:"health"`
-	Restart    *Restart  `toml:"restart"`
-	Auth       *auth     `toml:"auth"`
-	Service    *service  `toml:"service"`
+	Image      *string  `toml:"image"`
+	Entrypoint []string `toml:"entrypoint"`
+	Cmd        []string `toml:"cmd"`
+	Env        []string `toml:"env"`
+	Workdir    *string  `toml:"workdir"`
+	CPUs       *uint8   `toml:"cpus"`
+	Memory     *uint32  `toml:"memory"`
+	Net        *bool    `toml:"net"`
+	GPU        *bool    `toml:"gpu"`
+	GPUVRAM    *uint32  `toml:"gpu_vram"`
+	machine.Disks
+	Ports    []string  `toml:"ports"`
+	Volumes  []string  `toml:"volumes"`
+	Init     []string  `toml:"init"`
+	Artifact *artifact `toml:"artifact"`
+	Pack     *artifact `toml:"pack"`
+	Dev      Dev       `toml:"dev"`
+	Network  Network   `toml:"network"`
+	Health   *Health   `toml:"health"`
+	Restart  *Restart  `toml:"restart"`
+	Auth     *auth     `toml:"auth"`
+	Service  *service  `toml:"service"`
 }
 
 // Dev replaces or extends top-level settings for development.
