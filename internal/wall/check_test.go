@@ -3,6 +3,7 @@
 package wall
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -88,12 +89,9 @@ func (m *many) settled() bool {
 
 // moreDamages are further cases of TestCheckSeesDamage.
 var moreDamages = []damage{
-	{name: "IPv6 address", how: []string{"inside sysctl -q net.ipv6.conf.all.disable_ipv6=0", "inside sysctl -q net.ipv6.conf.bundle0.disable_ipv6=0", "inside ip addr add fd00::5/64 dev bundle0 nodad"},
-		found: []string{"closed: the namespace does not have exactly the address ADDRESS", "closed: the namespace has routes other than the one to SUBNET"}},
 	{name: "dummy link", how: []string{"inside ip link add bundle1 type bridge"}, found: []string{`open: link "bundle1" is in the namespace`}},
 	{name: "another link from the node", how: []string{"ip link add other type veth peer name extra", "ip link set extra netns ID"}, found: []string{`open: link "extra" is in the namespace`}},
 	{name: "blackhole route", how: []string{"inside ip route add blackhole 10.0.0.0/8"}, found: []string{"closed: the namespace has routes other than the one to SUBNET"}},
-	{name: "IPv6 route", how: []string{"inside sysctl -q net.ipv6.conf.all.disable_ipv6=0", "inside ip -6 route add blackhole fd01::/64"}, found: []string{"closed: the namespace has routes other than the one to SUBNET"}},
 	{name: "rule deleted", how: []string{"nft flush chain netdev TABLE ingress", "nft add rule netdev TABLE ingress drop"}, found: []string{"open: filter TABLE has other rules than the wall's"}},
 	{name: "bridge of another MTU", how: []string{"ip link set BRIDGE mtu 1300"}, found: []string{"closed: bundle0 in the namespace has a different MTU from the bridge"}},
 	{name: "bridge of the bundle's MAC", how: []string{"ip link set BRIDGE address BUNDLEMAC"}, found: []string{"open: bridge BRIDGE has the bundle's MAC address"}},
@@ -152,6 +150,28 @@ func TestCheckSeesOtherNamespace(t *testing.T) {
 	}
 	run(t, "umount", "-l", path)
 	must(t, unix.Mount(fmt.Sprintf("/proc/self/fd/%d", held.Fd()), path, "none", unix.MS_BIND, ""))
+}
+
+// TestCheckSeesIPv6: an address and a route, once somebody turned IPv6 on.
+func TestCheckSeesIPv6(t *testing.T) {
+	m := newMany(t)
+	spec := m.specs[broken]
+	path := m.walls.path(spec.Owner)
+	must(t, in(t, wallNS(t, host.Wall{Path: path}), func() error {
+		return errors.Join(os.WriteFile("/proc/sys/net/ipv6/conf/all/disable_ipv6", []byte("0"), 0), os.WriteFile("/proc/sys/net/ipv6/conf/bundle0/disable_ipv6", []byte("0"), 0))
+	}))
+	m.settle(t)
+	routes := "closed: the namespace has routes other than the one to " + spec.Subnet.String()
+	damage{how: []string{"inside ip -6 route add blackhole fd01::/64"}}.do(t, spec, path)
+	if got := m.check(t)[broken]; got != routes {
+		t.Errorf("with a route: got %q, want %q", got, routes)
+	}
+	damage{how: []string{"inside ip -6 route del blackhole fd01::/64"}}.do(t, spec, path)
+	m.settle(t)
+	damage{how: []string{"inside ip addr add fd00::5/64 dev bundle0 nodad"}}.do(t, spec, path)
+	if got, want := m.check(t)[broken], "closed: the namespace does not have exactly the address "+machinePrefix(spec).String()+"\n"+routes; got != want {
+		t.Errorf("with an address: got %q, want %q", got, want)
+	}
 }
 
 // TestCheckSeesEarlierChain: a foreign chain that sees packets first.
