@@ -61,24 +61,24 @@ func (d *Driver) straysExcept(ctx context.Context, names []string, m *members) (
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		ticks, ok, err := ticksOf(pid)
-		if err != nil {
-			return err
-		}
-		p := process{pid, ticks}
 		in, err := d.machineOf(pid)
 		if err == nil && in != "" {
 			joined = append(joined, in)
 			return nil
 		}
-		var name string
-		if err == nil {
-			name, err = c().machine(pid)
+		if err != nil {
+			return fmt.Errorf("process %d: %w", pid, err)
 		}
+		ticks, ok, err := ticksOf(pid)
+		if err != nil || !ok {
+			return err
+		}
+		p := process{pid, ticks}
+		name, err := c().machine(pid)
 		if err != nil && !gone(err) {
 			return fmt.Errorf("process %d: %w", pid, err)
 		}
-		if ok && err == nil && name != "" && d.isStray(smolvm, machineProcess{p, name}) {
+		if err == nil && name != "" && d.isStray(smolvm, machineProcess{p, name}) {
 			found = append(found, machineProcess{p, name})
 		}
 		return nil
