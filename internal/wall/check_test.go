@@ -273,6 +273,29 @@ func TestCheckSeesNewSpec(t *testing.T) {
 	}
 }
 
+// TestCheckReadsAgainOnceSettled: the kernel sends some notifications before the
+// change itself can be read. So what changed is read at once, once more when the
+// change has settled, and then no more.
+func TestCheckReadsAgainOnceSettled(t *testing.T) {
+	m := newMany(t)
+	spec := m.specs[broken]
+	read := func() time.Time { return m.walls.memory.walls[spec.Owner.ID()].insideAt }
+	for due(spec.Owner.ID(), read(), m.walls.memory.now().Add(10*time.Second)) { // or it may be read in its turn meanwhile
+		m.ahead += 10 * time.Second
+		m.settle(t)
+	}
+	before := read()
+	damage{how: []string{"inside ip route add blackhole 10.0.0.0/8", "inside ip route del blackhole 10.0.0.0/8"}}.do(t, spec, m.walls.path(spec.Owner))
+	for i, want := range []bool{true, true, false} {
+		m.check(t)
+		if got := read() != before; got != want {
+			t.Errorf("check %d after the change: got the inside read %v, want %v", i+1, got, want)
+		}
+		before = read()
+		m.ahead += settling
+	}
+}
+
 // TestCheckReadsEverythingInTurn: each wall is read in full once in fullReading,
 // and not all of them at the same time.
 func TestCheckReadsEverythingInTurn(t *testing.T) {
