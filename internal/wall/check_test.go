@@ -106,6 +106,7 @@ func TestCheckSeesDamage(t *testing.T) {
 			t.Cleanup(func() { _ = deleteLink("other") })
 			spec := m.specs[broken]
 			path := m.walls.path(spec.Owner)
+			wallNS(t, host.Wall{Path: path}) // holds the namespace, and therefore its link
 			d.do(t, spec, path)
 			m.ahead += time.Second
 			want := damageWords(spec, path).Replace(strings.Join(d.found, "\n"))

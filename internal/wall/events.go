@@ -32,6 +32,8 @@ type changes struct {
 	all bool
 	// links means that a link of the node was made, changed or deleted.
 	links bool
+	// ids means that a namespace got or lost an ID.
+	ids bool
 	// insides are the IDs of namespaces in which something changed, or which were
 	// deleted.
 	insides map[int]bool
@@ -99,12 +101,11 @@ func (e *events) close() { _ = e.socket.Close() }
 // error, notifications may be missing, and e must be closed.
 func (e *events) read() (changes, error) {
 	c := changes{insides: map[int]bool{}}
-	newIDs := false
 	for range maxEvents {
 		n, oobn, flags, _, err := unix.Recvmsg(int(e.socket.Fd()), e.buf, e.oob, unix.MSG_DONTWAIT)
 		switch {
 		case errors.Is(err, unix.EAGAIN):
-			return c, e.checkSelf(&c, newIDs)
+			return c, e.checkSelf(&c)
 		case errors.Is(err, unix.EINTR):
 			continue
 		case errors.Is(err, unix.ENOBUFS):
@@ -130,7 +131,7 @@ func (e *events) read() (changes, error) {
 			case h.Type == unix.RTM_NEWLINK || h.Type == unix.RTM_DELLINK:
 				c.links = true
 			case h.Type == unix.RTM_NEWNSID || h.Type == unix.RTM_DELNSID:
-				newIDs = true
+				c.ids = true
 				c.insides[nsidIn(body)] = true
 			}
 			return nil
@@ -162,8 +163,8 @@ func (e *events) sender(oob []byte) (int, error) {
 
 // checkSelf finds out whether the node's own namespace got an ID. Its
 // notifications would have passed for those of another one.
-func (e *events) checkSelf(c *changes, newIDs bool) error {
-	if !newIDs {
+func (e *events) checkSelf(c *changes) error {
+	if !c.ids {
 		return nil
 	}
 	self, err := netlink.GetNetNsIdByPid(os.Getpid())
