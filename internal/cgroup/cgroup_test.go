@@ -92,7 +92,7 @@ func TestKernelThreads(t *testing.T) {
 		"4711 (short) S 1": false,
 		"":                 false,
 	} {
-		if got := isKernelThread([]byte(in)); got != want {
+		if got := IsKernelThread([]byte(in)); got != want {
 			t.Errorf("%q: got %v, want %v", in, got, want)
 		}
 	}

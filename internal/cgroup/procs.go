@@ -6,12 +6,10 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,19 +21,9 @@ const maxProcs = 1 << 20
 // does not exist. It omits zombies, and kernel threads such as the vhost workers
 // of older kernels, which end together with the process that they serve.
 func (g *Groups) Procs(id string) ([]int, error) {
-	dir, err := g.Path(id)
+	pids, err := g.AppendMembers(nil, id)
 	if err != nil {
 		return nil, err
-	}
-	pids, err := readProcs(filepath.Join(dir, "cgroup.procs"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, g.absent(dir)
-	}
-	if errors.Is(err, unix.ENODEV) { // removed in the meantime
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("processes of cgroup %s: %w", id, err)
 	}
 	out := pids[:0]
 	for _, pid := range pids {
@@ -45,31 +33,63 @@ func (g *Groups) Procs(id string) ([]int, error) {
 			// It has ended.
 		case err != nil:
 			return nil, fmt.Errorf("processes of cgroup %s: %w", id, err)
-		case !isKernelThread(stat):
+		case !IsKernelThread(stat):
 			out = append(out, pid)
 		}
 	}
 	return out, nil
 }
 
-func readProcs(path string) ([]int, error) {
-	f, err := os.Open(path)
+// AppendMembers appends all processes in the machine's cgroup to pids, including
+// kernel threads; none if the cgroup does not exist. It omits zombies.
+func (g *Groups) AppendMembers(pids []int, id string) ([]int, error) {
+	dir, err := g.Path(id)
 	if err != nil {
-		return nil, err
+		return pids, err
 	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxProcs+1))
+	all, err := appendProcs(pids, filepath.Join(dir, "cgroup.procs"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return pids, g.absent(dir)
+	}
+	if errors.Is(err, unix.ENODEV) { // removed in the meantime
+		return pids, nil
+	}
 	if err != nil {
-		return nil, err
+		return pids, fmt.Errorf("processes of cgroup %s: %w", id, err)
 	}
-	if len(b) > maxProcs {
-		return nil, fmt.Errorf("%s is longer than %d bytes", path, maxProcs)
+	return all, nil
+}
+
+// appendProcs reads cgroup.procs without package os, which would register the
+// file with the runtime's poller each time.
+func appendProcs(pids []int, path string) ([]int, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return pids, err
 	}
-	var pids []int
-	for line := range strings.Lines(string(b)) {
-		pid, err := strconv.Atoi(strings.TrimSpace(line))
+	defer func() { _ = unix.Close(fd) }()
+	var b []byte
+	for chunk := make([]byte, 4096); len(b) <= maxProcs; {
+		n, err := unix.Read(fd, chunk)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return pids, err
+		}
+		if n == 0 {
+			return parseProcs(pids, b, path)
+		}
+		b = append(b, chunk[:n]...)
+	}
+	return pids, fmt.Errorf("%s is longer than %d bytes", path, maxProcs)
+}
+
+func parseProcs(pids []int, b []byte, path string) ([]int, error) {
+	for line := range bytes.Lines(b) {
+		pid, err := strconv.Atoi(string(bytes.TrimSpace(line)))
 		if err != nil || pid <= 0 { // 0: a process of a foreign pid namespace
-			return nil, fmt.Errorf("%s: process %q is not in this pid namespace", path, strings.TrimSpace(line))
+			return pids, fmt.Errorf("%s: process %q is not in this pid namespace", path, bytes.TrimSpace(line))
 		}
 		pids = append(pids, pid)
 	}
@@ -79,9 +99,9 @@ func readProcs(path string) ([]int, error) {
 // kernelThread is PF_KTHREAD from the kernel's include/linux/sched.h.
 const kernelThread = 0x00200000
 
-// isKernelThread reads field 9 of /proc/PID/stat, the flags. Field 2, the
+// IsKernelThread reads field 9 of /proc/PID/stat, the flags. Field 2, the
 // program's name in parentheses, may hold anything.
-func isKernelThread(stat []byte) bool {
+func IsKernelThread(stat []byte) bool {
 	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
 	if len(fields) < 7 {
 		return false

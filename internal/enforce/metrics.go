@@ -122,8 +122,9 @@ func (m *Metrics) proved(v probe.Verdict, err error, leaked bool) {
 	m.proofs.WithLabelValues(result).Inc()
 }
 
-// dropped collects how many packets each Bottle's wall dropped. It reads the
-// counts when it is scraped.
+// dropped collects how many packets each Bottle's wall dropped. When it is
+// scraped, it reads the counts that the guard read last, which may be half a
+// minute old.
 type dropped struct {
 	watched *registry
 	desc    *prometheus.Desc

@@ -96,8 +96,9 @@ type Walls interface {
 	// InspectWalls reads walls back, in the order of specs. It changes nothing,
 	// and is cheap enough to be called every second for hundreds of walls. A wall
 	// that does not exist has no NetNS and a Fault. A wall that is made or
-	// deleted during the call is seen as it was before or after. An error means
-	// that nothing could be found out.
+	// deleted during the call is seen as it was before or after. The counts of
+	// many walls may be half a minute old; those of a single wall are exact. An
+	// error means that nothing could be found out.
 	InspectWalls(ctx context.Context, specs []WallSpec) ([]Wall, error)
 	// WatchWalls calls changed soon after any wall's filter or link or a bundle's
 	// bridge changed, including changes by this agent, and whenever it may have

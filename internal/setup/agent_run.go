@@ -49,6 +49,7 @@ func (o *AgentOptions) Run(ctx context.Context) error {
 	if err := o.Validate(); err != nil {
 		return err
 	}
+	limitGarbage()
 	cfg, err := restConfig(o.Kubeconfig, "bottle-agent")
 	if err != nil {
 		return err

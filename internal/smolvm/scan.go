@@ -25,28 +25,9 @@ func (d *Driver) VMMs(ctx context.Context, names []string) ([]host.VMM, error) {
 	}
 	// Skip names that no machine can have: they must not hide the others.
 	names = slices.DeleteFunc(slices.Clone(names), func(name string) bool { return !cgroup.ValidID(name) })
-	found, err := d.scan(ctx, g, names)
+	vmms, err := d.scan(ctx, g, names)
 	if err != nil {
 		return nil, fmt.Errorf("scan for VMMs: %w", err)
-	}
-	var vmms []host.VMM
-	for _, f := range found {
-		ns, err := netnsOf(f.pid)
-		// What was read belongs to this process only if it is still alive.
-		if !f.alive() {
-			continue
-		}
-		// One process must not hide all others. An exiting process no longer has
-		// a namespace and runs no code. If the namespace of any other process
-		// cannot be determined, the process counts as outside every wall.
-		switch {
-		case err == nil:
-		case errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE):
-			return nil, fmt.Errorf("scan for VMMs: process %d of machine %s: %w", f.pid, f.name, err)
-		case exiting(f.pid):
-			continue
-		}
-		vmms = append(vmms, host.VMM{Name: f.name, PID: f.pid, StartTime: d.booted.at(f.ticks), NetNS: ns})
 	}
 	return vmms, nil
 }
@@ -57,36 +38,117 @@ type machineProcess struct {
 	name string
 }
 
-// scan finds the living processes of these machines. It first moves strays into
-// the machines' cgroups, and then lists the cgroups. It also returns strays that
-// cannot be moved.
-func (d *Driver) scan(ctx context.Context, g *cgroup.Groups, names []string) ([]machineProcess, error) {
-	strays, err := d.strays(ctx, names)
-	if err != nil || g == nil { // without the hierarchy, every VMM is a stray
-		return strays, err
+// scan finds the living processes of these machines. It lists the machines'
+// cgroups, then looks for strays among all other processes, and moves them into
+// the cgroups. It also returns strays that cannot be moved.
+func (d *Driver) scan(ctx context.Context, g *cgroup.Groups, names []string) ([]host.VMM, error) {
+	d.known.count()
+	members, err := listMembers(g, names)
+	if err != nil {
+		return nil, err
 	}
-	var found []machineProcess
+	strays, joined, err := d.straysExcept(ctx, names, members)
+	if err != nil {
+		return nil, err
+	}
+	var vmms []host.VMM
 	for _, s := range strays {
-		if err := d.adopt(g, s); err != nil && !errors.Is(err, errNoStray) {
-			found = append(found, s)
+		err := errStays // without the hierarchy
+		if g != nil {
+			err = d.adopt(g, s)
 		}
-	}
-	for _, name := range names {
-		pids, err := g.Procs(name)
-		if err != nil {
+		if err == nil || errors.Is(err, errNoStray) { // it may have joined a cgroup meanwhile
+			joined = append(joined, s.name)
+			continue
+		}
+		if vmms, err = d.appendVMM(vmms, s.name, s.pid); err != nil {
 			return nil, err
 		}
-		for _, pid := range pids {
-			ticks, ok, err := ticksOf(pid)
-			if err != nil {
+	}
+	// What joined a cgroup after it was listed may have existed before the scan.
+	if err := members.listAgain(g, joined); err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		for _, pid := range members.pids[name] {
+			if vmms, err = d.appendVMM(vmms, name, pid); err != nil {
 				return nil, err
-			}
-			if ok {
-				found = append(found, machineProcess{process{pid, ticks}, name})
 			}
 		}
 	}
-	return found, nil
+	return vmms, nil
+}
+
+// errStays means that a stray cannot be moved into a cgroup.
+var errStays = errors.New("there is no cgroup to move it into")
+
+// members are the processes in machines' cgroups, including kernel threads.
+type members struct {
+	pids map[string][]int // by machine
+	all  map[int]bool
+}
+
+// listMembers lists the cgroups of machines. g is nil without the hierarchy.
+func listMembers(g *cgroup.Groups, names []string) (*members, error) {
+	m := &members{pids: make(map[string][]int, len(names)), all: make(map[int]bool, len(names))}
+	if err := m.listAgain(g, names); err != nil {
+		return nil, err
+	}
+	for _, pids := range m.pids {
+		for _, pid := range pids {
+			m.all[pid] = true
+		}
+	}
+	return m, nil
+}
+
+// listAgain lists the cgroups of some machines again.
+func (m *members) listAgain(g *cgroup.Groups, names []string) error {
+	if g == nil {
+		return nil
+	}
+	for _, name := range names {
+		pids, err := g.AppendMembers(nil, name)
+		if err != nil {
+			return err
+		}
+		m.pids[name] = pids
+	}
+	return nil
+}
+
+// appendVMM appends a process of a machine. It appends nothing if the process is
+// gone, is exiting, or is a kernel thread.
+func (d *Driver) appendVMM(vmms []host.VMM, name string, pid int) ([]host.VMM, error) {
+	if ns, ticks, ok := d.known.netns(pid); ok {
+		return append(vmms, host.VMM{Name: name, PID: pid, StartTime: d.booted.at(ticks), NetNS: ns}), nil
+	}
+	stat, err := os.ReadFile(procFile(pid, "stat"))
+	if err != nil && !gone(err) {
+		return nil, err
+	}
+	ticks, ok := parseStat(stat)
+	if err != nil || !ok || cgroup.IsKernelThread(stat) {
+		return vmms, nil
+	}
+	p := process{pid, ticks}
+	ns, err := netnsOf(pid)
+	// What was read belongs to this process only if it is still alive.
+	if !p.alive() {
+		return vmms, nil
+	}
+	// One process must not hide all others. An exiting process no longer has a
+	// namespace and runs no code. If the namespace of any other process cannot be
+	// determined, the process counts as outside every wall.
+	switch {
+	case err == nil:
+		d.known.add(p)
+	case errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE):
+		return nil, fmt.Errorf("process %d of machine %s: %w", pid, name, err)
+	case exiting(pid):
+		return vmms, nil
+	}
+	return append(vmms, host.VMM{Name: name, PID: pid, StartTime: d.booted.at(ticks), NetNS: ns}), nil
 }
 
 // exiting reports whether all threads of a process are exiting and will not run

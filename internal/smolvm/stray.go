@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -35,79 +36,97 @@ import (
 var errNoStray = errors.New("not a VMM of the machine")
 
 // strays finds the living strays of these machines.
+func (d *Driver) strays(ctx context.Context, names []string) ([]machineProcess, error) {
+	found, _, err := d.straysExcept(ctx, names, &members{})
+	return found, err
+}
+
+// straysExcept finds the living strays of these machines among all processes but
+// the members of their cgroups. It also returns the machines whose cgroups have
+// other members.
 //
 // It does not cache which processes are not strays: smolvm turns an existing
-// process into a VMM by exec.
-func (d *Driver) strays(ctx context.Context, names []string) ([]machineProcess, error) {
+// process into a VMM by exec. Nearly all processes are no strays, so the first
+// check is the cheapest.
+func (d *Driver) straysExcept(ctx context.Context, names []string, m *members) (found []machineProcess, joined []string, err error) {
 	smolvm, err := d.installed()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	dirs := make(map[string]string, len(names))
-	users := map[uint64]bool{0: true}
-	for _, name := range names {
-		dir := d.dataDir(name)
-		dirs[dir] = name
-		users[ownerOf(dir)] = true
-	}
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil, err
-	}
-	var found []machineProcess
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
+	c := sync.OnceValue(func() claims { return d.claimsOn(names) })
+	err = eachPID(func(pid int) error {
+		if m.all[pid] || !smolvm.runs(pid) {
+			return nil
 		}
 		if ctx.Err() != nil {
-			return nil, ctx.Err()
+			return ctx.Err()
 		}
-		if !smolvm.runs(pid) {
-			continue
+		in, err := d.machineOf(pid)
+		if err == nil && in != "" {
+			joined = append(joined, in)
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("process %d: %w", pid, err)
 		}
 		ticks, ok, err := ticksOf(pid)
-		if err != nil {
-			return nil, err
+		if err != nil || !ok {
+			return err
 		}
-		c := process{pid, ticks}
-		name, err := d.claimedMachine(c, users, dirs)
+		p := process{pid, ticks}
+		name, err := c().machine(pid)
 		if err != nil && !gone(err) {
-			return nil, fmt.Errorf("process %d: %w", pid, err)
+			return fmt.Errorf("process %d: %w", pid, err)
 		}
-		if ok && err == nil && name != "" && d.isStray(smolvm, machineProcess{c, name}) {
-			found = append(found, machineProcess{c, name})
+		if err == nil && name != "" && d.isStray(smolvm, machineProcess{p, name}) {
+			found = append(found, machineProcess{p, name})
 		}
-	}
-	return found, nil
+		return nil
+	})
+	slices.Sort(joined)
+	joined = slices.DeleteFunc(slices.Compact(joined), func(name string) bool { return !slices.Contains(names, name) })
+	return found, joined, err
 }
 
 // gone reports whether a file of a process could not be read because the
 // process has ended.
 func gone(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) }
 
-// claimedMachine returns the machine that the process's command line names. It
-// returns "" if the process is in a machine's cgroup, if any of its user IDs is
-// not in users, or if it names none of these machines, which are keyed by their
-// folders.
-func (d *Driver) claimedMachine(p process, users map[uint64]bool, machines map[string]string) (string, error) {
-	in, err := d.machineOf(p.pid)
-	if err != nil || in != "" {
+// claims says which processes can belong to some machines.
+type claims struct {
+	users    map[uint64]bool
+	machines map[string]string // by their folders
+}
+
+func (d *Driver) claimsOn(names []string) claims {
+	c := claims{users: map[uint64]bool{0: true}, machines: make(map[string]string, len(names))}
+	for _, name := range names {
+		dir := d.dataDir(name)
+		c.machines[dir] = name
+		c.users[ownerOf(dir)] = true
+	}
+	return c
+}
+
+// machine returns the machine that the process's command line names. It returns
+// "" if any of the process's user IDs is not one of the users, or if it names
+// none of the machines.
+func (c claims) machine(pid int) (string, error) {
+	ids, err := usersOf(pid)
+	if err != nil || slices.ContainsFunc(ids, func(id uint64) bool { return !c.users[id] }) {
 		return "", err
 	}
-	ids, err := usersOf(p.pid)
-	if err != nil || slices.ContainsFunc(ids, func(id uint64) bool { return !users[id] }) {
-		return "", err
-	}
-	dir, err := bootFolder(p.pid)
-	return machines[dir], err
+	dir, err := bootFolder(pid)
+	return c.machines[dir], err
 }
 
 // isStray checks all conditions again and reports whether s is still a stray of
 // its machine.
 func (d *Driver) isStray(smolvm program, s machineProcess) bool {
-	owner := ownerOf(d.dataDir(s.name))
-	name, err := d.claimedMachine(s.process, map[uint64]bool{0: true, owner: true}, map[string]string{d.dataDir(s.name): s.name})
+	if in, err := d.machineOf(s.pid); err != nil || in != "" {
+		return false
+	}
+	name, err := d.claimsOn([]string{s.name}).machine(s.pid)
 	return err == nil && name == s.name && smolvm.runs(s.pid) &&
 		s.alive() // last: it proves that everything above was read from this process
 }
@@ -126,10 +145,12 @@ func (d *Driver) machineOf(pid int) (string, error) {
 	return g.Of(pid)
 }
 
-// program is the installed smolvm.
+// program is the installed smolvm. It is not safe for concurrent use.
 type program struct {
 	path string
 	file inode
+	// link has room for the target of /proc/PID/exe.
+	link []byte
 }
 
 type inode struct {
@@ -139,14 +160,15 @@ type inode struct {
 
 func (d *Driver) installed() (program, error) {
 	path, err := filepath.EvalSymlinks(d.binary())
+	link := make([]byte, unix.PathMax)
 	if errors.Is(err, os.ErrNotExist) { // removed, but running processes go on
-		return program{path: d.binary()}, nil
+		return program{path: d.binary(), link: link}, nil
 	}
 	if err != nil {
 		return program{}, err
 	}
 	id, err := inodeOf(path)
-	return program{path, id}, err
+	return program{path, id, link}, err
 }
 
 // runs reports whether a process runs the program, or a file that had the
@@ -158,8 +180,12 @@ func (p program) runs(pid int) bool {
 	if id, err := inodeOf(exe); err != nil || id == p.file {
 		return err == nil
 	}
-	path, err := os.Readlink(exe)
-	return err == nil && path == p.path+" (deleted)" && inOurNamespaces(pid)
+	n, err := unix.Readlink(exe, p.link)
+	if err != nil {
+		return false
+	}
+	path, deleted := bytes.CutSuffix(p.link[:n], []byte(" (deleted)"))
+	return deleted && string(path) == p.path && inOurNamespaces(pid)
 }
 
 // inOurNamespaces reports whether a process is in the pid and user namespaces

@@ -100,6 +100,7 @@ func (w *Walls) observe(ctx context.Context, specs []host.WallSpec) ([]facts, er
 	}
 	hooks := hooksOf(tables)
 	out := make([]facts, len(specs))
+	w.memory.markInspected(specs)
 	for i, s := range specs {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -117,6 +118,9 @@ func (w *Walls) observe(ctx context.Context, specs []host.WallSpec) ([]facts, er
 
 // observeInside reads all namespaces, on one thread.
 func (w *Walls) observeInside(ctx context.Context, walls []facts) error {
+	if len(walls) == 0 {
+		return nil
+	}
 	self, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
 		return err
@@ -219,20 +223,6 @@ func linksOf(specs []host.WallSpec) (map[string]*attrs, error) {
 				out[name] = &a
 			}
 		}
-	}
-	return out, nil
-}
-
-// nodeLinks returns all links of the node by name.
-func nodeLinks() (map[string]*attrs, error) {
-	links, err := dump(netlink.LinkList)
-	if err != nil {
-		return nil, fmt.Errorf("list the node's links: %w", err)
-	}
-	out := make(map[string]*attrs, len(links))
-	for _, l := range links {
-		a := attrsOf(l)
-		out[a.name] = &a
 	}
 	return out, nil
 }

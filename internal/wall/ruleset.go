@@ -88,6 +88,35 @@ func (r *ruleset) tables() (map[string]*table, error) {
 	return out, nil
 }
 
+// generation returns a number that changes with every change of the node's
+// ruleset, except for counts and for elements that packets add to sets.
+func (r *ruleset) generation() (uint32, error) {
+	messages, err := r.conn.Execute(netlink.Message{
+		Header: netlink.Header{
+			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN),
+			Flags: netlink.Request,
+		},
+		Data: []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0},
+	})
+	if err != nil {
+		return 0, fmt.Errorf("generation of the nftables ruleset: %w", err)
+	}
+	for _, m := range messages {
+		var id []byte
+		if len(m.Data) >= 4 {
+			attributes(m.Data[4:], func(kind uint16, b []byte) {
+				if kind == unix.NFTA_GEN_ID {
+					id = b
+				}
+			})
+		}
+		if len(id) == 4 {
+			return number(id), nil
+		}
+	}
+	return 0, errors.New("generation of the nftables ruleset: no answer")
+}
+
 func parseChain(m []byte) chain {
 	var c chain
 	attributes(m, func(kind uint16, b []byte) {

@@ -24,6 +24,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/keyed"
@@ -47,13 +48,15 @@ type Walls struct {
 
 	mu       sync.Mutex
 	expected map[string]*expected // a cache, by the owner's ID
+
+	memory memory
 }
 
 var _ host.Walls = (*Walls)(nil)
 
 // New returns the node's walls. It does not change or read anything yet.
 func New(o Options) *Walls {
-	return &Walls{dir: cmp.Or(o.Dir, DefaultDir), expected: map[string]*expected{}}
+	return &Walls{dir: cmp.Or(o.Dir, DefaultDir), expected: map[string]*expected{}, memory: memory{now: time.Now}}
 }
 
 // InspectWalls implements host.Walls. It reads a wall with faults a second time
@@ -67,7 +70,11 @@ func (w *Walls) InspectWalls(ctx context.Context, specs []host.WallSpec) ([]host
 			return nil, err
 		}
 	}
-	walls, err := w.read(ctx, specs)
+	read := w.read
+	if len(specs) > few {
+		read = w.readMany
+	}
+	walls, err := read(ctx, specs)
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +103,7 @@ func (w *Walls) InspectWalls(ctx context.Context, specs []host.WallSpec) ([]host
 	return walls, nil
 }
 
-// read observes walls and judges them.
+// read observes walls in full and judges them.
 func (w *Walls) read(ctx context.Context, specs []host.WallSpec) ([]host.Wall, error) {
 	found, err := w.observe(ctx, specs)
 	if err != nil {
