@@ -156,7 +156,8 @@ const (
 	// ReasonUnsupportedBySmolvm: the node's smolvm is too old for the spec, or no
 	// release of smolvm supports it.
 	ReasonUnsupportedBySmolvm = "UnsupportedBySmolvm"
-	// ReasonNodeNotReady: a check of the node fails: of smolvm, its files or KVM.
+	// ReasonNodeNotReady: the node lacks something that machines need, for example
+	// smolvm, its files or KVM; the message says what.
 	ReasonNodeNotReady = "NodeNotReady"
 	// ReasonMachineConflict: a machine with the Bottle's name exists and does not
 	// belong to the Bottle.
@@ -189,7 +190,8 @@ const (
 	// smolvm's own filter was observed to refuse what it should.
 	ReasonBothWalls = "BothWalls"
 	// ReasonHostWall: proven. The node's wall (its packet filter) holds. smolvm's
-	// own filter was not observed to, and the message says why.
+	// own filter was not observed to refuse what it should, and the message says
+	// why.
 	ReasonHostWall = "HostWall"
 	// ReasonProving: a proof is in progress.
 	ReasonProving = "Proving"
@@ -198,8 +200,8 @@ const (
 	ReasonProofNotObserved = "ProofNotObserved"
 	// ReasonProofImpossible: the prober cannot run in the guest.
 	ReasonProofImpossible = "ProofImpossible"
-	// ReasonBundleNotReached: the guest did not reach its bundle, so it proves
-	// nothing that the guest reached nothing else.
+	// ReasonBundleNotReached: the guest did not reach its bundle, so its failure
+	// to reach anything else proves nothing.
 	ReasonBundleNotReached = "BundleNotReached"
 	// ReasonLeakDetected: the guest reached something other than its bundle. The
 	// machine was stopped, and stays stopped until the spec or the annotation
@@ -301,8 +303,8 @@ var RoutineReasons = map[string]bool{
 	ReasonImagePullBackOff: true,
 }
 
-// UnknownReasons are the reasons of EgressEnforced with which it is not known
-// whether the walls hold, so that the condition is Unknown rather than False.
+// UnknownReasons are the reasons of EgressEnforced that leave it unknown whether
+// the walls hold, so that the condition is Unknown rather than False.
 var UnknownReasons = map[string]bool{
 	ReasonProving:          true,
 	ReasonProofNotObserved: true,

@@ -221,7 +221,7 @@ type MachineStatus struct {
 	// +optional
 	StartTime *metav1.Time `json:"startTime,omitempty"`
 
-	// restarts counts the starts after the first one that no user requested.
+	// restarts counts the starts, apart from the first, that no user requested.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	Restarts *int32 `json:"restarts,omitempty"`

@@ -31,7 +31,7 @@ func TestTheDocumentListsTheSteps(t *testing.T) {
 	}
 	r := &Reconciler{}
 	for title, steps := range map[string][]step{
-		"Towards a running Bottle": r.steps.converge(), "Towards a stopped one": r.steps.halt(), "Off the node": r.steps.teardown(),
+		"Towards a running Bottle": r.steps.converge(), "Towards a stopped Bottle": r.steps.halt(), "Off the node": r.steps.teardown(),
 	} {
 		var want []string
 		for _, s := range steps {

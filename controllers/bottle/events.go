@@ -69,7 +69,7 @@ func (r *reporter) event(s *scope, kind, reason, message string) {
 }
 
 func (r *reporter) warn(ctx context.Context, s *scope, reason, message string) {
-	logf.FromContext(ctx).Info("Something happened to the Bottle", "reason", reason, "message", message)
+	logf.FromContext(ctx).Info("The Bottle has a new problem", "reason", reason, "message", message)
 	r.event(s, corev1.EventTypeWarning, reason, message)
 }
 

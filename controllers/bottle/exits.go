@@ -41,7 +41,8 @@ func (e *exitWatch) forget(uids ...string) {
 	}
 }
 
-// watch requests a pass as soon as the VMM exits. The poll notices this later.
+// watch requests a pass as soon as the VMM exits. Without the watch, only the
+// next poll would notice that.
 func (e *exitWatch) watch(ctx context.Context, s *scope, m host.Machine) {
 	if m.PID == 0 {
 		return

@@ -37,8 +37,8 @@ func methods(calls []string) []string {
 	return out
 }
 
-// whens returns the ways in which a call can fail.
-func whens(call string) map[string]hosttest.When {
+// failureModes returns the ways in which a call can fail.
+func failureModes(call string) map[string]hosttest.When {
 	ways := map[string]hosttest.When{"before": hosttest.Before, "after": hosttest.After}
 	if hosttest.CanFailHalfWay(call) {
 		ways["half way"] = hosttest.Half
@@ -54,7 +54,7 @@ func TestEveryHostCallMayFailOnceWhileConverging(t *testing.T) {
 		t.Fatalf("calls: got %v, want the calls of all steps", calls)
 	}
 	for _, call := range calls {
-		for word, when := range whens(call) {
+		for word, when := range failureModes(call) {
 			t.Run(call+" "+word, func(t *testing.T) {
 				t.Parallel()
 				w := faulty(t)
@@ -90,7 +90,7 @@ func TestEveryHostCallMayFailOnceWhileLeaving(t *testing.T) {
 		t.Fatalf("calls: got %v, want the calls of all steps", calls)
 	}
 	for _, call := range calls {
-		for word, when := range whens(call) {
+		for word, when := range failureModes(call) {
 			t.Run(call+" "+word, func(t *testing.T) {
 				t.Parallel()
 				w := faulty(t)

@@ -192,7 +192,7 @@ func TestAMachineThatDisappearsAfterTheImageStep(t *testing.T) {
 	}
 }
 
-// The reasons are those of Pods, and the pauses grow.
+// The reasons are the same as a Pod's, and the pauses grow.
 func TestAPullThatFails(t *testing.T) {
 	w := newWorld(t, demo().Image(registryImage).Obj())
 	w.images.Push(registryImage, "agent 1")

@@ -296,8 +296,9 @@ func runningRecord(s *scope) state.Record {
 	return newRecord(s)
 }
 
-// stable is how long a machine must run so that its end is not a failed boot. A
-// guest that shuts down after every start must not be restarted without a pause.
+// stable is how long a machine must run before its end no longer counts as a
+// failed boot. A guest that shuts down after every start must not be restarted
+// without a pause.
 const stable = time.Minute
 
 func (m *machineStep) countLoss(ctx context.Context, s *scope, cause string) error {

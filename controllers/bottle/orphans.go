@@ -50,9 +50,10 @@ func (w *orphans) take(k types.NamespacedName) map[string]orphan {
 	return taken
 }
 
-// orphanKey returns the key of the request to tear down an orphan: that of its
-// Bottle, so that it never runs during a pass over a Bottle with the same name.
-// If the name is not known, the key has no namespace, so it is no Bottle's key.
+// orphanKey returns the key of the request to tear down an orphan. It is the key
+// of the orphan's Bottle, so that the teardown never runs during a pass over a
+// Bottle with the same name. If the name is not known, the key has no namespace,
+// so it is no Bottle's key.
 func orphanKey(o host.Owner) types.NamespacedName {
 	if o.Name == "" {
 		return types.NamespacedName{Name: o.UID}

@@ -68,7 +68,8 @@ type causes struct {
 	facts Facts
 }
 
-// docker returns the reasons for docker's errors; conflict is that for a conflict.
+// docker returns the reasons for docker's errors. conflict is the reason for
+// ErrConflict.
 func (c causes) docker(ctx context.Context, conflict string) errorReasons {
 	return errorReasons{
 		unavailable: v1alpha1.ReasonDockerUnavailable,

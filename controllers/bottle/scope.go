@@ -59,7 +59,7 @@ type scope struct {
 	leak *state.Leak
 	// readyUnproven: the agent does not require a proof where none can be made.
 	readyUnproven bool
-	// requeueAfter is when the next pass is due although this one is
+	// requeueAfter is the time until the next pass is due even if this one is
 	// satisfied; 0 changes nothing. Filled by proof.
 	requeueAfter time.Duration
 	// image is what a new machine is created from, and reference is its requested

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package narrow immediately applies every change of a Bottle that takes
+// Package narrow immediately applies every change to a Bottle that takes
 // something away from its guest. It adds nothing and writes no status. That is
 // left to the passes of controllers/bottle, which may be waiting for dockerd,
 // for a Secret or for an image.

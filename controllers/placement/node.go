@@ -105,8 +105,8 @@ func (r *nodes) publish(ctx context.Context, name string, v nodeFacts) {
 	}
 }
 
-// expectsAgent reports whether a node without a Lease should have an agent:
-// because it offers capacity for Bottles or has some.
+// expectsAgent reports whether a node without a Lease should have an agent,
+// because it offers capacity for Bottles or because Bottles are on it.
 func (r *nodes) expectsAgent(ctx context.Context, name string, node *corev1.Node) (bool, error) {
 	if _, offers := node.Status.Capacity[v1alpha1.ResourceBottle]; offers {
 		return true, nil

@@ -30,8 +30,8 @@ type Options struct {
 	PlaceholderImage string
 	// LeaseDuration is the duration of an agent's Lease that does not set one.
 	LeaseDuration time.Duration
-	// RefusalRetry is how long to wait before creating a placeholder again that
-	// the API server refused.
+	// RefusalRetry is how long to wait before trying again to create a
+	// placeholder that the API server refused.
 	RefusalRetry time.Duration
 	// Clock measures when Leases expire; nil means the wall clock.
 	Clock clock.PassiveClock

@@ -43,9 +43,8 @@ wait
 `
 
 // programs are the executables of the images: a shell, an HTTP client, and
-// busybox with the names of its applets. The shell is not busybox's, because
-// that one prefers an applet to a program on PATH, and so would never run our
-// wget.
+// busybox with the names of its applets. The shell is not busybox's: that shell
+// prefers an applet to a program on PATH, and so would never run our wget.
 type programs struct {
 	shell, wget, busybox []byte
 	applets              []string

@@ -270,7 +270,7 @@ func TestAnUnreadableWallStopsNothing(t *testing.T) {
 }
 
 // Another release writes other rules. A filter that is unchanged since it was
-// last read is no breach, and is replaced while the machine runs.
+// last read is not a breach, and is replaced while the machine runs.
 func TestAnEarlierReleasesFilterIsNoBreach(t *testing.T) {
 	other := host.WallFault{What: "the filter has other rules", Open: true, Rules: true}
 	f := newFixture(t)

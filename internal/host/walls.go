@@ -52,7 +52,7 @@ type Wall struct {
 	// Faults are in a fixed order. If there are none, the wall is as specified.
 	Faults []WallFault
 	// Filter is a digest of the filter as read, "" when there is none. It
-	// identifies filters that earlier releases of ours wrote.
+	// identifies filters that earlier releases of the agent wrote.
 	Filter string
 	// Accepted counts packets to the bundle by port since the filter was made;
 	// nil while the filter is not as specified. Making the filter again resets

@@ -33,8 +33,8 @@ func (s *Store) share(ctx context.Context, j *job, key string, pull func(ctx con
 	j.endResolving()
 	for {
 		s.mu.Lock()
-		// A job is cancelled under this lock when its last waiter leaves, so no
-		// fetch starts that nobody waits for.
+		// A job is cancelled under this lock when its last waiter leaves, so a
+		// fetch that nobody waits for never starts.
 		if err := ctx.Err(); err != nil {
 			s.mu.Unlock()
 			return "", err

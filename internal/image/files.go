@@ -48,9 +48,9 @@ func (s *Store) path(digest string, as form) string {
 	return filepath.Join(s.o.Dir, strings.TrimPrefix(digest, "sha256:")+string(as))
 }
 
-// present reports whether the file exists, complete and readable for VMMs. A
-// file is renamed into place with that mode. One with another mode was changed
-// by somebody and is made again.
+// present reports whether the file exists, complete and readable by VMMs. A file
+// is renamed into place with that mode. A file with another mode was changed by
+// somebody and is made again.
 func (s *Store) present(digest string, as form) (size int64, ok bool) {
 	info, err := os.Lstat(s.path(digest, as))
 	if err != nil || info.Mode() != archiveMode {
@@ -73,9 +73,9 @@ func (s *Store) newTemporary() (*temporary, error) {
 	return &temporary{File: f}, nil
 }
 
-// keep moves the file to the path of the digest. The file is either there as a
-// whole and on the disk, or not at all. An existing file stays, because it may
-// be linked into smolvm's cache.
+// keep moves the file to the path of the digest. Even after a crash, the file is
+// either complete or absent there. An existing file stays, because it may be
+// linked into smolvm's cache.
 func (s *Store) keep(t *temporary, digest string, as form) error {
 	s.renameMu.Lock()
 	defer s.renameMu.Unlock()
@@ -97,7 +97,7 @@ func (t *temporary) discard() {
 	}
 }
 
-// sweepTemporaries removes the files that an agent that died left half written.
+// sweepTemporaries removes the half-written files of an agent that died.
 func (s *Store) sweepTemporaries() error {
 	entries, err := os.ReadDir(s.o.Dir)
 	if err != nil {
@@ -117,8 +117,8 @@ func (s *Store) sweepTemporaries() error {
 type space struct {
 	dir     string
 	reserve int64
-	// written is the number of bytes of the image so far, since the number of
-	// bytes after the last check.
+	// written counts the bytes of the image so far. The field since counts those
+	// after the last check.
 	written, since int64
 }
 

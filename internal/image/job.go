@@ -21,7 +21,7 @@ const (
 	ReasonBackOff = "BackOff"
 )
 
-// The backoff between failed pulls is that of a kubelet.
+// The backoff between failed pulls is the same as a kubelet's.
 const (
 	firstBackoff = 10 * time.Second
 	lastBackoff  = 5 * time.Minute

@@ -105,9 +105,10 @@ func (r reference) text() string { return r.form.noun() + " " + r.given }
 func (r reference) identifier() string { return r.ref.Identifier() }
 
 // repository returns the name under which the store records that a digest was
-// served. Artifacts and images have different names: whoever has an artifact
-// with a digest does not thereby have the image with that digest. An artifact
-// is any file, so it may be a copy of the manifest of somebody else's image.
+// served. Artifacts and images have different names, because access to the
+// artifact with a digest must not give access to the image with that digest. An
+// artifact is any file, so it may be a copy of the manifest of somebody else's
+// image.
 func (r reference) repository() string {
 	switch {
 	case r.kind != fromRegistry:

@@ -12,8 +12,8 @@ const (
 	answerReusable = 2 * time.Minute
 	// answerKept is how long an answer waits to be handed over.
 	answerKept = 10 * time.Minute
-	// requesterKept is how long a requester is remembered that neither requests
-	// again nor calls Forget. It is longer than any Bottle waits between
+	// requesterKept is how long a requester is remembered if it neither requests
+	// again nor calls Forget. That is longer than any Bottle waits between
 	// passes.
 	requesterKept = time.Hour
 )

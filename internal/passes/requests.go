@@ -34,9 +34,10 @@ func (r *Requests) Bind(q workqueue.TypedRateLimitingInterface[reconcile.Request
 func (r *Requests) Enqueue(k types.NamespacedName) { r.add(k, 0) }
 
 // Continue requests a pass over the Bottle because a job of its own has ended.
-// The pass comes before those of Enqueue, so that of many new Bottles some are
-// finished before the last ones are begun. It is for jobs alone: they are
-// bounded, so their passes cannot keep other Bottles waiting forever.
+// The pass comes before passes that Enqueue requested. So if there are many new
+// Bottles, some are finished before the last ones are begun. Continue is for
+// jobs alone: they are bounded, so their passes cannot keep other Bottles
+// waiting forever.
 func (r *Requests) Continue(k types.NamespacedName) { r.add(k, continued) }
 
 // continued is the priority of a pass that continues after a job. All other

@@ -63,9 +63,9 @@ func limitsOf(m host.Machine) cgroup.Limits {
 // and returns its folder. The caller closes it. It is an error if the cgroup
 // still holds a process: call clear first.
 //
-// The cgroup must be new because a process that is cloned into a cgroup that
-// was killed before, from one that was not, is killed too (seen with Linux
-// 6.18, which compares how often each was killed).
+// The cgroup must be new. If a cgroup was killed before, a process that is
+// cloned into it from a cgroup that was not is killed too (seen with Linux
+// 6.18, which compares how often each of the two was killed).
 func (d *Driver) confine(m host.Machine) (*os.File, error) {
 	g, err := d.cgroups()
 	if err != nil {

@@ -13,8 +13,9 @@ import (
 	"botbottle.dev/bottle-operator/internal/runner"
 )
 
-// crashing is a command line whose caller crashes during call number left,
-// either before or after the call takes effect.
+// crashing is a command line whose caller crashes. It completes left-1 calls.
+// The caller crashes during the next one: after the call takes effect if after is
+// set, and otherwise before.
 type crashing struct {
 	c     *cli
 	left  int

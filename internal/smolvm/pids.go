@@ -12,7 +12,7 @@ import (
 )
 
 // eachPID calls f for every process that /proc lists, until f returns an error.
-// Unlike os.ReadDir, it makes no string and no entry for each of them.
+// Unlike os.ReadDir, it allocates no string and no entry for each of them.
 func eachPID(f func(pid int) error) error {
 	fd, err := unix.Open("/proc", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {

@@ -46,8 +46,8 @@ func (d *Driver) strays(ctx context.Context, names []string) ([]machineProcess, 
 // other members.
 //
 // It does not cache which processes are not strays: smolvm turns an existing
-// process into a VMM by exec. Nearly all processes are no strays, so the first
-// check is the cheapest.
+// process into a VMM by exec. Nearly all processes are not strays, so the
+// cheapest check comes first.
 func (d *Driver) straysExcept(ctx context.Context, names []string, m *members) (found []machineProcess, joined []string, err error) {
 	smolvm, err := d.installed()
 	if err != nil {

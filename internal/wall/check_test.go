@@ -275,7 +275,7 @@ func TestCheckSeesNewSpec(t *testing.T) {
 }
 
 // TestCheckReadsAgainOnceSettled: the kernel sends some notifications before the
-// change itself can be read. So what changed is read at once, once more when the
+// change itself can be read. So what changed is read immediately, again when the
 // change has settled, and then no more.
 func TestCheckReadsAgainOnceSettled(t *testing.T) {
 	m := newMany(t)

@@ -47,8 +47,8 @@ const (
 	maxEvents = 1 << 16
 )
 
-// eventGroups are the multicast groups of what a wall's facts are read from. Some
-// kernels do not have the optional ones, and therefore not the things either.
+// eventGroups are the multicast groups for everything that a wall's facts are read
+// from. A kernel that lacks an optional group also lacks what the group is about.
 var eventGroups = []struct {
 	group    int
 	optional bool
@@ -70,8 +70,8 @@ func openEvents() (*events, error) {
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, eventRoom); err != nil {
 		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, eventRoom) // as much as is allowed
 	}
-	// Without an address of its own, a socket receives nothing from the kernel,
-	// which does not send to the sender's address: 0, its own.
+	// Bind gives the socket an address. Without one its address is 0, as the
+	// kernel's own is, and the kernel does not send to its own address.
 	err = unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
 	if err == nil {
 		err = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_LISTEN_ALL_NSID, 1)
@@ -161,8 +161,8 @@ func (e *events) sender(oob []byte) (int, error) {
 	return e.self, nil
 }
 
-// checkSelf finds out whether the node's own namespace got an ID. Its
-// notifications would have passed for those of another one.
+// checkSelf finds out whether the node's own namespace got an ID. If it did, its
+// notifications may have been mistaken for another namespace's.
 func (e *events) checkSelf(c *changes) error {
 	if !c.ids {
 		return nil

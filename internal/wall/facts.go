@@ -200,8 +200,8 @@ func readThrough(h *netlink.Handle) (in insideFacts) {
 	return in
 }
 
-// few is the most walls whose links are read by name. For more walls, it is
-// cheaper to list all links of the node.
+// few is the largest number of walls for which links are read by name. For more
+// walls, it is cheaper to list all links of the node.
 const few = 8
 
 // linksOf returns links of the node by name, including all those of the specs.

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// linkMessage is what matters here of an RTM_NEWLINK message. Its slices are parts
-// of the message.
+// linkMessage holds the parts of an RTM_NEWLINK message that matter here. Its
+// slices point into the message.
 type linkMessage struct {
 	name, kind, alias, mac []byte
 	index, parent, master  int
@@ -22,7 +22,7 @@ type linkMessage struct {
 	up, xdp                bool
 }
 
-// plainDevice is the kind of a link that the kernel reports no kind of.
+// plainDevice is the kind of a link for which the kernel reports none.
 var plainDevice = []byte("device")
 
 func parseLink(body []byte) (m linkMessage, ok bool) {

@@ -14,8 +14,8 @@ import (
 // same normal form: the expressions in order, each with its name and its
 // attributes by number. The same code makes it from what the kernel sends and from
 // what we send to the kernel. It leaves out counts, the ID of a set within a
-// transaction, and numbers that are zero, which one side may omit. It keeps what
-// this code does not know as it is, so that it makes a difference.
+// transaction, and numbers that are zero, which one side may omit. What this
+// code does not know stays as it is, so that two rules that differ in it differ.
 
 // nlaTypeMask is NLA_TYPE_MASK. The other bits are flags.
 const nlaTypeMask = ^uint16(unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER)

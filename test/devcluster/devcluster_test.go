@@ -2,8 +2,8 @@
 
 // Package devcluster tests the development cluster itself: that it starts, that
 // commands reach its nodes unchanged, that its nodes reach the pretend world and
-// nothing else, and that nothing of it is left at the end. Of the operator it tests
-// only that it starts.
+// nothing else, and that nothing of it is left at the end. It does not test the
+// operator, except that it starts.
 package devcluster
 
 import (

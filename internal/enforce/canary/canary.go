@@ -150,8 +150,8 @@ func (c *Canaries) interfaceName(index int) string {
 	return name
 }
 
-// plain returns an address in the form that others compare: unmapped from IPv6,
-// and without a zone.
+// plain returns an address in the form in which addresses are compared: unmapped
+// from IPv6, and without a zone.
 func plain(a netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
 }

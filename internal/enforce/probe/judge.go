@@ -75,7 +75,7 @@ func (e Evidence) notReached(results map[Target]Result) []string {
 }
 
 // missing returns the targets that the wall or smolvm should have refused, but
-// of which neither saw an attempt. Only the wall refuses other ports: smolvm's
+// for which neither saw an attempt. Only the wall refuses other ports: smolvm's
 // policy has no ports.
 func (e Evidence) missing(s sightings) []string {
 	var out []string
@@ -99,11 +99,12 @@ func (e Evidence) gatewayShows() bool {
 // beyond are the kinds outside the Bottle's network that a site may lack.
 var beyond = []Kind{KindNode, KindNeighbour, KindPublic}
 
-// unobserved returns the kinds of which at least one target left no trace,
-// without need: packets to targets outside the wall's network cannot leave a
-// namespace that has no route, which the caller checks. If the guest reports
-// that a connection there was accepted, that means nothing: without a policy,
-// smolvm's gateway itself accepts everything, before it has connected anywhere.
+// unobserved returns the kinds with at least one target that left no trace. No
+// trace is needed: packets to targets outside the wall's network cannot leave a
+// namespace without a route, and the caller checks that there is none. If the
+// guest reports that a connection there was accepted, that means nothing:
+// without a policy, smolvm's gateway itself accepts everything, before it has
+// connected anywhere.
 func (e Evidence) unobserved(s sightings) []string {
 	var out []string
 	for _, kind := range beyond {

@@ -183,8 +183,8 @@ type Evidence struct {
 	Accepted map[int32]uint64
 	// Drops are the destinations of packets that the wall dropped in that time.
 	Drops []Drop
-	// Denials are connections that smolvm reports to have refused since the
-	// proof began. DenialsKnown is false if this release does not report them.
+	// Denials are connections that smolvm reports as refused since the proof
+	// began. DenialsKnown is false if this release does not report them.
 	Denials      []netip.AddrPort
 	DenialsKnown bool
 	Policy       Policy
@@ -193,8 +193,8 @@ type Evidence struct {
 // Verdict is the result of a proof.
 type Verdict struct {
 	Result VerdictResult
-	// Reached is set for Confessed: the targets that must not be reached and
-	// that the prober reports to have reached.
+	// Reached is set for Confessed: the targets that must not be reached but
+	// that the prober reports as reached.
 	Reached []Target
 	// Missing is set for NotReached, to the ports that were not reached, and for
 	// NotObserved, to the attempts that the node should have seen but did not.

@@ -74,7 +74,7 @@ func (f *Bundles) RemoveImage(reference string) {
 }
 
 // PutAs adds a running container with any name, without recording a call. If b
-// has no owner, the container has no labels of ours.
+// has no owner, the container has none of our labels.
 func (f *Bundles) PutAs(name string, b host.Bundle) {
 	f.locked(func() {
 		f.created++

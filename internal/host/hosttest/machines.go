@@ -22,9 +22,9 @@ var ReferenceVersion = host.SmolvmVersion{
 	PolicyInList: true, EgressEvents: true, Artifacts: true, ArtifactPolicy: true, OwnUser: true, Backend: "virtio-net",
 }
 
-// Machines is an in-memory fake of host.Machines. Of the machine that it runs on
-// it reads only the files that a spec names, as smolvm does. A guest is a map of
-// files and a few commands (see Exec).
+// Machines is an in-memory fake of host.Machines. It reads no files of the
+// computer that it runs on except those that a spec names, as smolvm does. A
+// guest is a map of files and a few commands (see Exec).
 type Machines struct {
 	Faults *Faults
 

@@ -40,7 +40,7 @@ func NewNetworks(faults *Faults) *Networks {
 func (f *Networks) Put(n host.Network) { f.PutAs(n.Owner.ID(), n) }
 
 // PutAs adds a network with any name, without recording a call. If n has no
-// owner, the network has no labels of ours.
+// owner, the network has none of our labels.
 func (f *Networks) PutAs(name string, n host.Network) {
 	f.mu.Lock()
 	f.networks[name] = n
@@ -245,8 +245,8 @@ func (w *watchers) notify(uid string) {
 	}
 }
 
-// notifyOwner notifies the watchers of a change to an object of ours. It does
-// nothing for an object of anybody else.
+// notifyOwner notifies the watchers of a change to one of our objects. It does
+// nothing for anybody else's object.
 func (w *watchers) notifyOwner(owner host.Owner) {
 	if owner.UID != "" {
 		w.notify(owner.UID)
