@@ -7,6 +7,7 @@ import (
 	"errors"
 
 	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	logf "sigs.k8s.io/controller-runtime/pkg/log"
@@ -18,6 +19,7 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/desired"
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/passes"
 )
 
 // SetupWithManager adds the Reconciler, its watches and the controllers of
@@ -37,7 +39,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 		WithEventFilter(predicate.Funcs{UpdateFunc: desired.Changed}).
 		WatchesRawSource(queue).
 		WithOptions(controller.Options{MaxConcurrentReconciles: workers}).
-		Complete(r)
+		Complete(withOrdinaryPriority(r))
 	if err != nil {
 		return err
 	}
@@ -50,6 +52,17 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 		}
 	}
 	return nil
+}
+
+// withOrdinaryPriority gives what a pass requests for later the ordinary priority.
+// The queue would otherwise keep that of a pass that continued after a job, and
+// the Bottle would come before new ones forever.
+func withOrdinaryPriority(r reconcile.Reconciler) reconcile.Reconciler {
+	return reconcile.Func(func(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+		result, err := r.Reconcile(ctx, req)
+		result.Priority = ptr.To(passes.OrdinaryPriority)
+		return result, err
+	})
 }
 
 // waitForJobs waits until the agent stops, and then for the remaining jobs.

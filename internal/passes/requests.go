@@ -30,19 +30,23 @@ func (r *Requests) Bind(q workqueue.TypedRateLimitingInterface[reconcile.Request
 	r.queue = q
 }
 
+// Priorities of passes.
+const (
+	// OrdinaryPriority is that of a pass that nothing of the Bottle's own waits for.
+	OrdinaryPriority = 0
+	// continuePriority is that of a pass that continues what was started.
+	continuePriority = 10
+)
+
 // Enqueue requests a pass over the Bottle.
-func (r *Requests) Enqueue(k types.NamespacedName) { r.add(k, 0) }
+func (r *Requests) Enqueue(k types.NamespacedName) { r.add(k, OrdinaryPriority) }
 
-// Continue requests a pass over the Bottle because a job of its own has ended.
-// The pass comes before passes that Enqueue requested. So if there are many new
-// Bottles, some are finished before the last ones are begun. Continue is for
-// jobs alone: they are bounded, so their passes cannot keep other Bottles
-// waiting forever.
-func (r *Requests) Continue(k types.NamespacedName) { r.add(k, continued) }
-
-// continued is the priority of a pass that continues after a job. All other
-// passes have priority 0 or less.
-const continued = 10
+// Continue requests a pass over the Bottle because its start or proof has ended,
+// or because the guard found something about it. The pass comes before ordinary
+// ones, so that when there are many new Bottles, the first are finished before
+// the last are begun. Starts and proofs are limited in number, and the guard
+// reports a finding once, so such passes do not keep others waiting for long.
+func (r *Requests) Continue(k types.NamespacedName) { r.add(k, continuePriority) }
 
 func (r *Requests) add(k types.NamespacedName, priority int) {
 	r.mu.Lock()

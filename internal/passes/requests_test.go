@@ -5,6 +5,7 @@ package passes
 import (
 	"slices"
 	"testing"
+	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue"
@@ -41,5 +42,31 @@ func TestContinueComesFirst(t *testing.T) {
 	}
 	if n := q.Len(); n != 0 {
 		t.Errorf("queue: got %d more requests, want none", n)
+	}
+}
+
+// TestContinueDoesNotLast checks that a Bottle whose pass continued after a job
+// has no advantage later, if the pass requests the ordinary priority.
+func TestContinueDoesNotLast(t *testing.T) {
+	registry := &Registry{}
+	for _, name := range []string{"old", "new"} {
+		registry.Remember(host.Owner{UID: name + "-uid-0000", Namespace: "ns", Name: name, Slug: name})
+	}
+	q := priorityqueue.New[reconcile.Request]("test")
+	defer q.ShutDown()
+	r := NewRequests(registry)
+	r.Bind(q)
+	r.ContinueUID("old-uid-0000")
+	request, _, _ := q.GetWithPriority()
+	// What controller-runtime does with a result of RequeueAfter.
+	ordinary := OrdinaryPriority
+	q.AddWithOpts(priorityqueue.AddOpts{After: time.Hour, Priority: &ordinary}, request)
+	q.Done(request)
+	r.EnqueueUID("new-uid-0000")
+	r.EnqueueUID("old-uid-0000")
+	for range 2 {
+		if request, priority, _ := q.GetWithPriority(); priority != OrdinaryPriority {
+			t.Errorf("%s: got priority %d, want %d", request.Name, priority, OrdinaryPriority)
+		}
 	}
 }

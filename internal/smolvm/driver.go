@@ -64,7 +64,6 @@ type Driver struct {
 	versions versions
 	booted   bootTime
 	groups   groups
-	known    known
 
 	// machine serializes calls on one machine. It is locked before writes.
 	machine keyed.Locks

@@ -38,16 +38,15 @@ type machineProcess struct {
 	name string
 }
 
-// scan finds the living processes of these machines. It lists the machines'
-// cgroups, then looks for strays among all other processes, and moves them into
-// the cgroups. It also returns strays that cannot be moved.
+// scan finds the living processes of these machines. It looks for strays first,
+// and moves them into the machines' cgroups. It also returns strays that cannot
+// be moved.
 func (d *Driver) scan(ctx context.Context, g *cgroup.Groups, names []string) ([]host.VMM, error) {
-	d.known.count()
 	members, err := listMembers(g, names)
 	if err != nil {
 		return nil, err
 	}
-	strays, joined, err := d.straysExcept(ctx, names, members)
+	strays, err := d.straysExcept(ctx, names, members)
 	if err != nil {
 		return nil, err
 	}
@@ -57,23 +56,19 @@ func (d *Driver) scan(ctx context.Context, g *cgroup.Groups, names []string) ([]
 		if g != nil {
 			err = d.adopt(g, s)
 		}
-		if err == nil || errors.Is(err, errNoStray) { // it may have joined a cgroup meanwhile
-			joined = append(joined, s.name)
+		if err == nil || errors.Is(err, errNoStray) || !s.alive() { // it may be in a cgroup now
 			continue
 		}
 		if vmms, err = d.appendVMM(vmms, s.name, s.pid); err != nil {
 			return nil, err
 		}
 	}
-	// What joined a cgroup after it was listed may have existed before the scan.
-	if err := members.listAgain(g, joined); err != nil {
-		return nil, err
+	if g == nil {
+		return vmms, nil
 	}
 	for _, name := range names {
-		for _, pid := range members.pids[name] {
-			if vmms, err = d.appendVMM(vmms, name, pid); err != nil {
-				return nil, err
-			}
+		if vmms, err = d.appendMembers(vmms, g, name); err != nil {
+			return nil, err
 		}
 	}
 	return vmms, nil
@@ -82,47 +77,55 @@ func (d *Driver) scan(ctx context.Context, g *cgroup.Groups, names []string) ([]
 // errStays means that a stray cannot be moved into a cgroup.
 var errStays = errors.New("there is no cgroup to move it into")
 
-// members are the processes in machines' cgroups, including kernel threads.
-type members struct {
-	pids map[string][]int // by machine
-	all  map[int]bool
-}
-
-// listMembers lists the cgroups of machines. g is nil without the hierarchy.
-func listMembers(g *cgroup.Groups, names []string) (*members, error) {
-	m := &members{pids: make(map[string][]int, len(names)), all: make(map[int]bool, len(names))}
-	if err := m.listAgain(g, names); err != nil {
-		return nil, err
+// listMembers returns the PIDs in the machines' cgroups, to be skipped in a scan
+// for strays. g is nil without the hierarchy.
+func listMembers(g *cgroup.Groups, names []string) (map[int]bool, error) {
+	all := make(map[int]bool, len(names))
+	if g == nil {
+		return all, nil
 	}
-	for _, pids := range m.pids {
+	var pids []int
+	var err error
+	for _, name := range names {
+		if pids, err = g.AppendMembers(pids[:0], name); err != nil {
+			return nil, err
+		}
 		for _, pid := range pids {
-			m.all[pid] = true
+			all[pid] = true
 		}
 	}
-	return m, nil
+	return all, nil
 }
 
-// listAgain lists the cgroups of some machines again.
-func (m *members) listAgain(g *cgroup.Groups, names []string) error {
-	if g == nil {
-		return nil
-	}
-	for _, name := range names {
+// listAttempts is how often a cgroup is listed of which no process lived long
+// enough to be read.
+const listAttempts = 4
+
+// appendMembers appends the processes in a machine's cgroup. It reads them as
+// soon as they are listed, and lists them again if all of them were gone by then:
+// a process that replaces itself by a child all the time must not stay unseen.
+func (d *Driver) appendMembers(vmms []host.VMM, g *cgroup.Groups, name string) ([]host.VMM, error) {
+	before := len(vmms)
+	for range listAttempts {
 		pids, err := g.AppendMembers(nil, name)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		m.pids[name] = pids
+		for _, pid := range pids {
+			if vmms, err = d.appendVMM(vmms, name, pid); err != nil {
+				return nil, err
+			}
+		}
+		if len(pids) == 0 || len(vmms) > before {
+			break
+		}
 	}
-	return nil
+	return vmms, nil
 }
 
 // appendVMM appends a process of a machine. It appends nothing if the process is
 // gone, is exiting, or is a kernel thread.
 func (d *Driver) appendVMM(vmms []host.VMM, name string, pid int) ([]host.VMM, error) {
-	if ns, ticks, ok := d.known.netns(pid); ok {
-		return append(vmms, host.VMM{Name: name, PID: pid, StartTime: d.booted.at(ticks), NetNS: ns}), nil
-	}
 	stat, err := os.ReadFile(procFile(pid, "stat"))
 	if err != nil && !gone(err) {
 		return nil, err
@@ -142,7 +145,6 @@ func (d *Driver) appendVMM(vmms []host.VMM, name string, pid int) ([]host.VMM, e
 	// determined, the process counts as outside every wall.
 	switch {
 	case err == nil:
-		d.known.add(p)
 	case errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE):
 		return nil, fmt.Errorf("process %d of machine %s: %w", pid, name, err)
 	case exiting(pid):

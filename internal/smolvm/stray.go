@@ -37,25 +37,23 @@ var errNoStray = errors.New("not a VMM of the machine")
 
 // strays finds the living strays of these machines.
 func (d *Driver) strays(ctx context.Context, names []string) ([]machineProcess, error) {
-	found, _, err := d.straysExcept(ctx, names, &members{})
-	return found, err
+	return d.straysExcept(ctx, names, nil)
 }
 
 // straysExcept finds the living strays of these machines among all processes but
-// the members of their cgroups. It also returns the machines whose cgroups have
-// other members.
+// the members of their cgroups.
 //
 // It does not cache which processes are not strays: smolvm turns an existing
 // process into a VMM by exec. Nearly all processes are not strays, so the
 // cheapest check comes first.
-func (d *Driver) straysExcept(ctx context.Context, names []string, m *members) (found []machineProcess, joined []string, err error) {
+func (d *Driver) straysExcept(ctx context.Context, names []string, members map[int]bool) (found []machineProcess, err error) {
 	smolvm, err := d.installed()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	c := sync.OnceValue(func() claims { return d.claimsOn(names) })
 	err = eachPID(func(pid int) error {
-		if m.all[pid] || !smolvm.runs(pid) {
+		if members[pid] || !smolvm.runs(pid) {
 			return nil
 		}
 		if ctx.Err() != nil {
@@ -63,7 +61,6 @@ func (d *Driver) straysExcept(ctx context.Context, names []string, m *members) (
 		}
 		in, err := d.machineOf(pid)
 		if err == nil && in != "" {
-			joined = append(joined, in)
 			return nil
 		}
 		if err != nil {
@@ -83,9 +80,7 @@ func (d *Driver) straysExcept(ctx context.Context, names []string, m *members) (
 		}
 		return nil
 	})
-	slices.Sort(joined)
-	joined = slices.DeleteFunc(slices.Compact(joined), func(name string) bool { return !slices.Contains(names, name) })
-	return found, joined, err
+	return found, err
 }
 
 // gone reports whether a file of a process could not be read because the

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -386,5 +387,54 @@ func TestLinkTable(t *testing.T) {
 		}
 		must(t, deleteLink(m.specs[0].Owner.Veth()))
 		run(t, "ip", "link", "set", m.specs[1].Owner.Veth(), "down")
+	}
+}
+
+// TestCheckReadsOwnedTables checks that a table that disappears with a process is
+// read each time: its end does not change the generation of the ruleset.
+func TestCheckReadsOwnedTables(t *testing.T) {
+	m := newMany(t)
+	mem := &m.walls.memory
+	read := func() bool {
+		before := mem.tablesAt
+		m.ahead += time.Millisecond
+		m.check(t)
+		return mem.tablesAt.After(before)
+	}
+	if read() {
+		t.Fatal("settled tables: got read again, want them kept")
+	}
+	owner := exec.Command("nft", "-i")
+	stdin, err := owner.StdinPipe()
+	must(t, err)
+	must(t, owner.Start())
+	_, err = fmt.Fprintln(stdin, "add table netdev foreign { flags owner; }")
+	must(t, err)
+	eventually := func(what string, is func() bool) {
+		t.Helper()
+		for deadline := time.Now().Add(10 * time.Second); !is(); time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: got no, want yes", what)
+			}
+			m.check(t)
+		}
+	}
+	eventually("the owned table is seen", func() bool { return mem.tables["foreign"] != nil })
+	m.settle(t)
+	for range 3 {
+		if !read() {
+			t.Fatal("tables with an owned one: got kept, want them read again")
+		}
+	}
+	must(t, stdin.Close())
+	must(t, owner.Wait())
+	eventually("the end of the owned table is seen", func() bool { return mem.tables["foreign"] == nil })
+	m.settle(t)
+	if read() {
+		t.Error("without the owned table: got read again, want them kept")
+	}
+	m.ahead += fullReading
+	if !read() {
+		t.Errorf("after %s: got the tables kept, want them read again", fullReading)
 	}
 }

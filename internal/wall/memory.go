@@ -34,9 +34,12 @@ type memory struct {
 	now    func() time.Time
 
 	// The tables as read at tablesAt, and their generation.
-	tables       map[string]*table
-	hooks        map[string]hooks
-	tablesAt     time.Time
+	tables   map[string]*table
+	hooks    map[string]hooks
+	tablesAt time.Time
+	// owned means that a table disappears with a process, which does not change
+	// the generation: the tables must be read each time.
+	owned        bool
 	generation   uint32
 	linksChanged time.Time // when a link of the node last changed
 	rulesChanged time.Time // when the generation or the tables last changed
@@ -146,7 +149,8 @@ func (m *memory) readTables(rs *ruleset, now time.Time) error {
 		m.rulesChanged = now
 	}
 	m.generation = generation
-	if m.tables != nil && settled(m.tablesAt, m.rulesChanged) && settled(m.tablesAt, m.linksChanged) {
+	if m.tables != nil && !m.owned && now.Sub(m.tablesAt) < fullReading &&
+		settled(m.tablesAt, m.rulesChanged) && settled(m.tablesAt, m.linksChanged) {
 		return nil
 	}
 	tables, err := rs.tables()
@@ -158,6 +162,10 @@ func (m *memory) readTables(rs *ruleset, now time.Time) error {
 		m.tables, m.hooks, m.rulesChanged = tables, hooksOf(tables), now
 	}
 	m.tablesAt = now
+	m.owned = false
+	for _, t := range tables {
+		m.owned = m.owned || t.owned
+	}
 	return nil
 }
 

@@ -32,9 +32,13 @@ func openRuleset() (*ruleset, error) {
 
 func (r *ruleset) close() { _ = r.conn.Close() }
 
+// nftTableFlagOwner is NFT_TABLE_F_OWNER.
+const nftTableFlagOwner = 2
+
 // table is one table of the family netdev.
 type table struct {
 	dormant bool // its chains are switched off
+	owned   bool // it disappears with the process that made it
 	chains  []chain
 }
 
@@ -71,6 +75,7 @@ func (r *ruleset) tables() (map[string]*table, error) {
 				name = text(b)
 			case unix.NFTA_TABLE_FLAGS:
 				t.dormant = number(b)&unix.NFT_TABLE_F_DORMANT != 0
+				t.owned = number(b)&nftTableFlagOwner != 0
 			}
 		})
 		out[name] = t
