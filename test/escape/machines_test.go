@@ -3,6 +3,7 @@
 package escape
 
 import (
+	"slices"
 	"strings"
 	"testing"
 )
@@ -59,8 +60,8 @@ func (m *machine) start(t *testing.T, enter ...string) {
 	m.retry(t, append(enter, "smolvm", "machine", "start", "--name", m.name))
 }
 
-// retry runs a command, and retries it if smolvm's database was busy or if an
-// emulated node was too slow to boot.
+// retry runs a command, and retries it if smolvm's database was busy, or if a boot
+// failed because an emulated node was too slow or its guest crashed.
 func (m *machine) retry(t *testing.T, argv []string) {
 	t.Helper()
 	for attempt := 1; ; attempt++ {
@@ -69,7 +70,8 @@ func (m *machine) retry(t *testing.T, argv []string) {
 			return
 		}
 		output := r.Stdout + r.Stderr
-		again := strings.Contains(output, "boot process exited") || strings.Contains(output, "did not become ready") || strings.Contains(output, "database is locked")
+		again := slices.ContainsFunc([]string{"boot process exited", "did not become ready", "connection closed", "database is locked"},
+			func(text string) bool { return strings.Contains(output, text) })
 		if !again || attempt == 6 {
 			t.Fatalf("%v: exit code %d, attempt %d\n%s", argv, r.Code, attempt, output)
 		}
