@@ -94,8 +94,9 @@ func (w *Watches) Start(ctx context.Context) error {
 	return nil
 }
 
-// Use sets the objects that user uses. It starts a watch for each new object,
-// and stops the watches of objects without users. Empty refs remove the user.
+// Use replaces the set of objects that a user needs. It starts a watch for each
+// new object, and stops the watches of objects without users. Empty refs remove
+// the user.
 func (w *Watches) Use(user types.NamespacedName, refs []Ref) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

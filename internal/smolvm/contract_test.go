@@ -105,7 +105,8 @@ func newWorld(t *testing.T, installation string, change func(*smolvm.Options)) *
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Not t.TempDir: the users that machines run as must be able to traverse it.
+	// Machines run as other users, who must be able to enter the folder. They
+	// cannot enter one that t.TempDir makes.
 	if err := os.Chmod(dir, 0o711); err != nil {
 		t.Fatal(err)
 	}

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/test/require"
 )
 
 // many is a node with so many walls that a check reads only what changed.
@@ -219,7 +220,7 @@ func attachXDP(t *testing.T, index int) (detach func()) {
 	}{kind: typeXDP, count: 2, code: uint64(uintptr(unsafe.Pointer(&code[0]))), license: uint64(uintptr(unsafe.Pointer(&license[0])))}
 	program, _, errno := unix.Syscall(unix.SYS_BPF, progLoad, uintptr(unsafe.Pointer(&load)), unsafe.Sizeof(load))
 	if errno != 0 {
-		t.Skipf("load an XDP program: %v", errno)
+		require.Unmet(t, fmt.Sprintf("the kernel does not load an XDP program: %v", errno))
 	}
 	create := struct{ program, target, kind, flags uint32 }{uint32(program), uint32(index), attachXDP, 0}
 	link, _, errno := unix.Syscall(unix.SYS_BPF, linkCreate, uintptr(unsafe.Pointer(&create)), unsafe.Sizeof(create))

@@ -28,8 +28,8 @@ func (c *Cluster) PushImage(t testing.TB, node, repositoryTag string, img mutate
 	return c.pushLayout(t, node, repositoryTag, dir)
 }
 
-// PushManifest pushes a manifest unchecked, with the given blobs, and returns its
-// digest. The blobs need not be all that the manifest names.
+// PushManifest pushes a manifest without checking it, together with these blobs, and
+// returns its digest. The manifest may name other blobs, too.
 func (c *Cluster) PushManifest(t testing.TB, node, repositoryTag string, m *v1.Manifest, blobs ...[]byte) string {
 	t.Helper()
 	raw, err := json.Marshal(m)

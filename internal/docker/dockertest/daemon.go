@@ -121,7 +121,8 @@ func (d *Daemon) Kill(t testing.TB) {
 	d.signal(t, unix.SIGKILL)
 }
 
-// Stop shuts dockerd down properly, with its containers.
+// Stop asks dockerd to shut down, which also stops its containers, and waits until
+// it has exited.
 func (d *Daemon) Stop(t testing.TB) {
 	t.Helper()
 	d.signal(t, unix.SIGTERM)

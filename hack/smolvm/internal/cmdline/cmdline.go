@@ -54,7 +54,7 @@ type Args struct {
 	Trailing   []string
 }
 
-// UsageError is an error of the parser: exit code 2.
+// UsageError reports a command line that cannot be parsed. The exit code is 2.
 type UsageError struct {
 	Message string // without "error: "
 	Usage   string
