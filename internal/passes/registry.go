@@ -62,14 +62,6 @@ func (r *Registry) Key(uid string) (types.NamespacedName, bool) {
 	return e.key, ok
 }
 
-// Machine returns the name of the machine of the Bottle with this UID.
-func (r *Registry) Machine(uid string) (string, bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	e, ok := r.byUID[uid]
-	return e.machine, ok
-}
-
 // KeyOfMachine returns the key of the Bottle whose machine has this name.
 func (r *Registry) KeyOfMachine(name string) (types.NamespacedName, bool) {
 	r.mu.Lock()

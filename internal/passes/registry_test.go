@@ -32,9 +32,6 @@ func TestRegistry(t *testing.T) {
 		if got, ok := r.KeyOfMachine(o.ID()); !ok || got != want {
 			t.Errorf("key of machine %s: got %v %v, want %v", o.ID(), got, ok, want)
 		}
-		if got, ok := r.Machine(o.UID); !ok || got != o.ID() {
-			t.Errorf("machine of %s: got %q %v, want %q", o.UID, got, ok, o.ID())
-		}
 	}
 	if got := r.All(); len(got) != 2 {
 		t.Errorf("all: got %v, want 2", got)
