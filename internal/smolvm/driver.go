@@ -150,9 +150,28 @@ func (d *Driver) command(c call) runner.Command {
 	}
 }
 
-// run calls smolvm. Its errors wrap one of package host's errors where one fits,
-// and their texts are safe to show.
+// lockedAttempts is how often a call is tried while the database is locked, for
+// about two and a half seconds in total.
+const lockedAttempts = 8
+
+// run calls smolvm. It retries while smolvm's database is locked, which usually
+// takes milliseconds: every subcommand opens the database, and some releases
+// configure it then, so even a call that only reads can find it locked. Its
+// errors wrap one of package host's errors where one fits, and their texts are
+// safe to show.
 func (d *Driver) run(ctx context.Context, c call) (runner.Result, error) {
+	for attempt := 1; ; attempt++ {
+		res, err := d.runOnce(ctx, c)
+		if !isLocked(err) || attempt == lockedAttempts {
+			return res, err
+		}
+		if err := sleep(ctx, jitter(backoff.After(attempt, 20*time.Millisecond, 2*time.Second))); err != nil {
+			return runner.Result{}, fmt.Errorf("%s: %w", c.what, err)
+		}
+	}
+}
+
+func (d *Driver) runOnce(ctx context.Context, c call) (runner.Result, error) {
 	if err := d.removePlanted(); err != nil {
 		return runner.Result{}, fmt.Errorf("%s: %w", c.what, err)
 	}
@@ -161,24 +180,6 @@ func (d *Driver) run(ctx context.Context, c call) (runner.Result, error) {
 		return res, explain(c, res, err)
 	}
 	return res, nil
-}
-
-// lockedAttempts is how often a write is tried while the database is locked, for
-// about two and a half seconds in total.
-const lockedAttempts = 8
-
-// write is like run, for calls that write smolvm's database. It retries while
-// the database is locked, which usually takes milliseconds.
-func (d *Driver) write(ctx context.Context, c call) error {
-	for attempt := 1; ; attempt++ {
-		_, err := d.run(ctx, c)
-		if !isLocked(err) || attempt == lockedAttempts {
-			return err
-		}
-		if err := sleep(ctx, jitter(backoff.After(attempt, 20*time.Millisecond, 2*time.Second))); err != nil {
-			return fmt.Errorf("%s: %w", c.what, err)
-		}
-	}
 }
 
 // checkName returns an error unless name is a name that a Bottle's machine can

@@ -40,7 +40,8 @@ func (d *Driver) CreateMachine(ctx context.Context, spec host.MachineSpec) error
 		return fmt.Errorf("create machine %s: %w", name, err)
 	}
 	defer release()
-	return d.write(ctx, call{what: "create machine " + name, args: args, timeout: createTimeout})
+	_, err = d.run(ctx, call{what: "create machine " + name, args: args, timeout: createTimeout})
+	return err
 }
 
 // finishDeletion removes what an interrupted deletion left of a machine that
@@ -120,7 +121,7 @@ func (d *Driver) start(ctx context.Context, c capabilities, m host.Machine, star
 	}
 	defer folder.Close()
 	start.cgroup = folder
-	err = d.write(ctx, start)
+	_, err = d.run(ctx, start)
 	d.dropOOMProtection(m.Name)
 	if errors.Is(err, errTimedOut) {
 		return fmt.Errorf("%s: %w: not ready after %s", start.what, host.ErrBootFailed, start.timeout)
@@ -174,7 +175,7 @@ func (d *Driver) stop(ctx context.Context, c capabilities, m host.Machine) error
 	case host.MachineCreated, host.MachineStopped, host.MachineFailed:
 		return d.clear(ctx, m.Name)
 	}
-	err := d.write(ctx, call{what: "stop machine " + m.Name, args: c.stopArgs(m.Name), timeout: stopTimeout})
+	_, err := d.run(ctx, call{what: "stop machine " + m.Name, args: c.stopArgs(m.Name), timeout: stopTimeout})
 	// Whatever smolvm reports, nothing may be left running.
 	if err := errors.Join(ctx.Err(), d.clearWithoutCancel(ctx, m.Name)); err != nil {
 		return fmt.Errorf("stop machine %s: %w", m.Name, err)
@@ -227,7 +228,7 @@ func (d *Driver) remove(ctx context.Context, c capabilities, m host.Machine) err
 	}
 	defer release()
 	what := "delete machine " + m.Name
-	if err := d.write(ctx, call{what: what, args: c.deleteArgs(m.Name), timeout: deleteTimeout}); err != nil {
+	if _, err := d.run(ctx, call{what: what, args: c.deleteArgs(m.Name), timeout: deleteTimeout}); err != nil {
 		return err
 	}
 	if _, err := d.find(ctx, c, m.Name); err == nil {
