@@ -23,6 +23,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/denials"
 	"botbottle.dev/bottle-operator/internal/desired"
 	"botbottle.dev/bottle-operator/internal/enforce"
+	"botbottle.dev/bottle-operator/internal/exits"
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/jobs"
@@ -108,7 +109,7 @@ type Reconciler struct {
 	view     *machineview.View
 	starts   *jobs.Set[error]
 	denials  *denials.Follower
-	exits    *exitWatch
+	exits    *exits.Watch
 	orphans  orphans
 	departed departed
 	// reach and halt are separate controllers; stops records what halt stopped.
@@ -131,7 +132,7 @@ func New(o Options) *Reconciler {
 	r.status = &statusWriter{client: o.Client, events: r.events}
 	r.view = machineview.New(o.Machines, o.Clock, o.MachinePollInterval, r.requests.EnqueueMachine)
 	r.denials = denials.New(denials.Options{Bundles: o.Bundles, Clock: o.Clock, Decided: o.Metrics.decision, Changed: r.requests.EnqueueUID})
-	r.exits = &exitWatch{machines: o.Machines, view: r.view, requests: r.requests, ctx: context.Background(), watched: map[string]state.Run{}}
+	r.exits = exits.New(o.Machines, r.view, r.requests)
 	here := narrow.Bottles{Client: o.Client, Node: o.Node, Owner: r.ownerOf}
 	r.reach = &narrow.Reach{Bottles: here, Enforcement: o.Enforcement}
 	r.halt = &narrow.Halt{Bottles: here, Machines: o.Machines, View: r.view, Starts: r.starts, Stops: &r.stops}
@@ -179,6 +180,7 @@ func (r *Reconciler) converge(ctx context.Context, s *scope) (ctrl.Result, error
 		steps = r.steps.halt()
 	}
 	err := flow.Run(ctx, s, steps, s.recordOutcome)
+	_ = s.created() // the pass may have ended before the machine step, which reports the error
 	if ctx.Err() != nil {
 		return ctrl.Result{}, context.Cause(ctx)
 	}
@@ -239,7 +241,7 @@ func (r *Reconciler) Enqueue(k types.NamespacedName) { r.requests.Enqueue(k) }
 // forget drops what is kept for a Bottle that is not on this node.
 func (r *Reconciler) forget(k types.NamespacedName) {
 	r.References.Use(k, nil)
-	r.exits.forget(r.bottles.Forget(k)...)
+	r.exits.Forget(r.bottles.Forget(k)...)
 }
 
 // enforcementChanged requests a pass after a change to a wall, machine or proof.

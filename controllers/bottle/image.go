@@ -33,9 +33,15 @@ type imageStep struct {
 	defaultImage string
 }
 
-// ensure provides the image for a new machine, and requests a pull if needed.
-// An existing machine keeps its image, so that none is needed then.
-func (g *imageStep) ensure(ctx context.Context, s *scope) error {
+// ensure reports how the request for the image ended.
+func (g *imageStep) ensure(_ context.Context, s *scope) error { return s.imageErr }
+
+// request looks the image for a new machine up, and requests a pull if needed.
+func (g *imageStep) request(ctx context.Context, s *scope) { s.imageErr = g.find(ctx, s) }
+
+// find finds the image for a new machine. An existing machine keeps its image,
+// so that none is needed then.
+func (g *imageStep) find(ctx context.Context, s *scope) error {
 	if s.leak != nil { // no machine is created or started until the leak is acknowledged
 		g.images.Forget(s.owner.UID)
 		s.keepImage()
@@ -55,7 +61,7 @@ func (g *imageStep) ensure(ctx context.Context, s *scope) error {
 			return mapError(err, g.causes.smolvm(ctx))
 		}
 	}
-	req, err := g.request(s)
+	req, err := g.requestFor(s)
 	if err != nil || req.Reference == "" {
 		g.images.Forget(s.owner.UID) // drops an earlier request
 		s.imageFound = err == nil
@@ -121,8 +127,8 @@ func (g *imageStep) pullSecrets(ctx context.Context, s *scope) (out [][]byte, mi
 	return out, missing, nil
 }
 
-// request returns what to get. The reference is empty for a bare machine.
-func (g *imageStep) request(s *scope) (host.ImageRequest, error) {
+// requestFor returns what to get. The reference is empty for a bare machine.
+func (g *imageStep) requestFor(s *scope) (host.ImageRequest, error) {
 	spec := s.bottle.Spec
 	req := host.ImageRequest{For: s.owner.UID, Policy: host.PullPolicy(ptr.Deref(spec.ImagePullPolicy, ""))}
 	if a := spec.Artifact; a != nil {

@@ -17,6 +17,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/desired"
 	"botbottle.dev/bottle-operator/internal/enforce"
 	"botbottle.dev/bottle-operator/internal/enforce/probe"
+	"botbottle.dev/bottle-operator/internal/exits"
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/jobs"
@@ -33,7 +34,7 @@ type machineStep struct {
 	starts      *jobs.Set[error]
 	images      host.Images
 	enforcement Enforcement
-	exits       *exitWatch
+	exits       *exits.Watch
 	requests    *passes.Requests
 	events      *reporter
 	causes      causes
@@ -50,6 +51,9 @@ type machineStep struct {
 // A boot continues outside the pass, and requests another pass when it ends.
 func (m *machineStep) ensure(ctx context.Context, s *scope) error {
 	reasons := m.causes.smolvm(ctx)
+	if err := s.created(); err != nil {
+		return mapError(err, reasons)
+	}
 	if s.leak != nil {
 		return m.holdLeaked(ctx, s)
 	}
@@ -137,12 +141,7 @@ func (m *machineStep) act(ctx context.Context, s *scope, f lifecycle.Facts, d li
 
 // observe returns the facts that lifecycle.Decide needs.
 func (m *machineStep) observe(ctx context.Context, s *scope) (lifecycle.Facts, error) {
-	listed, present, err := m.view.Get(ctx, s.name())
-	if err == nil && !present && !m.starts.Running(s.owner.UID) {
-		// An old list must not cause a machine to be created or counted as lost.
-		m.view.Invalidate(s.name())
-		listed, present, err = m.view.Get(ctx, s.name())
-	}
+	listed, present, err := m.listed(ctx, s)
 	if err != nil {
 		return lifecycle.Facts{}, err
 	}
@@ -155,6 +154,17 @@ func (m *machineStep) observe(ctx context.Context, s *scope) (lifecycle.Facts, e
 		Recreate:    recreateRequested(s),
 		Now:         m.clock.Now(),
 	}, nil
+}
+
+// listed returns the machine. An old list must not cause a machine to be created
+// or counted as lost.
+func (m *machineStep) listed(ctx context.Context, s *scope) (machine host.Machine, present bool, err error) {
+	machine, present, err = m.view.Get(ctx, s.name())
+	if err == nil && !present && !m.starts.Running(s.owner.UID) {
+		m.view.Invalidate(s.name())
+		machine, present, err = m.view.Get(ctx, s.name())
+	}
+	return machine, present, err
 }
 
 // recordBreach records and reports that the guard killed the machine. It comes
@@ -261,63 +271,6 @@ func (m *machineStep) stop(ctx context.Context, s *scope) error {
 	}
 	defer m.view.Invalidate(s.name())
 	return m.machines.StopMachine(ctx, s.name())
-}
-
-// recordRun records which VMM runs, so that its end is noticed.
-func (m *machineStep) recordRun(ctx context.Context, s *scope, f lifecycle.Facts) error {
-	run := lifecycle.RunOf(f.Machine)
-	if f.Machine.PID == 0 && s.record != nil && s.record.Run != nil {
-		return nil // smolvm did not report the PID this time; the record stays
-	}
-	stayedUp := s.record != nil && s.record.BootFailures > 0 && f.Now.Sub(run.StartTime) >= stable
-	if s.record == nil || s.record.Run == nil || !lifecycle.SameRun(*s.record.Run, run) || stayedUp {
-		rec := runningRecord(s)
-		rec.Run = &run
-		if stayedUp {
-			forgetBootFailures(&rec)
-		}
-		if rec.FirstRun.IsZero() {
-			rec.FirstRun = firstOf(run.StartTime, f.Now)
-		}
-		if err := s.setRecord(rec); err != nil {
-			return err
-		}
-	}
-	m.exits.watch(ctx, s, f.Machine)
-	return nil
-}
-
-// runningRecord returns the record to continue with. If the record of our
-// machine was lost, the machine is assumed to match the current spec.
-func runningRecord(s *scope) state.Record {
-	if s.record != nil {
-		return *s.record
-	}
-	return newRecord(s)
-}
-
-// stable is how long a machine must run before its end no longer counts as a
-// failed boot. A guest that shuts down after every start must not be restarted
-// without a pause.
-const stable = time.Minute
-
-func (m *machineStep) countLoss(ctx context.Context, s *scope, cause string) error {
-	rec := *s.record
-	now := m.clock.Now().UTC()
-	if now.Sub(rec.Run.StartTime) < stable {
-		countBootFailure(&rec, now, "it ended within a minute of its start: "+cause)
-	} else {
-		forgetBootFailures(&rec)
-	}
-	rec.Run = nil
-	rec.Restarts++
-	rec.LastLoss = &state.Loss{Time: m.clock.Now().UTC().Truncate(time.Second), Cause: cause}
-	if err := s.setRecord(rec); err != nil {
-		return err
-	}
-	m.metrics.lost()
-	m.events.warn(ctx, s, eventMachineLost, "the machine ended unexpectedly: "+cause)
-	return nil
 }
 
 // holdLeaked keeps the machine stopped after a leak.

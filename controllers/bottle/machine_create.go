@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 
 	"k8s.io/utils/ptr"
 
@@ -31,6 +32,31 @@ func (m *machineStep) create(ctx context.Context, s *scope) error {
 	}
 	defer m.view.Invalidate(s.name())
 	return m.machines.CreateMachine(ctx, machineSpec(s))
+}
+
+// createAhead starts to create the machine of a new Bottle, which needs neither
+// the bundle nor the wall. It is created while these are made, and the machine
+// step waits for it. Whatever prevents it from being created now is left to the
+// machine step.
+func (m *machineStep) createAhead(ctx context.Context, s *scope) error {
+	// The bundle step writes the certificate that caPath names.
+	if !s.imageFound || s.record != nil || desired.CAPath(s.bottle) != "" || m.causes.machineProblem(ctx) != nil {
+		return nil
+	}
+	if _, present, err := m.listed(ctx, s); present || err != nil {
+		return nil
+	}
+	if err := s.setRecord(newRecord(s)); err != nil {
+		return err
+	}
+	name, spec, created := s.name(), machineSpec(s), make(chan error, 1)
+	s.created = sync.OnceValue(func() error { return <-created })
+	go func() {
+		err := m.machines.CreateMachine(ctx, spec)
+		m.view.Invalidate(name)
+		created <- err
+	}()
+	return nil
 }
 
 // newRecord returns the record of a machine that is created now.

@@ -64,10 +64,15 @@ type scope struct {
 	requeueAfter time.Duration
 	// image is what a new machine is created from, and reference is its requested
 	// name; both are zero for a bare machine. imageFound is false if there was no
-	// need to look it up, because a machine exists. Filled by image.
+	// need to look it up, because a machine exists. imageErr is how the look-up
+	// ended. Filled by ahead.
 	image      host.Image
 	reference  string
 	imageFound bool
+	imageErr   error
+	// created waits until the machine that is created beside the pass exists, and
+	// returns how that ended. Filled by ahead.
+	created func() error
 }
 
 func (r *Reconciler) newScope(b *v1alpha1.Bottle) (*scope, error) {
@@ -83,7 +88,7 @@ func (r *Reconciler) newScope(b *v1alpha1.Bottle) (*scope, error) {
 	if err != nil {
 		return nil, fmt.Errorf("bottle %s: %w", key(b), err)
 	}
-	s := &scope{bottle: b, owner: owner, folder: folder, record: rec, status: ownedStatus(b.Status)}
+	s := &scope{bottle: b, owner: owner, folder: folder, record: rec, status: ownedStatus(b.Status), created: func() error { return nil }}
 	s.readyUnproven = !r.RequireProof
 	if !desired.Leaving(b) {
 		findLeak(r.Enforcement, s)

@@ -29,7 +29,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	queue := source.Func(func(ctx context.Context, q workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
 		r.starts.Bind(ctx)
 		r.denials.Bind(ctx)
-		r.exits.bind(ctx)
+		r.exits.Bind(ctx)
 		r.Enforcement.BindProofs(ctx)
 		r.requests.Bind(q)
 		return nil

@@ -57,12 +57,20 @@ func (p *steps) converge() []step {
 		{Name: "adopt", Do: p.adopt.ensure},
 		{Name: "network", Condition: v1alpha1.ConditionNetworkReady, Do: p.network.ensure},
 		{Name: "smolfile", Condition: v1alpha1.ConditionSmolfileReady, Do: p.smolfile.ensure},
+		{Name: "ahead", Do: p.ahead},
 		{Name: "bundle", Condition: v1alpha1.ConditionBundleReady, Do: p.bundle.ensure},
 		{Name: "image", Condition: v1alpha1.ConditionMachineReady, Do: p.image.ensure},
 		{Name: "wall", Condition: v1alpha1.ConditionEgressEnforced, Do: p.wall.ensure},
 		{Name: "machine", Condition: v1alpha1.ConditionMachineReady, Do: p.machine.ensure},
 		{Name: "proof", Condition: v1alpha1.ConditionEgressEnforced, Do: p.proof.ensure},
 	}
+}
+
+// ahead requests the image and starts to create a new machine, so that neither
+// waits for the bundle. The steps image and machine report how that ended.
+func (p *steps) ahead(ctx context.Context, s *scope) error {
+	p.image.request(ctx, s)
+	return p.machine.createAhead(ctx, s)
 }
 
 // halt returns the steps towards a stopped Bottle. The machine comes first, so
