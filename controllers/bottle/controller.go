@@ -10,6 +10,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
@@ -94,6 +95,9 @@ type Options struct {
 	AllowedBundleImages []string
 	// MachinePollInterval is the time between two polls of the list of machines.
 	MachinePollInterval time.Duration
+	// FirstReportDelay is how long the first report on a Bottle waits for its
+	// machine to boot: if that is quick, one write reports both.
+	FirstReportDelay time.Duration
 	// MaxConcurrentStarts bounds the number of boots that run in parallel.
 	MaxConcurrentStarts int
 }
@@ -126,7 +130,7 @@ const workers = 8
 
 // New returns a Reconciler that is not yet part of a manager.
 func New(o Options) *Reconciler {
-	r := &Reconciler{Options: o, bottles: &passes.Registry{}, starts: jobs.New[error]("machine start", o.MaxConcurrentStarts)}
+	r := &Reconciler{Options: o, bottles: &passes.Registry{}, starts: jobs.New[error]("machine start", o.MaxConcurrentStarts, o.Clock)}
 	r.requests = passes.NewRequests(r.bottles)
 	r.events = &reporter{recorder: o.Recorder, reader: o.Client, node: o.Node}
 	r.status = &statusWriter{client: o.Client, events: r.events}
@@ -191,6 +195,9 @@ func (r *Reconciler) converge(ctx context.Context, s *scope) (ctrl.Result, error
 		// The pass ended before it observed any part of the Bottle.
 		return requeue(err)
 	}
+	if wait := r.firstReportDelay(s); wait > 0 {
+		return ctrl.Result{RequeueAfter: wait}, nil
+	}
 	conditions, observed := agentstatus.Conditions(s.statusInput(), r.Clock.Now())
 	if observed {
 		s.status.ObservedGeneration = ptr.To(s.bottle.Generation)
@@ -203,6 +210,16 @@ func (r *Reconciler) converge(ctx context.Context, s *scope) (ctrl.Result, error
 		res.RequeueAfter = s.requeueAfter
 	}
 	return res, err
+}
+
+// firstReportDelay returns how long to wait before the first report on a Bottle
+// whose machine has just begun to boot.
+func (r *Reconciler) firstReportDelay(s *scope) time.Duration {
+	age, starting := r.starts.Age(s.owner.UID)
+	if !starting || meta.FindStatusCondition(s.bottle.Status.Conditions, v1alpha1.ConditionMachineReady) != nil {
+		return 0
+	}
+	return r.FirstReportDelay - age
 }
 
 // requeue returns when the next pass is due after a pass with this result.

@@ -273,13 +273,17 @@ func TestAStartDoesNotDelayOtherBottles(t *testing.T) {
 	other := placed(demo().UID(otherOwner.UID)).Namespace("elsewhere").Obj()
 	w := newWorld(t, demo().Obj(), other)
 	slow := &slowStart{Machines: w.machines, name: testID, release: make(chan struct{})}
-	w.change(func(o *Options) { o.Machines = slow })
+	w.change(func(o *Options) { o.Machines, o.FirstReportDelay = slow, time.Second })
 	pass := func(k ctrl.Request) {
 		if _, err := w.r.Reconcile(t.Context(), k); err != nil {
 			t.Fatal(err)
 		}
 	}
 	pass(ctrl.Request{NamespacedName: demoKey})
+	if got := w.cond(demoKey, v1alpha1.ConditionMachineReady); got != "" {
+		t.Errorf("MachineReady immediately after the start: got %q, want no report yet", got)
+	}
+	w.clock.Step(time.Second)
 	pass(ctrl.Request{NamespacedName: demoKey})
 	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "False/MachineStarting")
 	for i := 0; w.cond(key(other), v1alpha1.ConditionMachineReady) != "True/MachineRunning"; i++ {

@@ -147,8 +147,12 @@ func (e *Enforcer) RecordHit(t host.CanaryHit) { e.leaks.onHit(t) }
 // ends.
 func (e *Enforcer) BindProofs(ctx context.Context) { e.prover.jobs.Bind(ctx) }
 
-// WaitProofs waits until no proof is running.
-func (e *Enforcer) WaitProofs() { e.prover.jobs.Wait() }
+// WaitProofs waits until no proof is running, and until each leak that one found
+// is recorded.
+func (e *Enforcer) WaitProofs() {
+	e.prover.jobs.Wait()
+	e.leaks.killing.Wait()
+}
 
 // CancelProof ends a running proof of the Bottle and waits until it has ended.
 func (e *Enforcer) CancelProof(ctx context.Context, uid string) error {

@@ -102,7 +102,7 @@ type prover struct {
 func newProver(o Options, watched *registry, leaks *leaks) *prover {
 	return &prover{
 		Options: o, watched: watched, leaks: leaks,
-		jobs:      jobs.New[struct{}]("proof", o.MaxConcurrentProofs),
+		jobs:      jobs.New[struct{}]("proof", o.MaxConcurrentProofs, o.Clock),
 		proved:    func(string, time.Time) {},
 		histories: map[string]*history{},
 	}

@@ -11,6 +11,9 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
+
+	"k8s.io/utils/clock"
 )
 
 // Set runs jobs whose result is an R. A result is kept until it is taken, or
@@ -18,6 +21,7 @@ import (
 type Set[R any] struct {
 	kind  string
 	slots chan struct{}
+	clock clock.PassiveClock
 
 	mu      sync.Mutex
 	ctx     context.Context // parent of every job's context
@@ -28,6 +32,7 @@ type Set[R any] struct {
 }
 
 type job struct {
+	start  time.Time
 	cancel context.CancelCauseFunc
 	ended  chan struct{}
 }
@@ -36,9 +41,10 @@ var errCanceled = errors.New("the job was canceled")
 
 // New returns a Set that runs at most parallel jobs at a time. kind names such a
 // job in errors ("machine start").
-func New[R any](kind string, parallel int) *Set[R] {
+func New[R any](kind string, parallel int, c clock.PassiveClock) *Set[R] {
 	return &Set[R]{
 		kind:    kind,
+		clock:   c,
 		slots:   make(chan struct{}, max(1, parallel)),
 		ctx:     context.Background(),
 		running: map[string]*job{},
@@ -64,7 +70,7 @@ func (s *Set[R]) Start(uid string, run func(context.Context) R, ended func()) {
 		return
 	}
 	ctx, cancel := context.WithCancelCause(s.ctx)
-	j := &job{cancel: cancel, ended: make(chan struct{})}
+	j := &job{start: s.clock.Now(), cancel: cancel, ended: make(chan struct{})}
 	s.running[uid] = j
 	s.started++
 	delete(s.results, uid)
@@ -109,6 +115,18 @@ func (s *Set[R]) Running(uid string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.running[uid] != nil
+}
+
+// Age returns how long ago the job of uid that runs, or waits for its turn, was
+// started. ok is false if there is none.
+func (s *Set[R]) Age(uid string) (age time.Duration, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	j := s.running[uid]
+	if j == nil {
+		return 0, false
+	}
+	return s.clock.Since(j.start), true
 }
 
 // Take returns the result of the last job of uid and forgets it. ok is false

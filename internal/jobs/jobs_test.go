@@ -8,6 +8,9 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
+
+	"k8s.io/utils/clock"
 )
 
 var errBoot = errors.New("boot failed")
@@ -27,7 +30,7 @@ func until(release <-chan struct{}) func(context.Context) error {
 func nothing() {}
 
 func TestOneJobPerUID(t *testing.T) {
-	s := New[error]("start", 4)
+	s := New[error]("start", 4, clock.RealClock{})
 	release := make(chan struct{})
 	for _, uid := range []string{"a", "b", "a"} {
 		s.Start(uid, until(release), nothing)
@@ -48,9 +51,29 @@ func TestOneJobPerUID(t *testing.T) {
 	}
 }
 
+func TestAgeCountsTheWaitForASlot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New[error]("start", 1, clock.RealClock{})
+		release := make(chan struct{})
+		s.Start("a", until(release), nothing)
+		s.Start("b", until(release), nothing)
+		time.Sleep(time.Second)
+		for _, uid := range []string{"a", "b"} {
+			if age, ok := s.Age(uid); !ok || age != time.Second {
+				t.Errorf("%s: got %v, %v, want 1s", uid, age, ok)
+			}
+		}
+		close(release)
+		s.Wait()
+		if age, ok := s.Age("a"); ok {
+			t.Errorf("after the end: got %v, want none", age)
+		}
+	})
+}
+
 func TestJobsWaitForTheirTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := New[error]("start", 2)
+		s := New[error]("start", 2, clock.RealClock{})
 		release := make(chan struct{})
 		inside, most := 0, 0
 		for _, uid := range []string{"a", "b", "c", "d", "e"} {
@@ -76,7 +99,7 @@ func TestJobsWaitForTheirTurn(t *testing.T) {
 }
 
 func TestCancel(t *testing.T) {
-	s := New[error]("start", 1)
+	s := New[error]("start", 1, clock.RealClock{})
 	release := make(chan struct{})
 	ended := make(chan string, 2)
 	s.Start("a", until(release), func() { ended <- "a" })
@@ -96,7 +119,7 @@ func TestCancel(t *testing.T) {
 }
 
 func TestCancelWaitsNoLongerThanItsContext(t *testing.T) {
-	s := New[error]("machine start", 1)
+	s := New[error]("machine start", 1, clock.RealClock{})
 	release := make(chan struct{})
 	s.Start("a", func(context.Context) error { <-release; return nil }, nothing)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -113,7 +136,7 @@ func TestCancelWaitsNoLongerThanItsContext(t *testing.T) {
 }
 
 func TestBind(t *testing.T) {
-	s := New[error]("start", 1)
+	s := New[error]("start", 1, clock.RealClock{})
 	ctx, cancel := context.WithCancel(t.Context())
 	s.Bind(ctx)
 	s.Start("a", until(nil), nothing)

@@ -213,7 +213,7 @@ func (o *AgentOptions) compose(mgr ctrl.Manager, p parts) error {
 		State: p.dir, Images: images, Pool: pool,
 		Clock: clock.RealClock{}, Metrics: counts,
 		DefaultImage: o.DefaultImage, AllowedBundleImages: o.AllowedBundleImages,
-		MachinePollInterval: o.MachinePollInterval, MaxConcurrentStarts: o.MaxConcurrentStarts,
+		MachinePollInterval: o.MachinePollInterval, MaxConcurrentStarts: o.MaxConcurrentStarts, FirstReportDelay: time.Second,
 	})
 	if err := o.addImages(mgr, images, &imageuse.Users{Bottles: mgr.GetClient(), State: p.dir, Machines: r.Machines}); err != nil {
 		return err
