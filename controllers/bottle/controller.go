@@ -195,8 +195,10 @@ func (r *Reconciler) converge(ctx context.Context, s *scope) (ctrl.Result, error
 		// The pass ended before it observed any part of the Bottle.
 		return requeue(err)
 	}
-	if wait := r.firstReportDelay(s); wait > 0 {
-		return ctrl.Result{RequeueAfter: wait}, nil
+	if age, starting := r.starts.Age(s.owner.UID); starting {
+		if wait := firstReportWait(s.bottle, age, r.FirstReportDelay); wait > 0 {
+			return ctrl.Result{RequeueAfter: wait}, nil
+		}
 	}
 	conditions, observed := agentstatus.Conditions(s.statusInput(), r.Clock.Now())
 	if observed {
@@ -212,14 +214,13 @@ func (r *Reconciler) converge(ctx context.Context, s *scope) (ctrl.Result, error
 	return res, err
 }
 
-// firstReportDelay returns how long to wait before the first report on a Bottle
-// whose machine has just begun to boot.
-func (r *Reconciler) firstReportDelay(s *scope) time.Duration {
-	age, starting := r.starts.Age(s.owner.UID)
-	if !starting || meta.FindStatusCondition(s.bottle.Status.Conditions, v1alpha1.ConditionMachineReady) != nil {
+// firstReportWait returns how long to wait before the first report on a Bottle
+// whose machine began to boot this long ago.
+func firstReportWait(b *v1alpha1.Bottle, age, delay time.Duration) time.Duration {
+	if meta.FindStatusCondition(b.Status.Conditions, v1alpha1.ConditionMachineReady) != nil {
 		return 0
 	}
-	return r.FirstReportDelay - age
+	return delay - age
 }
 
 // requeue returns when the next pass is due after a pass with this result.
