@@ -215,7 +215,7 @@ func (r *Reconciler) converge(ctx context.Context, s *scope) (ctrl.Result, error
 }
 
 // firstReportWait returns how long to wait before the first report on a Bottle
-// whose machine began to boot this long ago.
+// whose machine began to boot age ago.
 func firstReportWait(b *v1alpha1.Bottle, age, delay time.Duration) time.Duration {
 	if meta.FindStatusCondition(b.Status.Conditions, v1alpha1.ConditionMachineReady) != nil {
 		return 0
