@@ -121,16 +121,17 @@ func (l Limits) Check(r Rule) error {
 	return nil
 }
 
-// Close reports whether all of p is closed: by these limits, or because no rule can
+// Closes reports whether all of p is closed: by these limits, or because no rule can
 // open it.
-func (l Limits) Close(p netip.Prefix) bool {
+func (l Limits) Closes(p netip.Prefix) bool {
 	_, closed := l.wholly(p)
 	return closed || neverPrefix(p) != ""
 }
 
 // Apply returns the part of allowed that the limits leave. What the platform closes
-// in allowed, or in these limits, is closed. The rules among asked that the limits refuse are kept as
-// refused, so that the bundle can say why it denies their destinations.
+// in allowed or by these limits is closed. The rules among asked that the limits
+// refuse are kept as refused, so that the bundle can say why it denies their
+// destinations.
 func (l Limits) Apply(allowed, asked Set) Set {
 	limited := allowed
 	if l.Ceiling != nil {
@@ -160,11 +161,13 @@ func (l Limits) Limit(s Set) Set { return l.Apply(s, s) }
 
 // join returns the networks of both lists, each once.
 func join(a, b []Closed) []Closed {
-	out := slices.Clone(a)
-	for _, c := range b {
-		if !slices.Contains(out, c) {
+	seen := make(map[Closed]bool, len(a)+len(b))
+	var out []Closed
+	for _, c := range slices.Concat(a, b) {
+		if !seen[c] {
 			out = append(out, c)
 		}
+		seen[c] = true
 	}
 	return out
 }

@@ -94,7 +94,7 @@ func TestRunFollowsTheNode(t *testing.T) {
 		for {
 			select {
 			case l := <-applied:
-				if closed(func(a string) bool { return l.Close(netip.MustParsePrefix(a)) }) {
+				if closed(func(a string) bool { return l.Closes(netip.MustParsePrefix(a)) }) {
 					return
 				}
 			case <-timeout:

@@ -95,7 +95,8 @@ func (s *Source) Run(ctx context.Context, apply func() error) {
 	go s.watch(ctx)
 	failing := ""
 	for ctx.Err() == nil {
-		err := cmp.Or(s.read(), s.apply(apply))
+		readErr := s.read()
+		err := cmp.Or(readErr, s.apply(apply)) // flags apply even if the addresses cannot be read
 		pause := interval
 		if err != nil {
 			pause = retryPause
@@ -180,7 +181,7 @@ func (s *Source) compute() {
 	}
 	fixed := l
 	for _, c := range slices.Concat(s.local, s.external) {
-		if !fixed.Close(c.Network) {
+		if !fixed.Closes(c.Network) {
 			l.Closed = append(l.Closed, c)
 		}
 	}

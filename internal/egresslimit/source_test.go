@@ -77,7 +77,7 @@ func TestRunTriesAgain(t *testing.T) {
 	for want := 1; want <= 3; want++ {
 		select {
 		case got := <-calls:
-			if got != want || !s.Limits().Close(netip.MustParsePrefix("198.51.100.9/32")) {
+			if got != want || !s.Limits().Closes(netip.MustParsePrefix("198.51.100.9/32")) {
 				t.Errorf("call %d: got %d, and the limits %v", want, got, s.Limits().Closed)
 			}
 		case <-time.After(5 * retryPause):
