@@ -25,6 +25,10 @@ const (
 	// that the guest can reach nothing but its bundle. The proof rests on what the
 	// node observed, not on what the guest reports.
 	ConditionEgressEnforced = "EgressEnforced"
+	// ConditionEgressLimited is present only while True: the Bottle runs without the
+	// rules of spec.egress.allow that its message names, because the platform refuses
+	// them.
+	ConditionEgressLimited = "EgressLimited"
 	// ConditionPendingRestart is present only while True: changes to the fields
 	// that its message names take effect only in a new machine.
 	ConditionPendingRestart = "PendingRestart"
@@ -122,6 +126,13 @@ const (
 	// ReasonEgressRuleInvalid: a rule in spec.egress.allow is valid in the schema
 	// but names a destination that cannot be allowed; the message names the rule.
 	ReasonEgressRuleInvalid = "EgressRuleInvalid"
+	// ReasonEgressRuleRefused (also of EgressLimited): the platform closes what a rule
+	// in spec.egress.allow names. The message names the rule, and says whether it is in
+	// the subnet pool, an address of the node, in a network of the agent's flag
+	// --egress-closed, or not within its flag --egress-ceiling. A Bottle without a
+	// machine gets none until the rule is removed; one that has a machine keeps it and
+	// runs without the rule.
+	ReasonEgressRuleRefused = "EgressRuleRefused"
 	// ReasonBundleStarting: the container is not running yet.
 	ReasonBundleStarting = "BundleStarting"
 	// ReasonBundleNotAnswering: a port in spec.bundle.ports does not answer.
@@ -283,6 +294,7 @@ var ConditionTypes = []ConditionType{
 	{Type: ConditionMachineReady, Agent: true, Events: true,
 		DoneReason: ReasonMachineRunning, DoneMessage: "the machine is running and answers"},
 	{Type: ConditionEgressEnforced, Manager: true, Agent: true, Events: true},
+	{Type: ConditionEgressLimited, Agent: true, Events: true, OnlyTrue: true},
 	{Type: ConditionPendingRestart, Agent: true, Events: true, OnlyTrue: true},
 	{Type: ConditionReady, Manager: true, Agent: true},
 	{Type: ConditionReconciling, Agent: true, OnlyTrue: true},

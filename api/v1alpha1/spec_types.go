@@ -189,7 +189,9 @@ type Egress struct {
 	// be in brackets. The default port is 443. Loopback, link-local and metadata
 	// addresses and the Bottle's own subnet can never be allowed. Other private
 	// addresses are allowed only by a rule that names the address or a CIDR that
-	// contains it, not by a rule for a host name.
+	// contains it, not by a rule for a host name. A node closes more for every
+	// Bottle: its subnet pool, its own addresses, and what its agent's flags
+	// --egress-closed and --egress-ceiling say. Rules that lie wholly in it are refused.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=256

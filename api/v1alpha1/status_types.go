@@ -76,6 +76,14 @@ type EgressStatus struct {
 	// +kubebuilder:validation:items:MaxLength=96
 	RecentDenials []string `json:"recentDenials,omitempty"`
 
+	// closedByPlatform are those of recentDenials that a rule of the Bottle names but
+	// the platform keeps closed, each as "HOST:PORT: REASON".
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:items:MaxLength=200
+	ClosedByPlatform []string `json:"closedByPlatform,omitempty"`
+
 	// leak is set after the guest reached something other than its bundle. While
 	// it is set, the machine does not start on any node. To let it start again,
 	// change the spec or the annotation botbottle.dev/prove.

@@ -365,6 +365,11 @@ func (in *EgressStatus) DeepCopyInto(out *EgressStatus) {
 		*out = make([]string, len(*in))
 		copy(*out, *in)
 	}
+	if in.ClosedByPlatform != nil {
+		in, out := &in.ClosedByPlatform, &out.ClosedByPlatform
+		*out = make([]string, len(*in))
+		copy(*out, *in)
+	}
 	if in.Leak != nil {
 		in, out := &in.Leak, &out.Leak
 		*out = new(EgressLeak)

@@ -138,6 +138,9 @@ func (t *bundleStep) spec(ctx context.Context, s *scope) (host.BundleSpec, error
 	if err != nil {
 		return spec, &flow.Terminal{Reason: v1alpha1.ReasonEgressRuleInvalid, Err: fmt.Errorf("spec.egress.allow: %w", err)}
 	}
+	if s.refused != nil && s.record == nil {
+		return spec, &flow.Terminal{Reason: v1alpha1.ReasonEgressRuleRefused, Err: s.refused}
+	}
 	if err := t.enforcement.OpenRules(s.owner, s.bottle.Generation, rules); err != nil {
 		return spec, err
 	}
@@ -204,7 +207,7 @@ func (t *bundleStep) follow(s *scope, since time.Time) {
 		return
 	}
 	if recent := t.denials.Recent(uid); recent != nil {
-		s.status.Egress = &v1alpha1.EgressStatus{RecentDenials: recent}
+		s.status.Egress = &v1alpha1.EgressStatus{RecentDenials: recent, ClosedByPlatform: t.denials.Closed(uid)}
 		s.reportLeak()
 	}
 	t.denials.Follow(s.owner, s.container, since)

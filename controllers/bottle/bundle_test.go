@@ -57,6 +57,12 @@ func TestBundle(t *testing.T) {
 			"False/BundleRejected", "True/BundleRejected", ""},
 		"an invalid rule": {demo().Allow("999.1.1.1/8"), nil,
 			"False/EgressRuleInvalid", "True/EgressRuleInvalid", ""},
+		"a rule that the platform refuses": {demo().Allow("172.17.0.1:2375"), func(w *world) { w.limits = closedNode("172.17.0.1/32") },
+			"False/EgressRuleRefused", "True/EgressRuleRefused", ""},
+		"another, for another bundle, which decides itself": {demo().Allow("172.17.0.1:2375").BundleImage(foreignImage).BundlePorts(8888, 9418, 9100), func(w *world) { allow(w); w.limits = closedNode("172.17.0.1/32") },
+			"True/Ready", "", foreignImage},
+		"a wide rule, of which the platform closes a part": {demo().Allow("0.0.0.0/0"), func(w *world) { w.limits = closedNode("172.17.0.1/32") },
+			"True/Ready", "", hosttest.BuiltInImage},
 		"env from a missing Secret": {bundleEnv(demo(), v1alpha1.EnvVar{Name: "T", ValueFrom: &v1alpha1.EnvVarSource{
 			SecretKeyRef: &v1alpha1.KeySelector{Name: "s", Key: "k"}}}), nil, "False/SecretNotFound", "", ""},
 	}

@@ -43,13 +43,13 @@ func (s *scope) reportLeak() {
 			leak.Backend = &l.Backend
 		}
 	}
-	var denials []string
-	if s.status.Egress != nil {
-		denials = s.status.Egress.RecentDenials
+	status := v1alpha1.EgressStatus{Leak: leak}
+	if e := s.status.Egress; e != nil {
+		status.RecentDenials, status.ClosedByPlatform = e.RecentDenials, e.ClosedByPlatform
 	}
 	s.status.Egress = nil
-	if leak != nil || len(denials) > 0 {
-		s.status.Egress = &v1alpha1.EgressStatus{RecentDenials: denials, Leak: leak}
+	if leak != nil || len(status.RecentDenials) > 0 {
+		s.status.Egress = &status
 	}
 }
 

@@ -34,6 +34,8 @@ type scope struct {
 	// status is what the agent will write, without conditions. It starts as what
 	// the agent last wrote: a step that is not reached leaves its part unchanged.
 	status v1alpha1.BottleStatus
+	// refused names the egress rules that the platform refuses; nil for none.
+	refused error
 	// outcomes of the steps, in order. Filled by recordOutcome.
 	outcomes []agentstatus.StepOutcome
 	// pending names the fields that wait for a new machine, and pendingHow
@@ -92,6 +94,7 @@ func (r *Reconciler) newScope(b *v1alpha1.Bottle) (*scope, error) {
 	s.readyUnproven = !r.RequireProof
 	if !desired.Leaving(b) {
 		findLeak(r.Enforcement, s)
+		s.refused = desired.RefusedRules(b, r.Enforcement.Limits())
 	}
 	return s, nil
 }
@@ -116,6 +119,9 @@ func (s *scope) statusInput() agentstatus.Input {
 	}
 	if s.leak != nil {
 		in.Leak = leakMessage(s)
+	}
+	if s.refused != nil && s.record != nil {
+		in.Refused = s.refused.Error()
 	}
 	if s.record != nil {
 		in.Proof = s.record.Proof

@@ -37,6 +37,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/egress"
 	"botbottle.dev/bottle-operator/internal/enforce"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/host/hosttest"
@@ -83,6 +84,7 @@ type world struct {
 	allowUnproven bool // the agent does not require proofs
 	requirePolicy bool // the agent requires smolvm's policy
 	pool          *subnet.Pool
+	limits        egress.Limits // what the platform sets against egress rules
 	r             *Reconciler
 	queue         workqueue.TypedRateLimitingInterface[ctrl.Request] // see useQueue
 }
@@ -141,7 +143,7 @@ func (w *world) restartAgent() {
 	}
 	w.recorder = events.NewFakeRecorder(200)
 	w.enforcer, err = enforce.New(enforce.Options{Walls: w.walls, Machines: w.machines, Canaries: w.canaries, State: dir, Clock: w.clock, Log: logr.Discard(), Interval: time.Second,
-		Prober: w.prober(), ProofTargets: publicTargets, MaxConcurrentProofs: 8})
+		Prober: w.prober(), ProofTargets: publicTargets, MaxConcurrentProofs: 8, Limits: func() egress.Limits { return w.limits }})
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -6,6 +6,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/netip"
+	"slices"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -25,7 +27,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// Options of a Reconciler. All are required.
+// Options of a Reconciler. All are required unless the comment says otherwise.
 type Options struct {
 	// Client reads the agent's own Node from a cache, and writes it.
 	Client client.Client
@@ -34,6 +36,9 @@ type Options struct {
 	Node string
 	// MaxBottles is how many Bottles the node may run.
 	MaxBottles int
+	// Addresses is called with the IP addresses that the Node lists, some of which
+	// may be on no interface of the node. It may be nil.
+	Addresses func([]netip.Addr)
 }
 
 // Reconciler publishes on the agent's own Node whether it can run Bottles, and
@@ -44,6 +49,7 @@ type Reconciler struct {
 	facts      *Facts
 	node       string
 	maxBottles int
+	addresses  func([]netip.Addr)
 
 	mu     sync.Mutex
 	queue  workqueue.TypedRateLimitingInterface[reconcile.Request]
@@ -52,7 +58,7 @@ type Reconciler struct {
 
 // New returns a Reconciler that is not yet part of a manager.
 func New(o Options) *Reconciler {
-	n := &Reconciler{client: o.Client, facts: o.Facts, node: o.Node, maxBottles: o.MaxBottles}
+	n := &Reconciler{client: o.Client, facts: o.Facts, node: o.Node, maxBottles: o.MaxBottles, addresses: o.Addresses}
 	n.facts.OnChange(n.enqueue)
 	return n
 }
@@ -78,7 +84,18 @@ func (n *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 func (n *Reconciler) changed(e event.UpdateEvent) bool {
 	before, ok1 := e.ObjectOld.(*corev1.Node)
 	after, ok2 := e.ObjectNew.(*corev1.Node)
-	return !ok1 || !ok2 || published(before) != published(after)
+	return !ok1 || !ok2 || published(before) != published(after) || !slices.Equal(addressesOf(before), addressesOf(after))
+}
+
+// addressesOf returns the IP addresses that a Node lists, without its names.
+func addressesOf(n *corev1.Node) []netip.Addr {
+	var out []netip.Addr
+	for _, a := range n.Status.Addresses {
+		if addr, err := netip.ParseAddr(a.Address); err == nil {
+			out = append(out, addr)
+		}
+	}
+	return out
 }
 
 // published returns what a Node shows about Bottles.
@@ -103,6 +120,9 @@ func (n *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	node := &corev1.Node{}
 	if err := n.client.Get(ctx, req.NamespacedName, node); err != nil {
 		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	if n.addresses != nil {
+		n.addresses(addressesOf(node))
 	}
 	problem := firstFailing(n.facts.Get(ctx))
 	n.logProblem(ctx, problem)

@@ -3,6 +3,8 @@
 package node
 
 import (
+	"net/netip"
+	"slices"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -95,5 +97,33 @@ func TestKubeletHeartbeatsAreIgnored(t *testing.T) {
 	}
 	if !n.changed(event.UpdateEvent{ObjectOld: before, ObjectNew: lost}) {
 		t.Errorf("a lost capacity: got no change, want one")
+	}
+}
+
+// The Node's addresses are passed on when they change, also those that are on no
+// interface.
+func TestAddressesArePassedOn(t *testing.T) {
+	node := &corev1.Node{}
+	node.Name = testNode
+	node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeHostName, Address: testNode}, {Type: corev1.NodeInternalIP, Address: "10.0.0.5"}}
+	w := newWorld(t)
+	var got []netip.Addr
+	n := New(Options{Client: w.Client, Facts: NewFacts(&w.facts, w.clock), Node: testNode, MaxBottles: 250, Addresses: func(a []netip.Addr) { got = a }})
+	if err := w.Create(t.Context(), node); err != nil {
+		t.Fatal(err)
+	}
+	before := node.DeepCopy()
+	node.Status.Addresses = append(node.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeExternalIP, Address: "203.0.113.5"})
+	if err := w.Status().Update(t.Context(), node); err != nil {
+		t.Fatal(err)
+	}
+	if !n.changed(event.UpdateEvent{ObjectOld: before, ObjectNew: node}) || n.changed(event.UpdateEvent{ObjectOld: node, ObjectNew: node.DeepCopy()}) {
+		t.Error("a new address: got the update ignored, or one without a change not ignored")
+	}
+	if _, err := n.Reconcile(t.Context(), ctrl.Request{NamespacedName: types.NamespacedName{Name: testNode}}); err != nil {
+		t.Fatal(err)
+	}
+	if want := []netip.Addr{netip.MustParseAddr("10.0.0.5"), netip.MustParseAddr("203.0.113.5")}; !slices.Equal(got, want) {
+		t.Errorf("addresses: got %v, want %v", got, want)
 	}
 }

@@ -173,7 +173,7 @@ remove_cgroups() {
 
 agent_flags=(--namespace bottle-system --state-dir /var/lib/bottle --docker-host unix:///run/docker.sock --smolvm-dir /opt/smolvm
   --default-image file:guest.tar --local-image-dir /var/lib/bottle-images --allowed-bundle-images 'example.test/*'
-  --image-ca /opt/dev/registry-ca.pem
+  --image-ca /opt/dev/registry-ca.pem --egress-closed 10.96.0.0/16
   --proof-target 203.0.113.10:443 --proof-target 203.0.113.10:53
   --metrics-bind-address 127.0.0.1:8080 --health-probe-bind-address 127.0.0.1:8081)
 

@@ -36,6 +36,9 @@ type Input struct {
 	Leak string
 	// Proof is the current proof; nil if nothing is proven.
 	Proof *state.Proof
+	// Refused is the message about egress rules that the platform refuses; "" if it
+	// refuses none.
+	Refused string
 	// Pending is the message about fields that wait for a new machine; "" if
 	// none do. PendingKnown says whether the pass could compare them.
 	Pending      string
@@ -65,6 +68,9 @@ func Conditions(in Input, now time.Time) (list []metav1.Condition, observed bool
 		}
 	}
 	c.egress()
+	if c.Refused != "" {
+		c.set(v1alpha1.ConditionEgressLimited, metav1.ConditionTrue, v1alpha1.ReasonEgressRuleRefused, Bounded(c.Refused))
+	}
 	c.pendingRestart()
 	c.summary()
 	return c.list, c.observed

@@ -29,10 +29,19 @@ type decision struct {
 	allowed bool
 	status  int
 	reason  string
+	// closed says which limit of the platform the request met; "" for none.
+	closed egress.ClosedBy
 }
 
 func deny(reason string) decision {
 	return decision{status: http.StatusForbidden, reason: reason}
+}
+
+// denyFor denies for the reason of an error of an egress.Set.
+func denyFor(err error) decision {
+	d := deny(err.Error())
+	d.closed = egress.ClosedReason(err)
+	return d
 }
 
 // decide decides about a request by its target: the authority of CONNECT, or
@@ -59,8 +68,8 @@ func (p *proxy) decide(r *http.Request) (target, decision) {
 	set := p.rules.current()
 	rule, ok := set.Match(t.host, t.port)
 	if !ok {
-		if err := set.Unreachable(t.host); err != nil {
-			return t, deny(err.Error())
+		if err := cmp.Or(set.Unreachable(t.host), set.Refusal(t.host, t.port)); err != nil {
+			return t, denyFor(err)
 		}
 		return t, deny("no egress rule allows this host and port")
 	}
@@ -100,7 +109,7 @@ func (p *proxy) resolve(ctx context.Context, set egress.Set, t target) ([]netip.
 		addrs = append(addrs, a.Unmap())
 	}
 	if len(addrs) == 0 {
-		return nil, deny(firstErr.Error())
+		return nil, denyFor(firstErr)
 	}
 	// Try IPv4 first: a bundle's network has IPv4 and often nothing else.
 	slices.SortStableFunc(addrs, func(a, b netip.Addr) int { return a.BitLen() - b.BitLen() })

@@ -28,7 +28,9 @@ type logLine struct {
 	Host     string `json:"host,omitempty"`
 	Port     uint16 `json:"port,omitempty"`
 	Rules    *int   `json:"rules,omitempty"`
-	Reason   string `json:"reason"`
+	// Closed says which limit of the platform the request met.
+	Closed egress.ClosedBy `json:"closed,omitempty"`
+	Reason string          `json:"reason"`
 }
 
 func newDecisionLog(w io.Writer) *decisionLog {
@@ -47,7 +49,7 @@ func (l *decisionLog) decision(t target, d decision) {
 	case d.status >= 500:
 		word = "fail"
 	}
-	l.write(logLine{Decision: word, Host: egress.PrintableHost(t.host), Port: t.port, Reason: d.reason})
+	l.write(logLine{Decision: word, Host: egress.PrintableHost(t.host), Port: t.port, Closed: d.closed, Reason: d.reason})
 }
 
 // failed logs that an allowed target does not answer.

@@ -54,6 +54,7 @@ type following struct {
 	denials   egress.Denials
 
 	published   []string // nil until something was denied
+	closed      []string // those that the platform closes, with the reasons
 	publishedAt time.Time
 	scheduled   bool // whether a publication is scheduled
 }
@@ -90,6 +91,17 @@ func (f *Follower) Recent(uid string) []string {
 	defer f.mu.Unlock()
 	if one := f.following[uid]; one != nil {
 		return slices.Clone(one.published)
+	}
+	return nil
+}
+
+// Closed returns those of Recent that a limit of the platform closes, each as
+// "HOST:PORT: REASON".
+func (f *Follower) Closed(uid string) []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if one := f.following[uid]; one != nil {
+		return slices.Clone(one.closed)
 	}
 	return nil
 }
@@ -147,7 +159,7 @@ func (f *Follower) follow(ctx context.Context, owner host.Owner, since time.Time
 func (f *Follower) denied(ctx context.Context, uid string, one *following, d host.Decision) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	one.denials.Add(d.Host, d.Port)
+	one.denials.AddClosed(d.Host, d.Port, egress.ClosedBy(d.Closed))
 	if one.scheduled {
 		return
 	}
@@ -161,6 +173,7 @@ func (f *Follower) denied(ctx context.Context, uid string, one *following, d hos
 		}
 		f.mu.Lock()
 		one.scheduled, one.published, one.publishedAt = false, one.denials.List(), f.Clock.Now()
+		one.closed = one.denials.ListClosed()
 		f.mu.Unlock()
 		f.Changed(uid)
 	}()

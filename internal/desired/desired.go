@@ -6,6 +6,8 @@
 package desired
 
 import (
+	"fmt"
+
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
@@ -65,6 +67,29 @@ func EgressRules(b *v1alpha1.Bottle) (egress.Set, error) {
 		return egress.NewSet(rules...), errlist.List(errs)
 	}
 	return egress.NewSet(rules...), nil
+}
+
+// RefusedRules returns an error that names the valid rules of spec.egress.allow
+// that the platform refuses, with the reasons; nil if there are none. Rules do not
+// concern another bundle than the built-in one.
+func RefusedRules(b *v1alpha1.Bottle, limits egress.Limits) error {
+	if b.Spec.Egress == nil || BundleImage(b) != "" {
+		return nil
+	}
+	var errs []error
+	for _, text := range b.Spec.Egress.Allow {
+		rule, err := egress.Parse(string(text))
+		if err != nil {
+			continue // EgressRules returns it
+		}
+		if err := limits.Check(rule); err != nil {
+			errs = append(errs, &egress.RuleError{Rule: string(text), Err: err})
+		}
+	}
+	if len(errs) > 0 {
+		return fmt.Errorf("spec.egress.allow: %w", errlist.List(errs))
+	}
+	return nil
 }
 
 // CAPath returns the path, in the bundle's container, of the certificates that

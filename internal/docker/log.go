@@ -26,6 +26,8 @@ const (
 	maxLogLine = 8 << 10
 	// maxReason is the length to which a reason is cut. A rule fits in it.
 	maxReason = 300
+	// maxClosed is the length to which the name of a limit is cut.
+	maxClosed = 32
 )
 
 // FollowDecisions implements host.Bundles.
@@ -153,6 +155,7 @@ func decisionIn(line []byte) (host.Decision, bool) {
 		Host     string `json:"host"`
 		Port     uint16 `json:"port"`
 		Reason   string `json:"reason"`
+		Closed   string `json:"closed"`
 	}
 	if err := json.Unmarshal(text, &entry); err != nil {
 		return host.Decision{}, false
@@ -168,5 +171,6 @@ func decisionIn(line []byte) (host.Decision, bool) {
 		Host:    egress.PrintableHost(entry.Host),
 		Port:    entry.Port,
 		Reason:  egress.Printable(entry.Reason, maxReason),
+		Closed:  egress.Printable(entry.Closed, maxClosed),
 	}, true
 }

@@ -25,6 +25,10 @@ func TestDecisionIn(t *testing.T) {
 		`{"decision":"allow","host":"` + strings.Repeat("h", 70) + `","reason":"` + strings.Repeat("r", 400) + `"}`: {
 			Time: at, Verdict: host.VerdictAllow, Host: strings.Repeat("h", 64), Reason: strings.Repeat("r", 300),
 		},
+		`{"decision":"deny","host":"node.example.com","port":443,"closed":"node-address","reason":"x"}`: {
+			Time: at, Verdict: host.VerdictDeny, Host: "node.example.com", Port: 443, Closed: "node-address", Reason: "x",
+		},
+		`{"decision":"deny","closed":"` + strings.Repeat("\u00e4", 40) + `"}`: {Time: at, Verdict: host.VerdictDeny, Closed: strings.Repeat(`\u00e4`, 5)},
 	} {
 		if got, ok := decisionIn([]byte(stamp + text)); !ok || got != want {
 			t.Errorf("%s: got %+v, %v, want %+v", text, got, ok, want)
@@ -75,7 +79,7 @@ func FuzzDecisionIn(f *testing.F) {
 		printable := func(s string, lowest rune) bool {
 			return !strings.ContainsFunc(s, func(r rune) bool { return r < lowest || r > '~' })
 		}
-		if len(d.Host) > 64 || !printable(d.Host, '!') || len(d.Reason) > 300 || !printable(d.Reason, ' ') || bytes.ContainsAny([]byte(d.Verdict), "\n ") {
+		if len(d.Host) > 64 || !printable(d.Host, '!') || len(d.Reason) > 300 || len(d.Closed) > 32 || !printable(d.Closed, ' ') || !printable(d.Reason, ' ') || bytes.ContainsAny([]byte(d.Verdict), "\n ") {
 			t.Fatalf("%q: got %+v, want bounded printable ASCII", line, d)
 		}
 	})

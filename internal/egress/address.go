@@ -56,27 +56,88 @@ var private = classes(
 	"2001::/32", "a tunnel (Teredo)",
 )
 
-// carriers are IPv6 networks whose addresses contain an IPv4 address at a byte
-// offset. A translator on the way would deliver packets to that IPv4 address.
+// carriers are IPv6 networks whose addresses contain an IPv4 address in the four
+// bytes from offset on. A translator or tunnel on the way would deliver packets to
+// that IPv4 address.
 var carriers = []struct {
 	prefix netip.Prefix
 	offset int
+	mask   byte // each byte of the IPv4 address is XORed with it
+	padded bool // the bytes may also be padding
 }{
-	{netip.MustParsePrefix("64:ff9b::/96"), 12},    // NAT64
-	{netip.MustParsePrefix("::ffff:0:0:0/96"), 12}, // stateless translation
-	{netip.MustParsePrefix("::/96"), 12},           // IPv4-compatible
-	{netip.MustParsePrefix("2002::/16"), 2},        // 6to4
+	{netip.MustParsePrefix("64:ff9b::/96"), 12, 0, false},    // NAT64
+	{netip.MustParsePrefix("64:ff9b:1::/48"), 12, 0, true},   // NAT64, local prefix
+	{netip.MustParsePrefix("::ffff:0:0:0/96"), 12, 0, false}, // stateless translation
+	{netip.MustParsePrefix("::/96"), 12, 0, false},           // IPv4-compatible
+	{netip.MustParsePrefix("2002::/16"), 2, 0, false},        // 6to4
+	{netip.MustParsePrefix("2001::/32"), 4, 0, true},         // Teredo: the server
+	{netip.MustParsePrefix("2001::/32"), 12, 0xff, true},     // Teredo: the client
 }
 
-// carried returns the IPv4 address inside an IPv6 address.
-func carried(a netip.Addr) (netip.Addr, bool) {
+// localTranslation is the network for local prefixes of translators. RFC 6052
+// places the IPv4 address around byte 8, which is zero, according to the length of
+// the prefix.
+var localTranslation = netip.MustParsePrefix("64:ff9b:1::/48")
+
+var localPositions = [][4]int{{6, 7, 9, 10}, {7, 9, 10, 11}, {9, 10, 11, 12}}
+
+// carried returns the IPv4 addresses that an IPv6 address may contain.
+func carried(a netip.Addr) []netip.Addr {
+	if !a.Is6() {
+		return nil
+	}
+	b := a.As16()
+	var out []netip.Addr
 	for _, c := range carriers {
-		if c.prefix.Contains(a) {
-			b := a.As16()
-			return netip.AddrFrom4([4]byte(b[c.offset : c.offset+4])), true
+		if v4 := v4At(b[c.offset:], c.mask); c.prefix.Contains(a) && (!c.padded || plausible(v4)) {
+			out = append(out, v4)
 		}
 	}
-	return netip.Addr{}, false
+	if localTranslation.Contains(a) && b[8] == 0 {
+		for _, at := range localPositions {
+			if v4 := netip.AddrFrom4([4]byte{b[at[0]], b[at[1]], b[at[2]], b[at[3]]}); plausible(v4) {
+				out = append(out, v4)
+			}
+		}
+	}
+	// ISATAP: any network, and the interface identifier [02]00:5efe and the address.
+	if b[8]&^0x02 == 0 && b[9] == 0 && b[10] == 0x5e && b[11] == 0xfe {
+		out = append(out, v4At(b[12:], 0))
+	}
+	return out
+}
+
+// plausible reports whether an IPv4 address can be meant by bytes that may also be
+// padding.
+func plausible(v4 netip.Addr) bool {
+	first := v4.As4()[0]
+	return first != 0 && first < 240
+}
+
+func v4At(b []byte, mask byte) netip.Addr {
+	return netip.AddrFrom4([4]byte{b[0] ^ mask, b[1] ^ mask, b[2] ^ mask, b[3] ^ mask})
+}
+
+// carriedPrefix returns the IPv4 networks that the addresses of an IPv6 network
+// contain, as far as each is a single network.
+func carriedPrefix(p netip.Prefix) []netip.Prefix {
+	var out []netip.Prefix
+	if p.IsSingleIP() {
+		for _, v4 := range carried(p.Addr()) {
+			out = append(out, netip.PrefixFrom(v4, 32))
+		}
+		return out
+	}
+	if !p.Addr().Is6() {
+		return nil
+	}
+	b := p.Addr().As16()
+	for _, c := range carriers {
+		if bits := p.Bits() - 8*c.offset; bits >= 0 && c.prefix.Bits() <= p.Bits() && c.prefix.Contains(p.Addr()) {
+			out = append(out, netip.PrefixFrom(v4At(b[c.offset:], c.mask), min(bits, 32)).Masked())
+		}
+	}
+	return out
 }
 
 // find returns what the table says that a, or the IPv4 address inside it, is; ""
@@ -88,8 +149,10 @@ func find(table []class, a netip.Addr) string {
 			return c.what
 		}
 	}
-	if v4, ok := carried(a); ok {
-		return find(table, v4)
+	for _, v4 := range carried(a) {
+		if what := find(table, v4); what != "" {
+			return what
+		}
 	}
 	return ""
 }
@@ -122,10 +185,15 @@ type AddrError struct {
 	Why string
 	// Rule is the rule that would open the address; "" if none can.
 	Rule string
+	// By says which of the platform's limits closes the address; "" if none does.
+	By ClosedBy
 }
 
 // Error says why, and which rule would open the address if one can.
 func (e *AddrError) Error() string {
+	if e.By != "" {
+		return fmt.Sprintf("address %s is closed by the platform: it is %s", e.Addr, e.Why)
+	}
 	if e.Rule == "" {
 		return fmt.Sprintf("address %s can never be reached: it is %s", e.Addr, e.Why)
 	}

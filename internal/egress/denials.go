@@ -3,6 +3,7 @@
 package egress
 
 import (
+	"maps"
 	"net"
 	"slices"
 	"strconv"
@@ -15,13 +16,18 @@ const MaxDenials = 16
 // Bottle shows them. The zero value is an empty list. It is not safe for
 // concurrent use.
 type Denials struct {
-	texts []string // the most recent first
+	texts  []string            // the most recent first
+	closed map[string]ClosedBy // by text
 }
 
 // Add adds a refused target, which may be anything that a guest wrote. It ignores
 // a target without a host. Names that differ only in case or in the dot at the
 // end are the same target.
-func (d *Denials) Add(host string, port uint16) {
+func (d *Denials) Add(host string, port uint16) { d.AddClosed(host, port, "") }
+
+// AddClosed is like Add, for a target that a limit of the platform closes; by may be
+// "" for none.
+func (d *Denials) AddClosed(host string, port uint16, by ClosedBy) {
 	if host = PrintableHost(canonicalName(host)); host == "" {
 		return
 	}
@@ -33,9 +39,26 @@ func (d *Denials) Add(host string, port uint16) {
 	d.texts = slices.DeleteFunc(d.texts, func(t string) bool { return t == text })
 	d.texts = slices.Insert(d.texts, 0, text)
 	d.texts = d.texts[:min(len(d.texts), MaxDenials)]
+	if d.closed == nil {
+		d.closed = map[string]ClosedBy{}
+	}
+	d.closed[text] = by
+	maps.DeleteFunc(d.closed, func(t string, by ClosedBy) bool { return by == "" || !slices.Contains(d.texts, t) })
 }
 
 // List returns HOST:PORT of each target, the most recent first: at most
 // MaxDenials entries, each of at most 96 characters of printable ASCII. It
 // returns nil if there are none.
 func (d *Denials) List() []string { return slices.Clone(d.texts) }
+
+// ListClosed returns HOST:PORT: REASON of the targets of List that a limit of the
+// platform closes. Each has at most 200 characters of printable ASCII.
+func (d *Denials) ListClosed() []string {
+	var out []string
+	for _, t := range d.texts {
+		if by := d.closed[t]; by != "" {
+			out = append(out, t+": "+by.String())
+		}
+	}
+	return out
+}

@@ -7,6 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"net/netip"
+	"slices"
 )
 
 // MaxFile is the maximum size of a rules file in bytes.
@@ -15,17 +18,33 @@ const MaxFile = 1 << 20
 // fileVersion is the only version of the rules file.
 const fileVersion = 1
 
+// file is the rules file. Releases that do not know closed and refused ignore them:
+// what is refused is not in allow either.
 type file struct {
 	Version int      `json:"version"`
 	Allow   []string `json:"allow"`
+	// Closed are the networks that the platform closes.
+	Closed map[ClosedBy][]netip.Prefix `json:"closed,omitempty"`
+	// Refused are the rules that the platform refuses.
+	Refused []string `json:"refused,omitempty"`
 }
 
 // EncodeFile returns the rules file of a set. It is JSON and contains each rule
-// once, in its canonical spelling. The same set gives the same bytes.
+// once, in its canonical spelling, and what the platform closes and refuses. The
+// same set gives the same bytes.
 func EncodeFile(s Set) ([]byte, error) {
 	f := file{Version: fileVersion, Allow: []string{}}
 	for _, r := range s.Rules() {
 		f.Allow = append(f.Allow, r.String())
+	}
+	for _, r := range s.refusedRules() {
+		f.Refused = append(f.Refused, r.String())
+	}
+	for _, c := range s.platform {
+		if f.Closed == nil {
+			f.Closed = map[ClosedBy][]netip.Prefix{}
+		}
+		f.Closed[c.By] = append(f.Closed[c.By], c.Network)
 	}
 	out, err := json.Marshal(f)
 	if err != nil {
@@ -63,5 +82,17 @@ func DecodeFile(r io.Reader) (Set, error) {
 	if err != nil {
 		return Set{}, fmt.Errorf("egress rules file: %w", err)
 	}
-	return s, nil
+	refused, err := ParseSet(f.Refused)
+	if err != nil {
+		return Set{}, fmt.Errorf("egress rules file: refused: %w", err)
+	}
+	for _, by := range slices.Sorted(maps.Keys(f.Closed)) {
+		for _, n := range f.Closed[by] {
+			if !n.IsValid() || n.Addr().Is4In6() {
+				return Set{}, errors.New("egress rules file: closed: a network is not valid")
+			}
+			s.platform = append(s.platform, Closed{n.Masked(), by})
+		}
+	}
+	return s.refuse(refused.Rules()), nil
 }

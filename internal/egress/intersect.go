@@ -17,11 +17,14 @@ func (r Rule) Covers(other Rule) bool {
 	return r.subdomains && strings.HasSuffix(other.name, "."+r.name)
 }
 
-// Intersect returns the set of what both sets allow. Networks that either set
-// closes (see Without) are not closed in the result.
+// Intersect returns the set of what both sets allow. What the platform closes in
+// either set (see Limits) is closed in the result. Networks that were closed by
+// Without are not, and the result has no refused rules.
 func (s Set) Intersect(other Set) Set {
 	ours, theirs := s.Rules(), other.Rules()
-	return NewSet(append(covered(ours, theirs), covered(theirs, ours)...)...)
+	out := NewSet(append(covered(ours, theirs), covered(theirs, ours)...)...)
+	out.platform = join(s.platform, other.platform)
+	return out
 }
 
 // covered returns the rules that one of others covers.

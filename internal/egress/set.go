@@ -17,6 +17,9 @@ type Set struct {
 	names  map[Rule]struct{}
 	addrs  []Rule  // the most specific first
 	closed []class // networks that no rule opens, in addition to those of every set
+
+	platform []Closed // networks that the platform closes
+	refused  *Set     // rules that the platform refuses, which open nothing; nil for none
 }
 
 // NewSet returns the set of these rules. The zero Rule adds nothing.
@@ -124,9 +127,15 @@ func (s Set) matchName(name string, port uint16) (Rule, bool) {
 
 func (s Set) matchAddr(addr netip.Addr, port uint16) (Rule, bool) {
 	addr, ok := canonicalAddr(addr)
-	if !ok || s.never(addr) != "" {
+	if !ok || s.never(addr) != "" || closedBy(s.platform, addr) != "" {
 		return Rule{}, false
 	}
+	return s.addrRule(addr, port)
+}
+
+// addrRule returns the most specific rule for a canonical address, even if the
+// address is closed.
+func (s Set) addrRule(addr netip.Addr, port uint16) (Rule, bool) {
 	for _, r := range s.addrs {
 		if r.port == port && r.addrs.Contains(addr) {
 			return r, true
@@ -155,6 +164,9 @@ func (s Set) CheckAddr(addr netip.Addr, port uint16) error {
 	if why := s.never(plain); why != "" {
 		return &AddrError{Addr: addr, Port: port, Why: why}
 	}
+	if by := closedBy(s.platform, plain); by != "" {
+		return &AddrError{Addr: addr, Port: port, Why: by.String(), By: by}
+	}
 	if s.AllowsAddr(plain, port) {
 		return nil
 	}
@@ -178,6 +190,28 @@ func (s Set) Unreachable(host string) error {
 	}
 	if why := s.never(addr); why != "" {
 		return &AddrError{Addr: addr, Why: why}
+	}
+	return nil
+}
+
+// Refusal returns an *AddrError or a *ClosedError for a destination that a rule of
+// the Bottle names but a limit of the platform closes, and nil for everything else.
+// A guest learns nothing from it about addresses that its Bottle's rules do not
+// name.
+func (s Set) Refusal(host string, port uint16) error {
+	refused := false
+	if s.refused != nil {
+		_, refused = s.refused.Match(host, port)
+	}
+	if addr, ok := hostAddr(host); ok {
+		addr, ok = canonicalAddr(addr)
+		_, named := s.addrRule(addr, port)
+		if by := closedBy(s.platform, addr); ok && (refused || named) && by != "" {
+			return &AddrError{Addr: addr, Port: port, Why: by.String(), By: by}
+		}
+	}
+	if refused {
+		return &ClosedError{ByCeiling}
 	}
 	return nil
 }

@@ -27,6 +27,9 @@ type Enforcement interface {
 	// OpenRules makes rules the egress rules of the built-in bundle.
 	// It returns ErrSuperseded if Narrow was called for a newer generation.
 	OpenRules(owner host.Owner, generation int64, rules egress.Set) error
+	// Limits returns what the platform sets against the rules of every Bottle.
+	// Narrow and OpenRules apply them.
+	Limits() egress.Limits
 	// EnsureWall makes the wall and guards the machine from then on. If it
 	// finds the wall open while the machine runs, it kills the machine first.
 	// Once the machine is down, it releases a leak that was reported for
@@ -75,6 +78,9 @@ type Options struct {
 	Log      logr.Logger
 	// Interval is the time between two scans of the guard.
 	Interval time.Duration
+	// Limits returns the platform's present limits on egress rules; nil for none.
+	// When they change, ApplyLimits must be called.
+	Limits func() egress.Limits
 	// Prober is the path of the static prober that is copied into guests.
 	Prober string
 	// ProofTargets are internet addresses that proofs try to reach.
@@ -174,6 +180,14 @@ func (e *Enforcer) Narrow(ctx context.Context, owner host.Owner, reach Reach) er
 func (e *Enforcer) OpenRules(owner host.Owner, generation int64, rules egress.Set) error {
 	return e.walls.openRules(owner, generation, rules)
 }
+
+// Limits implements Enforcement.
+func (e *Enforcer) Limits() egress.Limits { return e.walls.limits() }
+
+// ApplyLimits removes what the platform's present limits do not allow from the
+// rules of all Bottles, and notifies the subscriber about each of them. It never
+// adds anything, and needs only the state directory.
+func (e *Enforcer) ApplyLimits() error { return e.walls.applyLimits() }
 
 // EnsureWall implements Enforcement.
 func (e *Enforcer) EnsureWall(ctx context.Context, spec host.WallSpec, request Request) (host.Wall, error) {

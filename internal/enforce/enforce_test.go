@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	testclock "k8s.io/utils/clock/testing"
 
+	"botbottle.dev/bottle-operator/internal/egress"
 	"botbottle.dev/bottle-operator/internal/enforce"
 	"botbottle.dev/bottle-operator/internal/enforce/probe"
 	"botbottle.dev/bottle-operator/internal/host"
@@ -47,6 +48,7 @@ type fixture struct {
 
 	mu      sync.Mutex
 	changed []string
+	limits  egress.Limits
 }
 
 // requestFor returns the request of a Bottle whose prove annotation has this
@@ -105,12 +107,14 @@ func (f *fixture) restart() {
 		}
 	}
 	f.enforcer, err = enforce.New(enforce.Options{Metrics: metrics, Walls: f.walls, Machines: f.machines, Canaries: &hosttest.Canaries{}, State: f.dir,
-		Clock: f.clock, Log: logr.Discard(), Interval: f.interval, Prober: "doc.go", MaxConcurrentProofs: 2})
+		Clock: f.clock, Log: logr.Discard(), Interval: f.interval, Prober: "doc.go", MaxConcurrentProofs: 2, Limits: f.presentLimits})
 	if err != nil {
 		f.t.Fatal(err)
 	}
 	f.enforcer.Subscribe(func(uid string) { f.mu.Lock(); defer f.mu.Unlock(); f.changed = append(f.changed, uid) })
 }
+
+func (f *fixture) presentLimits() egress.Limits { f.mu.Lock(); defer f.mu.Unlock(); return f.limits }
 
 func (f *fixture) expect(nonce string) {
 	f.t.Helper()

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"slices"
 
+	"golang.org/x/sync/errgroup"
+
 	"botbottle.dev/bottle-operator/internal/egress"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/state"
@@ -47,7 +49,7 @@ func (w *walls) narrow(ctx context.Context, owner host.Owner, reach Reach) error
 	}
 	return errors.Join(
 		w.narrowPorts(ctx, m, ports),
-		narrowRules(folder, reach.Rules),
+		w.narrowRules(folder, reach.Rules),
 		w.recordGeneration(m, folder, reach.Generation), // last: a slow or full disk keeps nothing open
 	)
 }
@@ -107,19 +109,14 @@ func (w *walls) narrowPorts(ctx context.Context, m *machine, ports []int32) erro
 	return nil
 }
 
-// narrowRules removes everything that rules does not allow from the rules file
-// that the bundle reads.
-func narrowRules(folder state.Folder, rules egress.Set) error {
-	data, err := folder.Rules()
-	if err != nil || data == nil {
+// narrowRules removes everything that rules and the platform's limits do not allow
+// from the rules file that the bundle reads. The caller holds machine.lock.
+func (w *walls) narrowRules(folder state.Folder, rules egress.Set) error {
+	now, err := readRules(folder)
+	if err != nil || now == nil {
 		return err
 	}
-	// Unreadable rules allow nothing that we know of.
-	now, err := egress.DecodeFile(bytes.NewReader(data))
-	if err != nil {
-		now = egress.Set{}
-	}
-	return writeRules(folder, now.Intersect(rules))
+	return writeNarrowed(folder, w.limits().Apply(now.Intersect(rules), rules))
 }
 
 // openRules implements Enforcement.OpenRules.
@@ -133,11 +130,90 @@ func (w *walls) openRules(owner host.Owner, generation int64, rules egress.Set) 
 	if err := w.checkGeneration(m, generation); err != nil {
 		return err
 	}
-	return writeRules(folder, rules)
+	// The limits are read while m.lock is held, so that applyLimits comes after
+	// every write with older ones.
+	data, err := egress.EncodeFile(w.limits().Apply(rules, rules))
+	if err != nil {
+		return err
+	}
+	_, err = folder.WriteRules(data)
+	return err
 }
 
-func writeRules(folder state.Folder, rules egress.Set) error {
+// limits returns the platform's present limits.
+func (w *walls) limits() egress.Limits {
+	if w.Limits == nil {
+		return egress.Limits{}
+	}
+	return w.Limits()
+}
+
+// applyLimits implements Enforcer.ApplyLimits.
+func (w *walls) applyLimits() error {
+	var group errgroup.Group
+	group.SetLimit(parallelWrites)
+	errs := make(chan error, 1)
+	for _, uid := range w.watched.uids() {
+		group.Go(func() error {
+			if err := w.limitRules(uid); err != nil {
+				select {
+				case errs <- fmt.Errorf("bottle %s: %w", uid, err):
+				default: // one is enough
+				}
+			}
+			return nil // the others must not wait for this one
+		})
+	}
+	_ = group.Wait() // always nil
+	w.watched.notifyAll()
+	select {
+	case err := <-errs:
+		return err
+	default:
+		return nil
+	}
+}
+
+// parallelWrites is how many rules files are written at the same time.
+const parallelWrites = 16
+
+// limitRules removes what the platform's limits do not allow from the rules file
+// of one Bottle.
+func (w *walls) limitRules(uid string) error {
+	m, folder, err := w.watched.ensure(uid)
+	if err != nil {
+		return err
+	}
+	m.lock.Lock()
+	defer m.lock.Unlock()
+	now, err := readRules(folder)
+	if err != nil || now == nil {
+		return err
+	}
+	return writeNarrowed(folder, w.limits().Limit(*now))
+}
+
+// readRules returns the rules in force, or nil if there is no file.
+func readRules(folder state.Folder) (*egress.Set, error) {
+	data, err := folder.Rules()
+	if err != nil || data == nil {
+		return nil, err
+	}
+	// Unreadable rules allow nothing that we know of.
+	now, err := egress.DecodeFile(bytes.NewReader(data))
+	if err != nil {
+		now = egress.Set{}
+	}
+	return &now, nil
+}
+
+// writeNarrowed writes rules that allow less than those in force. If they do not
+// fit into a file, it writes that nothing is allowed.
+func writeNarrowed(folder state.Folder, rules egress.Set) error {
 	data, err := egress.EncodeFile(rules)
+	if err != nil {
+		data, err = egress.EncodeFile(egress.Set{})
+	}
 	if err != nil {
 		return err
 	}

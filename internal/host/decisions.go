@@ -18,6 +18,9 @@ type Decision struct {
 	Port uint16
 	// Reason has at most 300 characters of printable ASCII.
 	Reason string
+	// Closed is the limit of the platform that closes the destination, as
+	// egress.ClosedBy; "" if none does.
+	Closed string
 }
 
 // The verdicts of a bundle.

@@ -33,6 +33,8 @@ type AgentOptions struct {
 	SubnetPool          string
 	SubnetPrefix        int
 	SubnetExclude       []string
+	EgressClosed        []string
+	EgressCeiling       []string
 
 	SmolvmDir           string
 	KVMDevice           string
@@ -70,6 +72,9 @@ func (o *AgentOptions) Bind(fs *pflag.FlagSet) {
 	fs.StringVar(&o.SubnetPool, "subnet-pool", "192.168.0.0/16", "network that Bottles get their subnets from")
 	fs.IntVar(&o.SubnetPrefix, "subnet-prefix", 24, "prefix length of a Bottle's subnet")
 	fs.StringSliceVar(&o.SubnetExclude, "subnet-exclude", []string{"192.168.17.0/24", "192.168.255.0/24"}, "networks in the pool that are not used")
+
+	fs.StringSliceVar(&o.EgressClosed, "egress-closed", nil, "networks that no Bottle may open, such as the cluster's Pod, Service and node networks (10.244.0.0/16,10.96.0.0/12); may be repeated; the subnet pool and the node's own addresses are always closed")
+	fs.StringSliceVar(&o.EgressCeiling, "egress-ceiling", nil, "rules, as in spec.egress.allow, for the most that any Bottle may open; may be repeated; if empty, there is no ceiling")
 
 	fs.StringVar(&o.SmolvmDir, "smolvm-dir", "/opt/smolvm", "directory that contains smolvm, lib/ and agent-rootfs/")
 	fs.StringVar(&o.KVMDevice, "kvm-device", "/dev/kvm", "device that machines need; if empty, it is not checked")
@@ -149,7 +154,9 @@ func (o *AgentOptions) Validate() error {
 	if _, err := o.pool(); err != nil {
 		errs = append(errs, fmt.Errorf("--subnet-pool, --subnet-prefix, --subnet-exclude: %w", err))
 	}
-	return errors.Join(errs...)
+	_, closedErr := o.egressClosed()
+	_, ceilingErr := o.egressCeiling()
+	return errors.Join(append(errs, closedErr, ceilingErr)...)
 }
 
 func (o *AgentOptions) proofTargets() ([]netip.AddrPort, error) {

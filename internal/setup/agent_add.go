@@ -4,6 +4,7 @@ package setup
 
 import (
 	"fmt"
+	"net/netip"
 
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -17,8 +18,9 @@ import (
 )
 
 // addNode adds the controller and runnables for the agent's own Node to mgr.
-func (o *AgentOptions) addNode(mgr ctrl.Manager, facts *node.Facts) error {
-	r := node.New(node.Options{Client: mgr.GetClient(), Facts: facts, Node: o.NodeName, MaxBottles: o.MaxBottles})
+// addresses is called with the addresses that the Node lists.
+func (o *AgentOptions) addNode(mgr ctrl.Manager, facts *node.Facts, addresses func([]netip.Addr)) error {
+	r := node.New(node.Options{Client: mgr.GetClient(), Facts: facts, Node: o.NodeName, MaxBottles: o.MaxBottles, Addresses: addresses})
 	if err := r.SetupWithManager(mgr); err != nil {
 		return err
 	}

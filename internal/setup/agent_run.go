@@ -20,6 +20,7 @@ import (
 	"botbottle.dev/bottle-operator/controllers/node"
 	"botbottle.dev/bottle-operator/internal/cgroup"
 	"botbottle.dev/bottle-operator/internal/docker"
+	"botbottle.dev/bottle-operator/internal/egresslimit"
 	"botbottle.dev/bottle-operator/internal/enforce"
 	"botbottle.dev/bottle-operator/internal/enforce/canary"
 	"botbottle.dev/bottle-operator/internal/eventsink"
@@ -113,6 +114,7 @@ type parts struct {
 	machines *smolvm.Driver
 	calls    *hostmetrics.Metrics
 	walls    *wall.Walls
+	limits   *egresslimit.Source
 	enforcer *enforce.Enforcer
 	guarding <-chan struct{} // closed when the guard has ended
 }
@@ -142,9 +144,13 @@ func (o *AgentOptions) startGuard(ctx context.Context, dir *state.Dir, fail cont
 	if err != nil {
 		return p, fmt.Errorf("canaries: %w", err)
 	}
+	if p.limits, err = o.egressLimits(); err != nil {
+		canaries.Close()
+		return p, err
+	}
 	p.enforcer, err = enforce.New(enforce.Options{
 		Walls: p.walls, Machines: p.calls.Machines(p.machines), Canaries: canaries, State: dir, Clock: clock.RealClock{},
-		Log: ctrl.Log.WithName("enforce"), Interval: o.WallCheckInterval, Metrics: counts,
+		Log: ctrl.Log.WithName("enforce"), Interval: o.WallCheckInterval, Metrics: counts, Limits: p.limits.Limits,
 		Prober: prober, ProofTargets: targets, MaxConcurrentProofs: 2 * o.MaxConcurrentStarts,
 	})
 	if err != nil {
@@ -159,6 +165,7 @@ func (o *AgentOptions) startGuard(ctx context.Context, dir *state.Dir, fail cont
 			fail(fmt.Errorf("canaries: %w", err))
 		}
 	}()
+	go p.limits.Run(ctx, p.enforcer.ApplyLimits)
 	guarding := make(chan struct{})
 	p.guarding = guarding
 	go func() {
@@ -221,7 +228,7 @@ func (o *AgentOptions) compose(mgr ctrl.Manager, p parts) error {
 	if err := errors.Join(mgr.Add(watches), mgr.Add(loadBundleImage(engine))); err != nil {
 		return err
 	}
-	if err := o.addNode(mgr, facts); err != nil {
+	if err := o.addNode(mgr, facts, p.limits.SetExternal); err != nil {
 		return err
 	}
 	return o.add(mgr, r)

@@ -56,6 +56,9 @@ func TripleOf(subnet netip.Prefix) (Triple, error) {
 // of FirstChoice.
 func (p *Pool) Len() int { return int(p.blocks - p.excluded.size()) }
 
+// Prefix returns the whole pool, including what is excluded.
+func (p *Pool) Prefix() netip.Prefix { return p.pool }
+
 // Candidates yields every candidate in order of address. It builds no list,
 // because a pool may have half a billion candidates.
 func (p *Pool) Candidates() iter.Seq[netip.Prefix] {

@@ -73,6 +73,7 @@ func TestAnswerDNS(t *testing.T) {
 		{"DENIED.test.", dnsmessage.TypeA, dnsmessage.RCodeSuccess, "203.0.113.10"},
 		{"s3cr3t.a.b.exfil.test.", dnsmessage.TypeA, dnsmessage.RCodeSuccess, "203.0.113.10"},
 		{"rebind-lan.test.", dnsmessage.TypeA, dnsmessage.RCodeSuccess, "10.77.0.1"},
+		{"node.test.", dnsmessage.TypeA, dnsmessage.RCodeSuccess, "203.0.113.99"},
 		{"rebind-metadata.test.", dnsmessage.TypeA, dnsmessage.RCodeSuccess, "169.254.169.254"},
 		{"allowed.test.", dnsmessage.TypeAAAA, dnsmessage.RCodeSuccess, ""},
 		{"exfil.test.", dnsmessage.TypeA, dnsmessage.RCodeNameError, ""},
