@@ -162,7 +162,7 @@ func (a *archive) writeLayer(ctx context.Context, c content, layer v1.Descriptor
 		}
 	}
 	if errors.Is(err, errUnpacksTooLarge) {
-		return fmt.Errorf("the image unpacks to more than the %s that this node allows (--image-max-bytes): use a smaller image, or raise the limit", bytesText(a.maxBytes))
+		return ownErrorf("the image unpacks to more than the %s that this node allows (--image-max-bytes): use a smaller image, or raise the limit", bytesText(a.maxBytes))
 	}
 	return err
 }
@@ -184,7 +184,7 @@ func (a *archive) writePlain(name string, plain io.ReadCloser, diffID v1.Hash, s
 		return err
 	}
 	if !matchesDigest(sum, diffID) {
-		return fmt.Errorf("the content of an unpacked layer does not match the image config (%s), so it %w", diffID, errContent)
+		return ownErrorf("the content of an unpacked layer does not match the image config (%s), so it %w", diffID, errContent)
 	}
 	return nil
 }
@@ -220,7 +220,7 @@ func unpackError(err error, from *aheadReader) error {
 	if from.err != nil && !errors.Is(from.err, io.EOF) {
 		return from.err
 	}
-	return fmt.Errorf("a layer %w: %w", errContent, err)
+	return ownErrorf("a layer %w: its compressed content is invalid", errContent)
 }
 
 type unpackReader struct {

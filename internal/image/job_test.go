@@ -217,7 +217,11 @@ func TestResolvesAreBounded(t *testing.T) {
 	img := newImage(t, "amd64", "one")
 	pit := newTarpit(w.reg, anyPath)
 	const all = minResolves + 5
-	request := func(i int) host.ImageRequest { return w.request(fmt.Sprintf("demo%d:1", i), fmt.Sprint(i)) }
+	request := func(i int) host.ImageRequest {
+		req := w.request(fmt.Sprintf("demo%d:1", i), fmt.Sprint(i))
+		req.Namespace = fmt.Sprint("team-", i)
+		return req
+	}
 	for i := range all {
 		w.reg.push(t, fmt.Sprintf("demo%d:1", i), img)
 		w.pulling(request(i))
