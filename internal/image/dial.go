@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"syscall"
 
@@ -89,6 +90,30 @@ func (p addresses) checkHost(u *url.URL) error {
 		return ownErrorf("a host name is not one that a proxy may be asked for: it leads to the proxy itself or may be read as an address: use a name of the DNS")
 	}
 	return nil
+}
+
+// warnOfRefused logs which mirrors and registries of the flags are at addresses
+// that the store refuses. Names are not resolved.
+func (s *Store) warnOfRefused() {
+	hosts := slices.Clone(s.o.PlainHTTP)
+	for _, mirrors := range s.mirrors {
+		for _, m := range mirrors {
+			registry, _, _ := strings.Cut(m, "/")
+			hosts = append(hosts, registry)
+		}
+	}
+	slices.Sort(hosts)
+	p := addresses{allowed: s.o.AllowNetworks}
+	for _, host := range slices.Compact(hosts) {
+		u := url.URL{Host: host}
+		addr, err := netip.ParseAddr(u.Hostname())
+		if err != nil {
+			continue
+		}
+		if err := p.check(addr); err != nil {
+			s.o.Log.Info("A registry of --image-mirror or --image-plain-http is at an address that the agent does not connect to: name its network in --registry-allow-networks", "registry", host, "reason", err.Error())
+		}
+	}
 }
 
 // at adds the host that was to be dialled to a refusal.

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
-	"net/url"
 	"os"
 	"os/exec"
 	"strings"
@@ -259,35 +258,6 @@ func TestAllowedNetworks(t *testing.T) {
 		if err := (addresses{}).check(o); err == nil {
 			t.Errorf("the node's own %s: got nil, want it refused", o)
 		}
-	}
-}
-
-// The administrator named the proxy, so it may be anywhere. The agent does not
-// ask it for what it would not connect to itself.
-func TestProxy(t *testing.T) {
-	var asked atomic.Int64
-	var hosts []string
-	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		asked.Add(1)
-		hosts = append(hosts, r.Host)
-		http.Error(w, innerWords, http.StatusForbidden)
-	}))
-	t.Cleanup(proxy.Close)
-	to, err := url.Parse(proxy.URL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := newWorld(t, func(o *Options) { o.AllowNetworks = nil })
-	w.Store.proxy = func(*http.Request) (*url.URL, error) { return to, nil }
-	for _, name := range []string{"127.0.0.1:5000", "169.254.169.254", "127.1:80", "2130706433:80", "0x7f.1:80", "localhost:5000", "x.localhost:443"} {
-		failed := w.wantFailed(host.ImageRequest{Reference: name + "/demo:1", For: "a"}, "registry "+name)
-		if n := asked.Load(); n > 0 {
-			t.Fatalf("%s: got the proxy asked for %v and %v, want it not asked", name, hosts, failed)
-		}
-	}
-	failed := w.wantFailed(host.ImageRequest{Reference: "registry.example.com/demo:1", For: "a"}, "the agent cannot connect to it")
-	if asked.Load() == 0 || hosts[0] != "registry.example.com:443" || strings.Contains(failed.Error(), innerWords) {
-		t.Errorf("got the proxy asked for %v and %v, want it asked, and not quoted", hosts, failed)
 	}
 }
 

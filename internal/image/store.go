@@ -90,6 +90,7 @@ func New(o Options) (*Store, error) {
 	for _, registry := range o.PlainHTTP {
 		s.plain[registry] = true
 	}
+	s.warnOfRefused()
 	// Report an invalid CA file now rather than in every pull.
 	if _, err := s.newTransport(); err != nil {
 		return nil, err

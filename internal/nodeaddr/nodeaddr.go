@@ -65,8 +65,8 @@ func IsLocal(a netip.Addr) (bool, error) {
 	}
 	routes, err := netlink.RouteGet(a.AsSlice())
 	switch {
-	case errors.Is(err, unix.ENETUNREACH), errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.EACCES), errors.Is(err, unix.EINVAL):
-		// There is no route, or one that refuses: nothing is sent.
+	case errors.Is(err, unix.ENETUNREACH), errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.EACCES), errors.Is(err, unix.EINVAL), errors.Is(err, unix.EAFNOSUPPORT), errors.Is(err, unix.EOPNOTSUPP):
+		// There is no route, or one that refuses, or no IPv6: nothing is sent.
 		return false, nil
 	case err != nil:
 		return false, fmt.Errorf("look up the route to %s: %w", a, err)
