@@ -33,7 +33,7 @@ func (w *world) flood(namespace string, n int) (out []host.ImageRequest) {
 // another namespace gets its image meanwhile, from another registry.
 func TestSlowNamespaceDoesNotHoldUpOthers(t *testing.T) {
 	for name, match := range map[string]func(path string) bool{
-		"resolving": anyPath,
+		"resolving": manifests,
 		"fetching":  func(path string) bool { return strings.Contains(path, "/blobs/") },
 	} {
 		t.Run(name, func(t *testing.T) {
