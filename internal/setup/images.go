@@ -88,7 +88,7 @@ func (o *ImageOptions) allowedNetworks() (out []netip.Prefix, err error) {
 		case err != nil:
 			errs = append(errs, fmt.Errorf("--registry-allow-networks %q: want a network such as 10.0.0.5/32 or fd00:7::/64", text))
 		case p.Addr().Is4In6():
-			errs = append(errs, fmt.Errorf("--registry-allow-networks %s: write the IPv4 network as such, without ::ffff:", text))
+			errs = append(errs, fmt.Errorf("--registry-allow-networks %s: want the IPv4 network itself, not one written as IPv6", text))
 		case p != p.Masked():
 			errs = append(errs, fmt.Errorf("--registry-allow-networks %s: it has bits beyond its mask: write %s, or /%d for one address", text, p.Masked(), p.Addr().BitLen()))
 		case p.Bits() == 0:
