@@ -149,8 +149,8 @@ const (
 const (
 	// ReasonImagePulling: the image is being pulled to the node.
 	ReasonImagePulling = "ImagePulling"
-	// ReasonErrImagePull: the image could not be pulled; the message comes from
-	// the registry.
+	// ReasonErrImagePull: the image could not be pulled; the message says why, in
+	// the agent's own words.
 	ReasonErrImagePull = "ErrImagePull"
 	// ReasonImagePullBackOff: the image could not be pulled; the node tries again
 	// after growing pauses.

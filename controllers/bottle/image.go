@@ -130,7 +130,7 @@ func (g *imageStep) pullSecrets(ctx context.Context, s *scope) (out [][]byte, mi
 // requestFor returns what to get. The reference is empty for a bare machine.
 func (g *imageStep) requestFor(s *scope) (host.ImageRequest, error) {
 	spec := s.bottle.Spec
-	req := host.ImageRequest{For: s.owner.UID, Policy: host.PullPolicy(ptr.Deref(spec.ImagePullPolicy, ""))}
+	req := host.ImageRequest{For: s.owner.UID, Namespace: s.owner.Namespace, Policy: host.PullPolicy(ptr.Deref(spec.ImagePullPolicy, ""))}
 	if a := spec.Artifact; a != nil {
 		req.Artifact, req.SHA256 = true, ptr.Deref(a.SHA256, "")
 		req.Reference = ptr.Deref(a.Path, ptr.Deref(a.Reference, ""))

@@ -253,7 +253,7 @@ func (m *machineStep) start(ctx context.Context, s *scope) error {
 		return err
 	}
 	name, k, netns := s.name(), s.key(), s.wall.Path
-	m.starts.Start(s.owner.UID, func(ctx context.Context) error {
+	m.starts.Start(s.owner, func(ctx context.Context) error {
 		defer m.view.Invalidate(name)
 		return m.machines.StartMachine(ctx, name, netns)
 	}, func() { m.requests.Continue(k) })

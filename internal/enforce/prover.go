@@ -159,7 +159,7 @@ func (p *prover) ensure(s Subject) Standing {
 		return st
 	}
 	h.requested = false
-	p.jobs.Start(uid, func(ctx context.Context) struct{} {
+	p.jobs.Start(s.Spec.Owner, func(ctx context.Context) struct{} {
 		p.run(ctx, s)
 		return struct{}{}
 	}, func() { p.watched.notify(uid) })

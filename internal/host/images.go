@@ -44,6 +44,9 @@ type ImageRequest struct {
 	// has one request at a time: a new request, also one with other secrets,
 	// cancels the Bottle's earlier one.
 	For string
+	// Namespace is the Bottle's. Pulls that wait for a slot are served by turns
+	// between namespaces.
+	Namespace string
 	// Artifact requests a .smolmachine: from a registry, the one layer of an OCI
 	// artifact; from the node's folder of local images, a file.
 	Artifact bool
@@ -118,8 +121,8 @@ type Pulling struct {
 
 func (p *Pulling) Error() string { return p.Message }
 
-// PullFailed says why there is no image. Its text is for a condition: it quotes
-// the registry, says what to do, and contains no secret.
+// PullFailed says why there is no image. Its text is for a condition: it says
+// what to do, quotes nothing that a registry sent, and contains no secret.
 type PullFailed struct {
 	Err error
 	// Until is when the next attempt may start.

@@ -162,7 +162,7 @@ func (a *archive) writeLayer(ctx context.Context, c content, layer v1.Descriptor
 		}
 	}
 	if errors.Is(err, errUnpacksTooLarge) {
-		return fmt.Errorf("the image unpacks to more than the %s that this node allows (--image-max-bytes): use a smaller image, or raise the limit", bytesText(a.maxBytes))
+		return ownErrorf("the image unpacks to more than the %s that this node allows (--image-max-bytes): use a smaller image, or raise the limit", bytesText(a.maxBytes))
 	}
 	return err
 }
@@ -184,7 +184,7 @@ func (a *archive) writePlain(name string, plain io.ReadCloser, diffID v1.Hash, s
 		return err
 	}
 	if !matchesDigest(sum, diffID) {
-		return fmt.Errorf("the content of an unpacked layer does not match the image config (%s), so it %w", diffID, errContent)
+		return ownErrorf("the content of an unpacked layer does not match the image config (%s), so it %w", diffID, errContent)
 	}
 	return nil
 }
@@ -200,7 +200,7 @@ func decompress(r *aheadReader) (io.ReadCloser, error) {
 	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
 		z, err := gzip.NewReader(r)
 		if err != nil {
-			return nil, unpackError(err, r)
+			return nil, unpackError(r)
 		}
 		return &unpackReader{r: z, from: r, close: func() { _ = z.Close() }}, nil
 	case bytes.Equal(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
@@ -208,19 +208,20 @@ func decompress(r *aheadReader) (io.ReadCloser, error) {
 		// the window size.
 		z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(128<<20))
 		if err != nil {
-			return nil, unpackError(err, r)
+			return nil, unpackError(r)
 		}
 		return &unpackReader{r: z, from: r, close: z.Close}, nil
 	}
 	return io.NopCloser(r), nil
 }
 
-// unpackError distinguishes a broken layer from a broken connection.
-func unpackError(err error, from *aheadReader) error {
+// unpackError distinguishes a broken layer from a broken connection. It does not
+// show the decoder's error, which is about bytes that a registry sent.
+func unpackError(from *aheadReader) error {
 	if from.err != nil && !errors.Is(from.err, io.EOF) {
 		return from.err
 	}
-	return fmt.Errorf("a layer %w: %w", errContent, err)
+	return ownErrorf("a layer %w: its compressed content is invalid", errContent)
 }
 
 type unpackReader struct {
@@ -232,7 +233,7 @@ type unpackReader struct {
 func (u *unpackReader) Read(p []byte) (int, error) {
 	n, err := u.r.Read(p)
 	if err != nil && !errors.Is(err, io.EOF) {
-		err = unpackError(err, u.from)
+		err = unpackError(u.from)
 	}
 	return n, err
 }

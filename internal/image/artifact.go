@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -24,7 +23,7 @@ func (r request) checkDigest(digest string) error {
 	if r.requiredDigest == "" || r.requiredDigest == digest {
 		return nil
 	}
-	return fmt.Errorf("its sha256 is %s, but %s is required: correct spec.artifact.sha256 if this is the right artifact",
+	return ownErrorf("its sha256 is %s, but %s is required: correct spec.artifact.sha256 if this is the right artifact",
 		strings.TrimPrefix(digest, "sha256:"), strings.TrimPrefix(r.requiredDigest, "sha256:"))
 }
 
@@ -67,14 +66,14 @@ func artifactLayer(doc document) (v1.Descriptor, error) {
 		}
 	}
 	if len(layers) != 1 {
-		return v1.Descriptor{}, fmt.Errorf("it is not an artifact: of its %d layers, %d are a .smolmachine, want 1: push only that file, for example with oras push",
+		return v1.Descriptor{}, ownErrorf("it is not an artifact: of its %d layers, %d are a .smolmachine, want 1: push only that file, for example with oras push",
 			len(doc.Layers), len(layers))
 	}
 	if layers[0].MediaType.IsLayer() {
-		return v1.Descriptor{}, errors.New("it is a container image: name it in spec.image")
+		return v1.Descriptor{}, ownErrorf("it is a container image: name it in spec.image")
 	}
 	if layers[0].Size < 0 {
-		return v1.Descriptor{}, errors.New("the size of its layer is negative")
+		return v1.Descriptor{}, ownErrorf("the size of its layer is negative")
 	}
 	return layers[0], checkDigest(layers[0].Digest)
 }

@@ -53,7 +53,7 @@ func BenchmarkPull(b *testing.B) {
 		b.SetBytes(total)
 		for range b.N {
 			dir := b.TempDir()
-			s, err := New(Options{Dir: dir, PlainHTTP: []string{reg.host()}, Architecture: "amd64", Reserve: -1, Patience: DefaultPullTimeout})
+			s, err := New(Options{Dir: dir, AllowNetworks: loopback, PlainHTTP: []string{reg.host()}, Architecture: "amd64", Reserve: -1, Patience: DefaultPullTimeout})
 			if err != nil {
 				b.Fatal(err)
 			}

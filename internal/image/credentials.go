@@ -5,7 +5,6 @@ package image
 import (
 	"crypto/hmac"
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -35,21 +34,6 @@ func (c credential) authenticator() authn.Authenticator {
 		return authn.Anonymous
 	}
 	return authn.FromConfig(c.auth)
-}
-
-// secrets returns the texts that must not appear anywhere.
-func (c credential) secrets() []string {
-	var out []string
-	basic := ""
-	if c.auth.Username != "" {
-		basic = base64.StdEncoding.EncodeToString([]byte(c.auth.Username + ":" + c.auth.Password))
-	}
-	for _, s := range []string{c.auth.Password, basic, c.auth.Auth, c.auth.IdentityToken, c.auth.RegistryToken} {
-		if s != "" {
-			out = append(out, s)
-		}
-	}
-	return out
 }
 
 // anonymousFingerprint is the fingerprint of no credentials. Anybody may have

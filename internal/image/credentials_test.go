@@ -81,19 +81,15 @@ func TestReferences(t *testing.T) {
 
 func TestClean(t *testing.T) {
 	for in, want := range map[string]string{
-		"a\nb\x1b[31m\t c": "a b [31m c",
-		`Get "https://u:p@h/x?token=t": dial tcp: refused`: "dial tcp: refused",
-		"Authorization: Basic dXNlcjpwYXNzd29yZA==":        "Authorization: [hidden]",
-		"the word is xyzzy":                                "the word is [hidden]",
-		strings.Repeat("ä", maxText):                       strings.Repeat("ä", maxText/2) + "…",
-		"bad \xff utf8":                                    "bad utf8",
+		"a\nb\x1b[31m\t c":             "a b [31m c",
+		strings.Repeat("ä", maxText):   strings.Repeat("ä", maxText/2) + "…",
+		"bad \xff utf8":                "bad utf8",
+		"a\u202eb":                     "a b",
+		"a\u2028b\u0085c\x00d\x7fe\rf": "a b c d e f",
 	} {
-		if got := clean(in, "xyzzy"); got != want {
+		if got := clean(in); got != want {
 			t.Errorf("%q: got %q, want %q", in, got, want)
 		}
-	}
-	if got, want := clean("x password123 pass", "pass", "password123"), "x [hidden] [hidden]"; got != want {
-		t.Errorf("one secret in another: got %q, want %q", got, want)
 	}
 	for n, want := range map[int64]string{0: "0 B", 1023: "1023 B", 1 << 20: "1 MiB", 1536 << 20: "1.5 GiB", 1 << 62: "4194304 TiB"} {
 		if got := bytesText(n); got != want {

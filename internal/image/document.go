@@ -45,17 +45,17 @@ type platform struct {
 func parseManifest(raw []byte) (document, error) {
 	var d document
 	if err := json.Unmarshal(raw, &d); errors.Is(err, errTooMany) {
-		return document{}, fmt.Errorf("the manifest %w", err)
+		return document{}, ownErrorf("the manifest %w", errTooMany)
 	} else if err != nil {
-		return document{}, errors.New("the manifest is not JSON")
+		return document{}, ownErrorf("the manifest is not JSON")
 	}
 	switch {
 	case d.SchemaVersion == 1:
-		return document{}, errors.New("the manifest has Docker's schema 1, which is not supported: push the image again with a current tool")
+		return document{}, ownErrorf("the manifest has Docker's schema 1, which is not supported: push the image again with a current tool")
 	case d.Manifests != nil && (d.Config != nil || d.Layers != nil):
-		return document{}, errors.New("the manifest is both an index and an image")
+		return document{}, ownErrorf("the manifest is both an index and an image")
 	case d.Manifests == nil && d.Config == nil:
-		return document{}, errors.New("the manifest is neither an index nor an image")
+		return document{}, ownErrorf("the manifest is neither an index nor an image")
 	}
 	return d, nil
 }

@@ -3,17 +3,31 @@
 package image
 
 import (
-	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
-	"strings"
+	"net/url"
 
+	"github.com/go-logr/logr"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 )
+
+// ownError is an error in the store's own words. All other errors of a pull may
+// quote a registry or a host that it names, or reveal what answers at an
+// address, so they are never shown: explain finds words for them.
+type ownError struct{ error }
+
+// Unwrap returns what the error wraps.
+func (e ownError) Unwrap() error { return errors.Unwrap(e.error) }
+
+// ownErrorf is like fmt.Errorf. Nothing that a registry sent may be among the
+// arguments, except numbers and verified digests.
+func ownErrorf(format string, args ...any) error {
+	return ownError{fmt.Errorf(format, args...)}
+}
+
+// errTooLong means that a pull did not end in time.
+var errTooLong = errors.New("the pull took too long")
 
 // attempt describes one attempt to pull, for the text of its failure.
 type attempt struct {
@@ -22,23 +36,27 @@ type attempt struct {
 	// tried counts the credentials that were offered.
 	tried int
 	keys  keyring
+	dials *dialer
 }
 
-// explain returns one line that says what the registry answered and what to do.
-// The returned error does not wrap err: it only holds its cleaned text. A
-// failure of the node's disk is returned unchanged.
+// log says more than explain about a connection that failed. It is for
+// administrators, and it is still in the store's own words.
+func (a attempt) log(l logr.Logger, err error) {
+	text, _ := failureText(err, detailAll)
+	if shown, _ := failureText(err, a.detail()); text != shown {
+		l.V(1).Info("A connection for an image failed", "registry", clean(a.registry), "reason", text)
+	}
+}
+
+// explain returns one line that says what went wrong and what to do, in the
+// store's own words. The returned error does not wrap err. A failure of the
+// node's disk is returned unchanged.
 func (a attempt) explain(err error) error {
 	if isDisk(err) {
 		return err
 	}
-	var secrets []string
-	for _, c := range a.keys.configs {
-		for _, auth := range c {
-			secrets = append(secrets, credential{auth: auth}.secrets()...)
-		}
-	}
 	problem, remedy := a.describe(err)
-	text := clean(problem, secrets...)
+	text := clean(problem)
 	if remedy != "" {
 		text += ": " + remedy
 	}
@@ -46,42 +64,101 @@ func (a attempt) explain(err error) error {
 }
 
 func (a attempt) describe(err error) (problem, remedy string) {
-	var answer *transport.Error
-	if errors.As(err, &answer) {
-		return fmt.Sprintf("registry %s answered %s", a.registry, answerText(answer)), a.remedyFor(answer.StatusCode)
-	}
 	var (
-		dns       *net.DNSError
-		authority x509.UnknownAuthorityError
-		hostname  x509.HostnameError
-		invalid   x509.CertificateInvalidError
-		record    tls.RecordHeaderError
-		network   net.Error
+		refused *refusedError
+		broken  *brokenError
+		own     ownError
+		answer  *transport.Error
 	)
-	problem = fmt.Sprintf("registry %s: %s", a.registry, err)
 	switch {
-	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Sprintf("registry %s: the pull took too long", a.registry), "check the connection, or raise --image-pull-timeout"
-	case errors.As(err, &dns):
-		return problem, "check the name of the registry, and the node's resolver"
-	case errors.As(err, &authority):
-		return problem, "pass the registry's CA certificate to the agent with --image-ca"
-	case errors.As(err, &hostname), errors.As(err, &invalid):
-		return problem, "repair the registry's certificate"
-	case errors.As(err, &record), strings.Contains(problem, "server gave HTTP response"):
-		return problem, "the registry does not use TLS: give it a certificate, or allow it with --image-plain-http"
-	case errors.As(err, &network):
-		return problem, "check that the registry is running and that the node can reach it, or configure a mirror with --image-mirror"
+	case errors.Is(err, errTooLong):
+		return fmt.Sprintf("registry %s: %s", a.registry, errTooLong), "check the connection, or raise --image-pull-timeout"
+	case errors.As(err, &refused):
+		return a.refusal(refused), "use a registry elsewhere, or have an administrator of the node name the network in the agent's --registry-allow-networks"
+	case errors.As(err, &broken):
+		problem, remedy = a.describe(broken.cause)
+		return fmt.Sprintf("%s (the connection broke %d times, last at byte %d of %d)", problem, broken.tries, broken.offset, broken.size), remedy
+	case errors.As(err, &own):
+		return fmt.Sprintf("registry %s: %s", a.registry, own), ""
+	case errors.As(err, &answer):
+		return fmt.Sprintf("%s answered %s", a.subject(answer.Request), answerText(answer)), a.remedyFor(answer.StatusCode)
 	}
-	return problem, ""
+	if tokenServer.MatchString(err.Error()) {
+		return fmt.Sprintf("registry %s: the token server that it names may not be used", a.registry),
+			"let it name an https URL with a public host name, or one on the registry's own host"
+	}
+	problem, remedy = failureText(err, a.detail())
+	return a.subjectOf(err) + ": " + problem, remedy
 }
 
-// answerText returns the registry's own words without the request.
+func (a attempt) refusal(e *refusedError) string {
+	if a.isRegistry(e.host) {
+		return fmt.Sprintf("registry %s: its %s", a.registry, e)
+	}
+	return fmt.Sprintf("registry %s sends the agent to a host whose %s", a.registry, e)
+}
+
+// isRegistry reports whether HOST[:PORT] is the registry's own.
+func (a attempt) isRegistry(host string) bool {
+	return host == a.registry || host == a.registry+":443" || host == a.registry+":80"
+}
+
+// subject names who answered a request: the registry, or another host, whose
+// name is the registry's words.
+func (a attempt) subject(req *http.Request) string {
+	if req == nil || a.isRegistry(req.URL.Host) {
+		return "registry " + a.registry
+	}
+	return "a host to which registry " + a.registry + " sends the agent"
+}
+
+func (a attempt) subjectOf(err error) string {
+	var failed *url.Error
+	if errors.As(err, &failed) {
+		if u, err := url.Parse(failed.URL); err == nil && u.Host != "" {
+			return a.subject(&http.Request{URL: u})
+		}
+	}
+	return a.subject(nil)
+}
+
+// detail returns how much a failure may reveal.
+func (a attempt) detail() detail {
+	switch {
+	case a.dials.private.Load():
+		return detailNone
+	case a.dials.public.Load():
+		return detailTLS
+	}
+	return detailAll
+}
+
+// codes are the error codes of the distribution specification, in its own words.
+var codes = map[transport.ErrorCode]string{
+	transport.BlobUnknownErrorCode:         "blob unknown to registry",
+	transport.DigestInvalidErrorCode:       "provided digest did not match uploaded content",
+	transport.ManifestBlobUnknownErrorCode: "blob unknown to registry",
+	transport.ManifestInvalidErrorCode:     "manifest invalid",
+	transport.ManifestUnknownErrorCode:     "manifest unknown",
+	transport.NameInvalidErrorCode:         "invalid repository name",
+	transport.NameUnknownErrorCode:         "repository name not known to registry",
+	transport.SizeInvalidErrorCode:         "provided length did not match content length",
+	transport.TagInvalidErrorCode:          "manifest tag did not match URI",
+	transport.UnauthorizedErrorCode:        "authentication required",
+	transport.DeniedErrorCode:              "requested access to the resource is denied",
+	transport.UnsupportedErrorCode:         "the operation is unsupported",
+	transport.TooManyRequestsErrorCode:     "too many requests",
+	transport.UnavailableErrorCode:         "service unavailable",
+}
+
+// answerText returns the status of an answer, and the meaning of its first error
+// code that the specification knows. Everything else in an answer is the
+// registry's words.
 func answerText(e *transport.Error) string {
 	text := fmt.Sprintf("%d %s", e.StatusCode, http.StatusText(e.StatusCode))
 	for _, d := range e.Errors {
-		if d.Code != "" || d.Message != "" {
-			text += fmt.Sprintf(", %s: %s", d.Code, d.Message)
+		if meaning, ok := codes[d.Code]; ok {
+			return fmt.Sprintf("%s, %s: %s", text, d.Code, meaning)
 		}
 	}
 	return text

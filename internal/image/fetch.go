@@ -4,12 +4,14 @@ package image
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"sync"
 	"time"
 
+	"botbottle.dev/bottle-operator/internal/fairqueue"
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
@@ -18,6 +20,7 @@ import (
 type fetch struct {
 	progress
 	key    string
+	place  *fairqueue.Ticket // in the queue for a slot, or the slot
 	cancel context.CancelFunc
 	done   chan struct{}
 	digest string
@@ -50,6 +53,11 @@ func (s *Store) share(ctx context.Context, j *job, key string, pull func(ctx con
 			s.fetches[key] = f
 		}
 		j.fetch = f
+		if mine {
+			f.place = s.slots.Enter(s.namespacesOf(f)...)
+		} else {
+			f.place.WaitFor(s.namespacesOf(f)...)
+		}
 		for uid := range j.waiters {
 			s.reportPulling(j, uid)
 		}
@@ -69,18 +77,21 @@ func (s *Store) share(ctx context.Context, j *job, key string, pull func(ctx con
 	}
 }
 
-// runFetch waits for a slot and runs pull. The timeout starts when it has the
+// pull waits for a slot and runs the function. The timeout starts when it has the
 // slot, so that the wait for other pulls does not count.
 func (s *Store) pull(ctx context.Context, f *fetch, pull func(ctx context.Context, f *fetch) (string, error)) {
 	defer f.cancel()
-	digest, err := "", s.takeSlot(ctx, f)
+	digest, err := "", waitForSlot(ctx, f)
 	if err == nil {
 		limited, cancel := context.WithTimeout(ctx, s.o.PullTimeout)
 		digest, err = pull(limited, f)
-		cancel()
 		err = s.diskError(err)
-		<-s.slots
+		if err != nil && !isDisk(err) && errors.Is(limited.Err(), context.DeadlineExceeded) {
+			err = errTooLong
+		}
+		cancel()
 	}
+	f.place.Release()
 	s.mu.Lock()
 	f.digest, f.err = digest, err
 	if s.fetches[f.key] == f { // otherwise nobody waits for it any more
@@ -90,22 +101,20 @@ func (s *Store) pull(ctx context.Context, f *fetch, pull func(ctx context.Contex
 	close(f.done)
 }
 
-// takeSlot waits for a slot. The wait ends when nobody waits for the fetch any
-// more; it is bounded because all pulls that hold a slot have a timeout.
-func (s *Store) takeSlot(ctx context.Context, f *fetch) error {
-	select {
-	case s.slots <- struct{}{}:
-		return nil
-	default:
-	}
-	f.setQueued(true)
-	select {
-	case s.slots <- struct{}{}:
+// waitForSlot ends when nobody waits for the fetch any more. The wait is bounded
+// because all pulls that hold a slot have a timeout and the namespaces take
+// turns.
+func waitForSlot(ctx context.Context, f *fetch) error {
+	if !f.place.HasSlot() {
+		f.setQueued(true)
+		select {
+		case <-f.place.Ready():
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 		f.setQueued(false)
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
+	return ctx.Err() // a select picks at random if both are ready
 }
 
 // abandon cancels the fetch if no job waits for it any more. The caller holds
@@ -145,9 +154,9 @@ func (s *Store) pullingError(j *job) error {
 	s.mu.Unlock()
 	switch {
 	case at.fetch != nil:
-		return at.fetch.pullingError(j.text(), at.from, s.o.MaxPulls)
+		return at.fetch.pullingError(j.text(), at.from, s.slots)
 	case at.queued:
-		return &host.Pulling{Message: fmt.Sprintf("pulling %s: waiting for other images; the node resolves at most %d at a time", j.text(), cap(s.resolveSlots))}
+		return &host.Pulling{Message: fmt.Sprintf("pulling %s: waiting for other images; the node resolves %s", j.text(), bounds(s.resolveSlots))}
 	}
 	return &host.Pulling{Message: fmt.Sprintf("pulling %s: querying %s", j.text(), at.from)}
 }
@@ -206,13 +215,21 @@ func (p *progress) tenths() int64 {
 	return int64(float64(p.done) / float64(p.total) * 10)
 }
 
-func (p *progress) pullingError(what, from string, maxPulls int) error {
+// bounds says how many slots there are, and how many a namespace can have.
+func bounds(q *fairqueue.Queue) string {
+	if q.Most() < q.Slots() {
+		return fmt.Sprintf("at most %d at a time, %d of one namespace", q.Slots(), q.Most())
+	}
+	return fmt.Sprintf("at most %d at a time", q.Slots())
+}
+
+func (p *progress) pullingError(what, from string, slots *fairqueue.Queue) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	out := &host.Pulling{Done: p.total / 10 * p.tenths(), Total: p.total}
 	switch {
 	case p.queued:
-		out.Message = fmt.Sprintf("pulling %s: waiting for other images; the node pulls at most %d at a time", what, maxPulls)
+		out.Message = fmt.Sprintf("pulling %s: waiting for other images; the node pulls %s", what, bounds(slots))
 	case p.total <= 0:
 		out.Message = fmt.Sprintf("pulling %s from %s", what, from)
 	default:

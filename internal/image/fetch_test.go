@@ -14,7 +14,7 @@ import (
 func TestQueueTimeIsNotPullTime(t *testing.T) {
 	w := newWorld(t, func(o *Options) { o.MaxPulls, o.PullTimeout = 1, 2*time.Second })
 	w.reg.push(t, "demo:1", newImage(t, "amd64", "one"))
-	w.slots <- struct{}{}
+	busy := w.slots.Enter("other")
 	req := w.request("demo:1", "a")
 	waitUntil(t, "the pull to wait", func() bool { return strings.Contains(w.pulling(req).Message, "waiting for other images") })
 	time.Sleep(w.o.PullTimeout + 100*time.Millisecond)
@@ -22,7 +22,7 @@ func TestQueueTimeIsNotPullTime(t *testing.T) {
 		t.Errorf("got %q, want it still waiting", got)
 	}
 	pit := newTarpit(w.reg, func(path string) bool { return strings.Contains(path, "/blobs/") })
-	<-w.slots
+	busy.Release()
 	waitUntil(t, "the config to be requested", func() bool { return pit.in.Load() == 1 })
 	if got, want := w.pulling(req).Message, "pulling image "+req.Reference+" from "+w.reg.host(); got != want {
 		t.Errorf("its turn: got %q, want %q", got, want)

@@ -22,7 +22,7 @@ type request struct {
 	reference
 	policy         host.PullPolicy
 	requiredDigest string // the digest that an artifact must have; "" allows any
-	uid            string
+	uid, namespace string
 	keys           keyring
 	endpoints      []endpoint
 	// fingerprints are those of all credentials that may be offered.
@@ -81,7 +81,7 @@ func (s *Store) parseRequest(req host.ImageRequest) (request, error) {
 	if err != nil {
 		return request{}, err
 	}
-	out := request{reference: ref, uid: req.For}
+	out := request{reference: ref, uid: req.For, namespace: req.Namespace}
 	if req.SHA256 != "" {
 		out.requiredDigest = "sha256:" + req.SHA256
 	}

@@ -154,7 +154,7 @@ func TestProgressIsReported(t *testing.T) {
 	for range 1 << 10 {
 		f.add(1 << 20)
 		clock.Step(time.Second)
-		messages[f.pullingError("image demo:1", "registry.test", 3).Error()] = true
+		messages[f.pullingError("image demo:1", "registry.test", newSlots(3)).Error()] = true
 	}
 	if notified != 11 || len(messages) != 11 || !messages["pulling image demo:1: 30% of 1 GiB"] {
 		t.Errorf("got %d calls and %v, want one for the total and one for each tenth", notified, messages)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"botbottle.dev/bottle-operator/internal/backoff"
+	"botbottle.dev/bottle-operator/internal/fairqueue"
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
@@ -54,7 +55,9 @@ type job struct {
 type stage struct {
 	from   string // the source that is queried
 	queued bool   // waits for a resolve slot
-	fetch  *fetch // set when it is known what to fetch from there
+	// place is the job's place in the queue for a resolve slot, or its slot.
+	place *fairqueue.Ticket
+	fetch *fetch // set when it is known what to fetch from there
 }
 
 // result describes an image that is in the store.
@@ -94,6 +97,7 @@ func (s *Store) startJob(req request, now time.Time) *job {
 // already had an answer gets an Event only if something must be fetched. The
 // caller holds the lock, so Options.Event must not block.
 func (s *Store) join(j *job, uid string) {
+	defer s.waitersChanged(j)
 	if uid == "" {
 		j.kept = true
 		return

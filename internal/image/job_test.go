@@ -51,6 +51,10 @@ func (p *tarpit) serve(w http.ResponseWriter, r *http.Request) bool {
 
 func anyPath(string) bool { return true }
 
+// manifests matches one request of each job that resolves a reference. The first
+// request of a session is sent twice if the answer takes long.
+func manifests(path string) bool { return strings.Contains(path, "/manifests/") }
+
 // layerOf returns a function that matches the path of the image's first layer.
 func layerOf(t *testing.T, img v1.Image) func(path string) bool {
 	t.Helper()
@@ -215,9 +219,13 @@ func TestPrewarmIsNotCancelled(t *testing.T) {
 func TestResolvesAreBounded(t *testing.T) {
 	w := newWorld(t, func(o *Options) { o.MaxPulls = 1 })
 	img := newImage(t, "amd64", "one")
-	pit := newTarpit(w.reg, anyPath)
+	pit := newTarpit(w.reg, manifests)
 	const all = minResolves + 5
-	request := func(i int) host.ImageRequest { return w.request(fmt.Sprintf("demo%d:1", i), fmt.Sprint(i)) }
+	request := func(i int) host.ImageRequest {
+		req := w.request(fmt.Sprintf("demo%d:1", i), fmt.Sprint(i))
+		req.Namespace = fmt.Sprint("team-", i)
+		return req
+	}
 	for i := range all {
 		w.reg.push(t, fmt.Sprintf("demo%d:1", i), img)
 		w.pulling(request(i))

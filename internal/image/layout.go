@@ -13,6 +13,8 @@ import (
 	"path"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"botbottle.dev/bottle-operator/internal/egress"
 )
 
 const (
@@ -20,6 +22,8 @@ const (
 	saveManifest = "manifest.json"
 	// maxEntries bounds the number of files in an archive.
 	maxEntries = 100000
+	// maxShownName bounds, in bytes, a file's name in a message.
+	maxShownName = 100
 )
 
 // layout is an OCI image layout: index.json and blobs/.
@@ -110,7 +114,7 @@ var errNotTar = errors.New("it is not a tar archive, or it is truncated: write i
 func (e entries) reader(f *os.File, name string) (*io.SectionReader, error) {
 	s, ok := e[name]
 	if !ok {
-		return nil, fmt.Errorf("it is not a complete image archive: %q is missing", name)
+		return nil, fmt.Errorf("it is not a complete image archive: %q is missing", egress.Printable(name, maxShownName))
 	}
 	return io.NewSectionReader(f, s.offset, s.size), nil
 }

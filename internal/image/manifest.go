@@ -7,8 +7,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"io"
 	"math"
 
@@ -75,7 +73,7 @@ func descend(ctx context.Context, c content, raw []byte, arch string) (v1.Hash, 
 			return v1.Hash{}, document{}, err
 		}
 	}
-	return v1.Hash{}, document{}, fmt.Errorf("indexes are nested more than %d deep", maxIndexDepth)
+	return v1.Hash{}, document{}, ownErrorf("indexes are nested more than %d deep", maxIndexDepth)
 }
 
 func verifiedManifest(ctx context.Context, c content, digest v1.Hash) ([]byte, error) {
@@ -93,14 +91,14 @@ func verifiedManifest(ctx context.Context, c content, digest v1.Hash) ([]byte, e
 }
 
 func corrupted(what string, digest v1.Hash) error {
-	return fmt.Errorf("the content of %s %s does not match its digest: it was corrupted in the registry, in a mirror or in transit", what, digest)
+	return ownErrorf("the content of %s %s does not match its digest: it was corrupted in the registry, in a mirror or in transit", what, digest)
 }
 
 // checkDigest accepts only SHA-256, which the store can verify. It also makes a
 // digest safe to use in file names.
 func checkDigest(h v1.Hash) error {
 	if h.Algorithm != "sha256" || !hexDigest.MatchString(h.Hex) {
-		return errors.New("a digest in the manifest is not sha256")
+		return ownErrorf("a digest in the manifest is not sha256")
 	}
 	return nil
 }
@@ -112,10 +110,10 @@ func inspect(ctx context.Context, c content, doc document, o *Options) (*image, 
 	switch doc.Config.MediaType {
 	case types.OCIConfigJSON, types.DockerConfigJSON, "":
 	default:
-		return nil, errors.New(clean(fmt.Sprintf("it is not a container image but %s", doc.Config.MediaType)))
+		return nil, ownErrorf("it is not a container image but %s", kindOf(doc.Config.MediaType))
 	}
 	if len(doc.Layers) > maxLayers {
-		return nil, fmt.Errorf("it has %d layers, more than %d", len(doc.Layers), maxLayers)
+		return nil, ownErrorf("it has %d layers, more than %d", len(doc.Layers), maxLayers)
 	}
 	parts := append([]v1.Descriptor{doc.Config.Descriptor}, doc.Layers...)
 	if size := claimed(parts); size > o.MaxBytes {
@@ -132,6 +130,17 @@ func inspect(ctx context.Context, c content, doc document, o *Options) (*image, 
 	return img, nil
 }
 
+// kindOf says what has a config of this media type.
+func kindOf(config types.MediaType) string {
+	switch config {
+	case "application/vnd.cncf.helm.config.v1+json":
+		return "a Helm chart"
+	case "application/vnd.oci.empty.v1+json":
+		return "an artifact"
+	}
+	return "something else"
+}
+
 // claimed returns the sum of all sizes. It returns math.MaxInt64 if one is
 // negative or the sum overflows.
 func claimed(parts []v1.Descriptor) int64 {
@@ -146,12 +155,12 @@ func claimed(parts []v1.Descriptor) int64 {
 }
 
 func tooLarge(size, limit int64) error {
-	return fmt.Errorf("the image has %s, more than the %s that this node allows (--image-max-bytes): use a smaller image, or raise the limit", bytesText(size), bytesText(limit))
+	return ownErrorf("the image has %s, more than the %s that this node allows (--image-max-bytes): use a smaller image, or raise the limit", bytesText(size), bytesText(limit))
 }
 
 func (i *image) readConfig(ctx context.Context, c content, d v1.Descriptor, arch string) error {
 	if d.Size > maxImageConfig {
-		return fmt.Errorf("its config has %s, more than %s", bytesText(d.Size), bytesText(maxImageConfig))
+		return ownErrorf("its config has %s, more than %s", bytesText(d.Size), bytesText(maxImageConfig))
 	}
 	body, err := c.blob(ctx, d)
 	if err != nil {
@@ -166,14 +175,14 @@ func (i *image) readConfig(ctx context.Context, c content, d v1.Descriptor, arch
 	}
 	var parsed imageConfig
 	if err := json.Unmarshal(i.config, &parsed); err != nil {
-		return errors.New("its config is not JSON")
+		return ownErrorf("its config is not JSON")
 	}
 	if err := checkPlatform(parsed.platform, arch); err != nil {
 		return err
 	}
 	i.diffIDs = parsed.RootFS.DiffIDs
 	if len(i.diffIDs) != len(i.layers) {
-		return fmt.Errorf("it is not a container image: its config names %d layers, its manifest %d", len(i.diffIDs), len(i.layers))
+		return ownErrorf("it is not a container image: its config names %d layers, its manifest %d", len(i.diffIDs), len(i.layers))
 	}
 	for _, h := range i.diffIDs {
 		if err := checkDigest(h); err != nil {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -73,6 +74,12 @@ type Options struct {
 	// without TLS (--image-plain-http). All others are accessed with TLS, even
 	// after redirects and even at private addresses and localhost.
 	PlainHTTP []string
+	// AllowNetworks are networks in which registries, mirrors and the hosts that
+	// they name may be although the store connects to no such addresses
+	// otherwise: loopback, link-local, cloud metadata, multicast and the node's
+	// own (--registry-allow-networks). They are masked, and none of them is an
+	// IPv4 network written as IPv6.
+	AllowNetworks []netip.Prefix
 	// CAFile holds PEM certificates that are trusted for registries in addition
 	// to the system's (--image-ca). It is read for every pull.
 	CAFile string

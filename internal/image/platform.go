@@ -4,8 +4,6 @@ package image
 
 import (
 	"cmp"
-	"errors"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -28,7 +26,7 @@ func pickPlatform(manifests []v1.Descriptor, arch string) (v1.Descriptor, error)
 		if p == nil || p.OS == "unknown" { // an attestation
 			continue
 		}
-		available = append(available, platformName(p.OS, p.Architecture, p.Variant))
+		available = append(available, platformName(platform{p.OS, p.Architecture, p.Variant}))
 		if p.OS == guestOS && p.Architecture == arch {
 			fitting = append(fitting, m)
 		}
@@ -39,8 +37,8 @@ func pickPlatform(manifests []v1.Descriptor, arch string) (v1.Descriptor, error)
 		if available = slices.Compact(available); len(available) > shown {
 			available = append(available[:shown], "…")
 		}
-		return v1.Descriptor{}, fmt.Errorf("there is no image for %s/%s, only for %s: choose an image for the node's platform, or another node",
-			guestOS, arch, cmp.Or(clean(strings.Join(available, ", ")), "unnamed platforms"))
+		return v1.Descriptor{}, ownErrorf("there is no image for %s/%s, only for %s: choose an image for the node's platform, or another node",
+			guestOS, arch, cmp.Or(strings.Join(available, ", "), "unnamed platforms"))
 	}
 	slices.SortStableFunc(fitting, func(a, b v1.Descriptor) int {
 		return variantRank(arch, a.Platform.Variant) - variantRank(arch, b.Platform.Variant)
@@ -57,18 +55,30 @@ func variantRank(arch, variant string) int {
 	return 1
 }
 
-func platformName(os, arch, variant string) string {
-	if variant != "" {
-		return os + "/" + arch + "/" + variant
+// The platforms that messages name. Any other is the registry's own word.
+var (
+	knownOS           = []string{"aix", "android", "darwin", "dragonfly", "freebsd", "illumos", "js", "linux", "netbsd", "openbsd", "plan9", "solaris", "wasip1", "windows"}
+	knownArchitecture = []string{"386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle", "ppc64", "ppc64le", "riscv64", "s390x", "wasm"}
+	knownVariant      = []string{"v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9"}
+)
+
+// platformName returns the name of a platform, or "another platform" if it has
+// none that is known.
+func platformName(p platform) string {
+	if !slices.Contains(knownOS, p.OS) || !slices.Contains(knownArchitecture, p.Architecture) {
+		return "another platform"
 	}
-	return os + "/" + arch
+	if slices.Contains(knownVariant, p.Variant) {
+		return p.OS + "/" + p.Architecture + "/" + p.Variant
+	}
+	return p.OS + "/" + p.Architecture
 }
 
 // checkPlatform fails if the image's own config names another platform.
 func checkPlatform(c platform, arch string) error {
 	if c.OS != "" && c.OS != guestOS || c.Architecture != "" && c.Architecture != arch {
-		return errors.New(clean(fmt.Sprintf("the image is for %s, not for %s/%s: choose an image for the node's platform, or another node",
-			platformName(c.OS, c.Architecture, c.Variant), guestOS, arch)))
+		return ownErrorf("the image is for %s, not for %s/%s: choose an image for the node's platform, or another node",
+			platformName(c), guestOS, arch)
 	}
 	return nil
 }

@@ -14,15 +14,9 @@ import (
 
 // takeFromRegistries tries the mirrors in order, then the registry.
 func (s *Store) takeFromRegistries(ctx context.Context, j *job) (result, error) {
-	base, err := s.newTransport()
-	if err != nil {
-		return result{}, err
-	}
-	defer base.CloseIdleConnections()
-	rt := schemeTransport{inner: base, plain: s.plain}
 	var lastErr error
 	for _, e := range j.endpoints {
-		res, err := s.resolveAndTake(ctx, j, e.repo.RegistryStr(), func(ctx context.Context) (result, error) { return s.takeFrom(ctx, j, e, rt) })
+		res, err := s.resolveAndTake(ctx, j, e.repo.RegistryStr(), func(ctx context.Context) (result, error) { return s.takeFrom(ctx, j, e) })
 		if err == nil {
 			return res, nil
 		}
@@ -41,9 +35,15 @@ func (s *Store) takeFromRegistries(ctx context.Context, j *job) (result, error) 
 }
 
 // takeFrom offers each credential to the endpoint until one is accepted.
-func (s *Store) takeFrom(ctx context.Context, j *job, e endpoint, rt http.RoundTripper) (result, error) {
+func (s *Store) takeFrom(ctx context.Context, j *job, e endpoint) (result, error) {
+	base, err := s.newTransport()
+	if err != nil {
+		return result{}, err
+	}
+	defer base.CloseIdleConnections()
+	rt := schemeTransport{inner: base, plain: s.plain}
 	for i, cred := range e.creds {
-		try := attempt{registry: e.repo.RegistryStr(), cred: cred, tried: i + 1, keys: j.keys}
+		try := attempt{registry: e.repo.RegistryStr(), cred: cred, tried: i + 1, keys: j.keys, dials: base.dialer}
 		session, err := s.openSession(ctx, rt, e.repo, cred)
 		var found resolved
 		if err == nil {
@@ -53,16 +53,18 @@ func (s *Store) takeFrom(ctx context.Context, j *job, e endpoint, rt http.RoundT
 			if credentialsRefused(err) && i+1 < len(e.creds) {
 				continue
 			}
+			try.log(s.o.Log, err)
 			return result{}, try.explain(err)
 		}
 		res, err := s.obtain(ctx, j, pacedContent{session, s.o.Clock}, found)
 		if err != nil {
+			try.log(s.o.Log, err)
 			return result{}, try.explain(err)
 		}
 		res.grant = cred.fingerprint(s.index.Key, e.repo.RegistryStr())
 		return res, nil
 	}
-	return result{}, errors.New("no credentials to offer") // lookup never returns none
+	return result{}, ownErrorf("no credentials to offer") // lookup never returns none
 }
 
 // credentialsRefused reports whether other credentials may help.
@@ -104,7 +106,7 @@ func (s *Store) resolve(ctx context.Context, r *session, j *job) (resolved, erro
 	}
 	top := digestOf(raw)
 	if !isRequested(identifier, top) {
-		return resolved{}, fmt.Errorf("the registry sent the manifest %s for %s: it was corrupted in the registry, in a mirror or in transit", top, identifier)
+		return resolved{}, ownErrorf("the registry sent the manifest %s for %s: it was corrupted in the registry, in a mirror or in transit", top, identifier)
 	}
 	return resolved{top: top, raw: raw}, nil
 }

@@ -202,7 +202,7 @@ func TestBearerTokens(t *testing.T) {
 	req := w.request("team/demo:1", "a")
 	wrong := req
 	wrong.PullSecrets = [][]byte{secretFor(w.reg.host(), "alice:wrong-word")}
-	w.wantFailed(wrong, "401 Unauthorized, UNAUTHORIZED: incorrect username or password", "spec.imagePullSecrets")
+	w.wantFailed(wrong, "401 Unauthorized, UNAUTHORIZED: authentication required", "spec.imagePullSecrets")
 	w.wantFailed(req, "401", "no credentials")
 	req.PullSecrets = [][]byte{secretFor(w.reg.host(), "alice:right-word")}
 	if got := w.want(req); got.Digest != digest || issued != 2 {
@@ -266,7 +266,7 @@ func TestNotAnImage(t *testing.T) {
 	w := newWorld(t)
 	chart := mutate.ConfigMediaType(newImage(t, "amd64", "one"), "application/vnd.cncf.helm.config.v1+json")
 	w.reg.push(t, "chart:1", chart)
-	w.wantFailed(w.request("chart:1", "a"), "not a container image", "helm")
+	w.wantFailed(w.request("chart:1", "a"), "not a container image", "a Helm chart")
 	old := mutate.MediaType(newImage(t, "amd64", "one"), types.OCIManifestSchema1)
 	w.reg.push(t, "demo:1", old)
 	w.want(w.request("demo:1", "a"))

@@ -4,7 +4,6 @@ package image
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -46,9 +45,11 @@ func (s *Store) openSession(ctx context.Context, base http.RoundTripper, repo na
 		clock: s.o.Clock, retryWait: s.retryWait}, nil
 }
 
+const maxRedirects = 4
+
 func limitRedirects(_ *http.Request, via []*http.Request) error {
-	if len(via) >= 5 {
-		return errors.New("too many redirects")
+	if len(via) > maxRedirects {
+		return ownErrorf("it redirects more than %d times", maxRedirects)
 	}
 	return nil
 }
@@ -72,7 +73,7 @@ func (r *session) head(ctx context.Context, identifier string) (v1.Hash, error) 
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return v1.Hash{}, fmt.Errorf("HEAD: status %d", resp.StatusCode)
+		return v1.Hash{}, ownErrorf("it answers a HEAD request with status %d", resp.StatusCode)
 	}
 	h, err := v1.NewHash(resp.Header.Get("Docker-Content-Digest"))
 	if err != nil {
@@ -99,7 +100,7 @@ func (r *session) get(ctx context.Context, identifier string) ([]byte, error) {
 	}
 	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxManifestBytes+1))
 	if err == nil && len(raw) > maxManifestBytes {
-		err = fmt.Errorf("the manifest has more than %s", bytesText(maxManifestBytes))
+		err = ownErrorf("the manifest has more than %s", bytesText(maxManifestBytes))
 	}
 	if err != nil {
 		return nil, err

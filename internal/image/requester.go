@@ -21,6 +21,7 @@ const (
 // requester is a Bottle and its current request. It has only one at a time.
 type requester struct {
 	key         string
+	namespace   string
 	lastRequest time.Time // time of its last request
 	job         *job      // the job that it waits for; nil for none
 	// digest is the answer of the last job, "" if there is none or it failed.
@@ -52,7 +53,7 @@ func (s *Store) recordRequest(req request, now time.Time) {
 	r := s.requesters[req.uid]
 	if r == nil || r.key != req.key {
 		s.withdraw(req.uid)
-		r = &requester{key: req.key}
+		r = &requester{key: req.key, namespace: req.namespace}
 		s.requesters[req.uid] = r
 	}
 	r.lastRequest = now
@@ -78,6 +79,7 @@ func (s *Store) withdraw(uid string) {
 		return
 	}
 	delete(j.waiters, uid)
+	s.waitersChanged(j)
 	if len(j.waiters) > 0 || j.kept {
 		return
 	}

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
+
+	"botbottle.dev/bottle-operator/internal/fairqueue"
 )
 
 const (
@@ -24,7 +26,7 @@ const (
 // resolving is the part of a job that finds out what to fetch. It has its own
 // slot and timeout, which end when the fetch starts.
 type resolving struct {
-	slots    chan struct{}
+	place    *fairqueue.Ticket
 	timer    *time.Timer
 	timedOut atomic.Bool
 	ended    bool
@@ -53,20 +55,20 @@ func (r request) sourceText(from string) string {
 // reference at the source and fetches the result from there. It replaces the
 // stage of an earlier source, with its progress.
 func (s *Store) resolveAndTake(ctx context.Context, j *job, from string, take func(ctx context.Context) (result, error)) (result, error) {
-	select {
-	case s.resolveSlots <- struct{}{}:
-	default:
-		s.setStage(j, stage{from: from, queued: true})
+	place := s.enterResolving(j)
+	defer place.Release()
+	if !place.HasSlot() {
+		s.setStage(j, stage{from: from, queued: true, place: place})
 		select {
-		case s.resolveSlots <- struct{}{}:
+		case <-place.Ready():
 		case <-ctx.Done():
 			return result{}, ctx.Err()
 		}
 	}
-	s.setStage(j, stage{from: from})
+	s.setStage(j, stage{from: from, place: place})
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	r := &resolving{slots: s.resolveSlots}
+	r := &resolving{place: place}
 	limit := min(resolveTimeout, s.o.PullTimeout)
 	// This uses real time, as the timeouts below it do.
 	r.timer = time.AfterFunc(limit, func() {
@@ -95,7 +97,7 @@ func (j *job) endResolving() {
 	}
 	a.ended = true
 	a.timer.Stop()
-	<-a.slots
+	a.place.Release()
 }
 
 // setStage records the stage of the job and notifies all waiters if it changed.

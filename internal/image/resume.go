@@ -92,7 +92,7 @@ func (r *resumingReader) retryAfter(cause error) error {
 		return cause
 	}
 	if r.stuck > maxStuck || r.tries >= maxTries {
-		return fmt.Errorf("the connection broke %d times, last at byte %d of %d: %w", r.tries, r.offset, r.size, cause)
+		return &brokenError{tries: r.tries, offset: r.offset, size: r.size, cause: cause}
 	}
 	if r.wait <= 0 {
 		return nil
@@ -107,9 +107,29 @@ func (r *resumingReader) retryAfter(cause error) error {
 	}
 }
 
+// brokenError means that a blob could not be read to its end.
+type brokenError struct {
+	tries        int
+	offset, size int64
+	cause        error
+}
+
+func (e *brokenError) Error() string {
+	return fmt.Sprintf("the connection broke %d times, last at byte %d of %d: %v", e.tries, e.offset, e.size, e.cause)
+}
+
+func (e *brokenError) Unwrap() error { return e.cause }
+
 // permanent reports whether the same request would get the same answer.
 func permanent(err error) bool {
-	var answer *transport.Error
+	var (
+		refused *refusedError
+		own     ownError
+		answer  *transport.Error
+	)
+	if errors.As(err, &refused) || errors.As(err, &own) {
+		return true
+	}
 	if !errors.As(err, &answer) {
 		return false
 	}

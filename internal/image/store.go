@@ -21,11 +21,14 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"net/http"
+	"net/url"
 	"os"
 	"slices"
 	"sync"
 	"time"
 
+	"botbottle.dev/bottle-operator/internal/fairqueue"
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
@@ -37,13 +40,15 @@ type Store struct {
 	// retryWait is the wait before the first retry of a broken blob.
 	retryWait time.Duration
 	unlink    func(path string) error // removes an archive that was collected
+	// proxy returns the proxy for a request to a registry, nil for none.
+	proxy func(*http.Request) (*url.URL, error)
 
 	// ctx is the context of all background work. Close cancels it.
 	ctx          context.Context
 	cancel       context.CancelFunc
 	background   sync.WaitGroup
-	slots        chan struct{} // holds one value per running pull
-	resolveSlots chan struct{} // holds one value per job that resolves a reference
+	slots        *fairqueue.Queue // of pulls
+	resolveSlots *fairqueue.Queue // of jobs that resolve a reference
 
 	renameMu sync.Mutex // guards adding and removing archives
 	saveMu   sync.Mutex // guards writing the index
@@ -77,14 +82,15 @@ func New(o Options) (*Store, error) {
 	}
 	s := &Store{
 		o: o, mirrors: mirrors, plain: map[string]bool{}, retryWait: 500 * time.Millisecond,
-		slots: make(chan struct{}, o.MaxPulls), resolveSlots: make(chan struct{}, max(minResolves, resolvesPerPull*o.MaxPulls)),
+		slots: newSlots(o.MaxPulls), resolveSlots: newSlots(max(minResolves, resolvesPerPull*o.MaxPulls)),
 		jobs: map[string]*job{}, fetches: map[string]*fetch{}, failures: map[string]*failure{},
 		requesters: map[string]*requester{}, known: map[string]knownFile{}, watchers: map[int]func(string){},
-		short: shortage{wake: make(chan struct{}, 1)}, unlink: os.Remove,
+		short: shortage{wake: make(chan struct{}, 1)}, unlink: os.Remove, proxy: http.ProxyFromEnvironment,
 	}
 	for _, registry := range o.PlainHTTP {
 		s.plain[registry] = true
 	}
+	s.warnOfRefused()
 	// Report an invalid CA file now rather than in every pull.
 	if _, err := s.newTransport(); err != nil {
 		return nil, err

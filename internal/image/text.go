@@ -4,37 +4,17 @@ package image
 
 import (
 	"fmt"
-	"regexp"
-	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 )
 
-// maxText bounds, in bytes, the text of a registry in a condition.
+// maxText bounds, in bytes, the text about a registry in a condition. The name of
+// the registry, which the Bottle chose, is part of it.
 const maxText = 400
 
-// Patterns of secrets that a server may include in its response.
-var (
-	tokenText = regexp.MustCompile(`(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}|\beyJ[A-Za-z0-9_-]{8,}[A-Za-z0-9._-]*`)
-	urlText   = regexp.MustCompile(`\b[a-zA-Z][a-zA-Z0-9+.-]*://[^\s"'<>]+`)
-)
-
-// requestText removes what net/http puts before the cause.
-var requestText = strings.NewReplacer(`Get "[URL]": `, "", `Head "[URL]": `, "", `Post "[URL]": `, "")
-
-// clean turns text from another party into one bounded, printable line. It
-// removes URLs, which may carry tokens in the query and passwords before the
-// host, and also tokens and the given secrets.
-func clean(s string, secrets ...string) string {
-	// Replace the longest first: one secret may be a prefix of another.
-	secrets = slices.SortedFunc(slices.Values(secrets), func(a, b string) int { return len(b) - len(a) })
-	for _, secret := range secrets {
-		s = strings.ReplaceAll(s, secret, "[hidden]")
-	}
-	s = urlText.ReplaceAllString(s, "[URL]")
-	s = requestText.Replace(s)
-	s = tokenText.ReplaceAllString(s, "[hidden]")
+// clean turns text into one bounded, printable line.
+func clean(s string) string {
 	s = strings.Map(func(r rune) rune {
 		if r == utf8.RuneError || !unicode.IsPrint(r) {
 			return ' '

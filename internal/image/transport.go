@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -31,32 +30,16 @@ const (
 	paceGrace = 2 * stallTimeout
 )
 
-// newTransport returns the transport of one pull. The caller closes its idle
-// connections.
-func (s *Store) newTransport() (*http.Transport, error) {
-	roots, err := x509.SystemCertPool()
+// newTransport returns the transport of one attempt to pull. The caller closes
+// its idle connections.
+func (s *Store) newTransport() (*guardedTransport, error) {
+	roots, err := s.authorities()
 	if err != nil {
-		roots = x509.NewCertPool()
+		return nil, err
 	}
-	if s.o.CAFile != "" {
-		pem, err := os.ReadFile(s.o.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("certificates of registries (--image-ca): %w", err)
-		}
-		if !roots.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("certificates of registries (--image-ca): no PEM certificate in %s", s.o.CAFile)
-		}
-	}
-	dialer := &net.Dialer{Timeout: dialTimeout}
-	return &http.Transport{
-		Proxy: http.ProxyFromEnvironment,
-		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-			conn, err := dialer.DialContext(ctx, network, address)
-			if err != nil {
-				return nil, err
-			}
-			return &stallConn{Conn: conn}, nil
-		},
+	d := newDialer(addresses{allowed: s.o.AllowNetworks})
+	direct := &http.Transport{
+		DialContext:           d.dial,
 		TLSClientConfig:       &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:   dialTimeout,
 		ResponseHeaderTimeout: answerTimeout,
@@ -67,7 +50,36 @@ func (s *Store) newTransport() (*http.Transport, error) {
 		// bytes.
 		DisableCompression: true,
 		ReadBufferSize:     64 << 10,
-	}, nil
+	}
+	proxied := direct.Clone()
+	proxied.Proxy = s.proxy
+	proxied.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		return &stallConn{Conn: conn}, nil
+	}
+	return &guardedTransport{dialer: d, direct: direct, proxied: proxied, proxy: s.proxy}, nil
+}
+
+// authorities returns the certificates that are trusted for registries.
+func (s *Store) authorities() (*x509.CertPool, error) {
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		roots = x509.NewCertPool()
+	}
+	if s.o.CAFile == "" {
+		return roots, nil
+	}
+	pem, err := os.ReadFile(s.o.CAFile)
+	if err != nil {
+		return nil, fmt.Errorf("certificates of registries (--image-ca): %w", err)
+	}
+	if !roots.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("certificates of registries (--image-ca): no PEM certificate in %s", s.o.CAFile)
+	}
+	return roots, nil
 }
 
 // stallConn fails a read that brings no data for too long.
@@ -111,7 +123,7 @@ func (p *pacedReader) Read(b []byte) (int, error) {
 	p.waited += p.clock.Since(start)
 	p.n += int64(n)
 	if err == nil && p.n < p.size && float64(p.n) < (p.waited-paceGrace).Minutes()*minPace {
-		err = fmt.Errorf("the pull was too slow: got %s of a blob of %s in %s, want at least %s a minute: check the connection to it, or configure a mirror with --image-mirror",
+		err = ownErrorf("the pull was too slow: got %s of a blob of %s in %s, want at least %s a minute: check the connection to it, or configure a mirror with --image-mirror",
 			bytesText(p.n), bytesText(p.size), p.waited.Round(time.Second), bytesText(minPace))
 	}
 	return n, err
@@ -136,7 +148,7 @@ func (t schemeTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		req = req.Clone(req.Context())
 		req.URL.Scheme = scheme
 	default:
-		return nil, errors.New("the registry redirects to a URL that is not HTTP")
+		return nil, ownErrorf("the registry redirects to a URL that is not HTTP")
 	}
 	return t.inner.RoundTrip(req)
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"strings"
 	"sync"
@@ -35,13 +36,16 @@ type world struct {
 	events []string
 }
 
+// loopback is where the tests' registries are.
+var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+
 // newWorld opens a store that trusts a new registry.
 func newWorld(t *testing.T, change ...func(o *Options)) *world {
 	t.Helper()
 	w := &world{t: t, reg: newServer(t), clock: clocktesting.NewFakeClock(time.Now())}
 	w.o = Options{
 		Dir: t.TempDir(), LocalDir: t.TempDir(), SmolvmHome: t.TempDir(), Reserve: -1,
-		CAFile: w.reg.caFile(t), Clock: w.clock, Architecture: "amd64",
+		CAFile: w.reg.caFile(t), Clock: w.clock, Architecture: "amd64", AllowNetworks: loopback,
 		GCHigh: 100, GCLow: 100, // the tests do not control the real disk
 		Event: func(uid, reason, message string) {
 			w.mu.Lock()

@@ -2,8 +2,9 @@
 
 // Package jobs runs work that takes too long for a pass of a controller, such as
 // the start of a machine. It runs at most one job per UID, and a bounded number
-// in parallel. It keeps nothing across a restart of the agent: the caller must
-// find out by observation what a lost job has done.
+// in parallel, for which the namespaces take turns. It keeps nothing across a
+// restart of the agent: the caller must find out by observation what a lost job
+// has done.
 package jobs
 
 import (
@@ -14,13 +15,16 @@ import (
 	"time"
 
 	"k8s.io/utils/clock"
+
+	"botbottle.dev/bottle-operator/internal/fairqueue"
+	"botbottle.dev/bottle-operator/internal/host"
 )
 
 // Set runs jobs whose result is an R. A result is kept until it is taken, or
 // until the UID's next job starts.
 type Set[R any] struct {
 	kind  string
-	slots chan struct{}
+	slots *fairqueue.Queue
 	clock clock.PassiveClock
 
 	mu      sync.Mutex
@@ -45,7 +49,7 @@ func New[R any](kind string, parallel int, c clock.PassiveClock) *Set[R] {
 	return &Set[R]{
 		kind:    kind,
 		clock:   c,
-		slots:   make(chan struct{}, max(1, parallel)),
+		slots:   fairqueue.New(parallel, 0),
 		ctx:     context.Background(),
 		running: map[string]*job{},
 		results: map[string]R{},
@@ -59,11 +63,13 @@ func (s *Set[R]) Bind(ctx context.Context) {
 	s.ctx = ctx
 }
 
-// Start runs a job for uid in its own goroutine and returns immediately. It does
-// nothing while an earlier job of uid runs or waits for its turn. The context of
-// run ends when the job is canceled. When the job has ended, its result can be
-// taken, and then ended is called. A canceled job has no result.
-func (s *Set[R]) Start(uid string, run func(context.Context) R, ended func()) {
+// Start runs a job for owner.UID in its own goroutine and returns immediately. It
+// does nothing while an earlier job of the UID runs or waits for its turn, which
+// is a turn of owner.Namespace. The context of run ends when the job is canceled.
+// When the job has ended, its result can be taken, and then ended is called. A
+// canceled job has no result.
+func (s *Set[R]) Start(owner host.Owner, run func(context.Context) R, ended func()) {
+	uid := owner.UID
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.running[uid] != nil {
@@ -74,8 +80,9 @@ func (s *Set[R]) Start(uid string, run func(context.Context) R, ended func()) {
 	s.running[uid] = j
 	s.started++
 	delete(s.results, uid)
+	place := s.slots.Enter(owner.Namespace)
 	s.all.Go(func() {
-		result, ran := s.inSlot(ctx, run)
+		result, ran := inSlot(ctx, place, run)
 		s.mu.Lock()
 		delete(s.running, uid)
 		if ran && !errors.Is(context.Cause(ctx), errCanceled) {
@@ -88,12 +95,12 @@ func (s *Set[R]) Start(uid string, run func(context.Context) R, ended func()) {
 	})
 }
 
-// inSlot waits for one of the slots and runs the job. ran is false if the
-// context ended first.
-func (s *Set[R]) inSlot(ctx context.Context, run func(context.Context) R) (result R, ran bool) {
+// inSlot waits for a slot and runs the job. ran is false if the context ended
+// first.
+func inSlot[R any](ctx context.Context, place *fairqueue.Ticket, run func(context.Context) R) (result R, ran bool) {
+	defer place.Release()
 	select {
-	case s.slots <- struct{}{}:
-		defer func() { <-s.slots }()
+	case <-place.Ready():
 	case <-ctx.Done():
 		return result, false
 	}

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"k8s.io/utils/clock"
+
+	"botbottle.dev/bottle-operator/internal/host"
 )
 
 var errBoot = errors.New("boot failed")
@@ -33,7 +35,7 @@ func TestOneJobPerUID(t *testing.T) {
 	s := New[error]("start", 4, clock.RealClock{})
 	release := make(chan struct{})
 	for _, uid := range []string{"a", "b", "a"} {
-		s.Start(uid, until(release), nothing)
+		s.Start(host.Owner{UID: uid}, until(release), nothing)
 	}
 	if got := s.Started(); got != 2 {
 		t.Errorf("started: got %d, want 2", got)
@@ -55,8 +57,8 @@ func TestAgeCountsTheWaitForASlot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := New[error]("start", 1, clock.RealClock{})
 		release := make(chan struct{})
-		s.Start("a", until(release), nothing)
-		s.Start("b", until(release), nothing)
+		s.Start(host.Owner{UID: "a"}, until(release), nothing)
+		s.Start(host.Owner{UID: "b"}, until(release), nothing)
 		time.Sleep(time.Second)
 		for _, uid := range []string{"a", "b"} {
 			if age, ok := s.Age(uid); !ok || age != time.Second {
@@ -77,7 +79,7 @@ func TestJobsWaitForTheirTurn(t *testing.T) {
 		release := make(chan struct{})
 		inside, most := 0, 0
 		for _, uid := range []string{"a", "b", "c", "d", "e"} {
-			s.Start(uid, func(ctx context.Context) error {
+			s.Start(host.Owner{UID: uid}, func(ctx context.Context) error {
 				s.mu.Lock()
 				inside++
 				most = max(most, inside)
@@ -98,12 +100,46 @@ func TestJobsWaitForTheirTurn(t *testing.T) {
 	})
 }
 
+// A namespace with many jobs does not keep the job of another waiting until all
+// of them have ended.
+func TestNamespacesTakeTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New[error]("start", 2, clock.RealClock{})
+		next := make(chan struct{})
+		var order []string
+		job := func(owner host.Owner) {
+			s.Start(owner, func(context.Context) error {
+				s.mu.Lock()
+				order = append(order, owner.Namespace)
+				s.mu.Unlock()
+				<-next
+				return nil
+			}, nothing)
+		}
+		for _, uid := range []string{"1", "2", "3", "4", "5", "6"} {
+			job(host.Owner{UID: uid, Namespace: "many"})
+		}
+		job(host.Owner{UID: "7", Namespace: "one"})
+		synctest.Wait()
+		next <- struct{}{} // the first job ends
+		synctest.Wait()
+		if got := strings.Join(order, " "); got != "many many one" {
+			t.Errorf("got jobs of %q, want the one of the other namespace as soon as a job ends", got)
+		}
+		close(next)
+		s.Wait()
+		if len(order) != 7 {
+			t.Errorf("got %d jobs, want all 7", len(order))
+		}
+	})
+}
+
 func TestCancel(t *testing.T) {
 	s := New[error]("start", 1, clock.RealClock{})
 	release := make(chan struct{})
 	ended := make(chan string, 2)
-	s.Start("a", until(release), func() { ended <- "a" })
-	s.Start("b", until(release), func() { ended <- "b" })
+	s.Start(host.Owner{UID: "a"}, until(release), func() { ended <- "a" })
+	s.Start(host.Owner{UID: "b"}, until(release), func() { ended <- "b" })
 	for _, uid := range []string{"a", "b", "nobody"} { // one of a and b waits for its turn
 		if err := s.Cancel(t.Context(), uid); err != nil {
 			t.Errorf("%s: got %v, want nil", uid, err)
@@ -121,7 +157,7 @@ func TestCancel(t *testing.T) {
 func TestCancelWaitsNoLongerThanItsContext(t *testing.T) {
 	s := New[error]("machine start", 1, clock.RealClock{})
 	release := make(chan struct{})
-	s.Start("a", func(context.Context) error { <-release; return nil }, nothing)
+	s.Start(host.Owner{UID: "a"}, func(context.Context) error { <-release; return nil }, nothing)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	err := s.Cancel(ctx, "a")
@@ -139,7 +175,7 @@ func TestBind(t *testing.T) {
 	s := New[error]("start", 1, clock.RealClock{})
 	ctx, cancel := context.WithCancel(t.Context())
 	s.Bind(ctx)
-	s.Start("a", until(nil), nothing)
+	s.Start(host.Owner{UID: "a"}, until(nil), nothing)
 	cancel()
 	s.Wait()
 	if s.Running("a") {

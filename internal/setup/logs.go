@@ -5,6 +5,7 @@ package setup
 import (
 	"fmt"
 	"io"
+	"log"
 	"log/slog"
 
 	"github.com/go-logr/logr"
@@ -44,6 +45,9 @@ func (o *LogOptions) Install(w io.Writer) error {
 	default:
 		return fmt.Errorf("--log-format %q: want json or text", o.Format)
 	}
+	// net/http writes what servers send unasked to the standard logger. Nothing of
+	// ours uses it.
+	log.SetOutput(io.Discard)
 	logger := logr.FromSlogHandler(handler)
 	ctrl.SetLogger(logger)
 	klog.SetLogger(logger.WithName("client-go"))

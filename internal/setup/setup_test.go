@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"log"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -62,6 +63,11 @@ func TestFlags(t *testing.T) {
 		"images kept for 1m":      {&AgentOptions{}, agent("--image-gc-min-age", "1m"), ""},
 		"no time to pull":         {&AgentOptions{}, agent("--image-pull-timeout", "0s"), "--image-pull-timeout"},
 		"no pulls":                {&AgentOptions{}, agent("--max-concurrent-pulls", "0"), "--max-concurrent-pulls"},
+		"a registry's network":    {&AgentOptions{}, agent("--registry-allow-networks", "127.0.0.1/32,fd00:7::/64", "--registry-allow-networks", "10.0.0.5/32"), ""},
+		"an address, no network":  {&AgentOptions{}, agent("--registry-allow-networks", "127.0.0.1"), "--registry-allow-networks"},
+		"a network with a host":   {&AgentOptions{}, agent("--registry-allow-networks", "10.0.0.5/8"), "write 10.0.0.0/8, or /32 for one address"},
+		"a mapped network":        {&AgentOptions{}, agent("--registry-allow-networks", "::ffff:10.0.0.0/104"), "--registry-allow-networks"},
+		"every network":           {&AgentOptions{}, agent("--registry-allow-networks", "10.0.0.0/8,::/0"), "--registry-allow-networks ::/0"},
 		"a target without port":   {&AgentOptions{}, agent("--proof-target", "1.1.1.1"), "--proof-target"},
 		"a relative prober":       {&AgentOptions{}, agent("--prober", "bottle-probe"), "--prober"},
 		"a check once a year":     {&AgentOptions{}, agent("--wall-check-interval", "8760h"), "--wall-check-interval"},
@@ -124,6 +130,20 @@ func TestLogs(t *testing.T) {
 		if err := o.Install(&bytes.Buffer{}); err == nil {
 			t.Errorf("%+v: got nil, want an error", o)
 		}
+	}
+}
+
+// net/http writes what a registry sends unasked to the standard logger.
+func TestStandardLogIsDiscarded(t *testing.T) {
+	var out bytes.Buffer
+	log.SetOutput(&out)
+	t.Cleanup(func() { log.SetOutput(os.Stderr) })
+	if err := (&LogOptions{Level: "debug", Format: "text"}).Install(&out); err != nil {
+		t.Fatal(err)
+	}
+	log.Print("the registry's words")
+	if out.Len() > 0 {
+		t.Errorf("got %q logged, want nothing", out.String())
 	}
 }
 

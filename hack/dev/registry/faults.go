@@ -21,6 +21,8 @@ type fault struct {
 	Times         int   `json:"times"`
 	// Corrupt is the number of next responses in which the first byte is wrong.
 	Corrupt int `json:"corrupt"`
+	// Redirect is a URL to which every response redirects.
+	Redirect string `json:"redirect"`
 }
 
 // faults counts down the remaining injections of a fault. It reads the file for
@@ -55,6 +57,8 @@ func (f *faults) next(path string) *fault {
 		return nil
 	}
 	switch {
+	case f.left.Redirect != "":
+		return &fault{Redirect: f.left.Redirect}
 	case f.left.CutAfterBytes > 0 && f.left.Times > 0:
 		f.left.Times--
 		return &fault{CutAfterBytes: f.left.CutAfterBytes}

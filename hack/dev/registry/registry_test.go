@@ -183,4 +183,12 @@ func TestFaultsCountDown(t *testing.T) {
 	if f := s.faults.next("/v2/a/blobs/x"); f == nil || f.Corrupt != 1 {
 		t.Errorf("new content: got %+v, want a corrupt byte", f)
 	}
+	set(`{"redirect": "https://203.0.113.7/"}`)
+	for range 2 {
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/v2/a/blobs/x", nil))
+		if got := w.Header().Get("Location"); w.Code != http.StatusTemporaryRedirect || got != "https://203.0.113.7/" {
+			t.Errorf("redirect: got status %d to %q, want 307 to the URL", w.Code, got)
+		}
+	}
 }

@@ -34,7 +34,8 @@ type entry struct {
 	Status int    `json:"status"`
 	// Bytes is the number of bytes of the response body that were written.
 	Bytes int64 `json:"bytes"`
-	// Fault is the injected fault: "cut", "corrupt" or "" for none.
+	// Fault is the injected fault: "cut", "corrupt", "redirect" or ""
+	// for none.
 	Fault string `json:"fault,omitempty"`
 }
 
@@ -97,6 +98,11 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") {
 		rec.fault = s.faults.next(r.URL.Path)
+	}
+	if rec.fault != nil && rec.fault.Redirect != "" {
+		rec.entry.Fault = "redirect"
+		http.Redirect(rec, r, rec.fault.Redirect, http.StatusTemporaryRedirect)
+		return
 	}
 	s.registry.ServeHTTP(rec, r)
 	if rec.fault != nil && rec.fault.CutAfterBytes > 0 {
