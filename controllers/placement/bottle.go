@@ -178,7 +178,7 @@ func (r *bottles) act(ctx context.Context, f facts, pod *corev1.Pod) (ctrl.Resul
 		}
 		r.recordReplaced(f, d.flaw, pod)
 	case podHold:
-		if err := r.holdPod(ctx, pod); err != nil {
+		if err := r.patchFinalizer(ctx, pod, holdPod); err != nil {
 			return result, err
 		}
 	case podCreate:

@@ -63,14 +63,14 @@ func (r *bottles) release(ctx context.Context, pod *corev1.Pod) error {
 			return fmt.Errorf("delete placeholder Pod %s: %w", pod.Name, err)
 		}
 	}
-	return r.releaseHold(ctx, pod)
+	return r.patchFinalizer(ctx, pod, releasePod)
 }
 
 // replacePod removes the finalizer of a Pod and then deletes it. In the other
 // order, the Pod would for a moment look like one that somebody deleted, which
 // evicts the Bottle: see podFacts.replaced.
 func (r *bottles) replacePod(ctx context.Context, pod *corev1.Pod) error {
-	if err := r.releaseHold(ctx, pod); err != nil {
+	if err := r.patchFinalizer(ctx, pod, releasePod); err != nil {
 		return err
 	}
 	err := r.Delete(ctx, pod, client.GracePeriodSeconds(0), client.Preconditions{UID: &pod.UID})
@@ -80,23 +80,22 @@ func (r *bottles) replacePod(ctx context.Context, pod *corev1.Pod) error {
 	return nil
 }
 
-// releaseHold removes our finalizer from a Pod.
-func (r *bottles) releaseHold(ctx context.Context, pod *corev1.Pod) error {
-	if !controllerutil.ContainsFinalizer(pod, v1alpha1.FinalizerMachine) {
+// finalizerChange is what a patch does to the finalizer of a placeholder. A
+// strategic merge patch names only ours, so it does not conflict with changes to
+// others.
+type finalizerChange string
+
+const (
+	holdPod    finalizerChange = "finalizers"
+	releasePod finalizerChange = "$deleteFromPrimitiveList/finalizers"
+)
+
+// patchFinalizer adds our finalizer to a Pod or removes it.
+func (r *bottles) patchFinalizer(ctx context.Context, pod *corev1.Pod, change finalizerChange) error {
+	if controllerutil.ContainsFinalizer(pod, v1alpha1.FinalizerMachine) == (change == holdPod) {
 		return nil
 	}
-	return r.patchFinalizer(ctx, pod, "$deleteFromPrimitiveList/finalizers")
-}
-
-// holdPod restores our finalizer on a Pod.
-func (r *bottles) holdPod(ctx context.Context, pod *corev1.Pod) error {
-	return r.patchFinalizer(ctx, pod, "finalizers")
-}
-
-// patchFinalizer adds or removes our finalizer, as field says. A strategic merge
-// patch names only ours, so it does not conflict with changes to others.
-func (r *bottles) patchFinalizer(ctx context.Context, pod *corev1.Pod, field string) error {
-	patch := fmt.Appendf(nil, `{"metadata":{"uid":%q,%q:[%q]}}`, pod.UID, field, v1alpha1.FinalizerMachine)
+	patch := fmt.Appendf(nil, `{"metadata":{"uid":%q,%q:[%q]}}`, pod.UID, change, v1alpha1.FinalizerMachine)
 	err := r.Patch(ctx, pod.DeepCopy(), client.RawPatch(types.StrategicMergePatchType, patch), client.FieldOwner(v1alpha1.ManagerFieldOwner))
 	if client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("change the finalizer of placeholder Pod %s: %w", pod.Name, err)
