@@ -18,7 +18,8 @@ import (
 )
 
 // booked returns what the containers of a Pod request. For a Pod with one
-// container, as placeholders are, the scheduler books exactly that.
+// container, as placeholders are, the scheduler books that; requests of the whole
+// Pod could only be more.
 func booked(pod *corev1.Pod) corev1.ResourceList {
 	sum := corev1.ResourceList{}
 	for i := range pod.Spec.Containers {
