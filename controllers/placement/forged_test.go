@@ -10,6 +10,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -24,17 +25,17 @@ import (
 // tests show what the manager does where admission does not help.
 
 // forge replaces the placeholder of a Bottle, while no manager runs, by a copy
-// that is bound to a node of choice and has the change.
-func (w *world) forge(name string, change func(pod *corev1.Pod)) *corev1.Pod {
+// that is bound to a node of choice and has the change. It returns both.
+func (w *world) forge(name string, change func(pod *corev1.Pod)) (real, forged *corev1.Pod) {
 	w.Helper()
 	w.start(interceptor.Funcs{})
 	w.create(builders.MakeBottle(name).CPUs(16).Memory("512Gi").Obj())
-	real := w.pod(name)
+	real = w.pod(name)
 	w.waitScheduled(name, "False Pending")
 	w.stop()
 	w.must(w.c.Patch(w.Context(), real, client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"finalizers":null}}`))))
 	w.must(w.c.Delete(w.Context(), real, client.GracePeriodSeconds(0)))
-	forged := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
+	forged = &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
 		Namespace: real.Namespace, Name: real.Name, Labels: real.Labels, Annotations: real.Annotations,
 		Finalizers: []string{v1alpha1.FinalizerMachine}, OwnerReferences: real.OwnerReferences,
 	}}
@@ -42,7 +43,7 @@ func (w *world) forge(name string, change func(pod *corev1.Pod)) *corev1.Pod {
 	forged.Spec.Containers = []corev1.Container{{Name: "c", Image: "x", Resources: *real.Spec.Containers[0].Resources.DeepCopy()}}
 	change(forged)
 	w.must(w.c.Create(w.Context(), forged))
-	return forged
+	return real, forged
 }
 
 // A Pod with the owner, name, labels and digest of a placeholder, on a
@@ -66,7 +67,7 @@ func TestForgedPod(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
-			forged := w.forge("a", change)
+			real, forged := w.forge("a", change)
 			w.start(interceptor.Funcs{})
 			w.eventually(func() string {
 				if pods := w.pods("a"); len(pods) != 1 || pods[0].UID == forged.UID {
@@ -77,8 +78,9 @@ func TestForgedPod(t *testing.T) {
 			w.waitEvent(v1alpha1.ReasonPlaceholderMismatch)
 			w.waitScheduled("a", "False Pending")
 			pod := w.pod("a")
-			if q := pod.Spec.Containers[0].Resources.Requests[corev1.ResourceCPU]; pod.Spec.NodeName != "" || q.String() != "16100m" {
-				t.Errorf("got a Pod on %q that requests %s CPUs, want one that waits for the scheduler and requests 16100m", pod.Spec.NodeName, q.String())
+			want := real.Spec.Containers[0].Resources.Requests
+			if got := pod.Spec.Containers[0].Resources.Requests; pod.Spec.NodeName != "" || !equality.Semantic.DeepEqual(got, want) {
+				t.Errorf("got a Pod on %q that requests %v, want one that waits for the scheduler and requests %v", pod.Spec.NodeName, got, want)
 			}
 			for _, f := range w.bottle("a").ManagedFields {
 				if f.Subresource == "status" && strings.Contains(string(f.FieldsV1.GetRawBytes()), "f:nodeName") {
@@ -93,7 +95,7 @@ func TestForgedPod(t *testing.T) {
 // the Bottle's UID makes no placeholder.
 func TestForgedKindOfOwner(t *testing.T) {
 	w := newWorld(t)
-	forged := w.forge("a", func(pod *corev1.Pod) {
+	_, forged := w.forge("a", func(pod *corev1.Pod) {
 		pod.OwnerReferences[0].APIVersion, pod.OwnerReferences[0].Kind = "v1", "ConfigMap"
 	})
 	w.start(interceptor.Funcs{})
@@ -129,8 +131,9 @@ func TestShrunkPlaceholder(t *testing.T) {
 	})
 	w.waitEvent(v1alpha1.ReasonPlaceholderMismatch)
 	next := w.pod("a")
-	if q := next.Spec.Containers[0].Resources.Requests[corev1.ResourceCPU]; q.String() != "4100m" || next.Spec.Affinity == nil {
-		t.Errorf("got %s CPUs and affinity %v, want 4100m on the same node", q.String(), next.Spec.Affinity)
+	want := pod.Spec.Containers[0].Resources.Requests
+	if got := next.Spec.Containers[0].Resources.Requests; !equality.Semantic.DeepEqual(got, want) || next.Spec.Affinity == nil {
+		t.Errorf("got requests %v and affinity %v, want %v on the same node", got, next.Spec.Affinity, want)
 	}
 	w.bind(next, node)
 	w.always(func() string {
