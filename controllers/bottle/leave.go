@@ -22,7 +22,7 @@ import (
 // the manager evicted it.
 func (r *Reconciler) leave(ctx context.Context, s *scope) (ctrl.Result, error) {
 	deleting := !s.bottle.DeletionTimestamp.IsZero()
-	if deleting && (r.departed.has(s.bottle) || !controllerutil.ContainsFinalizer(s.bottle, v1alpha1.FinalizerNode)) {
+	if deleting && r.departed.has(s.bottle) {
 		return ctrl.Result{}, nil
 	}
 	if err := flow.Run(ctx, s, r.steps.teardown(), s.recordOutcome); err != nil {

@@ -41,6 +41,7 @@ type bottles struct {
 	verdicts *verdicts
 	metrics  *placementMetrics
 	fresh    *freshness
+	replaced *replacements
 }
 
 // Reconcile makes one pass over one Bottle.
@@ -70,6 +71,7 @@ func (r *bottles) pass(ctx context.Context, key client.ObjectKey) (ctrl.Result, 
 	}
 	if b == nil {
 		r.fresh.forget(key)
+		r.replaced.forget(key)
 		return ctrl.Result{}, nil
 	}
 	if r.fresh.stale(b) {
@@ -113,7 +115,14 @@ func classifyPods(b *v1alpha1.Bottle, pods []corev1.Pod) (own *corev1.Pod, stray
 // owns reports whether a Pod is the Bottle's placeholder. Labels alone prove
 // nothing, because anyone who creates Pods can set them.
 func owns(b *v1alpha1.Bottle, pod *corev1.Pod) bool {
-	return pod.Labels[v1alpha1.LabelUID] == string(b.UID) && pod.Name == podName(b) && metav1.IsControlledBy(pod, b)
+	return pod.Labels[v1alpha1.LabelUID] == string(b.UID) && pod.Name == podName(b) && controls(b, pod)
+}
+
+// controls reports whether the Bottle is the Pod's controller. The UID alone does
+// not prove it: admission guards references to Bottles, and a reference to an
+// object of another kind can carry any UID.
+func controls(b *v1alpha1.Bottle, pod *corev1.Pod) bool {
+	return metav1.IsControlledBy(pod, b) && controllingBottle(pod) == b.Name
 }
 
 // disowned reports whether a Pod has the Bottle's UID but no controller.
@@ -141,6 +150,10 @@ func (r *bottles) gather(b *v1alpha1.Bottle, pod *corev1.Pod) (facts, error) {
 		home:    r.verdicts.get(ptr.Deref(b.Status.NodeName, "")),
 		desired: desiredPod{resources: resources, digest: want.Annotations[annotationDigest]},
 	}
+	if f.pod != nil {
+		f.pod.flaw, f.pod.unbooked = flawOf(pod, want), unbookedOf(pod, b)
+		f.pod.wait = r.replaced.wait(client.ObjectKeyFromObject(b), pod.UID)
+	}
 	if f.pod != nil && f.pod.node != "" {
 		f.bound = r.verdicts.get(f.pod.node)
 	}
@@ -158,22 +171,36 @@ func (r *bottles) act(ctx context.Context, f facts, pod *corev1.Pod) (ctrl.Resul
 		if err := r.removePod(ctx, f.bottle, pod); err != nil {
 			return result, err
 		}
+		r.recordReplaced(f, d.flaw, pod)
+	case podReplace:
+		if err := r.replacePod(ctx, pod); err != nil {
+			return result, err
+		}
+		r.recordReplaced(f, d.flaw, pod)
+	case podHold:
+		if err := r.patchFinalizer(ctx, pod, holdPod); err != nil {
+			return result, err
+		}
 	case podCreate:
 		made, refusal, err := r.createPod(ctx, f, d.pin)
-		switch {
-		case errors.Is(err, errNamespaceTerminating):
-			// No retry: the Bottle is deleted along with the namespace.
-			f.namespaceTerminating = true
-		case err != nil && refusal == "":
+		terminating := errors.Is(err, errNamespaceTerminating)
+		if err != nil && refusal == "" && !terminating {
 			return result, err
-		default:
+		}
+		if !terminating { // no retry: the Bottle is deleted along with the namespace
 			createErr = err
 		}
-		f.pod, f.refusal = observePod(made), refusal
+		if f, err = r.gather(f.bottle, made); err != nil {
+			return result, err
+		}
+		f.refusal, f.namespaceTerminating = refusal, terminating
 		if refusal != "" {
 			result.RequeueAfter = r.options.RefusalRetry
 		}
 		d = decide(f)
+	}
+	if f.pod != nil && f.pod.wait > 0 {
+		result.RequeueAfter = f.pod.wait
 	}
 	switch {
 	case d.dropFinalizer:
@@ -245,7 +272,7 @@ func (r *bottles) adoptPod(ctx context.Context, b *v1alpha1.Bottle, name string)
 	if err := r.live.Get(ctx, client.ObjectKey{Namespace: b.Namespace, Name: name}, pod); err != nil {
 		return nil, "", errors.Join(errStale, client.IgnoreNotFound(err))
 	}
-	if !metav1.IsControlledBy(pod, b) {
+	if !controls(b, pod) {
 		return nil, fmt.Sprintf("a Pod named %s already exists and does not belong to this Bottle: delete it", name), nil
 	}
 	if pod.Labels[v1alpha1.LabelUID] == string(b.UID) && pod.Annotations[v1alpha1.LabelName] == b.Name {

@@ -43,9 +43,23 @@ type podFacts struct {
 	deleting bool
 	// digest identifies what the placeholder requested when it was created.
 	digest string
+	// flaw is why the Pod cannot place a Bottle that has no node; "" if it can.
+	flaw string
+	// unbooked is what the Pod lacks of what was booked for a Bottle on its node;
+	// "" if it lacks nothing.
+	unbooked string
+	// wait is how long to leave the Pod although it is flawed; 0 means that it may
+	// be replaced now.
+	wait time.Duration
+	// unheld reports that our finalizer is missing.
+	unheld bool
 	// scheduled is the Pod's condition PodScheduled; nil when absent.
 	scheduled *corev1.PodCondition
 }
+
+// replaced reports whether a Pod that is being deleted is one that podReplace
+// deletes. It books too little and has no finalizer, so it is about to disappear.
+func (p *podFacts) replaced() bool { return p.unbooked != "" && p.unheld }
 
 // desiredPod is what a Bottle requests from the scheduler.
 type desiredPod struct {
@@ -78,6 +92,11 @@ const (
 	podCreate podAction = "create"
 	// podRemove deletes it and removes its finalizer.
 	podRemove podAction = "remove"
+	// podReplace removes its finalizer and deletes it, although the Bottle is on
+	// its node. The next pass creates another one for that node.
+	podReplace podAction = "replace"
+	// podHold restores its finalizer.
+	podHold podAction = "hold"
 )
 
 // decision is what one pass does: first to the Pod, then to the Bottle. clear and
@@ -85,6 +104,8 @@ const (
 type decision struct {
 	pod podAction
 	pin string
+	// flaw is why the placeholder is removed or replaced, if that is a flaw.
+	flaw string
 	// clear removes the node, and everything that its agent wrote, from the
 	// status. The same write applies status.
 	clear bool
@@ -110,10 +131,19 @@ func decide(f facts) decision {
 	case !f.bottle.DeletionTimestamp.IsZero():
 		return decideDeleted(f, on)
 	case on != "":
-		return decidePlaced(f, on)
+		return hold(f, f.pod != nil && f.pod.unbooked == "", decidePlaced(f, on))
 	default:
-		return decideUnplaced(f)
+		return hold(f, f.pod != nil && f.pod.flaw == "", decideUnplaced(f))
 	}
+}
+
+// hold adds to a decision that a placeholder without a finalizer gets it back, if
+// the placeholder is sound and stays.
+func hold(f facts, sound bool, d decision) decision {
+	if sound && f.pod.unheld && !f.pod.deleting && d.pod == "" && !d.clear {
+		d.pod = podHold
+	}
+	return d
 }
 
 // decideDeleted keeps the placeholder until the agent's finalizer is gone, so
@@ -148,12 +178,19 @@ func decidePlaced(f facts, on string) decision {
 	case f.pod != nil && f.pod.node != "" && f.pod.node != on:
 		d.pod = podRemove
 		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen)
-	case f.pod != nil && f.pod.deleting:
+	case f.pod != nil && f.pod.deleting && !f.pod.replaced():
 		setScheduled(metav1.ConditionFalse, v1alpha1.ReasonEvicted, fmt.Sprintf(
 			"the placeholder Pod was deleted (by a drain, preemption or a person): the machine is removed from node %s before the Bottle goes elsewhere", on))
 	case f.home.gone:
 		setScheduled(metav1.ConditionFalse, v1alpha1.ReasonEvicted, fmt.Sprintf(
 			"node %s was removed from the cluster: the machine is removed from it before the Bottle goes elsewhere", on))
+	case f.pod != nil && f.pod.deleting:
+		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen)
+	case f.pod != nil && f.pod.unbooked != "" && f.pod.wait > 0:
+		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen+"; its placeholder Pod books too little and is replaced soon: "+f.pod.unbooked)
+	case f.pod != nil && f.pod.unbooked != "":
+		d.pod, d.flaw = podReplace, f.pod.unbooked
+		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen)
 	case f.pod == nil && f.namespaceTerminating:
 		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen+"; its placeholder Pod is gone, and no new one can be created because the namespace is being deleted")
 	case f.pod == nil && f.refusal != "":
@@ -191,6 +228,11 @@ func decideUnplaced(f facts) decision {
 		return decision{pod: podCreate}
 	case pod.deleting, pod.digest != f.desired.digest:
 		return decision{pod: podRemove}
+	case pod.flaw != "" && pod.wait > 0:
+		return decision{status: unplaced(f, v1alpha1.ReasonPlaceholderMismatch,
+			fmt.Sprintf("Pod %s is not what the manager creates, and is replaced soon: %s; look for what changes Pods in this namespace, such as a webhook", pod.name, pod.flaw))}
+	case pod.flaw != "":
+		return decision{pod: podRemove, flaw: pod.flaw}
 	case pod.node != "" && (f.bound.gone || f.bound.outOfService):
 		return decision{pod: podRemove}
 	case pod.node != "":

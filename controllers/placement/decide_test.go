@@ -85,15 +85,30 @@ func TestDecide(t *testing.T) {
 		"stopped while being bound": {facts{bottle: bottle().Stopped().Obj(), pod: boundTo("node-a")},
 			outcome{Pod: podRemove, CPUs: 2, Conditions: []string{"Scheduled False Stopped", "Ready True Stopped"}}},
 
+		"flawed":                     {facts{bottle: bottle().Obj(), pod: &podFacts{digest: "d", flaw: "f"}}, outcome{Pod: podRemove}},
+		"flawed and bound":           {facts{bottle: bottle().Obj(), pod: &podFacts{digest: "d", node: "node-a", flaw: "f"}}, outcome{Pod: podRemove}},
+		"flawed again":               {facts{bottle: bottle().Obj(), pod: &podFacts{digest: "d", node: "node-a", flaw: "f", wait: 1}}, outcome{CPUs: 2, Conditions: []string{"Scheduled False PlaceholderMismatch", "Ready False PlaceholderMismatch"}}},
+		"without its finalizer":      {facts{bottle: bottle().Obj(), pod: &podFacts{digest: "d", unheld: true}}, outcome{Pod: podHold, CPUs: 2, Conditions: []string{"Scheduled False Pending", "Ready False Pending"}}},
+		"flawed, without finalizer":  {facts{bottle: bottle().Obj(), pod: &podFacts{digest: "d", flaw: "f", wait: 1, unheld: true}}, outcome{CPUs: 2, Conditions: []string{"Scheduled False PlaceholderMismatch", "Ready False PlaceholderMismatch"}}},
+		"deleted, without finalizer": {facts{bottle: bottle().Obj(), pod: &podFacts{digest: "d", deleting: true, unheld: true}}, outcome{Pod: podRemove}},
+
 		// On a node.
-		"on its node":             {facts{bottle: placed().Obj(), pod: boundTo("node-a")}, stays},
-		"its new Pod not bound":   {facts{bottle: placed().Obj(), pod: unbound}, stays},
-		"spec changed on it":      {facts{bottle: placed().Obj(), pod: &podFacts{digest: "old", node: "node-a"}}, stays},
-		"stopped on it":           {facts{bottle: placed().Stopped().Obj(), pod: boundTo("node-a")}, stays},
-		"its Pod gone by force":   {facts{bottle: placed().Obj()}, outcome{Pod: podCreate, Pin: "node-a", NodeName: "node-a", CPUs: 4, Conditions: stays.Conditions}},
-		"its new Pod refused":     {facts{bottle: placed().Obj(), refusal: "quota"}, stays},
-		"its namespace deleted":   {facts{bottle: placed().Obj(), namespaceTerminating: true}, stays},
-		"its Pod on another node": {facts{bottle: placed().Obj(), pod: boundTo("node-b")}, outcome{Pod: podRemove, NodeName: "node-a", CPUs: 4, Conditions: stays.Conditions}},
+		"its Pod books less":                 {facts{bottle: placed().Obj(), pod: &podFacts{digest: "d", node: "node-a", unbooked: "u"}}, outcome{Pod: podReplace, NodeName: "node-a", CPUs: 4, Conditions: stays.Conditions}},
+		"its Pod books less again":           {facts{bottle: placed().Obj(), pod: &podFacts{digest: "d", node: "node-a", unbooked: "u", wait: 1}}, stays},
+		"its Pod books less and drained":     {facts{bottle: placed().Obj(), pod: &podFacts{digest: "d", node: "node-a", unbooked: "u", deleting: true}}, outcome{NodeName: "node-a", CPUs: 4, Conditions: []string{"Scheduled False Evicted"}}},
+		"its Pod being replaced":             {facts{bottle: placed().Obj(), pod: &podFacts{digest: "d", node: "node-a", unbooked: "u", unheld: true, deleting: true}}, stays},
+		"its Pod books less, on no node":     {facts{bottle: placed().Obj(), pod: &podFacts{digest: "d", unbooked: "u"}}, outcome{Pod: podReplace, NodeName: "node-a", CPUs: 4, Conditions: stays.Conditions}},
+		"its Pod has another container":      {facts{bottle: placed().Obj(), pod: &podFacts{digest: "d", node: "node-a", flaw: "f"}}, stays},
+		"its Pod without finalizer":          {facts{bottle: placed().Obj(), pod: &podFacts{digest: "d", node: "node-a", unheld: true}}, outcome{Pod: podHold, NodeName: "node-a", CPUs: 4, Conditions: stays.Conditions}},
+		"drained after losing its finalizer": {facts{bottle: placed().Obj(), pod: &podFacts{digest: "d", node: "node-a", unheld: true, deleting: true}}, outcome{NodeName: "node-a", CPUs: 4, Conditions: []string{"Scheduled False Evicted"}}},
+		"on its node":                        {facts{bottle: placed().Obj(), pod: boundTo("node-a")}, stays},
+		"its new Pod not bound":              {facts{bottle: placed().Obj(), pod: unbound}, stays},
+		"spec changed on it":                 {facts{bottle: placed().Obj(), pod: &podFacts{digest: "old", node: "node-a"}}, stays},
+		"stopped on it":                      {facts{bottle: placed().Stopped().Obj(), pod: boundTo("node-a")}, stays},
+		"its Pod gone by force":              {facts{bottle: placed().Obj()}, outcome{Pod: podCreate, Pin: "node-a", NodeName: "node-a", CPUs: 4, Conditions: stays.Conditions}},
+		"its new Pod refused":                {facts{bottle: placed().Obj(), refusal: "quota"}, stays},
+		"its namespace deleted":              {facts{bottle: placed().Obj(), namespaceTerminating: true}, stays},
+		"its Pod on another node":            {facts{bottle: placed().Obj(), pod: boundTo("node-b")}, outcome{Pod: podRemove, NodeName: "node-a", CPUs: 4, Conditions: stays.Conditions}},
 		"its Pod on another node, being deleted": {facts{bottle: placed().Obj(), pod: leaving("node-b")},
 			outcome{Pod: podRemove, NodeName: "node-a", CPUs: 4, Conditions: stays.Conditions}},
 		"drained": {facts{bottle: placed().Obj(), pod: leaving("node-a")}, outcome{NodeName: "node-a", CPUs: 4, Conditions: []string{"Scheduled False Evicted"}}},
@@ -146,10 +161,12 @@ func TestNeverOnTwoNodes(t *testing.T) {
 			t.Errorf("got the node cleared with %+v, want that only when it is lost", f.home)
 		case d.status != nil && !d.clear && on != "" && d.status.nodeName != on:
 			t.Errorf("got node %q for a Bottle on %q", d.status.nodeName, on)
-		case d.status != nil && on == "" && d.status.nodeName != "" && (f.pod == nil || f.pod.deleting || d.status.nodeName != f.pod.node):
+		case d.status != nil && on == "" && d.status.nodeName != "" && (f.pod == nil || f.pod.deleting || f.pod.flaw != "" || d.status.nodeName != f.pod.node):
 			t.Errorf("got node %q from Pod %+v", d.status.nodeName, f.pod)
 		case d.pod == podRemove && on != "" && f.pod.node == on && f.bottle.DeletionTimestamp.IsZero():
 			t.Errorf("got the placeholder on %q removed although the Bottle is there", on)
+		case d.pod == podReplace && (on == "" || f.pod.deleting || f.pod.unbooked == ""):
+			t.Errorf("got Pod %+v replaced for a Bottle on %q", f.pod, on)
 		case d.pod == podCreate && d.pin != on:
 			t.Errorf("got a placeholder pinned to %q for a Bottle on %q", d.pin, on)
 		case d.dropFinalizer && on != "" && !f.home.lost():
@@ -163,7 +180,16 @@ func allFacts() []facts {
 	pods := []*podFacts{nil}
 	for _, node := range []string{"", "node-a", "node-b"} {
 		for _, digest := range []string{"d", "old"} {
-			pods = append(pods, &podFacts{node: node, digest: digest}, &podFacts{node: node, digest: digest, deleting: true})
+			for i := range 16 {
+				pod := &podFacts{node: node, digest: digest, deleting: i&1 > 0, unheld: i&2 > 0}
+				if i&4 > 0 {
+					pod.flaw, pod.unbooked = "requests less", "requests less"
+				}
+				if i&8 > 0 {
+					pod.wait = time.Second
+				}
+				pods = append(pods, pod)
+			}
 		}
 	}
 	var verdicts []nodeFacts

@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/host"
@@ -197,6 +198,7 @@ func observePod(pod *corev1.Pod) *podFacts {
 		created:  pod.CreationTimestamp.Time,
 		node:     pod.Spec.NodeName,
 		deleting: !pod.DeletionTimestamp.IsZero(),
+		unheld:   !controllerutil.ContainsFinalizer(pod, v1alpha1.FinalizerMachine),
 		digest:   pod.Annotations[annotationDigest],
 	}
 	for i := range pod.Status.Conditions {

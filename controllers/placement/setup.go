@@ -67,6 +67,12 @@ func slimPod(o any) (any, error) {
 	slim := &corev1.Pod{ObjectMeta: pod.ObjectMeta}
 	slim.ManagedFields = nil
 	slim.Spec.NodeName = pod.Spec.NodeName
+	for _, c := range pod.Spec.Containers {
+		slim.Spec.Containers = append(slim.Spec.Containers, corev1.Container{Resources: corev1.ResourceRequirements{Requests: c.Resources.Requests}})
+	}
+	// Of these, only the number counts.
+	slim.Spec.InitContainers = make([]corev1.Container, len(pod.Spec.InitContainers))
+	slim.Spec.EphemeralContainers = make([]corev1.EphemeralContainer, len(pod.Spec.EphemeralContainers))
 	for _, c := range pod.Status.Conditions {
 		if c.Type == corev1.PodScheduled {
 			slim.Status.Conditions = []corev1.PodCondition{c}
@@ -120,7 +126,8 @@ func SetupWithManager(mgr ctrl.Manager, o Options) error {
 	if err != nil {
 		return err
 	}
-	b := &bottles{Client: mgr.GetClient(), live: mgr.GetAPIReader(), recorder: recorder, options: o, verdicts: v, metrics: m, fresh: newFreshness()}
+	b := &bottles{Client: mgr.GetClient(), live: mgr.GetAPIReader(), recorder: recorder, options: o, verdicts: v, metrics: m, fresh: newFreshness(),
+		replaced: newReplacements(o.Clock, o.RefusalRetry)}
 	n := &nodes{Client: mgr.GetClient(), live: mgr.GetAPIReader(), recorder: recorder, options: o,
 		leases: newLeases(o.Clock, o.LeaseDuration), verdicts: v, changed: changed}
 	err = ctrl.NewControllerManagedBy(mgr).Named("placement").

@@ -59,7 +59,8 @@ func newOldView(t *testing.T) *oldView {
 			return nil
 		},
 	})
-	v.r = &bottles{Client: cached, live: v.c, recorder: events.NewFakeRecorder(10), options: options, verdicts: verdicts, metrics: m, fresh: newFreshness()}
+	v.r = &bottles{Client: cached, live: v.c, recorder: events.NewFakeRecorder(10), options: options, verdicts: verdicts, metrics: m, fresh: newFreshness(),
+		replaced: newReplacements(options.Clock, options.RefusalRetry)}
 	return v
 }
 

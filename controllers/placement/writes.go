@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -62,15 +63,42 @@ func (r *bottles) release(ctx context.Context, pod *corev1.Pod) error {
 			return fmt.Errorf("delete placeholder Pod %s: %w", pod.Name, err)
 		}
 	}
-	if !controllerutil.ContainsFinalizer(pod, v1alpha1.FinalizerMachine) {
+	return r.patchFinalizer(ctx, pod, releasePod)
+}
+
+// replacePod removes the finalizer of a Pod and then deletes it. In the other
+// order, the Pod would for a moment look like one that somebody deleted, which
+// evicts the Bottle: see podFacts.replaced.
+func (r *bottles) replacePod(ctx context.Context, pod *corev1.Pod) error {
+	if err := r.patchFinalizer(ctx, pod, releasePod); err != nil {
+		return err
+	}
+	err := r.Delete(ctx, pod, client.GracePeriodSeconds(0), client.Preconditions{UID: &pod.UID})
+	if client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("delete placeholder Pod %s: %w", pod.Name, err)
+	}
+	return nil
+}
+
+// finalizerChange is what a patch does to the finalizer of a placeholder. A
+// strategic merge patch names only ours, so it does not conflict with changes to
+// others.
+type finalizerChange string
+
+const (
+	holdPod    finalizerChange = "finalizers"
+	releasePod finalizerChange = "$deleteFromPrimitiveList/finalizers"
+)
+
+// patchFinalizer adds our finalizer to a Pod or removes it.
+func (r *bottles) patchFinalizer(ctx context.Context, pod *corev1.Pod, change finalizerChange) error {
+	if controllerutil.ContainsFinalizer(pod, v1alpha1.FinalizerMachine) == (change == holdPod) {
 		return nil
 	}
-	// A strategic merge patch names only our finalizer, so it does not conflict
-	// with changes to others.
-	patch := fmt.Appendf(nil, `{"metadata":{"uid":%q,"$deleteFromPrimitiveList/finalizers":[%q]}}`, pod.UID, v1alpha1.FinalizerMachine)
-	err := r.Patch(ctx, pod.DeepCopy(), client.RawPatch("application/strategic-merge-patch+json", patch), client.FieldOwner(v1alpha1.ManagerFieldOwner))
+	patch := fmt.Appendf(nil, `{"metadata":{"uid":%q,%q:[%q]}}`, pod.UID, change, v1alpha1.FinalizerMachine)
+	err := r.Patch(ctx, pod.DeepCopy(), client.RawPatch(types.StrategicMergePatchType, patch), client.FieldOwner(v1alpha1.ManagerFieldOwner))
 	if client.IgnoreNotFound(err) != nil {
-		return fmt.Errorf("remove the finalizer of placeholder Pod %s: %w", pod.Name, err)
+		return fmt.Errorf("change the finalizer of placeholder Pod %s: %w", pod.Name, err)
 	}
 	return nil
 }
@@ -164,8 +192,19 @@ func (r *bottles) record(f facts, w *desiredStatus) {
 			continue
 		}
 		switch c.Reason {
-		case v1alpha1.ReasonPlaceholderRefused, v1alpha1.ReasonEvicted:
+		case v1alpha1.ReasonPlaceholderRefused, v1alpha1.ReasonPlaceholderMismatch, v1alpha1.ReasonEvicted:
 			r.recorder.Eventf(b, nil, corev1.EventTypeWarning, c.Reason, "Placing", "%s", c.Message)
 		}
 	}
+}
+
+// recordReplaced records that a flawed placeholder was removed; without a flaw, it
+// does nothing.
+func (r *bottles) recordReplaced(f facts, flaw string, pod *corev1.Pod) {
+	if flaw == "" {
+		return
+	}
+	r.replaced.record(client.ObjectKeyFromObject(f.bottle), pod.UID)
+	r.recorder.Eventf(f.bottle, nil, corev1.EventTypeWarning, v1alpha1.ReasonPlaceholderMismatch, "Placing",
+		"Pod %s was not what the manager creates, and is replaced: %s", pod.Name, flaw)
 }

@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	logf "sigs.k8s.io/controller-runtime/pkg/log"
 
@@ -49,6 +50,8 @@ type Options struct {
 	Node, Cluster string
 	Inventory     Inventory
 	Teardown      Teardown
+	// Informers report Bottles that are removed from this node.
+	Informers cache.Informers
 	// Live reads directly from the API server, never from a cache.
 	Live     client.Reader
 	Recorder events.EventRecorder
@@ -64,27 +67,42 @@ type Options struct {
 type Sweeper struct {
 	Options
 	seen      map[string]time.Time  // when each orphan, by UID, was first seen
-	requested map[string]host.Owner // orphans whose teardown the last sweep requested, by UID
+	requested map[string]host.Owner // orphans whose teardown was requested since the last sweep, by UID
+	removals  *removals
 }
 
 // New returns a Sweeper that is not yet part of a manager.
 func New(o Options) *Sweeper {
-	return &Sweeper{Options: o, seen: map[string]time.Time{}, requested: map[string]host.Owner{}}
+	return &Sweeper{Options: o, seen: map[string]time.Time{}, requested: map[string]host.Owner{}, removals: newRemovals()}
 }
 
-// Start sweeps four times per grace period until ctx ends.
+// Start sweeps four times per grace period, and tears down removed Bottles at once,
+// until ctx ends.
 func (w *Sweeper) Start(ctx context.Context) error {
 	log := logf.FromContext(ctx).WithName("sweep")
 	ctx = logf.IntoContext(ctx, log)
 	ticker := w.Clock.NewTicker(max(time.Second, w.Grace/4))
 	defer ticker.Stop()
+	if err := w.watchRemovals(ctx); err != nil && ctx.Err() == nil {
+		log.Error(err, "What is left of a removed Bottle is removed only after the grace period")
+	}
+	pause := firstRetry
+	var retry <-chan time.Time
 	for {
+		var err error
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C():
+			err = w.Sweep(ctx)
+		case <-w.removals.added:
+			pause = firstRetry
+			retry, err = w.teardownRemoved(ctx, pause)
+		case <-retry:
+			pause = min(2*pause, lastRetry)
+			retry, err = w.teardownRemoved(ctx, pause)
 		}
-		if err := w.Sweep(ctx); err != nil && ctx.Err() == nil {
+		if err != nil && ctx.Err() == nil {
 			log.Error(err, "Cannot look for orphans")
 		}
 	}
@@ -92,7 +110,7 @@ func (w *Sweeper) Start(ctx context.Context) error {
 
 // Sweep looks for orphans once. It requests the teardown of those that were
 // first seen at least a grace period ago, and checks the result of the requests
-// from the previous sweep. It must not be called concurrently.
+// since the previous sweep. It must not be called concurrently.
 func (w *Sweeper) Sweep(ctx context.Context) error {
 	// List the node first, then the API server: everything found on the node
 	// has its Bottle in the second list, unless the Bottle no longer exists.
@@ -126,7 +144,7 @@ func (w *Sweeper) Sweep(ctx context.Context) error {
 	return nil
 }
 
-// reviewRequests counts the results of the requests from the previous sweep.
+// reviewRequests counts the results of the requests since the previous sweep.
 func (w *Sweeper) reviewRequests(ctx context.Context, found map[string]host.Owner, placed map[string]bool) {
 	for uid, o := range w.requested {
 		log := logf.FromContext(ctx).WithValues("name", o.ID(), "namespace", o.Namespace, "bottle", o.Name)
@@ -177,12 +195,8 @@ func (w *Sweeper) stillOrphan(ctx context.Context, o host.Owner) (bool, error) {
 // read directly from the API server. It fails if the API server belongs to
 // another cluster than the node's objects.
 func (w *Sweeper) bottles(ctx context.Context) (map[string]bool, error) {
-	ns := &corev1.Namespace{}
-	if err := w.Live.Get(ctx, types.NamespacedName{Name: clusterNamespace}, ns); err != nil {
-		return nil, fmt.Errorf("look for orphans: %w", err)
-	}
-	if string(ns.UID) != w.Cluster {
-		return nil, errors.New("look for orphans: the API server belongs to another cluster now; nothing is removed")
+	if err := w.sameCluster(ctx); err != nil {
+		return nil, err
 	}
 	out := map[string]bool{}
 	list := &v1alpha1.BottleList{}
@@ -199,4 +213,17 @@ func (w *Sweeper) bottles(ctx context.Context) (map[string]bool, error) {
 			return out, nil
 		}
 	}
+}
+
+// sameCluster returns an error if the API server belongs to another cluster than
+// the node's objects.
+func (w *Sweeper) sameCluster(ctx context.Context) error {
+	ns := &corev1.Namespace{}
+	if err := w.Live.Get(ctx, types.NamespacedName{Name: clusterNamespace}, ns); err != nil {
+		return fmt.Errorf("look for orphans: %w", err)
+	}
+	if string(ns.UID) != w.Cluster {
+		return errors.New("look for orphans: the API server belongs to another cluster now; nothing is removed")
+	}
+	return nil
 }

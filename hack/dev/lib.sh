@@ -15,6 +15,8 @@ cp=$bin/controlplane
 tag=$(printf %s "$dev" | sha256sum | cut -c1-5)
 mode=$(cat "$dev/machines" 2>/dev/null || true)
 nodes=$(cat "$dev/nodes.count" 2>/dev/null || true)
+# The namespace that the operator is installed in.
+namespace=$(cat "$dev/namespace" 2>/dev/null || echo "${NAMESPACE:-bottle-system}")
 
 # start_time PID: prints the start time of a process, which distinguishes it
 # from a later process with the same pid. It prints nothing for a zombie.

@@ -53,6 +53,6 @@ func (o *AgentOptions) addSweep(mgr ctrl.Manager, r *bottle.Reconciler) error {
 	return mgr.Add(sweep.New(sweep.Options{
 		Node: r.Node, Cluster: r.Cluster, Live: mgr.GetAPIReader(), Recorder: r.Recorder, Teardown: r,
 		Inventory: sweep.Inventory{Networks: r.Networks, Bundles: r.Bundles, Walls: r.Walls, Folders: r.State},
-		Clock:     r.Clock, Grace: o.OrphanGracePeriod, Mode: sweep.Mode(o.OrphanMode), Metrics: counts,
+		Informers: mgr.GetCache(), Clock: r.Clock, Grace: o.OrphanGracePeriod, Mode: sweep.Mode(o.OrphanMode), Metrics: counts,
 	}))
 }

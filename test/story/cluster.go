@@ -10,8 +10,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -65,6 +67,16 @@ func Connect(t testing.TB, timeout time.Duration) *Cluster {
 		t.Fatal(err)
 	}
 	return &Cluster{WithWatch: c, Dir: dir, Kubeconfig: kubeconfig, Timeout: timeout}
+}
+
+// SystemNamespace returns the namespace that the operator is installed in.
+func (c *Cluster) SystemNamespace(t testing.TB) string {
+	t.Helper()
+	name, err := os.ReadFile(filepath.Join(c.Dir, "namespace"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(name))
 }
 
 // Run runs one of the cluster's own commands, such as agent-stop.
