@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/moby/moby/client"
+	"golang.org/x/time/rate"
 
 	"botbottle.dev/bottle-operator/internal/bundleimage"
 	"botbottle.dev/bottle-operator/internal/host"
@@ -55,6 +56,7 @@ type Engine struct {
 	negotiating chan struct{}
 	negotiated  atomic.Bool
 	streamCheck time.Duration
+	logBytes    rate.Limit // per second and container
 
 	mu          sync.Mutex
 	bundleImage string
@@ -83,6 +85,7 @@ func New(o Options) (*Engine, error) {
 		streams:     streams,
 		negotiating: make(chan struct{}, 1),
 		streamCheck: streamCheck,
+		logBytes:    logBytes,
 		bundleImage: o.BundleImage,
 	}, nil
 }

@@ -18,6 +18,10 @@ type Decision struct {
 	Port uint16
 	// Reason has at most 300 characters of printable ASCII.
 	Reason string
+	// LeftOut is not 0 if this is not one decision but stands for that many
+	// decisions with this verdict, which the bundle left out of its log because
+	// there were too many. Such an entry has no Host.
+	LeftOut uint32
 }
 
 // The verdicts of a bundle.
