@@ -148,7 +148,9 @@ type Bundle struct {
 	// +kubebuilder:validation:XValidation:rule="self.matches('^[A-Za-z0-9][A-Za-z0-9._:/@-]*$')",message="image must be an OCI reference such as ghcr.io/org/bundle:1.2"
 	Image *string `json:"image,omitempty"`
 
-	// env lists the environment variables of the container.
+	// env lists the environment variables of the container. Whoever may use the
+	// node's Docker Engine (root and the group docker) can read their values,
+	// those from Secrets too, with "docker inspect".
 	// +optional
 	// +listType=map
 	// +listMapKey=name

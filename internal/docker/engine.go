@@ -3,8 +3,8 @@
 // Package docker implements host.Networks and host.Bundles with a Docker Engine,
 // API 1.41 or newer. Each method first observes the state in docker and then acts
 // on it, so that it can be called again after a crash at any line. The package
-// keeps no state but the reference of the built-in bundle image, and pulls no
-// image. It does not decide which bundle a Bottle gets, or when: the caller does.
+// keeps no state but the reference of the built-in bundle image and the number of
+// the node's CPUs, and pulls no image. It does not decide which bundle a Bottle gets, or when: the caller does.
 package docker
 
 import (
@@ -61,6 +61,7 @@ type Engine struct {
 	mu          sync.Mutex
 	bundleImage string
 	executable  string
+	cpus        int // of the node; 0 until docker has reported that it can limit containers
 }
 
 var (
