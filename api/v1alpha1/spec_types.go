@@ -122,7 +122,8 @@ type Machine struct {
 	Memory *resource.Quantity `json:"memory,omitempty"`
 
 	// storage is the size of the machine's data disk, up to 64Ti. It is rounded
-	// up to whole GiB. If absent, smolvm chooses the size.
+	// up to whole GiB. If absent, smolvm chooses the size. A Bottle that has a node
+	// gets no larger disks than were booked there: status.resources.disk.
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="quantity(string(self)).compareTo(quantity('1')) >= 0",message="storage must be greater than 0"
 	// +kubebuilder:validation:XValidation:rule="quantity(string(self)).compareTo(quantity('64Ti')) <= 0",message="storage must be at most 64Ti"

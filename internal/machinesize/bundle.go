@@ -37,6 +37,20 @@ func (b Bundle) Status() *v1alpha1.BundleResources {
 	}
 }
 
+// Within returns the size with disks that fit into the booked space. They do not
+// if the spec asked for more after the Bottle was placed. The data disk has
+// priority. r may be nil, and has no disk if an earlier manager placed the Bottle:
+// then the size is not changed.
+func (s Size) Within(r *v1alpha1.ResourcesStatus) Size {
+	if r == nil || r.Disk == nil {
+		return s
+	}
+	booked := r.Disk.Value() >> 30
+	s.StorageGiB = min(s.StorageGiB, booked)
+	s.OverlayGiB = min(s.OverlayGiB, booked-s.StorageGiB)
+	return s
+}
+
 // Disk returns the size of the disks that spec.machine requests, in bytes; 0 if
 // it requests none. m may be nil.
 func Disk(m *v1alpha1.Machine) int64 {
