@@ -13,18 +13,17 @@ import (
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
-	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"botbottle.dev/bottle-operator/controllers/placement"
 )
 
 // ManagerOptions configure the manager.
 type ManagerOptions struct {
-	Kubeconfig     string
-	Namespace      string
-	LeaderElect    bool
-	MetricsAddress string
-	HealthAddress  string
+	Kubeconfig    string
+	Namespace     string
+	LeaderElect   bool
+	Metrics       MetricsOptions
+	HealthAddress string
 
 	DefaultCPUs      int32
 	DefaultMemory    string
@@ -42,7 +41,7 @@ func (o *ManagerOptions) Bind(fs *pflag.FlagSet) {
 	fs.StringVar(&o.Kubeconfig, "kubeconfig", "", "kubeconfig file; leave empty in a Pod")
 	fs.StringVar(&o.Namespace, "namespace", d.Namespace, "namespace of the leader election Lease and the agents' Leases")
 	fs.BoolVar(&o.LeaderElect, "leader-elect", false, "be active only while holding the leader election Lease")
-	fs.StringVar(&o.MetricsAddress, "metrics-bind-address", ":8080", "address for /metrics; 0 disables it")
+	o.Metrics.Bind(fs, ":8443")
 	fs.StringVar(&o.HealthAddress, "health-probe-bind-address", ":8081", "address for /healthz and /readyz; 0 disables them")
 	fs.Int32Var(&o.DefaultCPUs, "default-cpus", d.DefaultCPUs, "virtual CPUs of a Bottle that does not set spec.machine.cpus, 1 to 16")
 	fs.StringVar(&o.DefaultMemory, "default-memory", d.DefaultMemory.String(), "memory of a Bottle that does not set spec.machine.memory, at least 64Mi")
@@ -86,6 +85,7 @@ func (o *ManagerOptions) placement() (placement.Options, error) {
 	if p.BundleMemory.Value() < placement.MinBundleMemory {
 		errs = append(errs, fmt.Errorf("--bundle-memory %q: want at least %dMi", o.BundleMemory, placement.MinBundleMemory>>20))
 	}
+	errs = append(errs, o.Metrics.Validate())
 	if o.Namespace == "" {
 		errs = append(errs, errors.New("--namespace: required"))
 	}
@@ -119,10 +119,14 @@ func (o *ManagerOptions) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	metrics, err := o.Metrics.server()
+	if err != nil {
+		return err
+	}
 	mgr, err := ctrl.NewManager(cfg, ctrl.Options{
 		Scheme:                        scheme,
 		Cache:                         cacheOptions,
-		Metrics:                       metricsserver.Options{BindAddress: o.MetricsAddress},
+		Metrics:                       metrics,
 		HealthProbeBindAddress:        o.HealthAddress,
 		LeaderElection:                o.LeaderElect,
 		LeaderElectionID:              "bottle-manager",
