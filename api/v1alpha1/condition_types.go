@@ -139,6 +139,10 @@ const (
 	ReasonEgressRuleRefused = "EgressRuleRefused"
 	// ReasonBundleStarting: the container is not running yet.
 	ReasonBundleStarting = "BundleStarting"
+	// ReasonBundleOutOfMemory: the container exceeded its memory limit,
+	// status.resources.bundle.memory, and was killed. It starts again after a few
+	// seconds.
+	ReasonBundleOutOfMemory = "BundleOutOfMemory"
 	// ReasonBundleNotAnswering: a port in spec.bundle.ports does not answer.
 	ReasonBundleNotAnswering = "BundleNotAnswering"
 	// ReasonBundleCANotFound: the file at spec.bundle.caPath does not exist in the

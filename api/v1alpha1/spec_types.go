@@ -122,7 +122,8 @@ type Machine struct {
 	Memory *resource.Quantity `json:"memory,omitempty"`
 
 	// storage is the size of the machine's data disk, up to 64Ti. It is rounded
-	// up to whole GiB. If absent, smolvm chooses the size.
+	// up to whole GiB. If absent, smolvm chooses the size. A Bottle that has a node
+	// gets no larger disks than were booked there: status.resources.disk.
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="quantity(string(self)).compareTo(quantity('1')) >= 0",message="storage must be greater than 0"
 	// +kubebuilder:validation:XValidation:rule="quantity(string(self)).compareTo(quantity('64Ti')) <= 0",message="storage must be at most 64Ti"
@@ -148,7 +149,9 @@ type Bundle struct {
 	// +kubebuilder:validation:XValidation:rule="self.matches('^[A-Za-z0-9][A-Za-z0-9._:/@-]*$')",message="image must be an OCI reference such as ghcr.io/org/bundle:1.2"
 	Image *string `json:"image,omitempty"`
 
-	// env lists the environment variables of the container.
+	// env lists the environment variables of the container. Whoever may use the
+	// node's Docker Engine (root and the group docker) can read their values,
+	// those from Secrets too, with "docker inspect".
 	// +optional
 	// +listType=map
 	// +listMapKey=name

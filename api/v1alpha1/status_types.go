@@ -46,8 +46,8 @@ type BottleStatus struct {
 	// +optional
 	Bundle *BundleStatus `json:"bundle,omitempty"`
 
-	// resources are the machine's CPUs and memory, as booked with the scheduler
-	// and as passed to smolvm.
+	// resources are what is booked with the scheduler for the machine, its disks
+	// and its bundle. The machine and the bundle get exactly this.
 	// +optional
 	Resources *ResourcesStatus `json:"resources,omitempty"`
 
@@ -183,7 +183,7 @@ type BundleStatus struct {
 	Image *string `json:"image,omitempty"`
 }
 
-// ResourcesStatus is the machine's size.
+// ResourcesStatus is what a Bottle may use of its node.
 type ResourcesStatus struct {
 	// cpus is the number of virtual CPUs of the machine.
 	// +required
@@ -194,6 +194,31 @@ type ResourcesStatus struct {
 	// memory is the memory of the machine.
 	// +required
 	Memory resource.Quantity `json:"memory,omitempty,omitzero"` //nolint:kubeapilinter // every machine has memory
+
+	// disk is the disk space that is booked for the machine, as
+	// ephemeral-storage: spec.machine.storage plus spec.machine.overlay or, if
+	// the spec sets neither, the value of the manager's flag --default-disk. It
+	// stays booked while the machine is stopped.
+	// +optional
+	Disk *resource.Quantity `json:"disk,omitempty"`
+
+	// bundle is what the bundle's container may use at most, as the manager's
+	// flags --bundle-cpu and --bundle-memory say. If absent, an earlier release
+	// placed the Bottle, and the limits are 250m and 128Mi.
+	// +optional
+	Bundle *BundleResources `json:"bundle,omitempty"`
+}
+
+// BundleResources are the limits of the bundle's container.
+type BundleResources struct {
+	// cpu is the CPU time that the container may use.
+	// +required
+	CPU resource.Quantity `json:"cpu,omitempty,omitzero"` //nolint:kubeapilinter // every bundle has a limit
+
+	// memory is the memory that the container may use. If it needs more, it is
+	// killed and starts again.
+	// +required
+	Memory resource.Quantity `json:"memory,omitempty,omitzero"` //nolint:kubeapilinter // every bundle has a limit
 }
 
 // ImageStatus is the image or artifact that the machine was created from.

@@ -21,6 +21,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/guestenv"
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/machinesize"
 )
 
 // bundleStep runs the sidecar container, with its rules and certificates.
@@ -60,6 +61,10 @@ func (t *bundleStep) ensure(ctx context.Context, s *scope) error {
 	s.status.Bundle = &v1alpha1.BundleStatus{Name: s.name(), ContainerID: ptr.To(b.ContainerID), Image: ptr.To(b.Image)}
 	if b.ContainerID == "" {
 		s.status.Bundle.ContainerID = nil
+	}
+	if b.OutOfMemory {
+		return &flow.Waiting{Reason: v1alpha1.ReasonBundleOutOfMemory, After: soon,
+			Message: fmt.Sprintf("the bundle's container needed more than its %d MiB of memory and was killed; it starts again in a few seconds: if this repeats, raise the manager's --bundle-memory", spec.Limits.MemoryBytes>>20)}
 	}
 	if !b.Running {
 		return &flow.Waiting{Reason: v1alpha1.ReasonBundleStarting, After: soon,
@@ -117,7 +122,7 @@ func (t *bundleStep) unanswered(ctx context.Context, s *scope, patience time.Dur
 }
 
 func (t *bundleStep) spec(ctx context.Context, s *scope) (host.BundleSpec, error) {
-	spec := host.BundleSpec{Owner: s.owner, IP: s.triple.BundleIP}
+	spec := host.BundleSpec{Owner: s.owner, IP: s.triple.BundleIP, Limits: machinesize.BundleOf(s.bottle.Status.Resources)}
 	if b := s.bottle.Spec.Bundle; b != nil {
 		spec.Image = ptr.Deref(b.Image, "")
 		env, err := envsource.Resolve(ctx, t.references, s.bottle.Namespace, b.Env)

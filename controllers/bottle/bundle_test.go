@@ -15,6 +15,7 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/host/hosttest"
+	"botbottle.dev/bottle-operator/internal/machinesize"
 	"botbottle.dev/bottle-operator/internal/subnet"
 	"botbottle.dev/bottle-operator/test/builders"
 )
@@ -161,6 +162,32 @@ func (n neverRunning) EnsureBundle(ctx context.Context, spec host.BundleSpec) (h
 	b, err := n.Bundles.EnsureBundle(ctx, spec)
 	b.Running, b.State = false, "exited (1)"
 	return b, err
+}
+
+// TestBundleOutOfMemory checks that a bundle that was killed for its memory is
+// reported, and that it is the booked limit that is applied and reported.
+func TestBundleOutOfMemory(t *testing.T) {
+	w := running(t)
+	if spec, _ := w.bundles.Spec(ownerOfDemo()); spec.Limits != machinesize.DefaultBundle {
+		t.Errorf("limits of a Bottle that an earlier manager placed: got %+v, want the defaults", spec.Limits)
+	}
+	limits := machinesize.Bundle{CPUMillis: 500, MemoryBytes: 200 << 20}
+	w.update(demoKey, func(b *v1alpha1.Bottle) { b.Status.Resources.Bundle = limits.Status() })
+	w.settle(demoKey)
+	if spec, _ := w.bundles.Spec(ownerOfDemo()); spec.Limits != limits {
+		t.Errorf("limits: got %+v, want the booked %+v", spec.Limits, limits)
+	}
+	w.bundles.RunOutOfMemory(ownerOfDemo())
+	if _, err := w.pass(demoKey); err != nil {
+		t.Fatal(err)
+	}
+	w.wantCond(demoKey, v1alpha1.ConditionBundleReady, "False/BundleOutOfMemory")
+	w.wantEvent("BundleOutOfMemory")
+	if got := w.message(demoKey, v1alpha1.ConditionBundleReady); !strings.Contains(got, "200 MiB") {
+		t.Errorf("message: got %q, want the limit", got)
+	}
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
 }
 
 func TestANewBundleMayTakeAMomentToAnswer(t *testing.T) {

@@ -88,11 +88,11 @@ func newRecord(s *scope) state.Record {
 }
 
 // machineSpec returns the machine to create. CPUs and memory are those that the
-// placeholder Pod reserved.
+// placeholder Pod reserved, and the disks are not larger.
 func machineSpec(s *scope) host.MachineSpec {
 	spec := host.MachineSpec{
 		Owner:    s.owner,
-		Size:     machinesize.Of(s.bottle.Spec.Machine),
+		Size:     machinesize.Of(s.bottle.Spec.Machine).Within(s.bottle.Status.Resources),
 		Image:    s.image.Path,
 		Smolfile: s.folder.SmolfilePath(),
 		Command:  s.bottle.Spec.Command,

@@ -57,10 +57,10 @@ func (m *Metrics) lost() {
 	}
 }
 
-// decision counts a bundle's decision by its verdict in host.Decision.
-func (m *Metrics) decision(verdict string) {
+// decision counts n decisions of a bundle by their verdict in host.Decision.
+func (m *Metrics) decision(verdict string, n uint32) {
 	if m != nil {
-		m.decided.WithLabelValues(verdict).Inc()
+		m.decided.WithLabelValues(verdict).Add(float64(n))
 	}
 }
 

@@ -64,7 +64,7 @@ func (f *smolfileStep) ensure(ctx context.Context, s *scope) error {
 
 func (f *smolfileStep) write(s *scope, env []guestenv.Var) error {
 	data, err := smolfile.Render(smolfile.Smolfile{
-		Env: s.literals, BundleIP: s.triple.BundleIP, Size: machinesize.Of(s.bottle.Spec.Machine),
+		Env: s.literals, BundleIP: s.triple.BundleIP, Size: machinesize.Of(s.bottle.Spec.Machine).Within(s.bottle.Status.Resources),
 	})
 	if err != nil {
 		return invalidEnv(err)

@@ -14,6 +14,7 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/desired"
 	"botbottle.dev/bottle-operator/internal/host/hosttest"
+	"botbottle.dev/bottle-operator/internal/machinesize"
 )
 
 func TestAReturnedAgentReplacesTheManagersConditions(t *testing.T) {
@@ -48,7 +49,10 @@ func TestTheAgentsOwnWritesAreNotChanges(t *testing.T) {
 		"recreatedAt": func(b *v1alpha1.Bottle) { b.Annotations = map[string]string{v1alpha1.AnnotationRecreatedAt: "x"} },
 		"eviction":    evict,
 		"node":        func(b *v1alpha1.Bottle) { b.Status.NodeName = new("node-b") },
-		"resources":   func(b *v1alpha1.Bottle) { b.Status.Resources.CPUs = 9 },
+		"bundle": func(b *v1alpha1.Bottle) {
+			b.Status.Resources.Bundle = machinesize.Bundle{CPUMillis: 1, MemoryBytes: 2}.Status()
+		},
+		"resources": func(b *v1alpha1.Bottle) { b.Status.Resources.CPUs = 9 },
 	} {
 		changed := after.DeepCopy()
 		change(changed)

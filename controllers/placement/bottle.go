@@ -222,6 +222,9 @@ func (r *bottles) createPod(ctx context.Context, f facts, pin string) (*corev1.P
 	resources := f.desired.resources
 	if pin != "" && f.bottle.Status.Resources != nil {
 		resources = *f.bottle.Status.Resources
+		if resources.Disk == nil { // an earlier manager placed the Bottle
+			resources.Disk = f.desired.resources.Disk
+		}
 	}
 	pod, err := renderPod(f.bottle, resources, pin, r.options)
 	if err != nil {

@@ -80,7 +80,7 @@ func TestForcedRemoval(t *testing.T) {
 	if len(terms) != 1 || terms[0].MatchFields[0].Values[0] != node || next.Spec.NodeSelector != nil {
 		t.Errorf("got terms %v and selector %v, want only node %s", terms, next.Spec.NodeSelector, node)
 	}
-	if got, want := next.Spec.Containers[0].Resources.Requests.Cpu().String(), "3100m"; got != want {
+	if got, want := next.Spec.Containers[0].Resources.Requests.Cpu().String(), "3350m"; got != want {
 		t.Errorf("got a request of %s CPUs, want the booked %s", got, want)
 	}
 	if got := *w.bottle("a").Status.NodeName; got != node {

@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
@@ -43,7 +44,8 @@ func TestLife(t *testing.T) {
 	w.bind(pod, node)
 	w.waitScheduled("a", "True Scheduled")
 	got := w.bottle("a")
-	want := &v1alpha1.ResourcesStatus{CPUs: 2, Memory: resource.MustParse("2Gi")}
+	want := &v1alpha1.ResourcesStatus{CPUs: 2, Memory: resource.MustParse("2Gi"), Disk: ptr.To(resource.MustParse("1Gi")),
+		Bundle: &v1alpha1.BundleResources{CPU: resource.MustParse("250m"), Memory: resource.MustParse("128Mi")}}
 	if diff := cmp.Diff(want, got.Status.Resources); diff != "" {
 		t.Errorf("resources (-want +got):\n%s", diff)
 	}

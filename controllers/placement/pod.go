@@ -18,6 +18,7 @@ import (
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/machinesize"
 )
 
 // annotationDigest, on a placeholder Pod, is the digest of what the Pod requests
@@ -28,8 +29,8 @@ const annotationDigest = "botbottle.dev/placeholder-digest"
 // other.
 const mebibyte = 1 << 20
 
-// pickResources returns the machine's size: what the spec sets, and the defaults
-// for the rest.
+// pickResources returns what is booked for the machine, its disks and its bundle:
+// what the spec sets, and the defaults for the rest.
 func pickResources(b *v1alpha1.Bottle, o Options) v1alpha1.ResourcesStatus {
 	r := v1alpha1.ResourcesStatus{CPUs: o.DefaultCPUs, Memory: o.DefaultMemory}
 	if m := b.Spec.Machine; m != nil {
@@ -38,6 +39,14 @@ func pickResources(b *v1alpha1.Bottle, o Options) v1alpha1.ResourcesStatus {
 	}
 	mib := (r.Memory.Value() + mebibyte - 1) / mebibyte
 	r.Memory = *resource.NewQuantity(mib*mebibyte, resource.BinarySI)
+	r.Bundle = &v1alpha1.BundleResources{CPU: o.BundleCPU.DeepCopy(), Memory: o.BundleMemory.DeepCopy()}
+	disk := o.DefaultDisk.Value()
+	if n := machinesize.Disk(b.Spec.Machine); n > 0 {
+		disk = n
+	}
+	if disk > 0 {
+		r.Disk = resource.NewQuantity(disk, resource.BinarySI)
+	}
 	return r
 }
 
@@ -85,12 +94,20 @@ func placeholderContainer(r v1alpha1.ResourcesStatus, o Options) corev1.Containe
 	cpu.Add(o.OverheadCPU)
 	memory := r.Memory.DeepCopy()
 	memory.Add(o.OverheadMemory)
+	// An earlier manager recorded no limits of the bundle; the agent then applies
+	// the defaults.
+	bundle := machinesize.BundleOf(&r).Status()
+	cpu.Add(bundle.CPU)
+	memory.Add(bundle.Memory)
 	// Limits equal requests: extended resources require that, and quotas on
 	// either then count what a Bottle really uses.
 	list := corev1.ResourceList{
 		corev1.ResourceCPU:      cpu,
 		corev1.ResourceMemory:   memory,
 		v1alpha1.ResourceBottle: resource.MustParse("1"),
+	}
+	if r.Disk != nil {
+		list[corev1.ResourceEphemeralStorage] = r.Disk.DeepCopy()
 	}
 	return corev1.Container{
 		Name:            "placeholder",

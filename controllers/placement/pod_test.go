@@ -11,7 +11,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/yaml"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
@@ -68,26 +70,48 @@ func TestRenderPod(t *testing.T) {
 	}
 }
 
+// disks returns a Bottle with disks of these sizes; "" means not set.
+func disks(storage, overlay string) *builders.Bottle {
+	b := builders.MakeBottle("a")
+	b.Spec.Machine = &v1alpha1.Machine{}
+	for into, text := range map[**resource.Quantity]string{&b.Spec.Machine.Storage: storage, &b.Spec.Machine.Overlay: overlay} {
+		if text != "" {
+			*into = ptr.To(resource.MustParse(text))
+		}
+	}
+	return b
+}
+
 func TestPickResources(t *testing.T) {
 	tests := map[string]struct {
 		bottle *builders.Bottle
 		cpus   int32
 		memory string
+		disk   string
 	}{
-		"defaults":             {builders.MakeBottle("a"), 4, "8Gi"},
-		"only cpus":            {builders.MakeBottle("a").CPUs(1), 1, "8Gi"},
-		"only memory":          {builders.MakeBottle("a").Memory("64Mi"), 4, "64Mi"},
-		"rounded up":           {builders.MakeBottle("a").Memory("64Mi").Memory("67108865"), 4, "65Mi"},
-		"decimal unit":         {builders.MakeBottle("a").Memory("100M"), 4, "96Mi"},
-		"a fraction of a byte": {builders.MakeBottle("a").Memory("134217728001m"), 4, "129Mi"},
-		"the maximum":          {builders.MakeBottle("a").CPUs(16).Memory("1Ti"), 16, "1Ti"},
+		"defaults":             {builders.MakeBottle("a"), 4, "8Gi", ""},
+		"only cpus":            {builders.MakeBottle("a").CPUs(1), 1, "8Gi", ""},
+		"only memory":          {builders.MakeBottle("a").Memory("64Mi"), 4, "64Mi", ""},
+		"rounded up":           {builders.MakeBottle("a").Memory("64Mi").Memory("67108865"), 4, "65Mi", ""},
+		"decimal unit":         {builders.MakeBottle("a").Memory("100M"), 4, "96Mi", ""},
+		"a fraction of a byte": {builders.MakeBottle("a").Memory("134217728001m"), 4, "129Mi", ""},
+		"the maximum":          {builders.MakeBottle("a").CPUs(16).Memory("1Ti"), 16, "1Ti", ""},
+		"storage and overlay":  {disks("5G", "2Gi"), 4, "8Gi", "7Gi"}, // rounded up as for smolvm
+		"only storage":         {disks("20Gi", ""), 4, "8Gi", "20Gi"},
+		"only overlay":         {disks("", "10Gi"), 4, "8Gi", "10Gi"},
+		"the largest disks":    {disks("64Ti", "64Ti"), 4, "8Gi", "128Ti"},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
 			got := pickResources(tc.bottle.Obj(), DefaultOptions())
-			want := v1alpha1.ResourcesStatus{CPUs: tc.cpus, Memory: resource.MustParse(tc.memory)}
+			disk := resource.MustParse("1Gi")
+			if tc.disk != "" {
+				disk = resource.MustParse(tc.disk)
+			}
+			want := v1alpha1.ResourcesStatus{CPUs: tc.cpus, Memory: resource.MustParse(tc.memory), Disk: &disk,
+				Bundle: &v1alpha1.BundleResources{CPU: resource.MustParse("250m"), Memory: resource.MustParse("128Mi")}}
 			if !sameResources(&got, &want) {
-				t.Errorf("got %d CPUs and %s, want %d and %s", got.CPUs, got.Memory.String(), tc.cpus, tc.memory)
+				t.Errorf("got %+v with disk %s, want %+v with disk %s", got, got.Disk, want, &disk)
 			}
 		})
 	}
@@ -118,6 +142,7 @@ func TestDigest(t *testing.T) {
 	changed := map[string]*builders.Bottle{
 		"cpus":       builders.MakeBottle("a").CPUs(3),
 		"label":      builders.MakeBottle("a").Label("x", "y"),
+		"storage":    disks("2Gi", ""),
 		"pin":        builders.MakeBottle("a").Pin("node-a"),
 		"selector":   builders.MakeBottle("a").NodeSelector("x", "y"),
 		"toleration": builders.MakeBottle("a").Toleration(corev1.Toleration{Operator: corev1.TolerationOpExists}),
@@ -126,6 +151,20 @@ func TestDigest(t *testing.T) {
 		if got := digest(b); got == base {
 			t.Errorf("%s: got digest %s as before, want another", name, got)
 		}
+	}
+}
+
+// A Bottle that an earlier manager placed has no record of its bundle's limits and
+// its disk. The agent then applies the default limits, so these are booked.
+func TestBookingOfAnEarlierManagersBottle(t *testing.T) {
+	o := DefaultOptions()
+	o.BundleCPU, o.BundleMemory = resource.MustParse("2"), resource.MustParse("2Gi")
+	got := placeholderContainer(v1alpha1.ResourcesStatus{CPUs: 1, Memory: resource.MustParse("1Gi")}, o).Resources.Requests
+	want := corev1.ResourceList{
+		corev1.ResourceCPU: resource.MustParse("1350m"), corev1.ResourceMemory: resource.MustParse("1280Mi"), v1alpha1.ResourceBottle: resource.MustParse("1"),
+	}
+	if !equality.Semantic.DeepEqual(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -78,12 +79,7 @@ func statusDiffers(b *v1alpha1.Bottle, w *desiredStatus, conditions []metav1.Con
 	return false
 }
 
-func sameResources(a, b *v1alpha1.ResourcesStatus) bool {
-	if a == nil || b == nil {
-		return a == b
-	}
-	return a.CPUs == b.CPUs && a.Memory.Cmp(b.Memory) == 0
-}
+func sameResources(a, b *v1alpha1.ResourcesStatus) bool { return equality.Semantic.DeepEqual(a, b) }
 
 // statusApply returns the manager's whole share of a status. It includes the
 // resourceVersion that the decision is based on, because an apply from an older

@@ -135,6 +135,9 @@ func TestOptions(t *testing.T) {
 		"17 CPUs":           func(o *Options) { o.DefaultCPUs = 17 },
 		"little memory":     func(o *Options) { o.DefaultMemory.Set(1 << 20) },
 		"negative overhead": func(o *Options) { o.OverheadCPU.Set(-1) },
+		"negative disk":     func(o *Options) { o.DefaultDisk.Set(-1) },
+		"no bundle CPU":     func(o *Options) { o.BundleCPU.Set(0) },
+		"no bundle memory":  func(o *Options) { o.BundleMemory.Set(1 << 20) },
 	}
 	for name, change := range bad {
 		o := DefaultOptions()

@@ -59,7 +59,7 @@ func TestRefusedPlaceholder(t *testing.T) {
 	w.create(builders.MakeBottle("a").Obj())
 	w.waitScheduled("a", "False PlaceholderRefused")
 	b := w.bottle("a")
-	for _, want := range []string{"exceeded quota: q", "requested: requests.cpu=2100m", "limited: requests.cpu=1"} {
+	for _, want := range []string{"exceeded quota: q", "requested: requests.cpu=2350m", "limited: requests.cpu=1"} {
 		if got := message(b, v1alpha1.ConditionScheduled); !strings.Contains(got, want) {
 			t.Errorf("got message %q, want %q in it", got, want)
 		}

@@ -205,12 +205,14 @@ start_kubelet() {
 
 # create_node NAME: creates the Node object, as a kubelet would.
 create_node() {
-  local node=$1 cpu=1000 memory=1000Gi
-  if virtual; then cpu=16 memory=6Gi; fi
+  # Room for 250 Bottles of the default size: a stand-in takes little of it.
+  local node=$1 cpu=2000 memory=4000Gi disk=1000Gi capacity
+  if virtual; then cpu=16 memory=6Gi disk=64Gi; fi
+  capacity="{\"cpu\":\"$cpu\",\"memory\":\"$memory\",\"ephemeral-storage\":\"$disk\",\"pods\":\"500\"}"
   k get node "$node" >/dev/null 2>&1 && return
   k create -f - >/dev/null <<END
 {apiVersion: v1, kind: Node, metadata: {name: $node, labels: {kubernetes.io/hostname: $node, kubernetes.io/os: linux, kubernetes.io/arch: amd64}}}
 END
   k patch node "$node" --subresource=status --type merge -p \
-    "{\"status\":{\"capacity\":{\"cpu\":\"$cpu\",\"memory\":\"$memory\",\"pods\":\"500\"},\"allocatable\":{\"cpu\":\"$cpu\",\"memory\":\"$memory\",\"pods\":\"500\"}}}" >/dev/null
+    "{\"status\":{\"capacity\":$capacity,\"allocatable\":$capacity}}" >/dev/null
 }

@@ -8,17 +8,40 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"botbottle.dev/bottle-operator/internal/egress"
 )
 
-// maxReason is how many characters of an error about the rules file are logged.
-const maxReason = 300
+const (
+	// maxReason is how many characters of an error about the rules file are logged.
+	maxReason = 300
+	// logRate is how many decisions of each kind are logged per second, on
+	// average, and logBurst how many at once. A guest can cause hundreds of
+	// thousands of decisions per second.
+	logRate  = 20
+	logBurst = 100
+	// countDelay is how long decisions that are left out of the log may wait to be
+	// counted in it.
+	countDelay = time.Second
+)
 
 // decisionLog writes JSON lines. A line contains only the host and port of a
-// request: paths, queries and headers may hold secrets.
+// request: paths, queries and headers may hold secrets. It limits the rate of
+// decisions. The kinds of decisions (allow, deny, fail) have separate limits, so
+// that a flood of refusals does not hide what was allowed.
 type decisionLog struct {
-	mu sync.Mutex
-	w  io.Writer
+	mu    sync.Mutex
+	w     io.Writer
+	kinds map[string]*kind
+	// counting is whether flush is scheduled.
+	counting bool
+}
+
+// kind is the state of the decisions of one kind.
+type kind struct {
+	limit   *rate.Limiter
+	leftOut uint32 // since the last count in the log
 }
 
 type logLine struct {
@@ -30,15 +53,25 @@ type logLine struct {
 	Rules    *int   `json:"rules,omitempty"`
 	// Closed says which limit of the platform the request met.
 	Closed egress.ClosedBy `json:"closed,omitempty"`
-	Reason string          `json:"reason"`
+	// LeftOut is how many decisions of this kind were left out of the log since
+	// the last such line.
+	LeftOut uint32 `json:"leftOut,omitempty"`
+	Reason  string `json:"reason"`
 }
 
 func newDecisionLog(w io.Writer) *decisionLog {
 	if w == nil {
 		w = io.Discard
 	}
-	return &decisionLog{w: w}
+	l := &decisionLog{w: w, kinds: map[string]*kind{}}
+	for _, word := range words {
+		l.kinds[word] = &kind{limit: rate.NewLimiter(logRate, logBurst)}
+	}
+	return l
 }
+
+// words are the kinds of decisions, in the order in which flush counts them.
+var words = []string{"allow", "deny", "fail"}
 
 // decision logs the outcome of a request.
 func (l *decisionLog) decision(t target, d decision) {
@@ -49,12 +82,12 @@ func (l *decisionLog) decision(t target, d decision) {
 	case d.status >= 500:
 		word = "fail"
 	}
-	l.write(logLine{Decision: word, Host: egress.PrintableHost(t.host), Port: t.port, Closed: d.closed, Reason: d.reason})
+	l.writeDecision(logLine{Decision: word, Host: egress.PrintableHost(t.host), Port: t.port, Closed: d.closed, Reason: d.reason})
 }
 
 // failed logs that an allowed target does not answer.
 func (l *decisionLog) failed(t target) {
-	l.write(logLine{Decision: "fail", Host: egress.PrintableHost(t.host), Port: t.port, Reason: "the host does not answer"})
+	l.writeDecision(logLine{Decision: "fail", Host: egress.PrintableHost(t.host), Port: t.port, Reason: "the host does not answer"})
 }
 
 // rules logs what happened to the rules file, and how many rules apply now.
@@ -67,13 +100,47 @@ func (l *decisionLog) networks(reason string) {
 	l.write(logLine{Event: "networks", Reason: reason})
 }
 
+// writeDecision writes the line of a decision, or counts it if too many came
+// before it.
+func (l *decisionLog) writeDecision(line logLine) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	k := l.kinds[line.Decision]
+	if k.limit.Allow() {
+		l.writeLocked(line)
+		return
+	}
+	k.leftOut++
+	if !l.counting {
+		l.counting = true
+		time.AfterFunc(countDelay, l.flush)
+	}
+}
+
+// flush writes how many decisions were left out of the log.
+func (l *decisionLog) flush() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.counting = false
+	for _, word := range words {
+		if k := l.kinds[word]; k.leftOut > 0 {
+			l.writeLocked(logLine{Decision: word, LeftOut: k.leftOut, Reason: "too many decisions: only counted"})
+			k.leftOut = 0
+		}
+	}
+}
+
 func (l *decisionLog) write(line logLine) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.writeLocked(line)
+}
+
+func (l *decisionLog) writeLocked(line logLine) {
 	line.Time = time.Now().UTC().Format(time.RFC3339Nano)
 	b, err := json.Marshal(line)
 	if err != nil {
 		return // strings and numbers always marshal
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	_, _ = l.w.Write(append(b, '\n')) // there is nowhere else to report an error
 }

@@ -64,7 +64,8 @@ type Options struct {
 	// RulesPath is the path of the rules file. The file is read again within
 	// about a second of a change. A missing file allows nothing.
 	RulesPath string
-	// Log gets one JSON line per decision.
+	// Log gets one JSON line per decision. Decisions beyond a rate are only
+	// counted in it.
 	Log io.Writer
 	// Resolver looks up names. If nil, the system's resolver does.
 	Resolver Resolver
@@ -117,6 +118,7 @@ func Run(ctx context.Context, o Options) error {
 	<-watched
 	p.forward.Tr.CloseIdleConnections()
 	p.upstreams.closeAll()
+	p.log.flush()
 	return err
 }
 

@@ -31,8 +31,9 @@ const (
 type Options struct {
 	Bundles host.Bundles
 	Clock   clock.Clock
-	// Decided is called with the verdict of each decision; it may be nil.
-	Decided func(verdict string)
+	// Decided is called with a verdict and the number of decisions with that
+	// verdict; it may be nil.
+	Decided func(verdict string, n uint32)
 	// Changed is called when the result of Recent has changed for a Bottle.
 	Changed func(uid string)
 }
@@ -62,7 +63,7 @@ type following struct {
 // New returns a Follower that follows nothing yet.
 func New(o Options) *Follower {
 	if o.Decided == nil {
-		o.Decided = func(string) {}
+		o.Decided = func(string, uint32) {}
 	}
 	return &Follower{Options: o, ctx: context.Background(), following: map[string]*following{}}
 }
@@ -135,8 +136,8 @@ func (f *Follower) follow(ctx context.Context, owner host.Owner, since time.Time
 			f.mu.Lock()
 			one.until = since
 			f.mu.Unlock()
-			f.Decided(d.Verdict)
-			if d.Verdict == host.VerdictDeny {
+			f.Decided(d.Verdict, max(1, d.LeftOut))
+			if d.Verdict == host.VerdictDeny && d.LeftOut == 0 {
 				f.denied(ctx, owner.UID, one, d)
 			}
 		})

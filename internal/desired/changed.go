@@ -9,6 +9,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/machinesize"
 )
 
 // Changed reports whether somebody other than the agent changed the Bottle. It
@@ -27,6 +28,7 @@ type externalState struct {
 	restartedAt, recreatedAt, prove      string
 	scheduledReason, nodeName, memory    string
 	cpus                                 int32
+	bundle                               machinesize.Bundle
 }
 
 func externalStateOf(b *v1alpha1.Bottle) externalState {
@@ -40,7 +42,7 @@ func externalStateOf(b *v1alpha1.Bottle) externalState {
 		nodeName:    ptr.Deref(b.Status.NodeName, ""),
 	}
 	if res := b.Status.Resources; res != nil {
-		o.cpus, o.memory = res.CPUs, res.Memory.String()
+		o.cpus, o.memory, o.bundle = res.CPUs, res.Memory.String(), machinesize.BundleOf(res)
 	}
 	for _, c := range b.Status.Conditions {
 		if c.Type == v1alpha1.ConditionScheduled {

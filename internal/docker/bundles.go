@@ -37,6 +37,9 @@ func (e *Engine) EnsureBundle(ctx context.Context, spec host.BundleSpec) (host.B
 	if err != nil {
 		return host.Bundle{}, fmt.Errorf("bundle %q: %w", spec.Owner.ID(), err)
 	}
+	if err := e.checkLimits(ctx, &options.HostConfig.Resources); err != nil {
+		return host.Bundle{}, fmt.Errorf("bundle %q: %w", spec.Owner.ID(), err)
+	}
 	b, err := e.ensureBundle(ctx, spec, options)
 	return b, withoutValues(err, spec.Env)
 }
@@ -100,7 +103,12 @@ func (e *Engine) existingBundle(ctx context.Context, spec host.BundleSpec, optio
 	case err != nil:
 		return container.InspectResponse{}, err
 	case equalBundle(c, options):
-		return c, nil
+		if equalLimits(c, options.HostConfig.Resources) {
+			return c, nil
+		}
+		if limited, err := e.limitBundle(ctx, c, options.HostConfig.Resources); !errors.As(err, new(unfitError)) {
+			return limited, err
+		}
 	}
 	if err := e.removeContainer(ctx, c); err != nil {
 		return container.InspectResponse{}, err
@@ -109,8 +117,8 @@ func (e *Engine) existingBundle(ctx context.Context, spec host.BundleSpec, optio
 }
 
 // restartDelay is how long a container stays down if it failed within the same
-// time after its start: a container that fails at every start must not keep the
-// node busy.
+// time after its start, or exceeded its memory limit at any time: a container that
+// always fails must not keep the node busy, and the caller reports the reason.
 const restartDelay = 10 * time.Second
 
 func failedJustNow(c container.InspectResponse, now time.Time) bool {
@@ -121,6 +129,9 @@ func failedJustNow(c container.InspectResponse, now time.Time) bool {
 	finished, err := time.Parse(time.RFC3339Nano, c.State.FinishedAt)
 	if err != nil || finished.Before(started) {
 		return false
+	}
+	if outOfMemory(c) {
+		return now.Sub(finished) < restartDelay
 	}
 	bySignal := c.State.ExitCode > 128 // it was killed and did not fail
 	return c.State.ExitCode != 0 && !bySignal && finished.Sub(started) < restartDelay && now.Sub(finished) < restartDelay

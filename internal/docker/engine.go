@@ -3,8 +3,8 @@
 // Package docker implements host.Networks and host.Bundles with a Docker Engine,
 // API 1.41 or newer. Each method first observes the state in docker and then acts
 // on it, so that it can be called again after a crash at any line. The package
-// keeps no state but the reference of the built-in bundle image, and pulls no
-// image. It does not decide which bundle a Bottle gets, or when: the caller does.
+// keeps no state but the reference of the built-in bundle image and the number of
+// the node's CPUs, and pulls no image. It does not decide which bundle a Bottle gets, or when: the caller does.
 package docker
 
 import (
@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/moby/moby/client"
+	"golang.org/x/time/rate"
 
 	"botbottle.dev/bottle-operator/internal/bundleimage"
 	"botbottle.dev/bottle-operator/internal/host"
@@ -55,10 +56,12 @@ type Engine struct {
 	negotiating chan struct{}
 	negotiated  atomic.Bool
 	streamCheck time.Duration
+	logBytes    rate.Limit // per second and container
 
 	mu          sync.Mutex
 	bundleImage string
 	executable  string
+	cpus        int // of the node; 0 until docker has reported that it can limit containers
 }
 
 var (
@@ -83,6 +86,7 @@ func New(o Options) (*Engine, error) {
 		streams:     streams,
 		negotiating: make(chan struct{}, 1),
 		streamCheck: streamCheck,
+		logBytes:    logBytes,
 		bundleImage: o.BundleImage,
 	}, nil
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/moby/moby/api/pkg/stdcopy"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
+	"golang.org/x/time/rate"
 
 	"botbottle.dev/bottle-operator/internal/egress"
 	"botbottle.dev/bottle-operator/internal/host"
@@ -28,6 +29,10 @@ const (
 	maxReason = 300
 	// maxClosed is the length to which the name of a limit is cut.
 	maxClosed = 32
+	// logBytes is how much of a container's log is read per second on average,
+	// and logBytesBurst how much at once. The built-in bundle writes less.
+	logBytes      = 64 << 10
+	logBytesBurst = 1 << 20
 )
 
 // FollowDecisions implements host.Bundles.
@@ -90,7 +95,7 @@ func (e *Engine) followLog(ctx context.Context, id string, since time.Time, deci
 			decided(d)
 		}
 	}}
-	_, err = stdcopy.StdCopy(lines, io.Discard, stream)
+	_, err = stdcopy.StdCopy(lines, io.Discard, slowly(ctx, stream, rate.NewLimiter(e.logBytes, logBytesBurst)))
 	cancel()
 	<-checked
 	return err
@@ -112,6 +117,24 @@ func (e *Engine) cancelWhenGone(ctx context.Context, cancel context.CancelFunc) 
 			}
 		}
 	}
+}
+
+// readerFunc is an io.Reader.
+type readerFunc func(p []byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+// slowly returns a reader that reads from r no faster than limit, in bytes, until
+// ctx ends. While it waits, dockerd waits too, and skips what the log's files no
+// longer hold.
+func slowly(ctx context.Context, r io.Reader, limit *rate.Limiter) io.Reader {
+	return readerFunc(func(p []byte) (int, error) {
+		n, err := r.Read(p[:min(len(p), limit.Burst())])
+		if werr := limit.WaitN(ctx, n); werr != nil {
+			return 0, werr
+		}
+		return n, err
+	})
 }
 
 // lines is a writer that splits its input into lines and calls line for each. It
@@ -156,6 +179,7 @@ func decisionIn(line []byte) (host.Decision, bool) {
 		Port     uint16 `json:"port"`
 		Reason   string `json:"reason"`
 		Closed   string `json:"closed"`
+		LeftOut  uint32 `json:"leftOut"`
 	}
 	if err := json.Unmarshal(text, &entry); err != nil {
 		return host.Decision{}, false
@@ -165,6 +189,9 @@ func decisionIn(line []byte) (host.Decision, bool) {
 	default:
 		return host.Decision{}, false
 	}
+	if entry.LeftOut > 0 {
+		entry.Host, entry.Port = "", 0
+	}
 	return host.Decision{
 		Time:    at,
 		Verdict: entry.Decision,
@@ -172,5 +199,6 @@ func decisionIn(line []byte) (host.Decision, bool) {
 		Port:    entry.Port,
 		Reason:  egress.Printable(entry.Reason, maxReason),
 		Closed:  egress.Printable(entry.Closed, maxClosed),
+		LeftOut: entry.LeftOut,
 	}, true
 }

@@ -4,6 +4,8 @@ package docker
 
 import (
 	"bytes"
+	"context"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -22,6 +24,9 @@ func TestDecisionIn(t *testing.T) {
 		`{"decision":"fail","host":"\u001b[2J a\u202e","reason":"\u0000"}`: {
 			Time: at, Verdict: host.VerdictFail, Host: `\x1b[2J\x20a\u202e`, Reason: `\x00`,
 		},
+		`{"decision":"deny","leftOut":27000,"host":"a.example","port":1,"reason":"only counted"}`: {
+			Time: at, Verdict: host.VerdictDeny, Reason: "only counted", LeftOut: 27000,
+		},
 		`{"decision":"allow","host":"` + strings.Repeat("h", 70) + `","reason":"` + strings.Repeat("r", 400) + `"}`: {
 			Time: at, Verdict: host.VerdictAllow, Host: strings.Repeat("h", 64), Reason: strings.Repeat("r", 300),
 		},
@@ -38,6 +43,7 @@ func TestDecisionIn(t *testing.T) {
 		"", " ", stamp, stamp + "{}", stamp + "null", stamp + "[]", stamp + `"deny"`, `{"decision":"deny"}`,
 		stamp + `{"event":"rules","rules":3,"reason":"read the rules"}`,
 		stamp + `{"decision":"DENY"}`, stamp + `{"decision":"deny","port":65536}`, stamp + `{"decision":"deny","host":1}`, stamp + `{"decision":"deny"} x`,
+		stamp + `{"decision":"deny","leftOut":-1}`, stamp + `{"decision":"deny","leftOut":1e30}`,
 		"2026-13-02T03:04:05Z " + `{"decision":"deny"}`,
 	} {
 		if got, ok := decisionIn([]byte(line)); ok || got != (host.Decision{}) {
@@ -83,4 +89,36 @@ func FuzzDecisionIn(f *testing.F) {
 			t.Fatalf("%q: got %+v, want bounded printable ASCII", line, d)
 		}
 	})
+}
+
+// TestEndlessLogIsReadSlowly checks that a container that logs without end costs
+// the agent a bounded number of bytes per second.
+func TestEndlessLogIsReadSlowly(t *testing.T) {
+	line := `2026-01-02T03:04:05Z {"decision":"deny","host":"` + strings.Repeat("x", 60) + `","port":1,"reason":"` + strings.Repeat("y", 100) + `"}` + "\n"
+	frame := []byte{1, 0, 0, 0, 0, 0, 0, byte(len(line))}
+	frames := bytes.Repeat(append(frame, line...), 100)
+	e := engineOn(t, func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/_ping"):
+			hangAfterPing(w, r)
+		case strings.HasSuffix(r.URL.Path, "/logs"):
+			for {
+				if _, err := w.Write(frames); err != nil {
+					return
+				}
+			}
+		default:
+			writeContainer(t, w, testOwner, "a", "running", "2026-01-02T03:04:05Z")
+		}
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(2*time.Second, cancel)
+	read := 0
+	if err := e.FollowDecisions(ctx, testOwner, time.Time{}, func(host.Decision) { read += len(line) }); err != nil {
+		t.Errorf("got %v, want nil", err)
+	}
+	t.Logf("read %d bytes in 2 s", read)
+	if most := 1<<20 + 2*(64<<10) + 64<<10; read > most || read == 0 {
+		t.Errorf("read %d bytes in 2 s, want at most %d", read, most)
+	}
 }

@@ -23,6 +23,7 @@ func TestLogIsBounded(t *testing.T) {
 	d := dockertest.Start(t)
 	d.LoadForeign(t)
 	e, c := newEngine(t, d), d.Client(t)
+	e.logBytes = 16 << 20 // so that the test does not take minutes
 	spec := testSpec
 	spec.Image = dockertest.ForeignImage
 	if err := e.EnsureNetwork(t.Context(), testNetwork); err != nil {

@@ -48,6 +48,7 @@ func bundleOf(c container.InspectResponse) host.Bundle {
 		IP:          pinnedIP(c.NetworkSettings, owner),
 		Running:     c.State.Running && !c.State.Paused && !c.State.Restarting,
 		State:       string(c.State.Status),
+		OutOfMemory: outOfMemory(c),
 	}
 	if c.State.Status == container.StateExited || c.State.Status == container.StateDead {
 		b.State = fmt.Sprintf("%s (%d)", c.State.Status, c.State.ExitCode)

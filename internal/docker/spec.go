@@ -24,10 +24,8 @@ const (
 	// compared directly.
 	specHashLabel = "botbottle.dev/spec-hash"
 
-	builtInMemory = 256 << 20
-	builtInPids   = 256
-	logSize       = "10m"
-	logFiles      = "2"
+	logSize  = "10m"
+	logFiles = "2"
 )
 
 // createOptions returns the options to create the container of spec from image,
@@ -74,6 +72,9 @@ func createOptions(spec host.BundleSpec, image string) (client.ContainerCreateOp
 		return client.ContainerCreateOptions{}, err
 	}
 	config.Labels[specHashLabel] = hash
+	// Limits are not part of the hash: equalLimits compares them, and they can be
+	// changed without replacing the container.
+	hostConfig.Resources = resourcesOf(spec.Limits)
 	// The MAC address is not part of the hash: it follows from the IP address,
 	// and equalBundle checks it. So a container that an earlier release made with
 	// this very address can stay. A Docker Engine older than 25 ignores this
@@ -85,11 +86,9 @@ func createOptions(spec host.BundleSpec, image string) (client.ContainerCreateOp
 // harden restricts the built-in bundle to what it needs: to listen on a high
 // port, to dial, and to read its rules.
 func harden(config *container.Config, hostConfig *container.HostConfig, rulesDir string) {
-	pids := int64(builtInPids)
 	config.User = bundleimage.User
 	hostConfig.ReadonlyRootfs = true
 	hostConfig.CapDrop = []string{"ALL"}
-	hostConfig.Resources = container.Resources{Memory: builtInMemory, MemorySwap: builtInMemory, PidsLimit: &pids}
 	if rulesDir != "" {
 		// Mount the folder, not the file, so that the bundle sees a new file that
 		// is renamed over the old one.
@@ -99,8 +98,8 @@ func harden(config *container.Config, hostConfig *container.HostConfig, rulesDir
 	}
 }
 
-// specHash returns the hash of all options but the MAC address, which must not be
-// set yet. Env values cannot be read from it.
+// specHash returns the hash of all options but the MAC address and the limits,
+// which must not be set yet. Env values cannot be read from it.
 func specHash(options client.ContainerCreateOptions) (string, error) {
 	text, err := json.Marshal(options)
 	if err != nil {

@@ -68,6 +68,7 @@ func TestLogBoundsInHash(t *testing.T) {
 			"none": {}, "no bound": {Type: "json-file"}, "another bound": {Type: "json-file", Config: map[string]string{"max-size": "10m", "max-file": "3"}},
 		} {
 			delete(o.Config.Labels, specHashLabel)
+			o.HostConfig.Resources = container.Resources{}              // not part of the hash
 			o.NetworkingConfig.EndpointsConfig[o.Name].MacAddress = nil // not part of the hash either
 			o.HostConfig.LogConfig = want
 			if got, err := specHash(o); got != wantHash || err != nil {

@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/netip"
 	"time"
+
+	"botbottle.dev/bottle-operator/internal/machinesize"
 )
 
 // BundleSpec describes the bundle container of a Bottle.
@@ -23,7 +25,14 @@ type BundleSpec struct {
 	// RulesDir is the folder on the node that holds the egress rules file. It is
 	// mounted read-only into the built-in bundle. Empty for any other image.
 	RulesDir string
+	// Limits are what the container may use of the node. Zero means
+	// machinesize.DefaultBundle. The container may also have at most BundlePids
+	// processes and threads.
+	Limits machinesize.Bundle
 }
+
+// BundlePids is how many processes and threads a bundle's container may have.
+const BundlePids = 512
 
 // BundleMAC returns the MAC address of the bundle at an IPv4 address: 02:42
 // followed by the address's four bytes. Older releases of Docker Engine derive
@@ -46,6 +55,9 @@ type Bundle struct {
 	// State is docker's own name for the state, such as "exited", with the exit
 	// code.
 	State string
+	// OutOfMemory is whether it ended because it exceeded its memory limit.
+	// ListBundles does not set it.
+	OutOfMemory bool
 	// StartedAt is when it was last started, by the node's clock; zero if it
 	// was never started. ListBundles does not set it.
 	StartedAt time.Time
@@ -60,8 +72,10 @@ type Bundles interface {
 	// someone else.
 	InspectBundle(ctx context.Context, owner Owner) (Bundle, error)
 	// EnsureBundle makes the container exist and run, with the MAC address
-	// BundleMAC(spec.IP). If our container differs from spec, it is replaced; if
-	// it is stopped, it is started. EnsureBundle returns ErrConflict when a
+	// BundleMAC(spec.IP). If our container differs from spec, it is replaced or,
+	// if only the limits differ, changed; if it is stopped, it is started, but
+	// one that failed or exceeded its memory limit only after a delay.
+	// EnsureBundle returns ErrConflict when a
 	// container with its name belongs to someone else, ErrNotFound when the node
 	// lacks the image, and ErrInvalid when docker refuses the container.
 	EnsureBundle(ctx context.Context, spec BundleSpec) (Bundle, error)

@@ -21,6 +21,10 @@ type Decision struct {
 	// Closed is the limit of the platform that closes the destination, as
 	// egress.ClosedBy; "" if none does.
 	Closed string
+	// LeftOut is not 0 if this is not one decision but stands for that many
+	// decisions with this verdict, which the bundle left out of its log because
+	// there were too many. Such an entry has no Host.
+	LeftOut uint32
 }
 
 // The verdicts of a bundle.

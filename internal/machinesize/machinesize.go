@@ -2,7 +2,8 @@
 
 // Package machinesize holds the size of a machine: the fields of spec.machine in
 // smolvm's units, with smolvm's limits on them and the names under which the
-// operator stores and passes them on. It is pure. It does not choose defaults:
+// operator stores and passes them on. It also holds the size of a bundle. It is
+// pure. It does not choose defaults:
 // the manager chooses CPUs and memory, and smolvm the size of the disks.
 package machinesize
 

@@ -21,12 +21,12 @@ import (
 
 // AgentOptions configure the agent of one node.
 type AgentOptions struct {
-	Kubeconfig     string
-	NodeName       string
-	Namespace      string
-	StateDir       string
-	MetricsAddress string
-	HealthAddress  string
+	Kubeconfig    string
+	NodeName      string
+	Namespace     string
+	StateDir      string
+	Metrics       MetricsOptions
+	HealthAddress string
 
 	DockerHost          string
 	AllowedBundleImages []string
@@ -64,7 +64,7 @@ func (o *AgentOptions) Bind(fs *pflag.FlagSet) {
 	fs.StringVar(&o.NodeName, "node-name", "", "name of this machine's Node (required)")
 	fs.StringVar(&o.Namespace, "namespace", "bottle-system", "namespace of the agent's Lease")
 	fs.StringVar(&o.StateDir, "state-dir", "/var/lib/bottle", "directory for the Bottles' files and smolvm's data")
-	fs.StringVar(&o.MetricsAddress, "metrics-bind-address", ":8080", "address for /metrics; 0 disables it")
+	o.Metrics.Bind(fs, "127.0.0.1:8080")
 	fs.StringVar(&o.HealthAddress, "health-probe-bind-address", ":8081", "address for /healthz and /readyz; 0 disables them")
 
 	fs.StringVar(&o.DockerHost, "docker-host", "unix:///run/docker.sock", "address of the node's Docker Engine")
@@ -122,7 +122,7 @@ func (o *AgentOptions) Validate() error {
 	if name, ok := strings.CutPrefix(o.DefaultImage, "file:"); ok && (name == "" || strings.ContainsAny(name, "/") || strings.HasPrefix(name, ".")) {
 		bad("default-image", o.DefaultImage, "an OCI reference, file:NAME (an archive in --local-image-dir) or empty")
 	}
-	errs = append(errs, o.Images.Validate())
+	errs = append(errs, o.Images.Validate(), o.Metrics.Validate())
 	for _, glob := range o.AllowedBundleImages {
 		if _, err := path.Match(glob, ""); err != nil || glob == "" {
 			bad("allowed-bundle-images", glob, "a glob such as ghcr.io/org/*")

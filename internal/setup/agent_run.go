@@ -80,7 +80,7 @@ func (o *AgentOptions) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := o.serve(guardCtx, healthHandler(parts.guarding, api), metrics.Registry, fail); err != nil {
+	if err := o.serve(guardCtx, cfg, healthHandler(parts.guarding, api), metrics.Registry, fail); err != nil {
 		return err
 	}
 	err = o.manage(ctx, cfg, parts, api)

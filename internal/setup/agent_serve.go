@@ -4,26 +4,38 @@ package setup
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"k8s.io/client-go/rest"
+
+	"botbottle.dev/bottle-operator/internal/metricsauth"
 )
 
 // serve serves health and metrics until ctx ends, whether or not the API server
-// can be reached. It returns an error if it cannot listen on an address. If a
-// server fails later, serve calls fail, which ends the agent.
-func (o *AgentOptions) serve(ctx context.Context, health http.Handler, metrics prometheus.Gatherer, fail context.CancelCauseFunc) error {
+// can be reached; metrics that are only for those who may read them need the API
+// server, which cfg names. serve returns an error if it cannot listen on an
+// address. If a server fails later, serve calls fail, which ends the agent.
+func (o *AgentOptions) serve(ctx context.Context, cfg *rest.Config, health http.Handler, metrics prometheus.Gatherer, fail context.CancelCauseFunc) error {
+	handler, config, err := o.secured(cfg, metricsHandler(metrics))
+	if err != nil {
+		return err
+	}
 	for _, s := range []struct {
 		flag, address string
 		handler       http.Handler
+		tls           *tls.Config // nil means no TLS
 	}{
-		{"health-probe-bind-address", o.HealthAddress, health},
-		{"metrics-bind-address", o.MetricsAddress, metricsHandler(metrics)},
+		{"health-probe-bind-address", o.HealthAddress, health, nil},
+		{"metrics-bind-address", o.Metrics.Address, handler, config},
 	} {
 		if s.address == "" || s.address == "0" {
 			continue
@@ -32,7 +44,11 @@ func (o *AgentOptions) serve(ctx context.Context, health http.Handler, metrics p
 		if err != nil {
 			return fmt.Errorf("--%s: %w", s.flag, err)
 		}
-		server := &http.Server{Handler: s.handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 90 * time.Second, MaxHeaderBytes: 1 << 20}
+		server := &http.Server{Handler: s.handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 90 * time.Second, MaxHeaderBytes: 64 << 10}
+		server.ErrorLog = log.New(io.Discard, "", 0) // strangers could fill the log
+		if s.tls != nil {
+			listener = tls.NewListener(listener, s.tls)
+		}
 		context.AfterFunc(ctx, func() { _ = server.Close() }) // the process is ending
 		go func() {
 			if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
@@ -41,6 +57,24 @@ func (o *AgentOptions) serve(ctx context.Context, health http.Handler, metrics p
 		}()
 	}
 	return nil
+}
+
+// secured returns what serves the metrics: h itself, or, if the options say so, a
+// handler that lets only those read who may, with its TLS configuration.
+func (o *AgentOptions) secured(cfg *rest.Config, h http.Handler) (http.Handler, *tls.Config, error) {
+	if !o.Metrics.enabled() || !o.Metrics.isSecure() {
+		return h, nil, nil
+	}
+	c, err := boundedClient(cfg)
+	if err != nil {
+		return nil, nil, fmt.Errorf("--kubeconfig: %w", err)
+	}
+	guard, err := metricsauth.New(cfg, c)
+	if err != nil {
+		return nil, nil, fmt.Errorf("--metrics-secure: %w", err)
+	}
+	config, err := selfSigned()
+	return guard.Wrap(h), config, err
 }
 
 // metricsHandler serves /metrics. It omits metrics that cannot be collected, such

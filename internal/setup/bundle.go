@@ -42,5 +42,6 @@ func (o *BundleOptions) Run(ctx context.Context, log io.Writer) error {
 	if err := o.Validate(); err != nil {
 		return err
 	}
+	go fitMemory(ctx, cgroupLimits)
 	return bundleproxy.Run(ctx, bundleproxy.Options{Listen: o.Listen, RulesPath: o.Rules, Log: log})
 }

@@ -13,23 +13,25 @@ import (
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
-	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"botbottle.dev/bottle-operator/controllers/placement"
 )
 
 // ManagerOptions configure the manager.
 type ManagerOptions struct {
-	Kubeconfig     string
-	Namespace      string
-	LeaderElect    bool
-	MetricsAddress string
-	HealthAddress  string
+	Kubeconfig    string
+	Namespace     string
+	LeaderElect   bool
+	Metrics       MetricsOptions
+	HealthAddress string
 
 	DefaultCPUs      int32
 	DefaultMemory    string
+	DefaultDisk      string
 	OverheadCPU      string
 	OverheadMemory   string
+	BundleCPU        string
+	BundleMemory     string
 	PlaceholderImage string
 }
 
@@ -39,12 +41,15 @@ func (o *ManagerOptions) Bind(fs *pflag.FlagSet) {
 	fs.StringVar(&o.Kubeconfig, "kubeconfig", "", "kubeconfig file; leave empty in a Pod")
 	fs.StringVar(&o.Namespace, "namespace", d.Namespace, "namespace of the leader election Lease and the agents' Leases")
 	fs.BoolVar(&o.LeaderElect, "leader-elect", false, "be active only while holding the leader election Lease")
-	fs.StringVar(&o.MetricsAddress, "metrics-bind-address", ":8080", "address for /metrics; 0 disables it")
+	o.Metrics.Bind(fs, ":8443")
 	fs.StringVar(&o.HealthAddress, "health-probe-bind-address", ":8081", "address for /healthz and /readyz; 0 disables them")
 	fs.Int32Var(&o.DefaultCPUs, "default-cpus", d.DefaultCPUs, "virtual CPUs of a Bottle that does not set spec.machine.cpus, 1 to 16")
 	fs.StringVar(&o.DefaultMemory, "default-memory", d.DefaultMemory.String(), "memory of a Bottle that does not set spec.machine.memory, at least 64Mi")
-	fs.StringVar(&o.OverheadCPU, "overhead-cpu", d.OverheadCPU.String(), "CPU booked for each Bottle in addition to its machine's")
-	fs.StringVar(&o.OverheadMemory, "overhead-memory", d.OverheadMemory.String(), "memory booked for each Bottle in addition to its machine's")
+	fs.StringVar(&o.DefaultDisk, "default-disk", d.DefaultDisk.String(), "disk space booked, as ephemeral-storage, for a Bottle that sets neither spec.machine.storage nor spec.machine.overlay; 0 books none")
+	fs.StringVar(&o.OverheadCPU, "overhead-cpu", d.OverheadCPU.String(), "CPU booked for each Bottle in addition to its machine's and its bundle's, for its VMM")
+	fs.StringVar(&o.OverheadMemory, "overhead-memory", d.OverheadMemory.String(), "memory booked for each Bottle in addition to its machine's and its bundle's, for its VMM")
+	fs.StringVar(&o.BundleCPU, "bundle-cpu", d.BundleCPU.String(), fmt.Sprintf("CPU limit of each Bottle's bundle, at least %dm; it is booked, too", placement.MinBundleCPUMillis))
+	fs.StringVar(&o.BundleMemory, "bundle-memory", d.BundleMemory.String(), fmt.Sprintf("memory limit of each Bottle's bundle, at least %dMi; it is booked, too", placement.MinBundleMemory>>20))
 	fs.StringVar(&o.PlaceholderImage, "placeholder-image", d.PlaceholderImage, "image of the placeholder Pods, which only wait")
 }
 
@@ -60,6 +65,9 @@ func (o *ManagerOptions) placement() (placement.Options, error) {
 		{"default-memory", o.DefaultMemory, &p.DefaultMemory},
 		{"overhead-cpu", o.OverheadCPU, &p.OverheadCPU},
 		{"overhead-memory", o.OverheadMemory, &p.OverheadMemory},
+		{"default-disk", o.DefaultDisk, &p.DefaultDisk},
+		{"bundle-cpu", o.BundleCPU, &p.BundleCPU},
+		{"bundle-memory", o.BundleMemory, &p.BundleMemory},
 	} {
 		v, err := resource.ParseQuantity(q.text)
 		if err != nil || v.Sign() < 0 {
@@ -71,6 +79,13 @@ func (o *ManagerOptions) placement() (placement.Options, error) {
 	if o.DefaultCPUs < 1 || o.DefaultCPUs > 16 {
 		errs = append(errs, fmt.Errorf("--default-cpus %d: want 1 to 16", o.DefaultCPUs))
 	}
+	if p.BundleCPU.MilliValue() < placement.MinBundleCPUMillis {
+		errs = append(errs, fmt.Errorf("--bundle-cpu %q: want at least %dm", o.BundleCPU, placement.MinBundleCPUMillis))
+	}
+	if p.BundleMemory.Value() < placement.MinBundleMemory {
+		errs = append(errs, fmt.Errorf("--bundle-memory %q: want at least %dMi", o.BundleMemory, placement.MinBundleMemory>>20))
+	}
+	errs = append(errs, o.Metrics.Validate())
 	if o.Namespace == "" {
 		errs = append(errs, errors.New("--namespace: required"))
 	}
@@ -104,10 +119,14 @@ func (o *ManagerOptions) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	metrics, err := o.Metrics.server()
+	if err != nil {
+		return err
+	}
 	mgr, err := ctrl.NewManager(cfg, ctrl.Options{
 		Scheme:                        scheme,
 		Cache:                         cacheOptions,
-		Metrics:                       metricsserver.Options{BindAddress: o.MetricsAddress},
+		Metrics:                       metrics,
 		HealthProbeBindAddress:        o.HealthAddress,
 		LeaderElection:                o.LeaderElect,
 		LeaderElectionID:              "bottle-manager",

@@ -172,7 +172,7 @@ func (d *Driver) run(ctx context.Context, c call) (runner.Result, error) {
 }
 
 func (d *Driver) runOnce(ctx context.Context, c call) (runner.Result, error) {
-	if err := d.removePlanted(); err != nil {
+	if err := d.cleanHome(); err != nil {
 		return runner.Result{}, fmt.Errorf("%s: %w", c.what, err)
 	}
 	res, err := d.runner.Run(ctx, d.command(c))
@@ -212,6 +212,9 @@ func (d *Driver) prepare() error {
 		{home + "/.config", 0o711},
 		{home + "/.config/smolvm", 0o711},
 		{home + "/.cache", 0o711},
+		{home + "/.cache/smolvm", 0o711},
+		{filepath.Join(home, vmsDir), 0o711},
+		{filepath.Join(home, archivesDir), 0o711},
 	} {
 		if err := os.MkdirAll(dir.path, dir.mode); err != nil {
 			return fmt.Errorf("create smolvm's home: %w: %w", host.ErrUnavailable, err)

@@ -228,7 +228,8 @@ func TestHome(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]os.FileMode{
-		"": 0o711, ".local": 0o711, ".local/share": 0o711, ".local/share/smolvm": 0o700, ".cache": 0o711, ".config/smolvm/config.toml": 0o644,
+		"": 0o711, ".local": 0o711, ".local/share": 0o711, ".local/share/smolvm": 0o700, ".cache": 0o711, ".cache/smolvm": 0o711, ".cache/smolvm/vms": 0o711,
+		".cache/smolvm-image-archives": 0o711, ".config/smolvm/config.toml": 0o644,
 	} {
 		st, err := os.Stat(filepath.Join(d.opts.Home, path))
 		if err != nil || st.Mode().Perm() != want {

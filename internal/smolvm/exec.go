@@ -46,7 +46,7 @@ func (d *Driver) Exec(ctx context.Context, name string, req host.ExecRequest) (i
 	}
 	command := d.command(k)
 	command.Grace = 2 * time.Second // the guest's command ends with the client
-	if err := d.removePlanted(); err != nil {
+	if err := d.cleanHome(); err != nil {
 		return 0, fmt.Errorf("%s: %w", what, err)
 	}
 	res, err := d.runner.Run(ctx, command)

@@ -124,7 +124,7 @@ func (d *Dir) ClaimCluster(id string) error {
 	data, err := os.ReadFile(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		if err := atomicfile.Write(path, []byte(id+"\n"), 0o644); err != nil {
+		if err := atomicfile.Write(path, []byte(id+"\n"), 0o600); err != nil {
 			return fmt.Errorf("record the cluster: %w", err)
 		}
 		return nil

@@ -102,11 +102,17 @@ func (a *agent) inside(f func() error) error {
 }
 
 // start starts the agent, without dockerd and smolvm.
-func (a *agent) start(t *testing.T) {
+func (a *agent) start(t *testing.T, more ...string) {
 	t.Helper()
-	a.cmd = exec.Command(a.executable, "agent", "--kubeconfig", a.kubeconfig, "--node-name", "n", "--state-dir", a.stateDir,
-		"--docker-host", "unix://"+a.stateDir+"/no-docker.sock", "--smolvm-dir", a.stateDir+"/no-smolvm", "--local-image-dir", a.stateDir,
-		"--metrics-bind-address", metricsAddress, "--health-probe-bind-address", healthAddress)
+	a.run(t, append([]string{"agent", "--node-name", "n", "--state-dir", a.stateDir,
+		"--docker-host", "unix://" + a.stateDir + "/no-docker.sock", "--smolvm-dir", a.stateDir + "/no-smolvm", "--local-image-dir", a.stateDir,
+		"--metrics-bind-address", metricsAddress, "--health-probe-bind-address", healthAddress}, more...)...)
+}
+
+// run starts the operator as another program than an agent, or with other flags.
+func (a *agent) run(t *testing.T, args ...string) {
+	t.Helper()
+	a.cmd = exec.Command(a.executable, append(args, "--kubeconfig", a.kubeconfig)...)
 	log, err := os.Create(a.log)
 	if err != nil {
 		t.Fatal(err)
@@ -174,8 +180,18 @@ func (a *agent) get(path string) (code int, body string) {
 	return a.fetch("http://" + healthAddress + path)
 }
 
-func (a *agent) fetch(url string) (code int, body string) {
-	response, err := a.client.Get(url)
+func (a *agent) fetch(url string) (code int, body string) { return a.fetchAs(url, "") }
+
+// fetchAs is fetch with a bearer token, unless that is empty.
+func (a *agent) fetchAs(url, token string) (code int, body string) {
+	request, err := http.NewRequest(http.MethodGet, url, nil)
+	if err != nil {
+		return 0, err.Error()
+	}
+	if token != "" {
+		request.Header.Set("Authorization", "Bearer "+token)
+	}
+	response, err := a.client.Do(request)
 	if err != nil {
 		return 0, err.Error()
 	}

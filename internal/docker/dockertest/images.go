@@ -25,6 +25,15 @@ func BuildBundle(t testing.TB) string {
 	return out
 }
 
+// BuildOperator builds the operator's static executable, from which the built-in
+// image is made in production. It returns its path.
+func BuildOperator(t testing.TB) string {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), "bottle-operator")
+	goRun(t, "build", "-o", out, ".")
+	return out
+}
+
 // LoadForeign loads an image that is not the operator's. It uses the archive that
 // make has built, or builds it.
 func (d *Daemon) LoadForeign(t testing.TB) {

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/machinesize"
 )
 
 // BundlesFixture is an implementation of host.Bundles, its networks, and its
@@ -62,6 +63,7 @@ func TestBundles(t *testing.T, fixture func(t *testing.T) BundlesFixture) {
 		{"env is passed on and in no error", bundleEnv},
 		{"missing image", bundleNoImage},
 		{"ports", bundlePorts},
+		{"limits", bundleLimits},
 		{"watch", bundleWatch},
 		{"follow decisions", bundleDecisions},
 		{"end of decisions", bundleDecisionsEnd},
@@ -130,6 +132,16 @@ func bundleLife(t *testing.T, f BundlesFixture) {
 		if got := count(f.Containers(t), spec.Owner.ID()); got != 0 {
 			t.Errorf("containers left: got %d, want 0", got)
 		}
+	}
+}
+
+// bundleLimits checks that other limits neither replace nor restart a container.
+func bundleLimits(t *testing.T, f BundlesFixture) {
+	spec := newBundle(t, f, "76")
+	first := wantRunning(t, f, spec)
+	spec.Limits = machinesize.Bundle{CPUMillis: 200, MemoryBytes: 64 << 20}
+	if b := wantRunning(t, f, spec); b != first {
+		t.Errorf("other limits: got %+v, want the same container %+v", b, first)
 	}
 }
 

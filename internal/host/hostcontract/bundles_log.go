@@ -95,6 +95,7 @@ func bundleDecisions(t *testing.T, f BundlesFixture) {
 		{Verdict: host.VerdictAllow, Host: "a.example.com", Port: 443, Reason: "rule a.example.com:443"},
 		{Verdict: host.VerdictDeny, Host: "evil\n\u202e x" + strings.Repeat("x", 100), Port: 65535, Reason: "no\x1b rule"},
 		{Verdict: host.VerdictFail, Host: "c.example.com", Reason: "the name does not resolve"},
+		{Verdict: host.VerdictDeny, Reason: "only counted", LeftOut: 27000},
 	}
 	for _, d := range written {
 		f.Decide(t, spec.Owner, d)
@@ -102,7 +103,7 @@ func bundleDecisions(t *testing.T, f BundlesFixture) {
 	written[1].Host, written[1].Reason = `evil\n\u202e\x20x`+strings.Repeat("x", 47), `no\x1b rule`
 
 	first := follow(t, f, spec.Owner, time.Time{})
-	got := first.wantDecisions(t, written[0].Host, written[1].Host, written[2].Host)
+	got := first.wantDecisions(t, written[0].Host, written[1].Host, written[2].Host, "")
 	for i, d := range got {
 		if at := d.Time; at.Before(start.Add(-time.Second)) || at.After(time.Now().Add(time.Second)) {
 			t.Errorf("time: got %s, want about %s", at, start)
@@ -116,13 +117,13 @@ func bundleDecisions(t *testing.T, f BundlesFixture) {
 	first.wantDecisions(t, "later.example.com")
 
 	since := follow(t, f, spec.Owner, got[2].Time)
-	since.wantDecisions(t, written[2].Host, "later.example.com")
+	since.wantDecisions(t, written[2].Host, "", "later.example.com")
 	since.end()
 	since.wantEnd(t, "context ended", nil)
 	mustDo(t, "stop", f.Bundles.StopBundle(t.Context(), spec.Owner))
 	first.wantEnd(t, "stopped", nil)
 	stopped := follow(t, f, spec.Owner, got[1].Time.Add(1))
-	stopped.wantDecisions(t, written[2].Host, "later.example.com")
+	stopped.wantDecisions(t, written[2].Host, "", "later.example.com")
 	stopped.wantEnd(t, "not running", nil)
 }
 

@@ -42,6 +42,7 @@ type container struct {
 	spec      host.BundleSpec
 	decisions []host.Decision // the latest ones
 	decided   int             // the number of all decisions so far
+	down      bool            // stays down in the next call of EnsureBundle
 }
 
 var _ host.Bundles = (*Bundles)(nil)
@@ -89,6 +90,19 @@ func (f *Bundles) Exit(owner host.Owner, code int) {
 	f.locked(func() {
 		if c := f.containers[owner.ID()]; c != nil {
 			c.bundle.Running, c.bundle.State = false, fmt.Sprintf("exited (%d)", code)
+		}
+	})
+	f.networks.watchers.notifyOwner(owner)
+}
+
+// RunOutOfMemory makes the owner's container end because it exceeded its memory
+// limit. Unlike the real adapter, the fake starts it again at the next call of
+// EnsureBundle but one.
+func (f *Bundles) RunOutOfMemory(owner host.Owner) {
+	f.locked(func() {
+		if c := f.containers[owner.ID()]; c != nil {
+			c.bundle.Running, c.bundle.State, c.bundle.OutOfMemory = false, "exited (137)", true
+			c.down = true
 		}
 	})
 	f.networks.watchers.notifyOwner(owner)
@@ -187,7 +201,15 @@ func (f *Bundles) ensure(spec host.BundleSpec) (out host.Bundle, changed bool, e
 		if !spec.Owner.Same(c.bundle.Owner) {
 			return out, false, fmt.Errorf("container %q: %w", id, host.ErrConflict)
 		}
-		if reflect.DeepEqual(c.spec, spec) {
+		same := c.spec
+		same.Limits = spec.Limits
+		if reflect.DeepEqual(same, spec) {
+			c.spec.Limits = spec.Limits
+			if c.down {
+				c.down = false
+				return c.bundle, false, nil
+			}
+			c.bundle.OutOfMemory = false
 			if changed = !c.bundle.Running; changed {
 				c.bundle.StartedAt = f.now()
 			}

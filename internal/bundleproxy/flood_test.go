@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bundleproxy
+
+import (
+	"bufio"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// TestFloodOfRefusals checks that a guest that has connections refused as fast as
+// it can makes the bundle write little, and that every refusal is counted
+// nevertheless. The connections are those of a Unix socket.
+func TestFloodOfRefusals(t *testing.T) {
+	const (
+		clients = 4
+		batch   = 200 // requests that a client sends before it reads the answers
+		length  = 1500 * time.Millisecond
+	)
+	log := &buffer{}
+	p := newProxy(Options{RulesPath: filepath.Join(t.TempDir(), "egress.json"), Log: log, Networks: func() ([]netip.Prefix, error) { return nil, nil }})
+	if err := p.rules.start(); err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := p.server()
+	go func() { _ = server.Serve(listener) }()
+	var refused atomic.Int64
+	var wg sync.WaitGroup
+	start := time.Now()
+	for range clients {
+		wg.Go(func() {
+			conn, err := net.Dial("unix", listener.Addr().String())
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer conn.Close()
+			r := bufio.NewReader(conn)
+			for time.Since(start) < length {
+				go func() { _, _ = io.WriteString(conn, strings.Repeat(connect("evil.example.com:443"), batch)) }()
+				for range batch {
+					resp, err := http.ReadResponse(r, nil)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					_, _ = io.Copy(io.Discard, resp.Body)
+					if resp.StatusCode != http.StatusForbidden {
+						t.Errorf("got %s, want 403", resp.Status)
+					}
+					refused.Add(1)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	seconds := time.Since(start).Seconds()
+	if err := server.Close(); err != nil {
+		t.Error(err)
+	}
+	p.log.flush()
+	text := log.String()
+	lines, counted := 0, int64(0)
+	for line := range strings.Lines(text) {
+		var l logLine
+		if err := json.Unmarshal([]byte(line), &l); err != nil {
+			t.Fatalf("log line %q: %v", line, err)
+		}
+		switch {
+		case l.Decision != "deny":
+		case l.LeftOut > 0:
+			counted += int64(l.LeftOut)
+		default:
+			counted++
+		}
+		lines++
+	}
+	t.Logf("%d refusals in %.1f s; the log has %.0f lines/s, %.0f bytes/s", refused.Load(), seconds, float64(lines)/seconds, float64(len(text))/seconds)
+	if most := logBurst + int((logRate+3)*seconds) + 5; lines > most {
+		t.Errorf("log: got %d lines for %d refusals, want at most %d", lines, refused.Load(), most)
+	}
+	if counted != refused.Load() {
+		t.Errorf("log: counts %d refusals, want %d", counted, refused.Load())
+	}
+}
+
+// TestLeftOutLinesAreCountedSoon checks that the number of left out decisions is
+// written although no other decision follows, and that a flood of refusals does
+// not hide what was allowed.
+func TestLeftOutLinesAreCountedSoon(t *testing.T) {
+	w := newWorld(t, "api.example.com:80")
+	conn := w.connect()
+	defer conn.Close()
+	r := bufio.NewReader(conn)
+	for range logBurst + 50 {
+		_, _ = io.WriteString(conn, connect("evil.example.com:443"))
+		w.readResponse(r)
+	}
+	w.roundTrip(get("http://api.example.com/"))
+	if !strings.Contains(w.log.String(), `"decision":"allow"`) {
+		t.Errorf("log: the allowed request is missing")
+	}
+	for deadline := time.Now().Add(5 * time.Second); !strings.Contains(w.log.String(), `"leftOut":50,`); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("log: got %d lines and no count within 5 s, want a line with leftOut 50", strings.Count(w.log.String(), "\n"))
+		}
+	}
+}

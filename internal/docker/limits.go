@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package docker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/client"
+
+	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/machinesize"
+)
+
+// exitKilled is the exit code of a process that SIGKILL ended.
+const exitKilled = 137
+
+// resourcesOf returns the limits in docker's form. There is always a limit.
+func resourcesOf(limits machinesize.Bundle) container.Resources {
+	if limits.CPUMillis <= 0 {
+		limits.CPUMillis = machinesize.DefaultBundle.CPUMillis
+	}
+	if limits.MemoryBytes <= 0 {
+		limits.MemoryBytes = machinesize.DefaultBundle.MemoryBytes
+	}
+	pids := int64(host.BundlePids)
+	return container.Resources{
+		NanoCPUs: limits.CPUMillis * 1e6,
+		Memory:   limits.MemoryBytes,
+		// Memory and swap together: no swap.
+		MemorySwap: limits.MemoryBytes,
+		PidsLimit:  &pids,
+	}
+}
+
+// checkLimits returns ErrInvalid if the node cannot limit containers: docker
+// would ignore some of the limits. It lowers a CPU limit to the CPUs that the
+// node has, because docker refuses a higher one.
+func (e *Engine) checkLimits(ctx context.Context, r *container.Resources) error {
+	cpus, err := e.limitable(ctx)
+	if err == nil && cpus > 0 {
+		r.NanoCPUs = min(r.NanoCPUs, int64(cpus)*1e9)
+	}
+	return err
+}
+
+// limitable returns the number of the node's CPUs, or ErrInvalid if the node
+// lacks a controller. It asks docker until docker reports all controllers.
+func (e *Engine) limitable(ctx context.Context) (cpus int, err error) {
+	e.mu.Lock()
+	cpus = e.cpus
+	e.mu.Unlock()
+	if cpus > 0 {
+		return cpus, nil
+	}
+	var info client.SystemInfoResult
+	err = e.read(ctx, "ask docker which limits it can set", func(ctx context.Context) (err error) {
+		info, err = e.calls.Info(ctx, client.InfoOptions{})
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	var missing []string
+	for name, ok := range map[string]bool{"memory": info.Info.MemoryLimit, "cpu": info.Info.CPUCfsQuota, "pids": info.Info.PidsLimit} {
+		if !ok {
+			missing = append(missing, name)
+		}
+	}
+	if len(missing) > 0 {
+		return 0, fmt.Errorf("docker cannot limit containers on this node: enable the kernel's cgroup controllers %s: %w", strings.Join(missing, ", "), host.ErrInvalid)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.cpus = info.Info.NCPU
+	return info.Info.NCPU, nil
+}
+
+// equalLimits reports whether the container has these limits. Docker reports no
+// limit of swap where the kernel cannot set one.
+func equalLimits(c container.InspectResponse, want container.Resources) bool {
+	have := c.HostConfig.Resources
+	return have.NanoCPUs == want.NanoCPUs && have.Memory == want.Memory &&
+		have.PidsLimit != nil && *have.PidsLimit == *want.PidsLimit
+}
+
+// limitBundle changes the limits of an existing container, running or not. If
+// that is impossible, for example because the container uses more memory, it
+// returns an unfitError.
+func (e *Engine) limitBundle(ctx context.Context, c container.InspectResponse, want container.Resources) (container.InspectResponse, error) {
+	owner := ownerOf(c.Config.Labels)
+	err := e.write(ctx, fmt.Sprintf("limit docker container %q", owner.ID()), func(ctx context.Context) error {
+		_, err := e.calls.ContainerUpdate(ctx, c.ID, client.ContainerUpdateOptions{Resources: &want})
+		return err
+	})
+	if errors.Is(err, host.ErrUnavailable) {
+		return c, err
+	}
+	if err == nil {
+		c, err = e.findBundle(ctx, owner)
+	}
+	switch {
+	case errors.Is(err, host.ErrUnavailable), errors.Is(err, host.ErrConflict):
+		return c, err
+	case err != nil:
+		return c, unfitError(err.Error())
+	case !equalLimits(c, want):
+		return c, unfitError(fmt.Sprintf("docker container %q does not have the limits that were set", owner.ID()))
+	}
+	return c, nil
+}
+
+// outOfMemory reports whether the container ended because it exceeded its memory
+// limit. Docker also notes when only a child process was killed for that.
+func outOfMemory(c container.InspectResponse) bool {
+	return c.State.Status == container.StateExited && c.State.OOMKilled && c.State.ExitCode == exitKilled
+}

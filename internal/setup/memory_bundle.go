@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package setup
+
+import (
+	"context"
+	"math"
+	"os"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// cgroupLimits are the files with a container's memory limit, for version 2 and
+// version 1 of cgroups.
+var cgroupLimits = []string{"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"}
+
+const (
+	// goShare is how much of its container's memory, in percent, the bundle's Go
+	// runtime may use. The rest is for the program's pages and the kernel's
+	// buffers of its connections.
+	goShare = 60
+	// memoryCheck is the interval at which the limit is read: the agent may
+	// change it while the bundle runs.
+	memoryCheck = 10 * time.Second
+)
+
+// fitMemory makes the garbage collection follow the container's memory limit
+// until ctx ends, unless the environment sets one.
+func fitMemory(ctx context.Context, files []string) {
+	if os.Getenv("GOMEMLIMIT") != "" {
+		return
+	}
+	check := time.NewTicker(memoryCheck)
+	defer check.Stop()
+	for {
+		debug.SetMemoryLimit(goMemory(files))
+		select {
+		case <-ctx.Done():
+			return
+		case <-check.C:
+		}
+	}
+}
+
+// goMemory returns the limit for the Go runtime, in bytes. It is
+// math.MaxInt64 if the container has no limit.
+func goMemory(files []string) int64 {
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		n, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+		if err == nil && n > 0 && n < 1<<50 { // version 1 has a huge number for no limit
+			return n / 100 * goShare
+		}
+	}
+	return math.MaxInt64
+}

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package setup
+
+import (
+	"math"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+func TestGoMemory(t *testing.T) {
+	dir := t.TempDir()
+	v2, v1 := filepath.Join(dir, "memory.max"), filepath.Join(dir, "memory.limit_in_bytes")
+	for _, tt := range []struct {
+		v2, v1 string
+		want   int64
+	}{
+		{"", "", math.MaxInt64},
+		{"max\n", "", math.MaxInt64},
+		{"134217728\n", "", 134217728 / 100 * 60},
+		{"", "134217728\n", 134217728 / 100 * 60},
+		{"", "9223372036854771712\n", math.MaxInt64},
+		{"0\n", "x\n", math.MaxInt64},
+	} {
+		for file, text := range map[string]string{v2: tt.v2, v1: tt.v1} {
+			_ = os.Remove(file)
+			if text == "" {
+				continue
+			}
+			if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := goMemory([]string{v2, v1}); got != tt.want {
+			t.Errorf("limits %q and %q: got %d, want %d", tt.v2, tt.v1, got, tt.want)
+		}
+	}
+}

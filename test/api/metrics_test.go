@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package api_test
+
+import (
+	"crypto/tls"
+	"net/http"
+	"strings"
+	"testing"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"botbottle.dev/bottle-operator/test/api/apienv"
+)
+
+// TestMetricsNeedARight checks that the manager, by default, and an agent whose
+// metrics are not on a loopback address serve /metrics only with TLS and only to
+// those who may read it, with the rights that config/ gives the two.
+func TestMetricsNeedARight(t *testing.T) {
+	cfg := apienv.Start(t)
+	c := apienv.Client(t, cfg)
+	ns := apienv.Namespace(t, c)
+	server, _, err := rest.DefaultServerUrlFor(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	reader, stranger := token(t, c, ns, "reader"), token(t, c, ns, "stranger")
+	err = c.Create(t.Context(), &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: ns},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "bottle-metrics-reader"},
+		Subjects:   []rbacv1.Subject{{Kind: "ServiceAccount", Name: "reader", Namespace: ns}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	component, err := apienv.Manifests("config/components/agent-metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range component {
+		if err := c.Create(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, run := range map[string]func(a *agent){
+		"bottle-manager": func(a *agent) { a.run(t, "manager", "--health-probe-bind-address", healthAddress) },
+		"bottle-agent":   func(a *agent) { a.start(t, "--metrics-bind-address", ":8443") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			as := apienv.AsServiceAccount(cfg, name)
+			as.Host = apiAddress
+			a := newAgent(t, as)
+			a.forward(t, server.Host)
+			a.client.Transport.(*http.Transport).TLSClientConfig = &tls.Config{InsecureSkipVerify: true}
+			run(a)
+			scrape := func(token string) int {
+				code, body := a.fetchAs("https://127.0.0.1:8443/metrics", token)
+				if strings.Contains(body, "go_goroutines") != (code == http.StatusOK) {
+					t.Errorf("got %d with the body %q", code, body)
+				}
+				return code
+			}
+			a.eventually(t, "an answer", func() bool { return scrape("") != 0 })
+			a.eventually(t, "a scrape by the reader", func() bool { return scrape(reader) == http.StatusOK })
+			for what, tt := range map[string]struct {
+				token string
+				want  int
+			}{
+				"without a token":         {"", http.StatusUnauthorized},
+				"with an invalid token":   {"x", http.StatusUnauthorized},
+				"with a token, no right":  {stranger, http.StatusForbidden},
+				"with the right to do so": {reader, http.StatusOK},
+			} {
+				if got := scrape(tt.token); got != tt.want {
+					t.Errorf("%s: got %d, want %d", what, got, tt.want)
+				}
+			}
+			if code, _ := a.fetch("http://127.0.0.1:8443/metrics"); code == http.StatusOK {
+				t.Error("without TLS: got the metrics, want none")
+			}
+			if code, body := a.get("/healthz"); code != http.StatusOK {
+				t.Errorf("healthz: got %d %q, want 200 without a token", code, body)
+			}
+		})
+	}
+}
+
+// token creates a ServiceAccount and returns a token of it.
+func token(t *testing.T, c client.Client, ns, name string) string {
+	t.Helper()
+	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name}}
+	if err := c.Create(t.Context(), account); err != nil {
+		t.Fatal(err)
+	}
+	request := &authenticationv1.TokenRequest{}
+	if err := c.SubResource("token").Create(t.Context(), account, request); err != nil {
+		t.Fatal(err)
+	}
+	return request.Status.Token
+}
