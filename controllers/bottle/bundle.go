@@ -16,6 +16,7 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/denials"
 	"botbottle.dev/bottle-operator/internal/desired"
+	"botbottle.dev/bottle-operator/internal/egress"
 	"botbottle.dev/bottle-operator/internal/enforce"
 	"botbottle.dev/bottle-operator/internal/envsource"
 	"botbottle.dev/bottle-operator/internal/flow"
@@ -38,9 +39,14 @@ type bundleStep struct {
 
 // ensure runs the sidecar container at its address and waits until it answers.
 func (t *bundleStep) ensure(ctx context.Context, s *scope) error {
-	spec, err := t.spec(ctx, s)
+	spec, rules, err := t.spec(ctx, s)
 	if err != nil {
 		return err
+	}
+	if spec.RulesDir != "" {
+		if err := t.enforcement.OpenRules(s.owner, s.bottle.Generation, rules); err != nil {
+			return err
+		}
 	}
 	reasons := t.causes.docker(ctx, v1alpha1.ReasonBundleConflict)
 	reasons.invalid = v1alpha1.ReasonBundleRejected
@@ -121,36 +127,34 @@ func (t *bundleStep) unanswered(ctx context.Context, s *scope, patience time.Dur
 	}
 }
 
-func (t *bundleStep) spec(ctx context.Context, s *scope) (host.BundleSpec, error) {
-	spec := host.BundleSpec{Owner: s.owner, IP: s.triple.BundleIP, Limits: machinesize.BundleOf(s.bottle.Status.Resources)}
+// spec returns the bundle to run, and the rules of the built-in one.
+func (t *bundleStep) spec(ctx context.Context, s *scope) (spec host.BundleSpec, rules egress.Set, err error) {
+	spec = host.BundleSpec{Owner: s.owner, IP: s.triple.BundleIP, Limits: machinesize.BundleOf(s.bottle.Status.Resources)}
 	if b := s.bottle.Spec.Bundle; b != nil {
 		spec.Image = ptr.Deref(b.Image, "")
 		env, err := envsource.Resolve(ctx, t.references, s.bottle.Namespace, b.Env)
 		if err != nil {
-			return spec, err
+			return spec, rules, err
 		}
 		for _, v := range env {
 			if err := guestenv.Check(v); err != nil {
-				return spec, invalidEnv(err)
+				return spec, rules, invalidEnv(err)
 			}
 			spec.Env = append(spec.Env, v.Name+"="+v.Value)
 		}
 	}
 	if spec.Image != "" {
-		return spec, t.checkImage(spec.Image)
-	}
-	rules, err := desired.EgressRules(s.bottle)
-	if err != nil {
-		return spec, &flow.Terminal{Reason: v1alpha1.ReasonEgressRuleInvalid, Err: fmt.Errorf("spec.egress.allow: %w", err)}
-	}
-	if s.refused != nil && s.record == nil {
-		return spec, &flow.Terminal{Reason: v1alpha1.ReasonEgressRuleRefused, Err: s.refused}
-	}
-	if err := t.enforcement.OpenRules(s.owner, s.bottle.Generation, rules); err != nil {
-		return spec, err
+		return spec, rules, t.checkImage(spec.Image)
 	}
 	spec.RulesDir = s.folder.BundleDir()
-	return spec, nil
+	rules, err = desired.EgressRules(s.bottle)
+	if err != nil {
+		return spec, rules, &flow.Terminal{Reason: v1alpha1.ReasonEgressRuleInvalid, Err: fmt.Errorf("spec.egress.allow: %w", err)}
+	}
+	if s.refused != nil && s.record == nil {
+		return spec, rules, &flow.Terminal{Reason: v1alpha1.ReasonEgressRuleRefused, Err: s.refused}
+	}
+	return spec, rules, nil
 }
 
 func (t *bundleStep) checkImage(image string) error {

@@ -144,7 +144,7 @@ func (s *scope) comparePending(f lifecycle.Facts) {
 	if rec == nil || !f.Present || !f.Ours {
 		return
 	}
-	env := s.literalsDiffer() || !sameNames(rec.Secrets, s.secrets)
+	env := rec.EnvDiffers(s.literals, s.fromUser) || !rec.SameSecretNames(s.secrets)
 	values := !maps.Equal(rec.Secrets, state.Hashes(rec.Salt, s.secrets))
 	for _, field := range []struct {
 		name   string
@@ -166,37 +166,6 @@ func (s *scope) comparePending(f lifecycle.Facts) {
 	if !env && len(s.pending) == 1 && s.pending[0] == "spec.env" {
 		s.pendingHow = byRestarting
 	}
-}
-
-// literalsDiffer reports whether the literals differ from the recorded ones. It
-// ignores a variable that the operator sets and the record lacks: it came with a
-// newer release, and the next machine gets it. Such variables depend on the
-// addresses and spec.bundle.caPath, which comparePending compares separately.
-func (s *scope) literalsDiffer() bool {
-	recorded := s.record.Env
-	common := 0
-	for name, hash := range state.Hashes(s.record.Salt, s.literals) {
-		old, has := recorded[name]
-		switch {
-		case has && old == hash:
-			common++
-		case has || s.fromUser[name]:
-			return true
-		}
-	}
-	return common != len(recorded)
-}
-
-func sameNames(hashes, values map[string]string) bool {
-	if len(hashes) != len(values) {
-		return false
-	}
-	for name := range values {
-		if _, ok := hashes[name]; !ok {
-			return false
-		}
-	}
-	return true
 }
 
 func pendingMessage(fields []string, how string) string {

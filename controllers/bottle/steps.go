@@ -67,9 +67,13 @@ func (p *steps) converge() []step {
 }
 
 // ahead requests the image and starts to create a new machine, so that neither
-// waits for the bundle. The steps image and machine report how that ended.
+// waits for the bundle. The steps image and machine report how that ended. If
+// the user must correct the bundle first, the machine waits for the correction.
 func (p *steps) ahead(ctx context.Context, s *scope) error {
 	p.image.request(ctx, s)
+	if _, _, err := p.bundle.spec(ctx, s); err != nil {
+		return nil
+	}
 	return p.machine.createAhead(ctx, s)
 }
 

@@ -44,7 +44,9 @@ func (d *Daemon) LoadForeign(t testing.TB) {
 			require.Unmet(t, "needs busybox: install Debian's busybox-static")
 		}
 		dir := t.TempDir()
-		goRun(t, "run", "./hack/images", dir)
+		wget := filepath.Join(dir, "wget")
+		goRun(t, "build", "-o", wget, "./hack/images/wget")
+		goRun(t, "run", "./hack/images", "-wget", wget, dir)
 		archive = filepath.Join(dir, "foreign-bundle.tar")
 	}
 	d.Load(t, archive)
