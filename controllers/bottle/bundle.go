@@ -70,7 +70,7 @@ func (t *bundleStep) ensure(ctx context.Context, s *scope) error {
 	}
 	if b.OutOfMemory {
 		return &flow.Waiting{Reason: v1alpha1.ReasonBundleOutOfMemory, After: soon,
-			Message: fmt.Sprintf("the bundle's container needed more than its %d MiB of memory and was killed; it starts again in a few seconds: if this repeats, raise the manager's --bundle-memory", spec.Limits.MemoryBytes>>20)}
+			Message: fmt.Sprintf("the bundle's container needed more than its %d MiB of memory and was killed; it starts again in a few seconds: if this repeats, raise the manager's --bundle-memory, which applies to Bottles that are placed from then on", spec.Limits.MemoryBytes>>20)}
 	}
 	if !b.Running {
 		return &flow.Waiting{Reason: v1alpha1.ReasonBundleStarting, After: soon,
