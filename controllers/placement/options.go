@@ -39,10 +39,10 @@ type Options struct {
 	Registerer prometheus.Registerer
 }
 
-// DefaultOptions returns the options of a manager without flags.
+// DefaultOptions returns the options of a manager without flags, except for the
+// namespace, which has no default.
 func DefaultOptions() Options {
 	return Options{
-		Namespace:        "bottle-system",
 		DefaultCPUs:      4,
 		DefaultMemory:    resource.MustParse("8Gi"),
 		OverheadCPU:      resource.MustParse("100m"),

@@ -125,6 +125,7 @@ func TestNodeOfLease(t *testing.T) {
 
 func TestOptions(t *testing.T) {
 	good := DefaultOptions()
+	good.Namespace = "operator"
 	if err := good.validate(); err != nil {
 		t.Fatalf("got %v for the defaults, want nil", err)
 	}
@@ -137,7 +138,7 @@ func TestOptions(t *testing.T) {
 		"negative overhead": func(o *Options) { o.OverheadCPU.Set(-1) },
 	}
 	for name, change := range bad {
-		o := DefaultOptions()
+		o := good
 		change(&o)
 		if err := o.validate(); err == nil {
 			t.Errorf("%s: got nil, want an error", name)
