@@ -35,7 +35,7 @@ demo: dev-prepare ## Bring up a cluster, run a Bottle in a real microVM and show
 	@hack/demo
 
 .PHONY: dev-up
-dev-up: dev-prepare ## Start the development cluster (NODES, MACHINES).
+dev-up: dev-prepare ## Start the development cluster (NODES, MACHINES, NAMESPACE).
 	@hack/dev/up
 
 .PHONY: dev-down

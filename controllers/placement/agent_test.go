@@ -8,13 +8,20 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/test/api/apienv"
 )
 
-// These helpers act as the agent, with the agent's own RBAC.
+// These helpers act as the agent of a Bottle's node, with the agent's own RBAC.
+
+func (w *world) agentOf(b *v1alpha1.Bottle) client.Client {
+	w.Helper()
+	return apienv.Client(w.T, apienv.AsAgent(w.cfg, ptr.Deref(b.Status.NodeName, "")))
+}
 
 // takeOver adds the agent's finalizer and applies its share of the status.
 func (w *world) takeOver(name string) {
@@ -22,7 +29,7 @@ func (w *world) takeOver(name string) {
 	b := w.bottle(name)
 	before := b.DeepCopy()
 	if controllerutil.AddFinalizer(b, v1alpha1.FinalizerNode) {
-		w.must(w.agent.Patch(w.Context(), b, client.MergeFrom(before)))
+		w.must(w.agentOf(b).Patch(w.Context(), b, client.MergeFrom(before)))
 	}
 	w.report(name, "Proving")
 }
@@ -53,7 +60,7 @@ func (w *world) report(name, reason string) {
 	u.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("Bottle"))
 	u.SetNamespace(w.ns)
 	u.SetName(name)
-	w.must(w.agent.Status().Apply(w.Context(), client.ApplyConfigurationFromUnstructured(u),
+	w.must(w.agentOf(w.bottle(name)).Status().Apply(w.Context(), client.ApplyConfigurationFromUnstructured(u),
 		client.FieldOwner(v1alpha1.AgentFieldOwner), client.ForceOwnership))
 }
 
@@ -73,7 +80,7 @@ func (w *world) leave(name string) {
 		"status":   map[string]any{"nodeName": nil, "network": nil, "machine": nil, "conditions": kept},
 	})
 	w.must(err)
-	w.must(w.agent.Status().Patch(w.Context(), b, client.RawPatch(types.MergePatchType, patch), client.FieldOwner(v1alpha1.AgentFieldOwner)))
+	w.must(w.agentOf(b).Status().Patch(w.Context(), b, client.RawPatch(types.MergePatchType, patch), client.FieldOwner(v1alpha1.AgentFieldOwner)))
 }
 
 // tornDown removes the agent's finalizer, as an agent does after a teardown.
@@ -82,7 +89,7 @@ func (w *world) tornDown(name string) {
 	b := w.bottle(name)
 	before := b.DeepCopy()
 	controllerutil.RemoveFinalizer(b, v1alpha1.FinalizerNode)
-	w.must(w.agent.Patch(w.Context(), b, client.MergeFrom(before)))
+	w.must(w.agentOf(b).Patch(w.Context(), b, client.MergeFrom(before)))
 }
 
 func (w *world) plain(v any) any {

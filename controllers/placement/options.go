@@ -49,13 +49,13 @@ type Options struct {
 	Registerer prometheus.Registerer
 }
 
-// DefaultOptions returns the options of a manager without flags. The overhead of a
-// machine was measured to be 30 to 130 MiB, including the page cache of its disks,
-// which the kernel can drop.
+// DefaultOptions returns the options of a manager without flags, except for the
+// namespace, which has no default. The overhead of a machine was measured
+// to be 30 to 130 MiB, including the page cache of its disks, which the kernel can
+// drop.
 func DefaultOptions() Options {
 	bundle := machinesize.DefaultBundle.Status()
 	return Options{
-		Namespace:        "bottle-system",
 		DefaultCPUs:      4,
 		DefaultMemory:    resource.MustParse("8Gi"),
 		DefaultDisk:      resource.MustParse("1Gi"),

@@ -122,7 +122,7 @@ func SetupWithManager(mgr ctrl.Manager, o Options) error {
 	if err != nil {
 		return fmt.Errorf("register metrics: %w", err)
 	}
-	recorder, err := eventsink.NewRecorder(mgr, "botbottle.dev/manager")
+	recorder, err := eventsink.NewRecorder(mgr, "botbottle.dev/manager", "")
 	if err != nil {
 		return err
 	}

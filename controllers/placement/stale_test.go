@@ -38,6 +38,7 @@ func newOldView(t *testing.T) *oldView {
 	v := &oldView{T: t, c: apienv.Client(t, apienv.Start(t))}
 	v.ns = apienv.Namespace(t, v.c)
 	options := DefaultOptions()
+	options.Namespace = apienv.SystemNamespace
 	options.Registerer = prometheus.NewRegistry()
 	v.must(options.validate())
 	verdicts := newVerdicts()

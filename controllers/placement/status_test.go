@@ -125,6 +125,7 @@ func TestNodeOfLease(t *testing.T) {
 
 func TestOptions(t *testing.T) {
 	good := DefaultOptions()
+	good.Namespace = "operator"
 	if err := good.validate(); err != nil {
 		t.Fatalf("got %v for the defaults, want nil", err)
 	}
@@ -140,7 +141,7 @@ func TestOptions(t *testing.T) {
 		"no bundle memory":  func(o *Options) { o.BundleMemory.Set(1 << 20) },
 	}
 	for name, change := range bad {
-		o := DefaultOptions()
+		o := good
 		change(&o)
 		if err := o.validate(); err == nil {
 			t.Errorf("%s: got nil, want an error", name)

@@ -58,9 +58,8 @@ const (
 // the kubelet and the agents.
 type world struct {
 	*testing.T
-	cfg *rest.Config
-	// c may do everything; agent is bound to the agent's RBAC.
-	c, agent client.WithWatch
+	cfg      *rest.Config
+	c        client.WithWatch // may do everything
 	ns       string
 	registry *prometheus.Registry
 	options  placement.Options
@@ -99,9 +98,9 @@ func newWorld(t *testing.T) *world {
 	t.Parallel()
 	cfg := apienv.Start(t)
 	w := &world{T: t, cfg: cfg, c: apienv.Client(t, cfg), registry: prometheus.NewRegistry(), errors: &errorLog{}}
-	w.agent = apienv.Client(t, apienv.AsServiceAccount(cfg, "bottle-agent"))
 	w.ns = apienv.Namespace(t, w.c)
 	w.options = placement.DefaultOptions()
+	w.options.Namespace = apienv.SystemNamespace
 	w.options.DefaultCPUs = 2
 	w.options.DefaultMemory = resource.MustParse("2Gi")
 	w.options.LeaseDuration = leaseSeconds * time.Second
@@ -281,20 +280,21 @@ func (w *world) node(short string) (name string, stopAgent func()) {
 // agentOn acts as an agent that only renews its Lease.
 func (w *world) agentOn(node string) (stop func()) {
 	w.Helper()
+	agent := apienv.Client(w.T, apienv.AsAgent(w.cfg, node))
 	key := client.ObjectKey{Namespace: apienv.SystemNamespace, Name: "bottle-agent-" + node}
 	renew := func(ctx context.Context) error {
 		lease := &coordinationv1.Lease{}
-		err := w.agent.Get(ctx, key, lease)
+		err := agent.Get(ctx, key, lease)
 		now := metav1.NowMicro()
-		lease.Spec.RenewTime, lease.Spec.LeaseDurationSeconds = &now, ptr.To(int32(leaseSeconds))
+		lease.Spec.RenewTime, lease.Spec.LeaseDurationSeconds, lease.Spec.HolderIdentity = &now, ptr.To(int32(leaseSeconds)), &node
 		if client.IgnoreNotFound(err) != nil {
 			return err
 		}
 		if err != nil {
 			lease.Namespace, lease.Name = key.Namespace, key.Name
-			return w.agent.Create(ctx, lease)
+			return agent.Create(ctx, lease)
 		}
-		return w.agent.Update(ctx, lease)
+		return agent.Update(ctx, lease)
 	}
 	w.must(renew(w.Context()))
 	ctx, cancel := context.WithCancel(w.Context())

@@ -92,10 +92,17 @@ END
   launch kube-scheduler "$cp/kube-scheduler" --kubeconfig "$pki/kube-scheduler.kubeconfig" --bind-address 127.0.0.1 --secure-port "$port_scheduler" --leader-elect=false
 }
 
+# agent_kubeconfig SERVER FILE: writes the kubeconfig of an agent. Its token is in
+# the file agent.token in the same folder: see ensure_token.
+agent_kubeconfig() {
+  kubeconfig "$2" "$1"
+  "$cp/kubectl" --kubeconfig "$2" config set users.user.tokenFile agent.token >/dev/null
+}
+
 # account_kubeconfig NAME SERVER FILE: writes a kubeconfig that authenticates as
 # a ServiceAccount.
 account_kubeconfig() {
   local token
-  token=$(k -n bottle-system create token "$1" --duration 8760h)
+  token=$(k -n "$namespace" create token "$1" --duration 8760h)
   kubeconfig "$3" "$2" --token "$token"
 }

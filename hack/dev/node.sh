@@ -171,14 +171,42 @@ remove_cgroups() {
   done
 }
 
-agent_flags=(--namespace bottle-system --state-dir /var/lib/bottle --docker-host unix:///run/docker.sock --smolvm-dir /opt/smolvm
+agent_flags=(--state-dir /var/lib/bottle --docker-host unix:///run/docker.sock --smolvm-dir /opt/smolvm
   --default-image file:guest.tar --local-image-dir /var/lib/bottle-images --allowed-bundle-images 'example.test/*'
   --image-ca /opt/dev/registry-ca.pem --egress-closed 10.96.0.0/16
   --proof-target 203.0.113.10:443 --proof-target 203.0.113.10:53
   --metrics-bind-address 127.0.0.1:8080 --health-probe-bind-address 127.0.0.1:8081)
 
+# on_node NODE COMMAND…: runs a command where the agent's files of a node are: on a
+# virtual node, or else on this machine.
+on_node() {
+  local node=$1
+  shift
+  if virtual; then vssh "$node" "$@"; else "$@"; fi
+}
+
+# ensure_token NODE: gives the agent a token that is bound to its Node, unless it
+# has one. The agent itself renews it. A Node that was deleted and created again has
+# another UID, which makes its old token void. If the API server is down, the agent
+# keeps the token that it has.
+ensure_token() {
+  local node=$1 file=$dev/nodes/$1/agent.token uid token
+  virtual && file=/etc/bottle/agent.token
+  uid=$(k get node "$node" -o 'jsonpath={.metadata.uid}') || return 0
+  # The agent's tokens are valid for seven days.
+  if [ "$(cat "$dev/nodes/$node/token.uid" 2>/dev/null)" = "$uid" ] &&
+    [ -n "$(on_node "$node" find "$file" -mmin -7200 </dev/null 2>/dev/null)" ]; then
+    return 0
+  fi
+  token=$(k -n "$namespace" create token bottle-agent --bound-object-kind Node --bound-object-name "$node" --bound-object-uid "$uid" --duration 168h)
+  # shellcheck disable=SC2016 # the other shell expands them
+  on_node "$node" sh -c 'umask 077 && cat >"$1.new" && mv "$1.new" "$1"' sh "$file" <<<"$token"
+  echo "$uid" >"$dev/nodes/$node/token.uid"
+}
+
 start_agent() {
   local node=$1 own=() extra=()
+  ensure_token "$node"
   read -ra extra <<<"${AGENT_FLAGS:-}"
   if virtual; then
     vlaunch "$node" bottle-agent "${clean_env[@]}" /usr/local/bin/bottle-operator agent --kubeconfig /etc/bottle/agent.kubeconfig \
@@ -191,7 +219,7 @@ start_agent() {
   # A low limit lets a test exceed it without filling a disk.
   [ "$mode" != standin ] || own+=(--image-max-bytes "$((1 << 30))")
   relaunch "agent-$node" nsenter -t "$(pid_of "holder-$node")" -m -n -- "${clean_env[@]}" "$bin/bottle-operator" agent \
-    --kubeconfig "$dev/agent.kubeconfig" --node-name "$node" "${agent_flags[@]}" "${own[@]}" "${extra[@]}"
+    --kubeconfig "$dev/nodes/$node/agent.kubeconfig" --node-name "$node" "${agent_flags[@]}" "${own[@]}" "${extra[@]}"
   await 60 "agent on $node" "$dev/logs/agent-$node.log" in_node "$node" busybox wget -qO- http://127.0.0.1:8081/readyz
 }
 

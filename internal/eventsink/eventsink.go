@@ -20,14 +20,15 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 )
 
-// NewRecorder returns a recorder of Events that name the controller as their
-// source. It records until mgr ends.
-func NewRecorder(mgr ctrl.Manager, controller string) (events.EventRecorder, error) {
+// NewRecorder returns a recorder of Events that name the controller and the
+// instance as their source. If instance is "", it is this machine's host name. The
+// recorder records until mgr ends.
+func NewRecorder(mgr ctrl.Manager, controller, instance string) (events.EventRecorder, error) {
 	c, err := eventsclient.NewForConfigAndClient(mgr.GetConfig(), mgr.GetHTTPClient())
 	if err != nil {
 		return nil, fmt.Errorf("client of Events: %w", err)
 	}
-	broadcaster := events.NewBroadcaster(sink{&events.EventSinkImpl{Interface: c}})
+	broadcaster := events.NewBroadcaster(sink{&events.EventSinkImpl{Interface: c}, instance})
 	ctx, cancel := context.WithCancel(klog.NewContext(context.Background(), mgr.GetLogger()))
 	if err := broadcaster.StartRecordingToSinkWithContext(ctx); err != nil {
 		cancel()
@@ -45,11 +46,21 @@ func NewRecorder(mgr ctrl.Manager, controller string) (events.EventRecorder, err
 	return broadcaster.NewRecorder(mgr.GetScheme(), controller), nil
 }
 
+// maxInstance is the API's limit on reportingInstance, in bytes.
+const maxInstance = 128
+
 // sink writes Events, and drops those in namespaces that are being deleted.
-type sink struct{ events.EventSink }
+type sink struct {
+	events.EventSink
+	instance string
+}
 
 // Create implements events.EventSink.
 func (s sink) Create(ctx context.Context, e *eventsv1.Event) (*eventsv1.Event, error) {
+	// The recorder's own value ends in this machine's host name.
+	if s.instance != "" {
+		e.ReportingInstance = s.instance[:min(len(s.instance), maxInstance)]
+	}
 	created, err := s.EventSink.Create(ctx, e)
 	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 		return e, nil

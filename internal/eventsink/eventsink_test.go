@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -37,8 +38,33 @@ func TestCreate(t *testing.T) {
 		"forbidden":                      {refused, refused},
 		"created":                        {nil, nil},
 	} {
-		if _, err := (sink{refusing{err: tt.err}}).Create(t.Context(), &eventsv1.Event{}); !errors.Is(err, tt.want) || (err == nil) != (tt.want == nil) {
+		if _, err := (sink{EventSink: refusing{err: tt.err}}).Create(t.Context(), &eventsv1.Event{}); !errors.Is(err, tt.want) || (err == nil) != (tt.want == nil) {
 			t.Errorf("%s: got %v, want %v", name, err, tt.want)
+		}
+	}
+}
+
+// keeping is a sink that keeps the last Event.
+type keeping struct {
+	events.EventSink
+	last *eventsv1.Event
+}
+
+func (k *keeping) Create(_ context.Context, e *eventsv1.Event) (*eventsv1.Event, error) {
+	k.last = e
+	return e, nil
+}
+
+// The policies compare an Event's reportingInstance with the agent's node.
+func TestInstance(t *testing.T) {
+	for _, tt := range []struct{ instance, want string }{
+		{"node-a", "node-a"},
+		{"", "host"},
+		{strings.Repeat("n", 200), strings.Repeat("n", 128)},
+	} {
+		k := &keeping{}
+		if _, err := (sink{k, tt.instance}).Create(t.Context(), &eventsv1.Event{ReportingInstance: "host"}); err != nil || k.last.ReportingInstance != tt.want {
+			t.Errorf("%.10q: got %q, %v, want %q", tt.instance, k.last.ReportingInstance, err, tt.want)
 		}
 	}
 }

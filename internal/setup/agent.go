@@ -19,11 +19,19 @@ import (
 	"botbottle.dev/bottle-operator/internal/subnet"
 )
 
+const (
+	// minTokenLifetime is the API server's minimum.
+	minTokenLifetime = 10 * time.Minute
+	// maxTokenLifetime is the maximum that the policy bottle-agent-tokens allows.
+	maxTokenLifetime = 168 * time.Hour
+)
+
 // AgentOptions configure the agent of one node.
 type AgentOptions struct {
 	Kubeconfig    string
 	NodeName      string
 	Namespace     string
+	TokenLifetime time.Duration
 	StateDir      string
 	Metrics       MetricsOptions
 	HealthAddress string
@@ -60,9 +68,10 @@ type AgentOptions struct {
 
 // Bind adds the flags.
 func (o *AgentOptions) Bind(fs *pflag.FlagSet) {
-	fs.StringVar(&o.Kubeconfig, "kubeconfig", "", "kubeconfig file of the ServiceAccount bottle-agent; leave empty in a Pod")
+	fs.StringVar(&o.Kubeconfig, "kubeconfig", "", "kubeconfig file with a tokenFile that has a token of the ServiceAccount bottle-agent, bound to the Node; leave empty in a Pod")
 	fs.StringVar(&o.NodeName, "node-name", "", "name of this machine's Node (required)")
-	fs.StringVar(&o.Namespace, "namespace", "bottle-system", "namespace of the agent's Lease")
+	fs.StringVar(&o.Namespace, "namespace", "", "namespace of the agent's Lease; if empty, the namespace of its ServiceAccount")
+	fs.DurationVar(&o.TokenLifetime, "token-lifetime", maxTokenLifetime, "how long the tokens that the agent requests for itself are valid, 10m to 168h; it renews them after a tenth of that")
 	fs.StringVar(&o.StateDir, "state-dir", "/var/lib/bottle", "directory for the Bottles' files and smolvm's data")
 	o.Metrics.Bind(fs, "127.0.0.1:8080")
 	fs.StringVar(&o.HealthAddress, "health-probe-bind-address", ":8081", "address for /healthz and /readyz; 0 disables them")
@@ -103,10 +112,11 @@ func (o *AgentOptions) Validate() error {
 	bad := func(flag string, value any, want string) {
 		errs = append(errs, fmt.Errorf("--%s %q: want %s", flag, fmt.Sprint(value), want))
 	}
-	for flag, value := range map[string]string{"node-name": o.NodeName, "namespace": o.Namespace} {
-		if value == "" {
-			errs = append(errs, fmt.Errorf("--%s: required", flag))
-		}
+	if o.NodeName == "" {
+		errs = append(errs, errors.New("--node-name: required"))
+	}
+	if o.TokenLifetime < minTokenLifetime || o.TokenLifetime > maxTokenLifetime {
+		bad("token-lifetime", o.TokenLifetime, "10m to 168h")
 	}
 	for flag, value := range map[string]string{"state-dir": o.StateDir, "smolvm-dir": o.SmolvmDir, "local-image-dir": o.LocalImageDir} {
 		if !filepath.IsAbs(value) {

@@ -17,9 +17,10 @@ import (
 	"botbottle.dev/bottle-operator/controllers/sweep"
 )
 
-// addNode adds the controller and runnables for the agent's own Node to mgr.
-// addresses is called with the addresses that the Node lists.
-func (o *AgentOptions) addNode(mgr ctrl.Manager, facts *node.Facts, addresses func([]netip.Addr)) error {
+// addNode adds the controller and runnables for the agent's own Node to mgr. The
+// agent's Lease is in the namespace. addresses is called with the addresses that
+// the Node lists.
+func (o *AgentOptions) addNode(mgr ctrl.Manager, facts *node.Facts, namespace string, addresses func([]netip.Addr)) error {
 	r := node.New(node.Options{Client: mgr.GetClient(), Facts: facts, Node: o.NodeName, MaxBottles: o.MaxBottles, Addresses: addresses})
 	if err := r.SetupWithManager(mgr); err != nil {
 		return err
@@ -28,7 +29,7 @@ func (o *AgentOptions) addNode(mgr ctrl.Manager, facts *node.Facts, addresses fu
 	if err != nil {
 		return fmt.Errorf("client of the Lease: %w", err)
 	}
-	lease := &node.Lease{Client: direct, Namespace: o.Namespace, Node: o.NodeName, Clock: clock.RealClock{}}
+	lease := &node.Lease{Client: direct, Namespace: namespace, Node: o.NodeName, Clock: clock.RealClock{}}
 	for _, runnable := range []manager.Runnable{facts, lease} {
 		if err := mgr.Add(runnable); err != nil {
 			return err

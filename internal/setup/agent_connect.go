@@ -153,34 +153,52 @@ func (a *apiServer) retry(ctx context.Context, attempt func(ctx context.Context)
 	}
 }
 
-// connect waits for the API server. It returns the manager and the identity of
-// the cluster. The error is a permanentError or ctx.Err().
-func (o *AgentOptions) connect(ctx context.Context, cfg *rest.Config, dir *state.Dir, api *apiServer) (mgr ctrl.Manager, cluster string, err error) {
-	bounded, err := boundedClient(cfg)
-	if err != nil {
-		return nil, "", permanentError{fmt.Errorf("--kubeconfig: %w", err)}
-	}
-	core, err := corev1client.NewForConfigAndClient(cfg, bounded)
-	if err != nil {
-		return nil, "", permanentError{fmt.Errorf("--kubeconfig: %w", err)}
-	}
+// connection is what the agent learns from the API server when it connects.
+type connection struct {
+	mgr       ctrl.Manager
+	cluster   string // the UID of the namespace kube-system
+	namespace string // of the agent's Lease
+}
+
+// connect waits for the API server, and for credentials that are those of this
+// node's agent. The error is a permanentError or ctx.Err().
+func (o *AgentOptions) connect(ctx context.Context, cfg *rest.Config, dir *state.Dir, api *apiServer) (c connection, err error) {
 	err = api.retry(ctx, func(ctx context.Context) error {
+		// A client caches the token for a minute. Each attempt has a client of its own,
+		// so that a new token helps at once.
+		bounded, err := boundedClient(cfg)
+		if err != nil {
+			return permanentError{fmt.Errorf("--kubeconfig: %w", err)}
+		}
+		core, err := corev1client.NewForConfigAndClient(cfg, bounded)
+		if err != nil {
+			return permanentError{fmt.Errorf("--kubeconfig: %w", err)}
+		}
+		if err := checkKubernetes(ctx, core.RESTClient()); err != nil {
+			return o.explain(cfg, err)
+		}
+		if c.namespace, err = o.identity(ctx, cfg, bounded); err != nil {
+			return err
+		}
 		system, err := core.Namespaces().Get(ctx, metav1.NamespaceSystem, metav1.GetOptions{})
 		if err != nil {
 			return fmt.Errorf("identity of the cluster: %w", err)
 		}
-		cluster = string(system.UID)
-		if err := dir.ClaimCluster(cluster); err != nil {
+		c.cluster = string(system.UID)
+		if err := dir.ClaimCluster(c.cluster); err != nil {
 			return permanentError{err}
 		}
-		mgr, err = o.newManager(cfg)
+		c.mgr, err = o.newManager(cfg)
 		return err
 	})
 	if err == nil {
+		if o.Namespace != "" {
+			c.namespace = o.Namespace
+		}
 		api.setProblem("")
-		ctrl.Log.Info("Connected to the API server", "cluster", cluster)
+		ctrl.Log.Info("Connected to the API server", "cluster", c.cluster, "namespace", c.namespace)
 	}
-	return mgr, cluster, err
+	return c, err
 }
 
 // newManager returns a manager that caches only this node's Bottles and its Node.
@@ -240,7 +258,13 @@ func problemOf(err error) string {
 	var status apierrors.APIStatus
 	var name *net.DNSError
 	var timeout net.Error
+	var identity *identityError
+	var old tooOldError
 	switch {
+	case errors.As(err, &identity):
+		return identity.problem
+	case errors.As(err, &old):
+		return old.Error()
 	case apierrors.IsUnauthorized(err):
 		return "it does not accept the agent's credentials"
 	case apierrors.IsForbidden(err):

@@ -95,28 +95,32 @@ func (o *AgentOptions) Run(ctx context.Context) error {
 
 // manage connects to the API server and runs the Bottles of this node.
 func (o *AgentOptions) manage(ctx context.Context, cfg *rest.Config, p parts, api *apiServer) error {
-	mgr, cluster, err := o.connect(ctx, cfg, p.dir, api)
+	if err := o.renewToken(ctx, cfg, metrics.Registry); err != nil {
+		return err
+	}
+	c, err := o.connect(ctx, cfg, p.dir, api)
 	if err != nil {
 		return err
 	}
-	p.cluster = cluster
-	if err := o.compose(mgr, p); err != nil {
+	p.cluster, p.namespace = c.cluster, c.namespace
+	if err := o.compose(c.mgr, p); err != nil {
 		return err
 	}
-	api.setSynced(mgr.GetCache().WaitForCacheSync)
-	return mgr.Start(ctx)
+	api.setSynced(c.mgr.GetCache().WaitForCacheSync)
+	return c.mgr.Start(ctx)
 }
 
 // parts are what compose needs besides the options.
 type parts struct {
-	dir      *state.Dir
-	cluster  string
-	machines *smolvm.Driver
-	calls    *hostmetrics.Metrics
-	walls    *wall.Walls
-	limits   *egresslimit.Source
-	enforcer *enforce.Enforcer
-	guarding <-chan struct{} // closed when the guard has ended
+	dir       *state.Dir
+	cluster   string
+	namespace string // of the agent's Lease
+	machines  *smolvm.Driver
+	calls     *hostmetrics.Metrics
+	walls     *wall.Walls
+	limits    *egresslimit.Source
+	enforcer  *enforce.Enforcer
+	guarding  <-chan struct{} // closed when the guard has ended
 }
 
 // startGuard starts to guard the machines that an earlier agent left behind. It
@@ -207,7 +211,7 @@ func (o *AgentOptions) compose(mgr ctrl.Manager, p parts) error {
 		return err
 	}
 	watches := namedwatch.New(core.RESTClient(), func(user client.ObjectKey) { r.Enqueue(user) })
-	recorder, err := eventsink.NewRecorder(mgr, agentName)
+	recorder, err := eventsink.NewRecorder(mgr, agentName, o.NodeName)
 	if err != nil {
 		return err
 	}
@@ -228,7 +232,7 @@ func (o *AgentOptions) compose(mgr ctrl.Manager, p parts) error {
 	if err := errors.Join(mgr.Add(watches), mgr.Add(loadBundleImage(engine))); err != nil {
 		return err
 	}
-	if err := o.addNode(mgr, facts, p.limits.SetExternal); err != nil {
+	if err := o.addNode(mgr, facts, p.namespace, p.limits.SetExternal); err != nil {
 		return err
 	}
 	return o.add(mgr, r)

@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -39,7 +41,7 @@ type ManagerOptions struct {
 func (o *ManagerOptions) Bind(fs *pflag.FlagSet) {
 	d := placement.DefaultOptions()
 	fs.StringVar(&o.Kubeconfig, "kubeconfig", "", "kubeconfig file; leave empty in a Pod")
-	fs.StringVar(&o.Namespace, "namespace", d.Namespace, "namespace of the leader election Lease and the agents' Leases")
+	fs.StringVar(&o.Namespace, "namespace", "", "namespace of the leader election Lease and the agents' Leases; if empty, the Pod's own (required outside a Pod)")
 	fs.BoolVar(&o.LeaderElect, "leader-elect", false, "be active only while holding the leader election Lease")
 	o.Metrics.Bind(fs, ":8443")
 	fs.StringVar(&o.HealthAddress, "health-probe-bind-address", ":8081", "address for /healthz and /readyz; 0 disables them")
@@ -86,9 +88,6 @@ func (o *ManagerOptions) placement() (placement.Options, error) {
 		errs = append(errs, fmt.Errorf("--bundle-memory %q: want at least %dMi", o.BundleMemory, placement.MinBundleMemory>>20))
 	}
 	errs = append(errs, o.Metrics.Validate())
-	if o.Namespace == "" {
-		errs = append(errs, errors.New("--namespace: required"))
-	}
 	if o.PlaceholderImage == "" {
 		errs = append(errs, errors.New("--placeholder-image: required"))
 	}
@@ -101,21 +100,43 @@ func (o *ManagerOptions) Validate() error {
 	return err
 }
 
+// podNamespaceFile has the namespace of the Pod that this process runs in.
+const podNamespaceFile = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
+
+// namespace returns the operator's namespace. file has that of the manager's Pod.
+func (o *ManagerOptions) namespace(file string) (string, error) {
+	if o.Namespace != "" {
+		return o.Namespace, nil
+	}
+	data, err := os.ReadFile(file)
+	name := strings.TrimSpace(string(data))
+	if err != nil || name == "" {
+		return "", errors.Join(errors.New("--namespace: required outside a Pod"), err)
+	}
+	return name, nil
+}
+
 // Run runs the manager until ctx ends.
 func (o *ManagerOptions) Run(ctx context.Context) error {
 	options, err := o.placement()
 	if err != nil {
 		return err
 	}
+	if options.Namespace, err = o.namespace(podNamespaceFile); err != nil {
+		return err
+	}
 	cfg, err := restConfig(o.Kubeconfig, "bottle-manager")
 	if err != nil {
+		return err
+	}
+	if err := requireKubernetes(ctx, cfg); err != nil {
 		return err
 	}
 	scheme, err := newScheme()
 	if err != nil {
 		return err
 	}
-	cacheOptions, err := placement.CacheOptions(o.Namespace)
+	cacheOptions, err := placement.CacheOptions(options.Namespace)
 	if err != nil {
 		return err
 	}
@@ -130,7 +151,7 @@ func (o *ManagerOptions) Run(ctx context.Context) error {
 		HealthProbeBindAddress:        o.HealthAddress,
 		LeaderElection:                o.LeaderElect,
 		LeaderElectionID:              "bottle-manager",
-		LeaderElectionNamespace:       o.Namespace,
+		LeaderElectionNamespace:       options.Namespace,
 		LeaderElectionReleaseOnCancel: true,
 		GracefulShutdownTimeout:       ptr.To(10 * time.Second),
 	})

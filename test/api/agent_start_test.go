@@ -3,14 +3,21 @@
 package api_test
 
 import (
+	"context"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
+	"botbottle.dev/bottle-operator/internal/agenttoken"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/state"
 	"botbottle.dev/bottle-operator/test/api/apienv"
@@ -54,7 +61,7 @@ func TestAgentReconnects(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	as := apienv.AsServiceAccount(cfg, "bottle-agent")
+	as := apienv.AsAgent(cfg, "n")
 	as.Host = apiAddress
 	a := newAgent(t, as)
 	a.recordWall(t)
@@ -75,6 +82,50 @@ func TestAgentReconnects(t *testing.T) {
 	a.forward(t, server.Host)
 	a.eventually(t, connected+" to be 1 again", func() bool { return a.metric(connected) == 1 })
 	a.stop(t)
+}
+
+// TestAgentToken checks an agent whose token is not bound to its Node: it guards
+// machines and says what is wrong. With the right token it starts to work, and
+// makes that token last, without a restart.
+func TestAgentToken(t *testing.T) {
+	cfg := apienv.Start(t)
+	c := apienv.Client(t, cfg)
+	server, _, err := rest.DefaultServerUrlFor(cfg)
+	must(t, err)
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}}
+	must(t, c.Create(t.Context(), node))
+	t.Cleanup(func() { _ = c.Delete(context.Background(), node) })
+	file := filepath.Join(t.TempDir(), "token")
+	write := func(bound *authenticationv1.BoundObjectReference) {
+		account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: apienv.SystemNamespace, Name: "bottle-agent"}}
+		request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{BoundObjectRef: bound}}
+		must(t, c.SubResource("token").Create(t.Context(), account, request))
+		must(t, os.WriteFile(file, []byte(request.Status.Token), 0o600))
+	}
+	write(nil)
+	as := &rest.Config{Host: apiAddress, BearerTokenFile: file, TLSClientConfig: rest.TLSClientConfig{CAData: cfg.CAData}}
+	a := newAgent(t, as)
+	a.recordWall(t)
+	a.forward(t, server.Host)
+	a.start(t)
+	const waiting = "waiting for the API server: the agent's token is not bound to Node n"
+	a.eventually(t, "readyz to be 503 with "+waiting, func() bool {
+		code, body := a.get("/readyz")
+		return code == 503 && strings.TrimSpace(body) == waiting
+	})
+	a.eventually(t, "the guard's first check", func() bool { return a.metric(lastCheck) > 0 })
+	write(&authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Node", Name: "n", UID: node.UID})
+	a.eventually(t, "the agent to be ready", func() bool { code, _ := a.get("/readyz"); return code == 200 })
+	a.eventually(t, "a token for a week", func() bool {
+		token, err := agenttoken.Read(file)
+		must(t, err)
+		claims, err := agenttoken.Parse(token)
+		return err == nil && claims.Expires.Sub(claims.Issued) == 168*time.Hour && claims.NodeUID == node.UID
+	})
+	log := a.stop(t)
+	if want := "kubectl -n " + apienv.SystemNamespace + " create token bottle-agent --bound-object-kind Node --bound-object-name n"; !strings.Contains(log, want) {
+		t.Errorf("log: got no %q in\n%s", want, log)
+	}
 }
 
 // recordWall writes the record of a wall, as an earlier agent would have.
@@ -111,7 +162,7 @@ const (
 // userOf returns cfg's credentials for a kubeconfig.
 func userOf(cfg *rest.Config) *clientcmdapi.AuthInfo {
 	return &clientcmdapi.AuthInfo{
-		Token: cfg.BearerToken, ClientCertificateData: cfg.CertData, ClientKeyData: cfg.KeyData,
-		Impersonate: cfg.Impersonate.UserName, ImpersonateGroups: cfg.Impersonate.Groups,
+		Token: cfg.BearerToken, TokenFile: cfg.BearerTokenFile, ClientCertificateData: cfg.CertData, ClientKeyData: cfg.KeyData,
+		Impersonate: cfg.Impersonate.UserName, ImpersonateGroups: cfg.Impersonate.Groups, ImpersonateUserExtra: cfg.Impersonate.Extra,
 	}
 }

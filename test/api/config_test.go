@@ -13,6 +13,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -59,8 +60,8 @@ func TestManagerDeployment(t *testing.T) {
 	}
 	o := &setup.ManagerOptions{}
 	wantFlags(t, "manager", o, d.Spec.Template.Spec.Containers[0].Args)
-	if !o.LeaderElect || o.Namespace != d.Namespace {
-		t.Errorf("got leader election %t in %s, want it in %s", o.LeaderElect, o.Namespace, d.Namespace)
+	if !o.LeaderElect || o.Namespace != "" {
+		t.Errorf("got leader election %t in %q, want it in the Pod's own namespace", o.LeaderElect, o.Namespace)
 	}
 	ns := &corev1.Namespace{}
 	must(t, c.Get(t.Context(), client.ObjectKey{Name: apienv.SystemNamespace}, ns))
@@ -70,6 +71,85 @@ func TestManagerDeployment(t *testing.T) {
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: d.Namespace, Name: "manager"}, Spec: d.Spec.Template.Spec}
 	if err := c.Create(t.Context(), pod, client.DryRunAll); err != nil {
 		t.Errorf("got %v for the Deployment's Pod, want it accepted", err)
+	}
+}
+
+// An overlay installs the operator into any namespace: nothing that kustomize does
+// not rewrite names the default one.
+func TestAnotherNamespace(t *testing.T) {
+	parent := t.TempDir()
+	relative, err := filepath.Rel(parent, apienv.Root())
+	must(t, err)
+	overlay := "namespace: elsewhere\nresources: [" + filepath.Join(relative, "config", "default") + "]\ncomponents: [" +
+		filepath.Join(relative, "config", "components", "aggregate-edit") + "]\n"
+	must(t, os.WriteFile(filepath.Join(parent, "kustomization.yaml"), []byte(overlay), 0o600))
+	out := kustomizeFolder(t, parent)
+	for line := range strings.Lines(string(out)) {
+		if strings.Contains(line, apienv.SystemNamespace) {
+			t.Errorf("got %q, want nothing that names %s", strings.TrimSpace(line), apienv.SystemNamespace)
+		}
+	}
+	objects, err := apienv.ParseManifests(out)
+	must(t, err)
+	subjects := 0
+	for _, o := range objects {
+		if list, _, _ := unstructured.NestedSlice(o.Object, "subjects"); len(list) > 0 {
+			subject, _ := list[0].(map[string]any)
+			if subject["namespace"] != "elsewhere" {
+				t.Errorf("%s %s: got the subject %v, want it in elsewhere", o.GetKind(), o.GetName(), subject)
+			}
+			subjects++
+		}
+		if o.GetKind() == "Namespace" && o.GetName() != "elsewhere" {
+			t.Errorf("got Namespace %s, want elsewhere", o.GetName())
+		}
+	}
+	if subjects < 5 {
+		t.Errorf("got %d bindings with subjects, want those of the manager and the agents", subjects)
+	}
+}
+
+// The policies recognise agents in any namespace, so they name none.
+func TestPoliciesNameNoNamespace(t *testing.T) {
+	files, err := filepath.Glob(filepath.Join(apienv.Root(), "config", "policy", "*.yaml"))
+	must(t, err)
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		must(t, err)
+		if strings.Contains(string(text), apienv.SystemNamespace) {
+			t.Errorf("%s: got the namespace %s in it, want none", filepath.Base(file), apienv.SystemNamespace)
+		}
+	}
+}
+
+// Only the component aggregate-edit adds Bottles to the built-in roles edit and
+// admin.
+func TestEditAggregation(t *testing.T) {
+	labels := func(objects []*unstructured.Unstructured) map[string]string {
+		for _, o := range objects {
+			if o.GetKind() == "ClusterRole" && o.GetName() == "bottle-editor" {
+				return o.GetLabels()
+			}
+		}
+		t.Fatal("got no ClusterRole bottle-editor, want one")
+		return nil
+	}
+	plain, err := apienv.ParseManifests(kustomize(t, "config/default"))
+	must(t, err)
+	if got := labels(plain); len(got) != 0 {
+		t.Errorf("without the component: got labels %v, want none", got)
+	}
+	parent := t.TempDir()
+	relative, err := filepath.Rel(parent, apienv.Root())
+	must(t, err)
+	overlay := "resources: [" + filepath.Join(relative, "config", "default") + "]\ncomponents: [" + filepath.Join(relative, "config", "components", "aggregate-edit") + "]\n"
+	must(t, os.WriteFile(filepath.Join(parent, "kustomization.yaml"), []byte(overlay), 0o600))
+	opted, err := apienv.ParseManifests(kustomizeFolder(t, parent))
+	must(t, err)
+	for _, role := range []string{"edit", "admin"} {
+		if got := labels(opted)["rbac.authorization.k8s.io/aggregate-to-"+role]; got != "true" {
+			t.Errorf("with the component: got aggregate-to-%s %q, want true", role, got)
+		}
 	}
 }
 

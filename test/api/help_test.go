@@ -37,7 +37,13 @@ func manifestOf(t *testing.T, b *v1alpha1.Bottle) *unstructured.Unstructured {
 // kustomize renders a folder of this module as kubectl does.
 func kustomize(t *testing.T, folder string) []byte {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), filepath.Join(apienv.Assets(t), "kubectl"), "kustomize", filepath.Join(apienv.Root(), folder))
+	return kustomizeFolder(t, filepath.Join(apienv.Root(), folder))
+}
+
+// kustomizeFolder renders any folder.
+func kustomizeFolder(t *testing.T, folder string) []byte {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), filepath.Join(apienv.Assets(t), "kubectl"), "kustomize", folder)
 	out, err := cmd.Output()
 	if err != nil {
 		t.Fatalf("kubectl kustomize %s: %v", folder, err)

@@ -99,7 +99,7 @@ func auditWrites(b *testing.B, c *story.Cluster) int {
 			ObjectRef   struct{ Resource string }
 		}
 		if json.Unmarshal(lines.Bytes(), &e) != nil || e.Stage != "ResponseComplete" || e.ObjectRef.Resource == "leases" ||
-			!strings.HasPrefix(e.User.Username, "system:serviceaccount:bottle-system:bottle-") {
+			!strings.HasPrefix(e.User.Username, "system:serviceaccount:"+c.SystemNamespace(b)+":bottle-") {
 			continue
 		}
 		switch e.Verb {

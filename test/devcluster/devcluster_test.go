@@ -56,6 +56,16 @@ func TestCluster(t *testing.T) {
 			t.Errorf("processes before and after (-before +after):\n%s", diff)
 		}
 	})
+	t.Run("a Node made again gets a new token", func(t *testing.T) {
+		before := pids(t, dir)
+		if got := run(t, dir, nil, "bin/controlplane/kubectl", "--kubeconfig", filepath.Join(dir, "kubeconfig"), "delete", "node", node); got.code != 0 {
+			t.Fatalf("delete the Node: got %+v, want success", got)
+		}
+		up(t, dir) // waits until the agent offers Bottles on the new Node
+		if diff := cmp.Diff(before, pids(t, dir)); diff != "" {
+			t.Errorf("processes before and after (-before +after):\n%s", diff)
+		}
+	})
 	t.Run("down leaves nothing", func(t *testing.T) { testDown(t, dir) })
 }
 
@@ -254,7 +264,7 @@ func run(t *testing.T, dir string, stdin []byte, command string, args ...string)
 		command = filepath.Join(root, command)
 	}
 	cmd := exec.CommandContext(ctx, command, args...)
-	cmd.Env = append(os.Environ(), "DEV_DIR="+dir, "NODES=1", "MACHINES=standin", "STANDIN_VERSION=1.32.2", "AGENT_FLAGS=", "MANAGER_FLAGS=")
+	cmd.Env = append(os.Environ(), "DEV_DIR="+dir, "NODES=1", "MACHINES=standin", "STANDIN_VERSION=1.32.2", "NAMESPACE=", "AGENT_FLAGS=", "MANAGER_FLAGS=")
 	cmd.Stdin, cmd.WaitDelay = bytes.NewReader(stdin), 5*time.Second
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr

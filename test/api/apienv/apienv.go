@@ -126,6 +126,14 @@ func AsServiceAccount(cfg *rest.Config, name string) *rest.Config {
 	return cfg
 }
 
+// AsAgent returns a copy of cfg that acts as the agent of a node: as a token of the
+// agents' ServiceAccount that is bound to the Node.
+func AsAgent(cfg *rest.Config, node string) *rest.Config {
+	cfg = AsServiceAccount(cfg, "bottle-agent")
+	cfg.Impersonate.Extra = map[string][]string{"authentication.kubernetes.io/node-name": {node}}
+	return cfg
+}
+
 // Namespace creates a namespace named after the test and returns its name. The
 // namespace is never deleted, because no controller here could finish that. When
 // the test ends, the status of every Bottle in it must obey the rules of kstatus.
@@ -170,6 +178,8 @@ func start(assets string) (*envtest.Environment, *rest.Config, error) {
 	}
 	// envtest must use the caller's binary, not one from its own search path.
 	env.ControlPlane.GetAPIServer().Path = filepath.Join(assets, "kube-apiserver")
+	// The audience that config/rbac allows in an agent's request for a token.
+	env.ControlPlane.GetAPIServer().Configure().Set("service-account-issuer", "https://kubernetes.default.svc")
 	cfg, err := env.Start()
 	if err != nil {
 		return nil, nil, errors.Join(err, env.Stop())
