@@ -131,16 +131,24 @@ func decide(f facts) decision {
 	case !f.bottle.DeletionTimestamp.IsZero():
 		return decideDeleted(f, on)
 	case on != "":
-		return hold(f, f.pod != nil && f.pod.unbooked == "", decidePlaced(f, on))
+		d := decidePlaced(f, on)
+		if f.pod != nil && f.pod.unbooked == "" {
+			d = hold(f, d)
+		}
+		return d
 	default:
-		return hold(f, f.pod != nil && f.pod.flaw == "", decideUnplaced(f))
+		d := decideUnplaced(f)
+		if f.pod != nil && f.pod.flaw == "" {
+			d = hold(f, d)
+		}
+		return d
 	}
 }
 
-// hold adds to a decision that a placeholder without a finalizer gets it back, if
-// the placeholder is sound and stays.
-func hold(f facts, sound bool, d decision) decision {
-	if sound && f.pod.unheld && !f.pod.deleting && d.pod == "" && !d.clear {
+// hold adds to a decision about a sound placeholder that it gets its finalizer
+// back if it lacks it and stays.
+func hold(f facts, d decision) decision {
+	if f.pod.unheld && !f.pod.deleting && d.pod == "" && !d.clear {
 		d.pod = podHold
 	}
 	return d
