@@ -49,11 +49,20 @@ func unbookedOf(pod *corev1.Pod, b *v1alpha1.Bottle) string {
 	if r == nil {
 		return ""
 	}
-	return shortfall(booked(pod), corev1.ResourceList{
-		corev1.ResourceCPU:      *resource.NewQuantity(int64(r.CPUs), resource.DecimalSI),
-		corev1.ResourceMemory:   r.Memory,
+	cpu, memory := *resource.NewQuantity(int64(r.CPUs), resource.DecimalSI), r.Memory.DeepCopy()
+	if r.Bundle != nil { // an earlier manager booked none
+		cpu.Add(r.Bundle.CPU)
+		memory.Add(r.Bundle.Memory)
+	}
+	want := corev1.ResourceList{
+		corev1.ResourceCPU:      cpu,
+		corev1.ResourceMemory:   memory,
 		v1alpha1.ResourceBottle: *resource.NewQuantity(1, resource.DecimalSI),
-	})
+	}
+	if r.Disk != nil {
+		want[corev1.ResourceEphemeralStorage] = *r.Disk
+	}
+	return shortfall(booked(pod), want)
 }
 
 // shortfall describes what have lacks of want, or returns "".
