@@ -42,6 +42,7 @@ func (o *BundleOptions) Run(ctx context.Context, log io.Writer) error {
 	if err := o.Validate(); err != nil {
 		return err
 	}
+	discardStandardLog()
 	go fitMemory(ctx, cgroupLimits)
 	return bundleproxy.Run(ctx, bundleproxy.Options{Listen: o.Listen, RulesPath: o.Rules, Log: log})
 }

@@ -45,11 +45,14 @@ func (o *LogOptions) Install(w io.Writer) error {
 	default:
 		return fmt.Errorf("--log-format %q: want json or text", o.Format)
 	}
-	// net/http writes what servers send unasked to the standard logger. Nothing of
-	// ours uses it.
-	log.SetOutput(io.Discard)
+	discardStandardLog()
 	logger := logr.FromSlogHandler(handler)
 	ctrl.SetLogger(logger)
 	klog.SetLogger(logger.WithName("client-go"))
 	return nil
 }
+
+// discardStandardLog discards the standard logger's lines. Nothing of ours uses
+// it, but net/http writes there what servers send without a request, and what is
+// wrong with a guest's connections, as often as they like.
+func discardStandardLog() { log.SetOutput(io.Discard) }

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"log"
 	"os"
 	"path/filepath"
@@ -144,15 +145,26 @@ func TestLogs(t *testing.T) {
 
 // net/http writes what a registry sends unasked to the standard logger.
 func TestStandardLogIsDiscarded(t *testing.T) {
-	var out bytes.Buffer
-	log.SetOutput(&out)
-	t.Cleanup(func() { log.SetOutput(os.Stderr) })
-	if err := (&LogOptions{Level: "debug", Format: "text"}).Install(&out); err != nil {
-		t.Fatal(err)
-	}
-	log.Print("the registry's words")
-	if out.Len() > 0 {
-		t.Errorf("got %q logged, want nothing", out.String())
+	ended, end := context.WithCancel(t.Context())
+	end()
+	for name, install := range map[string]func(w io.Writer) error{
+		"manager and agent": (&LogOptions{Level: "debug", Format: "text"}).Install,
+		"bundle": func(w io.Writer) error {
+			o := &BundleOptions{Rules: filepath.Join(t.TempDir(), "none"), Listen: "127.0.0.1:0"}
+			_ = o.Run(ended, w)
+			return nil
+		},
+	} {
+		var out bytes.Buffer
+		log.SetOutput(&out)
+		t.Cleanup(func() { log.SetOutput(os.Stderr) })
+		if err := install(io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		log.Print("a stranger's words")
+		if out.Len() > 0 {
+			t.Errorf("%s: got %q logged, want nothing", name, out.String())
+		}
 	}
 }
 
