@@ -5,6 +5,7 @@ package story
 import (
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -118,17 +119,17 @@ func (c *Cluster) MachineDialledRegistry(t testing.TB, b *v1alpha1.Bottle) bool 
 }
 
 // WantDialToRegistrySeen dials the registry from the namespace of b's machine, in a
-// way that is not open to a guest, and checks that the wall observed it. b cannot be
-// used afterwards.
+// way that is not open to a guest, until the wall has observed it. A proof that ends
+// meanwhile makes the wall forget what it dropped. b cannot be used afterwards.
 func (c *Cluster) WantDialToRegistrySeen(t testing.TB, b *v1alpha1.Bottle) {
 	t.Helper()
-	c.TryExec(t, NodeOf(b), "sh", "-c", `
-		ip -n "$1" neigh replace "$2" lladdr 02:00:00:00:00:01 dev bundle0
-		ip -n "$1" route replace 10.77.0.1 via "$2"
-		nsenter --net="/run/netns/$1" nc -w 1 10.77.0.1 5000`, "sh", ID(b), b.Status.Network.Gateway)
-	if !c.MachineDialledRegistry(t, b) {
-		t.Errorf("the registry was dialled from the namespace of %s, but the wall did not observe it", b.Name)
-	}
+	c.Eventually(t, "the wall of "+b.Name+" to observe a dial to the registry", func() (string, bool) {
+		dial := c.TryExec(t, NodeOf(b), "sh", "-c", `
+			ip -n "$1" neigh replace "$2" lladdr 02:00:00:00:00:01 dev bundle0
+			ip -n "$1" route replace 10.77.0.1 via "$2"
+			nsenter --net="/run/netns/$1" nc -w 1 10.77.0.1 5000`, "sh", ID(b), b.Status.Network.Gateway)
+		return fmt.Sprintf("dialled, and the wall did not observe it (exit code %d, %s)", dial.Code, dial.Stderr), c.MachineDialledRegistry(t, b)
+	})
 }
 
 // BreakRegistry injects faults into the cluster's registry until repair is called or
