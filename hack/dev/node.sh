@@ -234,7 +234,7 @@ start_kubelet() {
 # create_node NAME: creates the Node object, as a kubelet would.
 create_node() {
   # Room for 250 Bottles of the default size: a stand-in takes little of it.
-  local node=$1 cpu=2000 memory=4000Gi disk=1000Gi capacity
+  local node=$1 cpu=2000 memory=1000Gi disk=1000Gi capacity
   if virtual; then cpu=16 memory=6Gi disk=64Gi; fi
   capacity="{\"cpu\":\"$cpu\",\"memory\":\"$memory\",\"ephemeral-storage\":\"$disk\",\"pods\":\"500\"}"
   k get node "$node" >/dev/null 2>&1 && return
