@@ -94,6 +94,17 @@ func (s *Source) SetExternal(addresses []netip.Addr) {
 	s.compute()
 }
 
+// External returns the addresses that SetExternal set.
+func (s *Source) External() []netip.Addr {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]netip.Addr, len(s.external))
+	for i, c := range s.external {
+		out[i] = c.Network.Addr()
+	}
+	return out
+}
+
 // Run follows the node's addresses until ctx ends. It calls apply once at the start
 // and after each change of the limits, and again until apply succeeds.
 func (s *Source) Run(ctx context.Context, apply func() error) {

@@ -41,6 +41,9 @@ func TestLimits(t *testing.T) {
 	if got := s.Limits(); !slices.Equal(got.Closed, want) {
 		t.Errorf("limits with external addresses: got %v, want %v", got.Closed, want)
 	}
+	if got := s.External(); len(got) != 3 || got[1] != netip.MustParseAddr("203.0.113.6") {
+		t.Errorf("external addresses: got %v, want the three valid ones", got)
+	}
 }
 
 func TestNewFailsWithoutAddresses(t *testing.T) {
