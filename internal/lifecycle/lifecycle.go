@@ -104,8 +104,9 @@ func Decide(f Facts) Decision {
 // decideDown returns what to do about a machine that exists and is down.
 func decideDown(f Facts) Decision {
 	d := Decision{Action: Start, Loss: lossOf(f, "its VM ended")}
-	if f.Machine.State == host.MachineCreated && f.Differs {
-		// It was created ahead of its bundle and never ran: no data is lost.
+	if f.Machine.State == host.MachineCreated && f.Differs && f.Record != nil && f.Record.FirstRun.IsZero() {
+		// It was created ahead of its bundle, and no machine of the Bottle ever ran: no
+		// data is lost.
 		d.Action = Replace
 	}
 	if f.Record == nil || f.Record.BootFailures == 0 || f.Restart {

@@ -42,6 +42,7 @@ func TestDecide(t *testing.T) {
 		"created, differs":               {with(here(in(host.MachineCreated), &state.Record{}), func(f *Facts) { f.Differs = true }), Replace, "", "", 0},
 		"created, differs, node fails":   {with(here(in(host.MachineCreated), &state.Record{}), func(f *Facts) { f.Differs, f.NodeProblem = true, "kvm" }), Nothing, "NodeNotReady", "", 0},
 		"created, differs, just failed":  {with(here(in(host.MachineCreated), failed(1, 0)), func(f *Facts) { f.Differs = true }), Nothing, "BootFailed", "", firstPause},
+		"created, differs, having run":   {with(here(in(host.MachineCreated), &state.Record{FirstRun: epoch}), func(f *Facts) { f.Differs = true }), Start, "", "", 0},
 		"stopped, differs":               {with(here(in(host.MachineStopped), ran), func(f *Facts) { f.Differs = true }), Start, "", "its VM ended", 0},
 		"stopped":                        {here(in(host.MachineStopped), &state.Record{}), Start, "", "", 0},
 		"stopped, having run":            {here(in(host.MachineStopped), ran), Start, "", "its VM ended", 0},
