@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/utils/ptr"
+
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/host/hosttest"
@@ -68,4 +70,31 @@ func TestACreationAheadThatFailsIsRetried(t *testing.T) {
 		w.settle(demoKey)
 		w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
 	}
+}
+
+// A machine that was created ahead of its bundle and has never run is not kept
+// when the spec changes before it starts: nothing would be lost with it, and it
+// would run with what the user has corrected.
+func TestAChangeBeforeTheFirstStartIsInForce(t *testing.T) {
+	w := newWorld(t, demo().Image(registryImage).Env("A", "old").Obj())
+	w.images.Push(registryImage, "agent 1")
+	w.faults.Fail("EnsureBundle", hosttest.Before, 2, host.ErrUnavailable)
+	for range 2 {
+		_, _ = w.pass(demoKey)
+		w.clock.Step(soon)
+	}
+	if got := w.faults.Calls(); !slices.Contains(got, "CreateMachine "+testID) {
+		t.Fatalf("calls: got %q, want the machine created ahead", got)
+	}
+	w.update(demoKey, func(b *v1alpha1.Bottle) { b.Spec.Env[0].Value = ptr.To("new") })
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
+	w.wantCond(demoKey, v1alpha1.ConditionPendingRestart, "")
+	if got := w.machines.Starts(testID); got != 1 {
+		t.Errorf("starts: got %d, want 1", got)
+	}
+	// A machine that has run is kept.
+	w.update(demoKey, func(b *v1alpha1.Bottle) { b.Spec.Env[0].Value = ptr.To("newer") })
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionPendingRestart, "True/SpecChanged")
 }

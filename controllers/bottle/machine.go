@@ -82,6 +82,8 @@ func (m *machineStep) ensure(ctx context.Context, s *scope) error {
 	if s.record != nil && s.record.Breach != "" {
 		f.Machine.LastExit = "stopped by the operator: " + s.record.Breach
 	}
+	s.comparePending(f)
+	f.Differs = len(s.pending) > 0
 	d := lifecycle.Decide(f)
 	if d.Loss != "" {
 		if err := m.countLoss(ctx, s, d.Loss); err != nil {
@@ -90,7 +92,6 @@ func (m *machineStep) ensure(ctx context.Context, s *scope) error {
 		f.Record = s.record
 		d = lifecycle.Decide(f)
 	}
-	s.comparePending(f)
 	err = mapError(m.act(ctx, s, f, d), reasons)
 	if f.Present && f.Ours || s.record != nil {
 		s.reportMachine(f)
@@ -131,6 +132,7 @@ func (m *machineStep) act(ctx context.Context, s *scope, f lifecycle.Facts, d li
 		if err := m.machines.DeleteMachine(ctx, s.name()); err != nil {
 			return err
 		}
+		s.pending = nil
 		starting.After = immediately
 		return starting
 	case lifecycle.RecordRun:

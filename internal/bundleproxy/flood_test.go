@@ -10,11 +10,14 @@ import (
 	"net/http"
 	"net/netip"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"botbottle.dev/bottle-operator/internal/egress"
 )
 
 // TestFloodOfRefusals checks that a guest that has connections refused as fast as
@@ -130,5 +133,29 @@ func TestLeftOutLinesAreCountedSoon(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatalf("log: got %d denials and a count of %d more, want %d in total, and some only counted", logged, leftOut, requests)
 		}
+	}
+}
+
+// TestAFloodHidesNoOtherTarget checks that a target that is refused all the time
+// does not keep others out of the log, and that many targets are bounded too.
+func TestAFloodHidesNoOtherTarget(t *testing.T) {
+	log := &buffer{}
+	l := newDecisionLog(log)
+	refuse := func(host string) { l.decision(target{host: host, port: 443}, deny("no rule")) }
+	for range 100 * logBurst {
+		refuse("telemetry.example.com")
+	}
+	refuse("wanted.example.com")
+	l.decision(target{host: "10.0.0.1", port: 443}, decision{status: http.StatusForbidden, closed: egress.ByNode})
+	for _, want := range []string{`"host":"wanted.example.com"`, `"closed":"node-address"`} {
+		if got := strings.Count(log.String(), want); got != 1 {
+			t.Errorf("log: got %d lines with %s, want 1", got, want)
+		}
+	}
+	for i := range 100 * logBurst {
+		refuse(strconv.Itoa(i) + ".example.com")
+	}
+	if got, most := strings.Count(log.String(), "\n"), logBurst+newBurst+50; got > most {
+		t.Errorf("log: got %d lines for many targets, want at most %d", got, most)
 	}
 }

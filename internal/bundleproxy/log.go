@@ -5,6 +5,7 @@ package bundleproxy
 import (
 	"encoding/json"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,6 +22,11 @@ const (
 	// thousands of decisions per second.
 	logRate  = 20
 	logBurst = 100
+	// newRate and newBurst are the same for decisions about targets that are not
+	// among the last that were logged: a program that is refused the same target all
+	// the time must not hide what else is refused.
+	newRate  = 5
+	newBurst = egress.MaxDenials
 	// countDelay is how long decisions that are left out of the log may wait to be
 	// counted in it.
 	countDelay = time.Second
@@ -42,6 +48,32 @@ type decisionLog struct {
 type kind struct {
 	limit   *rate.Limiter
 	leftOut uint32 // since the last count in the log
+
+	// targets are the last that were logged, each once. They are as many as a
+	// Bottle's status shows, so that each of them is still in it.
+	targets [egress.MaxDenials]loggedTarget
+	next    int // index of the oldest
+	// newLimit is for targets that are not among them.
+	newLimit *rate.Limiter
+}
+
+type loggedTarget struct {
+	host   string
+	port   uint16
+	closed egress.ClosedBy
+}
+
+// admits reports whether the decision may be logged.
+func (k *kind) admits(t loggedTarget) bool {
+	known := slices.Contains(k.targets[:], t)
+	if !k.limit.Allow() && (known || !k.newLimit.Allow()) {
+		return false
+	}
+	if !known {
+		k.targets[k.next] = t
+		k.next = (k.next + 1) % len(k.targets)
+	}
+	return true
 }
 
 type logLine struct {
@@ -65,7 +97,7 @@ func newDecisionLog(w io.Writer) *decisionLog {
 	}
 	l := &decisionLog{w: w, kinds: map[string]*kind{}}
 	for _, word := range words {
-		l.kinds[word] = &kind{limit: rate.NewLimiter(logRate, logBurst)}
+		l.kinds[word] = &kind{limit: rate.NewLimiter(logRate, logBurst), newLimit: rate.NewLimiter(newRate, newBurst)}
 	}
 	return l
 }
@@ -106,7 +138,7 @@ func (l *decisionLog) writeDecision(line logLine) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	k := l.kinds[line.Decision]
-	if k.limit.Allow() {
+	if k.admits(loggedTarget{line.Host, line.Port, line.Closed}) {
 		l.writeLocked(line)
 		return
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/moby/moby/api/types/container"
@@ -36,7 +37,7 @@ func resourcesOf(limits machinesize.Bundle) container.Resources {
 	}
 }
 
-// checkLimits returns ErrInvalid if the node cannot limit containers: docker
+// checkLimits returns ErrUnavailable if the node cannot limit containers: docker
 // would ignore some of the limits. It lowers a CPU limit to the CPUs that the
 // node has, because docker refuses a higher one.
 func (e *Engine) checkLimits(ctx context.Context, r *container.Resources) error {
@@ -47,8 +48,8 @@ func (e *Engine) checkLimits(ctx context.Context, r *container.Resources) error 
 	return err
 }
 
-// limitable returns the number of the node's CPUs, or ErrInvalid if the node
-// lacks a controller. It asks docker until docker reports all controllers.
+// limitable returns the number of the node's CPUs, or ErrUnavailable if the node
+// lacks a controller, which is nothing that a change of the Bottle could repair. It asks docker until docker reports all controllers.
 func (e *Engine) limitable(ctx context.Context) (cpus int, err error) {
 	e.mu.Lock()
 	cpus = e.cpus
@@ -71,7 +72,8 @@ func (e *Engine) limitable(ctx context.Context) (cpus int, err error) {
 		}
 	}
 	if len(missing) > 0 {
-		return 0, fmt.Errorf("docker cannot limit containers on this node: enable the kernel's cgroup controllers %s: %w", strings.Join(missing, ", "), host.ErrInvalid)
+		slices.Sort(missing) // the message is the same in every pass
+		return 0, fmt.Errorf("docker cannot limit containers on this node: enable the kernel's cgroup controllers %s: %w", strings.Join(missing, ", "), host.ErrUnavailable)
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -86,8 +86,8 @@ func prefixOf(n *net.IPNet) (netip.Prefix, bool) {
 	return netip.PrefixFrom(addr, bits), true
 }
 
-// Watch calls changed whenever an address or a route of the network namespace that
-// this process is in changes, until ctx ends.
+// Watch calls changed whenever an address or a local route of the network namespace
+// that this process is in changes, until ctx ends.
 func Watch(ctx context.Context, changed func()) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -117,9 +117,12 @@ func Watch(ctx context.Context, changed func()) error {
 			if !ok {
 				return errors.New("watch addresses: it ended")
 			}
-		case _, ok := <-routes:
+		case r, ok := <-routes:
 			if !ok {
 				return errors.New("watch routes: it ended")
+			}
+			if r.Route.Type != unix.RTN_LOCAL {
+				continue // a router's routes may change all the time
 			}
 		}
 		changed()

@@ -128,6 +128,35 @@ func TestRunFollowsTheNode(t *testing.T) {
 	}
 }
 
+// Routes to elsewhere are not what the node is.
+func TestWatchIgnoresOtherRoutes(t *testing.T) {
+	addLink(t, "eth8", "198.51.100.40/24")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	changes := make(chan struct{}, 1000)
+	go func() { _ = Watch(ctx, func() { changes <- struct{}{} }) }()
+	settled := func() (n int) {
+		for {
+			select {
+			case <-changes:
+				n++
+			case <-time.After(300 * time.Millisecond):
+				return n
+			}
+		}
+	}
+	settled()
+	ip(t, "route", "add", "203.0.113.0/24", "via", "198.51.100.1", "dev", "eth8")
+	ip(t, "route", "del", "203.0.113.0/24")
+	if got := settled(); got != 0 {
+		t.Errorf("routes to elsewhere: got %d changes, want none", got)
+	}
+	ip(t, "route", "add", "local", "203.0.113.128/28", "dev", "eth8")
+	if got := settled(); got == 0 {
+		t.Error("a local route: got no change")
+	}
+}
+
 func newSource(t *testing.T, change func(*Options)) *Source {
 	t.Helper()
 	o := Options{

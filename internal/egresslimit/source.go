@@ -24,8 +24,13 @@ const (
 	// interval is the time between two readings of the node's addresses without a
 	// notification.
 	interval = 10 * time.Second
-	// rest is the pause before a reading, so that one reading sees several changes.
-	rest = 50 * time.Millisecond
+	// rest is the pause before a reading, so that one reading sees several changes. It
+	// is restFactor times as long as the last reading took, up to restMax, if that is
+	// longer: a node with hundreds of interfaces takes tens of milliseconds to read,
+	// and interfaces can come and go for a long time.
+	rest       = 50 * time.Millisecond
+	restFactor = 10
+	restMax    = time.Second
 	// retryPause is the pause after a failure.
 	retryPause = time.Second
 )
@@ -89,13 +94,26 @@ func (s *Source) SetExternal(addresses []netip.Addr) {
 	s.compute()
 }
 
+// External returns the addresses that SetExternal set.
+func (s *Source) External() []netip.Addr {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]netip.Addr, len(s.external))
+	for i, c := range s.external {
+		out[i] = c.Network.Addr()
+	}
+	return out
+}
+
 // Run follows the node's addresses until ctx ends. It calls apply once at the start
 // and after each change of the limits, and again until apply succeeds.
 func (s *Source) Run(ctx context.Context, apply func() error) {
 	go s.watch(ctx)
 	failing := ""
 	for ctx.Err() == nil {
+		start := s.Clock.Now()
 		readErr := s.read()
+		took := s.Clock.Since(start)
 		err := cmp.Or(readErr, s.apply(apply)) // flags apply even if the addresses cannot be read
 		pause := interval
 		if err != nil {
@@ -112,7 +130,7 @@ func (s *Source) Run(ctx context.Context, apply func() error) {
 		case <-s.wake:
 			select {
 			case <-ctx.Done():
-			case <-s.Clock.After(rest):
+			case <-s.Clock.After(max(rest, min(restFactor*took, restMax))):
 			}
 		case <-s.Clock.After(pause):
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -39,6 +40,9 @@ func TestLimits(t *testing.T) {
 	want = append(want, closed(egress.ByNode, "203.0.113.5/32", "203.0.113.6/32")...)
 	if got := s.Limits(); !slices.Equal(got.Closed, want) {
 		t.Errorf("limits with external addresses: got %v, want %v", got.Closed, want)
+	}
+	if got := s.External(); len(got) != 3 || got[1] != netip.MustParseAddr("203.0.113.6") {
+		t.Errorf("external addresses: got %v, want the three valid ones", got)
 	}
 }
 
@@ -94,5 +98,28 @@ func TestRunTriesAgain(t *testing.T) {
 	case <-calls:
 		t.Error("without a change: got another call")
 	case <-time.After(3 * rest):
+	}
+}
+
+// A node whose addresses take long to read, and change all the time, is not read all
+// the time.
+func TestChangesWithoutEnd(t *testing.T) {
+	const took = 50 * time.Millisecond
+	var readings atomic.Int64
+	s := newSource(t, func(o *Options) {
+		o.Addresses = func() ([]egress.Closed, error) {
+			readings.Add(1)
+			time.Sleep(took)
+			return nil, nil
+		}
+	})
+	run(t, s, func() error { return nil })
+	start := time.Now()
+	for time.Since(start) < 2*time.Second {
+		s.signal()
+		time.Sleep(time.Millisecond)
+	}
+	if got, most := readings.Load(), int64(time.Since(start)/(restFactor*took))+3; got > most {
+		t.Errorf("readings: got %d in %s, want at most %d", got, time.Since(start), most)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -185,5 +186,29 @@ func TestApplyLimitsDoesNotWaitForABrokenFolder(t *testing.T) {
 	}
 	if got := f.rulesInForce(); len(got) != 0 {
 		t.Errorf("the other Bottle's rules: got %q, want none", got)
+	}
+}
+
+// An agent that cannot read what its predecessor recorded about a wall applies the
+// limits to the guest's rules nevertheless.
+func TestLimitsWithoutAReadableWall(t *testing.T) {
+	f := newFixture(t)
+	if err := f.open(1, "172.17.0.1:2375", "a.example.com"); err != nil {
+		t.Fatal(err)
+	}
+	folder, err := f.dir.Folder(uid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(filepath.Dir(folder.BundleDir()), "wall.json"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f.restart()
+	f.close(nil, "172.17.0.1/32")
+	if err := f.enforcer.ApplyLimits(); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff([]string{"a.example.com:443"}, f.rulesInForce()); d != "" {
+		t.Errorf("rules (-want +got):\n%s", d)
 	}
 }

@@ -180,9 +180,13 @@ const parallelWrites = 16
 // limitRules removes what the platform's limits do not allow from the rules file
 // of one Bottle.
 func (w *walls) limitRules(uid string) error {
-	m, folder, err := w.watched.ensure(uid)
+	folder, err := w.watched.dir.Folder(uid)
 	if err != nil {
 		return err
+	}
+	m := w.watched.find(uid)
+	if m == nil {
+		return nil // it was torn down meanwhile
 	}
 	m.lock.Lock()
 	defer m.lock.Unlock()

@@ -77,7 +77,7 @@ func newRegistry(dir *state.Dir, log logr.Logger) (*registry, error) {
 }
 
 // load reads an earlier agent's records of a Bottle. A recorded leak counts even
-// if the other records cannot be read.
+// if the other records cannot be read, and so do limits on the Bottle's rules.
 func (r *registry) load(uid string) error {
 	folder, err := r.dir.Folder(uid)
 	if err != nil {
@@ -88,7 +88,7 @@ func (r *registry) load(uid string) error {
 	if wall == nil {
 		wall = &state.Wall{}
 	}
-	if leak != nil || wall.Spec.Owner.UID != "" {
+	if err != nil || leak != nil || wall.Spec.Owner.UID != "" {
 		r.machines[uid] = &machine{wall: *wall, leak: leak, newest: wall.Generation}
 		r.index(wall.Spec)
 	}
@@ -149,6 +149,13 @@ func (r *registry) ensure(uid string) (*machine, state.Folder, error) {
 		r.machines[uid] = m
 	}
 	return m, folder, nil
+}
+
+// find returns the Bottle's machine, nil if it is not known.
+func (r *registry) find(uid string) *machine {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.machines[uid]
 }
 
 func (r *registry) remove(owner host.Owner) {

@@ -26,6 +26,12 @@ import (
 type addresses struct {
 	// allowed are networks that the node's administrator named.
 	allowed []netip.Prefix
+	// elsewhere returns addresses of the node that no interface has; nil for none.
+	elsewhere func() []netip.Addr
+}
+
+func (s *Store) addresses() addresses {
+	return addresses{allowed: s.o.AllowNetworks, elsewhere: s.o.NodeAddresses}
 }
 
 // refusedError means that the store does not connect to an address. It says
@@ -60,6 +66,9 @@ func (p addresses) check(a netip.Addr) error {
 	own, err := nodeaddr.Local()
 	if err != nil {
 		return ownErrorf("the node's own addresses cannot be read, so no address can be checked")
+	}
+	if p.elsewhere != nil {
+		own = append(own, p.elsewhere()...)
 	}
 	networks := make([]netip.Prefix, len(own))
 	for i, o := range own {
@@ -103,7 +112,7 @@ func (s *Store) warnOfRefused() {
 		}
 	}
 	slices.Sort(hosts)
-	p := addresses{allowed: s.o.AllowNetworks}
+	p := s.addresses()
 	for _, host := range slices.Compact(hosts) {
 		u := url.URL{Host: host}
 		addr, err := netip.ParseAddr(u.Hostname())

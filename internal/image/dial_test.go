@@ -237,6 +237,23 @@ func TestAddressesAreReadAtEachConnection(t *testing.T) {
 	}
 }
 
+// An address that only leads to the node, such as one that its cloud translates, is
+// refused like one that an interface has.
+func TestAddressesOfNoInterface(t *testing.T) {
+	public := netip.MustParseAddr("203.0.113.80")
+	w := newWorld(t)
+	w.Store.o.NodeAddresses = func() []netip.Addr { return []netip.Addr{public} }
+	for _, spelling := range []string{"203.0.113.80", "::ffff:203.0.113.80", "64:ff9b::203.0.113.80", "2002:cb00:7150::1"} {
+		var refused *refusedError
+		if err := newDialer(w.Store.addresses()).check(netip.MustParseAddr(spelling)); !errors.As(err, &refused) || refused.why != nodeItself {
+			t.Errorf("%s: got %v, want it refused", spelling, err)
+		}
+	}
+	if err := w.Store.addresses().check(netip.MustParseAddr("203.0.113.81")); err != nil {
+		t.Errorf("another address: got %v, want nil", err)
+	}
+}
+
 func TestAllowedNetworks(t *testing.T) {
 	own, err := nodeaddr.Local()
 	if err != nil || len(own) == 0 {

@@ -80,6 +80,9 @@ type Options struct {
 	// own (--registry-allow-networks). They are masked, and none of them is an
 	// IPv4 network written as IPv6.
 	AllowNetworks []netip.Prefix
+	// NodeAddresses returns addresses of the node that none of its interfaces has,
+	// such as the public address that a cloud translates. It may be nil.
+	NodeAddresses func() []netip.Addr
 	// CAFile holds PEM certificates that are trusted for registries in addition
 	// to the system's (--image-ca). It is read for every pull.
 	CAFile string

@@ -37,7 +37,7 @@ func (s *Store) newTransport() (*guardedTransport, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := newDialer(addresses{allowed: s.o.AllowNetworks})
+	d := newDialer(s.addresses())
 	direct := &http.Transport{
 		DialContext:           d.dial,
 		TLSClientConfig:       &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},

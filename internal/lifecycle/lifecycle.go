@@ -28,6 +28,9 @@ type Facts struct {
 	Unreachable int
 	// Restart, Recreate: an annotation requests it, and that was not done yet.
 	Restart, Recreate bool
+	// Differs: the machine was created from something else than what is requested
+	// now.
+	Differs bool
 	// NodeProblem says why the node cannot start machines; "" if it can.
 	NodeProblem string
 	Now         time.Time
@@ -101,6 +104,11 @@ func Decide(f Facts) Decision {
 // decideDown returns what to do about a machine that exists and is down.
 func decideDown(f Facts) Decision {
 	d := Decision{Action: Start, Loss: lossOf(f, "its VM ended")}
+	if f.Machine.State == host.MachineCreated && f.Differs && f.Record != nil && f.Record.FirstRun.IsZero() {
+		// It was created ahead of its bundle, and no machine of the Bottle ever ran: no
+		// data is lost.
+		d.Action = Replace
+	}
 	if f.Record == nil || f.Record.BootFailures == 0 || f.Restart {
 		return unlessNodeProblem(f, d)
 	}

@@ -39,15 +39,17 @@ func (b Bundle) Status() *v1alpha1.BundleResources {
 
 // Within returns the size with disks that fit into the booked space. They do not
 // if the spec asked for more after the Bottle was placed. The data disk has
-// priority. r may be nil, and has no disk if an earlier manager placed the Bottle:
-// then the size is not changed.
+// priority, but each disk that the spec asks for has at least 1 GiB: smolvm takes 0
+// as its default, which is larger than that. r may be nil, and has no disk if an
+// earlier manager placed the Bottle: then the size is not changed.
 func (s Size) Within(r *v1alpha1.ResourcesStatus) Size {
 	if r == nil || r.Disk == nil {
 		return s
 	}
+	fit := func(requested, room int64) int64 { return min(requested, max(1, room)) }
 	booked := r.Disk.Value() >> 30
-	s.StorageGiB = min(s.StorageGiB, booked)
-	s.OverlayGiB = min(s.OverlayGiB, booked-s.StorageGiB)
+	s.StorageGiB = fit(s.StorageGiB, booked-min(s.OverlayGiB, 1))
+	s.OverlayGiB = fit(s.OverlayGiB, booked-s.StorageGiB)
 	return s
 }
 

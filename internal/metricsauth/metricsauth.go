@@ -36,7 +36,7 @@ const (
 	maxAllowed = 128
 	maxToken   = 16 << 10
 	// reviewRate and reviewBurst bound the reviews that strangers can cause, per
-	// second and at once.
+	// second and at once. Tokens that were allowed before do not count.
 	reviewRate  = 5
 	reviewBurst = 20
 )
@@ -49,7 +49,7 @@ type Guard struct {
 	now     func() time.Time
 
 	mu      sync.Mutex
-	allowed map[[sha256.Size]byte]time.Time // until when
+	allowed map[[sha256.Size]byte]time.Time // until when; later, it is reviewed again
 }
 
 // New returns a Guard that asks the API server of cfg. Its user must be able to
@@ -96,17 +96,23 @@ func (g *Guard) check(r *http.Request) int {
 		return http.StatusUnauthorized
 	}
 	key := sha256.Sum256([]byte(r.Method + " " + r.URL.Path + " " + token))
-	if g.known(key) {
+	fresh, before := g.known(key)
+	if fresh {
 		return http.StatusOK
 	}
-	if !g.limit.Allow() {
+	// A reader must not need luck to be reviewed again while strangers use up the
+	// limit.
+	if !before && !g.limit.Allow() {
 		return http.StatusTooManyRequests
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), reviewTimeout)
 	defer cancel()
 	status := g.review(ctx, token, r)
-	if status == http.StatusOK {
+	switch status {
+	case http.StatusOK:
 		g.remember(key)
+	case http.StatusUnauthorized, http.StatusForbidden:
+		g.forget(key)
 	}
 	return status
 }
@@ -138,16 +144,25 @@ func (g *Guard) review(ctx context.Context, token string, r *http.Request) int {
 	return http.StatusOK
 }
 
-func (g *Guard) known(key [sha256.Size]byte) bool {
+// known reports whether the request is allowed without a review, and whether it
+// was allowed at its last review.
+func (g *Guard) known(key [sha256.Size]byte) (fresh, before bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.now().Before(g.allowed[key])
+	until, before := g.allowed[key]
+	return g.now().Before(until), before
+}
+
+func (g *Guard) forget(key [sha256.Size]byte) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.allowed, key)
 }
 
 func (g *Guard) remember(key [sha256.Size]byte) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if len(g.allowed) >= maxAllowed {
+	if _, ok := g.allowed[key]; !ok && len(g.allowed) >= maxAllowed {
 		clear(g.allowed) // they are reviewed again
 	}
 	g.allowed[key] = g.now().Add(allowFor)

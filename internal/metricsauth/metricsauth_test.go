@@ -20,6 +20,7 @@ import (
 type apiServer struct {
 	reviews int
 	down    bool
+	revoked string
 }
 
 func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -32,7 +33,7 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if strings.HasSuffix(r.URL.Path, "/tokenreviews") {
 		var review authenticationv1.TokenReview
 		_ = json.NewDecoder(r.Body).Decode(&review)
-		review.Status.Authenticated = !strings.HasPrefix(review.Spec.Token, "bad")
+		review.Status.Authenticated = !strings.HasPrefix(review.Spec.Token, "bad") && review.Spec.Token != s.revoked
 		review.Status.User = authenticationv1.UserInfo{Username: review.Spec.Token, Groups: []string{"g"}, Extra: map[string]authenticationv1.ExtraValue{"k": {"v"}}}
 		_ = json.NewEncoder(w).Encode(review)
 		return
@@ -114,8 +115,19 @@ func TestReviewsAreBounded(t *testing.T) {
 	if got := request("GET", "/metrics", "Bearer reader"); got != 200 {
 		t.Errorf("the reader: got %d, want 200", got)
 	}
+	// The reader's token is reviewed again, although strangers have used up the limit.
 	now = now.Add(2 * allowFor)
+	before := s.reviews
+	if got := request("GET", "/metrics", "Bearer reader"); got != 200 || s.reviews == before {
+		t.Errorf("the reader later: got %d and %d reviews, want 200 and a review", got, s.reviews-before)
+	}
+	// Once its token is revoked, it is a stranger.
+	now = now.Add(2 * allowFor)
+	s.revoked = "reader"
+	if got := request("GET", "/metrics", "Bearer reader"); got != 401 {
+		t.Errorf("a revoked token: got %d, want 401", got)
+	}
 	if got := request("GET", "/metrics", "Bearer reader"); got != 429 {
-		t.Errorf("the reader, whose token may have been revoked: got %d, want a review", got)
+		t.Errorf("a revoked token again: got %d, want 429", got)
 	}
 }

@@ -206,7 +206,7 @@ func (o *AgentOptions) compose(mgr ctrl.Manager, p parts) error {
 	}
 	facts := node.NewFacts(o.facts(engine, p.machines, prober), clock.RealClock{})
 	var r *bottle.Reconciler
-	images, err := o.openImages(p.dir, engine, func(uid, reason, message string) { r.ImageEvent(uid, reason, message) })
+	images, err := o.openImages(p, engine, func(uid, reason, message string) { r.ImageEvent(uid, reason, message) })
 	if err != nil {
 		return err
 	}

@@ -18,7 +18,6 @@ import (
 	"botbottle.dev/bottle-operator/internal/docker"
 	"botbottle.dev/bottle-operator/internal/image"
 	"botbottle.dev/bottle-operator/internal/imageuse"
-	"botbottle.dev/bottle-operator/internal/state"
 )
 
 // leastMinAge is the smallest allowed --image-gc-min-age. After the store returns
@@ -99,9 +98,9 @@ func (o *ImageOptions) allowedNetworks() (out []netip.Prefix, err error) {
 	return out, errors.Join(errs...)
 }
 
-// openImages opens the node's image store. The store calls event for each change
-// in a pull that a Bottle waits for.
-func (o *AgentOptions) openImages(dir *state.Dir, engine *docker.Engine, event func(uid, reason, message string)) (*image.Store, error) {
+// openImages opens the store of images of the node of p. The store calls event for
+// each change in a pull that a Bottle waits for.
+func (o *AgentOptions) openImages(p parts, engine *docker.Engine, event func(uid, reason, message string)) (*image.Store, error) {
 	counts, err := image.NewMetrics(metrics.Registry)
 	if err != nil {
 		return nil, fmt.Errorf("metrics: %w", err)
@@ -112,7 +111,7 @@ func (o *AgentOptions) openImages(dir *state.Dir, engine *docker.Engine, event f
 		return nil, err
 	}
 	opts := image.Options{
-		Dir: dir.ImagesDir(), LocalDir: o.LocalImageDir, SmolvmHome: dir.SmolvmHome(),
+		Dir: p.dir.ImagesDir(), LocalDir: o.LocalImageDir, SmolvmHome: p.dir.SmolvmHome(), NodeAddresses: p.limits.External,
 		MaxBytes: i.MaxBytes, Reserve: i.Reserve, PullTimeout: i.PullTimeout, MaxPulls: i.MaxPulls, Patience: image.DefaultPatience,
 		Mirrors: i.Mirrors, PlainHTTP: i.PlainHTTP, AllowNetworks: networks, CAFile: i.CAFile, DockerConfig: i.DockerConfig,
 		GCHigh: i.GCHigh, GCLow: i.GCLow, GCMinAge: i.GCMinAge,
