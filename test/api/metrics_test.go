@@ -48,7 +48,7 @@ func TestMetricsNeedARight(t *testing.T) {
 		}
 	}
 	for name, run := range map[string]func(a *agent){
-		"bottle-manager": func(a *agent) { a.run(t, "manager", "--health-probe-bind-address", healthAddress) },
+		"bottle-manager": func(a *agent) { a.run(t, "manager", "--namespace", ns, "--health-probe-bind-address", healthAddress) },
 		"bottle-agent":   func(a *agent) { a.start(t, "--metrics-bind-address", ":8443") },
 	} {
 		t.Run(name, func(t *testing.T) {
