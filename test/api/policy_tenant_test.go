@@ -43,7 +43,7 @@ func newTenants(t *testing.T) *tenants {
 	w := &tenants{T: t, cfg: cfg, admin: apienv.Client(t, cfg)}
 	w.ns = apienv.Namespace(t, w.admin)
 	w.manager = apienv.Client(t, apienv.AsServiceAccount(cfg, "bottle-manager"))
-	w.agent = apienv.Client(t, apienv.AsServiceAccount(cfg, "bottle-agent"))
+	w.agent = apienv.Client(t, apienv.AsAgent(cfg, "node-a"))
 	pods := &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: "pods"}, Rules: []rbacv1.PolicyRule{
 		{APIGroups: []string{""}, Resources: []string{"pods", "pods/binding", "pods/ephemeralcontainers", "pods/eviction", "pods/resize", "pods/status"}, Verbs: []string{"*"}},
 	}}
@@ -290,6 +290,7 @@ func TestComponentsAndPlaceholders(t *testing.T) {
 // Our finalizers of a Bottle are written by the operator and by administrators.
 func TestTenantAndFinalizers(t *testing.T) {
 	w := newTenants(t)
+	place(t, w.admin, w.bottle, "node-a") // whose agent writes the finalizer
 	b := func() *v1alpha1.Bottle { return w.bottle.DeepCopy() }
 	for name, patch := range map[string]string{
 		"removed":  `{"metadata":{"finalizers":null}}`,
