@@ -79,7 +79,7 @@ const (
 	// example because of a quota, limit or policy; the message gives its answer.
 	ReasonPlaceholderRefused = "PlaceholderRefused"
 	// ReasonPlaceholderMismatch: the placeholder Pod is not what the manager
-	// creates: it requests less, or has other containers. It places no Bottle, and
+	// creates: it requests less, has other containers, or has ended. It places no Bottle, and
 	// is replaced. The Event of this name says so even if that happens at once.
 	ReasonPlaceholderMismatch = "PlaceholderMismatch"
 	// ReasonNamespaceTerminating: the Bottle's namespace is being deleted, so no

@@ -6,9 +6,8 @@
 // drained Pods, lost nodes and agents that no longer answer, and it ensures that
 // a Bottle never runs on two nodes.
 //
-// It does not choose nodes itself, does not read a Pod's phase, changes nothing
-// on the nodes and knows nothing about machines: everything on a node is left to
-// the node's agent.
+// It does not choose nodes itself, changes nothing on the nodes and knows nothing
+// about machines: everything on a node is left to the node's agent.
 //
 // The decisions are pure (decide.go: facts in, decision out). bottle.go and
 // node.go gather the facts and carry out the decisions.

@@ -73,6 +73,7 @@ func slimPod(o any) (any, error) {
 	// Of these, only the number counts.
 	slim.Spec.InitContainers = make([]corev1.Container, len(pod.Spec.InitContainers))
 	slim.Spec.EphemeralContainers = make([]corev1.EphemeralContainer, len(pod.Spec.EphemeralContainers))
+	slim.Status.Phase = pod.Status.Phase
 	for _, c := range pod.Status.Conditions {
 		if c.Type == corev1.PodScheduled {
 			slim.Status.Conditions = []corev1.PodCondition{c}

@@ -43,9 +43,9 @@ func newTenants(t *testing.T) *tenants {
 	w := &tenants{T: t, cfg: cfg, admin: apienv.Client(t, cfg)}
 	w.ns = apienv.Namespace(t, w.admin)
 	w.manager = apienv.Client(t, apienv.AsServiceAccount(cfg, "bottle-manager"))
-	w.agent = apienv.Client(t, apienv.AsServiceAccount(cfg, "bottle-agent"))
+	w.agent = apienv.Client(t, apienv.AsAgent(cfg, "node-a"))
 	pods := &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: "pods"}, Rules: []rbacv1.PolicyRule{
-		{APIGroups: []string{""}, Resources: []string{"pods", "pods/binding", "pods/ephemeralcontainers", "pods/eviction", "pods/resize", "pods/status"}, Verbs: []string{"*"}},
+		{APIGroups: []string{""}, Resources: []string{"bindings", "pods", "pods/binding", "pods/ephemeralcontainers", "pods/eviction", "pods/resize", "pods/status"}, Verbs: []string{"*"}},
 	}}
 	must(t, w.admin.Create(t.Context(), pods))
 	w.tenant = w.user("tenant",
@@ -246,7 +246,10 @@ func TestTenantChangesPlaceholders(t *testing.T) {
 // What is done to a placeholder Pod that leaves it as it is stays as RBAC permits.
 func TestTenantRemovesPlaceholders(t *testing.T) {
 	w := newTenants(t)
-	binding := &corev1.Binding{Target: corev1.ObjectReference{Kind: "Node", Name: "node-a"}}
+	binding := &corev1.Binding{
+		ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{"example.com/x": "y"}, Labels: map[string]string{"topology.kubernetes.io/zone": "a"}},
+		Target:     corev1.ObjectReference{Kind: "Node", Name: "node-a"},
+	}
 	wantAllowed(t, w.tenant.SubResource("binding").Create(t.Context(), w.pod, binding))
 	wantAllowed(t, w.tenant.SubResource("eviction").Create(t.Context(), w.pod.DeepCopy(), &policyv1.Eviction{DeleteOptions: &metav1.DeleteOptions{DryRun: []string{metav1.DryRunAll}}}))
 	wantAllowed(t, w.tenant.Delete(t.Context(), w.pod, client.GracePeriodSeconds(0)))
@@ -258,6 +261,26 @@ func TestTenantRemovesPlaceholders(t *testing.T) {
 	wantForbidden(t, w.tenant.Patch(t.Context(), held.DeepCopy(), mergePatch(`{"metadata":{"finalizers":null}}`)), "finalizer of a placeholder Pod")
 	wantAllowed(t, w.tenant.DeleteAllOf(t.Context(), &corev1.Pod{}, client.InNamespace(w.ns), client.GracePeriodSeconds(0)))
 	wantAllowed(t, w.manager.Patch(t.Context(), held, mergePatch(`{"metadata":{"finalizers":null}}`)))
+}
+
+// The API server copies the labels and annotations of a Binding to the Pod. A
+// tenant who may bind Pods cannot change ours in this way.
+func TestTenantBindsPods(t *testing.T) {
+	w := newTenants(t)
+	node := corev1.ObjectReference{Kind: "Node", Name: "node-a"}
+	for name, meta := range map[string]metav1.ObjectMeta{
+		"the name":             {Annotations: map[string]string{v1alpha1.LabelName: "theirs"}},
+		"the digest":           {Annotations: map[string]string{"botbottle.dev/placeholder-digest": "x"}},
+		"the label of the UID": {Labels: map[string]string{v1alpha1.LabelUID: "x"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dryRun := &client.SubResourceCreateOptions{CreateOptions: client.CreateOptions{DryRun: []string{metav1.DryRunAll}}}
+			wantForbidden(t, w.tenant.SubResource("binding").Create(t.Context(), w.pod, &corev1.Binding{ObjectMeta: meta, Target: node}, dryRun), "a Binding may give")
+			wantAllowed(t, w.admin.SubResource("binding").Create(t.Context(), w.pod, &corev1.Binding{ObjectMeta: meta, Target: node}, dryRun))
+			meta.Namespace, meta.Name = w.ns, w.pod.Name
+			wantForbidden(t, w.tenant.Create(t.Context(), &corev1.Binding{ObjectMeta: meta, Target: node}, client.DryRunAll), "a Binding may give")
+		})
+	}
 }
 
 // The components of Kubernetes need no exception: they leave placeholder Pods as
@@ -290,6 +313,7 @@ func TestComponentsAndPlaceholders(t *testing.T) {
 // Our finalizers of a Bottle are written by the operator and by administrators.
 func TestTenantAndFinalizers(t *testing.T) {
 	w := newTenants(t)
+	place(t, w.admin, w.bottle, "node-a") // whose agent writes the finalizer
 	b := func() *v1alpha1.Bottle { return w.bottle.DeepCopy() }
 	for name, patch := range map[string]string{
 		"removed":  `{"metadata":{"finalizers":null}}`,
