@@ -19,6 +19,15 @@ import (
 // exitKilled is the exit code of a process that SIGKILL ended.
 const exitKilled = 137
 
+// cpuPeriod is the period in µs after which a container may use the CPU again that
+// it has used up. In Docker's 100 ms, a container with the default limit gets 25
+// ms, but to start the built-in bundle takes about twice as much, so each start
+// would wait for a second period.
+const cpuPeriod = 400_000
+
+// cpuQuota converts CPU time in millicores to Docker's quota, µs per cpuPeriod.
+func cpuQuota(millis int64) int64 { return millis * cpuPeriod / 1000 }
+
 // resourcesOf returns the limits in docker's form. There is always a limit.
 func resourcesOf(limits machinesize.Bundle) container.Resources {
 	if limits.CPUMillis <= 0 {
@@ -29,8 +38,9 @@ func resourcesOf(limits machinesize.Bundle) container.Resources {
 	}
 	pids := int64(host.BundlePids)
 	return container.Resources{
-		NanoCPUs: limits.CPUMillis * 1e6,
-		Memory:   limits.MemoryBytes,
+		CPUPeriod: cpuPeriod,
+		CPUQuota:  cpuQuota(limits.CPUMillis),
+		Memory:    limits.MemoryBytes,
 		// Memory and swap together: no swap.
 		MemorySwap: limits.MemoryBytes,
 		PidsLimit:  &pids,
@@ -39,17 +49,18 @@ func resourcesOf(limits machinesize.Bundle) container.Resources {
 
 // checkLimits returns ErrUnavailable if the node cannot limit containers: docker
 // would ignore some of the limits. It lowers a CPU limit to the CPUs that the
-// node has, because docker refuses a higher one.
+// node has.
 func (e *Engine) checkLimits(ctx context.Context, r *container.Resources) error {
 	cpus, err := e.limitable(ctx)
 	if err == nil && cpus > 0 {
-		r.NanoCPUs = min(r.NanoCPUs, int64(cpus)*1e9)
+		r.CPUQuota = min(r.CPUQuota, cpuQuota(int64(cpus)*1000))
 	}
 	return err
 }
 
 // limitable returns the number of the node's CPUs, or ErrUnavailable if the node
-// lacks a controller, which is nothing that a change of the Bottle could repair. It asks docker until docker reports all controllers.
+// lacks a controller, which is nothing that a change of the Bottle could repair. It
+// asks docker until docker reports all controllers.
 func (e *Engine) limitable(ctx context.Context) (cpus int, err error) {
 	e.mu.Lock()
 	cpus = e.cpus
@@ -85,7 +96,7 @@ func (e *Engine) limitable(ctx context.Context) (cpus int, err error) {
 // limit of swap where the kernel cannot set one.
 func equalLimits(c container.InspectResponse, want container.Resources) bool {
 	have := c.HostConfig.Resources
-	return have.NanoCPUs == want.NanoCPUs && have.Memory == want.Memory &&
+	return have.CPUPeriod == want.CPUPeriod && have.CPUQuota == want.CPUQuota && have.Memory == want.Memory &&
 		have.PidsLimit != nil && *have.PidsLimit == *want.PidsLimit
 }
 

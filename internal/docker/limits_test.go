@@ -25,8 +25,8 @@ import (
 func wantLimits(t *testing.T, what string, c container.InspectResponse, cpuMillis, memoryMiB int64) {
 	t.Helper()
 	hc := c.HostConfig
-	if hc.NanoCPUs != cpuMillis*1e6 || hc.Memory != memoryMiB<<20 || hc.PidsLimit == nil || *hc.PidsLimit != 512 {
-		t.Errorf("%s: got CPU %d, memory %d, pids %v, want %dm, %d MiB and 512", what, hc.NanoCPUs, hc.Memory, hc.PidsLimit, cpuMillis, memoryMiB)
+	if hc.CPUPeriod != cpuPeriod || hc.CPUQuota != cpuMillis*cpuPeriod/1000 || hc.Memory != memoryMiB<<20 || hc.PidsLimit == nil || *hc.PidsLimit != 512 {
+		t.Errorf("%s: got CPU %d µs, memory %d, pids %v, want %dm, %d MiB and 512", what, hc.CPUQuota, hc.Memory, hc.PidsLimit, cpuMillis, memoryMiB)
 	}
 }
 
@@ -70,7 +70,7 @@ func TestForeignBundleIsLimited(t *testing.T) {
 	}
 	spec.Limits.CPUMillis = 1_000_000
 	ensure(t, e, spec)
-	if got := inspect(t, c, spec.Owner).HostConfig.NanoCPUs; got < 1e9 || got > 1000e9 {
+	if got := inspect(t, c, spec.Owner).HostConfig.CPUQuota; got < cpuPeriod || got > 1000*cpuPeriod {
 		t.Errorf("more CPUs than the node has: got a limit of %d, want all CPUs of the node", got)
 	}
 	// An earlier release set no limits for foreign images.

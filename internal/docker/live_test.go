@@ -101,8 +101,8 @@ func wantHardened(t *testing.T, c *client.Client, spec host.BundleSpec) {
 	if hc.RestartPolicy.Name != container.RestartPolicyDisabled || hc.Privileged || len(hc.PortBindings) > 0 {
 		t.Errorf("host config: got restart %q, privileged %v, published %v, want none of them", hc.RestartPolicy.Name, hc.Privileged, hc.PortBindings)
 	}
-	if hc.Memory != 128<<20 || hc.MemorySwap != 128<<20 || hc.NanoCPUs != 250e6 || hc.PidsLimit == nil || *hc.PidsLimit != 512 || hc.LogConfig.Config["max-size"] != logSize {
-		t.Errorf("bounds: got memory %d, with swap %d, CPU %d, pids %v, logs %v", hc.Memory, hc.MemorySwap, hc.NanoCPUs, hc.PidsLimit, hc.LogConfig)
+	if hc.Memory != 128<<20 || hc.MemorySwap != 128<<20 || hc.CPUQuota != cpuPeriod/4 || hc.PidsLimit == nil || *hc.PidsLimit != 512 || hc.LogConfig.Config["max-size"] != logSize {
+		t.Errorf("bounds: got memory %d, with swap %d, CPU %d, pids %v, logs %v", hc.Memory, hc.MemorySwap, hc.CPUQuota, hc.PidsLimit, hc.LogConfig)
 	}
 }
 

@@ -33,8 +33,8 @@ func TestWhatABottleTakes(t *testing.T) {
 		if r == nil || r.Bundle == nil || r.Disk == nil {
 			t.Fatalf("%s: got resources %+v, want a bundle's and a disk's", b.Name, r)
 		}
-		got := c.Exec(t, node1, "docker", "inspect", "--format", "{{.HostConfig.NanoCpus}} {{.HostConfig.Memory}} {{.HostConfig.PidsLimit}}", story.ID(b))
-		if want := fmt.Sprint(r.Bundle.CPU.MilliValue()*1e6, r.Bundle.Memory.Value(), 512); strings.TrimSpace(got) != want {
+		got := c.Exec(t, node1, "docker", "inspect", "--format", "{{.HostConfig.CpuPeriod}} {{.HostConfig.CpuQuota}} {{.HostConfig.Memory}} {{.HostConfig.PidsLimit}}", story.ID(b))
+		if want := fmt.Sprint(400_000, r.Bundle.CPU.MilliValue()*400, r.Bundle.Memory.Value(), 512); strings.TrimSpace(got) != want {
 			t.Errorf("%s: limits of its bundle: got %q, want %q", b.Name, got, want)
 		}
 		wantBooked(t, c, b)
