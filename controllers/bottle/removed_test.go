@@ -17,7 +17,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/host/hosttest"
 )
 
-// informers pass the handler that the Sweeper adds to the test.
+// informers give the test the handler that the Sweeper adds.
 type informers struct {
 	cache.Informers
 	cache.Informer
