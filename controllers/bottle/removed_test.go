@@ -56,7 +56,7 @@ func stripped(t *testing.T, change func(w *world, s *sweep.Sweeper)) (w *world, 
 	return w, (<-in.handler).OnDelete
 }
 
-// eventually waits until done, which the Sweeper's goroutine brings about.
+// eventually waits until done returns true, because of what the Sweeper's goroutine does.
 func eventually(t *testing.T, what string, done func() bool) {
 	t.Helper()
 	for range 1000 {

@@ -29,8 +29,8 @@ func (w *world) flood(namespace string, n int) (out []host.ImageRequest) {
 	return out
 }
 
-// A namespace has many Bottles, whose registry answers nothing. The Bottle of
-// another namespace gets its image meanwhile, from another registry.
+// A namespace has many Bottles, whose registry does not answer. The Bottle of another
+// namespace gets its image meanwhile, from another registry.
 func TestSlowNamespaceDoesNotHoldUpOthers(t *testing.T) {
 	for name, match := range map[string]func(path string) bool{
 		"resolving": manifests,
@@ -74,7 +74,8 @@ func TestNamespacesTakeTurns(t *testing.T) {
 	waitUntil(t, "the others to wait", func() bool {
 		return strings.Contains(w.pulling(one).Message, "the node pulls") && strings.Contains(w.pulling(many[3]).Message, "waiting")
 	})
-	// Its Bottles are deleted: the slot that one of them held goes on.
+	// The Bottles of that namespace are deleted: the slot that one of them held passes
+	// on.
 	for _, req := range many {
 		if strings.Contains(w.pulling(req).Message, "waiting") {
 			continue
