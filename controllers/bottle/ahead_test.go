@@ -56,8 +56,8 @@ func TestNoMachineIsStartedWithoutItsBundle(t *testing.T) {
 	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
 }
 
-// What goes wrong with the early creation is reported by the machine step, and
-// repaired like any other failure.
+// If the early creation fails, the machine step reports the failure, and it is repaired
+// like any other.
 func TestACreationAheadThatFailsIsRetried(t *testing.T) {
 	for _, when := range []hosttest.When{hosttest.Before, hosttest.After} {
 		w := newWorld(t, demo().Obj())

@@ -36,11 +36,11 @@ type imageStep struct {
 // ensure reports how the request for the image ended.
 func (g *imageStep) ensure(_ context.Context, s *scope) error { return s.imageErr }
 
-// request looks the image for a new machine up, and requests a pull if needed.
+// request looks up the image for a new machine, and requests a pull if needed.
 func (g *imageStep) request(ctx context.Context, s *scope) { s.imageErr = g.find(ctx, s) }
 
-// find finds the image for a new machine. An existing machine keeps its image,
-// so that none is needed then.
+// find finds the image for a new machine. An existing machine keeps its image, so it
+// needs none.
 func (g *imageStep) find(ctx context.Context, s *scope) error {
 	if s.leak != nil { // no machine is created or started until the leak is acknowledged
 		g.images.Forget(s.owner.UID)

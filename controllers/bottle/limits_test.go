@@ -57,8 +57,8 @@ func TestRefusedRulesAreNamed(t *testing.T) {
 	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
 }
 
-// A Bottle that runs when the platform's limits change loses what they close and
-// keeps running: its machine is neither stopped nor left alone when it ends.
+// If the platform's limits change while a Bottle runs, the Bottle loses what they close
+// and keeps running: its machine is not stopped, and it starts again if it ends.
 func TestARunningBottleIsLimited(t *testing.T) {
 	w := newWorld(t, demo().Allow("a.example.com", "172.17.0.1:2375").Obj())
 	w.settle(demoKey)

@@ -34,10 +34,9 @@ func (m *machineStep) create(ctx context.Context, s *scope) error {
 	return m.machines.CreateMachine(ctx, machineSpec(s))
 }
 
-// createAhead starts to create the machine of a new Bottle, which needs neither
-// the bundle nor the wall. It is created while these are made, and the machine
-// step waits for it. Whatever prevents it from being created now is left to the
-// machine step.
+// createAhead starts to create the machine of a new Bottle. The creation needs neither
+// the bundle nor the wall, so it runs while these are made, and the machine step waits
+// for it. Whatever prevents the creation now is left to the machine step.
 func (m *machineStep) createAhead(ctx context.Context, s *scope) error {
 	// The bundle step writes the certificate that caPath names.
 	if !s.imageFound || s.record != nil || desired.CAPath(s.bottle) != "" || m.causes.machineProblem(ctx) != nil {

@@ -17,7 +17,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/host/hosttest"
 )
 
-// informers hand the handler of removals to the test.
+// informers give the test the handler that the Sweeper adds.
 type informers struct {
 	cache.Informers
 	cache.Informer
@@ -33,9 +33,9 @@ func (i informers) AddEventHandler(h toolscache.ResourceEventHandler) (toolscach
 	return nil, nil
 }
 
-// stripped is a node that runs a Bottle which was deleted without a teardown,
-// because somebody removed its finalizer, and a Sweeper that runs. It returns what
-// the Sweeper does about a removal that is reported to it.
+// stripped returns a node on which a Sweeper runs, and a Bottle that was deleted without
+// a teardown, because somebody removed its finalizer. It also returns the function with
+// which the informers report a removal to the Sweeper.
 func stripped(t *testing.T, change func(w *world, s *sweep.Sweeper)) (w *world, removed func(o any)) {
 	t.Helper()
 	w, s := abandoned(t)
@@ -56,7 +56,7 @@ func stripped(t *testing.T, change func(w *world, s *sweep.Sweeper)) (w *world, 
 	return w, (<-in.handler).OnDelete
 }
 
-// eventually waits until done, which the Sweeper's goroutine brings about.
+// eventually waits until done returns true, because of what the Sweeper's goroutine does.
 func eventually(t *testing.T, what string, done func() bool) {
 	t.Helper()
 	for range 1000 {
@@ -68,7 +68,8 @@ func eventually(t *testing.T, what string, done func() bool) {
 	t.Fatalf("got nothing in 5 s, want: %s", what)
 }
 
-// passes makes the passes that are requested within a moment.
+// passes makes all passes that are requested within a short time, and returns their
+// number.
 func (w *world) passes() (n int) {
 	w.t.Helper()
 	for range 20 {

@@ -84,7 +84,7 @@ type world struct {
 	allowUnproven bool // the agent does not require proofs
 	requirePolicy bool // the agent requires smolvm's policy
 	pool          *subnet.Pool
-	limits        egress.Limits // what the platform sets against egress rules
+	limits        egress.Limits // the platform's limits on egress rules
 	r             *Reconciler
 	queue         workqueue.TypedRateLimitingInterface[ctrl.Request] // see useQueue
 }

@@ -100,7 +100,7 @@ func TestKubeletHeartbeatsAreIgnored(t *testing.T) {
 	}
 }
 
-// The Node's addresses are passed on when they change, also those that are on no
+// The Node's addresses are passed on when they change, including those that are on no
 // interface.
 func TestAddressesArePassedOn(t *testing.T) {
 	node := &corev1.Node{}

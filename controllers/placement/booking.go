@@ -17,9 +17,9 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 )
 
-// booked returns what the containers of a Pod request. For a Pod with one
-// container, as placeholders are, the scheduler books that; requests of the whole
-// Pod could only be more.
+// booked returns what the containers of a Pod request. If a Pod has one container, as
+// placeholders have, the scheduler books exactly that; requests at the level of the Pod
+// could only add to it.
 func booked(pod *corev1.Pod) corev1.ResourceList {
 	sum := corev1.ResourceList{}
 	for i := range pod.Spec.Containers {
@@ -43,8 +43,8 @@ func ended(pod *corev1.Pod) string {
 }
 
 // flawOf returns why a Pod cannot place the Bottle that needs the Pod want, or "".
-// Its digest says only what it was made for. Whoever may write Pods can set that,
-// so what counts is what the scheduler counts.
+// The Pod's digest is no proof, because whoever may write Pods can set it. So flawOf
+// compares what the scheduler counts.
 func flawOf(pod, want *corev1.Pod) string {
 	if len(pod.Spec.Containers) != 1 || len(pod.Spec.InitContainers)+len(pod.Spec.EphemeralContainers) > 0 {
 		return "it has other containers than the manager gives it"
@@ -78,7 +78,7 @@ func unbookedOf(pod *corev1.Pod, b *v1alpha1.Bottle) string {
 	return shortfall(booked(pod), want)
 }
 
-// shortfall describes what have lacks of want, or returns "".
+// shortfall describes the requests in want that have does not cover, or returns "".
 func shortfall(have, want corev1.ResourceList) string {
 	var short []string
 	for name, needed := range want {
@@ -94,7 +94,7 @@ func shortfall(have, want corev1.ResourceList) string {
 }
 
 // replacements remembers which flawed placeholder of each Bottle was replaced
-// last. A second one within the pause is left for the rest of the pause, because
+// last. If its successor is flawed too, it stays for the rest of a pause, because
 // something in the cluster, such as a webhook, may change every placeholder.
 type replacements struct {
 	clock clock.PassiveClock
@@ -122,7 +122,7 @@ func (r *replacements) record(key types.NamespacedName, pod types.UID) {
 	}
 }
 
-// wait returns how long to leave a flawed Pod of a Bottle.
+// wait returns how long a flawed Pod of a Bottle must stay before it is replaced.
 func (r *replacements) wait(key types.NamespacedName, pod types.UID) time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -48,8 +48,8 @@ type podFacts struct {
 	// unbooked is what the Pod lacks of what was booked for a Bottle on its node;
 	// "" if it lacks nothing.
 	unbooked string
-	// wait is how long to leave the Pod although it is flawed; 0 means that it may
-	// be replaced now.
+	// wait is how long the Pod must stay although it is flawed; 0 means that it may be
+	// replaced now.
 	wait time.Duration
 	// unheld reports that our finalizer is missing.
 	unheld bool
@@ -104,7 +104,8 @@ const (
 type decision struct {
 	pod podAction
 	pin string
-	// flaw is why the placeholder is removed or replaced, if that is a flaw.
+	// flaw is the flaw because of which the placeholder is removed or replaced; "" if
+	// there is none.
 	flaw string
 	// clear removes the node, and everything that its agent wrote, from the
 	// status. The same write applies status.
@@ -145,8 +146,8 @@ func decide(f facts) decision {
 	}
 }
 
-// hold adds to a decision about a sound placeholder that it gets its finalizer
-// back if it lacks it and stays.
+// hold changes a decision about a sound placeholder: if the placeholder stays and lacks
+// its finalizer, it gets it back.
 func hold(f facts, d decision) decision {
 	if f.pod.unheld && !f.pod.deleting && d.pod == "" && !d.clear {
 		d.pod = podHold

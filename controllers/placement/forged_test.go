@@ -24,8 +24,8 @@ import (
 // Admission lets an administrator write what it refuses to a tenant, so these
 // tests show what the manager does where admission does not help.
 
-// forge replaces the placeholder of a Bottle, while no manager runs, by a copy
-// that is bound to a node of choice and has the change. It returns both.
+// forge replaces the placeholder of a Bottle, while no manager runs, with a changed copy
+// that is bound to the given node. It returns both.
 func (w *world) forge(name string, change func(pod *corev1.Pod)) (real, forged *corev1.Pod) {
 	w.Helper()
 	w.start(interceptor.Funcs{})
@@ -144,10 +144,10 @@ func TestShrunkPlaceholder(t *testing.T) {
 	})
 }
 
-// The scheduler does not count a Pod that has ended. A kubelet that rejects or
-// evicts a placeholder makes it one, and so can whoever may write the status of
-// Pods. It places nothing, and is replaced by one for the same node if the Bottle
-// is on a node already.
+// The scheduler does not count a Pod that has ended. A placeholder ends if a kubelet
+// rejects or evicts it, or if somebody who may write the status of Pods says so. It then
+// places nothing, and is replaced by one for the same node if the Bottle is on a node
+// already.
 func TestEndedPlaceholder(t *testing.T) {
 	for _, phase := range []corev1.PodPhase{corev1.PodFailed, corev1.PodSucceeded} {
 		t.Run(string(phase), func(t *testing.T) {
@@ -210,8 +210,8 @@ func TestUnheldPlaceholder(t *testing.T) {
 	strip()
 }
 
-// Where something changes each placeholder, the condition says so, and the manager
-// does not replace one after the other.
+// Where something changes each placeholder, the condition says so, and the manager does
+// not replace one after another without a pause.
 func TestPlaceholdersThatAreChanged(t *testing.T) {
 	w := newWorld(t)
 	w.options.RefusalRetry = 5 * time.Second

@@ -70,7 +70,7 @@ func slimPod(o any) (any, error) {
 	for _, c := range pod.Spec.Containers {
 		slim.Spec.Containers = append(slim.Spec.Containers, corev1.Container{Resources: corev1.ResourceRequirements{Requests: c.Resources.Requests}})
 	}
-	// Of these, only the number counts.
+	// Only the number of these containers matters.
 	slim.Spec.InitContainers = make([]corev1.Container, len(pod.Spec.InitContainers))
 	slim.Spec.EphemeralContainers = make([]corev1.EphemeralContainer, len(pod.Spec.EphemeralContainers))
 	slim.Status.Phase = pod.Status.Phase

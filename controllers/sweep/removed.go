@@ -28,7 +28,8 @@ const (
 type removals struct {
 	mu      sync.Mutex
 	pending map[string]bool
-	// added has room for one value and holds it while something was added.
+	// added has room for one value. It holds one if something was added since it was last
+	// read.
 	added chan struct{}
 }
 
@@ -53,8 +54,8 @@ func (r *removals) drop(uid string) {
 }
 
 // left returns the owners of the folders of pending removals. Removals without a
-// folder are done: the folder is the first thing of a Bottle on the node and the
-// last.
+// folder are done: a Bottle's folder is created before everything else of it on the node,
+// and is removed last.
 func (r *removals) left(folders []host.Owner) []host.Owner {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -71,9 +72,9 @@ func (r *removals) left(folders []host.Owner) []host.Owner {
 	return out
 }
 
-// watchRemovals records each Bottle that the informers report as removed. Where a
-// Bottle's teardown is done before it is removed, nothing of it is left; otherwise,
-// somebody removed its finalizer, or its node was taken from its status.
+// watchRemovals records each Bottle that the informers report as removed. Normally, the
+// teardown was done before the removal, and nothing is left. Otherwise, somebody removed
+// the Bottle's finalizer, or cleared the node in its status.
 func (w *Sweeper) watchRemovals(ctx context.Context) error {
 	informer, err := w.Informers.GetInformer(ctx, &v1alpha1.Bottle{})
 	if err == nil {
@@ -85,8 +86,8 @@ func (w *Sweeper) watchRemovals(ctx context.Context) error {
 	return nil
 }
 
-// removed records a removal. A toolscache.DeletedFinalStateUnknown is none: a new
-// list lacked the Bottle, and what that means is left to Sweep.
+// removed records a removal. A toolscache.DeletedFinalStateUnknown is not one: it means
+// only that a new list lacked the Bottle, and Sweep decides what follows from that.
 func (w *Sweeper) removed(o any) {
 	if b, ok := o.(*v1alpha1.Bottle); ok {
 		w.removals.add(string(b.UID))

@@ -215,8 +215,8 @@ func (w *Sweeper) bottles(ctx context.Context) (map[string]bool, error) {
 	}
 }
 
-// sameCluster returns an error if the API server belongs to another cluster than
-// the node's objects.
+// sameCluster returns an error if the API server and the node's objects belong to
+// different clusters.
 func (w *Sweeper) sameCluster(ctx context.Context) error {
 	ns := &corev1.Namespace{}
 	if err := w.Live.Get(ctx, types.NamespacedName{Name: clusterNamespace}, ns); err != nil {

@@ -154,8 +154,8 @@ func (w *world) metric(t *testing.T, name string) float64 {
 // pass lets time pass.
 func pass(d time.Duration) { time.Sleep(d); synctest.Wait() }
 
-// A token that somebody made for an hour becomes one for a week at once, and is
-// then renewed each time a tenth of its life has passed.
+// A token that somebody made for an hour is replaced at once with one for a week. From
+// then on, the token is renewed each time a tenth of its life has passed.
 func TestRenewal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)

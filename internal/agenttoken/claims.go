@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package agenttoken reads and renews the token with which the agent of one node
-// signs in. The token is of the agents' ServiceAccount and bound to the node's Node.
-// The package does not verify tokens: only the API server can do that, and a token
-// that it does not accept is of no use to anyone.
+// signs in. The token belongs to the agents' ServiceAccount and is bound to the Node
+// object of that node. The package does not verify tokens: only the API server can do
+// that, and a token that it does not accept is of no use to anyone.
 package agenttoken
 
 import (

@@ -23,8 +23,8 @@ import (
 const (
 	// longestToken bounds what is read of the token's file, in bytes.
 	longestToken = 64 << 10
-	// renewAfter is the part of its life after which a token is renewed. The rest
-	// is how long a node may be off without losing its token.
+	// renewAfter is the part of a token's life after which it is renewed. The rest is how
+	// long a node may be off without losing its token.
 	renewAfter = 0.1
 	// checkInterval is the longest pause between two looks at the file. Somebody
 	// may replace the token meanwhile.
@@ -138,7 +138,7 @@ func (r *Renewer) due(c Claims) time.Time {
 	return c.Issued.Add(time.Duration(renewAfter * float64(life)))
 }
 
-// renew replaces the token in the file by a new one.
+// renew replaces the token in the file with a new one.
 func (r *Renewer) renew(ctx context.Context, old Claims) error {
 	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
 		ExpirationSeconds: ptr.To(int64(r.Lifetime / time.Second)),

@@ -37,7 +37,7 @@ func deny(reason string) decision {
 	return decision{status: http.StatusForbidden, reason: reason}
 }
 
-// denyFor denies for the reason of an error of an egress.Set.
+// denyFor denies a request, with an error of an egress.Set as the reason.
 func denyFor(err error) decision {
 	d := deny(err.Error())
 	d.closed = egress.ClosedReason(err)

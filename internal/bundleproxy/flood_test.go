@@ -20,9 +20,9 @@ import (
 	"botbottle.dev/bottle-operator/internal/egress"
 )
 
-// TestFloodOfRefusals checks that a guest that has connections refused as fast as
-// it can makes the bundle write little, and that every refusal is counted
-// nevertheless. The connections are those of a Unix socket.
+// TestFloodOfRefusals checks that the bundle logs little for a guest that causes refusals
+// as fast as it can, and that it still counts every refusal. The connections are on a
+// Unix socket.
 func TestFloodOfRefusals(t *testing.T) {
 	const (
 		clients = 4
@@ -107,9 +107,9 @@ func denials(t *testing.T, log string) (logged, leftOut int64) {
 	return logged, leftOut
 }
 
-// TestLeftOutLinesAreCountedSoon checks that the number of left out decisions is
-// written although no other decision follows, and that a flood of refusals does
-// not hide what was allowed.
+// TestLeftOutLinesAreCountedSoon checks that the number of omitted decisions is logged
+// even if no other decision follows, and that a flood of refusals does not hide what was
+// allowed.
 func TestLeftOutLinesAreCountedSoon(t *testing.T) {
 	const requests = logBurst + 400
 	w := newWorld(t, "api.example.com:80")

@@ -40,7 +40,7 @@ type decisionLog struct {
 	mu    sync.Mutex
 	w     io.Writer
 	kinds map[string]*kind
-	// counting is whether flush is scheduled.
+	// counting is true while flush is scheduled.
 	counting bool
 }
 
@@ -49,8 +49,8 @@ type kind struct {
 	limit   *rate.Limiter
 	leftOut uint32 // since the last count in the log
 
-	// targets are the last that were logged, each once. They are as many as a
-	// Bottle's status shows, so that each of them is still in it.
+	// targets are the last targets that were logged, each once. There are as many as a
+	// Bottle's status lists, so that the status still lists each of them.
 	targets [egress.MaxDenials]loggedTarget
 	next    int // index of the oldest
 	// newLimit is for targets that are not among them.

@@ -17,7 +17,7 @@ import (
 )
 
 // TestLeftOutDecisionsAreCounted checks that decisions that the bundle only
-// counted are part of the metric, and that they are no destinations.
+// counted are part of the metric, and that they are not listed as destinations.
 func TestLeftOutDecisionsAreCounted(t *testing.T) {
 	owner := host.Owner{UID: "12345678-0", Slug: "demo", Cluster: "c", Node: "n"}
 	networks := hosttest.NewNetworks(nil)

@@ -70,8 +70,8 @@ func EgressRules(b *v1alpha1.Bottle) (egress.Set, error) {
 }
 
 // RefusedRules returns an error that names the valid rules of spec.egress.allow
-// that the platform refuses, with the reasons; nil if there are none. Rules do not
-// concern another bundle than the built-in one.
+// that the platform refuses, with the reasons; nil if there are none. Rules concern only
+// the built-in bundle.
 func RefusedRules(b *v1alpha1.Bottle, limits egress.Limits) error {
 	if b.Spec.Egress == nil || BundleImage(b) != "" {
 		return nil

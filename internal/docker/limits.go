@@ -19,10 +19,10 @@ import (
 // exitKilled is the exit code of a process that SIGKILL ended.
 const exitKilled = 137
 
-// cpuPeriod is the period in µs after which a container may use the CPU again that
-// it has used up. In Docker's 100 ms, a container with the default limit gets 25
-// ms, but to start the built-in bundle takes about twice as much, so each start
-// would wait for a second period.
+// cpuPeriod is the period of the CPU quota, in µs: a container that has used up its quota
+// waits for the next period. With Docker's default of 100 ms, a container with the
+// default limit gets 25 ms in each period, but the built-in bundle needs about twice as
+// much to start, so each start would wait for a second period.
 const cpuPeriod = 400_000
 
 // cpuQuota converts CPU time in millicores to Docker's quota, µs per cpuPeriod.
@@ -59,8 +59,8 @@ func (e *Engine) checkLimits(ctx context.Context, r *container.Resources) error 
 }
 
 // limitable returns the number of the node's CPUs, or ErrUnavailable if the node
-// lacks a controller, which is nothing that a change of the Bottle could repair. It
-// asks docker until docker reports all controllers.
+// lacks a controller, which no change of the Bottle can repair. It asks docker until
+// docker reports all controllers.
 func (e *Engine) limitable(ctx context.Context) (cpus int, err error) {
 	e.mu.Lock()
 	cpus = e.cpus
@@ -92,8 +92,8 @@ func (e *Engine) limitable(ctx context.Context) (cpus int, err error) {
 	return info.Info.NCPU, nil
 }
 
-// equalLimits reports whether the container has these limits. Docker reports no
-// limit of swap where the kernel cannot set one.
+// equalLimits reports whether the container has these limits. Docker reports no swap
+// limit where the kernel cannot set one.
 func equalLimits(c container.InspectResponse, want container.Resources) bool {
 	have := c.HostConfig.Resources
 	return have.CPUPeriod == want.CPUPeriod && have.CPUQuota == want.CPUQuota && have.Memory == want.Memory &&
@@ -127,7 +127,8 @@ func (e *Engine) limitBundle(ctx context.Context, c container.InspectResponse, w
 }
 
 // outOfMemory reports whether the container ended because it exceeded its memory
-// limit. Docker also notes when only a child process was killed for that.
+// limit. Docker sets OOMKilled also when only a child process was killed, so the exit
+// code is compared, too.
 func outOfMemory(c container.InspectResponse) bool {
 	return c.State.Status == container.StateExited && c.State.OOMKilled && c.State.ExitCode == exitKilled
 }

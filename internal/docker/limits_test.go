@@ -54,8 +54,8 @@ func ensure(t *testing.T, e *Engine, spec host.BundleSpec) host.Bundle {
 	return b
 }
 
-// TestForeignBundleIsLimited checks that a foreign image gets limits, too, and
-// that other limits change a running container without restarting it.
+// TestForeignBundleIsLimited checks that a foreign image gets limits, too, and that new
+// limits apply to a running container without a restart.
 func TestForeignBundleIsLimited(t *testing.T) {
 	e, c, spec := foreignBundle(t)
 	first := ensure(t, e, spec)
@@ -97,8 +97,8 @@ func TestForeignBundleIsLimited(t *testing.T) {
 	wantLimits(t, "a container of an earlier release", inspect(t, c, spec.Owner), 250, 128)
 }
 
-// TestBundleOutOfMemory checks that a container that is killed for its memory
-// stays down for a moment and says why.
+// TestBundleOutOfMemory checks that a container that was killed because it exceeded its
+// memory limit stays down for a moment, and that the reason is reported.
 func TestBundleOutOfMemory(t *testing.T) {
 	e, c, spec := foreignBundle(t)
 	spec.Limits = machinesize.Bundle{CPUMillis: 500, MemoryBytes: 32 << 20}

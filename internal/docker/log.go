@@ -124,8 +124,8 @@ type readerFunc func(p []byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
-// slowly returns a reader that reads from r no faster than limit, in bytes, until
-// ctx ends. While it waits, dockerd waits too, and skips what the log's files no
+// slowly returns a reader that reads from r no faster than limit, in bytes per second,
+// until ctx ends. While it waits, dockerd waits too, and skips what the log's files no
 // longer hold.
 func slowly(ctx context.Context, r io.Reader, limit *rate.Limiter) io.Reader {
 	return readerFunc(func(p []byte) (int, error) {

@@ -119,7 +119,7 @@ func v4At(b []byte, mask byte) netip.Addr {
 }
 
 // carriedPrefix returns the IPv4 networks that the addresses of an IPv6 network
-// contain, as far as each is a single network.
+// contain, where these form a single network.
 func carriedPrefix(p netip.Prefix) []netip.Prefix {
 	var out []netip.Prefix
 	if p.IsSingleIP() {

@@ -18,7 +18,7 @@ type ClosedBy string
 const (
 	// BySubnetPool: the network is in the pool of the Bottles' own networks.
 	BySubnetPool ClosedBy = "subnet-pool"
-	// ByBottle: the network is the one of a Bottle, outside the pool.
+	// ByBottle: the network belongs to a Bottle and is outside the pool.
 	ByBottle ClosedBy = "bottle-network"
 	// ByNode: the network is an address of the node.
 	ByNode ClosedBy = "node-address"
@@ -52,8 +52,8 @@ type Closed struct {
 	By      ClosedBy
 }
 
-// Limits are what the platform sets against the rules of every Bottle. The zero
-// value limits nothing.
+// Limits are the platform's limits on the rules of every Bottle. The zero value limits
+// nothing.
 type Limits struct {
 	// Closed networks are opened by no rule.
 	Closed []Closed
@@ -155,7 +155,7 @@ func (l Limits) Apply(allowed, asked Set) Set {
 	return out.refuse(refused)
 }
 
-// Limit is Apply for a set to which other limits were applied before. Rules that
+// Limit is like Apply, for a set to which other limits were applied before. Rules that
 // were refused stay refused.
 func (l Limits) Limit(s Set) Set { return l.Apply(s, s) }
 
@@ -192,8 +192,8 @@ func (s Set) refusedRules() []Rule {
 	return s.refused.Rules()
 }
 
-// wholly returns a closed network that p lies in. If p lies in several together,
-// it is the one of p's first address.
+// wholly returns a closed network that p lies in. If p lies only in several together,
+// wholly returns the one that contains p's first address.
 func (l Limits) wholly(p netip.Prefix) (Closed, bool) {
 	if l.covers(p) {
 		for _, c := range l.Closed {

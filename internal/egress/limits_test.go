@@ -112,7 +112,7 @@ func wantClosed(t *testing.T, s egress.Set, host string, by egress.ClosedBy) {
 	}
 }
 
-// A guest must not find out by asking which addresses its node has.
+// A guest must not be able to ask its bundle which addresses the node has.
 func TestRefusalRevealsNothingThatNoRuleNames(t *testing.T) {
 	asked := set(t, "198.51.100.9:22", "10.0.0.0/8:80", "api.example.com")
 	s := limits(t).Apply(asked, asked)

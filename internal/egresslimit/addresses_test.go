@@ -128,7 +128,7 @@ func TestRunFollowsTheNode(t *testing.T) {
 	}
 }
 
-// Routes to elsewhere are not what the node is.
+// Routes to other hosts are not addresses of the node.
 func TestWatchIgnoresOtherRoutes(t *testing.T) {
 	addLink(t, "eth8", "198.51.100.40/24")
 	ctx, cancel := context.WithCancel(t.Context())

@@ -24,10 +24,10 @@ const (
 	// interval is the time between two readings of the node's addresses without a
 	// notification.
 	interval = 10 * time.Second
-	// rest is the pause before a reading, so that one reading sees several changes. It
-	// is restFactor times as long as the last reading took, up to restMax, if that is
-	// longer: a node with hundreds of interfaces takes tens of milliseconds to read,
-	// and interfaces can come and go for a long time.
+	// rest is the shortest pause before a reading, so that one reading sees several
+	// changes. After a slow reading, the pause is restFactor times as long as that
+	// reading took, up to restMax: a node with hundreds of interfaces takes tens of
+	// milliseconds to read, and interfaces can come and go for a long time.
 	rest       = 50 * time.Millisecond
 	restFactor = 10
 	restMax    = time.Second
@@ -79,7 +79,7 @@ func (s *Source) Limits() egress.Limits {
 	return s.limits
 }
 
-// SetExternal sets addresses of the node that no interface of it has, such as those
+// SetExternal sets addresses of the node that none of its interfaces has, such as those
 // that its Node object lists.
 func (s *Source) SetExternal(addresses []netip.Addr) {
 	var external []egress.Closed

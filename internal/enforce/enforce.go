@@ -27,8 +27,8 @@ type Enforcement interface {
 	// OpenRules makes rules the egress rules of the built-in bundle.
 	// It returns ErrSuperseded if Narrow was called for a newer generation.
 	OpenRules(owner host.Owner, generation int64, rules egress.Set) error
-	// Limits returns what the platform sets against the rules of every Bottle.
-	// Narrow and OpenRules apply them.
+	// Limits returns the platform's limits on the rules of every Bottle. Narrow and
+	// OpenRules apply them.
 	Limits() egress.Limits
 	// EnsureWall makes the wall and guards the machine from then on. If it
 	// finds the wall open while the machine runs, it kills the machine first.

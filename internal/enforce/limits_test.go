@@ -120,7 +120,7 @@ func TestApplyLimits(t *testing.T) {
 		t.Errorf("calls: got %q, want none", got)
 	}
 	f.wantRuns(true)
-	// A ceiling applies in the same way, and so does the next agent's.
+	// A ceiling applies in the same way, and so do the limits of the next agent.
 	f.restart()
 	f.close([]string{"b.example.com"}, "172.17.0.1/32")
 	if err := f.enforcer.ApplyLimits(); err != nil {

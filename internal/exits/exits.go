@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package exits notices when the VMMs of this node's machines exit. Without it,
-// only the next poll of the list of machines would.
+// Package exits notices when the VMMs of this node's machines exit. Without it, an exit
+// would be noticed only by the next poll of the list of machines.
 package exits
 
 import (

@@ -4,9 +4,10 @@
 // namespaces, so that a group with much work does not keep the others waiting.
 //
 // A slot that becomes free goes to the waiting group that holds the fewest
-// slots, and among equals to the one whose last turn is the longest ago. In a
-// group, whoever came first is first. A reserve of slots is only for groups that
-// hold none, so that a newcomer need not wait for a group that has long work.
+// slots, and if several hold equally few, to the one whose last turn was longest ago.
+// Within a group, tickets are served in the order in which they came. A reserve of slots
+// is only for groups that hold none, so that a newcomer does not have to wait for a group
+// whose work takes long.
 //
 // The package does not bound how long a slot is held, nor how many wait: the
 // callers do.
@@ -41,8 +42,8 @@ type group struct {
 type Ticket struct {
 	queue *Queue
 	ready chan struct{}
-	// groups are those for which the ticket waits, while it waits. Then payer is
-	// the group that the slot counts for.
+	// groups are those for which the ticket waits, until it has its slot. From then on,
+	// payer is the group that the slot counts for.
 	groups []string
 	payer  string
 	state  state
@@ -56,9 +57,8 @@ const (
 	released
 )
 
-// New returns a queue with a number of slots, of which there is at least one. A
-// group that holds a slot gets another only if more than reserve slots are free.
-// The reserve is at most slots-1.
+// New returns a queue with a number of slots, at least one. A group that holds a slot
+// gets another only if more than reserve slots are free. The reserve is at most slots-1.
 func New(slots, reserve int) *Queue {
 	slots = max(1, slots)
 	return &Queue{slots: slots, reserve: min(max(0, reserve), slots-1), free: slots, groups: map[string]*group{}}
@@ -163,7 +163,7 @@ func (q *Queue) give() {
 	for q.free > 0 {
 		name, g := q.next()
 		if g == nil || g.held > 0 && q.free <= q.reserve {
-			return // if g may have none, nor may the others: they hold as many or more
+			return // if g may not have one, the others may not either: they hold as many or more
 		}
 		t := g.waiting[0]
 		for _, other := range t.groups {

@@ -72,11 +72,10 @@ type Bundles interface {
 	// someone else.
 	InspectBundle(ctx context.Context, owner Owner) (Bundle, error)
 	// EnsureBundle makes the container exist and run, with the MAC address
-	// BundleMAC(spec.IP). If our container differs from spec, it is replaced or,
-	// if only the limits differ, changed; if it is stopped, it is started, but
-	// one that failed or exceeded its memory limit only after a delay.
-	// EnsureBundle returns ErrConflict when a
-	// container with its name belongs to someone else, ErrNotFound when the node
+	// BundleMAC(spec.IP). If our container differs from spec, it is replaced; if only the
+	// limits differ, they are changed in place. A stopped container is started, after a
+	// delay if it failed or exceeded its memory limit. EnsureBundle returns ErrConflict
+	// when a container with its name belongs to someone else, ErrNotFound when the node
 	// lacks the image, and ErrInvalid when docker refuses the container.
 	EnsureBundle(ctx context.Context, spec BundleSpec) (Bundle, error)
 	// StopBundle stops the owner's container. It returns nil when the container

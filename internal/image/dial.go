@@ -21,8 +21,8 @@ import (
 )
 
 // addresses decides to which addresses the store connects. Whoever names an
-// image, runs a registry or controls a name in the DNS chooses where the agent
-// connects to, and the agent reaches what they do not.
+// image, runs a registry or controls a name in the DNS chooses where the agent connects
+// to, and the agent can reach what they cannot.
 type addresses struct {
 	// allowed are networks that the node's administrator named.
 	allowed []netip.Prefix
@@ -50,7 +50,7 @@ func (e *refusedError) Error() string {
 
 const nodeItself = "an address of the node itself"
 
-// names reports whether the administrator named a network of a.
+// names reports whether the administrator named a network that contains a.
 func (p addresses) names(a netip.Addr) bool {
 	a = a.Unmap().WithZone("")
 	return slices.ContainsFunc(p.allowed, func(n netip.Prefix) bool { return n.Contains(a) })
@@ -88,8 +88,9 @@ func (p addresses) check(a netip.Addr) error {
 	return nil
 }
 
-// checkHost checks a host that a proxy resolves: an address as check does, and a
-// name for being one, because a proxy may read 127.1 as an address.
+// checkHost checks a host that a proxy resolves. It checks an address as check does, and
+// requires anything else to be a proper host name, because a proxy may read 127.1 as an
+// address.
 func (p addresses) checkHost(u *url.URL) error {
 	host := u.Hostname()
 	if addr, err := netip.ParseAddr(host); err == nil {
@@ -139,8 +140,8 @@ func at(host string, err error) error {
 type dialer struct {
 	addresses
 	net.Dialer
-	// public and private are set once it tried an address that no flag names.
-	// They decide how much a failure may reveal: see failureText.
+	// public and private are set once the dialer tried such an address that no flag
+	// names. They decide how much a failure may reveal: see failureText.
 	public, private atomic.Bool
 }
 

@@ -118,9 +118,9 @@ func redirecting(s *server, hop func(r *http.Request) bool, to string) {
 	})
 }
 
-// A registry sends the agent to a service inside, at each hop of a pull. It is
-// never contacted, whatever its address is, and the message is the same whether
-// anything listens there or not.
+// A registry sends the agent to a service inside, at each hop of a pull. The service is
+// never contacted, whatever its address is, and the message is the same whether anything
+// listens there or not.
 func TestRedirectsIntoTheNode(t *testing.T) {
 	if !onNode(t) {
 		return
@@ -176,7 +176,7 @@ func TestRedirectsIntoTheNode(t *testing.T) {
 }
 
 // A name that resolves to the node, other ways to write its addresses, chains
-// of redirects and other schemes lead nowhere else either.
+// of redirects and other schemes do not reach a service on the node either.
 func TestOtherWaysIntoTheNode(t *testing.T) {
 	if !onNode(t) {
 		return

@@ -103,8 +103,8 @@ func (a attempt) isRegistry(host string) bool {
 	return host == a.registry || host == a.registry+":443" || host == a.registry+":80"
 }
 
-// subject names who answered a request: the registry, or another host, whose
-// name is the registry's words.
+// subject says who answered a request: the registry, or a host that it chose. That host
+// is not named, because its name comes from the registry.
 func (a attempt) subject(req *http.Request) string {
 	if req == nil || a.isRegistry(req.URL.Host) {
 		return "registry " + a.registry
@@ -133,7 +133,8 @@ func (a attempt) detail() detail {
 	return detailAll
 }
 
-// codes are the error codes of the distribution specification, in its own words.
+// codes are the error codes of the distribution specification, with its descriptions of
+// them.
 var codes = map[transport.ErrorCode]string{
 	transport.BlobUnknownErrorCode:         "blob unknown to registry",
 	transport.DigestInvalidErrorCode:       "provided digest did not match uploaded content",

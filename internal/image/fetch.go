@@ -101,9 +101,9 @@ func (s *Store) pull(ctx context.Context, f *fetch, pull func(ctx context.Contex
 	close(f.done)
 }
 
-// waitForSlot ends when nobody waits for the fetch any more. The wait is bounded
-// because all pulls that hold a slot have a timeout and the namespaces take
-// turns.
+// waitForSlot waits until the fetch has its slot, or nobody waits for the fetch any more.
+// The wait is bounded because all pulls that hold a slot have a timeout and the
+// namespaces take turns.
 func waitForSlot(ctx context.Context, f *fetch) error {
 	if !f.place.HasSlot() {
 		f.setQueued(true)

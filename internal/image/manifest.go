@@ -130,7 +130,7 @@ func inspect(ctx context.Context, c content, doc document, o *Options) (*image, 
 	return img, nil
 }
 
-// kindOf says what has a config of this media type.
+// kindOf says what kind of thing has a config of this media type.
 func kindOf(config types.MediaType) string {
 	switch config {
 	case "application/vnd.cncf.helm.config.v1+json":

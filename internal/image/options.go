@@ -74,11 +74,10 @@ type Options struct {
 	// without TLS (--image-plain-http). All others are accessed with TLS, even
 	// after redirects and even at private addresses and localhost.
 	PlainHTTP []string
-	// AllowNetworks are networks in which registries, mirrors and the hosts that
-	// they name may be although the store connects to no such addresses
-	// otherwise: loopback, link-local, cloud metadata, multicast and the node's
-	// own (--registry-allow-networks). They are masked, and none of them is an
-	// IPv4 network written as IPv6.
+	// AllowNetworks are networks to which the store connects even where it otherwise
+	// refuses the addresses: loopback, link-local, cloud metadata, multicast and the
+	// node's own (--registry-allow-networks). The networks are masked, and none of them
+	// is an IPv4 network written as IPv6.
 	AllowNetworks []netip.Prefix
 	// NodeAddresses returns addresses of the node that none of its interfaces has,
 	// such as the public address that a cloud translates. It may be nil.

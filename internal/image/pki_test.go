@@ -98,7 +98,7 @@ func newWorldAt(t *testing.T, pki authority, at string) *world {
 }
 
 // neighbour makes another network namespace, which the test's process reaches
-// at an address. It sends a function that runs others there.
+// at an address. It sends a function that runs other functions in that namespace.
 func neighbour(t *testing.T, at string, ready chan<- func(f func())) {
 	t.Helper()
 	todo := make(chan func())

@@ -55,15 +55,15 @@ func variantRank(arch, variant string) int {
 	return 1
 }
 
-// The platforms that messages name. Any other is the registry's own word.
+// The platforms that messages name. Any other name could be text of the registry.
 var (
 	knownOS           = []string{"aix", "android", "darwin", "dragonfly", "freebsd", "illumos", "js", "linux", "netbsd", "openbsd", "plan9", "solaris", "wasip1", "windows"}
 	knownArchitecture = []string{"386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle", "ppc64", "ppc64le", "riscv64", "s390x", "wasm"}
 	knownVariant      = []string{"v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9"}
 )
 
-// platformName returns the name of a platform, or "another platform" if it has
-// none that is known.
+// platformName returns the name of a platform, or "another platform" if its name is not
+// known.
 func platformName(p platform) string {
 	if !slices.Contains(knownOS, p.OS) || !slices.Contains(knownArchitecture, p.Architecture) {
 		return "another platform"

@@ -16,7 +16,8 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// A mirror on the node worked before there was a flag for its address.
+// Earlier releases used a mirror on the node without a flag for its address, so the log
+// says that it is refused now.
 func TestRefusedMirrorIsLogged(t *testing.T) {
 	var logged []string
 	s, err := New(Options{Dir: t.TempDir(), PlainHTTP: []string{"127.0.0.3:5000", "registry.test:80"}, Mirrors: []string{"docker.io=127.0.0.2:5000/hub,127.0.0.9:5000,mirror.test"},
@@ -30,8 +31,8 @@ func TestRefusedMirrorIsLogged(t *testing.T) {
 	}
 }
 
-// The administrator named the proxy, so it may be anywhere. The agent does not
-// ask it for what it would not connect to itself.
+// The administrator named the proxy, so it may be anywhere. The agent does not ask the
+// proxy for an address that the agent itself would not connect to.
 func TestProxy(t *testing.T) {
 	var asked atomic.Int64
 	var hosts []string

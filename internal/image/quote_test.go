@@ -233,8 +233,8 @@ func privateToo() *dialer {
 // A registry's certificate names hosts, too.
 func TestCertificatesAreNotQuoted(t *testing.T) {
 	w := newWorld(t)
-	// The server of all tests listens at 127.0.0.1 only, for which its
-	// certificate is good.
+	// The server of all tests listens only at 127.0.0.1, for which its certificate is
+	// valid.
 	s := listeningAt(t, "127.0.0.9")
 	failed := w.wantFailed(host.ImageRequest{Reference: s.host() + "/demo:1", For: "a"}, "registry "+s.host()+": its certificate is for another name: repair")
 	for _, name := range []string{"example.com", "Acme", "127.0.0.1"} {

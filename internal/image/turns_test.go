@@ -10,14 +10,14 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// of makes a request one of a Bottle in a namespace.
+// of returns the request as a Bottle in the namespace makes it.
 func of(namespace string, req host.ImageRequest) host.ImageRequest {
 	req.Namespace = namespace
 	return req
 }
 
-// flood requests other images for many Bottles of a namespace, and returns the
-// requests.
+// flood requests a different image for each of many Bottles of a namespace, and returns
+// the requests.
 func (w *world) flood(namespace string, n int) (out []host.ImageRequest) {
 	w.t.Helper()
 	for i := range n {
@@ -29,8 +29,8 @@ func (w *world) flood(namespace string, n int) (out []host.ImageRequest) {
 	return out
 }
 
-// A namespace has many Bottles, whose registry answers nothing. The Bottle of
-// another namespace gets its image meanwhile, from another registry.
+// A namespace has many Bottles, whose registry does not answer. The Bottle of another
+// namespace gets its image meanwhile, from another registry.
 func TestSlowNamespaceDoesNotHoldUpOthers(t *testing.T) {
 	for name, match := range map[string]func(path string) bool{
 		"resolving": manifests,
@@ -63,8 +63,8 @@ func TestSlowNamespaceDoesNotHoldUpOthers(t *testing.T) {
 	}
 }
 
-// With a single slot, which a namespace holds, the other namespace is next,
-// however many of the first came before it.
+// If one namespace holds the only slot, the other namespace is next, however many Bottles
+// of the first came before it.
 func TestNamespacesTakeTurns(t *testing.T) {
 	w := newWorld(t, func(o *Options) { o.MaxPulls = 1 })
 	pit := newTarpit(w.reg, func(path string) bool { return strings.Contains(path, "/blobs/") && !strings.Contains(path, "/one-") })
@@ -74,7 +74,8 @@ func TestNamespacesTakeTurns(t *testing.T) {
 	waitUntil(t, "the others to wait", func() bool {
 		return strings.Contains(w.pulling(one).Message, "the node pulls") && strings.Contains(w.pulling(many[3]).Message, "waiting")
 	})
-	// Its Bottles are deleted: the slot that one of them held goes on.
+	// The Bottles of that namespace are deleted: the slot that one of them held passes
+	// on.
 	for _, req := range many {
 		if strings.Contains(w.pulling(req).Message, "waiting") {
 			continue

@@ -28,8 +28,7 @@ type Facts struct {
 	Unreachable int
 	// Restart, Recreate: an annotation requests it, and that was not done yet.
 	Restart, Recreate bool
-	// Differs: the machine was created from something else than what is requested
-	// now.
+	// Differs: the machine was not created from what is requested now.
 	Differs bool
 	// NodeProblem says why the node cannot start machines; "" if it can.
 	NodeProblem string

@@ -15,9 +15,9 @@ type Bundle struct {
 }
 
 // DefaultBundle is the size of bundles for which the manager recorded none, and
-// the manager's default. With its maximum of 512 connections in use, the built-in
-// bundle was measured to need about 85 MiB, of which 57 MiB are its own and the
-// rest are pages of its program, which the kernel can drop.
+// the manager's default. With its maximum of 512 connections in use, the built-in bundle
+// needed about 85 MiB in a measurement: 57 MiB of its own, and for the rest pages of its
+// program, which the kernel can drop.
 var DefaultBundle = Bundle{CPUMillis: 250, MemoryBytes: 128 << 20}
 
 // BundleOf returns the size of the bundle that the manager recorded. r may be

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package metricsauth lets only those read a program's metrics who may: the API
-// server says who sent a request's token (TokenReview) and whether that user may
-// get the path (SubjectAccessReview). controller-runtime's package filters does
-// the same with k8s.io/apiserver, which would make the operator's binary, and so
-// the bundle in every Bottle, half as large again. The package serves nothing and
-// knows no certificates.
+// Package metricsauth restricts a program's metrics to users who may read them: the API
+// server says whose token a request carries (TokenReview) and whether that user may get
+// the path (SubjectAccessReview). controller-runtime's package filters does the same with
+// k8s.io/apiserver, which would make the operator's binary, and so the bundle in every
+// Bottle, half as large again. The package serves nothing and knows no certificates.
 package metricsauth
 
 import (
@@ -100,7 +99,7 @@ func (g *Guard) check(r *http.Request) int {
 	if fresh {
 		return http.StatusOK
 	}
-	// A reader must not need luck to be reviewed again while strangers use up the
+	// A reader who was allowed before is reviewed again even while strangers use up the
 	// limit.
 	if !before && !g.limit.Allow() {
 		return http.StatusTooManyRequests

@@ -53,10 +53,9 @@ func addrOf(n *net.IPNet) (netip.Addr, bool) {
 	return addr.Unmap(), ok
 }
 
-// IsLocal reports whether packets to a stay on the node now. Besides the
-// addresses that Local returns, that is true of whole networks that a route of
-// type "local" gives to the node. A network that cannot be reached is not
-// local.
+// IsLocal reports whether packets to a stay on the node now. That is true of the
+// addresses that Local returns, and of whole networks that a route of type "local" gives
+// to the node. A network that cannot be reached is not local.
 func IsLocal(a netip.Addr) (bool, error) {
 	a = a.Unmap().WithZone("")
 	own, err := Local()

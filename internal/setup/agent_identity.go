@@ -40,9 +40,9 @@ type identityError struct {
 
 func (e *identityError) Error() string { return e.problem + "; " + e.fix }
 
-// identity asks the API server whom it takes the agent for. It returns the
-// namespace of the agent's ServiceAccount. The error is an *identityError if
-// the agent needs other credentials.
+// identity asks the API server which user it takes the agent for. It returns the
+// namespace of the agent's ServiceAccount. The error is an *identityError if the agent
+// needs other credentials.
 func (o *AgentOptions) identity(ctx context.Context, cfg *rest.Config, bounded *http.Client) (namespace string, err error) {
 	c, err := authenticationclient.NewForConfigAndClient(cfg, bounded)
 	if err != nil {

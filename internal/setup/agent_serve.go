@@ -21,9 +21,9 @@ import (
 )
 
 // serve serves health and metrics until ctx ends, whether or not the API server
-// can be reached; metrics that are only for those who may read them need the API
-// server, which cfg names. serve returns an error if it cannot listen on an
-// address. If a server fails later, serve calls fail, which ends the agent.
+// can be reached; metrics that are restricted to authorized users need the API server,
+// which cfg names. serve returns an error if it cannot listen on an address. If a server
+// fails later, serve calls fail, which ends the agent.
 func (o *AgentOptions) serve(ctx context.Context, cfg *rest.Config, health http.Handler, metrics prometheus.Gatherer, fail context.CancelCauseFunc) error {
 	handler, config, err := o.secured(cfg, metricsHandler(metrics))
 	if err != nil {
@@ -59,8 +59,8 @@ func (o *AgentOptions) serve(ctx context.Context, cfg *rest.Config, health http.
 	return nil
 }
 
-// secured returns what serves the metrics: h itself, or, if the options say so, a
-// handler that lets only those read who may, with its TLS configuration.
+// secured returns what serves the metrics: h itself, or, if the options say so, a handler
+// that admits only authorized users, with its TLS configuration.
 func (o *AgentOptions) secured(cfg *rest.Config, h http.Handler) (http.Handler, *tls.Config, error) {
 	if !o.Metrics.enabled() || !o.Metrics.isSecure() {
 		return h, nil, nil

@@ -53,6 +53,6 @@ func (o *LogOptions) Install(w io.Writer) error {
 }
 
 // discardStandardLog discards the standard logger's lines. Nothing of ours uses
-// it, but net/http writes there what servers send without a request, and what is
-// wrong with a guest's connections, as often as they like.
+// it, but net/http writes there what servers send without a request, and what is wrong
+// with a guest's connections. Servers and guests could cause any number of such lines.
 func discardStandardLog() { log.SetOutput(io.Discard) }

@@ -109,7 +109,7 @@ func (a *agent) start(t *testing.T, more ...string) {
 		"--metrics-bind-address", metricsAddress, "--health-probe-bind-address", healthAddress}, more...)...)
 }
 
-// run starts the operator as another program than an agent, or with other flags.
+// run starts the operator as a program that is not an agent, or with other flags.
 func (a *agent) run(t *testing.T, args ...string) {
 	t.Helper()
 	a.cmd = exec.Command(a.executable, append(args, "--kubeconfig", a.kubeconfig)...)

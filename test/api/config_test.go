@@ -74,8 +74,8 @@ func TestManagerDeployment(t *testing.T) {
 	}
 }
 
-// An overlay installs the operator into any namespace: nothing that kustomize does
-// not rewrite names the default one.
+// An overlay can install the operator into any namespace: the default one is named only
+// where kustomize rewrites it.
 func TestAnotherNamespace(t *testing.T) {
 	parent := t.TempDir()
 	relative, err := filepath.Rel(parent, apienv.Root())

@@ -96,7 +96,7 @@ func (w *tenants) ordinary(name string) *corev1.Pod {
 	}
 }
 
-// placeholder returns what a placeholder Pod of the Bottle is to the policies.
+// placeholder returns a Pod that the policies take for a placeholder Pod of the Bottle.
 func (w *tenants) placeholder(name string) *corev1.Pod {
 	pod := w.ordinary(name)
 	pod.Labels[v1alpha1.LabelUID] = string(w.bottle.UID)
@@ -182,7 +182,7 @@ func TestTenantCreatesPods(t *testing.T) {
 }
 
 // A tenant who may change Pods cannot change what the manager reads from a
-// placeholder Pod. What does not matter to it stays as RBAC permits.
+// placeholder Pod. Changes to anything else are allowed as RBAC permits.
 func TestTenantChangesPlaceholders(t *testing.T) {
 	w := newTenants(t)
 	tests := map[string]struct {
@@ -243,7 +243,8 @@ func TestTenantChangesPlaceholders(t *testing.T) {
 	}
 }
 
-// What is done to a placeholder Pod that leaves it as it is stays as RBAC permits.
+// The policies allow whatever RBAC permits, as long as it leaves what they guard on a
+// placeholder Pod as it is.
 func TestTenantRemovesPlaceholders(t *testing.T) {
 	w := newTenants(t)
 	binding := &corev1.Binding{
@@ -344,8 +345,8 @@ func TestTenantAndFinalizers(t *testing.T) {
 	wantAllowed(t, w.agent.Patch(t.Context(), b(), mergePatch(`{"metadata":{"finalizers":null}}`)))
 }
 
-// Whoever may update bottles/finalizers of one Bottle may do so to its Pods, and
-// to no other's.
+// Whoever may update bottles/finalizers of one Bottle may write what the policies guard
+// on this Bottle and its Pods, but not on another Bottle's Pods.
 func TestFinalizersOfOneBottle(t *testing.T) {
 	w := newTenants(t)
 	role := &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: "one"}, Rules: []rbacv1.PolicyRule{

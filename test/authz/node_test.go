@@ -80,7 +80,7 @@ func withCondition(t *testing.T, b *v1alpha1.Bottle, typ string, status metav1.C
 	return merge(string(data))
 }
 
-// patchStatus and patchMain try a patch without effect.
+// patchStatus and patchMain try a patch as a dry run.
 func patchStatus(t *testing.T, c client.Client, o client.Object, p client.Patch) error {
 	t.Helper()
 	return c.Status().Patch(t.Context(), o.DeepCopyObject().(client.Object), p, client.DryRunAll)

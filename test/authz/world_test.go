@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package authz_test tries, on a running development cluster, what the cluster's
-// users and nodes may do to each other. Each test signs in with a real token of
-// the one whom it plays, because impersonation would bypass what a token says
-// about its holder. DEV_DIR names the cluster.
+// users and nodes may do to each other. Each test signs in with a real token of the user
+// or node that it plays, because impersonation would bypass what a token says about its
+// holder. DEV_DIR names the cluster.
 package authz_test
 
 import (

@@ -17,8 +17,8 @@ import (
 	"botbottle.dev/bottle-operator/test/story"
 )
 
-// TestWhatABottleTakes checks that a Bottle's bundle, a foreign one too, has the
-// limits that are booked, that its disk is booked and stays so while it is
+// TestWhatABottleTakes checks that a Bottle's bundle, even a foreign one, has the limits
+// that are booked, that the Bottle's disk is booked and stays so while the Bottle is
 // stopped, and that the user of its VMM sees nothing of other Bottles.
 func TestWhatABottleTakes(t *testing.T) {
 	t.Parallel()
@@ -77,8 +77,8 @@ func wantBooked(t *testing.T, c *story.Cluster, b *v1alpha1.Bottle) {
 	}
 }
 
-// TestAFloodOfRefusalsIsCounted checks that a guest that floods its bundle with
-// requests makes it log little, and that all its refusals are counted.
+// TestAFloodOfRefusalsIsCounted checks that a bundle logs little when its guest floods it
+// with requests, and that all its refusals are counted.
 func TestAFloodOfRefusalsIsCounted(t *testing.T) {
 	t.Parallel()
 	const requests = 30_000

@@ -96,8 +96,8 @@ func (f *Bundles) Exit(owner host.Owner, code int) {
 }
 
 // RunOutOfMemory makes the owner's container end because it exceeded its memory
-// limit. Unlike the real adapter, the fake starts it again at the next call of
-// EnsureBundle but one.
+// limit. Unlike the real adapter, the fake starts it again at the second call of
+// EnsureBundle from now.
 func (f *Bundles) RunOutOfMemory(owner host.Owner) {
 	f.locked(func() {
 		if c := f.containers[owner.ID()]; c != nil {
