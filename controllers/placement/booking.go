@@ -37,7 +37,7 @@ func booked(pod *corev1.Pod) corev1.ResourceList {
 // somebody who may write their status said so.
 func ended(pod *corev1.Pod) string {
 	if p := pod.Status.Phase; p == corev1.PodFailed || p == corev1.PodSucceeded {
-		return fmt.Sprintf("it has ended (%s), so the scheduler counts it no longer", p)
+		return fmt.Sprintf("it has ended (%s), so the scheduler no longer counts it", p)
 	}
 	return ""
 }
@@ -47,7 +47,7 @@ func ended(pod *corev1.Pod) string {
 // compares what the scheduler counts.
 func flawOf(pod, want *corev1.Pod) string {
 	if len(pod.Spec.Containers) != 1 || len(pod.Spec.InitContainers)+len(pod.Spec.EphemeralContainers) > 0 {
-		return "it has other containers than the manager gives it"
+		return "it does not have exactly the container that the manager gives it"
 	}
 	if why := ended(pod); why != "" {
 		return why

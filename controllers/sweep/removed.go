@@ -108,7 +108,7 @@ func (w *Sweeper) teardownRemoved(ctx context.Context, pause time.Duration) (<-c
 			w.removals.drop(o.UID)
 			continue
 		}
-		logf.FromContext(ctx).Info("A Bottle was removed before its teardown, which is done now", "name", o.ID(), "namespace", o.Namespace, "bottle", o.Name)
+		logf.FromContext(ctx).Info("A Bottle was removed without its teardown; it is torn down now", "name", o.ID(), "namespace", o.Namespace, "bottle", o.Name)
 		w.requested[o.UID], requested = o, true
 		w.Teardown.TeardownOrphan(o, func(ctx context.Context) (bool, error) { return w.stillRemoved(ctx, o) })
 	}

@@ -156,7 +156,7 @@ func (l *decisionLog) flush() {
 	l.counting = false
 	for _, word := range words {
 		if k := l.kinds[word]; k.leftOut > 0 {
-			l.writeLocked(logLine{Decision: word, LeftOut: k.leftOut, Reason: "too many decisions: only counted"})
+			l.writeLocked(logLine{Decision: word, LeftOut: k.leftOut, Reason: "too many decisions to log each"})
 			k.leftOut = 0
 		}
 	}

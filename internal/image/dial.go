@@ -97,7 +97,7 @@ func (p addresses) checkHost(u *url.URL) error {
 		return at(u.Host, p.check(addr))
 	}
 	if _, err := egress.Parse(host); err != nil {
-		return ownErrorf("a host name is not one that a proxy may be asked for: it leads to the proxy itself or may be read as an address: use a name of the DNS")
+		return ownErrorf("the agent asks no proxy for this host name, because it leads to the proxy itself or can be read as an address: use a DNS name")
 	}
 	return nil
 }

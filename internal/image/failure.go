@@ -83,7 +83,7 @@ func certificateText(err error) (problem, remedy string) {
 	case errors.As(err, &record), strings.Contains(err.Error(), "server gave HTTP response"):
 		return "its answer is not TLS", checkTLS
 	case errors.As(err, &alert) && alert.Op == "remote error":
-		return "it refuses the agent's version of TLS", "repair the registry's settings of TLS"
+		return "it refuses the agent's version of TLS", "repair the registry's TLS settings"
 	}
 	return "", ""
 }

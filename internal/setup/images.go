@@ -41,7 +41,7 @@ func (o *ImageOptions) Bind(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&o.Mirrors, "image-mirror", nil, "REGISTRY=MIRROR[,MIRROR], mirrors to try in order before the registry itself; may be repeated")
 	fs.StringArrayVar(&o.PlainHTTP, "image-plain-http", nil, "HOST[:PORT] of a registry or mirror to contact without TLS; may be repeated")
 	fs.StringArrayVar(&o.Prewarm, "prewarm-image", nil, "image to pull when the agent starts, with the node's own credentials; may be repeated")
-	fs.StringSliceVar(&o.AllowNetworks, "registry-allow-networks", nil, "CIDR[,CIDR], networks in which registries may be although the agent refuses such addresses otherwise: loopback, link-local, cloud metadata, multicast and the node's own; may be repeated")
+	fs.StringSliceVar(&o.AllowNetworks, "registry-allow-networks", nil, "CIDR[,CIDR], networks whose addresses registries may have although the agent refuses them by default: loopback, link-local, cloud metadata, multicast and the node's own; may be repeated")
 	fs.StringVar(&o.CAFile, "image-ca", "", "PEM file of CA certificates to trust for registries, in addition to the system's")
 	fs.StringVar(&o.DockerConfig, "image-docker-config", "/root/.docker/config.json", "Docker configuration file with the node's own registry credentials; the file need not exist")
 	fs.Int64Var(&o.MaxBytes, "image-max-bytes", image.DefaultMaxBytes, "maximum size of an image in bytes, packed or unpacked")

@@ -50,8 +50,8 @@ func (o *ManagerOptions) Bind(fs *pflag.FlagSet) {
 	fs.StringVar(&o.DefaultDisk, "default-disk", d.DefaultDisk.String(), "disk space booked, as ephemeral-storage, for a Bottle that sets neither spec.machine.storage nor spec.machine.overlay; 0 books none")
 	fs.StringVar(&o.OverheadCPU, "overhead-cpu", d.OverheadCPU.String(), "CPU booked for each Bottle in addition to its machine's and its bundle's, for its VMM")
 	fs.StringVar(&o.OverheadMemory, "overhead-memory", d.OverheadMemory.String(), "memory booked for each Bottle in addition to its machine's and its bundle's, for its VMM")
-	fs.StringVar(&o.BundleCPU, "bundle-cpu", d.BundleCPU.String(), fmt.Sprintf("CPU limit of each Bottle's bundle, at least %dm; it is booked, too", placement.MinBundleCPUMillis))
-	fs.StringVar(&o.BundleMemory, "bundle-memory", d.BundleMemory.String(), fmt.Sprintf("memory limit of each Bottle's bundle, at least %dMi; it is booked, too", placement.MinBundleMemory>>20))
+	fs.StringVar(&o.BundleCPU, "bundle-cpu", d.BundleCPU.String(), fmt.Sprintf("CPU limit of each Bottle's bundle, at least %dm; it is also booked", placement.MinBundleCPUMillis))
+	fs.StringVar(&o.BundleMemory, "bundle-memory", d.BundleMemory.String(), fmt.Sprintf("memory limit of each Bottle's bundle, at least %dMi; it is also booked", placement.MinBundleMemory>>20))
 	fs.StringVar(&o.PlaceholderImage, "placeholder-image", d.PlaceholderImage, "image of the placeholder Pods, which only wait")
 }
 

@@ -28,7 +28,7 @@ type MetricsOptions struct {
 // Bind adds the flags. address is the default address.
 func (o *MetricsOptions) Bind(fs *pflag.FlagSet, address string) {
 	fs.StringVar(&o.Address, "metrics-bind-address", address, "address for /metrics; 0 disables it")
-	fs.Bool("metrics-secure", true, "serve /metrics with TLS, and only to users who may get the URL /metrics; for a loopback address, only if set")
+	fs.Bool("metrics-secure", true, "serve /metrics with TLS, and only to users who may get the URL /metrics; a loopback address is served so only if this is set")
 	o.secure = fs.Lookup("metrics-secure")
 }
 
