@@ -225,7 +225,7 @@ func TestPlaceholdersThatAreChanged(t *testing.T) {
 	}})
 	w.create(builders.MakeBottle("a").Obj())
 	w.waitScheduled("a", "False PlaceholderMismatch")
-	if got := message(w.bottle("a"), v1alpha1.ConditionScheduled); !strings.Contains(got, "it has other containers") {
+	if got := message(w.bottle("a"), v1alpha1.ConditionScheduled); !strings.Contains(got, "exactly the container that the manager gives it") {
 		t.Errorf("got message %q, want it to say what is wrong", got)
 	}
 	w.always(func() string {

@@ -155,7 +155,7 @@ func claimed(parts []v1.Descriptor) int64 {
 }
 
 func tooLarge(size, limit int64) error {
-	return ownErrorf("the image is %s, more than the %s that this node allows (--image-max-bytes): use a smaller image, or raise the limit", bytesText(size), bytesText(limit))
+	return ownErrorf("the image has %s, more than the %s that this node allows (--image-max-bytes): use a smaller image, or raise the limit", bytesText(size), bytesText(limit))
 }
 
 func (i *image) readConfig(ctx context.Context, c content, d v1.Descriptor, arch string) error {

@@ -150,7 +150,7 @@ func TestNamespaceOfTheNode(t *testing.T) {
 	w := newWorld(t)
 	spec := newSpec(t, 50)
 	w.addBundle(t, spec)
-	w.stand(t, spec)
+	wallNS(t, w.stand(t, spec)) // holds the namespace, and therefore its link
 	must(t, removeNetNS(w.walls.path(spec.Owner)))
 	run(t, "ip", "netns", "attach", spec.Owner.ID(), fmt.Sprint(os.Getpid()))
 	t.Cleanup(func() { run(t, "ip", "netns", "del", spec.Owner.ID()) })
