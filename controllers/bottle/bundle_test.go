@@ -164,8 +164,8 @@ func (n neverRunning) EnsureBundle(ctx context.Context, spec host.BundleSpec) (h
 	return b, err
 }
 
-// TestBundleOutOfMemory checks that a bundle that was killed because it exceeded its
-// memory limit is reported, and that the booked limit is applied and reported.
+// TestBundleOutOfMemory checks that the Bottle says so when its bundle was killed for
+// using too much memory, and that the booked limit is applied and reported.
 func TestBundleOutOfMemory(t *testing.T) {
 	w := running(t)
 	if spec, _ := w.bundles.Spec(ownerOfDemo()); spec.Limits != machinesize.DefaultBundle {

@@ -13,8 +13,8 @@ import (
 	"botbottle.dev/bottle-operator/internal/passes"
 )
 
-// TestResultsHaveOrdinaryPriority checks that no pass hands on the priority with
-// which it came.
+// TestResultsHaveOrdinaryPriority checks that a pass that ran first is not also
+// repeated first: its result carries no priority.
 func TestResultsHaveOrdinaryPriority(t *testing.T) {
 	failed := errors.New("failed")
 	r := withOrdinaryPriority(reconcile.Func(func(context.Context, reconcile.Request) (reconcile.Result, error) {

@@ -100,8 +100,8 @@ func TestKubeletHeartbeatsAreIgnored(t *testing.T) {
 	}
 }
 
-// The Node's addresses are passed on when they change, including those that are on no
-// interface.
+// The agent learns of every change of the Node's addresses, including addresses that no
+// interface has.
 func TestAddressesArePassedOn(t *testing.T) {
 	node := &corev1.Node{}
 	node.Name = testNode

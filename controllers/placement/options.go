@@ -49,10 +49,9 @@ type Options struct {
 	Registerer prometheus.Registerer
 }
 
-// DefaultOptions returns the options of a manager without flags, except for the
-// namespace, which has no default. The overhead of a machine was measured
-// to be 30 to 130 MiB, including the page cache of its disks, which the kernel can
-// drop.
+// DefaultOptions returns the default values of the manager's flags. The namespace
+// has none and stays empty. The overhead of a machine was measured to be 30 to 130
+// MiB, including the page cache of its disks, which the kernel can drop.
 func DefaultOptions() Options {
 	bundle := machinesize.DefaultBundle.Status()
 	return Options{

@@ -97,8 +97,8 @@ func TestForeignBundleIsLimited(t *testing.T) {
 	wantLimits(t, "a container of an earlier release", inspect(t, c, spec.Owner), 250, 128)
 }
 
-// TestBundleOutOfMemory checks that a container that was killed because it exceeded its
-// memory limit stays down for a moment, and that the reason is reported.
+// TestBundleOutOfMemory checks that a container stays down for a moment after it was
+// killed for using too much memory, and that the reason is reported.
 func TestBundleOutOfMemory(t *testing.T) {
 	e, c, spec := foreignBundle(t)
 	spec.Limits = machinesize.Bundle{CPUMillis: 500, MemoryBytes: 32 << 20}

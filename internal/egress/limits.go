@@ -16,7 +16,7 @@ type ClosedBy string
 
 // The limits of the platform.
 const (
-	// BySubnetPool: the network is in the pool of the Bottles' own networks.
+	// BySubnetPool: the network is in the pool that Bottles get their subnets from.
 	BySubnetPool ClosedBy = "subnet-pool"
 	// ByBottle: the network belongs to a Bottle and is outside the pool.
 	ByBottle ClosedBy = "bottle-network"

@@ -196,8 +196,8 @@ func (s Set) Unreachable(host string) error {
 
 // Refusal returns an *AddrError or a *ClosedError for a destination that a rule of
 // the Bottle names but a limit of the platform closes, and nil for everything else.
-// A guest learns nothing from it about addresses that its Bottle's rules do not
-// name.
+// For an address that no rule of its Bottle names, a guest cannot tell from the
+// answer whether the platform closes it.
 func (s Set) Refusal(host string, port uint16) error {
 	refused := false
 	if s.refused != nil {

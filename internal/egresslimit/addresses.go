@@ -23,10 +23,10 @@ const bridgePrefix = "bb-"
 // is read.
 const dumpTries = 5
 
-// Addresses returns the addresses of all interfaces of the network namespace that
-// this process is in, the networks that the kernel treats as its own addresses
-// (routes of type local in the table local), and the networks of the Bottles'
-// bridges.
+// Addresses returns what is closed because of the node: the addresses of all
+// interfaces in this process's network namespace, the networks that the kernel
+// treats as its own addresses (routes of type local in the table local), and the
+// networks of the Bottles' bridges.
 func Addresses() ([]egress.Closed, error) {
 	links, err := dump(netlink.LinkList)
 	if err != nil {

@@ -3,7 +3,6 @@
 package enforce_test
 
 import (
-	"bytes"
 	"errors"
 	"slices"
 	"testing"
@@ -36,20 +35,8 @@ func (f *fixture) open(generation int64, allow ...string) error {
 // rulesInForce returns the rules in the file that the bundle reads.
 func (f *fixture) rulesInForce() []string {
 	f.t.Helper()
-	folder, err := f.dir.Folder(uid)
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	data, err := folder.Rules()
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	s, err := egress.DecodeFile(bytes.NewReader(data))
-	if err != nil {
-		f.t.Fatal(err)
-	}
 	var out []string
-	for _, r := range s.Rules() {
+	for _, r := range f.file().Rules() {
 		out = append(out, r.String())
 	}
 	return out

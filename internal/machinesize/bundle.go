@@ -53,8 +53,8 @@ func (s Size) Within(r *v1alpha1.ResourcesStatus) Size {
 	return s
 }
 
-// Disk returns the size of the disks that spec.machine requests, in bytes; 0 if
-// it requests none. m may be nil.
+// Disk returns how many bytes of disk spec.machine requests, or 0 if it requests
+// none. m may be nil.
 func Disk(m *v1alpha1.Machine) int64 {
 	s := Of(m)
 	return (s.StorageGiB + s.OverlayGiB) << 30

@@ -117,8 +117,8 @@ func TestSeenProcessBecomesVMM(t *testing.T) {
 	})
 }
 
-// A process that replaces itself by a child all the time is found, although most
-// of its processes are gone before they can be read.
+// A process that keeps forking a child and exiting is found, although most of its
+// processes are gone before they can be read.
 func TestProcessThatReplacesItselfIsFound(t *testing.T) {
 	_, d := newNode(t, "1.32.2")
 	g, err := d.cgroups()
