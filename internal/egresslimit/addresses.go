@@ -14,21 +14,18 @@ import (
 	"golang.org/x/sys/unix"
 
 	"botbottle.dev/bottle-operator/internal/egress"
+	"botbottle.dev/bottle-operator/internal/nodeaddr"
 )
 
 // bridgePrefix begins the names of the Bottles' bridges (host.Owner).
 const bridgePrefix = "bb-"
-
-// dumpTries is the number of attempts to read a kernel list that changes while it
-// is read.
-const dumpTries = 5
 
 // Addresses returns what is closed because of the node: the addresses of all
 // interfaces in this process's network namespace, the networks that the kernel
 // treats as its own addresses (routes of type local in the table local), and the
 // networks of the Bottles' bridges.
 func Addresses() ([]egress.Closed, error) {
-	links, err := dump(netlink.LinkList)
+	links, err := nodeaddr.Dump(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list the node's links: %w", err)
 	}
@@ -36,7 +33,7 @@ func Addresses() ([]egress.Closed, error) {
 	for _, l := range links {
 		bridges[l.Attrs().Index] = strings.HasPrefix(l.Attrs().Name, bridgePrefix)
 	}
-	addresses, err := dump(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
+	addresses, err := nodeaddr.Dump(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("list the node's addresses: %w", err)
 	}
@@ -52,7 +49,7 @@ func Addresses() ([]egress.Closed, error) {
 		}
 	}
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		routes, err := dump(func() ([]netlink.Route, error) {
+		routes, err := nodeaddr.Dump(func() ([]netlink.Route, error) {
 			// Other tables may have local routes that stand for no address: transparent
 			// proxies use one for the whole internet.
 			local := &netlink.Route{Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL}
@@ -127,14 +124,4 @@ func Watch(ctx context.Context, changed func()) error {
 		}
 		changed()
 	}
-}
-
-func dump[T any](list func() ([]T, error)) (out []T, err error) {
-	for range dumpTries {
-		out, err = list()
-		if !errors.Is(err, netlink.ErrDumpInterrupted) {
-			return out, err
-		}
-	}
-	return out, err
 }

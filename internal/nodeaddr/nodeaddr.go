@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dumpTries is the number of attempts to read the kernel's list of addresses
-// when it changes while it is read.
+// dumpTries is the number of attempts to read one of the kernel's lists
+// that changes while it is read.
 const dumpTries = 5
 
 // Local returns the addresses of all interfaces in the network namespace of the
@@ -25,11 +25,7 @@ const dumpTries = 5
 // too, without zones, sorted, each once. An error means that the list is not
 // known.
 func Local() ([]netip.Addr, error) {
-	var list []netlink.Addr
-	var err error = netlink.ErrDumpInterrupted
-	for try := 0; try < dumpTries && errors.Is(err, netlink.ErrDumpInterrupted); try++ {
-		list, err = netlink.AddrList(nil, netlink.FAMILY_ALL)
-	}
+	list, err := Dump(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("list the node's addresses: %w", err)
 	}
@@ -43,6 +39,17 @@ func Local() ([]netip.Addr, error) {
 	}
 	slices.SortFunc(out, netip.Addr.Compare)
 	return slices.Compact(out), nil
+}
+
+// Dump reads one of the kernel's lists, again if it changed while it was read.
+func Dump[T any](list func() ([]T, error)) (out []T, err error) {
+	for range dumpTries {
+		out, err = list()
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return out, err
 }
 
 func addrOf(n *net.IPNet) (netip.Addr, bool) {
