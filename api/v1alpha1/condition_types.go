@@ -76,7 +76,9 @@ const (
 	// ReasonUnschedulable: no node fits; the message comes from kube-scheduler.
 	ReasonUnschedulable = "Unschedulable"
 	// ReasonPlaceholderRefused: the API server refused the placeholder Pod, for
-	// example because of a quota, limit or policy; the message gives its answer.
+	// example because of a quota, limit or policy; the message gives its answer. An
+	// Event of this name also reports a change to the Pod's labels or annotations
+	// that the API server refused.
 	ReasonPlaceholderRefused = "PlaceholderRefused"
 	// ReasonPlaceholderMismatch: the placeholder Pod is not what the manager
 	// creates: it requests less, has other containers, or has ended. It places no Bottle, and

@@ -249,7 +249,8 @@ type Scheduling struct {
 	Affinity *corev1.Affinity `json:"affinity,omitempty"`
 
 	// topologySpreadConstraints spread Bottles across topology domains, as in a
-	// Pod. Select Bottles by their labels, which the placeholder Pods inherit.
+	// Pod. A Bottle's placeholder Pod has only those labels of the Bottle whose keys
+	// a selector in these constraints or in affinity names.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=16

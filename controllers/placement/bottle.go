@@ -81,7 +81,11 @@ func (r *bottles) pass(ctx context.Context, key client.ObjectKey) (ctrl.Result, 
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	return r.act(ctx, f, pod)
+	result, err := r.act(ctx, f, pod)
+	if err != nil {
+		return result, err
+	}
+	return result, r.updateInherited(ctx, f, pod)
 }
 
 // placeholders returns the Bottle's own Pod, and strays: Pods that were made for

@@ -37,8 +37,8 @@ func TestLife(t *testing.T) {
 	if got, want := condition(w.bottle("a"), v1alpha1.ConditionReady), "False Pending"; got != want {
 		t.Errorf("got Ready %s, want %s", got, want)
 	}
-	if pod.Labels["team"] != "x" || !metav1.IsControlledBy(pod, b) {
-		t.Errorf("got labels %v and owners %v, want the Bottle's label and the Bottle as controller", pod.Labels, pod.OwnerReferences)
+	if pod.Labels["team"] != "" || !metav1.IsControlledBy(pod, b) {
+		t.Errorf("got labels %v and owners %v, want no label of the Bottle, and the Bottle as controller", pod.Labels, pod.OwnerReferences)
 	}
 
 	w.bind(pod, node)

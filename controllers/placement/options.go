@@ -36,7 +36,7 @@ type Options struct {
 	BundleCPU    resource.Quantity
 	BundleMemory resource.Quantity
 	// PlaceholderImage is the image of the placeholder's container, which only
-	// has to wait.
+	// has to wait. It must name a numeric user other than root.
 	PlaceholderImage string
 	// LeaseDuration is the duration of an agent's Lease that does not set one.
 	LeaseDuration time.Duration

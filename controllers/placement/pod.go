@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"maps"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -18,6 +17,7 @@ import (
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/inherit"
 	"botbottle.dev/bottle-operator/internal/machinesize"
 )
 
@@ -61,7 +61,7 @@ func renderPod(b *v1alpha1.Bottle, r v1alpha1.ResourcesStatus, pin string, o Opt
 			Name:        podName(b),
 			Namespace:   b.Namespace,
 			Labels:      podLabels(b),
-			Annotations: map[string]string{v1alpha1.LabelName: b.Name},
+			Annotations: inherit.Annotations(b),
 			Finalizers:  []string{v1alpha1.FinalizerMachine},
 			OwnerReferences: []metav1.OwnerReference{
 				*metav1.NewControllerRef(b, v1alpha1.GroupVersion.WithKind("Bottle")),
@@ -72,9 +72,9 @@ func renderPod(b *v1alpha1.Bottle, r v1alpha1.ResourcesStatus, pin string, o Opt
 			EnableServiceLinks:            ptr.To(false),
 			TerminationGracePeriodSeconds: ptr.To(int64(0)),
 			SecurityContext: &corev1.PodSecurityContext{
+				// The image names the user, because OpenShift gives each namespace
+				// a range of its own and refuses any other fixed user.
 				RunAsNonRoot:   ptr.To(true),
-				RunAsUser:      ptr.To(int64(65535)),
-				RunAsGroup:     ptr.To(int64(65535)),
 				SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
 			},
 			Containers: []corev1.Container{placeholderContainer(r, o)},
@@ -85,6 +85,7 @@ func renderPod(b *v1alpha1.Bottle, r v1alpha1.ResourcesStatus, pin string, o Opt
 	if err != nil {
 		return nil, err
 	}
+	pod.Annotations[v1alpha1.LabelName] = b.Name
 	pod.Annotations[annotationDigest] = digest
 	return pod, nil
 }
@@ -128,17 +129,12 @@ func podName(b *v1alpha1.Bottle) string {
 	return host.Owner{UID: string(b.UID), Slug: b.Spec.Slug}.ID()
 }
 
-// podLabels returns the Bottle's own labels, which topology spread and affinity
-// can select by, overridden by ours.
+// podLabels returns the labels that a placeholder inherits, and ours.
 func podLabels(b *v1alpha1.Bottle) map[string]string {
-	l := maps.Clone(b.Labels)
-	if l == nil {
-		l = map[string]string{}
-	}
+	l := inherit.Labels(b)
 	l[v1alpha1.LabelUID] = string(b.UID)
 	l[v1alpha1.LabelSlug] = b.Spec.Slug
 	l[v1alpha1.LabelNamespace] = b.Namespace
-	delete(l, v1alpha1.LabelName)
 	if len(validation.IsValidLabelValue(b.Name)) == 0 {
 		l[v1alpha1.LabelName] = b.Name
 	}

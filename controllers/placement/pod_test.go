@@ -131,7 +131,8 @@ func TestDigest(t *testing.T) {
 	same := map[string]*builders.Bottle{
 		"nothing":    builders.MakeBottle("a"),
 		"env":        builders.MakeBottle("a").Env("A", "b"),
-		"annotation": builders.MakeBottle("a").Annotation("x", "y"),
+		"annotation": builders.MakeBottle("a").Annotation("karpenter.sh/do-not-disrupt", "true"),
+		"label":      builders.MakeBottle("a").Label("x", "y"),
 		"default":    builders.MakeBottle("a").CPUs(4),
 	}
 	for name, b := range same {
@@ -141,7 +142,7 @@ func TestDigest(t *testing.T) {
 	}
 	changed := map[string]*builders.Bottle{
 		"cpus":       builders.MakeBottle("a").CPUs(3),
-		"label":      builders.MakeBottle("a").Label("x", "y"),
+		"queue":      builders.MakeBottle("a").Label("kueue.x-k8s.io/queue-name", "y"),
 		"storage":    disks("2Gi", ""),
 		"pin":        builders.MakeBottle("a").Pin("node-a"),
 		"selector":   builders.MakeBottle("a").NodeSelector("x", "y"),
@@ -165,6 +166,33 @@ func TestBookingOfAnEarlierManagersBottle(t *testing.T) {
 	}
 	if !equality.Semantic.DeepEqual(got, want) {
 		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+// OpenShift's restricted-v2 refuses users, groups and SELinux labels that are not the
+// namespace's own, and PodSecurity's restricted refuses a Pod that may run as root. GKE
+// refuses the priority classes of Kubernetes outside kube-system.
+func TestPlaceholderLeavesItsUserToTheNamespace(t *testing.T) {
+	for name, b := range map[string]*builders.Bottle{
+		"minimal": builders.MakeBottle("a"),
+		"pinned":  builders.MakeBottle("a").Pin("node-a"),
+	} {
+		pod, err := renderPod(b.UID(testUID).Obj(), pickResources(b.Obj(), DefaultOptions()), "", DefaultOptions())
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := &corev1.PodSecurityContext{RunAsNonRoot: ptr.To(true), SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}}
+		if diff := cmp.Diff(want, pod.Spec.SecurityContext); diff != "" {
+			t.Errorf("%s: security context (-want +got):\n%s", name, diff)
+		}
+		for _, c := range pod.Spec.Containers {
+			if s := c.SecurityContext; s.RunAsUser != nil || s.RunAsGroup != nil || s.SELinuxOptions != nil || s.SeccompProfile != nil || s.RunAsNonRoot != nil {
+				t.Errorf("%s: got security context %v of container %s, want none of the user's settings", name, s, c.Name)
+			}
+		}
+		if pod.Spec.PriorityClassName != "" {
+			t.Errorf("%s: got priority class %s, want none", name, pod.Spec.PriorityClassName)
+		}
 	}
 }
 

@@ -27,6 +27,7 @@ import (
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/eventsink"
+	"botbottle.dev/bottle-operator/internal/inherit"
 )
 
 const (
@@ -65,7 +66,7 @@ func slimPod(o any) (any, error) {
 		return o, nil
 	}
 	slim := &corev1.Pod{ObjectMeta: pod.ObjectMeta}
-	slim.ManagedFields = nil
+	slim.ManagedFields = inherit.Record(pod.ManagedFields)
 	slim.Spec.NodeName = pod.Spec.NodeName
 	for _, c := range pod.Spec.Containers {
 		slim.Spec.Containers = append(slim.Spec.Containers, corev1.Container{Resources: corev1.ResourceRequirements{Requests: c.Resources.Requests}})

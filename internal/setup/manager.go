@@ -52,7 +52,7 @@ func (o *ManagerOptions) Bind(fs *pflag.FlagSet) {
 	fs.StringVar(&o.OverheadMemory, "overhead-memory", d.OverheadMemory.String(), "memory booked for each Bottle in addition to its machine's and its bundle's, for its VMM")
 	fs.StringVar(&o.BundleCPU, "bundle-cpu", d.BundleCPU.String(), fmt.Sprintf("CPU limit of each Bottle's bundle, at least %dm; it is also booked", placement.MinBundleCPUMillis))
 	fs.StringVar(&o.BundleMemory, "bundle-memory", d.BundleMemory.String(), fmt.Sprintf("memory limit of each Bottle's bundle, at least %dMi; it is also booked", placement.MinBundleMemory>>20))
-	fs.StringVar(&o.PlaceholderImage, "placeholder-image", d.PlaceholderImage, "image of the placeholder Pods, which only wait")
+	fs.StringVar(&o.PlaceholderImage, "placeholder-image", d.PlaceholderImage, "image of the placeholder Pods, which only wait; it must name a numeric user other than root")
 }
 
 // placement checks the options and returns placement's options.
