@@ -85,7 +85,7 @@ func (r *bottles) pass(ctx context.Context, key client.ObjectKey) (ctrl.Result, 
 	if err != nil {
 		return result, err
 	}
-	return result, r.updateInherited(ctx, f, pod)
+	return result, metadataWriter{r.Client, r.recorder}.update(ctx, f, pod)
 }
 
 // placeholders returns the Bottle's own Pod, and strays: Pods that were made for
