@@ -232,3 +232,35 @@ func TestTheCluster(t *testing.T) {
 		t.Errorf("next reading of 102 nodes: got %s, want %s", got, want)
 	}
 }
+
+// The cluster is read before FollowCluster returns, and again and again.
+func TestTheClusterIsFollowed(t *testing.T) {
+	clock := testclock.NewFakeClock(time.Now())
+	api := fake.NewClientBuilder().WithObjects(node("n1", func(n *corev1.Node) { n.Spec.PodCIDR = "192.168.32.0/24" })).Build()
+	s := newSource(t, func(o *Options) { o.Clock = clock })
+	s.FollowCluster(t.Context(), api)
+	wantReserved(t, "at once", s, "192.168.32.0/24 (the Pod network of Node n1)")
+	reports := make(chan string, 10)
+	s.Subscribe(func(uid string) { reports <- uid })
+	s.Inspect(host.Owner{UID: "u"}, netip.MustParsePrefix("192.168.33.0/24"))
+	if err := api.Create(t.Context(), node("n2", func(n *corev1.Node) { n.Spec.PodCIDR = "192.168.33.0/24" })); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.After(patience)
+	for !clock.HasWaiters() {
+		select {
+		case <-deadline:
+			t.Fatal("nothing waits for the next reading")
+		case <-time.After(time.Millisecond):
+		}
+	}
+	clock.Step(clusterInterval)
+	select {
+	case <-reports:
+	case <-deadline:
+		t.Fatalf("got no report about the new Node's network; reserved are %q", texts(s))
+	}
+	if hidden, _ := s.Inspect(host.Owner{UID: "u"}, netip.MustParsePrefix("192.168.33.0/24")); hidden != "192.168.33.0/24 (the Pod network of Node n2)" {
+		t.Errorf("hidden: got %q, want the Pod network of n2", hidden)
+	}
+}
