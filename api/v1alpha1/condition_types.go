@@ -103,6 +103,14 @@ const (
 	// ReasonNetworkConflict: a Docker network with the Bottle's name exists and
 	// does not belong to the Bottle.
 	ReasonNetworkConflict = "NetworkConflict"
+	// ReasonRouteConflict: routes of the node overlap the Bottle's subnet. They came
+	// after the Bottle, for example with a VPN or from the cluster's network. The
+	// machine and its wall stay as they are.
+	ReasonRouteConflict = "RouteConflict"
+	// ReasonSubnetReserved: the condition is True, but the Bottle's subnet overlaps
+	// networks that are in use elsewhere, which the node cannot reach in full. New
+	// Bottles get no such subnet.
+	ReasonSubnetReserved = "SubnetReserved"
 )
 
 // Reasons of SmolfileReady.

@@ -75,7 +75,8 @@ type Options struct {
 	Facts    Facts
 	Walls    host.Walls
 	// Enforcement maintains the walls and proves that they hold.
-	Enforcement Enforcement
+	Enforcement  Enforcement
+	Surroundings Surroundings
 	// RequireSmolvmPolicy: a machine is started only if smolvm shows exactly
 	// the one allowed address for it.
 	RequireSmolvmPolicy bool
@@ -143,6 +144,7 @@ func New(o Options) *Reconciler {
 	r.steps = r.newSteps()
 	o.Facts.OnChange(r.requests.EnqueueAll)
 	o.Enforcement.Subscribe(r.enforcementChanged)
+	o.Surroundings.Subscribe(r.requests.EnqueueUID)
 	return r
 }
 

@@ -58,7 +58,7 @@ func (r *reporter) conditions(ctx context.Context, s *scope, before, after []met
 			typ == v1alpha1.ConditionMachineReady && now.Status == metav1.ConditionTrue,
 			typ == v1alpha1.ConditionMachineReady && now.Reason == v1alpha1.ReasonStopped:
 			r.event(s, corev1.EventTypeNormal, now.Reason, now.Message)
-		case typ == v1alpha1.ConditionEgressLimited,
+		case typ == v1alpha1.ConditionEgressLimited, now.Reason == v1alpha1.ReasonSubnetReserved,
 			now.Status != metav1.ConditionTrue && now.Reason != v1alpha1.ReasonStopped && !v1alpha1.RoutineReasons[now.Reason]:
 			r.warn(ctx, s, now.Reason, now.Message)
 		}

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/agentstatus"
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/subnet"
@@ -18,11 +19,20 @@ import (
 // subnets that are free according to the node's own tables.
 const maxPicks = 16
 
+// Surroundings is implemented by *surroundings.Source.
+type Surroundings interface {
+	Reserved() []subnet.Reserved
+	Inspect(owner host.Owner, p netip.Prefix) (hidden, routed string)
+	Forget(owner host.Owner)
+	Subscribe(changed func(uid string))
+}
+
 // networkStep allocates the Bottle's subnet and creates its docker network.
 type networkStep struct {
-	networks host.Networks
-	pool     *subnet.Pool
-	causes   causes
+	networks     host.Networks
+	surroundings Surroundings
+	pool         *subnet.Pool
+	causes       causes
 }
 
 // ensure keeps the subnet of the docker network if that exists, or the subnet
@@ -32,7 +42,7 @@ func (n *networkStep) ensure(ctx context.Context, s *scope) error {
 	found, err := n.networks.InspectNetwork(ctx, s.owner)
 	switch {
 	case errors.Is(err, host.ErrNotFound):
-		found.Subnet = recordedSubnet(s.bottle)
+		found.Subnet = agentstatus.RecordedSubnet(s.bottle)
 		if err := n.create(ctx, s, found.Subnet); err != nil {
 			return mapError(err, reasons)
 		}
@@ -56,6 +66,11 @@ func (n *networkStep) ensure(ctx context.Context, s *scope) error {
 		Gateway:  s.triple.Gateway.String(),
 		BundleIP: s.triple.BundleIP.String(),
 	}
+	hidden, routed := n.surroundings.Inspect(s.owner, s.triple.Subnet)
+	if routed != "" {
+		return &flow.Waiting{Reason: v1alpha1.ReasonRouteConflict, Message: routed, After: externalDelay}
+	}
+	s.hidden = hidden
 	return nil
 }
 
@@ -82,41 +97,23 @@ func (n *networkStep) create(ctx context.Context, s *scope, kept netip.Prefix) e
 }
 
 func (n *networkStep) pick(s *scope, kept netip.Prefix, occupied []netip.Prefix) (subnet.Triple, error) {
-	if kept.IsValid() && free(kept, occupied) {
-		if triple, err := subnet.TripleOf(kept); err == nil {
-			return triple, nil
-		}
+	reserved := n.surroundings.Reserved()
+	if s.record == nil && subnet.Hidden(kept, reserved) != "" {
+		kept = netip.Prefix{} // a machine would keep the addresses that it was created with
 	}
-	triple, err := n.pool.Pick(s.owner.Slug, occupied)
+	if triple, ok := subnet.Keep(kept, occupied); ok {
+		return triple, nil
+	}
+	triple, err := n.pool.Pick(s.owner.Slug, occupied, reserved)
 	if errors.Is(err, subnet.ErrExhausted) {
 		return triple, &flow.Waiting{Reason: v1alpha1.ReasonSubnetsExhausted, Message: err.Error(), After: externalDelay}
 	}
 	return triple, err
 }
 
-func free(p netip.Prefix, occupied []netip.Prefix) bool {
-	for _, o := range occupied {
-		if o.Overlaps(p) {
-			return false
-		}
-	}
-	return true
-}
-
-// recordedSubnet returns the subnet in the status; invalid if there is none.
-func recordedSubnet(b *v1alpha1.Bottle) netip.Prefix {
-	if b.Status.Network == nil {
-		return netip.Prefix{}
-	}
-	p, err := netip.ParsePrefix(b.Status.Network.Subnet)
-	if err != nil {
-		return netip.Prefix{}
-	}
-	return p
-}
-
 // delete removes the network and checks that it is gone.
 func (n *networkStep) delete(ctx context.Context, s *scope) error {
+	n.surroundings.Forget(s.owner)
 	reasons := n.causes.docker(ctx, "")
 	if err := n.networks.DeleteNetwork(ctx, s.owner); err != nil {
 		return mapError(err, reasons)

@@ -20,7 +20,7 @@ var (
 
 // next returns the candidate after p.
 func next(p netip.Prefix) netip.Prefix {
-	triple, err := subnet.Default().Pick("demo", []netip.Prefix{p})
+	triple, err := subnet.Default().Pick("demo", []netip.Prefix{p}, nil)
 	if err != nil {
 		panic(err)
 	}

@@ -47,6 +47,7 @@ type scope struct {
 
 	// triple holds the Bottle's addresses. Filled by network.
 	triple subnet.Triple
+	hidden string // the reserved networks that the subnet hides; "" for none. Filled by network.
 	// version is the node's smolvm. Filled by smolfile.
 	version host.SmolvmVersion
 	// literals go into the Smolfile, secrets into files. Filled by smolfile.
@@ -115,7 +116,7 @@ func (s *scope) recordOutcome(step flow.Step[*scope], err error) {
 func (s *scope) statusInput() agentstatus.Input {
 	in := agentstatus.Input{
 		Bottle: s.bottle, Outcomes: s.outcomes, PendingKnown: s.pendingKnown,
-		Version: s.version, ReadyUnproven: s.readyUnproven,
+		Version: s.version, ReadyUnproven: s.readyUnproven, Hidden: s.hidden,
 	}
 	if s.leak != nil {
 		in.Leak = leakMessage(s)

@@ -30,7 +30,7 @@ func (r *Reconciler) newSteps() steps {
 	o, causes := r.Options, causes{r.Facts}
 	return steps{
 		adopt:    &adoptStep{client: o.Client},
-		network:  &networkStep{networks: o.Networks, pool: o.Pool, causes: causes},
+		network:  &networkStep{networks: o.Networks, surroundings: o.Surroundings, pool: o.Pool, causes: causes},
 		smolfile: &smolfileStep{references: o.References, machines: o.Machines, events: r.events, causes: causes},
 		bundle: &bundleStep{
 			references: o.References, bundles: o.Bundles, enforcement: o.Enforcement, denials: r.denials,

@@ -84,6 +84,7 @@ type world struct {
 	allowUnproven bool // the agent does not require proofs
 	requirePolicy bool // the agent requires smolvm's policy
 	pool          *subnet.Pool
+	around        *surroundings
 	limits        egress.Limits // the platform's limits on egress rules
 	r             *Reconciler
 	queue         workqueue.TypedRateLimitingInterface[ctrl.Request] // see useQueue
@@ -106,7 +107,7 @@ type api struct {
 func newWorld(t *testing.T, objects ...client.Object) *world {
 	t.Helper()
 	w := &world{t: t, sweepMetrics: prometheus.NewRegistry(), faults: &hosttest.Faults{}, facts: &hosttest.Facts{}, refs: newRefs(),
-		clock: testclock.NewFakeClock(epoch), stateDir: t.TempDir(), imageDir: t.TempDir(), pool: subnet.Default()}
+		clock: testclock.NewFakeClock(epoch), stateDir: t.TempDir(), imageDir: t.TempDir(), pool: subnet.Default(), around: &surroundings{routes: map[string]string{}}}
 	w.networks = hosttest.NewNetworks(w.faults)
 	w.bundles = hosttest.NewBundles(w.networks)
 	w.bundles.SetClock(w.clock.Now)
@@ -150,7 +151,7 @@ func (w *world) restartAgent() {
 	w.r = New(Options{
 		Node: testNode, Cluster: testCluster, Client: w.api.Client, Recorder: w.recorder, References: w.refs,
 		Networks: w.networks, Bundles: w.bundles, Machines: w.machines, Facts: factsNow{w.facts},
-		Walls: w.walls, Enforcement: w.enforcer,
+		Walls: w.walls, Enforcement: w.enforcer, Surroundings: w.around,
 		RequireProof: !w.allowUnproven, RequireSmolvmPolicy: w.requirePolicy,
 		State: dir, Images: w.images, Pool: w.pool, Clock: w.clock,
 		DefaultImage: "file:guest.tar", AllowedBundleImages: w.allowed,

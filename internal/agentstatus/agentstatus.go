@@ -7,6 +7,7 @@ package agentstatus
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -24,6 +25,7 @@ const (
 	messageReady    = "it runs, and the guest can reach nothing but its bundle"
 	messageUnproven = "it runs without a proof, which this agent allows: "
 	messageStopped  = "stopped, as spec.desiredState asks"
+	messageHidden   = "; it hides networks that are in use elsewhere from the node and from the Bottle: %s; to give the Bottle another subnet, delete it and create it again"
 )
 
 // Input is what a pass found out about a Bottle.
@@ -39,6 +41,9 @@ type Input struct {
 	// Refused is the message about egress rules that the platform refuses; "" if it
 	// refuses none.
 	Refused string
+	// Hidden names the networks in use elsewhere that the Bottle's subnet hides from
+	// the node; "" for none.
+	Hidden string
 	// Pending is the message about fields that wait for a new machine; "" if
 	// none do. PendingKnown says whether the pass could compare them.
 	Pending      string
@@ -147,6 +152,10 @@ func (c *computed) step(t v1alpha1.ConditionType) {
 		message := t.DoneMessage
 		if typ == v1alpha1.ConditionMachineReady {
 			message += c.weakness()
+		}
+		if typ == v1alpha1.ConditionNetworkReady && c.Hidden != "" {
+			c.set(typ, metav1.ConditionTrue, v1alpha1.ReasonSubnetReserved, Bounded(message+fmt.Sprintf(messageHidden, c.Hidden)))
+			return
 		}
 		c.set(typ, metav1.ConditionTrue, t.DoneReason, message)
 	case flow.KindBlocked:
@@ -275,4 +284,16 @@ func Owned(observed []metav1.Condition) []metav1.Condition {
 		}
 	}
 	return out
+}
+
+// RecordedSubnet returns the subnet in the status; it is invalid if there is none.
+func RecordedSubnet(b *v1alpha1.Bottle) netip.Prefix {
+	if b.Status.Network == nil {
+		return netip.Prefix{}
+	}
+	p, err := netip.ParsePrefix(b.Status.Network.Subnet)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return p
 }

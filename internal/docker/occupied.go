@@ -81,11 +81,25 @@ func nodeRoutes(own int) ([]netip.Prefix, error) {
 	}
 	var out []netip.Prefix
 	for _, r := range routes {
-		if r.LinkIndex != own {
-			out = appendPrefix(out, r.Dst)
+		if r.LinkIndex == own {
+			continue
+		}
+		out = appendPrefix(out, r.Dst)
+		// A gateway need not be in any network that the node has a route to.
+		out = appendAddr(out, r.Gw)
+		for _, hop := range r.MultiPath {
+			out = appendAddr(out, hop.Gw)
 		}
 	}
 	return out, nil
+}
+
+// appendAddr appends an IPv4 address as a network to out; nil is none.
+func appendAddr(out []netip.Prefix, ip net.IP) []netip.Prefix {
+	if a, ok := netip.AddrFromSlice(ip.To4()); ok {
+		out = append(out, netip.PrefixFrom(a, a.BitLen()))
+	}
+	return out
 }
 
 // appendPrefix appends n to out unless n is a default route. The two halves of

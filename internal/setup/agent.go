@@ -41,6 +41,7 @@ type AgentOptions struct {
 	SubnetPool          string
 	SubnetPrefix        int
 	SubnetExclude       []string
+	ReservedNetworks    []string
 	EgressClosed        []string
 	EgressCeiling       []string
 
@@ -81,6 +82,7 @@ func (o *AgentOptions) Bind(fs *pflag.FlagSet) {
 	fs.StringVar(&o.SubnetPool, "subnet-pool", "192.168.0.0/16", "network that Bottles get their subnets from")
 	fs.IntVar(&o.SubnetPrefix, "subnet-prefix", 24, "prefix length of a Bottle's subnet")
 	fs.StringSliceVar(&o.SubnetExclude, "subnet-exclude", []string{"192.168.17.0/24", "192.168.255.0/24"}, "networks in the pool that are not used")
+	fs.StringSliceVar(&o.ReservedNetworks, "reserved-networks", nil, "CIDR[,CIDR], networks that no new Bottle's subnet may overlap because they are in use elsewhere, such as the cluster's Pod network (Calico: 192.168.0.0/16) or a company's; may be repeated; the agent finds many others itself")
 
 	fs.StringSliceVar(&o.EgressClosed, "egress-closed", nil, "networks that no Bottle may open, such as the cluster's Pod, Service and node networks (10.244.0.0/16,10.96.0.0/12); may be repeated; the subnet pool and the node's own addresses are always closed")
 	fs.StringSliceVar(&o.EgressCeiling, "egress-ceiling", nil, "rules, as in spec.egress.allow, for the most that any Bottle may open; may be repeated; if empty, there is no ceiling")
@@ -166,7 +168,8 @@ func (o *AgentOptions) Validate() error {
 	}
 	_, closedErr := o.egressClosed()
 	_, ceilingErr := o.egressCeiling()
-	return errors.Join(append(errs, closedErr, ceilingErr)...)
+	_, reservedErr := o.reservedNetworks()
+	return errors.Join(append(errs, closedErr, ceilingErr, reservedErr)...)
 }
 
 func (o *AgentOptions) proofTargets() ([]netip.AddrPort, error) {

@@ -31,6 +31,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/nodefacts"
 	"botbottle.dev/bottle-operator/internal/smolvm"
 	"botbottle.dev/bottle-operator/internal/state"
+	"botbottle.dev/bottle-operator/internal/surroundings"
 	"botbottle.dev/bottle-operator/internal/wall"
 )
 
@@ -98,11 +99,17 @@ func (o *AgentOptions) manage(ctx context.Context, cfg *rest.Config, p parts, ap
 	if err := o.renewToken(ctx, cfg, metrics.Registry); err != nil {
 		return err
 	}
+	var err error
+	if p.surroundings, err = o.surroundings(cfg); err != nil {
+		return err
+	}
+	go p.surroundings.Run(ctx)
 	c, err := o.connect(ctx, cfg, p.dir, api)
 	if err != nil {
 		return err
 	}
 	p.cluster, p.namespace = c.cluster, c.namespace
+	p.surroundings.FollowCluster(ctx, c.mgr.GetAPIReader())
 	if err := o.compose(c.mgr, p); err != nil {
 		return err
 	}
@@ -119,8 +126,10 @@ type parts struct {
 	calls     *hostmetrics.Metrics
 	walls     *wall.Walls
 	limits    *egresslimit.Source
-	enforcer  *enforce.Enforcer
-	guarding  <-chan struct{} // closed when the guard has ended
+	// surroundings are set by manage, because only new Bottles need them.
+	surroundings *surroundings.Source
+	enforcer     *enforce.Enforcer
+	guarding     <-chan struct{} // closed when the guard has ended
 }
 
 // startGuard starts to guard the machines that an earlier agent left behind. It
@@ -219,7 +228,7 @@ func (o *AgentOptions) compose(mgr ctrl.Manager, p parts) error {
 		Node: o.NodeName, Cluster: p.cluster,
 		Client: mgr.GetClient(), Recorder: recorder, References: watches,
 		Networks: p.calls.Networks(engine), Bundles: p.calls.Bundles(engine), Machines: p.calls.Machines(p.machines), Facts: facts,
-		Walls: p.walls, Enforcement: p.enforcer,
+		Walls: p.walls, Enforcement: p.enforcer, Surroundings: p.surroundings,
 		RequireProof: o.RequireProof, RequireSmolvmPolicy: o.RequireSmolvmPolicy,
 		State: p.dir, Images: images, Pool: pool,
 		Clock: clock.RealClock{}, Metrics: counts,

@@ -51,7 +51,7 @@ func FuzzPick(f *testing.F) {
 
 		candidates := checkedCandidates(t, p, pool, bits, exclude)
 		want, free := plainPick(slug, candidates, occupied)
-		got, err := p.Pick(slug, occupied)
+		got, err := p.Pick(slug, occupied, nil)
 		switch {
 		case free && (err != nil || got.Subnet != want):
 			t.Fatalf("got %s, %v, want %s", got.Subnet, err, want)
@@ -61,7 +61,7 @@ func FuzzPick(f *testing.F) {
 			return
 		}
 		slices.Reverse(occupied)
-		if again, err := p.Pick(slug, occupied); err != nil || again != got {
+		if again, err := p.Pick(slug, occupied, nil); err != nil || again != got {
 			t.Fatalf("occupied in another order: got %v, %v, want %v", again, err, got)
 		}
 		for _, a := range []netip.Addr{got.Gateway, got.BundleIP, got.MachineIP} {

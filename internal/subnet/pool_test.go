@@ -98,7 +98,7 @@ func TestHugePool(t *testing.T) {
 	}
 	occupied := prefixes("1.0.0.0/8", "128.0.0.0/2")
 	allocs := testing.AllocsPerRun(10, func() {
-		if _, err := p.Pick("demo", occupied); err != nil {
+		if _, err := p.Pick("demo", occupied, nil); err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -112,7 +112,7 @@ func BenchmarkPick(b *testing.B) {
 	b.Run("Empty", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			if _, err := p.Pick("demo", nil); err != nil {
+			if _, err := p.Pick("demo", nil, nil); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -121,7 +121,7 @@ func BenchmarkPick(b *testing.B) {
 		occupied := slices.Collect(p.Candidates())[:250]
 		b.ReportAllocs()
 		for b.Loop() {
-			if _, err := p.Pick("demo", occupied); err != nil {
+			if _, err := p.Pick("demo", occupied, nil); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -131,7 +131,7 @@ func BenchmarkPick(b *testing.B) {
 		occupied := slices.Collect(p.Candidates())
 		b.ReportAllocs()
 		for b.Loop() {
-			if _, err := huge.Pick("demo", occupied); err != nil {
+			if _, err := huge.Pick("demo", occupied, nil); err != nil {
 				b.Fatal(err)
 			}
 		}

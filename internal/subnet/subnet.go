@@ -78,18 +78,27 @@ func (p *Pool) FirstChoice(slug string) netip.Prefix {
 }
 
 // Pick returns the slug's first choice, or the next candidate after it, wrapping
-// around, that overlaps nothing in occupied. If there is none, it returns
-// ErrExhausted. Occupied prefixes are taken literally: a default route
-// (0.0.0.0/0) occupies everything, so the caller must leave it out. IPv6 prefixes
-// occupy nothing, and host bits are ignored. An invalid prefix is an error,
-// because it is unknown what it occupies.
-func (p *Pool) Pick(slug string, occupied []netip.Prefix) (Triple, error) {
+// around, that overlaps nothing in occupied and reserved. If there is none, it
+// returns ErrExhausted, and says how many candidates each reserved network
+// excludes. All prefixes are taken literally: a default route (0.0.0.0/0)
+// occupies everything, so the caller must leave it out. IPv6 prefixes occupy
+// nothing, and host bits are ignored. An invalid prefix is an error, because it
+// is unknown what it occupies.
+func (p *Pool) Pick(slug string, occupied []netip.Prefix, reserved []Reserved) (Triple, error) {
 	busy := slices.Clone(p.excluded)
 	for i, o := range occupied {
 		if !o.IsValid() {
 			return Triple{}, fmt.Errorf("occupied prefix %d of %d is invalid", i+1, len(occupied))
 		}
 		if s, ok := p.span(o); ok {
+			busy = append(busy, s)
+		}
+	}
+	for _, r := range reserved {
+		if !r.Network.IsValid() {
+			return Triple{}, fmt.Errorf("the network of %s is invalid", r.By)
+		}
+		if s, ok := p.span(r.Network); ok {
 			busy = append(busy, s)
 		}
 	}
@@ -101,7 +110,11 @@ func (p *Pool) Pick(slug string, occupied []netip.Prefix) (Triple, error) {
 		block, ok = busy.nextFree(0, first)
 	}
 	if !ok {
-		return Triple{}, fmt.Errorf("%w: all %d networks of /%d in %s are taken or excluded on this node; remove a Bottle, docker network or route there, or give the agent a larger pool",
+		if by := p.exclusions(reserved); by != "" {
+			return Triple{}, fmt.Errorf("%w: all %d networks of /%d in %s are taken on this node, or excluded because they are in use elsewhere (%s); give the agent another or a larger pool (--subnet-pool), or remove a Bottle, docker network or route on the node",
+				ErrExhausted, p.Len(), p.bits, p.pool, by)
+		}
+		return Triple{}, fmt.Errorf("%w: all %d networks of /%d in %s are taken or excluded on this node; remove a Bottle, docker network or route there, or give the agent a larger pool (--subnet-pool)",
 			ErrExhausted, p.Len(), p.bits, p.pool)
 	}
 	return TripleOf(p.prefix(block))

@@ -57,7 +57,7 @@ func TestVectors(t *testing.T) {
 				t.Errorf("candidates of %s: got %s, want %s", f[1], got, f[4])
 			}
 		default:
-			tr, err := p.Pick(f[0], nil)
+			tr, err := p.Pick(f[0], nil, nil)
 			got := strings.Join([]string{tr.Subnet.String(), tr.Gateway.String(), tr.BundleIP.String(), tr.MachineIP.String()}, " ")
 			if want := strings.Join(f[1:], " "); err != nil || got != want {
 				t.Errorf("slug %s: got %s, %v, want %s", f[0], got, err, want)
@@ -116,7 +116,7 @@ func TestPickAvoidsOccupied(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			got, err := subnet.Default().Pick(tt.slug, prefixes(tt.occupied...))
+			got, err := subnet.Default().Pick(tt.slug, prefixes(tt.occupied...), nil)
 			if err != nil || got.Subnet.String() != tt.want {
 				t.Errorf("got %s, %v, want %s", got.Subnet, err, tt.want)
 			}
@@ -128,24 +128,24 @@ func TestPickFillsThePool(t *testing.T) {
 	p := subnet.Default()
 	var occupied []netip.Prefix
 	for i := range p.Len() {
-		tr, err := p.Pick("demo", occupied)
+		tr, err := p.Pick("demo", occupied, nil)
 		if err != nil {
 			t.Fatalf("pick %d: %v", i, err)
 		}
 		occupied = append(occupied, tr.Subnet)
 	}
-	if _, err := p.Pick("demo", occupied); !errors.Is(err, subnet.ErrExhausted) {
+	if _, err := p.Pick("demo", occupied, nil); !errors.Is(err, subnet.ErrExhausted) {
 		t.Errorf("got %v, want %v", err, subnet.ErrExhausted)
 	}
 	freed := occupied[200]
-	if tr, err := p.Pick("other", append(occupied[:200:200], occupied[201:]...)); err != nil || tr.Subnet != freed {
+	if tr, err := p.Pick("other", append(occupied[:200:200], occupied[201:]...), nil); err != nil || tr.Subnet != freed {
 		t.Errorf("after one was freed: got %s, %v, want %s", tr.Subnet, err, freed)
 	}
 }
 
 func TestPickIsExhausted(t *testing.T) {
 	for _, occupied := range []string{"0.0.0.0/0", "192.168.0.0/16", "128.0.0.0/1", "::ffff:0.0.0.0/96"} {
-		_, err := subnet.Default().Pick("demo", prefixes(occupied))
+		_, err := subnet.Default().Pick("demo", prefixes(occupied), nil)
 		if !errors.Is(err, subnet.ErrExhausted) {
 			t.Errorf("%s occupied: got %v, want %v", occupied, err, subnet.ErrExhausted)
 		}
@@ -153,7 +153,7 @@ func TestPickIsExhausted(t *testing.T) {
 }
 
 func TestPickRefusesAnInvalidPrefix(t *testing.T) {
-	_, err := subnet.Default().Pick("demo", []netip.Prefix{{}})
+	_, err := subnet.Default().Pick("demo", []netip.Prefix{{}}, nil)
 	if err == nil || errors.Is(err, subnet.ErrExhausted) {
 		t.Errorf("got %v, want an error that is not %v", err, subnet.ErrExhausted)
 	}
