@@ -143,7 +143,7 @@ func (e *Engine) createBundle(ctx context.Context, spec host.BundleSpec, options
 		return container.InspectResponse{}, err
 	}
 	err := e.write(ctx, fmt.Sprintf("create docker container %q", options.Name), func(ctx context.Context) error {
-		_, err := e.calls.ContainerCreate(ctx, options)
+		_, err := e.calls().ContainerCreate(ctx, options)
 		return err
 	})
 	if err != nil && !errdefs.IsConflict(err) {
@@ -166,7 +166,7 @@ func (e *Engine) ensureImage(ctx context.Context, spec host.BundleSpec, image st
 		return fmt.Errorf("the built-in bundle image was not loaded: %w", host.ErrNotFound)
 	}
 	err := e.read(ctx, fmt.Sprintf("look for image %q on the node", image), func(ctx context.Context) error {
-		_, err := e.calls.ImageInspect(ctx, image)
+		_, err := e.calls().ImageInspect(ctx, image)
 		return err
 	})
 	if errors.Is(err, host.ErrNotFound) && spec.Image == "" && executable != "" {
@@ -189,7 +189,7 @@ func (e *Engine) StopBundle(ctx context.Context, owner host.Owner) error {
 	}
 	grace := stopGrace
 	err = e.write(ctx, fmt.Sprintf("stop docker container %q", owner.ID()), func(ctx context.Context) error {
-		_, err := e.calls.ContainerStop(ctx, c.ID, client.ContainerStopOptions{Timeout: &grace})
+		_, err := e.calls().ContainerStop(ctx, c.ID, client.ContainerStopOptions{Timeout: &grace})
 		return err
 	})
 	if errors.Is(err, host.ErrNotFound) {
@@ -214,7 +214,7 @@ func (e *Engine) DeleteBundle(ctx context.Context, owner host.Owner) error {
 func (e *Engine) ListBundles(ctx context.Context) ([]host.Bundle, error) {
 	var list client.ContainerListResult
 	err := e.read(ctx, "list docker containers", func(ctx context.Context) (err error) {
-		list, err = e.calls.ContainerList(ctx, client.ContainerListOptions{All: true, Filters: labelFilter()})
+		list, err = e.calls().ContainerList(ctx, client.ContainerListOptions{All: true, Filters: labelFilter()})
 		return err
 	})
 	if err != nil {
@@ -232,7 +232,7 @@ func (e *Engine) ListBundles(ctx context.Context) ([]host.Bundle, error) {
 func (e *Engine) findBundle(ctx context.Context, owner host.Owner) (container.InspectResponse, error) {
 	var out client.ContainerInspectResult
 	err := e.read(ctx, fmt.Sprintf("inspect docker container %q", owner.ID()), func(ctx context.Context) (err error) {
-		out, err = e.calls.ContainerInspect(ctx, owner.ID(), client.ContainerInspectOptions{})
+		out, err = e.calls().ContainerInspect(ctx, owner.ID(), client.ContainerInspectOptions{})
 		return err
 	})
 	if err != nil {
@@ -253,7 +253,7 @@ func (e *Engine) startContainer(ctx context.Context, c container.InspectResponse
 		if c.State.Paused {
 			return e.unpause(ctx, c.ID)
 		}
-		_, err := e.calls.ContainerStart(ctx, c.ID, client.ContainerStartOptions{})
+		_, err := e.calls().ContainerStart(ctx, c.ID, client.ContainerStartOptions{})
 		return err
 	})
 }
@@ -261,11 +261,11 @@ func (e *Engine) startContainer(ctx context.Context, c container.InspectResponse
 // unpause returns when the container runs again, because docker reports that with
 // a delay.
 func (e *Engine) unpause(ctx context.Context, id string) error {
-	if _, err := e.calls.ContainerUnpause(ctx, id, client.ContainerUnpauseOptions{}); err != nil {
+	if _, err := e.calls().ContainerUnpause(ctx, id, client.ContainerUnpauseOptions{}); err != nil {
 		return err
 	}
 	for {
-		out, err := e.calls.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
+		out, err := e.calls().ContainerInspect(ctx, id, client.ContainerInspectOptions{})
 		if err != nil || out.Container.State == nil || !out.Container.State.Paused {
 			return err
 		}
@@ -291,7 +291,7 @@ func pause(ctx context.Context) error {
 func (e *Engine) removeContainer(ctx context.Context, c container.InspectResponse) error {
 	return e.write(ctx, fmt.Sprintf("remove docker container %q", ownerOf(c.Config.Labels).ID()), func(ctx context.Context) error {
 		for {
-			_, err := e.calls.ContainerRemove(ctx, c.ID, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
+			_, err := e.calls().ContainerRemove(ctx, c.ID, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
 			switch {
 			case err == nil, errdefs.IsNotFound(err):
 				return nil

@@ -70,7 +70,7 @@ func (e *Engine) limitable(ctx context.Context) (cpus int, err error) {
 	}
 	var info client.SystemInfoResult
 	err = e.read(ctx, "ask docker which limits it can set", func(ctx context.Context) (err error) {
-		info, err = e.calls.Info(ctx, client.InfoOptions{})
+		info, err = e.calls().Info(ctx, client.InfoOptions{})
 		return err
 	})
 	if err != nil {
@@ -106,7 +106,7 @@ func equalLimits(c container.InspectResponse, want container.Resources) bool {
 func (e *Engine) limitBundle(ctx context.Context, c container.InspectResponse, want container.Resources) (container.InspectResponse, error) {
 	owner := ownerOf(c.Config.Labels)
 	err := e.write(ctx, fmt.Sprintf("limit docker container %q", owner.ID()), func(ctx context.Context) error {
-		_, err := e.calls.ContainerUpdate(ctx, c.ID, client.ContainerUpdateOptions{Resources: &want})
+		_, err := e.calls().ContainerUpdate(ctx, c.ID, client.ContainerUpdateOptions{Resources: &want})
 		return err
 	})
 	if errors.Is(err, host.ErrUnavailable) {

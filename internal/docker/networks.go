@@ -54,7 +54,7 @@ func (e *Engine) EnsureNetwork(ctx context.Context, n host.Network) error {
 	}
 	return e.write(ctx, fmt.Sprintf("create docker network %q", n.Owner.ID()), func(ctx context.Context) error {
 		off := false
-		_, err := e.calls.NetworkCreate(ctx, n.Owner.ID(), client.NetworkCreateOptions{
+		_, err := e.calls().NetworkCreate(ctx, n.Owner.ID(), client.NetworkCreateOptions{
 			Driver:     "bridge",
 			EnableIPv6: &off,
 			IPAM:       &network.IPAM{Driver: "default", Config: []network.IPAMConfig{{Subnet: n.Subnet, Gateway: n.Gateway}}},
@@ -116,7 +116,7 @@ func (e *Engine) findNetworks(ctx context.Context, owner host.Owner) (ours, othe
 func (e *Engine) listNetworks(ctx context.Context, filters client.Filters) ([]network.Summary, error) {
 	var out client.NetworkListResult
 	err := e.read(ctx, "list docker networks", func(ctx context.Context) (err error) {
-		out, err = e.calls.NetworkList(ctx, client.NetworkListOptions{Filters: filters})
+		out, err = e.calls().NetworkList(ctx, client.NetworkListOptions{Filters: filters})
 		return err
 	})
 	return out.Items, err
@@ -129,7 +129,7 @@ func (e *Engine) removeNetwork(ctx context.Context, n network.Summary) error {
 	what := fmt.Sprintf("remove docker network %q", n.Name)
 	var full client.NetworkInspectResult
 	err := e.read(ctx, what, func(ctx context.Context) (err error) {
-		full, err = e.calls.NetworkInspect(ctx, n.ID, client.NetworkInspectOptions{})
+		full, err = e.calls().NetworkInspect(ctx, n.ID, client.NetworkInspectOptions{})
 		return err
 	})
 	if errors.Is(err, host.ErrNotFound) {
@@ -140,7 +140,7 @@ func (e *Engine) removeNetwork(ctx context.Context, n network.Summary) error {
 	}
 	for id := range full.Network.Containers {
 		err := e.write(ctx, what+": disconnect "+id, func(ctx context.Context) error {
-			_, err := e.calls.NetworkDisconnect(ctx, n.ID, client.NetworkDisconnectOptions{Container: id, Force: true})
+			_, err := e.calls().NetworkDisconnect(ctx, n.ID, client.NetworkDisconnectOptions{Container: id, Force: true})
 			return err
 		})
 		if err != nil && !errors.Is(err, host.ErrNotFound) {
@@ -148,7 +148,7 @@ func (e *Engine) removeNetwork(ctx context.Context, n network.Summary) error {
 		}
 	}
 	err = e.write(ctx, what, func(ctx context.Context) error {
-		_, err := e.calls.NetworkRemove(ctx, n.ID, client.NetworkRemoveOptions{})
+		_, err := e.calls().NetworkRemove(ctx, n.ID, client.NetworkRemoveOptions{})
 		return err
 	})
 	if errors.Is(err, host.ErrNotFound) {
