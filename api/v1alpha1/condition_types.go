@@ -65,6 +65,10 @@ const (
 	ReasonAgentLost = "AgentLost"
 	// ReasonDockerUnavailable: the node's Docker Engine does not answer.
 	ReasonDockerUnavailable = "DockerUnavailable"
+	// ReasonDockerStuck: the node's Docker Engine neither removes a container or
+	// network of the Bottle, nor lets it be used or replaced. The message says what
+	// to do on the node.
+	ReasonDockerStuck = "DockerStuck"
 )
 
 // Reasons of Scheduled.

@@ -58,6 +58,12 @@ func (e *Engine) ensureBundle(ctx context.Context, spec host.BundleSpec, options
 		if failedJustNow(c, time.Now()) {
 			return bundleOf(c), nil // not running: the caller checks again soon
 		}
+		if c.State.Status == container.StateExited {
+			// The network has no running container, so it can be replaced.
+			if err := e.renewNetwork(ctx, spec.Owner); err != nil {
+				return host.Bundle{}, err
+			}
+		}
 		b, err := e.startBundle(ctx, c, options)
 		if !again || !errors.As(err, new(unfitError)) {
 			return b, err
@@ -83,8 +89,10 @@ func (e *Engine) startBundle(ctx context.Context, c container.InspectResponse, o
 		c, err = e.findBundle(ctx, ownerOf(c.Config.Labels))
 	}
 	switch {
-	case errors.Is(err, host.ErrNotFound):
+	case errors.Is(err, host.ErrNotFound), markedForRemoval(err):
 		return host.Bundle{}, unfitError(err.Error())
+	case addressTaken(err):
+		return host.Bundle{}, e.freeAddress(ctx, c, options, err)
 	case err != nil:
 		return host.Bundle{}, err
 	case !equalBundle(c, options):
@@ -102,6 +110,7 @@ func (e *Engine) existingBundle(ctx context.Context, spec host.BundleSpec, optio
 		return e.createBundle(ctx, spec, options)
 	case err != nil:
 		return container.InspectResponse{}, err
+	case beingRemoved(c):
 	case equalBundle(c, options):
 		if equalLimits(c, options.HostConfig.Resources) {
 			return c, nil
@@ -142,17 +151,30 @@ func (e *Engine) createBundle(ctx context.Context, spec host.BundleSpec, options
 	if err := e.ensureImage(ctx, spec, options.Config.Image); err != nil {
 		return container.InspectResponse{}, err
 	}
-	err := e.write(ctx, fmt.Sprintf("create docker container %q", options.Name), func(ctx context.Context) error {
+	if err := e.renewNetwork(ctx, spec.Owner); err != nil {
+		return container.InspectResponse{}, err
+	}
+	what := fmt.Sprintf("create docker container %q", options.Name)
+	err := e.write(ctx, what, func(ctx context.Context) error {
 		_, err := e.calls().ContainerCreate(ctx, options)
 		return err
 	})
-	if err != nil && !errdefs.IsConflict(err) {
+	switch {
+	case errors.Is(err, host.ErrNotFound):
+		// The image was there: docker lacks something else, such as the network.
+		return container.InspectResponse{}, withoutKind(what, err)
+	case err != nil && !errdefs.IsConflict(err):
 		return container.InspectResponse{}, err
 	}
 	// If the name was taken in the meantime, the container is ours, or findBundle
 	// returns an error that names its owner.
 	c, ferr := e.findBundle(ctx, spec.Owner)
-	if ferr == nil && !equalBundle(c, options) {
+	switch {
+	case errors.Is(ferr, host.ErrNotFound) && err != nil:
+		return container.InspectResponse{}, e.nameKept(ctx, spec.Owner, err)
+	case errors.Is(ferr, host.ErrNotFound):
+		return container.InspectResponse{}, withoutKind(what, ferr)
+	case ferr == nil && !equalBundle(c, options):
 		return container.InspectResponse{}, fmt.Errorf("docker container %q changed while it was being created", options.Name)
 	}
 	return c, ferr
@@ -284,26 +306,6 @@ func pause(ctx context.Context) error {
 	case <-time.After(100 * time.Millisecond):
 		return nil
 	}
-}
-
-// removeContainer removes one of our containers, running or not, with its
-// anonymous volumes. It returns when the name is free again.
-func (e *Engine) removeContainer(ctx context.Context, c container.InspectResponse) error {
-	return e.write(ctx, fmt.Sprintf("remove docker container %q", ownerOf(c.Config.Labels).ID()), func(ctx context.Context) error {
-		for {
-			_, err := e.calls().ContainerRemove(ctx, c.ID, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
-			switch {
-			case err == nil, errdefs.IsNotFound(err):
-				return nil
-			case !errdefs.IsConflict(err):
-				return err
-			}
-			// Somebody else is removing it.
-			if err := pause(ctx); err != nil {
-				return err
-			}
-		}
-	})
 }
 
 func absent(err error) bool {

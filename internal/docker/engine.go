@@ -43,10 +43,11 @@ type Options struct {
 
 // Engine drives one Docker Engine. It may be used from many goroutines.
 type Engine struct {
-	host        string
-	version     versions
-	streamCheck time.Duration
-	logBytes    rate.Limit // per second and container
+	host            string
+	version         versions
+	streamCheck     time.Duration
+	removalPatience time.Duration
+	logBytes        rate.Limit // per second and container
 
 	mu          sync.Mutex
 	bundleImage string
@@ -67,11 +68,12 @@ func New(o Options) (*Engine, error) {
 		return nil, err
 	}
 	e := &Engine{
-		host:        o.Host,
-		version:     versions{host: o.Host, negotiating: make(chan struct{}, 1)},
-		streamCheck: streamCheck,
-		logBytes:    logBytes,
-		bundleImage: o.BundleImage,
+		host:            o.Host,
+		version:         versions{host: o.Host, negotiating: make(chan struct{}, 1)},
+		streamCheck:     streamCheck,
+		removalPatience: removalPatience,
+		logBytes:        logBytes,
+		bundleImage:     o.BundleImage,
 	}
 	e.version.current.Store(first)
 	return e, nil

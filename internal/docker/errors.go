@@ -61,7 +61,7 @@ func kindOf(err error) error {
 
 // kindIn returns the port's kind that err already has.
 func kindIn(err error) error {
-	for _, kind := range []error{host.ErrNotFound, host.ErrConflict, host.ErrOverlap, host.ErrInvalid, host.ErrUnavailable} {
+	for _, kind := range []error{host.ErrNotFound, host.ErrConflict, host.ErrOverlap, host.ErrInvalid, host.ErrUnavailable, host.ErrStuck} {
 		if errors.Is(err, kind) {
 			return kind
 		}
