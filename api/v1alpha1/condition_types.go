@@ -63,8 +63,13 @@ const (
 	// ReasonAgentLost: the node's agent no longer renews its Lease, so the state
 	// of the Bottle is unknown.
 	ReasonAgentLost = "AgentLost"
-	// ReasonDockerUnavailable: the node's Docker Engine does not answer.
+	// ReasonDockerUnavailable: the node's Docker Engine does not answer, or has no API
+	// version in common with this release of the operator.
 	ReasonDockerUnavailable = "DockerUnavailable"
+	// ReasonDockerStuck: the node's Docker Engine neither removes a container or
+	// network of the Bottle, nor lets it be used or replaced. The message says what
+	// to do on the node.
+	ReasonDockerStuck = "DockerStuck"
 )
 
 // Reasons of Scheduled.

@@ -56,6 +56,8 @@ func TestBundle(t *testing.T) {
 			"False/BundleConflict", "", "-"},
 		"one that docker refuses": {demo(), func(w *world) { w.faults.Fail("EnsureBundle", hosttest.Before, hosttest.Always, host.ErrInvalid) },
 			"False/BundleRejected", "True/BundleRejected", ""},
+		"one that docker does not remove": {demo(), func(w *world) { w.faults.Fail("EnsureBundle", hosttest.Before, hosttest.Always, host.ErrStuck) },
+			"False/DockerStuck", "", ""},
 		"an invalid rule": {demo().Allow("999.1.1.1/8"), nil,
 			"False/EgressRuleInvalid", "True/EgressRuleInvalid", ""},
 		"a rule that the platform refuses": {demo().Allow("172.17.0.1:2375"), func(w *world) { w.limits = closedNode("172.17.0.1/32") },

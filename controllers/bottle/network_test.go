@@ -8,6 +8,7 @@ import (
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/host/hosttest"
 	"botbottle.dev/bottle-operator/internal/subnet"
 )
 
@@ -64,6 +65,9 @@ func TestNetwork(t *testing.T) {
 		"a foreign network has our name": {func(w *world) {
 			w.networks.PutAs(testID, host.Network{Owner: otherOwner, Subnet: firstChoice})
 		}, "False/NetworkConflict", ""},
+		"docker does not remove the old network": {func(w *world) {
+			w.faults.Fail("EnsureNetwork", hosttest.Before, hosttest.Always, host.ErrStuck)
+		}, "False/DockerStuck", ""},
 		"no subnet is left": {func(w *world) {
 			w.pool = small
 			w.networks.Occupy(netip.MustParsePrefix("192.168.8.0/24"))

@@ -24,6 +24,7 @@ const (
 // empty reason means that the step does not expect this kind.
 type errorReasons struct {
 	unavailable string
+	stuck       string
 	// fact returns the fact that explains why something is unavailable, or
 	// nil. It is called only for that error, so that success never waits for
 	// an inspection of the node.
@@ -50,6 +51,8 @@ func mapError(err error, m errorReasons) error {
 			}
 		}
 		return waiting(m.unavailable, nodeDelay)
+	case errors.Is(err, host.ErrStuck) && m.stuck != "":
+		return waiting(m.stuck, nodeDelay)
 	case errors.Is(err, host.ErrConflict) && m.conflict != "":
 		return waiting(m.conflict, externalDelay)
 	case errors.Is(err, host.ErrNotFound) && m.notFound != "":
@@ -73,6 +76,7 @@ type causes struct {
 func (c causes) docker(ctx context.Context, conflict string) errorReasons {
 	return errorReasons{
 		unavailable: v1alpha1.ReasonDockerUnavailable,
+		stuck:       v1alpha1.ReasonDockerStuck,
 		fact:        func() *host.Fact { return failing(c.facts.Get(ctx), isDockerFact) },
 		conflict:    conflict,
 	}

@@ -58,6 +58,12 @@ func (e *Engine) ensureBundle(ctx context.Context, spec host.BundleSpec, options
 		if failedJustNow(c, time.Now()) {
 			return bundleOf(c), nil // not running: the caller checks again soon
 		}
+		if c.State.Status == container.StateExited {
+			// The network has no running container, so it can be replaced.
+			if err := e.renewNetwork(ctx, spec.Owner); err != nil {
+				return host.Bundle{}, err
+			}
+		}
 		b, err := e.startBundle(ctx, c, options)
 		if !again || !errors.As(err, new(unfitError)) {
 			return b, err
@@ -83,8 +89,10 @@ func (e *Engine) startBundle(ctx context.Context, c container.InspectResponse, o
 		c, err = e.findBundle(ctx, ownerOf(c.Config.Labels))
 	}
 	switch {
-	case errors.Is(err, host.ErrNotFound):
+	case errors.Is(err, host.ErrNotFound), markedForRemoval(err):
 		return host.Bundle{}, unfitError(err.Error())
+	case addressTaken(err):
+		return host.Bundle{}, e.freeAddress(ctx, c, options, err)
 	case err != nil:
 		return host.Bundle{}, err
 	case !equalBundle(c, options):
@@ -102,6 +110,7 @@ func (e *Engine) existingBundle(ctx context.Context, spec host.BundleSpec, optio
 		return e.createBundle(ctx, spec, options)
 	case err != nil:
 		return container.InspectResponse{}, err
+	case beingRemoved(c):
 	case equalBundle(c, options):
 		if equalLimits(c, options.HostConfig.Resources) {
 			return c, nil
@@ -142,17 +151,30 @@ func (e *Engine) createBundle(ctx context.Context, spec host.BundleSpec, options
 	if err := e.ensureImage(ctx, spec, options.Config.Image); err != nil {
 		return container.InspectResponse{}, err
 	}
-	err := e.write(ctx, fmt.Sprintf("create docker container %q", options.Name), func(ctx context.Context) error {
-		_, err := e.calls.ContainerCreate(ctx, options)
+	if err := e.renewNetwork(ctx, spec.Owner); err != nil {
+		return container.InspectResponse{}, err
+	}
+	what := fmt.Sprintf("create docker container %q", options.Name)
+	err := e.write(ctx, what, func(ctx context.Context) error {
+		_, err := e.calls().ContainerCreate(ctx, options)
 		return err
 	})
-	if err != nil && !errdefs.IsConflict(err) {
+	switch {
+	case errors.Is(err, host.ErrNotFound):
+		// The image was there: docker lacks something else, such as the network.
+		return container.InspectResponse{}, withoutKind(what, err)
+	case err != nil && !errdefs.IsConflict(err):
 		return container.InspectResponse{}, err
 	}
 	// If the name was taken in the meantime, the container is ours, or findBundle
 	// returns an error that names its owner.
 	c, ferr := e.findBundle(ctx, spec.Owner)
-	if ferr == nil && !equalBundle(c, options) {
+	switch {
+	case errors.Is(ferr, host.ErrNotFound) && err != nil:
+		return container.InspectResponse{}, e.nameKept(ctx, spec.Owner, err)
+	case errors.Is(ferr, host.ErrNotFound):
+		return container.InspectResponse{}, withoutKind(what, ferr)
+	case ferr == nil && !equalBundle(c, options):
 		return container.InspectResponse{}, fmt.Errorf("docker container %q changed while it was being created", options.Name)
 	}
 	return c, ferr
@@ -166,7 +188,7 @@ func (e *Engine) ensureImage(ctx context.Context, spec host.BundleSpec, image st
 		return fmt.Errorf("the built-in bundle image was not loaded: %w", host.ErrNotFound)
 	}
 	err := e.read(ctx, fmt.Sprintf("look for image %q on the node", image), func(ctx context.Context) error {
-		_, err := e.calls.ImageInspect(ctx, image)
+		_, err := e.calls().ImageInspect(ctx, image)
 		return err
 	})
 	if errors.Is(err, host.ErrNotFound) && spec.Image == "" && executable != "" {
@@ -189,7 +211,7 @@ func (e *Engine) StopBundle(ctx context.Context, owner host.Owner) error {
 	}
 	grace := stopGrace
 	err = e.write(ctx, fmt.Sprintf("stop docker container %q", owner.ID()), func(ctx context.Context) error {
-		_, err := e.calls.ContainerStop(ctx, c.ID, client.ContainerStopOptions{Timeout: &grace})
+		_, err := e.calls().ContainerStop(ctx, c.ID, client.ContainerStopOptions{Timeout: &grace})
 		return err
 	})
 	if errors.Is(err, host.ErrNotFound) {
@@ -214,7 +236,7 @@ func (e *Engine) DeleteBundle(ctx context.Context, owner host.Owner) error {
 func (e *Engine) ListBundles(ctx context.Context) ([]host.Bundle, error) {
 	var list client.ContainerListResult
 	err := e.read(ctx, "list docker containers", func(ctx context.Context) (err error) {
-		list, err = e.calls.ContainerList(ctx, client.ContainerListOptions{All: true, Filters: labelFilter()})
+		list, err = e.calls().ContainerList(ctx, client.ContainerListOptions{All: true, Filters: labelFilter()})
 		return err
 	})
 	if err != nil {
@@ -232,7 +254,7 @@ func (e *Engine) ListBundles(ctx context.Context) ([]host.Bundle, error) {
 func (e *Engine) findBundle(ctx context.Context, owner host.Owner) (container.InspectResponse, error) {
 	var out client.ContainerInspectResult
 	err := e.read(ctx, fmt.Sprintf("inspect docker container %q", owner.ID()), func(ctx context.Context) (err error) {
-		out, err = e.calls.ContainerInspect(ctx, owner.ID(), client.ContainerInspectOptions{})
+		out, err = e.calls().ContainerInspect(ctx, owner.ID(), client.ContainerInspectOptions{})
 		return err
 	})
 	if err != nil {
@@ -253,7 +275,7 @@ func (e *Engine) startContainer(ctx context.Context, c container.InspectResponse
 		if c.State.Paused {
 			return e.unpause(ctx, c.ID)
 		}
-		_, err := e.calls.ContainerStart(ctx, c.ID, client.ContainerStartOptions{})
+		_, err := e.calls().ContainerStart(ctx, c.ID, client.ContainerStartOptions{})
 		return err
 	})
 }
@@ -261,11 +283,11 @@ func (e *Engine) startContainer(ctx context.Context, c container.InspectResponse
 // unpause returns when the container runs again, because docker reports that with
 // a delay.
 func (e *Engine) unpause(ctx context.Context, id string) error {
-	if _, err := e.calls.ContainerUnpause(ctx, id, client.ContainerUnpauseOptions{}); err != nil {
+	if _, err := e.calls().ContainerUnpause(ctx, id, client.ContainerUnpauseOptions{}); err != nil {
 		return err
 	}
 	for {
-		out, err := e.calls.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
+		out, err := e.calls().ContainerInspect(ctx, id, client.ContainerInspectOptions{})
 		if err != nil || out.Container.State == nil || !out.Container.State.Paused {
 			return err
 		}
@@ -284,26 +306,6 @@ func pause(ctx context.Context) error {
 	case <-time.After(100 * time.Millisecond):
 		return nil
 	}
-}
-
-// removeContainer removes one of our containers, running or not, with its
-// anonymous volumes. It returns when the name is free again.
-func (e *Engine) removeContainer(ctx context.Context, c container.InspectResponse) error {
-	return e.write(ctx, fmt.Sprintf("remove docker container %q", ownerOf(c.Config.Labels).ID()), func(ctx context.Context) error {
-		for {
-			_, err := e.calls.ContainerRemove(ctx, c.ID, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
-			switch {
-			case err == nil, errdefs.IsNotFound(err):
-				return nil
-			case !errdefs.IsConflict(err):
-				return err
-			}
-			// Somebody else is removing it.
-			if err := pause(ctx); err != nil {
-				return err
-			}
-		}
-	})
 }
 
 func absent(err error) bool {

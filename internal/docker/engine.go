@@ -11,7 +11,6 @@ import (
 	"context"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/moby/moby/client"
@@ -44,19 +43,11 @@ type Options struct {
 
 // Engine drives one Docker Engine. It may be used from many goroutines.
 type Engine struct {
-	host string
-	// calls is the client for calls that have a deadline.
-	calls *client.Client
-	// streams is the client for streams, which have no deadline. It is a separate
-	// client so that a long stream does not hold a connection that calls wait
-	// for.
-	streams *client.Client
-	// negotiating is held while the API version is negotiated. It is a channel so
-	// that the callers that wait for it keep their own deadlines.
-	negotiating chan struct{}
-	negotiated  atomic.Bool
-	streamCheck time.Duration
-	logBytes    rate.Limit // per second and container
+	host            string
+	version         versions
+	streamCheck     time.Duration
+	removalPatience time.Duration
+	logBytes        rate.Limit // per second and container
 
 	mu          sync.Mutex
 	bundleImage string
@@ -72,30 +63,27 @@ var (
 // New returns an Engine. It does not connect; an error means that o.Host is not
 // an address.
 func New(o Options) (*Engine, error) {
-	calls, err := client.New(client.WithHost(o.Host))
+	first, err := newClients(o.Host)
 	if err != nil {
-		return nil, fmt.Errorf("docker host %q: %w", o.Host, err)
+		return nil, err
 	}
-	streams, err := client.New(client.WithHost(o.Host))
-	if err != nil {
-		return nil, fmt.Errorf("docker host %q: %w", o.Host, err)
+	e := &Engine{
+		host:            o.Host,
+		version:         versions{host: o.Host, negotiating: make(chan struct{}, 1)},
+		streamCheck:     streamCheck,
+		removalPatience: removalPatience,
+		logBytes:        logBytes,
+		bundleImage:     o.BundleImage,
 	}
-	return &Engine{
-		host:        o.Host,
-		calls:       calls,
-		streams:     streams,
-		negotiating: make(chan struct{}, 1),
-		streamCheck: streamCheck,
-		logBytes:    logBytes,
-		bundleImage: o.BundleImage,
-	}, nil
+	e.version.current.Store(first)
+	return e, nil
 }
 
 // Ping checks that the Docker Engine answers. It returns ErrUnavailable when
 // there is no answer within a few seconds.
 func (e *Engine) Ping(ctx context.Context) error {
 	return e.read(ctx, "ping docker", func(ctx context.Context) error {
-		_, err := e.calls.Ping(ctx, client.PingOptions{})
+		_, err := e.calls().Ping(ctx, client.PingOptions{})
 		return err
 	})
 }
@@ -130,7 +118,7 @@ func (e *Engine) LoadBundleImage(ctx context.Context, executable string) (string
 		return "", err
 	}
 	err = e.bounded(ctx, loadTimeout, "load image "+image.Reference(), func(ctx context.Context) error {
-		return image.Ensure(ctx, e.streams)
+		return image.Ensure(ctx, e.streams())
 	})
 	if err != nil {
 		return "", err
@@ -160,34 +148,14 @@ func (e *Engine) write(ctx context.Context, what string, call func(context.Conte
 func (e *Engine) bounded(ctx context.Context, limit time.Duration, what string, call func(context.Context) error) error {
 	inner, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	if err := e.negotiate(inner); err != nil {
+	if err := e.version.negotiate(inner); err != nil {
 		return withKind(what, err)
 	}
-	return withKind(what, call(inner))
+	return withKind(what, e.version.retry(inner, call))
 }
 
-// negotiate negotiates the API version once. The client would do so by itself,
-// but under a lock for which callers wait beyond their own deadlines.
-func (e *Engine) negotiate(ctx context.Context) error {
-	if e.negotiated.Load() {
-		return nil
-	}
-	select {
-	case e.negotiating <- struct{}{}:
-		defer func() { <-e.negotiating }()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	if e.negotiated.Load() {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, readTimeout)
-	defer cancel()
-	for _, c := range []*client.Client{e.calls, e.streams} {
-		if _, err := c.Ping(ctx, client.PingOptions{NegotiateAPIVersion: true}); err != nil {
-			return err
-		}
-	}
-	e.negotiated.Store(true)
-	return nil
-}
+// calls returns the client for calls that have a deadline.
+func (e *Engine) calls() *client.Client { return e.version.current.Load().calls }
+
+// streams returns the client for streams, which have no deadline.
+func (e *Engine) streams() *client.Client { return e.version.current.Load().streams }

@@ -27,6 +27,9 @@ func withKind(what string, err error) error {
 	return fmt.Errorf("%s: %w", what, err)
 }
 
+// errNoVersion is an ErrUnavailable that says why.
+var errNoVersion = fmt.Errorf("%w: the node's Docker Engine and this release of the operator have no API version in common: install a release of either that the other supports", host.ErrUnavailable)
+
 // kindOf returns the port's kind of an error of docker, or nil. docker's own
 // conflicts have no kind: most mean that one of our objects is just changing. Who
 // owns an object is determined by its labels, not by docker's errors.
@@ -38,6 +41,8 @@ func kindOf(err error) error {
 	switch {
 	case kindIn(err) != nil:
 		return nil // it has a kind already
+	case versionRefused(err), versionUnknown(err):
+		return errNoVersion
 	case errors.Is(err, context.DeadlineExceeded), client.IsErrConnectionFailed(err), errdefs.IsUnavailable(err):
 		return host.ErrUnavailable
 	// Docker releases use different status codes for the next two; the words are
@@ -56,7 +61,7 @@ func kindOf(err error) error {
 
 // kindIn returns the port's kind that err already has.
 func kindIn(err error) error {
-	for _, kind := range []error{host.ErrNotFound, host.ErrConflict, host.ErrOverlap, host.ErrInvalid, host.ErrUnavailable} {
+	for _, kind := range []error{host.ErrNotFound, host.ErrConflict, host.ErrOverlap, host.ErrInvalid, host.ErrUnavailable, host.ErrStuck} {
 		if errors.Is(err, kind) {
 			return kind
 		}

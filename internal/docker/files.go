@@ -49,7 +49,7 @@ func (e *Engine) ReadFile(ctx context.Context, owner host.Owner, name string, li
 // final target inside the container's root. It does not request the file's type
 // first, because docker's answer to that request has no room for an error text.
 func (e *Engine) copyFile(ctx context.Context, id, name string, limit int64) (data []byte, link string, err error) {
-	out, err := e.calls.CopyFromContainer(ctx, id, client.CopyFromContainerOptions{SourcePath: name})
+	out, err := e.calls().CopyFromContainer(ctx, id, client.CopyFromContainerOptions{SourcePath: name})
 	if err != nil {
 		return nil, "", err
 	}

@@ -14,7 +14,7 @@ import (
 // host.ErrNotFound when there is no image with that name.
 func (e *Engine) ImageID(ctx context.Context, name string) (id string, err error) {
 	err = e.read(ctx, fmt.Sprintf("inspect image %q", name), func(ctx context.Context) error {
-		got, err := e.calls.ImageInspect(ctx, name)
+		got, err := e.calls().ImageInspect(ctx, name)
 		id = got.ID
 		return err
 	})
@@ -24,10 +24,14 @@ func (e *Engine) ImageID(ctx context.Context, name string) (id string, err error
 // SaveImage returns an image in the format of docker save. The caller must close
 // it. The stream ends when ctx does.
 func (e *Engine) SaveImage(ctx context.Context, id string) (io.ReadCloser, error) {
-	if err := e.negotiate(ctx); err != nil {
+	if err := e.version.negotiate(ctx); err != nil {
 		return nil, fmt.Errorf("save image %s: %w: %w", id, host.ErrUnavailable, err)
 	}
-	r, err := e.streams.ImageSave(ctx, []string{id})
+	var r io.ReadCloser
+	err := e.version.retry(ctx, func(ctx context.Context) (err error) {
+		r, err = e.streams().ImageSave(ctx, []string{id})
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("save image %s: %w", id, err)
 	}

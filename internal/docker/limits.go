@@ -70,7 +70,7 @@ func (e *Engine) limitable(ctx context.Context) (cpus int, err error) {
 	}
 	var info client.SystemInfoResult
 	err = e.read(ctx, "ask docker which limits it can set", func(ctx context.Context) (err error) {
-		info, err = e.calls.Info(ctx, client.InfoOptions{})
+		info, err = e.calls().Info(ctx, client.InfoOptions{})
 		return err
 	})
 	if err != nil {
@@ -92,11 +92,13 @@ func (e *Engine) limitable(ctx context.Context) (cpus int, err error) {
 	return info.Info.NCPU, nil
 }
 
-// equalLimits reports whether the container has these limits. Docker reports no swap
-// limit where the kernel cannot set one.
+// equalLimits reports whether the container has these limits, and no restart policy,
+// which docker update can change, too. Docker reports no swap limit where the kernel
+// cannot set one.
 func equalLimits(c container.InspectResponse, want container.Resources) bool {
 	have := c.HostConfig.Resources
-	return have.CPUPeriod == want.CPUPeriod && have.CPUQuota == want.CPUQuota && have.Memory == want.Memory &&
+	return c.HostConfig.RestartPolicy.Name == container.RestartPolicyDisabled &&
+		have.CPUPeriod == want.CPUPeriod && have.CPUQuota == want.CPUQuota && have.Memory == want.Memory &&
 		have.PidsLimit != nil && *have.PidsLimit == *want.PidsLimit
 }
 
@@ -106,7 +108,10 @@ func equalLimits(c container.InspectResponse, want container.Resources) bool {
 func (e *Engine) limitBundle(ctx context.Context, c container.InspectResponse, want container.Resources) (container.InspectResponse, error) {
 	owner := ownerOf(c.Config.Labels)
 	err := e.write(ctx, fmt.Sprintf("limit docker container %q", owner.ID()), func(ctx context.Context) error {
-		_, err := e.calls.ContainerUpdate(ctx, c.ID, client.ContainerUpdateOptions{Resources: &want})
+		_, err := e.calls().ContainerUpdate(ctx, c.ID, client.ContainerUpdateOptions{
+			Resources:     &want,
+			RestartPolicy: &container.RestartPolicy{Name: container.RestartPolicyDisabled},
+		})
 		return err
 	})
 	if errors.Is(err, host.ErrUnavailable) {

@@ -79,7 +79,11 @@ func (e *Engine) followLog(ctx context.Context, id string, since time.Time, deci
 	}
 	// ContainerLogs returns when docker has answered; the timer bounds this wait.
 	opening := time.AfterFunc(readTimeout, cancel)
-	stream, err := e.streams.ContainerLogs(ctx, id, options)
+	var stream io.ReadCloser
+	err := e.version.retry(ctx, func(ctx context.Context) (err error) {
+		stream, err = e.streams().ContainerLogs(ctx, id, options)
+		return err
+	})
 	opening.Stop()
 	if err != nil {
 		return err

@@ -7,14 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
+	"strconv"
 
 	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/client"
 
 	"botbottle.dev/bottle-operator/internal/host"
 )
-
-const bridgeNameOption = "com.docker.network.bridge.name"
 
 // InspectNetwork implements host.Networks.
 func (e *Engine) InspectNetwork(ctx context.Context, owner host.Owner) (host.Network, error) {
@@ -39,9 +39,13 @@ func (e *Engine) EnsureNetwork(ctx context.Context, n host.Network) error {
 	if len(others) > 0 {
 		return foreignNetwork(others[0])
 	}
+	limit, err := uplinkMTU()
+	if err != nil {
+		return err
+	}
 	equal := false
 	for _, have := range ours {
-		if !equal && equalNetwork(have, n) {
+		if !equal && equalNetwork(have, n) && mtuOf(have) <= limit {
 			equal = true
 			continue
 		}
@@ -52,17 +56,51 @@ func (e *Engine) EnsureNetwork(ctx context.Context, n host.Network) error {
 	if equal {
 		return nil
 	}
-	return e.write(ctx, fmt.Sprintf("create docker network %q", n.Owner.ID()), func(ctx context.Context) error {
-		off := false
-		_, err := e.calls.NetworkCreate(ctx, n.Owner.ID(), client.NetworkCreateOptions{
-			Driver:     "bridge",
-			EnableIPv6: &off,
-			IPAM:       &network.IPAM{Driver: "default", Config: []network.IPAMConfig{{Subnet: n.Subnet, Gateway: n.Gateway}}},
-			Options:    map[string]string{bridgeNameOption: n.Owner.Bridge()},
-			Labels:     labelsOf(n.Owner),
+	return e.createNetwork(ctx, n, limit)
+}
+
+// createNetwork creates the network with docker's own MTU, which an administrator may
+// have set lower than the limit. If it is higher, the network is created again.
+func (e *Engine) createNetwork(ctx context.Context, n host.Network, limit int) error {
+	options := networkOptions(n.Owner)
+	for {
+		err := e.write(ctx, fmt.Sprintf("create docker network %q", n.Owner.ID()), func(ctx context.Context) error {
+			on, off := true, false
+			_, err := e.calls().NetworkCreate(ctx, n.Owner.ID(), client.NetworkCreateOptions{
+				Driver:     "bridge",
+				EnableIPv4: &on,
+				EnableIPv6: &off,
+				IPAM:       &network.IPAM{Driver: "default", Config: []network.IPAMConfig{{Subnet: n.Subnet, Gateway: n.Gateway}}},
+				Options:    options,
+				Labels:     labelsOf(n.Owner),
+			})
+			return err
 		})
+		if err != nil || options[mtuOption] != "" {
+			return err
+		}
+		ours, _, err := e.findNetworks(ctx, n.Owner)
+		if err != nil || len(ours) == 0 || mtuOf(ours[0]) <= limit {
+			return err
+		}
+		if err := e.removeNetwork(ctx, ours[0]); err != nil {
+			return err
+		}
+		options[mtuOption] = strconv.Itoa(limit)
+	}
+}
+
+// renewNetwork replaces the owner's network if its options or its MTU are not what
+// EnsureNetwork would choose now. No container may be running in it.
+func (e *Engine) renewNetwork(ctx context.Context, owner host.Owner) error {
+	n, err := e.InspectNetwork(ctx, owner)
+	if absent(err) {
+		return nil // the caller's next call to docker reports it
+	}
+	if err != nil {
 		return err
-	})
+	}
+	return e.EnsureNetwork(ctx, n)
 }
 
 // DeleteNetwork implements host.Networks.
@@ -110,13 +148,17 @@ func (e *Engine) findNetworks(ctx context.Context, owner host.Owner) (ours, othe
 			others = append(others, n)
 		}
 	}
+	// The one that the agent made comes first: only one network can have the bridge.
+	if i := slices.IndexFunc(ours, func(n network.Summary) bool { return n.Options[bridgeNameOption] == owner.Bridge() }); i > 0 {
+		ours[0], ours[i] = ours[i], ours[0]
+	}
 	return ours, others, nil
 }
 
 func (e *Engine) listNetworks(ctx context.Context, filters client.Filters) ([]network.Summary, error) {
 	var out client.NetworkListResult
 	err := e.read(ctx, "list docker networks", func(ctx context.Context) (err error) {
-		out, err = e.calls.NetworkList(ctx, client.NetworkListOptions{Filters: filters})
+		out, err = e.calls().NetworkList(ctx, client.NetworkListOptions{Filters: filters})
 		return err
 	})
 	return out.Items, err
@@ -129,7 +171,7 @@ func (e *Engine) removeNetwork(ctx context.Context, n network.Summary) error {
 	what := fmt.Sprintf("remove docker network %q", n.Name)
 	var full client.NetworkInspectResult
 	err := e.read(ctx, what, func(ctx context.Context) (err error) {
-		full, err = e.calls.NetworkInspect(ctx, n.ID, client.NetworkInspectOptions{})
+		full, err = e.calls().NetworkInspect(ctx, n.ID, client.NetworkInspectOptions{})
 		return err
 	})
 	if errors.Is(err, host.ErrNotFound) {
@@ -138,21 +180,20 @@ func (e *Engine) removeNetwork(ctx context.Context, n network.Summary) error {
 	if err != nil {
 		return err
 	}
-	for id := range full.Network.Containers {
-		err := e.write(ctx, what+": disconnect "+id, func(ctx context.Context) error {
-			_, err := e.calls.NetworkDisconnect(ctx, n.ID, client.NetworkDisconnectOptions{Container: id, Force: true})
-			return err
-		})
-		if err != nil && !errors.Is(err, host.ErrNotFound) {
+	for id, endpoint := range full.Network.Containers {
+		if err := e.disconnect(ctx, n, id, endpoint); err != nil {
 			return err
 		}
 	}
 	err = e.write(ctx, what, func(ctx context.Context) error {
-		_, err := e.calls.NetworkRemove(ctx, n.ID, client.NetworkRemoveOptions{})
+		_, err := e.calls().NetworkRemove(ctx, n.ID, client.NetworkRemoveOptions{})
 		return err
 	})
-	if errors.Is(err, host.ErrNotFound) {
+	switch {
+	case errors.Is(err, host.ErrNotFound):
 		return nil
+	case hasEndpoints(err):
+		return endpointsKept(n, err)
 	}
 	return err
 }
@@ -168,7 +209,7 @@ func networkOf(n network.Summary) host.Network {
 func equalNetwork(have network.Summary, want host.Network) bool {
 	return networkOf(have) == want && len(have.IPAM.Config) == 1 &&
 		have.Driver == "bridge" && !have.EnableIPv6 && !have.Internal &&
-		have.Options[bridgeNameOption] == want.Owner.Bridge()
+		equalOptions(have, want.Owner)
 }
 
 func foreignNetwork(n network.Summary) error {

@@ -51,8 +51,11 @@ func (e *Engine) WatchBundles(ctx context.Context, changed func(uid string)) err
 	w := &watch{engine: e, changed: changed, networks: map[string]string{}}
 	since, failures := time.Now(), 0
 	for {
-		// The error is not needed: every other call to docker reports the same.
-		established, _ := w.stream(ctx, since)
+		// The error is not reported: every other call to docker reports the same.
+		established, err := w.stream(ctx, since)
+		if versionRefused(err) {
+			_ = e.version.renew(ctx, e.version.current.Load())
+		}
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -84,7 +87,7 @@ func (w *watch) stream(ctx context.Context, since time.Time) (established bool, 
 	}
 	// Events returns when docker has answered; the timer bounds this wait.
 	opening := time.AfterFunc(readTimeout, cancel)
-	result := w.engine.streams.Events(ctx, eventOptions(since))
+	result := w.engine.streams().Events(ctx, eventOptions(since))
 	opening.Stop()
 	select {
 	case err := <-result.Err:
@@ -173,7 +176,7 @@ func (w *watch) networkUID(ctx context.Context, m events.Message) string {
 func (w *watch) loadNetwork(ctx context.Context, id string) {
 	var n network.Inspect
 	err := w.engine.read(ctx, "inspect docker network "+id, func(ctx context.Context) error {
-		out, err := w.engine.calls.NetworkInspect(ctx, id, client.NetworkInspectOptions{})
+		out, err := w.engine.calls().NetworkInspect(ctx, id, client.NetworkInspectOptions{})
 		n = out.Network
 		return err
 	})

@@ -76,13 +76,17 @@ type Bundles interface {
 	// limits differ, they are changed in place. A stopped container is started, after a
 	// delay if it failed or exceeded its memory limit. EnsureBundle returns ErrConflict
 	// when a container with its name belongs to someone else, ErrNotFound when the node
-	// lacks the image, and ErrInvalid when docker refuses the container.
+	// lacks the image, ErrInvalid when docker refuses the container, and ErrStuck when
+	// docker neither removes our container nor lets it be replaced. While no container
+	// runs, EnsureBundle also replaces a network that EnsureNetwork would not make like
+	// that any more.
 	EnsureBundle(ctx context.Context, spec BundleSpec) (Bundle, error)
 	// StopBundle stops the owner's container. It returns nil when the container
 	// is absent or stopped already.
 	StopBundle(ctx context.Context, owner Owner) error
 	// DeleteBundle removes the owner's container, running or not. It returns nil
-	// when the container is absent or belongs to someone else.
+	// when the container is absent or belongs to someone else, and ErrStuck when docker
+	// does not remove it.
 	DeleteBundle(ctx context.Context, owner Owner) error
 	// ListBundles returns the containers that have our labels, of any cluster
 	// and node.

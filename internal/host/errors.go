@@ -20,6 +20,9 @@ var (
 	ErrUnsupported = errors.New("not supported by this version")
 	// ErrUnavailable: the tool or daemon is missing or does not answer.
 	ErrUnavailable = errors.New("unavailable")
+	// ErrStuck: the daemon neither removes an object of ours, nor lets us use or
+	// replace it. The text names the object and says what somebody has to do.
+	ErrStuck = errors.New("stuck")
 	// ErrBootFailed: the machine did not boot; the same start may work later.
 	ErrBootFailed = errors.New("machine did not boot")
 	// ErrNotRunning: the machine is not running.

@@ -27,9 +27,10 @@ type Networks interface {
 	// and routes of the node, except its default routes and those of the owner's
 	// own bridge.
 	OccupiedPrefixes(ctx context.Context, owner Owner) ([]netip.Prefix, error)
-	// EnsureNetwork makes the network exist. If our network differs from n, it is
-	// replaced. EnsureNetwork returns ErrConflict when a network with its name
-	// belongs to someone else, and ErrOverlap when the subnet is taken.
+	// EnsureNetwork makes the network exist, with an MTU not above that of the node's
+	// uplinks. If our network differs from n, it is replaced. EnsureNetwork returns ErrConflict when a network with its name
+	// belongs to someone else, ErrOverlap when the subnet is taken, and ErrStuck when
+	// docker does not remove our network.
 	EnsureNetwork(ctx context.Context, n Network) error
 	// DeleteNetwork removes the owner's network. It returns nil when the network
 	// is absent or belongs to someone else.

@@ -10,12 +10,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/moby/moby/client"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"botbottle.dev/bottle-operator/test/require"
@@ -31,8 +33,9 @@ const (
 // Daemon is a dockerd in the namespaces that Main made.
 type Daemon struct {
 	// Host is the daemon's address.
-	Host string
-	dir  string
+	Host   string
+	dir    string
+	config string
 
 	mu   sync.Mutex
 	cmd  *exec.Cmd
@@ -43,6 +46,12 @@ type Daemon struct {
 // skips or fails the test.
 func Start(t testing.TB) *Daemon {
 	t.Helper()
+	return StartWith(t, "{}")
+}
+
+// StartWith does the same as Start, with the content of daemon.json.
+func StartWith(t testing.TB, config string) *Daemon {
+	t.Helper()
 	require.Root(t)
 	if _, err := exec.LookPath("dockerd"); err != nil {
 		require.Unmet(t, "needs dockerd: install Debian's docker.io or Docker Engine")
@@ -51,13 +60,29 @@ func Start(t testing.TB) *Daemon {
 		t.Fatal("dockertest.Start: the package's TestMain does not call dockertest.Main")
 	}
 	dir := t.TempDir()
-	d := &Daemon{Host: "unix://" + filepath.Join(dir, "docker.sock"), dir: dir}
+	d := &Daemon{Host: "unix://" + filepath.Join(dir, "docker.sock"), dir: dir, config: config}
 	t.Cleanup(func() {
 		d.Kill(t)
 		d.cleanUp(t)
 	})
 	d.Restart(t)
 	return d
+}
+
+// Release returns the release of the node's dockerd: 20 for 20.10, for example.
+func Release(t testing.TB) int {
+	t.Helper()
+	out, err := exec.Command("dockerd", "--version").Output()
+	if err != nil {
+		require.Unmet(t, "needs dockerd: install Debian's docker.io or Docker Engine")
+	}
+	_, version, _ := strings.Cut(string(out), "version ")
+	major, _, _ := strings.Cut(version, ".")
+	release, err := strconv.Atoi(major)
+	if err != nil {
+		t.Fatalf("dockertest: dockerd --version: got %q, want a version", out)
+	}
+	return release
 }
 
 // Restart starts dockerd, unless it is running, and waits until it answers.
@@ -76,10 +101,10 @@ func (d *Daemon) Restart(t testing.TB) {
 	cmd := exec.Command("dockerd",
 		"--data-root="+filepath.Join(d.dir, "data"), "--exec-root="+filepath.Join(d.dir, "exec"),
 		"--pidfile="+filepath.Join(d.dir, "pid"), "--host="+d.Host,
-		"--cgroup-parent="+d.cgroup(), "--config-file="+filepath.Join(d.dir, "none.json"))
+		"--cgroup-parent="+d.cgroup(), "--config-file="+filepath.Join(d.dir, "daemon.json"))
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + d.dir}
-	if err := os.WriteFile(filepath.Join(d.dir, "none.json"), []byte("{}"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(d.dir, "daemon.json"), []byte(d.config), 0o600); err != nil {
 		t.Fatalf("dockertest: %v", err)
 	}
 	if err := cmd.Start(); err != nil {
@@ -145,6 +170,9 @@ func (d *Daemon) signal(t testing.TB, s os.Signal) {
 	d.cmd = nil
 }
 
+// ContainersDir returns the folder in which dockerd keeps a folder for each container.
+func (d *Daemon) ContainersDir() string { return filepath.Join(d.dir, "data", "containers") }
+
 // Client returns a client of the daemon.
 func (d *Daemon) Client(t testing.TB) *client.Client {
 	t.Helper()
@@ -171,12 +199,22 @@ func (d *Daemon) Load(t testing.TB, archive string) {
 	_ = answer.Close()
 }
 
-// cleanUp kills the processes and removes the mounts that a killed dockerd leaves
-// behind. It also removes dockerd's control groups, which, unlike the rest, are
-// outside the test's namespaces.
+// cleanUp kills the processes and removes the mounts and interfaces that a killed
+// dockerd leaves behind. A container's end of a link may outlive it for a minute, and
+// would answer at the address of the next test's container. cleanUp also removes
+// dockerd's control groups, which, unlike the rest, are outside the test's namespaces.
 func (d *Daemon) cleanUp(t testing.TB) {
 	t.Helper()
 	d.killProcesses()
+	links, err := netlink.LinkList()
+	if err != nil {
+		t.Errorf("dockertest: %v", err)
+	}
+	for _, l := range links {
+		if l.Type() == "veth" || l.Type() == "bridge" {
+			_ = netlink.LinkDel(l) // it may have gone with its other end
+		}
+	}
 	mounts, err := os.ReadFile("/proc/self/mounts")
 	if err != nil {
 		t.Errorf("dockertest: %v", err)
