@@ -122,7 +122,7 @@ func (d *Driver) view(ctx context.Context, c capabilities, name string) (object,
 // recordObject returns the machine's record. It is empty for a release newer than
 // Reference that has no such database: then the list alone counts.
 func (d *Driver) recordObject(ctx context.Context, c capabilities, name string) (object, error) {
-	data, err := d.record(ctx, name)
+	data, err := d.stored(ctx, name)
 	if c.Newer && (errors.Is(err, host.ErrUnsupported) || errors.Is(err, host.ErrNotFound)) {
 		return object{}, nil
 	}

@@ -320,3 +320,25 @@ func TestLongImageAboveSmolvmsLimit(t *testing.T) {
 		}
 	})
 }
+
+// TestDeviceAtStart checks that a machine with a device that no Bottle asks for is
+// not started, even if this Driver did not create it.
+func TestDeviceAtStart(t *testing.T) {
+	eachWithArtifacts(t, func(t *testing.T, dir string, write writePack) {
+		w := newWorld(t, dir, nil)
+		path := filepath.Join(w.dir, "x.smolmachine")
+		write.to(t, path, realpack.Pack{CPUs: 2, MemoryMiB: 512, GPU: true, Layer: layerOf(t, 10)})
+		name := specFor(w, path).Owner.ID()
+		if _, err := w.driver.ListMachines(t.Context()); err != nil { // makes the home
+			t.Fatal(err)
+		}
+		w.call(t, "machine", "create", "--name="+name, "--from="+path, "--net")
+		err := w.driver.StartMachine(t.Context(), name, "")
+		if !errors.Is(err, host.ErrInvalid) || !strings.Contains(err.Error(), "gpu: true") {
+			t.Errorf("start: got %v, want that the GPU is refused", err)
+		}
+		if err := w.driver.DeleteMachine(t.Context(), name); err != nil {
+			t.Errorf("delete: got %v, want nil", err)
+		}
+	})
+}

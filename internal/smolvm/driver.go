@@ -82,6 +82,9 @@ type Driver struct {
 	// execs limits the connections to one guest's agent.
 	execs keyed.Locks
 
+	// stored returns a machine's record: record, but in tests without a database.
+	stored func(ctx context.Context, name string) ([]byte, error)
+
 	preparing sync.Mutex
 	prepared  bool
 }
@@ -97,13 +100,15 @@ func New(opts Options) *Driver {
 	}
 	opts.Cgroups = cmp.Or(opts.Cgroups, cgroup.DefaultParent)
 	opts.MaxImageBytes = cmp.Or(opts.MaxImageBytes, defaultImageBytes)
-	return &Driver{
+	d := &Driver{
 		opts:    opts,
 		runner:  opts.Runner,
 		writes:  semaphore.NewWeighted(1),
 		unpacks: semaphore.NewWeighted(maxUnpacks),
 		execs:   keyed.Locks{Size: maxExecs},
 	}
+	d.stored = d.record
+	return d
 }
 
 func (d *Driver) binary() string { return filepath.Join(d.opts.Dir, "smolvm") }
