@@ -206,8 +206,11 @@ const (
 	// ReasonMachineUnreachable: the VM is running, but the smolvm agent in the
 	// guest does not answer.
 	ReasonMachineUnreachable = "MachineUnreachable"
+	// ReasonStorageTooSmall: the image is larger than the machine's data disk. The
+	// message has both sizes.
+	ReasonStorageTooSmall = "StorageTooSmall"
 	// ReasonMachineRejected: smolvm refused to create the machine that the spec
-	// describes.
+	// describes, or made one that has what the spec does not ask for.
 	ReasonMachineRejected = "MachineRejected"
 	// ReasonPolicyNotPersisted: smolvm does not list the bundle's address as the
 	// only one that the machine may reach, and the agent is configured to require

@@ -50,9 +50,8 @@ func fromArtifact(spec *host.MachineSpec, s *scope) {
 
 // artifactOf returns spec.artifact in its recorded form; zero if there is none.
 func artifactOf(b *v1alpha1.Bottle) state.Artifact {
-	a := b.Spec.Artifact
-	if a == nil {
-		return state.Artifact{}
+	if a := b.Spec.Artifact; a != nil {
+		return state.Artifact{Path: ptr.Deref(a.Path, ""), Reference: ptr.Deref(a.Reference, ""), SHA256: ptr.Deref(a.SHA256, "")}
 	}
-	return state.Artifact{Path: ptr.Deref(a.Path, ""), Reference: ptr.Deref(a.Reference, ""), SHA256: ptr.Deref(a.SHA256, "")}
+	return state.Artifact{}
 }

@@ -144,12 +144,11 @@ func (s *scope) comparePending(f lifecycle.Facts) {
 		return
 	}
 	env := rec.EnvDiffers(s.literals, s.fromUser) || !rec.SameSecretNames(s.secrets)
-	values := !maps.Equal(rec.Secrets, state.Hashes(rec.Salt, s.secrets))
 	for _, field := range []struct {
 		name   string
 		differ bool
 	}{
-		{"spec.env", env || values},
+		{"spec.env", env || !maps.Equal(rec.Secrets, state.Hashes(rec.Salt, s.secrets))},
 		{"spec.image", rec.Image != ptr.Deref(s.bottle.Spec.Image, "")},
 		{"spec.artifact", rec.Artifact != artifactOf(s.bottle)},
 		{"spec.command", !slices.Equal(rec.Command, s.bottle.Spec.Command)},

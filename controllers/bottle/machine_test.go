@@ -220,6 +220,7 @@ func TestMachineFailures(t *testing.T) {
 		}, "False/NodeNotReady", "", "install smolvm in /opt/smolvm"},
 		"KVM is closed":     {func(w *world) { w.facts.Break("kvm", "chmod 666 /dev/kvm") }, "False/NodeNotReady", "", "chmod 666 /dev/kvm"},
 		"refused":           {func(w *world) { w.faults.Fail("CreateMachine", hosttest.Before, 1, host.ErrInvalid) }, "False/MachineRejected", "True/MachineRejected", ""},
+		"disk too small":    {func(w *world) { w.faults.Fail("CreateMachine", hosttest.Before, 1, host.ErrDiskTooSmall) }, "False/StorageTooSmall", "True/StorageTooSmall", ""},
 		"not supported":     {func(w *world) { w.faults.Fail("CreateMachine", hosttest.Before, 1, host.ErrUnsupported) }, "False/UnsupportedBySmolvm", "", ""},
 		"someone else's":    {func(w *world) { w.machines.Add(host.Machine{Name: testID, UID: "other", State: host.MachineRunning}) }, "False/MachineConflict", "", "remove it with smolvm"},
 		"an unlabelled one": {func(w *world) { w.machines.Add(host.Machine{Name: testID, State: host.MachineStopped}) }, "False/MachineConflict", "", ""},

@@ -59,6 +59,8 @@ func mapError(err error, m errorReasons) error {
 		return waiting(m.notFound, externalDelay)
 	case errors.Is(err, host.ErrUnsupported) && m.unsupported != "":
 		return waiting(m.unsupported, externalDelay)
+	case errors.Is(err, host.ErrDiskTooSmall):
+		return &flow.Terminal{Reason: v1alpha1.ReasonStorageTooSmall, Err: err}
 	case errors.Is(err, host.ErrInvalid) && m.invalid != "":
 		return &flow.Terminal{Reason: m.invalid, Err: err}
 	}

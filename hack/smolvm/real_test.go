@@ -5,6 +5,7 @@ package main
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -36,6 +37,7 @@ var fixtures = map[string]string{
 	"ports":   "ports = [\"0:1\"]\n",
 	"nl":      "env = [\"A=a\nb\"]\n",
 	"img.tar": "x",
+	"two.tar": "xx",
 }
 
 // TestAgreesWithRealCLI compares the stand-in with the real command line of the
@@ -79,6 +81,11 @@ func compare(t *testing.T, real, file string, minimum int) {
 			if err := os.WriteFile(filepath.Join(c.files, name), []byte(text), 0o644); err != nil {
 				t.Fatal(err)
 			}
+		}
+		// Its size is above smolvm's limit, but it takes no room.
+		big := filepath.Join(c.files, "big.tar")
+		if err := errors.Join(os.WriteFile(big, nil, 0o644), os.Truncate(big, 9<<30)); err != nil {
+			t.Fatal(err)
 		}
 		c.writeDenials(t, "refused", denialLines)
 	}
@@ -135,13 +142,14 @@ func (c *caller) writeDenials(t *testing.T, machine, denials string) {
 func writePacks(t *testing.T, theirs, ours string) {
 	t.Helper()
 	env, entrypoint, cmd := []string{"PACKED=1", "A=pack"}, []string{"/ep"}, []string{"c"}
-	for name, network := range map[string]bool{"pack": false, "netpack": true} {
+	for name, network := range map[string]bool{"pack": false, "netpack": true, "gpupack": false} {
+		gpu := name == "gpupack"
 		err := realpack.Write(filepath.Join(theirs, name), realpack.Pack{
-			Env: env, Entrypoint: entrypoint, Cmd: cmd, CPUs: 2, MemoryMiB: 512, Network: network, Layer: tarOf(t),
+			Env: env, Entrypoint: entrypoint, Cmd: cmd, CPUs: 2, MemoryMiB: 512, Network: network, GPU: gpu, Layer: tarOf(t),
 		})
 		if err == nil {
 			err = pack.Write(filepath.Join(ours, name), pack.Manifest{
-				Image: "example.test/packed:1", Env: env, Entrypoint: entrypoint, Cmd: cmd, CPUs: 2, MemoryMiB: 512, Network: network,
+				Image: "example.test/packed:1", Env: env, Entrypoint: entrypoint, Cmd: cmd, CPUs: 2, MemoryMiB: 512, Network: network, GPU: gpu,
 			}, filepath.Join(ours, "img.tar"))
 		}
 		if err != nil {

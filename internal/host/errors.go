@@ -2,7 +2,10 @@
 
 package host
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+)
 
 // Error kinds of every port. Adapters wrap them with the action and the object
 // concerned; callers use errors.Is. Any other error means "could not find out".
@@ -16,6 +19,9 @@ var (
 	ErrOverlap = errors.New("subnet overlaps another network")
 	// ErrInvalid: the request was refused, and will be refused again.
 	ErrInvalid = errors.New("refused")
+	// ErrDiskTooSmall: what the machine is made from does not fit on a disk of the
+	// size that was requested. It is an ErrInvalid too.
+	ErrDiskTooSmall = fmt.Errorf("%w: a disk is too small", ErrInvalid)
 	// ErrUnsupported: this version of the tool cannot do it.
 	ErrUnsupported = errors.New("not supported by this version")
 	// ErrUnavailable: the tool or daemon is missing or does not answer.

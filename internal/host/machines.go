@@ -185,8 +185,11 @@ type Machines interface {
 	// that does not answer.
 	ListMachines(ctx context.Context) ([]Machine, error)
 	// CreateMachine creates the machine without starting it. It returns
-	// ErrConflict when a machine with that name exists, and ErrInvalid when
-	// smolvm refuses the spec.
+	// ErrConflict when a machine with that name exists, ErrInvalid when smolvm
+	// refuses the spec, and ErrDiskTooSmall when the image cannot fit on the data
+	// disk. If smolvm makes a machine that has a device, a size or anything else
+	// that the spec does not ask for, no machine is left, and the error is
+	// ErrInvalid.
 	CreateMachine(ctx context.Context, spec MachineSpec) error
 	// StartMachine starts a created or stopped machine and waits until it
 	// answers. It returns nil when the machine is running already, ErrNotFound

@@ -304,7 +304,7 @@ func loadBundleImage(engine *docker.Engine) manager.RunnableFunc {
 func (o *AgentOptions) smolvm(dir *state.Dir) *smolvm.Driver {
 	return smolvm.New(smolvm.Options{
 		Dir: o.SmolvmDir, Home: dir.SmolvmHome(), Cgroups: o.CgroupParent,
-		StartTimeout: o.StartTimeout,
+		StartTimeout: o.StartTimeout, MaxImageBytes: o.Images.MaxBytes, DiskReserve: o.Images.Reserve,
 	})
 }
 

@@ -44,7 +44,7 @@ func (o *ImageOptions) Bind(fs *pflag.FlagSet) {
 	fs.StringSliceVar(&o.AllowNetworks, "registry-allow-networks", nil, "CIDR[,CIDR], networks whose addresses registries may have although the agent refuses them by default: loopback, link-local, cloud metadata, multicast and the node's own; may be repeated")
 	fs.StringVar(&o.CAFile, "image-ca", "", "PEM file of CA certificates to trust for registries, in addition to the system's")
 	fs.StringVar(&o.DockerConfig, "image-docker-config", "/root/.docker/config.json", "Docker configuration file with the node's own registry credentials; the file need not exist")
-	fs.Int64Var(&o.MaxBytes, "image-max-bytes", image.DefaultMaxBytes, "maximum size of an image in bytes, packed or unpacked")
+	fs.Int64Var(&o.MaxBytes, "image-max-bytes", image.DefaultMaxBytes, "maximum size of an image or artifact in bytes, packed or unpacked; above 8 GiB, smolvm must be 1.4.0 or newer")
 	fs.Int64Var(&o.Reserve, "image-reserve-bytes", image.DefaultReserve, "bytes of the disk that a pull must leave free; negative means none")
 	fs.DurationVar(&o.PullTimeout, "image-pull-timeout", image.DefaultPullTimeout, "time limit for pulling one image, not counting the time that it waits for its turn")
 	fs.IntVar(&o.MaxPulls, "max-concurrent-pulls", image.DefaultMaxPulls, "maximum number of images that are pulled at the same time; one namespace gets at most three quarters of them")

@@ -37,6 +37,9 @@ func checkArtifact(s host.MachineSpec) error {
 	if _, err := statRegular("artifact", s.Artifact); err != nil {
 		return err
 	}
+	if err := checkManifest(s.Artifact); err != nil {
+		return err
+	}
 	return checkEnv(s.Env)
 }
 

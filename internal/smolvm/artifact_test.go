@@ -3,11 +3,15 @@
 package smolvm
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
+	"botbottle.dev/bottle-operator/hack/smolvm/realpack"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/runner"
 )
@@ -42,6 +46,55 @@ func TestCheckEnv(t *testing.T) {
 		if err != nil && (len(err.Error()) > 400 || strings.ContainsAny(err.Error(), "\n\x00")) {
 			t.Errorf("%s: got %.500q, want a short line", what, err)
 		}
+	}
+}
+
+// TestCheckManifest checks files with the footer of a real artifact.
+func TestCheckManifest(t *testing.T) {
+	footer := func(manifest string, at, size uint64) string {
+		b := append([]byte("assets"+manifest), packMagic...)
+		b = binary.LittleEndian.AppendUint32(b, 3)
+		for _, n := range []uint64{0, 0, 6, at, size} {
+			b = binary.LittleEndian.AppendUint64(b, n)
+		}
+		return string(append(b, make([]byte, 12)...))
+	}
+	whole := func(manifest string) string { return footer(manifest, 6, uint64(len(manifest))) }
+	for what, tt := range map[string]struct {
+		file string
+		want string // what the error says; "" means that smolvm decides
+	}{
+		"a pack":          {whole(`{"mode":"container","image":"checkpoint"}`), ""},
+		"a checkpoint":    {whole(`{"mode":"container","checkpoint":{"version":1}}`), "is a checkpoint"},
+		"a hidden one":    {whole(`{"checkpoint":1,"mode":"vm","\u0063heckpoint":null}`), "is a checkpoint"},
+		"no object":       {whole(`[]`), "not a JSON object"},
+		"null":            {whole(`null`), "not a JSON object"},
+		"no JSON":         {whole(`hunter2`), "not a JSON object"},
+		"beyond the end":  {footer("{}", 1<<63, 2), "impossible"},
+		"too long":        {footer("{}", 6, 1<<40), "impossible"},
+		"overflow":        {footer("{}", 1<<63, 1<<63), "impossible"},
+		"another format":  {strings.Repeat("x", 100), ""},
+		"shorter than 64": {"SMOLPACK", ""},
+		"empty":           {"", ""},
+	} {
+		path := filepath.Join(t.TempDir(), "x.smolmachine")
+		if err := os.WriteFile(path, []byte(tt.file), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		err := checkManifest(path)
+		if tt.want == "" && err != nil || tt.want != "" && (!errors.Is(err, host.ErrInvalid) || !strings.Contains(err.Error(), tt.want)) {
+			t.Errorf("%s: got %v, want %q", what, err, tt.want)
+		}
+		if strings.Contains(fmt.Sprint(err), "hunter2") {
+			t.Errorf("%s: got %v, want nothing of the file", what, err)
+		}
+	}
+	path := filepath.Join(t.TempDir(), "real.smolmachine")
+	if err := realpack.Write(path, realpack.Pack{CPUs: 3}); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := readManifest(path); err != nil || m["cpus"] != 3.0 {
+		t.Errorf("an artifact that real releases accept: got %v, %v, want its manifest", m, err)
 	}
 }
 

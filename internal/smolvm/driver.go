@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -52,6 +53,12 @@ type Options struct {
 	// a hierarchy, such as those of several nodes on one host, need different
 	// parents.
 	Cgroups string
+	// MaxImageBytes bounds an image archive, and what an artifact may be when
+	// unpacked; zero means smolvm's own limit for an archive, 8 GiB.
+	MaxImageBytes int64
+	// DiskReserve is how many bytes of the disk an artifact that is unpacked
+	// leaves free.
+	DiskReserve int64
 	// Runner runs smolvm; nil means runner.Exec.
 	Runner runner.Runner
 }
@@ -69,8 +76,14 @@ type Driver struct {
 	machine keyed.Locks
 	// writes allows one writing call at a time.
 	writes *semaphore.Weighted
+	// unpacks limits the artifacts that are unpacked at a time. That takes long
+	// and does not keep out other writes.
+	unpacks *semaphore.Weighted
 	// execs limits the connections to one guest's agent.
 	execs keyed.Locks
+
+	// stored returns a machine's record: record, but in tests without a database.
+	stored func(ctx context.Context, name string) ([]byte, error)
 
 	preparing sync.Mutex
 	prepared  bool
@@ -86,19 +99,23 @@ func New(opts Options) *Driver {
 		opts.Runner = runner.Exec{}
 	}
 	opts.Cgroups = cmp.Or(opts.Cgroups, cgroup.DefaultParent)
-	return &Driver{
-		opts:   opts,
-		runner: opts.Runner,
-		writes: semaphore.NewWeighted(1),
-		execs:  keyed.Locks{Size: maxExecs},
+	opts.MaxImageBytes = cmp.Or(opts.MaxImageBytes, defaultImageBytes)
+	d := &Driver{
+		opts:    opts,
+		runner:  opts.Runner,
+		writes:  semaphore.NewWeighted(1),
+		unpacks: semaphore.NewWeighted(maxUnpacks),
+		execs:   keyed.Locks{Size: maxExecs},
 	}
+	d.stored = d.record
+	return d
 }
 
 func (d *Driver) binary() string { return filepath.Join(d.opts.Dir, "smolvm") }
 
 // environment is the complete environment of smolvm, which its VMMs inherit.
 func (d *Driver) environment() []string {
-	return []string{
+	env := []string{
 		"HOME=" + d.opts.Home,
 		"PATH=/usr/sbin:/usr/bin:/sbin:/bin",
 		"SMOLVM_LIB_DIR=" + filepath.Join(d.opts.Dir, "lib"),
@@ -106,6 +123,10 @@ func (d *Driver) environment() []string {
 		// Otherwise a hidden machine of 4 vCPUs and 8 GiB would prepare each image.
 		"SMOLVM_IMAGE_SEEDS=0",
 	}
+	if d.opts.MaxImageBytes > defaultImageBytes {
+		env = append(env, imageLimitVariable+"="+strconv.FormatInt(d.opts.MaxImageBytes, 10))
+	}
+	return env
 }
 
 // hardening returns the environment that enables smolvm's sandboxing at start.

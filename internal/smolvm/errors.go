@@ -143,6 +143,8 @@ var knownErrors = []struct {
 	{"agent operation failed: init: ", host.ErrBootFailed, ""},
 	{"database operation failed", host.ErrUnavailable, ""},
 	{"database not available", host.ErrUnavailable, ""},
+	{"tar archive exceeds max total size", errUnpacksTooLarge, "too many bytes"},
+	{"tar archive exceeds max entry count", errUnpacksTooLarge, "too many files"},
 	{"config operation failed", host.ErrInvalid, ""},
 	{"read .smolmachine: ", host.ErrInvalid, ""},
 	{"read checkpoint footer: ", host.ErrInvalid, ""},

@@ -35,13 +35,45 @@ func (d *Driver) CreateMachine(ctx context.Context, spec host.MachineSpec) error
 	if err := d.finishDeletion(ctx, c, name); err != nil {
 		return fmt.Errorf("create machine %s: %w", name, err)
 	}
-	release, err := d.exclusive(ctx)
+	create, explain, err := d.createCall(ctx, c, spec)
 	if err != nil {
 		return fmt.Errorf("create machine %s: %w", name, err)
 	}
-	defer release()
-	_, err = d.run(ctx, call{what: "create machine " + name, args: args, timeout: createTimeout})
-	return err
+	create.args = args
+	release, err := d.creating(ctx, spec.Artifact != "")
+	if err != nil {
+		return fmt.Errorf("create machine %s: %w", name, err)
+	}
+	_, err = d.run(ctx, create)
+	release()
+	if err != nil {
+		return explain(err)
+	}
+	return d.removeIfOther(ctx, c, spec)
+}
+
+// createCall returns the call that creates the machine, without its args, and a
+// function that adds to its error what only the caller of smolvm knows.
+func (d *Driver) createCall(ctx context.Context, c capabilities, s host.MachineSpec) (call, func(error) error, error) {
+	create := call{what: "create machine " + s.Owner.ID(), timeout: createTimeout}
+	if s.Artifact == "" {
+		size, err := sizeOf(s.Image)
+		if err == nil {
+			err = c.checkImageLimit(size)
+		}
+		if err == nil && s.Image != "" {
+			err = checkStorage(ctx, s.Image, s.StorageGiB)
+		}
+		create.timeout = createTimeoutOf(size)
+		return create, func(err error) error { return err }, err
+	}
+	size, err := sizeOf(s.Artifact)
+	if err != nil {
+		return create, nil, err
+	}
+	limit, err := d.unpackLimit(size)
+	create.env = limit.env()
+	return create, limit.explain, err
 }
 
 // finishDeletion removes what an interrupted deletion left of a machine that
@@ -96,6 +128,9 @@ func (d *Driver) StartMachine(ctx context.Context, name, netns string) error {
 		// smolvm would kill and reboot it. One observation is not enough to
 		// decide that.
 		return fmt.Errorf("start machine %s: it is unreachable; stop it first: %w", name, host.ErrUnavailable)
+	}
+	if err := d.checkDevices(ctx, c, name); err != nil {
+		return err
 	}
 	start := call{
 		what: "start machine " + name, args: c.startArgs(name), env: c.hardening(),

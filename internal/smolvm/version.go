@@ -67,6 +67,8 @@ type capabilities struct {
 	jsonErrors bool
 	// seccomp (0.8.2) and landlock (1.4.0) can be enabled at start.
 	seccomp, landlock bool
+	// imageLimit: smolvm's limit for an image archive can be raised (1.4.0).
+	imageLimit bool
 	// lockedDB: a write fails immediately with "database is locked" while another
 	// one runs, and a start that could not record its result only prints a
 	// warning (before 1.22.0). Running writes one at a time avoids two more bugs:
@@ -108,6 +110,7 @@ func capabilitiesOf(v version) capabilities {
 		jsonErrors:     v.atLeast(1, 29, 0),
 		seccomp:        v.atLeast(0, 8, 2),
 		landlock:       v.atLeast(1, 4, 0),
+		imageLimit:     v.atLeast(1, 4, 0),
 		lockedDB:       !v.atLeast(1, 22, 0),
 		fewConnections: !v.atLeast(1, 32, 2),
 	}

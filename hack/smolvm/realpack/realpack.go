@@ -3,7 +3,7 @@
 // Package realpack writes .smolmachine files that the real smolvm (1.7.7 to
 // 1.32.2) can read. Unlike `smolvm pack create` it boots no machine, so that
 // tests can try `machine create --from` anywhere. The files contain no agent and
-// are not compressed.
+// are not compressed, except for blocks of one repeated byte.
 package realpack
 
 import (
@@ -13,12 +13,15 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
 	"os"
 	"path/filepath"
 	"runtime"
+
+	"botbottle.dev/bottle-operator/hack/smolvm/internal/pack"
 )
 
 // Pack is the content of an artifact.
@@ -26,7 +29,7 @@ type Pack struct {
 	Env, Entrypoint, Cmd []string
 	CPUs                 int // smolvm's default is 4
 	MemoryMiB            int // smolvm's default is 8192
-	Network              bool
+	Network, GPU         bool
 	// Layer is the tar archive of the root filesystem.
 	Layer []byte
 }
@@ -66,7 +69,7 @@ func Write(path string, p Pack) error {
 	platform := "linux/" + runtime.GOARCH
 	manifest, err := json.Marshal(map[string]any{
 		"mode": "container", "image": "example.test/packed:1", "digest": layer.Digest, "platform": platform, "host_platform": platform,
-		"created": "2026-01-01T00:00:00Z", "smolvm_version": "1.32.2", "network": p.Network,
+		"created": "2026-01-01T00:00:00Z", "smolvm_version": "1.32.2", "network": p.Network, "gpu": p.GPU,
 		"env": list(p.Env), "entrypoint": list(p.Entrypoint), "cmd": list(p.Cmd), "cpus": p.CPUs, "mem": p.MemoryMiB,
 		"assets": map[string]any{"libraries": []asset{}, "agent_rootfs": agent, "layers": []asset{layer}},
 	})
@@ -74,6 +77,24 @@ func Write(path string, p Pack) error {
 		return err
 	}
 	return os.WriteFile(path, file(zstd(assets.Bytes()), manifest), 0o644)
+}
+
+// WriteStandin is like Write, in the form that the stand-in reads. The layer
+// becomes the image's archive, which the stand-in reads at the first start.
+func WriteStandin(path string, p Pack) error {
+	archive, err := os.CreateTemp("", "layer-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(archive.Name())
+	_, err = archive.Write(p.Layer)
+	if err := errors.Join(err, archive.Close()); err != nil {
+		return err
+	}
+	return pack.Write(path, pack.Manifest{
+		Image: "example.test/packed:1", Env: p.Env, Entrypoint: p.Entrypoint, Cmd: p.Cmd,
+		CPUs: uint8(p.CPUs), MemoryMiB: uint32(p.MemoryMiB), Network: p.Network, GPU: p.GPU,
+	}, archive.Name())
 }
 
 // OnlyLayer returns the layer of a one-layer archive in the format of docker save.
@@ -111,19 +132,23 @@ func file(assets, manifest []byte) []byte {
 	return append(b, make([]byte, 8)...)
 }
 
-// zstd returns a zstd frame that stores the content in uncompressed blocks.
+// zstd returns a zstd frame that stores the content in uncompressed blocks, and a
+// block of one repeated byte as that byte.
 func zstd(content []byte) []byte {
 	const block = 128 << 10
 	b := []byte{0x28, 0xb5, 0x2f, 0xfd, 0, 7 << 3} // a window of 128 KiB
 	for last := false; !last; {
 		n := min(block, len(content))
 		last = n == len(content)
-		header := n << 3
+		header, stored := n<<3, content[:n]
+		if n > 0 && bytes.Count(stored, stored[:1]) == n {
+			header, stored = header|1<<1, stored[:1]
+		}
 		if last {
 			header |= 1
 		}
 		b = append(b, byte(header), byte(header>>8), byte(header>>16))
-		b = append(b, content[:n]...)
+		b = append(b, stored...)
 		content = content[n:]
 	}
 	return b

@@ -5,13 +5,16 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 
 	"botbottle.dev/bottle-operator/hack/smolvm/internal/archive"
 	"botbottle.dev/bottle-operator/hack/smolvm/internal/machine"
 	"botbottle.dev/bottle-operator/hack/smolvm/internal/pack"
+	"botbottle.dev/bottle-operator/hack/smolvm/internal/state"
 )
 
 // packedFile is the image of a machine's pack, below the machine's folder.
@@ -33,6 +36,9 @@ func (d *draft) createFrom(path string) error {
 	// The pack's sizes have the same precedence as those in a Smolfile.
 	d.file.CPUs, d.file.Memory = &m.CPUs, &m.MemoryMiB
 	d.rec.Network = m.Network
+	if m.GPU {
+		d.rec.GPU = &m.GPU
+	}
 	for _, step := range fromSteps {
 		if err := step(d); err != nil {
 			return err
@@ -59,7 +65,11 @@ func (d *draft) createFrom(path string) error {
 	}
 	fmt.Fprintln(d.stdout, "Extracting .smolmachine assets...")
 	if err := d.unpack(path); err != nil {
-		return agentError("extract sidecar", "%w", err)
+		what := "extract sidecar"
+		if d.rel.AtLeast("1.9.0") {
+			what = "extract sidecar (shared)"
+		}
+		return errors.Join(agentError(what, "%w", err), d.store.Change(d.withdraw))
 	}
 	d.printCreated(d.rec)
 	return nil
@@ -88,7 +98,7 @@ func (a *app) readPack(path string) (pack.Manifest, error) {
 	if st.Size() < footer {
 		return pack.Manifest{}, agentError(what, "I/O error: sidecar file too small to contain footer")
 	}
-	m, err := pack.Read(path, nil)
+	m, err := pack.Read(path, nil, 0)
 	if errors.Is(err, pack.ErrMagic) {
 		return m, agentError(what, "invalid magic: expected SMOLPACK")
 	}
@@ -119,6 +129,22 @@ func (d *draft) setPackPolicy() error {
 	return nil
 }
 
+// withdraw removes the record of a machine whose pack could not be unpacked.
+func (d *draft) withdraw(all state.Records) error {
+	delete(all, d.rec.Name)
+	return os.RemoveAll(d.store.Dir(d.rec.Name))
+}
+
+// unpackLimit is the largest image that may be unpacked. Real releases from 1.7.7
+// or earlier apply the variable.
+func (d *draft) unpackLimit() int64 {
+	n, err := strconv.ParseInt(d.getenv("SMOLVM_PACK_MAX_EXTRACT_BYTES"), 10, 64)
+	if err != nil || !d.rel.AtLeast("1.7.7") {
+		return math.MaxInt64
+	}
+	return n
+}
+
 // unpack copies the pack's image into the machine's folder.
 func (d *draft) unpack(path string) (err error) {
 	to := filepath.Join(d.store.Dir(d.rec.Name), packedFile)
@@ -130,7 +156,7 @@ func (d *draft) unpack(path string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	_, err = pack.Read(path, f)
+	_, err = pack.Read(path, f, d.unpackLimit())
 	return err
 }
 

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"botbottle.dev/bottle-operator/hack/smolvm/internal/archive"
@@ -41,9 +42,9 @@ func (d *draft) setImage() error {
 		d.rec.Image = "local-dir:" + abs
 		return err
 	}
-	const limit = 8 << 30
-	if st.Size() > limit {
-		return configError("--image", "image archive is %d bytes, over the %d-byte limit. Raise it with --max-image-size", st.Size(), int64(limit))
+	if limit := d.imageLimit(); st.Size() > limit {
+		return configError("--image", "image archive is %d bytes, over the %d-byte limit. Raise it with --max-image-size (e.g. --max-image-size 16GiB) "+
+			"or the SMOLVM_MAX_IMAGE_BYTES env var if this is a legitimate large image.", st.Size(), limit)
 	}
 	sum, err := cacheArchive(d.store, ref)
 	if err != nil {
@@ -51,6 +52,17 @@ func (d *draft) setImage() error {
 	}
 	d.rec.Image = "local:" + sum
 	return nil
+}
+
+// imageLimit is the largest archive that is accepted. The stand-in understands a
+// size only in bytes.
+func (d *draft) imageLimit() int64 {
+	for _, given := range []string{d.args.Get("max-image-size"), d.getenv("SMOLVM_MAX_IMAGE_BYTES")} {
+		if n, err := strconv.ParseInt(given, 10, 64); err == nil && n > 0 && d.rel.AtLeast("1.4.0") {
+			return n
+		}
+	}
+	return 8 << 30
 }
 
 // checkPull rejects an image that the guest would have to pull without a network,

@@ -24,6 +24,7 @@ type Record struct {
 	CPUs         int    `json:"cpus"`
 	MemoryMiB    uint32 `json:"mem"`
 	Disks
+	GPU            *bool             `json:"gpu"` // nil unless a pack asks for it
 	Network        bool              `json:"network"`
 	NetworkBackend string            `json:"network_backend,omitempty"`
 	AllowedCIDRs   []string          `json:"allowed_cidrs"`

@@ -33,7 +33,7 @@ func (r *Record) View(rel release.Release) map[string]any {
 		"cpus": r.CPUs, "memory_mib": r.MemoryMiB,
 		"mounts": len(r.Mounts), "ports": len(r.Ports), "network": r.Network,
 		"image": orNil(r.Image), "entrypoint": orEmpty(r.Entrypoint), "cmd": orEmpty(r.Cmd),
-		"pid": nil, "ephemeral": false, "gpu": false, "gpu_vram_mib": nil,
+		"pid": nil, "ephemeral": false, "gpu": r.GPU != nil && *r.GPU, "gpu_vram_mib": nil,
 		"restart_count": 0, "restart_max_retries": r.RestartMaxRetries, "restart_policy": r.RestartPolicy,
 		"health_cmd": orNil(healthText(r.HealthCmd)), "health_interval_secs": r.HealthInterval,
 		"health_timeout_secs": r.HealthTimeout, "health_retries": r.HealthRetries, "health_startup_grace_secs": r.HealthGrace,

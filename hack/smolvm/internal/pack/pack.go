@@ -31,6 +31,7 @@ type Manifest struct {
 	CPUs       uint8    `json:"cpus"`
 	MemoryMiB  uint32   `json:"mem"`
 	Network    bool     `json:"network"`
+	GPU        bool     `json:"gpu,omitempty"`
 }
 
 // ErrMagic means that a file is not in the stand-in's pack format.
@@ -72,9 +73,16 @@ func Write(path string, m Manifest, archive string) (err error) {
 	return w.Close()
 }
 
+// TooLarge means that the content of a pack exceeds the limit that was given to Read.
+type TooLarge int64
+
+func (t TooLarge) Error() string {
+	return fmt.Sprintf("tar archive exceeds max total size (%d bytes)", int64(t))
+}
+
 // Read returns the pack's manifest. If archive is not nil, it also copies the
-// image's archive there.
-func Read(path string, archive io.Writer) (Manifest, error) {
+// image's archive there, unless it is larger than limit bytes.
+func Read(path string, archive io.Writer, limit int64) (Manifest, error) {
 	var m Manifest
 	f, err := os.Open(path)
 	if err != nil {
@@ -98,6 +106,9 @@ func Read(path string, archive io.Writer) (Manifest, error) {
 	h, err := r.Next()
 	if err == nil && h.Name != image {
 		err = fmt.Errorf("found entry %s, want %s", h.Name, image)
+	}
+	if err == nil && archive != nil && h.Size > limit {
+		err = TooLarge(limit)
 	}
 	if err == nil && archive != nil {
 		_, err = io.Copy(archive, r)
