@@ -49,7 +49,7 @@ func fill(t *testing.T, dir string, n int) (path string) {
 }
 
 func TestDiskFull(t *testing.T) {
-	small := smallDisk(t, "12m")
+	small := smallDisk(t, "24m")
 	w := newWorld(t, func(o *Options) {
 		o.Dir = small
 		o.Reserve = -1 // only the disk itself is the limit
@@ -57,7 +57,7 @@ func TestDiskFull(t *testing.T) {
 	img := newImage(t, "amd64", noise(1, 4<<20), noise(2, 4<<20))
 	w.reg.push(t, "demo:1", img)
 	w.put("a.tar", saved(t, img))
-	filler := fill(t, small, 7<<20)
+	filler := fill(t, small, 18<<20)
 	failed := w.wantFailed(w.request("demo:1", "a"), "disk is full", "automatically")
 	if strings.Contains(failed.Error(), w.reg.host()+" answered") {
 		t.Errorf("got %q, want nothing about the registry", failed)

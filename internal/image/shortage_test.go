@@ -62,14 +62,15 @@ func TestCollectMakesRoomForRefusedPull(t *testing.T) {
 		t.Fatalf("got %+v, want nothing removed while no pull was refused", out)
 	}
 	w.wantCollectorWoken(false)
-	big := newImage(t, "amd64", noise(10, 8<<20), noise(11, 8<<20), noise(12, 8<<20))
+	big := newImage(t, "amd64", noise(10, 4<<20), noise(11, 4<<20), noise(12, 4<<20))
 	w.reg.push(t, "big:1", big)
 	req := w.request("big:1", "waiting")
 	w.wantFailed(req, "disk is full")
 	w.wantCollectorWoken(true)
 	notified := w.watch()
 
-	// The pull needs 24 MiB and the reserve, and 16 MiB are free. Three
+	// The pull needs 12 MiB for the layers, as much for the archive, and the
+	// reserve, and 16 MiB are free. Three
 	// archives are removed, because an image is a little larger than its
 	// layers.
 	out := w.collect(Used{Digests: map[string]bool{images[1].Digest: true}})
@@ -95,7 +96,7 @@ func TestCollectMakesRoomForRefusedPull(t *testing.T) {
 func TestCollectDoesNotEmptyStoreInVain(t *testing.T) {
 	w, images := collector(t, 6, reserving)
 	w.clock.Step(time.Hour)
-	w.reg.push(t, "big:1", newImage(t, "amd64", noise(10, 8<<20), noise(11, 8<<20), noise(12, 8<<20)))
+	w.reg.push(t, "big:1", newImage(t, "amd64", noise(10, 4<<20), noise(11, 4<<20), noise(12, 4<<20)))
 	w.wantFailed(w.request("big:1", "a"), "disk is full")
 	used := Used{Digests: map[string]bool{}}
 	for _, img := range images[1:] {
@@ -116,8 +117,8 @@ func TestCollectDoesNotEmptyStoreInVain(t *testing.T) {
 func TestRetryOnlyPullsWithRoom(t *testing.T) {
 	w, _ := collector(t, 6, reserving)
 	w.clock.Step(time.Hour)
-	w.reg.push(t, "big:1", newImage(t, "amd64", noise(10, 8<<20), noise(11, 8<<20)))
-	w.reg.push(t, "huge:1", newImage(t, "amd64", noise(10, 8<<20), noise(11, 8<<20), noise(12, 8<<20), noise(13, 8<<20),
+	w.reg.push(t, "big:1", newImage(t, "amd64", noise(10, 4<<20), noise(11, 4<<20)))
+	w.reg.push(t, "huge:1", newImage(t, "amd64", noise(10, 4<<20), noise(11, 4<<20), noise(12, 4<<20), noise(13, 4<<20),
 		noise(14, 8<<20), noise(15, 8<<20), noise(16, 8<<20)))
 	w.wantFailed(w.request("absent:1", "c"))
 	w.wantFailed(w.request("big:1", "a"), "disk is full")
@@ -182,7 +183,7 @@ func TestShortfall(t *testing.T) {
 func TestSatisfiedShortageIsForgotten(t *testing.T) {
 	w, _ := collector(t, 4, reserving)
 	filler := fill(t, w.o.Dir, 16<<20)
-	w.reg.push(t, "big:1", newImage(t, "amd64", noise(10, 8<<20), noise(11, 8<<20)))
+	w.reg.push(t, "big:1", newImage(t, "amd64", noise(10, 4<<20), noise(11, 4<<20)))
 	w.wantFailed(w.request("big:1", "a"), "disk is full")
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
