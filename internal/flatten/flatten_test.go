@@ -19,12 +19,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"botbottle.dev/bottle-operator/test/imagetree"
 	"botbottle.dev/bottle-operator/test/require"
 )
 
 // flattened returns the tree that the layers give, and checks that Flatten
 // leaves nothing behind.
-func flattened(t *testing.T, archives ...[]byte) (map[string]node, []byte) {
+func flattened(t *testing.T, archives ...[]byte) (imagetree.Tree, []byte) {
 	t.Helper()
 	require.Root(t)
 	dir := t.TempDir()
@@ -40,6 +41,36 @@ func flattened(t *testing.T, archives ...[]byte) (map[string]node, []byte) {
 	return treeOf(t, out.Bytes()), out.Bytes()
 }
 
+func layersOf(archives ...[]byte) []Layer {
+	var layers []Layer
+	for _, a := range archives {
+		layers = append(layers, Layer{Open: func(context.Context) (io.ReadCloser, error) {
+			return io.NopCloser(bytes.NewReader(a)), nil
+		}})
+	}
+	return layers
+}
+
+var testLimits = Limits{MaxBytes: 64 << 20, MaxEntries: 10000}
+
+func treeOf(t *testing.T, archive []byte) imagetree.Tree {
+	t.Helper()
+	tree, err := imagetree.OfTar(bytes.NewReader(archive))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tree
+}
+
+func folderTree(t *testing.T, dir string) imagetree.Tree {
+	t.Helper()
+	tree, err := imagetree.OfFolder(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tree
+}
+
 func wantEmpty(t *testing.T, dir string) {
 	t.Helper()
 	left, err := os.ReadDir(dir)
@@ -48,7 +79,7 @@ func wantEmpty(t *testing.T, dir string) {
 	}
 }
 
-func kinds(tree map[string]node) map[string]byte {
+func kinds(tree imagetree.Tree) map[string]byte {
 	all := map[string]byte{}
 	for name, n := range tree {
 		all[name] = n.Type
@@ -60,16 +91,16 @@ func kinds(tree map[string]node) map[string]byte {
 // say which time a folder has.
 func TestSameBytes(t *testing.T) {
 	layers := [][]byte{
-		tarOf(t, dir("d"), file("d/b", "1"), file("d/a", "1"), hardLink("z", "d/b"), file("new/deep/f", "1")),
-		tarOf(t, file("d/c", "2").at(time.Unix(1, 5)).format(tar.FormatPAX), file("d/.wh.a", ""), file("new/g", "2").xattr("user.b", "1").xattr("user.a", "2")),
-		tarOf(t, file("new/deep/h", "3"), file("d/.wh.none", "")),
+		imagetree.Tar(t, imagetree.Dir("d"), imagetree.File("d/b", "1"), imagetree.File("d/a", "1"), imagetree.HardLink("z", "d/b"), imagetree.File("new/deep/f", "1")),
+		imagetree.Tar(t, imagetree.File("d/c", "2").At(time.Unix(1, 5)).In(tar.FormatPAX), imagetree.File("d/.wh.a", ""), imagetree.File("new/g", "2").Xattr("user.b", "1").Xattr("user.a", "2")),
+		imagetree.Tar(t, imagetree.File("new/deep/h", "3"), imagetree.File("d/.wh.none", "")),
 	}
 	tree, first := flattened(t, layers...)
 	_, second := flattened(t, layers...)
 	if !bytes.Equal(first, second) {
 		t.Errorf("got different archives (-first +second):\n%s", cmp.Diff(tree, treeOf(t, second)))
 	}
-	for name, want := range map[string]time.Time{"d/": then, "new/": time.Unix(0, 0), "new/deep/": time.Unix(0, 0)} {
+	for name, want := range map[string]time.Time{"d/": imagetree.Then, "new/": time.Unix(0, 0), "new/deep/": time.Unix(0, 0)} {
 		if got := tree[name].Time; !got.Equal(want) {
 			t.Errorf("time of %s: got %v, want %v", name, got, want.UTC())
 		}
@@ -92,10 +123,10 @@ func TestNoLayers(t *testing.T) {
 func TestMostLayers(t *testing.T) {
 	var layers [][]byte
 	for i := range MaxLayers {
-		layers = append(layers, tarOf(t, file("f", fmt.Sprint(i)), file(fmt.Sprint("only-", i), "")))
+		layers = append(layers, imagetree.Tar(t, imagetree.File("f", fmt.Sprint(i)), imagetree.File(fmt.Sprint("only-", i), "")))
 	}
 	tree, _ := flattened(t, layers...)
-	if want := contentOf(t, strings.NewReader(fmt.Sprint(MaxLayers-1))); len(tree) != MaxLayers+1 || tree["f"].Content != want {
+	if want := fmt.Sprintf("3 bytes, %x", sha256.Sum256([]byte(fmt.Sprint(MaxLayers-1))))[:25]; len(tree) != MaxLayers+1 || tree["f"].Content != want {
 		t.Errorf("got %d files and %s, want %d and the content of the last layer", len(tree), tree["f"].Content, MaxLayers+1)
 	}
 	_, err := Flatten(t.Context(), t.TempDir(), layersOf(append(layers, layers[0])...), io.Discard, testLimits)
@@ -108,8 +139,8 @@ func TestMostLayers(t *testing.T) {
 // clear.
 func TestWhatDockerRefuses(t *testing.T) {
 	tree, _ := flattened(t,
-		tarOf(t, file("f", "1"), file("f", "2").mode(0o600), dir("d"), file("d/a", "1"), dir("d").mode(0o700)),
-		tarOf(t, file("new", "1"), file(".wh.new", ""), dir("e"), file("e/a", "1"), file(".wh.e", "")))
+		imagetree.Tar(t, imagetree.File("f", "1"), imagetree.File("f", "2").Chmod(0o600), imagetree.Dir("d"), imagetree.File("d/a", "1"), imagetree.Dir("d").Chmod(0o700)),
+		imagetree.Tar(t, imagetree.File("new", "1"), imagetree.File(".wh.new", ""), imagetree.Dir("e"), imagetree.File("e/a", "1"), imagetree.File(".wh.e", "")))
 	want := map[string]byte{"f": '0', "d/": '5', "d/a": '0', "new": '0', "e/": '5', "e/a": '0'}
 	if diff := cmp.Diff(want, kinds(tree)); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
@@ -130,16 +161,16 @@ func TestStaysInside(t *testing.T) {
 	before := folderTree(t, outside)
 	up := strings.Repeat("../", 30)
 	for name, layers := range map[string][][]byte{
-		"absolute name":           {tarOf(t, file(secret, "evil"))},
-		"upward name":             {tarOf(t, file(up+secret, "evil"))},
-		"link to the folder":      {tarOf(t, symlink("d", outside), file("d/secret", "evil"))},
-		"upward link":             {tarOf(t, symlink("d", up+outside), file("d/secret", "evil"))},
-		"link of a lower layer":   {tarOf(t, symlink("d", outside)), tarOf(t, file("d/secret", "evil"), file("d/.wh.secret", ""))},
-		"chain of links":          {tarOf(t, symlink("a", "/"), symlink("b", "a/"+up), symlink("c", "b"+outside), file("c/secret", "evil"))},
-		"whiteout of an upper":    {tarOf(t, file(up+outside+"/.wh.secret", ""))},
-		"whiteout through a link": {tarOf(t, symlink("d", outside), file("d/.wh.secret", ""), file("d/.wh..wh..opq", ""))},
-		"replaced folder":         {tarOf(t, dir("d"), symlink("d", outside), file("d/secret", "evil"), dir("d/sub"))},
-		"own proc":                {tarOf(t, symlink("d", "/proc/self/root"), file("d"+secret, "evil"))},
+		"absolute name":           {imagetree.Tar(t, imagetree.File(secret, "evil"))},
+		"upward name":             {imagetree.Tar(t, imagetree.File(up+secret, "evil"))},
+		"link to the folder":      {imagetree.Tar(t, imagetree.Symlink("d", outside), imagetree.File("d/secret", "evil"))},
+		"upward link":             {imagetree.Tar(t, imagetree.Symlink("d", up+outside), imagetree.File("d/secret", "evil"))},
+		"link of a lower layer":   {imagetree.Tar(t, imagetree.Symlink("d", outside)), imagetree.Tar(t, imagetree.File("d/secret", "evil"), imagetree.File("d/.wh.secret", ""))},
+		"chain of links":          {imagetree.Tar(t, imagetree.Symlink("a", "/"), imagetree.Symlink("b", "a/"+up), imagetree.Symlink("c", "b"+outside), imagetree.File("c/secret", "evil"))},
+		"whiteout of an upper":    {imagetree.Tar(t, imagetree.File(up+outside+"/.wh.secret", ""))},
+		"whiteout through a link": {imagetree.Tar(t, imagetree.Symlink("d", outside), imagetree.File("d/.wh.secret", ""), imagetree.File("d/.wh..wh..opq", ""))},
+		"replaced folder":         {imagetree.Tar(t, imagetree.Dir("d"), imagetree.Symlink("d", outside), imagetree.File("d/secret", "evil"), imagetree.Dir("d/sub"))},
+		"own proc":                {imagetree.Tar(t, imagetree.Symlink("d", "/proc/self/root"), imagetree.File("d"+secret, "evil"))},
 	} {
 		var out bytes.Buffer
 		dir := t.TempDir()
@@ -156,9 +187,9 @@ func TestStaysInside(t *testing.T) {
 		wantEmpty(t, dir)
 	}
 	for name, layer := range map[string][]byte{
-		"hard link to the node's file": tarOf(t, hardLink("l", secret)),
-		"upward hard link":             tarOf(t, hardLink("l", up+secret)),
-		"hard link through a link":     tarOf(t, symlink("d", outside), hardLink("l", "d/secret")),
+		"hard link to the node's file": imagetree.Tar(t, imagetree.HardLink("l", secret)),
+		"upward hard link":             imagetree.Tar(t, imagetree.HardLink("l", up+secret)),
+		"hard link through a link":     imagetree.Tar(t, imagetree.Symlink("d", outside), imagetree.HardLink("l", "d/secret")),
 	} {
 		if _, err := Flatten(t.Context(), t.TempDir(), layersOf(layer), io.Discard, testLimits); !errors.Is(err, ErrInvalid) {
 			t.Errorf("%s: got %v, want ErrInvalid", name, err)
@@ -169,27 +200,27 @@ func TestStaysInside(t *testing.T) {
 // An error quotes nothing of the image.
 func TestInvalidLayers(t *testing.T) {
 	require.Root(t)
-	whole := tarOf(t, file("quoted", strings.Repeat("x", 4096)))
+	whole := imagetree.Tar(t, imagetree.File("quoted", strings.Repeat("x", 4096)))
 	tooLong := "quoted/" + strings.Repeat("d/", 3000)
 	for name, layer := range map[string][]byte{
 		"text":                       []byte(strings.Repeat("quoted", 1000)),
 		"truncated":                  whole[:2048],
 		"truncated header":           whole[:100],
-		"unknown kind":               tarOf(t, special('Z', "quoted", 0, 0)),
-		"hard link to nothing":       tarOf(t, hardLink("quoted", "no")),
-		"hard link to a folder":      tarOf(t, dir("d"), hardLink("quoted", "d")),
-		"hard link to a lower layer": tarOf(t, hardLink("quoted", "a")),
-		"name is too long":           tarOf(t, file(tooLong+"f", "")),
-		"part is too long":           tarOf(t, file("quoted"+strings.Repeat("x", 300), "")),
-		"below a file":               tarOf(t, file("quoted", ""), file("quoted/f", "")),
-		"loop":                       tarOf(t, symlink("quoted", "quoted"), file("quoted/f", "")),
-		"whiteout without name":      tarOf(t, file(".wh.", "quoted")),
-		"whiteout of the parent":     tarOf(t, file("quoted/.wh...", "")),
-		"invalid capability":         tarOf(t, file("f", "").xattr("security.capability", "quoted")),
-		"unknown attributes":         tarOf(t, file("f", "").xattr("system.quoted", "1").xattr("user.x", strings.Repeat("quoted", 20000))),
+		"unknown kind":               imagetree.Tar(t, imagetree.Special('Z', "quoted", 0, 0)),
+		"hard link to nothing":       imagetree.Tar(t, imagetree.HardLink("quoted", "no")),
+		"hard link to a folder":      imagetree.Tar(t, imagetree.Dir("d"), imagetree.HardLink("quoted", "d")),
+		"hard link to a lower layer": imagetree.Tar(t, imagetree.HardLink("quoted", "a")),
+		"name is too long":           imagetree.Tar(t, imagetree.File(tooLong+"f", "")),
+		"part is too long":           imagetree.Tar(t, imagetree.File("quoted"+strings.Repeat("x", 300), "")),
+		"below a file":               imagetree.Tar(t, imagetree.File("quoted", ""), imagetree.File("quoted/f", "")),
+		"loop":                       imagetree.Tar(t, imagetree.Symlink("quoted", "quoted"), imagetree.File("quoted/f", "")),
+		"whiteout without name":      imagetree.Tar(t, imagetree.File(".wh.", "quoted")),
+		"whiteout of the parent":     imagetree.Tar(t, imagetree.File("quoted/.wh...", "")),
+		"invalid capability":         imagetree.Tar(t, imagetree.File("f", "").Xattr("security.capability", "quoted")),
+		"unknown attributes":         imagetree.Tar(t, imagetree.File("f", "").Xattr("system.quoted", "1").Xattr("user.x", strings.Repeat("quoted", 20000))),
 	} {
 		dir := t.TempDir()
-		_, err := Flatten(t.Context(), dir, layersOf(tarOf(t, file("a", "")), layer), io.Discard, testLimits)
+		_, err := Flatten(t.Context(), dir, layersOf(imagetree.Tar(t, imagetree.File("a", "")), layer), io.Discard, testLimits)
 		if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "layer 2 ") || strings.Contains(err.Error(), "quoted") {
 			t.Errorf("%s: got %v, want ErrInvalid of layer 2 without a name", name, err)
 		}
@@ -200,8 +231,8 @@ func TestInvalidLayers(t *testing.T) {
 // Attributes with which overlayfs marks its own folders do not reach it.
 func TestOverlayAttributes(t *testing.T) {
 	tree, _ := flattened(t,
-		tarOf(t, dir("d"), file("d/a", "1"), dir("e"), file("e/b", "1")),
-		tarOf(t, dir("d").xattr("trusted.overlay.opaque", "y"), dir("e").xattr("trusted.overlay.redirect", "/d"), file("f", "").xattr("trusted.overlay.metacopy", "")))
+		imagetree.Tar(t, imagetree.Dir("d"), imagetree.File("d/a", "1"), imagetree.Dir("e"), imagetree.File("e/b", "1")),
+		imagetree.Tar(t, imagetree.Dir("d").Xattr("trusted.overlay.opaque", "y"), imagetree.Dir("e").Xattr("trusted.overlay.redirect", "/d"), imagetree.File("f", "").Xattr("trusted.overlay.metacopy", "")))
 	want := map[string]byte{"d/": '5', "d/a": '0', "e/": '5', "e/b": '0', "f": '0'}
 	if diff := cmp.Diff(want, kinds(tree)); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
@@ -213,11 +244,11 @@ func TestLimits(t *testing.T) {
 	full := errors.New("full")
 	small := Limits{MaxBytes: 1 << 20, MaxEntries: 10}
 	zeros := string(make([]byte, 400<<10))
-	var many []entry
+	var many []imagetree.Entry
 	for i := range 6 {
-		many = append(many, file(fmt.Sprint("f", i), ""))
+		many = append(many, imagetree.File(fmt.Sprint("f", i), ""))
 	}
-	huge := tarOf(t, file("f", ""))
+	huge := imagetree.Tar(t, imagetree.File("f", ""))
 	if i := bytes.Index(huge, []byte("00000000000\x00")); i < 0 {
 		t.Fatal("the header has no size")
 	} else {
@@ -229,14 +260,14 @@ func TestLimits(t *testing.T) {
 		limits Limits
 		want   error
 	}{
-		"fits":                   {[][]byte{tarOf(t, many...)}, small, nil},
-		"bytes of several":       {[][]byte{tarOf(t, file("a", zeros)), tarOf(t, file("a", zeros)), tarOf(t, file("a", zeros))}, small, ErrTooLarge},
+		"fits":                   {[][]byte{imagetree.Tar(t, many...)}, small, nil},
+		"bytes of several":       {[][]byte{imagetree.Tar(t, imagetree.File("a", zeros)), imagetree.Tar(t, imagetree.File("a", zeros)), imagetree.Tar(t, imagetree.File("a", zeros))}, small, ErrTooLarge},
 		"one claims too much":    {[][]byte{huge}, small, ErrTooLarge},
 		"sparse":                 {[][]byte{sparseTar(t)}, small, ErrTooLarge},
-		"zeros behind the layer": {[][]byte{append(tarOf(t, file("a", "")), make([]byte, 2<<20)...)}, small, ErrTooLarge},
-		"entries of several":     {[][]byte{tarOf(t, many...), tarOf(t, many...)}, small, ErrTooManyEntries},
-		"headers":                {[][]byte{tarOf(t, many...)}, Limits{MaxBytes: 2048, MaxEntries: 10}, ErrTooLarge},
-		"room": {[][]byte{tarOf(t, file("a", strings.Repeat(zeros, 30)))}, Limits{MaxBytes: 64 << 20, MaxEntries: 10,
+		"zeros behind the layer": {[][]byte{append(imagetree.Tar(t, imagetree.File("a", "")), make([]byte, 2<<20)...)}, small, ErrTooLarge},
+		"entries of several":     {[][]byte{imagetree.Tar(t, many...), imagetree.Tar(t, many...)}, small, ErrTooManyEntries},
+		"headers":                {[][]byte{imagetree.Tar(t, many...)}, Limits{MaxBytes: 2048, MaxEntries: 10}, ErrTooLarge},
+		"room": {[][]byte{imagetree.Tar(t, imagetree.File("a", strings.Repeat(zeros, 30)))}, Limits{MaxBytes: 64 << 20, MaxEntries: 10,
 			Room: func(int64) error { return fmt.Errorf("disk: %w", full) }}, full},
 	} {
 		dir := t.TempDir()
@@ -262,7 +293,7 @@ func TestReaderErrors(t *testing.T) {
 	require.Root(t)
 	broken := errors.New("does not match its digest")
 	for name, content := range map[string][]byte{
-		"valid": tarOf(t, file("a", "1")), "invalid": []byte(strings.Repeat("no tar ", 1000)), "invalid entry": tarOf(t, hardLink("a", "b"), file("c", "")),
+		"valid": imagetree.Tar(t, imagetree.File("a", "1")), "invalid": []byte(strings.Repeat("no tar ", 1000)), "invalid entry": imagetree.Tar(t, imagetree.HardLink("a", "b"), imagetree.File("c", "")),
 	} {
 		closed := false
 		layer := Layer{Open: func(context.Context) (io.ReadCloser, error) {
@@ -281,7 +312,7 @@ func TestReaderErrors(t *testing.T) {
 	if _, err := Flatten(t.Context(), t.TempDir(), []Layer{unopened}, io.Discard, testLimits); !errors.Is(err, broken) {
 		t.Errorf("open: got %v, want its error", err)
 	}
-	layers := layersOf(tarOf(t, file("a", strings.Repeat("x", 3<<20))))
+	layers := layersOf(imagetree.Tar(t, imagetree.File("a", strings.Repeat("x", 3<<20))))
 	if _, err := Flatten(t.Context(), t.TempDir(), layers, failing{broken}, testLimits); !errors.Is(err, broken) {
 		t.Errorf("write: got %v, want the writer's error", err)
 	}
@@ -303,7 +334,7 @@ func TestCancel(t *testing.T) {
 	require.Root(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	layer := Layer{Open: func(context.Context) (io.ReadCloser, error) {
-		return io.NopCloser(io.MultiReader(bytes.NewReader(tarOf(t, file("a", "1"))[:1024]), cancelling{cancel})), nil
+		return io.NopCloser(io.MultiReader(bytes.NewReader(imagetree.Tar(t, imagetree.File("a", "1"))[:1024]), cancelling{cancel})), nil
 	}}
 	dir := t.TempDir()
 	if _, err := Flatten(ctx, dir, []Layer{layer}, io.Discard, testLimits); !errors.Is(err, context.Canceled) {
@@ -362,7 +393,7 @@ func TestPrivatePlace(t *testing.T) {
 		t.Errorf("working directory: got %q, %v, want it unchanged", wd, err)
 	}
 	// A process that dies leaves the folder to the next one.
-	if err := os.MkdirAll(filepath.Join(path, deep(1000)), 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Join(path, imagetree.Deep(1000)), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(parent, "kept"), nil, 0o600); err != nil {
