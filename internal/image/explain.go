@@ -26,6 +26,9 @@ func ownErrorf(format string, args ...any) error {
 	return ownError{fmt.Errorf(format, args...)}
 }
 
+// otherSources is what helps against a limit on requests.
+const otherSources = "pull with credentials (spec.imagePullSecrets), or configure a mirror with the agent's --image-mirror"
+
 // errTooLong means that a pull did not end in time.
 var errTooLong = errors.New("the pull took too long")
 
@@ -60,6 +63,10 @@ func (a attempt) explain(err error) error {
 	if remedy != "" {
 		text += ": " + remedy
 	}
+	var asked *askedToWait
+	if errors.As(err, &asked) {
+		return &postponed{errors.New(text), asked.until}
+	}
 	return errors.New(text)
 }
 
@@ -68,6 +75,7 @@ func (a attempt) describe(err error) (problem, remedy string) {
 		refused *refusedError
 		broken  *brokenError
 		own     ownError
+		asked   *askedToWait
 		answer  *transport.Error
 	)
 	switch {
@@ -80,6 +88,10 @@ func (a attempt) describe(err error) (problem, remedy string) {
 		return fmt.Sprintf("%s (the connection broke %d times, last at byte %d of %d)", problem, broken.tries, broken.offset, broken.size), remedy
 	case errors.As(err, &own):
 		return fmt.Sprintf("registry %s: %s", a.registry, own), ""
+	case errors.As(err, &asked):
+		return fmt.Sprintf("%s answered %s, and asks to wait until %s, longer than a pull may take (--image-pull-timeout); the pull is tried again then",
+				a.subject(asked.answer.Request), answerText(asked.answer), untilText(asked.until)),
+			"to need fewer requests, " + otherSources
 	case errors.As(err, &answer):
 		return fmt.Sprintf("%s answered %s", a.subject(answer.Request), answerText(answer)), a.remedyFor(answer.StatusCode)
 	}
@@ -172,7 +184,7 @@ func (a attempt) remedyFor(status int) string {
 	case http.StatusNotFound:
 		return "check the image's name and tag; a private image may appear not to exist: " + a.credentialsText()
 	case http.StatusTooManyRequests:
-		return "wait, pull with credentials (spec.imagePullSecrets), or configure a mirror with the agent's --image-mirror"
+		return "wait, or " + otherSources
 	}
 	if status >= http.StatusInternalServerError {
 		return "the registry has a problem; the pull is retried"

@@ -4,7 +4,6 @@ package image
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -20,7 +19,8 @@ import (
 type fetch struct {
 	progress
 	key    string
-	place  *fairqueue.Ticket // in the queue for a slot, or the slot
+	place  *fairqueue.Ticket // in the queue for a slot, or the slot; guarded by Store.mu
+	limit  *limit            // set when it has its first slot
 	cancel context.CancelFunc
 	done   chan struct{}
 	digest string
@@ -81,18 +81,20 @@ func (s *Store) share(ctx context.Context, j *job, key string, pull func(ctx con
 // slot, so that the wait for other pulls does not count.
 func (s *Store) pull(ctx context.Context, f *fetch, pull func(ctx context.Context, f *fetch) (string, error)) {
 	defer f.cancel()
-	digest, err := "", waitForSlot(ctx, f)
+	digest, err := "", s.waitForSlot(ctx, f)
 	if err == nil {
-		limited, cancel := context.WithTimeout(ctx, s.o.PullTimeout)
+		limited, cancel := context.WithCancel(ctx)
+		f.limit = newLimit(s.o.PullTimeout, cancel)
 		digest, err = pull(limited, f)
+		f.limit.stop()
 		err = s.diskError(err)
-		if err != nil && !isDisk(err) && errors.Is(limited.Err(), context.DeadlineExceeded) {
+		if err != nil && !isDisk(err) && f.limit.exceeded() {
 			err = errTooLong
 		}
 		cancel()
 	}
-	f.place.Release()
 	s.mu.Lock()
+	f.place.Release()
 	f.digest, f.err = digest, err
 	if s.fetches[f.key] == f { // otherwise nobody waits for it any more
 		delete(s.fetches, f.key)
@@ -104,11 +106,14 @@ func (s *Store) pull(ctx context.Context, f *fetch, pull func(ctx context.Contex
 // waitForSlot waits until the fetch has its slot, or nobody waits for the fetch any more.
 // The wait is bounded because all pulls that hold a slot have a timeout and the
 // namespaces take turns.
-func waitForSlot(ctx context.Context, f *fetch) error {
-	if !f.place.HasSlot() {
+func (s *Store) waitForSlot(ctx context.Context, f *fetch) error {
+	s.mu.Lock()
+	place := f.place
+	s.mu.Unlock()
+	if !place.HasSlot() {
 		f.setQueued(true)
 		select {
-		case <-f.place.Ready():
+		case <-place.Ready():
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -155,6 +160,8 @@ func (s *Store) pullingError(j *job) error {
 	switch {
 	case at.fetch != nil:
 		return at.fetch.pullingError(j.text(), at.from, s.slots)
+	case !at.until.IsZero():
+		return &host.Pulling{Message: askedToWaitText(j.text(), at.until)}
 	case at.queued:
 		return &host.Pulling{Message: fmt.Sprintf("pulling %s: waiting for other images; the node resolves %s", j.text(), bounds(s.resolveSlots))}
 	}
@@ -168,12 +175,17 @@ type progress struct {
 
 	mu          sync.Mutex
 	queued      bool
+	until       time.Time // until when a server asks to wait; zero if none does
 	done, total int64
-	notifiedAt  time.Time
+	notifiedAt  time.Time // of a tenth
+	waitAt      time.Time // when the last notification of a wait was sent
 }
 
 // notifyEvery keeps a fast pull from waking everybody at every tenth.
 const notifyEvery = 5 * time.Second
+
+// waitNotifyEvery does the same for the waits that servers ask for.
+const waitNotifyEvery = time.Minute
 
 // setTotal sets the number of bytes to fetch.
 func (p *progress) setTotal(total int64) {
@@ -208,6 +220,22 @@ func (p *progress) setQueued(queued bool) {
 	p.notify()
 }
 
+// setWaiting sets until when a server asks to wait; zero ends the wait. A server that
+// asks often does not wake everybody each time.
+func (p *progress) setWaiting(until time.Time) {
+	p.mu.Lock()
+	p.until = until
+	now := p.clock.Now()
+	notify := until.Sub(now) >= notifyEvery && now.Sub(p.waitAt) >= waitNotifyEvery
+	if notify {
+		p.waitAt = now
+	}
+	p.mu.Unlock()
+	if notify {
+		p.notify()
+	}
+}
+
 func (p *progress) tenths() int64 {
 	if p.total <= 0 {
 		return 0
@@ -230,6 +258,8 @@ func (p *progress) pullingError(what, from string, slots *fairqueue.Queue) error
 	switch {
 	case p.queued:
 		out.Message = fmt.Sprintf("pulling %s: waiting for other images; the node pulls %s", what, bounds(slots))
+	case !p.until.IsZero():
+		out.Message = askedToWaitText(what, p.until)
 	case p.total <= 0:
 		out.Message = fmt.Sprintf("pulling %s from %s", what, from)
 	default:

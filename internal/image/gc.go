@@ -29,6 +29,7 @@ type Used struct {
 type Collected struct {
 	Archives int // from the store
 	Cached   int // from smolvm's caches
+	Partial  int // interrupted pulls whose layers were removed
 	Bytes    int64
 	// Short is how many more bytes should have been removed, but are in use or
 	// too young.
@@ -121,7 +122,7 @@ func (s *Store) collect(ctx context.Context, c *collection) {
 	}
 	s.sweepUnpacked(ctx, c)
 	c.Short = max(0, c.wanted-c.Bytes)
-	if c.Archives+c.Cached > 0 {
+	if c.Archives+c.Cached+c.Partial > 0 {
 		c.addError(s.retryRefused())
 	}
 }
@@ -130,13 +131,33 @@ func (s *Store) collectArchives(ctx context.Context, c *collection) {
 	archives, err := s.listArchives()
 	c.addError(err)
 	archives = slices.DeleteFunc(archives, func(a candidate) bool { return !s.removable(c, a) })
-	excess, err := s.excess(c, archives)
+	layers, err := s.partials.idle()
 	c.addError(err)
+	excess, err := s.excess(c, archives, layers)
+	c.addError(err)
+	for _, k := range layers {
+		s.collectLayers(c, k, excess)
+	}
 	for _, a := range archives {
 		if c.Bytes >= excess || ctx.Err() != nil {
 			break
 		}
 		s.collectArchive(c, a)
+	}
+}
+
+// collectLayers removes the layers of an interrupted pull, if the disk is too full or
+// no attempt came for too long. Layers go before archives, because nothing was made from
+// them yet.
+func (s *Store) collectLayers(c *collection, k kept, excess int64) {
+	if c.Bytes >= excess && !s.partials.expired(k) {
+		return
+	}
+	removed, err := s.partials.remove(k)
+	c.addError(err)
+	if removed {
+		c.Partial++
+		c.Bytes += k.size
 	}
 }
 
@@ -166,10 +187,10 @@ func (s *Store) collectArchive(c *collection, a candidate) {
 	c.Bytes += a.size
 }
 
-// excess returns how many bytes of the removable archives to remove. If
+// excess returns how many bytes of the removable archives and layers to remove. If
 // removing all of them is known not to make room for a refused pull, that pull
 // does not count: the store must not be emptied in vain.
-func (s *Store) excess(c *collection, removable []candidate) (int64, error) {
+func (s *Store) excess(c *collection, removable []candidate, layers []kept) (int64, error) {
 	d, err := diskOf(s.o.Dir)
 	if err != nil {
 		return 0, err
@@ -180,6 +201,9 @@ func (s *Store) excess(c *collection, removable []candidate) (int64, error) {
 	}
 	for _, a := range removable {
 		available += a.size
+	}
+	for _, k := range layers {
+		available += k.size
 	}
 	shortfall := s.short.shortfall(d, max(0, s.o.Reserve), s.o.Clock.Now())
 	c.wanted, c.diskChecked = max(excess, shortfall.least), true

@@ -44,10 +44,11 @@ func exists(path string) bool {
 }
 
 // collector returns a world on a disk of 64 MiB with n archives of 8 MiB each,
-// pulled a minute apart.
+// pulled a minute apart. change applies after that.
 func collector(t *testing.T, n int, change ...func(o *Options)) (*world, []host.Image) {
+	var root string
 	w := newWorld(t, func(o *Options) {
-		root := smallDisk(t, "64m") // one filesystem, so that links work
+		root = smallDisk(t, "96m") // one filesystem, so that links work
 		o.Dir, o.SmolvmHome = filepath.Join(root, "images"), filepath.Join(root, "smolvm")
 		for _, dir := range []string{o.Dir, o.SmolvmHome} {
 			if err := os.Mkdir(dir, 0o711); err != nil {
@@ -55,9 +56,6 @@ func collector(t *testing.T, n int, change ...func(o *Options)) (*world, []host.
 			}
 		}
 		o.GCHigh, o.GCLow = 60, 40
-		for _, c := range change {
-			c(o)
-		}
 	})
 	var images []host.Image
 	for i := range n {
@@ -65,6 +63,12 @@ func collector(t *testing.T, n int, change ...func(o *Options)) (*world, []host.
 		images = append(images, w.want(w.request(fmt.Sprintf("demo-%d:1", i), "a")))
 		w.clock.Step(time.Minute)
 	}
+	w.Close()
+	resizeDisk(t, root, "64m") // a pull needs three times as much as an archive
+	for _, c := range change {
+		c(&w.o)
+	}
+	w.open()
 	return w, images
 }
 

@@ -61,14 +61,17 @@ func TestSecretsAreNotDisclosed(t *testing.T) {
 	texts = append(texts, err.Error())
 	w.Close()
 	texts = append(texts, w.events...)
-	for _, file := range w.files() {
-		if !strings.HasSuffix(file, ".tar") {
-			data, err := os.ReadFile(filepath.Join(w.o.Dir, file))
-			if err != nil {
-				t.Fatal(err)
-			}
-			texts = append(texts, string(data))
+	err = filepath.WalkDir(w.o.Dir, func(path string, d fs.DirEntry, err error) error {
+		texts = append(texts, path)
+		if err != nil || d.IsDir() || strings.HasSuffix(path, ".tar") {
+			return err
 		}
+		data, err := os.ReadFile(path)
+		texts = append(texts, string(data))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 	if len(texts) < 8 {
 		t.Errorf("got %q, want more texts to check", texts)

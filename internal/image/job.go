@@ -53,8 +53,9 @@ type job struct {
 
 // stage is the progress of a job.
 type stage struct {
-	from   string // the source that is queried
-	queued bool   // waits for a resolve slot
+	from   string    // the source that is queried
+	queued bool      // waits for a resolve slot
+	until  time.Time // until when a server asks to wait; zero if none does
 	// place is the job's place in the queue for a resolve slot, or its slot.
 	place *fairqueue.Ticket
 	fetch *fetch // set when it is known what to fetch from there
@@ -235,6 +236,9 @@ func (s *Store) recordFailure(j *job, now time.Time) {
 	}
 	f.count++
 	f.until = now.Add(backoff.After(f.count, firstBackoff, lastBackoff))
+	if asked := postponedUntil(j.err); asked.After(f.until) {
+		f.until = asked
+	}
 }
 
 // prune forgets failures and requesters that no longer matter. The caller holds

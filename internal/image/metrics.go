@@ -26,7 +26,7 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 	m := &Metrics{
 		bytes: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "bottle_agent_image_store_bytes",
-			Help: "Bytes of the image archives on the node.",
+			Help: "Bytes of the image archives on the node, and of the layers that interrupted pulls go on with.",
 		}),
 		archives: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "bottle_agent_image_archives",
@@ -112,6 +112,6 @@ func (s *Store) measure() {
 			archives++
 		}
 	}
-	s.o.Metrics.bytes.Set(float64(bytes))
+	s.o.Metrics.bytes.Set(float64(bytes + s.partials.size()))
 	s.o.Metrics.archives.Set(float64(archives))
 }

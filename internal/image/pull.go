@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
@@ -15,7 +16,8 @@ import (
 // takeFromRegistries tries the mirrors in order, then the registry.
 func (s *Store) takeFromRegistries(ctx context.Context, j *job) (result, error) {
 	var lastErr error
-	for _, e := range j.endpoints {
+	var until time.Time // the earliest time that a source asked for; zero if one did not ask
+	for i, e := range j.endpoints {
 		res, err := s.resolveAndTake(ctx, j, e.repo.RegistryStr(), func(ctx context.Context) (result, error) { return s.takeFrom(ctx, j, e) })
 		if err == nil {
 			return res, nil
@@ -23,6 +25,10 @@ func (s *Store) takeFromRegistries(ctx context.Context, j *job) (result, error) 
 		if isDisk(err) || s.ctx.Err() != nil {
 			return result{}, err
 		}
+		if asked := postponedUntil(err); i == 0 || asked.Before(until) {
+			until = asked
+		}
+		err = withoutTime(err)
 		if lastErr != nil {
 			err = fmt.Errorf("%w; before that, its mirror: %w", err, lastErr)
 		}
@@ -30,6 +36,9 @@ func (s *Store) takeFromRegistries(ctx context.Context, j *job) (result, error) 
 		if ctx.Err() != nil {
 			break
 		}
+	}
+	if !until.IsZero() {
+		lastErr = &postponed{lastErr, until}
 	}
 	return result{}, lastErr
 }
@@ -41,7 +50,10 @@ func (s *Store) takeFrom(ctx context.Context, j *job, e endpoint) (result, error
 		return result{}, err
 	}
 	defer base.CloseIdleConnections()
-	rt := schemeTransport{inner: base, plain: s.plain}
+	resolving := j.resolving
+	rt := newWaitingTransport(schemeTransport{inner: base, plain: s.plain}, s.o.Clock, func(ctx context.Context, until time.Time) (bool, error) {
+		return s.waitAsAsked(ctx, j, resolving, until)
+	})
 	for i, cred := range e.creds {
 		try := attempt{registry: e.repo.RegistryStr(), cred: cred, tried: i + 1, keys: j.keys, dials: base.dialer}
 		session, err := s.openSession(ctx, rt, e.repo, cred)
@@ -56,7 +68,7 @@ func (s *Store) takeFrom(ctx context.Context, j *job, e endpoint) (result, error
 			try.log(s.o.Log, err)
 			return result{}, try.explain(err)
 		}
-		res, err := s.obtain(ctx, j, pacedContent{session, s.o.Clock}, found)
+		res, err := s.obtain(ctx, j, pacedContent{session, s.o.Clock, rt}, found)
 		if err != nil {
 			try.log(s.o.Log, err)
 			return result{}, try.explain(err)
@@ -137,7 +149,7 @@ func (s *Store) storedImage(top, repository string) string {
 
 // obtain ensures that the image is in the store, and that this repository has
 // all of it.
-func (s *Store) obtain(ctx context.Context, j *job, c content, r resolved) (result, error) {
+func (s *Store) obtain(ctx context.Context, j *job, c source, r resolved) (result, error) {
 	if r.stored != "" {
 		return result{digest: r.stored, top: r.top.String()}, nil
 	}
@@ -155,7 +167,7 @@ func (s *Store) obtain(ctx context.Context, j *job, c content, r resolved) (resu
 			return err
 		}
 		img.digest = digest
-		return s.fetchImage(ctx, c, img, f)
+		return s.pullImage(ctx, c, img, j.repository(), f)
 	})
 	return res, err
 }
@@ -196,21 +208,59 @@ func (s *Store) recordServed(digest, repository string) {
 	s.index.recordServed(digest, repository, s.o.Clock.Now())
 }
 
+// pullImage fetches the layers that are not there from an earlier attempt, and then
+// writes the image's archive into the store. If it fails, the layers stay for the next
+// attempt, unless the disk is full.
+func (s *Store) pullImage(ctx context.Context, c source, img *image, repository string, f *fetch) (err error) {
+	layers, err := s.partials.open(ctx, repository, img.digest.String())
+	if err != nil {
+		return err
+	}
+	defer layers.close()
+	defer func() {
+		if err == nil || isDisk(s.diskError(err)) {
+			layers.remove()
+		}
+	}()
+	total, missing := int64(0), int64(0)
+	for _, l := range layersOf(img) {
+		total += l.Size
+		missing += l.Size - layers.have(l)
+	}
+	room := &space{dir: s.o.Dir, reserve: s.o.Reserve}
+	// The unpacked files and the archive have at least about the size of the layers each.
+	if err := room.check(missing + 2*total); err != nil {
+		return err
+	}
+	f.setTotal(total)
+	for _, l := range layersOf(img) {
+		if err := layers.fetch(ctx, c, l, room, f.add); err != nil {
+			return err
+		}
+	}
+	return s.writeArchive(ctx, fetched{c, layers}, img, room, func(int64) {})
+}
+
 // fetchImage writes the image's archive into the store.
 func (s *Store) fetchImage(ctx context.Context, c content, img *image, f *fetch) error {
 	total := img.compressed()
 	room := &space{dir: s.o.Dir, reserve: s.o.Reserve}
-	if err := room.check(total); err != nil {
+	if err := room.check(2 * total); err != nil {
 		return err
 	}
 	f.setTotal(total)
+	return s.writeArchive(ctx, c, img, room, f.add)
+}
+
+// writeArchive writes the image's archive into the store, and verifies all of it.
+func (s *Store) writeArchive(ctx context.Context, c content, img *image, room *space, progress func(int64)) error {
 	t, err := s.newTemporary()
 	if err != nil {
 		return err
 	}
 	defer t.discard()
-	w := &archive{f: t.File, maxBytes: s.o.MaxBytes, space: room}
-	if err := w.writeImage(ctx, c, img, f.add); err != nil {
+	w := &archive{f: t.File, dir: s.o.Dir, maxBytes: s.o.MaxBytes, space: room}
+	if err := w.writeImage(ctx, c, img, progress); err != nil {
 		return err
 	}
 	return s.keep(t, img.digest.String(), formArchive)

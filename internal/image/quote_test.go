@@ -102,30 +102,18 @@ func TestRegistriesAreNotQuoted(t *testing.T) {
 	})
 	log.SetOutput(io.Discard) // as the agent does: net/http logs answers that nobody asked for
 	t.Cleanup(func() { log.SetOutput(os.Stderr) })
-	token := func(rw http.ResponseWriter, r *http.Request) bool { // a registry that needs tokens
-		switch {
-		case r.URL.Path == "/token":
-			_, _ = rw.Write([]byte(`{"token":"t"}`))
-		case r.Header.Get("Authorization") == "":
-			rw.Header().Set("WWW-Authenticate", `Bearer realm="`+w.reg.URL+`/token",service="s"`)
-			rw.WriteHeader(http.StatusUnauthorized)
-		default:
-			return false
-		}
-		return true
-	}
 	n := 0
 	for answer, send := range answers() {
 		for hop, at := range hops {
 			n++
 			repo := fmt.Sprint("demo-", n)
-			w.reg.push(t, repo+":1", mutate.AppendManifests(empty.Index, mutate.IndexAddendum{Add: newImage(t, "amd64", repo)}))
+			w.reg.push(t, repo+":1", indexOf(newImage(t, "amd64", repo)))
 			w.reg.setFault(func(rw http.ResponseWriter, r *http.Request) bool {
 				if at(r) {
 					send(rw, r)
 					return true
 				}
-				return token(rw, r)
+				return token(w.reg, rw, r)
 			})
 			req := w.request(repo+":1", repo)
 			if _, err := w.settle(req); err != nil {

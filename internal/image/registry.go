@@ -33,7 +33,7 @@ type session struct {
 	retryWait time.Duration
 }
 
-var _ content = (*session)(nil)
+var _ source = (*session)(nil)
 
 // openSession authenticates to the registry.
 func (s *Store) openSession(ctx context.Context, base http.RoundTripper, repo name.Repository, c credential) (*session, error) {
@@ -118,8 +118,13 @@ func (r *session) manifest(ctx context.Context, digest v1.Hash) ([]byte, error) 
 // blob returns the blob. It resumes after broken connections, within the bounds
 // of resumingReader.
 func (r *session) blob(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error) {
+	return r.blobFrom(ctx, d, 0)
+}
+
+// blobFrom implements source.
+func (r *session) blobFrom(ctx context.Context, d v1.Descriptor, offset int64) (io.ReadCloser, error) {
 	b := &blobRequests{session: r, Descriptor: d}
-	return &resumingReader{size: d.Size, clock: r.clock, wait: r.retryWait, ctx: ctx,
+	return &resumingReader{offset: offset, size: d.Size, clock: r.clock, wait: r.retryWait, ctx: ctx,
 		open: func(offset int64) (io.ReadCloser, error) { return b.open(ctx, offset) }}, nil
 }
 

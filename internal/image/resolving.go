@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"botbottle.dev/bottle-operator/internal/fairqueue"
@@ -26,10 +26,14 @@ const (
 // resolving is the part of a job that finds out what to fetch. It has its own
 // slot and timeout, which end when the fetch starts.
 type resolving struct {
-	place    *fairqueue.Ticket
-	timer    *time.Timer
-	timedOut atomic.Bool
-	ended    bool
+	limit *limit
+	// allowed is how much longer servers may make it wait. Such waits do not count
+	// against the limit.
+	allowed time.Duration
+
+	mu    sync.Mutex
+	place *fairqueue.Ticket
+	ended bool
 }
 
 // firstSource names the source that is queried first, for messages.
@@ -55,49 +59,65 @@ func (r request) sourceText(from string) string {
 // reference at the source and fetches the result from there. It replaces the
 // stage of an earlier source, with its progress.
 func (s *Store) resolveAndTake(ctx context.Context, j *job, from string, take func(ctx context.Context) (result, error)) (result, error) {
-	place := s.enterResolving(j)
-	defer place.Release()
+	r := &resolving{place: s.enterResolving(j), allowed: s.o.PullTimeout}
+	defer r.stop()
+	if err := s.waitToResolve(ctx, j, r, from); err != nil {
+		return result{}, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	most := min(resolveTimeout, s.o.PullTimeout)
+	r.limit = newLimit(most, cancel)
+	j.resolving = r
+	res, err := take(ctx)
+	if err != nil && r.limit.exceeded() {
+		remedy := "check the connection to it"
+		if most == s.o.PullTimeout {
+			remedy += ", or raise --image-pull-timeout"
+		}
+		err = fmt.Errorf("%s took more than %s to resolve the %s: %s", j.sourceText(from), most, j.form.noun(), remedy)
+	}
+	return res, err
+}
+
+// waitToResolve waits until the job has its slot.
+func (s *Store) waitToResolve(ctx context.Context, j *job, r *resolving, from string) error {
+	place := r.currentPlace()
 	if !place.HasSlot() {
 		s.setStage(j, stage{from: from, queued: true, place: place})
 		select {
 		case <-place.Ready():
 		case <-ctx.Done():
-			return result{}, ctx.Err()
+			return ctx.Err()
 		}
 	}
 	s.setStage(j, stage{from: from, place: place})
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	r := &resolving{place: place}
-	limit := min(resolveTimeout, s.o.PullTimeout)
-	// This uses real time, as the timeouts below it do.
-	r.timer = time.AfterFunc(limit, func() {
-		r.timedOut.Store(true)
-		cancel()
-	})
-	j.resolving = r
-	defer j.endResolving()
-	res, err := take(ctx)
-	if err != nil && r.timedOut.Load() {
-		remedy := "check the connection to it"
-		if limit == s.o.PullTimeout {
-			remedy += ", or raise --image-pull-timeout"
-		}
-		err = fmt.Errorf("%s took more than %s to resolve the %s: %s", j.sourceText(from), limit, j.form.noun(), remedy)
-	}
-	return res, err
+	return nil
 }
 
-// endResolving gives back the slot and stops the timer. Only the job's own
+func (r *resolving) currentPlace() *fairqueue.Ticket {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.place
+}
+
+// stop gives back the slot and ends the limit. It may be called more than once.
+func (r *resolving) stop() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ended = true
+	r.place.Release()
+	if r.limit != nil {
+		r.limit.stop()
+	}
+}
+
+// endResolving gives back the slot and ends the limit. Only the job's own
 // goroutine calls it.
 func (j *job) endResolving() {
-	a := j.resolving
-	if a == nil || a.ended {
-		return
+	if j.resolving != nil {
+		j.resolving.stop()
 	}
-	a.ended = true
-	a.timer.Stop()
-	a.place.Release()
 }
 
 // setStage records the stage of the job and notifies all waiters if it changed.

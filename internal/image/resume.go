@@ -125,9 +125,10 @@ func permanent(err error) bool {
 	var (
 		refused *refusedError
 		own     ownError
+		asked   *askedToWait
 		answer  *transport.Error
 	)
-	if errors.As(err, &refused) || errors.As(err, &own) {
+	if errors.As(err, &refused) || errors.As(err, &own) || errors.As(err, &asked) {
 		return true
 	}
 	if !errors.As(err, &answer) {

@@ -21,6 +21,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 )
 
@@ -186,4 +188,24 @@ func closedPort(t *testing.T) string {
 	}
 	defer l.Close()
 	return l.Addr().String()
+}
+
+// token serves a token server at the registry, and requires a token for everything
+// else. It returns true if it has answered the request.
+func token(s *server, w http.ResponseWriter, r *http.Request) bool {
+	switch {
+	case r.URL.Path == "/token":
+		_, _ = w.Write([]byte(`{"token":"t"}`))
+	case r.Header.Get("Authorization") == "":
+		w.Header().Set("WWW-Authenticate", `Bearer realm="`+s.URL+`/token",service="s"`)
+		w.WriteHeader(http.StatusUnauthorized)
+	default:
+		return false
+	}
+	return true
+}
+
+// indexOf returns an index that holds only the image, without its platform.
+func indexOf(img v1.Image) v1.ImageIndex {
+	return mutate.AppendManifests(empty.Index, mutate.IndexAddendum{Add: img})
 }

@@ -62,18 +62,18 @@ func TestCollectMakesRoomForRefusedPull(t *testing.T) {
 		t.Fatalf("got %+v, want nothing removed while no pull was refused", out)
 	}
 	w.wantCollectorWoken(false)
-	big := newImage(t, "amd64", noise(10, 8<<20), noise(11, 8<<20), noise(12, 8<<20))
+	big := newImage(t, "amd64", noise(10, 4<<20), noise(11, 4<<20), noise(12, 4<<20))
 	w.reg.push(t, "big:1", big)
 	req := w.request("big:1", "waiting")
 	w.wantFailed(req, "disk is full")
 	w.wantCollectorWoken(true)
 	notified := w.watch()
 
-	// The pull needs 24 MiB and the reserve, and 16 MiB are free. Three
-	// archives are removed, because an image is a little larger than its
-	// layers.
+	// The pull needs 12 MiB each for the layers, the unpacked files and the
+	// archive, and the reserve, and 16 MiB are free. So four archives are
+	// removed.
 	out := w.collect(Used{Digests: map[string]bool{images[1].Digest: true}})
-	if got, want := w.remaining(images), []int{1, 4, 5}; !slices.Equal(got, want) || out.Short != 0 {
+	if got, want := w.remaining(images), []int{1, 5}; !slices.Equal(got, want) || out.Short != 0 {
 		t.Errorf("got %+v and %v left, want %v: the oldest that nobody uses", out, got, want)
 	}
 	if got := w.short.need; got != (need{}) {
@@ -95,7 +95,7 @@ func TestCollectMakesRoomForRefusedPull(t *testing.T) {
 func TestCollectDoesNotEmptyStoreInVain(t *testing.T) {
 	w, images := collector(t, 6, reserving)
 	w.clock.Step(time.Hour)
-	w.reg.push(t, "big:1", newImage(t, "amd64", noise(10, 8<<20), noise(11, 8<<20), noise(12, 8<<20)))
+	w.reg.push(t, "big:1", newImage(t, "amd64", noise(10, 4<<20), noise(11, 4<<20), noise(12, 4<<20)))
 	w.wantFailed(w.request("big:1", "a"), "disk is full")
 	used := Used{Digests: map[string]bool{}}
 	for _, img := range images[1:] {
@@ -116,13 +116,13 @@ func TestCollectDoesNotEmptyStoreInVain(t *testing.T) {
 func TestRetryOnlyPullsWithRoom(t *testing.T) {
 	w, _ := collector(t, 6, reserving)
 	w.clock.Step(time.Hour)
-	w.reg.push(t, "big:1", newImage(t, "amd64", noise(10, 8<<20), noise(11, 8<<20)))
-	w.reg.push(t, "huge:1", newImage(t, "amd64", noise(10, 8<<20), noise(11, 8<<20), noise(12, 8<<20), noise(13, 8<<20),
+	w.reg.push(t, "big:1", newImage(t, "amd64", noise(10, 4<<20), noise(11, 4<<20)))
+	w.reg.push(t, "huge:1", newImage(t, "amd64", noise(10, 4<<20), noise(11, 4<<20), noise(12, 4<<20), noise(13, 4<<20),
 		noise(14, 8<<20), noise(15, 8<<20), noise(16, 8<<20)))
 	w.wantFailed(w.request("absent:1", "c"))
 	w.wantFailed(w.request("big:1", "a"), "disk is full")
 	w.wantFailed(w.request("huge:1", "b"), "disk is full")
-	w.short.need = need{17 << 20, 17 << 20} // as if the other had never been requested
+	w.short.need = need{25 << 20, 25 << 20} // as if the other had never been requested
 	w.collect(Used{})
 	w.reg.resetRequests()
 	w.want(w.request("big:1", "a"))
@@ -180,9 +180,9 @@ func TestShortfall(t *testing.T) {
 
 // Somebody else makes room, and the image uses it.
 func TestSatisfiedShortageIsForgotten(t *testing.T) {
-	w, _ := collector(t, 4, reserving)
+	w, _ := collector(t, 3, reserving)
 	filler := fill(t, w.o.Dir, 16<<20)
-	w.reg.push(t, "big:1", newImage(t, "amd64", noise(10, 8<<20), noise(11, 8<<20)))
+	w.reg.push(t, "big:1", newImage(t, "amd64", noise(10, 4<<20), noise(11, 4<<20)))
 	w.wantFailed(w.request("big:1", "a"), "disk is full")
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)

@@ -3,7 +3,8 @@
 // Package image is the node's store of image archives. It pulls OCI images with
 // go-containerregistry, takes archives and OCI layouts from a folder, and takes
 // images from the node's Docker Engine. It keeps each image as one immutable
-// file in docker-save form, DIGEST.tar, from which smolvm makes machines. It
+// file in docker-save form, DIGEST.flat.tar, from which smolvm makes machines.
+// The file has a single layer, which internal/flatten makes of the image's. It
 // shares one pull among all who wait for it, backs off as a kubelet does, and
 // removes the least recently used images when the disk fills up.
 //
@@ -61,7 +62,8 @@ type Store struct {
 	requesters map[string]*requester // by UID
 	known      map[string]knownFile  // by canonical reference
 
-	short shortage
+	short    shortage
+	partials *partials
 
 	watchersMu sync.Mutex
 	nextID     int
@@ -71,7 +73,7 @@ type Store struct {
 var _ host.Images = (*Store)(nil)
 
 // New opens the store in o.Dir and removes the half-written files of an earlier
-// store. No other store may use the folder. Close closes the store.
+// store, except for the layers that the next pulls can go on with. No other store may use the folder. Close closes the store.
 func New(o Options) (*Store, error) {
 	if err := o.complete(); err != nil {
 		return nil, err
@@ -87,6 +89,7 @@ func New(o Options) (*Store, error) {
 		requesters: map[string]*requester{}, known: map[string]knownFile{}, watchers: map[int]func(string){},
 		short: shortage{wake: make(chan struct{}, 1)}, unlink: os.Remove, proxy: http.ProxyFromEnvironment,
 	}
+	s.partials = newPartials(o.Dir, o.Clock)
 	for _, registry := range o.PlainHTTP {
 		s.plain[registry] = true
 	}
@@ -95,7 +98,7 @@ func New(o Options) (*Store, error) {
 	if _, err := s.newTransport(); err != nil {
 		return nil, err
 	}
-	if err := s.sweepTemporaries(); err != nil {
+	if err := errors.Join(s.sweepTemporaries(), s.partials.sweep()); err != nil {
 		return nil, err
 	}
 	if s.index, err = loadIndex(o.Dir); err != nil {
@@ -103,11 +106,12 @@ func New(o Options) (*Store, error) {
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.measure()
+	s.background.Go(func() { s.remakeArchives(s.ctx) })
 	return s, nil
 }
 
-// Close cancels the pulls under way, which leave no files behind, and saves the
-// index.
+// Close cancels the pulls under way, which leave nothing behind but the layers that
+// they have fetched, and saves the index.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	s.cancel()

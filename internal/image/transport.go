@@ -96,31 +96,38 @@ func (c *stallConn) Read(p []byte) (int, error) {
 // from others. Without it, a blob with a byte now and then would be resumed
 // forever.
 type pacedContent struct {
-	content
+	source
 	clock clock.PassiveClock
+	waits *waitingTransport
 }
 
 func (p pacedContent) blob(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error) {
-	body, err := p.content.blob(ctx, d)
+	return p.blobFrom(ctx, d, 0)
+}
+
+// blobFrom implements source.
+func (p pacedContent) blobFrom(ctx context.Context, d v1.Descriptor, offset int64) (io.ReadCloser, error) {
+	body, err := p.source.blobFrom(ctx, d, offset)
 	if err != nil {
 		return nil, err
 	}
-	return &pacedReader{ReadCloser: body, size: d.Size, clock: p.clock}, nil
+	return &pacedReader{ReadCloser: body, size: d.Size - offset, clock: p.clock, waits: p.waits}, nil
 }
 
 type pacedReader struct {
 	io.ReadCloser
 	clock   clock.PassiveClock
+	waits   *waitingTransport
 	size, n int64
 	// waited is the time spent in reads. It excludes the time of a slow local
-	// disk.
+	// disk, and the waits that a server asked for.
 	waited time.Duration
 }
 
 func (p *pacedReader) Read(b []byte) (int, error) {
-	start := p.clock.Now()
+	start, asked := p.clock.Now(), p.waits.totalWait()
 	n, err := p.ReadCloser.Read(b)
-	p.waited += p.clock.Since(start)
+	p.waited += p.clock.Since(start) - (p.waits.totalWait() - asked)
 	p.n += int64(n)
 	if err == nil && p.n < p.size && float64(p.n) < (p.waited-paceGrace).Minutes()*minPace {
 		err = ownErrorf("the pull was too slow: got %s of a blob of %s in %s, want at least %s a minute: check the connection to it, or configure a mirror with --image-mirror",

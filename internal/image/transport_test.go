@@ -16,13 +16,13 @@ import (
 // slowContent returns a fixed number of bytes per read, each after a fixed
 // time.
 type slowContent struct {
-	content
+	source
 	clock *clocktesting.FakeClock
 	bytes int
 	each  time.Duration
 }
 
-func (r *slowContent) blob(context.Context, v1.Descriptor) (io.ReadCloser, error) {
+func (r *slowContent) blobFrom(context.Context, v1.Descriptor, int64) (io.ReadCloser, error) {
 	return io.NopCloser(r), nil
 }
 
@@ -47,7 +47,7 @@ func TestPace(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			clock := clocktesting.NewFakeClock(time.Unix(1000, 0))
 			from := &slowContent{clock: clock, bytes: tt.bytes, each: tt.each}
-			body, err := pacedContent{from, clock}.blob(t.Context(), v1.Descriptor{Size: tt.size})
+			body, err := pacedContent{from, clock, &waitingTransport{}}.blob(t.Context(), v1.Descriptor{Size: tt.size})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -78,8 +78,8 @@ func (c *collector) collect(ctx context.Context) {
 		c.log.Error(err, "Could not remove unused images")
 	}
 	c.lastError = text
-	if got.Archives+got.Cached > 0 {
-		c.log.Info("Removed unused images", "archives", got.Archives, "cached", got.Cached, "bytes", got.Bytes)
+	if got.Archives+got.Cached+got.Partial > 0 {
+		c.log.Info("Removed unused images", "archives", got.Archives, "cached", got.Cached, "interruptedPulls", got.Partial, "bytes", got.Bytes)
 	}
 	switch short := got.Short > 0; {
 	case short && !c.short:

@@ -2,8 +2,9 @@
 
 // Package archive unpacks a container image from an archive, in docker-save or
 // OCI format, into a folder. It applies the layers in order, including their
-// whiteouts, and writes nothing outside the folder. It does not pull images or
-// verify digests, and it skips device nodes in layers.
+// whiteouts, and writes nothing outside the folder. Like the programs in the real
+// smolvm's guests, it loses extended attributes. It does not pull images or verify
+// digests.
 package archive
 
 import (

@@ -10,6 +10,8 @@ import (
 	"os"
 	"path"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 const whiteout = ".wh."
@@ -18,6 +20,7 @@ const whiteout = ".wh."
 type layer struct {
 	root    *os.Root
 	written map[string]bool // paths that this layer wrote
+	dirs    []*tar.Header   // whose times are set last, because files in them change the times
 }
 
 func (ix *index) applyLayer(root *os.Root, name string) error {
@@ -29,11 +32,11 @@ func (ix *index) applyLayer(root *os.Root, name string) error {
 	if err != nil {
 		return err
 	}
-	l := &layer{root, map[string]bool{}}
+	l := &layer{root: root, written: map[string]bool{}}
 	for t := tar.NewReader(plain); ; {
 		h, err := t.Next()
 		if err == io.EOF {
-			return nil
+			return l.setDirTimes()
 		}
 		if err != nil {
 			return err
@@ -108,6 +111,7 @@ func (l *layer) write(name string, h *tar.Header, content io.Reader) error {
 				return err
 			}
 		}
+		l.dirs = append(l.dirs, h)
 		return l.setOwnerAndMode(name, h)
 	}
 	if exists {
@@ -117,19 +121,62 @@ func (l *layer) write(name string, h *tar.Header, content io.Reader) error {
 	}
 	switch h.Typeflag {
 	case tar.TypeReg:
-		if err := l.writeFile(name, content); err != nil {
-			return err
-		}
-		return l.setOwnerAndMode(name, h)
+		err = l.writeFile(name, content)
 	case tar.TypeSymlink:
-		if err := l.root.Symlink(h.Linkname, name); err != nil {
+		if err := errors.Join(l.root.Symlink(h.Linkname, name), l.root.Lchown(name, h.Uid, h.Gid)); err != nil {
 			return err
 		}
-		return l.root.Lchown(name, h.Uid, h.Gid)
+		return l.setTime(name, h)
 	case tar.TypeLink:
 		return l.root.Link(strings.TrimPrefix(path.Clean("/"+h.Linkname), "/"), name)
+	case tar.TypeChar, tar.TypeBlock, tar.TypeFifo:
+		err = l.makeNode(name, h)
+	default:
+		return nil
 	}
-	return nil // skip devices and other special files
+	if err != nil {
+		return err
+	}
+	if err := l.setOwnerAndMode(name, h); err != nil {
+		return err
+	}
+	return l.setTime(name, h)
+}
+
+// inDir calls f with the folder that name is in.
+func (l *layer) inDir(name string, f func(dir int, base string) error) error {
+	dir, err := l.root.Open(path.Dir(name))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return f(int(dir.Fd()), path.Base(name))
+}
+
+func (l *layer) makeNode(name string, h *tar.Header) error {
+	kinds := map[byte]uint32{tar.TypeChar: unix.S_IFCHR, tar.TypeBlock: unix.S_IFBLK, tar.TypeFifo: unix.S_IFIFO}
+	dev := unix.Mkdev(uint32(h.Devmajor), uint32(h.Devminor))
+	return l.inDir(name, func(dir int, base string) error { return unix.Mknodat(dir, base, kinds[h.Typeflag]|0o600, int(dev)) })
+}
+
+func (l *layer) setTime(name string, h *tar.Header) error {
+	when := unix.NsecToTimespec(h.ModTime.UnixNano())
+	return l.inDir(name, func(dir int, base string) error {
+		return unix.UtimesNanoAt(dir, base, []unix.Timespec{when, when}, unix.AT_SYMLINK_NOFOLLOW)
+	})
+}
+
+func (l *layer) setDirTimes() error {
+	for _, h := range l.dirs {
+		name := strings.TrimPrefix(path.Clean("/"+h.Name), "/")
+		if info, err := l.root.Lstat(name); err != nil || !info.IsDir() {
+			continue // a later entry replaced it
+		}
+		if err := l.setTime(name, h); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (l *layer) writeFile(name string, content io.Reader) error {
