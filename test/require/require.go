@@ -32,6 +32,16 @@ func Full(t testing.TB, what string) {
 	}
 }
 
+// Long skips the test unless TEST_LONG=1, which hack/test-long sets, because the
+// test is too slow for make test. It skips even with REQUIRE_ALL=1: that is about
+// what the machine has. The name of such a test begins with TestLong.
+func Long(t testing.TB) {
+	t.Helper()
+	if os.Getenv("TEST_LONG") != "1" {
+		t.Skip("too slow for make test: run make test-long")
+	}
+}
+
 // Root ends the test unless it runs as root.
 func Root(t testing.TB) {
 	t.Helper()
