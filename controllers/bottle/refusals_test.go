@@ -29,6 +29,10 @@ func TestRefusedDestinationsAreReported(t *testing.T) {
 func TestDeniedRequestsAreReported(t *testing.T) {
 	w := running(t)
 	w.events()
+	w.r.events.denied(t.Context(), ownerOfDemo(), host.VerdictDeny, "a")
+	w.wantEvent(v1alpha1.ReasonEgressDenied + " a")
+	w.r.events.denied(t.Context(), ownerOfDemo(), host.VerdictFail, "b")
+	w.wantEvent(v1alpha1.ReasonEgressFailed + " b")
 	w.bundles.Decide(ownerOfDemo(), host.Decision{Time: w.clock.Now(), Verdict: host.VerdictDeny, Host: "api.example.com", Port: 443, Cause: string(egress.CauseNoRule)})
 	w.bundles.Decide(ownerOfDemo(), host.Decision{Time: w.clock.Now(), Verdict: host.VerdictFail, Host: "gone.example.com", Port: 443, Cause: string(egress.CauseUnknownName)})
 	var got []string

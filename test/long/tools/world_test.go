@@ -250,7 +250,8 @@ func (w *world) run(env []string, script string) (output string, err error) {
 	}
 	ctx, cancel := context.WithTimeout(w.t.Context(), runTimeout)
 	defer cancel()
-	argv := []string{"--mount", "--pid", "--fork", "--kill-child", "--mount-proc=" + filepath.Join(w.root, "proc"), "--", "chroot", w.root, "/usr/bin/env", "-i"}
+	argv := []string{"--mount", "--pid", "--fork", "--kill-child", "--mount-proc=" + filepath.Join(w.root, "proc"), "--",
+		"sh", "-c", `mount --bind /dev "$1/dev" && exec chroot "$@"`, "chroot", w.root, "/usr/bin/env", "-i"}
 	argv = append(append(argv, env...), "sh", "-c", script)
 	cmd := exec.CommandContext(ctx, "unshare", argv...)
 	if w.guest != "" {
