@@ -113,6 +113,10 @@ check: verify ## Run verify and the tests that need only Go.
 test: ## Run every layer of tests, from pure to real microVMs (REQUIRE_ALL=1: no test may skip).
 	@hack/test
 
+.PHONY: test-long
+test-long: ## Run the tests that are too slow for make test (REQUIRE_ALL=1: no test may skip).
+	@hack/test-long
+
 .PHONY: race
 race: ## Run the tests that need no cluster under the race detector (part of make test; installs gcc).
 	@hack/race

@@ -269,6 +269,13 @@ const (
 	// ReasonEgressRefused: the guest tried to reach something that it may not
 	// reach, and was refused.
 	ReasonEgressRefused = "EgressRefused"
+	// ReasonEgressDenied: the bundle refused requests of the guest. The message says
+	// for each why, and what to add to spec.egress.allow, in the words of the bundle's
+	// answer.
+	ReasonEgressDenied = "EgressDenied"
+	// ReasonEgressFailed: the bundle could not forward requests of the guest that the
+	// rules allow. The message says for each why.
+	ReasonEgressFailed = "EgressFailed"
 	// ReasonWhiteSpaceDropped: white space at the end of a value of spec.env
 	// does not reach the guest.
 	ReasonWhiteSpaceDropped = "WhiteSpaceDropped"

@@ -175,7 +175,8 @@ type Bundle struct {
 	// CA certificates that the guest should trust. The file is mounted into the
 	// guest when its machine is created, and later changes to the bundle's file
 	// are copied to the guest. Variables such as SSL_CERT_FILE point common tools
-	// in the guest to it.
+	// in the guest to it. The public authorities are added to the file, because most
+	// tools trust nothing else then.
 	// +optional
 	// +kubebuilder:validation:MinLength=2
 	// +kubebuilder:validation:MaxLength=255

@@ -42,7 +42,7 @@ func (t *bundleStep) ensureCA(ctx context.Context, s *scope) error {
 		return &flow.Waiting{Reason: v1alpha1.ReasonBundleCAInvalid, After: externalDelay,
 			Message: fmt.Sprintf("spec.bundle.caPath %s: %v", path, err)}
 	}
-	return s.folder.WriteCA(pem)
+	return s.folder.WriteCA(cabundle.WithPublicRoots(pem))
 }
 
 // guestCA returns the path of the certificates in the guest; "" if there are none.

@@ -136,7 +136,7 @@ func New(o Options) *Reconciler {
 	r.events = &reporter{recorder: o.Recorder, reader: o.Client, node: o.Node}
 	r.status = &statusWriter{client: o.Client, events: r.events}
 	r.view = machineview.New(o.Machines, o.Clock, o.MachinePollInterval, r.requests.EnqueueMachine)
-	r.denials = denials.New(denials.Options{Bundles: o.Bundles, Clock: o.Clock, Decided: o.Metrics.decision, Changed: r.requests.EnqueueUID})
+	r.denials = denials.New(denials.Options{Bundles: o.Bundles, Clock: o.Clock, Decided: o.Metrics.decision, Refused: r.events.denied, Changed: r.requests.EnqueueUID})
 	r.exits = exits.New(o.Machines, r.view, r.requests)
 	here := narrow.Bottles{Client: o.Client, Node: o.Node, Owner: r.ownerOf}
 	r.reach = &narrow.Reach{Bottles: here, Enforcement: o.Enforcement}

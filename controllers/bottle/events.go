@@ -35,13 +35,27 @@ type reporter struct {
 
 // refused records an Event about destinations that a guest was refused.
 func (r *reporter) refused(ctx context.Context, owner host.Owner, destinations string) {
+	logf.FromContext(ctx).Info("A guest tried to reach forbidden destinations", "machine", owner.ID(), "destinations", destinations)
+	r.guest(ctx, owner, eventEgressRefused, "Guard", "the guest tried to reach forbidden destinations and was refused: "+destinations)
+}
+
+// denied records an Event about requests that a bundle did not let through.
+func (r *reporter) denied(ctx context.Context, owner host.Owner, verdict, refusals string) {
+	if verdict == host.VerdictFail {
+		r.guest(ctx, owner, v1alpha1.ReasonEgressFailed, "Proxy", agentstatus.Bounded(refusals))
+		return
+	}
+	r.guest(ctx, owner, v1alpha1.ReasonEgressDenied, "Proxy", agentstatus.Bounded(refusals))
+}
+
+// guest records a warning about what a guest did.
+func (r *reporter) guest(ctx context.Context, owner host.Owner, reason, action, note string) {
 	b := &v1alpha1.Bottle{}
 	k := types.NamespacedName{Namespace: owner.Namespace, Name: owner.Name}
 	if err := r.reader.Get(ctx, k, b); err != nil || string(b.UID) != owner.UID {
 		return
 	}
-	logf.FromContext(ctx).Info("A guest tried to reach forbidden destinations", "machine", owner.ID(), "destinations", destinations)
-	r.recorder.Eventf(b, nil, corev1.EventTypeWarning, eventEgressRefused, "Guard", "%s", "the guest tried to reach forbidden destinations and was refused: "+destinations)
+	r.recorder.Eventf(b, nil, corev1.EventTypeWarning, reason, action, "%s", note)
 }
 
 // conditions records an Event for each noteworthy change of a condition.

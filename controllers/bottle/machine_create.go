@@ -14,6 +14,7 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/desired"
 	"botbottle.dev/bottle-operator/internal/flow"
+	"botbottle.dev/bottle-operator/internal/guestenv"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/lifecycle"
 	"botbottle.dev/bottle-operator/internal/machinesize"
@@ -143,7 +144,7 @@ func (s *scope) comparePending(f lifecycle.Facts) {
 	if rec == nil || !f.Present || !f.Ours {
 		return
 	}
-	env := rec.EnvDiffers(s.literals, s.fromUser) || !rec.SameSecretNames(s.secrets)
+	env := rec.EnvDiffers(s.literals, s.fromUser, guestenv.Earlier(s.triple.BundleIP)) || !rec.SameSecretNames(s.secrets)
 	for _, field := range []struct {
 		name   string
 		differ bool

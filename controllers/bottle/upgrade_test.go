@@ -90,6 +90,17 @@ func TestRecordsOfOtherReleases(t *testing.T) {
 			},
 			want: "spec.env",
 		},
+		"before NO_PROXY had another value, spec.env sets it": {
+			record: recordOfPreviousRelease,
+			change: func(b *v1alpha1.Bottle) {
+				b.Spec.Env = append(b.Spec.Env, v1alpha1.EnvVar{Name: "NO_PROXY", Value: ptr.To("*")})
+			},
+			want: "spec.env",
+		},
+		"spec.env set NO_PROXY and no longer does": {
+			record: replaced(`"NO_PROXY": "88ec2bd9afa0fdde64e341ea857d8aaa2d16dc8c04b0c20ee71a34b8b1e7c365"`, `"NO_PROXY": "00ec2bd9afa0fdde64e341ea857d8aaa2d16dc8c04b0c20ee71a34b8b1e7c365"`),
+			want:   "spec.env",
+		},
 		"before the operator set another variable": {
 			record: replaced(`,
     "no_proxy": "88ec2bd9afa0fdde64e341ea857d8aaa2d16dc8c04b0c20ee71a34b8b1e7c365"`, ""),

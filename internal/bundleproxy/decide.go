@@ -5,6 +5,8 @@ package bundleproxy
 import (
 	"cmp"
 	"context"
+	"errors"
+	"net"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -23,25 +25,32 @@ type target struct {
 	addrs []netip.Addr
 }
 
-// decision is the outcome of a request. The reason never contains anything that
-// a guest wrote, except an address in its canonical form.
+// decision is the outcome of a request.
 type decision struct {
 	allowed bool
 	status  int
-	reason  string
-	// closed says which limit of the platform the request met; "" for none.
-	closed egress.ClosedBy
+	// reason is why the request is allowed, or what is wrong with one that no bundle
+	// forwards. It never contains anything that a guest wrote, except an address in its
+	// canonical form.
+	reason string
+	// refusal says why the request is not forwarded.
+	refusal egress.Refusal
 }
 
-func deny(reason string) decision {
-	return decision{status: http.StatusForbidden, reason: reason}
+// deny denies a request.
+func deny(r egress.Refusal) decision {
+	return decision{status: http.StatusForbidden, refusal: r, reason: r.Reason()}
 }
 
-// denyFor denies a request, with an error of an egress.Set as the reason.
-func denyFor(err error) decision {
-	d := deny(err.Error())
-	d.closed = egress.ClosedReason(err)
-	return d
+// fail ends a request that a rule allows but that cannot be forwarded.
+func fail(t target, cause egress.Cause) decision {
+	r := egress.Refusal{Host: t.host, Port: t.port, Cause: cause}
+	return decision{status: http.StatusBadGateway, refusal: r, reason: r.Reason()}
+}
+
+// reject refuses a request that no bundle forwards.
+func reject(t target, reason string) decision {
+	return decision{status: http.StatusForbidden, refusal: egress.Refusal{Host: t.host, Port: t.port, Cause: egress.CauseRequest}, reason: reason}
 }
 
 // decide decides about a request by its target: the authority of CONNECT, or
@@ -49,29 +58,33 @@ func denyFor(err error) decision {
 // replaces with the target before a request is forwarded.
 func (p *proxy) decide(r *http.Request) (target, decision) {
 	if r.Method != http.MethodConnect && !r.URL.IsAbs() {
-		return target{}, deny("this is a proxy: it only answers proxy requests")
+		return target{}, reject(target{}, "this is a proxy: it only answers proxy requests")
 	}
 	t := target{host: r.URL.Hostname()}
 	if r.Method != http.MethodConnect && r.URL.Scheme != "http" {
-		return t, deny("only http is forwarded; use CONNECT for anything else")
+		return t, reject(t, "only http is forwarded; use CONNECT for anything else")
 	}
 	if r.Method == http.MethodConnect && r.ContentLength != 0 {
 		// Programs differ on whether the body belongs to the CONNECT or to the
 		// tunnel.
-		return t, decision{status: http.StatusBadRequest, reason: "CONNECT takes no body"}
+		d := reject(t, "CONNECT takes no body")
+		d.status = http.StatusBadRequest
+		return t, d
 	}
 	port, ok := portOf(r)
 	if !ok {
-		return t, deny("the target has no valid port")
+		return t, reject(t, "the target has no valid port")
 	}
 	t.port = port
 	set := p.rules.current()
 	rule, ok := set.Match(t.host, t.port)
 	if !ok {
-		if err := cmp.Or(set.Unreachable(t.host), set.Refusal(t.host, t.port)); err != nil {
-			return t, denyFor(err)
+		err := cmp.Or(set.Unreachable(t.host), set.Refusal(t.host, t.port))
+		refusal := egress.Refuse(t.host, t.port, err)
+		if err == nil && set.AllowsOtherPort(t.host) {
+			refusal.Cause = egress.CauseOtherPort
 		}
-		return t, deny("no egress rule allows this host and port")
+		return t, deny(refusal)
 	}
 	var d decision
 	t.addrs, d = p.resolve(r.Context(), set, t)
@@ -97,7 +110,7 @@ func portOf(r *http.Request) (uint16, bool) {
 func (p *proxy) resolve(ctx context.Context, set egress.Set, t target) ([]netip.Addr, decision) {
 	all, err := p.lookup(ctx, t.host)
 	if err != nil || len(all) == 0 {
-		return nil, decision{status: http.StatusBadGateway, reason: "the name does not resolve"}
+		return nil, fail(t, lookupCause(err))
 	}
 	var addrs []netip.Addr
 	var firstErr error
@@ -109,7 +122,7 @@ func (p *proxy) resolve(ctx context.Context, set egress.Set, t target) ([]netip.
 		addrs = append(addrs, a.Unmap())
 	}
 	if len(addrs) == 0 {
-		return nil, denyFor(firstErr)
+		return nil, deny(egress.Refuse(t.host, t.port, firstErr))
 	}
 	// Try IPv4 first: a bundle's network has IPv4 and often nothing else.
 	slices.SortStableFunc(addrs, func(a, b netip.Addr) int { return a.BitLen() - b.BitLen() })
@@ -125,4 +138,13 @@ func (p *proxy) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
 	// The trailing dot avoids the node's search domains: the rule names exactly
 	// this host.
 	return p.resolver.LookupNetIP(ctx, "ip", strings.TrimSuffix(host, ".")+".")
+}
+
+// lookupCause returns why a lookup found no address.
+func lookupCause(err error) egress.Cause {
+	var dns *net.DNSError
+	if err == nil || errors.As(err, &dns) && dns.IsNotFound {
+		return egress.CauseUnknownName
+	}
+	return egress.CauseResolver
 }

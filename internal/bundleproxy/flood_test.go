@@ -141,12 +141,12 @@ func TestLeftOutLinesAreCountedSoon(t *testing.T) {
 func TestAFloodHidesNoOtherTarget(t *testing.T) {
 	log := &buffer{}
 	l := newDecisionLog(log)
-	refuse := func(host string) { l.decision(target{host: host, port: 443}, deny("no rule")) }
+	refuse := func(host string) { l.decision(target{host: host, port: 443}, deny(egress.Refusal{})) }
 	for range 100 * logBurst {
 		refuse("telemetry.example.com")
 	}
 	refuse("wanted.example.com")
-	l.decision(target{host: "10.0.0.1", port: 443}, decision{status: http.StatusForbidden, closed: egress.ByNode})
+	l.decision(target{host: "10.0.0.1", port: 443}, deny(egress.Refusal{Cause: egress.CausePlatform, By: egress.ByNode}))
 	for _, want := range []string{`"host":"wanted.example.com"`, `"closed":"node-address"`} {
 		if got := strings.Count(log.String(), want); got != 1 {
 			t.Errorf("log: got %d lines with %s, want 1", got, want)

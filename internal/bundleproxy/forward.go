@@ -5,13 +5,18 @@ package bundleproxy
 import (
 	"bufio"
 	"context"
+	"errors"
 	"io"
 	"log"
+	"maps"
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 
 	"github.com/elazarl/goproxy"
+
+	"botbottle.dev/bottle-operator/internal/egress"
 )
 
 // newForward returns the part that forwards bytes. It gets only allowed
@@ -23,7 +28,7 @@ func (p *proxy) newForward() *goproxy.ProxyHttpServer {
 	f.KeepAcceptEncoding = true
 	// Do not use another proxy from the bundle's environment.
 	f.ConnectDial = nil
-	f.ConnectDialWithReq = func(r *http.Request, _, _ string) (net.Conn, error) { return p.dial(r.Context()) }
+	f.ConnectDialWithReq = func(r *http.Request, _, _ string) (net.Conn, error) { return takeDialed(r.Context()) }
 	f.Tr = &http.Transport{
 		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return p.dial(ctx) },
 		DisableCompression:     true,
@@ -34,14 +39,74 @@ func (p *proxy) newForward() *goproxy.ProxyHttpServer {
 	}
 	f.OnResponse().DoFunc(func(resp *http.Response, ctx *goproxy.ProxyCtx) *http.Response {
 		if resp == nil || resp.StatusCode == http.StatusSwitchingProtocols && !isWebSocket(ctx.Req.Header) {
-			return goproxy.NewResponse(ctx.Req, goproxy.ContentTypeText, http.StatusBadGateway, "bundle: the host does not answer properly\n")
+			return p.failedResponse(ctx)
 		}
+		resp.Header.Del(deniedHeader)
 		if resp.StatusCode != http.StatusSwitchingProtocols {
 			removeHopHeaders(resp.Header)
 		}
 		return resp
 	})
 	return f
+}
+
+// failedResponse answers a plain request that the target does not answer.
+func (p *proxy) failedResponse(ctx *goproxy.ProxyCtx) *http.Response {
+	t, _ := ctx.Req.Context().Value(targetKey{}).(target)
+	d := fail(t, egress.CauseBadAnswer)
+	var dial *dialError
+	if errors.As(ctx.Error, &dial) {
+		d = dial.decision
+	}
+	text := textOf(t, d)
+	resp := goproxy.NewResponse(ctx.Req, goproxy.ContentTypeText, d.status, "bundle: "+text+"\n")
+	maps.Copy(resp.Header, refusalHeader(d, text))
+	return resp
+}
+
+// forwardConnect opens a tunnel. It dials first: after that, goproxy answers 200, or
+// closes the connection without the reason.
+func (p *proxy) forwardConnect(w http.ResponseWriter, r *http.Request, t target) {
+	conn, err := p.dial(r.Context())
+	if err != nil {
+		d := fail(t, egress.CauseBadAnswer)
+		var dial *dialError
+		if errors.As(err, &dial) {
+			d = dial.decision
+		}
+		p.refuse(w, r, t, d)
+		return
+	}
+	dialed := &dialedConn{conn: conn}
+	p.forward.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), dialedKey{}, dialed)))
+	if conn := dialed.take(); conn != nil {
+		_ = conn.Close() // the guest's connection was gone
+	}
+}
+
+type dialedKey struct{}
+
+// dialedConn is the connection for a tunnel until goproxy takes it.
+type dialedConn struct {
+	mu   sync.Mutex
+	conn net.Conn
+}
+
+func (d *dialedConn) take() net.Conn {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	conn := d.conn
+	d.conn = nil
+	return conn
+}
+
+func takeDialed(ctx context.Context) (net.Conn, error) {
+	if d, ok := ctx.Value(dialedKey{}).(*dialedConn); ok {
+		if conn := d.take(); conn != nil {
+			return conn, nil
+		}
+	}
+	return nil, errors.New("bundle: there is no connection for this tunnel")
 }
 
 // forwardPlain forwards a request other than CONNECT, without the parts that do
@@ -55,7 +120,10 @@ func (p *proxy) forwardPlain(w http.ResponseWriter, r *http.Request) {
 	}
 	// Some programs treat trailers as headers, including Host.
 	r.Trailer = nil
-	hw := &hijackableWriter{ResponseWriter: w}
+	// The host may answer before it has the whole request. Without this, the server
+	// reads the rest of the request first.
+	_ = http.NewResponseController(w).EnableFullDuplex()
+	hw := &streamWriter{ResponseWriter: w}
 	defer hw.close()
 	p.forward.ServeHTTP(hw, r)
 }
@@ -95,27 +163,46 @@ func hasToken(values []string, token string) bool {
 	return false
 }
 
-// hijackableWriter is a ResponseWriter that lets goproxy hijack the connection
-// for a WebSocket. goproxy does not close a hijacked connection, so close does.
-type hijackableWriter struct {
+// streamWriter is a ResponseWriter that passes the header and each write on at once:
+// the response may be a stream, whatever its type says. It also lets goproxy hijack
+// the connection for a WebSocket. goproxy does not close a hijacked connection, so
+// close does.
+type streamWriter struct {
 	http.ResponseWriter
 	conn net.Conn
 }
 
+// WriteHeader implements http.ResponseWriter.
+func (t *streamWriter) WriteHeader(status int) {
+	t.ResponseWriter.WriteHeader(status)
+	if status != http.StatusSwitchingProtocols { // goproxy hijacks the connection next
+		t.Flush()
+	}
+}
+
+// Write implements http.ResponseWriter.
+func (t *streamWriter) Write(b []byte) (int, error) {
+	n, err := t.ResponseWriter.Write(b)
+	if err == nil {
+		err = http.NewResponseController(t.ResponseWriter).Flush()
+	}
+	return n, err
+}
+
 // Hijack implements http.Hijacker.
-func (t *hijackableWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+func (t *streamWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, rw, err := http.NewResponseController(t.ResponseWriter).Hijack()
 	t.conn = conn
 	return conn, rw, err
 }
 
 // Flush implements http.Flusher.
-func (t *hijackableWriter) Flush() { _ = http.NewResponseController(t.ResponseWriter).Flush() }
+func (t *streamWriter) Flush() { _ = http.NewResponseController(t.ResponseWriter).Flush() }
 
 // Unwrap is used by http.ResponseController.
-func (t *hijackableWriter) Unwrap() http.ResponseWriter { return t.ResponseWriter }
+func (t *streamWriter) Unwrap() http.ResponseWriter { return t.ResponseWriter }
 
-func (t *hijackableWriter) close() {
+func (t *streamWriter) close() {
 	if t.conn != nil {
 		_ = t.conn.Close()
 	}

@@ -3,7 +3,9 @@
 package bundleproxy
 
 import (
+	"bytes"
 	"net"
+	"slices"
 	"sync"
 	"time"
 )
@@ -48,6 +50,28 @@ func (l *limitedListener) Close() error {
 type guestConn struct {
 	idleConn
 	release func()
+	reason  string // of the next answer; "" for the usual one
+}
+
+// setReason replaces the reason phrase of the answer that is written next. net/http
+// cannot do that. The caller is the handler of the request: the server writes the
+// answer after it, in the same goroutine.
+func (c *guestConn) setReason(text string) { c.reason = text }
+
+// Write replaces the reason phrase if there is one to replace. Each answer of the
+// server begins with a Write of its own.
+func (c *guestConn) Write(b []byte) (int, error) {
+	reason := c.reason
+	c.reason = ""
+	line, rest, _ := bytes.Cut(b, []byte("\r\n"))
+	if reason == "" || len(line) < len("HTTP/1.1 403") || !bytes.HasPrefix(line, []byte("HTTP/1.")) {
+		return c.idleConn.Write(b)
+	}
+	changed := slices.Concat(line[:len("HTTP/1.1 403")], []byte(" "+reason+"\r\n"), rest)
+	if n, err := c.idleConn.Write(changed); err != nil {
+		return min(n, len(b)), err
+	}
+	return len(b), nil
 }
 
 func (c *guestConn) Close() error {

@@ -85,6 +85,9 @@ type logLine struct {
 	Rules    *int   `json:"rules,omitempty"`
 	// Closed says which limit of the platform the request met.
 	Closed egress.ClosedBy `json:"closed,omitempty"`
+	// Cause and Address are those of an egress.Refusal.
+	Cause   egress.Cause `json:"cause,omitempty"`
+	Address string       `json:"address,omitempty"`
 	// LeftOut is how many decisions of this kind were left out of the log since
 	// the last such line.
 	LeftOut uint32 `json:"leftOut,omitempty"`
@@ -114,12 +117,17 @@ func (l *decisionLog) decision(t target, d decision) {
 	case d.status >= 500:
 		word = "fail"
 	}
-	l.writeDecision(logLine{Decision: word, Host: egress.PrintableHost(t.host), Port: t.port, Closed: d.closed, Reason: d.reason})
-}
-
-// failed logs that an allowed target does not answer.
-func (l *decisionLog) failed(t target) {
-	l.writeDecision(logLine{Decision: "fail", Host: egress.PrintableHost(t.host), Port: t.port, Reason: "the host does not answer"})
+	line := logLine{Decision: word, Host: egress.PrintableHost(t.host), Port: t.port, Reason: d.reason}
+	if r := d.refusal; !d.allowed {
+		line.Closed, line.Cause = r.By, r.Cause
+		if r.Cause != egress.CauseRequest {
+			line.Reason = r.Why()
+		}
+		if r.Addr.IsValid() {
+			line.Address = r.Addr.WithZone("").String()
+		}
+	}
+	l.writeDecision(line)
 }
 
 // rules logs what happened to the rules file, and how many rules apply now.

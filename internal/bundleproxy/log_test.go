@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"botbottle.dev/bottle-operator/internal/egress"
 )
 
 // TestDecisionLog checks that there is one line per decision, and that it
@@ -39,8 +41,8 @@ func TestDecisionLog(t *testing.T) {
 	const noRule = "no egress rule allows this host and port"
 	want := []logLine{
 		{Decision: "allow", Host: "api.example.com", Port: 80, Reason: "rule api.example.com:80"},
-		{Decision: "deny", Host: strings.Repeat("a", 64), Port: 80, Reason: noRule},
-		{Decision: "deny", Host: `evil"\u202e.example.com`, Port: 443, Reason: noRule},
+		{Decision: "deny", Host: strings.Repeat("a", 64), Port: 80, Cause: egress.CauseNoRule, Reason: noRule},
+		{Decision: "deny", Host: `evil"\u202e.example.com`, Port: 443, Cause: egress.CauseNoRule, Reason: noRule},
 	}
 	if fmt.Sprint(lines) != fmt.Sprint(want) {
 		t.Errorf("log: got %+v, want %+v", lines, want)

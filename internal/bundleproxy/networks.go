@@ -9,11 +9,6 @@ import (
 	"slices"
 )
 
-// ownNetwork explains why no address of the bundle's own networks may be
-// reached: the node, the machine or the bundle answers there, and rules are only
-// about what is outside of these.
-const ownNetwork = "in the bundle's own network, where the node's gateway, the machine and the bundle itself are"
-
 // interfaceNetworks returns the networks of this host's interfaces, sorted.
 func interfaceNetworks() ([]netip.Prefix, error) {
 	addrs, err := net.InterfaceAddrs()

@@ -20,8 +20,6 @@ import (
 	"time"
 
 	"github.com/elazarl/goproxy"
-
-	"botbottle.dev/bottle-operator/internal/egress"
 )
 
 const (
@@ -170,6 +168,7 @@ func (p *proxy) server() *http.Server {
 		IdleTimeout:                  p.limits.keepAlive,
 		MaxHeaderBytes:               maxHeader,
 		DisableGeneralOptionsHandler: true,
+		ConnContext:                  withGuestConn,
 		// Discard its messages, because they may contain what a guest sent.
 		ErrorLog: log.New(io.Discard, "", 0),
 	}
@@ -185,27 +184,8 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	r = r.WithContext(withTarget(r.Context(), t))
 	if r.Method == http.MethodConnect {
-		p.forward.ServeHTTP(w, r)
+		p.forwardConnect(w, r, t)
 		return
 	}
 	p.forwardPlain(w, r)
-}
-
-// refuse answers a request that is not forwarded.
-func (p *proxy) refuse(w http.ResponseWriter, r *http.Request, t target, d decision) {
-	h := w.Header()
-	if r.ContentLength != 0 {
-		// Otherwise the server waits for the body before it answers, for as
-		// long as the guest likes.
-		h.Set("Connection", "close")
-		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(p.limits.drain))
-	}
-	h.Set("Content-Type", "text/plain; charset=utf-8")
-	h.Set("X-Content-Type-Options", "nosniff")
-	w.WriteHeader(d.status)
-	if t.host == "" {
-		fmt.Fprintf(w, "bundle: %s\n", d.reason)
-		return
-	}
-	fmt.Fprintf(w, "bundle: %s, port %d: %s\n", egress.PrintableHost(t.host), t.port, d.reason)
 }

@@ -124,7 +124,7 @@ func (r *rules) readNetworks() (bool, error) {
 
 // apply puts the rules that were read into effect.
 func (r *rules) apply() {
-	set := r.file.Without(ownNetwork, r.ownNetworks...)
+	set := r.file.Without(egress.OwnNetwork, r.ownNetworks...)
 	r.set.Store(&set)
 }
 

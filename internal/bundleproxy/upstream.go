@@ -3,16 +3,37 @@
 package bundleproxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 	"time"
+
+	"botbottle.dev/bottle-operator/internal/egress"
 )
 
-// errNoAnswer is all that a guest learns about a failed dial.
-var errNoAnswer = errors.New("bundle: the host does not answer")
+// dialError reports that no address of an allowed target accepts a connection. It
+// says all that a guest learns about it.
+type dialError struct{ decision }
+
+func (e *dialError) Error() string { return "bundle: " + e.refusal.String() }
+
+// dialCause returns why a dial failed, as far as a guest may know.
+func dialCause(err error) egress.Cause {
+	var timeout net.Error
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return egress.CauseConnectionRefused
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
+		return egress.CauseNoRoute
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return egress.CauseTimeout
+	}
+	return egress.CauseUnreachable
+}
 
 type targetKey struct{}
 
@@ -27,11 +48,13 @@ func (p *proxy) dial(ctx context.Context) (net.Conn, error) {
 	if !ok || len(t.addrs) == 0 {
 		return nil, errors.New("bundle: nothing was decided about this connection")
 	}
+	var firstErr error
 	for _, addr := range t.addrs {
 		dialCtx, cancel := context.WithTimeout(ctx, dialTimeout)
 		conn, err := p.dialTo(dialCtx, netip.AddrPortFrom(addr, t.port))
 		cancel()
 		if err != nil {
+			firstErr = cmp.Or(firstErr, err)
 			continue
 		}
 		u := p.upstreams.add(conn, target{host: t.host, port: t.port, addrs: []netip.Addr{addr}})
@@ -39,12 +62,19 @@ func (p *proxy) dial(ctx context.Context) (net.Conn, error) {
 		// connection was added to the set that revoke checks.
 		if !p.stillAllowed(u) {
 			u.end()
-			return nil, errors.New("bundle: the egress rules have changed")
+			return nil, &dialError{deny(rulesChanged(t))}
 		}
 		return u, nil
 	}
-	p.log.failed(t)
-	return nil, errNoAnswer
+	d := fail(t, dialCause(firstErr))
+	if ctx.Err() == nil { // otherwise the guest no longer waits
+		p.log.decision(t, d)
+	}
+	return nil, &dialError{d}
+}
+
+func rulesChanged(t target) egress.Refusal {
+	return egress.Refusal{Host: t.host, Port: t.port, Cause: egress.CauseRulesChanged}
 }
 
 func dialTCP(ctx context.Context, addr netip.AddrPort) (*net.TCPConn, error) {
@@ -62,7 +92,7 @@ func (p *proxy) revoke() {
 	p.forward.Tr.CloseIdleConnections()
 	for _, u := range p.upstreams.all() {
 		if !p.stillAllowed(u) {
-			p.log.decision(u.target, deny("the egress rules have changed: connection closed"))
+			p.log.decision(u.target, deny(rulesChanged(u.target)))
 			u.end()
 		}
 	}

@@ -133,6 +133,9 @@ func (w *world) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, er
 	if addrs, ok := w.names[strings.ToLower(host)]; ok {
 		return addrs, nil
 	}
+	if strings.HasPrefix(host, "slow.") {
+		return nil, &net.DNSError{Err: "i/o timeout", Name: host, IsTimeout: true}
+	}
 	return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
 }
 

@@ -2,8 +2,8 @@
 
 // Package cabundle checks the file of certificates that a guest is to trust
 // before the guest gets it: whether the file holds certificates, and whether it
-// contains anything that no guest should get. It has no side effects, verifies
-// no signatures or dates, and does not decide whom a guest should trust. Its
+// contains anything that no guest should get. It also adds the public authorities
+// to the file. It has no side effects, and verifies no signatures or dates. Its
 // errors do not reveal the content.
 package cabundle
 

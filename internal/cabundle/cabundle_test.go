@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/crypto/x509roots/fallback/bundle"
+
 	"botbottle.dev/bottle-operator/internal/cabundle"
 )
 
@@ -94,6 +96,83 @@ func TestCheck(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestPublicRoots checks that the file keeps what the bundle wrote, trusts each public
+// authority once, and passes the check itself.
+func TestPublicRoots(t *testing.T) {
+	own, _ := newCertificate(t)
+	public := publicPEM(t)
+	for name, text := range map[string]string{
+		"one":                   "# mine\n" + own,
+		"no newline at the end": strings.TrimSpace(own),
+		"with some of them":     own + public[:len(public)/2][:strings.LastIndex(public[:len(public)/2], "-----BEGIN ")],
+		"with all of them":      public + own,
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := cabundle.WithPublicRoots([]byte(text))
+			if !bytes.HasPrefix(got, []byte(text)) {
+				t.Error("file: got other text before the authorities, want the bundle's own first")
+			}
+			if err := cabundle.Check(got); err != nil {
+				t.Errorf("check: got %v, want nil", err)
+			}
+			count := map[string]int{}
+			pool := x509.NewCertPool()
+			for block, rest := pem.Decode(got); block != nil; block, rest = pem.Decode(rest) {
+				count[string(block.Bytes)]++
+				c, err := x509.ParseCertificate(block.Bytes)
+				if err != nil {
+					t.Fatal(err)
+				}
+				pool.AddCert(c)
+			}
+			for der, n := range count {
+				if n != 1 {
+					c, _ := x509.ParseCertificate([]byte(der))
+					t.Errorf("%s: got it %d times, want once", c.Subject, n)
+				}
+			}
+			block, _ := pem.Decode([]byte(own))
+			if count[string(block.Bytes)] != 1 {
+				t.Error("the bundle's certificate: got none, want it")
+			}
+			if !bytes.Equal(got, cabundle.WithPublicRoots([]byte(text))) {
+				t.Error("a second call: got another file, want the same")
+			}
+			trusted := 0
+			for r := range bundle.Roots() {
+				c, err := x509.ParseCertificate(r.Certificate)
+				if err != nil {
+					t.Fatal(err)
+				}
+				_, err = c.Verify(x509.VerifyOptions{Roots: pool, CurrentTime: c.NotBefore.Add(time.Hour)})
+				if (err == nil) != (r.Constraint == nil) {
+					t.Errorf("%s: got %v, want it trusted if nothing limits it", c.Subject, err)
+				}
+				if err == nil {
+					trusted++
+				}
+			}
+			if trusted < 100 {
+				t.Errorf("trusted authorities: got %d, want at least 100", trusted)
+			}
+		})
+	}
+}
+
+// publicPEM returns the authorities without a limit.
+func publicPEM(t *testing.T) string {
+	var all strings.Builder
+	for r := range bundle.Roots() {
+		if r.Constraint == nil {
+			all.WriteString(encode("CERTIFICATE", r.Certificate))
+		}
+	}
+	if all.Len() == 0 {
+		t.Fatal("no public authorities")
+	}
+	return all.String()
 }
 
 // FuzzCheck checks that an accepted file is read completely by programs that

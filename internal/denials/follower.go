@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package denials follows the decisions of built-in bundles. For each Bottle it
-// keeps the hosts that were last denied, for the status. It writes no status
-// itself, and requests a pass at most once a minute, so that a guest cannot make
-// the agent write as often as it likes.
+// keeps the hosts that were last denied, for the status, and reports why requests were
+// denied or failed, for Events. It writes neither itself, and asks for that at most once
+// a minute, so that a guest cannot make the agent write as often as it likes.
 package denials
 
 import (
 	"context"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -34,6 +35,10 @@ type Options struct {
 	// Decided is called with a verdict and the number of decisions with that
 	// verdict; it may be nil.
 	Decided func(verdict string, n uint32)
+	// Refused is called with what a Bottle's bundle denied or could not forward, in the
+	// words that the guest read, at most once in PublishInterval for each verdict; it may
+	// be nil.
+	Refused func(ctx context.Context, owner host.Owner, verdict, refusals string)
 	// Changed is called when the result of Recent has changed for a Bottle.
 	Changed func(uid string)
 }
@@ -53,6 +58,8 @@ type following struct {
 	until     time.Time          // just after the last decision that was read
 	stop      context.CancelFunc // stops following the log
 	denials   egress.Denials
+	changed   bool               // denials, since the last publication
+	refused   map[string]*report // by verdict
 
 	published   []string // nil until something was denied
 	closed      []string // those that the platform closes, with the reasons
@@ -64,6 +71,9 @@ type following struct {
 func New(o Options) *Follower {
 	if o.Decided == nil {
 		o.Decided = func(string, uint32) {}
+	}
+	if o.Refused == nil {
+		o.Refused = func(context.Context, host.Owner, string, string) {}
 	}
 	return &Follower{Options: o, ctx: context.Background(), following: map[string]*following{}}
 }
@@ -123,7 +133,11 @@ func (f *Follower) Follow(owner host.Owner, container string, since time.Time) {
 		}
 	}
 	ctx, cancel := context.WithCancel(f.ctx)
-	one = &following{container: container, stop: cancel}
+	old := one
+	one = &following{container: container, stop: cancel, refused: map[string]*report{host.VerdictDeny: {}, host.VerdictFail: {}}}
+	if old != nil { // what was told need not be told again
+		one.refused = old.refused
+	}
 	f.following[owner.UID] = one
 	go f.follow(ctx, owner, since, one)
 }
@@ -137,8 +151,8 @@ func (f *Follower) follow(ctx context.Context, owner host.Owner, since time.Time
 			one.until = since
 			f.mu.Unlock()
 			f.Decided(d.Verdict, max(1, d.LeftOut))
-			if d.Verdict == host.VerdictDeny && d.LeftOut == 0 {
-				f.denied(ctx, owner.UID, one, d)
+			if d.Verdict != host.VerdictAllow && d.LeftOut == 0 {
+				f.add(ctx, owner, one, d)
 			}
 		})
 		if err == nil || ctx.Err() != nil {
@@ -156,12 +170,17 @@ func (f *Follower) follow(ctx context.Context, owner host.Owner, since time.Time
 	one.container = ""
 }
 
-// denied records a denial and schedules its publication.
-func (f *Follower) denied(ctx context.Context, uid string, one *following, d host.Decision) {
+// add records a request that was denied or failed, and schedules the publication.
+func (f *Follower) add(ctx context.Context, owner host.Owner, one *following, d host.Decision) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	one.denials.AddClosed(d.Host, d.Port, egress.ClosedBy(d.Closed))
-	if one.scheduled {
+	report := one.refused[d.Verdict]
+	report.add(refusalOf(d), f.Clock.Now())
+	if d.Verdict == host.VerdictDeny {
+		one.denials.AddClosed(d.Host, d.Port, egress.ClosedBy(d.Closed))
+		one.changed = true
+	}
+	if one.scheduled || !one.changed && len(report.pending) == 0 {
 		return
 	}
 	one.scheduled = true
@@ -172,10 +191,36 @@ func (f *Follower) denied(ctx context.Context, uid string, one *following, d hos
 			return
 		case <-f.Clock.After(max(wait, time.Second)):
 		}
-		f.mu.Lock()
-		one.scheduled, one.published, one.publishedAt = false, one.denials.List(), f.Clock.Now()
-		one.closed = one.denials.ListClosed()
-		f.mu.Unlock()
-		f.Changed(uid)
+		f.publish(ctx, owner, one)
 	}()
+}
+
+// publish makes what was recorded available, and reports it.
+func (f *Follower) publish(ctx context.Context, owner host.Owner, one *following) {
+	f.mu.Lock()
+	now, changed := f.Clock.Now(), one.changed
+	one.scheduled, one.publishedAt, one.changed = false, now, false
+	if changed {
+		one.published, one.closed = one.denials.List(), one.denials.ListClosed()
+	}
+	texts := map[string]string{}
+	for verdict, report := range one.refused {
+		texts[verdict] = report.take(now)
+	}
+	f.mu.Unlock()
+	for verdict, text := range texts {
+		if text != "" {
+			f.Refused(ctx, owner, verdict, text)
+		}
+	}
+	if changed {
+		f.Changed(owner.UID)
+	}
+}
+
+// refusalOf returns the refusal that a bundle logged. Nothing in it was checked: the
+// bundle reads what guests and hosts write.
+func refusalOf(d host.Decision) egress.Refusal {
+	addr, _ := netip.ParseAddr(d.Address) // invalid if there is none
+	return egress.Refusal{Host: d.Host, Port: d.Port, Cause: egress.Cause(d.Cause), Addr: addr, By: egress.ClosedBy(d.Closed)}
 }

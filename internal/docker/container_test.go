@@ -29,7 +29,7 @@ import (
 func logDecision(t *testing.T, c *client.Client, owner host.Owner, d host.Decision) {
 	t.Helper()
 	marker := fmt.Sprint("marker-", time.Now().UnixNano())
-	line, err := json.Marshal(map[string]any{"decision": d.Verdict, "host": d.Host, "port": d.Port, "reason": d.Reason, "leftOut": d.LeftOut, "time": marker})
+	line, err := json.Marshal(map[string]any{"decision": d.Verdict, "host": d.Host, "port": d.Port, "reason": d.Reason, "cause": d.Cause, "address": d.Address, "leftOut": d.LeftOut, "time": marker})
 	if err != nil {
 		t.Fatal(err)
 	}

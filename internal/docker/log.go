@@ -29,6 +29,8 @@ const (
 	maxReason = 300
 	// maxClosed is the length to which the name of a limit is cut.
 	maxClosed = 32
+	// maxWord is the length to which a cause and an address are cut.
+	maxWord = 48
 	// logBytes is how much of a container's log is read per second on average,
 	// and logBytesBurst how much at once. The built-in bundle writes less.
 	logBytes      = 64 << 10
@@ -183,6 +185,8 @@ func decisionIn(line []byte) (host.Decision, bool) {
 		Port     uint16 `json:"port"`
 		Reason   string `json:"reason"`
 		Closed   string `json:"closed"`
+		Cause    string `json:"cause"`
+		Address  string `json:"address"`
 		LeftOut  uint32 `json:"leftOut"`
 	}
 	if err := json.Unmarshal(text, &entry); err != nil {
@@ -203,6 +207,8 @@ func decisionIn(line []byte) (host.Decision, bool) {
 		Port:    entry.Port,
 		Reason:  egress.Printable(entry.Reason, maxReason),
 		Closed:  egress.Printable(entry.Closed, maxClosed),
+		Cause:   egress.Printable(entry.Cause, maxWord),
+		Address: egress.Printable(entry.Address, maxWord),
 		LeftOut: entry.LeftOut,
 	}, true
 }

@@ -96,6 +96,23 @@ func (s Set) Match(host string, port uint16) (Rule, bool) {
 	return s.matchName(name, port)
 }
 
+// AllowsOtherPort reports whether a rule allows host on any port.
+func (s Set) AllowsOtherPort(host string) bool {
+	tried := map[uint16]bool{}
+	for r := range s.names {
+		tried[r.port] = true
+	}
+	for _, r := range s.addrs {
+		tried[r.port] = true
+	}
+	for port := range tried {
+		if _, ok := s.Match(host, port); ok {
+			return true
+		}
+	}
+	return false
+}
+
 // hostAddr parses host as an address. Only an IPv6 address may have brackets.
 func hostAddr(host string) (netip.Addr, bool) {
 	inner, bracketed := strings.CutPrefix(host, "[")

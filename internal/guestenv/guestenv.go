@@ -61,27 +61,73 @@ func Build(bundleIP netip.Addr, caPath string, user []Var) ([]Var, error) {
 	return out, nil
 }
 
+// trustVars are the variables that name a file of certificates to trust. Programs
+// disagree about the name. All but NODE_EXTRA_CA_CERTS and DENO_CERT replace the
+// certificates that a program trusts otherwise, so the file must hold these too.
+var trustVars = []string{
+	"SSL_CERT_FILE", // OpenSSL and what uses it, Go, uv
+	"NODE_EXTRA_CA_CERTS",
+	"REQUESTS_CA_BUNDLE",
+	"PIP_CERT",
+	"CURL_CA_BUNDLE",
+	"GIT_SSL_CAINFO",
+	"CARGO_HTTP_CAINFO",
+	"DENO_CERT",
+	"AWS_CA_BUNDLE",
+}
+
 // operators returns the operator's variables. They hold IP addresses, because the
 // guest has no resolver. Proxy variables exist in upper and lower case, because
 // programs disagree about the case.
 func operators(bundleIP netip.Addr, caPath string) map[string]Var {
 	proxy := fmt.Sprintf("http://%s:%d", bundleIP, ProxyPort)
-	direct := "localhost,127.0.0.1," + bundleIP.String()
+	direct := strings.Join(directHosts(bundleIP), ",")
 	values := map[string]string{
 		"HTTPS_PROXY": proxy, "HTTP_PROXY": proxy, "https_proxy": proxy, "http_proxy": proxy,
 		"NO_PROXY": direct, "no_proxy": direct,
-		"BOTTLE_BUNDLE_IP": bundleIP.String(),
+		"NODE_USE_ENV_PROXY": "1",
+		"JAVA_TOOL_OPTIONS":  javaOptions(bundleIP),
+		"BOTTLE_BUNDLE_IP":   bundleIP.String(),
 	}
 	if caPath != "" {
-		values["NODE_EXTRA_CA_CERTS"] = caPath
-		values["SSL_CERT_FILE"] = caPath
-		values["REQUESTS_CA_BUNDLE"] = caPath
+		for _, name := range trustVars {
+			values[name] = caPath
+		}
 	}
 	out := make(map[string]Var, len(values))
 	for name, value := range values {
 		out[name] = Var{Name: name, Value: value}
 	}
 	return out
+}
+
+// directHosts are the hosts that programs reach without the proxy: the guest itself,
+// under each of its names, and the bundle.
+func directHosts(bundleIP netip.Addr) []string {
+	return []string{"localhost", "127.0.0.1", "::1", "0.0.0.0", bundleIP.String()}
+}
+
+// javaOptions returns the options that make Java use the proxy, which reads no proxy
+// variable. Every JVM reads them from JAVA_TOOL_OPTIONS; JDK_JAVA_OPTIONS reaches only
+// the java command, from release 9 on. Maven's own options are last: its transport
+// uses the JVM's proxy only if told to.
+func javaOptions(bundleIP netip.Addr) string {
+	options := []string{
+		fmt.Sprintf("-Dhttp.proxyHost=%s -Dhttp.proxyPort=%d", bundleIP, ProxyPort),
+		fmt.Sprintf("-Dhttps.proxyHost=%s -Dhttps.proxyPort=%d", bundleIP, ProxyPort),
+		// It applies to https too.
+		fmt.Sprintf("-Dhttp.nonProxyHosts=localhost|127.*|[::1]|0.0.0.0|%s", bundleIP),
+		"-Daether.connector.http.useSystemProperties=true",
+	}
+	return strings.Join(options, " ")
+}
+
+// Earlier returns, by name, the values that earlier releases set for variables which
+// have another value now. A machine that has one of them needs no change: it works
+// as it did when it was created.
+func Earlier(bundleIP netip.Addr) map[string]string {
+	direct := "localhost,127.0.0.1," + bundleIP.String()
+	return map[string]string{"NO_PROXY": direct, "no_proxy": direct}
 }
 
 // Split separates an environment by how it is passed to the guest: literals in

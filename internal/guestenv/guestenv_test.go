@@ -5,6 +5,7 @@ package guestenv_test
 import (
 	"errors"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -22,46 +23,52 @@ func secret(name, value string) guestenv.Var {
 	return guestenv.Var{Name: name, Value: value, Secret: true}
 }
 
-func operators(except ...string) []guestenv.Var {
-	var out []guestenv.Var
+// operators returns the operator's variables, with these in addition or instead, in
+// order of their names.
+func operators(more ...guestenv.Var) []guestenv.Var {
+	const proxy, direct = "http://192.168.44.2:8888", "localhost,127.0.0.1,::1,0.0.0.0,192.168.44.2"
+	out := slices.Clone(more)
 	for _, v := range []guestenv.Var{
 		literal("BOTTLE_BUNDLE_IP", "192.168.44.2"),
-		literal("HTTPS_PROXY", "http://192.168.44.2:8888"),
-		literal("HTTP_PROXY", "http://192.168.44.2:8888"),
-		literal("NO_PROXY", "localhost,127.0.0.1,192.168.44.2"),
-		literal("http_proxy", "http://192.168.44.2:8888"),
-		literal("https_proxy", "http://192.168.44.2:8888"),
-		literal("no_proxy", "localhost,127.0.0.1,192.168.44.2"),
+		literal("HTTPS_PROXY", proxy), literal("HTTP_PROXY", proxy), literal("http_proxy", proxy), literal("https_proxy", proxy),
+		literal("NO_PROXY", direct), literal("no_proxy", direct),
+		literal("NODE_USE_ENV_PROXY", "1"),
+		literal("JAVA_TOOL_OPTIONS", "-Dhttp.proxyHost=192.168.44.2 -Dhttp.proxyPort=8888 -Dhttps.proxyHost=192.168.44.2 -Dhttps.proxyPort=8888 "+
+			"-Dhttp.nonProxyHosts=localhost|127.*|[::1]|0.0.0.0|192.168.44.2 -Daether.connector.http.useSystemProperties=true"),
 	} {
-		if !strings.Contains(","+strings.Join(except, ",")+",", ","+v.Name+",") {
+		if !slices.ContainsFunc(more, func(m guestenv.Var) bool { return m.Name == v.Name }) {
 			out = append(out, v)
 		}
 	}
+	slices.SortFunc(out, func(a, b guestenv.Var) int { return strings.Compare(a.Name, b.Name) })
 	return out
 }
 
 func TestBuild(t *testing.T) {
 	const ca = "/run/bottle-ca/ca.pem"
-	own := operators()
-	with := func(before []guestenv.Var, more ...guestenv.Var) []guestenv.Var { return append(before, more...) }
-	tests := map[string]struct {
+	trust := []guestenv.Var{
+		literal("AWS_CA_BUNDLE", ca), literal("CARGO_HTTP_CAINFO", ca), literal("CURL_CA_BUNDLE", ca), literal("DENO_CERT", ca), literal("GIT_SSL_CAINFO", ca),
+		literal("NODE_EXTRA_CA_CERTS", ca), literal("PIP_CERT", ca), literal("REQUESTS_CA_BUNDLE", ca), literal("SSL_CERT_FILE", ca),
+	}
+	type row struct {
 		caPath string
 		user   []guestenv.Var
 		want   []guestenv.Var
-	}{
-		"operator's own": {"", nil, own},
-		"the user's variables are sorted in": {"", []guestenv.Var{literal("zed", "z"), secret("API_KEY", "s3cret"), literal("Path", "")},
-			with([]guestenv.Var{secret("API_KEY", "s3cret")},
-				own[0], own[1], own[2], own[3], literal("Path", ""), own[4], own[5], own[6], literal("zed", "z"))},
-		"the user wins": {"", []guestenv.Var{literal("HTTPS_PROXY", "http://127.0.0.1:1"), literal("BOTTLE_BUNDLE_IP", "")},
-			with([]guestenv.Var{literal("BOTTLE_BUNDLE_IP", ""), literal("HTTPS_PROXY", "http://127.0.0.1:1")}, own[2:]...)},
-		"the user wins with a secret": {"", []guestenv.Var{secret("no_proxy", "*")}, with(operators("no_proxy"), secret("no_proxy", "*"))},
-		"with a certificate": {ca, nil, []guestenv.Var{own[0], own[1], own[2], literal("NODE_EXTRA_CA_CERTS", ca), own[3],
-			literal("REQUESTS_CA_BUNDLE", ca), literal("SSL_CERT_FILE", ca), own[4], own[5], own[6]}},
-		"the user wins over a certificate": {ca, []guestenv.Var{literal("SSL_CERT_FILE", "/mine")},
-			[]guestenv.Var{own[0], own[1], own[2], literal("NODE_EXTRA_CA_CERTS", ca), own[3],
-				literal("REQUESTS_CA_BUNDLE", ca), literal("SSL_CERT_FILE", "/mine"), own[4], own[5], own[6]}},
-		"values are not changed": {"", []guestenv.Var{literal("z", " a=b\n\t\x01\"'\\😀 ")}, with(operators(), literal("z", " a=b\n\t\x01\"'\\😀 "))},
+	}
+	own := func(user ...guestenv.Var) row { return row{user: user, want: operators(user...)} }
+	tests := map[string]row{
+		"operator's own":                     own(),
+		"the user's variables are sorted in": own(literal("zed", "z"), secret("API_KEY", "s3cret"), literal("Path", "")),
+		"the user wins":                      own(literal("HTTPS_PROXY", "http://127.0.0.1:1"), literal("BOTTLE_BUNDLE_IP", "")),
+		"the user wins with a secret":        own(secret("no_proxy", "*")),
+		"values are not changed":             own(literal("z", " a=b\n\t\x01\"'\\😀 ")),
+		"with a certificate":                 {ca, nil, operators(trust...)},
+	}
+	// The user wins for each variable, and only for that one.
+	for _, v := range operators(trust...) {
+		mine := literal(v.Name, "/mine")
+		others := slices.DeleteFunc(slices.Clone(trust), func(t guestenv.Var) bool { return t.Name == v.Name })
+		tests["the user wins: "+v.Name] = row{ca, []guestenv.Var{mine}, operators(append(others, mine)...)}
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -73,6 +80,24 @@ func TestBuild(t *testing.T) {
 				t.Errorf("environment (-want +got):\n%s", d)
 			}
 		})
+	}
+}
+
+// TestEarlier checks that every earlier value belongs to a variable that the operator
+// still sets, to another value.
+func TestEarlier(t *testing.T) {
+	now := map[string]string{}
+	for _, v := range operators() {
+		now[v.Name] = v.Value
+	}
+	earlier := guestenv.Earlier(bundleIP)
+	if got := earlier["NO_PROXY"]; got != "localhost,127.0.0.1,192.168.44.2" {
+		t.Errorf("NO_PROXY: got %q, want the value of the releases before", got)
+	}
+	for name, value := range earlier {
+		if now[name] == "" || now[name] == value {
+			t.Errorf("%s: got %q now and %q earlier, want two values", name, now[name], value)
+		}
 	}
 }
 

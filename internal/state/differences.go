@@ -3,16 +3,17 @@
 package state
 
 // EnvDiffers reports whether the literals differ from the recorded ones. It
-// ignores a variable that the record lacks and fromUser does not name: the
-// operator sets it, it came with a newer release, and the next machine gets it.
-// Such a variable follows from the Bottle's addresses and spec.bundle.caPath, which
-// the caller compares.
-func (r *Record) EnvDiffers(literals map[string]string, fromUser map[string]bool) bool {
+// ignores a variable that fromUser does not name and the record lacks, or has with
+// the value in earlier: the operator sets it, a newer release added or changed it,
+// and the next machine gets it. Such a variable follows from the Bottle's addresses
+// and spec.bundle.caPath, which the caller compares.
+func (r *Record) EnvDiffers(literals map[string]string, fromUser map[string]bool, earlier map[string]string) bool {
 	common := 0
+	earlierHashes := Hashes(r.Salt, earlier)
 	for name, hash := range Hashes(r.Salt, literals) {
 		old, has := r.Env[name]
 		switch {
-		case has && old == hash:
+		case has && (old == hash || !fromUser[name] && old == earlierHashes[name]):
 			common++
 		case has || fromUser[name]:
 			return true

@@ -56,8 +56,10 @@ func TestEnvArrivesByteForByte(t *testing.T) {
 	}
 	for name, want := range map[string]string{
 		"HTTPS_PROXY":      "http://" + b.Status.Network.BundleIP + ":8888",
-		"no_proxy":         "localhost,127.0.0.1," + b.Status.Network.BundleIP,
+		"no_proxy":         "localhost,127.0.0.1,::1,0.0.0.0," + b.Status.Network.BundleIP,
 		"BOTTLE_BUNDLE_IP": b.Status.Network.BundleIP,
+		"JAVA_TOOL_OPTIONS": "-Dhttp.proxyHost=" + b.Status.Network.BundleIP + " -Dhttp.proxyPort=8888 -Dhttps.proxyHost=" + b.Status.Network.BundleIP + " -Dhttps.proxyPort=8888" +
+			" -Dhttp.nonProxyHosts=localhost|127.*|[::1]|0.0.0.0|" + b.Status.Network.BundleIP + " -Daether.connector.http.useSystemProperties=true",
 	} {
 		if got[name] != want {
 			t.Errorf("%s in the guest: got %q, want %q", name, got[name], want)

@@ -93,14 +93,15 @@ func bundleDecisions(t *testing.T, f BundlesFixture) {
 	start := time.Now()
 	written := []host.Decision{
 		{Verdict: host.VerdictAllow, Host: "a.example.com", Port: 443, Reason: "rule a.example.com:443"},
-		{Verdict: host.VerdictDeny, Host: "evil\n\u202e x" + strings.Repeat("x", 100), Port: 65535, Reason: "no\x1b rule"},
-		{Verdict: host.VerdictFail, Host: "c.example.com", Reason: "the name does not resolve"},
+		{Verdict: host.VerdictDeny, Host: "evil\n\u202e x" + strings.Repeat("x", 100), Port: 65535, Reason: "no\x1b rule", Cause: "ca\x1buse" + strings.Repeat("x", 100), Address: "10.0.0.5"},
+		{Verdict: host.VerdictFail, Host: "c.example.com", Reason: "the name does not resolve", Cause: "unknown-name"},
 		{Verdict: host.VerdictDeny, Reason: "only counted", LeftOut: 27000},
 	}
 	for _, d := range written {
 		f.Decide(t, spec.Owner, d)
 	}
 	written[1].Host, written[1].Reason = `evil\n\u202e\x20x`+strings.Repeat("x", 47), `no\x1b rule`
+	written[1].Cause = `ca\x1buse` + strings.Repeat("x", 39)
 
 	first := follow(t, f, spec.Owner, time.Time{})
 	got := first.wantDecisions(t, written[0].Host, written[1].Host, written[2].Host, "")

@@ -21,6 +21,7 @@ func (f *Bundles) Decide(owner host.Owner, d host.Decision) {
 		d.Time = time.Now()
 	}
 	d.Host, d.Reason = egress.PrintableHost(d.Host), egress.Printable(d.Reason, 300)
+	d.Cause, d.Address = egress.Printable(d.Cause, 48), egress.Printable(d.Address, 48)
 	f.locked(func() {
 		if c := f.containers[owner.ID()]; c != nil && c.bundle.Running {
 			c.decided++

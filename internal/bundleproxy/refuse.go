@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bundleproxy
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"botbottle.dev/bottle-operator/internal/egress"
+)
+
+const (
+	// deniedHeader has the text of a refusal, and is absent from every other answer.
+	deniedHeader = "X-Bottle-Denied"
+	// statusHeader says the same to programs: RFC 9209.
+	statusHeader = "Proxy-Status"
+)
+
+// refuse answers a request that is not forwarded. Programs show different parts of an
+// answer to CONNECT, and few show its body, so the text is in the body, in headers and
+// in the reason phrase.
+func (p *proxy) refuse(w http.ResponseWriter, r *http.Request, t target, d decision) {
+	if r.ContentLength != 0 {
+		// Otherwise the server waits for the body before it answers, for as
+		// long as the guest likes.
+		w.Header().Set("Connection", "close")
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(p.limits.drain))
+	}
+	text := textOf(t, d)
+	for name, values := range refusalHeader(d, text) {
+		w.Header()[name] = values
+	}
+	if c, ok := r.Context().Value(guestConnKey{}).(*guestConn); ok && r.Method == http.MethodConnect {
+		c.setReason(http.StatusText(d.status) + ": " + text)
+	}
+	w.WriteHeader(d.status)
+	fmt.Fprintf(w, "bundle: %s\n", text)
+}
+
+// textOf returns what the guest is told. It is one line of printable ASCII.
+func textOf(t target, d decision) string {
+	if t.host == "" {
+		return d.reason
+	}
+	return fmt.Sprintf("%s, port %d: %s", egress.PrintableHost(t.host), t.port, d.reason)
+}
+
+// refusalHeader returns the headers of an answer that the bundle gives itself.
+func refusalHeader(d decision, text string) http.Header {
+	h := http.Header{}
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	h.Set("X-Content-Type-Options", "nosniff")
+	quoted := strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(text)
+	h.Set(statusHeader, fmt.Sprintf(`bottle-bundle; error=%s; details="%s"`, proxyError(d.refusal.Cause), quoted))
+	if d.status == http.StatusForbidden {
+		h.Set(deniedHeader, text)
+	}
+	return h
+}
+
+// proxyError returns the type of error that RFC 9209 has for a cause.
+func proxyError(c egress.Cause) string {
+	switch c {
+	case egress.CauseUnknownName, egress.CauseResolver:
+		return "dns_error"
+	case egress.CauseConnectionRefused:
+		return "connection_refused"
+	case egress.CauseTimeout:
+		return "connection_timeout"
+	case egress.CauseNoRoute, egress.CauseUnreachable:
+		return "destination_ip_unroutable"
+	case egress.CauseBadAnswer:
+		return "http_protocol_error"
+	case egress.CausePrivate, egress.CauseNever, egress.CauseOwnNetwork:
+		return "destination_ip_prohibited"
+	}
+	return "http_request_denied"
+}
+
+type guestConnKey struct{}
+
+// withGuestConn makes the guest's connection available to refuse.
+func withGuestConn(ctx context.Context, c net.Conn) context.Context {
+	return context.WithValue(ctx, guestConnKey{}, c)
+}

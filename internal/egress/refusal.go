@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package egress
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+)
+
+// Cause says why a bundle did not let a request through. It is part of the bundle's
+// log.
+type Cause string
+
+// The causes. Up to CauseRequest, the request is refused; after that, a rule allows it,
+// but the host cannot be reached.
+const (
+	// CauseNoRule: no rule names the host and port.
+	CauseNoRule Cause = "no-rule"
+	// CauseOtherPort: a rule names the host, but not with this port.
+	CauseOtherPort Cause = "other-port"
+	// CausePrivate: the host's name resolves to an address that only a rule for the
+	// address opens.
+	CausePrivate Cause = "private-address"
+	// CauseNever: the host is at an address that no rule opens.
+	CauseNever Cause = "never"
+	// CauseOwnNetwork: the host is in one of the bundle's own networks.
+	CauseOwnNetwork Cause = "own-network"
+	// CausePlatform: a limit of the platform closes the host.
+	CausePlatform Cause = "platform"
+	// CauseRulesChanged: the rules no longer allow a connection that is open.
+	CauseRulesChanged Cause = "rules-changed"
+	// CauseRequest: the request is not one that a bundle forwards.
+	CauseRequest Cause = "request"
+
+	// CauseUnknownName: the host's name does not exist or has no address.
+	CauseUnknownName Cause = "unknown-name"
+	// CauseResolver: the resolver did not say whether the name exists.
+	CauseResolver Cause = "resolver"
+	// CauseConnectionRefused: the host is there, and nothing listens on the port.
+	CauseConnectionRefused Cause = "connection-refused"
+	// CauseTimeout: the host does not answer.
+	CauseTimeout Cause = "timeout"
+	// CauseNoRoute: the node has no route to the host.
+	CauseNoRoute Cause = "no-route"
+	// CauseUnreachable: the host cannot be reached for another reason.
+	CauseUnreachable Cause = "unreachable"
+	// CauseBadAnswer: the host answers with something other than HTTP.
+	CauseBadAnswer Cause = "bad-answer"
+)
+
+// OwnNetwork explains, for Set.Without, why no address of the bundle's own networks may
+// be reached: the node, the machine or the bundle answers there, and rules are only
+// about what is outside of these.
+const OwnNetwork = "in the bundle's own network, where the node's gateway, the machine and the bundle itself are"
+
+// Refusal is a request that a bundle did not let through. The bundle answers with it
+// and logs its fields, from which the agent makes the same text again: the agent shows
+// nothing that a bundle wrote.
+type Refusal struct {
+	// Host is what the request asks for, as the guest wrote it or as it was logged.
+	Host  string
+	Port  uint16
+	Cause Cause
+	// Addr is the address that Host is or resolves to, for the causes that concern an
+	// address.
+	Addr netip.Addr
+	// By is the limit of the platform, for CausePlatform.
+	By ClosedBy
+}
+
+// Refuse returns the refusal of a request because of an error of a Set.
+func Refuse(host string, port uint16, err error) Refusal {
+	r := Refusal{Host: host, Port: port, Cause: CauseNoRule, By: ClosedReason(err)}
+	var addr *AddrError
+	if errors.As(err, &addr) {
+		r.Addr = addr.Addr
+	}
+	switch {
+	case r.By != "":
+		r.Cause = CausePlatform
+	case addr == nil:
+	case addr.Why == OwnNetwork:
+		r.Cause = CauseOwnNetwork
+	case addr.Rule != "":
+		r.Cause = CausePrivate
+	default:
+		r.Cause = CauseNever
+	}
+	return r
+}
+
+const (
+	noRule      = "no egress rule allows this host and port"
+	unexplained = "the bundle refused the request"
+)
+
+// Why says why. It is printable ASCII of at most 200 characters, and contains nothing
+// that a guest wrote but an address.
+func (r Refusal) Why() string {
+	if !r.Addr.IsValid() && (r.Cause == CausePrivate || r.Cause == CauseNever || r.Cause == CauseOwnNetwork) {
+		return unexplained // a log line that no bundle of ours writes
+	}
+	switch r.Cause {
+	case CauseNoRule:
+		return noRule
+	case CauseOtherPort:
+		return noRule + ": the host is allowed on another port"
+	case CausePrivate:
+		return fmt.Sprintf("address %s is %s, which a rule for a name does not open", r.plain(), cmp.Or(find(private, r.plain()), "private"))
+	case CauseNever:
+		return fmt.Sprintf("address %s can never be reached: it is %s", r.plain(), cmp.Or(find(never, r.plain()), "not a plain address"))
+	case CauseOwnNetwork:
+		return fmt.Sprintf("address %s can never be reached: it is %s", r.plain(), OwnNetwork)
+	case CausePlatform:
+		if !r.Addr.IsValid() {
+			return (&ClosedError{r.By}).Error()
+		}
+		return (&AddrError{Addr: r.plain(), Why: r.By.String(), By: r.By}).Error()
+	}
+	return cmp.Or(whys[r.Cause], unexplained)
+}
+
+// whys are the reasons that are the same for every host.
+var whys = map[Cause]string{
+	CauseRulesChanged:      "the egress rules have changed: connection closed",
+	CauseRequest:           "this is not a request that the bundle forwards",
+	CauseUnknownName:       "the name does not resolve: the bundle's resolver knows no address for it",
+	CauseResolver:          "the name does not resolve: the bundle's resolver does not answer",
+	CauseConnectionRefused: "the host refuses connections on this port",
+	CauseTimeout:           "the host does not answer in time",
+	CauseNoRoute:           "the host cannot be reached: the node has no route to it",
+	CauseUnreachable:       "the host cannot be reached",
+	CauseBadAnswer:         "the host does not answer properly",
+}
+
+// WhatToDo returns how the request can be allowed or can succeed; "" if there is nothing
+// to say. It is printable ASCII of at most 150 characters.
+func (r Refusal) WhatToDo() string {
+	const field = "spec.egress.allow of the Bottle"
+	switch {
+	case (r.Cause == CauseNoRule || r.Cause == CauseOtherPort) && r.rule() != "":
+		return fmt.Sprintf("to allow it, add %q to %s", r.rule(), field)
+	case r.Cause == CausePrivate && r.Addr.IsValid():
+		return fmt.Sprintf("to allow it, add %q to %s", Rule{addrs: netip.PrefixFrom(r.plain(), r.plain().BitLen()), port: r.Port}, field)
+	case r.Cause == CausePlatform && (r.By == ByFlag || r.By == ByCeiling):
+		return "ask an administrator to change that flag of the node's agent"
+	case r.Cause == CauseNever, r.Cause == CauseOwnNetwork, r.Cause == CausePlatform:
+		return "no rule of the Bottle opens it"
+	case r.Cause == CauseUnknownName:
+		return "check its spelling"
+	}
+	return ""
+}
+
+// plain returns the address without a zone, which a guest may have written.
+func (r Refusal) plain() netip.Addr { return r.Addr.Unmap().WithZone("") }
+
+// rule returns the rule that would allow the request. It returns "" if none can, or if
+// the host was too long to be logged whole: a rule for the rest of it would be another
+// one.
+func (r Refusal) rule() string {
+	host := r.Host
+	if a, ok := hostAddr(host); ok {
+		host = a.Unmap().String() // JoinHostPort adds the brackets that a rule needs
+	}
+	rule, err := Parse(net.JoinHostPort(host, strconv.Itoa(int(r.Port))))
+	if err != nil || len(r.Host) >= MaxShownHost || rule.subdomains || rule.IsAddr() && !rule.addrs.IsSingleIP() {
+		return ""
+	}
+	return rule.String()
+}
+
+// Reason says why and, after a semicolon, what to do.
+func (r Refusal) Reason() string {
+	if do := r.WhatToDo(); do != "" {
+		return r.Why() + "; " + do
+	}
+	return r.Why()
+}
+
+// String returns "HOST, port PORT: REASON", without the beginning if there is no host.
+// It is printable ASCII of at most 450 characters.
+func (r Refusal) String() string {
+	if r.Host == "" {
+		return r.Reason()
+	}
+	return fmt.Sprintf("%s, port %d: %s", PrintableHost(r.Host), r.Port, r.Reason())
+}

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package egress_test
+
+import (
+	"net/netip"
+	"strconv"
+	"strings"
+	"testing"
+
+	"botbottle.dev/bottle-operator/internal/egress"
+)
+
+// causes are all causes, and one that no release knows.
+var causes = []egress.Cause{
+	egress.CauseNoRule, egress.CauseOtherPort, egress.CausePrivate, egress.CauseNever, egress.CauseOwnNetwork, egress.CausePlatform, egress.CauseRulesChanged, egress.CauseRequest,
+	egress.CauseUnknownName, egress.CauseResolver, egress.CauseConnectionRefused, egress.CauseTimeout, egress.CauseNoRoute, egress.CauseUnreachable, egress.CauseBadAnswer, "later",
+}
+
+// TestRefusalAdvice checks that whatever rule a refusal tells the user to add allows
+// exactly what was refused.
+func TestRefusalAdvice(t *testing.T) {
+	for host, want := range map[string]string{
+		"api.example.com":                        "api.example.com:8443",
+		"API.Example.com.":                       "api.example.com:8443",
+		"203.0.113.5":                            "203.0.113.5:8443",
+		"2001:db8::5":                            "[2001:db8::5]:8443",
+		"[2001:db8::5]":                          "[2001:db8::5]:8443",
+		"xn--bcher-kva.example":                  "xn--bcher-kva.example:8443",
+		"::ffff:203.0.113.5":                     "203.0.113.5:8443",
+		"127.0.0.1":                              "",
+		"169.254.169.254":                        "",
+		"127.1":                                  "",
+		"*.example.com":                          "",
+		"203.0.113.0/24":                         "",
+		"a b":                                    "",
+		"evil.example.com/x":                     "",
+		`evil"\u202e.example.com`:                "",
+		"":                                       "",
+		strings.Repeat("a.", 31) + "example.com": "", // it is shown cut
+	} {
+		r := egress.Refusal{Host: host, Port: 8443, Cause: egress.CauseNoRule}
+		got := ""
+		if _, rest, ok := strings.Cut(r.WhatToDo(), "add "); ok {
+			got, _ = strconv.Unquote(strings.TrimSuffix(rest, " to spec.egress.allow of the Bottle"))
+		}
+		if got != want {
+			t.Errorf("%q: got advice to add %q, want %q", host, got, want)
+		}
+		if got == "" {
+			continue
+		}
+		set, err := egress.ParseSet([]string{got})
+		if err != nil {
+			t.Fatalf("%q: %v", host, err)
+		}
+		if _, ok := set.Match(host, 8443); !ok {
+			t.Errorf("%q: rule %s does not allow it", host, got)
+		}
+	}
+}
+
+func TestAllowsOtherPort(t *testing.T) {
+	set, err := egress.ParseSet([]string{"api.example.com", "*.wild.example.com:80", "203.0.113.0/24:22"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for host, want := range map[string]bool{
+		"api.example.com": true, "a.wild.example.com": true, "203.0.113.9": true,
+		"wild.example.com": false, "other.example.com": false, "203.0.114.9": false, "127.0.0.1": false, "": false,
+	} {
+		if got := set.AllowsOtherPort(host); got != want {
+			t.Errorf("%q: got %v, want %v", host, got, want)
+		}
+	}
+}
+
+// FuzzRefusal checks that a refusal made from anything is one line of bounded printable
+// ASCII, that it stays the same when it is made again from what was logged, and that it
+// contains no more of the host than the host's own place and a rule for it.
+func FuzzRefusal(f *testing.F) {
+	f.Add("api.example.com", uint16(443), uint8(0), "10.0.0.5", "egress-closed")
+	f.Add("\x00\n\u202e ", uint16(0), uint8(2), "", "\x1b")
+	f.Add(strings.Repeat("a.", 100), uint16(65535), uint8(5), "fe80::1%eth0", "subnet-pool")
+	f.Fuzz(func(t *testing.T, host string, port uint16, cause uint8, address, by string) {
+		addr, _ := netip.ParseAddr(address)
+		r := egress.Refusal{Host: host, Port: port, Cause: causes[int(cause)%len(causes)], Addr: addr, By: egress.ClosedBy(by)}
+		text := r.String()
+		if len(text) > 450 || len(r.Why()) > 200 || strings.ContainsFunc(text, func(c rune) bool { return c < ' ' || c > '~' }) || r.Why() == "" {
+			t.Fatalf("got %q (%d), want one line of bounded printable ASCII", text, len(text))
+		}
+		r.Host = egress.PrintableHost(host)
+		if again := r.String(); again != text {
+			t.Fatalf("from the log: got %q, want %q", again, text)
+		}
+	})
+}
