@@ -3,6 +3,7 @@
 package placement
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 
@@ -48,9 +49,16 @@ type podFacts struct {
 	// unbooked is what the Pod lacks of what was booked for a Bottle on its node;
 	// "" if it lacks nothing.
 	unbooked string
-	// wait is how long the Pod must stay although it is flawed; 0 means that it may be
-	// replaced now.
+	// wait is how long the Pod must stay although it is flawed or has ended; 0 means that
+	// it may be replaced now.
 	wait time.Duration
+	// ended is how the Pod ended; "" if it has not. An ended Pod books nothing.
+	ended string
+	// evicted is how the Pod was made to leave its node; "" if it was not.
+	evicted string
+	// failures is how many placeholders ended in a row before this one, and next is that
+	// number for its successor.
+	failures, next int
 	// unheld reports that our finalizer is missing.
 	unheld bool
 	// scheduled is the Pod's condition PodScheduled; nil when absent.
@@ -60,6 +68,21 @@ type podFacts struct {
 // replaced reports whether a Pod that is being deleted is one that podReplace
 // deletes. It books too little and has no finalizer, so it is about to disappear.
 func (p *podFacts) replaced() bool { return p.unbooked != "" && p.unheld }
+
+// eviction returns how the placeholder was made to leave its node, or "". What the status
+// says already decides about a Pod that has ended and is being deleted: it shows which of
+// the two came first.
+func (f facts) eviction() string {
+	switch reason := scheduledReason(f.bottle); {
+	case f.pod == nil || !f.pod.deleting || f.pod.replaced():
+		return ""
+	case f.pod.ended == "" || reason == v1alpha1.ReasonEvicted:
+		return cmp.Or(f.pod.evicted, "deleted")
+	case reason == v1alpha1.ReasonPlaceholderEnded:
+		return ""
+	}
+	return f.pod.evicted
+}
 
 // desiredPod is what a Bottle requests from the scheduler.
 type desiredPod struct {
@@ -88,7 +111,8 @@ func (n nodeFacts) lost() bool { return n.agentLost && (n.gone || n.outOfService
 type podAction string
 
 const (
-	// podCreate creates it, pinned to decision.pin if that is set.
+	// podCreate creates it, pinned to decision.pin if that is set. If there is one that
+	// has ended, podCreate creates its successor.
 	podCreate podAction = "create"
 	// podRemove deletes it and removes its finalizer.
 	podRemove podAction = "remove"
@@ -187,12 +211,19 @@ func decidePlaced(f facts, on string) decision {
 	case f.pod != nil && f.pod.node != "" && f.pod.node != on:
 		d.pod = podRemove
 		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen)
-	case f.pod != nil && f.pod.deleting && !f.pod.replaced():
+	case f.eviction() != "":
 		setScheduled(metav1.ConditionFalse, v1alpha1.ReasonEvicted, fmt.Sprintf(
-			"the placeholder Pod was deleted (by a drain, preemption or a person): the machine is removed from node %s before the Bottle goes elsewhere", on))
+			"the placeholder Pod was %s: the machine is removed from node %s, with its disk, before the Bottle goes elsewhere", f.eviction(), on))
 	case f.home.gone:
 		setScheduled(metav1.ConditionFalse, v1alpha1.ReasonEvicted, fmt.Sprintf(
 			"node %s was removed from the cluster: the machine is removed from it before the Bottle goes elsewhere", on))
+	case f.pod != nil && f.pod.ended != "":
+		replaceable := f.pod.wait == 0 && f.refusal == "" && !f.namespaceTerminating
+		if replaceable {
+			d.pod, d.pin = podCreate, on
+		}
+		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonPlaceholderEnded, fmt.Sprintf(
+			"%s; Pod %s, which reserved resources there, has ended (%s): the machine keeps running, %s", chosen, f.pod.name, f.pod.ended, f.successor()))
 	case f.pod != nil && f.pod.deleting:
 		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen)
 	case f.pod != nil && f.pod.unbooked != "" && f.pod.wait > 0:
@@ -235,8 +266,12 @@ func decideUnplaced(f facts) decision {
 		return decision{status: unplaced(f, v1alpha1.ReasonPlaceholderRefused, f.refusal)}
 	case pod == nil:
 		return decision{pod: podCreate}
-	case pod.deleting, pod.digest != f.desired.digest:
+	case pod.digest != f.desired.digest, pod.deleting && pod.ended == "":
 		return decision{pod: podRemove}
+	case pod.ended != "" && f.refusal == "" && !f.namespaceTerminating && pod.wait == 0:
+		return decision{pod: podCreate, status: endedUnplaced(f)}
+	case pod.ended != "":
+		return decision{status: endedUnplaced(f)}
 	case pod.flaw != "" && pod.wait > 0:
 		return decision{status: unplaced(f, v1alpha1.ReasonPlaceholderMismatch,
 			fmt.Sprintf("Pod %s is not what the manager creates, and is replaced soon: %s; look for what changes Pods in this namespace, such as a webhook", pod.name, pod.flaw))}
@@ -251,6 +286,22 @@ func decideUnplaced(f facts) decision {
 	default:
 		return decision{status: unplaced(f, v1alpha1.ReasonPending, "waiting for kube-scheduler to bind Pod "+pod.name)}
 	}
+}
+
+// endedUnplaced is the status of a Bottle without a node whose placeholder has ended.
+func endedUnplaced(f facts) *desiredStatus {
+	return unplaced(f, v1alpha1.ReasonPlaceholderEnded, fmt.Sprintf("Pod %s has ended (%s): %s", f.pod.name, f.pod.ended, f.successor()))
+}
+
+// successor returns what becomes of an ended placeholder, for the user to read.
+func (f facts) successor() string {
+	switch {
+	case f.namespaceTerminating:
+		return "and no new Pod can be created because the namespace is being deleted"
+	case f.refusal != "":
+		return "and the API server refused a new Pod: " + f.refusal
+	}
+	return "and a new Pod takes its place, after a growing pause if it keeps ending"
 }
 
 // justPlaced is the status that hands the Bottle over to the agent. It includes

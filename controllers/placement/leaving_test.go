@@ -106,7 +106,7 @@ func TestPlaceholderElsewhere(t *testing.T) {
 	w.start(interceptor.Funcs{})
 	w.eventually(func() string {
 		pods := w.pods("a")
-		if len(pods) != 1 || pods[0].UID == fake.UID || pods[0].Spec.NodeName != "" {
+		if len(pods) != 1 || pods[0].UID == fake.UID || pods[0].Spec.NodeName != node {
 			return "the wrong placeholder is still there"
 		}
 		return ""
@@ -132,20 +132,20 @@ func TestAgentLostAndBack(t *testing.T) {
 	if got := condition(b, v1alpha1.ConditionMachineReady); got != "True MachineRunning" {
 		t.Errorf("got MachineReady %s, want what the agent reported last", got)
 	}
-	w.eventually(func() string { return w.room(name, "0") })
+	w.eventually(func() string { return w.room(name, "none") })
 	w.waitEvent("AgentLost")
 
 	w.agentOn(name)
 	w.newGeneration("a", 2) // before the agent reports anything new
 	node := w.readNode(name)
-	node.Status.Capacity[v1alpha1.ResourceBottle] = *resourceOf("250")
-	node.Status.Allocatable[v1alpha1.ResourceBottle] = *resourceOf("250")
+	node.Status.Capacity = corev1.ResourceList{v1alpha1.ResourceBottle: *resourceOf("250")}
+	node.Status.Allocatable = node.Status.Capacity
 	w.must(w.c.Status().Update(t.Context(), node))
 	w.always(func() string {
 		if w.room(name, "250") != "" { // it may be withdrawn once more until the manager sees the renewal
 			node = w.readNode(name)
-			node.Status.Capacity[v1alpha1.ResourceBottle] = *resourceOf("250")
-			node.Status.Allocatable[v1alpha1.ResourceBottle] = *resourceOf("250")
+			node.Status.Capacity = corev1.ResourceList{v1alpha1.ResourceBottle: *resourceOf("250")}
+			node.Status.Allocatable = node.Status.Capacity
 			_ = w.c.Status().Update(t.Context(), node)
 		}
 		if got := condition(w.bottle("a"), v1alpha1.ConditionReady); got == "" {
