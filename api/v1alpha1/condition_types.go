@@ -184,6 +184,11 @@ const (
 	// ReasonNodeNotReady: the node lacks something that machines need, for example
 	// smolvm, its files or KVM; the message says what.
 	ReasonNodeNotReady = "NodeNotReady"
+	// ReasonNodeFull: the node has no room for another machine beside those that it
+	// runs, because one of them lost its placeholder Pod for a while and the scheduler
+	// gave its room away, or because the Bottle's own placeholder Pod has ended. The
+	// machine is created when there is room.
+	ReasonNodeFull = "NodeFull"
 	// ReasonMachineConflict: a machine with the Bottle's name exists and does not
 	// belong to the Bottle.
 	ReasonMachineConflict = "MachineConflict"

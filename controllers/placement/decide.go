@@ -3,7 +3,6 @@
 package placement
 
 import (
-	"cmp"
 	"fmt"
 	"time"
 
@@ -68,21 +67,6 @@ type podFacts struct {
 // replaced reports whether a Pod that is being deleted is one that podReplace
 // deletes. It books too little and has no finalizer, so it is about to disappear.
 func (p *podFacts) replaced() bool { return p.unbooked != "" && p.unheld }
-
-// eviction returns how the placeholder was made to leave its node, or "". What the status
-// says already decides about a Pod that has ended and is being deleted: it shows which of
-// the two came first.
-func (f facts) eviction() string {
-	switch reason := scheduledReason(f.bottle); {
-	case f.pod == nil || !f.pod.deleting || f.pod.replaced():
-		return ""
-	case f.pod.ended == "" || reason == v1alpha1.ReasonEvicted:
-		return cmp.Or(f.pod.evicted, "deleted")
-	case reason == v1alpha1.ReasonPlaceholderEnded:
-		return ""
-	}
-	return f.pod.evicted
-}
 
 // desiredPod is what a Bottle requests from the scheduler.
 type desiredPod struct {
@@ -286,22 +270,6 @@ func decideUnplaced(f facts) decision {
 	default:
 		return decision{status: unplaced(f, v1alpha1.ReasonPending, "waiting for kube-scheduler to bind Pod "+pod.name)}
 	}
-}
-
-// endedUnplaced is the status of a Bottle without a node whose placeholder has ended.
-func endedUnplaced(f facts) *desiredStatus {
-	return unplaced(f, v1alpha1.ReasonPlaceholderEnded, fmt.Sprintf("Pod %s has ended (%s): %s", f.pod.name, f.pod.ended, f.successor()))
-}
-
-// successor returns what becomes of an ended placeholder, for the user to read.
-func (f facts) successor() string {
-	switch {
-	case f.namespaceTerminating:
-		return "and no new Pod can be created because the namespace is being deleted"
-	case f.refusal != "":
-		return "and the API server refused a new Pod: " + f.refusal
-	}
-	return "and a new Pod takes its place, after a growing pause if it keeps ending"
 }
 
 // justPlaced is the status that hands the Bottle over to the agent. It includes

@@ -3,12 +3,15 @@
 package placement
 
 import (
+	"cmp"
+	"fmt"
 	"regexp"
 	"strconv"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
+	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/backoff"
 )
 
@@ -128,4 +131,35 @@ func succeeds(a, b *corev1.Pod) bool {
 		return a.DeletionTimestamp.IsZero()
 	}
 	return b.CreationTimestamp.Before(&a.CreationTimestamp)
+}
+
+// eviction returns how the placeholder was made to leave its node, or "". What the status
+// says already decides about a Pod that has ended and is being deleted: it shows which of
+// the two came first.
+func (f facts) eviction() string {
+	switch reason := scheduledReason(f.bottle); {
+	case f.pod == nil || !f.pod.deleting || f.pod.replaced():
+		return ""
+	case f.pod.ended == "" || reason == v1alpha1.ReasonEvicted:
+		return cmp.Or(f.pod.evicted, "deleted")
+	case reason == v1alpha1.ReasonPlaceholderEnded:
+		return ""
+	}
+	return f.pod.evicted
+}
+
+// endedUnplaced is the status of a Bottle without a node whose placeholder has ended.
+func endedUnplaced(f facts) *desiredStatus {
+	return unplaced(f, v1alpha1.ReasonPlaceholderEnded, fmt.Sprintf("Pod %s has ended (%s): %s", f.pod.name, f.pod.ended, f.successor()))
+}
+
+// successor returns what becomes of an ended placeholder, for the user to read.
+func (f facts) successor() string {
+	switch {
+	case f.namespaceTerminating:
+		return "and no new Pod can be created because the namespace is being deleted"
+	case f.refusal != "":
+		return "and the API server refused a new Pod: " + f.refusal
+	}
+	return "and a new Pod takes its place, after a growing pause if it keeps ending"
 }
