@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
+	"k8s.io/utils/ptr"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 )
@@ -43,7 +44,7 @@ func flawOf(pod, want *corev1.Pod) string {
 }
 
 // unbookedOf returns what a Pod lacks of what was booked for a Bottle on its node,
-// or "". The overhead may have changed since, so it is not counted.
+// or "". An earlier manager did not record the overhead, which is then not counted.
 func unbookedOf(pod *corev1.Pod, b *v1alpha1.Bottle) string {
 	r := b.Status.Resources
 	if r == nil {
@@ -53,6 +54,10 @@ func unbookedOf(pod *corev1.Pod, b *v1alpha1.Bottle) string {
 	if r.Bundle != nil { // an earlier manager booked none
 		cpu.Add(r.Bundle.CPU)
 		memory.Add(r.Bundle.Memory)
+	}
+	if r.Overhead != nil {
+		cpu.Add(ptr.Deref(r.Overhead.CPU, resource.Quantity{}))
+		memory.Add(ptr.Deref(r.Overhead.Memory, resource.Quantity{}))
 	}
 	want := corev1.ResourceList{
 		corev1.ResourceCPU:      cpu,

@@ -3,6 +3,7 @@
 package placement_test
 
 import (
+	"fmt"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -294,4 +295,32 @@ func TestPlaceholderWithoutAnnotation(t *testing.T) {
 	w.must(w.c.Delete(t.Context(), b, client.PropagationPolicy(metav1.DeletePropagationBackground)))
 	w.start(interceptor.Funcs{})
 	w.gone("a")
+}
+
+// A stopped Bottle keeps what it has booked. Deleting its placeholder Pod gives that up:
+// the Bottle leaves its node, and gets no new Pod until it is to run again.
+func TestStoppedBottleGivesUpItsNode(t *testing.T) {
+	w := newWorld(t)
+	w.start(interceptor.Funcs{})
+	node, _ := w.node("a")
+	w.placed(builders.MakeBottle("a").Obj(), node)
+	w.takeOver("a")
+	w.desire("a", v1alpha1.DesiredStateStopped)
+	pod := w.pod("a")
+	w.must(w.c.Delete(t.Context(), pod))
+	w.waitScheduled("a", "False Evicted")
+	w.leave("a")
+	w.waitScheduled("a", "False Stopped")
+	w.wait("a", v1alpha1.ConditionReady, "True Stopped")
+	w.eventually(func() string {
+		if n := len(w.pods("a")); n > 0 {
+			return fmt.Sprintf("got %d Pods of a stopped Bottle without a node, want none", n)
+		}
+		return ""
+	})
+	w.desire("a", v1alpha1.DesiredStateRunning)
+	w.waitScheduled("a", "False Pending")
+	if next := w.pod("a"); next.Spec.NodeName != "" || next.Spec.Affinity != nil {
+		t.Errorf("got a Pod on %q, want one for any node", next.Spec.NodeName)
+	}
 }

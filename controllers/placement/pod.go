@@ -40,6 +40,7 @@ func pickResources(b *v1alpha1.Bottle, o Options) v1alpha1.ResourcesStatus {
 	mib := (r.Memory.Value() + mebibyte - 1) / mebibyte
 	r.Memory = *resource.NewQuantity(mib*mebibyte, resource.BinarySI)
 	r.Bundle = &v1alpha1.BundleResources{CPU: o.BundleCPU.DeepCopy(), Memory: o.BundleMemory.DeepCopy()}
+	r.Overhead = &v1alpha1.OverheadResources{CPU: ptr.To(o.OverheadCPU.DeepCopy()), Memory: ptr.To(o.OverheadMemory.DeepCopy())}
 	disk := o.DefaultDisk.Value()
 	if n := machinesize.Disk(b.Spec.Machine); n > 0 {
 		disk = n
@@ -90,10 +91,13 @@ func renderPod(b *v1alpha1.Bottle, r v1alpha1.ResourcesStatus, pin string, o Opt
 }
 
 func placeholderContainer(r v1alpha1.ResourcesStatus, o Options) corev1.Container {
+	if r.Overhead == nil { // an earlier manager placed the Bottle
+		r.Overhead = &v1alpha1.OverheadResources{CPU: &o.OverheadCPU, Memory: &o.OverheadMemory}
+	}
 	cpu := *resource.NewQuantity(int64(r.CPUs), resource.DecimalSI)
-	cpu.Add(o.OverheadCPU)
+	cpu.Add(ptr.Deref(r.Overhead.CPU, resource.Quantity{}))
 	memory := r.Memory.DeepCopy()
-	memory.Add(o.OverheadMemory)
+	memory.Add(ptr.Deref(r.Overhead.Memory, resource.Quantity{}))
 	// An earlier manager recorded no limits of the bundle; the agent then applies
 	// the defaults.
 	bundle := machinesize.BundleOf(&r).Status()

@@ -23,7 +23,7 @@ import (
 const (
 	messageReady    = "it runs, and the guest can reach nothing but its bundle"
 	messageUnproven = "it runs without a proof, which this agent allows: "
-	messageStopped  = "stopped, as spec.desiredState asks"
+	messageStopped  = "stopped, as spec.desiredState asks; its disk stays on the node, and its CPUs, memory and disk space stay booked there"
 )
 
 // Input is what a pass found out about a Bottle.

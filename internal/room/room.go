@@ -168,8 +168,7 @@ func booked(b *v1alpha1.Bottle) bool {
 	return c == nil || c.Reason != v1alpha1.ReasonPlaceholderEnded
 }
 
-// needs returns what a Bottle uses of its node. The overhead of its VMM is booked too, but
-// not recorded, so it does not count here.
+// needs returns what is booked for a Bottle on its node.
 func needs(b *v1alpha1.Bottle) corev1.ResourceList {
 	list := corev1.ResourceList{v1alpha1.ResourceBottle: *resource.NewQuantity(1, resource.DecimalSI)}
 	r := b.Status.Resources
@@ -180,6 +179,10 @@ func needs(b *v1alpha1.Bottle) corev1.ResourceList {
 	if r.Bundle != nil {
 		cpu.Add(r.Bundle.CPU)
 		memory.Add(r.Bundle.Memory)
+	}
+	if r.Overhead != nil { // an earlier manager did not record it
+		cpu.Add(ptr.Deref(r.Overhead.CPU, resource.Quantity{}))
+		memory.Add(ptr.Deref(r.Overhead.Memory, resource.Quantity{}))
 	}
 	list[corev1.ResourceCPU], list[corev1.ResourceMemory] = cpu, memory
 	if r.Disk != nil {

@@ -44,6 +44,12 @@ func bottle(name string, cpus int32) *v1alpha1.Bottle {
 	return b
 }
 
+// withOverhead records what is booked for the VMM.
+func withOverhead(b *v1alpha1.Bottle) *v1alpha1.Bottle {
+	b.Status.Resources.Overhead = &v1alpha1.OverheadResources{CPU: ptr.To(resource.MustParse("100m"))}
+	return b
+}
+
 // ended marks a Bottle as one whose placeholder Pod has ended.
 func ended(b *v1alpha1.Bottle) *v1alpha1.Bottle {
 	b.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionScheduled, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonPlaceholderEnded}}
@@ -187,6 +193,17 @@ func TestMachineInTheStatus(t *testing.T) {
 	w := newWorld(t, "cpu=6", lost, small("new"))
 	w.wantWaiting("new")
 	w.wantAdmitted("lost")
+}
+
+// The overhead of VMMs counts, as the scheduler counts it.
+func TestOverheadCounts(t *testing.T) {
+	for allocatable, admitted := range map[string]bool{"cpu=4699m": false, "cpu=4700m": true} {
+		w := newWorld(t, allocatable, withOverhead(small("first")), withOverhead(small("second")))
+		w.machine("first")
+		if err := w.admit("second"); (err == nil) != admitted {
+			t.Errorf("%s: got %v, want admitted %v", allocatable, err, admitted)
+		}
+	}
 }
 
 // An unreadable record counts as a machine.
