@@ -55,6 +55,8 @@ type podFacts struct {
 	ended string
 	// evicted is how the Pod was made to leave its node; "" if it was not.
 	evicted string
+	// running reports that a kubelet runs the Pod.
+	running bool
 	// failures is how many placeholders ended in a row before this one, and next is that
 	// number for its successor.
 	failures, next int
@@ -222,6 +224,9 @@ func decidePlaced(f facts, on string) decision {
 	case f.pod == nil:
 		d.pod, d.pin = podCreate, on
 		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen)
+	case f.unaccepted():
+		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonPlaceholderEnded, fmt.Sprintf(
+			"%s; Pod %s takes the place of one that ended, and no machine is created before the node accepts it", chosen, f.pod.name))
 	default:
 		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen)
 	}

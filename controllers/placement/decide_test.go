@@ -49,6 +49,11 @@ func TestDecide(t *testing.T) {
 	reported := func(status metav1.ConditionStatus, reason string) *builders.Bottle {
 		return placed().Condition(metav1.Condition{Type: v1alpha1.ConditionScheduled, Status: status, Reason: reason})
 	}
+	withMachine := func() *v1alpha1.Bottle {
+		b := placed().Obj()
+		b.Status.Machine = &v1alpha1.MachineStatus{Name: "bottle-a"}
+		return b
+	}
 	now := time.Unix(0, 0)
 	unbound := &podFacts{name: "bottle-a", digest: "d"}
 	boundTo := func(node string) *podFacts { return &podFacts{name: "bottle-a", digest: "d", node: node} }
@@ -129,6 +134,9 @@ func TestDecide(t *testing.T) {
 		"its Pod deleted, then ended":        {facts{bottle: placed().Obj(), pod: &podFacts{digest: "d", node: "node-a", ended: "Failed", deleting: true, evicted: "evicted"}}, outcome{NodeName: "node-a", CPUs: 4, Conditions: []string{"Scheduled False Evicted"}}},
 		"drained, and its Pod ended since":   {facts{bottle: reported("False", v1alpha1.ReasonEvicted).Obj(), pod: &podFacts{digest: "d", node: "node-a", ended: "Failed", deleting: true}}, outcome{NodeName: "node-a", CPUs: 4, Conditions: []string{"Scheduled False Evicted"}}},
 		"its Pod ended, its node gone":       {facts{bottle: placed().Obj(), pod: &podFacts{digest: "d", node: "node-a", ended: "Failed"}, home: nodeFacts{gone: true}}, outcome{NodeName: "node-a", CPUs: 4, Conditions: []string{"Scheduled False Evicted"}}},
+		"its new Pod not yet accepted":       {facts{bottle: placed().Obj(), pod: &podFacts{digest: "d", node: "node-a", failures: 1}}, outcome{NodeName: "node-a", CPUs: 4, Conditions: ended}},
+		"its new Pod accepted":               {facts{bottle: placed().Obj(), pod: &podFacts{digest: "d", node: "node-a", failures: 1, running: true}}, stays},
+		"its new Pod, with a machine":        {facts{bottle: withMachine(), pod: &podFacts{digest: "d", node: "node-a", failures: 1}}, stays},
 		"its Pod gone by force":              {facts{bottle: placed().Obj()}, outcome{Pod: podCreate, Pin: "node-a", NodeName: "node-a", CPUs: 4, Conditions: stays.Conditions}},
 		"its new Pod refused":                {facts{bottle: placed().Obj(), refusal: "quota"}, stays},
 		"its namespace deleted":              {facts{bottle: placed().Obj(), namespaceTerminating: true}, stays},

@@ -148,6 +148,12 @@ func (f facts) eviction() string {
 	return f.pod.evicted
 }
 
+// unaccepted reports whether the node may reject the placeholder of a Bottle without a
+// machine, as it rejected the one before. The agent then creates no machine.
+func (f facts) unaccepted() bool {
+	return f.pod.failures > 0 && !f.pod.running && f.bottle.Status.Machine == nil
+}
+
 // endedUnplaced is the status of a Bottle without a node whose placeholder has ended.
 func endedUnplaced(f facts) *desiredStatus {
 	return unplaced(f, v1alpha1.ReasonPlaceholderEnded, fmt.Sprintf("Pod %s has ended (%s): %s", f.pod.name, f.pod.ended, f.successor()))

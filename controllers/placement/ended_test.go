@@ -333,3 +333,21 @@ func TestSuccessorWithinAQuota(t *testing.T) {
 	}
 	w.stays("a")
 }
+
+// A node that rejects the placeholder of a new Bottle gets no machine of it before it
+// accepts one: the condition keeps the agent from creating the machine.
+func TestRejectedBeforeTheMachine(t *testing.T) {
+	w := newWorld(t)
+	w.start(interceptor.Funcs{})
+	node, _ := w.node("a")
+	w.placed(builders.MakeBottle("a").Obj(), node)
+	pod := w.pod("a")
+	w.end(pod, "Failed", "OutOfcpu")
+	next := w.successor("a", pod)
+	w.waitScheduled("a", "True PlaceholderEnded")
+	if got := message(w.bottle("a"), v1alpha1.ConditionScheduled); !strings.Contains(got, next.Name) || !strings.Contains(got, "no machine is created") {
+		t.Errorf("got message %q, want it to name Pod %s and to say what waits", got, next.Name)
+	}
+	w.patchPodStatus(next, `{"status":{"phase":"Running"}}`)
+	w.waitScheduled("a", "True Scheduled")
+}

@@ -237,6 +237,7 @@ func observePod(pod *corev1.Pod) *podFacts {
 		ended:    endOf(pod),
 		evicted:  evictedFrom(pod),
 		failures: failuresBefore(pod),
+		running:  pod.Status.Phase == corev1.PodRunning,
 	}
 	for i := range pod.Status.Conditions {
 		if pod.Status.Conditions[i].Type == corev1.PodScheduled {
