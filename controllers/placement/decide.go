@@ -255,7 +255,7 @@ func decideUnplaced(f facts) decision {
 		return decision{status: unplaced(f, v1alpha1.ReasonPlaceholderRefused, f.refusal)}
 	case pod == nil:
 		return decision{pod: podCreate}
-	case pod.digest != f.desired.digest, pod.deleting && pod.ended == "":
+	case pod.digest != f.desired.digest, pod.deleting && (pod.ended == "" || f.eviction() != ""):
 		return decision{pod: podRemove}
 	case pod.ended != "" && f.refusal == "" && !f.namespaceTerminating && pod.wait == 0:
 		return decision{pod: podCreate, status: endedUnplaced(f)}

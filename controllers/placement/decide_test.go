@@ -109,6 +109,7 @@ func TestDecide(t *testing.T) {
 		"ended again":            {facts{bottle: bottle().Obj(), pod: &podFacts{digest: "d", ended: "Failed", wait: 1}}, outcome{CPUs: 2, Conditions: endedUnplaced}},
 		"ended, another refused": {facts{bottle: bottle().Obj(), pod: &podFacts{digest: "d", ended: "Failed"}, refusal: "quota"}, outcome{CPUs: 2, Conditions: endedUnplaced}},
 		"ended and deleted":      {facts{bottle: bottle().Obj(), pod: &podFacts{digest: "d", ended: "Failed", deleting: true, wait: 1}}, outcome{CPUs: 2, Conditions: endedUnplaced}},
+		"ended, because evicted": {facts{bottle: bottle().Obj(), pod: &podFacts{digest: "d", ended: "Failed", deleting: true, evicted: "evicted"}}, outcome{Pod: podRemove}},
 		"ended, spec changed":    {facts{bottle: bottle().Obj(), pod: &podFacts{digest: "old", ended: "Failed", wait: 1}}, outcome{Pod: podRemove}},
 		"ended, stopped":         {facts{bottle: bottle().Stopped().Obj(), pod: &podFacts{digest: "d", ended: "Failed", wait: 1}}, outcome{Pod: podRemove, CPUs: 2, Conditions: []string{"Scheduled False Stopped", "Ready True Stopped"}}},
 

@@ -214,8 +214,12 @@ func TestRealEvictions(t *testing.T) {
 					t.Errorf("got message %q, want it to say %q and what it means", got, tc.want)
 				}
 				w.leave("a")
-				if next := w.successor("a", pod); next.Spec.NodeName != "" || next.Spec.Affinity != nil {
+				next := w.successor("a", pod)
+				if next.Spec.NodeName != "" || next.Spec.Affinity != nil {
 					t.Errorf("got a Pod on %q with affinity %v, want one for any node", next.Spec.NodeName, next.Spec.Affinity)
+				}
+				if ended := next.Annotations["botbottle.dev/ended-placeholders"]; next.Name != pod.Name || ended != "" {
+					t.Errorf("got Pod %s after %q ended ones, want %s after none: an eviction is no failure", next.Name, ended, pod.Name)
 				}
 			})
 		}
