@@ -13,7 +13,8 @@ type DesiredState string
 const (
 	// DesiredStateRunning keeps the machine running.
 	DesiredStateRunning DesiredState = "Running"
-	// DesiredStateStopped keeps the machine stopped; its disk stays on the node.
+	// DesiredStateStopped keeps the machine stopped. Its disk stays on the node, and
+	// what the Bottle has booked there stays booked.
 	DesiredStateStopped DesiredState = "Stopped"
 )
 
@@ -108,7 +109,10 @@ type BottleSpec struct {
 	Egress *Egress `json:"egress,omitempty"`
 
 	// desiredState says whether the machine should run. Stopped shuts the machine
-	// down and keeps its disk on the node.
+	// down and keeps its disk on the node. The Bottle keeps its placeholder Pod, so its
+	// CPUs, memory and disk space still count against quotas and on the node, and it can
+	// run again at any time. To give them up, delete the placeholder Pod of the stopped
+	// Bottle: the disk is lost, and a node is chosen when the Bottle is Running again.
 	// +optional
 	// +kubebuilder:default=Running
 	DesiredState DesiredState `json:"desiredState,omitempty"` //nolint:kubeapilinter // never empty: the API server fills in the default

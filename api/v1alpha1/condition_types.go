@@ -86,18 +86,24 @@ const (
 	// that the API server refused.
 	ReasonPlaceholderRefused = "PlaceholderRefused"
 	// ReasonPlaceholderMismatch: the placeholder Pod is not what the manager
-	// creates: it requests less, has other containers, or has ended. It places no Bottle, and
-	// is replaced. The Event of this name says so even if that happens at once.
+	// creates: it requests less or has other containers. It places no Bottle, and is
+	// replaced. The Event of this name says so even if that happens at once.
 	ReasonPlaceholderMismatch = "PlaceholderMismatch"
+	// ReasonPlaceholderEnded: the placeholder Pod has ended, for example because a
+	// kubelet rejected or evicted it, or because its node shut down. Nothing is
+	// reserved for the Bottle until a new Pod takes its place: at once the first time,
+	// and after growing pauses if that ends too. A machine that exists keeps running,
+	// and Scheduled stays True. The Event of this name says so each time.
+	ReasonPlaceholderEnded = "PlaceholderEnded"
 	// ReasonNamespaceTerminating: the Bottle's namespace is being deleted, so no
 	// placeholder Pod can be created in it.
 	ReasonNamespaceTerminating = "NamespaceTerminating"
 	// ReasonNodeLost: the node is gone or was declared out of service; the Bottle
 	// is being placed again.
 	ReasonNodeLost = "NodeLost"
-	// ReasonEvicted: the placeholder Pod was deleted, for example by a drain or a
-	// preemption, or the Node was removed. The agent removes the machine before
-	// the Bottle moves to another node.
+	// ReasonEvicted: the placeholder Pod was deleted while it had not ended, for example
+	// by a drain or a preemption, or the Node was removed. The agent removes the machine,
+	// with its disk, before the Bottle moves to another node.
 	ReasonEvicted = "Evicted"
 )
 
@@ -193,6 +199,11 @@ const (
 	// ReasonNodeNotReady: the node lacks something that machines need, for example
 	// smolvm, its files or KVM; the message says what.
 	ReasonNodeNotReady = "NodeNotReady"
+	// ReasonNodeFull: the node has no room for another machine beside those that it
+	// runs, because one of them lost its placeholder Pod for a while and the scheduler
+	// gave its room away, or because the Bottle's own placeholder Pod has ended. The
+	// machine is created when there is room.
+	ReasonNodeFull = "NodeFull"
 	// ReasonMachineConflict: a machine with the Bottle's name exists and does not
 	// belong to the Bottle.
 	ReasonMachineConflict = "MachineConflict"

@@ -207,6 +207,23 @@ type ResourcesStatus struct {
 	// placed the Bottle, and the limits are 250m and 128Mi.
 	// +optional
 	Bundle *BundleResources `json:"bundle,omitempty"`
+
+	// overhead is what is booked for the machine's VMM on top of its size, as the
+	// manager's flags --overhead-cpu and --overhead-memory say. If absent, an earlier
+	// release placed the Bottle.
+	// +optional
+	Overhead *OverheadResources `json:"overhead,omitempty"`
+}
+
+// OverheadResources are what a machine's VMM uses on top of the machine's size.
+type OverheadResources struct {
+	// cpu is the CPU time; absent for none.
+	// +optional
+	CPU *resource.Quantity `json:"cpu,omitempty"`
+
+	// memory is the memory; absent for none.
+	// +optional
+	Memory *resource.Quantity `json:"memory,omitempty"`
 }
 
 // BundleResources are the limits of the bundle's container.

@@ -44,6 +44,7 @@ func (r *Reconciler) leave(ctx context.Context, s *scope) (ctrl.Result, error) {
 		}
 	}
 	r.forget(s.key())
+	r.steps.room.Forget(s.owner.UID)
 	logf.FromContext(ctx).Info("Left the node", "machine", s.name())
 	// Another Bottle may wait for the subnet or the memory that is free now.
 	r.requests.EnqueueAll()

@@ -7,6 +7,7 @@ import (
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/flow"
+	"botbottle.dev/bottle-operator/internal/room"
 )
 
 // step is one step of a pass over a Bottle.
@@ -16,6 +17,7 @@ type step = flow.Step[*scope]
 // ports and its part of the scope. No step knows another.
 type steps struct {
 	adopt    *adoptStep
+	room     *room.Gate
 	network  *networkStep
 	smolfile *smolfileStep
 	bundle   *bundleStep
@@ -30,6 +32,7 @@ func (r *Reconciler) newSteps() steps {
 	o, causes := r.Options, causes{r.Facts}
 	return steps{
 		adopt:    &adoptStep{client: o.Client},
+		room:     room.New(room.Options{Client: o.Client, Node: o.Node, State: o.State}),
 		network:  &networkStep{networks: o.Networks, surroundings: o.Surroundings, pool: o.Pool, causes: causes},
 		smolfile: &smolfileStep{references: o.References, machines: o.Machines, events: r.events, causes: causes},
 		bundle: &bundleStep{
@@ -55,6 +58,7 @@ func (r *Reconciler) newSteps() steps {
 func (p *steps) converge() []step {
 	return []step{
 		{Name: "adopt", Do: p.adopt.ensure},
+		{Name: "room", Condition: v1alpha1.ConditionMachineReady, Do: p.admit},
 		{Name: "network", Condition: v1alpha1.ConditionNetworkReady, Do: p.network.ensure},
 		{Name: "smolfile", Condition: v1alpha1.ConditionSmolfileReady, Do: p.smolfile.ensure},
 		{Name: "ahead", Do: p.ahead},
@@ -65,6 +69,9 @@ func (p *steps) converge() []step {
 		{Name: "proof", Condition: v1alpha1.ConditionEgressEnforced, Do: p.proof.ensure},
 	}
 }
+
+// admit waits until the node has room for the Bottle's machine.
+func (p *steps) admit(ctx context.Context, s *scope) error { return p.room.Admit(ctx, s.bottle) }
 
 // ahead requests the image and starts to create a new machine, so that neither
 // waits for the bundle. The steps image and machine report how that ended. If

@@ -100,8 +100,14 @@ func addressesOf(n *corev1.Node) []netip.Addr {
 
 // published returns what a Node shows about Bottles.
 func published(n *corev1.Node) string {
-	capacity, allocatable := n.Status.Capacity[v1alpha1.ResourceBottle], n.Status.Allocatable[v1alpha1.ResourceBottle]
-	return n.Labels[v1alpha1.LabelAgent] + "/" + capacity.String() + "/" + allocatable.String()
+	text := n.Labels[v1alpha1.LabelAgent]
+	for _, list := range []corev1.ResourceList{n.Status.Capacity, n.Status.Allocatable} {
+		text += "/"
+		if amount, has := list[v1alpha1.ResourceBottle]; has {
+			text += amount.String()
+		}
+	}
+	return text
 }
 
 func (n *Reconciler) enqueue() {
@@ -175,22 +181,31 @@ func (n *Reconciler) ensureLabel(ctx context.Context, node *corev1.Node, desired
 	return nil
 }
 
-// ensureCapacity writes both capacity and allocatable. A kubelet derives
-// allocatable from capacity, but a Node may have no kubelet.
+// ensureCapacity writes the number of Bottles to capacity and allocatable. A kubelet
+// derives allocatable from capacity, but a Node may have no kubelet. If the number is 0,
+// ensureCapacity removes the resource: a kubelet that restarts while the capacity is 0
+// rejects the running placeholder Pods, and one that does not find the resource keeps them.
 func (n *Reconciler) ensureCapacity(ctx context.Context, node *corev1.Node, count int) error {
 	desired := *resource.NewQuantity(int64(count), resource.DecimalSI)
-	capacity, ok1 := node.Status.Capacity[v1alpha1.ResourceBottle]
-	allocatable, ok2 := node.Status.Allocatable[v1alpha1.ResourceBottle]
-	if ok1 && ok2 && capacity.Equal(desired) && allocatable.Equal(desired) {
+	change := map[string]any{}
+	for field, list := range map[string]corev1.ResourceList{"capacity": node.Status.Capacity, "allocatable": node.Status.Allocatable} {
+		current, exists := list[v1alpha1.ResourceBottle]
+		switch {
+		case count == 0 && exists:
+			change[field] = map[string]any{v1alpha1.ResourceBottle: nil}
+		case count > 0 && !(exists && current.Equal(desired)):
+			change[field] = map[string]any{v1alpha1.ResourceBottle: desired.String()}
+		}
+	}
+	if len(change) == 0 {
 		return nil
 	}
-	amount := map[string]any{v1alpha1.ResourceBottle: desired.String()}
-	target, patch, err := n.mergePatch(map[string]any{"status": map[string]any{"capacity": amount, "allocatable": amount}})
+	target, patch, err := n.mergePatch(map[string]any{"status": change})
 	if err != nil {
 		return err
 	}
 	if err := n.client.Status().Patch(ctx, target, patch); err != nil {
-		return fmt.Errorf("advertise %s on node %s: %w", v1alpha1.ResourceBottle, n.node, err)
+		return fmt.Errorf("change %s of node %s: %w", v1alpha1.ResourceBottle, n.node, err)
 	}
 	return nil
 }

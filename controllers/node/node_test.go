@@ -31,7 +31,7 @@ func TestNode(t *testing.T) {
 		"lost its capacity": {func(n *corev1.Node, _ *world) {
 			n.Labels = map[string]string{v1alpha1.LabelAgent: "ready"}
 		}, "ready", "250", 1},
-		"set to 0 by the manager": {func(n *corev1.Node, _ *world) {
+		"set to 0 by an earlier release": {func(n *corev1.Node, _ *world) {
 			n.Labels = map[string]string{v1alpha1.LabelAgent: "ready"}
 			offer(n, "0")
 		}, "ready", "250", 1},
@@ -39,13 +39,24 @@ func TestNode(t *testing.T) {
 			n.Labels = map[string]string{v1alpha1.LabelAgent: "ready", "other": "stays"}
 			offer(n, "250")
 			w.facts.Break("kvm", "closed")
-		}, "", "0", 2},
-		"docker is down": {func(_ *corev1.Node, w *world) { w.facts.Break("docker", "down") }, "", "0", 1},
+		}, "", "none", 2},
+		"docker is down, nothing published": {func(_ *corev1.Node, w *world) { w.facts.Break("docker", "down") }, "", "none", 0},
+		"docker is down, set to 0 by an earlier release": {func(n *corev1.Node, w *world) {
+			offer(n, "0")
+			w.facts.Break("docker", "down")
+		}, "", "none", 1},
+		"docker is down, only allocatable is left": {func(n *corev1.Node, w *world) {
+			offer(n, "250")
+			delete(n.Status.Capacity, v1alpha1.ResourceBottle)
+			w.facts.Break("docker", "down")
+		}, "", "none", 1},
+		"no Bottles are allowed": {func(n *corev1.Node, w *world) { w.maxBottles = 0 }, "ready", "none", 1},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			node := &corev1.Node{}
 			node.Name = testNode
+			node.Status.Capacity = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("8")}
 			w := newWorld(t)
 			tt.before(node, w)
 			if err := w.Create(t.Context(), node); err != nil {
@@ -65,9 +76,11 @@ func TestNode(t *testing.T) {
 			if got.Labels[v1alpha1.LabelAgent] != tt.wantLabel {
 				t.Errorf("label: got %q, want %q", got.Labels[v1alpha1.LabelAgent], tt.wantLabel)
 			}
-			capacity, allocatable := got.Status.Capacity[v1alpha1.ResourceBottle], got.Status.Allocatable[v1alpha1.ResourceBottle]
-			if capacity.String() != tt.wantAmount || allocatable.String() != tt.wantAmount {
-				t.Errorf("capacity, allocatable: got %s, %s, want %s", &capacity, &allocatable, tt.wantAmount)
+			if capacity, allocatable := amountIn(got.Status.Capacity), amountIn(got.Status.Allocatable); capacity != tt.wantAmount || allocatable != tt.wantAmount {
+				t.Errorf("capacity, allocatable: got %s, %s, want %s", capacity, allocatable, tt.wantAmount)
+			}
+			if got := got.Status.Capacity.Cpu().String(); got != "8" {
+				t.Errorf("capacity of cpu: got %s, want 8, as before", got)
 			}
 			if _, err := n.Reconcile(t.Context(), ctrl.Request{NamespacedName: types.NamespacedName{Name: testNode}}); err != nil {
 				t.Fatal(err)
@@ -80,8 +93,17 @@ func TestNode(t *testing.T) {
 }
 
 func offer(n *corev1.Node, amount string) {
-	n.Status.Capacity = corev1.ResourceList{v1alpha1.ResourceBottle: resource.MustParse(amount)}
+	n.Status.Capacity = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("8"), v1alpha1.ResourceBottle: resource.MustParse(amount)}
 	n.Status.Allocatable = n.Status.Capacity.DeepCopy()
+}
+
+// amountIn returns how many Bottles a list offers, or "none" if it does not name them.
+func amountIn(l corev1.ResourceList) string {
+	q, has := l[v1alpha1.ResourceBottle]
+	if !has {
+		return "none"
+	}
+	return q.String()
 }
 
 func TestKubeletHeartbeatsAreIgnored(t *testing.T) {

@@ -22,14 +22,16 @@ const testNode = "node-a"
 // world is a node and an API server that records patches.
 type world struct {
 	client.Client
-	facts  hosttest.Facts
-	clock  *testclock.FakeClock
-	writes []string
+	facts hosttest.Facts
+	// maxBottles is the agent's flag --max-bottles.
+	maxBottles int
+	clock      *testclock.FakeClock
+	writes     []string
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{clock: testclock.NewFakeClock(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC))}
+	w := &world{maxBottles: 250, clock: testclock.NewFakeClock(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC))}
 	w.Client = fake.NewClientBuilder().WithScheme(clientgoscheme.Scheme).WithStatusSubresource(&corev1.Node{}).
 		WithInterceptorFuncs(interceptor.Funcs{
 			Patch: func(ctx context.Context, c client.WithWatch, obj client.Object, patch client.Patch, opts ...client.PatchOption) error {
@@ -45,5 +47,5 @@ func newWorld(t *testing.T) *world {
 }
 
 func (w *world) reconciler() *Reconciler {
-	return New(Options{Client: w.Client, Facts: NewFacts(&w.facts, w.clock), Node: testNode, MaxBottles: 250})
+	return New(Options{Client: w.Client, Facts: NewFacts(&w.facts, w.clock), Node: testNode, MaxBottles: w.maxBottles})
 }

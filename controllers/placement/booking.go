@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
+	"k8s.io/utils/ptr"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 )
@@ -32,16 +33,6 @@ func booked(pod *corev1.Pod) corev1.ResourceList {
 	return sum
 }
 
-// ended returns why a Pod no longer books anything, or "". The scheduler does not
-// count Pods that have ended: because a kubelet rejected or evicted them, or because
-// somebody who may write their status said so.
-func ended(pod *corev1.Pod) string {
-	if p := pod.Status.Phase; p == corev1.PodFailed || p == corev1.PodSucceeded {
-		return fmt.Sprintf("it has ended (%s), so the scheduler no longer counts it", p)
-	}
-	return ""
-}
-
 // flawOf returns why a Pod cannot place the Bottle that needs the Pod want, or "".
 // The Pod's digest is no proof, because whoever may write Pods can set it. So flawOf
 // compares what the scheduler counts.
@@ -49,23 +40,24 @@ func flawOf(pod, want *corev1.Pod) string {
 	if len(pod.Spec.Containers) != 1 || len(pod.Spec.InitContainers)+len(pod.Spec.EphemeralContainers) > 0 {
 		return "it does not have exactly the container that the manager gives it"
 	}
-	if why := ended(pod); why != "" {
-		return why
-	}
 	return shortfall(booked(pod), booked(want))
 }
 
 // unbookedOf returns what a Pod lacks of what was booked for a Bottle on its node,
-// or "". The overhead may have changed since, so it is not counted.
+// or "". An earlier manager did not record the overhead, which is then not counted.
 func unbookedOf(pod *corev1.Pod, b *v1alpha1.Bottle) string {
 	r := b.Status.Resources
-	if why := ended(pod); why != "" || r == nil {
-		return why
+	if r == nil {
+		return ""
 	}
 	cpu, memory := *resource.NewQuantity(int64(r.CPUs), resource.DecimalSI), r.Memory.DeepCopy()
 	if r.Bundle != nil { // an earlier manager booked none
 		cpu.Add(r.Bundle.CPU)
 		memory.Add(r.Bundle.Memory)
+	}
+	if r.Overhead != nil {
+		cpu.Add(ptr.Deref(r.Overhead.CPU, resource.Quantity{}))
+		memory.Add(ptr.Deref(r.Overhead.Memory, resource.Quantity{}))
 	}
 	want := corev1.ResourceList{
 		corev1.ResourceCPU:      cpu,

@@ -45,7 +45,8 @@ func TestBookingOfDiskAndBundle(t *testing.T) {
 	big.Spec.Machine = &v1alpha1.Machine{Storage: ptr.To(resource.MustParse("20Gi")), Overlay: ptr.To(resource.MustParse("10Gi"))}
 	b := w.placed(big, node)
 	bundle := &v1alpha1.BundleResources{CPU: resource.MustParse("250m"), Memory: resource.MustParse("128Mi")}
-	want := &v1alpha1.ResourcesStatus{CPUs: 2, Memory: resource.MustParse("2Gi"), Disk: ptr.To(resource.MustParse("30Gi")), Bundle: bundle}
+	want := &v1alpha1.ResourcesStatus{CPUs: 2, Memory: resource.MustParse("2Gi"), Disk: ptr.To(resource.MustParse("30Gi")), Bundle: bundle,
+		Overhead: &v1alpha1.OverheadResources{CPU: ptr.To(resource.MustParse("100m")), Memory: ptr.To(resource.MustParse("128Mi"))}}
 	if !equality.Semantic.DeepEqual(b.Status.Resources, want) {
 		t.Errorf("status.resources (-want +got):\n%s", cmp.Diff(want, b.Status.Resources))
 	}

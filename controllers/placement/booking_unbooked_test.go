@@ -20,6 +20,8 @@ func TestUnbooked(t *testing.T) {
 		CPUs: 2, Memory: resource.MustParse("1Gi"), Disk: ptr.To(resource.MustParse("3Gi")),
 		Bundle: &v1alpha1.BundleResources{CPU: resource.MustParse("250m"), Memory: resource.MustParse("128Mi")},
 	}
+	overhead := recorded
+	overhead.Overhead = &v1alpha1.OverheadResources{CPU: ptr.To(resource.MustParse("100m"))}
 	earlier := recorded
 	earlier.Disk, earlier.Bundle = nil, nil
 	for name, tt := range map[string]struct {
@@ -31,6 +33,8 @@ func TestUnbooked(t *testing.T) {
 		"no room for the bundle": {recorded, "2", "1152Mi", "3Gi", "2 of cpu instead of 2250m"},
 		"no memory for it":       {recorded, "2250m", "1Gi", "3Gi", "1Gi of memory instead of 1152Mi"},
 		"no disk":                {recorded, "2250m", "1152Mi", "0", "0 of ephemeral-storage instead of 3Gi"},
+		"with the overhead":      {overhead, "2350m", "1152Mi", "3Gi", ""},
+		"without the overhead":   {overhead, "2250m", "1152Mi", "3Gi", "2250m of cpu instead of 2350m"},
 		"of an earlier manager":  {earlier, "2", "1Gi", "0", ""},
 	} {
 		b := &v1alpha1.Bottle{}

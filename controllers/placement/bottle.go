@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -60,9 +61,14 @@ func (r *bottles) pass(ctx context.Context, key client.ObjectKey) (ctrl.Result, 
 	} else if err != nil {
 		return ctrl.Result{}, fmt.Errorf("get Bottle %s: %w", key, err)
 	}
-	pod, strays, err := r.placeholders(ctx, key, b)
+	pod, former, strays, err := r.placeholders(ctx, key, b)
 	if err != nil {
 		return ctrl.Result{}, err
+	}
+	for i := range former {
+		if err := r.replacePod(ctx, &former[i]); err != nil {
+			return ctrl.Result{}, err
+		}
 	}
 	for i := range strays {
 		if err := r.removeStray(ctx, &strays[i]); err != nil {
@@ -88,38 +94,47 @@ func (r *bottles) pass(ctx context.Context, key client.ObjectKey) (ctrl.Result, 
 	return result, metadataWriter{r.Client, r.recorder}.update(ctx, f, pod)
 }
 
-// placeholders returns the Bottle's own Pod, and strays: Pods that were made for
-// an earlier Bottle of the same name that no longer exists. Other Pods with the
-// Bottle's name belong to somebody else and are left alone.
-func (r *bottles) placeholders(ctx context.Context, key client.ObjectKey, b *v1alpha1.Bottle) (*corev1.Pod, []corev1.Pod, error) {
+// placeholders returns the Bottle's own Pod, and former ones, whose place that Pod has
+// taken. It also returns strays: Pods that were made for an earlier Bottle of the same name
+// that no longer exists. Other Pods with the Bottle's name belong to somebody else and are
+// left alone.
+func (r *bottles) placeholders(ctx context.Context, key client.ObjectKey, b *v1alpha1.Bottle) (own *corev1.Pod, former, strays []corev1.Pod, err error) {
 	list := &corev1.PodList{}
 	if err := r.List(ctx, list, client.InNamespace(key.Namespace), client.MatchingFields{indexPodBottle: key.Name}); err != nil {
-		return nil, nil, fmt.Errorf("list placeholder Pods of %s: %w", key, err)
+		return nil, nil, nil, fmt.Errorf("list placeholder Pods of %s: %w", key, err)
 	}
-	own, strays := classifyPods(b, list.Items)
-	return own, strays, nil
+	own, former, strays = classifyPods(b, list.Items)
+	return own, former, strays, nil
 }
 
 // classifyPods implements placeholders for Pods that carry the Bottle's name.
-func classifyPods(b *v1alpha1.Bottle, pods []corev1.Pod) (own *corev1.Pod, strays []corev1.Pod) {
+func classifyPods(b *v1alpha1.Bottle, pods []corev1.Pod) (own *corev1.Pod, former, strays []corev1.Pod) {
 	for i := range pods {
 		pod := &pods[i]
 		switch {
 		case b != nil && owns(b, pod):
-			own = pod
+			if own != nil && succeeds(own, pod) {
+				own, pod = pod, own
+			}
+			if own == nil {
+				own = pod
+			} else if own != pod {
+				former = append(former, *pod)
+			}
 		case b != nil && disowned(b, pod):
 			// If it blocks the Bottle's own Pod, adoptPod reports it.
 		case wasPlaceholder(pod):
 			strays = append(strays, *pod)
 		}
 	}
-	return own, strays
+	return own, former, strays
 }
 
 // owns reports whether a Pod is the Bottle's placeholder. Labels alone prove
 // nothing, because anyone who creates Pods can set them.
 func owns(b *v1alpha1.Bottle, pod *corev1.Pod) bool {
-	return pod.Labels[v1alpha1.LabelUID] == string(b.UID) && pod.Name == podName(b) && controls(b, pod)
+	return pod.Labels[v1alpha1.LabelUID] == string(b.UID) && controls(b, pod) &&
+		(pod.Name == podName(b) || pod.Name == successorName(b, podName(b)))
 }
 
 // controls reports whether the Bottle is the Pod's controller. The UID alone does
@@ -157,6 +172,9 @@ func (r *bottles) gather(b *v1alpha1.Bottle, pod *corev1.Pod) (facts, error) {
 	if f.pod != nil {
 		f.pod.flaw, f.pod.unbooked = flawOf(pod, want), unbookedOf(pod, b)
 		f.pod.wait = r.replaced.wait(client.ObjectKeyFromObject(b), pod.UID)
+		if f.pod.ended != "" {
+			f.pod.wait, f.pod.next = pauseAfter(f.pod.failures, r.options.Clock.Since(f.pod.created), r.options)
+		}
 	}
 	if f.pod != nil && f.pod.node != "" {
 		f.bound = r.verdicts.get(f.pod.node)
@@ -193,6 +211,10 @@ func (r *bottles) act(ctx context.Context, f facts, pod *corev1.Pod) (ctrl.Resul
 		}
 		if !terminating { // no retry: the Bottle is deleted along with the namespace
 			createErr = err
+		}
+		r.recordSuccessor(f, made)
+		if made == nil {
+			made = pod
 		}
 		if f, err = r.gather(f.bottle, made); err != nil {
 			return result, err
@@ -234,7 +256,16 @@ func (r *bottles) createPod(ctx context.Context, f facts, pin string) (*corev1.P
 	if err != nil {
 		return nil, "", err
 	}
+	if f.pod != nil {
+		pod.Name = successorName(f.bottle, f.pod.name)
+		pod.Annotations[annotationFailures] = strconv.Itoa(f.pod.next)
+	}
 	err = r.Create(ctx, pod, client.FieldOwner(v1alpha1.ManagerFieldOwner))
+	if pin != "" && refused(err) && !namespaceTerminating(err) {
+		// Some webhooks, such as those of queues, let only the scheduler choose a node.
+		pod.Spec.NodeName = ""
+		err = r.Create(ctx, pod, client.FieldOwner(v1alpha1.ManagerFieldOwner))
+	}
 	switch {
 	case err == nil:
 		return pod, "", nil

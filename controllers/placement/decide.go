@@ -48,9 +48,18 @@ type podFacts struct {
 	// unbooked is what the Pod lacks of what was booked for a Bottle on its node;
 	// "" if it lacks nothing.
 	unbooked string
-	// wait is how long the Pod must stay although it is flawed; 0 means that it may be
-	// replaced now.
+	// wait is how long the Pod must stay although it is flawed or has ended; 0 means that
+	// it may be replaced now.
 	wait time.Duration
+	// ended is how the Pod ended; "" if it has not. An ended Pod books nothing.
+	ended string
+	// evicted is how the Pod was made to leave its node; "" if it was not.
+	evicted string
+	// running reports that a kubelet runs the Pod.
+	running bool
+	// failures is how many placeholders ended in a row before this one, and next is that
+	// number for its successor.
+	failures, next int
 	// unheld reports that our finalizer is missing.
 	unheld bool
 	// scheduled is the Pod's condition PodScheduled; nil when absent.
@@ -88,7 +97,8 @@ func (n nodeFacts) lost() bool { return n.agentLost && (n.gone || n.outOfService
 type podAction string
 
 const (
-	// podCreate creates it, pinned to decision.pin if that is set.
+	// podCreate creates it, pinned to decision.pin if that is set. If there is one that
+	// has ended, podCreate creates its successor.
 	podCreate podAction = "create"
 	// podRemove deletes it and removes its finalizer.
 	podRemove podAction = "remove"
@@ -187,12 +197,19 @@ func decidePlaced(f facts, on string) decision {
 	case f.pod != nil && f.pod.node != "" && f.pod.node != on:
 		d.pod = podRemove
 		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen)
-	case f.pod != nil && f.pod.deleting && !f.pod.replaced():
+	case f.eviction() != "":
 		setScheduled(metav1.ConditionFalse, v1alpha1.ReasonEvicted, fmt.Sprintf(
-			"the placeholder Pod was deleted (by a drain, preemption or a person): the machine is removed from node %s before the Bottle goes elsewhere", on))
+			"the placeholder Pod was %s: the machine is removed from node %s, with its disk, before the Bottle goes elsewhere", f.eviction(), on))
 	case f.home.gone:
 		setScheduled(metav1.ConditionFalse, v1alpha1.ReasonEvicted, fmt.Sprintf(
 			"node %s was removed from the cluster: the machine is removed from it before the Bottle goes elsewhere", on))
+	case f.pod != nil && f.pod.ended != "":
+		replaceable := f.pod.wait == 0 && f.refusal == "" && !f.namespaceTerminating
+		if replaceable {
+			d.pod, d.pin = podCreate, on
+		}
+		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonPlaceholderEnded, fmt.Sprintf(
+			"%s; Pod %s, which reserved resources there, has ended (%s): the machine keeps running, %s", chosen, f.pod.name, f.pod.ended, f.successor()))
 	case f.pod != nil && f.pod.deleting:
 		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen)
 	case f.pod != nil && f.pod.unbooked != "" && f.pod.wait > 0:
@@ -207,6 +224,9 @@ func decidePlaced(f facts, on string) decision {
 	case f.pod == nil:
 		d.pod, d.pin = podCreate, on
 		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen)
+	case f.unaccepted():
+		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonPlaceholderEnded, fmt.Sprintf(
+			"%s; Pod %s takes the place of one that ended, and no machine is created before the node accepts it", chosen, f.pod.name))
 	default:
 		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen)
 	}
@@ -235,8 +255,12 @@ func decideUnplaced(f facts) decision {
 		return decision{status: unplaced(f, v1alpha1.ReasonPlaceholderRefused, f.refusal)}
 	case pod == nil:
 		return decision{pod: podCreate}
-	case pod.deleting, pod.digest != f.desired.digest:
+	case pod.digest != f.desired.digest, pod.deleting && (pod.ended == "" || f.eviction() != ""):
 		return decision{pod: podRemove}
+	case pod.ended != "" && f.refusal == "" && !f.namespaceTerminating && pod.wait == 0:
+		return decision{pod: podCreate, status: endedUnplaced(f)}
+	case pod.ended != "":
+		return decision{status: endedUnplaced(f)}
 	case pod.flaw != "" && pod.wait > 0:
 		return decision{status: unplaced(f, v1alpha1.ReasonPlaceholderMismatch,
 			fmt.Sprintf("Pod %s is not what the manager creates, and is replaced soon: %s; look for what changes Pods in this namespace, such as a webhook", pod.name, pod.flaw))}

@@ -8,7 +8,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/test/builders"
@@ -44,6 +46,14 @@ func TestDecide(t *testing.T) {
 	placed := func() *builders.Bottle {
 		return bottle().On("node-a").Booked(4, "1Gi").Finalizer(v1alpha1.FinalizerNode)
 	}
+	reported := func(status metav1.ConditionStatus, reason string) *builders.Bottle {
+		return placed().Condition(metav1.Condition{Type: v1alpha1.ConditionScheduled, Status: status, Reason: reason})
+	}
+	withMachine := func() *v1alpha1.Bottle {
+		b := placed().Obj()
+		b.Status.Machine = &v1alpha1.MachineStatus{Name: "bottle-a"}
+		return b
+	}
 	now := time.Unix(0, 0)
 	unbound := &podFacts{name: "bottle-a", digest: "d"}
 	boundTo := func(node string) *podFacts { return &podFacts{name: "bottle-a", digest: "d", node: node} }
@@ -53,6 +63,8 @@ func TestDecide(t *testing.T) {
 	unschedulable := &corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: "Unschedulable", Message: "0/2 nodes"}
 	lost := nodeFacts{gone: true, agentLost: true}
 	stays := outcome{NodeName: "node-a", CPUs: 4, Conditions: []string{"Scheduled True Scheduled"}}
+	ended := []string{"Scheduled True PlaceholderEnded"}
+	endedUnplaced := []string{"Scheduled False PlaceholderEnded", "Ready False PlaceholderEnded"}
 	agentLost := []string{"Ready Unknown AgentLost", "EgressEnforced Unknown AgentLost"}
 	tests := map[string]struct {
 		facts facts
@@ -92,6 +104,15 @@ func TestDecide(t *testing.T) {
 		"flawed, without finalizer":  {facts{bottle: bottle().Obj(), pod: &podFacts{digest: "d", flaw: "f", wait: 1, unheld: true}}, outcome{CPUs: 2, Conditions: []string{"Scheduled False PlaceholderMismatch", "Ready False PlaceholderMismatch"}}},
 		"deleted, without finalizer": {facts{bottle: bottle().Obj(), pod: &podFacts{digest: "d", deleting: true, unheld: true}}, outcome{Pod: podRemove}},
 
+		"ended":                  {facts{bottle: bottle().Obj(), pod: &podFacts{digest: "d", ended: "Failed"}}, outcome{Pod: podCreate, CPUs: 2, Conditions: endedUnplaced}},
+		"ended, with a node":     {facts{bottle: bottle().Obj(), pod: &podFacts{digest: "d", node: "node-a", ended: "Failed"}}, outcome{Pod: podCreate, CPUs: 2, Conditions: endedUnplaced}},
+		"ended again":            {facts{bottle: bottle().Obj(), pod: &podFacts{digest: "d", ended: "Failed", wait: 1}}, outcome{CPUs: 2, Conditions: endedUnplaced}},
+		"ended, another refused": {facts{bottle: bottle().Obj(), pod: &podFacts{digest: "d", ended: "Failed"}, refusal: "quota"}, outcome{CPUs: 2, Conditions: endedUnplaced}},
+		"ended and deleted":      {facts{bottle: bottle().Obj(), pod: &podFacts{digest: "d", ended: "Failed", deleting: true, wait: 1}}, outcome{CPUs: 2, Conditions: endedUnplaced}},
+		"ended, because evicted": {facts{bottle: bottle().Obj(), pod: &podFacts{digest: "d", ended: "Failed", deleting: true, evicted: "evicted"}}, outcome{Pod: podRemove}},
+		"ended, spec changed":    {facts{bottle: bottle().Obj(), pod: &podFacts{digest: "old", ended: "Failed", wait: 1}}, outcome{Pod: podRemove}},
+		"ended, stopped":         {facts{bottle: bottle().Stopped().Obj(), pod: &podFacts{digest: "d", ended: "Failed", wait: 1}}, outcome{Pod: podRemove, CPUs: 2, Conditions: []string{"Scheduled False Stopped", "Ready True Stopped"}}},
+
 		// On a node.
 		"its Pod books less":                 {facts{bottle: placed().Obj(), pod: &podFacts{digest: "d", node: "node-a", unbooked: "u"}}, outcome{Pod: podReplace, NodeName: "node-a", CPUs: 4, Conditions: stays.Conditions}},
 		"its Pod books less again":           {facts{bottle: placed().Obj(), pod: &podFacts{digest: "d", node: "node-a", unbooked: "u", wait: 1}}, stays},
@@ -105,6 +126,18 @@ func TestDecide(t *testing.T) {
 		"its new Pod not bound":              {facts{bottle: placed().Obj(), pod: unbound}, stays},
 		"spec changed on it":                 {facts{bottle: placed().Obj(), pod: &podFacts{digest: "old", node: "node-a"}}, stays},
 		"stopped on it":                      {facts{bottle: placed().Stopped().Obj(), pod: boundTo("node-a")}, stays},
+		"its Pod ended":                      {facts{bottle: placed().Obj(), pod: &podFacts{digest: "d", node: "node-a", ended: "Failed"}}, outcome{Pod: podCreate, Pin: "node-a", NodeName: "node-a", CPUs: 4, Conditions: ended}},
+		"its Pod ended again":                {facts{bottle: placed().Obj(), pod: &podFacts{digest: "d", node: "node-a", ended: "Failed", wait: 1}}, outcome{NodeName: "node-a", CPUs: 4, Conditions: ended}},
+		"its Pod ended, another refused":     {facts{bottle: placed().Obj(), pod: &podFacts{digest: "d", node: "node-a", ended: "Failed"}, refusal: "quota"}, outcome{NodeName: "node-a", CPUs: 4, Conditions: ended}},
+		"its Pod ended on no node":           {facts{bottle: placed().Obj(), pod: &podFacts{digest: "d", ended: "Failed"}}, outcome{Pod: podCreate, Pin: "node-a", NodeName: "node-a", CPUs: 4, Conditions: ended}},
+		"its Pod ended, then deleted":        {facts{bottle: placed().Obj(), pod: &podFacts{digest: "d", node: "node-a", ended: "Failed", deleting: true}}, outcome{Pod: podCreate, Pin: "node-a", NodeName: "node-a", CPUs: 4, Conditions: ended}},
+		"its Pod ended, deleted in a pause":  {facts{bottle: reported("True", v1alpha1.ReasonPlaceholderEnded).Obj(), pod: &podFacts{digest: "d", node: "node-a", ended: "Failed", deleting: true, evicted: "evicted", wait: 1}}, outcome{NodeName: "node-a", CPUs: 4, Conditions: ended}},
+		"its Pod deleted, then ended":        {facts{bottle: placed().Obj(), pod: &podFacts{digest: "d", node: "node-a", ended: "Failed", deleting: true, evicted: "evicted"}}, outcome{NodeName: "node-a", CPUs: 4, Conditions: []string{"Scheduled False Evicted"}}},
+		"drained, and its Pod ended since":   {facts{bottle: reported("False", v1alpha1.ReasonEvicted).Obj(), pod: &podFacts{digest: "d", node: "node-a", ended: "Failed", deleting: true}}, outcome{NodeName: "node-a", CPUs: 4, Conditions: []string{"Scheduled False Evicted"}}},
+		"its Pod ended, its node gone":       {facts{bottle: placed().Obj(), pod: &podFacts{digest: "d", node: "node-a", ended: "Failed"}, home: nodeFacts{gone: true}}, outcome{NodeName: "node-a", CPUs: 4, Conditions: []string{"Scheduled False Evicted"}}},
+		"its new Pod not yet accepted":       {facts{bottle: placed().Obj(), pod: &podFacts{digest: "d", node: "node-a", failures: 1}}, outcome{NodeName: "node-a", CPUs: 4, Conditions: ended}},
+		"its new Pod accepted":               {facts{bottle: placed().Obj(), pod: &podFacts{digest: "d", node: "node-a", failures: 1, running: true}}, stays},
+		"its new Pod, with a machine":        {facts{bottle: withMachine(), pod: &podFacts{digest: "d", node: "node-a", failures: 1}}, stays},
 		"its Pod gone by force":              {facts{bottle: placed().Obj()}, outcome{Pod: podCreate, Pin: "node-a", NodeName: "node-a", CPUs: 4, Conditions: stays.Conditions}},
 		"its new Pod refused":                {facts{bottle: placed().Obj(), refusal: "quota"}, stays},
 		"its namespace deleted":              {facts{bottle: placed().Obj(), namespaceTerminating: true}, stays},
@@ -161,10 +194,14 @@ func TestNeverOnTwoNodes(t *testing.T) {
 			t.Errorf("got the node cleared with %+v, want that only when it is lost", f.home)
 		case d.status != nil && !d.clear && on != "" && d.status.nodeName != on:
 			t.Errorf("got node %q for a Bottle on %q", d.status.nodeName, on)
-		case d.status != nil && on == "" && d.status.nodeName != "" && (f.pod == nil || f.pod.deleting || f.pod.flaw != "" || d.status.nodeName != f.pod.node):
+		case d.status != nil && on == "" && d.status.nodeName != "" && (f.pod == nil || f.pod.deleting || f.pod.flaw != "" || f.pod.ended != "" || d.status.nodeName != f.pod.node):
 			t.Errorf("got node %q from Pod %+v", d.status.nodeName, f.pod)
 		case d.pod == podRemove && on != "" && f.pod.node == on && f.bottle.DeletionTimestamp.IsZero():
 			t.Errorf("got the placeholder on %q removed although the Bottle is there", on)
+		case d.pod == podCreate && f.pod != nil && (f.pod.ended == "" || f.pod.wait > 0):
+			t.Errorf("got a second placeholder beside %+v", f.pod)
+		case d.status != nil && f.pod != nil && f.pod.ended != "" && f.pod.evicted == "" && !f.home.gone && f.bottle.DeletionTimestamp.IsZero() && evicts(d):
+			t.Errorf("got the Bottle evicted because of %+v", f.pod)
 		case d.pod == podReplace && (on == "" || f.pod.deleting || f.pod.unbooked == ""):
 			t.Errorf("got Pod %+v replaced for a Bottle on %q", f.pod, on)
 		case d.pod == podCreate && d.pin != on:
@@ -175,18 +212,30 @@ func TestNeverOnTwoNodes(t *testing.T) {
 	}
 }
 
+// evicts reports whether a decision tells the agent to remove the machine.
+func evicts(d decision) bool {
+	c := meta.FindStatusCondition(d.status.asserted, v1alpha1.ConditionScheduled)
+	return c != nil && c.Reason == v1alpha1.ReasonEvicted
+}
+
 // allFacts returns every combination of the facts that a decision depends on.
 func allFacts() []facts {
 	pods := []*podFacts{nil}
 	for _, node := range []string{"", "node-a", "node-b"} {
 		for _, digest := range []string{"d", "old"} {
-			for i := range 16 {
+			for i := range 64 {
 				pod := &podFacts{node: node, digest: digest, deleting: i&1 > 0, unheld: i&2 > 0}
 				if i&4 > 0 {
 					pod.flaw, pod.unbooked = "requests less", "requests less"
 				}
 				if i&8 > 0 {
 					pod.wait = time.Second
+				}
+				if i&16 > 0 {
+					pod.ended = "Failed"
+				}
+				if i&32 > 0 {
+					pod.evicted = "evicted"
 				}
 				pods = append(pods, pod)
 			}

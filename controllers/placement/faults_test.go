@@ -118,7 +118,7 @@ func story(w *world) {
 	w.takeOver("a")
 	stopAgent()
 	w.wait("a", v1alpha1.ConditionReady, "Unknown AgentLost")
-	w.eventually(func() string { return w.room(second, "0") })
+	w.eventually(func() string { return w.room(second, "none") })
 	w.must(w.c.Delete(w.Context(), w.bottle("b")))
 	w.must(w.c.Delete(w.Context(), w.readNode(second)))
 	w.gone("b")

@@ -135,54 +135,15 @@ func TestShrunkPlaceholder(t *testing.T) {
 	if got := next.Spec.Containers[0].Resources.Requests; !equality.Semantic.DeepEqual(got, want) || next.Spec.Affinity == nil {
 		t.Errorf("got requests %v and affinity %v, want %v on the same node", got, next.Spec.Affinity, want)
 	}
-	w.bind(next, node)
+	if next.Spec.NodeName != node {
+		t.Errorf("got a placeholder on node %q, want %s", next.Spec.NodeName, node)
+	}
 	w.always(func() string {
 		if pods := w.pods("a"); len(pods) != 1 || pods[0].UID != next.UID {
 			return "the new placeholder was replaced too"
 		}
 		return ""
 	})
-}
-
-// The scheduler does not count a Pod that has ended. A placeholder ends if a kubelet
-// rejects or evicts it, or if somebody who may write the status of Pods says so. It then
-// places nothing, and is replaced by one for the same node if the Bottle is on a node
-// already.
-func TestEndedPlaceholder(t *testing.T) {
-	for _, phase := range []corev1.PodPhase{corev1.PodFailed, corev1.PodSucceeded} {
-		t.Run(string(phase), func(t *testing.T) {
-			w := newWorld(t)
-			w.start(interceptor.Funcs{})
-			node, _ := w.node("a")
-			end := func() (ended *corev1.Pod) {
-				t.Helper()
-				pod := w.pod("a")
-				w.must(w.c.Status().Patch(t.Context(), pod.DeepCopy(), client.RawPatch("application/merge-patch+json", []byte(`{"status":{"phase":"`+string(phase)+`"}}`))))
-				w.eventually(func() string {
-					if pods := w.pods("a"); len(pods) != 1 || pods[0].UID == pod.UID {
-						return "the placeholder was not replaced"
-					}
-					return ""
-				})
-				return pod
-			}
-			w.create(builders.MakeBottle("a").Obj())
-			w.waitScheduled("a", "False Pending")
-			end()
-			w.waitEvent(v1alpha1.ReasonPlaceholderMismatch)
-			w.bind(w.pod("a"), node)
-			w.waitScheduled("a", "True Scheduled")
-			w.takeOver("a")
-			pod := end()
-			if got := condition(w.bottle("a"), v1alpha1.ConditionScheduled); got != "True Scheduled" {
-				t.Errorf("got Scheduled %s, want the Bottle to stay", got)
-			}
-			next := w.pod("a")
-			if got, want := next.Spec.Containers[0].Resources.Requests, pod.Spec.Containers[0].Resources.Requests; !equality.Semantic.DeepEqual(got, want) || next.Spec.Affinity == nil {
-				t.Errorf("got requests %v and affinity %v, want %v on the same node", got, next.Spec.Affinity, want)
-			}
-		})
-	}
 }
 
 // A placeholder that lost its finalizer gets it back, before and after the Bottle

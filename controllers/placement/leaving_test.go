@@ -3,6 +3,7 @@
 package placement_test
 
 import (
+	"fmt"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -106,7 +107,7 @@ func TestPlaceholderElsewhere(t *testing.T) {
 	w.start(interceptor.Funcs{})
 	w.eventually(func() string {
 		pods := w.pods("a")
-		if len(pods) != 1 || pods[0].UID == fake.UID || pods[0].Spec.NodeName != "" {
+		if len(pods) != 1 || pods[0].UID == fake.UID || pods[0].Spec.NodeName != node {
 			return "the wrong placeholder is still there"
 		}
 		return ""
@@ -132,20 +133,20 @@ func TestAgentLostAndBack(t *testing.T) {
 	if got := condition(b, v1alpha1.ConditionMachineReady); got != "True MachineRunning" {
 		t.Errorf("got MachineReady %s, want what the agent reported last", got)
 	}
-	w.eventually(func() string { return w.room(name, "0") })
+	w.eventually(func() string { return w.room(name, "none") })
 	w.waitEvent("AgentLost")
 
 	w.agentOn(name)
 	w.newGeneration("a", 2) // before the agent reports anything new
 	node := w.readNode(name)
-	node.Status.Capacity[v1alpha1.ResourceBottle] = *resourceOf("250")
-	node.Status.Allocatable[v1alpha1.ResourceBottle] = *resourceOf("250")
+	node.Status.Capacity = corev1.ResourceList{v1alpha1.ResourceBottle: *resourceOf("250")}
+	node.Status.Allocatable = node.Status.Capacity
 	w.must(w.c.Status().Update(t.Context(), node))
 	w.always(func() string {
 		if w.room(name, "250") != "" { // it may be withdrawn once more until the manager sees the renewal
 			node = w.readNode(name)
-			node.Status.Capacity[v1alpha1.ResourceBottle] = *resourceOf("250")
-			node.Status.Allocatable[v1alpha1.ResourceBottle] = *resourceOf("250")
+			node.Status.Capacity = corev1.ResourceList{v1alpha1.ResourceBottle: *resourceOf("250")}
+			node.Status.Allocatable = node.Status.Capacity
 			_ = w.c.Status().Update(t.Context(), node)
 		}
 		if got := condition(w.bottle("a"), v1alpha1.ConditionReady); got == "" {
@@ -294,4 +295,32 @@ func TestPlaceholderWithoutAnnotation(t *testing.T) {
 	w.must(w.c.Delete(t.Context(), b, client.PropagationPolicy(metav1.DeletePropagationBackground)))
 	w.start(interceptor.Funcs{})
 	w.gone("a")
+}
+
+// A stopped Bottle keeps what it has booked. Deleting its placeholder Pod gives that up:
+// the Bottle leaves its node, and gets no new Pod until it is to run again.
+func TestStoppedBottleGivesUpItsNode(t *testing.T) {
+	w := newWorld(t)
+	w.start(interceptor.Funcs{})
+	node, _ := w.node("a")
+	w.placed(builders.MakeBottle("a").Obj(), node)
+	w.takeOver("a")
+	w.desire("a", v1alpha1.DesiredStateStopped)
+	pod := w.pod("a")
+	w.must(w.c.Delete(t.Context(), pod))
+	w.waitScheduled("a", "False Evicted")
+	w.leave("a")
+	w.waitScheduled("a", "False Stopped")
+	w.wait("a", v1alpha1.ConditionReady, "True Stopped")
+	w.eventually(func() string {
+		if n := len(w.pods("a")); n > 0 {
+			return fmt.Sprintf("got %d Pods of a stopped Bottle without a node, want none", n)
+		}
+		return ""
+	})
+	w.desire("a", v1alpha1.DesiredStateRunning)
+	w.waitScheduled("a", "False Pending")
+	if next := w.pod("a"); next.Spec.NodeName != "" || next.Spec.Affinity != nil {
+		t.Errorf("got a Pod on %q, want one for any node", next.Spec.NodeName)
+	}
 }

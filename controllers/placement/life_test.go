@@ -45,7 +45,8 @@ func TestLife(t *testing.T) {
 	w.waitScheduled("a", "True Scheduled")
 	got := w.bottle("a")
 	want := &v1alpha1.ResourcesStatus{CPUs: 2, Memory: resource.MustParse("2Gi"), Disk: ptr.To(resource.MustParse("1Gi")),
-		Bundle: &v1alpha1.BundleResources{CPU: resource.MustParse("250m"), Memory: resource.MustParse("128Mi")}}
+		Bundle:   &v1alpha1.BundleResources{CPU: resource.MustParse("250m"), Memory: resource.MustParse("128Mi")},
+		Overhead: &v1alpha1.OverheadResources{CPU: ptr.To(resource.MustParse("100m")), Memory: ptr.To(resource.MustParse("128Mi"))}}
 	if diff := cmp.Diff(want, got.Status.Resources); diff != "" {
 		t.Errorf("resources (-want +got):\n%s", diff)
 	}

@@ -131,16 +131,17 @@ func (r *nodes) lease(ctx context.Context, from client.Reader, node string) (*co
 	return lease, nil
 }
 
-// withdrawCapacity sets the node's capacity for Bottles to 0. The agent restores
-// it when it is back.
+// withdrawCapacity removes the node's capacity for Bottles. The agent restores it when
+// it is back. The capacity is never set to 0: a kubelet that restarts while it is 0
+// rejects the running placeholder Pods.
 func (r *nodes) withdrawCapacity(ctx context.Context, node *corev1.Node) error {
-	zero := map[string]string{v1alpha1.ResourceBottle: "0"}
+	removed := map[string]any{v1alpha1.ResourceBottle: nil}
 	status := map[string]any{}
-	if q, has := node.Status.Capacity[v1alpha1.ResourceBottle]; has && !q.IsZero() {
-		status["capacity"] = zero
+	if _, has := node.Status.Capacity[v1alpha1.ResourceBottle]; has {
+		status["capacity"] = removed
 	}
-	if q, has := node.Status.Allocatable[v1alpha1.ResourceBottle]; has && !q.IsZero() {
-		status["allocatable"] = zero
+	if _, has := node.Status.Allocatable[v1alpha1.ResourceBottle]; has {
+		status["allocatable"] = removed
 	}
 	if len(status) == 0 {
 		return nil

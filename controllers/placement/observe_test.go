@@ -33,14 +33,20 @@ func (w *world) readNode(name string) *corev1.Node {
 	return node
 }
 
-// room compares a node's capacity for Bottles with want. It returns "" if they
-// are equal.
+// room compares a node's capacity for Bottles with want, "none" if the Node must not
+// name the resource. It returns "" if they are equal.
 func (w *world) room(name, want string) string {
 	w.Helper()
 	node := w.readNode(name)
-	capacity, allocatable := node.Status.Capacity[v1alpha1.ResourceBottle], node.Status.Allocatable[v1alpha1.ResourceBottle]
-	if capacity.String() != want || allocatable.String() != want {
-		return "got capacity " + capacity.String() + " and allocatable " + allocatable.String() + ", want " + want
+	amount := func(l corev1.ResourceList) string {
+		q, has := l[v1alpha1.ResourceBottle]
+		if !has {
+			return "none"
+		}
+		return q.String()
+	}
+	if capacity, allocatable := amount(node.Status.Capacity), amount(node.Status.Allocatable); capacity != want || allocatable != want {
+		return "got capacity " + capacity + " and allocatable " + allocatable + ", want " + want
 	}
 	return ""
 }

@@ -43,6 +43,10 @@ type Options struct {
 	// RefusalRetry is how long to wait before trying again to create a
 	// placeholder that the API server refused.
 	RefusalRetry time.Duration
+	// FirstPause and LongestPause are the pauses before a placeholder is created in the
+	// place of one that ended. The first one is replaced at once, the next after
+	// FirstPause, and each further one after twice as long, up to LongestPause.
+	FirstPause, LongestPause time.Duration
 	// Clock measures when Leases expire; nil means the wall clock.
 	Clock clock.PassiveClock
 	// Registerer registers the metrics; nil means controller-runtime's registry.
@@ -65,6 +69,8 @@ func DefaultOptions() Options {
 		PlaceholderImage: "registry.k8s.io/pause:3.10",
 		LeaseDuration:    40 * time.Second,
 		RefusalRetry:     30 * time.Second,
+		FirstPause:       10 * time.Second,
+		LongestPause:     5 * time.Minute,
 	}
 }
 
@@ -107,6 +113,12 @@ func (o *Options) validate() error {
 	}
 	if o.RefusalRetry <= 0 {
 		o.RefusalRetry = defaults.RefusalRetry
+	}
+	if o.FirstPause <= 0 {
+		o.FirstPause = defaults.FirstPause
+	}
+	if o.LongestPause <= 0 {
+		o.LongestPause = defaults.LongestPause
 	}
 	if o.Clock == nil {
 		o.Clock = clock.RealClock{}

@@ -40,6 +40,7 @@ func pickResources(b *v1alpha1.Bottle, o Options) v1alpha1.ResourcesStatus {
 	mib := (r.Memory.Value() + mebibyte - 1) / mebibyte
 	r.Memory = *resource.NewQuantity(mib*mebibyte, resource.BinarySI)
 	r.Bundle = &v1alpha1.BundleResources{CPU: o.BundleCPU.DeepCopy(), Memory: o.BundleMemory.DeepCopy()}
+	r.Overhead = &v1alpha1.OverheadResources{CPU: ptr.To(o.OverheadCPU.DeepCopy()), Memory: ptr.To(o.OverheadMemory.DeepCopy())}
 	disk := o.DefaultDisk.Value()
 	if n := machinesize.Disk(b.Spec.Machine); n > 0 {
 		disk = n
@@ -52,8 +53,8 @@ func pickResources(b *v1alpha1.Bottle, o Options) v1alpha1.ResourcesStatus {
 
 // renderPod returns the placeholder of a Bottle that needs these resources. If
 // pin is empty, the placeholder carries the spec's scheduling fields. Otherwise
-// the Bottle is already on the node pin: the placeholder requests room on that
-// node only, because preferences must not keep a running machine from being
+// the Bottle is already on the node pin: the placeholder is created on that node,
+// because neither preferences nor other Pods must keep a running machine from being
 // booked.
 func renderPod(b *v1alpha1.Bottle, r v1alpha1.ResourcesStatus, pin string, o Options) (*corev1.Pod, error) {
 	pod := &corev1.Pod{
@@ -91,10 +92,13 @@ func renderPod(b *v1alpha1.Bottle, r v1alpha1.ResourcesStatus, pin string, o Opt
 }
 
 func placeholderContainer(r v1alpha1.ResourcesStatus, o Options) corev1.Container {
+	if r.Overhead == nil { // an earlier manager placed the Bottle
+		r.Overhead = &v1alpha1.OverheadResources{CPU: &o.OverheadCPU, Memory: &o.OverheadMemory}
+	}
 	cpu := *resource.NewQuantity(int64(r.CPUs), resource.DecimalSI)
-	cpu.Add(o.OverheadCPU)
+	cpu.Add(ptr.Deref(r.Overhead.CPU, resource.Quantity{}))
 	memory := r.Memory.DeepCopy()
-	memory.Add(o.OverheadMemory)
+	memory.Add(ptr.Deref(r.Overhead.Memory, resource.Quantity{}))
 	// An earlier manager recorded no limits of the bundle; the agent then applies
 	// the defaults.
 	bundle := machinesize.BundleOf(&r).Status()
@@ -123,10 +127,20 @@ func placeholderContainer(r v1alpha1.ResourcesStatus, o Options) corev1.Containe
 	}
 }
 
-// podName is the Bottle's id. Each Bottle has exactly one Pod name, so that two
-// managers, or one with an outdated view, cannot create two placeholders.
+// podName is the Bottle's id, which is the name of its placeholder. Placeholders have
+// fixed names, so that two managers, or one with an outdated view, do not create one
+// each.
 func podName(b *v1alpha1.Bottle) string {
 	return host.Owner{UID: string(b.UID), Slug: b.Spec.Slug}.ID()
+}
+
+// successorName returns the name of the placeholder that takes the place of an ended one.
+// The two names of a Bottle's placeholders take turns.
+func successorName(b *v1alpha1.Bottle, ended string) string {
+	if name := podName(b); ended != name {
+		return name
+	}
+	return podName(b) + "-2"
 }
 
 // podLabels returns the labels that a placeholder inherits, and ours.
@@ -150,6 +164,9 @@ func copyScheduling(pod *corev1.Pod, b *v1alpha1.Bottle, pin string) {
 	pod.Spec.Tolerations = s.Tolerations
 	pod.Spec.PriorityClassName = ptr.Deref(s.PriorityClassName, "")
 	if pin != "" {
+		// The scheduler counts a Pod with a node from its creation on, even if the node
+		// has no room or is cordoned: the machine uses the resources in any case.
+		pod.Spec.NodeName = pin
 		pod.Spec.Affinity = pinned(nil, pin)
 		return
 	}
@@ -213,6 +230,10 @@ func observePod(pod *corev1.Pod) *podFacts {
 		deleting: !pod.DeletionTimestamp.IsZero(),
 		unheld:   !controllerutil.ContainsFinalizer(pod, v1alpha1.FinalizerMachine),
 		digest:   pod.Annotations[annotationDigest],
+		ended:    endOf(pod),
+		evicted:  evictedFrom(pod),
+		failures: failuresBefore(pod),
+		running:  pod.Status.Phase == corev1.PodRunning,
 	}
 	for i := range pod.Status.Conditions {
 		if pod.Status.Conditions[i].Type == corev1.PodScheduled {

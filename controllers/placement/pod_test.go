@@ -109,7 +109,8 @@ func TestPickResources(t *testing.T) {
 				disk = resource.MustParse(tc.disk)
 			}
 			want := v1alpha1.ResourcesStatus{CPUs: tc.cpus, Memory: resource.MustParse(tc.memory), Disk: &disk,
-				Bundle: &v1alpha1.BundleResources{CPU: resource.MustParse("250m"), Memory: resource.MustParse("128Mi")}}
+				Bundle:   &v1alpha1.BundleResources{CPU: resource.MustParse("250m"), Memory: resource.MustParse("128Mi")},
+				Overhead: &v1alpha1.OverheadResources{CPU: ptr.To(resource.MustParse("100m")), Memory: ptr.To(resource.MustParse("128Mi"))}}
 			if !sameResources(&got, &want) {
 				t.Errorf("got %+v with disk %s, want %+v with disk %s", got, got.Disk, want, &disk)
 			}

@@ -74,10 +74,16 @@ func slimPod(o any) (any, error) {
 	// Only the number of these containers matters.
 	slim.Spec.InitContainers = make([]corev1.Container, len(pod.Spec.InitContainers))
 	slim.Spec.EphemeralContainers = make([]corev1.EphemeralContainer, len(pod.Spec.EphemeralContainers))
-	slim.Status.Phase = pod.Status.Phase
+	slim.Status.Phase, slim.Status.Reason = pod.Status.Phase, pod.Status.Reason
 	for _, c := range pod.Status.Conditions {
-		if c.Type == corev1.PodScheduled {
-			slim.Status.Conditions = []corev1.PodCondition{c}
+		if c.Type == corev1.PodScheduled || c.Type == corev1.DisruptionTarget {
+			slim.Status.Conditions = append(slim.Status.Conditions, c)
+		}
+	}
+	for _, c := range pod.Status.ContainerStatuses {
+		if t := c.State.Terminated; t != nil {
+			end := corev1.ContainerStateTerminated{FinishedAt: t.FinishedAt}
+			slim.Status.ContainerStatuses = append(slim.Status.ContainerStatuses, corev1.ContainerStatus{State: corev1.ContainerState{Terminated: &end}})
 		}
 	}
 	return slim, nil

@@ -50,7 +50,7 @@ func TestPlaceholders(t *testing.T) {
 }
 
 func kindOf(b *v1alpha1.Bottle, pod *corev1.Pod) string {
-	own, strays := classifyPods(b, []corev1.Pod{*pod})
+	own, _, strays := classifyPods(b, []corev1.Pod{*pod})
 	switch {
 	case own != nil:
 		return "own"

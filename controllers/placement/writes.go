@@ -66,9 +66,9 @@ func (r *bottles) release(ctx context.Context, pod *corev1.Pod) error {
 	return r.patchFinalizer(ctx, pod, releasePod)
 }
 
-// replacePod removes the finalizer of a Pod and then deletes it. In the other
-// order, the Pod would for a moment look like one that somebody deleted, which
-// evicts the Bottle: see podFacts.replaced.
+// replacePod removes the finalizer of a Pod, whose place another one takes, and then
+// deletes it. In the other order, the Pod would for a moment look like one that somebody
+// deleted, which evicts the Bottle: see podFacts.replaced.
 func (r *bottles) replacePod(ctx context.Context, pod *corev1.Pod) error {
 	if err := r.patchFinalizer(ctx, pod, releasePod); err != nil {
 		return err
@@ -207,4 +207,14 @@ func (r *bottles) recordReplaced(f facts, flaw string, pod *corev1.Pod) {
 	r.replaced.record(client.ObjectKeyFromObject(f.bottle), pod.UID)
 	r.recorder.Eventf(f.bottle, nil, corev1.EventTypeWarning, v1alpha1.ReasonPlaceholderMismatch, "Placing",
 		"Pod %s was not what the manager creates, and is replaced: %s", pod.Name, flaw)
+}
+
+// recordSuccessor records that Pod made takes the place of one that has ended. It does
+// nothing if made is nil or the first placeholder.
+func (r *bottles) recordSuccessor(f facts, made *corev1.Pod) {
+	if f.pod == nil || made == nil || made.Name == f.pod.name {
+		return
+	}
+	r.recorder.Eventf(f.bottle, nil, corev1.EventTypeWarning, v1alpha1.ReasonPlaceholderEnded, "Placing",
+		"Pod %s has ended (%s), and Pod %s takes its place", f.pod.name, f.pod.ended, made.Name)
 }

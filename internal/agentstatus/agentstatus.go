@@ -24,7 +24,7 @@ import (
 const (
 	messageReady    = "it runs, and the guest can reach nothing but its bundle"
 	messageUnproven = "it runs without a proof, which this agent allows: "
-	messageStopped  = "stopped, as spec.desiredState asks"
+	messageStopped  = "stopped, as spec.desiredState asks; its disk stays on the node, and its CPUs, memory and disk space stay booked there"
 	messageHidden   = "; it hides networks that are in use elsewhere from the node and from the Bottle: %s; to give the Bottle another subnet, delete it and create it again"
 )
 

@@ -70,6 +70,9 @@ func TestAgentWrites(t *testing.T) {
 		"label":                   {"", node, false, `{"metadata":{"labels":{"botbottle.dev/agent":"ready"}}}`, ""},
 		"no label":                {"", node, false, `{"metadata":{"labels":{"botbottle.dev/agent":null}}}`, ""},
 		"capacity":                {"", node, true, `{"status":{"capacity":{"botbottle.dev/bottle":"250"},"allocatable":{"botbottle.dev/bottle":"250"}}}`, ""},
+		"capacity removed":        {"", node, true, `{"status":{"capacity":{"botbottle.dev/bottle":null},"allocatable":{"botbottle.dev/bottle":null}}}`, ""},
+		"cpu removed with it":     {"", node, true, `{"status":{"capacity":{"botbottle.dev/bottle":null,"cpu":null}}}`, "may change no resource except botbottle.dev/bottle"},
+		"all capacity removed":    {"", node, true, `{"status":{"capacity":null,"allocatable":null}}`, "may change no resource except botbottle.dev/bottle"},
 		"finalizer":               {"", mine, false, `{"metadata":{"finalizers":["botbottle.dev/node"]}}`, ""},
 		"status":                  {"", mine, true, `{"status":{"machine":{"name":"x"}}}`, ""},
 		"leaving":                 {"", mine, true, `{"status":{"nodeName":null,"machine":null}}`, ""},
@@ -110,6 +113,7 @@ func TestAgentWrites(t *testing.T) {
 
 		"a neighbour's label":            {"neighbour", node, false, `{"metadata":{"labels":{"botbottle.dev/agent":"ready"}}}`, ownNode},
 		"a neighbour's capacity":         {"neighbour", node, true, `{"status":{"capacity":{"botbottle.dev/bottle":"250"}}}`, ownNode},
+		"a neighbour's capacity removed": {"neighbour", node, true, `{"status":{"capacity":{"botbottle.dev/bottle":null}}}`, ownNode},
 		"a neighbour's Bottle":           {"neighbour", mine, true, `{"status":{"machine":{"name":"x"}}}`, ownBottle},
 		"a neighbour's Bottle leaves":    {"neighbour", mine, true, `{"status":{"nodeName":null}}`, ownBottle},
 		"a neighbour's Bottle taken":     {"neighbour", mine, true, `{"status":{"nodeName":"node-b"}}`, ownBottle},
@@ -117,6 +121,7 @@ func TestAgentWrites(t *testing.T) {
 		"a neighbour's Bottle finalizer": {"neighbour", mine, false, `{"metadata":{"finalizers":["botbottle.dev/node"]}}`, ownBottle},
 
 		"unbound: label":     {"unbound", node, false, `{"metadata":{"labels":{"botbottle.dev/agent":"ready"}}}`, unboundly},
+		"unbound: removal":   {"unbound", node, true, `{"status":{"capacity":{"botbottle.dev/bottle":null}}}`, unboundly},
 		"unbound: capacity":  {"unbound", node, true, `{"status":{"capacity":{"botbottle.dev/bottle":"250"}}}`, unboundly},
 		"unbound: finalizer": {"unbound", mine, false, `{"metadata":{"finalizers":["botbottle.dev/node"]}}`, unboundly},
 		"unbound: status":    {"unbound", mine, true, `{"status":{"machine":{"name":"x"}}}`, unboundly},

@@ -173,6 +173,7 @@ func TestAgentAndNodes(t *testing.T) {
 	}{
 		"label":             {false, `{"metadata":{"labels":{"botbottle.dev/agent":"ready"}}}`, ""},
 		"resource":          {true, `{"status":{"capacity":{"botbottle.dev/bottle":"9"},"allocatable":{"botbottle.dev/bottle":"9"}}}`, ""},
+		"resource removed":  {true, `{"status":{"capacity":{"botbottle.dev/bottle":null},"allocatable":{"botbottle.dev/bottle":null}}}`, ""},
 		"finalizer":         {false, `{"metadata":{"finalizers":["botbottle.dev/node"]}}`, "metadata"},
 		"another label":     {false, `{"metadata":{"labels":{"topology.kubernetes.io/zone":"x"}}}`, "no label except"},
 		"annotation":        {false, `{"metadata":{"annotations":{"a":"b"}}}`, "metadata"},

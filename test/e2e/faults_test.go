@@ -39,8 +39,7 @@ func TestMissingSmolvmFileIsReported(t *testing.T) {
 	c.Exec(t, node2, "sh", "-c", "mkdir -p "+hidden+" && mount --bind "+hidden+" /opt/smolvm/lib")
 	t.Cleanup(func() { c.TryExec(t, node2, "umount", "/opt/smolvm/lib") })
 	c.Eventually(t, "the node to offer no capacity for Bottles", func() (string, bool) {
-		got := nodeOf(t, c, node2).Status.Allocatable[v1alpha1.ResourceBottle]
-		return got.String(), got.IsZero()
+		return offered(nodeOf(t, c, node2))
 	})
 	if _, ready := nodeOf(t, c, node2).Labels[v1alpha1.LabelAgent]; ready {
 		t.Errorf("label %s of a node that cannot run Bottles: got it, want none", v1alpha1.LabelAgent)
