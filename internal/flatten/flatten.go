@@ -64,8 +64,8 @@ var (
 // unpacked layers below dir, in a folder that it removes. An error that is not
 // one of this package, of a layer or of Limits.Room is about the node.
 //
-// Flatten needs root and a file system that overlayfs can merge, which is what
-// container engines need too.
+// Flatten needs root, Linux 5.12 or newer, and a file system that overlayfs can
+// merge, which is what container engines need too.
 func Flatten(ctx context.Context, dir string, layers []Layer, w io.Writer, limits Limits) (string, error) {
 	if len(layers) > MaxLayers {
 		return "", ErrTooManyLayers

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -69,26 +68,37 @@ func (p *workplace) remove(ctx context.Context) error {
 // f must not call code of others, which may open files of the node, and must
 // not read the time zone or the proxy from the node either.
 func (p *workplace) inside(f func() error) error {
-	dir := filepath.Join(p.dir, p.name)
 	return ownthread.Run(func() error {
-		// A private namespace also has its own root and working directory.
-		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-			return fmt.Errorf("new mount namespace: %w", err)
-		}
-		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-			return fmt.Errorf("make mounts private: %w", err)
-		}
-		if err := unix.Mount(dir, dir, "", unix.MS_BIND, ""); err != nil {
-			return &fs.PathError{Op: "mount", Path: dir, Err: err}
-		}
-		if err := unix.Mount("", dir, "", unix.MS_BIND|unix.MS_REMOUNT|mountFlags, ""); err != nil {
-			return &fs.PathError{Op: "mount", Path: dir, Err: err}
-		}
-		if err := errors.Join(unix.Chdir(dir), unix.Chroot("."), unix.Chdir("/")); err != nil {
-			return &fs.PathError{Op: "enter", Path: dir, Err: err}
+		if err := p.enter(); err != nil {
+			return fmt.Errorf("enter the folder to unpack layers: %w", err)
 		}
 		return f()
 	})
 }
 
+// enter makes the workplace the thread's root directory, in a mount namespace of
+// the thread's own.
+func (p *workplace) enter() error {
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return os.NewSyscallError("unshare", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return os.NewSyscallError("mount", err)
+	}
+	fd, err := unix.OpenTree(unix.AT_FDCWD, filepath.Join(p.dir, p.name), unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return os.NewSyscallError("open_tree", err)
+	}
+	defer unix.Close(fd)
+	const attributes = unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC
+	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: attributes}); err != nil {
+		return os.NewSyscallError("mount_setattr", err)
+	}
+	if err := unix.MoveMount(fd, "", unix.AT_FDCWD, "/", unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return os.NewSyscallError("move_mount", err)
+	}
+	return os.NewSyscallError("chroot", errors.Join(unix.Fchdir(fd), unix.Chroot("."), unix.Chdir("/")))
+}
+
+// mountFlags are the same for the merged tree.
 const mountFlags = unix.MS_NODEV | unix.MS_NOSUID | unix.MS_NOEXEC

@@ -15,6 +15,7 @@ import (
 	"syscall"
 
 	"botbottle.dev/bottle-operator/internal/atomicfile"
+	"botbottle.dev/bottle-operator/internal/flatten"
 )
 
 const (
@@ -24,14 +25,16 @@ const (
 
 var (
 	hexDigest  = regexp.MustCompile(`^[0-9a-f]{64}$`)
-	storedName = regexp.MustCompile(`^([0-9a-f]{64})(\.tar|\.smolmachine)$`)
+	storedName = regexp.MustCompile(`^([0-9a-f]{64})(\.flat\.tar|\.smolmachine)$`)
 )
 
 // form is the kind of a file in the store, and the extension of its name.
 type form string
 
 const (
-	formArchive  form = ".tar"
+	// formArchive is an archive of one layer. Archives of earlier releases,
+	// whose layers are not flattened, end in layeredExt.
+	formArchive  form = ".flat.tar"
 	formArtifact form = ".smolmachine"
 )
 
@@ -97,8 +100,12 @@ func (t *temporary) discard() {
 	}
 }
 
-// sweepTemporaries removes the half-written files of an agent that died.
+// sweepTemporaries removes the half-written files, and the unpacked layers, of
+// an agent that died.
 func (s *Store) sweepTemporaries() error {
+	if err := flatten.Sweep(context.Background(), s.o.Dir); err != nil {
+		return fmt.Errorf("folder of images: %w", err)
+	}
 	entries, err := os.ReadDir(s.o.Dir)
 	if err != nil {
 		return fmt.Errorf("folder of images: %w", err)
