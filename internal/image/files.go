@@ -32,8 +32,8 @@ var (
 type form string
 
 const (
-	// formArchive is an archive of one layer. Archives of earlier releases,
-	// whose layers are not flattened, end in layeredExt.
+	// formArchive is an archive of one layer. Those of earlier releases have
+	// another name, layeredName.
 	formArchive  form = ".flat.tar"
 	formArtifact form = ".smolmachine"
 )
@@ -148,15 +148,20 @@ func (s *space) check(bytes int64) error {
 		bytesText(roughly(d.free)), s.dir, bytesText(s.reserve), bytesText(bytes)), need: need{bytes, bytes}}
 }
 
-// willWrite counts bytes that are about to be written, and checks the disk
-// every checkEvery bytes.
+// willWrite counts bytes that are about to be written, and checks every
+// checkEvery bytes that the disk has room for them.
 func (s *space) willWrite(n int64) error {
 	s.written += n
 	if s.since += n; s.since < checkEvery {
 		return nil
 	}
 	s.since = 0
-	return s.withNeed(s.check(0))
+	err := s.check(n)
+	if full := (errDisk{}); errors.As(err, &full) {
+		full.need = need{} // n counts as written
+		err = full
+	}
+	return s.withNeed(err)
 }
 
 // withNeed adds the bytes written so far to the need of a full disk.

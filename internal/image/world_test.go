@@ -25,6 +25,7 @@ import (
 	clocktesting "k8s.io/utils/clock/testing"
 
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/test/require"
 )
 
 // world is a registry and a store.
@@ -45,6 +46,11 @@ var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 // newWorld opens a store that trusts a new registry.
 func newWorld(t *testing.T, change ...func(o *Options)) *world {
 	t.Helper()
+	// Layers are unpacked, which only root can do. This needs nothing else, so
+	// it also runs under -short.
+	if os.Geteuid() != 0 {
+		require.Root(t)
+	}
 	w := &world{t: t, reg: newServer(t), clock: clocktesting.NewFakeClock(time.Now())}
 	w.o = Options{
 		Dir: t.TempDir(), LocalDir: t.TempDir(), SmolvmHome: t.TempDir(), Reserve: -1,
@@ -124,7 +130,7 @@ func (w *world) wantClean() {
 	w.t.Helper()
 	half := func() (out []string) {
 		for _, name := range w.files() {
-			if strings.HasPrefix(name, tempPrefix) {
+			if strings.HasPrefix(name, tempPrefix) || strings.HasPrefix(name, ".flatten-") {
 				out = append(out, name)
 			}
 		}
