@@ -6,7 +6,6 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -14,21 +13,26 @@ import (
 	"hash"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
+
+	"botbottle.dev/bottle-operator/internal/flatten"
 )
 
 // blockSize is the size of a tar block in bytes.
 const blockSize = 512
 
+// maxFiles bounds the entries of an image's layers.
+const maxFiles = 2_000_000
+
 // archive writes an image in docker-save form: manifest.json, the config and
-// the layers. Each layer is written once and uncompressed, so that no guest has
-// to unpack it again. The same image always gives the same bytes.
+// one layer, which is not compressed, so that no guest has to merge or unpack
+// layers. The same image always gives the same bytes.
 type archive struct {
 	f        *os.File
+	dir      string // where layers are unpacked meanwhile
 	offset   int64
 	maxBytes int64
 	space    *space
@@ -36,66 +40,109 @@ type archive struct {
 
 // writeImage writes the whole image and verifies all of it.
 func (a *archive) writeImage(ctx context.Context, c content, img *image, progress func(n int64)) error {
-	if err := a.writeFile("manifest.json", img.saveManifest()); err != nil {
-		return err
-	}
-	if err := a.writeFile(img.configName(), img.config); err != nil {
-		return err
-	}
-	written := map[v1.Hash]bool{}
+	layers := make([]flatten.Layer, len(img.layers))
 	for i, layer := range img.layers {
-		if written[img.diffIDs[i]] {
-			progress(layer.Size)
-			continue
-		}
-		written[img.diffIDs[i]] = true
-		if err := a.writeLayer(ctx, c, layer, img.diffIDs[i], progress); err != nil {
-			return err
+		layers[i].Open = func(ctx context.Context) (io.ReadCloser, error) {
+			return openLayer(ctx, c, layer, img.diffIDs[i], progress)
 		}
 	}
-	return a.finish()
+	// The front names the layer by its digest, which is not known yet, but has
+	// the same length with any digest.
+	if err := a.writeFront(img, v1.Hash{Algorithm: "sha256", Hex: strings.Repeat("0", 64)}); err != nil {
+		return err
+	}
+	start := a.offset
+	var diffID v1.Hash
+	err := a.writeEntry(func(w io.Writer) (name string, err error) {
+		limits := flatten.Limits{MaxBytes: a.room(), MaxEntries: maxFiles, Room: a.space.willWrite}
+		diffID.Algorithm = "sha256"
+		diffID.Hex, err = flatten.Flatten(ctx, a.dir, layers, w, limits)
+		if noSpace(err) {
+			err = a.space.withNeed(err)
+		}
+		return layerName(diffID), err
+	})
+	if err != nil {
+		return a.layersError(err)
+	}
+	if err := a.finish(); err != nil {
+		return err
+	}
+	a.offset = 0
+	if err := a.writeFront(img, diffID); err != nil {
+		return err
+	}
+	if a.offset != start {
+		return fmt.Errorf("front of the archive: got %d bytes, want %d", a.offset, start)
+	}
+	return nil
 }
 
-func (i *image) configName() string               { return i.name.Hex + ".json" }
+// writeFront writes what smolvm reads first.
+func (a *archive) writeFront(img *image, diffID v1.Hash) error {
+	config, err := flatConfig(img.config, diffID)
+	if err != nil {
+		return err
+	}
+	name := digestOf(config).Hex + ".json"
+	if err := a.writeFile("manifest.json", saveManifestOf(name, layerName(diffID))); err != nil {
+		return err
+	}
+	return a.writeFile(name, config)
+}
+
+// layersError returns the error for the user.
+func (a *archive) layersError(err error) error {
+	switch {
+	case errors.Is(err, flatten.ErrTooLarge), errors.Is(err, errUnpacksTooLarge):
+		return ownErrorf("the image unpacks to more than the %s that this node allows (--image-max-bytes): use a smaller image, or raise the limit", bytesText(a.maxBytes))
+	case errors.Is(err, flatten.ErrTooManyEntries):
+		return ownErrorf("the layers of the image have more than %d files: use an image with fewer", maxFiles)
+	case errors.Is(err, flatten.ErrTooManyLayers):
+		return ownErrorf("the image has more than %d layers: build it with fewer", flatten.MaxLayers)
+	case errors.Is(err, flatten.ErrInvalid):
+		return ownErrorf("the image cannot be unpacked: %w", err)
+	}
+	return err
+}
+
 func layerName(diffID v1.Hash) string             { return diffID.Hex + "/layer.tar" }
 func padding(size int64) int64                    { return (blockSize - size%blockSize) % blockSize }
 func (a *archive) room() int64                    { return a.maxBytes - a.offset }
 func hexOf(sum hash.Hash) string                  { return hex.EncodeToString(sum.Sum(nil)) }
 func matchesDigest(sum hash.Hash, h v1.Hash) bool { return hexOf(sum) == h.Hex }
 
-func (i *image) saveManifest() []byte {
-	layers := make([]string, len(i.diffIDs))
-	for n, diffID := range i.diffIDs {
-		layers[n] = layerName(diffID)
-	}
+// saveManifestOf returns docker-save's manifest.json.
+func saveManifestOf(config, layer string) []byte {
 	// It holds only strings, so this cannot fail.
 	raw, _ := json.Marshal([]any{struct {
 		Config   string
 		RepoTags []string
 		Layers   []string
-	}{i.configName(), nil, layers}})
+	}{config, nil, []string{layer}}})
 	return raw
 }
 
 func (a *archive) writeFile(name string, data []byte) error {
-	return a.writeEntry(name, bytes.NewReader(data))
+	return a.writeEntry(func(w io.Writer) (string, error) {
+		_, err := w.Write(data)
+		return name, err
+	})
 }
 
-// writeEntry writes a file of unknown length. It leaves room for the header and
-// fills it in when the length is known.
-func (a *archive) writeEntry(name string, r io.Reader) error {
+// writeEntry writes a file whose length, content and name write gives. It leaves
+// room for the header and fills it in at the end.
+func (a *archive) writeEntry(write func(w io.Writer) (name string, err error)) error {
 	start := a.offset
 	if _, err := a.f.Seek(start+blockSize, io.SeekStart); err != nil {
 		return err
 	}
-	limited := &io.LimitedReader{R: r, N: a.room() + 1}
-	size, err := io.CopyBuffer(&checkedWriter{w: a.f, space: a.space}, struct{ io.Reader }{limited}, make([]byte, copyBuffer))
+	limited := &limitedWriter{w: &checkedWriter{w: a.f, space: a.space}, left: a.room()}
+	name, err := write(limited)
 	if err != nil {
 		return err
 	}
-	if limited.N <= 0 {
-		return errUnpacksTooLarge
-	}
+	size := limited.n
 	header, err := header(name, size)
 	if err != nil {
 		return err
@@ -108,6 +155,21 @@ func (a *archive) writeEntry(name string, r io.Reader) error {
 	}
 	a.offset = start + blockSize + size + padding(size)
 	return nil
+}
+
+// limitedWriter counts what is written, and fails after a number of bytes.
+type limitedWriter struct {
+	w       io.Writer
+	n, left int64
+}
+
+func (l *limitedWriter) Write(p []byte) (int, error) {
+	if l.left -= int64(len(p)); l.left < 0 {
+		return 0, errUnpacksTooLarge
+	}
+	n, err := l.w.Write(p)
+	l.n += int64(n)
+	return n, err
 }
 
 // header returns one block. Its format has room for any size, and it holds no
@@ -129,132 +191,3 @@ func (a *archive) finish() error {
 }
 
 var errUnpacksTooLarge = errors.New("unpacked")
-
-// writeLayer reads the layer, verifies it, decompresses it, verifies the result
-// and writes it. All steps run concurrently.
-func (a *archive) writeLayer(ctx context.Context, c content, layer v1.Descriptor, diffID v1.Hash, progress func(int64)) error {
-	ctx, cancel := context.WithCancel(ctx)
-	body, err := c.blob(ctx, layer)
-	if err != nil {
-		cancel()
-		return err
-	}
-	packed := &hashingReader{r: io.LimitReader(body, layer.Size+1), sum: sha256.New(), progress: progress}
-	ahead := readAhead(packed)
-	defer func() {
-		cancel() // first, because a read may be waiting for the network
-		ahead.stopReading()
-		body.Close()
-	}()
-	plain, err := decompress(ahead)
-	if err == nil {
-		err = a.writePlain(layerName(diffID), plain, diffID, cancel)
-	}
-	// Check the digest of the compressed bytes first: any other problem may
-	// follow from a wrong one.
-	if err == nil || errors.Is(err, errContent) {
-		if _, drained := io.Copy(io.Discard, ahead); drained != nil {
-			return drained
-		}
-		ahead.stopReading()
-		if packed.n != layer.Size || !matchesDigest(packed.sum, layer.Digest) {
-			return corrupted("layer", layer.Digest)
-		}
-	}
-	if errors.Is(err, errUnpacksTooLarge) {
-		return ownErrorf("the image unpacks to more than the %s that this node allows (--image-max-bytes): use a smaller image, or raise the limit", bytesText(a.maxBytes))
-	}
-	return err
-}
-
-// errContent means that the layer's content is invalid.
-var errContent = errors.New("cannot be unpacked")
-
-// writePlain writes the decompressed layer. If it fails for a reason other than
-// the content of plain, it calls stop, which ends plain.
-func (a *archive) writePlain(name string, plain io.ReadCloser, diffID v1.Hash, stop func()) error {
-	defer plain.Close()
-	ahead := readAhead(plain)
-	defer ahead.stopReading()
-	sum := sha256.New()
-	if err := a.writeEntry(name, io.TeeReader(ahead, sum)); err != nil {
-		if !errors.Is(err, errContent) {
-			stop()
-		}
-		return err
-	}
-	if !matchesDigest(sum, diffID) {
-		return ownErrorf("the content of an unpacked layer does not match the image config (%s), so it %w", diffID, errContent)
-	}
-	return nil
-}
-
-// decompress returns the decompressed layer. It detects the compression by the
-// first bytes, because media types can be wrong.
-func decompress(r *aheadReader) (io.ReadCloser, error) {
-	magic, err := r.Peek(4)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return nil, err
-	}
-	switch {
-	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
-		z, err := gzip.NewReader(r)
-		if err != nil {
-			return nil, unpackError(r)
-		}
-		return &unpackReader{r: z, from: r, close: func() { _ = z.Close() }}, nil
-	case bytes.Equal(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
-		// Decode one frame at a time, with a bounded window: the sender chooses
-		// the window size.
-		z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(128<<20))
-		if err != nil {
-			return nil, unpackError(r)
-		}
-		return &unpackReader{r: z, from: r, close: z.Close}, nil
-	}
-	return io.NopCloser(r), nil
-}
-
-// unpackError distinguishes a broken layer from a broken connection. It does not
-// show the decoder's error, which is about bytes that a registry sent.
-func unpackError(from *aheadReader) error {
-	if from.err != nil && !errors.Is(from.err, io.EOF) {
-		return from.err
-	}
-	return ownErrorf("a layer %w: its compressed content is invalid", errContent)
-}
-
-type unpackReader struct {
-	r     io.Reader
-	from  *aheadReader
-	close func()
-}
-
-func (u *unpackReader) Read(p []byte) (int, error) {
-	n, err := u.r.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) {
-		err = unpackError(u.from)
-	}
-	return n, err
-}
-
-func (u *unpackReader) Close() error {
-	u.close()
-	return nil
-}
-
-// hashingReader hashes and counts the bytes that are read through it.
-type hashingReader struct {
-	r        io.Reader
-	sum      hash.Hash
-	n        int64
-	progress func(int64)
-}
-
-func (s *hashingReader) Read(p []byte) (int, error) {
-	n, err := s.r.Read(p)
-	_, _ = s.sum.Write(p[:n]) // never fails
-	s.n += int64(n)
-	s.progress(int64(n))
-	return n, err
-}

@@ -39,6 +39,19 @@ func smallDisk(t *testing.T, size string) string {
 	return fmt.Sprintf("/proc/self/fd/%d", mount)
 }
 
+// resizeDisk changes the size of a filesystem that smallDisk made.
+func resizeDisk(t *testing.T, dir, size string) {
+	t.Helper()
+	fs, err := unix.Fspick(unix.AT_FDCWD, dir, unix.FSPICK_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fs)
+	if err := errors.Join(unix.FsconfigSetString(fs, "size", size), unix.FsconfigReconfigure(fs)); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func fill(t *testing.T, dir string, n int) (path string) {
 	t.Helper()
 	path = filepath.Join(dir, "filler")
@@ -49,7 +62,7 @@ func fill(t *testing.T, dir string, n int) (path string) {
 }
 
 func TestDiskFull(t *testing.T) {
-	small := smallDisk(t, "24m")
+	small := smallDisk(t, "40m")
 	w := newWorld(t, func(o *Options) {
 		o.Dir = small
 		o.Reserve = -1 // only the disk itself is the limit
@@ -57,7 +70,7 @@ func TestDiskFull(t *testing.T) {
 	img := newImage(t, "amd64", noise(1, 4<<20), noise(2, 4<<20))
 	w.reg.push(t, "demo:1", img)
 	w.put("a.tar", saved(t, img))
-	filler := fill(t, small, 18<<20)
+	filler := fill(t, small, 34<<20)
 	failed := w.wantFailed(w.request("demo:1", "a"), "disk is full", "automatically")
 	if strings.Contains(failed.Error(), w.reg.host()+" answered") {
 		t.Errorf("got %q, want nothing about the registry", failed)

@@ -15,6 +15,7 @@ import (
 	"syscall"
 
 	"botbottle.dev/bottle-operator/internal/atomicfile"
+	"botbottle.dev/bottle-operator/internal/flatten"
 )
 
 const (
@@ -24,14 +25,16 @@ const (
 
 var (
 	hexDigest  = regexp.MustCompile(`^[0-9a-f]{64}$`)
-	storedName = regexp.MustCompile(`^([0-9a-f]{64})(\.tar|\.smolmachine)$`)
+	storedName = regexp.MustCompile(`^([0-9a-f]{64})(\.flat\.tar|\.smolmachine)$`)
 )
 
 // form is the kind of a file in the store, and the extension of its name.
 type form string
 
 const (
-	formArchive  form = ".tar"
+	// formArchive is an archive of one layer. Those of earlier releases have
+	// another name, layeredName.
+	formArchive  form = ".flat.tar"
 	formArtifact form = ".smolmachine"
 )
 
@@ -97,8 +100,12 @@ func (t *temporary) discard() {
 	}
 }
 
-// sweepTemporaries removes the half-written files of an agent that died.
+// sweepTemporaries removes the half-written files, and the unpacked layers, of
+// an agent that died.
 func (s *Store) sweepTemporaries() error {
+	if err := flatten.Sweep(context.Background(), s.o.Dir); err != nil {
+		return fmt.Errorf("folder of images: %w", err)
+	}
 	entries, err := os.ReadDir(s.o.Dir)
 	if err != nil {
 		return fmt.Errorf("folder of images: %w", err)
@@ -141,15 +148,20 @@ func (s *space) check(bytes int64) error {
 		bytesText(roughly(d.free)), s.dir, bytesText(s.reserve), bytesText(bytes)), need: need{bytes, bytes}}
 }
 
-// willWrite counts bytes that are about to be written, and checks the disk
-// every checkEvery bytes.
+// willWrite counts bytes that are about to be written, and checks every
+// checkEvery bytes that the disk has room for them.
 func (s *space) willWrite(n int64) error {
 	s.written += n
 	if s.since += n; s.since < checkEvery {
 		return nil
 	}
 	s.since = 0
-	return s.withNeed(s.check(0))
+	err := s.check(n)
+	if full := (errDisk{}); errors.As(err, &full) {
+		full.need = need{} // n counts as written
+		err = full
+	}
+	return s.withNeed(err)
 }
 
 // withNeed adds the bytes written so far to the need of a full disk.

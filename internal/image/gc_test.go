@@ -46,8 +46,9 @@ func exists(path string) bool {
 // collector returns a world on a disk of 64 MiB with n archives of 8 MiB each,
 // pulled a minute apart. change applies after that.
 func collector(t *testing.T, n int, change ...func(o *Options)) (*world, []host.Image) {
+	var root string
 	w := newWorld(t, func(o *Options) {
-		root := smallDisk(t, "64m") // one filesystem, so that links work
+		root = smallDisk(t, "96m") // one filesystem, so that links work
 		o.Dir, o.SmolvmHome = filepath.Join(root, "images"), filepath.Join(root, "smolvm")
 		for _, dir := range []string{o.Dir, o.SmolvmHome} {
 			if err := os.Mkdir(dir, 0o711); err != nil {
@@ -63,6 +64,7 @@ func collector(t *testing.T, n int, change ...func(o *Options)) (*world, []host.
 		w.clock.Step(time.Minute)
 	}
 	w.Close()
+	resizeDisk(t, root, "64m") // a pull needs three times as much as an archive
 	for _, c := range change {
 		c(&w.o)
 	}

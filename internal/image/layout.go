@@ -5,7 +5,6 @@ package image
 import (
 	"archive/tar"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -81,7 +80,15 @@ func blobPath(digest v1.Hash) string { return "blobs/" + digest.Algorithm + "/" 
 // entries maps the name of each file in an archive to its position.
 type entries map[string]section
 
-type section struct{ offset, size int64 }
+// section is the position of a file, or the name of the file that a link leads
+// to. docker save writes links for layers that several images share.
+type section struct {
+	offset, size int64
+	link         string
+}
+
+// maxLinks bounds the links from one file of an archive to another.
+const maxLinks = 8
 
 // scanArchive reads only the headers of a tar archive.
 func scanArchive(f *os.File) (entries, error) {
@@ -105,15 +112,30 @@ func scanArchive(f *os.File) (entries, error) {
 		if err != nil {
 			return nil, err
 		}
-		found[path.Clean(h.Name)] = section{at, h.Size}
+		name := path.Clean(h.Name)
+		found[name] = section{offset: at, size: h.Size, link: linkOf(name, h)}
 	}
 }
 
 var errNotTar = errors.New("it is not a tar archive, or it is truncated: write it with docker save, podman save or skopeo copy")
 
+// linkOf returns the name of the file that the entry is a link to, or "".
+func linkOf(name string, h *tar.Header) string {
+	switch h.Typeflag {
+	case tar.TypeSymlink:
+		return path.Join(path.Dir(name), h.Linkname)
+	case tar.TypeLink:
+		return path.Clean(h.Linkname)
+	}
+	return ""
+}
+
 func (e entries) reader(f *os.File, name string) (*io.SectionReader, error) {
 	s, ok := e[name]
-	if !ok {
+	for n := 0; ok && s.link != "" && n < maxLinks; n++ {
+		s, ok = e[s.link]
+	}
+	if !ok || s.link != "" {
 		return nil, fmt.Errorf("it is not a complete image archive: %q is missing", egress.Printable(name, maxShownName))
 	}
 	return io.NewSectionReader(f, s.offset, s.size), nil
@@ -131,32 +153,4 @@ func (e entries) layout(f *os.File) (layout, bool) {
 		}
 		return io.NopCloser(r), nil
 	}}, index && !saved
-}
-
-// checkSaved fails if a file that manifest.json names is missing from the
-// archive. smolvm would notice that only in the guest.
-func (e entries) checkSaved(f *os.File) error {
-	if _, ok := e[saveManifest]; !ok {
-		return errors.New("it is not an image archive: it has neither manifest.json nor index.json: write it with docker save, podman save or skopeo copy")
-	}
-	r, err := e.reader(f, saveManifest)
-	if err != nil {
-		return err
-	}
-	var saved []struct {
-		Config string
-		Layers []string
-	}
-	if r.Size() > maxManifestBytes || json.NewDecoder(r).Decode(&saved) != nil {
-		return errors.New("it is not an image archive: its manifest.json cannot be read")
-	}
-	if len(saved) != 1 {
-		return fmt.Errorf("the archive holds %d images, want 1: save a single image", len(saved))
-	}
-	for _, name := range append(saved[0].Layers, saved[0].Config) {
-		if _, err := e.reader(f, path.Clean(name)); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/klauspost/compress/gzip"
 	"golang.org/x/sys/unix"
 
@@ -162,10 +163,10 @@ func (f *fetch) withTotal(n int64) *fetch {
 	return f
 }
 
-// takeArchive copies an archive into the store and checks that a machine can be
-// made from it. It decompresses the archive if the whole file is compressed
-// with gzip. It rewrites an archive of an OCI layout in docker-save form, the
-// only form that guests read.
+// takeArchive makes an archive of one layer from an archive in docker-save form
+// or of an OCI layout, the whole of which may be compressed with gzip. It copies
+// the source first, because the source may change and is read several times. The
+// digest of the image is that of the source in docker-save form, uncompressed.
 func (s *Store) takeArchive(ctx context.Context, j *job, r io.Reader, f *fetch) (string, error) {
 	room := &space{dir: s.o.Dir, reserve: s.o.Reserve}
 	if f.total > s.o.MaxBytes {
@@ -200,11 +201,12 @@ func (s *Store) takeArchive(ctx context.Context, j *job, r io.Reader, f *fetch) 
 		res, err := s.convert(ctx, j, layout, f)
 		return res.digest, addNeed(need{n, n}, err) // the copy is removed on failure
 	}
-	if err := entries.checkSaved(t.File); err != nil {
+	c, img, err := entries.saved(t.File)
+	if err != nil {
 		return "", err
 	}
-	digest := "sha256:" + hexOf(sum)
-	return digest, s.keep(t, digest, formArchive)
+	img.digest = v1.Hash{Algorithm: "sha256", Hex: hexOf(sum)}
+	return img.digest.String(), s.writeArchive(ctx, c, img, room, func(int64) {})
 }
 
 // gunzipped decompresses r if it is compressed with gzip.

@@ -53,7 +53,7 @@ func TestLocalArchivesAreKeptByContent(t *testing.T) {
 	w.put("b.tar", saved(t, one))
 	w.put("sub/c.tar", saved(t, one))
 	a := w.want(local("a.tar"))
-	if want := "sha256:" + sumOf(t, a.Path); a.Digest != want {
+	if want := "sha256:" + sumOf(t, filepath.Join(w.o.LocalDir, "a.tar")); a.Digest != want {
 		t.Errorf("digest: got %s, want the digest of the content, %s", a.Digest, want)
 	}
 	wantImage(t, a.Path, one)

@@ -175,7 +175,7 @@ func (i *image) readConfig(ctx context.Context, c content, d v1.Descriptor, arch
 	}
 	var parsed imageConfig
 	if err := json.Unmarshal(i.config, &parsed); err != nil {
-		return ownErrorf("its config is not JSON")
+		return errNoConfig
 	}
 	if err := checkPlatform(parsed.platform, arch); err != nil {
 		return err

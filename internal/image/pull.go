@@ -228,8 +228,8 @@ func (s *Store) pullImage(ctx context.Context, c source, img *image, repository 
 		missing += l.Size - layers.have(l)
 	}
 	room := &space{dir: s.o.Dir, reserve: s.o.Reserve}
-	// The archive has at least about the size of the layers.
-	if err := room.check(missing + total); err != nil {
+	// The unpacked files and the archive have at least about the size of the layers each.
+	if err := room.check(missing + 2*total); err != nil {
 		return err
 	}
 	f.setTotal(total)
@@ -245,7 +245,7 @@ func (s *Store) pullImage(ctx context.Context, c source, img *image, repository 
 func (s *Store) fetchImage(ctx context.Context, c content, img *image, f *fetch) error {
 	total := img.compressed()
 	room := &space{dir: s.o.Dir, reserve: s.o.Reserve}
-	if err := room.check(total); err != nil {
+	if err := room.check(2 * total); err != nil {
 		return err
 	}
 	f.setTotal(total)
@@ -259,7 +259,7 @@ func (s *Store) writeArchive(ctx context.Context, c content, img *image, room *s
 		return err
 	}
 	defer t.discard()
-	w := &archive{f: t.File, maxBytes: s.o.MaxBytes, space: room}
+	w := &archive{f: t.File, dir: s.o.Dir, maxBytes: s.o.MaxBytes, space: room}
 	if err := w.writeImage(ctx, c, img, progress); err != nil {
 		return err
 	}

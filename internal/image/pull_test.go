@@ -27,7 +27,7 @@ func TestPullPublicImage(t *testing.T) {
 	digest := w.reg.push(t, "demo:1", want)
 	req := w.request("demo:1", "a")
 	got := w.want(req)
-	if got.Digest != digest || got.Reference != req.Reference || got.Path != filepath.Join(w.o.Dir, digest[7:]+".tar") {
+	if got.Digest != digest || got.Reference != req.Reference || got.Path != filepath.Join(w.o.Dir, digest[7:]+".flat.tar") {
 		t.Errorf("got %+v, want digest %s", got, digest)
 	}
 	wantImage(t, got.Path, want)

@@ -69,12 +69,11 @@ func TestCollectMakesRoomForRefusedPull(t *testing.T) {
 	w.wantCollectorWoken(true)
 	notified := w.watch()
 
-	// The pull needs 12 MiB for the layers, as much for the archive, and the
-	// reserve, and 16 MiB are free. Three
-	// archives are removed, because an image is a little larger than its
-	// layers.
+	// The pull needs 12 MiB each for the layers, the unpacked files and the
+	// archive, and the reserve, and 16 MiB are free. So four archives are
+	// removed.
 	out := w.collect(Used{Digests: map[string]bool{images[1].Digest: true}})
-	if got, want := w.remaining(images), []int{1, 4, 5}; !slices.Equal(got, want) || out.Short != 0 {
+	if got, want := w.remaining(images), []int{1, 5}; !slices.Equal(got, want) || out.Short != 0 {
 		t.Errorf("got %+v and %v left, want %v: the oldest that nobody uses", out, got, want)
 	}
 	if got := w.short.need; got != (need{}) {
@@ -123,7 +122,7 @@ func TestRetryOnlyPullsWithRoom(t *testing.T) {
 	w.wantFailed(w.request("absent:1", "c"))
 	w.wantFailed(w.request("big:1", "a"), "disk is full")
 	w.wantFailed(w.request("huge:1", "b"), "disk is full")
-	w.short.need = need{17 << 20, 17 << 20} // as if the other had never been requested
+	w.short.need = need{25 << 20, 25 << 20} // as if the other had never been requested
 	w.collect(Used{})
 	w.reg.resetRequests()
 	w.want(w.request("big:1", "a"))
@@ -181,7 +180,7 @@ func TestShortfall(t *testing.T) {
 
 // Somebody else makes room, and the image uses it.
 func TestSatisfiedShortageIsForgotten(t *testing.T) {
-	w, _ := collector(t, 4, reserving)
+	w, _ := collector(t, 3, reserving)
 	filler := fill(t, w.o.Dir, 16<<20)
 	w.reg.push(t, "big:1", newImage(t, "amd64", noise(10, 4<<20), noise(11, 4<<20)))
 	w.wantFailed(w.request("big:1", "a"), "disk is full")

@@ -3,7 +3,8 @@
 // Package image is the node's store of image archives. It pulls OCI images with
 // go-containerregistry, takes archives and OCI layouts from a folder, and takes
 // images from the node's Docker Engine. It keeps each image as one immutable
-// file in docker-save form, DIGEST.tar, from which smolvm makes machines. It
+// file in docker-save form, DIGEST.flat.tar, from which smolvm makes machines.
+// The file has a single layer, which internal/flatten makes of the image's. It
 // shares one pull among all who wait for it, backs off as a kubelet does, and
 // removes the least recently used images when the disk fills up.
 //
@@ -105,6 +106,7 @@ func New(o Options) (*Store, error) {
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.measure()
+	s.background.Go(func() { s.remakeArchives(s.ctx) })
 	return s, nil
 }
 

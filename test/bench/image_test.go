@@ -28,7 +28,7 @@ import (
 
 // archiveOf returns the path at which the agent stores an image.
 func archiveOf(digest string) string {
-	return "/var/lib/bottle/images/" + strings.TrimPrefix(digest, "sha256:") + ".tar"
+	return "/var/lib/bottle/images/" + strings.TrimPrefix(digest, "sha256:") + ".flat.tar"
 }
 
 func withImage(ns, name, repositoryTag string) *v1alpha1.Bottle {

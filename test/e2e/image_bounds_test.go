@@ -46,9 +46,9 @@ func wantNoImage(t *testing.T, c *story.Cluster, b *v1alpha1.Bottle, digest stri
 	// Wait, because the index of images is also written to a temporary file first.
 	c.Eventually(t, "no temporary file in the image directory", func() (string, bool) {
 		files := c.Exec(t, node1, "ls", "-A", imageFolder)
-		return files, !strings.Contains(files, ".tmp-")
+		return files, !strings.Contains(files, ".tmp-") && !strings.Contains(files, ".flatten-")
 	})
-	archive := strings.TrimPrefix(digest, "sha256:") + ".tar"
+	archive := strings.TrimPrefix(digest, "sha256:") + ".flat.tar"
 	if files := c.Exec(t, node1, "ls", "-A", imageFolder); strings.Contains(files, archive) {
 		t.Errorf("image directory: got %s in\n%s", archive, files)
 	}

@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package flatten
+
+import (
+	"archive/tar"
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/containerd/containerd/v2/pkg/archive"
+	cfs "github.com/containerd/continuity/fs"
+	"github.com/containerd/log"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+)
+
+// bufferSize is how much is read or written at a time.
+const bufferSize = 1 << 20
+
+func layerDir(n int) string { return "/" + strconv.Itoa(n) }
+
+// unpack unpacks layer number n, the lowest of which is 1. The layer is read
+// outside of the workplace, because its reader may need files of the node.
+func (p *workplace) unpack(ctx context.Context, n int, layer Layer, m *meter) error {
+	body, err := layer.Open(ctx)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	r, w := io.Pipe()
+	var failed error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, failed = io.CopyBuffer(struct{ io.Writer }{w}, reader{body, m}, make([]byte, bufferSize))
+		_ = w.CloseWithError(failed) // never fails
+	}()
+	rooms := newRooms(m.limits.Room)
+	in := bufio.NewReaderSize(r, bufferSize)
+	err = p.inside(func() error { return apply(ctx, n, in, m, rooms) })
+	rooms.end()
+	if err == nil || errors.Is(err, ErrInvalid) {
+		_, _ = io.Copy(io.Discard, in) // failed has the error
+	}
+	_ = r.Close() // never fails
+	<-done
+	if failed != nil && !errors.Is(failed, io.ErrClosedPipe) {
+		return failed
+	}
+	return err
+}
+
+// rooms calls Limits.Room outside of the workplace.
+type rooms struct {
+	ask    chan int64
+	answer chan error
+}
+
+func newRooms(room func(int64) error) *rooms {
+	r := &rooms{ask: make(chan int64), answer: make(chan error)}
+	go func() {
+		for bytes := range r.ask {
+			var err error
+			if room != nil {
+				err = room(bytes)
+			}
+			r.answer <- err
+		}
+	}()
+	return r
+}
+
+func (r *rooms) check(bytes int64) error {
+	if bytes == 0 {
+		return nil
+	}
+	r.ask <- bytes
+	if err := <-r.answer; err != nil {
+		return callerError{err}
+	}
+	return nil
+}
+
+func (r *rooms) end() { close(r.ask) }
+
+// callerError is an error of Limits.Room.
+type callerError struct{ error }
+
+func (e callerError) Unwrap() error { return e.error }
+
+// apply unpacks a layer. It runs inside of the workplace.
+func apply(ctx context.Context, n int, r io.Reader, m *meter, rooms *rooms) error {
+	root := layerDir(n)
+	if err := makeDir(root); err != nil {
+		return err
+	}
+	below := make([]string, 0, n-1)
+	for i := n - 1; i > 0; i-- {
+		below = append(below, layerDir(i))
+	}
+	named := &names{root: root, listed: map[string]bool{}, parents: map[string]bool{}}
+	filter := func(h *tar.Header) (bool, error) {
+		room, err := m.entry(h)
+		if err != nil {
+			return false, callerError{err}
+		}
+		if h.Typeflag == tar.TypeGNUSparse {
+			h.Typeflag = tar.TypeReg // the reader fills the holes
+		}
+		named.add(h)
+		return true, rooms.check(room)
+	}
+	_, err := archive.Apply(quiet(ctx), root, r, archive.WithFilter(filter),
+		archive.WithConvertWhiteout(whiteout), archive.WithParents(below))
+	if err == nil {
+		err = named.restoreTimes(below)
+	}
+	return layerError(ctx, n, err)
+}
+
+// makeDir makes a folder as an engine makes the root directory of a container.
+func makeDir(dir string) error {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	return os.Chmod(dir, 0o755) //nolint:gosec // only root can enter the workplace
+}
+
+// quiet returns a context without containerd's log, which would quote names of
+// the layer.
+func quiet(ctx context.Context) context.Context {
+	silent := logrus.New()
+	silent.SetOutput(io.Discard)
+	silent.SetLevel(logrus.PanicLevel)
+	return log.WithLogger(ctx, logrus.NewEntry(silent))
+}
+
+// whiteout converts a whiteout to overlayfs's form. A whiteout concerns lower
+// layers only, so it must not fail where the layer itself has the name.
+func whiteout(h *tar.Header, name string) (bool, error) {
+	write, err := archive.OverlayConvertWhiteout(h, name)
+	if !write && errors.Is(err, unix.EEXIST) {
+		err = nil
+	}
+	return write, err
+}
+
+// names are the folders that a layer's entries name.
+type names struct {
+	root    string
+	listed  map[string]bool // have an entry of their own
+	parents map[string]bool // have an entry below them
+}
+
+func (n *names) add(h *tar.Header) {
+	name := filepath.Clean("/" + h.Name)
+	if h.Typeflag == tar.TypeDir {
+		n.listed[name] = true
+	}
+	for dir := path.Dir(name); dir != "/" && !n.parents[dir]; dir = path.Dir(dir) {
+		n.parents[dir] = true
+	}
+}
+
+// restoreTimes sets the times of folders that have no entry of their own, and
+// therefore have the time at which they were unpacked. They get the time that
+// they have in the layers below, or else the epoch.
+func (n *names) restoreTimes(below []string) error {
+	listed := map[string]bool{}
+	for name := range n.listed {
+		real, err := cfs.RootPath(n.root, name)
+		if err != nil {
+			return err
+		}
+		listed[real] = true
+	}
+	for name := range n.parents {
+		real, err := cfs.RootPath(n.root, name)
+		if err != nil {
+			return err
+		}
+		// The name may lead through links to a folder that is not a parent by
+		// its name.
+		for ; len(real) > len(n.root) && !listed[real]; real = path.Dir(real) {
+			listed[real] = true
+			if err := restoreTime(n.root, real, below); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func restoreTime(root, dir string, below []string) error {
+	when := time.Unix(0, 0)
+	for _, lower := range below {
+		info, err := os.Lstat(lower + dir[len(root):])
+		if err == nil {
+			if info.IsDir() {
+				when = info.ModTime()
+			}
+			break
+		}
+		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
+			return err
+		}
+	}
+	err := os.Chtimes(dir, when, when)
+	if errors.Is(err, fs.ErrNotExist) { // a later entry has replaced it
+		return nil
+	}
+	return err
+}
+
+// layerError returns an error that quotes nothing of the layer.
+func layerError(ctx context.Context, n int, err error) error {
+	var own callerError
+	var errno syscall.Errno
+	var link *os.LinkError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &own):
+		return own.error
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(err, tar.ErrHeader), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
+		return fmt.Errorf("layer %d %w: it is not a tar archive, or it is truncated", n, ErrInvalid)
+	case errors.As(err, &link) && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOENT)):
+		return fmt.Errorf("layer %d %w: a hard link needs a file that comes before it in the same layer", n, ErrInvalid)
+	case errors.As(err, &errno) && isOfNode(errno):
+		return fmt.Errorf("unpack layer %d: %w", n, errno)
+	case errors.As(err, &errno):
+		return fmt.Errorf("layer %d %w: an entry cannot be made: %w", n, ErrInvalid, errno)
+	}
+	return fmt.Errorf("layer %d %w: an entry is invalid or of a kind that container images do not have", n, ErrInvalid)
+}
+
+// isOfNode reports whether the error is about the node's disk or the agent's
+// rights, and not about the layer.
+func isOfNode(errno syscall.Errno) bool {
+	switch errno {
+	case unix.ENOSPC, unix.EDQUOT, unix.EIO, unix.EROFS, unix.EPERM, unix.EACCES, unix.ENOMEM, unix.EMFILE, unix.ENFILE, unix.ESTALE:
+		return true
+	}
+	return false
+}
