@@ -91,7 +91,8 @@ func (g *imageStep) outcome(err error, missing []string) error {
 		}
 		message := failed.Error()
 		if len(missing) > 0 {
-			message = "pull secrets that do not exist or contain no docker config: " + strings.Join(missing, ", ") + "; " + message
+			message = "Secrets in spec.imagePullSecrets: " + strings.Join(missing, ", ") +
+				": create them with kubectl create secret docker-registry; " + message
 		}
 		return &flow.Waiting{Reason: reason, Message: message, After: max(failed.Until.Sub(g.clock.Now()), time.Second)}
 	case errors.Is(err, host.ErrNeverPull):
@@ -105,10 +106,10 @@ func (g *imageStep) outcome(err error, missing []string) error {
 	return err
 }
 
-// pullSecrets returns the contents of the pull secrets that exist, and the names
-// of the others. A missing one does not prevent the pull, as for a Pod, because
+// pullSecrets returns the pull secrets, and says which ones do not exist or are
+// Secrets of another type. That does not prevent the pull, as for a Pod, because
 // the image may be public.
-func (g *imageStep) pullSecrets(ctx context.Context, s *scope) (out [][]byte, missing []string, err error) {
+func (g *imageStep) pullSecrets(ctx context.Context, s *scope) (out []host.PullSecret, missing []string, err error) {
 	for _, ref := range s.bottle.Spec.ImagePullSecrets {
 		data, err := g.references.Get(ctx, namedwatch.Ref{Kind: namedwatch.Secret, Namespace: s.bottle.Namespace, Name: ref.Name})
 		if err != nil && !errors.Is(err, namedwatch.ErrNotFound) {
@@ -117,11 +118,14 @@ func (g *imageStep) pullSecrets(ctx context.Context, s *scope) (out [][]byte, mi
 		before := len(out)
 		for _, key := range []string{corev1.DockerConfigJsonKey, corev1.DockerConfigKey} {
 			if content, ok := data[key]; ok {
-				out = append(out, content)
+				out = append(out, host.PullSecret{Name: ref.Name, Content: content})
 			}
 		}
-		if len(out) == before {
-			missing = append(missing, ref.Name)
+		switch {
+		case err != nil:
+			missing = append(missing, ref.Name+" does not exist")
+		case len(out) == before:
+			missing = append(missing, ref.Name+" has neither .dockerconfigjson nor .dockercfg")
 		}
 	}
 	return out, missing, nil

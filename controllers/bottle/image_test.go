@@ -120,6 +120,7 @@ func TestPullSecrets(t *testing.T) {
 	b := demo().Image(registryImage)
 	b.Spec.ImagePullSecrets = []v1alpha1.LocalObjectReference{{Name: "absent"}, {Name: "regcred"}}
 	w := newWorld(t, b.Obj())
+	w.refs.put("secrets", "regcred", "password", "of another type")
 	w.images.Push(registryImage, "agent 1")
 	w.images.Private(registryImage, []byte(secret))
 	for range 2 {
@@ -128,7 +129,7 @@ func TestPullSecrets(t *testing.T) {
 		}
 	}
 	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "False/ImagePullBackOff")
-	if got := w.message(demoKey, v1alpha1.ConditionMachineReady); !strings.Contains(got, "absent, regcred") {
+	if got := w.message(demoKey, v1alpha1.ConditionMachineReady); !strings.Contains(got, "absent does not exist, regcred has neither .dockerconfigjson nor .dockercfg: create them with") {
 		t.Errorf("message: got %q, want the Secrets that are missing", got)
 	}
 	w.refs.put("secrets", "regcred", ".dockerconfigjson", secret)

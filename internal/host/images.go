@@ -35,10 +35,9 @@ type ImageRequest struct {
 	// node already: a changed file or a rebuilt image is noticed under every
 	// policy.
 	Policy PullPolicy
-	// PullSecrets are the contents of .dockerconfigjson or .dockercfg, in the
-	// order in which they are tried, before the node's own. They never appear
-	// in an error, an Event or a file.
-	PullSecrets [][]byte
+	// PullSecrets are tried in this order, before the node's own credentials.
+	// Only their names appear in errors and Events.
+	PullSecrets []PullSecret
 	// For is the UID of the Bottle that requests the image: it is notified of
 	// changes (WatchImages) and gets the Events. It must not be empty. A Bottle
 	// has one request at a time: a new request, also one with other secrets,
@@ -54,6 +53,14 @@ type ImageRequest struct {
 	// "" accepts any. A file with another checksum is a *PullFailed, and is never
 	// returned.
 	SHA256 string
+}
+
+// PullSecret is a Secret with credentials for registries.
+type PullSecret struct {
+	Name string
+	// Content is that of .dockerconfigjson or .dockercfg. It never appears in an
+	// error, an Event or a file.
+	Content []byte
 }
 
 // Image is a file in the store that a machine can be made from: an archive or

@@ -159,7 +159,7 @@ func TestArtifactGrantsNoAccessToImage(t *testing.T) {
 	digest := w.reg.push(t, "victim:1", img)
 	w.reg.setPrivate("victim", "v:word")
 	private := w.request("victim:1", "v")
-	private.PullSecrets = [][]byte{secretFor(w.reg.host(), "v:word")}
+	private.PullSecrets = []host.PullSecret{secretFor(w.reg.host(), "v:word")}
 	w.want(private)
 
 	raw, err := img.RawManifest()

@@ -27,7 +27,7 @@ func TestContract(t *testing.T) {
 			},
 			Private: func(_ *testing.T, repository string) []byte {
 				w.reg.setPrivate(repo(repository), "alice:word")
-				return secretFor(w.reg.host(), "alice:word")
+				return secretFor(w.reg.host(), "alice:word").Content
 			},
 			Hold: func(_ *testing.T, repository string) func() {
 				held := make(chan struct{})

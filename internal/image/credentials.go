@@ -6,7 +6,6 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"io"
 	"io/fs"
@@ -17,6 +16,8 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
+
+	"botbottle.dev/bottle-operator/internal/host"
 )
 
 // maxConfigBytes bounds one docker config; a Secret has at most 1 MiB.
@@ -25,6 +26,8 @@ const maxConfigBytes = 1 << 20
 // credential is offered to a registry. The zero value is anonymous.
 type credential struct {
 	auth authn.AuthConfig
+	// from is the name of the pull secret, "" for the node's own config.
+	from string
 }
 
 func (c credential) anonymous() bool { return c.auth == (authn.AuthConfig{}) }
@@ -58,91 +61,51 @@ func (c credential) fingerprint(key []byte, registry string) string {
 // keyring holds the credentials of one request, in the order in which they are
 // tried.
 type keyring struct {
-	configs []config
-	// unreadable counts the pull secrets that do not hold a docker config.
-	unreadable int
-	// broken means that the node's own config cannot be read. The other
-	// credentials are still tried.
-	broken bool
+	// secrets are the configs of the pull secrets.
+	secrets []dockerConfig
+	// node is the node's own config. If it cannot be read, the other credentials
+	// are still tried.
+	node dockerConfig
 }
 
-// config maps a registry, optionally with a path, to credentials.
-type config map[string]authn.AuthConfig
-
 // newKeyring reads the pull secrets, then the node's own config file.
-func newKeyring(pullSecrets [][]byte, file string) keyring {
-	var k keyring
-	for _, data := range pullSecrets {
-		c, err := parseConfig(data)
-		if err != nil {
-			k.unreadable++
-			continue
-		}
-		k.configs = append(k.configs, c)
-	}
-	node, err := readConfig(file)
-	k.broken = err != nil
-	if node != nil {
-		k.configs = append(k.configs, node)
+func newKeyring(pullSecrets []host.PullSecret, file string) keyring {
+	k := keyring{node: readConfig(file)}
+	for _, s := range pullSecrets {
+		c := parseConfig(s.Content)
+		c.from = s.Name
+		k.secrets = append(k.secrets, c)
 	}
 	return k
 }
 
 // readConfig reads the node's docker config. An absent file is empty.
-func readConfig(file string) (config, error) {
+func readConfig(file string) dockerConfig {
 	if file == "" {
-		return nil, nil
+		return dockerConfig{}
 	}
 	f, err := os.Open(file)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return dockerConfig{}
 	}
 	if err != nil {
-		return nil, err
+		return dockerConfig{unusable: "it cannot be read"}
 	}
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, maxConfigBytes))
 	if err != nil {
-		return nil, err
+		return dockerConfig{unusable: "it cannot be read"}
 	}
 	return parseConfig(data)
-}
-
-var errNotConfig = errors.New("not a docker config")
-
-// parseConfig reads .dockerconfigjson (the same as config.json) or else
-// .dockercfg. Its errors do not reveal the content.
-func parseConfig(data []byte) (config, error) {
-	var outer struct {
-		Auths map[string]json.RawMessage `json:"auths"`
-	}
-	if len(data) > maxConfigBytes || json.Unmarshal(data, &outer) != nil {
-		return nil, errNotConfig
-	}
-	entries := outer.Auths
-	if entries == nil {
-		if json.Unmarshal(data, &entries) != nil {
-			return nil, errNotConfig
-		}
-	}
-	c := config{}
-	for key, raw := range entries {
-		var auth authn.AuthConfig
-		if json.Unmarshal(raw, &auth) != nil || auth == (authn.AuthConfig{}) {
-			continue // for example credsStore in a .dockercfg
-		}
-		c[key] = auth
-	}
-	return c, nil
 }
 
 // lookup returns the credentials to offer for the repository: all that match,
 // in the order of a kubelet. It returns anonymous only if none match.
 func (k keyring) lookup(repo name.Repository) []credential {
 	var out []credential
-	for _, c := range k.configs {
-		keys := make([]string, 0, len(c))
-		for key := range c {
+	for _, c := range append(slices.Clone(k.secrets), k.node) {
+		keys := make([]string, 0, len(c.auths))
+		for key := range c.auths {
 			if matches(key, repo) {
 				keys = append(keys, key)
 			}
@@ -155,7 +118,8 @@ func (k keyring) lookup(repo name.Repository) []credential {
 			return strings.Compare(a, b)
 		})
 		for _, key := range keys {
-			if cred := (credential{auth: c[key]}); !slices.Contains(out, cred) {
+			cred := credential{auth: c.auths[key], from: c.from}
+			if !slices.ContainsFunc(out, func(o credential) bool { return o.auth == cred.auth }) {
 				out = append(out, cred)
 			}
 		}

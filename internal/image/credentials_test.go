@@ -43,7 +43,11 @@ func TestKeyring(t *testing.T) {
 			t.Fatal(err)
 		}
 		var got []string
-		for _, c := range newKeyring(tt.secrets, "").lookup(repo) {
+		var secrets []host.PullSecret
+		for _, content := range tt.secrets {
+			secrets = append(secrets, host.PullSecret{Name: "regcred", Content: content})
+		}
+		for _, c := range newKeyring(secrets, "").lookup(repo) {
 			if !c.anonymous() {
 				got = append(got, c.auth.Username)
 			}

@@ -5,10 +5,14 @@ package image
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
-	"net/url"
+	"net/netip"
+	"slices"
+	"strings"
 
 	"github.com/go-logr/logr"
+	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 )
 
@@ -35,9 +39,9 @@ var errTooLong = errors.New("the pull took too long")
 // attempt describes one attempt to pull, for the text of its failure.
 type attempt struct {
 	registry string
-	cred     credential
-	// tried counts the credentials that were offered.
-	tried int
+	repo     name.Repository
+	// tried are the credentials that were offered.
+	tried []credential
 	keys  keyring
 	dials *dialer
 }
@@ -45,8 +49,8 @@ type attempt struct {
 // log says more than explain about a connection that failed. It is for
 // administrators, and it is still in the store's own words.
 func (a attempt) log(l logr.Logger, err error) {
-	text, _ := failureText(err, detailAll)
-	if shown, _ := failureText(err, a.detail()); text != shown {
+	text, _ := failureText(err, detailAll, registryAdvice)
+	if shown, _ := failureText(err, a.detail(), registryAdvice); text != shown {
 		l.V(1).Info("A connection for an image failed", "registry", clean(a.registry), "reason", text)
 	}
 }
@@ -90,22 +94,42 @@ func (a attempt) describe(err error) (problem, remedy string) {
 		return fmt.Sprintf("registry %s: %s", a.registry, own), ""
 	case errors.As(err, &asked):
 		return fmt.Sprintf("%s answered %s, and asks to wait until %s, longer than a pull may take (--image-pull-timeout); the pull is tried again then",
-				a.subject(asked.answer.Request), answerText(asked.answer), untilText(asked.until)),
+				a.inserted(a.partyOf(err, asked.answer)), answerText(asked.answer), untilText(asked.until)),
 			"to need fewer requests, " + otherSources
 	case errors.As(err, &answer):
-		return fmt.Sprintf("%s answered %s", a.subject(answer.Request), answerText(answer)), a.remedyFor(answer.StatusCode)
+		at := a.partyOf(err, answer)
+		return fmt.Sprintf("%s answered %s", a.inserted(at), answerText(answer)), a.remedyFor(at, answer.StatusCode)
 	}
 	if tokenServer.MatchString(err.Error()) {
 		return fmt.Sprintf("registry %s: the token server that it names may not be used", a.registry),
 			"let it name an https URL with a public host name, or one on the registry's own host"
 	}
-	problem, remedy = failureText(err, a.detail())
-	return a.subjectOf(err) + ": " + problem, remedy
+	at := a.partyOf(err, nil)
+	var upgraded *upgradedError
+	var dns *net.DNSError
+	if at.redirected && errors.As(err, &upgraded) && !errors.As(err, &dns) {
+		return fmt.Sprintf("registry %s redirects the agent to host %s over plain HTTP, which the agent does not use, and over TLS the agent cannot connect to it, or does not trust its certificate", a.registry, hostText(at.host)),
+			"let the registry redirect to https, or serve the content itself"
+	}
+	help := otherAdvice
+	if at == (party{}) {
+		help = registryAdvice
+	}
+	problem, remedy = failureText(err, a.detail(), help)
+	if at.redirected {
+		remedy += ", or let the registry serve the content itself"
+	}
+	return a.subject(at) + ": " + problem, remedy
 }
 
 func (a attempt) refusal(e *refusedError) string {
 	if a.isRegistry(e.host) {
 		return fmt.Sprintf("registry %s: its %s", a.registry, e)
+	}
+	if name, _, err := net.SplitHostPort(e.host); err == nil {
+		if _, err := netip.ParseAddr(name); err != nil {
+			return fmt.Sprintf("registry %s sends the agent to %s, whose %s", a.registry, hostText(name), e)
+		}
 	}
 	return fmt.Sprintf("registry %s sends the agent to a host whose %s", a.registry, e)
 }
@@ -115,23 +139,40 @@ func (a attempt) isRegistry(host string) bool {
 	return host == a.registry || host == a.registry+":443" || host == a.registry+":80"
 }
 
-// subject says who answered a request: the registry, or a host that it chose. That host
-// is not named, because its name comes from the registry.
-func (a attempt) subject(req *http.Request) string {
-	if req == nil || a.isRegistry(req.URL.Host) {
-		return "registry " + a.registry
+// partyOf returns the host at which a request failed. answer may be nil.
+func (a attempt) partyOf(err error, answer *transport.Error) party {
+	var failed *partyError
+	var out party
+	switch {
+	case answer != nil && answer.Request != nil:
+		out = partyOf(answer.Request)
+	case errors.As(err, &failed):
+		out = failed.party
 	}
-	return "a host to which registry " + a.registry + " sends the agent"
+	if a.isRegistry(out.host) {
+		return party{}
+	}
+	return out
 }
 
-func (a attempt) subjectOf(err error) string {
-	var failed *url.Error
-	if errors.As(err, &failed) {
-		if u, err := url.Parse(failed.URL); err == nil && u.Host != "" {
-			return a.subject(&http.Request{URL: u})
-		}
+// subject says who failed. The names of the hosts come from the registry, so hostText
+// cleans them.
+func (a attempt) subject(p party) string {
+	switch {
+	case p.host == "":
+		return "registry " + a.registry
+	case p.redirected:
+		return fmt.Sprintf("host %s, to which registry %s redirects the agent", hostText(p.host), a.registry)
 	}
-	return a.subject(nil)
+	return fmt.Sprintf("host %s, the token server of registry %s", hostText(p.host), a.registry)
+}
+
+// inserted is the subject as the start of a sentence.
+func (a attempt) inserted(p party) string {
+	if p.host == "" {
+		return a.subject(p)
+	}
+	return a.subject(p) + ","
 }
 
 // detail returns how much a failure may reveal.
@@ -177,14 +218,17 @@ func answerText(e *transport.Error) string {
 	return text
 }
 
-func (a attempt) remedyFor(status int) string {
+func (a attempt) remedyFor(at party, status int) string {
+	if at.redirected {
+		return "check the storage of the registry, its clock and the node's clock, or let the registry serve the content itself"
+	}
 	switch status {
 	case http.StatusUnauthorized, http.StatusForbidden:
 		return a.credentialsText()
 	case http.StatusNotFound:
 		return "check the image's name and tag; a private image may appear not to exist: " + a.credentialsText()
 	case http.StatusTooManyRequests:
-		return "wait, or " + otherSources
+		return "wait, or " + otherSources + a.problemsText()
 	}
 	if status >= http.StatusInternalServerError {
 		return "the registry has a problem; the pull is retried"
@@ -195,20 +239,65 @@ func (a attempt) remedyFor(status int) string {
 func (a attempt) credentialsText() string {
 	var text string
 	switch {
-	case a.cred.anonymous():
+	case len(a.tried) == 0 || a.tried[0].anonymous():
 		text = "no credentials were given for it: add a Secret for " + a.registry + " to spec.imagePullSecrets"
-	case a.tried == 1:
-		text = "the credentials for it were refused: check the Secret in spec.imagePullSecrets"
+	case len(a.tried) == 1:
+		text = "the credentials for it were refused: check the " + originOf(a.tried[0])
 	default:
-		text = fmt.Sprintf("all %d credentials for it were refused: check the Secrets in spec.imagePullSecrets", a.tried)
+		text = fmt.Sprintf("all %d credentials for it were refused: check the %s", len(a.tried), originsOf(a.tried))
 	}
-	if a.keys.unreadable > 0 {
-		text += fmt.Sprintf(" (%d of them do not hold a docker config)", a.keys.unreadable)
+	for _, c := range a.tried {
+		if strings.TrimSpace(c.auth.Password) != c.auth.Password {
+			text += "; the password in the " + originOf(c) + " begins or ends with white space"
+			break
+		}
 	}
-	if a.keys.broken {
-		text += "; the node's own docker config (--image-docker-config) cannot be read"
+	text += a.problemsText()
+	if p := a.keys.node.unusable; p != "" && p != noEntries {
+		text += "; the node's own docker config (--image-docker-config): " + p
 	}
 	return text
+}
+
+// originOf says where credentials come from.
+func originOf(c credential) string {
+	if c.from == "" {
+		return "node's own docker config (--image-docker-config)"
+	}
+	return "Secret " + c.from + " in spec.imagePullSecrets"
+}
+
+func originsOf(creds []credential) string {
+	var secrets, out []string
+	for _, c := range creds {
+		if c.from != "" && !slices.Contains(secrets, c.from) {
+			secrets = append(secrets, c.from)
+		}
+	}
+	if more := len(secrets) - maxProblems; more > 0 {
+		secrets = append(secrets[:maxProblems], fmt.Sprintf("%d more", more))
+	}
+	switch len(secrets) {
+	case 0:
+	case 1:
+		out = append(out, "Secret "+secrets[0]+" in spec.imagePullSecrets")
+	default:
+		out = append(out, "Secrets in spec.imagePullSecrets ("+strings.Join(secrets, ", ")+")")
+	}
+	if slices.ContainsFunc(creds, func(c credential) bool { return c.from == "" }) {
+		out = append(out, originOf(credential{}))
+	}
+	return strings.Join(out, " and the ")
+}
+
+// problemsText says which pull secrets hold no credentials for the registry, why, and
+// how to make one that does.
+func (a attempt) problemsText() string {
+	problems := a.keys.problems(a.repo)
+	if problems == "" {
+		return ""
+	}
+	return "; " + problems + ": create such a Secret with kubectl create secret docker-registry --docker-server=" + a.registry
 }
 
 // errDisk is a failure of the node's own disk, not of a registry.

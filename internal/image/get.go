@@ -117,6 +117,11 @@ func (s *Store) parseRequest(req host.ImageRequest) (request, error) {
 			_, _ = io.WriteString(sum, e.repo.Name()+" "+print+"\n") // never fails
 		}
 	}
+	// The message about a failure names the pull secrets, so it is only for those who
+	// use the same ones.
+	for _, c := range out.keys.secrets {
+		_, _ = fmt.Fprintf(sum, "%s/%s %s\n", req.Namespace, c.from, c.problem(ref.ref.Context()))
+	}
 	out.key = ref.canonical + " " + hex.EncodeToString(sum.Sum(nil)) + out.requiredDigest
 	return out, nil
 }

@@ -27,8 +27,8 @@ func TestSecretsAreNotDisclosed(t *testing.T) {
 	w.reg.push(t, "demo:1", newImage(t, "amd64", "one"))
 	w.reg.setPrivate("demo", "alice:hunter2-right")
 	req := w.request("demo:1", "a")
-	req.PullSecrets = [][]byte{
-		[]byte(`{"auths": hunter2-broken`),
+	req.PullSecrets = []host.PullSecret{
+		{Name: "broken", Content: []byte(`{"auths": hunter2-broken`)},
 		secretFor(w.reg.host(), "alice:hunter2-wrong"),
 	}
 	var texts []string
@@ -105,7 +105,7 @@ func TestBackoffGrowsToItsBound(t *testing.T) {
 	// Other secrets make it another request, which is tried immediately.
 	w.wantFailed(req)
 	other := req
-	other.PullSecrets = [][]byte{secretFor(w.reg.host(), "alice:word")}
+	other.PullSecrets = []host.PullSecret{secretFor(w.reg.host(), "alice:word")}
 	if failed := w.wantFailed(other); failed.BackOff || failed.Until.Sub(w.clock.Now()) != firstBackoff {
 		t.Errorf("changed secrets: got %+v, want a first failure", failed)
 	}
@@ -282,7 +282,7 @@ func TestDockerConfigIsReread(t *testing.T) {
 	w.reg.push(t, "demo:1", newImage(t, "amd64", "one"))
 	w.reg.setPrivate("demo", "node:word")
 	w.wantFailed(w.request("demo:1", "a"), "no credentials")
-	writeFile(t, w.o.DockerConfig, secretFor(w.reg.host(), "node:word"))
+	writeFile(t, w.o.DockerConfig, secretFor(w.reg.host(), "node:word").Content)
 	w.want(w.request("demo:1", "a"))
 	writeFile(t, w.o.DockerConfig, []byte("{"))
 	w.wantFailed(w.request("demo:2", "a"), "--image-docker-config")

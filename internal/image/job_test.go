@@ -168,8 +168,8 @@ func TestFetchContinuesForOthers(t *testing.T) {
 				}
 			}
 			a, b := w.request("demo:1", "a"), w.request("demo:1", "b")
-			a.PullSecrets = [][]byte{secretFor(w.reg.host(), "alice:a-word")}
-			b.PullSecrets = [][]byte{secretFor(w.reg.host(), "bob:b-word")}
+			a.PullSecrets = []host.PullSecret{secretFor(w.reg.host(), "alice:a-word")}
+			b.PullSecrets = []host.PullSecret{secretFor(w.reg.host(), "bob:b-word")}
 			w.pulling(a)
 			waitUntil(t, "the layer to be requested", func() bool { return pit.in.Load() == 1 })
 			for w.pulling(b).Total == 0 { // until it waits for the same fetch

@@ -193,7 +193,7 @@ func TestKeptLayersGrantNoAccess(t *testing.T) {
 	w.reg.setPrivate("team/private", "alice:word")
 	first, second := blobPaths(t, "team/private", img)[0], blobPaths(t, "team/private", img)[1]
 	private := w.request("team/private:1", "a")
-	private.PullSecrets = [][]byte{secretFor(w.reg.host(), "alice:word")}
+	private.PullSecrets = []host.PullSecret{secretFor(w.reg.host(), "alice:word")}
 	w.reg.setFault(failPath(second, 500))
 	w.wantFailed(private, "500")
 
@@ -206,7 +206,7 @@ func TestKeptLayersGrantNoAccess(t *testing.T) {
 	w.reg.resetRequests()
 	none := w.request("team/private@"+digest, "d")
 	w.wantFailed(none, "401")
-	none.PullSecrets = [][]byte{secretFor(w.reg.host(), "alice:other")}
+	none.PullSecrets = []host.PullSecret{secretFor(w.reg.host(), "alice:other")}
 	w.wantFailed(none, "401")
 	if n := w.reg.count("/blobs/"); n != 0 {
 		t.Errorf("refused: got %d requests for blobs, want none", n)

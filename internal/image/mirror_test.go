@@ -20,7 +20,7 @@ func TestMirrors(t *testing.T) {
 	img := newImage(t, "amd64", "one")
 	mirror.push(t, "cache/team/demo:1", img)
 	mirror.setPrivate("cache/team", "mirror:its-word")
-	req := host.ImageRequest{Reference: "registry.test/team/demo:1", For: "a", PullSecrets: [][]byte{
+	req := host.ImageRequest{Reference: "registry.test/team/demo:1", For: "a", PullSecrets: []host.PullSecret{
 		secretFor("registry.test", "alice:word"), secretFor(mirror.host(), "mirror:its-word"),
 	}}
 	wantImage(t, w.want(req).Path, img)
@@ -66,7 +66,7 @@ func TestPlainHTTP(t *testing.T) {
 	plain := newPlainServer(t)
 	plain.push(t, "demo:1", newImage(t, "amd64", "one"))
 	plain.setPrivate("demo", "alice:word")
-	req := host.ImageRequest{Reference: plain.host() + "/demo:1", For: "a", PullSecrets: [][]byte{secretFor(plain.host(), "alice:word")}}
+	req := host.ImageRequest{Reference: plain.host() + "/demo:1", For: "a", PullSecrets: []host.PullSecret{secretFor(plain.host(), "alice:word")}}
 	w := newWorld(t)
 	// It is on the loopback, which other clients access without TLS.
 	w.wantFailed(req, "--image-plain-http")
@@ -98,7 +98,7 @@ func TestRedirects(t *testing.T) {
 		return true
 	})
 	req := w.request("demo:1", "a")
-	req.PullSecrets = [][]byte{secretFor(w.reg.host(), "alice:word")}
+	req.PullSecrets = []host.PullSecret{secretFor(w.reg.host(), "alice:word")}
 	w.want(req)
 	if cdn.count("/blobs/") != 2 {
 		t.Errorf("got %v, want the blobs from the other host", cdn.requests)

@@ -16,7 +16,7 @@ func TestPrewarm(t *testing.T) {
 	w := newWorld(t, func(o *Options) { o.DockerConfig = filepath.Join(o.Dir, "..", "node.json") })
 	w.reg.push(t, "demo:1", newImage(t, "amd64", "one"))
 	w.reg.setPrivate("demo", "node:word")
-	writeFile(t, w.o.DockerConfig, secretFor(w.reg.host(), "node:word"))
+	writeFile(t, w.o.DockerConfig, secretFor(w.reg.host(), "node:word").Content)
 	late := w.request("late:1", "").Reference
 	done := make(chan error, 1)
 	go func() {
@@ -56,7 +56,7 @@ func TestPrewarmRereadsFiles(t *testing.T) {
 	writeFile(t, config, []byte("{"))
 	w.clock.Step(firstBackoff)
 	waitUntil(t, "both to wait again", waiters)
-	writeFile(t, config, secretFor(w.reg.host(), "node:word"))
+	writeFile(t, config, secretFor(w.reg.host(), "node:word").Content)
 	w.put("late.tar", saved(t, newImage(t, "amd64", "two")))
 	waitUntil(t, "Prewarm to return", func() bool {
 		w.clock.Step(firstBackoff)

@@ -55,7 +55,7 @@ func (s *Store) takeFrom(ctx context.Context, j *job, e endpoint) (result, error
 		return s.waitAsAsked(ctx, j, resolving, until)
 	})
 	for i, cred := range e.creds {
-		try := attempt{registry: e.repo.RegistryStr(), cred: cred, tried: i + 1, keys: j.keys, dials: base.dialer}
+		try := attempt{registry: e.repo.RegistryStr(), repo: e.repo, tried: e.creds[:i+1], keys: j.keys, dials: base.dialer}
 		session, err := s.openSession(ctx, rt, e.repo, cred)
 		var found resolved
 		if err == nil {

@@ -143,15 +143,15 @@ func TestPullPrivateImage(t *testing.T) {
 	w := newWorld(t)
 	digest := w.reg.push(t, "team/demo:1", newImage(t, "amd64", "one"))
 	w.reg.setPrivate("team/demo", "alice:right-word", "bob:other-word")
-	host := w.reg.host()
+	reg := w.reg.host()
 	none := w.request("team/demo:1", "a")
-	w.wantFailed(none, "401", "no credentials", "spec.imagePullSecrets", host)
+	w.wantFailed(none, "401", "no credentials", "spec.imagePullSecrets", reg)
 	wrong := none
-	wrong.PullSecrets = [][]byte{secretFor(host, "alice:wrong-word")}
+	wrong.PullSecrets = []host.PullSecret{secretFor(reg, "alice:wrong-word")}
 	w.wantFailed(wrong, "401", "refused", "spec.imagePullSecrets")
 
 	right := none
-	right.PullSecrets = [][]byte{[]byte("not JSON"), secretFor(host, "alice:wrong-word"), secretFor("https://"+host+"/v2/", "alice:right-word")}
+	right.PullSecrets = []host.PullSecret{{Name: "broken", Content: []byte("not JSON")}, secretFor(reg, "alice:wrong-word"), secretFor("https://"+reg+"/v2/", "alice:right-word")}
 	if got := w.want(right); got.Digest != digest {
 		t.Fatalf("right: got %s, want %s", got.Digest, digest)
 	}
@@ -165,7 +165,7 @@ func TestPullPrivateImage(t *testing.T) {
 		t.Errorf("refused: got %d requests for blobs, want none", n)
 	}
 	bob := none
-	bob.PullSecrets = [][]byte{secretFor(host+"/team", "bob:other-word")}
+	bob.PullSecrets = []host.PullSecret{secretFor(reg+"/team", "bob:other-word")}
 	w.reg.resetRequests()
 	if got := w.want(bob); got.Digest != digest || w.reg.count("/blobs/") != 0 || w.reg.count("HEAD") != 1 {
 		t.Errorf("another valid secret: got %s and %v, want the image after one HEAD", got.Digest, w.reg.requests)
@@ -201,10 +201,10 @@ func TestBearerTokens(t *testing.T) {
 	})
 	req := w.request("team/demo:1", "a")
 	wrong := req
-	wrong.PullSecrets = [][]byte{secretFor(w.reg.host(), "alice:wrong-word")}
+	wrong.PullSecrets = []host.PullSecret{secretFor(w.reg.host(), "alice:wrong-word")}
 	w.wantFailed(wrong, "401 Unauthorized, UNAUTHORIZED: authentication required", "spec.imagePullSecrets")
 	w.wantFailed(req, "401", "no credentials")
-	req.PullSecrets = [][]byte{secretFor(w.reg.host(), "alice:right-word")}
+	req.PullSecrets = []host.PullSecret{secretFor(w.reg.host(), "alice:right-word")}
 	if got := w.want(req); got.Digest != digest || issued != 2 {
 		t.Errorf("got %v with %d tokens, want %s with two", got, issued, digest)
 	}
@@ -216,7 +216,7 @@ func TestDigestGrantsNoAccess(t *testing.T) {
 	img := newImage(t, "amd64", "secret")
 	digest := w.reg.push(t, "team/private:1", img)
 	w.reg.setPrivate("team/private", "alice:word")
-	w.want(host.ImageRequest{Reference: w.reg.host() + "/team/private:1", PullSecrets: [][]byte{secretFor(w.reg.host(), "alice:word")}, For: "a"})
+	w.want(host.ImageRequest{Reference: w.reg.host() + "/team/private:1", PullSecrets: []host.PullSecret{secretFor(w.reg.host(), "alice:word")}, For: "a"})
 
 	// The other repository has the manifest and the config, but not the layer.
 	w.reg.push(t, "evil/copy:1", img)
@@ -246,7 +246,7 @@ func TestConcurrentRequestsSharePull(t *testing.T) {
 			req := w.request("demo:1", fmt.Sprint(i))
 			// Half of them have other credentials, which are checked at the
 			// registry separately.
-			req.PullSecrets = [][]byte{secretFor(w.reg.host(), []string{"alice:a-word", "bob:b-word"}[i%2])}
+			req.PullSecrets = []host.PullSecret{secretFor(w.reg.host(), []string{"alice:a-word", "bob:b-word"}[i%2])}
 			img, err := w.settle(req)
 			if err != nil || img.Digest != digest {
 				t.Errorf("%d: got %v %v, want %s", i, img, err, digest)

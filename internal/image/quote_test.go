@@ -65,7 +65,7 @@ func answers() map[string]http.HandlerFunc {
 		"a challenge":         withStatus(401, "WWW-Authenticate", strange+" realm="+strange, strange),
 		"a realm":             withStatus(401, "WWW-Authenticate", `Bearer realm="`+strange+`",service="`+strange+`"`, strange),
 		"a realm's scheme":    withStatus(401, "WWW-Authenticate", `Bearer realm="ftp://`+strange+`/",service="`+strange+`"`, strange),
-		"a realm's name":      withStatus(401, "WWW-Authenticate", `Bearer realm="https://`+strange+`.invalid/",service="`+strange+`"`, strange),
+		"a realm's name":      withStatus(401, "WWW-Authenticate", `Bearer realm="https://`+strange+`+x.invalid/",service="`+strange+`"`, strange),
 		"a realm inside":      withStatus(401, "WWW-Authenticate", `Bearer realm="https://10.11.12.13/`+strange+`"`, strange),
 		"a realm that is bad": withStatus(401, "WWW-Authenticate", `Bearer realm="https://[`+strange+`:x/%zz"`, strange),
 		"no realm":            withStatus(401, "WWW-Authenticate", `Bearer service="`+strange+`"`, strange),
@@ -81,7 +81,7 @@ func answers() map[string]http.HandlerFunc {
 		},
 	}
 	for name, to := range map[string]string{
-		"another scheme": "ftp://" + strange + "/", "a name": "https://" + strange + ".invalid/" + strange, "a user": "https://" + strange + ":" + strange + "@127.0.0.1:9/" + strange,
+		"another scheme": "ftp://" + strange + "/", "a name": "https://" + strange + "+x.invalid/" + strange, "a user": "https://" + strange + ":" + strange + "@127.0.0.1:9/" + strange,
 		"inside": "https://169.254.169.254/" + strange, "a zone": "https://[fe80::1%25" + strange + "]/", "not a URL": "https://[" + strange + ":%zz", "control": "https://127.0.0.1:9/\x7f" + strange, "nothing": "",
 	} {
 		out["a redirect to "+name] = withStatus(302, "Location", to, strange)

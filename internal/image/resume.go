@@ -4,6 +4,7 @@ package image
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -126,9 +127,10 @@ func permanent(err error) bool {
 		refused *refusedError
 		own     ownError
 		asked   *askedToWait
+		cert    *tls.CertificateVerificationError
 		answer  *transport.Error
 	)
-	if errors.As(err, &refused) || errors.As(err, &own) || errors.As(err, &asked) {
+	if errors.As(err, &refused) || errors.As(err, &own) || errors.As(err, &asked) || errors.As(err, &cert) || isNotTLS(err) {
 		return true
 	}
 	if !errors.As(err, &answer) {

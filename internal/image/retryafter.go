@@ -65,8 +65,9 @@ func (t *waitingTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 		}
 		resp, err := t.inner.RoundTrip(req)
 		if err != nil {
-			return nil, err
+			return nil, &partyError{err, partyOf(req)}
 		}
+		resp.Body = &partyBody{resp.Body, partyOf(req)}
 		now := t.clock.Now()
 		delay, ok := retryAfter(resp, now)
 		if !ok || !resendable(req) {

@@ -24,6 +24,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+
+	"botbottle.dev/bottle-operator/internal/host"
 )
 
 // server is a registry that records requests and can inject faults.
@@ -171,12 +173,12 @@ func (s *server) push(t testing.TB, ref string, img remote.Taggable) string {
 	return ""
 }
 
-// secretFor returns a .dockerconfigjson.
-func secretFor(host, userPassword string) []byte {
+// secretFor returns a Secret with a .dockerconfigjson.
+func secretFor(registry, userPassword string) host.PullSecret {
 	raw, _ := json.Marshal(map[string]any{"auths": map[string]any{
-		host: map[string]string{"auth": base64.StdEncoding.EncodeToString([]byte(userPassword))},
+		registry: map[string]string{"auth": base64.StdEncoding.EncodeToString([]byte(userPassword))},
 	}})
-	return raw
+	return host.PullSecret{Name: "regcred", Content: raw}
 }
 
 // closedPort returns an address where nothing listens.

@@ -149,6 +149,7 @@ func (t schemeTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if t.plain[req.URL.Host] {
 		scheme = "http"
 	}
+	upgraded := req.URL.Scheme == "http" && scheme == "https"
 	switch req.URL.Scheme {
 	case scheme:
 	case "http", "https":
@@ -157,5 +158,9 @@ func (t schemeTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	default:
 		return nil, ownErrorf("the registry redirects to a URL that is not HTTP")
 	}
-	return t.inner.RoundTrip(req)
+	resp, err := t.inner.RoundTrip(req)
+	if err != nil && upgraded {
+		return nil, &upgradedError{err}
+	}
+	return resp, err
 }

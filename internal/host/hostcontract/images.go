@@ -151,7 +151,7 @@ func imagePrivate(t *testing.T, f ImagesFixture) {
 	digest := f.Push(t, ref)
 	secret := f.Private(t, f.Repository)
 	none := host.ImageRequest{Reference: ref, For: "a"}
-	with := host.ImageRequest{Reference: ref, For: "b", PullSecrets: [][]byte{secret}}
+	with := host.ImageRequest{Reference: ref, For: "b", PullSecrets: []host.PullSecret{{Name: "regcred", Content: secret}}}
 	f.wantFailed(t, none)
 	f.want(t, with, digest)
 	f.Step(time.Hour)

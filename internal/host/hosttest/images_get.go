@@ -120,7 +120,7 @@ func (f *Images) find(req host.ImageRequest, policy host.PullPolicy, a *imageReq
 	if policy == host.PullAlways || r == nil {
 		return ""
 	}
-	granted := func(secret []byte) bool { return r.grants[string(secret)] }
+	granted := func(s host.PullSecret) bool { return r.grants[string(s.Content)] }
 	if !r.grants[""] && !slices.ContainsFunc(req.PullSecrets, granted) {
 		return ""
 	}
@@ -143,7 +143,7 @@ func (f *Images) pull(req host.ImageRequest, a *imageRequest) (string, error) {
 		err = errors.New("the registry answered 404 Not Found")
 	case remote.secret != nil:
 		grant = string(remote.secret)
-		if !slices.ContainsFunc(req.PullSecrets, func(s []byte) bool { return bytes.Equal(s, remote.secret) }) {
+		if !slices.ContainsFunc(req.PullSecrets, func(s host.PullSecret) bool { return bytes.Equal(s.Content, remote.secret) }) {
 			err = errors.New("the registry answered 401 Unauthorized")
 		}
 	}

@@ -3,7 +3,6 @@
 package hosttest
 
 import (
-	"bytes"
 	"maps"
 	"slices"
 	"time"
@@ -24,7 +23,10 @@ const answerLifetime = 2 * time.Minute
 
 // request records the Bottle's request, in place of an earlier one.
 func (f *Images) request(req host.ImageRequest) *imageRequest {
-	key := req.Reference + "\n" + req.SHA256 + "\n" + string(bytes.Join(req.PullSecrets, []byte{'\n'}))
+	key := req.Reference + "\n" + req.SHA256
+	for _, s := range req.PullSecrets {
+		key += "\n" + string(s.Content)
+	}
 	r := f.requests[req.For]
 	if r == nil || r.key != key {
 		r = &imageRequest{key: key}
