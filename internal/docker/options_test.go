@@ -25,6 +25,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/bundleimage"
 	"botbottle.dev/bottle-operator/internal/docker/dockertest"
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/wall"
 )
 
 // hostileOptions are default-network-opts that each keep a bundle from working, or
@@ -140,6 +141,7 @@ func uplinkChanges(t *testing.T, executable string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	old := ensureWall(t, wall.New(wall.Options{}))
 	uplink, err := netlink.LinkByName("up0")
 	if err != nil {
 		t.Fatal(err)
@@ -154,7 +156,9 @@ func uplinkChanges(t *testing.T, executable string) {
 	if _, err := c.ContainerKill(t.Context(), first.ContainerID, client.ContainerKillOptions{Signal: "KILL"}); err != nil {
 		t.Fatal(err)
 	}
-	wantTransfer(t, e, 1300)
+	if now := wantTransfer(t, e, 1300); now.NetNS != old.NetNS {
+		t.Errorf("the machine's namespace: got %v, want %v as before", now.NetNS, old.NetNS)
+	}
 }
 
 // TestBridgeOnTheBottlesSubnet checks that docker's own bridge may be on a subnet of the
@@ -187,9 +191,9 @@ func builtInSpec(t *testing.T) host.BundleSpec {
 	return spec
 }
 
-// wantTransfer starts the bundle and has a machine in its network download through it
-// from a server beyond the uplink.
-func wantTransfer(t *testing.T, e *Engine, mtu int) {
+// wantTransfer starts the bundle and makes the machine's wall, or repairs it, and
+// downloads from inside the wall, through the bundle, from a server beyond the uplink.
+func wantTransfer(t *testing.T, e *Engine, mtu int) host.Wall {
 	t.Helper()
 	if err := e.EnsureNetwork(t.Context(), testNetwork); err != nil {
 		t.Fatal(err)
@@ -199,6 +203,10 @@ func wantTransfer(t *testing.T, e *Engine, mtu int) {
 		t.Fatalf("ensure the bundle: got %+v, %v, want it running", b, err)
 	}
 	waitForPort(t, e)
+	walls := wall.New(wall.Options{})
+	if before, err := walls.InspectWalls(t.Context(), []host.WallSpec{testWall}); err != nil || slices.ContainsFunc(before[0].Faults, func(f host.WallFault) bool { return f.Open }) {
+		t.Errorf("wall before it is repaired: got %+v, %v, want it closed", before, err)
+	}
 	full, err := e.findBundle(t.Context(), testOwner)
 	if err != nil {
 		t.Fatal(err)
@@ -208,21 +216,20 @@ func wantTransfer(t *testing.T, e *Engine, mtu int) {
 			t.Errorf("MTU of the bundle's interface: got %d, want %d", got, mtu)
 		}
 	})
-	bridge, err := netlink.LinkByName(testOwner.Bridge())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := bridge.Attrs().MTU; got != mtu {
-		t.Errorf("MTU of the bridge, which the wall's link takes over: got %d, want %d", got, mtu)
-	}
-	machine := addNode(t, testOwner.Veth(), "192.168.44.3/24", bridge.Attrs().MTU)
+	made := ensureWall(t, walls)
 	end, err := netlink.LinkByName(testOwner.Veth())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(netlink.LinkSetMTU(end, bridge.Attrs().MTU), netlink.LinkSetMaster(end, bridge), netlink.LinkSetUp(end)); err != nil {
+	if got := end.Attrs().MTU; got != mtu {
+		t.Errorf("MTU of the wall's link: got %d, want %d", got, mtu)
+	}
+	ns, err := os.Open(made.Path)
+	if err != nil {
 		t.Fatal(err)
 	}
+	defer ns.Close()
+	machine := &node{ns}
 	proxy := &url.URL{Scheme: "http", Host: netip.AddrPortFrom(testSpec.IP, bundleimage.Port).String()}
 	through := &http.Client{Timeout: time.Minute, Transport: &http.Transport{Proxy: http.ProxyURL(proxy), DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, network, address string) (conn net.Conn, err error) {
@@ -238,6 +245,27 @@ func wantTransfer(t *testing.T, e *Engine, mtu int) {
 	if err != nil || answer.StatusCode != http.StatusOK || len(body) != outsideBytes {
 		t.Errorf("download: got %s with %d bytes, %v, want all %d", answer.Status, len(body), err, outsideBytes)
 	}
+	return made
+}
+
+// testWall is the wall of the machine in testNetwork.
+var testWall = host.WallSpec{
+	Owner: testOwner, Subnet: testNetwork.Subnet, BundleIP: testSpec.IP, Ports: []int32{bundleimage.Port},
+	MachineIP: netip.MustParseAddr("192.168.44.3"),
+}
+
+func ensureWall(t *testing.T, walls *wall.Walls) host.Wall {
+	t.Helper()
+	w, err := walls.EnsureWall(t.Context(), testWall)
+	if err != nil || len(w.Faults) > 0 {
+		t.Fatalf("ensure the wall: got %+v, %v, want no faults", w, err)
+	}
+	t.Cleanup(func() {
+		if err := walls.DeleteWall(background(t), testOwner); err != nil {
+			t.Errorf("delete the wall: got %v, want nil", err)
+		}
+	})
+	return w
 }
 
 // waitForPort waits until the bundle listens.

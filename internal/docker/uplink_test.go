@@ -88,7 +88,7 @@ func run(t *testing.T, name string, args ...string) {
 // as it is behind many firewalls.
 func addUplink(t *testing.T, mtu int) {
 	t.Helper()
-	server := addNode(t, "up0", outside.String()+"/24", 1500)
+	server := addServer(t)
 	uplink, err := netlink.LinkByName("up0")
 	if err != nil {
 		t.Fatal(err)
@@ -111,12 +111,12 @@ func addUplink(t *testing.T, mtu int) {
 	t.Cleanup(func() { _ = s.Close() })
 }
 
-// node is another computer: a network namespace with one interface.
+// node is another computer: a network namespace.
 type node struct{ ns *os.File }
 
-// addNode makes a node with an address, whose interface leads to the interface name in
-// this namespace.
-func addNode(t *testing.T, name, address string, mtu int) *node {
+// addServer makes the outside server's computer, whose interface leads to the interface
+// up0 in this namespace.
+func addServer(t *testing.T) *node {
 	t.Helper()
 	n := &node{}
 	err := ownthread.Run(func() (err error) {
@@ -129,15 +129,15 @@ func addNode(t *testing.T, name, address string, mtu int) *node {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = n.ns.Close() })
-	// GSOMaxSegs makes the interface send single frames, of which each has to fit.
-	err = netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: "eth0", PeerNamespace: netlink.NsFd(n.ns.Fd())})
+	err = netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "up0"}, PeerName: "eth0", PeerNamespace: netlink.NsFd(n.ns.Fd())})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = netlink.LinkDel(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}}) })
+	t.Cleanup(func() { _ = netlink.LinkDel(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "up0"}}) })
 	n.do(t, func() {
-		run(t, "ip", "addr", "add", address, "dev", "eth0")
-		run(t, "ip", "link", "set", "eth0", "mtu", fmt.Sprint(mtu), "gso_max_segs", "1", "up")
+		run(t, "ip", "addr", "add", outside.String()+"/24", "dev", "eth0")
+		// The interface sends single frames, of which each has to fit.
+		run(t, "ip", "link", "set", "eth0", "mtu", "1500", "gso_max_segs", "1", "up")
 	})
 	return n
 }

@@ -68,6 +68,9 @@ func TestEngineReplaced(t *testing.T) {
 	go func() { _ = e.WatchBundles(t.Context(), func(uid string) { changes <- uid }) }()
 	use := func(when string) {
 		t.Helper()
+		for len(changes) > 0 {
+			<-changes // from before
+		}
 		var wg sync.WaitGroup
 		for range 4 {
 			wg.Go(func() {
