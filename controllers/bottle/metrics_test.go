@@ -9,6 +9,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+
+	"botbottle.dev/bottle-operator/internal/population"
 )
 
 func TestMetrics(t *testing.T) {
@@ -18,7 +20,7 @@ func TestMetrics(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	reg.MustRegister(NewPopulation(w.api.Client, testNode))
+	reg.MustRegister(population.New(w.api.Client, testNode))
 	w.change(func(o *Options) { o.Metrics = m })
 	w.settle(demoKey)
 	w.machines.Kill(testID)

@@ -29,6 +29,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/imageuse"
 	"botbottle.dev/bottle-operator/internal/namedwatch"
 	"botbottle.dev/bottle-operator/internal/nodefacts"
+	"botbottle.dev/bottle-operator/internal/population"
 	"botbottle.dev/bottle-operator/internal/smolvm"
 	"botbottle.dev/bottle-operator/internal/state"
 	"botbottle.dev/bottle-operator/internal/surroundings"
@@ -206,7 +207,7 @@ func (o *AgentOptions) compose(mgr ctrl.Manager, p parts) error {
 	if err != nil {
 		return fmt.Errorf("metrics: %w", err)
 	}
-	if err := metrics.Registry.Register(bottle.NewPopulation(mgr.GetCache(), o.NodeName)); err != nil {
+	if err := metrics.Registry.Register(population.New(mgr.GetCache(), o.NodeName)); err != nil {
 		return fmt.Errorf("metrics: %w", err)
 	}
 	prober, err := o.prober()
