@@ -133,7 +133,7 @@ func makeDir(dir string) error {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return err
 	}
-	return os.Chmod(dir, 0o755) //nolint:gosec // only root can enter the workplace
+	return os.Chmod(dir, 0o755)
 }
 
 // quiet returns a context without containerd's log, which would quote names of
@@ -178,22 +178,22 @@ func (n *names) add(h *tar.Header) {
 func (n *names) restoreTimes(below []string) error {
 	listed := map[string]bool{}
 	for name := range n.listed {
-		real, err := cfs.RootPath(n.root, name)
+		resolved, err := cfs.RootPath(n.root, name)
 		if err != nil {
 			return err
 		}
-		listed[real] = true
+		listed[resolved] = true
 	}
 	for name := range n.parents {
-		real, err := cfs.RootPath(n.root, name)
+		resolved, err := cfs.RootPath(n.root, name)
 		if err != nil {
 			return err
 		}
 		// The name may lead through links to a folder that is not a parent by
 		// its name.
-		for ; len(real) > len(n.root) && !listed[real]; real = path.Dir(real) {
-			listed[real] = true
-			if err := restoreTime(n.root, real, below); err != nil {
+		for ; len(resolved) > len(n.root) && !listed[resolved]; resolved = path.Dir(resolved) {
+			listed[resolved] = true
+			if err := restoreTime(n.root, resolved, below); err != nil {
 				return err
 			}
 		}
