@@ -156,24 +156,24 @@ func TestDefaultFlagIgnored(t *testing.T) {
 // accepted.
 func TestArtifactUnpacksToTooMuch(t *testing.T) {
 	eachWithArtifacts(t, func(t *testing.T, dir string, write writePack) {
-		w := newWorld(t, dir, func(o *smolvm.Options) { o.MaxImageBytes = 16 << 20 })
+		w := newWorld(t, dir, func(o *smolvm.Options) { o.MaxImageBytes = 4 << 20 })
 		path := filepath.Join(w.dir, "bomb.smolmachine")
-		write.to(t, path, realpack.Pack{CPUs: 1, MemoryMiB: 512, Layer: layerOf(t, 64<<20)})
+		write.to(t, path, realpack.Pack{CPUs: 1, MemoryMiB: 512, Layer: layerOf(t, 24<<20)})
 		spec := specFor(w, path)
 		err := w.driver.CreateMachine(t.Context(), spec)
-		if !errors.Is(err, host.ErrInvalid) || !strings.Contains(err.Error(), "--image-max-bytes") || !strings.Contains(err.Error(), "16 MiB") {
+		if !errors.Is(err, host.ErrInvalid) || !strings.Contains(err.Error(), "--image-max-bytes") || !strings.Contains(err.Error(), "4 MiB") {
 			t.Errorf("got %v, want that it names the limit and the flag", err)
 		}
 		if strings.Contains(fmt.Sprint(err), w.home) {
 			t.Errorf("got %v, want no path of the node in it", err)
 		}
 		w.wantNothing(t, spec.Owner.ID())
-		if used := diskUse(t, w.home); used > 8<<20 {
+		if used := diskUse(t, w.home); used > 3<<20 {
 			t.Errorf("disk: got %d bytes in use, want next to none", used)
 		}
-		write.to(t, path, realpack.Pack{CPUs: 1, MemoryMiB: 512, Layer: layerOf(t, 8<<20)})
+		write.to(t, path, realpack.Pack{CPUs: 1, MemoryMiB: 512, Layer: layerOf(t, 2<<20)})
 		if err := w.driver.CreateMachine(t.Context(), spec); err != nil {
-			t.Errorf("8 MiB: got %v, want it accepted", err)
+			t.Errorf("2 MiB: got %v, want it accepted", err)
 		}
 	})
 }
@@ -226,7 +226,11 @@ func TestUnpackingKeepsNobodyOut(t *testing.T) {
 		write.to(t, path, realpack.Pack{CPUs: 2, MemoryMiB: 512, Layer: layerOf(t, 10)})
 		created := make(chan error, 1)
 		go func() { created <- w.driver.CreateMachine(t.Context(), specFor(w, path)) }()
-		<-slow.waiting
+		select {
+		case <-slow.waiting:
+		case err := <-created:
+			t.Fatalf("got %v, want the create to wait", err)
+		}
 
 		smolfile := filepath.Join(w.dir, "Smolfile")
 		if err := os.WriteFile(smolfile, []byte("[network]\nallow_cidrs = [\"192.168.45.2/32\"]\n"), 0o644); err != nil {
@@ -234,7 +238,7 @@ func TestUnpackingKeepsNobodyOut(t *testing.T) {
 		}
 		other := specFor(w, "")
 		other.AllowCIDR, other.Smolfile, other.Owner.UID = netip.Prefix{}, smolfile, "1f3c1b2a-1111-2222-3333-444455556666"
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 		defer cancel()
 		if err := w.driver.CreateMachine(ctx, other); err != nil {
 			t.Errorf("create another machine: got %v, want nil", err)

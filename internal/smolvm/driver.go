@@ -76,9 +76,9 @@ type Driver struct {
 	machine keyed.Locks
 	// writes allows one writing call at a time.
 	writes *semaphore.Weighted
-	// unpacks limits the artifacts that are unpacked at a time. That takes long
-	// and does not keep out other writes.
-	unpacks *semaphore.Weighted
+	// slowCreates limits the creates that take long and do not keep out other
+	// writes.
+	slowCreates *semaphore.Weighted
 	// execs limits the connections to one guest's agent.
 	execs keyed.Locks
 
@@ -101,11 +101,11 @@ func New(opts Options) *Driver {
 	opts.Cgroups = cmp.Or(opts.Cgroups, cgroup.DefaultParent)
 	opts.MaxImageBytes = cmp.Or(opts.MaxImageBytes, defaultImageBytes)
 	d := &Driver{
-		opts:    opts,
-		runner:  opts.Runner,
-		writes:  semaphore.NewWeighted(1),
-		unpacks: semaphore.NewWeighted(maxUnpacks),
-		execs:   keyed.Locks{Size: maxExecs},
+		opts:        opts,
+		runner:      opts.Runner,
+		writes:      semaphore.NewWeighted(1),
+		slowCreates: semaphore.NewWeighted(maxSlowCreates),
+		execs:       keyed.Locks{Size: maxExecs},
 	}
 	d.stored = d.record
 	return d

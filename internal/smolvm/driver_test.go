@@ -39,6 +39,8 @@ type cli struct {
 	// folder is the last cgroup that was made, in a tree that only looks like
 	// the kernel's.
 	folder string
+	// hashTime is how long a create from an image takes.
+	hashTime time.Duration
 	// fail, if it returns true, answers the call instead of Run.
 	fail func(args string) (runner.Result, bool)
 }
@@ -66,6 +68,9 @@ func (c *cli) Run(ctx context.Context, cmd runner.Command) (runner.Result, error
 	case "status":
 		return c.status(name)
 	case "create":
+		if slices.ContainsFunc(cmd.Args, func(a string) bool { return strings.HasPrefix(a, "--image=") }) {
+			c.wait(ctx, c.hashTime)
+		}
 		c.states[name] = "created"
 	case "start":
 		c.booting++

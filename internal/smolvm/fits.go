@@ -31,7 +31,7 @@ const (
 	journalSize       = 16 << 20
 	// maxScanned bounds the entries of an archive that are read. An archive with
 	// more of them is not judged.
-	maxScanned = 4_000_000
+	maxScanned = 2_000_000
 	// longestInlineLink is the longest target of a symbolic link that takes no
 	// block.
 	longestInlineLink = 59
@@ -98,9 +98,9 @@ func imageNeed(ctx context.Context, image string) (need, error) {
 	}
 	defer f.Close()
 	layers, err := findLayers(f)
-	t := tree{ctx: ctx, seed: maphash.MakeSeed(), seen: map[uint64]bool{}, hidden: map[uint64]bool{}, several: len(layers) > 1}
+	t := tree{ctx: ctx, seed: maphash.MakeSeed(), seen: map[uint64]seen{}, hidden: map[uint64]bool{}}
 	for i := len(layers) - 1; i >= 0 && err == nil; i-- { // the uppermost layer first
-		err = t.add(layers[i])
+		err = t.add(i, layers[i])
 	}
 	if ctx.Err() != nil {
 		return need{}, ctx.Err()
@@ -156,14 +156,20 @@ type tree struct {
 	need
 	ctx     context.Context
 	seed    maphash.Seed
-	several bool // with one layer, nothing can be replaced
 	entries int
-	// seen are the paths of all entries so far; hidden are the paths below which
-	// upper layers hide everything. Both hold hashes.
-	seen, hidden map[uint64]bool
+	// seen are the paths of all entries so far, and hidden the paths below which
+	// upper layers hide everything. The keys are hashes of the paths.
+	seen   map[uint64]seen
+	hidden map[uint64]bool
 }
 
-func (t *tree) add(layer *io.SectionReader) error {
+// seen is an entry that has been counted.
+type seen struct {
+	need
+	layer int
+}
+
+func (t *tree) add(number int, layer *io.SectionReader) error {
 	var hides []string // by this layer, for the lower ones
 	for r := tar.NewReader(layer); ; {
 		h, err := r.Next()
@@ -183,16 +189,21 @@ func (t *tree) add(layer *io.SectionReader) error {
 			hides = append(hides, dir+strings.TrimPrefix(base, ".wh."))
 			continue
 		}
-		if t.several {
-			if t.replaced(name) {
-				continue
-			}
-			t.seen[t.hash(name)] = true
-			if h.Typeflag != tar.TypeDir {
-				hides = append(hides, name)
-			}
+		if t.hides(name) {
+			continue
 		}
-		t.count(h)
+		key := t.hash(name)
+		old, again := t.seen[key]
+		if again && old.layer != number {
+			continue // an upper layer has it
+		}
+		n := needOf(h)
+		t.seen[key] = seen{n, number}
+		// Within a layer, the last entry for a path counts.
+		t.bytes, t.files = t.bytes+n.bytes-old.bytes, t.files+n.files-old.files
+		if h.Typeflag != tar.TypeDir && number > 0 {
+			hides = append(hides, name)
+		}
 	}
 	for _, name := range hides {
 		t.hidden[t.hash(name)] = true
@@ -200,10 +211,10 @@ func (t *tree) add(layer *io.SectionReader) error {
 	return nil
 }
 
-// replaced reports whether an upper layer has the path, or hides it.
-func (t *tree) replaced(name string) bool {
-	if t.seen[t.hash(name)] {
-		return true
+// hides reports whether an upper layer hides the path.
+func (t *tree) hides(name string) bool {
+	if len(t.hidden) == 0 {
+		return false
 	}
 	for ; name != "/"; name = path.Dir(name) {
 		if t.hidden[t.hash(name)] {
@@ -215,21 +226,17 @@ func (t *tree) replaced(name string) bool {
 
 func (t *tree) hash(name string) uint64 { return maphash.String(t.seed, name) }
 
-func (t *tree) count(h *tar.Header) {
+// needOf returns what an entry of a layer takes.
+func needOf(h *tar.Header) need {
+	n := need{files: 1}
 	sparse := h.Typeflag == tar.TypeGNUSparse || h.PAXRecords["GNU.sparse.major"] != "" || h.PAXRecords["GNU.sparse.map"] != ""
-	switch h.Typeflag {
-	case tar.TypeLink:
-		return // the same inode
-	case tar.TypeDir:
-		t.bytes += diskBlock
-	case tar.TypeSymlink:
-		if len(h.Linkname) > longestInlineLink {
-			t.bytes += diskBlock
-		}
-	case tar.TypeReg:
-		if !sparse { // the holes may stay holes
-			t.bytes += (h.Size + diskBlock - 1) / diskBlock * diskBlock
-		}
+	switch {
+	case h.Typeflag == tar.TypeLink:
+		return need{} // the same inode
+	case h.Typeflag == tar.TypeDir, h.Typeflag == tar.TypeSymlink && len(h.Linkname) > longestInlineLink:
+		n.bytes = diskBlock
+	case h.Typeflag == tar.TypeReg && !sparse: // holes may stay holes
+		n.bytes = (h.Size + diskBlock - 1) / diskBlock * diskBlock
 	}
-	t.files++
+	return n
 }

@@ -13,22 +13,24 @@ import (
 // liveness check.
 const maxExecs = 6
 
-// maxUnpacks is how many artifacts are unpacked at a time. With two, one large
-// artifact does not delay all others, and the disk still serves the machines.
-const maxUnpacks = 2
+const (
+	// maxSlowCreates is how many slow creates run at a time. With two, one large
+	// artifact does not delay all others, and the disk still serves the machines.
+	maxSlowCreates = 2
+	// largeImage is the size of an archive from which a create is slow: smolvm
+	// hashes it, at about a gigabyte a second.
+	largeImage = 1 << 30
+)
 
-// creating waits until a machine may be created, and returns what ends that turn.
-// Unpacking an artifact takes long, so it does not keep other writes out: where
-// the database is locked meanwhile, run tries again. smolvm writes the record
-// before and after it unpacks, so the database is not locked in between.
-func (d *Driver) creating(ctx context.Context, artifact bool) (release func(), err error) {
-	if !artifact {
-		return d.exclusive(ctx)
-	}
-	if err := d.unpacks.Acquire(ctx, 1); err != nil {
+// slowCreate waits until another slow create may run, and returns what ends that
+// turn. Unpacking an artifact or hashing a large archive does not keep other writes
+// out. smolvm writes the record before and after it unpacks: where a release's
+// database is locked just then, run tries again.
+func (d *Driver) slowCreate(ctx context.Context) (release func(), err error) {
+	if err := d.slowCreates.Acquire(ctx, 1); err != nil {
 		return nil, err
 	}
-	return func() { d.unpacks.Release(1) }, nil
+	return func() { d.slowCreates.Release(1) }, nil
 }
 
 // exclusive waits until no other writing call runs, and keeps others out until

@@ -35,45 +35,57 @@ func (d *Driver) CreateMachine(ctx context.Context, spec host.MachineSpec) error
 	if err := d.finishDeletion(ctx, c, name); err != nil {
 		return fmt.Errorf("create machine %s: %w", name, err)
 	}
-	create, explain, err := d.createCall(ctx, c, spec)
+	create, err := d.creation(ctx, c, spec)
 	if err != nil {
 		return fmt.Errorf("create machine %s: %w", name, err)
 	}
 	create.args = args
-	release, err := d.creating(ctx, spec.Artifact != "")
+	release, err := create.turn(ctx)
 	if err != nil {
 		return fmt.Errorf("create machine %s: %w", name, err)
 	}
-	_, err = d.run(ctx, create)
+	_, err = d.run(ctx, create.call)
 	release()
 	if err != nil {
-		return explain(err)
+		return create.limit.explain(err)
 	}
 	return d.removeIfOther(ctx, c, spec)
 }
 
-// createCall returns the call that creates the machine, without its args, and a
-// function that adds to its error what only the caller of smolvm knows.
-func (d *Driver) createCall(ctx context.Context, c capabilities, s host.MachineSpec) (call, func(error) error, error) {
-	create := call{what: "create machine " + s.Owner.ID(), timeout: createTimeout}
-	if s.Artifact == "" {
-		size, err := sizeOf(s.Image)
-		if err == nil {
-			err = c.checkImageLimit(size)
+// creation is a call that creates a machine.
+type creation struct {
+	call
+	// turn waits until the call may run, and returns what ends the turn.
+	turn func(context.Context) (func(), error)
+	// limit bounds an artifact; zero for other machines.
+	limit unpackLimit
+}
+
+// creation returns the call that creates the machine, without its args.
+func (d *Driver) creation(ctx context.Context, c capabilities, s host.MachineSpec) (creation, error) {
+	create := creation{call: call{what: "create machine " + s.Owner.ID(), timeout: createTimeout}, turn: d.exclusive}
+	if s.Artifact != "" {
+		create.turn = d.slowCreate
+		size, err := sizeOf(s.Artifact)
+		if err != nil {
+			return create, err
 		}
-		if err == nil && s.Image != "" {
-			err = checkStorage(ctx, s.Image, s.StorageGiB)
-		}
-		create.timeout = createTimeoutOf(size)
-		return create, func(err error) error { return err }, err
+		create.limit, err = d.unpackLimit(size)
+		create.env = create.limit.env()
+		return create, err
 	}
-	size, err := sizeOf(s.Artifact)
-	if err != nil {
-		return create, nil, err
+	size, err := sizeOf(s.Image)
+	if err != nil || size == 0 {
+		return create, err
 	}
-	limit, err := d.unpackLimit(size)
-	create.env = limit.env()
-	return create, limit.explain, err
+	if size >= largeImage && !c.lockedDB {
+		create.turn = d.slowCreate
+	}
+	create.timeout = createTimeoutOf(size)
+	if err := c.checkImageLimit(size); err != nil {
+		return create, err
+	}
+	return create, checkStorage(ctx, s.Image, s.StorageGiB)
 }
 
 // finishDeletion removes what an interrupted deletion left of a machine that

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -59,6 +60,39 @@ func TestBootBlocksWritesOnlyOnOldReleases(t *testing.T) {
 			began := time.Now()
 			go func() {
 				if err := d.StartMachine(t.Context(), name, ""); err != nil {
+					t.Error(err)
+				}
+			}()
+			synctest.Wait()
+			if err := d.CreateMachine(t.Context(), specOf("demo")); err != nil {
+				t.Fatal(err)
+			}
+			if got := time.Since(began) >= time.Minute; got != blocks {
+				t.Errorf("%s: create was blocked: got %v, want %v", version, got, blocks)
+			}
+			time.Sleep(2 * time.Minute)
+		})
+	}
+}
+
+// If the release's database allows other writers, a create that hashes a large
+// archive must not block others.
+func TestLargeImageBlocksWritesOnlyOnOldReleases(t *testing.T) {
+	image := filepath.Join(t.TempDir(), "image.tar")
+	for _, err := range []error{os.WriteFile(image, nil, 0o644), os.Truncate(image, 1<<30)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for version, blocks := range map[string]bool{"1.32.2": false, "1.22.0": false, "1.18.0": true} {
+		synctest.Test(t, func(t *testing.T) {
+			c, d := newCLI(t, version)
+			c.hashTime = time.Minute
+			large := specOf("large")
+			large.Image = image
+			began := time.Now()
+			go func() {
+				if err := d.CreateMachine(t.Context(), large); err != nil {
 					t.Error(err)
 				}
 			}()
