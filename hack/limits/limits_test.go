@@ -48,7 +48,7 @@ func TestCheck(t *testing.T) {
 				}
 			}
 			var out strings.Builder
-			found, err := check(&out, []string{dir, filepath.Join(dir, "absent")})
+			found, err := check(&out, []string{dir, filepath.Join(dir, "absent")}, maxPackageLines)
 			if err != nil {
 				t.Fatal(err)
 			}

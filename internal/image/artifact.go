@@ -28,7 +28,7 @@ func (r request) checkDigest(digest string) error {
 }
 
 // obtainArtifact is like obtain, for the verified manifest of an artifact.
-func (s *Store) obtainArtifact(ctx context.Context, j *job, c content, doc document) (result, error) {
+func (s *puller) obtainArtifact(ctx context.Context, j *job, c content, doc document) (result, error) {
 	layer, err := artifactLayer(doc)
 	if err != nil {
 		return result{}, err
@@ -79,7 +79,7 @@ func artifactLayer(doc document) (v1.Descriptor, error) {
 }
 
 // takeLocalArtifact is like takeLocal, for an artifact.
-func (s *Store) takeLocalArtifact(ctx context.Context, j *job, f *os.File, info fs.FileInfo) (result, error) {
+func (s *locals) takeLocalArtifact(ctx context.Context, j *job, f *os.File, info fs.FileInfo) (result, error) {
 	if !info.Mode().IsRegular() {
 		return result{}, errors.New("it is a folder, want a .smolmachine file")
 	}
@@ -97,27 +97,10 @@ func (s *Store) takeLocalArtifact(ctx context.Context, j *job, f *os.File, info 
 	return result{digest: digest, fetched: true}, err
 }
 
-// checkKnown fails if the file is known to have the wrong digest, so that a
-// retry does not copy it again.
-func (s *Store) checkKnown(j *job) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if k, ok := s.known[j.canonical]; ok && k.id == j.file {
-		return j.checkDigest(k.digest)
-	}
-	return nil
-}
-
-func (s *Store) recordKnown(j *job, digest string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.known[j.canonical] = knownFile{id: j.file, digest: digest}
-}
-
 // copyArtifact copies the artifact, which was announced to have f.total bytes,
 // into the store and returns its digest. If requiredDigest is not empty and
 // differs, it keeps nothing.
-func (s *Store) copyArtifact(r io.Reader, f *fetch, requiredDigest string) (string, error) {
+func (s *builder) copyArtifact(r io.Reader, f *fetch, requiredDigest string) (string, error) {
 	if f.total > s.o.MaxBytes {
 		return "", tooLarge(f.total, s.o.MaxBytes)
 	}

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"k8s.io/utils/clock"
 )
 
 // longWait is the wait from which on a pull gives its slot to others meanwhile.
@@ -48,7 +50,7 @@ func withoutTime(err error) error {
 
 // waitAsAsked waits until the time that a server named, with the job's current slot
 // and within its current limit. It returns false at once if that is too long.
-func (s *Store) waitAsAsked(ctx context.Context, j *job, r *resolving, until time.Time) (bool, error) {
+func (s *puller) waitAsAsked(ctx context.Context, j *job, r *resolving, until time.Time) (bool, error) {
 	s.mu.Lock()
 	f := j.fetch
 	s.mu.Unlock()
@@ -58,7 +60,7 @@ func (s *Store) waitAsAsked(ctx context.Context, j *job, r *resolving, until tim
 	return s.waitResolving(ctx, j, r, until)
 }
 
-func (s *Store) waitFetching(ctx context.Context, f *fetch, until time.Time) (bool, error) {
+func (s *fetcher) waitFetching(ctx context.Context, f *fetch, until time.Time) (bool, error) {
 	start := s.o.Clock.Now()
 	wait := until.Sub(start)
 	if wait > f.limit.remaining() {
@@ -71,7 +73,7 @@ func (s *Store) waitFetching(ctx context.Context, f *fetch, until time.Time) (bo
 		f.place.Release()
 		s.mu.Unlock()
 	}
-	err := s.sleep(ctx, wait)
+	err := sleep(ctx, s.o.Clock, wait)
 	spent := s.o.Clock.Since(start)
 	f.setWaiting(time.Time{})
 	if wait >= longWait && err == nil {
@@ -84,7 +86,7 @@ func (s *Store) waitFetching(ctx context.Context, f *fetch, until time.Time) (bo
 	return true, err
 }
 
-func (s *Store) waitResolving(ctx context.Context, j *job, r *resolving, until time.Time) (bool, error) {
+func (s *resolver) waitResolving(ctx context.Context, j *job, r *resolving, until time.Time) (bool, error) {
 	start := s.o.Clock.Now()
 	wait := until.Sub(start)
 	r.mu.Lock()
@@ -99,8 +101,8 @@ func (s *Store) waitResolving(ctx context.Context, j *job, r *resolving, until t
 	}
 	r.mu.Unlock()
 	from := s.setWaiting(j, until)
-	err := s.sleep(ctx, wait)
-	if wait >= longWait && err == nil && r.enterAgain(s, j) {
+	err := sleep(ctx, s.o.Clock, wait)
+	if wait >= longWait && err == nil && s.enterAgain(j, r) {
 		err = s.waitToResolve(ctx, j, r, from)
 	} else {
 		s.setWaiting(j, time.Time{})
@@ -111,7 +113,7 @@ func (s *Store) waitResolving(ctx context.Context, j *job, r *resolving, until t
 
 // enterAgain takes a new place in the queue for a slot. It returns false if the
 // reference is resolved already.
-func (r *resolving) enterAgain(s *Store, j *job) bool {
+func (s *resolver) enterAgain(j *job, r *resolving) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.ended {
@@ -124,7 +126,7 @@ func (r *resolving) enterAgain(s *Store, j *job) bool {
 // setWaiting records until when the job waits for a server, zero for not at all, and
 // returns the source that it resolves at. It notifies the waiters of a wait that is not
 // short.
-func (s *Store) setWaiting(j *job, until time.Time) (from string) {
+func (s *resolver) setWaiting(j *job, until time.Time) (from string) {
 	s.mu.Lock()
 	from = j.from
 	to := j.stage
@@ -140,8 +142,9 @@ func (s *Store) setWaiting(j *job, until time.Time) (from string) {
 	return from
 }
 
-func (s *Store) sleep(ctx context.Context, d time.Duration) error {
-	timer := s.o.Clock.NewTimer(d)
+// sleep waits for d, or until ctx ends.
+func sleep(ctx context.Context, c clock.Clock, d time.Duration) error {
+	timer := c.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C():

@@ -32,7 +32,7 @@ type cacheEntry struct {
 	at   time.Time   // when the entry was made
 }
 
-func (s *Store) openCache() (*cache, error) {
+func (s *remover) openCache() (*cache, error) {
 	c := &cache{}
 	if s.o.SmolvmHome == "" {
 		return c, nil
@@ -98,7 +98,7 @@ func (c *cache) remove(sum string) error {
 // sweepCache removes the entries that belong to no archive or machine. An entry
 // of the same size as an archive stays, linked or not: it may be a copy of that
 // archive.
-func (s *Store) sweepCache(c *collection) {
+func (s *remover) sweepCache(c *collection) {
 	archives, err := s.listArchives()
 	if err != nil { // the sizes of the archives are not known
 		c.addError(err)

@@ -30,7 +30,7 @@ type addresses struct {
 	elsewhere func() []netip.Addr
 }
 
-func (s *Store) addresses() addresses {
+func (s *registries) addresses() addresses {
 	return addresses{allowed: s.o.AllowNetworks, elsewhere: s.o.NodeAddresses}
 }
 
@@ -104,7 +104,7 @@ func (p addresses) checkHost(u *url.URL) error {
 
 // warnOfRefused logs which mirrors and registries of the flags are at addresses
 // that the store refuses. Names are not resolved.
-func (s *Store) warnOfRefused() {
+func (s *registries) warnOfRefused() {
 	hosts := slices.Clone(s.o.PlainHTTP)
 	for _, mirrors := range s.mirrors {
 		for _, m := range mirrors {

@@ -14,6 +14,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -272,6 +274,16 @@ func TestHostText(t *testing.T) {
 	} {
 		if got := hostText(given); got != want {
 			t.Errorf("%q: got %q, want %q", given, got, want)
+		}
+	}
+}
+
+// A timeout stays one when it is wrapped.
+func TestTimeoutsOfHosts(t *testing.T) {
+	for _, err := range []error{&partyError{error: os.ErrDeadlineExceeded}, &upgradedError{os.ErrDeadlineExceeded}} {
+		text, _ := failureText(&url.Error{Op: "Get", URL: "x", Err: err}, detailAll, otherAdvice)
+		if want := "it did not answer in time"; text != want || !(&url.Error{Err: err}).Timeout() {
+			t.Errorf("%T: got %q, want %q", err, text, want)
 		}
 	}
 }

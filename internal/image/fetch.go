@@ -27,12 +27,20 @@ type fetch struct {
 	err    error
 }
 
+// fetcher runs each fetch once for all jobs that need it, in a slot and within a
+// time.
+type fetcher struct {
+	*ledger
+	disk  *files // where the fetches write
+	slots *fairqueue.Queue
+}
+
 // share runs pull once for all jobs with this key, with the fetch's own
 // context, and returns the digest that pull returned. If the fetch fails, a job
 // that only waited for it tries again itself, with its own credentials. The job
 // that runs pull stays until pull returns, even when others are the only ones
 // left to wait.
-func (s *Store) share(ctx context.Context, j *job, key string, pull func(ctx context.Context, f *fetch) (string, error)) (string, error) {
+func (s *fetcher) share(ctx context.Context, j *job, key string, pull func(ctx context.Context, f *fetch) (string, error)) (string, error) {
 	j.endResolving()
 	for {
 		s.mu.Lock()
@@ -79,7 +87,7 @@ func (s *Store) share(ctx context.Context, j *job, key string, pull func(ctx con
 
 // pull waits for a slot and runs the function. The timeout starts when it has the
 // slot, so that the wait for other pulls does not count.
-func (s *Store) pull(ctx context.Context, f *fetch, pull func(ctx context.Context, f *fetch) (string, error)) {
+func (s *fetcher) pull(ctx context.Context, f *fetch, pull func(ctx context.Context, f *fetch) (string, error)) {
 	defer f.cancel()
 	digest, err := "", s.waitForSlot(ctx, f)
 	if err == nil {
@@ -87,7 +95,7 @@ func (s *Store) pull(ctx context.Context, f *fetch, pull func(ctx context.Contex
 		f.limit = newLimit(s.o.PullTimeout, cancel)
 		digest, err = pull(limited, f)
 		f.limit.stop()
-		err = s.diskError(err)
+		err = s.disk.diskError(err)
 		if err != nil && !isDisk(err) && f.limit.exceeded() {
 			err = errTooLong
 		}
@@ -106,7 +114,7 @@ func (s *Store) pull(ctx context.Context, f *fetch, pull func(ctx context.Contex
 // waitForSlot waits until the fetch has its slot, or nobody waits for the fetch any more.
 // The wait is bounded because all pulls that hold a slot have a timeout and the
 // namespaces take turns.
-func (s *Store) waitForSlot(ctx context.Context, f *fetch) error {
+func (s *fetcher) waitForSlot(ctx context.Context, f *fetch) error {
 	s.mu.Lock()
 	place := f.place
 	s.mu.Unlock()
@@ -124,7 +132,7 @@ func (s *Store) waitForSlot(ctx context.Context, f *fetch) error {
 
 // abandon cancels the fetch if no job waits for it any more. The caller holds
 // the lock.
-func (s *Store) abandon(f *fetch) {
+func (s *ledger) abandon(f *fetch) {
 	if f == nil {
 		return
 	}
@@ -140,7 +148,7 @@ func (s *Store) abandon(f *fetch) {
 }
 
 // notifyFetch notifies all who wait for the fetch.
-func (s *Store) notifyFetch(f *fetch) {
+func (s *ledger) notifyFetch(f *fetch) {
 	var uids []string
 	s.mu.Lock()
 	for _, j := range s.jobs {

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"syscall"
 
 	"botbottle.dev/bottle-operator/internal/atomicfile"
@@ -46,15 +47,22 @@ func (f form) noun() string {
 	return "image"
 }
 
+// files are the archives and artifacts on the node, by digest. Each is complete and
+// never changes.
+type files struct {
+	dir      string
+	renameMu sync.Mutex // guards adding and removing files
+}
+
 // path returns the path of the file with this digest, sha256:HEX.
-func (s *Store) path(digest string, as form) string {
-	return filepath.Join(s.o.Dir, strings.TrimPrefix(digest, "sha256:")+string(as))
+func (s *files) path(digest string, as form) string {
+	return filepath.Join(s.dir, strings.TrimPrefix(digest, "sha256:")+string(as))
 }
 
 // present reports whether the file exists, complete and readable by VMMs. A file
 // is renamed into place with that mode. A file with another mode was changed by
 // somebody and is made again.
-func (s *Store) present(digest string, as form) (size int64, ok bool) {
+func (s *files) present(digest string, as form) (size int64, ok bool) {
 	info, err := os.Lstat(s.path(digest, as))
 	if err != nil || info.Mode() != archiveMode {
 		return 0, false
@@ -68,8 +76,8 @@ type temporary struct {
 	kept bool
 }
 
-func (s *Store) newTemporary() (*temporary, error) {
-	f, err := os.CreateTemp(s.o.Dir, tempPrefix+"*")
+func (s *files) newTemporary() (*temporary, error) {
+	f, err := os.CreateTemp(s.dir, tempPrefix+"*")
 	if err != nil {
 		return nil, s.diskError(err)
 	}
@@ -79,7 +87,7 @@ func (s *Store) newTemporary() (*temporary, error) {
 // keep moves the file to the path of the digest. Even after a crash, the file is
 // either complete or absent there. An existing file stays, because it may be
 // linked into smolvm's cache.
-func (s *Store) keep(t *temporary, digest string, as form) error {
+func (s *files) keep(t *temporary, digest string, as form) error {
 	s.renameMu.Lock()
 	defer s.renameMu.Unlock()
 	if _, ok := s.present(digest, as); ok {
@@ -102,17 +110,17 @@ func (t *temporary) discard() {
 
 // sweepTemporaries removes the half-written files, and the unpacked layers, of
 // an agent that died.
-func (s *Store) sweepTemporaries() error {
-	if err := flatten.Sweep(context.Background(), s.o.Dir); err != nil {
+func (s *files) sweepTemporaries() error {
+	if err := flatten.Sweep(context.Background(), s.dir); err != nil {
 		return fmt.Errorf("folder of images: %w", err)
 	}
-	entries, err := os.ReadDir(s.o.Dir)
+	entries, err := os.ReadDir(s.dir)
 	if err != nil {
 		return fmt.Errorf("folder of images: %w", err)
 	}
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), tempPrefix) {
-			if err := os.Remove(filepath.Join(s.o.Dir, e.Name())); err != nil {
+			if err := os.Remove(filepath.Join(s.dir, e.Name())); err != nil {
 				return fmt.Errorf("folder of images: %w", err)
 			}
 		}
@@ -184,13 +192,13 @@ func fullDisk(dir string) errDisk {
 	return errDisk{text: fmt.Sprintf("the node's disk is full: no space is left below %s: free some space; the image is then pulled automatically", dir)}
 }
 
-func (s *Store) diskError(err error) error {
+func (s *files) diskError(err error) error {
 	if noSpace(err) {
-		return fullDisk(s.o.Dir)
+		return fullDisk(s.dir)
 	}
 	// Leave out the file name, which is different each time.
-	if path := (*fs.PathError)(nil); errors.As(err, &path) && strings.HasPrefix(path.Path, s.o.Dir+"/") {
-		return errDisk{broken: true, text: fmt.Sprintf("the node's folder of images %s: %s: %v", s.o.Dir, path.Op, path.Err)}
+	if path := (*fs.PathError)(nil); errors.As(err, &path) && strings.HasPrefix(path.Path, s.dir+"/") {
+		return errDisk{broken: true, text: fmt.Sprintf("the node's folder of images %s: %s: %v", s.dir, path.Op, path.Err)}
 	}
 	return err
 }

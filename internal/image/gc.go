@@ -6,12 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 )
 
 // Used says what must stay.
@@ -36,13 +32,14 @@ type Collected struct {
 	Short int64
 }
 
-// candidate is a file of the store that may be removed.
-type candidate struct {
-	path   string
-	digest string
-	used   time.Time
-	size   int64
-	info   fs.FileInfo
+// remover removes what is no longer needed when the disk fills up.
+type remover struct {
+	o *Options
+	*catalog
+	*ledger
+	partials *partials
+	short    shortage
+	unlink   func(path string) error // removes an archive that was taken out of the store
 }
 
 // collection is one pass of Collect. An error about one item does not stop the
@@ -92,7 +89,7 @@ func (c *collection) err() error {
 // It calls used once; if used fails, it removes nothing. If anything else
 // fails, the item concerned stays, and the error is returned after the rest is
 // done.
-func (s *Store) Collect(ctx context.Context, used func(ctx context.Context) (Used, error)) (Collected, error) {
+func (s *remover) Collect(ctx context.Context, used func(ctx context.Context) (Used, error)) (Collected, error) {
 	c := &collection{machines: map[string]bool{}}
 	in, err := used(ctx)
 	if err == nil {
@@ -104,13 +101,13 @@ func (s *Store) Collect(ctx context.Context, used func(ctx context.Context) (Use
 	} else {
 		c.addError(fmt.Errorf("images in use: %w", err))
 	}
-	s.measure()
+	s.o.Metrics.measure(s.files, s.partials)
 	c.addError(s.saveIndex())
 	s.o.Metrics.collect(c)
 	return c.Collected, errors.Join(c.err(), ctx.Err())
 }
 
-func (s *Store) collect(ctx context.Context, c *collection) {
+func (s *remover) collect(ctx context.Context, c *collection) {
 	cache, err := s.openCache()
 	if err == nil {
 		defer cache.close()
@@ -127,7 +124,7 @@ func (s *Store) collect(ctx context.Context, c *collection) {
 	}
 }
 
-func (s *Store) collectArchives(ctx context.Context, c *collection) {
+func (s *remover) collectArchives(ctx context.Context, c *collection) {
 	archives, err := s.listArchives()
 	c.addError(err)
 	archives = slices.DeleteFunc(archives, func(a candidate) bool { return !s.removable(c, a) })
@@ -149,7 +146,7 @@ func (s *Store) collectArchives(ctx context.Context, c *collection) {
 // collectLayers removes the layers of an interrupted pull, if the disk is too full or
 // no attempt came for too long. Layers go before archives, because nothing was made from
 // them yet.
-func (s *Store) collectLayers(c *collection, k kept, excess int64) {
+func (s *remover) collectLayers(c *collection, k kept, excess int64) {
 	if c.Bytes >= excess && !s.partials.expired(k) {
 		return
 	}
@@ -161,13 +158,13 @@ func (s *Store) collectLayers(c *collection, k kept, excess int64) {
 	}
 }
 
-func (s *Store) removable(c *collection, a candidate) bool {
+func (s *remover) removable(c *collection, a candidate) bool {
 	return !c.digests[a.digest] && s.o.Clock.Since(a.used) >= s.o.GCMinAge &&
 		!slices.ContainsFunc(c.cache.linksTo(a.info), func(sum string) bool { return c.machines[sum] })
 }
 
-func (s *Store) collectArchive(c *collection, a candidate) {
-	renamed, err := s.detach(a)
+func (s *remover) collectArchive(c *collection, a candidate) {
+	renamed, err := s.detach(a, s.o.GCMinAge)
 	if renamed == "" {
 		c.addError(err)
 		return
@@ -190,7 +187,7 @@ func (s *Store) collectArchive(c *collection, a candidate) {
 // excess returns how many bytes of the removable archives and layers to remove. If
 // removing all of them is known not to make room for a refused pull, that pull
 // does not count: the store must not be emptied in vain.
-func (s *Store) excess(c *collection, removable []candidate, layers []kept) (int64, error) {
+func (s *remover) excess(c *collection, removable []candidate, layers []kept) (int64, error) {
 	d, err := diskOf(s.o.Dir)
 	if err != nil {
 		return 0, err
@@ -211,77 +208,4 @@ func (s *Store) excess(c *collection, removable []candidate, layers []kept) (int
 		excess = max(excess, shortfall.likely)
 	}
 	return excess, nil
-}
-
-// listArchives returns the files of the store, the least recently used first.
-// With an error, it returns those that it could read.
-func (s *Store) listArchives() ([]candidate, error) {
-	dir, err := os.ReadDir(s.o.Dir)
-	if err != nil {
-		return nil, fmt.Errorf("folder of images: %w", err)
-	}
-	var out []candidate
-	var errs []error
-	for _, e := range dir {
-		name := storedName.FindStringSubmatch(e.Name())
-		if name == nil {
-			continue
-		}
-		info, err := e.Info()
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("folder of images: %w", err))
-			continue
-		}
-		digest := "sha256:" + name[1]
-		out = append(out, candidate{path: filepath.Join(s.o.Dir, e.Name()), digest: digest, used: s.lastUse(digest, info), size: info.Size(), info: info})
-	}
-	slices.SortFunc(out, func(a, b candidate) int {
-		if c := a.used.Compare(b.used); c != 0 {
-			return c
-		}
-		return strings.Compare(a.digest, b.digest)
-	})
-	return out, errors.Join(errs...)
-}
-
-// lastUse returns the recorded time of the last use, or else when the archive
-// was written.
-func (s *Store) lastUse(digest string, info fs.FileInfo) time.Time {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if r := s.index.Images[digest]; r != nil {
-		return r.Used
-	}
-	return info.ModTime()
-}
-
-// detach takes the archive out of the store, unless it was used again since it
-// was listed; renamed is then "". It only renames the file, because unlinking
-// gigabytes takes seconds on some filesystems, and nobody could get an image
-// meanwhile. A file with the new name is removed at the next start.
-func (s *Store) detach(a candidate) (renamed string, err error) {
-	s.renameMu.Lock()
-	defer s.renameMu.Unlock()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	used := a.info.ModTime()
-	if r := s.index.Images[a.digest]; r != nil {
-		used = r.Used
-	}
-	if s.o.Clock.Since(used) < s.o.GCMinAge {
-		return "", nil
-	}
-	renamed = filepath.Join(s.o.Dir, tempPrefix+filepath.Base(a.path))
-	if err := os.Rename(a.path, renamed); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			s.index.forget(a.digest)
-			return "", nil
-		}
-		return "", fmt.Errorf("remove image %s: %w", a.digest, err)
-	}
-	s.index.forget(a.digest)
-	return renamed, nil
 }

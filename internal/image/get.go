@@ -112,7 +112,7 @@ func (s *Store) parseRequest(req host.ImageRequest) (request, error) {
 	sum := sha256.New()
 	for _, e := range out.endpoints {
 		for _, c := range e.creds {
-			print := c.fingerprint(s.index.Key, e.repo.RegistryStr())
+			print := c.fingerprint(s.fingerprintKey, e.repo.RegistryStr())
 			out.fingerprints = append(out.fingerprints, print)
 			_, _ = io.WriteString(sum, e.repo.Name()+" "+print+"\n") // never fails
 		}
@@ -127,7 +127,7 @@ func (s *Store) parseRequest(req host.ImageRequest) (request, error) {
 }
 
 // endpointsOf returns the mirrors in order, then the registry itself.
-func (s *Store) endpointsOf(repo name.Repository, keys keyring) ([]endpoint, error) {
+func (s *registries) endpointsOf(repo name.Repository, keys keyring) ([]endpoint, error) {
 	var out []endpoint
 	for _, mirror := range s.mirrors[repo.RegistryStr()] {
 		m, err := name.NewRepository(mirror + "/" + repo.RepositoryStr())
@@ -150,8 +150,7 @@ func (s *Store) answer(req request) (host.Image, *job, error) {
 	now := s.o.Clock.Now()
 	s.recordRequest(req, now)
 	if digest := s.find(req, now); digest != "" && req.checkDigest(digest) == nil {
-		if size, ok := s.present(digest, req.form); ok {
-			s.index.recordUse(digest, now)
+		if size, ok := s.use(digest, req.form, now); ok {
 			return host.Image{Reference: req.given, Digest: digest, Path: s.path(digest, req.form), Size: size}, nil, nil
 		}
 	}
@@ -172,10 +171,7 @@ func (s *Store) answer(req request) (host.Image, *job, error) {
 // source, or "".
 func (s *Store) find(req request, now time.Time) string {
 	if req.kind == fromFolder {
-		if k, ok := s.known[req.canonical]; ok && k.id == req.file {
-			return k.digest
-		}
-		return ""
+		return s.copied(req)
 	}
 	if asked := s.requesters[req.uid]; asked != nil && asked.mayReuse(now) {
 		return asked.digest
@@ -183,11 +179,7 @@ func (s *Store) find(req request, now time.Time) string {
 	if req.kind != fromRegistry || req.policy == host.PullAlways {
 		return ""
 	}
-	r := s.index.References[req.canonical]
-	if r == nil || !granted(r, req.fingerprints) {
-		return ""
-	}
-	return r.Digest
+	return s.resolved(req)
 }
 
 // granted reports whether the registry gave the image to one of these

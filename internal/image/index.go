@@ -13,8 +13,6 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
-
-	"botbottle.dev/bottle-operator/internal/atomicfile"
 )
 
 const (
@@ -193,20 +191,4 @@ func (x *index) forget(digest string) {
 			delete(x.References, ref)
 		}
 	}
-}
-
-// saveIndex writes the whole index to a file that only root can read.
-func (s *Store) saveIndex() error {
-	s.saveMu.Lock()
-	defer s.saveMu.Unlock()
-	s.mu.Lock()
-	raw, err := json.Marshal(s.index)
-	s.mu.Unlock()
-	if err != nil {
-		return fmt.Errorf("index of images: %w", err)
-	}
-	if err := atomicfile.Write(filepath.Join(s.o.Dir, indexFile), raw, 0o600); err != nil {
-		return fmt.Errorf("index of images: %w", err)
-	}
-	return nil
 }

@@ -9,9 +9,7 @@ import (
 	"slices"
 	"time"
 
-	"botbottle.dev/bottle-operator/internal/backoff"
 	"botbottle.dev/bottle-operator/internal/fairqueue"
-	"botbottle.dev/bottle-operator/internal/host"
 )
 
 // Reasons of Events, which users know from Pods.
@@ -20,15 +18,6 @@ const (
 	ReasonPulled  = "Pulled"
 	ReasonFailed  = "Failed"
 	ReasonBackOff = "BackOff"
-)
-
-// The backoff between failed pulls is the same as a kubelet's.
-const (
-	firstBackoff = 10 * time.Second
-	lastBackoff  = 5 * time.Minute
-	// failureKept is how long after the end of its backoff a failure still
-	// makes the next backoff longer.
-	failureKept = 2 * lastBackoff
 )
 
 // job brings one image for all requests with the same key. It is cancelled when
@@ -72,17 +61,6 @@ type result struct {
 	fetched bool
 }
 
-// failure describes how the last attempt of a job ended.
-type failure struct {
-	err   error
-	count int
-	at    time.Time
-	until time.Time
-	file  fileID // the file that could not be used; zero if the source is not a file
-	// reports counts by UID how often the failure was reported.
-	reports map[string]int
-}
-
 // startJob starts a job. The caller holds the lock.
 func (s *Store) startJob(req request, now time.Time) *job {
 	s.prune(now)
@@ -92,54 +70,6 @@ func (s *Store) startJob(req request, now time.Time) *job {
 	s.join(j, req.uid)
 	s.background.Go(func() { s.runJob(ctx, j) })
 	return j
-}
-
-// join adds a waiter, or for "" makes the job go on without one. A waiter that
-// already had an answer gets an Event only if something must be fetched. The
-// caller holds the lock, so Options.Event must not block.
-func (s *Store) join(j *job, uid string) {
-	defer s.waitersChanged(j)
-	if uid == "" {
-		j.kept = true
-		return
-	}
-	if _, waits := j.waiters[uid]; waits {
-		return
-	}
-	j.waiters[uid] = false
-	r := s.requesters[uid]
-	r.job = j
-	if r.digest == "" || j.fetch != nil {
-		s.reportPulling(j, uid)
-	}
-}
-
-func (s *Store) reportPulling(j *job, uid string) {
-	if j.waiters[uid] {
-		return
-	}
-	j.waiters[uid] = true
-	s.o.Event(uid, ReasonPulling, fmt.Sprintf("Pulling %s %q", j.form.noun(), j.given))
-}
-
-// backoffError returns the error for a request during the backoff. The caller
-// holds the lock.
-func (s *Store) backoffError(f *failure, req request) error {
-	reports := f.reports[req.uid]
-	f.reports[req.uid]++
-	if reports == 1 && req.uid != "" {
-		s.o.Event(req.uid, ReasonBackOff, fmt.Sprintf("Back-off pulling %s %q", req.form.noun(), req.given))
-	}
-	return &host.PullFailed{Err: f.err, Until: f.untilFor(req), BackOff: reports > 0}
-}
-
-// untilFor returns the end of the backoff. If the local file has changed since
-// the failure, that is the end of the first backoff.
-func (f *failure) untilFor(req request) time.Time {
-	if first := f.at.Add(firstBackoff); f.file != req.file && first.Before(f.until) {
-		return first
-	}
-	return f.until
 }
 
 func (s *Store) runJob(ctx context.Context, j *job) {
@@ -189,7 +119,7 @@ func (s *Store) finishJob(ctx context.Context, j *job, err error) {
 		if err := s.saveIndex(); err != nil {
 			s.o.Log.Error(err, "Failed to save the index of images")
 		}
-		s.measure()
+		s.o.Metrics.measure(s.files, s.partials)
 	}
 	for _, uid := range waiters {
 		s.reportResult(j, err, uid, now)
@@ -210,40 +140,9 @@ func (s *Store) reportResult(j *job, err error, uid string, now time.Time) {
 
 func (s *Store) recordSuccess(j *job, waiters []string, now time.Time) {
 	delete(s.failures, j.key)
-	s.index.recordServed(j.result.digest, j.repository(), now)
-	switch j.kind {
-	case fromRegistry:
-		s.index.resolve(j.canonical, j.result.digest, j.result.grant, now)
-	case fromFolder:
-		s.known[j.canonical] = knownFile{id: j.file, digest: j.result.digest}
-	}
-	s.index.recordTop(j.result.top, j.result.digest)
+	s.recordResult(j, now)
 	for _, uid := range waiters {
 		r := s.requesters[uid]
 		r.digest, r.answeredAt, r.handedOver = j.result.digest, now, time.Time{}
 	}
-}
-
-func (s *Store) recordFailure(j *job, now time.Time) {
-	f := s.failures[j.key]
-	if f == nil {
-		f = &failure{}
-		s.failures[j.key] = f
-	}
-	f.err, f.reports, f.at, f.file = j.err, map[string]int{}, now, j.file
-	for uid := range j.waiters {
-		s.requesters[uid].digest = "" // the answer is no longer current
-	}
-	f.count++
-	f.until = now.Add(backoff.After(f.count, firstBackoff, lastBackoff))
-	if asked := postponedUntil(j.err); asked.After(f.until) {
-		f.until = asked
-	}
-}
-
-// prune forgets failures and requesters that no longer matter. The caller holds
-// the lock.
-func (s *Store) prune(now time.Time) {
-	maps.DeleteFunc(s.failures, func(_ string, f *failure) bool { return now.Sub(f.until) > failureKept })
-	maps.DeleteFunc(s.requesters, func(_ string, r *requester) bool { return r.job == nil && now.Sub(r.lastRequest) > requesterKept })
 }

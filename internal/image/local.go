@@ -29,13 +29,6 @@ type fileID struct {
 	mtime, ctime int64
 }
 
-// knownFile identifies a local archive at the time when it was copied, and
-// holds its digest.
-type knownFile struct {
-	id     fileID
-	digest string
-}
-
 func identify(info fs.FileInfo) fileID {
 	id := fileID{size: info.Size(), mtime: info.ModTime().UnixNano()}
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
@@ -63,9 +56,17 @@ func openBelow(dir int, name string) (*os.File, fs.FileInfo, error) {
 	return f, info, nil
 }
 
+// locals takes images and artifacts from the node: from its folder of local images, and
+// from its Docker Engine.
+type locals struct {
+	o *Options
+	*builder
+	*fetcher
+}
+
 // openLocal opens NAME of file:NAME, which is a regular file or a folder.
 // Otherwise the error is host.ErrNotFound.
-func (s *Store) openLocal(name string) (*os.File, fs.FileInfo, error) {
+func (s *locals) openLocal(name string) (*os.File, fs.FileInfo, error) {
 	local := s.o.LocalDir
 	dir, err := unix.Open(local, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if local == "" || errors.Is(err, fs.ErrNotExist) {
@@ -92,7 +93,7 @@ func (s *Store) openLocal(name string) (*os.File, fs.FileInfo, error) {
 
 // identifyLocal identifies an archive by its own file, and a layout by its
 // index.json.
-func (s *Store) identifyLocal(name string) (fileID, error) {
+func (s *locals) identifyLocal(name string) (fileID, error) {
 	f, info, err := s.openLocal(name)
 	if err != nil {
 		return fileID{}, err
@@ -115,7 +116,7 @@ func localID(name string, f *os.File, info fs.FileInfo) (fileID, error) {
 
 // takeLocal copies the file or layout that file:NAME names into the store. The
 // store keeps it by its content.
-func (s *Store) takeLocal(ctx context.Context, j *job) (result, error) {
+func (s *locals) takeLocal(ctx context.Context, j *job) (result, error) {
 	f, info, err := s.openLocal(j.name)
 	if err != nil {
 		return result{}, err
@@ -167,7 +168,7 @@ func (f *fetch) withTotal(n int64) *fetch {
 // or of an OCI layout, the whole of which may be compressed with gzip. It copies
 // the source first, because the source may change and is read several times. The
 // digest of the image is that of the source in docker-save form, uncompressed.
-func (s *Store) takeArchive(ctx context.Context, j *job, r io.Reader, f *fetch) (string, error) {
+func (s *locals) takeArchive(ctx context.Context, j *job, r io.Reader, f *fetch) (string, error) {
 	room := &space{dir: s.o.Dir, reserve: s.o.Reserve}
 	if f.total > s.o.MaxBytes {
 		return "", tooLarge(f.total, s.o.MaxBytes)
@@ -223,7 +224,7 @@ func gunzipped(r io.Reader) (io.Reader, error) {
 }
 
 // takeLayout takes the image from an OCI layout in a folder.
-func (s *Store) takeLayout(ctx context.Context, j *job, l layout) (result, error) {
+func (s *locals) takeLayout(ctx context.Context, j *job, l layout) (result, error) {
 	out := result{fetched: true}
 	var err error
 	out.digest, err = s.share(ctx, j, j.fileKey(), func(ctx context.Context, f *fetch) (string, error) {
@@ -235,7 +236,7 @@ func (s *Store) takeLayout(ctx context.Context, j *job, l layout) (result, error
 }
 
 // convert makes an archive of the layout's image for this node's platform.
-func (s *Store) convert(ctx context.Context, j *job, l layout, f *fetch) (result, error) {
+func (s *locals) convert(ctx context.Context, j *job, l layout, f *fetch) (result, error) {
 	raw, err := l.read(layoutIndex, maxManifestBytes)
 	if err != nil {
 		return result{}, err
@@ -249,7 +250,7 @@ func (s *Store) convert(ctx context.Context, j *job, l layout, f *fetch) (result
 		return res, nil
 	}
 	res.fetched = true
-	img, err := inspect(ctx, l, doc, &s.o)
+	img, err := inspect(ctx, l, doc, s.o)
 	if err != nil {
 		return result{}, err
 	}
@@ -258,7 +259,7 @@ func (s *Store) convert(ctx context.Context, j *job, l layout, f *fetch) (result
 }
 
 // takeFromDaemon takes the image that docker-daemon:NAME names now.
-func (s *Store) takeFromDaemon(ctx context.Context, j *job) (result, error) {
+func (s *locals) takeFromDaemon(ctx context.Context, j *job) (result, error) {
 	id, err := s.o.Daemon.ID(ctx, j.name)
 	if err != nil {
 		return result{}, fmt.Errorf("the node's Docker Engine: %w", err)
@@ -286,25 +287,4 @@ func (s *Store) takeFromDaemon(ctx context.Context, j *job) (result, error) {
 		return digest, err
 	})
 	return result{digest: digest, fetched: true}, err
-}
-
-// savedFromDaemon returns the digest of the archive of the image with this ID,
-// or "" if it is not in the store.
-func (s *Store) savedFromDaemon(key string) string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	r := s.index.References[key]
-	if r == nil {
-		return ""
-	}
-	if _, ok := s.present(r.Digest, formArchive); !ok {
-		return ""
-	}
-	return r.Digest
-}
-
-func (s *Store) recordSaved(key, digest string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.index.resolve(key, digest, "", s.o.Clock.Now())
 }

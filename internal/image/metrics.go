@@ -94,11 +94,11 @@ func (m *Metrics) collect(c *collection) {
 }
 
 // measure sets the metrics of the files in the store.
-func (s *Store) measure() {
-	if s.o.Metrics == nil {
+func (m *Metrics) measure(f *files, p *partials) {
+	if m == nil {
 		return
 	}
-	entries, err := os.ReadDir(s.o.Dir)
+	entries, err := os.ReadDir(f.dir)
 	if err != nil {
 		return // the next pull reports it
 	}
@@ -112,6 +112,6 @@ func (s *Store) measure() {
 			archives++
 		}
 	}
-	s.o.Metrics.bytes.Set(float64(bytes + s.partials.size()))
-	s.o.Metrics.archives.Set(float64(archives))
+	m.bytes.Set(float64(bytes + p.size()))
+	m.archives.Set(float64(archives))
 }

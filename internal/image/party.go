@@ -31,6 +31,14 @@ type partyError struct {
 
 func (e *partyError) Unwrap() error { return e.error }
 
+// Timeout lets an http.Client tell a timeout.
+func (e *partyError) Timeout() bool { return timedOut(e.error) }
+
+func timedOut(err error) bool {
+	var failed net.Error
+	return errors.As(err, &failed) && failed.Timeout()
+}
+
 // partyOf returns the host of a request. An http.Client sets Response on a request that
 // follows a redirect.
 func partyOf(req *http.Request) party {
@@ -42,6 +50,9 @@ func partyOf(req *http.Request) party {
 type upgradedError struct{ error }
 
 func (e *upgradedError) Unwrap() error { return e.error }
+
+// Timeout lets an http.Client tell a timeout.
+func (e *upgradedError) Timeout() bool { return timedOut(e.error) }
 
 // partyBody adds the host to the errors of a body.
 type partyBody struct {

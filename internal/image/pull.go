@@ -13,8 +13,18 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 )
 
+// puller brings images and artifacts from registries.
+type puller struct {
+	o *Options
+	*registries
+	*builder
+	*ledger
+	*fetcher
+	*resolver
+}
+
 // takeFromRegistries tries the mirrors in order, then the registry.
-func (s *Store) takeFromRegistries(ctx context.Context, j *job) (result, error) {
+func (s *puller) takeFromRegistries(ctx context.Context, j *job) (result, error) {
 	var lastErr error
 	var until time.Time // the earliest time that a source asked for; zero if one did not ask
 	for i, e := range j.endpoints {
@@ -44,7 +54,7 @@ func (s *Store) takeFromRegistries(ctx context.Context, j *job) (result, error) 
 }
 
 // takeFrom offers each credential to the endpoint until one is accepted.
-func (s *Store) takeFrom(ctx context.Context, j *job, e endpoint) (result, error) {
+func (s *puller) takeFrom(ctx context.Context, j *job, e endpoint) (result, error) {
 	base, err := s.newTransport()
 	if err != nil {
 		return result{}, err
@@ -73,7 +83,7 @@ func (s *Store) takeFrom(ctx context.Context, j *job, e endpoint) (result, error
 			try.log(s.o.Log, err)
 			return result{}, try.explain(err)
 		}
-		res.grant = cred.fingerprint(s.index.Key, e.repo.RegistryStr())
+		res.grant = cred.fingerprint(s.fingerprintKey, e.repo.RegistryStr())
 		return res, nil
 	}
 	return result{}, ownErrorf("no credentials to offer") // lookup never returns none
@@ -102,7 +112,7 @@ type resolved struct {
 
 // resolve asks the registry what the reference resolves to now. If the registry
 // answers, these credentials may read the image.
-func (s *Store) resolve(ctx context.Context, r *session, j *job) (resolved, error) {
+func (s *puller) resolve(ctx context.Context, r *session, j *job) (resolved, error) {
 	identifier := j.identifier()
 	if j.form == formArchive { // an artifact's manifest is small and needed to find its file
 		top, err := r.head(ctx, identifier)
@@ -131,25 +141,9 @@ func isRequested(identifier string, top v1.Hash) bool {
 	return err != nil || requested == top
 }
 
-// storedImage returns the image that the manifest or index top resolves to, if
-// the image is in the store and the repository is known to have it. Otherwise
-// it returns "".
-func (s *Store) storedImage(top, repository string) string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	digest := s.index.imageOf(top)
-	if digest == "" || !s.index.hasServed(digest, repository) {
-		return ""
-	}
-	if _, ok := s.present(digest, formArchive); !ok {
-		return ""
-	}
-	return digest
-}
-
 // obtain ensures that the image is in the store, and that this repository has
 // all of it.
-func (s *Store) obtain(ctx context.Context, j *job, c source, r resolved) (result, error) {
+func (s *puller) obtain(ctx context.Context, j *job, c source, r resolved) (result, error) {
 	if r.stored != "" {
 		return result{digest: r.stored, top: r.top.String()}, nil
 	}
@@ -162,7 +156,7 @@ func (s *Store) obtain(ctx context.Context, j *job, c source, r resolved) (resul
 	}
 	res := result{digest: digest.String(), top: r.top.String()}
 	res.fetched, err = s.fetchOnce(ctx, j, res.digest, func(ctx context.Context, f *fetch) error {
-		img, err := inspect(ctx, c, doc, &s.o)
+		img, err := inspect(ctx, c, doc, s.o)
 		if err != nil {
 			return err
 		}
@@ -174,7 +168,7 @@ func (s *Store) obtain(ctx context.Context, j *job, c source, r resolved) (resul
 
 // fetchOnce pulls the content of the digest, unless it is in the store and this
 // repository is known to have it. fetched reports whether it was not.
-func (s *Store) fetchOnce(ctx context.Context, j *job, digest string, pull func(ctx context.Context, f *fetch) error) (fetched bool, err error) {
+func (s *puller) fetchOnce(ctx context.Context, j *job, digest string, pull func(ctx context.Context, f *fetch) error) (fetched bool, err error) {
 	if s.has(digest, j) {
 		return false, nil
 	}
@@ -192,26 +186,10 @@ func (s *Store) fetchOnce(ctx context.Context, j *job, digest string, pull func(
 	return true, err
 }
 
-func (s *Store) has(digest string, j *job) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.index.hasServed(digest, j.repository()) {
-		return false
-	}
-	_, ok := s.present(digest, j.form)
-	return ok
-}
-
-func (s *Store) recordServed(digest, repository string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.index.recordServed(digest, repository, s.o.Clock.Now())
-}
-
 // pullImage fetches the layers that are not there from an earlier attempt, and then
 // writes the image's archive into the store. If it fails, the layers stay for the next
 // attempt, unless the disk is full.
-func (s *Store) pullImage(ctx context.Context, c source, img *image, repository string, f *fetch) (err error) {
+func (s *puller) pullImage(ctx context.Context, c source, img *image, repository string, f *fetch) (err error) {
 	layers, err := s.partials.open(ctx, repository, img.digest.String())
 	if err != nil {
 		return err
@@ -239,29 +217,4 @@ func (s *Store) pullImage(ctx context.Context, c source, img *image, repository 
 		}
 	}
 	return s.writeArchive(ctx, fetched{c, layers}, img, room, func(int64) {})
-}
-
-// fetchImage writes the image's archive into the store.
-func (s *Store) fetchImage(ctx context.Context, c content, img *image, f *fetch) error {
-	total := img.compressed()
-	room := &space{dir: s.o.Dir, reserve: s.o.Reserve}
-	if err := room.check(2 * total); err != nil {
-		return err
-	}
-	f.setTotal(total)
-	return s.writeArchive(ctx, c, img, room, f.add)
-}
-
-// writeArchive writes the image's archive into the store, and verifies all of it.
-func (s *Store) writeArchive(ctx context.Context, c content, img *image, room *space, progress func(int64)) error {
-	t, err := s.newTemporary()
-	if err != nil {
-		return err
-	}
-	defer t.discard()
-	w := &archive{f: t.File, dir: s.o.Dir, maxBytes: s.o.MaxBytes, space: room}
-	if err := w.writeImage(ctx, c, img, progress); err != nil {
-		return err
-	}
-	return s.keep(t, img.digest.String(), formArchive)
 }

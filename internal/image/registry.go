@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -23,6 +24,32 @@ var manifestTypes = strings.Join([]string{
 	string(types.OCIManifestSchema1), string(types.DockerManifestSchema2),
 }, ", ")
 
+// registries connects to registries and mirrors as the node's administrator allows it.
+type registries struct {
+	o       *Options
+	mirrors map[string][]string // by registry
+	plain   map[string]bool     // HOST[:PORT] without TLS
+	// retryWait is the wait before the first retry of a broken blob.
+	retryWait time.Duration
+	// proxy returns the proxy for a request to a registry, nil for none.
+	proxy func(*http.Request) (*url.URL, error)
+}
+
+func newRegistries(o *Options) (*registries, error) {
+	mirrors, err := mirrorsOf(o.Mirrors)
+	if err != nil {
+		return nil, err
+	}
+	r := &registries{o: o, mirrors: mirrors, plain: map[string]bool{}, retryWait: 500 * time.Millisecond, proxy: http.ProxyFromEnvironment}
+	for _, registry := range o.PlainHTTP {
+		r.plain[registry] = true
+	}
+	r.warnOfRefused()
+	// Report an invalid CA file now rather than in every pull.
+	_, err = r.newTransport()
+	return r, err
+}
+
 // session accesses one repository at one registry or mirror, with one
 // credential.
 type session struct {
@@ -36,7 +63,7 @@ type session struct {
 var _ source = (*session)(nil)
 
 // openSession authenticates to the registry.
-func (s *Store) openSession(ctx context.Context, base http.RoundTripper, repo name.Repository, c credential) (*session, error) {
+func (s *registries) openSession(ctx context.Context, base http.RoundTripper, repo name.Repository, c credential) (*session, error) {
 	rt, err := transport.NewWithContext(ctx, repo.Registry, c.authenticator(), base, []string{repo.Scope(transport.PullScope)})
 	if err != nil {
 		return nil, err

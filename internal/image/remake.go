@@ -21,7 +21,7 @@ var layeredName = regexp.MustCompile(`^[0-9a-f]{64}\.tar$`)
 // remakeArchives makes the archives of an earlier release anew, with flattened
 // layers, so that their images need not be pulled again. An archive that cannot be
 // remade is removed, and its image is pulled when somebody asks for it.
-func (s *Store) remakeArchives(ctx context.Context) {
+func (s *builder) remakeArchives(ctx context.Context, notify func(uids []string)) {
 	entries, err := os.ReadDir(s.o.Dir)
 	if err != nil {
 		return // the next pull reports it
@@ -42,12 +42,12 @@ func (s *Store) remakeArchives(ctx context.Context) {
 		if err := os.Remove(path); err != nil {
 			s.o.Log.Error(err, "Failed to remove an image archive of an earlier release", "digest", digest.String())
 		}
-		s.measure()
-		s.notify([]string{""}) // anybody may wait for it
+		s.o.Metrics.measure(s.files, s.partials)
+		notify([]string{""}) // anybody may wait for it
 	}
 }
 
-func (s *Store) remake(ctx context.Context, path string, digest v1.Hash) error {
+func (s *builder) remake(ctx context.Context, path string, digest v1.Hash) error {
 	if _, ok := s.present(digest.String(), formArchive); ok {
 		return nil
 	}

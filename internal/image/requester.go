@@ -46,7 +46,7 @@ func (a *requester) mayReuse(now time.Time) bool {
 
 // recordRequest records the Bottle's request and withdraws its earlier one if
 // that was different. The caller holds the lock.
-func (s *Store) recordRequest(req request, now time.Time) {
+func (s *ledger) recordRequest(req request, now time.Time) {
 	if req.uid == "" {
 		return
 	}
@@ -60,7 +60,7 @@ func (s *Store) recordRequest(req request, now time.Time) {
 }
 
 // Forget implements host.Images.
-func (s *Store) Forget(uid string) {
+func (s *ledger) Forget(uid string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.withdraw(uid)
@@ -68,7 +68,7 @@ func (s *Store) Forget(uid string) {
 
 // withdraw removes the requester and ends the work that goes on only for it.
 // The caller holds the lock.
-func (s *Store) withdraw(uid string) {
+func (s *ledger) withdraw(uid string) {
 	r := s.requesters[uid]
 	if r == nil {
 		return

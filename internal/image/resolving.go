@@ -36,6 +36,12 @@ type resolving struct {
 	ended bool
 }
 
+// resolver gives each job a slot and a time while it finds out what to fetch.
+type resolver struct {
+	*ledger
+	resolveSlots *fairqueue.Queue
+}
+
 // firstSource names the source that is queried first, for messages.
 func (r request) firstSource() string {
 	switch r.kind {
@@ -58,7 +64,7 @@ func (r request) sourceText(from string) string {
 // resolveAndTake takes a resolve slot and then calls take, which resolves the
 // reference at the source and fetches the result from there. It replaces the
 // stage of an earlier source, with its progress.
-func (s *Store) resolveAndTake(ctx context.Context, j *job, from string, take func(ctx context.Context) (result, error)) (result, error) {
+func (s *resolver) resolveAndTake(ctx context.Context, j *job, from string, take func(ctx context.Context) (result, error)) (result, error) {
 	r := &resolving{place: s.enterResolving(j), allowed: s.o.PullTimeout}
 	defer r.stop()
 	if err := s.waitToResolve(ctx, j, r, from); err != nil {
@@ -81,7 +87,7 @@ func (s *Store) resolveAndTake(ctx context.Context, j *job, from string, take fu
 }
 
 // waitToResolve waits until the job has its slot.
-func (s *Store) waitToResolve(ctx context.Context, j *job, r *resolving, from string) error {
+func (s *resolver) waitToResolve(ctx context.Context, j *job, r *resolving, from string) error {
 	place := r.currentPlace()
 	if !place.HasSlot() {
 		s.setStage(j, stage{from: from, queued: true, place: place})
@@ -121,7 +127,7 @@ func (j *job) endResolving() {
 }
 
 // setStage records the stage of the job and notifies all waiters if it changed.
-func (s *Store) setStage(j *job, to stage) {
+func (s *ledger) setStage(j *job, to stage) {
 	var uids []string
 	s.mu.Lock()
 	if j.stage != to {

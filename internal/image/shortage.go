@@ -50,12 +50,12 @@ type shortage struct {
 
 // Refused receives a value after a pull was refused for lack of space. Collect
 // then makes room, whatever the watermark, if enough may be removed.
-func (s *Store) Refused() <-chan struct{} { return s.short.wake }
+func (s *remover) Refused() <-chan struct{} { return s.short.wake }
 
 // recordRoom wakes the collector if the disk was too full for the job. The job
 // has removed its partial files by then. If the job succeeded, recordRoom
 // clears its shortage. The caller holds s.mu.
-func (s *Store) recordRoom(j *job, err error) {
+func (s *remover) recordRoom(j *job, err error) {
 	if err == nil {
 		s.short.clear(j.canonical)
 		return
@@ -118,7 +118,7 @@ func (h *shortage) shortfall(d disk, reserve int64, now time.Time) need {
 
 // retryRefused ends the backoff of the pulls that were refused for lack of
 // space and now have enough. The length of their next backoff still grows.
-func (s *Store) retryRefused() error {
+func (s *remover) retryRefused() error {
 	d, err := diskOf(s.o.Dir)
 	if err != nil {
 		return err

@@ -32,7 +32,7 @@ const (
 
 // newTransport returns the transport of one attempt to pull. The caller closes
 // its idle connections.
-func (s *Store) newTransport() (*guardedTransport, error) {
+func (s *registries) newTransport() (*guardedTransport, error) {
 	roots, err := s.authorities()
 	if err != nil {
 		return nil, err
@@ -64,7 +64,7 @@ func (s *Store) newTransport() (*guardedTransport, error) {
 }
 
 // authorities returns the certificates that are trusted for registries.
-func (s *Store) authorities() (*x509.CertPool, error) {
+func (s *registries) authorities() (*x509.CertPool, error) {
 	roots, err := x509.SystemCertPool()
 	if err != nil {
 		roots = x509.NewCertPool()

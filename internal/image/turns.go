@@ -15,7 +15,7 @@ func newSlots(n int) *fairqueue.Queue { return fairqueue.New(n, max(1, n/4)) }
 
 // namespaces returns the namespaces of the Bottles that wait for the job. "" is
 // the node's own, for a prewarm. The caller holds the lock.
-func (s *Store) namespaces(j *job) (out []string) {
+func (s *ledger) namespaces(j *job) (out []string) {
 	if j.kept {
 		out = append(out, "")
 	}
@@ -31,7 +31,7 @@ func (s *Store) namespaces(j *job) (out []string) {
 // gets its slot at the turn of any of them, and the slot counts for that
 // namespace alone, even if its Bottles leave: so a namespace never waits longer
 // because another wants the same image. The caller holds the lock.
-func (s *Store) namespacesOf(f *fetch) (out []string) {
+func (s *ledger) namespacesOf(f *fetch) (out []string) {
 	for _, j := range s.jobs {
 		if j.fetch == f {
 			out = append(out, s.namespaces(j)...)
@@ -42,7 +42,7 @@ func (s *Store) namespacesOf(f *fetch) (out []string) {
 
 // waitersChanged updates whose turns the job and its fetch wait for. The caller
 // holds the lock.
-func (s *Store) waitersChanged(j *job) {
+func (s *ledger) waitersChanged(j *job) {
 	if j.place != nil {
 		j.place.WaitFor(s.namespaces(j)...)
 	}
@@ -53,7 +53,7 @@ func (s *Store) waitersChanged(j *job) {
 
 // enterResolving puts the job into the queue for a resolve slot. The caller
 // releases the place.
-func (s *Store) enterResolving(j *job) *fairqueue.Ticket {
+func (s *resolver) enterResolving(j *job) *fairqueue.Ticket {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	j.place = s.resolveSlots.Enter(s.namespaces(j)...)

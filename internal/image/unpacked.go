@@ -48,7 +48,7 @@ const (
 
 // sweepUnpacked removes the unpacked artifacts that are no longer in the store
 // and that no machine was made from.
-func (s *Store) sweepUnpacked(ctx context.Context, c *collection) {
+func (s *remover) sweepUnpacked(ctx context.Context, c *collection) {
 	if s.o.SmolvmHome == "" {
 		return
 	}
@@ -85,7 +85,7 @@ func (s *Store) sweepUnpacked(ctx context.Context, c *collection) {
 	}
 }
 
-func (s *Store) removeUnpacked(ctx context.Context, shared string, e fs.DirEntry) (bool, error) {
+func (s *remover) removeUnpacked(ctx context.Context, shared string, e fs.DirEntry) (bool, error) {
 	info, err := e.Info()
 	if err != nil || s.o.Clock.Since(info.ModTime()) < s.o.GCMinAge {
 		return false, err // nil if the folder is too young
