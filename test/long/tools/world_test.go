@@ -70,16 +70,21 @@ type world struct {
 }
 
 func newWorld(t *testing.T) *world {
-	tools := filepath.Join("..", "..", "..", "bin", "guest-tools", "root")
+	tools, err := filepath.Abs(filepath.Join("..", "..", "..", "bin", "guest-tools"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	require.Root(t)
-	require.File(t, tools, "hack/guest-tools/build bin/guest-tools")
+	require.File(t, filepath.Join(tools, ".maven"), "hack/guest-tools/build bin/guest-tools") // the last part
 	w := &world{t: t, site: newSite(), seen: map[string]bool{}}
 	w.mountRoot(tools)
 	image, bottle := newAuthority(t, "the image's CA"), newAuthority(t, "the Bottle's CA")
 	w.write("usr/local/share/ca-certificates/image.crt", string(image.pem))
 	// The image's authority stands for a public one: no test has a certificate of those.
 	w.write("run/bottle-ca/bundle.pem", string(append(cabundle.WithPublicRoots(bottle.pem), image.pem...)))
-	w.run(nil, "update-ca-certificates")
+	if out, err := w.run(nil, "update-ca-certificates"); err != nil {
+		t.Fatalf("update-ca-certificates: %v: %s", err, out)
+	}
 
 	plain, secure := w.serve(nil), w.serve(&tls.Config{Certificates: []tls.Certificate{image.issue(t, publicHost), bottle.issue(t, openedHost)},
 		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
@@ -92,8 +97,9 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// mountRoot mounts a copy of the tools that the test may change.
-func (w *world) mountRoot(lower string) {
+// mountRoot mounts a copy of the Debian that the test may change, and the other tools
+// below its /opt.
+func (w *world) mountRoot(tools string) {
 	w.t.Helper()
 	dir := w.t.TempDir()
 	for _, name := range []string{"upper", "work", "root"} {
@@ -101,12 +107,8 @@ func (w *world) mountRoot(lower string) {
 			w.t.Fatal(err)
 		}
 	}
-	lower, err := filepath.Abs(lower)
-	if err != nil {
-		w.t.Fatal(err)
-	}
 	w.root = filepath.Join(dir, "root")
-	options := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", lower, filepath.Join(dir, "upper"), filepath.Join(dir, "work"))
+	options := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", filepath.Join(tools, "debian"), filepath.Join(dir, "upper"), filepath.Join(dir, "work"))
 	if err := unix.Mount("overlay", w.root, "overlay", 0, options); err != nil {
 		w.t.Fatalf("mount the tools: %v", err)
 	}
@@ -115,6 +117,20 @@ func (w *world) mountRoot(lower string) {
 			w.t.Errorf("unmount the tools: %v", err)
 		}
 	})
+	for _, part := range []string{"node", "npm", "python", "go", "maven"} {
+		at := filepath.Join(w.root, "opt", part)
+		if err := os.MkdirAll(at, 0o755); err != nil {
+			w.t.Fatal(err)
+		}
+		if err := unix.Mount(filepath.Join(tools, part), at, "", unix.MS_BIND, ""); err != nil {
+			w.t.Fatalf("mount the tools: %v", err)
+		}
+		w.t.Cleanup(func() {
+			if err := unix.Unmount(at, 0); err != nil {
+				w.t.Errorf("unmount the tools: %v", err)
+			}
+		})
+	}
 }
 
 // write writes a file of the guest.
