@@ -44,8 +44,9 @@ func openLayer(ctx context.Context, c content, layer v1.Descriptor, diffID v1.Ha
 	l.ahead = readAhead(l.packed)
 	if l.plain, err = decompress(l.ahead); err != nil {
 		l.plain = io.NopCloser(nil)
-		defer l.Close()
-		return nil, l.explain(err)
+		err = l.explain(err)
+		_ = l.Close() // explain may still read
+		return nil, err
 	}
 	return l, nil
 }

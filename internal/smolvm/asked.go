@@ -68,7 +68,11 @@ func (d *Driver) checkCreated(ctx context.Context, c capabilities, spec host.Mac
 	if err != nil {
 		return err
 	}
-	return refuse(differences(view, record, spec), spec.Artifact != "")
+	what, help := smolvmMade, ""
+	if spec.Artifact != "" {
+		what, help = artifactMakes, packAnew
+	}
+	return refuse(differences(view, record, spec), what, help)
 }
 
 // differences describes what differs from what was asked for.
@@ -86,22 +90,25 @@ func (d *Driver) checkDevices(ctx context.Context, c capabilities, name string) 
 		return err
 	}
 	delete(view, "mounts")
-	if err := refuse(unasked(view, 0), false); err != nil {
+	if err := refuse(unasked(view, 0), smolvmMade, ""); err != nil {
 		return fmt.Errorf("start machine %s: %w: recreate the machine", name, err)
 	}
 	return nil
 }
 
-// refuse returns the error for a machine that differs from what was asked for.
-func refuse(other []string, artifact bool) error {
+const (
+	smolvmMade    = "smolvm made a machine"
+	artifactMakes = "the artifact makes a machine"
+	packAnew      = ": pack it without that, or use spec.image"
+)
+
+// refuse returns the error for a machine that differs from what was asked for: what made
+// the machine, and how to get another.
+func refuse(other []string, what, help string) error {
 	if len(other) == 0 {
 		return nil
 	}
 	slices.Sort(other)
-	what, help := "smolvm made a machine", ""
-	if artifact {
-		what, help = "the artifact makes a machine", ": pack it without that, or use spec.image"
-	}
 	return fmt.Errorf("%w: %s that the Bottle does not ask for (%s)%s", host.ErrInvalid, what, strings.Join(slices.Compact(other), ", "), help)
 }
 

@@ -90,7 +90,7 @@ func TestUnasked(t *testing.T) {
 			Mounts:  []host.Mount{{Source: "/a", Target: "/b"}},
 			Secrets: []host.SecretFile{{Name: "TOKEN", Path: "/s/TOKEN"}},
 		}
-		err := refuse(differences(objectOf(t, v), objectOf(t, r), spec), true)
+		err := refuse(differences(objectOf(t, v), objectOf(t, r), spec), artifactMakes, packAnew)
 		if tt.want == "" && err != nil || tt.want != "" && (!errors.Is(err, host.ErrInvalid) || !strings.Contains(err.Error(), "("+tt.want+")")) {
 			t.Errorf("%s with %s: got %v, want %q", tt.in, tt.new, err, tt.want)
 		}
