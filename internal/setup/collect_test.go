@@ -89,7 +89,7 @@ func TestCollectorLogsChanges(t *testing.T) {
 	const (
 		full  = `"level"=0 "msg"="The disk is still too full: all remaining images are in use or too new to remove" "bytes"=7`
 		fine  = `"level"=0 "msg"="The disk is no longer too full"`
-		gone  = `"level"=0 "msg"="Removed unused images" "archives"=1 "cached"=2 "bytes"=3`
+		gone  = `"level"=0 "msg"="Removed unused images" "archives"=1 "cached"=2 "interruptedPulls"=0 "bytes"=3`
 		bad   = `"msg"="Could not remove unused images" "error"="no answer"`
 		worse = `"msg"="Could not remove unused images" "error"="no permission"`
 	)
