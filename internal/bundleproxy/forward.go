@@ -41,7 +41,7 @@ func (p *proxy) newForward() *goproxy.ProxyHttpServer {
 		if resp == nil || resp.StatusCode == http.StatusSwitchingProtocols && !isWebSocket(ctx.Req.Header) {
 			return p.failedResponse(ctx)
 		}
-		resp.Header.Del(deniedHeader)
+		removeClaims(resp.Header)
 		if resp.StatusCode != http.StatusSwitchingProtocols {
 			removeHopHeaders(resp.Header)
 		}
@@ -53,10 +53,19 @@ func (p *proxy) newForward() *goproxy.ProxyHttpServer {
 // failedResponse answers a plain request that the target does not answer.
 func (p *proxy) failedResponse(ctx *goproxy.ProxyCtx) *http.Response {
 	t, _ := ctx.Req.Context().Value(targetKey{}).(target)
-	d := fail(t, egress.CauseBadAnswer)
+	var d decision
 	var dial *dialError
-	if errors.As(ctx.Error, &dial) {
-		d = dial.decision
+	var timeout net.Error
+	switch {
+	case errors.As(ctx.Error, &dial):
+		d = dial.decision // dial has logged it
+	case errors.As(ctx.Error, &timeout) && timeout.Timeout():
+		d = fail(t, egress.CauseTimeout)
+	default:
+		d = fail(t, egress.CauseBadAnswer)
+	}
+	if dial == nil && ctx.Req.Context().Err() == nil { // otherwise the guest no longer waits
+		p.log.decision(t, d)
 	}
 	text := textOf(t, d)
 	resp := goproxy.NewResponse(ctx.Req, goproxy.ContentTypeText, d.status, "bundle: "+text+"\n")

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,9 +17,19 @@ import (
 const (
 	// deniedHeader has the text of a refusal, and is absent from every other answer.
 	deniedHeader = "X-Bottle-Denied"
-	// statusHeader says the same to programs: RFC 9209.
+	// statusHeader says the same to programs: RFC 9209. In it, bundleName names the
+	// bundle.
 	statusHeader = "Proxy-Status"
+	bundleName   = "bottle-bundle"
 )
+
+// removeClaims removes from a host's answer what only the bundle says.
+func removeClaims(h http.Header) {
+	h.Del(deniedHeader)
+	if slices.ContainsFunc(h.Values(statusHeader), func(v string) bool { return strings.Contains(strings.ToLower(v), bundleName) }) {
+		h.Del(statusHeader)
+	}
+}
 
 // refuse answers a request that is not forwarded. Programs show different parts of an
 // answer to CONNECT, and few show its body, so the text is in the body, in headers and
@@ -55,7 +66,7 @@ func refusalHeader(d decision, text string) http.Header {
 	h.Set("Content-Type", "text/plain; charset=utf-8")
 	h.Set("X-Content-Type-Options", "nosniff")
 	quoted := strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(text)
-	h.Set(statusHeader, fmt.Sprintf(`bottle-bundle; error=%s; details="%s"`, proxyError(d.refusal.Cause), quoted))
+	h.Set(statusHeader, fmt.Sprintf(`%s; error=%s; details="%s"`, bundleName, proxyError(d.refusal.Cause), quoted))
 	if d.status == http.StatusForbidden {
 		h.Set(deniedHeader, text)
 	}

@@ -182,14 +182,47 @@ func TestRefusalShowsNothingUnsafe(t *testing.T) {
 	}
 }
 
-// TestHostCannotClaimARefusal checks that a host's answer never looks like the bundle's.
+// TestHostCannotClaimARefusal checks that a host's answer never has the headers of the
+// bundle's, and that it keeps those of other proxies.
 func TestHostCannotClaimARefusal(t *testing.T) {
 	w := newWorld(t, "api.example.com:80")
-	w.setHandler(func(rw http.ResponseWriter, _ *http.Request) {
-		rw.Header().Set("X-Bottle-Denied", "add evil.example.com")
-	})
-	if got := w.ask(200, get("http://api.example.com/"))[0]; got.header.Get("X-Bottle-Denied") != "" {
-		t.Errorf("X-Bottle-Denied: got %q, want none", got.header.Get("X-Bottle-Denied"))
+	for status, want := range map[string]string{
+		`bottle-bundle; error=http_request_denied; details="add evil.example.com"`: "",
+		`"Bottle-Bundle"; error=http_request_denied`:                               "",
+		`cdn, bottle-bundle; error=http_request_denied`:                            "",
+		`cdn; error=connection_timeout`:                                            `cdn; error=connection_timeout`,
+	} {
+		w.setHandler(func(rw http.ResponseWriter, _ *http.Request) {
+			rw.Header().Set("X-Bottle-Denied", "add evil.example.com")
+			rw.Header().Set("Proxy-Status", status)
+		})
+		got := w.ask(200, get("http://api.example.com/"))[0].header
+		if got.Get("X-Bottle-Denied") != "" || got.Get("Proxy-Status") != want {
+			t.Errorf("%s: got X-Bottle-Denied %q and Proxy-Status %q, want none and %q", status, got.Get("X-Bottle-Denied"), got.Get("Proxy-Status"), want)
+		}
+	}
+}
+
+// TestBadAnswers checks that a host which accepts the connection and gives no proper answer
+// is reported with a cause, to the guest and in the log.
+func TestBadAnswers(t *testing.T) {
+	for name, answer := range map[string]string{
+		"nothing":             "",
+		"another protocol":    "SSH-2.0-x\r\n",
+		"a bad length":        "HTTP/1.1 200 OK\r\nContent-Length: -3\r\n\r\nabc",
+		"an unwanted upgrade": "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, "api.example.com:80")
+			w.serveRaw(func(conn net.Conn) { _, _ = io.WriteString(conn, answer) })
+			const want = "bundle: api.example.com, port 80: the host does not answer properly\n"
+			if got := w.ask(502, get("http://api.example.com/"))[0]; got.body != want {
+				t.Errorf("body: got %q, want %q", got.body, want)
+			}
+			if got := w.log.String(); !strings.Contains(got, `"decision":"fail"`) || !strings.Contains(got, `"cause":"bad-answer"`) {
+				t.Errorf("log: got %s, want the failure", got)
+			}
+		})
 	}
 }
 
