@@ -199,9 +199,9 @@ const (
 	// ReasonNodeNotReady: the node lacks something that machines need, for example
 	// smolvm, its files or KVM; the message says what.
 	ReasonNodeNotReady = "NodeNotReady"
-	// ReasonNodeFull: the node has no room for another machine beside those that it
-	// runs, because one of them lost its placeholder Pod for a while and the scheduler
-	// gave its room away, or because the Bottle's own placeholder Pod has ended. The
+	// ReasonNodeFull: the node has no room for another machine in addition to those that
+	// it runs, because one of them had no placeholder Pod for a while and the scheduler
+	// gave its room to another Bottle, or because the Bottle's own placeholder Pod has ended. The
 	// machine is created when there is room.
 	ReasonNodeFull = "NodeFull"
 	// ReasonMachineConflict: a machine with the Bottle's name exists and does not
@@ -281,11 +281,11 @@ const (
 	// reach, and was refused.
 	ReasonEgressRefused = "EgressRefused"
 	// ReasonEgressDenied: the bundle refused requests of the guest. The message says
-	// for each why, and what to add to spec.egress.allow, in the words of the bundle's
-	// answer.
+	// why each was refused, and what to add to spec.egress.allow, in the words of the
+	// bundle's answer.
 	ReasonEgressDenied = "EgressDenied"
 	// ReasonEgressFailed: the bundle could not forward requests of the guest that the
-	// rules allow. The message says for each why.
+	// rules allow. The message says why each of them failed.
 	ReasonEgressFailed = "EgressFailed"
 	// ReasonWhiteSpaceDropped: white space at the end of a value of spec.env
 	// does not reach the guest.

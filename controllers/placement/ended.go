@@ -115,8 +115,9 @@ func pauseAfter(failures int, age time.Duration, o Options) (pause time.Duration
 	}
 }
 
-// succeeds reports whether Pod b takes the place of Pod a of the same Bottle: a Pod that
-// has not ended that of one that has, and otherwise the later one. A Pod that is being
+// succeeds reports whether Pod b takes the place of Pod a of the same Bottle. A Pod that
+// has not ended takes the place of one that has; otherwise, the later Pod takes the place
+// of the earlier one. A Pod that is being
 // deleted before it has ended keeps its place, because its deletion has a meaning.
 func succeeds(a, b *corev1.Pod) bool {
 	endedA, endedB := endOf(a) != "", endOf(b) != ""

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package flatten makes one layer of an image's layers. The tree in that layer
+// Package flatten merges the layers of an image into one. The tree in that layer
 // is the one that a container of the image sees on overlayfs: containerd's code
 // unpacks each layer into a folder of its own, and the kernel's overlayfs merges
 // the folders.
 //
-// Layers are hostile. They are unpacked below a folder of mode 0700, in a mount
+// Layers may be hostile. They are unpacked below a folder of mode 0700, in a mount
 // namespace in which that folder is the root directory and allows no devices,
 // no set-user-ID programs and no execution. Both the namespace and its mounts
 // end with the call. What the layers may take is bounded. Errors quote nothing
@@ -75,7 +75,7 @@ func Flatten(ctx context.Context, dir string, layers []Layer, w io.Writer, limit
 		return "", err
 	}
 	sum, err := place.flatten(ctx, layers, w, &meter{limits: limits})
-	// The folder goes even if the caller gives up.
+	// The folder is removed even if the caller has given up.
 	if removed := place.remove(context.WithoutCancel(ctx)); err == nil {
 		err = removed
 	}

@@ -107,10 +107,10 @@ func directHosts(bundleIP netip.Addr) []string {
 	return []string{"localhost", "127.0.0.1", "::1", "0.0.0.0", bundleIP.String()}
 }
 
-// javaOptions returns the options that make Java use the proxy, which reads no proxy
+// javaOptions returns the options that make Java use the proxy: Java reads no proxy
 // variable. Every JVM reads them from JAVA_TOOL_OPTIONS; JDK_JAVA_OPTIONS reaches only
-// the java command, from release 9 on. Maven's own options are last: its transport
-// uses the JVM's proxy only if told to.
+// the java command, from release 9 on. The last option is for Maven, whose transport
+// otherwise ignores the JVM's proxy.
 func javaOptions(bundleIP netip.Addr) string {
 	options := []string{
 		fmt.Sprintf("-Dhttp.proxyHost=%s -Dhttp.proxyPort=%d", bundleIP, ProxyPort),

@@ -11,7 +11,7 @@ import (
 	"k8s.io/utils/clock"
 )
 
-// longWait is the wait from which on a pull gives its slot to others meanwhile.
+// longWait is the shortest wait during which a pull gives its slot to others.
 const longWait = 30 * time.Second
 
 // askedToWaitText is the progress of a pull that waits because a server asks for it.
@@ -22,8 +22,8 @@ func askedToWaitText(what string, until time.Time) string {
 // untilText is a time for a message about a failure.
 func untilText(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }
 
-// postponed is a failure after which no attempt makes sense before a time that all
-// sources of the image asked for.
+// postponed is a failure of a pull that must not be tried again before a time for which
+// all sources of the image asked.
 type postponed struct {
 	error
 	until time.Time

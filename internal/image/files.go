@@ -108,8 +108,8 @@ func (t *temporary) discard() {
 	}
 }
 
-// sweepTemporaries removes the half-written files, and the unpacked layers, of
-// an agent that died.
+// sweepTemporaries removes the half-written files, and the unpacked layers,
+// that an agent which died left behind.
 func (s *files) sweepTemporaries() error {
 	if err := flatten.Sweep(context.Background(), s.dir); err != nil {
 		return fmt.Errorf("folder of images: %w", err)

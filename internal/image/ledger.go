@@ -13,7 +13,7 @@ import (
 )
 
 // ledger records who waits for what: the Bottles and their requests, the jobs that
-// answer them, the fetches that jobs share, and the failures that hold jobs off.
+// answer them, the fetches that jobs share, and the failures that delay jobs.
 type ledger struct {
 	*watchers
 	o *Options

@@ -51,7 +51,7 @@ func (l *limit) pause() {
 	l.left -= time.Since(l.since)
 }
 
-// resume goes on after a pause. Of the pause, spent counts.
+// resume ends a pause. spent is the part of the pause that counts.
 func (l *limit) resume(spent time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -26,7 +26,7 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 	m := &Metrics{
 		bytes: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "bottle_agent_image_store_bytes",
-			Help: "Bytes of the image archives on the node, and of the layers that interrupted pulls go on with.",
+			Help: "Bytes of the image archives on the node, and of the layers that are kept for interrupted pulls.",
 		}),
 		archives: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "bottle_agent_image_archives",

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package room keeps a node from getting more machines than it has room for. The
-// scheduler sees to that as long as each machine is booked by a placeholder Pod. When such
+// scheduler ensures that as long as a placeholder Pod books each machine. When such
 // a Pod ends, for example because the kubelet evicted it, the scheduler gives its room to
 // another Bottle while the machine keeps running. That Bottle must then wait.
 //
@@ -158,7 +158,7 @@ func refusal(b *v1alpha1.Bottle, others []*v1alpha1.Bottle, node *corev1.Node) s
 		return ""
 	}
 	slices.Sort(short)
-	return fmt.Sprintf("node %s has no room for this Bottle beside those that it runs: it needs %s", node.Name, strings.Join(short, ", and "))
+	return fmt.Sprintf("node %s has no room for this Bottle in addition to those that it runs: it needs %s", node.Name, strings.Join(short, ", and "))
 }
 
 // booked reports whether the Bottle's placeholder books its resources, as far as the
