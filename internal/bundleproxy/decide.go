@@ -29,9 +29,9 @@ type target struct {
 type decision struct {
 	allowed bool
 	status  int
-	// reason is why the request is allowed, or what is wrong with one that no bundle
-	// forwards. It never contains anything that a guest wrote, except an address in its
-	// canonical form.
+	// reason is why the request is allowed or not. It never contains anything that a
+	// guest wrote, except an address in its canonical form and a rule for what was
+	// refused.
 	reason string
 	// refusal says why the request is not forwarded.
 	refusal egress.Refusal
@@ -49,8 +49,8 @@ func fail(t target, cause egress.Cause) decision {
 }
 
 // reject refuses a request that no bundle forwards.
-func reject(t target, reason string) decision {
-	return decision{status: http.StatusForbidden, refusal: egress.Refusal{Host: t.host, Port: t.port, Cause: egress.CauseRequest}, reason: reason}
+func reject(t target, cause egress.Cause) decision {
+	return deny(egress.Refusal{Host: t.host, Port: t.port, Cause: cause})
 }
 
 // decide decides about a request by its target: the authority of CONNECT, or
@@ -58,22 +58,22 @@ func reject(t target, reason string) decision {
 // replaces with the target before a request is forwarded.
 func (p *proxy) decide(r *http.Request) (target, decision) {
 	if r.Method != http.MethodConnect && !r.URL.IsAbs() {
-		return target{}, reject(target{}, "this is a proxy: it only answers proxy requests")
+		return target{}, reject(target{}, egress.CauseRequest)
 	}
 	t := target{host: r.URL.Hostname()}
 	if r.Method != http.MethodConnect && r.URL.Scheme != "http" {
-		return t, reject(t, "only http is forwarded; use CONNECT for anything else")
+		return t, reject(t, egress.CauseScheme)
 	}
 	if r.Method == http.MethodConnect && r.ContentLength != 0 {
 		// Programs differ on whether the body belongs to the CONNECT or to the
 		// tunnel.
-		d := reject(t, "CONNECT takes no body")
+		d := reject(t, egress.CauseBody)
 		d.status = http.StatusBadRequest
 		return t, d
 	}
 	port, ok := portOf(r)
 	if !ok {
-		return t, reject(t, "the target has no valid port")
+		return t, reject(t, egress.CausePort)
 	}
 	t.port = port
 	set := p.rules.current()

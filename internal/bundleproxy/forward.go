@@ -67,7 +67,7 @@ func (p *proxy) failedResponse(ctx *goproxy.ProxyCtx) *http.Response {
 	if dial == nil && ctx.Req.Context().Err() == nil { // otherwise the guest no longer waits
 		p.log.decision(t, d)
 	}
-	text := textOf(t, d)
+	text := d.refusal.String()
 	resp := goproxy.NewResponse(ctx.Req, goproxy.ContentTypeText, d.status, "bundle: "+text+"\n")
 	maps.Copy(resp.Header, refusalHeader(d, text))
 	return resp
@@ -83,7 +83,7 @@ func (p *proxy) forwardConnect(w http.ResponseWriter, r *http.Request, t target)
 		if errors.As(err, &dial) {
 			d = dial.decision
 		}
-		p.refuse(w, r, t, d)
+		p.refuse(w, r, d)
 		return
 	}
 	dialed := &dialedConn{conn: conn}

@@ -119,10 +119,7 @@ func (l *decisionLog) decision(t target, d decision) {
 	}
 	line := logLine{Decision: word, Host: egress.PrintableHost(t.host), Port: t.port, Reason: d.reason}
 	if r := d.refusal; !d.allowed {
-		line.Closed, line.Cause = r.By, r.Cause
-		if r.Cause != egress.CauseRequest {
-			line.Reason = r.Why()
-		}
+		line.Closed, line.Cause, line.Reason = r.By, r.Cause, r.Why()
 		if r.Addr.IsValid() {
 			line.Address = r.Addr.WithZone("").String()
 		}

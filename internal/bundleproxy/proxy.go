@@ -179,7 +179,7 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	t, d := p.decide(r)
 	p.log.decision(t, d)
 	if !d.allowed {
-		p.refuse(w, r, t, d)
+		p.refuse(w, r, d)
 		return
 	}
 	r = r.WithContext(withTarget(r.Context(), t))

@@ -34,14 +34,14 @@ func removeClaims(h http.Header) {
 // refuse answers a request that is not forwarded. Programs show different parts of an
 // answer to CONNECT, and few show its body, so the text is in the body, in headers and
 // in the reason phrase.
-func (p *proxy) refuse(w http.ResponseWriter, r *http.Request, t target, d decision) {
+func (p *proxy) refuse(w http.ResponseWriter, r *http.Request, d decision) {
 	if r.ContentLength != 0 {
 		// Otherwise the server waits for the body before it answers, for as
 		// long as the guest likes.
 		w.Header().Set("Connection", "close")
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(p.limits.drain))
 	}
-	text := textOf(t, d)
+	text := d.refusal.String()
 	for name, values := range refusalHeader(d, text) {
 		w.Header()[name] = values
 	}
@@ -50,14 +50,6 @@ func (p *proxy) refuse(w http.ResponseWriter, r *http.Request, t target, d decis
 	}
 	w.WriteHeader(d.status)
 	fmt.Fprintf(w, "bundle: %s\n", text)
-}
-
-// textOf returns what the guest is told. It is one line of printable ASCII.
-func textOf(t target, d decision) string {
-	if t.host == "" {
-		return d.reason
-	}
-	return fmt.Sprintf("%s, port %d: %s", egress.PrintableHost(t.host), t.port, d.reason)
 }
 
 // refusalHeader returns the headers of an answer that the bundle gives itself.
@@ -86,6 +78,8 @@ func proxyError(c egress.Cause) string {
 		return "destination_ip_unroutable"
 	case egress.CauseBadAnswer:
 		return "http_protocol_error"
+	case egress.CauseScheme, egress.CauseBody, egress.CausePort, egress.CauseRequest:
+		return "http_request_error"
 	case egress.CausePrivate, egress.CauseNever, egress.CauseOwnNetwork:
 		return "destination_ip_prohibited"
 	}

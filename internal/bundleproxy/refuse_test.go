@@ -105,6 +105,7 @@ func TestRefusalsSayWhyAndWhatToDo(t *testing.T) {
 		"no network":             {failing(errno(syscall.ENETUNREACH)), "api.example.com", 443, 502, "destination_ip_unroutable", "the host cannot be reached: the node has no route to it", ""},
 		"unreachable otherwise":  {failing(errno(syscall.EPERM)), "api.example.com", 443, 502, "destination_ip_unroutable", "the host cannot be reached", ""},
 		"plain HTTP, refuses":    {failing(errno(syscall.ECONNREFUSED)), "api.example.com", 80, 502, "connection_refused", "the host refuses connections on this port", ""},
+		"plain HTTP, https":      {open, "api.example.com", 0, 403, "http_request_error", "only http is forwarded; use CONNECT for anything else", ""},
 		"plain HTTP, no rule":    {open, "new.example.com", 80, 403, "http_request_denied", noRule, fmt.Sprintf(add, "new.example.com:80")},
 		"plain HTTP, other port": {open, "api.example.com", 8080, 403, "http_request_denied", noRule + ": the host is allowed on another port", fmt.Sprintf(add, "api.example.com:8080")},
 	} {
@@ -115,10 +116,16 @@ func TestRefusalsSayWhyAndWhatToDo(t *testing.T) {
 			if strings.HasPrefix(name, "plain HTTP") {
 				raw, isConnect = get("http://"+target+"/secret?path"), false
 			}
+			if strings.HasSuffix(name, ", https") {
+				raw = get("https://" + tt.host + "/secret?path")
+			}
 			got := w.ask(tt.status, raw)[0]
 			shown := strings.Trim(tt.host, "[]")
 			shown = shown[:min(len(shown), 64)]
 			text := fmt.Sprintf("%s, port %d: %s", shown, tt.port, tt.why)
+			if tt.port == 0 {
+				text = shown + ": " + tt.why
+			}
 			usual := http.StatusText(tt.status)
 			if tt.do != "" && !strings.Contains(got.body, "; "+tt.do) || tt.do == "" && strings.Contains(got.body, " add ") {
 				t.Errorf("body: got %q, want what to do: %q", got.body, tt.do)

@@ -33,7 +33,13 @@ const (
 	CausePlatform Cause = "platform"
 	// CauseRulesChanged: the rules no longer allow a connection that is open.
 	CauseRulesChanged Cause = "rules-changed"
-	// CauseRequest: the request is not one that a bundle forwards.
+	// CauseScheme: the request is for a URL that needs CONNECT.
+	CauseScheme Cause = "scheme"
+	// CauseBody: a CONNECT has a body.
+	CauseBody Cause = "body"
+	// CausePort: the request names no valid port.
+	CausePort Cause = "port"
+	// CauseRequest: the request is not one for a proxy.
 	CauseRequest Cause = "request"
 
 	// CauseUnknownName: the host's name does not exist or has no address.
@@ -95,14 +101,14 @@ func Refuse(host string, port uint16, err error) Refusal {
 
 const (
 	noRule      = "no egress rule allows this host and port"
-	unexplained = "the bundle refused the request"
+	unexplained = "the bundle did not forward the request"
 )
 
 // Why says why. It is printable ASCII of at most 200 characters, and contains nothing
 // that a guest wrote but an address.
 func (r Refusal) Why() string {
 	if !r.Addr.IsValid() && (r.Cause == CausePrivate || r.Cause == CauseNever || r.Cause == CauseOwnNetwork) {
-		return unexplained // a log line that no bundle of ours writes
+		return unexplained // this release of the bundle writes no such log line
 	}
 	switch r.Cause {
 	case CauseNoRule:
@@ -127,7 +133,10 @@ func (r Refusal) Why() string {
 // whys are the reasons that are the same for every host.
 var whys = map[Cause]string{
 	CauseRulesChanged:      "the egress rules have changed: connection closed",
-	CauseRequest:           "this is not a request that the bundle forwards",
+	CauseScheme:            "only http is forwarded; use CONNECT for anything else",
+	CauseBody:              "CONNECT takes no body",
+	CausePort:              "the target has no valid port",
+	CauseRequest:           "this is a proxy: it only answers proxy requests",
 	CauseUnknownName:       "the name does not resolve: the bundle's resolver knows no address for it",
 	CauseResolver:          "the name does not resolve: the bundle's resolver does not answer",
 	CauseConnectionRefused: "the host refuses connections on this port",
@@ -182,11 +191,14 @@ func (r Refusal) Reason() string {
 	return r.Why()
 }
 
-// String returns "HOST, port PORT: REASON", without the beginning if there is no host.
-// It is printable ASCII of at most 450 characters.
+// String returns "HOST, port PORT: REASON", without the host or the port if there is
+// none. It is printable ASCII of at most 450 characters.
 func (r Refusal) String() string {
-	if r.Host == "" {
+	switch {
+	case r.Host == "":
 		return r.Reason()
+	case r.Port == 0:
+		return fmt.Sprintf("%s: %s", PrintableHost(r.Host), r.Reason())
 	}
 	return fmt.Sprintf("%s, port %d: %s", PrintableHost(r.Host), r.Port, r.Reason())
 }

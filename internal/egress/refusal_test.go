@@ -13,7 +13,8 @@ import (
 
 // causes are all causes, and one that no release knows.
 var causes = []egress.Cause{
-	egress.CauseNoRule, egress.CauseOtherPort, egress.CausePrivate, egress.CauseNever, egress.CauseOwnNetwork, egress.CausePlatform, egress.CauseRulesChanged, egress.CauseRequest,
+	egress.CauseNoRule, egress.CauseOtherPort, egress.CausePrivate, egress.CauseNever, egress.CauseOwnNetwork, egress.CausePlatform, egress.CauseRulesChanged,
+	egress.CauseScheme, egress.CauseBody, egress.CausePort, egress.CauseRequest,
 	egress.CauseUnknownName, egress.CauseResolver, egress.CauseConnectionRefused, egress.CauseTimeout, egress.CauseNoRoute, egress.CauseUnreachable, egress.CauseBadAnswer, "later",
 }
 
