@@ -127,6 +127,7 @@ func TestReportsSayWhatTheGuestRead(t *testing.T) {
 // bounded size, and that a refusal which goes on is reported again only after an hour.
 func TestReportsAreBounded(t *testing.T) {
 	r := newReports(t)
+	start := r.clock.Now()
 	var many []host.Decision
 	for i := range 100 {
 		many = append(many, denied(fmt.Sprintf("h%d.example.com", i), 443))
@@ -136,14 +137,14 @@ func TestReportsAreBounded(t *testing.T) {
 	if !strings.HasPrefix(text, "h0.example.com, port 443: ") || len(text) > 1000 || !strings.Contains(text, ". And 9") {
 		t.Errorf("report: got %q, want the first refusals and how many more there are", text)
 	}
-	reported := r.clock.Now()
 	r.decide(denied("h0.example.com", 443), denied("later.example.com", 443))
 	_, text = r.next()
 	if !strings.HasPrefix(text, "later.example.com, port 443: ") || strings.Contains(text, "h0.example.com") {
 		t.Errorf("second report: got %q, want only what was not reported", text)
 	}
-	if got := r.clock.Since(reported); got < denials.PublishInterval-2*time.Second {
-		t.Errorf("second report after %s, want %s", got, denials.PublishInterval)
+	// The clock may have gone on since the first report was made, but not before the start.
+	if got := r.clock.Since(start); got < denials.PublishInterval {
+		t.Errorf("second report after %s, want %s or more", got, denials.PublishInterval)
 	}
 	r.clock.Step(denials.TellAgain)
 	r.decide(denied("h0.example.com", 443))
