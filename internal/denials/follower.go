@@ -135,10 +135,11 @@ func (f *Follower) Follow(owner host.Owner, container string, since time.Time) {
 	ctx, cancel := context.WithCancel(f.ctx)
 	old := one
 	one = &following{container: container, stop: cancel, refused: map[string]*report{host.VerdictDeny: {}, host.VerdictFail: {}}}
-	if old != nil { // what was told need not be told again
-		one.refused = old.refused
+	if old != nil { // what was told need not be told again, and what waits is told later
+		one.refused, one.publishedAt = old.refused, old.publishedAt
 	}
 	f.following[owner.UID] = one
+	f.schedule(ctx, owner, one)
 	go f.follow(ctx, owner, since, one)
 }
 
@@ -180,7 +181,17 @@ func (f *Follower) add(ctx context.Context, owner host.Owner, one *following, d 
 		one.denials.AddClosed(d.Host, d.Port, egress.ClosedBy(d.Closed))
 		one.changed = true
 	}
-	if one.scheduled || !one.changed && len(report.pending) == 0 {
+	f.schedule(ctx, owner, one)
+}
+
+// schedule schedules the publication of what was recorded, if there is anything and it is
+// not scheduled already. f.mu is held.
+func (f *Follower) schedule(ctx context.Context, owner host.Owner, one *following) {
+	waits := one.changed
+	for _, report := range one.refused {
+		waits = waits || len(report.pending) > 0
+	}
+	if one.scheduled || !waits {
 		return
 	}
 	one.scheduled = true

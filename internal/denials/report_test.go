@@ -123,6 +123,19 @@ func TestReportsSayWhatTheGuestRead(t *testing.T) {
 	}
 }
 
+// TestReportSurvivesTheContainer checks that what waits to be reported is not lost when
+// the bundle gets a new container.
+func TestReportSurvivesTheContainer(t *testing.T) {
+	r := newReports(t)
+	r.decide(denied("first.example.com", 443))
+	r.next()
+	r.decide(denied("second.example.com", 443))
+	r.follow.Follow(r.owner, "container-2", time.Time{})
+	if _, text := r.next(); !strings.HasPrefix(text, "second.example.com, port 443: ") {
+		t.Errorf("report: got %q, want the refusal of the first container", text)
+	}
+}
+
 // TestReportsAreBounded checks that a guest which asks for many hosts causes one report of
 // bounded size, and that a refusal which goes on is reported again only after an hour.
 func TestReportsAreBounded(t *testing.T) {
