@@ -3,10 +3,12 @@
 package e2e
 
 import (
+	"archive/tar"
 	"bytes"
 	"compress/gzip"
 	"crypto/sha256"
 	"encoding/hex"
+	"slices"
 	"strings"
 	"testing"
 
@@ -140,34 +142,51 @@ func TestDiskFullWhilePulling(t *testing.T) {
 	c.DeleteAndWait(t, b)
 }
 
-// zeros is a layer of n zero bytes, where n is a multiple of 16 MiB. It unpacks to
-// an empty tar archive, and it is compressed to about a thousandth of its size.
+// zeros is a layer with one file of n zero bytes, where n is a multiple of 16 MiB. It is
+// compressed to about a thousandth of its size.
 type zeros struct {
 	v1.Layer
-	n int
+	header []byte // of the file in the layer's archive
+	n      int
 }
 
 const zeroPart = 16 << 20
 
+// trailer ends a tar archive.
+var trailer = make([]byte, 1024)
+
 func newZeros(t *testing.T, n int) v1.Layer {
 	t.Helper()
+	var header bytes.Buffer
+	if err := tar.NewWriter(&header).WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "zeros", Mode: 0o644, Size: int64(n)}); err != nil {
+		t.Fatal(err)
+	}
 	// Repeating one compressed part gives the same content much faster.
-	var part bytes.Buffer
-	z := gzip.NewWriter(&part)
-	if _, err := z.Write(make([]byte, zeroPart)); err != nil {
+	part := compressed(t, make([]byte, zeroPart))
+	packed := slices.Concat(compressed(t, header.Bytes()), bytes.Repeat(part, n/zeroPart), compressed(t, trailer))
+	return zeros{static.NewLayer(packed, types.DockerLayer), header.Bytes(), n}
+}
+
+func compressed(t *testing.T, data []byte) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	z := gzip.NewWriter(&out)
+	if _, err := z.Write(data); err != nil {
 		t.Fatal(err)
 	}
 	if err := z.Close(); err != nil {
 		t.Fatal(err)
 	}
-	return zeros{static.NewLayer(bytes.Repeat(part.Bytes(), n/zeroPart), types.DockerLayer), n}
+	return out.Bytes()
 }
 
 func (z zeros) DiffID() (v1.Hash, error) {
 	sum, part := sha256.New(), make([]byte, zeroPart)
+	sum.Write(z.header)
 	for range z.n / zeroPart {
 		sum.Write(part)
 	}
+	sum.Write(trailer)
 	return v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(sum.Sum(nil))}, nil
 }
 
