@@ -270,7 +270,12 @@ func (r *bottles) createPod(ctx context.Context, f facts, pin string) (*corev1.P
 	case err == nil:
 		return pod, "", nil
 	case apierrors.IsAlreadyExists(err):
-		return r.adoptPod(ctx, f.bottle, pod.Name)
+		existing, refusal, err := r.adoptPod(ctx, f.bottle, pod.Name)
+		if existing == nil || f.pod == nil || endOf(existing) == "" {
+			return existing, refusal, err
+		}
+		refusal, err = formerStays(existing)
+		return nil, refusal, err
 	case namespaceTerminating(err):
 		return nil, "", errNamespaceTerminating
 	case refused(err):

@@ -117,14 +117,15 @@ func pauseAfter(failures int, age time.Duration, o Options) (pause time.Duration
 
 // succeeds reports whether Pod b takes the place of Pod a of the same Bottle. A Pod that
 // has not ended takes the place of one that has; otherwise, the later Pod takes the place
-// of the earlier one. A Pod that is being
-// deleted before it has ended keeps its place, because its deletion has a meaning.
+// of the earlier one. The number of those that ended decides only about Pods of the same
+// second: it starts over after a Pod that lasted. A Pod that is being deleted before it
+// has ended keeps its place, because its deletion has a meaning.
 func succeeds(a, b *corev1.Pod) bool {
 	endedA, endedB := endOf(a) != "", endOf(b) != ""
 	switch {
 	case endedA != endedB:
 		return endedA
-	case endedA && failuresBefore(a) != failuresBefore(b):
+	case endedA && a.CreationTimestamp.Equal(&b.CreationTimestamp):
 		return failuresBefore(a) < failuresBefore(b)
 	case endedA:
 		return a.CreationTimestamp.Before(&b.CreationTimestamp)
@@ -132,6 +133,16 @@ func succeeds(a, b *corev1.Pod) bool {
 		return a.DeletionTimestamp.IsZero()
 	}
 	return b.CreationTimestamp.Before(&a.CreationTimestamp)
+}
+
+// formerStays explains why a Pod that has ended has the name of the successor. If that is
+// because the cache does not show the Pod yet, it returns errStale. Otherwise the Pod is a
+// former placeholder that something keeps, and formerStays returns text for the user.
+func formerStays(pod *corev1.Pod) (string, error) {
+	if pod.DeletionTimestamp.IsZero() {
+		return "", errStale
+	}
+	return fmt.Sprintf("Pod %s has ended too, and is still there: look for what keeps it, such as a finalizer", pod.Name), nil
 }
 
 // eviction returns how the placeholder was made to leave its node, or "". What the status

@@ -149,6 +149,8 @@ func TestWhichPlaceholderCounts(t *testing.T) {
 		"both ended":       {fail, func(p *corev1.Pod) { fail(p); p.Annotations[annotationFailures] = "1" }},
 		"both ended, the count is lost": {func(p *corev1.Pod) { fail(p); p.CreationTimestamp = at(1) },
 			func(p *corev1.Pod) { fail(p); p.CreationTimestamp = at(2) }},
+		"both ended, the former one lasted": {func(p *corev1.Pod) { fail(p); p.CreationTimestamp, p.Annotations[annotationFailures] = at(1), "5" },
+			func(p *corev1.Pod) { fail(p); p.CreationTimestamp, p.Annotations[annotationFailures] = at(2), "1" }},
 		"neither ended": {func(p *corev1.Pod) { p.CreationTimestamp = at(2) }, func(p *corev1.Pod) { p.CreationTimestamp = at(1) }},
 		"neither ended, one is deleted": {func(p *corev1.Pod) { p.CreationTimestamp = at(1) },
 			func(p *corev1.Pod) { p.CreationTimestamp, p.DeletionTimestamp = at(2), &metav1.Time{Time: at(3).Time} }},

@@ -263,6 +263,46 @@ func TestPausesBetweenPlaceholders(t *testing.T) {
 	}
 }
 
+// A former placeholder may stay for a while because something else keeps it, such as a
+// queue with a finalizer. It is not taken for a successor, and the Bottle says why it has
+// none.
+func TestFormerPlaceholderThatStays(t *testing.T) {
+	w := newWorld(t)
+	w.options.LongestPause = time.Hour // none of the placeholders lasts
+	w.start(interceptor.Funcs{})
+	node, _ := w.node("a")
+	w.placed(builders.MakeBottle("a").Obj(), node)
+	w.takeOver("a")
+	const foreign = "example.com/queue"
+	first := w.pod("a")
+	w.must(w.c.Patch(w.Context(), first.DeepCopy(), client.RawPatch("application/strategic-merge-patch+json", []byte(`{"metadata":{"finalizers":["`+foreign+`"]}}`))))
+	w.end(first, "Failed", "Evicted")
+	var second *corev1.Pod
+	w.eventually(func() string {
+		for _, pod := range w.pods("a") {
+			if pod.Name != first.Name {
+				second = &pod
+				return ""
+			}
+		}
+		return "the placeholder has no successor"
+	})
+	w.end(second, "Failed", "OutOfmemory")
+	w.waitScheduled("a", "True PlaceholderEnded")
+	w.eventually(func() string {
+		if got := message(w.bottle("a"), v1alpha1.ConditionScheduled); !strings.Contains(got, "Pod "+second.Name) || !strings.Contains(got, first.Name+" has ended too, and is still there") {
+			return fmt.Sprintf("got message %q, want it to name both Pods", got)
+		}
+		return ""
+	})
+	w.must(w.c.Patch(w.Context(), first.DeepCopy(), client.RawPatch("application/strategic-merge-patch+json", []byte(`{"metadata":{"$deleteFromPrimitiveList/finalizers":["`+foreign+`"]}}`))))
+	third := w.successor("a", second)
+	w.waitScheduled("a", "True Scheduled")
+	if third.Name != first.Name || third.Annotations["botbottle.dev/ended-placeholders"] != "2" {
+		t.Errorf("got Pod %s with annotations %v, want %s, which counts 2 before it", third.Name, third.Annotations, first.Name)
+	}
+}
+
 // A Bottle whose placeholder ends before it has a node gets another one, after growing
 // pauses too.
 func TestEndedBeforePlacement(t *testing.T) {
