@@ -88,10 +88,15 @@ func (o *AgentOptions) fixedNetworks() ([]subnet.Reserved, error) {
 		return nil, err
 	}
 	for flag, networks := range map[string][]netip.Prefix{"--egress-closed": closed, "--registry-allow-networks": registries} {
+		var some []subnet.Reserved
 		for _, n := range networks {
 			if whole := n.Bits() <= pool.Prefix().Bits() && n.Contains(pool.Prefix().Addr()); !whole {
-				out = append(out, subnet.Reserved{Network: n, By: flag})
+				some = append(some, subnet.Reserved{Network: n, By: flag})
 			}
+		}
+		// Together, too, they must leave something.
+		if _, err := pool.Pick("", nil, some); err == nil {
+			out = append(out, some...)
 		}
 	}
 	return out, nil

@@ -63,6 +63,35 @@ func TestSurroundingsOfTheFlags(t *testing.T) {
 	}
 }
 
+// Networks of flags with another purpose do not take the whole pool, in whatever pieces
+// the administrator names it.
+func TestThePoolIsClosedInPieces(t *testing.T) {
+	for name, args := range map[string][]string{
+		"halves":       {"--egress-closed", "192.168.0.0/17,192.168.128.0/17"},
+		"two flags":    {"--egress-closed", "10.0.0.0/8,192.168.0.0/17", "--egress-closed", "192.168.128.0/17"},
+		"but excluded": {"--egress-closed", "192.168.0.0/17", "--subnet-exclude", "192.168.128.0/17"},
+		"registries":   {"--registry-allow-networks", "192.168.128.0/17,192.168.0.0/17"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := &AgentOptions{}
+			if err := parse(t, o, append([]string{"--node-name", "n"}, args...)...); err != nil {
+				t.Fatal(err)
+			}
+			fixed, err := o.fixedNetworks()
+			if err != nil {
+				t.Fatal(err)
+			}
+			pool, err := o.pool()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := pool.Pick("demo", nil, fixed); err != nil {
+				t.Errorf("Pick: got %v, %v, want a subnet", got, err)
+			}
+		})
+	}
+}
+
 // --reserved-networks means what it says, even if nothing is left.
 func TestTheWholePoolMayBeReserved(t *testing.T) {
 	o := &AgentOptions{}
