@@ -60,15 +60,17 @@ type podFacts struct {
 	// failures is how many placeholders ended in a row before this one, and next is that
 	// number for its successor.
 	failures, next int
-	// unheld reports that our finalizer is missing.
-	unheld bool
+	// unheld reports that our finalizer is missing, and marked that it is because
+	// replacePod removes the Pod.
+	unheld, marked bool
 	// scheduled is the Pod's condition PodScheduled; nil when absent.
 	scheduled *corev1.PodCondition
 }
 
-// replaced reports whether a Pod that is being deleted is one that podReplace
-// deletes. It books too little and has no finalizer, so it is about to disappear.
-func (p *podFacts) replaced() bool { return p.unbooked != "" && p.unheld }
+// replaced reports whether a Pod that is being deleted is one that replacePod
+// deletes. It is marked, or books too little (earlier managers marked none), and has no
+// finalizer, so it is about to disappear.
+func (p *podFacts) replaced() bool { return p.marked || p.unbooked != "" && p.unheld }
 
 // desiredPod is what a Bottle requests from the scheduler.
 type desiredPod struct {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/backoff"
@@ -26,6 +27,16 @@ import (
 // annotationFailures, on a placeholder Pod, is how many placeholders of the Bottle ended in
 // a row before it.
 const annotationFailures = "botbottle.dev/ended-placeholders"
+
+// annotationReplaced, on a placeholder Pod, says that a manager removes the Pod because
+// another one takes its place. Admission lets nobody else set it.
+const annotationReplaced = "botbottle.dev/replaced"
+
+// beingReplaced reports whether replacePod removes the Pod: nobody who deletes it now
+// means the machine.
+func beingReplaced(pod *corev1.Pod) bool {
+	return pod.Annotations[annotationReplaced] != "" && !controllerutil.ContainsFinalizer(pod, v1alpha1.FinalizerMachine)
+}
 
 // mostFailures bounds annotationFailures.
 const mostFailures = 1000
@@ -116,23 +127,25 @@ func pauseAfter(failures int, age time.Duration, o Options) (pause time.Duration
 }
 
 // succeeds reports whether Pod b takes the place of Pod a of the same Bottle. A Pod that
-// has not ended takes the place of one that has; otherwise, the later Pod takes the place
-// of the earlier one. The number of those that ended decides only about Pods of the same
-// second: it starts over after a Pod that lasted. A Pod that is being deleted before it
-// has ended keeps its place, because its deletion has a meaning.
+// has not ended takes the place of one that has. Of two that have ended, the later one
+// counts. The number of those that ended decides only about Pods of the same second: it
+// starts over after a Pod that lasted. Of two that have not ended, the earlier one counts.
+// A Pod that is being deleted before it has ended keeps its place, because its deletion
+// has a meaning. Times have no fractions of a second, so the names decide last: every pass
+// must choose the same Pod.
 func succeeds(a, b *corev1.Pod) bool {
 	endedA, endedB := endOf(a) != "", endOf(b) != ""
 	switch {
 	case endedA != endedB:
 		return endedA
-	case endedA && a.CreationTimestamp.Equal(&b.CreationTimestamp):
-		return failuresBefore(a) < failuresBefore(b)
 	case endedA:
-		return a.CreationTimestamp.Before(&b.CreationTimestamp)
+		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(failuresBefore(a), failuresBefore(b)), cmp.Compare(a.Name, b.Name)) < 0
+	case beingReplaced(a) != beingReplaced(b):
+		return beingReplaced(a)
 	case a.DeletionTimestamp.IsZero() != b.DeletionTimestamp.IsZero():
 		return a.DeletionTimestamp.IsZero()
 	}
-	return b.CreationTimestamp.Before(&a.CreationTimestamp)
+	return cmp.Or(b.CreationTimestamp.Compare(a.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name)) < 0
 }
 
 // formerStays explains why a Pod that has ended has the name of the successor. If that is

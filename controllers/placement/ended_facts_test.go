@@ -151,7 +151,12 @@ func TestWhichPlaceholderCounts(t *testing.T) {
 			func(p *corev1.Pod) { fail(p); p.CreationTimestamp = at(2) }},
 		"both ended, the former one lasted": {func(p *corev1.Pod) { fail(p); p.CreationTimestamp, p.Annotations[annotationFailures] = at(1), "5" },
 			func(p *corev1.Pod) { fail(p); p.CreationTimestamp, p.Annotations[annotationFailures] = at(2), "1" }},
-		"neither ended": {func(p *corev1.Pod) { p.CreationTimestamp = at(2) }, func(p *corev1.Pod) { p.CreationTimestamp = at(1) }},
+		"neither ended":                     {func(p *corev1.Pod) { p.CreationTimestamp = at(2) }, func(p *corev1.Pod) { p.CreationTimestamp = at(1) }},
+		"neither ended, of the same second": {func(*corev1.Pod) {}, func(*corev1.Pod) {}},
+		"neither ended, one is being replaced": {func(p *corev1.Pod) {
+			p.CreationTimestamp, p.DeletionTimestamp = at(1), &metav1.Time{Time: at(3).Time}
+			p.Annotations[annotationReplaced], p.Finalizers = "true", nil
+		}, func(p *corev1.Pod) { p.CreationTimestamp = at(2) }},
 		"neither ended, one is deleted": {func(p *corev1.Pod) { p.CreationTimestamp = at(1) },
 			func(p *corev1.Pod) { p.CreationTimestamp, p.DeletionTimestamp = at(2), &metav1.Time{Time: at(3).Time} }},
 	}

@@ -303,6 +303,41 @@ func TestFormerPlaceholderThatStays(t *testing.T) {
 	}
 }
 
+// Two managers for a moment, such as one that has just ceased to lead and its successor, may
+// each create a placeholder. When one removes the surplus Pod while the other restores its
+// finalizer, the Bottle stays on its node.
+func TestSurplusPlaceholder(t *testing.T) {
+	w := newWorld(t)
+	w.start(interceptor.Funcs{})
+	node, _ := w.node("a")
+	w.placed(builders.MakeBottle("a").Obj(), node)
+	w.takeOver("a")
+	own := w.pod("a")
+	w.stop()
+	time.Sleep(time.Until(own.CreationTimestamp.Add(time.Second))) // times have no fractions
+	surplus := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
+		Namespace: own.Namespace, Name: own.Name + "-2", Labels: own.Labels, Annotations: own.Annotations,
+		Finalizers: own.Finalizers, OwnerReferences: own.OwnerReferences,
+	}, Spec: own.Spec}
+	w.must(w.c.Create(w.Context(), surplus))
+	var restored atomic.Bool
+	w.start(interceptor.Funcs{Delete: func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.DeleteOption) error {
+		if o.GetUID() == surplus.UID && !restored.Swap(true) {
+			if err := w.c.Patch(ctx, surplus.DeepCopy(), client.RawPatch("application/strategic-merge-patch+json", []byte(`{"metadata":{"finalizers":["`+v1alpha1.FinalizerMachine+`"]}}`))); err != nil {
+				return err
+			}
+		}
+		return c.Delete(ctx, o, opts...)
+	}})
+	w.eventually(func() string {
+		if pods := w.pods("a"); len(pods) != 1 || pods[0].UID != own.UID || !restored.Load() {
+			return fmt.Sprintf("got %d placeholders, want one of the two", len(pods))
+		}
+		return ""
+	})
+	w.stays("a")
+}
+
 // A Bottle whose placeholder ends before it has a node gets another one, after growing
 // pauses too.
 func TestEndedBeforePlacement(t *testing.T) {

@@ -229,6 +229,7 @@ func observePod(pod *corev1.Pod) *podFacts {
 		node:     pod.Spec.NodeName,
 		deleting: !pod.DeletionTimestamp.IsZero(),
 		unheld:   !controllerutil.ContainsFinalizer(pod, v1alpha1.FinalizerMachine),
+		marked:   beingReplaced(pod),
 		digest:   pod.Annotations[annotationDigest],
 		ended:    endOf(pod),
 		evicted:  evictedFrom(pod),

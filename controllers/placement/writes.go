@@ -68,12 +68,23 @@ func (r *bottles) release(ctx context.Context, pod *corev1.Pod) error {
 
 // replacePod removes the finalizer of a Pod, whose place another one takes, and then
 // deletes it. In the other order, the Pod would for a moment look like one that somebody
-// deleted, which evicts the Bottle: see podFacts.replaced.
+// deleted, which evicts the Bottle. So would a Pod that got its finalizer back in between,
+// from a manager that has just ceased to lead: the Pod is deleted only in the version
+// without the finalizer. The API server shows it as being deleted before it is gone, and
+// the annotation tells every manager why: see beingReplaced.
 func (r *bottles) replacePod(ctx context.Context, pod *corev1.Pod) error {
-	if err := r.patchFinalizer(ctx, pod, releasePod); err != nil {
-		return err
+	pod = pod.DeepCopy()
+	if !beingReplaced(pod) {
+		patch := fmt.Appendf(nil, `{"metadata":{"uid":%q,"annotations":{%q:"true"},%q:[%q]}}`, pod.UID, annotationReplaced, releasePod, v1alpha1.FinalizerMachine)
+		err := r.Patch(ctx, pod, client.RawPatch(types.StrategicMergePatchType, patch), client.FieldOwner(v1alpha1.ManagerFieldOwner))
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("release placeholder Pod %s: %w", pod.Name, err)
+		}
 	}
-	err := r.Delete(ctx, pod, client.GracePeriodSeconds(0), client.Preconditions{UID: &pod.UID})
+	err := r.Delete(ctx, pod, client.GracePeriodSeconds(0), client.Preconditions{UID: &pod.UID, ResourceVersion: &pod.ResourceVersion})
 	if client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("delete placeholder Pod %s: %w", pod.Name, err)
 	}
