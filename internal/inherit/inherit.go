@@ -74,14 +74,28 @@ func Labels(b *v1alpha1.Bottle) map[string]string {
 	return filter(b.Labels, func(key string) bool { return named[key] || slices.Contains(LabelKeys, key) })
 }
 
+// maxAnnotations is the size of all annotations that a placeholder inherits, in bytes.
+// Together with the operator's own they must stay below the API server's limit of 256 KiB:
+// otherwise a tenant could make it refuse the successor of an ended placeholder, and its
+// machine would run on without being counted.
+const maxAnnotations = 16 << 10
+
 // Annotations returns the annotations that a placeholder inherits: those in
-// AnnotationKeys.
+// AnnotationKeys, in the order of their keys, as long as they fit.
 func Annotations(b *v1alpha1.Bottle) map[string]string {
-	return filter(b.Annotations, func(key string) bool {
+	out := filter(b.Annotations, func(key string) bool {
 		return slices.ContainsFunc(AnnotationKeys, func(listed string) bool {
 			return key == listed || strings.HasSuffix(listed, "/") && strings.HasPrefix(key, listed)
 		})
 	})
+	size := 0
+	for _, key := range slices.Sorted(maps.Keys(out)) {
+		if size += len(key) + len(out[key]); size > maxAnnotations {
+			size -= len(key) + len(out[key])
+			delete(out, key)
+		}
+	}
+	return out
 }
 
 func filter(all map[string]string, inherited func(key string) bool) map[string]string {

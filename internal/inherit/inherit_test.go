@@ -3,6 +3,7 @@
 package inherit
 
 import (
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -154,5 +155,21 @@ func TestDocumentedKeys(t *testing.T) {
 		if diff := cmp.Diff(slices.Sorted(slices.Values(keys)), slices.Sorted(maps.Keys(listed))); diff != "" {
 			t.Errorf("inherited %s in docs/kubernetes.md (-code +docs):\n%s", section, diff)
 		}
+	}
+}
+
+// No annotations of a Bottle can make its placeholder too large for the API server.
+func TestAnnotationsAreBounded(t *testing.T) {
+	b := builders.MakeBottle("a").Annotation("karpenter.sh/a-large", strings.Repeat("x", 256<<10)).Annotation("karpenter.sh/do-not-disrupt", "true")
+	for i := range 300 {
+		b.Annotation(fmt.Sprintf("karpenter.sh/x-%03d", i), strings.Repeat("y", 1000))
+	}
+	size := 0
+	got := Annotations(b.Obj())
+	for key, value := range got {
+		size += len(key) + len(value)
+	}
+	if size > 16<<10 || got["karpenter.sh/do-not-disrupt"] != "true" || got["karpenter.sh/x-000"] == "" {
+		t.Errorf("got %d annotations of %d bytes in all, want those that fit into 16 KiB", len(got), size)
 	}
 }
