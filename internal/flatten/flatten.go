@@ -40,7 +40,8 @@ type Limits struct {
 	// MaxBytes bounds all layers together, as they are read and as they are
 	// unpacked, and what Flatten writes.
 	MaxBytes int64
-	// MaxEntries bounds the entries of all layers together.
+	// MaxEntries bounds the entries of all layers together, with the folders that
+	// they imply.
 	MaxEntries int
 	// Room is called before the layers take this many more bytes of the disk.
 	// Its error ends Flatten, which returns it. Nil means no check.
@@ -52,6 +53,9 @@ var (
 	ErrTooLarge = errors.New("its layers are too large")
 	// ErrTooManyEntries means that the layers have more than Limits.MaxEntries.
 	ErrTooManyEntries = errors.New("its layers have too many files")
+	// ErrLongNames means that the names of the files are longer than an average
+	// that images do not reach.
+	ErrLongNames = errors.New("the names of its files are too long")
 	// ErrTooManyLayers means that there are more than MaxLayers layers.
 	ErrTooManyLayers = fmt.Errorf("it has more than %d layers", MaxLayers)
 	// ErrInvalid means that a layer cannot be applied.

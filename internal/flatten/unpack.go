@@ -14,6 +14,7 @@ import (
 	"path"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -108,24 +109,40 @@ func apply(ctx context.Context, n int, r io.Reader, m *meter, rooms *rooms) erro
 	for i := n - 1; i > 0; i-- {
 		below = append(below, layerDir(i))
 	}
-	named := &names{root: root, listed: map[string]bool{}, parents: map[string]bool{}}
+	named := &names{root: root, lower: n - 1, listed: map[string]bool{}, parents: map[string]bool{}}
+	last := &tar.Header{}
 	filter := func(h *tar.Header) (bool, error) {
-		room, err := m.entry(h)
+		shrink(last)
+		last = h
+		folders, err := named.missing(h)
+		if err != nil {
+			return false, err
+		}
+		room, err := m.entry(h, folders)
 		if err != nil {
 			return false, callerError{err}
 		}
 		if h.Typeflag == tar.TypeGNUSparse {
 			h.Typeflag = tar.TypeReg // the reader fills the holes
 		}
-		named.add(h)
+		if err := m.parents(named.add(h)); err != nil {
+			return false, callerError{err}
+		}
 		return true, rooms.check(room)
 	}
 	_, err := archive.Apply(quiet(ctx), root, r, archive.WithFilter(filter),
 		archive.WithConvertWhiteout(whiteout), archive.WithParents(below))
 	if err == nil {
-		err = named.restoreTimes(below)
+		err = named.restoreTimes(ctx, below)
 	}
 	return layerError(ctx, n, err)
+}
+
+// shrink leaves only what containerd's code needs of an entry after it was
+// unpacked. That code keeps the headers of all folders of a layer, each of which
+// may have a megabyte of records.
+func shrink(h *tar.Header) {
+	*h = tar.Header{Typeflag: h.Typeflag, Name: strings.Clone(h.Name), ModTime: h.ModTime, AccessTime: h.AccessTime}
 }
 
 // makeDir makes a folder as an engine makes the root directory of a container.
@@ -158,26 +175,72 @@ func whiteout(h *tar.Header, name string) (bool, error) {
 // names are the folders that a layer's entries name.
 type names struct {
 	root    string
+	lower   int             // number of the layers below
 	listed  map[string]bool // have an entry of their own
 	parents map[string]bool // have an entry below them
 }
 
-func (n *names) add(h *tar.Header) {
+// add returns how many parents were not known yet.
+func (n *names) add(h *tar.Header) (added int) {
 	name := filepath.Clean("/" + h.Name)
 	if h.Typeflag == tar.TypeDir {
 		n.listed[name] = true
 	}
 	for dir := path.Dir(name); dir != "/" && !n.parents[dir]; dir = path.Dir(dir) {
 		n.parents[dir] = true
+		added++
 	}
+	return added
+}
+
+const (
+	// maxDepth bounds how many folders are above a file.
+	maxDepth = 512
+	// maxLookups bounds the work to make the folders above one file: each looks for
+	// its attributes in all layers below, with a lookup for each folder above it.
+	maxLookups = 1 << 20
+	// maxPath is the longest path that Linux takes, in bytes.
+	maxPath = 4096
+)
+
+var errDepth = errors.New("a file is in too many folders, or its name is too long")
+
+// missing returns how many folders are made for the entry because they have no
+// entry of their own.
+func (n *names) missing(h *tar.Header) (folders int, err error) {
+	name := filepath.Clean("/" + h.Name)
+	if len(name) > maxPath || strings.Count(name, "/") > maxDepth {
+		return 0, errDepth
+	}
+	dir, err := cfs.RootPath(n.root, path.Dir(name))
+	if err != nil {
+		return 0, err
+	}
+	depth := strings.Count(dir, "/")
+	if depth > maxDepth { // links can lead deeper than the name
+		return 0, errDepth
+	}
+	for ; len(dir) > len(n.root); dir = path.Dir(dir) {
+		if _, err := os.Lstat(dir); err == nil {
+			break
+		}
+		folders++
+	}
+	if folders*depth*n.lower > maxLookups {
+		return 0, errDepth
+	}
+	return folders, nil
 }
 
 // restoreTimes sets the times of folders that have no entry of their own, and
 // therefore have the time at which they were unpacked. They get the time that
 // they have in the layers below, or else the epoch.
-func (n *names) restoreTimes(below []string) error {
+func (n *names) restoreTimes(ctx context.Context, below []string) error {
 	listed := map[string]bool{}
 	for name := range n.listed {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		resolved, err := cfs.RootPath(n.root, name)
 		if err != nil {
 			return err
@@ -192,6 +255,9 @@ func (n *names) restoreTimes(below []string) error {
 		// The name may lead through links to a folder that is not a parent by
 		// its name.
 		for ; len(resolved) > len(n.root) && !listed[resolved]; resolved = path.Dir(resolved) {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
 			listed[resolved] = true
 			if err := restoreTime(n.root, resolved, below); err != nil {
 				return err
@@ -234,16 +300,28 @@ func layerError(ctx context.Context, n int, err error) error {
 		return own.error
 	case ctx.Err() != nil:
 		return ctx.Err()
+	case errors.Is(err, errDepth):
+		return fmt.Errorf("layer %d %w: %w", n, ErrInvalid, errDepth)
 	case errors.Is(err, tar.ErrHeader), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
 		return fmt.Errorf("layer %d %w: it is not a tar archive, or it is truncated", n, ErrInvalid)
 	case errors.As(err, &link) && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOENT)):
 		return fmt.Errorf("layer %d %w: a hard link needs a file that comes before it in the same layer", n, ErrInvalid)
+	case errors.Is(err, unix.ENOSPC) && hasRoom():
+		return fmt.Errorf("layer %d %w: the extended attributes of a file are too large for the node's file system", n, ErrInvalid)
 	case errors.As(err, &errno) && isOfNode(errno):
 		return fmt.Errorf("unpack layer %d: %w", n, errno)
 	case errors.As(err, &errno):
 		return fmt.Errorf("layer %d %w: an entry cannot be made: %w", n, ErrInvalid, errno)
 	}
 	return fmt.Errorf("layer %d %w: an entry is invalid or of a kind that container images do not have", n, ErrInvalid)
+}
+
+// hasRoom reports whether the disk has room for more files, so that ENOSPC is about
+// a limit of the file system. ext4 has one block for the extended attributes of a
+// file.
+func hasRoom() bool {
+	var st unix.Statfs_t
+	return unix.Statfs("/", &st) == nil && st.Ffree > 0 && int64(st.Bavail)*st.Bsize >= roomEvery
 }
 
 // isOfNode reports whether the error is about the node's disk or the agent's

@@ -98,6 +98,8 @@ func (a *archive) layersError(err error) error {
 		return ownErrorf("the image unpacks to more than the %s that this node allows (--image-max-bytes): use a smaller image, or raise the limit", bytesText(a.maxBytes))
 	case errors.Is(err, flatten.ErrTooManyEntries):
 		return ownErrorf("the layers of the image have more than %d files: use an image with fewer", maxFiles)
+	case errors.Is(err, flatten.ErrLongNames):
+		return ownErrorf("the files of the image's layers have too many long names: use an image with fewer or shorter ones")
 	case errors.Is(err, flatten.ErrTooManyLayers):
 		return ownErrorf("the image has more than %d layers: build it with fewer", flatten.MaxLayers)
 	case errors.Is(err, flatten.ErrInvalid):
