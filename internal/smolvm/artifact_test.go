@@ -93,7 +93,7 @@ func TestCheckManifest(t *testing.T) {
 	if err := realpack.Write(path, realpack.Pack{CPUs: 3}); err != nil {
 		t.Fatal(err)
 	}
-	if m, err := readManifest(path); err != nil || m["cpus"] != 3.0 {
+	if m, err := readManifest(path); err != nil || string(m["cpus"]) != "3" {
 		t.Errorf("an artifact that real releases accept: got %v, %v, want its manifest", m, err)
 	}
 }

@@ -40,7 +40,10 @@ func checkManifest(path string) error {
 
 // readManifest returns the manifest, or nil if the file has no footer. Its errors
 // contain nothing of the file.
-func readManifest(path string) (object, error) {
+//
+// It does not decode the values: a few bytes can stand for a value that takes
+// many times as much memory.
+func readManifest(path string) (map[string]json.RawMessage, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", host.ErrInvalid, err)
@@ -69,7 +72,7 @@ func readManifest(path string) (object, error) {
 	if _, err := f.ReadAt(raw, int64(at)); err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("%w: %w", host.ErrUnavailable, err)
 	}
-	var manifest object
+	var manifest map[string]json.RawMessage
 	if json.Unmarshal(raw, &manifest) != nil || manifest == nil {
 		return nil, fmt.Errorf("%w: it is not a JSON object", host.ErrInvalid)
 	}
