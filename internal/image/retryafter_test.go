@@ -90,6 +90,7 @@ func TestRetryAfterAtEachRequest(t *testing.T) {
 				w.reg.push(t, "demo:1", indexOf(img))
 				var mu sync.Mutex
 				var first, second time.Time
+				inFlight := false
 				w.reg.setFault(func(rw http.ResponseWriter, r *http.Request) bool {
 					mu.Lock()
 					defer mu.Unlock()
@@ -97,6 +98,12 @@ func TestRetryAfterAtEachRequest(t *testing.T) {
 						switch {
 						case first.IsZero():
 							first = now
+							rw.WriteHeader(ask(rw.Header(), now))
+							return true
+						case !inFlight && now.Equal(first) && hop == "the first request":
+							// go-containerregistry sends a second one if the first gets
+							// no answer for a moment, as on a busy machine.
+							inFlight = true
 							rw.WriteHeader(ask(rw.Header(), now))
 							return true
 						case second.IsZero():
