@@ -68,7 +68,8 @@ type unpackLimit struct {
 }
 
 // unpackLimit returns the limit for an artifact of size bytes. smolvm keeps the
-// layers both packed and unpacked, so twice the limit must fit on the disk.
+// layers both packed and unpacked, so twice the limit must fit on the disk, for
+// each of the artifacts that are unpacked at a time.
 func (d *Driver) unpackLimit(size int64) (unpackLimit, error) {
 	l := unpackLimit{bytes: d.opts.MaxImageBytes}
 	if byRatio := max(minUnpackedBytes, size*maxRatio); byRatio < l.bytes {
@@ -78,7 +79,7 @@ func (d *Driver) unpackLimit(size int64) (unpackLimit, error) {
 	if err := syscall.Statfs(d.opts.Home, &fs); err != nil {
 		return l, fmt.Errorf("room for an artifact: %w: %w", host.ErrUnavailable, err)
 	}
-	room := (int64(fs.Bavail)*fs.Bsize - max(0, d.opts.DiskReserve)) / 2
+	room := (int64(fs.Bavail)*fs.Bsize - max(0, d.opts.DiskReserve)) / (2 * maxSlowCreates)
 	if room < l.bytes {
 		l = unpackLimit{bytes: max(1, room), disk: true}
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -75,6 +76,22 @@ func TestUnpackLimit(t *testing.T) {
 	other := errors.New("something else")
 	if got := (unpackLimit{}).explain(other); got != other {
 		t.Errorf("another error: got %v, want it unchanged", got)
+	}
+}
+
+// All artifacts that are unpacked at a time, each packed and unpacked, leave the
+// reserve free.
+func TestUnpackLimitOfSeveral(t *testing.T) {
+	home := t.TempDir()
+	var fs syscall.Statfs_t
+	if err := syscall.Statfs(home, &fs); err != nil {
+		t.Fatal(err)
+	}
+	free := int64(fs.Bavail) * fs.Bsize
+	got, err := New(Options{Dir: "/nonexistent", Home: home, MaxImageBytes: 1 << 60, DiskReserve: free / 2}).unpackLimit(1 << 50)
+	// Others may write to the disk meanwhile, or remove files.
+	if err != nil || !got.disk || got.bytes*2*maxSlowCreates > free*3/4 {
+		t.Errorf("got %+v, %v, want a limit of which %d fit into %d bytes", got, err, 2*maxSlowCreates, free/2)
 	}
 }
 

@@ -44,7 +44,7 @@ func (d *Driver) CreateMachine(ctx context.Context, spec host.MachineSpec) error
 	if err != nil {
 		return fmt.Errorf("create machine %s: %w", name, err)
 	}
-	_, err = d.run(ctx, create.call)
+	err = d.runCreation(ctx, &create)
 	release()
 	if err != nil {
 		return create.limit.explain(err)
@@ -52,9 +52,23 @@ func (d *Driver) CreateMachine(ctx context.Context, spec host.MachineSpec) error
 	return d.removeIfOther(ctx, c, spec)
 }
 
+// runCreation runs the call, which has its turn. The room on the disk may have
+// changed while it waited.
+func (d *Driver) runCreation(ctx context.Context, create *creation) (err error) {
+	if create.artifact > 0 {
+		if create.limit, err = d.unpackLimit(create.artifact); err != nil {
+			return fmt.Errorf("%s: %w", create.what, err)
+		}
+		create.env = create.limit.env()
+	}
+	_, err = d.run(ctx, create.call)
+	return err
+}
+
 // creation is a call that creates a machine.
 type creation struct {
 	call
+	artifact int64 // size of the artifact; zero for other machines
 	// turn waits until the call may run, and returns what ends the turn.
 	turn func(context.Context) (func(), error)
 	// limit bounds an artifact; zero for other machines.
@@ -67,11 +81,7 @@ func (d *Driver) creation(ctx context.Context, c capabilities, s host.MachineSpe
 	if s.Artifact != "" {
 		create.turn = d.slowCreate
 		size, err := sizeOf(s.Artifact)
-		if err != nil {
-			return create, err
-		}
-		create.limit, err = d.unpackLimit(size)
-		create.env = create.limit.env()
+		create.artifact = max(1, size)
 		return create, err
 	}
 	size, err := sizeOf(s.Image)
