@@ -236,19 +236,19 @@ func (n *names) missing(h *tar.Header) (folders int, err error) {
 // therefore have the time at which they were unpacked. They get the time that
 // they have in the layers below, or else the epoch.
 func (n *names) restoreTimes(ctx context.Context, below []string) error {
-	listed := map[string]bool{}
+	listed, known := map[string]bool{}, map[string]string{"/": n.root}
 	for name := range n.listed {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		resolved, err := cfs.RootPath(n.root, name)
+		resolved, err := n.resolve(name, known)
 		if err != nil {
 			return err
 		}
 		listed[resolved] = true
 	}
 	for name := range n.parents {
-		resolved, err := cfs.RootPath(n.root, name)
+		resolved, err := n.resolve(name, known)
 		if err != nil {
 			return err
 		}
@@ -265,6 +265,26 @@ func (n *names) restoreTimes(ctx context.Context, below []string) error {
 		}
 	}
 	return nil
+}
+
+// resolve is like continuity's RootPath, which takes a time that is quadratic in the
+// depth, and therefore remembers the folders that it has resolved.
+func (n *names) resolve(name string, known map[string]string) (string, error) {
+	if resolved, ok := known[name]; ok {
+		return resolved, nil
+	}
+	dir, err := n.resolve(path.Dir(name), known)
+	if err != nil {
+		return "", err
+	}
+	resolved := dir + "/" + path.Base(name)
+	if info, err := os.Lstat(resolved); err == nil && info.Mode()&fs.ModeSymlink != 0 {
+		if resolved, err = cfs.RootPath(n.root, name); err != nil {
+			return "", err
+		}
+	}
+	known[name] = resolved
+	return resolved, nil
 }
 
 func restoreTime(root, dir string, below []string) error {
