@@ -81,15 +81,18 @@ func wantBooked(t *testing.T, c *story.Cluster, b *v1alpha1.Bottle) {
 // with requests, and that all its refusals are counted.
 func TestAFloodOfRefusalsIsCounted(t *testing.T) {
 	t.Parallel()
-	const requests = 30_000
+	const requests, perConnection = 30_000, 1000
 	c := connect(t)
 	b := bottleOn(node1, c.Namespace(t), "flood", "flood")
 	c.Apply(t, b)
 	c.WaitRunning(t, b)
 	before := refusals(t, c)
 	start := time.Now()
+	// nc does not read while it writes. The requests of one connection must therefore fit
+	// into the buffers on the way, or nc and the bundle wait for each other.
 	c.Guest(t, b, "sh", "-c", fmt.Sprintf(
-		`request=$(printf 'CONNECT evil.test:443 HTTP/1.1\r\nHost: x\r\n\r'); yes "$request" | head -n %d | nc -w 5 %s 8888 | grep -c '^HTTP/1.1 403'`, 3*requests, b.Status.Network.BundleIP))
+		`request=$(printf 'CONNECT evil.test:443 HTTP/1.1\r\nHost: x\r\n\r'); for i in $(seq %d); do yes "$request" | head -n %d | nc -w 5 %s 8888; done | grep -c '^HTTP/1.1 403'`,
+		requests/perConnection, 3*perConnection, b.Status.Network.BundleIP))
 	seconds := time.Since(start).Seconds()
 	c.Eventually(t, "all refusals to be counted", func() (string, bool) {
 		n := refusals(t, c) - before
