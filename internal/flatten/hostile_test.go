@@ -60,7 +60,7 @@ func TestDeepNameOverManyLayers(t *testing.T) {
 	}
 }
 
-func TestLongNames(t *testing.T) {
+func TestNamesThatAreTooLong(t *testing.T) {
 	require.Root(t)
 	var entries []imagetree.Entry
 	for i := range 10 {

@@ -99,7 +99,7 @@ func TestCheckManifest(t *testing.T) {
 }
 
 // maxArg is exactly the length of the longest argument that the kernel accepts.
-func TestLongestArgument(t *testing.T) {
+func TestArgumentOfGreatestLength(t *testing.T) {
 	run := func(n int) error {
 		_, err := runner.Exec{}.Run(t.Context(), runner.Command{Path: "/bin/true", Args: []string{strings.Repeat("x", n)}, Timeout: versionTimeout})
 		return err
