@@ -21,9 +21,9 @@ func nodeFor(cpus string) *corev1.Node {
 	return n
 }
 
-// Two Bottles are placed on a node that has room for one, because the placeholder Pod of
-// the first ended for a moment. The second waits, whatever happens to the agent or its own
-// spec, and starts when the first has left.
+// The placeholder Pod of a running Bottle ends, and the scheduler places a second Bottle on
+// the same node, which has room for only one. The second Bottle waits until the first has
+// left, even if the agent restarts or the second Bottle's spec changes.
 func TestTwoBottlesOnANodeForOne(t *testing.T) {
 	late := placed(builders.MakeBottle("late").UID(otherOwner.UID)).Obj()
 	w := newWorld(t, demo().Obj(), late, nodeFor("3"))

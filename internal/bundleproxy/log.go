@@ -85,7 +85,7 @@ type logLine struct {
 	Rules    *int   `json:"rules,omitempty"`
 	// Closed says which limit of the platform the request met.
 	Closed egress.ClosedBy `json:"closed,omitempty"`
-	// Cause and Address are those of an egress.Refusal.
+	// Cause and Address are the fields of an egress.Refusal.
 	Cause   egress.Cause `json:"cause,omitempty"`
 	Address string       `json:"address,omitempty"`
 	// LeftOut is how many decisions of this kind were left out of the log since

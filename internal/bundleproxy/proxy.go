@@ -168,7 +168,7 @@ func (p *proxy) server() *http.Server {
 		IdleTimeout:                  p.limits.keepAlive,
 		MaxHeaderBytes:               maxHeader,
 		DisableGeneralOptionsHandler: true,
-		ConnContext:                  withGuestConn,
+		ConnContext:                  contextWithGuestConn,
 		// Discard its messages, because they may contain what a guest sent.
 		ErrorLog: log.New(io.Discard, "", 0),
 	}

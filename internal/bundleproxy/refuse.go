@@ -88,7 +88,8 @@ func proxyError(c egress.Cause) string {
 
 type guestConnKey struct{}
 
-// withGuestConn makes the guest's connection available to refuse.
-func withGuestConn(ctx context.Context, c net.Conn) context.Context {
+// contextWithGuestConn adds the guest's connection to the context of its requests, for
+// refuse.
+func contextWithGuestConn(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, guestConnKey{}, c)
 }

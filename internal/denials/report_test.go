@@ -136,8 +136,8 @@ func TestReportSurvivesTheContainer(t *testing.T) {
 	}
 }
 
-// TestReportsAreBounded checks that a guest which asks for many hosts causes one report of
-// bounded size, and that a refusal which goes on is reported again only after an hour.
+// TestReportsAreBounded checks that requests for many hosts cause a single report of
+// bounded size, and that a repeated refusal is reported again only after an hour.
 func TestReportsAreBounded(t *testing.T) {
 	r := newReports(t)
 	start := r.clock.Now()

@@ -161,7 +161,7 @@ func (e *Engine) createBundle(ctx context.Context, spec host.BundleSpec, options
 	})
 	switch {
 	case errors.Is(err, host.ErrNotFound):
-		// The image was there: docker lacks something else, such as the network.
+		// The image exists, so docker did not find something else, such as the network.
 		return container.InspectResponse{}, withoutKind(what, err)
 	case err != nil && !errdefs.IsConflict(err):
 		return container.InspectResponse{}, err

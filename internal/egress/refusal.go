@@ -104,8 +104,8 @@ const (
 	unexplained = "the bundle did not forward the request"
 )
 
-// Why says why. It is printable ASCII of at most 200 characters, and contains nothing
-// that a guest wrote but an address.
+// Why returns the reason for the refusal, in at most 200 characters of printable ASCII.
+// The only part of it that a guest may have written is an address.
 func (r Refusal) Why() string {
 	if !r.Addr.IsValid() && (r.Cause == CausePrivate || r.Cause == CauseNever || r.Cause == CauseOwnNetwork) {
 		return unexplained // this release of the bundle writes no such log line

@@ -76,9 +76,9 @@ func TestAllowsOtherPort(t *testing.T) {
 	}
 }
 
-// FuzzRefusal checks that a refusal made from anything is one line of bounded printable
-// ASCII, that it stays the same when it is made again from what was logged, and that it
-// contains no more of the host than the host's own place and a rule for it.
+// FuzzRefusal checks three things about the text of a refusal, whatever its fields
+// contain. It is one short line of printable ASCII. Logging a refusal and reading it back
+// gives the same text. The host's name appears only as the host and in the advised rule.
 func FuzzRefusal(f *testing.F) {
 	f.Add("api.example.com", uint16(443), uint8(0), "10.0.0.5", "egress-closed")
 	f.Add("\x00\n\u202e ", uint16(0), uint8(2), "", "\x1b")

@@ -18,8 +18,8 @@ type Decision struct {
 	Port uint16
 	// Reason has at most 300 characters of printable ASCII.
 	Reason string
-	// Cause and Address are those of an egress.Refusal; "" if the bundle gave none. They
-	// have at most 48 characters of printable ASCII.
+	// Cause and Address are the fields of the egress.Refusal that the bundle logged, or
+	// empty. Each has at most 48 characters of printable ASCII.
 	Cause, Address string
 	// Closed is the limit of the platform that closes the destination, as
 	// egress.ClosedBy; "" if none does.

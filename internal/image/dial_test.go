@@ -103,18 +103,11 @@ var hops = map[string]func(r *http.Request) bool{
 // redirect.
 func redirecting(s *server, hop func(r *http.Request) bool, to string) {
 	s.setFault(func(w http.ResponseWriter, r *http.Request) bool {
-		switch {
-		case hop(r):
+		if hop(r) {
 			http.Redirect(w, r, to, http.StatusTemporaryRedirect)
-		case r.URL.Path == "/token":
-			_, _ = w.Write([]byte(`{"token":"t"}`))
-		case r.Header.Get("Authorization") == "":
-			w.Header().Set("WWW-Authenticate", `Bearer realm="`+s.URL+`/token",service="s"`)
-			w.WriteHeader(http.StatusUnauthorized)
-		default:
-			return false
+			return true
 		}
-		return true
+		return token(s, w, r)
 	})
 }
 

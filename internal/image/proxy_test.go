@@ -31,8 +31,8 @@ func TestRefusedMirrorIsLogged(t *testing.T) {
 	}
 }
 
-// The administrator named the proxy, so it may be anywhere. The agent does not ask the
-// proxy for an address that the agent itself would not connect to.
+// The agent connects to the administrator's proxy at any address, but never asks the proxy
+// to connect to an address that the agent itself refuses.
 func TestProxy(t *testing.T) {
 	var asked atomic.Int64
 	var hosts []string

@@ -83,8 +83,7 @@ func TestNamespacesTakeTurns(t *testing.T) {
 	waitUntil(t, "the others to wait", func() bool {
 		return strings.Contains(w.pulling(one).Message, "the node pulls") && w.saying(many, "waiting") == len(many)-1
 	})
-	// The Bottles of that namespace are deleted: the slot that one of them held passes
-	// on.
+	// Delete the Bottle that holds the slot, so that the slot becomes free.
 	for _, req := range many {
 		if strings.Contains(w.pulling(req).Message, "waiting") {
 			continue

@@ -67,9 +67,9 @@ func (o *AgentOptions) reservedNetworks() (out []subnet.Reserved, err error) {
 	return out, errors.Join(errs...)
 }
 
-// fixedNetworks returns the networks that flags name. Those of flags with another
-// purpose count only if they leave something of the pool: an administrator who closes
-// all private networks does not say where anything is.
+// fixedNetworks returns the networks that flags name. The networks of --egress-closed and
+// --registry-allow-networks count only if they leave a part of the pool: closing all
+// private networks says nothing about which of them are in use.
 func (o *AgentOptions) fixedNetworks() ([]subnet.Reserved, error) {
 	out, err := o.reservedNetworks()
 	if err != nil {

@@ -63,8 +63,8 @@ func TestSurroundingsOfTheFlags(t *testing.T) {
 	}
 }
 
-// Networks of flags with another purpose do not take the whole pool, in whatever pieces
-// the administrator names it.
+// --egress-closed and similar flags do not reserve the whole pool, even if several
+// networks together cover it.
 func TestThePoolIsClosedInPieces(t *testing.T) {
 	for name, args := range map[string][]string{
 		"halves":       {"--egress-closed", "192.168.0.0/17,192.168.128.0/17"},

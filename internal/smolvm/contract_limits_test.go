@@ -216,9 +216,9 @@ func (s slowUnpack) Run(ctx context.Context, c runner.Command) (runner.Result, e
 	return s.Exec.Run(ctx, c)
 }
 
-// TestUnpackingKeepsNobodyOut checks that other machines can be created and deleted
+// TestUnpackingBlocksNoOtherMachine checks that other machines can be created and deleted
 // while an artifact is being unpacked.
-func TestUnpackingKeepsNobodyOut(t *testing.T) {
+func TestUnpackingBlocksNoOtherMachine(t *testing.T) {
 	eachWithArtifacts(t, func(t *testing.T, dir string, write writePack) {
 		slow := slowUnpack{waiting: make(chan struct{}, 1), release: make(chan struct{})}
 		w := newWorld(t, dir, func(o *smolvm.Options) { o.Runner = slow })
