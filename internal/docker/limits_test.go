@@ -32,9 +32,8 @@ func wantLimits(t *testing.T, what string, c container.InspectResponse, cpuMilli
 
 // foreignBundle returns an Engine with the network of testSpec and a foreign
 // image.
-func foreignBundle(t *testing.T) (*Engine, *client.Client, host.BundleSpec) {
+func foreignBundle(t *testing.T, d *dockertest.Daemon) (*Engine, *client.Client, host.BundleSpec) {
 	t.Helper()
-	d := dockertest.Start(t)
 	d.LoadForeign(t)
 	e := newEngine(t, d)
 	spec := testSpec
@@ -57,7 +56,7 @@ func ensure(t *testing.T, e *Engine, spec host.BundleSpec) host.Bundle {
 // TestForeignBundleIsLimited checks that a foreign image gets limits, too, and that new
 // limits apply to a running container without a restart.
 func TestForeignBundleIsLimited(t *testing.T) {
-	e, c, spec := foreignBundle(t)
+	e, c, spec := foreignBundle(t, dockertest.Start(t))
 	first := ensure(t, e, spec)
 	before := inspect(t, c, spec.Owner)
 	wantLimits(t, "defaults", before, 250, 128)
@@ -100,7 +99,7 @@ func TestForeignBundleIsLimited(t *testing.T) {
 // TestBundleOutOfMemory checks that a container stays down for a moment after it was
 // killed for using too much memory, and that the reason is reported.
 func TestBundleOutOfMemory(t *testing.T) {
-	e, c, spec := foreignBundle(t)
+	e, c, spec := foreignBundle(t, dockertest.Start(t))
 	spec.Limits = machinesize.Bundle{CPUMillis: 500, MemoryBytes: 32 << 20}
 	if b := ensure(t, e, spec); b.OutOfMemory {
 		t.Errorf("at the start: got out of memory")

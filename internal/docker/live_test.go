@@ -215,13 +215,7 @@ func writeRules(t *testing.T, dir string, rules ...string) {
 // docker's default rights, without NET_RAW.
 func TestForeignBundleRights(t *testing.T) {
 	d := dockertest.Start(t)
-	d.LoadForeign(t)
-	e, c := newEngine(t, d), d.Client(t)
-	spec := testSpec
-	spec.Image = dockertest.ForeignImage
-	if err := e.EnsureNetwork(t.Context(), testNetwork); err != nil {
-		t.Fatal(err)
-	}
+	e, c, spec := foreignBundle(t, d)
 	if _, err := e.EnsureBundle(t.Context(), spec); err != nil {
 		t.Fatal(err)
 	}

@@ -22,13 +22,7 @@ import (
 // frames pass, and that a container with another one is replaced.
 func TestBundleMAC(t *testing.T) {
 	d := dockertest.Start(t)
-	d.LoadForeign(t)
-	e, c := newEngine(t, d), d.Client(t)
-	spec := testSpec
-	spec.Image = dockertest.ForeignImage
-	if err := e.EnsureNetwork(t.Context(), testNetwork); err != nil {
-		t.Fatal(err)
-	}
+	e, c, spec := foreignBundle(t, d)
 	ensure := func(t *testing.T) (id string) {
 		t.Helper()
 		b, err := e.EnsureBundle(t.Context(), spec)

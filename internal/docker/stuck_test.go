@@ -136,13 +136,7 @@ func TestDeadContainer(t *testing.T) {
 // create. The node has the image, so that must not be reported as missing.
 func TestNameKeptByAGhost(t *testing.T) {
 	d := dockertest.Start(t)
-	d.LoadForeign(t)
-	e, c := newEngine(t, d), d.Client(t)
-	spec := testSpec
-	spec.Image = dockertest.ForeignImage
-	if err := e.EnsureNetwork(t.Context(), testNetwork); err != nil {
-		t.Fatal(err)
-	}
+	e, c, spec := foreignBundle(t, d)
 	allow := keepFolders(t, d.ContainersDir())
 	_, err := c.ContainerCreate(t.Context(), client.ContainerCreateOptions{
 		Name: spec.Owner.ID(),
