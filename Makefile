@@ -63,7 +63,8 @@ image: build ## Write the default bundle's image to bin/images/bundle.tar.
 
 .PHONY: generate
 generate: ## Regenerate deepcopy code, the CRD and the generated docs.
-	@$(TOOL) controller-gen object:headerFile=hack/boilerplate.go.txt crd paths=./api/... output:crd:dir=config/crd/bases
+	@$(TOOL) controller-gen object:headerFile=hack/boilerplate.go.txt paths=./api/...
+	@$(TOOL) controller-gen crd paths=./api/v1alpha1 output:crd:dir=config/crd/bases
 	@go run ./hack/docs conditions > docs/conditions.md.tmp && mv docs/conditions.md.tmp docs/conditions.md
 
 ##@ Tools and images, cached in bin/

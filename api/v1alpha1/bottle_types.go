@@ -84,8 +84,9 @@ type BottleSpec struct {
 	// +kubebuilder:validation:MaxItems=16
 	ImagePullSecrets []LocalObjectReference `json:"imagePullSecrets,omitempty"`
 
-	// command runs in the guest each time the machine starts. If absent, the
-	// image's own command runs.
+	// command is the workload: it runs in the guest each time the machine starts.
+	// If absent, the image's own command is the workload. A Bottle that has neither
+	// simply runs.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MinItems=1
@@ -117,8 +118,19 @@ type BottleSpec struct {
 	// +kubebuilder:default=Running
 	DesiredState DesiredState `json:"desiredState,omitempty"` //nolint:kubeapilinter // never empty: the API server fills in the default
 
-	// lifetime limits how long the Bottle runs and how long it is kept. It has no
-	// effect yet.
+	// restartPolicy says whether the workload is started again, in the same guest, when
+	// it ends, as in a Pod. OnFailure and Never let the Bottle finish.
+	// +optional
+	// +kubebuilder:default=Always
+	RestartPolicy RestartPolicy `json:"restartPolicy,omitempty"` //nolint:kubeapilinter // never empty: the API server fills in the default
+
+	// stdin says what the workload reads as its standard input. It applies when the
+	// machine starts.
+	// +optional
+	// +kubebuilder:default=Closed
+	Stdin Stdin `json:"stdin,omitempty"` //nolint:kubeapilinter // never empty: the API server fills in the default
+
+	// lifetime limits how long the Bottle runs and how long it is kept.
 	// +optional
 	Lifetime *Lifetime `json:"lifetime,omitempty"`
 

@@ -29,6 +29,13 @@ const (
 	// rules of spec.egress.allow that its message names, because the platform refuses
 	// them.
 	ConditionEgressLimited = "EgressLimited"
+	// ConditionFinished is present only once the workload has ended for good: it is True
+	// then. The machine is stopped and its resources are released. Its disk, logs and
+	// files stay until the Bottle is deleted.
+	ConditionFinished = "Finished"
+	// ConditionFilesOpen is present only while True: the machine of a finished Bottle
+	// runs, without its workload, so that files can be copied.
+	ConditionFilesOpen = "FilesOpen"
 	// ConditionPendingRestart is present only while True: changes to the fields
 	// that its message names take effect only in a new machine.
 	ConditionPendingRestart = "PendingRestart"
@@ -70,6 +77,25 @@ const (
 	// network of the Bottle, nor lets it be used or replaced. The message says what
 	// to do on the node.
 	ReasonDockerStuck = "DockerStuck"
+)
+
+// Reasons of Finished, and of Ready once the Bottle has finished.
+const (
+	// ReasonCompleted: the workload ended with exit code 0, and spec.restartPolicy is
+	// not Always.
+	ReasonCompleted = "Completed"
+	// ReasonFailed: the workload did not end with exit code 0, or its machine was lost,
+	// and spec.restartPolicy is Never. On an Event, it also says that one attempt to pull
+	// the image or artifact failed.
+	ReasonFailed = "Failed"
+	// ReasonDeadlineExceeded: the Bottle ran for spec.lifetime.activeDeadlineSeconds.
+	ReasonDeadlineExceeded = "DeadlineExceeded"
+)
+
+// Reasons of FilesOpen.
+const (
+	// ReasonCopying: a user copies files, or has done so within the last minute.
+	ReasonCopying = "Copying"
 )
 
 // Reasons of Scheduled.
@@ -294,8 +320,6 @@ const (
 	ReasonPulling = "Pulling"
 	// ReasonPulled: the image or artifact is on the node.
 	ReasonPulled = "Pulled"
-	// ReasonFailed: one attempt to pull the image or artifact failed.
-	ReasonFailed = "Failed"
 	// ReasonBackOff: a pull failed, and the node waits before it tries again.
 	ReasonBackOff = "BackOff"
 	// ReasonOrphanRemoved (on the Node): something that belonged to a Bottle that

@@ -32,7 +32,14 @@ const (
 	// AnnotationProve runs the egress proof now; after a leak it also lets the
 	// machine start again.
 	AnnotationProve = "botbottle.dev/prove"
+	// AnnotationFilesAt starts the machine of a finished Bottle without its workload, so
+	// that files can be copied. The manager sets it for a user who copies.
+	AnnotationFilesAt = "botbottle.dev/filesAt"
 )
+
+// AnnotationAgentAddress, on an agent's Lease, is the IP:PORT at which the agent
+// serves the manager.
+const AnnotationAgentAddress = "botbottle.dev/agent-address"
 
 const (
 	// FinalizerNode is set on a Bottle before the first side effect on a node

@@ -214,17 +214,50 @@ type Egress struct {
 // +kubebuilder:validation:XValidation:rule=`!self.matches(r'(?i)^(.*\.)?localhost\.?(:[0-9]+)?$')`,message="localhost can never be allowed: it is the bundle itself"
 type EgressRule string
 
+// RestartPolicy says whether a workload that has ended is started again.
+//
+// +kubebuilder:validation:Enum=Always;OnFailure;Never
+type RestartPolicy string
+
+// Restart policies.
+const (
+	// RestartAlways starts the workload again whenever it ends, with growing pauses.
+	RestartAlways RestartPolicy = "Always"
+	// RestartOnFailure starts the workload again, with growing pauses, unless its exit
+	// code is 0.
+	RestartOnFailure RestartPolicy = "OnFailure"
+	// RestartNever lets the Bottle finish when the workload ends.
+	RestartNever RestartPolicy = "Never"
+)
+
+// Stdin says what a workload reads as its standard input.
+//
+// +kubebuilder:validation:Enum=Closed;Open;Terminal
+type Stdin string
+
+// Kinds of standard input.
+const (
+	// StdinClosed: the workload reads the end of its input immediately.
+	StdinClosed Stdin = "Closed"
+	// StdinOpen: the workload reads what is sent with attach.
+	StdinOpen Stdin = "Open"
+	// StdinTerminal: the workload's input, output and errors are one terminal, which
+	// attach connects to.
+	StdinTerminal Stdin = "Terminal"
+)
+
 // Lifetime limits how long a Bottle runs and how long it is kept.
 type Lifetime struct {
-	// activeDeadlineSeconds is the number of seconds after status.startTime at
-	// which the machine is stopped for good.
+	// activeDeadlineSeconds is the number of seconds after status.startTime at which
+	// the Bottle finishes, with reason DeadlineExceeded. The workload first gets SIGTERM
+	// and some time to end.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=2147483647
 	ActiveDeadlineSeconds *int64 `json:"activeDeadlineSeconds,omitempty"`
 
-	// ttlSecondsAfterFinished is the number of seconds after the deadline at
-	// which the Bottle is deleted.
+	// ttlSecondsAfterFinished is the number of seconds after the Bottle has finished at
+	// which it is deleted, with its disk, logs and files.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=2147483647

@@ -59,6 +59,10 @@ type BottleStatus struct {
 	// +optional
 	Machine *MachineStatus `json:"machine,omitempty"`
 
+	// workload is the command that runs in the guest, as the guest itself reports it.
+	// +optional
+	Workload *WorkloadStatus `json:"workload,omitempty"`
+
 	// egress reports the connections that the default bundle recently refused,
 	// updated at most once a minute, and a leak for which the machine is kept
 	// stopped.
@@ -286,6 +290,42 @@ type MachineStatus struct {
 	// to stop it.
 	// +optional
 	LastLoss *MachineLoss `json:"lastLoss,omitempty"`
+}
+
+// WorkloadStatus is the command that runs in the guest. The guest itself reports
+// it, and root in the guest can report anything.
+type WorkloadStatus struct {
+	// startTime is the time at which the command last started.
+	// +optional
+	StartTime *metav1.Time `json:"startTime,omitempty"`
+
+	// finishTime is the time at which the command last ended; absent while it runs.
+	// +optional
+	FinishTime *metav1.Time `json:"finishTime,omitempty"`
+
+	// exitCode is the exit code of the command that last ended.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=255
+	ExitCode *int32 `json:"exitCode,omitempty"`
+
+	// signal is the name of the signal that ended the command, such as SIGKILL. exitCode
+	// is absent then.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=16
+	Signal *string `json:"signal,omitempty"`
+
+	// restarts counts the starts of the command, apart from the first, in all machine
+	// starts since the Bottle last began to run.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	Restarts *int32 `json:"restarts,omitempty"`
+
+	// nextStartTime is the time at which the command is started again; present only
+	// during a pause between two starts.
+	// +optional
+	NextStartTime *metav1.Time `json:"nextStartTime,omitempty"`
 }
 
 // MachineLoss describes how a machine ended without a request to stop it.

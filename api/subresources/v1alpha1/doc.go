@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package v1alpha1 has the types of the API subresources.botbottle.dev/v1alpha1,
+// which the manager serves through API aggregation: what users do with a running
+// Bottle, and what agents may know of the Secrets that their Bottles name. Nothing
+// of this API is stored.
+//
+// +kubebuilder:object:generate=true
+// +groupName=subresources.botbottle.dev
+package v1alpha1

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package supervise has what the agent and the supervisor in the guest tell each
+// other, through two folders of the node that are mounted into the guest. It has only
+// formats, paths and bounds; it does no I/O and imports only the standard library,
+// because it is part of the small guest binary.
+//
+// The folder In is read-only in the guest. The folder Out is written by the guest:
+// everything in it is a stranger's.
+package supervise
+
+import "time"
+
+// Where the folders are in the guest, and the files in them.
+const (
+	In  = "/run/bottle/in"
+	Out = "/run/bottle/out"
+
+	// Program, in In, is the guest binary, bottle-guest.
+	Program = "bottle-guest"
+	// OrdersFile, in In, has the Orders. The supervisor reads it when it starts and
+	// whenever the workload has ended.
+	OrdersFile = "orders.json"
+	// ReportFile, in Out, has the newest Report. The supervisor replaces it by rename.
+	ReportFile = "report.json"
+
+	// MaxReport is the maximum size of the report in bytes; a larger one is no report.
+	MaxReport = 4096
+)
+
+// Orders are what the supervisor is to do.
+type Orders struct {
+	// Start identifies this start of the machine; the report repeats it.
+	Start string `json:"start"`
+	// Workload is Run, or Idle to start nothing and to wait.
+	Workload string `json:"workload"`
+	// RestartPolicy is that of the Bottle.
+	RestartPolicy string `json:"restartPolicy"`
+	// Stdin is that of the Bottle.
+	Stdin string `json:"stdin"`
+	// Restarts is the number of restarts that the report starts with.
+	Restarts int32 `json:"restarts"`
+}
+
+// Values of Orders.Workload.
+const (
+	Run  = "Run"
+	Idle = "Idle"
+)
+
+// Report is what the supervisor says of the workload. It is written at each change.
+type Report struct {
+	Start string `json:"start"`
+	// StartTime is when the command last started, FinishTime when it last ended; zero
+	// while it runs.
+	StartTime  time.Time `json:"startTime,omitzero"`
+	FinishTime time.Time `json:"finishTime,omitzero"`
+	// ExitCode is set once the command has ended by itself: 0 to 255. 127 means that
+	// the command does not exist, 126 that it cannot be run, as in a shell.
+	ExitCode *int32 `json:"exitCode,omitempty"`
+	// Signal is the number of the signal that ended the command; 0 if none did.
+	Signal int `json:"signal,omitempty"`
+	// Restarts counts the starts of the command apart from the first.
+	Restarts int32 `json:"restarts,omitempty"`
+	// NextStartTime is when the command is started again; zero if it is not in a pause.
+	NextStartTime time.Time `json:"nextStartTime,omitzero"`
+	// Final: the command has ended and is not started again in this machine start.
+	Final bool `json:"final,omitempty"`
+	// LostOutput is the number of bytes of output that were discarded, because they
+	// came faster than they could be kept.
+	LostOutput int64 `json:"lostOutput,omitempty"`
+}
+
+// Pauses between two starts of a command, as kubelet's: the first is FirstPause; each
+// is twice the last one, up to MaxPause; after the command has run for ResetAfter, the
+// next one is FirstPause again.
+const (
+	FirstPause = 10 * time.Second
+	MaxPause   = 5 * time.Minute
+	ResetAfter = 10 * time.Minute
+)
