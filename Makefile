@@ -52,9 +52,9 @@ deploy: controlplane ## Apply the CRD, RBAC and the manager to the cluster of th
 
 ##@ Building
 .PHONY: build
-build: ## Build bin/bottle-operator and bin/bottle-probe.
+build: ## Build bin/bottle-operator and bin/bottle-guest.
 	@go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/bottle-operator .
-	@go build -trimpath -ldflags '-s -w' -o $(BIN)/bottle-probe ./cmd/bottle-probe
+	@go build -trimpath -ldflags '-s -w' -o $(BIN)/bottle-guest ./cmd/bottle-guest
 
 .PHONY: image
 image: build ## Write the default bundle's image to bin/images/bundle.tar.

@@ -142,9 +142,9 @@ func (w *world) netns(path string) host.NetNS {
 	return host.NetNS{Dev: 4, Inode: 1}
 }
 
-// prober returns the path of a dummy for bottle-probe. No real guest runs it.
-func (w *world) prober() string {
-	path := filepath.Join(w.imageDir, "bottle-probe")
+// guestProgram returns the path of a dummy for bottle-guest. No real guest runs it.
+func (w *world) guestProgram() string {
+	path := filepath.Join(w.imageDir, "bottle-guest")
 	if err := os.WriteFile(path, []byte("prober"), 0o755); err != nil {
 		w.t.Fatal(err)
 	}

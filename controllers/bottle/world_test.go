@@ -144,7 +144,7 @@ func (w *world) restartAgent() {
 	}
 	w.recorder = events.NewFakeRecorder(200)
 	w.enforcer, err = enforce.New(enforce.Options{Walls: w.walls, Machines: w.machines, Canaries: w.canaries, State: dir, Clock: w.clock, Log: logr.Discard(), Interval: time.Second,
-		Prober: w.prober(), ProofTargets: publicTargets, MaxConcurrentProofs: 8, Limits: func() egress.Limits { return w.limits }})
+		GuestProgram: w.guestProgram(), ProofTargets: publicTargets, MaxConcurrentProofs: 8, Limits: func() egress.Limits { return w.limits }})
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -81,8 +81,8 @@ type Options struct {
 	// Limits returns the platform's present limits on egress rules; nil for none.
 	// When they change, ApplyLimits must be called.
 	Limits func() egress.Limits
-	// Prober is the path of the static prober that is copied into guests.
-	Prober string
+	// GuestProgram is the path of the static guest binary that is copied into guests.
+	GuestProgram string
 	// ProofTargets are internet addresses that proofs try to reach.
 	ProofTargets []netip.AddrPort
 	// MaxConcurrentProofs bounds the proofs that run at the same time. A value

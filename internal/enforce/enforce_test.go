@@ -107,7 +107,7 @@ func (f *fixture) restart() {
 		}
 	}
 	f.enforcer, err = enforce.New(enforce.Options{Metrics: metrics, Walls: f.walls, Machines: f.machines, Canaries: &hosttest.Canaries{}, State: f.dir,
-		Clock: f.clock, Log: logr.Discard(), Interval: f.interval, Prober: "doc.go", MaxConcurrentProofs: 2, Limits: f.presentLimits})
+		Clock: f.clock, Log: logr.Discard(), Interval: f.interval, GuestProgram: "doc.go", MaxConcurrentProofs: 2, Limits: f.presentLimits})
 	if err != nil {
 		f.t.Fatal(err)
 	}

@@ -183,13 +183,13 @@ func (p *prover) runProber(ctx context.Context, name string, plan probe.Plan) (p
 		return probe.Report{}, err
 	}
 	// A new name each time, because the guest may keep the last file busy.
-	path := "/tmp/.bottle-probe-" + plan.Nonce[:8]
-	if err := p.Machines.Copy(ctx, name, p.Prober, path); err != nil {
+	path := "/tmp/.bottle-guest-" + plan.Nonce[:8]
+	if err := p.Machines.Copy(ctx, name, p.GuestProgram, path); err != nil {
 		return probe.Report{}, err
 	}
 	out, errs := &limited{most: probe.MaxReport}, &limited{most: 512}
 	code, err := p.Machines.Exec(ctx, name, host.ExecRequest{
-		Command: []string{path}, Stdin: bytes.NewReader(in), Stdout: out, Stderr: errs, Timeout: probeTimeout,
+		Command: []string{path, "probe"}, Stdin: bytes.NewReader(in), Stdout: out, Stderr: errs, Timeout: probeTimeout,
 	})
 	if err != nil {
 		return probe.Report{}, err

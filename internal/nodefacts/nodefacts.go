@@ -40,8 +40,8 @@ type Options struct {
 	// KVMDevice is /dev/kvm. It is empty on test equipment; KVM is not checked
 	// then.
 	KVMDevice string
-	// Prober is the path of the static bottle-probe that is copied into guests.
-	Prober string
+	// GuestProgram is the path of the static bottle-guest that is copied into guests.
+	GuestProgram string
 	// Version returns smolvm's version.
 	Version func(ctx context.Context) (host.SmolvmVersion, error)
 	// PingDocker returns nil if docker answers.
@@ -72,7 +72,7 @@ func New(o Options) *Checker {
 		{name: kvmName, bound: usualBound, check: plain(func() host.Fact { return kvmFact(observeKVM(o.KVMDevice)) })},
 		{name: cgroupName, bound: usualBound, check: plain(func() host.Fact { return cgroupFact(o.Cgroups()) })},
 		{name: stateName, bound: usualBound, check: plain(c.stateDir)},
-		{name: proberName, bound: usualBound, check: plain(c.prober)},
+		{name: guestProgramName, bound: usualBound, check: plain(c.guestProgram)},
 	}
 	return c
 }
@@ -96,14 +96,14 @@ func bad(name, format string, args ...any) host.Fact {
 }
 
 const (
-	smolvmName  = "smolvm"
-	versionName = "smolvm-version"
-	filesName   = "smolvm-files"
-	dockerName  = "docker"
-	kvmName     = "kvm"
-	cgroupName  = "cgroups"
-	stateName   = "state-dir"
-	proberName  = "prober"
+	smolvmName       = "smolvm"
+	versionName      = "smolvm-version"
+	filesName        = "smolvm-files"
+	dockerName       = "docker"
+	kvmName          = "kvm"
+	cgroupName       = "cgroups"
+	stateName        = "state-dir"
+	guestProgramName = "guest-program"
 )
 
 // binary checks the smolvm program. Other users must be able to run it too,
@@ -158,16 +158,16 @@ func (c *Checker) stateDir() host.Fact {
 	return good(stateName, "")
 }
 
-// prober checks bottle-probe, without which no Bottle can become Ready.
-func (c *Checker) prober() host.Fact {
-	st, err := os.Stat(c.opts.Prober)
+// guestProgram checks bottle-guest, without which no Bottle can become Ready.
+func (c *Checker) guestProgram() host.Fact {
+	st, err := os.Stat(c.opts.GuestProgram)
 	switch {
 	case err != nil:
-		return bad(proberName, "bottle-probe is not at %s (%s): install it there or set --prober", c.opts.Prober, reason(err))
+		return bad(guestProgramName, "bottle-guest is not at %s (%s): install it there or set --guest-program", c.opts.GuestProgram, reason(err))
 	case !st.Mode().IsRegular():
-		return bad(proberName, "%s is not a file: install bottle-probe there or set --prober", c.opts.Prober)
+		return bad(guestProgramName, "%s is not a file: install bottle-guest there or set --guest-program", c.opts.GuestProgram)
 	}
-	return good(proberName, "")
+	return good(guestProgramName, "")
 }
 
 // reason returns the text of an error without the path, which the message already

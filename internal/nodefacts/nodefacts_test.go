@@ -34,19 +34,19 @@ func node(t *testing.T) (Options, string) {
 			t.Fatal(err)
 		}
 	}
-	for _, f := range []string{"smolvm/smolvm", "smolvm/lib/libkrun.so.1", "smolvm/lib/libkrunfw.so.5", "smolvm/storage-template.ext4", "smolvm/overlay-template.ext4", "bottle-probe"} {
+	for _, f := range []string{"smolvm/smolvm", "smolvm/lib/libkrun.so.1", "smolvm/lib/libkrunfw.so.5", "smolvm/storage-template.ext4", "smolvm/overlay-template.ext4", "bottle-guest"} {
 		path := filepath.Join(dir, f)
 		if err := errors.Join(os.WriteFile(path, []byte("x"), 0o755), os.Chmod(path, 0o755)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	return Options{
-		SmolvmDir:  filepath.Join(dir, "smolvm"),
-		StateDir:   filepath.Join(dir, "state"),
-		Prober:     filepath.Join(dir, "bottle-probe"),
-		Version:    func(context.Context) (host.SmolvmVersion, error) { return host.SmolvmVersion{Version: "1.32.2"}, nil },
-		PingDocker: func(context.Context) error { return nil },
-		Cgroups:    func() (cgroup.Support, error) { return cgroup.Support{Kernel: "6.18.0", Kill: true}, nil },
+		SmolvmDir:    filepath.Join(dir, "smolvm"),
+		StateDir:     filepath.Join(dir, "state"),
+		GuestProgram: filepath.Join(dir, "bottle-guest"),
+		Version:      func(context.Context) (host.SmolvmVersion, error) { return host.SmolvmVersion{Version: "1.32.2"}, nil },
+		PingDocker:   func(context.Context) error { return nil },
+		Cgroups:      func() (cgroup.Support, error) { return cgroup.Support{Kernel: "6.18.0", Kill: true}, nil },
 	}, dir
 }
 
@@ -59,12 +59,12 @@ func TestNodeFacts(t *testing.T) {
 		"all in order": {func(*testing.T, *Options) {}, "", ""},
 		"smolvm missing": {func(t *testing.T, o *Options) { remove(t, o.SmolvmDir+"/smolvm") },
 			"smolvm", "set --smolvm-dir"},
-		"prober missing": {func(t *testing.T, o *Options) { remove(t, o.Prober) },
-			"prober", "set --prober"},
-		"prober is a folder": {func(t *testing.T, o *Options) {
-			remove(t, o.Prober)
-			must(t, os.Mkdir(o.Prober, 0o755))
-		}, "prober", "is not a file"},
+		"guest-program missing": {func(t *testing.T, o *Options) { remove(t, o.GuestProgram) },
+			"guest-program", "set --guest-program"},
+		"guest-program is a folder": {func(t *testing.T, o *Options) {
+			remove(t, o.GuestProgram)
+			must(t, os.Mkdir(o.GuestProgram, 0o755))
+		}, "guest-program", "is not a file"},
 		"smolvm is a folder": {func(t *testing.T, o *Options) {
 			remove(t, o.SmolvmDir+"/smolvm")
 			must(t, os.Mkdir(o.SmolvmDir+"/smolvm", 0o755))
@@ -176,7 +176,7 @@ func TestFactNames(t *testing.T) {
 	for _, f := range New(o).NodeFacts(t.Context()) {
 		names = append(names, f.Name)
 	}
-	want := []string{"smolvm", "smolvm-version", "smolvm-files", "docker", "kvm", "cgroups", "state-dir", "prober"}
+	want := []string{"smolvm", "smolvm-version", "smolvm-files", "docker", "kvm", "cgroups", "state-dir", "guest-program"}
 	if diff := cmp.Diff(want, names); diff != "" {
 		t.Errorf("names (-want +got):\n%s", diff)
 	}

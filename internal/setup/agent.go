@@ -55,7 +55,7 @@ type AgentOptions struct {
 	StartTimeout        time.Duration
 	MachinePollInterval time.Duration
 
-	Prober              string
+	GuestProgram        string
 	ProofTargets        []string
 	WallCheckInterval   time.Duration
 	RequireProof        bool
@@ -98,7 +98,7 @@ func (o *AgentOptions) Bind(fs *pflag.FlagSet) {
 	fs.DurationVar(&o.StartTimeout, "start-timeout", 5*time.Minute, "time limit for one start of a machine")
 	fs.DurationVar(&o.MachinePollInterval, "machine-poll-interval", 5*time.Second, "interval at which the node's machines are listed")
 
-	fs.StringVar(&o.Prober, "prober", "", "static bottle-probe binary to copy into guests; if empty, the one beside this executable")
+	fs.StringVar(&o.GuestProgram, "guest-program", "", "static bottle-guest binary to copy into guests; if empty, the one beside this executable")
 	fs.StringArrayVar(&o.ProofTargets, "proof-target", []string{"1.1.1.1:443", "8.8.8.8:53", "[2606:4700:4700::1111]:443"}, "IP:PORT on the internet that every proof tries to reach and no guest may reach; may be repeated")
 	fs.DurationVar(&o.WallCheckInterval, "wall-check-interval", time.Second, "interval at which all walls and machines are checked")
 	fs.BoolVar(&o.RequireProof, "require-proof", true, "keep a Bottle not Ready if no proof of it is possible")
@@ -154,8 +154,8 @@ func (o *AgentOptions) Validate() error {
 	if o.WallCheckInterval < 100*time.Millisecond || o.WallCheckInterval > time.Minute {
 		bad("wall-check-interval", o.WallCheckInterval, "100ms to 1m")
 	}
-	if o.Prober != "" && !filepath.IsAbs(o.Prober) {
-		bad("prober", o.Prober, "an absolute path or empty")
+	if o.GuestProgram != "" && !filepath.IsAbs(o.GuestProgram) {
+		bad("guest-program", o.GuestProgram, "an absolute path or empty")
 	}
 	if _, err := o.proofTargets(); err != nil {
 		errs = append(errs, err)
@@ -184,16 +184,16 @@ func (o *AgentOptions) proofTargets() ([]netip.AddrPort, error) {
 	return out, nil
 }
 
-// prober returns the path of bottle-probe.
-func (o *AgentOptions) prober() (string, error) {
-	if o.Prober != "" {
-		return o.Prober, nil
+// guestProgram returns the path of bottle-guest.
+func (o *AgentOptions) guestProgram() (string, error) {
+	if o.GuestProgram != "" {
+		return o.GuestProgram, nil
 	}
 	self, err := os.Executable()
 	if err != nil {
-		return "", fmt.Errorf("--prober: %w", err)
+		return "", fmt.Errorf("--guest-program: %w", err)
 	}
-	return filepath.Join(filepath.Dir(self), "bottle-probe"), nil
+	return filepath.Join(filepath.Dir(self), "bottle-guest"), nil
 }
 
 func (o *AgentOptions) pool() (*subnet.Pool, error) {

@@ -139,7 +139,7 @@ type parts struct {
 // proves nothing.
 func (o *AgentOptions) startGuard(ctx context.Context, dir *state.Dir, fail context.CancelCauseFunc) (parts, error) {
 	p := parts{dir: dir, machines: o.smolvm(dir), walls: wall.New(wall.Options{})}
-	prober, err := o.prober()
+	guestProgram, err := o.guestProgram()
 	if err != nil {
 		return p, err
 	}
@@ -165,7 +165,7 @@ func (o *AgentOptions) startGuard(ctx context.Context, dir *state.Dir, fail cont
 	p.enforcer, err = enforce.New(enforce.Options{
 		Walls: p.walls, Machines: p.calls.Machines(p.machines), Canaries: canaries, State: dir, Clock: clock.RealClock{},
 		Log: ctrl.Log.WithName("enforce"), Interval: o.WallCheckInterval, Metrics: counts, Limits: p.limits.Limits,
-		Prober: prober, ProofTargets: targets, MaxConcurrentProofs: 2 * o.MaxConcurrentStarts,
+		GuestProgram: guestProgram, ProofTargets: targets, MaxConcurrentProofs: 2 * o.MaxConcurrentStarts,
 	})
 	if err != nil {
 		canaries.Close()
@@ -210,11 +210,11 @@ func (o *AgentOptions) compose(mgr ctrl.Manager, p parts) error {
 	if err := metrics.Registry.Register(population.New(mgr.GetCache(), o.NodeName)); err != nil {
 		return fmt.Errorf("metrics: %w", err)
 	}
-	prober, err := o.prober()
+	guestProgram, err := o.guestProgram()
 	if err != nil {
 		return err
 	}
-	facts := node.NewFacts(o.facts(engine, p.machines, prober), clock.RealClock{})
+	facts := node.NewFacts(o.facts(engine, p.machines, guestProgram), clock.RealClock{})
 	var r *bottle.Reconciler
 	images, err := o.openImages(p, engine, func(uid, reason, message string) { r.ImageEvent(uid, reason, message) })
 	if err != nil {
@@ -309,9 +309,9 @@ func (o *AgentOptions) smolvm(dir *state.Dir) *smolvm.Driver {
 	})
 }
 
-func (o *AgentOptions) facts(engine *docker.Engine, machines *smolvm.Driver, prober string) host.Facts {
+func (o *AgentOptions) facts(engine *docker.Engine, machines *smolvm.Driver, guestProgram string) host.Facts {
 	return nodefacts.New(nodefacts.Options{
-		SmolvmDir: o.SmolvmDir, StateDir: o.StateDir, KVMDevice: o.KVMDevice, Prober: prober,
+		SmolvmDir: o.SmolvmDir, StateDir: o.StateDir, KVMDevice: o.KVMDevice, GuestProgram: guestProgram,
 		Version: machines.Version, PingDocker: engine.Ping, Cgroups: cgroup.Inspect,
 	})
 }

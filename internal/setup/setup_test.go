@@ -76,7 +76,7 @@ func TestFlags(t *testing.T) {
 		"a reserved host":         {&AgentOptions{}, agent("--reserved-networks", "10.244.0.7/16"), "--reserved-networks 10.244.0.7/16: it has bits beyond its mask: write 10.244.0.0/16"},
 		"everything is reserved":  {&AgentOptions{}, agent("--reserved-networks", "10.0.0.0/8,0.0.0.0/0"), "--reserved-networks 0.0.0.0/0"},
 		"a target without port":   {&AgentOptions{}, agent("--proof-target", "1.1.1.1"), "--proof-target"},
-		"a relative prober":       {&AgentOptions{}, agent("--prober", "bottle-probe"), "--prober"},
+		"a relative program":      {&AgentOptions{}, agent("--guest-program", "bottle-guest"), "--guest-program"},
 		"a check once a year":     {&AgentOptions{}, agent("--wall-check-interval", "8760h"), "--wall-check-interval"},
 		"a path as default":       {&AgentOptions{}, agent("--default-image", "file:../x"), "--default-image"},
 		"no default image":        {&AgentOptions{}, agent("--default-image", ""), ""},

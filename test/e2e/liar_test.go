@@ -39,7 +39,7 @@ func TestLyingProberIsNotBelieved(t *testing.T) {
 	}
 	ns := c.Namespace(t)
 	t.Cleanup(func() { restart(string(before)) })
-	restart(strings.TrimSpace(string(before)) + " --prober " + liar)
+	restart(strings.TrimSpace(string(before)) + " --guest-program " + liar)
 
 	b := bottleOn(node2, ns, "liar", "liar")
 	c.Apply(t, b)

@@ -136,7 +136,7 @@ func TestWholeProof(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			r := report(t, exec.Command(path), plan)
+			r := report(t, exec.Command(path, "probe"), plan)
 			mu.Lock()
 			defer mu.Unlock()
 			e.Plan, e.Report = plan, &r

@@ -23,12 +23,12 @@ import (
 const maxSize = 3 << 20 // it is copied into every guest
 
 var built = sync.OnceValues(func() ([]byte, error) {
-	dir, err := os.MkdirTemp("", "bottle-probe")
+	dir, err := os.MkdirTemp("", "bottle-guest")
 	if err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	path := filepath.Join(dir, "bottle-probe")
+	path := filepath.Join(dir, "bottle-guest")
 	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, ".")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -45,7 +45,7 @@ func install(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(t.TempDir(), "bottle-probe")
+	path := filepath.Join(t.TempDir(), "bottle-guest")
 	if err := os.WriteFile(path, data, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -81,11 +81,11 @@ func TestBinaryIsSmallAndStatic(t *testing.T) {
 func TestBinaryRefuses(t *testing.T) {
 	require.Full(t, "builds the prober")
 	for name, stdin := range map[string]string{"nothing": "", "nonsense": "nonsense\n", "too much": strings.Repeat("x", 2*probe.MaxPlan)} {
-		cmd := exec.Command(install(t))
+		cmd := exec.Command(install(t), "probe")
 		cmd.Stdin = strings.NewReader(stdin)
 		out, err := cmd.Output()
 		var exit *exec.ExitError
-		if !errors.As(err, &exit) || exit.ExitCode() != 2 || len(out) > 0 || !strings.HasPrefix(string(exit.Stderr), "bottle-probe: plan: ") {
+		if !errors.As(err, &exit) || exit.ExitCode() != 2 || len(out) > 0 || !strings.HasPrefix(string(exit.Stderr), "bottle-guest: plan: ") {
 			t.Errorf("%s: got %q, %v, want exit code 2 and an error", name, out, err)
 		}
 	}
@@ -120,7 +120,7 @@ func TestEmptyGuest(t *testing.T) {
 	require.Root(t)
 	path := install(t)
 	plan := sitePlan(t)
-	cmd := exec.Command("/bottle-probe")
+	cmd := exec.Command("/bottle-guest", "probe")
 	cmd.Env = []string{}
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: filepath.Dir(path), Cloneflags: syscall.CLONE_NEWNET}
@@ -142,7 +142,7 @@ func TestEmptyGuest(t *testing.T) {
 func TestUnprivilegedGuest(t *testing.T) {
 	require.Root(t)
 	path := install(t)
-	cmd := exec.Command("/bottle-probe")
+	cmd := exec.Command("/bottle-guest", "probe")
 	cmd.Env = []string{}
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{

@@ -1,11 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command bottle-probe runs inside a guest and tries the targets of a plan. It
-// reads the plan from its standard input, as one line of JSON, and prints its
-// report as one line of JSON. It needs nothing from the guest: no shell, no /etc,
-// no /proc. It judges nothing, and nothing relies on its word alone.
-//
-// Exit codes: 0 with a report, 2 for an invalid plan or another failure.
 package main
 
 import (
@@ -20,6 +14,7 @@ import (
 	"time"
 
 	"botbottle.dev/bottle-operator/internal/enforce/probe"
+	"botbottle.dev/bottle-operator/internal/supervise"
 )
 
 const (
@@ -29,22 +24,27 @@ const (
 	runPatience = time.Minute
 )
 
-func main() {
+// runProbe reads a plan from the standard input, as one line of JSON, and prints its
+// report as one line of JSON. It judges nothing, and nothing relies on its word
+// alone. It returns 0 with a report, 2 for an invalid plan or another failure.
+func runProbe([]string) int {
 	removeSelf()
 	if err := run(os.Stdin, os.Stdout); err != nil {
-		fmt.Fprintln(os.Stderr, "bottle-probe:", err)
-		os.Exit(2)
+		complain(err)
+		return 2
 	}
+	return 0
 }
 
-// removeSelf deletes the prober, so that it is not left in the guest. It protects
-// nothing: a guest that wants a copy could have taken one.
+// removeSelf deletes the program that was copied into the guest for a proof, so that
+// it is not left there. It protects nothing: a guest that wants a copy could have
+// taken one. The program in the mounted folder stays.
 func removeSelf() {
 	path, err := os.Executable()
 	if err != nil { // no /proc
 		path = os.Args[0]
 	}
-	if filepath.IsAbs(path) {
+	if filepath.IsAbs(path) && filepath.Dir(path) != supervise.In {
 		os.Remove(path)
 	}
 }

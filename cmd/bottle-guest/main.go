@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command bottle-guest is the only program that the operator puts into a guest. Its
+// first argument says what it does. It needs nothing from the guest: no shell, no
+// /etc, no /proc.
+//
+//	probe      tries the targets of a plan and prints what happened
+package main
+
+import (
+	"fmt"
+	"os"
+	"strings"
+)
+
+// commands has what each first argument runs. Each returns the exit code.
+var commands = map[string]func(args []string) int{
+	"probe": runProbe,
+}
+
+const usage = "usage: bottle-guest probe"
+
+func main() {
+	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
+		fmt.Fprintln(os.Stderr, usage)
+		os.Exit(2)
+	}
+	os.Exit(commands[os.Args[1]](os.Args[2:]))
+}
+
+// complain prints an error the way all commands do.
+func complain(err error) {
+	fmt.Fprintln(os.Stderr, "bottle-guest:", strings.TrimSpace(err.Error()))
+}
