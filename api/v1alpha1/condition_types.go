@@ -102,6 +102,9 @@ const (
 const (
 	// ReasonScheduled: kube-scheduler bound the placeholder Pod to a node.
 	ReasonScheduled = "Scheduled"
+	// ReasonReleased: the Bottle has finished. It stays on its node, but nothing is
+	// booked for it there.
+	ReasonReleased = "Released"
 	// ReasonPending: the placeholder Pod waits for kube-scheduler.
 	ReasonPending = "Pending"
 	// ReasonUnschedulable: no node fits; the message comes from kube-scheduler.

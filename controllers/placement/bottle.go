@@ -87,9 +87,16 @@ func (r *bottles) pass(ctx context.Context, key client.ObjectKey) (ctrl.Result, 
 	if err != nil {
 		return ctrl.Result{}, err
 	}
+	left, expires := expiry(b, r.options.Clock.Now())
+	if expires && left == 0 {
+		return ctrl.Result{}, r.expire(ctx, b)
+	}
 	result, err := r.act(ctx, f, pod)
 	if err != nil {
 		return result, err
+	}
+	if expires && (result.RequeueAfter == 0 || left < result.RequeueAfter) {
+		result.RequeueAfter = left
 	}
 	return result, metadataWriter{r.Client, r.recorder}.update(ctx, f, pod)
 }
@@ -159,7 +166,7 @@ func wasPlaceholder(pod *corev1.Pod) bool {
 // gather collects the facts about a Bottle and its placeholder.
 func (r *bottles) gather(b *v1alpha1.Bottle, pod *corev1.Pod) (facts, error) {
 	resources := pickResources(b, r.options)
-	want, err := renderPod(b, resources, "", r.options)
+	want, err := r.wanted(b, resources)
 	if err != nil {
 		return facts{}, err
 	}
@@ -180,6 +187,14 @@ func (r *bottles) gather(b *v1alpha1.Bottle, pod *corev1.Pod) (facts, error) {
 		f.bound = r.verdicts.get(f.pod.node)
 	}
 	return f, nil
+}
+
+// wanted returns the placeholder that would be created now for kube-scheduler to place.
+func (r *bottles) wanted(b *v1alpha1.Bottle, resources v1alpha1.ResourcesStatus) (*corev1.Pod, error) {
+	if rebooks(b) {
+		return renderRebooked(b, resources, r.options)
+	}
+	return renderPod(b, resources, "", r.options)
 }
 
 // act carries out the decision. A placeholder that was created or refused is a
@@ -253,6 +268,9 @@ func (r *bottles) createPod(ctx context.Context, f facts, pin string) (*corev1.P
 		}
 	}
 	pod, err := renderPod(f.bottle, resources, pin, r.options)
+	if rebooks(f.bottle) {
+		pod, err = renderRebooked(f.bottle, resources, r.options)
+	}
 	if err != nil {
 		return nil, "", err
 	}

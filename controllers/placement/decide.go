@@ -143,6 +143,8 @@ func decide(f facts) decision {
 	switch {
 	case !f.bottle.DeletionTimestamp.IsZero():
 		return decideDeleted(f, on)
+	case on != "" && (idle(f.bottle) || finished(f.bottle) && f.home.lost()):
+		return decideIdle(f, on)
 	case on != "":
 		d := decidePlaced(f, on)
 		if f.pod != nil && f.pod.unbooked == "" {
@@ -189,11 +191,12 @@ func decidePlaced(f facts, on string) decision {
 		return decision{clear: true, status: unplaced(f, v1alpha1.ReasonNodeLost,
 			fmt.Sprintf("node %s is gone or out of service; the Bottle is placed again, with a new disk", on))}
 	}
+	if rebooks(f.bottle) {
+		return decideRebook(f, on)
+	}
 	s := retained(f, on)
 	d := decision{status: s}
-	setScheduled := func(status metav1.ConditionStatus, reason, message string) {
-		s.asserted = append(s.asserted, metav1.Condition{Type: v1alpha1.ConditionScheduled, Status: status, Reason: reason, Message: message})
-	}
+	setScheduled := s.schedule
 	chosen := "kube-scheduler chose node " + on
 	switch {
 	case f.pod != nil && f.pod.node != "" && f.pod.node != on:
@@ -305,7 +308,7 @@ func unplaced(f facts, reason, message string) *desiredStatus {
 // are Unknown.
 func retained(f facts, on string) *desiredStatus {
 	s := &desiredStatus{nodeName: on, resources: f.bottle.Status.Resources}
-	if s.resources == nil {
+	if s.resources == nil && !finished(f.bottle) {
 		resources := f.desired.resources
 		s.resources = &resources
 	}

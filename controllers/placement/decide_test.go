@@ -33,7 +33,10 @@ func outcomeOf(d decision) outcome {
 	if d.status == nil {
 		return o
 	}
-	o.NodeName, o.CPUs = d.status.nodeName, d.status.resources.CPUs
+	o.NodeName = d.status.nodeName
+	if r := d.status.resources; r != nil {
+		o.CPUs = r.CPUs
+	}
 	for _, c := range d.status.asserted {
 		o.Conditions = append(o.Conditions, c.Type+" "+string(c.Status)+" "+c.Reason)
 	}
@@ -197,7 +200,7 @@ func TestNeverOnTwoNodes(t *testing.T) {
 			t.Errorf("got node %q for a Bottle on %q", d.status.nodeName, on)
 		case d.status != nil && on == "" && d.status.nodeName != "" && (f.pod == nil || f.pod.deleting || f.pod.flaw != "" || f.pod.ended != "" || d.status.nodeName != f.pod.node):
 			t.Errorf("got node %q from Pod %+v", d.status.nodeName, f.pod)
-		case d.pod == podRemove && on != "" && f.pod.node == on && f.bottle.DeletionTimestamp.IsZero():
+		case d.pod == podRemove && on != "" && f.pod.node == on && f.bottle.DeletionTimestamp.IsZero() && !released(f.bottle):
 			t.Errorf("got the placeholder on %q removed although the Bottle is there", on)
 		case d.pod == podCreate && f.pod != nil && (f.pod.ended == "" || f.pod.wait > 0):
 			t.Errorf("got a second placeholder beside %+v", f.pod)

@@ -38,6 +38,9 @@ func holds(b *v1alpha1.Bottle, node string) bool {
 	if !b.DeletionTimestamp.IsZero() {
 		return controllerutil.ContainsFinalizer(b, v1alpha1.FinalizerNode)
 	}
+	if released(b) {
+		return false // the agent starts nothing
+	}
 	return node != "" && ptr.Deref(b.Status.NodeName, "") == node
 }
 
