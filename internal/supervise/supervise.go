@@ -18,13 +18,14 @@ const (
 
 	// Program, in In, is the guest binary, bottle-guest.
 	Program = "bottle-guest"
-	// OrdersFile, in In, has the Orders. The supervisor reads it when it starts and
-	// whenever the workload has ended.
+	// OrdersFile, in In, has the Orders. The agent replaces it by rename. The
+	// supervisor reads it when it starts, about five times a second while it is Idle,
+	// and whenever the workload has ended.
 	OrdersFile = "orders.json"
-	// ReportFile, in Out, has the newest Report. The supervisor replaces it by rename.
+	// ReportFile, in Out, has the newest Report; see Record and Parse.
 	ReportFile = "report.json"
 
-	// MaxReport is the maximum size of the report in bytes; a larger one is no report.
+	// MaxReport is the size of the report file in bytes; a larger one is no report.
 	MaxReport = 4096
 )
 
@@ -64,7 +65,10 @@ type Report struct {
 	Restarts int32 `json:"restarts,omitempty"`
 	// NextStartTime is when the command is started again; zero if it is not in a pause.
 	NextStartTime time.Time `json:"nextStartTime,omitzero"`
-	// Final: the command has ended and is not started again in this machine start.
+	// Final: the command is not started again in this machine start. If it was stopped
+	// before it ever started, StartTime is zero. A report with a FinishTime that is
+	// neither Final nor has a NextStartTime means that the supervisor itself got
+	// SIGTERM, as it does when the machine is stopped.
 	Final bool `json:"final,omitempty"`
 	// LostOutput is the number of bytes of output that were discarded, because they
 	// came faster than they could be kept.
