@@ -4,16 +4,21 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	logf "sigs.k8s.io/controller-runtime/pkg/log"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
 )
 
 const (
@@ -21,6 +26,8 @@ const (
 	leaseSeconds = 40
 	// renewInterval allows three renewals in a row to fail.
 	renewInterval = 10 * time.Second
+	// addressInterval is how often the Node's address is read.
+	addressInterval = 5 * time.Minute
 )
 
 // Lease renews the agent's own Lease, which shows that the agent is alive. The
@@ -31,8 +38,14 @@ type Lease struct {
 	// Namespace is the Lease's namespace; Node is the agent's node.
 	Namespace, Node string
 	Clock           clock.WithTicker
+	// Access is where the agent serves the manager; the Lease's annotation says so. An
+	// invalid address stands for the Node's InternalIP; port 0 means that the agent
+	// does not serve.
+	Access netip.AddrPort
 
-	held *coordinationv1.Lease // as last written
+	held     *coordinationv1.Lease // as last written
+	internal netip.Addr            // the Node's InternalIP as last read
+	readAt   time.Time
 }
 
 // LeaseName returns the name of the Lease of a node's agent.
@@ -46,7 +59,7 @@ func (l *Lease) Start(ctx context.Context) error {
 	failing := false
 	for {
 		attempt, cancel := context.WithTimeout(ctx, renewInterval)
-		err := l.renew(attempt)
+		err := errors.Join(l.findAddress(attempt), l.renew(attempt))
 		cancel()
 		switch {
 		case err != nil && !failing && ctx.Err() == nil:
@@ -107,7 +120,40 @@ func (l *Lease) update(ctx context.Context) error {
 	return nil
 }
 
+// findAddress reads the Node's InternalIP now and then.
+func (l *Lease) findAddress(ctx context.Context) error {
+	if l.Access.Port() == 0 || l.Access.Addr().IsValid() || l.internal.IsValid() && l.Clock.Since(l.readAt) < addressInterval {
+		return nil
+	}
+	node := &corev1.Node{}
+	if err := l.Client.Get(ctx, client.ObjectKey{Name: l.Node}, node); err != nil {
+		return fmt.Errorf("read the address of node %s: %w", l.Node, err)
+	}
+	for _, a := range node.Status.Addresses {
+		if addr, err := netip.ParseAddr(a.Address); err == nil && a.Type == corev1.NodeInternalIP {
+			l.internal, l.readAt = addr.Unmap(), l.Clock.Now()
+			return nil
+		}
+	}
+	return fmt.Errorf("node %s has no InternalIP: set --access-advertise-address", l.Node)
+}
+
+// annotate sets or removes the annotation with the agent's address.
+func (l *Lease) annotate(lease *coordinationv1.Lease) {
+	addr := l.Access.Addr()
+	if !addr.IsValid() {
+		addr = l.internal
+	}
+	switch {
+	case l.Access.Port() == 0:
+		delete(lease.Annotations, v1alpha1.AnnotationAgentAddress)
+	case addr.IsValid():
+		metav1.SetMetaDataAnnotation(&lease.ObjectMeta, v1alpha1.AnnotationAgentAddress, netip.AddrPortFrom(addr, l.Access.Port()).String())
+	}
+}
+
 func (l *Lease) fill(lease *coordinationv1.Lease, now metav1.MicroTime) {
+	l.annotate(lease)
 	lease.Spec.HolderIdentity = ptr.To(l.Node)
 	lease.Spec.LeaseDurationSeconds = ptr.To[int32](leaseSeconds)
 	lease.Spec.RenewTime = &now
