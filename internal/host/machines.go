@@ -31,10 +31,12 @@ type SecretFile struct {
 	Path string // absolute
 }
 
-// Mount shows a folder of the node in the guest, read-only. Both paths are
-// absolute and without a colon.
+// Mount shows a folder of the node in the guest. Both paths are absolute and without
+// a colon.
 type Mount struct {
 	Source, Target string
+	// Writable: the guest may write to the folder. Everything in it is a stranger's then.
+	Writable bool
 }
 
 // MachineSpec describes a machine to create.
@@ -63,7 +65,7 @@ type MachineSpec struct {
 	// Secrets with an Artifact are ErrUnsupported: every release that was
 	// measured (1.7.7 to 1.32.2) silently drops them then.
 	Secrets []SecretFile
-	// Mounts are folders of the node that the guest reads.
+	// Mounts are folders of the node that the guest sees.
 	Mounts []Mount
 	// Command replaces the image's own command; nil keeps it.
 	Command []string

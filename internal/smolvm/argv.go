@@ -63,7 +63,11 @@ func (c capabilities) createArgs(s host.MachineSpec) ([]string, error) {
 		args = append(args, "--secret-file="+f.Name+"="+f.Path)
 	}
 	for _, m := range s.Mounts {
-		args = append(args, "--volume="+m.Source+":"+m.Target+":ro")
+		volume := "--volume=" + m.Source + ":" + m.Target
+		if !m.Writable {
+			volume += ":ro"
+		}
+		args = append(args, volume)
 	}
 	if s.Command != nil {
 		args = append(append(args, "--"), s.Command...)

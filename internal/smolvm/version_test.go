@@ -111,7 +111,7 @@ func TestCreateArgs(t *testing.T) {
 	full := host.MachineSpec{
 		Owner: demo, Size: machinesize.Size{CPUs: 1, MemoryMiB: 256, StorageGiB: 3, OverlayGiB: 2}, Image: "/i/guest.tar", Smolfile: "/b/Smolfile",
 		Secrets: []host.SecretFile{{Name: "A", Path: "/b/a"}, {Name: "B", Path: "/b/b"}}, Command: []string{"sh", "-c", "x y"},
-		Mounts: []host.Mount{{Source: "/b/ca", Target: "/run/ca"}},
+		Mounts: []host.Mount{{Source: "/b/ca", Target: "/run/ca"}, {Source: "/b/out", Target: "/run/out", Writable: true}},
 	}
 	minimal := host.MachineSpec{Owner: demo, Smolfile: "/b/Smolfile"}
 	artifact := host.MachineSpec{
@@ -137,11 +137,11 @@ func TestCreateArgs(t *testing.T) {
 			"machine", "create", "--error-format=json", "--name=" + id, "--cpus=1", "--mem=256", "--storage=3", "--overlay=2",
 			"--label=botbottle.dev/uid=1a2b3c4d-0000", "--label=botbottle.dev/namespace=team-a", "--label=botbottle.dev/name=my-demo",
 			"--label=botbottle.dev/slug=demo", "--label=botbottle.dev/cluster=c1", "--label=botbottle.dev/node=node-1",
-			"--image=/i/guest.tar", "--smolfile=/b/Smolfile", "--secret-file=A=/b/a", "--secret-file=B=/b/b", "--volume=/b/ca:/run/ca:ro", "--", "sh", "-c", "x y",
+			"--image=/i/guest.tar", "--smolfile=/b/Smolfile", "--secret-file=A=/b/a", "--secret-file=B=/b/b", "--volume=/b/ca:/run/ca:ro", "--volume=/b/out:/run/out", "--", "sh", "-c", "x y",
 		}},
 		"1.4.0": {full, []string{
 			"machine", "create", "--name=" + id, "--cpus=1", "--mem=256", "--storage=3", "--overlay=2",
-			"--image=/i/guest.tar", "--smolfile=/b/Smolfile", "--secret-file=A=/b/a", "--secret-file=B=/b/b", "--volume=/b/ca:/run/ca:ro", "--", "sh", "-c", "x y",
+			"--image=/i/guest.tar", "--smolfile=/b/Smolfile", "--secret-file=A=/b/a", "--secret-file=B=/b/b", "--volume=/b/ca:/run/ca:ro", "--volume=/b/out:/run/out", "--", "sh", "-c", "x y",
 		}},
 		"1.0.2": {minimal, []string{"machine", "create", "--name=" + id, "--smolfile=/b/Smolfile"}},
 		"0.8.0": {minimal, []string{"machine", "create", id, "--smolfile=/b/Smolfile"}},

@@ -31,6 +31,7 @@ var bootTests = []machineTest{
 	{"in its network namespace", machineNetNS},
 	{"kill machine", machineKillMachine},
 	{"mounts", machineMounts},
+	{"writable mount", machineWritableMount},
 	{"program", machineProgram},
 	{"artifact in the guest", machineArtifactGuest},
 }

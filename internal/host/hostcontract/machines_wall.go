@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -245,6 +246,29 @@ func machineMounts(t *testing.T, f MachinesFixture) {
 	}
 	if b, err := os.ReadFile(filepath.Join(source, "ca.pem")); err != nil || string(b) != "a certificate\n" {
 		t.Errorf("on the node: got %q, %v, want it unchanged", b, err)
+	}
+}
+
+// machineWritableMount checks that the guest can write to a folder of the node that is
+// mounted writable, with whatever user its VMM runs as.
+func machineWritableMount(t *testing.T, f MachinesFixture) {
+	m := newMachine(t, f)
+	source, err := os.MkdirTemp(f.Dir, "mount-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(source, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	m.spec.Mounts = []host.Mount{{Source: source, Target: "/run/bottle-out", Writable: true}}
+	m.create(t)
+	m.start(t)
+	req := host.ExecRequest{Command: []string{"sh", "-c", "cat >/run/bottle-out/report"}, Stdin: strings.NewReader("done\n")}
+	if code, err := f.Machines.Exec(t.Context(), m.name, req); err != nil || code != 0 {
+		t.Fatalf("write: got %d, %v, want success", code, err)
+	}
+	if b, err := os.ReadFile(filepath.Join(source, "report")); err != nil || string(b) != "done\n" {
+		t.Errorf("on the node: got %q, %v, want what the guest wrote", b, err)
 	}
 }
 

@@ -199,16 +199,16 @@ func checkMounts(mounts []host.Mount) error {
 // files returns functions that read and write the files of a guest: those on its
 // disk and those in its mounts.
 func (f *Machines) files(m *machine) (read func(path string) (string, bool), write func(path, content string) error) {
-	mounted := func(path string) string {
+	mounted := func(path string) (source string, writable bool) {
 		for _, x := range m.spec.Mounts {
 			if rest, ok := strings.CutPrefix(path, x.Target+"/"); ok {
-				return filepath.Join(x.Source, rest)
+				return filepath.Join(x.Source, rest), x.Writable
 			}
 		}
-		return ""
+		return "", false
 	}
 	read = func(path string) (string, bool) {
-		if from := mounted(path); from != "" {
+		if from, _ := mounted(path); from != "" {
 			b, err := os.ReadFile(from)
 			return string(b), err == nil
 		}
@@ -218,7 +218,9 @@ func (f *Machines) files(m *machine) (read func(path string) (string, bool), wri
 		return s, ok
 	}
 	write = func(path, content string) error {
-		if mounted(path) != "" {
+		if to, writable := mounted(path); writable {
+			return os.WriteFile(to, []byte(content), 0o600)
+		} else if to != "" {
 			return fmt.Errorf("can't create %s: Read-only file system", path)
 		}
 		f.mu.Lock()
