@@ -73,12 +73,32 @@ func (e *Engine) followResult(ctx context.Context, what string, before container
 // followLog reads the log's stream until it ends. It returns nil if dockerd ends
 // the stream properly.
 func (e *Engine) followLog(ctx context.Context, id string, since time.Time, decided func(host.Decision)) error {
+	options := client.ContainerLogsOptions{ShowStdout: true, Follow: true, Timestamps: true, Since: logTime(since)}
+	lines := &lines{line: func(line []byte) {
+		if d, ok := decisionIn(line); ok {
+			decided(d)
+		}
+	}}
+	limit := rate.NewLimiter(e.logBytes, logBytesBurst)
+	return e.readStream(ctx, id, options, func(ctx context.Context, stream io.Reader) error {
+		_, err := stdcopy.StdCopy(lines, io.Discard, slowly(ctx, stream, limit))
+		return err
+	})
+}
+
+// logTime is a time in the form that docker expects; "" for the zero time.
+func logTime(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return strconv.FormatInt(t.Unix(), 10) + "." + nanos(t)
+}
+
+// readStream opens a container's log and calls read. It ends the stream when docker
+// stops answering.
+func (e *Engine) readStream(ctx context.Context, id string, options client.ContainerLogsOptions, read func(ctx context.Context, stream io.Reader) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	options := client.ContainerLogsOptions{ShowStdout: true, Follow: true, Timestamps: true}
-	if !since.IsZero() {
-		options.Since = strconv.FormatInt(since.Unix(), 10) + "." + nanos(since)
-	}
 	// ContainerLogs returns when docker has answered; the timer bounds this wait.
 	opening := time.AfterFunc(readTimeout, cancel)
 	var stream io.ReadCloser
@@ -96,12 +116,7 @@ func (e *Engine) followLog(ctx context.Context, id string, since time.Time, deci
 		defer close(checked)
 		e.cancelWhenGone(ctx, cancel)
 	}()
-	lines := &lines{line: func(line []byte) {
-		if d, ok := decisionIn(line); ok {
-			decided(d)
-		}
-	}}
-	_, err = stdcopy.StdCopy(lines, io.Discard, slowly(ctx, stream, rate.NewLimiter(e.logBytes, logBytesBurst)))
+	err = read(ctx, stream)
 	cancel()
 	<-checked
 	return err

@@ -107,6 +107,11 @@ type Bundles interface {
 	// lost; the caller may then follow it again from the time of the last
 	// decision. A slow decided delays nothing but this call.
 	FollowDecisions(ctx context.Context, owner Owner, since time.Time, decided func(Decision)) error
+	// ReadLog calls line for each line of the log of the owner's container, running or
+	// not, in the order in which docker keeps them. A line longer than 16 KiB comes in
+	// parts. ReadLog returns line's error, nil at the end of the log, and nil when ctx
+	// ends. Other errors are as in FollowDecisions.
+	ReadLog(ctx context.Context, owner Owner, req BundleLogRequest, line func(BundleLogLine) error) error
 	// ReadFile returns the regular file at an absolute path in the owner's
 	// container, running or not. Links are followed as the container would
 	// follow them, and never lead out of it. ReadFile returns ErrNotFound when

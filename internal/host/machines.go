@@ -153,6 +153,10 @@ type SmolvmVersion struct {
 	// OwnUser: each VMM runs as a user of its own (1.2.5). Older releases run it
 	// as root.
 	OwnUser bool
+	// Sessions is how many commands may run in one machine for users at the same time.
+	// The guest's agent serves more, so that the agent's own commands always find a
+	// free connection.
+	Sessions int
 	// Backend is the network of a machine that has a policy: "virtio-net", or
 	// "tsi" (before 1.1.3), which may not enforce the policy.
 	Backend string
@@ -172,6 +176,13 @@ type ExecRequest struct {
 	Stdout  io.Writer
 	Stderr  io.Writer
 	Timeout time.Duration // 0 means no limit but the context's; a timeout gives exit code 124
+	// TTY gives the command a terminal. Stderr is then part of Stdout. The end of
+	// Stdin does not reach the command.
+	TTY bool
+	// Resize has the sizes of the terminal. If the first one comes soon, the command
+	// starts with it. Exec reads Resize until it is closed or the command has ended. nil
+	// means a terminal of 80 by 24 characters.
+	Resize <-chan WindowSize
 }
 
 // Machines manages the smolvm machines of this node. Calls that write are
@@ -220,6 +231,16 @@ type Machines interface {
 	Exec(ctx context.Context, name string, req ExecRequest) (int, error)
 	// Copy copies one file from the node into a running guest, with mode 0755.
 	Copy(ctx context.Context, name, from, to string) error
+	// OpenLog opens a log of a machine, running or not: generation 0 is the file that
+	// is written now, 1 the one before it, and so on, less than MaxLogGenerations. It
+	// returns ErrNotFound when there is no such file or machine, and ErrInvalid when the
+	// file is not regular, because the machine's user has replaced it.
+	OpenLog(ctx context.Context, name string, log MachineLog, generation int) (LogFile, error)
+	// BoundLogs frees the oldest part of each log of a machine that takes more than
+	// limit bytes on the disk. What is left is at most half of limit, and stays at its
+	// offset. BoundLogs returns how many bytes it freed. It is cheap if it has nothing to
+	// do.
+	BoundLogs(ctx context.Context, name string, limit int64) (freed int64, err error)
 	// WatchExit calls exited with the machine's name as soon as the VMM with
 	// this PID and start time ends. It returns immediately; the watch ends with
 	// ctx.

@@ -58,6 +58,8 @@ type run struct {
 	c              Command
 	cmd            *exec.Cmd
 	stdout, stderr *capped
+	// terminal is nil unless the program has one.
+	terminal *terminal
 	// interrupted: the program was signalled because ctx ended.
 	interrupted bool
 }
@@ -84,6 +86,9 @@ func (r *run) start() error {
 	if r.c.Stderr != nil {
 		cmd.Stderr = &drain{w: r.c.Stderr}
 	}
+	if r.c.Terminal != nil {
+		return r.startOnTerminal(cmd)
+	}
 	var stdin io.WriteCloser
 	if r.c.Stdin != nil {
 		// Not cmd.Stdin: Wait would then wait for a blocked reader.
@@ -109,7 +114,13 @@ func (r *run) start() error {
 // wait waits until the program has ended. If ctx ends first, it ends the program.
 func (r *run) wait(ctx context.Context) error {
 	done := make(chan error, 1)
-	go func() { done <- r.cmd.Wait() }()
+	go func() {
+		err := r.cmd.Wait()
+		if r.terminal != nil {
+			err = cmp.Or(err, r.terminal.close(r.cmd.WaitDelay))
+		}
+		done <- err
+	}()
 	select {
 	case err := <-done:
 		return err

@@ -61,6 +61,10 @@ type Command struct {
 	// Result holds the first MaxOutput bytes of that output; the rest is dropped.
 	Stdout, Stderr io.Writer
 	MaxOutput      int
+	// Terminal gives the program a terminal as its stdin, stdout and stderr; nil is
+	// none. Everything that it prints goes to Stdout. The end of Stdin does not reach the
+	// program.
+	Terminal *Terminal
 	// Timeout bounds the run; zero is DefaultTimeout.
 	Timeout time.Duration
 	// Signal is the signal that the process group gets when the timeout expires or
@@ -68,6 +72,15 @@ type Command struct {
 	Signal syscall.Signal
 	// Grace is the time between Signal and SIGKILL; zero is DefaultGrace.
 	Grace time.Duration
+}
+
+// Terminal is a terminal of a program. It is in raw mode when the program starts.
+type Terminal struct {
+	// Columns and Rows are its size when the program starts.
+	Columns, Rows uint16
+	// Next waits for its next size and returns false if there is none any more, or when
+	// ctx ends, which it does when the program has ended. nil means that the size stays.
+	Next func(ctx context.Context) (columns, rows uint16, ok bool)
 }
 
 // Result is the result of a run.

@@ -131,6 +131,9 @@ func (c capabilities) deleteArgs(name string) []string {
 // output on immediately and without a limit.
 func (c capabilities) execArgs(name string, r host.ExecRequest) []string {
 	args := c.machineArgs("exec", "--name="+name, "--interactive")
+	if r.TTY {
+		args = append(args, "--tty")
+	}
 	if r.Timeout > 0 {
 		args = append(args, fmt.Sprintf("--timeout=%dms", max(1, r.Timeout/time.Millisecond)))
 	}

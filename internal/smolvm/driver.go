@@ -153,6 +153,7 @@ type call struct {
 	timeout        time.Duration
 	stdin          io.Reader
 	stdout, stderr io.Writer
+	terminal       *runner.Terminal
 	// boots: the call starts a machine, so that a failure is a failed boot.
 	boots bool
 }
@@ -164,7 +165,8 @@ func (d *Driver) command(c call) runner.Command {
 		NetNS: c.netns, Cgroup: c.cgroup,
 		Dir:   d.opts.Home,
 		Stdin: c.stdin, Stdout: c.stdout, Stderr: c.stderr,
-		Timeout: c.timeout,
+		Terminal: c.terminal,
+		Timeout:  c.timeout,
 		// SIGINT is the only signal on which smolvm cleans up.
 		Signal: syscall.SIGINT, Grace: 15 * time.Second,
 		MaxOutput: 16 << 20,

@@ -22,6 +22,9 @@ import (
 // of their own instead.
 const notSpawned = 255
 
+// firstSizeTimeout is how long Exec waits for the first size of a terminal.
+const firstSizeTimeout = 500 * time.Millisecond
+
 // Exec implements host.Machines. The exit code is 124 if the command exceeded
 // its Timeout, and 128 plus the signal's number if a signal ended it (255 on
 // 0.8.0).
@@ -40,6 +43,9 @@ func (d *Driver) Exec(ctx context.Context, name string, req host.ExecRequest) (i
 		what: what, args: c.execArgs(name, req), timeout: runner.NoTimeout,
 		stdin: req.Stdin, stdout: cmp.Or[io.Writer](req.Stdout, io.Discard), stderr: stderr,
 	}
+	if req.TTY {
+		stderr.to, k.stdout, k.terminal = req.Stdout, stderr, terminal(ctx, req.Resize)
+	}
 	if req.Timeout > 0 {
 		// smolvm enforces the timeout; this one applies if it fails to.
 		k.timeout = req.Timeout + time.Minute
@@ -55,6 +61,29 @@ func (d *Driver) Exec(ctx context.Context, name string, req host.ExecRequest) (i
 	}
 	res.Stderr = stderr.tail()
 	return exitCode(k, res, err)
+}
+
+// terminal returns the terminal of a command, with the first size if it comes soon: a
+// client that has a window sends its size at once.
+func terminal(ctx context.Context, sizes <-chan host.WindowSize) *runner.Terminal {
+	t := &runner.Terminal{Columns: 80, Rows: 24}
+	if sizes == nil {
+		return t
+	}
+	t.Next = func(ctx context.Context) (columns, rows uint16, ok bool) {
+		select {
+		case size, ok := <-sizes:
+			return size.Columns, size.Rows, ok
+		case <-ctx.Done():
+			return 0, 0, false
+		}
+	}
+	first, cancel := context.WithTimeout(ctx, firstSizeTimeout)
+	defer cancel()
+	if columns, rows, ok := t.Next(first); ok {
+		t.Columns, t.Rows = columns, rows
+	}
+	return t
 }
 
 // exitCode returns the command's own exit code, or the error if smolvm itself

@@ -13,6 +13,10 @@ import (
 // liveness check.
 const maxExecs = 6
 
+// maxSessions bounds the commands of users in one guest where smolvm itself has no
+// known limit. Each takes a process of smolvm on the node.
+const maxSessions = 32
+
 const (
 	// maxSlowCreates is how many slow creates run at a time. With two, one large
 	// artifact does not delay all others, and the disk still serves the machines.

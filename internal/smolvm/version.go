@@ -101,6 +101,7 @@ func capabilitiesOf(v version) capabilities {
 			// Tested: 1.8.0 keeps the policy, 1.7.7 drops it.
 			ArtifactPolicy: v.atLeast(1, 8, 0),
 			OwnUser:        v.atLeast(1, 2, 5),
+			Sessions:       sessions(v),
 			Backend:        backend(v),
 			Newer:          v.compare(version{1, 32, 2}) > 0,
 			Older:          !v.atLeast(0, 8, 0),
@@ -112,8 +113,19 @@ func capabilitiesOf(v version) capabilities {
 		landlock:       v.atLeast(1, 4, 0),
 		imageLimit:     v.atLeast(1, 4, 0),
 		lockedDB:       !v.atLeast(1, 22, 0),
-		fewConnections: !v.atLeast(1, 32, 2),
+		fewConnections: fewConnections(v),
 	}
+}
+
+func fewConnections(v version) bool { return !v.atLeast(1, 32, 2) }
+
+// sessions is how many of the guest agent's connections users may take. With few
+// connections, two of maxExecs are left for this agent.
+func sessions(v version) int {
+	if fewConnections(v) {
+		return maxExecs - 2
+	}
+	return maxSessions
 }
 
 // backend is the network backend that a machine with a policy gets by default.

@@ -52,7 +52,29 @@ func ReadFile(dir, name string, limit int64) ([]byte, error) {
 
 // Open opens a regular file for reading, with the same rules as ReadFile. The
 // caller must limit how much it reads.
-func Open(dir, name string) (*os.File, error) {
+func Open(dir, name string) (*os.File, error) { return open(dir, name, unix.O_RDONLY) }
+
+// OpenToWrite is like Open, but opens the file for reading and writing. It does not
+// create or truncate it. It returns ErrNotRegular if the file has another name too:
+// that one may be a file of somebody else.
+func OpenToWrite(dir, name string) (*os.File, error) {
+	f, err := open(dir, name, unix.O_RDWR)
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Stat_t
+	err = unix.Fstat(int(f.Fd()), &st)
+	if err == nil && st.Nlink != 1 {
+		err = &fs.PathError{Op: "open", Path: f.Name(), Err: ErrNotRegular}
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+func open(dir, name string, access uint64) (*os.File, error) {
 	folder, err := openTrusted(dir)
 	if err != nil {
 		return nil, err
@@ -61,7 +83,7 @@ func Open(dir, name string) (*os.File, error) {
 	path := dir + "/" + name
 	// With O_NONBLOCK, opening a FIFO does not wait for a writer, and opening a
 	// file with a lease fails immediately.
-	fd, err := openBeneath(folder, name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY)
+	fd, err := openBeneath(folder, name, access|unix.O_NONBLOCK|unix.O_NOCTTY)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: notRegular(err)}
 	}

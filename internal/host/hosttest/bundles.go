@@ -42,7 +42,8 @@ type container struct {
 	spec      host.BundleSpec
 	decisions []host.Decision // the latest ones
 	decided   int             // the number of all decisions so far
-	down      bool            // stays down in the next call of EnsureBundle
+	lines     []host.BundleLogLine
+	down      bool // stays down in the next call of EnsureBundle
 }
 
 var _ host.Bundles = (*Bundles)(nil)

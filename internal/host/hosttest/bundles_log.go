@@ -5,6 +5,7 @@ package hosttest
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"botbottle.dev/bottle-operator/internal/egress"
@@ -96,4 +97,84 @@ func (f *Bundles) readLog(owner host.Owner, position *logPosition) (fresh []host
 		more = c.bundle.Running
 	})
 	return fresh, more, err
+}
+
+// Log adds a line to the log of the owner's container, as if the container had written
+// it to stdout or, with Stderr, to stderr.
+func (f *Bundles) Log(owner host.Owner, line host.BundleLogLine) {
+	f.locked(func() {
+		if c := f.containers[owner.ID()]; c != nil {
+			line.Text = slices.Clone(line.Text)
+			c.lines = append(c.lines, line)
+		}
+	})
+	f.decisions.notifyOwner(owner)
+}
+
+// ReadLog implements host.Bundles. It has the lines of Log and of Decide, in two blocks.
+func (f *Bundles) ReadLog(ctx context.Context, owner host.Owner, req host.BundleLogRequest, line func(host.BundleLogLine) error) error {
+	return f.around("ReadLog "+owner.ID(), func() error {
+		changes := make(chan struct{}, 1)
+		changed := func(string) {
+			select {
+			case changes <- struct{}{}:
+			default:
+			}
+		}
+		defer f.networks.watchers.add(changed)()
+		defer f.decisions.add(changed)()
+		sent := 0
+		for ctx.Err() == nil {
+			all, more, err := f.logLines(owner, req)
+			if err != nil {
+				if sent > 0 {
+					return nil
+				}
+				return err
+			}
+			for _, l := range all[min(sent, len(all)):] {
+				if err := line(l); err != nil {
+					return err
+				}
+				sent++
+			}
+			if !more || !req.Follow {
+				return nil
+			}
+			select {
+			case <-ctx.Done():
+			case <-changes:
+			}
+		}
+		return nil
+	})
+}
+
+// logLines returns the lines of a log, and whether more can come.
+func (f *Bundles) logLines(owner host.Owner, req host.BundleLogRequest) (out []host.BundleLogLine, more bool, err error) {
+	f.locked(func() {
+		if f.networks.down {
+			err = fmt.Errorf("docker: %w", host.ErrUnavailable)
+			return
+		}
+		var c *container
+		if c, err = f.find(owner); err != nil {
+			return
+		}
+		more = c.bundle.Running
+		all := slices.Clone(c.lines)
+		for _, d := range c.decisions {
+			all = append(all, host.BundleLogLine{Time: d.Time, Decision: &d, Text: []byte(d.Verdict + " " + d.Host)})
+		}
+		for _, l := range all {
+			if l.Time.Before(req.Since) || !req.Until.IsZero() && l.Time.After(req.Until) {
+				continue
+			}
+			out = append(out, l)
+		}
+		if req.Tail >= 0 && !req.Follow {
+			out = out[max(0, len(out)-int(req.Tail)):]
+		}
+	})
+	return out, more, err
 }

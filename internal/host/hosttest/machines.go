@@ -19,7 +19,7 @@ import (
 // ReferenceVersion is the default version of a Machines.
 var ReferenceVersion = host.SmolvmVersion{
 	Version: "1.32.2", LocalImages: true, SecretFiles: true, Labels: true, Command: true,
-	PolicyInList: true, EgressEvents: true, Artifacts: true, ArtifactPolicy: true, OwnUser: true, Backend: "virtio-net",
+	PolicyInList: true, EgressEvents: true, Artifacts: true, ArtifactPolicy: true, OwnUser: true, Sessions: 32, Backend: "virtio-net",
 }
 
 // Machines is an in-memory fake of host.Machines. It reads no files of the
@@ -53,6 +53,7 @@ type machine struct {
 	stray    []host.VMM        // additional VMMs
 	policy   host.Policy
 	denials  []host.Denial
+	logs     logs
 	diskless bool // it was created only half way, and cannot boot
 }
 
