@@ -5,10 +5,15 @@
 package envsource
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/utils/ptr"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
@@ -17,23 +22,51 @@ import (
 	"botbottle.dev/bottle-operator/internal/namedwatch"
 )
 
-// References returns all Secrets and ConfigMaps that the Bottle names, for its
-// guest, its image and its bundle.
-func References(b *v1alpha1.Bottle) []namedwatch.Ref {
-	var refs []namedwatch.Ref
-	add := func(vars []v1alpha1.EnvVar) {
-		for _, v := range vars {
-			if ref, _, ok := reference(b.Namespace, v); ok {
-				refs = append(refs, ref)
-			}
+// Need is an object that a Bottle names, and the keys of it that the Bottle names.
+type Need struct {
+	namedwatch.Ref
+	Keys []string // sorted
+}
+
+// Needs returns all Secrets and ConfigMaps that the Bottle names, for its guest, its
+// image and its bundle, sorted by kind and name.
+func Needs(b *v1alpha1.Bottle) []Need {
+	keys := map[namedwatch.Ref]map[string]bool{}
+	add := func(ref namedwatch.Ref, names ...string) {
+		if keys[ref] == nil {
+			keys[ref] = map[string]bool{}
+		}
+		for _, name := range names {
+			keys[ref][name] = true
 		}
 	}
-	add(b.Spec.Env)
-	for _, s := range b.Spec.ImagePullSecrets {
-		refs = append(refs, namedwatch.Ref{Kind: namedwatch.Secret, Namespace: b.Namespace, Name: s.Name})
-	}
+	vars := b.Spec.Env
 	if b.Spec.Bundle != nil {
-		add(b.Spec.Bundle.Env)
+		vars = slices.Concat(vars, b.Spec.Bundle.Env)
+	}
+	for _, v := range vars {
+		if ref, sel, ok := reference(b.Namespace, v); ok {
+			add(ref, sel.Key)
+		}
+	}
+	for _, s := range b.Spec.ImagePullSecrets {
+		add(namedwatch.Ref{Kind: namedwatch.Secret, Namespace: b.Namespace, Name: s.Name}, corev1.DockerConfigJsonKey, corev1.DockerConfigKey)
+	}
+	needs := make([]Need, 0, len(keys))
+	for ref, names := range keys {
+		needs = append(needs, Need{Ref: ref, Keys: slices.Sorted(maps.Keys(names))})
+	}
+	slices.SortFunc(needs, func(a, b Need) int {
+		return cmp.Or(strings.Compare(string(a.Kind), string(b.Kind)), strings.Compare(a.Name, b.Name))
+	})
+	return needs
+}
+
+// References returns all Secrets and ConfigMaps that the Bottle names.
+func References(b *v1alpha1.Bottle) []namedwatch.Ref {
+	var refs []namedwatch.Ref
+	for _, n := range Needs(b) {
+		refs = append(refs, n.Ref)
 	}
 	return refs
 }

@@ -2,21 +2,21 @@
 
 // Package namedwatch reads Secrets and ConfigMaps by name. It runs one watch for
 // each named object that has users, and notifies the users of changes. It never
-// lists a namespace, let alone a cluster: an agent sees only what its own Bottles
-// name. It writes nothing, and drops an object with its last user.
+// lists a namespace, let alone a cluster. It writes nothing, and drops an object with
+// its last user.
 package namedwatch
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/meta"
-	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/runtime"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 )
@@ -47,10 +47,30 @@ var (
 	ErrNotYet = errors.New("not read yet")
 )
 
+// State is what is known of an object.
+type State int
+
+// States of an object.
+const (
+	// Unread: the API server has not answered yet.
+	Unread State = iota
+	Present
+	NotFound
+	// Forbidden: the API server refuses to answer.
+	Forbidden
+)
+
+// Object is what is known of a named object. Its data must not be modified.
+type Object struct {
+	State           State
+	ResourceVersion string
+	Data            map[string][]byte
+}
+
 // firstRead is how long Get waits for the first answer of a new watch.
 const firstRead = 3 * time.Second
 
-// Watches are the watches of one agent. Its methods may be called concurrently.
+// Watches are watches of named objects. Its methods may be called concurrently.
 type Watches struct {
 	getter  cache.Getter
 	changed func(user types.NamespacedName)
@@ -61,18 +81,9 @@ type Watches struct {
 	uses    map[types.NamespacedName]map[Ref]bool
 }
 
-type entry struct {
-	informer     cache.SharedInformer
-	stop         context.CancelFunc // nil until the watch runs
-	users        map[types.NamespacedName]bool
-	synced       chan struct{}
-	notifyOnSync bool  // a Get returned ErrNotYet
-	lastErr      error // of the list or watch, until it succeeds
-}
-
 // New returns an empty set of watches. getter is the REST client of the core
-// group. changed is called, from any goroutine, with each user of an object that
-// was created, changed or deleted.
+// group. changed is called, from any goroutine, with each user of an object whose
+// state or data changed.
 func New(getter cache.Getter, changed func(user types.NamespacedName)) *Watches {
 	return &Watches{
 		getter:  getter,
@@ -87,7 +98,7 @@ func (w *Watches) Start(ctx context.Context) error {
 	w.mu.Lock()
 	w.ctx = ctx
 	for _, e := range w.entries {
-		w.run(e)
+		e.run(ctx)
 	}
 	w.mu.Unlock()
 	<-ctx.Done()
@@ -105,9 +116,11 @@ func (w *Watches) Use(user types.NamespacedName, refs []Ref) {
 		now[ref] = true
 		e := w.entries[ref]
 		if e == nil {
-			e = w.newEntry(ref)
+			e = newEntry(w, ref)
 			w.entries[ref] = e
-			w.run(e)
+			if w.ctx != nil {
+				e.run(w.ctx)
+			}
 		}
 		e.users[user] = true
 	}
@@ -132,6 +145,20 @@ func (w *Watches) Use(user types.NamespacedName, refs []Ref) {
 	w.uses[user] = now
 }
 
+// Look returns what is known now of an object that has users.
+func (w *Watches) Look(ref Ref) Object {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	e := w.entries[ref]
+	switch {
+	case e == nil:
+		return Object{}
+	case e.refused != nil:
+		return Object{State: Forbidden}
+	}
+	return e.object
+}
+
 // Get returns the data of an object that has users. It returns ErrNotFound if
 // the object does not exist, and ErrNotYet if that is not known yet. Until the
 // first answer of the watch, Get waits a few seconds for it.
@@ -145,20 +172,23 @@ func (w *Watches) Get(ctx context.Context, ref Ref) (map[string][]byte, error) {
 	timer := time.NewTimer(firstRead)
 	defer timer.Stop()
 	select {
-	case <-e.synced:
+	case <-e.answered:
 	case <-timer.C:
-		return nil, w.notYet(ref, e)
 	case <-ctx.Done():
 		return nil, fmt.Errorf("%s: %w", ref, context.Cause(ctx))
 	}
-	obj, ok, err := e.informer.GetStore().GetByKey(ref.Namespace + "/" + ref.Name)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", ref, err)
-	}
-	if !ok {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch e.object.State {
+	case Present:
+		return e.object.Data, nil
+	case NotFound:
 		return nil, fmt.Errorf("%s: %w", ref, ErrNotFound)
 	}
-	return data(obj), nil
+	if e.refused != nil {
+		return nil, fmt.Errorf("%s: %w: %w", ref, ErrNotYet, e.refused)
+	}
+	return nil, fmt.Errorf("%s: %w", ref, ErrNotYet)
 }
 
 // Len returns the number of watches.
@@ -168,87 +198,35 @@ func (w *Watches) Len() int {
 	return len(w.entries)
 }
 
-func (w *Watches) notYet(ref Ref, e *entry) error {
+// Totals returns the number of objects in each state, and the bytes of their data.
+func (w *Watches) Totals() (states map[State]int, bytes int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	e.notifyOnSync = true
-	if e.lastErr != nil {
-		return fmt.Errorf("%s: %w: %w", ref, ErrNotYet, e.lastErr)
-	}
-	return fmt.Errorf("%s: %w", ref, ErrNotYet)
-}
-
-func (w *Watches) newEntry(ref Ref) *entry {
-	var kind runtime.Object = &corev1.ConfigMap{}
-	if ref.Kind == Secret {
-		kind = &corev1.Secret{}
-	}
-	lw := cache.NewListWatchFromClient(w.getter, string(ref.Kind), ref.Namespace,
-		fields.OneTermEqualSelector("metadata.name", ref.Name))
-	return &entry{
-		informer: cache.NewSharedInformer(lw, kind, 0),
-		users:    map[types.NamespacedName]bool{},
-		synced:   make(chan struct{}),
-	}
-}
-
-// run starts the watch of e, unless Start was not called yet. The caller holds
-// w.mu.
-func (w *Watches) run(e *entry) {
-	if w.ctx == nil {
-		return
-	}
-	ctx, cancel := context.WithCancel(w.ctx)
-	e.stop = cancel
-	// Neither can fail, because the informer is not started yet.
-	_ = e.informer.SetTransform(dropManagedFields)
-	_ = e.informer.SetWatchErrorHandlerWithContext(func(_ context.Context, _ *cache.Reflector, err error) {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		e.lastErr = err
-	})
-	_, _ = e.informer.AddEventHandler(cache.ResourceEventHandlerDetailedFuncs{
-		AddFunc: func(_ any, initial bool) {
-			if !initial {
-				w.notify(e)
-			}
-		},
-		UpdateFunc: func(_, _ any) { w.notify(e) },
-		DeleteFunc: func(any) { w.notify(e) },
-	})
-	go e.informer.RunWithContext(ctx)
-	go func() {
-		if !cache.WaitForCacheSync(ctx.Done(), e.informer.HasSynced) {
-			return
+	states = map[State]int{}
+	for _, e := range w.entries {
+		state := e.object.State
+		if e.refused != nil {
+			state = Forbidden
 		}
-		w.mu.Lock()
-		close(e.synced)
-		notify := e.notifyOnSync
-		w.mu.Unlock()
-		if notify {
-			w.notify(e)
+		states[state]++
+		for key, value := range e.object.Data {
+			bytes += len(key) + len(value)
 		}
-	}()
+	}
+	return states, bytes
 }
 
-// notify notifies all users of e of a change.
-func (w *Watches) notify(e *entry) {
+// update changes e with change, and then notifies e's users if change returned true.
+func (w *Watches) update(e *entry, change func() bool) {
 	w.mu.Lock()
-	users := make([]types.NamespacedName, 0, len(e.users))
-	for u := range e.users {
-		users = append(users, u)
+	var users []types.NamespacedName
+	if change() {
+		users = slices.Collect(maps.Keys(e.users))
 	}
 	w.mu.Unlock()
 	for _, u := range users {
 		w.changed(u)
 	}
-}
-
-func dropManagedFields(obj any) (any, error) {
-	if m, err := meta.Accessor(obj); err == nil {
-		m.SetManagedFields(nil)
-	}
-	return obj, nil
 }
 
 func data(obj any) map[string][]byte {
@@ -267,3 +245,6 @@ func data(obj any) map[string][]byte {
 	}
 	return nil
 }
+
+// isRefusal says whether an error means that the reader lacks a right.
+func isRefusal(err error) bool { return apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) }

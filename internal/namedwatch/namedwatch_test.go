@@ -171,7 +171,10 @@ func (s *server) watch(rw http.ResponseWriter, req *http.Request, kind, name str
 	flush.Flush()
 	for {
 		select {
-		case data := <-ch:
+		case data, ok := <-ch:
+			if !ok {
+				return
+			}
 			_, _ = rw.Write(data)
 			flush.Flush()
 		case <-req.Context().Done():
@@ -235,19 +238,17 @@ func TestUsersAreNotifiedOfChanges(t *testing.T) {
 		t.Fatalf("got %v, want %v", err, namedwatch.ErrNotFound)
 	}
 	g.Eventually(s.watching).Should(gomega.Equal(1))
-	if got := notified(); len(got) != 0 {
-		t.Errorf("notified of the first state: got %v, want none", got)
-	}
+	g.Eventually(notified).Should(gomega.ConsistOf("a", "b"), "of the first state")
 	s.put("secrets", "creds", map[string]string{"token": "one"})
-	g.Eventually(notified).Should(gomega.ConsistOf("a", "b"))
+	g.Eventually(notified).Should(gomega.ConsistOf("a", "b", "a", "b"))
 	if d := cmp.Diff(map[string]string{"token": "one"}, get(t, w, creds)); d != "" {
 		t.Errorf("Secret (-want +got):\n%s", d)
 	}
 	w.Use(b, nil)
 	s.put("secrets", "creds", map[string]string{"token": "two"})
-	g.Eventually(notified).Should(gomega.ConsistOf("a", "b", "a"))
+	g.Eventually(notified).Should(gomega.ConsistOf("a", "b", "a", "b", "a"))
 	s.put("secrets", "creds", nil)
-	g.Eventually(notified).Should(gomega.ConsistOf("a", "b", "a", "a"))
+	g.Eventually(notified).Should(gomega.ConsistOf("a", "b", "a", "b", "a", "a"))
 	if _, err := w.Get(t.Context(), creds); !errors.Is(err, namedwatch.ErrNotFound) {
 		t.Errorf("got %v, want %v", err, namedwatch.ErrNotFound)
 	}
@@ -295,6 +296,40 @@ func TestAnUnreadableObjectIsNotYetRead(t *testing.T) {
 	s.refuse = false
 	s.mu.Unlock()
 	gomega.NewWithT(t).Eventually(notified, 20*time.Second).Should(gomega.ContainElement("a"))
+}
+
+// A right that is missing or taken away is noticed, and so is one that is granted
+// later.
+func TestForbiddenObjects(t *testing.T) {
+	s, w, _ := start(t)
+	g := gomega.NewWithT(t)
+	state := func() namedwatch.State { return w.Look(creds).State }
+	setRefuse := func(refuse bool) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.refuse = refuse
+		if refuse {
+			for ch := range s.watchers {
+				close(ch) // the API server ends each watch after some minutes
+			}
+		}
+	}
+	s.put("secrets", "creds", map[string]string{"token": "one"})
+	setRefuse(true)
+	w.Use(a, []namedwatch.Ref{creds})
+	g.Eventually(state, 20*time.Second).Should(gomega.Equal(namedwatch.Forbidden))
+	setRefuse(false)
+	g.Eventually(state, 20*time.Second).Should(gomega.Equal(namedwatch.Present))
+	g.Eventually(s.watching, 20*time.Second).Should(gomega.Equal(1))
+	setRefuse(true)
+	g.Eventually(state, 20*time.Second).Should(gomega.Equal(namedwatch.Forbidden))
+	if got := w.Look(creds).Data; got != nil {
+		t.Errorf("data without the right to read it: got %d keys, want none", len(got))
+	}
+	states, _ := w.Totals()
+	if d := cmp.Diff(map[namedwatch.State]int{namedwatch.Forbidden: 1}, states); d != "" {
+		t.Errorf("states (-want +got):\n%s", d)
+	}
 }
 
 func TestUseBeforeStart(t *testing.T) {

@@ -9,8 +9,13 @@ import (
 
 // BottleEnvironment is what a Bottle names of Secrets and ConfigMaps. It has the
 // name and namespace of the Bottle. Only the agent of the Bottle's node can list and
-// watch it. A watch without a resourceVersion starts with the present state, as ADDED
-// events, and then a BOOKMARK with the annotation k8s.io/initial-events-end.
+// watch it. A Bottle that names no objects has none.
+//
+// A watch, whatever its resourceVersion, starts with the present state, as ADDED
+// events, and then, if it allows bookmarks, a BOOKMARK with the annotation
+// k8s.io/initial-events-end. Further bookmarks follow while nothing changes.
+// resourceVersions rise, but those of one replica of the manager mean nothing to
+// another.
 //
 // +kubebuilder:object:root=true
 type BottleEnvironment struct {
@@ -34,6 +39,11 @@ const (
 	ObjectPresent ObjectState = "Present"
 	// ObjectNotFound: the object does not exist.
 	ObjectNotFound ObjectState = "NotFound"
+	// ObjectPending: the manager has not read the object yet. Another event follows.
+	ObjectPending ObjectState = "Pending"
+	// ObjectTooLarge: the values that the Bottle names are more than an environment
+	// may have.
+	ObjectTooLarge ObjectState = "TooLarge"
 	// ObjectForbidden: the manager may not read objects of this kind in the namespace.
 	ObjectForbidden ObjectState = "Forbidden"
 )
