@@ -52,14 +52,15 @@ deploy: controlplane ## Apply the CRD, RBAC and the manager to the cluster of th
 
 ##@ Building
 .PHONY: build
-build: ## Build bin/bottle-operator and bin/bottle-guest.
+build: ## Build the programs to bin/.
 	@go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/bottle-operator .
 	@go build -trimpath -ldflags '-s -w' -o $(BIN)/bottle-guest ./cmd/bottle-guest
+	@go build -trimpath -ldflags '-s -w' -o $(BIN)/bottle-bundle ./cmd/bottle-bundle
 
 .PHONY: image
 image: build ## Write the default bundle's image to bin/images/bundle.tar.
 	@mkdir -p $(BIN)/images
-	@go run ./hack/bundle-image $(BIN)/bottle-operator $(BIN)/images/bundle.tar
+	@go run ./hack/bundle-image $(BIN)/bottle-bundle $(BIN)/images/bundle.tar
 
 .PHONY: generate
 generate: ## Regenerate deepcopy code, the CRD and the generated docs.

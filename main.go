@@ -2,7 +2,7 @@
 
 // Command bottle-operator runs AI coding agents in bottles: microVMs that can
 // reach the network only through one sidecar container. The one binary contains
-// the manager, the node agent and the default bundle.
+// the manager and the node agent.
 package main
 
 import (
@@ -37,13 +37,10 @@ func root() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	manager, agent, bundle := &setup.ManagerOptions{}, &setup.AgentOptions{}, &setup.BundleOptions{}
+	manager, agent := &setup.ManagerOptions{}, &setup.AgentOptions{}
 	cmd.AddCommand(
 		logging("manager", "Places Bottles on nodes; one manager per cluster is active", manager, manager.Run),
 		logging("agent", "Runs the Bottles of this node; runs as root, one agent per node", agent, agent.Run),
-		command("bundle", "Proxies what the egress rules allow; runs in a Bottle's sidecar", bundle, func(ctx context.Context) error {
-			return bundle.Run(ctx, os.Stdout)
-		}),
 		&cobra.Command{Use: "version", Short: "Prints the version", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 			return setup.PrintVersion(cmd.OutOrStdout())
 		}},
@@ -51,27 +48,19 @@ func root() *cobra.Command {
 	return cmd
 }
 
-func command(name, short string, o options, run func(context.Context) error) *cobra.Command {
-	cmd := &cobra.Command{Use: name, Short: short, Args: cobra.NoArgs}
+// logging returns a command that logs to stderr and has flags for that.
+func logging(name, short string, o options, run func(context.Context) error) *cobra.Command {
+	cmd, logs := &cobra.Command{Use: name, Short: short, Args: cobra.NoArgs}, &setup.LogOptions{}
 	o.Bind(cmd.Flags())
+	logs.Bind(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := o.Validate(); err != nil {
 			return err
 		}
-		return run(cmd.Context())
-	}
-	return cmd
-}
-
-// logging returns a command that logs to stderr and has flags for that.
-func logging(name, short string, o options, run func(context.Context) error) *cobra.Command {
-	logs := &setup.LogOptions{}
-	cmd := command(name, short, o, func(ctx context.Context) error {
 		if err := logs.Install(os.Stderr); err != nil {
 			return err
 		}
-		return run(ctx)
-	})
-	logs.Bind(cmd.Flags())
+		return run(cmd.Context())
+	}
 	return cmd
 }

@@ -2,7 +2,7 @@
 
 // Command bundle-image writes the default bundle's image as an archive for
 // docker load, for sites that scan or mirror images. Agents do not need this
-// file: each agent builds and loads the image from its own executable.
+// file: each agent makes and loads the image from bottle-bundle.
 //
 // usage: go run ./hack/bundle-image EXECUTABLE ARCHIVE
 package main

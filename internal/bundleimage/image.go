@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package bundleimage makes the built-in bundle's container image from the
-// operator's own static executable, so that a node needs no registry for it.
-// The image holds one file in an otherwise empty root, run as "bundle" by a
-// user that is not root. The same executable always gives the same image, byte
+// static program bottle-bundle, so that a node needs no registry for it. The image
+// holds this one file in an otherwise empty root, run by a user that is not root. The same executable always gives the same image, byte
 // for byte. The package does not run the image and does not decide with which
 // privileges it runs.
 package bundleimage
@@ -33,7 +32,7 @@ const (
 	// Port is the TCP port on which the bundle listens.
 	Port = 8888
 
-	entryName = "bottle-operator"
+	entryName = "bottle-bundle"
 	tagDigits = 12
 )
 
@@ -150,7 +149,7 @@ func imageConfig(arch, diffID string) config {
 		Config: containerConfig{
 			User:         User,
 			ExposedPorts: map[string]struct{}{fmt.Sprintf("%d/tcp", Port): {}},
-			Entrypoint:   []string{"/" + entryName, "bundle", "--rules", RulesDir + "/" + RulesFile},
+			Entrypoint:   []string{"/" + entryName, "--rules", RulesDir + "/" + RulesFile},
 			WorkingDir:   "/",
 			Labels: map[string]string{
 				"org.opencontainers.image.title":    "Bottle Operator's bundle",

@@ -94,13 +94,13 @@ func TestArchive(t *testing.T) {
 	decode(t, files[m.Config], &got)
 	want := imageConfig("arm64", "sha256:"+sum(files[m.Layers[0]]))
 	want.Config.User = "65532:65532"
-	want.Config.Entrypoint = []string{"/bottle-operator", "bundle", "--rules", "/etc/bottle/egress.json"}
+	want.Config.Entrypoint = []string{"/bottle-bundle", "--rules", "/etc/bottle/egress.json"}
 	want.Config.ExposedPorts = map[string]struct{}{"8888/tcp": {}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("config (-want +got):\n%s", diff)
 	}
 	layer := readTar(t, files[m.Layers[0]])
-	if !bytes.Equal(layer["bottle-operator"], content) {
+	if !bytes.Equal(layer["bottle-bundle"], content) {
 		t.Error("executable in the layer: got other bytes than the file's")
 	}
 	for _, dir := range []string{"etc/", "etc/bottle/"} {

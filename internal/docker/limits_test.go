@@ -173,7 +173,7 @@ func TestBuiltInBundleFitsItsMemory(t *testing.T) {
 	if err := e.EnsureNetwork(t.Context(), testNetwork); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := e.LoadBundleImage(t.Context(), dockertest.BuildOperator(t)); err != nil {
+	if _, err := e.LoadBundleImage(t.Context(), dockertest.BuildBundle(t)); err != nil {
 		t.Fatal(err)
 	}
 	outside := netip.MustParseAddr("203.0.113.1")

@@ -56,6 +56,7 @@ type AgentOptions struct {
 	MachinePollInterval time.Duration
 
 	GuestProgram        string
+	BundleProgram       string
 	ProofTargets        []string
 	WallCheckInterval   time.Duration
 	RequireProof        bool
@@ -98,6 +99,7 @@ func (o *AgentOptions) Bind(fs *pflag.FlagSet) {
 	fs.DurationVar(&o.StartTimeout, "start-timeout", 5*time.Minute, "time limit for one start of a machine")
 	fs.DurationVar(&o.MachinePollInterval, "machine-poll-interval", 5*time.Second, "interval at which the node's machines are listed")
 
+	fs.StringVar(&o.BundleProgram, "bundle-program", "", "static bottle-bundle binary to make the default bundle's image from; if empty, the one beside this executable")
 	fs.StringVar(&o.GuestProgram, "guest-program", "", "static bottle-guest binary to copy into guests; if empty, the one beside this executable")
 	fs.StringArrayVar(&o.ProofTargets, "proof-target", []string{"1.1.1.1:443", "8.8.8.8:53", "[2606:4700:4700::1111]:443"}, "IP:PORT on the internet that every proof tries to reach and no guest may reach; may be repeated")
 	fs.DurationVar(&o.WallCheckInterval, "wall-check-interval", time.Second, "interval at which all walls and machines are checked")
@@ -154,6 +156,9 @@ func (o *AgentOptions) Validate() error {
 	if o.WallCheckInterval < 100*time.Millisecond || o.WallCheckInterval > time.Minute {
 		bad("wall-check-interval", o.WallCheckInterval, "100ms to 1m")
 	}
+	if o.BundleProgram != "" && !filepath.IsAbs(o.BundleProgram) {
+		bad("bundle-program", o.BundleProgram, "an absolute path or empty")
+	}
 	if o.GuestProgram != "" && !filepath.IsAbs(o.GuestProgram) {
 		bad("guest-program", o.GuestProgram, "an absolute path or empty")
 	}
@@ -186,14 +191,20 @@ func (o *AgentOptions) proofTargets() ([]netip.AddrPort, error) {
 
 // guestProgram returns the path of bottle-guest.
 func (o *AgentOptions) guestProgram() (string, error) {
-	if o.GuestProgram != "" {
-		return o.GuestProgram, nil
+	return programPath("guest-program", o.GuestProgram, "bottle-guest")
+}
+
+// programPath returns the value of a flag that names a program. If it is empty, the
+// program is the one of this name beside our own executable.
+func programPath(flag, value, name string) (string, error) {
+	if value != "" {
+		return value, nil
 	}
 	self, err := os.Executable()
 	if err != nil {
-		return "", fmt.Errorf("--guest-program: %w", err)
+		return "", fmt.Errorf("--%s: %w", flag, err)
 	}
-	return filepath.Join(filepath.Dir(self), "bottle-guest"), nil
+	return filepath.Join(filepath.Dir(self), name), nil
 }
 
 func (o *AgentOptions) pool() (*subnet.Pool, error) {

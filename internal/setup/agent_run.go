@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sys/unix"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
@@ -191,7 +192,11 @@ func (o *AgentOptions) startGuard(ctx context.Context, dir *state.Dir, fail cont
 
 // compose creates the agent's remaining parts and adds them to mgr.
 func (o *AgentOptions) compose(mgr ctrl.Manager, p parts) error {
-	engine, err := o.docker()
+	bundleProgram, err := o.bundleProgram()
+	if err != nil {
+		return err
+	}
+	engine, err := o.docker(bundleProgram)
 	if err != nil {
 		return err
 	}
@@ -239,7 +244,7 @@ func (o *AgentOptions) compose(mgr ctrl.Manager, p parts) error {
 	if err := o.addImages(mgr, images, &imageuse.Users{Bottles: mgr.GetClient(), State: p.dir, Machines: r.Machines}); err != nil {
 		return err
 	}
-	if err := errors.Join(mgr.Add(watches), mgr.Add(loadBundleImage(engine))); err != nil {
+	if err := errors.Join(mgr.Add(watches), mgr.Add(loadBundleImage(engine, bundleProgram))); err != nil {
 		return err
 	}
 	if err := o.addNode(mgr, facts, p.namespace, p.limits.SetExternal); err != nil {
@@ -270,28 +275,38 @@ func (o *AgentOptions) openState(ctx context.Context) (*state.Dir, error) {
 	}
 }
 
-// ownExecutable is the executable of this process, even after an upgrade replaced
-// the file.
-const ownExecutable = "/proc/self/exe"
+// bundleProgram returns a path of bottle-bundle that stays the same program even after
+// an upgrade has replaced the file. It is valid as long as this process runs.
+func (o *AgentOptions) bundleProgram() (string, error) {
+	path, err := programPath("bundle-program", o.BundleProgram, "bottle-bundle")
+	if err != nil {
+		return "", err
+	}
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", fmt.Errorf("--bundle-program: open %s: %w", path, err)
+	}
+	return fmt.Sprintf("/proc/self/fd/%d", fd), nil
+}
 
 // docker returns a client for the node's Docker Engine. It does not contact
 // dockerd, because a dockerd that hangs must not delay the agent's other work.
-func (o *AgentOptions) docker() (*docker.Engine, error) {
+func (o *AgentOptions) docker(bundleProgram string) (*docker.Engine, error) {
 	engine, err := docker.New(docker.Options{Host: o.DockerHost})
 	if err != nil {
 		return nil, fmt.Errorf("--docker-host: %w", err)
 	}
-	if err := engine.UseBundleImage(ownExecutable); err != nil {
-		return nil, fmt.Errorf("the agent's executable cannot be the bundle image: %w", err)
+	if err := engine.UseBundleImage(bundleProgram); err != nil {
+		return nil, fmt.Errorf("--bundle-program: %w", err)
 	}
 	return engine, nil
 }
 
 // loadBundleImage loads the built-in bundle image before a bundle needs it. If
 // Docker is down, the image is loaded later, when the first bundle needs it.
-func loadBundleImage(engine *docker.Engine) manager.RunnableFunc {
+func loadBundleImage(engine *docker.Engine, program string) manager.RunnableFunc {
 	return func(ctx context.Context) error {
-		reference, err := engine.LoadBundleImage(ctx, ownExecutable)
+		reference, err := engine.LoadBundleImage(ctx, program)
 		switch {
 		case err != nil && ctx.Err() == nil:
 			ctrl.Log.Error(err, "Could not load the built-in bundle image yet")

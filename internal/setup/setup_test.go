@@ -110,9 +110,6 @@ func TestFlags(t *testing.T) {
 		"manager, negative disk":  {&ManagerOptions{}, []string{"--default-disk", "-1Gi"}, "--default-disk"},
 		"manager, no disk":        {&ManagerOptions{}, []string{"--default-disk", "0"}, ""},
 		"manager, no placeholder": {&ManagerOptions{}, []string{"--placeholder-image", ""}, "--placeholder-image"},
-		"bundle":                  {&BundleOptions{}, []string{"--rules", "f"}, ""},
-		"bundle without rules":    {&BundleOptions{}, nil, "--rules"},
-		"bundle, bad address":     {&BundleOptions{}, []string{"--rules", "f", "--listen", "8888"}, "--listen"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -149,26 +146,15 @@ func TestLogs(t *testing.T) {
 
 // net/http writes what a registry sends unasked to the standard logger.
 func TestStandardLogIsDiscarded(t *testing.T) {
-	ended, end := context.WithCancel(t.Context())
-	end()
-	for name, install := range map[string]func(w io.Writer) error{
-		"manager and agent": (&LogOptions{Level: "debug", Format: "text"}).Install,
-		"bundle": func(w io.Writer) error {
-			o := &BundleOptions{Rules: filepath.Join(t.TempDir(), "none"), Listen: "127.0.0.1:0"}
-			_ = o.Run(ended, w)
-			return nil
-		},
-	} {
-		var out bytes.Buffer
-		log.SetOutput(&out)
-		t.Cleanup(func() { log.SetOutput(os.Stderr) })
-		if err := install(io.Discard); err != nil {
-			t.Fatal(err)
-		}
-		log.Print("a stranger's words")
-		if out.Len() > 0 {
-			t.Errorf("%s: got %q logged, want nothing", name, out.String())
-		}
+	var out bytes.Buffer
+	log.SetOutput(&out)
+	t.Cleanup(func() { log.SetOutput(os.Stderr) })
+	if err := (&LogOptions{Level: "debug", Format: "text"}).Install(io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	log.Print("a stranger's words")
+	if out.Len() > 0 {
+		t.Errorf("got %q logged, want nothing", out.String())
 	}
 }
 

@@ -52,10 +52,10 @@ func newAgent(t *testing.T, cfg *rest.Config) *agent {
 		netns: netns.New(t), stateDir: filepath.Join(dir, "state"), kubeconfig: filepath.Join(dir, "kubeconfig"),
 		executable: filepath.Join(dir, "bottle-operator"), log: filepath.Join(dir, "log"), ended: make(chan error, 1),
 	}
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", a.executable, ".")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", dir+"/", ".", "./cmd/bottle-bundle")
 	build.Dir, build.Env = apienv.Root(), append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build the operator: %v\n%s", err, out)
+		t.Fatalf("build the programs: %v\n%s", err, out)
 	}
 	err := a.inside(func() error {
 		lo, err := netlink.LinkByName("lo")

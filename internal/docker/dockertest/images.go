@@ -16,21 +16,12 @@ import (
 // loopback interface.
 const ForeignImage = "example.test/foreign-bundle:1"
 
-// BuildBundle builds a static executable with the operator's subcommand "bundle",
-// from which the built-in image can be made. It returns the executable's path.
+// BuildBundle builds the static program bottle-bundle, from which the built-in image is
+// made. It returns the program's path.
 func BuildBundle(t testing.TB) string {
 	t.Helper()
-	out := filepath.Join(t.TempDir(), "testbundle")
-	goRun(t, "build", "-o", out, "./internal/docker/dockertest/testbundle")
-	return out
-}
-
-// BuildOperator builds the operator's static executable, from which the built-in
-// image is made in production. It returns its path.
-func BuildOperator(t testing.TB) string {
-	t.Helper()
-	out := filepath.Join(t.TempDir(), "bottle-operator")
-	goRun(t, "build", "-o", out, ".")
+	out := filepath.Join(t.TempDir(), "bottle-bundle")
+	goRun(t, "build", "-o", out, "./cmd/bottle-bundle")
 	return out
 }
 

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	stdlog "log"
+	"net"
+
+	"github.com/spf13/pflag"
+
+	"botbottle.dev/bottle-operator/internal/bundleproxy"
+)
+
+// options are the flags.
+type options struct {
+	rules, listen string
+}
+
+func (o *options) bind(fs *pflag.FlagSet) {
+	fs.StringVar(&o.rules, "rules", "", "file with the egress rules; it is reloaded when it changes")
+	fs.StringVar(&o.listen, "listen", ":8888", "TCP address to listen on")
+}
+
+// validate returns an error that names everything that is invalid.
+func (o *options) validate(args []string) error {
+	var errs []error
+	if len(args) > 0 {
+		errs = append(errs, fmt.Errorf("got the argument %q: there are only flags", args[0]))
+	}
+	if o.rules == "" {
+		errs = append(errs, errors.New("--rules: required"))
+	}
+	if _, _, err := net.SplitHostPort(o.listen); err != nil {
+		errs = append(errs, fmt.Errorf("--listen %q: want HOST:PORT or :PORT", o.listen))
+	}
+	return errors.Join(errs...)
+}
+
+// run runs the proxy until ctx ends. It writes one line to log for each decision.
+func (o *options) run(ctx context.Context, log io.Writer) error {
+	// net/http writes there what servers send without a request, and what is wrong with
+	// a guest's connections. Servers and guests could cause any number of such lines.
+	stdlog.SetOutput(io.Discard)
+	go fitMemory(ctx, cgroupLimits)
+	return bundleproxy.Run(ctx, bundleproxy.Options{Listen: o.listen, RulesPath: o.rules, Log: log})
+}
