@@ -5,12 +5,14 @@ package accesscert
 import (
 	"context"
 	"crypto"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"math/rand/v2"
+	mathrand "math/rand/v2"
 	"os"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -142,7 +144,7 @@ func (k *Keeper) Start(ctx context.Context) error {
 
 // jittered returns d or up to a fifth less, so that agents spread their requests.
 func jittered(d time.Duration) time.Duration {
-	return d - time.Duration(rand.Int64N(int64(d)/5+1))
+	return d - time.Duration(mathrand.Int64N(int64(d)/5+1))
 }
 
 // untilRenewal returns how long the certificate may still be used before half of its
@@ -199,7 +201,7 @@ func (k *Keeper) ask(ctx context.Context, key crypto.Signer) (name string, err e
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	csr, err := k.options.Client.Create(ctx, &certificatesv1.CertificateSigningRequest{
-		ObjectMeta: metav1.ObjectMeta{GenerateName: requestPrefix(k.options.Node)},
+		ObjectMeta: metav1.ObjectMeta{Name: requestPrefix(k.options.Node) + strings.ToLower(rand.Text()[:10])},
 		Spec: certificatesv1.CertificateSigningRequestSpec{
 			Request: request, SignerName: SignerName, Usages: agentUsages,
 			ExpirationSeconds: ptr.To(int32(leafLife / time.Second)),
