@@ -13,6 +13,10 @@ cp=$bin/controlplane
 # Each cluster has its own directory. All names on this machine contain a hash
 # of it, so that two clusters do not collide.
 tag=$(printf %s "$dev" | sha256sum | cut -c1-5)
+# The network namespaces of the simulated outside world (see node.sh) and of the
+# control plane (see controlplane.sh).
+world=bb$tag-world
+control=bb$tag-control
 mode=$(cat "$dev/machines" 2>/dev/null || true)
 nodes=$(cat "$dev/nodes.count" 2>/dev/null || true)
 # The namespace that the operator is installed in.

@@ -1,6 +1,7 @@
 # shellcheck shell=bash disable=SC2154
 # SPDX-License-Identifier: Apache-2.0
 # Sourced by up, down, exec and node: creates and starts the parts of a node.
+# The names of the namespaces are in lib.sh.
 #
 # A local node is a network namespace and a mount namespace, both held open by
 # one process. dockerd and the agent run inside. The node has no route out of
@@ -8,7 +9,6 @@
 
 node_path=/opt/smolvm:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 clean_env=(env -i "PATH=$node_path" HOME=/root LANG=C.UTF-8)
-world=bb$tag-world
 
 # make_world: makes a namespace that simulates the internet (203.0.113.10 and
 # 2001:db8::10), the cloud metadata service (169.254.169.254 and fd00:ec2::254)
@@ -21,16 +21,14 @@ make_world() {
   launch world nsenter "--net=/run/netns/$world" "$bin/dev-world" -log "$dev/logs/world.jsonl"
   launch registry nsenter "--net=/run/netns/$world" "$bin/dev-registry" serve -dir "$dev/registry" -log "$dev/logs/registry.jsonl"
   await 20 "the registry" "$dev/logs/registry.log" ip netns exec "$world" nc -z 10.77.0.1 5000
-  push_image node-1 bottle/guest:1 <"$bin/images/guest.tar" >/dev/null
+  push_image bottle/guest:1 <"$bin/images/guest.tar" >/dev/null
 }
 
-# push_image NODE REPOSITORY:TAG: pushes the archive on stdin to the registry on
-# the node's LAN, and prints the image's digest there.
+# push_image REPOSITORY:TAG: pushes the archive on stdin to the registry on
+# the nodes' LAN, and prints the image's digest there.
 push_image() {
-  local program=$bin/dev-registry folder=$dev/registry netns=$world run=()
-  if virtual; then program=/opt/dev/registry folder=/var/lib/dev-registry netns=world run=(vssh "$1"); fi
-  "${run[@]}" nsenter "--net=/run/netns/$netns" "$program" push -ca "$folder/ca.pem" \
-    -user bottle -password-file "$folder/password" - "10.77.0.1:5000/$2"
+  nsenter "--net=/run/netns/$world" "$bin/dev-registry" push -ca "$dev/registry/ca.pem" \
+    -user bottle -password-file "$dev/registry/password" - "10.77.0.1:5000/$1"
 }
 
 make_world_network() {
@@ -42,16 +40,15 @@ make_world_network() {
   ip -n "$world" link add lan type bridge
   ip -n "$world" addr add 10.77.0.1/24 dev lan
   ip -n "$world" link set lan up
-  world_ipv6 ip -n "$world" lan
+  world_ipv6
 }
 
-# world_ipv6 IP-COMMAND… LINK: gives the world its IPv6 addresses, if the kernel
-# has IPv6.
+# world_ipv6: gives the world its IPv6 addresses, if the kernel has IPv6.
 world_ipv6() {
-  local link=${!#} command=("${@:1:$#-1}") address
+  local address
   [ -d /proc/sys/net/ipv6 ] || return 0
   for address in fd00:77::1/64 2001:db8::10/128 fd00:ec2::254/128; do
-    "${command[@]}" -6 addr replace "$address" dev "$link" nodad
+    ip -n "$world" -6 addr replace "$address" dev lan nodad
   done
 }
 
@@ -148,7 +145,7 @@ stop_docker() {
 }
 
 start_relay() {
-  launch "relay-$1" "$bin/dev-relay" "/proc/$(pid_of "holder-$1")/ns/net" 127.0.0.1:6443 "127.0.0.1:$port_api"
+  launch_control "relay-$1" "$bin/dev-relay" "/proc/$(pid_of "holder-$1")/ns/net" 127.0.0.1:6443 "127.0.0.1:$port_api"
 }
 
 # cgroup_parent NODE: prints the parent cgroup for the machines of a local node.
@@ -228,7 +225,7 @@ stop_agent() {
 }
 
 start_kubelet() {
-  launch "kwok-$1" "$cp/kwok" --kubeconfig "$pki/kwok.kubeconfig" --manage-single-node "$1" --config "$here/kwok.yaml" --node-lease-duration-seconds 12 --enable-crds=
+  launch_control "kwok-$1" "$cp/kwok" --kubeconfig "$pki/kwok.kubeconfig" --manage-single-node "$1" --config "$here/kwok.yaml" --node-lease-duration-seconds 12 --enable-crds=
 }
 
 # create_node NAME: creates the Node object, as a kubelet would.

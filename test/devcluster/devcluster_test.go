@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package devcluster tests the development cluster itself: that it starts, that
-// commands reach its nodes unchanged, that its nodes reach the pretend world and
-// nothing else, and that nothing of it is left at the end. It does not test the
+// commands reach its nodes unchanged, that its nodes and managers reach each other and
+// the pretend world and nothing else, and that nothing of it is left at the end. It does not test the
 // operator, except that it starts.
 package devcluster
 
@@ -40,13 +40,22 @@ func TestCluster(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "cluster")
 	t.Cleanup(func() { run(t, dir, nil, "hack/dev/down") })
 
+	network := machineNetwork(t)
 	up(t, dir)
+	t.Run("this machine's network stays as it was", func(t *testing.T) {
+		if diff := cmp.Diff(network, machineNetwork(t)); diff != "" {
+			t.Errorf("addresses and routes before and after up (-before +after):\n%s", diff)
+		}
+	})
 	t.Run("commands arrive unchanged", func(t *testing.T) { testExec(t, dir) })
 	t.Run("nodes reach only the pretend world", func(t *testing.T) { testReach(t, dir) })
+	t.Run("managers and nodes reach each other", func(t *testing.T) { testManagersAndNodes(t, dir) })
+	t.Run("the API server reaches each manager", func(t *testing.T) { testAggregation(t, dir) })
+	t.Run("a manager stops and starts", func(t *testing.T) { testManager(t, dir) })
 	t.Run("the pretend world answers and logs", func(t *testing.T) { testWorld(t, dir) })
 	t.Run("a second up changes nothing", func(t *testing.T) {
 		before := pids(t, dir)
-		for _, name := range []string{"world.pid", "registry.pid", "agent-node-1.pid"} {
+		for _, name := range []string{"world.pid", "registry.pid", "agent-node-1.pid", "manager-1.pid", "manager-2.pid", "relay-api.pid"} {
 			if before[name] == "" {
 				t.Errorf("processes: got %v, want %s among them", before, name)
 			}
@@ -110,6 +119,17 @@ func testReach(t *testing.T, dir string) {
 	if got := onNode(t, dir, nil, "nc", "-z", "-w", "5", "10.77.0.1", "5000"); got.code != 0 {
 		t.Errorf("the registry on the LAN: got %+v, want an answer", got)
 	}
+	wantNoWayOut(t, func(argv ...string) result { return onNode(t, dir, nil, argv...) })
+	wantNoWayOut(t, func(argv ...string) result { return inControl(t, dir, argv...) })
+}
+
+// wantNoWayOut fails the test if a command that run runs reaches a listener on this
+// machine, or has a default route.
+func wantNoWayOut(t *testing.T, run func(argv ...string) result) {
+	t.Helper()
+	if got := run("ip", "route", "show", "default"); got != (result{}) {
+		t.Errorf("default routes: got %+v, want none", got)
+	}
 	listener, err := net.Listen("tcp", "0.0.0.0:0")
 	if err != nil {
 		t.Fatal(err)
@@ -125,10 +145,8 @@ func testReach(t *testing.T, dir string) {
 		if err != nil || ip.To4() == nil {
 			continue
 		}
-		got := onNode(t, dir, nil, "python3", "-c", `import socket,sys
-socket.create_connection((sys.argv[1], int(sys.argv[2])), 2)`, ip.String(), port)
-		if got.code == 0 {
-			t.Errorf("the node reached %s of this machine, want it unreachable", ip)
+		if got := run(connectTo(net.JoinHostPort(ip.String(), port))...); got.code == 0 {
+			t.Errorf("%s of this machine: got a connection, want it unreachable", ip)
 		}
 	}
 }
@@ -178,13 +196,14 @@ func testDown(t *testing.T, dir string) {
 	for _, kind := range []string{"net", "mnt"} {
 		spaces = append(spaces, strings.TrimSpace(onNode(t, dir, nil, "readlink", "/proc/self/ns/"+kind).stdout))
 	}
+	spaces = append(spaces, strings.TrimSpace(inControl(t, dir, "readlink", "/proc/self/ns/net").stdout))
 	before := processesIn(t, spaces)
 	if len(before) == 0 {
 		t.Fatal("got no process in the node's namespaces, want some for down to end")
 	}
 	names := "bb" + fmt.Sprintf("%x", sha256.Sum256([]byte(dir)))[:5] + "-*"
-	if found := glob(t, "/run/netns/"+names); len(found) < 2 {
-		t.Fatalf("got network namespaces %v, want the node's and the world's", found)
+	if found := glob(t, "/run/netns/"+names); len(found) < 3 {
+		t.Fatalf("got network namespaces %v, want those of the node, the world and the control plane", found)
 	}
 
 	if got := run(t, dir, nil, "hack/dev/down"); got.code != 0 {
@@ -209,7 +228,7 @@ func testDown(t *testing.T, dir string) {
 	for process, started := range processesIn(t, spaces) {
 		// Another test's new namespace may have reused the inode number of the node's.
 		if was, known := before[process]; known && was == started {
-			t.Errorf("%s is in a namespace of the node, want no process there", process)
+			t.Errorf("%s is in a namespace of the cluster, want no process there", process)
 		}
 	}
 	for _, process := range glob(t, "/proc/[0-9]*") {
