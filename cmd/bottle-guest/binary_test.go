@@ -20,7 +20,7 @@ import (
 	"botbottle.dev/bottle-operator/test/require"
 )
 
-const maxSize = 3 << 20 // it is copied into every guest
+const maxSize = 4 << 20 // it is copied into every guest
 
 var built = sync.OnceValues(func() ([]byte, error) {
 	dir, err := os.MkdirTemp("", "bottle-guest")

@@ -5,6 +5,9 @@
 // /etc, no /proc.
 //
 //	probe      tries the targets of a plan and prints what happened
+//	supervise  runs the workload
+//	stop       ends the workload
+//	attach     connects to the workload's input and output
 package main
 
 import (
@@ -15,10 +18,16 @@ import (
 
 // commands has what each first argument runs. Each returns the exit code.
 var commands = map[string]func(args []string) int{
-	"probe": runProbe,
+	"probe":     runProbe,
+	"supervise": runSupervise,
+	"stop":      runStop,
+	"attach":    runAttach,
 }
 
-const usage = "usage: bottle-guest probe"
+const usage = `usage: bottle-guest probe
+       bottle-guest supervise [--] COMMAND [ARGUMENT...]
+       bottle-guest stop [--grace DURATION]
+       bottle-guest attach [--stdin] [--tty]`
 
 func main() {
 	if len(os.Args) < 2 || commands[os.Args[1]] == nil {

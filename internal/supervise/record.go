@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"time"
 	"unicode/utf8"
 )
@@ -52,7 +53,7 @@ func Parse(record []byte) (Report, error) {
 	if err := d.Decode(&r); err != nil {
 		return Report{}, errors.New("not a report")
 	}
-	if d.More() {
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return Report{}, errors.New("more than one report")
 	}
 	return r, r.check()

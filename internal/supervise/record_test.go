@@ -12,10 +12,21 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/supervise"
 )
 
 func ptr[T any](v T) *T { return &v }
+
+// The package imports nothing of ours, so it has its own copies of the API's words.
+func TestWordsOfTheAPI(t *testing.T) {
+	got := []string{supervise.RestartAlways, supervise.RestartOnFailure, supervise.RestartNever, supervise.StdinClosed, supervise.StdinOpen, supervise.StdinTerminal}
+	want := []string{string(v1alpha1.RestartAlways), string(v1alpha1.RestartOnFailure), string(v1alpha1.RestartNever),
+		string(v1alpha1.StdinClosed), string(v1alpha1.StdinOpen), string(v1alpha1.StdinTerminal)}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
 
 func TestRecord(t *testing.T) {
 	at := time.Date(2026, 11, 29, 12, 0, 0, 5, time.UTC)
@@ -79,6 +90,7 @@ func TestParseRefuses(t *testing.T) {
 		"a list":                 record("[]"),
 		"an unknown field":       record(`{"start":"a","more":1}`),
 		"two reports":            record(`{"start":"a"}{"start":"b"}`),
+		"a stray brace":          record(`{"start":"a"}}`),
 		"a long start":           record(`{"start":"` + strings.Repeat("a", 65) + `"}`),
 		"an exit code of 256":    record(`{"start":"a","exitCode":256}`),
 		"an exit code of -1":     record(`{"start":"a","exitCode":-1}`),

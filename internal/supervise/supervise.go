@@ -35,9 +35,9 @@ type Orders struct {
 	Start string `json:"start"`
 	// Workload is Run, or Idle to start nothing and to wait.
 	Workload string `json:"workload"`
-	// RestartPolicy is that of the Bottle.
+	// RestartPolicy is that of the Bottle. An unknown value counts as Always.
 	RestartPolicy string `json:"restartPolicy"`
-	// Stdin is that of the Bottle.
+	// Stdin is that of the Bottle. An unknown value counts as Closed.
 	Stdin string `json:"stdin"`
 	// Restarts is the number of restarts that the report starts with.
 	Restarts int32 `json:"restarts"`
@@ -47,6 +47,17 @@ type Orders struct {
 const (
 	Run  = "Run"
 	Idle = "Idle"
+)
+
+// Values of Orders.RestartPolicy and Orders.Stdin, as in the API.
+const (
+	RestartAlways    = "Always"
+	RestartOnFailure = "OnFailure"
+	RestartNever     = "Never"
+
+	StdinClosed   = "Closed"
+	StdinOpen     = "Open"
+	StdinTerminal = "Terminal"
 )
 
 // Report is what the supervisor says of the workload. It is written at each change.
