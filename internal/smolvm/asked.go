@@ -60,7 +60,7 @@ func (d *Driver) checkCreated(ctx context.Context, c capabilities, spec host.Mac
 		return err
 	}
 	defer release()
-	view, err := d.view(ctx, c, spec.Owner.ID())
+	_, view, err := d.inspect(ctx, c, spec.Owner.ID())
 	if err != nil {
 		return err
 	}
@@ -84,11 +84,8 @@ func differences(view, record object, spec host.MachineSpec) []string {
 // checkDevices returns an error if the machine has what no Bottle asks for. An
 // agent that ended right after it had created the machine has not checked it, nor
 // did earlier agents. The number of mounts is not known here.
-func (d *Driver) checkDevices(ctx context.Context, c capabilities, name string) error {
-	view, err := d.view(ctx, c, name)
-	if err != nil {
-		return err
-	}
+func checkDevices(name string, view object) error {
+	view = maps.Clone(view)
 	delete(view, "mounts")
 	if err := refuse(unasked(view, 0), smolvmMade, ""); err != nil {
 		return fmt.Errorf("start machine %s: %w: recreate the machine", name, err)
@@ -110,20 +107,6 @@ func refuse(other []string, what, help string) error {
 	}
 	slices.Sort(other)
 	return fmt.Errorf("%w: %s that the Bottle does not ask for (%s)%s", host.ErrInvalid, what, strings.Join(slices.Compact(other), ", "), help)
-}
-
-// view returns the machine as the list shows it.
-func (d *Driver) view(ctx context.Context, c capabilities, name string) (object, error) {
-	what := "inspect machine " + name
-	res, err := d.run(ctx, call{what: what, args: c.statusArgs(name), timeout: listTimeout})
-	if err != nil {
-		return nil, err
-	}
-	var view object
-	if err := json.Unmarshal(res.Stdout, &view); err != nil || view["name"] != name {
-		return nil, fmt.Errorf("%s: %w: smolvm described another machine", what, host.ErrUnavailable)
-	}
-	return view, nil
 }
 
 // recordObject returns the machine's record. It is empty for a release newer than

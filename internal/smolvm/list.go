@@ -26,19 +26,29 @@ func (d *Driver) ListMachines(ctx context.Context) ([]host.Machine, error) {
 // find returns the machine with this name. The error is ErrNotFound if there is
 // none. It costs the same however many machines there are.
 func (d *Driver) find(ctx context.Context, c capabilities, name string) (host.Machine, error) {
+	m, _, err := d.inspect(ctx, c, name)
+	return m, err
+}
+
+// inspect returns the machine that find returns, and all that smolvm shows of it.
+func (d *Driver) inspect(ctx context.Context, c capabilities, name string) (host.Machine, object, error) {
 	what := "inspect machine " + name
 	res, err := d.run(ctx, call{what: what, args: c.statusArgs(name), timeout: listTimeout})
 	if err != nil {
-		return host.Machine{}, err
+		return host.Machine{}, nil, err
 	}
+	var view object
 	found, err := d.decode(slices.Concat([]byte("["), res.Stdout, []byte("]")))
 	if err == nil && (res.Truncated || len(found) != 1 || found[0].Name != name) {
 		err = errors.New("smolvm described another machine")
 	}
-	if err != nil {
-		return host.Machine{}, fmt.Errorf("%s: %w: %w", what, host.ErrUnavailable, err)
+	if err == nil {
+		err = json.Unmarshal(res.Stdout, &view)
 	}
-	return found[0], nil
+	if err != nil {
+		return host.Machine{}, nil, fmt.Errorf("%s: %w: %w", what, host.ErrUnavailable, err)
+	}
+	return found[0], view, nil
 }
 
 func (d *Driver) list(ctx context.Context, c capabilities) ([]host.Machine, error) {

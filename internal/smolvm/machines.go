@@ -101,6 +101,9 @@ func (d *Driver) creation(ctx context.Context, c capabilities, s host.MachineSpe
 // finishDeletion removes what an interrupted deletion left of a machine that
 // smolvm no longer lists: the next machine of that name must not get its disk.
 func (d *Driver) finishDeletion(ctx context.Context, c capabilities, name string) error {
+	if _, err := os.Lstat(d.dataDir(name)); errors.Is(err, os.ErrNotExist) {
+		return d.sweep(ctx, name) // there is no disk, so nothing is lost even if the machine is listed
+	}
 	_, err := d.find(ctx, c, name)
 	if errors.Is(err, host.ErrNotFound) {
 		return d.sweep(ctx, name)
@@ -139,7 +142,7 @@ func (d *Driver) StartMachine(ctx context.Context, name, netns string) error {
 	}
 	defer release()
 
-	m, err := d.find(ctx, c, name)
+	m, view, err := d.inspect(ctx, c, name)
 	if err != nil {
 		return err
 	}
@@ -151,7 +154,7 @@ func (d *Driver) StartMachine(ctx context.Context, name, netns string) error {
 		// decide that.
 		return fmt.Errorf("start machine %s: it is unreachable; stop it first: %w", name, host.ErrUnavailable)
 	}
-	if err := d.checkDevices(ctx, c, name); err != nil {
+	if err := checkDevices(name, view); err != nil {
 		return err
 	}
 	start := call{
