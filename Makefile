@@ -56,6 +56,8 @@ build: ## Build the programs to bin/.
 	@go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/bottle-operator .
 	@go build -trimpath -ldflags '-s -w' -o $(BIN)/bottle-guest ./cmd/bottle-guest
 	@go build -trimpath -ldflags '-s -w' -o $(BIN)/bottle-bundle ./cmd/bottle-bundle
+	@go build -trimpath -ldflags '-s -w' -o $(BIN)/kubectl-bottle ./cmd/kubectl-bottle
+	@ln -sfn kubectl-bottle $(BIN)/kubectl_complete-bottle
 
 .PHONY: image
 image: build ## Write the default bundle's image to bin/images/bundle.tar.

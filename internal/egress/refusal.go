@@ -150,17 +150,27 @@ var whys = map[Cause]string{
 // to say. It is printable ASCII of at most 150 characters.
 func (r Refusal) WhatToDo() string {
 	const field = "spec.egress.allow of the Bottle"
-	switch {
-	case (r.Cause == CauseNoRule || r.Cause == CauseOtherPort) && r.rule() != "":
-		return fmt.Sprintf("to allow it, add %q to %s", r.rule(), field)
-	case r.Cause == CausePrivate && r.Addr.IsValid():
-		return fmt.Sprintf("to allow it, add %q to %s", Rule{addrs: netip.PrefixFrom(r.plain(), r.plain().BitLen()), port: r.Port}, field)
+	switch rule := r.Rule(); {
+	case rule != "":
+		return fmt.Sprintf("to allow it, add %q to %s", rule, field)
 	case r.Cause == CausePlatform && (r.By == ByFlag || r.By == ByCeiling):
 		return "ask an administrator to change that flag of the node's agent"
 	case r.Cause == CauseNever, r.Cause == CauseOwnNetwork, r.Cause == CausePlatform:
 		return "no rule of the Bottle opens it"
 	case r.Cause == CauseUnknownName:
 		return "check its spelling"
+	}
+	return ""
+}
+
+// Rule returns the rule that allows the request; "" if there is none, or if a rule is not
+// what is missing.
+func (r Refusal) Rule() string {
+	switch {
+	case r.Cause == CauseNoRule || r.Cause == CauseOtherPort:
+		return r.rule()
+	case r.Cause == CausePrivate && r.Addr.IsValid():
+		return Rule{addrs: netip.PrefixFrom(r.plain(), r.plain().BitLen()), port: r.Port}.String()
 	}
 	return ""
 }

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plugin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/kubectl/pkg/util/templates"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+)
+
+func (p *plugin) newRun() *cobra.Command {
+	flags := &runFlags{}
+	cmd := &cobra.Command{
+		Use:                   "run NAME [--image IMAGE] [flags] -- COMMAND [ARGS…]",
+		DisableFlagsInUseLine: true,
+		Short:                 "Run a command to its end in a new Bottle",
+		Long: templates.LongDesc(`
+			Creates a Bottle, shows what its command prints, with standard output and standard error
+			apart, and returns the command's exit code: 128 plus the number of the signal that
+			ended it, 124 if it ran for longer than --timeout, and 1 if it could not be run.
+
+			The Bottle stays afterwards, with its disk, logs and files, unless --rm is used. Its
+			machine is stopped, and what it booked on its node is released.
+
+			The first Ctrl-C stops the command and its machine, and the second one leaves at
+			once. With --rm, the first Ctrl-C deletes the Bottle. With a terminal (-it), Ctrl-C
+			goes to the command.
+
+			Without a COMMAND, the image's own command runs.`),
+		Example: templates.Examples(`
+			# Run a coding agent and copy its work back
+			kubectl bottle run fix-1 --image ghcr.io/example/agent:1 --env-from-secret llm:API_KEY \
+			  --allow api.example.com --copy-in .:/work --copy-out /work:./fixed -- agent --print "fix the tests"
+
+			# Try something, and leave nothing behind
+			kubectl bottle run try --rm -it -- sh`),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			name, command, err := splitCommand(cmd, args)
+			if err != nil {
+				return err
+			}
+			return p.runBottle(cmd.Context(), flags, name, command)
+		},
+	}
+	flags.addFlags(cmd)
+	return cmd
+}
+
+// runBottle does what run does.
+func (p *plugin) runBottle(ctx context.Context, flags *runFlags, name string, command []string) error {
+	r, err := p.newRunner(ctx, flags, name, command)
+	if err != nil {
+		return err
+	}
+	r.bottle, err = r.client.create(ctx, r.bottle)
+	if apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("%w: choose another name, or delete it with kubectl delete bottle %s -n %s", err, name, r.client.namespace)
+	}
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(r.notes, sentence(name, "created"))
+	return r.run(ctx)
+}
+
+// runner runs one Bottle to its end.
+type runner struct {
+	*transfer
+	flags    *runFlags
+	bottle   *v1alpha1.Bottle // the newest state
+	ins      []copySpec
+	outs     []copySpec
+	notes    io.Writer // what is shown besides the command's output
+	progress *progress
+	stop     *stopper
+	terminal *session // the session of -i, if any
+}
+
+// newRunner checks the flags and prepares what needs no Bottle.
+func (p *plugin) newRunner(ctx context.Context, flags *runFlags, name string, command []string) (*runner, error) {
+	c, err := p.client()
+	if err != nil {
+		return nil, err
+	}
+	r := &runner{transfer: p.transfer(c, name), flags: flags, notes: p.ErrOut}
+	if flags.quiet {
+		r.notes = io.Discard
+	}
+	r.progress = newProgress(r.notes)
+	if r.ins, err = flags.copyInSpecs(); err != nil {
+		return nil, err
+	}
+	if r.outs, err = flags.copyOutSpecs(); err != nil {
+		return nil, err
+	}
+	if flags.tty && !flags.stdin {
+		return nil, errors.New("-t needs -i")
+	}
+	if flags.stdin {
+		r.terminal = p.session(name, flags.interactive)
+		flags.tty = r.terminal.terminal != nil
+	}
+	if r.bottle, err = flags.bottle(name, c.namespace, command); err != nil {
+		return nil, err
+	}
+	secrets, err := p.secretEnv(ctx, c.namespace, flags.fromSecrets)
+	if err != nil {
+		return nil, err
+	}
+	r.bottle.Spec.Env = append(r.bottle.Spec.Env, secrets...)
+	return r, nil
+}
+
+// run waits for the machine, shows the output and copies the files, in this order.
+func (r *runner) run(parent context.Context) error {
+	ctx, stop := r.watchSignals(parent)
+	defer stop.end()
+	r.stop = stop
+	err := r.untilEnd(ctx)
+	if r.flags.remove {
+		if rerr := r.delete(parent); rerr != nil {
+			fmt.Fprintf(r.ErrOut, "The Bottle could not be deleted: %s\n", clean(rerr.Error()))
+		}
+	}
+	if interrupted := stop.interrupted(); interrupted != nil {
+		return interrupted
+	}
+	return err
+}
+
+func (r *runner) untilEnd(ctx context.Context) error {
+	if err := r.untilStarted(ctx); err != nil {
+		return err
+	}
+	if err := r.fill(ctx); err != nil {
+		return err
+	}
+	if err := r.show(ctx); err != nil {
+		return err
+	}
+	end := result(r.bottle)
+	for _, spec := range r.outs {
+		if err := r.pull(ctx, spec.guest, r.unpackTo(spec.local)); err != nil {
+			return errors.Join(fmt.Errorf("--copy-out %s: %w", spec.guest, err), end)
+		}
+		fmt.Fprintf(r.notes, "copied %s to %s\n", spec.guest, spec.local)
+	}
+	return end
+}
+
+// fill copies files into the machine and then lets the command start.
+func (r *runner) fill(ctx context.Context) error {
+	for _, spec := range r.ins {
+		if err := r.push(ctx, spec.guest, r.packContents(spec.local)); err != nil {
+			return fmt.Errorf("--copy-in %s: %w", spec.local, err)
+		}
+		fmt.Fprintf(r.notes, "copied %s to %s\n", spec.local, spec.guest)
+	}
+	if len(r.ins) == 0 {
+		return nil
+	}
+	_, err := r.client.patch(ctx, r.name, map[string]any{"metadata": map[string]any{"annotations": map[string]any{v1alpha1.AnnotationHold: nil}}})
+	return err
+}

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plugin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/tools/remotecommand"
+	"k8s.io/kubectl/pkg/cmd/exec"
+	"k8s.io/kubectl/pkg/util/interrupt"
+	"k8s.io/kubectl/pkg/util/term"
+
+	subresources "botbottle.dev/bottle-operator/api/subresources/v1alpha1"
+)
+
+// session is one exec or attach. A stream that is nil is not opened.
+type session struct {
+	name    string
+	command []string // empty for attach
+	purpose subresources.ExecPurpose
+	in      io.Reader
+	out     io.Writer
+	errOut  io.Writer
+	// terminal is set if the session has a terminal.
+	terminal *term.TTY
+}
+
+// useTerminal gives the session a terminal, if its input is one.
+func (s *session) useTerminal() {
+	t := term.TTY{In: s.in, Out: s.out, Raw: true}
+	if !t.IsTerminalIn() {
+		fmt.Fprintln(s.errOut, "Unable to use a TTY - input is not a terminal or the right kind of file")
+		return
+	}
+	// A signal ends the session's context, and with it the session. The terminal is
+	// restored in either case.
+	t.Parent = interrupt.New(func(os.Signal) {})
+	s.terminal, s.errOut = &t, nil // with a terminal, both outputs are one
+}
+
+// parameters returns the subresource and its parameters.
+func (s *session) parameters() (string, runtime.Object) {
+	if len(s.command) == 0 {
+		return "attach", &subresources.BottleAttachOptions{
+			Stdin: s.in != nil, Stdout: s.out != nil, Stderr: s.errOut != nil, TTY: s.terminal != nil,
+		}
+	}
+	return "exec", &subresources.BottleExecOptions{
+		Command: s.command, Purpose: s.purpose,
+		Stdin: s.in != nil, Stdout: s.out != nil, Stderr: s.errOut != nil, TTY: s.terminal != nil,
+	}
+}
+
+// stream runs the session to its end: over a WebSocket or, if the way to the API server
+// does not support that, over SPDY. A command that fails is a CodeExitError.
+func (c *client) stream(ctx context.Context, s *session) error {
+	subresource, parameters := s.parameters()
+	url := c.sub.Post().Namespace(c.namespace).Resource("bottles").Name(s.name).SubResource(subresource).
+		VersionedParams(parameters, parameterCodec).URL()
+	run := func(sizes remotecommand.TerminalSizeQueue) error {
+		executor := &exec.DefaultRemoteExecutor{}
+		err := executor.ExecuteWithContext(ctx, url, c.config, s.in, s.out, s.errOut, s.terminal != nil, sizes)
+		if cause := context.Cause(ctx); cause != nil && err != nil {
+			return cause
+		}
+		return err
+	}
+	if s.terminal == nil {
+		return run(nil)
+	}
+	// The goroutine that watches the size ends with Safe.
+	sizes := sizeQueue{s.terminal.MonitorSize(s.terminal.GetSize())}
+	return s.terminal.Safe(func() error { return run(sizes) })
+}
+
+// sizeQueue passes the sizes of the terminal on to client-go, which has a type of its
+// own for them.
+type sizeQueue struct{ term.TerminalSizeQueue }
+
+func (q sizeQueue) Next() *remotecommand.TerminalSize {
+	if q.TerminalSizeQueue == nil {
+		return nil
+	}
+	size := q.TerminalSizeQueue.Next()
+	if size == nil {
+		return nil
+	}
+	return &remotecommand.TerminalSize{Width: size.Width, Height: size.Height}
+}
+
+// run runs the session of a verb: the first signal ends it.
+func (p *plugin) run(parent context.Context, s *session) error {
+	ctx, cancel := p.interruptible(parent)
+	defer cancel()
+	c, err := p.client()
+	if err != nil {
+		return err
+	}
+	if err := c.stream(ctx, s); err != nil {
+		return explainSession(err)
+	}
+	return nil
+}
+
+// explainSession adds what to do to an error that kubectl's words do not explain.
+func explainSession(err error) error {
+	if errors.Is(err, io.EOF) {
+		return errors.New("the session ended before the command did: the node's agent or the manager was restarted, or the connection broke")
+	}
+	return err
+}
