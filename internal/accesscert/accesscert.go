@@ -12,6 +12,8 @@ package accesscert
 import (
 	"crypto/tls"
 	"time"
+
+	"k8s.io/utils/clock"
 )
 
 const (
@@ -49,6 +51,6 @@ const (
 func AgentDNSName(node string) string { return node + agentDomain }
 
 // baseConfig is what both ends of the hop to an agent require. SPDY needs HTTP/1.1.
-func baseConfig() *tls.Config {
-	return &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: []string{"http/1.1"}, SessionTicketsDisabled: true}
+func baseConfig(c clock.PassiveClock) *tls.Config {
+	return &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: []string{"http/1.1"}, SessionTicketsDisabled: true, Time: c.Now}
 }

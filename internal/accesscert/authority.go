@@ -170,7 +170,7 @@ func (a *Authority) ClientConfig(node string) (*tls.Config, error) {
 	if now == nil {
 		return nil, ErrNotReady
 	}
-	config := baseConfig()
+	config := baseConfig(a.options.Clock)
 	config.ServerName = AgentDNSName(node)
 	config.RootCAs = now.authorities.pool()
 	config.Certificates = []tls.Certificate{*now.client}

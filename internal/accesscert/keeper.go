@@ -86,13 +86,13 @@ func NewKeeper(options KeeperOptions) *Keeper {
 // ServerConfig returns the configuration of the agent's server. It accepts only the
 // manager, and nobody while there is no valid certificate.
 func (k *Keeper) ServerConfig() *tls.Config {
-	outer := baseConfig()
+	outer := baseConfig(k.options.Clock)
 	outer.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
 		now := k.current.Load()
 		if now == nil || !k.options.Clock.Now().Before(now.cert.Leaf.NotAfter) {
 			return nil, ErrNotReady
 		}
-		config := baseConfig()
+		config := baseConfig(k.options.Clock)
 		config.Certificates = []tls.Certificate{*now.cert}
 		config.ClientCAs, config.ClientAuth = now.pool, tls.RequireAndVerifyClientCert
 		config.VerifyConnection = verifyManager
