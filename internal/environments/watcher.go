@@ -33,7 +33,8 @@ type watcher struct {
 	cancel    context.CancelFunc
 
 	sent map[types.NamespacedName]sent
-	last uint64 // the highest version that was sent
+	// last is the highest version that was sent, start that of the store at the start.
+	last, start uint64
 	// initial are the Bottles of the present state at the start that were not sent
 	// yet. It is nil once the client was told that this state is complete.
 	initial map[types.NamespacedName]bool
@@ -73,7 +74,7 @@ func (s *Store) watch(ctx context.Context, node string, bookmarks bool, selects 
 		s.watchers[node] = map[*watcher]bool{}
 	}
 	s.watchers[node][w] = true
-	w.initial, w.last = map[types.NamespacedName]bool{}, s.version
+	w.initial, w.start = map[types.NamespacedName]bool{}, s.version
 	for key, env := range s.nodes[node] {
 		if selects(env) {
 			w.initial[key] = true
@@ -143,11 +144,12 @@ func (w *watcher) behind() []watch.Event {
 	for key, env := range set {
 		version := versionOf(env)
 		was, ok := w.sent[key]
-		if ok && (was.uid != env.BottleUID || was.version == version) || !w.selects(env) {
+		known := ok && was.uid == env.BottleUID // otherwise deleted has the older Bottle
+		if known && was.version == version || !w.selects(env) {
 			continue
 		}
 		event := watch.Event{Type: watch.Added, Object: shallow(env)}
-		if ok {
+		if known {
 			event.Type = watch.Modified
 		}
 		changed = append(changed, event)
@@ -218,6 +220,7 @@ func (w *watcher) accepted(event watch.Event) {
 // endInitial tells the client that it has the present state.
 func (w *watcher) endInitial(ctx context.Context) bool {
 	w.initial = nil
+	w.last = max(w.last, w.start) // what was not sent is newer
 	return w.sendBookmark(ctx, map[string]string{metav1.InitialEventsAnnotationKey: "true"})
 }
 

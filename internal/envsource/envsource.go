@@ -22,6 +22,19 @@ import (
 	"botbottle.dev/bottle-operator/internal/namedwatch"
 )
 
+// Errors of a Reader. Each ends with an event: a Bottle is reconciled when what is
+// known of its objects changes.
+var (
+	// ErrNotFound means that the object does not exist.
+	ErrNotFound = namedwatch.ErrNotFound
+	// ErrNotYet means that the manager has not said yet what the object is.
+	ErrNotYet = namedwatch.ErrNotYet
+	// ErrForbidden means that the manager may not read the object.
+	ErrForbidden = errors.New("the manager may not read it")
+	// ErrTooLarge means that what the Bottle names is too large to be passed on.
+	ErrTooLarge = errors.New("too large")
+)
+
 // Need is an object that a Bottle names, and the keys of it that the Bottle names.
 type Need struct {
 	namedwatch.Ref
