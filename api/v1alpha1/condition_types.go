@@ -366,6 +366,8 @@ var ConditionTypes = []ConditionType{
 		DoneReason: ReasonMachineRunning, DoneMessage: "the machine is running and answers"},
 	{Type: ConditionEgressEnforced, Manager: true, Agent: true, Events: true},
 	{Type: ConditionEgressLimited, Agent: true, Events: true, OnlyTrue: true},
+	{Type: ConditionFinished, Agent: true, Events: true, OnlyTrue: true},
+	{Type: ConditionFilesOpen, Agent: true, OnlyTrue: true},
 	{Type: ConditionPendingRestart, Agent: true, Events: true, OnlyTrue: true},
 	{Type: ConditionReady, Manager: true, Agent: true},
 	{Type: ConditionReconciling, Agent: true, OnlyTrue: true},
@@ -384,6 +386,10 @@ var RoutineReasons = map[string]bool{
 	ReasonImagePulling:     true,
 	ReasonErrImagePull:     true,
 	ReasonImagePullBackOff: true,
+	// Finished reports how a Bottle has ended.
+	ReasonCompleted:        true,
+	ReasonFailed:           true,
+	ReasonDeadlineExceeded: true,
 }
 
 // UnknownReasons are the reasons of EgressEnforced that leave it unknown whether

@@ -14,6 +14,7 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/host/hosttest"
+	"botbottle.dev/bottle-operator/internal/workload"
 	"botbottle.dev/bottle-operator/test/builders"
 )
 
@@ -119,7 +120,7 @@ func TestFlagsBesideAnArtifact(t *testing.T) {
 			t.Errorf("env: got %q, want %q in it", spec.Env, want)
 		}
 	}
-	if diff := cmp.Diff([]string{"sh", "-c", "true"}, spec.Command); diff != "" {
+	if diff := cmp.Diff(workload.Command([]string{"sh", "-c", "true"}), spec.Command); diff != "" {
 		t.Errorf("command (-want +got):\n%s", diff)
 	}
 	if got := bottle.Status.Image; got == nil || got.Reference != packed || *got.Digest != hosttest.ImageDigest("a packed machine") {

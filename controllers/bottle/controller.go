@@ -31,6 +31,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/machineview"
 	"botbottle.dev/bottle-operator/internal/namedwatch"
 	"botbottle.dev/bottle-operator/internal/passes"
+	"botbottle.dev/bottle-operator/internal/reports"
 	"botbottle.dev/bottle-operator/internal/state"
 	"botbottle.dev/bottle-operator/internal/subnet"
 )
@@ -85,8 +86,12 @@ type Options struct {
 
 	State  *state.Dir
 	Images host.Images
-	Pool   *subnet.Pool
-	Clock  clock.WithTicker
+	// Exchanges manages the folders that the agent shares with guests.
+	Exchanges host.Exchanges
+	// Sessions may be nil.
+	Sessions Sessions
+	Pool     *subnet.Pool
+	Clock    clock.WithTicker
 	// Metrics may be nil.
 	Metrics *Metrics
 
@@ -113,6 +118,8 @@ type Reconciler struct {
 	requests *passes.Requests
 	view     *machineview.View
 	starts   *jobs.Set[error]
+	ends     *jobs.Set[error] // of workloads
+	reports  *reports.Watch
 	denials  *denials.Follower
 	exits    *exits.Watch
 	orphans  orphans
@@ -126,6 +133,10 @@ type Reconciler struct {
 // resync is the pause between passes over a satisfied Bottle, ±10 percent.
 const resync = 10 * time.Minute
 
+// maxConcurrentEnds is how many workloads are asked to end in parallel. Each takes up to
+// its grace period.
+const maxConcurrentEnds = 64
+
 // workers is how many passes run in parallel. Boots do not count.
 const workers = 8
 
@@ -133,6 +144,8 @@ const workers = 8
 func New(o Options) *Reconciler {
 	r := &Reconciler{Options: o, bottles: &passes.Registry{}, starts: jobs.New[error]("machine start", o.MaxConcurrentStarts, o.Clock)}
 	r.requests = passes.NewRequests(r.bottles)
+	r.ends = jobs.New[error]("end of a workload", maxConcurrentEnds, o.Clock)
+	r.reports = reports.New(o.Exchanges, o.Clock, r.requests.ContinueUID)
 	r.events = &reporter{recorder: o.Recorder, reader: o.Client, node: o.Node}
 	r.status = &statusWriter{client: o.Client, events: r.events}
 	r.view = machineview.New(o.Machines, o.Clock, o.MachinePollInterval, r.requests.EnqueueMachine)
@@ -181,11 +194,10 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 
 // converge makes a pass over a Bottle that stays on this node.
 func (r *Reconciler) converge(ctx context.Context, s *scope) (ctrl.Result, error) {
-	steps := r.steps.converge()
-	if desired.Stopped(s.bottle) {
-		steps = r.steps.halt()
+	if err := r.steps.workload.observe(ctx, s); err != nil {
+		return ctrl.Result{}, err
 	}
-	err := flow.Run(ctx, s, steps, s.recordOutcome)
+	err := flow.Run(ctx, s, r.steps.forPhase(s), s.recordOutcome)
 	_ = s.created() // the pass may have ended before the machine step, which reports the error
 	if ctx.Err() != nil {
 		return ctrl.Result{}, context.Cause(ctx)
@@ -261,7 +273,9 @@ func (r *Reconciler) Enqueue(k types.NamespacedName) { r.requests.Enqueue(k) }
 // forget drops what is kept for a Bottle that is not on this node.
 func (r *Reconciler) forget(k types.NamespacedName) {
 	r.References.Use(k, nil)
-	r.exits.Forget(r.bottles.Forget(k)...)
+	uids := r.bottles.Forget(k)
+	r.exits.Forget(uids...)
+	r.reports.Forget(uids...)
 }
 
 // enforcementChanged requests a pass after a change to a wall, machine or proof.

@@ -68,7 +68,9 @@ func (r *reporter) conditions(ctx context.Context, s *scope, before, after []met
 			continue
 		}
 		switch {
-		case typ == v1alpha1.ConditionPendingRestart,
+		case typ == v1alpha1.ConditionFinished && now.Reason != v1alpha1.ReasonCompleted:
+			r.warn(ctx, s, now.Reason, now.Message)
+		case typ == v1alpha1.ConditionFinished, typ == v1alpha1.ConditionPendingRestart,
 			typ == v1alpha1.ConditionMachineReady && now.Status == metav1.ConditionTrue,
 			typ == v1alpha1.ConditionMachineReady && now.Reason == v1alpha1.ReasonStopped:
 			r.event(s, corev1.EventTypeNormal, now.Reason, now.Message)

@@ -20,7 +20,7 @@ import (
 // port.
 func faulty(t *testing.T) *world {
 	t.Helper()
-	w := newWorld(t, demo().Env("A", "b").EnvFromSecret("TOKEN", "creds", "token").Allow("example.com").Obj())
+	w := newWorld(t, demo().Env("A", "b").EnvFromSecret("TOKEN", "creds", "token").Allow("example.com").Command("run").Obj())
 	w.refs.put("secrets", "creds", "token", "hush")
 	return w
 }

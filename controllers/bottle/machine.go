@@ -25,6 +25,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/machineview"
 	"botbottle.dev/bottle-operator/internal/passes"
 	"botbottle.dev/bottle-operator/internal/state"
+	"botbottle.dev/bottle-operator/internal/workload"
 )
 
 // machineStep creates, starts, stops and deletes the machine.
@@ -42,6 +43,7 @@ type machineStep struct {
 	metrics     *Metrics
 	reader      client.Reader
 	stops       *narrow.Stops
+	workload    *workloadStep
 	// requirePolicy: a machine is started only if smolvm shows exactly the one
 	// allowed address for it.
 	requirePolicy bool
@@ -86,8 +88,12 @@ func (m *machineStep) ensure(ctx context.Context, s *scope) error {
 	f.Differs = len(s.pending) > 0
 	d := lifecycle.Decide(f)
 	if d.Loss != "" {
+		end := workload.Lost(s.work, d.Loss)
 		if err := m.countLoss(ctx, s, d.Loss); err != nil {
 			return err
+		}
+		if end != nil {
+			return m.endLost(s, *end)
 		}
 		f.Record = s.record
 		d = lifecycle.Decide(f)
@@ -136,7 +142,10 @@ func (m *machineStep) act(ctx context.Context, s *scope, f lifecycle.Facts, d li
 		starting.After = immediately
 		return starting
 	case lifecycle.RecordRun:
-		return m.recordRun(ctx, s, f)
+		if err := m.recordRun(ctx, s, f); err != nil {
+			return err
+		}
+		return m.updateOrders(ctx, s)
 	}
 	return fmt.Errorf("machine of bottle %s: no such action %q", s.key(), d.Action)
 }
@@ -152,7 +161,7 @@ func (m *machineStep) observe(ctx context.Context, s *scope) (lifecycle.Facts, e
 		Record:      s.record,
 		Starting:    m.starts.Running(s.owner.UID),
 		Unreachable: m.view.UnreachablePolls(s.name()),
-		Restart:     restartRequested(s),
+		Restart:     restartRequested(s) || m.needsStart(s),
 		Recreate:    recreateRequested(s),
 		Now:         m.clock.Now(),
 	}, nil
@@ -243,6 +252,10 @@ func (m *machineStep) start(ctx context.Context, s *scope) error {
 	rec := runningRecord(s)
 	rec.RestartedAt = s.bottle.Annotations[v1alpha1.AnnotationRestartedAt]
 	rec.Breach = ""
+	if rec.Workload.Out != "" {
+		s.work.Record = &rec
+		rec.Workload = workload.Start(s.work, state.NewSalt(), s.phase)
+	}
 	// A start reads the values again. The set of variables is fixed when the
 	// machine is created.
 	rec.Secrets = maps.Clone(rec.Secrets)
@@ -254,6 +267,11 @@ func (m *machineStep) start(ctx context.Context, s *scope) error {
 	if err := s.setRecord(rec); err != nil {
 		return err
 	}
+	if w := rec.Workload; w.Out != "" {
+		if err := m.workload.exchanges.RenewExchange(ctx, s.owner.UID, w.Out, workload.Orders(s.bottle, w)); err != nil {
+			return err
+		}
+	}
 	name, k, netns := s.name(), s.key(), s.wall.Path
 	m.starts.Start(s.owner, func(ctx context.Context) error {
 		defer m.view.Invalidate(name)
@@ -264,12 +282,9 @@ func (m *machineStep) start(ctx context.Context, s *scope) error {
 
 // stop stops the machine on request, so that its end is not a loss.
 func (m *machineStep) stop(ctx context.Context, s *scope) error {
-	if s.record != nil && s.record.Run != nil {
-		rec := *s.record
-		rec.Run = nil
-		if err := s.setRecord(rec); err != nil {
-			return err
-		}
+	s.forgetRun()
+	if err := s.saveRecord(); err != nil {
+		return err
 	}
 	defer m.view.Invalidate(s.name())
 	return m.machines.StopMachine(ctx, s.name())

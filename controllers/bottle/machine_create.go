@@ -19,6 +19,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/lifecycle"
 	"botbottle.dev/bottle-operator/internal/machinesize"
 	"botbottle.dev/bottle-operator/internal/state"
+	"botbottle.dev/bottle-operator/internal/supervise"
 )
 
 // create creates the machine. It writes the record first: if smolvm's reply is
@@ -27,6 +28,9 @@ import (
 func (m *machineStep) create(ctx context.Context, s *scope) error {
 	if !s.imageFound { // the machine disappeared after the image step had seen it
 		return &flow.Waiting{Reason: v1alpha1.ReasonMachineStarting, Message: "a new machine will be created", After: immediately}
+	}
+	if err := m.workload.prepare(ctx, s); err != nil {
+		return err
 	}
 	if err := s.setRecord(newRecord(s)); err != nil {
 		return err
@@ -44,6 +48,9 @@ func (m *machineStep) createAhead(ctx context.Context, s *scope) error {
 		return nil
 	}
 	if _, present, err := m.listed(ctx, s); present || err != nil {
+		return nil
+	}
+	if m.workload.prepare(ctx, s) != nil {
 		return nil
 	}
 	if err := s.setRecord(newRecord(s)); err != nil {
@@ -83,7 +90,9 @@ func newRecord(s *scope) state.Record {
 			rec.BootFailures, rec.LastBootFailure = old.BootFailures, old.LastBootFailure
 			rec.BootError, rec.BootReason = old.BootError, old.BootReason
 		}
+		rec.Workload = old.Workload
 	}
+	rec.Workload.Out, rec.Workload.Checked = s.exchange.Out, true
 	return rec
 }
 
@@ -95,7 +104,10 @@ func machineSpec(s *scope) host.MachineSpec {
 		Size:     machinesize.Of(s.bottle.Spec.Machine).Within(s.bottle.Status.Resources),
 		Image:    s.image.Path,
 		Smolfile: s.folder.SmolfilePath(),
-		Command:  s.bottle.Spec.Command,
+		Command:  s.command,
+	}
+	if s.exchange.Out != "" {
+		spec.Mounts = []host.Mount{{Source: s.exchange.In, Target: supervise.In}, {Source: s.exchange.Out, Target: supervise.Out, Writable: true}}
 	}
 	if reserved := s.bottle.Status.Resources; reserved != nil {
 		spec.CPUs, spec.MemoryMiB = reserved.CPUs, machinesize.MiB(reserved.Memory.Value())

@@ -49,13 +49,13 @@ func down(m host.Machine) bool {
 }
 
 // forgetRun drops the run from the record, so that a machine that was stopped
-// on request does not count as lost.
+// on request does not count as lost, and its workload not as ended.
 func (s *scope) forgetRun() {
-	if s.record == nil || s.record.Run == nil {
+	if s.record == nil {
 		return
 	}
 	rec := *s.record
-	rec.Run = nil
+	rec.Run, rec.Workload.Stopping = nil, rec.Workload.Start != ""
 	s.record = &rec
 }
 

@@ -6,8 +6,11 @@ import (
 	"context"
 	"time"
 
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/lifecycle"
 	"botbottle.dev/bottle-operator/internal/state"
+	"botbottle.dev/bottle-operator/internal/workload"
 )
 
 // recordRun records which VMM runs, so that its end is noticed.
@@ -25,6 +28,9 @@ func (m *machineStep) recordRun(ctx context.Context, s *scope, f lifecycle.Facts
 		}
 		if rec.FirstRun.IsZero() {
 			rec.FirstRun = firstOf(run.StartTime, f.Now)
+		}
+		if workload.Began(&rec).IsZero() && s.phase == workload.Running {
+			rec.Workload.Began = firstOf(run.StartTime, f.Now)
 		}
 		if err := s.setRecord(rec); err != nil {
 			return err
@@ -65,4 +71,35 @@ func (m *machineStep) countLoss(ctx context.Context, s *scope, cause string) err
 	m.metrics.lost()
 	m.events.warn(ctx, s, eventMachineLost, "the machine ended unexpectedly: "+cause)
 	return nil
+}
+
+// endLost begins to end a Bottle whose machine was lost and must not run again.
+func (m *machineStep) endLost(s *scope, end state.End) error {
+	if err := s.setRecord(*workload.End(s.record, end, m.clock.Now())); err != nil {
+		return err
+	}
+	return &flow.Waiting{Reason: v1alpha1.ReasonStopping, Message: end.Message, After: immediately}
+}
+
+// needsStart reports whether only another start of the machine starts the workload
+// again. A guest must not make that happen without pause.
+func (m *machineStep) needsStart(s *scope) bool {
+	return s.record != nil && s.record.Run != nil && workload.NeedsStart(s.work) && m.clock.Now().Sub(s.record.Run.StartTime) >= stable
+}
+
+// updateOrders tells a running supervisor what has changed since its start.
+func (m *machineStep) updateOrders(ctx context.Context, s *scope) error {
+	w := s.record.Workload
+	if w.Out == "" || w.Start == "" {
+		return nil
+	}
+	if w.Idle && s.phase == workload.Running && !workload.Held(s.bottle) {
+		rec := *s.record
+		rec.Workload.Idle = false
+		if err := s.setRecord(rec); err != nil {
+			return err
+		}
+		w = rec.Workload
+	}
+	return m.workload.exchanges.WriteOrders(ctx, s.owner.UID, workload.Orders(s.bottle, w))
 }

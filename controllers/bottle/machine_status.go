@@ -11,6 +11,7 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/lifecycle"
+	"botbottle.dev/bottle-operator/internal/workload"
 )
 
 // reportMachine reports the machine in the status.
@@ -34,8 +35,8 @@ func (s *scope) reportMachine(f lifecycle.Facts) {
 			st.LastLoss = &v1alpha1.MachineLoss{Time: *timeOf(rec.LastLoss.Time), Cause: rec.LastLoss.Cause}
 		}
 		s.status.Image = imageStatus(rec)
-		if s.status.StartTime == nil {
-			s.status.StartTime = timeOf(rec.FirstRun)
+		if s.status.StartTime == nil || rec.Workload.Released {
+			s.status.StartTime = timeOf(workload.Began(rec))
 		}
 	}
 	s.status.Machine = st

@@ -16,6 +16,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/state"
 	"botbottle.dev/bottle-operator/internal/subnet"
+	"botbottle.dev/bottle-operator/internal/workload"
 )
 
 // scope is everything that one pass over one Bottle knows. No step reads a field
@@ -73,6 +74,13 @@ type scope struct {
 	reference  string
 	imageFound bool
 	imageErr   error
+	// work is what is known about the workload, and phase what the pass is to do about
+	// the Bottle. Filled before the first step.
+	work  workload.Facts
+	phase workload.Phase
+	// command and exchange are for a new machine. Filled by prepare.
+	command  []string
+	exchange host.Exchange
 	// created waits until the machine that is created beside the pass exists, and
 	// returns how that ended. Filled by ahead.
 	created func() error
@@ -127,6 +135,7 @@ func (s *scope) statusInput() agentstatus.Input {
 	if s.record != nil {
 		in.Proof = s.record.Proof
 	}
+	s.workloadInput(&in)
 	if len(s.pending) > 0 {
 		in.Pending = pendingMessage(s.pending, s.pendingHow)
 	}

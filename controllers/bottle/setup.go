@@ -28,6 +28,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	// This function runs before the first pass. Its context ends with the agent.
 	queue := source.Func(func(ctx context.Context, q workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
 		r.starts.Bind(ctx)
+		r.ends.Bind(ctx)
 		r.denials.Bind(ctx)
 		r.exits.Bind(ctx)
 		r.Enforcement.BindProofs(ctx)
@@ -46,7 +47,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	if err := errors.Join(r.reach.SetupWithManager(mgr), r.halt.SetupWithManager(mgr)); err != nil {
 		return err
 	}
-	for _, f := range []manager.RunnableFunc{r.waitForJobs, r.view.Start, r.watchBundles, r.watchImages, r.watchRefusals} {
+	for _, f := range []manager.RunnableFunc{r.waitForJobs, r.view.Start, r.reports.Start, r.watchBundles, r.watchImages, r.watchRefusals} {
 		if err := mgr.Add(f); err != nil {
 			return err
 		}
@@ -70,6 +71,7 @@ func (r *Reconciler) waitForJobs(ctx context.Context) error {
 	r.reportNewerSmolvm(ctx)
 	<-ctx.Done()
 	r.starts.Wait()
+	r.ends.Wait()
 	r.Enforcement.WaitProofs()
 	return nil
 }

@@ -25,12 +25,13 @@ type steps struct {
 	wall     *wallStep
 	machine  *machineStep
 	proof    *proofStep
+	workload *workloadStep
 }
 
 // newSteps returns the steps. Each gets only what it needs.
 func (r *Reconciler) newSteps() steps {
 	o, causes := r.Options, causes{r.Facts}
-	return steps{
+	p := steps{
 		adopt:    &adoptStep{client: o.Client},
 		room:     room.New(room.Options{Client: o.Client, Node: o.Node, State: o.State}),
 		network:  &networkStep{networks: o.Networks, surroundings: o.Surroundings, pool: o.Pool, causes: causes},
@@ -51,6 +52,12 @@ func (r *Reconciler) newSteps() steps {
 		},
 		proof: &proofStep{enforcement: o.Enforcement},
 	}
+	p.workload = &workloadStep{
+		exchanges: o.Exchanges, machines: o.Machines, sessions: o.Sessions, reports: r.reports, stops: r.ends,
+		requests: r.requests, machine: p.machine, clock: o.Clock,
+	}
+	p.machine.workload = p.workload
+	return p
 }
 
 // converge returns the steps towards a running Bottle. The pass writes the
@@ -70,8 +77,14 @@ func (p *steps) converge() []step {
 	}
 }
 
-// admit waits until the node has room for the Bottle's machine.
-func (p *steps) admit(ctx context.Context, s *scope) error { return p.room.Admit(ctx, s.bottle) }
+// admit waits until the node has room for the Bottle's machine. What a Bottle had booked
+// was released when it finished.
+func (p *steps) admit(ctx context.Context, s *scope) error {
+	if s.record != nil && s.record.Workload.Released && s.bottle.Status.Resources == nil {
+		return &flow.Waiting{Reason: v1alpha1.ReasonMachineStarting, Message: "the manager books CPUs, memory and disk space on the node again: see the Bottle's placeholder Pod"}
+	}
+	return p.room.Admit(ctx, s.bottle)
+}
 
 // ahead requests the image and starts to create a new machine, so that neither
 // waits for the bundle. The steps image and machine report how that ended. If
@@ -87,13 +100,22 @@ func (p *steps) ahead(ctx context.Context, s *scope) error {
 // halt returns the steps towards a stopped Bottle. The machine comes first, so
 // that no problem elsewhere keeps it running.
 func (p *steps) halt() []step {
-	return []step{
-		{Name: "adopt", Do: p.adopt.ensure},
-		{Name: "machine", Condition: v1alpha1.ConditionMachineReady, Do: p.machine.ensureDown},
+	return p.down(step{Name: "machine", Condition: v1alpha1.ConditionMachineReady, Do: p.machine.ensureDown})
+}
+
+// finished returns the steps towards a finished Bottle, whose machine is stopped by
+// down. Nothing can start the machine before the wall is there again.
+func (p *steps) finished(down func(context.Context, *scope) error) []step {
+	return p.down(step{Name: "machine", Condition: v1alpha1.ConditionMachineReady, Do: down}, step{Name: "wall", Do: p.wall.delete})
+}
+
+// down returns the steps towards a Bottle whose machine is down.
+func (p *steps) down(machine ...step) []step {
+	return append(append([]step{{Name: "adopt", Do: p.adopt.ensure}}, machine...), []step{
 		{Name: "bundle", Condition: v1alpha1.ConditionBundleReady, Do: p.bundle.ensureDown},
 		{Name: "network", Condition: v1alpha1.ConditionNetworkReady, Do: p.network.ensure},
 		{Name: "smolfile", Condition: v1alpha1.ConditionSmolfileReady, Do: p.smolfile.ensure},
-	}
+	}...)
 }
 
 // teardown returns the steps that remove the Bottle from the node, in the exact
@@ -104,8 +126,14 @@ func (p *steps) teardown() []step {
 		{Name: "wall", Do: p.wall.delete},
 		{Name: "bundle", Do: p.bundle.delete},
 		{Name: "network", Do: p.network.delete},
-		{Name: "folder", Do: deleteFolder},
+		{Name: "folder", Do: p.deleteFolders},
 	}
 }
 
-func deleteFolder(_ context.Context, s *scope) error { return s.folder.Remove() }
+// deleteFolders removes the Bottle's own folder last: it says what is left to remove.
+func (p *steps) deleteFolders(ctx context.Context, s *scope) error {
+	if err := p.workload.delete(ctx, s); err != nil {
+		return err
+	}
+	return s.folder.Remove()
+}

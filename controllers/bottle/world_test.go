@@ -67,6 +67,8 @@ type world struct {
 	bundles  *hosttest.Bundles
 	machines *hosttest.Machines
 	images   *hosttest.Images
+	exchange *hosttest.Exchanges
+	sessions Sessions
 	walls    *hosttest.Walls
 	canaries *hosttest.Canaries
 	enforcer *enforce.Enforcer
@@ -116,6 +118,7 @@ func newWorld(t *testing.T, objects ...client.Object) *world {
 	w.machines.ResolveNetNS(w.netns)
 	w.guest = &testGuest{world: w, does: honest}
 	w.machines.OnExec(w.guest.exec)
+	w.exchange = hosttest.NewExchanges(w.faults, t.TempDir())
 	w.images = hosttest.NewImages(w.faults, w.imageDir, w.clock)
 	w.images.PutLocal("file:guest.tar", "default image")
 	w.api = newAPI(t, objects...)
@@ -153,7 +156,7 @@ func (w *world) restartAgent() {
 		Networks: w.networks, Bundles: w.bundles, Machines: w.machines, Facts: factsNow{w.facts},
 		Walls: w.walls, Enforcement: w.enforcer, Surroundings: w.around,
 		RequireProof: !w.allowUnproven, RequireSmolvmPolicy: w.requirePolicy,
-		State: dir, Images: w.images, Pool: w.pool, Clock: w.clock,
+		State: dir, Images: w.images, Exchanges: w.exchange, Sessions: w.sessions, Pool: w.pool, Clock: w.clock,
 		DefaultImage: "file:guest.tar", AllowedBundleImages: w.allowed,
 		MachinePollInterval: 5 * time.Second, MaxConcurrentStarts: 4,
 	})
@@ -185,6 +188,7 @@ func (w *world) pass(k types.NamespacedName) (ctrl.Result, error) {
 	res, err := w.r.Reconcile(w.t.Context(), ctrl.Request{NamespacedName: k})
 	w.checkStatuses()
 	w.r.starts.Wait()
+	w.r.ends.Wait()
 	w.enforcer.WaitProofs()
 	return res, err
 }
@@ -350,6 +354,9 @@ func (w *world) nodeState() map[string]string {
 	}
 	for _, id := range w.walls.IDs() {
 		out["wall "+id] = "stands"
+	}
+	for _, name := range w.exchange.Left() {
+		out["exchange "+name[:len("out/")+8]] = "exists"
 	}
 	_ = filepath.Walk(filepath.Join(w.stateDir, "bottles"), func(p string, info os.FileInfo, err error) error {
 		if err != nil || info.IsDir() {

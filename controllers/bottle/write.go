@@ -85,7 +85,7 @@ func (w *statusWriter) clear(ctx context.Context, b *v1alpha1.Bottle) error {
 		"metadata": map[string]any{"resourceVersion": b.ResourceVersion},
 		"status": map[string]any{
 			"nodeName": nil, "observedGeneration": nil, "startTime": nil, "network": nil, "smolfile": nil,
-			"bundle": nil, "image": nil, "machine": nil, "conditions": keep,
+			"bundle": nil, "image": nil, "machine": nil, "workload": nil, "conditions": keep,
 			"egress": egress,
 		},
 	})

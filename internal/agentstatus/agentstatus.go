@@ -15,7 +15,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
-	"botbottle.dev/bottle-operator/internal/desired"
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/state"
@@ -53,6 +52,13 @@ type Input struct {
 	// ReadyUnproven: the agent does not require a proof where none can be
 	// made.
 	ReadyUnproven bool
+	// Finished says how the Bottle has finished; nil if it has not.
+	Finished *state.End
+	// FilesOpen: the machine of the finished Bottle runs, so that files can be copied.
+	FilesOpen bool
+	// Unsupervised says why the Bottle never finishes by itself, although it has a
+	// workload; "" if it does or has none.
+	Unsupervised string
 }
 
 // StepOutcome is the outcome of one step.
@@ -76,6 +82,7 @@ func Conditions(in Input, now time.Time) (list []metav1.Condition, observed bool
 	if c.Refused != "" {
 		c.set(v1alpha1.ConditionEgressLimited, metav1.ConditionTrue, v1alpha1.ReasonEgressRuleRefused, Bounded(c.Refused))
 	}
+	c.finished()
 	c.pendingRestart()
 	c.summary()
 	return c.list, c.observed
@@ -145,13 +152,13 @@ func (c *computed) step(t v1alpha1.ConditionType) {
 	typ, o := t.Type, c.outcomeOf(t.Type)
 	switch o.Kind {
 	case flow.KindDone:
-		if desired.Stopped(c.Bottle) && (typ == v1alpha1.ConditionMachineReady || typ == v1alpha1.ConditionBundleReady) {
-			c.set(typ, metav1.ConditionFalse, v1alpha1.ReasonStopped, messageStopped)
+		if down, message := c.down(); down != "" && (typ == v1alpha1.ConditionMachineReady || typ == v1alpha1.ConditionBundleReady) {
+			c.set(typ, metav1.ConditionFalse, down, message)
 			return
 		}
 		message := t.DoneMessage
 		if typ == v1alpha1.ConditionMachineReady {
-			message += c.weakness()
+			message += c.weakness() + c.Unsupervised
 		}
 		if typ == v1alpha1.ConditionNetworkReady && c.Hidden != "" {
 			c.set(typ, metav1.ConditionTrue, v1alpha1.ReasonSubnetReserved, Bounded(message+fmt.Sprintf(messageHidden, c.Hidden)))
@@ -182,8 +189,9 @@ func (c *computed) egress() {
 	switch {
 	case c.Leak != "":
 		c.set(typ, metav1.ConditionFalse, v1alpha1.ReasonLeakDetected, Bounded(c.Leak))
-	case desired.Stopped(c.Bottle) && c.outcomeOf(v1alpha1.ConditionMachineReady).Kind == flow.KindDone:
-		c.set(typ, metav1.ConditionUnknown, v1alpha1.ReasonStopped, messageStopped)
+	case c.isDown():
+		reason, message := c.down()
+		c.set(typ, metav1.ConditionUnknown, reason, message)
 	case o.Kind == flow.KindDone && c.Proof != nil:
 		c.set(typ, metav1.ConditionTrue, c.Proof.Reason, c.Proof.Message)
 	case o.Kind == flow.KindWait && v1alpha1.UnknownReasons[o.Reason]:
@@ -210,11 +218,17 @@ func (c *computed) pendingRestart() {
 func (c *computed) summary() {
 	open, o := c.firstOpen()
 	// A leak counts even if the machine is down, because a leak stops it.
-	halted := c.Leak == "" && desired.Stopped(c.Bottle) && c.outcomeOf(v1alpha1.ConditionMachineReady).Kind == flow.KindDone
+	halted := c.Leak == "" && (c.isDown() || c.Finished != nil && c.FilesOpen)
 	if c.Leak != "" && o.Kind != flow.KindTerminal {
 		open, o = v1alpha1.ConditionEgressEnforced, flow.Outcome{Kind: flow.KindTerminal, Reason: v1alpha1.ReasonLeakDetected, Message: c.Leak}
 	}
 	switch {
+	case halted && c.failed():
+		c.set(v1alpha1.ConditionReady, metav1.ConditionFalse, c.Finished.Reason, Bounded(c.Finished.Message))
+		open, o = v1alpha1.ConditionFinished, flow.Outcome{Kind: flow.KindTerminal, Reason: c.Finished.Reason, Message: c.Finished.Message + messageAgain}
+	case halted && c.Finished != nil:
+		c.set(v1alpha1.ConditionReady, metav1.ConditionTrue, c.Finished.Reason, messageFinished)
+		open = ""
 	case halted:
 		c.set(v1alpha1.ConditionReady, metav1.ConditionTrue, v1alpha1.ReasonStopped, messageStopped)
 		open = "" // problems elsewhere do not concern a machine that is down

@@ -26,6 +26,8 @@ type externalState struct {
 	generation                           int64
 	deleting, finalizer, scheduled, lost bool
 	restartedAt, recreatedAt, prove      string
+	filesAt                              string
+	held, booked                         bool
 	scheduledReason, nodeName, memory    string
 	cpus                                 int32
 	bundle                               machinesize.Bundle
@@ -39,8 +41,11 @@ func externalStateOf(b *v1alpha1.Bottle) externalState {
 		restartedAt: b.Annotations[v1alpha1.AnnotationRestartedAt],
 		recreatedAt: b.Annotations[v1alpha1.AnnotationRecreatedAt],
 		prove:       b.Annotations[v1alpha1.AnnotationProve],
+		filesAt:     b.Annotations[v1alpha1.AnnotationFilesAt],
+		booked:      b.Status.Resources != nil,
 		nodeName:    ptr.Deref(b.Status.NodeName, ""),
 	}
+	_, o.held = b.Annotations[v1alpha1.AnnotationHold]
 	if res := b.Status.Resources; res != nil {
 		o.cpus, o.memory, o.bundle = res.CPUs, res.Memory.String(), machinesize.BundleOf(res)
 	}

@@ -104,6 +104,10 @@ type Images interface {
 	// when the image is not in the store or not available with these secrets. It
 	// returns ErrNotFound when there is no such local archive.
 	Get(ctx context.Context, req ImageRequest) (Image, error)
+	// Command returns the command of the image in the archive at this path of the
+	// store: its entrypoint, followed by its cmd; nil if it has neither. The error is
+	// ErrInvalid if the archive cannot be read, or if CheckCommand refuses the command.
+	Command(ctx context.Context, path string) ([]string, error)
 	// Forget drops the request of the Bottle with this UID, because the Bottle
 	// has made its machine or will have none. Work that only this Bottle needs
 	// ends, the Bottle is not notified any more, and its next Get is a new

@@ -197,6 +197,10 @@ type Machines interface {
 	// runs smolvm once and caches nothing. smolvm takes seconds for each machine
 	// that does not answer.
 	ListMachines(ctx context.Context) ([]Machine, error)
+	// ArtifactCommand returns the command of the artifact at this path: its entrypoint,
+	// followed by its cmd; nil if it has neither. The error is ErrInvalid if the
+	// manifest cannot be read, or if CheckCommand refuses the command.
+	ArtifactCommand(ctx context.Context, path string) ([]string, error)
 	// CreateMachine creates the machine without starting it. It returns
 	// ErrConflict when a machine with that name exists, ErrInvalid when smolvm
 	// refuses the spec, and ErrDiskTooSmall when the image cannot fit on the data

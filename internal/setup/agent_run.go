@@ -225,6 +225,10 @@ func (o *AgentOptions) compose(mgr ctrl.Manager, p parts) error {
 	if err != nil {
 		return err
 	}
+	exchanges, err := openExchanges(context.Background(), p.dir, guestProgram)
+	if err != nil {
+		return err
+	}
 	watches := namedwatch.New(core.RESTClient(), func(user client.ObjectKey) { r.Enqueue(user) })
 	recorder, err := eventsink.NewRecorder(mgr, agentName, o.NodeName)
 	if err != nil {
@@ -236,7 +240,7 @@ func (o *AgentOptions) compose(mgr ctrl.Manager, p parts) error {
 		Networks: p.calls.Networks(engine), Bundles: p.calls.Bundles(engine), Machines: p.calls.Machines(p.machines), Facts: facts,
 		Walls: p.walls, Enforcement: p.enforcer, Surroundings: p.surroundings,
 		RequireProof: o.RequireProof, RequireSmolvmPolicy: o.RequireSmolvmPolicy,
-		State: p.dir, Images: images, Pool: pool,
+		State: p.dir, Images: images, Exchanges: exchanges, Pool: pool,
 		Clock: clock.RealClock{}, Metrics: counts,
 		DefaultImage: o.DefaultImage, AllowedBundleImages: o.AllowedBundleImages,
 		MachinePollInterval: o.MachinePollInterval, MaxConcurrentStarts: o.MaxConcurrentStarts, FirstReportDelay: time.Second,

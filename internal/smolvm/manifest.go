@@ -3,6 +3,7 @@
 package smolvm
 
 import (
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -37,6 +38,27 @@ func checkManifest(path string) error {
 	}
 	return nil
 }
+
+// ArtifactCommand implements host.Machines.
+func (d *Driver) ArtifactCommand(_ context.Context, path string) ([]string, error) {
+	manifest, err := readManifest(path)
+	if err != nil {
+		return nil, fmt.Errorf("the manifest in the artifact cannot be read: %w", err)
+	}
+	var command []string
+	for _, field := range []string{"entrypoint", "cmd"} {
+		var words []string
+		// An element takes at least three bytes, and 16 as a string in memory.
+		if raw := manifest[field]; len(raw) > maxCommandField || raw != nil && json.Unmarshal(raw, &words) != nil {
+			return nil, fmt.Errorf("the %s in the artifact's manifest is not a list of words of at most %d bytes: %w", field, maxCommandField, host.ErrInvalid)
+		}
+		command = append(command, words...)
+	}
+	return command, host.CheckCommand(command)
+}
+
+// maxCommandField bounds a field of the manifest that is decoded.
+const maxCommandField = 256 << 10
 
 // readManifest returns the manifest, or nil if the file has no footer. Its errors
 // contain nothing of the file.

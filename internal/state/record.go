@@ -74,6 +74,8 @@ type Record struct {
 	// Breach is the reason why the guard killed the machine since its last start;
 	// "" if it did not.
 	Breach string `json:"breach,omitempty"`
+	// Workload is the state of the workload.
+	Workload Workload `json:"workload,omitzero"`
 }
 
 // Proof is the result of a proof.

@@ -29,6 +29,8 @@ const (
 	bottlesDir    = "bottles"
 	imagesDir     = "images"
 	smolvmDir     = "smolvm"
+	exchangeDir   = "in"
+	guestDir      = "guest"
 	caDir         = "ca"
 	clusterIDFile = "cluster-id"
 )
@@ -71,6 +73,13 @@ func (d *Dir) ImagesDir() string { return filepath.Join(d.root, imagesDir) }
 
 // SmolvmHome is the HOME of every call of smolvm.
 func (d *Dir) SmolvmHome() string { return filepath.Join(d.root, smolvmDir) }
+
+// ExchangeDir is the folder of the folders that guests read, and GuestDir the folder of
+// the guest program. internal/exchange creates and manages both.
+func (d *Dir) ExchangeDir() string { return filepath.Join(d.root, exchangeDir) }
+
+// GuestDir is described at ExchangeDir.
+func (d *Dir) GuestDir() string { return filepath.Join(d.root, guestDir) }
 
 // Folder returns the folder of the Bottle with this UID. The folder need not
 // exist. It is an error if the UID is not a valid name of a folder.

@@ -3,9 +3,12 @@
 package hosttest
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,6 +28,7 @@ type Images struct {
 	remote   map[string]*remoteImage // by reference
 	local    map[string]string       // digests, by file:NAME and docker-daemon:NAME
 	packed   map[string]bool         // the references of artifacts
+	command  []string                // of every image
 	down     error
 	resolved map[string]*resolvedImage
 	failures map[string]*imageFailure // by reference and secrets
@@ -99,6 +103,26 @@ func (f *Images) MarkArtifact(reference string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.packed[reference] = true
+}
+
+// SetCommand sets the command of every image.
+func (f *Images) SetCommand(command ...string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.command = command
+}
+
+// Command implements host.Images.
+func (f *Images) Command(ctx context.Context, path string) (command []string, err error) {
+	read := func() error {
+		if _, err := os.Stat(path); err != nil {
+			return fmt.Errorf("image: %w: %w", host.ErrNotFound, err)
+		}
+		command = slices.Clone(f.command)
+		return host.CheckCommand(command)
+	}
+	err = f.aroundSteps("Command "+path, steps{whole: read}.under(ctx, &f.mu))
+	return command, err
 }
 
 // RemoveLocal removes an image that PutLocal added. The store keeps its copy.

@@ -202,6 +202,11 @@ func (f *Machines) ListMachines(ctx context.Context) (list []host.Machine, err e
 	return list, nil
 }
 
+// ArtifactCommand implements host.Machines. The fake's artifacts have no command.
+func (f *Machines) ArtifactCommand(ctx context.Context, path string) ([]string, error) {
+	return nil, f.call(ctx, "ArtifactCommand "+filepath.Base(path), func() error { return nil })
+}
+
 // CreateMachine implements host.Machines.
 func (f *Machines) CreateMachine(ctx context.Context, spec host.MachineSpec) error {
 	name := spec.Owner.ID()

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package reports notices when a Bottle's supervisor has reported something, and when
+// a Bottle's deadline has come, and requests passes over such Bottles. It needs neither
+// the API server nor the guest. It decides nothing else.
+//
+// It looks at each folder for reports twice a second, which takes one system call. A
+// watch by the kernel would cost more: a guest can cause any number of events.
+package reports
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"k8s.io/utils/clock"
+
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+const (
+	// interval is the time between two looks at the reports.
+	interval = 500 * time.Millisecond
+	// patience is the least time between two requests for passes over one Bottle
+	// because of reports that are not final, and between two changes of its status for
+	// that reason: a guest must not keep the node or the API server busy.
+	patience = time.Minute
+	// repeat is the time after which a pass is requested again for a deadline that
+	// has come.
+	repeat = 10 * time.Second
+)
+
+// Subject is what is watched for one Bottle.
+type Subject struct {
+	// Out is the folder for reports, and Start the start of the machine whose reports
+	// count; "" for none.
+	Out, Start string
+	// Deadline is when a pass is due; zero for never.
+	Deadline time.Time
+}
+
+// Watch watches the reports of a node's Bottles.
+type Watch struct {
+	exchanges host.Exchanges
+	clock     clock.WithTicker
+	changed   func(uid string)
+
+	mu    sync.Mutex
+	byUID map[string]*watched
+}
+
+type watched struct {
+	Subject
+	mark    host.ReportMark
+	final   bool      // a pass was requested because of a final report
+	waiting bool      // a report that is not final waits for its request
+	told    time.Time // when a pass was last requested because of such a report
+	wrote   time.Time // when the status last changed because of such a report
+	due     time.Time // when a pass was last requested because of the deadline
+}
+
+// New returns a Watch that calls changed with the UID of each Bottle that a pass is
+// due for.
+func New(exchanges host.Exchanges, c clock.WithTicker, changed func(uid string)) *Watch {
+	return &Watch{exchanges: exchanges, clock: c, changed: changed, byUID: map[string]*watched{}}
+}
+
+// Follow sets what is watched for the Bottle with this UID.
+func (w *Watch) Follow(uid string, s Subject) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	have := w.byUID[uid]
+	if have == nil {
+		have = &watched{}
+		w.byUID[uid] = have
+	}
+	if have.Start != s.Start || have.Out != s.Out {
+		*have = watched{wrote: have.wrote}
+	}
+	if !have.Deadline.Equal(s.Deadline) {
+		have.due = time.Time{}
+	}
+	have.Subject = s
+}
+
+// Forget forgets these Bottles.
+func (w *Watch) Forget(uids ...string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, uid := range uids {
+		delete(w.byUID, uid)
+	}
+}
+
+// MayWrite reports whether the status of the Bottle may change now because of a report
+// that is not final. If it may, it counts as changed; otherwise, it may after wait.
+func (w *Watch) MayWrite(uid string) (may bool, wait time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	have := w.byUID[uid]
+	if have == nil {
+		have = &watched{}
+		w.byUID[uid] = have
+	}
+	now := w.clock.Now()
+	if since := now.Sub(have.wrote); since < patience {
+		return false, patience - since
+	}
+	have.wrote = now
+	return true, 0
+}
+
+// Start looks at the reports until ctx ends.
+func (w *Watch) Start(ctx context.Context) error {
+	ticker := w.clock.NewTicker(interval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C():
+			w.Look(ctx)
+		}
+	}
+}
+
+// Look looks at the reports once.
+func (w *Watch) Look(ctx context.Context) {
+	for _, uid := range w.look(ctx) {
+		w.changed(uid)
+	}
+}
+
+func (w *Watch) look(ctx context.Context) (due []string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	now := w.clock.Now()
+	for uid, b := range w.byUID {
+		reported := b.Start != "" && w.reported(ctx, b, now)
+		late := !b.Deadline.IsZero() && !now.Before(b.Deadline) && now.Sub(b.due) >= repeat
+		if late {
+			b.due = now
+		}
+		if reported || late {
+			due = append(due, uid)
+		}
+	}
+	return due
+}
+
+// reported reports whether a pass is due because of the Bottle's report.
+func (w *Watch) reported(ctx context.Context, b *watched, now time.Time) bool {
+	if mark := w.exchanges.Mark(b.Out); mark != b.mark {
+		r, err := w.exchanges.ReadReport(ctx, b.Out)
+		b.mark = mark
+		if err != nil || r.Start != b.Start {
+			return false
+		}
+		if r.Final && !b.final {
+			b.final = true
+			return true
+		}
+		b.waiting = true
+	}
+	if !b.waiting || now.Sub(b.told) < patience {
+		return false
+	}
+	b.waiting, b.told = false, now
+	return true
+}
