@@ -65,8 +65,9 @@ image: build ## Write the default bundle's image to bin/images/bundle.tar.
 	@go run ./hack/bundle-image $(BIN)/bottle-bundle $(BIN)/images/bundle.tar
 
 .PHONY: generate
-generate: ## Regenerate deepcopy code, the CRD and the generated docs.
+generate: ## Regenerate deepcopy code, OpenAPI, the CRD and the generated docs.
 	@$(TOOL) controller-gen object:headerFile=hack/boilerplate.go.txt paths=./api/...
+	@$(TOOL) openapi-gen --go-header-file hack/boilerplate.go.txt --output-dir internal/accessapi/openapi --output-pkg botbottle.dev/bottle-operator/internal/accessapi/openapi --output-file zz_generated.openapi.go --report-filename /dev/null k8s.io/apimachinery/pkg/apis/meta/v1 k8s.io/apimachinery/pkg/runtime k8s.io/apimachinery/pkg/version ./api/subresources/v1alpha1
 	@$(TOOL) controller-gen crd paths=./api/v1alpha1 output:crd:dir=config/crd/bases
 	@go run ./hack/docs conditions > docs/conditions.md.tmp && mv docs/conditions.md.tmp docs/conditions.md
 

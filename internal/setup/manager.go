@@ -11,12 +11,14 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 
 	"botbottle.dev/bottle-operator/controllers/placement"
+	"botbottle.dev/bottle-operator/internal/accesscert"
 )
 
 // ManagerOptions configure the manager.
@@ -26,6 +28,7 @@ type ManagerOptions struct {
 	LeaderElect   bool
 	Metrics       MetricsOptions
 	HealthAddress string
+	Access        AccessOptions
 
 	DefaultCPUs      int32
 	DefaultMemory    string
@@ -45,6 +48,7 @@ func (o *ManagerOptions) Bind(fs *pflag.FlagSet) {
 	fs.BoolVar(&o.LeaderElect, "leader-elect", false, "be active only while holding the leader election Lease")
 	o.Metrics.Bind(fs, ":8443")
 	fs.StringVar(&o.HealthAddress, "health-probe-bind-address", ":8081", "address for /healthz and /readyz; 0 disables them")
+	o.Access.Bind(fs)
 	fs.Int32Var(&o.DefaultCPUs, "default-cpus", d.DefaultCPUs, "virtual CPUs of a Bottle that does not set spec.machine.cpus, 1 to 16")
 	fs.StringVar(&o.DefaultMemory, "default-memory", d.DefaultMemory.String(), "memory of a Bottle that does not set spec.machine.memory, at least 64Mi")
 	fs.StringVar(&o.DefaultDisk, "default-disk", d.DefaultDisk.String(), "disk space booked, as ephemeral-storage, for a Bottle that sets neither spec.machine.storage nor spec.machine.overlay; 0 books none")
@@ -87,7 +91,7 @@ func (o *ManagerOptions) placement() (placement.Options, error) {
 	if p.BundleMemory.Value() < placement.MinBundleMemory {
 		errs = append(errs, fmt.Errorf("--bundle-memory %q: want at least %dMi", o.BundleMemory, placement.MinBundleMemory>>20))
 	}
-	errs = append(errs, o.Metrics.Validate())
+	errs = append(errs, o.Metrics.Validate(), o.Access.Validate())
 	if o.PlaceholderImage == "" {
 		errs = append(errs, errors.New("--placeholder-image: required"))
 	}
@@ -140,6 +144,9 @@ func (o *ManagerOptions) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if o.Access.enabled() {
+		cacheOptions.ByObject[&certificatesv1.CertificateSigningRequest{}] = accesscert.CacheConfig()
+	}
 	metrics, err := o.Metrics.server()
 	if err != nil {
 		return err
@@ -161,7 +168,11 @@ func (o *ManagerOptions) Run(ctx context.Context) error {
 	if err := placement.SetupWithManager(mgr, options); err != nil {
 		return err
 	}
-	if err := addHealth(mgr, healthz.Ping); err != nil {
+	ready, err := o.Access.add(ctx, mgr, options.Namespace)
+	if err != nil {
+		return err
+	}
+	if err := addHealth(mgr, ready); err != nil {
 		return err
 	}
 	return mgr.Start(ctx)

@@ -6,5 +6,6 @@
 // of this API is stored.
 //
 // +kubebuilder:object:generate=true
+// +k8s:openapi-gen=true
 // +groupName=subresources.botbottle.dev
 package v1alpha1

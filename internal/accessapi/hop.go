@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package accessapi
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/textproto"
+	"net/url"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/streaming/pkg/httpstream"
+)
+
+const (
+	// dialTimeout bounds the connection to an agent and its TLS handshake.
+	dialTimeout = 10 * time.Second
+	// answerTimeout bounds the time until an agent has answered a request for
+	// streams or a log.
+	answerTimeout = 30 * time.Second
+	// keepAlive is the time between two probes of a silent connection to an agent.
+	keepAlive = 15 * time.Second
+	// maxHead bounds the head of an agent's answer.
+	maxHead = 16 << 10
+	// sessionHeader tells the agent the number of the session, for its own log.
+	sessionHeader = "X-Bottle-Session"
+)
+
+// hop makes requests to agents.
+type hop struct {
+	// tls returns the configuration for the agent of a node: the manager's
+	// certificate, and what the agent's must be.
+	tls func(node string) (*tls.Config, error)
+}
+
+// dial connects to a target's agent. Its errors are for the user. The connection is
+// closed when ctx ends.
+func (h *hop) dial(ctx context.Context, t *target) (net.Conn, error) {
+	config, err := h.tls(t.node)
+	if err != nil {
+		return nil, apierrors.NewServiceUnavailable("the manager has no certificate for the agents yet: " + err.Error())
+	}
+	dialing, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	dialer := &net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepAlive, Interval: keepAlive, Count: 4}}
+	raw, err := dialer.DialContext(dialing, "tcp", t.address)
+	if err != nil {
+		return nil, unreachable(t, err)
+	}
+	conn := tls.Client(raw, config)
+	if err := conn.HandshakeContext(dialing); err != nil {
+		raw.Close()
+		return nil, unreachable(t, fmt.Errorf("TLS: %w", err))
+	}
+	return &closing{Conn: conn, stop: context.AfterFunc(ctx, func() { raw.Close() })}, nil
+}
+
+// closing is a connection that is closed with a context.
+type closing struct {
+	net.Conn
+	stop func() bool
+}
+
+func (c *closing) Close() error {
+	c.stop()
+	return c.Conn.Close()
+}
+
+// call is one request to an agent.
+type call struct {
+	target  *target
+	verb    string
+	method  string
+	options options
+	session string
+	// header has only what the agent needs of the client's.
+	header http.Header
+}
+
+func (c *call) request(ctx context.Context) (*http.Request, error) {
+	u := url.URL{Scheme: "http", Host: c.target.node, Path: c.target.path(c.verb), RawQuery: c.options.query().Encode()}
+	r, err := http.NewRequestWithContext(ctx, c.method, u.String(), http.NoBody)
+	if err != nil {
+		return nil, apierrors.NewInternalError(err)
+	}
+	if c.header != nil {
+		r.Header = c.header.Clone()
+	}
+	r.Header.Set(sessionHeader, c.session)
+	return r, nil
+}
+
+// upgrade makes a request for streams and waits for the agent's answer. If the agent
+// agrees, upgrade returns the connection, on which the same request may be made once
+// more: it is then swallowed, and answered with what the agent has answered. So a
+// user gets an error as an HTTP status, whichever protocol the client speaks.
+func (h *hop) upgrade(ctx context.Context, c *call, seen *traffic) (net.Conn, error) {
+	request, err := c.request(ctx)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := h.dial(ctx, c.target)
+	if err != nil {
+		return nil, err
+	}
+	answer, rest, err := ask(conn, request)
+	if err != nil {
+		conn.Close()
+		return nil, unreachable(c.target, err)
+	}
+	if answer.StatusCode != http.StatusSwitchingProtocols {
+		defer conn.Close()
+		return nil, refused(c.target, answer)
+	}
+	up := &upgraded{Conn: conn, replay: io.MultiReader(bytes.NewReader(cleanHead(answer)))}
+	if len(rest) > 0 {
+		up.Conn = &prefixed{Conn: conn, first: bytes.NewReader(rest)}
+	}
+	if answer.Header.Get(httpstream.HeaderProtocolVersion) != "" {
+		up.in, up.out = seen.fromClient(), seen.fromAgent()
+	} else {
+		up.raw = seen
+	}
+	return up, nil
+}
+
+// ask sends a request and reads the answer, within answerTimeout. rest is what was
+// read beyond the head of an answer that switches protocols.
+func ask(conn net.Conn, request *http.Request) (answer *http.Response, rest []byte, err error) {
+	if err := conn.SetDeadline(time.Now().Add(answerTimeout)); err != nil {
+		return nil, nil, err
+	}
+	if err := request.Write(conn); err != nil {
+		return nil, nil, err
+	}
+	limited := &io.LimitedReader{R: conn, N: maxHead + maxAnswer}
+	reader := bufio.NewReaderSize(limited, maxHead)
+	answer, err = http.ReadResponse(reader, request)
+	if err != nil {
+		if errors.Is(err, io.ErrUnexpectedEOF) {
+			err = io.EOF
+		}
+		return nil, nil, fmt.Errorf("no valid answer: %w", err)
+	}
+	if answer.StatusCode != http.StatusSwitchingProtocols {
+		return answer, nil, nil // the deadline stays for the body
+	}
+	rest, err = reader.Peek(reader.Buffered())
+	return answer, bytes.Clone(rest), errors.Join(err, conn.SetDeadline(time.Time{}))
+}
+
+// cleanHead returns the head of an answer that switches protocols, with the headers
+// that mean something in it and no others.
+func cleanHead(answer *http.Response) []byte {
+	out := &bytes.Buffer{}
+	fmt.Fprint(out, "HTTP/1.1 101 Switching Protocols\r\n")
+	for _, name := range []string{"Connection", "Upgrade", httpstream.HeaderProtocolVersion, "Sec-Websocket-Accept", "Sec-Websocket-Protocol"} {
+		if value := answer.Header.Get(name); value != "" {
+			fmt.Fprintf(out, "%s: %s\r\n", name, textproto.TrimString(value))
+		}
+	}
+	fmt.Fprint(out, "\r\n")
+	return out.Bytes()
+}
+
+// prefixed is a connection of which some bytes have been read already.
+type prefixed struct {
+	net.Conn
+	first *bytes.Reader
+}
+
+func (p *prefixed) Read(b []byte) (int, error) {
+	if p.first.Len() > 0 {
+		return p.first.Read(b)
+	}
+	return p.Conn.Read(b)
+}
+
+// upgraded is a connection to an agent that has switched protocols.
+type upgraded struct {
+	net.Conn
+	// replay is the answer that is read first.
+	replay io.Reader
+	// requested is true once the repeated request has been swallowed; tail has the
+	// end of what was swallowed so far.
+	requested bool
+	tail      []byte
+	// in and out follow the frames, or raw counts the bytes of another protocol.
+	in, out *frames
+	raw     *traffic
+}
+
+func (u *upgraded) Read(p []byte) (int, error) {
+	if u.replay != nil {
+		n, err := u.replay.Read(p)
+		if !errors.Is(err, io.EOF) {
+			return n, err
+		}
+		u.replay = nil
+	}
+	n, err := u.Conn.Read(p)
+	if u.raw != nil {
+		u.raw.out.Add(int64(n))
+		return n, err
+	}
+	if bad := u.out.feed(p[:n]); bad != nil {
+		return 0, bad
+	}
+	return n, err
+}
+
+func (u *upgraded) Write(p []byte) (int, error) {
+	swallowed := 0
+	for ; !u.requested && swallowed < len(p); swallowed++ {
+		u.tail = append(u.tail[max(0, len(u.tail)-3):], p[swallowed])
+		u.requested = string(u.tail) == "\r\n\r\n"
+	}
+	rest := p[swallowed:]
+	if len(rest) == 0 {
+		return len(p), nil
+	}
+	if u.raw != nil {
+		u.raw.in.Add(int64(len(rest)))
+	} else if err := u.in.feed(rest); err != nil {
+		return swallowed, err
+	}
+	n, err := u.Conn.Write(rest)
+	return swallowed + n, err
+}

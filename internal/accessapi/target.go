@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package accessapi
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/egress"
+)
+
+// leasePrefix and the name of a node are the name of the Lease of the node's agent.
+const leasePrefix = "bottle-agent-"
+
+// target is a Bottle on its node.
+type target struct {
+	bottle *v1alpha1.Bottle
+	node   string
+	// address is the agent's IP:PORT.
+	address string
+}
+
+// path returns the path of a request to the agent.
+func (t *target) path(verb string) string {
+	b := t.bottle
+	return "/v1/bottles/" + b.Namespace + "/" + b.Name + "/" + string(b.UID) + "/" + verb
+}
+
+// finder finds Bottles and their agents. Its reader is not cached: a user who has
+// just seen that a Bottle is Ready must not hear that it is not.
+type finder struct {
+	reader client.Reader
+	// namespace has the agents' Leases.
+	namespace string
+}
+
+// bottle returns a Bottle. Its errors are for the user.
+func (f *finder) bottle(ctx context.Context, namespace, name string) (*v1alpha1.Bottle, error) {
+	b := &v1alpha1.Bottle{}
+	err := f.reader.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, b)
+	if apierrors.IsNotFound(err) {
+		return nil, apierrors.NewNotFound(bottles(), name)
+	}
+	if err != nil {
+		return nil, apierrors.NewInternalError(fmt.Errorf("read the Bottle: %w", err))
+	}
+	return b, nil
+}
+
+// target returns where the agent of a Bottle answers. Its errors are for the user.
+func (f *finder) target(ctx context.Context, b *v1alpha1.Bottle) (*target, error) {
+	node := ptr.Deref(b.Status.NodeName, "")
+	if node == "" {
+		return nil, conflict(b, "it is not on a node yet: "+conditionText(b, v1alpha1.ConditionScheduled))
+	}
+	lease := &coordinationv1.Lease{}
+	err := f.reader.Get(ctx, client.ObjectKey{Namespace: f.namespace, Name: leasePrefix + node}, lease)
+	if client.IgnoreNotFound(err) != nil {
+		return nil, apierrors.NewInternalError(fmt.Errorf("read the Lease of the agent: %w", err))
+	}
+	address := lease.Annotations[v1alpha1.AnnotationAgentAddress]
+	if address == "" {
+		return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("the agent of node %s serves no access: it does not run, is older than the manager, or was started with --access-bind-address=0", node))
+	}
+	if _, err := netip.ParseAddrPort(address); err != nil {
+		return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("the Lease of the agent of node %s has no valid IP:PORT in the annotation %s", node, v1alpha1.AnnotationAgentAddress))
+	}
+	return &target{bottle: b, node: node, address: address}, nil
+}
+
+// conflict returns the error for a Bottle whose state does not allow the request.
+func conflict(b *v1alpha1.Bottle, why string) error {
+	err := apierrors.NewConflict(bottles(), b.Name, nil)
+	err.ErrStatus.Message = fmt.Sprintf("Bottle %s: %s", b.Name, why)
+	err.ErrStatus.Details.UID = b.UID
+	return err
+}
+
+// refusalText bounds what a message repeats of a condition.
+const refusalText = 512
+
+// conditionText says what a condition is, and why.
+func conditionText(b *v1alpha1.Bottle, condition string) string {
+	for _, c := range b.Status.Conditions {
+		if c.Type == condition {
+			return fmt.Sprintf("%s is %s (%s): %s", c.Type, c.Status, c.Reason, egress.Printable(c.Message, refusalText))
+		}
+	}
+	return condition + " is Unknown"
+}
+
+// bottles is the resource that errors name.
+func bottles() schema.GroupResource {
+	return v1alpha1.GroupVersion.WithResource("bottles").GroupResource()
+}
