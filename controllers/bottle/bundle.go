@@ -23,6 +23,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/guestenv"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/machinesize"
+	"botbottle.dev/bottle-operator/internal/outcome"
 )
 
 // bundleStep runs the sidecar container, with its rules and certificates.
@@ -31,7 +32,7 @@ type bundleStep struct {
 	bundles     host.Bundles
 	enforcement enforce.Enforcement
 	denials     *denials.Follower
-	causes      causes
+	causes      outcome.Causes
 	clock       clock.Clock
 	// allowedImages are globs (path.Match) for spec.bundle.image.
 	allowedImages []string
@@ -48,15 +49,15 @@ func (t *bundleStep) ensure(ctx context.Context, s *scope) error {
 			return err
 		}
 	}
-	reasons := t.causes.docker(ctx, v1alpha1.ReasonBundleConflict)
-	reasons.invalid = v1alpha1.ReasonBundleRejected
+	reasons := t.causes.Docker(ctx, v1alpha1.ReasonBundleConflict)
+	reasons.Invalid = v1alpha1.ReasonBundleRejected
 	b, err := t.bundles.EnsureBundle(ctx, spec)
 	if errors.Is(err, host.ErrNotFound) {
 		return &flow.Waiting{Reason: v1alpha1.ReasonBundleImageMissing, After: externalDelay,
 			Message: fmt.Sprintf("the node's Docker Engine lacks the bundle image %s: pull or load it there", imageOrBuiltIn(spec.Image))}
 	}
 	if err != nil {
-		return mapError(err, reasons)
+		return outcome.Map(err, reasons)
 	}
 	// An earlier agent has already counted the old decisions of a container
 	// that it reported.
@@ -85,7 +86,7 @@ func (t *bundleStep) ensure(ctx context.Context, s *scope) error {
 	silent, err := t.unanswered(ctx, s, patience)
 	switch {
 	case err != nil:
-		return mapError(err, reasons)
+		return outcome.Map(err, reasons)
 	case len(silent) == 0:
 		t.follow(s, since)
 		return t.ensureCA(ctx, s)
@@ -169,7 +170,7 @@ func (t *bundleStep) checkImage(image string) error {
 
 // ensureDown stops the container of a stopped Bottle. Its network stays.
 func (t *bundleStep) ensureDown(ctx context.Context, s *scope) error {
-	reasons := t.causes.docker(ctx, "")
+	reasons := t.causes.Docker(ctx, "")
 	b, err := t.bundles.InspectBundle(ctx, s.owner)
 	if errors.Is(err, host.ErrNotFound) || errors.Is(err, host.ErrConflict) {
 		return nil
@@ -177,7 +178,7 @@ func (t *bundleStep) ensureDown(ctx context.Context, s *scope) error {
 	if err == nil && b.Running {
 		err = t.bundles.StopBundle(ctx, s.owner)
 	}
-	return mapError(err, reasons)
+	return outcome.Map(err, reasons)
 }
 
 func imageOrBuiltIn(image string) string {
@@ -197,13 +198,13 @@ func join(ports []int32) string {
 
 // delete removes the container and checks that it is gone.
 func (t *bundleStep) delete(ctx context.Context, s *scope) error {
-	reasons := t.causes.docker(ctx, "")
+	reasons := t.causes.Docker(ctx, "")
 	t.denials.Stop(s.owner.UID)
 	if err := t.bundles.DeleteBundle(ctx, s.owner); err != nil {
-		return mapError(err, reasons)
+		return outcome.Map(err, reasons)
 	}
 	_, err := t.bundles.InspectBundle(ctx, s.owner)
-	return requireGone(err, reasons, "the bundle's container")
+	return outcome.RequireGone(err, reasons, "the bundle's container")
 }
 
 // follow follows the built-in bundle's decisions from since on, and reports denials.

@@ -12,6 +12,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/desired"
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/outcome"
 )
 
 // Where the guest finds the certificates that it must trust.
@@ -36,7 +37,7 @@ func (t *bundleStep) ensureCA(ctx context.Context, s *scope) error {
 	case errors.Is(err, host.ErrInvalid):
 		return &flow.Waiting{Reason: v1alpha1.ReasonBundleCAInvalid, After: externalDelay, Message: "spec.bundle.caPath: " + err.Error()}
 	case err != nil:
-		return mapError(err, t.causes.docker(ctx, v1alpha1.ReasonBundleConflict))
+		return outcome.Map(err, t.causes.Docker(ctx, v1alpha1.ReasonBundleConflict))
 	}
 	if err := cabundle.Check(pem); err != nil {
 		return &flow.Waiting{Reason: v1alpha1.ReasonBundleCAInvalid, After: externalDelay,

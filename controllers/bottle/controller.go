@@ -20,6 +20,7 @@ import (
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/controllers/narrow"
+	"botbottle.dev/bottle-operator/internal/agentmetrics"
 	"botbottle.dev/bottle-operator/internal/agentstatus"
 	"botbottle.dev/bottle-operator/internal/denials"
 	"botbottle.dev/bottle-operator/internal/desired"
@@ -30,6 +31,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/jobs"
 	"botbottle.dev/bottle-operator/internal/machineview"
 	"botbottle.dev/bottle-operator/internal/namedwatch"
+	"botbottle.dev/bottle-operator/internal/outcome"
 	"botbottle.dev/bottle-operator/internal/passes"
 	"botbottle.dev/bottle-operator/internal/reports"
 	"botbottle.dev/bottle-operator/internal/state"
@@ -73,7 +75,7 @@ type Options struct {
 	Networks host.Networks
 	Bundles  host.Bundles
 	Machines host.Machines
-	Facts    Facts
+	Facts    outcome.Facts
 	Walls    host.Walls
 	// Enforcement maintains the walls and proves that they hold.
 	Enforcement  Enforcement
@@ -93,7 +95,7 @@ type Options struct {
 	Pool     *subnet.Pool
 	Clock    clock.WithTicker
 	// Metrics may be nil.
-	Metrics *Metrics
+	Metrics *agentmetrics.Metrics
 
 	// DefaultImage is for Bottles that name no image; "" means a bare machine.
 	DefaultImage string
@@ -122,8 +124,8 @@ type Reconciler struct {
 	reports  *reports.Watch
 	denials  *denials.Follower
 	exits    *exits.Watch
-	orphans  orphans
-	departed departed
+	orphans  passes.Orphans
+	departed passes.Departed
 	// reach and halt are separate controllers; stops records what halt stopped.
 	reach *narrow.Reach
 	halt  *narrow.Halt
@@ -149,7 +151,7 @@ func New(o Options) *Reconciler {
 	r.events = &reporter{recorder: o.Recorder, reader: o.Client, node: o.Node}
 	r.status = &statusWriter{client: o.Client, events: r.events}
 	r.view = machineview.New(o.Machines, o.Clock, o.MachinePollInterval, r.requests.EnqueueMachine)
-	r.denials = denials.New(denials.Options{Bundles: o.Bundles, Clock: o.Clock, Decided: o.Metrics.decision, Refused: r.events.denied, Changed: r.requests.EnqueueUID})
+	r.denials = denials.New(denials.Options{Bundles: o.Bundles, Clock: o.Clock, Decided: o.Metrics.Decision, Refused: r.events.denied, Changed: r.requests.EnqueueUID})
 	r.exits = exits.New(o.Machines, r.view, r.requests)
 	here := narrow.Bottles{Client: o.Client, Node: o.Node, Owner: r.ownerOf}
 	r.reach = &narrow.Reach{Bottles: here, Enforcement: o.Enforcement}
@@ -172,7 +174,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err := r.Client.Get(ctx, req.NamespacedName, b); err != nil {
 		if apierrors.IsNotFound(err) {
 			r.forget(req.NamespacedName)
-			r.departed.forget(req.NamespacedName)
+			r.departed.Forget(req.NamespacedName)
 			return ctrl.Result{}, nil
 		}
 		return ctrl.Result{}, fmt.Errorf("read bottle %s: %w", req, err)

@@ -4,20 +4,17 @@ package bottle
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"strings"
-	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/envsource"
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/machineview"
-	"botbottle.dev/bottle-operator/internal/namedwatch"
+	"botbottle.dev/bottle-operator/internal/outcome"
 	"botbottle.dev/bottle-operator/internal/state"
 )
 
@@ -27,7 +24,7 @@ type imageStep struct {
 	machines   host.Machines
 	view       *machineview.View
 	references References
-	causes     causes
+	causes     outcome.Causes
 	clock      clock.Clock
 	// defaultImage is for Bottles that name no image; "" means a bare machine.
 	defaultImage string
@@ -49,7 +46,7 @@ func (g *imageStep) find(ctx context.Context, s *scope) error {
 	}
 	m, present, err := g.view.Get(ctx, s.name())
 	if err != nil {
-		return mapError(err, g.causes.smolvm(ctx))
+		return outcome.Map(err, g.causes.Smolvm(ctx))
 	}
 	if present && (!ours(m, s) || !recreateRequested(s)) {
 		g.images.Forget(s.owner.UID) // the next machine requests its image again
@@ -58,7 +55,7 @@ func (g *imageStep) find(ctx context.Context, s *scope) error {
 	}
 	if s.version == (host.SmolvmVersion{}) {
 		if s.version, err = g.machines.Version(ctx); err != nil {
-			return mapError(err, g.causes.smolvm(ctx))
+			return outcome.Map(err, g.causes.Smolvm(ctx))
 		}
 	}
 	req, err := g.requestFor(s)
@@ -68,67 +65,13 @@ func (g *imageStep) find(ctx context.Context, s *scope) error {
 		return err
 	}
 	var missing []string
-	if req.PullSecrets, missing, err = g.pullSecrets(ctx, s); err != nil {
+	if req.PullSecrets, missing, err = envsource.PullSecrets(ctx, g.references, s.bottle); err != nil {
 		return err
 	}
 	s.reference = req.Reference
 	s.image, err = g.images.Get(ctx, req)
 	s.imageFound = err == nil
-	return g.outcome(err, missing)
-}
-
-// outcome returns the outcome of the step, with the reasons that Pods use.
-func (g *imageStep) outcome(err error, missing []string) error {
-	var pulling *host.Pulling
-	var failed *host.PullFailed
-	switch {
-	case errors.As(err, &pulling): // watchImages ends the wait
-		return &flow.Waiting{Reason: v1alpha1.ReasonImagePulling, Message: pulling.Message}
-	case errors.As(err, &failed):
-		reason := v1alpha1.ReasonErrImagePull
-		if failed.BackOff {
-			reason = v1alpha1.ReasonImagePullBackOff
-		}
-		message := failed.Error()
-		if len(missing) > 0 {
-			message = "Secrets in spec.imagePullSecrets: " + strings.Join(missing, ", ") +
-				": create them with kubectl create secret docker-registry; " + message
-		}
-		return &flow.Waiting{Reason: reason, Message: message, After: max(failed.Until.Sub(g.clock.Now()), time.Second)}
-	case errors.Is(err, host.ErrNeverPull):
-		return &flow.Waiting{Reason: v1alpha1.ReasonImageNeverPull, After: externalDelay, Message: err.Error()}
-	case errors.Is(err, host.ErrNotFound):
-		return &flow.Waiting{Reason: v1alpha1.ReasonImageNotFound, After: nodeDelay,
-			Message: err.Error() + ": put the file there, or change spec.image or spec.artifact"}
-	case errors.Is(err, host.ErrInvalid):
-		return &flow.Terminal{Reason: v1alpha1.ReasonInvalidImageName, Err: err}
-	}
-	return err
-}
-
-// pullSecrets returns the pull secrets, and says which ones do not exist or are
-// Secrets of another type. That does not prevent the pull, as for a Pod, because
-// the image may be public.
-func (g *imageStep) pullSecrets(ctx context.Context, s *scope) (out []host.PullSecret, missing []string, err error) {
-	for _, ref := range s.bottle.Spec.ImagePullSecrets {
-		data, err := g.references.Get(ctx, namedwatch.Ref{Kind: namedwatch.Secret, Namespace: s.bottle.Namespace, Name: ref.Name})
-		if err != nil && !errors.Is(err, namedwatch.ErrNotFound) {
-			return nil, nil, fmt.Errorf("pull secret %s: %w", ref.Name, err)
-		}
-		before := len(out)
-		for _, key := range []string{corev1.DockerConfigJsonKey, corev1.DockerConfigKey} {
-			if content, ok := data[key]; ok {
-				out = append(out, host.PullSecret{Name: ref.Name, Content: content})
-			}
-		}
-		switch {
-		case err != nil:
-			missing = append(missing, ref.Name+" does not exist")
-		case len(out) == before:
-			missing = append(missing, ref.Name+" has neither .dockerconfigjson nor .dockercfg")
-		}
-	}
-	return out, missing, nil
+	return outcome.Image(err, missing, g.clock.Now())
 }
 
 // requestFor returns what to get. The reference is empty for a bare machine.

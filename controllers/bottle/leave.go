@@ -5,9 +5,7 @@ package bottle
 import (
 	"context"
 	"fmt"
-	"sync"
 
-	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
@@ -22,7 +20,7 @@ import (
 // the manager evicted it.
 func (r *Reconciler) leave(ctx context.Context, s *scope) (ctrl.Result, error) {
 	deleting := !s.bottle.DeletionTimestamp.IsZero()
-	if deleting && r.departed.has(s.bottle) {
+	if deleting && r.departed.Has(s.bottle) {
 		return ctrl.Result{}, nil
 	}
 	if err := flow.Run(ctx, s, r.steps.teardown(), s.recordOutcome); err != nil {
@@ -37,7 +35,7 @@ func (r *Reconciler) leave(ctx context.Context, s *scope) (ctrl.Result, error) {
 		}
 	}
 	if deleting {
-		r.departed.add(s.bottle)
+		r.departed.Add(s.bottle)
 	} else {
 		if err := r.status.clear(ctx, s.bottle); client.IgnoreNotFound(err) != nil {
 			return retryConflict(err)
@@ -64,32 +62,4 @@ func (r *Reconciler) reportLeaving(ctx context.Context, s *scope, err error) (ct
 		return retryConflict(werr)
 	}
 	return requeue(err)
-}
-
-// departed holds the Bottles that are being deleted and whose teardown is done.
-// The cache may still contain them for a short time.
-type departed struct {
-	mu    sync.Mutex
-	byKey map[types.NamespacedName]types.UID
-}
-
-func (d *departed) has(b *v1alpha1.Bottle) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.byKey[key(b)] == b.UID
-}
-
-func (d *departed) add(b *v1alpha1.Bottle) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.byKey == nil {
-		d.byKey = map[types.NamespacedName]types.UID{}
-	}
-	d.byKey[key(b)] = b.UID
-}
-
-func (d *departed) forget(k types.NamespacedName) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	delete(d.byKey, k)
 }

@@ -225,8 +225,8 @@ func TestALatePassOverADeletedBottle(t *testing.T) {
 	if _, err := w.pass(demoKey); err != nil {
 		t.Fatal(err)
 	}
-	if len(w.r.departed.byKey) != 0 {
-		t.Errorf("remembered: got %v, want none once the Bottle is gone from the cache", w.r.departed.byKey)
+	if w.r.departed.Len() != 0 {
+		t.Errorf("remembered: got %d, want none once the Bottle is gone from the cache", w.r.departed.Len())
 	}
 }
 

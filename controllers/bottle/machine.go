@@ -14,6 +14,7 @@ import (
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/controllers/narrow"
+	"botbottle.dev/bottle-operator/internal/agentmetrics"
 	"botbottle.dev/bottle-operator/internal/desired"
 	"botbottle.dev/bottle-operator/internal/enforce"
 	"botbottle.dev/bottle-operator/internal/enforce/probe"
@@ -23,6 +24,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/jobs"
 	"botbottle.dev/bottle-operator/internal/lifecycle"
 	"botbottle.dev/bottle-operator/internal/machineview"
+	"botbottle.dev/bottle-operator/internal/outcome"
 	"botbottle.dev/bottle-operator/internal/passes"
 	"botbottle.dev/bottle-operator/internal/state"
 	"botbottle.dev/bottle-operator/internal/workload"
@@ -38,9 +40,9 @@ type machineStep struct {
 	exits       *exits.Watch
 	requests    *passes.Requests
 	events      *reporter
-	causes      causes
+	causes      outcome.Causes
 	clock       clock.Clock
-	metrics     *Metrics
+	metrics     *agentmetrics.Metrics
 	reader      client.Reader
 	stops       *narrow.Stops
 	workload    *workloadStep
@@ -52,9 +54,9 @@ type machineStep struct {
 // ensure creates and runs the machine: it observes, decides, and does one thing.
 // A boot continues outside the pass, and requests another pass when it ends.
 func (m *machineStep) ensure(ctx context.Context, s *scope) error {
-	reasons := m.causes.smolvm(ctx)
+	reasons := m.causes.Smolvm(ctx)
 	if err := s.created(); err != nil {
-		return mapError(err, reasons)
+		return outcome.Map(err, reasons)
 	}
 	if s.leak != nil {
 		return m.holdLeaked(ctx, s)
@@ -72,13 +74,13 @@ func (m *machineStep) ensure(ctx context.Context, s *scope) error {
 		return err
 	}
 	if err := m.recordStart(s); err != nil {
-		return mapError(err, reasons)
+		return outcome.Map(err, reasons)
 	}
 	f, err := m.observe(ctx, s)
 	if err != nil {
-		return mapError(err, reasons)
+		return outcome.Map(err, reasons)
 	}
-	if fact := m.causes.machineProblem(ctx); fact != nil {
+	if fact := m.causes.MachineProblem(ctx); fact != nil {
 		f.NodeProblem = fact.Message
 	}
 	if s.record != nil && s.record.Breach != "" {
@@ -98,7 +100,7 @@ func (m *machineStep) ensure(ctx context.Context, s *scope) error {
 		f.Record = s.record
 		d = lifecycle.Decide(f)
 	}
-	err = mapError(m.act(ctx, s, f, d), reasons)
+	err = outcome.Map(m.act(ctx, s, f, d), reasons)
 	if f.Present && f.Ours || s.record != nil {
 		s.reportMachine(f)
 	}
@@ -212,7 +214,7 @@ func (m *machineStep) recordStart(s *scope) error {
 	if !ok {
 		return nil
 	}
-	m.metrics.started(err)
+	m.metrics.Started(err)
 	if s.record == nil || err == nil || errors.Is(err, host.ErrNotFound) {
 		return nil
 	}

@@ -44,7 +44,7 @@ func (m *machineStep) create(ctx context.Context, s *scope) error {
 // for it. Whatever prevents the creation now is left to the machine step.
 func (m *machineStep) createAhead(ctx context.Context, s *scope) error {
 	// The bundle step writes the certificate that caPath names.
-	if !s.imageFound || s.record != nil || desired.CAPath(s.bottle) != "" || m.causes.machineProblem(ctx) != nil {
+	if !s.imageFound || s.record != nil || desired.CAPath(s.bottle) != "" || m.causes.MachineProblem(ctx) != nil {
 		return nil
 	}
 	if _, present, err := m.listed(ctx, s); present || err != nil {

@@ -10,12 +10,13 @@ import (
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/lifecycle"
+	"botbottle.dev/bottle-operator/internal/outcome"
 )
 
 // ensureDown cancels a pull and a start, and stops the machine. It is satisfied
 // once smolvm reports that the machine is down.
 func (m *machineStep) ensureDown(ctx context.Context, s *scope) error {
-	reasons := m.causes.smolvm(ctx)
+	reasons := m.causes.Smolvm(ctx)
 	m.images.Forget(s.owner.UID)
 	if m.starts.Running(s.owner.UID) {
 		if err := m.starts.Cancel(ctx, s.owner.UID); err != nil {
@@ -28,7 +29,7 @@ func (m *machineStep) ensureDown(ctx context.Context, s *scope) error {
 		return nil // no machine was ever created
 	}
 	if err != nil {
-		return mapError(err, reasons)
+		return outcome.Map(err, reasons)
 	}
 	if !present || !ours(listed, s) || down(listed) {
 		s.forgetRun()
@@ -38,7 +39,7 @@ func (m *machineStep) ensureDown(ctx context.Context, s *scope) error {
 		return s.saveRecord()
 	}
 	if err := m.stop(ctx, s); err != nil {
-		return mapError(err, reasons)
+		return outcome.Map(err, reasons)
 	}
 	return &flow.Waiting{Reason: v1alpha1.ReasonStopping, Message: "the machine is being stopped", After: immediately}
 }
@@ -70,7 +71,7 @@ func (s *scope) saveRecord() error {
 // smolvm is unavailable and the Bottle never had a machine, there is nothing to
 // remove.
 func (m *machineStep) delete(ctx context.Context, s *scope) error {
-	reasons := m.causes.smolvm(ctx)
+	reasons := m.causes.Smolvm(ctx)
 	m.images.Forget(s.owner.UID)
 	if err := m.starts.Cancel(ctx, s.owner.UID); err != nil {
 		return err
@@ -84,7 +85,7 @@ func (m *machineStep) delete(ctx context.Context, s *scope) error {
 		return nil
 	}
 	if err != nil {
-		return mapError(err, reasons)
+		return outcome.Map(err, reasons)
 	}
 	if present && !ours(listed, s) {
 		return nil
@@ -96,5 +97,5 @@ func (m *machineStep) delete(ctx context.Context, s *scope) error {
 		return err
 	}
 	defer m.view.Invalidate(s.name())
-	return mapError(m.machines.DeleteMachine(ctx, s.name()), reasons)
+	return outcome.Map(m.machines.DeleteMachine(ctx, s.name()), reasons)
 }

@@ -68,7 +68,7 @@ func (m *machineStep) countLoss(ctx context.Context, s *scope, cause string) err
 	if err := s.setRecord(rec); err != nil {
 		return err
 	}
-	m.metrics.lost()
+	m.metrics.Lost()
 	m.events.warn(ctx, s, eventMachineLost, "the machine ended unexpectedly: "+cause)
 	return nil
 }

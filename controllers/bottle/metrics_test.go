@@ -10,13 +10,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
+	"botbottle.dev/bottle-operator/internal/agentmetrics"
 	"botbottle.dev/bottle-operator/internal/population"
 )
 
 func TestMetrics(t *testing.T) {
 	w := newWorld(t, demo().Obj())
 	reg := prometheus.NewPedanticRegistry()
-	m, err := NewMetrics(reg)
+	m, err := agentmetrics.New(reg)
 	if err != nil {
 		t.Fatal(err)
 	}

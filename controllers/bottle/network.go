@@ -12,6 +12,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/agentstatus"
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/outcome"
 	"botbottle.dev/bottle-operator/internal/subnet"
 )
 
@@ -32,22 +33,22 @@ type networkStep struct {
 	networks     host.Networks
 	surroundings Surroundings
 	pool         *subnet.Pool
-	causes       causes
+	causes       outcome.Causes
 }
 
 // ensure keeps the subnet of the docker network if that exists, or the subnet
 // recorded in the status if that is still free. Otherwise it picks one.
 func (n *networkStep) ensure(ctx context.Context, s *scope) error {
-	reasons := n.causes.docker(ctx, v1alpha1.ReasonNetworkConflict)
+	reasons := n.causes.Docker(ctx, v1alpha1.ReasonNetworkConflict)
 	found, err := n.networks.InspectNetwork(ctx, s.owner)
 	switch {
 	case errors.Is(err, host.ErrNotFound):
 		found.Subnet = agentstatus.RecordedSubnet(s.bottle)
 		if err := n.create(ctx, s, found.Subnet); err != nil {
-			return mapError(err, reasons)
+			return outcome.Map(err, reasons)
 		}
 	case err != nil:
-		return mapError(err, reasons)
+		return outcome.Map(err, reasons)
 	default:
 		triple, err := subnet.TripleOf(found.Subnet)
 		if err != nil {
@@ -57,7 +58,7 @@ func (n *networkStep) ensure(ctx context.Context, s *scope) error {
 		if found.Gateway != triple.Gateway {
 			found.Owner, found.Gateway = s.owner, triple.Gateway
 			if err := n.networks.EnsureNetwork(ctx, found); err != nil {
-				return mapError(err, reasons)
+				return outcome.Map(err, reasons)
 			}
 		}
 	}
@@ -114,10 +115,10 @@ func (n *networkStep) pick(s *scope, kept netip.Prefix, occupied []netip.Prefix)
 // delete removes the network and checks that it is gone.
 func (n *networkStep) delete(ctx context.Context, s *scope) error {
 	n.surroundings.Forget(s.owner)
-	reasons := n.causes.docker(ctx, "")
+	reasons := n.causes.Docker(ctx, "")
 	if err := n.networks.DeleteNetwork(ctx, s.owner); err != nil {
-		return mapError(err, reasons)
+		return outcome.Map(err, reasons)
 	}
 	_, err := n.networks.InspectNetwork(ctx, s.owner)
-	return requireGone(err, reasons, "the bundle's network")
+	return outcome.RequireGone(err, reasons, "the bundle's network")
 }

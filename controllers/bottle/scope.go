@@ -19,6 +19,14 @@ import (
 	"botbottle.dev/bottle-operator/internal/workload"
 )
 
+// How long to wait for changes that cause no event.
+const (
+	soon          = 2 * time.Second
+	nodeDelay     = 10 * time.Second
+	externalDelay = 30 * time.Second // someone else's object, a missing file
+	immediately   = time.Millisecond
+)
+
 // scope is everything that one pass over one Bottle knows. No step reads a field
 // that a later one fills. The comments name the step that fills a field.
 type scope struct {

@@ -18,6 +18,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/guestenv"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/machinesize"
+	"botbottle.dev/bottle-operator/internal/outcome"
 	"botbottle.dev/bottle-operator/internal/smolfile"
 )
 
@@ -26,7 +27,7 @@ type smolfileStep struct {
 	references References
 	machines   host.Machines
 	events     *reporter
-	causes     causes
+	causes     outcome.Causes
 }
 
 // ensure writes the Smolfile and, if this smolvm reads them, files for Secrets.
@@ -45,7 +46,7 @@ func (f *smolfileStep) ensure(ctx context.Context, s *scope) error {
 		// Without smolvm it is unknown how to pass Secrets. A Smolfile without
 		// Secrets suits every version.
 		if !errors.Is(err, host.ErrUnavailable) || hasSecret(env) {
-			return mapError(err, f.causes.smolvm(ctx))
+			return outcome.Map(err, f.causes.Smolvm(ctx))
 		}
 	}
 	s.literals, s.secrets = guestenv.Split(env)

@@ -7,6 +7,7 @@ import (
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/flow"
+	"botbottle.dev/bottle-operator/internal/outcome"
 	"botbottle.dev/bottle-operator/internal/room"
 )
 
@@ -30,7 +31,7 @@ type steps struct {
 
 // newSteps returns the steps. Each gets only what it needs.
 func (r *Reconciler) newSteps() steps {
-	o, causes := r.Options, causes{r.Facts}
+	o, causes := r.Options, outcome.Causes{Facts: r.Facts}
 	p := steps{
 		adopt:    &adoptStep{client: o.Client},
 		room:     room.New(room.Options{Client: o.Client, Node: o.Node, State: o.State}),

@@ -11,6 +11,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/enforce"
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/outcome"
 )
 
 // wallStep creates and deletes the wall.
@@ -29,7 +30,7 @@ func (w *wallStep) ensure(ctx context.Context, s *scope) error {
 	if errors.Is(err, host.ErrNotFound) {
 		return &flow.Waiting{Reason: v1alpha1.ReasonWallNotReady, After: soon, Message: err.Error()}
 	}
-	return mapError(err, errorReasons{conflict: v1alpha1.ReasonWallConflict, unavailable: v1alpha1.ReasonWallNotReady})
+	return outcome.Map(err, outcome.Reasons{Conflict: v1alpha1.ReasonWallConflict, Unavailable: v1alpha1.ReasonWallNotReady})
 }
 
 func (s *scope) wallSpec() host.WallSpec {

@@ -19,6 +19,7 @@ import (
 
 	"botbottle.dev/bottle-operator/controllers/bottle"
 	"botbottle.dev/bottle-operator/controllers/node"
+	"botbottle.dev/bottle-operator/internal/agentmetrics"
 	"botbottle.dev/bottle-operator/internal/cgroup"
 	"botbottle.dev/bottle-operator/internal/docker"
 	"botbottle.dev/bottle-operator/internal/egresslimit"
@@ -208,7 +209,7 @@ func (o *AgentOptions) compose(mgr ctrl.Manager, p parts) error {
 	if err != nil {
 		return fmt.Errorf("client of Secrets and ConfigMaps: %w", err)
 	}
-	counts, err := bottle.NewMetrics(metrics.Registry)
+	counts, err := agentmetrics.New(metrics.Registry)
 	if err != nil {
 		return fmt.Errorf("metrics: %w", err)
 	}

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package bottle
+// Package agentmetrics counts what the agent does for Bottles and what happens to them.
+package agentmetrics
 
 import "github.com/prometheus/client_golang/prometheus"
 
@@ -11,8 +12,8 @@ type Metrics struct {
 	decided *prometheus.CounterVec
 }
 
-// NewMetrics registers the agent's metrics.
-func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
+// New registers the agent's metrics.
+func New(reg prometheus.Registerer) (*Metrics, error) {
 	m := &Metrics{
 		starts: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "bottle_agent_machine_starts_total",
@@ -35,22 +36,22 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 	return m, nil
 }
 
-// started counts a finished start.
-func (m *Metrics) started(err error) {
+// Started counts a finished start.
+func (m *Metrics) Started(err error) {
 	if m != nil {
 		m.starts.WithLabelValues(result(err)).Inc()
 	}
 }
 
-// lost counts a machine that ended unexpectedly.
-func (m *Metrics) lost() {
+// Lost counts a machine that ended unexpectedly.
+func (m *Metrics) Lost() {
 	if m != nil {
 		m.losses.Inc()
 	}
 }
 
-// decision counts n decisions of a bundle by their verdict in host.Decision.
-func (m *Metrics) decision(verdict string, n uint32) {
+// Decision counts n decisions of a bundle by their verdict in host.Decision.
+func (m *Metrics) Decision(verdict string, n uint32) {
 	if m != nil {
 		m.decided.WithLabelValues(verdict).Add(float64(n))
 	}
