@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package access
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"botbottle.dev/bottle-operator/internal/tcpstate"
+)
+
+// lingerTimeout is how long a connection that this side has ended waits for the end of
+// the other side.
+const lingerTimeout = 5 * time.Second
+
+// stateInterval is how often the state of a connection is looked at.
+const stateInterval = time.Second
+
+// pingInterval is how often a client is pinged.
+const pingInterval = 5 * time.Second
+
+// hijacker lets a handler take over its connection, and calls gone when the client goes.
+type hijacker struct {
+	http.ResponseWriter
+	ctx  context.Context // of the session
+	gone func()
+	conn *watchedConn // once it is taken over
+}
+
+// Hijack implements http.Hijacker.
+func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	taker, ok := h.ResponseWriter.(http.Hijacker)
+	if !ok {
+		return nil, nil, errors.New("the connection cannot be taken over")
+	}
+	conn, buffered, err := taker.Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	h.conn = &watchedConn{Conn: conn, gone: h.gone}
+	go h.conn.keep(h.ctx)
+	go tcpstate.Watch(h.ctx, conn, stateInterval, h.gone)
+	// The server's own reader bypasses the watch.
+	rest := io.LimitReader(buffered.Reader, int64(buffered.Reader.Buffered()))
+	reader := bufio.NewReader(io.MultiReader(rest, h.conn))
+	return h.conn, bufio.NewReadWriter(reader, bufio.NewWriter(h.conn)), nil
+}
+
+// close ends the connection, unless nobody took it over.
+func (h *hijacker) close() {
+	if h.conn != nil {
+		h.conn.Close()
+	}
+}
+
+// watchedConn calls gone once its client is gone or the connection has failed.
+type watchedConn struct {
+	net.Conn
+	gone   func()
+	ending atomic.Bool
+	once   sync.Once
+
+	writing sync.Mutex
+	frames  frameTracker // of what is written
+}
+
+func (c *watchedConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if err != nil {
+		c.failed()
+	}
+	return n, err
+}
+
+func (c *watchedConn) Write(p []byte) (int, error) {
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	c.frames.pass(p)
+	n, err := c.Conn.Write(p)
+	if err != nil {
+		c.failed()
+	}
+	return n, err
+}
+
+// keep pings the client until ctx ends: the kernel of a client that is gone then breaks
+// the connection off. Nothing else shows that while the guest does not read its input,
+// because nobody reads from the connection then.
+func (c *watchedConn) keep(ctx context.Context) {
+	ping := time.NewTicker(pingInterval)
+	defer ping.Stop()
+	for id := uint32(2); ; id += 2 { // a server's pings are even
+		select {
+		case <-ctx.Done():
+			return
+		case <-ping.C:
+		}
+		if !c.writing.TryLock() {
+			continue // something is on its way
+		}
+		var err error
+		if c.frames.between() {
+			_, err = c.Conn.Write(pingFrame(id))
+		}
+		c.writing.Unlock()
+		if err != nil {
+			c.failed()
+			return
+		}
+	}
+}
+
+// pingFrame returns a ping of SPDY/3.1.
+func pingFrame(id uint32) []byte {
+	return binary.BigEndian.AppendUint32([]byte{0x80, 3, 0, 6, 0, 0, 0, 4}, id)
+}
+
+// frameTracker follows SPDY frames: a header of 8 bytes, of which the last 3 are the
+// length of what follows.
+type frameTracker struct {
+	header [8]byte
+	have   int // bytes of the header
+	left   int // bytes of the rest
+}
+
+func (f *frameTracker) between() bool { return f.have == 0 && f.left == 0 }
+
+func (f *frameTracker) pass(p []byte) {
+	for len(p) > 0 {
+		if f.left > 0 {
+			n := min(f.left, len(p))
+			f.left, p = f.left-n, p[n:]
+			continue
+		}
+		n := copy(f.header[f.have:], p)
+		f.have, p = f.have+n, p[n:]
+		if f.have == len(f.header) {
+			f.have, f.left = 0, int(binary.BigEndian.Uint32(f.header[4:])&0xffffff)
+		}
+	}
+}
+
+func (c *watchedConn) failed() {
+	c.gone()
+	if c.ending.Load() {
+		c.once.Do(func() { c.Conn.Close() })
+	}
+}
+
+// Close is called when the session has ended, or by the streams' connection, when the
+// client has ended that. It ends this side, and waits in the background for the end of the other one: if the
+// client is still sending, an immediate end would destroy what it has not yet read.
+func (c *watchedConn) Close() error {
+	c.gone()
+	if c.ending.Swap(true) {
+		return nil
+	}
+	half, ok := c.Conn.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil || c.SetReadDeadline(time.Now().Add(lingerTimeout)) != nil {
+		c.once.Do(func() { c.Conn.Close() })
+		return nil
+	}
+	// Somebody may be reading still, or not.
+	go func() {
+		_, _ = io.Copy(io.Discard, c.Conn)
+		c.once.Do(func() { c.Conn.Close() })
+	}()
+	return nil
+}
+
+// limitListener accepts at most a number of connections at a time; others wait.
+type limitListener struct {
+	*net.TCPListener
+	slots chan struct{}
+}
+
+func (l limitListener) Accept() (net.Conn, error) {
+	l.slots <- struct{}{} // a connection's end, or that of all sessions, makes room
+	conn, err := l.AcceptTCP()
+	if err != nil {
+		<-l.slots
+		return nil, err
+	}
+	return &limitedConn{TCPConn: conn, release: sync.OnceFunc(func() { <-l.slots })}, nil
+}
+
+// limitedConn makes room for another connection when it is closed.
+type limitedConn struct {
+	*net.TCPConn
+	release func()
+}
+
+func (c *limitedConn) Close() error {
+	defer c.release()
+	return c.TCPConn.Close()
+}
+
+// countReader and countWriter count what passes.
+type countReader struct {
+	io.Reader
+	n *atomic.Int64
+}
+
+func (c countReader) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	c.n.Add(int64(n))
+	return n, err
+}
+
+type countWriter struct {
+	io.Writer
+	n *atomic.Int64
+}
+
+func (c countWriter) Write(p []byte) (int, error) {
+	n, err := c.Writer.Write(p)
+	c.n.Add(int64(n))
+	return n, err
+}
