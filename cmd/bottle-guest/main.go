@@ -8,6 +8,8 @@
 //	supervise  runs the workload
 //	stop       ends the workload
 //	attach     connects to the workload's input and output
+//	tar-out    writes an archive of files
+//	tar-in     makes the files of an archive
 package main
 
 import (
@@ -22,12 +24,16 @@ var commands = map[string]func(args []string) int{
 	"supervise": runSupervise,
 	"stop":      runStop,
 	"attach":    runAttach,
+	"tar-out":   runTarOut,
+	"tar-in":    runTarIn,
 }
 
 const usage = `usage: bottle-guest probe
        bottle-guest supervise [--] COMMAND [ARGUMENT...]
        bottle-guest stop [--grace DURATION]
-       bottle-guest attach [--stdin] [--tty]`
+       bottle-guest attach [--stdin] [--tty]
+       bottle-guest tar-out PATH...
+       bottle-guest tar-in DEST`
 
 func main() {
 	if len(os.Args) < 2 || commands[os.Args[1]] == nil {

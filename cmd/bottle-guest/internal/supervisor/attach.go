@@ -19,7 +19,7 @@ import (
 
 const (
 	// dialPatience is how long to wait for a supervisor that is starting.
-	dialPatience = 10 * time.Second
+	dialPatience = 5 * time.Second
 	// goneDelay delays the end of the input. When the connection of whoever attached
 	// breaks, its input ends shortly before this process is killed; that must not
 	// close the workload's input.

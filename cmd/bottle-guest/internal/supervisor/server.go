@@ -71,10 +71,6 @@ func (s *server) accept(l *net.UnixListener) {
 }
 
 func (s *server) serve(conn *net.UnixConn) {
-	if !allowed(conn) {
-		refuse(conn, "another user")
-		return
-	}
 	_ = conn.SetReadDeadline(time.Now().Add(requestPatience))
 	f, err := readFrame(conn)
 	var r request
@@ -82,6 +78,10 @@ func (s *server) serve(conn *net.UnixConn) {
 		return
 	}
 	_ = conn.SetReadDeadline(time.Time{})
+	if !allowed(conn) {
+		refuse(conn, "another user")
+		return
+	}
 	switch r.Op {
 	case opAttach:
 		s.attach(conn, r)
