@@ -6,10 +6,12 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"botbottle.dev/bottle-operator/internal/enforce/probe"
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/workload"
 )
 
 // publicTargets are the internet addresses that the proofs of these tests try.
@@ -44,6 +46,7 @@ type testGuest struct {
 	mu     sync.Mutex
 	does   conduct
 	proofs int
+	stops  int // how often the workload was asked to end
 }
 
 func (g *testGuest) set(does conduct) {
@@ -61,6 +64,11 @@ func (g *testGuest) count() int {
 
 func (g *testGuest) exec(name string, req host.ExecRequest) (int, error) {
 	g.mu.Lock()
+	if slices.Equal(req.Command, workload.StopCommand()) {
+		defer g.mu.Unlock()
+		g.stops++
+		return 0, nil
+	}
 	does := g.does
 	g.proofs++
 	g.mu.Unlock()

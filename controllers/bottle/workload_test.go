@@ -3,11 +3,13 @@
 package bottle
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
@@ -110,4 +112,12 @@ func (w *world) wantDown() {
 	if ids := w.walls.IDs(); len(ids) != 0 {
 		w.t.Errorf("walls: got %v, want none", ids)
 	}
+}
+
+func typesOf(conditions []metav1.Condition) (types []string) {
+	for _, c := range conditions {
+		types = append(types, c.Type)
+	}
+	slices.Sort(types)
+	return types
 }
