@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hostcontract
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/supervise"
+)
+
+// ExchangesFixture is a node for TestExchanges.
+type ExchangesFixture struct {
+	Exchanges host.Exchanges
+	// Report makes the guest report r in out.
+	Report func(t *testing.T, uid, out string, r supervise.Report)
+	// Reboot does what a reboot does to the folders.
+	Reboot func(t *testing.T)
+}
+
+// TestExchanges checks the contract of host.Exchanges.
+func TestExchanges(t *testing.T, open func(t *testing.T) ExchangesFixture) {
+	const uid = "1a2b3c4d-0000-4000-8000-000000000000"
+	exitCode := int32(42)
+	report := supervise.Report{Start: "s1", StartTime: time.Unix(1000, 0).UTC(), ExitCode: &exitCode, Final: true}
+	orders := supervise.Orders{Start: "s1", Workload: supervise.Run, RestartPolicy: "Never"}
+	ensure := func(t *testing.T, f ExchangesFixture, out string) host.Exchange {
+		t.Helper()
+		x, err := f.Exchanges.EnsureExchange(t.Context(), uid, out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, dir := range []string{x.In, x.Out} {
+			if st, err := os.Stat(dir); err != nil || !st.IsDir() || !filepath.IsAbs(dir) {
+				t.Errorf("%s: got %v, want a folder", dir, err)
+			}
+		}
+		return x
+	}
+	t.Run("ensure is repeatable", func(t *testing.T) {
+		f := open(t)
+		first := ensure(t, f, "")
+		if again := ensure(t, f, first.Out); again != first {
+			t.Errorf("again: got %+v, want %+v", again, first)
+		}
+		other := ensure(t, f, "")
+		if other.Out == first.Out {
+			t.Errorf("another: got the same folder for reports, want a new one")
+		}
+		if _, err := os.Stat(first.Out); err == nil {
+			t.Errorf("the first: got it left, want it replaced")
+		}
+	})
+	t.Run("reports", func(t *testing.T) {
+		f := open(t)
+		x := ensure(t, f, "")
+		if _, err := f.Exchanges.ReadReport(t.Context(), x.Out); !errors.Is(err, host.ErrNotFound) {
+			t.Errorf("no report: got %v, want ErrNotFound", err)
+		}
+		if got := f.Exchanges.Mark(x.Out); got != (host.ReportMark{}) {
+			t.Errorf("mark without a report: got %+v, want none", got)
+		}
+		f.Report(t, uid, x.Out, report)
+		got, err := f.Exchanges.ReadReport(t.Context(), x.Out)
+		if d := cmp.Diff(report, got); err != nil || d != "" {
+			t.Errorf("report: got %v (-want +got):\n%s", err, d)
+		}
+		mark := f.Exchanges.Mark(x.Out)
+		if mark == (host.ReportMark{}) || f.Exchanges.Mark(x.Out) != mark {
+			t.Errorf("mark: got %+v, want one that does not change by itself", mark)
+		}
+		f.Report(t, uid, x.Out, report)
+		if f.Exchanges.Mark(x.Out) == mark {
+			t.Errorf("mark after a new report: got the same")
+		}
+		if err := f.Exchanges.RenewExchange(t.Context(), uid, x.Out, orders); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.Exchanges.ReadReport(t.Context(), x.Out); !errors.Is(err, host.ErrNotFound) {
+			t.Errorf("after a renewal: got %v, want ErrNotFound", err)
+		}
+		if err := f.Exchanges.WriteOrders(t.Context(), uid, orders); err != nil {
+			t.Errorf("orders: got %v, want success", err)
+		}
+	})
+	t.Run("reboot", func(t *testing.T) {
+		f := open(t)
+		x := ensure(t, f, "")
+		f.Reboot(t)
+		if err := f.Exchanges.RenewExchange(t.Context(), uid, x.Out, orders); err != nil {
+			t.Fatal(err)
+		}
+		if again := ensure(t, f, x.Out); again != x {
+			t.Errorf("got %+v, want %+v", again, x)
+		}
+	})
+	t.Run("remove", func(t *testing.T) {
+		f := open(t)
+		x := ensure(t, f, "")
+		for range 2 {
+			if err := f.Exchanges.RemoveExchange(t.Context(), uid); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, dir := range []string{x.In, x.Out} {
+			if _, err := os.Stat(dir); err == nil {
+				t.Errorf("%s: got it left, want it removed", dir)
+			}
+		}
+	})
+	t.Run("another Bottle's folder", func(t *testing.T) {
+		f := open(t)
+		x := ensure(t, f, "")
+		const other = "9f8e7d6c-0000-4000-8000-000000000000"
+		if _, err := f.Exchanges.EnsureExchange(t.Context(), other, x.Out); !errors.Is(err, host.ErrInvalid) {
+			t.Errorf("got %v, want ErrInvalid", err)
+		}
+	})
+}

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reports
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	clocktesting "k8s.io/utils/clock/testing"
+
+	"botbottle.dev/bottle-operator/internal/host/hosttest"
+	"botbottle.dev/bottle-operator/internal/supervise"
+)
+
+const uid = "1a2b3c4d-0000-4000-8000-000000000000"
+
+type world struct {
+	*Watch
+	clock    *clocktesting.FakeClock
+	fake     *hosttest.Exchanges
+	out      string
+	requests int
+}
+
+func newWorld(t *testing.T) *world {
+	w := &world{clock: clocktesting.NewFakeClock(time.Unix(1_000_000, 0)), fake: hosttest.NewExchanges(nil, t.TempDir())}
+	w.Watch = New(w.fake, w.clock, func(string) { w.requests++ })
+	x, err := w.fake.EnsureExchange(t.Context(), uid, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.out = x.Out
+	w.Follow(uid, Subject{Out: x.Out, Start: "s"})
+	return w
+}
+
+// want looks once, and checks the number of requests so far.
+func (w *world) want(t *testing.T, what string, n int) {
+	t.Helper()
+	w.Look(context.Background())
+	if w.requests != n {
+		t.Errorf("%s: got %d requests, want %d", what, w.requests, n)
+	}
+}
+
+func TestReports(t *testing.T) {
+	w := newWorld(t)
+	w.want(t, "no report", 0)
+	w.fake.Put(uid, supervise.Report{Start: "another", Final: true})
+	w.want(t, "of another start", 0)
+	w.fake.Put(uid, supervise.Report{Start: "s"})
+	w.want(t, "the first", 1)
+	w.want(t, "the same", 1)
+	for n := range int32(30) {
+		w.clock.Step(time.Second)
+		w.fake.Put(uid, supervise.Report{Start: "s", Restarts: n})
+		w.want(t, "within a minute", 1)
+	}
+	w.clock.Step(patience)
+	w.want(t, "after a minute", 2)
+	w.fake.Put(uid, supervise.Report{Start: "s", Final: true})
+	w.want(t, "a final one", 3)
+	for range 10 {
+		w.fake.Put(uid, supervise.Report{Start: "s", Final: true})
+		w.want(t, "more final ones", 3)
+	}
+	w.Follow(uid, Subject{Out: w.out, Start: "t"})
+	w.fake.Put(uid, supervise.Report{Start: "t", Final: true})
+	w.want(t, "of the next start", 4)
+	w.Forget(uid)
+	w.fake.Put(uid, supervise.Report{Start: "t", Final: true})
+	w.want(t, "forgotten", 4)
+}
+
+func TestDeadlines(t *testing.T) {
+	w := newWorld(t)
+	at := w.clock.Now().Add(time.Hour)
+	w.Follow(uid, Subject{Deadline: at})
+	w.want(t, "before", 0)
+	w.clock.SetTime(at)
+	w.want(t, "at the deadline", 1)
+	w.want(t, "right after it", 1)
+	w.clock.Step(repeat)
+	w.want(t, "if nothing came of it", 2)
+	w.Follow(uid, Subject{})
+	w.clock.Step(repeat)
+	w.want(t, "no deadline any more", 2)
+}
+
+func TestTheStatusChangesAtMostOnceAMinute(t *testing.T) {
+	w := newWorld(t)
+	if may, _ := w.MayWrite(uid); !may {
+		t.Errorf("the first time: got no, want yes")
+	}
+	w.clock.Step(patience - time.Second)
+	if may, wait := w.MayWrite(uid); may || wait != time.Second {
+		t.Errorf("a second too early: got %v, %s, want no and 1s", may, wait)
+	}
+	w.clock.Step(time.Second)
+	if may, _ := w.MayWrite(uid); !may {
+		t.Errorf("after a minute: got no, want yes")
+	}
+}
