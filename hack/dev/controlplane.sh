@@ -158,7 +158,7 @@ start_managers() {
   read -ra extra <<<"$(cat "$dev/manager.flags")"
   for number in ${1:-$(seq "$managers")}; do
     relaunch "manager-$number" nsenter "--net=/run/netns/$control" "$bin/bottle-operator" manager --kubeconfig "$dev/manager.kubeconfig" \
-      --namespace "$namespace" --leader-elect --placeholder-image registry.k8s.io/pause:3.10 \
+      --namespace "$namespace" --leader-elect --placeholder-image registry.k8s.io/pause:3.10 --access-bind-address "$(manager_address "$number"):10250" \
       --metrics-bind-address "127.0.0.1:$((8080 + number))" --health-probe-bind-address "127.0.0.1:$((8090 + number))" "${size[@]}" "${extra[@]}"
   done
   for number in ${1:-$(seq "$managers")}; do
