@@ -14,6 +14,7 @@ import (
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/state"
 )
 
 // Bottle is what the server knows about a Bottle.
@@ -22,20 +23,10 @@ type Bottle struct {
 	// Finished: its workload has ended for good. FilesOpen: its machine runs again, for
 	// copies.
 	Finished, FilesOpen bool
-	// Terminal: the workload has a terminal.
-	Terminal bool
-	// Stdin: the workload has an input.
-	Stdin bool
 	// Supervised: a supervisor runs the workload in the guest.
 	Supervised bool
-	// Proven is the condition EgressEnforced.
-	Proven Condition
-}
-
-// Condition is what a condition says.
-type Condition struct {
-	Status          string
-	Reason, Message string
+	// Stdin: the workload has an input. Terminal: it has a terminal.
+	Stdin, Terminal bool
 }
 
 // Bottles finds the Bottles of this node.
@@ -50,6 +41,7 @@ type Bottles interface {
 // NodeBottles finds the Bottles of a node in the agent's cache.
 type NodeBottles struct {
 	Client        client.Reader
+	State         *state.Dir
 	Node, Cluster string
 }
 
@@ -67,7 +59,23 @@ func (n NodeBottles) Find(ctx context.Context, namespace, name, uid string) (Bot
 	case string(b.UID) != uid || !n.here(&b):
 		return Bottle{}, fmt.Errorf("%w on this node", host.ErrNotFound)
 	}
-	return n.bottle(&b), nil
+	out := Bottle{
+		Owner:     n.owner(&b),
+		Finished:  meta.IsStatusConditionTrue(b.Status.Conditions, v1alpha1.ConditionFinished),
+		FilesOpen: meta.IsStatusConditionTrue(b.Status.Conditions, v1alpha1.ConditionFilesOpen),
+	}
+	folder, err := n.State.Folder(uid)
+	if err != nil {
+		return Bottle{}, err
+	}
+	record, err := folder.Record()
+	if err != nil || record == nil {
+		return out, err
+	}
+	stdin := v1alpha1.Stdin(record.Workload.Stdin)
+	out.Supervised = record.Workload.Out != ""
+	out.Stdin, out.Terminal = stdin == v1alpha1.StdinOpen || stdin == v1alpha1.StdinTerminal, stdin == v1alpha1.StdinTerminal
+	return out, nil
 }
 
 // IDs implements Bottles.
@@ -89,19 +97,4 @@ func (n NodeBottles) here(b *v1alpha1.Bottle) bool { return ptr.Deref(b.Status.N
 
 func (n NodeBottles) owner(b *v1alpha1.Bottle) host.Owner {
 	return host.Owner{UID: string(b.UID), Namespace: b.Namespace, Name: b.Name, Slug: b.Spec.Slug, Cluster: n.Cluster, Node: n.Node}
-}
-
-func (n NodeBottles) bottle(b *v1alpha1.Bottle) Bottle {
-	out := Bottle{
-		Owner:      n.owner(b),
-		Finished:   meta.IsStatusConditionTrue(b.Status.Conditions, v1alpha1.ConditionFinished),
-		FilesOpen:  meta.IsStatusConditionTrue(b.Status.Conditions, v1alpha1.ConditionFilesOpen),
-		Terminal:   b.Spec.Stdin == v1alpha1.StdinTerminal,
-		Stdin:      b.Spec.Stdin != "" && b.Spec.Stdin != v1alpha1.StdinClosed,
-		Supervised: b.Status.Workload != nil,
-	}
-	if c := meta.FindStatusCondition(b.Status.Conditions, v1alpha1.ConditionEgressEnforced); c != nil {
-		out.Proven = Condition{string(c.Status), c.Reason, c.Message}
-	}
-	return out
 }

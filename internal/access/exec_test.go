@@ -145,12 +145,12 @@ func TestClientGone(t *testing.T) {
 			defer cancel()
 			ended := make(chan error, 1)
 			go func() { ended <- w.exec(ctx, t, options, nil, "sleep", "3600") }()
-			eventually(t, "the session", func() bool { n, _ := w.server.Sessions.Commands(demo.UID); return n == 1 })
+			eventually(t, "the session", func() bool { return w.server.Sessions.Commands(demo.UID) == 1 })
 			cancel()
 			if err := <-ended; err == nil {
 				t.Error("client: got nil, want an error")
 			}
-			eventually(t, "the end of the session", func() bool { n, _ := w.server.Sessions.Commands(demo.UID); return n == 0 })
+			eventually(t, "the end of the session", func() bool { return w.server.Sessions.Commands(demo.UID) == 0 })
 		})
 	}
 }
@@ -167,7 +167,7 @@ func TestKilledClient(t *testing.T) {
 	eventually(t, "a full connection", cut.stuck)
 	cut.kill()
 	<-ended
-	eventually(t, "the end of the session", func() bool { n, _ := w.server.Sessions.Commands(demo.UID); return n == 0 })
+	eventually(t, "the end of the session", func() bool { return w.server.Sessions.Commands(demo.UID) == 0 })
 }
 
 // blocked is a reader that never returns.
@@ -211,8 +211,8 @@ func TestExecBound(t *testing.T) {
 			_ = w.exec(ctx, t, remotecommand.StreamOptions{Stdout: io.Discard}, url.Values{"purpose": {purpose}}, "sleep", "3600")
 		}()
 	}
-	eventually(t, "two sessions", func() bool { n, _ := w.server.Sessions.Commands(demo.UID); return n == 2 })
-	if n, _ := w.server.Sessions.Copies(demo.UID); n != 1 {
+	eventually(t, "two sessions", func() bool { return w.server.Sessions.Commands(demo.UID) == 2 })
+	if n, _ := w.server.Sessions.Sessions(demo.UID); n != 1 {
 		t.Errorf("copies: got %d, want 1", n)
 	}
 	err = w.exec(t.Context(), t, remotecommand.StreamOptions{Stdout: io.Discard}, nil, "true")
@@ -220,7 +220,10 @@ func TestExecBound(t *testing.T) {
 		t.Errorf("third command: got %v, want the bound and the version", err)
 	}
 	cancel()
-	eventually(t, "the end of the sessions", func() bool { n, last := w.server.Sessions.Commands(demo.UID); return n == 0 && !last.IsZero() })
+	eventually(t, "the end of the sessions", func() bool {
+		n, last := w.server.Sessions.Sessions(demo.UID)
+		return n == 0 && !last.IsZero() && w.server.Sessions.Commands(demo.UID) == 0
+	})
 	if err := w.exec(t.Context(), t, remotecommand.StreamOptions{Stdout: io.Discard}, nil, "true"); err != nil {
 		t.Errorf("afterwards: got %v, want nil", err)
 	}

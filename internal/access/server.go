@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"log"
 	"net"
 	"net/http"
@@ -25,6 +24,8 @@ const (
 	maxHeaderBytes = 256 << 10
 	headerTimeout  = 15 * time.Second // of the TLS handshake and the header
 	idleTimeout    = 2 * time.Minute  // of a connection between two requests
+	// listenInterval is the pause before another attempt to listen.
+	listenInterval = 2 * time.Second
 	// endTimeout is how long the end of the server waits for its sessions to end.
 	endTimeout = 10 * time.Second
 )
@@ -57,13 +58,9 @@ func New(o Options) *Server { return &Server{Options: o, listening: make(chan st
 
 // Start serves until ctx ends. It then ends all sessions.
 func (s *Server) Start(ctx context.Context) error {
-	address, err := net.ResolveTCPAddr("tcp", s.Address)
-	if err != nil {
-		return fmt.Errorf("access server: %w", err)
-	}
-	l, err := net.ListenTCP("tcp", address)
-	if err != nil {
-		return fmt.Errorf("access server: %w", err)
+	l := s.listen(ctx)
+	if l == nil {
+		return nil
 	}
 	s.addr = l.Addr()
 	close(s.listening)
@@ -81,6 +78,7 @@ func (s *Server) Start(ctx context.Context) error {
 		ErrorLog: log.New(debugLog{s.Log}, "", 0),
 	}
 	s.Log.Info("The access server is listening", "address", l.Addr().String())
+	var err error
 	served := make(chan error, 1)
 	go func() { served <- server.ServeTLS(limitListener{l, make(chan struct{}, maxConnections)}, "", "") }()
 	select {
@@ -94,6 +92,28 @@ func (s *Server) Start(ctx context.Context) error {
 		return nil
 	}
 	return err
+}
+
+// listen returns the listener. While the address cannot be used, it tries again, because
+// the rest of the agent must go on. It returns nil when ctx ends.
+func (s *Server) listen(ctx context.Context) *net.TCPListener {
+	for reported := false; ; reported = true {
+		address, err := net.ResolveTCPAddr("tcp", s.Address)
+		if err == nil {
+			var l *net.TCPListener
+			if l, err = net.ListenTCP("tcp", address); err == nil {
+				return l
+			}
+		}
+		if !reported {
+			s.Log.Error(err, "The access server cannot listen; trying again")
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(listenInterval):
+		}
+	}
 }
 
 // wait waits for the end of the sessions, which the server does not know after their

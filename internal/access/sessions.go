@@ -22,6 +22,8 @@ const (
 const (
 	// maxSessions bounds the sessions of a node.
 	maxSessions = 2048
+	// memory is how long the end of a copy is remembered. Nobody waits for a time as long.
+	memory = time.Hour
 	// maxReaders bounds the logs of one Bottle that are read at a time, and its proofs
 	// on demand.
 	maxReaders = 64
@@ -39,7 +41,7 @@ type Sessions struct {
 // counted is what is known about a Bottle's sessions.
 type counted struct {
 	open [kinds]int
-	last time.Time // when a command or copy ended last
+	last time.Time // when a copy ended last
 }
 
 // NewSessions returns Sessions.
@@ -48,33 +50,37 @@ func NewSessions(c clock.PassiveClock) *Sessions {
 }
 
 // Commands returns how many commands run in the Bottle's guest for users, copies
-// included, and when the last one ended since the agent started; zero if none did.
-func (s *Sessions) Commands(uid string) (open int, last time.Time) {
+// included.
+func (s *Sessions) Commands(uid string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if c := s.byUID[uid]; c != nil {
-		return c.open[command] + c.open[copying], c.last
+		return c.open[command] + c.open[copying]
 	}
-	return 0, time.Time{}
+	return 0
 }
 
-// Copies is like Commands, but counts only commands that copy files. last is of all
-// commands.
-func (s *Sessions) Copies(uid string) (open int, last time.Time) {
+// Sessions returns how many sessions that copy files are open in the Bottle, and when
+// one was last open since the agent started; zero if none was.
+func (s *Sessions) Sessions(uid string) (open int, last time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c := s.byUID[uid]; c != nil {
-		return c.open[copying], c.last
+	c := s.byUID[uid]
+	switch {
+	case c == nil:
+		return 0, time.Time{}
+	case c.open[copying] > 0:
+		return c.open[copying], s.clock.Now()
 	}
-	return 0, time.Time{}
+	return 0, c.last
 }
 
-// Forget forgets a Bottle that is gone.
-func (s *Sessions) Forget(uid string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if c := s.byUID[uid]; c != nil && c.open == [kinds]int{} {
-		delete(s.byUID, uid)
+// forget forgets Bottles whose last copy is long over. The caller holds s.mu.
+func (s *Sessions) forget() {
+	for uid, c := range s.byUID {
+		if c.open == [kinds]int{} && s.clock.Since(c.last) > memory {
+			delete(s.byUID, uid)
+		}
 	}
 }
 
@@ -105,10 +111,9 @@ func (s *Sessions) begin(uid string, k kind, limit int) (end func(), err error) 
 		defer s.mu.Unlock()
 		c.open[k]--
 		s.open--
-		if k != reading {
+		if k == copying {
 			c.last = s.clock.Now()
-		} else if c.open == [kinds]int{} && c.last.IsZero() {
-			delete(s.byUID, uid)
 		}
+		s.forget()
 	}, nil
 }

@@ -35,6 +35,7 @@ type AgentOptions struct {
 	StateDir      string
 	Metrics       MetricsOptions
 	HealthAddress string
+	Access        AgentAccessOptions
 
 	DockerHost          string
 	AllowedBundleImages []string
@@ -77,6 +78,7 @@ func (o *AgentOptions) Bind(fs *pflag.FlagSet) {
 	fs.StringVar(&o.StateDir, "state-dir", "/var/lib/bottle", "directory for the Bottles' files and smolvm's data")
 	o.Metrics.Bind(fs, "127.0.0.1:8080")
 	fs.StringVar(&o.HealthAddress, "health-probe-bind-address", ":8081", "address for /healthz and /readyz; 0 disables them")
+	o.Access.Bind(fs)
 
 	fs.StringVar(&o.DockerHost, "docker-host", "unix:///run/docker.sock", "address of the node's Docker Engine")
 	fs.StringArrayVar(&o.AllowedBundleImages, "allowed-bundle-images", nil, "glob of images that spec.bundle.image may name, such as ghcr.io/org/*; may be repeated; by default, none")
@@ -136,7 +138,7 @@ func (o *AgentOptions) Validate() error {
 	if name, ok := strings.CutPrefix(o.DefaultImage, "file:"); ok && (name == "" || strings.ContainsAny(name, "/") || strings.HasPrefix(name, ".")) {
 		bad("default-image", o.DefaultImage, "an OCI reference, file:NAME (an archive in --local-image-dir) or empty")
 	}
-	errs = append(errs, o.Images.Validate(), o.Metrics.Validate())
+	errs = append(errs, o.Images.Validate(), o.Metrics.Validate(), o.Access.Validate())
 	for _, glob := range o.AllowedBundleImages {
 		if _, err := path.Match(glob, ""); err != nil || glob == "" {
 			bad("allowed-bundle-images", glob, "a glob such as ghcr.io/org/*")

@@ -29,7 +29,11 @@ func (o *AgentOptions) addNode(mgr ctrl.Manager, facts *node.Facts, namespace st
 	if err != nil {
 		return fmt.Errorf("client of the Lease: %w", err)
 	}
-	lease := &node.Lease{Client: direct, Namespace: namespace, Node: o.NodeName, Clock: clock.RealClock{}}
+	served, err := o.Access.advertised()
+	if err != nil {
+		return err
+	}
+	lease := &node.Lease{Client: direct, Namespace: namespace, Node: o.NodeName, Clock: clock.RealClock{}, Access: served}
 	for _, runnable := range []manager.Runnable{facts, lease} {
 		if err := mgr.Add(runnable); err != nil {
 			return err

@@ -19,6 +19,7 @@ import (
 
 	"botbottle.dev/bottle-operator/controllers/bottle"
 	"botbottle.dev/bottle-operator/controllers/node"
+	"botbottle.dev/bottle-operator/internal/access"
 	"botbottle.dev/bottle-operator/internal/agentmetrics"
 	"botbottle.dev/bottle-operator/internal/cgroup"
 	"botbottle.dev/bottle-operator/internal/docker"
@@ -235,13 +236,14 @@ func (o *AgentOptions) compose(mgr ctrl.Manager, p parts) error {
 	if err != nil {
 		return err
 	}
+	sessions := access.NewSessions(clock.RealClock{})
 	r = bottle.New(bottle.Options{
 		Node: o.NodeName, Cluster: p.cluster,
 		Client: mgr.GetClient(), Recorder: recorder, References: watches,
 		Networks: p.calls.Networks(engine), Bundles: p.calls.Bundles(engine), Machines: p.calls.Machines(p.machines), Facts: facts,
 		Walls: p.walls, Enforcement: p.enforcer, Surroundings: p.surroundings,
 		RequireProof: o.RequireProof, RequireSmolvmPolicy: o.RequireSmolvmPolicy,
-		State: p.dir, Images: images, Exchanges: exchanges, Pool: pool,
+		State: p.dir, Images: images, Exchanges: exchanges, Sessions: sessions, Pool: pool,
 		Clock: clock.RealClock{}, Metrics: counts,
 		DefaultImage: o.DefaultImage, AllowedBundleImages: o.AllowedBundleImages,
 		MachinePollInterval: o.MachinePollInterval, MaxConcurrentStarts: o.MaxConcurrentStarts, FirstReportDelay: time.Second,
@@ -253,6 +255,9 @@ func (o *AgentOptions) compose(mgr ctrl.Manager, p parts) error {
 		return err
 	}
 	if err := o.addNode(mgr, facts, p.namespace, p.limits.SetExternal); err != nil {
+		return err
+	}
+	if err := o.addAccess(mgr, p, r, sessions); err != nil {
 		return err
 	}
 	return o.add(mgr, r)
