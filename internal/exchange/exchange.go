@@ -28,19 +28,16 @@ import (
 	"botbottle.dev/bottle-operator/internal/untrusted"
 )
 
-// DefaultOutDir is the folder of the Out folders. Like the mounts in it, it does not
-// survive a reboot.
-const DefaultOutDir = "/run/bottle-operator/out"
-
-// outOptions limit what a guest can write to its Out.
-const outOptions = "size=4m,nr_inodes=64,mode=0777"
+// outOptions limit what a guest can write to its Out. Only root may create files there:
+// the guest finds its report file, and can change nothing but that.
+const outOptions = "size=4m,nr_inodes=64,mode=0755"
 
 // Options of Exchanges. All are required.
 type Options struct {
 	// InDir is the folder of the In folders, and ProgramDir a folder on the same file
 	// system for the one copy of the guest program that all of them link to.
 	InDir, ProgramDir string
-	// OutDir is the folder of the Out folders.
+	// OutDir is the folder of the Out folders. smolvm mounts no folder below /run.
 	OutDir string
 	// Program is the guest program, a static executable.
 	Program string
@@ -110,6 +107,9 @@ func (e *Exchanges) RenewExchange(ctx context.Context, uid, out string, orders s
 	if err == nil {
 		err = e.ensureOut(out)
 	}
+	if err == nil {
+		err = createReport(out)
+	}
 	if err != nil {
 		return fmt.Errorf("exchange of %s: %w", uid, err)
 	}
@@ -146,9 +146,12 @@ func (e *Exchanges) ReadReport(_ context.Context, out string) (supervise.Report,
 	case err != nil:
 		return supervise.Report{}, fmt.Errorf("report: %w", err)
 	}
-	var r supervise.Report
-	if json.Unmarshal(data, &r) != nil { // the error may quote the guest
-		return supervise.Report{}, fmt.Errorf("report: %w: it is not valid JSON", host.ErrInvalid)
+	if len(data) == 0 {
+		return supervise.Report{}, fmt.Errorf("report: %w", host.ErrNotFound)
+	}
+	r, err := supervise.Parse(data)
+	if err != nil {
+		return supervise.Report{}, fmt.Errorf("report: %w: %w", host.ErrInvalid, err)
 	}
 	return r, nil
 }
@@ -156,7 +159,7 @@ func (e *Exchanges) ReadReport(_ context.Context, out string) (supervise.Report,
 // Mark implements host.Exchanges.
 func (e *Exchanges) Mark(out string) host.ReportMark {
 	var st unix.Stat_t
-	if unix.Fstatat(unix.AT_FDCWD, out+"/"+supervise.ReportFile, &st, unix.AT_SYMLINK_NOFOLLOW) != nil {
+	if unix.Fstatat(unix.AT_FDCWD, out+"/"+supervise.ReportFile, &st, unix.AT_SYMLINK_NOFOLLOW) != nil || st.Size == 0 {
 		return host.ReportMark{}
 	}
 	return host.ReportMark{Inode: int64(st.Ino), Size: st.Size, Changed: st.Ctim.Nano()}

@@ -4,7 +4,6 @@ package exchange_test
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -63,10 +62,13 @@ func (f *fixture) ensure(t *testing.T) host.Exchange {
 // report writes a report as the supervisor does.
 func report(t *testing.T, _, out string, r supervise.Report) {
 	t.Helper()
-	data, err := json.Marshal(r)
+	data, err := supervise.Record(r)
 	ok(t, err)
-	ok(t, os.WriteFile(filepath.Join(out, "new"), data, 0o600))
-	ok(t, os.Rename(filepath.Join(out, "new"), filepath.Join(out, supervise.ReportFile)))
+	f, err := os.OpenFile(filepath.Join(out, supervise.ReportFile), os.O_WRONLY, 0)
+	ok(t, err)
+	defer f.Close()
+	_, err = f.WriteAt(data, 0)
+	ok(t, err)
 }
 
 func TestContract(t *testing.T) {
@@ -78,7 +80,6 @@ func TestContract(t *testing.T) {
 			for _, out := range outs {
 				ok(t, unix.Unmount(out, unix.MNT_DETACH))
 			}
-			ok(t, os.RemoveAll(filepath.Dir(f.options.OutDir)))
 		}}
 	})
 }
@@ -91,7 +92,7 @@ func TestModes(t *testing.T) {
 	ok(t, f.RenewExchange(t.Context(), uid, x.Out, supervise.Orders{Start: "a"}))
 	for path, want := range map[string]fs.FileMode{
 		f.options.InDir: 0o711, x.In: 0o755, filepath.Join(x.In, supervise.Program): 0o755, filepath.Join(x.In, supervise.OrdersFile): 0o644,
-		filepath.Dir(f.options.OutDir): 0o711, f.options.OutDir: 0o711, x.Out: 0o777,
+		f.options.OutDir: 0o711, x.Out: 0o755, filepath.Join(x.Out, supervise.ReportFile): 0o666,
 	} {
 		st, err := os.Stat(path)
 		ok(t, err)
@@ -111,11 +112,11 @@ func TestModes(t *testing.T) {
 func TestAGuestFillsOnlyItsOwnFolder(t *testing.T) {
 	f := open(t)
 	out := f.ensure(t).Out
-	err := os.WriteFile(filepath.Join(out, "big"), bytes.Repeat([]byte("x"), 8<<20), 0o600)
+	ok(t, f.RenewExchange(t.Context(), uid, out, supervise.Orders{}))
+	err := os.WriteFile(filepath.Join(out, supervise.ReportFile), bytes.Repeat([]byte("x"), 8<<20), 0o600)
 	if !errors.Is(err, unix.ENOSPC) {
 		t.Errorf("8 MiB: got %v, want no space", err)
 	}
-	ok(t, os.Remove(filepath.Join(out, "big")))
 	for n := 0; ; n++ {
 		err := os.WriteFile(fmt.Sprintf("%s/%d", out, n), nil, 0o600)
 		if errors.Is(err, unix.ENOSPC) {
@@ -134,13 +135,16 @@ func TestReportsOfAHostileGuest(t *testing.T) {
 	secret := filepath.Join(t.TempDir(), "secret")
 	ok(t, os.WriteFile(secret, []byte(`{"start":"secret"}`), 0o600))
 	for name, plant := range map[string]func(path string) error{
-		"a link":      func(p string) error { return os.Symlink(secret, p) },
-		"a FIFO":      func(p string) error { return unix.Mkfifo(p, 0o600) },
-		"a folder":    func(p string) error { return os.Mkdir(p, 0o700) },
-		"too large":   func(p string) error { return os.WriteFile(p, make([]byte, supervise.MaxReport+1), 0o600) },
-		"a terabyte":  func(p string) error { return errors.Join(os.WriteFile(p, nil, 0o600), os.Truncate(p, 1<<40)) },
-		"no JSON":     func(p string) error { return os.WriteFile(p, []byte("exit 0\n"), 0o600) },
-		"wrong types": func(p string) error { return os.WriteFile(p, []byte(`{"exitCode":"0"}`), 0o600) },
+		"a link":     func(p string) error { return os.Symlink(secret, p) },
+		"a FIFO":     func(p string) error { return unix.Mkfifo(p, 0o600) },
+		"a folder":   func(p string) error { return os.Mkdir(p, 0o700) },
+		"too large":  func(p string) error { return os.WriteFile(p, make([]byte, supervise.MaxReport+1), 0o600) },
+		"a terabyte": func(p string) error { return errors.Join(os.WriteFile(p, nil, 0o600), os.Truncate(p, 1<<40)) },
+		"no JSON":    func(p string) error { return os.WriteFile(p, []byte("exit 0\n"), 0o600) },
+		"half a report": func(p string) error {
+			data, err := supervise.Record(supervise.Report{Start: "s"})
+			return errors.Join(err, os.WriteFile(p, data[:10], 0o600))
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := open(t)

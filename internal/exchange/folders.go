@@ -75,10 +75,8 @@ func (e *Exchanges) ensureProgram() (string, error) {
 
 // ensureOut mounts a tmpfs on out, unless it is mounted already.
 func (e *Exchanges) ensureOut(out string) error {
-	for _, dir := range []string{filepath.Dir(e.options.OutDir), e.options.OutDir} {
-		if err := ensureDir(dir, 0o711); err != nil {
-			return err
-		}
+	if err := ensureDir(e.options.OutDir, 0o711); err != nil {
+		return err
 	}
 	if err := os.Mkdir(out, 0o711); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
@@ -90,6 +88,16 @@ func (e *Exchanges) ensureOut(out string) error {
 		return fmt.Errorf("mount the folder for reports: %w", err)
 	}
 	return nil
+}
+
+// createReport creates an empty report in out. The supervisor writes it in place, as
+// whatever user it runs as.
+func createReport(out string) error {
+	f, err := os.OpenFile(filepath.Join(out, supervise.ReportFile), os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Chmod(0o666), f.Close())
 }
 
 // isMounted reports whether something is mounted on the folder.

@@ -28,7 +28,8 @@ type Exchanges interface {
 	// with; "" replaces every earlier one by a new one, under a name that nobody can guess.
 	EnsureExchange(ctx context.Context, uid, out string) (Exchange, error)
 	// RenewExchange prepares the folders for a start of the machine: In gets these
-	// orders and the current guest program, and Out is empty. It also works after a
+	// orders and the current guest program, and Out
+	// has only an empty report file, which the guest may write to. It also works after a
 	// reboot, which removes Out. The machine must be down.
 	RenewExchange(ctx context.Context, uid, out string, orders supervise.Orders) error
 	// WriteOrders replaces the orders of a running supervisor. It does nothing if they
@@ -36,7 +37,8 @@ type Exchanges interface {
 	WriteOrders(ctx context.Context, uid string, orders supervise.Orders) error
 	// ReadReport returns the report in out. It returns ErrNotFound when there is none,
 	// and ErrInvalid when what is there is no report. The guest can write anything:
-	// reading never waits, and its duration and size are bounded.
+	// reading never waits, and its duration and size are bounded. A report that is being
+	// written is ErrInvalid, too: another try may succeed.
 	ReadReport(ctx context.Context, out string) (supervise.Report, error)
 	// Mark returns the mark of the report in out. It takes one system call.
 	Mark(out string) ReportMark

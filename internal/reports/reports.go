@@ -52,6 +52,7 @@ type Watch struct {
 type watched struct {
 	Subject
 	mark    host.ReportMark
+	again   bool      // read the report once more: it may have changed without its mark
 	final   bool      // a pass was requested because of a final report
 	waiting bool      // a report that is not final waits for its request
 	told    time.Time // when a pass was last requested because of such a report
@@ -150,17 +151,18 @@ func (w *Watch) look(ctx context.Context) (due []string) {
 
 // reported reports whether a pass is due because of the Bottle's report.
 func (w *Watch) reported(ctx context.Context, b *watched, now time.Time) bool {
-	if mark := w.exchanges.Mark(b.Out); mark != b.mark {
+	if mark := w.exchanges.Mark(b.Out); mark != b.mark || b.again {
 		r, err := w.exchanges.ReadReport(ctx, b.Out)
-		b.mark = mark
 		if err != nil || r.Start != b.Start {
-			return false
+			return false // it may be half written
 		}
+		// The kernel's time of a change has a resolution of milliseconds.
+		b.again, b.waiting = mark != b.mark, b.waiting || mark != b.mark
+		b.mark = mark
 		if r.Final && !b.final {
 			b.final = true
 			return true
 		}
-		b.waiting = true
 	}
 	if !b.waiting || now.Sub(b.told) < patience {
 		return false

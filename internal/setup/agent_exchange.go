@@ -15,7 +15,7 @@ import (
 // removed those of Bottles that have no folder in the state directory. What it cannot
 // remove does no harm and is logged.
 func openExchanges(ctx context.Context, dir *state.Dir, guestProgram string) (*exchange.Exchanges, error) {
-	exchanges := exchange.New(exchange.Options{InDir: dir.ExchangeDir(), ProgramDir: dir.GuestDir(), OutDir: exchange.DefaultOutDir, Program: guestProgram})
+	exchanges := exchange.New(exchange.Options{InDir: dir.InDir(), ProgramDir: dir.GuestDir(), OutDir: dir.OutDir(), Program: guestProgram})
 	owners, err := dir.Owners()
 	if err != nil {
 		return nil, err

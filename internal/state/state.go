@@ -29,7 +29,8 @@ const (
 	bottlesDir    = "bottles"
 	imagesDir     = "images"
 	smolvmDir     = "smolvm"
-	exchangeDir   = "in"
+	inDir         = "in"
+	outDir        = "out"
 	guestDir      = "guest"
 	caDir         = "ca"
 	clusterIDFile = "cluster-id"
@@ -74,11 +75,14 @@ func (d *Dir) ImagesDir() string { return filepath.Join(d.root, imagesDir) }
 // SmolvmHome is the HOME of every call of smolvm.
 func (d *Dir) SmolvmHome() string { return filepath.Join(d.root, smolvmDir) }
 
-// ExchangeDir is the folder of the folders that guests read, and GuestDir the folder of
-// the guest program. internal/exchange creates and manages both.
-func (d *Dir) ExchangeDir() string { return filepath.Join(d.root, exchangeDir) }
+// InDir is the folder of the folders that guests read. internal/exchange creates and
+// manages it, as it does OutDir and GuestDir.
+func (d *Dir) InDir() string { return filepath.Join(d.root, inDir) }
 
-// GuestDir is described at ExchangeDir.
+// OutDir is the folder of the folders that guests write to.
+func (d *Dir) OutDir() string { return filepath.Join(d.root, outDir) }
+
+// GuestDir is the folder of the guest program.
 func (d *Dir) GuestDir() string { return filepath.Join(d.root, guestDir) }
 
 // Folder returns the folder of the Bottle with this UID. The folder need not
