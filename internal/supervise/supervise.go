@@ -5,8 +5,13 @@
 // formats, paths and bounds; it does no I/O and imports only the standard library,
 // because it is part of the small guest binary.
 //
-// The folder In is read-only in the guest. The folder Out is written by the guest:
-// everything in it is a stranger's.
+// The folder In is read-only in the guest. In the folder Out the guest may write the
+// report file, which is a stranger's: believe it for the outcome of the workload and
+// for nothing else. The agent makes the folder and, empty, the file in it before each
+// start of the machine. The folder belongs to root with mode 0755, the file has mode
+// 0666. So the guest can create and replace nothing there, and users other than root,
+// who cannot create files in a mounted folder at all, can report too. smolvm refuses to
+// mount folders below /run, /etc, /usr, /dev, /boot and /var/log of the node.
 package supervise
 
 import "time"

@@ -69,8 +69,18 @@ func (d *draft) setVolumes() error {
 	return nil
 }
 
-// protected lists the host's folders that cannot be mounted in a guest.
-var protected = []string{"/", "/etc", "/usr", "/bin", "/sbin", "/lib", "/lib64", "/proc", "/sys", "/dev", "/run", "/boot", "/var/run"}
+// isProtected reports whether a folder of the host cannot be mounted in a guest.
+func isProtected(path string) bool {
+	if path == "/" || path == "/var" {
+		return true
+	}
+	for _, top := range []string{"/etc", "/usr", "/bin", "/sbin", "/lib", "/lib64", "/proc", "/sys", "/dev", "/run", "/boot", "/var/run", "/var/log"} {
+		if path == top || strings.HasPrefix(path, top+"/") {
+			return true
+		}
+	}
+	return false
+}
 
 func (d *draft) parseVolume(v string) (machine.Mount, error) {
 	form := "(expected host:guest[:ro|:rw])"
@@ -99,7 +109,7 @@ func (d *draft) parseVolume(v string) (machine.Mount, error) {
 	if err != nil {
 		return m, fmt.Errorf("mount source not found: %s", m.Source)
 	}
-	if slices.Contains(protected, real) {
+	if isProtected(real) {
 		return m, fmt.Errorf("mount operation failed: validate host path: source path on host is a protected system path and cannot be mounted: %s", real)
 	}
 	m.Source = real

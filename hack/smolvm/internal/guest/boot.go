@@ -29,11 +29,12 @@ const (
 type guestInit struct {
 	cfg      *Config
 	children *children
-	log      *os.File
+	log      *workloadLog
 	slots    chan struct{} // limits concurrent requests; nil = no limit
 
 	mu       sync.Mutex
 	workload *process
+	logged   chan struct{} // closed once all output of workload is in the log
 }
 
 // Main implements `_boot-vm CONFIG`. It returns an exit code if the boot fails.
@@ -87,7 +88,7 @@ func writeStartupError(cfg *Config, err error) int {
 // boot opens the files outside the guest's root and then enters that root.
 func (g *guestInit) boot() (net.Listener, error) {
 	unix.Umask(0o022)
-	log, err := os.OpenFile(filepath.Join(g.cfg.Dir, WorkloadLog), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
+	log, err := openWorkloadLog(g.cfg.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -205,13 +206,17 @@ func (g *guestInit) answer(c *wire.Conn) {
 // its init exits, the kernel kills every other process in it.
 func (g *guestInit) shutdown(grace time.Duration) {
 	g.mu.Lock()
-	w := g.workload
+	w, logged := g.workload, g.logged
 	g.mu.Unlock()
 	if w != nil && grace > 0 {
 		_ = syscall.Kill(-w.pid, syscall.SIGTERM)
 		select {
 		case <-w.ended:
 		case <-time.After(grace):
+		}
+		select {
+		case <-logged:
+		case <-time.After(drainPatience):
 		}
 	}
 	os.Exit(0)

@@ -120,12 +120,23 @@ func (g *guestInit) startWorkload(r *wire.Request) *wire.Outcome {
 		return &wire.Outcome{Error: err.Error()}
 	}
 	defer null.Close()
-	p, err := g.launch(r, stdio{in: null, out: g.log, err: g.log})
+	from, to, err := pipe()
 	if err != nil {
 		return &wire.Outcome{Error: err.Error()}
 	}
+	p, err := g.launch(r, stdio{in: null, out: to, err: to})
+	to.Close()
+	if err != nil {
+		from.Close()
+		return &wire.Outcome{Error: err.Error()}
+	}
+	logged := make(chan struct{})
+	go func() {
+		g.log.pump(from)
+		close(logged)
+	}()
 	g.mu.Lock()
-	g.workload = p
+	g.workload, g.logged = p, logged
 	g.mu.Unlock()
 	return &wire.Outcome{PID: p.pid}
 }
