@@ -88,7 +88,8 @@ func nodeHas(t *testing.T, c *story.Cluster, node string, b *v1alpha1.Bottle) []
 	add("namespace", c.Exec(t, node, "sh", "-c", `ip netns list | grep -w "$1" || [ $? = 1 ]`, "sh", id))
 	add("link", c.Exec(t, node, "sh", "-c", `ip -o link | grep "bv-$1" || [ $? = 1 ]`, "sh", uid[:8]))
 	add("filter", c.Exec(t, node, "sh", "-c", `nft list tables | grep "bottle-$1" || [ $? = 1 ]`, "sh", uid[:8]))
-	add("folder", c.Exec(t, node, "find", "/var/lib/bottle/bottles", "-maxdepth", "1", "-name", uid))
+	add("folders", c.Exec(t, node, "find", "/var/lib/bottle/bottles", "/var/lib/bottle/in", "/var/lib/bottle/out", "-maxdepth", "1", "-name", uid+"*"))
+	add("mount", c.Exec(t, node, "sh", "-c", `grep "$1" /proc/mounts || [ $? = 1 ]`, "sh", uid))
 	return left
 }
 
