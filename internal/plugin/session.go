@@ -7,13 +7,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
+	"net/url"
 	"os"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/remotecommand"
-	"k8s.io/kubectl/pkg/cmd/exec"
 	"k8s.io/kubectl/pkg/util/interrupt"
 	"k8s.io/kubectl/pkg/util/term"
+	"k8s.io/streaming/pkg/httpstream"
 
 	subresources "botbottle.dev/bottle-operator/api/subresources/v1alpha1"
 )
@@ -63,8 +66,9 @@ func (c *client) stream(ctx context.Context, s *session) error {
 	url := c.sub.Post().Namespace(c.namespace).Resource("bottles").Name(s.name).SubResource(subresource).
 		VersionedParams(parameters, parameterCodec).URL()
 	run := func(sizes remotecommand.TerminalSizeQueue) error {
-		executor := &exec.DefaultRemoteExecutor{}
-		err := executor.ExecuteWithContext(ctx, url, c.config, s.in, s.out, s.errOut, s.terminal != nil, sizes)
+		err := c.execute(ctx, url, remotecommand.StreamOptions{
+			Stdin: s.in, Stdout: s.out, Stderr: s.errOut, Tty: s.terminal != nil, TerminalSizeQueue: sizes,
+		})
 		if cause := context.Cause(ctx); cause != nil && err != nil {
 			return cause
 		}
@@ -76,6 +80,38 @@ func (c *client) stream(ctx context.Context, s *session) error {
 	// The goroutine that watches the size ends with Safe.
 	sizes := sizeQueue{s.terminal.MonitorSize(s.terminal.GetSize())}
 	return s.terminal.Safe(func() error { return run(sizes) })
+}
+
+// execute opens the streams and waits for the end. The fallback to SPDY is kubectl's, but
+// it keeps the API server's answer to the WebSocket: SPDY's error has only its text.
+func (c *client) execute(ctx context.Context, url *url.URL, streams remotecommand.StreamOptions) error {
+	spdy, err := remotecommand.NewSPDYExecutor(c.config, http.MethodPost, url)
+	if err != nil {
+		return err
+	}
+	webSocket, err := remotecommand.NewWebSocketExecutor(c.config, http.MethodGet, url.String())
+	if err != nil {
+		return err
+	}
+	var answer *apierrors.StatusError
+	executor, err := remotecommand.NewFallbackExecutor(webSocket, spdy, func(err error) bool {
+		var failure *httpstream.UpgradeFailureError
+		if errors.As(err, &failure) && errors.As(failure.Cause, &answer) {
+			// Something on the way may have turned the WebSocket into another request, and
+			// a WebSocket is a GET, which needs another right than a POST. Any other answer
+			// would be the same for SPDY.
+			return answer.ErrStatus.Code == http.StatusBadRequest || answer.ErrStatus.Code == http.StatusForbidden
+		}
+		return failure != nil || httpstream.IsHTTPSProxyError(err)
+	})
+	if err != nil {
+		return err
+	}
+	err = executor.StreamWithContext(ctx, streams)
+	if err != nil && answer != nil && !exitCode(err) {
+		return answer
+	}
+	return err
 }
 
 // sizeQueue passes the sizes of the terminal on to client-go, which has a type of its
