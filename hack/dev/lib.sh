@@ -22,6 +22,10 @@ nodes=$(cat "$dev/nodes.count" 2>/dev/null || true)
 # The namespace that the operator is installed in.
 namespace=$(cat "$dev/namespace" 2>/dev/null || echo "${NAMESPACE:-bottle-system}")
 
+# The folder with the operator's programs. On local nodes, a test of upgrades begins
+# with those of an earlier release.
+programs=$(cat "$dev/programs" 2>/dev/null || echo "$bin")
+
 # start_time PID: prints the start time of a process, which distinguishes it
 # from a later process with the same pid. It prints nothing for a zombie.
 start_time() { awk '{sub(/.*\) /, ""); if ($1 != "Z") print $20}' "/proc/$1/stat" 2>/dev/null; }
@@ -42,7 +46,7 @@ launch() {
 relaunch() {
   local name=$1 key
   shift
-  key=$({ printf '%s\0' "$@"; stat -c '%i %Y %s' "$bin/bottle-operator"; } | sha256sum)
+  key=$({ printf '%s\0' "$@"; stat -c '%i %Y %s' "$programs/bottle-operator"; } | sha256sum)
   [ "$(cat "$dev/run/$name.key" 2>/dev/null)" = "$key" ] || stop_process "$name"
   launch "$name" "$@"
   echo "$key" >"$dev/run/$name.key"

@@ -215,7 +215,7 @@ start_agent() {
   [ -e "$dev/nodes/$node/kvm" ] || own+=(--kvm-device '')
   # A low limit lets a test exceed it without filling a disk.
   [ "$mode" != standin ] || own+=(--image-max-bytes "$((1 << 30))")
-  relaunch "agent-$node" nsenter -t "$(pid_of "holder-$node")" -m -n -- "${clean_env[@]}" "$bin/bottle-operator" agent \
+  relaunch "agent-$node" nsenter -t "$(pid_of "holder-$node")" -m -n -- "${clean_env[@]}" "$programs/bottle-operator" agent \
     --kubeconfig "$dev/nodes/$node/agent.kubeconfig" --node-name "$node" "${agent_flags[@]}" "${own[@]}" "${extra[@]}"
   await 60 "agent on $node" "$dev/logs/agent-$node.log" in_node "$node" busybox wget -qO- http://127.0.0.1:8081/readyz
 }
