@@ -202,16 +202,16 @@ ensure_token() {
 }
 
 start_agent() {
-  local node=$1 own=() extra=()
+  local node=$1 own=(--access-advertise-address "10.77.0.$((10 + ${1#node-}))") extra=()
   ensure_token "$node"
   read -ra extra <<<"${AGENT_FLAGS:-}"
   if virtual; then
     vlaunch "$node" bottle-agent "${clean_env[@]}" /usr/local/bin/bottle-operator agent --kubeconfig /etc/bottle/agent.kubeconfig \
-      --node-name "$node" "${agent_flags[@]}" --max-concurrent-starts 1 --start-timeout 5m "${extra[@]}"
+      --node-name "$node" "${agent_flags[@]}" "${own[@]}" --max-concurrent-starts 1 --start-timeout 5m "${extra[@]}"
     await 180 "agent on $node" "$node:/var/log/bottle-agent.log" vssh "$node" busybox wget -qO- http://127.0.0.1:8081/readyz
     return
   fi
-  own=(--cgroup-parent "$(cgroup_parent "$node")")
+  own+=(--cgroup-parent "$(cgroup_parent "$node")")
   [ -e "$dev/nodes/$node/kvm" ] || own+=(--kvm-device '')
   # A low limit lets a test exceed it without filling a disk.
   [ "$mode" != standin ] || own+=(--image-max-bytes "$((1 << 30))")
