@@ -135,9 +135,14 @@ func (r *runner) output(ctx context.Context, finished <-chan struct{}) error {
 		if over && err != nil && !starting(err) && !transient(err) {
 			return err
 		}
+		end := finished
+		if over {
+			end = nil // the pause counts
+		}
 		select {
 		case <-ctx.Done():
 			return err
+		case <-end:
 		case <-r.client.pause():
 		}
 	}
