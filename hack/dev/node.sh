@@ -202,7 +202,8 @@ ensure_token() {
 }
 
 start_agent() {
-  local node=$1 own=(--access-advertise-address "10.77.0.$((10 + ${1#node-}))") extra=()
+  local node=$1 own=() extra=()
+  if serves_access; then own=(--access-advertise-address "10.77.0.$((10 + ${1#node-}))"); fi
   ensure_token "$node"
   read -ra extra <<<"${AGENT_FLAGS:-}"
   if virtual; then
