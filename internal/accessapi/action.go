@@ -22,12 +22,19 @@ type action struct {
 	annotation string
 }
 
-var _ rest.NamedCreater = &action{}
+var (
+	_ rest.NamedCreater                   = &action{}
+	_ rest.SubresourceObjectMetaPreserver = &action{}
+)
 
 func (a *action) New() runtime.Object { return &subresources.BottleAction{} }
 
 // Destroy does nothing: there is nothing to clean up.
 func (a *action) Destroy() {}
+
+// PreserveRequestObjectMetaSystemFieldsOnSubresourceCreate keeps the UID that the
+// client sent.
+func (a *action) PreserveRequestObjectMetaSystemFieldsOnSubresourceCreate() bool { return true }
 
 // Create requests the action. What the client sent is not used, except that a UID in
 // it must be the Bottle's.

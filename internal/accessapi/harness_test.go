@@ -48,6 +48,7 @@ const (
 	testNode      = "node-1"
 	testNamespace = "bottle-system"
 	waitLong      = time.Minute
+	clientAuth    = x509.ExtKeyUsageClientAuth
 )
 
 // pki is an authority that the test made.
@@ -329,12 +330,20 @@ func startAgent(t testing.TB, authority *pki) *agent {
 func (a *agent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.mu.Lock()
 	a.seen = append(a.seen, r.Clone(context.Background()))
-	run, answer := a.run, a.answer
+	answer := a.answer
 	a.mu.Unlock()
 	if answer != nil {
 		answer(w, r)
 		return
 	}
+	a.stream(w, r)
+}
+
+// stream serves exec or attach as agents do.
+func (a *agent) stream(w http.ResponseWriter, r *http.Request) {
+	a.mu.Lock()
+	run := a.run
+	a.mu.Unlock()
 	q := r.URL.Query()
 	o := &remotecommand.Options{Stdin: q.Has("stdin"), Stdout: q.Has("stdout"), Stderr: q.Has("stderr"), TTY: q.Has("tty")}
 	remotecommand.ServeExec(w, r, run, "", "", "", q["command"], o, 0, waitLong, remotecommand.SupportedStreamingProtocols)

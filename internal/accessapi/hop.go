@@ -120,14 +120,9 @@ func (h *hop) upgrade(ctx context.Context, c *call, seen *traffic) (net.Conn, er
 		defer conn.Close()
 		return nil, refused(c.target, answer)
 	}
-	up := &upgraded{Conn: conn, replay: io.MultiReader(bytes.NewReader(cleanHead(answer)))}
-	if len(rest) > 0 {
-		up.Conn = &prefixed{Conn: conn, first: bytes.NewReader(rest)}
-	}
+	up := &upgraded{Conn: &prefixed{Conn: conn, first: bytes.NewReader(rest)}, replay: bytes.NewReader(cleanHead(answer)), seen: seen, node: c.target.node}
 	if answer.Header.Get(httpstream.HeaderProtocolVersion) != "" {
 		up.in, up.out = seen.fromClient(), seen.fromAgent()
-	} else {
-		up.raw = seen
 	}
 	return up, nil
 }
@@ -182,56 +177,4 @@ func (p *prefixed) Read(b []byte) (int, error) {
 		return p.first.Read(b)
 	}
 	return p.Conn.Read(b)
-}
-
-// upgraded is a connection to an agent that has switched protocols.
-type upgraded struct {
-	net.Conn
-	// replay is the answer that is read first.
-	replay io.Reader
-	// requested is true once the repeated request has been swallowed; tail has the
-	// end of what was swallowed so far.
-	requested bool
-	tail      []byte
-	// in and out follow the frames, or raw counts the bytes of another protocol.
-	in, out *frames
-	raw     *traffic
-}
-
-func (u *upgraded) Read(p []byte) (int, error) {
-	if u.replay != nil {
-		n, err := u.replay.Read(p)
-		if !errors.Is(err, io.EOF) {
-			return n, err
-		}
-		u.replay = nil
-	}
-	n, err := u.Conn.Read(p)
-	if u.raw != nil {
-		u.raw.out.Add(int64(n))
-		return n, err
-	}
-	if bad := u.out.feed(p[:n]); bad != nil {
-		return 0, bad
-	}
-	return n, err
-}
-
-func (u *upgraded) Write(p []byte) (int, error) {
-	swallowed := 0
-	for ; !u.requested && swallowed < len(p); swallowed++ {
-		u.tail = append(u.tail[max(0, len(u.tail)-3):], p[swallowed])
-		u.requested = string(u.tail) == "\r\n\r\n"
-	}
-	rest := p[swallowed:]
-	if len(rest) == 0 {
-		return len(p), nil
-	}
-	if u.raw != nil {
-		u.raw.in.Add(int64(len(rest)))
-	} else if err := u.in.feed(rest); err != nil {
-		return swallowed, err
-	}
-	n, err := u.Conn.Write(rest)
-	return swallowed + n, err
 }
