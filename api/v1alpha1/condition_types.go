@@ -155,6 +155,12 @@ const (
 
 // Reasons of SmolfileReady.
 const (
+	// ReasonEnvironmentNotReady: the manager has not told the node yet what a Secret
+	// or ConfigMap that the Bottle names contains. A machine that runs keeps running.
+	ReasonEnvironmentNotReady = "EnvironmentNotReady"
+	// ReasonEnvironmentForbidden: the manager may not read a Secret or ConfigMap that
+	// the Bottle names.
+	ReasonEnvironmentForbidden = "EnvironmentForbidden"
 	// ReasonSecretNotFound: a Secret, or a key in it, does not exist.
 	ReasonSecretNotFound = "SecretNotFound"
 	// ReasonConfigMapNotFound: a ConfigMap, or a key in it, does not exist.

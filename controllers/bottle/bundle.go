@@ -28,7 +28,7 @@ import (
 
 // bundleStep runs the sidecar container, with its rules and certificates.
 type bundleStep struct {
-	references  References
+	references  envsource.Reader
 	bundles     host.Bundles
 	enforcement enforce.Enforcement
 	denials     *denials.Follower
@@ -133,7 +133,7 @@ func (t *bundleStep) spec(ctx context.Context, s *scope) (spec host.BundleSpec, 
 	spec = host.BundleSpec{Owner: s.owner, IP: s.triple.BundleIP, Limits: machinesize.BundleOf(s.bottle.Status.Resources)}
 	if b := s.bottle.Spec.Bundle; b != nil {
 		spec.Image = ptr.Deref(b.Image, "")
-		env, err := envsource.Resolve(ctx, t.references, s.bottle.Namespace, b.Env)
+		env, err := envsource.Resolve(ctx, t.references, s.bottle, b.Env)
 		if err != nil {
 			return spec, rules, err
 		}

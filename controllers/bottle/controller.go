@@ -25,27 +25,18 @@ import (
 	"botbottle.dev/bottle-operator/internal/denials"
 	"botbottle.dev/bottle-operator/internal/desired"
 	"botbottle.dev/bottle-operator/internal/enforce"
+	"botbottle.dev/bottle-operator/internal/envsource"
 	"botbottle.dev/bottle-operator/internal/exits"
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/jobs"
 	"botbottle.dev/bottle-operator/internal/machineview"
-	"botbottle.dev/bottle-operator/internal/namedwatch"
 	"botbottle.dev/bottle-operator/internal/outcome"
 	"botbottle.dev/bottle-operator/internal/passes"
 	"botbottle.dev/bottle-operator/internal/reports"
 	"botbottle.dev/bottle-operator/internal/state"
 	"botbottle.dev/bottle-operator/internal/subnet"
 )
-
-// References reads the Secrets and ConfigMaps that Bottles name.
-type References interface {
-	// Use replaces the set of objects that user names with refs.
-	Use(user types.NamespacedName, refs []namedwatch.Ref)
-	// Get returns an object's data. The error is namedwatch.ErrNotFound if it
-	// does not exist, and namedwatch.ErrNotYet if that is not known yet.
-	Get(ctx context.Context, ref namedwatch.Ref) (map[string][]byte, error)
-}
 
 // Enforcement is implemented by *enforce.Enforcer.
 type Enforcement interface {
@@ -69,8 +60,8 @@ type Options struct {
 	Client client.Client
 	// Recorder records Events.
 	Recorder events.EventRecorder
-	// References reads Secrets and ConfigMaps.
-	References References
+	// References knows the Secrets and ConfigMaps that Bottles name.
+	References envsource.Reader
 
 	Networks host.Networks
 	Bundles  host.Bundles
@@ -274,7 +265,6 @@ func (r *Reconciler) Enqueue(k types.NamespacedName) { r.requests.Enqueue(k) }
 
 // forget drops what is kept for a Bottle that is not on this node.
 func (r *Reconciler) forget(k types.NamespacedName) {
-	r.References.Use(k, nil)
 	uids := r.bottles.Forget(k)
 	r.exits.Forget(uids...)
 	r.reports.Forget(uids...)

@@ -23,7 +23,7 @@ type imageStep struct {
 	images     host.Images
 	machines   host.Machines
 	view       *machineview.View
-	references References
+	references envsource.Reader
 	causes     outcome.Causes
 	clock      clock.Clock
 	// defaultImage is for Bottles that name no image; "" means a bare machine.

@@ -26,7 +26,6 @@ func (r *Reconciler) leave(ctx context.Context, s *scope) (ctrl.Result, error) {
 	if err := flow.Run(ctx, s, r.steps.teardown(), s.recordOutcome); err != nil {
 		return r.reportLeaving(ctx, s, err)
 	}
-	r.References.Use(s.key(), nil)
 	if controllerutil.ContainsFinalizer(s.bottle, v1alpha1.FinalizerNode) {
 		b := s.bottle.DeepCopy()
 		controllerutil.RemoveFinalizer(b, v1alpha1.FinalizerNode)

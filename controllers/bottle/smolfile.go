@@ -24,7 +24,7 @@ import (
 
 // smolfileStep writes the Smolfile, and the files with the values of Secrets.
 type smolfileStep struct {
-	references References
+	references envsource.Reader
 	machines   host.Machines
 	events     *reporter
 	causes     outcome.Causes
@@ -32,8 +32,7 @@ type smolfileStep struct {
 
 // ensure writes the Smolfile and, if this smolvm reads them, files for Secrets.
 func (f *smolfileStep) ensure(ctx context.Context, s *scope) error {
-	f.references.Use(s.key(), envsource.References(s.bottle))
-	user, err := envsource.Resolve(ctx, f.references, s.bottle.Namespace, s.bottle.Spec.Env)
+	user, err := envsource.Resolve(ctx, f.references, s.bottle, s.bottle.Spec.Env)
 	if err != nil {
 		return err
 	}

@@ -3,7 +3,6 @@
 package bottle
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,9 +13,9 @@ import (
 	"k8s.io/utils/ptr"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/envsource"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/host/hosttest"
-	"botbottle.dev/bottle-operator/internal/namedwatch"
 	"botbottle.dev/bottle-operator/test/builders"
 )
 
@@ -72,13 +71,57 @@ func TestSmolfile(t *testing.T) {
 	}
 }
 
-func TestAReferenceNotYetReadIsRetried(t *testing.T) {
-	w := newWorld(t, demo().EnvFromSecret("T", "s", "k").Obj())
-	w.refs.err = namedwatch.ErrNotYet
-	if _, err := w.pass(demoKey); !errors.Is(err, namedwatch.ErrNotYet) {
-		t.Errorf("pass: got %v, want %v for a retry with backoff", err, namedwatch.ErrNotYet)
+// What the manager does not say is reported as such, and an event ends the wait.
+func TestObjectsThatCannotBeRead(t *testing.T) {
+	for err, want := range map[error]struct{ cond, text string }{
+		envsource.ErrNotYet:    {"False/EnvironmentNotReady", `the manager has not told this node yet what Secret "s" contains`},
+		envsource.ErrForbidden: {"False/EnvironmentForbidden", `get, list and watch on secrets in namespace default`},
+		envsource.ErrTooLarge:  {"False/EnvInvalid", `Secret "s" does not fit`},
+	} {
+		w := newWorld(t, demo().EnvFromSecret("T", "s", "k").Obj())
+		w.refs.err = err
+		if _, err := w.pass(demoKey); err != nil {
+			t.Errorf("pass: got %v, want none: the watch ends the wait", err)
+		}
+		w.wantCond(demoKey, v1alpha1.ConditionSmolfileReady, want.cond)
+		if got := w.message(demoKey, v1alpha1.ConditionSmolfileReady); !strings.Contains(got, want.text) {
+			t.Errorf("message: got %q, want %q in it", got, want.text)
+		}
+		w.refs.err = nil
+		w.refs.put("secrets", "s", "k", "v")
+		w.settle(demoKey)
+		w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
 	}
-	w.wantCond(demoKey, v1alpha1.ConditionSmolfileReady, "False/Error")
+}
+
+// An agent that starts while the manager is away touches no machine.
+func TestAnAgentStartsWithoutTheManager(t *testing.T) {
+	w := newWorld(t, demo().EnvFromSecret("T", "s", "k").Obj())
+	w.refs.put("secrets", "s", "k", "v")
+	w.settle(demoKey)
+	before, calls := w.nodeState(), len(w.writingCalls())
+	w.restartAgent()
+	w.refs.err = envsource.ErrNotYet
+	for range 3 {
+		if _, err := w.pass(demoKey); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if d := cmp.Diff(before, w.nodeState()); d != "" {
+		t.Errorf("node (-before +after):\n%s", d)
+	}
+	if got := w.writingCalls()[calls:]; len(got) != 0 {
+		t.Errorf("host writes: got %v, want none", got)
+	}
+	w.wantCond(demoKey, v1alpha1.ConditionSmolfileReady, "False/EnvironmentNotReady")
+	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "Unknown/Blocked")
+	w.wantCond(demoKey, v1alpha1.ConditionReady, "False/EnvironmentNotReady")
+	w.refs.err = nil
+	w.settle(demoKey)
+	if got := w.writingCalls()[calls:]; len(got) != 0 {
+		t.Errorf("host writes once the manager is back: got %v, want none", got)
+	}
+	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
 }
 
 func TestHowSecretsArePassed(t *testing.T) {

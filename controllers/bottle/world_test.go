@@ -39,6 +39,7 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/egress"
 	"botbottle.dev/bottle-operator/internal/enforce"
+	"botbottle.dev/bottle-operator/internal/envsource"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/host/hosttest"
 	"botbottle.dev/bottle-operator/internal/imageuse"
@@ -386,14 +387,13 @@ func (w *world) writingCalls() []string {
 type refs struct {
 	mu   sync.Mutex
 	data map[namedwatch.Ref]map[string][]byte
-	used map[types.NamespacedName][]namedwatch.Ref
 	err  error
 	// onGet runs before an object is read.
 	onGet func()
 }
 
 func newRefs() *refs {
-	return &refs{data: map[namedwatch.Ref]map[string][]byte{}, used: map[types.NamespacedName][]namedwatch.Ref{}}
+	return &refs{data: map[namedwatch.Ref]map[string][]byte{}}
 }
 
 func (r *refs) put(kind namedwatch.Kind, name, key, value string) {
@@ -402,17 +402,7 @@ func (r *refs) put(kind namedwatch.Kind, name, key, value string) {
 	r.data[namedwatch.Ref{Kind: kind, Namespace: "default", Name: name}] = map[string][]byte{key: []byte(value)}
 }
 
-func (r *refs) Use(user types.NamespacedName, named []namedwatch.Ref) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if len(named) == 0 {
-		delete(r.used, user)
-		return
-	}
-	r.used[user] = named
-}
-
-func (r *refs) Get(_ context.Context, ref namedwatch.Ref) (map[string][]byte, error) {
+func (r *refs) Get(_ context.Context, _ *v1alpha1.Bottle, ref namedwatch.Ref) (map[string][]byte, error) {
 	if onGet := r.onGet; onGet != nil {
 		onGet()
 	}
@@ -423,7 +413,7 @@ func (r *refs) Get(_ context.Context, ref namedwatch.Ref) (map[string][]byte, er
 	}
 	data, ok := r.data[ref]
 	if !ok {
-		return nil, fmt.Errorf("%s: %w", ref, namedwatch.ErrNotFound)
+		return nil, fmt.Errorf("%s: %w", ref, envsource.ErrNotFound)
 	}
 	return maps.Clone(data), nil
 }

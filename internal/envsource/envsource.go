@@ -22,15 +22,14 @@ import (
 	"botbottle.dev/bottle-operator/internal/namedwatch"
 )
 
-// Errors of a Reader. Each ends with an event: a Bottle is reconciled when what is
-// known of its objects changes.
+// Errors of a Reader. An event ends each of them.
 var (
 	// ErrNotFound means that the object does not exist.
-	ErrNotFound = namedwatch.ErrNotFound
+	ErrNotFound = errors.New("not found")
 	// ErrNotYet means that the manager has not said yet what the object is.
-	ErrNotYet = namedwatch.ErrNotYet
+	ErrNotYet = errors.New("not read yet")
 	// ErrForbidden means that the manager may not read the object.
-	ErrForbidden = errors.New("the manager may not read it")
+	ErrForbidden = errors.New("forbidden")
 	// ErrTooLarge means that what the Bottle names is too large to be passed on.
 	ErrTooLarge = errors.New("too large")
 )
@@ -75,15 +74,6 @@ func Needs(b *v1alpha1.Bottle) []Need {
 	return needs
 }
 
-// References returns all Secrets and ConfigMaps that the Bottle names.
-func References(b *v1alpha1.Bottle) []namedwatch.Ref {
-	var refs []namedwatch.Ref
-	for _, n := range Needs(b) {
-		refs = append(refs, n.Ref)
-	}
-	return refs
-}
-
 func reference(namespace string, v v1alpha1.EnvVar) (namedwatch.Ref, v1alpha1.KeySelector, bool) {
 	switch {
 	case v.ValueFrom == nil:
@@ -98,26 +88,49 @@ func reference(namespace string, v v1alpha1.EnvVar) (namedwatch.Ref, v1alpha1.Ke
 	return namedwatch.Ref{}, v1alpha1.KeySelector{}, false
 }
 
-// Reader reads Secrets and ConfigMaps by name.
+// Reader knows the Secrets and ConfigMaps that Bottles name.
 type Reader interface {
-	// Get returns the data of a named object. The error is
-	// namedwatch.ErrNotFound if the object does not exist, and
-	// namedwatch.ErrNotYet if that is not known yet.
-	Get(ctx context.Context, ref namedwatch.Ref) (map[string][]byte, error)
+	// Get returns the data of an object that b names, at least the keys that b names.
+	// The error is one of this package's.
+	Get(ctx context.Context, b *v1alpha1.Bottle, ref namedwatch.Ref) (map[string][]byte, error)
 }
 
-// Resolve reads the values of the variables of a Bottle in this namespace. If an
-// object or a key is missing, the error is a *flow.Waiting; the watch of the
-// object ends the wait.
-func Resolve(ctx context.Context, r Reader, namespace string, vars []v1alpha1.EnvVar) ([]guestenv.Var, error) {
+// Read returns the data of an object that b names. The error is ErrNotFound, or a
+// *flow.Waiting if the object cannot be read now.
+func Read(ctx context.Context, r Reader, b *v1alpha1.Bottle, ref namedwatch.Ref) (map[string][]byte, error) {
+	data, err := r.Get(ctx, b, ref)
+	switch {
+	case errors.Is(err, ErrNotYet):
+		return nil, &flow.Waiting{Reason: v1alpha1.ReasonEnvironmentNotReady,
+			Message: fmt.Sprintf("the manager has not told this node yet what %s %q contains: if this lasts, look at the Deployment bottle-manager and the APIService v1alpha1.subresources.botbottle.dev", noun(ref), ref.Name)}
+	case errors.Is(err, ErrForbidden):
+		return nil, &flow.Waiting{Reason: v1alpha1.ReasonEnvironmentForbidden,
+			Message: fmt.Sprintf("the manager may not read %s %q: give its ServiceAccount the verbs get, list and watch on %s in namespace %s, as with a RoleBinding to the ClusterRole bottle-manager-environments", noun(ref), ref.Name, ref.Kind, ref.Namespace)}
+	case errors.Is(err, ErrTooLarge):
+		return nil, &flow.Waiting{Reason: v1alpha1.ReasonEnvInvalid,
+			Message: fmt.Sprintf("%s %q does not fit: the values that a Bottle takes from Secrets and ConfigMaps may have 4 MiB together, and those of all Bottles of a node 256 MiB", noun(ref), ref.Name)}
+	}
+	return data, err
+}
+
+func noun(ref namedwatch.Ref) string {
+	if ref.Kind == namedwatch.ConfigMap {
+		return "ConfigMap"
+	}
+	return "Secret"
+}
+
+// Resolve returns the values of variables of b. If an object or a key is missing, or
+// cannot be read now, the error is a *flow.Waiting, and an event ends the wait.
+func Resolve(ctx context.Context, r Reader, b *v1alpha1.Bottle, vars []v1alpha1.EnvVar) ([]guestenv.Var, error) {
 	out := make([]guestenv.Var, 0, len(vars))
 	for _, v := range vars {
-		ref, sel, ok := reference(namespace, v)
+		ref, sel, ok := reference(b.Namespace, v)
 		if !ok {
 			out = append(out, guestenv.Var{Name: v.Name, Value: ptr.Deref(v.Value, "")})
 			continue
 		}
-		value, found, err := value(ctx, r, ref, sel)
+		value, found, err := value(ctx, r, b, source{ref, sel})
 		if err != nil {
 			return nil, fmt.Errorf("env %s: %w", v.Name, err)
 		}
@@ -128,23 +141,29 @@ func Resolve(ctx context.Context, r Reader, namespace string, vars []v1alpha1.En
 	return out, nil
 }
 
-func value(ctx context.Context, r Reader, ref namedwatch.Ref, sel v1alpha1.KeySelector) (string, bool, error) {
-	reason, noun := v1alpha1.ReasonSecretNotFound, "Secret"
-	if ref.Kind == namedwatch.ConfigMap {
-		reason, noun = v1alpha1.ReasonConfigMapNotFound, "ConfigMap"
+// source is where a value comes from.
+type source struct {
+	namedwatch.Ref
+	v1alpha1.KeySelector
+}
+
+func value(ctx context.Context, r Reader, b *v1alpha1.Bottle, from source) (string, bool, error) {
+	reason, noun := v1alpha1.ReasonSecretNotFound, noun(from.Ref)
+	if from.Kind == namedwatch.ConfigMap {
+		reason = v1alpha1.ReasonConfigMapNotFound
 	}
-	optional := ptr.Deref(sel.Optional, false)
-	data, err := r.Get(ctx, ref)
+	optional := ptr.Deref(from.Optional, false)
+	data, err := Read(ctx, r, b, from.Ref)
 	switch {
-	case errors.Is(err, namedwatch.ErrNotFound) && optional:
+	case errors.Is(err, ErrNotFound) && optional:
 		return "", false, nil
-	case errors.Is(err, namedwatch.ErrNotFound):
+	case errors.Is(err, ErrNotFound):
 		return "", false, &flow.Waiting{Reason: reason,
-			Message: fmt.Sprintf("%s %q does not exist: create it, or mark the reference optional", noun, ref.Name)}
+			Message: fmt.Sprintf("%s %q does not exist: create it, or mark the reference optional", noun, from.Ref.Name)}
 	case err != nil:
 		return "", false, err
 	}
-	value, ok := data[sel.Key]
+	value, ok := data[from.Key]
 	switch {
 	case ok:
 		return string(value), true, nil
@@ -152,5 +171,5 @@ func value(ctx context.Context, r Reader, ref namedwatch.Ref, sel v1alpha1.KeySe
 		return "", false, nil
 	}
 	return "", false, &flow.Waiting{Reason: reason,
-		Message: fmt.Sprintf("%s %q has no key %q: add it, or mark the reference optional", noun, ref.Name, sel.Key)}
+		Message: fmt.Sprintf("%s %q has no key %q: add it, or mark the reference optional", noun, from.Ref.Name, from.Key)}
 }

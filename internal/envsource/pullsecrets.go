@@ -19,8 +19,8 @@ import (
 // the image may be public.
 func PullSecrets(ctx context.Context, references Reader, b *v1alpha1.Bottle) (out []host.PullSecret, missing []string, err error) {
 	for _, ref := range b.Spec.ImagePullSecrets {
-		data, err := references.Get(ctx, namedwatch.Ref{Kind: namedwatch.Secret, Namespace: b.Namespace, Name: ref.Name})
-		if err != nil && !errors.Is(err, namedwatch.ErrNotFound) {
+		data, err := Read(ctx, references, b, namedwatch.Ref{Kind: namedwatch.Secret, Namespace: b.Namespace, Name: ref.Name})
+		if err != nil && !errors.Is(err, ErrNotFound) {
 			return nil, nil, fmt.Errorf("pull secret %s: %w", ref.Name, err)
 		}
 		before := len(out)

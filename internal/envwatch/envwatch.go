@@ -38,7 +38,7 @@ const (
 	// minute.
 	silence = 3 * time.Minute
 	// firstPause and longestPause are between attempts to watch.
-	firstPause, longestPause = 500 * time.Millisecond, 30 * time.Second
+	firstPause, longestPause = 500 * time.Millisecond, 10 * time.Second
 )
 
 // Options of a Source. All are required unless the comment says otherwise.
@@ -59,7 +59,7 @@ type Source struct {
 
 	mu           sync.Mutex
 	environments map[types.NamespacedName]*environment
-	bytes        int
+	bytes, limit int // of the data of all environments
 	// failed: the last attempt to watch failed, so that nothing is on its way.
 	failed bool
 	news   chan struct{} // closed and replaced when something was received
@@ -67,7 +67,7 @@ type Source struct {
 
 // New returns a Source without environments. Start fills it.
 func New(o Options) *Source {
-	return &Source{Options: o, environments: map[types.NamespacedName]*environment{}, news: make(chan struct{})}
+	return &Source{Options: o, environments: map[types.NamespacedName]*environment{}, limit: maxBytes, news: make(chan struct{})}
 }
 
 // Get returns the data of an object that b names: at least the keys that b names, as
@@ -163,8 +163,14 @@ func (s *Source) watch(ctx context.Context) (complete bool, err error) {
 		case <-ctx.Done():
 			return complete, fmt.Errorf("watch environments: %w", context.Cause(ctx))
 		case event, ok := <-events.ResultChan():
-			if !ok {
-				return complete, ended(ctx, complete)
+			if !ok { // the other side ends each watch after some time
+				if err := context.Cause(ctx); err != nil {
+					return complete, fmt.Errorf("watch environments: %w", err)
+				}
+				if !complete {
+					return false, errors.New("watch environments: it ended before the present state was complete")
+				}
+				return true, nil
 			}
 			s.Metrics.received()
 			first, err := s.apply(event, seen)
@@ -177,18 +183,6 @@ func (s *Source) watch(ctx context.Context) (complete bool, err error) {
 			}
 		}
 	}
-}
-
-// ended returns the error of a watch that the other side ended, which it does from
-// time to time.
-func ended(ctx context.Context, complete bool) error {
-	if cause := context.Cause(ctx); cause != nil {
-		return fmt.Errorf("watch environments: %w", cause)
-	}
-	if !complete {
-		return errors.New("watch environments: it ended before the present state was complete")
-	}
-	return nil
 }
 
 // apply applies an event. seen has the Bottles of the present state so far, and is nil
@@ -232,7 +226,7 @@ func (s *Source) put(key types.NamespacedName, now *environment) {
 	if before != nil {
 		s.bytes -= before.bytes
 	}
-	if s.bytes+now.bytes > maxBytes {
+	if s.bytes+now.bytes > s.limit {
 		now = now.withoutData()
 	}
 	s.bytes += now.bytes

@@ -23,15 +23,13 @@ type entry struct {
 	stop    context.CancelFunc // nil until the watch runs
 	users   map[types.NamespacedName]bool
 	object  Object
-	// answered is closed when the object's state was read for the first time.
-	answered chan struct{}
 	// refused is the API server's refusal of a list or watch. It is nil again once a
 	// watch was accepted.
 	refused error
 }
 
 func newEntry(w *Watches, ref Ref) *entry {
-	return &entry{watches: w, ref: ref, users: map[types.NamespacedName]bool{}, answered: make(chan struct{})}
+	return &entry{watches: w, ref: ref, users: map[types.NamespacedName]bool{}}
 }
 
 // run starts the watch. The caller holds the mutex.
@@ -91,9 +89,6 @@ func (e *entry) set(obj any) {
 	e.watches.update(e, func() bool {
 		before := e.object
 		e.object = now
-		if before.State == Unread {
-			close(e.answered)
-		}
 		return before.State != now.State || before.ResourceVersion != now.ResourceVersion
 	})
 }

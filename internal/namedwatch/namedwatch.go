@@ -8,12 +8,9 @@ package namedwatch
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"sync"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -39,14 +36,6 @@ type Ref struct {
 // String returns KIND NAMESPACE/NAME.
 func (r Ref) String() string { return string(r.Kind) + " " + r.Namespace + "/" + r.Name }
 
-var (
-	// ErrNotFound means that the object does not exist.
-	ErrNotFound = errors.New("not found")
-	// ErrNotYet means that the watch has not received the object's state yet.
-	// Its users are notified when it does.
-	ErrNotYet = errors.New("not read yet")
-)
-
 // State is what is known of an object.
 type State int
 
@@ -66,9 +55,6 @@ type Object struct {
 	ResourceVersion string
 	Data            map[string][]byte
 }
-
-// firstRead is how long Get waits for the first answer of a new watch.
-const firstRead = 3 * time.Second
 
 // Watches are watches of named objects. Its methods may be called concurrently.
 type Watches struct {
@@ -157,38 +143,6 @@ func (w *Watches) Look(ref Ref) Object {
 		return Object{State: Forbidden}
 	}
 	return e.object
-}
-
-// Get returns the data of an object that has users. It returns ErrNotFound if
-// the object does not exist, and ErrNotYet if that is not known yet. Until the
-// first answer of the watch, Get waits a few seconds for it.
-func (w *Watches) Get(ctx context.Context, ref Ref) (map[string][]byte, error) {
-	w.mu.Lock()
-	e := w.entries[ref]
-	w.mu.Unlock()
-	if e == nil {
-		return nil, fmt.Errorf("%s: not in use", ref)
-	}
-	timer := time.NewTimer(firstRead)
-	defer timer.Stop()
-	select {
-	case <-e.answered:
-	case <-timer.C:
-	case <-ctx.Done():
-		return nil, fmt.Errorf("%s: %w", ref, context.Cause(ctx))
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	switch e.object.State {
-	case Present:
-		return e.object.Data, nil
-	case NotFound:
-		return nil, fmt.Errorf("%s: %w", ref, ErrNotFound)
-	}
-	if e.refused != nil {
-		return nil, fmt.Errorf("%s: %w: %w", ref, ErrNotYet, e.refused)
-	}
-	return nil, fmt.Errorf("%s: %w", ref, ErrNotYet)
 }
 
 // Len returns the number of watches.

@@ -5,7 +5,6 @@ package namedwatch_test
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -189,14 +188,13 @@ func (s *server) watching() int {
 	return len(s.watchers)
 }
 
-func get(t *testing.T, w *namedwatch.Watches, ref namedwatch.Ref) map[string]string {
+// look waits until an object's state is known, and returns its data.
+func look(t *testing.T, w *namedwatch.Watches, ref namedwatch.Ref) map[string]string {
 	t.Helper()
-	data, err := w.Get(t.Context(), ref)
-	if err != nil {
-		t.Fatal(err)
-	}
+	state := func() namedwatch.State { return w.Look(ref).State }
+	gomega.NewWithT(t).Eventually(state, 20*time.Second).ShouldNot(gomega.Equal(namedwatch.Unread))
 	out := map[string]string{}
-	for k, v := range data {
+	for k, v := range w.Look(ref).Data {
 		out[k] = string(v)
 	}
 	return out
@@ -208,10 +206,10 @@ func TestObjectsAreRequestedByName(t *testing.T) {
 	s.put("secrets", "other", map[string]string{"token": "not ours"})
 	s.put("configmaps", "conf", map[string]string{"mode": "small"})
 	w.Use(a, []namedwatch.Ref{creds, conf})
-	if d := cmp.Diff(map[string]string{"token": "hush"}, get(t, w, creds)); d != "" {
+	if d := cmp.Diff(map[string]string{"token": "hush"}, look(t, w, creds)); d != "" {
 		t.Errorf("Secret (-want +got):\n%s", d)
 	}
-	if d := cmp.Diff(map[string]string{"mode": "small"}, get(t, w, conf)); d != "" {
+	if d := cmp.Diff(map[string]string{"mode": "small"}, look(t, w, conf)); d != "" {
 		t.Errorf("ConfigMap (-want +got):\n%s", d)
 	}
 	g := gomega.NewWithT(t)
@@ -234,14 +232,15 @@ func TestUsersAreNotifiedOfChanges(t *testing.T) {
 	g := gomega.NewWithT(t)
 	w.Use(a, []namedwatch.Ref{creds})
 	w.Use(b, []namedwatch.Ref{creds})
-	if _, err := w.Get(t.Context(), creds); !errors.Is(err, namedwatch.ErrNotFound) {
-		t.Fatalf("got %v, want %v", err, namedwatch.ErrNotFound)
+	look(t, w, creds)
+	if got := w.Look(creds).State; got != namedwatch.NotFound {
+		t.Fatalf("state: got %v, want %v", got, namedwatch.NotFound)
 	}
 	g.Eventually(s.watching).Should(gomega.Equal(1))
 	g.Eventually(notified).Should(gomega.ConsistOf("a", "b"), "of the first state")
 	s.put("secrets", "creds", map[string]string{"token": "one"})
 	g.Eventually(notified).Should(gomega.ConsistOf("a", "b", "a", "b"))
-	if d := cmp.Diff(map[string]string{"token": "one"}, get(t, w, creds)); d != "" {
+	if d := cmp.Diff(map[string]string{"token": "one"}, look(t, w, creds)); d != "" {
 		t.Errorf("Secret (-want +got):\n%s", d)
 	}
 	w.Use(b, nil)
@@ -249,8 +248,8 @@ func TestUsersAreNotifiedOfChanges(t *testing.T) {
 	g.Eventually(notified).Should(gomega.ConsistOf("a", "b", "a", "b", "a"))
 	s.put("secrets", "creds", nil)
 	g.Eventually(notified).Should(gomega.ConsistOf("a", "b", "a", "b", "a", "a"))
-	if _, err := w.Get(t.Context(), creds); !errors.Is(err, namedwatch.ErrNotFound) {
-		t.Errorf("got %v, want %v", err, namedwatch.ErrNotFound)
+	if got := w.Look(creds); got.State != namedwatch.NotFound || got.Data != nil {
+		t.Errorf("after its deletion: got state %v and %d keys, want %v and none", got.State, len(got.Data), namedwatch.NotFound)
 	}
 }
 
@@ -270,32 +269,15 @@ func TestUnusedObjectsAreNotWatched(t *testing.T) {
 		t.Errorf("watches: got %d, want none", got)
 	}
 	g.Eventually(s.watching).Should(gomega.Equal(0))
-	if _, err := w.Get(t.Context(), creds); err == nil {
-		t.Errorf("got nil, want an error: it has no users")
+	if got := w.Look(creds); got.State != namedwatch.Unread || got.Data != nil {
+		t.Errorf("without users: got state %v and %d keys, want %v and none", got.State, len(got.Data), namedwatch.Unread)
 	}
 	// And again.
 	s.put("secrets", "creds", map[string]string{"token": "three"})
 	w.Use(a, []namedwatch.Ref{creds})
-	if d := cmp.Diff(map[string]string{"token": "three"}, get(t, w, creds)); d != "" {
+	if d := cmp.Diff(map[string]string{"token": "three"}, look(t, w, creds)); d != "" {
 		t.Errorf("Secret (-want +got):\n%s", d)
 	}
-}
-
-func TestAnUnreadableObjectIsNotYetRead(t *testing.T) {
-	s, w, notified := start(t)
-	s.refuse = true
-	w.Use(a, []namedwatch.Ref{creds})
-	_, err := w.Get(t.Context(), creds)
-	if !errors.Is(err, namedwatch.ErrNotYet) || errors.Is(err, namedwatch.ErrNotFound) {
-		t.Errorf("got %v, want %v", err, namedwatch.ErrNotYet)
-	}
-	if err == nil || !strings.Contains(err.Error(), "secrets are forbidden") {
-		t.Errorf("got %v, want the API server's refusal in it", err)
-	}
-	s.mu.Lock()
-	s.refuse = false
-	s.mu.Unlock()
-	gomega.NewWithT(t).Eventually(notified, 20*time.Second).Should(gomega.ContainElement("a"))
 }
 
 // A right that is missing or taken away is noticed, and so is one that is granted
@@ -335,10 +317,8 @@ func TestForbiddenObjects(t *testing.T) {
 func TestUseBeforeStart(t *testing.T) {
 	w := namedwatch.New(nil, func(types.NamespacedName) {})
 	w.Use(a, []namedwatch.Ref{creds})
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	if _, err := w.Get(ctx, creds); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("got %v, want %v", err, context.DeadlineExceeded)
+	if got := w.Look(creds).State; got != namedwatch.Unread {
+		t.Errorf("state: got %v, want %v", got, namedwatch.Unread)
 	}
 	w.Use(a, nil)
 }

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -30,7 +29,6 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/host/hostmetrics"
 	"botbottle.dev/bottle-operator/internal/imageuse"
-	"botbottle.dev/bottle-operator/internal/namedwatch"
 	"botbottle.dev/bottle-operator/internal/nodefacts"
 	"botbottle.dev/bottle-operator/internal/population"
 	"botbottle.dev/bottle-operator/internal/smolvm"
@@ -206,10 +204,6 @@ func (o *AgentOptions) compose(mgr ctrl.Manager, p parts) error {
 	if err != nil {
 		return err
 	}
-	core, err := corev1client.NewForConfigAndClient(mgr.GetConfig(), mgr.GetHTTPClient())
-	if err != nil {
-		return fmt.Errorf("client of Secrets and ConfigMaps: %w", err)
-	}
 	counts, err := agentmetrics.New(metrics.Registry)
 	if err != nil {
 		return fmt.Errorf("metrics: %w", err)
@@ -231,7 +225,10 @@ func (o *AgentOptions) compose(mgr ctrl.Manager, p parts) error {
 	if err != nil {
 		return err
 	}
-	watches := namedwatch.New(core.RESTClient(), func(user client.ObjectKey) { r.Enqueue(user) })
+	environments, err := newEnvironmentWatch(mgr, func(bottle client.ObjectKey) { r.Enqueue(bottle) })
+	if err != nil {
+		return err
+	}
 	recorder, err := eventsink.NewRecorder(mgr, agentName, o.NodeName)
 	if err != nil {
 		return err
@@ -239,7 +236,7 @@ func (o *AgentOptions) compose(mgr ctrl.Manager, p parts) error {
 	sessions := access.NewSessions(clock.RealClock{})
 	r = bottle.New(bottle.Options{
 		Node: o.NodeName, Cluster: p.cluster,
-		Client: mgr.GetClient(), Recorder: recorder, References: watches,
+		Client: mgr.GetClient(), Recorder: recorder, References: environments,
 		Networks: p.calls.Networks(engine), Bundles: p.calls.Bundles(engine), Machines: p.calls.Machines(p.machines), Facts: facts,
 		Walls: p.walls, Enforcement: p.enforcer, Surroundings: p.surroundings,
 		RequireProof: o.RequireProof, RequireSmolvmPolicy: o.RequireSmolvmPolicy,
@@ -251,7 +248,7 @@ func (o *AgentOptions) compose(mgr ctrl.Manager, p parts) error {
 	if err := o.addImages(mgr, images, &imageuse.Users{Bottles: mgr.GetClient(), State: p.dir, Machines: r.Machines}); err != nil {
 		return err
 	}
-	if err := errors.Join(mgr.Add(watches), mgr.Add(loadBundleImage(engine, bundleProgram))); err != nil {
+	if err := errors.Join(mgr.Add(environments), mgr.Add(loadBundleImage(engine, bundleProgram))); err != nil {
 		return err
 	}
 	if err := o.addNode(mgr, facts, p.namespace, p.limits.SetExternal); err != nil {
