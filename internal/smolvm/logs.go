@@ -35,7 +35,7 @@ func (d *Driver) OpenLog(_ context.Context, name string, log host.MachineLog, ge
 	if generation > 0 {
 		file += "." + strconv.Itoa(generation)
 	}
-	f, err := untrusted.Open(d.dataDir(name), file)
+	f, err := untrusted.OpenSingle(d.dataDir(name), file)
 	if err != nil {
 		return nil, logError(what, err)
 	}

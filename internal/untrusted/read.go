@@ -54,11 +54,16 @@ func ReadFile(dir, name string, limit int64) ([]byte, error) {
 // caller must limit how much it reads.
 func Open(dir, name string) (*os.File, error) { return open(dir, name, unix.O_RDONLY) }
 
-// OpenToWrite is like Open, but opens the file for reading and writing. It does not
-// create or truncate it. It returns ErrNotRegular if the file has another name too:
+// OpenSingle is like Open, but returns ErrNotRegular if the file has another name too:
 // that one may be a file of somebody else.
-func OpenToWrite(dir, name string) (*os.File, error) {
-	f, err := open(dir, name, unix.O_RDWR)
+func OpenSingle(dir, name string) (*os.File, error) { return openSingle(dir, name, unix.O_RDONLY) }
+
+// OpenToWrite is like OpenSingle, but opens the file for reading and writing. It does not
+// create or truncate it.
+func OpenToWrite(dir, name string) (*os.File, error) { return openSingle(dir, name, unix.O_RDWR) }
+
+func openSingle(dir, name string, access uint64) (*os.File, error) {
+	f, err := open(dir, name, access)
 	if err != nil {
 		return nil, err
 	}

@@ -23,6 +23,8 @@ var bootTests = []machineTest{
 	{"env in the guest, byte for byte", machineGuestEnv},
 	{"exec", machineExec},
 	{"exec streams", machineStreams},
+	{"exec in a terminal", machineTerminal},
+	{"logs", machineLogs},
 	{"copy", machineCopy},
 	{"killed VMM", machineKilled},
 	{"watch", machineWatch},

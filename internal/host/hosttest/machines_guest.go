@@ -3,6 +3,7 @@
 package hosttest
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -86,6 +87,12 @@ func (g guest) script(script string, req host.ExecRequest) (int, error) {
 	}
 	verb, arg, _ := strings.Cut(script, " ")
 	switch {
+	case script == "unset LINES; stty size" && req.TTY:
+		size := <-req.Resize
+		_, err := fmt.Fprintf(req.Stdout, "%d %d\r\n", size.Rows, size.Columns)
+		return 0, err
+	case verb == "unset" && req.TTY:
+		return g.resized(req)
 	case verb == "exit":
 		return strconv.Atoi(arg)
 	case script == "kill -9 $$":
@@ -139,4 +146,20 @@ func writer(w io.Writer) io.Writer {
 		return io.Discard
 	}
 	return w
+}
+
+// resized stands for a script that waits for a size of 26 rows and 90 columns, and then
+// for a line.
+func (g guest) resized(req host.ExecRequest) (int, error) {
+	_, _ = io.WriteString(req.Stdout, "up\r\n")
+	for size := range req.Resize {
+		if size == (host.WindowSize{Columns: 90, Rows: 26}) {
+			break
+		}
+	}
+	_, _ = io.WriteString(req.Stdout, "resized\r\n")
+	line := make([]byte, 100)
+	n, err := req.Stdin.Read(line)
+	_, _ = fmt.Fprintf(req.Stdout, "got %s\r\n", bytes.TrimSpace(line[:n]))
+	return 0, err
 }

@@ -24,6 +24,11 @@ func (f *Machines) AppendLog(name string, log host.MachineLog, text string) erro
 	if m == nil {
 		return fmt.Errorf("machine %s: %w", name, host.ErrNotFound)
 	}
+	return m.log(log, text)
+}
+
+// log adds text to a log. The caller holds the lock.
+func (m *machine) log(log host.MachineLog, text string) error {
 	if m.logs == nil {
 		m.logs = logs{}
 	}

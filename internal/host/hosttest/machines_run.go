@@ -52,7 +52,17 @@ func (f *Machines) start(name, netns string) error {
 	m.PID, m.StartTime, m.LastExit = f.nextPID, f.now, ""
 	m.netns, m.inside = netns, inside
 	m.starts++
-	return nil
+	return m.speak()
+}
+
+// speak runs the machine's command if it is an echo in a shell. Its output goes to the
+// log.
+func (m *machine) speak() error {
+	argv := m.spec.Command
+	if len(argv) != 3 || argv[0] != "sh" || !strings.HasPrefix(argv[2], "echo ") {
+		return nil
+	}
+	return m.log(host.WorkloadLog, strings.TrimPrefix(argv[2], "echo ")+"\n")
 }
 
 // launch returns the environment that a start gives the guest.
