@@ -23,8 +23,6 @@ import (
 	certificatesclient "k8s.io/client-go/kubernetes/typed/certificates/v1"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
-
-	"botbottle.dev/bottle-operator/internal/atomicfile"
 )
 
 const (
@@ -48,8 +46,8 @@ const (
 // KeeperOptions configure a Keeper.
 type KeeperOptions struct {
 	Node string
-	// File keeps the key, the certificate and the CAs across restarts. Only root may
-	// write to its folder.
+	// File keeps the key, the certificate and the CAs across restarts. Its folder, which
+	// the Keeper makes, has nothing else in it.
 	File   string
 	Client certificatesclient.CertificateSigningRequestInterface
 	Clock  clock.Clock
@@ -73,6 +71,7 @@ type held struct {
 // NewKeeper returns a Keeper, which has the saved certificate if that is valid.
 func NewKeeper(options KeeperOptions) *Keeper {
 	k := &Keeper{options: options}
+	k.clean()
 	saved, err := k.load()
 	switch {
 	case err == nil:
@@ -277,17 +276,4 @@ func (k *Keeper) check(key crypto.Signer, chain []byte) (*held, error) {
 	}
 	out.cert = &tls.Certificate{Certificate: [][]byte{certs[0].Raw}, PrivateKey: key, Leaf: certs[0]}
 	return out, nil
-}
-
-// save writes the key, followed by the certificate and the CAs.
-func (k *Keeper) save(h *held) error {
-	data, err := encodeKey(h.cert.PrivateKey)
-	if err != nil {
-		return err
-	}
-	data = append(data, encodeCerts(h.cert.Certificate...)...)
-	for _, ca := range h.cas {
-		data = append(data, encodeCerts(ca.Raw)...)
-	}
-	return atomicfile.Write(k.options.File, data, 0o600)
 }

@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"os"
+	"path/filepath"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -191,9 +192,16 @@ func TestSavedFile(t *testing.T) {
 		if err := os.WriteFile(k.options.File, good, 0o600); err != nil {
 			t.Fatal(err)
 		}
+		torn := filepath.Join(filepath.Dir(k.options.File), ".tmp-123")
+		if err := os.WriteFile(torn, good, 0o600); err != nil {
+			t.Fatal(err)
+		}
 		options := w.options(k.options.File, testNode)
 		if !NewKeeper(options).Ready() {
 			t.Error("as saved: got it ignored, want it used")
+		}
+		if _, err := os.Stat(torn); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("the file of an agent that crashed: got %v, want it removed", err)
 		}
 		options.Node = "node-b"
 		if NewKeeper(options).Ready() {

@@ -115,7 +115,7 @@ func (r requestsOf) Get(ctx context.Context, name string, _ metav1.GetOptions) (
 // keeper returns a Keeper for an agent whose token is bound to the node.
 func (w *world) keeper(t *testing.T, node string) *Keeper {
 	t.Helper()
-	return NewKeeper(w.options(filepath.Join(t.TempDir(), "access.pem"), node))
+	return NewKeeper(w.options(filepath.Join(t.TempDir(), "access", "agent.pem"), node))
 }
 
 func (w *world) options(file, node string) KeeperOptions {

@@ -18,8 +18,8 @@ import (
 	"botbottle.dev/bottle-operator/internal/accesscert"
 )
 
-// accessFile, in the state folder, has the agent's serving certificate and its key.
-const accessFile = "access.pem"
+// accessFile, below the state folder, has the agent's serving certificate and its key.
+const accessFile = "access/agent.pem"
 
 // AgentAccessOptions configure the server to which the manager connects.
 type AgentAccessOptions struct {
