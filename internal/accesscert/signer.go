@@ -17,11 +17,11 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// Reasons of the conditions of CertificateSigningRequests.
+// What the conditions of CertificateSigningRequests give as their reason. The message
+// of refused says which rule the request breaks.
 const (
-	reasonApproved = "NodeVerified"
-	reasonDenied   = "NotThisNode"
-	reasonFailed   = "NotThisNode"
+	verified = "NodeVerified"
+	refused  = "RequestRefused"
 )
 
 // Signer approves and signs the requests of agents, and denies all others with its
@@ -69,13 +69,13 @@ func (s *Signer) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, 
 	var err error
 	switch approved := hasCondition(csr, certificatesv1.CertificateApproved); {
 	case problem != nil && approved:
-		setCondition(csr, certificatesv1.CertificateFailed, reasonFailed, problem.Error())
+		setCondition(csr, certificatesv1.CertificateFailed, refused, problem.Error())
 		err = s.Client.Status().Update(ctx, csr)
 	case problem != nil:
-		setCondition(csr, certificatesv1.CertificateDenied, reasonDenied, problem.Error())
+		setCondition(csr, certificatesv1.CertificateDenied, refused, problem.Error())
 		err = s.Client.SubResource("approval").Update(ctx, csr)
 	case !approved:
-		setCondition(csr, certificatesv1.CertificateApproved, reasonApproved, "The request comes from the agent of this node.")
+		setCondition(csr, certificatesv1.CertificateApproved, verified, "The request comes from the agent of this node.")
 		err = s.Client.SubResource("approval").Update(ctx, csr)
 	default:
 		err = s.sign(ctx, csr, wanted)
@@ -114,8 +114,8 @@ func hasCondition(csr *certificatesv1.CertificateSigningRequest, kind certificat
 	return false
 }
 
-func setCondition(csr *certificatesv1.CertificateSigningRequest, kind certificatesv1.RequestConditionType, reason, message string) {
+func setCondition(csr *certificatesv1.CertificateSigningRequest, kind certificatesv1.RequestConditionType, cause, message string) {
 	csr.Status.Conditions = append(csr.Status.Conditions, certificatesv1.CertificateSigningRequestCondition{
-		Type: kind, Status: corev1.ConditionTrue, Reason: reason, Message: message, LastUpdateTime: metav1.Now(),
+		Type: kind, Status: corev1.ConditionTrue, Reason: cause, Message: message, LastUpdateTime: metav1.Now(),
 	})
 }
