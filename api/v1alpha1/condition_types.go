@@ -325,6 +325,9 @@ const (
 	// ReasonWhiteSpaceDropped: white space at the end of a value of spec.env
 	// does not reach the guest.
 	ReasonWhiteSpaceDropped = "WhiteSpaceDropped"
+	// ReasonOutputLost: the workload printed more than could be kept, and a part of its
+	// output is missing from its log.
+	ReasonOutputLost = "OutputLost"
 	// ReasonPulling: the image or artifact is being pulled to the node.
 	ReasonPulling = "Pulling"
 	// ReasonPulled: the image or artifact is on the node.

@@ -67,7 +67,13 @@ func (t *workloadStep) observe(ctx context.Context, s *scope) error {
 	s.phase, s.work.Record = d.Phase, s.record
 	t.follow(s, d.Deadline)
 	t.report(s)
-	return nil
+	if !workload.LosesOutput(s.work) {
+		return nil
+	}
+	rec := *s.record
+	rec.Workload.OutputLost = true
+	t.machine.events.warn(ctx, s, v1alpha1.ReasonOutputLost, "the command printed more than could be kept: a part of its output is missing from its log")
+	return s.setRecord(rec)
 }
 
 // follow makes the agent notice the next report and the deadline.

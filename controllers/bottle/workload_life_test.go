@@ -435,3 +435,14 @@ func TestEveryHostCallMayFailOnceWhileFinishing(t *testing.T) {
 		}
 	}
 }
+
+func TestLostOutputIsReportedOnce(t *testing.T) {
+	w := supervised(t, v1alpha1.RestartAlways)
+	w.exchange.Put(testUID, supervise.Report{StartTime: w.clock.Now(), LostOutput: 1 << 20})
+	w.settle(demoKey)
+	w.wantEvent("OutputLost")
+	w.settle(demoKey)
+	if got := w.events(); len(got) != 0 {
+		t.Errorf("events: got %v, want no more", got)
+	}
+}

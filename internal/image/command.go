@@ -37,5 +37,8 @@ func (s *Store) Command(_ context.Context, path string) ([]string, error) {
 		return nil, fmt.Errorf("image: %w: %w", host.ErrInvalid, errNoConfig)
 	}
 	command := append(config.Config.Entrypoint, config.Config.Cmd...)
-	return command, host.CheckCommand(command)
+	if err := host.CheckCommand(command); err != nil {
+		return nil, err
+	}
+	return command, nil
 }

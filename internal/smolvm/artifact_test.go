@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -90,11 +91,26 @@ func TestCheckManifest(t *testing.T) {
 		}
 	}
 	path := filepath.Join(t.TempDir(), "real.smolmachine")
-	if err := realpack.Write(path, realpack.Pack{CPUs: 3}); err != nil {
+	if err := realpack.Write(path, realpack.Pack{CPUs: 3, Entrypoint: []string{"sh", "-c"}, Cmd: []string{"true"}}); err != nil {
 		t.Fatal(err)
 	}
 	if m, err := readManifest(path); err != nil || string(m["cpus"]) != "3" {
 		t.Errorf("an artifact that real releases accept: got %v, %v, want its manifest", m, err)
+	}
+	command := func(pack realpack.Pack) ([]string, error) {
+		if err := realpack.Write(path, pack); err != nil {
+			t.Fatal(err)
+		}
+		return (&Driver{}).ArtifactCommand(t.Context(), path)
+	}
+	if got, err := command(realpack.Pack{Entrypoint: []string{"sh", "-c"}, Cmd: []string{"true"}}); err != nil || !slices.Equal(got, []string{"sh", "-c", "true"}) {
+		t.Errorf("command: got %q, %v, want the entrypoint and the cmd", got, err)
+	}
+	if got, err := command(realpack.Pack{}); err != nil || len(got) != 0 {
+		t.Errorf("without a command: got %q, %v, want none", got, err)
+	}
+	if got, err := command(realpack.Pack{Cmd: []string{strings.Repeat("x", 1<<20)}}); !errors.Is(err, host.ErrInvalid) {
+		t.Errorf("a command of 1 MiB: got %d words, %v, want ErrInvalid", len(got), err)
 	}
 }
 

@@ -54,7 +54,10 @@ func (d *Driver) ArtifactCommand(_ context.Context, path string) ([]string, erro
 		}
 		command = append(command, words...)
 	}
-	return command, host.CheckCommand(command)
+	if err := host.CheckCommand(command); err != nil {
+		return nil, err
+	}
+	return command, nil
 }
 
 // maxCommandField bounds a field of the manifest that is decoded.

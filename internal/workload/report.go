@@ -139,6 +139,13 @@ func withoutTimes(st *v1alpha1.WorkloadStatus) *v1alpha1.WorkloadStatus {
 	return out
 }
 
+// LosesOutput reports whether output of the workload was lost since the start of the
+// machine, which was not reported yet.
+func LosesOutput(f Facts) bool {
+	r := counts(f)
+	return r != nil && r.LostOutput > 0 && !f.Record.Workload.OutputLost
+}
+
 // between returns t, or the bound that it is beyond. The guest's clock may be wrong.
 func between(t, earliest, latest time.Time) time.Time {
 	if latest.Before(earliest) {
