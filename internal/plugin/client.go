@@ -104,20 +104,18 @@ func (c *client) remove(ctx context.Context, name string, uid types.UID) error {
 }
 
 // patch applies a JSON merge patch.
-func (c *client) patch(ctx context.Context, name string, patch map[string]any) (*v1alpha1.Bottle, error) {
+func (c *client) patch(ctx context.Context, name string, patch map[string]any) error {
 	body, err := json.Marshal(patch)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	b := &v1alpha1.Bottle{}
-	return b, c.bottles.Patch(types.MergePatchType).Namespace(c.namespace).Resource("bottles").Name(name).
-		VersionedParams(&metav1.PatchOptions{FieldManager: "kubectl-bottle"}, metav1.ParameterCodec).Body(body).Do(ctx).Into(b)
+	return c.bottles.Patch(types.MergePatchType).Namespace(c.namespace).Resource("bottles").Name(name).
+		VersionedParams(&metav1.PatchOptions{FieldManager: "kubectl-bottle"}, metav1.ParameterCodec).Body(body).Do(ctx).Error()
 }
 
 // setDesiredState stops or starts the Bottle.
 func (c *client) setDesiredState(ctx context.Context, name string, state v1alpha1.DesiredState) error {
-	_, err := c.patch(ctx, name, map[string]any{"spec": map[string]any{"desiredState": state}})
-	return err
+	return c.patch(ctx, name, map[string]any{"spec": map[string]any{"desiredState": state}})
 }
 
 // errDeleted means that the Bottle no longer exists.

@@ -166,6 +166,5 @@ func (r *runner) fill(ctx context.Context) error {
 	if len(r.ins) == 0 {
 		return nil
 	}
-	_, err := r.client.patch(ctx, r.name, map[string]any{"metadata": map[string]any{"annotations": map[string]any{v1alpha1.AnnotationHold: nil}}})
-	return err
+	return r.client.patch(ctx, r.name, map[string]any{"metadata": map[string]any{"annotations": map[string]any{v1alpha1.AnnotationHold: nil}}})
 }

@@ -104,7 +104,7 @@ func (r *runner) show(parent context.Context) error {
 	close(finished)
 	if err != nil {
 		cancel()
-		<-shown
+		<-shown //nolint:errcheck // it was broken off
 		return err
 	}
 	late := time.AfterFunc(drain, cancel)

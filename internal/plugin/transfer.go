@@ -161,7 +161,7 @@ func (t *transfer) pullBy(parent context.Context, command []string, to sink) err
 	err := t.client.stream(ctx, &session{name: t.name, command: command, purpose: subresources.PurposeFiles, out: writer, errOut: words})
 	if err != nil && ctx.Err() == nil {
 		writer.CloseWithError(errors.New("the stream from the guest is incomplete"))
-		<-unpacked
+		<-unpacked //nolint:errcheck // the end of the guest's program says more
 		return t.failed(err, words)
 	}
 	writer.CloseWithError(context.Cause(parent)) // nil is the end of the stream
@@ -184,7 +184,7 @@ func (t *transfer) pushBy(parent context.Context, command []string, top string, 
 		if err != nil {
 			cancel() // an end of the stream would look like success to the guest
 		}
-		writer.Close()
+		_ = writer.Close() // never fails
 		packed <- err
 	}()
 	words := &bounded{}

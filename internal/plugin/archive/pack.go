@@ -59,7 +59,7 @@ func Pack(ctx context.Context, w io.Writer, source, top string, report Report) e
 	if err != nil {
 		return err
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }()
 	p := &packer{ctx: ctx, out: tar.NewWriter(w), root: root, top: top, links: map[fileID]string{}, report: report}
 	if info.IsDir() {
 		err = fs.WalkDir(root.FS(), start, p.add)

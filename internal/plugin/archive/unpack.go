@@ -73,7 +73,7 @@ func Unpack(ctx context.Context, r io.Reader, target string, limits Limits, repo
 	u := &unpacker{ctx: ctx, in: tar.NewReader(reader{ctx, r}), target: target, limits: limits, report: report}
 	defer func() {
 		if u.root != nil {
-			u.root.Close()
+			_ = u.root.Close()
 		}
 	}()
 	for {
