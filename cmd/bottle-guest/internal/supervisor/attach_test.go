@@ -251,7 +251,7 @@ func TestTooManyClients(t *testing.T) {
 // nor other clients.
 func TestSlowClientIsDropped(t *testing.T) {
 	t.Parallel()
-	g := shell(t, supervise.Orders{RestartPolicy: supervise.RestartNever, Stdin: supervise.StdinOpen}, `echo ready; read x; head -c 8000000 /dev/zero | tr '\0' x; exit 5`).run()
+	g := shell(t, supervise.Orders{RestartPolicy: supervise.RestartNever, Stdin: supervise.StdinOpen}, `echo ready; read x; head -c 4000000 /dev/zero | tr '\0' x; exit 5`).run()
 	g.awaitLog("ready")
 	slow := g.role("attach")
 	unread, err := slow.StdoutPipe()
@@ -271,7 +271,7 @@ func TestSlowClientIsDropped(t *testing.T) {
 	if _, err := io.WriteString(fast.stdin, "go\n"); err != nil {
 		t.Fatal(err)
 	}
-	if code := fast.code(t); code != 5 || len(fast.out.String()) != 6+8000000 {
+	if code := fast.code(t); code != 5 || len(fast.out.String()) != 6+4000000 {
 		t.Errorf("got %d, %d bytes, %q, want 5 and all output", code, len(fast.out.String()), fast.errs)
 	}
 	_, _ = io.Copy(io.Discard, unread)

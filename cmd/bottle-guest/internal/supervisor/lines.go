@@ -17,6 +17,10 @@ type lines struct {
 
 // write logs the lines that are complete.
 func (l *lines) write(data []byte) {
+	if l.log.discard(len(l.pending) + len(data)) {
+		l.pending = l.pending[:0]
+		return
+	}
 	for len(data) > 0 {
 		end := bytes.IndexByte(data, '\n')
 		part := data

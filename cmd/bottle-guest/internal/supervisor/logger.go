@@ -113,15 +113,32 @@ func (l *logger) admit(size int) bool {
 			l.stalled = true
 		}
 	}
-	now := l.clock.Now()
-	l.credit = min(logBurst, l.credit+now.Sub(l.counted).Seconds()*logRate)
-	l.counted = now
+	l.earn()
 	if l.credit < float64(size) || l.choked && l.credit < resumeAt {
 		l.choked = true
 		return false
 	}
 	l.choked = false
 	l.credit -= float64(size)
+	return true
+}
+
+// earn adds what the time since the last call allows.
+func (l *logger) earn() {
+	now := l.clock.Now()
+	l.credit = min(logBurst, l.credit+now.Sub(l.counted).Seconds()*logRate)
+	l.counted = now
+}
+
+// discard discards output without looking at its lines, if logging has not resumed. A
+// flood then costs little.
+func (l *logger) discard(size int) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.earn(); !l.choked || l.credit >= resumeAt {
+		return false
+	}
+	l.lost += int64(size)
 	return true
 }
 

@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -135,7 +134,11 @@ func (g *guest) run() *guest {
 	}
 	g.Cleanup(func() {
 		if g.cmd.ProcessState == nil {
+			left := descendants(g.T, g.cmd.Process.Pid)
 			_ = g.cmd.Process.Kill()
+			for _, pid := range left {
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+			}
 			_ = g.cmd.Wait()
 		}
 		if g.Failed() {
@@ -223,24 +226,22 @@ func (g *guest) end() int {
 	return g.cmd.ProcessState.ExitCode()
 }
 
-var logLine = regexp.MustCompile(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z (stdout|stderr|system) ([FP]) (.*)$`)
-
 // content returns what the log has of one stream, joined as a reader joins it.
 func (g *guest) content(name string) string {
 	g.Helper()
 	var b strings.Builder
 	for line := range strings.Lines(g.log.String()) {
-		parts := logLine.FindStringSubmatch(strings.TrimSuffix(line, "\n"))
-		if parts == nil {
+		parts := strings.SplitN(line, " ", 4)
+		if len(parts) != 4 || len(parts[0]) != len("2006-01-02T15:04:05.000000000Z") || parts[2] != "F" && parts[2] != "P" {
 			g.Fatalf("got log line %.200q, want one of the CRI's format", line)
 		}
 		if parts[1] != name {
 			continue
 		}
-		b.WriteString(parts[3])
-		if parts[2] == "F" {
-			b.WriteByte('\n')
+		if parts[2] == "P" {
+			parts[3] = strings.TrimSuffix(parts[3], "\n")
 		}
+		b.WriteString(parts[3])
 	}
 	return b.String()
 }
