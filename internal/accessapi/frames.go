@@ -25,6 +25,8 @@ const (
 	// maxResult bounds what an agent sends on the error stream, which the translator
 	// for WebSocket clients reads to its end into memory.
 	maxResult = 64 << 10
+	// maxStreams bounds the streams of a session: clients open at most five.
+	maxStreams = 16
 )
 
 var (
@@ -43,6 +45,8 @@ type traffic struct {
 
 	mu     sync.Mutex
 	result []byte
+	// streams are the numbers of all streams, at most maxStreams.
+	streams []uint32
 }
 
 // frames follows the frames in one direction.
@@ -118,7 +122,16 @@ func (t *traffic) fromClient() *frames {
 			t.in.Add(int64(len(piece)))
 			return nil
 		},
-		opened: func(stream uint32) { t.errorStream.CompareAndSwap(0, stream) },
+		opened: t.open,
+	}
+}
+
+func (t *traffic) open(stream uint32) {
+	t.errorStream.CompareAndSwap(0, stream)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.streams) < maxStreams {
+		t.streams = append(t.streams, stream)
 	}
 }
 

@@ -120,7 +120,7 @@ func (h *hop) upgrade(ctx context.Context, c *call, seen *traffic) (net.Conn, er
 		defer conn.Close()
 		return nil, refused(c.target, answer)
 	}
-	up := &upgraded{Conn: &prefixed{Conn: conn, first: bytes.NewReader(rest)}, replay: bytes.NewReader(cleanHead(answer)), seen: seen, node: c.target.node}
+	up := &upgraded{Conn: &prefixed{Conn: conn, first: bytes.NewReader(rest)}, replay: bytes.NewReader(cleanHead(answer)), seen: seen, node: c.target.node, closed: make(chan struct{})}
 	if answer.Header.Get(httpstream.HeaderProtocolVersion) != "" {
 		up.in, up.out = seen.fromClient(), seen.fromAgent()
 	}

@@ -102,7 +102,7 @@ func TestAgentDies(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), "the connection to the agent of node node-1 ended before the command did") {
 				t.Errorf("%s, %d bytes of input: got %v, want an error that says that the agent is gone", protocol, input, err)
 			}
-			if out.String() != "go" {
+			if input == 0 && out.String() != "go" { // a reset, after unread input, may lose output
 				t.Errorf("%s: got output %q, want what was sent", protocol, out)
 			}
 		}

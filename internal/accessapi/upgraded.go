@@ -9,10 +9,15 @@ import (
 	"errors"
 	"io"
 	"net"
+	"sync"
 	"sync/atomic"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
+
+// failureTimeout bounds how long a client may take to read that its command failed.
+const failureTimeout = 10 * time.Second
 
 // upgraded is a connection to an agent that has switched protocols.
 type upgraded struct {
@@ -23,6 +28,11 @@ type upgraded struct {
 	// the end what the manager adds.
 	replay *bytes.Reader
 	buffer []byte
+	// failed is true once the manager has added that the command failed; closed is
+	// closed with the connection.
+	failed bool
+	closed chan struct{}
+	once   sync.Once
 	// ended is the error that ends the reading.
 	ended error
 	// requested is true once the repeated request has been swallowed; tail has the
@@ -51,7 +61,21 @@ func (u *upgraded) Read(p []byte) (int, error) {
 	if u.replay.Len() > 0 {
 		return u.replay.Read(p)
 	}
+	if u.failed {
+		// The client closes the connection once it has read all. Closed earlier, it
+		// might drop the end of the output.
+		select {
+		case <-u.closed:
+		case <-time.After(failureTimeout):
+		}
+	}
 	return 0, u.ended
+}
+
+// Close ends a Read that waits for it.
+func (u *upgraded) Close() error {
+	u.once.Do(func() { close(u.closed) })
+	return u.Conn.Close()
 }
 
 // more reads on to replay. The head of a frame is passed on only when it is complete.
@@ -71,14 +95,15 @@ func (u *upgraded) more() {
 	if err != nil {
 		u.ended = io.EOF
 		if !u.seen.ended() {
-			all = append(all, u.failure(err)...)
+			added := u.failure(err)
+			u.failed, all = len(added) > 0, append(all, added...)
 		}
 	}
 	u.replay.Reset(all)
 }
 
-// failure returns frames that tell the client, on the error stream, that the
-// connection ended. A data frame that is not complete is filled up with zeros first.
+// failure returns frames that end all streams, and that tell the client, on the error
+// stream, that the connection ended. A data frame that is not complete is filled up with zeros first.
 // It returns nothing if the connection ended within another frame.
 func (u *upgraded) failure(err error) []byte {
 	stream := u.seen.errorStream.Load()
@@ -95,10 +120,23 @@ func (u *upgraded) failure(err error) []byte {
 	if err != nil {
 		return nil
 	}
+	out := make([]byte, u.out.left)
+	u.seen.mu.Lock()
+	defer u.seen.mu.Unlock()
+	for _, other := range u.seen.streams {
+		if other != stream {
+			out = lastFrame(out, other, nil)
+		}
+	}
+	return lastFrame(out, stream, body)
+}
+
+// lastFrame appends the data frame that ends a stream.
+func lastFrame(out []byte, stream uint32, payload []byte) []byte {
 	const fin = 1
-	out := binary.BigEndian.AppendUint32(make([]byte, u.out.left), stream)
-	out = binary.BigEndian.AppendUint32(out, fin<<24|uint32(len(body))) //nolint:gosec // a short message
-	return append(out, body...)
+	out = binary.BigEndian.AppendUint32(out, stream)
+	out = binary.BigEndian.AppendUint32(out, fin<<24|uint32(len(payload))) //nolint:gosec // a short message
+	return append(out, payload...)
 }
 
 // Write writes what the client sends. Once the agent takes nothing any more, the rest
