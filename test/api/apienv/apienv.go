@@ -42,6 +42,8 @@ var shared struct {
 	env    *envtest.Environment
 	config *rest.Config
 	err    error
+	// frontProxy is the folder of the API server's certificate for aggregation.
+	frontProxy string
 }
 
 // parallel is how many tests run in parallel. They mostly wait, so the number may
@@ -62,6 +64,9 @@ func Main(m *testing.M) {
 			fmt.Fprintf(os.Stderr, "stop the API server: %v\n", err)
 			code = max(code, 1)
 		}
+	}
+	if shared.frontProxy != "" {
+		os.RemoveAll(shared.frontProxy)
 	}
 	os.Exit(code)
 }
@@ -180,6 +185,18 @@ func start(assets string) (*envtest.Environment, *rest.Config, error) {
 	env.ControlPlane.GetAPIServer().Path = filepath.Join(assets, "kube-apiserver")
 	// The audience that config/rbac allows in an agent's request for a token.
 	env.ControlPlane.GetAPIServer().Configure().Set("service-account-issuer", "https://kubernetes.default.svc")
+	dir, err := os.MkdirTemp("", "front-proxy-")
+	if err != nil {
+		return nil, nil, fmt.Errorf("front proxy: %w", err)
+	}
+	shared.frontProxy = dir
+	flags, err := frontProxyFlags(dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	for name, value := range flags {
+		env.ControlPlane.GetAPIServer().Configure().Set(name, value)
+	}
 	cfg, err := env.Start()
 	if err != nil {
 		return nil, nil, errors.Join(err, env.Stop())
