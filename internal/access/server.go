@@ -39,6 +39,7 @@ type Options struct {
 	Bottles  Bottles
 	Machines host.Machines
 	Bundles  host.Bundles
+	Prover   Prover
 	Sessions *Sessions
 	Log      logr.Logger
 }
@@ -155,6 +156,7 @@ func (s *Server) handler() http.Handler {
 		{[]string{http.MethodGet, http.MethodPost}, "exec", s.exec},
 		{[]string{http.MethodGet, http.MethodPost}, "attach", s.attach},
 		{[]string{http.MethodGet}, "log", s.log},
+		{[]string{http.MethodPost}, "proof", s.proof},
 	} {
 		for _, method := range route.methods {
 			mux.HandleFunc(method+" /v1/bottles/{namespace}/{name}/{uid}/"+route.verb, func(w http.ResponseWriter, r *http.Request) {

@@ -42,18 +42,18 @@ var otherPorts = []int32{9099, 22, 80, 443, 8080, 8443, 9090, 3128, 5000, 6379, 
 var errNoProber = errors.New("no prober could be run in the guest")
 
 // prove tests the walls from inside the guest, and judges them by what the node
-// saw meanwhile.
-func (p *prover) prove(ctx context.Context, s Subject) (probe.Verdict, error) {
+// saw meanwhile. It also returns what it found about each target.
+func (p *prover) prove(ctx context.Context, s Subject) ([]probe.Finding, probe.Verdict, error) {
 	random := make([]byte, 16)
 	_, _ = rand.Read(random) // never fails
 	nonce := hex.EncodeToString(random)
 	plan, err := p.plan(s, nonce)
 	if err != nil {
-		return probe.Verdict{}, err
+		return nil, probe.Verdict{}, err
 	}
 	uid := s.Spec.Owner.UID
 	if err := p.watched.expect(uid, nonce, s.Version.Version, s.Version.Backend); err != nil {
-		return probe.Verdict{}, err
+		return nil, probe.Verdict{}, err
 	}
 	defer p.watched.expire(uid, nonce)
 	before, err := p.inspectWall(ctx, s)
@@ -61,26 +61,26 @@ func (p *prover) prove(ctx context.Context, s Subject) (probe.Verdict, error) {
 		err = p.Walls.ForgetDrops(ctx, s.Spec.Owner)
 	}
 	if err != nil {
-		return probe.Verdict{}, err
+		return nil, probe.Verdict{}, err
 	}
 	started := p.Clock.Now()
 	defer p.discardTraces(ctx, s)
 	report, err := p.runProber(ctx, s.Spec.Owner.ID(), plan)
 	if err != nil {
-		return probe.Verdict{}, fmt.Errorf("%w: %w", errNoProber, err)
+		return nil, probe.Verdict{}, fmt.Errorf("%w: %w", errNoProber, err)
 	}
 	after, err := p.inspectWall(ctx, s)
 	if err != nil {
-		return probe.Verdict{}, err
+		return nil, probe.Verdict{}, err
 	}
 	e := probe.Evidence{Plan: plan, Report: &report, Policy: s.Policy, Accepted: map[int32]uint64{}}
 	for port, n := range after.Accepted {
 		e.Accepted[port] = n - min(n, before.Accepted[port])
 	}
 	if err := p.collect(ctx, s, &e, started); err != nil {
-		return probe.Verdict{}, err
+		return nil, probe.Verdict{}, err
 	}
-	return probe.Judge(e), nil
+	return e.Findings(), probe.Judge(e), nil
 }
 
 // discardTraces keeps the traces of a proof from being attributed to the guest

@@ -83,6 +83,10 @@ type history struct {
 	// failures counts failures in a row; failure is the last of them.
 	failures int
 	failure  *Failure
+	// subject is what the last proof was requested for, and outcome how the last one
+	// ended; nil if there was none.
+	subject *Subject
+	outcome *Outcome
 }
 
 // prover decides when to make proofs, runs them, and keeps their results.
@@ -96,7 +100,8 @@ type prover struct {
 	proved func(uid string, now time.Time)
 
 	mu        sync.Mutex
-	histories map[string]*history // by UID
+	histories map[string]*history      // by UID
+	ends      map[string]chan struct{} // by UID, of those for which somebody waits
 }
 
 func newProver(o Options, watched *registry, leaks *leaks) *prover {
@@ -105,6 +110,7 @@ func newProver(o Options, watched *registry, leaks *leaks) *prover {
 		jobs:      jobs.New[struct{}]("proof", o.MaxConcurrentProofs, o.Clock),
 		proved:    func(string, time.Time) {},
 		histories: map[string]*history{},
+		ends:      map[string]chan struct{}{},
 	}
 }
 
@@ -146,6 +152,7 @@ func (p *prover) ensure(s Subject) Standing {
 	defer p.mu.Unlock()
 	uid, key := s.Spec.Owner.UID, s.key()
 	h := p.history(uid, key)
+	h.subject = &s
 	st := Standing{Proof: h.proof, Failure: h.failure}
 	if st.Proof == nil && !h.revoked && s.Kept != nil && s.Kept.Key == key {
 		st.Proof = s.Kept
@@ -158,12 +165,21 @@ func (p *prover) ensure(s Subject) Standing {
 		st.After = after
 		return st
 	}
+	p.start(h, s)
+	return st
+}
+
+// start starts a proof. The caller holds p.mu.
+func (p *prover) start(h *history, s Subject) {
+	uid := s.Spec.Owner.UID
 	h.requested = false
 	p.jobs.Start(s.Spec.Owner, func(ctx context.Context) struct{} {
 		p.run(ctx, s)
 		return struct{}{}
-	}, func() { p.watched.notify(uid) })
-	return st
+	}, func() {
+		p.announceEnd(uid)
+		p.watched.notify(uid)
+	})
 }
 
 // due reports whether a proof is to start now. If not, it returns the time until
@@ -191,7 +207,8 @@ func (p *prover) run(ctx context.Context, s Subject) {
 	uid := s.Spec.Owner.UID
 	ctx, cancel := context.WithTimeout(ctx, proofTimeout)
 	defer cancel()
-	verdict, err := p.prove(ctx, s)
+	started := p.Clock.Now()
+	findings, verdict, err := p.prove(ctx, s)
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.DeadlineExceeded) {
 		return // a cancelled proof says nothing about the walls
 	}
@@ -208,6 +225,11 @@ func (p *prover) run(ctx context.Context, s Subject) {
 		return // the subject is gone
 	}
 	h.ended, h.demand = p.Clock.Now(), s.Demand
+	defer func() {
+		out := outcomeOf(h, leaked)
+		out.Start, out.End, out.Findings = started, h.ended, findings
+		h.outcome = &out
+	}()
 	if err == nil && verdict.Result == probe.Proven && !leaked {
 		proof := provenRecord(s, verdict)
 		h.proof, h.revoked, h.failures, h.failure = &proof, false, 0, nil

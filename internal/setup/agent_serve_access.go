@@ -26,6 +26,6 @@ func (o *AgentOptions) addAccess(mgr ctrl.Manager, p parts, r *bottle.Reconciler
 	}
 	return errors.Join(bounds, mgr.Add(access.New(access.Options{
 		Address: o.Access.Address, TLS: keeper.ServerConfig(),
-		Bottles: bottles, Machines: r.Machines, Bundles: r.Bundles, Sessions: sessions, Log: log,
+		Bottles: bottles, Machines: r.Machines, Bundles: r.Bundles, Prover: p.enforcer, Sessions: sessions, Log: log,
 	})))
 }

@@ -98,4 +98,3 @@ func TestLogsOfHostileMachine(t *testing.T) {
 		})
 	}
 }
-
