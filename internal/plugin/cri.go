@@ -57,11 +57,17 @@ func (o *output) write(line []byte) error {
 	if len(fields) < 4 {
 		return nil
 	}
+	text := fields[3]
+	if string(fields[1]) == "system" { // such a line may have no time of its own
+		if o.notes != nil && o.skip == 0 {
+			fmt.Fprintf(o.notes, "[%s]\n", clean(string(bytes.TrimSpace(text))))
+		}
+		return nil
+	}
 	at, err := time.Parse(time.RFC3339Nano, string(fields[0]))
 	if err != nil || !o.isNew(at) {
 		return nil //nolint:nilerr // a line in another format says nothing
 	}
-	text := fields[3]
 	if string(fields[2]) != "F" {
 		text = bytes.TrimSuffix(text, []byte("\n"))
 	}
@@ -70,10 +76,6 @@ func (o *output) write(line []byte) error {
 		_, err = o.out.Write(text)
 	case "stderr":
 		_, err = o.errOut.Write(text)
-	case "system":
-		if o.notes != nil {
-			fmt.Fprintf(o.notes, "[%s]\n", clean(string(bytes.TrimSpace(text))))
-		}
 	}
 	return err
 }

@@ -23,6 +23,7 @@ import (
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/util/exec"
+	"k8s.io/kubectl/pkg/cmd/options"
 	cmdutil "k8s.io/kubectl/pkg/cmd/util"
 	"k8s.io/kubectl/pkg/util/completion"
 	"k8s.io/kubectl/pkg/util/templates"
@@ -88,6 +89,7 @@ func newRoot(inv Invocation) *cobra.Command {
 		{Message: "Start and stop:", Commands: []*cobra.Command{p.newStop(), p.newStart(), p.newRestart(), p.newRecreate()}},
 	}
 	groups.Add(root)
+	root.AddCommand(options.NewCmdOptions(p.Out))
 	templates.ActsAsRootCommand(root, nil, groups...)
 	completion.SetFactoryForCompletion(p.factory)
 	complete := map[string]func(string) []string{
