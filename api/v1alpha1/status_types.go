@@ -30,7 +30,8 @@ type BottleStatus struct {
 	// +kubebuilder:validation:MaxLength=253
 	NodeName *string `json:"nodeName,omitempty"`
 
-	// startTime is the time at which the machine first ran.
+	// startTime is the time at which the machine first ran or, if a finished Bottle was
+	// run again, first ran since then.
 	// +optional
 	StartTime *metav1.Time `json:"startTime,omitempty"`
 

@@ -110,6 +110,9 @@ func (t *workloadStep) report(s *scope) {
 // files end, and the workload, if it still runs.
 func (t *workloadStep) end(ctx context.Context, s *scope) error {
 	uid := s.owner.UID
+	if t.machine.starts.Running(uid) && workload.Ended(s.work) { // a cancelled start would lose what the workload wrote
+		return &flow.Waiting{Reason: v1alpha1.ReasonMachineStarting, Message: "the machine is being started, and its command has ended already"}
+	}
 	if workload.WaitsForSessions(s.work) {
 		return &flow.Waiting{Reason: v1alpha1.ReasonStopping, Message: "the machine is stopped once no files are copied any more", After: time.Second}
 	}

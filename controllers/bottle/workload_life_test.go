@@ -3,6 +3,7 @@
 package bottle
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -11,10 +12,12 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/utils/ptr"
+	ctrl "sigs.k8s.io/controller-runtime"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/host/hosttest"
+	"botbottle.dev/bottle-operator/internal/state"
 	"botbottle.dev/bottle-operator/internal/supervise"
 	"botbottle.dev/bottle-operator/internal/workload"
 )
@@ -444,5 +447,40 @@ func TestLostOutputIsReportedOnce(t *testing.T) {
 	w.settle(demoKey)
 	if got := w.events(); len(got) != 0 {
 		t.Errorf("events: got %v, want no more", got)
+	}
+}
+
+// A command may end before smolvm has reported that its machine runs. A cancelled start
+// would kill the VMM, and what the command wrote last would be lost.
+func TestACommandThatEndsDuringTheStart(t *testing.T) {
+	w := supervised(t, v1alpha1.RestartNever)
+	w.exchange.Put(testUID, ended(w, 0))
+	started := make(chan struct{})
+	w.r.starts.Start(w.r.ownerOf(w.bottle(demoKey)), func(ctx context.Context) error {
+		select {
+		case <-started:
+			return nil
+		case <-ctx.Done():
+			t.Error("the start was cancelled")
+			return ctx.Err()
+		}
+	}, func() {})
+	if _, err := w.r.Reconcile(t.Context(), ctrl.Request{NamespacedName: demoKey}); err != nil {
+		t.Fatal(err)
+	}
+	if m, _, _ := w.machines.Get(testID); m.State != host.MachineRunning {
+		t.Errorf("machine: got it %s during its start, want it running", m.State)
+	}
+	close(started)
+	w.r.starts.Wait()
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionFinished, "True/Completed")
+}
+
+// startTime is there even if nobody saw the machine run.
+func TestTheStartTimeOfAShortRun(t *testing.T) {
+	rec := workload.End(&state.Record{Workload: state.Workload{Out: "/out"}}, state.End{}, epoch)
+	if got := workload.Began(rec); !got.Equal(epoch) {
+		t.Errorf("got %v, want %v", got, epoch)
 	}
 }

@@ -101,6 +101,9 @@ func End(rec *state.Record, end state.End, now time.Time) *state.Record {
 	out := *rec
 	end.Time = now.UTC()
 	out.Workload.Ending = &end
+	if Began(rec).IsZero() { // it ended before anybody saw the machine run
+		out.Workload.Began = now.UTC().Truncate(time.Second)
+	}
 	return &out
 }
 
