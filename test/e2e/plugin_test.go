@@ -206,5 +206,5 @@ func TestPluginCopies(t *testing.T) {
 	b := builders.MakeBottle("plugin-cp").Namespace(c.Namespace(t)).Slug("plugin-cp").Pin(node1).Obj()
 	c.Apply(t, b)
 	c.WaitRunning(t, b)
-	copyTree(t, c, b, treeSize{files: 500, bytes: 20 << 20})
+	c.CopyTree(t, b, story.TreeSize{Files: 500, Bytes: 20 << 20})
 }

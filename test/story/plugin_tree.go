@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package e2e
+package story
 
 import (
 	"crypto/sha256"
@@ -18,29 +18,16 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
-	"botbottle.dev/bottle-operator/test/builders"
-	"botbottle.dev/bottle-operator/test/require"
-	"botbottle.dev/bottle-operator/test/story"
 )
 
-// treeSize is how large a tree is.
-type treeSize struct{ files, bytes int }
+// TreeSize is how large a tree is.
+type TreeSize struct{ Files, Bytes int }
 
-// TestLongPluginCopiesATree is TestPluginCopies with the size of a large project.
-func TestLongPluginCopiesATree(t *testing.T) {
-	require.Long(t)
-	c := connect(t)
-	b := builders.MakeBottle("plugin-tree").Namespace(c.Namespace(t)).Slug("plugin-tree").Pin(node1).Obj()
-	c.Apply(t, b)
-	c.WaitRunning(t, b)
-	copyTree(t, c, b, treeSize{files: 5000, bytes: 200 << 20})
-}
-
-// copyTree copies a tree into b, changes it there, and copies it out. It must come out as
+// CopyTree copies a tree into b with "kubectl bottle cp", changes it there, and copies it out. It must come out as
 // it is in the guest: contents, modes, times and links.
-func copyTree(t *testing.T, c *story.Cluster, b *v1alpha1.Bottle, size treeSize) {
+func (c *Cluster) CopyTree(t *testing.T, b *v1alpha1.Bottle, size TreeSize) {
 	local := filepath.Join(t.TempDir(), "src")
-	makeTree(t, local, size)
+	makeRandomTree(t, local, size)
 	run := func(args ...string) {
 		t.Helper()
 		if got := c.Bottle(t, nil, append([]string{"cp", "-n", b.Namespace}, args...)...); got.Code != 0 {
@@ -54,8 +41,8 @@ chmod 700 d2; touch -d '2001-02-03 04:05:06' d3/f3 d3 new/file new`
 	c.Guest(t, b, "sh", "-c", change, "sh", "/root/work")
 	back := filepath.Join(t.TempDir(), "back")
 	run(b.Name+":/root/work", back)
-	want := describe(t, local)
-	got := describe(t, back)
+	want := describeTree(t, local)
+	got := describeTree(t, back)
 	for _, path := range []string{"d0/f0", "d1/f1"} {
 		if _, ok := got[path]; ok {
 			t.Errorf("%s came back, although the workload removed it", path)
@@ -79,10 +66,10 @@ chmod 700 d2; touch -d '2001-02-03 04:05:06' d3/f3 d3 new/file new`
 	}
 }
 
-// makeTree makes files of random contents in folders, with links and times.
-func makeTree(t *testing.T, root string, size treeSize) {
+// makeRandomTree makes files of random contents in folders, with links and times.
+func makeRandomTree(t *testing.T, root string, size TreeSize) {
 	random := rand.NewChaCha8([32]byte{7})
-	data := make([]byte, size.bytes/size.files)
+	data := make([]byte, size.Bytes/size.Files)
 	old := time.Date(2020, 1, 2, 3, 4, 5, 678901234, time.UTC)
 	const folders = 50
 	must := func(err error) {
@@ -93,7 +80,7 @@ func makeTree(t *testing.T, root string, size treeSize) {
 	for i := range folders {
 		must(os.MkdirAll(filepath.Join(root, fmt.Sprint("d", i)), 0o755))
 	}
-	for i := range size.files {
+	for i := range size.Files {
 		name := filepath.Join(root, fmt.Sprint("d", i%folders), fmt.Sprint("f", i))
 		_, _ = random.Read(data)
 		must(os.WriteFile(name, data, 0o600))
@@ -106,8 +93,8 @@ func makeTree(t *testing.T, root string, size treeSize) {
 	must(os.Chtimes(filepath.Join(root, "d8"), old, old))
 }
 
-// describe returns a line for everything below a folder.
-func describe(t *testing.T, root string) map[string]string {
+// describeTree returns a line for everything below a folder.
+func describeTree(t *testing.T, root string) map[string]string {
 	out := map[string]string{}
 	names := map[string][]string{} // of the same file
 	err := filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
