@@ -11,6 +11,8 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -135,7 +137,7 @@ func (q sizeQueue) Next() *remotecommand.TerminalSize {
 }
 
 func TestClientGone(t *testing.T) {
-	w := newWorld(t)
+	w, calls := newWorld(t), 0
 	for name, options := range map[string]remotecommand.StreamOptions{
 		"silent":          {Stdout: io.Discard},
 		"with open stdin": {Stdin: blocked{}, Stdout: io.Discard},
@@ -145,7 +147,8 @@ func TestClientGone(t *testing.T) {
 			defer cancel()
 			ended := make(chan error, 1)
 			go func() { ended <- w.exec(ctx, t, options, nil, "sleep", "3600") }()
-			eventually(t, "the session", func() bool { return w.server.Sessions.Commands(demo.UID) == 1 })
+			calls++
+			eventually(t, "the command", func() bool { return w.commands() == calls })
 			cancel()
 			if err := <-ended; err == nil {
 				t.Error("client: got nil, want an error")
@@ -168,6 +171,16 @@ func TestKilledClient(t *testing.T) {
 	cut.kill()
 	<-ended
 	eventually(t, "the end of the session", func() bool { return w.server.Sessions.Commands(demo.UID) == 0 })
+}
+
+// commands returns how many commands have been started in the guest.
+func (w *world) commands() (n int) {
+	for _, call := range w.machines.Faults.Calls() {
+		if call == "Exec "+demo.ID() {
+			n++
+		}
+	}
+	return n
 }
 
 // blocked is a reader that never returns.
@@ -211,7 +224,7 @@ func TestExecBound(t *testing.T) {
 			_ = w.exec(ctx, t, remotecommand.StreamOptions{Stdout: io.Discard}, url.Values{"purpose": {purpose}}, "sleep", "3600")
 		}()
 	}
-	eventually(t, "two sessions", func() bool { return w.server.Sessions.Commands(demo.UID) == 2 })
+	eventually(t, "two commands", func() bool { return w.commands() == 2 })
 	if n, _ := w.server.Sessions.Sessions(demo.UID); n != 1 {
 		t.Errorf("copies: got %d, want 1", n)
 	}
@@ -261,7 +274,6 @@ func TestExecRefused(t *testing.T) {
 		"closed stdin":     {verb: "attach", query: with(stdout, "stdin", "true"), change: supervised(w, func(*Bottle) {}), want: http.StatusBadRequest, text: "Closed"},
 		"attach and tty":   {verb: "attach", query: with(stdout, "tty", "true"), change: supervised(w, func(*Bottle) {}), want: http.StatusBadRequest, text: "Terminal"},
 		"attach, finished": {verb: "attach", query: stdout, change: supervised(w, func(b *Bottle) { b.Finished = true }), want: http.StatusConflict, text: "finished"},
-		"stopped":          {query: stdout, change: func() { w.machines.Kill(demo.ID()) }, want: http.StatusBadRequest, text: "SPDY"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w.bottles.change(func(b *Bottle) { *b = Bottle{Owner: demo} })
@@ -278,6 +290,8 @@ func TestExecRefused(t *testing.T) {
 			}
 		})
 	}
+	w.bottles.change(func(b *Bottle) { *b = Bottle{Owner: demo} })
+	w.machines.Kill(demo.ID())
 	err := w.exec(t.Context(), t, remotecommand.StreamOptions{Stdout: io.Discard}, nil, "true")
 	if err == nil || !strings.Contains(err.Error(), "not running") {
 		t.Errorf("stopped machine: got %v, want that it is not running", err)
@@ -309,4 +323,34 @@ func TestAttach(t *testing.T) {
 	if want := []string{"/run/bottle/in/bottle-guest", "attach", "--stdin", "--tty"}; !slices.Equal(argv, want) {
 		t.Errorf("command: got %q, want %q", argv, want)
 	}
+}
+
+// TestExecLeavesNothing runs 100 commands and looks for what they leave behind.
+func TestExecLeavesNothing(t *testing.T) {
+	w := newWorld(t)
+	run := func() {
+		t.Helper()
+		var out bytes.Buffer
+		if err := w.exec(t.Context(), t, remotecommand.StreamOptions{Stdin: strings.NewReader("x"), Stdout: &out, Stderr: io.Discard}, nil, "cat"); err != nil || out.String() != "x" {
+			t.Fatalf("got %q, %v, want what was sent", out.String(), err)
+		}
+	}
+	files := func() int {
+		open, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(open)
+	}
+	run()
+	eventually(t, "the end of the first session", func() bool { return w.server.Sessions.all() == 0 })
+	// Each session would leave one or more.
+	const few = 20
+	goroutines, open := runtime.NumGoroutine(), files()
+	for range 100 {
+		run()
+	}
+	eventually(t, "the end of all goroutines and files", func() bool {
+		return runtime.NumGoroutine() < goroutines+few && files() < open+few
+	})
 }
