@@ -196,13 +196,13 @@ func TestFilesDoNotOpen(t *testing.T) {
 	b := &v1alpha1.Bottle{}
 	key := ctrl.ObjectKey{Namespace: "default", Name: "a"}
 	must(t, w.client.Get(t.Context(), key, b))
-	_, err := f.open(t.Context(), b)
+	err := f.open(t.Context(), b)
 	if err == nil || !strings.Contains(err.Error(), "EgressEnforced is Unknown") {
 		t.Errorf("got %v, want a timeout that names EgressEnforced", err)
 	}
 	f.timeout = waitLong
 	must(t, w.client.Delete(t.Context(), b.DeepCopy()))
-	_, err = f.open(t.Context(), b)
+	err = f.open(t.Context(), b)
 	if err == nil || !strings.Contains(err.Error(), "deleted") {
 		t.Errorf("got %v, want an error that says that the Bottle was deleted", err)
 	}

@@ -64,17 +64,17 @@ type files struct {
 	timeout  time.Duration
 }
 
-// open waits until files can be copied from and to a finished Bottle, and returns
-// the Bottle as it is then. It starts the machine if it does not run.
-func (f *files) open(ctx context.Context, b *v1alpha1.Bottle) (*v1alpha1.Bottle, error) {
+// open waits until files can be copied from and to a finished Bottle. It starts the
+// machine if it does not run.
+func (f *files) open(ctx context.Context, b *v1alpha1.Bottle) error {
 	if b.DeletionTimestamp != nil {
-		return nil, conflict(b, "it is being deleted")
+		return conflict(b, "it is being deleted")
 	}
 	if missing(b) == "" {
-		return b, nil
+		return nil
 	}
 	if err := f.annotate.set(ctx, b, v1alpha1.AnnotationFilesAt, f.annotate.now()); err != nil {
-		return nil, err
+		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, f.timeout)
 	defer cancel()
@@ -98,12 +98,12 @@ func (f *files) open(ctx context.Context, b *v1alpha1.Bottle) (*v1alpha1.Bottle,
 		return false, failed
 	})
 	if err == nil {
-		return last, nil
+		return nil
 	}
 	if failed != nil {
-		return nil, failed
+		return failed
 	}
-	return nil, apierrors.NewTimeoutError(fmt.Sprintf("Bottle %s: its machine was not started for copying in time: %s",
+	return apierrors.NewTimeoutError(fmt.Sprintf("Bottle %s: its machine was not started for copying in time: %s",
 		b.Name, conditionText(last, missing(last))), 10)
 }
 

@@ -111,7 +111,7 @@ func (h *hop) upgrade(ctx context.Context, c *call, seen *traffic) (net.Conn, er
 	if err != nil {
 		return nil, err
 	}
-	answer, rest, err := ask(conn, request)
+	answer, rest, err := ask(conn, request) //nolint:bodyclose // it ends with the connection
 	if err != nil {
 		conn.Close()
 		return nil, unreachable(c.target, err)

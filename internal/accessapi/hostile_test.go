@@ -33,7 +33,7 @@ func TestHostileAgent(t *testing.T) {
 			}
 		},
 		"a stream of its own": func(conn httpstream.Connection, _ io.Writer) error {
-			go conn.CreateStream(http.Header{"Streamtype": {"stdin"}}) //nolint:errcheck // nobody replies
+			go conn.CreateStream(http.Header{"Streamtype": {"stdin"}}) // nobody replies
 			<-conn.CloseChan()
 			return nil
 		},
@@ -62,7 +62,7 @@ func TestHostileAgent(t *testing.T) {
 					if _, err := io.ReadFull(<-opened["stdin"], make([]byte, len("go"))); err != nil {
 						t.Errorf("read the input: %v", err)
 					}
-					attack(conn, <-opened["error"]) //nolint:errcheck // it fails when the manager ends the connection
+					attack(conn, <-opened["error"]) // fails when the manager ends the connection
 				}
 			})
 			err := w.execute(protocol, "alice", path("a", "exec"), query3("true"), client.StreamOptions{Stdin: strings.NewReader("go"), Stdout: io.Discard, Stderr: io.Discard})

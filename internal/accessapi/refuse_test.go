@@ -152,7 +152,7 @@ func TestAgentRefuses(t *testing.T) {
 				rw.Header().Set("Location", "https://elsewhere.example")
 				rw.Header().Set("Set-Cookie", "planted=1")
 				rw.WriteHeader(c.code)
-				rw.Write([]byte(c.body)) //nolint:errcheck // the manager may have read enough
+				rw.Write([]byte(c.body)) // fails when the manager has read enough
 			}
 		})
 		for _, verb := range []string{"exec?command=true&stdout=true", "log", "proof"} {

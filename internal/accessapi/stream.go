@@ -36,10 +36,7 @@ func (a *access) exec(c *connection) error {
 		}
 		return a.stream(c, streamed{bottle: b, verb: verbExec, options: o})
 	}
-	return a.stream(c, streamed{bottle: b, verb: verbExec, options: o, prepare: func(ctx context.Context) error {
-		_, err := a.files.open(ctx, b)
-		return err
-	}})
+	return a.stream(c, streamed{bottle: b, verb: verbExec, options: o, prepare: func(ctx context.Context) error { return a.files.open(ctx, b) }})
 }
 
 func (a *access) attach(c *connection) error {
@@ -81,7 +78,7 @@ func (a *access) stream(c *connection, s streamed) error {
 	}
 	err = a.connect(ctx, c, s, &call{target: t, verb: s.verb, options: s.options, session: opened.id}, opened)
 	a.sessions.end(opened, err)
-	if _, refused := err.(apierrors.APIStatus); refused { //nolint:errorlint // an error that is not a status was not made for the user
+	if _, refused := err.(apierrors.APIStatus); refused {
 		return err
 	}
 	return nil // the streams have told the client
