@@ -89,7 +89,7 @@ func (r *bottles) pass(ctx context.Context, key client.ObjectKey) (ctrl.Result, 
 	}
 	left, expires := expiry(b, r.options.Clock.Now())
 	if expires && left == 0 {
-		return ctrl.Result{}, r.expire(ctx, b)
+		return ctrl.Result{}, expire(ctx, r.Client, b)
 	}
 	result, err := r.act(ctx, f, pod)
 	if err != nil {
@@ -166,7 +166,7 @@ func wasPlaceholder(pod *corev1.Pod) bool {
 // gather collects the facts about a Bottle and its placeholder.
 func (r *bottles) gather(b *v1alpha1.Bottle, pod *corev1.Pod) (facts, error) {
 	resources := pickResources(b, r.options)
-	want, err := r.wanted(b, resources)
+	want, err := renderWanted(b, resources, r.options)
 	if err != nil {
 		return facts{}, err
 	}
@@ -187,14 +187,6 @@ func (r *bottles) gather(b *v1alpha1.Bottle, pod *corev1.Pod) (facts, error) {
 		f.bound = r.verdicts.get(f.pod.node)
 	}
 	return f, nil
-}
-
-// wanted returns the placeholder that would be created now for kube-scheduler to place.
-func (r *bottles) wanted(b *v1alpha1.Bottle, resources v1alpha1.ResourcesStatus) (*corev1.Pod, error) {
-	if rebooks(b) {
-		return renderRebooked(b, resources, r.options)
-	}
-	return renderPod(b, resources, "", r.options)
 }
 
 // act carries out the decision. A placeholder that was created or refused is a

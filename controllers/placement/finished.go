@@ -121,3 +121,12 @@ func renderRebooked(b *v1alpha1.Bottle, r v1alpha1.ResourcesStatus, o Options) (
 	pod.Spec.NodeName = ""
 	return pod, nil
 }
+
+// renderWanted returns the placeholder that would be created now for kube-scheduler to
+// place.
+func renderWanted(b *v1alpha1.Bottle, r v1alpha1.ResourcesStatus, o Options) (*corev1.Pod, error) {
+	if rebooks(b) {
+		return renderRebooked(b, r, o)
+	}
+	return renderPod(b, r, "", o)
+}

@@ -28,8 +28,8 @@ func expiry(b *v1alpha1.Bottle, now time.Time) (time.Duration, bool) {
 
 // expire deletes a Bottle whose time has come, in the very version that was judged: a
 // restart that was requested in the meantime wins.
-func (r *bottles) expire(ctx context.Context, b *v1alpha1.Bottle) error {
-	err := r.Delete(ctx, b, client.Preconditions{UID: &b.UID, ResourceVersion: &b.ResourceVersion})
+func expire(ctx context.Context, c client.Client, b *v1alpha1.Bottle) error {
+	err := c.Delete(ctx, b, client.Preconditions{UID: &b.UID, ResourceVersion: &b.ResourceVersion})
 	if client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("delete Bottle %s/%s, which finished long enough ago: %w", b.Namespace, b.Name, err)
 	}
