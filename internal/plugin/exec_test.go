@@ -53,6 +53,16 @@ func TestExec(t *testing.T) {
 	}
 }
 
+func TestExecWithoutWebSockets(t *testing.T) {
+	t.Setenv("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "false")
+	c := newCluster(t)
+	c.put(ready("demo"))
+	c.guest = func(*session) int { return 6 }
+	if got := c.bottle("exec", "demo", "--", "true"); got.code != 6 || len(c.sessions) != 1 || c.sessions[0].websocket {
+		t.Errorf("got %+v and sessions %+v, want one over SPDY", got, c.sessions)
+	}
+}
+
 func TestExecWithoutStdin(t *testing.T) {
 	c := newCluster(t)
 	c.put(ready("demo"))

@@ -14,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/remotecommand"
+	cmdutil "k8s.io/kubectl/pkg/cmd/util"
 	"k8s.io/kubectl/pkg/util/interrupt"
 	"k8s.io/kubectl/pkg/util/term"
 	"k8s.io/streaming/pkg/httpstream"
@@ -88,6 +89,9 @@ func (c *client) execute(ctx context.Context, url *url.URL, streams remotecomman
 	spdy, err := remotecommand.NewSPDYExecutor(c.config, http.MethodPost, url)
 	if err != nil {
 		return err
+	}
+	if cmdutil.RemoteCommandWebsockets.IsDisabled() { // as in kubectl
+		return spdy.StreamWithContext(ctx, streams)
 	}
 	webSocket, err := remotecommand.NewWebSocketExecutor(c.config, http.MethodGet, url.String())
 	if err != nil {
