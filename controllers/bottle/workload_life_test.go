@@ -17,7 +17,6 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/host/hosttest"
-	"botbottle.dev/bottle-operator/internal/state"
 	"botbottle.dev/bottle-operator/internal/supervise"
 	"botbottle.dev/bottle-operator/internal/workload"
 )
@@ -477,10 +476,19 @@ func TestACommandThatEndsDuringTheStart(t *testing.T) {
 	w.wantCond(demoKey, v1alpha1.ConditionFinished, "True/Completed")
 }
 
-// startTime is there even if nobody saw the machine run.
+// startTime is there even if no pass saw the machine run.
 func TestTheStartTimeOfAShortRun(t *testing.T) {
-	rec := workload.End(&state.Record{Workload: state.Workload{Out: "/out"}}, state.End{}, epoch)
-	if got := workload.Began(rec); !got.Equal(epoch) {
-		t.Errorf("got %v, want %v", got, epoch)
+	b := demo().Command("true").Obj()
+	b.Spec.RestartPolicy = v1alpha1.RestartNever
+	w := newWorld(t, b)
+	for w.machines.Starts(testID) == 0 {
+		_, _ = w.pass(demoKey)
+		w.clock.Step(time.Second)
+	}
+	w.exchange.Put(testUID, ended(w, 0))
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionFinished, "True/Completed")
+	if got := w.bottle(demoKey).Status; got.StartTime == nil || got.Workload == nil {
+		t.Errorf("got startTime %v, workload %+v, want both", got.StartTime, got.Workload)
 	}
 }

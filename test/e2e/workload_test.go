@@ -30,6 +30,9 @@ func waitFinished(t *testing.T, c *story.Cluster, b *v1alpha1.Bottle, reason str
 	c.WaitReason(t, b, v1alpha1.ConditionFinished, reason)
 	c.WaitReason(t, b, v1alpha1.ConditionReady, reason)
 	kstatus.Require(t, b)
+	if b.Status.StartTime == nil {
+		t.Errorf("%s: got no startTime", b.Name)
+	}
 	if got := meta.IsStatusConditionTrue(b.Status.Conditions, v1alpha1.ConditionReady); got != (reason == v1alpha1.ReasonCompleted) {
 		t.Errorf("%s: got Ready=%v with reason %s", b.Name, got, reason)
 	}
