@@ -57,7 +57,7 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 // close ends the connection, unless nobody took it over.
 func (h *hijacker) close() {
 	if h.conn != nil {
-		h.conn.Close()
+		_ = h.conn.Close() // never fails
 	}
 }
 

@@ -87,7 +87,7 @@ func (s *Server) Start(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	cancel()
-	server.Close()
+	_ = server.Close() // the listener's error does not matter any more
 	s.wait()
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil

@@ -71,6 +71,8 @@ const (
 	LogText LogFormat = "Text"
 	// LogCRI sends each line as kubelet keeps it: TIMESTAMP STREAM TAG TEXT, where
 	// STREAM is stdout or stderr, and TAG is F, or P if the line goes on in the next one.
+	// STREAM is system where the node says something about the log itself: that it freed
+	// the older half of one that had become too large.
 	LogCRI LogFormat = "CRI"
 )
 
