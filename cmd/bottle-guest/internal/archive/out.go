@@ -156,7 +156,7 @@ func (p *packer) linked(st *unix.Stat_t, stored string) (string, bool) {
 	if st.Nlink < 2 {
 		return "", false
 	}
-	id := inode{uint64(st.Dev), st.Ino}
+	id := inode{st.Dev, st.Ino}
 	first, ok := p.links[id]
 	if !ok && len(p.links) < maxRemembered {
 		p.links[id] = stored

@@ -80,7 +80,7 @@ func dial(in string, r request) (net.Conn, error) {
 		if time.Now().After(deadline) {
 			return nil, errors.New("no supervisor runs in this guest")
 		}
-		time.Sleep(50 * time.Millisecond)
+		<-time.After(50 * time.Millisecond)
 	}
 }
 
@@ -133,7 +133,7 @@ func forward(from io.Reader, to *frameWriter) {
 			return
 		}
 		if errors.Is(err, io.EOF) {
-			time.Sleep(goneDelay)
+			<-time.After(goneDelay)
 			_ = to.write(frame{kind: kindStdinEnd})
 			return
 		}

@@ -24,6 +24,8 @@ type client struct {
 	queue chan frame
 	gone  chan struct{} // closed when the client is not served any more
 	once  sync.Once
+	// mayWrite: the client asked to send input.
+	mayWrite bool
 }
 
 func newClient(conn net.Conn) *client {
@@ -86,7 +88,7 @@ func (c *client) serve(first []piece) {
 }
 
 // listen receives what the client sends.
-func (c *client) listen(in *input, mayWrite bool) {
+func (c *client) listen(in *input) {
 	for {
 		f, err := readFrame(c.conn)
 		if err != nil {
@@ -95,11 +97,11 @@ func (c *client) listen(in *input, mayWrite bool) {
 		}
 		switch f.kind {
 		case kindStdin:
-			if mayWrite {
+			if c.mayWrite {
 				in.write(f.payload, c.gone)
 			}
 		case kindStdinEnd:
-			if mayWrite {
+			if c.mayWrite {
 				in.end(c.gone)
 			}
 		case kindResize:

@@ -34,7 +34,7 @@ func lookUp(name string, env []string) (string, error) {
 			list = value
 		}
 	}
-	result := error(fs.ErrNotExist)
+	var result error = fs.ErrNotExist
 	for _, dir := range filepath.SplitList(list) {
 		path := filepath.Join(dir, name)
 		if dir == "" || dir == "." {

@@ -24,18 +24,24 @@ type input struct {
 	rows, cols uint16
 }
 
-// set replaces the input when a run starts (a file, or nil if its input is closed) and
-// when it ends (nil).
-func (in *input) set(f *os.File, terminal bool) {
+// set replaces the input when a run starts.
+func (in *input) set(files *stdio) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	in.file, in.terminal = f, terminal
-	if terminal {
+	in.file, in.terminal = files.input, files.terminal
+	if in.terminal {
 		if in.rows == 0 || in.cols == 0 {
 			in.rows, in.cols = 24, 80
 		}
-		setSize(f, in.rows, in.cols)
+		setSize(in.file, in.rows, in.cols)
 	}
+}
+
+// unset says that the run has ended.
+func (in *input) unset() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.file, in.terminal = nil, false
 }
 
 // finish makes write and end return immediately from now on.

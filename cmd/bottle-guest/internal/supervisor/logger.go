@@ -177,7 +177,7 @@ func (l *logger) flush(patience time.Duration) {
 		if done {
 			return
 		}
-		time.Sleep(5 * time.Millisecond)
+		<-time.After(5 * time.Millisecond)
 	}
 }
 

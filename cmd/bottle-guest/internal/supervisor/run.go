@@ -49,11 +49,11 @@ func (s *Supervisor) start(stdin string) (*run, error) {
 	path, err := lookUp(s.argv[0], env)
 	if err == nil {
 		// The input must be set first: the program may ask for the terminal's size.
-		s.input.set(files.input, files.terminal)
+		s.input.set(files)
 		r.pid, r.ended, err = s.children.start(path, s.argv, attr)
 	}
 	if err != nil {
-		s.input.set(nil, false)
+		s.input.unset()
 		files.closeOurs()
 		return nil, err
 	}
@@ -90,7 +90,7 @@ func (s *Supervisor) read(f *os.File, name stream) {
 
 // close reads the rest of the output and closes the run's files.
 func (r *run) close(in *input) {
-	in.set(nil, false)
+	in.unset()
 	done := make(chan struct{})
 	go func() {
 		r.readers.Wait()

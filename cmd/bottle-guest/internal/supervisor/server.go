@@ -54,7 +54,7 @@ func (s *server) accept(l *net.UnixListener) {
 	for {
 		conn, err := l.AcceptUnix()
 		if err != nil {
-			time.Sleep(100 * time.Millisecond) // out of file descriptors
+			<-time.After(100 * time.Millisecond) // out of file descriptors
 			continue
 		}
 		select {
@@ -118,6 +118,7 @@ func (s *server) attach(conn net.Conn, r request) {
 		return
 	}
 	c := newClient(conn)
+	c.mayWrite = r.Stdin
 	first, end, ok := s.hub.add(c)
 	if !ok {
 		refuse(conn, "too many clients are attached")
@@ -127,7 +128,7 @@ func (s *server) attach(conn net.Conn, r request) {
 	if end != nil {
 		c.send(endFrame(*end))
 	}
-	go c.listen(s.input, r.Stdin)
+	go c.listen(s.input)
 	c.serve(first)
 }
 

@@ -41,7 +41,7 @@ func openStdio(stdin string) (*stdio, error) {
 	if stdin == supervise.StdinTerminal {
 		return s, s.openTerminal()
 	}
-	if err := s.openInput(stdin == supervise.StdinOpen); err != nil {
+	if err := s.openInput(stdin); err != nil {
 		return s, err
 	}
 	for _, o := range []stream{stdout, stderr} {
@@ -59,13 +59,13 @@ func openStdio(stdin string) (*stdio, error) {
 
 // openInput opens a pipe that stays open, or one that is already closed: not every
 // guest has a /dev/null.
-func (s *stdio) openInput(open bool) error {
+func (s *stdio) openInput(stdin string) error {
 	theirs, ours, err := pipe()
 	if err != nil {
 		return err
 	}
 	s.theirs[0] = theirs
-	if !open {
+	if stdin != supervise.StdinOpen {
 		return ours.Close()
 	}
 	s.input, err = pollable(ours)
