@@ -37,12 +37,12 @@ const (
 	AnnotationFilesAt = "botbottle.dev/filesAt"
 )
 
-// AnnotationHold, on a Bottle, keeps its workload from starting for as long as it is
+// AnnotationHold keeps the workload of a Bottle from starting for as long as it is
 // present. The machine runs meanwhile, so that files can be copied into it first. It
 // has no effect on a workload that has started.
 const AnnotationHold = "botbottle.dev/hold"
 
-// AnnotationAgentAddress, on an agent's Lease, is the IP:PORT at which the agent
+// AnnotationAgentAddress is on an agent's Lease: the IP:PORT at which the agent
 // serves the manager.
 const AnnotationAgentAddress = "botbottle.dev/agent-address"
 

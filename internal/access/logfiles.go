@@ -22,7 +22,8 @@ const (
 	// maxScan bounds how far back in the files of a log a line is looked for. The agent
 	// keeps every file far smaller.
 	maxScan = 256 << 20
-	// droppedMark begins the text of the system line that stands for lost lines.
+	// droppedMark begins the text of a system line that stands for lost output, which
+	// the supervisor or this package writes.
 	droppedMark = "dropped "
 )
 

@@ -12,8 +12,9 @@ import (
 	"sync"
 	"time"
 
-	"botbottle.dev/bottle-operator/internal/host"
 	"github.com/go-logr/logr"
+
+	"botbottle.dev/bottle-operator/internal/host"
 )
 
 const (

@@ -29,7 +29,7 @@ type BottleExecOptions struct {
 // ExecPurpose says what a command is for.
 type ExecPurpose string
 
-// PurposeFiles: the command copies files.
+// PurposeFiles means that the command copies files.
 const PurposeFiles ExecPurpose = "Files"
 
 // BottleAttachOptions are the query parameters of bottles/attach, which connects to
@@ -71,8 +71,8 @@ const (
 	LogText LogFormat = "Text"
 	// LogCRI sends each line as kubelet keeps it: TIMESTAMP STREAM TAG TEXT, where
 	// STREAM is stdout or stderr, and TAG is F, or P if the line goes on in the next one.
-	// STREAM is system where the node says something about the log itself: that it freed
-	// the older half of one that had become too large.
+	// STREAM is system where the line is about the log itself: that output was dropped
+	// because it came too fast, or because the log had become too large.
 	LogCRI LogFormat = "CRI"
 )
 

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-var lostLine = regexp.MustCompile(`(?m)system F (\d+) bytes of output were lost$`)
+var lostLine = regexp.MustCompile(`(?m)system F dropped (\d+) bytes of output$`)
 
 // lostInLog adds up what the log says was lost.
 func (g *guest) lostInLog() (sum int64) {

@@ -145,7 +145,7 @@ func (l *logger) discard(size int) bool {
 func (l *logger) tellLost() {
 	if n := l.lost - l.told; n > 0 {
 		l.told = l.lost
-		l.push("system", "F", fmt.Appendf(nil, "%d bytes of output were lost", n))
+		l.push("system", "F", fmt.Appendf(nil, "dropped %d bytes of output", n))
 	}
 }
 
