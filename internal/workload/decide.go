@@ -8,6 +8,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/state"
@@ -101,7 +102,8 @@ func End(rec *state.Record, end state.End, now time.Time) *state.Record {
 	out := *rec
 	end.Time = now.UTC()
 	out.Workload.Ending = &end
-	if Began(rec).IsZero() { // it ended before anybody saw the machine run
+	// From now on, the time when the machine first ran no longer counts: it may run again.
+	if out.Workload.Began = Began(rec); out.Workload.Began.IsZero() { // it ended before anybody saw the machine run
 		out.Workload.Began = now.UTC().Truncate(time.Second)
 	}
 	return &out
@@ -130,7 +132,7 @@ func withoutRecord(f Facts) Decision {
 	a := f.Bottle.Annotations
 	rec := &state.Record{
 		Salt: state.NewSalt(), RestartedAt: a[v1alpha1.AnnotationRestartedAt], RecreatedAt: a[v1alpha1.AnnotationRecreatedAt],
-		Workload: state.Workload{Stopping: true, Released: true, FilesAt: a[v1alpha1.AnnotationFilesAt],
+		Workload: state.Workload{Stopping: true, Released: true, Began: ptr.Deref(f.Bottle.Status.StartTime, metav1.Time{}).UTC(), FilesAt: a[v1alpha1.AnnotationFilesAt],
 			Finished: &state.End{Reason: c.Reason, Message: c.Message, Time: c.LastTransitionTime.UTC()}},
 	}
 	return Decision{Phase: Finished, Record: rec}

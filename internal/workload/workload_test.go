@@ -194,3 +194,24 @@ func TestRestartsAreCountedAcrossStarts(t *testing.T) {
 		t.Errorf("first start: got %d, want 0", got)
 	}
 }
+
+// status.startTime stays when the Bottle has finished.
+func TestBeganStays(t *testing.T) {
+	first, now := time.Unix(1000, 0).UTC(), time.Unix(2000, 0).UTC()
+	for name, tt := range map[string]struct {
+		rec  state.Record
+		want time.Time
+	}{
+		"seen to run":         {state.Record{FirstRun: first}, first},
+		"not seen to run":     {state.Record{}, now},
+		"runs a second time":  {state.Record{FirstRun: time.Unix(1, 0), Workload: state.Workload{Released: true, Began: first}}, first},
+		"again, not seen yet": {state.Record{FirstRun: time.Unix(1, 0), Workload: state.Workload{Released: true}}, now},
+	} {
+		t.Run(name, func(t *testing.T) {
+			rec := Finish(End(&tt.rec, state.End{Reason: "Completed"}, now), now)
+			if got := Began(rec); !got.Equal(tt.want) {
+				t.Errorf("got %s, want %s", got, tt.want)
+			}
+		})
+	}
+}
