@@ -29,7 +29,7 @@ func TestPluginRuns(t *testing.T) {
 	c := connect(t)
 	ns := c.Namespace(t)
 	got := c.Bottle(t, nil, "run", "job", "-n", ns, "--", "sh", "-c", "echo out; echo err >&2; exit 42")
-	if got.Code != 42 || got.Stdout != "out\n" || !strings.Contains(got.Stderr, "\nerr\n") || !strings.Contains(got.Stderr, "MachineReady") {
+	if got.Code != 42 || got.Stdout != "out\n" || !strings.Contains(got.Stderr, "\nerr\n") || !strings.Contains(got.Stderr, "Scheduled") {
 		t.Errorf("got %+v, want exit code 42 and both streams apart", got)
 	}
 	b := &v1alpha1.Bottle{}
