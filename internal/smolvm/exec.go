@@ -60,7 +60,27 @@ func (d *Driver) Exec(ctx context.Context, name string, req host.ExecRequest) (i
 		return 0, fmt.Errorf("%s: output was lost", what)
 	}
 	res.Stderr = stderr.tail()
-	return exitCode(k, res, err)
+	code, err := exitCode(k, res, err)
+	if err != nil {
+		err = d.explainUnreached(ctx, c, name, err)
+	}
+	return code, err
+}
+
+// explainUnreached returns the error of a call that smolvm could not carry out in a
+// guest. connect may not have asked smolvm for the machine's state.
+func (d *Driver) explainUnreached(ctx context.Context, c capabilities, name string, err error) error {
+	if c.fewConnections || errors.Is(err, host.ErrNotRunning) || ctx.Err() != nil {
+		return err
+	}
+	m, findErr := d.find(ctx, c, name)
+	switch {
+	case errors.Is(findErr, host.ErrNotFound):
+		return fmt.Errorf("%w: %w", findErr, err)
+	case findErr == nil && m.State != host.MachineRunning:
+		return fmt.Errorf("it is %s: %w: %w", m.State, host.ErrNotRunning, err)
+	}
+	return err
 }
 
 // terminal returns the terminal of a command, with the first size if it comes soon: a
@@ -117,6 +137,9 @@ func (d *Driver) connect(ctx context.Context, name string) (capabilities, func()
 	if err != nil {
 		return c, nil, err
 	}
+	if !c.fewConnections && d.lives(name) {
+		return c, func() {}, nil
+	}
 	m, err := d.find(ctx, c, name)
 	if err != nil {
 		return c, nil, err
@@ -129,6 +152,18 @@ func (d *Driver) connect(ctx context.Context, name string) (capabilities, func()
 	}
 	release, err := d.execs.Acquire(ctx, name)
 	return c, release, err
+}
+
+// lives reports whether a process of the machine lives. It asks only the kernel: on
+// recent releases, which change no machine that does not run, that is enough to spare
+// smolvm a call before each exec.
+func (d *Driver) lives(name string) bool {
+	g, err := d.cgroups()
+	if err != nil {
+		return false
+	}
+	populated, err := g.Populated(name)
+	return err == nil && populated
 }
 
 // Copy implements host.Machines.
@@ -144,8 +179,11 @@ func (d *Driver) Copy(ctx context.Context, name, from, to string) error {
 	}
 	_, err = d.run(ctx, call{what: what, args: c.copyArgs(name, from, to), timeout: copyTimeout})
 	release()
-	if err != nil || c.copyMode {
-		return err
+	if err != nil {
+		return d.explainUnreached(ctx, c, name, err)
+	}
+	if c.copyMode {
+		return nil
 	}
 	code, err := d.Exec(ctx, name, host.ExecRequest{Command: []string{"chmod", "755", to}, Timeout: time.Minute})
 	if err == nil && code != 0 {
