@@ -39,7 +39,7 @@ func root() *cobra.Command {
 	}
 	manager, agent := &setup.ManagerOptions{}, &setup.AgentOptions{}
 	cmd.AddCommand(
-		logging("manager", "Places Bottles on nodes; one manager per cluster is active", manager, manager.Run),
+		logging("manager", "Places Bottles on nodes and serves the access API; of several managers, one places", manager, manager.Run),
 		logging("agent", "Runs the Bottles of this node; runs as root, one agent per node", agent, agent.Run),
 		&cobra.Command{Use: "version", Short: "Prints the version", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 			return setup.PrintVersion(cmd.OutOrStdout())

@@ -114,7 +114,7 @@ func (t *workloadStep) end(ctx context.Context, s *scope) error {
 		return &flow.Waiting{Reason: v1alpha1.ReasonMachineStarting, Message: "the machine is being started, and its command has ended already"}
 	}
 	if workload.WaitsForSessions(s.work) {
-		return &flow.Waiting{Reason: v1alpha1.ReasonStopping, Message: "the machine is stopped once no files are copied any more", After: time.Second}
+		return &flow.Waiting{Reason: v1alpha1.ReasonStopping, Message: "the machine is stopped once the copies of files have ended", After: time.Second}
 	}
 	if workload.NeedsStop(s.work) && s.record.Run != nil {
 		if _, stopped := t.stops.Take(uid); !stopped {

@@ -31,7 +31,7 @@ func expiry(b *v1alpha1.Bottle, now time.Time) (time.Duration, bool) {
 func expire(ctx context.Context, c client.Client, b *v1alpha1.Bottle) error {
 	err := c.Delete(ctx, b, client.Preconditions{UID: &b.UID, ResourceVersion: &b.ResourceVersion})
 	if client.IgnoreNotFound(err) != nil {
-		return fmt.Errorf("delete Bottle %s/%s, which finished long enough ago: %w", b.Namespace, b.Name, err)
+		return fmt.Errorf("delete Bottle %s/%s, whose ttlSecondsAfterFinished has passed: %w", b.Namespace, b.Name, err)
 	}
 	ctrl.LoggerFrom(ctx).Info("Deleted a finished Bottle", "ttlSecondsAfterFinished", *b.Spec.Lifetime.TTLSecondsAfterFinished)
 	return nil

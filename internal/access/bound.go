@@ -49,7 +49,7 @@ func (b LogBounds) Start(ctx context.Context) error {
 				b.Log.Info("Freed the older half of a log that had become too large", "machine", id, "bytes", freed)
 			}
 			if now[id] = err != nil; err != nil && !failed[id] {
-				b.Log.Info("The logs of a machine cannot be bounded", "machine", id, "cause", err.Error())
+				b.Log.Info("Cannot limit the size of a machine's logs", "machine", id, "cause", err.Error())
 			}
 		}
 		failed = now

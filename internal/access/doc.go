@@ -5,8 +5,8 @@
 // reach. The manager has decided that the user may do it; the server accepts only the
 // manager, and only for Bottles of its own node.
 //
-// A session ends when its client goes, and leaves nothing behind. Everything that comes
-// from a guest is passed on as it is and believed in nothing. What a session carries is
+// A session ends when its client goes, and leaves nothing behind. What a guest sends is
+// passed on as it is, and nothing in it is trusted. What a session carries is
 // never logged.
 //
 // The package writes nothing to the API server, and starts and stops no machine.

@@ -22,8 +22,8 @@ import (
 )
 
 const (
-	// silenceTimeout ends a session that has carried nothing in either direction, as
-	// kubelet's does.
+	// silenceTimeout ends a session whose client has sent nothing, not even an answer to
+	// a ping; it has kubelet's value.
 	silenceTimeout = 4 * time.Hour
 	// streamTimeout is how long a client may take to open its streams.
 	streamTimeout = 30 * time.Second
@@ -33,7 +33,7 @@ const (
 	maxArgument  = 128<<10 - 1
 )
 
-var errMachineFull = errors.New("the machine has as many sessions as it can")
+var errMachineFull = errors.New("the machine has as many sessions as it can serve")
 
 // exec runs a command in the guest.
 func (s *Server) exec(c *session) error {

@@ -22,7 +22,8 @@ const (
 const (
 	// maxSessions bounds the sessions of a node.
 	maxSessions = 2048
-	// memory is how long the end of a copy is remembered. Nobody waits for a time as long.
+	// memory is how long the end of a copy is remembered, which is longer than anybody
+	// needs it.
 	memory = time.Hour
 	// maxReaders bounds the logs of one Bottle that are read at a time, and its proofs
 	// on demand.

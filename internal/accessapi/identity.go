@@ -67,7 +67,7 @@ func newIdentity(c kubernetes.Interface) (*identity, error) {
 // answered with 401.
 func (i *identity) run(ctx context.Context) {
 	if err := i.headers.RunOnce(ctx); err != nil {
-		ctrl.LoggerFrom(ctx).Error(err, "Could not read how kube-apiserver identifies its users yet", "configMap", frontProxy, "namespace", metav1.NamespaceSystem)
+		ctrl.LoggerFrom(ctx).Error(err, "Cannot read yet how kube-apiserver identifies its users", "configMap", frontProxy, "namespace", metav1.NamespaceSystem)
 	}
 	go i.headers.Run(ctx, 1)
 }

@@ -207,7 +207,7 @@ func TestAgentUnreachable(t *testing.T) {
 	for name, want := range map[string]string{
 		"a": "the agent of node node-1 does not answer at 127.0.0.1:1: connection refused",
 		"b": "node-2.agents.botbottle.dev",
-		"c": "the agent of node node-3 serves no access",
+		"c": "the agent of node node-3 does not serve the access API",
 	} {
 		for _, verb := range []string{"exec?command=true&stdout=true", "log"} {
 			code, body, _ := w.upgrade(w.as("alice"), path(name, "exec?command=true&stdout=true"))

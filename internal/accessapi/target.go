@@ -68,7 +68,7 @@ func (f *finder) target(ctx context.Context, b *v1alpha1.Bottle) (*target, error
 	}
 	address := lease.Annotations[v1alpha1.AnnotationAgentAddress]
 	if address == "" {
-		return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("the agent of node %s serves no access: it does not run, is older than the manager, or was started with --access-bind-address=0", node))
+		return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("the agent of node %s does not serve the access API: it is not running, is older than the manager, or was started with --access-bind-address=0", node))
 	}
 	if _, err := netip.ParseAddrPort(address); err != nil {
 		return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("the Lease of the agent of node %s has no valid IP:PORT in the annotation %s", node, v1alpha1.AnnotationAgentAddress))

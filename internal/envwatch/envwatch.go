@@ -2,7 +2,7 @@
 
 // Package envwatch tells an agent what the Bottles of its node name of Secrets and
 // ConfigMaps. It has one watch of bottleenvironments, which the manager serves, and
-// keeps what it was told while the manager is away. It reads no Secret and no
+// keeps what it got while the manager is away. It reads no Secret and no
 // ConfigMap itself, and stores nothing on the node.
 package envwatch
 
@@ -116,7 +116,7 @@ func (s *Source) Start(ctx context.Context) error {
 		if err != nil {
 			s.fail()
 			if text := err.Error(); text != logged {
-				s.Log.Error(err, "Lost the manager's environments of Bottles; machines keep running with what is known")
+				s.Log.Error(err, "The watch of bottleenvironments failed; machines keep running with the values that the agent has")
 				logged = text
 			}
 		}

@@ -21,13 +21,13 @@ func NewMetrics(registry prometheus.Registerer) (*Metrics, error) {
 		return prometheus.NewGauge(prometheus.GaugeOpts{Name: "bottle_agent_environment" + name, Help: help})
 	}
 	m := &Metrics{
-		watching: gauge("_watch_connected", "1 while the manager tells this agent what its Bottles name of Secrets and ConfigMaps, else 0."),
-		last:     gauge("_watch_last_event_timestamp_seconds", "When the manager last told something, as a Unix time. While nothing changes, that is every minute."),
-		count:    gauge("s", "Number of Bottles of which the manager told what they name."),
-		bytes:    gauge("_bytes", "Size of the data that the manager told."),
+		watching: gauge("_watch_connected", "1 while the agent has a working watch of the values that its Bottles take from Secrets and ConfigMaps, else 0."),
+		last:     gauge("_watch_last_event_timestamp_seconds", "Unix time of the last event of this watch. While nothing changes, there is one every minute."),
+		count:    gauge("s", "Number of Bottles whose values the manager has sent."),
+		bytes:    gauge("_bytes", "Size of these values in bytes."),
 		failures: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "bottle_agent_environment_watch_failures_total",
-			Help: "Watches of the environments that failed.",
+			Help: "Number of such watches that failed.",
 		}),
 	}
 	return m, errors.Join(registry.Register(m.watching), registry.Register(m.last), registry.Register(m.count),

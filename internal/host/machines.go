@@ -35,7 +35,7 @@ type SecretFile struct {
 // a colon.
 type Mount struct {
 	Source, Target string
-	// Writable: the guest may write to the folder. Everything in it is a stranger's then.
+	// Writable: the guest may write to the folder. Nothing in it is trusted then.
 	Writable bool
 }
 

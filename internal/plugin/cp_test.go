@@ -128,7 +128,7 @@ func TestCpFails(t *testing.T) {
 		"no program": {func(*session) int { return 127 }, []string{"demo:/a", "{dir}/a"}, "no program for copying"},
 		"no local":   {func(s *session) int { _, _ = io.Copy(io.Discard, s.in); return 0 }, []string{"{dir}/absent", "demo:/a"}, "no such file"},
 		"not read":   {func(*session) int { return 1 }, []string{"{dir}", "demo:/a"}, "the copy failed in the guest"},
-		"outside":    {func(s *session) int { return hostileTar(s.out) }, []string{"demo:/a", "{dir}/a"}, "not an honest one"},
+		"outside":    {func(s *session) int { return hostileTar(s.out) }, []string{"demo:/a", "{dir}/a"}, "malformed or hostile"},
 		"never-ending": {func(s *session) int {
 			hostileTar(s.out)
 			for {
@@ -136,7 +136,7 @@ func TestCpFails(t *testing.T) {
 					return 0
 				}
 			}
-		}, []string{"demo:/a", "{dir}/a"}, "not an honest one"},
+		}, []string{"demo:/a", "{dir}/a"}, "malformed or hostile"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := newCluster(t)

@@ -54,7 +54,7 @@ func (p *plugin) newExec() *cobra.Command {
 			Runs a command in the guest of a running Bottle, with the Bottle's environment,
 			and returns the command's exit code.
 
-			Whoever runs commands in a Bottle acts as its agent, with the agent's credentials.`),
+			Whoever runs commands in a Bottle can use the credentials of the AI agent in it.`),
 		Example: templates.Examples(`
 			# Show the processes
 			kubectl bottle exec fix-1 -- ps aux

@@ -22,15 +22,16 @@ func (p *plugin) newRun() *cobra.Command {
 		DisableFlagsInUseLine: true,
 		Short:                 "Run a command to its end in a new Bottle",
 		Long: templates.LongDesc(`
-			Creates a Bottle, shows what its command prints, with standard output and standard error
-			apart, and returns the command's exit code: 128 plus the number of the signal that
-			ended it, 124 if it ran for longer than --timeout, and 1 if it could not be run.
+			Creates a Bottle, shows the standard output and the standard error of its command
+			separately, and returns the command's exit code. The exit code is 128 plus the number
+			of the signal that ended the command, 124 if it ran for longer than --timeout, and 1 if
+			it could not be run.
 
 			The Bottle stays afterwards, with its disk, logs and files, unless --rm is used. Its
 			machine is stopped, and what it booked on its node is released.
 
-			The first Ctrl-C stops the command and its machine, and the second one leaves at
-			once. With --rm, the first Ctrl-C deletes the Bottle. With a terminal (-it), Ctrl-C
+			The first Ctrl-C stops the command and its machine, and the second one ends run
+			immediately. With --rm, the first Ctrl-C deletes the Bottle. With a terminal (-it), Ctrl-C
 			goes to the command.
 
 			Without a COMMAND, the image's own command runs.`),

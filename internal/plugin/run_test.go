@@ -154,7 +154,7 @@ func TestRunFailsOnTheWay(t *testing.T) {
 		"image cannot be pulled": {change: func(b *v1alpha1.Bottle) {
 			set(b, "Scheduled", "True", "Scheduled", "on node-1")
 			set(b, "MachineReady", "False", "ErrImagePull", "the registry refuses")
-		}, args: []string{"--start-timeout", "300ms"}, want: []string{"the machine does not run after 300ms: ErrImagePull: the registry refuses", "What to do: "}},
+		}, args: []string{"--start-timeout", "300ms"}, want: []string{"the machine is not running after 300ms: ErrImagePull: the registry refuses", "What to do: "}},
 		"no node": {change: func(b *v1alpha1.Bottle) { set(b, "Scheduled", "False", "Unschedulable", "0/3 nodes") },
 			args: []string{"--start-timeout", "300ms"}, want: []string{"Scheduled       Unschedulable: 0/3 nodes", "What to do: "}},
 	} {

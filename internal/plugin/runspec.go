@@ -41,7 +41,7 @@ func (f *runFlags) addFlags(cmd *cobra.Command) {
 	flags.StringVar(&f.image, "image", "", "The guest's image; the node's default image if absent")
 	flags.StringArrayVar(&f.pullSecrets, "image-pull-secret", nil, "A Secret with the credentials of the image's registry")
 	flags.StringVar(&f.slug, "slug", "", "The Bottle's short name on its node; made from NAME if absent")
-	flags.StringArrayVar(&f.env, "env", nil, "NAME=VALUE, or NAME for the value that it has here")
+	flags.StringArrayVar(&f.env, "env", nil, "NAME=VALUE, or NAME to pass on the value from your environment")
 	flags.StringArrayVar(&f.fromSecrets, "env-from-secret", nil, "SECRET:KEY=VAR, SECRET:KEY for a variable of the key's name, or SECRET for all of its keys")
 	flags.StringArrayVar(&f.allow, "allow", nil, "A destination that the guest may reach: HOST[:PORT]")
 	flags.StringArrayVar(&f.copyIn, "copy-in", nil, "FOLDER[:PATH]: copy what is in the local folder to PATH before the command starts; without PATH, to /NAME-OF-THE-FOLDER")
@@ -175,7 +175,7 @@ func (p *plugin) secretEnv(ctx context.Context, namespace string, refs []string)
 		}
 		for _, key := range slices.Sorted(maps.Keys(s.Data)) {
 			if !variableName.MatchString(key) {
-				return nil, fmt.Errorf("--env-from-secret %s: the key %q is no name of a variable: use %s:KEY=VAR", ref, clean(key), secret)
+				return nil, fmt.Errorf("--env-from-secret %s: the key %q is not a valid name of a variable: use %s:KEY=VAR", ref, clean(key), secret)
 			}
 			add(secret, key, key)
 		}

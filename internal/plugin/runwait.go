@@ -72,7 +72,7 @@ func (r *runner) untilStarted(parent context.Context) error {
 
 // notStarted describes why the machine does not run yet.
 func (r *runner) notStarted() error {
-	message := fmt.Sprintf("the machine does not run after %s", r.flags.startTimeout)
+	message := fmt.Sprintf("the machine is not running after %s", r.flags.startTimeout)
 	if c := decisive(r.bottle); c != nil {
 		message += fmt.Sprintf(": %s: %s", clean(c.Reason), clean(c.Message))
 		if do := adviceFor(c.Reason).do; do != "" {
@@ -230,7 +230,7 @@ func (r *runner) watchSignals(parent context.Context) (context.Context, *stopper
 					cancel(&signalError{signal})
 					return
 				}
-				fmt.Fprintf(r.ErrOut, "Stopping %s. Press Ctrl-C again to leave at once.\n", r.name)
+				fmt.Fprintf(r.ErrOut, "Stopping %s. Press Ctrl-C again to exit immediately.\n", r.name)
 				go r.stopBottle(parent)
 			}
 		}

@@ -135,7 +135,7 @@ func explainWorkload(w io.Writer, b *v1alpha1.Bottle) {
 	case load == nil || load.FinishTime == nil:
 		return
 	case load.Signal != nil:
-		fmt.Fprintf(w, "\nThe command was last ended by %s.", clean(*load.Signal))
+		fmt.Fprintf(w, "\nThe command last ended with signal %s.", clean(*load.Signal))
 	case load.ExitCode != nil:
 		fmt.Fprintf(w, "\nThe command last ended with exit code %d.", *load.ExitCode)
 	default:

@@ -35,7 +35,7 @@ func Record(r Report) ([]byte, error) {
 	return append(record, bytes.Repeat([]byte{' '}, MaxReport-len(record))...), nil
 }
 
-// Parse reads the content of a report file. The content is a stranger's: whatever
+// Parse reads the content of a report file. The content is untrusted: whatever
 // Parse returns without an error is within bounds, but need not be true. The error is
 // ErrTorn if another try may succeed.
 func Parse(record []byte) (Report, error) {

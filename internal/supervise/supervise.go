@@ -6,7 +6,7 @@
 // because it is part of the small guest binary.
 //
 // The folder In is read-only in the guest. In the folder Out the guest may write the
-// report file, which is a stranger's: believe it for the outcome of the workload and
+// report file, which is untrusted: believe it for the outcome of the workload and
 // for nothing else. The agent makes the folder and, empty, the file in it before each
 // start of the machine. The folder belongs to root with mode 0755, the file has mode
 // 0666. So the guest can create and replace nothing there, and users other than root,

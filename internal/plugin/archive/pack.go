@@ -4,7 +4,7 @@
 // guest wrote. It keeps contents, modes, times, symbolic and hard links, but no owners,
 // no setuid, setgid and sticky bits, and no devices, FIFOs or sockets.
 //
-// A stream from a guest is a stranger's: Unpack writes nothing outside its target, and
+// A stream from a guest is untrusted: Unpack writes nothing outside its target, and
 // its limits bound what it writes.
 package archive
 

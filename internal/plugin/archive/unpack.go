@@ -33,8 +33,8 @@ var DefaultLimits = Limits{Entries: 1_000_000, Bytes: 64 << 30, Depth: 128}
 // maxName is how long a name, or the target of a link, may be in bytes.
 const maxName = 4096
 
-// ErrHostile means that an archive asks for something that no honest archive contains.
-var ErrHostile = errors.New("the archive is not an honest one")
+// ErrHostile means that an archive contains something that no honest archive contains.
+var ErrHostile = errors.New("the archive is malformed or hostile")
 
 // Result says what was unpacked.
 type Result struct {
