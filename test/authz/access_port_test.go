@@ -153,6 +153,7 @@ func userFiles(t *testing.T) (certificate, key string) {
 func testManagerPorts(t *testing.T, c *story.Cluster, b *v1alpha1.Bottle) {
 	reader := signIn(t, "reader")
 	grant(t, b.Namespace, reader, "ClusterRole", "view")
+	awaitRight(t, c, reader, b.Namespace, actions["log"])
 	load := func(name string) tls.Certificate {
 		t.Helper()
 		file := filepath.Join(c.Dir, "pki", name)

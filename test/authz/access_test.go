@@ -75,6 +75,13 @@ func testPersonas(t *testing.T, c *story.Cluster, b *bottles.Bottle) {
 	for _, name := range names {
 		people[name] = signIn(t, name)
 		personas[name].grant(t, people[name])
+	}
+	for _, name := range names {
+		for _, what := range personas[name].may {
+			awaitRight(t, c, people[name], ns, actions[what])
+		}
+	}
+	for _, name := range names {
 		t.Run(name, func(t *testing.T) {
 			for _, what := range order {
 				if slices.Contains(personas[name].may, what) {
@@ -109,7 +116,7 @@ func wantOpen(t *testing.T, p person, b *bottles.Bottle, what string) {
 	t.Helper()
 	a := actions[what]
 	code, body := p.try(t, b, a)
-	if a.subresource == "proof" || a.subresource == "attach" && !runsCommands(t) {
+	if a.subresource == "attach" && !runsCommands(t) {
 		// The user may try. Other tests are about what comes of it: where smolvm runs no
 		// commands, there is nothing to attach to.
 		if code == http.StatusForbidden || code == http.StatusUnauthorized {

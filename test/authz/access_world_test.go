@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -112,6 +113,24 @@ var actions = map[string]action{
 	"proof":               {http.MethodPost, "proof", "", "", `{"apiVersion":"subresources.botbottle.dev/v1alpha1","kind":"BottleProof"}`},
 	"restart":             {http.MethodPost, "restart", "", "", `{"apiVersion":"subresources.botbottle.dev/v1alpha1","kind":"BottleAction"}`},
 	"recreate":            {http.MethodPost, "recreate", "", "", `{"apiVersion":"subresources.botbottle.dev/v1alpha1","kind":"BottleAction"}`},
+}
+
+// awaitRight waits until the API server knows that a user may do something: it learns of
+// roles and bindings a little later than it accepts them.
+func awaitRight(t *testing.T, c *story.Cluster, p person, namespace string, a action) {
+	t.Helper()
+	c.Eventually(t, p.name+" to get the right to "+a.verb()+" "+a.subresource, func() (string, bool) {
+		review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
+			User: p.name, Groups: []string{"system:authenticated"},
+			ResourceAttributes: &authorizationv1.ResourceAttributes{
+				Namespace: namespace, Verb: a.verb(), Group: "subresources.botbottle.dev", Version: "v1alpha1", Resource: "bottles", Subresource: a.subresource,
+			},
+		}}
+		if err := c.Create(t.Context(), review); err != nil {
+			return err.Error(), false
+		}
+		return review.Status.Reason, review.Status.Allowed
+	})
 }
 
 func (a action) verb() string {
