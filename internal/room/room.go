@@ -168,8 +168,12 @@ func booked(b *v1alpha1.Bottle) bool {
 	return c == nil || c.Reason != v1alpha1.ReasonPlaceholderEnded
 }
 
-// needs returns what is booked for a Bottle on its node.
+// needs returns what is booked for a Bottle on its node. Nothing is booked for one that
+// has finished, and its machine is down until that changes.
 func needs(b *v1alpha1.Bottle) corev1.ResourceList {
+	if b.Status.Resources == nil && meta.IsStatusConditionTrue(b.Status.Conditions, v1alpha1.ConditionFinished) {
+		return nil
+	}
 	list := corev1.ResourceList{v1alpha1.ResourceBottle: *resource.NewQuantity(1, resource.DecimalSI)}
 	r := b.Status.Resources
 	if r == nil {

@@ -293,3 +293,14 @@ func TestErrors(t *testing.T) {
 		}
 	}
 }
+
+// The record of a Bottle that has finished stays on the node, but nothing is booked for it.
+func TestAFinishedBottleNeedsNoRoom(t *testing.T) {
+	done := big("done")
+	done.Status.Resources = nil
+	done.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionFinished, Status: metav1.ConditionTrue}}
+	w := newWorld(t, "cpu=8 memory=64Gi ephemeral-storage=100Gi botbottle.dev/bottle=1", done, big("a"), small("b"))
+	w.machine("done")
+	w.wantAdmitted("a")
+	w.wantWaiting("b", "botbottle.dev/bottle")
+}
