@@ -16,6 +16,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/machineview"
 	"botbottle.dev/bottle-operator/internal/outcome"
 	"botbottle.dev/bottle-operator/internal/state"
+	"botbottle.dev/bottle-operator/internal/workload"
 )
 
 // imageStep provides the image or artifact that a new machine is created from.
@@ -48,7 +49,7 @@ func (g *imageStep) find(ctx context.Context, s *scope) error {
 	if err != nil {
 		return outcome.Map(err, g.causes.Smolvm(ctx))
 	}
-	if present && (!ours(m, s) || !recreateRequested(s)) {
+	if present && (!ours(m, s) || !workload.Recreated(s.bottle, s.record)) {
 		g.images.Forget(s.owner.UID) // the next machine requests its image again
 		s.keepImage()
 		return nil

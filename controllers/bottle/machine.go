@@ -100,6 +100,9 @@ func (m *machineStep) ensure(ctx context.Context, s *scope) error {
 		f.Record = s.record
 		d = lifecycle.Decide(f)
 	}
+	if end := workload.LostUnseen(s.work); end != nil && d.Action == lifecycle.Start && !f.Restart {
+		return m.endLost(s, *end)
+	}
 	err = outcome.Map(m.act(ctx, s, f, d), reasons)
 	if f.Present && f.Ours || s.record != nil {
 		s.reportMachine(f)
@@ -164,7 +167,7 @@ func (m *machineStep) observe(ctx context.Context, s *scope) (lifecycle.Facts, e
 		Starting:    m.starts.Running(s.owner.UID),
 		Unreachable: m.view.UnreachablePolls(s.name()),
 		Restart:     restartRequested(s) || m.needsStart(s),
-		Recreate:    recreateRequested(s),
+		Recreate:    workload.Recreated(s.bottle, s.record),
 		Now:         m.clock.Now(),
 	}, nil
 }

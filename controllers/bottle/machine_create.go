@@ -79,6 +79,7 @@ func newRecord(s *scope) state.Record {
 		Digest:      s.image.Digest,
 		Command:     s.bottle.Spec.Command,
 		Size:        machinesize.Of(s.bottle.Spec.Machine),
+		Created:     machineSpec(s).Size,
 		BundleIP:    s.triple.BundleIP.String(),
 		CAPath:      desired.CAPath(s.bottle),
 		RestartedAt: s.bottle.Annotations[v1alpha1.AnnotationRestartedAt],
@@ -136,11 +137,6 @@ func ours(m host.Machine, s *scope) bool {
 func restartRequested(s *scope) bool {
 	at := s.bottle.Annotations[v1alpha1.AnnotationRestartedAt]
 	return at != "" && s.record != nil && at != s.record.RestartedAt
-}
-
-func recreateRequested(s *scope) bool {
-	at := s.bottle.Annotations[v1alpha1.AnnotationRecreatedAt]
-	return at != "" && s.record != nil && at != s.record.RecreatedAt
 }
 
 // How the user applies a change.

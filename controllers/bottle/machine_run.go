@@ -20,14 +20,18 @@ func (m *machineStep) recordRun(ctx context.Context, s *scope, f lifecycle.Facts
 		return nil // smolvm did not report the PID this time; the record stays
 	}
 	stayedUp := s.record != nil && s.record.BootFailures > 0 && f.Now.Sub(run.StartTime) >= stable
-	if s.record == nil || s.record.Run == nil || !lifecycle.SameRun(*s.record.Run, run) || stayedUp {
+	if s.record == nil || s.record.Run == nil || !lifecycle.SameRun(*s.record.Run, run) || stayedUp || s.record.Workload.Stopping {
 		rec := runningRecord(s)
 		rec.Run = &run
+		rec.Workload.Stopping = false // a requested stop failed, and nobody wants it any more
 		if stayedUp {
 			forgetBootFailures(&rec)
 		}
 		if rec.FirstRun.IsZero() {
 			rec.FirstRun = firstOf(run.StartTime, f.Now)
+			if st := s.bottle.Status.StartTime; st != nil && !rec.Workload.Released {
+				rec.Workload.Began = st.UTC() // on another node, which was lost
+			}
 		}
 		if workload.Began(&rec).IsZero() && s.phase == workload.Running {
 			rec.Workload.Began = firstOf(run.StartTime, f.Now)

@@ -3,12 +3,14 @@
 package bottle
 
 import (
+	"cmp"
 	"context"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/outcome"
 	"botbottle.dev/bottle-operator/internal/room"
+	"botbottle.dev/bottle-operator/internal/workload"
 )
 
 // step is one step of a pass over a Bottle.
@@ -81,8 +83,20 @@ func (p *steps) converge() []step {
 // admit waits until the node has room for the Bottle's machine. What a Bottle had booked
 // was released when it finished.
 func (p *steps) admit(ctx context.Context, s *scope) error {
-	if s.record != nil && s.record.Workload.Released && s.bottle.Status.Resources == nil {
-		return &flow.Waiting{Reason: v1alpha1.ReasonMachineStarting, Message: "the manager books CPUs, memory and disk space on the node again: see the Bottle's placeholder Pod"}
+	waiting := &flow.Waiting{Reason: v1alpha1.ReasonMachineStarting, Message: "the manager books CPUs, memory and disk space on the node again: see the Bottle's placeholder Pod"}
+	switch workload.BookingOf(s.bottle, s.record) {
+	case workload.Unbooked:
+		return cmp.Or[error](p.machine.ensureDown(ctx, s), waiting)
+	case workload.Unreported:
+		waiting.After = immediately
+		return waiting
+	case workload.TooSmall:
+		rec, end := workload.TooLarge(s.bottle, s.record)
+		if waiting.Message = end.Message; s.phase == workload.FilesOpen {
+			return waiting
+		}
+		s.record = rec
+		return p.machine.endLost(s, end)
 	}
 	return p.room.Admit(ctx, s.bottle)
 }

@@ -60,9 +60,8 @@ func (t *workloadStep) observe(ctx context.Context, s *scope) error {
 			return err
 		}
 	}
-	if d.Again {
+	if workload.Anew(s.record) { // also if an earlier write of the status was lost
 		s.status.Workload, s.status.StartTime = nil, nil
-		s.work.Report = nil
 	}
 	s.phase, s.work.Record = d.Phase, s.record
 	t.follow(s, d.Deadline)

@@ -88,6 +88,9 @@ func TestAWorkloadThatEnds(t *testing.T) {
 			if b.Status.ObservedGeneration == nil || *b.Status.ObservedGeneration != b.Generation {
 				t.Errorf("observedGeneration: got %v, want %d", b.Status.ObservedGeneration, b.Generation)
 			}
+			if b.Status.StartTime == nil {
+				t.Error("startTime: got none, want the time at which the machine first ran")
+			}
 			w.wantDown()
 			w.wantEvent(reason)
 			before := len(w.api.log())

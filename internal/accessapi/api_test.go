@@ -201,6 +201,11 @@ func TestFilesDoNotOpen(t *testing.T) {
 		t.Errorf("got %v, want a timeout that names EgressEnforced", err)
 	}
 	f.timeout = waitLong
+	stopped := b.DeepCopy()
+	stopped.Spec.DesiredState = v1alpha1.DesiredStateStopped
+	if err := f.open(t.Context(), stopped); err == nil || !strings.Contains(err.Error(), "desiredState is Stopped") {
+		t.Errorf("got %v, want an error that says that the Bottle is stopped", err)
+	}
 	must(t, w.client.Delete(t.Context(), b.DeepCopy()))
 	err = f.open(t.Context(), b)
 	if err == nil || !strings.Contains(err.Error(), "deleted") {

@@ -70,6 +70,9 @@ func (f *files) open(ctx context.Context, b *v1alpha1.Bottle) error {
 	if b.DeletionTimestamp != nil {
 		return conflict(b, "it is being deleted")
 	}
+	if b.Spec.DesiredState == v1alpha1.DesiredStateStopped {
+		return conflict(b, "its machine must not run, not even for copies, because spec.desiredState is Stopped. Set it to Running first: its workload has ended, and is not run again by that")
+	}
 	if missing(b) == "" {
 		return nil
 	}

@@ -56,3 +56,20 @@ func TestWithin(t *testing.T) {
 		t.Errorf("without a record: got %+v, want 5 GiB", got)
 	}
 }
+
+func TestFits(t *testing.T) {
+	disk := resource.MustParse("30Gi")
+	r := &v1alpha1.ResourcesStatus{CPUs: 2, Memory: resource.MustParse("2Gi"), Disk: &disk}
+	for size, want := range map[machinesize.Size]bool{
+		{}: true,
+		{CPUs: 2, MemoryMiB: 2048, StorageGiB: 20, OverlayGiB: 10}: true,
+		{CPUs: 3, MemoryMiB: 2048}:                                 false,
+		{CPUs: 2, MemoryMiB: 2049}:                                 false,
+		{StorageGiB: 31}:                                           false,
+		{StorageGiB: 20, OverlayGiB: 11}:                           false,
+	} {
+		if got := size.Fits(r); got != want {
+			t.Errorf("%+v: got %t, want %t", size, got, want)
+		}
+	}
+}

@@ -85,6 +85,11 @@ func (s Size) Flags() []string {
 	return flags
 }
 
+// Fits reports whether a machine of this size needs no more than was booked.
+func (s Size) Fits(r *v1alpha1.ResourcesStatus) bool {
+	return s.CPUs <= r.CPUs && s.MemoryMiB <= MiB(r.Memory.Value()) && s.Within(r) == s
+}
+
 // MiB converts bytes to smolvm's unit for memory, rounding up.
 func MiB(bytes int64) int64 { return ceil(bytes, 1<<20) }
 

@@ -36,6 +36,9 @@ type Record struct {
 	Command []string `json:"command,omitempty"`
 	// Size is spec.machine.
 	Size machinesize.Size `json:"machine,omitzero"`
+	// Created is the size that the machine was created with; zero if an earlier release
+	// created it.
+	Created machinesize.Size `json:"created,omitzero"`
 	// BundleIP is the only address that the machine's policy allows.
 	BundleIP string `json:"bundleIP"`
 

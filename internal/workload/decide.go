@@ -11,6 +11,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/desired"
 	"botbottle.dev/bottle-operator/internal/state"
 	"botbottle.dev/bottle-operator/internal/supervise"
 )
@@ -55,8 +56,6 @@ type Decision struct {
 	Record *state.Record
 	// Deadline is when the Bottle must end; zero if it need not.
 	Deadline time.Time
-	// Again: the user ran a finished Bottle again.
-	Again bool
 }
 
 // How long files stay open.
@@ -77,7 +76,7 @@ func Decide(f Facts) Decision {
 	case w.Finished != nil && runsAgain(f):
 		rec := *f.Record
 		rec.Workload = state.Workload{Out: w.Out, Checked: w.Checked, Released: true, FilesAt: f.Bottle.Annotations[v1alpha1.AnnotationFilesAt]}
-		return Decision{Phase: Running, Record: &rec, Again: true}
+		return Decision{Phase: Running, Record: &rec}
 	case w.Finished != nil:
 		return finished(f)
 	case f.Leak:
@@ -115,6 +114,7 @@ func Finish(rec *state.Record, now time.Time) *state.Record {
 	w := &out.Workload
 	end := *w.Ending
 	end.Time = now.UTC().Truncate(time.Second)
+	w.Began = Began(rec)
 	w.Finished, w.Ending, w.Stopping, w.Released = &end, nil, true, true
 	out.Run = nil
 	out.BootFailures, out.BootError, out.BootReason = 0, "", ""
@@ -148,15 +148,15 @@ func runsAgain(f Facts) bool {
 // finished decides about a Bottle that has finished.
 func finished(f Facts) Decision {
 	w := f.Record.Workload
-	requested := f.Bottle.Annotations[v1alpha1.AnnotationFilesAt]
+	requested, stopped := f.Bottle.Annotations[v1alpha1.AnnotationFilesAt], desired.Stopped(f.Bottle)
 	switch {
-	case w.FilesSince.IsZero() && (requested == "" || requested == w.FilesAt):
+	case w.FilesSince.IsZero() && (stopped || requested == "" || requested == w.FilesAt):
 		return Decision{Phase: Finished}
 	case w.FilesSince.IsZero():
 		rec := *f.Record
 		rec.Workload.FilesSince = f.Now.UTC()
 		return Decision{Phase: FilesOpen, Record: &rec}
-	case f.OpenSessions > 0 || f.Now.Before(FilesUntil(w, f.LastSession)):
+	case !stopped && (f.OpenSessions > 0 || f.Now.Before(FilesUntil(w, f.LastSession))):
 		return Decision{Phase: FilesOpen}
 	}
 	return Decision{Phase: FilesClosing}

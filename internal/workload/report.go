@@ -70,6 +70,15 @@ func Lost(f Facts, cause string) *state.End {
 	return &state.End{Reason: v1alpha1.ReasonFailed, Message: "the machine was lost while the command ran: " + cause}
 }
 
+// LostUnseen returns how a Bottle ends whose machine ended before the agent saw it run,
+// but not before its command had started; nil if the machine starts again.
+func LostUnseen(f Facts) *state.End {
+	if r := counts(f); r == nil || r.StartTime.IsZero() {
+		return nil
+	}
+	return Lost(f, "it ended before the agent saw it run")
+}
+
 func how(r *supervise.Report) string {
 	if name := signalName(r.Signal); name != "" {
 		return "the command was ended by " + name
