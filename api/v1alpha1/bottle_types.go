@@ -124,8 +124,8 @@ type BottleSpec struct {
 	// +kubebuilder:default=Always
 	RestartPolicy RestartPolicy `json:"restartPolicy,omitempty"` //nolint:kubeapilinter // never empty: the API server fills in the default
 
-	// stdin says what the workload reads as its standard input. It applies when the
-	// machine starts.
+	// stdin says what the workload reads as its standard input. A change takes effect at
+	// the next start of the machine.
 	// +optional
 	// +kubebuilder:default=Closed
 	Stdin Stdin `json:"stdin,omitempty"` //nolint:kubeapilinter // never empty: the API server fills in the default

@@ -5,8 +5,9 @@ package v1alpha1
 // Condition types of a Bottle. An absent condition counts as Unknown.
 const (
 	// ConditionReady is True when all of the conditions from Scheduled to
-	// EgressEnforced are True, or when spec.desiredState is Stopped and the
-	// machine is verified to be down. Wait for this condition.
+	// EgressEnforced are True, or when the machine is verified to be down because
+	// spec.desiredState is Stopped or the workload ended with exit code 0. Wait for
+	// this condition.
 	ConditionReady = "Ready"
 	// ConditionScheduled is True when kube-scheduler has chosen a node.
 	ConditionScheduled = "Scheduled"
@@ -155,8 +156,8 @@ const (
 
 // Reasons of SmolfileReady.
 const (
-	// ReasonEnvironmentNotReady: the manager has not told the node yet what a Secret
-	// or ConfigMap that the Bottle names contains. A machine that runs keeps running.
+	// ReasonEnvironmentNotReady: the manager has not sent the node the values of a Secret
+	// or ConfigMap that the Bottle names yet. A machine that runs keeps running.
 	ReasonEnvironmentNotReady = "EnvironmentNotReady"
 	// ReasonEnvironmentForbidden: the manager may not read a Secret or ConfigMap that
 	// the Bottle names.

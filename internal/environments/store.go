@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package environments serves the resource bottleenvironments of the manager's
-// aggregated API: to the agent of each node, what the Bottles of its node name of
-// Secrets and ConfigMaps, and nothing else. Each replica of the manager has a store
+// aggregated API. The agent of each node gets the values that the Bottles of its node
+// take from Secrets and ConfigMaps, and nothing else. Each replica of the manager has a store
 // of its own, in memory. The package writes nothing, and logs no values.
 package environments
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package envsource reads the values of a Bottle's variables from the Secrets
-// and ConfigMaps that they name.
+// and ConfigMaps that they name. It does not talk to the API server: a Reader gives it
+// the objects.
 package envsource
 
 import (

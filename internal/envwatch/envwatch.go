@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package envwatch tells an agent what the Bottles of its node name of Secrets and
-// ConfigMaps. It has one watch of bottleenvironments, which the manager serves, and
+// Package envwatch gets the values that the Bottles of an agent's node take from
+// Secrets and ConfigMaps. It has one watch of bottleenvironments, which the manager serves, and
 // keeps what it got while the manager is away. It reads no Secret and no
 // ConfigMap itself, and stores nothing on the node.
 package envwatch

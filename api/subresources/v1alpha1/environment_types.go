@@ -7,8 +7,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// BottleEnvironment is what a Bottle names of Secrets and ConfigMaps. It has the
-// name and namespace of the Bottle. Only the agent of the Bottle's node can list and
+// BottleEnvironment has the values that a Bottle takes from Secrets and ConfigMaps. It
+// has the name and namespace of the Bottle. Only the agent of the Bottle's node can list and
 // watch it. A Bottle that names no objects has none.
 //
 // A watch, whatever its resourceVersion, starts with the present state, as ADDED
@@ -53,7 +53,7 @@ type EnvironmentObject struct {
 	// kind is Secret or ConfigMap.
 	Kind string `json:"kind,omitempty"`
 	Name string `json:"name,omitempty"`
-	// state says whether data can be trusted to be complete.
+	// state says whether data is complete.
 	State           ObjectState `json:"state,omitempty"`
 	ResourceVersion string      `json:"resourceVersion,omitempty"`
 	// data has only the keys that the Bottle names. Of a pull Secret, these are

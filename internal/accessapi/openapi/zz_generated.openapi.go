@@ -181,7 +181,7 @@ func schema_bottle_operator_api_subresources_v1alpha1_BottleEnvironment(ref comm
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "BottleEnvironment is what a Bottle names of Secrets and ConfigMaps. It has the name and namespace of the Bottle. Only the agent of the Bottle's node can list and watch it. A Bottle that names no objects has none.\n\nA watch, whatever its resourceVersion, starts with the present state, as ADDED events, and then, if it allows bookmarks, a BOOKMARK with the annotation k8s.io/initial-events-end. Further bookmarks follow while nothing changes. resourceVersions rise, but those of one replica of the manager mean nothing to another.",
+				Description: "BottleEnvironment has the values that a Bottle takes from Secrets and ConfigMaps. It has the name and namespace of the Bottle. Only the agent of the Bottle's node can list and watch it. A Bottle that names no objects has none.\n\nA watch, whatever its resourceVersion, starts with the present state, as ADDED events, and then, if it allows bookmarks, a BOOKMARK with the annotation k8s.io/initial-events-end. Further bookmarks follow while nothing changes. resourceVersions rise, but those of one replica of the manager mean nothing to another.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"kind": {
@@ -549,7 +549,7 @@ func schema_bottle_operator_api_subresources_v1alpha1_EnvironmentObject(ref comm
 					},
 					"state": {
 						SchemaProps: spec.SchemaProps{
-							Description: "state says whether data can be trusted to be complete.",
+							Description: "state says whether data is complete.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
