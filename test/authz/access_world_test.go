@@ -213,12 +213,14 @@ func (p person) run(t *testing.T, b *v1alpha1.Bottle, protocol string, argv ...s
 	return stdout.String() + stderr.String(), err
 }
 
-// workingBottle returns a Bottle that runs a command on the node.
+// workingBottle returns a Bottle that runs on the node, with a command if smolvm can.
 func workingBottle(t *testing.T, ns string) *v1alpha1.Bottle {
 	t.Helper()
 	c := connect(t)
-	b := builders.MakeBottle("worker").Namespace(ns).CPUs(1).Memory("256Mi").Pin(node).
-		Command("sh", "-c", "echo started; exec sleep 3600").Obj()
+	b := builders.MakeBottle("worker").Namespace(ns).CPUs(1).Memory("256Mi").Pin(node).Obj()
+	if runsCommands(t) {
+		b.Spec.Command = []string{"sh", "-c", "echo started; exec sleep 3600"}
+	}
 	c.Apply(t, b)
 	c.WaitFor(t, b, "to run", func() bool { return story.Running(b) })
 	return b
