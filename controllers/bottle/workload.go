@@ -162,7 +162,7 @@ func (t *workloadStep) close(ctx context.Context, s *scope) error {
 	if err := t.machine.ensureDown(ctx, s); err != nil {
 		return err
 	}
-	return s.setRecord(*workload.CloseFiles(s.record, s.bottle))
+	return s.setRecord(*workload.CloseFiles(s.record))
 }
 
 // delete forgets the workload and removes the folders that the guest saw.

@@ -179,6 +179,31 @@ func TestFilesOfAStoppedBottle(t *testing.T) {
 	w.wantCond(demoKey, v1alpha1.ConditionReady, "False/Failed")
 }
 
+// A copy that begins while the machine is being stopped after another one is served, too.
+func TestACopyWhileFilesAreBeingClosed(t *testing.T) {
+	w := finishedWorld(t, v1alpha1.RestartNever, 42)
+	w.annotate(v1alpha1.AnnotationFilesAt, "1")
+	w.book()
+	for range 20 {
+		_, _ = w.pass(demoKey)
+	}
+	w.wantMachine(true)
+	w.clock.Step(time.Hour)
+	_, _ = w.pass(demoKey)
+	w.wantMachine(false)
+	w.wantCond(demoKey, v1alpha1.ConditionFilesOpen, "True/Copying")
+	w.annotate(v1alpha1.AnnotationFilesAt, "2")
+	for range 20 {
+		_, _ = w.pass(demoKey)
+	}
+	w.wantMachine(true)
+	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "True/MachineRunning")
+	w.clock.Step(time.Hour)
+	w.settle(demoKey)
+	w.wantMachine(false)
+	w.wantCond(demoKey, v1alpha1.ConditionFilesOpen, "")
+}
+
 // The outcome of the earlier run does not show once the Bottle runs again, even if the
 // first write that removes it fails.
 func TestTheEarlierRunIsForgotten(t *testing.T) {

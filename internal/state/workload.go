@@ -38,9 +38,9 @@ type Workload struct {
 	// something is booked for it.
 	Released bool `json:"released,omitempty"`
 
-	// FilesAt is the value of the annotation for which files were last opened and
-	// closed again. FilesSince is when they were last opened, and FilesReady when the
-	// machine was proven then; both are zero while they are closed.
+	// FilesAt is the value of the annotation for which files were last opened. FilesSince
+	// is when they were last opened, and FilesReady when the machine was proven then; both
+	// are zero while files are closed.
 	FilesAt    string    `json:"filesAt,omitempty"`
 	FilesSince time.Time `json:"filesSince,omitzero"`
 	FilesReady time.Time `json:"filesReady,omitzero"`

@@ -150,12 +150,12 @@ func finished(f Facts) Decision {
 	w := f.Record.Workload
 	requested, stopped := f.Bottle.Annotations[v1alpha1.AnnotationFilesAt], desired.Stopped(f.Bottle)
 	switch {
-	case w.FilesSince.IsZero() && (stopped || requested == "" || requested == w.FilesAt):
-		return Decision{Phase: Finished}
-	case w.FilesSince.IsZero():
+	case !stopped && requested != "" && requested != w.FilesAt: // perhaps while files are being closed
 		rec := *f.Record
-		rec.Workload.FilesSince = f.Now.UTC()
+		rec.Workload.FilesAt, rec.Workload.FilesSince, rec.Workload.FilesReady = requested, f.Now.UTC(), time.Time{}
 		return Decision{Phase: FilesOpen, Record: &rec}
+	case w.FilesSince.IsZero():
+		return Decision{Phase: Finished}
 	case !stopped && (f.OpenSessions > 0 || f.Now.Before(FilesUntil(w, f.LastSession))):
 		return Decision{Phase: FilesOpen}
 	}
@@ -174,10 +174,10 @@ func FilesUntil(w state.Workload, lastSession time.Time) time.Time {
 }
 
 // CloseFiles returns the record of a finished Bottle whose machine is down again.
-func CloseFiles(rec *state.Record, b *v1alpha1.Bottle) *state.Record {
+func CloseFiles(rec *state.Record) *state.Record {
 	out := *rec
 	w := &out.Workload
-	w.FilesAt, w.FilesSince, w.FilesReady, w.Stopping = b.Annotations[v1alpha1.AnnotationFilesAt], time.Time{}, time.Time{}, true
+	w.FilesSince, w.FilesReady, w.Stopping = time.Time{}, time.Time{}, true
 	out.Run = nil
 	return &out
 }
