@@ -32,7 +32,11 @@ type hijacker struct {
 	http.ResponseWriter
 	ctx  context.Context // of the session
 	gone func()
-	conn *watchedConn // once it is taken over
+	// streams is how many streams the client must open, and started is closed once the
+	// command has them.
+	streams int
+	started chan struct{}
+	conn    *watchedConn // once it is taken over
 }
 
 // Hijack implements http.Hijacker.
@@ -50,7 +54,10 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	go tcpstate.Watch(h.ctx, conn, stateInterval, h.gone)
 	// The server's own reader bypasses the watch.
 	rest := io.LimitReader(buffered.Reader, int64(buffered.Reader.Buffered()))
-	reader := bufio.NewReader(io.MultiReader(rest, h.conn))
+	reader := bufio.NewReader(&gate{
+		in: bufio.NewReaderSize(io.MultiReader(rest, h.conn), chunk), streams: h.streams, until: time.Now().Add(openTimeout),
+		started: h.started, ended: h.ctx.Done(), refuse: h.gone,
+	})
 	return h.conn, bufio.NewReadWriter(reader, bufio.NewWriter(h.conn)), nil
 }
 

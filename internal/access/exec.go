@@ -14,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 	"k8s.io/streaming/pkg/httpstream"
+	"k8s.io/streaming/pkg/httpstream/wsstream"
 	"k8s.io/utils/exec"
 
 	subresources "botbottle.dev/bottle-operator/api/subresources/v1alpha1"
@@ -103,7 +104,7 @@ func (s *Server) run(c *session, k kind, argv []string) error {
 		return c.fail(apierrors.NewBadRequest("stderr: must be false with a tty, because it is part of stdout"))
 	case !streams.Stdin && !streams.Stdout && !streams.Stderr:
 		return c.fail(apierrors.NewBadRequest("stdin, stdout, stderr: at least one is required"))
-	case !httpstream.IsUpgradeRequest(c.r):
+	case !httpstream.IsUpgradeRequest(c.r) || wsstream.IsWebSocketRequest(c.r):
 		return c.fail(apierrors.NewBadRequest("the request must be upgraded to SPDY/3.1"))
 	}
 	id := c.bottle.Owner.ID()
@@ -130,14 +131,29 @@ func (s *Server) run(c *session, k kind, argv []string) error {
 	// goes.
 	ctx, cancel := context.WithCancelCause(c.r.Context())
 	defer cancel(nil)
-	w := &hijacker{ResponseWriter: c.w, ctx: ctx, gone: func() { cancel(errClientGone) }}
+	w := &hijacker{
+		ResponseWriter: c.w, ctx: ctx, gone: func() { cancel(errClientGone) },
+		streams: streamCount(streams), started: make(chan struct{}),
+	}
 	defer w.close()
-	e := &execution{machines: s.Machines, session: c, ctx: ctx, argv: argv}
+	e := &execution{machines: s.Machines, session: c, ctx: ctx, argv: argv, streamed: w.started}
 	remotecommand.ServeExec(w, c.r, e, id, "", "", argv, &streams, silenceTimeout, streamTimeout, []string{remotecommand.StreamProtocolV4Name})
 	if !e.started {
 		return errors.New("the client opened no streams")
 	}
 	return e.err
+}
+
+// streamCount returns how many streams a client opens: one of them is for errors, and
+// one for the sizes of a terminal.
+func streamCount(o remotecommand.Options) int {
+	n := 1
+	for _, wanted := range []bool{o.Stdin, o.Stdout, o.Stderr, o.TTY} {
+		if wanted {
+			n++
+		}
+	}
+	return n
 }
 
 var errClientGone = errors.New("the client is gone")
@@ -148,6 +164,7 @@ type execution struct {
 	session  *session
 	ctx      context.Context
 	argv     []string
+	streamed chan struct{} // closed once the streams are open
 
 	started bool
 	err     error
@@ -156,6 +173,7 @@ type execution struct {
 // ExecInContainer implements remotecommand.Executor.
 func (e *execution) ExecInContainer(_ context.Context, name, _, _ string, _ []string, in io.Reader, out, errs io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize, _ time.Duration) error {
 	e.started = true
+	close(e.streamed)
 	req := host.ExecRequest{Command: e.argv, TTY: tty}
 	if in != nil {
 		req.Stdin = countReader{in, &e.session.in}

@@ -291,11 +291,33 @@ func TestExecRefused(t *testing.T) {
 		})
 	}
 	w.bottles.change(func(b *Bottle) { *b = Bottle{Owner: demo} })
+	if status := w.webSocket(t, w.url("exec", stdout)); status != http.StatusBadRequest {
+		t.Errorf("WebSocket: got %d, want 400: the pings of a session are SPDY's", status)
+	}
 	w.machines.Kill(demo.ID())
 	err := w.exec(t.Context(), t, remotecommand.StreamOptions{Stdout: io.Discard}, nil, "true")
 	if err == nil || !strings.Contains(err.Error(), "not running") {
 		t.Errorf("stopped machine: got %v, want that it is not running", err)
 	}
+}
+
+// webSocket asks for a WebSocket and returns the status of the answer.
+func (w *world) webSocket(t *testing.T, u *url.URL) int {
+	t.Helper()
+	transport := &http.Transport{TLSClientConfig: w.tls(w.client)}
+	defer transport.CloseIdleConnections()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, u.String(), http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "Sec-Websocket-Version": {"13"},
+		"Sec-Websocket-Key": {"dGhlIHNhbXBsZSBub25jZQ=="}, "Sec-Websocket-Protocol": {"v4.channel.k8s.io"}}
+	response, err := transport.RoundTrip(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	return response.StatusCode
 }
 
 func supervised(w *world, change func(*Bottle)) func() {

@@ -19,9 +19,12 @@ const (
 	// number of a stream; then flags, and a length of three bytes.
 	frameHead = 8
 	synStream = 1
-	// maxFrame bounds the length of one frame from an agent, in bytes. Agents send
-	// at most 32 KiB at a time.
-	maxFrame = 4 << 20
+	// maxFrame bounds the length of one data frame from an agent, in bytes, and
+	// maxControl that of another one, whose headers are compressed. The translator for
+	// WebSocket clients reads each into memory, and queues up to 50 of a stream. Agents
+	// send at most 32 KiB at a time.
+	maxFrame   = 256 << 10
+	maxControl = 4 << 10
 	// maxResult bounds what an agent sends on the error stream, which the translator
 	// for WebSocket clients reads to its end into memory.
 	maxResult = 64 << 10
@@ -142,7 +145,7 @@ func (t *traffic) fromAgent() *frames {
 			switch {
 			case isSynStream(head):
 				return errStream
-			case length > maxFrame:
+			case length > maxFrame, head[0]&0x80 != 0 && length > maxControl:
 				return errFrame
 			}
 			return nil

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -123,6 +124,27 @@ func (h *hijacked) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, rw, err := http.NewResponseController(h.ResponseWriter).Hijack()
 	h.conns <- conn
 	return conn, rw, err
+}
+
+// What an agent sends cannot fill the manager's memory.
+func TestLongFrames(t *testing.T) {
+	t.Parallel()
+	reply := [frameHead]byte{0x80, 3, 0, 2}
+	for name, tt := range map[string]struct {
+		head    [frameHead]byte
+		longest int
+	}{
+		"data":  {[frameHead]byte{0, 0, 0, 7}, 256 << 10},
+		"reply": {reply, 4 << 10},
+	} {
+		for length, want := range map[int]error{tt.longest: nil, tt.longest + 1: errFrame} {
+			head := tt.head
+			head[5], head[6], head[7] = byte(length>>16), byte(length>>8), byte(length)
+			if err := (&traffic{}).fromAgent().feed(head[:]); !errors.Is(err, want) {
+				t.Errorf("%s of %d bytes: got %v, want %v", name, length, err, want)
+			}
+		}
+	}
 }
 
 // The heads of frames are found wherever the pieces are cut.

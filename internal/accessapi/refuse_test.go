@@ -4,6 +4,7 @@ package accessapi
 
 import (
 	"encoding/json"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -54,6 +55,27 @@ func (w *world) upgrade(cfg *rest.Config, rawPath string) (code int, body string
 			return response.StatusCode, out.String(), response.Header
 		}
 	}
+}
+
+// webSocket asks for a WebSocket with a subprotocol.
+func (w *world) webSocket(cfg *rest.Config, rawPath, protocol string) (code int, body string) {
+	w.t.Helper()
+	c, err := rest.HTTPClientFor(cfg)
+	must(w.t, err)
+	defer c.CloseIdleConnections()
+	r, err := http.NewRequestWithContext(w.t.Context(), http.MethodGet, w.url+rawPath, http.NoBody)
+	must(w.t, err)
+	r.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "Sec-Websocket-Version": {"13"},
+		"Sec-Websocket-Key": {"dGhlIHNhbXBsZSBub25jZQ=="}, "Sec-Websocket-Protocol": {protocol}}
+	response, err := c.Do(r)
+	must(w.t, err)
+	defer response.Body.Close()
+	if response.StatusCode == http.StatusSwitchingProtocols {
+		return response.StatusCode, ""
+	}
+	out, err := io.ReadAll(response.Body)
+	must(w.t, err)
+	return response.StatusCode, string(out)
 }
 
 // A user who cannot work in a machine hears why, and what to do.
@@ -117,6 +139,9 @@ func TestInvalidRequest(t *testing.T) {
 	}
 	if code, body := w.do(w.as("alice"), http.MethodPost, path("a", "exec?command=true&stdout=true"), ""); code != http.StatusBadRequest || !strings.Contains(body, "upgrade") {
 		t.Errorf("exec without an upgrade: got %d %s, want 400", code, body)
+	}
+	if code, body := w.webSocket(w.as("alice"), path("a", "exec?command=true&stdout=true"), "v4.channel.k8s.io"); code != http.StatusBadRequest || !strings.Contains(body, "v5.channel.k8s.io") {
+		t.Errorf("exec by an old WebSocket: got %d %s, want 400", code, body)
 	}
 }
 

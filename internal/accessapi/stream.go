@@ -65,7 +65,9 @@ type streamed struct {
 
 // stream connects the client's streams to the agent's, until one of them ends.
 func (a *access) stream(c *connection, s streamed) error {
-	if !httpstream.IsUpgradeRequest(c.r) && !wsstream.IsWebSocketRequest(c.r) {
+	// Agents speak SPDY alone. WebSockets that cannot end single streams have no translator.
+	webSocket := wsstream.IsWebSocketRequest(c.r)
+	if !httpstream.IsUpgradeRequest(c.r) || webSocket && !wsstream.IsWebSocketRequestWithStreamCloseProtocol(c.r) {
 		return apierrors.NewBadRequest("the request must ask for an upgrade to SPDY/3.1, or to a WebSocket with the subprotocol " + remotecommand.StreamProtocolV5Name)
 	}
 	t, err := a.find.target(c.r.Context(), s.bottle)
