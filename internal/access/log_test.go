@@ -4,9 +4,12 @@ package access
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -137,6 +140,36 @@ func TestLogOfHostileGuest(t *testing.T) {
 	}
 	if joined != want {
 		t.Errorf("CRI: got %.300q, want the same text", joined)
+	}
+}
+
+// TestLogWithoutData has a file that is far larger than its data.
+func TestLogWithoutData(t *testing.T) {
+	f, err := os.Create(filepath.Join(t.TempDir(), "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteString(firstRun); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Truncate(1 << 40); err != nil {
+		t.Fatal(err)
+	}
+	info, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &lineReader{files: &logFiles{files: []logFile{{f, info}}}}
+	read := 0
+	err = r.read(func(text []byte, _ bool) error {
+		if read += len(text); read > 1<<20 {
+			return errors.New("it is read on and on")
+		}
+		return nil
+	})
+	if err != nil || r.at.off != 1<<40 {
+		t.Errorf("got %v at %d, want the end", err, r.at.off)
 	}
 }
 

@@ -103,8 +103,9 @@ func (f *logFiles) forget(p *position) {
 	f.files, p.file = f.files[p.file:], 0
 }
 
-// data returns the first offset at or after off at which the file has data: the agent
-// frees the beginning of a file that has become too large.
+// data returns the first offset at or after off at which the file has data, or its end:
+// the agent frees the beginning of a file that has become too large, and the machine's
+// user may make a file of any size that has no data at all.
 func (l logFile) data(off int64) int64 {
 	if whole, ok := l.LogFile.(cutFile); ok {
 		l.LogFile = whole.LogFile
@@ -113,9 +114,16 @@ func (l logFile) data(off int64) int64 {
 	if !ok {
 		return off
 	}
+	info, err := file.Stat()
+	if err != nil || off >= info.Size() {
+		return off
+	}
 	next, err := unix.Seek(int(file.Fd()), off, unix.SEEK_DATA)
-	if err != nil {
-		return off // there is no data after it
+	switch {
+	case errors.Is(err, unix.ENXIO): // there was no data after it
+		return info.Size()
+	case err != nil:
+		return off
 	}
 	return next
 }
