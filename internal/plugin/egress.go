@@ -222,11 +222,19 @@ func (d *decision) row() []string {
 	if t, err := time.Parse(time.RFC3339Nano, d.Time); err == nil {
 		when = t.UTC().Format(time.RFC3339)
 	}
-	row := []string{"   " + net.JoinHostPort(d.Host, strconv.Itoa(int(d.Port))), fmt.Sprintf("%d times", d.count), when}
+	row := []string{"   " + net.JoinHostPort(d.Host, strconv.Itoa(int(d.Port))), times(d.count), when}
 	if d.Decision != "allow" {
 		row = append(row, cmp.Or(d.Reason, d.refusal().Why()))
 	}
 	return row
+}
+
+// times says how often something happened.
+func times(n uint64) string {
+	if n == 1 {
+		return "once"
+	}
+	return fmt.Sprintf("%d times", n)
 }
 
 // printRules shows what to add to spec.egress.allow.

@@ -18,7 +18,7 @@ import (
 func (p *plugin) newRun() *cobra.Command {
 	flags := &runFlags{}
 	cmd := &cobra.Command{
-		Use:                   "run NAME [--image IMAGE] [flags] -- COMMAND [ARGS…]",
+		Use:                   "run NAME [--image IMAGE] [-- COMMAND [ARGS…]]",
 		DisableFlagsInUseLine: true,
 		Short:                 "Run a command to its end in a new Bottle",
 		Long: templates.LongDesc(`

@@ -39,8 +39,9 @@ func (p *plugin) each(done string, do func(ctx context.Context, c *client, name 
 
 func (p *plugin) newStop() *cobra.Command {
 	return &cobra.Command{
-		Use:   "stop NAME…",
-		Short: "Stop Bottles and keep their disks",
+		Use:                   "stop NAME…",
+		DisableFlagsInUseLine: true,
+		Short:                 "Stop Bottles and keep their disks",
 		Long: templates.LongDesc(`
 			Sets spec.desiredState to Stopped: the machine is shut down and its disk is kept. What
 			the Bottle has booked on its node stays booked.`),
@@ -54,11 +55,12 @@ func (p *plugin) newStop() *cobra.Command {
 
 func (p *plugin) newStart() *cobra.Command {
 	return &cobra.Command{
-		Use:               "start NAME…",
-		Short:             "Start stopped Bottles",
-		Long:              templates.LongDesc(`Sets spec.desiredState to Running. To run a finished Bottle again, use restart.`),
-		Args:              cobra.MinimumNArgs(1),
-		ValidArgsFunction: p.completeNames(),
+		Use:                   "start NAME…",
+		DisableFlagsInUseLine: true,
+		Short:                 "Start stopped Bottles",
+		Long:                  templates.LongDesc(`Sets spec.desiredState to Running. To run a finished Bottle again, use restart.`),
+		Args:                  cobra.MinimumNArgs(1),
+		ValidArgsFunction:     p.completeNames(),
 		RunE: p.each("starting", func(ctx context.Context, c *client, name string) error {
 			return c.setDesiredState(ctx, name, v1alpha1.DesiredStateRunning)
 		}),
@@ -67,8 +69,12 @@ func (p *plugin) newStart() *cobra.Command {
 
 func (p *plugin) newRestart() *cobra.Command {
 	return &cobra.Command{
-		Use:               "restart NAME…",
-		Short:             "Stop and start the machines of Bottles, or run finished ones again",
+		Use:                   "restart NAME…",
+		DisableFlagsInUseLine: true,
+		Short:                 "Stop and start the machines of Bottles, or run finished ones again",
+		Long: templates.LongDesc(`
+			Stops the machine and starts it again, with the disk that it has. A finished Bottle runs
+			its command again.`),
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: p.completeNames(),
 		RunE: p.each("restarting", func(ctx context.Context, c *client, name string) error {
@@ -80,8 +86,9 @@ func (p *plugin) newRestart() *cobra.Command {
 func (p *plugin) newRecreate() *cobra.Command {
 	var yes bool
 	cmd := &cobra.Command{
-		Use:   "recreate NAME… [--yes]",
-		Short: "Replace the machines of Bottles with new ones; their disks are lost",
+		Use:                   "recreate NAME… [--yes]",
+		DisableFlagsInUseLine: true,
+		Short:                 "Replace the machines of Bottles with new ones; their disks are lost",
 		Long: templates.LongDesc(`
 			Replaces the machine with a new one, made from the image and with all changes of the
 			spec. Everything on its disk is lost.`),
@@ -98,7 +105,7 @@ func (p *plugin) newRecreate() *cobra.Command {
 			return c.act(ctx, name, "recreate", &subresources.BottleAction{})
 		})(cmd, args)
 	}
-	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "Do not ask")
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "Do not ask for confirmation")
 	return cmd
 }
 
