@@ -143,7 +143,7 @@ func decide(f facts) decision {
 	switch {
 	case !f.bottle.DeletionTimestamp.IsZero():
 		return decideDeleted(f, on)
-	case on != "" && (idle(f.bottle) || finished(f.bottle) && f.home.lost()):
+	case on != "" && rests(f):
 		return decideIdle(f, on)
 	case on != "":
 		d := decidePlaced(f, on)

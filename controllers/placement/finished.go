@@ -45,6 +45,13 @@ func idle(b *v1alpha1.Bottle) bool {
 	return finished(b) && !meta.IsStatusConditionTrue(b.Status.Conditions, v1alpha1.ConditionFilesOpen)
 }
 
+// rests reports whether nothing is to be booked for a Bottle that has finished. Its files
+// may be open: if its node is drained or gone then, its machine stops, but the Bottle stays.
+// On another node, it would run a second time.
+func rests(f facts) bool {
+	return idle(f.bottle) || finished(f.bottle) && (f.home.gone || f.home.lost() || f.eviction() != "")
+}
+
 // rebooks reports whether a Bottle on its node needs a booking there, because its
 // resources were released.
 func rebooks(b *v1alpha1.Bottle) bool { return released(b) && !idle(b) }
@@ -59,7 +66,7 @@ func decideIdle(f facts, on string) decision {
 	}
 	s.schedule(metav1.ConditionTrue, v1alpha1.ReasonReleased, message)
 	d := decision{status: s}
-	if f.pod != nil && released(f.bottle) {
+	if f.pod != nil && released(f.bottle) && !meta.IsStatusConditionTrue(f.bottle.Status.Conditions, v1alpha1.ConditionMachineReady) {
 		d.pod = podRemove
 	}
 	return d
