@@ -9,6 +9,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -195,7 +196,7 @@ func TestRotation(t *testing.T) {
 					t.Fatalf("after %s, %s: got %v, %v, want a connection", time.Since(begin), name, serverErr, clientErr)
 				}
 			}
-			if quiet > 15 { // five days
+			if quiet > 8 { // three days
 				quiet = 0
 				pass(25 * 24 * time.Hour)
 			}
@@ -227,9 +228,10 @@ func TestExpiredCA(t *testing.T) {
 // Start checks at once and then again and again, and reports when there are certificates.
 func TestStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		fail := true
+		var down atomic.Bool
+		down.Store(true)
 		c := newClient(interceptor.Funcs{Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {
-			if fail {
+			if down.Load() {
 				return errors.New("down")
 			}
 			return c.Get(ctx, key, o, opts...)
@@ -245,7 +247,7 @@ func TestStart(t *testing.T) {
 		if cert, _ := a.Serving().CurrentCertKeyContent(); cert != nil {
 			t.Error("got a serving certificate, want none yet")
 		}
-		fail = false
+		down.Store(false)
 		<-a.Ready()
 		clientOf(t, a)
 		cancel()

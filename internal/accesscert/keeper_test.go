@@ -112,16 +112,16 @@ func TestRenewal(t *testing.T) {
 			t.Errorf("saved: got %v, %v, want the mode 0600", info, err)
 		}
 		pass(9 * time.Hour)
-		if w.requests != 1 {
-			t.Errorf("after 9 hours: got %d requests, want 1", w.requests)
+		if w.requests.Load() != 1 {
+			t.Errorf("after 9 hours: got %d requests, want 1", w.requests.Load())
 		}
 		pass(4 * time.Hour)
 		second := k.current.Load().cert.Leaf
-		if w.requests != 2 || second.Equal(first) {
-			t.Errorf("after 13 hours: got %d requests, want a second one and a new certificate", w.requests)
+		if w.requests.Load() != 2 || second.Equal(first) {
+			t.Errorf("after 13 hours: got %d requests, want a second one and a new certificate", w.requests.Load())
 		}
 
-		w.away = true
+		w.away.Store(true)
 		pass(20 * time.Hour)
 		check(t, w.authority)
 		restarted := NewKeeper(w.options(k.options.File, testNode))
@@ -130,14 +130,14 @@ func TestRenewal(t *testing.T) {
 				t.Errorf("%s, while the manager is away: got %v, %v, want a connection", name, serverErr, clientErr)
 			}
 		}
-		if w.requests > 5 {
-			t.Errorf("after 20 hours without a manager: got %d requests, want few", w.requests)
+		if w.requests.Load() > 5 {
+			t.Errorf("after 20 hours without a manager: got %d requests, want few", w.requests.Load())
 		}
 		pass(5 * time.Hour)
 		if serverErr, _ := connect(k.ServerConfig(), clientOf(t, w.authority)); k.Ready() || !errors.Is(serverErr, ErrNotReady) {
 			t.Errorf("expired: got %v, want ErrNotReady", serverErr)
 		}
-		w.away = false
+		w.away.Store(false)
 		pass(time.Minute)
 		if !k.Ready() {
 			t.Error("the manager is back: got no certificate, want one")
@@ -149,14 +149,14 @@ func TestRenewal(t *testing.T) {
 func TestRetries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		w.fail = errors.New("down")
+		w.down.Store(true)
 		k := w.keeper(t, testNode)
 		start(t, k)
 		pass(time.Hour)
-		w.fail = nil
+		w.down.Store(false)
 		pass(maxRetry + slowPollInterval)
-		if !k.Ready() || w.requests != 1 {
-			t.Errorf("got ready %t after %d requests, want it after one", k.Ready(), w.requests)
+		if !k.Ready() || w.requests.Load() != 1 {
+			t.Errorf("got ready %t after %d requests, want it after one", k.Ready(), w.requests.Load())
 		}
 	})
 }
@@ -214,7 +214,7 @@ func TestSavedFile(t *testing.T) {
 func TestApprovedByAnother(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		w.away = true
+		w.away.Store(true)
 		k := w.keeper(t, "node-b")
 		start(t, k)
 		list := &certificatesv1.CertificateSigningRequestList{}
@@ -226,7 +226,7 @@ func TestApprovedByAnother(t *testing.T) {
 		if err := w.Status().Update(t.Context(), csr); err != nil {
 			t.Fatal(err)
 		}
-		w.away = false
+		w.away.Store(false)
 		pass(time.Minute)
 		if err := w.WithWatch.Get(t.Context(), client.ObjectKeyFromObject(csr), csr); err != nil {
 			t.Fatal(err)

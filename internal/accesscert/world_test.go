@@ -6,9 +6,11 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 
 	"github.com/go-logr/logr"
@@ -36,9 +38,9 @@ type world struct {
 	client.WithWatch
 	authority *Authority
 	signer    *Signer
-	away      bool  // the leader signs nothing
-	fail      error // of agents' requests
-	requests  int
+	away      atomic.Bool // the leader signs nothing
+	down      atomic.Bool // agents' requests fail
+	requests  atomic.Int64
 }
 
 func newWorld(t *testing.T) *world {
@@ -84,10 +86,10 @@ type requestsOf struct {
 }
 
 func (r requestsOf) Create(ctx context.Context, csr *certificatesv1.CertificateSigningRequest, _ metav1.CreateOptions) (*certificatesv1.CertificateSigningRequest, error) {
-	if r.fail != nil {
-		return nil, r.fail
+	if r.down.Load() {
+		return nil, errors.New("down")
 	}
-	r.requests++
+	r.requests.Add(1)
 	csr = csr.DeepCopy()
 	csr.Spec.Username = "system:serviceaccount:" + testNamespace + ":bottle-agent"
 	csr.Spec.Extra = map[string]certificatesv1.ExtraValue{nodeNameKey: {r.node}}
@@ -96,12 +98,12 @@ func (r requestsOf) Create(ctx context.Context, csr *certificatesv1.CertificateS
 
 // Get lets the signer work first.
 func (r requestsOf) Get(ctx context.Context, name string, _ metav1.GetOptions) (*certificatesv1.CertificateSigningRequest, error) {
-	if r.fail != nil {
-		return nil, r.fail
+	if r.down.Load() {
+		return nil, errors.New("down")
 	}
 	key := client.ObjectKey{Name: name}
 	for range 2 {
-		if r.away {
+		if r.away.Load() {
 			break
 		}
 		if _, err := r.signer.Reconcile(ctx, ctrl.Request{NamespacedName: key}); err != nil {
