@@ -13,9 +13,10 @@ import (
 
 // leak redirects connections to port 8888 of a bundle to one of the agent's
 // canaries on the gateway. It finds the canary as a listener on all addresses
-// above port 1024, which on a development node are only the canaries.
+// above port 1024, which on a development node are only the canaries, apart from the
+// listener of test/escape and the port at which the agent serves the manager.
 const leak = `
-canary=$(busybox netstat -ltn | awk '$4 ~ /^:::[0-9]+$/ {sub(":::", "", $4); if ($4 + 0 > 1024 && $4 != 18080) {print $4; exit}}')
+canary=$(busybox netstat -ltn | awk '$4 ~ /^:::[0-9]+$/ {sub(":::", "", $4); if ($4 + 0 > 1024 && $4 != 18080 && $4 != 9443) {print $4; exit}}')
 [ -n "$canary" ]
 pid=$(docker inspect -f '{{.State.Pid}}' "$1")
 in_bundle() { nsenter -t "$pid" -n "$@"; }
