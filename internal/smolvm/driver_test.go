@@ -321,7 +321,8 @@ func TestLockedDatabaseIsRetried(t *testing.T) {
 				}
 				left, locked = -1, 0
 				err := d.CreateMachine(t.Context(), specOf("other"))
-				if !errors.Is(err, host.ErrUnavailable) || locked < 2 || locked > 12 {
+				// A machine that was created, but cannot be inspected, is removed: those are two calls.
+				if !errors.Is(err, host.ErrUnavailable) || locked < 2 || locked > 24 {
 					t.Errorf("locked forever: got %v after %d locked calls, want ErrUnavailable after a few", err, locked)
 				}
 			})
