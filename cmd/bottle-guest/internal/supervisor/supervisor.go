@@ -164,12 +164,14 @@ func (s *Supervisor) runOnce(n int) string {
 
 // execute starts the workload and waits until it has ended.
 func (s *Supervisor) execute() outcome {
+	// Write the report before the command can fill the folder: later reports take no more
+	// room.
+	s.changed()
 	r, err := s.start(s.orders.Stdin)
 	if err != nil {
 		s.log.system("the command cannot be started: %v", err)
 		return outcome{ExitCode: startCode(err)}
 	}
-	s.changed()
 	for {
 		if status, ended := s.await(time.Time{}, r); ended {
 			r.close(s.input)
