@@ -86,8 +86,18 @@ func (t *terminal) close(delay time.Duration) (err error) {
 	return cmp.Or(err, t.side.Close())
 }
 
+// setSize sets the size of a terminal. It holds the file open meanwhile, so that the size
+// never goes to another file that has got the same number.
 func setSize(f *os.File, columns, rows uint16) error {
-	return pty.Setsize(f, &pty.Winsize{Cols: columns, Rows: rows})
+	c, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	err = c.Control(func(fd uintptr) {
+		failed = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Col: columns, Row: rows})
+	})
+	return cmp.Or(err, failed)
 }
 
 // makeRaw makes a terminal pass everything on as it is, as cfmakeraw does: input that
