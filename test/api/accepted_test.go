@@ -57,6 +57,7 @@ func TestAccepted(t *testing.T) {
 			if want.DesiredState == "" {
 				want.DesiredState = v1alpha1.DesiredStateRunning
 			}
+			want.RestartPolicy, want.Stdin = v1alpha1.RestartAlways, v1alpha1.StdinClosed
 			got := &v1alpha1.Bottle{}
 			if err := c.Get(t.Context(), client.ObjectKeyFromObject(b), got); err != nil {
 				t.Fatal(err)
