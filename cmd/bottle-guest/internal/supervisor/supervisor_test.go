@@ -16,6 +16,7 @@ import (
 	"github.com/onsi/gomega"
 
 	"botbottle.dev/bottle-operator/internal/supervise"
+	"botbottle.dev/bottle-operator/test/require"
 )
 
 var never = supervise.Orders{RestartPolicy: supervise.RestartNever}
@@ -300,7 +301,7 @@ func TestNothingOutlivesARun(t *testing.T) {
 func TestDaemonHoldsTheOutput(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("setsid"); err != nil {
-		t.Skip("needs setsid")
+		require.Unmet(t, "needs setsid: install Debian's util-linux")
 	}
 	g := shell(t, never, `setsid sleep 1004 & sleep 0.2; echo done`).run()
 	g.await("final", final)
