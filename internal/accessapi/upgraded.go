@@ -139,8 +139,8 @@ func lastFrame(out []byte, stream uint32, payload []byte) []byte {
 	return append(out, payload...)
 }
 
-// Write writes what the client sends. Once the agent takes nothing any more, the rest
-// is dropped, so that the client stays until it has read how the session ended.
+// Write forwards what the client sends. When the agent no longer accepts data, Write
+// discards the rest, so that the client stays until it has read how the session ended.
 func (u *upgraded) Write(p []byte) (int, error) {
 	swallowed := 0
 	for ; !u.requested && swallowed < len(p); swallowed++ {

@@ -108,8 +108,8 @@ func (now *environment) get(b *bottlev1alpha1.Bottle, ref namedwatch.Ref) (map[s
 	case v1alpha1.ObjectTooLarge:
 		return nil, envsource.ErrTooLarge
 	case v1alpha1.ObjectPresent:
-		// Data for an older generation is as good if it has all that b names. If a
-		// key is missing, the object may have it all the same.
+		// Data for an older generation of the Bottle suffices if it has every key that
+		// this generation names. A missing key may exist, but was not asked for then.
 		if o.generation < b.Generation && !hasAll(o.data, b, ref) {
 			return nil, envsource.ErrNotYet
 		}
