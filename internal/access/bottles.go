@@ -20,9 +20,8 @@ import (
 // Bottle is what the server knows about a Bottle.
 type Bottle struct {
 	Owner host.Owner
-	// Finished: its workload has ended for good. FilesOpen: its machine runs again, for
-	// copies.
-	Finished, FilesOpen bool
+	// Finished: its workload has ended for good.
+	Finished bool
 	// Supervised: a supervisor runs the workload in the guest.
 	Supervised bool
 	// Stdin: the workload has an input. Terminal: it has a terminal.
@@ -60,9 +59,8 @@ func (n NodeBottles) Find(ctx context.Context, namespace, name, uid string) (Bot
 		return Bottle{}, fmt.Errorf("%w on this node", host.ErrNotFound)
 	}
 	out := Bottle{
-		Owner:     n.owner(&b),
-		Finished:  meta.IsStatusConditionTrue(b.Status.Conditions, v1alpha1.ConditionFinished),
-		FilesOpen: meta.IsStatusConditionTrue(b.Status.Conditions, v1alpha1.ConditionFilesOpen),
+		Owner:    n.owner(&b),
+		Finished: meta.IsStatusConditionTrue(b.Status.Conditions, v1alpha1.ConditionFinished),
 	}
 	folder, err := n.State.Folder(uid)
 	if err != nil {

@@ -73,7 +73,7 @@ func TestProof(t *testing.T) {
 		{enforce.ErrNothingToProve, http.StatusConflict, "wall"},
 		{enforce.ErrProofInterrupted, http.StatusConflict, "interrupted"},
 		{context.DeadlineExceeded, http.StatusServiceUnavailable, "50 s"},
-		{errors.New("the guest's own words"), http.StatusInternalServerError, "agent's log"},
+		{errors.New("the guest's own words"), http.StatusInternalServerError, "smolvm and docker on the node"},
 	} {
 		w.server.Prover = &fakeProver{err: tt.err}
 		code, body := w.get(t, http.MethodPost, w.url("proof", nil))

@@ -111,7 +111,7 @@ func asStatus(err error, name string) error {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return apierrors.NewServiceUnavailable("the request ended before its answer")
 	}
-	return apierrors.NewInternalError(errors.New("the node could not do it; its agent's log says more"))
+	return apierrors.NewInternalError(errors.New("the node could not do it: try again, and check smolvm and docker on the node"))
 }
 
 // tooMany returns the error for a session beyond a bound.
