@@ -196,10 +196,140 @@ type Egress struct {
 	// contains it, not by a rule for a host name. A node closes more for every
 	// Bottle: its subnet pool, its own addresses, and what its agent's flags
 	// --egress-closed and --egress-ceiling say. Rules that lie wholly in it are refused.
+	// Connections to these hosts are tunnelled unopened, unless an entry of rules names
+	// the host too.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=256
 	Allow []EgressRule `json:"allow,omitempty"`
+
+	// rules name hosts whose requests the default bundle opens and checks. The guest
+	// reaches these hosts like those in allow, but only with requests that a rule of the
+	// host matches; of several rules that match, the first one decides. A rule for the
+	// host itself takes precedence over one for *. and a domain. Rules need the built-in
+	// bundle. Changes take effect at once, without a restart. For the first rule of a
+	// Bottle that is running already, the machine must start again before its tools trust
+	// the Bottle's certificate authority.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	Rules []HTTPRule `json:"rules,omitempty"`
+}
+
+// HTTPRule lets requests to one host through, and can add a credential to them.
+type HTTPRule struct {
+	// host is the host that the rule is for, as in allow, but not a CIDR with more than
+	// one address.
+	// +required
+	Host EgressRule `json:"host,omitempty"`
+
+	// http lists the requests that the rule lets through. If absent, it lets through
+	// every request to the host.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=16
+	HTTP []HTTPMatch `json:"http,omitempty"`
+
+	// credential is added to the requests that the rule lets through. The guest never
+	// has it.
+	// +optional
+	Credential *Credential `json:"credential,omitempty"`
+
+	// passSecrets name Secrets of spec.env and of credentials whose values requests that
+	// the rule lets through may contain. The bundle refuses other requests that contain
+	// one.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=16
+	PassSecrets []LocalObjectReference `json:"passSecrets,omitempty"`
+}
+
+// HTTPMatch describes requests by method and path. A request must match both.
+type HTTPMatch struct {
+	// methods are the methods that match, in upper case. If absent, every method does.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=16
+	Methods []HTTPMethod `json:"methods,omitempty"`
+
+	// paths are patterns for the path of the URL, of which one must match. In a pattern,
+	// * stands for any characters within a segment, and ** also across segments. If
+	// absent, every path matches.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=32
+	Paths []HTTPPath `json:"paths,omitempty"`
+}
+
+// HTTPMethod is a method of HTTP.
+//
+// +kubebuilder:validation:MinLength=1
+// +kubebuilder:validation:MaxLength=32
+// +kubebuilder:validation:XValidation:rule="self.matches('^[A-Z][A-Z_-]*$')",message="a method must be in upper case, such as GET or POST; leave methods out to match every method"
+type HTTPMethod string
+
+// HTTPPath is a pattern for the path of a URL.
+//
+// +kubebuilder:validation:MinLength=1
+// +kubebuilder:validation:MaxLength=256
+// +kubebuilder:validation:XValidation:rule="self.startsWith('/')",message="a path must begin with '/', such as /v1/messages or /v1/**"
+type HTTPPath string
+
+// Credential is a secret that the bundle adds to requests.
+type Credential struct {
+	// secretKeyRef selects the key of a Secret, in the Bottle's namespace, that holds the
+	// secret. A change takes effect within seconds. White space at the end of the value is
+	// dropped. While the Secret or the key does not exist, the bundle refuses the requests
+	// that would get the credential.
+	// +required
+	SecretKeyRef SecretKeySelector `json:"secretKeyRef,omitempty,omitzero"`
+
+	// header is the header that carries the secret. The bundle removes this header from
+	// what the guest sends. The default is Authorization.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	Header *string `json:"header,omitempty"`
+
+	// prefix stands before the secret in the header. The default is "Bearer " for
+	// the header Authorization, and nothing for any other.
+	// +optional
+	// +kubebuilder:validation:MaxLength=64
+	Prefix *string `json:"prefix,omitempty"`
+
+	// basicUser is the user's name for HTTP basic authentication, in which the secret is
+	// the password. It excludes header and prefix.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=128
+	BasicUser *string `json:"basicUser,omitempty"`
+
+	// env is the name of a variable that the guest gets with a placeholder as its value,
+	// for programs that do not start without one. A variable of the same name in spec.env
+	// takes precedence.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=256
+	Env *string `json:"env,omitempty"`
+}
+
+// SecretKeySelector selects one key of a Secret.
+type SecretKeySelector struct {
+	// name is the name of the Secret.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name,omitempty"`
+
+	// key is the key in the Secret's data.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Key string `json:"key,omitempty"`
 }
 
 // EgressRule is one destination, HOST[:PORT].

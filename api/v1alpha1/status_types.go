@@ -89,11 +89,43 @@ type EgressStatus struct {
 	// +kubebuilder:validation:items:MaxLength=200
 	ClosedByPlatform []string `json:"closedByPlatform,omitempty"`
 
+	// credentials are the credentials of the Bottle's rules that its bundle has, and since
+	// when it has this version of them.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	Credentials []CredentialStatus `json:"credentials,omitempty"`
+
 	// leak is set after the guest reached something other than its bundle. While
 	// it is set, the machine does not start on any node. To let it start again,
 	// change the spec or the annotation botbottle.dev/prove.
 	// +optional
 	Leak *EgressLeak `json:"leak,omitempty"`
+}
+
+// CredentialStatus says which version of a credential is in force.
+type CredentialStatus struct {
+	// secretName is the name of the Secret.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	SecretName string `json:"secretName,omitempty"`
+
+	// key is the key in the Secret's data.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Key string `json:"key,omitempty"`
+
+	// resourceVersion is the version of the Secret that the bundle has.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	ResourceVersion string `json:"resourceVersion,omitempty"`
+
+	// since is the time at which the bundle got this version of the credential.
+	// +required
+	Since metav1.Time `json:"since,omitempty,omitzero"` //nolint:kubeapilinter // every version has a time
 }
 
 // EgressLeak describes how the guest reached something other than its bundle.
