@@ -72,7 +72,7 @@ func (im *Image) writeLayer(w, file io.Writer) error {
 	}
 	defer f.Close()
 	tw := tar.NewWriter(w)
-	for _, dir := range []string{"etc/", strings.TrimPrefix(RulesDir, "/") + "/"} {
+	for _, dir := range []string{"etc/", strings.TrimPrefix(RulesDir, "/") + "/", "run/", strings.TrimPrefix(SecretsDir, "/") + "/"} {
 		if err := writeDir(tw, dir); err != nil {
 			return err
 		}

@@ -27,8 +27,16 @@ const (
 	RulesDir = "/etc/bottle"
 	// RulesFile is the name of the rules file in RulesDir.
 	RulesFile = "egress.json"
+	// SecretsDir is where the bundle looks for its authority and the values of its
+	// Bottle's Secrets (package brokerfile). It is a mounted folder of a tmpfs.
+	SecretsDir = "/run/bottle-broker"
+	// UpstreamCAFile is the name of the file in RulesDir with the authorities that the
+	// bundle accepts for upstreams beside the public ones. It may be absent.
+	UpstreamCAFile = "upstream-ca.pem"
 	// User is the user and group that the bundle runs as.
 	User = "65532:65532"
+	// UserID is the number of that user and of that group.
+	UserID = 65532
 	// Port is the TCP port on which the bundle listens.
 	Port = 8888
 

@@ -103,9 +103,9 @@ func TestArchive(t *testing.T) {
 	if !bytes.Equal(layer["bottle-bundle"], content) {
 		t.Error("executable in the layer: got other bytes than the file's")
 	}
-	for _, dir := range []string{"etc/", "etc/bottle/"} {
-		if _, ok := layer[dir]; !ok || len(layer) != 3 {
-			t.Errorf("layer: got %d entries, want 3 with %s", len(layer), dir)
+	for _, dir := range []string{"etc/", "etc/bottle/", "run/", "run/bottle-broker/"} {
+		if _, ok := layer[dir]; !ok || len(layer) != 5 {
+			t.Errorf("layer: got %d entries, want 5 with %s", len(layer), dir)
 		}
 	}
 }
