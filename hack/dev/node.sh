@@ -13,14 +13,16 @@ clean_env=(env -i "PATH=$node_path" HOME=/root LANG=C.UTF-8)
 # make_world: makes a namespace that simulates the internet (203.0.113.10 and
 # 2001:db8::10), the cloud metadata service (169.254.169.254 and fd00:ec2::254)
 # and a neighbour on the LAN (10.77.0.1 and fd00:77::1): see hack/dev/world.
-# Everything that reaches it is logged in logs/world.jsonl.
+# Everything that reaches it is logged in logs/world.jsonl. The authority of its
+# certificate is world/ca.pem.
 # The neighbour runs an image registry on port 5000: see hack/dev/registry. Its
 # requests are logged in logs/registry.jsonl.
 make_world() {
   make_world_network
-  launch world nsenter "--net=/run/netns/$world" "$bin/dev-world" -log "$dev/logs/world.jsonl"
+  launch world nsenter "--net=/run/netns/$world" "$bin/dev-world" -log "$dev/logs/world.jsonl" -tls "$dev/world"
   launch registry nsenter "--net=/run/netns/$world" "$bin/dev-registry" serve -dir "$dev/registry" -log "$dev/logs/registry.jsonl"
   await 20 "the registry" "$dev/logs/registry.log" ip netns exec "$world" nc -z 10.77.0.1 5000
+  await 20 "the world's certificate" "$dev/logs/world.log" test -s "$dev/world/ca.pem"
   push_image bottle/guest:1 <"$bin/images/guest.tar" >/dev/null
 }
 
@@ -79,6 +81,7 @@ make_local_node() {
   mkdir -p "$dir/var-lib/"{bottle,bottle-images,docker} "$dir/opt/"{dev,smolvm}
   chmod 711 "$dir/var-lib/bottle"
   install -m 644 "$dev/registry/ca.pem" "$dir/opt/dev/registry-ca.pem"
+  install -m 644 "$dev/world/ca.pem" "$dir/opt/dev/world-ca.pem"
   if [ -e /dev/kvm ] && [ ! -e "$dir/kvm" ]; then
     mknod -m 666 "$dir/kvm" c "$((0x$(stat -c %t /dev/kvm)))" "$((0x$(stat -c %T /dev/kvm)))"
   fi

@@ -22,6 +22,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
+	"botbottle.dev/bottle-operator/hack/dev/certificate"
 )
 
 // start serves a registry like serve does, on a free port.
@@ -32,7 +34,7 @@ func start(t *testing.T) (dir, host string, log *bytes.Buffer) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, err := certificate(dir, []string{"127.0.0.1"})
+	cert, err := certificate.Load(dir, []string{"127.0.0.1"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/registry"
+
+	"botbottle.dev/bottle-operator/hack/dev/certificate"
 )
 
 // user is the only user who may read and write below private/.
@@ -73,7 +75,7 @@ func serve(dir, journal, listen string, names []string) error {
 	if err != nil {
 		return err
 	}
-	cert, err := certificate(dir, names)
+	cert, err := certificate.Load(dir, names)
 	if err != nil {
 		return err
 	}

@@ -19,6 +19,7 @@ var (
 	hosts = map[string]netip.Addr{
 		"allowed.test":         internet,
 		"denied.test":          internet,
+		"opened.test":          internet,
 		"node.test":            netip.MustParseAddr("203.0.113.99"), // no host of the world has it; a test gives it to a node
 		"rebind-lan.test":      netip.MustParseAddr("10.77.0.1"),
 		"rebind-metadata.test": netip.MustParseAddr("169.254.169.254"),

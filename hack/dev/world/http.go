@@ -18,8 +18,18 @@ type connKey struct{}
 
 // listenHTTP answers every request with the same line. It logs the raw bytes of
 // a request before answering it, and logs a connection without a request when
-// the connection ends.
-func (w *world) listenHTTP(port string) error { return w.listenTCP("http", port, w.serveHTTP) }
+// the connection ends. With a certificate, it also serves TLS on the same port.
+func (w *world) listenHTTP(port string) error {
+	if w.certificate == nil {
+		return w.listenTCP("http", port, w.serveHTTP)
+	}
+	return w.listenTCP("http", port, func(l net.Listener) error {
+		s := newSniffer(l)
+		w.serve("http", func() error { return w.serveHTTP(s.plain) })
+		w.serve("https", func() error { return w.serveTLS(s.secure) })
+		return s.run()
+	})
+}
 
 func (w *world) serveHTTP(l net.Listener) error {
 	server := &http.Server{

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command world simulates the outside world for the development cluster. It
-// serves plain HTTP, DNS for names below .test, and a UDP echo, on every IPv4
-// and IPv6 address of the network namespace that it was started in. It logs
+// serves HTTP with and without TLS, DNS for names below .test, and a UDP echo, on
+// every IPv4 and IPv6 address of the network namespace that it was started in. It logs
 // everything that reaches it as a line of JSON, so that a test sees what got out
 // of a guest without having to trust the guest. It does not authenticate or
 // limit clients: run it only in namespaces that have no route out of the machine.
 //
-// usage: world -log FILE [-http PORTS] [-dns PORT] [-echo PORTS]
+// usage: world -log FILE [-http PORTS] [-tls FOLDER] [-dns PORT] [-echo PORTS]
 package main
 
 import (
+	"crypto/tls"
 	"errors"
 	"flag"
 	"fmt"
@@ -21,33 +22,45 @@ import (
 )
 
 func main() {
-	log := flag.String("log", "", "`file` that gets one JSON line for each request, query and datagram")
-	web := flag.String("http", "80,443,8080", "TCP `ports` of the plain HTTP server, separated by commas")
-	dns := flag.String("dns", "53", "UDP and TCP `ports` of the name server")
-	echo := flag.String("echo", "4000", "UDP `ports` that echo datagrams")
+	var o options
+	flag.StringVar(&o.log, "log", "", "`file` that gets one JSON line for each request, query and datagram")
+	flag.StringVar(&o.web, "http", "80,443,8080", "TCP `ports` of the HTTP server, separated by commas")
+	flag.StringVar(&o.tls, "tls", "", "`folder` of the HTTP server's certificate and of its authority, ca.pem, which are made if there are none; \"\" means no TLS")
+	flag.StringVar(&o.dns, "dns", "53", "UDP and TCP `ports` of the name server")
+	flag.StringVar(&o.echo, "echo", "4000", "UDP `ports` that echo datagrams")
 	flag.Parse()
-	if *log == "" || flag.NArg() > 0 {
+	if o.log == "" || flag.NArg() > 0 {
 		flag.Usage()
 		os.Exit(2)
 	}
-	err := run(*log, *web, *dns, *echo)
+	err := run(o)
 	fmt.Fprintln(os.Stderr, "world:", err)
 	os.Exit(1)
 }
 
+// options are the command line.
+type options struct{ log, web, tls, dns, echo string }
+
 // run serves until the first server fails, and returns its error.
-func run(path, web, dns, echo string) error {
-	file, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+func run(o options) error {
+	file, err := os.OpenFile(o.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
 	w := &world{log: &journal{w: file}, failed: make(chan error, 1)}
+	if o.tls != "" {
+		loaded, err := loadCertificate(o.tls)
+		if err != nil {
+			return err
+		}
+		w.certificate = &loaded
+	}
 	for _, s := range []struct {
 		ports  string
 		listen func(port string) error
 	}{
-		{web, w.listenHTTP}, {dns, w.listenDNS}, {echo, w.listenEcho},
+		{o.web, w.listenHTTP}, {o.dns, w.listenDNS}, {o.echo, w.listenEcho},
 	} {
 		for port := range strings.SplitSeq(s.ports, ",") {
 			if port == "" {
@@ -68,6 +81,8 @@ func run(path, web, dns, echo string) error {
 type world struct {
 	log    *journal
 	failed chan error
+	// certificate is nil if the world has no TLS.
+	certificate *tls.Certificate
 }
 
 func (w *world) serve(what string, serve func() error) {

@@ -4,11 +4,17 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -137,6 +143,75 @@ func TestHTTPIsLoggedVerbatim(t *testing.T) {
 				t.Errorf("got log %+v, want %+v", got, want)
 			}
 		})
+	}
+}
+
+// With a certificate, TLS and plain HTTP are served on the same port.
+func TestTLS(t *testing.T) {
+	w, b := newWorld()
+	dir := t.TempDir()
+	loaded, err := loadCertificate(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.certificate = &loaded
+	authority, err := os.ReadFile(filepath.Join(dir, "ca.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(authority)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	s := newSniffer(l)
+	go func() { _ = w.serveHTTP(s.plain) }()
+	go func() { _ = w.serveTLS(s.secure) }()
+	go func() { _ = s.run() }()
+	transport := &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{RootCAs: roots},
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "tcp", l.Addr().String())
+		}}
+	defer transport.CloseIdleConnections()
+	get := func(url string) (*http.Response, string) {
+		t.Helper()
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url, strings.NewReader("body"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Authorization", "Bearer v4lue")
+		response, err := transport.RoundTrip(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		body, err := io.ReadAll(response.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return response, string(body)
+	}
+	if _, body := get("http://opened.test/p"); body != "the outside world\n" {
+		t.Errorf("plain HTTP: got %q", body)
+	}
+	for path, want := range map[string]string{"/p?q": "the outside world\n", "/echo": "Bearer v4lue", "/gzip": "Bearer v4lue",
+		"/stream?lines=2&every=1ms": "{\"line\":0,\"authorization\":\"Bearer v4lue\"}\n{\"line\":1,\"authorization\":\"Bearer v4lue\"}\n"} {
+		response, body := get("https://opened.test" + path)
+		if response.ProtoMajor != 2 || !strings.Contains(body, want) {
+			t.Errorf("%s: got %s and %q, want HTTP/2 and %q", path, response.Proto, body, want)
+		}
+		if path == "/echo" && (response.Header.Get("X-Echo-Authorization") != "Bearer v4lue" || response.Trailer.Get("X-Trailer-Authorization") != "Bearer v4lue") {
+			t.Errorf("%s: got headers %v and trailers %v, want the request's Authorization in both", path, response.Header, response.Trailer)
+		}
+	}
+	logged := false
+	for _, e := range b.entries(t) {
+		logged = logged || e.Kind == "https" && strings.HasPrefix(e.Data, `POST /p?q HTTP/2.0\r\nHost: opened.test\r\n`) && strings.HasSuffix(e.Data, `\r\n\r\nbody`)
+	}
+	if !logged {
+		t.Errorf("got log %+v, want the request", b.entries(t))
 	}
 }
 

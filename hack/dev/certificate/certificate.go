@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+// Package certificate makes the TLS certificates of the development cluster's
+// simulated servers.
+package certificate
 
 import (
 	"crypto/ecdsa"
@@ -16,18 +18,19 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
+
+	"botbottle.dev/bottle-operator/internal/atomicfile"
 )
 
-// certificate reads the folder's certificate. If there is none, it makes a CA
-// and a certificate for the names. The CA's key is not kept. ca.pem is written
-// last: if it exists, so do the other files.
-func certificate(dir string, names []string) (tls.Certificate, error) {
+// Load reads the folder's certificate. If there is none, it makes a CA, whose
+// certificate is ca.pem, and a certificate for the names. The CA's key is not kept.
+// ca.pem is written last: if it exists, so do the other files.
+func Load(dir string, names []string) (tls.Certificate, error) {
 	chain, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
 	_, err := os.Stat(filepath.Join(dir, "ca.pem"))
 	if errors.Is(err, fs.ErrNotExist) {
-		err = makeCertificate(dir, chain, key, names)
+		err = create(dir, chain, key, names)
 	}
 	if err != nil {
 		return tls.Certificate{}, err
@@ -35,15 +38,15 @@ func certificate(dir string, names []string) (tls.Certificate, error) {
 	return tls.LoadX509KeyPair(chain, key)
 }
 
-func makeCertificate(dir, chainFile, keyFile string, names []string) error {
+func create(dir, chainFile, keyFile string, names []string) error {
 	now := time.Now()
 	authority := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "development registry authority"},
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "development authority"},
 		NotBefore: now.Add(-time.Hour), NotAfter: now.AddDate(10, 0, 0),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
 	}
 	leaf := &x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "development registry"},
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "development server"},
 		NotBefore: now.Add(-time.Hour), NotAfter: now.AddDate(10, 0, 0),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
@@ -83,28 +86,9 @@ func makeCertificate(dir, chainFile, keyFile string, names []string) error {
 		{chainFile, "CERTIFICATE", rawLeaf, 0o644},
 		{filepath.Join(dir, "ca.pem"), "CERTIFICATE", rawCA, 0o644},
 	} {
-		if err := writeAtomically(f.path, pem.EncodeToMemory(&pem.Block{Type: f.kind, Bytes: f.raw}), f.mode); err != nil {
+		if err := atomicfile.Write(f.path, pem.EncodeToMemory(&pem.Block{Type: f.kind, Bytes: f.raw}), f.mode); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// password reads the folder's password. If there is none, it makes one.
-func password(dir string) (string, error) {
-	path := filepath.Join(dir, "password")
-	raw, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		raw = []byte(rand.Text() + "\n")
-		err = writeAtomically(path, raw, 0o600)
-	}
-	return strings.TrimSpace(string(raw)), err
-}
-
-// writeAtomically writes a file so that readers see all of it or none.
-func writeAtomically(path string, content []byte, mode os.FileMode) error {
-	if err := os.WriteFile(path+".new", content, mode); err != nil {
-		return err
-	}
-	return os.Rename(path+".new", path)
 }
