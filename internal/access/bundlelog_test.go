@@ -13,6 +13,7 @@ import (
 )
 
 func TestBundleLog(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	prefix := netip.MustParsePrefix("192.168.44.0/24")
 	if err := w.networks.EnsureNetwork(t.Context(), host.Network{Owner: demo, Subnet: prefix, Gateway: netip.MustParseAddr("192.168.44.1")}); err != nil {

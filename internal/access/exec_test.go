@@ -30,6 +30,7 @@ func asExit(err error) (exit exec.CodeExitError) {
 }
 
 func TestExec(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	for name, tt := range map[string]struct {
 		argv             []string
@@ -61,6 +62,7 @@ func TestExec(t *testing.T) {
 }
 
 func TestExecCarriesEverything(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	in := make([]byte, 8<<20)
 	_, _ = rand.Read(in)
@@ -80,6 +82,7 @@ func TestExecCarriesEverything(t *testing.T) {
 }
 
 func TestAuditHasNoContent(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	err := w.exec(t.Context(), t, remotecommand.StreamOptions{Stdin: strings.NewReader("hunter2-in"), Stdout: io.Discard, Stderr: io.Discard}, nil, "sh", "-c", "echo hunter2 >&2; exit 3")
 	if asExit(err).Code != 3 {
@@ -94,6 +97,7 @@ func TestAuditHasNoContent(t *testing.T) {
 }
 
 func TestExecTerminal(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	sizes := make(chan host.WindowSize, 2)
 	w.machines.OnExec(func(_ string, req host.ExecRequest) (int, error) {
@@ -137,6 +141,7 @@ func (q sizeQueue) Next() *remotecommand.TerminalSize {
 }
 
 func TestClientGone(t *testing.T) {
+	t.Parallel()
 	w, calls := newWorld(t), 0
 	for name, options := range map[string]remotecommand.StreamOptions{
 		"silent":          {Stdout: io.Discard},
@@ -161,6 +166,7 @@ func TestClientGone(t *testing.T) {
 // TestKilledClient kills a client whose input the guest does not read: nobody reads from
 // the connection then.
 func TestKilledClient(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	cut := w.proxy(t)
 	ended := make(chan error, 1)
@@ -190,6 +196,7 @@ func (blocked) Read([]byte) (int, error) { select {} }
 
 // TestEarlyEndKeepsOutput ends a command while its client still sends.
 func TestEarlyEndKeepsOutput(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.machines.OnExec(func(_ string, req host.ExecRequest) (int, error) {
 		_, _ = io.ReadFull(req.Stdin, make([]byte, 1000))
@@ -210,6 +217,7 @@ type endless struct{}
 func (endless) Read(p []byte) (int, error) { return len(p), nil }
 
 func TestExecBound(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	version, err := w.machines.Version(t.Context())
 	if err != nil {
@@ -243,6 +251,7 @@ func TestExecBound(t *testing.T) {
 }
 
 func TestExecRefused(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	stdout := url.Values{"stdout": {"true"}, "command": {"true"}}
 	with := func(q url.Values, name string, values ...string) url.Values {
@@ -330,6 +339,7 @@ func supervised(w *world, change func(*Bottle)) func() {
 }
 
 func TestAttach(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	var argv []string
 	w.machines.OnExec(func(_ string, req host.ExecRequest) (int, error) {
@@ -347,7 +357,8 @@ func TestAttach(t *testing.T) {
 	}
 }
 
-// TestExecLeavesNothing runs 100 commands and looks for what they leave behind.
+// TestExecLeavesNothing runs 100 commands and looks for what they leave behind. No other
+// test runs meanwhile: it counts the goroutines and files of the whole process.
 func TestExecLeavesNothing(t *testing.T) {
 	w := newWorld(t)
 	run := func() {

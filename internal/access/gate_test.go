@@ -38,6 +38,7 @@ func newGate(frames string, streams int) (g *gate, started, ended chan struct{})
 }
 
 func TestGate(t *testing.T) {
+	t.Parallel()
 	syn := frame(synStream, 12)
 	for name, tt := range map[string]struct {
 		before, refused string
@@ -75,6 +76,7 @@ func TestGate(t *testing.T) {
 // Data waits until the command has its streams, because the library could be blocked by
 // data of a stream that nobody reads.
 func TestGateHoldsData(t *testing.T) {
+	t.Parallel()
 	before, data := frame(synStream, 12)+frame(0, 0), frame(0, 10)
 	read := func(g *gate) (string, error) {
 		all := make([]byte, len(before)+len(data))
@@ -112,6 +114,7 @@ func TestGateHoldsData(t *testing.T) {
 
 // A client that opens more streams than its command has leaves nothing behind.
 func TestTooManyStreams(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	attack := func() {
 		t.Helper()

@@ -46,6 +46,7 @@ func (w *world) rotate(t *testing.T) {
 }
 
 func TestLog(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.append(t, host.WorkloadLog, firstRun)
 	w.rotate(t)
@@ -83,6 +84,7 @@ func TestLog(t *testing.T) {
 }
 
 func TestLogRefused(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.append(t, host.WorkloadLog, "2026-01-02T03:04:00Z system F run 1\n")
 	for query, want := range map[string]string{
@@ -101,6 +103,7 @@ func TestLogRefused(t *testing.T) {
 }
 
 func TestLogOfNothing(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	for _, source := range []string{"Workload", "Console", "Bundle", "Egress"} {
 		if code, got := w.get(t, http.MethodGet, w.url("log", url.Values{"source": {source}})); code != http.StatusOK || got != "" {
@@ -111,6 +114,7 @@ func TestLogOfNothing(t *testing.T) {
 
 // TestLogOfHostileGuest has lines that no supervisor writes.
 func TestLogOfHostileGuest(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	long := strings.Repeat("x", 100_000)
 	w.append(t, host.WorkloadLog, "no form\n"+
@@ -145,6 +149,7 @@ func TestLogOfHostileGuest(t *testing.T) {
 
 // TestLogWithoutData has a file that is far larger than its data.
 func TestLogWithoutData(t *testing.T) {
+	t.Parallel()
 	f, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	if err != nil {
 		t.Fatal(err)
@@ -205,11 +210,13 @@ func (w *world) follow(t *testing.T, query string) (lines <-chan string) {
 }
 
 func TestFollow(t *testing.T) {
+	t.Parallel()
 	for name, end := range map[string]func(*world){
 		"finished": func(w *world) { w.bottles.change(func(b *Bottle) { b.Finished = true }) },
 		"deleted":  func(w *world) { w.bottles.delete() },
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			w := newWorld(t)
 			w.append(t, host.WorkloadLog, firstRun)
 			lines := w.follow(t, "tailLines=1")
@@ -244,6 +251,7 @@ func TestFollow(t *testing.T) {
 }
 
 func TestFollowersClientGone(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	t.Run("client", func(t *testing.T) { w.follow(t, "") })
 	eventually(t, "the end of the session", func() bool { return w.server.Sessions.all() == 0 })
@@ -257,6 +265,7 @@ func (s *Sessions) all() int {
 
 // TestBoundedLog floods a log, which the agent keeps bounded.
 func TestBoundedLog(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	flood := strings.Repeat("2026-01-02T03:04:00Z stdout F flood flood flood\n", 100_000)
 	lines := w.follow(t, "format=CRI")

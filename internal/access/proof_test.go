@@ -33,6 +33,7 @@ func (f *fakeProver) Prove(_ context.Context, uid string) (enforce.Outcome, erro
 }
 
 func TestProof(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	for name, tt := range map[string]struct {

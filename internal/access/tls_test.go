@@ -22,6 +22,7 @@ import (
 
 // TestOnlyTheManager tries to get an answer with every certificate but the manager's.
 func TestOnlyTheManager(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	agent := w.ca.agent(t)
 	w.start(t, w.ca.keeper(t, agent).ServerConfig())
@@ -85,6 +86,7 @@ func (w *world) ask(t *testing.T, config *tls.Config) (string, error) {
 
 // TestPlainText sends HTTP without TLS.
 func TestPlainText(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	response, err := http.Get("http://" + w.address + w.url("log", nil).Path)
 	if err != nil {
@@ -97,6 +99,7 @@ func TestPlainText(t *testing.T) {
 }
 
 func TestOnlyThisNodesBottles(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	for name, path := range map[string]string{
 		"another UID":       "/v1/bottles/team/demo/1a2b3c4d-0000-4000-8000-000000000002/log",
@@ -118,6 +121,7 @@ func TestOnlyThisNodesBottles(t *testing.T) {
 
 // TestOccupiedPort starts the server while another one has its port.
 func TestOccupiedPort(t *testing.T) {
+	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

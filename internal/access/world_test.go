@@ -12,6 +12,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	goflag "flag"
 	"fmt"
 	"io"
 	"math/big"
@@ -38,6 +39,15 @@ import (
 )
 
 const node = "node-1"
+
+// TestMain lets many tests run at a time, because most of them wait for a connection or a
+// timer. A flag of the command line still wins.
+func TestMain(m *testing.M) {
+	if err := goflag.Set("test.parallel", "8"); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run())
+}
 
 var demo = host.Owner{UID: "1a2b3c4d-0000-4000-8000-000000000001", Namespace: "team", Name: "demo", Slug: "demo", Cluster: "cluster", Node: node}
 

@@ -17,14 +17,16 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// start runs k until the test ends, and waits until it is idle.
-func start(t *testing.T, k *Keeper) {
+// start runs k until stop is called or the test ends, and waits until k is idle.
+func start(t *testing.T, k *Keeper) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() { defer close(ended); _ = k.Start(ctx) }()
-	t.Cleanup(func() { cancel(); <-ended })
+	stop = func() { cancel(); <-ended }
+	t.Cleanup(stop)
 	pass(2 * time.Second)
+	return stop
 }
 
 // pass lets time pass in a bubble.

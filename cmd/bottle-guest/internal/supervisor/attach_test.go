@@ -71,6 +71,7 @@ func (a *attached) awaitOutput(t *testing.T, text string) {
 
 // TestAttachAfterwards: who comes late gets the output and the exit code too.
 func TestAttachAfterwards(t *testing.T) {
+	t.Parallel()
 	for script, want := range map[string]int{"echo out; echo err >&2; exit 42": 42, "echo out; echo err >&2; kill -9 $$": 137} {
 		g := shell(t, never, script).run()
 		g.await("final", final)
@@ -83,6 +84,7 @@ func TestAttachAfterwards(t *testing.T) {
 
 // TestReplayIsBounded: a new client gets at most the last 64 KiB.
 func TestReplayIsBounded(t *testing.T) {
+	t.Parallel()
 	g := shell(t, never, "seq 1 100000; echo last >&2").run()
 	g.await("final", final)
 	a := g.attach()
@@ -94,6 +96,7 @@ func TestReplayIsBounded(t *testing.T) {
 }
 
 func TestReplayOfTinyPieces(t *testing.T) {
+	t.Parallel()
 	h := &hub{}
 	for i := range 100_000 {
 		h.write(stream(i%2), []byte{byte(i)})
@@ -108,6 +111,7 @@ func TestReplayOfTinyPieces(t *testing.T) {
 }
 
 func TestStdin(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		stdin, args string
 		script      string
@@ -178,6 +182,7 @@ func TestInputIsIntact(t *testing.T) {
 // TestInputOutlivesItsClient: a client that is killed does not end the workload's
 // input, and the next client continues.
 func TestInputOutlivesItsClient(t *testing.T) {
+	t.Parallel()
 	g := shell(t, supervise.Orders{RestartPolicy: supervise.RestartNever, Stdin: supervise.StdinOpen}, "cat").run()
 	first := g.attach("--stdin")
 	if _, err := io.WriteString(first.stdin, "one\n"); err != nil {
@@ -201,6 +206,7 @@ func TestInputOutlivesItsClient(t *testing.T) {
 // TestAttachSurvivesRestarts: one client sees all runs, and input sent during a pause
 // reaches the next one.
 func TestAttachSurvivesRestarts(t *testing.T) {
+	t.Parallel()
 	g := shell(t, supervise.Orders{RestartPolicy: supervise.RestartOnFailure, Stdin: supervise.StdinOpen}, `echo ready; read x; echo got $x; test $x = good`).fast().run()
 	a := g.attach("--stdin")
 	a.awaitOutput(t, "ready")
@@ -219,6 +225,7 @@ func TestAttachSurvivesRestarts(t *testing.T) {
 }
 
 func TestTooManyClients(t *testing.T) {
+	t.Parallel()
 	g := shell(t, never, "echo ready; exec sleep 1000").run()
 	g.awaitLog("ready")
 	var all []*attached
@@ -284,6 +291,7 @@ func TestSlowClientIsDropped(t *testing.T) {
 // TestStuckInput: clients that send input which nobody reads hold up nothing, and make
 // room when they are killed.
 func TestStuckInput(t *testing.T) {
+	t.Parallel()
 	g := shell(t, supervise.Orders{RestartPolicy: supervise.RestartNever, Stdin: supervise.StdinOpen}, "echo ready; sleep 1000").run()
 	g.awaitLog("ready")
 	for range maxClients + 2 {
@@ -301,6 +309,7 @@ func TestStuckInput(t *testing.T) {
 }
 
 func TestTerminalSize(t *testing.T) {
+	t.Parallel()
 	g := shell(t, supervise.Orders{RestartPolicy: supervise.RestartNever, Stdin: supervise.StdinTerminal}, `trap 'stty size' WINCH; stty -echo; stty size; echo ready; while :; do read x; case $x in q) exit 6;; esac; done`).run()
 	g.awaitLog("stdout F ready")
 	if got := g.content("stdout"); !strings.HasPrefix(got, "24 80\r\n") {
@@ -345,6 +354,7 @@ func TestTerminalSize(t *testing.T) {
 
 // TestInterruptByTerminal: Ctrl-C in a client reaches the workload.
 func TestInterruptByTerminal(t *testing.T) {
+	t.Parallel()
 	g := shell(t, supervise.Orders{RestartPolicy: supervise.RestartNever, Stdin: supervise.StdinTerminal}, `echo ready; exec sleep 1000`).run()
 	a := g.attach("--stdin")
 	a.awaitOutput(t, "ready")
@@ -358,6 +368,7 @@ func TestInterruptByTerminal(t *testing.T) {
 
 // TestStrangersAreRefused: other users of the guest control nothing.
 func TestStrangersAreRefused(t *testing.T) {
+	t.Parallel()
 	require.Root(t)
 	g := shell(t, never, "echo ready; exec sleep 1000").run()
 	g.awaitLog("ready")
@@ -399,6 +410,7 @@ func copyForStranger(t *testing.T, cmd *exec.Cmd, g *guest) {
 }
 
 func TestStop(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		script, grace string
 		want          string
@@ -433,6 +445,7 @@ func TestStop(t *testing.T) {
 
 // TestStopIsUrgent: of several requests, the one with the least grace counts.
 func TestStopIsUrgent(t *testing.T) {
+	t.Parallel()
 	g := shell(t, never, `trap "echo asked" TERM; echo ready; while :; do sleep 0.05; done`).run()
 	g.awaitLog("ready")
 	patient := g.role("stop", "1h")
@@ -450,6 +463,7 @@ func TestStopIsUrgent(t *testing.T) {
 
 // TestStopWithoutARun: during a pause, and before the first run.
 func TestStopWithoutARun(t *testing.T) {
+	t.Parallel()
 	paused := shell(t, supervise.Orders{RestartPolicy: supervise.RestartAlways}, "exit 9").run()
 	paused.await("paused", func(r supervise.Report) bool { return !r.NextStartTime.IsZero() })
 	idle := shell(t, supervise.Orders{Workload: supervise.Idle}, "exit 9").run()
@@ -500,6 +514,7 @@ func TestNoSupervisor(t *testing.T) {
 
 // TestHostileClients: what no client of ours sends.
 func TestHostileClients(t *testing.T) {
+	t.Parallel()
 	g := shell(t, supervise.Orders{RestartPolicy: supervise.RestartNever, Stdin: supervise.StdinOpen}, "echo ready; cat").run()
 	g.awaitLog("ready")
 	for name, text := range map[string]string{

@@ -30,6 +30,7 @@ func (g *guest) lostInLog() (sum int64) {
 
 // TestFlood: memory and the log stay bounded, and every byte is accounted for.
 func TestFlood(t *testing.T) {
+	t.Parallel()
 	for script, n := range map[string]int{"head -c %d /dev/zero | tr '\\0' x": 20_000_000, "yes 0123456789012345678 | head -c %d": 1_000_000} {
 		t.Run(script, func(t *testing.T) {
 			g := shell(t, never, fmt.Sprintf(script, n)+"; exit 3").run()
@@ -78,6 +79,7 @@ func (c *handClock) advance(d time.Duration) {
 // TestRate: output is let through up to the burst, then not at all until some time has
 // passed, and what was lost is told.
 func TestRate(t *testing.T) {
+	t.Parallel()
 	clock, w := &handClock{now: time.Unix(1e9, 0)}, &buffer{}
 	l := newLogger(clock, w)
 	lines := &lines{stream: stdout, log: l}
@@ -92,10 +94,10 @@ func TestRate(t *testing.T) {
 		return strings.Count(w.String(), " stdout F ") - before
 	}
 	perLine := 99 + lineOverhead
-	if got, want := feed(1000), logBurst/perLine; got != want {
+	if got, want := feed(500), logBurst/perLine; got != want {
 		t.Errorf("got %d lines at once, want %d", got, want)
 	}
-	if got, want := l.lostBytes(), int64(100*(300*1000-logBurst/perLine)); got != want {
+	if got, want := l.lostBytes(), int64(100*(300*500-logBurst/perLine)); got != want {
 		t.Errorf("got %d bytes lost, want %d", got, want)
 	}
 	clock.advance(100 * time.Millisecond)
@@ -157,6 +159,7 @@ func TestUnreadLog(t *testing.T) {
 
 // TestClosedLog: the supervisor lives on when its output is closed.
 func TestClosedLog(t *testing.T) {
+	t.Parallel()
 	g := shell(t, never, "echo a; sleep 0.2; echo b; exit 3")
 	reader, writer, err := os.Pipe()
 	if err != nil {
@@ -189,6 +192,7 @@ func (w *gate) Write(p []byte) (int, error) {
 // TestLoggerIsBounded: memory stays bounded while nothing is written, the wait is paid
 // only once, and system lines are never lost.
 func TestLoggerIsBounded(t *testing.T) {
+	t.Parallel()
 	w := &gate{}
 	w.mu.Lock()
 	l := newLogger(realClock{}, w)

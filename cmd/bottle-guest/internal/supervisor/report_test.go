@@ -36,6 +36,7 @@ const fill = `{ dd if=/dev/zero of=big bs=1k 2>/dev/null; for i in 1 2 3 4 5 6 7
 // TestFullFolder: the report is written into the file that the agent made, although
 // the folder is full, and although it fills up while the workload runs.
 func TestFullFolder(t *testing.T) {
+	t.Parallel()
 	for name, prepare := range map[string]string{
 		"an empty file that was filled up": `true >report.json && chmod 666 report.json && dd if=/dev/zero of=report.json bs=4k count=1 2>/dev/null && ` + fill,
 		"a file that the guest grew":       `dd if=/dev/zero of=report.json bs=1k 2>/dev/null; ` + fill,
@@ -67,6 +68,7 @@ func TestFullFolder(t *testing.T) {
 // TestNoRoomForAReport: without a file, a full folder delays the report until there is
 // room, and nothing else. The log tells the outcome meanwhile.
 func TestNoRoomForAReport(t *testing.T) {
+	t.Parallel()
 	g := shell(t, never, "echo out; exit 7")
 	folder := g.inTinyFolder(fill)
 	g.run()
@@ -93,6 +95,7 @@ func TestNoRoomForAReport(t *testing.T) {
 // TestSomethingInTheFilesPlace: whatever the guest puts there is replaced. Nothing is
 // written through a link, and a pipe holds up nothing.
 func TestSomethingInTheFilesPlace(t *testing.T) {
+	t.Parallel()
 	for name, make := range map[string]func(path, other string) error{
 		"a folder": func(path, _ string) error { return os.MkdirAll(path+"/a/b", 0o755) },
 		"a link":   func(path, other string) error { return os.Symlink(other, path) },
@@ -129,6 +132,7 @@ func TestSomethingInTheFilesPlace(t *testing.T) {
 // TestUnprivileged: a user other than root reports through the file that the agent
 // made, in a folder where it can make none.
 func TestUnprivileged(t *testing.T) {
+	t.Parallel()
 	require.Root(t)
 	g := shell(t, never, "id -u; exit 9")
 	path := filepath.Join(g.out, supervise.ReportFile)

@@ -22,6 +22,7 @@ import (
 var never = supervise.Orders{RestartPolicy: supervise.RestartNever}
 
 func TestOutcomes(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	write := func(name, text string, mode os.FileMode) string {
 		path := filepath.Join(dir, name)
@@ -78,6 +79,7 @@ func TestOutcomes(t *testing.T) {
 }
 
 func TestOutput(t *testing.T) {
+	t.Parallel()
 	long := strings.Repeat("x", 40000)
 	g := shell(t, never, `echo out; echo err >&2; echo; printf 'a\tb\r\n'; printf "`+long+`\n"; printf end`).run()
 	g.await("final", final)
@@ -96,11 +98,13 @@ func TestOutput(t *testing.T) {
 
 // TestIncompleteLine: a prompt has no end of line, and is in the log all the same.
 func TestIncompleteLine(t *testing.T) {
+	t.Parallel()
 	g := shell(t, never, `printf 'password: '; sleep 1000`).run()
 	g.awaitLog("stdout P password: \n")
 }
 
 func TestRestartPolicies(t *testing.T) {
+	t.Parallel()
 	script := func(g *guest) string { // fails twice, then succeeds
 		return fmt.Sprintf(`echo x >>%s/runs; test $(wc -l <%s/runs) -ge 3`, g.in, g.in)
 	}
@@ -126,6 +130,7 @@ func TestRestartPolicies(t *testing.T) {
 }
 
 func TestPauses(t *testing.T) {
+	t.Parallel()
 	g := shell(t, supervise.Orders{RestartPolicy: supervise.RestartAlways}, "exit 1").fast().run()
 	for n := int32(0); n < 4; n++ {
 		r := g.await("in a pause", func(r supervise.Report) bool { return r.Restarts >= n && !r.NextStartTime.IsZero() })
@@ -138,6 +143,7 @@ func TestPauses(t *testing.T) {
 }
 
 func TestNextPause(t *testing.T) {
+	t.Parallel()
 	var got []time.Duration
 	pause := time.Duration(0)
 	for _, ran := range []time.Duration{0, time.Second, 0, 0, 0, 0, 0, 9 * time.Minute, 10 * time.Minute, 0} {
@@ -153,6 +159,7 @@ func TestNextPause(t *testing.T) {
 
 // TestPolicyIsLive changes the policy while the workload runs.
 func TestPolicyIsLive(t *testing.T) {
+	t.Parallel()
 	g := shell(t, supervise.Orders{RestartPolicy: supervise.RestartAlways}, "exec sleep 1000").run()
 	g.await("running", running)
 	g.order(never)
@@ -202,6 +209,7 @@ func descendants(t *testing.T, pid int) []int {
 }
 
 func TestIdle(t *testing.T) {
+	t.Parallel()
 	g := shell(t, supervise.Orders{Workload: supervise.Idle, RestartPolicy: supervise.RestartNever}, "echo ran").run()
 	attach := g.role("attach")
 	if out, err := attach.CombinedOutput(); attach.ProcessState.ExitCode() != 125 || !strings.Contains(string(out), "without its workload") {
@@ -217,6 +225,7 @@ func TestIdle(t *testing.T) {
 
 // TestOrdersComeLate: the supervisor waits for orders that it can read.
 func TestOrdersComeLate(t *testing.T) {
+	t.Parallel()
 	g := shell(t, never, "exit 3")
 	path := filepath.Join(g.in, supervise.OrdersFile)
 	if err := os.WriteFile(path, []byte("{"), 0o644); err != nil {
@@ -229,6 +238,7 @@ func TestOrdersComeLate(t *testing.T) {
 }
 
 func TestSignalsArePassedOn(t *testing.T) {
+	t.Parallel()
 	g := shell(t, never, `for s in HUP INT QUIT USR1 USR2; do trap "echo got $s" $s; done; echo ready; while :; do sleep 0.05; done`).run()
 	g.awaitLog("ready")
 	for name, sig := range map[string]syscall.Signal{"HUP": syscall.SIGHUP, "INT": syscall.SIGINT, "QUIT": syscall.SIGQUIT, "USR1": syscall.SIGUSR1, "USR2": syscall.SIGUSR2} {
@@ -242,6 +252,7 @@ func TestSignalsArePassedOn(t *testing.T) {
 // TestTerminated: SIGTERM means that the machine is being stopped. That is no end for
 // good.
 func TestTerminated(t *testing.T) {
+	t.Parallel()
 	g := shell(t, supervise.Orders{RestartPolicy: supervise.RestartAlways}, `trap 'echo bye; exit 7' TERM; echo ready; while :; do sleep 0.05; done`).run()
 	g.awaitLog("ready")
 	if code := g.end(); code != 143 {
@@ -258,6 +269,7 @@ func TestTerminated(t *testing.T) {
 
 // TestTerminatedAtRest: the supervisor also ends during a pause, and after the end.
 func TestTerminatedAtRest(t *testing.T) {
+	t.Parallel()
 	for policy, wanted := range map[string]func(supervise.Report) bool{
 		supervise.RestartNever:  final,
 		supervise.RestartAlways: func(r supervise.Report) bool { return !r.NextStartTime.IsZero() },
@@ -273,6 +285,7 @@ func TestTerminatedAtRest(t *testing.T) {
 // TestOrphansAreReaped: processes that lose their parent become the supervisor's, and
 // no zombie is left.
 func TestOrphansAreReaped(t *testing.T) {
+	t.Parallel()
 	g := shell(t, never, `for i in 1 2 3 4 5; do sh -c 'sleep 0.1 & exec true'; done; echo ready; exec sleep 1000`).run()
 	g.awaitLog("ready")
 	only := func() []string {
@@ -288,6 +301,7 @@ func TestOrphansAreReaped(t *testing.T) {
 // TestNothingOutlivesARun: what the workload left behind ends with it, also if it is
 // in another process group or holds the output open.
 func TestNothingOutlivesARun(t *testing.T) {
+	t.Parallel()
 	g := shell(t, never, `set -m; sleep 1001 & set +m; sleep 1002 & sh -c 'trap "" HUP TERM; sleep 1003' & sleep 0.2; exit 4`).run()
 	if r := g.await("final", final); r.ExitCode == nil || *r.ExitCode != 4 {
 		t.Errorf("got %+v, want exit code 4", r)
