@@ -25,7 +25,7 @@ import (
 )
 
 const (
-	// retryPause is the pause between two requests after one has failed.
+	// retryPause is the default of Invocation.RetryPause.
 	retryPause = time.Second
 	// maxOutage is how long the API server may fail to answer in follow.
 	maxOutage = 5 * time.Minute
@@ -65,7 +65,7 @@ func (p *plugin) client() (*client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &client{namespace: namespace, pause: func() <-chan time.Time { return time.After(retryPause) }}
+	c := &client{namespace: namespace, pause: func() <-chan time.Time { return time.After(p.pause) }}
 	if c.bottles, _, err = restClient(config, v1alpha1.GroupVersion); err != nil {
 		return nil, err
 	}

@@ -147,6 +147,7 @@ func (c *cluster) start(in io.Reader, signals <-chan os.Signal, args ...string) 
 		r.code <- plugin.Run(plugin.Invocation{
 			Args:    append([]string{"kubectl-bottle", "--kubeconfig", c.kubeconfig, "--cache-dir", c.t.TempDir()}, args...),
 			Streams: genericiooptions.IOStreams{In: in, Out: r.out, ErrOut: r.errOut}, Signals: signals,
+			RetryPause: 10 * time.Millisecond,
 		})
 	}()
 	return r

@@ -9,6 +9,7 @@
 package plugin
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
@@ -39,6 +41,9 @@ type Invocation struct {
 	Streams genericiooptions.IOStreams
 	// Signals are the requests to stop, such as Ctrl-C; nil for none.
 	Signals <-chan os.Signal
+	// RetryPause is the pause between two requests after one has failed. A second is the
+	// default.
+	RetryPause time.Duration
 }
 
 // plugin is what all verbs share.
@@ -46,6 +51,7 @@ type plugin struct {
 	genericiooptions.IOStreams
 	factory cmdutil.Factory
 	signals <-chan os.Signal
+	pause   time.Duration // after a request that has failed
 }
 
 // Run runs the plugin and returns its exit code: that of the command for exec, shell,
@@ -68,7 +74,7 @@ func newRoot(inv Invocation) *cobra.Command {
 		c.UserAgent = rest.DefaultKubernetesUserAgent()
 		return c
 	})
-	p := &plugin{IOStreams: inv.Streams, factory: cmdutil.NewFactory(flags), signals: inv.Signals}
+	p := &plugin{IOStreams: inv.Streams, factory: cmdutil.NewFactory(flags), signals: inv.Signals, pause: cmp.Or(inv.RetryPause, retryPause)}
 	root := &cobra.Command{
 		Use:           "kubectl-bottle",
 		Annotations:   map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl bottle"},
