@@ -16,10 +16,9 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"net/http/httputil"
 	"net/netip"
 	"time"
-
-	"github.com/elazarl/goproxy"
 )
 
 const (
@@ -114,7 +113,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	cancel()
 	<-watched
-	p.forward.Tr.CloseIdleConnections()
+	p.plain.CloseIdleConnections()
 	p.upstreams.closeAll()
 	p.log.flush()
 	return err
@@ -139,7 +138,8 @@ type proxy struct {
 	dialTo    DialFunc
 	log       *decisionLog
 	upstreams *upstreamSet
-	forward   *goproxy.ProxyHttpServer
+	plain     *http.Transport // of plain requests
+	forward   *httputil.ReverseProxy
 }
 
 func newProxy(o Options) *proxy {
@@ -157,6 +157,7 @@ func newProxy(o Options) *proxy {
 		p.dialTo = dialTCP
 	}
 	p.rules = newRules(o.RulesPath, p.log, o.Networks, p.revoke)
+	p.plain = p.newPlainTransport()
 	p.forward = p.newForward()
 	return p
 }
@@ -184,7 +185,7 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	r = r.WithContext(withTarget(r.Context(), t))
 	if r.Method == http.MethodConnect {
-		p.forwardConnect(w, r, t)
+		p.tunnel(w, r, t)
 		return
 	}
 	p.forwardPlain(w, r)

@@ -41,12 +41,17 @@ func (p *proxy) refuse(w http.ResponseWriter, r *http.Request, d decision) {
 		w.Header().Set("Connection", "close")
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(p.limits.drain))
 	}
+	if c, ok := r.Context().Value(guestConnKey{}).(*guestConn); ok && r.Method == http.MethodConnect {
+		c.setReason(http.StatusText(d.status) + ": " + d.refusal.String())
+	}
+	writeRefusal(w, d)
+}
+
+// writeRefusal writes the header and the body of an answer that the bundle gives itself.
+func writeRefusal(w http.ResponseWriter, d decision) {
 	text := d.refusal.String()
 	for name, values := range refusalHeader(d, text) {
 		w.Header()[name] = values
-	}
-	if c, ok := r.Context().Value(guestConnKey{}).(*guestConn); ok && r.Method == http.MethodConnect {
-		c.setReason(http.StatusText(d.status) + ": " + text)
 	}
 	w.WriteHeader(d.status)
 	fmt.Fprintf(w, "bundle: %s\n", text)

@@ -43,7 +43,7 @@ func withTarget(ctx context.Context, t target) context.Context {
 
 // dial connects to one of the addresses that were decided on for the request in
 // ctx. It tries them in order, and fails if there was no decision.
-func (p *proxy) dial(ctx context.Context) (net.Conn, error) {
+func (p *proxy) dial(ctx context.Context) (*upstream, error) {
 	t, ok := ctx.Value(targetKey{}).(target)
 	if !ok || len(t.addrs) == 0 {
 		return nil, errors.New("bundle: nothing was decided about this connection")
@@ -89,7 +89,7 @@ func dialTCP(ctx context.Context, addr netip.AddrPort) (*net.TCPConn, error) {
 func (p *proxy) revoke() {
 	// Close idle connections too: later requests would reuse them without
 	// another check of the address.
-	p.forward.Tr.CloseIdleConnections()
+	p.plain.CloseIdleConnections()
 	for _, u := range p.upstreams.all() {
 		if !p.stillAllowed(u) {
 			p.log.decision(u.target, deny(rulesChanged(u.target)))

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bundleproxy
+
+import (
+	"bufio"
+	"bytes"
+	"io"
+	"net"
+	"net/http"
+)
+
+// guestWriter is the http.ResponseWriter of a forwarded request. It cleans the headers
+// of informational answers, which httputil.ReverseProxy passes on as they are.
+type guestWriter struct {
+	http.ResponseWriter
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (w *guestWriter) WriteHeader(status int) {
+	if status < http.StatusOK {
+		removeClaims(w.Header())
+		removeHopHeaders(w.Header())
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Hijack implements http.Hijacker. What the guest has sent already is read from the
+// connection too: httputil.ReverseProxy does not look for it elsewhere.
+func (w *guestWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	early, err := rw.Reader.Peek(rw.Reader.Buffered())
+	if err != nil {
+		_ = conn.Close()
+		return nil, nil, err
+	}
+	return upgradedConn{conn, io.MultiReader(bytes.NewReader(early), conn)}, rw, nil
+}
+
+// Unwrap is used by http.ResponseController.
+func (w *guestWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// upgradedConn is the guest's connection of a WebSocket. It hides that the connection
+// can close one direction, because a WebSocket ends in both.
+type upgradedConn struct {
+	net.Conn
+	from io.Reader
+}
+
+// Read implements net.Conn.
+func (c upgradedConn) Read(b []byte) (int, error) { return c.from.Read(b) }
