@@ -124,6 +124,15 @@ func (b *Bottle) Allow(rules ...v1alpha1.EgressRule) *Bottle {
 	return b
 }
 
+// Rules adds rules for opened hosts.
+func (b *Bottle) Rules(rules ...v1alpha1.HTTPRule) *Bottle {
+	if b.Spec.Egress == nil {
+		b.Spec.Egress = &v1alpha1.Egress{}
+	}
+	b.Spec.Egress.Rules = append(b.Spec.Egress.Rules, rules...)
+	return b
+}
+
 // Stopped sets desiredState to Stopped.
 func (b *Bottle) Stopped() *Bottle { b.Spec.DesiredState = v1alpha1.DesiredStateStopped; return b }
 

@@ -53,16 +53,8 @@ func loadCertificate(dir string) (tls.Certificate, error) {
 //
 // Any other path gets the same line as over plain HTTP.
 func (w *world) serveTLS(l net.Listener) error {
-	mux := http.NewServeMux()
-	mux.HandleFunc("/", w.logged(func(rw http.ResponseWriter, _ *http.Request, _ string) {
-		_, _ = io.WriteString(rw, "the outside world\n")
-	}))
-	mux.HandleFunc("/echo", w.logged(answerEcho))
-	mux.HandleFunc("/gzip", w.logged(answerGzip))
-	mux.HandleFunc("/stream", w.logged(answerStream))
-	mux.HandleFunc("/ws", w.logged(answerWebSocket))
 	server := &http.Server{
-		Handler:           mux,
+		Handler:           http.HandlerFunc(w.answerTLS),
 		ReadHeaderTimeout: idleTimeout,
 		IdleTimeout:       idleTimeout,
 		ErrorLog:          log.New(io.Discard, "", 0),
@@ -71,19 +63,29 @@ func (w *world) serveTLS(l net.Listener) error {
 	return server.ServeTLS(l, "", "")
 }
 
-// logged logs each request before it is answered. The text of a request has the form
-// of HTTP/1.1 and at most maxData bytes of the body.
-func (w *world) logged(answer func(rw http.ResponseWriter, r *http.Request, text string)) http.HandlerFunc {
-	return func(rw http.ResponseWriter, r *http.Request) {
-		var text bytes.Buffer
-		fmt.Fprintf(&text, "%s %s %s\r\nHost: %s\r\n", r.Method, r.URL.RequestURI(), r.Proto, r.Host)
-		_ = r.Header.Write(&text)
-		text.WriteString("\r\n")
-		_, _ = io.Copy(&text, io.LimitReader(r.Body, maxData))
-		_, _ = io.Copy(io.Discard, r.Body)
-		local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
-		w.log.write(entry{Proto: "tcp", Kind: "https", Local: fmt.Sprint(local), Remote: r.RemoteAddr}, text.Bytes())
-		answer(rw, r, text.String())
+// answerTLS logs a request and then answers it. The text of a request has the form of
+// HTTP/1.1 and at most maxData bytes of the body. There is no ServeMux, because that
+// redirects unusual paths instead of answering them.
+func (w *world) answerTLS(rw http.ResponseWriter, r *http.Request) {
+	var text bytes.Buffer
+	fmt.Fprintf(&text, "%s %s %s\r\nHost: %s\r\n", r.Method, r.RequestURI, r.Proto, r.Host)
+	_ = r.Header.Write(&text)
+	text.WriteString("\r\n")
+	_, _ = io.Copy(&text, io.LimitReader(r.Body, maxData))
+	_, _ = io.Copy(io.Discard, r.Body)
+	local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	w.log.write(entry{Proto: "tcp", Kind: "https", Local: fmt.Sprint(local), Remote: r.RemoteAddr}, text.Bytes())
+	switch r.URL.Path {
+	case "/echo":
+		answerEcho(rw, r, text.String())
+	case "/gzip":
+		answerGzip(rw, r, text.String())
+	case "/stream":
+		answerStream(rw, r)
+	case "/ws":
+		answerWebSocket(rw, r, text.String())
+	default:
+		_, _ = io.WriteString(rw, "the outside world\n")
 	}
 }
 
@@ -114,7 +116,7 @@ func answerGzip(rw http.ResponseWriter, r *http.Request, text string) {
 	_ = z.Close()
 }
 
-func answerStream(rw http.ResponseWriter, r *http.Request, _ string) {
+func answerStream(rw http.ResponseWriter, r *http.Request) {
 	lines, err := strconv.Atoi(r.URL.Query().Get("lines"))
 	every, err2 := time.ParseDuration(r.URL.Query().Get("every"))
 	if err != nil || err2 != nil || lines < 1 || lines > maxLines || every < 0 {

@@ -196,7 +196,7 @@ func TestTLS(t *testing.T) {
 	if _, body := get("http://opened.test/p"); body != "the outside world\n" {
 		t.Errorf("plain HTTP: got %q", body)
 	}
-	for path, want := range map[string]string{"/p?q": "the outside world\n", "/echo": "Bearer v4lue", "/gzip": "Bearer v4lue",
+	for path, want := range map[string]string{"/p?q": "the outside world\n", "/echo": "Bearer v4lue", "/gzip": "Bearer v4lue", "//a/../b": "the outside world\n",
 		"/stream?lines=2&every=1ms": "{\"line\":0,\"authorization\":\"Bearer v4lue\"}\n{\"line\":1,\"authorization\":\"Bearer v4lue\"}\n"} {
 		response, body := get("https://opened.test" + path)
 		if response.ProtoMajor != 2 || !strings.Contains(body, want) {
