@@ -57,6 +57,16 @@ const (
 )
 
 // epoch is when every test starts.
+// TestMain puts the tests' files into memory where it can, because they are synced to the
+// disk hundreds of times.
+func TestMain(m *testing.M) {
+	if dir, err := os.MkdirTemp("/dev/shm", "bottle-test"); err == nil {
+		os.Remove(dir)
+		os.Setenv("TMPDIR", "/dev/shm")
+	}
+	os.Exit(m.Run())
+}
+
 var epoch = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
 // world is a node, an API server and the agent that connects them.
