@@ -117,15 +117,15 @@ vlaunch() {
   ' sh "$@" </dev/null
 }
 
-# vstop NODE NAME: stops a process that vlaunch started, and waits until it has
+# vstop NODE NAME [SIGNAL]: stops a process that vlaunch started, and waits until it has
 # ended.
 vstop() {
   # shellcheck disable=SC2016 # the node's shell expands them
   vssh "$1" sh -c '
     pid=$(cat "/run/$1.pid-dev" 2>/dev/null) || exit 0
-    kill "$pid" 2>/dev/null || exit 0
+    kill "-$2" "$pid" 2>/dev/null || exit 0
     while kill -0 "$pid" 2>/dev/null; do sleep 0.2; done
-  ' sh "$2" </dev/null
+  ' sh "$2" "${3:-TERM}" </dev/null
 }
 
 start_docker() {
@@ -224,8 +224,9 @@ start_agent() {
   await 60 "agent on $node" "$dev/logs/agent-$node.log" in_node "$node" busybox wget -qO- http://127.0.0.1:8081/readyz
 }
 
+# stop_agent NODE [SIGNAL]
 stop_agent() {
-  if virtual; then vstop "$1" bottle-agent; else stop_process "agent-$1"; fi
+  if virtual; then vstop "$1" bottle-agent "${@:2}"; else stop_process "agent-$1" "${@:2}"; fi
 }
 
 start_kubelet() {

@@ -48,6 +48,19 @@ func TestPluginRuns(t *testing.T) {
 	}
 }
 
+// TestPluginRunsAFlood runs a command that prints far more than is kept.
+func TestPluginRunsAFlood(t *testing.T) {
+	t.Parallel()
+	c := connect(t)
+	c.WantFloodBounded(t, c.Namespace(t), "flood", 64<<20)
+}
+
+// TestPluginRunOutlivesTheAgent runs alone, because it kills a node's agent.
+func TestPluginRunOutlivesTheAgent(t *testing.T) {
+	c := connect(t)
+	c.WantRunOutlivesAgent(t, c.Namespace(t), "survivor")
+}
+
 // TestPluginRunsWithFiles copies a folder in before the command starts, and out after it
 // has failed, and deletes the Bottle.
 func TestPluginRunsWithFiles(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/test/require"
 	"botbottle.dev/bottle-operator/test/story"
 )
 
@@ -55,6 +56,19 @@ func TestRunOnARealMicroVM(t *testing.T) {
 			c.DeleteAndWait(t, b)
 		})
 	}
+}
+
+// TestLongFloodOnARealMicroVM runs a command that prints far more than is kept.
+func TestLongFloodOnARealMicroVM(t *testing.T) {
+	require.Long(t)
+	c := story.Connect(t, 12*time.Minute)
+	c.WantFloodBounded(t, c.Namespace(t), "flood", 128<<20)
+}
+
+func TestLongRunOutlivesTheAgentOfARealMicroVM(t *testing.T) {
+	require.Long(t)
+	c := story.Connect(t, 12*time.Minute)
+	c.WantRunOutlivesAgent(t, c.Namespace(t), "survivor")
 }
 
 // wantExec checks that exec carries bytes both ways and exit codes. Under emulation it
