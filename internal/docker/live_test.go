@@ -4,6 +4,7 @@ package docker
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -25,6 +27,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/docker/dockertest"
 	"botbottle.dev/bottle-operator/internal/egress"
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/vault"
 )
 
 // TestBuiltInBundle checks the built-in bundle as a Bottle uses it: its image is
@@ -36,6 +39,12 @@ func TestBuiltInBundle(t *testing.T) {
 	spec.Image, spec.RulesDir = "", t.TempDir()
 	// The bundle is not root.
 	if err := os.Chmod(spec.RulesDir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	v := vault.New(vault.Options{Dir: filepath.Join(t.TempDir(), "vault"), Reader: bundleimage.UserID})
+	t.Cleanup(func() { _ = v.Sweep(context.WithoutCancel(t.Context()), nil) })
+	var err error
+	if spec.SecretsDir, err = v.EnsureFolder(t.Context(), spec.Owner.UID); err != nil {
 		t.Fatal(err)
 	}
 	if err := e.EnsureNetwork(t.Context(), testNetwork); err != nil {
@@ -57,6 +66,7 @@ func TestBuiltInBundle(t *testing.T) {
 		t.Errorf("image: got %q, want the loaded %q", b.Image, reference)
 	}
 	t.Run("rights", func(t *testing.T) { wantHardened(t, c, spec) })
+	t.Run("secrets", func(t *testing.T) { wantSecrets(t, c, spec, v) })
 	t.Run("rules", func(t *testing.T) { wantLiveRules(t, spec) })
 	t.Run("decisions", func(t *testing.T) { wantDecisions(t, e, spec) })
 	t.Run("missing image", func(t *testing.T) {
@@ -90,12 +100,12 @@ func wantHardened(t *testing.T, c *client.Client, spec host.BundleSpec) {
 	readOnly := 0
 	for line := range strings.Lines(string(mounts)) {
 		f := strings.Fields(line)
-		if (f[1] == "/" || f[1] == bundleimage.RulesDir) && strings.HasPrefix(f[3], "ro") {
+		if (f[1] == "/" || f[1] == bundleimage.RulesDir || f[1] == bundleimage.SecretsDir) && strings.HasPrefix(f[3], "ro") {
 			readOnly++
 		}
 	}
-	if readOnly != 2 {
-		t.Errorf("read-only root and rules: got %d of 2 in\n%s", readOnly, mounts)
+	if readOnly != 3 {
+		t.Errorf("read-only root, rules and secrets: got %d of 3 in\n%s", readOnly, mounts)
 	}
 	hc := in.HostConfig
 	if hc.RestartPolicy.Name != container.RestartPolicyDisabled || hc.Privileged || len(hc.PortBindings) > 0 {
@@ -103,6 +113,29 @@ func wantHardened(t *testing.T, c *client.Client, spec host.BundleSpec) {
 	}
 	if hc.Memory != 128<<20 || hc.MemorySwap != 128<<20 || hc.CPUQuota != cpuPeriod/4 || hc.PidsLimit == nil || *hc.PidsLimit != 512 || hc.LogConfig.Config["max-size"] != logSize {
 		t.Errorf("bounds: got memory %d, with swap %d, CPU %d, pids %v, logs %v", hc.Memory, hc.MemorySwap, hc.CPUQuota, hc.PidsLimit, hc.LogConfig)
+	}
+}
+
+// wantSecrets checks that a running bundle has what is put into the vault, and that
+// docker does not know it.
+func wantSecrets(t *testing.T, c *client.Client, spec host.BundleSpec, v host.Vault) {
+	const value = "hunter2-hunter2-hunter2"
+	for range 2 { // once more for a replaced file
+		if err := v.WriteFile(t.Context(), spec.Owner.UID, "secrets.json", []byte(value+time.Now().String())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	in := inspect(t, c, spec.Owner)
+	inside := fmt.Sprintf("/proc/%d/root%s/secrets.json", in.State.Pid, bundleimage.SecretsDir)
+	if data, err := os.ReadFile(inside); err != nil || !strings.HasPrefix(string(data), value) {
+		t.Errorf("in the bundle: got %q, %v", data, err)
+	}
+	if info, err := os.Stat(inside); err == nil && info.Sys().(*syscall.Stat_t).Uid != bundleimage.UserID {
+		t.Errorf("the file belongs to %d, want the bundle's user", info.Sys().(*syscall.Stat_t).Uid)
+	}
+	known, err := json.Marshal(in)
+	if err != nil || !strings.Contains(string(known), spec.SecretsDir) || strings.Contains(string(known), value) {
+		t.Errorf("docker knows more than the folder: %v, %s", err, known)
 	}
 }
 

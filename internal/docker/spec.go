@@ -53,7 +53,7 @@ func createOptions(spec host.BundleSpec, image string) (client.ContainerCreateOp
 		},
 	}
 	if spec.Image == "" {
-		harden(config, hostConfig, spec.RulesDir)
+		harden(config, hostConfig, spec)
 	} else {
 		hostConfig.CapDrop = []string{"NET_RAW"}
 	}
@@ -84,17 +84,18 @@ func createOptions(spec host.BundleSpec, image string) (client.ContainerCreateOp
 }
 
 // harden restricts the built-in bundle to what it needs: to listen on a high
-// port, to dial, and to read its rules.
-func harden(config *container.Config, hostConfig *container.HostConfig, rulesDir string) {
+// port, to dial, and to read its rules and secrets.
+func harden(config *container.Config, hostConfig *container.HostConfig, spec host.BundleSpec) {
 	config.User = bundleimage.User
 	hostConfig.ReadonlyRootfs = true
 	hostConfig.CapDrop = []string{"ALL"}
-	if rulesDir != "" {
-		// Mount the folder, not the file, so that the bundle sees a new file that
-		// is renamed over the old one.
-		hostConfig.Mounts = []mount.Mount{{
-			Type: mount.TypeBind, Source: rulesDir, Target: bundleimage.RulesDir, ReadOnly: true,
-		}}
+	// Mount folders, not files, so that the bundle sees a new file that is renamed over
+	// the old one.
+	for _, m := range []mount.Mount{{Source: spec.RulesDir, Target: bundleimage.RulesDir}, {Source: spec.SecretsDir, Target: bundleimage.SecretsDir}} {
+		if m.Source != "" {
+			m.Type, m.ReadOnly = mount.TypeBind, true
+			hostConfig.Mounts = append(hostConfig.Mounts, m)
+		}
 	}
 }
 

@@ -41,6 +41,7 @@ func TestSpecHash(t *testing.T) {
 		"address":  func(s *host.BundleSpec) { s.IP = s.IP.Next() },
 		"built in": func(s *host.BundleSpec) { s.Image = "" },
 		"rules":    func(s *host.BundleSpec) { s.Image, s.RulesDir = "", "/somewhere" },
+		"secrets":  func(s *host.BundleSpec) { s.Image, s.SecretsDir = "", "/somewhere" },
 		"owner":    func(s *host.BundleSpec) { s.Owner.Namespace = "team-b" },
 	} {
 		if got := hash(change); got == same {

@@ -25,6 +25,9 @@ type BundleSpec struct {
 	// RulesDir is the folder on the node that holds the egress rules file. It is
 	// mounted read-only into the built-in bundle. Empty for any other image.
 	RulesDir string
+	// SecretsDir is the Bottle's folder in the Vault. It is mounted read-only into the
+	// built-in bundle. Empty for any other image.
+	SecretsDir string
 	// Limits are what the container may use of the node. Zero means
 	// machinesize.DefaultBundle. The container may also have at most BundlePids
 	// processes and threads.
