@@ -56,7 +56,6 @@ const (
 	testID      = "bottle-demo-1a2b3c4d"
 )
 
-// epoch is when every test starts.
 // TestMain puts the tests' files into memory where it can, because they are synced to the
 // disk hundreds of times.
 func TestMain(m *testing.M) {
@@ -67,6 +66,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// epoch is when every test starts.
 var epoch = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
 // world is a node, an API server and the agent that connects them.
