@@ -92,10 +92,15 @@ func checkRequest(namespace string, spec certificatesv1.CertificateSigningReques
 // emptyName is the DER form of a subject without attributes.
 var emptyName = []byte{0x30, 0}
 
+// AgentUser returns the user name of the agents of the operator in a namespace.
+func AgentUser(namespace string) string {
+	return "system:serviceaccount:" + namespace + ":" + agentAccount
+}
+
 // nodeOf returns the node of the requester, who must be an agent. The API server
 // fills in these fields.
 func nodeOf(namespace string, spec certificatesv1.CertificateSigningRequestSpec) (string, error) {
-	if spec.Username != "system:serviceaccount:"+namespace+":"+agentAccount {
+	if spec.Username != AgentUser(namespace) {
 		return "", errors.New("the requester is not the ServiceAccount " + agentAccount + " of the operator's namespace")
 	}
 	nodes := spec.Extra[nodeNameKey]

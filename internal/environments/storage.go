@@ -30,9 +30,14 @@ const Resource = "bottleenvironments"
 // bound to.
 const extraNode = "authentication.kubernetes.io/node-name"
 
-// Storage serves a Store in an API server. RBAC decides who may list and watch; the
-// Node that the caller's token is bound to decides what they get.
-type Storage struct{ store *Store }
+// Storage serves a Store in an API server, to agents alone: RBAC must allow the request,
+// and the caller must be the agents' ServiceAccount, because a role with wildcards also
+// allows it to others. The Node that the caller's token is bound to decides what they get.
+type Storage struct {
+	store *Store
+	// agent is the user name of that ServiceAccount.
+	agent string
+}
 
 var (
 	_ rest.Scoper               = &Storage{}
@@ -42,7 +47,8 @@ var (
 )
 
 // NewStorage returns the storage of Resource in the group subresources.botbottle.dev.
-func NewStorage(s *Store) *Storage { return &Storage{store: s} }
+// agent is the user name of the agents' ServiceAccount.
+func NewStorage(s *Store, agent string) *Storage { return &Storage{store: s, agent: agent} }
 
 // New returns an empty BottleEnvironment.
 func (*Storage) New() runtime.Object { return &v1alpha1.BottleEnvironment{} }
@@ -85,7 +91,7 @@ func (r *Storage) Watch(ctx context.Context, options *internalversion.ListOption
 
 // request returns the caller's node, and what the caller selects.
 func (r *Storage) request(ctx context.Context, options *internalversion.ListOptions) (string, func(*v1alpha1.BottleEnvironment) bool, error) {
-	node, err := callerNode(ctx)
+	node, err := r.callerNode(ctx)
 	if err != nil {
 		return "", nil, apierrors.NewForbidden(v1alpha1.GroupVersion.WithResource(Resource).GroupResource(), "", err)
 	}
@@ -100,11 +106,14 @@ func (r *Storage) request(ctx context.Context, options *internalversion.ListOpti
 	return node, selects, nil
 }
 
-// callerNode returns the Node that the caller's token is bound to.
-func callerNode(ctx context.Context) (string, error) {
+// callerNode returns the Node that the agent's token is bound to.
+func (r *Storage) callerNode(ctx context.Context) (string, error) {
 	user, ok := request.UserFrom(ctx)
 	if !ok {
 		return "", errors.New("the caller is unknown")
+	}
+	if user.GetName() != r.agent {
+		return "", fmt.Errorf("only agents get environments: their user is %s", r.agent)
 	}
 	nodes := user.GetExtra()[extraNode]
 	if len(nodes) != 1 || nodes[0] == "" {

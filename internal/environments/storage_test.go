@@ -18,11 +18,19 @@ import (
 	"botbottle.dev/bottle-operator/api/subresources/v1alpha1"
 )
 
+const testAgent = "system:serviceaccount:bottle-system:bottle-agent"
+
 // as returns the context of a request by the agents' account with a token that is
 // bound to these Nodes.
 func as(t *testing.T, nodes ...string) context.Context {
 	return request.WithUser(request.WithNamespace(t.Context(), ""), &user.DefaultInfo{
-		Name: "system:serviceaccount:bottle-system:bottle-agent", Extra: map[string][]string{extraNode: nodes}})
+		Name: testAgent, Extra: map[string][]string{extraNode: nodes}})
+}
+
+// asUser returns the context of a request by another account, with a token that is bound to
+// node-1, as every Pod there has one.
+func asUser(t *testing.T, name string) context.Context {
+	return request.WithUser(request.WithNamespace(t.Context(), ""), &user.DefaultInfo{Name: name, Extra: map[string][]string{extraNode: {"node-1"}}})
 }
 
 func names(t *testing.T, r *Storage, ctx context.Context, options *internalversion.ListOptions) (string, error) {
@@ -40,7 +48,7 @@ func names(t *testing.T, r *Storage, ctx context.Context, options *internalversi
 
 func TestTheCallersNodeDecides(t *testing.T) {
 	s, _ := newWorld()
-	r := NewStorage(s)
+	r := NewStorage(s, testAgent)
 	s.put(bottle("a", "ua", "node-1", "s"))
 	s.put(bottle("b", "ub", "node-2", "s"))
 	elsewhere := bottle("c", "uc", "node-1", "s")
@@ -66,6 +74,11 @@ func TestTheCallersNodeDecides(t *testing.T) {
 		"no Node":      as(t),
 		"an empty one": as(t, ""),
 		"two Nodes":    as(t, "node-1", "node-2"),
+
+		"a Pod's account":            asUser(t, "system:serviceaccount:team:all-of-bottles"),
+		"an account of that name":    asUser(t, "system:serviceaccount:team:bottle-agent"),
+		"the manager":                asUser(t, "system:serviceaccount:bottle-system:bottle-manager"),
+		"a name that begins like it": asUser(t, testAgent+"-2"),
 	} {
 		_, listErr := r.List(ctx, nil)
 		_, watchErr := r.Watch(ctx, nil)
@@ -98,7 +111,7 @@ func TestNothingIsServedBeforeAllBottlesAreKnown(t *testing.T) {
 	if err := s.Follow(informer); err != nil {
 		t.Fatal(err)
 	}
-	r := NewStorage(s)
+	r := NewStorage(s, testAgent)
 	if _, err := r.Watch(as(t, "node-1"), nil); !apierrors.IsServiceUnavailable(err) {
 		t.Errorf("got %v, want it to be unavailable", err)
 	}
@@ -112,7 +125,7 @@ func TestTheTableHasNoValues(t *testing.T) {
 	s, o := newWorld()
 	o.putSecret("s", map[string]string{"token": "hush"})
 	s.put(bottle("a", "ua", "node-1", "s", "missing"))
-	r := NewStorage(s)
+	r := NewStorage(s, testAgent)
 	list, err := r.List(as(t, "node-1"), nil)
 	if err != nil {
 		t.Fatal(err)

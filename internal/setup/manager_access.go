@@ -68,7 +68,7 @@ func (o *AccessOptions) add(ctx context.Context, mgr ctrl.Manager, namespace str
 	if err := (&accesscert.Signer{Client: mgr.GetClient(), Authority: authority, Namespace: namespace}).SetupWithManager(mgr); err != nil {
 		return nil, err
 	}
-	environments, err := newEnvironments(ctx, mgr)
+	environments, err := newEnvironments(ctx, mgr, namespace)
 	if err != nil {
 		return nil, err
 	}

@@ -13,12 +13,13 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/accesscert"
 	"botbottle.dev/bottle-operator/internal/environments"
 )
 
 // newEnvironments returns the storage of bottleenvironments, and adds what fills it
-// to mgr. Every replica serves it.
-func newEnvironments(ctx context.Context, mgr ctrl.Manager) (*environments.Storage, error) {
+// to mgr. Every replica serves it, to the agents of the operator in the namespace.
+func newEnvironments(ctx context.Context, mgr ctrl.Manager, namespace string) (*environments.Storage, error) {
 	store, err := environments.New(mgr.GetConfig())
 	if err != nil {
 		return nil, err
@@ -34,5 +35,5 @@ func newEnvironments(ctx context.Context, mgr ctrl.Manager) (*environments.Stora
 	if err := metrics.Registry.Register(store); err != nil && !errors.As(err, new(prometheus.AlreadyRegisteredError)) {
 		return nil, fmt.Errorf("metrics: %w", err)
 	}
-	return environments.NewStorage(store), mgr.Add(store)
+	return environments.NewStorage(store, accesscert.AgentUser(namespace)), mgr.Add(store)
 }
