@@ -181,6 +181,6 @@ func (s *Server) access(ctx context.Context) *access {
 		files: &files{find: find, annotate: annotate, timeout: filesTimeout},
 		hop:   &hop{tls: o.AgentTLS},
 		sessions: &sessions{log: o.Log, clock: o.Clock, metrics: s.metrics, stopped: ctx,
-			byUser: map[string]int{}},
+			byUser: map[string]int{}, byNamespace: map[string]int{}},
 	}
 }

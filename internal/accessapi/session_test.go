@@ -16,6 +16,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/rest"
 	client "k8s.io/client-go/tools/remotecommand"
 	server "k8s.io/cri-streaming/pkg/streaming/remotecommand"
@@ -248,4 +249,39 @@ func TestSessionsAreBounded(t *testing.T) {
 		code, _ := w.get(w.as("greedy"), path("a", "log"))
 		return code == http.StatusOK
 	})
+}
+
+// Many accounts of one namespace cannot take all sessions either, nor all namespaces
+// together more than a manager can serve.
+func TestSessionsOfANamespaceAreBounded(t *testing.T) {
+	t.Parallel()
+	s := &sessions{byUser: map[string]int{}, byNamespace: map[string]int{}}
+	// fill admits sessions, each of another user, until one is refused.
+	fill := func(namespace string) (n int, refusal error) {
+		for n = 0; n <= maxSessions; n++ {
+			if err := s.admit(fmt.Sprintf("%s-%d", namespace, n), namespace); err != nil {
+				return n, err
+			}
+		}
+		return n, nil
+	}
+	for i, want := range []struct {
+		n    int
+		text string
+	}{{maxNamespaceSessions, "this namespace"}, {maxNamespaceSessions, "this namespace"}, {maxSessions - 2*maxNamespaceSessions, "this manager"}} {
+		n, err := fill(fmt.Sprint("team-", i))
+		if n != want.n || !apierrors.IsTooManyRequests(err) || !strings.Contains(err.Error(), want.text) {
+			t.Errorf("namespace %d: got %d sessions, then %v, want %d, then 429 about %q", i, n, err, want.n, want.text)
+		}
+	}
+	s.release(&session{user: "team-0-7", namespace: "team-0"})
+	if err := s.admit("late", "team-0"); err != nil {
+		t.Errorf("after the end of one: got %v, want room", err)
+	}
+	for i := range maxNamespaceSessions {
+		s.release(&session{user: fmt.Sprint("team-1-", i), namespace: "team-1"})
+	}
+	if _, known := s.byNamespace["team-1"]; known {
+		t.Error("the namespace without sessions is still counted")
+	}
 }

@@ -21,10 +21,12 @@ import (
 )
 
 const (
-	// maxSessions bounds the open sessions of one manager, and maxUserSessions those
-	// of one user in it.
-	maxSessions     = 1024
-	maxUserSessions = 128
+	// maxSessions bounds the open sessions of one manager. maxNamespaceSessions bounds
+	// those with the Bottles of one namespace, whose owner can make any number of
+	// ServiceAccounts, and maxUserSessions those of one user.
+	maxSessions          = 1024
+	maxNamespaceSessions = 384
+	maxUserSessions      = 128
 	// maxName bounds a user's name in the audit lines.
 	maxName = 256
 	// busyRetry is how many seconds a client waits when there are too many sessions.
@@ -39,19 +41,21 @@ type sessions struct {
 	// stopped ends when the server stops; sessions end with it.
 	stopped context.Context //nolint:containedctx // the lifetime of the server
 
-	mu     sync.Mutex
-	open   int
-	byUser map[string]int
+	mu          sync.Mutex
+	open        int
+	byUser      map[string]int
+	byNamespace map[string]int
 }
 
 // session is one use of exec, attach, log or proof.
 type session struct {
 	traffic
-	id    string
-	verb  string
-	user  string
-	log   logr.Logger
-	start time.Time
+	id        string
+	verb      string
+	user      string
+	namespace string
+	log       logr.Logger
+	start     time.Time
 	// cancel ends the session's context.
 	cancel context.CancelFunc
 }
@@ -63,11 +67,11 @@ func (s *sessions) begin(r *http.Request, t *target, verb string) (*session, con
 	if user == nil {
 		return nil, nil, apierrors.NewInternalError(fmt.Errorf("the request has no user"))
 	}
-	if err := s.admit(user.GetName()); err != nil {
+	if err := s.admit(user.GetName(), t.bottle.Namespace); err != nil {
 		s.metrics.ended(verb, "TooManyRequests")
 		return nil, nil, err
 	}
-	opened := &session{id: rand.Text(), verb: verb, user: user.GetName(), start: s.clock.Now()}
+	opened := &session{id: rand.Text(), verb: verb, user: user.GetName(), namespace: t.bottle.Namespace, start: s.clock.Now()}
 	opened.log = s.log.WithValues("session", opened.id, "user", egress.Printable(user.GetName(), maxName), "groups", len(user.GetGroups()),
 		"source", sources(r), "verb", verb, "namespace", t.bottle.Namespace, "bottle", t.bottle.Name, "uid", t.bottle.UID, "node", t.node)
 	s.metrics.began(verb)
@@ -82,7 +86,7 @@ func (s *sessions) begin(r *http.Request, t *target, verb string) (*session, con
 // did.
 func (s *sessions) end(o *session, err error) {
 	o.cancel()
-	s.release(o.user)
+	s.release(o)
 	result := result(err)
 	s.metrics.closed(o.verb)
 	s.metrics.ended(o.verb, result)
@@ -111,7 +115,7 @@ func result(err error) string {
 	return "Unknown"
 }
 
-func (s *sessions) admit(user string) error {
+func (s *sessions) admit(user, namespace string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -119,18 +123,27 @@ func (s *sessions) admit(user string) error {
 		return apierrors.NewTooManyRequests(fmt.Sprintf("this manager has %d open sessions, which is the most that it serves. End some, or try again later", s.open), busyRetry)
 	case s.byUser[user] >= maxUserSessions:
 		return apierrors.NewTooManyRequests(fmt.Sprintf("you have %d open sessions, which is the most that one user may have. End some, or try again later", maxUserSessions), busyRetry)
+	case s.byNamespace[namespace] >= maxNamespaceSessions:
+		return apierrors.NewTooManyRequests(fmt.Sprintf("the Bottles of this namespace have %d open sessions, which is the most that one namespace may have. End some, or try again later", maxNamespaceSessions), busyRetry)
 	}
 	s.open++
 	s.byUser[user]++
+	s.byNamespace[namespace]++
 	return nil
 }
 
-func (s *sessions) release(user string) {
+func (s *sessions) release(o *session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.open--
-	if s.byUser[user]--; s.byUser[user] == 0 {
-		delete(s.byUser, user)
+	decrease(s.byUser, o.user)
+	decrease(s.byNamespace, o.namespace)
+}
+
+// decrease lowers a count, and forgets it when it is 0.
+func decrease(counts map[string]int, key string) {
+	if counts[key]--; counts[key] == 0 {
+		delete(counts, key)
 	}
 }
 
