@@ -135,6 +135,27 @@ func (e *Exchanges) writeOrders(uid string, orders supervise.Orders) error {
 	return err
 }
 
+// WriteTrust implements host.Exchanges.
+func (e *Exchanges) WriteTrust(_ context.Context, uid string, trust *host.Trust) (string, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !uidPattern.MatchString(uid) {
+		return "", fmt.Errorf("certificates of %q: not a UID: %w", uid, host.ErrInvalid)
+	}
+	dir := filepath.Join(e.in(uid), supervise.TrustDir)
+	err := e.ensureInDirs(uid)
+	if err == nil {
+		err = ensureDir(dir, 0o755)
+	}
+	if err == nil && trust != nil {
+		err = writeTrust(dir, *trust)
+	}
+	if err != nil {
+		return "", fmt.Errorf("certificates for the guest of %s: %w", uid, err)
+	}
+	return dir, nil
+}
+
 // ReadReport implements host.Exchanges.
 func (e *Exchanges) ReadReport(_ context.Context, out string) (supervise.Report, error) {
 	data, err := untrusted.ReadFile(out, supervise.ReportFile, supervise.MaxReport)

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"botbottle.dev/bottle-operator/internal/atomicfile"
+	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/supervise"
 )
 
@@ -24,11 +25,7 @@ func (e *Exchanges) ensureIn(_ context.Context, uid string) error {
 	if err != nil {
 		return err
 	}
-	// Each VMM runs as a user of its own, which must reach and read In.
-	if err := ensureDir(e.options.InDir, 0o711); err != nil {
-		return err
-	}
-	if err := ensureDir(e.in(uid), 0o755); err != nil {
+	if err := e.ensureInDirs(uid); err != nil {
 		return err
 	}
 	target := filepath.Join(e.in(uid), supervise.Program)
@@ -47,6 +44,28 @@ func (e *Exchanges) ensureIn(_ context.Context, uid string) error {
 		return err
 	}
 	return os.Rename(link, target)
+}
+
+// ensureInDirs creates In. Each VMM runs as a user of its own, which must reach and read
+// it.
+func (e *Exchanges) ensureInDirs(uid string) error {
+	if err := ensureDir(e.options.InDir, 0o711); err != nil {
+		return err
+	}
+	return ensureDir(e.in(uid), 0o755)
+}
+
+// writeTrust writes the files, unless the PEM file is the same. It comes last, so that a
+// file that is the same says that the store is complete.
+func writeTrust(dir string, trust host.Trust) error {
+	pem := filepath.Join(dir, supervise.PEMFile)
+	if have, err := os.ReadFile(pem); err == nil && bytes.Equal(have, trust.PEM) {
+		return nil
+	}
+	if err := atomicfile.Write(filepath.Join(dir, supervise.StoreFile), trust.Store, 0o644); err != nil {
+		return err
+	}
+	return atomicfile.Write(pem, trust.PEM, 0o644)
 }
 
 // ensureProgram copies the guest program once, so that the In folders can link to it

@@ -74,6 +74,12 @@ var trustVars = []string{
 	"CARGO_HTTP_CAINFO",
 	"DENO_CERT",
 	"AWS_CA_BUNDLE",
+	"GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", // gRPC for Python, Ruby, PHP and C++
+	"NIX_SSL_CERT_FILE",
+	"CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE",
+	"YARN_HTTPS_CA_FILE_PATH",
+	"BUNDLE_SSL_CA_CERT", // Ruby's Bundler
+	"HEX_CACERTS_PATH",   // Elixir
 }
 
 // operators returns the operator's variables. They hold IP addresses, because the
@@ -86,7 +92,7 @@ func operators(bundleIP netip.Addr, caPath string) map[string]Var {
 		"HTTPS_PROXY": proxy, "HTTP_PROXY": proxy, "https_proxy": proxy, "http_proxy": proxy,
 		"NO_PROXY": direct, "no_proxy": direct,
 		"NODE_USE_ENV_PROXY": "1",
-		"JAVA_TOOL_OPTIONS":  javaOptions(bundleIP),
+		javaOptionsVar:       javaOptions(bundleIP),
 		"BOTTLE_BUNDLE_IP":   bundleIP.String(),
 	}
 	if caPath != "" {

@@ -27,6 +27,12 @@ const (
 	// supervisor reads it when it starts, about five times a second while it is Idle,
 	// and whenever the workload has ended.
 	OrdersFile = "orders.json"
+	// TrustDir, in In, has what the guest trusts if its bundle opens connections: PEMFile
+	// has the Bottle's authority and the public ones, and StoreFile has the same as a
+	// PKCS#12 store for JVMs. A machine without a supervisor has only this folder of In.
+	TrustDir  = "trust"
+	PEMFile   = "bundle.pem"
+	StoreFile = "truststore.p12"
 	// ReportFile, in Out, has the newest Report; see Record and Parse.
 	ReportFile = "report.json"
 
@@ -46,6 +52,9 @@ type Orders struct {
 	Stdin string `json:"stdin"`
 	// Restarts is the number of restarts that the report starts with.
 	Restarts int32 `json:"restarts"`
+	// Env has variables for the command in addition to those of the machine, which they
+	// override.
+	Env map[string]string `json:"env,omitempty"`
 }
 
 // Values of Orders.Workload.

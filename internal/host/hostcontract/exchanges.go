@@ -105,6 +105,43 @@ func TestExchanges(t *testing.T, open func(t *testing.T) ExchangesFixture) {
 			t.Errorf("got %+v, want %+v", again, x)
 		}
 	})
+	t.Run("trust", func(t *testing.T) {
+		f := open(t)
+		write := func(trust *host.Trust) string {
+			t.Helper()
+			dir, err := f.Exchanges.WriteTrust(t.Context(), uid, trust)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return dir
+		}
+		want := func(dir, pem, store string) {
+			t.Helper()
+			for name, want := range map[string]string{supervise.PEMFile: pem, supervise.StoreFile: store} {
+				if got, err := os.ReadFile(filepath.Join(dir, name)); err != nil || string(got) != want {
+					t.Errorf("%s: got %q, %v, want %q", name, got, err, want)
+				}
+			}
+		}
+		dir := write(nil)
+		if st, err := os.Stat(dir); err != nil || !st.IsDir() {
+			t.Errorf("got %v, want a folder", err)
+		}
+		write(&host.Trust{PEM: []byte("one"), Store: []byte("store one")})
+		want(dir, "one", "store one")
+		write(&host.Trust{PEM: []byte("one"), Store: []byte("another store of the same")})
+		want(dir, "one", "store one")
+		write(nil)
+		want(dir, "one", "store one")
+		write(&host.Trust{PEM: []byte("two"), Store: []byte("store two")})
+		want(dir, "two", "store two")
+		x := ensure(t, f, "")
+		if got := filepath.Join(x.In, supervise.TrustDir); got != dir {
+			t.Errorf("got folder %s, want it in In: %s", dir, got)
+		}
+		renew(t, f, x.Out)
+		want(dir, "two", "store two")
+	})
 	t.Run("remove", func(t *testing.T) {
 		f := open(t)
 		x := ensure(t, f, "")

@@ -3,6 +3,7 @@
 package hosttest
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -87,6 +88,24 @@ func (f *Exchanges) WriteOrders(ctx context.Context, uid string, orders supervis
 		f.orders[uid] = orders
 		return nil
 	})
+}
+
+// WriteTrust implements host.Exchanges.
+func (f *Exchanges) WriteTrust(ctx context.Context, uid string, trust *host.Trust) (dir string, err error) {
+	err = f.call(ctx, "WriteTrust "+uid, func() error {
+		dir = filepath.Join(f.in(uid), supervise.TrustDir)
+		if err := os.MkdirAll(dir, 0o755); err != nil || trust == nil {
+			return err
+		}
+		if have, err := os.ReadFile(filepath.Join(dir, supervise.PEMFile)); err == nil && bytes.Equal(have, trust.PEM) {
+			return nil
+		}
+		if err := os.WriteFile(filepath.Join(dir, supervise.StoreFile), trust.Store, 0o644); err != nil {
+			return err
+		}
+		return os.WriteFile(filepath.Join(dir, supervise.PEMFile), trust.PEM, 0o644)
+	})
+	return zeroOnError(dir, err)
 }
 
 // ReadReport implements host.Exchanges.

@@ -5,8 +5,10 @@ package supervisor
 import (
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -58,6 +60,25 @@ func startCode(err error) int32 {
 		return exitNotFound
 	}
 	return exitNotRunnable
+}
+
+// withOrdered returns env with the variables of the orders in the place of those with
+// the same names.
+func withOrdered(env []string, ordered map[string]string) []string {
+	if len(ordered) == 0 {
+		return env
+	}
+	out := make([]string, 0, len(env)+len(ordered))
+	for _, entry := range env {
+		name, _, _ := strings.Cut(entry, "=")
+		if _, replaced := ordered[name]; !replaced {
+			out = append(out, entry)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(ordered)) {
+		out = append(out, name+"="+ordered[name])
+	}
+	return out
 }
 
 // withTerm adds TERM for a workload that has a terminal, if the environment has none.

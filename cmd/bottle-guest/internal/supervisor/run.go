@@ -29,7 +29,7 @@ type run struct {
 
 // start starts the command. Its error is for startCode.
 func (s *Supervisor) start(stdin string) (*run, error) {
-	env := s.env
+	env := withOrdered(s.env, s.orders.Env)
 	files, err := openStdio(stdin)
 	defer files.closeTheirs()
 	if err != nil {

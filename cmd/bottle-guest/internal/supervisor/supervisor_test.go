@@ -223,6 +223,19 @@ func TestIdle(t *testing.T) {
 	g.awaitLog("stdout F ran\n")
 }
 
+// TestEnvOfTheOrders: it is added to the machine's variables, and overrides them.
+func TestEnvOfTheOrders(t *testing.T) {
+	t.Parallel()
+	orders := never
+	orders.Env = map[string]string{"HOME": "/ordered", "ONLY_ORDERED": "a=b c"}
+	g := shell(t, orders, `echo "$HOME $ONLY_ORDERED $OF_THE_MACHINE"`)
+	g.cmd.Env = append(g.cmd.Env, "HOME=/machine", "OF_THE_MACHINE=kept")
+	g.run().await("final", final)
+	if got, want := g.content("stdout"), "/ordered a=b c kept\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 // TestOrdersComeLate: the supervisor waits for orders that it can read.
 func TestOrdersComeLate(t *testing.T) {
 	t.Parallel()
