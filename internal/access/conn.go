@@ -183,33 +183,6 @@ func (c *watchedConn) Close() error {
 	return nil
 }
 
-// limitListener accepts at most a number of connections at a time; others wait.
-type limitListener struct {
-	*net.TCPListener
-	slots chan struct{}
-}
-
-func (l limitListener) Accept() (net.Conn, error) {
-	l.slots <- struct{}{} // a connection's end, or that of all sessions, makes room
-	conn, err := l.AcceptTCP()
-	if err != nil {
-		<-l.slots
-		return nil, err
-	}
-	return &limitedConn{TCPConn: conn, release: sync.OnceFunc(func() { <-l.slots })}, nil
-}
-
-// limitedConn makes room for another connection when it is closed.
-type limitedConn struct {
-	*net.TCPConn
-	release func()
-}
-
-func (c *limitedConn) Close() error {
-	defer c.release()
-	return c.TCPConn.Close()
-}
-
 // countReader and countWriter count what passes.
 type countReader struct {
 	io.Reader

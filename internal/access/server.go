@@ -18,13 +18,10 @@ import (
 )
 
 const (
-	// maxConnections bounds the connections that are open at a time, before anything is
-	// known about the client.
-	maxConnections = 2048
 	// maxHeaderBytes bounds a request, whose URL holds the command.
 	maxHeaderBytes = 256 << 10
-	headerTimeout  = 15 * time.Second // of the TLS handshake and the header
-	idleTimeout    = 2 * time.Minute  // of a connection between two requests
+	headerTimeout  = 15 * time.Second
+	idleTimeout    = 2 * time.Minute // of a connection between two requests
 	// listenInterval is the pause before another attempt to listen.
 	listenInterval = 2 * time.Second
 	// endTimeout is how long the end of the server waits for its sessions to end.
@@ -70,7 +67,6 @@ func (s *Server) Start(ctx context.Context) error {
 	defer cancel()
 	server := &http.Server{
 		Handler:           s.handler(),
-		TLSConfig:         s.TLS,
 		TLSNextProto:      map[string]func(*http.Server, *tls.Conn, http.Handler){}, // no HTTP/2
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ReadHeaderTimeout: headerTimeout,
@@ -82,7 +78,7 @@ func (s *Server) Start(ctx context.Context) error {
 	s.Log.Info("The access server is listening", "address", l.Addr().String())
 	var err error
 	served := make(chan error, 1)
-	go func() { served <- server.ServeTLS(limitListener{l, make(chan struct{}, maxConnections)}, "", "") }()
+	go func() { served <- server.Serve(newDoor(l, s.TLS, bounds, debugLog{s.Log})) }()
 	select {
 	case err = <-served:
 	case <-ctx.Done():
