@@ -47,13 +47,13 @@ func TestDecodeFile(t *testing.T) {
 		"unknown fields":    {`{"version":1,"deny":["x"],"allow":["a.example"],"more":{"a":[1]}}`, ""},
 		"white space":       {"\n {\"version\": 1,\n\t\"allow\": [\"a.example\"]}\n\n", ""},
 		"the largest":       {fill(1 << 20), ""},
-		"one byte larger":   {fill(1<<20 + 1), "more than 1048576 bytes"},
+		"one byte larger":   {fill(egress.MaxFile + 1), "more than 4194304 bytes"},
 		"empty":             {"", "unexpected end"},
 		"cut off":           {`{"version":1,"allow":["a.example"`, "unexpected end"},
 		"two documents":     {`{"version":1,"allow":["a.example"]}{}`, "after top-level value"},
-		"null":              {"null", "version 0: want 1"},
-		"no version":        {`{"allow":["a.example"]}`, "version 0: want 1"},
-		"a later version":   {`{"version":2,"allow":["a.example"]}`, "version 2: want 1"},
+		"null":              {"null", "version 0: want 1 or 2"},
+		"no version":        {`{"allow":["a.example"]}`, "version 0: want 1 or 2"},
+		"a later version":   {`{"version":3,"allow":["a.example"]}`, "version 3: want 1 or 2"},
 		"version as text":   {`{"version":"1","allow":["a.example"]}`, "cannot unmarshal"},
 		"no list":           {`{"version":1}`, "no allow list"},
 		"a null list":       {`{"version":1,"allow":null}`, "no allow list"},
@@ -93,8 +93,8 @@ func (e *endless) Read(p []byte) (int, error) {
 
 func TestDecodeFileIsBounded(t *testing.T) {
 	r := &endless{}
-	if _, err := egress.DecodeFile(r); err == nil || r.read > 4<<20 {
-		t.Errorf("got %v after %d bytes, want an error after little more than 1 MiB", err, r.read)
+	if _, err := egress.DecodeFile(r); err == nil || r.read > 2*egress.MaxFile {
+		t.Errorf("got %v after %d bytes, want an error after little more than the limit", err, r.read)
 	}
 }
 
@@ -108,7 +108,7 @@ func TestDecodeFileReportsReadErrors(t *testing.T) {
 
 func TestEncodeFileRefusesTooLargeFiles(t *testing.T) {
 	var rules []string
-	for i := range 5000 {
+	for i := range 20000 {
 		rules = append(rules, fmt.Sprintf("h%d.%s", i, strings.Repeat("a.", 100)+"example"))
 	}
 	if got, err := egress.EncodeFile(mustSet(t, rules...)); err == nil {

@@ -135,7 +135,7 @@ func (l Limits) Closes(p netip.Prefix) bool {
 func (l Limits) Apply(allowed, asked Set) Set {
 	limited := allowed
 	if l.Ceiling != nil {
-		limited = allowed.Intersect(*l.Ceiling)
+		limited = allowed.intersectHosts(*l.Ceiling)
 	}
 	out := NewSet(slices.DeleteFunc(limited.Rules(), func(r Rule) bool {
 		if !r.IsAddr() {
@@ -146,6 +146,7 @@ func (l Limits) Apply(allowed, asked Set) Set {
 	})...)
 	out.closed = allowed.closed
 	out.platform = join(l.Closed, allowed.platform)
+	out.opened = allowed.opened // what is not allowed any more may stay opened
 	refused := asked.refusedRules()
 	for _, r := range asked.Rules() {
 		if l.Check(r) != nil {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package egress implements the allow-list of the default bundle: the syntax of
-// rules, what they match, and the file that carries them. It is pure: it resolves
+// Package egress implements the rules of the default bundle: the syntax of the
+// allow-list, the rules for requests to opened hosts, what they match, and the file that
+// carries them. It is pure: it resolves
 // no name, opens no connection and opens no file. It matches nothing that it
 // cannot parse, and its zero values allow nothing.
 package egress

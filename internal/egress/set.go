@@ -20,6 +20,8 @@ type Set struct {
 
 	platform []Closed // networks that the platform closes
 	refused  *Set     // rules that the platform refuses, which open nothing; nil for none
+
+	opened *opened // nil for none
 }
 
 // NewSet returns the set of these rules. The zero Rule adds nothing.
