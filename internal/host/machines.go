@@ -257,6 +257,9 @@ type Machines interface {
 	// adopted: once it is proved to belong to a machine, it is moved into that
 	// machine's cgroup. An error means that nothing could be found out.
 	VMMs(ctx context.Context, names []string) ([]VMM, error)
+	// Lives reports whether VMMs would return a process of this machine. It is cheaper
+	// for a machine that lives: it then looks at no other process.
+	Lives(ctx context.Context, name string) (bool, error)
 	// KillMachine kills every process of a machine with SIGKILL, immediately and
 	// without asking smolvm, whatever other call is working on the machine, even
 	// a start. It returns nil when the machine is absent. Otherwise it returns

@@ -55,6 +55,9 @@ func wantPIDs(t *testing.T, d *Driver, name string, want ...int) {
 	if diff := cmp.Diff(want, pids); diff != "" {
 		t.Errorf("VMMs of %s (-want +got):\n%s", name, diff)
 	}
+	if lives, err := d.Lives(t.Context(), name); err != nil || lives != (len(want) > 0) {
+		t.Errorf("Lives of %s: got %v, %v, want %v", name, lives, err, len(want) > 0)
+	}
 }
 
 // cgroupOf returns the machine whose cgroup p is in.

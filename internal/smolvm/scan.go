@@ -32,6 +32,15 @@ func (d *Driver) VMMs(ctx context.Context, names []string) ([]host.VMM, error) {
 	return vmms, nil
 }
 
+// Lives implements host.Machines.
+func (d *Driver) Lives(ctx context.Context, name string) (bool, error) {
+	if d.lives(name) {
+		return true, nil
+	}
+	vmms, err := d.VMMs(ctx, []string{name}) // it may have a stray
+	return len(vmms) > 0, err
+}
+
 // machineProcess is a process that belongs to the machine name.
 type machineProcess struct {
 	process

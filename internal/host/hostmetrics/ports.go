@@ -126,3 +126,7 @@ func (v machines) Denials(ctx context.Context, name string) ([]host.Denial, erro
 func (v machines) VMMs(ctx context.Context, names []string) ([]host.VMM, error) {
 	return measure(v.m, "VMMs", func() ([]host.VMM, error) { return v.Machines.VMMs(ctx, names) })
 }
+
+func (v machines) Lives(ctx context.Context, name string) (bool, error) {
+	return measure(v.m, "Lives", func() (bool, error) { return v.Machines.Lives(ctx, name) })
+}

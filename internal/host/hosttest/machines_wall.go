@@ -107,6 +107,16 @@ func (f *Machines) AddDenials(name string, d ...host.Denial) {
 	}
 }
 
+// Lives implements host.Machines.
+func (f *Machines) Lives(ctx context.Context, name string) (lives bool, err error) {
+	err = f.call(ctx, "Lives", func() error {
+		m := f.machines[name]
+		lives = m != nil && (m.PID != 0 || len(m.stray) > 0)
+		return nil
+	})
+	return lives, err
+}
+
 // VMMs implements host.Machines.
 func (f *Machines) VMMs(ctx context.Context, names []string) (vmms []host.VMM, err error) {
 	err = f.call(ctx, "VMMs", func() error {
