@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"botbottle.dev/bottle-operator/internal/garbage"
+	"botbottle.dev/bottle-operator/internal/spdyframe"
 	"botbottle.dev/bottle-operator/internal/tcpstate"
 )
 
@@ -23,6 +25,9 @@ const lingerTimeout = 5 * time.Second
 
 // stateInterval is how often the state of a connection is looked at.
 const stateInterval = time.Second
+
+// record is how much a TLS record carries at most, and one read returns, in bytes.
+const record = 16 << 10
 
 // pingInterval is how often a client is pinged.
 const pingInterval = 5 * time.Second
@@ -49,13 +54,13 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	h.conn = &watchedConn{Conn: conn, gone: h.gone}
+	h.conn = &watchedConn{Conn: conn, gone: h.gone, frames: spdyframe.Writer{To: conn}}
 	go h.conn.keep(h.ctx)
 	go tcpstate.Watch(h.ctx, conn, stateInterval, h.gone)
 	// The server's own reader bypasses the watch.
 	rest := io.LimitReader(buffered.Reader, int64(buffered.Reader.Buffered()))
 	reader := bufio.NewReader(&gate{
-		in: bufio.NewReaderSize(io.MultiReader(rest, h.conn), chunk), streams: h.streams, until: time.Now().Add(openTimeout),
+		in: bufio.NewReaderSize(io.MultiReader(rest, h.conn), record), streams: h.streams, until: time.Now().Add(openTimeout),
 		started: h.started, ended: h.ctx.Done(), refuse: h.gone,
 	})
 	return h.conn, bufio.NewReadWriter(reader, bufio.NewWriter(h.conn)), nil
@@ -76,7 +81,7 @@ type watchedConn struct {
 	once   sync.Once
 
 	writing sync.Mutex
-	frames  frameTracker // of what is written
+	frames  spdyframe.Writer // to Conn
 }
 
 func (c *watchedConn) Read(p []byte) (int, error) {
@@ -90,8 +95,7 @@ func (c *watchedConn) Read(p []byte) (int, error) {
 func (c *watchedConn) Write(p []byte) (int, error) {
 	c.writing.Lock()
 	defer c.writing.Unlock()
-	c.frames.pass(p)
-	n, err := c.Conn.Write(p)
+	n, err := c.frames.Write(p)
 	if err != nil {
 		c.failed()
 	}
@@ -114,7 +118,7 @@ func (c *watchedConn) keep(ctx context.Context) {
 			continue // something is on its way
 		}
 		var err error
-		if c.frames.between() {
+		if c.frames.Between() {
 			_, err = c.Conn.Write(pingFrame(id))
 		}
 		c.writing.Unlock()
@@ -128,31 +132,6 @@ func (c *watchedConn) keep(ctx context.Context) {
 // pingFrame returns a ping of SPDY/3.1.
 func pingFrame(id uint32) []byte {
 	return binary.BigEndian.AppendUint32([]byte{0x80, 3, 0, 6, 0, 0, 0, 4}, id)
-}
-
-// frameTracker follows SPDY frames: a header of 8 bytes, of which the last 3 are the
-// length of what follows.
-type frameTracker struct {
-	header [8]byte
-	have   int // bytes of the header
-	left   int // bytes of the rest
-}
-
-func (f *frameTracker) between() bool { return f.have == 0 && f.left == 0 }
-
-func (f *frameTracker) pass(p []byte) {
-	for len(p) > 0 {
-		if f.left > 0 {
-			n := min(f.left, len(p))
-			f.left, p = f.left-n, p[n:]
-			continue
-		}
-		n := copy(f.header[f.have:], p)
-		f.have, p = f.have+n, p[n:]
-		if f.have == len(f.header) {
-			f.have, f.left = 0, int(binary.BigEndian.Uint32(f.header[4:])&0xffffff)
-		}
-	}
 }
 
 func (c *watchedConn) failed() {
@@ -191,7 +170,7 @@ type countReader struct {
 
 func (c countReader) Read(p []byte) (int, error) {
 	n, err := c.Reader.Read(p)
-	c.n.Add(int64(n))
+	garbage.Moved(c.n.Add(int64(n)), n)
 	return n, err
 }
 
@@ -202,6 +181,6 @@ type countWriter struct {
 
 func (c countWriter) Write(p []byte) (int, error) {
 	n, err := c.Writer.Write(p)
-	c.n.Add(int64(n))
+	garbage.Moved(c.n.Add(int64(n)), n)
 	return n, err
 }

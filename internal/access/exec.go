@@ -112,11 +112,11 @@ func (s *Server) run(c *session, k kind, argv []string) error {
 	if err != nil {
 		return c.fail(err)
 	}
-	running, err := s.Machines.VMMs(c.r.Context(), []string{id})
+	running, err := s.Machines.Lives(c.r.Context(), id)
 	if err != nil {
 		return c.fail(err)
 	}
-	if len(running) == 0 {
+	if !running {
 		return c.fail(host.ErrNotRunning)
 	}
 	end, err := s.Sessions.begin(c.bottle.Owner.UID, k, version.Sessions)
@@ -179,10 +179,14 @@ func (e *execution) ExecInContainer(_ context.Context, name, _, _ string, _ []st
 		req.Stdin = countReader{in, &e.session.in}
 	}
 	if out != nil {
-		req.Stdout = countWriter{out, &e.session.out}
+		batched := &batch{to: countWriter{out, &e.session.out}}
+		defer batched.flush()
+		req.Stdout = batched
 	}
 	if errs != nil {
-		req.Stderr = countWriter{errs, &e.session.out}
+		batched := &batch{to: countWriter{errs, &e.session.out}}
+		defer batched.flush()
+		req.Stderr = batched
 	}
 	ctx, cancel := context.WithCancel(e.ctx)
 	defer cancel()

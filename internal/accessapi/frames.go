@@ -12,6 +12,8 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/remotecommand"
+
+	"botbottle.dev/bottle-operator/internal/garbage"
 )
 
 const (
@@ -22,7 +24,7 @@ const (
 	// maxFrame bounds the length of one data frame from an agent, in bytes, and
 	// maxControl that of another one, whose headers are compressed. The translator for
 	// WebSocket clients reads each into memory, and queues up to 50 of a stream. Agents
-	// send at most 32 KiB at a time.
+	// send less than 64 KiB at a time.
 	maxFrame   = 256 << 10
 	maxControl = 4 << 10
 	// maxResult bounds what an agent sends on the error stream, which the translator
@@ -122,7 +124,7 @@ func (t *traffic) fromClient() *frames {
 	return &frames{
 		begin: func([frameHead]byte, int) error { return nil },
 		payload: func(_ uint32, piece []byte) error {
-			t.in.Add(int64(len(piece)))
+			garbage.Moved(t.in.Add(int64(len(piece))), len(piece))
 			return nil
 		},
 		opened: t.open,
@@ -157,7 +159,7 @@ func (t *traffic) fromAgent() *frames {
 
 func (t *traffic) received(stream uint32, piece []byte) error {
 	if stream != t.errorStream.Load() {
-		t.out.Add(int64(len(piece)))
+		garbage.Moved(t.out.Add(int64(len(piece))), len(piece))
 		return nil
 	}
 	t.mu.Lock()

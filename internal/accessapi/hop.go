@@ -122,7 +122,7 @@ func (h *hop) upgrade(ctx context.Context, c *call, seen *traffic) (net.Conn, er
 	}
 	up := &upgraded{Conn: &prefixed{Conn: conn, first: bytes.NewReader(rest)}, replay: bytes.NewReader(cleanHead(answer)), seen: seen, node: c.target.node, closed: make(chan struct{})}
 	if answer.Header.Get(httpstream.HeaderProtocolVersion) != "" {
-		up.in, up.out = seen.fromClient(), seen.fromAgent()
+		up.in, up.out, up.whole.To = seen.fromClient(), seen.fromAgent(), up.Conn
 	}
 	return up, nil
 }

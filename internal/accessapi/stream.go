@@ -110,7 +110,7 @@ func (a *access) connect(ctx context.Context, c *connection, s streamed, next *c
 	r := c.r.Clone(ctx)
 	r.Body, r.ContentLength, r.TransferEncoding = http.NoBody, 0, nil
 	if translate {
-		streams.NewStreamTranslatorHandler(location, transport, 0, s.options.streams()).ServeHTTP(c.w, r)
+		streams.NewStreamTranslatorHandler(location, transport, 0, s.options.streams()).ServeHTTP(webSocketWriter{c.w}, r)
 	} else {
 		handler := proxy.NewUpgradeAwareHandler(location, transport, false, true, proxy.NewErrorResponder(c.responder))
 		handler.ServeHTTP(c.w, r)

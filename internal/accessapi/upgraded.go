@@ -14,6 +14,8 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"botbottle.dev/bottle-operator/internal/spdyframe"
 )
 
 // failureTimeout bounds how long a client may take to read that its command failed.
@@ -44,6 +46,8 @@ type upgraded struct {
 	// in and out follow SPDY's frames. They are nil for a WebSocket, whose bytes are
 	// only counted.
 	in, out *frames
+	// whole writes SPDY's frames to the connection.
+	whole spdyframe.Writer
 }
 
 // Read reads what the agent sends. If the connection ends before the agent has said
@@ -81,7 +85,7 @@ func (u *upgraded) Close() error {
 // more reads on to replay. The head of a frame is passed on only when it is complete.
 func (u *upgraded) more() {
 	if u.buffer == nil {
-		u.buffer = make([]byte, frameHead+32<<10)
+		u.buffer = make([]byte, frameHead+record)
 	}
 	held := copy(u.buffer, u.out.head[:u.out.filled])
 	n, err := u.Conn.Read(u.buffer[held:])
@@ -151,12 +155,15 @@ func (u *upgraded) Write(p []byte) (int, error) {
 	if len(rest) == 0 || u.broken.Load() {
 		return len(p), nil
 	}
+	to := io.Writer(u.Conn)
 	if u.in == nil {
 		u.seen.in.Add(int64(len(rest)))
 	} else if err := u.in.feed(rest); err != nil {
 		return swallowed, err
+	} else {
+		to = &u.whole
 	}
-	if _, err := u.Conn.Write(rest); err != nil {
+	if _, err := to.Write(rest); err != nil {
 		u.broken.Store(true)
 		u.Conn.Close() // Read ends now
 	}
