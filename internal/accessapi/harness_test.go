@@ -109,6 +109,8 @@ func (p *pki) pool() *x509.CertPool {
 type world struct {
 	t      testing.TB
 	client client.Client
+	// leases is what the server knows about Leases without asking: nothing at first.
+	leases client.Client
 	agent  *agent
 	front  *pki
 	agents *pki
@@ -137,6 +139,7 @@ func start(t testing.TB, bottles ...*v1alpha1.Bottle) *world {
 		objects = append(objects, b)
 	}
 	w.client = ctrlfake.NewClientBuilder().WithScheme(scheme).WithStatusSubresource(&v1alpha1.Bottle{}).WithObjects(objects...).Build()
+	w.leases = ctrlfake.NewClientBuilder().WithScheme(scheme).Build()
 
 	kube := fake.NewClientset(&corev1.ConfigMap{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: frontProxy},
@@ -158,7 +161,7 @@ func start(t testing.TB, bottles ...*v1alpha1.Bottle) *world {
 	serving, err := dynamiccertificates.NewStaticCertKeyContent("serving", servingCert, servingKey)
 	must(t, err)
 	w.serve(Options{
-		Namespace: testNamespace, Client: w.client, Kubernetes: kubeClient{kube, authorization}, Serving: serving,
+		Namespace: testNamespace, Client: w.client, Leases: w.leases, Kubernetes: kubeClient{kube, authorization}, Serving: serving,
 		AgentTLS: func(node string) (*tls.Config, error) {
 			return &tls.Config{ServerName: node + ".agents.botbottle.dev", RootCAs: w.agents.pool(), MinVersion: tls.VersionTLS13,
 				Certificates: []tls.Certificate{w.agents.pair("bottle-manager", x509.ExtKeyUsageClientAuth)}}, nil

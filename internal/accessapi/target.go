@@ -38,6 +38,9 @@ func (t *target) path(verb string) string {
 // just seen that a Bottle is Ready must not hear that it is not.
 type finder struct {
 	reader client.Reader
+	// leases reads the agents' Leases. It may be cached: the address in one hardly ever
+	// changes, and whoever answers there has to prove that it is the node's agent.
+	leases client.Reader
 	// namespace has the agents' Leases.
 	namespace string
 }
@@ -61,12 +64,13 @@ func (f *finder) target(ctx context.Context, b *v1alpha1.Bottle) (*target, error
 	if node == "" {
 		return nil, conflict(b, "it is not on a node yet: "+conditionText(b, v1alpha1.ConditionScheduled))
 	}
-	lease := &coordinationv1.Lease{}
-	err := f.reader.Get(ctx, client.ObjectKey{Namespace: f.namespace, Name: leasePrefix + node}, lease)
-	if client.IgnoreNotFound(err) != nil {
+	address, err := f.address(ctx, f.leases, node)
+	if err == nil && address == "" {
+		address, err = f.address(ctx, f.reader, node) // the agent may have just started
+	}
+	if err != nil {
 		return nil, apierrors.NewInternalError(fmt.Errorf("read the Lease of the agent: %w", err))
 	}
-	address := lease.Annotations[v1alpha1.AnnotationAgentAddress]
 	if address == "" {
 		return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("the agent of node %s does not serve the access API: it is not running, is older than the manager, or was started with --access-bind-address=0", node))
 	}
@@ -74,6 +78,13 @@ func (f *finder) target(ctx context.Context, b *v1alpha1.Bottle) (*target, error
 		return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("the Lease of the agent of node %s has no valid IP:PORT in the annotation %s", node, v1alpha1.AnnotationAgentAddress))
 	}
 	return &target{bottle: b, node: node, address: address}, nil
+}
+
+// address returns what the Lease of a node's agent says about its address, or "".
+func (f *finder) address(ctx context.Context, from client.Reader, node string) (string, error) {
+	lease := &coordinationv1.Lease{}
+	err := from.Get(ctx, client.ObjectKey{Namespace: f.namespace, Name: leasePrefix + node}, lease)
+	return lease.Annotations[v1alpha1.AnnotationAgentAddress], client.IgnoreNotFound(err)
 }
 
 // conflict returns the error for a Bottle whose state does not allow the request.
