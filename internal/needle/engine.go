@@ -2,7 +2,10 @@
 
 package needle
 
-import "slices"
+import (
+	"encoding/binary"
+	"slices"
+)
 
 // maxBreaks is how many line-break characters in a row may interrupt base64 and hex.
 const maxBreaks = 2
@@ -78,20 +81,27 @@ func (e *engine) write(p []byte) {
 
 // special contains the characters that only step understands: those that open an
 // escape, and line breaks.
-var special = [256]uint64{'%': 1, '\\': 1, '&': 1, '\n': 1, '\r': 1}
+var special = [256]bool{'%': true, '\\': true, '&': true, '\n': true, '\r': true}
 
-// skip reads bytes while none of them may begin a needle, and returns the index of the
-// first one that may complete the start of one.
+// skip reads bytes while none of them may complete the start of a needle, and returns
+// the index of the first one that may.
 func (e *engine) skip(p []byte, i int) int {
-	last, filter, shift := e.last, e.starts.filter, e.starts.shift
+	last := e.last
 	begin := i
-	for ; i < len(p); i++ {
+	for i < len(p) {
+		if i >= startLength {
+			i = e.starts.skipGroups(p, i)
+			last = binary.BigEndian.Uint32(p[i-startLength:])
+			if i == len(p) {
+				break
+			}
+		}
 		next := last<<8 | uint32(p[i])
-		h := next * multiplier >> shift
-		if (filter[h>>6]>>(h&63)|special[p[i]])&1 != 0 {
+		if special[p[i]] || e.starts.first.mayContain(next) {
 			break
 		}
 		last = next
+		i++
 	}
 	e.last = last
 	e.n += int64(i - begin)
@@ -115,10 +125,10 @@ func (e *engine) step(b byte) {
 	e.spareOpenings = openings
 	before := e.last
 	e.last = before<<8 | uint32(b)
-	if e.n >= startLength && e.starts.mayStart(e.last) {
+	if e.n >= startLength && e.starts.first.mayContain(e.last) {
 		e.begin(e.last, e.n-startLength, false)
 	}
-	if special[b] != 0 {
+	if special[b] {
 		e.open(before, b)
 	}
 }

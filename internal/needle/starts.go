@@ -4,6 +4,7 @@ package needle
 
 import (
 	"cmp"
+	"encoding/binary"
 	"math/bits"
 	"slices"
 )
@@ -18,8 +19,8 @@ type starts struct {
 	entries []start // sorted by text
 	one     [256]bool
 	two     []uint64 // one bit for each pair of bytes
-	filter  []uint64 // one bit for each hash of four bytes
-	shift   uint
+	first   filter   // the first four characters of each needle
+	any     filter   // each four of the first groupLength+3; nil if a needle has fewer
 }
 
 type start struct {
@@ -27,49 +28,101 @@ type start struct {
 	needle *needle
 }
 
+func newStarts(needles []*needle) starts {
+	s := starts{two: make([]uint64, 1<<16/64)}
+	var anywhere []uint32
+	groups := true
+	for _, n := range needles {
+		for _, text := range n.spelled(0) {
+			s.entries = append(s.entries, start{text: text, needle: n})
+			s.one[text>>24] = true
+			s.two[text>>16>>6] |= 1 << (text >> 16 & 63)
+		}
+		if groups = groups && n.n >= startLength+groupLength-1; groups {
+			for at := range groupLength {
+				anywhere = append(anywhere, n.spelled(at)...)
+			}
+		}
+	}
+	slices.SortStableFunc(s.entries, func(a, b start) int { return cmp.Compare(a.text, b.text) })
+	s.first = newFilter(len(s.entries))
+	for _, e := range s.entries {
+		s.first.add(e.text)
+	}
+	if groups {
+		s.any = newFilter(len(anywhere))
+		for _, text := range anywhere {
+			s.any.add(text)
+		}
+	}
+	return s
+}
+
+// spelled returns the unescaped spellings of the four characters from place at on.
+func (n *needle) spelled(at int) []uint32 {
+	texts := []uint32{0}
+	for i := at; i < at+startLength; i++ {
+		var longer []uint32
+		for _, text := range texts {
+			for _, c := range []byte(n.form.spellings(n.char(i))) {
+				longer = append(longer, text<<8|uint32(c))
+			}
+		}
+		texts = longer
+	}
+	return texts
+}
+
+// groupLength is the number of bytes that skipGroups looks at at a time.
+const groupLength = 4
+
+// skipGroups skips groups of bytes of which none may complete the start of a needle,
+// and returns the index after the last group. At least startLength bytes precede i.
+//
+// If a byte of a group completes the start of a needle, then the last four bytes of
+// the group are among the first seven of that needle, unless an escape or a line break
+// interrupts them. So one look into the filter is enough for each group.
+func (s *starts) skipGroups(p []byte, i int) int {
+	if s.any.bits == nil {
+		return i
+	}
+	filter := s.any
+	for ; i+groupLength <= len(p); i += groupLength {
+		group := p[i : i+groupLength : i+groupLength]
+		if filter.mayContain(binary.BigEndian.Uint32(group)) || special[group[0]] || special[group[1]] || special[group[2]] || special[group[3]] {
+			break
+		}
+	}
+	return i
+}
+
+// filter is a set of texts of four bytes that may contain others, too.
+type filter struct {
+	bits  []uint64
+	shift uint8
+}
+
 const (
-	// filterRatio is how many bits the filter has for each entry, if it may grow that
-	// large. With 128 bits, fewer than one in a hundred other texts pass.
+	// filterRatio is how many bits a filter has for each text, if it may grow that
+	// large: fewer than one in a hundred other texts pass.
 	filterRatio   = 128
 	maxFilterBits = 18 // 32 KiB
 	multiplier    = 0x9E3779B1
 )
 
-func newStarts(needles []*needle) starts {
-	s := starts{two: make([]uint64, 1<<16/64)}
-	for _, n := range needles {
-		texts := []uint32{0}
-		for i := range startLength {
-			var longer []uint32
-			for _, text := range texts {
-				for _, c := range []byte(n.form.spellings(n.char(i))) {
-					longer = append(longer, text<<8|uint32(c))
-				}
-			}
-			texts = longer
-		}
-		for _, text := range texts {
-			s.entries = append(s.entries, start{text: text, needle: n})
-		}
-	}
-	slices.SortStableFunc(s.entries, func(a, b start) int { return cmp.Compare(a.text, b.text) })
-	size := min(maxFilterBits, max(6, bits.Len(uint(filterRatio*len(s.entries)))))
-	s.filter, s.shift = make([]uint64, 1<<size/64), uint(32-size)
-	for _, e := range s.entries {
-		s.one[e.text>>24] = true
-		s.two[e.text>>16>>6] |= 1 << (e.text >> 16 & 63)
-		h := s.hash(e.text)
-		s.filter[h>>6] |= 1 << (h & 63)
-	}
-	return s
+func newFilter(texts int) filter {
+	size := min(maxFilterBits, max(6, bits.Len(uint(filterRatio*texts))))
+	return filter{bits: make([]uint64, 1<<size/64), shift: uint8(32 - size)}
 }
 
-func (s *starts) hash(text uint32) uint32 { return text * multiplier >> s.shift }
+func (f *filter) add(text uint32) {
+	h := text * multiplier >> f.shift
+	f.bits[h>>6] |= 1 << (h & 63)
+}
 
-// mayStart reports whether four bytes may be the start of a needle.
-func (s *starts) mayStart(text uint32) bool {
-	h := s.hash(text)
-	return s.filter[h>>6]>>(h&63)&1 != 0
+func (f *filter) mayContain(text uint32) bool {
+	h := text * multiplier >> (f.shift & 31)
+	return f.bits[h>>6]>>(h&63)&1 != 0
 }
 
 // with returns the entries that begin with the first n characters of text, where the
@@ -100,5 +153,5 @@ func (s *starts) begins(text uint32, n int) bool {
 		pair := text >> 8 & 0xffff
 		return s.two[pair>>6]>>(pair&63)&1 != 0 && len(s.with(text, n)) > 0
 	}
-	return s.mayStart(text) && len(s.with(text, n)) > 0
+	return s.first.mayContain(text) && len(s.with(text, n)) > 0
 }
