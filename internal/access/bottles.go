@@ -22,6 +22,9 @@ type Bottle struct {
 	Owner host.Owner
 	// Finished: its workload has ended for good.
 	Finished bool
+	// FilesOpen: the machine of the finished Bottle runs so that files can be copied. It is
+	// false while that machine is being stopped.
+	FilesOpen bool
 	// Supervised: a supervisor runs the workload in the guest.
 	Supervised bool
 	// Stdin: the workload has an input. Terminal: it has a terminal.
@@ -71,6 +74,7 @@ func (n NodeBottles) Find(ctx context.Context, namespace, name, uid string) (Bot
 		return out, err
 	}
 	stdin := v1alpha1.Stdin(record.Workload.Stdin)
+	out.FilesOpen = !record.Workload.FilesSince.IsZero()
 	out.Supervised = record.Workload.Out != ""
 	out.Stdin, out.Terminal = stdin == v1alpha1.StdinOpen || stdin == v1alpha1.StdinTerminal, stdin == v1alpha1.StdinTerminal
 	return out, nil

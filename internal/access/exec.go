@@ -45,6 +45,9 @@ func (s *Server) exec(c *session) error {
 	k := command
 	switch purpose := subresources.ExecPurpose(c.query.Get("purpose")); {
 	case purpose == subresources.PurposeFiles:
+		if c.bottle.Finished && !c.bottle.FilesOpen {
+			return c.fail(apierrors.NewServiceUnavailable("the Bottle has finished, and its machine does not run for copies now; try again"))
+		}
 		k = copying
 	case purpose != "":
 		return c.fail(apierrors.NewBadRequest("purpose: want Files or nothing"))

@@ -279,6 +279,7 @@ func TestExecRefused(t *testing.T) {
 		"tty and stderr":   {query: with(with(stdout, "tty", "true"), "stderr", "true"), want: http.StatusBadRequest, text: "stderr"},
 		"unknown purpose":  {query: with(stdout, "purpose", "Fun"), want: http.StatusBadRequest, text: "purpose"},
 		"finished":         {query: stdout, change: func() { w.bottles.change(func(b *Bottle) { b.Finished = true }) }, want: http.StatusConflict, text: "finished"},
+		"files are closed": {query: with(stdout, "purpose", "Files"), change: func() { w.bottles.change(func(b *Bottle) { b.Finished = true }) }, want: http.StatusServiceUnavailable, text: "for copies"},
 		"no supervisor":    {verb: "attach", query: stdout, want: http.StatusBadRequest, text: "no supervisor"},
 		"closed stdin":     {verb: "attach", query: with(stdout, "stdin", "true"), change: supervised(w, func(*Bottle) {}), want: http.StatusBadRequest, text: "Closed"},
 		"attach and tty":   {verb: "attach", query: with(stdout, "tty", "true"), change: supervised(w, func(*Bottle) {}), want: http.StatusBadRequest, text: "Terminal"},
@@ -354,6 +355,21 @@ func TestAttach(t *testing.T) {
 	}
 	if want := []string{"/run/bottle/in/bottle-guest", "attach", "--stdin", "--tty"}; !slices.Equal(argv, want) {
 		t.Errorf("command: got %q, want %q", argv, want)
+	}
+}
+
+// TestCopy: files are copied while the workload runs, and after its end while the machine
+// runs for that.
+func TestCopy(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for _, b := range []Bottle{{Owner: demo}, {Owner: demo, Finished: true, FilesOpen: true}} {
+		w.bottles.change(func(now *Bottle) { *now = b })
+		var out bytes.Buffer
+		err := w.exec(t.Context(), t, remotecommand.StreamOptions{Stdin: strings.NewReader("file"), Stdout: &out}, url.Values{"purpose": {"Files"}}, "cat")
+		if err != nil || out.String() != "file" {
+			t.Errorf("finished %t: got %q, %v, want the file", b.Finished, out.String(), err)
+		}
 	}
 }
 
