@@ -4,8 +4,10 @@
 // a Bottle's deadline has come, and requests passes over such Bottles. It needs neither
 // the API server nor the guest. It decides nothing else.
 //
-// It looks at each folder for reports twice a second, which takes one system call. A
-// watch by the kernel would cost more: a guest can cause any number of events.
+// It looks at each folder for reports twice a second, and more often during the first
+// minute of a machine: somebody may be waiting for a short command. Each look takes one
+// system call. A watch by the kernel would cost more: a guest can cause any number of
+// events.
 package reports
 
 import (
@@ -21,6 +23,9 @@ import (
 const (
 	// interval is the time between two looks at the reports.
 	interval = 500 * time.Millisecond
+	// shortInterval is the same for machines that started less than youth ago.
+	shortInterval = 50 * time.Millisecond
+	youth         = time.Minute
 	// patience is the least time between two requests for passes over one Bottle
 	// because of reports that are not final, and between two changes of its status for
 	// that reason: a guest must not keep the node or the API server busy.
@@ -51,6 +56,7 @@ type Watch struct {
 
 type watched struct {
 	Subject
+	since   time.Time // when this start of the machine was first followed
 	mark    host.ReportMark
 	again   bool      // read the report once more: it may have changed without its mark
 	final   bool      // a pass was requested because of a final report
@@ -76,7 +82,7 @@ func (w *Watch) Follow(uid string, s Subject) {
 		w.byUID[uid] = have
 	}
 	if have.Start != s.Start || have.Out != s.Out {
-		*have = watched{wrote: have.wrote}
+		*have = watched{wrote: have.wrote, since: w.clock.Now()}
 	}
 	if !have.Deadline.Equal(s.Deadline) {
 		have.due = time.Time{}
@@ -113,30 +119,42 @@ func (w *Watch) MayWrite(uid string) (may bool, wait time.Duration) {
 
 // Start looks at the reports until ctx ends.
 func (w *Watch) Start(ctx context.Context) error {
-	ticker := w.clock.NewTicker(interval)
+	ticker := w.clock.NewTicker(shortInterval)
 	defer ticker.Stop()
-	for {
+	for due := w.clock.Now(); ; {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C():
+		}
+		if now := w.clock.Now(); now.Before(due) {
+			w.lookAt(ctx, now.Add(-youth))
+		} else {
+			due = now.Add(interval)
 			w.Look(ctx)
 		}
 	}
 }
 
 // Look looks at the reports once.
-func (w *Watch) Look(ctx context.Context) {
-	for _, uid := range w.look(ctx) {
+func (w *Watch) Look(ctx context.Context) { w.lookAt(ctx, time.Time{}) }
+
+// lookAt looks at the reports of machines that are followed since then or later.
+func (w *Watch) lookAt(ctx context.Context, since time.Time) {
+	for _, uid := range w.due(ctx, since) {
 		w.changed(uid)
 	}
 }
 
-func (w *Watch) look(ctx context.Context) (due []string) {
+// due returns for which of these machines a pass is due.
+func (w *Watch) due(ctx context.Context, since time.Time) (due []string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := w.clock.Now()
 	for uid, b := range w.byUID {
+		if b.since.Before(since) {
+			continue
+		}
 		reported := b.Start != "" && w.reported(ctx, b, now)
 		late := !b.Deadline.IsZero() && !now.Before(b.Deadline) && now.Sub(b.due) >= repeat
 		if late {

@@ -5,8 +5,10 @@ package reports
 import (
 	"context"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"k8s.io/utils/clock"
 	clocktesting "k8s.io/utils/clock/testing"
 
 	"botbottle.dev/bottle-operator/internal/host/hosttest"
@@ -100,5 +102,40 @@ func TestTheStatusChangesAtMostOnceAMinute(t *testing.T) {
 	w.clock.Step(time.Second)
 	if may, _ := w.MayWrite(uid); !may {
 		t.Errorf("after a minute: got no, want yes")
+	}
+}
+
+// The report of a machine that has just started is noticed sooner than others.
+func TestYoungMachines(t *testing.T) {
+	for start, c := range map[string]struct{ age, within time.Duration }{
+		"young": {0, shortInterval}, "old": {youth, interval + shortInterval},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			fake := hosttest.NewExchanges(nil, t.TempDir())
+			x, err := fake.EnsureExchange(t.Context(), uid, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			var noticed time.Time
+			w := New(fake, clock.RealClock{}, func(string) {
+				if noticed.IsZero() {
+					noticed = time.Now()
+				}
+			})
+			w.Follow(uid, Subject{Out: x.Out, Start: start})
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := make(chan error, 1)
+			go func() { ended <- w.Start(ctx) }()
+			time.Sleep(c.age + 2*shortInterval + 1) // just after a look at all
+			reported := time.Now()
+			fake.Put(uid, supervise.Report{Start: start, Final: true})
+			time.Sleep(time.Minute)
+			cancel()
+			<-ended
+			took := noticed.Sub(reported)
+			if noticed.IsZero() || took > c.within || start == "old" && took <= shortInterval {
+				t.Errorf("%s: noticed after %s, want at most %s, and less only if it is young", start, took, c.within)
+			}
+		})
 	}
 }
