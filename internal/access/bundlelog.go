@@ -14,8 +14,12 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// maxTail bounds the lines that are kept in memory to find the last ones.
-const maxTail = 10000
+const (
+	// maxTail bounds the lines that are kept in memory to find the last ones.
+	maxTail = 10000
+	// endInterval is how often the log of a bundle that is followed is checked for its end.
+	endInterval = time.Second
+)
 
 // decision is the JSON form of a decision in the log Egress.
 type decision struct {

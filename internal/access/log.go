@@ -18,12 +18,8 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-const (
-	// pollInterval is how often a log that is followed is looked at.
-	pollInterval = 200 * time.Millisecond
-	// endInterval is how often a log that is followed is checked for its end.
-	endInterval = time.Second
-)
+// pollInterval is how often a log that is followed is looked at.
+const pollInterval = 200 * time.Millisecond
 
 // logRequest is what a client wants to read.
 type logRequest struct {
@@ -220,13 +216,9 @@ func emitter(w *lineWriter, log host.MachineLog) func(text []byte, ended bool) e
 func (s *Server) awaitLog(ctx context.Context, owner host.Owner, r *lineReader) (ended bool, err error) {
 	poll := time.NewTicker(pollInterval)
 	defer poll.Stop()
-	var checked time.Time
 	for {
-		if time.Since(checked) >= endInterval {
-			if ended, err := s.logEnded(ctx, owner); ended || err != nil {
-				return ended, err
-			}
-			checked = time.Now()
+		if ended, err := s.logEnded(ctx, owner); ended || err != nil {
+			return ended, err
 		}
 		select {
 		case <-ctx.Done():
