@@ -41,6 +41,18 @@ const (
 	CausePort Cause = "port"
 	// CauseRequest: the request is not one for a proxy.
 	CauseRequest Cause = "request"
+	// CauseMethodPath: the host is opened, and no rule for it matches the request.
+	CauseMethodPath Cause = "method-path"
+	// CausePath: servers may read the path of the request in different ways.
+	CausePath Cause = "path"
+	// CauseKnownSecret: the request contains the value of a Secret of the Bottle.
+	CauseKnownSecret Cause = "known-secret"
+	// CauseNeedsTLS: the connection to an opened host does not use TLS.
+	CauseNeedsTLS Cause = "needs-tls"
+	// CauseHostMismatch: CONNECT, TLS and the request name different hosts.
+	CauseHostMismatch Cause = "host-mismatch"
+	// CauseCredentialMissing: the bundle does not have the credential of the rule.
+	CauseCredentialMissing Cause = "credential-missing"
 
 	// CauseUnknownName: the host's name does not exist or has no address.
 	CauseUnknownName Cause = "unknown-name"
@@ -56,6 +68,11 @@ const (
 	CauseUnreachable Cause = "unreachable"
 	// CauseBadAnswer: the host answers with something other than HTTP.
 	CauseBadAnswer Cause = "bad-answer"
+	// CauseUpstreamCertificate: the certificate of an opened host is not trusted.
+	CauseUpstreamCertificate Cause = "upstream-certificate"
+	// CauseCoding: the answer of an opened host has a content coding that the bundle cannot
+	// read.
+	CauseCoding Cause = "coding"
 )
 
 // OwnNetwork explains, for Set.Without, why no address of the bundle's own networks may
@@ -76,6 +93,11 @@ type Refusal struct {
 	Addr netip.Addr
 	// By is the limit of the platform, for CausePlatform.
 	By ClosedBy
+	// Method is the method of a request to an opened host: one of Methods, or OtherMethod.
+	Method string
+	// Secret and Key name the Secret of the Bottle, for CauseKnownSecret and
+	// CauseCredentialMissing, and Place is one of Places, for CauseKnownSecret.
+	Secret, Key, Place string
 }
 
 // Refuse returns the refusal of a request because of an error of a Set.
@@ -121,6 +143,8 @@ func (r Refusal) Why() string {
 		return fmt.Sprintf("address %s can never be reached: it is %s", r.plain(), cmp.Or(find(never, r.plain()), "not a plain address"))
 	case CauseOwnNetwork:
 		return fmt.Sprintf("address %s can never be reached: it is %s", r.plain(), OwnNetwork)
+	case CauseKnownSecret:
+		return r.knownSecret()
 	case CausePlatform:
 		if !r.Addr.IsValid() {
 			return (&ClosedError{r.By}).Error()
@@ -144,6 +168,14 @@ var whys = map[Cause]string{
 	CauseNoRoute:           "the host cannot be reached: the node has no route to it",
 	CauseUnreachable:       "the host cannot be reached",
 	CauseBadAnswer:         "the host does not answer properly",
+
+	CauseMethodPath:          "no rule for this host allows this method and path",
+	CausePath:                "the path is ambiguous: servers read such a path in different ways",
+	CauseNeedsTLS:            "requests to this host must use TLS",
+	CauseHostMismatch:        "the connection and the request name different hosts",
+	CauseCredentialMissing:   "the bundle does not have the credential that the rule for this request adds",
+	CauseUpstreamCertificate: "the certificate of the host is not trusted",
+	CauseCoding:              "the answer has a content coding that the bundle cannot read, so it may contain the credential",
 }
 
 // WhatToDo returns how the request can be allowed or can succeed; "" if there is nothing
@@ -151,16 +183,28 @@ var whys = map[Cause]string{
 func (r Refusal) WhatToDo() string {
 	const field = "spec.egress.allow of the Bottle"
 	switch rule := r.Rule(); {
+	case r.Cause == CauseMethodPath:
+		return "to allow it, add " + r.method() + " and its path to the host's rule in spec.egress.rules of the Bottle"
 	case rule != "":
 		return fmt.Sprintf("to allow it, add %q to %s", rule, field)
 	case r.Cause == CausePlatform && (r.By == ByFlag || r.By == ByCeiling):
 		return "ask an administrator to change that flag of the node's agent"
 	case r.Cause == CauseNever, r.Cause == CauseOwnNetwork, r.Cause == CausePlatform:
 		return "no rule of the Bottle opens it"
-	case r.Cause == CauseUnknownName:
-		return "check its spelling"
 	}
-	return ""
+	return whatToDo[r.Cause]
+}
+
+// whatToDo is what to do where it is the same for every host.
+var whatToDo = map[Cause]string{
+	CauseUnknownName:         "check its spelling",
+	CausePath:                "send it without dot segments, empty segments, backslashes and characters that are encoded twice",
+	CauseKnownSecret:         "to let the Secret pass, add it to passSecrets of the host's rule in spec.egress.rules of the Bottle",
+	CauseNeedsTLS:            "use https",
+	CauseHostMismatch:        "CONNECT, the server name of TLS and the Host header must agree",
+	CauseCredentialMissing:   "create the Secret and the key that its secretKeyRef names",
+	CauseUpstreamCertificate: "an authority of your own is given to the node's agent with --egress-upstream-ca",
+	CauseCoding:              "the server must answer with gzip or without a coding",
 }
 
 // Rule returns the rule that allows the request; "" if there is none, or if a rule is not
