@@ -25,6 +25,8 @@ type PullPolicy string
 // BottleSpec is the desired state of a Bottle.
 //
 // +kubebuilder:validation:XValidation:rule="!(has(self.image) && has(self.artifact))",message="image and artifact cannot both be set: choose one, or neither for the node's default image"
+// +kubebuilder:validation:XValidation:rule="!has(self.egress) || !has(self.egress.rules) || self.egress.rules.size() == 0 || !has(self.bundle) || !has(self.bundle.image)",fieldPath=".egress.rules",message="spec.egress.rules needs the built-in bundle, because no other image gets the rules and their credentials: remove spec.bundle.image, or remove the rules and let your image decide on requests"
+// +kubebuilder:validation:XValidation:rule="!has(self.env) || !has(self.egress) || !has(self.egress.rules) || self.egress.rules.all(r, !has(r.credential) || !has(r.credential.env) || !self.env.exists(e, e.name == r.credential.env && has(e.valueFrom) && has(e.valueFrom.secretKeyRef) && e.valueFrom.secretKeyRef.name == r.credential.secretKeyRef.name))",fieldPath=".egress.rules",message="spec.env gives the guest a variable from the same Secret under the name of a credential's env, so the guest would have the secret in clear: remove the variable from spec.env, and the guest gets a placeholder instead"
 type BottleSpec struct {
 	// slug is the Bottle's short name on its node. It is part of the names of the
 	// Bottle's machine, network and container, and it determines which subnet the

@@ -213,10 +213,13 @@ type Egress struct {
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:XValidation:rule="self.all(a, !has(a.credential) || !has(a.credential.env) || self.all(b, !has(b.credential) || !has(b.credential.env) || a.credential.env != b.credential.env || (a.credential.secretKeyRef.name == b.credential.secretKeyRef.name && a.credential.secretKeyRef.key == b.credential.secretKeyRef.key)))",message="two credentials with different Secrets or keys have the same env: give each a variable of its own"
 	Rules []HTTPRule `json:"rules,omitempty"`
 }
 
 // HTTPRule lets requests to one host through, and can add a credential to them.
+//
+// +kubebuilder:validation:XValidation:rule=`!self.host.contains('/') || self.host.matches(r'^[0-9.]+/32(:[0-9]+)?$|^[^.]*/128(\]:[0-9]+|\])?$')`,fieldPath=".host",message="host must be a host name or a single address: requests to a whole network cannot be checked. Name each address, or add the CIDR to spec.egress.allow, which tunnels connections unopened"
 type HTTPRule struct {
 	// host is the host that the rule is for, as in allow, but not a CIDR with more than
 	// one address.
@@ -277,9 +280,14 @@ type HTTPMethod string
 // +kubebuilder:validation:MinLength=1
 // +kubebuilder:validation:MaxLength=256
 // +kubebuilder:validation:XValidation:rule="self.startsWith('/')",message="a path must begin with '/', such as /v1/messages or /v1/**"
+// +kubebuilder:validation:XValidation:rule="!self.matches('[^!-~]')",message="a path must be printable ASCII without spaces: write other characters as in a URL, such as %20 for a space"
+// +kubebuilder:validation:XValidation:rule="!self.contains('?') && !self.contains('#')",message="a path must not contain '?' or '#': patterns are compared with the path alone, without the query"
+// +kubebuilder:validation:XValidation:rule="!self.contains('//') && !self.contains('***')",message="a path must not contain '//' or '***': * stands for characters within a segment, and ** also across segments"
 type HTTPPath string
 
 // Credential is a secret that the bundle adds to requests.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.basicUser) || !(has(self.header) || has(self.prefix))",message="basicUser excludes header and prefix: HTTP basic authentication has a header and a form of its own"
 type Credential struct {
 	// secretKeyRef selects the key of a Secret, in the Bottle's namespace, that holds the
 	// secret. A change takes effect within seconds. White space at the end of the value is
@@ -293,12 +301,15 @@ type Credential struct {
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:XValidation:rule=`self.matches(r"^[A-Za-z0-9!#$%&'*+.^_|~\x60-]+$")`,message="header must be the name of one header, such as Authorization or x-api-key, without ':' and without its value"
+	// +kubebuilder:validation:XValidation:rule="!(self.lowerAscii() in ['accept-encoding','connection','content-encoding','content-length','content-type','expect','forwarded','host','if-range','keep-alive','proxy-authenticate','proxy-authorization','proxy-connection','range','te','trailer','transfer-encoding','upgrade','via']) && !self.lowerAscii().startsWith('sec-websocket-')",message="header must be one that carries a credential, such as Authorization, x-api-key or Cookie: clients, servers and proxies need this one for something else"
 	Header *string `json:"header,omitempty"`
 
 	// prefix stands before the secret in the header. The default is "Bearer " for
 	// the header Authorization, and nothing for any other.
 	// +optional
 	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[ -~]*$')",message="prefix must be printable ASCII, such as \"Bearer \" or \"token \""
 	Prefix *string `json:"prefix,omitempty"`
 
 	// basicUser is the user's name for HTTP basic authentication, in which the secret is
@@ -306,6 +317,7 @@ type Credential struct {
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=128
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[ -9;-~]+$')",message="basicUser must be printable ASCII without ':', such as x-access-token"
 	BasicUser *string `json:"basicUser,omitempty"`
 
 	// env is the name of a variable that the guest gets with a placeholder as its value,
@@ -314,6 +326,7 @@ type Credential struct {
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=256
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[A-Za-z_][A-Za-z0-9_]*$')",message="env must be letters, digits and '_', not starting with a digit, such as ANTHROPIC_API_KEY"
 	Env *string `json:"env,omitempty"`
 }
 
