@@ -112,9 +112,9 @@ func TestGateHoldsData(t *testing.T) {
 	}
 }
 
-// A client that opens more streams than its command has leaves nothing behind.
+// A client that opens more streams than its command has leaves nothing behind. No other test
+// runs meanwhile, because this one counts goroutines.
 func TestTooManyStreams(t *testing.T) {
-	t.Parallel()
 	w := newWorld(t)
 	attack := func() {
 		t.Helper()
@@ -144,6 +144,25 @@ func TestTooManyStreams(t *testing.T) {
 	eventually(t, "the end of all goroutines", func() bool { return runtime.NumGoroutine() < goroutines+sessions+few })
 }
 
+// A client that opens another stream instead of the one for errors is in the audit log too.
+func TestNoErrorStream(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	conn := w.open(t, url.Values{"command": {"sh", "-c", "echo out; exit 3"}, "stdout": {"true"}})
+	defer conn.Close()
+	for range 2 {
+		stream, err := conn.CreateStream(http.Header{"Streamtype": {"stdout"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() { _, _ = io.Copy(io.Discard, stream) }()
+	}
+	if line := w.logged.audit(t, "session-2"); !strings.Contains(line, `"exitCode"=3`) || !strings.Contains(line, `"verb"="exec"`) {
+		t.Errorf("got %s, want the verb and the exit code", line)
+	}
+	eventually(t, "the end of the session", func() bool { return w.server.Sessions.all() == 0 })
+}
+
 // open opens a session without streams.
 func (w *world) open(t *testing.T, query url.Values) httpstream.Connection {
 	t.Helper()
@@ -155,7 +174,7 @@ func (w *world) open(t *testing.T, query url.Values) httpstream.Connection {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"SPDY/3.1"}, "X-Stream-Protocol-Version": {"v4.channel.k8s.io"}}
+	r.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"SPDY/3.1"}, "X-Stream-Protocol-Version": {"v4.channel.k8s.io"}, HeaderSession: {"session-2"}}
 	if err := r.Write(conn); err != nil {
 		t.Fatal(err)
 	}

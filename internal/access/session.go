@@ -53,11 +53,24 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, verb string, serv
 		return
 	}
 	c := &session{verb: verb, bottle: b, id: sessionID(r), w: w, r: r, query: r.URL.Query()}
-	started := time.Now()
+	// A session that ends in a panic has an audit line too: a client that opens no error
+	// stream causes one in the library, when it reports how the command ended.
+	started, err := time.Now(), errAbnormal
+	defer func() { s.audit(c, err, time.Since(started)) }()
 	err = serve(c)
+	if c.abort {
+		panic(http.ErrAbortHandler)
+	}
+}
+
+var errAbnormal = errors.New("the session ended abnormally")
+
+// audit writes the audit line of a session.
+func (s *Server) audit(c *session, err error, took time.Duration) {
+	owner := c.bottle.Owner
 	fields := []any{
-		"session", c.id, "verb", verb, "namespace", namespace, "bottle", name, "uid", uid,
-		"bytesIn", c.in.Load(), "bytesOut", c.out.Load(), "duration", time.Since(started).Round(time.Millisecond).String(),
+		"session", c.id, "verb", c.verb, "namespace", owner.Namespace, "bottle", owner.Name, "uid", owner.UID,
+		"bytesIn", c.in.Load(), "bytesOut", c.out.Load(), "duration", took.Round(time.Millisecond).String(),
 	}
 	if c.exitCode != nil {
 		fields = append(fields, "exitCode", *c.exitCode)
@@ -67,9 +80,6 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, verb string, serv
 		fields = append(fields, "error", err.Error())
 	}
 	s.Log.WithName("access-audit").Info("Session ended", fields...)
-	if c.abort {
-		panic(http.ErrAbortHandler)
-	}
 }
 
 // fail answers with an error. It is for requests that have not been answered yet.
