@@ -227,7 +227,7 @@ func (c *computed) summary() {
 		c.set(v1alpha1.ConditionReady, metav1.ConditionFalse, c.Finished.Reason, Bounded(c.Finished.Message))
 		open, o = v1alpha1.ConditionFinished, flow.Outcome{Kind: flow.KindTerminal, Reason: c.Finished.Reason, Message: c.Finished.Message + messageAgain}
 	case halted && c.Finished != nil:
-		c.set(v1alpha1.ConditionReady, metav1.ConditionTrue, c.Finished.Reason, messageFinished)
+		c.set(v1alpha1.ConditionReady, metav1.ConditionTrue, c.Finished.Reason, c.completed())
 		open = ""
 	case halted:
 		c.set(v1alpha1.ConditionReady, metav1.ConditionTrue, v1alpha1.ReasonStopped, messageStopped)

@@ -12,6 +12,7 @@ import (
 
 const (
 	messageFinished = "finished; the machine is stopped, and its disk, logs and files stay on the node until the Bottle is deleted"
+	messageCopying  = "finished; the machine runs again without its workload, so that files can be copied, and its disk, logs and files stay on the node until the Bottle is deleted"
 	messageAgain    = "; annotate the Bottle with botbottle.dev/restartedAt to run it again"
 	messageFiles    = "the machine runs without its workload, so that files can be copied; it is stopped a minute after the last copy"
 )
@@ -37,6 +38,14 @@ func (c *computed) isDown() bool {
 // failed reports whether the Bottle has finished in a way that is a failure.
 func (c *computed) failed() bool {
 	return c.Finished != nil && c.Finished.Reason != v1alpha1.ReasonCompleted
+}
+
+// completed returns the message of Ready for a Bottle that has finished as it should.
+func (c *computed) completed() string {
+	if c.FilesOpen {
+		return messageCopying
+	}
+	return messageFinished
 }
 
 // finished sets Finished and FilesOpen, which are present only while they are true.

@@ -8,8 +8,14 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/cli-utils/pkg/kstatus/status"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/agentstatus"
+	"botbottle.dev/bottle-operator/internal/flow"
+	"botbottle.dev/bottle-operator/internal/state"
 	"botbottle.dev/bottle-operator/test/builders"
 )
 
@@ -65,5 +71,44 @@ func TestCheck(t *testing.T) {
 				t.Errorf("got %q, want one problem with %q", got, tt.want)
 			}
 		})
+	}
+}
+
+// TestFinished: what the agent reports of a Bottle that has finished means to kstatus what
+// it means to the user, also while files are copied.
+func TestFinished(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0).UTC()
+	for reason, want := range map[string]status.Status{
+		v1alpha1.ReasonCompleted:        status.CurrentStatus,
+		v1alpha1.ReasonFailed:           status.FailedStatus,
+		v1alpha1.ReasonDeadlineExceeded: status.FailedStatus,
+	} {
+		for text, open := range map[string]bool{"the machine is stopped": false, "so that files can be copied": true} {
+			b := builders.MakeBottle("a").Generation(2).Obj()
+			in := agentstatus.Input{Bottle: b, Finished: &state.End{Reason: reason, Message: "said by the agent", Time: now}, FilesOpen: open,
+				Proof: &state.Proof{Reason: v1alpha1.ReasonBothWalls, Message: "proven"}}
+			for _, condition := range v1alpha1.ConditionTypes {
+				if condition.DoneReason != "" || condition.Type == v1alpha1.ConditionEgressEnforced {
+					in.Outcomes = append(in.Outcomes, agentstatus.StepOutcome{Condition: condition.Type, Outcome: flow.Outcome{Kind: flow.KindDone}})
+				}
+			}
+			list, observed := agentstatus.Conditions(in, now)
+			if b.Status.Conditions = list; observed {
+				b.Status.ObservedGeneration = new(int64(2))
+			}
+			Require(t, b)
+			object, err := runtime.DefaultUnstructuredConverter.ToUnstructured(b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := status.Compute(&unstructured.Unstructured{Object: object}); err != nil || got.Status != want {
+				t.Errorf("%s, files open %t: got %+v, %v, want %s", reason, open, got, err, want)
+			}
+			for _, c := range list {
+				if c.Type == v1alpha1.ConditionReady && want == status.CurrentStatus && !strings.Contains(c.Message, text) {
+					t.Errorf("%s, files open %t: got Ready with the message %q, want %q in it", reason, open, c.Message, text)
+				}
+			}
+		}
 	}
 }
