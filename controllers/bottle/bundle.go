@@ -150,7 +150,7 @@ func (t *bundleStep) spec(ctx context.Context, s *scope) (spec host.BundleSpec, 
 	spec.RulesDir = s.folder.BundleDir()
 	rules, err = desired.EgressRules(s.bottle)
 	if err != nil {
-		return spec, rules, &flow.Terminal{Reason: v1alpha1.ReasonEgressRuleInvalid, Err: fmt.Errorf("spec.egress.allow: %w", err)}
+		return spec, rules, &flow.Terminal{Reason: v1alpha1.ReasonEgressRuleInvalid, Err: err}
 	}
 	if s.refused != nil && s.record == nil {
 		return spec, rules, &flow.Terminal{Reason: v1alpha1.ReasonEgressRuleRefused, Err: s.refused}

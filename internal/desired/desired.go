@@ -6,15 +6,11 @@
 package desired
 
 import (
-	"fmt"
-
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
-	"botbottle.dev/bottle-operator/internal/egress"
-	"botbottle.dev/bottle-operator/internal/errlist"
 	"botbottle.dev/bottle-operator/internal/guestenv"
 )
 
@@ -46,50 +42,6 @@ func BundleImage(b *v1alpha1.Bottle) string {
 		return ""
 	}
 	return ptr.Deref(b.Spec.Bundle.Image, "")
-}
-
-// EgressRules returns the valid rules of spec.egress.allow. The error names the
-// invalid ones.
-func EgressRules(b *v1alpha1.Bottle) (egress.Set, error) {
-	var rules []egress.Rule
-	var errs []error
-	if b.Spec.Egress != nil {
-		for _, text := range b.Spec.Egress.Allow {
-			rule, err := egress.Parse(string(text))
-			if err != nil {
-				errs = append(errs, err)
-				continue
-			}
-			rules = append(rules, rule)
-		}
-	}
-	if len(errs) > 0 {
-		return egress.NewSet(rules...), errlist.List(errs)
-	}
-	return egress.NewSet(rules...), nil
-}
-
-// RefusedRules returns an error that names the valid rules of spec.egress.allow
-// that the platform refuses, with the reasons; nil if there are none. Rules concern only
-// the built-in bundle.
-func RefusedRules(b *v1alpha1.Bottle, limits egress.Limits) error {
-	if b.Spec.Egress == nil || BundleImage(b) != "" {
-		return nil
-	}
-	var errs []error
-	for _, text := range b.Spec.Egress.Allow {
-		rule, err := egress.Parse(string(text))
-		if err != nil {
-			continue // EgressRules returns it
-		}
-		if err := limits.Check(rule); err != nil {
-			errs = append(errs, &egress.RuleError{Rule: string(text), Err: err})
-		}
-	}
-	if len(errs) > 0 {
-		return fmt.Errorf("spec.egress.allow: %w", errlist.List(errs))
-	}
-	return nil
 }
 
 // CAPath returns the path, in the bundle's container, of the certificates that

@@ -42,7 +42,7 @@ type Need struct {
 }
 
 // Needs returns all Secrets and ConfigMaps that the Bottle names, for its guest, its
-// image and its bundle, sorted by kind and name.
+// image, its bundle and the credentials of its rules, sorted by kind and name.
 func Needs(b *v1alpha1.Bottle) []Need {
 	keys := map[namedwatch.Ref]map[string]bool{}
 	add := func(ref namedwatch.Ref, names ...string) {
@@ -64,6 +64,13 @@ func Needs(b *v1alpha1.Bottle) []Need {
 	}
 	for _, s := range b.Spec.ImagePullSecrets {
 		add(namedwatch.Ref{Kind: namedwatch.Secret, Namespace: b.Namespace, Name: s.Name}, corev1.DockerConfigJsonKey, corev1.DockerConfigKey)
+	}
+	if b.Spec.Egress != nil {
+		for _, rule := range b.Spec.Egress.Rules {
+			if c := rule.Credential; c != nil {
+				add(namedwatch.Ref{Kind: namedwatch.Secret, Namespace: b.Namespace, Name: c.SecretKeyRef.Name}, c.SecretKeyRef.Key)
+			}
+		}
 	}
 	needs := make([]Need, 0, len(keys))
 	for ref, names := range keys {
