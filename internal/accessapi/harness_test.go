@@ -20,6 +20,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -109,8 +110,8 @@ func (p *pki) pool() *x509.CertPool {
 type world struct {
 	t      testing.TB
 	client client.Client
-	// leases is what the server knows about Leases without asking: nothing at first.
-	leases client.Client
+	// cache is what the server knows without asking: nothing at first.
+	cache  client.Client
 	agent  *agent
 	front  *pki
 	agents *pki
@@ -139,7 +140,7 @@ func start(t testing.TB, bottles ...*v1alpha1.Bottle) *world {
 		objects = append(objects, b)
 	}
 	w.client = ctrlfake.NewClientBuilder().WithScheme(scheme).WithStatusSubresource(&v1alpha1.Bottle{}).WithObjects(objects...).Build()
-	w.leases = ctrlfake.NewClientBuilder().WithScheme(scheme).Build()
+	w.cache = ctrlfake.NewClientBuilder().WithScheme(scheme).Build()
 
 	kube := fake.NewClientset(&corev1.ConfigMap{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: frontProxy},
@@ -161,14 +162,17 @@ func start(t testing.TB, bottles ...*v1alpha1.Bottle) *world {
 	serving, err := dynamiccertificates.NewStaticCertKeyContent("serving", servingCert, servingKey)
 	must(t, err)
 	w.serve(Options{
-		Namespace: testNamespace, Client: w.client, Leases: w.leases, Kubernetes: kubeClient{kube, authorization}, Serving: serving,
-		AgentTLS: func(node string) (*tls.Config, error) {
-			return &tls.Config{ServerName: node + ".agents.botbottle.dev", RootCAs: w.agents.pool(), MinVersion: tls.VersionTLS13,
-				Certificates: []tls.Certificate{w.agents.pair("bottle-manager", x509.ExtKeyUsageClientAuth)}}, nil
-		},
+		Namespace: testNamespace, Client: w.client, Cache: w.cache, Kubernetes: kubeClient{kube, authorization}, Serving: serving,
+		AgentTLS:   w.agentTLS,
 		Registerer: w.reg, Clock: clock.RealClock{}, Log: w.logger(),
 	})
 	return w
+}
+
+// agentTLS is what the manager uses to connect to an agent.
+func (w *world) agentTLS(node string) (*tls.Config, error) {
+	return &tls.Config{ServerName: node + ".agents.botbottle.dev", RootCAs: w.agents.pool(), MinVersion: tls.VersionTLS13,
+		Certificates: []tls.Certificate{w.agents.pair("bottle-manager", x509.ExtKeyUsageClientAuth)}}, nil
 }
 
 // kubeClient is a fake one, except for reviews, which the library makes in its own way.
@@ -314,12 +318,24 @@ type agent struct {
 	run executor
 	// answer, if it is set, answers instead.
 	answer http.HandlerFunc
+	// connected is how often a client has connected, and unused how many of these
+	// connections have neither streams nor an end.
+	connected, unused atomic.Int32
 }
 
 func startAgent(t testing.TB, authority *pki) *agent {
 	t.Helper()
 	a := &agent{}
 	server := httptest.NewUnstartedServer(a)
+	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew:
+			a.connected.Add(1)
+			a.unused.Add(1)
+		case http.StateHijacked, http.StateClosed:
+			a.unused.Add(-1)
+		}
+	}
 	server.TLS = &tls.Config{
 		Certificates: []tls.Certificate{authority.pair(testNode+".agents.botbottle.dev", x509.ExtKeyUsageServerAuth)},
 		ClientCAs:    authority.pool(), ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS13,

@@ -44,6 +44,15 @@ type hop struct {
 // dial connects to a target's agent. Its errors are for the user. The connection is
 // closed when ctx ends.
 func (h *hop) dial(ctx context.Context, t *target) (net.Conn, error) {
+	conn, err := h.handshake(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	return closeWith(ctx, conn), nil
+}
+
+// handshake connects to a target's agent. Its errors are for the user.
+func (h *hop) handshake(ctx context.Context, t *target) (net.Conn, error) {
 	config, err := h.tls(t.node)
 	if err != nil {
 		return nil, apierrors.NewServiceUnavailable("the manager has no certificate for the agents yet: " + err.Error())
@@ -60,7 +69,17 @@ func (h *hop) dial(ctx context.Context, t *target) (net.Conn, error) {
 		raw.Close()
 		return nil, unreachable(t, fmt.Errorf("TLS: %w", err))
 	}
-	return &closing{Conn: conn, stop: context.AfterFunc(ctx, func() { raw.Close() })}, nil
+	return conn, nil
+}
+
+// closeWith returns a connection that is closed when ctx ends. The end of ctx waits for
+// nothing: TLS would wait until it could say goodbye.
+func closeWith(ctx context.Context, conn net.Conn) net.Conn {
+	raw := conn
+	if c, ok := conn.(*tls.Conn); ok {
+		raw = c.NetConn()
+	}
+	return &closing{Conn: conn, stop: context.AfterFunc(ctx, func() { raw.Close() })}
 }
 
 // closing is a connection that is closed with a context.
@@ -81,6 +100,8 @@ type call struct {
 	method  string
 	options options
 	session string
+	// early is a connection that may serve the call, or nil.
+	early *early
 	// header has only what the agent needs of the client's.
 	header http.Header
 }
@@ -107,7 +128,7 @@ func (h *hop) upgrade(ctx context.Context, c *call, seen *traffic) (net.Conn, er
 	if err != nil {
 		return nil, err
 	}
-	conn, err := h.dial(ctx, c.target)
+	conn, err := h.reach(ctx, c)
 	if err != nil {
 		return nil, err
 	}
@@ -125,6 +146,18 @@ func (h *hop) upgrade(ctx context.Context, c *call, seen *traffic) (net.Conn, er
 		up.in, up.out, up.whole.To = seen.fromClient(), seen.fromAgent(), up.Conn
 	}
 	return up, nil
+}
+
+// reach returns a connection for a call. It is closed when ctx ends.
+func (h *hop) reach(ctx context.Context, c *call) (net.Conn, error) {
+	conn, err := c.early.take(c.target)
+	switch {
+	case err != nil:
+		return nil, err
+	case conn != nil:
+		return closeWith(ctx, conn), nil
+	}
+	return h.dial(ctx, c.target)
 }
 
 // ask sends a request and reads the answer, within answerTimeout. rest is what was

@@ -44,8 +44,8 @@ type Options struct {
 	// Client reads Bottles and Leases, and sets annotations of Bottles. It must not
 	// read from a cache.
 	Client client.Client
-	// Leases reads the agents' Leases, and may read from a cache.
-	Leases client.Reader
+	// Cache reads Bottles and Leases, and may read from a cache.
+	Cache client.Reader
 	// Kubernetes serves authentication and authorisation.
 	Kubernetes kubernetes.Interface
 	// Serving is the certificate that kube-apiserver sees. It is used once Ready is
@@ -176,7 +176,7 @@ func (s *Server) config(scheme *runtime.Scheme, codecs serializer.CodecFactory) 
 // access returns what the resources share. Sessions end with ctx.
 func (s *Server) access(ctx context.Context) *access {
 	o := s.options
-	find := &finder{reader: o.Client, leases: o.Leases, namespace: o.Namespace}
+	find := &finder{reader: o.Client, cache: o.Cache, namespace: o.Namespace}
 	annotate := &annotator{client: o.Client, clock: o.Clock}
 	return &access{
 		find: find, annotate: annotate, authorize: s.identity.authorizer,

@@ -25,6 +25,8 @@ func (a *access) exec(c *connection) error {
 	if err != nil {
 		return err
 	}
+	early := a.early(c)
+	defer early.close()
 	b, err := a.bottle(c)
 	if err != nil {
 		return err
@@ -34,7 +36,7 @@ func (a *access) exec(c *connection) error {
 		if err := requireMachine(b); err != nil {
 			return err
 		}
-		return a.stream(c, streamed{bottle: b, verb: verbExec, options: o})
+		return a.stream(c, streamed{bottle: b, verb: verbExec, options: o, early: early})
 	}
 	return a.stream(c, streamed{bottle: b, verb: verbExec, options: o, prepare: func(ctx context.Context) error { return a.files.open(ctx, b) }})
 }
@@ -44,6 +46,8 @@ func (a *access) attach(c *connection) error {
 	if err != nil {
 		return err
 	}
+	early := a.early(c)
+	defer early.close()
 	b, err := a.bottle(c)
 	if err != nil {
 		return err
@@ -51,7 +55,7 @@ func (a *access) attach(c *connection) error {
 	if err := requireMachine(b); err != nil {
 		return err
 	}
-	return a.stream(c, streamed{bottle: b, verb: verbAttach, options: o})
+	return a.stream(c, streamed{bottle: b, verb: verbAttach, options: o, early: early})
 }
 
 // streamed is a request for streams to a Bottle.
@@ -61,6 +65,8 @@ type streamed struct {
 	options options
 	// prepare, if it is set, makes the Bottle ready within the session.
 	prepare func(ctx context.Context) error
+	// early is a connection to the agent that may serve the request, or nil.
+	early *early
 }
 
 // stream connects the client's streams to the agent's, until one of them ends.
@@ -78,7 +84,7 @@ func (a *access) stream(c *connection, s streamed) error {
 	if err != nil {
 		return err
 	}
-	err = a.connect(ctx, c, s, &call{target: t, verb: s.verb, options: s.options, session: opened.id}, opened)
+	err = a.connect(ctx, c, s, &call{target: t, verb: s.verb, options: s.options, session: opened.id, early: s.early}, opened)
 	a.sessions.end(opened, err)
 	if _, refused := err.(apierrors.APIStatus); refused {
 		return err

@@ -38,9 +38,10 @@ func (t *target) path(verb string) string {
 // just seen that a Bottle is Ready must not hear that it is not.
 type finder struct {
 	reader client.Reader
-	// leases reads the agents' Leases. It may be cached: the address in one hardly ever
-	// changes, and whoever answers there has to prove that it is the node's agent.
-	leases client.Reader
+	// cache reads the agents' Leases, too: the address in one hardly ever changes, and
+	// whoever answers there has to prove that it is the node's agent. For Bottles, it
+	// serves guess alone.
+	cache client.Reader
 	// namespace has the agents' Leases.
 	namespace string
 }
@@ -64,7 +65,7 @@ func (f *finder) target(ctx context.Context, b *v1alpha1.Bottle) (*target, error
 	if node == "" {
 		return nil, conflict(b, "it is not on a node yet: "+conditionText(b, v1alpha1.ConditionScheduled))
 	}
-	address, err := f.address(ctx, f.leases, node)
+	address, err := f.address(ctx, f.cache, node)
 	if err == nil && address == "" {
 		address, err = f.address(ctx, f.reader, node) // the agent may have just started
 	}
@@ -85,6 +86,21 @@ func (f *finder) address(ctx context.Context, from client.Reader, node string) (
 	lease := &coordinationv1.Lease{}
 	err := from.Get(ctx, client.ObjectKey{Namespace: f.namespace, Name: leasePrefix + node}, lease)
 	return lease.Annotations[v1alpha1.AnnotationAgentAddress], client.IgnoreNotFound(err)
+}
+
+// guess returns what target will probably return for a Bottle whose machine runs; nil if
+// the cache knows none.
+func (f *finder) guess(ctx context.Context, namespace, name string) *target {
+	b := &v1alpha1.Bottle{}
+	if f.cache.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, b) != nil || requireMachine(b) != nil {
+		return nil
+	}
+	node := ptr.Deref(b.Status.NodeName, "")
+	address, err := f.address(ctx, f.cache, node)
+	if _, invalid := netip.ParseAddrPort(address); err != nil || invalid != nil {
+		return nil
+	}
+	return &target{bottle: b, node: node, address: address}
 }
 
 // conflict returns the error for a Bottle whose state does not allow the request.

@@ -16,14 +16,14 @@ import (
 func TestAgentAddress(t *testing.T) {
 	t.Parallel()
 	w := start(t)
-	find := &finder{reader: w.client, leases: w.leases, namespace: testNamespace}
+	find := &finder{reader: w.client, cache: w.cache, namespace: testNamespace}
 	for _, cached := range []string{"", "192.0.2.1:9443"} {
 		want := w.agent.address
 		if cached != "" {
 			want = cached
 			lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: testNamespace, Name: leasePrefix + testNode,
 				Annotations: map[string]string{v1alpha1.AnnotationAgentAddress: cached}}}
-			must(t, w.leases.Create(t.Context(), lease))
+			must(t, w.cache.Create(t.Context(), lease))
 		}
 		got, err := find.target(t.Context(), running("a").Obj())
 		must(t, err)

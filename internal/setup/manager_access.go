@@ -78,7 +78,7 @@ func (o *AccessOptions) add(ctx context.Context, mgr ctrl.Manager, namespace str
 	}
 	server, err := accessapi.New(accessapi.Options{
 		Address: o.Address, Namespace: namespace,
-		Client: direct, Leases: mgr.GetClient(), Kubernetes: kubernetes,
+		Client: direct, Cache: mgr.GetClient(), Kubernetes: kubernetes,
 		Serving: authority.Serving(), Ready: authority.Ready(), AgentTLS: authority.ClientConfig,
 		Environments: environments,
 		Registerer:   metrics.Registry, Clock: clock.RealClock{}, Log: mgr.GetLogger().WithName("access-audit"),
