@@ -204,10 +204,14 @@ ensure_token() {
   echo "$uid" >"$dev/nodes/$node/token.uid"
 }
 
+# opens_hosts: succeeds unless the programs are of a release before opened hosts.
+opens_hosts() { "$programs/bottle-operator" agent --help 2>&1 | grep egress-upstream-ca >/dev/null; }
+
 start_agent() {
   local node=$1 own=() extra=()
   if serves_access; then own=(--access-advertise-address "10.77.0.$((10 + ${1#node-}))"); fi
   ensure_token "$node"
+  if opens_hosts; then own+=(--egress-upstream-ca /opt/dev/world-ca.pem); fi
   read -ra extra <<<"${AGENT_FLAGS:-}"
   if virtual; then
     vlaunch "$node" bottle-agent "${clean_env[@]}" /usr/local/bin/bottle-operator agent --kubeconfig /etc/bottle/agent.kubeconfig \

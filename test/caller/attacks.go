@@ -28,7 +28,10 @@ type attack struct {
 // maxAnswer is the number of bytes of an answer that are shown.
 const maxAnswer = 600
 
-// attacks makes the connections of a list at once, and prints what was answered as a
+// atOnce is the number of connections that are made at once.
+const atOnce = 8
+
+// attacks makes the connections of a list, and prints what was answered as a
 // list. It verifies no certificate, because an attacker does not care.
 func attacks(in io.Reader, out io.Writer) error {
 	var plan struct {
@@ -40,8 +43,13 @@ func attacks(in io.Reader, out io.Writer) error {
 	}
 	answers := make([]string, len(plan.Attacks))
 	var wait sync.WaitGroup
+	slots := make(chan struct{}, atOnce)
 	for i, a := range plan.Attacks {
-		wait.Go(func() { answers[i] = a.run(time.Duration(plan.Seconds) * time.Second) })
+		slots <- struct{}{}
+		wait.Go(func() {
+			answers[i] = a.run(time.Duration(plan.Seconds) * time.Second)
+			<-slots
+		})
 	}
 	wait.Wait()
 	return json.NewEncoder(out).Encode(answers)

@@ -7,8 +7,8 @@
 // usage: search PLACE… <VALUE
 //
 // A place is mem=PID (all readable memory of a process), env=PID (its environment and
-// command line), tree=FOLDER (all regular files below it) or not=FOLDER (which the
-// search of a tree leaves out). The output is the number of bytes searched, and a line for
+// command line), tree=FOLDER (all regular files below it) or not=PATH (a folder or file
+// that the search of a tree leaves out). The output is the number of bytes searched, and a line for
 // each hit.
 package main
 
@@ -82,8 +82,8 @@ func run(places []string, in io.Reader, out io.Writer) error {
 	}
 	var skipped []string
 	for _, p := range places {
-		if folder, ok := strings.CutPrefix(p, "not="); ok {
-			skipped = append(skipped, filepath.Clean(folder))
+		if path, ok := strings.CutPrefix(p, "not="); ok {
+			skipped = append(skipped, filepath.Clean(path))
 		}
 	}
 	for _, p := range places {
@@ -184,7 +184,7 @@ func (s *search) tree(root string, skipped []string) error {
 			return err
 		case d.IsDir() && slices.Contains(skipped, path):
 			return fs.SkipDir
-		case !d.Type().IsRegular():
+		case !d.Type().IsRegular() || slices.Contains(skipped, path):
 			return nil
 		}
 		f, err := os.Open(path)

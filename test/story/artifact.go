@@ -22,13 +22,19 @@ import (
 )
 
 // Real reports whether the cluster's machines are microVMs rather than stand-ins.
-func (c *Cluster) Real(t testing.TB) bool {
+func (c *Cluster) Real(t testing.TB) bool { return c.machines(t) != "standin" }
+
+// Virtual reports that the nodes are emulated machines with files of their own.
+func (c *Cluster) Virtual(t testing.TB) bool { return c.machines(t) == "virtual" }
+
+// machines returns the kind of the cluster's nodes: standin, local or virtual.
+func (c *Cluster) machines(t testing.TB) string {
 	t.Helper()
 	kind, err := os.ReadFile(filepath.Join(c.Dir, "machines"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return strings.TrimSpace(string(kind)) != "standin"
+	return strings.TrimSpace(string(kind))
 }
 
 // PackGuest returns the default guest as an artifact that requests unrestricted

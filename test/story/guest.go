@@ -66,11 +66,22 @@ func (c *Cluster) SendToGuest(t testing.TB, b *v1alpha1.Bottle, pkg, remote stri
 	c.Guest(t, b, "chmod", "755", remote)
 }
 
+// ExecInGuest runs a command with "kubectl bottle exec", and so with the environment that
+// programs of the guest have. The command must succeed.
+func (c *Cluster) ExecInGuest(t testing.TB, b *v1alpha1.Bottle, argv ...string) string {
+	t.Helper()
+	r := c.Bottle(t, nil, append([]string{"exec", "-n", b.Namespace, b.Name, "--"}, argv...)...)
+	if r.Code != 0 {
+		t.Fatalf("kubectl bottle exec %s -- %v: exit code %d\n%s%s", b.Name, argv, r.Code, r.Stdout, r.Stderr)
+	}
+	return r.Stdout
+}
+
 // StartInGuest starts a command that runs until its guest ends, and returns the path of
 // its output in the guest.
 func (c *Cluster) StartInGuest(t testing.TB, b *v1alpha1.Bottle, name, command string) (output string) {
 	t.Helper()
 	output = "/root/" + name + ".log"
-	c.Guest(t, b, "sh", "-c", "cd /root && { setsid "+command+" </dev/null >"+output+" 2>&1 & }")
+	c.ExecInGuest(t, b, "sh", "-c", "cd /root && { setsid "+command+" </dev/null >"+output+" 2>&1 & }")
 	return output
 }
