@@ -165,7 +165,7 @@ func TestLogWithoutData(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &lineReader{files: &logFiles{files: []logFile{{f, info}}}}
+	r := &lineReader{files: &logFiles{files: []logFile{{LogFile: f, info: info}}}}
 	read := 0
 	err = r.read(func(text []byte, _ bool) error {
 		if read += len(text); read > 1<<20 {

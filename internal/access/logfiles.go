@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -28,8 +27,9 @@ const (
 )
 
 // logFiles are the files of one log of a machine, the oldest first. The machine's user
-// may change them at any time.
+// may change them at any time. smolvm begins a new file in the middle of a line.
 type logFiles struct {
+	log   host.MachineLog
 	open  func(generation int) (host.LogFile, error)
 	files []logFile
 }
@@ -37,6 +37,10 @@ type logFiles struct {
 type logFile struct {
 	host.LogFile
 	info fs.FileInfo // when it was opened
+	// late: smolvm had removed the file before this one when it was looked for.
+	late bool
+	// torn: the file is late, and its first line began in the file before it.
+	torn bool
 }
 
 // position is a place in the files.
@@ -47,7 +51,7 @@ type position struct {
 
 // openLog opens the files that a log has now. It may have none.
 func openLog(ctx context.Context, m host.Machines, id string, log host.MachineLog) (*logFiles, error) {
-	f := &logFiles{open: func(generation int) (host.LogFile, error) { return m.OpenLog(ctx, id, log, generation) }}
+	f := &logFiles{log: log, open: func(generation int) (host.LogFile, error) { return m.OpenLog(ctx, id, log, generation) }}
 	if err := f.refresh(); err != nil {
 		f.close()
 		return nil, err
@@ -57,36 +61,69 @@ func openLog(ctx context.Context, m host.Machines, id string, log host.MachineLo
 
 // refresh adds the files that are newer than those that are open.
 func (f *logFiles) refresh() error {
-	var fresh []logFile
-	defer func() {
-		slices.Reverse(fresh)
-		f.files = append(f.files, fresh...)
-	}()
+	fresh, joined, err := f.newer()
+	if n := len(fresh); n > 1 && !joined && f.log == host.WorkloadLog {
+		oldest := &fresh[n-1]
+		oldest.torn = !oldest.beginsLine()
+		oldest.late = oldest.torn || len(f.files) > 0
+	}
+	slices.Reverse(fresh)
+	f.files = append(f.files, fresh...)
+	return err
+}
+
+// newer opens the files that are newer than those that are open, the newest first.
+// joined means that nothing is missing between them and those that are open.
+func (f *logFiles) newer() (fresh []logFile, joined bool, err error) {
 	for generation := range host.MaxLogGenerations {
 		opened, err := f.open(generation)
 		if errors.Is(err, host.ErrNotFound) {
-			return nil
+			break
 		}
 		if err != nil {
-			return err
+			return fresh, false, err
 		}
 		info, err := opened.Stat()
 		if err != nil {
 			opened.Close()
-			return err
+			return fresh, false, err
 		}
 		known := func(l logFile) bool { return os.SameFile(l.info, info) }
 		if n := len(f.files); n > 0 && known(f.files[n-1]) {
 			opened.Close()
-			return nil
+			return fresh, true, nil
 		}
 		if slices.ContainsFunc(fresh, known) { // it was renamed meanwhile
 			opened.Close()
 			continue
 		}
-		fresh = append(fresh, logFile{opened, info})
+		fresh = append(fresh, logFile{LogFile: opened, info: info})
 	}
-	return nil
+	return fresh, false, nil
+}
+
+// beginsLine reports whether the file begins with a line of the supervisor, and not with
+// the rest of one.
+func (l logFile) beginsLine() bool {
+	head := make([]byte, maxLine)
+	n, err := l.ReadAt(head, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return false
+	}
+	first, _, _ := bytes.Cut(head[:n], []byte{'\n'})
+	_, ok := parseLine(first)
+	return ok
+}
+
+// endsLine reports whether the last line of the file does not go on in the next one.
+func (l logFile) endsLine() bool {
+	info, err := l.Stat()
+	if err != nil || info.Size() == 0 {
+		return true
+	}
+	last := make([]byte, 1)
+	_, err = l.ReadAt(last, info.Size()-1)
+	return err != nil || last[0] == '\n'
 }
 
 func (f *logFiles) close() {
@@ -155,7 +192,12 @@ func (f *logFiles) backwards(end position, visit func(at position, head []byte) 
 			}
 			to = info.Size()
 		}
-		stop, err := file.backwards(to, &scanned, func(off int64, head []byte) bool { return visit(position{n, off}, head) })
+		stop, err := file.backwards(to, &scanned, func(off int64, head []byte) bool {
+			if off == 0 && n > 0 && !file.late && !f.files[n-1].endsLine() {
+				return true // the line begins in the file before
+			}
+			return visit(position{n, off}, head)
+		})
 		if stop || err != nil {
 			return err
 		}
@@ -205,107 +247,4 @@ func (l logFile) backwards(to int64, scanned *int64, visit func(off int64, head 
 	}
 	more, err := emit(0)
 	return !more, err
-}
-
-// lineReader reads lines forwards.
-type lineReader struct {
-	files *logFiles
-	at    position
-	held  []byte // the beginning of an unfinished line
-	skip  bool   // up to the next newline, because the beginning of the line is lost
-	lost  int64  // bytes that were freed before they were read
-	// buffer has what was read from the file.
-	buffer []byte
-}
-
-// read calls emit for each whole line up to the end of the files as they are now. A line
-// longer than maxLine comes in parts, of which only the last one is ended.
-func (r *lineReader) read(emit func(text []byte, ended bool) error) error {
-	if r.buffer == nil {
-		r.buffer = make([]byte, chunk)
-	}
-	for r.at.file < len(r.files.files) {
-		file := r.files.files[r.at.file]
-		if err := r.passHole(file, emit); err != nil {
-			return err
-		}
-		n, err := file.ReadAt(r.buffer, r.at.off)
-		if file.data(r.at.off) != r.at.off {
-			continue // it was freed meanwhile
-		}
-		r.at.off += int64(n)
-		if lerr := r.split(r.buffer[:n], emit); lerr != nil {
-			return lerr
-		}
-		switch {
-		case err != nil && !errors.Is(err, io.EOF):
-			return err
-		case n > 0:
-		case r.at.file == len(r.files.files)-1:
-			return r.restart(file)
-		default:
-			r.at = position{r.at.file + 1, 0}
-		}
-	}
-	return nil
-}
-
-// restart begins again with a file that somebody has emptied.
-func (r *lineReader) restart(file logFile) error {
-	info, err := file.Stat()
-	if err == nil && info.Size() < r.at.off {
-		r.at.off, r.held, r.skip = 0, r.held[:0], false
-	}
-	return err
-}
-
-// passHole passes over what the agent has freed, and says so in a system line.
-func (r *lineReader) passHole(file logFile, emit func([]byte, bool) error) error {
-	next := file.data(r.at.off)
-	if next == r.at.off {
-		return nil
-	}
-	r.lost, r.at.off = r.lost+next-r.at.off, next
-	r.held, r.skip = r.held[:0], true
-	return emit(fmt.Appendf(nil, "%s %s F %s%d bytes", zeroTime, system, droppedMark, r.lost), true)
-}
-
-// zeroTime is a time that every reader of a log takes for unknown.
-const zeroTime = "0001-01-01T00:00:00Z"
-
-func (r *lineReader) split(b []byte, emit func([]byte, bool) error) error {
-	for len(b) > 0 {
-		head, tail, ended := bytes.Cut(b, []byte{'\n'})
-		b = tail
-		if r.skip {
-			r.skip = !ended
-			continue
-		}
-		for len(r.held)+len(head) > maxLine {
-			n := maxLine - len(r.held)
-			if err := emit(append(r.held, head[:n]...), false); err != nil {
-				return err
-			}
-			r.held, head = r.held[:0], head[n:]
-		}
-		r.held = append(r.held, head...)
-		if !ended {
-			return nil
-		}
-		err := emit(r.held, true)
-		if r.held = r.held[:0]; err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// rest emits the unfinished last line.
-func (r *lineReader) rest(emit func([]byte, bool) error) error {
-	if len(r.held) == 0 {
-		return nil
-	}
-	err := emit(r.held, true)
-	r.held = r.held[:0]
-	return err
 }

@@ -37,8 +37,8 @@ func TestPluginRuns(t *testing.T) {
 		t.Fatal(err)
 	}
 	waitFinished(t, c, b, v1alpha1.ReasonFailed)
-	if endOf(b) != "42" {
-		t.Errorf("got the end %s, want 42", endOf(b))
+	if story.EndOf(b) != "42" {
+		t.Errorf("got the end %s, want 42", story.EndOf(b))
 	}
 	if got := c.Bottle(t, nil, "logs", "job", "-n", ns); got.Code != 0 || !strings.Contains(got.Stdout, "out\n") || !strings.Contains(got.Stdout, "err\n") {
 		t.Errorf("logs of the finished Bottle: got %+v", got)
@@ -52,7 +52,9 @@ func TestPluginRuns(t *testing.T) {
 func TestPluginRunsAFlood(t *testing.T) {
 	t.Parallel()
 	c := connect(t)
-	c.WantFloodBounded(t, c.Namespace(t), "flood", 64<<20)
+	if lost := c.WantFloodBounded(t, c.Namespace(t), "flood", 64<<20); lost == 0 {
+		t.Error("got all of the output, want most of it discarded and reported")
+	}
 }
 
 // TestPluginRunOutlivesTheAgent runs alone, because it kills a node's agent.

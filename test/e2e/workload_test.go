@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"fmt"
 	"strings"
 	"testing"
 
@@ -45,20 +44,6 @@ func waitFinished(t *testing.T, c *story.Cluster, b *v1alpha1.Bottle, reason str
 	}
 }
 
-// endOf describes how the workload of b ended.
-func endOf(b *v1alpha1.Bottle) string {
-	w := b.Status.Workload
-	switch {
-	case w == nil || w.FinishTime == nil:
-		return "not yet"
-	case w.Signal != nil:
-		return *w.Signal
-	case w.ExitCode != nil:
-		return fmt.Sprint(*w.ExitCode)
-	}
-	return "unknown"
-}
-
 func TestWorkloadsEnd(t *testing.T) {
 	t.Parallel()
 	c := connect(t)
@@ -80,7 +65,7 @@ i=0; while [ $i -lt 200 ]; do echo >/run/bottle/out/$i; mkdir /run/bottle/out/d$
 	}
 	for _, tt := range tests {
 		waitFinished(t, c, tt.b, tt.reason)
-		if d := cmp.Diff(tt.end, endOf(tt.b)); d != "" {
+		if d := cmp.Diff(tt.end, story.EndOf(tt.b)); d != "" {
 			t.Errorf("%s (-want +got):\n%s", tt.b.Name, d)
 		}
 	}
@@ -111,7 +96,7 @@ func TestAWorkloadThatAlwaysEnds(t *testing.T) {
 	c.Apply(t, b)
 	c.WaitFor(t, b, "to report a pause", func() bool {
 		w := b.Status.Workload
-		return w != nil && w.NextStartTime != nil && endOf(b) == "3"
+		return w != nil && w.NextStartTime != nil && story.EndOf(b) == "3"
 	})
 	c.WaitRunning(t, b)
 	// The policy is live: the next end is the last one.
@@ -129,7 +114,7 @@ func TestADeadlineEndsTheWorkload(t *testing.T) {
 	b.Spec.Lifetime = &v1alpha1.Lifetime{ActiveDeadlineSeconds: ptr(int64(15))}
 	c.Apply(t, b)
 	waitFinished(t, c, b, v1alpha1.ReasonDeadlineExceeded)
-	if got := endOf(b); got != "7" {
+	if got := story.EndOf(b); got != "7" {
 		t.Errorf("workload: got %s, want 7, because it got SIGTERM first", got)
 	}
 }
@@ -147,7 +132,7 @@ func TestAWorkloadThatEndsWithoutTheAgent(t *testing.T) {
 	c.Guest(t, b, "sleep", "2")
 	c.Run(t, "agent-start", node2)
 	waitFinished(t, c, b, v1alpha1.ReasonFailed)
-	if got := endOf(b); got != "42" {
+	if got := story.EndOf(b); got != "42" {
 		t.Errorf("workload: got %s, want 42", got)
 	}
 }

@@ -26,12 +26,13 @@ func TestRunOnARealMicroVM(t *testing.T) {
 		name    string
 		command []string
 		code    int
+		end     string // the signal or the exit code in status
 		out     string
 	}{
-		{"ends", []string{"sh", "-c", "echo out; echo err >&2; exit 42"}, 42, "out\n"},
-		{"killed", []string{"sh", "-c", "echo out; kill -9 $$"}, 137, "out\n"},
-		{"absent", []string{"/no/such/command"}, 127, ""},
-		{"fills", []string{"sh", "-c", "head -c 100000000 /dev/zero >/run/bottle/out/x; head -c 100000000 /dev/zero >/run/bottle/out/report.json; echo out; exit 3"}, 3, "out\n"},
+		{"ends", []string{"sh", "-c", "echo out; echo err >&2; exit 42"}, 42, "42", "out\n"},
+		{"killed", []string{"sh", "-c", "echo out; kill -9 $$"}, 137, "SIGKILL", "out\n"},
+		{"absent", []string{"/no/such/command"}, 127, "127", ""},
+		{"fills", []string{"sh", "-c", "head -c 100000000 /dev/zero >/run/bottle/out/x; head -c 100000000 /dev/zero >/run/bottle/out/report.json; echo out; exit 3"}, 3, "3", "out\n"},
 	}
 	if os.Getenv("TEST_LONG") == "" {
 		runs = runs[:1]
@@ -50,6 +51,9 @@ func TestRunOnARealMicroVM(t *testing.T) {
 				t.Fatal(err)
 			}
 			c.WaitReason(t, b, v1alpha1.ConditionFinished, v1alpha1.ReasonFailed)
+			if end := story.EndOf(b); end != tt.end {
+				t.Errorf("status.workload: got the end %s, want %s", end, tt.end)
+			}
 			if logs := c.Bottle(t, nil, "logs", tt.name, "-n", ns); !strings.Contains(logs.Stdout, tt.out) {
 				t.Errorf("logs of the finished Bottle: got %+v", logs)
 			}
@@ -58,11 +62,11 @@ func TestRunOnARealMicroVM(t *testing.T) {
 	}
 }
 
-// TestLongFloodOnARealMicroVM runs a command that prints far more than is kept.
+// TestLongFloodOnARealMicroVM runs a command that prints more than is kept.
 func TestLongFloodOnARealMicroVM(t *testing.T) {
 	require.Long(t)
 	c := story.Connect(t, 12*time.Minute)
-	c.WantFloodBounded(t, c.Namespace(t), "flood", 128<<20)
+	c.WantFloodBounded(t, c.Namespace(t), "flood", 64<<20)
 }
 
 func TestLongRunOutlivesTheAgentOfARealMicroVM(t *testing.T) {
