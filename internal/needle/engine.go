@@ -86,26 +86,33 @@ var special = [256]bool{'%': true, '\\': true, '&': true, '\n': true, '\r': true
 // skip reads bytes while none of them may complete the start of a needle, and returns
 // the index of the first one that may.
 func (e *engine) skip(p []byte, i int) int {
-	last := e.last
-	begin := i
+	last, begin := e.last, i
 	for i < len(p) {
 		if i >= startLength {
 			i = e.starts.skipGroups(p, i)
 			last = binary.BigEndian.Uint32(p[i-startLength:])
-			if i == len(p) {
-				break
-			}
 		}
-		next := last<<8 | uint32(p[i])
-		if special[p[i]] || e.starts.first.mayContain(next) {
+		group := min(i+groupLength, len(p))
+		for ; i < group && !e.stop(p, i, last); i++ {
+			last = last<<8 | uint32(p[i])
+		}
+		if i < group {
 			break
 		}
-		last = next
-		i++
 	}
 	e.last = last
 	e.n += int64(i - begin)
 	return i
+}
+
+// stop reports whether byte i, after the last four bytes, may complete the start of a
+// needle, or may interrupt the first characters of one.
+func (e *engine) stop(p []byte, i int, last uint32) bool {
+	b := p[i]
+	if e.starts.first.mayContain(last<<8 | uint32(b)) {
+		return true
+	}
+	return special[b] && (i+1 == len(p) || e.starts.mayInterrupt(last, b, p[i+1]))
 }
 
 // step reads one byte.

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"math/bits"
 	"slices"
+	"strings"
 )
 
 // startLength is the number of characters at the beginning of a needle that is looked
@@ -94,6 +95,28 @@ func (s *starts) skipGroups(p []byte, i int) int {
 		}
 	}
 	return i
+}
+
+// mayInterrupt reports whether the special character b, after the last bytes and
+// followed by next, may be in the middle of the first characters of a needle. It knows
+// the two most frequent kinds, which are nearly always harmless: line breaks and short
+// escapes such as \".
+func (s *starts) mayInterrupt(last uint32, b, next byte) bool {
+	char := next
+	switch i := strings.IndexByte(shortEscapes, next); {
+	case isBreak(b) && special[next]:
+		return s.begins(last, 1) || s.begins(last, 2) || s.begins(last>>8, 2)
+	case isBreak(b):
+	case b != '\\' || i < 0:
+		return true
+	default:
+		char = shortMeans[i]
+		if s.one[char] || isBreak(char) && s.begins(last, 1) {
+			return true
+		}
+	}
+	// One, two or three characters may precede. Three begin as two do.
+	return s.begins(last<<8|uint32(char), 2) || s.begins(last, 2) || s.begins(last>>8, 2)
 }
 
 // filter is a set of texts of four bytes that may contain others, too.
