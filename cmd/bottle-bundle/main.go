@@ -18,6 +18,10 @@ import (
 )
 
 func main() {
+	if err := protectMemory(); err != nil {
+		fmt.Fprintln(os.Stderr, "bottle-bundle:", err)
+		os.Exit(1)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
 	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {

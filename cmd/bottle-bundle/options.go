@@ -17,11 +17,14 @@ import (
 
 // options are the flags.
 type options struct {
-	rules, listen string
+	rules, listen          string
+	secretsDir, upstreamCA string
 }
 
 func (o *options) bind(fs *pflag.FlagSet) {
 	fs.StringVar(&o.rules, "rules", "", "file with the egress rules; it is reloaded when it changes")
+	fs.StringVar(&o.secretsDir, "secrets-dir", "/run/bottle-broker", "folder with the Bottle's authority and the values of its Secrets; its files are reloaded when they change")
+	fs.StringVar(&o.upstreamCA, "upstream-ca", "", "PEM file with the authorities that opened hosts may have beside the public ones; it may be missing, and is reloaded when it changes")
 	fs.StringVar(&o.listen, "listen", ":8888", "TCP address to listen on")
 }
 
@@ -46,5 +49,7 @@ func (o *options) run(ctx context.Context, log io.Writer) error {
 	// a guest's connections. Servers and guests could cause any number of such lines.
 	stdlog.SetOutput(io.Discard)
 	go fitMemory(ctx, cgroupLimits)
-	return bundleproxy.Run(ctx, bundleproxy.Options{Listen: o.listen, RulesPath: o.rules, Log: log})
+	return bundleproxy.Run(ctx, bundleproxy.Options{
+		Listen: o.listen, RulesPath: o.rules, SecretsDir: o.secretsDir, UpstreamCA: o.upstreamCA, Log: log,
+	})
 }

@@ -157,7 +157,7 @@ func imageConfig(arch, diffID string) config {
 		Config: containerConfig{
 			User:         User,
 			ExposedPorts: map[string]struct{}{fmt.Sprintf("%d/tcp", Port): {}},
-			Entrypoint:   []string{"/" + entryName, "--rules", RulesDir + "/" + RulesFile},
+			Entrypoint:   []string{"/" + entryName, "--rules", RulesDir + "/" + RulesFile, "--secrets-dir", SecretsDir, "--upstream-ca", RulesDir + "/" + UpstreamCAFile},
 			WorkingDir:   "/",
 			Labels: map[string]string{
 				"org.opencontainers.image.title":    "Bottle Operator's bundle",

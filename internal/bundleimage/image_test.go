@@ -94,7 +94,7 @@ func TestArchive(t *testing.T) {
 	decode(t, files[m.Config], &got)
 	want := imageConfig("arm64", "sha256:"+sum(files[m.Layers[0]]))
 	want.Config.User = "65532:65532"
-	want.Config.Entrypoint = []string{"/bottle-bundle", "--rules", "/etc/bottle/egress.json"}
+	want.Config.Entrypoint = []string{"/bottle-bundle", "--rules", "/etc/bottle/egress.json", "--secrets-dir", "/run/bottle-broker", "--upstream-ca", "/etc/bottle/upstream-ca.pem"}
 	want.Config.ExposedPorts = map[string]struct{}{"8888/tcp": {}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("config (-want +got):\n%s", diff)

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"botbottle.dev/bottle-operator/internal/egress"
 )
@@ -23,6 +24,10 @@ type target struct {
 	// addrs are the addresses that may be dialled. They are set when the
 	// request is allowed.
 	addrs []netip.Addr
+	// resolved is when the addresses were looked up.
+	resolved time.Time
+	// opened: requests to the target are inspected, and the connection is never a tunnel.
+	opened bool
 }
 
 // decision is the outcome of a request.
@@ -35,6 +40,8 @@ type decision struct {
 	reason string
 	// refusal says why the request is not forwarded.
 	refusal egress.Refusal
+	// more is what the guest learns in addition, in lines of printable ASCII.
+	more string
 }
 
 // deny denies a request.
@@ -87,6 +94,8 @@ func (p *proxy) decide(r *http.Request) (target, decision) {
 		return t, deny(refusal)
 	}
 	var d decision
+	t.opened = set.Opens(t.host, t.port)
+	t.resolved = time.Now()
 	t.addrs, d = p.resolve(r.Context(), set, t)
 	if d.allowed {
 		d.reason = "rule " + rule.String()

@@ -76,13 +76,13 @@ func (p *proxy) answerFailure(w http.ResponseWriter, r *http.Request, err error)
 	var timeout net.Error
 	switch {
 	case errors.As(err, &dial):
-		d = dial.decision // dial has logged it
+		d = dial.decision
 	case errors.As(err, &timeout) && timeout.Timeout():
 		d = fail(t, egress.CauseTimeout)
 	default:
 		d = fail(t, egress.CauseBadAnswer)
 	}
-	if dial == nil && r.Context().Err() == nil { // otherwise the guest no longer waits
+	if r.Context().Err() == nil && d.status != http.StatusForbidden { // the guest still waits, and revoke has not logged it
 		p.log.decision(t, d)
 	}
 	writeRefusal(w, d)
@@ -97,5 +97,5 @@ func (p *proxy) forwardPlain(w http.ResponseWriter, r *http.Request) {
 	// The host may answer before it has the whole request. Without this, the server
 	// reads the rest of the request first.
 	_ = http.NewResponseController(w).EnableFullDuplex()
-	p.forward.ServeHTTP(&guestWriter{w}, r)
+	p.forward.ServeHTTP(&guestWriter{ResponseWriter: w}, r)
 }

@@ -46,8 +46,10 @@ type decisionLog struct {
 
 // kind is the state of the decisions of one kind.
 type kind struct {
-	limit   *rate.Limiter
-	leftOut uint32 // since the last count in the log
+	limit *rate.Limiter
+	// leftOut is what was left out since the last count in the log, by rule. There are no
+	// more rules than a rules file has.
+	leftOut map[ruleKey]*leftOut
 
 	// targets are the last targets that were logged, each once. There are as many as a
 	// Bottle's status lists, so that the status still lists each of them.
@@ -57,10 +59,26 @@ type kind struct {
 	newLimit *rate.Limiter
 }
 
+// ruleKey is a rule for requests to opened hosts; the zero value stands for none.
+type ruleKey struct {
+	host  string
+	index int
+}
+
+// leftOut sums up decisions.
+type leftOut struct {
+	decisions uint32
+	in, out   int64 // bytes
+}
+
 type loggedTarget struct {
 	host   string
 	port   uint16
 	closed egress.ClosedBy
+	// The next ones are for opened hosts only.
+	cause  egress.Cause
+	method string
+	rule   ruleKey
 }
 
 // admits reports whether the decision may be logged.
@@ -74,6 +92,18 @@ func (k *kind) admits(t loggedTarget) bool {
 		k.next = (k.next + 1) % len(k.targets)
 	}
 	return true
+}
+
+// leaveOut counts a decision that is not logged.
+func (k *kind) leaveOut(line logLine) {
+	sum := k.leftOut[line.key()]
+	if sum == nil {
+		sum = &leftOut{}
+		k.leftOut[line.key()] = sum
+	}
+	sum.decisions++
+	sum.in += line.BytesIn
+	sum.out += line.BytesOut
 }
 
 type logLine struct {
@@ -92,6 +122,34 @@ type logLine struct {
 	// the last such line.
 	LeftOut uint32 `json:"leftOut,omitempty"`
 	Reason  string `json:"reason"`
+
+	requestLine
+}
+
+// requestLine is the part of a line about a request to an opened host.
+type requestLine struct {
+	Method string `json:"method,omitempty"` // a known one, or "other"
+	// Rule is the host of the rule that decided, and RuleIndex the rule's place among all
+	// rules of the Bottle.
+	Rule      string `json:"rule,omitempty"`
+	RuleIndex *int   `json:"ruleIndex,omitempty"`
+	// Credential is SECRET/KEY of the credential that was added.
+	Credential string `json:"credential,omitempty"`
+	// BytesIn and BytesOut are the lengths of the bodies: from the guest and to it.
+	BytesIn  int64 `json:"bytesIn,omitempty"`
+	BytesOut int64 `json:"bytesOut,omitempty"`
+	// Secret, Key and Place say which known secret is in the request and where: url,
+	// header or body. The request is allowed nevertheless if the value is short.
+	Secret string `json:"secret,omitempty"`
+	Key    string `json:"key,omitempty"`
+	Place  string `json:"place,omitempty"`
+}
+
+func (l requestLine) key() ruleKey {
+	if l.RuleIndex == nil {
+		return ruleKey{}
+	}
+	return ruleKey{l.Rule, *l.RuleIndex}
 }
 
 func newDecisionLog(w io.Writer) *decisionLog {
@@ -100,7 +158,7 @@ func newDecisionLog(w io.Writer) *decisionLog {
 	}
 	l := &decisionLog{w: w, kinds: map[string]*kind{}}
 	for _, word := range words {
-		l.kinds[word] = &kind{limit: rate.NewLimiter(logRate, logBurst), newLimit: rate.NewLimiter(newRate, newBurst)}
+		l.kinds[word] = &kind{limit: rate.NewLimiter(logRate, logBurst), newLimit: rate.NewLimiter(newRate, newBurst), leftOut: map[ruleKey]*leftOut{}}
 	}
 	return l
 }
@@ -109,7 +167,27 @@ func newDecisionLog(w io.Writer) *decisionLog {
 var words = []string{"allow", "deny", "fail"}
 
 // decision logs the outcome of a request.
-func (l *decisionLog) decision(t target, d decision) {
+func (l *decisionLog) decision(t target, d decision) { l.request(t, d, requestLine{}) }
+
+// exchange logs the outcome of a request to an opened host.
+func (l *decisionLog) exchange(x *exchange, d decision) {
+	line := requestLine{
+		Method: egress.KnownMethod(x.method), BytesIn: x.in.Load(), BytesOut: x.out.Load(),
+		Secret: d.refusal.Secret, Key: d.refusal.Key, Place: d.refusal.Place,
+	}
+	if x.rule != nil {
+		line.Rule, line.RuleIndex = x.rule.Host.String(), &x.index
+	}
+	if x.header != nil {
+		line.Credential = x.rule.Credential.String()
+	}
+	if f := x.found.Load(); f != nil && line.Secret == "" {
+		line.Secret, line.Key, line.Place = f.hit.Name, f.hit.Key, f.place
+	}
+	l.request(x.target, d, line)
+}
+
+func (l *decisionLog) request(t target, d decision, request requestLine) {
 	word := "deny"
 	switch {
 	case d.allowed:
@@ -117,7 +195,7 @@ func (l *decisionLog) decision(t target, d decision) {
 	case d.status >= 500:
 		word = "fail"
 	}
-	line := logLine{Decision: word, Host: egress.PrintableHost(t.host), Port: t.port, Reason: d.reason}
+	line := logLine{Decision: word, Host: egress.PrintableHost(t.host), Port: t.port, Reason: d.reason, requestLine: request}
 	if r := d.refusal; !d.allowed {
 		line.Closed, line.Cause, line.Reason = r.By, r.Cause, r.Why()
 		if r.Addr.IsValid() {
@@ -132,6 +210,9 @@ func (l *decisionLog) rules(reason string, n int) {
 	l.write(logLine{Event: "rules", Rules: &n, Reason: reason})
 }
 
+// event logs what happened to another file.
+func (l *decisionLog) event(file, reason string) { l.write(logLine{Event: file, Reason: reason}) }
+
 // networks logs what happened to the bundle's own networks.
 func (l *decisionLog) networks(reason string) {
 	l.write(logLine{Event: "networks", Reason: reason})
@@ -143,11 +224,15 @@ func (l *decisionLog) writeDecision(line logLine) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	k := l.kinds[line.Decision]
-	if k.admits(loggedTarget{line.Host, line.Port, line.Closed}) {
+	t := loggedTarget{host: line.Host, port: line.Port, closed: line.Closed}
+	if line.Method != "" {
+		t.cause, t.method, t.rule = line.Cause, line.Method, line.key()
+	}
+	if k.admits(t) {
 		l.writeLocked(line)
 		return
 	}
-	k.leftOut++
+	k.leaveOut(line)
 	if !l.counting {
 		l.counting = true
 		time.AfterFunc(countDelay, l.flush)
@@ -160,10 +245,16 @@ func (l *decisionLog) flush() {
 	defer l.mu.Unlock()
 	l.counting = false
 	for _, word := range words {
-		if k := l.kinds[word]; k.leftOut > 0 {
-			l.writeLocked(logLine{Decision: word, LeftOut: k.leftOut, Reason: "too many decisions to log each"})
-			k.leftOut = 0
+		k := l.kinds[word]
+		for key, sum := range k.leftOut {
+			line := logLine{Decision: word, LeftOut: sum.decisions, Reason: "too many decisions to log each"}
+			line.BytesIn, line.BytesOut = sum.in, sum.out
+			if key.host != "" {
+				line.Rule, line.RuleIndex = key.host, &key.index
+			}
+			l.writeLocked(line)
 		}
+		clear(k.leftOut)
 	}
 }
 

@@ -2,10 +2,12 @@
 
 // Package bundleproxy is the built-in bundle: an HTTP proxy that lets a guest
 // reach what the egress rules allow and answers 403 to anything else. It
-// decides only by the request's target and resolves only allowed names. It
-// checks each resolved address and dials exactly the addresses that it checked.
-// It does not inspect tunnels, authenticate clients or cache anything: the
-// network around it decides who may connect to it.
+// decides by the request's target and resolves only allowed names. It checks each
+// resolved address and dials exactly the addresses that it checked. It opens the
+// connections to hosts that have rules for their requests: it decides about each request,
+// adds the credential of its rule, and looks for known secrets. It does not inspect
+// tunnels, authenticate clients, follow redirects or cache anything: the network around it
+// decides who may connect to it.
 package bundleproxy
 
 import (
@@ -61,6 +63,12 @@ type Options struct {
 	// RulesPath is the path of the rules file. The file is read again within
 	// about a second of a change. A missing file allows nothing.
 	RulesPath string
+	// SecretsDir is the folder with the files of package brokerfile. They are read again
+	// like the rules. If it is "", no connection can be opened.
+	SecretsDir string
+	// UpstreamCA is the path of a PEM file with the authorities that are accepted for
+	// hosts beside the public ones. The file may be missing; "" for none.
+	UpstreamCA string
 	// Log gets one JSON line per decision. Decisions beyond a rate are only
 	// counted in it.
 	Log io.Writer
@@ -75,7 +83,8 @@ type Options struct {
 	// Ready, if not nil, is called with the address that Run listens on.
 	Ready func(net.Addr)
 
-	limits limits // defaultLimits if zero
+	limits  limits       // defaultLimits if zero
+	started func(*proxy) // for tests; nil for none
 }
 
 // Run serves until ctx ends. It then returns nil after the requests under way
@@ -83,9 +92,13 @@ type Options struct {
 // serve, or cannot find out which networks are its own.
 func Run(ctx context.Context, o Options) error {
 	p := newProxy(o)
+	if o.started != nil {
+		o.started(p)
+	}
 	if err := p.rules.start(); err != nil {
 		return fmt.Errorf("bundle: %w", err)
 	}
+	p.pollFiles()
 
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.Listen)
 	if err != nil {
@@ -95,11 +108,17 @@ func Run(ctx context.Context, o Options) error {
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(limitListener(listener, maxConns, p.limits.silence)) }()
 
+	opened := make(chan struct{})
+	go func() {
+		_ = p.opener.server.Serve(p.opener.queue) // ends when the queue is closed
+		close(opened)
+	}()
+
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	watched := make(chan struct{})
 	go func() {
-		p.rules.watch(ctx)
+		p.rules.watch(ctx, p.pollFiles)
 		close(watched)
 	}()
 	if o.Ready != nil {
@@ -111,8 +130,10 @@ func Run(ctx context.Context, o Options) error {
 	case <-ctx.Done():
 		err = shutDown(server)
 	}
+	p.opener.shutDown()
 	cancel()
 	<-watched
+	<-opened
 	p.plain.CloseIdleConnections()
 	p.upstreams.closeAll()
 	p.log.flush()
@@ -140,6 +161,9 @@ type proxy struct {
 	upstreams *upstreamSet
 	plain     *http.Transport // of plain requests
 	forward   *httputil.ReverseProxy
+	broker    *broker
+	roots     *roots
+	opener    *opener
 }
 
 func newProxy(o Options) *proxy {
@@ -159,6 +183,9 @@ func newProxy(o Options) *proxy {
 	p.rules = newRules(o.RulesPath, p.log, o.Networks, p.revoke)
 	p.plain = p.newPlainTransport()
 	p.forward = p.newForward()
+	p.broker = newBroker(o.SecretsDir, p.log)
+	p.roots = newRoots(o.UpstreamCA)
+	p.opener = newOpener(p)
 	return p
 }
 
@@ -178,15 +205,34 @@ func (p *proxy) server() *http.Server {
 // ServeHTTP decides about the request, and forwards it if it is allowed.
 func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	t, d := p.decide(r)
-	p.log.decision(t, d)
+	if !d.allowed || !t.opened { // otherwise each request is logged
+		p.log.decision(t, d)
+	}
 	if !d.allowed {
 		p.refuse(w, r, d)
 		return
 	}
-	r = r.WithContext(withTarget(r.Context(), t))
-	if r.Method == http.MethodConnect {
+	connect := r.Method == http.MethodConnect
+	switch r = r.WithContext(withTarget(r.Context(), t)); {
+	case connect && t.opened:
+		p.opener.open(w, r, t)
+	case connect:
 		p.tunnel(w, r, t)
-		return
+	case t.opened:
+		p.opener.forward(w, r, outgoing{target: t, scheme: "http"})
+	default:
+		p.forwardPlain(w, r)
 	}
-	p.forwardPlain(w, r)
+}
+
+// pollFiles reads the other files than the rules again if they have changed.
+func (p *proxy) pollFiles() {
+	p.broker.poll()
+	changed, err := p.roots.poll()
+	if err != nil {
+		p.log.event("upstream-ca", "kept the authorities: the file cannot be read or understood")
+	}
+	if changed {
+		p.opener.transport.closeIdle()
+	}
 }

@@ -37,8 +37,10 @@ func removeClaims(h http.Header) {
 func (p *proxy) refuse(w http.ResponseWriter, r *http.Request, d decision) {
 	if r.ContentLength != 0 {
 		// Otherwise the server waits for the body before it answers, for as
-		// long as the guest likes.
-		w.Header().Set("Connection", "close")
+		// long as the guest likes. In HTTP/2, other requests share the connection.
+		if r.ProtoMajor < 2 {
+			w.Header().Set("Connection", "close")
+		}
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(p.limits.drain))
 	}
 	if c, ok := r.Context().Value(guestConnKey{}).(*guestConn); ok && r.Method == http.MethodConnect {
@@ -55,6 +57,9 @@ func writeRefusal(w http.ResponseWriter, d decision) {
 	}
 	w.WriteHeader(d.status)
 	fmt.Fprintf(w, "bundle: %s\n", text)
+	if d.more != "" {
+		fmt.Fprintln(w, d.more)
+	}
 }
 
 // refusalHeader returns the headers of an answer that the bundle gives itself.

@@ -75,8 +75,8 @@ func (r *rules) start() error {
 	return nil
 }
 
-// watch polls until ctx ends.
-func (r *rules) watch(ctx context.Context) {
+// watch polls until ctx ends. It calls also at each poll.
+func (r *rules) watch(ctx context.Context, also func()) {
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	for n := 1; ; n++ {
@@ -84,6 +84,7 @@ func (r *rules) watch(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+			also()
 			if r.poll(n) {
 				r.changed()
 			}

@@ -22,7 +22,7 @@ func TestRulesReload(t *testing.T) {
 	}
 	w.writeRules("api.example.com:80")
 	w.eventually("allowed once the file is there", func() bool { return status() == 200 })
-	for _, broken := range []string{"{", `{"version":1,"allow":["http://x"]}`, `{"version":2,"allow":[]}`, ""} {
+	for _, broken := range []string{"{", `{"version":1,"allow":["http://x"]}`, `{"version":3,"allow":[]}`, ""} {
 		before := strings.Count(w.log.String(), "kept the rules")
 		w.replaceRules(broken)
 		w.eventually("a broken file is noticed", func() bool { return strings.Count(w.log.String(), "kept the rules") > before })

@@ -31,6 +31,9 @@ func (p *proxy) tunnel(w http.ResponseWriter, r *http.Request, t target) {
 		if errors.As(err, &dial) {
 			d = dial.decision
 		}
+		if r.Context().Err() == nil && d.status != http.StatusForbidden { // the guest still waits, and revoke has not logged it
+			p.log.decision(t, d)
+		}
 		p.refuse(w, r, d)
 		return
 	}

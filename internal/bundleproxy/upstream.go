@@ -57,7 +57,7 @@ func (p *proxy) dial(ctx context.Context) (*upstream, error) {
 			firstErr = cmp.Or(firstErr, err)
 			continue
 		}
-		u := p.upstreams.add(conn, target{host: t.host, port: t.port, addrs: []netip.Addr{addr}})
+		u := p.upstreams.add(conn, target{host: t.host, port: t.port, addrs: []netip.Addr{addr}, opened: t.opened})
 		// The rules may have changed after the decision but before the
 		// connection was added to the set that revoke checks.
 		if !p.stillAllowed(u) {
@@ -66,11 +66,7 @@ func (p *proxy) dial(ctx context.Context) (*upstream, error) {
 		}
 		return u, nil
 	}
-	d := fail(t, dialCause(firstErr))
-	if ctx.Err() == nil { // otherwise the guest no longer waits
-		p.log.decision(t, d)
-	}
-	return nil, &dialError{d}
+	return nil, &dialError{fail(t, dialCause(firstErr))}
 }
 
 func rulesChanged(t target) egress.Refusal {
@@ -90,9 +86,12 @@ func (p *proxy) revoke() {
 	// Close idle connections too: later requests would reuse them without
 	// another check of the address.
 	p.plain.CloseIdleConnections()
+	p.opener.revoke()
 	for _, u := range p.upstreams.all() {
 		if !p.stillAllowed(u) {
-			p.log.decision(u.target, deny(rulesChanged(u.target)))
+			if !u.target.opened { // otherwise its requests are logged
+				p.log.decision(u.target, deny(rulesChanged(u.target)))
+			}
 			u.end()
 		}
 	}
@@ -101,7 +100,8 @@ func (p *proxy) revoke() {
 func (p *proxy) stillAllowed(u *upstream) bool {
 	set := p.rules.current()
 	_, ok := set.Match(u.target.host, u.target.port)
-	return ok && set.CheckAddr(u.target.addrs[0], u.target.port) == nil
+	opened := set.Opens(u.target.host, u.target.port)
+	return ok && opened == u.target.opened && set.CheckAddr(u.target.addrs[0], u.target.port) == nil
 }
 
 // upstreamSet is the set of connections to the outside.

@@ -14,6 +14,7 @@ import (
 // of informational answers, which httputil.ReverseProxy passes on as they are.
 type guestWriter struct {
 	http.ResponseWriter
+	x *exchange // nil outside of opened connections
 }
 
 // WriteHeader implements http.ResponseWriter.
@@ -21,6 +22,9 @@ func (w *guestWriter) WriteHeader(status int) {
 	if status < http.StatusOK {
 		removeClaims(w.Header())
 		removeHopHeaders(w.Header())
+		if w.x != nil {
+			w.x.maskHeader(w.Header())
+		}
 	}
 	w.ResponseWriter.WriteHeader(status)
 }

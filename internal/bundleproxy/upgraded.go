@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bundleproxy
+
+import "io"
+
+// upgraded is the connection to the host of a WebSocket.
+type upgraded struct {
+	io.ReadWriteCloser
+	read io.Reader
+	x    *exchange
+}
+
+func (x *exchange) newUpgraded(conn io.ReadWriteCloser) *upgraded {
+	u := &upgraded{ReadWriteCloser: conn, read: conn, x: x}
+	if x.header != nil {
+		u.read = x.header.mask.NewMask(conn)
+	}
+	return u
+}
+
+// Read implements io.Reader.
+func (u *upgraded) Read(p []byte) (int, error) {
+	n, err := u.read.Read(p)
+	u.x.out.Add(int64(n))
+	return n, err
+}
+
+// Write implements io.Writer.
+func (u *upgraded) Write(p []byte) (int, error) {
+	n, err := u.ReadWriteCloser.Write(p)
+	u.x.in.Add(int64(n))
+	return n, err
+}
