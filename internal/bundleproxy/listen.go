@@ -62,9 +62,12 @@ func (c *guestConn) setReason(text string) { c.reason = text }
 // server begins with a Write of its own.
 func (c *guestConn) Write(b []byte) (int, error) {
 	reason := c.reason
+	if reason == "" {
+		return c.idleConn.Write(b) // nearly all of a stream
+	}
 	c.reason = ""
 	line, rest, _ := bytes.Cut(b, []byte("\r\n"))
-	if reason == "" || len(line) < len("HTTP/1.1 403") || !bytes.HasPrefix(line, []byte("HTTP/1.")) {
+	if len(line) < len("HTTP/1.1 403") || !bytes.HasPrefix(line, []byte("HTTP/1.")) {
 		return c.idleConn.Write(b)
 	}
 	changed := slices.Concat(line[:len("HTTP/1.1 403")], []byte(" "+reason+"\r\n"), rest)
