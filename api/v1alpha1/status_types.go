@@ -73,12 +73,14 @@ type BottleStatus struct {
 
 // EgressStatus reports refused connections and leaks.
 type EgressStatus struct {
-	// recentDenials are the destinations that were refused last, as HOST:PORT.
-	// Special characters are escaped and long values are truncated.
+	// recentDenials are the destinations that were refused last, as HOST:PORT. For
+	// refused requests to hosts of spec.egress.rules, each is "HOST:PORT: REASON", which
+	// says what would allow the request. Special characters are escaped and long values
+	// are truncated.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=16
-	// +kubebuilder:validation:items:MaxLength=96
+	// +kubebuilder:validation:items:MaxLength=450
 	RecentDenials []string `json:"recentDenials,omitempty"`
 
 	// closedByPlatform are those of recentDenials that a rule of the Bottle names but

@@ -220,5 +220,5 @@ func (t *bundleStep) follow(s *scope, since time.Time) {
 		s.status.Egress = &v1alpha1.EgressStatus{RecentDenials: recent, ClosedByPlatform: t.denials.Closed(uid)}
 		s.reportLeak()
 	}
-	t.denials.Follow(s.owner, s.container, since)
+	t.denials.Follow(s.owner, s.container, since, &s.bottle.Spec)
 }

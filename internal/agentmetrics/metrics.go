@@ -3,13 +3,22 @@
 // Package agentmetrics counts what the agent does for Bottles and what happens to them.
 package agentmetrics
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"botbottle.dev/bottle-operator/internal/host"
+)
 
 // Metrics holds the agent's metrics. A nil Metrics counts nothing.
 type Metrics struct {
 	starts  *prometheus.CounterVec
 	losses  prometheus.Counter
 	decided *prometheus.CounterVec
+
+	requests, bytes *prometheus.CounterVec // by rule
+	rules           labels
 }
 
 // New registers the agent's metrics.
@@ -28,7 +37,16 @@ func New(reg prometheus.Registerer) (*Metrics, error) {
 		Name: "bottle_agent_egress_decisions_total",
 		Help: "Decisions of the built-in bundles, by verdict: allow, deny, fail.",
 	}, []string{"verdict"})
-	for _, c := range []prometheus.Collector{m.starts, m.losses, m.decided} {
+	m.rules.known = map[string]bool{}
+	m.requests = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "bottle_agent_egress_requests_total",
+		Help: "Requests to opened hosts, by the host of the rule that decided, and by verdict: allow, deny, fail.",
+	}, []string{"rule", "verdict"})
+	m.bytes = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "bottle_agent_egress_request_bytes_total",
+		Help: "Bytes in the bodies of requests to opened hosts (sent) and of their answers (received), by the host of the rule that decided.",
+	}, []string{"rule", "direction"})
+	for _, c := range []prometheus.Collector{m.starts, m.losses, m.decided, m.requests, m.bytes} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}
@@ -50,11 +68,45 @@ func (m *Metrics) Lost() {
 	}
 }
 
-// Decision counts n decisions of a bundle by their verdict in host.Decision.
-func (m *Metrics) Decision(verdict string, n uint32) {
-	if m != nil {
-		m.decided.WithLabelValues(verdict).Add(float64(n))
+// Decision counts a decision of a bundle by its verdict, and by its rule if it has one: the
+// host of a rule in the Bottle's spec.
+func (m *Metrics) Decision(d host.Decision) {
+	if m == nil {
+		return
 	}
+	n := float64(max(1, d.LeftOut))
+	m.decided.WithLabelValues(d.Verdict).Add(n)
+	if d.Rule == "" {
+		return
+	}
+	rule := m.rules.label(d.Rule)
+	m.requests.WithLabelValues(rule, d.Verdict).Add(n)
+	m.bytes.WithLabelValues(rule, "received").Add(float64(d.BytesIn))
+	m.bytes.WithLabelValues(rule, "sent").Add(float64(d.BytesOut))
+}
+
+// maxRules is how many rules have a label of their own. Tenants choose them.
+const maxRules = 500
+
+// otherRules is the label of all rules above maxRules.
+const otherRules = "other"
+
+// labels are the rules that have a label of their own.
+type labels struct {
+	mu    sync.Mutex
+	known map[string]bool
+}
+
+func (l *labels) label(rule string) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.known[rule] {
+		if len(l.known) >= maxRules {
+			return otherRules
+		}
+		l.known[rule] = true
+	}
+	return rule
 }
 
 func result(err error) string {

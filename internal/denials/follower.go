@@ -16,6 +16,7 @@ import (
 	"k8s.io/utils/clock"
 	logf "sigs.k8s.io/controller-runtime/pkg/log"
 
+	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/egress"
 	"botbottle.dev/bottle-operator/internal/host"
 )
@@ -32,9 +33,9 @@ const (
 type Options struct {
 	Bundles host.Bundles
 	Clock   clock.Clock
-	// Decided is called with a verdict and the number of decisions with that
-	// verdict; it may be nil.
-	Decided func(verdict string, n uint32)
+	// Decided is called with each decision. Its Rule, Credential, Secret and Key are of the
+	// Bottle's own spec, or empty. It may be nil.
+	Decided func(d host.Decision)
 	// Refused is called with what a Bottle's bundle denied or could not forward, in the
 	// words that the guest read, at most once in PublishInterval for each verdict; it may
 	// be nil.
@@ -55,6 +56,7 @@ type Follower struct {
 // following is the state of following one log.
 type following struct {
 	container string             // "" once its log has ended
+	known     known              // what the Bottle's spec names
 	until     time.Time          // just after the last decision that was read
 	stop      context.CancelFunc // stops following the log
 	denials   egress.Denials
@@ -70,7 +72,7 @@ type following struct {
 // New returns a Follower that follows nothing yet.
 func New(o Options) *Follower {
 	if o.Decided == nil {
-		o.Decided = func(string, uint32) {}
+		o.Decided = func(host.Decision) {}
 	}
 	if o.Refused == nil {
 		o.Refused = func(context.Context, host.Owner, string, string) {}
@@ -118,12 +120,14 @@ func (f *Follower) Closed(uid string) []string {
 }
 
 // Follow follows the log of the owner's container from since on, or from where
-// this Follower left off. It does nothing if it already follows that container.
-func (f *Follower) Follow(owner host.Owner, container string, since time.Time) {
+// this Follower left off. If it already follows that container, it only notes the spec of
+// the Bottle. What a bundle says about rules and Secrets counts only if the spec names them.
+func (f *Follower) Follow(owner host.Owner, container string, since time.Time, spec *v1alpha1.BottleSpec) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	one := f.following[owner.UID]
 	if one != nil && one.container == container {
+		one.known = knownOf(spec)
 		return
 	}
 	if one != nil {
@@ -134,7 +138,7 @@ func (f *Follower) Follow(owner host.Owner, container string, since time.Time) {
 	}
 	ctx, cancel := context.WithCancel(f.ctx)
 	old := one
-	one = &following{container: container, stop: cancel, refused: map[string]*report{host.VerdictDeny: {}, host.VerdictFail: {}}}
+	one = &following{container: container, known: knownOf(spec), stop: cancel, refused: map[string]*report{host.VerdictDeny: {}, host.VerdictFail: {}}}
 	if old != nil { // what was told need not be told again, and what waits is told later
 		one.refused, one.publishedAt = old.refused, old.publishedAt
 	}
@@ -150,8 +154,9 @@ func (f *Follower) follow(ctx context.Context, owner host.Owner, since time.Time
 			since = d.Time.Add(time.Nanosecond)
 			f.mu.Lock()
 			one.until = since
+			d = one.known.check(d)
 			f.mu.Unlock()
-			f.Decided(d.Verdict, max(1, d.LeftOut))
+			f.Decided(d)
 			if d.Verdict != host.VerdictAllow && d.LeftOut == 0 {
 				f.add(ctx, owner, one, d)
 			}
@@ -178,7 +183,7 @@ func (f *Follower) add(ctx context.Context, owner host.Owner, one *following, d 
 	report := one.refused[d.Verdict]
 	report.add(refusalOf(d), f.Clock.Now())
 	if d.Verdict == host.VerdictDeny {
-		one.denials.AddClosed(d.Host, d.Port, egress.ClosedBy(d.Closed))
+		one.denials.AddRefusal(refusalOf(d))
 		one.changed = true
 	}
 	f.schedule(ctx, owner, one)
@@ -229,9 +234,10 @@ func (f *Follower) publish(ctx context.Context, owner host.Owner, one *following
 	}
 }
 
-// refusalOf returns the refusal that a bundle logged. Nothing in it was checked: the
-// bundle reads what guests and hosts write.
+// refusalOf returns the refusal that a bundle logged. Only the names of Secrets in it were
+// checked: the bundle reads what guests and hosts write.
 func refusalOf(d host.Decision) egress.Refusal {
 	addr, _ := netip.ParseAddr(d.Address) // invalid if there is none
-	return egress.Refusal{Host: d.Host, Port: d.Port, Cause: egress.Cause(d.Cause), Addr: addr, By: egress.ClosedBy(d.Closed)}
+	return egress.Refusal{Host: d.Host, Port: d.Port, Cause: egress.Cause(d.Cause), Addr: addr, By: egress.ClosedBy(d.Closed),
+		Method: d.Method, Secret: d.Secret, Key: d.Key, Place: d.Place}
 }

@@ -11,6 +11,7 @@ import (
 
 	"k8s.io/utils/clock"
 
+	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/denials"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/host/hosttest"
@@ -33,14 +34,14 @@ func TestLeftOutDecisionsAreCounted(t *testing.T) {
 	published := make(chan struct{}, 10)
 	f := denials.New(denials.Options{
 		Bundles: bundles, Clock: clock.RealClock{},
-		Decided: func(verdict string, n uint32) { mu.Lock(); counts[verdict] += n; mu.Unlock() },
+		Decided: func(d host.Decision) { mu.Lock(); counts[d.Verdict] += max(1, d.LeftOut); mu.Unlock() },
 		Changed: func(string) { published <- struct{}{} },
 	})
 	f.Bind(t.Context())
 	bundles.Decide(owner, host.Decision{Verdict: host.VerdictDeny, LeftOut: 27000})
 	bundles.Decide(owner, host.Decision{Verdict: host.VerdictAllow, LeftOut: 3})
 	bundles.Decide(owner, host.Decision{Verdict: host.VerdictDeny, Host: "evil.test", Port: 443})
-	f.Follow(owner, "container-1", time.Time{})
+	f.Follow(owner, "container-1", time.Time{}, &v1alpha1.BottleSpec{})
 	select {
 	case <-published:
 	case <-time.After(20 * time.Second):

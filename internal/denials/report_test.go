@@ -12,6 +12,7 @@ import (
 
 	clocktesting "k8s.io/utils/clock/testing"
 
+	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/denials"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/host/hosttest"
@@ -23,6 +24,7 @@ type reports struct {
 	clock   *clocktesting.FakeClock
 	bundles *hosttest.Bundles
 	owner   host.Owner
+	spec    v1alpha1.BottleSpec
 	follow  *denials.Follower
 	decided chan struct{}
 	refused chan [2]string // verdict and text
@@ -49,10 +51,10 @@ func newReports(t *testing.T) *reports {
 			r.refused <- [2]string{verdict, refusals}
 		},
 		Changed: func(string) {},
-		Decided: func(string, uint32) { r.decided <- struct{}{} },
+		Decided: func(host.Decision) { r.decided <- struct{}{} },
 	})
 	r.follow.Bind(t.Context())
-	r.follow.Follow(r.owner, "container-1", time.Time{})
+	r.follow.Follow(r.owner, "container-1", time.Time{}, &r.spec)
 	return r
 }
 
@@ -130,7 +132,7 @@ func TestReportSurvivesTheContainer(t *testing.T) {
 	r.decide(denied("first.example.com", 443))
 	r.next()
 	r.decide(denied("second.example.com", 443))
-	r.follow.Follow(r.owner, "container-2", time.Time{})
+	r.follow.Follow(r.owner, "container-2", time.Time{}, &r.spec)
 	if _, text := r.next(); !strings.HasPrefix(text, "second.example.com, port 443: ") {
 		t.Errorf("report: got %q, want the refusal of the first container", text)
 	}

@@ -31,6 +31,12 @@ const (
 	maxClosed = 32
 	// maxWord is the length to which a cause and an address are cut.
 	maxWord = 48
+	// maxRule is the length to which the host of a rule is cut, and maxName that of a
+	// Secret or key.
+	maxRule, maxName = 300, 253
+	// maxBytes is the largest count of bytes that is believed: one that no connection
+	// reaches.
+	maxBytes = 1 << 50
 	// logBytes is how much of a container's log is read per second on average,
 	// and logBytesBurst how much at once. The built-in bundle writes less.
 	logBytes      = 64 << 10
@@ -203,6 +209,15 @@ func decisionIn(line []byte) (host.Decision, bool) {
 		Cause    string `json:"cause"`
 		Address  string `json:"address"`
 		LeftOut  uint32 `json:"leftOut"`
+
+		Rule       string `json:"rule"`
+		Method     string `json:"method"`
+		Credential string `json:"credential"`
+		Secret     string `json:"secret"`
+		Key        string `json:"key"`
+		Place      string `json:"place"`
+		BytesIn    uint64 `json:"bytesIn"`
+		BytesOut   uint64 `json:"bytesOut"`
 	}
 	if err := json.Unmarshal(text, &entry); err != nil {
 		return host.Decision{}, false
@@ -215,6 +230,9 @@ func decisionIn(line []byte) (host.Decision, bool) {
 	if entry.LeftOut > 0 {
 		entry.Host, entry.Port = "", 0
 	}
+	if entry.Method != "" {
+		entry.Method = egress.KnownMethod(entry.Method)
+	}
 	return host.Decision{
 		Time:    at,
 		Verdict: entry.Decision,
@@ -225,5 +243,14 @@ func decisionIn(line []byte) (host.Decision, bool) {
 		Cause:   egress.Printable(entry.Cause, maxWord),
 		Address: egress.Printable(entry.Address, maxWord),
 		LeftOut: entry.LeftOut,
+
+		Rule:       egress.Printable(entry.Rule, maxRule),
+		Method:     entry.Method,
+		Credential: egress.Printable(entry.Credential, 2*maxName+1),
+		Secret:     egress.Printable(entry.Secret, maxName),
+		Key:        egress.Printable(entry.Key, maxName),
+		Place:      egress.Printable(entry.Place, maxWord),
+		BytesIn:    min(entry.BytesIn, maxBytes),
+		BytesOut:   min(entry.BytesOut, maxBytes),
 	}, true
 }

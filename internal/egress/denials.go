@@ -35,7 +35,23 @@ func (d *Denials) AddClosed(host string, port uint16, by ClosedBy) {
 	if a, ok := hostAddr(host); ok {
 		host = a.String()
 	}
-	text := net.JoinHostPort(host, strconv.Itoa(int(port)))
+	d.add(net.JoinHostPort(host, strconv.Itoa(int(port))), by)
+}
+
+// AddRefusal adds what was refused. For a request to an opened host, it also says why and
+// what to do.
+func (d *Denials) AddRefusal(r Refusal) {
+	if !slices.Contains(openedCauses, r.Cause) {
+		d.AddClosed(r.Host, r.Port, r.By)
+		return
+	}
+	r.Host = canonicalName(r.Host)
+	if PrintableHost(r.Host) != "" {
+		d.add(r.denial(), "")
+	}
+}
+
+func (d *Denials) add(text string, by ClosedBy) {
 	d.texts = slices.DeleteFunc(d.texts, func(t string) bool { return t == text })
 	d.texts = slices.Insert(d.texts, 0, text)
 	d.texts = d.texts[:min(len(d.texts), MaxDenials)]
@@ -46,9 +62,9 @@ func (d *Denials) AddClosed(host string, port uint16, by ClosedBy) {
 	maps.DeleteFunc(d.closed, func(t string, by ClosedBy) bool { return by == "" || !slices.Contains(d.texts, t) })
 }
 
-// List returns HOST:PORT of each target, the most recent first: at most
-// MaxDenials entries, each of at most 96 characters of printable ASCII. It
-// returns nil if there are none.
+// List returns HOST:PORT of each target, the most recent first, and for requests to opened
+// hosts HOST:PORT: REASON. There are at most MaxDenials entries, each of at most 450
+// characters of printable ASCII. It returns nil if there are none.
 func (d *Denials) List() []string { return slices.Clone(d.texts) }
 
 // ListClosed returns HOST:PORT: REASON of the targets of List that a limit of the

@@ -4,7 +4,9 @@ package egress
 
 import (
 	"fmt"
+	"net"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -24,6 +26,19 @@ func KnownMethod(method string) string {
 
 // Places are where a request may contain a known secret.
 var Places = []string{"url", "header", "body"}
+
+// openedCauses are the causes for which more is shown than the host and port: a rule for
+// the host is there.
+var openedCauses = []Cause{CauseMethodPath, CausePath, CauseKnownSecret, CauseNeedsTLS, CauseHostMismatch, CauseCredentialMissing}
+
+// denial returns HOST:PORT: REASON.
+func (r Refusal) denial() string {
+	host := PrintableHost(r.Host)
+	if a, ok := hostAddr(host); ok {
+		host = a.String() // JoinHostPort adds brackets
+	}
+	return net.JoinHostPort(host, strconv.Itoa(int(r.Port))) + ": " + r.Reason()
+}
 
 // method names the method of the request for a sentence.
 func (r Refusal) method() string {

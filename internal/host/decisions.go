@@ -24,9 +24,24 @@ type Decision struct {
 	// Closed is the limit of the platform that closes the destination, as
 	// egress.ClosedBy; "" if none does.
 	Closed string
+	// Rule is the rule that let a request to an opened host through, or that a refusal is
+	// about: its host, as egress.Rule writes it. It is "" if there is none.
+	Rule string
+	// Method is one of egress.Methods or egress.OtherMethod for a request to an opened
+	// host, and "" for any other.
+	Method string
+	// Credential is what the rule added, as SECRET/KEY; "" if it added none.
+	Credential string
+	// Secret, Key and Place say which Secret the request contained, and where, as in
+	// egress.Refusal; "" if it contained none. They are printable ASCII of at most 253, 253
+	// and 48 characters.
+	Secret, Key, Place string
+	// BytesIn and BytesOut are the lengths of the bodies of the answer and the request. They
+	// are totals if LeftOut is not 0.
+	BytesIn, BytesOut uint64
 	// LeftOut is not 0 if this is not one decision but stands for that many
 	// decisions with this verdict, which the bundle left out of its log because
-	// there were too many. Such an entry has no Host.
+	// there were too many. Such an entry has no Host, but may have a Rule.
 	LeftOut uint32
 }
 
