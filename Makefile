@@ -67,6 +67,8 @@ image: build ## Write the default bundle's image to bin/images/bundle.tar.
 .PHONY: generate
 generate: ## Regenerate deepcopy code, OpenAPI, the CRD and the generated docs.
 	@$(TOOL) controller-gen object:headerFile=hack/boilerplate.go.txt paths=./api/...
+	@# The names of the models. The other output of this call is not used: what the server needs is made below.
+	@$(TOOL) openapi-gen --go-header-file hack/boilerplate.go.txt --output-dir $(BIN)/openapi --output-pkg openapi --output-model-name-file zz_generated.model_name.go --report-filename /dev/null ./api/subresources/v1alpha1
 	@$(TOOL) openapi-gen --go-header-file hack/boilerplate.go.txt --output-dir internal/accessapi/openapi --output-pkg botbottle.dev/bottle-operator/internal/accessapi/openapi --output-file zz_generated.openapi.go --report-filename /dev/null k8s.io/apimachinery/pkg/apis/meta/v1 k8s.io/apimachinery/pkg/runtime k8s.io/apimachinery/pkg/version ./api/subresources/v1alpha1
 	@$(TOOL) controller-gen crd paths=./api/v1alpha1 output:crd:dir=config/crd/bases
 	@go run ./hack/docs conditions > docs/conditions.md.tmp && mv docs/conditions.md.tmp docs/conditions.md

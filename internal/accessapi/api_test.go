@@ -66,6 +66,20 @@ func TestDiscovery(t *testing.T) {
 	if !strings.Contains(string(v3), "/bottles/{name}/proof") {
 		t.Errorf("got OpenAPI v3 %.300s…, want a path for each resource", v3)
 	}
+	// The library finds the schema of an object by its kind, and complains in the log if
+	// there is none.
+	var schemas struct {
+		Components struct {
+			Schemas map[string]struct {
+				Kinds []struct{ Version, Kind string } `json:"x-kubernetes-group-version-kind"`
+			} `json:"schemas"`
+		} `json:"components"`
+	}
+	must(t, json.Unmarshal(v3, &schemas))
+	action := schemas.Components.Schemas["dev.botbottle.subresources.v1alpha1.BottleAction"]
+	if len(action.Kinds) == 0 || action.Kinds[len(action.Kinds)-1].Kind != "BottleAction" {
+		t.Errorf("got the schema %+v in OpenAPI v3, want one with its kind", action)
+	}
 }
 
 // restart and recreate set an annotation of exactly the Bottle that was meant.

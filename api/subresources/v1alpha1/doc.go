@@ -7,5 +7,6 @@
 //
 // +kubebuilder:object:generate=true
 // +k8s:openapi-gen=true
+// +k8s:openapi-model-package=dev.botbottle.subresources.v1alpha1
 // +groupName=subresources.botbottle.dev
 package v1alpha1
