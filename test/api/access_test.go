@@ -75,8 +75,9 @@ func startAccess(t *testing.T, cfg *rest.Config) string {
 	manager := apienv.AsServiceAccount(cfg, "bottle-manager")
 	kube, err := kubernetes.NewForConfig(manager)
 	must(t, err)
+	direct := apienv.Client(t, manager)
 	access, err := accessapi.New(accessapi.Options{
-		Address: address.String(), Namespace: apienv.SystemNamespace, Client: apienv.Client(t, manager), Kubernetes: kube,
+		Address: address.String(), Namespace: apienv.SystemNamespace, Client: direct, Leases: direct, Kubernetes: kube,
 		Serving: authority.Serving(), Ready: authority.Ready(), AgentTLS: authority.ClientConfig,
 		Registerer: prometheus.NewRegistry(), Clock: clock.RealClock{}, Log: logr.Discard(),
 	})
