@@ -83,7 +83,7 @@ func TestBottleOnARealMicroVM(t *testing.T) {
 			t.Errorf("EgressEnforced: got %+v, want reason BothWalls", got)
 		}
 	})
-	t.Run("exec carries bytes and exit codes", func(t *testing.T) { wantExec(t, c, b) })
+	t.Run("exec carries bytes and exit codes", func(t *testing.T) { wantExec(t, c, b, 4<<20) })
 	t.Run("a planted leak is detected", func(t *testing.T) { c.WantLeakDetected(t, b) })
 	t.Run("a killed VMM is detected", func(t *testing.T) {
 		if m := b.Status.Machine; m == nil || m.PID == nil {
