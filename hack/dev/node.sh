@@ -209,7 +209,6 @@ opens_hosts() { "$programs/bottle-operator" agent --help 2>&1 | grep egress-upst
 
 start_agent() {
   local node=$1 own=() extra=()
-  if serves_access; then own=(--access-advertise-address "10.77.0.$((10 + ${1#node-}))"); fi
   ensure_token "$node"
   if opens_hosts; then own+=(--egress-upstream-ca /opt/dev/world-ca.pem); fi
   read -ra extra <<<"${AGENT_FLAGS:-}"
@@ -237,6 +236,9 @@ start_kubelet() {
   launch_control "kwok-$1" "$cp/kwok" --kubeconfig "$pki/kwok.kubeconfig" --manage-single-node "$1" --config "$here/kwok.yaml" --node-lease-duration-seconds 12 --enable-crds=
 }
 
+# node_address NODE: the node's address on the LAN.
+node_address() { echo "10.77.0.$((10 + ${1#node-}))"; }
+
 # create_node NAME: creates the Node object, as a kubelet would.
 create_node() {
   # Room for 250 Bottles of the default size: a stand-in takes little of it.
@@ -248,5 +250,5 @@ create_node() {
 {apiVersion: v1, kind: Node, metadata: {name: $node, labels: {kubernetes.io/hostname: $node, kubernetes.io/os: linux, kubernetes.io/arch: amd64}}}
 END
   k patch node "$node" --subresource=status --type merge -p \
-    "{\"status\":{\"capacity\":$capacity,\"allocatable\":$capacity}}" >/dev/null
+    "{\"status\":{\"capacity\":$capacity,\"allocatable\":$capacity,\"addresses\":[{\"type\":\"InternalIP\",\"address\":\"$(node_address "$node")\"}]}}" >/dev/null
 }

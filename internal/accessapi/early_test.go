@@ -33,14 +33,15 @@ func TestEarlyConnection(t *testing.T) {
 		connects       int32
 		refused        string
 	}{
-		"the cache is right":        {running("a").Obj(), running("a").Obj(), 1, ""},
-		"it has moved":              {running("a").On("node-2").Obj(), running("a").Obj(), 2, ""},
-		"its machine does not run":  {running("a").Obj(), booting(), 0, "does not run"},
-		"it is gone":                {running("a").Obj(), running("b").Obj(), 0, "not found"},
-		"it did not run":            {booting(), running("a").Obj(), 1, ""},
-		"nothing is cached of it":   {running("b").Obj(), running("a").Obj(), 1, ""},
-		"it was on no node so far":  {running("a").On("").Obj(), running("a").Obj(), 1, ""},
-		"it was on an unknown node": {running("a").On("node-3").Obj(), running("a").Obj(), 1, ""},
+		"the cache is right":                        {running("a").Obj(), running("a").Obj(), 1, ""},
+		"it has moved":                              {running("a").On("node-2").Obj(), running("a").Obj(), 2, ""},
+		"its machine does not run":                  {running("a").Obj(), booting(), 0, "does not run"},
+		"it is gone":                                {running("a").Obj(), running("b").Obj(), 0, "not found"},
+		"it did not run":                            {booting(), running("a").Obj(), 1, ""},
+		"nothing is cached of it":                   {running("b").Obj(), running("a").Obj(), 1, ""},
+		"it was on no node so far":                  {running("a").On("").Obj(), running("a").Obj(), 1, ""},
+		"its agent's address is none of the node's": {running("a").On("node-4").Obj(), running("a").Obj(), 1, ""},
+		"it was on an unknown node":                 {running("a").On("node-3").Obj(), running("a").Obj(), 1, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -48,9 +49,13 @@ func TestEarlyConnection(t *testing.T) {
 			w.agent.set(func(a *agent) { a.run = catAndExit })
 			must(t, w.cache.Create(t.Context(), c.cached))
 			for _, node := range []string{testNode, "node-2"} {
+				must(t, w.cache.Create(t.Context(), nodeAt(node, "127.0.0.1")))
 				must(t, w.cache.Create(t.Context(), &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: testNamespace, Name: leasePrefix + node,
 					Annotations: map[string]string{v1alpha1.AnnotationAgentAddress: w.agent.address}}}))
 			}
+			must(t, w.cache.Create(t.Context(), nodeAt("node-4", "192.0.2.4")))
+			must(t, w.cache.Create(t.Context(), &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: testNamespace, Name: leasePrefix + "node-4",
+				Annotations: map[string]string{v1alpha1.AnnotationAgentAddress: w.agent.address}}}))
 			out := &bytes.Buffer{}
 			err := w.execute("WebSocket", "alice", path("a", "exec"), query3("true"), client.StreamOptions{Stdin: strings.NewReader("in"), Stdout: out, Stderr: &bytes.Buffer{}})
 			switch {
@@ -80,6 +85,7 @@ func TestEarlyConnectionUnused(t *testing.T) {
 	t.Parallel()
 	w := start(t)
 	must(t, w.cache.Create(t.Context(), running("a").Obj()))
+	must(t, w.cache.Create(t.Context(), nodeAt(testNode, "127.0.0.1")))
 	must(t, w.cache.Create(t.Context(), &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: testNamespace, Name: leasePrefix + testNode,
 		Annotations: map[string]string{v1alpha1.AnnotationAgentAddress: w.agent.address}}}))
 	a := &access{find: &finder{reader: w.client, cache: w.cache, namespace: testNamespace}, hop: &hop{tls: w.agentTLS}}

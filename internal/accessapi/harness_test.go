@@ -135,7 +135,7 @@ func start(t testing.TB, bottles ...*v1alpha1.Bottle) *world {
 	must(t, v1alpha1.AddToScheme(scheme))
 	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: testNamespace, Name: leasePrefix + testNode,
 		Annotations: map[string]string{v1alpha1.AnnotationAgentAddress: w.agent.address}}}
-	objects := []client.Object{lease}
+	objects := []client.Object{lease, nodeAt(testNode, "127.0.0.1")}
 	for _, b := range bottles {
 		objects = append(objects, b)
 	}
@@ -173,6 +173,12 @@ func start(t testing.TB, bottles ...*v1alpha1.Bottle) *world {
 func (w *world) agentTLS(node string) (*tls.Config, error) {
 	return &tls.Config{ServerName: node + ".agents.botbottle.dev", RootCAs: w.agents.pool(), MinVersion: tls.VersionTLS13,
 		Certificates: []tls.Certificate{w.agents.pair("bottle-manager", x509.ExtKeyUsageClientAuth)}}, nil
+}
+
+// nodeAt returns a Node with a hostname and an address.
+func nodeAt(name, address string) *corev1.Node {
+	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{
+		{Type: corev1.NodeHostName, Address: name}, {Type: corev1.NodeInternalIP, Address: address}}}}
 }
 
 // kubeClient is a fake one, except for reviews, which the library makes in its own way.

@@ -213,7 +213,8 @@ func TestAgentRefuses(t *testing.T) {
 // the agent of that very node.
 func TestAgentUnreachable(t *testing.T) {
 	t.Parallel()
-	w := start(t, running("a").Obj(), running("b").On("node-2").Obj(), running("c").On("node-3").Obj())
+	w := start(t, running("a").Obj(), running("b").On("node-2").Obj(), running("c").On("node-3").Obj(),
+		running("d").On("node-4").Obj(), running("e").On("node-5").Obj())
 	// The Lease of node-2 leads to the agent of node-1.
 	lease := func(node, address string) {
 		t.Helper()
@@ -224,7 +225,12 @@ func TestAgentUnreachable(t *testing.T) {
 		must(t, ctrl.IgnoreAlreadyExists(w.client.Create(t.Context(), l)))
 	}
 	lease("node-2", w.agent.address)
+	must(t, w.client.Create(t.Context(), nodeAt("node-2", "::ffff:127.0.0.1")))
 	lease("node-3", "")
+	// The address of node-4's agent is another's, whether something answers there or not.
+	lease("node-4", w.agent.address)
+	must(t, w.client.Create(t.Context(), nodeAt("node-4", "192.0.2.4")))
+	lease("node-5", "127.0.0.1:1") // which has no Node
 	own := &coordinationv1.Lease{}
 	must(t, w.client.Get(t.Context(), ctrl.ObjectKey{Namespace: testNamespace, Name: leasePrefix + testNode}, own))
 	own.Annotations[v1alpha1.AnnotationAgentAddress] = "127.0.0.1:1"
@@ -233,6 +239,8 @@ func TestAgentUnreachable(t *testing.T) {
 		"a": "the agent of node node-1 does not answer at 127.0.0.1:1: connection refused",
 		"b": "node-2.agents.botbottle.dev",
 		"c": "the agent of node node-3 does not serve the access API",
+		"d": "the Lease of the agent of node node-4 has an address that is not one of the Node's",
+		"e": "the Lease of the agent of node node-5 has an address that is not one of the Node's",
 	} {
 		for _, verb := range []string{"exec?command=true&stdout=true", "log"} {
 			code, body, _ := w.upgrade(w.as("alice"), path(name, "exec?command=true&stdout=true"))

@@ -41,10 +41,10 @@ type Options struct {
 	Address string
 	// Namespace has the agents' Leases.
 	Namespace string
-	// Client reads Bottles and Leases, and sets annotations of Bottles. It must not
+	// Client reads Bottles, Leases and Nodes, and sets annotations of Bottles. It must not
 	// read from a cache.
 	Client client.Client
-	// Cache reads Bottles and Leases, and may read from a cache.
+	// Cache reads Bottles, Leases and Nodes, and may read from a cache.
 	Cache client.Reader
 	// Kubernetes serves authentication and authorisation.
 	Kubernetes kubernetes.Interface

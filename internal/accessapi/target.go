@@ -8,6 +8,7 @@ import (
 	"net/netip"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/utils/ptr"
@@ -75,10 +76,37 @@ func (f *finder) target(ctx context.Context, b *v1alpha1.Bottle) (*target, error
 	if address == "" {
 		return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("the agent of node %s does not serve the access API: it is not running, is older than the manager, or was started with --access-bind-address=0", node))
 	}
-	if _, err := netip.ParseAddrPort(address); err != nil {
+	parsed, err := netip.ParseAddrPort(address)
+	if err != nil {
 		return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("the Lease of the agent of node %s has no valid IP:PORT in the annotation %s", node, v1alpha1.AnnotationAgentAddress))
 	}
+	own, err := f.owns(ctx, f.cache, node, parsed.Addr())
+	if err == nil && !own {
+		own, err = f.owns(ctx, f.reader, node, parsed.Addr())
+	}
+	switch {
+	case err != nil:
+		return nil, apierrors.NewInternalError(fmt.Errorf("read the Node: %w", err))
+	case !own:
+		return nil, apierrors.NewServiceUnavailable(fmt.Sprintf("the Lease of the agent of node %s has an address that is not one of the Node's (status.addresses): "+
+			"start the agent with one of those as its --access-advertise-address", node))
+	}
 	return &target{bottle: b, node: node, address: address}, nil
+}
+
+// owns reports whether an address is one of the node's. The agent writes its Lease itself,
+// and must not make the manager connect to anything else.
+func (f *finder) owns(ctx context.Context, from client.Reader, name string, address netip.Addr) (bool, error) {
+	node := &corev1.Node{}
+	if err := from.Get(ctx, client.ObjectKey{Name: name}, node); err != nil {
+		return false, client.IgnoreNotFound(err)
+	}
+	for _, a := range node.Status.Addresses {
+		if own, err := netip.ParseAddr(a.Address); err == nil && own.Unmap() == address.Unmap() {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // address returns what the Lease of a node's agent says about its address, or "".
@@ -97,7 +125,11 @@ func (f *finder) guess(ctx context.Context, namespace, name string) *target {
 	}
 	node := ptr.Deref(b.Status.NodeName, "")
 	address, err := f.address(ctx, f.cache, node)
-	if _, invalid := netip.ParseAddrPort(address); err != nil || invalid != nil {
+	parsed, invalid := netip.ParseAddrPort(address)
+	if err != nil || invalid != nil {
+		return nil
+	}
+	if own, err := f.owns(ctx, f.cache, node, parsed.Addr()); err != nil || !own {
 		return nil
 	}
 	return &target{bottle: b, node: node, address: address}

@@ -24,6 +24,7 @@ func TestAgentAddress(t *testing.T) {
 			lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: testNamespace, Name: leasePrefix + testNode,
 				Annotations: map[string]string{v1alpha1.AnnotationAgentAddress: cached}}}
 			must(t, w.cache.Create(t.Context(), lease))
+			must(t, w.cache.Create(t.Context(), nodeAt(testNode, "192.0.2.1")))
 		}
 		got, err := find.target(t.Context(), running("a").Obj())
 		must(t, err)

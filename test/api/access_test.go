@@ -77,7 +77,7 @@ func startAccess(t *testing.T, cfg *rest.Config) string {
 	must(t, err)
 	direct := apienv.Client(t, manager)
 	access, err := accessapi.New(accessapi.Options{
-		Address: address.String(), Namespace: apienv.SystemNamespace, Client: direct, Leases: direct, Kubernetes: kube,
+		Address: address.String(), Namespace: apienv.SystemNamespace, Client: direct, Cache: direct, Kubernetes: kube,
 		Serving: authority.Serving(), Ready: authority.Ready(), AgentTLS: authority.ClientConfig,
 		Registerer: prometheus.NewRegistry(), Clock: clock.RealClock{}, Log: logr.Discard(),
 	})
@@ -103,6 +103,10 @@ func startAccess(t *testing.T, cfg *rest.Config) string {
 	agent.TLS = keeper.ServerConfig()
 	agent.StartTLS()
 	t.Cleanup(agent.Close)
+	object := &corev1.Node{}
+	must(t, admin.Get(t.Context(), client.ObjectKey{Name: node}, object))
+	object.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: agent.Listener.Addr().(*net.TCPAddr).IP.String()}}
+	must(t, admin.Status().Update(t.Context(), object))
 	must(t, admin.Create(t.Context(), &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{
 		Namespace: apienv.SystemNamespace, Name: "bottle-agent-" + node, Annotations: map[string]string{v1alpha1.AnnotationAgentAddress: agent.Listener.Addr().String()},
 	}}))
