@@ -4,11 +4,14 @@ package httppath
 
 import "strings"
 
-// A token is a byte that matches itself, or one of those below.
+// A token is a character of a path in normal form, or one of those below. An escape is
+// one character.
 type token uint16
 
 const (
-	one    token = 256 + iota // one character of a segment
+	escaped token = 256 // plus the byte that is escaped
+
+	one    token = 512 + iota // one character of a segment
 	some                      // any characters of a segment, or none
 	any                       // any characters, or none
 	open                      // the next two tokens, or none of them
@@ -33,14 +36,24 @@ func match(glob, path string) bool {
 	m := matcher{tokens: tokenize(buf[:0], glob, literal)}
 	now, next := &places{}, &places{}
 	m.enter(now, 0)
-	for i := literal; i < len(path) && now.n > 0; i++ {
+	for rest := path[literal:]; rest != "" && now.n > 0; {
+		c, size := character(rest)
+		rest = rest[size:]
 		next.clear()
 		for _, at := range now.list[:now.n] {
-			m.step(next, int(at), path[i])
+			m.step(next, int(at), c)
 		}
 		now, next = next, now
 	}
 	return now.has[len(m.tokens)]
+}
+
+// character returns the first character of text and the number of its bytes.
+func character(text string) (token, int) {
+	if text[0] == '%' && len(text) >= 3 {
+		return escaped + token(unhex(text[1])<<4|unhex(text[2])), 3
+	}
+	return token(text[0]), 1
 }
 
 // tokenize appends the tokens of the glob from its first star on.
@@ -59,7 +72,9 @@ func tokenize(tokens []token, glob string, first int) []token {
 		case glob[i] == '*':
 			tokens = append(tokens, some)
 		default:
-			tokens = append(tokens, token(glob[i]))
+			c, size := character(glob[i:])
+			tokens = append(tokens, c)
+			i += size - 1
 		}
 	}
 	return tokens
@@ -106,7 +121,7 @@ func (m matcher) enter(to *places, at int) {
 }
 
 // step adds the positions that character c leads to.
-func (m matcher) step(to *places, at int, c byte) {
+func (m matcher) step(to *places, at int, c token) {
 	if at == len(m.tokens) {
 		return
 	}
@@ -128,7 +143,7 @@ func (m matcher) step(to *places, at int, c byte) {
 			m.enter(to, at+1)
 		}
 	default:
-		if t == token(c) {
+		if t == c {
 			m.enter(to, at+1)
 		}
 	}

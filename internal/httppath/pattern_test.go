@@ -29,6 +29,8 @@ func TestMatch(t *testing.T) {
 		{"/*/readonly", []string{"/a/readonly"}, []string{"/;x/readonly", "/a;x/b/readonly", "/a%2F/readonly/x"}},
 		{"/users/*", []string{"/users/a", "/users/a;b", "/users/a%3Fb"}, []string{"/users/;a", "/users/%3Fa", "/users/%23", "/users/%3Ba", "/users/%2F"}},
 		{"/*/ok", []string{"/a/ok"}, []string{"/a%3Fx/ok", "/a%23/ok"}},
+		{"/*3*", []string{"/3", "/a3%3C"}, []string{"/a%3C", "/%33"}}, // no digit of an escape
+		{"/a*%C3%A9*", []string{"/a%C3%A9", "/ab%C3%A9c"}, []string{"/a%C3", "/a3%A9"}},
 		{"/a;v=1/b", []string{"/a;v=1/b"}, []string{"/a/b", "/a;v=2/b"}},
 	} {
 		p, err := httppath.ParsePattern(c.pattern)

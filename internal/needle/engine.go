@@ -93,7 +93,7 @@ func (e *engine) skip(p []byte, i int) int {
 			last = binary.BigEndian.Uint32(p[i-startLength:])
 		}
 		group := min(i+groupLength, len(p))
-		for ; i < group && !e.stop(p, i, last); i++ {
+		for ; i < group && !e.starts.stop(p, i, last); i++ {
 			last = last<<8 | uint32(p[i])
 		}
 		if i < group {
@@ -103,16 +103,6 @@ func (e *engine) skip(p []byte, i int) int {
 	e.last = last
 	e.n += int64(i - begin)
 	return i
-}
-
-// stop reports whether byte i, after the last four bytes, may complete the start of a
-// needle, or may interrupt the first characters of one.
-func (e *engine) stop(p []byte, i int, last uint32) bool {
-	b := p[i]
-	if e.starts.first.mayContain(last<<8 | uint32(b)) {
-		return true
-	}
-	return special[b] && (i+1 == len(p) || e.starts.mayInterrupt(last, b, p[i+1]))
 }
 
 // step reads one byte.

@@ -66,11 +66,10 @@ func hexByte(text []byte) (byte, progress) {
 	return byte(v), complete
 }
 
-// shortEscapes are the letters that follow a backslash, and shortMeans what they mean.
-const (
-	shortEscapes = "\"\\/'bfnrt"
-	shortMeans   = "\"\\/'\b\f\n\r\t"
-)
+// shortMeans is what a character means after a backslash; 0 for nothing.
+var shortMeans = [256]byte{
+	'"': '"', '\\': '\\', '/': '/', '\'': '\'', 'b': '\b', 'f': '\f', 'n': '\n', 'r': '\r', 't': '\t',
+}
 
 // backslash reads what follows a backslash in JSON, and in the languages that resemble it.
 func backslash(text []byte) (byte, progress) {
@@ -88,8 +87,8 @@ func backslash(text []byte) (byte, progress) {
 		}
 		return hexByte(text[3:])
 	}
-	if i := strings.IndexByte(shortEscapes, text[0]); i >= 0 {
-		return shortMeans[i], complete
+	if c := shortMeans[text[0]]; c != 0 {
+		return c, complete
 	}
 	return 0, invalid
 }

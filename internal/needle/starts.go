@@ -7,7 +7,6 @@ import (
 	"encoding/binary"
 	"math/bits"
 	"slices"
-	"strings"
 )
 
 // startLength is the number of characters at the beginning of a needle that is looked
@@ -90,11 +89,38 @@ func (s *starts) skipGroups(p []byte, i int) int {
 	filter := s.any
 	for ; i+groupLength <= len(p); i += groupLength {
 		group := p[i : i+groupLength : i+groupLength]
-		if filter.mayContain(binary.BigEndian.Uint32(group)) || special[group[0]] || special[group[1]] || special[group[2]] || special[group[3]] {
+		if filter.mayContain(binary.BigEndian.Uint32(group)) {
+			break
+		}
+		if (special[group[0]] || special[group[1]] || special[group[2]] || special[group[3]]) && !s.harmless(p, i) {
 			break
 		}
 	}
 	return i
+}
+
+// harmless reports whether stop is false for each byte of the group that begins at i.
+// Where a special character interrupts a needle, the look at the whole group is not
+// enough.
+func (s *starts) harmless(p []byte, i int) bool {
+	last := binary.BigEndian.Uint32(p[i-startLength:])
+	for end := i + groupLength; i < end; i++ {
+		if s.stop(p, i, last) {
+			return false
+		}
+		last = last<<8 | uint32(p[i])
+	}
+	return true
+}
+
+// stop reports whether byte i, after the last four bytes, may complete the start of a
+// needle, or may interrupt the first characters of one.
+func (s *starts) stop(p []byte, i int, last uint32) bool {
+	b := p[i]
+	if s.first.mayContain(last<<8 | uint32(b)) {
+		return true
+	}
+	return special[b] && (i+1 == len(p) || s.mayInterrupt(last, b, p[i+1]))
 }
 
 // mayInterrupt reports whether the special character b, after the last bytes and
@@ -103,17 +129,15 @@ func (s *starts) skipGroups(p []byte, i int) int {
 // escapes such as \".
 func (s *starts) mayInterrupt(last uint32, b, next byte) bool {
 	char := next
-	switch i := strings.IndexByte(shortEscapes, next); {
-	case isBreak(b) && special[next]:
-		return s.begins(last, 1) || s.begins(last, 2) || s.begins(last>>8, 2)
-	case isBreak(b):
-	case b != '\\' || i < 0:
-		return true
-	default:
-		char = shortMeans[i]
-		if s.one[char] || isBreak(char) && s.begins(last, 1) {
+	switch {
+	case b == '\\':
+		if char = shortMeans[next]; char == 0 || s.one[char] || isBreak(char) && s.begins(last, 1) {
 			return true
 		}
+	case !isBreak(b):
+		return true
+	case special[next]:
+		return s.begins(last, 1) || s.begins(last, 2) || s.begins(last>>8, 2)
 	}
 	// One, two or three characters may precede. Three begin as two do.
 	return s.begins(last<<8|uint32(char), 2) || s.begins(last, 2) || s.begins(last>>8, 2)
