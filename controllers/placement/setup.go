@@ -89,7 +89,7 @@ func slimPod(o any) (any, error) {
 	return slim, nil
 }
 
-// slimNode keeps only the parts of a Node that placement uses.
+// slimNode keeps only the parts of a Node that placement and the access API use.
 func slimNode(o any) (any, error) {
 	node, ok := o.(*corev1.Node)
 	if !ok {
@@ -103,6 +103,7 @@ func slimNode(o any) (any, error) {
 			slim.Status.Conditions = []corev1.NodeCondition{{Type: c.Type, Status: c.Status}}
 		}
 	}
+	slim.Status.Addresses = node.Status.Addresses // where the access API may connect to the agent
 	slim.Status.Capacity = bottleCapacity(node.Status.Capacity)
 	slim.Status.Allocatable = bottleCapacity(node.Status.Allocatable)
 	return slim, nil
