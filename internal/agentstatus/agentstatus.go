@@ -17,6 +17,7 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/rulenames"
 	"botbottle.dev/bottle-operator/internal/state"
 )
 
@@ -159,6 +160,9 @@ func (c *computed) step(t v1alpha1.ConditionType) {
 		message := t.DoneMessage
 		if typ == v1alpha1.ConditionMachineReady {
 			message += c.weakness() + c.Unsupervised
+			if note := rulenames.Note(&c.Bottle.Spec); note != "" {
+				message = Bounded(message + "; " + note)
+			}
 		}
 		if typ == v1alpha1.ConditionNetworkReady && c.Hidden != "" {
 			c.set(typ, metav1.ConditionTrue, v1alpha1.ReasonSubnetReserved, Bounded(message+fmt.Sprintf(messageHidden, c.Hidden)))

@@ -19,6 +19,7 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/egress"
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/rulenames"
 )
 
 const (
@@ -56,7 +57,7 @@ type Follower struct {
 // following is the state of following one log.
 type following struct {
 	container string             // "" once its log has ended
-	known     known              // what the Bottle's spec names
+	names     rulenames.Names    // in the Bottle's spec
 	until     time.Time          // just after the last decision that was read
 	stop      context.CancelFunc // stops following the log
 	denials   egress.Denials
@@ -127,7 +128,7 @@ func (f *Follower) Follow(owner host.Owner, container string, since time.Time, s
 	defer f.mu.Unlock()
 	one := f.following[owner.UID]
 	if one != nil && one.container == container {
-		one.known = knownOf(spec)
+		one.names = rulenames.Of(spec)
 		return
 	}
 	if one != nil {
@@ -138,7 +139,7 @@ func (f *Follower) Follow(owner host.Owner, container string, since time.Time, s
 	}
 	ctx, cancel := context.WithCancel(f.ctx)
 	old := one
-	one = &following{container: container, known: knownOf(spec), stop: cancel, refused: map[string]*report{host.VerdictDeny: {}, host.VerdictFail: {}}}
+	one = &following{container: container, names: rulenames.Of(spec), stop: cancel, refused: map[string]*report{host.VerdictDeny: {}, host.VerdictFail: {}}}
 	if old != nil { // what was told need not be told again, and what waits is told later
 		one.refused, one.publishedAt = old.refused, old.publishedAt
 	}
@@ -154,7 +155,7 @@ func (f *Follower) follow(ctx context.Context, owner host.Owner, since time.Time
 			since = d.Time.Add(time.Nanosecond)
 			f.mu.Lock()
 			one.until = since
-			d = one.known.check(d)
+			d = checked(d, one.names)
 			f.mu.Unlock()
 			f.Decided(d)
 			if d.Verdict != host.VerdictAllow && d.LeftOut == 0 {
@@ -232,6 +233,16 @@ func (f *Follower) publish(ctx context.Context, owner host.Owner, one *following
 	if changed {
 		f.Changed(owner.UID)
 	}
+}
+
+// checked returns the decision without the names that the Bottle's spec does not have.
+func checked(d host.Decision, names rulenames.Names) host.Decision {
+	d.Rule, d.Credential = names.Rule(d.Rule), names.Credential(d.Credential)
+	d.Secret, d.Key = names.Secret(d.Secret, d.Key)
+	if !slices.Contains(egress.Places, d.Place) {
+		d.Place = ""
+	}
+	return d
 }
 
 // refusalOf returns the refusal that a bundle logged. Only the names of Secrets in it were

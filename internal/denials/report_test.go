@@ -6,14 +6,17 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"k8s.io/utils/clock"
 	clocktesting "k8s.io/utils/clock/testing"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/denials"
+	"botbottle.dev/bottle-operator/internal/egress"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/host/hosttest"
 )
@@ -165,5 +168,55 @@ func TestReportsAreBounded(t *testing.T) {
 	r.decide(denied("h0.example.com", 443))
 	if _, text = r.next(); !strings.HasPrefix(text, "h0.example.com, port 443: ") {
 		t.Errorf("after an hour: got %q, want it reported again", text)
+	}
+}
+
+// The names of rules and Secrets in a bundle's log count only if they are in the Bottle's
+// spec: the log may say anything.
+func TestNamesOfTheSpecOnly(t *testing.T) {
+	rule := v1alpha1.HTTPRule{Host: "api.example.com", Credential: &v1alpha1.Credential{SecretKeyRef: v1alpha1.SecretKeySelector{Name: "api", Key: "token"}}}
+	spec := v1alpha1.BottleSpec{Egress: &v1alpha1.Egress{Rules: []v1alpha1.HTTPRule{rule}}}
+	owner := host.Owner{UID: "12345678-0", Slug: "demo", Cluster: "c", Node: "n"}
+	networks := hosttest.NewNetworks(nil)
+	bundles := hosttest.NewBundles(networks)
+	if err := networks.EnsureNetwork(t.Context(), host.Network{Owner: owner, Subnet: netip.MustParsePrefix("192.168.44.0/24")}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := bundles.EnsureBundle(t.Context(), host.BundleSpec{Owner: owner, IP: netip.MustParseAddr("192.168.44.2")}); err != nil {
+		t.Fatal(err)
+	}
+	decided, published := make(chan host.Decision, 10), make(chan struct{}, 10)
+	f := denials.New(denials.Options{Bundles: bundles, Clock: clock.RealClock{},
+		Decided: func(d host.Decision) { decided <- d }, Changed: func(string) { published <- struct{}{} }})
+	f.Bind(t.Context())
+	base := host.Decision{Verdict: host.VerdictDeny, Host: "api.example.com", Port: 443, Cause: string(egress.CauseKnownSecret), Method: "POST"}
+	good, bad := base, base
+	good.Rule, good.Credential, good.Secret, good.Key, good.Place = "api.example.com:443", "api/token", "api", "token", "body"
+	bad.Rule, bad.Credential, bad.Secret, bad.Key, bad.Place = "made-up", "made/up", "made", "up", "made-up"
+	bundles.Decide(owner, good)
+	bundles.Decide(owner, bad)
+	f.Follow(owner, "container-1", time.Time{}, &spec)
+	for _, want := range []host.Decision{good, base} {
+		select {
+		case got := <-decided:
+			if got.Time = want.Time; got != want {
+				t.Errorf("decision: got %+v, want %+v", got, want)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatal("no decision within 20 s")
+		}
+	}
+	select {
+	case <-published:
+	case <-time.After(20 * time.Second):
+		t.Fatal("nothing was published within 20 s")
+	}
+	const advice = "; to let the Secret pass, add it to passSecrets of the host's rule in spec.egress.rules of the Bottle"
+	want := []string{
+		"api.example.com:443: the request contains the value of a Secret of the Bottle" + advice,
+		"api.example.com:443: the body of the request contains the value of key token of the Secret api" + advice,
+	}
+	if got := f.Recent(owner.UID); !slices.Equal(got, want) {
+		t.Errorf("recent denials:\ngot  %q\nwant %q", got, want)
 	}
 }

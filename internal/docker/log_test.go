@@ -34,6 +34,12 @@ func TestDecisionIn(t *testing.T) {
 			Time: at, Verdict: host.VerdictDeny, Host: "node.example.com", Port: 443, Closed: "node-address", Reason: "x",
 		},
 		`{"decision":"deny","closed":"` + strings.Repeat("\u00e4", 40) + `"}`: {Time: at, Verdict: host.VerdictDeny, Closed: strings.Repeat(`\u00e4`, 5)},
+		`{"decision":"deny","host":"a.example","port":443,"rule":"*.example:443","method":"POST","credential":"s/k","secret":"s","key":"k","place":"url","bytesIn":7,"bytesOut":18446744073709551615}`: {
+			Time: at, Verdict: host.VerdictDeny, Host: "a.example", Port: 443, Rule: "*.example:443", Method: "POST", Credential: "s/k", Secret: "s", Key: "k", Place: "url", BytesIn: 7, BytesOut: 1 << 50,
+		},
+		`{"decision":"allow","method":"` + strings.Repeat("M", 9) + `","rule":"` + strings.Repeat("r", 400) + `","secret":"\u001b` + strings.Repeat("s", 400) + `"}`: {
+			Time: at, Verdict: host.VerdictAllow, Method: "other", Rule: strings.Repeat("r", 300), Secret: `\x1b` + strings.Repeat("s", 249),
+		},
 	} {
 		if got, ok := decisionIn([]byte(stamp + text)); !ok || got != want {
 			t.Errorf("%s: got %+v, %v, want %+v", text, got, ok, want)

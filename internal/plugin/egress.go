@@ -23,6 +23,7 @@ import (
 	subresources "botbottle.dev/bottle-operator/api/subresources/v1alpha1"
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/egress"
+	"botbottle.dev/bottle-operator/internal/rulenames"
 )
 
 const (
@@ -45,19 +46,29 @@ type decision struct {
 	Reason   string          `json:"reason"`
 	Closed   egress.ClosedBy `json:"closed"`
 	LeftOut  uint32          `json:"leftOut"`
-	count    uint64
+
+	// For requests to hosts of spec.egress.rules:
+	Rule       string `json:"rule"`
+	Method     string `json:"method"`
+	Credential string `json:"credential"`
+	Secret     string `json:"secret"`
+	Key        string `json:"key"`
+	Place      string `json:"place"`
+
+	count uint64
 }
 
 // refusal returns the decision as the bundle saw it.
 func (d *decision) refusal() egress.Refusal {
-	r := egress.Refusal{Host: d.Host, Port: d.Port, Cause: d.Cause, By: d.Closed}
+	r := egress.Refusal{Host: d.Host, Port: d.Port, Cause: d.Cause, By: d.Closed, Method: d.Method, Secret: d.Secret, Key: d.Key, Place: d.Place}
 	r.Addr, _ = netip.ParseAddr(d.Address)
 	return r
 }
 
 // decisions are the decisions of a bundle, by kind.
 type decisions struct {
-	targets map[string]*decision // by kind, host and port
+	names   rulenames.Names      // of the Bottle: the bundle's log may say anything
+	targets map[string]*decision // by kind, host, port, and for opened hosts what decided
 	leftOut map[string]uint64    // by kind: decisions that the log does not have
 }
 
@@ -69,7 +80,8 @@ func (p *plugin) newEgress() *cobra.Command {
 		Long: templates.LongDesc(`
 			Shows the destinations that the Bottle's guest has asked its bundle for: those that
 			were allowed, those that were denied, and those that could not be reached. For what
-			was denied, it shows the rules of spec.egress.allow that would open it.`),
+			was denied, it shows the rules of spec.egress.allow that would open it, and what to
+			add to spec.egress.rules for requests to opened hosts.`),
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: p.completeName(),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -89,7 +101,7 @@ func (p *plugin) showEgress(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	found := &decisions{targets: map[string]*decision{}, leftOut: map[string]uint64{}}
+	found := &decisions{names: rulenames.Of(&b.Spec), targets: map[string]*decision{}, leftOut: map[string]uint64{}}
 	body, err := c.log(name, &subresources.BottleLogOptions{Source: subresources.LogEgress}).Stream(ctx)
 	if err == nil {
 		err = found.read(body)
@@ -135,7 +147,15 @@ func (d *decisions) add(one decision) {
 	if one.Host == "" {
 		return
 	}
-	key := one.Decision + " " + net.JoinHostPort(one.Host, strconv.Itoa(int(one.Port)))
+	one.Rule, one.Credential = d.names.Rule(one.Rule), d.names.Credential(one.Credential)
+	one.Secret, one.Key = d.names.Secret(one.Secret, one.Key)
+	if one.Method != "" {
+		one.Method = egress.KnownMethod(one.Method)
+	}
+	key := strings.Join([]string{one.Decision, net.JoinHostPort(one.Host, strconv.Itoa(int(one.Port))), one.Rule, one.Method, one.Secret, one.Key}, " ")
+	if one.Cause == "" {
+		key += " " + one.Reason // from the status
+	}
 	known := d.targets[key]
 	switch {
 	case known != nil:
@@ -154,12 +174,16 @@ func (d *decisions) addStatus(b *v1alpha1.Bottle) {
 		return
 	}
 	for _, target := range b.Status.Egress.RecentDenials {
+		target, reason, _ := strings.Cut(target, ": ") // with a reason for opened hosts
 		host, port, err := net.SplitHostPort(target)
 		if err != nil {
 			continue
 		}
 		number, _ := strconv.ParseUint(port, 10, 16)
 		one := decision{Decision: "deny", Host: host, Port: uint16(number), Cause: egress.CauseNoRule}
+		if reason != "" {
+			one.Cause, one.Reason = "", reason
+		}
 		for _, closed := range b.Status.Egress.ClosedByPlatform {
 			if strings.HasPrefix(closed, target+": ") {
 				one.Cause, one.Reason = egress.CausePlatform, strings.TrimPrefix(closed, target+": ")
@@ -223,10 +247,35 @@ func (d *decision) row() []string {
 		when = t.UTC().Format(time.RFC3339)
 	}
 	row := []string{"   " + net.JoinHostPort(d.Host, strconv.Itoa(int(d.Port))), times(d.count), when}
-	if d.Decision != "allow" {
-		row = append(row, cmp.Or(d.Reason, d.refusal().Why()))
+	if details := d.details(); len(details) > 0 {
+		row = append(row, strings.Join(details, ", "))
 	}
 	return row
+}
+
+// details returns what there is to say about the decision besides the target.
+func (d *decision) details() []string {
+	var out []string
+	if d.Method != "" {
+		out = append(out, d.Method)
+	}
+	if d.Decision != "allow" {
+		reason := d.Reason
+		if d.Method != "" { // the bundle's text may name Secrets that the spec does not have
+			reason = ""
+		}
+		out = append(out, cmp.Or(reason, d.refusal().Why()))
+	}
+	if d.Rule != "" {
+		out = append(out, "rule "+d.Rule)
+	}
+	if d.Credential != "" {
+		out = append(out, "credential "+d.Credential)
+	}
+	if d.Decision == "allow" && d.Secret != "" {
+		out = append(out, "contains the short value of key "+d.Key+" of the Secret "+d.Secret)
+	}
+	return out
 }
 
 // times says how often something happened.
@@ -235,6 +284,32 @@ func times(n uint64) string {
 		return "once"
 	}
 	return fmt.Sprintf("%d times", n)
+}
+
+// printRequests shows what to add to spec.egress.rules.
+func (p *plugin) printRequests(denied []*decision) {
+	var lines []string
+	for _, one := range denied {
+		line := "   - " + net.JoinHostPort(one.Host, strconv.Itoa(int(one.Port))) + ": "
+		switch {
+		case one.Cause == egress.CauseMethodPath && one.Method != "" && one.Method != egress.OtherMethod:
+			line += "to http, the method " + one.Method + " with the path of the request"
+		case one.Cause == egress.CauseMethodPath:
+			line += "to http, the method and the path of the request"
+		case one.Cause == egress.CauseKnownSecret && one.Secret != "":
+			line += "to passSecrets, the Secret " + one.Secret
+		default:
+			continue
+		}
+		if line = clean(line); !slices.Contains(lines, line) && len(lines) < maxRules {
+			lines = append(lines, line)
+		}
+	}
+	if len(lines) == 0 {
+		return
+	}
+	fmt.Fprintln(p.Out, "To allow what the rules of opened hosts denied, add to the host's rule in spec.egress.rules what the agent needs, and nothing else. The bundle logs no paths; the agent sees them.")
+	fmt.Fprintf(p.Out, "%s\n\n", strings.Join(lines, "\n"))
 }
 
 // printRules shows what to add to spec.egress.allow.
@@ -252,6 +327,7 @@ func (p *plugin) printRules(b *v1alpha1.Bottle, denied []*decision) error {
 			missing = append(missing, rule)
 		}
 	}
+	p.printRequests(denied)
 	if len(missing) == 0 {
 		fmt.Fprintln(p.Out, "Nothing to add to spec.egress.allow.")
 		return nil

@@ -118,14 +118,44 @@ func TestEgress(t *testing.T) {
 	golden(t, "egress", got.out)
 }
 
+// What the rules of opened hosts decided is shown by rule, and only names of the Bottle's
+// own spec are.
+func TestEgressOfOpenedHosts(t *testing.T) {
+	c := newCluster(t)
+	b := ready("demo")
+	b.Spec.Env = []v1alpha1.EnvVar{{Name: "DB", ValueFrom: &v1alpha1.EnvVarSource{SecretKeyRef: &v1alpha1.KeySelector{Name: "db", Key: "password"}}}}
+	b.Spec.Egress = &v1alpha1.Egress{Rules: []v1alpha1.HTTPRule{{Host: "api.example.com",
+		Credential: &v1alpha1.Credential{SecretKeyRef: v1alpha1.SecretKeySelector{Name: "api", Key: "token"}}}}}
+	c.put(b)
+	c.log = func(_ context.Context, _ url.Values, w io.Writer) {
+		_, _ = io.WriteString(w, strings.Join([]string{
+			`{"time":"2026-01-01T00:00:02Z","decision":"allow","host":"api.example.com","port":443,"method":"POST","rule":"api.example.com:443","credential":"api/token","reason":"x"}`,
+			`{"time":"2026-01-01T00:00:03Z","decision":"allow","host":"api.example.com","port":443,"method":"GET","rule":"made-up-rule","credential":"made-up/credential","reason":"x"}`,
+			`{"time":"2026-01-01T00:00:04Z","decision":"deny","host":"api.example.com","port":443,"method":"DELETE","cause":"method-path","reason":""}`,
+			`{"time":"2026-01-01T00:00:05Z","decision":"deny","host":"api.example.com","port":443,"method":"made-up","cause":"method-path","reason":""}`,
+			`{"time":"2026-01-01T00:00:06Z","decision":"deny","host":"api.example.com","port":443,"method":"POST","cause":"known-secret","secret":"db","key":"password","place":"body","reason":""}`,
+			`{"time":"2026-01-01T00:00:07Z","decision":"deny","host":"api.example.com","port":443,"method":"PUT","cause":"known-secret","secret":"made-up","key":"made-up","place":"made-up","reason":""}`,
+		}, "\n")+"\n")
+	}
+	got := c.bottle("egress", "demo")
+	if got.code != 0 || got.errOut != "" || strings.Contains(got.out, "made-up") {
+		t.Errorf("got %+v", got)
+	}
+	golden(t, "egress-opened", got.out)
+	why := c.bottle("why", "demo")
+	if want := "the guest has values of the Secret db in clear (spec.env)"; !strings.Contains(why.out, want) {
+		t.Errorf("why: got %s, want %q in it", why.out, want)
+	}
+}
+
 func TestEgressFromStatus(t *testing.T) {
 	c := newCluster(t)
 	b := ready("demo")
-	b.Status.Egress = &v1alpha1.EgressStatus{RecentDenials: []string{"pypi.org:443", "10.0.0.1:80"}, ClosedByPlatform: []string{"10.0.0.1:80: closed by the flag"}}
+	b.Status.Egress = &v1alpha1.EgressStatus{RecentDenials: []string{"pypi.org:443", "10.0.0.1:80", "api.example.com:443: no rule for GET", "api.example.com:443: no rule for PUT"}, ClosedByPlatform: []string{"10.0.0.1:80: closed by the flag"}}
 	c.put(b)
 	c.refuse["GET log"] = []metav1.Status{status(403, metav1.StatusReasonForbidden, "you may not read logs")}
 	got := c.bottle("egress", "demo")
-	if got.code != 0 || !strings.Contains(got.errOut, "you may not read logs") || !strings.Contains(got.out, "pypi.org:443") || !strings.Contains(got.out, "closed by the flag") || strings.Contains(got.out, `"10.0.0.1:80"`) {
+	if got.code != 0 || !strings.Contains(got.errOut, "you may not read logs") || !strings.Contains(got.out, "pypi.org:443") || !strings.Contains(got.out, "closed by the flag") || !strings.Contains(got.out, "no rule for GET") || !strings.Contains(got.out, "no rule for PUT") || strings.Contains(got.out, `"10.0.0.1:80"`) {
 		t.Errorf("got %+v", got)
 	}
 }

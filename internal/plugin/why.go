@@ -12,6 +12,7 @@ import (
 	"k8s.io/kubectl/pkg/util/templates"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/rulenames"
 )
 
 func (p *plugin) newWhy() *cobra.Command {
@@ -79,6 +80,9 @@ func explain(w io.Writer, b *v1alpha1.Bottle) error {
 			fmt.Fprintln(w)
 			explainCondition(w, c)
 		}
+	}
+	if note := rulenames.Note(&b.Spec); note != "" {
+		fmt.Fprintf(w, "\nNote: %s.\n", clean(note))
 	}
 	explainWorkload(w, b)
 	if e := b.Status.Egress; e != nil && len(e.RecentDenials) > 0 {
