@@ -136,12 +136,20 @@ func (l *Lender) WantCredentialNowhere(t testing.TB) {
 	for _, pid := range l.processes(t) {
 		machine = append(machine, "mem="+pid, "env="+pid)
 	}
-	disks := []string{"tree=" + stateDir, "not=" + vault, "tree=/var/lib/docker", "tree=/run/docker-exec"}
-	for what, places := range map[string][]string{"the machine's memory and environment": machine, "the node's disks": disks} {
-		if got := in(l.planted, places...); !strings.Contains(got, "hit: ") {
-			t.Errorf("search of %s for a planted secret: got %q, want a hit", what, got)
+	environments := strings.Fields(c.Exec(t, node, "sh", "-c", "cd /proc && for p in [0-9]*; do echo env=$p; done"))
+	// control is a text that the same search must find.
+	for what, searched := range map[string]struct {
+		control string
+		places  []string
+	}{
+		"the machine's memory and environment": {l.planted, machine},
+		"the environments on the node":         {"/usr/local/sbin:", environments},
+		"the node's disks":                     {l.planted, []string{"tree=" + stateDir, "not=" + vault, "tree=/var/lib/docker", "tree=/run/docker-exec"}},
+	} {
+		if got := in(searched.control, searched.places...); !strings.Contains(got, "hit: ") {
+			t.Errorf("search of %s for what is there: got %q, want a hit", what, got)
 		}
-		got := in(l.credential, places...)
+		got := in(l.credential, searched.places...)
 		t.Logf("%s: %s", what, got[strings.LastIndex(got, "searched"):])
 		if strings.Contains(got, "hit: ") {
 			t.Errorf("the credential is in %s:\n%s", what, got)
@@ -152,6 +160,10 @@ func (l *Lender) WantCredentialNowhere(t testing.TB) {
 	}
 	if got := strings.TrimSpace(c.Exec(t, node, "stat", "-f", "-c", "%T", vault)); got != "tmpfs" {
 		t.Errorf("file system of %s: got %s, want tmpfs", vault, got)
+	}
+	const coreLimit = `awk '/^Max core file size/ {print $5, $6}' "/proc/$(docker inspect -f '{{.State.Pid}}' "$1")/limits"`
+	if got := strings.TrimSpace(c.Exec(t, node, "sh", "-c", coreLimit, "sh", ID(l.Bottle))); got != "0 0" {
+		t.Errorf("limits of the bundle's core dumps: got %s, want 0 0", got)
 	}
 	c.WantNotExposed(t, l.Bottle, l.credential)
 	l.wantNotInLogs(t, in)

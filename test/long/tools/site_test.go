@@ -12,9 +12,12 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"net/http"
 	"path"
 	"strings"
+
+	"golang.org/x/net/websocket"
 )
 
 // site is a host outside. It is a small registry of every kind, with one package each.
@@ -58,6 +61,19 @@ func newSite() *site {
 
 // ServeHTTP implements http.Handler.
 func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	// Whatever a client sends itself, the credential is the bundle's.
+	if r.Host == openedHost && r.Header.Get("Authorization") != "Bearer "+credential {
+		http.Error(w, "a request without the credential", http.StatusUnauthorized)
+		return
+	}
+	switch r.URL.Path {
+	case "/ws":
+		websocket.Server{Handler: func(c *websocket.Conn) { _, _ = io.Copy(c, c) }}.ServeHTTP(w, r)
+		return
+	case "/demo.Demo/Say":
+		answerCall(w, r)
+		return
+	}
 	base := "http://" + r.Host
 	if r.TLS != nil {
 		base = "https://" + r.Host
@@ -80,6 +96,19 @@ func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/octet-stream")
 	}
 	_, _ = w.Write(content(base))
+}
+
+// answerCall answers a unary call of gRPC with the message that it got.
+func answerCall(w http.ResponseWriter, r *http.Request) {
+	message, err := io.ReadAll(r.Body)
+	if err != nil || r.ProtoMajor != 2 || r.Header.Get("Content-Type") != "application/grpc" {
+		http.Error(w, "not a call of gRPC", http.StatusBadRequest)
+		return
+	}
+	w.Header().Set("Content-Type", "application/grpc")
+	w.Header().Set("Trailer", "Grpc-Status")
+	_, _ = w.Write(message)
+	w.Header().Set("Grpc-Status", "0")
 }
 
 func zipped(files map[string]string) []byte {

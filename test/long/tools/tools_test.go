@@ -14,8 +14,11 @@ import (
 	"botbottle.dev/bottle-operator/test/require"
 )
 
-// caPath is where a guest finds the Bottle's CA.
-const caPath = "/run/bottle-ca/bundle.pem"
+// The environments of a guest.
+const (
+	withoutOpened = "no host is opened"
+	withOpened    = "a host is opened"
+)
 
 // tool is a row of the table.
 type tool struct {
@@ -55,6 +58,11 @@ public class Fetch {
 END
 java Fetch.java $URL/hello %s`
 
+// python returns a command that runs a script with the libraries of guest-tools.
+func python(script string) string {
+	return "PYTHONPATH=/opt/clients python3 - \"$URL\" \"$HOST\" <<END\nimport sys\nurl, host = (sys.argv + [\"\", \"\"])[1:3]\n" + script + "\nEND\n"
+}
+
 // tools are in the order of the table.
 func tools() []tool {
 	all := []tool{
@@ -66,6 +74,19 @@ func tools() []tool {
 		{"Python urllib", "python3 --version", `python3 -c 'import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1]).read())' "$URL/hello"`},
 		{"pip", "pip3 --version", "pip3" + pipFetch},
 		{"pip", "PYTHONPATH=/opt/python python3 -m pip --version", "PYTHONPATH=/opt/python python3 -m pip" + pipFetch},
+		{"Python requests", python(`import requests; print(requests.__version__)`), python(`import requests; requests.get(url + "/hello").raise_for_status()`)},
+		{"Python httpx", python(`import httpx; print(httpx.__version__)`), python(`import httpx; httpx.get(url + "/hello").raise_for_status()`)},
+		{"Python httpx, HTTP/2", python(`import httpx; print(httpx.__version__)`), python(`import httpx; httpx.Client(http2=True).get(url + "/hello").raise_for_status()`)},
+		{"Python websockets", python(`import websockets.version; print(websockets.version.version)`), python(`
+from websockets.sync.client import connect
+with connect("ws" + url[4:] + "/ws") as c:
+    c.send("hello")
+    print(c.recv())`)},
+		{"gRPC, Python", python(`import grpc; print(grpc.__version__)`), python(`
+import grpc
+secure = url.startswith("https")
+channel = grpc.secure_channel(host + ":443", grpc.ssl_channel_credentials()) if secure else grpc.insecure_channel(host + ":80")
+print(channel.unary_unary("/demo.Demo/Say")(b"hello", timeout=60))`)},
 		{"uv", "/opt/python/bin/uv --version", `/opt/python/bin/uv pip install --quiet --no-cache --python /usr/bin/python3 --index-url "$URL/simple" --target lib demo`},
 		{"npm", "/opt/node/22.21.0/bin/node /opt/npm/bin/npm-cli.js --version", `/opt/node/22.21.0/bin/node /opt/npm/bin/npm-cli.js pack --silent --fetch-retries 0 --cache $PWD/cache --registry "$URL/npm/" demo`},
 	}
@@ -77,6 +98,8 @@ func tools() []tool {
 		)
 	}
 	return append(all,
+		tool{"Node `WebSocket`", "/opt/node/24.22.3/bin/node --version", `/opt/node/24.22.3/bin/node -e 'const c = new WebSocket("ws" + process.argv[1].slice(4) + "/ws");
+			c.onopen = () => c.send("hello"); c.onmessage = m => { console.log(m.data); process.exit(0) }; c.onerror = e => { console.error(e.message); process.exit(1) }' "$URL"`},
 		tool{"Go", "/opt/go/bin/go version", `GOPROXY="$URL/go" GOSUMDB=off GOTOOLCHAIN=local GOFLAGS=-modcacherw GOPATH=$PWD/go GOCACHE=$PWD/cache /opt/go/bin/go mod download example.com/demo@v1.0.0`},
 		tool{"cargo", "cargo --version", `mkdir src; touch src/lib.rs; printf '[package]\nname = "child"\nversion = "1.0.0"\nedition = "2021"\n[dependencies]\ndemo = { version = "1", registry = "demo" }\n' >Cargo.toml
 			CARGO_HOME=$PWD/home CARGO_NET_RETRY=0 CARGO_REGISTRIES_DEMO_INDEX="sparse+$URL/cargo/" cargo fetch --quiet && ls home/registry/cache/*/demo-1.0.0.crate`},
@@ -96,15 +119,17 @@ func TestLongTools(t *testing.T) {
 	w := newWorld(t)
 	w.addRepository()
 	var table strings.Builder
-	table.WriteString("| tool | version | `http://` | `https://`, tunnelled | with a CA: the Bottle's own | with a CA: a public one |\n|---|---|---|---|---|---|\n")
+	table.WriteString("| tool | version | `http://` | `https://`, tunnelled | `https://`, opened | beside it, tunnelled |\n|---|---|---|---|---|---|\n")
 	for i, tool := range tools() {
-		version, err := w.run(w.environment("")[:3], tool.version+" 2>&1")
+		version, err := w.run(imageEnvironment, "{ "+tool.version+"\n} 2>&1")
 		if err != nil {
 			t.Fatalf("%s: it cannot be run: %v: %s", tool.name, err, version)
 		}
 		row := []string{tool.name, versionIn.FindString(version)}
-		for j, c := range []struct{ url, ca string }{{"http://" + plainHost, ""}, {"https://" + publicHost, ""}, {"https://" + openedHost, caPath}, {"https://" + publicHost, caPath}} {
-			row = append(row, w.try(tool, fmt.Sprintf("/tmp/run-%d-%d", i, j), c.url, c.ca))
+		for j, c := range []struct{ url, opened string }{
+			{"http://" + plainHost, withoutOpened}, {"https://" + publicHost, withoutOpened}, {"https://" + openedHost, withOpened}, {"https://" + publicHost, withOpened},
+		} {
+			row = append(row, w.try(tool, fmt.Sprintf("/tmp/run-%d-%d", i, j), c.url, c.opened))
 		}
 		line := "| " + strings.Join(row, " | ") + " |\n"
 		t.Log(strings.TrimSpace(line))
@@ -114,25 +139,25 @@ func TestLongTools(t *testing.T) {
 }
 
 // try runs a tool in a new folder, and returns what the table says about the outcome.
-func (w *world) try(tool tool, folder, url, ca string) string {
+func (w *world) try(tool tool, folder, url, opened string) string {
 	w.t.Helper()
 	host := url[strings.LastIndex(url, "/")+1:]
 	w.mu.Lock()
 	clear(w.seen)
 	w.mu.Unlock()
-	env := append(w.environment(ca), "URL="+url, "HOST="+host)
+	env := append(w.environment(opened), "URL="+url, "HOST="+host)
 	out, err := w.run(env, "mkdir "+folder+" && cd "+folder+"\n"+tool.fetch)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
 	case err == nil:
 		return "yes"
-	case w.seen[host] && ca == "":
+	case w.seen[host] && opened == withoutOpened:
 		// It came through the proxy, and does not know the authority of the image.
 		return "yes, its own authorities"
 	}
 	w.t.Logf("%s, %s: %v: %s", tool.name, url, err, out[max(0, len(out)-600):])
-	if w.seen[host] {
+	if w.seen[host] || opened == withOpened && strings.Contains(strings.ToLower(out), "certificate") {
 		return "no: trust"
 	}
 	return "no"

@@ -2,8 +2,8 @@
 
 // Package tools runs the tools that guests use, as their registries ship them, with
 // exactly a guest's environment and with the bundle's proxy as the only way out of a
-// network namespace. It prints what works with nothing set, and compares it with
-// docs/tools.md.
+// network namespace. It prints what works with nothing set, also with a credential that
+// the bundle adds, and compares it with docs/tools.md.
 package tools
 
 import (
@@ -19,12 +19,14 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"math/big"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -35,19 +37,26 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"botbottle.dev/bottle-operator/internal/bottleca"
+	"botbottle.dev/bottle-operator/internal/brokerfile"
 	"botbottle.dev/bottle-operator/internal/bundleproxy"
 	"botbottle.dev/bottle-operator/internal/cabundle"
+	"botbottle.dev/bottle-operator/internal/egress"
 	"botbottle.dev/bottle-operator/internal/guestenv"
+	"botbottle.dev/bottle-operator/internal/supervise"
 	"botbottle.dev/bottle-operator/test/netns"
 	"botbottle.dev/bottle-operator/test/require"
 )
 
-// The hosts. Each has one kind of certificate.
+// The hosts.
 const (
-	plainHost  = "plain.example.com"  // none
-	publicHost = "public.example.com" // of an authority that the guest's image trusts
-	openedHost = "opened.example.com" // of the Bottle's CA
+	plainHost  = "plain.example.com"  // has no certificate
+	publicHost = "public.example.com" // has one of an authority that the guest's image trusts
+	openedHost = "opened.example.com" // is opened, and refuses requests without the credential
 )
+
+// credential is what the bundle adds to requests to openedHost.
+const credential = "cr3dential-5b8e0f2d9c617a34"
 
 // runTimeout is how long a tool may take. It is long because a JVM is slow on a busy
 // machine.
@@ -78,23 +87,95 @@ func newWorld(t *testing.T) *world {
 	require.File(t, filepath.Join(tools, ".maven"), "hack/guest-tools/build bin/guest-tools") // the last part
 	w := &world{t: t, site: newSite(), seen: map[string]bool{}}
 	w.mountRoot(tools)
-	image, bottle := newAuthority(t, "the image's CA"), newAuthority(t, "the Bottle's CA")
+	image, company := newAuthority(t, "the image's CA"), newAuthority(t, "a company's CA")
 	w.write("usr/local/share/ca-certificates/image.crt", string(image.pem))
-	// The image's authority stands for a public one: no test has a certificate of those.
-	w.write("run/bottle-ca/bundle.pem", string(append(cabundle.WithPublicRoots(bottle.pem), image.pem...)))
+	secrets := w.makeAuthority(image)
 	if out, err := w.run(nil, "update-ca-certificates"); err != nil {
 		t.Fatalf("update-ca-certificates: %v: %s", err, out)
 	}
 
-	plain, secure := w.serve(nil), w.serve(&tls.Config{Certificates: []tls.Certificate{image.issue(t, publicHost), bottle.issue(t, openedHost)},
+	plain, secure := w.serve(nil), w.serve(&tls.Config{Certificates: []tls.Certificate{image.issue(t, publicHost), company.issue(t, openedHost)},
 		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			w.seen[hello.ServerName] = true
 			return nil, nil
 		}})
-	w.startBundle(map[uint16]string{80: plain, 443: secure})
+	w.startBundle(bundleproxy.Options{
+		RulesPath: w.file("egress.json", rules(t)), SecretsDir: secrets, UpstreamCA: w.file("upstream-ca.pem", company.pem),
+		Dial: func(ctx context.Context, to netip.AddrPort) (*net.TCPConn, error) {
+			conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", map[uint16]string{80: plain, 443: secure}[to.Port()])
+			if err != nil {
+				return nil, err
+			}
+			return conn.(*net.TCPConn), nil
+		},
+	})
 	return w
+}
+
+// makeAuthority makes the Bottle's authority and credential, as the agent does. It writes
+// what the guest has to trust, and returns the folder of the bundle.
+func (w *world) makeAuthority(image authority) string {
+	w.t.Helper()
+	dir := w.t.TempDir()
+	made, err := bottleca.New("default", "tools", time.Now())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	certificate, err := bottleca.CertificateOnly(made)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	// The image's authority stands for a public one: no test has a certificate of those.
+	trusted := append(cabundle.WithPublicRoots(certificate), image.pem...)
+	store, err := cabundle.Store(trusted, guestenv.StorePassword)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	trust := strings.TrimPrefix(path.Join(supervise.In, supervise.TrustDir), "/")
+	w.write(path.Join(trust, supervise.PEMFile), string(trusted))
+	w.write(path.Join(trust, supervise.StoreFile), string(store))
+	secrets, err := brokerfile.Encode([]brokerfile.Secret{{Secret: "demo", Key: "token", Value: []byte(credential), ResourceVersion: "1", Credential: true}})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for name, content := range map[string][]byte{brokerfile.CAFile: made, brokerfile.SecretsFile: secrets} {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// rules returns the rules file of the bundle.
+func rules(t *testing.T) []byte {
+	t.Helper()
+	set, err := egress.ParseSet([]string{plainHost + ":80", publicHost})
+	if err != nil {
+		t.Fatal(err)
+	}
+	host, err := egress.Parse(openedHost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	content, err := egress.EncodeFile(set.WithHTTP(egress.HTTPRule{
+		Host: host, Credential: &egress.Credential{Secret: "demo", Key: "token", Header: "Authorization", Prefix: "Bearer "},
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return content
+}
+
+// file writes a file of the bundle and returns its path.
+func (w *world) file(name string, content []byte) string {
+	w.t.Helper()
+	at := filepath.Join(w.t.TempDir(), name)
+	if err := os.WriteFile(at, content, 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+	return at
 }
 
 // mountRoot mounts a copy of the Debian that the test may change, and the other tools
@@ -117,7 +198,7 @@ func (w *world) mountRoot(tools string) {
 			w.t.Errorf("unmount the tools: %v", err)
 		}
 	})
-	for _, part := range []string{"node", "npm", "python", "go", "maven"} {
+	for _, part := range []string{"node", "npm", "python", "clients", "go", "maven"} {
 		at := filepath.Join(w.root, "opt", part)
 		if err := os.MkdirAll(at, 0o755); err != nil {
 			w.t.Fatal(err)
@@ -146,8 +227,8 @@ func (w *world) write(name, content string) {
 }
 
 // startBundle joins the namespaces of the guest and of the bundle, and runs the proxy in
-// the latter. It connects to the servers of this process, by port.
-func (w *world) startBundle(servers map[uint16]string) {
+// the latter.
+func (w *world) startBundle(options bundleproxy.Options) {
 	w.t.Helper()
 	bundle := netns.New(w.t)
 	w.guest = netns.New(w.t)
@@ -161,11 +242,6 @@ func (w *world) startBundle(servers map[uint16]string) {
 	for _, line := range []string{"ip link set lo up", "ip addr add 192.168.44.3/24 dev guest0", "ip link set guest0 up"} {
 		w.inNamespace(w.guest, line)
 	}
-	rules := filepath.Join(w.t.TempDir(), "egress.json")
-	content := fmt.Sprintf(`{"version":1,"allow":["%s:80","%s:443","%s:443"]}`, plainHost, publicHost, openedHost)
-	if err := os.WriteFile(rules, []byte(content), 0o600); err != nil {
-		w.t.Fatal(err)
-	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, ended := make(chan struct{}), make(chan error, 1)
 	go func() {
@@ -175,18 +251,10 @@ func (w *world) startBundle(servers map[uint16]string) {
 			ended <- err
 			return
 		}
-		ended <- bundleproxy.Run(ctx, bundleproxy.Options{
-			Listen: fmt.Sprintf("%s:%d", bundleIP, guestenv.ProxyPort), RulesPath: rules, Resolver: names{},
-			Networks: func() ([]netip.Prefix, error) { return []netip.Prefix{netip.MustParsePrefix("192.168.44.0/24")}, nil },
-			Dial: func(ctx context.Context, to netip.AddrPort) (*net.TCPConn, error) {
-				conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", servers[to.Port()])
-				if err != nil {
-					return nil, err
-				}
-				return conn.(*net.TCPConn), nil
-			},
-			Ready: func(net.Addr) { close(ready) },
-		})
+		options.Listen, options.Resolver = fmt.Sprintf("%s:%d", bundleIP, guestenv.ProxyPort), names{}
+		options.Networks = func() ([]netip.Prefix, error) { return []netip.Prefix{netip.MustParsePrefix("192.168.44.0/24")}, nil }
+		options.Ready = func(net.Addr) { close(ready) }
+		ended <- bundleproxy.Run(ctx, options)
 	}()
 	select {
 	case <-ready:
@@ -234,27 +302,39 @@ func (w *world) serve(config *tls.Config) string {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	address := l.Addr().String()
-	if config != nil {
-		config.NextProtos = []string{"http/1.1"}
-		l = tls.NewListener(l, config)
-	}
-	server := &http.Server{Handler: w.site, ErrorLog: log.New(io.Discard, "", 0)}
-	go func() { _ = server.Serve(l) }()
+	server := &http.Server{Handler: w.site, TLSConfig: config, ErrorLog: log.New(io.Discard, "", 0), Protocols: new(http.Protocols)}
+	server.Protocols.SetHTTP1(true)
+	server.Protocols.SetHTTP2(config != nil)
+	server.Protocols.SetUnencryptedHTTP2(config == nil) // gRPC without TLS
+	go func() {
+		if config == nil {
+			_ = server.Serve(l)
+		} else {
+			_ = server.ServeTLS(l, "", "")
+		}
+	}()
 	w.t.Cleanup(func() { _ = server.Close() })
-	return address
+	return l.Addr().String()
 }
 
-// environment is exactly what a guest gets, and what its image sets. caPath may be "".
-func (w *world) environment(caPath string) []string {
+// imageEnvironment is what the guest's image sets.
+var imageEnvironment = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8"}
+
+// environment is exactly what a guest gets, and what its image sets. In one with opened
+// hosts, that is more.
+func (w *world) environment(opened string) []string {
 	w.t.Helper()
-	vars, err := guestenv.Build(bundleIP, caPath, nil)
+	vars, err := guestenv.Build(bundleIP, "", nil)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	env := []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8"}
-	for _, v := range vars {
-		env = append(env, v.Name+"="+v.Value)
+	all, _ := guestenv.Split(vars)
+	if opened == withOpened {
+		maps.Copy(all, guestenv.Opened(bundleIP, all, nil, nil))
+	}
+	env := slices.Clone(imageEnvironment)
+	for name, value := range all {
+		env = append(env, name+"="+value)
 	}
 	return env
 }
