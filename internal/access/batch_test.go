@@ -39,6 +39,8 @@ func TestBatch(t *testing.T) {
 		}
 		want := func(what string, want ...string) {
 			t.Helper()
+			b.mu.Lock() // the timer sends, too
+			defer b.mu.Unlock()
 			if got := strings.Join(to.pieces, "|"); got != strings.Join(want, "|") {
 				t.Fatalf("%s: got %q, want %q", what, got, want)
 			}
