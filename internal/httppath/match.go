@@ -19,7 +19,7 @@ const (
 )
 
 // maxTokens bounds the tokens of a pattern: a star may need two.
-const maxTokens = maxEscaped + MaxPatternLength
+const maxTokens = 2 * MaxPatternLength
 
 // match reports whether the glob matches the whole path. It follows all ways of
 // matching at once, so that its time is bounded by the product of the two lengths.

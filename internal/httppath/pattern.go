@@ -5,15 +5,11 @@ package httppath
 import (
 	"errors"
 	"strings"
-	"unicode/utf8"
 )
 
-// MaxPatternLength is the length in characters of the longest pattern.
-const MaxPatternLength = 256
-
-// maxEscaped is the length in bytes of the longest pattern in normal form. It leaves
-// room for escapes.
-const maxEscaped = 4 * MaxPatternLength
+// MaxPatternLength is the length in bytes of the longest pattern in normal form. The API
+// allows 256 characters; this leaves room for their escapes.
+const MaxPatternLength = 1024
 
 // Pattern is a path glob. "*" stands for any characters within a segment, and "**"
 // for any characters, including slashes; as a whole segment, "*" stands for one
@@ -24,9 +20,6 @@ type Pattern struct{ text string }
 // ParsePattern parses a pattern and brings it into normal form. The error says what is
 // wrong, and quotes nothing.
 func ParsePattern(text string) (Pattern, error) {
-	if utf8.RuneCountInString(text) > MaxPatternLength {
-		return Pattern{}, errors.New("a path pattern has at most 256 characters")
-	}
 	if !strings.HasPrefix(text, "/") {
 		return Pattern{}, errors.New(`a path pattern begins with "/"`)
 	}
@@ -41,7 +34,7 @@ func ParsePattern(text string) (Pattern, error) {
 	if err != nil {
 		return Pattern{}, err
 	}
-	if len(normal) > maxEscaped {
+	if len(spelled) > MaxPatternLength {
 		return Pattern{}, errors.New("a path pattern has at most 1,024 characters after escaping")
 	}
 	if spelled != normal {
