@@ -184,11 +184,12 @@ const (
 	ReasonBundleImageNotAllowed = "BundleImageNotAllowed"
 	// ReasonBundleImageMissing: the node's Docker Engine does not have the image.
 	ReasonBundleImageMissing = "BundleImageMissing"
-	// ReasonEgressRuleInvalid: a rule in spec.egress.allow is valid in the schema
-	// but names a destination that cannot be allowed; the message names the rule.
+	// ReasonEgressRuleInvalid: a rule in spec.egress is valid in the schema but names a
+	// destination that cannot be allowed, or has a path pattern that matches nothing; the
+	// message names the field and the rule.
 	ReasonEgressRuleInvalid = "EgressRuleInvalid"
 	// ReasonEgressRuleRefused (also of EgressLimited): the platform closes what a rule
-	// in spec.egress.allow names. The message names the rule, and says whether it is in
+	// in spec.egress names. The message names the rule, and says whether it is in
 	// the subnet pool, an address of the node, in a network of the agent's flag
 	// --egress-closed, or not within its flag --egress-ceiling. A Bottle without a
 	// machine gets none until the rule is removed; one that has a machine keeps it and
@@ -317,9 +318,13 @@ const (
 	// reach, and was refused.
 	ReasonEgressRefused = "EgressRefused"
 	// ReasonEgressDenied: the bundle refused requests of the guest. The message says
-	// why each was refused, and what to add to spec.egress.allow, in the words of the
-	// bundle's answer.
+	// why each was refused, and what to add to spec.egress.allow or to which field of a
+	// rule in spec.egress.rules, in the words of the bundle's answer.
 	ReasonEgressDenied = "EgressDenied"
+	// ReasonSecretSent: a request of the guest contained the value of a Secret of the
+	// Bottle that is too short to be refused: other text may contain it by accident. The
+	// message says which Secret and where, and never the value.
+	ReasonSecretSent = "SecretSent"
 	// ReasonEgressFailed: the bundle could not forward requests of the guest that the
 	// rules allow. The message says why each of them failed.
 	ReasonEgressFailed = "EgressFailed"

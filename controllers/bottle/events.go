@@ -3,6 +3,7 @@
 package bottle
 
 import (
+	"cmp"
 	"context"
 
 	corev1 "k8s.io/api/core/v1"
@@ -41,11 +42,8 @@ func (r *reporter) refused(ctx context.Context, owner host.Owner, destinations s
 
 // denied records an Event about requests that a bundle did not let through.
 func (r *reporter) denied(ctx context.Context, owner host.Owner, verdict, refusals string) {
-	if verdict == host.VerdictFail {
-		r.guest(ctx, owner, v1alpha1.ReasonEgressFailed, "Proxy", agentstatus.Bounded(refusals))
-		return
-	}
-	r.guest(ctx, owner, v1alpha1.ReasonEgressDenied, "Proxy", agentstatus.Bounded(refusals))
+	reason := map[string]string{host.VerdictFail: v1alpha1.ReasonEgressFailed, host.VerdictAllow: v1alpha1.ReasonSecretSent}[verdict]
+	r.guest(ctx, owner, cmp.Or(reason, v1alpha1.ReasonEgressDenied), "Proxy", agentstatus.Bounded(refusals))
 }
 
 // guest records a warning about what a guest did.

@@ -38,7 +38,7 @@ type Options struct {
 	// Bottle's own spec, or empty. It may be nil.
 	Decided func(d host.Decision)
 	// Refused is called with what a Bottle's bundle denied or could not forward, in the
-	// words that the guest read, at most once in PublishInterval for each verdict; it may
+	// words that the guest read, and with the short Secrets that it let through, at most once in PublishInterval for each verdict; it may
 	// be nil.
 	Refused func(ctx context.Context, owner host.Owner, verdict, refusals string)
 	// Changed is called when the result of Recent has changed for a Bottle.
@@ -139,7 +139,7 @@ func (f *Follower) Follow(owner host.Owner, container string, since time.Time, s
 	}
 	ctx, cancel := context.WithCancel(f.ctx)
 	old := one
-	one = &following{container: container, names: rulenames.Of(spec), stop: cancel, refused: map[string]*report{host.VerdictDeny: {}, host.VerdictFail: {}}}
+	one = &following{container: container, names: rulenames.Of(spec), stop: cancel, refused: map[string]*report{host.VerdictDeny: {}, host.VerdictFail: {}, host.VerdictAllow: {}}}
 	if old != nil { // what was told need not be told again, and what waits is told later
 		one.refused, one.publishedAt = old.refused, old.publishedAt
 	}
@@ -158,7 +158,10 @@ func (f *Follower) follow(ctx context.Context, owner host.Owner, since time.Time
 			d = checked(d, one.names)
 			f.mu.Unlock()
 			f.Decided(d)
-			if d.Verdict != host.VerdictAllow && d.LeftOut == 0 {
+			if d.Verdict == host.VerdictAllow && d.Secret != "" {
+				d.Cause = string(egress.CauseShortSecret)
+			}
+			if d.LeftOut == 0 && (d.Verdict != host.VerdictAllow || d.Secret != "") {
 				f.add(ctx, owner, one, d)
 			}
 		})

@@ -186,8 +186,14 @@ func TestNamesOfTheSpecOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	decided, published := make(chan host.Decision, 10), make(chan struct{}, 10)
+	refused := make(chan string, 10)
 	f := denials.New(denials.Options{Bundles: bundles, Clock: clock.RealClock{},
-		Decided: func(d host.Decision) { decided <- d }, Changed: func(string) { published <- struct{}{} }})
+		Decided: func(d host.Decision) { decided <- d }, Changed: func(string) { published <- struct{}{} },
+		Refused: func(_ context.Context, _ host.Owner, verdict, text string) {
+			if verdict == host.VerdictAllow {
+				refused <- text
+			}
+		}})
 	f.Bind(t.Context())
 	base := host.Decision{Verdict: host.VerdictDeny, Host: "api.example.com", Port: 443, Cause: string(egress.CauseKnownSecret), Method: "POST"}
 	good, bad := base, base
@@ -195,8 +201,11 @@ func TestNamesOfTheSpecOnly(t *testing.T) {
 	bad.Rule, bad.Credential, bad.Secret, bad.Key, bad.Place = "made-up", "made/up", "made", "up", "made-up"
 	bundles.Decide(owner, good)
 	bundles.Decide(owner, bad)
+	short := good
+	short.Verdict, short.Cause = host.VerdictAllow, ""
+	bundles.Decide(owner, short)
 	f.Follow(owner, "container-1", time.Time{}, &spec)
-	for _, want := range []host.Decision{good, base} {
+	for _, want := range []host.Decision{good, base, short} {
 		select {
 		case got := <-decided:
 			if got.Time = want.Time; got != want {
@@ -218,5 +227,14 @@ func TestNamesOfTheSpecOnly(t *testing.T) {
 	}
 	if got := f.Recent(owner.UID); !slices.Equal(got, want) {
 		t.Errorf("recent denials:\ngot  %q\nwant %q", got, want)
+	}
+	select {
+	case got := <-refused:
+		const want = "api.example.com, port 443: the body of the request contains the value of key token of the Secret api, which is too short to be refused"
+		if got != want {
+			t.Errorf("report of the short Secret: got %q, want %q", got, want)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("the short Secret was not reported within 20 s")
 	}
 }

@@ -165,7 +165,8 @@ func spellings(v4 netip.Addr) []string {
 // and decoding unchanged.
 func FuzzDecodeFile(f *testing.F) {
 	for _, seed := range []string{`{"version":1,"allow":["a.example","*.b.example:80","10.0.0.0/8","[::/0]:1"]}`, `{"version":1,"allow":[]}`,
-		`{"version":1}`, `{"version":2,"allow":[]}`, `{"VERSION":1,"Allow":["a"]}`, "", "null", "[]", "{", `{"version":1,"allow":["a","a"],"x":{}}`} {
+		`{"version":1}`, `{"version":2,"allow":[]}`, `{"version":2,"allow":["a.example"],"opened":["a.example","*.b.example"],"http":[{"host":"a.example","http":[{"methods":["GET"],"paths":["/v1/**","/%2f"]}],"credential":{"secret":"s","key":"k","header":"X-Key","prefix":"p "},"passSecrets":["x"]}]}`,
+		`{"VERSION":1,"Allow":["a"]}`, "", "null", "[]", "{", `{"version":1,"allow":["a","a"],"x":{}}`} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {

@@ -68,6 +68,9 @@ const (
 	CauseUnreachable Cause = "unreachable"
 	// CauseBadAnswer: the host answers with something other than HTTP.
 	CauseBadAnswer Cause = "bad-answer"
+	// CauseShortSecret: a rule let the request through although it contains the value of a
+	// Secret of the Bottle, because the value is short. It is only reported.
+	CauseShortSecret Cause = "short-secret"
 	// CauseUpstreamCertificate: the certificate of an opened host is not trusted.
 	CauseUpstreamCertificate Cause = "upstream-certificate"
 	// CauseCoding: the answer of an opened host has a content coding that the bundle cannot
@@ -145,6 +148,8 @@ func (r Refusal) Why() string {
 		return fmt.Sprintf("address %s can never be reached: it is %s", r.plain(), OwnNetwork)
 	case CauseKnownSecret:
 		return r.knownSecret()
+	case CauseShortSecret:
+		return r.knownSecret() + ", which is too short to be refused"
 	case CausePlatform:
 		if !r.Addr.IsValid() {
 			return (&ClosedError{r.By}).Error()

@@ -17,7 +17,7 @@ var causes = []egress.Cause{
 	egress.CauseScheme, egress.CauseBody, egress.CausePort, egress.CauseRequest,
 	egress.CauseUnknownName, egress.CauseResolver, egress.CauseConnectionRefused, egress.CauseTimeout, egress.CauseNoRoute, egress.CauseUnreachable, egress.CauseBadAnswer, "later",
 	egress.CauseMethodPath, egress.CausePath, egress.CauseKnownSecret, egress.CauseNeedsTLS, egress.CauseHostMismatch, egress.CauseCredentialMissing,
-	egress.CauseUpstreamCertificate, egress.CauseCoding,
+	egress.CauseUpstreamCertificate, egress.CauseCoding, egress.CauseShortSecret,
 }
 
 // TestRefusalAdvice checks that whatever rule a refusal tells the user to add allows

@@ -136,6 +136,36 @@ func TestAnOldGenerationDoesNotWiden(t *testing.T) {
 	}
 }
 
+// A rule for requests that a change removes is gone before anything else happens, and the
+// host is not tunnelled instead.
+func TestNarrowsRulesOfOpenedHosts(t *testing.T) {
+	f := newFixture(t)
+	host, err := egress.Parse("api.example.com")
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain := egress.HTTPRule{Host: host, HTTP: []egress.HTTPMatch{{Methods: []string{"GET"}}}}
+	credential := egress.HTTPRule{Host: host, Credential: &egress.Credential{Secret: "api", Key: "token", Header: "Authorization", Prefix: "Bearer "}}
+	if err := f.enforcer.OpenRules(owner(), 1, egress.NewSet().WithHTTP(plain, credential)); err != nil {
+		t.Fatal(err)
+	}
+	if got := f.file().HTTPRules("api.example.com", 443); len(got) != 2 {
+		t.Fatalf("got %d rules, want both", len(got))
+	}
+	if err := f.enforcer.Narrow(t.Context(), owner(), enforce.Reach{Generation: 2, Ports: []int32{8888}, Rules: egress.NewSet().WithHTTP(plain)}); err != nil {
+		t.Fatal(err)
+	}
+	if got := f.file().HTTPRules("api.example.com", 443); len(got) != 1 || got[0].Credential != nil {
+		t.Errorf("without the credential's rule: got %+v", got)
+	}
+	if err := f.enforcer.Narrow(t.Context(), owner(), enforce.Reach{Generation: 3, Ports: []int32{8888}, Rules: rules(t, "api.example.com")}); err != nil {
+		t.Fatal(err)
+	}
+	if got := f.file(); !got.Opens("api.example.com", 443) || len(got.HTTPRules("api.example.com", 443)) != 0 {
+		t.Error("from a rule to a tunnel: want the host opened and without rules until the pass opens it")
+	}
+}
+
 // Narrowing uses neither dockerd nor smolvm.
 func TestNarrowNeedsOnlyTheKernel(t *testing.T) {
 	f := newFixture(t)
