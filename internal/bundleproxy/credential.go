@@ -21,7 +21,7 @@ func removeHeader(h http.Header, name string) {
 func foldName(name string) string { return strings.ReplaceAll(strings.ToLower(name), "_", "-") }
 
 // limitResponse changes a request so that the bundle can read the response: it asks for
-// all of it, in no coding or in gzip, and without compression of a WebSocket.
+// all of it, in no coding or in gzip.
 func limitResponse(h http.Header) {
 	coding := "identity"
 	for _, value := range h.Values("Accept-Encoding") {
@@ -34,7 +34,7 @@ func limitResponse(h http.Header) {
 		}
 	}
 	h.Set("Accept-Encoding", coding)
-	for _, name := range []string{"Range", "If-Range", "Sec-WebSocket-Extensions"} {
+	for _, name := range []string{"Range", "If-Range"} {
 		removeHeader(h, name)
 	}
 }

@@ -144,6 +144,7 @@ func (o *opener) inspect(r *http.Request, to outgoing) (*exchange, decision) {
 	}
 	x.rule = &rules[i]
 	x.index = slices.IndexFunc(set.AllHTTPRules(), x.rule.Equal)
+	removeHeader(r.Header, "Sec-WebSocket-Extensions") // compressed messages cannot be searched
 	if d := x.takeCredential(r); d != nil {
 		return x, *d
 	}

@@ -236,10 +236,14 @@ func TestOpenedWebSocket(t *testing.T) {
 			_ = websocket.Message.Send(ws, next)
 		}
 	}
-	ws.Close()
+	_ = websocket.Message.Send(ws, "the message "+known)
+	var got string
+	if err := websocket.Message.Receive(ws, &got); err == nil {
+		t.Errorf("known secret: got %q back, want the end of the WebSocket", got)
+	}
 	ow.eventually("the WebSocket is logged", func() bool { return len(ow.requestLines()) == 1 })
-	if l := ow.requestLines()[0]; l.Decision != "allow" || l.BytesIn == 0 || l.BytesOut == 0 {
-		t.Errorf("log: got %+v, want the bytes of the WebSocket", l)
+	if l := ow.requestLines()[0]; l.Decision != "deny" || l.Secret != "env" || l.Place != "body" || l.BytesIn == 0 || l.BytesOut == 0 {
+		t.Errorf("log: got %+v, want the known secret and the bytes of the WebSocket", l)
 	}
 }
 

@@ -81,7 +81,7 @@ func (x *exchange) receive(resp *http.Response) error {
 	if len(resp.Trailer) > 0 {
 		resp.Header.Del("Content-Length") // in HTTP/1.1, only chunks have trailers
 	}
-	body := &responseBody{resp: resp, from: resp.Body, x: x, read: resp.Body}
+	body := &responseBody{resp: resp, x: x, read: resp.Body}
 	if x.header != nil {
 		body.read = x.header.mask.NewMask(resp.Body)
 		for name := range resp.Trailer {
@@ -90,6 +90,11 @@ func (x *exchange) receive(resp *http.Response) error {
 			}
 		}
 	}
+	ahead := newAheadReader(struct {
+		io.Reader
+		io.Closer
+	}{body.read, resp.Body})
+	body.read, body.from = ahead, ahead
 	resp.Body = body
 	return nil
 }

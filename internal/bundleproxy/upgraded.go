@@ -7,12 +7,13 @@ import "io"
 // upgraded is the connection to the host of a WebSocket.
 type upgraded struct {
 	io.ReadWriteCloser
-	read io.Reader
-	x    *exchange
+	read   io.Reader
+	frames *frameFilter
+	x      *exchange
 }
 
 func (x *exchange) newUpgraded(conn io.ReadWriteCloser) *upgraded {
-	u := &upgraded{ReadWriteCloser: conn, read: conn, x: x}
+	u := &upgraded{ReadWriteCloser: conn, read: conn, frames: newFrameFilter(x), x: x}
 	if x.header != nil {
 		u.read = x.header.mask.NewMask(conn)
 	}
@@ -26,9 +27,18 @@ func (u *upgraded) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Write implements io.Writer.
+// Write implements io.Writer. It may keep the end of p until the next Write.
 func (u *upgraded) Write(p []byte) (int, error) {
-	n, err := u.ReadWriteCloser.Write(p)
+	pass, d := u.frames.write(p)
+	if d != nil {
+		u.x.end(*d)
+		return 0, errEnded
+	}
+	n, err := u.ReadWriteCloser.Write(pass)
 	u.x.in.Add(int64(n))
-	return n, err
+	if err != nil {
+		return 0, err
+	}
+	u.frames.drop(n)
+	return len(p), nil
 }
