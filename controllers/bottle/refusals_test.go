@@ -33,6 +33,8 @@ func TestDeniedRequestsAreReported(t *testing.T) {
 	w.wantEvent(v1alpha1.ReasonEgressDenied)
 	w.r.events.denied(t.Context(), ownerOfDemo(), host.VerdictFail, "b")
 	w.wantEvent(v1alpha1.ReasonEgressFailed)
+	w.r.events.denied(t.Context(), ownerOfDemo(), host.VerdictAllow, "c")
+	w.wantEvent(v1alpha1.ReasonSecretSent)
 	w.bundles.Decide(ownerOfDemo(), host.Decision{Time: w.clock.Now(), Verdict: host.VerdictDeny, Host: "api.example.com", Port: 443, Cause: string(egress.CauseNoRule)})
 	w.bundles.Decide(ownerOfDemo(), host.Decision{Time: w.clock.Now(), Verdict: host.VerdictFail, Host: "gone.example.com", Port: 443, Cause: string(egress.CauseUnknownName)})
 	var got []string

@@ -81,8 +81,8 @@ func (m *Metrics) Decision(d host.Decision) {
 	}
 	rule := m.rules.label(d.Rule)
 	m.requests.WithLabelValues(rule, d.Verdict).Add(n)
-	m.bytes.WithLabelValues(rule, "received").Add(float64(d.BytesIn))
-	m.bytes.WithLabelValues(rule, "sent").Add(float64(d.BytesOut))
+	m.bytes.WithLabelValues(rule, "sent").Add(float64(d.BytesIn))
+	m.bytes.WithLabelValues(rule, "received").Add(float64(d.BytesOut))
 }
 
 // maxRules is how many rules have a label of their own. Tenants choose them.

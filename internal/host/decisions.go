@@ -36,8 +36,8 @@ type Decision struct {
 	// egress.Refusal; "" if it contained none. They are printable ASCII of at most 253, 253
 	// and 48 characters.
 	Secret, Key, Place string
-	// BytesIn and BytesOut are the lengths of the bodies of the answer and the request. They
-	// are totals if LeftOut is not 0.
+	// BytesIn is the length of the body of the request, and BytesOut that of the answer.
+	// They are totals if LeftOut is not 0.
 	BytesIn, BytesOut uint64
 	// LeftOut is not 0 if this is not one decision but stands for that many
 	// decisions with this verdict, which the bundle left out of its log because
