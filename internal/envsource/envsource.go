@@ -103,6 +103,19 @@ type Reader interface {
 	Get(ctx context.Context, b *v1alpha1.Bottle, ref namedwatch.Ref) (map[string][]byte, error)
 }
 
+// Object is a Secret or ConfigMap that a Bottle names.
+type Object struct {
+	// Data has at least the keys that the Bottle names, as far as the object has them.
+	Data            map[string][]byte
+	ResourceVersion string
+}
+
+// Peeker tells what is known now. It is for what must not wait.
+type Peeker interface {
+	// Peek is like Reader's Get, but never waits.
+	Peek(b *v1alpha1.Bottle, ref namedwatch.Ref) (Object, error)
+}
+
 // Read returns the data of an object that b names. The error is ErrNotFound, or a
 // *flow.Waiting if the object cannot be read now.
 func Read(ctx context.Context, r Reader, b *v1alpha1.Bottle, ref namedwatch.Ref) (map[string][]byte, error) {

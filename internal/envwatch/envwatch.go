@@ -82,9 +82,9 @@ func (s *Source) Get(ctx context.Context, b *bottlev1alpha1.Bottle, ref namedwat
 		s.mu.Lock()
 		env, news, failed := s.environments[key], s.news, s.failed
 		s.mu.Unlock()
-		data, err := env.get(b, ref)
+		o, err := env.get(b, ref)
 		if err == nil {
-			return data, nil
+			return o.data, nil
 		}
 		err = fmt.Errorf("%s: %w", ref, err)
 		if !errors.Is(err, envsource.ErrNotYet) || failed {
@@ -98,6 +98,18 @@ func (s *Source) Get(ctx context.Context, b *bottlev1alpha1.Bottle, ref namedwat
 			return nil, fmt.Errorf("%s: %w", ref, context.Cause(ctx))
 		}
 	}
+}
+
+// Peek returns what is known of an object that b names. The error is one of envsource's.
+func (s *Source) Peek(b *bottlev1alpha1.Bottle, ref namedwatch.Ref) (envsource.Object, error) {
+	s.mu.Lock()
+	env := s.environments[types.NamespacedName{Namespace: b.Namespace, Name: b.Name}]
+	s.mu.Unlock()
+	o, err := env.get(b, ref)
+	if err != nil {
+		return envsource.Object{}, fmt.Errorf("%s: %w", ref, err)
+	}
+	return envsource.Object{Data: o.data, ResourceVersion: o.resourceVersion}, nil
 }
 
 // Start watches until ctx ends.

@@ -32,8 +32,9 @@ type environment struct {
 
 // object is a named Secret or ConfigMap.
 type object struct {
-	state v1alpha1.ObjectState
-	data  map[string][]byte
+	state           v1alpha1.ObjectState
+	data            map[string][]byte
+	resourceVersion string
 	// generation is that of the Bottle that named the keys in data.
 	generation int64
 }
@@ -45,7 +46,7 @@ func environmentOf(e *v1alpha1.BottleEnvironment) *environment {
 		if o.Kind == "Secret" {
 			ref.Kind = namedwatch.Secret
 		}
-		out.objects[ref] = object{state: o.State, data: o.Data, generation: e.ObservedGeneration}
+		out.objects[ref] = object{state: o.State, data: o.Data, resourceVersion: o.ResourceVersion, generation: e.ObservedGeneration}
 	}
 	return out
 }
@@ -91,31 +92,31 @@ func (now *environment) withoutData() *environment {
 	return out
 }
 
-// get returns the data of an object that b names.
-func (now *environment) get(b *bottlev1alpha1.Bottle, ref namedwatch.Ref) (map[string][]byte, error) {
+// get returns an object that b names.
+func (now *environment) get(b *bottlev1alpha1.Bottle, ref namedwatch.Ref) (object, error) {
 	if now == nil || now.uid != b.UID {
-		return nil, envsource.ErrNotYet
+		return object{}, envsource.ErrNotYet
 	}
 	o, ok := now.objects[ref]
 	if !ok {
-		return nil, envsource.ErrNotYet
+		return object{}, envsource.ErrNotYet
 	}
 	switch o.state {
 	case v1alpha1.ObjectNotFound:
-		return nil, envsource.ErrNotFound
+		return object{}, envsource.ErrNotFound
 	case v1alpha1.ObjectForbidden:
-		return nil, envsource.ErrForbidden
+		return object{}, envsource.ErrForbidden
 	case v1alpha1.ObjectTooLarge:
-		return nil, envsource.ErrTooLarge
+		return object{}, envsource.ErrTooLarge
 	case v1alpha1.ObjectPresent:
 		// Data for an older generation of the Bottle suffices if it has every key that
 		// this generation names. A missing key may exist, but was not asked for then.
 		if o.generation < b.Generation && !hasAll(o.data, b, ref) {
-			return nil, envsource.ErrNotYet
+			return object{}, envsource.ErrNotYet
 		}
-		return o.data, nil
+		return o, nil
 	}
-	return nil, envsource.ErrNotYet
+	return object{}, envsource.ErrNotYet
 }
 
 func hasAll(data map[string][]byte, b *bottlev1alpha1.Bottle, ref namedwatch.Ref) bool {

@@ -136,7 +136,7 @@ func (e *Exchanges) writeOrders(uid string, orders supervise.Orders) error {
 }
 
 // WriteTrust implements host.Exchanges.
-func (e *Exchanges) WriteTrust(_ context.Context, uid string, trust *host.Trust) (string, error) {
+func (e *Exchanges) WriteTrust(_ context.Context, uid string, pem []byte) (string, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if !uidPattern.MatchString(uid) {
@@ -147,8 +147,8 @@ func (e *Exchanges) WriteTrust(_ context.Context, uid string, trust *host.Trust)
 	if err == nil {
 		err = ensureDir(dir, 0o755)
 	}
-	if err == nil && trust != nil {
-		err = writeTrust(dir, *trust)
+	if err == nil && pem != nil {
+		err = writeTrust(dir, pem)
 	}
 	if err != nil {
 		return "", fmt.Errorf("certificates for the guest of %s: %w", uid, err)

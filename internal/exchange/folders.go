@@ -14,7 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"botbottle.dev/bottle-operator/internal/atomicfile"
-	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/cabundle"
+	"botbottle.dev/bottle-operator/internal/guestenv"
 	"botbottle.dev/bottle-operator/internal/supervise"
 )
 
@@ -55,17 +56,21 @@ func (e *Exchanges) ensureInDirs(uid string) error {
 	return ensureDir(e.in(uid), 0o755)
 }
 
-// writeTrust writes the files, unless the PEM file is the same. It comes last, so that a
-// file that is the same says that the store is complete.
-func writeTrust(dir string, trust host.Trust) error {
-	pem := filepath.Join(dir, supervise.PEMFile)
-	if have, err := os.ReadFile(pem); err == nil && bytes.Equal(have, trust.PEM) {
+// writeTrust writes the PEM file and the store, unless the PEM file is the same. The PEM
+// file comes last, so that one that is the same says that the store belongs to it.
+func writeTrust(dir string, pem []byte) error {
+	path := filepath.Join(dir, supervise.PEMFile)
+	if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, pem) {
 		return nil
 	}
-	if err := atomicfile.Write(filepath.Join(dir, supervise.StoreFile), trust.Store, 0o644); err != nil {
+	store, err := cabundle.Store(pem, guestenv.StorePassword)
+	if err == nil {
+		err = atomicfile.Write(filepath.Join(dir, supervise.StoreFile), store, 0o644)
+	}
+	if err != nil {
 		return err
 	}
-	return atomicfile.Write(pem, trust.PEM, 0o644)
+	return atomicfile.Write(path, pem, 0o644)
 }
 
 // ensureProgram copies the guest program once, so that the In folders can link to it

@@ -15,11 +15,6 @@ type Exchange struct {
 	In, Out string // absolute
 }
 
-// Trust are the files with the certificates that a guest trusts. They hold nothing secret.
-type Trust struct {
-	PEM, Store []byte
-}
-
 // ReportMark changes whenever a report may have changed. It is zero if there is none.
 type ReportMark struct {
 	Inode, Size, Changed int64
@@ -47,11 +42,12 @@ type Exchanges interface {
 	ReadReport(ctx context.Context, out string) (supervise.Report, error)
 	// Mark returns the mark of the report in out. It takes one system call.
 	Mark(out string) ReportMark
-	// WriteTrust replaces what the guest trusts, and returns the folder of In with it,
-	// which a machine without a supervisor gets instead of In. A running guest sees the
-	// change. WriteTrust does nothing if the PEM file is the same. A nil Trust changes
-	// nothing; the folder exists afterwards.
-	WriteTrust(ctx context.Context, uid string, trust *Trust) (string, error)
+	// WriteTrust replaces what the guest trusts: a PEM file of certificates, and a store
+	// for JVMs that is made from it. It returns the folder of In with them, which a
+	// machine without a supervisor gets instead of In. A running guest sees the change.
+	// WriteTrust does nothing if the PEM file is the same. With nil, it changes no file;
+	// the folder exists afterwards.
+	WriteTrust(ctx context.Context, uid string, pem []byte) (string, error)
 	// RemoveExchange removes both folders. It returns nil when there are none. The
 	// machine must be down.
 	RemoveExchange(ctx context.Context, uid string) error

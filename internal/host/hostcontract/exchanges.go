@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"botbottle.dev/bottle-operator/internal/bottleca"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/supervise"
 )
@@ -107,40 +108,40 @@ func TestExchanges(t *testing.T, open func(t *testing.T) ExchangesFixture) {
 	})
 	t.Run("trust", func(t *testing.T) {
 		f := open(t)
-		write := func(trust *host.Trust) string {
+		write := func(pem []byte) string {
 			t.Helper()
-			dir, err := f.Exchanges.WriteTrust(t.Context(), uid, trust)
+			dir, err := f.Exchanges.WriteTrust(t.Context(), uid, pem)
 			if err != nil {
 				t.Fatal(err)
 			}
 			return dir
 		}
-		want := func(dir, pem, store string) {
+		want := func(dir string, pem []byte) {
 			t.Helper()
-			for name, want := range map[string]string{supervise.PEMFile: pem, supervise.StoreFile: store} {
-				if got, err := os.ReadFile(filepath.Join(dir, name)); err != nil || string(got) != want {
-					t.Errorf("%s: got %q, %v, want %q", name, got, err, want)
-				}
+			if got, err := os.ReadFile(filepath.Join(dir, supervise.PEMFile)); err != nil || string(got) != string(pem) {
+				t.Errorf("got %q, %v, want %q", got, err, pem)
+			}
+			if store, err := os.ReadFile(filepath.Join(dir, supervise.StoreFile)); err != nil || len(store) == 0 {
+				t.Errorf("store: got %d bytes, %v", len(store), err)
 			}
 		}
+		one, two := newAuthority(t), newAuthority(t)
 		dir := write(nil)
 		if st, err := os.Stat(dir); err != nil || !st.IsDir() {
 			t.Errorf("got %v, want a folder", err)
 		}
-		write(&host.Trust{PEM: []byte("one"), Store: []byte("store one")})
-		want(dir, "one", "store one")
-		write(&host.Trust{PEM: []byte("one"), Store: []byte("another store of the same")})
-		want(dir, "one", "store one")
-		write(nil)
-		want(dir, "one", "store one")
-		write(&host.Trust{PEM: []byte("two"), Store: []byte("store two")})
-		want(dir, "two", "store two")
+		for _, pem := range [][]byte{one, one, nil} {
+			write(pem)
+			want(dir, one)
+		}
+		write(two)
+		want(dir, two)
 		x := ensure(t, f, "")
 		if got := filepath.Join(x.In, supervise.TrustDir); got != dir {
 			t.Errorf("got folder %s, want it in In: %s", dir, got)
 		}
 		renew(t, f, x.Out)
-		want(dir, "two", "store two")
+		want(dir, two)
 	})
 	t.Run("remove", func(t *testing.T) {
 		f := open(t)
@@ -164,4 +165,17 @@ func TestExchanges(t *testing.T, open func(t *testing.T) ExchangesFixture) {
 			t.Errorf("got %v, want ErrInvalid", err)
 		}
 	})
+}
+
+// newAuthority returns the certificate of a new authority.
+func newAuthority(t *testing.T) []byte {
+	t.Helper()
+	ca, err := bottleca.New("default", "demo", time.Now())
+	if err == nil {
+		ca, err = bottleca.CertificateOnly(ca)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ca
 }

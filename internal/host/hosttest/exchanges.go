@@ -3,7 +3,6 @@
 package hosttest
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -91,19 +90,14 @@ func (f *Exchanges) WriteOrders(ctx context.Context, uid string, orders supervis
 }
 
 // WriteTrust implements host.Exchanges.
-func (f *Exchanges) WriteTrust(ctx context.Context, uid string, trust *host.Trust) (dir string, err error) {
+func (f *Exchanges) WriteTrust(ctx context.Context, uid string, pem []byte) (dir string, err error) {
 	err = f.call(ctx, "WriteTrust "+uid, func() error {
 		dir = filepath.Join(f.in(uid), supervise.TrustDir)
-		if err := os.MkdirAll(dir, 0o755); err != nil || trust == nil {
+		if err := os.MkdirAll(dir, 0o755); err != nil || pem == nil {
 			return err
 		}
-		if have, err := os.ReadFile(filepath.Join(dir, supervise.PEMFile)); err == nil && bytes.Equal(have, trust.PEM) {
-			return nil
-		}
-		if err := os.WriteFile(filepath.Join(dir, supervise.StoreFile), trust.Store, 0o644); err != nil {
-			return err
-		}
-		return os.WriteFile(filepath.Join(dir, supervise.PEMFile), trust.PEM, 0o644)
+		return errors.Join(os.WriteFile(filepath.Join(dir, supervise.StoreFile), []byte("a store"), 0o644),
+			os.WriteFile(filepath.Join(dir, supervise.PEMFile), pem, 0o644))
 	})
 	return zeroOnError(dir, err)
 }
