@@ -9,12 +9,9 @@ import (
 	"slices"
 	"strings"
 
-	"k8s.io/utils/ptr"
-
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/host"
-	"botbottle.dev/bottle-operator/internal/state"
 )
 
 // checkArtifact refuses an artifact in two cases: if the node's smolvm may mix
@@ -43,15 +40,8 @@ func checkArtifact(s *scope) error {
 func fromArtifact(spec *host.MachineSpec, s *scope) {
 	spec.Artifact, spec.Image, spec.Smolfile = s.image.Path, "", ""
 	spec.AllowCIDR = netip.PrefixFrom(s.triple.BundleIP, s.triple.BundleIP.BitLen())
-	for _, name := range slices.Sorted(maps.Keys(s.literals)) {
-		spec.Env = append(spec.Env, name+"="+s.literals[name])
+	env := s.environment()
+	for _, name := range slices.Sorted(maps.Keys(env)) {
+		spec.Env = append(spec.Env, name+"="+env[name])
 	}
-}
-
-// artifactOf returns spec.artifact in its recorded form; zero if there is none.
-func artifactOf(b *v1alpha1.Bottle) state.Artifact {
-	if a := b.Spec.Artifact; a != nil {
-		return state.Artifact{Path: ptr.Deref(a.Path, ""), Reference: ptr.Deref(a.Reference, ""), SHA256: ptr.Deref(a.SHA256, "")}
-	}
-	return state.Artifact{}
 }

@@ -14,12 +14,14 @@ import (
 	"k8s.io/utils/ptr"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/bundleports"
 	"botbottle.dev/bottle-operator/internal/denials"
 	"botbottle.dev/bottle-operator/internal/desired"
 	"botbottle.dev/bottle-operator/internal/egress"
 	"botbottle.dev/bottle-operator/internal/enforce"
 	"botbottle.dev/bottle-operator/internal/envsource"
 	"botbottle.dev/bottle-operator/internal/flow"
+	"botbottle.dev/bottle-operator/internal/guestca"
 	"botbottle.dev/bottle-operator/internal/guestenv"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/machinesize"
@@ -32,6 +34,7 @@ type bundleStep struct {
 	bundles     host.Bundles
 	enforcement enforce.Enforcement
 	denials     *denials.Follower
+	broker      *brokerStep
 	causes      outcome.Causes
 	clock       clock.Clock
 	// allowedImages are globs (path.Match) for spec.bundle.image.
@@ -81,15 +84,18 @@ func (t *bundleStep) ensure(ctx context.Context, s *scope) error {
 	fresh := t.clock.Since(b.StartedAt) < startingTime
 	patience := time.Duration(0)
 	if fresh {
-		patience = answerPatience
+		patience = bundleports.Patience
 	}
-	silent, err := t.unanswered(ctx, s, patience)
+	silent, err := bundleports.Silent(ctx, t.bundles, bundleports.At{IP: s.triple.BundleIP, Ports: desired.BundlePorts(s.bottle)}, patience)
 	switch {
 	case err != nil:
 		return outcome.Map(err, reasons)
 	case len(silent) == 0:
 		t.follow(s, since)
-		return t.ensureCA(ctx, s)
+		if path := desired.CAPath(s.bottle); path != "" {
+			return guestca.Copier{Bundles: t.bundles, Causes: t.causes}.Copy(ctx, s.owner, path, s.folder)
+		}
+		return nil
 	case fresh:
 		return &flow.Waiting{Reason: v1alpha1.ReasonBundleStarting, After: soon,
 			Message: "the bundle's container was started and does not answer yet"}
@@ -98,35 +104,8 @@ func (t *bundleStep) ensure(ctx context.Context, s *scope) error {
 		Message: fmt.Sprintf("the bundle does not answer on TCP port %s: see docker logs %s on the node, and spec.bundle.ports", join(silent), s.name())}
 }
 
-const (
-	// startingTime is how long a container may take to answer after its start.
-	startingTime = 5 * time.Second
-	// answerPatience is how long a pass waits for a container that has just
-	// started. The built-in bundle needs milliseconds.
-	answerPatience = time.Second
-	answerInterval = 20 * time.Millisecond
-)
-
-// unanswered returns the ports that do not answer. It tries again until all
-// answer or the patience is used up.
-func (t *bundleStep) unanswered(ctx context.Context, s *scope, patience time.Duration) ([]int32, error) {
-	ports := desired.BundlePorts(s.bottle)
-	timeout := time.NewTimer(patience)
-	defer timeout.Stop()
-	for {
-		silent, err := t.bundles.UnansweredPorts(ctx, s.triple.BundleIP, ports)
-		if err != nil || len(silent) == 0 || patience == 0 {
-			return silent, err
-		}
-		select {
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		case <-timeout.C:
-			return silent, nil
-		case <-time.After(answerInterval):
-		}
-	}
-}
+// startingTime is how long a container may take to answer after its start.
+const startingTime = 5 * time.Second
 
 // spec returns the bundle to run, and the rules of the built-in one.
 func (t *bundleStep) spec(ctx context.Context, s *scope) (spec host.BundleSpec, rules egress.Set, err error) {
@@ -147,7 +126,7 @@ func (t *bundleStep) spec(ctx context.Context, s *scope) (spec host.BundleSpec, 
 	if spec.Image != "" {
 		return spec, rules, t.checkImage(spec.Image)
 	}
-	spec.RulesDir = s.folder.BundleDir()
+	spec.RulesDir, spec.SecretsDir = s.folder.BundleDir(), s.secretsDir
 	rules, err = desired.EgressRules(s.bottle)
 	if err != nil {
 		return spec, rules, &flow.Terminal{Reason: v1alpha1.ReasonEgressRuleInvalid, Err: err}
@@ -172,13 +151,13 @@ func (t *bundleStep) checkImage(image string) error {
 func (t *bundleStep) ensureDown(ctx context.Context, s *scope) error {
 	reasons := t.causes.Docker(ctx, "")
 	b, err := t.bundles.InspectBundle(ctx, s.owner)
-	if errors.Is(err, host.ErrNotFound) || errors.Is(err, host.ErrConflict) {
-		return nil
-	}
 	if err == nil && b.Running {
 		err = t.bundles.StopBundle(ctx, s.owner)
 	}
-	return outcome.Map(err, reasons)
+	if err != nil && !errors.Is(err, host.ErrNotFound) && !errors.Is(err, host.ErrConflict) {
+		return outcome.Map(err, reasons)
+	}
+	return t.broker.close(ctx, s)
 }
 
 func imageOrBuiltIn(image string) string {
@@ -204,7 +183,10 @@ func (t *bundleStep) delete(ctx context.Context, s *scope) error {
 		return outcome.Map(err, reasons)
 	}
 	_, err := t.bundles.InspectBundle(ctx, s.owner)
-	return outcome.RequireGone(err, reasons, "the bundle's container")
+	if err := outcome.RequireGone(err, reasons, "the bundle's container"); err != nil {
+		return err
+	}
+	return t.broker.close(ctx, s)
 }
 
 // follow follows the built-in bundle's decisions from since on, and reports denials.
@@ -217,7 +199,7 @@ func (t *bundleStep) follow(s *scope, since time.Time) {
 		return
 	}
 	if recent := t.denials.Recent(uid); recent != nil {
-		s.status.Egress = &v1alpha1.EgressStatus{RecentDenials: recent, ClosedByPlatform: t.denials.Closed(uid)}
+		s.status.Egress = &v1alpha1.EgressStatus{RecentDenials: recent, ClosedByPlatform: t.denials.Closed(uid), Credentials: t.broker.broker.Credentials(s.bottle)}
 		s.reportLeak()
 	}
 	t.denials.Follow(s.owner, s.container, since, &s.bottle.Spec)

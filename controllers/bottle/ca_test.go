@@ -20,6 +20,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/guestca"
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
@@ -87,11 +88,11 @@ func TestTheGuestTrustsItsBundle(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := []host.Mount{{Source: folder.CADir(), Target: guestCADir}}; !slices.Equal(spec.Mounts, want) {
+	if want := []host.Mount{{Source: folder.CADir(), Target: guestca.Dir}}; !slices.Equal(spec.Mounts, want) {
 		t.Errorf("mounts: got %+v, want %+v", spec.Mounts, want)
 	}
-	if got := w.machines.GuestEnv(testID); !slices.Contains(got, "SSL_CERT_FILE="+guestCAFile) || !slices.Contains(got, "NODE_EXTRA_CA_CERTS="+guestCAFile) {
-		t.Errorf("guest env: got %q, want it to name %s", got, guestCAFile)
+	if got := w.machines.GuestEnv(testID); !slices.Contains(got, "SSL_CERT_FILE="+guestca.File) || !slices.Contains(got, "NODE_EXTRA_CA_CERTS="+guestca.File) {
+		t.Errorf("guest env: got %q, want it to name %s", got, guestca.File)
 	}
 	if got, err := os.ReadFile(filepath.Join(folder.CADir(), "bundle.pem")); err != nil || !bytes.HasPrefix(got, cert) || bytes.Count(got, []byte("-----BEGIN")) < 100 {
 		t.Errorf("mounted file: got %q, %v, want the certificate and the public authorities", got, err)

@@ -22,6 +22,7 @@ import (
 	"botbottle.dev/bottle-operator/controllers/narrow"
 	"botbottle.dev/bottle-operator/internal/agentmetrics"
 	"botbottle.dev/bottle-operator/internal/agentstatus"
+	"botbottle.dev/bottle-operator/internal/broker"
 	"botbottle.dev/bottle-operator/internal/denials"
 	"botbottle.dev/bottle-operator/internal/desired"
 	"botbottle.dev/bottle-operator/internal/enforce"
@@ -81,6 +82,11 @@ type Options struct {
 	Images host.Images
 	// Exchanges manages the folders that the agent shares with guests.
 	Exchanges host.Exchanges
+	// Broker serves the built-in bundles.
+	Broker *broker.Broker
+	// UpstreamCA returns authorities, in PEM, that bundles accept for upstreams beside
+	// the public ones, or nil.
+	UpstreamCA func() []byte
 	// Sessions may be nil.
 	Sessions Sessions
 	Pool     *subnet.Pool

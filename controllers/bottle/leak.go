@@ -43,14 +43,12 @@ func (s *scope) reportLeak() {
 			leak.Backend = &l.Backend
 		}
 	}
-	status := v1alpha1.EgressStatus{Leak: leak}
-	if e := s.status.Egress; e != nil {
-		status.RecentDenials, status.ClosedByPlatform = e.RecentDenials, e.ClosedByPlatform
+	status := v1alpha1.EgressStatus{}
+	if s.status.Egress != nil {
+		status = *s.status.Egress
 	}
-	s.status.Egress = nil
-	if leak != nil || len(status.RecentDenials) > 0 {
-		s.status.Egress = &status
-	}
+	status.Leak = leak
+	s.status.Egress = agentstatus.Egress(status)
 }
 
 // leakMessage returns the evidence, and how to start the machine again.

@@ -15,6 +15,7 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/controllers/narrow"
 	"botbottle.dev/bottle-operator/internal/agentmetrics"
+	"botbottle.dev/bottle-operator/internal/broker"
 	"botbottle.dev/bottle-operator/internal/desired"
 	"botbottle.dev/bottle-operator/internal/enforce"
 	"botbottle.dev/bottle-operator/internal/enforce/probe"
@@ -45,6 +46,7 @@ type machineStep struct {
 	metrics     *agentmetrics.Metrics
 	reader      client.Reader
 	stops       *narrow.Stops
+	broker      *broker.Broker
 	workload    *workloadStep
 	// requirePolicy: a machine is started only if smolvm shows exactly the one
 	// allowed address for it.
@@ -260,6 +262,10 @@ func (m *machineStep) start(ctx context.Context, s *scope) error {
 	if rec.Workload.Out != "" {
 		s.work.Record = &rec
 		rec.Workload = workload.Start(s.work, state.NewSalt(), s.phase)
+		rec.Trusts, rec.Placeholders = s.opened != nil, desired.Placeholders(s.bottle)
+	}
+	if err := m.broker.Renew(ctx, s.bottle); err != nil {
+		return err
 	}
 	// A start reads the values again. The set of variables is fixed when the
 	// machine is created.
@@ -273,7 +279,7 @@ func (m *machineStep) start(ctx context.Context, s *scope) error {
 		return err
 	}
 	if w := rec.Workload; w.Out != "" {
-		if err := m.workload.exchanges.RenewExchange(ctx, s.owner.UID, w.Out, workload.Orders(s.bottle, w)); err != nil {
+		if err := m.workload.exchanges.RenewExchange(ctx, s.owner.UID, w.Out, workload.Orders(s.bottle, w, s.opened)); err != nil {
 			return err
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"context"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 
 	"k8s.io/utils/ptr"
@@ -14,10 +13,11 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/desired"
 	"botbottle.dev/bottle-operator/internal/flow"
-	"botbottle.dev/bottle-operator/internal/guestenv"
+	"botbottle.dev/bottle-operator/internal/guestca"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/lifecycle"
 	"botbottle.dev/bottle-operator/internal/machinesize"
+	"botbottle.dev/bottle-operator/internal/pending"
 	"botbottle.dev/bottle-operator/internal/state"
 	"botbottle.dev/bottle-operator/internal/supervise"
 )
@@ -70,18 +70,19 @@ func (m *machineStep) createAhead(ctx context.Context, s *scope) error {
 func newRecord(s *scope) state.Record {
 	salt := state.NewSalt()
 	rec := state.Record{
-		Salt:        salt,
-		Env:         state.Hashes(salt, s.literals),
-		Secrets:     state.Hashes(salt, s.secrets),
-		Image:       ptr.Deref(s.bottle.Spec.Image, ""),
-		Artifact:    artifactOf(s.bottle),
-		Reference:   s.reference,
-		Digest:      s.image.Digest,
-		Command:     s.bottle.Spec.Command,
-		Size:        machinesize.Of(s.bottle.Spec.Machine),
-		Created:     machineSpec(s).Size,
-		BundleIP:    s.triple.BundleIP.String(),
-		CAPath:      desired.CAPath(s.bottle),
+		Salt:      salt,
+		Env:       state.Hashes(salt, s.literals),
+		Secrets:   state.Hashes(salt, s.secrets),
+		Image:     ptr.Deref(s.bottle.Spec.Image, ""),
+		Artifact:  pending.Artifact(s.bottle),
+		Reference: s.reference,
+		Digest:    s.image.Digest,
+		Command:   s.bottle.Spec.Command,
+		Size:      machinesize.Of(s.bottle.Spec.Machine),
+		Created:   machineSpec(s).Size,
+		BundleIP:  s.triple.BundleIP.String(),
+		CAPath:    desired.CAPath(s.bottle),
+		Trusts:    s.opened != nil, Placeholders: desired.Placeholders(s.bottle),
 		RestartedAt: s.bottle.Annotations[v1alpha1.AnnotationRestartedAt],
 		RecreatedAt: s.bottle.Annotations[v1alpha1.AnnotationRecreatedAt],
 	}
@@ -117,7 +118,10 @@ func machineSpec(s *scope) host.MachineSpec {
 		fromArtifact(&spec, s)
 	}
 	if desired.CAPath(s.bottle) != "" {
-		spec.Mounts = append(spec.Mounts, host.Mount{Source: s.folder.CADir(), Target: guestCADir})
+		spec.Mounts = append(spec.Mounts, host.Mount{Source: s.folder.CADir(), Target: guestca.Dir})
+	}
+	if s.trustDir != "" {
+		spec.Mounts = append(spec.Mounts, host.Mount{Source: s.trustDir, Target: trustTarget})
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.secrets)) {
 		spec.Secrets = append(spec.Secrets, host.SecretFile{Name: name, Path: s.folder.SecretPath(name)})
@@ -139,42 +143,13 @@ func restartRequested(s *scope) bool {
 	return at != "" && s.record != nil && at != s.record.RestartedAt
 }
 
-// How the user applies a change.
-const (
-	byRecreating = "annotate the Bottle with botbottle.dev/recreatedAt for a new machine (its disk is lost)"
-	byRestarting = "annotate the Bottle with botbottle.dev/restartedAt to restart the machine"
-)
-
 // comparePending finds the fields that have changed since the machine was created.
 func (s *scope) comparePending(f lifecycle.Facts) {
 	s.pendingKnown = true
-	rec := s.record
-	if rec == nil || !f.Present || !f.Ours {
+	if s.record == nil || !f.Present || !f.Ours {
 		return
 	}
-	env := rec.EnvDiffers(s.literals, s.fromUser, guestenv.Earlier(s.triple.BundleIP)) || !rec.SameSecretNames(s.secrets)
-	for _, field := range []struct {
-		name   string
-		differ bool
-	}{
-		{"spec.env", env || !maps.Equal(rec.Secrets, state.Hashes(rec.Salt, s.secrets))},
-		{"spec.image", rec.Image != ptr.Deref(s.bottle.Spec.Image, "")},
-		{"spec.artifact", rec.Artifact != artifactOf(s.bottle)},
-		{"spec.command", !slices.Equal(rec.Command, s.bottle.Spec.Command)},
-		{"spec.machine", rec.Size != machinesize.Of(s.bottle.Spec.Machine)},
-		{"spec.bundle.caPath", (rec.CAPath == "") != (desired.CAPath(s.bottle) == "")},
-		{"status.network", rec.BundleIP != s.triple.BundleIP.String()},
-	} {
-		if field.differ {
-			s.pending = append(s.pending, field.name)
-		}
-	}
-	s.pendingHow = byRecreating
-	if !env && len(s.pending) == 1 && s.pending[0] == "spec.env" {
-		s.pendingHow = byRestarting
-	}
-}
-
-func pendingMessage(fields []string, how string) string {
-	return "not yet in force: " + strings.Join(fields, ", ") + "; " + how
+	s.pending, s.pendingHow = pending.Fields(s.record, pending.Wanted{
+		Bottle: s.bottle, Literals: s.literals, Secrets: s.secrets, FromUser: s.fromUser, BundleIP: s.triple.BundleIP,
+	})
 }

@@ -105,5 +105,5 @@ func (m *machineStep) updateOrders(ctx context.Context, s *scope) error {
 		}
 		w = rec.Workload
 	}
-	return m.workload.exchanges.WriteOrders(ctx, s.owner.UID, workload.Orders(s.bottle, w))
+	return m.workload.exchanges.WriteOrders(ctx, s.owner.UID, workload.Orders(s.bottle, w, s.opened))
 }

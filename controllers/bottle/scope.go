@@ -14,6 +14,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/desired"
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/pending"
 	"botbottle.dev/bottle-operator/internal/state"
 	"botbottle.dev/bottle-operator/internal/subnet"
 	"botbottle.dev/bottle-operator/internal/workload"
@@ -59,8 +60,11 @@ type scope struct {
 	hidden string // the reserved networks that the subnet hides; "" for none. Filled by network.
 	// version is the node's smolvm. Filled by smolfile.
 	version host.SmolvmVersion
-	// literals go into the Smolfile, secrets into files. Filled by smolfile.
-	literals, secrets map[string]string
+	// literals go into the Smolfile, secrets into files. opened are more literals, for a
+	// guest whose bundle opens connections. Filled by smolfile.
+	literals, secrets, opened map[string]string
+	// secretsDir is mounted into the built-in bundle. Filled by broker.
+	secretsDir string
 	// container is the ID of the bundle's container. Filled by bundle.
 	container string
 	// fromUser names the variables of spec.env, not the operator's. Filled by smolfile.
@@ -86,9 +90,10 @@ type scope struct {
 	// the Bottle. Filled before the first step.
 	work  workload.Facts
 	phase workload.Phase
-	// command and exchange are for a new machine. Filled by prepare.
+	// command, exchange and trustDir are for a new machine. Filled by prepare.
 	command  []string
 	exchange host.Exchange
+	trustDir string
 	// created waits until the machine that is created beside the pass exists, and
 	// returns how that ended. Filled by ahead.
 	created func() error
@@ -145,7 +150,7 @@ func (s *scope) statusInput() agentstatus.Input {
 	}
 	s.workloadInput(&in)
 	if len(s.pending) > 0 {
-		in.Pending = pendingMessage(s.pending, s.pendingHow)
+		in.Pending = pending.Message(s.pending, s.pendingHow)
 	}
 	return in
 }

@@ -13,8 +13,10 @@ import (
 	"strings"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/desired"
 	"botbottle.dev/bottle-operator/internal/envsource"
 	"botbottle.dev/bottle-operator/internal/flow"
+	"botbottle.dev/bottle-operator/internal/guestca"
 	"botbottle.dev/bottle-operator/internal/guestenv"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/machinesize"
@@ -36,7 +38,11 @@ func (f *smolfileStep) ensure(ctx context.Context, s *scope) error {
 	if err != nil {
 		return err
 	}
-	env, err := guestenv.Build(s.triple.BundleIP, guestCA(s.bottle), user)
+	caFile := ""
+	if desired.CAPath(s.bottle) != "" {
+		caFile = guestca.File
+	}
+	env, err := guestenv.Build(s.triple.BundleIP, caFile, user)
 	if err != nil {
 		return invalidEnv(err)
 	}
@@ -59,12 +65,15 @@ func (f *smolfileStep) ensure(ctx context.Context, s *scope) error {
 		}
 		s.secrets = nil
 	}
+	if len(desired.OpenRules(s.bottle)) > 0 {
+		s.opened = guestenv.Opened(s.triple.BundleIP, s.literals, s.fromUser, desired.Placeholders(s.bottle))
+	}
 	return f.write(s, env)
 }
 
 func (f *smolfileStep) write(s *scope, env []guestenv.Var) error {
 	data, err := smolfile.Render(smolfile.Smolfile{
-		Env: s.literals, BundleIP: s.triple.BundleIP, Size: machinesize.Of(s.bottle.Spec.Machine).Within(s.bottle.Status.Resources),
+		Env: s.environment(), BundleIP: s.triple.BundleIP, Size: machinesize.Of(s.bottle.Spec.Machine).Within(s.bottle.Status.Resources),
 	})
 	if err != nil {
 		return invalidEnv(err)
@@ -91,6 +100,13 @@ func (f *smolfileStep) write(s *scope, env []guestenv.Var) error {
 	sum := sha256.Sum256(data)
 	s.status.Smolfile = &v1alpha1.SmolfileStatus{Path: s.folder.SmolfilePath(), SHA256: hex.EncodeToString(sum[:])}
 	return nil
+}
+
+// environment returns the literals that a new machine gets.
+func (s *scope) environment() map[string]string {
+	all := maps.Clone(s.literals)
+	maps.Copy(all, s.opened)
+	return all
 }
 
 // reportTrimmed reports the values that lose the white space at their end. It

@@ -23,6 +23,7 @@ type steps struct {
 	room     *room.Gate
 	network  *networkStep
 	smolfile *smolfileStep
+	broker   *brokerStep
 	bundle   *bundleStep
 	image    *imageStep
 	wall     *wallStep
@@ -39,6 +40,7 @@ func (r *Reconciler) newSteps() steps {
 		room:     room.New(room.Options{Client: o.Client, Node: o.Node, State: o.State}),
 		network:  &networkStep{networks: o.Networks, surroundings: o.Surroundings, pool: o.Pool, causes: causes},
 		smolfile: &smolfileStep{references: o.References, machines: o.Machines, events: r.events, causes: causes},
+		broker:   &brokerStep{broker: o.Broker, upstreamCA: o.UpstreamCA},
 		bundle: &bundleStep{
 			references: o.References, bundles: o.Bundles, enforcement: o.Enforcement, denials: r.denials,
 			causes: causes, clock: o.Clock, allowedImages: o.AllowedBundleImages,
@@ -51,7 +53,7 @@ func (r *Reconciler) newSteps() steps {
 		machine: &machineStep{
 			machines: o.Machines, view: r.view, starts: r.starts, images: o.Images, enforcement: o.Enforcement,
 			exits: r.exits, requests: r.requests, events: r.events, causes: causes, clock: o.Clock,
-			metrics: o.Metrics, reader: o.Client, stops: &r.stops, requirePolicy: o.RequireSmolvmPolicy,
+			metrics: o.Metrics, reader: o.Client, broker: o.Broker, stops: &r.stops, requirePolicy: o.RequireSmolvmPolicy,
 		},
 		proof: &proofStep{enforcement: o.Enforcement},
 	}
@@ -60,6 +62,7 @@ func (r *Reconciler) newSteps() steps {
 		requests: r.requests, machine: p.machine, clock: o.Clock,
 	}
 	p.machine.workload = p.workload
+	p.bundle.broker = p.broker
 	return p
 }
 
@@ -71,6 +74,7 @@ func (p *steps) converge() []step {
 		{Name: "room", Condition: v1alpha1.ConditionMachineReady, Do: p.admit},
 		{Name: "network", Condition: v1alpha1.ConditionNetworkReady, Do: p.network.ensure},
 		{Name: "smolfile", Condition: v1alpha1.ConditionSmolfileReady, Do: p.smolfile.ensure},
+		{Name: "broker", Condition: v1alpha1.ConditionBundleReady, Do: p.broker.ensure},
 		{Name: "ahead", Do: p.ahead},
 		{Name: "bundle", Condition: v1alpha1.ConditionBundleReady, Do: p.bundle.ensure},
 		{Name: "image", Condition: v1alpha1.ConditionMachineReady, Do: p.image.ensure},

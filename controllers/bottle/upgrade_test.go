@@ -12,6 +12,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/pending"
 	"botbottle.dev/bottle-operator/test/builders"
 )
 
@@ -144,7 +145,7 @@ func (w *world) wantPendingAfterUpgrade(record string, change func(*v1alpha1.Bot
 	w.settle(demoKey)
 	wantCond, wantMessage := "", ""
 	if want != "" {
-		wantCond, wantMessage = "True/SpecChanged", pendingMessage([]string{want}, byRecreating)
+		wantCond, wantMessage = "True/SpecChanged", pending.Message([]string{want}, pending.ByRecreating)
 	}
 	w.wantCond(demoKey, v1alpha1.ConditionPendingRestart, wantCond)
 	if got := w.message(demoKey, v1alpha1.ConditionPendingRestart); got != wantMessage {

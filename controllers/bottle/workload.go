@@ -175,6 +175,14 @@ func (t *workloadStep) delete(ctx context.Context, s *scope) error {
 // folders for its supervisor.
 func (t *workloadStep) prepare(ctx context.Context, s *scope) error {
 	s.command, s.exchange = s.bottle.Spec.Command, host.Exchange{}
+	if err := t.prepareExchange(ctx, s); err != nil {
+		return err
+	}
+	return t.openedMount(ctx, s)
+}
+
+// prepareExchange creates the folders for the supervisor of a new machine, if it has one.
+func (t *workloadStep) prepareExchange(ctx context.Context, s *scope) error {
 	if !s.version.Command || s.image.Path == "" {
 		return nil // smolvm waits for the end of a bare machine's command
 	}

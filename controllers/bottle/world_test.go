@@ -36,6 +36,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/broker"
 	"botbottle.dev/bottle-operator/internal/egress"
 	"botbottle.dev/bottle-operator/internal/enforce"
 	"botbottle.dev/bottle-operator/internal/envsource"
@@ -71,23 +72,25 @@ var epoch = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
 // world is a node, an API server and the agent that connects them.
 type world struct {
-	t        *testing.T
-	faults   *hosttest.Faults
-	networks *hosttest.Networks
-	bundles  *hosttest.Bundles
-	machines *hosttest.Machines
-	images   *hosttest.Images
-	exchange *hosttest.Exchanges
-	sessions Sessions
-	walls    *hosttest.Walls
-	canaries *hosttest.Canaries
-	enforcer *enforce.Enforcer
-	guest    *testGuest
-	facts    *hosttest.Facts
-	refs     *refs
-	api      *api
-	clock    *testclock.FakeClock
-	recorder *events.FakeRecorder
+	t           *testing.T
+	faults      *hosttest.Faults
+	networks    *hosttest.Networks
+	bundles     *hosttest.Bundles
+	machines    *hosttest.Machines
+	images      *hosttest.Images
+	exchange    *hosttest.Exchanges
+	exchangeDir string
+	vault       *hosttest.Vault
+	sessions    Sessions
+	walls       *hosttest.Walls
+	canaries    *hosttest.Canaries
+	enforcer    *enforce.Enforcer
+	guest       *testGuest
+	facts       *hosttest.Facts
+	refs        *refs
+	api         *api
+	clock       *testclock.FakeClock
+	recorder    *events.FakeRecorder
 	// sweepMetrics holds the metrics of the Sweeper, if a test has one.
 	sweepMetrics  *prometheus.Registry
 	stateDir      string
@@ -98,6 +101,7 @@ type world struct {
 	pool          *subnet.Pool
 	around        *surroundings
 	limits        egress.Limits // the platform's limits on egress rules
+	upstreamCA    []byte
 	r             *Reconciler
 	queue         workqueue.TypedRateLimitingInterface[ctrl.Request] // see useQueue
 }
@@ -128,7 +132,9 @@ func newWorld(t *testing.T, objects ...client.Object) *world {
 	w.machines.ResolveNetNS(w.netns)
 	w.guest = &testGuest{world: w, does: honest}
 	w.machines.OnExec(w.guest.exec)
-	w.exchange = hosttest.NewExchanges(w.faults, t.TempDir())
+	w.exchangeDir = t.TempDir()
+	w.exchange = hosttest.NewExchanges(w.faults, w.exchangeDir)
+	w.vault = hosttest.NewVault(w.faults)
 	w.images = hosttest.NewImages(w.faults, w.imageDir, w.clock)
 	w.images.PutLocal("file:guest.tar", "default image")
 	w.api = newAPI(t, objects...)
@@ -166,7 +172,9 @@ func (w *world) restartAgent() {
 		Networks: w.networks, Bundles: w.bundles, Machines: w.machines, Facts: factsNow{w.facts},
 		Walls: w.walls, Enforcement: w.enforcer, Surroundings: w.around,
 		RequireProof: !w.allowUnproven, RequireSmolvmPolicy: w.requirePolicy,
-		State: dir, Images: w.images, Exchanges: w.exchange, Sessions: w.sessions, Pool: w.pool, Clock: w.clock,
+		Broker:     broker.New(broker.Options{Bottles: w.api.Client, References: w.refs, Vault: w.vault, Exchanges: w.exchange, Clock: w.clock}),
+		UpstreamCA: func() []byte { return w.upstreamCA },
+		State:      dir, Images: w.images, Exchanges: w.exchange, Sessions: w.sessions, Pool: w.pool, Clock: w.clock,
 		DefaultImage: "file:guest.tar", AllowedBundleImages: w.allowed,
 		MachinePollInterval: 5 * time.Second, MaxConcurrentStarts: 4,
 	})
@@ -396,19 +404,38 @@ func (w *world) writingCalls() []string {
 type refs struct {
 	mu   sync.Mutex
 	data map[namedwatch.Ref]map[string][]byte
+	puts int // the newest resourceVersion
+	vers map[namedwatch.Ref]int
 	err  error
 	// onGet runs before an object is read.
 	onGet func()
 }
 
 func newRefs() *refs {
-	return &refs{data: map[namedwatch.Ref]map[string][]byte{}}
+	return &refs{data: map[namedwatch.Ref]map[string][]byte{}, vers: map[namedwatch.Ref]int{}}
 }
 
 func (r *refs) put(kind namedwatch.Kind, name, key, value string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.data[namedwatch.Ref{Kind: kind, Namespace: "default", Name: name}] = map[string][]byte{key: []byte(value)}
+	ref := namedwatch.Ref{Kind: kind, Namespace: "default", Name: name}
+	r.data[ref] = map[string][]byte{key: []byte(value)}
+	r.puts++
+	r.vers[ref] = r.puts
+}
+
+func (r *refs) delete(kind namedwatch.Kind, name string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.data, namedwatch.Ref{Kind: kind, Namespace: "default", Name: name})
+}
+
+// Peek implements envsource.Peeker.
+func (r *refs) Peek(b *v1alpha1.Bottle, ref namedwatch.Ref) (envsource.Object, error) {
+	data, err := r.Get(context.Background(), b, ref)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return envsource.Object{Data: data, ResourceVersion: fmt.Sprint(r.vers[ref])}, err
 }
 
 func (r *refs) Get(_ context.Context, _ *v1alpha1.Bottle, ref namedwatch.Ref) (map[string][]byte, error) {

@@ -79,7 +79,7 @@ func (w *statusWriter) clear(ctx context.Context, b *v1alpha1.Bottle) error {
 	}
 	var egress any
 	if e := b.Status.Egress; e != nil && e.Leak != nil {
-		egress = map[string]any{"recentDenials": nil} // a leak moves with the Bottle
+		egress = map[string]any{"recentDenials": nil, "closedByPlatform": nil, "credentials": nil} // a leak moves with the Bottle
 	}
 	patch, err := json.Marshal(map[string]any{
 		"metadata": map[string]any{"resourceVersion": b.ResourceVersion},

@@ -45,6 +45,7 @@ type AgentOptions struct {
 	ReservedNetworks    []string
 	EgressClosed        []string
 	EgressCeiling       []string
+	EgressUpstreamCA    string
 
 	SmolvmDir           string
 	KVMDevice           string
@@ -89,6 +90,8 @@ func (o *AgentOptions) Bind(fs *pflag.FlagSet) {
 
 	fs.StringSliceVar(&o.EgressClosed, "egress-closed", nil, "networks that no Bottle may open, such as the cluster's Pod, Service and node networks (10.244.0.0/16,10.96.0.0/12); may be repeated; the subnet pool and the node's own addresses are always closed")
 	fs.StringSliceVar(&o.EgressCeiling, "egress-ceiling", nil, "rules, as in spec.egress.allow, for the most that any Bottle may open; may be repeated; if empty, there is no ceiling")
+
+	fs.StringVar(&o.EgressUpstreamCA, "egress-upstream-ca", "", "PEM file of authorities that the default bundles accept for the hosts in spec.egress.rules, beside the public ones, such as a company's own; the agent reads it again at each pass over a Bottle")
 
 	fs.StringVar(&o.SmolvmDir, "smolvm-dir", "/opt/smolvm", "directory that contains smolvm, lib/ and agent-rootfs/")
 	fs.StringVar(&o.KVMDevice, "kvm-device", "/dev/kvm", "device that machines need; if empty, it is not checked")
@@ -160,6 +163,9 @@ func (o *AgentOptions) Validate() error {
 	}
 	if o.BundleProgram != "" && !filepath.IsAbs(o.BundleProgram) {
 		bad("bundle-program", o.BundleProgram, "an absolute path or empty")
+	}
+	if o.EgressUpstreamCA != "" && !filepath.IsAbs(o.EgressUpstreamCA) {
+		bad("egress-upstream-ca", o.EgressUpstreamCA, "an absolute path or empty")
 	}
 	if o.GuestProgram != "" && !filepath.IsAbs(o.GuestProgram) {
 		bad("guest-program", o.GuestProgram, "an absolute path or empty")

@@ -225,7 +225,18 @@ func (o *AgentOptions) compose(mgr ctrl.Manager, p parts) error {
 	if err != nil {
 		return err
 	}
-	environments, err := newEnvironmentWatch(mgr, func(bottle client.ObjectKey) { r.Enqueue(bottle) })
+	var served brokers
+	environments, err := newEnvironmentWatch(mgr, func(bottle client.ObjectKey) {
+		served.controller.Enqueue(bottle)
+		r.Enqueue(bottle)
+	})
+	if err != nil {
+		return err
+	}
+	if served, err = o.addBroker(mgr, p.dir, environments, exchanges); err != nil {
+		return err
+	}
+	upstreamCA, err := o.upstreamCA()
 	if err != nil {
 		return err
 	}
@@ -240,7 +251,7 @@ func (o *AgentOptions) compose(mgr ctrl.Manager, p parts) error {
 		Networks: p.calls.Networks(engine), Bundles: p.calls.Bundles(engine), Machines: p.calls.Machines(p.machines), Facts: facts,
 		Walls: p.walls, Enforcement: p.enforcer, Surroundings: p.surroundings,
 		RequireProof: o.RequireProof, RequireSmolvmPolicy: o.RequireSmolvmPolicy,
-		State: p.dir, Images: images, Exchanges: exchanges, Sessions: sessions, Pool: pool,
+		State: p.dir, Images: images, Exchanges: exchanges, Broker: served.broker, UpstreamCA: upstreamCA, Sessions: sessions, Pool: pool,
 		Clock: clock.RealClock{}, Metrics: counts,
 		DefaultImage: o.DefaultImage, AllowedBundleImages: o.AllowedBundleImages,
 		MachinePollInterval: o.MachinePollInterval, MaxConcurrentStarts: o.MaxConcurrentStarts, FirstReportDelay: time.Second,

@@ -51,6 +51,11 @@ type Record struct {
 	// CAPath is spec.bundle.caPath; "" means that the machine lacks that mount.
 	CAPath string `json:"caPath,omitempty"`
 
+	// Trusts: the guest was told to trust the authority of its Bottle. Placeholders are the
+	// variables that it has in place of credentials.
+	Trusts       bool     `json:"trustsBundle,omitempty"`
+	Placeholders []string `json:"placeholders,omitempty"`
+
 	// RestartedAt and RecreatedAt are the values of the annotations that were
 	// already acted on.
 	RestartedAt string `json:"restartedAt,omitempty"`

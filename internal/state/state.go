@@ -32,6 +32,7 @@ const (
 	inDir         = "in"
 	outDir        = "out"
 	guestDir      = "guest"
+	vaultDir      = "vault"
 	caDir         = "ca"
 	clusterIDFile = "cluster-id"
 )
@@ -84,6 +85,9 @@ func (d *Dir) OutDir() string { return filepath.Join(d.root, outDir) }
 
 // GuestDir is the folder of the guest program.
 func (d *Dir) GuestDir() string { return filepath.Join(d.root, guestDir) }
+
+// VaultDir is where internal/vault mounts its file system in memory.
+func (d *Dir) VaultDir() string { return filepath.Join(d.root, vaultDir) }
 
 // Folder returns the folder of the Bottle with this UID. The folder need not
 // exist. It is an error if the UID is not a valid name of a folder.

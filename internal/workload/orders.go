@@ -60,9 +60,9 @@ func Held(b *v1alpha1.Bottle) bool {
 	return held
 }
 
-// Orders returns what the supervisor is to do.
-func Orders(b *v1alpha1.Bottle, w state.Workload) supervise.Orders {
-	o := supervise.Orders{Start: w.Start, Workload: supervise.Run, RestartPolicy: string(b.Spec.RestartPolicy), Stdin: w.Stdin, Restarts: w.Restarts}
+// Orders returns what the supervisor is to do. env has variables for the command.
+func Orders(b *v1alpha1.Bottle, w state.Workload, env map[string]string) supervise.Orders {
+	o := supervise.Orders{Env: env, Start: w.Start, Workload: supervise.Run, RestartPolicy: string(b.Spec.RestartPolicy), Stdin: w.Stdin, Restarts: w.Restarts}
 	if w.Idle {
 		o.Workload = supervise.Idle
 	}

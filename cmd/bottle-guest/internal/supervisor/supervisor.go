@@ -148,7 +148,7 @@ func (s *Supervisor) runOnce(n int) string {
 	s.log.system("run %d", n)
 	result := s.execute()
 	if orders, err := readOrders(s.in); err == nil {
-		s.orders.RestartPolicy, s.orders.Stdin = orders.RestartPolicy, orders.Stdin
+		s.orders.RestartPolicy, s.orders.Stdin, s.orders.Env = orders.RestartPolicy, orders.Stdin, orders.Env
 	}
 	s.report.FinishTime = s.clock.Now().UTC()
 	if s.report.Signal = result.Signal; result.Signal == 0 {
