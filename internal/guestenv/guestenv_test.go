@@ -50,7 +50,7 @@ func TestBuild(t *testing.T) {
 		literal("AWS_CA_BUNDLE", ca), literal("CARGO_HTTP_CAINFO", ca), literal("CURL_CA_BUNDLE", ca), literal("DENO_CERT", ca), literal("GIT_SSL_CAINFO", ca),
 		literal("NODE_EXTRA_CA_CERTS", ca), literal("PIP_CERT", ca), literal("REQUESTS_CA_BUNDLE", ca), literal("SSL_CERT_FILE", ca),
 		literal("BUNDLE_SSL_CA_CERT", ca), literal("CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE", ca), literal("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", ca),
-		literal("HEX_CACERTS_PATH", ca), literal("NIX_SSL_CERT_FILE", ca), literal("YARN_HTTPS_CA_FILE_PATH", ca),
+		literal("HEX_CACERTS_PATH", ca), literal("CODEX_CA_CERTIFICATE", ca), literal("NIX_SSL_CERT_FILE", ca), literal("YARN_HTTPS_CA_FILE_PATH", ca),
 	}
 	type row struct {
 		caPath string

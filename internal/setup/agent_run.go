@@ -8,12 +8,10 @@ import (
 	"fmt"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"botbottle.dev/bottle-operator/controllers/bottle"
@@ -54,6 +52,9 @@ func (o *AgentOptions) Run(ctx context.Context) error {
 		return err
 	}
 	limitGarbage()
+	if err := forbidCoreDumps(); err != nil {
+		return err
+	}
 	cfg, err := restConfig(o.Kubeconfig, "bottle-agent")
 	if err != nil {
 		return err
@@ -293,20 +294,6 @@ func (o *AgentOptions) openState(ctx context.Context) (*state.Dir, error) {
 	}
 }
 
-// bundleProgram returns a path of bottle-bundle that stays the same program even after
-// an upgrade has replaced the file. It is valid as long as this process runs.
-func (o *AgentOptions) bundleProgram() (string, error) {
-	path, err := programPath("bundle-program", o.BundleProgram, "bottle-bundle")
-	if err != nil {
-		return "", err
-	}
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return "", fmt.Errorf("--bundle-program: open %s: %w", path, err)
-	}
-	return fmt.Sprintf("/proc/self/fd/%d", fd), nil
-}
-
 // docker returns a client for the node's Docker Engine. It does not contact
 // dockerd, because a dockerd that hangs must not delay the agent's other work.
 func (o *AgentOptions) docker(bundleProgram string) (*docker.Engine, error) {
@@ -318,21 +305,6 @@ func (o *AgentOptions) docker(bundleProgram string) (*docker.Engine, error) {
 		return nil, fmt.Errorf("--bundle-program: %w", err)
 	}
 	return engine, nil
-}
-
-// loadBundleImage loads the built-in bundle image before a bundle needs it. If
-// Docker is down, the image is loaded later, when the first bundle needs it.
-func loadBundleImage(engine *docker.Engine, program string) manager.RunnableFunc {
-	return func(ctx context.Context) error {
-		reference, err := engine.LoadBundleImage(ctx, program)
-		switch {
-		case err != nil && ctx.Err() == nil:
-			ctrl.Log.Error(err, "Could not load the built-in bundle image yet")
-		case err == nil:
-			ctrl.Log.Info("Loaded the built-in bundle image", "image", reference)
-		}
-		return nil
-	}
 }
 
 func (o *AgentOptions) smolvm(dir *state.Dir) *smolvm.Driver {

@@ -122,6 +122,9 @@ func (o *ManagerOptions) namespace(file string) (string, error) {
 
 // Run runs the manager until ctx ends.
 func (o *ManagerOptions) Run(ctx context.Context) error {
+	if err := forbidCoreDumps(); err != nil {
+		return err
+	}
 	options, err := o.placement()
 	if err != nil {
 		return err
