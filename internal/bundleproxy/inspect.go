@@ -114,7 +114,12 @@ func (o *opener) forward(w http.ResponseWriter, r *http.Request, to outgoing) {
 		x.body = newRequestBody(x, r)
 		out.Body = x.body
 	}
-	o.reverse.ServeHTTP(&guestWriter{ResponseWriter: w, x: x}, out)
+	guest := &guestWriter{ResponseWriter: w, x: x}
+	if r.ProtoMajor == 1 {
+		guest.conn, _ = r.Context().Value(openedKey{}).(*openedConn)
+	}
+	defer func() { _ = guest.pullCork() }() // the request may end with a panic
+	o.reverse.ServeHTTP(guest, out)
 }
 
 // inspect finds the rule for a request, and looks for known secrets in all of it but its

@@ -87,10 +87,14 @@ type openedConn struct {
 	from   io.Reader // the connection, after what was read from it already
 	target target
 	o      *opener
+	cork   cork
 }
 
 // Read implements net.Conn.
 func (c *openedConn) Read(b []byte) (int, error) { return c.from.Read(b) }
+
+// Write implements net.Conn.
+func (c *openedConn) Write(b []byte) (int, error) { return c.cork.write(c.halfConn, b) }
 
 // Close implements net.Conn.
 func (c *openedConn) Close() error {

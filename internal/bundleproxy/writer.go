@@ -5,6 +5,7 @@ package bundleproxy
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"io"
 	"net"
 	"net/http"
@@ -14,7 +15,31 @@ import (
 // of informational answers, which httputil.ReverseProxy passes on as they are.
 type guestWriter struct {
 	http.ResponseWriter
-	x *exchange // nil outside of opened connections
+	x    *exchange   // nil outside of opened connections
+	conn *openedConn // of a request by HTTP/1.1, whose handler alone writes to it; or nil
+}
+
+// Write implements http.ResponseWriter.
+func (w *guestWriter) Write(p []byte) (int, error) {
+	if w.conn != nil {
+		w.conn.cork.put()
+	}
+	return w.ResponseWriter.Write(p)
+}
+
+// FlushError implements what http.ResponseController looks for. httputil.ReverseProxy
+// flushes after each Write.
+func (w *guestWriter) FlushError() error {
+	err := http.NewResponseController(w.ResponseWriter).Flush()
+	return cmp.Or(err, w.pullCork())
+}
+
+// pullCork writes to the guest's connection what is collected there.
+func (w *guestWriter) pullCork() error {
+	if w.conn == nil {
+		return nil
+	}
+	return w.conn.cork.pull(w.conn.halfConn)
 }
 
 // WriteHeader implements http.ResponseWriter.
