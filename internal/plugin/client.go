@@ -121,21 +121,20 @@ func (c *client) setDesiredState(ctx context.Context, name string, state v1alpha
 // errDeleted means that the Bottle no longer exists.
 var errDeleted = errors.New("the Bottle was deleted")
 
-// follow calls seen with the state of the Bottle, now and whenever it changes, until
-// seen returns true or an error. It outlasts short outages of the API server. It returns
-// errDeleted if the Bottle is deleted after it has been seen.
-func (c *client) follow(ctx context.Context, name string, seen func(*v1alpha1.Bottle) (bool, error)) error {
-	var uid types.UID
-	var answered time.Time
+// follow calls seen with the state of a Bottle that exists, now and whenever it changes,
+// until seen returns true or an error. It outlasts short outages of the API server. It
+// returns errDeleted if the Bottle is deleted.
+func (c *client) follow(ctx context.Context, bottle *v1alpha1.Bottle, seen func(*v1alpha1.Bottle) (bool, error)) error {
+	answered := time.Now()
 	for {
-		b, err := c.get(ctx, name)
+		b, err := c.get(ctx, bottle.Name)
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case uid != "" && (apierrors.IsNotFound(err) || err == nil && b.UID != uid):
+		case apierrors.IsNotFound(err) || err == nil && b.UID != bottle.UID:
 			return errDeleted
 		case err == nil:
-			uid, answered = b.UID, time.Now()
+			answered = time.Now()
 			if done, err := seen(b); done || err != nil {
 				return err
 			}
@@ -143,7 +142,7 @@ func (c *client) follow(ctx context.Context, name string, seen func(*v1alpha1.Bo
 			if done || err != nil {
 				return err
 			}
-		case uid == "" || !transient(err) || time.Since(answered) > maxOutage:
+		case !transient(err) || time.Since(answered) > maxOutage:
 			return err
 		}
 		select {

@@ -50,7 +50,7 @@ func (r *runner) ended(b *v1alpha1.Bottle) error {
 func (r *runner) untilStarted(parent context.Context) error {
 	ctx, cancel := context.WithTimeout(parent, r.flags.startTimeout)
 	defer cancel()
-	err := r.client.follow(ctx, r.name, func(b *v1alpha1.Bottle) (bool, error) {
+	err := r.client.follow(ctx, r.bottle, func(b *v1alpha1.Bottle) (bool, error) {
 		r.bottle = b
 		r.progress.show(b)
 		if isTrue(b, v1alpha1.ConditionFinished) {
@@ -93,7 +93,7 @@ func (r *runner) show(parent context.Context) error {
 	shown := make(chan error, 1)
 	finished := make(chan struct{})
 	go func() { shown <- r.output(ctx, finished) }()
-	err := r.client.follow(ctx, r.name, func(b *v1alpha1.Bottle) (bool, error) {
+	err := r.client.follow(ctx, r.bottle, func(b *v1alpha1.Bottle) (bool, error) {
 		r.bottle = b
 		r.progress.show(b)
 		if isTrue(b, v1alpha1.ConditionFinished) {
@@ -258,7 +258,7 @@ func (r *runner) delete(parent context.Context) error {
 	fmt.Fprintln(r.notes, sentence(r.name, "deleted"))
 	wait, cancel := r.interruptible(ctx)
 	defer cancel()
-	err := r.client.follow(wait, r.name, func(b *v1alpha1.Bottle) (bool, error) { return b.UID != r.bottle.UID, nil })
+	err := r.client.follow(wait, r.bottle, func(*v1alpha1.Bottle) (bool, error) { return false, nil })
 	if err != nil && !errors.Is(err, errDeleted) && wait.Err() != nil {
 		fmt.Fprintf(r.notes, "The Bottle is being deleted, and its node has not finished that yet\n")
 	}
