@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -22,20 +23,38 @@ import (
 )
 
 func TestExec(t *testing.T) {
-	for _, noWebSockets := range []bool{false, true} {
+	for name, tt := range map[string]struct {
+		input                string
+		noWebSockets, noSPDY bool
+		webSocket            bool // what carries the session
+	}{
+		"input":                     {input: "hello"},
+		"no input":                  {webSocket: true},
+		"input, SPDY refused":       {input: "hello", noSPDY: true, webSocket: true},
+		"input, WebSockets refused": {input: "hello", noWebSockets: true},
+		"no input, SPDY refused":    {noSPDY: true, webSocket: true},
+		"no input, no WebSockets":   {noWebSockets: true},
+	} {
 		for _, code := range []int{0, 1, 42, 137} {
-			t.Run(fmt.Sprintf("exit code %d, WebSockets refused: %t", code, noWebSockets), func(t *testing.T) {
+			t.Run(fmt.Sprintf("%s, exit code %d", name, code), func(t *testing.T) {
 				c := newCluster(t)
 				c.put(ready("demo"))
-				c.noWebSockets = noWebSockets
+				c.noWebSockets, c.noSPDY = tt.noWebSockets, tt.noSPDY
 				c.guest = func(s *session) int {
-					in, _ := io.ReadAll(s.in)
+					var in []byte
+					if s.in != nil {
+						in, _ = io.ReadAll(s.in)
+					}
 					fmt.Fprintf(s.out, "out %s %q", in, s.command)
 					fmt.Fprint(s.err, "err")
 					return code
 				}
-				got := c.input("hello", "exec", "demo", "-i", "--", "sh", "-c", "exit; -i")
-				if got.code != code || got.out != `out hello ["sh" "-c" "exit; -i"]` {
+				args := []string{"exec", "demo", "-i", "--", "sh", "-c", "exit; -i"}
+				if tt.input == "" {
+					args = slices.Delete(args, 2, 3)
+				}
+				got := c.input(tt.input, args...)
+				if got.code != code || got.out != fmt.Sprintf(`out %s ["sh" "-c" "exit; -i"]`, tt.input) {
 					t.Errorf("got %+v, want exit code %d", got, code)
 				}
 				want := "err"
@@ -45,7 +64,7 @@ func TestExec(t *testing.T) {
 				if got.errOut != want {
 					t.Errorf("got stderr %q, want %q", got.errOut, want)
 				}
-				if s := c.sessions[0]; s.websocket == noWebSockets || s.bottle != "demo" || s.tty {
+				if s := c.sessions[0]; s.websocket != tt.webSocket || s.bottle != "demo" || s.tty {
 					t.Errorf("got session %+v", s)
 				}
 			})

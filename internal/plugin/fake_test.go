@@ -67,6 +67,7 @@ type cluster struct {
 	changed      func(*v1alpha1.Bottle)
 	proof        subresources.BottleProof
 	noWebSockets bool
+	noSPDY       bool
 
 	mu       sync.Mutex
 	bottles  map[string]*v1alpha1.Bottle
@@ -422,6 +423,10 @@ func (c *cluster) stream(w http.ResponseWriter, r *http.Request, translated bool
 		}
 		location, _ := url.Parse(fmt.Sprintf("%s/agent/%s/%s?%s", c.URL, r.PathValue("name"), r.PathValue("sub"), r.URL.RawQuery))
 		proxy.NewStreamTranslatorHandler(location, http.DefaultTransport, 0, proxy.Options{Stdin: flag("stdin"), Stdout: flag("stdout"), Stderr: flag("stderr"), Tty: flag("tty")}).ServeHTTP(w, r)
+		return
+	}
+	if c.noSPDY && !translated {
+		http.Error(w, "no SPDY here", http.StatusForbidden)
 		return
 	}
 	options := &remotecommand.Options{Stdin: flag("stdin"), Stdout: flag("stdout"), Stderr: flag("stderr"), TTY: flag("tty")}

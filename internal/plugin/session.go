@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -60,8 +61,8 @@ func (s *session) parameters() (string, runtime.Object) {
 	}
 }
 
-// stream runs the session to its end: over a WebSocket or, if the way to the API server
-// does not support that, over SPDY. A command that fails is a CodeExitError.
+// stream runs the session to its end, over a WebSocket or over SPDY. A command that fails is
+// a CodeExitError.
 func (c *client) stream(ctx context.Context, s *session) error {
 	subresource, parameters := s.parameters()
 	url := c.sub.Post().Namespace(c.namespace).Resource("bottles").Name(s.name).SubResource(subresource).
@@ -83,8 +84,8 @@ func (c *client) stream(ctx context.Context, s *session) error {
 	return s.terminal.Safe(func() error { return run(sizes) })
 }
 
-// execute opens the streams and waits for the end. The fallback to SPDY is kubectl's, but
-// it keeps the API server's answer to the WebSocket: SPDY's error has only its text.
+// execute opens the streams and waits for the end. It prefers a WebSocket, except for input
+// that nobody types. The fallback to SPDY is kubectl's, but it keeps the API server's answer to the WebSocket: SPDY's error has only its text.
 func (c *client) execute(ctx context.Context, url *url.URL, streams remotecommand.StreamOptions) error {
 	spdy, err := remotecommand.NewSPDYExecutor(c.config, http.MethodPost, url)
 	if err != nil {
@@ -96,6 +97,9 @@ func (c *client) execute(ctx context.Context, url *url.URL, streams remotecomman
 	webSocket, err := remotecommand.NewWebSocketExecutor(c.config, http.MethodGet, url.String())
 	if err != nil {
 		return err
+	}
+	if streams.Stdin != nil && !streams.Tty {
+		return executeWithInput(ctx, spdy, webSocket, streams)
 	}
 	var answer *apierrors.StatusError
 	executor, err := remotecommand.NewFallbackExecutor(webSocket, spdy, func(err error) bool {
@@ -113,6 +117,24 @@ func (c *client) execute(ctx context.Context, url *url.URL, streams remotecomman
 	}
 	err = executor.StreamWithContext(ctx, streams)
 	if err != nil && answer != nil && !exitCode(err) {
+		return answer
+	}
+	return err
+}
+
+// executeWithInput runs a session with input that nobody types. It prefers SPDY, because the
+// client of a WebSocket ends the session if its pings are not answered for a minute, and
+// they wait behind input that the command has not read.
+func executeWithInput(ctx context.Context, spdy, webSocket remotecommand.Executor, streams remotecommand.StreamOptions) error {
+	err := spdy.StreamWithContext(ctx, streams)
+	if err == nil || !strings.HasPrefix(err.Error(), "unable to upgrade connection: ") {
+		return err
+	}
+	// SPDY's error has only the text of the API server's answer.
+	err = webSocket.StreamWithContext(ctx, streams)
+	var failure *httpstream.UpgradeFailureError
+	var answer *apierrors.StatusError
+	if errors.As(err, &failure) && errors.As(failure.Cause, &answer) {
 		return answer
 	}
 	return err
