@@ -232,7 +232,7 @@ type HTTPRule struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=16
-	HTTP []HTTPMatch `json:"http,omitempty"`
+	HTTP []HTTPMatch `json:"http,omitempty"` //nolint:kubeapilinter // a rule requires methods or paths
 
 	// credential is added to the requests that the rule lets through. The guest never
 	// has it.
@@ -250,6 +250,8 @@ type HTTPRule struct {
 }
 
 // HTTPMatch describes requests by method and path. A request must match both.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.methods) || has(self.paths)",message="an entry of http must have methods or paths: to let every request through, leave http out"
 type HTTPMatch struct {
 	// methods are the methods that match, in upper case. If absent, every method does.
 	// +optional

@@ -168,6 +168,7 @@ func TestRulesRefused(t *testing.T) {
 	foreign := builders.MakeBottle("a").Rules(v1alpha1.HTTPRule{Host: "api.example.com"})
 	foreign.Spec.Bundle = &v1alpha1.Bundle{Image: ptr.To("registry.example/proxy:1")}
 	tests := map[string]refusal{
+		"entry that names nothing":   {withHTTP(make([]v1alpha1.HTTPMatch, 1)), "spec.egress.rules[0].http[0]", "an entry of http must have methods or paths"},
 		"no host":                    one(v1alpha1.HTTPRule{}, ".host", ""),
 		"URL":                        host("https://api.example.com/v1", "a rule must be HOST[:PORT]"),
 		"localhost":                  host("localhost", "localhost can never be allowed"),
