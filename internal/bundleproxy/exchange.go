@@ -17,6 +17,7 @@ type exchange struct {
 	p       *proxy
 	target  target
 	scheme  string // of the request that is sent
+	http2   bool   // the guest speaks HTTP/2
 	method  string
 	path    string           // in the form that is checked and sent
 	rule    *egress.HTTPRule // nil if none matches

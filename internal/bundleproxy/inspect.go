@@ -126,7 +126,7 @@ func (o *opener) forward(w http.ResponseWriter, r *http.Request, to outgoing) {
 // body. It removes from the request what must not be sent.
 func (o *opener) inspect(r *http.Request, to outgoing) (*exchange, decision) {
 	t := to.target
-	x := &exchange{p: o.p, target: t, scheme: to.scheme, method: r.Method, secrets: o.p.broker.secrets.Load()}
+	x := &exchange{p: o.p, target: t, scheme: to.scheme, http2: r.ProtoMajor == 2, method: r.Method, secrets: o.p.broker.secrets.Load()}
 	x.acceptsTrailers = hasToken(r.Header.Values("Te"), "trailers")
 	keepWebSocket(r)
 	set := o.p.rules.current()

@@ -30,7 +30,7 @@ func TestOpenedRequests(t *testing.T) {
 		c := ow.client(version)
 		for _, method := range []string{"GET", "POST", "PUT", "DELETE"} {
 			var body io.Reader
-			want := fmt.Sprintf("%s HTTP/2.0 api.example.com /v1/x?a=b;c&d ", method)
+			want := fmt.Sprintf("%s HTTP/%s api.example.com /v1/x?a=b;c&d ", method, map[string]string{"1.1": "1.1", "2": "2.0"}[version])
 			if method != "GET" {
 				body, want = strings.NewReader("the body"), want+"the body"
 			}

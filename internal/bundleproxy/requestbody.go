@@ -23,6 +23,7 @@ type requestBody struct {
 	to   http.Header   // the trailers that are sent; nil for none
 
 	scanner *needle.Scanner
+	mem     []byte // of buf
 	buf     []byte // bytes that were read and not yet passed on
 	passed  int    // bytes passed on in all
 	err     error  // what from returned in the end
@@ -61,11 +62,11 @@ func (b *requestBody) free() int {
 }
 
 func (b *requestBody) fill() {
-	held := len(b.buf)
-	// The buffer moves to the beginning of its memory when it has been passed on.
-	b.buf = slices.Grow(append([]byte(nil), b.buf...), scanBuffer)
-	n, err := b.from.Read(b.buf[held : held+scanBuffer])
-	b.buf = b.buf[:held+n]
+	// What is left moves to the beginning of the memory.
+	held := copy(b.mem, b.buf)
+	b.mem = slices.Grow(b.mem[:held], scanBuffer)[:held+scanBuffer]
+	n, err := b.from.Read(b.mem[held:])
+	b.buf = b.mem[:held+n]
 	d := b.x.look(b.scanner, b.buf[held:], placeBody)
 	if d == nil && errors.Is(err, io.EOF) {
 		d = b.endTrailers()

@@ -62,6 +62,9 @@ func rewrite(r *httputil.ProxyRequest) {
 
 // receive changes a host's response into the one that the guest gets.
 func (x *exchange) receive(resp *http.Response) error {
+	if x.refused.Load() != nil {
+		return errEnded // a host may answer a request that broke off
+	}
 	resp.Status = "" // a text of the host's
 	if err := checkResponse(resp); err != nil {
 		return err
