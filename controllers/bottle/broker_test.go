@@ -94,7 +94,7 @@ func TestBundleGetsCredentials(t *testing.T) {
 	if len(status) != 1 || status[0].SecretName != "creds" || status[0].Key != "token" || status[0].ResourceVersion != "1" || !status[0].Since.Time.Equal(epoch) {
 		t.Errorf("status: got %+v", status)
 	}
-	orders := w.exchange.Orders(testUID)
+	orders := w.exchange.Renewed(testUID) // what the supervisor reads first
 	if orders.Env["API_KEY"] != guestenv.Placeholder || orders.Env["SSL_CERT_FILE"] == "" {
 		t.Errorf("orders of the supervisor: got %v", orders.Env)
 	}
@@ -195,6 +195,7 @@ func TestAuthorityLivesAsLongAsTheMachineRuns(t *testing.T) {
 	w := lending(t)
 	w.settle(demoKey)
 	first := w.authority()
+	w.clock.Step(resync)
 	w.restartAgent()
 	w.settle(demoKey)
 	if !bytes.Equal(first, w.authority()) {

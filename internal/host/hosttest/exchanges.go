@@ -25,6 +25,7 @@ type Exchanges struct {
 	mu      sync.Mutex
 	made    int
 	orders  map[string]supervise.Orders // by UID
+	renewed map[string]supervise.Orders // by UID
 	reports map[string]supervise.Report // by Out
 	marks   map[string]int64            // by Out
 }
@@ -33,7 +34,7 @@ var _ host.Exchanges = (*Exchanges)(nil)
 
 // NewExchanges returns a fake without exchanges, which makes its folders in dir.
 func NewExchanges(f *Faults, dir string) *Exchanges {
-	return &Exchanges{Faults: cmp.Or(f, &Faults{}), dir: dir, orders: map[string]supervise.Orders{},
+	return &Exchanges{Faults: cmp.Or(f, &Faults{}), dir: dir, orders: map[string]supervise.Orders{}, renewed: map[string]supervise.Orders{},
 		reports: map[string]supervise.Report{}, marks: map[string]int64{}}
 }
 
@@ -74,7 +75,7 @@ func (f *Exchanges) ensure(uid, out string) error {
 // RenewExchange implements host.Exchanges.
 func (f *Exchanges) RenewExchange(ctx context.Context, uid, out string, orders supervise.Orders) error {
 	return f.call(ctx, "RenewExchange "+uid, func() error {
-		f.orders[uid] = orders
+		f.orders[uid], f.renewed[uid] = orders, orders
 		delete(f.reports, out)
 		f.marks[out]++
 		return f.ensure(uid, out)
@@ -149,6 +150,13 @@ func (f *Exchanges) Orders(uid string) supervise.Orders {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.orders[uid]
+}
+
+// Renewed returns the orders at the last start of a Bottle's machine; zero for none.
+func (f *Exchanges) Renewed(uid string) supervise.Orders {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.renewed[uid]
 }
 
 // Put makes a Bottle's supervisor report r. It reports for the current start if r names
