@@ -41,12 +41,12 @@ func TestStore(t *testing.T) {
 	}
 }
 
-// TestJavaReadsTheStore: a JVM takes every certificate as trusted.
-func TestJavaReadsTheStore(t *testing.T) {
-	require.Full(t, "needs keytool")
+// TestLongJavaReadsTheStore: a JVM takes every certificate as trusted.
+func TestLongJavaReadsTheStore(t *testing.T) {
+	require.Long(t)
 	keytool, err := exec.LookPath("keytool")
 	if err != nil {
-		t.Skip("needs keytool, of a JDK")
+		require.Unmet(t, "needs keytool: install Debian's default-jdk-headless")
 	}
 	certificate, _ := newCertificate(t)
 	file := cabundle.WithPublicRoots([]byte(certificate))
