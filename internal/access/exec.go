@@ -182,14 +182,10 @@ func (e *execution) ExecInContainer(_ context.Context, name, _, _ string, _ []st
 		req.Stdin = countReader{in, &e.session.in}
 	}
 	if out != nil {
-		batched := &batch{to: countWriter{out, &e.session.out}}
-		defer batched.flush()
-		req.Stdout = batched
+		req.Stdout = countWriter{out, &e.session.out}
 	}
 	if errs != nil {
-		batched := &batch{to: countWriter{errs, &e.session.out}}
-		defer batched.flush()
-		req.Stderr = batched
+		req.Stderr = countWriter{errs, &e.session.out}
 	}
 	ctx, cancel := context.WithCancel(e.ctx)
 	defer cancel()
