@@ -48,4 +48,8 @@ func TestAnswerToABrokenRequest(t *testing.T) {
 	if err := x.receive(&http.Response{StatusCode: http.StatusOK}); !errors.Is(err, errEnded) {
 		t.Errorf("got %v, want that the request was ended", err)
 	}
+	body := &responseBody{x: x, read: strings.NewReader("")}
+	if _, err := body.Read(make([]byte, 1)); !errors.Is(err, errEnded) {
+		t.Errorf("end of its body: got %v, want that the request was ended", err)
+	}
 }

@@ -155,6 +155,9 @@ func (b *responseBody) Read(p []byte) (int, error) {
 	n, err := b.read.Read(p)
 	b.x.out.Add(int64(n))
 	if errors.Is(err, io.EOF) {
+		if b.x.refused.Load() != nil {
+			return n, errEnded // a host may end its response when its connection is ended
+		}
 		b.x.maskHeader(b.resp.Trailer) // complete now
 	}
 	return n, err
