@@ -6,9 +6,12 @@
 // result is judged mainly by what the pretend outside world, listeners on the node
 // and packet captures observed, and only secondarily by what the attacker saw.
 //
-// Three barriers stop attacks, and each case names its own:
+// Four barriers stop attacks, and each case names its own:
 //   - a bundle rule: it is removed by allowing the attack's destination in
 //     spec.egress.allow (rules_test.go);
+//   - what the bundle checks in the requests to an opened host: it is removed by
+//     allowing the host in spec.egress.allow instead, or by letting the secret pass
+//     (opened_test.go);
 //   - the wall: the attack succeeds from a machine without policy on the node's own
 //     network (wall_test.go), and from a namespace on the same bridge without a
 //     filter (raw_test.go);
@@ -67,6 +70,7 @@ func TestEscape(t *testing.T) {
 	t.Run("a machine from an artifact", func(t *testing.T) { testArtifact(t, s) })
 	t.Run("processes", func(t *testing.T) { testProcesses(t, s) })
 	t.Run("bundle rules", func(t *testing.T) { testRules(t, s) })
+	t.Run("opened hosts", func(t *testing.T) { testOpened(t, s) })
 	t.Run("wall", func(t *testing.T) { testWall(t, s) })
 	t.Run("raw packets", func(t *testing.T) { testRaw(t, s) })
 	// None of the attacks may have looked like a leak. The agent would have stopped
@@ -99,7 +103,9 @@ func newSite(t *testing.T) *site {
 	t.Logf("%s, real machines: %v", s.version, s.real)
 
 	ns := s.Namespace(t)
-	s.ruled = builders.MakeBottle("ruled").Namespace(ns).Pin(node).Allow(standingRules...).Obj()
+	s.createSecrets(t, ns)
+	s.ruled = builders.MakeBottle("ruled").Namespace(ns).Pin(node).Allow(standingRules...).Rules(openedRules()...).
+		EnvFromSecret("STOLEN", "stolen", "value").Obj()
 	s.walled = builders.MakeBottle("walled").Namespace(ns).Pin(node).BundleImage("example.test/foreign-bundle:1").BundlePorts(declared).Obj()
 	s.Apply(t, s.ruled, s.walled)
 	// Do not wait for Ready: these tests do not depend on the proof's result.

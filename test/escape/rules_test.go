@@ -102,8 +102,9 @@ func testRules(t *testing.T, s *site) {
 // attack succeeded if its secret arrived in the outside world.
 func (s *site) tryRules(t *testing.T, rules []v1alpha1.EgressRule) []outcome {
 	t.Helper()
-	s.Change(t, s.ruled, func() { s.ruled.Spec.Egress = &v1alpha1.Egress{Allow: rules} })
-	want := fmt.Sprintf(`"event":"rules","rules":%d,`, len(rules))
+	s.Change(t, s.ruled, func() { s.ruled.Spec.Egress = &v1alpha1.Egress{Allow: rules, Rules: openedRules()} })
+	// The host of each rule for requests counts, too.
+	want := fmt.Sprintf(`"event":"rules","rules":%d,`, len(rules)+len(openedRules()))
 	s.Eventually(t, fmt.Sprintf("the bundle to have read %d rules", len(rules)), func() (string, bool) {
 		last := s.Exec(t, node, "sh", "-c", `docker logs "$1" 2>/dev/null | grep '"event":"rules"' | tail -n 1`, "sh", story.ID(s.ruled))
 		return last, strings.Contains(last, want)

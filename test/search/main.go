@@ -165,7 +165,8 @@ func (s *search) memory(pid string) error {
 // file searches a file of /proc.
 func (s *search) file(path string) error {
 	text, err := os.ReadFile(path)
-	if gone(err) {
+	// Outside a user namespace there are processes that even root may not read.
+	if gone(err) || errors.Is(err, fs.ErrPermission) {
 		return nil
 	}
 	return errors.Join(err, s.look(path, bytes.NewReader(text), 0, int64(len(text))))
