@@ -67,7 +67,7 @@ func python(script string) string {
 func tools() []tool {
 	all := []tool{
 		{"curl", "curl --version", `curl -fsS "$URL/hello"`},
-		{"wget", "wget --version", `wget -qO- --tries=1 "$URL/hello"`},
+		{"wget", "wget --version", `wget -nv -O- --tries=1 "$URL/hello"`},
 		{"git", "git --version", `git clone --quiet "$URL/repo.git" clone`},
 		{"apt", "apt-get --version", `echo "deb [trusted=yes] $URL/apt ./" >list; mkdir -p state/lists/partial cache/archives/partial
 			apt-get -q -o APT::Sandbox::User=root -o APT::Update::Error-Mode=any -o Acquire::Retries=0 -o Dir::Etc::sourcelist=$PWD/list -o Dir::Etc::sourceparts=- -o Dir::State::lists=$PWD/state/lists -o Dir::Cache=$PWD/cache update`},
