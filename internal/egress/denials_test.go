@@ -26,7 +26,7 @@ func TestDenials(t *testing.T) {
 		d.Add(target.host, target.port)
 	}
 	want := []string{
-		"first.example.com:80", "first.example.com:443", strings.Repeat(`\u00e4`, 10) + ":1", `\u202eelgoog.com:80`,
+		"first.example.com:80", "first.example.com:443", strings.Repeat(`\u00e4`, 10) + "....:1", `\u202eelgoog.com:80`,
 		`two\x20words\n.example.com:80`, "[2001:db8::2]:443", "[2001:db8::1]:443", "203.0.113.9:22",
 	}
 	if got := d.List(); !slices.Equal(got, want) {

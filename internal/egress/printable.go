@@ -15,14 +15,25 @@ const MaxShownHost = 64
 // Printable returns untrusted text as printable ASCII of at most the given number
 // of characters. Other characters are escaped as in a Go string, and no escape is
 // cut in two. Printable does not change text that it returned before.
-func Printable(text string, most int) string { return escape(text, most, ' ') }
+func Printable(text string, most int) string {
+	out, _ := escape(text, most, ' ')
+	return out
+}
 
 // PrintableHost is Printable for a host: at most MaxShownHost characters, and no
-// white space, so that a host always shows as one word.
-func PrintableHost(host string) string { return escape(host, MaxShownHost, '!') }
+// white space, so that a host always shows as one word. A host that was cut has exactly
+// MaxShownHost characters: dots take the place of an escape that does not fit.
+func PrintableHost(host string) string {
+	out, whole := escape(host, MaxShownHost, '!')
+	if !whole {
+		out += strings.Repeat(".", MaxShownHost-len(out))
+	}
+	return out
+}
 
-// escape escapes all characters except those from lowest to "~".
-func escape(text string, most int, lowest byte) string {
+// escape escapes all characters except those from lowest to "~". It reports whether all of
+// the text is in what it returns.
+func escape(text string, most int, lowest byte) (string, bool) {
 	var out strings.Builder
 	for len(text) > 0 && out.Len() < most {
 		_, n := utf8.DecodeRuneInString(text)
@@ -32,11 +43,11 @@ func escape(text string, most int, lowest byte) string {
 			piece = escaped(piece)
 		}
 		if out.Len()+len(piece) > most {
-			break
+			return out.String(), false
 		}
 		out.WriteString(piece)
 	}
-	return out.String()
+	return out.String(), text == ""
 }
 
 // escaped returns the escape for one character.

@@ -4,6 +4,7 @@ package egress_test
 
 import (
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -87,6 +88,7 @@ func FuzzRefusal(f *testing.F) {
 	f.Add(strings.Repeat("a.", 100), uint16(65535), uint8(5), "fe80::1%eth0", "subnet-pool", "POST", "", "")
 	f.Add("api.example.com", uint16(443), uint8(19), "", "", "GET", "", "")
 	f.Add("api.example.com", uint16(443), uint8(21), "", "", "PO\nST", strings.Repeat("s", 300), "x\x1b")
+	f.Add(strings.Repeat("a.", 30)+"a\x01", uint16(443), uint8(slices.Index(causes, egress.CauseNoRule)), "", "", "", "", "")
 	f.Fuzz(func(t *testing.T, host string, port uint16, cause uint8, address, by, method, secret, place string) {
 		addr, _ := netip.ParseAddr(address)
 		r := egress.Refusal{Host: host, Port: port, Cause: causes[int(cause)%len(causes)], Addr: addr, By: egress.ClosedBy(by),
