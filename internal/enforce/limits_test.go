@@ -139,7 +139,7 @@ func TestLimitsThatDoNotFit(t *testing.T) {
 		t.Fatal(err)
 	}
 	l := egress.Limits{}
-	for i := range 1 << 17 {
+	for i := range 1 << 18 {
 		a := netip.AddrFrom4([4]byte{203, byte(i >> 16), byte(i >> 8), byte(i)})
 		l.Closed = append(l.Closed, egress.Closed{Network: netip.PrefixFrom(a, 32), By: egress.ByNode})
 	}
