@@ -31,8 +31,9 @@ type broker struct {
 	leaves  atomic.Pointer[leaves] // nil if there is no authority
 	secrets atomic.Pointer[secrets]
 
-	mu                    sync.Mutex // of poll
-	caState, secretsState fileState  // at the last poll
+	mu                    sync.Mutex // of what follows
+	caState, secretsState fileState  // when the files were last looked at
+	next                  *secrets   // what apply puts into effect; nil for nothing
 }
 
 func newBroker(dir string, log *decisionLog) *broker {
@@ -41,16 +42,35 @@ func newBroker(dir string, log *decisionLog) *broker {
 	return b
 }
 
-// poll reads the files that have changed. A missing file has no content. A file that
-// cannot be read or understood changes nothing.
-func (b *broker) poll() {
+// pollCA reads the authority if its file has changed. A missing file has no content. A
+// file that cannot be read or understood changes nothing.
+func (b *broker) pollCA() {
 	if b.dir == "" {
 		return
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.pollFile(brokerfile.CAFile, &b.caState, b.readCA)
+}
+
+// pollSecrets is like pollCA for the values of Secrets, which apply puts into effect.
+func (b *broker) pollSecrets() {
+	if b.dir == "" {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	b.pollFile(brokerfile.SecretsFile, &b.secretsState, b.readSecrets)
+}
+
+// apply puts into effect what pollSecrets has read.
+func (b *broker) apply() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.next != nil {
+		b.secrets.Store(b.next)
+		b.next = nil
+	}
 }
 
 // pollFile calls read if the file has changed; with "" if there is none.
@@ -98,7 +118,7 @@ func (b *broker) readCA(path string) error {
 
 func (b *broker) readSecrets(path string) error {
 	if path == "" {
-		b.secrets.Store(newSecrets(nil))
+		b.next = newSecrets(nil)
 		b.log.event(brokerfile.SecretsFile, "there are no values of Secrets")
 		return nil
 	}
@@ -111,7 +131,7 @@ func (b *broker) readSecrets(path string) error {
 	if err != nil {
 		return err
 	}
-	b.secrets.Store(newSecrets(list))
+	b.next = newSecrets(list)
 	b.log.event(brokerfile.SecretsFile, "read the values of Secrets")
 	return nil
 }

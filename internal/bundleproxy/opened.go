@@ -108,7 +108,7 @@ func (c *openedConn) Close() error {
 func (o *opener) open(w http.ResponseWriter, r *http.Request, t target) {
 	// A machine's start makes a new authority, and the guest may be faster than the next
 	// poll.
-	o.p.broker.poll()
+	o.p.broker.pollCA()
 	if o.p.broker.leaves.Load() == nil {
 		d := reject(t, egress.CauseCredentialMissing)
 		o.p.log.decision(t, d)

@@ -95,10 +95,11 @@ func Run(ctx context.Context, o Options) error {
 	if o.started != nil {
 		o.started(p)
 	}
-	if err := p.rules.start(); err != nil {
+	var err error
+	p.pollFiles(func() { err = p.rules.start() })
+	if err != nil {
 		return fmt.Errorf("bundle: %w", err)
 	}
-	p.pollFiles()
 
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.Listen)
 	if err != nil {
@@ -225,9 +226,14 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// pollFiles reads the other files than the rules again if they have changed.
-func (p *proxy) pollFiles() {
-	p.broker.poll()
+// pollFiles reads the files again that have changed; pollRules does that for the rules.
+// A new value of a Secret is in effect only after the rules that the agent wrote before
+// it, so that no host gets a value for which a rule was just removed.
+func (p *proxy) pollFiles(pollRules func()) {
+	p.broker.pollCA()
+	p.broker.pollSecrets()
+	pollRules()
+	p.broker.apply()
 	changed, err := p.roots.poll()
 	if err != nil {
 		p.log.event("upstream-ca", "kept the authorities: the file cannot be read or understood")

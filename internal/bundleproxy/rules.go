@@ -75,8 +75,8 @@ func (r *rules) start() error {
 	return nil
 }
 
-// watch polls until ctx ends. It calls also at each poll.
-func (r *rules) watch(ctx context.Context, also func()) {
+// watch polls until ctx ends. It leaves each poll to pollFiles, which calls its argument.
+func (r *rules) watch(ctx context.Context, pollFiles func(pollRules func())) {
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	for n := 1; ; n++ {
@@ -84,10 +84,11 @@ func (r *rules) watch(ctx context.Context, also func()) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			also()
-			if r.poll(n) {
-				r.changed()
-			}
+			pollFiles(func() {
+				if r.poll(n) {
+					r.changed()
+				}
+			})
 		}
 	}
 }
