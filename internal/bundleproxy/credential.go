@@ -4,6 +4,7 @@ package bundleproxy
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 )
 
@@ -48,7 +49,7 @@ var refusedTrailers = map[string]bool{
 // mayTrail reports whether a request may have a trailer of this name.
 func (x *exchange) mayTrail(name string) bool {
 	folded := foldName(name)
-	if refusedTrailers[folded] || x.header != nil && folded == foldName(x.header.name) {
+	if refusedTrailers[folded] || slices.Contains(methodOverrides, folded) || slices.Contains(pathOverrides, folded) || x.header != nil && folded == foldName(x.header.name) {
 		return false
 	}
 	for _, hop := range hopHeaders {

@@ -129,7 +129,7 @@ func (o *opener) inspect(r *http.Request, to outgoing) (*exchange, decision) {
 	x := &exchange{p: o.p, target: t, scheme: to.scheme, http2: r.ProtoMajor == 2, method: r.Method, secrets: o.p.broker.secrets.Load()}
 	x.acceptsTrailers = hasToken(r.Header.Values("Te"), "trailers")
 	keepWebSocket(r)
-	set := o.p.rules.current()
+	set := o.p.rules.current() // not older than the secrets, see pollFiles
 	if _, ok := set.Match(t.host, t.port); !ok || !set.Opens(t.host, t.port) {
 		return x, deny(x.refusal(egress.CauseRulesChanged))
 	}
@@ -147,6 +147,11 @@ func (o *opener) inspect(r *http.Request, to outgoing) (*exchange, decision) {
 		d.more = allowedRequests(rules)
 		return x, d
 	}
+	if name := override(rules[i], r, path); name != "" {
+		d := deny(x.refusal(egress.CauseMethodPath))
+		d.more = "the header " + name + " asks the host for another method or path\n" + allowedRequests(rules)
+		return x, d
+	}
 	x.rule = &rules[i]
 	x.index = slices.IndexFunc(set.AllHTTPRules(), x.rule.Equal)
 	removeHeader(r.Header, "Sec-WebSocket-Extensions") // compressed messages cannot be searched
@@ -157,6 +162,34 @@ func (o *opener) inspect(r *http.Request, to outgoing) (*exchange, decision) {
 		return x, *d
 	}
 	return x, decision{allowed: true, reason: "rule " + x.rule.Host.String()}
+}
+
+// methodOverrides and pathOverrides are headers, folded by foldName, by which a client asks
+// some servers to treat a request as one with another method or path.
+var (
+	methodOverrides = []string{"x-http-method-override", "x-http-method", "x-method-override"}
+	pathOverrides   = []string{"x-original-url", "x-rewrite-url"}
+)
+
+// override returns the name of a header that may make more of a request than its rule
+// lets through; "" if there is none.
+func override(rule egress.HTTPRule, r *http.Request, path string) string {
+	if len(rule.HTTP) == 0 {
+		return "" // every request is let through
+	}
+	for name, values := range r.Header {
+		folded := foldName(name)
+		if slices.Contains(pathOverrides, folded) {
+			return folded
+		}
+		for _, value := range values {
+			method := strings.ToUpper(strings.TrimSpace(value))
+			if slices.Contains(methodOverrides, folded) && method != "" && !rule.Match(method, path) {
+				return folded
+			}
+		}
+	}
+	return ""
 }
 
 // takeCredential prepares a request for the credential of its rule. It returns why that

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strings"
 
 	"botbottle.dev/bottle-operator/internal/needle"
 )
@@ -101,7 +102,8 @@ func (b *requestBody) Close() error { return b.from.Close() }
 // fills them in when the body has ended.
 func (b *requestBody) trailers(announced http.Header) http.Header {
 	for name := range announced {
-		if b.x.mayTrail(name) && b.x.lookAtName(name) == nil {
+		folded := strings.ToLower(name) // as in lookAtHead
+		if b.x.mayTrail(name) && b.x.lookAtName(name) == nil && b.x.look(b.x.newScanner(), []byte(folded), placeHeader) == nil {
 			if b.to == nil {
 				b.to = http.Header{}
 			}

@@ -3,7 +3,9 @@
 package bundleproxy
 
 import (
+	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -51,5 +53,23 @@ func TestAnswerToABrokenRequest(t *testing.T) {
 	body := &responseBody{x: x, read: strings.NewReader("")}
 	if _, err := body.Read(make([]byte, 1)); !errors.Is(err, errEnded) {
 		t.Errorf("end of its body: got %v, want that the request was ended", err)
+	}
+}
+
+// TestKnownSecretInTheNameOfATrailer checks that such a trailer is not sent.
+func TestKnownSecretInTheNameOfATrailer(t *testing.T) {
+	ow := newOpenedWorld(t, `{"host":"api.example.com:443"}`)
+	ow.setHandler(func(rw http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		_, _ = fmt.Fprint(rw, r.Trailer)
+	})
+	for _, version := range []string{"1.1", "2"} {
+		for _, name := range []string{known, hex.EncodeToString([]byte(known))} {
+			r := request("POST", "/", struct{ io.Reader }{strings.NewReader("body")})
+			r.Trailer = http.Header{"X-" + name: {"1"}, "X-Sum": {"42"}}
+			if _, body := ow.send(ow.client(version), r); body != "map[X-Sum:[42]]" {
+				t.Errorf("HTTP/%s: the host got the trailers %s, want only the harmless one", version, body)
+			}
+		}
 	}
 }
