@@ -44,7 +44,8 @@ func TestBottleOnARealMicroVM(t *testing.T) {
 	for name, value := range awkward {
 		make.Env(name, value)
 	}
-	b := make.EnvFromSecret("TOKEN", "agent", "token").Obj()
+	l := c.NewLender(t, make.EnvFromSecret("TOKEN", "agent", "token"))
+	b := l.Bottle
 	digest := c.PushGuest(t, node, ns+"/agent:1")
 	before := len(c.Requests(t, node, ns+"/agent"))
 	image := story.RegistryHost + "/" + ns + "/agent:1"
@@ -78,6 +79,10 @@ func TestBottleOnARealMicroVM(t *testing.T) {
 		}
 	})
 	t.Run("the secret is nowhere else", func(t *testing.T) { c.WantSecretContained(t, b, planted) })
+	t.Run("a credential that the guest uses is nowhere in it", func(t *testing.T) {
+		l.MakeRequests(t, 200)
+		l.WantCredentialNowhere(t)
+	})
 	t.Run("both walls are proven", func(t *testing.T) {
 		if got := meta.FindStatusCondition(b.Status.Conditions, v1alpha1.ConditionEgressEnforced); got == nil || got.Reason != v1alpha1.ReasonBothWalls {
 			t.Errorf("EgressEnforced: got %+v, want reason BothWalls", got)
@@ -113,6 +118,7 @@ func TestBottleOnARealMicroVM(t *testing.T) {
 			}
 		}
 		c.WantSecretGone(t, node, planted)
+		l.WantCredentialGone(t, node)
 		if out := c.Exec(t, node, "smolvm", "machine", "ls", "--json"); strings.Contains(out, id) {
 			t.Errorf("machines after deletion: got %s, want none named %s", out, id)
 		}
