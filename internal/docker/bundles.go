@@ -6,12 +6,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 
+	"botbottle.dev/bottle-operator/internal/bundleimage"
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
@@ -110,7 +112,7 @@ func (e *Engine) existingBundle(ctx context.Context, spec host.BundleSpec, optio
 		return e.createBundle(ctx, spec, options)
 	case err != nil:
 		return container.InspectResponse{}, err
-	case beingRemoved(c):
+	case beingRemoved(c), lostSecrets(c, spec.SecretsDir):
 	case equalBundle(c, options):
 		if equalLimits(c, options.HostConfig.Resources) {
 			return c, nil
@@ -123,6 +125,21 @@ func (e *Engine) existingBundle(ctx context.Context, spec host.BundleSpec, optio
 		return container.InspectResponse{}, err
 	}
 	return e.createBundle(ctx, spec, options)
+}
+
+// lostSecrets reports whether a running container has another folder mounted than the one
+// that is at this path now, because somebody unmounted the vault. Nothing that the agent
+// writes would reach the container.
+func lostSecrets(c container.InspectResponse, path string) bool {
+	if path == "" || !c.State.Running {
+		return false
+	}
+	inside, err := os.Lstat(fmt.Sprintf("/proc/%d/root%s", c.State.Pid, bundleimage.SecretsDir))
+	if err != nil {
+		return false // it has just ended, or was created without the mount
+	}
+	now, err := os.Lstat(path)
+	return err == nil && !os.SameFile(inside, now)
 }
 
 // restartDelay is how long a container stays down if it failed within the same

@@ -22,6 +22,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"botbottle.dev/bottle-operator/internal/bundleimage"
 	"botbottle.dev/bottle-operator/internal/docker/dockertest"
@@ -67,6 +68,18 @@ func TestBuiltInBundle(t *testing.T) {
 	}
 	t.Run("rights", func(t *testing.T) { wantHardened(t, c, spec) })
 	t.Run("secrets", func(t *testing.T) { wantSecrets(t, c, spec, v) })
+	t.Run("another vault", func(t *testing.T) {
+		if err := unix.Unmount(filepath.Dir(filepath.Dir(spec.SecretsDir)), unix.MNT_DETACH); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := v.EnsureFolder(t.Context(), spec.Owner.UID); err != nil {
+			t.Fatal(err)
+		}
+		if b, err := e.EnsureBundle(t.Context(), spec); err != nil || !b.Running {
+			t.Fatalf("ensure: got %+v, %v, want it running", b, err)
+		}
+		wantSecrets(t, c, spec, v)
+	})
 	t.Run("rules", func(t *testing.T) { wantLiveRules(t, spec) })
 	t.Run("decisions", func(t *testing.T) { wantDecisions(t, e, spec) })
 	t.Run("missing image", func(t *testing.T) {
@@ -120,15 +133,17 @@ func wantHardened(t *testing.T, c *client.Client, spec host.BundleSpec) {
 // docker does not know it.
 func wantSecrets(t *testing.T, c *client.Client, spec host.BundleSpec, v host.Vault) {
 	const value = "hunter2-hunter2-hunter2"
+	var written string
 	for range 2 { // once more for a replaced file
-		if err := v.WriteFile(t.Context(), spec.Owner.UID, "secrets.json", []byte(value+time.Now().String())); err != nil {
+		written = value + time.Now().String()
+		if err := v.WriteFile(t.Context(), spec.Owner.UID, "secrets.json", []byte(written)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	in := inspect(t, c, spec.Owner)
 	inside := fmt.Sprintf("/proc/%d/root%s/secrets.json", in.State.Pid, bundleimage.SecretsDir)
-	if data, err := os.ReadFile(inside); err != nil || !strings.HasPrefix(string(data), value) {
-		t.Errorf("in the bundle: got %q, %v", data, err)
+	if data, err := os.ReadFile(inside); err != nil || string(data) != written {
+		t.Errorf("in the bundle: got %q, %v, want %q", data, err, written)
 	}
 	if info, err := os.Stat(inside); err == nil && info.Sys().(*syscall.Stat_t).Uid != bundleimage.UserID {
 		t.Errorf("the file belongs to %d, want the bundle's user", info.Sys().(*syscall.Stat_t).Uid)
