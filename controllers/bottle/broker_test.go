@@ -175,6 +175,17 @@ func TestCredentialFollowsItsSecret(t *testing.T) {
 	if e := w.bottle(demoKey).Status.Egress; e != nil && len(e.Credentials) != 0 {
 		t.Errorf("status: got %+v", e.Credentials)
 	}
+	const lacks = "it does not have the credentials creds/token"
+	if m := w.message(demoKey, v1alpha1.ConditionBundleReady); !strings.Contains(m, lacks) {
+		t.Errorf("BundleReady: got %q, want %q in it", m, lacks)
+	}
+	w.refs.put("secrets", "creds", "token", planted)
+	update()
+	w.clock.Step(resync)
+	w.settle(demoKey)
+	if m := w.message(demoKey, v1alpha1.ConditionBundleReady); strings.Contains(m, "credentials") {
+		t.Errorf("BundleReady with the Secret: got %q", m)
+	}
 }
 
 // TestNoPassBringsBackWhatWasTakenAway: a pass over an older Bottle uses the newest one.

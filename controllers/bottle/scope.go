@@ -148,6 +148,9 @@ func (s *scope) statusInput() agentstatus.Input {
 	if s.record != nil {
 		in.Proof = s.record.Proof
 	}
+	if s.status.Egress != nil {
+		in.Credentials = s.status.Egress.Credentials
+	}
 	s.workloadInput(&in)
 	if len(s.pending) > 0 {
 		in.Pending = pending.Message(s.pending, s.pendingHow)

@@ -57,6 +57,8 @@ type Input struct {
 	Finished *state.End
 	// FilesOpen: the machine of the finished Bottle runs, so that files can be copied.
 	FilesOpen bool
+	// Credentials are those that the bundle has.
+	Credentials []v1alpha1.CredentialStatus
 	// Unsupervised says why the Bottle never finishes by itself, although it has a
 	// workload; "" if it does or has none.
 	Unsupervised string
@@ -158,6 +160,9 @@ func (c *computed) step(t v1alpha1.ConditionType) {
 			return
 		}
 		message := t.DoneMessage
+		if missing := rulenames.Missing(&c.Bottle.Spec, c.Credentials); typ == v1alpha1.ConditionBundleReady && missing != "" {
+			message = Bounded(message + "; " + missing)
+		}
 		if typ == v1alpha1.ConditionMachineReady {
 			message += c.weakness() + c.Unsupervised
 			if note := rulenames.Note(&c.Bottle.Spec); note != "" {

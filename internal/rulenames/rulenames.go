@@ -84,7 +84,7 @@ func InGuest(spec *v1alpha1.BottleSpec) []string {
 	return slices.Sorted(maps.Keys(names))
 }
 
-// shown is how many Secrets a note names.
+// shown is how many Secrets or credentials a note names.
 const shown = 5
 
 // Note says which Secrets are in the guest in clear, and what would keep them out; "" if
@@ -94,13 +94,33 @@ func Note(spec *v1alpha1.BottleSpec) string {
 	if len(names) == 0 {
 		return ""
 	}
-	list := strings.Join(names[:min(len(names), shown)], ", ")
-	if more := len(names) - shown; more > 0 {
-		list += fmt.Sprintf(" and %d more", more)
-	}
+	list := some(names)
 	noun := "the Secret "
 	if len(names) > 1 {
 		noun = "the Secrets "
 	}
 	return "the guest has values of " + noun + list + " in clear (spec.env): where requests need them, a credential of a rule in spec.egress.rules keeps them out of the guest"
+}
+
+// Missing says which credentials of the rules the bundle does not have, given the ones that
+// it has, and what to do; "" if there are none.
+func Missing(spec *v1alpha1.BottleSpec, has []v1alpha1.CredentialStatus) string {
+	missing := Of(spec).credentials
+	for _, c := range has {
+		delete(missing, c.SecretName+"/"+c.Key)
+	}
+	if len(missing) == 0 {
+		return ""
+	}
+	return "it does not have the credentials " + some(slices.Sorted(maps.Keys(missing))) +
+		", and refuses the requests that would get them: create the Secret and the key (SECRET/KEY), with a value that is not empty"
+}
+
+// some returns a list of the first names.
+func some(names []string) string {
+	list := strings.Join(names[:min(len(names), shown)], ", ")
+	if more := len(names) - shown; more > 0 {
+		list += fmt.Sprintf(" and %d more", more)
+	}
+	return list
 }

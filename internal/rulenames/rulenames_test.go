@@ -56,3 +56,17 @@ func TestNote(t *testing.T) {
 		t.Errorf("eight Secrets: got %q", got)
 	}
 }
+
+func TestMissing(t *testing.T) {
+	rule := func(secret string) v1alpha1.HTTPRule {
+		return v1alpha1.HTTPRule{Host: "a.example", Credential: &v1alpha1.Credential{SecretKeyRef: v1alpha1.SecretKeySelector{Name: secret, Key: "token"}}}
+	}
+	spec := builders.MakeBottle("a").EnvFromSecret("A", "env", "key").Rules(rule("one"), rule("two"), rule("two"), v1alpha1.HTTPRule{Host: "b.example"}).Obj().Spec
+	has := []v1alpha1.CredentialStatus{{SecretName: "one", Key: "token"}}
+	if got := rulenames.Missing(&spec, has); !strings.HasPrefix(got, "it does not have the credentials two/token, and refuses") {
+		t.Errorf("one is missing: got %q", got)
+	}
+	if got := rulenames.Missing(&spec, append(has, v1alpha1.CredentialStatus{SecretName: "two", Key: "token"})); got != "" {
+		t.Errorf("none is missing: got %q", got)
+	}
+}
