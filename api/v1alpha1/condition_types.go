@@ -38,7 +38,8 @@ const (
 	// runs, without its workload, so that files can be copied.
 	ConditionFilesOpen = "FilesOpen"
 	// ConditionPendingRestart is present only while True: changes to the fields
-	// that its message names take effect only in a new machine.
+	// that its message names take effect only in a new machine, or after a restart of
+	// this one. The message says which of the two is enough.
 	ConditionPendingRestart = "PendingRestart"
 	// ConditionReconciling is present only while True, as kstatus expects: work
 	// is in progress.
