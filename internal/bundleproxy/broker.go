@@ -91,6 +91,9 @@ func (b *broker) pollFile(name string, last *fileState, read func(path string) e
 	if err != nil {
 		b.log.event(name, "kept what there was: the file cannot be read or understood")
 	}
+	if errors.As(err, new(*fs.PathError)) {
+		*last = stateOf(nil, err) // the next poll reads the file again: this one may have had no descriptor left
+	}
 }
 
 func (b *broker) readCA(path string) error {
