@@ -38,8 +38,8 @@ type Options struct {
 	// Bottle's own spec, or empty. It may be nil.
 	Decided func(d host.Decision)
 	// Refused is called with what a Bottle's bundle denied or could not forward, in the
-	// words that the guest read, and with the short Secrets that it let through, at most once in PublishInterval for each verdict; it may
-	// be nil.
+	// words that the guest read, and with the short Secrets that it let through. It is
+	// called at most once in PublishInterval for each verdict, and may be nil.
 	Refused func(ctx context.Context, owner host.Owner, verdict, refusals string)
 	// Changed is called when the result of Recent has changed for a Bottle.
 	Changed func(uid string)
