@@ -93,8 +93,11 @@ func (p *proxy) decide(r *http.Request) (target, decision) {
 		}
 		return t, deny(refusal)
 	}
-	var d decision
 	t.opened = set.Opens(t.host, t.port)
+	d := p.lookAtHost(set, rule, &t)
+	if d.status != 0 {
+		return t, d
+	}
 	t.resolved = time.Now()
 	t.addrs, d = p.resolve(r.Context(), set, t)
 	if d.allowed {

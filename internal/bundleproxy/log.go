@@ -167,7 +167,9 @@ func newDecisionLog(w io.Writer) *decisionLog {
 var words = []string{"allow", "deny", "fail"}
 
 // decision logs the outcome of a request.
-func (l *decisionLog) decision(t target, d decision) { l.request(t, d, requestLine{}) }
+func (l *decisionLog) decision(t target, d decision) {
+	l.request(t, d, requestLine{Secret: d.refusal.Secret, Key: d.refusal.Key, Place: d.refusal.Place})
+}
 
 // exchange logs the outcome of a request to an opened host.
 func (l *decisionLog) exchange(x *exchange, d decision) {
