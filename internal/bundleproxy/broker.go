@@ -154,7 +154,7 @@ func newSecrets(list []brokerfile.Secret) *secrets {
 	s.known = sync.OnceValue(func() *needle.Set {
 		all := make([]needle.Secret, 0, len(list))
 		for _, one := range list {
-			all = append(all, needle.Secret{Name: one.Secret, Key: one.Key, Value: one.Value})
+			all = append(all, needle.Secret{Name: one.Secret, Key: one.Key, Value: one.Value, Unknown: one.Credential})
 		}
 		return needle.Compile(all)
 	})

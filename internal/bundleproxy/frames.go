@@ -153,7 +153,7 @@ func (f *frameFilter) freeMessage(end int) int {
 	}
 	for i := len(f.marks) - 1; i >= 0; i-- {
 		if m := f.marks[i]; m.message <= safe {
-			return m.raw + safe - m.message
+			return max(0, m.raw+safe-m.message) // some of it may be passed on already
 		}
 	}
 	return 0

@@ -23,6 +23,7 @@ type engine struct {
 	openings   []opening
 	candidates []candidate
 	found      []occurrence
+	discreet   bool // held does not tell how values begin that are unknown to the sender
 
 	// What openings and candidates were stored in before the last byte.
 	spareOpenings []opening
@@ -275,13 +276,15 @@ func (e *engine) append(o opening, char byte) {
 func (e *engine) held() int {
 	from := e.n
 	for n := min(startLength-1, int(min(e.n, startLength))); n > 0; n-- {
-		if e.starts.begins(e.last, n) {
+		if e.starts.begins(e.last, n) && (!e.discreet || slices.ContainsFunc(e.starts.with(e.last, n), start.known)) {
 			from = e.n - int64(n)
 			break
 		}
 	}
 	for i := range e.candidates {
-		from = min(from, e.candidates[i].start)
+		if c := &e.candidates[i]; !e.discreet || !c.needle.value.unknown || c.n >= c.needle.n-c.needle.n/4 {
+			from = min(from, c.start)
+		}
 	}
 	for i := range e.openings {
 		if o := &e.openings[i]; o.start < from && e.possible(o) {
@@ -295,7 +298,7 @@ func (e *engine) held() int {
 func (e *engine) possible(o *opening) bool {
 	return slices.ContainsFunc(e.starts.with(o.text, o.n), func(s start) bool {
 		wraps := s.needle.form.wraps()
-		if o.broken && !wraps {
+		if o.broken && !wraps || e.discreet && !s.known() {
 			return false
 		}
 		next := byte(s.text >> (8 * (startLength - 1 - o.n)))

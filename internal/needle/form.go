@@ -9,8 +9,9 @@ import (
 
 // value is a text to look for, and the Secrets that contain it.
 type value struct {
-	text []byte
-	hits []Hit
+	text    []byte
+	hits    []Hit
+	unknown bool // to the sender
 }
 
 // isIn reports whether one of the named Secrets contains the value.

@@ -31,6 +31,9 @@ const (
 type Secret struct {
 	Name, Key string // the Secret and its key
 	Value     []byte
+	// Unknown: the sender of a stream does not have the value. A Scanner then does not
+	// hold back its first characters, see Safe.
+	Unknown bool
 }
 
 // Hit says which secret was found. It never contains the value.
@@ -56,10 +59,11 @@ func Compile(secrets []Secret) *Set {
 		}
 		v := values[string(text)]
 		if v == nil {
-			v = &value{text: bytes.Clone(text)}
+			v = &value{text: bytes.Clone(text), unknown: true}
 			values[string(text)] = v
 			ordered = append(ordered, v)
 		}
+		v.unknown = v.unknown && s.Unknown
 		v.hits = append(v.hits, Hit{Name: s.Name, Key: s.Key, Short: len(text) < ShortLength})
 	}
 	var needles []*needle
@@ -78,7 +82,9 @@ type Scanner struct {
 // NewScanner returns a Scanner for one stream. It does not report the values that one
 // of the passed Secrets contains.
 func (s *Set) NewScanner(passed ...string) *Scanner {
-	return &Scanner{engine: s.newEngine(), passed: passed}
+	scanner := &Scanner{engine: s.newEngine(), passed: passed}
+	scanner.engine.discreet = true
+	return scanner
 }
 
 // Write scans the next bytes of the stream. It returns the first hit in them that is
@@ -101,4 +107,8 @@ func (s *Scanner) Write(p []byte) *Hit {
 
 // Safe returns how many of the bytes written so far may be passed on: all of them
 // except the longest suffix that may be the beginning of a secret.
+//
+// A sender who sees what is passed on could find out a value character by character. So of
+// a value that the sender does not have, the first three quarters are not held back, which
+// nobody guesses at once. Safe is then less than before when the last quarter begins.
 func (s *Scanner) Safe() int { return int(s.engine.n) - s.engine.held() }

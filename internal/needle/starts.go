@@ -28,6 +28,9 @@ type start struct {
 	needle *needle
 }
 
+// known reports whether the sender of a stream has the value.
+func (s start) known() bool { return !s.needle.value.unknown }
+
 func newStarts(needles []*needle) starts {
 	s := starts{two: make([]uint64, 1<<16/64)}
 	var anywhere []uint32
