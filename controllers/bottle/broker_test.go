@@ -175,7 +175,7 @@ func TestCredentialFollowsItsSecret(t *testing.T) {
 	if e := w.bottle(demoKey).Status.Egress; e != nil && len(e.Credentials) != 0 {
 		t.Errorf("status: got %+v", e.Credentials)
 	}
-	const lacks = "it does not have the credentials creds/token"
+	const lacks = "the bundle does not have the credentials creds/token"
 	if m := w.message(demoKey, v1alpha1.ConditionBundleReady); !strings.Contains(m, lacks) {
 		t.Errorf("BundleReady: got %q, want %q in it", m, lacks)
 	}

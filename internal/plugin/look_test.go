@@ -143,8 +143,15 @@ func TestEgressOfOpenedHosts(t *testing.T) {
 	}
 	golden(t, "egress-opened", got.out)
 	why := c.bottle("why", "demo")
-	if want := "the guest has values of the Secret db in clear (spec.env)"; !strings.Contains(why.out, want) {
-		t.Errorf("why: got %s, want %q in it", why.out, want)
+	for _, want := range []string{"the guest has values of the Secret db in clear (spec.env)", "the bundle does not have the credentials api/token"} {
+		if !strings.Contains(why.out, want) {
+			t.Errorf("why: got %s, want %q in it", why.out, want)
+		}
+	}
+	b.Status.Egress = &v1alpha1.EgressStatus{Credentials: []v1alpha1.CredentialStatus{{SecretName: "api", Key: "token"}}}
+	c.put(b)
+	if why := c.bottle("why", "demo"); strings.Contains(why.out, "the bundle does not have") {
+		t.Errorf("why, with the credential: got %s", why.out)
 	}
 }
 

@@ -81,14 +81,29 @@ func explain(w io.Writer, b *v1alpha1.Bottle) error {
 			explainCondition(w, c)
 		}
 	}
-	if note := rulenames.Note(&b.Spec); note != "" {
-		fmt.Fprintf(w, "\nNote: %s.\n", clean(note))
+	for _, note := range []string{missingCredentials(b), rulenames.Note(&b.Spec)} {
+		if note != "" {
+			fmt.Fprintf(w, "\nNote: %s.\n", clean(note))
+		}
 	}
 	explainWorkload(w, b)
 	if e := b.Status.Egress; e != nil && len(e.RecentDenials) > 0 {
 		fmt.Fprintf(w, "\nThe bundle has denied requests of the guest. See: kubectl bottle egress %s -n %s\n", b.Name, b.Namespace)
 	}
 	return nil
+}
+
+// missingCredentials says which credentials the bundle does not have; "" if there are none,
+// or if the bundle does not run.
+func missingCredentials(b *v1alpha1.Bottle) string {
+	if !meta.IsStatusConditionTrue(b.Status.Conditions, v1alpha1.ConditionBundleReady) {
+		return ""
+	}
+	var has []v1alpha1.CredentialStatus
+	if b.Status.Egress != nil {
+		has = b.Status.Egress.Credentials
+	}
+	return rulenames.Missing(&b.Spec, has)
 }
 
 // decisive returns the condition that says why the Bottle is in its state: the first one

@@ -112,8 +112,8 @@ func Missing(spec *v1alpha1.BottleSpec, has []v1alpha1.CredentialStatus) string 
 	if len(missing) == 0 {
 		return ""
 	}
-	return "it does not have the credentials " + some(slices.Sorted(maps.Keys(missing))) +
-		", and refuses the requests that would get them: create the Secret and the key (SECRET/KEY), with a value that is not empty"
+	return "the bundle does not have the credentials " + some(slices.Sorted(maps.Keys(missing))) +
+		", and refuses the requests that would get them: see that the Secret and the key (SECRET/KEY) exist, and that the value is not empty"
 }
 
 // some returns a list of the first names.

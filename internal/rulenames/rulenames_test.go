@@ -63,7 +63,7 @@ func TestMissing(t *testing.T) {
 	}
 	spec := builders.MakeBottle("a").EnvFromSecret("A", "env", "key").Rules(rule("one"), rule("two"), rule("two"), v1alpha1.HTTPRule{Host: "b.example"}).Obj().Spec
 	has := []v1alpha1.CredentialStatus{{SecretName: "one", Key: "token"}}
-	if got := rulenames.Missing(&spec, has); !strings.HasPrefix(got, "it does not have the credentials two/token, and refuses") {
+	if got := rulenames.Missing(&spec, has); !strings.HasPrefix(got, "the bundle does not have the credentials two/token, and refuses") {
 		t.Errorf("one is missing: got %q", got)
 	}
 	if got := rulenames.Missing(&spec, append(has, v1alpha1.CredentialStatus{SecretName: "two", Key: "token"})); got != "" {
