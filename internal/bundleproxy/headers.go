@@ -32,9 +32,10 @@ func isWebSocket(h http.Header) bool {
 }
 
 // keepWebSocket removes the headers of the connection, except those of a request for
-// WebSocket.
+// WebSocket. Some servers read the body of such a request as the first messages, which
+// are searched in another way than a body.
 func keepWebSocket(r *http.Request) {
-	webSocket := r.Method == http.MethodGet && isWebSocket(r.Header)
+	webSocket := r.Method == http.MethodGet && r.ContentLength == 0 && isWebSocket(r.Header)
 	removeHopHeaders(r.Header)
 	if webSocket {
 		r.Header.Set("Connection", "Upgrade")

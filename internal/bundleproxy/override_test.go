@@ -37,3 +37,28 @@ func TestOverridesOfMethodAndPath(t *testing.T) {
 		}
 	}
 }
+
+// TestNoWebSocketWithABody: a server may take the body for messages, whose masks hide known
+// secrets from the search of a body.
+func TestNoWebSocketWithABody(t *testing.T) {
+	const upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+	for head, want := range map[string]string{"\r\n": "websocket", "Content-Length: 2\r\n\r\nhi": "", "Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n": ""} {
+		ow := newOpenedWorld(t, `{"host":"api.example.com:443"}`)
+		ow.setHandler(func(rw http.ResponseWriter, r *http.Request) {
+			rw.Header().Set("X-Got", "<"+r.Header.Get("Upgrade")+">")
+		})
+		conn, reader := ow.dialOpened("api.example.com:443", "api.example.com", "http/1.1")
+		if _, err := conn.Write([]byte("GET /ws HTTP/1.1\r\nHost: api.example.com\r\n" + upgrade + head)); err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.ReadResponse(reader, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := resp.Header.Get("X-Got"); got != "<"+want+">" {
+			t.Errorf("%q: the host got Upgrade %s, want %q", head, got, want)
+		}
+		_ = resp.Body.Close()
+		_ = conn.Close()
+	}
+}
