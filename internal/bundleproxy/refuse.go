@@ -88,6 +88,10 @@ func proxyError(c egress.Cause) string {
 		return "destination_ip_unroutable"
 	case egress.CauseBadAnswer:
 		return "http_protocol_error"
+	case egress.CauseUpstreamCertificate:
+		return "tls_certificate_error"
+	case egress.CauseCoding:
+		return "http_response_content_coding"
 	case egress.CauseScheme, egress.CauseBody, egress.CausePort, egress.CauseRequest:
 		return "http_request_error"
 	case egress.CausePrivate, egress.CauseNever, egress.CauseOwnNetwork:

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"botbottle.dev/bottle-operator/internal/egress"
 )
 
 // answer is what a guest sees of an answer.
@@ -244,6 +246,19 @@ func TestRefusedConnectsOnOneConnection(t *testing.T) {
 		want := fmt.Sprintf("h%d.example.com, port 443", i)
 		if !strings.Contains(got.reason, want) || !strings.Contains(got.body, want) {
 			t.Errorf("answer %d: got %q and %q, want %s in both", i, got.reason, got.body, want)
+		}
+	}
+}
+
+// TestProxyErrorOfAnswersOfOpenedHosts: these are failures of the host, and not denials.
+func TestProxyErrorOfAnswersOfOpenedHosts(t *testing.T) {
+	for cause, want := range map[egress.Cause]string{
+		egress.CauseUpstreamCertificate: "tls_certificate_error",
+		egress.CauseCoding:              "http_response_content_coding",
+		egress.CauseMethodPath:          "http_request_denied",
+	} {
+		if got := refusalHeader(decision{refusal: egress.Refusal{Cause: cause}}, "x").Get(statusHeader); !strings.Contains(got, "error="+want+";") {
+			t.Errorf("%s: got %q, want the error %s", cause, got, want)
 		}
 	}
 }
