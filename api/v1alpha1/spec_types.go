@@ -289,7 +289,7 @@ type HTTPPath string
 
 // Credential is a secret that the bundle adds to requests.
 //
-// +kubebuilder:validation:XValidation:rule="!has(self.basicUser) || !(has(self.header) || has(self.prefix))",message="basicUser excludes header and prefix: HTTP basic authentication has a header and a form of its own"
+// +kubebuilder:validation:XValidation:rule="!has(self.basicUser) || !(has(self.header) || has(self.prefix))",message="basicUser excludes header and prefix, because HTTP basic authentication has its own: remove them, or remove basicUser"
 type Credential struct {
 	// secretKeyRef selects the key of a Secret, in the Bottle's namespace, that holds the
 	// secret. A change takes effect within seconds. White space at the end of the value is
