@@ -184,6 +184,9 @@ func (s *Server) machineLog(c *session, req logRequest, w *lineWriter) error {
 			return err
 		}
 	}
+	if err := files.refresh(); err != nil { // a file may have begun just before the end
+		return err
+	}
 	if err := reader.read(emit); err != nil {
 		return err
 	}

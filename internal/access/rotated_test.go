@@ -91,3 +91,23 @@ func TestSlowReader(t *testing.T) {
 		t.Errorf("got %q, want a line about what is missing, and then whole lines", got)
 	}
 }
+
+// A file that begins just before the Bottle finishes is part of the log that is followed.
+func TestRotationAtTheEnd(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.append(t, host.WorkloadLog, "2026-01-02T03:04:00Z system F run 1\n2026-01-02T03:04:01Z stdout F one\n2026-01-02T03:04:02Z stdout F tw")
+	calls := 0
+	w.bottles.beforeFind = func() {
+		if calls++; calls != 2 { // the first call is for the request, the second one after the log was read
+			return
+		}
+		w.rotate(t)
+		w.append(t, host.WorkloadLog, "o\n2026-01-02T03:04:03Z stdout F three\n")
+		w.bottles.change(func(b *Bottle) { b.Finished = true })
+	}
+	code, got := w.get(t, http.MethodGet, w.url("log", url.Values{"follow": {"true"}}))
+	if want := "one\ntwo\nthree\n"; code != http.StatusOK || got != want || calls < 2 {
+		t.Errorf("got %d %q after %d looks, want %q", code, got, calls, want)
+	}
+}

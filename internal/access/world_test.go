@@ -141,11 +141,15 @@ func (ca testCA) keeper(t *testing.T, agent tls.Certificate) *accesscert.Keeper 
 
 // fakeBottles are Bottles by name.
 type fakeBottles struct {
-	mu  sync.Mutex
-	all map[string]Bottle
+	beforeFind func() // nil for none
+	mu         sync.Mutex
+	all        map[string]Bottle
 }
 
 func (f *fakeBottles) Find(_ context.Context, namespace, name, uid string) (Bottle, error) {
+	if f.beforeFind != nil {
+		f.beforeFind()
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	b, ok := f.all[namespace+"/"+name]
