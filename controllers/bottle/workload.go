@@ -115,6 +115,9 @@ func (t *workloadStep) end(ctx context.Context, s *scope) error {
 	if workload.WaitsForSessions(s.work) {
 		return &flow.Waiting{Reason: v1alpha1.ReasonStopping, Message: "the machine is stopped once the copies of files have ended", After: time.Second}
 	}
+	if workload.WaitsForLog(ctx, s.work, t.machines, s.name()) {
+		return &flow.Waiting{Reason: v1alpha1.ReasonStopping, Message: "the machine is stopped once its log has the end of the output", After: 100 * time.Millisecond}
+	}
 	if workload.NeedsStop(s.work) && s.record.Run != nil {
 		if _, stopped := t.stops.Take(uid); !stopped {
 			t.stop(s)

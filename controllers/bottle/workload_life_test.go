@@ -492,3 +492,31 @@ func TestTheStartTimeOfAShortRun(t *testing.T) {
 		t.Errorf("got startTime %v, workload %+v, want both", got.StartTime, got.Workload)
 	}
 }
+
+// TestTheMachineStaysUntilItsLogIsComplete: output that is on the way to the log when the
+// machine is stopped would be lost.
+func TestTheMachineStaysUntilItsLogIsComplete(t *testing.T) {
+	for name, complete := range map[string]bool{"the end arrives": true, "the end never arrives": false} {
+		t.Run(name, func(t *testing.T) {
+			w := supervised(t, v1alpha1.RestartNever)
+			write := func(text string) {
+				if err := w.machines.AppendLog(testID, host.WorkloadLog, text); err != nil {
+					t.Fatal(err)
+				}
+			}
+			write("2026-01-02T03:04:05Z stdout F almost all\n")
+			w.exchange.Put(testUID, ended(w, 0))
+			for range 5 {
+				_, _ = w.pass(demoKey)
+			}
+			w.wantCond(demoKey, v1alpha1.ConditionFinished, "")
+			if complete {
+				write("2026-01-02T03:04:05Z system F exit 0\n")
+			} else {
+				w.clock.Step(time.Minute)
+			}
+			w.settle(demoKey)
+			w.wantCond(demoKey, v1alpha1.ConditionFinished, "True/Completed")
+		})
+	}
+}

@@ -14,7 +14,10 @@
 // mount folders below /run, /etc, /usr, /dev, /boot and /var/log of the node.
 package supervise
 
-import "time"
+import (
+	"bytes"
+	"time"
+)
 
 // Where the folders are in the guest, and the files in them.
 const (
@@ -108,3 +111,18 @@ const (
 	MaxPause   = 5 * time.Minute
 	ResetAfter = 10 * time.Minute
 )
+
+// The texts of the line of the stream system that ends each run in the log of a workload:
+// its exit code, or the signal that ended it.
+const (
+	ExitText   = "exit "
+	SignalText = "signal "
+)
+
+// EndsRun reports whether tail, the end of a log, ends with the line that ends a run.
+func EndsRun(tail []byte) bool {
+	line, whole := bytes.CutSuffix(tail, []byte{'\n'})
+	line = line[bytes.LastIndexByte(line, '\n')+1:]
+	_, text, ok := bytes.Cut(line, []byte(" system F "))
+	return whole && ok && (bytes.HasPrefix(text, []byte(ExitText)) || bytes.HasPrefix(text, []byte(SignalText)))
+}

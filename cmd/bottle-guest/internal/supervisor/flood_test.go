@@ -218,3 +218,32 @@ func TestLoggerIsBounded(t *testing.T) {
 		t.Errorf("got a log that ends with %q, want what was lost and the outcome", got[max(0, len(got)-200):])
 	}
 }
+
+// slowWriter takes a while for each piece.
+type slowWriter struct{ buffer }
+
+func (w *slowWriter) Write(b []byte) (int, error) {
+	time.Sleep(20 * time.Millisecond)
+	return w.buffer.Write(b)
+}
+
+// TestFlushOfASlowLog: what is written slowly is written to its end, however long that
+// takes. A log that is not read at all delays nothing for long.
+func TestFlushOfASlowLog(t *testing.T) {
+	t.Parallel()
+	w := &slowWriter{}
+	l := newLogger(realClock{}, w)
+	lines := &lines{stream: stdout, log: l}
+	lines.write([]byte(strings.Repeat(strings.Repeat("x", 99)+"\n", 6000))) // 30 pieces or so
+	l.system("exit 0")
+	l.flush(200 * time.Millisecond)
+	if got := w.String(); !strings.HasSuffix(got, "system F exit 0\n") {
+		t.Errorf("got %d bytes, without the last line", len(got))
+	}
+
+	unread, pipe := io.Pipe()
+	defer unread.Close()
+	stuck := newLogger(realClock{}, pipe)
+	stuck.system("exit 0")
+	stuck.flush(50 * time.Millisecond) // returns
+}

@@ -13,6 +13,10 @@ const (
 	// maxQueued is the number of bytes that wait to be written. As many again may be
 	// in the write that is under way.
 	maxQueued = 1 << 20
+	// pieceSize is how many bytes are written at a time.
+	pieceSize = 32 << 10
+	// flushTimeout is how long flush waits at most.
+	flushTimeout = 30 * time.Second
 	// stallPatience is how long the workload waits for a log that nobody reads,
 	// before output is discarded.
 	stallPatience = time.Second
@@ -48,6 +52,7 @@ type logger struct {
 	counted time.Time     // when credit was last computed
 	choked  bool          // output came too fast; logging has not resumed yet
 	lost    int64         // bytes of output discarded so far
+	written int64         // bytes of the log, so far
 	told    int64         // those of them that a line reports
 }
 
@@ -65,15 +70,31 @@ func (l *logger) run() {
 		close(l.room)
 		l.room = make(chan struct{})
 		l.mu.Unlock()
-		n, err := l.to.Write(batch)
+		left := l.write(batch)
 		l.mu.Lock()
 		l.writing = false
-		if err != nil && len(batch) > 0 {
+		if len(left) > 0 {
 			// How much of it was output is only known for the whole.
-			l.lost += int64(content) * int64(len(batch)-n) / int64(len(batch))
+			l.lost += int64(content) * int64(len(left)) / int64(len(batch))
 		}
 		l.mu.Unlock()
 	}
+}
+
+// write writes a batch in pieces, so that flush sees whether the log is read, and returns
+// what could not be written.
+func (l *logger) write(batch []byte) (left []byte) {
+	for len(batch) > 0 {
+		n, err := l.to.Write(batch[:min(len(batch), pieceSize)])
+		batch = batch[n:]
+		l.mu.Lock()
+		l.written += int64(n)
+		l.mu.Unlock()
+		if err != nil {
+			break
+		}
+	}
+	return batch
 }
 
 // line logs a piece of output: a line (tag F) or the beginning of one (tag P).
@@ -167,12 +188,16 @@ func (l *logger) push(name, tag string, text []byte) {
 	}
 }
 
-// flush waits until everything has been written, but not longer than patience.
+// flush waits until everything has been written, but not longer than flushTimeout, and not
+// if nothing has been written for patience: a log that is read slowly is read to its end.
 func (l *logger) flush(patience time.Duration) {
-	deadline := time.Now().Add(patience)
-	for time.Now().Before(deadline) {
+	begin, written := time.Now(), int64(-1)
+	for last := begin; time.Since(last) < patience && time.Since(begin) < flushTimeout; {
 		l.mu.Lock()
 		done := len(l.queue) == 0 && !l.writing
+		if l.written != written {
+			written, last = l.written, time.Now()
+		}
 		l.mu.Unlock()
 		if done {
 			return

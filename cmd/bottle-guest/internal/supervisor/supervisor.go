@@ -153,9 +153,9 @@ func (s *Supervisor) runOnce(n int) string {
 	s.report.FinishTime = s.clock.Now().UTC()
 	if s.report.Signal = result.Signal; result.Signal == 0 {
 		s.report.ExitCode = &result.ExitCode
-		s.log.system("exit %d", result.ExitCode)
+		s.log.system(supervise.ExitText+"%d", result.ExitCode)
 	} else {
-		s.log.system("signal %d", result.Signal)
+		s.log.system(supervise.SignalText+"%d", result.Signal)
 	}
 	s.log.flush(flushPatience)
 	s.changed()
