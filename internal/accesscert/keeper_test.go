@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
@@ -121,6 +122,14 @@ func TestRenewal(t *testing.T) {
 		second := k.current.Load().cert.Leaf
 		if w.requests.Load() != 2 || second.Equal(first) {
 			t.Errorf("after 13 hours: got %d requests, want a second one and a new certificate", w.requests.Load())
+		}
+		registry := prometheus.NewPedanticRegistry()
+		if err := k.Register(registry); err != nil {
+			t.Fatal(err)
+		}
+		families, err := registry.Gather()
+		if err != nil || len(families) != 1 || families[0].Metric[0].Gauge.GetValue() != float64(second.NotAfter.Unix()) {
+			t.Errorf("metric: got %v, %v, want that the new certificate expires at %s", families, err, second.NotAfter)
 		}
 
 		w.away.Store(true)

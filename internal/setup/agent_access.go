@@ -14,6 +14,7 @@ import (
 	certificatesclient "k8s.io/client-go/kubernetes/typed/certificates/v1"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"botbottle.dev/bottle-operator/internal/accesscert"
 )
@@ -78,5 +79,8 @@ func (o *AgentOptions) accessCertificate(mgr ctrl.Manager) (*accesscert.Keeper, 
 		Node: o.NodeName, File: filepath.Join(o.StateDir, accessFile), Client: c.CertificateSigningRequests(),
 		Clock: clock.RealClock{}, Log: mgr.GetLogger().WithName("access-certificate"),
 	})
+	if err := keeper.Register(metrics.Registry); err != nil {
+		return nil, fmt.Errorf("metrics: %w", err)
+	}
 	return keeper, mgr.Add(keeper)
 }
