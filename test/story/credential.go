@@ -40,8 +40,8 @@ type Lender struct {
 	credential, planted string
 }
 
-// NewLender completes a Bottle with a rule for opened.test, and creates its Secrets.
-func (c *Cluster) NewLender(t testing.TB, b *builders.Bottle) *Lender {
+// newLender completes a Bottle with a rule for opened.test, and creates its Secrets.
+func (c *Cluster) newLender(t testing.TB, b *builders.Bottle) *Lender {
 	t.Helper()
 	l := &Lender{c: c, credential: "cr3dential-" + rand.Text(), planted: "pl4nted-" + rand.Text()}
 	env := tokenVariable
@@ -61,7 +61,7 @@ func (c *Cluster) NewLender(t testing.TB, b *builders.Bottle) *Lender {
 // ApplyLender applies such a Bottle and waits until it runs.
 func (c *Cluster) ApplyLender(t testing.TB, b *builders.Bottle) *Lender {
 	t.Helper()
-	l := c.NewLender(t, b)
+	l := c.newLender(t, b)
 	c.Apply(t, l.Bottle)
 	c.WaitRunning(t, l.Bottle)
 	return l
