@@ -57,8 +57,8 @@ const (
 	testID      = "bottle-demo-1a2b3c4d"
 )
 
-// TestMain puts the tests' files into memory where it can, because they are synced to the
-// disk hundreds of times.
+// TestMain keeps the tests' files in memory if there is a /dev/shm: on a disk, syncing them
+// hundreds of times takes most of the time.
 func TestMain(m *testing.M) {
 	if dir, err := os.MkdirTemp("/dev/shm", "bottle-test"); err == nil {
 		os.Remove(dir)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package broker keeps the values that bundles have current: whatever a pass of
-// controllers/bottle is waiting for, a change to a Secret or to the rules of a Bottle
-// reaches its bundle within milliseconds. It writes no status.
+// Package broker gives bundles the new values when a Secret or the rules of a Bottle
+// change. It does so within milliseconds, even while a pass of controllers/bottle is
+// waiting for something else. It writes no status.
 package broker
 
 import (

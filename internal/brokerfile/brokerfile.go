@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package brokerfile defines the files in which a node's agent gives a bundle the
-// authority and the values of the Secrets of its Bottle. It does no I/O. Its errors
+// Package brokerfile defines two files that a node's agent gives to a bundle: its
+// Bottle's certificate authority, and the values of its Bottle's Secrets. It does no I/O. Its errors
 // never contain the content of a file.
 package brokerfile
 

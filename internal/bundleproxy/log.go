@@ -133,7 +133,7 @@ type requestLine struct {
 	// rules of the Bottle.
 	Rule      string `json:"rule,omitempty"`
 	RuleIndex *int   `json:"ruleIndex,omitempty"`
-	// Credential is SECRET/KEY of the credential that was added.
+	// Credential names the credential that was added, as SECRET/KEY.
 	Credential string `json:"credential,omitempty"`
 	// BytesIn and BytesOut are the lengths of the bodies: from the guest and to it.
 	BytesIn  int64 `json:"bytesIn,omitempty"`

@@ -38,8 +38,8 @@ func TestOverridesOfMethodAndPath(t *testing.T) {
 	}
 }
 
-// TestNoWebSocketWithABody: a server may take the body for messages, whose masks hide known
-// secrets from the search of a body.
+// TestNoWebSocketWithABody: a server may read the body of such a request as messages. They
+// are masked, so that the search of the body would not find a known secret in them.
 func TestNoWebSocketWithABody(t *testing.T) {
 	const upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
 	for head, want := range map[string]string{"\r\n": "websocket", "Content-Length: 2\r\n\r\nhi": "", "Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n": ""} {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package guestca copies the certificates of a foreign bundle, spec.bundle.caPath, from
-// its container to the folder that is mounted into the guest.
+// Package guestca copies the certificates that spec.bundle.caPath names from the
+// container of a foreign bundle to the folder that is mounted into the guest.
 package guestca
 
 import (

@@ -50,8 +50,7 @@ func TestNormalize(t *testing.T) {
 	}
 }
 
-// TestNormalizeRefuses lists the ways to write a path that one program reads in one
-// way and another program in another.
+// TestNormalizeRefuses lists spellings of paths that programs read in different ways.
 func TestNormalizeRefuses(t *testing.T) {
 	for _, target := range []string{
 		"*", "a/b",

@@ -59,8 +59,8 @@ func Fields(rec *state.Record, w Wanted) (fields []string, how string) {
 			fields = append(fields, field.name)
 		}
 	}
-	// At a start, a machine reads the values of Secrets again, and a supervisor tells the
-	// workload whom to trust.
+	// When a machine starts, it reads the values of Secrets again, and its supervisor
+	// tells the workload which authorities to trust.
 	byStart := 0
 	if secrets && !env {
 		byStart++

@@ -26,13 +26,9 @@ import (
 // have no folder in the state directory.
 func openVault(ctx context.Context, dir *state.Dir) (*vault.Vault, error) {
 	v := vault.New(vault.Options{Dir: dir.VaultDir(), Reader: bundleimage.UserID})
-	owners, err := dir.Owners()
+	uids, err := ownerUIDs(dir)
 	if err != nil {
 		return nil, err
-	}
-	var uids []string
-	for _, o := range owners {
-		uids = append(uids, o.UID)
 	}
 	if err := v.Sweep(ctx, uids); err != nil {
 		ctrl.Log.Error(err, "Could not remove what earlier Bottles left in the vault")

@@ -16,16 +16,22 @@ import (
 // remove does no harm and is logged.
 func openExchanges(ctx context.Context, dir *state.Dir, guestProgram string) (*exchange.Exchanges, error) {
 	exchanges := exchange.New(exchange.Options{InDir: dir.InDir(), ProgramDir: dir.GuestDir(), OutDir: dir.OutDir(), Program: guestProgram})
-	owners, err := dir.Owners()
+	uids, err := ownerUIDs(dir)
 	if err != nil {
 		return nil, err
-	}
-	var uids []string
-	for _, o := range owners {
-		uids = append(uids, o.UID)
 	}
 	if err := exchanges.Sweep(ctx, uids); err != nil {
 		ctrl.Log.Error(err, "Could not remove folders that earlier Bottles left behind")
 	}
 	return exchanges, nil
+}
+
+// ownerUIDs returns the UIDs of the Bottles that have a folder in the state directory.
+func ownerUIDs(dir *state.Dir) ([]string, error) {
+	owners, err := dir.Owners()
+	uids := make([]string, 0, len(owners))
+	for _, o := range owners {
+		uids = append(uids, o.UID)
+	}
+	return uids, err
 }

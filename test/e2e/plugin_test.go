@@ -48,7 +48,7 @@ func TestPluginRuns(t *testing.T) {
 	}
 }
 
-// TestPluginRunsAFlood runs a command that prints far more than is kept.
+// TestPluginRunsAFlood runs a command that prints far more than the log keeps.
 func TestPluginRunsAFlood(t *testing.T) {
 	t.Parallel()
 	c := connect(t)
