@@ -175,7 +175,7 @@ var whys = map[Cause]string{
 	CauseBadAnswer:         "the host does not answer properly",
 
 	CauseMethodPath:          "no rule for this host allows this method and path",
-	CausePath:                "the path is ambiguous: servers read such a path in different ways",
+	CausePath:                "the path is ambiguous: not all servers read it in the same way",
 	CauseNeedsTLS:            "requests to this host must use TLS",
 	CauseHostMismatch:        "the connection and the request name different hosts",
 	CauseCredentialMissing:   "the bundle does not have the credential that the rule for this request adds",
@@ -208,7 +208,7 @@ var whatToDo = map[Cause]string{
 	CauseNeedsTLS:            "use https",
 	CauseHostMismatch:        "CONNECT, the server name of TLS and the Host header must agree",
 	CauseCredentialMissing:   "create the Secret and the key that its secretKeyRef names",
-	CauseUpstreamCertificate: "an authority of your own is given to the node's agent with --egress-upstream-ca",
+	CauseUpstreamCertificate: "if the host has a private authority, give it to the node's agent with --egress-upstream-ca",
 	CauseCoding:              "the server must answer with gzip or without a coding",
 }
 
