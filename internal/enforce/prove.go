@@ -86,8 +86,10 @@ func (p *prover) prove(ctx context.Context, s Subject) ([]probe.Finding, probe.V
 // discardTraces keeps the traces of a proof from being attributed to the guest
 // itself.
 func (p *prover) discardTraces(ctx context.Context, s Subject) {
-	_ = p.Walls.ForgetDrops(ctx, s.Spec.Owner) // if it fails, the proof's drops are reported as refusals
-	p.proved(s.Spec.Owner.UID, p.Clock.Now())
+	// If one of these fails, drops of the proof are reported as refusals.
+	drops, _ := p.Walls.Drops(ctx, s.Spec.Owner)
+	_ = p.Walls.ForgetDrops(ctx, s.Spec.Owner)
+	p.proved(s.Spec.Owner.UID, p.Clock.Now(), drops)
 }
 
 // collect adds to e what the wall dropped, and what smolvm has refused since

@@ -97,7 +97,7 @@ type prover struct {
 	jobs    *jobs.Set[struct{}]
 	// proved is called when a proof ends. The proof itself caused everything
 	// that the guest was refused until now.
-	proved func(uid string, now time.Time)
+	proved func(uid string, now time.Time, drops []host.Drop)
 
 	mu        sync.Mutex
 	histories map[string]*history      // by UID
@@ -108,7 +108,7 @@ func newProver(o Options, watched *registry, leaks *leaks) *prover {
 	return &prover{
 		Options: o, watched: watched, leaks: leaks,
 		jobs:      jobs.New[struct{}]("proof", o.MaxConcurrentProofs, o.Clock),
-		proved:    func(string, time.Time) {},
+		proved:    func(string, time.Time, []host.Drop) {},
 		histories: map[string]*history{},
 		ends:      map[string]chan struct{}{},
 	}

@@ -23,6 +23,10 @@ const (
 	maxQueries = 50
 	// maxDestinations bounds one report.
 	maxDestinations = 8
+	// retriesEnd is how long after a proof the node's kernel may still repeat the
+	// proof's connection attempts for the VMM: 127 seconds with 6 retries, which
+	// is the default of net.ipv4.tcp_syn_retries.
+	retriesEnd = 130 * time.Second
 )
 
 // refusals reports the destinations that guests tried to reach and were refused,
@@ -43,6 +47,8 @@ type refusalReport struct {
 	at   time.Time
 	// ignored is the end of the last proof, which caused all refusals until then.
 	ignored time.Time
+	// tried is what the wall dropped during that proof.
+	tried []host.Drop
 }
 
 func newRefusals(o Options, watched *registry, p *prover) *refusals {
@@ -65,11 +71,24 @@ func (r *refusals) forget(uid string) {
 	delete(r.reported, uid)
 }
 
-// ignoreUntil attributes what was refused until now to a proof.
-func (r *refusals) ignoreUntil(uid string, now time.Time) {
+// ignoreUntil attributes what was refused until now to a proof, and repeated
+// attempts to reach the same destinations for some time after it.
+func (r *refusals) ignoreUntil(uid string, now time.Time, tried []host.Drop) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.reportOf(uid).ignored = now
+	last := r.reportOf(uid)
+	last.ignored, last.tried = now, tried
+}
+
+// repeats returns what the kernel may still repeat of a Bottle's last proof.
+func (r *refusals) repeats(uid string) []host.Drop {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	last := r.reportOf(uid)
+	if r.Clock.Since(last.ignored) > retriesEnd {
+		last.tried = nil
+	}
+	return last.tried
 }
 
 // run makes a round every minute until ctx ends.
@@ -119,7 +138,11 @@ func (r *refusals) droppedByWall(ctx context.Context, owner host.Owner) []string
 		return nil // without a wall there is no machine
 	}
 	var out []string
+	repeats := r.repeats(owner.UID)
 	for _, d := range drops {
+		if slices.ContainsFunc(repeats, func(t host.Drop) bool { return t.Proto == d.Proto && t.Addr == d.Addr && t.Port == d.Port }) {
+			continue
+		}
 		to := d.Addr.String()
 		if d.Port != 0 {
 			to = netip.AddrPortFrom(d.Addr, d.Port).String()

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"botbottle.dev/bottle-operator/internal/enforce"
+	"botbottle.dev/bottle-operator/internal/enforce/probe"
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
@@ -43,6 +44,29 @@ func TestRefusalsAreReportedOnce(t *testing.T) {
 	f.clock.Step(enforce.RepeatRefusalsAfter)
 	if got := f.round(); len(got) != 1 {
 		t.Errorf("an hour later: got %q, want it reported again", got)
+	}
+}
+
+// The kernel repeats a connection attempt of the VMM for up to two minutes, also
+// after the prober has given it up.
+func TestRepeatedAttemptsOfAProofAreNotReported(t *testing.T) {
+	f := newProvenFixture(t)
+	ofProof := host.Drop{Proto: "tcp", Addr: netip.MustParseAddr("192.168.44.2"), Port: 22, Packets: 1}
+	f.during = func(probe.Plan) { f.walls.AddDrop(owner(), ofProof) }
+	if _, err := f.enforcer.Prove(t.Context(), owner().UID); err != nil {
+		t.Fatal(err)
+	}
+	f.walls.AddDrop(owner(), ofProof)
+	if got := f.round(); len(got) != 0 {
+		t.Errorf("a minute after the proof: got %q, want nothing: it was the proof's doing", got)
+	}
+	other := host.Drop{Proto: "tcp", Addr: netip.MustParseAddr("192.168.44.2"), Port: 2222, Packets: 1}
+	f.walls.AddDrop(owner(), other)
+	if got := f.round(); len(got) != 1 || got[0] != "tcp 192.168.44.2:2222" {
+		t.Errorf("a destination that the proof did not try: got %q, want it reported", got)
+	}
+	if got := f.round(); len(got) != 1 || !strings.Contains(got[0], "tcp 192.168.44.2:22,") {
+		t.Errorf("three minutes after the proof: got %q, want all destinations reported", got)
 	}
 }
 
