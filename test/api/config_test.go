@@ -43,8 +43,8 @@ func wantFlags(t *testing.T, subcommand string, o flags, args []string) {
 	}
 }
 
-// The manager's Deployment meets the PodSecurity level that its namespace
-// enforces, and its arguments are existing flags.
+// The manager's Deployment meets the PodSecurity level restricted, although its namespace
+// permits more to the agents, and its arguments are existing flags.
 func TestManagerDeployment(t *testing.T) {
 	c := apienv.Client(t, apienv.Start(t))
 	objects, err := apienv.ParseManifests(kustomize(t, "config/default"))
@@ -63,15 +63,23 @@ func TestManagerDeployment(t *testing.T) {
 	if !o.LeaderElect || o.Namespace != "" {
 		t.Errorf("got leader election %t in %q, want it in the Pod's own namespace", o.LeaderElect, o.Namespace)
 	}
-	ns := &corev1.Namespace{}
-	must(t, c.Get(t.Context(), client.ObjectKey{Name: apienv.SystemNamespace}, ns))
-	if got := ns.Labels["pod-security.kubernetes.io/enforce"]; got != "restricted" {
-		t.Errorf("got PodSecurity %q enforced in %s, want restricted", got, ns.Name)
-	}
-	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: d.Namespace, Name: "manager"}, Spec: d.Spec.Template.Spec}
-	if err := c.Create(t.Context(), pod, client.DryRunAll); err != nil {
+	if err := createRestricted(t, c, d.Spec.Template); err != nil {
 		t.Errorf("got %v for the Deployment's Pod, want it accepted", err)
 	}
+}
+
+// createRestricted asks the API server to create the Pod of a template in a namespace
+// that enforces the PodSecurity level restricted.
+func createRestricted(t *testing.T, c client.Client, template corev1.PodTemplateSpec) error {
+	t.Helper()
+	ns := &corev1.Namespace{}
+	must(t, c.Get(t.Context(), client.ObjectKey{Name: apienv.Namespace(t, c)}, ns))
+	metav1.SetMetaDataLabel(&ns.ObjectMeta, "pod-security.kubernetes.io/enforce", "restricted")
+	must(t, c.Update(t.Context(), ns))
+	if name := template.Spec.ServiceAccountName; name != "" {
+		must(t, c.Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: ns.Name, Name: name}}))
+	}
+	return c.Create(t.Context(), &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: ns.Name, Name: "pod"}, Spec: template.Spec}, client.DryRunAll)
 }
 
 // An overlay can install the operator into any namespace: the default one is named only

@@ -70,14 +70,34 @@ func fields(name, path string, value any) (found []string) {
 }
 
 // GKE, and any cluster with a quota for them, refuses the priority classes of Kubernetes
-// outside kube-system. So nothing that we install asks for one by default.
-func TestNoPriorityClassByDefault(t *testing.T) {
+// outside kube-system, except in a namespace with a quota that permits them. So what we
+// install asks for a class only together with such a quota.
+func TestPriorityClassesByDefault(t *testing.T) {
 	for _, folder := range []string{"config/default", "config/dev", "config/samples"} {
 		objects, err := apienv.ParseManifests(kustomize(t, folder))
 		must(t, err)
+		permitted := map[string]bool{}
 		for _, o := range objects {
-			if got := fields("priorityClassName", o.GetKind()+" "+o.GetName(), o.Object); o.GetKind() != "CustomResourceDefinition" && len(got) > 0 {
-				t.Errorf("%s: got %v, want none", folder, got)
+			if o.GetKind() != "ResourceQuota" {
+				continue
+			}
+			q := &corev1.ResourceQuota{}
+			must(t, runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, q))
+			for _, scope := range q.Spec.ScopeSelector.MatchExpressions {
+				for _, class := range scope.Values {
+					permitted["priorityClassName="+class+" in "+q.Namespace] = scope.ScopeName == corev1.ResourceQuotaScopePriorityClass
+				}
+			}
+		}
+		for _, o := range objects {
+			if o.GetKind() == "CustomResourceDefinition" {
+				continue
+			}
+			for _, field := range fields("priorityClassName", "", o.Object) {
+				_, field, _ = strings.Cut(field, "priorityClassName=")
+				if !permitted["priorityClassName="+field+" in "+o.GetNamespace()] {
+					t.Errorf("%s: got %s in %s %s, want a quota in its namespace that permits it", folder, field, o.GetKind(), o.GetName())
+				}
 			}
 		}
 	}
@@ -89,7 +109,11 @@ func TestPriorityClassComponent(t *testing.T) {
 	objects := overlay(t, "namespace: elsewhere\n", "priority-class")
 	d, q := &appsv1.Deployment{}, &corev1.ResourceQuota{}
 	find(t, objects, "Deployment", d)
-	find(t, objects, "ResourceQuota", q)
+	for _, o := range objects {
+		if o.GetKind() == "ResourceQuota" && o.GetName() == "bottle-manager-priority" {
+			must(t, runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, q))
+		}
+	}
 	if got := d.Spec.Template.Spec.PriorityClassName; got != "system-cluster-critical" {
 		t.Errorf("got priority class %q, want system-cluster-critical", got)
 	}
@@ -122,8 +146,7 @@ func TestOpenShiftComponent(t *testing.T) {
 	d := &appsv1.Deployment{}
 	find(t, objects, "Deployment", d)
 	c := apienv.Client(t, apienv.Start(t))
-	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: d.Namespace, Name: "manager-openshift"}, Spec: d.Spec.Template.Spec}
-	if err := c.Create(t.Context(), pod, client.DryRunAll); err != nil {
+	if err := createRestricted(t, c, d.Spec.Template); err != nil {
 		t.Errorf("got %v for the Deployment's Pod, want it accepted", err)
 	}
 }
