@@ -106,6 +106,14 @@ const (
 	guestProgramName = "guest-program"
 )
 
+// IsSmolvm reports whether a fact is about what is in Options.SmolvmDir.
+func IsSmolvm(fact string) bool {
+	return fact == smolvmName || fact == versionName || fact == filesName
+}
+
+// IsGuestProgram reports whether a fact is about Options.GuestProgram.
+func IsGuestProgram(fact string) bool { return fact == guestProgramName }
+
 // binary checks the smolvm program. Other users must be able to run it too,
 // because the VMM is the same program, run again as its own user.
 func (c *Checker) binary() host.Fact {

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package setup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
+	"k8s.io/client-go/rest"
+	ctrl "sigs.k8s.io/controller-runtime"
+
+	"botbottle.dev/bottle-operator/internal/cgroup"
+	"botbottle.dev/bottle-operator/internal/docker"
+	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/nodefacts"
+	"botbottle.dev/bottle-operator/internal/preflight"
+	"botbottle.dev/bottle-operator/internal/smolvm"
+	"botbottle.dev/bottle-operator/internal/wall"
+)
+
+// PreflightOptions configure the check of a node. The flags are the agent's, so that the
+// node is checked for the agent that will run on it.
+type PreflightOptions struct {
+	AgentOptions
+	// HostRoot is where the node's root directory is mounted, in a container.
+	HostRoot string
+	// GuardFirst: a failure does not count while machines run on the node, because they
+	// need an agent that guards them.
+	GuardFirst bool
+	Format     string
+	Out        io.Writer
+}
+
+// Bind adds the flags.
+func (o *PreflightOptions) Bind(fs *pflag.FlagSet) {
+	o.AgentOptions.Bind(fs)
+	fs.StringVar(&o.HostRoot, "host-root", "", "directory at which the node's root directory is mounted, with everything below it; for a container. smolvm and the programs, which later containers install, need not be there")
+	fs.BoolVar(&o.GuardFirst, "unless-machines-run", false, "succeed in spite of failures while machines run on the node, so that the agent starts and guards them")
+	fs.StringVarP(&o.Format, "output", "o", "text", "format of the report: text or json")
+}
+
+// Validate returns an error that names every invalid flag.
+func (o *PreflightOptions) Validate() error {
+	agent := o.AgentOptions
+	if agent.NodeName == "" {
+		agent.NodeName = "unknown" // then only the node is checked
+	}
+	errs := []error{agent.Validate()}
+	if o.HostRoot != "" && !filepath.IsAbs(o.HostRoot) {
+		errs = append(errs, fmt.Errorf("--host-root %q: want an absolute path or empty", o.HostRoot))
+	}
+	if !slices.Contains(preflight.Formats, o.Format) {
+		errs = append(errs, fmt.Errorf("--output %q: want text or json", o.Format))
+	}
+	return errors.Join(errs...)
+}
+
+// Run checks the node, writes a report, and returns an error if no Bottle can run there.
+func (o *PreflightOptions) Run(ctx context.Context) error {
+	// The credentials of a container are not below the node's root.
+	cluster, err := o.preflightCluster()
+	if err != nil {
+		return err
+	}
+	if err := enterRoot(o.HostRoot); err != nil {
+		return fmt.Errorf("--host-root: %w", err)
+	}
+	facts, err := o.preflightFacts()
+	if err != nil {
+		return err
+	}
+	checks := append([]preflight.Check{
+		preflight.Filter(wall.TryKernel),
+		preflight.Disk(o.StateDir, o.Images.Reserve, unix.Statfs),
+		preflight.Network("/proc/sys"),
+		preflight.Ports([]preflight.Port{
+			{Flag: "access-bind-address", Address: o.Access.Address},
+			{Flag: "health-probe-bind-address", Address: o.HealthAddress},
+			{Flag: "metrics-bind-address", Address: o.Metrics.Address},
+		}, func() bool { return preflight.AgentRuns(o.StateDir) }),
+	}, cluster...)
+	results := append(preflight.OfFacts(o.relevant(facts.NodeFacts(ctx))), preflight.Run(ctx, checks)...)
+	report := preflight.NewReport(Version(), o.NodeName, results)
+	if err := report.Write(o.Out, o.Format); err != nil {
+		return err
+	}
+	failed := report.Err()
+	if failed == nil || !o.GuardFirst {
+		return failed
+	}
+	running, err := cgroup.Running(o.CgroupParent)
+	if err != nil || !running {
+		return errors.Join(failed, err)
+	}
+	ctrl.Log.Error(failed, "Machines run on this node, so the agent starts in spite of the failures and guards them")
+	return nil
+}
+
+// preflightCluster returns the checks of the cluster.
+func (o *PreflightOptions) preflightCluster() ([]preflight.Check, error) {
+	if o.NodeName == "" || o.Kubeconfig == "" && os.Getenv("KUBERNETES_SERVICE_HOST") == "" {
+		return []preflight.Check{preflight.NoCluster()}, nil
+	}
+	cfg, err := restConfig(o.Kubeconfig, "bottle-preflight")
+	if err != nil {
+		return nil, err
+	}
+	if err := rest.LoadTLSFiles(cfg); err != nil {
+		return nil, fmt.Errorf("credentials: %w", err)
+	}
+	if cfg.BearerTokenFile != "" {
+		token, err := os.ReadFile(cfg.BearerTokenFile)
+		if err != nil {
+			return nil, fmt.Errorf("credentials: %w", err)
+		}
+		cfg.BearerToken, cfg.BearerTokenFile = string(token), ""
+	}
+	c, err := newPreflightCluster(cfg, &o.AgentOptions)
+	if err != nil {
+		return nil, err
+	}
+	return preflight.OfCluster(c), nil
+}
+
+// preflightFacts returns the agent's own facts about the node.
+func (o *PreflightOptions) preflightFacts() (host.Facts, error) {
+	engine, err := docker.New(docker.Options{Host: o.DockerHost})
+	if err != nil {
+		return nil, fmt.Errorf("--docker-host: %w", err)
+	}
+	guestProgram, err := o.guestProgram()
+	if err != nil {
+		return nil, err
+	}
+	return nodefacts.New(nodefacts.Options{
+		SmolvmDir: o.SmolvmDir, StateDir: o.StateDir, KVMDevice: o.KVMDevice, GuestProgram: guestProgram,
+		Version:    func(ctx context.Context) (host.SmolvmVersion, error) { return smolvm.VersionOf(ctx, o.SmolvmDir) },
+		PingDocker: engine.Ping, Cgroups: cgroup.Inspect,
+	}), nil
+}
+
+// relevant returns the facts that count. In a container that runs before those that
+// install smolvm and the programs, nothing is said about what they install.
+func (o *PreflightOptions) relevant(facts []host.Fact) []host.Fact {
+	if o.HostRoot == "" {
+		return facts
+	}
+	return slices.DeleteFunc(facts, func(f host.Fact) bool {
+		return nodefacts.IsGuestProgram(f.Name) || nodefacts.IsSmolvm(f.Name) && absent(o.SmolvmDir)
+	})
+}
+
+func absent(path string) bool {
+	_, err := os.Stat(path)
+	return errors.Is(err, fs.ErrNotExist)
+}
+
+// enterRoot makes a directory the root of this process; "" means the root that it has.
+func enterRoot(dir string) error {
+	if dir == "" {
+		return nil
+	}
+	if err := unix.Chroot(dir); err != nil {
+		return fmt.Errorf("enter %s: %w", dir, err)
+	}
+	return os.Chdir("/")
+}
