@@ -4,8 +4,9 @@ SHELL := /usr/bin/env bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo v0.0.0)
-COMMIT  ?= $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
+# Fixed lengths, so that every clone gives a commit the same names.
+VERSION ?= $(shell git describe --tags --always --abbrev=12 --dirty 2>/dev/null || echo v0.0.0)
+COMMIT  ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X botbottle.dev/bottle-operator/internal/setup.version=$(VERSION) -X botbottle.dev/bottle-operator/internal/setup.commit=$(COMMIT)
 export CGO_ENABLED := 0
 
@@ -13,6 +14,12 @@ BIN := $(CURDIR)/bin
 TOOL := go tool -modfile=hack/tools/go.mod
 SMOLVM_REFERENCE := 1.32.2
 SMOLVM_OLDER := 1.9.1
+# Images are built by exactly this release of Go, because another one gives other bytes.
+IMAGE_GO := go1.26.8
+PLATFORMS ?= linux/amd64,linux/arm64
+# make image-push IMAGE=registry.example.com/team/bottle-operator:1.0 SMOLVM_IMAGE=…
+IMAGE ?=
+SMOLVM_IMAGE ?= $(dir $(IMAGE))bottle-smolvm:$(SMOLVM_REFERENCE)
 STANDINS := 0.8.0 1.7.7 1.9.1 1.32.2
 
 # The development cluster: make dev-up NODES=2 MACHINES=standin
@@ -59,10 +66,16 @@ build: ## Build the programs to bin/.
 	@go build -trimpath -ldflags '-s -w' -o $(BIN)/kubectl-bottle ./cmd/kubectl-bottle
 	@ln -sfn kubectl-bottle $(BIN)/kubectl_complete-bottle
 
-.PHONY: image
-image: build ## Write the default bundle's image to bin/images/bundle.tar.
-	@mkdir -p $(BIN)/images
-	@go run ./hack/bundle-image $(BIN)/bottle-bundle $(BIN)/images/bundle.tar
+.PHONY: image image-push
+image image-push: export GOTOOLCHAIN := $(IMAGE_GO)
+image: ## Write the images and their SBOMs to bin/images (PLATFORMS=linux/amd64 builds one platform only).
+	@go run ./hack/image build -version '$(VERSION)' -revision '$(COMMIT)' -created "$$(git log -1 --format=%ct)" \
+	  -smolvm $(SMOLVM_REFERENCE) -wheels $(BIN)/wheels -platforms '$(PLATFORMS)' $(BIN)/images
+
+image-push: ## Push what make image wrote: IMAGE=REGISTRY/PATH/bottle-operator:TAG, and bottle-smolvm beside it (SMOLVM_IMAGE).
+	@[ -n '$(IMAGE)' ] || { echo 'name the image: make image-push IMAGE=registry.example.com/team/bottle-operator:1.0' >&2; exit 2; }
+	@go run ./hack/image push $(BIN)/images/oci/bottle-operator '$(IMAGE)'
+	@go run ./hack/image push $(BIN)/images/oci/bottle-smolvm '$(SMOLVM_IMAGE)'
 
 .PHONY: generate
 generate: ## Regenerate deepcopy code, OpenAPI, the CRD and the generated docs.
