@@ -68,11 +68,11 @@ func rulesFile(allow string, rules ...string) string {
 	return fmt.Sprintf(`{"version":2,"allow":%s,"opened":%s,"http":[%s]}`, allowed, opened, strings.Join(rules, ","))
 }
 
-func newOpenedWorld(t *testing.T, rules ...string) *openedWorld {
+func newOpenedWorld(t testing.TB, rules ...string) *openedWorld {
 	return newOpenedWorldWith(t, func(*Options) {}, rules...)
 }
 
-func newOpenedWorldWith(t *testing.T, change func(*Options), rules ...string) *openedWorld {
+func newOpenedWorldWith(t testing.TB, change func(*Options), rules ...string) *openedWorld {
 	t.Helper()
 	ow := &openedWorld{dir: t.TempDir(), guest: x509.NewCertPool()}
 	ow.hostCA = newCA(t, "host")
@@ -114,7 +114,7 @@ func (ow *openedWorld) hostCertificate(hello *tls.ClientHelloInfo) (*tls.Certifi
 	return l.get(hello.ServerName)
 }
 
-func newCA(t *testing.T, name string) bottleca.CA {
+func newCA(t testing.TB, name string) bottleca.CA {
 	t.Helper()
 	data, err := bottleca.New("ns", name, time.Now())
 	if err != nil {
@@ -128,7 +128,7 @@ func newCA(t *testing.T, name string) bottleca.CA {
 }
 
 // writeCA gives the bundle a new authority, which the guest trusts.
-func (ow *openedWorld) writeCA(t *testing.T) {
+func (ow *openedWorld) writeCA(t testing.TB) {
 	t.Helper()
 	data, err := bottleca.New("ns", "bottle", time.Now())
 	if err != nil {
@@ -148,7 +148,7 @@ func (ow *openedWorld) writeCA(t *testing.T) {
 // bundleLeaf returns a certificate as the bundle shows it to the guest.
 func (ow *openedWorld) bundleLeaf(host string) (*tls.Certificate, error) { return ow.leaves.get(host) }
 
-func (ow *openedWorld) removeCA(t *testing.T) {
+func (ow *openedWorld) removeCA(t testing.TB) {
 	t.Helper()
 	if err := os.Remove(filepath.Join(ow.dir, brokerfile.CAFile)); err != nil {
 		t.Fatal(err)
@@ -160,7 +160,7 @@ func pemOf(der []byte) string {
 }
 
 // writeSecrets gives the bundle the credential with this value, and other secrets.
-func (ow *openedWorld) writeSecrets(t *testing.T, value string) {
+func (ow *openedWorld) writeSecrets(t testing.TB, value string) {
 	t.Helper()
 	data, err := brokerfile.Encode([]brokerfile.Secret{
 		{Secret: "model", Key: "token", Value: []byte(value), Credential: true},
@@ -174,7 +174,7 @@ func (ow *openedWorld) writeSecrets(t *testing.T, value string) {
 }
 
 // writeNew renames a new file into place, as the agent does.
-func writeNew(t *testing.T, path string, data []byte) {
+func writeNew(t testing.TB, path string, data []byte) {
 	t.Helper()
 	if err := os.WriteFile(path+".tmp", data, 0o600); err != nil {
 		t.Fatal(err)

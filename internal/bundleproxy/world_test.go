@@ -24,7 +24,7 @@ import (
 // world is a proxy with one server of this process as its outside: every dial
 // connects to that server and is recorded.
 type world struct {
-	t     *testing.T
+	t     testing.TB
 	addr  string // of the proxy
 	rules string // path
 	log   *buffer
@@ -42,14 +42,15 @@ type world struct {
 	handler http.HandlerFunc
 }
 
-func newWorld(t *testing.T, rules ...string) *world {
+func newWorld(t testing.TB, rules ...string) *world {
 	return newWorldWith(t, func(*Options) {}, rules...)
 }
 
-func newWorldWith(t *testing.T, change func(*Options), rules ...string) *world {
+func newWorldWith(t testing.TB, change func(*Options), rules ...string) *world {
 	w := &world{t: t, rules: filepath.Join(t.TempDir(), "egress.json"), log: &buffer{}, ended: make(chan error, 1)}
 	w.names = map[string][]netip.Addr{
 		"api.example.com.":      {netip.MustParseAddr("203.0.113.10")},
+		"tunnel.example.com.":   {netip.MustParseAddr("203.0.113.12")},
 		"gateway.example.com.":  {netip.MustParseAddr("192.168.44.1")},
 		"inside.example.com.":   {netip.MustParseAddr("10.0.0.5")},
 		"loop.example.com.":     {netip.MustParseAddr("127.0.0.1")},

@@ -90,14 +90,14 @@ func (e *engine) skip(p []byte, i int) int {
 	last, begin := e.last, i
 	for i < len(p) {
 		if i >= startLength {
-			i = e.starts.skipGroups(p, i)
+			i = e.starts.skipBlocks(p, i)
 			last = binary.BigEndian.Uint32(p[i-startLength:])
 		}
-		group := min(i+groupLength, len(p))
-		for ; i < group && !e.starts.stop(p, i, last); i++ {
+		block := min(i+blockLength, len(p))
+		for ; i < block && !e.starts.stop(p, i, last); i++ {
 			last = last<<8 | uint32(p[i])
 		}
-		if i < group {
+		if i < block {
 			break
 		}
 	}

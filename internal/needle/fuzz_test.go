@@ -18,9 +18,9 @@ const alphabet = "abAB01+/ %\\&#x\"u;n2\n"
 // fuzzedValues returns up to three values.
 func fuzzedValues(data []byte) []string {
 	var values []string
-	for part := range bytes.SplitSeq(data[:min(len(data), 40)], []byte{0xff}) {
+	for part := range bytes.SplitSeq(data[:min(len(data), 60)], []byte{0xff}) {
 		var b strings.Builder
-		for _, c := range part[:min(len(part), 20)] {
+		for _, c := range part[:min(len(part), 28)] {
 			b.WriteByte(alphabet[int(c)%len(alphabet)])
 		}
 		if value := strings.TrimSpace(b.String()); len(value) >= needle.MinLength && len(values) < 3 {
@@ -67,13 +67,18 @@ func fuzzedText(values []string, script []byte) string {
 	return b.String()[:min(160, b.Len())]
 }
 
-// chunks cuts text into chunks whose lengths the bytes of cuts say.
+// chunks cuts text into chunks whose lengths the bytes of cuts say: half of them are
+// short, and in the others, whole blocks are looked at.
 func chunks(text string, cuts []byte) []string {
 	var out []string
 	for i := 0; text != ""; i++ {
 		n := len(text)
 		if len(cuts) > 0 {
-			n = min(n, 1+int(cuts[i%len(cuts)])%16)
+			n = int(cuts[i%len(cuts)])
+			if n < 128 {
+				n %= 16
+			}
+			n = min(len(text), 1+n)
 		}
 		out = append(out, text[:n])
 		text = text[n:]
@@ -103,6 +108,7 @@ var fuzzSeeds = []struct {
 	{"\x0a\x0a\x0a\x0a\x0a\x0a\x0a\x0a", bytes.Repeat([]byte{14, 1, 13, 5}, 30)},
 	{"\x0b\x0c\x0d\x12\x10\x0b\x0c\x0d", bytes.Repeat([]byte{15, 40, 13, 50, 2, 3}, 30)},
 	{"\x01\x02\x03\x04\x05\x06\x07\x08\x09\xff\x02\x03\x04\x05\x06\x07", bytes.Repeat([]byte{1, 2, 15, 0, 12, 0, 2, 1}, 30)},
+	{"\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\x00\x02\x04\x06\x08\x01\x03\x05\x07\x09\x00\x03", append(bytes.Repeat([]byte{0, 1}, 17), bytes.Repeat([]byte{15, 0, 12, 2, 11, 5}, 20)...)},
 	{"\x08\x08\x01\x08\x02\x06\x06\x07\x07", append([]byte{1, 3}, bytes.Repeat([]byte{12, 0, 13, 1}, 40)...)},
 }
 

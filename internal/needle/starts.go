@@ -20,7 +20,8 @@ type starts struct {
 	one     [256]bool
 	two     []uint64 // one bit for each pair of bytes
 	first   filter   // the first four characters of each needle
-	any     filter   // each four of the first groupLength+3; nil if a needle has fewer
+	any     filter   // each four characters of each needle that begin at a place before stride
+	stride  int      // a power of two, at most blockLength
 }
 
 type start struct {
@@ -32,19 +33,15 @@ type start struct {
 func (s start) known() bool { return !s.needle.value.unknown }
 
 func newStarts(needles []*needle) starts {
-	s := starts{two: make([]uint64, 1<<16/64)}
-	var anywhere []uint32
-	groups := true
+	s := starts{two: make([]uint64, 1<<16/64), stride: blockLength}
 	for _, n := range needles {
 		for _, text := range n.spelled(0) {
 			s.entries = append(s.entries, start{text: text, needle: n})
 			s.one[text>>24] = true
 			s.two[text>>16>>6] |= 1 << (text >> 16 & 63)
 		}
-		if groups = groups && n.n >= startLength+groupLength-1; groups {
-			for at := range groupLength {
-				anywhere = append(anywhere, n.spelled(at)...)
-			}
+		for n.n < startLength+s.stride-1 {
+			s.stride /= 2
 		}
 	}
 	slices.SortStableFunc(s.entries, func(a, b start) int { return cmp.Compare(a.text, b.text) })
@@ -52,10 +49,15 @@ func newStarts(needles []*needle) starts {
 	for _, e := range s.entries {
 		s.first.add(e.text)
 	}
-	if groups {
-		s.any = newFilter(len(anywhere))
-		for _, text := range anywhere {
-			s.any.add(text)
+	for s.stride > 1 && len(s.entries)*s.stride > maxFilterTexts {
+		s.stride /= 2
+	}
+	s.any = newFilter(len(s.entries) * s.stride)
+	for _, n := range needles {
+		for at := range s.stride {
+			for _, text := range n.spelled(at) {
+				s.any.add(text)
+			}
 		}
 	}
 	return s
@@ -76,42 +78,61 @@ func (n *needle) spelled(at int) []uint32 {
 	return texts
 }
 
-// groupLength is the number of bytes that skipGroups looks at at a time.
-const groupLength = 4
+// blockLength is the number of bytes that skipBlocks looks at at a time.
+const blockLength = 16
 
-// skipGroups skips groups of bytes of which none may complete the start of a needle,
-// and returns the index after the last group. At least startLength bytes precede i.
+// skipBlocks skips blocks of bytes of which none may complete the start of a needle, or
+// interrupt the first characters of one, and returns the index after the last block. At
+// least startLength bytes precede i.
 //
-// If a byte of a group completes the start of a needle, then the last four bytes of
-// the group are among the first seven of that needle, unless an escape or a line break
-// interrupts them. So one look into the filter is enough for each group.
-func (s *starts) skipGroups(p []byte, i int) int {
-	if s.any.bits == nil {
-		return i
-	}
+// If a byte completes the start of a needle, then any four bytes that follow within the
+// next stride bytes belong to that needle too, unless an escape or a line break
+// interrupts it. So it is enough to look into the filter once for each stride bytes, and
+// at the four bytes before each special character.
+func (s *starts) skipBlocks(p []byte, i int) int {
 	filter := s.any
-	for ; i+groupLength <= len(p); i += groupLength {
-		group := p[i : i+groupLength : i+groupLength]
-		if filter.mayContain(binary.BigEndian.Uint32(group)) {
-			break
+	for ; i+blockLength < len(p); i += blockLength {
+		block := p[i : i+blockLength : i+blockLength]
+		low, high := binary.LittleEndian.Uint64(block), binary.LittleEndian.Uint64(block[8:])
+		for at := s.stride - startLength; at <= blockLength-startLength; at += s.stride {
+			if filter.mayContain(binary.BigEndian.Uint32(p[i+at:])) {
+				return i
+			}
 		}
-		if (special[group[0]] || special[group[1]] || special[group[2]] || special[group[3]]) && !s.harmless(p, i) {
-			break
+		lowSpecial, highSpecial := mayBeSpecial(low), mayBeSpecial(high)
+		if lowSpecial|highSpecial != 0 && !(s.harmless(p, i, lowSpecial) && s.harmless(p, i+8, highSpecial)) {
+			return i
 		}
 	}
 	return i
 }
 
-// harmless reports whether stop is false for each byte of the group that begins at i.
-// Where a special character interrupts a needle, the look at the whole group is not
-// enough.
-func (s *starts) harmless(p []byte, i int) bool {
-	last := binary.BigEndian.Uint32(p[i-startLength:])
-	for end := i + groupLength; i < end; i++ {
-		if s.stop(p, i, last) {
-			return false
+const (
+	eachByte = 0x0101010101010101
+	highBits = 0x80 * eachByte
+)
+
+// mayBeSpecial returns the high bit of each byte of eight that is a special character,
+// and of a few others: those from $ to ', and control characters.
+func mayBeSpecial(eight uint64) uint64 {
+	symbol := (eight ^ '$'*eachByte) & (0xfc * eachByte)
+	control := (eight ^ '\b'*eachByte) & (0xf8 * eachByte)
+	backslash := eight ^ '\\'*eachByte
+	// A byte is 0 if its high bit is set after 1 was subtracted and was not set before.
+	return ((symbol-eachByte)&^symbol | (control-eachByte)&^control | (backslash-eachByte)&^backslash) & highBits
+}
+
+// harmless reports whether none of the special characters among the eight bytes at i,
+// whose places are in the result of mayBeSpecial, needs a closer look.
+func (s *starts) harmless(p []byte, i int, places uint64) bool {
+	for ; places != 0; places &= places - 1 {
+		at := i + bits.TrailingZeros64(places)/8
+		if b := p[at]; special[b] {
+			last := binary.BigEndian.Uint32(p[at-startLength:])
+			if s.any.mayContain(last) || s.mayInterrupt(last, b, p[at+1]) {
+				return false
+			}
 		}
-		last = last<<8 | uint32(p[i])
 	}
 	return true
 }
@@ -157,7 +178,9 @@ const (
 	// large: fewer than one in a hundred other texts pass.
 	filterRatio   = 128
 	maxFilterBits = 18 // 32 KiB
-	multiplier    = 0x9E3779B1
+	// maxFilterTexts is how many texts a filter of that size should have at most.
+	maxFilterTexts = 1 << (maxFilterBits - 3)
+	multiplier     = 0x9E3779B1
 )
 
 func newFilter(texts int) filter {
