@@ -7,6 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
+
+	"botbottle.dev/bottle-operator/internal/host"
 )
 
 // lineReader reads lines forwards.
@@ -15,7 +18,7 @@ type lineReader struct {
 	at    position
 	held  []byte // the beginning of an unfinished line
 	skip  bool   // up to the next newline, because the beginning of the line is lost
-	lost  int64  // bytes that were freed before they were read
+	torn  bool   // the next line may be the end of one whose beginning smolvm has discarded
 	// buffer has what was read from the file.
 	buffer []byte
 }
@@ -80,9 +83,14 @@ func (r *lineReader) passHole(file logFile, emit func([]byte, bool) error) error
 	if next == r.at.off {
 		return nil
 	}
-	r.lost, r.at.off = r.lost+next-r.at.off, next
-	r.held, r.skip = r.held[:0], true
-	return emit(fmt.Appendf(nil, "%s %s F %s%d bytes", zeroTime, system, droppedMark, r.lost), true)
+	lost := next - r.at.off
+	r.at.off, r.held, r.skip = next, r.held[:0], true
+	return emitLost(lost, emit)
+}
+
+// emitLost emits a system line about bytes of the log that are missing.
+func emitLost(n int64, emit func([]byte, bool) error) error {
+	return emit(fmt.Appendf(nil, "%s %s F %s%d bytes", zeroTime, system, droppedMark, n), true)
 }
 
 // zeroTime is a time that every reader of a log takes for unknown.
@@ -107,12 +115,50 @@ func (r *lineReader) split(b []byte, emit func([]byte, bool) error) error {
 		if !ended {
 			return nil
 		}
-		err := emit(r.held, true)
-		if r.held = r.held[:0]; err != nil {
+		if err := r.line(emit); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// line emits the line that is held. If smolvm has discarded output in it, line says so, and
+// passes over parts of lines that were torn by that and cannot be read any more.
+func (r *lineReader) line(emit func([]byte, bool) error) error {
+	text, lost := r.held, int64(0)
+	if r.files.log == host.WorkloadLog {
+		text, lost = cutDiscarded(text)
+	}
+	_, readable := parseLine(text)
+	if whole := !r.torn && lost == 0; whole || readable {
+		if err := emit(text, true); err != nil {
+			return err
+		}
+	}
+	r.held, r.torn = r.held[:0], lost > 0
+	if lost == 0 {
+		return nil
+	}
+	return emitLost(lost, emit)
+}
+
+// smolvm 1.32.2 discards output that comes faster than it can write it, in the middle of a
+// line, and then writes this mark, with the number of bytes, and a newline.
+var discardedBegin, discardedEnd = []byte("[smolvm: "), []byte(" bytes of workload output dropped]")
+
+// cutDiscarded returns a line without the mark that smolvm put at its end, and the number
+// of bytes that the mark tells. The number is 0 if there is no mark.
+func cutDiscarded(line []byte) (text []byte, lost int64) {
+	rest, ok := bytes.CutSuffix(line, discardedEnd)
+	begin := bytes.LastIndex(rest, discardedBegin)
+	if !ok || begin < 0 {
+		return line, 0
+	}
+	n, err := strconv.ParseInt(string(rest[begin+len(discardedBegin):]), 10, 64)
+	if err != nil || n <= 0 {
+		return line, 0
+	}
+	return rest[:begin], n
 }
 
 // rest emits the unfinished last line.

@@ -31,6 +31,36 @@ func TestRotationWithinALine(t *testing.T) {
 	}
 }
 
+// smolvm discards output that it cannot write fast enough, in the middle of lines.
+func TestDiscardedOutput(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.append(t, host.WorkloadLog, "2026-01-02T03:04:00Z system F run 1\n"+
+		"2026-01-02T03:04:01Z stdout F one[smolvm: 16384 bytes of workload output dropped]\n"+
+		"end of a lost line\n"+
+		"2026-01-02T03:04:02Z stdout F two\n"+
+		"[smolvm: 70 bytes of workload output dropped]\n"+
+		"2026-01-02T03:04:03Z stdout F three\n"+
+		"2026-01-02T03:04:04Z std[smolvm: 9 bytes of workload output dropped]\n"+
+		"another end[smolvm: 8 bytes of workload output dropped]\n"+
+		"2026-01-02T03:04:05Z stdout F [smolvm: no bytes of workload output dropped]\n")
+	want := []string{
+		"2026-01-02T03:04:01Z stdout F one", "system F dropped 16384 bytes", "2026-01-02T03:04:02Z stdout F two", "system F dropped 70 bytes",
+		"2026-01-02T03:04:03Z stdout F three", "system F dropped 9 bytes", "system F dropped 8 bytes",
+		"2026-01-02T03:04:05Z stdout F [smolvm: no bytes of workload output dropped]",
+	}
+	code, got := w.get(t, http.MethodGet, w.url("log", url.Values{"format": {"CRI"}}))
+	lines := strings.Split(strings.TrimSuffix(got, "\n"), "\n")
+	if code != http.StatusOK || len(lines) != len(want) {
+		t.Fatalf("got %d %q, want %d lines", code, lines, len(want))
+	}
+	for i, line := range lines {
+		if !strings.HasSuffix(line, want[i]) {
+			t.Errorf("line %d: got %q, want it to end with %q", i, line, want[i])
+		}
+	}
+}
+
 // rotateAway writes and rotates until no earlier file is left. The oldest one that is
 // left begins in the middle of a line.
 func (w *world) rotateAway(t *testing.T) {

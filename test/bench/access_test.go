@@ -121,7 +121,7 @@ func BenchmarkExec(b *testing.B) {
 	c := connect(b)
 	n, size := 40, int64(64<<20)
 	if real() {
-		n, size = 20, 16<<20
+		n, size = 20, 4<<20
 	}
 	one := bottle(c.Namespace(b), "exec")
 	create(b, c, one.Namespace, one)
