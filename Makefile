@@ -78,19 +78,24 @@ image-push: ## Push what make image wrote: IMAGE=REGISTRY/PATH/bottle-operator:T
 	@go run ./hack/image push $(BIN)/images/oci/bottle-smolvm '$(SMOLVM_IMAGE)'
 
 .PHONY: generate
-generate: ## Regenerate deepcopy code, OpenAPI, the CRD and the generated docs.
+generate: ## Regenerate deepcopy code, OpenAPI, the CRD, the generated docs and parts of the chart.
 	@$(TOOL) controller-gen object:headerFile=hack/boilerplate.go.txt paths=./api/...
 	@# The names of the models. The other output of this call is not used: what the server needs is made below.
 	@$(TOOL) openapi-gen --go-header-file hack/boilerplate.go.txt --output-dir $(BIN)/openapi --output-pkg openapi --output-model-name-file zz_generated.model_name.go --report-filename /dev/null ./api/subresources/v1alpha1
 	@$(TOOL) openapi-gen --go-header-file hack/boilerplate.go.txt --output-dir internal/accessapi/openapi --output-pkg botbottle.dev/bottle-operator/internal/accessapi/openapi --output-file zz_generated.openapi.go --report-filename /dev/null k8s.io/apimachinery/pkg/apis/meta/v1 k8s.io/apimachinery/pkg/runtime k8s.io/apimachinery/pkg/version ./api/subresources/v1alpha1
 	@$(TOOL) controller-gen crd paths=./api/v1alpha1 output:crd:dir=config/crd/bases
 	@go run ./hack/docs conditions > docs/conditions.md.tmp && mv docs/conditions.md.tmp docs/conditions.md
+	@go run ./hack/chart
 
 ##@ Tools and images, cached in bin/
 .PHONY: controlplane
 controlplane: ## Build etcd, kube-apiserver, -scheduler, -controller-manager, kubectl and kwok (copies what KUBEBUILDER_ASSETS has).
 	@hack/controlplane/build $(BIN)/controlplane
 	@ln -sfn controlplane/kubectl $(BIN)/kubectl
+
+.PHONY: helm
+helm: ## Build Helm 4 to bin/helm and Helm 3 to bin/helm3.
+	@hack/helm/build $(BIN)
 
 .PHONY: smolvm
 smolvm: ## Fetch the real smolvm to bin/smolvm/<version>.
