@@ -114,6 +114,7 @@ func (c *check) unchanged(k *kept, s host.WallSpec, want *expected) bool {
 func (c *check) judge(s host.WallSpec, want *expected, f facts, insideAt time.Time) host.Wall {
 	id, table := s.Owner.ID(), tableName(s.Owner)
 	f.nodeEnd, f.bridge = c.links[s.Owner.Veth()], c.links[s.Owner.Bridge()]
+	f.bridges = c.bridges
 	f.filter = filterFacts{table: c.tables[table], earlier: c.hooks[s.Owner.Veth()].before(table)}
 	if f.filter.table != nil {
 		f.filter.rules, f.filter.err = c.rules.rules(table)

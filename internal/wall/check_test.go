@@ -121,7 +121,7 @@ func TestCheckSeesDamage(t *testing.T) {
 					}
 				case i == broken && got != want:
 					t.Errorf("got\n%s\nwant\n%s", got, want)
-				case i != broken && got != "" && d.name != "ruleset flushed":
+				case i != broken && got != "" && !d.ofNode():
 					t.Errorf("wall %d, which is as specified: got %s", i, got)
 				}
 			}

@@ -30,7 +30,7 @@ func (w *Walls) DeleteWall(ctx context.Context, owner host.Owner) error {
 	if f.inside.err != nil {
 		return fmt.Errorf("wall %s: %w", owner.ID(), f.inside.err)
 	}
-	if err := w.tearDown(owner, f); err != nil {
+	if err := errors.Join(w.tearDown(owner, f), w.dropBridgesTable()); err != nil {
 		return fmt.Errorf("wall %s: %w", owner.ID(), err)
 	}
 	w.mu.Lock()
@@ -151,7 +151,7 @@ func tableMarks() (marks []string, err error) {
 		return nil, err
 	}
 	for name := range tables {
-		if !strings.HasPrefix(name, tablePrefix) {
+		if !isWallTable(name) {
 			continue
 		}
 		rules, err := rs.rules(name)

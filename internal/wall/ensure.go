@@ -82,7 +82,7 @@ func (r *repair) run(ctx context.Context) error {
 		r.in = h
 		// The order keeps the wall closed: no link is brought up or put into the
 		// bridge before the filter is on it.
-		for _, step := range []func() error{r.link, r.filter, r.removeExtras, r.loopback, r.inner, r.routes, r.nodeEnd} {
+		for _, step := range []func() error{r.link, r.filter, r.removeExtras, r.loopback, r.inner, r.routes, r.walls.ensureBridgesTable, r.nodeEnd} {
 			if err := ctx.Err(); err != nil {
 				return err
 			}

@@ -30,6 +30,8 @@ type facts struct {
 	nodeEnd, bridge *attrs
 	filter          filterFacts
 	inside          insideFacts
+	// bridges says what is wrong with the bridges' table; "" if nothing is.
+	bridges string
 }
 
 // attrs are the attributes of a link that matter here.
@@ -99,6 +101,10 @@ func (w *Walls) observe(ctx context.Context, specs []host.WallSpec) ([]facts, er
 		return nil, err
 	}
 	hooks := hooksOf(tables)
+	bridges, err := bridgesFault()
+	if err != nil {
+		return nil, err
+	}
 	out := make([]facts, len(specs))
 	w.memory.markInspected(specs)
 	for i, s := range specs {
@@ -106,7 +112,7 @@ func (w *Walls) observe(ctx context.Context, specs []host.WallSpec) ([]facts, er
 			return nil, err
 		}
 		f := &out[i]
-		f.path = w.path(s.Owner)
+		f.path, f.bridges = w.path(s.Owner), bridges
 		f.nodeEnd, f.bridge = links[s.Owner.Veth()], links[s.Owner.Bridge()]
 		f.filter = filterFacts{table: tables[tableName(s.Owner)], earlier: hooks[s.Owner.Veth()].before(tableName(s.Owner))}
 		if f.filter.table != nil {

@@ -35,6 +35,9 @@ func judge(spec host.WallSpec, want *expected, f facts) []host.WallFault {
 	j.ends()
 	j.filter()
 	j.inside()
+	if f.bridges != "" {
+		j.closedFault("table ip %s %s", bridgesTable, f.bridges)
+	}
 	return j.faults
 }
 

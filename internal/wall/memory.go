@@ -36,6 +36,7 @@ type memory struct {
 	// The tables as read at tablesAt, and their generation.
 	tables   map[string]*table
 	hooks    map[string]hooks
+	bridges  string // what is wrong with the bridges' table
 	tablesAt time.Time
 	// owned means that a table disappears with a process, which does not change
 	// the generation: the tables must be read each time.
@@ -158,8 +159,13 @@ func (m *memory) readTables(rs *ruleset, now time.Time) error {
 		m.tables = nil
 		return err
 	}
-	if !reflect.DeepEqual(tables, m.tables) {
-		m.tables, m.hooks, m.rulesChanged = tables, hooksOf(tables), now
+	bridges, err := bridgesFault()
+	if err != nil {
+		m.tables = nil
+		return err
+	}
+	if bridges != m.bridges || !reflect.DeepEqual(tables, m.tables) {
+		m.tables, m.hooks, m.bridges, m.rulesChanged = tables, hooksOf(tables), bridges, now
 	}
 	m.tablesAt = now
 	m.owned = false

@@ -30,6 +30,9 @@ const (
 // tableName returns the name of the wall's table, of the family netdev.
 func tableName(o host.Owner) string { return tablePrefix + o.UID8() }
 
+// isWallTable reports whether a table of the family netdev has the name of a wall's.
+func isWallTable(name string) bool { return strings.HasPrefix(name, tablePrefix) }
+
 func (w *Walls) path(o host.Owner) string { return filepath.Join(w.dir, o.ID()) }
 
 // markOf returns the mark of a wall, which every part of it has: as the alias of

@@ -31,10 +31,17 @@ type damage struct {
 	kept bool
 }
 
+// ofNode reports whether the damage is found in every wall of the node.
+func (d damage) ofNode() bool { return strings.Contains(strings.Join(d.found, " "), bridgesTable) }
+
 // damages are the cases of TestDamage. A command after "inside" runs in the
 // namespace.
 var damages = []damage{
-	{name: "ruleset flushed", how: []string{"nft flush ruleset"}, found: []string{"open: filter TABLE is missing"}},
+	{name: "ruleset flushed", how: []string{"nft flush ruleset"}, found: []string{"open: filter TABLE is missing", "closed: table ip bottle-bridges is missing"}},
+	{name: "IPv4 tables flushed", how: []string{"nft flush ruleset ip"}, found: []string{"closed: table ip bottle-bridges is missing"}, kept: true},
+	{name: "rule for bridges deleted", how: []string{"nft flush chain ip bottle-bridges prerouting"}, found: []string{"closed: table ip bottle-bridges has other rules than it should"}, kept: true},
+	{name: "chain for bridges deleted", how: []string{"nft flush chain ip bottle-bridges prerouting", "nft delete chain ip bottle-bridges prerouting"}, found: []string{"closed: table ip bottle-bridges has lost its chain"}, kept: true},
+	{name: "table for bridges switched off", how: []string{"nft add table ip bottle-bridges { flags dormant; }"}, found: []string{"closed: table ip bottle-bridges is switched off"}, kept: true},
 	{name: "table deleted", how: []string{"nft delete table netdev TABLE"}, found: []string{"open: filter TABLE is missing"}},
 	{name: "table switched off", how: []string{"nft add table netdev TABLE { flags dormant; }"}, found: []string{"open: filter TABLE is switched off"}},
 	{name: "chain deleted", how: []string{"nft flush chain netdev TABLE ingress", "nft delete chain netdev TABLE ingress"}, found: []string{"open: filter TABLE has lost its chain"}},

@@ -76,6 +76,7 @@ func rulesOf(s host.WallSpec) []rule {
 			match(network(9, 1), []byte{protoTCP}),
 			match(network(12, 8), slices.Concat(machine, bundle)),
 			match(destinationPort(), binary.BigEndian.AppendUint16(nil, uint16(port))),
+			[]expr.Any{&expr.Notrack{}}, // see bridgesTable
 			verdict(expr.VerdictAccept),
 		)})
 	}
@@ -270,17 +271,19 @@ func commentOf(r rule) []byte {
 	return userdata.AppendString(nil, userdata.TypeComment, r.comment)
 }
 
-// deleteFilter deletes a table. It returns nil if there is none.
-func deleteFilter(name string) error {
+// deleteFilter deletes the table of a wall. It returns nil if there is none.
+func deleteFilter(name string) error { return deleteTable(nftables.TableFamilyNetdev, name) }
+
+func deleteTable(family nftables.TableFamily, name string) error {
 	c, err := nftables.New()
 	if err != nil {
 		return err
 	}
-	table := &nftables.Table{Family: nftables.TableFamilyNetdev, Name: name}
+	table := &nftables.Table{Family: family, Name: name}
 	c.AddTable(table)
 	c.DelTable(table)
 	if err := c.Flush(); err != nil {
-		return fmt.Errorf("delete nftables table netdev %s: %w", name, err)
+		return fmt.Errorf("delete nftables table %s: %w", name, err)
 	}
 	return nil
 }

@@ -17,17 +17,23 @@ import (
 // dumpTries bounds how often a list is read if it keeps changing.
 const dumpTries = 20
 
-// ruleset reads netdev tables from the kernel without loss. The library loses the
-// device of a chain, the flags of a table, and every expression that it does not
-// know.
-type ruleset struct{ conn *netlink.Conn }
+// ruleset reads the tables of one family from the kernel without loss. The library
+// loses the device of a chain, the flags of a table, and every expression that it does
+// not know.
+type ruleset struct {
+	conn   *netlink.Conn
+	family nftables.TableFamily
+}
 
-func openRuleset() (*ruleset, error) {
+// openRuleset opens the family of the walls' tables.
+func openRuleset() (*ruleset, error) { return openFamily(nftables.TableFamilyNetdev) }
+
+func openFamily(family nftables.TableFamily) (*ruleset, error) {
 	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
 		return nil, fmt.Errorf("open nftables: %w", err)
 	}
-	return &ruleset{conn: conn}, nil
+	return &ruleset{conn: conn, family: family}, nil
 }
 
 func (r *ruleset) close() { _ = r.conn.Close() }
@@ -35,8 +41,9 @@ func (r *ruleset) close() { _ = r.conn.Close() }
 // nftTableFlagOwner is NFT_TABLE_F_OWNER.
 const nftTableFlagOwner = 2
 
-// table is one table of the family netdev.
+// table is one table.
 type table struct {
+	name    string
 	dormant bool // its chains are switched off
 	owned   bool // it disappears with the process that made it
 	chains  []chain
@@ -67,18 +74,8 @@ func (r *ruleset) tables() (map[string]*table, error) {
 		return nil, fmt.Errorf("list nftables tables: %w", err)
 	}
 	for _, m := range tables {
-		var name string
-		t := &table{}
-		attributes(m, func(kind uint16, b []byte) {
-			switch kind {
-			case unix.NFTA_TABLE_NAME:
-				name = text(b)
-			case unix.NFTA_TABLE_FLAGS:
-				t.dormant = number(b)&unix.NFT_TABLE_F_DORMANT != 0
-				t.owned = number(b)&nftTableFlagOwner != 0
-			}
-		})
-		out[name] = t
+		t := parseTable(m)
+		out[t.name] = t
 	}
 	chains, err := r.dump(unix.NFT_MSG_GETCHAIN, nil)
 	if err != nil {
@@ -120,6 +117,20 @@ func (r *ruleset) generation() (uint32, error) {
 		}
 	}
 	return 0, errors.New("generation of the nftables ruleset: no answer")
+}
+
+func parseTable(m []byte) *table {
+	t := &table{}
+	attributes(m, func(kind uint16, b []byte) {
+		switch kind {
+		case unix.NFTA_TABLE_NAME:
+			t.name = text(b)
+		case unix.NFTA_TABLE_FLAGS:
+			t.dormant = number(b)&unix.NFT_TABLE_F_DORMANT != 0
+			t.owned = number(b)&nftTableFlagOwner != 0
+		}
+	})
+	return t
 }
 
 func parseChain(m []byte) chain {
@@ -173,7 +184,7 @@ func (r *ruleset) rules(table string) ([]writtenRule, error) {
 	}
 	messages, err := r.dump(unix.NFT_MSG_GETRULE, name)
 	if err != nil {
-		return nil, fmt.Errorf("list rules of nftables table netdev %s: %w", table, err)
+		return nil, fmt.Errorf("list rules of nftables table %s: %w", table, err)
 	}
 	out := make([]writtenRule, 0, len(messages))
 	for _, m := range messages {
@@ -211,7 +222,7 @@ func commentIn(data []byte) string {
 // errInterrupted means that a list changed while it was read.
 var errInterrupted = errors.New("changed while it was read")
 
-// dump lists objects of the family netdev. It strips the headers of the messages.
+// dump lists objects of the family. It strips the headers of the messages.
 func (r *ruleset) dump(kind int, filter []byte) (out [][]byte, err error) {
 	for range dumpTries {
 		out, err = r.dumpOnce(kind, filter)
@@ -228,7 +239,7 @@ func (r *ruleset) dumpOnce(kind int, filter []byte) ([][]byte, error) {
 			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | kind),
 			Flags: netlink.Request | netlink.Dump,
 		},
-		Data: append([]byte{byte(nftables.TableFamilyNetdev), unix.NFNETLINK_V0, 0, 0}, filter...),
+		Data: append([]byte{byte(r.family), unix.NFNETLINK_V0, 0, 0}, filter...),
 	})
 	if err != nil {
 		return nil, err

@@ -20,10 +20,17 @@ import (
 	"botbottle.dev/bottle-operator/internal/state"
 )
 
-// previousFilter is the digest of previousRules that the previous release recorded
-// for upgradeSpec. It must never change: a new agent kills every machine behind a
-// filter that it does not know.
-const previousFilter = "899e0ee0389bee4199cfc436fd5bd09e11912b25a0e3bce678ef8f23141b70eb"
+// earlier are the filters of earlier releases, with the digest that each release
+// recorded for upgradeSpec. The digests must never change: a new agent kills every machine
+// behind a filter that it does not know.
+var earlier = []struct {
+	name   string
+	rules  func(host.WallSpec) []rule
+	digest string
+}{
+	{"without the destination MAC address", uncheckedRules, "899e0ee0389bee4199cfc436fd5bd09e11912b25a0e3bce678ef8f23141b70eb"},
+	{"with tracked connections", trackedRules, "1fb0ea99af937d1c5cda16c079ae90cb52604db8f605e0f5f0ce7d90fd214686"},
+}
 
 func upgradeSpec() host.WallSpec {
 	return host.WallSpec{
@@ -35,9 +42,9 @@ func upgradeSpec() host.WallSpec {
 	}
 }
 
-// previousRules returns the rules of the previous release, which did not check the
-// destination MAC address.
-func previousRules(s host.WallSpec) []rule {
+// uncheckedRules returns the rules of releases that did not check the destination MAC
+// address.
+func uncheckedRules(s host.WallSpec) []rule {
 	mac, machine, bundle := machineMAC(s.Owner), s.MachineIP.AsSlice(), s.BundleIP.AsSlice()
 	var rules []rule
 	for _, port := range portsOf(s) {
@@ -66,24 +73,30 @@ func previousRules(s host.WallSpec) []rule {
 	return append(rules, dropRules(markOf(s.Owner))...)
 }
 
-// TestUpgrade: an agent of this release finds a machine behind the filter of the
-// previous release. It replaces the filter, and the machine keeps running.
+// TestUpgrade: an agent of this release finds a machine behind the filter of an earlier
+// release. It replaces the filter, and the machine keeps running.
 func TestUpgrade(t *testing.T) {
+	for _, e := range earlier {
+		t.Run(e.name, func(t *testing.T) { wantUpgraded(t, e.rules, e.digest) })
+	}
+}
+
+func wantUpgraded(t *testing.T, rules func(host.WallSpec) []rule, digest string) {
 	w := newWorld(t)
 	spec := upgradeSpec()
 	w.addBundle(t, spec, 8888)
 	wall := w.stand(t, spec)
-	must(t, replaceFilter(spec, previousRules(spec)))
+	must(t, replaceFilter(spec, rules(spec)))
 	found := w.inspect(t, spec)
 	want := []host.WallFault{{What: "filter " + tableName(spec.Owner) + " has other rules than the wall's", Open: true, Rules: true}}
-	if !slices.Equal(found.Faults, want) || found.Filter != previousFilter {
-		t.Errorf("the previous release's filter: got faults %v and digest %s, want %v and %s", found.Faults, found.Filter, want, previousFilter)
+	if !slices.Equal(found.Faults, want) || found.Filter != digest {
+		t.Errorf("the earlier filter: got faults %v and digest %s, want %v and %s", found.Faults, found.Filter, want, digest)
 	}
 
 	machines := hosttest.NewMachines(nil)
 	machines.Add(host.Machine{Name: spec.Owner.ID(), UID: spec.Owner.UID, State: host.MachineCreated})
 	must(t, machines.StartMachine(t.Context(), spec.Owner.ID(), wall.Path))
-	g := upgradedEnforcer(t, w, spec, machines)
+	g := upgradedEnforcer(t, w, spec, machines, digest)
 	g.Scan(t.Context())
 	if vmms, err := machines.VMMs(t.Context(), []string{spec.Owner.ID()}); err != nil || len(vmms) != 1 || vmms[0].NetNS != wall.NetNS {
 		t.Errorf("VMMs after the scan: got %v, %v, want the one in %v", vmms, err, wall.NetNS)
@@ -99,16 +112,16 @@ func TestUpgrade(t *testing.T) {
 	}
 }
 
-// upgradedEnforcer returns an enforcer that starts with the record that the
-// previous release left.
-func upgradedEnforcer(t *testing.T, w *world, spec host.WallSpec, machines host.Machines) *enforce.Enforcer {
+// upgradedEnforcer returns an enforcer that starts with the record that an earlier
+// release left.
+func upgradedEnforcer(t *testing.T, w *world, spec host.WallSpec, machines host.Machines, digest string) *enforce.Enforcer {
 	t.Helper()
 	dir, err := state.Open(t.TempDir())
 	must(t, err)
 	folder, err := dir.Folder(spec.Owner.UID)
 	must(t, err)
 	must(t, folder.Ensure(spec.Owner))
-	must(t, folder.WriteWall(state.Wall{Spec: spec, Filter: previousFilter}))
+	must(t, folder.WriteWall(state.Wall{Spec: spec, Filter: digest}))
 	g, err := enforce.New(enforce.Options{Walls: w.walls, Machines: machines, Canaries: &hosttest.Canaries{}, State: dir, Clock: clock.RealClock{}, Log: logr.Discard(), Interval: time.Second})
 	must(t, err)
 	return g

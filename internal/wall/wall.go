@@ -44,7 +44,9 @@ type Options struct {
 type Walls struct {
 	dir   string
 	dirMu sync.Mutex
-	locks keyed.Locks
+	// bridgesMu is held while the bridges' table is written or deleted.
+	bridgesMu sync.Mutex
+	locks     keyed.Locks
 
 	mu       sync.Mutex
 	expected map[string]*expected // a cache, by the owner's ID

@@ -63,7 +63,8 @@ func (w *Walls) WatchWalls(ctx context.Context, changed func()) error {
 	}
 }
 
-// watchFilters calls changed for every change to the table of a wall.
+// watchFilters calls changed for every change to the table of a wall, or of the
+// bridges.
 func watchFilters(conn *netlink.Conn, changed func()) error {
 	for {
 		messages, err := conn.Receive()
@@ -89,12 +90,21 @@ func watchFilters(conn *netlink.Conn, changed func()) error {
 func concernsWall(m netlink.Message) bool {
 	const tableAttribute = 1
 	kind := int(m.Header.Type) & 0xff // later kinds are sets and elements: a recorded drop is not a change
-	if kind > unix.NFT_MSG_DELRULE || len(m.Data) < 4 || m.Data[0] != byte(nftables.TableFamilyNetdev) {
+	if kind > unix.NFT_MSG_DELRULE || len(m.Data) < 4 {
+		return false
+	}
+	var ofWall func(name string) bool
+	switch nftables.TableFamily(m.Data[0]) {
+	case nftables.TableFamilyNetdev:
+		ofWall = isWallTable
+	case nftables.TableFamilyIPv4:
+		ofWall = func(name string) bool { return name == bridgesTable }
+	default:
 		return false
 	}
 	ours := false
 	attributes(m.Data[4:], func(kind uint16, b []byte) {
-		ours = ours || kind == tableAttribute && strings.HasPrefix(text(b), tablePrefix)
+		ours = ours || kind == tableAttribute && ofWall(text(b))
 	})
 	return ours
 }
