@@ -13,25 +13,29 @@ func TestRunning(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wantRunning := func(want, fails bool) {
+	wantRunning := func(except string, want bool) {
 		t.Helper()
-		if got, err := g.Running(); got != want || (err != nil) != fails {
-			t.Errorf("got %v, %v, want %v, error %v", got, err, want, fails)
+		if got, err := g.Running(except); got != want || err != nil {
+			t.Errorf("except %q: got %v, %v, want %v", except, got, err, want)
 		}
 	}
-	wantRunning(false, false)
-	parent := filepath.Join(g.mount, DefaultParent)
-	if err := os.Mkdir(parent, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	for text, want := range map[string]bool{"populated 1\nfrozen 0\n": true, "populated 0\nfrozen 0\n": false} {
-		if err := os.WriteFile(filepath.Join(parent, "cgroup.events"), []byte(text), 0o644); err != nil {
+	wantRunning("", false) // there is not even the parent
+	group := func(name, populated string) {
+		t.Helper()
+		dir := filepath.Join(g.mount, DefaultParent, name)
+		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
-		wantRunning(want, false)
+		if err := os.WriteFile(filepath.Join(dir, "cgroup.events"), []byte("populated "+populated+"\nfrozen 0\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if err := os.WriteFile(filepath.Join(parent, "cgroup.events"), []byte("something else\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	wantRunning(false, true)
+	group("agent", "1") // no machine
+	group("bottle-ended-12345678", "0")
+	wantRunning("", false)
+	group("bottle-trial-00000000", "1")
+	wantRunning("bottle-trial-00000000", false)
+	wantRunning("", true)
+	group("bottle-demo-12345678", "1")
+	wantRunning("bottle-trial-00000000", true)
 }

@@ -7,7 +7,7 @@ import "context"
 // Fact is one thing that the node must have to run bottles.
 type Fact struct {
 	// Name is one of smolvm, smolvm-version, smolvm-files, docker, kvm, cgroups,
-	// state-dir, guest-program.
+	// state-dir, guest-program, kvm-boot.
 	Name string
 	OK   bool
 	// Message says what is wrong and what to do about it; it is stable from

@@ -4,9 +4,8 @@
 // docker, KVM, cgroups, and the path to the state directory. The message of each
 // failing fact says what to do about it.
 //
-// The package changes nothing and starts no machine, so it cannot tell whether a
-// machine would boot: on some hosts a KVM device opens and responds, but no
-// guest ever runs.
+// The package changes nothing and starts no machine. Whether a machine would boot, which
+// an open KVM device does not prove, is a fact that its caller adds.
 package nodefacts
 
 import (
@@ -48,6 +47,9 @@ type Options struct {
 	PingDocker func(ctx context.Context) error
 	// Cgroups returns what the node's cgroups can do.
 	Cgroups func() (cgroup.Support, error)
+	// Boot returns the fact BootName: whether the node boots machines. It may be nil; then
+	// this is not a fact.
+	Boot func() host.Fact
 }
 
 // Checker implements host.Facts.
@@ -73,6 +75,9 @@ func New(o Options) *Checker {
 		{name: cgroupName, bound: usualBound, check: plain(func() host.Fact { return cgroupFact(o.Cgroups()) })},
 		{name: stateName, bound: usualBound, check: plain(c.stateDir)},
 		{name: guestProgramName, bound: usualBound, check: plain(c.guestProgram)},
+	}
+	if o.Boot != nil {
+		c.sources = append(c.sources, &source{name: BootName, bound: usualBound, check: plain(o.Boot)})
 	}
 	return c
 }
@@ -104,6 +109,8 @@ const (
 	cgroupName       = "cgroups"
 	stateName        = "state-dir"
 	guestProgramName = "guest-program"
+	// BootName is the name of the fact that Options.Boot returns.
+	BootName = "kvm-boot"
 )
 
 // IsSmolvm reports whether a fact is about what is in Options.SmolvmDir.

@@ -180,6 +180,11 @@ func TestFactNames(t *testing.T) {
 	if diff := cmp.Diff(want, names); diff != "" {
 		t.Errorf("names (-want +got):\n%s", diff)
 	}
+	o.Boot = func() host.Fact { return host.Fact{Name: BootName, Message: "it does not boot"} }
+	facts := New(o).NodeFacts(t.Context())
+	if last := facts[len(facts)-1]; len(facts) != len(want)+1 || last != o.Boot() {
+		t.Errorf("with Boot: got %+v at the end, want its fact", last)
+	}
 }
 
 func TestKVMFact(t *testing.T) {

@@ -15,10 +15,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"botbottle.dev/bottle-operator/controllers/bottle"
-	"botbottle.dev/bottle-operator/controllers/node"
 	"botbottle.dev/bottle-operator/internal/access"
 	"botbottle.dev/bottle-operator/internal/agentmetrics"
-	"botbottle.dev/bottle-operator/internal/cgroup"
 	"botbottle.dev/bottle-operator/internal/docker"
 	"botbottle.dev/bottle-operator/internal/egresslimit"
 	"botbottle.dev/bottle-operator/internal/enforce"
@@ -27,7 +25,6 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/host/hostmetrics"
 	"botbottle.dev/bottle-operator/internal/imageuse"
-	"botbottle.dev/bottle-operator/internal/nodefacts"
 	"botbottle.dev/bottle-operator/internal/population"
 	"botbottle.dev/bottle-operator/internal/smolvm"
 	"botbottle.dev/bottle-operator/internal/state"
@@ -216,7 +213,10 @@ func (o *AgentOptions) compose(mgr ctrl.Manager, p parts) error {
 	if err != nil {
 		return err
 	}
-	facts := node.NewFacts(o.facts(engine, p.machines, guestProgram), clock.RealClock{})
+	facts, err := o.addFacts(mgr, engine, p.machines, guestProgram)
+	if err != nil {
+		return err
+	}
 	var r *bottle.Reconciler
 	images, err := o.openImages(p, engine, func(uid, reason, message string) { r.ImageEvent(uid, reason, message) })
 	if err != nil {
@@ -311,12 +311,5 @@ func (o *AgentOptions) smolvm(dir *state.Dir) *smolvm.Driver {
 	return smolvm.New(smolvm.Options{
 		Dir: o.SmolvmDir, Home: dir.SmolvmHome(), Cgroups: o.CgroupParent,
 		StartTimeout: o.StartTimeout, MaxImageBytes: o.Images.MaxBytes, DiskReserve: o.Images.Reserve,
-	})
-}
-
-func (o *AgentOptions) facts(engine *docker.Engine, machines *smolvm.Driver, guestProgram string) host.Facts {
-	return nodefacts.New(nodefacts.Options{
-		SmolvmDir: o.SmolvmDir, StateDir: o.StateDir, KVMDevice: o.KVMDevice, GuestProgram: guestProgram,
-		Version: machines.Version, PingDocker: engine.Ping, Cgroups: cgroup.Inspect,
 	})
 }

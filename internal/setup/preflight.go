@@ -17,12 +17,12 @@ import (
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
 
+	"botbottle.dev/bottle-operator/internal/boottrial"
 	"botbottle.dev/bottle-operator/internal/cgroup"
 	"botbottle.dev/bottle-operator/internal/docker"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/nodefacts"
 	"botbottle.dev/bottle-operator/internal/preflight"
-	"botbottle.dev/bottle-operator/internal/smolvm"
 	"botbottle.dev/bottle-operator/internal/wall"
 )
 
@@ -35,8 +35,10 @@ type PreflightOptions struct {
 	// GuardFirst: a failure does not count while machines run on the node, because they
 	// need an agent that guards them.
 	GuardFirst bool
-	Format     string
-	Out        io.Writer
+	// Boot: boot a microVM.
+	Boot   bool
+	Format string
+	Out    io.Writer
 }
 
 // Bind adds the flags.
@@ -44,6 +46,7 @@ func (o *PreflightOptions) Bind(fs *pflag.FlagSet) {
 	o.AgentOptions.Bind(fs)
 	fs.StringVar(&o.HostRoot, "host-root", "", "directory at which the node's root directory is mounted, with everything below it; for a container. smolvm and the programs, which later containers install, need not be there")
 	fs.BoolVar(&o.GuardFirst, "unless-machines-run", false, "succeed in spite of failures while machines run on the node, so that the agent starts and guards them")
+	fs.BoolVar(&o.Boot, "boot", false, "boot a small microVM, which proves that KVM works, and record the result for the agent; it takes up to a few minutes")
 	fs.StringVarP(&o.Format, "output", "o", "text", "format of the report: text or json")
 }
 
@@ -87,7 +90,11 @@ func (o *PreflightOptions) Run(ctx context.Context) error {
 			{Flag: "metrics-bind-address", Address: o.Metrics.Address},
 		}, func() bool { return preflight.AgentRuns(o.StateDir) }),
 	}, cluster...)
-	results := append(preflight.OfFacts(o.relevant(facts.NodeFacts(ctx))), preflight.Run(ctx, checks)...)
+	results := preflight.OfFacts(o.relevant(facts.NodeFacts(ctx)))
+	if o.KVMDevice != "" {
+		results = append(results, preflight.OfTrial(nodefacts.BootName, o.bootTrial(), o.tryBoot(ctx, results)))
+	}
+	results = append(results, preflight.Run(ctx, checks)...)
 	report := preflight.NewReport(Version(), o.NodeName, results)
 	if err := report.Write(o.Out, o.Format); err != nil {
 		return err
@@ -96,12 +103,25 @@ func (o *PreflightOptions) Run(ctx context.Context) error {
 	if failed == nil || !o.GuardFirst {
 		return failed
 	}
-	running, err := cgroup.Running(o.CgroupParent)
+	running, err := cgroup.Running(o.CgroupParent, boottrial.Name)
 	if err != nil || !running {
 		return errors.Join(failed, err)
 	}
 	ctrl.Log.Error(failed, "Machines run on this node, so the agent starts in spite of the failures and guards them")
 	return nil
+}
+
+// tryBoot boots a microVM if that is wanted and the node has what a machine needs.
+func (o *PreflightOptions) tryBoot(ctx context.Context, facts []preflight.Result) error {
+	if !o.Boot {
+		return nil
+	}
+	for _, f := range facts {
+		if f.Outcome == preflight.Failure {
+			return fmt.Errorf("%s has failed, so it was not tried", f.Name)
+		}
+	}
+	return o.bootTrial().Run(ctx)
 }
 
 // preflightCluster returns the checks of the cluster.
@@ -140,11 +160,7 @@ func (o *PreflightOptions) preflightFacts() (host.Facts, error) {
 	if err != nil {
 		return nil, err
 	}
-	return nodefacts.New(nodefacts.Options{
-		SmolvmDir: o.SmolvmDir, StateDir: o.StateDir, KVMDevice: o.KVMDevice, GuestProgram: guestProgram,
-		Version:    func(ctx context.Context) (host.SmolvmVersion, error) { return smolvm.VersionOf(ctx, o.SmolvmDir) },
-		PingDocker: engine.Ping, Cgroups: cgroup.Inspect,
-	}), nil
+	return nodefacts.New(o.factOptions(engine, guestProgram)), nil
 }
 
 // relevant returns the facts that count. In a container that runs before those that

@@ -11,7 +11,7 @@ import (
 )
 
 // FactNames are the names of a node's facts, in the order of NodeFacts.
-var FactNames = []string{"smolvm", "smolvm-version", "smolvm-files", "docker", "kvm", "cgroups", "state-dir", "guest-program"}
+var FactNames = []string{"smolvm", "smolvm-version", "smolvm-files", "docker", "kvm", "cgroups", "state-dir", "guest-program", "kvm-boot"}
 
 // Facts is a fake of host.Facts. All facts are OK unless Break was called.
 type Facts struct {

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package boottrial
+
+import (
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"botbottle.dev/bottle-operator/internal/ownthread"
+)
+
+// BootID returns the kernel's identifier of this boot.
+func BootID() (string, error) {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("identify the boot of the node: %w", err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}
+
+// Isolate makes a network namespace that has no name and no link but a loopback interface
+// that is down. The namespace ends after release, with the last process in it.
+func Isolate() (path string, release func(), err error) {
+	var ns *os.File
+	err = ownthread.Run(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return err
+		}
+		ns, err = os.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()))
+		return err
+	})
+	if err != nil {
+		return "", nil, fmt.Errorf("make a network namespace: %w", err)
+	}
+	return fmt.Sprintf("/proc/self/fd/%d", ns.Fd()), func() { ns.Close() }, nil
+}

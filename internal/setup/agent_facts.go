@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package setup
+
+import (
+	"context"
+
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+
+	"botbottle.dev/bottle-operator/controllers/node"
+	"botbottle.dev/bottle-operator/internal/cgroup"
+	"botbottle.dev/bottle-operator/internal/docker"
+	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/nodefacts"
+	"botbottle.dev/bottle-operator/internal/smolvm"
+)
+
+// addFacts returns the facts about the node. It adds to mgr what finds out whether the
+// node boots machines, unless machines need no KVM, as on test equipment.
+func (o *AgentOptions) addFacts(mgr ctrl.Manager, engine *docker.Engine, machines *smolvm.Driver, guestProgram string) (*node.Facts, error) {
+	options := o.factOptions(engine, guestProgram)
+	options.Version = machines.Version
+	if o.KVMDevice != "" {
+		boot := o.bootKeeper(nodefacts.New(options))
+		options.Boot = boot.Fact
+		if err := mgr.Add(boot); err != nil {
+			return nil, err
+		}
+	}
+	return node.NewFacts(nodefacts.New(options), clock.RealClock{}), nil
+}
+
+// factOptions say what the facts are about.
+func (o *AgentOptions) factOptions(engine *docker.Engine, guestProgram string) nodefacts.Options {
+	return nodefacts.Options{
+		SmolvmDir: o.SmolvmDir, StateDir: o.StateDir, KVMDevice: o.KVMDevice, GuestProgram: guestProgram,
+		Version:    func(ctx context.Context) (host.SmolvmVersion, error) { return smolvm.VersionOf(ctx, o.SmolvmDir) },
+		PingDocker: engine.Ping, Cgroups: cgroup.Inspect,
+	}
+}
