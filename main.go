@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 	ctrl "sigs.k8s.io/controller-runtime"
 
+	"botbottle.dev/bottle-operator/internal/nodeagent"
 	"botbottle.dev/bottle-operator/internal/setup"
 )
 
@@ -46,6 +47,19 @@ func root() *cobra.Command {
 			return setup.PrintVersion(cmd.OutOrStdout())
 		}},
 	)
+	cmd.AddCommand(nodeAgent())
+	return cmd
+}
+
+// nodeAgent returns the command of the DaemonSet's container.
+func nodeAgent() *cobra.Command {
+	var o nodeagent.Options
+	cmd := &cobra.Command{
+		Use:   "node-agent -- FLAGS",
+		Short: "Starts the node's agent from a privileged container, with these flags of the agent",
+		RunE:  func(_ *cobra.Command, flags []string) error { return o.Run(flags) },
+	}
+	o.Bind(cmd.Flags())
 	return cmd
 }
 

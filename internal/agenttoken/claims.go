@@ -24,6 +24,8 @@ type Claims struct {
 	// Node and NodeUID identify the Node that the token is bound to; "" if none.
 	Node    string
 	NodeUID types.UID
+	// Pod is the name of the Pod that the token is bound to; "" if none.
+	Pod string
 	// Issued and Expires bound the time in which the token is valid.
 	Issued, Expires time.Time
 }
@@ -49,6 +51,9 @@ func Parse(token string) (Claims, error) {
 			ServiceAccount struct {
 				Name string `json:"name"`
 			} `json:"serviceaccount"`
+			Pod struct {
+				Name string `json:"name"`
+			} `json:"pod"`
 			Node struct {
 				Name string    `json:"name"`
 				UID  types.UID `json:"uid"`
@@ -63,7 +68,7 @@ func Parse(token string) (Claims, error) {
 		return Claims{}, errNoToken
 	}
 	return Claims{
-		Namespace: k.Namespace, ServiceAccount: k.ServiceAccount.Name, Node: k.Node.Name, NodeUID: k.Node.UID,
+		Namespace: k.Namespace, ServiceAccount: k.ServiceAccount.Name, Node: k.Node.Name, NodeUID: k.Node.UID, Pod: k.Pod.Name,
 		Issued: time.Unix(body.Issued, 0), Expires: time.Unix(body.Expires, 0),
 	}, nil
 }

@@ -195,9 +195,15 @@ func TestDamagedVersionIsReplaced(t *testing.T) {
 		"folder mode": func(n *node) { n.must(os.Chmod(n.path("current"), 0o777)) },
 		"missing":     func(n *node) { n.must(os.Remove(n.path("current/lib/a"))) },
 		"additional":  func(n *node) { n.must(os.WriteFile(n.path("current/lib/b"), nil, 0o644)) },
-		"a link":      func(n *node) { n.must(os.Remove(n.path("current/smolvm"))); n.must(os.Symlink("/bin/true", n.path("current/smolvm"))) },
-		"a FIFO":      func(n *node) { n.must(os.Remove(n.path("current/smolvm"))); n.must(unix.Mkfifo(n.path("current/smolvm"), 0o755)) },
-		"no record":   func(n *node) { n.must(os.Remove(n.path("current", recordName))) },
+		"a link": func(n *node) {
+			n.must(os.Remove(n.path("current/smolvm")))
+			n.must(os.Symlink("/bin/true", n.path("current/smolvm")))
+		},
+		"a FIFO": func(n *node) {
+			n.must(os.Remove(n.path("current/smolvm")))
+			n.must(unix.Mkfifo(n.path("current/smolvm"), 0o755))
+		},
+		"no record": func(n *node) { n.must(os.Remove(n.path("current", recordName))) },
 		"a wrong record": func(n *node) {
 			n.must(os.WriteFile(n.path("current", recordName), bytes.Repeat([]byte("{"), 3*maxRecord), 0o644))
 		},

@@ -29,6 +29,7 @@ const (
 // AgentOptions configure the agent of one node.
 type AgentOptions struct {
 	Kubeconfig    string
+	AccountDir    string
 	NodeName      string
 	Namespace     string
 	TokenLifetime time.Duration
@@ -73,6 +74,7 @@ type AgentOptions struct {
 // Bind adds the flags.
 func (o *AgentOptions) Bind(fs *pflag.FlagSet) {
 	fs.StringVar(&o.Kubeconfig, "kubeconfig", "", "kubeconfig file with a tokenFile that has a token of the ServiceAccount bottle-agent, bound to the Node; leave empty in a Pod")
+	fs.StringVar(&o.AccountDir, "service-account-dir", "", "directory with the token and the ca.crt of the agent's Pod, which the kubelet renews, for an agent that runs in the node's mounts; the API server is at KUBERNETES_SERVICE_HOST:KUBERNETES_SERVICE_PORT")
 	fs.StringVar(&o.NodeName, "node-name", "", "name of this machine's Node (required)")
 	fs.StringVar(&o.Namespace, "namespace", "", "namespace of the agent's Lease; if empty, the namespace of its ServiceAccount")
 	fs.DurationVar(&o.TokenLifetime, "token-lifetime", maxTokenLifetime, "how long the tokens that the agent requests for itself are valid, 10m to 168h; it renews them after a tenth of that")
@@ -123,6 +125,9 @@ func (o *AgentOptions) Validate() error {
 	}
 	if o.NodeName == "" {
 		errs = append(errs, errors.New("--node-name: required"))
+	}
+	if o.AccountDir != "" && (!filepath.IsAbs(o.AccountDir) || o.Kubeconfig != "") {
+		bad("service-account-dir", o.AccountDir, "an absolute path, and no --kubeconfig")
 	}
 	if o.TokenLifetime < minTokenLifetime || o.TokenLifetime > maxTokenLifetime {
 		bad("token-lifetime", o.TokenLifetime, "10m to 168h")

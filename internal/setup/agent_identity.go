@@ -93,14 +93,17 @@ func (o *AgentOptions) explain(cfg *rest.Config, err error) error {
 		return err
 	}
 	fix := "make a new token with: " + agenttoken.Command(claims.Namespace, claims.ServiceAccount, o.NodeName)
+	if claims.Pod != "" { // only the kubelet makes such tokens
+		fix = fmt.Sprintf("replace the agent's Pod with: kubectl -n %s delete pod %s", claims.Namespace, claims.Pod)
+	}
 	if time.Now().After(claims.Expires) {
 		return &identityError{"the agent's token has expired", fix}
 	}
-	return fmt.Errorf("the token may be bound to a Node that was deleted; %s: %w", fix, err)
+	return fmt.Errorf("the Node or Pod that the token is bound to may have been deleted; %s: %w", fix, err)
 }
 
 // renewToken keeps the token in the kubeconfig's tokenFile valid until ctx ends.
-// In a Pod, the kubelet does this.
+// In a Pod, the kubelet does this, and the agent only reads the file again.
 func (o *AgentOptions) renewToken(ctx context.Context, cfg *rest.Config, registry prometheus.Registerer) error {
 	if o.Kubeconfig == "" {
 		return nil

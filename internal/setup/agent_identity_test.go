@@ -3,14 +3,18 @@
 package setup
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -74,6 +78,18 @@ func unsigned(t *testing.T, issued time.Time) string {
 	return "e30." + base64.RawURLEncoding.EncodeToString(body) + ".c2ln"
 }
 
+// podToken is like unsigned, but bound to a Pod.
+func podToken(t *testing.T) string {
+	t.Helper()
+	parts := strings.Split(unsigned(t, time.Now()), ".")
+	body, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	body = bytes.Replace(body, []byte(`"namespace"`), []byte(`"pod":{"name":"bottle-agent-x"},"namespace"`), 1)
+	return parts[0] + "." + base64.RawURLEncoding.EncodeToString(body) + "." + parts[2]
+}
+
 func TestExplainRefusedCredentials(t *testing.T) {
 	o := &AgentOptions{NodeName: "node-a"}
 	const command = "kubectl -n ops create token bottle-agent --bound-object-kind Node --bound-object-name node-a"
@@ -97,9 +113,86 @@ func TestExplainRefusedCredentials(t *testing.T) {
 			}
 		}
 	}
+	pod := podToken(t)
+	if err := o.explain(&rest.Config{BearerToken: pod}, refused); !strings.Contains(err.Error(), "kubectl -n ops delete pod bottle-agent-x") || strings.Contains(err.Error(), "create token") {
+		t.Errorf("a Pod's token: got %v, want the command that replaces the Pod", err)
+	}
 	other := errors.New("no route")
 	if err := o.explain(&rest.Config{}, other); !errors.Is(err, other) {
 		t.Errorf("got %v, want the error itself", err)
+	}
+}
+
+// A Pod's token is not renewed by the agent, but by the kubelet. The client uses the new
+// one without a restart.
+func TestServiceAccountDir(t *testing.T) {
+	var got string
+	server := httptest.NewTLSServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = r.Header.Get("Authorization") }))
+	defer server.Close()
+	dir := t.TempDir()
+	authority := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+	address, err := netip.ParseAddrPort(server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("KUBERNETES_SERVICE_HOST", address.Addr().String())
+	t.Setenv("KUBERNETES_SERVICE_PORT", strconv.Itoa(int(address.Port())))
+	o := &AgentOptions{AccountDir: dir}
+	if _, err := o.restConfig("test"); err == nil || !strings.Contains(err.Error(), "--service-account-dir") {
+		t.Errorf("empty: got %v, want an error that names the flag", err)
+	}
+	write := func(name string, content []byte) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("token", []byte("first"))
+	write("ca.crt", authority)
+	for _, token := range []string{"first", "second"} {
+		write("token", []byte(token))
+		cfg, err := o.restConfig("test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if cfg.BearerToken != "" { // it would be used for ever
+			t.Errorf("got the token itself in the configuration, want only its file")
+		}
+		client, err := boundedClient(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := client.Get(cfg.Host); err != nil || got != "Bearer "+token {
+			t.Errorf("got %q, %v, want the token %s", got, err, token)
+		}
+	}
+	// Nothing is requested: the registry would get metrics of the renewal.
+	registry := prometheus.NewRegistry()
+	if err := o.renewToken(t.Context(), &rest.Config{BearerTokenFile: filepath.Join(dir, "token")}, registry); err != nil {
+		t.Fatal(err)
+	}
+	if families, err := registry.Gather(); err != nil || len(families) > 0 {
+		t.Errorf("got metrics %v, %v, want no renewal", families, err)
+	}
+	t.Setenv("KUBERNETES_SERVICE_HOST", "")
+	if _, err := o.restConfig("test"); err == nil || !strings.Contains(err.Error(), "KUBERNETES_SERVICE_HOST") {
+		t.Errorf("got %v, want an error that names the variable", err)
+	}
+}
+
+// The link to the current version may change while the agent runs.
+func TestKeepSmolvm(t *testing.T) {
+	dir := t.TempDir()
+	link := filepath.Join(dir, "current")
+	o := &AgentOptions{SmolvmDir: link}
+	if o.keepSmolvm(); o.SmolvmDir != link {
+		t.Errorf("without smolvm: got %s, want %s", o.SmolvmDir, link)
+	}
+	if err := errors.Join(os.MkdirAll(filepath.Join(dir, "versions/1"), 0o755), os.Symlink("versions/1", link)); err != nil {
+		t.Fatal(err)
+	}
+	if o.keepSmolvm(); o.SmolvmDir != filepath.Join(dir, "versions/1") {
+		t.Errorf("got %s, want versions/1", o.SmolvmDir)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"time"
 
 	"k8s.io/client-go/rest"
@@ -52,7 +53,8 @@ func (o *AgentOptions) Run(ctx context.Context) error {
 	if err := forbidCoreDumps(); err != nil {
 		return err
 	}
-	cfg, err := restConfig(o.Kubeconfig, "bottle-agent")
+	o.keepSmolvm()
+	cfg, err := o.restConfig("bottle-agent")
 	if err != nil {
 		return err
 	}
@@ -305,6 +307,15 @@ func (o *AgentOptions) docker(bundleProgram string) (*docker.Engine, error) {
 		return nil, fmt.Errorf("--bundle-program: %w", err)
 	}
 	return engine, nil
+}
+
+// keepSmolvm makes the agent keep the version of smolvm that is current now: a link such
+// as /opt/smolvm/current may lead to another one while the agent uses its files.
+func (o *AgentOptions) keepSmolvm() {
+	// If there is nothing yet, the agent waits for it at that path.
+	if dir, err := filepath.EvalSymlinks(o.SmolvmDir); err == nil {
+		o.SmolvmDir = dir
+	}
 }
 
 func (o *AgentOptions) smolvm(dir *state.Dir) *smolvm.Driver {

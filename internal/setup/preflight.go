@@ -129,7 +129,7 @@ func (o *PreflightOptions) preflightCluster() ([]preflight.Check, error) {
 	if o.NodeName == "" || o.Kubeconfig == "" && os.Getenv("KUBERNETES_SERVICE_HOST") == "" {
 		return []preflight.Check{preflight.NoCluster()}, nil
 	}
-	cfg, err := restConfig(o.Kubeconfig, "bottle-preflight")
+	cfg, err := o.restConfig("bottle-preflight")
 	if err != nil {
 		return nil, err
 	}

@@ -12,11 +12,13 @@ import (
 	"github.com/spf13/pflag"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"botbottle.dev/bottle-operator/internal/nodeagent"
 	"botbottle.dev/bottle-operator/internal/setup"
 	"botbottle.dev/bottle-operator/test/api/apienv"
 )
@@ -80,6 +82,65 @@ func createRestricted(t *testing.T, c client.Client, template corev1.PodTemplate
 		must(t, c.Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: ns.Name, Name: name}}))
 	}
 	return c.Create(t.Context(), &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: ns.Name, Name: "pod"}, Spec: template.Spec}, client.DryRunAll)
+}
+
+// The arguments of the agents' DaemonSet are existing flags, the API server accepts its
+// Pods in the operator's namespace, and the node's agent finds the token in the volume.
+func TestAgentDaemonSet(t *testing.T) {
+	objects, err := apienv.ParseManifests(kustomize(t, "config/default"))
+	must(t, err)
+	d := &appsv1.DaemonSet{}
+	find(t, objects, "DaemonSet", d)
+	spec := d.Spec.Template.Spec
+	var names []string
+	for _, c := range spec.InitContainers {
+		names = append(names, c.Name)
+	}
+	if want := []string{"preflight", "smolvm", "programs"}; !slices.Equal(names, want) {
+		t.Fatalf("got init containers %q, want %q", names, want)
+	}
+	args, node := spec.Containers[0].Args, strings.NewReplacer("$(NODE_NAME)", "n")
+	for i := range args {
+		args[i] = node.Replace(args[i])
+	}
+	split := slices.Index(args, "--")
+	if split < 1 || args[0] != "node-agent" {
+		t.Fatalf("got arguments %q, want node-agent, and -- before the agent's flags", args)
+	}
+	var enter nodeagent.Options
+	fs := pflag.NewFlagSet("node-agent", pflag.ContinueOnError)
+	enter.Bind(fs)
+	must(t, fs.Parse(args[1:split]))
+	agent, preflight := &setup.AgentOptions{}, &setup.PreflightOptions{}
+	wantFlags(t, "agent", agent, append([]string{"agent"}, args[split+1:]...))
+	checked := spec.InitContainers[0].Args
+	for i := range checked {
+		checked[i] = node.Replace(checked[i])
+	}
+	wantFlags(t, "preflight", preflight, checked)
+	if preflight.NodeName != agent.NodeName || preflight.SmolvmDir != agent.SmolvmDir || preflight.HostRoot != enter.HostRoot || preflight.HealthAddress != agent.HealthAddress || preflight.Metrics.Address != agent.Metrics.Address {
+		t.Errorf("got a preflight for %+v, want it for the agent's flags %+v", preflight, agent)
+	}
+	// What the code of node-agent takes for granted.
+	token, mounted := false, false
+	for _, v := range spec.Volumes {
+		token = token || v.Name == "token" && v.Projected != nil
+	}
+	for _, m := range spec.Containers[0].VolumeMounts {
+		mounted = mounted || m.Name == "token" && m.MountPath == enter.TokenDir
+	}
+	if !token || !mounted {
+		t.Errorf("got volumes %v, want the projected volume token at %s", spec.Volumes, enter.TokenDir)
+	}
+	c := apienv.Client(t, apienv.Start(t))
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: d.Namespace, Name: "agent"}, Spec: spec}
+	pod.Spec.PriorityClassName = "" // the class comes with a controller that does not run here
+	if err := c.Create(t.Context(), pod, client.DryRunAll); err != nil {
+		t.Errorf("got %v for the DaemonSet's Pod, want it accepted", err)
+	}
+	if err := createRestricted(t, c, d.Spec.Template); !apierrors.IsForbidden(err) {
+		t.Errorf("got %v in a restricted namespace, want it forbidden: this test could not fail otherwise", err)
+	}
 }
 
 // An overlay can install the operator into any namespace: the default one is named only
