@@ -94,8 +94,12 @@ controlplane: ## Build etcd, kube-apiserver, -scheduler, -controller-manager, ku
 	@ln -sfn controlplane/kubectl $(BIN)/kubectl
 
 .PHONY: helm
-helm: ## Build Helm 4 to bin/helm and Helm 3 to bin/helm3.
-	@hack/helm/build $(BIN)
+helm: ## Build Helm, which installs charts/bottle-operator, to bin/helm.
+	@hack/helm/build 4 $(BIN)/helm
+
+.PHONY: helm3
+helm3: # Build Helm 3 to bin/helm3, for the tests of the chart.
+	@hack/helm/build 3 $(BIN)/helm3
 
 .PHONY: smolvm
 smolvm: ## Fetch the real smolvm to bin/smolvm/<version>.

@@ -41,7 +41,7 @@ func chartFolder() string { return filepath.Join(apienv.Root(), "charts", "bottl
 func program(t testing.TB, name string) string {
 	t.Helper()
 	path := filepath.Join(apienv.Root(), "bin", name)
-	require.File(t, path, "make helm")
+	require.File(t, path, "make "+name)
 	return path
 }
 

@@ -19,14 +19,17 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/accesscert"
 	"botbottle.dev/bottle-operator/test/api/apienv"
+	"botbottle.dev/bottle-operator/test/require"
 )
 
 // cluster is an API server with nothing in it.
@@ -42,6 +45,7 @@ type cluster struct {
 func startCluster(t *testing.T) *cluster {
 	t.Helper()
 	assets := apienv.Assets(t)
+	log.SetLogger(logr.Discard())
 	env := &envtest.Environment{BinaryAssetsDirectory: assets, ControlPlaneStartTimeout: 2 * time.Minute, ControlPlaneStopTimeout: time.Minute}
 	env.ControlPlane.GetAPIServer().Path = filepath.Join(assets, "kube-apiserver")
 	// kubectl apply and the DaemonSet's Pods need it on real clusters, too.
@@ -143,116 +147,118 @@ func (c *cluster) wantGone(t *testing.T) {
 	}
 }
 
-// The whole life of a release on a real API server, for each way to install it.
+// The whole life of a release on a real API server.
 func TestRelease(t *testing.T) {
 	c := startCluster(t)
-	port := "--set=networkPolicy.apiServerPorts={" + c.port + "}"
-	install := []string{"install", release, chartFolder(), "--create-namespace", port}
-	upgrade := []string{"upgrade", release, chartFolder(), port}
+	_, err := c.helm(t, "helm", "install", release, chartFolder(), "--create-namespace", "--dry-run=server")
+	if err == nil || !strings.Contains(err.Error(), "networkPolicy.apiServerPorts={"+c.port+"}") {
+		t.Errorf("got %v, want an error with the missing port %s", err, c.port)
+	}
+	c.mustHelm(t, "helm", append(c.install(), "--dry-run=server")...)
+	c.wantNothing(t)
 
-	t.Run("a wrong port is refused", func(t *testing.T) {
-		_, err := c.helm(t, "helm", "install", release, chartFolder(), "--create-namespace", "--dry-run=server")
-		if err == nil || !strings.Contains(err.Error(), "networkPolicy.apiServerPorts={"+c.port+"}") {
-			t.Errorf("got %v, want an error with the missing port %s", err, c.port)
-		}
-	})
-	t.Run("a dry run", func(t *testing.T) {
-		c.mustHelm(t, "helm", append(install, "--dry-run=server")...)
-		list := &rbacv1.ClusterRoleList{}
-		must(t, c.List(t.Context(), list))
-		for _, role := range list.Items {
-			if strings.HasPrefix(role.Name, "bottle-") {
-				t.Errorf("got ClusterRole %s, want nothing installed", role.Name)
-			}
-		}
-	})
-	t.Run("install", func(t *testing.T) { c.mustHelm(t, "helm", install...) })
+	c.mustHelm(t, "helm", c.install()...)
 	bundle := c.startAuthority(t)
 	first := c.deployment(t)
-	t.Run("upgrade", func(t *testing.T) {
-		c.mustHelm(t, "helm", append(upgrade, "--set=image.tag=v2", "--set=manager.args={--log-level=debug}")...)
-		d := c.deployment(t)
-		container := d.Spec.Template.Spec.Containers[0]
-		if container.Image != "bottle-operator:v2" || !slices.Contains(container.Args, "--log-level=debug") || d.UID != first.UID {
-			t.Errorf("got image %s with %v, want v2 with the added flag, in the same Deployment", container.Image, container.Args)
-		}
-		if c.caBundle(t) != bundle {
-			t.Error("the upgrade changed the caBundle")
-		}
-	})
-	t.Run("upgrade without a change", func(t *testing.T) {
-		before := c.deployment(t).Generation
-		c.mustHelm(t, "helm", append(upgrade, "--reuse-values")...)
-		if after := c.deployment(t).Generation; after != before {
-			t.Errorf("got generation %d, want %d", after, before)
-		}
-		if c.caBundle(t) != bundle {
-			t.Error("the upgrade changed the caBundle")
-		}
-	})
-	t.Run("a second release is refused", func(t *testing.T) {
-		_, err := c.helm(t, "helm", "install", "another", chartFolder(), port)
-		if err == nil || !strings.Contains(err.Error(), `already installed in this cluster, as the release "`+release+`"`) {
-			t.Errorf("got %v, want an error that names the first release", err)
-		}
-	})
-	t.Run("the CRD is upgraded with the chart", func(t *testing.T) {
-		c.mustHelm(t, "helm", "upgrade", release, changedCRD(t), port)
-		crd := c.crd(t)
-		if !slices.Contains(crd.Spec.Names.ShortNames, "changed") {
-			t.Errorf("got short names %v, want the new one", crd.Spec.Names.ShortNames)
-		}
-	})
-	t.Run("rollback", func(t *testing.T) {
-		c.mustHelm(t, "helm", "rollback", release, "1")
-		d := c.deployment(t)
-		if got := d.Spec.Template.Spec.Containers[0]; got.Image != first.Spec.Template.Spec.Containers[0].Image || slices.Contains(got.Args, "--log-level=debug") || d.UID != first.UID {
-			t.Errorf("got image %s with %v, want those of the first revision", got.Image, got.Args)
-		}
-		if slices.Contains(c.crd(t).Spec.Names.ShortNames, "changed") {
-			t.Error("got the short name of the later CRD, want it rolled back")
-		}
-		if c.caBundle(t) != bundle {
-			t.Error("the rollback changed the caBundle")
-		}
-	})
-	bottle := &v1alpha1.Bottle{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "kept"}}
-	bottle.Spec.Slug = "kept"
+	if _, err := c.helm(t, "helm", "install", "another", chartFolder(), c.portFlag()); err == nil || !strings.Contains(err.Error(), `already installed in this cluster, as the release "`+release+`"`) {
+		t.Errorf("got %v for a second release, want an error that names the first", err)
+	}
+
+	c.mustHelm(t, "helm", c.upgrade(chartFolder(), "--set=image.tag=v2", "--set=manager.args={--log-level=debug}")...)
+	second := c.deployment(t)
+	c.wantManager(t, "bottle-operator:v2", "--log-level=debug", first.UID)
+
+	c.mustHelm(t, "helm", "upgrade", release, changedCRD(t), "--reuse-values")
+	if names := c.crd(t).Spec.Names.ShortNames; !slices.Contains(names, "changed") {
+		t.Errorf("got short names %v, want the CRD upgraded with the chart", names)
+	}
+	if d := c.deployment(t); d.Generation != second.Generation {
+		t.Errorf("got generation %d of the Deployment, want %d, because nothing in it changed", d.Generation, second.Generation)
+	}
+
+	c.mustHelm(t, "helm", "rollback", release, "1")
+	c.wantManager(t, first.Spec.Template.Spec.Containers[0].Image, "--leader-elect", first.UID)
+	if names := c.crd(t).Spec.Names.ShortNames; slices.Contains(names, "changed") {
+		t.Errorf("got short names %v, want the CRD rolled back with the chart", names)
+	}
+	if c.caBundle(t) != bundle {
+		t.Error("got another caBundle than the manager's after two upgrades and a rollback")
+	}
+
+	bottle := &v1alpha1.Bottle{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "kept"}, Spec: v1alpha1.BottleSpec{Slug: "kept"}}
 	must(t, c.Create(t.Context(), bottle))
-	t.Run("uninstall keeps the CRD", func(t *testing.T) {
-		c.mustHelm(t, "helm", uninstall...)
-		c.wantGone(t)
-		must(t, c.Get(t.Context(), client.ObjectKeyFromObject(bottle), bottle))
-	})
-	t.Run("Helm 3 installs, Helm 4 upgrades", func(t *testing.T) {
-		c.mustHelm(t, "helm3", install...)
-		bundle := c.startAuthority(t)
-		c.mustHelm(t, "helm3", append(upgrade, "--set=image.tag=v3")...)
-		c.mustHelm(t, "helm", append(upgrade, "--set=image.tag=v4")...)
-		if got := c.deployment(t).Spec.Template.Spec.Containers[0].Image; got != "bottle-operator:v4" {
-			t.Errorf("got image %s, want bottle-operator:v4", got)
-		}
-		if c.caBundle(t) != bundle {
-			t.Error("an upgrade changed the caBundle")
-		}
-		c.mustHelm(t, "helm3", uninstall...)
-		c.wantGone(t)
-	})
-	t.Run("Helm takes over what kubectl installed", func(t *testing.T) {
-		for _, o := range kustomize(t) {
-			must(t, client.IgnoreAlreadyExists(c.Apply(t.Context(), client.ApplyConfigurationFromUnstructured(o), client.FieldOwner("kubectl"), client.ForceOwnership)))
-		}
-		if _, err := c.helm(t, "helm", install...); err == nil || !strings.Contains(err.Error(), "ownership") {
-			t.Errorf("got %v, want an error about ownership", err)
-		}
-		c.mustHelm(t, "helm", append(install, "--take-ownership")...)
-		c.mustHelm(t, "helm", uninstall...)
-		c.wantGone(t)
-	})
+	c.mustHelm(t, "helm", uninstall...)
+	c.wantGone(t)
+	must(t, c.Get(t.Context(), client.ObjectKeyFromObject(bottle), bottle))
+}
+
+// Helm 4 upgrades what Helm 3 installed, and Helm 3 uninstalls it. Helm 4 takes over what
+// kubectl installed from config/. It finds the CRD of an earlier release each time.
+func TestLongOtherBeginnings(t *testing.T) {
+	require.Long(t)
+	c := startCluster(t)
+	c.mustHelm(t, "helm3", c.install()...)
+	bundle := c.startAuthority(t)
+	uid := c.deployment(t).UID
+	c.mustHelm(t, "helm3", c.upgrade(chartFolder(), "--set=image.tag=v3")...)
+	c.wantManager(t, "bottle-operator:v3", "--leader-elect", uid)
+	c.mustHelm(t, "helm", c.upgrade(chartFolder(), "--set=image.tag=v4")...)
+	c.wantManager(t, "bottle-operator:v4", "--leader-elect", uid)
+	if c.caBundle(t) != bundle {
+		t.Error("got another caBundle than the manager's after two upgrades")
+	}
+	c.mustHelm(t, "helm3", uninstall...)
+	c.wantGone(t)
+
+	for _, o := range kustomize(t) {
+		must(t, c.Apply(t.Context(), client.ApplyConfigurationFromUnstructured(o), client.FieldOwner("kubectl"), client.ForceOwnership))
+	}
+	uid = c.deployment(t).UID
+	if _, err := c.helm(t, "helm", c.install()...); err == nil || !strings.Contains(err.Error(), "ownership") {
+		t.Errorf("got %v, want an error about ownership", err)
+	}
+	c.mustHelm(t, "helm", append(c.install(), "--take-ownership", "--force-conflicts")...)
+	c.wantManager(t, "bottle-operator:latest", "--leader-elect", uid)
+	c.mustHelm(t, "helm", uninstall...)
+	c.wantGone(t)
 }
 
 // uninstall runs no hooks, because their Pods need a kubelet.
 var uninstall = []string{"uninstall", release, "--no-hooks"}
+
+// portFlag is for the port of the API server, which is any free one.
+func (c *cluster) portFlag() string { return "--set=networkPolicy.apiServerPorts={" + c.port + "}" }
+
+func (c *cluster) install() []string {
+	return []string{"install", release, chartFolder(), "--create-namespace", c.portFlag()}
+}
+
+func (c *cluster) upgrade(folder string, flags ...string) []string {
+	return append([]string{"upgrade", release, folder, c.portFlag()}, flags...)
+}
+
+// wantManager checks the managers' image and one of its flags, and that the Deployment
+// has not been made anew.
+func (c *cluster) wantManager(t *testing.T, image, flag string, uid types.UID) {
+	t.Helper()
+	d := c.deployment(t)
+	got := d.Spec.Template.Spec.Containers[0]
+	if got.Image != image || !slices.Contains(got.Args, flag) || d.UID != uid {
+		t.Errorf("got image %s with %v in Deployment %s, want %s with %s in %s", got.Image, got.Args, d.UID, image, flag, uid)
+	}
+}
+
+// wantNothing checks that nothing of the chart exists.
+func (c *cluster) wantNothing(t *testing.T) {
+	t.Helper()
+	list := &rbacv1.ClusterRoleList{}
+	must(t, c.List(t.Context(), list))
+	for _, role := range list.Items {
+		if strings.HasPrefix(role.Name, "bottle-") {
+			t.Errorf("got ClusterRole %s, want nothing installed", role.Name)
+		}
+	}
+}
 
 func (c *cluster) crd(t *testing.T) *apiextensionsv1.CustomResourceDefinition {
 	t.Helper()
