@@ -90,6 +90,9 @@ type Options struct {
 	MaxConcurrentProofs int
 	// Metrics may be nil.
 	Metrics *Metrics
+	// Guarded is called after each successful scan, with the number of machines that are
+	// guarded; it may be nil.
+	Guarded func(machines int)
 }
 
 // Enforcer implements Enforcement.

@@ -48,6 +48,7 @@ type fixture struct {
 
 	mu      sync.Mutex
 	changed []string
+	guarded []int // by each successful scan
 	limits  egress.Limits
 }
 
@@ -107,7 +108,8 @@ func (f *fixture) restart() {
 		}
 	}
 	f.enforcer, err = enforce.New(enforce.Options{Metrics: metrics, Walls: f.walls, Machines: f.machines, Canaries: &hosttest.Canaries{}, State: f.dir,
-		Clock: f.clock, Log: logr.Discard(), Interval: f.interval, GuestProgram: "doc.go", MaxConcurrentProofs: 2, Limits: f.presentLimits})
+		Clock: f.clock, Log: logr.Discard(), Interval: f.interval, GuestProgram: "doc.go", MaxConcurrentProofs: 2, Limits: f.presentLimits,
+		Guarded: func(machines int) { f.mu.Lock(); defer f.mu.Unlock(); f.guarded = append(f.guarded, machines) }})
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -362,6 +364,37 @@ func TestAFailedScanStopsNothing(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What reports that the machines are guarded must not do so while scans fail.
+func TestGuardedIsReported(t *testing.T) {
+	f := newFixture(t)
+	want := func(when string, want ...int) {
+		t.Helper()
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if !slices.Equal(f.guarded, want) {
+			t.Errorf("%s: got %v machines guarded, want %v", when, f.guarded, want)
+		}
+		f.guarded = nil
+	}
+	want("before the first scan")
+	f.enforcer.Scan(t.Context())
+	f.enforcer.Scan(t.Context())
+	want("a machine", 1, 1)
+	for _, call := range []string{"InspectWalls", "VMMs"} {
+		f.faults.Fail(call, hosttest.Before, 1, host.ErrUnavailable)
+		f.enforcer.Scan(t.Context())
+		want(call + " fails")
+	}
+	if err := f.machines.DeleteMachine(t.Context(), owner().ID()); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.enforcer.Release(t.Context(), owner()); err != nil {
+		t.Fatal(err)
+	}
+	f.enforcer.Scan(t.Context())
+	want("no machine", 0)
 }
 
 func TestReleasedWallsAreNotGuarded(t *testing.T) {

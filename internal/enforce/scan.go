@@ -24,6 +24,7 @@ func (g *guard) scan(ctx context.Context) {
 	started := g.Clock.Now()
 	specs := g.watched.specs()
 	if len(specs) == 0 {
+		g.guarded(0)
 		return
 	}
 	specs, walls, err := g.inspectAll(ctx, specs)
@@ -55,6 +56,13 @@ func (g *guard) scan(ctx context.Context) {
 	}
 	_ = repairs.Wait() // always nil
 	g.Metrics.scanned(g.Clock.Now(), g.Clock.Since(started))
+	g.guarded(len(specs))
+}
+
+func (g *guard) guarded(machines int) {
+	if g.Guarded != nil {
+		g.Guarded(machines)
+	}
 }
 
 // inspectAll reads back all walls that can be read. One invalid record must not

@@ -163,10 +163,15 @@ func (o *AgentOptions) startGuard(ctx context.Context, dir *state.Dir, fail cont
 		canaries.Close()
 		return p, err
 	}
+	beat, err := openHeartbeat(filepath.Join(o.StateDir, heartbeatFile), metrics.Registry)
+	if err != nil {
+		canaries.Close()
+		return p, err
+	}
 	p.enforcer, err = enforce.New(enforce.Options{
 		Walls: p.walls, Machines: p.calls.Machines(p.machines), Canaries: canaries, State: dir, Clock: clock.RealClock{},
 		Log: ctrl.Log.WithName("enforce"), Interval: o.WallCheckInterval, Metrics: counts, Limits: p.limits.Limits,
-		GuestProgram: guestProgram, ProofTargets: targets, MaxConcurrentProofs: 2 * o.MaxConcurrentStarts,
+		GuestProgram: guestProgram, ProofTargets: targets, MaxConcurrentProofs: 2 * o.MaxConcurrentStarts, Guarded: beat,
 	})
 	if err != nil {
 		canaries.Close()

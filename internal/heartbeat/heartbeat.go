@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package heartbeat records when the node's machines were last guarded, so that the next
+// agent can tell for how long nobody did. It does not guard anything itself.
+package heartbeat
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// interval is the least time between two writes.
+	interval = time.Second
+	// size is the length of the file. It is written in place: at one write per second,
+	// replacing it would cost far more.
+	size = 128
+)
+
+// Heart records beats in a file.
+type Heart struct {
+	file *os.File
+	boot string
+	now  func() (time.Duration, error)
+	log  logr.Logger
+
+	mu sync.Mutex
+	// last is the last beat of an earlier agent that guarded machines during this boot of
+	// the node. It counts only if earlier is true.
+	last    time.Duration
+	earlier bool
+	// gap is the result, once beating is true.
+	gap     time.Duration
+	beating bool
+	written time.Duration
+	failing bool
+}
+
+// Open opens the file, which only root may write to, and reads the last beat. The caller
+// must be the only one that uses the file.
+func Open(path string, log logr.Logger) (*Heart, error) {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return nil, fmt.Errorf("heartbeat: %w", err)
+	}
+	return open(path, log, strings.TrimSpace(string(boot)), sinceBoot)
+}
+
+func open(path string, log logr.Logger, boot string, now func() (time.Duration, error)) (*Heart, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("heartbeat: %w", err)
+	}
+	h := &Heart{file: f, boot: boot, now: now, log: log}
+	text := make([]byte, size)
+	n, err := f.ReadAt(text, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		f.Close()
+		return nil, fmt.Errorf("heartbeat: %w", err)
+	}
+	h.last, h.earlier = parse(string(text[:n]), boot)
+	return h, nil
+}
+
+// parse returns the time of a beat. It returns false if no machine was guarded then, or
+// if the node has booted since: no machine survived that.
+func parse(text, boot string) (time.Duration, bool) {
+	var of string
+	var at int64
+	var machines int
+	if _, err := fmt.Sscanf(text, "%s %d %d", &of, &at, &machines); err != nil || of != boot || at < 0 || machines <= 0 {
+		return 0, false
+	}
+	return time.Duration(at), true
+}
+
+// sinceBoot returns the time since the node booted. Unlike the time of day, nobody sets it.
+func sinceBoot() (time.Duration, error) {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		return 0, err
+	}
+	return time.Duration(ts.Nano()), nil
+}
+
+// Beat records that this number of machines is guarded now. A failure is logged once: it
+// must not keep the guard from its work.
+func (h *Heart) Beat(machines int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	now, err := h.now()
+	if err == nil && !h.beating {
+		h.begin(now)
+	} else if err == nil && now-h.written < interval {
+		return
+	}
+	if err == nil {
+		_, err = h.file.WriteAt(fmt.Appendf(nil, "%-*s\n", size-1, fmt.Sprintf("%s %d %d", h.boot, now, machines)), 0)
+		h.written = now
+	}
+	if err != nil && !h.failing {
+		h.log.Error(err, "The time of the last check cannot be recorded, so the next agent will overstate for how long nobody guarded the machines")
+	}
+	h.failing = err != nil
+}
+
+func (h *Heart) begin(now time.Duration) {
+	h.beating = true
+	if !h.earlier {
+		return
+	}
+	h.gap = max(0, now-h.last)
+	h.log.Info("Nobody guarded the machines while there was no agent; their walls stayed as they were", "duration", h.gap.Round(time.Millisecond))
+}
+
+// unguarded returns the time between the last beat of an earlier agent and the first one
+// of this agent, or now if there has not been one yet.
+func (h *Heart) unguarded() time.Duration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.beating || !h.earlier {
+		return h.gap
+	}
+	now, err := h.now()
+	if err != nil {
+		return 0
+	}
+	return max(0, now-h.last)
+}
+
+// Metric returns the metric bottle_agent_unguarded_seconds.
+func (h *Heart) Metric() prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "bottle_agent_unguarded_seconds",
+		Help: "Time from the last check of the machines and walls by the previous agent to the first one by this agent. " +
+			"It is 0 if no machine was guarded at the last check, or if the node has booted since.",
+	}, func() float64 { return h.unguarded().Seconds() })
+}
+
+// Close closes the file.
+func (h *Heart) Close() error { return h.file.Close() }
