@@ -16,9 +16,10 @@ import (
 type lineReader struct {
 	files *logFiles
 	at    position
-	held  []byte // the beginning of an unfinished line
-	skip  bool   // up to the next newline, because the beginning of the line is lost
-	torn  bool   // the next line may be the end of one whose beginning smolvm has discarded
+	end   *position // where to stop; nil at the end of the files
+	held  []byte    // the beginning of an unfinished line
+	skip  bool      // up to the next newline, because the beginning of the line is lost
+	torn  bool      // the next line may be the end of one whose beginning smolvm has discarded
 	// buffer has what was read from the file.
 	buffer []byte
 }
@@ -29,7 +30,7 @@ func (r *lineReader) read(emit func(text []byte, ended bool) error) error {
 	if r.buffer == nil {
 		r.buffer = make([]byte, chunk)
 	}
-	for r.at.file < len(r.files.files) {
+	for r.at.file < len(r.files.files) && (r.end == nil || r.at.file <= r.end.file) {
 		if err := r.passGap(&r.files.files[r.at.file], emit); err != nil {
 			return err
 		}
@@ -37,9 +38,14 @@ func (r *lineReader) read(emit func(text []byte, ended bool) error) error {
 		if err := r.passHole(file, emit); err != nil {
 			return err
 		}
-		n, err := file.ReadAt(r.buffer, r.at.off)
+		n, err := file.ReadAt(r.buffer[:r.room()], r.at.off)
 		if file.data(r.at.off) != r.at.off {
 			continue // it was freed meanwhile
+		}
+		if moved, err := r.moved(); err != nil {
+			return err
+		} else if moved {
+			continue
 		}
 		r.at.off += int64(n)
 		if lerr := r.split(r.buffer[:n], emit); lerr != nil {
@@ -49,6 +55,8 @@ func (r *lineReader) read(emit func(text []byte, ended bool) error) error {
 		case err != nil && !errors.Is(err, io.EOF):
 			return err
 		case n > 0:
+		case r.end != nil && r.at.file == r.end.file:
+			return nil
 		case r.at.file == len(r.files.files)-1:
 			return r.restart(file)
 		default:
@@ -56,6 +64,23 @@ func (r *lineReader) read(emit func(text []byte, ended bool) error) error {
 		}
 	}
 	return nil
+}
+
+// moved reports whether what was just read may be of another place: the file has been copied
+// and emptied meanwhile.
+func (r *lineReader) moved() (bool, error) {
+	if r.at.file < len(r.files.files)-1 {
+		return false, nil // it does not change any more
+	}
+	return r.files.refresh()
+}
+
+// room returns how many bytes to read at most.
+func (r *lineReader) room() int {
+	if r.end == nil || r.at.file < r.end.file {
+		return len(r.buffer)
+	}
+	return int(max(0, min(int64(len(r.buffer)), r.end.off-r.at.off)))
 }
 
 // restart begins again with a file that somebody has emptied.

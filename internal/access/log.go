@@ -5,7 +5,6 @@ package access
 import (
 	"context"
 	"errors"
-	"io"
 	"math"
 	"net/http"
 	"net/url"
@@ -184,7 +183,7 @@ func (s *Server) machineLog(c *session, req logRequest, w *lineWriter) error {
 			return err
 		}
 	}
-	if err := files.refresh(); err != nil { // a file may have begun just before the end
+	if _, err := files.refresh(); err != nil { // a file may have begun just before the end
 		return err
 	}
 	if err := reader.read(emit); err != nil {
@@ -228,7 +227,7 @@ func (s *Server) awaitLog(ctx context.Context, owner host.Owner, r *lineReader) 
 			return false, ctx.Err()
 		case <-poll.C:
 		}
-		if err := r.files.refresh(); err != nil {
+		if _, err := r.files.refresh(); err != nil {
 			return false, err
 		}
 		r.files.forget(&r.at)
@@ -313,32 +312,10 @@ func (p *picker) take(at position, head []byte) (more bool) {
 }
 
 // readTo is like read, but stops at a position: a file may grow as fast as it is read.
-func (r *lineReader) readTo(to position, emit func([]byte, bool) error) error {
-	for n := range r.files.files {
-		if n > to.file {
-			r.files.files[n].Close()
-		}
-	}
-	if len(r.files.files) > to.file {
-		r.files.files = r.files.files[:to.file+1]
-		last := &r.files.files[to.file]
-		last.LogFile = cutFile{last.LogFile, to.off}
-	}
+func (r *lineReader) readTo(end position, emit func([]byte, bool) error) error {
+	r.end = &end
 	if err := r.read(emit); err != nil {
 		return err
 	}
 	return r.rest(emit)
-}
-
-// cutFile is the beginning of a file.
-type cutFile struct {
-	host.LogFile
-	size int64
-}
-
-func (c cutFile) ReadAt(p []byte, off int64) (int, error) {
-	if off >= c.size {
-		return 0, io.EOF
-	}
-	return c.LogFile.ReadAt(p[:min(int64(len(p)), c.size-off)], off)
 }

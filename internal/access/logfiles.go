@@ -32,6 +32,9 @@ type logFiles struct {
 	log   host.MachineLog
 	open  func(generation int) (host.LogFile, error)
 	files []logFile
+	// older is the generation before the newest file, when it was last looked for; nil if
+	// there was none.
+	older fs.FileInfo
 }
 
 type logFile struct {
@@ -52,15 +55,24 @@ type position struct {
 // openLog opens the files that a log has now. It may have none.
 func openLog(ctx context.Context, m host.Machines, id string, log host.MachineLog) (*logFiles, error) {
 	f := &logFiles{log: log, open: func(generation int) (host.LogFile, error) { return m.OpenLog(ctx, id, log, generation) }}
-	if err := f.refresh(); err != nil {
+	if _, err := f.refresh(); err != nil {
 		f.close()
 		return nil, err
+	}
+	if n := len(f.files); n > 1 && isCopy(f.files[n-2], f.files[n-1]) {
+		f.files[n-2].Close()
+		f.files = slices.Delete(f.files, n-2, n-1)
+		f.remember()
 	}
 	return f, nil
 }
 
-// refresh adds the files that are newer than those that are open.
-func (f *logFiles) refresh() error {
+// refresh adds the files that are newer than those that are open. moved means that what was
+// the newest file has been copied and emptied. In files, the copy has taken its place.
+func (f *logFiles) refresh() (moved bool, err error) {
+	if moved, err = f.followCopies(); moved || err != nil {
+		return moved, err
+	}
 	fresh, joined, err := f.newer()
 	if n := len(fresh); n > 1 && !joined && f.log == host.WorkloadLog {
 		oldest := &fresh[n-1]
@@ -69,7 +81,18 @@ func (f *logFiles) refresh() error {
 	}
 	slices.Reverse(fresh)
 	f.files = append(f.files, fresh...)
-	return err
+	if len(fresh) > 0 {
+		f.remember()
+	}
+	return false, err
+}
+
+func (f *logFiles) remember() {
+	if n := len(f.files); n > 1 {
+		f.older = f.files[n-2].info
+	} else {
+		f.older = nil
+	}
 }
 
 // newer opens the files that are newer than those that are open, the newest first.
@@ -144,9 +167,6 @@ func (f *logFiles) forget(p *position) {
 // the agent frees the beginning of a file that has become too large, and the machine's
 // user may make a file of any size that has no data at all.
 func (l logFile) data(off int64) int64 {
-	if whole, ok := l.LogFile.(cutFile); ok {
-		l.LogFile = whole.LogFile
-	}
 	file, ok := l.LogFile.(*os.File)
 	if !ok {
 		return off

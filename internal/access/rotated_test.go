@@ -4,8 +4,10 @@ package access
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 
@@ -15,19 +17,106 @@ import (
 // smolvm begins a new file in the middle of a line.
 func TestRotationWithinALine(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
-	w.append(t, host.WorkloadLog, "2026-01-02T03:04:00Z system F run 1\n2026-01-02T03:04:01Z stdout F one\n2026-01-02T03:04:02Z stdout F tw")
-	w.rotate(t)
-	w.append(t, host.WorkloadLog, "o\n2026-01-02T03:04:03Z stdout F three\n2026-01-02T")
-	w.rotate(t)
-	w.append(t, host.WorkloadLog, "03:04:04Z stdout F four\n2026-01-02T03:04:05Z stdout F five\n")
-	lines := []string{"one", "two", "three", "four", "five"}
-	for tail := range len(lines) + 1 {
-		want := strings.Join(append(lines[len(lines)-tail:], ""), "\n")
-		code, got := w.get(t, http.MethodGet, w.url("log", url.Values{"tailLines": {fmt.Sprint(tail)}}))
-		if code != http.StatusOK || got != want {
-			t.Errorf("tail %d: got %d %q, want %q", tail, code, got, want)
+	for kind, rotate := range map[string]func(w *world) error{
+		"copied":   func(w *world) error { return w.machines.RotateLog(demo.ID(), host.WorkloadLog) },
+		"replaced": func(w *world) error { return w.machines.ReplaceLog(demo.ID(), host.WorkloadLog) },
+	} {
+		w := newWorld(t)
+		next := func(text string) {
+			t.Helper()
+			if err := rotate(w); err != nil {
+				t.Fatal(err)
+			}
+			w.append(t, host.WorkloadLog, text)
 		}
+		w.append(t, host.WorkloadLog, "2026-01-02T03:04:00Z system F run 1\n2026-01-02T03:04:01Z stdout F one\n2026-01-02T03:04:02Z stdout F tw")
+		r := w.reader(t)
+		first := r.read()
+		next("o\n2026-01-02T03:04:03Z stdout F three\n2026-01-02T")
+		next("03:04:04Z stdout F four\n2026-01-02T03:04:05Z stdout F five\n")
+		lines := []string{"one", "two", "three", "four", "five"}
+		for tail := range len(lines) + 1 {
+			want := strings.Join(append(lines[len(lines)-tail:], ""), "\n")
+			code, got := w.get(t, http.MethodGet, w.url("log", url.Values{"tailLines": {fmt.Sprint(tail)}}))
+			if code != http.StatusOK || got != want {
+				t.Errorf("%s, tail %d: got %d %q, want %q", kind, tail, code, got, want)
+			}
+		}
+		r.refresh()
+		if got := strings.Join(append(first, r.read()...), "\n"); !strings.HasSuffix(got, "one\n2026-01-02T03:04:02Z stdout F two\n2026-01-02T03:04:03Z stdout F three\n2026-01-02T03:04:04Z stdout F four\n2026-01-02T03:04:05Z stdout F five") || len(first) != 2 {
+			t.Errorf("%s: a reader that was there before got %q, want each line once", kind, got)
+		}
+	}
+}
+
+// testReader reads the workload's log bit by bit.
+type testReader struct {
+	t *testing.T
+	lineReader
+}
+
+func (w *world) reader(t *testing.T) *testReader {
+	t.Helper()
+	files, err := openLog(t.Context(), w.machines, demo.ID(), host.WorkloadLog)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(files.close)
+	return &testReader{t, lineReader{files: files}}
+}
+
+func (r *testReader) read() (lines []string) {
+	r.t.Helper()
+	if err := r.lineReader.read(func(text []byte, _ bool) error { lines = append(lines, string(text)); return nil }); err != nil {
+		r.t.Fatal(err)
+	}
+	return lines
+}
+
+func (r *testReader) refresh() {
+	r.t.Helper()
+	if _, err := r.files.refresh(); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// While smolvm copies a file, what it has is there twice.
+func TestRotationUnderWay(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.append(t, host.WorkloadLog, firstRun)
+	early := w.reader(t)
+	if err := w.machines.CopyLog(demo.ID(), host.WorkloadLog); err != nil {
+		t.Fatal(err)
+	}
+	early.refresh()
+	want := strings.Split(strings.TrimSuffix(firstRun, "\n"), "\n")
+	for name, r := range map[string]*testReader{"from before": early, "from meanwhile": w.reader(t)} {
+		if got := r.read(); !slices.Equal(got, want) {
+			t.Errorf("a reader %s got %q, want each line once", name, got)
+		}
+	}
+}
+
+// A file may be emptied and filled again while a reader is behind.
+func TestRotationOfAFileThatIsRead(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.append(t, host.WorkloadLog, strings.Repeat("2026-01-02T03:04:00Z stdout F old\n", 6000))
+	r := w.reader(t)
+	count := map[string]int{}
+	if err := r.lineReader.read(func(text []byte, _ bool) error {
+		line := string(text)
+		if count[line]++; line == "2026-01-02T03:04:00Z stdout F old" && count[line] == 1000 {
+			w.rotate(t)
+			w.append(t, host.WorkloadLog, strings.Repeat("2026-01-02T03:04:01Z stdout F new\n", 5000))
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if want := map[string]int{"2026-01-02T03:04:00Z stdout F old": 6000, "2026-01-02T03:04:01Z stdout F new": 5000}; !maps.Equal(count, want) {
+		t.Errorf("got %v, want %v", count, want)
 	}
 }
 
@@ -80,7 +169,7 @@ func TestLogWithoutItsBeginning(t *testing.T) {
 	w.append(t, host.WorkloadLog, firstRun+"2026-01-02T03:04")
 	w.rotateAway(t)
 	code, got := w.get(t, http.MethodGet, w.url("log", nil))
-	if first, _, _ := strings.Cut(got, "\n"); code != http.StatusOK || first != "0" || !strings.HasSuffix(got, "\n9\nlast\n") {
+	if first, _, _ := strings.Cut(got, "\n"); code != http.StatusOK || first != "6" || !strings.HasSuffix(got, "\n9\nlast\n") {
 		t.Errorf("got %d %q, want whole lines only", code, got)
 	}
 	code, got = w.get(t, http.MethodGet, w.url("log", url.Values{"format": {"CRI"}}))
@@ -94,30 +183,15 @@ func TestSlowReader(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.append(t, host.WorkloadLog, firstRun+"2026-01-02T03:04")
-	files, err := openLog(t.Context(), w.machines, demo.ID(), host.WorkloadLog)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer files.close()
-	var got []string
-	r := &lineReader{files: files}
-	read := func() {
-		t.Helper()
-		if err := r.read(func(text []byte, _ bool) error { got = append(got, string(text)); return nil }); err != nil {
-			t.Fatal(err)
-		}
-	}
-	read()
-	if want := strings.Split(strings.TrimSuffix(firstRun, "\n"), "\n"); strings.Join(got, "\n") != strings.Join(want, "\n") {
+	r := w.reader(t)
+	want := strings.Split(strings.TrimSuffix(firstRun, "\n"), "\n")
+	if got := r.read(); !slices.Equal(got, want) {
 		t.Fatalf("got %q, want %q", got, want)
 	}
-	got = nil
 	w.rotateAway(t)
-	if err := files.refresh(); err != nil {
-		t.Fatal(err)
-	}
-	read()
-	if len(got) < 3 || !strings.HasSuffix(got[0], " system F dropped an unknown number of bytes") || got[1] != "2026-01-02T03:04:00Z stdout F 0" || !strings.HasSuffix(got[len(got)-1], " last") {
+	r.refresh()
+	got := r.read()
+	if len(got) < 3 || !strings.HasSuffix(got[0], " system F dropped an unknown number of bytes") || got[1] != "2026-01-02T03:04:00Z stdout F 6" || !strings.HasSuffix(got[len(got)-1], " last") {
 		t.Errorf("got %q, want a line about what is missing, and then whole lines", got)
 	}
 }

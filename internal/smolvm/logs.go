@@ -18,7 +18,7 @@ import (
 )
 
 // logFiles are the names of the logs in a machine's folder. From 1.29.0 on, smolvm
-// rotates workload.log to workload.log.1 and so on.
+// rotates workload.log: 1.32.2 copies it to workload.log.1 and then empties it.
 var logFiles = map[host.MachineLog]string{
 	host.WorkloadLog: "workload.log",
 	host.ConsoleLog:  "agent-console.log",

@@ -4,8 +4,11 @@ package hosttest
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -41,15 +44,58 @@ func (m *machine) log(log host.MachineLog, text string) error {
 	return err
 }
 
-// RotateLog begins a new file of a log of a machine.
+// RotateLog rotates a log of a machine as smolvm does: it copies the newest file and then
+// empties it.
 func (f *Machines) RotateLog(name string, log host.MachineLog) error {
+	return f.changeLog(name, func(m *machine) error {
+		if err := m.logs.copy(log); err != nil {
+			return err
+		}
+		newest := m.logs[log][0]
+		_, err := newest.Seek(0, io.SeekStart)
+		return errors.Join(err, newest.Truncate(0))
+	})
+}
+
+// CopyLog makes the first half of what RotateLog does.
+func (f *Machines) CopyLog(name string, log host.MachineLog) error {
+	return f.changeLog(name, func(m *machine) error { return m.logs.copy(log) })
+}
+
+// ReplaceLog begins a new file of a log of a machine, and keeps the one before it.
+func (f *Machines) ReplaceLog(name string, log host.MachineLog) error {
+	return f.changeLog(name, func(m *machine) error { return m.logs.rotate(log) })
+}
+
+func (f *Machines) changeLog(name string, change func(m *machine) error) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	m := f.machines[name]
 	if m == nil {
 		return fmt.Errorf("machine %s: %w", name, host.ErrNotFound)
 	}
-	return m.logs.rotate(log)
+	return change(m)
+}
+
+// keptCopies is how many copies smolvm keeps.
+const keptCopies = 3
+
+// copy puts a copy of the newest file after it.
+func (l logs) copy(log host.MachineLog) error {
+	newest := l[log][0]
+	fd, err := unix.MemfdCreate(string(log), unix.MFD_CLOEXEC)
+	if err != nil {
+		return err
+	}
+	duplicate := os.NewFile(uintptr(fd), string(log))
+	l[log] = slices.Insert(l[log], 1, duplicate)
+	l[log] = l[log][:min(len(l[log]), 1+keptCopies)]
+	info, err := newest.Stat()
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(duplicate, io.NewSectionReader(newest, 0, info.Size()))
+	return err
 }
 
 func (l logs) rotate(log host.MachineLog) error {

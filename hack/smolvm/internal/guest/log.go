@@ -4,6 +4,7 @@ package guest
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"time"
 
@@ -12,7 +13,8 @@ import (
 
 const (
 	// maxLog is the size in bytes at which the workload's log is rotated, and oldLogs
-	// the number of older files that are kept: workload.log.1 is the newest of them.
+	// the number of older files that are kept: workload.log.1 is the newest of them. As
+	// smolvm does, the log is copied to it and then emptied.
 	maxLog  = 10 << 20
 	oldLogs = 3
 	// drainPatience bounds the wait for the rest of the output when the machine stops.
@@ -35,13 +37,9 @@ func openWorkloadLog(dir string) (*workloadLog, error) {
 	return l, l.open()
 }
 
-func (l *workloadLog) open() error {
-	fd, err := unix.Openat(int(l.dir.Fd()), WorkloadLog, unix.O_WRONLY|unix.O_CREAT|unix.O_APPEND|unix.O_CLOEXEC, 0o644)
-	if err != nil {
-		return fmt.Errorf("open %s: %w", WorkloadLog, err)
-	}
-	l.file = os.NewFile(uintptr(fd), WorkloadLog)
-	return nil
+func (l *workloadLog) open() (err error) {
+	l.file, err = openIn(l.dir, WorkloadLog, unix.O_WRONLY|unix.O_CREAT|unix.O_APPEND)
+	return err
 }
 
 // pump copies the output until the last process that has the other end is gone.
@@ -66,15 +64,34 @@ func (l *workloadLog) write(b []byte) {
 		return
 	}
 	dir := int(l.dir.Fd())
-	for i := oldLogs; i > 0; i-- {
-		newer := WorkloadLog
-		if i > 1 {
-			newer = fmt.Sprintf("%s.%d", WorkloadLog, i-1)
-		}
-		_ = unix.Renameat(dir, newer, dir, fmt.Sprintf("%s.%d", WorkloadLog, i))
+	for i := oldLogs; i > 1; i-- {
+		_ = unix.Renameat(dir, fmt.Sprintf("%s.%d", WorkloadLog, i-1), dir, fmt.Sprintf("%s.%d", WorkloadLog, i))
 	}
-	old := l.file
-	if l.open() == nil {
-		old.Close()
+	if l.copy() == nil {
+		_ = l.file.Truncate(0)
 	}
+}
+
+// copy copies the log to a new file, the newest of the older ones.
+func (l *workloadLog) copy() error {
+	to, err := openIn(l.dir, WorkloadLog+".1", unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL)
+	if err != nil {
+		return err
+	}
+	defer to.Close()
+	from, err := openIn(l.dir, WorkloadLog, unix.O_RDONLY)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	_, err = io.Copy(to, from)
+	return err
+}
+
+func openIn(dir *os.File, name string, flags int) (*os.File, error) {
+	fd, err := unix.Openat(int(dir.Fd()), name, flags|unix.O_CLOEXEC, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", name, err)
+	}
+	return os.NewFile(uintptr(fd), name), nil
 }
