@@ -29,7 +29,14 @@ import (
 	"botbottle.dev/bottle-operator/test/story"
 )
 
-const node = "node-1"
+const (
+	node = "node-1"
+	// beforeAccess is the commit before agents had an access server and lost their right
+	// to read Secrets.
+	beforeAccess = "7dd7100d62627f7b5028427aaa11e3a8ce442505"
+	// beforeChart is the commit before the operator had images, a DaemonSet and a chart.
+	beforeChart = "1ac721d68d8e3a53b27ad5fa236af1de891a16f6"
+)
 
 func TestMain(m *testing.M) {
 	log.SetLogger(logr.Discard()) // silence the client: tests report failures themselves
@@ -43,9 +50,9 @@ func root() string {
 
 // script runs a script of the repository with additional environment variables, and
 // returns what it printed.
-func script(t *testing.T, env []string, path string) string {
+func script(t *testing.T, env []string, path string, args ...string) string {
 	t.Helper()
-	cmd := exec.Command(filepath.Join(root(), path))
+	cmd := exec.Command(filepath.Join(root(), path), args...)
 	cmd.Dir, cmd.Env = root(), append(os.Environ(), env...)
 	var errors strings.Builder
 	cmd.Stderr = &errors
@@ -56,23 +63,32 @@ func script(t *testing.T, env []string, path string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// startOld starts a cluster with the programs and the configuration of the earlier
-// release. It returns the cluster, which is stopped when the test ends.
-func startOld(t *testing.T) *story.Cluster {
+// release is where the programs of a release are, and its configuration.
+type release struct{ programs, config string }
+
+func current() release {
+	return release{filepath.Join(root(), "bin"), filepath.Join(root(), "config", "dev")}
+}
+
+// startOld starts a cluster with the release of a commit, and returns both. The cluster is
+// stopped when the test ends.
+func startOld(t *testing.T, commit string) (*story.Cluster, release) {
 	t.Helper()
 	require.Root(t)
 	bin := filepath.Join(root(), "bin")
 	require.File(t, filepath.Join(bin, "bottle-operator"), "make build")
 	require.File(t, filepath.Join(bin, "standin"), "MACHINES=standin hack/prepare")
-	old := script(t, nil, "hack/upgrade/build")
+	programs := script(t, nil, "hack/upgrade/build", commit)
+	old := release{programs, filepath.Join(programs, "config", "dev")}
 	t.Setenv("DEV_DIR", filepath.Join(bin, "test-upgrade"))
 	t.Cleanup(func() { script(t, nil, "hack/dev/down") })
-	script(t, []string{"NODES=1", "MACHINES=standin", "PROGRAMS=" + old, "CONFIG=" + filepath.Join(old, "config", "dev")}, "hack/dev/up")
-	return story.Connect(t, 3*time.Minute)
+	script(t, []string{"NODES=1", "MACHINES=standin", "PROGRAMS=" + old.programs, "CONFIG=" + old.config}, "hack/dev/up")
+	return story.Connect(t, 3*time.Minute), old
 }
 
-// upgradeManagers applies the new configuration and replaces the managers.
-func upgradeManagers(t *testing.T, c *story.Cluster) {
+// replaceManagers applies the configuration of a release and replaces the managers. From
+// then on, agent-start replaces the agent, too.
+func replaceManagers(t *testing.T, c *story.Cluster, to release) {
 	t.Helper()
 	write := func(path, content string) {
 		t.Helper()
@@ -80,7 +96,7 @@ func upgradeManagers(t *testing.T, c *story.Cluster) {
 			t.Fatal(err)
 		}
 	}
-	relative, err := filepath.Rel(filepath.Join(c.Dir, "install"), filepath.Join(root(), "config", "dev"))
+	relative, err := filepath.Rel(filepath.Join(c.Dir, "install"), to.config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +104,7 @@ func upgradeManagers(t *testing.T, c *story.Cluster) {
 	if out, err := c.Kubectl(nil, "apply", "--server-side", "-k", filepath.Join(c.Dir, "install")); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	write("programs", filepath.Join(root(), "bin"))
+	write("programs", to.programs)
 	for _, number := range []string{"1", "2"} {
 		c.Run(t, "manager-start", number)
 	}
@@ -187,7 +203,7 @@ func token(t *testing.T, c *story.Cluster, b *v1alpha1.Bottle) string {
 // its wall meanwhile, and its Secrets keep working afterwards.
 func TestLongUpgrade(t *testing.T) {
 	require.Long(t)
-	c := startOld(t)
+	c, _ := startOld(t, beforeAccess)
 	ns := c.Namespace(t)
 	if err := c.Create(t.Context(), secretOf(ns, "first-value")); err != nil {
 		t.Fatal(err)
@@ -201,7 +217,7 @@ func TestLongUpgrade(t *testing.T) {
 	counter := c.StartCounter(t, before, "")
 	g := watch(t, c, before)
 
-	upgradeManagers(t, c)
+	replaceManagers(t, c, current())
 	between := builders.MakeBottle("between").Namespace(ns).Slug("between").Obj()
 	c.Apply(t, between)
 	c.WaitRunning(t, between) // by the new managers and the old agent

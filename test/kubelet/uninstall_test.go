@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kubelet
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+)
+
+// wantRefused checks that nothing is uninstalled while there is a Bottle, and that the
+// refusal says what to do.
+func (w *world) wantRefused(t *testing.T) {
+	out, err := w.helm("uninstall", chart, "--timeout", w.Timeout.String())
+	if err == nil {
+		t.Fatalf("helm uninstall with Bottles: got success, want a refusal\n%s", out)
+	}
+	t.Logf("helm uninstall: %v", err)
+	for _, args := range [][]string{
+		{"delete", "crd", "bottles.botbottle.dev", "--wait=false"},
+		{"-n", w.system, "delete", "deployment", "bottle-manager", "--wait=false"},
+		{"-n", w.system, "delete", "daemonset", "bottle-agent", "--wait=false"},
+	} {
+		if out, err := w.Kubectl(nil, args...); err == nil || !strings.Contains(out, "kubectl delete bottles") {
+			t.Errorf("kubectl %v: got %v %q, want a refusal that says to delete the Bottles", args, err, out)
+		}
+	}
+	w.wantInstalledObjects(t)
+}
+
+// wantInstalledObjects checks that the operator is all there.
+func (w *world) wantInstalledObjects(t *testing.T) {
+	t.Helper()
+	for _, component := range []string{"manager", "agent"} {
+		if len(w.operatorPods(t, component)) == 0 {
+			t.Errorf("after the refusal: got no Pod of the %s, want it to run", component)
+		}
+	}
+}
+
+// uninstall deletes the Bottles and then the chart. Only the CRD may be left, on the API
+// server and on the node.
+func (w *world) uninstall(t *testing.T) {
+	bottles := &v1alpha1.BottleList{}
+	if err := w.List(t.Context(), bottles, client.InNamespace(w.ns)); err != nil {
+		t.Fatal(err)
+	}
+	for i := range bottles.Items {
+		w.DeleteAndWait(t, &bottles.Items[i])
+	}
+	w.mustHelm(t, "uninstall", chart, "--timeout", w.Timeout.String())
+	w.mustKubectl(t, "delete", "namespace", w.system, "--timeout", w.Timeout.String())
+	w.Eventually(t, "nothing but the CRD to be left in the cluster", func() (string, bool) {
+		left := w.objectsLeft(t)
+		return strings.Join(left, "\n"), slices.Equal(left, []string{"customresourcedefinition.apiextensions.k8s.io/bottles.botbottle.dev"})
+	})
+	w.Eventually(t, "nothing to be left on the node", func() (string, bool) {
+		left := w.leftOnNode(t)
+		return left, left == ""
+	})
+}
+
+// objectsLeft returns the objects of all kinds and namespaces whose names show that they
+// are the operator's, and what the Node still says about Bottles.
+func (w *world) objectsLeft(t *testing.T) (left []string) {
+	t.Helper()
+	// Events are a record of what was; the namespace of the test has Bottles' names in it.
+	for _, namespaced := range []string{"true", "false"} {
+		kinds := strings.Fields(w.mustKubectl(t, "api-resources", "--verbs=list", "--namespaced="+namespaced, "-o", "name"))
+		kinds = slices.DeleteFunc(kinds, func(kind string) bool { return kind == "events" || kind == "events.events.k8s.io" })
+		out := w.mustKubectl(t, "get", strings.Join(kinds, ","), "--all-namespaces="+namespaced, "-o", "name", "--ignore-not-found")
+		for line := range strings.FieldsSeq(out) {
+			if strings.Contains(line, "bottle") {
+				left = append(left, line)
+			}
+		}
+	}
+	slices.Sort(left)
+	left = slices.Compact(left)
+	text := w.mustKubectl(t, "get", "node", node, "-o", "jsonpath={.metadata.labels}{.metadata.annotations}{.status.capacity}")
+	if strings.Contains(text, "botbottle.dev") {
+		left = append(left, "on the Node: "+text)
+	}
+	return left
+}
+
+// leftOnNode lists what the operator could have left on the node.
+func (w *world) leftOnNode(t *testing.T) string {
+	t.Helper()
+	return strings.TrimSpace(w.Exec(t, node, "sh", "-c", `
+		for exe in /proc/[0-9]*/exe; do
+			case $(readlink "$exe") in *bottle-*|*smolvm*|*krun*) echo "process $exe $(readlink "$exe")" ;; esac
+		done
+		grep -E 'bottle|smolvm' /proc/mounts | sed 's/^/mount /'
+		ip -o link | grep -E ': (bb|bv)-' | sed 's/^/link /'
+		ip netns list | grep bottle- | sed 's/^/namespace /'
+		nft list tables | grep bottle | sed 's/^/nftables /'
+		docker ps -aq --filter label=botbottle.dev/uid | sed 's/^/container /'
+		docker network ls -q --filter label=botbottle.dev/uid | sed 's/^/network /'
+		docker images -q 'bottle*' | sed 's/^/image /'
+		ls -d /sys/fs/cgroup/bottle.slice 2>/dev/null | sed 's/^/cgroup /'
+		ls -d /var/lib/bottle /opt/smolvm /opt/bottle-operator /run/bottle* 2>/dev/null | sed 's/^/file /'
+		true`))
+}
