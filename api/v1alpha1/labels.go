@@ -46,6 +46,11 @@ const AnnotationHold = "botbottle.dev/hold"
 // serves the manager.
 const AnnotationAgentAddress = "botbottle.dev/agent-address"
 
+// InUse is an annotation on the CRD of Bottles, and a finalizer on the operator's
+// admission policies. Both are present while Bottles exist. The annotation's value is the
+// operator's namespace. The policy bottle-uninstall reads the annotation.
+const InUse = "botbottle.dev/in-use"
+
 const (
 	// FinalizerNode is set on a Bottle before the first side effect on a node
 	// and is removed once nothing of the Bottle is left there.

@@ -252,6 +252,11 @@ func (r *bottles) act(ctx context.Context, f facts, pod *corev1.Pod) (ctrl.Resul
 // consult a policy, createPod returns both, because a retry may succeed. The
 // error is errNamespaceTerminating when the namespace is being deleted or gone.
 func (r *bottles) createPod(ctx context.Context, f facts, pin string) (*corev1.Pod, string, error) {
+	if g := r.options.Guard; g != nil {
+		if err := g.Hold(ctx); err != nil {
+			return nil, err.Error(), err
+		}
+	}
 	resources := f.desired.resources
 	if pin != "" && f.bottle.Status.Resources != nil {
 		resources = *f.bottle.Status.Resources

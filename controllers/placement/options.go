@@ -3,6 +3,7 @@
 package placement
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -14,6 +15,12 @@ import (
 
 	"botbottle.dev/bottle-operator/internal/machinesize"
 )
+
+// Guard keeps the operator from being removed while Bottles exist.
+type Guard interface {
+	// Hold returns nil once the operator cannot be removed.
+	Hold(ctx context.Context) error
+}
 
 // Options configure placement.
 type Options struct {
@@ -47,6 +54,8 @@ type Options struct {
 	// place of one that ended. The first one is replaced at once, the next after
 	// FirstPause, and each further one after twice as long, up to LongestPause.
 	FirstPause, LongestPause time.Duration
+	// Guard is asked before a placeholder is created; nil means that nothing is asked.
+	Guard Guard
 	// Clock measures when Leases expire; nil means the wall clock.
 	Clock clock.PassiveClock
 	// Registerer registers the metrics; nil means controller-runtime's registry.

@@ -3,11 +3,15 @@
 package placement_test
 
 import (
+	"context"
+	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
@@ -187,4 +191,33 @@ func TestNames(t *testing.T) {
 		}
 		return ""
 	})
+}
+
+// closedGuard holds nothing until it is opened.
+type closedGuard struct{ open atomic.Bool }
+
+func (g *closedGuard) Hold(context.Context) error {
+	if !g.open.Load() {
+		return errors.New("the CRD of Bottles is being deleted")
+	}
+	return nil
+}
+
+// No placeholder exists before it is certain that the operator cannot be removed.
+func TestNothingIsPlacedBeforeTheGuardHolds(t *testing.T) {
+	w := newWorld(t)
+	guard := &closedGuard{}
+	w.options.Guard = guard
+	w.start(interceptor.Funcs{})
+	w.create(builders.MakeBottle("a").Obj())
+	w.waitScheduled("a", "False PlaceholderRefused")
+	if pods := w.pods("a"); len(pods) != 0 {
+		t.Errorf("got %d Pods, want none", len(pods))
+	}
+	c := meta.FindStatusCondition(w.bottle("a").Status.Conditions, v1alpha1.ConditionScheduled)
+	if !strings.Contains(c.Message, "is being deleted") {
+		t.Errorf("got the message %q, want the guard's reason", c.Message)
+	}
+	guard.open.Store(true)
+	w.waitScheduled("a", "False Pending")
 }

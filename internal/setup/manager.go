@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 
 	"botbottle.dev/bottle-operator/controllers/placement"
+	"botbottle.dev/bottle-operator/controllers/uninstall"
 	"botbottle.dev/bottle-operator/internal/accesscert"
 )
 
@@ -168,7 +169,9 @@ func (o *ManagerOptions) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("manager: %w", err)
 	}
-	if err := placement.SetupWithManager(mgr, options); err != nil {
+	guard := uninstall.New(mgr.GetClient(), mgr.GetAPIReader(), options.Namespace)
+	options.Guard = guard
+	if err := errors.Join(placement.SetupWithManager(mgr, options), guard.SetupWithManager(mgr)); err != nil {
 		return err
 	}
 	ready, err := o.Access.add(ctx, mgr, options.Namespace)

@@ -117,6 +117,9 @@ func wantEqual(t *testing.T, got, want []*unstructured.Unstructured) {
 	t.Helper()
 	left := map[string]*unstructured.Unstructured{}
 	for _, o := range got {
+		if o.GetName() == "bottle-uninstall-check" && o.GetAnnotations()["helm.sh/hook"] == "pre-delete" {
+			continue // kubectl has no hooks
+		}
 		if left[key(o)] != nil {
 			t.Errorf("%s: the chart has it twice", key(o))
 		}
