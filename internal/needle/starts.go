@@ -18,10 +18,10 @@ const startLength = 4
 type starts struct {
 	entries []start // sorted by text
 	one     [256]bool
-	two     []uint64 // one bit for each pair of bytes
-	first   filter   // the first four characters of each needle
-	any     filter   // each four characters of each needle that begin at a place before stride
-	stride  int      // a power of two, at most blockLength
+	two     *[1 << 16 / 64]uint64 // one bit for each pair of bytes
+	first   filter                // the first four characters of each needle
+	any     filter                // each four characters of each needle that begin at a place before stride
+	stride  int                   // a power of two, at most blockLength
 }
 
 type start struct {
@@ -33,7 +33,7 @@ type start struct {
 func (s start) known() bool { return !s.needle.value.unknown }
 
 func newStarts(needles []*needle) starts {
-	s := starts{two: make([]uint64, 1<<16/64), stride: blockLength}
+	s := starts{two: new([1 << 16 / 64]uint64), stride: blockLength}
 	for _, n := range needles {
 		for _, text := range n.spelled(0) {
 			s.entries = append(s.entries, start{text: text, needle: n})
@@ -107,19 +107,17 @@ func (s *starts) skipBlocks(p []byte, i int) int {
 	return i
 }
 
-const (
-	eachByte = 0x0101010101010101
-	highBits = 0x80 * eachByte
-)
+const eachByte = 0x0101010101010101
 
 // mayBeSpecial returns the high bit of each byte of eight that is a special character,
 // and of a few others: those from $ to ', and control characters.
 func mayBeSpecial(eight uint64) uint64 {
-	symbol := (eight ^ '$'*eachByte) & (0xfc * eachByte)
-	control := (eight ^ '\b'*eachByte) & (0xf8 * eachByte)
-	backslash := eight ^ '\\'*eachByte
-	// A byte is 0 if its high bit is set after 1 was subtracted and was not set before.
-	return ((symbol-eachByte)&^symbol | (control-eachByte)&^control | (backslash-eachByte)&^backslash) & highBits
+	symbol := eight&(0x7c*eachByte) ^ '$'*eachByte
+	control := eight&(0x78*eachByte) ^ '\b'*eachByte
+	backslash := eight&(0x7f*eachByte) ^ '\\'*eachByte
+	// Adding sets the high bit of each byte that is not 0.
+	other := (symbol + 0x7f*eachByte) & (control + 0x7f*eachByte) & (backslash + 0x7f*eachByte)
+	return ^(other | eight) & (0x80 * eachByte)
 }
 
 // harmless reports whether none of the special characters among the eight bytes at i,
@@ -154,17 +152,19 @@ func (s *starts) stop(p []byte, i int, last uint32) bool {
 func (s *starts) mayInterrupt(last uint32, b, next byte) bool {
 	char := next
 	switch {
+	case isBreak(b):
+		if special[next] {
+			return s.one[last&0xff] || s.pair(last) || s.pair(last>>8)
+		}
 	case b == '\\':
-		if char = shortMeans[next]; char == 0 || s.one[char] || isBreak(char) && s.begins(last, 1) {
+		if char = shortMeans[next]; char == 0 || s.one[char] || isBreak(char) && s.one[last&0xff] {
 			return true
 		}
-	case !isBreak(b):
+	default:
 		return true
-	case special[next]:
-		return s.begins(last, 1) || s.begins(last, 2) || s.begins(last>>8, 2)
 	}
 	// One, two or three characters may precede. Three begin as two do.
-	return s.begins(last<<8|uint32(char), 2) || s.begins(last, 2) || s.begins(last>>8, 2)
+	return s.pair(last<<8|uint32(char)) || s.pair(last) || s.pair(last>>8)
 }
 
 // filter is a set of texts of four bytes that may contain others, too.
@@ -214,6 +214,9 @@ func (s *starts) with(text uint32, n int) []start {
 	return s.entries[begin:end]
 }
 
+// pair reports whether a needle begins with the last two characters of text.
+func (s *starts) pair(text uint32) bool { return s.two[text&0xffff>>6]>>(text&63)&1 != 0 }
+
 // begins reports whether a needle begins with the n characters, one to four, at the
 // end of text.
 func (s *starts) begins(text uint32, n int) bool {
@@ -221,10 +224,9 @@ func (s *starts) begins(text uint32, n int) bool {
 	case 1:
 		return s.one[text&0xff]
 	case 2:
-		return s.two[text&0xffff>>6]>>(text&63)&1 != 0
+		return s.pair(text)
 	case 3:
-		pair := text >> 8 & 0xffff
-		return s.two[pair>>6]>>(pair&63)&1 != 0 && len(s.with(text, n)) > 0
+		return s.pair(text>>8) && len(s.with(text, n)) > 0
 	}
 	return s.first.mayContain(text) && len(s.with(text, n)) > 0
 }
