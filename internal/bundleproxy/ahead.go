@@ -5,6 +5,7 @@ package bundleproxy
 import (
 	"io"
 	"sync"
+	"sync/atomic"
 )
 
 const (
@@ -12,25 +13,30 @@ const (
 	// earlier ones are written: on the way from one TLS connection to another, each piece
 	// is decrypted, filtered and encrypted, which one processor does half as fast as two.
 	aheadAfter = 256 << 10
-	// aheadPieces is how many pieces of copyBufferSize bytes may wait.
-	aheadPieces = 2
+	// pieceSize is the size of a piece in bytes: a record of TLS has no more.
+	pieceSize = 16 << 10
+	// aheadPieces is how many pieces may wait.
+	aheadPieces = 6
 )
+
+var pieceBuffers = sync.Pool{New: func() any { return new([pieceSize]byte) }}
 
 // aheadReader reads from a body, and after aheadAfter bytes in a goroutine of its own.
 type aheadReader struct {
 	from io.ReadCloser
 
-	n      int        // bytes read before there is a goroutine
-	pieces chan piece // nil before there is a goroutine
-	buf    []byte     // of the current piece
-	rest   []byte     // what is left of it
-	err    error      // that ended the body, after rest
+	n      int              // bytes read before there is a goroutine
+	pieces chan piece       // nil before there is a goroutine
+	buf    *[pieceSize]byte // of the current piece; nil for none
+	rest   []byte           // what is left of it
+	err    error            // that ended the body, after rest
+	ready  atomic.Int64     // bytes that were read ahead and not returned yet
 	closed chan struct{}
 	once   sync.Once
 }
 
 type piece struct {
-	buf []byte // from copyBuffers; nil for none
+	buf *[pieceSize]byte // from pieceBuffers
 	n   int
 	err error
 }
@@ -75,7 +81,7 @@ func (a *aheadReader) Read(p []byte) (int, error) {
 // next makes a piece the current one. It reports false if there is nothing in it.
 func (a *aheadReader) next(one piece) bool {
 	if a.buf != nil {
-		copyBuffers.Put(a.buf)
+		pieceBuffers.Put(a.buf)
 	}
 	a.buf, a.rest, a.err = one.buf, one.buf[:one.n], one.err
 	return one.n > 0
@@ -85,14 +91,19 @@ func (a *aheadReader) next(one piece) bool {
 func (a *aheadReader) take(p []byte) int {
 	n := copy(p, a.rest)
 	a.rest = a.rest[n:]
+	a.ready.Add(int64(-n))
 	return n
 }
+
+// hasMore reports whether the next Read returns data without waiting for the body.
+func (a *aheadReader) hasMore() bool { return a.ready.Load() > 0 }
 
 // readAhead reads until the body ends or nobody wants more of it.
 func (a *aheadReader) readAhead() {
 	for {
-		buf := copyBuffers.Get()
-		n, err := a.from.Read(buf)
+		buf := pieceBuffers.Get().(*[pieceSize]byte)
+		n, err := a.from.Read(buf[:])
+		a.ready.Add(int64(n))
 		select {
 		case a.pieces <- piece{buf, n, err}:
 		case <-a.closed:

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"net/http"
 	"testing"
 	"testing/iotest"
 	"testing/synctest"
@@ -48,4 +49,35 @@ func TestAheadReaderEnds(t *testing.T) {
 		}
 		_ = a.Close() // otherwise synctest.Test fails: a goroutine is blocked forever
 	})
+}
+
+// TestStreamPausesAfterManyBytes checks that the guest gets all that a host has sent when
+// the host pauses, also where the bundle reads ahead and collects what it writes.
+func TestStreamPausesAfterManyBytes(t *testing.T) {
+	ow := newOpenedWorld(t, credentialRule)
+	sizes := []int{2*aheadAfter + 1, 1, largeCork + 5, 3, 40000}
+	for _, version := range []string{"1.1", "2"} {
+		seen := make(chan struct{})
+		ow.setHandler(func(rw http.ResponseWriter, _ *http.Request) {
+			for _, size := range sizes {
+				_, _ = io.CopyN(rw, &pattern{}, int64(size))
+				_ = http.NewResponseController(rw).Flush()
+				<-seen
+			}
+		})
+		resp, err := ow.client(version).Do(request(http.MethodGet, "/", nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, size := range sizes {
+			if n, err := io.CopyN(io.Discard, resp.Body, int64(size)); err != nil {
+				t.Errorf("HTTP/%s, piece %d: got %d bytes, %v, want %d before the host sends more", version, i, n, err, size)
+			}
+			seen <- struct{}{}
+		}
+		if n, err := io.Copy(io.Discard, resp.Body); n > 0 || err != nil {
+			t.Errorf("HTTP/%s: got %d more bytes, %v, want the end", version, n, err)
+		}
+		resp.Body.Close()
+	}
 }

@@ -13,10 +13,23 @@ import (
 type cork struct {
 	mu  sync.Mutex
 	in  bool
-	buf []byte // from copyBuffers, or nil
+	buf []byte // from copyBuffers or largeCorks, or nil
 	n   int    // bytes in it
 	err error  // what the connection returned; sticky
 }
+
+const (
+	// largeCork is the size in bytes of the buffer of a connection that more is written
+	// to between two pulls than copyBufferSize.
+	largeCork = 128 << 10
+	// maxLargeCorks is how many connections may have one at a time.
+	maxLargeCorks = 32
+)
+
+var (
+	largeCorks     = sync.Pool{New: func() any { return new([largeCork]byte) }}
+	largeCorkSlots = make(chan struct{}, maxLargeCorks)
+)
 
 // put puts the cork in. The caller must pull it when it has written a piece.
 func (k *cork) put() {
@@ -38,10 +51,7 @@ func (k *cork) pull(w io.Writer) error {
 func (k *cork) write(w io.Writer, p []byte) (int, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.in && len(p) <= copyBufferSize-k.n && k.err == nil {
-		if k.buf == nil {
-			k.buf = copyBuffers.Get()
-		}
+	if k.in && k.err == nil && k.makeRoom(len(p)) {
 		k.n += copy(k.buf[k.n:], p)
 		return len(p), nil
 	}
@@ -53,13 +63,41 @@ func (k *cork) write(w io.Writer, p []byte) (int, error) {
 	return n, err
 }
 
+// makeRoom makes room for n more bytes in the buffer. It reports false if there is none.
+func (k *cork) makeRoom(n int) bool {
+	if k.buf == nil {
+		k.buf = copyBuffers.Get()
+	}
+	if n <= len(k.buf)-k.n {
+		return true
+	}
+	if len(k.buf) == largeCork || n > largeCork-k.n {
+		return false
+	}
+	select {
+	case largeCorkSlots <- struct{}{}:
+	default:
+		return false
+	}
+	large := largeCorks.Get().(*[largeCork]byte)
+	copy(large[:], k.buf[:k.n])
+	copyBuffers.Put(k.buf)
+	k.buf = large[:]
+	return true
+}
+
 func (k *cork) writeOut(w io.Writer) {
 	if k.buf == nil {
 		return
 	}
-	if k.err == nil {
+	if k.err == nil && k.n > 0 {
 		_, k.err = w.Write(k.buf[:k.n])
 	}
-	copyBuffers.Put(k.buf)
+	if len(k.buf) == largeCork {
+		largeCorks.Put((*[largeCork]byte)(k.buf))
+		<-largeCorkSlots
+	} else {
+		copyBuffers.Put(k.buf)
+	}
 	k.buf, k.n = nil, 0
 }

@@ -33,7 +33,7 @@ func TestCork(t *testing.T) {
 			t.Errorf("got %d, %v of a write of %d bytes", n, err, len(text))
 		}
 	}
-	large := strings.Repeat("x", copyBufferSize)
+	large, larger := strings.Repeat("x", copyBufferSize), strings.Repeat("y", largeCork)
 	write("a")
 	k.put()
 	write("b")
@@ -47,13 +47,26 @@ func TestCork(t *testing.T) {
 	write("d")
 	k.put()
 	write("e")
-	write(large) // what was written before comes first
+	write(large) // in a larger buffer
 	write("f")
+	write(larger) // what was written before comes first
+	write("g")
 	if err := k.pull(&to); err != nil {
 		t.Error(err)
 	}
-	if want := []string{"a", "bc", "d", "e", large, "f"}; !slices.Equal(to.all, want) {
-		t.Errorf("got %d writes, the first ones %q, want %q", len(to.all), to.all[:min(4, len(to.all))], want[:4])
+	for range maxLargeCorks { // others have all of the larger buffers
+		largeCorkSlots <- struct{}{}
+		defer func() { <-largeCorkSlots }()
+	}
+	k.put()
+	write("h")
+	write(large)
+	if err := k.pull(&to); err != nil {
+		t.Error(err)
+	}
+	want := []string{"a", "bc", "d", "e" + large + "f", larger, "g", "h", large}
+	if !slices.Equal(to.all, want) {
+		t.Errorf("got writes of %v bytes, want %v", lengths(to.all), lengths(want))
 	}
 	k.put()
 	write("lost")
@@ -62,10 +75,18 @@ func TestCork(t *testing.T) {
 		t.Errorf("got %v, want the connection's error", err)
 	}
 	k.put()
-	if n, err := k.write(&to, []byte("g")); n != 0 || !errors.Is(err, to.err) {
+	if n, err := k.write(&to, []byte("i")); n != 0 || !errors.Is(err, to.err) {
 		t.Errorf("got %d, %v of a later write, want the same error", n, err)
 	}
 	if k.buf != nil || bytes.Contains([]byte(strings.Join(to.all, "")), []byte("lost")) {
 		t.Error("got a buffer that is kept, or bytes of a closed connection")
 	}
+}
+
+func lengths(texts []string) []int {
+	var out []int
+	for _, text := range texts {
+		out = append(out, len(text))
+	}
+	return out
 }

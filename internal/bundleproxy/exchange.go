@@ -25,6 +25,7 @@ type exchange struct {
 	header  *headerValue     // the credential; nil for none
 	secrets *secrets
 	body    *requestBody // nil for none
+	ahead   *aheadReader // of the response; nil before there is a body
 	// acceptsTrailers: the guest said so. gRPC needs it.
 	acceptsTrailers bool
 	cancel          context.CancelCauseFunc

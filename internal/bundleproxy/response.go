@@ -93,11 +93,11 @@ func (x *exchange) receive(resp *http.Response) error {
 			}
 		}
 	}
-	ahead := newAheadReader(struct {
+	x.ahead = newAheadReader(struct {
 		io.Reader
 		io.Closer
 	}{body.read, resp.Body})
-	body.read, body.from = ahead, ahead
+	body.read, body.from = x.ahead, x.ahead
 	resp.Body = body
 	return nil
 }

@@ -28,8 +28,12 @@ func (w *guestWriter) Write(p []byte) (int, error) {
 }
 
 // FlushError implements what http.ResponseController looks for. httputil.ReverseProxy
-// flushes after each Write.
+// flushes after each Write. If the next Write follows at once, it is enough to flush
+// after that.
 func (w *guestWriter) FlushError() error {
+	if w.x != nil && w.x.ahead != nil && w.x.ahead.hasMore() {
+		return nil
+	}
 	err := http.NewResponseController(w.ResponseWriter).Flush()
 	return cmp.Or(err, w.pullCork())
 }
