@@ -267,6 +267,44 @@ func TestAdoptionAfterSmolvmUpgrade(t *testing.T) {
 	}
 }
 
+// A new version of smolvm is installed beside the one that a machine runs. The machine is
+// still recognised, whether the former one was installed in the same way or by hand.
+func TestAdoptionOfAnotherVersion(t *testing.T) {
+	for what, former := range map[string]string{"beside it": "versions/1.0/smolvm", "by hand": "smolvm"} {
+		t.Run(what, func(t *testing.T) {
+			_, d := newNode(t, "1.32.2")
+			self, err := os.ReadFile(d.binary())
+			if err != nil {
+				t.Fatal(err)
+			}
+			opt := d.opts.Dir
+			former := filepath.Join(opt, former)
+			d.opts.Dir = filepath.Join(opt, "current")
+			err = errors.Join(os.Remove(filepath.Join(opt, "smolvm")), os.MkdirAll(filepath.Join(opt, "versions/1.0"), 0o755), os.MkdirAll(filepath.Join(opt, "versions/2.0"), 0o755),
+				os.WriteFile(former, self, 0o755), os.WriteFile(filepath.Join(opt, "versions/2.0/smolvm"), self, 0o755), os.Symlink("versions/2.0", d.opts.Dir))
+			if err != nil {
+				t.Fatal(err)
+			}
+			boot := d.dataDir(victim) + "/boot-config.json"
+			vmm, _ := spawnFrom(t, former, nil, "_boot-vm", boot)
+			elsewhere := filepath.Join(t.TempDir(), "smolvm")
+			if err := os.WriteFile(elsewhere, self, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			stranger, _ := spawnFrom(t, elsewhere, nil, "_boot-vm", boot)
+			wantPIDs(t, d, victim, vmm.pid)
+			if got := cgroupOf(t, d, vmm); got != victim {
+				t.Errorf("cgroup: got %q, want %q", got, victim)
+			}
+			if err := d.KillMachine(t.Context(), victim); err != nil {
+				t.Errorf("kill: got %v, want nil", err)
+			}
+			wantAlive(t, "the machine", vmm, false)
+			wantAlive(t, "the same program elsewhere", stranger, true)
+		})
+	}
+}
+
 func TestAdoptionIsRefused(t *testing.T) {
 	_, d := newNode(t, "1.32.2")
 	makeFolder(t, d, victim, 2000000)

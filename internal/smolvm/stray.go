@@ -140,10 +140,12 @@ func (d *Driver) machineOf(pid int) (string, error) {
 	return g.Of(pid)
 }
 
-// program is the installed smolvm. It is not safe for concurrent use.
+// program is the installed smolvm, in all its versions: a machine keeps the one that it
+// was started with. It is not safe for concurrent use.
 type program struct {
-	path string
-	file inode
+	// paths and files are the programs. files lacks those that were removed.
+	paths []string
+	files []inode
 	// link has room for the target of /proc/PID/exe.
 	link []byte
 }
@@ -153,17 +155,57 @@ type inode struct {
 	number       uint64
 }
 
+// versionsFolder is the name of the folder in which bottle-install puts versions, each in
+// a folder of its own. Before that, smolvm was in the folder above it.
+const versionsFolder = "versions"
+
+// maxVersions bounds the versions that are looked at.
+const maxVersions = 64
+
 func (d *Driver) installed() (program, error) {
+	p := program{link: make([]byte, unix.PathMax)}
 	path, err := filepath.EvalSymlinks(d.binary())
-	link := make([]byte, unix.PathMax)
 	if errors.Is(err, os.ErrNotExist) { // removed, but running processes go on
-		return program{path: d.binary(), link: link}, nil
+		path, err = d.binary(), nil
 	}
 	if err != nil {
-		return program{}, err
+		return p, err
 	}
-	id, err := inodeOf(path)
-	return program{path, id, link}, err
+	for _, path := range append([]string{path}, otherVersions(path)...) {
+		p.paths = append(p.paths, path)
+		id, err := inodeOf(path)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return p, err
+		}
+		p.files = append(p.files, id)
+	}
+	return p, nil
+}
+
+// otherVersions returns where the other versions of a program are that is in
+// …/versions/VERSION. Versions that were removed are not listed: bottle-install removes
+// none that a process runs.
+func otherVersions(path string) []string {
+	versions := filepath.Dir(filepath.Dir(path))
+	if filepath.Base(versions) != versionsFolder {
+		return nil
+	}
+	others := []string{filepath.Join(filepath.Dir(versions), filepath.Base(path))}
+	f, err := os.Open(versions)
+	if err != nil {
+		return others
+	}
+	defer f.Close()
+	names, _ := f.Readdirnames(maxVersions)
+	for _, name := range names {
+		if other := filepath.Join(versions, name, filepath.Base(path)); other != path {
+			others = append(others, other)
+		}
+	}
+	return others
 }
 
 // runs reports whether a process runs the program, or a file that had the
@@ -172,7 +214,7 @@ func (d *Driver) installed() (program, error) {
 // may have any file at that path, so such a process must not be in a container.
 func (p program) runs(pid int) bool {
 	exe := procFile(pid, "exe")
-	if id, err := inodeOf(exe); err != nil || id == p.file {
+	if id, err := inodeOf(exe); err != nil || slices.Contains(p.files, id) {
 		return err == nil
 	}
 	n, err := unix.Readlink(exe, p.link)
@@ -180,7 +222,7 @@ func (p program) runs(pid int) bool {
 		return false
 	}
 	path, deleted := bytes.CutSuffix(p.link[:n], []byte(" (deleted)"))
-	return deleted && string(path) == p.path && inOurNamespaces(pid)
+	return deleted && slices.Contains(p.paths, string(path)) && inOurNamespaces(pid)
 }
 
 // inOurNamespaces reports whether a process is in the pid and user namespaces
