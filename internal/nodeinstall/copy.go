@@ -16,12 +16,15 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
+
+	"botbottle.dev/bottle-operator/internal/sparsefile"
 )
 
 const (
-	// packed is the suffix of compressed files. Those directly in the version's folder
-	// are written unpacked and without the suffix: an image cannot hold sparse files.
-	packed = ".zst"
+	// zstandard and sparsefile.Suffix are the suffixes of packed files. Those directly in
+	// the version's folder are written unpacked and without the suffix: an image cannot
+	// hold the holes of smolvm's disks.
+	zstandard = ".zst"
 	// maxUnpacked bounds a file that was compressed, with its holes. smolvm's largest
 	// one has 20 GiB.
 	maxUnpacked = 64 << 30
@@ -183,15 +186,20 @@ func copyEntry(ctx context.Context, from, to *os.Root, e entry) error {
 
 // installedPath returns where a file of the source goes.
 func installedPath(path string) string {
-	if strings.Contains(path, "/") {
-		return path
+	for _, suffix := range []string{zstandard, sparsefile.Suffix} {
+		if name, ok := strings.CutSuffix(path, suffix); ok && name != "" && !strings.Contains(path, "/") {
+			return name
+		}
 	}
-	return strings.TrimSuffix(path, packed)
+	return path
 }
 
 func copyContent(ctx context.Context, in io.Reader, out *os.File, path string) error {
-	if installedPath(path) == path {
+	switch {
+	case installedPath(path) == path:
 		return copySparse(ctx, in, out)
+	case strings.HasSuffix(path, sparsefile.Suffix):
+		return sparsefile.Decode(ctx, out, in, sparsefile.Limits{Size: maxUnpacked, Data: maxData})
 	}
 	d, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(256<<20))
 	if err != nil {

@@ -16,6 +16,8 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
+
+	"botbottle.dev/bottle-operator/internal/sparsefile"
 )
 
 // node is a node's root and a payload.
@@ -348,7 +350,7 @@ func TestCurrentPointsElsewhere(t *testing.T) {
 
 // Compressed files of the payload's root are unpacked with holes, others are not.
 func TestPackedFiles(t *testing.T) {
-	const size = 1<<30 + 12345
+	const size = 256<<20 + 12345
 	n := newNode(t)
 	n.pack(map[string]string{"smolvm": "one", "lib/kept.zst": "as it is"})
 	disk, err := os.Create(filepath.Join(n.payload, "storage.ext4.zst"))
@@ -367,7 +369,11 @@ func TestPackedFiles(t *testing.T) {
 	}
 	n.must(w.Close())
 	n.must(disk.Close())
+	n.must(os.WriteFile(filepath.Join(n.payload, "overlay.ext4.sparse"), encoded(t, strings.Repeat("\x00", 10<<20)+"end"), 0o644))
 	n.install("1.0")
+	if got, err := os.ReadFile(n.path("current/overlay.ext4")); err != nil || len(got) != 10<<20+3 || !strings.HasSuffix(string(got), "end") {
+		t.Errorf("got %d bytes, %v, want the sparse file", len(got), err)
+	}
 	var st unix.Stat_t
 	n.must(unix.Stat(n.path("current/storage.ext4"), &st))
 	if st.Size != size || st.Blocks*512 > 1<<20 || st.Mode&0o777 != 0o644 {
@@ -388,6 +394,15 @@ func TestPackedFiles(t *testing.T) {
 	if r := n.install("1.0"); !r.Copied {
 		t.Errorf("got %+v, want the shorter file noticed", r)
 	}
+}
+
+func encoded(t *testing.T, content string) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	if err := sparsefile.Encode(t.Context(), &b, strings.NewReader(content)); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
 }
 
 func TestSpecialFilesAreRefused(t *testing.T) {
