@@ -4,7 +4,6 @@ package wall
 
 import (
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -108,6 +107,37 @@ func TestAnswersOfABundleAreUntracked(t *testing.T) {
 	greet(t, wall, spec)
 }
 
+// TestPodsReachNoBundle: a Pod, which is routed to wherever its node can reach, cannot
+// connect to a bundle, even where no other rule forbids it. The bundle can connect to the
+// Pod: what it dials is its own decision.
+func TestPodsReachNoBundle(t *testing.T) {
+	w := newWorld(t)
+	useBridgeNetfilter(t)
+	spec := newSpec(t, 158)
+	w.addBundle(t, spec, 8888)
+	pod := addPods(t)
+	wall := w.stand(t, spec)
+	bundle := w.bundles[spec.Owner.Bridge()]
+	must(t, inNetNS(bundle, func(h *netlink.Handle) error {
+		eth0, err := h.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		return h.RouteAdd(&netlink.Route{LinkIndex: eth0.Attrs().Index, Gw: spec.Subnet.Addr().Next().AsSlice()})
+	}))
+	if got, err := dial(t, pod, addrPort(spec.BundleIP, 8888), 500*time.Millisecond); err == nil {
+		t.Errorf("from a Pod to the bundle: got %q, want no answer", got)
+	}
+	if got, err := dial(t, bundle, netip.MustParseAddrPort(podIP+":80"), soon); got != "hello" {
+		t.Errorf("from the bundle to a Pod: got %q, %v, want hello", got, err)
+	}
+	greet(t, wall, spec)
+	run(t, "nft", "delete", "table", "ip", bridgesTable)
+	if got, err := dial(t, pod, addrPort(spec.BundleIP, 8888), soon); got != "hello" {
+		t.Errorf("from a Pod to the bundle, without the table: got %q, %v, want hello: the test proves nothing", got, err)
+	}
+}
+
 // useBridgeNetfilter makes bridged frames pass the IPv4 hooks, and the node a router.
 func useBridgeNetfilter(t *testing.T) {
 	t.Helper()
@@ -149,8 +179,9 @@ func countStrayed(t *testing.T, spec host.WallSpec) func() string {
 	}
 }
 
-// addPods makes the bridge of a CNI with a Pod that listens on port 80.
-func addPods(t *testing.T) {
+// addPods makes the bridge of a CNI with a Pod that listens on port 80, and returns the
+// Pod's network namespace.
+func addPods(t *testing.T) *os.File {
 	t.Helper()
 	run(t, "ip", "link", "add", "cni0", "type", "bridge")
 	t.Cleanup(func() { _ = deleteLink("cni0") })
@@ -169,5 +200,6 @@ func addPods(t *testing.T) {
 		return errors.Join(h.AddrAdd(eth0, &netlink.Addr{IPNet: address}), h.LinkSetUp(eth0),
 			h.RouteAdd(&netlink.Route{LinkIndex: eth0.Attrs().Index, Gw: net.ParseIP("10.244.1.1")}))
 	}))
-	listenIn(t, ns, netip.MustParseAddrPort(fmt.Sprintf("%s:80", podIP)))
+	listenIn(t, ns, netip.MustParseAddrPort(podIP+":80"))
+	return ns
 }

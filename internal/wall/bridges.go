@@ -3,8 +3,10 @@
 package wall
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -20,24 +22,55 @@ import (
 //
 // The bundle's answers must then be untracked as well: otherwise the kernel would see
 // them as invalid, and kube-proxy drops those. One table of the node does that for all
-// walls. It keeps nothing out: without it, guests cannot reach their bundles on some
-// nodes.
+// walls.
+//
+// The same table keeps everything that is forwarded, such as the traffic of Pods, from
+// opening connections to bundles, which may hold credentials. Docker Engine 28 and newer
+// do that themselves. Older ones rely on the policy DROP of the chain FORWARD, which they
+// do not set on a node that forwards packets already.
+//
+// The table keeps no machine in: a wall without it is closed.
 const (
 	bridgesTable = "bottle-bridges"
-	bridgesChain = "prerouting"
 	bridgePrefix = "bb-" // see host.Owner
 )
 
-// bridgesRule matches IPv4 packets that arrive on the bridge of a bundle and leave
-// through the same bridge.
-var bridgesRule = rule{comment: markPrefix + "stays in its bridge", exprs: []expr.Any{
-	&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: reg0},
-	&expr.Cmp{Op: expr.CmpOpEq, Register: reg0, Data: []byte(bridgePrefix)},
-	&expr.Fib{Register: reg0, ResultOIF: true, FlagDADDR: true, FlagIIF: true, FlagPRESENT: true},
-	&expr.Cmp{Op: expr.CmpOpEq, Register: reg0, Data: []byte{1}},
-	&expr.Counter{},
-	&expr.Notrack{},
-}}
+// bridgesChain is a chain of the table, which has one rule.
+type bridgesChain struct {
+	name     string
+	hook     *nftables.ChainHook
+	priority *nftables.ChainPriority
+	rule     rule
+}
+
+var bridgesChains = []bridgesChain{
+	{"prerouting", nftables.ChainHookPrerouting, nftables.ChainPriorityRaw, rule{
+		comment: markPrefix + "stays in its bridge", exprs: slices.Concat(
+			bridge(expr.MetaKeyIIFNAME),
+			[]expr.Any{
+				// It leaves through the bridge on which it arrived.
+				&expr.Fib{Register: reg0, ResultOIF: true, FlagDADDR: true, FlagIIF: true, FlagPRESENT: true},
+				&expr.Cmp{Op: expr.CmpOpEq, Register: reg0, Data: []byte{1}},
+				&expr.Counter{},
+				&expr.Notrack{},
+			}),
+	}},
+	{"forward", nftables.ChainHookForward, nftables.ChainPriorityFilter, rule{
+		comment: markPrefix + "to a bundle from elsewhere", exprs: slices.Concat(
+			bridge(expr.MetaKeyOIFNAME),
+			[]expr.Any{
+				&expr.Ct{Key: expr.CtKeySTATE, Register: reg0},
+				&expr.Bitwise{SourceRegister: reg0, DestRegister: reg0, Len: 4, Mask: binary.NativeEndian.AppendUint32(nil, expr.CtStateBitNEW|expr.CtStateBitINVALID), Xor: make([]byte, 4)},
+				&expr.Cmp{Op: expr.CmpOpNeq, Register: reg0, Data: make([]byte, 4)},
+			},
+			verdict(expr.VerdictDrop)),
+	}},
+}
+
+// bridge matches the bridges of bundles.
+func bridge(key expr.MetaKey) []expr.Any {
+	return []expr.Any{&expr.Meta{Key: key, Register: reg0}, &expr.Cmp{Op: expr.CmpOpEq, Register: reg0, Data: []byte(bridgePrefix)}}
+}
 
 // bridgesFault says what is wrong with the table; "" if nothing is.
 func bridgesFault() (string, error) {
@@ -47,39 +80,47 @@ func bridgesFault() (string, error) {
 	}
 	defer rs.close()
 	found, err := rs.one(unix.NFT_MSG_GETTABLE, netlink.Attribute{Type: unix.NFTA_TABLE_NAME, Data: cString(bridgesTable)})
-	if err != nil {
+	switch {
+	case err != nil:
 		return "", fmt.Errorf("read nftables table ip %s: %w", bridgesTable, err)
-	}
-	if found == nil {
+	case found == nil:
 		return "is missing", nil
-	}
-	if parseTable(found).dormant {
+	case parseTable(found).dormant:
 		return "is switched off", nil
 	}
-	if found, err = rs.one(unix.NFT_MSG_GETCHAIN, netlink.Attribute{Type: unix.NFTA_CHAIN_TABLE, Data: cString(bridgesTable)},
-		netlink.Attribute{Type: unix.NFTA_CHAIN_NAME, Data: cString(bridgesChain)}); err != nil {
-		return "", fmt.Errorf("read nftables chain ip %s %s: %w", bridgesTable, bridgesChain, err)
-	}
-	if found == nil || !bridgesHook(parseChain(found)) {
-		return "has lost its chain", nil
+	var want []string
+	for _, c := range bridgesChains {
+		found, err := rs.one(unix.NFT_MSG_GETCHAIN, netlink.Attribute{Type: unix.NFTA_CHAIN_TABLE, Data: cString(bridgesTable)},
+			netlink.Attribute{Type: unix.NFTA_CHAIN_NAME, Data: cString(c.name)})
+		if err != nil {
+			return "", fmt.Errorf("read nftables chain ip %s %s: %w", bridgesTable, c.name, err)
+		}
+		if found == nil || !c.equal(parseChain(found)) {
+			return "has lost a chain", nil
+		}
+		form, err := normalOf(c.rule)
+		if err != nil {
+			return "", err
+		}
+		want = append(want, c.name+" "+string(form))
 	}
 	rules, err := rs.rules(bridgesTable)
 	if err != nil {
 		return "", err
 	}
-	want, err := normalOf(bridgesRule)
-	if err != nil {
-		return "", err
+	var got []string
+	for _, r := range rules {
+		got = append(got, r.chain+" "+string(r.normal))
 	}
-	if len(rules) != 1 || rules[0].chain != bridgesChain || string(rules[0].normal) != string(want) {
+	if !slices.Equal(got, want) {
 		return "has other rules than it should", nil
 	}
 	return "", nil
 }
 
-func bridgesHook(c chain) bool {
-	return c.base && c.kind == string(nftables.ChainTypeFilter) && c.hook == unix.NF_INET_PRE_ROUTING &&
-		c.priority == int32(*nftables.ChainPriorityRaw) && c.policy == uint32(nftables.ChainPolicyAccept)
+func (c bridgesChain) equal(found chain) bool {
+	return found.base && found.kind == string(nftables.ChainTypeFilter) && found.hook == uint32(*c.hook) &&
+		found.priority == int32(*c.priority) && found.policy == uint32(nftables.ChainPolicyAccept)
 }
 
 // ensureBridgesTable writes the table unless it is as it should be.
@@ -97,11 +138,10 @@ func (w *Walls) ensureBridgesTable() error {
 	c.AddTable(table) // so that there is a table to delete
 	c.DelTable(table)
 	c.AddTable(table)
-	chain := c.AddChain(&nftables.Chain{
-		Name: bridgesChain, Table: table, Type: nftables.ChainTypeFilter,
-		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRaw,
-	})
-	c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: bridgesRule.exprs, UserData: commentOf(bridgesRule)})
+	for _, b := range bridgesChains {
+		chain := c.AddChain(&nftables.Chain{Name: b.name, Table: table, Type: nftables.ChainTypeFilter, Hooknum: b.hook, Priority: b.priority})
+		c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: b.rule.exprs, UserData: commentOf(b.rule)})
+	}
 	if err := c.Flush(); err != nil {
 		return fmt.Errorf("write nftables table ip %s: %w", table.Name, err)
 	}
