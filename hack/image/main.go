@@ -117,7 +117,7 @@ func build(ctx context.Context, r release, dir string) error {
 	if err != nil {
 		return fmt.Errorf("build bottle-operator: %w", err)
 	}
-	smolvm, err := smolvmProduct(ctx, r)
+	smolvm, err := smolvmProduct(ctx, r, out.scratch)
 	if err != nil {
 		return fmt.Errorf("build bottle-smolvm: %w", err)
 	}

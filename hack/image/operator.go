@@ -15,7 +15,12 @@ import (
 	"botbottle.dev/bottle-operator/internal/cabundle"
 )
 
-const setupPackage = "botbottle.dev/bottle-operator/internal/setup"
+const (
+	setupPackage = "botbottle.dev/bottle-operator/internal/setup"
+	// installVersion is the variable in which the installer finds the version of what
+	// it installs.
+	installVersion = "BOTTLE_INSTALL_VERSION="
+)
 
 // program is a program of this repository.
 type program struct {
@@ -23,8 +28,12 @@ type program struct {
 	stamped   bool // knows the version of the operator
 }
 
+// installer copies what is in an image to the node.
+var installer = program{name: "bottle-install", pkg: "./cmd/bottle-install"}
+
 // programs are those of the operator's image, each in a layer of its own.
 var programs = []program{
+	installer,
 	{name: "bottle-guest", pkg: "./cmd/bottle-guest"},
 	{name: "bottle-bundle", pkg: "./cmd/bottle-bundle"},
 	{name: "bottle-operator", pkg: ".", stamped: true},
@@ -73,6 +82,7 @@ func operatorProduct(ctx context.Context, r release, scratch string) (*product, 
 			User:       bundleimage.User,
 			Entrypoint: []string{"/bottle-operator"},
 			WorkingDir: "/",
+			Env:        []string{installVersion + r.version},
 			Labels:     own,
 		}, r)
 		if err != nil {
@@ -90,11 +100,17 @@ func operatorLayers(dir string) (layers, error) {
 		regular("etc/ssl/certs/ca-certificates.crt", 0o644, cabundle.WithPublicRoots(nil)),
 	}}
 	for _, p := range programs {
-		content, err := os.ReadFile(filepath.Join(dir, p.name))
+		layer, err := p.layer(dir)
 		if err != nil {
 			return nil, err
 		}
-		contents = append(contents, []entry{regular(p.name, 0o755, content)})
+		contents = append(contents, layer)
 	}
 	return contents, nil
+}
+
+// layer returns a layer with the program, which compile built into dir.
+func (p program) layer(dir string) ([]entry, error) {
+	content, err := os.ReadFile(filepath.Join(dir, p.name))
+	return []entry{regular(p.name, 0o755, content)}, err
 }

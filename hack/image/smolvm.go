@@ -27,8 +27,9 @@ const maxWheelFile = 256 << 20
 // smolvmProduct returns the image with the files of smolvm's wheels, laid out as
 // hack/smolvm-real/fetch does it, with two differences: the templates of disks stay
 // compressed, because they are sparse files of 20 and 10 GiB, which an image cannot
-// hold; and the licences are in /licenses.
-func smolvmProduct(ctx context.Context, r release) (*product, error) {
+// hold; and the licences are in /licenses. The installer is taken from
+// compiled/ARCHITECTURE.
+func smolvmProduct(ctx context.Context, r release, compiled string) (*product, error) {
 	own := labels(r, map[string]string{
 		"title":       "smolvm for the Bottle Operator",
 		"description": "The files of smolvm's wheel, and the program that installs them on a node",
@@ -46,7 +47,17 @@ func smolvmProduct(ctx context.Context, r release) (*product, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", filepath.Base(w.path), err)
 		}
-		one, err := newPlatformImage(platform, layers{entries}, v1.Config{User: "0:0", WorkingDir: "/", Labels: own}, r)
+		program, err := installer.layer(filepath.Join(compiled, platform.Architecture))
+		if err != nil {
+			return nil, err
+		}
+		one, err := newPlatformImage(platform, layers{entries, program}, v1.Config{
+			User:       "0:0", // it writes to the node's file system
+			Entrypoint: []string{"/" + installer.name},
+			WorkingDir: "/",
+			Env:        []string{installVersion + r.smolvm},
+			Labels:     own,
+		}, r)
 		if err != nil {
 			return nil, err
 		}
