@@ -6,6 +6,7 @@ import (
 	"archive/tar"
 	"archive/zip"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -423,8 +424,12 @@ func TestPush(t *testing.T) {
 	if want, err := p.index.Digest(); err != nil || got != want {
 		t.Errorf("digest in the registry: got %s, want %s (%v)", got, want, err)
 	}
-	if err := push(t.Context(), filepath.Join(out.dir, "oci/sample"), "sample"); err == nil {
-		t.Error("a reference without a registry was accepted")
+	for _, bad := range []string{"sample:1", reference[:strings.LastIndex(reference, ":")]} {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel() // nothing may be sent, whatever is accepted
+		if err := push(ctx, filepath.Join(out.dir, "oci/sample"), bad); err == nil || !strings.Contains(err.Error(), "want a reference with a registry and a tag") {
+			t.Errorf("push to %s: got %v, want it refused", bad, err)
+		}
 	}
 }
 
