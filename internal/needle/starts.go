@@ -22,6 +22,7 @@ type starts struct {
 	first   filter                // the first four characters of each needle
 	any     filter                // each four characters of each needle that begin at a place before stride
 	stride  int                   // a power of two, at most blockLength
+	chars   [256]bool             // the characters of all needles
 }
 
 type start struct {
@@ -39,6 +40,11 @@ func newStarts(needles []*needle) starts {
 			s.entries = append(s.entries, start{text: text, needle: n})
 			s.one[text>>24] = true
 			s.two[text>>16>>6] |= 1 << (text >> 16 & 63)
+		}
+		for i := range n.n {
+			for _, c := range []byte(n.form.spellings(n.char(i))) {
+				s.chars[c] = true
+			}
 		}
 		for n.n < startLength+s.stride-1 {
 			s.stride /= 2
@@ -125,14 +131,27 @@ func mayBeSpecial(eight uint64) uint64 {
 func (s *starts) harmless(p []byte, i int, places uint64) bool {
 	for ; places != 0; places &= places - 1 {
 		at := i + bits.TrailingZeros64(places)/8
-		if b := p[at]; special[b] {
-			last := binary.BigEndian.Uint32(p[at-startLength:])
-			if s.any.mayContain(last) || s.mayInterrupt(last, b, p[at+1]) {
-				return false
-			}
+		b := p[at]
+		if !special[b] || s.strange(p[at-1], b, p[at+1]) {
+			continue
+		}
+		last := binary.BigEndian.Uint32(p[at-startLength:])
+		if s.any.mayContain(last) || s.mayInterrupt(last, b, p[at+1]) {
+			return false
 		}
 	}
 	return true
+}
+
+// strange reports whether the special character b is a line break after a character that
+// is in no needle, or begins a short escape that stands for one. (After another escape or
+// line break in a needle, the engine does not skip.)
+func (s *starts) strange(before, b, next byte) bool {
+	if b == '\\' {
+		char := shortMeans[next]
+		return char != 0 && !s.chars[char] && !(isBreak(char) && s.chars[before])
+	}
+	return isBreak(b) && !s.chars[before]
 }
 
 // stop reports whether byte i, after the last four bytes, may complete the start of a
