@@ -8,6 +8,8 @@ import (
 	"debug/elf"
 	"encoding/json"
 	"fmt"
+	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,7 +26,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
+	"golang.org/x/sys/unix"
 
+	"botbottle.dev/bottle-operator/internal/sparsefile"
 	"botbottle.dev/bottle-operator/test/require"
 )
 
@@ -231,6 +235,7 @@ func examineOperator(t *testing.T, dir, arch string, platforms int) {
 	if diff := cmp.Diff([]string{
 		"bottle-bundle 755 0:0", "bottle-guest 755 0:0", "bottle-install 755 0:0", "bottle-operator 755 0:0",
 		"etc/group 644 0:0", "etc/passwd 644 0:0", "etc/ssl/certs/ca-certificates.crt 644 0:0",
+		"licenses/LICENSE 644 0:0",
 	}, files); diff != "" {
 		t.Errorf("files (-want +got):\n%s", diff)
 	}
@@ -276,7 +281,7 @@ func examineSmolvm(t *testing.T, root, dir, arch string, platforms int) {
 	headers, contents := unpack(t, mutate.Extract(image))
 	for _, name := range []string{
 		"bottle-install", "payload/smolvm/smolvm", "payload/smolvm/lib/libkrun.so", "payload/smolvm/lib/libkrunfw.so.5",
-		"payload/smolvm/storage-template.ext4.zst", "payload/smolvm/overlay-template.ext4.zst",
+		"payload/smolvm/storage-template.ext4.sparse", "payload/smolvm/overlay-template.ext4.sparse",
 		"payload/smolvm/agent-rootfs/lib/apk/db/installed", "licenses/linux-GPL-2.0-only.txt", "licenses/THIRD_PARTY_NOTICES.md",
 	} {
 		if h := headers[name]; h == nil || h.Typeflag != tar.TypeReg || h.Size == 0 {
@@ -306,7 +311,7 @@ func examineSmolvm(t *testing.T, root, dir, arch string, platforms int) {
 }
 
 // wantSameAsFetched compares the payload with an installed smolvm: names, kinds, modes,
-// links and contents, except for the templates, which are packed in the image.
+// links and contents.
 func wantSameAsFetched(t *testing.T, fetched string, headers map[string]*tar.Header, contents map[string][]byte) {
 	seen := map[string]bool{}
 	err := filepath.WalkDir(fetched, func(path string, d os.DirEntry, err error) error {
@@ -314,8 +319,14 @@ func wantSameAsFetched(t *testing.T, fetched string, headers map[string]*tar.Hea
 			return err
 		}
 		name, err := filepath.Rel(fetched, path)
-		if err != nil || name == "." || name == ".lock" || name == ".stamp" || strings.HasSuffix(name, "-template.ext4") {
+		if err != nil || name == "." || name == ".lock" || name == ".stamp" {
 			return err
+		}
+		if strings.HasSuffix(name, "-template.ext4") {
+			packed := "payload/smolvm/" + name + sparsefile.Suffix
+			seen[packed] = true
+			wantSameDisk(t, path, contents[packed])
+			return nil
 		}
 		image := "payload/smolvm/" + name
 		seen[image] = true
@@ -350,9 +361,70 @@ func wantSameAsFetched(t *testing.T, fetched string, headers map[string]*tar.Hea
 		t.Error(err)
 	}
 	for name := range headers {
-		if strings.HasPrefix(name, "payload/smolvm/") && !seen[name] && !strings.Contains(name, "-template.ext4") {
+		if strings.HasPrefix(name, "payload/smolvm/") && !seen[name] {
 			t.Errorf("%s is in the image, but not installed", name)
 		}
+	}
+}
+
+// recorder keeps what sparsefile.Decode writes.
+type recorder struct {
+	pieces map[int64]string
+	size   int64
+}
+
+func (r *recorder) WriteAt(p []byte, at int64) (int, error) {
+	r.pieces[at] = string(p)
+	return len(p), nil
+}
+
+func (r *recorder) Truncate(size int64) error {
+	r.size = size
+	return nil
+}
+
+// wantSameDisk compares a packed disk with an unpacked one, without reading the holes.
+func wantSameDisk(t *testing.T, path string, packed []byte) {
+	t.Helper()
+	got := recorder{pieces: map[int64]string{}}
+	if err := sparsefile.Decode(t.Context(), &got, bytes.NewReader(packed), sparsefile.Limits{Size: 64 << 30, Data: 64 << 20}); err != nil {
+		t.Errorf("unpack %s: %v", filepath.Base(path), err)
+		return
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	const block = 4096
+	want := recorder{pieces: map[int64]string{}}
+	want.size, err = f.Seek(0, io.SeekEnd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for start := int64(0); ; {
+		if start, err = f.Seek(start, unix.SEEK_DATA); err != nil {
+			break // no more data
+		}
+		end, err := f.Seek(start, unix.SEEK_HOLE)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for at := start / block * block; at < end; at += block {
+			b := make([]byte, block)
+			n, err := f.ReadAt(b, at)
+			if err != nil && err != io.EOF {
+				t.Fatal(err)
+			}
+			if strings.Trim(string(b[:n]), "\x00") != "" {
+				want.pieces[at] = string(b[:n])
+			}
+		}
+		start = end
+	}
+	if len(want.pieces) == 0 || got.size != want.size || !maps.Equal(got.pieces, want.pieces) {
+		t.Errorf("%s: got %d bytes with %d blocks of data, want %d with %d, or their contents differ",
+			filepath.Base(path), got.size, len(got.pieces), want.size, len(want.pieces))
 	}
 }
 

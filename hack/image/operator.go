@@ -74,7 +74,7 @@ func operatorProduct(ctx context.Context, r release, scratch string) (*product, 
 		if err := compile(ctx, r, platform.Architecture, dir); err != nil {
 			return nil, err
 		}
-		contents, err := operatorLayers(dir)
+		contents, err := operatorLayers(r, dir)
 		if err != nil {
 			return nil, err
 		}
@@ -93,8 +93,13 @@ func operatorProduct(ctx context.Context, r release, scratch string) (*product, 
 	return p, p.setIndex(own)
 }
 
-func operatorLayers(dir string) (layers, error) {
+func operatorLayers(r release, dir string) (layers, error) {
+	license, err := os.ReadFile(filepath.Join(r.source, "LICENSE"))
+	if err != nil {
+		return nil, err
+	}
 	contents := layers{{
+		regular("licenses/LICENSE", 0o644, license),
 		regular("etc/passwd", 0o644, fmt.Appendf(nil, "root:x:0:0:root:/:/sbin/nologin\nbottle:x:%[1]d:%[1]d:bottle:/:/sbin/nologin\n", bundleimage.UserID)),
 		regular("etc/group", 0o644, fmt.Appendf(nil, "root:x:0:\nbottle:x:%d:\n", bundleimage.UserID)),
 		regular("etc/ssl/certs/ca-certificates.crt", 0o644, cabundle.WithPublicRoots(nil)),

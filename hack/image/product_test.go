@@ -27,6 +27,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/klauspost/compress/zstd"
+
+	"botbottle.dev/bottle-operator/internal/sparsefile"
 )
 
 func testRelease() release {
@@ -217,6 +219,9 @@ func wantModules(t *testing.T, document spdxDocument, file, path string, count i
 	}
 }
 
+// testTemplate is the disk in the wheel of testWheel.
+var testTemplate = strings.Repeat("\x00", 1<<20) + "data" + strings.Repeat("\x00", 1<<20)
+
 // testWheel writes a small wheel, laid out like the real one.
 func testWheel(t *testing.T, guest []tar.Header) string {
 	t.Helper()
@@ -245,6 +250,17 @@ func testWheel(t *testing.T, guest []tar.Header) string {
 	if err := errors.Join(tw.Close(), compressed.Close()); err != nil {
 		t.Fatal(err)
 	}
+	var template bytes.Buffer
+	zeros, err := zstd.NewWriter(&template)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := zeros.Write([]byte(testTemplate)); err != nil {
+		t.Fatal(err)
+	}
+	if err := zeros.Close(); err != nil {
+		t.Fatal(err)
+	}
 	path := filepath.Join(t.TempDir(), "smolmachines-9.9.9-cp39-abi3-manylinux_2_28_x86_64.whl")
 	f, err := os.Create(path)
 	if err != nil {
@@ -257,7 +273,7 @@ func testWheel(t *testing.T, guest []tar.Header) string {
 		{"smol/libkrun.so", "krun"},
 		{"smol/libkrunfw.so.5", "krunfw"},
 		{"smol/agent-rootfs.tar.zst", rootfs.String()},
-		{"smol/storage-template.ext4.zst", "packed"},
+		{"smol/storage-template.ext4.zst", template.String()},
 		{"smol/licenses/libkrun-LICENSE.txt", "licence"},
 		{"smol/THIRD_PARTY_NOTICES.md", "## libkrun\n- License: Apache-2.0\n- Source: https://example.test/libkrun/tree/" + strings.Repeat("6d", 20) + "\n"},
 		{"smolmachines-9.9.9.dist-info/sboms/a.cyclonedx.json", `{"components":[{"name":"serde","version":"1.0.1","purl":"pkg:cargo/serde@1.0.1?download_url=file:///build"}]}`},
@@ -277,6 +293,7 @@ func testWheel(t *testing.T, guest []tar.Header) string {
 }
 
 func TestWheel(t *testing.T) {
+	cache := t.TempDir()
 	w, err := readWheel(testWheel(t, []tar.Header{
 		{Name: "./", Typeflag: tar.TypeDir, Mode: 0o700},
 		{Name: "./bin/sh", Typeflag: tar.TypeSymlink, Linkname: "busybox"},
@@ -289,7 +306,7 @@ func TestWheel(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	entries, err := w.entries()
+	entries, err := w.entries(t.Context(), cache)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -305,8 +322,8 @@ func TestWheel(t *testing.T) {
 	const p, root = "payload/smolvm/", "payload/smolvm/agent-rootfs"
 	want := map[string]found{
 		p + "smolvm": {tar.TypeReg, 0o755, ""}, p + "lib/libkrun.so": {tar.TypeReg, 0o644, ""}, p + "lib/libkrunfw.so.5": {tar.TypeReg, 0o644, ""},
-		p + "storage-template.ext4.zst": {tar.TypeReg, 0o644, ""},
-		root:                            {tar.TypeDir, 0o755, ""}, root + "/bin/sh": {tar.TypeSymlink, 0o777, "busybox"},
+		p + "storage-template.ext4.sparse": {tar.TypeReg, 0o644, ""},
+		root:                               {tar.TypeDir, 0o755, ""}, root + "/bin/sh": {tar.TypeSymlink, 0o777, "busybox"},
 		root + "/bin/tool": {tar.TypeReg, 0o755, ""}, root + "/bin/same": {tar.TypeLink, 0o755, root + "/bin/tool"},
 		root + "/etc/shadow": {tar.TypeReg, 0o644, ""}, root + "/etc/alpine-release": {tar.TypeReg, 0o644, ""},
 		root + "/lib/apk/db/installed": {tar.TypeReg, 0o644, ""},
@@ -314,6 +331,27 @@ func TestWheel(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("files (-want +got):\n%s", diff)
+	}
+
+	for range 2 { // the second time from the cache
+		packed, err := w.templates(t.Context(), cache)
+		if err != nil || len(packed) != 1 {
+			t.Fatalf("got %d templates, %v, want 1", len(packed), err)
+		}
+		if got := unpackSparse(t, packed[0].content); got != testTemplate || len(packed[0].content) > 10_000 {
+			t.Errorf("the template, in %d bytes, is unpacked to %d other bytes than before", len(packed[0].content), len(got))
+		}
+	}
+	kept, err := os.ReadDir(cache)
+	if err != nil || len(kept) != 1 {
+		t.Fatalf("got %d files in the cache (%v), want 1", len(kept), err)
+	}
+	if err := os.WriteFile(filepath.Join(cache, kept[0].Name()), []byte("an older format\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	again, err := w.templates(t.Context(), cache)
+	if err != nil || unpackSparse(t, again[0].content) != testTemplate {
+		t.Errorf("a cached template in another format was used (%v)", err)
 	}
 
 	about, err := w.components(entries)
@@ -356,6 +394,23 @@ func TestWheel(t *testing.T) {
 	}
 }
 
+func unpackSparse(t *testing.T, content []byte) string {
+	t.Helper()
+	f, err := os.Create(filepath.Join(t.TempDir(), "disk"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := sparsefile.Decode(t.Context(), f, bytes.NewReader(content), sparsefile.Limits{Size: 1 << 30, Data: 1 << 20}); err != nil {
+		t.Fatal(err)
+	}
+	unpacked, err := os.ReadFile(f.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(unpacked)
+}
+
 func TestWheelRefused(t *testing.T) {
 	for name, tt := range map[string]struct {
 		header tar.Header
@@ -368,7 +423,7 @@ func TestWheelRefused(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := w.entries(); err == nil || !strings.Contains(err.Error(), tt.want) {
+		if _, err := w.entries(t.Context(), t.TempDir()); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: got %v, want an error with %q", name, err, tt.want)
 		}
 	}

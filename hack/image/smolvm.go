@@ -25,9 +25,9 @@ const payload = "payload/smolvm/"
 const maxWheelFile = 256 << 20
 
 // smolvmProduct returns the image with the files of smolvm's wheels, laid out as
-// hack/smolvm-real/fetch does it, with two differences: the templates of disks stay
-// compressed, because they are sparse files of 20 and 10 GiB, which an image cannot
-// hold; and the licences are in /licenses. The installer is taken from
+// hack/smolvm-real/fetch does it, with two differences: the templates of disks are
+// packed, because they are sparse files of 20 and 10 GiB, which an image cannot hold;
+// and the licences are in /licenses. The installer is taken from
 // compiled/ARCHITECTURE.
 func smolvmProduct(ctx context.Context, r release, compiled string) (*product, error) {
 	own := labels(r, map[string]string{
@@ -43,7 +43,7 @@ func smolvmProduct(ctx context.Context, r release, compiled string) (*product, e
 		if err != nil {
 			return nil, err
 		}
-		entries, err := w.entries()
+		entries, err := w.entries(ctx, r.wheels)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", filepath.Base(w.path), err)
 		}
@@ -136,7 +136,7 @@ func (w *wheel) names(pattern string) []string {
 	return names
 }
 
-func (w *wheel) entries() ([]entry, error) {
+func (w *wheel) entries(ctx context.Context, cache string) ([]entry, error) {
 	vmm, ok := w.files["smol/smol-vmm"]
 	if !ok {
 		return nil, errors.New("it has no smol-vmm")
@@ -149,14 +149,15 @@ func (w *wheel) entries() ([]entry, error) {
 	for _, name := range libraries {
 		entries = append(entries, regular(payload+"lib/"+path.Base(name), 0o644, w.files[name]))
 	}
-	for _, name := range w.names("*-template.ext4.zst") {
-		entries = append(entries, regular(payload+path.Base(name), 0o644, w.files[name]))
+	templates, err := w.templates(ctx, cache)
+	if err != nil {
+		return nil, err
 	}
 	guest, err := w.guest()
 	if err != nil {
 		return nil, err
 	}
-	entries = append(entries, guest...)
+	entries = append(append(entries, templates...), guest...)
 	for _, name := range append(w.names("licenses/*"), w.names("*NOTICES*")...) {
 		entries = append(entries, regular("licenses/"+path.Base(name), 0o644, w.files[name]))
 	}
