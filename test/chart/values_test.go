@@ -57,7 +57,7 @@ var changes = map[string]struct{ flags, want string }{
 	"priorityClass":                {"--set=priorityClass=true", "priorityClassName: system-cluster-critical"},
 	"aggregateEdit":                {"--set=aggregateEdit=true", "rbac.authorization.k8s.io/aggregate-to-edit:"},
 	"openshift":                    {"--set=openshift=true", "name: system:openshift:scc:privileged"},
-	"crds.install":                 {"--set=crds.install=false", "!kind: CustomResourceDefinition"},
+	"crds.install":                 {"--set=crds.install=false", "!helm.sh/resource-policy: keep"},
 	"networkPolicy.enabled":        {"--set=networkPolicy.enabled=false", "!kind: NetworkPolicy"},
 	"networkPolicy.apiServerPorts": {"--set=networkPolicy.apiServerPorts={16443}", "port: 16443"},
 	"serviceMonitor.enabled":       {"--set=serviceMonitor.enabled=true", "kind: ServiceMonitor"},
