@@ -204,10 +204,10 @@ func (t *Trial) lock() (unlock func(), err error) {
 
 // attempt boots a machine and removes it.
 func (t *Trial) attempt(ctx context.Context) (v verdict, err error) {
-	machines := t.Machines(t.home())
-	if err := t.remove(ctx, machines); err != nil {
+	if err := t.remove(ctx, t.Machines(t.home())); err != nil {
 		return v, err
 	}
+	machines := t.Machines(t.home()) // the home is gone, and each driver makes its own
 	defer func() {
 		// No verdict counts while something of the trial is left.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)

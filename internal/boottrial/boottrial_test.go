@@ -33,21 +33,49 @@ func newNode(t *testing.T) *node {
 	n := &node{machines: hosttest.NewMachines(nil), boot: "first", netns: "/proc/self/ns/net"}
 	n.Trial = New(Options{
 		Dir:      filepath.Join(t.TempDir(), "boot-trial"),
-		Machines: func(home string) Machines { return homed{n.machines, home} },
+		Machines: func(home string) Machines { return &homed{Machines: n.machines, home: home} },
 		BootID:   func() (string, error) { return n.boot, nil },
 		Isolate:  func() (string, func(), error) { return n.netns, func() { n.released++ }, nil },
 	})
 	return n
 }
 
-// homed creates smolvm's home, as the real driver does.
+// homed is a driver of smolvm. As the real one, it creates its home once, at its first
+// call, and smolvm works only there.
 type homed struct {
 	Machines
-	home string
+	home     string
+	prepared bool
 }
 
-func (h homed) CreateMachine(ctx context.Context, s host.MachineSpec) error {
-	return errors.Join(os.MkdirAll(h.home, 0o711), h.Machines.CreateMachine(ctx, s))
+func (h *homed) prepare() error {
+	if h.prepared {
+		_, err := os.Stat(h.home)
+		return err
+	}
+	h.prepared = true
+	return os.MkdirAll(h.home, 0o711)
+}
+
+func (h *homed) Version(ctx context.Context) (host.SmolvmVersion, error) {
+	if err := h.prepare(); err != nil {
+		return host.SmolvmVersion{}, err
+	}
+	return h.Machines.Version(ctx)
+}
+
+func (h *homed) CreateMachine(ctx context.Context, s host.MachineSpec) error {
+	if err := h.prepare(); err != nil {
+		return err
+	}
+	return h.Machines.CreateMachine(ctx, s)
+}
+
+func (h *homed) DeleteMachine(ctx context.Context, name string) error {
+	if err := h.prepare(); err != nil {
+		return err
+	}
+	return h.Machines.DeleteMachine(ctx, name)
 }
 
 func (n *node) want(t *testing.T, state State, message string) {

@@ -118,6 +118,10 @@ func IsSmolvm(fact string) bool {
 	return fact == smolvmName || fact == versionName || fact == filesName
 }
 
+// ForMachines reports whether a machine that runs nothing of a user needs what a fact is
+// about.
+func ForMachines(fact string) bool { return fact != dockerName && fact != guestProgramName }
+
 // IsGuestProgram reports whether a fact is about Options.GuestProgram.
 func IsGuestProgram(fact string) bool { return fact == guestProgramName }
 

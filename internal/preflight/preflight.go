@@ -119,7 +119,7 @@ func (r Report) Err() error {
 	var failed []string
 	for _, c := range r.Checks {
 		if c.Outcome == Failure {
-			failed = append(failed, c.Name+": "+c.Message)
+			failed = append(failed, c.Name+": "+oneLine(c.Message))
 		}
 	}
 	if len(failed) == 0 {

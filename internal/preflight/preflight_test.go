@@ -309,11 +309,11 @@ func TestACheckThatHangsFails(t *testing.T) {
 }
 
 func TestReport(t *testing.T) {
-	facts := OfFacts([]host.Fact{{Name: "kvm", OK: true}, {Name: "cgroups", OK: true, Message: "a note"}, {Name: "docker", Message: "away: start it"}})
+	facts := OfFacts([]host.Fact{{Name: "kvm", OK: true}, {Name: "cgroups", OK: true, Message: "a note"}, {Name: "docker", Message: "away:\nstart it"}})
 	r := NewReport("v1", "node-1", append(facts, Result{"disk", OK, "9.0 GiB free"}))
 	for format, lines := range map[string][]string{
-		"text": {"RESULT   CHECK    FOUND", "ok       kvm", "warning  cgroups  a note", "failure  docker   away: start it", "ok       disk     9.0 GiB free", "2 ok, 1 with a warning, 1 failed"},
-		"json": {`"version": "v1"`, `"node": "node-1"`, `"result": "failure"`, `"name": "docker"`, `"message": "away: start it"`},
+		"text": {"RESULT   CHECK    FOUND", "ok       kvm", "warning  cgroups  a note", "failure  docker   away:; start it", "ok       disk     9.0 GiB free", "2 ok, 1 with a warning, 1 failed"},
+		"json": {`"version": "v1"`, `"node": "node-1"`, `"result": "failure"`, `"name": "docker"`, `"message": "away:\nstart it"`},
 	} {
 		var out bytes.Buffer
 		if err := r.Write(&out, format); err != nil {
@@ -332,7 +332,7 @@ func TestReport(t *testing.T) {
 	if err := r.Write(&bytes.Buffer{}, "yaml"); err == nil {
 		t.Error("format yaml: got nil, want an error")
 	}
-	wantErr := "this node cannot run Bottles (1 of 4 checks failed)\n  docker: away: start it"
+	wantErr := "this node cannot run Bottles (1 of 4 checks failed)\n  docker: away:; start it"
 	if got := fmt.Sprint(r.Err()); got != wantErr {
 		t.Errorf("error: got %q, want %q", got, wantErr)
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 )
 
@@ -33,7 +34,7 @@ func (r Report) writeText(w io.Writer) error {
 	count := map[Outcome]int{}
 	for _, c := range r.Checks {
 		count[c.Outcome]++
-		fmt.Fprintf(t, "%s\t%s\t%s\n", c.Outcome, c.Name, c.Message)
+		fmt.Fprintf(t, "%s\t%s\t%s\n", c.Outcome, c.Name, oneLine(c.Message))
 	}
 	if err := t.Flush(); err != nil {
 		return err
@@ -41,3 +42,6 @@ func (r Report) writeText(w io.Writer) error {
 	_, err := fmt.Fprintf(w, "%d ok, %d with a warning, %d failed\n", count[OK], count[Warning], count[Failure])
 	return err
 }
+
+// oneLine joins the lines of a message, such as those of several errors.
+func oneLine(message string) string { return strings.ReplaceAll(message, "\n", "; ") }

@@ -13,6 +13,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/boottrial"
 	"botbottle.dev/bottle-operator/internal/cgroup"
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/nodefacts"
 	"botbottle.dev/bottle-operator/internal/smolvm"
 )
 
@@ -29,14 +30,13 @@ func (o *AgentOptions) bootTrial() *boottrial.Trial {
 	})
 }
 
-// bootKeeper returns what makes the trial once each time the node has booted. facts are
-// those that a machine needs.
+// bootKeeper returns what makes the trial once each time the node has booted.
 func (o *AgentOptions) bootKeeper(facts host.Facts) *boottrial.Keeper {
 	return boottrial.NewKeeper(boottrial.KeeperOptions{
 		Trial: o.bootTrial(), Clock: clock.RealClock{}, Log: ctrl.Log.WithName("boot-trial"),
 		Ready: func(ctx context.Context) error {
 			for _, f := range facts.NodeFacts(ctx) {
-				if !f.OK {
+				if !f.OK && nodefacts.ForMachines(f.Name) {
 					return fmt.Errorf("%s: %s", f.Name, f.Message)
 				}
 			}

@@ -117,7 +117,7 @@ func (o *PreflightOptions) tryBoot(ctx context.Context, facts []preflight.Result
 		return nil
 	}
 	for _, f := range facts {
-		if f.Outcome == preflight.Failure {
+		if f.Outcome == preflight.Failure && nodefacts.ForMachines(f.Name) {
 			return fmt.Errorf("%s has failed, so it was not tried", f.Name)
 		}
 	}
