@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strconv"
 
 	"botbottle.dev/bottle-operator/internal/host"
@@ -19,7 +20,10 @@ type lineReader struct {
 	end   *position // where to stop; nil at the end of the files
 	held  []byte    // the beginning of an unfinished line
 	skip  bool      // up to the next newline, because the beginning of the line is lost
-	torn  bool      // the next line may be the end of one whose beginning smolvm has discarded
+	// supervised: a line of the supervisor was seen. Then all lines are its.
+	supervised bool
+	// discards: smolvm has discarded output.
+	discards bool
 	// buffer has what was read from the file.
 	buffer []byte
 }
@@ -147,28 +151,53 @@ func (r *lineReader) split(b []byte, emit func([]byte, bool) error) error {
 	return nil
 }
 
-// line emits the line that is held. If smolvm has discarded output in it, line says so, and
+// line emits the line that is held. If smolvm has discarded output near it, line says so, and
 // passes over parts of lines that were torn by that and cannot be read any more.
 func (r *lineReader) line(emit func([]byte, bool) error) error {
 	text, lost := r.held, int64(0)
 	if r.files.log == host.WorkloadLog {
 		text, lost = cutDiscarded(text)
+		r.discards = r.discards || lost > 0
 	}
-	_, readable := parseLine(text)
-	if whole := !r.torn && lost == 0; whole || readable {
-		if err := emit(text, true); err != nil {
+	for _, piece := range r.pieces(text) {
+		_, ok := parseLine(piece)
+		r.supervised = r.supervised || ok && r.files.log == host.WorkloadLog
+		if r.supervised && !ok {
+			lost += int64(len(piece))
+			continue
+		}
+		if err := emit(piece, true); err != nil {
 			return err
 		}
 	}
-	r.held, r.torn = r.held[:0], lost > 0
+	r.held = r.held[:0]
 	if lost == 0 {
 		return nil
 	}
 	return emitLost(lost, emit)
 }
 
-// smolvm 1.32.2 discards output that comes faster than it can write it, in the middle of a
-// line, and then writes this mark, with the number of bytes, and a newline.
+// headPattern matches the beginning of a line of the supervisor.
+var headPattern = regexp.MustCompile(`[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}\.[0-9]{9}Z (?:stdout|stderr|system) [FP] `)
+
+// pieces takes apart lines that smolvm has joined by discarding what was between them.
+func (r *lineReader) pieces(text []byte) (pieces [][]byte) {
+	for r.discards && len(text) > 1 {
+		next := headPattern.FindIndex(text[1:])
+		if next == nil {
+			break
+		}
+		pieces, text = append(pieces, text[:next[0]+1]), text[next[0]+1:]
+	}
+	if r.discards && len(text) == 0 {
+		return pieces // only a mark was in the line
+	}
+	return append(pieces, text)
+}
+
+// smolvm 1.32.2 discards output that comes faster than it can write it, in the middle of
+// lines. It writes this mark, with the number of bytes, and a newline, but not always where
+// they are missing.
 var discardedBegin, discardedEnd = []byte("[smolvm: "), []byte(" bytes of workload output dropped]")
 
 // cutDiscarded returns a line without the mark that smolvm put at its end, and the number

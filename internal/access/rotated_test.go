@@ -132,11 +132,15 @@ func TestDiscardedOutput(t *testing.T) {
 		"2026-01-02T03:04:03Z stdout F three\n"+
 		"2026-01-02T03:04:04Z std[smolvm: 9 bytes of workload output dropped]\n"+
 		"another end[smolvm: 8 bytes of workload output dropped]\n"+
-		"2026-01-02T03:04:05Z stdout F [smolvm: no bytes of workload output dropped]\n")
+		"2026-01-02T03:04:05Z stdout F [smolvm: no bytes of workload output dropped]\n"+
+		"2026-01-2026-01-02T03:04:06.000000001Z stdout F four\n"+
+		"2026-01-02T03:04:07.000000000Z stdout F fi2026-01-02T03:04:08.000000000Z stderr P six\n")
 	want := []string{
-		"2026-01-02T03:04:01Z stdout F one", "system F dropped 16384 bytes", "2026-01-02T03:04:02Z stdout F two", "system F dropped 70 bytes",
-		"2026-01-02T03:04:03Z stdout F three", "system F dropped 9 bytes", "system F dropped 8 bytes",
+		"2026-01-02T03:04:01Z stdout F one", "system F dropped 16384 bytes", "system F dropped 18 bytes", "2026-01-02T03:04:02Z stdout F two", "system F dropped 70 bytes",
+		"2026-01-02T03:04:03Z stdout F three", "system F dropped 33 bytes", "system F dropped 19 bytes",
 		"2026-01-02T03:04:05Z stdout F [smolvm: no bytes of workload output dropped]",
+		"2026-01-02T03:04:06.000000001Z stdout F four", "system F dropped 8 bytes",
+		"2026-01-02T03:04:07Z stdout F fi", "2026-01-02T03:04:08Z stderr P six",
 	}
 	code, got := w.get(t, http.MethodGet, w.url("log", url.Values{"format": {"CRI"}}))
 	lines := strings.Split(strings.TrimSuffix(got, "\n"), "\n")
