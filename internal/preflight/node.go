@@ -75,9 +75,9 @@ func Disk(dir string, reserve int64, statfs func(path string, st *unix.Statfs_t)
 
 func size(bytes int64) string { return fmt.Sprintf("%.1f GiB", float64(bytes)/(1<<30)) }
 
-// Network checks the kernel's settings that the bundles' networks and the walls rely on.
-// procSys is /proc/sys.
-func Network(procSys string) Check {
+// Network checks the kernel's settings that the bundles' networks and the walls rely on,
+// and whether they cut off Pods. procSys is /proc/sys; forwardDrops is ForwardDrops.
+func Network(procSys string, forwardDrops func() (bool, error)) Check {
 	return Check{"network", func(context.Context) (Outcome, string) {
 		var notes []string
 		if v := setting(procSys, "net/ipv4/ip_forward"); v == "0" {
@@ -92,6 +92,9 @@ func Network(procSys string) Check {
 		}
 		if setting(procSys, "net/ipv6/conf/all/disable_ipv6") == "" {
 			notes = append(notes, "the kernel has no IPv6")
+		}
+		if drops, err := forwardDrops(); err == nil && drops {
+			return Warning, "the policy of the iptables chain FORWARD is DROP, so Pods whose CNI does not accept their traffic are cut off: iptables -P FORWARD ACCEPT (docs/kubernetes.md says more, under Beside a CNI)"
 		}
 		return OK, strings.Join(notes, "; ")
 	}}

@@ -105,7 +105,10 @@ func TestNetwork(t *testing.T) {
 				setFile(t, dir, file, value)
 			}
 			setFile(t, dir, tt.name, tt.value)
-			want(t, Network(dir), tt.outcome, tt.message)
+			want(t, Network(dir, func() (bool, error) { return false, nil }), tt.outcome, tt.message)
+			if tt.outcome == OK {
+				want(t, Network(dir, func() (bool, error) { return true, nil }), Warning, "FORWARD is DROP, so Pods whose CNI does not accept their traffic are cut off: iptables -P FORWARD ACCEPT")
+			}
 		})
 	}
 }

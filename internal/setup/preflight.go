@@ -83,7 +83,7 @@ func (o *PreflightOptions) Run(ctx context.Context) error {
 	checks := append([]preflight.Check{
 		preflight.Filter(wall.TryKernel),
 		preflight.Disk(o.StateDir, o.Images.Reserve, unix.Statfs),
-		preflight.Network("/proc/sys"),
+		preflight.Network("/proc/sys", preflight.ForwardDrops),
 		preflight.Ports([]preflight.Port{
 			{Flag: "access-bind-address", Address: o.Access.Address},
 			{Flag: "health-probe-bind-address", Address: o.HealthAddress},

@@ -15,12 +15,12 @@ import (
 )
 
 // TryKernel checks whether the kernel can make a wall. It makes a link with a wall's
-// filter in a network namespace of its own, which nothing else sees, and reads the filter
-// back. The namespace ends with the call.
+// filter, and the table of the bridges, in a network namespace of its own, which nothing
+// else sees, and reads both back. The namespace ends with the call.
 func TryKernel() error {
 	spec := host.WallSpec{
 		Owner:     host.Owner{UID: "00000000-0000-0000-0000-000000000000", Slug: "preflight"},
-		MachineIP: netip.MustParseAddr("192.0.2.3"), BundleIP: netip.MustParseAddr("192.0.2.2"),
+		MachineIP: netip.MustParseAddr("192.0.2.3"), BundleIP: netip.MustParseAddr("192.0.2.2"), Ports: []int32{8888},
 	}
 	want, err := expect(spec)
 	if err != nil {
@@ -53,6 +53,13 @@ func TryKernel() error {
 		if !want.equal(written) {
 			return errors.New("the kernel changed the filter that was written")
 		}
-		return nil
+		if err := New(Options{}).ensureBridgesTable(); err != nil {
+			return err
+		}
+		fault, err := bridgesFault()
+		if err == nil && fault != "" {
+			err = fmt.Errorf("nftables table ip %s %s", bridgesTable, fault)
+		}
+		return err
 	})
 }
