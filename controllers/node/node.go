@@ -210,6 +210,20 @@ func (n *Reconciler) ensureCapacity(ctx context.Context, node *corev1.Node, coun
 	return nil
 }
 
+// Withdraw removes from a Node the label and the resource that an agent published. It
+// returns nil if there is no such Node.
+func Withdraw(ctx context.Context, c client.Client, name string) error {
+	node := &corev1.Node{}
+	if err := c.Get(ctx, types.NamespacedName{Name: name}, node); err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	n := &Reconciler{client: c, node: name}
+	if err := n.ensureLabel(ctx, node, ""); err != nil {
+		return err
+	}
+	return n.ensureCapacity(ctx, node, 0)
+}
+
 // mergePatch returns the Node to patch and a patch with the change.
 func (n *Reconciler) mergePatch(change map[string]any) (*corev1.Node, client.Patch, error) {
 	data, err := json.Marshal(change)

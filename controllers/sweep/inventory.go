@@ -3,6 +3,7 @@
 package sweep
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -28,13 +29,13 @@ type Inventory struct {
 }
 
 // owners returns the owners of everything that belongs to this cluster and
-// node, by UID. Docker's objects have labels, walls have marks, and machines are
+// node, or to any node if here has none, by UID. Docker's objects have labels, walls have marks, and machines are
 // recorded in folders. If only the wall of a Bottle is left, its owner has
 // neither name nor namespace.
 func (i Inventory) owners(ctx context.Context, here host.Owner) (map[string]host.Owner, error) {
 	out := map[string]host.Owner{}
 	add := func(o host.Owner) {
-		if here.Local(o) {
+		if at := (host.Owner{Cluster: here.Cluster, Node: cmp.Or(here.Node, o.Node)}); at.Local(o) {
 			out[o.UID] = o
 		}
 	}

@@ -2,14 +2,6 @@
 
 package cgroup
 
-import (
-	"errors"
-	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
-)
-
 // Running reports whether any machine below the parent has a living process, except one:
 // "" excepts none.
 func Running(parent, except string) (bool, error) {
@@ -22,18 +14,15 @@ func Running(parent, except string) (bool, error) {
 
 // Running reports whether any machine but one has a living process; "" excepts none.
 func (g *Groups) Running(except string) (bool, error) {
-	entries, err := os.ReadDir(filepath.Join(g.mount, g.parent))
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil // no machine was started since the node booted
-	}
+	ids, err := g.List()
 	if err != nil {
-		return false, fmt.Errorf("list the machines' cgroups: %w", err)
+		return false, err
 	}
-	for _, e := range entries {
-		if !e.IsDir() || !ValidID(e.Name()) || e.Name() == except {
+	for _, id := range ids {
+		if id == except {
 			continue
 		}
-		if populated, err := g.Populated(e.Name()); err != nil || populated {
+		if populated, err := g.Populated(id); err != nil || populated {
 			return populated, err
 		}
 	}

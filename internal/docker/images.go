@@ -4,9 +4,13 @@ package docker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
+	"github.com/moby/moby/client"
+
+	"botbottle.dev/bottle-operator/internal/bundleimage"
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
@@ -36,4 +40,30 @@ func (e *Engine) SaveImage(ctx context.Context, id string) (io.ReadCloser, error
 		return nil, fmt.Errorf("save image %s: %w", id, err)
 	}
 	return r, nil
+}
+
+// BundleImages returns the references of all images of the built-in bundle, of any
+// release.
+func (e *Engine) BundleImages(ctx context.Context) (references []string, err error) {
+	err = e.read(ctx, "list the bundle's images", func(ctx context.Context) error {
+		list, err := e.calls().ImageList(ctx, client.ImageListOptions{Filters: client.Filters{}.Add("reference", bundleimage.Repository)})
+		for _, image := range list.Items {
+			references = append(references, image.RepoTags...)
+		}
+		return err
+	})
+	return references, err
+}
+
+// DeleteImage deletes an image that no container uses. It returns nil when there is no
+// image with that name.
+func (e *Engine) DeleteImage(ctx context.Context, name string) error {
+	err := e.write(ctx, fmt.Sprintf("delete image %q", name), func(ctx context.Context) error {
+		_, err := e.calls().ImageRemove(ctx, name, client.ImageRemoveOptions{})
+		return err
+	})
+	if errors.Is(err, host.ErrNotFound) {
+		return nil
+	}
+	return err
 }

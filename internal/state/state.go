@@ -156,6 +156,15 @@ func (d *Dir) ClaimCluster(id string) error {
 	return nil
 }
 
+// Cluster returns the UID of the cluster that ClaimCluster recorded, or "".
+func (d *Dir) Cluster() (string, error) {
+	data, err := os.ReadFile(filepath.Join(d.root, clusterIDFile))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("read the recorded cluster: %w", err)
+	}
+	return string(trimNewline(data)), nil
+}
+
 func trimNewline(b []byte) []byte {
 	for len(b) > 0 && (b[len(b)-1] == '\n' || b[len(b)-1] == '\r') {
 		b = b[:len(b)-1]
