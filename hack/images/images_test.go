@@ -26,36 +26,36 @@ import (
 	"botbottle.dev/bottle-operator/test/require"
 )
 
-var builtWget = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "wget-")
+// builtPrograms builds this folder's own programs, and returns where they are.
+var builtPrograms = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "images-")
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(dir, "wget")
-	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", path, "./wget")
+	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", dir, "./wget", "./pause")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	out, err := build.CombinedOutput()
 	if err != nil {
-		err = fmt.Errorf("build wget: %w\n%s", err, out)
+		err = fmt.Errorf("build wget and pause: %w\n%s", err, out)
 	}
-	return path, err
+	return dir, err
 })
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if path, err := builtWget(); err == nil {
-		_ = os.RemoveAll(filepath.Dir(path))
+	if dir, err := builtPrograms(); err == nil {
+		_ = os.RemoveAll(dir)
 	}
 	os.Exit(code)
 }
 
 func testSources(t *testing.T) sources {
 	t.Helper()
-	wget, err := builtWget()
+	dir, err := builtPrograms()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return sources{shell: "bash-static", busybox: "busybox", wget: wget}
+	return sources{shell: "bash-static", busybox: "busybox", wget: filepath.Join(dir, "wget"), pause: filepath.Join(dir, "pause")}
 }
 
 func testPrograms(t *testing.T) programs {
@@ -147,7 +147,7 @@ func TestRunIsReproducibleAndReplacesByRename(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, name := range []string{"guest.tar", "foreign-bundle.tar"} {
+	for _, name := range []string{"guest.tar", "foreign-bundle.tar", "pause.tar"} {
 		a, err := os.ReadFile(filepath.Join(one, name))
 		if err != nil {
 			t.Fatal(err)

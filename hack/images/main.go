@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command images writes the two small images that the development cluster and
-// the tests use, in the format of `docker save`: guest.tar, the default root
-// file system of guests, and foreign-bundle.tar, a sidecar image from outside
-// this project. Both consist of a shell, busybox, a small HTTP client and a few
-// files, and are made with archive/tar alone. The same programs give the same
-// bytes.
+// Command images writes the small images that the development cluster and the
+// tests use, in the format of `docker save`: guest.tar, the default root file
+// system of guests; foreign-bundle.tar, a sidecar image from outside this project;
+// and pause.tar, which keeps the namespaces of Pods. The first two consist of a
+// shell, busybox, a small HTTP client and a few files. All are made with
+// archive/tar alone. The same programs give the same bytes.
 //
 // It needs no Docker, pulls nothing and runs nothing but `busybox --list`. It
 // does not build the product's own bundle image.
@@ -27,12 +27,13 @@ func main() {
 	flag.StringVar(&from.shell, "shell", "bash-static", "statically linked shell: a path, or a name to find on PATH")
 	flag.StringVar(&from.busybox, "busybox", "busybox", "statically linked busybox: a path, or a name to find on PATH")
 	flag.StringVar(&from.wget, "wget", "", "the HTTP client, built from hack/images/wget: a path (required)")
+	flag.StringVar(&from.pause, "pause", "", "the pause program, built from hack/images/pause: a path (required)")
 	flag.Usage = func() {
-		fmt.Fprintf(flag.CommandLine.Output(), "usage: images [-shell FILE] [-busybox FILE] -wget FILE OUTDIR\n")
+		fmt.Fprintf(flag.CommandLine.Output(), "usage: images [-shell FILE] [-busybox FILE] -wget FILE -pause FILE OUTDIR\n")
 		flag.PrintDefaults()
 	}
 	flag.Parse()
-	if flag.NArg() != 1 || from.wget == "" {
+	if flag.NArg() != 1 || from.wget == "" || from.pause == "" {
 		flag.Usage()
 		os.Exit(2)
 	}
@@ -57,6 +58,7 @@ func run(from sources, dir string) error {
 	}{
 		{"guest.tar", guestImage(programs)},
 		{"foreign-bundle.tar", foreignBundleImage(programs)},
+		{"pause.tar", pauseImage(programs)},
 	} {
 		start := time.Now()
 		content, err := img.image.archive()

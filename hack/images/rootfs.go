@@ -42,16 +42,16 @@ httpd -f -h /www -p 127.0.0.1:9099 &
 wait
 `
 
-// programs are the executables of the images: a shell, an HTTP client, and
-// busybox with the names of its applets. The shell is not busybox's: that shell
+// programs are the executables of the images: a shell, an HTTP client, the pause
+// program, and busybox with the names of its applets. The shell is not busybox's: that shell
 // prefers an applet to a program on PATH, and so would never run our wget.
 type programs struct {
-	shell, wget, busybox []byte
-	applets              []string
+	shell, wget, pause, busybox []byte
+	applets                     []string
 }
 
 // sources says where the programs are: paths, or names to find on PATH.
-type sources struct{ shell, wget, busybox string }
+type sources struct{ shell, wget, pause, busybox string }
 
 func readPrograms(from sources) (p programs, err error) {
 	for _, program := range []struct {
@@ -61,6 +61,7 @@ func readPrograms(from sources) (p programs, err error) {
 		{from.shell, "Debian: apt-get install bash-static", &p.shell},
 		{from.busybox, "Debian: apt-get install busybox-static", &p.busybox},
 		{from.wget, "build it with CGO_ENABLED=0 go build ./hack/images/wget", &p.wget},
+		{from.pause, "build it with CGO_ENABLED=0 go build ./hack/images/pause", &p.pause},
 	} {
 		if *program.content, err = readStatic(program.name, program.hint); err != nil {
 			return p, err
@@ -155,5 +156,14 @@ func foreignBundleImage(p programs) image {
 		env:        []string{searchPath},
 		entrypoint: []string{"/bin/foreign-bundle"},
 		files:      append(p.rootfs(), file{path: "bin/foreign-bundle", mode: 0o755, content: []byte(foreignStart)}),
+	}
+}
+
+// pauseImage has the name that the manager gives its placeholder Pods by default.
+func pauseImage(p programs) image {
+	return image{
+		tag:        "registry.k8s.io/pause:3.10",
+		entrypoint: []string{"/pause"},
+		files:      []file{{path: "pause", mode: 0o755, content: p.pause}},
 	}
 }
