@@ -22,11 +22,12 @@ IMAGE ?=
 SMOLVM_IMAGE ?= $(dir $(IMAGE))bottle-smolvm:$(SMOLVM_REFERENCE)
 STANDINS := 0.8.0 1.7.7 1.9.1 1.32.2
 
-# The development cluster: make dev-up NODES=2 MACHINES=standin
+# The development cluster: make dev-up NODES=2 MACHINES=standin, or make dev-up KUBELET=real
 NODES ?= 1
 MACHINES ?= real
+KUBELET ?= simulated
 DEV_DIR ?= $(BIN)/dev
-export NODES MACHINES DEV_DIR
+export NODES MACHINES KUBELET DEV_DIR
 
 FUZZTIME ?= 10m
 FUZZ_PARALLEL ?= 1
@@ -35,14 +36,14 @@ BENCH_OUT ?= $(BIN)/bench.json
 ##@ Running
 .PHONY: help
 help: ## Show this help.
-	@awk 'BEGIN {FS = ":.*##"; printf "usage: make TARGET [NODES=n] [MACHINES=real|standin]\n"} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-zA-Z0-9_-]+:.*?##/ {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*##"; printf "usage: make TARGET [NODES=n] [MACHINES=real|standin] [KUBELET=real|simulated]\n"} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-zA-Z0-9_-]+:.*?##/ {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: dev-prepare ## Bring up a cluster, run a Bottle in a real microVM and show it.
 	@hack/demo
 
 .PHONY: dev-up
-dev-up: dev-prepare ## Start the development cluster (NODES, MACHINES, NAMESPACE).
+dev-up: dev-prepare ## Start the development cluster (NODES, MACHINES, KUBELET, NAMESPACE).
 	@hack/dev/up
 
 .PHONY: dev-down
@@ -100,6 +101,10 @@ helm: ## Build Helm, which installs charts/bottle-operator, to bin/helm.
 .PHONY: helm3
 helm3: # Build Helm 3 to bin/helm3, for the tests of the chart.
 	@hack/helm/build 3 $(BIN)/helm3
+
+.PHONY: kubelet
+kubelet: ## Build what a virtual node with a real kubelet runs: kubelet, kube-proxy, containerd and CNI plugins.
+	@hack/controlplane/build $(BIN)/kubelet node
 
 .PHONY: smolvm
 smolvm: ## Fetch the real smolvm to bin/smolvm/<version>.

@@ -6,12 +6,14 @@
 # The control plane and the managers run in a network namespace. Its only way out is
 # a link to the LAN of the nodes. The processes of the control plane listen on
 # 127.0.0.1 in the namespace, and a relay makes the API server's port available on
-# 127.0.0.1 of this machine.
+# 127.0.0.1 of this machine. For real kubelets, the API server also has an address on
+# the LAN, and uses client certificates to reach them.
 
 pki=$dev/pki
 # The first IPs of the LAN are those of the managers.
 manager_address() { echo "10.77.0.$((1 + $1))"; }
 managers=2
+api_address=10.77.0.9
 
 # make_ca NAME SUBJECT
 make_ca() {
@@ -32,10 +34,11 @@ make_pki() {
   mkdir -p "$pki" && chmod 700 "$pki"
   make_ca ca "/CN=bottle-dev-$tag"
   openssl genrsa -out "$pki/sa.key" 2048 2>/dev/null
-  issue_certificate apiserver /CN=kube-apiserver "DNS:kubernetes,DNS:localhost,IP:127.0.0.1,IP:10.0.2.100,IP:10.96.0.1"
+  issue_certificate apiserver /CN=kube-apiserver "DNS:kubernetes,DNS:localhost,IP:127.0.0.1,IP:10.0.2.100,IP:10.96.0.1,IP:$api_address"
   issue_certificate admin /O=system:masters/CN=admin
   issue_certificate kube-controller-manager /CN=system:kube-controller-manager
   issue_certificate kube-scheduler /CN=system:kube-scheduler
+  issue_certificate kubelet-client /O=system:masters/CN=kube-apiserver
   issue_certificate kwok /O=system:masters/CN=kwok
   # The API server signs in to aggregated API servers with this certificate. It has a
   # CA of its own, so that no other certificate of the cluster can pass for it.
@@ -94,6 +97,7 @@ make_control_network() {
   ip -n "$world" link set "c$tag" master lan up
   local number
   for number in $(seq "$managers"); do ip -n "$control" addr add "$(manager_address "$number")/24" dev lan0; done
+  ip -n "$control" addr add "$api_address/24" dev lan0
   ip -n "$control" link set lan0 up
 }
 
@@ -107,7 +111,14 @@ launch_control() {
 start_controlplane() {
   make_control_network
   make_pki
+  local reachable=(--bind-address 127.0.0.1 --advertise-address 10.255.255.1 --endpoint-reconciler-type none) grace=20s
   local etcd=http://127.0.0.1:2379 peer=http://127.0.0.1:2380 server=https://127.0.0.1:$port_api
+  if real_kubelet; then
+    # An emulated node may stand still for many seconds.
+    grace=60s
+    reachable=(--bind-address 0.0.0.0 --advertise-address "$api_address" --allow-privileged --kubelet-preferred-address-types InternalIP --kubelet-certificate-authority "$pki/ca.crt"
+      --kubelet-client-certificate "$pki/kubelet-client.crt" --kubelet-client-key "$pki/kubelet-client.key")
+  fi
   cat >"$dev/audit-policy.yaml" <<'END'
 apiVersion: audit.k8s.io/v1
 kind: Policy
@@ -116,8 +127,8 @@ rules: [{level: Metadata}]
 END
   launch_control etcd "$cp/etcd" --data-dir "$dev/etcd" --unsafe-no-fsync --log-level warn \
     --listen-client-urls "$etcd" --advertise-client-urls "$etcd" --listen-peer-urls "$peer" --initial-advertise-peer-urls "$peer" --initial-cluster "default=$peer"
-  launch_control kube-apiserver "$cp/kube-apiserver" --etcd-servers "$etcd" --bind-address 127.0.0.1 --secure-port "$port_api" \
-    --advertise-address 10.255.255.1 --endpoint-reconciler-type none --service-cluster-ip-range 10.96.0.0/16 \
+  launch_control kube-apiserver "$cp/kube-apiserver" --etcd-servers "$etcd" --secure-port "$port_api" "${reachable[@]}" \
+    --service-cluster-ip-range 10.96.0.0/16 \
     --tls-cert-file "$pki/apiserver.crt" --tls-private-key-file "$pki/apiserver.key" --client-ca-file "$pki/ca.crt" \
     --service-account-key-file "$pki/sa.key" --service-account-signing-key-file "$pki/sa.key" --service-account-issuer https://kubernetes.default.svc \
     --authorization-mode Node,RBAC --audit-policy-file "$dev/audit-policy.yaml" --audit-log-path "$dev/audit.log" \
@@ -132,7 +143,7 @@ END
   for name in kube-controller-manager kube-scheduler kwok; do component_kubeconfig "$name"; done
   launch_control kube-controller-manager "$cp/kube-controller-manager" --kubeconfig "$pki/kube-controller-manager.kubeconfig" --bind-address 127.0.0.1 \
     --service-account-private-key-file "$pki/sa.key" --root-ca-file "$pki/ca.crt" --use-service-account-credentials --leader-elect=false \
-    --node-monitor-grace-period 20s --concurrent-gc-syncs 2
+    --node-monitor-grace-period "$grace" --concurrent-gc-syncs 2
   launch_control kube-scheduler "$cp/kube-scheduler" --kubeconfig "$pki/kube-scheduler.kubeconfig" --bind-address 127.0.0.1 --leader-elect=false
 }
 

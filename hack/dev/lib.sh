@@ -19,6 +19,9 @@ world=bb$tag-world
 control=bb$tag-control
 mode=$(cat "$dev/machines" 2>/dev/null || true)
 nodes=$(cat "$dev/nodes.count" 2>/dev/null || true)
+# real, or simulated: kwok stands for the kubelets, and the operator runs outside of
+# the cluster.
+kubelet=$(cat "$dev/kubelet" 2>/dev/null || echo "${KUBELET:-simulated}")
 # The namespace that the operator is installed in.
 namespace=$(cat "$dev/namespace" 2>/dev/null || echo "${NAMESPACE:-bottle-system}")
 
@@ -142,3 +145,5 @@ vssh() {
 has_node() { [ -d "$dev/nodes/$1" ]; }
 
 virtual() { [ "$mode" = virtual ]; }
+
+real_kubelet() { [ "$kubelet" = real ]; }

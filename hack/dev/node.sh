@@ -7,7 +7,10 @@
 # one process. dockerd and the agent run inside. The node has no route out of
 # this machine: only a veth to the cluster's simulated outside world.
 
-node_path=/opt/smolvm:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+# Where smolvm is on a node. The operator's DaemonSet installs it below current.
+smolvm_home=/opt/smolvm
+if real_kubelet; then smolvm_home=/opt/smolvm/current; fi
+node_path=$smolvm_home:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 clean_env=(env -i "PATH=$node_path" HOME=/root LANG=C.UTF-8)
 
 # make_world: makes a namespace that simulates the internet (203.0.113.10 and
@@ -106,7 +109,7 @@ vlaunch() {
   # shellcheck disable=SC2016 # the node's shell expands them
   vssh "$node" sh -c '
     name=$1; shift
-    key=$({ printf "%s\0" "$@"; ls -lin --full-time /usr/local/bin/bottle-operator; } | sha256sum)
+    key=$({ printf "%s\0" "$@"; ls -lin --full-time /usr/local/bin/bottle-operator 2>/dev/null; } | sha256sum)
     if pid=$(cat "/run/$name.pid-dev" 2>/dev/null) && kill -0 "$pid" 2>/dev/null; then
       [ "$(cat "/run/$name.key-dev")" = "$key" ] && exit 0
       kill "$pid"; while kill -0 "$pid" 2>/dev/null; do sleep 0.2; done
@@ -171,11 +174,11 @@ remove_cgroups() {
   done
 }
 
+# The flags that every agent has, also one that a DaemonSet starts.
+world_flags=(--default-image file:guest.tar --local-image-dir /var/lib/bottle-images --allowed-bundle-images 'example.test/*'
+  --image-ca /opt/dev/registry-ca.pem --proof-target 203.0.113.10:443 --proof-target 203.0.113.10:53)
 agent_flags=(--state-dir /var/lib/bottle --docker-host unix:///run/docker.sock --smolvm-dir /opt/smolvm
-  --default-image file:guest.tar --local-image-dir /var/lib/bottle-images --allowed-bundle-images 'example.test/*'
-  --image-ca /opt/dev/registry-ca.pem --egress-closed 10.96.0.0/16
-  --proof-target 203.0.113.10:443 --proof-target 203.0.113.10:53
-  --metrics-bind-address 127.0.0.1:8080 --health-probe-bind-address 127.0.0.1:8081)
+  "${world_flags[@]}" --egress-closed 10.96.0.0/16 --metrics-bind-address 127.0.0.1:8080 --health-probe-bind-address 127.0.0.1:8081)
 
 # on_node NODE COMMAND…: runs a command where the agent's files of a node are: on a
 # virtual node, or else on this machine.
@@ -233,6 +236,7 @@ stop_agent() {
 }
 
 start_kubelet() {
+  if real_kubelet; then start_real_kubelet "$1"; return; fi
   launch_control "kwok-$1" "$cp/kwok" --kubeconfig "$pki/kwok.kubeconfig" --manage-single-node "$1" --config "$here/kwok.yaml" --node-lease-duration-seconds 12 --enable-crds=
 }
 
