@@ -77,7 +77,6 @@ func ready(pod *corev1.Pod) bool {
 func (p *pods) wantTraffic(t *testing.T) {
 	t.Helper()
 	server := p.server.Status.PodIP + ":" + podPort
-	const fetch = "busybox wget -T 10 -qO- http://"
 	for _, from := range []struct{ who, what, target string }{
 		{"Pod", "Pod", server},
 		{"Pod", "Service", p.service.Spec.ClusterIP},
@@ -87,9 +86,9 @@ func (p *pods) wantTraffic(t *testing.T) {
 		p.Eventually(t, from.who+" to reach the "+from.what, func() (string, bool) {
 			var out string
 			if from.who == "node" {
-				out = p.TryExec(t, node, "sh", "-c", fetch+from.target).Stdout
+				out = p.TryExec(t, node, "timeout", "10", "busybox", "wget", "-qO-", "http://"+from.target).Stdout
 			} else {
-				out, _ = p.Kubectl(nil, "-n", p.ns, "exec", p.client.Name, "--", "sh", "-c", fetch+from.target)
+				out, _ = p.Kubectl(nil, "-n", p.ns, "exec", p.client.Name, "--", "wget", "-T", "10", "-qO-", "http://"+from.target)
 			}
 			return out, strings.TrimSpace(out) == "pod server"
 		})

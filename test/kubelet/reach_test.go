@@ -43,10 +43,10 @@ func (w *world) wantUnreachable(t *testing.T) {
 	}
 	// Through its proxy, where a rule of the Bottle covers the Pod, and at the proxy itself,
 	// whose address a Service has claimed.
-	for _, target := range []string{"http://" + pod + ":" + podPort, fmt.Sprintf("-Y off http://%s:8888", n.BundleIP)} {
-		r := w.Bottle(t, nil, "exec", "-n", w.ns, w.kept.Name, "--", "sh", "-c", "wget -T 10 -qO- "+target+" 2>&1")
+	for _, fetch := range []string{"wget -T 10 -qO- http://" + pod + ":" + podPort, "http_proxy= wget -T 10 -qO- http://" + n.BundleIP + ":8888"} {
+		r := w.Bottle(t, nil, "exec", "-n", w.ns, w.kept.Name, "--", "sh", "-c", fetch+" 2>&1")
 		if strings.Contains(r.Stdout, "pod server") || !strings.Contains(r.Stdout, "403") && !strings.Contains(r.Stdout, "400") {
-			t.Errorf("wget %s: got %+v, want the proxy's refusal", target, r)
+			t.Errorf("%s: got %+v, want the proxy's refusal", fetch, r)
 		}
 	}
 	bundle, strayed := seen()
