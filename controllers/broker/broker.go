@@ -8,14 +8,11 @@ package broker
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
-	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
@@ -23,15 +20,8 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/broker"
 	"botbottle.dev/bottle-operator/internal/desired"
+	"botbottle.dev/bottle-operator/internal/nodebottles"
 	"botbottle.dev/bottle-operator/internal/passes"
-)
-
-const (
-	// workers is how many Bottles are worked on in parallel.
-	workers = 8
-	// A change that could not be applied is retried soon, however often it has failed:
-	// until then the bundle keeps what the change takes away.
-	firstRetry, lastRetry = 100 * time.Millisecond, 5 * time.Second
 )
 
 // Reconciler updates what the bundles of one node have.
@@ -53,12 +43,9 @@ func (r *Reconciler) Enqueue(k types.NamespacedName) { r.requests.Enqueue(k) }
 
 // Reconcile updates what the bundle of one Bottle has.
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
-	b := &v1alpha1.Bottle{}
-	if err := r.client.Get(ctx, req.NamespacedName, b); err != nil {
-		return ctrl.Result{}, client.IgnoreNotFound(err)
-	}
-	if ptr.Deref(b.Status.NodeName, "") != r.node {
-		return ctrl.Result{}, nil
+	b, err := nodebottles.Get(ctx, r.client, req.NamespacedName, r.node)
+	if err != nil || b == nil {
+		return ctrl.Result{}, err
 	}
 	if err := r.broker.Update(ctx, b); err != nil {
 		return ctrl.Result{}, fmt.Errorf("update what the bundle of %s has: %w", req, err)
@@ -77,9 +64,6 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 		For(&v1alpha1.Bottle{}).
 		WithEventFilter(predicate.Funcs{UpdateFunc: desired.Changed}).
 		WatchesRawSource(queue).
-		WithOptions(controller.Options{
-			MaxConcurrentReconciles: workers,
-			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](firstRetry, lastRetry),
-		}).
+		WithOptions(nodebottles.Options()).
 		Complete(r)
 }

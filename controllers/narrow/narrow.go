@@ -13,14 +13,10 @@ package narrow
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/util/workqueue"
-	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
@@ -28,14 +24,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/desired"
 	"botbottle.dev/bottle-operator/internal/enforce"
 	"botbottle.dev/bottle-operator/internal/host"
-)
-
-const (
-	// workers is how many Bottles each controller works on in parallel.
-	workers = 8
-	// A change that could not be applied is retried soon, however often it has
-	// failed: until then the guest keeps what the change takes away.
-	firstRetry, lastRetry = 100 * time.Millisecond, 5 * time.Second
+	"botbottle.dev/bottle-operator/internal/nodebottles"
 )
 
 // Bottles reads the Bottles of one node.
@@ -49,14 +38,7 @@ type Bottles struct {
 
 // get returns the Bottle, or nil if it is not on this node.
 func (r Bottles) get(ctx context.Context, k types.NamespacedName) (*v1alpha1.Bottle, error) {
-	b := &v1alpha1.Bottle{}
-	if err := r.Client.Get(ctx, k, b); err != nil {
-		return nil, client.IgnoreNotFound(err)
-	}
-	if ptr.Deref(b.Status.NodeName, "") != r.Node {
-		return nil, nil
-	}
-	return b, nil
+	return nodebottles.Get(ctx, r.Client, k, r.Node)
 }
 
 // Reach narrows the egress rules and the bundle's ports.
@@ -92,9 +74,6 @@ func setup(mgr ctrl.Manager, name string, r reconcile.Reconciler) error {
 	return ctrl.NewControllerManagedBy(mgr).Named(name).
 		For(&v1alpha1.Bottle{}).
 		WithEventFilter(predicate.Funcs{UpdateFunc: desired.Changed}).
-		WithOptions(controller.Options{
-			MaxConcurrentReconciles: workers,
-			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](firstRetry, lastRetry),
-		}).
+		WithOptions(nodebottles.Options()).
 		Complete(r)
 }
