@@ -148,6 +148,9 @@ func TestEgressOfOpenedHosts(t *testing.T) {
 			t.Errorf("why: got %s, want %q in it", why.out, want)
 		}
 	}
+	if strings.Contains(why.out, "nothing to do") {
+		t.Errorf("why: got %s, which says that there is nothing to do and names two things", why.out)
+	}
 	b.Status.Egress = &v1alpha1.EgressStatus{Credentials: []v1alpha1.CredentialStatus{{SecretName: "api", Key: "token"}}}
 	c.put(b)
 	if why := c.bottle("why", "demo"); strings.Contains(why.out, "the bundle does not have") {

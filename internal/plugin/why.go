@@ -5,6 +5,7 @@ package plugin
 import (
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -70,13 +71,25 @@ func explain(w io.Writer, b *v1alpha1.Bottle) error {
 		return err
 	}
 	fmt.Fprintln(w)
-	if c := decisive(b); c != nil {
+	var more strings.Builder
+	explainMore(&more, b)
+	switch c := decisive(b); {
+	case c != nil:
 		explainCondition(w, c)
-	} else {
+	case more.Len() > 0:
+		fmt.Fprintln(w, "The Bottle runs, and it is proven that it can reach nothing but its bundle.")
+	default:
 		fmt.Fprintln(w, "The Bottle runs, and it is proven that it can reach nothing but its bundle. There is nothing to do.")
 	}
+	fmt.Fprint(w, more.String())
+	explainWorkload(w, b)
+	return nil
+}
+
+// explainMore writes what may need attention besides the condition that decides.
+func explainMore(w io.Writer, b *v1alpha1.Bottle) {
 	for _, t := range notes {
-		if c := meta.FindStatusCondition(conditions, t); c != nil && c.Status == metav1.ConditionTrue {
+		if c := meta.FindStatusCondition(b.Status.Conditions, t); c != nil && c.Status == metav1.ConditionTrue {
 			fmt.Fprintln(w)
 			explainCondition(w, c)
 		}
@@ -86,11 +99,9 @@ func explain(w io.Writer, b *v1alpha1.Bottle) error {
 			fmt.Fprintf(w, "\nNote: %s.\n", clean(note))
 		}
 	}
-	explainWorkload(w, b)
 	if e := b.Status.Egress; e != nil && len(e.RecentDenials) > 0 {
 		fmt.Fprintf(w, "\nThe bundle has denied requests of the guest. See: kubectl bottle egress %s -n %s\n", b.Name, b.Namespace)
 	}
-	return nil
 }
 
 // missingCredentials says which credentials the bundle does not have; "" if there are none,
