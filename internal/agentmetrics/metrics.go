@@ -44,7 +44,7 @@ func New(reg prometheus.Registerer) (*Metrics, error) {
 	}, []string{"rule", "verdict"})
 	m.bytes = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "bottle_agent_egress_request_bytes_total",
-		Help: "Bytes in the bodies of requests to opened hosts (sent) and of their answers (received), by the host of the rule that decided.",
+		Help: "Bytes in the bodies of requests to opened hosts (direction sent) and in the bodies of the responses (direction received), by the host of the rule that matched.",
 	}, []string{"rule", "direction"})
 	for _, c := range []prometheus.Collector{m.starts, m.losses, m.decided, m.requests, m.bytes} {
 		if err := reg.Register(c); err != nil {
