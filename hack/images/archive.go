@@ -28,6 +28,7 @@ type file struct {
 // image is a one-layer image.
 type image struct {
 	tag        string
+	user       string
 	env        []string
 	entrypoint []string
 	cmd        []string
@@ -47,6 +48,7 @@ func (i image) archive() ([]byte, error) {
 		"os":           "linux",
 		"created":      epoch.Format(time.RFC3339),
 		"config": map[string]any{
+			"User":       i.user,
 			"Env":        i.env,
 			"Entrypoint": i.entrypoint,
 			"Cmd":        i.cmd,

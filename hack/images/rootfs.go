@@ -159,10 +159,12 @@ func foreignBundleImage(p programs) image {
 	}
 }
 
-// pauseImage has the name that the manager gives its placeholder Pods by default.
+// pauseImage has the name that the manager gives its placeholder Pods by default, and the
+// user of the image that usually has this name: placeholder Pods may not run as root.
 func pauseImage(p programs) image {
 	return image{
 		tag:        "registry.k8s.io/pause:3.10",
+		user:       "65535:65535",
 		entrypoint: []string{"/pause"},
 		files:      []file{{path: "pause", mode: 0o755, content: p.pause}},
 	}
