@@ -82,7 +82,7 @@ func TestNothingToGuard(t *testing.T) {
 func TestRebootEndsAllMachines(t *testing.T) {
 	n := newNode(t)
 	n.agent().Beat(1)
-	n.boot, n.now = "boot-2", time.Minute
+	n.boot, n.now = "boot-2", 2*time.Hour
 	h := n.agent()
 	n.want(h, 0)
 	h.Beat(1)
