@@ -25,6 +25,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/yaml"
 
+	"botbottle.dev/bottle-operator/internal/boottrial"
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
@@ -343,6 +344,32 @@ func TestReport(t *testing.T) {
 		r := NewReport("", "", results)
 		if r.Outcome != outcome || (r.Err() != nil) != (outcome == Failure) {
 			t.Errorf("got %s with error %v, want %s", r.Outcome, r.Err(), outcome)
+		}
+	}
+}
+
+type trial struct {
+	state   boottrial.State
+	message string
+}
+
+func (t trial) State() (boottrial.State, string) { return t.state, t.message }
+
+func TestOfTrial(t *testing.T) {
+	tests := map[string]struct {
+		trial trial
+		err   error
+		want  Result
+	}{
+		"booted":  {trial{boottrial.Booted, ""}, nil, Result{"kvm-boot", OK, ""}},
+		"failed":  {trial{boottrial.Failed, "it does not boot: fix it"}, nil, Result{"kvm-boot", Failure, "it does not boot: fix it"}},
+		"untried": {trial{boottrial.Untried, "none has booted"}, nil, Result{"kvm-boot", Warning, "none has booted: start the agent, which boots one, or run the preflight with --boot"}},
+		"no verdict in spite of --boot": {trial{boottrial.Booted, ""}, errors.New("smolvm hangs"),
+			Result{"kvm-boot", Failure, "no microVM could be tried (smolvm hangs): fix that, and run the preflight with --boot again"}},
+	}
+	for name, tt := range tests {
+		if diff := cmp.Diff(tt.want, OfTrial("kvm-boot", tt.trial, tt.err)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
 	}
 }

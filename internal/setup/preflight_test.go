@@ -96,6 +96,14 @@ func TestPreflightInAContainer(t *testing.T) {
 	if !found {
 		t.Error("a broken smolvm is not reported")
 	}
+	if r := o.bootResult(t.Context(), nil); r.Outcome != preflight.OK || !strings.Contains(r.Message, "the agent boots a microVM") {
+		t.Errorf("got %+v, want that the agent will try", r)
+	}
+	o.Boot = true
+	failed := []preflight.Result{{Name: "docker", Outcome: preflight.Failure}, {Name: "kvm", Outcome: preflight.Failure}}
+	if r := o.bootResult(t.Context(), failed); r.Outcome != preflight.Failure || !strings.Contains(r.Message, "kvm has failed") {
+		t.Errorf("--boot without KVM: got %+v, want a failure that names KVM", r)
+	}
 }
 
 func TestPreflightFlags(t *testing.T) {
