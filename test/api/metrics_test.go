@@ -4,14 +4,15 @@ package api_test
 
 import (
 	"crypto/tls"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
-	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -20,7 +21,8 @@ import (
 
 // TestMetricsNeedARight checks that the manager, by default, and an agent whose
 // metrics are not on a loopback address serve /metrics only with TLS and only to
-// those who may read it, with the rights that config/ gives the two.
+// those who may read it, with the rights that config/ gives the two. It reads them as
+// the monitors of config/components/monitoring say, with the account that is made for that.
 func TestMetricsNeedARight(t *testing.T) {
 	cfg := apienv.Start(t)
 	c := apienv.Client(t, cfg)
@@ -29,24 +31,25 @@ func TestMetricsNeedARight(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	reader, stranger := token(t, c, ns, "reader"), token(t, c, ns, "stranger")
-	err = c.Create(t.Context(), &rbacv1.ClusterRoleBinding{
-		ObjectMeta: metav1.ObjectMeta{Name: ns},
-		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "bottle-metrics-reader"},
-		Subjects:   []rbacv1.Subject{{Kind: "ServiceAccount", Name: "reader", Namespace: ns}},
-	})
+	stranger := token(t, c, ns, "stranger")
+	component, err := apienv.Manifests("config/components/agent-metrics", "config/components/monitoring")
 	if err != nil {
 		t.Fatal(err)
 	}
-	component, err := apienv.Manifests("config/components/agent-metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
+	urls := map[string]string{}
 	for _, o := range component {
-		if err := c.Create(t.Context(), o); err != nil {
-			t.Fatal(err)
+		switch o.GetKind() {
+		case "ServiceMonitor":
+			urls["bottle-manager"] = monitoredURL(t, o, "endpoints")
+		case "PodMonitor":
+			urls["bottle-agent"] = monitoredURL(t, o, "podMetricsEndpoints")
+		default:
+			if err := c.Create(t.Context(), o); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
+	reader := tokenOf(t, c, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: apienv.SystemNamespace, Name: "bottle-metrics-reader"}})
 	for name, run := range map[string]func(a *agent){
 		"bottle-manager": func(a *agent) { a.run(t, "manager", "--namespace", ns, "--health-probe-bind-address", healthAddress) },
 		"bottle-agent":   func(a *agent) { a.start(t, "--metrics-bind-address", ":8443") },
@@ -59,7 +62,7 @@ func TestMetricsNeedARight(t *testing.T) {
 			a.client.Transport.(*http.Transport).TLSClientConfig = &tls.Config{InsecureSkipVerify: true}
 			run(a)
 			scrape := func(token string) int {
-				code, body := a.fetchAs("https://127.0.0.1:8443/metrics", token)
+				code, body := a.fetchAs(urls[name], token)
 				if strings.Contains(body, "go_goroutines") != (code == http.StatusOK) {
 					t.Errorf("got %d with the body %q", code, body)
 				}
@@ -97,9 +100,33 @@ func token(t *testing.T, c client.Client, ns, name string) string {
 	if err := c.Create(t.Context(), account); err != nil {
 		t.Fatal(err)
 	}
+	return tokenOf(t, c, account)
+}
+
+// tokenOf returns a token of a ServiceAccount.
+func tokenOf(t *testing.T, c client.Client, account *corev1.ServiceAccount) string {
+	t.Helper()
 	request := &authenticationv1.TokenRequest{}
 	if err := c.SubResource("token").Create(t.Context(), account, request); err != nil {
 		t.Fatal(err)
 	}
 	return request.Status.Token
+}
+
+// monitoredURL returns what a monitor makes Prometheus read, here at the port 8443. It
+// checks that Prometheus takes the account's token and accepts a certificate of any signer.
+func monitoredURL(t *testing.T, monitor *unstructured.Unstructured, field string) string {
+	t.Helper()
+	endpoints, _, err := unstructured.NestedSlice(monitor.Object, "spec", field)
+	if err != nil || len(endpoints) != 1 {
+		t.Fatalf("%s: got %d endpoints (%v), want 1", monitor.GetName(), len(endpoints), err)
+	}
+	endpoint, _ := endpoints[0].(map[string]any)
+	secret, _, _ := unstructured.NestedString(endpoint, "authorization", "credentials", "name")
+	scheme, _, _ := unstructured.NestedString(endpoint, "authorization", "type")
+	anySigner, _, _ := unstructured.NestedBool(endpoint, "tlsConfig", "insecureSkipVerify")
+	if secret != "bottle-metrics-reader" || scheme != "Bearer" || !anySigner {
+		t.Errorf("%s: got %v, want a bearer token from bottle-metrics-reader, and any certificate", monitor.GetName(), endpoint)
+	}
+	return fmt.Sprintf("%s://127.0.0.1:8443%s", endpoint["scheme"], endpoint["path"])
 }
