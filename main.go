@@ -39,12 +39,13 @@ func root() *cobra.Command {
 		SilenceErrors: true,
 	}
 	manager, agent, preflight := &setup.ManagerOptions{}, &setup.AgentOptions{}, &setup.PreflightOptions{Out: os.Stdout}
-	check, cleanup := &setup.UninstallCheckOptions{}, &setup.NodeCleanupOptions{Out: os.Stdout}
+	check, finish, cleanup := &setup.UninstallCheckOptions{}, &setup.UninstallFinishOptions{}, &setup.NodeCleanupOptions{Out: os.Stdout}
 	cmd.AddCommand(
 		logging("manager", "Places Bottles on nodes and serves the access API; of several managers, one places", manager, manager.Run),
 		logging("agent", "Runs the Bottles of this node; runs as root, one agent per node", agent, agent.Run),
 		logging("preflight", "Checks whether this node can run Bottles, and says how to fix what is missing; runs as root", preflight, preflight.Run),
 		logging("uninstall-check", "Fails while Bottles exist; otherwise, it lets the operator be removed", check, check.Run),
+		logging("uninstall-finish", "Removes from the cluster what the operator left on Nodes and in its namespace, after it was removed", finish, finish.Run),
 		logging("node-cleanup", "Removes all Bottles and the operator from this node, after it has left the cluster; runs as root", cleanup, cleanup.Run),
 		&cobra.Command{Use: "version", Short: "Prints the version", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 			return setup.PrintVersion(cmd.OutOrStdout())

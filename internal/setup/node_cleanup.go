@@ -13,7 +13,6 @@ import (
 	"slices"
 
 	"github.com/spf13/pflag"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"botbottle.dev/bottle-operator/controllers/node"
 	"botbottle.dev/bottle-operator/controllers/sweep"
@@ -225,17 +224,9 @@ func (o *NodeCleanupOptions) ofNode() ([]nodecleanup.Step, error) {
 	if o.Kubeconfig == "" {
 		return nil, nil
 	}
-	cfg, err := restConfig(o.Kubeconfig, "bottle-node-cleanup")
+	c, err := directClient(o.Kubeconfig, "bottle-node-cleanup")
 	if err != nil {
 		return nil, err
-	}
-	scheme, err := newScheme()
-	if err != nil {
-		return nil, err
-	}
-	c, err := client.New(cfg, client.Options{Scheme: scheme})
-	if err != nil {
-		return nil, fmt.Errorf("--kubeconfig: %w", err)
 	}
 	return []nodecleanup.Step{{What: "the label and the resource of Bottles from Node " + o.NodeName, Do: func(ctx context.Context) error {
 		return node.Withdraw(ctx, c, o.NodeName)

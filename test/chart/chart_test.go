@@ -111,13 +111,19 @@ func common(o *unstructured.Unstructured) map[string]any {
 	return o.Object
 }
 
+// isHook reports whether an object belongs to the hooks that Helm runs when it uninstalls.
+func isHook(o *unstructured.Unstructured) bool {
+	when := map[string]string{"bottle-uninstall-check": "pre-delete", "bottle-uninstall-finish": "post-delete"}[o.GetName()]
+	return when != "" && o.GetAnnotations()["helm.sh/hook"] == when
+}
+
 // wantEqual compares what the chart renders with what kustomize renders, object by
 // object. Helm makes the namespace itself (--create-namespace).
 func wantEqual(t *testing.T, got, want []*unstructured.Unstructured) {
 	t.Helper()
 	left := map[string]*unstructured.Unstructured{}
 	for _, o := range got {
-		if o.GetName() == "bottle-uninstall-check" && o.GetAnnotations()["helm.sh/hook"] == "pre-delete" {
+		if isHook(o) {
 			continue // kubectl has no hooks
 		}
 		if left[key(o)] != nil {
