@@ -59,7 +59,7 @@ type Options struct {
 // Bind adds the flags. The Pod's UID is in the environment variable POD_UID.
 func (o *Options) Bind(fs *pflag.FlagSet) {
 	fs.StringVar(&o.HostRoot, "host-root", "/host", "directory at which the node's root directory is mounted, with everything below it")
-	fs.StringVar(&o.KubeletDir, "kubelet-dir", "/var/lib/kubelet", "the kubelet's --root-dir on the node, below which is the Pod's token")
+	fs.StringVar(&o.KubeletDir, "kubelet-dir", "/var/lib/kubelet", "the kubelet's --root-dir on the node, below which is the Pod's token; if it is not there, the node's mounts say where")
 	fs.StringVar(&o.Programs, "programs-dir", "/opt/bottle-operator/current", "directory on the node with bottle-operator, bottle-bundle and bottle-guest")
 	fs.StringVar(&o.TokenDir, "token-dir", "/var/run/secrets/kubernetes.io/serviceaccount", "directory of this container with the Pod's token")
 	o.PodUID = os.Getenv("POD_UID")
@@ -121,14 +121,39 @@ func (o *Options) Run(flags []string) error {
 func (o *Options) account(token id) (string, error) {
 	dir := filepath.Join(o.KubeletDir, "pods", o.PodUID, "volumes/kubernetes.io~projected", tokenVolume)
 	found, err := idOf(dir)
-	if err == nil && found != token {
+	if err == nil && found == token {
+		return dir, nil
+	}
+	if err == nil {
 		err = errors.New("it is not the folder that is mounted in the Pod")
 	}
-	if err != nil {
-		return "", fmt.Errorf("the Pod's token on the node: %s: %w; --kubelet-dir must be the kubelet's --root-dir, and the volume's name %s", dir, err, tokenVolume)
+	// Some distributions keep the kubelet's files elsewhere. The volume is a file system
+	// of its own, so the node's mounts say where.
+	mounts, readErr := os.ReadFile("/proc/thread-self/mountinfo")
+	if readErr != nil {
+		return "", fmt.Errorf("the node's mounts: %w", readErr)
 	}
-	return dir, nil
+	for _, dir := range mountPoints(string(mounts), token.device) {
+		if found, err := idOf(dir); err == nil && found == token {
+			return dir, nil
+		}
+	}
+	return "", fmt.Errorf("the Pod's token on the node: %s: %w; --kubelet-dir must be the kubelet's --root-dir, and the volume's name %s", dir, err, tokenVolume)
 }
+
+// mountPoints returns where a file system is mounted, by /proc/PID/mountinfo.
+func mountPoints(mountinfo string, device uint64) (dirs []string) {
+	wanted := fmt.Sprintf("%d:%d", unix.Major(device), unix.Minor(device))
+	for line := range strings.Lines(mountinfo) {
+		if f := strings.Fields(line); len(f) > 5 && f[2] == wanted && f[3] == "/" {
+			dirs = append(dirs, unescape.Replace(f[4]))
+		}
+	}
+	return dirs
+}
+
+// unescape decodes the octal escapes in mountinfo.
+var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 
 // program returns the agent's program on the node. It must be the same as this one: an
 // init container of this Pod has installed it. It resolves the link, so that the agent

@@ -238,6 +238,48 @@ func TestRunRefuses(t *testing.T) {
 	}
 }
 
+// The kubelet may have another folder than the usual one.
+func TestMountPoints(t *testing.T) {
+	const mounts = `25 1 8:1 / / rw - ext4 /dev/sda1 rw
+40 25 0:51 / /var/lib/k0s/kubelet/pods/x/volumes/kubernetes.io~projected/token rw shared:9 - tmpfs tmpfs rw
+41 25 0:51 /other /elsewhere rw - tmpfs tmpfs rw
+42 25 0:52 / /with\040space\134 rw - tmpfs tmpfs rw
+43 25 0:5 / /other rw - tmpfs tmpfs rw
+torn 25 0:51
+`
+	for device, want := range map[uint64][]string{
+		unix.Mkdev(0, 51): {"/var/lib/k0s/kubelet/pods/x/volumes/kubernetes.io~projected/token"},
+		unix.Mkdev(0, 52): {`/with space\`}, unix.Mkdev(8, 1): {"/"}, unix.Mkdev(0, 1): nil,
+	} {
+		if got := mountPoints(mounts, device); !slices.Equal(got, want) {
+			t.Errorf("%x: got %q, want %q", device, got, want)
+		}
+	}
+}
+
+// With the token's volume mounted at an unusual place, the agent still finds it.
+func TestRunFindsTheToken(t *testing.T) {
+	w := newWorld(t)
+	usual := w.KubeletDir
+	w.KubeletDir = "/var/lib/other"
+	// The volume is a mount of its own, in the mounts of the node and of the container.
+	cmd := exec.Command("/bin/sh", "-c", `nsenter -t "$1" -m mount -t tmpfs none "$2" && nsenter -t "$1" -m sh -c 'echo found >"$1/token"' sh "$2"`, "sh", strconv.Itoa(w.init), w.TokenDir)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("mount the volume: %v: %s", err, out)
+	}
+	// As the container runtime does, the container gets the node's mount.
+	w.TokenDir = fmt.Sprintf("/proc/%d/root%s", w.init, w.TokenDir)
+	out, problem := w.start(container)
+	var r report
+	if err := json.Unmarshal(out, &r); err != nil {
+		t.Fatalf("got %q, %v, and on stderr %q, want the agent's report", out, err, problem)
+	}
+	want := filepath.Join(usual, "pods", w.PodUID, "volumes/kubernetes.io~projected/token")
+	if got := r.Args[len(r.Args)-1]; got != want || r.Token != "found\n" {
+		t.Errorf("got %s with %q, %s, want %s", got, r.Token, r.TokenErr, want)
+	}
+}
+
 // A program of the same size that differs at its end is another one.
 func TestSameContent(t *testing.T) {
 	open := func(content []byte) *os.File {
