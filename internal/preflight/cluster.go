@@ -53,7 +53,7 @@ func OfCluster(c Cluster) []Check {
 		}},
 		{"identity", func(ctx context.Context) (Outcome, string) {
 			if err := c.Identity(ctx); err != nil {
-				return Failure, withFix(err, "make a token for this node (docs/install.md)")
+				return Failure, identityProblem(err)
 			}
 			return OK, ""
 		}},
@@ -70,12 +70,13 @@ func NoCluster() Check {
 	}}
 }
 
-// withFix adds what to do to an error that does not say so itself.
-func withFix(err error, fix string) string {
-	if text := err.Error(); strings.Contains(text, "; make ") {
+// identityProblem describes an error of Identity. Some say themselves what to do.
+func identityProblem(err error) string {
+	text := err.Error()
+	if strings.Contains(text, "; make ") {
 		return text
 	}
-	return fmt.Sprintf("%v: %s", err, fix)
+	return text + ": make a token for this node (docs/install.md)"
 }
 
 func clock(ctx context.Context, c Cluster) (Outcome, string) {
