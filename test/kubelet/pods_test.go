@@ -93,9 +93,9 @@ func (p *pods) wantTraffic(t *testing.T) {
 			return out, strings.TrimSpace(out) == "pod server"
 		})
 	}
-	// The API server's Service leads off the node. Any answer in TLS will do.
+	// The API server's Service leads off the node.
 	p.Eventually(t, "a Pod to reach the API server", func() (string, bool) {
-		out, err := p.Kubectl(nil, "-n", p.ns, "exec", p.client.Name, "--", "busybox", "nc", "-z", "-w", "10", "10.96.0.1", "443")
+		out, err := p.Kubectl(nil, "-n", p.ns, "exec", p.client.Name, "--", "nc", "-w", "10", "10.96.0.1", "443")
 		return out, err == nil
 	})
 }

@@ -36,7 +36,7 @@ func (w *world) wantUnreachable(t *testing.T) {
 		pod + " " + podPort, w.pods.service.Spec.ClusterIP + " 80", "10.96.0.1 443",
 		"10.77.0.11 4999", "10.77.0.11 10250", "10.244.1.1 4999", n.Gateway + " 4999", nodeLocalDNS + " 4999",
 	} {
-		r := w.Bottle(t, nil, "exec", "-n", w.ns, w.kept.Name, "--", "sh", "-c", "nc -w 2 "+target+" </dev/null; echo $?; echo x | nc -u -w 1 "+target+"; true")
+		r := w.Bottle(t, nil, "exec", "-n", w.ns, w.kept.Name, "--", "sh", "-c", "nc -w 2 "+target+" </dev/null; echo $?; timeout 2 nslookup x.test "+strings.Fields(target)[0]+" >/dev/null; true")
 		if r.Code != 0 || strings.HasPrefix(r.Stdout, "0") {
 			t.Errorf("from the guest to %s: got %+v, want a refused connection", target, r)
 		}
@@ -60,7 +60,7 @@ func (w *world) wantUnreachable(t *testing.T) {
 		t.Errorf("connections at the node's listener: got %d, want 0", hits)
 	}
 	// The listener does count.
-	w.Exec(t, node, "busybox", "nc", "-z", "-w", "10", "10.77.0.11", "4999")
+	w.Exec(t, node, "sh", "-c", "busybox nc -w 10 10.77.0.11 4999 </dev/null")
 	w.Eventually(t, "the node's listener to count", func() (string, bool) {
 		hits, _ := counter.Read(t)
 		return fmt.Sprint(hits), hits > 0

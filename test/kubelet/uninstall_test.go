@@ -3,6 +3,8 @@
 package kubelet
 
 import (
+	"bytes"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -54,6 +56,7 @@ func (w *world) uninstall(t *testing.T) {
 	}
 	w.mustHelm(t, "uninstall", chart, "--timeout", w.Timeout.String())
 	w.mustKubectl(t, "delete", "namespace", w.system, "--timeout", w.Timeout.String())
+	w.cleanNode(t)
 	w.Eventually(t, "nothing but the CRD to be left in the cluster", func() (string, bool) {
 		left := w.objectsLeft(t)
 		return strings.Join(left, "\n"), slices.Equal(left, []string{"customresourcedefinition.apiextensions.k8s.io/bottles.botbottle.dev"})
@@ -62,6 +65,21 @@ func (w *world) uninstall(t *testing.T) {
 		left := w.leftOnNode(t)
 		return left, left == ""
 	})
+}
+
+// cleanNode runs node-cleanup on the node, with an administrator's kubeconfig.
+func (w *world) cleanNode(t *testing.T) {
+	t.Helper()
+	content, err := os.ReadFile(w.Kubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const path = "/run/admin.kubeconfig"
+	// The API server's address on the LAN of the nodes, with the same port.
+	content = bytes.ReplaceAll(content, []byte("https://127.0.0.1:"), []byte("https://10.77.0.9:"))
+	w.ExecInput(t, node, content, "sh", "-c", "umask 077 && cat >"+path)
+	defer w.Exec(t, node, "rm", path)
+	t.Log(w.Exec(t, node, "/opt/bottle-operator/current/bottle-operator", "node-cleanup", "--yes", "--kubeconfig", path, "--node-name", node))
 }
 
 // objectsLeft returns the objects of all kinds and namespaces whose names show that they
