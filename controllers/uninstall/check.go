@@ -4,6 +4,7 @@ package uninstall
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -32,12 +33,12 @@ func Check(ctx context.Context, c client.Client) error {
 		if len(list.Items) > mostNamed {
 			names = append(names, "and others")
 		}
-		return fmt.Errorf("Bottles exist (%s), and without the operator nobody would stop their machines; delete them first: "+
+		return fmt.Errorf("there are Bottles (%s), and without the operator nobody would stop their machines; delete them first: "+
 			"kubectl delete bottles --all --all-namespaces; wait until they are gone, and then uninstall again", strings.Join(names, ", "))
 	}
 	cleared, err := m.clear(ctx)
 	if err == nil && !cleared {
-		err = fmt.Errorf("a Bottle was created meanwhile: delete it first: kubectl delete bottles --all --all-namespaces")
+		err = errors.New("a Bottle was created meanwhile: delete it first: kubectl delete bottles --all --all-namespaces")
 	}
 	return err
 }
