@@ -59,7 +59,7 @@ func Disk(dir string, reserve int64, statfs func(path string, st *unix.Statfs_t)
 			return Failure, fmt.Sprintf("the file system of %s cannot be inspected (%v): repair the disk, or set --state-dir", dir, err)
 		}
 		free := int64(min(st.Bavail, math.MaxInt64>>20)) * st.Bsize
-		switch why := fileSystems[int64(st.Type)]; {
+		switch why := fileSystems[st.Type]; {
 		case why != "":
 			return Failure, fmt.Sprintf("%s is on %s: mount a local disk with ext4 or XFS there, or set --state-dir", dir, why)
 		case st.Files > 0 && st.Ffree < 1000:
