@@ -315,7 +315,7 @@ func retained(f facts, on string) *desiredStatus {
 	if !f.home.agentLost {
 		return s
 	}
-	message := fmt.Sprintf("the agent on node %s stopped renewing its Lease: check the node, and bottle-agent.service on it", on)
+	message := fmt.Sprintf("the agent on node %s stopped renewing its Lease: check the node, and the agent on it (its Pod of the DaemonSet bottle-agent, or bottle-agent.service)", on)
 	for _, t := range []string{v1alpha1.ConditionReady, v1alpha1.ConditionEgressEnforced} {
 		s.asserted = append(s.asserted, metav1.Condition{Type: t, Status: metav1.ConditionUnknown, Reason: v1alpha1.ReasonAgentLost, Message: message})
 	}
