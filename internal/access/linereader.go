@@ -13,6 +13,10 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
+// maxMoves bounds how often a read begins anew because the newest file has moved. smolvm
+// rotates files that are full; the machine's user may do it all the time.
+const maxMoves = 16
+
 // lineReader reads lines forwards.
 type lineReader struct {
 	files *logFiles
@@ -24,6 +28,8 @@ type lineReader struct {
 	supervised bool
 	// discards: smolvm has discarded output.
 	discards bool
+	// moves is how often the newest file has moved since something was read.
+	moves int
 	// buffer has what was read from the file.
 	buffer []byte
 }
@@ -49,7 +55,14 @@ func (r *lineReader) read(emit func(text []byte, ended bool) error) error {
 		if moved, err := r.moved(); err != nil {
 			return err
 		} else if moved {
+			if r.moves++; r.moves > maxMoves {
+				r.moves = 0
+				return nil // the next call goes on
+			}
 			continue
+		}
+		if n > 0 {
+			r.moves = 0
 		}
 		r.at.off += int64(n)
 		if lerr := r.split(r.buffer[:n], emit); lerr != nil {
@@ -76,7 +89,14 @@ func (r *lineReader) moved() (bool, error) {
 	if r.at.file < len(r.files.files)-1 {
 		return false, nil // it does not change any more
 	}
-	return r.files.refresh()
+	moved, err := r.files.refresh()
+	if passed := r.at.file; moved {
+		r.files.forget(&r.at)
+		if r.end != nil {
+			r.end.file -= passed
+		}
+	}
+	return moved, err
 }
 
 // room returns how many bytes to read at most.

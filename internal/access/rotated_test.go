@@ -3,6 +3,7 @@
 package access
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -117,6 +118,31 @@ func TestRotationOfAFileThatIsRead(t *testing.T) {
 	}
 	if want := map[string]int{"2026-01-02T03:04:00Z stdout F old": 6000, "2026-01-02T03:04:01Z stdout F new": 5000}; !maps.Equal(count, want) {
 		t.Errorf("got %v, want %v", count, want)
+	}
+}
+
+// The machine's user may rotate a log faster than it is read.
+func TestRotationWithoutEnd(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.append(t, host.WorkloadLog, firstRun)
+	want := strings.Split(strings.TrimSuffix(firstRun, "\n"), "\n")
+	r := w.reader(t)
+	open, rotations := r.files.open, 0
+	r.files.open = func(generation int) (host.LogFile, error) {
+		if generation == 0 {
+			if rotations++; rotations > 1000 {
+				return nil, errors.New("the reader does not give up")
+			}
+			w.rotate(t)
+		}
+		return open(generation)
+	}
+	if got := r.read(); !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if n := len(r.files.files); n > 2*host.MaxLogGenerations {
+		t.Errorf("%d files are open after %d rotations, want those that are not read yet", n, rotations)
 	}
 }
 
