@@ -15,6 +15,7 @@
 package nodeinstall
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -40,6 +41,8 @@ type Options struct {
 	Version string
 	// Proc lists the node's processes. Empty means /proc below HostRoot.
 	Proc string
+	// InspectTimeout bounds the look at the node's processes. 0 means a minute.
+	InspectTimeout time.Duration
 }
 
 // Result is what Install did.
@@ -106,6 +109,7 @@ func install(ctx context.Context, o Options) (r Result, err error) {
 	if p.proc = o.Proc; p.proc == "" {
 		p.proc = filepath.Join(o.HostRoot, "proc")
 	}
+	p.inspect = cmp.Or(o.InspectTimeout, time.Minute)
 	if r.Version, r.Copied, err = p.add(ctx, source, wanted, o.Version); err != nil {
 		return r, err
 	}
@@ -124,6 +128,8 @@ type place struct {
 	// folderFD and versionsFD are the same folders.
 	folderFD, versionsFD int
 	proc                 string
+	// inspect bounds the look at the processes in proc.
+	inspect time.Duration
 }
 
 // add makes sure that a complete folder with these files is there, and returns its name.

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
@@ -506,6 +507,33 @@ func TestProcessesUnknown(t *testing.T) {
 }
 
 // Two installations of the same name run one after the other.
+// TestProcessThatHangs: a process that keeps whoever looks at it waiting does not keep the
+// agent from being installed.
+func TestProcessThatHangs(t *testing.T) {
+	n := newNode(t)
+	process := filepath.Join(n.proc, "4194304")
+	maps := filepath.Join(process, "maps")
+	n.must(os.Mkdir(process, 0o755))
+	n.must(unix.Mkfifo(maps, 0o600)) // opening it waits for a writer
+	t.Cleanup(func() {
+		if f, err := os.OpenFile(maps, os.O_RDWR, 0); err == nil {
+			f.Close()
+		}
+	})
+	for _, version := range []string{"1.0", "2.0", "3.0", "4.0"} {
+		n.pack(map[string]string{"smolvm": version})
+		o := n.options(version)
+		o.InspectTimeout = 50 * time.Millisecond
+		r, err := Install(t.Context(), o)
+		n.must(err)
+		if version == "3.0" && r.Kept == nil {
+			t.Errorf("got %+v, want it to say why 1.0 was kept", r)
+		}
+	}
+	n.wantVersions("1.0", "2.0", "3.0", "4.0")
+	n.wantFile("current/smolvm", "4.0")
+}
+
 func TestConcurrentInstallations(t *testing.T) {
 	n := newNode(t)
 	n.pack(map[string]string{"smolvm": "one", "lib/a": strings.Repeat("a", 1<<20)})

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -84,6 +85,29 @@ func (p *place) used(ctx context.Context, versions []string) (map[string]bool, e
 			return nil, err
 		}
 	}
+	type answer struct {
+		used map[string]bool
+		err  error
+	}
+	found := make(chan answer, 1)
+	go func() {
+		used, err := p.usedBy(ctx, files, versions)
+		found <- answer{used, err}
+	}()
+	// A process may keep whoever looks at it waiting, for example if the file system of its
+	// program does not respond.
+	timeout := time.NewTimer(p.inspect)
+	defer timeout.Stop()
+	select {
+	case a := <-found:
+		return a.used, a.err
+	case <-timeout.C:
+		return nil, fmt.Errorf("the node's processes could not be inspected within %s", p.inspect)
+	}
+}
+
+// usedBy looks at all processes. It may hang.
+func (p *place) usedBy(ctx context.Context, files map[file]string, versions []string) (map[string]bool, error) {
 	entries, err := os.ReadDir(p.proc)
 	if err != nil {
 		return nil, err
@@ -145,11 +169,11 @@ func (p *place) addFiles(ctx context.Context, files map[file]string, folder, ver
 
 // addUsedBy adds the versions that a process runs. dir is its folder in /proc.
 func (p *place) addUsedBy(dir string, files map[file]string, versions []string, used map[string]bool) error {
-	var st unix.Stat_t
-	err := unix.Stat(filepath.Join(dir, "exe"), &st)
+	var st unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, filepath.Join(dir, "exe"), unix.AT_STATX_DONT_SYNC, unix.STATX_INO, &st)
 	switch {
 	case err == nil:
-		if version, ok := files[file{st.Dev, st.Ino}]; ok {
+		if version, ok := files[file{unix.Mkdev(st.Dev_major, st.Dev_minor), st.Ino}]; ok {
 			used[version] = true
 		}
 	case !gone(err): // a kernel thread has no program
