@@ -59,7 +59,10 @@ func (w *world) uninstall(t *testing.T) {
 	w.cleanNode(t)
 	w.Eventually(t, "nothing but the CRD to be left in the cluster", func() (string, bool) {
 		left := w.objectsLeft(t)
-		return strings.Join(left, "\n"), slices.Equal(left, []string{"customresourcedefinition.apiextensions.k8s.io/bottles.botbottle.dev"})
+		return strings.Join(left, "\n"), slices.Equal(left, []string{
+			"apiservice.apiregistration.k8s.io/v1alpha1.botbottle.dev", // the API server makes it for the CRD
+			"customresourcedefinition.apiextensions.k8s.io/bottles.botbottle.dev",
+		})
 	})
 	w.Eventually(t, "nothing to be left on the node", func() (string, bool) {
 		left := w.leftOnNode(t)
@@ -86,10 +89,12 @@ func (w *world) cleanNode(t *testing.T) {
 // are the operator's, and what the Node still says about Bottles.
 func (w *world) objectsLeft(t *testing.T) (left []string) {
 	t.Helper()
-	// Events are a record of what was; the namespace of the test has Bottles' names in it.
+	// Events and requests for certificates are a record of what was, which Kubernetes
+	// deletes after an hour; the namespace of the test has Bottles' names in it.
+	records := []string{"events", "events.events.k8s.io", "certificatesigningrequests.certificates.k8s.io"}
 	for _, namespaced := range []string{"true", "false"} {
 		kinds := strings.Fields(w.mustKubectl(t, "api-resources", "--verbs=list", "--namespaced="+namespaced, "-o", "name"))
-		kinds = slices.DeleteFunc(kinds, func(kind string) bool { return kind == "events" || kind == "events.events.k8s.io" })
+		kinds = slices.DeleteFunc(kinds, func(kind string) bool { return slices.Contains(records, kind) })
 		out := w.mustKubectl(t, "get", strings.Join(kinds, ","), "--all-namespaces="+namespaced, "-o", "name", "--ignore-not-found")
 		for line := range strings.FieldsSeq(out) {
 			if strings.Contains(line, "bottle") {
