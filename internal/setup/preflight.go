@@ -23,6 +23,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/nodefacts"
 	"botbottle.dev/bottle-operator/internal/preflight"
+	"botbottle.dev/bottle-operator/internal/state"
 	"botbottle.dev/bottle-operator/internal/wall"
 )
 
@@ -32,8 +33,8 @@ type PreflightOptions struct {
 	AgentOptions
 	// HostRoot is where the node's root directory is mounted, in a container.
 	HostRoot string
-	// GuardFirst: a failure does not count while machines run on the node, because they
-	// need an agent that guards them.
+	// GuardFirst: a failure does not count while Bottles are on the node, because their
+	// machines need an agent that guards them, and only it can delete them.
 	GuardFirst bool
 	// Boot: boot a microVM.
 	Boot   bool
@@ -45,7 +46,7 @@ type PreflightOptions struct {
 func (o *PreflightOptions) Bind(fs *pflag.FlagSet) {
 	o.AgentOptions.Bind(fs)
 	fs.StringVar(&o.HostRoot, "host-root", "", "directory at which the node's root directory is mounted, with everything below it; for a container. smolvm and the programs, which later containers install, need not be there")
-	fs.BoolVar(&o.GuardFirst, "unless-machines-run", false, "succeed in spite of failures while machines run on the node, so that the agent starts and guards them")
+	fs.BoolVar(&o.GuardFirst, "unless-machines-run", false, "succeed in spite of failures while machines run or Bottles are on the node, so that the agent starts, guards the machines, and can delete the Bottles")
 	fs.BoolVar(&o.Boot, "boot", false, "boot a small microVM, which proves that KVM works, and record the result for the agent; it takes up to a few minutes")
 	fs.StringVarP(&o.Format, "output", "o", "text", "format of the report: text or json")
 }
@@ -103,12 +104,21 @@ func (o *PreflightOptions) Run(ctx context.Context) error {
 	if failed == nil || !o.GuardFirst {
 		return failed
 	}
-	running, err := cgroup.Running(o.CgroupParent, boottrial.Name)
-	if err != nil || !running {
+	needed, err := o.agentNeeded()
+	if err != nil || !needed {
 		return errors.Join(failed, err)
 	}
-	ctrl.Log.Error(failed, "Machines run on this node, so the agent starts in spite of the failures and guards them")
+	ctrl.Log.Error(failed, "Bottles are on this node, so the agent starts in spite of the failures, guards their machines, and can delete them")
 	return nil
+}
+
+// agentNeeded reports whether a machine runs or a Bottle has a folder. On a disk that is
+// full, for example, only the agent frees space.
+func (o *PreflightOptions) agentNeeded() (bool, error) {
+	if has, err := state.HasBottles(o.StateDir); err == nil && has {
+		return true, nil
+	}
+	return cgroup.Running(o.CgroupParent, boottrial.Name)
 }
 
 // bootResult returns whether this node boots microVMs, as far as that is known.

@@ -106,6 +106,25 @@ func TestPreflightInAContainer(t *testing.T) {
 	}
 }
 
+// Only an agent can delete the Bottles of a node, whether their machines run or not.
+func TestPreflightWhereBottlesAre(t *testing.T) {
+	t.Setenv("KUBERNETES_SERVICE_HOST", "")
+	o, _ := preflightOptions(t, "--unless-machines-run", "--kvm-device=")
+	bottles := filepath.Join(o.StateDir, "bottles")
+	if err := os.Mkdir(bottles, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := o.Run(t.Context()); err == nil {
+		t.Error("without Bottles: got nil, want the failures")
+	}
+	if err := os.Mkdir(filepath.Join(bottles, "3f2c1b4a-0000-4000-8000-000000000001"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := o.Run(t.Context()); err != nil {
+		t.Errorf("with a Bottle: got %v, want the agent to start", err)
+	}
+}
+
 func TestPreflightFlags(t *testing.T) {
 	o, _ := preflightOptions(t, "--host-root=host", "--output=yaml", "--max-bottles=-1")
 	err := o.Validate()

@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -124,6 +125,23 @@ func (d *Dir) Owners() ([]host.Owner, error) {
 		return 1
 	})
 	return owners, nil
+}
+
+// HasBottles reports whether a state directory has the folder of any Bottle. The directory
+// need not exist.
+func HasBottles(root string) (bool, error) {
+	f, err := os.Open(filepath.Join(root, bottlesDir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	if _, err = f.Readdirnames(1); errors.Is(err, io.EOF) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // ErrOtherCluster means that the state directory belongs to another cluster.
