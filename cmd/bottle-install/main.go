@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command bottle-install installs smolvm or the operator's own programs on a node. It
-// runs in a container that has the node's root mounted, and nothing outside of
-// /opt/NAME on the node is changed.
+// runs in a container in which the node's root is mounted, and changes nothing on the
+// node outside of /opt/NAME.
 package main
 
 import (
@@ -37,12 +37,12 @@ func main() {
 func run(args []string, out io.Writer) error {
 	var o nodeinstall.Options
 	fs := flag.NewFlagSet("bottle-install", flag.ContinueOnError)
-	fs.StringVar(&o.From, "from", "/payload", "folder with the files to install")
-	fs.StringVar(&o.HostRoot, "host-root", "", "folder at which the node's root is mounted (required)")
-	fs.StringVar(&o.Name, "name", "", "folder below the node's /opt, such as smolvm (required)")
+	fs.StringVar(&o.From, "from", "/payload", "directory with the files to install")
+	fs.StringVar(&o.HostRoot, "host-root", "", "directory at which the node's root directory is mounted (required)")
+	fs.StringVar(&o.Name, "name", "", "name of the directory below the node's /opt, such as smolvm (required)")
 	fs.StringVar(&o.Version, "version", os.Getenv(versionVariable), "name of the version; by default "+versionVariable+" of the environment, or else the digest of the files")
 	fs.Usage = func() {
-		fmt.Fprintln(fs.Output(), "usage: bottle-install --host-root DIR --name NAME [--from DIR] [--version VERSION] [FILE…]\nWithout FILE, all files in the folder --from are installed.")
+		fmt.Fprintln(fs.Output(), "usage: bottle-install --host-root DIR --name NAME [--from DIR] [--version VERSION] [FILE…]\nWithout FILE, all files in the directory --from are installed.")
 		fs.PrintDefaults()
 	}
 	if err := fs.Parse(args); err != nil {

@@ -126,7 +126,7 @@ func build(ctx context.Context, r release, dir string) error {
 			return fmt.Errorf("write %s: %w", p.name, err)
 		}
 	}
-	if err := out.addBundle(out.scratch, r); err != nil {
+	if err := out.addBundle(r); err != nil {
 		return fmt.Errorf("write the bundle's image: %w", err)
 	}
 	return out.publish()

@@ -87,8 +87,8 @@ func (o *output) add(p *product, r release) error {
 }
 
 // addBundle writes the image that agents make from the operator's bundle.
-func (o *output) addBundle(programs string, r release) error {
-	executable := filepath.Join(programs, r.archive, "bottle-bundle")
+func (o *output) addBundle(r release) error {
+	executable := filepath.Join(o.scratch, r.archive, "bottle-bundle")
 	if _, err := os.Stat(executable); errors.Is(err, fs.ErrNotExist) {
 		return nil // built for other platforms only
 	}

@@ -23,10 +23,10 @@ type lineReader struct {
 	at    position
 	end   *position // where to stop; nil at the end of the files
 	held  []byte    // the beginning of an unfinished line
-	skip  bool      // up to the next newline, because the beginning of the line is lost
-	// supervised: a line of the supervisor was seen. Then all lines are its.
+	skip  bool      // whether to skip the rest of the line, because its beginning is lost
+	// supervised is whether a line of the supervisor was seen. Then it wrote all lines.
 	supervised bool
-	// discards: smolvm has discarded output.
+	// discards is whether smolvm has discarded output.
 	discards bool
 	// moves is how often the newest file has moved since something was read.
 	moves int
@@ -83,8 +83,8 @@ func (r *lineReader) read(emit func(text []byte, ended bool) error) error {
 	return nil
 }
 
-// moved reports whether what was just read may be of another place: the file has been copied
-// and emptied meanwhile.
+// moved reports whether what was just read may come from another place in the log, because
+// the file has been copied and emptied meanwhile.
 func (r *lineReader) moved() (bool, error) {
 	if r.at.file < len(r.files.files)-1 {
 		return false, nil // it does not change any more
@@ -142,7 +142,7 @@ func emitLost(n int64, emit func([]byte, bool) error) error {
 	return emit(fmt.Appendf(nil, "%s %s F %s%d bytes", zeroTime, system, droppedMark, n), true)
 }
 
-// zeroTime is a time that every reader of a log takes for unknown.
+// zeroTime stands for an unknown time.
 const zeroTime = "0001-01-01T00:00:00Z"
 
 func (r *lineReader) split(b []byte, emit func([]byte, bool) error) error {
@@ -171,8 +171,8 @@ func (r *lineReader) split(b []byte, emit func([]byte, bool) error) error {
 	return nil
 }
 
-// line emits the line that is held. If smolvm has discarded output near it, line says so, and
-// passes over parts of lines that were torn by that and cannot be read any more.
+// line emits the line that is held. If smolvm has discarded output near it, line says so in a
+// system line, and leaves out fragments of lines that can no longer be read.
 func (r *lineReader) line(emit func([]byte, bool) error) error {
 	text, lost := r.held, int64(0)
 	if r.files.log == host.WorkloadLog {
@@ -200,7 +200,7 @@ func (r *lineReader) line(emit func([]byte, bool) error) error {
 // headPattern matches the beginning of a line of the supervisor.
 var headPattern = regexp.MustCompile(`[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}\.[0-9]{9}Z (?:stdout|stderr|system) [FP] `)
 
-// pieces takes apart lines that smolvm has joined by discarding what was between them.
+// pieces separates lines that smolvm has joined by discarding what was between them.
 func (r *lineReader) pieces(text []byte) (pieces [][]byte) {
 	for r.discards && len(text) > 1 {
 		next := headPattern.FindIndex(text[1:])
@@ -221,7 +221,7 @@ func (r *lineReader) pieces(text []byte) (pieces [][]byte) {
 var discardedBegin, discardedEnd = []byte("[smolvm: "), []byte(" bytes of workload output dropped]")
 
 // cutDiscarded returns a line without the mark that smolvm put at its end, and the number
-// of bytes that the mark tells. The number is 0 if there is no mark.
+// of bytes that the mark states. The number is 0 if there is no mark.
 func cutDiscarded(line []byte) (text []byte, lost int64) {
 	rest, ok := bytes.CutSuffix(line, discardedEnd)
 	begin := bytes.LastIndex(rest, discardedBegin)

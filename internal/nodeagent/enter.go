@@ -12,8 +12,8 @@ import (
 )
 
 // shared are the namespaces that the Pod must have in common with the node, and the field
-// of its spec that says so. Nobody can enter another pid namespace himself, and the
-// kubelet's probes reach only the node's network.
+// of its spec that says so. A process cannot move itself to another pid namespace, and
+// the kubelet's probes reach only the node's network.
 var shared = []struct{ name, field string }{
 	{"pid", "hostPID: true"},
 	{"net", "hostNetwork: true"},

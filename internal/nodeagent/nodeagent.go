@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package nodeagent leads from the container of a DaemonSet's Pod to the node: it enters
-// the namespaces of the node's init process and then replaces itself with the agent that
-// an init container has installed on the node. There, the agent works as it does in the
-// systemd unit: it sees the node's files and mounts, and the whole cgroup hierarchy.
+// Package nodeagent starts the node's agent from the container of a DaemonSet's Pod. It
+// enters the namespaces of the node's init process and then replaces its own process with
+// the agent that an init container has installed on the node. So the agent works as it
+// does in the systemd unit: it sees the node's files and mounts, and the whole cgroup
+// hierarchy.
 //
 // The process stays in the Pod's cgroup, so that the kubelet accounts for it and ends it
 // with the Pod. Machines have cgroups of their own.
@@ -108,7 +109,7 @@ func (o *Options) Run(flags []string) error {
 	if err != nil {
 		return err
 	}
-	// The agent can work without these two, and machines need it.
+	// These two may fail: the agent works without them, and machines need an agent.
 	if err := errors.Join(protect(), raiseOpenFiles()); err != nil {
 		fmt.Fprintln(os.Stderr, "bottle-operator: the agent starts with a container's limits:", err)
 	}

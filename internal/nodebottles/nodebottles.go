@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package nodebottles has what controllers share that apply a change of a Bottle on their
-// node at once. It changes nothing itself.
+// Package nodebottles has the code that is shared by the agent's controllers that apply a
+// change of a Bottle immediately. It changes nothing itself.
 package nodebottles
 
 import (
@@ -38,7 +38,7 @@ func Get(ctx context.Context, c client.Reader, k types.NamespacedName, node stri
 	return b, nil
 }
 
-// Options returns the options of a controller that applies changes at once.
+// Options returns the options of a controller that applies changes immediately.
 func Options() controller.Options {
 	return controller.Options{
 		MaxConcurrentReconciles: workers,

@@ -162,9 +162,9 @@ func (p *place) add(ctx context.Context, source source, wanted tree, version str
 	return name, true, unix.Fsync(p.versionsFD)
 }
 
-// put gives the folder made the first of the names that is free. A name that is not
-// free stays with what has it, because a process may run that. But the last name has
-// the digest, so what has it is damaged, and changes places with made.
+// put renames the folder made to the first free name. A folder that has one of the other
+// names keeps it, because a process may run what is in it. But the last name contains the
+// digest: a folder with that name is damaged, so put swaps it with made.
 func (p *place) put(made string, names []string) (string, error) {
 	for _, name := range names {
 		err := unix.Renameat(p.versionsFD, made, p.versionsFD, name)

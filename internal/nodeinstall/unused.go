@@ -62,12 +62,12 @@ func (p *place) removeUnused(ctx context.Context) (removed []string, err error) 
 			continue
 		}
 		// Under its own name, half a version could be taken for a whole one.
-		doomed := newPrefix + rand.Text()
-		if err := p.versions.Rename(name, doomed); err != nil {
+		renamed := newPrefix + rand.Text()
+		if err := p.versions.Rename(name, renamed); err != nil {
 			return removed, err
 		}
 		removed = append(removed, name)
-		if err := p.versions.RemoveAll(doomed); err != nil {
+		if err := p.versions.RemoveAll(renamed); err != nil {
 			return removed, err
 		}
 	}

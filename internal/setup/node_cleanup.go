@@ -37,7 +37,7 @@ type NodeCleanupOptions struct {
 	DockerHost   string
 	CgroupParent string
 	Cluster      string
-	// ProgramsDir is the folder of the folders that bottle-install makes.
+	// ProgramsDir is the folder below which bottle-install made its folders.
 	ProgramsDir string
 	Yes         bool
 	DryRun      bool
@@ -53,7 +53,7 @@ func (o *NodeCleanupOptions) Bind(fs *pflag.FlagSet) {
 	fs.StringVar(&o.DockerHost, "docker-host", "unix:///run/docker.sock", "address of the node's Docker Engine; if empty, nothing is removed from it")
 	fs.StringVar(&o.CgroupParent, "cgroup-parent", cgroup.DefaultParent, "the agent's --cgroup-parent")
 	fs.StringVar(&o.Cluster, "cluster", "", "UID of the namespace kube-system of the cluster whose Bottles are removed; if empty, the one that the state directory records")
-	fs.StringVar(&o.ProgramsDir, "programs-dir", "/opt", "folder in which the DaemonSet installed the programs")
+	fs.StringVar(&o.ProgramsDir, "programs-dir", "/opt", "directory in which the DaemonSet installed the programs")
 	fs.StringVar(&o.Kubeconfig, "kubeconfig", "", "kubeconfig file of an administrator; if set, the label and the resource of Bottles are removed from the Node, too")
 	fs.StringVar(&o.NodeName, "node-name", "", "name of this machine's Node; required with --kubeconfig")
 }
@@ -161,10 +161,10 @@ func (o *NodeCleanupOptions) bottles(ctx context.Context, engine *docker.Engine)
 	walls := wall.New(wall.Options{})
 	exchanges := exchange.New(exchange.Options{InDir: dir.InDir(), ProgramDir: dir.GuestDir(), OutDir: dir.OutDir()})
 	secrets := vault.New(vault.Options{Dir: dir.VaultDir(), Reader: bundleimage.UserID})
-	docked := dockedBottles{engine}
+	inDocker := optionalEngine{engine}
 	removal := sweep.Removal{
-		Inventory: sweep.Inventory{Networks: docked, Bundles: docked, Walls: walls, Folders: dir}, Cluster: cmp.Or(o.Cluster, recorded),
-		Machines: machines, Walls: walls, Bundles: docked, Networks: docked, Exchanges: exchanges, Vault: secrets,
+		Inventory: sweep.Inventory{Networks: inDocker, Bundles: inDocker, Walls: walls, Folders: dir}, Cluster: cmp.Or(o.Cluster, recorded),
+		Machines: machines, Walls: walls, Bundles: inDocker, Networks: inDocker, Exchanges: exchanges, Vault: secrets,
 	}
 	owners, err := removal.Owners(ctx)
 	if err != nil {
@@ -233,33 +233,33 @@ func (o *NodeCleanupOptions) ofNode() ([]nodecleanup.Step, error) {
 	}}}, nil
 }
 
-// dockedBottles is what Bottles have in a Docker Engine. Without one, there is nothing.
-type dockedBottles struct{ engine *docker.Engine }
+// optionalEngine is a Docker Engine that may be absent. Without one, Bottles have nothing in it.
+type optionalEngine struct{ engine *docker.Engine }
 
-func (d dockedBottles) ListNetworks(ctx context.Context) ([]host.Network, error) {
-	if d.engine == nil {
+func (o optionalEngine) ListNetworks(ctx context.Context) ([]host.Network, error) {
+	if o.engine == nil {
 		return nil, nil
 	}
-	return d.engine.ListNetworks(ctx)
+	return o.engine.ListNetworks(ctx)
 }
 
-func (d dockedBottles) ListBundles(ctx context.Context) ([]host.Bundle, error) {
-	if d.engine == nil {
+func (o optionalEngine) ListBundles(ctx context.Context) ([]host.Bundle, error) {
+	if o.engine == nil {
 		return nil, nil
 	}
-	return d.engine.ListBundles(ctx)
+	return o.engine.ListBundles(ctx)
 }
 
-func (d dockedBottles) DeleteBundle(ctx context.Context, owner host.Owner) error {
-	if d.engine == nil {
+func (o optionalEngine) DeleteBundle(ctx context.Context, owner host.Owner) error {
+	if o.engine == nil {
 		return nil
 	}
-	return d.engine.DeleteBundle(ctx, owner)
+	return o.engine.DeleteBundle(ctx, owner)
 }
 
-func (d dockedBottles) DeleteNetwork(ctx context.Context, owner host.Owner) error {
-	if d.engine == nil {
+func (o optionalEngine) DeleteNetwork(ctx context.Context, owner host.Owner) error {
+	if o.engine == nil {
 		return nil
 	}
-	return d.engine.DeleteNetwork(ctx, owner)
+	return o.engine.DeleteNetwork(ctx, owner)
 }

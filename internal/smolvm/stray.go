@@ -185,8 +185,8 @@ func (d *Driver) installed() (program, error) {
 	return p, nil
 }
 
-// otherVersions returns where the other versions of a program are that is in
-// …/versions/VERSION. Versions that were removed are not listed: bottle-install removes
+// otherVersions returns the paths of the other versions of the program at path, if that is
+// in …/versions/VERSION. Versions that were removed are not listed: bottle-install removes
 // none that a process runs.
 func otherVersions(path string) []string {
 	versions := filepath.Dir(filepath.Dir(path))

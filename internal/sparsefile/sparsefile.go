@@ -4,7 +4,7 @@
 // formatted disk. An image cannot hold holes, and unpacking 30 GiB of compressed zeros
 // takes minutes on a slow node.
 //
-// The format is a line with its name, and then pieces of the file in ascending order,
+// The file begins with a line that identifies the format. Then follow pieces of the file in ascending order,
 // each an offset (8 bytes, big endian), a length (4 bytes) and that many bytes. A piece of
 // length zero is the last one, and its offset is the size of the file.
 package sparsefile

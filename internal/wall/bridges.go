@@ -16,7 +16,7 @@ import (
 
 // Where br_netfilter is on, as it is on the nodes of most clusters, the kernel passes
 // what a bridge forwards through the node's IPv4 hooks, too. A rule of kube-proxy or of
-// a CNI could then send what a machine says to its bundle to a Pod or to the node. Such
+// a CNI could then redirect what a machine sends to its bundle to a Pod or to the node. Such
 // rules (NAT) apply to tracked connections only, so the filter of a wall marks as
 // untracked what it lets through.
 //

@@ -57,7 +57,7 @@ func (f *Machines) RotateLog(name string, log host.MachineLog) error {
 	})
 }
 
-// CopyLog makes the first half of what RotateLog does.
+// CopyLog does the first half of what RotateLog does.
 func (f *Machines) CopyLog(name string, log host.MachineLog) error {
 	return f.changeLog(name, func(m *machine) error { return m.logs.copy(log) })
 }
