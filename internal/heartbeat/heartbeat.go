@@ -26,8 +26,8 @@ const (
 	size = 128
 )
 
-// Heart records beats in a file.
-type Heart struct {
+// Recorder records beats in a file.
+type Recorder struct {
 	file *os.File
 	boot string
 	now  func() (time.Duration, error)
@@ -47,7 +47,7 @@ type Heart struct {
 
 // Open opens the file, which only root may write to, and reads the last beat. The caller
 // must be the only one that uses the file.
-func Open(path string, log logr.Logger) (*Heart, error) {
+func Open(path string, log logr.Logger) (*Recorder, error) {
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return nil, fmt.Errorf("heartbeat: %w", err)
@@ -55,20 +55,20 @@ func Open(path string, log logr.Logger) (*Heart, error) {
 	return open(path, log, strings.TrimSpace(string(boot)), sinceBoot)
 }
 
-func open(path string, log logr.Logger, boot string, now func() (time.Duration, error)) (*Heart, error) {
+func open(path string, log logr.Logger, boot string, now func() (time.Duration, error)) (*Recorder, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("heartbeat: %w", err)
 	}
-	h := &Heart{file: f, boot: boot, now: now, log: log}
+	r := &Recorder{file: f, boot: boot, now: now, log: log}
 	text := make([]byte, size)
 	n, err := f.ReadAt(text, 0)
 	if err != nil && !errors.Is(err, io.EOF) {
 		f.Close()
 		return nil, fmt.Errorf("heartbeat: %w", err)
 	}
-	h.last, h.earlier = parse(string(text[:n]), boot)
-	return h, nil
+	r.last, r.earlier = parse(string(text[:n]), boot)
+	return r, nil
 }
 
 // parse returns the time of a beat. It returns false if no machine was guarded then, or
@@ -94,57 +94,57 @@ func sinceBoot() (time.Duration, error) {
 
 // Beat records that this number of machines is guarded now. A failure is logged once: it
 // must not keep the guard from its work.
-func (h *Heart) Beat(machines int) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	now, err := h.now()
-	if err == nil && !h.beating {
-		h.begin(now)
-	} else if err == nil && now-h.written < interval {
+func (r *Recorder) Beat(machines int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now, err := r.now()
+	if err == nil && !r.beating {
+		r.begin(now)
+	} else if err == nil && now-r.written < interval {
 		return
 	}
 	if err == nil {
-		_, err = h.file.WriteAt(fmt.Appendf(nil, "%-*s\n", size-1, fmt.Sprintf("%s %d %d", h.boot, now, machines)), 0)
-		h.written = now
+		_, err = r.file.WriteAt(fmt.Appendf(nil, "%-*s\n", size-1, fmt.Sprintf("%s %d %d", r.boot, now, machines)), 0)
+		r.written = now
 	}
-	if err != nil && !h.failing {
-		h.log.Error(err, "The time of the last check cannot be recorded, so the next agent will overstate for how long nobody guarded the machines")
+	if err != nil && !r.failing {
+		r.log.Error(err, "The time of the last check cannot be recorded, so the next agent will overstate for how long nobody guarded the machines")
 	}
-	h.failing = err != nil
+	r.failing = err != nil
 }
 
-func (h *Heart) begin(now time.Duration) {
-	h.beating = true
-	if !h.earlier {
+func (r *Recorder) begin(now time.Duration) {
+	r.beating = true
+	if !r.earlier {
 		return
 	}
-	h.gap = max(0, now-h.last)
-	h.log.Info("Nobody guarded the machines while there was no agent; their walls stayed as they were", "duration", h.gap.Round(time.Millisecond))
+	r.gap = max(0, now-r.last)
+	r.log.Info("Nobody guarded the machines while there was no agent; their walls stayed as they were", "duration", r.gap.Round(time.Millisecond))
 }
 
 // unguarded returns the time between the last beat of an earlier agent and the first one
 // of this agent, or now if there has not been one yet.
-func (h *Heart) unguarded() time.Duration {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.beating || !h.earlier {
-		return h.gap
+func (r *Recorder) unguarded() time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.beating || !r.earlier {
+		return r.gap
 	}
-	now, err := h.now()
+	now, err := r.now()
 	if err != nil {
 		return 0
 	}
-	return max(0, now-h.last)
+	return max(0, now-r.last)
 }
 
 // Metric returns the metric bottle_agent_unguarded_seconds.
-func (h *Heart) Metric() prometheus.Collector {
+func (r *Recorder) Metric() prometheus.Collector {
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "bottle_agent_unguarded_seconds",
 		Help: "Time from the last check of the machines and walls by the previous agent to the first one by this agent. " +
 			"It is 0 if no machine was guarded at the last check, or if the node has booted since.",
-	}, func() float64 { return h.unguarded().Seconds() })
+	}, func() float64 { return r.unguarded().Seconds() })
 }
 
 // Close closes the file.
-func (h *Heart) Close() error { return h.file.Close() }
+func (r *Recorder) Close() error { return r.file.Close() }

@@ -28,7 +28,7 @@ func newNode(t *testing.T) *node {
 	return &node{T: t, file: filepath.Join(t.TempDir(), "heartbeat"), boot: "boot-1", now: time.Hour}
 }
 
-func (n *node) agent() *Heart {
+func (n *node) agent() *Recorder {
 	n.Helper()
 	log := funcr.New(func(_, _ string) { n.logs++ }, funcr.Options{})
 	h, err := open(n.file, log, n.boot, func() (time.Duration, error) { return n.now, n.bad })
@@ -39,7 +39,7 @@ func (n *node) agent() *Heart {
 	return h
 }
 
-func (n *node) want(h *Heart, want float64) {
+func (n *node) want(h *Recorder, want float64) {
 	n.Helper()
 	if got := testutil.ToFloat64(h.Metric()); got != want {
 		n.Errorf("got %v s, want %v", got, want)

@@ -17,12 +17,12 @@ const heartbeatFile = "heartbeat"
 // openHeartbeat registers for how long nobody guarded the machines, and returns what
 // records that they are guarded. The file stays open until the process ends.
 func openHeartbeat(path string, registry prometheus.Registerer) (func(machines int), error) {
-	heart, err := heartbeat.Open(path, ctrl.Log.WithName("heartbeat"))
+	recorder, err := heartbeat.Open(path, ctrl.Log.WithName("heartbeat"))
 	if err != nil {
 		return nil, fmt.Errorf("--state-dir: %w", err)
 	}
-	if err := registry.Register(heart.Metric()); err != nil {
+	if err := registry.Register(recorder.Metric()); err != nil {
 		return nil, fmt.Errorf("metrics: %w", err)
 	}
-	return heart.Beat, nil
+	return recorder.Beat, nil
 }
