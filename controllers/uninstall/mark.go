@@ -32,10 +32,10 @@ var policies = []string{
 func Policies() []string { return slices.Clone(policies) }
 
 var (
-	crdKind      = schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"}
-	policyKind   = schema.GroupVersionKind{Group: "admissionregistration.k8s.io", Version: "v1", Kind: "ValidatingAdmissionPolicy"}
-	bindingKind  = schema.GroupVersionKind{Group: "admissionregistration.k8s.io", Version: "v1", Kind: "ValidatingAdmissionPolicyBinding"}
-	errCRDLeaves = errors.New("the CRD of Bottles is being deleted")
+	crdKind        = schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"}
+	policyKind     = schema.GroupVersionKind{Group: "admissionregistration.k8s.io", Version: "v1", Kind: "ValidatingAdmissionPolicy"}
+	bindingKind    = schema.GroupVersionKind{Group: "admissionregistration.k8s.io", Version: "v1", Kind: "ValidatingAdmissionPolicyBinding"}
+	errCRDDeleting = errors.New("the CRD of Bottles is being deleted")
 )
 
 // mark reads and writes the mark of one cluster.
@@ -64,7 +64,7 @@ func (m mark) set(ctx context.Context, namespace string) (missing []string, err 
 		}
 	}
 	if !crd.DeletionTimestamp.IsZero() {
-		return missing, errCRDLeaves
+		return missing, errCRDDeleting
 	}
 	return missing, nil
 }

@@ -38,8 +38,8 @@ const (
 	fatalSkew     = time.Minute
 )
 
-// Policies are the policies that restrict agents to their own node.
-var Policies = []string{"bottle-agent-bottles", "bottle-agent-certificates", "bottle-agent-events", "bottle-agent-identity",
+// policyNames are the policies that restrict agents to their own node.
+var policyNames = []string{"bottle-agent-bottles", "bottle-agent-certificates", "bottle-agent-events", "bottle-agent-identity",
 	"bottle-agent-leases", "bottle-agent-nodes", "bottle-agent-tokens"}
 
 // OfCluster returns the checks of the cluster.
@@ -63,7 +63,8 @@ func OfCluster(c Cluster) []Check {
 	}
 }
 
-// NoCluster returns the result of the cluster's checks where no credentials are known.
+// NoCluster returns the check that takes the place of the cluster's checks if there are no
+// credentials.
 func NoCluster() Check {
 	return Check{"api-server", func(context.Context) (Outcome, string) {
 		return Warning, "neither the API server nor the clock was checked: set --kubeconfig and --node-name"
@@ -129,7 +130,7 @@ func bottlesAPI(ctx context.Context, c Cluster) (Outcome, string) {
 // policies checks that each policy is there, is bound, and denies.
 func policies(ctx context.Context, c Cluster) (Outcome, string) {
 	var missing []string
-	for _, name := range Policies {
+	for _, name := range policyNames {
 		policy, err := c.Policy(ctx, name)
 		var binding *admissionv1.ValidatingAdmissionPolicyBinding
 		if err == nil {

@@ -243,7 +243,7 @@ func TestPoliciesAreThoseOfTheConfiguration(t *testing.T) {
 		names = append(names, name)
 	}
 	slices.Sort(names)
-	if diff := cmp.Diff(names, Policies); diff != "" {
+	if diff := cmp.Diff(names, policyNames); diff != "" {
 		t.Errorf("policies (-config +checked):\n%s", diff)
 	}
 }

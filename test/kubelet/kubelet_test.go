@@ -7,7 +7,6 @@
 package kubelet
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -184,5 +183,3 @@ func (w *world) mustKubectl(t *testing.T, args ...string) string {
 	}
 	return out
 }
-
-func background() context.Context { return context.Background() }

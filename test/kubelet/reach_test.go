@@ -3,6 +3,7 @@
 package kubelet
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -117,7 +118,7 @@ func (w *world) claimBundle(t *testing.T, bundle string) {
 	if err := w.Create(t.Context(), s); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = client.IgnoreNotFound(w.Delete(background(), s)) })
+	t.Cleanup(func() { _ = client.IgnoreNotFound(w.Delete(context.Background(), s)) })
 	s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: bundle}}
 	if err := w.Status().Update(t.Context(), s); err != nil {
 		t.Fatal(err)
