@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,9 +21,18 @@ import (
 // keeper is a Keeper and what it depends on.
 type keeper struct {
 	*Keeper
-	node     *node
+	node    *node
+	running bool
+
+	mu       sync.Mutex
 	notReady error
-	running  bool
+}
+
+// ready sets why the node is not ready; nil means that it is.
+func (k *keeper) ready(err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.notReady = err
 }
 
 // startKeeper starts a Keeper in a bubble of synctest. It ends with the test.
@@ -37,7 +47,11 @@ func newKeeper(n *node) *keeper {
 	k := &keeper{node: n}
 	k.Keeper = NewKeeper(KeeperOptions{
 		Trial: n.Trial, Clock: clock.RealClock{}, Log: logr.Discard(),
-		Ready:   func(context.Context) error { return k.notReady },
+		Ready: func(context.Context) error {
+			k.mu.Lock()
+			defer k.mu.Unlock()
+			return k.notReady
+		},
 		Running: func() (bool, error) { return k.running, nil },
 	})
 	return k
@@ -97,11 +111,11 @@ func TestKeeperTriesOncePerBoot(t *testing.T) {
 func TestKeeperWaitsUntilTheNodeIsReady(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKeeper(newNode(t))
-		k.notReady = errors.New("docker: it does not answer")
+		k.ready(errors.New("docker: it does not answer"))
 		startIt(t, k)
 		k.want(t, false, "as soon as it can (docker: it does not answer)")
 		k.wantStarts(t, 0)
-		k.notReady = nil
+		k.ready(nil)
 		time.Sleep(checkInterval)
 		synctest.Wait()
 		k.want(t, true, "")
@@ -112,11 +126,12 @@ func TestKeeperWaitsUntilTheNodeIsReady(t *testing.T) {
 func TestKeeperTrustsRunningMachinesUntilTheTrial(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKeeper(newNode(t))
-		k.running, k.notReady = true, errors.New("not yet")
+		k.running = true
+		k.ready(errors.New("not yet"))
 		startIt(t, k)
 		k.want(t, true, "no microVM has booted")
 		k.node.machines.Faults.Fail("StartMachine", hosttest.Before, hosttest.Always, host.ErrBootFailed)
-		k.notReady = nil
+		k.ready(nil)
 		time.Sleep(checkInterval)
 		synctest.Wait()
 		k.want(t, false, "does not boot on this node")
