@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -67,6 +68,9 @@ func template(t testing.TB, flags ...string) []*unstructured.Unstructured {
 	return objects
 }
 
+// rendering is held by one call of kustomize's library at a time: it keeps state of its own.
+var rendering sync.Mutex
+
 // kustomize renders config/default with a component, if any.
 func kustomize(t testing.TB, component ...string) []*unstructured.Unstructured {
 	t.Helper()
@@ -78,6 +82,8 @@ func kustomize(t testing.TB, component ...string) []*unstructured.Unstructured {
 		text += "components: [" + filepath.Join(config, "components", c) + "]\n"
 	}
 	must(t, os.WriteFile(filepath.Join(parent, "kustomization.yaml"), []byte(text), 0o600))
+	rendering.Lock()
+	defer rendering.Unlock()
 	rendered, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), parent)
 	must(t, err)
 	out, err := rendered.AsYaml()
