@@ -47,7 +47,7 @@ type refusalReport struct {
 	at   time.Time
 	// ignored is the end of the last proof, which caused all refusals until then.
 	ignored time.Time
-	// tried is what the wall dropped during that proof.
+	// tried is the TCP that the wall dropped during that proof.
 	tried []host.Drop
 }
 
@@ -72,12 +72,13 @@ func (r *refusals) forget(uid string) {
 }
 
 // ignoreUntil attributes what was refused until now to a proof, and repeated
-// attempts to reach the same destinations for some time after it.
+// attempts to connect to the same destinations for some time after it.
 func (r *refusals) ignoreUntil(uid string, now time.Time, tried []host.Drop) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	last := r.reportOf(uid)
-	last.ignored, last.tried = now, tried
+	last.ignored = now
+	last.tried = slices.DeleteFunc(tried, func(d host.Drop) bool { return d.Proto != "tcp" })
 }
 
 // repeats returns what the kernel may still repeat of a Bottle's last proof.

@@ -52,7 +52,8 @@ func TestRefusalsAreReportedOnce(t *testing.T) {
 func TestRepeatedAttemptsOfAProofAreNotReported(t *testing.T) {
 	f := newProvenFixture(t)
 	ofProof := host.Drop{Proto: "tcp", Addr: netip.MustParseAddr("192.168.44.2"), Port: 22, Packets: 1}
-	f.during = func(probe.Plan) { f.walls.AddDrop(owner(), ofProof) }
+	arp := host.Drop{Proto: "arp", Addr: netip.MustParseAddr("192.168.44.1"), Packets: 1}
+	f.during = func(probe.Plan) { f.walls.AddDrop(owner(), ofProof); f.walls.AddDrop(owner(), arp) }
 	if _, err := f.enforcer.Prove(t.Context(), owner().UID); err != nil {
 		t.Fatal(err)
 	}
@@ -62,10 +63,11 @@ func TestRepeatedAttemptsOfAProofAreNotReported(t *testing.T) {
 	}
 	other := host.Drop{Proto: "tcp", Addr: netip.MustParseAddr("192.168.44.2"), Port: 2222, Packets: 1}
 	f.walls.AddDrop(owner(), other)
-	if got := f.round(); len(got) != 1 || got[0] != "tcp 192.168.44.2:2222" {
-		t.Errorf("a destination that the proof did not try: got %q, want it reported", got)
+	f.walls.AddDrop(owner(), arp)
+	if got := f.round(); len(got) != 1 || got[0] != "arp 192.168.44.1, tcp 192.168.44.2:2222" {
+		t.Errorf("what the proof did not try, and what the kernel does not repeat: got %q, want it reported", got)
 	}
-	if got := f.round(); len(got) != 1 || !strings.Contains(got[0], "tcp 192.168.44.2:22,") {
+	if got := f.round(); len(got) != 1 || !strings.Contains(got[0], "arp 192.168.44.1,") || !strings.Contains(got[0], "tcp 192.168.44.2:22,") {
 		t.Errorf("three minutes after the proof: got %q, want all destinations reported", got)
 	}
 }
