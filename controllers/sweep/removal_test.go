@@ -67,7 +67,8 @@ func TestRemovalOfABottle(t *testing.T) {
 	}
 }
 
-// A node may have had another name. The Bottles of another cluster stay.
+// Removal takes all Bottles of this cluster, also those that were placed when the node had
+// another name, and leaves those of other clusters.
 func TestRemovalFindsTheBottlesOfOneCluster(t *testing.T) {
 	f := &hosttest.Faults{}
 	networks := hosttest.NewNetworks(f)

@@ -16,6 +16,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"botbottle.dev/bottle-operator/test/require"
 )
 
 // optionsVariable makes the test program the one in the container.
@@ -78,10 +80,7 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	if os.Geteuid() != 0 {
-		if os.Getenv("REQUIRE_ALL") == "1" {
-			t.Fatal("only root can make namespaces")
-		}
-		t.Skip("only root can make namespaces")
+		require.Unmet(t, "only root can make namespaces")
 	}
 	dir := t.TempDir()
 	w := &world{T: t, Options: Options{

@@ -109,7 +109,7 @@ const (
 	cgroupName       = "cgroups"
 	stateName        = "state-dir"
 	guestProgramName = "guest-program"
-	// BootName is the name of the fact that Options.Boot returns.
+	// BootName names the fact that says whether the node boots microVMs.
 	BootName = "kvm-boot"
 )
 

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"botbottle.dev/bottle-operator/internal/sparsefile"
+	"botbottle.dev/bottle-operator/test/require"
 )
 
 // node is a node's root and a payload.
@@ -308,7 +309,7 @@ func TestHostileParents(t *testing.T) {
 
 func TestForeignOwner(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("only root can give a folder away")
+		require.Unmet(t, "only root can give a folder away")
 	}
 	n := newNode(t)
 	n.must(os.MkdirAll(n.path(), 0o755))

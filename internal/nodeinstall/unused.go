@@ -61,7 +61,8 @@ func (p *place) removeUnused(ctx context.Context) (removed []string, err error) 
 			}
 			continue
 		}
-		// Under its own name, half a version could be taken for a whole one.
+		// It is renamed first: if the removal stops halfway, what is left must not look like
+		// a complete version.
 		renamed := newPrefix + rand.Text()
 		if err := p.versions.Rename(name, renamed); err != nil {
 			return removed, err

@@ -192,8 +192,9 @@ func TestRelease(t *testing.T) {
 	must(t, c.Get(t.Context(), client.ObjectKeyFromObject(bottle), bottle))
 }
 
-// Helm 4 upgrades what Helm 3 installed, and Helm 3 uninstalls it. Helm 4 takes over what
-// kubectl installed from config/. It finds the CRD of an earlier release each time.
+// TestLongOtherBeginnings upgrades with Helm 4 what Helm 3 installed, and uninstalls it with
+// Helm 3. It then takes over with Helm 4 what kubectl installed from config/. Each time, the
+// CRD of an earlier release is already there.
 func TestLongOtherBeginnings(t *testing.T) {
 	require.Long(t)
 	c := startCluster(t)

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package kubelet tests the operator on a node with a real kubelet, where the chart
-// installed it: from a Bottle that runs, over restarts, an upgrade and a drain, to
-// uninstalling. There is one test, whose steps build on each other, because each machine
-// takes most of a minute to boot on an emulated node.
+// Package kubelet tests the chart on a node with a real kubelet. A Bottle runs through
+// restarts, an upgrade and a drain, and at last the operator is uninstalled. All of this is
+// one test whose steps build on each other, because a machine takes most of a minute to
+// boot on an emulated node.
 package kubelet
 
 import (
