@@ -26,8 +26,10 @@ STANDINS := 0.8.0 1.7.7 1.9.1 1.32.2
 NODES ?= 1
 MACHINES ?= real
 KUBELET ?= simulated
+# pod or docker; by default pod with KUBELET=real, and docker otherwise
+BUNDLE_RUNTIME ?=
 DEV_DIR ?= $(BIN)/dev
-export NODES MACHINES KUBELET DEV_DIR
+export NODES MACHINES KUBELET BUNDLE_RUNTIME DEV_DIR
 
 FUZZTIME ?= 10m
 FUZZ_PARALLEL ?= 1
@@ -36,14 +38,14 @@ BENCH_OUT ?= $(BIN)/bench.json
 ##@ Running
 .PHONY: help
 help: ## Show this help.
-	@awk 'BEGIN {FS = ":.*##"; printf "usage: make TARGET [NODES=n] [MACHINES=real|standin] [KUBELET=real|simulated]\n"} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-zA-Z0-9_-]+:.*?##/ {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*##"; printf "usage: make TARGET [NODES=n] [MACHINES=real|standin] [KUBELET=real|simulated] [BUNDLE_RUNTIME=pod|docker]\n"} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-zA-Z0-9_-]+:.*?##/ {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: dev-prepare ## Bring up a cluster, run a Bottle in a real microVM and show it.
 	@hack/demo
 
 .PHONY: dev-up
-dev-up: dev-prepare ## Start the development cluster (NODES, MACHINES, KUBELET, NAMESPACE).
+dev-up: dev-prepare ## Start the development cluster (NODES, MACHINES, KUBELET, BUNDLE_RUNTIME, NAMESPACE).
 	@hack/dev/up
 
 .PHONY: dev-down
@@ -103,7 +105,7 @@ helm3: # Build Helm 3 to bin/helm3, for the tests of the chart.
 	@hack/helm/build 3 $(BIN)/helm3
 
 .PHONY: kubelet
-kubelet: ## Build what a virtual node with a real kubelet runs: kubelet, kube-proxy, containerd and CNI plugins.
+kubelet: ## Build what a virtual node with a real kubelet runs: kubelet, kube-proxy, containerd, crictl and CNI plugins.
 	@hack/controlplane/build $(BIN)/kubelet node
 
 .PHONY: smolvm

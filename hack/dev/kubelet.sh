@@ -3,8 +3,8 @@
 # Sourced by up and node, for KUBELET=real: the parts of a virtual node that runs a
 # kubelet of its own, and the operator on it.
 #
-# The node runs containerd, runc, kubelet and kube-proxy beside its Docker Engine. Its
-# Pods are on a CNI bridge. The control plane has a route to them, and the API server
+# The node runs containerd, runc, kubelet and kube-proxy, and with BUNDLE_RUNTIME=docker
+# also a Docker Engine. Its Pods are on a CNI bridge. The control plane has a route to them, and the API server
 # has an address on the LAN of the nodes, so that traffic goes both ways. No registry
 # is dialled: the images are imported.
 
@@ -87,7 +87,7 @@ prepare_kubelet() {
 }
 
 # kubelet_images: the archives that a node imports, in bin/images.
-kubelet_images=(pause guest bottle-operator bottle-smolvm)
+kubelet_images=(pause guest foreign-bundle bottle-operator bottle-smolvm)
 
 # make_kubelet_disk NODE: makes the disk with the programs and the images. A node reads a
 # disk faster than it receives files by ssh.
@@ -165,6 +165,8 @@ install_operator() {
   read -ra agent <<<"${AGENT_FLAGS:-}"
   read -ra manager <<<"${MANAGER_FLAGS:-}"
   agent=("${world_flags[@]}" --egress-upstream-ca /opt/dev/world-ca.pem --max-concurrent-starts 1 --start-timeout 5m "${agent[@]}")
+  # Without the flag, the agent finds the kubelet and uses no Docker Engine.
+  if has_docker; then agent+=(--bundle-runtime docker); fi
   manager=(--default-cpus 1 --default-memory 256Mi "${manager[@]}")
   # The tag is always the same, so this makes the Pods change with the image.
   image=$(sha256sum <"$bin/images/bottle-operator.tar" | cut -c1-16)

@@ -22,6 +22,10 @@ nodes=$(cat "$dev/nodes.count" 2>/dev/null || true)
 # real, or simulated: kwok stands for the kubelets, and the operator runs outside of
 # the cluster.
 kubelet=$(cat "$dev/kubelet" 2>/dev/null || echo "${KUBELET:-simulated}")
+# pod: the bundles are containers of the Bottles' Pods, and no node has a Docker Engine.
+# docker: every node has one, and the bundles are its containers.
+if [ "$kubelet" = real ]; then bundle_runtime=pod; else bundle_runtime=docker; fi
+bundle_runtime=$(cat "$dev/bundle-runtime" 2>/dev/null || echo "${BUNDLE_RUNTIME:-$bundle_runtime}")
 # The namespace that the operator is installed in.
 namespace=$(cat "$dev/namespace" 2>/dev/null || echo "${NAMESPACE:-bottle-system}")
 
@@ -147,3 +151,5 @@ has_node() { [ -d "$dev/nodes/$1" ]; }
 virtual() { [ "$mode" = virtual ]; }
 
 real_kubelet() { [ "$kubelet" = real ]; }
+
+has_docker() { [ "$bundle_runtime" = docker ]; }
