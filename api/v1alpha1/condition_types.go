@@ -79,6 +79,12 @@ const (
 	// network of the Bottle, nor lets it be used or replaced. The message says what
 	// to do on the node.
 	ReasonDockerStuck = "DockerStuck"
+	// ReasonContainerRuntimeUnavailable: the node's container runtime (containerd or
+	// CRI-O) does not answer the agent. The message says what to do on the node.
+	ReasonContainerRuntimeUnavailable = "ContainerRuntimeUnavailable"
+	// ReasonPodStarting: the kubelet has not started the Bottle's Pod yet, or starts it
+	// again. kubectl describe pod shows what it waits for.
+	ReasonPodStarting = "PodStarting"
 )
 
 // Reasons of Finished, and of Ready once the Bottle has finished.
@@ -344,6 +350,10 @@ const (
 	// ReasonOrphanRemoved (on the Node): something that belonged to a Bottle that
 	// no longer exists was removed from the node.
 	ReasonOrphanRemoved = "OrphanRemoved"
+	// ReasonSandboxReplaced: the network namespace of the Bottle's Pod was lost, for
+	// example because the Pod's sandbox was killed, and the kubelet made another one.
+	// The machine was cut off meanwhile, and got a new link behind a new wall.
+	ReasonSandboxReplaced = "SandboxReplaced"
 	// ReasonNewerSmolvm (on the Node): the node's smolvm is newer than the
 	// releases that this operator was tested with.
 	ReasonNewerSmolvm = "NewerSmolvm"
@@ -396,6 +406,7 @@ var RoutineReasons = map[string]bool{
 	ReasonBlocked:         true,
 	ReasonMachineStarting: true,
 	ReasonBundleStarting:  true,
+	ReasonPodStarting:     true,
 	ReasonStopping:        true,
 	ReasonProving:         true,
 	// The pull itself records Events with the reasons that Pods use.

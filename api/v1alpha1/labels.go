@@ -42,6 +42,11 @@ const (
 // has no effect on a workload that has started.
 const AnnotationHold = "botbottle.dev/hold"
 
+// AnnotationBundle is on a placeholder Pod: a digest of the parts of spec.bundle that the
+// Pod was made from. The Pod also has the Bottle's annotations AnnotationRestartedAt and
+// AnnotationRecreatedAt as they were then.
+const AnnotationBundle = "botbottle.dev/bundle"
+
 // AnnotationAgentAddress is on an agent's Lease: the IP:PORT at which the agent
 // serves the manager.
 const AnnotationAgentAddress = "botbottle.dev/agent-address"

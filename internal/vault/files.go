@@ -83,7 +83,7 @@ func inMemory(dir int) error {
 		return err
 	}
 	if st.Type != unix.TMPFS_MAGIC && st.Type != unix.RAMFS_MAGIC {
-		return errors.New("the folder is not in memory, because the vault is not mounted")
+		return errors.New("the folder is not in memory")
 	}
 	return nil
 }
@@ -102,9 +102,9 @@ func readAt(dir int, name string) ([]byte, error) {
 	return data, err
 }
 
-// replaceAt replaces the file, unless it has this content. Until it is complete, the new
-// file belongs to root.
-func (v *Vault) replaceAt(dir int, name string, data []byte) error {
+// replaceAt replaces the file, which only the reader may read, unless it has this content.
+// Until it is complete, the new file belongs to root.
+func replaceAt(dir int, name string, data []byte, reader int) error {
 	if have, err := readAt(dir, name); err == nil && bytes.Equal(have, data) {
 		return nil
 	}
@@ -119,7 +119,7 @@ func (v *Vault) replaceAt(dir int, name string, data []byte) error {
 	f := os.NewFile(uintptr(fd), name)
 	_, err = f.Write(data)
 	if err == nil {
-		err = errors.Join(f.Chown(v.options.Reader, v.options.Reader), f.Chmod(0o400))
+		err = errors.Join(f.Chown(reader, reader), f.Chmod(0o400))
 	}
 	if err = errors.Join(err, f.Close()); err == nil {
 		err = unix.Renameat(dir, temp, dir, name)

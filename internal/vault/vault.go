@@ -111,7 +111,7 @@ func (v *Vault) WriteFile(_ context.Context, uid, name string, data []byte) erro
 	if len(data) > MaxFile {
 		return fmt.Errorf("vault of %s: %s has more than the limit of %d bytes: %w", uid, name, MaxFile, host.ErrInvalid)
 	}
-	return v.within(uid, name, func(dir int) error { return v.replaceAt(dir, name, data) })
+	return v.within(uid, name, func(dir int) error { return replaceAt(dir, name, data, v.options.Reader) })
 }
 
 // RemoveFile implements host.Vault.
@@ -169,13 +169,25 @@ func (v *Vault) within(uid, name string, do func(dir int) error) error {
 	if !uidPattern.MatchString(uid) || !namePattern.MatchString(name) {
 		return fmt.Errorf("vault: %q of %q: not a UID with a name of a file: %w", name, uid, host.ErrInvalid)
 	}
-	dir, err := unix.Open(v.folder(uid), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err == nil {
-		defer unix.Close(dir)
-		if err = inMemory(dir); err == nil {
-			err = do(dir)
-		}
+	return wrap(uid, name, inFolder(v.folder(uid), do))
+}
+
+// inFolder calls do with the descriptor of a folder, after it has checked that the folder
+// is in memory.
+func inFolder(path string, do func(dir int) error) error {
+	dir, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
 	}
+	defer unix.Close(dir)
+	if err := inMemory(dir); err != nil {
+		return err
+	}
+	return do(dir)
+}
+
+// wrap adds to an error what it concerns, and its kind.
+func wrap(uid, name string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("vault of %s: %s: %w", uid, name, host.ErrNotFound)
