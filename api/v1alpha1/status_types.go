@@ -109,6 +109,18 @@ type SmolfileStatus struct {
 	SHA256 string `json:"sha256,omitempty"`
 }
 
+// BundleRuntime says what runs the sidecar container on a node.
+// +kubebuilder:validation:Enum=Docker;Pod
+type BundleRuntime string
+
+const (
+	// BundleRuntimeDocker is the node's Docker Engine.
+	BundleRuntimeDocker BundleRuntime = "Docker"
+	// BundleRuntimePod is the kubelet: the sidecar is the container of the Bottle's
+	// placeholder Pod.
+	BundleRuntimePod BundleRuntime = "Pod"
+)
+
 // BundleStatus is the sidecar container on the node.
 type BundleStatus struct {
 	// name is the name of the container.
@@ -117,7 +129,14 @@ type BundleStatus struct {
 	// +kubebuilder:validation:MaxLength=128
 	Name string `json:"name,omitempty"`
 
-	// containerID is Docker's ID of the container.
+	// runtime says what runs the container: the node's Docker Engine (Docker), or the
+	// kubelet, as the only container of the Bottle's placeholder Pod (Pod). A Bottle
+	// keeps the runtime that it got on its node. If absent, it is Docker.
+	// +optional
+	Runtime *BundleRuntime `json:"runtime,omitempty"`
+
+	// containerID is the ID that the Docker Engine or the container runtime of the
+	// kubelet gave the container.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=128
