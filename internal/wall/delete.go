@@ -33,10 +33,15 @@ func (w *Walls) DeleteWall(ctx context.Context, owner host.Owner) error {
 	if err := errors.Join(w.tearDown(owner, f), w.dropBridgesTable()); err != nil {
 		return fmt.Errorf("wall %s: %w", owner.ID(), err)
 	}
+	w.forget(owner)
+	return nil
+}
+
+// forget removes an owner from the cache.
+func (w *Walls) forget(owner host.Owner) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	delete(w.expected, owner.ID())
-	return nil
 }
 
 func (w *Walls) tearDown(owner host.Owner, f facts) error {
@@ -78,8 +83,13 @@ func cutOff(path string) error {
 // ListWalls implements host.Walls. It also returns walls of which only a part is
 // left, such as a namespace without a link or a filter without a namespace.
 func (w *Walls) ListWalls(ctx context.Context) ([]host.WallOwner, error) {
+	return listWalls(ctx, linkMarks, w.netnsMarks, tableMarks)
+}
+
+// listWalls returns the walls with marks in any of the lists.
+func listWalls(ctx context.Context, lists ...func() ([]string, error)) ([]host.WallOwner, error) {
 	found := map[host.WallOwner]bool{}
-	for _, list := range []func() ([]string, error){linkMarks, w.netnsMarks, tableMarks} {
+	for _, list := range lists {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}

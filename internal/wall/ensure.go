@@ -23,7 +23,23 @@ func (w *Walls) EnsureWall(ctx context.Context, spec host.WallSpec) (host.Wall, 
 		return host.Wall{}, err
 	}
 	defer w.locks.Lock(spec.Owner.UID8())()
-	f, err := w.observeOne(ctx, spec)
+	return w.ensure(ctx, w, spec, want)
+}
+
+// side is where the node's end of a wall lies: on the node or in a Pod.
+type side interface {
+	// observeOne reads a wall back.
+	observeOne(ctx context.Context, spec host.WallSpec) (facts, error)
+	// surround makes what a wall needs besides its namespace, link and filter.
+	surround(spec host.WallSpec, f facts) error
+}
+
+func (w *Walls) surround(host.WallSpec, facts) error { return w.ensureBridgesTable() }
+
+// ensure makes a wall stand whose node's end lies in the calling thread's network
+// namespace. The caller holds the wall's lock.
+func (w *Walls) ensure(ctx context.Context, at side, spec host.WallSpec, want *expected) (host.Wall, error) {
+	f, err := at.observeOne(ctx, spec)
 	if err != nil {
 		return host.Wall{}, err
 	}
@@ -36,11 +52,11 @@ func (w *Walls) EnsureWall(ctx context.Context, spec host.WallSpec) (host.Wall, 
 	if wall := wallOf(spec, want, f); wall.Err != nil || len(wall.Faults) == 0 {
 		return wall, wall.Err
 	}
-	r := &repair{walls: w, spec: spec, want: want, facts: f}
+	r := &repair{walls: w, at: at, spec: spec, want: want, facts: f}
 	if err := r.run(ctx); err != nil {
 		return host.Wall{}, fmt.Errorf("wall %s: %w", spec.Owner.ID(), err)
 	}
-	if f, err = w.observeOne(ctx, spec); err != nil {
+	if f, err = at.observeOne(ctx, spec); err != nil {
 		return host.Wall{}, err
 	}
 	wall := wallOf(spec, want, f)
@@ -58,6 +74,7 @@ func (w *Walls) observeOne(ctx context.Context, spec host.WallSpec) (facts, erro
 // repair makes a wall stand as specified. All of the wall must be ours.
 type repair struct {
 	walls *Walls
+	at    side
 	spec  host.WallSpec
 	want  *expected
 	facts facts           // as observed before the repair
@@ -82,7 +99,7 @@ func (r *repair) run(ctx context.Context) error {
 		r.in = h
 		// The order keeps the wall closed: no link is brought up or put into the
 		// bridge before the filter is on it.
-		for _, step := range []func() error{r.link, r.filter, r.removeExtras, r.loopback, r.inner, r.routes, r.walls.ensureBridgesTable, r.nodeEnd} {
+		for _, step := range []func() error{r.link, r.filter, r.removeExtras, r.loopback, r.inner, r.routes, r.surroundings, r.nodeEnd} {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
@@ -93,6 +110,8 @@ func (r *repair) run(ctx context.Context) error {
 		return nil
 	})
 }
+
+func (r *repair) surroundings() error { return r.at.surround(r.spec, r.facts) }
 
 // stands reports whether the link can stay. A link with an XDP program, which
 // runs before the filter, must be replaced, because the program cannot always

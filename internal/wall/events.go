@@ -20,10 +20,16 @@ import (
 // program that is attached with a BPF link, and the alias of a link that is down,
 // such as a namespace's loopback.
 type events struct {
+	*listener
+	self int // the node's ID for its own namespace, -1 if it has none
+}
+
+// listener is a socket that receives notifications of the network namespace of this
+// process, and of all those that have an ID in it.
+type listener struct {
 	socket *os.File
 	buf    []byte
 	oob    []byte
-	self   int // the node's ID for its own namespace, -1 if it has none
 }
 
 // changes are what notifications said has changed.
@@ -47,12 +53,15 @@ const (
 	maxEvents = 1 << 16
 )
 
+// eventGroup is a multicast group of notifications.
+type eventGroup struct {
+	group    int
+	optional bool // the kernel may lack it
+}
+
 // eventGroups are the multicast groups for everything that a wall's facts are read
 // from. A kernel that lacks an optional group also lacks what the group is about.
-var eventGroups = []struct {
-	group    int
-	optional bool
-}{
+var eventGroups = []eventGroup{
 	{unix.RTNLGRP_LINK, false}, {unix.RTNLGRP_NSID, false},
 	{unix.RTNLGRP_IPV4_IFADDR, false}, {unix.RTNLGRP_IPV4_ROUTE, false}, {unix.RTNLGRP_IPV4_MROUTE, false},
 	{unix.RTNLGRP_IPV6_IFADDR, false}, {unix.RTNLGRP_IPV6_ROUTE, false}, {unix.RTNLGRP_IPV6_MROUTE, false},
@@ -62,11 +71,23 @@ var eventGroups = []struct {
 // openEvents subscribes. What happens from then on is reported by read. It fails
 // where this process may not see what happens in other namespaces.
 func openEvents() (*events, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
+	l, err := openListener(unix.NETLINK_ROUTE, eventGroups)
+	if err != nil {
+		return nil, err
+	}
+	e := &events{listener: l}
+	if e.self, err = netlink.GetNetNsIdByPid(os.Getpid()); err != nil {
+		e.close()
+		return nil, err
+	}
+	return e, nil
+}
+
+func openListener(protocol int, groups []eventGroup) (*listener, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
-	e := &events{socket: os.NewFile(uintptr(fd), "rtnetlink"), buf: make([]byte, 16<<10), oob: make([]byte, 256), self: -1}
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, eventRoom); err != nil {
 		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, eventRoom) // as much as is allowed
 	}
@@ -76,7 +97,7 @@ func openEvents() (*events, error) {
 	if err == nil {
 		err = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_LISTEN_ALL_NSID, 1)
 	}
-	for _, g := range eventGroups {
+	for _, g := range groups {
 		if err != nil {
 			break
 		}
@@ -85,17 +106,14 @@ func openEvents() (*events, error) {
 			err = nil
 		}
 	}
-	if err == nil {
-		e.self, err = netlink.GetNetNsIdByPid(os.Getpid())
-	}
 	if err != nil {
-		e.close()
+		unix.Close(fd)
 		return nil, err
 	}
-	return e, nil
+	return &listener{socket: os.NewFile(uintptr(fd), "netlink"), buf: make([]byte, linkRoom), oob: make([]byte, 256)}, nil
 }
 
-func (e *events) close() { _ = e.socket.Close() }
+func (l *listener) close() { _ = l.socket.Close() }
 
 // read returns what has changed since the last call. It does not wait. After an
 // error, notifications may be missing, and e must be closed.
@@ -126,7 +144,7 @@ func (e *events) read() (changes, error) {
 		}
 		err = eachMessage(e.buf[:n], func(h unix.NlMsghdr, body []byte) error {
 			switch {
-			case from != e.self:
+			case from >= 0 && from != e.self:
 				c.insides[from] = true
 			case h.Type == unix.RTM_NEWLINK || h.Type == unix.RTM_DELLINK:
 				c.links = true
@@ -143,11 +161,11 @@ func (e *events) read() (changes, error) {
 	return c, errors.New("notifications arrive faster than they can be read")
 }
 
-// sender returns the node's ID of the namespace that a notification is from;
-// e.self if it is the node's own.
-func (e *events) sender(oob []byte) (int, error) {
+// sender returns the ID of the namespace that a notification is from; -1 if it is from
+// the process's own and that has no ID.
+func (l *listener) sender(oob []byte) (int, error) {
 	if len(oob) == 0 {
-		return e.self, nil
+		return -1, nil
 	}
 	messages, err := unix.ParseSocketControlMessage(oob)
 	if err != nil {
@@ -158,7 +176,7 @@ func (e *events) sender(oob []byte) (int, error) {
 			return nativeInt(m.Data), nil
 		}
 	}
-	return e.self, nil
+	return -1, nil
 }
 
 // checkSelf finds out whether the node's own namespace got an ID. If it did, its

@@ -32,6 +32,8 @@ type facts struct {
 	inside          insideFacts
 	// bridges says what is wrong with the bridges' table; "" if nothing is.
 	bridges string
+	// pod is what else was observed in a Pod; nil if the node's end is on the node.
+	pod *podFacts
 }
 
 // attrs are the attributes of a link that matter here.
@@ -87,10 +89,28 @@ func (i insideFacts) link(name string) *attrs {
 
 // observe reads walls back, in the order of specs.
 func (w *Walls) observe(ctx context.Context, specs []host.WallSpec) ([]facts, error) {
+	w.memory.markInspected(specs)
 	links, err := linksOf(specs)
 	if err != nil {
 		return nil, err
 	}
+	out, err := w.observeEnds(ctx, specs, links)
+	if err != nil {
+		return nil, err
+	}
+	bridges, err := bridgesHooks.fault()
+	if err != nil {
+		return nil, err
+	}
+	for i := range out {
+		out[i].bridges = bridges
+	}
+	return out, w.observeInside(ctx, out)
+}
+
+// observeEnds reads the node's ends of walls and their filters, in the calling thread's
+// network namespace, which has these links.
+func (w *Walls) observeEnds(ctx context.Context, specs []host.WallSpec, links map[string]*attrs) ([]facts, error) {
 	rs, err := openRuleset()
 	if err != nil {
 		return nil, err
@@ -101,64 +121,59 @@ func (w *Walls) observe(ctx context.Context, specs []host.WallSpec) ([]facts, er
 		return nil, err
 	}
 	hooks := hooksOf(tables)
-	bridges, err := bridgesFault()
-	if err != nil {
-		return nil, err
-	}
 	out := make([]facts, len(specs))
-	w.memory.markInspected(specs)
 	for i, s := range specs {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
 		f := &out[i]
-		f.path, f.bridges = w.path(s.Owner), bridges
+		f.path = w.path(s.Owner)
 		f.nodeEnd, f.bridge = links[s.Owner.Veth()], links[s.Owner.Bridge()]
 		f.filter = filterFacts{table: tables[tableName(s.Owner)], earlier: hooks[s.Owner.Veth()].before(tableName(s.Owner))}
 		if f.filter.table != nil {
 			f.filter.rules, f.filter.err = rs.rules(tableName(s.Owner))
 		}
 	}
-	return out, w.observeInside(ctx, out)
+	return out, nil
 }
 
-// observeInside reads all namespaces, on one thread.
+// observeInside reads all namespaces, on one thread of its own. The calling thread is in
+// the network namespace in which the node's ends lie.
 func (w *Walls) observeInside(ctx context.Context, walls []facts) error {
 	if len(walls) == 0 {
 		return nil
-	}
-	self, err := os.Open("/proc/thread-self/ns/net")
-	if err != nil {
-		return err
-	}
-	defer self.Close()
-	_, own, err := kindOf(int(self.Fd()))
-	if err != nil {
-		return err
 	}
 	node, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return err
 	}
 	defer node.Close()
-	return ownthread.Run(func() error {
-		for i := range walls {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			f := &walls[i]
-			var ns *os.File
-			ns, f.kind, f.id, f.inside.err = openNetNS(f.path)
-			if ns == nil {
-				continue
-			}
-			if f.node = f.id == own; !f.node {
-				f.inside = readInside(node, ns)
-			}
-			ns.Close()
+	own, err := threadsNetNS()
+	if err != nil {
+		return err
+	}
+	return ownthread.Run(func() error { return readInsides(ctx, walls, node, own) })
+}
+
+// readInsides reads all namespaces. node is a handle where the node's ends lie, and own
+// are namespaces that are no wall's. The calling thread moves on for good.
+func readInsides(ctx context.Context, walls []facts, node *netlink.Handle, own ...host.NetNS) error {
+	for i := range walls {
+		if err := ctx.Err(); err != nil {
+			return err
 		}
-		return nil
-	})
+		f := &walls[i]
+		var ns *os.File
+		ns, f.kind, f.id, f.inside.err = openNetNS(f.path)
+		if ns == nil {
+			continue
+		}
+		if f.node = slices.Contains(own, f.id); !f.node {
+			f.inside = readInside(node, ns)
+		}
+		ns.Close()
+	}
+	return nil
 }
 
 // readInside reads one namespace. The calling thread enters it for good.

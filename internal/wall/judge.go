@@ -32,11 +32,18 @@ func judge(spec host.WallSpec, want *expected, f facts) []host.WallFault {
 		return j.faults
 	}
 	j.namespace()
+	if f.pod != nil && f.pod.gone {
+		j.withoutPod()
+		return j.faults
+	}
 	j.ends()
 	j.filter()
 	j.inside()
 	if f.bridges != "" {
-		j.closedFault("table ip %s %s", bridgesTable, f.bridges)
+		j.closedFault("table %s %s", bridgesHooks, f.bridges)
+	}
+	if f.pod != nil {
+		j.pod()
 	}
 	return j.faults
 }
@@ -133,7 +140,7 @@ func (j *judgment) addresses() {
 	case end.mac != nodeMAC(j.spec.Owner).String():
 		j.closedFault("link %s has a wrong MAC address", end.name)
 	}
-	if bridge != nil && bridge.mac == bundle {
+	if bridge != nil && bridge.mac == bundle && j.facts.pod == nil {
 		j.openFault("bridge %s has the bundle's MAC address", bridge.name)
 	}
 }
@@ -196,9 +203,7 @@ func (j *judgment) inside() {
 	if lo := in.link("lo"); lo != nil && lo.up {
 		j.closedFault("lo in the namespace is up")
 	}
-	for _, name := range extraLinks(in) {
-		j.openFault("link %q is in the namespace", name)
-	}
+	j.extraLinks()
 	inner := in.link(innerName)
 	if inner == nil {
 		j.closedFault("%s is missing in the namespace", innerName)
@@ -221,6 +226,12 @@ func (j *judgment) inside() {
 	}
 	if inner.up && !connected(j.spec, in) {
 		j.closedFault("the namespace has no route to %s", j.spec.Subnet)
+	}
+}
+
+func (j *judgment) extraLinks() {
+	for _, name := range extraLinks(j.facts.inside) {
+		j.openFault("link %q is in the namespace", name)
 	}
 }
 

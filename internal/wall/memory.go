@@ -159,7 +159,7 @@ func (m *memory) readTables(rs *ruleset, now time.Time) error {
 		m.tables = nil
 		return err
 	}
-	bridges, err := bridgesFault()
+	bridges, err := bridgesHooks.fault()
 	if err != nil {
 		m.tables = nil
 		return err

@@ -79,6 +79,15 @@ func hashedMAC(first byte, o host.Owner) net.HardwareAddr {
 	return append(net.HardwareAddr{first}, sum[:5]...)
 }
 
+func checkSpecs(specs []host.WallSpec) error {
+	for _, s := range specs {
+		if err := checkSpec(s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // checkSpec returns ErrInvalid for a spec that cannot be written as rules.
 func checkSpec(s host.WallSpec) error {
 	switch {

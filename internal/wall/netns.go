@@ -31,8 +31,13 @@ const (
 // openNetNS opens the network namespace at path. The returned file is nil if path
 // is not a network namespace.
 func openNetNS(path string) (*os.File, fileKind, host.NetNS, error) {
-	// Opening must not block on a FIFO or follow a symbolic link.
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	return openAny(path, unix.O_NOFOLLOW)
+}
+
+// openAny does the same with further flags for the opening, which must not block on a
+// FIFO.
+func openAny(path string, flags int) (*os.File, fileKind, host.NetNS, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK|flags, 0)
 	switch {
 	case errors.Is(err, unix.ENOENT):
 		return nil, fileAbsent, host.NetNS{}, nil
@@ -48,6 +53,20 @@ func openNetNS(path string) (*os.File, fileKind, host.NetNS, error) {
 		return nil, kind, host.NetNS{}, err
 	}
 	return f, kind, id, nil
+}
+
+// threadsNetNS returns the network namespace of the calling thread.
+func threadsNetNS() (host.NetNS, error) { return statNetNS("/proc/thread-self/ns/net") }
+
+// processNetNS returns the network namespace of the process.
+func processNetNS() (host.NetNS, error) { return statNetNS("/proc/self/ns/net") }
+
+func statNetNS(path string) (host.NetNS, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return host.NetNS{}, &os.PathError{Op: "stat", Path: path, Err: err}
+	}
+	return host.NetNS{Dev: st.Dev, Inode: st.Ino}, nil
 }
 
 func kindOf(fd int) (fileKind, host.NetNS, error) {

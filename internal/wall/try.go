@@ -56,7 +56,7 @@ func TryKernel() error {
 		if err := New(Options{}).ensureBridgesTable(); err != nil {
 			return err
 		}
-		fault, err := bridgesFault()
+		fault, err := bridgesHooks.fault()
 		if err == nil && fault != "" {
 			err = fmt.Errorf("nftables table ip %s %s", bridgesTable, fault)
 		}

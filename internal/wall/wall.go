@@ -67,16 +67,23 @@ func (w *Walls) InspectWalls(ctx context.Context, specs []host.WallSpec) ([]host
 	if len(specs) == 0 {
 		return nil, ctx.Err()
 	}
-	for _, s := range specs {
-		if err := checkSpec(s); err != nil {
-			return nil, err
-		}
+	if err := checkSpecs(specs); err != nil {
+		return nil, err
 	}
 	read := w.read
 	if len(specs) > few {
 		read = w.readMany
 	}
-	walls, err := read(ctx, specs)
+	return w.inspect(ctx, specs, read, w.read)
+}
+
+// reading reads walls back and judges them.
+type reading func(ctx context.Context, specs []host.WallSpec) ([]host.Wall, error)
+
+// inspect reads walls back, and reads those with faults once more while it holds their
+// locks.
+func (w *Walls) inspect(ctx context.Context, specs []host.WallSpec, first, second reading) ([]host.Wall, error) {
+	walls, err := first(ctx, specs)
 	if err != nil {
 		return nil, err
 	}
@@ -95,12 +102,12 @@ func (w *Walls) InspectWalls(ctx context.Context, specs []host.WallSpec) ([]host
 		faulty[k], names[k] = specs[i], specs[i].Owner.UID8()
 	}
 	defer w.locks.Lock(names...)()
-	second, err := w.read(ctx, faulty)
+	reread, err := second(ctx, faulty)
 	if err != nil {
 		return nil, err
 	}
 	for k, i := range again {
-		walls[i] = second[k]
+		walls[i] = reread[k]
 	}
 	return walls, nil
 }
@@ -123,7 +130,11 @@ func (w *Walls) read(ctx context.Context, specs []host.WallSpec) ([]host.Wall, e
 }
 
 func wallOf(s host.WallSpec, want *expected, f facts) host.Wall {
-	if err := errors.Join(f.inside.err, f.filter.err); err != nil {
+	err := errors.Join(f.inside.err, f.filter.err)
+	if f.pod != nil {
+		err = errors.Join(err, f.pod.err)
+	}
+	if err != nil {
 		return host.Wall{Path: f.path, Err: fmt.Errorf("wall %s cannot be read: %w", s.Owner.ID(), err)}
 	}
 	wall := host.Wall{NetNS: f.id, Path: f.path, Faults: judge(s, want, f), Filter: f.filter.digest()}

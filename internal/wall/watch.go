@@ -84,27 +84,25 @@ func watchFilters(conn *netlink.Conn, changed func()) error {
 	}
 }
 
-// concernsWall reports whether a message is about the table of a wall. In
+// concernsWall reports whether a message is about the table of a wall.
+func concernsWall(m netlink.Message) bool {
+	return concernsTable(uint16(m.Header.Type), m.Data, func(family nftables.TableFamily, name string) bool {
+		return family == nftables.TableFamilyNetdev && isWallTable(name) || family == nftables.TableFamilyIPv4 && name == bridgesTable
+	})
+}
+
+// concernsTable reports whether a message of nftables is about one of our tables. In
 // messages about tables, chains and rules, the first attribute is the name of the
 // table.
-func concernsWall(m netlink.Message) bool {
+func concernsTable(kind uint16, body []byte, ours func(family nftables.TableFamily, name string) bool) bool {
 	const tableAttribute = 1
-	kind := int(m.Header.Type) & 0xff // later kinds are sets and elements: a recorded drop is not a change
-	if kind > unix.NFT_MSG_DELRULE || len(m.Data) < 4 {
+	// Later kinds are sets and elements: a recorded drop is not a change.
+	if kind&0xff > unix.NFT_MSG_DELRULE || len(body) < 4 {
 		return false
 	}
-	var ofWall func(name string) bool
-	switch nftables.TableFamily(m.Data[0]) {
-	case nftables.TableFamilyNetdev:
-		ofWall = isWallTable
-	case nftables.TableFamilyIPv4:
-		ofWall = func(name string) bool { return name == bridgesTable }
-	default:
-		return false
-	}
-	ours := false
-	attributes(m.Data[4:], func(kind uint16, b []byte) {
-		ours = ours || kind == tableAttribute && ofWall(text(b))
+	found := false
+	attributes(body[4:], func(kind uint16, b []byte) {
+		found = found || kind == tableAttribute && ours(nftables.TableFamily(body[0]), text(b))
 	})
-	return ours
+	return found
 }

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package wall
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/ownthread"
+)
+
+// podFacts are what was observed in the network namespace of a Pod, besides the link, its
+// filter and the bridge.
+type podFacts struct {
+	// gone means that the Pod has no network namespace. Nothing else is known then.
+	gone bool
+	// forwards means that the Pod forwards what arrives through the bridge.
+	forwards bool
+	// table says what is wrong with the podTable; "" if nothing is.
+	table string
+	// ports are the other links in the bridge, sorted.
+	ports []string
+	err   error
+}
+
+// podSide is the side of a Pod. The calling thread is in the Pod's network namespace.
+type podSide struct{ *PodWalls }
+
+func (p podSide) observeOne(ctx context.Context, spec host.WallSpec) (facts, error) {
+	own, err := processNetNS()
+	if err != nil {
+		return facts{}, err
+	}
+	f, err := p.observeEnd(ctx, spec)
+	if err != nil {
+		return facts{}, err
+	}
+	node, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return facts{}, err
+	}
+	defer node.Close()
+	pods, err := threadsNetNS()
+	if err != nil {
+		return facts{}, err
+	}
+	all := []facts{f}
+	err = ownthread.Run(func() error { return readInsides(ctx, all, node, own, pods) })
+	return all[0], err
+}
+
+// observeEnd reads the node's end of a wall.
+func (p podSide) observeEnd(ctx context.Context, spec host.WallSpec) (facts, error) {
+	links, err := nodeLinks()
+	if err != nil {
+		return facts{}, err
+	}
+	all, err := p.walls.observeEnds(ctx, []host.WallSpec{spec}, links)
+	if err != nil {
+		return facts{}, err
+	}
+	f := all[0]
+	f.pod = &podFacts{}
+	if f.bridge != nil {
+		f.pod.forwards, f.pod.err = forwards(spec.Owner.Bridge())
+		for name, l := range links {
+			if l.master == f.bridge.index && name != spec.Owner.Veth() {
+				f.pod.ports = append(f.pod.ports, name)
+			}
+		}
+		slices.Sort(f.pod.ports)
+	}
+	table, err := podTable(spec).fault()
+	f.pod.table, f.pod.err = table, errors.Join(f.pod.err, err)
+	return f, nil
+}
+
+// read reads walls back and judges them.
+func (p *PodWalls) read(ctx context.Context, specs []host.WallSpec) ([]host.Wall, error) {
+	pods := p.lookupAll(ctx, specs)
+	walls := make([]host.Wall, len(specs))
+	err := ownthread.Run(func() error {
+		home, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return err
+		}
+		defer home.Close()
+		for i, s := range specs {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			walls[i] = p.readOne(ctx, home, s, pods[i])
+		}
+		return nil
+	})
+	return walls, errors.Join(err, ctx.Err())
+}
+
+// readOne reads a wall back. The calling thread moves on for good.
+func (p *PodWalls) readOne(ctx context.Context, home *netlink.Handle, s host.WallSpec, pod podNS) host.Wall {
+	want, err := p.walls.expect(s)
+	var f facts
+	if err == nil {
+		f, err = p.factsOf(ctx, home, s, pod)
+	}
+	if err != nil {
+		return host.Wall{Path: p.walls.path(s.Owner), Err: fmt.Errorf("wall %s cannot be read: %w", s.Owner.ID(), err)}
+	}
+	return wallOf(s, want, f)
+}
+
+// factsOf reads a wall. The calling thread moves on for good.
+func (p *PodWalls) factsOf(ctx context.Context, home *netlink.Handle, s host.WallSpec, pod podNS) (facts, error) {
+	own, err := processNetNS()
+	if err != nil {
+		return facts{}, err
+	}
+	ns, err := p.open(pod, home)
+	if errors.Is(err, host.ErrNotFound) {
+		f := []facts{{path: p.walls.path(s.Owner), pod: &podFacts{gone: true}}}
+		return f[0], readInsides(ctx, f, home, own)
+	}
+	if err != nil {
+		return facts{}, err
+	}
+	defer ns.Close()
+	if err := enter(ns); err != nil {
+		return facts{}, err
+	}
+	f, err := podSide{p}.observeEnd(ctx, s)
+	if err != nil {
+		return facts{}, err
+	}
+	node, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return facts{}, err
+	}
+	defer node.Close()
+	all := []facts{f}
+	err = readInsides(ctx, all, node, own, pod.id)
+	return all[0], err
+}
+
+// forwarding is the file that says whether IPv4 packets that arrive at a link are forwarded.
+func forwarding(link string) string { return "/proc/sys/net/ipv4/conf/" + link + "/forwarding" }
+
+func forwards(link string) (bool, error) {
+	text, err := os.ReadFile(forwarding(link))
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil // the link went away
+	}
+	return string(bytes.TrimSpace(text)) != "0", err
+}

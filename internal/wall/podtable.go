@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package wall
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+// podTableName is the name of a table in a Pod's network namespace.
+const podTableName = "bottle-pod"
+
+// podTable returns the table that stands in a Pod's network namespace beside the filter of
+// the wall. It replaces the table of the bridges there.
+//
+// Its chain prerouting drops TCP to the bundle's ports, over IPv4 and IPv6 and whatever the
+// destination address, unless it arrives through the bundle's bridge or comes from the Pod
+// itself: the Pod has an address that every other Pod and every node can reach, and the
+// bundle may hold credentials. The chain comes before any rule that redirects packets. It
+// names the links that may, not those that may not, so that it also holds for a link that is
+// added later. Nobody knows yet which connection a packet belongs to when it gets there, so
+// the chain also drops the answers to a connection that the bundle itself opened from one of
+// its ports. The kernel does not choose a port on which the bundle listens.
+//
+// Its chain output marks the bundle's answers as untracked, as the filter does with what the
+// machine sends. Otherwise, a rule of the Pod's, such as a service mesh's, could redirect
+// them.
+//
+// The table keeps no machine in: a wall without it is closed.
+func podTable(s host.WallSpec) hookTable {
+	named := func(key expr.MetaKey, op expr.CmpOp, name string) []expr.Any {
+		whole := make([]byte, unix.IFNAMSIZ) // with the zeros, so that a longer name differs
+		copy(whole, name)
+		return []expr.Any{&expr.Meta{Key: key, Register: reg0}, &expr.Cmp{Op: op, Register: reg0, Data: whole}}
+	}
+	var drops []rule
+	for _, port := range portsOf(s) {
+		drops = append(drops, rule{drops: true, comment: fmt.Sprintf("%sbundle port %d from elsewhere", markPrefix, port), exprs: slices.Concat(
+			named(expr.MetaKeyIIFNAME, expr.CmpOpNeq, "lo"),
+			named(expr.MetaKeyIIFNAME, expr.CmpOpNeq, s.Owner.Bridge()),
+			[]expr.Any{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg0}, &expr.Cmp{Op: expr.CmpOpEq, Register: reg0, Data: []byte{protoTCP}}},
+			match(destinationPort(), binary.BigEndian.AppendUint16(nil, uint16(port))),
+			verdict(expr.VerdictDrop),
+		)})
+	}
+	answers := rule{comment: markPrefix + "to the machine", exprs: append(named(expr.MetaKeyOIFNAME, expr.CmpOpEq, s.Owner.Bridge()), &expr.Counter{}, &expr.Notrack{})}
+	return hookTable{family: nftables.TableFamilyINet, name: podTableName, chains: []hookChain{
+		{"prerouting", nftables.ChainHookPrerouting, priority, drops},
+		{"output", nftables.ChainHookOutput, nftables.ChainPriorityRaw, []rule{answers}},
+	}}
+}
+
+// surround writes the podTable, turns forwarding off and takes other links out of the
+// bridge.
+func (p podSide) surround(spec host.WallSpec, f facts) error {
+	if err := podTable(spec).ensure(); err != nil {
+		return err
+	}
+	bridge := spec.Owner.Bridge()
+	on, err := forwards(bridge)
+	if err == nil && on {
+		err = os.WriteFile(forwarding(bridge), []byte("0"), 0)
+	}
+	if err != nil {
+		return fmt.Errorf("forwarding of bridge %s: %w", bridge, err)
+	}
+	for _, name := range f.pod.ports {
+		l, err := netlink.LinkByName(name)
+		if errors.As(err, &netlink.LinkNotFoundError{}) {
+			continue
+		}
+		if err == nil {
+			err = netlink.LinkSetNoMaster(l)
+		}
+		if err != nil {
+			return fmt.Errorf("take link %q out of bridge %s: %w", name, bridge, err)
+		}
+	}
+	return nil
+}
