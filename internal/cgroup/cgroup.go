@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -33,13 +34,22 @@ func ValidParent(name string) bool { return validParent.MatchString(name) }
 // no slash and no dot, so it cannot be a path.
 func ValidID(name string) bool { return validID.MatchString(name) }
 
-// Groups are the machines' cgroups below one parent. An id is the name of a
-// machine, `bottle-…`; any other id is an error. The methods are safe for
-// concurrent use.
+// Groups are the machines' cgroups: below one parent, or directly below the cgroup of a
+// Pod, so that kubelet accounts, limits and kills a machine with its Pod. Usually a
+// machine has one; all methods consider all that it has. An id is the name of a machine,
+// `bottle-…`; any other id is an error. The methods are safe for concurrent use.
 type Groups struct {
 	hierarchy
 	// parent is the parent's path below the mount.
 	parent string
+
+	mu sync.Mutex
+	// pods are the Pods' cgroups in which a machine has, or had, a cgroup: what EnsureInPod
+	// created, and what was found when there was none in memory yet.
+	pods map[string][]string
+	// searched reports whether the Pods were searched for cgroups of an earlier process.
+	searched bool
+
 	// patience bounds the wait for a killed cgroup to become empty.
 	patience time.Duration
 	// made and rmdir let tests imitate what the kernel does.
@@ -72,10 +82,13 @@ func open(h hierarchy, parent string) (*Groups, error) {
 		return nil, fmt.Errorf("cgroup parent %q: want a relative path of names such as %s", parent, DefaultParent)
 	}
 	made := func(string) error { return nil }
-	return &Groups{hierarchy: h, parent: parent, patience: 10 * time.Second, made: made, rmdir: unix.Rmdir}, nil
+	return &Groups{
+		hierarchy: h, parent: parent, pods: map[string][]string{},
+		patience: 10 * time.Second, made: made, rmdir: unix.Rmdir,
+	}, nil
 }
 
-// Path returns the folder of a machine's cgroup.
+// Path returns the folder of a machine's cgroup below the parent.
 func (g *Groups) Path(id string) (string, error) {
 	if !validID.MatchString(id) {
 		return "", fmt.Errorf("cgroup %q: not a machine's name", id)
@@ -83,14 +96,64 @@ func (g *Groups) Path(id string) (string, error) {
 	return filepath.Join(g.mount, g.parent, id), nil
 }
 
-// Ensure creates the machine's cgroup if it does not exist, and returns its open
-// folder, into which a process can be cloned. The caller closes it.
+// places returns the folders of the cgroups that the machine may have, of which any may
+// not exist. If there is an error, they are all that are known.
+func (g *Groups) places(id string) ([]string, error) {
+	dir, err := g.Path(id)
+	if err != nil {
+		return nil, err
+	}
+	g.mu.Lock()
+	searched := g.searched
+	g.mu.Unlock()
+	if !searched {
+		err = g.findInPods()
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	dirs := []string{dir}
+	for _, pod := range g.pods[id] {
+		dirs = append(dirs, filepath.Join(g.mount, pod, id))
+	}
+	return dirs, err
+}
+
+// Ensure creates the machine's cgroup below the parent if it does not exist, and returns
+// its open folder, into which a process can be cloned. The caller closes it.
 func (g *Groups) Ensure(id string) (*os.File, error) {
 	dir, err := g.Path(id)
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(os.MkdirAll(dir, 0o755), g.made(dir)); err != nil {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("create cgroup %s: %w", id, err)
+	}
+	return g.prepare(id, dir)
+}
+
+// EnsureInPod is like Ensure, but creates the cgroup below the cgroup of a Pod, for which
+// see ValidPod. It does not create the Pod's: the error is fs.ErrNotExist if the Pod has
+// gone.
+func (g *Groups) EnsureInPod(id, pod string) (*os.File, error) {
+	if !validID.MatchString(id) {
+		return nil, fmt.Errorf("cgroup %q: not a machine's name", id)
+	}
+	if !ValidPod(pod) || !g.trusted(pod) {
+		return nil, fmt.Errorf("create cgroup %s: %q is not where kubelet puts the cgroup of a Pod", id, pod)
+	}
+	dir := filepath.Join(g.mount, pod, id)
+	g.mu.Lock()
+	g.remember(id, pod)
+	err := os.Mkdir(dir, 0o755)
+	g.mu.Unlock()
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("create cgroup %s: %w", id, err)
+	}
+	return g.prepare(id, dir)
+}
+
+func (g *Groups) prepare(id, dir string) (*os.File, error) {
+	if err := g.made(dir); err != nil {
 		return nil, fmt.Errorf("create cgroup %s: %w", id, err)
 	}
 	// Nobody must be able to hide processes in cgroups below it.
@@ -104,8 +167,8 @@ func (g *Groups) Ensure(id string) (*os.File, error) {
 	return f, nil
 }
 
-// Add moves a process with all its threads into the machine's cgroup. It creates
-// the cgroup if it does not exist. The error is unix.ESRCH if there is no such
+// Add moves a process with all its threads into the machine's cgroup below the parent. It
+// creates the cgroup if it does not exist. The error is unix.ESRCH if there is no such
 // process.
 func (g *Groups) Add(id string, pid int) error {
 	f, err := g.Ensure(id)
@@ -142,7 +205,16 @@ func (g *Groups) parseMembership(text string) string {
 		// The kernel adds this suffix if the cgroup was removed while it held only
 		// zombies.
 		path = strings.TrimSuffix(path, " (deleted)")
-		below, ok := strings.CutPrefix(path, filepath.Join(g.root, g.parent)+"/")
+		path, ok = strings.CutPrefix(path, strings.TrimSuffix(g.root, "/")+"/")
+		if !ok {
+			continue
+		}
+		below, ok := strings.CutPrefix(path, g.parent+"/")
+		if !ok {
+			var pod string
+			pod, below = podAbove(path)
+			ok = pod != "" && g.trusted(pod)
+		}
 		id, _, _ := strings.Cut(below, "/")
 		if ok && validID.MatchString(id) {
 			return id
@@ -151,26 +223,36 @@ func (g *Groups) parseMembership(text string) string {
 	return ""
 }
 
-// Populated reports whether the machine's cgroup contains a living process. It
-// returns false if the cgroup does not exist.
+// Populated reports whether a cgroup of the machine contains a living process. It
+// returns false if it has no cgroup.
 func (g *Groups) Populated(id string) (bool, error) {
-	dir, err := g.Path(id)
-	if err != nil {
-		return false, err
+	dirs, err := g.places(id)
+	for _, dir := range dirs {
+		populated, dirErr := g.populated(dir)
+		if populated {
+			return true, nil
+		}
+		if dirErr != nil {
+			err = errors.Join(err, fmt.Errorf("inspect cgroup %s: %w", id, dirErr))
+		}
 	}
+	return false, err
+}
+
+func (g *Groups) populated(dir string) (bool, error) {
 	f, err := os.Open(filepath.Join(dir, "cgroup.events"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, g.absent(dir)
 	}
 	if err != nil {
-		return false, fmt.Errorf("inspect cgroup %s: %w", id, err)
+		return false, err
 	}
 	defer f.Close()
 	populated, err := readPopulated(f)
-	if err != nil {
-		return false, fmt.Errorf("inspect cgroup %s: %w", id, err)
+	if errors.Is(err, unix.ENODEV) { // removed in the meantime, so it was empty
+		return false, nil
 	}
-	return populated, nil
+	return populated, err
 }
 
 // absent returns nil if the folder of a cgroup does not exist. It returns an
@@ -184,19 +266,6 @@ func (g *Groups) absent(dir string) error {
 		return nil
 	}
 	return fmt.Errorf("%s: not a cgroup", dir)
-}
-
-// Remove removes the machine's cgroup. It returns nil if the cgroup does not
-// exist. The error is unix.EBUSY if the cgroup contains a living process.
-func (g *Groups) Remove(id string) error {
-	dir, err := g.Path(id)
-	if err != nil {
-		return err
-	}
-	if err := g.rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("remove cgroup %s: %w", id, err)
-	}
-	return nil
 }
 
 // readPopulated reads cgroup.events from its start, which also re-arms poll.

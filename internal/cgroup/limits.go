@@ -3,8 +3,10 @@
 package cgroup
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -28,14 +30,44 @@ var controllers = []string{"memory", "pids", "cpu"}
 // cpuPeriod is the kernel's default period in microseconds.
 const cpuPeriod = 100_000
 
-// SetLimits writes the limits of a machine's cgroup, which must exist. It enables
-// the controllers for the parent and the cgroups in it. It returns the names of
-// the controllers that it could not enable, sorted; these are not an error.
+// SetLimits writes the limits of the machine's cgroups, of which there must be one. It
+// enables the controllers for the parent and the cgroups in it. In a Pod, which belongs to
+// kubelet, it enables them at most for the cgroups that are directly below the Pod's. It
+// returns the names of the controllers that it could not enable, sorted; these are not an
+// error, except in a Pod if the node has the controller.
 func (g *Groups) SetLimits(id string, l Limits) (missing []string, err error) {
-	dir, err := g.Path(id)
+	dirs, err := g.places(id)
 	if err != nil {
 		return nil, err
 	}
+	dirs = slices.DeleteFunc(dirs, func(dir string) bool {
+		_, err := os.Lstat(dir)
+		return errors.Is(err, fs.ErrNotExist)
+	})
+	if len(dirs) == 0 {
+		return nil, fmt.Errorf("limits of cgroup %s: %w", id, fs.ErrNotExist)
+	}
+	var errs []error
+	values := l.values()
+	for _, controller := range controllers {
+		value := values[controller]
+		if value == "" {
+			continue
+		}
+		for _, dir := range dirs {
+			if err := g.enable(controller, filepath.Dir(dir)); errors.Is(err, errNoController) {
+				missing = append(missing, controller)
+			} else if err = cmp.Or(err, write(filepath.Join(dir, controller+".max"), value)); err != nil {
+				errs = append(errs, fmt.Errorf("limits of cgroup %s: %w", id, err))
+			}
+		}
+	}
+	slices.Sort(missing)
+	return slices.Compact(missing), errors.Join(errs...)
+}
+
+// values returns the contents of the files CONTROLLER.max.
+func (l Limits) values() map[string]string {
 	values := map[string]string{}
 	if l.MemoryBytes > 0 {
 		values["memory"] = strconv.FormatInt(l.MemoryBytes, 10)
@@ -46,42 +78,52 @@ func (g *Groups) SetLimits(id string, l Limits) (missing []string, err error) {
 	if l.CPUMillis > 0 {
 		values["cpu"] = fmt.Sprintf("%d %d", l.CPUMillis*cpuPeriod/1000, cpuPeriod)
 	}
-	var errs []error
-	for _, controller := range controllers {
-		value := values[controller]
-		if value == "" {
-			continue
-		}
-		if !g.enable(controller) {
-			missing = append(missing, controller)
-			continue
-		}
-		if err := write(filepath.Join(dir, controller+".max"), value); err != nil {
-			errs = append(errs, fmt.Errorf("limits of cgroup %s: %w", id, err))
-		}
-	}
-	slices.Sort(missing)
-	return missing, errors.Join(errs...)
+	return values
 }
 
-// enable enables a controller in every cgroup from the mount down to the
-// machines' parent. The kernel refuses if a cgroup on that path contains
-// processes.
-func (g *Groups) enable(controller string) bool {
-	dir := g.mount
+// errNoController means that a limit cannot be set, which is tolerated.
+var errNoController = errors.New("the controller cannot be enabled")
+
+// enable enables a controller for the cgroups in a machine's parent, dir.
+func (g *Groups) enable(controller, dir string) error {
+	if dir != filepath.Join(g.mount, g.parent) {
+		return g.enableInPod(controller, dir)
+	}
+	// The kernel refuses if a cgroup on the path from the mount contains processes.
+	dir = g.mount
 	for _, child := range append(strings.Split(g.parent, "/"), "") {
-		available, err := words(filepath.Join(dir, "cgroup.controllers"))
-		if err != nil || !slices.Contains(available, controller) {
-			return false
-		}
-		control := filepath.Join(dir, "cgroup.subtree_control")
-		enabled, err := words(control)
-		if err != nil || !slices.Contains(enabled, controller) && write(control, "+"+controller) != nil {
-			return false
+		if enableIn(controller, dir) != nil {
+			return errNoController
 		}
 		dir = filepath.Join(dir, child)
 	}
-	return true
+	return nil
+}
+
+// enableInPod enables a controller for the cgroups in a Pod's. The container runtime
+// usually has done so for the Pod's containers.
+func (g *Groups) enableInPod(controller, pod string) error {
+	if available, err := words(filepath.Join(g.mount, "cgroup.controllers")); err == nil && !slices.Contains(available, controller) {
+		return errNoController // not even the node has it
+	}
+	return enableIn(controller, pod)
+}
+
+// enableIn enables a controller for the cgroups in one cgroup.
+func enableIn(controller, dir string) error {
+	available, err := words(filepath.Join(dir, "cgroup.controllers"))
+	if err != nil {
+		return err
+	}
+	if !slices.Contains(available, controller) {
+		return fmt.Errorf("%s has no controller %s", dir, controller)
+	}
+	control := filepath.Join(dir, "cgroup.subtree_control")
+	enabled, err := words(control)
+	if err != nil || slices.Contains(enabled, controller) {
+		return err
+	}
+	return write(control, "+"+controller)
 }
 
 func words(path string) ([]string, error) {

@@ -17,14 +17,21 @@ import (
 // maxProcs is the most bytes that are read from cgroup.procs.
 const maxProcs = 1 << 20
 
-// Procs returns the user processes in the machine's cgroup; none if the cgroup
-// does not exist. It omits zombies, and kernel threads such as the vhost workers
-// of older kernels, which end together with the process that they serve.
+// Procs returns the user processes in the machine's cgroups; none if it has no
+// cgroup. It omits zombies, and kernel threads such as the vhost workers of older
+// kernels, which end together with the process that they serve.
 func (g *Groups) Procs(id string) ([]int, error) {
 	pids, err := g.AppendMembers(nil, id)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		pids, err = withoutKernelThreads(pids)
 	}
+	if err != nil {
+		return nil, fmt.Errorf("processes of cgroup %s: %w", id, err)
+	}
+	return pids, nil
+}
+
+func withoutKernelThreads(pids []int) ([]int, error) {
 	out := pids[:0]
 	for _, pid := range pids {
 		stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
@@ -32,7 +39,7 @@ func (g *Groups) Procs(id string) ([]int, error) {
 		case errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH):
 			// It has ended.
 		case err != nil:
-			return nil, fmt.Errorf("processes of cgroup %s: %w", id, err)
+			return nil, err
 		case !IsKernelThread(stat):
 			out = append(out, pid)
 		}
@@ -40,13 +47,22 @@ func (g *Groups) Procs(id string) ([]int, error) {
 	return out, nil
 }
 
-// AppendMembers appends all processes in the machine's cgroup to pids, including
-// kernel threads; none if the cgroup does not exist. It omits zombies.
+// AppendMembers appends all processes in the machine's cgroups to pids, including
+// kernel threads; none if it has no cgroup. It omits zombies.
 func (g *Groups) AppendMembers(pids []int, id string) ([]int, error) {
-	dir, err := g.Path(id)
-	if err != nil {
-		return pids, err
+	dirs, err := g.places(id)
+	for _, dir := range dirs {
+		if err == nil {
+			pids, err = g.appendMembers(pids, dir)
+		}
 	}
+	if err != nil {
+		return pids, fmt.Errorf("processes of cgroup %s: %w", id, err)
+	}
+	return pids, nil
+}
+
+func (g *Groups) appendMembers(pids []int, dir string) ([]int, error) {
 	all, err := appendProcs(pids, filepath.Join(dir, "cgroup.procs"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return pids, g.absent(dir)
@@ -55,7 +71,7 @@ func (g *Groups) AppendMembers(pids []int, id string) ([]int, error) {
 		return pids, nil
 	}
 	if err != nil {
-		return pids, fmt.Errorf("processes of cgroup %s: %w", id, err)
+		return pids, err
 	}
 	return all, nil
 }

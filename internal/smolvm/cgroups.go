@@ -3,6 +3,8 @@
 package smolvm
 
 import (
+	"context"
+	"fmt"
 	"os"
 	"sync"
 
@@ -59,14 +61,28 @@ func limitsOf(m host.Machine) cgroup.Limits {
 	return l
 }
 
-// confine recreates the machine's cgroup, sets its limits where the node can,
-// and returns its folder. The caller closes it. It is an error if the cgroup
-// still holds a process: call clear first.
+// podOf returns the cgroup of the Pod in which the machine shall run; "" for none. An
+// error is host.ErrUnavailable, whatever Parent returned: its host.ErrNotFound would say
+// that there is no such machine.
+func (d *Driver) podOf(ctx context.Context, name string) (string, error) {
+	if d.opts.Parent == nil {
+		return "", nil
+	}
+	pod, err := d.opts.Parent(ctx, name)
+	if err != nil {
+		return "", fmt.Errorf("%w: its Pod: %v", host.ErrUnavailable, err) //nolint:errorlint // see above
+	}
+	return pod, nil
+}
+
+// confine recreates the machine's cgroup, in the cgroup of a Pod if pod is not "", sets its
+// limits where the node can, and returns its folder. The caller closes it. It is an error
+// if the cgroup still holds a process: call clear first.
 //
 // The cgroup must be new. If a cgroup was killed before, a process that is
 // cloned into it from a cgroup that was not is killed too (seen with Linux
 // 6.18, which compares how often each of the two was killed).
-func (d *Driver) confine(m host.Machine) (*os.File, error) {
+func (d *Driver) confine(m host.Machine, pod string) (*os.File, error) {
 	g, err := d.cgroups()
 	if err != nil {
 		return nil, err
@@ -74,7 +90,12 @@ func (d *Driver) confine(m host.Machine) (*os.File, error) {
 	if err := g.Remove(m.Name); err != nil {
 		return nil, err
 	}
-	folder, err := g.Ensure(m.Name)
+	var folder *os.File
+	if pod == "" {
+		folder, err = g.Ensure(m.Name)
+	} else {
+		folder, err = g.EnsureInPod(m.Name, pod)
+	}
 	if err != nil {
 		return nil, err
 	}

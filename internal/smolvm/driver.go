@@ -53,6 +53,11 @@ type Options struct {
 	// a hierarchy, such as those of several nodes on one host, need different
 	// parents.
 	Cgroups string
+	// Parent returns the cgroup of the Pod in which a machine that is being started shall
+	// run, a path as of cgroup.ValidPod; "" means Cgroups. It is asked by no other call
+	// than StartMachine, so that a kill never waits for it. If it returns an error, the
+	// machine is not started. nil means Cgroups for all machines.
+	Parent func(ctx context.Context, name string) (string, error)
 	// MaxImageBytes bounds an image archive, and what an artifact may be when
 	// unpacked; zero means smolvm's own limit for an archive, 8 GiB.
 	MaxImageBytes int64
@@ -150,6 +155,7 @@ type call struct {
 	env            []string // in addition to the environment of every call
 	netns          string   // a file; "" means this process's namespace
 	cgroup         *os.File // a folder; nil means this process's cgroup
+	pod            string   // of a start: the Pod's cgroup in which the machine runs; "" for none
 	timeout        time.Duration
 	stdin          io.Reader
 	stdout, stderr io.Writer

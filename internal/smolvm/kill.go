@@ -40,6 +40,7 @@ func (d *Driver) clear(ctx context.Context, name string) error {
 			return fmt.Errorf("kill the VMM of %s: %w", name, err)
 		}
 		if len(strays) == 0 && !populated {
+			_ = g.RemoveFromPods(name) // kubelet would remove it with the Pod
 			return nil
 		}
 		if len(strays) == 0 {

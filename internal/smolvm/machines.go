@@ -136,6 +136,11 @@ func (d *Driver) StartMachine(ctx context.Context, name, netns string) error {
 		return err
 	}
 	defer unlock()
+	// The container runtime may be slow to answer: do not keep others waiting.
+	pod, err := d.podOf(ctx, name)
+	if err != nil {
+		return fmt.Errorf("start machine %s: %w", name, err)
+	}
 	release, err := d.slowWrite(ctx, c)
 	if err != nil {
 		return fmt.Errorf("start machine %s: %w", name, err)
@@ -159,7 +164,7 @@ func (d *Driver) StartMachine(ctx context.Context, name, netns string) error {
 	}
 	start := call{
 		what: "start machine " + name, args: c.startArgs(name), env: c.hardening(),
-		netns: netns, timeout: d.opts.StartTimeout, boots: true,
+		netns: netns, pod: pod, timeout: d.opts.StartTimeout, boots: true,
 	}
 	if err := d.start(ctx, c, m, start); err != nil {
 		return errors.Join(err, d.clearWithoutCancel(ctx, name))
@@ -175,7 +180,7 @@ func (d *Driver) start(ctx context.Context, c capabilities, m host.Machine, star
 	if err := d.clear(ctx, m.Name); err != nil {
 		return err
 	}
-	folder, err := d.confine(m)
+	folder, err := d.confine(m, start.pod)
 	if err != nil {
 		return fmt.Errorf("%s: %w: %w", start.what, host.ErrUnavailable, err)
 	}
