@@ -61,6 +61,10 @@ func TestOperatorOnARealKubelet(t *testing.T) {
 		{"Pods reach each other", w.startPods},
 		{"a Bottle runs, and another returns its exit code", w.runBottles},
 		{"neither Pods nor the node can be reached from a Bottle", w.wantUnreachable},
+		{"no Pod reaches the bundle", w.onPods(w.testReach)},
+		{"a NetworkPolicy stops the bundle", w.onPods(w.enforcePolicy)},
+		{"a wall is taken away", w.onPods(func(t *testing.T) { w.breakWalls(t, shortBreaches()) })},
+		{"something happens to the Bottle's Pod", w.onPods(func(t *testing.T) { w.disturb(t, shortDisturbances()) })},
 		{"the agent's Pod is deleted", w.deleteAgent},
 		{"containerd and kubelet are killed", w.killParts},
 		{"the chart is upgraded to another image", w.upgrade},
@@ -80,6 +84,15 @@ func TestOperatorOnARealKubelet(t *testing.T) {
 	}
 }
 
+// onPods returns a step that there is only if the bundles run in Pods.
+func (w *world) onPods(do func(t *testing.T)) func(t *testing.T) {
+	return func(t *testing.T) {
+		if w.OnPods(t) {
+			do(t)
+		}
+	}
+}
+
 // runBottles runs a Bottle as a user does, and then starts one that is kept until the end.
 // Two at once do not fit on the node.
 func (w *world) runBottles(t *testing.T) {
@@ -94,6 +107,11 @@ func (w *world) runBottles(t *testing.T) {
 	if got := <-ended; got.Code != 42 || got.Stdout != "done\n" {
 		t.Errorf("kubectl bottle run: got %+v, want exit code 42 and the command's output", got)
 	}
+	w.startKept(t)
+}
+
+// startKept starts the Bottle that is kept until the end.
+func (w *world) startKept(t *testing.T) {
 	// The rule covers the Pods, and the platform's limits close them again.
 	w.kept = builders.MakeBottle("kept").Namespace(w.ns).Slug("kept").Allow("10.0.0.0/8:" + podPort).Obj()
 	w.Apply(t, w.kept)

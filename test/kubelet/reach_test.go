@@ -68,11 +68,12 @@ func (w *world) wantUnreachable(t *testing.T) {
 	})
 }
 
-// countMachine counts the IPv4 packets with a machine's address: those to its bundle, and
-// those to anything else. br_netfilter shows the node also what stays in the bridge.
+// countMachine counts the IPv4 packets with a machine's address beside its wall: those to its
+// bundle, and those to anything else. br_netfilter shows also what stays in the bridge.
 func (w *world) countMachine(t *testing.T, machine, bundle string) func() (toBundle, strayed int) {
 	t.Helper()
-	w.Exec(t, node, "sh", "-ec", `
+	beside := w.BesideWall(t, w.kept)
+	w.Exec(t, node, append(beside, "sh", "-ec", `
 		nft add table ip canary
 		nft add counter ip canary bundle
 		nft add counter ip canary strayed
@@ -80,8 +81,8 @@ func (w *world) countMachine(t *testing.T, machine, bundle string) func() (toBun
 			nft add chain ip canary at-$hook "{ type filter hook $hook priority 300 ; }"
 			nft add rule ip canary at-$hook ip saddr "$1" ip daddr "$2" counter name bundle
 			nft add rule ip canary at-$hook ip saddr "$1" ip daddr != "$2" counter name strayed
-		done`, "sh", machine, bundle)
-	t.Cleanup(func() { w.TryExec(t, node, "nft", "delete", "table", "ip", "canary") })
+		done`, "sh", machine, bundle)...)
+	t.Cleanup(func() { w.TryExec(t, node, append(beside, "nft", "delete", "table", "ip", "canary")...) })
 	return func() (int, int) {
 		var list struct {
 			Nftables []struct {
@@ -91,7 +92,7 @@ func (w *world) countMachine(t *testing.T, machine, bundle string) func() (toBun
 				}
 			}
 		}
-		if err := json.Unmarshal([]byte(w.Exec(t, node, "nft", "-j", "list", "counters")), &list); err != nil {
+		if err := json.Unmarshal([]byte(w.Exec(t, node, append(beside, "nft", "-j", "list", "counters")...)), &list); err != nil {
 			t.Fatal(err)
 		}
 		packets := map[string]int{}

@@ -122,10 +122,17 @@ func (w *world) leftOnNode(t *testing.T) string {
 		ip -o link | grep -E ': (bb|bv)-' | sed 's/^/link /'
 		ip netns list | grep bottle- | sed 's/^/namespace /'
 		nft list tables | grep bottle | sed 's/^/nftables /'
-		docker ps -aq --filter label=botbottle.dev/uid | sed 's/^/container /'
-		docker network ls -q --filter label=botbottle.dev/uid | sed 's/^/network /'
-		docker images -q 'bottle*' | sed 's/^/image /'
-		ls -d /sys/fs/cgroup/bottle.slice 2>/dev/null | sed 's/^/cgroup /'
+		find /sys/fs/cgroup -type d -name 'bottle*' | sed 's/^/cgroup /'
 		ls -d /var/lib/bottle /opt/smolvm /opt/bottle-operator /run/bottle* 2>/dev/null | sed 's/^/file /'
+		if [ -z "$DOCKER_HOST" ]; then
+			crictl pods --quiet --name bottle | sed 's/^/sandbox /'
+			for namespace in $(find /run/netns -name 'cni-*'); do
+				nsenter "--net=$namespace" ip -o link | grep -E ': (bb|bv)-' | sed "s/^/link in a Pod's namespace /"
+			done
+		else
+			docker ps -aq --filter label=botbottle.dev/uid | sed 's/^/container /'
+			docker network ls -q --filter label=botbottle.dev/uid | sed 's/^/network /'
+			docker images -q 'bottle*' | sed 's/^/image /'
+		fi
 		true`))
 }
