@@ -86,7 +86,7 @@ func (t *bundleStep) ensure(ctx context.Context, s *scope) error {
 	if fresh {
 		patience = bundleports.Patience
 	}
-	silent, err := bundleports.Silent(ctx, t.bundles, bundleports.At{IP: s.triple.BundleIP, Ports: desired.BundlePorts(s.bottle)}, patience)
+	silent, err := bundleports.Silent(ctx, t.bundles, bundleports.At{Owner: s.owner, IP: s.triple.BundleIP, Ports: desired.BundlePorts(s.bottle)}, patience)
 	switch {
 	case err != nil:
 		return outcome.Map(err, reasons)

@@ -7,6 +7,8 @@ import (
 	"context"
 	"net/netip"
 	"time"
+
+	"botbottle.dev/bottle-operator/internal/host"
 )
 
 const (
@@ -18,11 +20,12 @@ const (
 
 // Bundles is the part of host.Bundles that Silent needs.
 type Bundles interface {
-	UnansweredPorts(ctx context.Context, ip netip.Addr, ports []int32) ([]int32, error)
+	UnansweredPorts(ctx context.Context, owner host.Owner, ip netip.Addr, ports []int32) ([]int32, error)
 }
 
 // At are ports of a bundle.
 type At struct {
+	Owner host.Owner
 	IP    netip.Addr
 	Ports []int32
 }
@@ -33,7 +36,7 @@ func Silent(ctx context.Context, b Bundles, at At, patience time.Duration) ([]in
 	timeout := time.NewTimer(patience)
 	defer timeout.Stop()
 	for {
-		silent, err := b.UnansweredPorts(ctx, at.IP, at.Ports)
+		silent, err := b.UnansweredPorts(ctx, at.Owner, at.IP, at.Ports)
 		if err != nil || len(silent) == 0 || patience == 0 {
 			return silent, err
 		}

@@ -3,6 +3,7 @@
 package docker
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/netip"
@@ -38,6 +39,8 @@ func TestBundlesContract(t *testing.T) {
 	hostcontract.TestBundles(t, func(t *testing.T) hostcontract.BundlesFixture {
 		d.Restart(t)
 		e := newEngine(t, d)
+		rules, secrets := t.TempDir(), t.TempDir()
+		e.folders = func(context.Context, host.Owner) (string, string, error) { return rules, secrets, nil }
 		if _, err := e.LoadBundleImage(t.Context(), executable); err != nil {
 			t.Fatal(err)
 		}

@@ -39,6 +39,9 @@ type Options struct {
 	// BundleImage is the reference of the built-in bundle image. It may be
 	// empty until LoadBundleImage has run.
 	BundleImage string
+	// Folders returns the folders that are mounted into the built-in bundle of a
+	// Bottle. They exist. It may be nil for an Engine that runs no bundles.
+	Folders func(ctx context.Context, owner host.Owner) (rules, secrets string, err error)
 }
 
 // Engine drives one Docker Engine. It may be used from many goroutines.
@@ -48,6 +51,7 @@ type Engine struct {
 	streamCheck     time.Duration
 	removalPatience time.Duration
 	logBytes        rate.Limit // per second and container
+	folders         func(ctx context.Context, owner host.Owner) (rules, secrets string, err error)
 
 	mu          sync.Mutex
 	bundleImage string
@@ -73,6 +77,7 @@ func New(o Options) (*Engine, error) {
 		streamCheck:     streamCheck,
 		removalPatience: removalPatience,
 		logBytes:        logBytes,
+		folders:         o.Folders,
 		bundleImage:     o.BundleImage,
 	}
 	e.version.current.Store(first)

@@ -105,3 +105,16 @@ func checkFile(regular bool, size, limit int64) error {
 	}
 	return nil
 }
+
+// Folders implements host.Bundles. Both folders are mounted into the container when it is
+// created, so they do not depend on dockerd.
+func (e *Engine) Folders(ctx context.Context, owner host.Owner) (rules, secrets string, err error) {
+	if e.folders == nil {
+		return "", "", fmt.Errorf("folders of bundle %q: %w", owner.ID(), host.ErrUnsupported)
+	}
+	rules, secrets, err = e.folders(ctx, owner)
+	if err != nil {
+		return "", "", fmt.Errorf("folders of bundle %q: %w", owner.ID(), err)
+	}
+	return rules, secrets, nil
+}

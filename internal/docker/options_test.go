@@ -272,7 +272,7 @@ func ensureWall(t *testing.T, walls *wall.Walls) host.Wall {
 func waitForPort(t *testing.T, e *Engine) {
 	t.Helper()
 	for limit := time.After(time.Minute); ; {
-		silent, err := e.UnansweredPorts(t.Context(), testSpec.IP, []int32{bundleimage.Port})
+		silent, err := e.UnansweredPorts(t.Context(), testSpec.Owner, testSpec.IP, []int32{bundleimage.Port})
 		if err != nil {
 			t.Fatal(err)
 		}

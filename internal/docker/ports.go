@@ -8,14 +8,17 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"botbottle.dev/bottle-operator/internal/host"
 )
 
 // dialTimeout is how long a port may take to answer. It is short because the
 // bundle is on a bridge of this node.
 const dialTimeout = time.Second
 
-// UnansweredPorts implements host.Bundles.
-func (e *Engine) UnansweredPorts(ctx context.Context, ip netip.Addr, ports []int32) ([]int32, error) {
+// UnansweredPorts implements host.Bundles. A bundle's address is unique on the node, so
+// the owner does not matter.
+func (e *Engine) UnansweredPorts(ctx context.Context, _ host.Owner, ip netip.Addr, ports []int32) ([]int32, error) {
 	silent := make([]bool, len(ports))
 	var wg sync.WaitGroup
 	for i, port := range ports {

@@ -94,9 +94,10 @@ type Bundles interface {
 	// ListBundles returns the containers that have our labels, of any cluster
 	// and node.
 	ListBundles(ctx context.Context) ([]Bundle, error)
-	// UnansweredPorts dials ip on each port from the node and returns the ports
-	// that do not answer, in order. It waits only briefly.
-	UnansweredPorts(ctx context.Context, ip netip.Addr, ports []int32) ([]int32, error)
+	// UnansweredPorts dials ip, the address of the owner's bundle, on each port from where
+	// the bundle's bridge is, and returns the ports that do not answer, in order. It
+	// waits only briefly.
+	UnansweredPorts(ctx context.Context, owner Owner, ip netip.Addr, ports []int32) ([]int32, error)
 	// WatchBundles calls changed with the owner's UID whenever a container or
 	// network with our labels changes, and with "" when the stream was lost and
 	// everything may have changed. It returns when ctx ends.
@@ -122,4 +123,10 @@ type Bundles interface {
 	// ErrInvalid when the path is not clean and absolute, or when the file is
 	// not regular or has more than limit bytes.
 	ReadFile(ctx context.Context, owner Owner, path string, limit int64) ([]byte, error)
+	// Folders returns the folders on the node in which the agent writes the rules and
+	// the secrets of the owner's built-in bundle. The bundle sees what is written there
+	// without a restart. They stay the same until the Bottle's network is replaced, and
+	// exist. Folders returns ErrNotFound while there is no place for them yet, and
+	// ErrInvalid when a folder cannot be trusted with secrets.
+	Folders(ctx context.Context, owner Owner) (rules, secrets string, err error)
 }

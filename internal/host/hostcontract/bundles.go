@@ -68,6 +68,7 @@ func TestBundles(t *testing.T, fixture func(t *testing.T) BundlesFixture) {
 		{"follow decisions", bundleDecisions},
 		{"end of decisions", bundleDecisionsEnd},
 		{"read files", bundleFiles},
+		{"folders", bundleFolders},
 		{"docker down", bundleDown},
 	}
 	for _, tt := range tests {
@@ -152,7 +153,7 @@ func bundleBuiltIn(t *testing.T, f BundlesFixture) {
 	if b.Image == "" {
 		t.Error("image: got none, want the built-in one's reference")
 	}
-	wantPorts(t, f, spec.IP, []int32{8888, 9418}, []int32{9418})
+	wantPorts(t, f, spec, []int32{8888, 9418}, []int32{9418})
 }
 
 func bundleReplaced(t *testing.T, f BundlesFixture) {
@@ -210,7 +211,7 @@ func bundleMoves(t *testing.T, f BundlesFixture) {
 		mustDo(t, "ensure another subnet", f.Networks.EnsureNetwork(t.Context(), n))
 		spec.IP = n.Gateway.Next()
 		wantRunning(t, f, spec)
-		wantPorts(t, f, spec.IP, []int32{8888}, nil)
+		wantPorts(t, f, spec, []int32{8888}, nil)
 		mustDo(t, "stop", f.Bundles.StopBundle(t.Context(), spec.Owner))
 	}
 }
@@ -274,11 +275,11 @@ func bundleNoImage(t *testing.T, f BundlesFixture) {
 
 func bundlePorts(t *testing.T, f BundlesFixture) {
 	spec := newBundle(t, f, "70")
-	wantPorts(t, f, spec.IP, []int32{8888}, []int32{8888})
+	wantPorts(t, f, spec, []int32{8888}, []int32{8888})
 	wantRunning(t, f, spec)
-	wantPorts(t, f, spec.IP, []int32{9099, 8888, 9418, 9100, 1}, []int32{9099, 1})
+	wantPorts(t, f, spec, []int32{9099, 8888, 9418, 9100, 1}, []int32{9099, 1})
 	mustDo(t, "stop", f.Bundles.StopBundle(t.Context(), spec.Owner))
-	wantPorts(t, f, spec.IP, []int32{8888}, []int32{8888})
+	wantPorts(t, f, spec, []int32{8888}, []int32{8888})
 }
 
 func bundleDown(t *testing.T, f BundlesFixture) {

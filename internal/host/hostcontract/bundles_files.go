@@ -5,6 +5,8 @@ package hostcontract
 import (
 	"bytes"
 	"errors"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"botbottle.dev/bottle-operator/internal/host"
@@ -60,4 +62,31 @@ func bundleFiles(t *testing.T, f BundlesFixture) {
 	if _, err := read("/here/ca.pem"); !errors.Is(err, host.ErrUnavailable) {
 		t.Errorf("docker down: got %v, want ErrUnavailable", err)
 	}
+}
+
+// bundleFolders checks that the folders exist from the network on, and that they stay the
+// same.
+func bundleFolders(t *testing.T, f BundlesFixture) {
+	spec := newBundle(t, f, "77")
+	rules, secrets := wantFolders(t, f, spec.Owner)
+	spec.Image, spec.RulesDir, spec.SecretsDir = "", rules, secrets
+	wantRunning(t, f, spec)
+	if r, s := wantFolders(t, f, spec.Owner); r != rules || s != secrets {
+		t.Errorf("with a running bundle: got %s and %s, want the same %s and %s", r, s, rules, secrets)
+	}
+}
+
+func wantFolders(t *testing.T, f BundlesFixture, owner host.Owner) (rules, secrets string) {
+	t.Helper()
+	rules, secrets, err := f.Bundles.Folders(t.Context(), owner)
+	mustDo(t, "folders", err)
+	if rules == secrets {
+		t.Errorf("folders: got %s for both rules and secrets, want two", rules)
+	}
+	for _, dir := range []string{rules, secrets} {
+		if info, err := os.Lstat(dir); err != nil || !info.IsDir() || !filepath.IsAbs(dir) {
+			t.Errorf("folder %q: got %v, want the absolute path of a folder", dir, err)
+		}
+	}
+	return rules, secrets
 }

@@ -3,7 +3,6 @@
 package hostcontract
 
 import (
-	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -33,13 +32,13 @@ func wantRunning(t *testing.T, f BundlesFixture, spec host.BundleSpec) host.Bund
 	return b
 }
 
-func wantPorts(t *testing.T, f BundlesFixture, ip netip.Addr, ports, want []int32) {
+func wantPorts(t *testing.T, f BundlesFixture, spec host.BundleSpec, ports, want []int32) {
 	t.Helper()
 	var got []int32
 	// A running container may need a moment until it listens.
 	ok := within(5*time.Second, func() bool {
 		var err error
-		got, err = f.Bundles.UnansweredPorts(t.Context(), ip, ports)
+		got, err = f.Bundles.UnansweredPorts(t.Context(), spec.Owner, spec.IP, ports)
 		mustDo(t, "unanswered ports", err)
 		return slices.Equal(got, want)
 	})

@@ -29,6 +29,7 @@ func TestCallsAreMeasured(t *testing.T) {
 		_, _ = networks.ListNetworks(t.Context())
 		_, _ = bundles.ListBundles(t.Context())
 		_, _ = machines.ListMachines(t.Context())
+		_, _, _ = bundles.Folders(t.Context(), host.Owner{UID: "u", Slug: "demo"})
 	}
 	families, err := reg.Gather()
 	if err != nil {
@@ -44,7 +45,7 @@ func TestCallsAreMeasured(t *testing.T) {
 			got[name] = m.GetHistogram().GetSampleCount() + uint64(m.GetCounter().GetValue())
 		}
 	}
-	want := map[string]uint64{"ListNetworks ": 2, "ListBundles ": 2, "ListMachines ": 2, "ListBundles unavailable ": 1}
+	want := map[string]uint64{"ListNetworks ": 2, "ListBundles ": 2, "ListMachines ": 2, "Folders ": 2, "ListBundles unavailable ": 1}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("metrics (-want +got):\n%s", d)
 	}

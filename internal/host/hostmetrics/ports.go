@@ -78,8 +78,16 @@ func (b bundles) ListBundles(ctx context.Context) ([]host.Bundle, error) {
 	return measure(b.m, "ListBundles", func() ([]host.Bundle, error) { return b.Bundles.ListBundles(ctx) })
 }
 
-func (b bundles) UnansweredPorts(ctx context.Context, ip netip.Addr, ports []int32) ([]int32, error) {
-	return measure(b.m, "UnansweredPorts", func() ([]int32, error) { return b.Bundles.UnansweredPorts(ctx, ip, ports) })
+func (b bundles) UnansweredPorts(ctx context.Context, o host.Owner, ip netip.Addr, ports []int32) ([]int32, error) {
+	return measure(b.m, "UnansweredPorts", func() ([]int32, error) { return b.Bundles.UnansweredPorts(ctx, o, ip, ports) })
+}
+
+func (b bundles) Folders(ctx context.Context, o host.Owner) (rules, secrets string, err error) {
+	err = b.m.call("Folders", func() (err error) {
+		rules, secrets, err = b.Bundles.Folders(ctx, o)
+		return err
+	})
+	return rules, secrets, err
 }
 
 type machines struct {

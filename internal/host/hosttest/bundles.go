@@ -33,6 +33,7 @@ type Bundles struct {
 	files      map[string]file // by the owner's ID and path
 	created    int
 	now        func() time.Time
+	folders    func(owner host.Owner) (rules, secrets string, err error)
 
 	decisions watchers // notified of every decision
 }
@@ -59,6 +60,7 @@ func NewBundles(networks *Networks) *Bundles {
 		silent:     map[netip.AddrPort]bool{},
 		files:      map[string]file{},
 		now:        time.Now,
+		folders:    func(host.Owner) (string, string, error) { return "", "", host.ErrNotFound },
 	}
 }
 
@@ -285,8 +287,8 @@ func (f *Bundles) ListBundles(ctx context.Context) (out []host.Bundle, err error
 
 // UnansweredPorts implements host.Bundles. It also works while docker is down,
 // because ports are dialled without docker.
-func (f *Bundles) UnansweredPorts(ctx context.Context, ip netip.Addr, ports []int32) (out []int32, err error) {
-	err = f.around("UnansweredPorts "+ip.String(), func() error {
+func (f *Bundles) UnansweredPorts(ctx context.Context, owner host.Owner, ip netip.Addr, ports []int32) (out []int32, err error) {
+	err = f.around("UnansweredPorts "+owner.ID(), func() error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}

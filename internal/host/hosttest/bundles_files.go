@@ -84,3 +84,26 @@ func (f *Bundles) isFolder(owner host.Owner, name string) bool {
 	}
 	return name == "/"
 }
+
+// SetFolders sets what Folders returns. The default is ErrNotFound.
+func (f *Bundles) SetFolders(folders func(owner host.Owner) (rules, secrets string, err error)) {
+	f.locked(func() { f.folders = folders })
+}
+
+// Folders implements host.Bundles. Like docker's adapter, it also works while docker is
+// down.
+func (f *Bundles) Folders(ctx context.Context, owner host.Owner) (rules, secrets string, err error) {
+	err = f.around("Folders "+owner.ID(), func() (err error) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		var folders func(host.Owner) (string, string, error)
+		f.locked(func() { folders = f.folders })
+		rules, secrets, err = folders(owner)
+		return err
+	})
+	if err != nil {
+		return "", "", err
+	}
+	return rules, secrets, nil
+}

@@ -36,9 +36,11 @@ func networksFixture(n *Networks) hostcontract.NetworksFixture {
 }
 
 func TestBundlesContract(t *testing.T) {
-	hostcontract.TestBundles(t, func(*testing.T) hostcontract.BundlesFixture {
+	hostcontract.TestBundles(t, func(t *testing.T) hostcontract.BundlesFixture {
 		n := NewNetworks(nil)
 		b := NewBundles(n)
+		rules, secrets := t.TempDir(), t.TempDir()
+		b.SetFolders(func(host.Owner) (string, string, error) { return rules, secrets, nil })
 		b.AddImage("foreign:1", 8888, 9418, 9100)
 		return hostcontract.BundlesFixture{
 			NetworksFixture: networksFixture(n),

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package criruntime implements host.Networks and host.Bundles for Bottles whose bundle is
+// the container of their placeholder Pod. It finds the Pod through the node's container
+// runtime (containerd or CRI-O), which it asks over the CRI, and makes the Bottle's bridge
+// in the Pod's network namespace. It never starts or creates a Pod or a container: the
+// manager and the kubelet do. It calls no Kubernetes API.
+//
+// It uses the generated client of k8s.io/cri-api, because k8s.io/cri-client connects when
+// it is created and then fails while the runtime is down.
+package criruntime
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials/insecure"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+const (
+	// readTimeout bounds a call that only reads. A runtime that does not answer in this
+	// time counts as unavailable.
+	readTimeout = 8 * time.Second
+	// stopTimeout bounds the stop of a container.
+	stopTimeout = 30 * time.Second
+	// maxMessage is the size of the largest answer that is read, as in the kubelet.
+	maxMessage = 16 << 20
+)
+
+// Options configure a Runtime.
+type Options struct {
+	// Socket is the address of the container runtime, such as
+	// unix:///run/containerd/containerd.sock.
+	Socket string
+	// KubeletDir is the kubelet's folder, such as /var/lib/kubelet.
+	KubeletDir string
+	// Cluster and Node complete the owners that Pods, ListNetworks and ListBundles
+	// return: a kubelet's Pods all belong to its cluster and node.
+	Cluster, Node string
+}
+
+// Runtime is a connection to a node's container runtime. It may be used from many
+// goroutines.
+type Runtime struct {
+	options  Options
+	conn     *grpc.ClientConn
+	client   cri.RuntimeServiceClient
+	cache    cache
+	watchers watchers
+	logBytes int // per second and container
+}
+
+// New returns a Runtime. It does not connect; an error means that o is not valid. Until Run
+// runs, every lookup of a Pod asks the runtime, but at most once a second for each Pod.
+func New(o Options) (*Runtime, error) {
+	path, ok := strings.CutPrefix(o.Socket, "unix://")
+	if !ok || !filepath.IsAbs(path) {
+		return nil, fmt.Errorf("container runtime's socket %q: want unix:// and an absolute path", o.Socket)
+	}
+	if !filepath.IsAbs(o.KubeletDir) {
+		return nil, fmt.Errorf("kubelet's folder %q: want an absolute path", o.KubeletDir)
+	}
+	// A lost connection is opened again soon: the runtime was probably restarted.
+	retry := backoff.DefaultConfig
+	retry.BaseDelay, retry.MaxDelay = 100*time.Millisecond, 3*time.Second
+	conn, err := grpc.NewClient("unix://"+path,
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithAuthority("localhost"),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: retry, MinConnectTimeout: readTimeout}),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)))
+	if err != nil {
+		return nil, fmt.Errorf("container runtime's socket %q: %w", o.Socket, err)
+	}
+	r := &Runtime{options: o, conn: conn, client: cri.NewRuntimeServiceClient(conn), logBytes: logBytes}
+	r.cache.init()
+	return r, nil
+}
+
+// Close ends the connection.
+func (r *Runtime) Close() error { return r.conn.Close() }
+
+// Version returns the name and version of the container runtime, such as "containerd
+// v2.4.2". Its errors are those of Ping.
+func (r *Runtime) Version(ctx context.Context) (string, error) {
+	out, err := call(ctx, readTimeout, "ask the container runtime for its version", func(ctx context.Context) (*cri.VersionResponse, error) {
+		return r.client.Version(ctx, &cri.VersionRequest{})
+	})
+	if err != nil {
+		return "", err
+	}
+	return printable(out.RuntimeName, 64) + " " + printable(out.RuntimeVersion, 64), nil
+}
+
+// Ping checks that the container runtime answers. It returns ErrUnavailable when there is no
+// answer within a few seconds, and ErrUnsupported when what listens at the socket has no CRI,
+// as the containerd of a Docker Engine.
+func (r *Runtime) Ping(ctx context.Context) error {
+	_, err := r.Version(ctx)
+	return err
+}
+
+var (
+	_ host.Networks = (*Networks)(nil)
+	_ host.Bundles  = (*Bundles)(nil)
+)
+
+// Networks returns the adapter that makes the Bottles' bridges in their Pods.
+func (r *Runtime) Networks() *Networks { return &Networks{r} }
+
+// Bundles returns the adapter for the bundles' containers.
+func (r *Runtime) Bundles() *Bundles { return &Bundles{r} }
+
+// watchers are the callbacks of WatchBundles.
+type watchers struct {
+	mu   sync.Mutex
+	next int
+	all  map[int]func(uid string)
+}
+
+func (w *watchers) add(changed func(uid string)) (remove func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.all == nil {
+		w.all = map[int]func(string){}
+	}
+	key := w.next
+	w.next++
+	w.all[key] = changed
+	return func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		delete(w.all, key)
+	}
+}
+
+func (w *watchers) notify(uid string) {
+	w.mu.Lock()
+	all := make([]func(string), 0, len(w.all))
+	for _, changed := range w.all {
+		all = append(all, changed)
+	}
+	w.mu.Unlock()
+	for _, changed := range all {
+		changed(uid)
+	}
+}
