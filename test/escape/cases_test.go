@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
 )
 
 const (
@@ -109,6 +111,15 @@ func (s *site) attacks(t *testing.T) []attack {
 	icmp("another Bottle's bundle", bundleIP(s.ruled))
 
 	gateway, node4 := s.walled.Status.Network.Gateway, s.address(t, "-4", "world0", "global")
+	if s.OnPods(t) {
+		gateway = s.address(t, "-4", "cni0", "global") // nothing has the Bottle's
+		pod, other := s.podIP(t, s.walled), s.podIP(t, s.ruled)
+		tcp("a port of the bundle that is not declared, at the Pod's address", pod, 9418)
+		icmp("the bundle at the Pod's address", pod)
+		tcp("another Bottle's bundle at its Pod's address", other, declared)
+		icmp("another Bottle's bundle at its Pod's address", other)
+		tcp("the API server's Service", "10.96.0.1", 443)
+	}
 	for _, target := range []struct {
 		name, host string
 		ping       bool
@@ -138,11 +149,26 @@ func (s *site) attacks(t *testing.T) []attack {
 		tcp(target.name, target.host, listenerPort)
 		udp(target.name, target.host, listenerPort)
 	}
+	if s.OnPods(t) {
+		return all // the bridge in the Pod has no IPv6
+	}
 	// A link-local address, tried on every link that the guest has.
 	gateway6 := s.address(t, "-6", bridge(s.walled), "link")
 	add("the gateway, IPv6 link-local, TCP", fmt.Sprintf("scoped http %s %d", gateway6, listenerPort), httpAnswer)
 	add("the gateway, IPv6 link-local, UDP", fmt.Sprintf("scoped udp %s %d", gateway6, listenerPort), "")
 	return all
+}
+
+// podIP returns the address of b's Pod on the Pods' network.
+func (s *site) podIP(t *testing.T, b *v1alpha1.Bottle) string {
+	t.Helper()
+	out := s.Exec(t, node, append(s.BesideWall(t, b), "ip", "-o", "-4", "addr", "show", "dev", "eth0", "scope", "global")...)
+	fields := strings.Fields(out)
+	if len(fields) < 4 {
+		t.Fatalf("address of the Pod of Bottle %s: got %q, want one", b.Name, out)
+	}
+	address, _, _ := strings.Cut(fields[3], "/")
+	return address
 }
 
 // address returns the node's address on a link, of the given family and scope.

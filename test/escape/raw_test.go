@@ -25,17 +25,18 @@ const rawNS, rawLink = "escape-control", "escape0"
 // allowed is the name of the frame that passes the wall.
 const allowed = "allowed"
 
-// captureScript captures frames at the bundle and on the bridge while send.py sends
-// all frames twice: from the control and then from the machine's namespace. A last
+// captureScript captures frames at the bundle and on the bridge, which are the same link in
+// a Pod, while send.py sends all frames twice: from the control and then from the machine's namespace. A last
 // frame from the control ends the captures, and shows that both still listened.
 const captureScript = `
 set -e
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
-capture=$1 send=$2 run=$3 pid=$4 bridge=$5 machine=$6 own=$7 control=$8
+capture=$1 send=$2 run=$3 at_bundle=$4 at_bridge=$5 machine=$6 own=$7 control=$8
 shift 8
-nsenter -t "$pid" -n timeout 100 python3 -c "$capture" eth0 "$run" "$run"control-last 90 >"$dir/bundle" &
-timeout 100 python3 -c "$capture" "$bridge" "$run" "$run"control-last 90 >"$dir/bridge" &
+# These two are a namespace and a link there.
+nsenter "--net=${at_bundle% *}" timeout 100 python3 -c "$capture" "${at_bundle#* }" "$run" "$run"control-last 90 >"$dir/bundle" &
+nsenter "--net=${at_bridge% *}" timeout 100 python3 -c "$capture" "${at_bridge#* }" "$run" "$run"control-last 90 >"$dir/bridge" &
 for at in bundle bridge; do
   n=0
   until grep -q ready "$dir/$at"; do n=$((n + 1)); [ $n -lt 300 ]; sleep 0.1; done
@@ -52,14 +53,16 @@ func testRaw(t *testing.T, s *site) {
 	b := s.walled
 	net := strings.TrimSuffix(b.Status.Network.Gateway, "1")
 	s.joinBridge(t, net+"77/24")
-	inspect := func(what string) string {
-		return strings.TrimSpace(s.Exec(t, node, "docker", "inspect", "-f", what, story.ID(b)))
+	bundleNS := "/proc/" + s.BundlePID(t, b) + "/ns/net"
+	bridgeNS, bundleLink := "/proc/self/ns/net", "eth0"
+	if s.OnPods(t) {
+		bridgeNS, bundleLink = bundleNS, bridge(b)
 	}
 	run := "esc" + nonce()
-	out := s.Exec(t, node, "sh", "-c", captureScript, "sh", capturePy, sendPy, run, inspect("{{.State.Pid}}"), bridge(b), wallNS(b),
+	out := s.Exec(t, node, "sh", "-c", captureScript, "sh", capturePy, sendPy, run, bundleNS+" "+bundleLink, bridgeNS+" "+bridge(b), wallNS(b),
 		net+"3", net+"77", // the machine's address and the control's
-		bundleIP(b), inspect("{{range .NetworkSettings.Networks}}{{.MacAddress}}{{end}}"),
-		b.Status.Network.Gateway, s.macOf(t, bridge(b)))
+		bundleIP(b), s.macOf(t, bundleNS, bundleLink),
+		b.Status.Network.Gateway, s.macOf(t, bridgeNS, bridge(b)))
 
 	lines := strings.Split(strings.TrimSpace(out), "\n")
 	sent := names(lines, "sent-control ")
@@ -93,7 +96,7 @@ func testRaw(t *testing.T, s *site) {
 	}
 	t.Logf("%d kinds of frames", len(sent))
 	// Remove the control's forged ARP entries; then the bundle is reachable as before.
-	s.Exec(t, node, "sh", "-c", fmt.Sprintf("ip neigh flush dev %s; nsenter --net=%s ip neigh flush all; nsenter -t %s -n ip neigh flush all", bridge(b), wallNS(b), inspect("{{.State.Pid}}")))
+	s.Exec(t, node, "sh", "-c", fmt.Sprintf("nsenter --net=%s ip neigh flush dev %s; nsenter --net=%s ip neigh flush all; nsenter --net=%s ip neigh flush all", bridgeNS, bridge(b), wallNS(b), bundleNS))
 	batch := attempts([]attack{s.allowedPath()})
 	outputs := parse(t, s.Guest(t, b, "sh", "-c", script(batch, s.attackTimeout, bundleIP(b))), 1)
 	if !judge(batch, outputs, nil)[0].reached {
@@ -105,20 +108,20 @@ func testRaw(t *testing.T, s *site) {
 func (s *site) joinBridge(t *testing.T, address string) {
 	t.Helper()
 	t.Cleanup(func() {
-		s.TryExec(t, node, "sh", "-c", "ip link del "+rawLink+"; ip netns del "+rawNS)
+		s.TryExec(t, node, append(s.BesideWall(t, s.walled), "sh", "-c", "ip link del "+rawLink+"; ip netns del "+rawNS)...)
 	})
-	s.Exec(t, node, "sh", "-ec", fmt.Sprintf(`
+	s.Exec(t, node, append(s.BesideWall(t, s.walled), "sh", "-ec", fmt.Sprintf(`
 		ip netns add %[1]s
 		ip link add %[2]s type veth peer name eth0 netns %[1]s
 		ip -n %[1]s addr add %[3]s dev eth0
 		ip -n %[1]s link set eth0 up
 		ip link set %[2]s master %[4]s up
-	`, rawNS, rawLink, address, bridge(s.walled)))
+	`, rawNS, rawLink, address, bridge(s.walled)))...)
 }
 
-func (s *site) macOf(t *testing.T, link string) string {
+func (s *site) macOf(t *testing.T, netns, link string) string {
 	t.Helper()
-	out := s.Exec(t, node, "ip", "-o", "link", "show", "dev", link)
+	out := s.Exec(t, node, "nsenter", "--net="+netns, "ip", "-o", "link", "show", "dev", link)
 	_, after, _ := strings.Cut(out, "link/ether ")
 	mac, _, found := strings.Cut(after, " ")
 	if !found {

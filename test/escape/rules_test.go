@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
-	"botbottle.dev/bottle-operator/test/story"
 )
 
 // standingRules apply throughout: attacks use their names in forged Host headers, and
@@ -106,7 +105,12 @@ func (s *site) tryRules(t *testing.T, rules []v1alpha1.EgressRule) []outcome {
 	// The host of each rule for requests counts, too.
 	want := fmt.Sprintf(`"event":"rules","rules":%d,`, len(rules)+len(openedRules()))
 	s.Eventually(t, fmt.Sprintf("the bundle to have read %d rules", len(rules)), func() (string, bool) {
-		last := s.Exec(t, node, "sh", "-c", `docker logs "$1" 2>/dev/null | grep '"event":"rules"' | tail -n 1`, "sh", story.ID(s.ruled))
+		last := ""
+		for line := range strings.Lines(s.BundleLog(t, s.ruled)) {
+			if strings.Contains(line, `"event":"rules"`) {
+				last = line
+			}
+		}
 		return last, strings.Contains(last, want)
 	})
 	run := nonce()

@@ -20,11 +20,14 @@ func (s *site) backends() []string {
 func testWall(t *testing.T, s *site) {
 	r := &attackSet{site: s, attacks: append([]attack{s.allowedPath()}, s.attacks(t)...), listener: s.listen(t, "a listener on the node")}
 	insideWall := []string{"nsenter", "--net=" + wallNS(s.walled)}
+	// Where the guest would be without its wall: on the node's network or, if the bundle is in
+	// a Pod, on that Pod's.
+	outside := s.BesideWall(t, s.walled)
 	for _, backend := range s.backends() {
 		m := s.makeMachine(t, backend, "")
-		t.Run("control, on the node's network, "+m.String(), func(t *testing.T) {
-			m.start(t)
-			r.wantSuccess(t, m, r.runFrom(t, m.String()+" on the node's network", m.sh))
+		t.Run("control, outside of the wall, "+m.String(), func(t *testing.T) {
+			m.start(t, outside...)
+			r.wantSuccess(t, m, r.runFrom(t, m.String()+" outside of the wall", m.sh))
 		})
 		t.Run("behind the wall, "+m.String(), func(t *testing.T) {
 			m.start(t, insideWall...)
@@ -40,9 +43,9 @@ func testWall(t *testing.T, s *site) {
 		return // a stand-in enforces no policy
 	}
 	m := s.makeMachine(t, "virtio-net", bundleIP(s.walled)+"/32")
-	t.Run("behind only smolvm's policy, on the node's network", func(t *testing.T) {
-		m.start(t)
-		r.wantStopped(t, policy, m.String()+" on the node's network", m.sh)
+	t.Run("behind only smolvm's policy", func(t *testing.T) {
+		m.start(t, outside...)
+		r.wantStopped(t, policy, m.String()+" outside of the wall", m.sh)
 	})
 }
 
@@ -97,10 +100,10 @@ func (r *attackSet) wantSuccess(t *testing.T, m *machine, got []outcome) {
 		case r.site.real:
 			t.Logf("%s: not carried by backend %s even without a wall; the guest printed %q", a.name, m.backend, got[i].output)
 		default:
-			t.Errorf("control: %s, from %s on the node's network: not reached, so it does not test the wall; the guest printed %q", a.name, m, got[i].output)
+			t.Errorf("control: %s, from %s outside of the wall: not reached, so it does not test the wall; the guest printed %q", a.name, m, got[i].output)
 		}
 	}
 	if succeeded < len(r.attacks)/4 {
-		t.Errorf("control: %s on the node's network: %d of %d attacks succeeded, want more", m, succeeded, len(r.attacks)-1)
+		t.Errorf("control: %s outside of the wall: %d of %d attacks succeeded, want more", m, succeeded, len(r.attacks)-1)
 	}
 }

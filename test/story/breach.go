@@ -125,12 +125,13 @@ func (w Breach) Undo(t testing.TB, c *Cluster, b *v1alpha1.Bottle) {
 	}
 }
 
-// Breaches are all known breaches.
+// Breaches are all known breaches of Bottles whose bundles run on docker. The first one
+// also works for a bundle in a Pod.
 var Breaches = []Breach{
 	{Name: "chain deleted", Break: func(t testing.TB, c *Cluster, b *v1alpha1.Bottle) {
 		// In one transaction, because a chain without rules would drop everything.
 		chain := fmt.Sprintf("chain netdev bottle-%s ingress", string(b.UID)[:8])
-		c.Exec(t, NodeOf(b), "nft", "flush "+chain+"; delete "+chain)
+		c.Exec(t, NodeOf(b), append(c.BesideWall(t, b), "nft", "flush "+chain+"; delete "+chain)...)
 	}},
 	{Name: "link moved", OwnNamespace: true, Break: func(t testing.TB, c *Cluster, b *v1alpha1.Bottle) {
 		c.Exec(t, NodeOf(b), "sh", "-ec", `
