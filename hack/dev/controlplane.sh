@@ -162,16 +162,17 @@ account_kubeconfig() {
   kubeconfig "$3" "$2" --token "$token"
 }
 
-# serves_access: succeeds unless the programs are of a release before the access API.
-serves_access() { "$programs/bottle-operator" manager --help 2>&1 | grep access-bind-address >/dev/null; }
+# takes_flag COMMAND FLAG: succeeds unless the programs are of a release before the flag.
+takes_flag() { "$programs/bottle-operator" "$1" --help 2>&1 | grep -e "--$2 " >/dev/null; }
 
 # start_managers [NUMBER]: starts the replicas of the manager, or one of them.
 start_managers() {
   local size=() extra=() access=() number
-  virtual && size=(--default-cpus 1 --default-memory 256Mi)
+  if takes_flag manager allowed-bundle-images; then size+=("${bundle_images[@]}"); fi
+  virtual && size+=(--default-cpus 1 --default-memory 256Mi)
   read -ra extra <<<"$(cat "$dev/manager.flags")"
   for number in ${1:-$(seq "$managers")}; do
-    if serves_access; then access=(--access-bind-address "$(manager_address "$number"):10250"); fi
+    if takes_flag manager access-bind-address; then access=(--access-bind-address "$(manager_address "$number"):10250"); fi
     relaunch "manager-$number" nsenter "--net=/run/netns/$control" "$programs/bottle-operator" manager --kubeconfig "$dev/manager.kubeconfig" \
       --namespace "$namespace" --leader-elect --placeholder-image registry.k8s.io/pause:3.10 "${access[@]}" \
       --metrics-bind-address "127.0.0.1:$((8080 + number))" --health-probe-bind-address "127.0.0.1:$((8090 + number))" "${size[@]}" "${extra[@]}"

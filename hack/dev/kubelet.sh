@@ -165,6 +165,7 @@ install_operator() {
   read -ra agent <<<"${AGENT_FLAGS:-}"
   read -ra manager <<<"${MANAGER_FLAGS:-}"
   agent=("${world_flags[@]}" --egress-upstream-ca /opt/dev/world-ca.pem --max-concurrent-starts 1 --start-timeout 5m "${agent[@]}")
+  if takes_flag manager allowed-bundle-images; then manager+=("${bundle_images[@]}"); fi
   # Without the flag, the agent finds the kubelet and uses no Docker Engine.
   if has_docker; then agent+=(--bundle-runtime docker); fi
   manager=(--default-cpus 1 --default-memory 256Mi "${manager[@]}")

@@ -29,6 +29,9 @@ bundle_runtime=$(cat "$dev/bundle-runtime" 2>/dev/null || echo "${BUNDLE_RUNTIME
 # The namespace that the operator is installed in.
 namespace=$(cat "$dev/namespace" 2>/dev/null || echo "${NAMESPACE:-bottle-system}")
 
+# The flags of managers and agents for the images that Bottles may name for their bundles.
+bundle_images=(--allowed-bundle-images 'example.test/*')
+
 # The folder with the operator's programs. On local nodes, a test of upgrades begins
 # with those of an earlier release.
 programs=$(cat "$dev/programs" 2>/dev/null || echo "$bin")

@@ -175,7 +175,7 @@ remove_cgroups() {
 }
 
 # The flags that every agent has, also one that a DaemonSet starts.
-world_flags=(--default-image file:guest.tar --local-image-dir /var/lib/bottle-images --allowed-bundle-images 'example.test/*'
+world_flags=(--default-image file:guest.tar --local-image-dir /var/lib/bottle-images "${bundle_images[@]}"
   --image-ca /opt/dev/registry-ca.pem --proof-target 203.0.113.10:443 --proof-target 203.0.113.10:53)
 agent_flags=(--state-dir /var/lib/bottle --docker-host unix:///run/docker.sock --smolvm-dir /opt/smolvm
   "${world_flags[@]}" --egress-closed 10.96.0.0/16 --metrics-bind-address 127.0.0.1:8080 --health-probe-bind-address 127.0.0.1:8081)
@@ -207,13 +207,10 @@ ensure_token() {
   echo "$uid" >"$dev/nodes/$node/token.uid"
 }
 
-# opens_hosts: succeeds unless the programs are of a release before opened hosts.
-opens_hosts() { "$programs/bottle-operator" agent --help 2>&1 | grep egress-upstream-ca >/dev/null; }
-
 start_agent() {
   local node=$1 own=() extra=()
   ensure_token "$node"
-  if opens_hosts; then own+=(--egress-upstream-ca /opt/dev/world-ca.pem); fi
+  if takes_flag agent egress-upstream-ca; then own+=(--egress-upstream-ca /opt/dev/world-ca.pem); fi
   read -ra extra <<<"${AGENT_FLAGS:-}"
   if virtual; then
     vlaunch "$node" bottle-agent "${clean_env[@]}" /usr/local/bin/bottle-operator agent --kubeconfig /etc/bottle/agent.kubeconfig \
