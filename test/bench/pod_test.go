@@ -151,7 +151,7 @@ func setRuntime(b *testing.B, c *story.Cluster, runtime string) {
 // agentRSSOnNode is agentRSS for an agent that runs on the node, not on this machine.
 func agentRSSOnNode(b *testing.B, c *story.Cluster) float64 {
 	b.Helper()
-	out := c.Exec(b, node, "sh", "-c", `grep -h VmRSS "/proc/$(pgrep -o -f 'bottle-operator agent')/status"`)
+	out := c.Exec(b, node, "sh", "-c", `grep -h VmRSS "/proc/$(pgrep -o -f '[b]ottle-operator agent ')/status"`)
 	var kib float64
 	if _, err := fmt.Sscanf(out, "VmRSS: %f kB", &kib); err != nil {
 		b.Fatalf("memory of the agent: got %q: %v", out, err)

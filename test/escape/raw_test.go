@@ -107,6 +107,12 @@ func testRaw(t *testing.T, s *site) {
 // joinBridge creates the control's namespace and its link.
 func (s *site) joinBridge(t *testing.T, address string) {
 	t.Helper()
+	if s.OnPods(t) {
+		// The agent takes other links out of the bridge of a Pod.
+		signal := func(name string) { s.Exec(t, node, "pkill", "-"+name, "-f", "[b]ottle-operator agent ") }
+		signal("STOP")
+		t.Cleanup(func() { signal("CONT") })
+	}
 	t.Cleanup(func() {
 		s.TryExec(t, node, append(s.BesideWall(t, s.walled), "sh", "-c", "ip link del "+rawLink+"; ip netns del "+rawNS)...)
 	})

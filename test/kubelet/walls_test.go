@@ -3,7 +3,6 @@
 package kubelet
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -17,10 +16,10 @@ import (
 type breach struct {
 	name string
 	// script takes the wall away, in the Pod's network namespace. Its arguments are the
-	// node's end of the wall's link, the Pod's own link, a spare namespace, and the
-	// chains of the two links, as "FAMILY TABLE CHAIN".
+	// node's end of the wall's link, a spare namespace, the chain on that link, and the
+	// chain that keeps others from the bundle.
 	script string
-	// machine is the namespace in which the script runs instead: the machine's.
+	// inMachine reports that the script runs in the machine's namespace instead.
 	inMachine bool
 	// opens reports that the guest gets through, so that its machine must be stopped.
 	opens bool
@@ -31,23 +30,25 @@ type breach struct {
 const inTransaction = `nft "flush chain $chain; delete chain $chain"`
 
 var breaches = []breach{
-	{name: "chain deleted", script: "chain=$4; " + inTransaction, opens: true},
-	{name: "chain of the Pod's own link deleted", script: "chain=$5; " + inTransaction},
-	{name: "chain of the Pod's own link flushed", script: `nft flush chain $5`},
-	{name: "ruleset of the Pod flushed", script: "nft flush ruleset", opens: true},
-	{name: "link moved out of the Pod", script: `ip link set "$1" netns "$3"`},
-	{name: "link renamed in the Pod", script: `ip link set "$1" down; ip link set "$1" name stranger; ip link set stranger up`},
+	{name: "chain deleted", script: "chain=$3; " + inTransaction, opens: true},
+	{name: "second chain deleted", script: "chain=$4; " + inTransaction},
+	{name: "second chain flushed", script: "nft flush chain $4"},
+	{name: "ruleset flushed", script: "nft flush ruleset", opens: true},
+	{name: "forwarding switched on", script: `echo 1 >"/proc/sys/net/ipv4/conf/bb-${1#bv-}/forwarding"`, opens: true},
+	{name: "link moved out of the Pod", script: `ip link set "$1" netns "$2"`},
+	{name: "link renamed in the Pod", script: `ip link set "$1" down; ` + rename},
 	{name: "link deleted in the Pod", script: `ip link del "$1"`},
 	{name: "link taken off its bridge", script: `ip link set "$1" nomaster`},
-	{name: "link renamed at the machine", inMachine: true, script: `link=$(ip -o link show type veth | sed 's/^[0-9]*: //; s/[@:].*//'); ip link set "$link" down; ip link set "$link" name stranger; ip link set stranger up`},
-	{name: "link moved out of the machine", inMachine: true, script: `link=$(ip -o link show type veth | sed 's/^[0-9]*: //; s/[@:].*//'); ip link set "$link" netns "$3"`},
-	{name: "forwarding switched on in the Pod", script: `echo 1 >"/proc/sys/net/ipv4/conf/bb-${1#bv-}/forwarding"`},
+	{name: "link renamed at the machine", inMachine: true, script: `set -- bundle0; ip link set "$1" down; ` + rename},
+	{name: "link moved out of the machine", inMachine: true, script: `ip link set bundle0 netns "$2"`},
 }
+
+const rename = `ip link set "$1" name stranger; ip link set stranger up`
 
 // shortBreaches are those for which make test has time.
 func shortBreaches() []breach {
 	return slices.DeleteFunc(slices.Clone(breaches), func(b breach) bool {
-		return !slices.Contains([]string{"chain deleted", "chain of the Pod's own link deleted"}, b.name)
+		return !slices.Contains([]string{"chain deleted", "second chain deleted"}, b.name)
 	})
 }
 
@@ -72,10 +73,9 @@ func (w *world) breakWall(t *testing.T, b breach) {
 	if b.inMachine {
 		namespace = "/run/netns/" + story.ID(w.kept)
 	}
-	wall, own := w.chains(t, sandbox)
 	w.keepDialing(t, w.kept)
 	begin := time.Now()
-	w.Exec(t, node, "nsenter", "--net="+namespace, "sh", "-ec", b.script, "sh", "bv-"+uid8, "eth0", spare, wall, own)
+	w.Exec(t, node, "nsenter", "--net="+namespace, "sh", "-ec", b.script, "sh", "bv-"+uid8, spare, w.wallChain(), bundleChain)
 	if b.opens {
 		w.Eventually(t, "the machine to be stopped", func() (string, bool) {
 			return "it runs", w.TryExec(t, node, "test", "-d", "/proc/"+before.pid).Code != 0
@@ -95,8 +95,7 @@ func (w *world) breakWall(t *testing.T, b breach) {
 		if !ok {
 			return "the Pod has no sandbox", false
 		}
-		wall, own := w.chains(t, s)
-		return fmt.Sprintf("%q and %q", wall, own), wall != "" && own != ""
+		return w.chainsIn(t, s)
 	})
 	w.WaitRunning(t, w.kept)
 	t.Logf("the Bottle was safe and Ready after %s", time.Since(begin).Round(100*time.Millisecond))
@@ -105,50 +104,30 @@ func (w *world) breakWall(t *testing.T, b breach) {
 	w.before = w.identify(t)
 }
 
-// chains returns the chains of the wall's link and of the Pod's own link, as
-// "FAMILY TABLE CHAIN". A chain without rules counts as missing.
-func (w *world) chains(t *testing.T, s story.Sandbox) (wall, own string) {
+// chainsIn describes the chain on the wall's link and the chain that keeps others from the
+// bundle, and reports whether both are there and drop something.
+func (w *world) chainsIn(t *testing.T, s story.Sandbox) (state string, both bool) {
 	t.Helper()
-	var list struct {
-		Nftables []struct {
-			Chain *struct {
-				Family, Table, Name string
-				Dev                 any // a name, or several
-			}
-			Rule *struct{ Family, Table, Chain string }
-		}
+	both = true
+	for _, chain := range []string{w.wallChain(), bundleChain} {
+		argv := append([]string{"nsenter", "--net=" + s.NetNS, "nft", "list", "chain"}, strings.Fields(chain)...)
+		r := w.TryExec(t, node, argv...)
+		state += fmt.Sprintf("\n%s: exit code %d\n%s%s", chain, r.Code, r.Stdout, r.Stderr)
+		both = both && r.Code == 0 && strings.Contains(r.Stdout, "drop")
 	}
-	out := w.Exec(t, node, "nsenter", "--net="+s.NetNS, "nft", "-j", "list", "ruleset")
-	if err := json.Unmarshal([]byte(out), &list); err != nil {
-		t.Fatalf("nft: %v in %q", err, out)
-	}
-	ruled := map[string]bool{}
-	for _, o := range list.Nftables {
-		if o.Rule != nil {
-			ruled[o.Rule.Family+" "+o.Rule.Table+" "+o.Rule.Chain] = true
-		}
-	}
-	for _, o := range list.Nftables {
-		if o.Chain == nil || o.Chain.Family != "netdev" {
-			continue
-		}
-		name := o.Chain.Family + " " + o.Chain.Table + " " + o.Chain.Name
-		devices := fmt.Sprint(o.Chain.Dev)
-		switch {
-		case !ruled[name]:
-		case strings.Contains(devices, "bv-"):
-			wall = name
-		case strings.Contains(devices, "eth0"):
-			own = name
-		}
-	}
-	return wall, own
+	return state, both
 }
+
+// bundleChain is the chain that keeps all but the machine from the bundle.
+const bundleChain = "inet bottle-pod prerouting"
+
+// wallChain returns the chain on the node's end of the wall's link.
+func (w *world) wallChain() string { return "netdev bottle-" + string(w.kept.UID)[:8] + " ingress" }
 
 func (w *world) wantBothChains(t *testing.T, s story.Sandbox) {
 	t.Helper()
-	if wall, own := w.chains(t, s); wall == "" || own == "" {
-		t.Fatalf("chains in the Pod's namespace: got %q on the wall's link and %q on the Pod's own, want both", wall, own)
+	if state, both := w.chainsIn(t, s); !both {
+		t.Fatalf("chains in the Pod's namespace: got %s\nwant both, with rules that drop", state)
 	}
 }
 
