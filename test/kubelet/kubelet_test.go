@@ -85,7 +85,7 @@ func TestOperatorOnARealKubelet(t *testing.T) {
 }
 
 // proven is the line of kubectl bottle run for a Bottle whose walls are both proven.
-var proven = regexp.MustCompile(`(?m)^EgressEnforced +`+v1alpha1.ReasonBothWalls)
+var proven = regexp.MustCompile(`(?m)^EgressEnforced +` + v1alpha1.ReasonBothWalls)
 
 // runBottles runs the sample as a user does, and then starts one that is kept until the end.
 // Two at once do not fit on the node.
