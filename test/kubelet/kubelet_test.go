@@ -15,10 +15,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/test/builders"
@@ -31,10 +29,7 @@ const (
 	root = "../.." // of the repository
 )
 
-func TestMain(m *testing.M) {
-	log.SetLogger(logr.Discard()) // silence the client: tests report failures themselves
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { story.Main(m) }
 
 // world is the cluster, and what the steps leave for later ones.
 type world struct {
