@@ -300,11 +300,3 @@ func TestIsolate(t *testing.T) {
 		t.Errorf("got %s with inode %d, want another network namespace than %d", path, other.Ino, own.Ino)
 	}
 }
-
-func TestBootID(t *testing.T) {
-	first, err := BootID()
-	second, _ := BootID()
-	if err != nil || first != second || len(first) != 36 {
-		t.Errorf("got %q and %q, %v, want the same UUID twice", first, second, err)
-	}
-}

@@ -5,21 +5,11 @@ package boottrial
 import (
 	"fmt"
 	"os"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"botbottle.dev/bottle-operator/internal/ownthread"
 )
-
-// BootID returns the kernel's identifier of this boot.
-func BootID() (string, error) {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "", fmt.Errorf("identify the boot of the node: %w", err)
-	}
-	return strings.TrimSpace(string(b)), nil
-}
 
 // Isolate makes a network namespace that has no name and no link but a loopback interface
 // that is down. The namespace ends after release, with the last process in it.

@@ -9,13 +9,14 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
+
+	"botbottle.dev/bottle-operator/internal/bootid"
 )
 
 const (
@@ -48,11 +49,11 @@ type Recorder struct {
 // Open opens the file, which only root may write to, and reads the last beat. The caller
 // must be the only one that uses the file.
 func Open(path string, log logr.Logger) (*Recorder, error) {
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	boot, err := bootid.Read()
 	if err != nil {
 		return nil, fmt.Errorf("heartbeat: %w", err)
 	}
-	return open(path, log, strings.TrimSpace(string(boot)), sinceBoot)
+	return open(path, log, boot, sinceBoot)
 }
 
 func open(path string, log logr.Logger, boot string, now func() (time.Duration, error)) (*Recorder, error) {

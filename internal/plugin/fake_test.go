@@ -237,7 +237,7 @@ func (c *cluster) discover(w http.ResponseWriter, r *http.Request) {
 	case "/api/v1/namespaces/team":
 		write(w, 200, corev1.Namespace{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Namespace"}, ObjectMeta: metav1.ObjectMeta{Name: "team"}})
 	case "/api/v1":
-		write(w, 200, metav1.APIResourceList{GroupVersion: "v1"})
+		write(w, 200, metav1.APIResourceList{GroupVersion: "v1", APIResources: []metav1.APIResource{{Name: "namespaces", Kind: "Namespace", Verbs: metav1.Verbs{"get"}}}})
 	case "/apis/botbottle.dev/v1alpha1":
 		write(w, 200, metav1.APIResourceList{GroupVersion: "botbottle.dev/v1alpha1", APIResources: []metav1.APIResource{
 			{Name: "bottles", SingularName: "bottle", Namespaced: true, Kind: "Bottle", Verbs: metav1.Verbs{"get", "list", "watch"}, ShortNames: []string{"btl"}}}})

@@ -18,7 +18,7 @@ import (
 func (p *plugin) newRun() *cobra.Command {
 	flags := &runFlags{}
 	cmd := &cobra.Command{
-		Use:                   "run NAME [--image IMAGE] [-- COMMAND [ARGS…]]",
+		Use:                   "run NAME|-f FILE [--image IMAGE] [-- COMMAND [ARGS…]]",
 		DisableFlagsInUseLine: true,
 		Short:                 "Run a command to its end in a new Bottle",
 		Long: templates.LongDesc(`
@@ -34,40 +34,50 @@ func (p *plugin) newRun() *cobra.Command {
 			immediately. With --rm, the first Ctrl-C deletes the Bottle. With a terminal (-it), Ctrl-C
 			goes to the command.
 
-			Without a COMMAND, the image's own command runs.`),
+			Without a COMMAND, the image's own command runs.
+
+			With -f, the Bottle is the one in the file, and the flags and COMMAND change it. NAME,
+			if there is one, replaces its name.`),
 		Example: templates.Examples(`
 			# Run a coding agent and copy its work back
 			kubectl bottle run fix-1 --image ghcr.io/example/agent:1 --env-from-secret llm:API_KEY \
 			  --allow api.example.com --copy-in .:/work --copy-out /work:./fixed -- agent --print "fix the tests"
 
 			# Try something, and leave nothing behind
-			kubectl bottle run try --rm -it -- sh`),
+			kubectl bottle run try --rm -it -- sh
+
+			# Run the Bottle in a file, with another value of a variable
+			kubectl bottle run -f job.yaml --env LEVEL=2`),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			name, command, err := splitCommand(cmd, args)
+			name, command := "", args
+			if flags.filename == "" || len(args) > 0 && cmd.ArgsLenAtDash() != 0 {
+				var err error
+				if name, command, err = splitCommand(cmd, args); err != nil {
+					return err
+				}
+			}
+			r, err := p.newRunner(cmd.Context(), flags, name, command)
 			if err != nil {
 				return err
 			}
-			return p.runBottle(cmd.Context(), flags, name, command)
+			return r.createAndRun(cmd.Context())
 		},
 	}
 	flags.addFlags(cmd)
 	return cmd
 }
 
-// runBottle does what run does.
-func (p *plugin) runBottle(ctx context.Context, flags *runFlags, name string, command []string) error {
-	r, err := p.newRunner(ctx, flags, name, command)
-	if err != nil {
-		return err
-	}
-	r.bottle, err = r.client.create(ctx, r.bottle)
+// createAndRun does what run does.
+func (r *runner) createAndRun(ctx context.Context) error {
+	created, err := r.client.create(ctx, r.bottle)
 	if apierrors.IsAlreadyExists(err) {
-		return fmt.Errorf("%w: choose another name, or delete it with kubectl delete bottle %s -n %s", err, name, r.client.namespace)
+		return fmt.Errorf("%w: choose another name, or delete it with kubectl delete bottle %s -n %s", err, r.name, r.client.namespace)
 	}
 	if err != nil {
 		return err
 	}
-	fmt.Fprintln(r.notes, sentence(name, "created"))
+	r.bottle = created
+	fmt.Fprintln(r.notes, sentence(r.name, "created"))
 	return r.run(ctx)
 }
 
@@ -90,7 +100,15 @@ func (p *plugin) newRunner(ctx context.Context, flags *runFlags, name string, co
 	if err != nil {
 		return nil, err
 	}
-	r := &runner{transfer: p.transfer(c, name), flags: flags, notes: p.ErrOut}
+	if flags.stdin && flags.filename == "-" {
+		return nil, errors.New("-i needs the standard input, so the Bottle must be in a file: -f FILE")
+	}
+	bottle, err := p.base(flags.filename, name)
+	if err != nil {
+		return nil, err
+	}
+	c.namespace = bottle.Namespace
+	r := &runner{transfer: p.transfer(c, bottle.Name), flags: flags, bottle: bottle, notes: p.ErrOut}
 	if flags.quiet {
 		r.notes = io.Discard
 	}
@@ -105,17 +123,17 @@ func (p *plugin) newRunner(ctx context.Context, flags *runFlags, name string, co
 		return nil, errors.New("-t needs -i")
 	}
 	if flags.stdin {
-		r.terminal = p.session(name, flags.interactive)
+		r.terminal = p.session(r.name, flags.interactive)
 		flags.tty = r.terminal.terminal != nil
 	}
-	if r.bottle, err = flags.bottle(name, c.namespace, command); err != nil {
+	if err = flags.apply(r.bottle, command); err != nil {
 		return nil, err
 	}
 	secrets, err := p.secretEnv(ctx, c.namespace, flags.fromSecrets)
 	if err != nil {
 		return nil, err
 	}
-	r.bottle.Spec.Env = append(r.bottle.Spec.Env, secrets...)
+	setEnv(r.bottle, secrets)
 	return r, nil
 }
 

@@ -3,6 +3,7 @@
 package plugin
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 )
@@ -26,6 +28,7 @@ import (
 // runFlags are the flags of run.
 type runFlags struct {
 	interactive
+	filename                     string
 	image, slug, memory, restart string
 	env, fromSecrets, allow      []string
 	copyIn, copyOut              []string
@@ -38,6 +41,7 @@ type runFlags struct {
 func (f *runFlags) addFlags(cmd *cobra.Command) {
 	f.interactive.addFlags(cmd)
 	flags := cmd.Flags()
+	flags.StringVarP(&f.filename, "filename", "f", "", "A file with a Bottle, which the other flags and COMMAND change; - is the standard input")
 	flags.StringVar(&f.image, "image", "", "The guest's image; the node's default image if absent")
 	flags.StringArrayVar(&f.pullSecrets, "image-pull-secret", nil, "A Secret with the credentials of the image's registry")
 	flags.StringVar(&f.slug, "slug", "", "The Bottle's short name on its node; made from NAME if absent")
@@ -50,23 +54,20 @@ func (f *runFlags) addFlags(cmd *cobra.Command) {
 	flags.DurationVar(&f.startTimeout, "start-timeout", 15*time.Minute, "How long to wait until the machine runs")
 	flags.Int32Var(&f.cpus, "cpus", 0, "The number of virtual CPUs")
 	flags.StringVar(&f.memory, "memory", "", "The memory of the guest, such as 2Gi")
-	flags.StringVar(&f.restart, "restart", string(v1alpha1.RestartNever), "When the command is started again: Never, OnFailure or Always")
+	flags.StringVar(&f.restart, "restart", "", "When the command is started again: Never, OnFailure or Always; Never if absent")
 	flags.BoolVar(&f.remove, "rm", false, "Delete the Bottle afterwards, also after Ctrl-C")
 	flags.BoolVarP(&f.quiet, "quiet", "q", false, "Show only what the command prints")
 	registerValues(cmd, "restart", []string{"Never", "OnFailure", "Always"})
 }
 
-// bottle returns the Bottle that the flags describe.
-func (f *runFlags) bottle(name, namespace string, command []string) (*v1alpha1.Bottle, error) {
-	b := &v1alpha1.Bottle{
-		TypeMeta:   metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "Bottle"},
-		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespace},
-		Spec: v1alpha1.BottleSpec{
-			Slug: f.slug, Command: command, RestartPolicy: v1alpha1.RestartPolicy(f.restart), Stdin: f.stdinMode(),
-		},
-	}
-	if f.slug == "" {
-		b.Spec.Slug = slugFor(name)
+// apply makes the Bottle the one that the flags and the command describe. What they do not
+// mention stays as it is.
+func (f *runFlags) apply(b *v1alpha1.Bottle, command []string) error {
+	b.Spec.Slug = cmp.Or(f.slug, b.Spec.Slug, slugFor(b.Name))
+	b.Spec.RestartPolicy = cmp.Or(v1alpha1.RestartPolicy(f.restart), b.Spec.RestartPolicy, v1alpha1.RestartNever)
+	b.Spec.Stdin = cmp.Or(f.stdinMode(), b.Spec.Stdin, v1alpha1.StdinClosed)
+	if len(command) > 0 {
+		b.Spec.Command = command
 	}
 	if f.image != "" {
 		b.Spec.Image = &f.image
@@ -74,31 +75,41 @@ func (f *runFlags) bottle(name, namespace string, command []string) (*v1alpha1.B
 	for _, secret := range f.pullSecrets {
 		b.Spec.ImagePullSecrets = append(b.Spec.ImagePullSecrets, v1alpha1.LocalObjectReference{Name: secret})
 	}
-	if len(f.allow) > 0 {
+	if len(f.allow) > 0 && b.Spec.Egress == nil {
 		b.Spec.Egress = &v1alpha1.Egress{}
-		for _, rule := range f.allow {
-			b.Spec.Egress.Allow = append(b.Spec.Egress.Allow, v1alpha1.EgressRule(rule))
-		}
+	}
+	for _, rule := range f.allow {
+		b.Spec.Egress.Allow = append(b.Spec.Egress.Allow, v1alpha1.EgressRule(rule))
 	}
 	if len(f.copyIn) > 0 {
-		b.Annotations = map[string]string{v1alpha1.AnnotationHold: ""}
+		metav1.SetMetaDataAnnotation(&b.ObjectMeta, v1alpha1.AnnotationHold, "")
 	}
 	if f.timeout < 0 {
-		return nil, errors.New("--timeout must be greater than 0")
+		return errors.New("--timeout must be greater than 0")
 	}
 	if f.timeout > 0 {
-		seconds := int64(math.Ceil(f.timeout.Seconds()))
-		b.Spec.Lifetime = &v1alpha1.Lifetime{ActiveDeadlineSeconds: &seconds}
+		if b.Spec.Lifetime == nil {
+			b.Spec.Lifetime = &v1alpha1.Lifetime{}
+		}
+		b.Spec.Lifetime.ActiveDeadlineSeconds = ptr.To(int64(math.Ceil(f.timeout.Seconds())))
 	}
 	if err := f.setSize(b); err != nil {
-		return nil, err
+		return err
 	}
-	var err error
-	b.Spec.Env, err = f.plainEnv()
-	return b, err
+	env, err := f.plainEnv()
+	setEnv(b, env)
+	return err
 }
 
-// stdinMode returns what the command reads as its standard input.
+// setEnv adds variables, in the place of those of the same names.
+func setEnv(b *v1alpha1.Bottle, env []v1alpha1.EnvVar) {
+	b.Spec.Env = append(slices.DeleteFunc(b.Spec.Env, func(old v1alpha1.EnvVar) bool {
+		return slices.ContainsFunc(env, func(v v1alpha1.EnvVar) bool { return v.Name == old.Name })
+	}), env...)
+}
+
+// stdinMode returns what the command reads as its standard input, by the flags; "" if they
+// do not say.
 func (f *runFlags) stdinMode() v1alpha1.Stdin {
 	switch {
 	case f.stdin && f.tty:
@@ -106,14 +117,16 @@ func (f *runFlags) stdinMode() v1alpha1.Stdin {
 	case f.stdin:
 		return v1alpha1.StdinOpen
 	}
-	return v1alpha1.StdinClosed
+	return ""
 }
 
 func (f *runFlags) setSize(b *v1alpha1.Bottle) error {
 	if f.cpus == 0 && f.memory == "" {
 		return nil
 	}
-	b.Spec.Machine = &v1alpha1.Machine{}
+	if b.Spec.Machine == nil {
+		b.Spec.Machine = &v1alpha1.Machine{}
+	}
 	if f.cpus != 0 {
 		b.Spec.Machine.CPUs = &f.cpus
 	}

@@ -86,8 +86,9 @@ func (r *runner) notStarted() error {
 func (r *runner) show(parent context.Context) error {
 	ctx, cancel := context.WithCancel(parent)
 	defer cancel()
-	if r.flags.timeout > 0 {
-		ctx, cancel = context.WithTimeoutCause(ctx, r.flags.timeout+overtime, errors.New("the Bottle has not finished long after its --timeout"))
+	if life := r.bottle.Spec.Lifetime; life != nil && life.ActiveDeadlineSeconds != nil {
+		timeout := time.Duration(*life.ActiveDeadlineSeconds)*time.Second + overtime
+		ctx, cancel = context.WithTimeoutCause(ctx, timeout, errors.New("the Bottle has not finished long after its spec.lifetime.activeDeadlineSeconds"))
 		defer cancel()
 	}
 	shown := make(chan error, 1)

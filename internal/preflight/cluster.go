@@ -22,7 +22,8 @@ type Cluster interface {
 	// Time returns the API server's clock, to the second. The error says why the API server
 	// cannot be used.
 	Time(ctx context.Context) (time.Time, error)
-	// Identity returns nil if the API server takes the agent for the agent of this node.
+	// Identity returns nil if the API server takes the agent for the agent of this node. The
+	// error also says what to do.
 	Identity(ctx context.Context) error
 	// Resources returns the resources of an API version.
 	Resources(ctx context.Context, groupVersion string) ([]metav1.APIResource, error)
@@ -53,7 +54,7 @@ func OfCluster(c Cluster) []Check {
 		}},
 		{"identity", func(ctx context.Context) (Outcome, string) {
 			if err := c.Identity(ctx); err != nil {
-				return Failure, identityProblem(err)
+				return Failure, err.Error()
 			}
 			return OK, ""
 		}},
@@ -69,15 +70,6 @@ func NoCluster() Check {
 	return Check{"api-server", func(context.Context) (Outcome, string) {
 		return Warning, "neither the API server nor the clock was checked: set --kubeconfig and --node-name"
 	}}
-}
-
-// identityProblem describes an error of Identity. Some say themselves what to do.
-func identityProblem(err error) string {
-	text := err.Error()
-	if strings.Contains(text, "; make ") {
-		return text
-	}
-	return text + ": make a token for this node (docs/install.md)"
 }
 
 func clock(ctx context.Context, c Cluster) (Outcome, string) {

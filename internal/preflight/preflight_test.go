@@ -264,7 +264,6 @@ func TestCluster(t *testing.T) {
 		"clock behind":       {func(c *cluster) { c.skew = time.Hour }, "clock", Failure, "behind the API server's: synchronise it"},
 		"clock ahead":        {func(c *cluster) { c.skew = -time.Hour }, "clock", Failure, "ahead of the API server's: synchronise it"},
 		"clock a bit behind": {func(c *cluster) { c.skew = 30 * time.Second }, "clock", Warning, "behind"},
-		"foreign token":      {func(c *cluster) { c.identity = errors.New("it does not accept the agent's credentials") }, "identity", Failure, "credentials: make a token"},
 		"other node's token": {func(c *cluster) {
 			c.identity = errors.New("the agent's token is not bound to Node n; make one with: kubectl")
 		}, "identity", Failure, "not bound to Node n; make one with: kubectl"},

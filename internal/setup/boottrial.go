@@ -10,6 +10,7 @@ import (
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 
+	"botbottle.dev/bottle-operator/internal/bootid"
 	"botbottle.dev/bottle-operator/internal/boottrial"
 	"botbottle.dev/bottle-operator/internal/cgroup"
 	"botbottle.dev/bottle-operator/internal/host"
@@ -23,7 +24,7 @@ const bootTrialDir = "boot-trial"
 // bootTrial returns the trial of this node. Its machine has a home of smolvm to itself.
 func (o *AgentOptions) bootTrial() *boottrial.Trial {
 	return boottrial.New(boottrial.Options{
-		Dir: filepath.Join(o.StateDir, bootTrialDir), BootID: boottrial.BootID, Isolate: boottrial.Isolate,
+		Dir: filepath.Join(o.StateDir, bootTrialDir), BootID: bootid.Read, Isolate: boottrial.Isolate,
 		Machines: func(home string) boottrial.Machines {
 			return smolvm.New(smolvm.Options{Dir: o.SmolvmDir, Home: home, Cgroups: o.CgroupParent, StartTimeout: o.StartTimeout})
 		},

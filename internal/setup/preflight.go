@@ -46,7 +46,7 @@ type PreflightOptions struct {
 func (o *PreflightOptions) Bind(fs *pflag.FlagSet) {
 	o.AgentOptions.Bind(fs)
 	fs.StringVar(&o.HostRoot, "host-root", "", "directory at which the node's root directory is mounted, with everything below it; for a container. smolvm and the programs, which later containers install, need not be there")
-	fs.BoolVar(&o.GuardFirst, "unless-machines-run", false, "succeed in spite of failures while machines run or Bottles are on the node, so that the agent starts, guards the machines, and can delete the Bottles")
+	fs.BoolVar(&o.GuardFirst, "unless-in-use", false, "succeed in spite of failures if machines run or Bottles are on the node, so that the agent starts, guards the machines, and can delete the Bottles")
 	fs.BoolVar(&o.Boot, "boot", false, "boot a small microVM, which proves that KVM works, and record the result for the agent; it takes up to a few minutes")
 	fs.StringVarP(&o.Format, "output", "o", "text", "format of the report: text or json")
 }

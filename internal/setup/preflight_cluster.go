@@ -76,7 +76,7 @@ func (c *preflightCluster) Identity(ctx context.Context) error {
 	if err == nil || errors.As(err, &identity) {
 		return err
 	}
-	return errors.New(problemOf(err))
+	return fmt.Errorf("%s: make a token for this node (docs/install.md)", problemOf(err))
 }
 
 // Resources implements preflight.Cluster.

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -109,7 +110,7 @@ func TestPreflightInAContainer(t *testing.T) {
 // Only an agent can delete the Bottles of a node, whether their machines run or not.
 func TestPreflightWhereBottlesAre(t *testing.T) {
 	t.Setenv("KUBERNETES_SERVICE_HOST", "")
-	o, _ := preflightOptions(t, "--unless-machines-run", "--kvm-device=")
+	o, _ := preflightOptions(t, "--unless-in-use", "--kvm-device=")
 	bottles := filepath.Join(o.StateDir, "bottles")
 	if err := os.Mkdir(bottles, 0o700); err != nil {
 		t.Fatal(err)
@@ -152,6 +153,7 @@ func apiFake(t *testing.T, h http.HandlerFunc) *preflightCluster {
 
 func TestPreflightAsksTheAPIServer(t *testing.T) {
 	date := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	var unauthorized atomic.Bool
 	c := apiFake(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Date", date.Format(http.TimeFormat))
 		w.Header().Set("Content-Type", "application/json")
@@ -159,6 +161,10 @@ func TestPreflightAsksTheAPIServer(t *testing.T) {
 		case "/version":
 			_, _ = w.Write([]byte(`{"major":"1","minor":"37"}`))
 		case "/apis/authentication.k8s.io/v1/selfsubjectreviews":
+			if unauthorized.Load() {
+				w.WriteHeader(http.StatusUnauthorized)
+				return
+			}
 			review := authenticationv1.SelfSubjectReview{}
 			review.Status.UserInfo.Username = "system:serviceaccount:bottle-system:bottle-agent"
 			review.Status.UserInfo.Extra = map[string]authenticationv1.ExtraValue{nodeNameKey: {"node-2"}}
@@ -172,6 +178,10 @@ func TestPreflightAsksTheAPIServer(t *testing.T) {
 	}
 	if err := c.Identity(t.Context()); err == nil || !strings.Contains(err.Error(), "not bound to Node node-1; make one with: kubectl") {
 		t.Errorf("identity: got %v, want that the token is another node's, and what to do", err)
+	}
+	unauthorized.Store(true)
+	if err := c.Identity(t.Context()); err == nil || !strings.Contains(err.Error(), "credentials: make a token") {
+		t.Errorf("identity: got %v, want that the token is not accepted, and what to do", err)
 	}
 	if _, err := c.Policy(t.Context(), "bottle-agent-nodes"); err == nil {
 		t.Error("policy: got nil, want an error")

@@ -8,12 +8,10 @@ package authz_test
 
 import (
 	"context"
-	"os"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/go-logr/logr"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -24,7 +22,6 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"botbottle.dev/bottle-operator/test/story"
 )
@@ -35,10 +32,7 @@ const (
 	agentAccount = "bottle-agent"
 )
 
-func TestMain(m *testing.M) {
-	log.SetLogger(logr.Discard()) // silence the client: tests report failures themselves
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { story.Main(m) }
 
 // connect returns the cluster under test, with the rights of system:masters. Use
 // it to prepare and to look, not to try what somebody may do.

@@ -11,15 +11,12 @@ package e2e
 
 import (
 	"fmt"
-	"os"
 	"testing"
 	"time"
 
-	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/test/builders"
@@ -31,10 +28,7 @@ const (
 	node2 = "node-2"
 )
 
-func TestMain(m *testing.M) {
-	log.SetLogger(logr.Discard()) // silence the client: tests report failures themselves
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { story.Main(m) }
 
 func connect(t *testing.T) *story.Cluster {
 	t.Helper()

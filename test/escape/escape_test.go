@@ -29,15 +29,12 @@ package escape
 import (
 	"crypto/rand"
 	"encoding/hex"
-	"os"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/test/builders"
@@ -46,10 +43,7 @@ import (
 
 const node = "node-1"
 
-func TestMain(m *testing.M) {
-	log.SetLogger(logr.Discard()) // silence the client: tests report failures themselves
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { story.Main(m) }
 
 // site is the cluster, with the Bottles that are attacked from.
 type site struct {

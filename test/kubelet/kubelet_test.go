@@ -10,14 +10,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/test/builders"
@@ -25,12 +24,12 @@ import (
 	"botbottle.dev/bottle-operator/test/story"
 )
 
-const node = "node-1"
+const (
+	node = "node-1"
+	root = "../.." // of the repository
+)
 
-func TestMain(m *testing.M) {
-	log.SetLogger(logr.Discard()) // silence the client: tests report failures themselves
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { story.Main(m) }
 
 // world is the cluster, and what the steps leave for later ones.
 type world struct {
@@ -93,19 +92,17 @@ func (w *world) onPods(do func(t *testing.T)) func(t *testing.T) {
 	}
 }
 
-// runBottles runs a Bottle as a user does, and then starts one that is kept until the end.
+// proven is the line of kubectl bottle run for a Bottle whose walls are both proven.
+var proven = regexp.MustCompile(`(?m)^EgressEnforced +` + v1alpha1.ReasonBothWalls)
+
+// runBottles runs the sample as a user does, and then starts one that is kept until the end.
 // Two at once do not fit on the node.
 func (w *world) runBottles(t *testing.T) {
-	// The command ends when the Bottle is proven.
-	ended := make(chan story.Result, 1)
-	go func() {
-		ended <- w.Bottle(t, nil, "run", "job", "-n", w.ns, "--", "sh", "-c", "until [ -e /go ]; do sleep 0.2; done; echo done; exit 42")
-	}()
-	job := builders.MakeBottle("job").Namespace(w.ns).Obj()
-	w.WaitReason(t, job, v1alpha1.ConditionEgressEnforced, v1alpha1.ReasonBothWalls)
-	w.Guest(t, job, "touch", "/go")
-	if got := <-ended; got.Code != 42 || got.Stdout != "done\n" {
-		t.Errorf("kubectl bottle run: got %+v, want exit code 42 and the command's output", got)
+	// A command that waits for files starts after the proof.
+	got := w.Bottle(t, nil, "run", "-n", w.ns, "-f", filepath.Join(root, "config/samples/job.yaml"),
+		"--env", "EXIT_CODE=42", "--copy-in", t.TempDir()+":/work")
+	if got.Code != 42 || got.Stdout != "done\n" || !proven.MatchString(got.Stderr) {
+		t.Errorf("kubectl bottle run: got %+v, want exit code 42, the command's output, and the proof", got)
 	}
 	w.startKept(t)
 }

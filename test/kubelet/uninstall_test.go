@@ -3,8 +3,8 @@
 package kubelet
 
 import (
-	"bytes"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -78,8 +78,8 @@ func (w *world) cleanNode(t *testing.T) {
 		t.Fatal(err)
 	}
 	const path = "/run/admin.kubeconfig"
-	// The API server's address on the LAN of the nodes, with the same port.
-	content = bytes.ReplaceAll(content, []byte("https://127.0.0.1:"), []byte("https://10.77.0.9:"))
+	server := strings.TrimSpace(w.Exec(t, node, "sed", "-n", "s/.*server: //p", "/etc/kubelet/kubeconfig"))
+	content = regexp.MustCompile(`server: .*`).ReplaceAll(content, []byte("server: "+server))
 	w.ExecInput(t, node, content, "sh", "-c", "umask 077 && cat >"+path)
 	defer w.Exec(t, node, "rm", path)
 	t.Log(w.Exec(t, node, "/opt/bottle-operator/current/bottle-operator", "node-cleanup", "--yes", "--kubeconfig", path, "--node-name", node))
