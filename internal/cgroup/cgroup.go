@@ -52,8 +52,8 @@ type Groups struct {
 
 	// patience bounds the wait for a killed cgroup to become empty.
 	patience time.Duration
-	// made and rmdir let tests imitate what the kernel does.
-	made, rmdir func(dir string) error
+	// kernel lets tests imitate what the kernel does.
+	kernel
 }
 
 // Open finds the unified hierarchy. It creates nothing. The error is
@@ -66,26 +66,11 @@ func Open(parent string) (*Groups, error) {
 	return open(h, parent)
 }
 
-// At is like Open, but uses a folder that only looks like a hierarchy, for tests.
-// It calls made with the folder of each new cgroup; made creates the files that
-// the kernel would create.
-func At(mount, parent string, made func(dir string) error) (*Groups, error) {
-	g, err := open(hierarchy{mount, "/"}, parent)
-	if err == nil {
-		g.made, g.rmdir = made, os.RemoveAll
-	}
-	return g, err
-}
-
 func open(h hierarchy, parent string) (*Groups, error) {
 	if !ValidParent(parent) {
 		return nil, fmt.Errorf("cgroup parent %q: want a relative path of names such as %s", parent, DefaultParent)
 	}
-	made := func(string) error { return nil }
-	return &Groups{
-		hierarchy: h, parent: parent, pods: map[string][]string{},
-		patience: 10 * time.Second, made: made, rmdir: unix.Rmdir,
-	}, nil
+	return &Groups{hierarchy: h, parent: parent, pods: map[string][]string{}, patience: 10 * time.Second, kernel: realKernel}, nil
 }
 
 // Path returns the folder of a machine's cgroup below the parent.
@@ -138,7 +123,7 @@ func (g *Groups) EnsureInPod(id, pod string) (*os.File, error) {
 	if !validID.MatchString(id) {
 		return nil, fmt.Errorf("cgroup %q: not a machine's name", id)
 	}
-	if !ValidPod(pod) || !g.trusted(pod) {
+	if !ValidPod(pod) {
 		return nil, fmt.Errorf("create cgroup %s: %q is not where kubelet puts the cgroup of a Pod", id, pod)
 	}
 	dir := filepath.Join(g.mount, pod, id)
@@ -146,8 +131,11 @@ func (g *Groups) EnsureInPod(id, pod string) (*os.File, error) {
 	g.remember(id, pod)
 	err := os.Mkdir(dir, 0o755)
 	g.mu.Unlock()
-	if err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, fmt.Errorf("create cgroup %s: %w", id, err)
+	if err == nil || errors.Is(err, fs.ErrExist) {
+		err = g.setMark(dir, g.parent)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("create cgroup %s in %s: %w", id, pod, err)
 	}
 	return g.prepare(id, dir)
 }
@@ -213,7 +201,8 @@ func (g *Groups) parseMembership(text string) string {
 		if !ok {
 			var pod string
 			pod, below = podAbove(path)
-			ok = pod != "" && g.trusted(pod)
+			id, _, _ := strings.Cut(below, "/")
+			ok = pod != "" && g.hasMark(filepath.Join(g.mount, pod, id), g.parent)
 		}
 		id, _, _ := strings.Cut(below, "/")
 		if ok && validID.MatchString(id) {

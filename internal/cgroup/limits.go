@@ -3,7 +3,6 @@
 package cgroup
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -55,9 +54,13 @@ func (g *Groups) SetLimits(id string, l Limits) (missing []string, err error) {
 			continue
 		}
 		for _, dir := range dirs {
-			if err := g.enable(controller, filepath.Dir(dir)); errors.Is(err, errNoController) {
+			err := g.enable(controller, filepath.Dir(dir))
+			if err == nil {
+				err = write(filepath.Join(dir, controller+".max"), value)
+			}
+			if errors.Is(err, errNoController) {
 				missing = append(missing, controller)
-			} else if err = cmp.Or(err, write(filepath.Join(dir, controller+".max"), value)); err != nil {
+			} else if err != nil {
 				errs = append(errs, fmt.Errorf("limits of cgroup %s: %w", id, err))
 			}
 		}
@@ -124,6 +127,19 @@ func enableIn(controller, dir string) error {
 		return err
 	}
 	return write(control, "+"+controller)
+}
+
+// PodMemory returns memory.max of a Pod's cgroup in bytes, which kubelet sets to the sum of
+// the containers' limits; 0 if there is no limit.
+func (g *Groups) PodMemory(pod string) (int64, error) {
+	value, err := words(filepath.Join(g.mount, pod, "memory.max"))
+	if errors.Is(err, fs.ErrNotExist) || err == nil && slices.Equal(value, []string{"max"}) {
+		return 0, nil
+	}
+	if err == nil {
+		return strconv.ParseInt(strings.Join(value, " "), 10, 64)
+	}
+	return 0, fmt.Errorf("memory limit of the Pod: %w", err)
 }
 
 func words(path string) ([]string, error) {

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -55,31 +54,6 @@ func podAbove(path string) (pod, below string) {
 	return "", path
 }
 
-// trusted reports whether the first folder of the path has the owner of the hierarchy:
-// systemd and others give cgroups to users, who can create cgroups of any name in them.
-func (g *Groups) trusted(path string) bool {
-	top, _, _ := strings.Cut(path, "/")
-	return isFolderOf(filepath.Join(g.mount, top), ownerOf(g.mount))
-}
-
-func ownerOf(dir string) (uid uint32) {
-	if info, err := os.Stat(dir); err == nil {
-		if st, ok := info.Sys().(*syscall.Stat_t); ok {
-			return st.Uid
-		}
-	}
-	return 0
-}
-
-func isFolderOf(dir string, uid uint32) bool {
-	info, err := os.Lstat(dir)
-	if err != nil || !info.IsDir() {
-		return false
-	}
-	st, ok := info.Sys().(*syscall.Stat_t)
-	return ok && st.Uid == uid
-}
-
 // remember adds a Pod's cgroup to the places of a machine. g.mu is locked.
 func (g *Groups) remember(id, pod string) {
 	for _, known := range g.pods[id] {
@@ -109,7 +83,7 @@ func (g *Groups) findInPods() error {
 	return nil
 }
 
-// podRoots returns the folders in which kubelet's Pods can be: they are called kubepods,
+// podRoots returns the folders in which kubelet's Pods can be. They are called kubepods, and are
 // at the top of the hierarchy or one level below.
 func (g *Groups) podRoots() ([]string, error) {
 	tops, err := folders(g.mount)
@@ -118,9 +92,6 @@ func (g *Groups) podRoots() ([]string, error) {
 	}
 	var roots []string
 	for _, top := range tops {
-		if !g.trusted(top) {
-			continue
-		}
 		roots = append(roots, filepath.Join(top, "kubepods"))
 		if top == "kubepods" || top == "kubepods"+sliceSuffix {
 			roots = append(roots, top)
@@ -170,7 +141,7 @@ func (g *Groups) findInPod(pod string) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, name := range names {
-		if ValidID(name) {
+		if ValidID(name) && g.hasMark(filepath.Join(g.mount, pod, name), g.parent) {
 			g.remember(name, pod)
 		}
 	}

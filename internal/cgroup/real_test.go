@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -174,6 +175,71 @@ func TestKillOfFrozenProcess(t *testing.T) {
 	if err := g.Kill(t.Context(), id); err != nil || cgroups.Alive(pid) {
 		t.Errorf("thawed: got %v, alive %v, want nil and not alive", err, cgroups.Alive(pid))
 	}
+}
+
+// A machine in a Pod is found and killed by an agent that has just started, and its cgroup
+// does not keep the Pod's from being removed.
+func TestRealPod(t *testing.T) {
+	pod, parent := cgroups.Pod(t), cgroups.Parent(t)
+	open := func() *cgroup.Groups {
+		g, err := cgroup.Open(parent)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return g
+	}
+	g := open()
+	f, err := g.EnsureInPod(id, pod)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if missing, err := g.SetLimits(id, cgroup.Limits{MemoryBytes: 1 << 30, PIDs: 1000, CPUMillis: 2000}); err != nil {
+		t.Errorf("limits: got missing %v, %v, want nil", missing, err)
+	}
+	pid := family(t, f)
+	inContainer := forge(t, filepath.Join(filepath.Dir(f.Name()), "container", id))
+	inPod := forge(t, filepath.Join(filepath.Dir(f.Name()), other))
+	if err := os.Mkdir(f.Name()+"/below", 0o755); !errors.Is(err, unix.EAGAIN) {
+		t.Errorf("a cgroup below the machine's: got %v, want EAGAIN", err)
+	}
+	g = open()
+	if pids, err := g.Procs(id); err != nil || !slices.Contains(pids, pid) || slices.Contains(pids, inContainer) {
+		t.Errorf("processes: got %v, %v, want %d and not %d", pids, err, pid, inContainer)
+	}
+	for p, want := range map[int]string{pid: id, inContainer: "", inPod: ""} {
+		if got, err := g.Of(p); err != nil || got != want {
+			t.Errorf("machine of %d: got %q, %v, want %q", p, got, err, want)
+		}
+	}
+	for _, name := range []string{id, other} {
+		if err := g.Kill(t.Context(), name); err != nil {
+			t.Errorf("kill %s: got %v, want nil", name, err)
+		}
+	}
+	if cgroups.Alive(pid) || !cgroups.Alive(inContainer) || !cgroups.Alive(inPod) {
+		t.Errorf("alive: got %v, %v, %v, want only the machine's process killed", cgroups.Alive(pid), cgroups.Alive(inContainer), cgroups.Alive(inPod))
+	}
+	if err := g.RemoveFromPods(id); err != nil {
+		t.Errorf("remove: got %v, want nil", err)
+	}
+	if _, err := os.Stat(f.Name()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("removed: got %v, want ErrNotExist", err)
+	}
+}
+
+// forge starts a process in a cgroup that nobody has marked. It returns its PID.
+func forge(t *testing.T, dir string) int {
+	t.Helper()
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	return family(t, f)
 }
 
 func TestInspect(t *testing.T) {

@@ -65,7 +65,8 @@ func (g *Groups) List() ([]string, error) {
 	return slices.Compact(ids), nil
 }
 
-// RemoveParent removes the machines' cgroups, which must be empty, and their parent. The
+// RemoveParent removes the machines' cgroups, which must be empty, and their parent, but
+// no Pod's cgroup. The
 // error is unix.EBUSY if one of them contains a living process or another cgroup. It
 // returns nil if the parent does not exist.
 func (g *Groups) RemoveParent() error {

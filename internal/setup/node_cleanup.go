@@ -197,7 +197,7 @@ func (o *NodeCleanupOptions) cgroups() ([]nodecleanup.Step, error) {
 	if err != nil || len(ids) == 0 && !groups.Exists() {
 		return nil, err
 	}
-	return []nodecleanup.Step{{What: "the machines' cgroups in " + o.CgroupParent, Needed: true, Do: func(ctx context.Context) error {
+	return []nodecleanup.Step{{What: "the machines' cgroups in " + o.CgroupParent + " and in Pods", Needed: true, Do: func(ctx context.Context) error {
 		for _, id := range ids {
 			if err := groups.Kill(ctx, id); err != nil {
 				return err

@@ -40,6 +40,9 @@ const (
 	// limit is generous: its purpose is to stop a VMM that was taken over, not
 	// accounting.
 	overheadBytes = 512 << 20
+	// leastOverheadBytes is the same in a Pod, whose limit may leave less room. A VMM
+	// needs about that much that the kernel cannot reclaim.
+	leastOverheadBytes = 64 << 20
 	// maxThreads is pids.max: a VMM has one thread per vCPU, a few dozen for
 	// its devices, and some for connections.
 	maxThreads = 2048
@@ -57,6 +60,16 @@ func limitsOf(m host.Machine) cgroup.Limits {
 	}
 	if m.CPUs > 0 {
 		l.CPUMillis = int64(m.CPUs)*1000 + overheadMillis
+	}
+	return l
+}
+
+// inPod returns the limits of a machine's cgroup in a Pod, whose own limit is podBytes; 0
+// for none. What remains of it is at least the bundle's. Otherwise the kernel would look
+// for a victim in the whole Pod as soon as the VMM takes too much.
+func inPod(l cgroup.Limits, m host.Machine, podBytes, bundleBytes int64) cgroup.Limits {
+	if podBytes > 0 && m.MemoryMiB > 0 {
+		l.MemoryBytes = min(l.MemoryBytes, max(podBytes-bundleBytes, m.MemoryMiB<<20+leastOverheadBytes))
 	}
 	return l
 }
@@ -90,21 +103,31 @@ func (d *Driver) confine(m host.Machine, pod string) (*os.File, error) {
 	if err := g.Remove(m.Name); err != nil {
 		return nil, err
 	}
-	var folder *os.File
-	if pod == "" {
-		folder, err = g.Ensure(m.Name)
-	} else {
-		folder, err = g.EnsureInPod(m.Name, pod)
-	}
+	folder, limits, err := d.place(g, m, pod)
 	if err != nil {
 		return nil, err
 	}
 	// Missing controllers are not an error: the node may not have them.
-	if _, err := g.SetLimits(m.Name, limitsOf(m)); err != nil {
+	if _, err := g.SetLimits(m.Name, limits); err != nil {
 		folder.Close()
 		return nil, err
 	}
 	return folder, nil
+}
+
+// place creates the machine's cgroup and returns its folder and the limits for it.
+func (d *Driver) place(g *cgroup.Groups, m host.Machine, pod string) (*os.File, cgroup.Limits, error) {
+	limits := limitsOf(m)
+	if pod == "" {
+		folder, err := g.Ensure(m.Name)
+		return folder, limits, err
+	}
+	podBytes, err := g.PodMemory(pod)
+	if err != nil {
+		return nil, limits, err
+	}
+	folder, err := g.EnsureInPod(m.Name, pod)
+	return folder, inPod(limits, m, podBytes, d.opts.BundleMemory(m.Name)), err
 }
 
 // dropOOMProtection drops the OOM protection of the machine's processes.

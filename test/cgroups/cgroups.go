@@ -51,6 +51,23 @@ func Parent(t testing.TB) string {
 	return name
 }
 
+// Pod returns the path, below the mount, of an empty cgroup that looks like one that
+// kubelet made for a Pod. When the test ends, Pod does what kubelet does at the end of a
+// Pod: it kills the processes in it and removes it.
+func Pod(t testing.TB) string {
+	t.Helper()
+	random := fmt.Sprintf("%x", rand.Text()) // hexadecimal digits
+	pod := filepath.Join(Parent(t), "kubepods", fmt.Sprintf("pod%s-%s-%s-%s-%s", random[:8], random[8:12], random[12:16], random[16:20], random[20:32]))
+	mount, err := cgroup.Mounted()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(mount, pod), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return pod
+}
+
 // remove removes a cgroup and its descendants.
 func remove(dir string) error {
 	return errors.Join(filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
