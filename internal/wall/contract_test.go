@@ -6,10 +6,10 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
-
-	"github.com/vishvananda/netlink"
 
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/host/hostcontract"
@@ -24,7 +24,9 @@ func TestWallsContract(t *testing.T) {
 			Walls:        w.walls,
 			Bundle:       func(t *testing.T, spec host.WallSpec) { w.addBundle(t, spec, 8888, 9100, 9418) },
 			RemoveBridge: func(t *testing.T, spec host.WallSpec) { w.removeBridge(t, spec) },
-			PutForeign:   w.putForeign,
+			PutForeign: func(t *testing.T, owner host.Owner, kind string) func() bool {
+				return w.putForeign(t, owner, kind)
+			},
 			Open: func(t *testing.T, spec host.WallSpec) {
 				run(t, "nft", "flush", "chain", "netdev", tableName(spec.Owner), chainName)
 			},
@@ -45,15 +47,46 @@ func TestWallsContract(t *testing.T) {
 	})
 }
 
+func TestPodWallsContract(t *testing.T) {
+	hostcontract.TestWalls(t, func(t *testing.T) hostcontract.WallsFixture {
+		w := newPodWorld(t)
+		inPod := func(owner host.Owner) []string { return []string{"nsenter", "--net=" + w.pod(owner).path} }
+		return hostcontract.WallsFixture{
+			Walls:        w.pods,
+			Bundle:       func(t *testing.T, spec host.WallSpec) { w.addBundle(t, spec, 8888, 9100, 9418) },
+			RemoveBridge: func(t *testing.T, spec host.WallSpec) { w.removeBridge(t, spec) },
+			PutForeign: func(t *testing.T, owner host.Owner, kind string) func() bool {
+				return w.putForeign(t, owner, kind, inPod(owner)...)
+			},
+			Open: func(t *testing.T, spec host.WallSpec) {
+				runIn(t, w.pod(spec.Owner).path, "nft", "flush", "chain", "netdev", tableName(spec.Owner), chainName)
+			},
+			Connect: func(t *testing.T, spec host.WallSpec, port int32) {
+				ns := wallNS(t, w.inspect(t, spec))
+				got, err := dial(t, ns, addrPort(spec.BundleIP, port), 5*time.Second)
+				if got != "hello" {
+					t.Errorf("connect to %d: got %q, %v, want hello", port, got, err)
+				}
+			},
+			Knock: func(t *testing.T, spec host.WallSpec, d host.Drop) {
+				sender := newSender(t, wallNS(t, w.inspect(t, spec)))
+				for range d.Packets {
+					sender.send(t, frameTo(spec, d))
+				}
+			},
+		}
+	})
+}
+
 // putForeign makes something foreign that is in the way of an owner's wall. found
-// reports whether it is still there.
-func (w *world) putForeign(t *testing.T, owner host.Owner, kind string) (found func() bool) {
+// reports whether it is still there. The node's end of the wall is where at leads to.
+func (w *world) putForeign(t *testing.T, owner host.Owner, kind string, at ...string) (found func() bool) {
 	t.Helper()
 	theirs := owner
 	theirs.Cluster = "cluster-2"
 	path := filepath.Join(DefaultDir, owner.ID())
 	exists := func() bool { _, err := os.Lstat(path); return err == nil }
-	link := func() bool { _, err := netlink.LinkByName(owner.Veth()); return err == nil }
+	there := func(argv ...string) string { return run(t, slices.Concat(at, argv)...) }
 	switch kind {
 	case "namespace":
 		run(t, "ip", "netns", "add", owner.ID())
@@ -68,23 +101,16 @@ func (w *world) putForeign(t *testing.T, owner host.Owner, kind string) (found f
 		t.Cleanup(func() { must(t, os.Remove(path)) })
 		return exists
 	case "link", "link of another cluster's":
-		run(t, "ip", "link", "add", owner.Veth(), "type", "veth", "peer", "name", "other")
-		t.Cleanup(func() { run(t, "ip", "link", "del", owner.Veth()) })
+		there("ip", "link", "add", owner.Veth(), "type", "veth", "peer", "name", "other")
+		t.Cleanup(func() { there("ip", "link", "del", owner.Veth()) })
 		if kind != "link" {
-			run(t, "ip", "link", "set", owner.Veth(), "alias", markOf(theirs))
+			there("ip", "link", "set", owner.Veth(), "alias", markOf(theirs))
 		}
-		return link
+		return func() bool { return strings.Contains(there("ip", "link"), owner.Veth()) }
 	case "table of another cluster's":
-		run(t, "nft", "add table netdev "+tableName(owner)+"; add chain netdev "+tableName(owner)+" x; add rule netdev "+tableName(owner)+` x drop comment "`+markOf(theirs)+`"`)
-		t.Cleanup(func() { run(t, "nft", "delete", "table", "netdev", tableName(owner)) })
-		return func() bool {
-			rs, err := openRuleset()
-			must(t, err)
-			defer rs.close()
-			tables, err := rs.tables()
-			must(t, err)
-			return tables[tableName(owner)] != nil
-		}
+		there("nft", "add table netdev "+tableName(owner)+"; add chain netdev "+tableName(owner)+" x; add rule netdev "+tableName(owner)+` x drop comment "`+markOf(theirs)+`"`)
+		t.Cleanup(func() { there("nft", "delete", "table", "netdev", tableName(owner)) })
+		return func() bool { return strings.Contains(there("nft", "list", "tables"), tableName(owner)) }
 	}
 	t.Fatalf("got kind %q, want one of %v", kind, hostcontract.ForeignKinds)
 	return nil

@@ -39,7 +39,7 @@ func openNetNS(path string) (*os.File, fileKind, host.NetNS, error) {
 func openAny(path string, flags int) (*os.File, fileKind, host.NetNS, error) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK|flags, 0)
 	switch {
-	case errors.Is(err, unix.ENOENT):
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ESRCH): // ESRCH: the process of a path below /proc has ended
 		return nil, fileAbsent, host.NetNS{}, nil
 	case errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENXIO):
 		return nil, fileForeign, host.NetNS{}, nil

@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -88,14 +90,14 @@ var damages = []damage{
 func damageWords(spec host.WallSpec, path string) *strings.Replacer {
 	return strings.NewReplacer("TABLE", tableName(spec.Owner), "VETH", spec.Owner.Veth(), "BRIDGE", spec.Owner.Bridge(), "ID", spec.Owner.ID(),
 		"PATH", path, "ADDRESS", machinePrefix(spec).String(), "SUBNET", spec.Subnet.String(), "GATEWAY", spec.Subnet.Addr().Next().String(),
-		"HWADDR", machineMAC(spec.Owner).String(), "NODEMAC", nodeMAC(spec.Owner).String(), "BUNDLEMAC", host.BundleMAC(spec.BundleIP).String())
+		"HWADDR", machineMAC(spec.Owner).String(), "NODEMAC", nodeMAC(spec.Owner).String(), "BUNDLEMAC", host.BundleMAC(spec.BundleIP).String(), "NODEPID", strconv.Itoa(os.Getpid()))
 }
 
-// do runs the command lines.
-func (d damage) do(t *testing.T, spec host.WallSpec, path string) {
+// do runs the command lines, where at leads to.
+func (d damage) do(t *testing.T, spec host.WallSpec, path string, at ...string) {
 	t.Helper()
 	for _, line := range d.how {
-		var argv []string
+		argv := slices.Clone(at)
 		if rest, ok := strings.CutPrefix(line, "inside "); ok {
 			argv, line = []string{"nsenter", "--net=" + path}, rest
 		}

@@ -6,10 +6,14 @@
 // bundle and TCP to its ports, and drops everything else. Root in the namespace
 // can neither change that chain nor get past it.
 //
-// The package does everything through netlink, in the network namespace of this
-// process, and runs no other program. It makes no bridge (docker does), starts
-// nothing in a namespace and decides nothing: it reports what is wrong with a
-// wall, and its caller decides what to do about it.
+// The node's end of a link is in the network namespace of this process (Walls) or, if
+// the bundle runs in a Pod, in that of the Pod (PodWalls). In a Pod, a second chain
+// keeps everybody else from the bundle.
+//
+// The package does everything through netlink and runs no other program. It makes
+// no bridge (docker or internal/criruntime does), starts nothing in a namespace and
+// decides nothing: it reports what is wrong with a wall, and its caller decides what to
+// do about it.
 //
 // A mark (see markOf) says which wall something belongs to. A table named
 // bottle-UID8 is ours unless one of its rules has another wall's mark. A

@@ -167,12 +167,22 @@ func in(t testing.TB, ns *os.File, f func() error) error {
 // listenIn starts a server that answers every connection with "hello".
 func listenIn(t testing.TB, ns *os.File, address netip.AddrPort) {
 	t.Helper()
+	l := listenOn(t, ns, address)
+	t.Cleanup(func() { l.Close() })
+}
+
+// listenOn does the same for a listener that the caller closes.
+func listenOn(t testing.TB, ns *os.File, address netip.AddrPort) net.Listener {
+	t.Helper()
 	var l net.Listener
+	network := "tcp4"
+	if address.Addr().Is6() {
+		network = "tcp6"
+	}
 	must(t, in(t, ns, func() (err error) {
-		l, err = net.Listen("tcp4", address.String())
+		l, err = net.Listen(network, address.String())
 		return err
 	}))
-	t.Cleanup(func() { l.Close() })
 	go func() {
 		for {
 			c, err := l.Accept()
@@ -183,6 +193,7 @@ func listenIn(t testing.TB, ns *os.File, address netip.AddrPort) {
 			c.Close()
 		}
 	}()
+	return l
 }
 
 // wallNS opens a wall's namespace.
@@ -198,7 +209,7 @@ func wallNS(t testing.TB, wall host.Wall) *os.File {
 func dial(t testing.TB, ns *os.File, address netip.AddrPort, limit time.Duration) (got string, err error) {
 	t.Helper()
 	err = in(t, ns, func() error {
-		c, err := net.DialTimeout("tcp4", address.String(), limit)
+		c, err := net.DialTimeout("tcp", address.String(), limit)
 		if err != nil {
 			return err
 		}

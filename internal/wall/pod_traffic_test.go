@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package wall
+
+import (
+	"net"
+	"net/netip"
+	"os"
+	"testing"
+	"time"
+)
+
+// dialNode connects from the node.
+func dialNode(t testing.TB, address netip.AddrPort, limit time.Duration) (string, error) {
+	t.Helper()
+	ns, err := os.Open("/proc/self/ns/net")
+	must(t, err)
+	defer ns.Close()
+	return dial(t, ns, address, limit)
+}
+
+// podNSFile opens a Pod's network namespace until the test ends.
+func podNSFile(t testing.TB, pod *testPod) *os.File {
+	t.Helper()
+	ns, err := os.Open(pod.path)
+	must(t, err)
+	t.Cleanup(func() { ns.Close() })
+	return ns
+}
+
+// TestPodsReachNoBundleInAPod: neither another Pod nor the node connects to a bundle, by any
+// of its Pod's addresses. The machine does, the bundle dials out, and what else the Pod
+// serves is not hidden.
+func TestPodsReachNoBundleInAPod(t *testing.T) {
+	w := newPodWorld(t)
+	must(t, os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0))
+	spec, pod, wall := w.standing(t, 70)
+	other := w.addPod(t, newSpec(t, 71))
+	otherNS, podNS := podNSFile(t, other), podNSFile(t, pod)
+	listenIn(t, otherNS, netip.MustParseAddrPort("0.0.0.0:80"))
+	runIn(t, other.path, "ip", "route", "add", spec.BundleIP.String(), "via", "10.244.71.1")
+	run(t, "ip", "route", "add", spec.BundleIP.String(), "via", pod.ip.String())
+	attempts := map[string]netip.AddrPort{"the Pod's address": addrPort(pod.ip, 8888), "the bundle's address": addrPort(spec.BundleIP, 8888)}
+	from := map[string]func(netip.AddrPort, time.Duration) (string, error){
+		"another Pod": func(a netip.AddrPort, limit time.Duration) (string, error) { return dial(t, otherNS, a, limit) },
+		"the node":    func(a netip.AddrPort, limit time.Duration) (string, error) { return dialNode(t, a, limit) },
+	}
+	for who, dial := range from {
+		for what, to := range attempts {
+			if got, err := dial(to, 300*time.Millisecond); err == nil {
+				t.Errorf("from %s to %s: got %q, want no answer", who, what, got)
+			}
+		}
+		if got, err := dial(addrPort(pod.ip, 9099), soon); got != "hello" {
+			t.Errorf("from %s to another port of the Pod: got %q, %v, want hello", who, got, err)
+		}
+	}
+	greet(t, wall, spec)
+	if got, err := dial(t, podNS, addrPort(other.ip, 80), soon); got != "hello" {
+		t.Errorf("from the bundle to another Pod: got %q, %v, want hello", got, err)
+	}
+	if got, err := dial(t, podNS, addrPort(spec.BundleIP, 8888), soon); got != "hello" {
+		t.Errorf("from the Pod itself to the bundle: got %q, %v, want hello", got, err)
+	}
+	runIn(t, pod.path, "nft", "delete", "table", "inet", podTableName)
+	for who, dial := range from {
+		for what, to := range attempts {
+			if got, err := dial(to, soon); got != "hello" {
+				t.Errorf("from %s to %s, without the table: got %q, %v, want hello: the test proves nothing", who, what, got, err)
+			}
+		}
+	}
+}
+
+// TestPodGetsAnotherLink: a link that is added to a Pod that has its wall, as Multus does.
+func TestPodGetsAnotherLink(t *testing.T) {
+	w := newPodWorld(t)
+	spec, pod, wall := w.standing(t, 72)
+	run(t, "ip", "link", "add", "other", "type", "veth", "peer", "name", "net1", "netns", spec.Owner.ID())
+	t.Cleanup(func() { _ = deleteLink("other") })
+	runIn(t, wall.Path, "ip", "link", "set", "net1", "netns", pod.path)
+	runIn(t, pod.path, "ip", "addr", "add", "10.9.9.2/24", "dev", "net1")
+	runIn(t, pod.path, "ip", "addr", "add", "fd09::2/64", "dev", "net1", "nodad")
+	runIn(t, pod.path, "ip", "link", "set", "net1", "up")
+	run(t, "ip", "addr", "add", "10.9.9.1/24", "dev", "other")
+	run(t, "ip", "addr", "add", "fd09::1/64", "dev", "other", "nodad")
+	run(t, "ip", "link", "set", "other", "up")
+	if got := describe(w.inspect(t, spec).Faults); got != "" {
+		t.Errorf("faults: got %s, want none", got)
+	}
+	ns := podNSFile(t, pod)
+	for _, port := range []uint16{8888, 9099} {
+		listenIn(t, ns, netip.AddrPortFrom(netip.IPv6Unspecified(), port))
+	}
+	for _, to := range []string{"10.9.9.2", "fd09::2"} {
+		if got, err := dialNode(t, addrPort(netip.MustParseAddr(to), 9099), soon); got != "hello" {
+			t.Errorf("another port at %s: got %q, %v, want hello: the test proves nothing", to, got, err)
+		}
+		if got, err := dialNode(t, addrPort(netip.MustParseAddr(to), 8888), 300*time.Millisecond); err == nil {
+			t.Errorf("the bundle's port at %s: got %q, want no answer", to, got)
+		}
+	}
+}
+
+// TestMachineReachesOnlyItsBundleInAPod uses ordinary sockets with a default route by the
+// bundle, as root in the namespace can.
+func TestMachineReachesOnlyItsBundleInAPod(t *testing.T) {
+	w := newPodWorld(t)
+	spec, pod, wall := w.standing(t, 73)
+	ns := wallNS(t, wall)
+	runIn(t, wall.Path, "ip", "route", "add", "default", "via", spec.BundleIP.String())
+	node, err := net.Listen("tcp4", "10.244.73.1:8888")
+	must(t, err)
+	t.Cleanup(func() { node.Close() })
+	others := map[string]netip.AddrPort{
+		"another port of the bundle": addrPort(spec.BundleIP, 9099), "the Pod's address": addrPort(pod.ip, 8888),
+		"another port of the Pod": addrPort(pod.ip, 9099), "the node": netip.MustParseAddrPort("10.244.73.1:8888"),
+	}
+	try := func(limit time.Duration) (answered []string) {
+		for what, to := range others {
+			if c, err := dialOnly(t, ns, to, limit); err == nil {
+				c.Close()
+				answered = append(answered, what)
+			}
+		}
+		return answered
+	}
+	if got := try(200 * time.Millisecond); len(got) > 0 {
+		t.Errorf("answered: got %v, want none", got)
+	}
+	greet(t, wall, spec)
+	// Without the filter, the Pod answers; and it forwards once that is on, too.
+	runIn(t, pod.path, "nft", "delete", "table", "netdev", tableName(spec.Owner))
+	runIn(t, pod.path, "nft", "delete", "table", "inet", podTableName)
+	if got := try(soon); len(got) != 3 {
+		t.Errorf("answered without the filter: got %v, want everything but the node: the test proves nothing, or forwarding is on", got)
+	}
+	run(t, "ip", "route", "add", spec.MachineIP.String(), "via", pod.ip.String())
+	runIn(t, pod.path, "sh", "-c", "echo 1 > "+forwarding(spec.Owner.Bridge()))
+	if got := try(soon); len(got) != 4 {
+		t.Errorf("answered without the filter and with forwarding: got %v, want all: the test proves nothing", got)
+	}
+}
+
+func dialOnly(t testing.TB, ns *os.File, to netip.AddrPort, limit time.Duration) (c net.Conn, err error) {
+	err = in(t, ns, func() error {
+		c, err = net.DialTimeout("tcp4", to.String(), limit)
+		return err
+	})
+	return c, err
+}
