@@ -5,7 +5,6 @@ package docker
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,26 +16,14 @@ import (
 	"github.com/moby/moby/client"
 	"golang.org/x/time/rate"
 
-	"botbottle.dev/bottle-operator/internal/egress"
+	"botbottle.dev/bottle-operator/internal/bundlelog"
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
 const (
 	// maxLogLine is the length of the longest line that is read, in bytes,
 	// including docker's timestamp. Longer lines are not decisions.
-	maxLogLine = 8 << 10
-	// maxReason is the length to which a reason is cut. A rule fits in it.
-	maxReason = 300
-	// maxClosed is the length to which the name of a limit is cut.
-	maxClosed = 32
-	// maxWord is the length to which a cause and an address are cut.
-	maxWord = 48
-	// maxRule is the length to which the host of a rule is cut, and maxName that of a
-	// Secret or key.
-	maxRule, maxName = 300, 253
-	// maxBytes is the largest count of bytes that is believed: one that no connection
-	// reaches.
-	maxBytes = 1 << 50
+	maxLogLine = bundlelog.MaxLine
 	// logBytes is how much of a container's log is read per second on average,
 	// and logBytesBurst how much at once. The built-in bundle writes less.
 	logBytes      = 64 << 10
@@ -193,64 +180,12 @@ func (l *lines) Write(p []byte) (int, error) {
 }
 
 // decisionIn parses a line of docker's log: a timestamp, a space, and the text
-// that the container wrote. The text is not trusted.
+// that the container wrote.
 func decisionIn(line []byte) (host.Decision, bool) {
 	stamp, text, _ := bytes.Cut(line, []byte{' '})
 	at, err := time.Parse(time.RFC3339Nano, string(stamp))
 	if err != nil {
 		return host.Decision{}, false
 	}
-	var entry struct {
-		Decision string `json:"decision"`
-		Host     string `json:"host"`
-		Port     uint16 `json:"port"`
-		Reason   string `json:"reason"`
-		Closed   string `json:"closed"`
-		Cause    string `json:"cause"`
-		Address  string `json:"address"`
-		LeftOut  uint32 `json:"leftOut"`
-
-		Rule       string `json:"rule"`
-		Method     string `json:"method"`
-		Credential string `json:"credential"`
-		Secret     string `json:"secret"`
-		Key        string `json:"key"`
-		Place      string `json:"place"`
-		BytesIn    uint64 `json:"bytesIn"`
-		BytesOut   uint64 `json:"bytesOut"`
-	}
-	if err := json.Unmarshal(text, &entry); err != nil {
-		return host.Decision{}, false
-	}
-	switch entry.Decision {
-	case host.VerdictAllow, host.VerdictDeny, host.VerdictFail:
-	default:
-		return host.Decision{}, false
-	}
-	if entry.LeftOut > 0 {
-		entry.Host, entry.Port = "", 0
-	}
-	if entry.Method != "" {
-		entry.Method = egress.KnownMethod(entry.Method)
-	}
-	return host.Decision{
-		Time:    at,
-		Verdict: entry.Decision,
-		Host:    egress.PrintableHost(entry.Host),
-		Port:    entry.Port,
-		Reason:  egress.Printable(entry.Reason, maxReason),
-		Closed:  egress.Printable(entry.Closed, maxClosed),
-		Cause:   egress.Printable(entry.Cause, maxWord),
-		Address: egress.Printable(entry.Address, maxWord),
-		LeftOut: entry.LeftOut,
-
-		Rule:       egress.Printable(entry.Rule, maxRule),
-		Method:     entry.Method,
-		Credential: egress.Printable(entry.Credential, 2*maxName+1),
-		Secret:     egress.Printable(entry.Secret, maxName),
-		Key:        egress.Printable(entry.Key, maxName),
-		Place:      egress.Printable(entry.Place, maxWord),
-		BytesIn:    min(entry.BytesIn, maxBytes),
-		BytesOut:   min(entry.BytesOut, maxBytes),
-	}, true
+	return bundlelog.Decision(at, text)
 }
