@@ -11,10 +11,8 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 
 	"github.com/spf13/pflag"
-	"golang.org/x/sys/unix"
 )
 
 func main() {
@@ -22,15 +20,13 @@ func main() {
 		fmt.Fprintln(os.Stderr, "bottle-bundle:", err)
 		os.Exit(1)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
-	defer stop()
-	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
+	if err := run(context.Background(), os.Args[1:], os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "bottle-bundle:", err)
 		os.Exit(1)
 	}
 }
 
-// run parses the arguments and runs the proxy until ctx ends.
+// run parses the arguments and runs the proxy until ctx ends or a signal ends it.
 func run(ctx context.Context, args []string, log io.Writer) error {
 	flags, o := pflag.NewFlagSet("bottle-bundle", pflag.ContinueOnError), &options{}
 	o.bind(flags)

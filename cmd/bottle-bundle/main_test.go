@@ -7,10 +7,15 @@ import (
 	"context"
 	"io"
 	"log"
+	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestArguments(t *testing.T) {
@@ -26,6 +31,7 @@ func TestArguments(t *testing.T) {
 		"no port":       {[]string{"--rules", rules, "--listen", "8888"}, "--listen"},
 		"an argument":   {[]string{"--rules", rules, "bundle"}, "bundle"},
 		"other flag":    {[]string{"--rule", rules}, "--rule"},
+		"negative":      {[]string{"--rules", rules, "--memory-limit", "-1"}, "--memory-limit"},
 		"several flaws": {[]string{"--listen", "8888"}, "--rules: required\n--listen"},
 	}
 	for name, tt := range tests {
@@ -39,6 +45,76 @@ func TestArguments(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Docker stops a bundle with SIGTERM. In a Pod that ends, the guest may still need its
+// bundle, so there the signal ends nothing.
+func TestSigtermEndsTheBundleUnlessItIsToGoOn(t *testing.T) {
+	program := filepath.Join(t.TempDir(), "bottle-bundle")
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", program, ".").CombinedOutput(); err != nil {
+		t.Fatalf("build: %v: %s", err, out)
+	}
+	for name, tt := range map[string]struct {
+		args []string
+		want unix.Signal // that ends it
+	}{
+		"docker": {nil, unix.SIGTERM},
+		"a Pod":  {[]string{"--ignore-sigterm"}, unix.SIGKILL},
+	} {
+		t.Run(name, func(t *testing.T) {
+			listener, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			address := listener.Addr().String()
+			listener.Close()
+			cmd := exec.CommandContext(t.Context(), program, append([]string{"--rules", filepath.Join(t.TempDir(), "none"), "--listen", address}, tt.args...)...)
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			ended := make(chan struct{})
+			go func() {
+				_ = cmd.Wait()
+				close(ended)
+			}()
+			t.Cleanup(func() {
+				_ = cmd.Process.Kill()
+				<-ended
+			})
+			wantServing(t, address)
+			if err := cmd.Process.Signal(unix.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+			if tt.want == unix.SIGKILL {
+				select {
+				case <-ended:
+					t.Fatal("SIGTERM ended the bundle, want it to go on")
+				case <-time.After(time.Second):
+				}
+				wantServing(t, address)
+				return
+			}
+			select {
+			case <-ended:
+			case <-time.After(10 * time.Second):
+				t.Fatal("SIGTERM did not end the bundle within 10 s")
+			}
+		})
+	}
+}
+
+// wantServing waits until the bundle accepts a connection.
+func wantServing(t *testing.T, address string) {
+	t.Helper()
+	check := time.NewTicker(20 * time.Millisecond)
+	defer check.Stop()
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); <-check.C {
+		if c, err := net.Dial("tcp", address); err == nil {
+			c.Close()
+			return
+		}
+	}
+	t.Fatal("the bundle does not serve")
 }
 
 // net/http writes what a server sends unasked to the standard logger.

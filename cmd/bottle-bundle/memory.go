@@ -26,16 +26,16 @@ const (
 	memoryCheck = 10 * time.Second
 )
 
-// fitMemory makes the garbage collection follow the container's memory limit
-// until ctx ends, unless the environment sets one.
-func fitMemory(ctx context.Context, files []string) {
+// fitMemory makes the garbage collection follow the container's memory limit, or the
+// bundle's own if that is lower and not 0, until ctx ends, unless the environment sets one.
+func fitMemory(ctx context.Context, own int64, files []string) {
 	if os.Getenv("GOMEMLIMIT") != "" {
 		return
 	}
 	check := time.NewTicker(memoryCheck)
 	defer check.Stop()
 	for {
-		debug.SetMemoryLimit(goMemory(files))
+		debug.SetMemoryLimit(goMemory(own, files))
 		select {
 		case <-ctx.Done():
 			return
@@ -45,8 +45,11 @@ func fitMemory(ctx context.Context, files []string) {
 }
 
 // goMemory returns the limit for the Go runtime, in bytes. It is
-// math.MaxInt64 if the container has no limit.
-func goMemory(files []string) int64 {
+// math.MaxInt64 if neither the container nor the bundle has a limit.
+func goMemory(own int64, files []string) int64 {
+	if own <= 0 {
+		own = math.MaxInt64
+	}
 	for _, file := range files {
 		text, err := os.ReadFile(file)
 		if err != nil {
@@ -54,8 +57,11 @@ func goMemory(files []string) int64 {
 		}
 		n, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
 		if err == nil && n > 0 && n < 1<<50 { // version 1 has a huge number for no limit
-			return n / 100 * goShare
+			return min(n, own) / 100 * goShare
 		}
+	}
+	if own < math.MaxInt64 {
+		return own / 100 * goShare
 	}
 	return math.MaxInt64
 }

@@ -9,8 +9,11 @@ import (
 	"io"
 	stdlog "log"
 	"net"
+	"os"
+	"os/signal"
 
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 
 	"botbottle.dev/bottle-operator/internal/bundleproxy"
 )
@@ -19,12 +22,16 @@ import (
 type options struct {
 	rules, listen          string
 	secretsDir, upstreamCA string
+	ignoreTerm             bool
+	memory                 int64
 }
 
 func (o *options) bind(fs *pflag.FlagSet) {
 	fs.StringVar(&o.rules, "rules", "", "file with the egress rules; it is reloaded when it changes")
 	fs.StringVar(&o.secretsDir, "secrets-dir", "/run/bottle-broker", "folder with the Bottle's authority and the values of its Secrets; its files are reloaded when they change")
 	fs.StringVar(&o.upstreamCA, "upstream-ca", "", "PEM file with the authorities that opened hosts may have beside the public ones; it may be missing, and is reloaded when it changes")
+	fs.BoolVar(&o.ignoreTerm, "ignore-sigterm", false, "go on serving after SIGTERM, until the container is killed: in a Pod that ends, the guest may need the bundle until it has ended, too")
+	fs.Int64Var(&o.memory, "memory-limit", 0, "bytes of memory that the bundle may use, if its container's limit is higher, as in a Pod that a machine shares; 0 means the container's limit")
 	fs.StringVar(&o.listen, "listen", ":8888", "TCP address to listen on")
 }
 
@@ -40,6 +47,9 @@ func (o *options) validate(args []string) error {
 	if _, _, err := net.SplitHostPort(o.listen); err != nil {
 		errs = append(errs, fmt.Errorf("--listen %q: want HOST:PORT or :PORT", o.listen))
 	}
+	if o.memory < 0 {
+		errs = append(errs, fmt.Errorf("--memory-limit %d: want a number of bytes, or 0", o.memory))
+	}
 	return errors.Join(errs...)
 }
 
@@ -48,8 +58,19 @@ func (o *options) run(ctx context.Context, log io.Writer) error {
 	// net/http writes there what servers send without a request, and what is wrong with
 	// a guest's connections. Servers and guests could cause any number of such lines.
 	stdlog.SetOutput(io.Discard)
-	go fitMemory(ctx, cgroupLimits)
+	go fitMemory(ctx, o.memory, cgroupLimits)
+	ctx, stop := signal.NotifyContext(ctx, o.signals()...)
+	defer stop()
 	return bundleproxy.Run(ctx, bundleproxy.Options{
 		Listen: o.listen, RulesPath: o.rules, SecretsDir: o.secretsDir, UpstreamCA: o.upstreamCA, Log: log,
 	})
+}
+
+// signals returns the signals that end the proxy.
+func (o *options) signals() []os.Signal {
+	if o.ignoreTerm {
+		signal.Ignore(unix.SIGTERM)
+		return []os.Signal{unix.SIGINT}
+	}
+	return []os.Signal{unix.SIGTERM, unix.SIGINT}
 }

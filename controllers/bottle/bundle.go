@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path"
 	"strings"
 	"time"
 
@@ -138,10 +137,8 @@ func (t *bundleStep) spec(ctx context.Context, s *scope) (spec host.BundleSpec, 
 }
 
 func (t *bundleStep) checkImage(image string) error {
-	for _, glob := range t.allowedImages {
-		if ok, err := path.Match(glob, image); err == nil && ok {
-			return nil
-		}
+	if desired.BundleImageAllowed(image, t.allowedImages) {
+		return nil
 	}
 	return &flow.Terminal{Reason: v1alpha1.ReasonBundleImageNotAllowed,
 		Err: fmt.Errorf("spec.bundle.image %s is not allowed on this node: choose another image, or ask an administrator to add it to the agent's --allowed-bundle-images", image)}

@@ -19,6 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/placeholder"
 )
 
 // staleRetry is how long to wait before repeating a pass whose cached view was
@@ -141,7 +142,7 @@ func classifyPods(b *v1alpha1.Bottle, pods []corev1.Pod) (own *corev1.Pod, forme
 // nothing, because anyone who creates Pods can set them.
 func owns(b *v1alpha1.Bottle, pod *corev1.Pod) bool {
 	return pod.Labels[v1alpha1.LabelUID] == string(b.UID) && controls(b, pod) &&
-		(pod.Name == podName(b) || pod.Name == successorName(b, podName(b)))
+		(pod.Name == placeholder.Name(b) || pod.Name == placeholder.SuccessorName(b, placeholder.Name(b)))
 }
 
 // controls reports whether the Bottle is the Pod's controller. The UID alone does
@@ -165,7 +166,7 @@ func wasPlaceholder(pod *corev1.Pod) bool {
 
 // gather collects the facts about a Bottle and its placeholder.
 func (r *bottles) gather(b *v1alpha1.Bottle, pod *corev1.Pod) (facts, error) {
-	resources := pickResources(b, r.options)
+	resources := placeholder.Resources(b, r.options.Options)
 	want, err := renderWanted(b, resources, r.options)
 	if err != nil {
 		return facts{}, err
@@ -174,7 +175,7 @@ func (r *bottles) gather(b *v1alpha1.Bottle, pod *corev1.Pod) (facts, error) {
 		bottle:  b,
 		pod:     observePod(pod),
 		home:    r.verdicts.get(ptr.Deref(b.Status.NodeName, "")),
-		desired: desiredPod{resources: resources, digest: want.Annotations[annotationDigest]},
+		desired: desiredPod{resources: resources, digest: want.Annotations[placeholder.AnnotationDigest]},
 	}
 	if f.pod != nil {
 		f.pod.flaw, f.pod.unbooked = flawOf(pod, want), unbookedOf(pod, b)
@@ -264,7 +265,7 @@ func (r *bottles) createPod(ctx context.Context, f facts, pin string) (*corev1.P
 			resources.Disk = f.desired.resources.Disk
 		}
 	}
-	pod, err := renderPod(f.bottle, resources, pin, r.options)
+	pod, err := placeholder.Render(f.bottle, resources, pin, r.options.Options)
 	if rebooks(f.bottle) {
 		pod, err = renderRebooked(f.bottle, resources, r.options)
 	}
@@ -272,7 +273,7 @@ func (r *bottles) createPod(ctx context.Context, f facts, pin string) (*corev1.P
 		return nil, "", err
 	}
 	if f.pod != nil {
-		pod.Name = successorName(f.bottle, f.pod.name)
+		pod.Name = placeholder.SuccessorName(f.bottle, f.pod.name)
 		pod.Annotations[annotationFailures] = strconv.Itoa(f.pod.next)
 	}
 	err = r.Create(ctx, pod, client.FieldOwner(v1alpha1.ManagerFieldOwner))

@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
+	"botbottle.dev/bottle-operator/internal/placeholder"
 	"botbottle.dev/bottle-operator/test/builders"
 )
 
@@ -127,7 +128,7 @@ func TestWhichPlaceholderCounts(t *testing.T) {
 	b := builders.MakeBottle("a").Obj()
 	o := DefaultOptions()
 	make := func(name string, change func(*corev1.Pod)) corev1.Pod {
-		pod, err := renderPod(b, pickResources(b, o), "node-a", o)
+		pod, err := placeholder.Render(b, placeholder.Resources(b, o.Options), "node-a", o.Options)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -136,8 +137,8 @@ func TestWhichPlaceholderCounts(t *testing.T) {
 		return *pod
 	}
 	fail := func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed }
-	first, second := podName(b), successorName(b, podName(b))
-	if back := successorName(b, second); back != first || len(second) > 63 {
+	first, second := placeholder.Name(b), placeholder.SuccessorName(b, placeholder.Name(b))
+	if back := placeholder.SuccessorName(b, second); back != first || len(second) > 63 {
 		t.Errorf("got names %q, %q, %q, want two that take turns", first, second, back)
 	}
 	at := func(second int64) metav1.Time { return metav1.Unix(second, 0) }

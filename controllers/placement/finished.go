@@ -11,6 +11,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/placeholder"
 )
 
 // A Bottle that has finished stays on its node, because its disk, logs and files are
@@ -121,7 +122,7 @@ func (s *desiredStatus) schedule(status metav1.ConditionStatus, reason, message 
 // renderRebooked returns the placeholder that books resources on the node of a Bottle
 // that has finished. Unlike that of a running machine, it needs kube-scheduler's consent.
 func renderRebooked(b *v1alpha1.Bottle, r v1alpha1.ResourcesStatus, o Options) (*corev1.Pod, error) {
-	pod, err := renderPod(b, r, ptr.Deref(b.Status.NodeName, ""), o)
+	pod, err := placeholder.Render(b, r, ptr.Deref(b.Status.NodeName, ""), o.Options)
 	if err != nil {
 		return nil, err
 	}
@@ -135,5 +136,5 @@ func renderWanted(b *v1alpha1.Bottle, r v1alpha1.ResourcesStatus, o Options) (*c
 	if rebooks(b) {
 		return renderRebooked(b, r, o)
 	}
-	return renderPod(b, r, "", o)
+	return placeholder.Render(b, r, "", o.Options)
 }

@@ -118,7 +118,7 @@ func TestShrunkPlaceholder(t *testing.T) {
 	w.placed(builders.MakeBottle("a").CPUs(4).Obj(), node)
 	w.takeOver("a")
 	pod := w.pod("a")
-	less := `{"spec":{"containers":[{"name":"placeholder","resources":{"requests":{"cpu":"1m"},"limits":{"cpu":"1m"}}}]}}`
+	less := `{"spec":{"containers":[{"name":"bundle","resources":{"requests":{"cpu":"1m"},"limits":{"cpu":"1m"}}}]}}`
 	w.must(w.c.SubResource("resize").Patch(t.Context(), pod.DeepCopy(), client.RawPatch("application/strategic-merge-patch+json", []byte(less))))
 	w.eventually(func() string {
 		if got := condition(w.bottle("a"), v1alpha1.ConditionScheduled); got != "True Scheduled" {

@@ -66,7 +66,7 @@ func TestForcedRemoval(t *testing.T) {
 	w.must(w.c.Update(t.Context(), b))
 
 	pod := w.pod("a")
-	w.must(w.c.Delete(t.Context(), pod))
+	w.must(w.c.Delete(t.Context(), pod, client.GracePeriodSeconds(0)))
 	patch := client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"finalizers":null}}`))
 	w.must(w.c.Patch(t.Context(), pod.DeepCopy(), patch))
 	w.eventually(func() string {

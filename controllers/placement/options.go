@@ -13,7 +13,7 @@ import (
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
-	"botbottle.dev/bottle-operator/internal/machinesize"
+	"botbottle.dev/bottle-operator/internal/placeholder"
 )
 
 // Guard keeps the operator from being removed while Bottles exist.
@@ -24,27 +24,13 @@ type Guard interface {
 
 // Options configure placement.
 type Options struct {
+	// Options say what placeholders are like.
+	placeholder.Options
 	// Namespace is the namespace of the agents' Leases.
 	Namespace string
-	// DefaultCPUs is the number of virtual CPUs, 1 to 16, of a Bottle whose spec
-	// does not set it.
-	DefaultCPUs int32
-	// DefaultMemory is the memory of a Bottle whose spec does not set it.
-	DefaultMemory resource.Quantity
-	// DefaultDisk is the disk space that is booked for a Bottle whose spec sets
-	// no size of a disk; none if it is zero.
-	DefaultDisk resource.Quantity
-	// OverheadCPU and OverheadMemory are booked for each Bottle on top of its
-	// machine's size and its bundle's limits, for its VMM and network backend.
-	OverheadCPU    resource.Quantity
-	OverheadMemory resource.Quantity
-	// BundleCPU and BundleMemory are the limits of each Bottle's bundle. They are
-	// booked, too.
-	BundleCPU    resource.Quantity
-	BundleMemory resource.Quantity
-	// PlaceholderImage is the image of the placeholder's container, which only
-	// has to wait. It must name a numeric user other than root.
-	PlaceholderImage string
+	// AllowedBundleImages are globs (path.Match) of the images that spec.bundle.image may
+	// name. No placeholder runs another one.
+	AllowedBundleImages []string
 	// LeaseDuration is the duration of an agent's Lease that does not set one.
 	LeaseDuration time.Duration
 	// RefusalRetry is how long to wait before trying again to create a
@@ -62,24 +48,15 @@ type Options struct {
 	Registerer prometheus.Registerer
 }
 
-// DefaultOptions returns the default values of the manager's flags. The namespace
-// has none and stays empty. The overhead of a machine was measured to be 30 to 130
-// MiB, including the page cache of its disks, which the kernel can drop.
+// DefaultOptions returns the default values of the manager's flags. The namespace and
+// the bundle's image have none and stay empty.
 func DefaultOptions() Options {
-	bundle := machinesize.DefaultBundle.Status()
 	return Options{
-		DefaultCPUs:      4,
-		DefaultMemory:    resource.MustParse("8Gi"),
-		DefaultDisk:      resource.MustParse("1Gi"),
-		OverheadCPU:      resource.MustParse("100m"),
-		OverheadMemory:   resource.MustParse("128Mi"),
-		BundleCPU:        bundle.CPU,
-		BundleMemory:     bundle.Memory,
-		PlaceholderImage: "registry.k8s.io/pause:3.10",
-		LeaseDuration:    40 * time.Second,
-		RefusalRetry:     30 * time.Second,
-		FirstPause:       10 * time.Second,
-		LongestPause:     5 * time.Minute,
+		Options:       placeholder.DefaultOptions(),
+		LeaseDuration: 40 * time.Second,
+		RefusalRetry:  30 * time.Second,
+		FirstPause:    10 * time.Second,
+		LongestPause:  5 * time.Minute,
 	}
 }
 
@@ -96,8 +73,8 @@ func (o *Options) validate() error {
 	if o.Namespace == "" {
 		return errors.New("the namespace of the agents' Leases is not set")
 	}
-	if o.PlaceholderImage == "" {
-		return errors.New("the image of placeholder Pods is not set")
+	if o.BundleImage == "" {
+		return errors.New("the image of the built-in bundle is not set")
 	}
 	if o.DefaultCPUs < 1 || o.DefaultCPUs > 16 {
 		return errors.New("the default number of CPUs must be 1 to 16")

@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/placeholder"
 	"botbottle.dev/bottle-operator/test/api/apienv"
 	"botbottle.dev/bottle-operator/test/builders"
 )
@@ -38,6 +39,7 @@ func newOldView(t *testing.T) *oldView {
 	v := &oldView{T: t, c: apienv.Client(t, apienv.Start(t))}
 	v.ns = apienv.Namespace(t, v.c)
 	options := DefaultOptions()
+	options.BundleImage = "registry.test/bottle-operator:1.2.3"
 	options.Namespace = apienv.SystemNamespace
 	options.Registerer = prometheus.NewRegistry()
 	v.must(options.validate())
@@ -77,7 +79,7 @@ func (v *oldView) make(node string) (*v1alpha1.Bottle, *corev1.Pod) {
 	v.Helper()
 	b := builders.MakeBottle("a").Namespace(v.ns).Finalizer(v1alpha1.FinalizerNode).Obj()
 	v.must(v.c.Create(v.Context(), b))
-	pod, err := renderPod(b, pickResources(b, v.r.options), "", v.r.options)
+	pod, err := placeholder.Render(b, placeholder.Resources(b, v.r.options.Options), "", v.r.options.Options)
 	v.must(err)
 	pod.Spec.NodeName = node
 	v.must(v.c.Create(v.Context(), pod))

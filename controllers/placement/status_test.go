@@ -125,13 +125,13 @@ func TestNodeOfLease(t *testing.T) {
 
 func TestOptions(t *testing.T) {
 	good := DefaultOptions()
-	good.Namespace = "operator"
+	good.Namespace, good.BundleImage = "operator", "registry.test/bottle-operator:1.2.3"
 	if err := good.validate(); err != nil {
 		t.Fatalf("got %v for the defaults, want nil", err)
 	}
 	bad := map[string]func(*Options){
 		"no namespace":      func(o *Options) { o.Namespace = "" },
-		"no image":          func(o *Options) { o.PlaceholderImage = "" },
+		"no image":          func(o *Options) { o.BundleImage = "" },
 		"no CPU":            func(o *Options) { o.DefaultCPUs = 0 },
 		"17 CPUs":           func(o *Options) { o.DefaultCPUs = 17 },
 		"little memory":     func(o *Options) { o.DefaultMemory.Set(1 << 20) },

@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/placeholder"
 	"botbottle.dev/bottle-operator/test/builders"
 )
 
@@ -37,7 +38,7 @@ func TestPlaceholders(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			b := builders.MakeBottle("a").Obj()
 			o := DefaultOptions()
-			pod, err := renderPod(b, pickResources(b, o), "", o)
+			pod, err := placeholder.Render(b, placeholder.Resources(b, o.Options), "", o.Options)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -76,7 +77,7 @@ func TestBottleOfPod(t *testing.T) {
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
 			b, o := builders.MakeBottle("a").Obj(), DefaultOptions()
-			pod, err := renderPod(b, pickResources(b, o), "", o)
+			pod, err := placeholder.Render(b, placeholder.Resources(b, o.Options), "", o.Options)
 			if err != nil {
 				t.Fatal(err)
 			}

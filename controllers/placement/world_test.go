@@ -101,6 +101,7 @@ func newWorld(t *testing.T) *world {
 	w.ns = apienv.Namespace(t, w.c)
 	w.options = placement.DefaultOptions()
 	w.options.Namespace = apienv.SystemNamespace
+	w.options.BundleImage = "registry.test/bottle-operator:1.2.3"
 	w.options.DefaultCPUs = 2
 	w.options.DefaultMemory = resource.MustParse("2Gi")
 	w.options.LeaseDuration = leaseSeconds * time.Second

@@ -167,14 +167,15 @@ takes_flag() { "$programs/bottle-operator" "$1" --help 2>&1 | grep -e "--$2 " >/
 
 # start_managers [NUMBER]: starts the replicas of the manager, or one of them.
 start_managers() {
-  local size=() extra=() access=() number
+  local size=() extra=() access=() number bundle=(--bundle-image bottle-operator:dev)
+  takes_flag manager bundle-image || bundle=(--placeholder-image registry.k8s.io/pause:3.10)
   if takes_flag manager allowed-bundle-images; then size+=("${bundle_images[@]}"); fi
   virtual && size+=(--default-cpus 1 --default-memory 256Mi)
   read -ra extra <<<"$(cat "$dev/manager.flags")"
   for number in ${1:-$(seq "$managers")}; do
     if takes_flag manager access-bind-address; then access=(--access-bind-address "$(manager_address "$number"):10250"); fi
     relaunch "manager-$number" nsenter "--net=/run/netns/$control" "$programs/bottle-operator" manager --kubeconfig "$dev/manager.kubeconfig" \
-      --namespace "$namespace" --leader-elect --placeholder-image registry.k8s.io/pause:3.10 "${access[@]}" \
+      --namespace "$namespace" --leader-elect "${bundle[@]}" "${access[@]}" \
       --metrics-bind-address "127.0.0.1:$((8080 + number))" --health-probe-bind-address "127.0.0.1:$((8090 + number))" "${size[@]}" "${extra[@]}"
   done
   for number in ${1:-$(seq "$managers")}; do

@@ -44,6 +44,9 @@ const (
 	tagDigits = 12
 )
 
+// Entrypoint is the command that runs the bundle, here and in the operator's image.
+var Entrypoint = []string{"/" + entryName, "--rules", RulesDir + "/" + RulesFile, "--secrets-dir", SecretsDir, "--upstream-ca", RulesDir + "/" + UpstreamCAFile}
+
 // Image is a bundle image that can be written or loaded.
 type Image struct {
 	executable string
@@ -157,7 +160,7 @@ func imageConfig(arch, diffID string) config {
 		Config: containerConfig{
 			User:         User,
 			ExposedPorts: map[string]struct{}{fmt.Sprintf("%d/tcp", Port): {}},
-			Entrypoint:   []string{"/" + entryName, "--rules", RulesDir + "/" + RulesFile, "--secrets-dir", SecretsDir, "--upstream-ca", RulesDir + "/" + UpstreamCAFile},
+			Entrypoint:   Entrypoint,
 			WorkingDir:   "/",
 			Labels: map[string]string{
 				"org.opencontainers.image.title":    "Bottle Operator's bundle",

@@ -6,6 +6,9 @@
 package desired
 
 import (
+	"path"
+	"slices"
+
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
@@ -42,6 +45,14 @@ func BundleImage(b *v1alpha1.Bottle) string {
 		return ""
 	}
 	return ptr.Deref(b.Spec.Bundle.Image, "")
+}
+
+// BundleImageAllowed reports whether one of the globs (path.Match) matches an image.
+func BundleImageAllowed(image string, globs []string) bool {
+	return slices.ContainsFunc(globs, func(glob string) bool {
+		ok, err := path.Match(glob, image)
+		return err == nil && ok
+	})
 }
 
 // CAPath returns the path, in the bundle's container, of the certificates that

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"path"
 	"path/filepath"
 	"strings"
 	"time"
@@ -84,7 +83,7 @@ func (o *AgentOptions) Bind(fs *pflag.FlagSet) {
 	o.Access.Bind(fs)
 
 	fs.StringVar(&o.DockerHost, "docker-host", "unix:///run/docker.sock", "address of the node's Docker Engine")
-	fs.StringArrayVar(&o.AllowedBundleImages, "allowed-bundle-images", nil, "glob of images that spec.bundle.image may name, such as ghcr.io/org/*; may be repeated; by default, none")
+	bindAllowedImages(fs, &o.AllowedBundleImages)
 	fs.StringVar(&o.SubnetPool, "subnet-pool", "192.168.0.0/16", "network that Bottles get their subnets from")
 	fs.IntVar(&o.SubnetPrefix, "subnet-prefix", 24, "prefix length of a Bottle's subnet")
 	fs.StringSliceVar(&o.SubnetExclude, "subnet-exclude", []string{"192.168.17.0/24", "192.168.255.0/24"}, "networks in the pool that are not used")
@@ -146,12 +145,7 @@ func (o *AgentOptions) Validate() error {
 	if name, ok := strings.CutPrefix(o.DefaultImage, "file:"); ok && (name == "" || strings.ContainsAny(name, "/") || strings.HasPrefix(name, ".")) {
 		bad("default-image", o.DefaultImage, "an OCI reference, file:NAME (an archive in --local-image-dir) or empty")
 	}
-	errs = append(errs, o.Images.Validate(), o.Metrics.Validate(), o.Access.Validate())
-	for _, glob := range o.AllowedBundleImages {
-		if _, err := path.Match(glob, ""); err != nil || glob == "" {
-			bad("allowed-bundle-images", glob, "a glob such as ghcr.io/org/*")
-		}
-	}
+	errs = append(errs, o.Images.Validate(), o.Metrics.Validate(), o.Access.Validate(), validateAllowedImages(o.AllowedBundleImages))
 	if o.MaxBottles < 0 || o.MaxBottles > 10000 {
 		bad("max-bottles", o.MaxBottles, "0 to 10000")
 	}

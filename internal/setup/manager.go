@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 
 	"botbottle.dev/bottle-operator/controllers/placement"
@@ -31,14 +32,14 @@ type ManagerOptions struct {
 	HealthAddress string
 	Access        AccessOptions
 
-	DefaultCPUs      int32
-	DefaultMemory    string
-	DefaultDisk      string
-	OverheadCPU      string
-	OverheadMemory   string
-	BundleCPU        string
-	BundleMemory     string
-	PlaceholderImage string
+	DefaultCPUs    int32
+	DefaultMemory  string
+	DefaultDisk    string
+	OverheadCPU    string
+	OverheadMemory string
+	BundleCPU      string
+	BundleMemory   string
+	Bundle         BundleOptions
 }
 
 // Bind adds the flags.
@@ -57,13 +58,13 @@ func (o *ManagerOptions) Bind(fs *pflag.FlagSet) {
 	fs.StringVar(&o.OverheadMemory, "overhead-memory", d.OverheadMemory.String(), "memory booked for each Bottle in addition to its machine's and its bundle's, for its VMM")
 	fs.StringVar(&o.BundleCPU, "bundle-cpu", d.BundleCPU.String(), fmt.Sprintf("CPU limit of each Bottle's bundle, at least %dm; it is also booked", placement.MinBundleCPUMillis))
 	fs.StringVar(&o.BundleMemory, "bundle-memory", d.BundleMemory.String(), fmt.Sprintf("memory limit of each Bottle's bundle, at least %dMi; it is also booked", placement.MinBundleMemory>>20))
-	fs.StringVar(&o.PlaceholderImage, "placeholder-image", d.PlaceholderImage, "image of the placeholder Pods, which only wait; it must name a numeric user other than root")
+	o.Bundle.Bind(fs)
 }
 
 // placement checks the options and returns placement's options.
 func (o *ManagerOptions) placement() (placement.Options, error) {
 	p := placement.DefaultOptions()
-	p.Namespace, p.DefaultCPUs, p.PlaceholderImage = o.Namespace, o.DefaultCPUs, o.PlaceholderImage
+	p.Namespace, p.DefaultCPUs, p.AllowedBundleImages = o.Namespace, o.DefaultCPUs, o.Bundle.Allowed
 	var errs []error
 	for _, q := range []struct {
 		flag, text string
@@ -92,10 +93,7 @@ func (o *ManagerOptions) placement() (placement.Options, error) {
 	if p.BundleMemory.Value() < placement.MinBundleMemory {
 		errs = append(errs, fmt.Errorf("--bundle-memory %q: want at least %dMi", o.BundleMemory, placement.MinBundleMemory>>20))
 	}
-	errs = append(errs, o.Metrics.Validate(), o.Access.Validate())
-	if o.PlaceholderImage == "" {
-		errs = append(errs, errors.New("--placeholder-image: required"))
-	}
+	errs = append(errs, o.Metrics.Validate(), o.Access.Validate(), validateAllowedImages(o.Bundle.Allowed))
 	return p, errors.Join(errs...)
 }
 
@@ -142,6 +140,13 @@ func (o *ManagerOptions) Run(ctx context.Context) error {
 	}
 	scheme, err := newScheme()
 	if err != nil {
+		return err
+	}
+	reader, err := client.New(cfg, client.Options{Scheme: scheme})
+	if err != nil {
+		return fmt.Errorf("client: %w", err)
+	}
+	if options.BundleImage, err = o.Bundle.image(ctx, reader, options.Namespace); err != nil {
 		return err
 	}
 	cacheOptions, err := placement.CacheOptions(options.Namespace)

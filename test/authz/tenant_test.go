@@ -224,7 +224,7 @@ func TestTenantAndARunningBottle(t *testing.T) {
 	strategic := func(subresource, patch string) error {
 		return me.SubResource(subresource).Patch(t.Context(), pod.DeepCopy(), client.RawPatch(types.StrategicMergePatchType, []byte(patch)))
 	}
-	wantRefused(t, strategic("resize", `{"spec":{"containers":[{"name":"placeholder","resources":{"requests":{"cpu":"1m"},"limits":{"cpu":"1m"}}}]}}`), "bottles/finalizers")
+	wantRefused(t, strategic("resize", `{"spec":{"containers":[{"name":"bundle","resources":{"requests":{"cpu":"1m"},"limits":{"cpu":"1m"}}}]}}`), "bottles/finalizers")
 	wantRefused(t, strategic("ephemeralcontainers", `{"spec":{"ephemeralContainers":[{"name":"d","image":"x","terminationMessagePolicy":"File"}]}}`), "bottles/finalizers")
 
 	wantAllowed(t, me.Patch(t.Context(), pod.DeepCopy(), merge(`{"metadata":{"labels":{"mine":"yes"}}}`)))

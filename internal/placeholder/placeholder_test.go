@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package placement
+package placeholder
 
 import (
 	"flag"
@@ -24,6 +24,13 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 
 const testUID = "1a2b3c4d-0000-4000-8000-000000000000"
 
+// options are those of the tests.
+var options = func() Options {
+	o := DefaultOptions()
+	o.BundleImage = "registry.test/bottle-operator:1.2.3"
+	return o
+}()
+
 // testdata/NAME.in.yaml is a Bottle, and NAME.out.yaml is its placeholder.
 func TestRenderPod(t *testing.T) {
 	inputs, err := filepath.Glob("testdata/*.in.yaml")
@@ -45,7 +52,7 @@ func TestRenderPod(t *testing.T) {
 			if b.Status.NodeName != nil {
 				pin = *b.Status.NodeName
 			}
-			pod, err := renderPod(b, pickResources(b, DefaultOptions()), pin, DefaultOptions())
+			pod, err := Render(b, Resources(b, options), pin, options)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -70,63 +77,15 @@ func TestRenderPod(t *testing.T) {
 	}
 }
 
-// disks returns a Bottle with disks of these sizes; "" means not set.
-func disks(storage, overlay string) *builders.Bottle {
-	b := builders.MakeBottle("a")
-	b.Spec.Machine = &v1alpha1.Machine{}
-	for into, text := range map[**resource.Quantity]string{&b.Spec.Machine.Storage: storage, &b.Spec.Machine.Overlay: overlay} {
-		if text != "" {
-			*into = ptr.To(resource.MustParse(text))
-		}
-	}
-	return b
-}
-
-func TestPickResources(t *testing.T) {
-	tests := map[string]struct {
-		bottle *builders.Bottle
-		cpus   int32
-		memory string
-		disk   string
-	}{
-		"defaults":             {builders.MakeBottle("a"), 4, "8Gi", ""},
-		"only cpus":            {builders.MakeBottle("a").CPUs(1), 1, "8Gi", ""},
-		"only memory":          {builders.MakeBottle("a").Memory("64Mi"), 4, "64Mi", ""},
-		"rounded up":           {builders.MakeBottle("a").Memory("64Mi").Memory("67108865"), 4, "65Mi", ""},
-		"decimal unit":         {builders.MakeBottle("a").Memory("100M"), 4, "96Mi", ""},
-		"a fraction of a byte": {builders.MakeBottle("a").Memory("134217728001m"), 4, "129Mi", ""},
-		"the maximum":          {builders.MakeBottle("a").CPUs(16).Memory("1Ti"), 16, "1Ti", ""},
-		"storage and overlay":  {disks("5G", "2Gi"), 4, "8Gi", "7Gi"}, // rounded up as for smolvm
-		"only storage":         {disks("20Gi", ""), 4, "8Gi", "20Gi"},
-		"only overlay":         {disks("", "10Gi"), 4, "8Gi", "10Gi"},
-		"the largest disks":    {disks("64Ti", "64Ti"), 4, "8Gi", "128Ti"},
-	}
-	for name, tc := range tests {
-		t.Run(name, func(t *testing.T) {
-			got := pickResources(tc.bottle.Obj(), DefaultOptions())
-			disk := resource.MustParse("1Gi")
-			if tc.disk != "" {
-				disk = resource.MustParse(tc.disk)
-			}
-			want := v1alpha1.ResourcesStatus{CPUs: tc.cpus, Memory: resource.MustParse(tc.memory), Disk: &disk,
-				Bundle:   &v1alpha1.BundleResources{CPU: resource.MustParse("250m"), Memory: resource.MustParse("128Mi")},
-				Overhead: &v1alpha1.OverheadResources{CPU: ptr.To(resource.MustParse("100m")), Memory: ptr.To(resource.MustParse("128Mi"))}}
-			if !sameResources(&got, &want) {
-				t.Errorf("got %+v with disk %s, want %+v with disk %s", got, got.Disk, want, &disk)
-			}
-		})
-	}
-}
-
 // The digest depends on what the Pod requests from the scheduler and on nothing
 // else.
 func TestDigest(t *testing.T) {
 	digest := func(b *builders.Bottle) string {
-		pod, err := renderPod(b.UID(testUID).Obj(), pickResources(b.Obj(), DefaultOptions()), "", DefaultOptions())
+		pod, err := Render(b.UID(testUID).Obj(), Resources(b.Obj(), options), "", options)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return pod.Annotations[annotationDigest]
+		return pod.Annotations[AnnotationDigest]
 	}
 	base := digest(builders.MakeBottle("a"))
 	same := map[string]*builders.Bottle{
@@ -147,6 +106,7 @@ func TestDigest(t *testing.T) {
 		"storage":    disks("2Gi", ""),
 		"pin":        builders.MakeBottle("a").Pin("node-a"),
 		"selector":   builders.MakeBottle("a").NodeSelector("x", "y"),
+		"bundle":     builders.MakeBottle("a").BundlePorts(8888, 9000),
 		"toleration": builders.MakeBottle("a").Toleration(corev1.Toleration{Operator: corev1.TolerationOpExists}),
 	}
 	for name, b := range changed {
@@ -159,9 +119,9 @@ func TestDigest(t *testing.T) {
 // A Bottle that an earlier manager placed has no record of its bundle's limits and
 // its disk. The agent then applies the default limits, so these are booked.
 func TestBookingOfAnEarlierManagersBottle(t *testing.T) {
-	o := DefaultOptions()
+	o := options
 	o.BundleCPU, o.BundleMemory = resource.MustParse("2"), resource.MustParse("2Gi")
-	got := placeholderContainer(v1alpha1.ResourcesStatus{CPUs: 1, Memory: resource.MustParse("1Gi")}, o).Resources.Requests
+	got := requirements(v1alpha1.ResourcesStatus{CPUs: 1, Memory: resource.MustParse("1Gi")}, o).Requests
 	want := corev1.ResourceList{
 		corev1.ResourceCPU: resource.MustParse("1350m"), corev1.ResourceMemory: resource.MustParse("1280Mi"), v1alpha1.ResourceBottle: resource.MustParse("1"),
 	}
@@ -178,7 +138,7 @@ func TestPlaceholderLeavesItsUserToTheNamespace(t *testing.T) {
 		"minimal": builders.MakeBottle("a"),
 		"pinned":  builders.MakeBottle("a").Pin("node-a"),
 	} {
-		pod, err := renderPod(b.UID(testUID).Obj(), pickResources(b.Obj(), DefaultOptions()), "", DefaultOptions())
+		pod, err := Render(b.UID(testUID).Obj(), Resources(b.Obj(), options), "", options)
 		if err != nil {
 			t.Fatal(err)
 		}
