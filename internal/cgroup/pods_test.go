@@ -124,6 +124,9 @@ func TestInPod(t *testing.T) {
 			t.Errorf("%s: removed: got %q, %v, want none left", pod, left, err)
 		}
 		wantProcs(t, g, id)
+		if ids, err := g.List(); err != nil || len(ids) > 0 {
+			t.Errorf("%s: removed: got list %q, %v, want none", pod, ids, err)
+		}
 	}
 }
 

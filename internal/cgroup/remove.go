@@ -5,7 +5,6 @@ package cgroup
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -60,7 +59,12 @@ func (g *Groups) List() ([]string, error) {
 	ids := slices.DeleteFunc(names, func(name string) bool { return !ValidID(name) })
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	ids = slices.AppendSeq(ids, maps.Keys(g.pods))
+	for id, pods := range g.pods {
+		// A Pod that has gone took the machine's cgroup along.
+		if slices.ContainsFunc(pods, func(pod string) bool { return g.hasMark(filepath.Join(g.mount, pod, id), g.parent) }) {
+			ids = append(ids, id)
+		}
+	}
 	slices.Sort(ids)
 	return slices.Compact(ids), nil
 }

@@ -4,6 +4,7 @@ package smolvm_test
 
 import (
 	"bytes"
+	"context"
 	"database/sql"
 	"encoding/json"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -84,6 +86,34 @@ func TestStandin(t *testing.T) {
 	}
 }
 
+// TestStandinInPod runs the whole contract with machines in the cgroup of a Pod.
+func TestStandinInPod(t *testing.T) {
+	t.Parallel()
+	dir := standin(t, "1.32.2")
+	hostcontract.TestMachines(t, func(t *testing.T) hostcontract.MachinesFixture {
+		w := newWorld(t, dir, inPod(cgroups.Pod(t)))
+		f := fixtureOf(t, w)
+		f.Artifact = func(t *testing.T) string { return newWorld(t, dir, nil).pack(t, f) }
+		f.Cgroup = func(t *testing.T, pid int) string {
+			b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, name, _ := strings.Cut(string(b), "/"+w.pod+"/")
+			name, _, _ = strings.Cut(name, "\n")
+			return name
+		}
+		return f
+	}, hostcontract.MachineOptions{})
+}
+
+// inPod makes the machines run in the cgroup of a Pod.
+func inPod(pod string) func(*smolvm.Options) {
+	return func(o *smolvm.Options) {
+		o.Parent = func(context.Context, string) (string, error) { return pod, nil }
+	}
+}
+
 func standin(t *testing.T, version string) string {
 	t.Helper()
 	require.Root(t)
@@ -95,6 +125,7 @@ func standin(t *testing.T, version string) string {
 // world is a separate smolvm home with a Driver for it.
 type world struct {
 	dir, home, smolvm string
+	pod               string // the cgroup of the machines' Pod; "" for none
 	driver            *smolvm.Driver
 	groups            *cgroup.Groups
 }
@@ -119,6 +150,9 @@ func newWorld(t *testing.T, installation string, change func(*smolvm.Options)) *
 	o := smolvm.Options{Dir: installation, Home: w.home, Cgroups: cgroups.Parent(t)}
 	if change != nil {
 		change(&o)
+	}
+	if o.Parent != nil {
+		w.pod, _ = o.Parent(t.Context(), "")
 	}
 	w.driver = smolvm.New(o)
 	if w.groups, err = cgroup.Open(o.Cgroups); err != nil {
@@ -279,12 +313,8 @@ func (w *world) left(t *testing.T, name string) []string {
 	if _, err := os.Stat(dir); err == nil {
 		left = append(left, "folder "+dir)
 	}
-	group, err := w.groups.Path(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(group); err == nil {
-		left = append(left, "cgroup "+group)
+	if ids, err := w.groups.List(); err != nil || slices.Contains(ids, name) {
+		left = append(left, fmt.Sprintf("cgroup (%v)", err))
 	}
 	for pid, cmdline := range cmdlines(t) {
 		if strings.Contains(cmdline, dir) {
