@@ -213,19 +213,38 @@ func (g *Groups) parseMembership(text string) string {
 }
 
 // Populated reports whether a cgroup of the machine contains a living process. It
-// returns false if it has no cgroup.
+// returns false if it has no cgroup; it then has searched the Pods again, so that it has
+// missed none.
 func (g *Groups) Populated(id string) (bool, error) {
 	dirs, err := g.places(id)
+	if populated, err := g.anyPopulated(id, dirs); populated || err != nil {
+		return populated, err
+	}
+	if err == nil {
+		err = g.findInPods()
+	}
+	if err != nil {
+		return false, err
+	}
+	again, err := g.places(id)
+	if err != nil || len(again) == len(dirs) {
+		return false, err
+	}
+	return g.anyPopulated(id, again)
+}
+
+func (g *Groups) anyPopulated(id string, dirs []string) (bool, error) {
+	var errs []error
 	for _, dir := range dirs {
-		populated, dirErr := g.populated(dir)
+		populated, err := g.populated(dir)
 		if populated {
 			return true, nil
 		}
-		if dirErr != nil {
-			err = errors.Join(err, fmt.Errorf("inspect cgroup %s: %w", id, dirErr))
+		if err != nil {
+			errs = append(errs, fmt.Errorf("inspect cgroup %s: %w", id, err))
 		}
 	}
-	return false, err
+	return false, errors.Join(errs...)
 }
 
 func (g *Groups) populated(dir string) (bool, error) {

@@ -196,7 +196,15 @@ func TestMachineInTwoPods(t *testing.T) {
 	const next = "kubepods/pod99999999-0000-4000-8000-0123456789ab"
 	g, root := fakePods(t, pod, next)
 	place(t, g, id, pod)
+	if populated, err := g.Populated(id); err != nil || populated {
+		t.Errorf("empty: got populated %v, %v, want false", populated, err)
+	}
 	place(t, again(t, root), id, next) // of which g does not know
+	put(t, filepath.Join(root, next, id), map[string]string{"cgroup.events": "populated 1\n"})
+	if populated, err := g.Populated(id); err != nil || !populated {
+		t.Errorf("only the other Pod: got populated %v, %v, want true", populated, err)
+	}
+	delete(g.pods, id)
 	for path, pid := range map[string]string{pod: "11", next: "22"} {
 		put(t, filepath.Join(root, path, id), map[string]string{"cgroup.procs": pid + "\n", "cgroup.events": "populated 1\n"})
 	}
