@@ -254,6 +254,30 @@ func TestAFailedKillIsRetried(t *testing.T) {
 	f.wantRuns(false)
 }
 
+// A wall that cannot be read does not save a machine that must be down.
+func TestAFailedKillIsRetriedBehindAnUnreadableWall(t *testing.T) {
+	for what, doom := range map[string]func(f *fixture){
+		"a breach": func(f *fixture) { f.walls.Break(owner(), host.WallFault{What: "open", Open: true}) },
+		"a leak": func(f *fixture) {
+			f.enforcer.RecordHit(host.CanaryHit{Proto: "tcp", Interface: owner().Bridge(), Remote: netip.MustParseAddrPort("192.168.44.3:1")})
+			f.enforcer.WaitProofs()
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			f := newFixture(t)
+			f.faults.Fail("KillMachine", hosttest.Before, 1, errors.New("not yet"))
+			doom(f)
+			if what == "a breach" {
+				f.enforcer.Scan(t.Context())
+			}
+			f.wantRuns(true)
+			f.walls.Unreadable(owner(), errors.New("the container runtime does not answer"))
+			f.enforcer.Scan(t.Context())
+			f.wantRuns(false)
+		})
+	}
+}
+
 // An agent that cannot read a wall, for example because it has no descriptors
 // left, knows nothing about it. It kills nothing, and notifies.
 func TestAnUnreadableWallStopsNothing(t *testing.T) {

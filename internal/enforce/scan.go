@@ -170,7 +170,7 @@ func (g *guard) inspect(ctx context.Context, m *machine) (faults string, err err
 		err = walls[0].Err
 	}
 	if err != nil {
-		return "", err
+		return "", errors.Join(err, g.killDoomed(ctx, m))
 	}
 	running, err := g.Machines.VMMs(ctx, []string{spec.Owner.ID()})
 	if err != nil {
@@ -199,6 +199,26 @@ func (g *guard) inspect(ctx context.Context, m *machine) (faults string, err err
 		return faults, g.killBreached(ctx, m, killReason)
 	}
 	return faults, nil
+}
+
+// killDoomed kills a machine that must be down whatever its wall is like: after a leak, or
+// if an earlier kill failed. The wall cannot be read, for example because nobody knows in
+// which network namespace its Pod is. The caller holds m.lock.
+func (g *guard) killDoomed(ctx context.Context, m *machine) error {
+	g.watched.mu.Lock()
+	spec, leaked, killReason := m.wall.Spec, m.leak != nil, m.killReason
+	g.watched.mu.Unlock()
+	if !leaked && killReason == "" {
+		return nil
+	}
+	running, err := g.Machines.VMMs(ctx, []string{spec.Owner.ID()})
+	switch {
+	case err != nil || len(running) == 0:
+		return err
+	case leaked:
+		return g.kill(ctx, spec)
+	}
+	return g.killBreached(ctx, m, killReason)
 }
 
 // open returns the fault that makes a wall open, or "". A filter that differs
