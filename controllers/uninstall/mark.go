@@ -25,7 +25,7 @@ const CRDName = "bottles.botbottle.dev"
 // name.
 var policies = []string{
 	"bottle-agent-bottles", "bottle-agent-certificates", "bottle-agent-events", "bottle-agent-identity", "bottle-agent-leases",
-	"bottle-agent-nodes", "bottle-agent-tokens", "bottle-tenant-bottles", "bottle-tenant-pods", "bottle-uninstall",
+	"bottle-agent-nodes", "bottle-agent-tokens", "bottle-tenant-bottles", "bottle-tenant-pod-access", "bottle-tenant-pods", "bottle-uninstall",
 }
 
 // Policies returns the names of the policies that are held while Bottles exist.

@@ -45,7 +45,7 @@ func newTenants(t *testing.T) *tenants {
 	w.manager = apienv.Client(t, apienv.AsServiceAccount(cfg, "bottle-manager"))
 	w.agent = apienv.Client(t, apienv.AsAgent(cfg, "node-a"))
 	pods := &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: "pods"}, Rules: []rbacv1.PolicyRule{
-		{APIGroups: []string{""}, Resources: []string{"bindings", "pods", "pods/binding", "pods/ephemeralcontainers", "pods/eviction", "pods/resize", "pods/status"}, Verbs: []string{"*"}},
+		{APIGroups: []string{""}, Resources: []string{"bindings", "pods", "pods/attach", "pods/binding", "pods/ephemeralcontainers", "pods/eviction", "pods/exec", "pods/portforward", "pods/resize", "pods/status"}, Verbs: []string{"*"}},
 	}}
 	must(t, w.admin.Create(t.Context(), pods))
 	w.tenant = w.user("tenant",
@@ -138,6 +138,10 @@ func TestTenantCreatesPods(t *testing.T) {
 		"another finalizer of ours": func(pod *corev1.Pod) {
 			pod.OwnerReferences, pod.Finalizers = nil, []string{"botbottle.dev/other"}
 		},
+		"the label alone, as agents find placeholders": func(pod *corev1.Pod) {
+			pod.OwnerReferences, pod.Finalizers, pod.Annotations = nil, nil, nil
+			pod.Name = "bottle-mine-" + string(w.bottle.UID)[:8] + "-2"
+		},
 		"the owner alone": func(pod *corev1.Pod) { pod.Finalizers, pod.Labels, pod.Annotations = nil, nil, nil },
 		"an owner that does not control": func(pod *corev1.Pod) {
 			pod.Finalizers, pod.OwnerReferences[0].Controller, pod.OwnerReferences[0].BlockOwnerDeletion = nil, nil, nil
@@ -169,16 +173,16 @@ func TestTenantCreatesPods(t *testing.T) {
 	ordinary := w.ordinary("ordinary")
 	ordinary.Finalizers = []string{"example.com/x"}
 	ordinary.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "ConfigMap", Name: "x", UID: "x"}}
-	ordinary.Labels[v1alpha1.LabelUID] = string(w.bottle.UID)
 	wantAllowed(t, w.tenant.Create(t.Context(), ordinary))
 	for _, patch := range []string{
 		`{"metadata":{"ownerReferences":[{"apiVersion":"botbottle.dev/v1alpha1","kind":"Bottle","name":"mine","uid":"` + string(w.bottle.UID) + `"}]}}`,
 		`{"metadata":{"finalizers":["botbottle.dev/machine"]}}`,
+		`{"metadata":{"labels":{"botbottle.dev/uid":"` + string(w.bottle.UID) + `"}}}`,
 	} {
 		wantForbidden(t, w.tenant.Patch(t.Context(), ordinary.DeepCopy(), mergePatch(patch), client.DryRunAll), "may be changed only by")
 	}
 	wantForbidden(t, w.tenant.Status().Patch(t.Context(), ordinary.DeepCopy(), mergePatch(`{"metadata":{"finalizers":["botbottle.dev/machine"]}}`), client.DryRunAll), "finalizer of a placeholder")
-	wantAllowed(t, w.tenant.Patch(t.Context(), ordinary.DeepCopy(), mergePatch(`{"metadata":{"labels":{"botbottle.dev/uid":null},"finalizers":null}}`), client.DryRunAll))
+	wantAllowed(t, w.tenant.Patch(t.Context(), ordinary.DeepCopy(), mergePatch(`{"metadata":{"labels":{"botbottle.dev/other":"x"},"finalizers":null}}`), client.DryRunAll))
 }
 
 // A tenant who may change Pods cannot change what the manager reads from a
