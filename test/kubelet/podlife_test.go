@@ -29,10 +29,10 @@ var disturbances = []disturbance{
 	}, true, true, true},
 	{"the pause container is killed", func(w *world, t *testing.T, s story.Sandbox) {
 		w.Exec(t, node, "kill", "-9", s.Pause)
-	}, false, false, true},
+	}, true, false, true},
 	{"the sandbox is stopped", func(w *world, t *testing.T, s story.Sandbox) {
 		w.Exec(t, node, "crictl", "stopp", s.ID)
-	}, false, false, true},
+	}, true, false, true},
 	{"the Pod is deleted", func(w *world, t *testing.T, s story.Sandbox) {
 		w.mustKubectl(t, "-n", w.ns, "delete", "pod", s.Pod, "--wait=false")
 	}, false, false, false},
@@ -118,7 +118,7 @@ func (w *world) wantSandboxEvent(t *testing.T) {
 
 // sandboxReasons are the reasons of Events about a sandbox that ended: that it was
 // replaced, and that its Pod was.
-var sandboxReasons = []string{"SandboxReplaced", v1alpha1.ReasonEvicted, v1alpha1.ReasonPlaceholderEnded}
+var sandboxReasons = []string{v1alpha1.ReasonSandboxReplaced, v1alpha1.ReasonEvicted, v1alpha1.ReasonPlaceholderEnded}
 
 // netnsOf returns what identifies the network namespace of a sandbox.
 func (w *world) netnsOf(t *testing.T, s story.Sandbox) string {
