@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Limits are the resource limits of one machine. A zero field sets no limit.
@@ -129,17 +131,40 @@ func enableIn(controller, dir string) error {
 	return write(control, "+"+controller)
 }
 
-// PodMemory returns memory.max of a Pod's cgroup in bytes, which kubelet sets to the sum of
-// the containers' limits; 0 if there is no limit.
-func (g *Groups) PodMemory(pod string) (int64, error) {
-	value, err := words(filepath.Join(g.mount, pod, "memory.max"))
-	if errors.Is(err, fs.ErrNotExist) || err == nil && slices.Equal(value, []string{"max"}) {
+// PodMemory returns memory.max, in bytes, of the Pod in which the machine has a cgroup.
+// kubelet sets it to the sum of the containers' limits. It returns 0 if there is no limit,
+// or no such Pod. unlimited reports whether the machine's own cgroup there has none.
+func (g *Groups) PodMemory(id string) (bytes int64, unlimited bool, err error) {
+	dirs, err := g.places(id)
+	if err != nil {
+		return 0, false, err
+	}
+	for _, dir := range dirs[1:] {
+		if _, err := os.Lstat(dir); err != nil {
+			continue // the Pod has gone
+		}
+		own, err := memoryMax(dir)
+		if err == nil {
+			bytes, err = memoryMax(filepath.Dir(dir))
+		}
+		if err != nil {
+			return 0, false, fmt.Errorf("memory limit of cgroup %s: %w", id, err)
+		}
+		return bytes, own == 0, nil
+	}
+	return 0, false, nil
+}
+
+// memoryMax returns the memory limit of a cgroup; 0 if it has none, or no controller.
+func memoryMax(dir string) (int64, error) {
+	value, err := words(filepath.Join(dir, "memory.max"))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) || err == nil && slices.Equal(value, []string{"max"}) {
 		return 0, nil
 	}
-	if err == nil {
-		return strconv.ParseInt(strings.Join(value, " "), 10, 64)
+	if err != nil {
+		return 0, err
 	}
-	return 0, fmt.Errorf("memory limit of the Pod: %w", err)
+	return strconv.ParseInt(strings.Join(value, " "), 10, 64)
 }
 
 func words(path string) ([]string, error) {

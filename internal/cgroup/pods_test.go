@@ -256,15 +256,19 @@ func TestLimitsInPod(t *testing.T) {
 			t.Errorf("%s: got %q, want %q", file, got, want)
 		}
 	}
-	if got, err := g.PodMemory(pod); err != nil || got != 5000 {
-		t.Errorf("the Pod's memory: got %d, %v, want 5000", got, err)
+	if got, unlimited, err := g.PodMemory(id); err != nil || got != 5000 || unlimited {
+		t.Errorf("the Pod's memory: got %d, machine unlimited %v, %v, want 5000 and false", got, unlimited, err)
+	}
+	if got, unlimited, err := g.PodMemory("bottle-other-1a2b3c4d"); err != nil || got != 0 || unlimited {
+		t.Errorf("in no Pod: got %d, machine unlimited %v, %v, want 0 and false", got, unlimited, err)
 	}
 	put(t, filepath.Join(root, pod), map[string]string{"cgroup.controllers": "cpu pids", "cgroup.subtree_control": "cpu pids", "memory.max": "max\n"})
 	if missing, err := g.SetLimits(id, limits); err == nil {
 		t.Errorf("a Pod without the node's memory controller: got missing %q, want an error", missing)
 	}
-	if got, err := g.PodMemory(pod); err != nil || got != 0 {
-		t.Errorf("no limit: got %d, %v, want 0", got, err)
+	put(t, filepath.Join(root, pod, id), map[string]string{"memory.max": "max\n"})
+	if got, unlimited, err := g.PodMemory(id); err != nil || got != 0 || !unlimited {
+		t.Errorf("no limits: got %d, machine unlimited %v, %v, want 0 and true", got, unlimited, err)
 	}
 	put(t, root, map[string]string{"cgroup.controllers": "cpu pids"})
 	if missing, err := g.SetLimits(id, limits); err != nil || !cmp.Equal(missing, []string{"memory"}) {

@@ -103,31 +103,42 @@ func (d *Driver) confine(m host.Machine, pod string) (*os.File, error) {
 	if err := g.Remove(m.Name); err != nil {
 		return nil, err
 	}
-	folder, limits, err := d.place(g, m, pod)
+	var folder *os.File
+	if pod == "" {
+		folder, err = g.Ensure(m.Name)
+	} else {
+		folder, err = g.EnsureInPod(m.Name, pod)
+	}
 	if err != nil {
 		return nil, err
 	}
-	// Missing controllers are not an error: the node may not have them.
-	if _, err := g.SetLimits(m.Name, limits); err != nil {
+	podBytes, _, err := g.PodMemory(m.Name)
+	if err == nil {
+		// Missing controllers are not an error: the node may not have them.
+		_, err = g.SetLimits(m.Name, inPod(limitsOf(m), m, podBytes, d.opts.BundleMemory(m.Name)))
+	}
+	if err != nil {
 		folder.Close()
 		return nil, err
 	}
 	return folder, nil
 }
 
-// place creates the machine's cgroup and returns its folder and the limits for it.
-func (d *Driver) place(g *cgroup.Groups, m host.Machine, pod string) (*os.File, cgroup.Limits, error) {
-	limits := limitsOf(m)
-	if pod == "" {
-		folder, err := g.Ensure(m.Name)
-		return folder, limits, err
+// keepLimits restores the limits of a running machine's cgroup in a Pod if they were lost:
+// systemd disables the controllers of a Pod's slice while the Pod has no container, and
+// with them the kernel drops the limits of all cgroups in it. It changes no limit that is
+// there, whoever set it. If it fails, the next list tries again.
+func (d *Driver) keepLimits(m host.Machine) {
+	if m.State != host.MachineRunning {
+		return
 	}
-	podBytes, err := g.PodMemory(pod)
+	g, err := d.cgroups()
 	if err != nil {
-		return nil, limits, err
+		return
 	}
-	folder, err := g.EnsureInPod(m.Name, pod)
-	return folder, inPod(limits, m, podBytes, d.opts.BundleMemory(m.Name)), err
+	if podBytes, unlimited, err := g.PodMemory(m.Name); err == nil && unlimited {
+		_, _ = g.SetLimits(m.Name, inPod(limitsOf(m), m, podBytes, d.opts.BundleMemory(m.Name)))
+	}
 }
 
 // dropOOMProtection drops the OOM protection of the machine's processes.

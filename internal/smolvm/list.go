@@ -63,6 +63,9 @@ func (d *Driver) list(ctx context.Context, c capabilities) ([]host.Machine, erro
 	if err != nil {
 		return nil, fmt.Errorf("list machines: %w: %w", host.ErrUnavailable, err)
 	}
+	for _, m := range machines {
+		d.keepLimits(m)
+	}
 	return machines, nil
 }
 

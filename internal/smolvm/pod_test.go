@@ -62,6 +62,15 @@ func TestStartInPod(t *testing.T) {
 			t.Errorf("%s: got %q, %v, want %q", file, got, err, want)
 		}
 	}
+	for lost, want := range map[string]string{"max\n": fmt.Sprint((1024 + 128) << 20), "4096\n": "4096\n"} {
+		if err := os.WriteFile(filepath.Join(folder, "memory.max"), []byte(lost), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		d.keepLimits(host.Machine{Name: victim, State: host.MachineRunning, MemoryMiB: 1024})
+		if got, err := os.ReadFile(filepath.Join(folder, "memory.max")); string(got) != want {
+			t.Errorf("memory.max was %q: got %q, %v, want %q", lost, got, err, want)
+		}
+	}
 	if err := d.StopMachine(t.Context(), victim); err != nil {
 		t.Fatal(err)
 	}
