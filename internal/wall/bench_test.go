@@ -52,3 +52,27 @@ func cpuTime(b *testing.B) float64 {
 	must(b, unix.Getrusage(unix.RUSAGE_SELF, &u))
 	return float64(u.Utime.Nano()+u.Stime.Nano()) / 1e6
 }
+
+// BenchmarkInspectPods reads back 100 walls in 100 Pods.
+func BenchmarkInspectPods(b *testing.B) {
+	w := newPodWorld(b)
+	specs := make([]host.WallSpec, 100)
+	for i := range specs {
+		specs[i] = newSpec(b, i)
+		w.addPod(b, specs[i])
+		w.addBridge(b, specs[i])
+		w.stand(b, specs[i])
+	}
+	before := cpuTime(b)
+	for b.Loop() {
+		walls, err := w.pods.InspectWalls(b.Context(), specs)
+		must(b, err)
+		for _, wall := range walls {
+			must(b, wall.Err)
+			if len(wall.Faults) > 0 {
+				b.Fatalf("faults: got %v, want none", wall.Faults)
+			}
+		}
+	}
+	b.ReportMetric((cpuTime(b)-before)/float64(b.N), "cpu-ms/op")
+}

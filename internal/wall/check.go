@@ -30,7 +30,7 @@ func (w *Walls) readMany(ctx context.Context, specs []host.WallSpec) ([]host.Wal
 	}
 	c := &check{memory: m, now: m.now(), specs: specs}
 	m.drainEvents(c.now) // first: what is read afterwards shows what they report
-	m.forgetInspected()
+	m.inspected.drain(func(id string) { delete(m.walls, id) })
 	m.forgetOthers(specs)
 	var err error
 	if c.socket, err = openLinkSocket(m.buf); err != nil {

@@ -89,7 +89,7 @@ func (i insideFacts) link(name string) *attrs {
 
 // observe reads walls back, in the order of specs.
 func (w *Walls) observe(ctx context.Context, specs []host.WallSpec) ([]facts, error) {
-	w.memory.markInspected(specs)
+	w.memory.inspected.mark(specs)
 	links, err := linksOf(specs)
 	if err != nil {
 		return nil, err

@@ -45,10 +45,35 @@ type memory struct {
 	linksChanged time.Time // when a link of the node last changed
 	rulesChanged time.Time // when the generation or the tables last changed
 
-	// inspected are the walls that were inspected in another way, whose counts
-	// here are older than what was returned.
-	inspectedMu sync.Mutex
-	inspected   map[string]bool
+	inspected inspections
+}
+
+// inspections are the walls that were inspected in another way than by a check of many,
+// whose counts are older than what was returned.
+type inspections struct {
+	mu  sync.Mutex
+	ids map[string]bool
+}
+
+func (n *inspections) mark(specs []host.WallSpec) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.ids == nil || len(n.ids) > maxExpected {
+		n.ids = map[string]bool{}
+	}
+	for _, s := range specs {
+		n.ids[s.Owner.ID()] = true
+	}
+}
+
+// drain calls f for each of them and empties the list.
+func (n *inspections) drain(f func(id string)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for id := range n.ids {
+		f(id)
+	}
+	clear(n.ids)
 }
 
 // kept is what is known of one wall.
@@ -119,28 +144,6 @@ func (m *memory) drainEvents(now time.Time) {
 func (m *memory) forgetAll(now time.Time) {
 	clear(m.walls)
 	m.tables, m.linksChanged, m.rulesChanged = nil, now, now
-}
-
-// markInspected makes the next check read the walls' counts, so that they never go
-// backwards.
-func (m *memory) markInspected(specs []host.WallSpec) {
-	m.inspectedMu.Lock()
-	defer m.inspectedMu.Unlock()
-	if m.inspected == nil || len(m.inspected) > maxExpected {
-		m.inspected = map[string]bool{}
-	}
-	for _, s := range specs {
-		m.inspected[s.Owner.ID()] = true
-	}
-}
-
-func (m *memory) forgetInspected() {
-	m.inspectedMu.Lock()
-	defer m.inspectedMu.Unlock()
-	for id := range m.inspected {
-		delete(m.walls, id)
-	}
-	clear(m.inspected)
 }
 
 // readTables reads the tables unless they are still the same.

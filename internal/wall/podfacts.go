@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"slices"
 
@@ -35,11 +34,16 @@ type podFacts struct {
 type podSide struct{ *PodWalls }
 
 func (p podSide) observeOne(ctx context.Context, spec host.WallSpec) (facts, error) {
+	p.memory.inspected.mark([]host.WallSpec{spec})
 	own, err := processNetNS()
 	if err != nil {
 		return facts{}, err
 	}
-	f, err := p.observeEnd(ctx, spec)
+	links, err := nodeLinks()
+	if err != nil {
+		return facts{}, err
+	}
+	f, err := p.observeEnd(ctx, spec, links)
 	if err != nil {
 		return facts{}, err
 	}
@@ -57,12 +61,8 @@ func (p podSide) observeOne(ctx context.Context, spec host.WallSpec) (facts, err
 	return all[0], err
 }
 
-// observeEnd reads the node's end of a wall.
-func (p podSide) observeEnd(ctx context.Context, spec host.WallSpec) (facts, error) {
-	links, err := nodeLinks()
-	if err != nil {
-		return facts{}, err
-	}
+// observeEnd reads the node's end of a wall. links are all those of the Pod.
+func (p podSide) observeEnd(ctx context.Context, spec host.WallSpec, links map[string]*attrs) (facts, error) {
 	all, err := p.walls.observeEnds(ctx, []host.WallSpec{spec}, links)
 	if err != nil {
 		return facts{}, err
@@ -81,72 +81,6 @@ func (p podSide) observeEnd(ctx context.Context, spec host.WallSpec) (facts, err
 	table, err := podTable(spec).fault()
 	f.pod.table, f.pod.err = table, errors.Join(f.pod.err, err)
 	return f, nil
-}
-
-// read reads walls back and judges them.
-func (p *PodWalls) read(ctx context.Context, specs []host.WallSpec) ([]host.Wall, error) {
-	pods := p.lookupAll(ctx, specs)
-	walls := make([]host.Wall, len(specs))
-	err := ownthread.Run(func() error {
-		home, err := netlink.NewHandle(unix.NETLINK_ROUTE)
-		if err != nil {
-			return err
-		}
-		defer home.Close()
-		for i, s := range specs {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			walls[i] = p.readOne(ctx, home, s, pods[i])
-		}
-		return nil
-	})
-	return walls, errors.Join(err, ctx.Err())
-}
-
-// readOne reads a wall back. The calling thread moves on for good.
-func (p *PodWalls) readOne(ctx context.Context, home *netlink.Handle, s host.WallSpec, pod podNS) host.Wall {
-	want, err := p.walls.expect(s)
-	var f facts
-	if err == nil {
-		f, err = p.factsOf(ctx, home, s, pod)
-	}
-	if err != nil {
-		return host.Wall{Path: p.walls.path(s.Owner), Err: fmt.Errorf("wall %s cannot be read: %w", s.Owner.ID(), err)}
-	}
-	return wallOf(s, want, f)
-}
-
-// factsOf reads a wall. The calling thread moves on for good.
-func (p *PodWalls) factsOf(ctx context.Context, home *netlink.Handle, s host.WallSpec, pod podNS) (facts, error) {
-	own, err := processNetNS()
-	if err != nil {
-		return facts{}, err
-	}
-	ns, err := p.open(pod, home)
-	if errors.Is(err, host.ErrNotFound) {
-		f := []facts{{path: p.walls.path(s.Owner), pod: &podFacts{gone: true}}}
-		return f[0], readInsides(ctx, f, home, own)
-	}
-	if err != nil {
-		return facts{}, err
-	}
-	defer ns.Close()
-	if err := enter(ns); err != nil {
-		return facts{}, err
-	}
-	f, err := podSide{p}.observeEnd(ctx, s)
-	if err != nil {
-		return facts{}, err
-	}
-	node, err := netlink.NewHandle(unix.NETLINK_ROUTE)
-	if err != nil {
-		return facts{}, err
-	}
-	defer node.Close()
-	all := []facts{f}
-	err = readInsides(ctx, all, node, own, pod.id)
-	return all[0], err
 }
 
 // forwarding is the file that says whether IPv4 packets that arrive at a link are forwarded.

@@ -89,17 +89,30 @@ func (p *PodWalls) open(found podNS, home *netlink.Handle) (*os.File, error) {
 // notifications are received there. See WatchWalls. The ID does not keep the namespace
 // alive.
 func (p *PodWalls) announce(ns *os.File, home *netlink.Handle) error {
+	id, err := idOf(ns, home)
+	if err != nil {
+		return err
+	}
+	p.ids.add(id)
+	return nil
+}
+
+// idOf returns the ID of a network namespace in that of a handle. If it has none, it gets
+// one.
+func idOf(ns *os.File, home *netlink.Handle) (int, error) {
 	id, err := home.GetNetNsIdByFd(int(ns.Fd()))
 	if err == nil && id < 0 {
 		if err = home.SetNetNsIdByFd(int(ns.Fd()), -1); err == nil || errors.Is(err, unix.EEXIST) {
 			id, err = home.GetNetNsIdByFd(int(ns.Fd()))
 		}
 	}
-	if err != nil {
-		return fmt.Errorf("ID of the Pod's network namespace: %w", err)
+	if err == nil && id < 0 {
+		err = errors.New("the kernel gives it none")
 	}
-	p.ids.add(id)
-	return nil
+	if err != nil {
+		return -1, fmt.Errorf("ID of network namespace %s: %w", ns.Name(), err)
+	}
+	return id, nil
 }
 
 // inside runs f on a thread in a network namespace.

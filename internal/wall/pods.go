@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -35,6 +36,7 @@ type PodWalls struct {
 	walls     *Walls // makes and reads walls in the namespace of the calling thread
 	namespace func(ctx context.Context, owner host.Owner) (string, host.NetNS, error)
 	ids       idSet
+	memory    podMemory
 }
 
 var _ host.Walls = (*PodWalls)(nil)
@@ -42,7 +44,7 @@ var _ host.Walls = (*PodWalls)(nil)
 // NewPods returns the walls of bundles that run in Pods. It does not change or read
 // anything yet.
 func NewPods(o PodOptions) *PodWalls {
-	return &PodWalls{walls: New(Options{Dir: o.Dir}), namespace: o.Namespace}
+	return &PodWalls{walls: New(Options{Dir: o.Dir}), namespace: o.Namespace, memory: podMemory{now: time.Now}}
 }
 
 // EnsureWall implements host.Walls. ErrNotFound also means that the Pod has no network
@@ -100,7 +102,11 @@ func (p *PodWalls) InspectWalls(ctx context.Context, specs []host.WallSpec) ([]h
 	if err := errors.Join(checkSpecs(specs), ctx.Err()); err != nil {
 		return nil, err
 	}
-	return p.walls.inspect(ctx, specs, p.read, p.read)
+	first := p.read
+	if len(specs) > few {
+		first = p.readMany
+	}
+	return p.walls.inspect(ctx, specs, first, p.read)
 }
 
 // DeleteWall implements host.Walls. It deletes the machine's side even if nobody knows
