@@ -24,27 +24,38 @@ type podNS struct {
 	err  error
 }
 
-// lookupLimit bounds the time in which Namespace must answer.
-const lookupLimit = 2 * time.Second
+const (
+	// lookupLimit bounds the time in which Namespace must answer.
+	lookupLimit = 5 * time.Second
+	// inspectionLimit does so for InspectWalls, in which one Pod must not delay what is
+	// found out about the others.
+	inspectionLimit = 500 * time.Millisecond
+)
+
+// errLookup is every error of a lookup.
+var errLookup = errors.New("look up the Pod")
 
 // lookup asks which network namespace the owner's Pod has.
-func (p *PodWalls) lookup(ctx context.Context, owner host.Owner) podNS {
-	limited, cancel := context.WithTimeout(ctx, lookupLimit)
+func (p *PodWalls) lookup(ctx context.Context, owner host.Owner, limit time.Duration) podNS {
+	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	var found podNS
 	found.path, found.id, found.err = p.namespace(limited, owner)
-	if found.err != nil && limited.Err() != nil && ctx.Err() == nil {
-		found.err = fmt.Errorf("%w: no answer within %s: %w", host.ErrUnavailable, lookupLimit, found.err)
+	switch {
+	case found.err != nil && limited.Err() != nil && ctx.Err() == nil:
+		found.err = fmt.Errorf("%w: no answer within %s: %w: %w", errLookup, limit, host.ErrUnavailable, found.err)
+	case found.err != nil:
+		found.err = fmt.Errorf("%w: %w", errLookup, found.err)
 	}
 	return found
 }
 
-// lookupAll does so for all specs at once, so that one slow answer delays no other.
+// lookupAll does so for all specs at once, for InspectWalls.
 func (p *PodWalls) lookupAll(ctx context.Context, specs []host.WallSpec) []podNS {
 	found := make([]podNS, len(specs))
 	var calls sync.WaitGroup
 	for i, s := range specs {
-		calls.Go(func() { found[i] = p.lookup(ctx, s.Owner) })
+		calls.Go(func() { found[i] = p.lookup(ctx, s.Owner, inspectionLimit) })
 	}
 	calls.Wait()
 	return found

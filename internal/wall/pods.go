@@ -183,7 +183,7 @@ func (p *PodWalls) ForgetDrops(ctx context.Context, owner host.Owner) error {
 
 // inPod runs f on a thread in the network namespace of the owner's Pod.
 func (p *PodWalls) inPod(ctx context.Context, owner host.Owner, f func() error) error {
-	found := p.lookup(ctx, owner)
+	found := p.lookup(ctx, owner, lookupLimit)
 	ns, err := p.open(found, &netlink.Handle{})
 	if err != nil {
 		return fmt.Errorf("wall %s: %w", owner.ID(), err)

@@ -93,7 +93,7 @@ func (w *Walls) inspect(ctx context.Context, specs []host.WallSpec, first, secon
 	}
 	var again []int
 	for i := range walls {
-		if len(walls[i].Faults) > 0 || walls[i].Err != nil {
+		if len(walls[i].Faults) > 0 || walls[i].Err != nil && !errors.Is(walls[i].Err, errLookup) {
 			again = append(again, i)
 		}
 	}

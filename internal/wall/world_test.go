@@ -174,6 +174,12 @@ func listenIn(t testing.TB, ns *os.File, address netip.AddrPort) {
 // listenOn does the same for a listener that the caller closes.
 func listenOn(t testing.TB, ns *os.File, address netip.AddrPort) net.Listener {
 	t.Helper()
+	return serveIn(t, ns, address, "hello", nil)
+}
+
+// serveIn answers every connection with a text, and reports it to seen if there is room.
+func serveIn(t testing.TB, ns *os.File, address netip.AddrPort, text string, seen chan<- struct{}) net.Listener {
+	t.Helper()
 	var l net.Listener
 	network := "tcp4"
 	if address.Addr().Is6() {
@@ -189,7 +195,11 @@ func listenOn(t testing.TB, ns *os.File, address netip.AddrPort) net.Listener {
 			if err != nil {
 				return
 			}
-			fmt.Fprint(c, "hello")
+			select {
+			case seen <- struct{}{}:
+			default:
+			}
+			fmt.Fprint(c, text)
 			c.Close()
 		}
 	}()
