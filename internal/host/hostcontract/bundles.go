@@ -46,6 +46,28 @@ type BundlesFixture struct {
 	// running container, with the folders above it.
 	PutFile func(t *testing.T, owner host.Owner, path string, data []byte)
 	PutLink func(t *testing.T, owner host.Owner, path, target string)
+	// Run does what the kubelet does: it makes the owner's container run as in spec, in
+	// the Pod that Place made, and replaces a container that differs. It is nil if
+	// EnsureBundle does all that. PutContainer and Env are not needed then, and
+	// Containers returns only those that run.
+	Run func(t *testing.T, spec host.BundleSpec)
+}
+
+// manages skips the test unless EnsureBundle makes containers.
+func (f BundlesFixture) manages(t *testing.T) {
+	t.Helper()
+	if f.Run != nil {
+		t.Skip("the kubelet makes the containers")
+	}
+}
+
+// stop makes the owner's container end, by StopBundle if that does it.
+func (f BundlesFixture) stop(t *testing.T, owner host.Owner) {
+	t.Helper()
+	mustDo(t, "stop", f.Bundles.StopBundle(t.Context(), owner))
+	if f.Run != nil {
+		f.Exit(t, owner)
+	}
 }
 
 // TestBundles runs the suite, with a new fixture for every test.
@@ -80,7 +102,7 @@ func TestBundles(t *testing.T, fixture func(t *testing.T) BundlesFixture) {
 // deleted at the end of the test.
 func newBundle(t *testing.T, f BundlesFixture, third string) host.BundleSpec {
 	t.Helper()
-	n := newNetwork(newOwner("demo"), third)
+	n := f.place(t, newNetwork(newOwner("demo"), third))
 	mustDo(t, "ensure network", f.Networks.EnsureNetwork(t.Context(), n))
 	t.Cleanup(func() {
 		// The test's own context has ended.
@@ -119,6 +141,9 @@ func bundleLife(t *testing.T, f BundlesFixture) {
 	}
 	for range 2 {
 		mustDo(t, "stop", f.Bundles.StopBundle(t.Context(), spec.Owner))
+		if f.Run != nil {
+			break // the kubelet would start it again
+		}
 		b, err := f.Bundles.InspectBundle(t.Context(), spec.Owner)
 		mustDo(t, "inspect", err)
 		if b.Running || b.ContainerID != first.ContainerID {
@@ -138,6 +163,7 @@ func bundleLife(t *testing.T, f BundlesFixture) {
 
 // bundleLimits checks that other limits neither replace nor restart a container.
 func bundleLimits(t *testing.T, f BundlesFixture) {
+	f.manages(t)
 	spec := newBundle(t, f, "76")
 	first := wantRunning(t, f, spec)
 	spec.Limits = machinesize.Bundle{CPUMillis: 200, MemoryBytes: 64 << 20}
@@ -157,6 +183,7 @@ func bundleBuiltIn(t *testing.T, f BundlesFixture) {
 }
 
 func bundleReplaced(t *testing.T, f BundlesFixture) {
+	f.manages(t)
 	spec := newBundle(t, f, "62")
 	old := wantRunning(t, f, spec)
 	for name, change := range map[string]func(*host.BundleSpec){
@@ -196,8 +223,8 @@ func bundleExited(t *testing.T, f BundlesFixture) {
 	if !slices.ContainsFunc(list, func(l host.Bundle) bool { return l.Owner == spec.Owner && l.State == b.State && !l.Running }) {
 		t.Errorf("list: got %+v, want one %q", list, b.State)
 	}
-	if b := wantRunning(t, f, spec); b.ContainerID != first.ContainerID {
-		t.Errorf("started: got container %s, want the same %s", b.ContainerID, first.ContainerID)
+	if b := wantRunning(t, f, spec); (b.ContainerID != first.ContainerID) != (f.Run != nil) {
+		t.Errorf("started: got container %s after %s, want the same, or another one of the kubelet", b.ContainerID, first.ContainerID)
 	}
 }
 
@@ -217,6 +244,7 @@ func bundleMoves(t *testing.T, f BundlesFixture) {
 }
 
 func bundleForeign(t *testing.T, f BundlesFixture) {
+	f.manages(t)
 	for name, change := range map[string]func(*host.Owner){
 		"without labels":     func(o *host.Owner) { *o = host.Owner{} },
 		"of another cluster": func(o *host.Owner) { o.Cluster = "cluster-2" },
@@ -240,6 +268,7 @@ func bundleForeign(t *testing.T, f BundlesFixture) {
 }
 
 func bundleEnv(t *testing.T, f BundlesFixture) {
+	f.manages(t)
 	spec := newBundle(t, f, "68")
 	spec.Env = []string{
 		"PLAIN=value", "EMPTY=", "QUOTES='\"`$HOME \\n", "LINES=one\ntwo\r\n", "EQUALS=a=b=c", "EMOJI=🍾", "CONTROL=\x01\x1b",
@@ -262,6 +291,7 @@ func bundleEnv(t *testing.T, f BundlesFixture) {
 }
 
 func bundleNoImage(t *testing.T, f BundlesFixture) {
+	f.manages(t)
 	spec := newBundle(t, f, "69")
 	spec.Image = "botbottle.dev/nobody-has-this:1"
 	_, err := f.Bundles.EnsureBundle(t.Context(), spec)
@@ -278,7 +308,7 @@ func bundlePorts(t *testing.T, f BundlesFixture) {
 	wantPorts(t, f, spec, []int32{8888}, []int32{8888})
 	wantRunning(t, f, spec)
 	wantPorts(t, f, spec, []int32{9099, 8888, 9418, 9100, 1}, []int32{9099, 1})
-	mustDo(t, "stop", f.Bundles.StopBundle(t.Context(), spec.Owner))
+	f.stop(t, spec.Owner)
 	wantPorts(t, f, spec, []int32{8888}, []int32{8888})
 }
 
@@ -291,11 +321,14 @@ func bundleDown(t *testing.T, f BundlesFixture) {
 	_, list := f.Bundles.ListBundles(t.Context())
 	for call, err := range map[string]error{
 		"inspect": inspect, "ensure": ensure, "list": list,
-		"stop":   f.Bundles.StopBundle(t.Context(), spec.Owner),
 		"delete": f.Bundles.DeleteBundle(t.Context(), spec.Owner),
 	} {
 		if !errors.Is(err, host.ErrUnavailable) {
 			t.Errorf("%s: got %v, want ErrUnavailable", call, err)
 		}
+	}
+	f.manages(t)
+	if err := f.Bundles.StopBundle(t.Context(), spec.Owner); !errors.Is(err, host.ErrUnavailable) {
+		t.Errorf("stop: got %v, want ErrUnavailable", err)
 	}
 }

@@ -121,7 +121,7 @@ func bundleDecisions(t *testing.T, f BundlesFixture) {
 	since.wantDecisions(t, written[2].Host, "", "later.example.com")
 	since.end()
 	since.wantEnd(t, "context ended", nil)
-	mustDo(t, "stop", f.Bundles.StopBundle(t.Context(), spec.Owner))
+	f.stop(t, spec.Owner)
 	first.wantEnd(t, "stopped", nil)
 	stopped := follow(t, f, spec.Owner, got[1].Time.Add(1))
 	stopped.wantDecisions(t, written[2].Host, "", "later.example.com")

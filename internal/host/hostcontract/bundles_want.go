@@ -14,6 +14,9 @@ import (
 // show that the bundle runs.
 func wantRunning(t *testing.T, f BundlesFixture, spec host.BundleSpec) host.Bundle {
 	t.Helper()
+	if f.Run != nil {
+		f.Run(t, spec)
+	}
 	b, err := f.Bundles.EnsureBundle(t.Context(), spec)
 	mustDo(t, "ensure", err)
 	inspected, err := f.Bundles.InspectBundle(t.Context(), spec.Owner)

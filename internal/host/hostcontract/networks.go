@@ -32,8 +32,28 @@ type NetworksFixture struct {
 	Occupy func(t *testing.T, prefix netip.Prefix)
 	// Names returns the names of all networks.
 	Names func(t *testing.T) []string
-	// Down stops docker.
+	// Down stops docker, or the container runtime.
 	Down func(t *testing.T)
+	// Place makes the Pod in which the owner's network is made. It is nil if networks
+	// need none; then all are on the node, and must not overlap.
+	Place func(t *testing.T, owner host.Owner)
+}
+
+// place makes the place of the network, and returns the network.
+func (f NetworksFixture) place(t *testing.T, n host.Network) host.Network {
+	t.Helper()
+	if f.Place != nil {
+		f.Place(t, n.Owner)
+	}
+	return n
+}
+
+// onNode skips the test if each network has a place of its own.
+func (f NetworksFixture) onNode(t *testing.T) {
+	t.Helper()
+	if f.Place != nil {
+		t.Skip("each network is in a Pod of its own, so no network of the node matters")
+	}
 }
 
 // TestNetworks runs the suite, with a new fixture for every test.
@@ -74,7 +94,7 @@ func newNetwork(owner host.Owner, third string) host.Network {
 }
 
 func networkLife(t *testing.T, f NetworksFixture) {
-	n := newNetwork(newOwner("demo"), "44")
+	n := f.place(t, newNetwork(newOwner("demo"), "44"))
 	if _, err := f.Networks.InspectNetwork(t.Context(), n.Owner); !errors.Is(err, host.ErrNotFound) {
 		t.Fatalf("inspect before: got %v, want ErrNotFound", err)
 	}
@@ -102,7 +122,7 @@ func networkLife(t *testing.T, f NetworksFixture) {
 
 func networkReplaced(t *testing.T, f NetworksFixture) {
 	owner := newOwner("demo")
-	old, want := newNetwork(owner, "45"), newNetwork(owner, "46")
+	old, want := f.place(t, newNetwork(owner, "45")), newNetwork(owner, "46")
 	mustDo(t, "ensure", f.Networks.EnsureNetwork(t.Context(), old))
 	mustDo(t, "ensure another subnet", f.Networks.EnsureNetwork(t.Context(), want))
 	wantNetwork(t, f, want)
@@ -120,6 +140,7 @@ func networkOfAnotherBottle(t *testing.T, f NetworksFixture) {
 	c := newNetwork(newOwner("other-cluster"), "49")
 	c.Owner.Cluster = "cluster-2"
 	for _, n := range []host.Network{a, b, c} {
+		f.place(t, n)
 		mustDo(t, "ensure", f.Networks.EnsureNetwork(t.Context(), n))
 	}
 	mustDo(t, "delete", f.Networks.DeleteNetwork(t.Context(), a.Owner))
@@ -143,7 +164,7 @@ func networkForeign(t *testing.T, f NetworksFixture) {
 		"of another Bottle":  func(o *host.Owner) { o.UID = o.UID8() + "-0000" },
 	} {
 		t.Run(name, func(t *testing.T) {
-			n := newNetwork(newOwner("demo"), "50")
+			n := f.place(t, newNetwork(newOwner("demo"), "50"))
 			theirs := n
 			change(&theirs.Owner)
 			f.Put(t, n.Owner.ID(), theirs)
@@ -159,6 +180,7 @@ func networkForeign(t *testing.T, f NetworksFixture) {
 }
 
 func networkOverlap(t *testing.T, f NetworksFixture) {
+	f.onNode(t)
 	taken := newNetwork(host.Owner{}, "51")
 	f.Put(t, "somebodys", taken)
 	owner := newOwner("demo")
@@ -173,6 +195,7 @@ func networkOverlap(t *testing.T, f NetworksFixture) {
 }
 
 func networkOccupied(t *testing.T, f NetworksFixture) {
+	f.onNode(t)
 	own, other := newNetwork(newOwner("demo"), "53"), newNetwork(newOwner("other"), "54")
 	foreign, route := newNetwork(host.Owner{}, "55"), netip.MustParsePrefix("192.168.56.128/25")
 	mustDo(t, "ensure", f.Networks.EnsureNetwork(t.Context(), own))
@@ -200,7 +223,7 @@ func networkOccupied(t *testing.T, f NetworksFixture) {
 }
 
 func networkDown(t *testing.T, f NetworksFixture) {
-	n := newNetwork(newOwner("demo"), "57")
+	n := f.place(t, newNetwork(newOwner("demo"), "57"))
 	f.Down(t)
 	_, inspect := f.Networks.InspectNetwork(t.Context(), n.Owner)
 	_, occupied := f.Networks.OccupiedPrefixes(t.Context(), n.Owner)
