@@ -25,7 +25,7 @@ func TestMain(m *testing.M) { dockertest.Main(m) }
 
 func TestNetworksContract(t *testing.T) {
 	c := critest.Start(t)
-	hostcontract.TestNetworks(t, func(t *testing.T) hostcontract.NetworksFixture {
+	hostcontract.TestPodNetworks(t, func(t *testing.T) hostcontract.NetworksFixture {
 		c.Restart(t)
 		return networksFixture(t, c, newRuntime(t, c, Options{Node: "node-1"}))
 	})
@@ -33,7 +33,7 @@ func TestNetworksContract(t *testing.T) {
 
 func TestBundlesContract(t *testing.T) {
 	c := critest.Start(t)
-	hostcontract.TestBundles(t, func(t *testing.T) hostcontract.BundlesFixture {
+	hostcontract.TestPodBundles(t, func(t *testing.T) hostcontract.BundlesFixture {
 		c.Restart(t)
 		r := newRuntime(t, c, Options{Cluster: "cluster-1", Node: "node-1"})
 		return hostcontract.BundlesFixture{

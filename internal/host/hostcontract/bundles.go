@@ -53,14 +53,6 @@ type BundlesFixture struct {
 	Run func(t *testing.T, spec host.BundleSpec)
 }
 
-// manages skips the test unless EnsureBundle makes containers.
-func (f BundlesFixture) manages(t *testing.T) {
-	t.Helper()
-	if f.Run != nil {
-		t.Skip("the kubelet makes the containers")
-	}
-}
-
 // stop makes the owner's container end, by StopBundle if that does it.
 func (f BundlesFixture) stop(t *testing.T, owner host.Owner) {
 	t.Helper()
@@ -70,29 +62,47 @@ func (f BundlesFixture) stop(t *testing.T, owner host.Owner) {
 	}
 }
 
-// TestBundles runs the suite, with a new fixture for every test.
+// bundleTest is a test of the suite.
+type bundleTest struct {
+	name string
+	run  func(t *testing.T, f BundlesFixture)
+}
+
+// bundleTests are the tests of every implementation.
+var bundleTests = []bundleTest{
+	{"create, find, stop, start, delete", bundleLife},
+	{"built-in image", bundleBuiltIn},
+	{"a container that exited is started", bundleExited},
+	{"moves with its network", bundleMoves},
+	{"ports", bundlePorts},
+	{"watch", bundleWatch},
+	{"follow decisions", bundleDecisions},
+	{"end of decisions", bundleDecisionsEnd},
+	{"read files", bundleFiles},
+	{"folders", bundleFolders},
+	{"docker down", bundleDown},
+}
+
+// TestBundles runs the suite, with a new fixture for every test. The implementation makes
+// and starts containers.
 func TestBundles(t *testing.T, fixture func(t *testing.T) BundlesFixture) {
-	tests := []struct {
-		name string
-		run  func(t *testing.T, f BundlesFixture)
-	}{
-		{"create, find, stop, start, delete", bundleLife},
-		{"built-in image", bundleBuiltIn},
+	runBundleTests(t, fixture, append([]bundleTest{
 		{"a different container is replaced", bundleReplaced},
-		{"a container that exited is started", bundleExited},
-		{"moves with its network", bundleMoves},
 		{"a foreign container is reported and not changed", bundleForeign},
 		{"env is passed on and in no error", bundleEnv},
 		{"missing image", bundleNoImage},
-		{"ports", bundlePorts},
 		{"limits", bundleLimits},
-		{"watch", bundleWatch},
-		{"follow decisions", bundleDecisions},
-		{"end of decisions", bundleDecisionsEnd},
-		{"read files", bundleFiles},
-		{"folders", bundleFolders},
-		{"docker down", bundleDown},
-	}
+		{"stop while docker is down", bundleStopDown},
+	}, bundleTests...))
+}
+
+// TestPodBundles runs the suite for an implementation whose containers the kubelet makes:
+// the fixture has Run and Place.
+func TestPodBundles(t *testing.T, fixture func(t *testing.T) BundlesFixture) {
+	runBundleTests(t, fixture, bundleTests)
+}
+
+func runBundleTests(t *testing.T, fixture func(t *testing.T) BundlesFixture, tests []bundleTest) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) { tt.run(t, fixture(t)) })
 	}
@@ -142,7 +152,7 @@ func bundleLife(t *testing.T, f BundlesFixture) {
 	for range 2 {
 		mustDo(t, "stop", f.Bundles.StopBundle(t.Context(), spec.Owner))
 		if f.Run != nil {
-			break // the kubelet would start it again
+			continue // the kubelet would start it again
 		}
 		b, err := f.Bundles.InspectBundle(t.Context(), spec.Owner)
 		mustDo(t, "inspect", err)
@@ -163,7 +173,6 @@ func bundleLife(t *testing.T, f BundlesFixture) {
 
 // bundleLimits checks that other limits neither replace nor restart a container.
 func bundleLimits(t *testing.T, f BundlesFixture) {
-	f.manages(t)
 	spec := newBundle(t, f, "76")
 	first := wantRunning(t, f, spec)
 	spec.Limits = machinesize.Bundle{CPUMillis: 200, MemoryBytes: 64 << 20}
@@ -183,7 +192,6 @@ func bundleBuiltIn(t *testing.T, f BundlesFixture) {
 }
 
 func bundleReplaced(t *testing.T, f BundlesFixture) {
-	f.manages(t)
 	spec := newBundle(t, f, "62")
 	old := wantRunning(t, f, spec)
 	for name, change := range map[string]func(*host.BundleSpec){
@@ -244,7 +252,6 @@ func bundleMoves(t *testing.T, f BundlesFixture) {
 }
 
 func bundleForeign(t *testing.T, f BundlesFixture) {
-	f.manages(t)
 	for name, change := range map[string]func(*host.Owner){
 		"without labels":     func(o *host.Owner) { *o = host.Owner{} },
 		"of another cluster": func(o *host.Owner) { o.Cluster = "cluster-2" },
@@ -268,7 +275,6 @@ func bundleForeign(t *testing.T, f BundlesFixture) {
 }
 
 func bundleEnv(t *testing.T, f BundlesFixture) {
-	f.manages(t)
 	spec := newBundle(t, f, "68")
 	spec.Env = []string{
 		"PLAIN=value", "EMPTY=", "QUOTES='\"`$HOME \\n", "LINES=one\ntwo\r\n", "EQUALS=a=b=c", "EMOJI=🍾", "CONTROL=\x01\x1b",
@@ -291,7 +297,6 @@ func bundleEnv(t *testing.T, f BundlesFixture) {
 }
 
 func bundleNoImage(t *testing.T, f BundlesFixture) {
-	f.manages(t)
 	spec := newBundle(t, f, "69")
 	spec.Image = "botbottle.dev/nobody-has-this:1"
 	_, err := f.Bundles.EnsureBundle(t.Context(), spec)
@@ -327,7 +332,12 @@ func bundleDown(t *testing.T, f BundlesFixture) {
 			t.Errorf("%s: got %v, want ErrUnavailable", call, err)
 		}
 	}
-	f.manages(t)
+}
+
+func bundleStopDown(t *testing.T, f BundlesFixture) {
+	spec := newBundle(t, f, "78")
+	wantRunning(t, f, spec)
+	f.Down(t)
 	if err := f.Bundles.StopBundle(t.Context(), spec.Owner); !errors.Is(err, host.ErrUnavailable) {
 		t.Errorf("stop: got %v, want ErrUnavailable", err)
 	}

@@ -33,7 +33,13 @@ func bundleWatch(t *testing.T, f BundlesFixture) {
 		}},
 		{"made", spec.Owner.UID, func() { wantRunning(t, f, spec) }},
 		{"ended", spec.Owner.UID, func() { f.Exit(t, spec.Owner) }},
-		{"deleted", spec.Owner.UID, func() { mustDo(t, "delete", f.Bundles.DeleteBundle(ctx, spec.Owner)) }},
+		{"deleted", spec.Owner.UID, func() {
+			if f.Run != nil { // the kubelet has started it again
+				wantRunning(t, f, spec)
+				drain(uids)
+			}
+			mustDo(t, "delete", f.Bundles.DeleteBundle(ctx, spec.Owner))
+		}},
 		{"network deleted", spec.Owner.UID, func() {
 			mustDo(t, "delete network", f.Networks.DeleteNetwork(ctx, spec.Owner))
 		}},

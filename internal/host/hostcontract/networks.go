@@ -48,29 +48,38 @@ func (f NetworksFixture) place(t *testing.T, n host.Network) host.Network {
 	return n
 }
 
-// onNode skips the test if each network has a place of its own.
-func (f NetworksFixture) onNode(t *testing.T) {
-	t.Helper()
-	if f.Place != nil {
-		t.Skip("each network is in a Pod of its own, so no network of the node matters")
-	}
+// networkTest is a test of the suite.
+type networkTest struct {
+	name string
+	run  func(t *testing.T, f NetworksFixture)
 }
 
-// TestNetworks runs the suite, with a new fixture for every test.
+// networkTests are the tests of every implementation.
+var networkTests = []networkTest{
+	{"create, find, delete", networkLife},
+	{"a different network is replaced", networkReplaced},
+	{"networks of several Bottles are separate", networkOfAnotherBottle},
+	{"a foreign network is reported and not changed", networkForeign},
+	{"docker down", networkDown},
+	{"cancelled", networkCancelled},
+}
+
+// TestNetworks runs the suite, with a new fixture for every test. All networks are on the
+// node.
 func TestNetworks(t *testing.T, fixture func(t *testing.T) NetworksFixture) {
-	tests := []struct {
-		name string
-		run  func(t *testing.T, f NetworksFixture)
-	}{
-		{"create, find, delete", networkLife},
-		{"a different network is replaced", networkReplaced},
-		{"networks of several Bottles are separate", networkOfAnotherBottle},
-		{"a foreign network is reported and not changed", networkForeign},
+	runNetworkTests(t, fixture, append([]networkTest{
 		{"overlap", networkOverlap},
 		{"occupied prefixes", networkOccupied},
-		{"docker down", networkDown},
-		{"cancelled", networkCancelled},
-	}
+	}, networkTests...))
+}
+
+// TestPodNetworks runs the suite for an implementation that makes each network in a Pod: the
+// fixture has Place.
+func TestPodNetworks(t *testing.T, fixture func(t *testing.T) NetworksFixture) {
+	runNetworkTests(t, fixture, append([]networkTest{{"two on one subnet", networkShared}}, networkTests...))
+}
+
+func runNetworkTests(t *testing.T, fixture func(t *testing.T) NetworksFixture, tests []networkTest) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) { tt.run(t, fixture(t)) })
 	}
@@ -180,7 +189,6 @@ func networkForeign(t *testing.T, f NetworksFixture) {
 }
 
 func networkOverlap(t *testing.T, f NetworksFixture) {
-	f.onNode(t)
 	taken := newNetwork(host.Owner{}, "51")
 	f.Put(t, "somebodys", taken)
 	owner := newOwner("demo")
@@ -195,7 +203,6 @@ func networkOverlap(t *testing.T, f NetworksFixture) {
 }
 
 func networkOccupied(t *testing.T, f NetworksFixture) {
-	f.onNode(t)
 	own, other := newNetwork(newOwner("demo"), "53"), newNetwork(newOwner("other"), "54")
 	foreign, route := newNetwork(host.Owner{}, "55"), netip.MustParsePrefix("192.168.56.128/25")
 	mustDo(t, "ensure", f.Networks.EnsureNetwork(t.Context(), own))
@@ -220,6 +227,15 @@ func networkOccupied(t *testing.T, f NetworksFixture) {
 	}
 	mustDo(t, "delete", f.Networks.DeleteNetwork(t.Context(), own.Owner))
 	mustDo(t, "delete", f.Networks.DeleteNetwork(t.Context(), other.Owner))
+}
+
+// networkShared checks that networks in different Pods may have the same subnet.
+func networkShared(t *testing.T, f NetworksFixture) {
+	for range 2 {
+		n := f.place(t, newNetwork(newOwner("demo"), "58"))
+		mustDo(t, "ensure", f.Networks.EnsureNetwork(t.Context(), n))
+		wantNetwork(t, f, n)
+	}
 }
 
 func networkDown(t *testing.T, f NetworksFixture) {
