@@ -166,20 +166,21 @@ func awaitSilence(t *testing.T, reports *atomic.Int64) {
 
 // TestPodDamageIsReported: the watch reports what is done in a Pod at once.
 func TestPodDamageIsReported(t *testing.T) {
+	w := newPodWorld(t)
+	reports := w.watch(t)
+	spec, pod, wall := w.standing(t, 84)
 	for _, d := range podDamages() {
 		what := strings.Join(d.how, "; ")
 		if strings.Contains(what, "inside") || strings.Contains(what, " ID") || strings.Contains(what, "PATH") || len(d.found) == 0 || strings.Contains(d.found[0], "is in bridge") {
 			continue // a change inside the machine's namespace or of a foreign link
 		}
-		t.Run(d.name, func(t *testing.T) {
-			w := newPodWorld(t)
-			reports := w.watch(t)
-			spec, pod, wall := w.standing(t, 84)
-			awaitSilence(t, reports)
-			before := reports.Load()
-			d.do(t, spec, wall.Path, "nsenter", "--net="+pod.path)
-			eventually(t, "a report", time.Second, func() bool { return reports.Load() > before })
-		})
+		awaitSilence(t, reports)
+		before := reports.Load()
+		d.do(t, spec, wall.Path, "nsenter", "--net="+pod.path)
+		eventually(t, "a report of "+d.name, soon, func() bool { return reports.Load() > before })
+		runIn(t, pod.path, "sh", "-c", "ip link del other 2>/dev/null; true")
+		_, err := w.pods.EnsureWall(t.Context(), spec)
+		must(t, err)
 	}
 }
 
@@ -208,7 +209,7 @@ func TestSandboxEnds(t *testing.T) {
 	}
 	started := time.Now()
 	w.abandonPod(t, spec.Owner)
-	eventually(t, "the end of the namespace", time.Second, func() bool { return linkGone(pod.veth) })
+	eventually(t, "the end of the namespace", 5*time.Second, func() bool { return linkGone(pod.veth) })
 	t.Logf("the namespace ended after %s", time.Since(started))
 	close(stop)
 	<-stopped
@@ -227,6 +228,6 @@ func TestSandboxsEndIsReported(t *testing.T) {
 	awaitSilence(t, reports)
 	before := reports.Load()
 	w.abandonPod(t, spec.Owner)
-	eventually(t, "a report", time.Second, func() bool { return reports.Load() > before })
-	eventually(t, "the end of the namespace", time.Second, func() bool { return linkGone(pod.veth) })
+	eventually(t, "a report", 5*time.Second, func() bool { return reports.Load() > before })
+	eventually(t, "the end of the namespace", 5*time.Second, func() bool { return linkGone(pod.veth) })
 }

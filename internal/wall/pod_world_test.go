@@ -98,16 +98,10 @@ func (w *podWorld) addPod(t testing.TB, spec host.WallSpec) *testPod {
 	must(t, err)
 	defer ns.Close()
 	must(t, netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: pod.veth}, PeerName: "eth0", PeerNamespace: netlink.NsFd(ns.Fd())}))
-	run(t, "ip", "addr", "add", netip.PrefixFrom(gateway, 24).String(), "dev", pod.veth)
-	run(t, "ip", "link", "set", pod.veth, "up")
-	for _, line := range [][]string{
-		{"ip", "link", "set", "lo", "up"},
-		{"ip", "addr", "add", netip.PrefixFrom(pod.ip, 24).String(), "dev", "eth0"},
-		{"ip", "link", "set", "eth0", "up"},
-		{"ip", "route", "add", "default", "via", gateway.String()},
-	} {
-		runIn(t, pod.path, line...)
-	}
+	must(t, setUp(&netlink.Handle{}, pod.veth, &netlink.Addr{IPNet: ipNet(gateway, 24)}))
+	must(t, inNetNS(ns, func(h *netlink.Handle) error {
+		return errors.Join(setUp(h, "lo"), setUp(h, "eth0", &netlink.Addr{IPNet: ipNet(pod.ip, 24)}), h.RouteAdd(&netlink.Route{Gw: gateway.AsSlice()}))
+	}))
 	must(t, in(t, ns, func() error { return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0) }))
 	w.mu.Lock()
 	w.all[spec.Owner.ID()] = pod
@@ -147,15 +141,35 @@ func runIn(t testing.TB, path string, argv ...string) string {
 // addBridge makes the bundle's bridge in the Pod, as criruntime.Networks does.
 func (w *podWorld) addBridge(t testing.TB, spec host.WallSpec) {
 	t.Helper()
-	pod, name := w.pod(spec.Owner), spec.Owner.Bridge()
-	for _, line := range [][]string{
-		{"ip", "link", "add", name, "address", host.BundleMAC(spec.BundleIP).String(), "type", "bridge"},
-		{"ip", "addr", "add", spec.BundleIP.String(), "peer", spec.MachineIP.String() + "/32", "dev", name},
-		{"sh", "-c", "echo 0 > " + forwarding(name)},
-		{"ip", "link", "set", name, "up"},
-	} {
-		runIn(t, pod.path, line...)
+	ns, err := os.Open(w.pod(spec.Owner).path)
+	must(t, err)
+	defer ns.Close()
+	name := spec.Owner.Bridge()
+	must(t, inNetNS(ns, func(h *netlink.Handle) error {
+		return h.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: name, HardwareAddr: host.BundleMAC(spec.BundleIP)}})
+	}))
+	must(t, in(t, ns, func() error { return os.WriteFile(forwarding(name), []byte("0"), 0) }))
+	must(t, inNetNS(ns, func(h *netlink.Handle) error {
+		return setUp(h, name, &netlink.Addr{IPNet: ipNet(spec.BundleIP, 32), Peer: ipNet(spec.MachineIP, 32)})
+	}))
+}
+
+// setUp gives a link its addresses and sets it up.
+func setUp(h *netlink.Handle, name string, addresses ...*netlink.Addr) error {
+	l, err := h.LinkByName(name)
+	if err != nil {
+		return err
 	}
+	for _, a := range addresses {
+		if err := h.AddrAdd(l, a); err != nil {
+			return err
+		}
+	}
+	return h.LinkSetUp(l)
+}
+
+func ipNet(a netip.Addr, bits int) *net.IPNet {
+	return &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(bits, 32)}
 }
 
 // addBundle makes the Pod, unless it exists, and the bridge, and listens on TCP ports of

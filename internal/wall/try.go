@@ -14,14 +14,21 @@ import (
 	"botbottle.dev/bottle-operator/internal/ownthread"
 )
 
+// trial is the spec of a wall that nothing uses.
+var trial = host.WallSpec{
+	Owner:     host.Owner{UID: "00000000-0000-0000-0000-000000000000", Slug: "preflight"},
+	MachineIP: netip.MustParseAddr("192.0.2.3"), BundleIP: netip.MustParseAddr("192.0.2.2"), Ports: []int32{8888},
+}
+
 // TryKernel checks whether the kernel can make a wall. It makes a link with a wall's
 // filter, and the table of the bridges, in a network namespace of its own, which nothing
 // else sees, and reads both back. The namespace ends with the call.
-func TryKernel() error {
-	spec := host.WallSpec{
-		Owner:     host.Owner{UID: "00000000-0000-0000-0000-000000000000", Slug: "preflight"},
-		MachineIP: netip.MustParseAddr("192.0.2.3"), BundleIP: netip.MustParseAddr("192.0.2.2"), Ports: []int32{8888},
-	}
+func TryKernel() error { return tryKernel(trial, bridgesHooks) }
+
+// TryPodKernel does the same for a wall in a Pod, with the table that stands there.
+func TryPodKernel() error { return tryKernel(trial, podTable(trial)) }
+
+func tryKernel(spec host.WallSpec, table hookTable) error {
 	want, err := expect(spec)
 	if err != nil {
 		return err
@@ -53,12 +60,12 @@ func TryKernel() error {
 		if !want.equal(written) {
 			return errors.New("the kernel changed the filter that was written")
 		}
-		if err := New(Options{}).ensureBridgesTable(); err != nil {
+		if err := table.ensure(); err != nil {
 			return err
 		}
-		fault, err := bridgesHooks.fault()
+		fault, err := table.fault()
 		if err == nil && fault != "" {
-			err = fmt.Errorf("nftables table ip %s %s", bridgesTable, fault)
+			err = fmt.Errorf("nftables table %s %s", table, fault)
 		}
 		return err
 	})

@@ -10,4 +10,7 @@ func TestTryKernel(t *testing.T) {
 	if err := TryKernel(); err != nil {
 		t.Errorf("got %v, want nil", err)
 	}
+	if err := TryPodKernel(); err != nil {
+		t.Errorf("in a Pod: got %v, want nil", err)
+	}
 }
