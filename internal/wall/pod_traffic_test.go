@@ -3,11 +3,18 @@
 package wall
 
 import (
+	"bytes"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"botbottle.dev/bottle-operator/internal/host"
 )
 
 // dialNode connects from the node.
@@ -148,4 +155,55 @@ func dialOnly(t testing.TB, ns *os.File, to netip.AddrPort, limit time.Duration)
 		return err
 	})
 	return c, err
+}
+
+// TestNothingElseGetsIntoThePod sends frames that must not pass from inside, and listens at
+// the Pod's bridge. Then it deletes the filter and sends them again. Now they must arrive:
+// otherwise the test could not fail.
+func TestNothingElseGetsIntoThePod(t *testing.T) {
+	w := newPodWorld(t)
+	spec, pod, wall := w.standing(t, 74)
+	root, at := newSender(t, wallNS(t, wall)), &capture{where: "the Pod"}
+	must(t, in(t, podNSFile(t, pod), func() (err error) {
+		if at.fd, err = packetSocket(spec.Owner.Bridge()); err != nil {
+			return err
+		}
+		bridge, err := netlink.LinkByName(spec.Owner.Bridge())
+		if err != nil {
+			return err
+		}
+		return unix.SetsockoptPacketMreq(at.fd, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP,
+			&unix.PacketMreq{Ifindex: int32(bridge.Attrs().Index), Type: unix.PACKET_MR_PROMISC})
+	}))
+	t.Cleanup(func() { unix.Close(at.fd) })
+	number := 0
+	send := func(frame []byte) (text []byte) {
+		number++
+		text = fmt.Appendf(nil, "bottle-frame-%04d", number)
+		root.send(t, bytes.Replace(frame, marker, text, 1))
+		return text
+	}
+	passes := ethernet(host.BundleMAC(spec.BundleIP), machineMAC(spec.Owner), unix.ETH_P_IP, ipv4{src: spec.MachineIP, dst: spec.BundleIP, proto: unix.IPPROTO_TCP, fragment: 0x4000, body: syn(8888)}.bytes())
+	var all []attempt
+	for _, a := range attempts(spec, host.BundleMAC(spec.BundleIP)) {
+		// In a Pod, the bridge is the bundle.
+		if a.name != "ARP to the bridge" && a.name != "TCP for the bundle to the bridge" {
+			all = append(all, a)
+		}
+	}
+	for _, a := range all {
+		text, after := send(a.frame), send(passes)
+		if received := at.first(t, text, after); !bytes.Equal(received, after) {
+			t.Errorf("%s: received %q, want only what may pass", a.name, received)
+		}
+	}
+	if got := w.inspect(t, spec); got.Dropped != uint64(len(all)) {
+		t.Errorf("dropped: got %d, want %d", got.Dropped, len(all))
+	}
+	runIn(t, pod.path, "nft", "delete", "table", "netdev", tableName(spec.Owner))
+	for _, a := range all {
+		if text := send(a.frame); at.first(t, text) == nil {
+			t.Errorf("%s, without the filter: did not arrive, so the test proves nothing", a.name)
+		}
+	}
 }
