@@ -204,6 +204,10 @@ const (
 	ReasonEgressRuleRefused = "EgressRuleRefused"
 	// ReasonBundleStarting: the container is not running yet.
 	ReasonBundleStarting = "BundleStarting"
+	// ReasonPodOutdated: the Bottle's Pod was made for an earlier spec.bundle, or by an
+	// earlier release. The machine is down, and starts in the Pod that the manager makes
+	// in its place.
+	ReasonPodOutdated = "PodOutdated"
 	// ReasonBundleOutOfMemory: the container exceeded its memory limit,
 	// status.resources.bundle.memory, and was killed. It starts again after a few
 	// seconds.
@@ -407,6 +411,7 @@ var RoutineReasons = map[string]bool{
 	ReasonMachineStarting: true,
 	ReasonBundleStarting:  true,
 	ReasonPodStarting:     true,
+	ReasonPodOutdated:     true,
 	ReasonStopping:        true,
 	ReasonProving:         true,
 	// The pull itself records Events with the reasons that Pods use.

@@ -14,30 +14,27 @@ import (
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/bundleports"
+	"botbottle.dev/bottle-operator/internal/bundleruntime"
+	"botbottle.dev/bottle-operator/internal/bundlespec"
 	"botbottle.dev/bottle-operator/internal/denials"
 	"botbottle.dev/bottle-operator/internal/desired"
 	"botbottle.dev/bottle-operator/internal/egress"
 	"botbottle.dev/bottle-operator/internal/enforce"
-	"botbottle.dev/bottle-operator/internal/envsource"
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/guestca"
-	"botbottle.dev/bottle-operator/internal/guestenv"
 	"botbottle.dev/bottle-operator/internal/host"
-	"botbottle.dev/bottle-operator/internal/machinesize"
 	"botbottle.dev/bottle-operator/internal/outcome"
 )
 
 // bundleStep runs the sidecar container, with its rules and certificates.
 type bundleStep struct {
-	references  envsource.Reader
+	renderer    bundlespec.Renderer
 	bundles     host.Bundles
 	enforcement enforce.Enforcement
 	denials     *denials.Follower
 	broker      *brokerStep
 	causes      outcome.Causes
 	clock       clock.Clock
-	// allowedImages are globs (path.Match) for spec.bundle.image.
-	allowedImages []string
 }
 
 // ensure runs the sidecar container at its address and waits until it answers.
@@ -51,10 +48,10 @@ func (t *bundleStep) ensure(ctx context.Context, s *scope) error {
 			return err
 		}
 	}
-	reasons := t.causes.Docker(ctx, v1alpha1.ReasonBundleConflict)
+	reasons := t.causes.Bundle(ctx, s.runtime, s.owner, v1alpha1.ReasonBundleConflict)
 	reasons.Invalid = v1alpha1.ReasonBundleRejected
 	b, err := t.bundles.EnsureBundle(ctx, spec)
-	if errors.Is(err, host.ErrNotFound) {
+	if errors.Is(err, host.ErrNotFound) && s.runtime != bundleruntime.Pod {
 		return &flow.Waiting{Reason: v1alpha1.ReasonBundleImageMissing, After: externalDelay,
 			Message: fmt.Sprintf("the node's Docker Engine lacks the bundle image %s: pull or load it there", imageOrBuiltIn(spec.Image))}
 	}
@@ -67,7 +64,7 @@ func (t *bundleStep) ensure(ctx context.Context, s *scope) error {
 	if s.status.Bundle != nil && ptr.Deref(s.status.Bundle.ContainerID, "") == b.ContainerID {
 		since = t.clock.Now()
 	}
-	s.status.Bundle = &v1alpha1.BundleStatus{Name: s.name(), ContainerID: ptr.To(b.ContainerID), Image: ptr.To(b.Image)}
+	s.status.Bundle = &v1alpha1.BundleStatus{Name: s.name(), ContainerID: ptr.To(b.ContainerID), Image: ptr.To(b.Image), Runtime: ptr.To(s.runtime.Reported())}
 	if b.ContainerID == "" {
 		s.status.Bundle.ContainerID = nil
 	}
@@ -77,7 +74,7 @@ func (t *bundleStep) ensure(ctx context.Context, s *scope) error {
 	}
 	if !b.Running {
 		return &flow.Waiting{Reason: v1alpha1.ReasonBundleStarting, After: soon,
-			Message: fmt.Sprintf("the bundle's container is %s: see docker logs %s on the node", b.State, s.name())}
+			Message: fmt.Sprintf("the bundle's container is %s: see %s", b.State, s.runtime.Describe(s.owner))}
 	}
 	s.container = b.ContainerID
 	fresh := t.clock.Since(b.StartedAt) < startingTime
@@ -85,7 +82,7 @@ func (t *bundleStep) ensure(ctx context.Context, s *scope) error {
 	if fresh {
 		patience = bundleports.Patience
 	}
-	silent, err := bundleports.Silent(ctx, t.bundles, bundleports.At{Owner: s.owner, IP: s.triple.BundleIP, Ports: desired.BundlePorts(s.bottle)}, patience)
+	silent, err := bundleports.Silent(ctx, t.bundles, bundleports.At{Owner: s.owner, IP: s.triple.BundleIP, Ports: s.ports}, patience)
 	switch {
 	case err != nil:
 		return outcome.Map(err, reasons)
@@ -100,53 +97,31 @@ func (t *bundleStep) ensure(ctx context.Context, s *scope) error {
 			Message: "the bundle's container was started and does not answer yet"}
 	}
 	return &flow.Waiting{Reason: v1alpha1.ReasonBundleNotAnswering, After: soon,
-		Message: fmt.Sprintf("the bundle does not answer on TCP port %s: see docker logs %s on the node, and spec.bundle.ports", join(silent), s.name())}
+		Message: fmt.Sprintf("the bundle does not answer on TCP port %s: see %s, and spec.bundle.ports", join(silent), s.runtime.Logs(s.owner))}
 }
 
 // startingTime is how long a container may take to answer after its start.
 const startingTime = 5 * time.Second
 
 // spec returns the bundle to run, and the rules of the built-in one.
-func (t *bundleStep) spec(ctx context.Context, s *scope) (spec host.BundleSpec, rules egress.Set, err error) {
-	spec = host.BundleSpec{Owner: s.owner, IP: s.triple.BundleIP, Limits: machinesize.BundleOf(s.bottle.Status.Resources)}
-	if b := s.bottle.Spec.Bundle; b != nil {
-		spec.Image = ptr.Deref(b.Image, "")
-		env, err := envsource.Resolve(ctx, t.references, s.bottle, b.Env)
-		if err != nil {
-			return spec, rules, err
-		}
-		for _, v := range env {
-			if err := guestenv.Check(v); err != nil {
-				return spec, rules, invalidEnv(err)
-			}
-			spec.Env = append(spec.Env, v.Name+"="+v.Value)
-		}
+func (t *bundleStep) spec(ctx context.Context, s *scope) (host.BundleSpec, egress.Set, error) {
+	at := bundlespec.Place{Owner: s.owner, IP: s.triple.BundleIP, RulesDir: s.folder.BundleDir(), SecretsDir: s.secretsDir}
+	if s.record == nil {
+		at.Refused = s.refused
 	}
-	if spec.Image != "" {
-		return spec, rules, t.checkImage(spec.Image)
-	}
-	spec.RulesDir, spec.SecretsDir = s.folder.BundleDir(), s.secretsDir
-	rules, err = desired.EgressRules(s.bottle)
-	if err != nil {
-		return spec, rules, &flow.Terminal{Reason: v1alpha1.ReasonEgressRuleInvalid, Err: err}
-	}
-	if s.refused != nil && s.record == nil {
-		return spec, rules, &flow.Terminal{Reason: v1alpha1.ReasonEgressRuleRefused, Err: s.refused}
-	}
-	return spec, rules, nil
+	return t.renderer.Of(ctx, s.bottle, at)
 }
 
-func (t *bundleStep) checkImage(image string) error {
-	if desired.BundleImageAllowed(image, t.allowedImages) {
-		return nil
-	}
-	return &flow.Terminal{Reason: v1alpha1.ReasonBundleImageNotAllowed,
-		Err: fmt.Errorf("spec.bundle.image %s is not allowed on this node: choose another image, or ask an administrator to add it to the agent's --allowed-bundle-images", image)}
-}
-
-// ensureDown stops the container of a stopped Bottle. Its network stays.
+// ensureDown stops the container of a stopped Bottle. Its network stays. A Pod keeps
+// running, because it holds the Bottle's resources: its bundle loses its rules.
 func (t *bundleStep) ensureDown(ctx context.Context, s *scope) error {
-	reasons := t.causes.Docker(ctx, "")
+	reasons := t.causes.Bundle(ctx, s.runtime, s.owner, "")
+	if s.runtime == bundleruntime.Pod {
+		reasons.NotFound = ""
+		if err := t.enforcement.OpenRules(s.owner, s.bottle.Generation, egress.Set{}); err != nil {
+			return err
+		}
+	}
 	b, err := t.bundles.InspectBundle(ctx, s.owner)
 	if err == nil && b.Running {
 		err = t.bundles.StopBundle(ctx, s.owner)
@@ -174,10 +149,13 @@ func join(ports []int32) string {
 
 // delete removes the container and checks that it is gone.
 func (t *bundleStep) delete(ctx context.Context, s *scope) error {
-	reasons := t.causes.Docker(ctx, "")
+	reasons := t.causes.Bundle(ctx, s.runtime, s.owner, "")
 	t.denials.Stop(s.owner.UID)
 	if err := t.bundles.DeleteBundle(ctx, s.owner); err != nil {
 		return outcome.Map(err, reasons)
+	}
+	if s.runtime == bundleruntime.Pod { // the Pod is the manager's, and the kubelet may start its container again
+		return t.broker.close(ctx, s)
 	}
 	_, err := t.bundles.InspectBundle(ctx, s.owner)
 	if err := outcome.RequireGone(err, reasons, "the bundle's container"); err != nil {

@@ -22,7 +22,9 @@ import (
 	"botbottle.dev/bottle-operator/controllers/narrow"
 	"botbottle.dev/bottle-operator/internal/agentmetrics"
 	"botbottle.dev/bottle-operator/internal/agentstatus"
+	"botbottle.dev/bottle-operator/internal/bottleevents"
 	"botbottle.dev/bottle-operator/internal/broker"
+	"botbottle.dev/bottle-operator/internal/bundleruntime"
 	"botbottle.dev/bottle-operator/internal/denials"
 	"botbottle.dev/bottle-operator/internal/desired"
 	"botbottle.dev/bottle-operator/internal/enforce"
@@ -53,6 +55,20 @@ type Enforcement interface {
 	ReportRefusals(ctx context.Context, report func(owner host.Owner, destinations string)) error
 }
 
+// Runtimes is implemented by *bundleruntime.Runtimes.
+type Runtimes interface {
+	// Of returns the runtime of a Bottle's bundle, "" if none was chosen yet. Choose
+	// chooses it then. Forget drops what is known about a Bottle that left the node.
+	Of(uid string) (bundleruntime.Kind, error)
+	Choose(ctx context.Context, b *v1alpha1.Bottle) (bundleruntime.Kind, error)
+	Forget(uid string)
+	// BundleOf returns desired.BundleDigest of what the Bottle's Pod was made for.
+	BundleOf(uid string) string
+	// TakeReplaced reports whether the Pod got another network namespace since the last
+	// call.
+	TakeReplaced(uid string) (bool, error)
+}
+
 // Options of a Reconciler. All are required unless the comment says otherwise.
 type Options struct {
 	// Node is the name of this node, Cluster the UID of kube-system.
@@ -64,6 +80,7 @@ type Options struct {
 	// References knows the Secrets and ConfigMaps that Bottles name.
 	References envsource.Reader
 
+	Runtimes Runtimes
 	Networks host.Networks
 	Bundles  host.Bundles
 	Machines host.Machines
@@ -145,13 +162,16 @@ func New(o Options) *Reconciler {
 	r.requests = passes.NewRequests(r.bottles)
 	r.ends = jobs.New[error]("end of a workload", maxConcurrentEnds, o.Clock)
 	r.reports = reports.New(o.Exchanges, o.Clock, r.requests.ContinueUID)
-	r.events = &reporter{recorder: o.Recorder, reader: o.Client, node: o.Node}
+	r.events = &reporter{bottleevents.Reporter{Recorder: o.Recorder, Reader: o.Client, Node: o.Node}}
 	r.status = &statusWriter{client: o.Client, events: r.events}
 	r.view = machineview.New(o.Machines, o.Clock, o.MachinePollInterval, r.requests.EnqueueMachine)
-	r.denials = denials.New(denials.Options{Bundles: o.Bundles, Clock: o.Clock, Decided: o.Metrics.Decision, Refused: r.events.denied, Changed: r.requests.EnqueueUID})
+	r.denials = denials.New(denials.Options{Bundles: o.Bundles, Clock: o.Clock, Decided: o.Metrics.Decision, Refused: r.events.Denied, Changed: r.requests.EnqueueUID})
 	r.exits = exits.New(o.Machines, r.view, r.requests)
 	here := narrow.Bottles{Client: o.Client, Node: o.Node, Owner: r.ownerOf}
-	r.reach = &narrow.Reach{Bottles: here, Enforcement: o.Enforcement}
+	r.reach = &narrow.Reach{Bottles: here, Enforcement: o.Enforcement, BundleStays: func(uid string) bool {
+		kind, err := o.Runtimes.Of(uid)
+		return err == nil && kind == bundleruntime.Pod
+	}}
 	r.halt = &narrow.Halt{Bottles: here, Machines: o.Machines, View: r.view, Starts: r.starts, Stops: &r.stops}
 	r.steps = r.newSteps()
 	o.Facts.OnChange(r.requests.EnqueueAll)

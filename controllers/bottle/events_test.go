@@ -5,6 +5,7 @@ package bottle
 import (
 	"testing"
 
+	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/host/hosttest"
 )
 
@@ -20,5 +21,5 @@ func TestANewerSmolvmIsReported(t *testing.T) {
 	newer.Newer = true
 	w.machines.SetVersion(newer)
 	w.r.reportNewerSmolvm(t.Context())
-	w.wantEvent(eventNewerSmolvm)
+	w.wantEvent(v1alpha1.ReasonNewerSmolvm)
 }

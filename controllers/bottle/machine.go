@@ -252,6 +252,9 @@ func (m *machineStep) checkPolicy(ctx context.Context, s *scope) error {
 // start starts the machine in the background. Whatever the reason for the
 // start, it applies the current annotation and the current values of Secrets.
 func (m *machineStep) start(ctx context.Context, s *scope) error {
+	if s.podOutdated { // the next pass waits for the Pod that replaces it
+		return &flow.Waiting{Reason: v1alpha1.ReasonMachineStarting, Message: "the Bottle's Pod is replaced first", After: immediately}
+	}
 	// A stop may have been requested while the machine was being created.
 	if err := m.checkCurrent(ctx, s); err != nil {
 		return err

@@ -150,6 +150,6 @@ func (s *scope) comparePending(f lifecycle.Facts) {
 		return
 	}
 	s.pending, s.pendingHow = pending.Fields(s.record, pending.Wanted{
-		Bottle: s.bottle, Literals: s.literals, Secrets: s.secrets, FromUser: s.fromUser, BundleIP: s.triple.BundleIP,
+		Bottle: s.bottle, Literals: s.literals, Secrets: s.secrets, FromUser: s.fromUser, BundleIP: s.triple.BundleIP, BundleDiffers: s.podOutdated,
 	})
 }

@@ -10,15 +10,13 @@ import (
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/agentstatus"
+	"botbottle.dev/bottle-operator/internal/bundleruntime"
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/outcome"
 	"botbottle.dev/bottle-operator/internal/subnet"
+	"botbottle.dev/bottle-operator/internal/subnetchoice"
 )
-
-// maxPicks bounds how many subnets are tried in one pass: docker may refuse
-// subnets that are free according to the node's own tables.
-const maxPicks = 16
 
 // Surroundings is implemented by *surroundings.Source.
 type Surroundings interface {
@@ -28,23 +26,32 @@ type Surroundings interface {
 	Subscribe(changed func(uid string))
 }
 
-// networkStep allocates the Bottle's subnet and creates its docker network.
+// networkStep allocates the Bottle's subnet and creates its network.
 type networkStep struct {
+	runtimes     Runtimes
+	events       *reporter
 	networks     host.Networks
 	surroundings Surroundings
-	pool         *subnet.Pool
+	chooser      subnetchoice.Chooser
 	causes       outcome.Causes
 }
 
-// ensure keeps the subnet of the docker network if that exists, or the subnet
+// ensure keeps the subnet of the network if that exists, or the subnet
 // recorded in the status if that is still free. Otherwise it picks one.
 func (n *networkStep) ensure(ctx context.Context, s *scope) error {
-	reasons := n.causes.Docker(ctx, v1alpha1.ReasonNetworkConflict)
+	kind, err := n.runtimes.Choose(ctx, s.bottle)
+	if err != nil {
+		return outcome.Map(err, outcome.Reasons{Unavailable: v1alpha1.ReasonContainerRuntimeUnavailable})
+	}
+	s.runtime = kind
+	reasons := n.causes.Bundle(ctx, kind, s.owner, v1alpha1.ReasonNetworkConflict)
 	found, err := n.networks.InspectNetwork(ctx, s.owner)
+	if err := n.reportReplaced(s); err != nil {
+		return err
+	}
 	switch {
 	case errors.Is(err, host.ErrNotFound):
-		found.Subnet = agentstatus.RecordedSubnet(s.bottle)
-		if err := n.create(ctx, s, found.Subnet); err != nil {
+		if err := n.create(ctx, s); err != nil {
 			return outcome.Map(err, reasons)
 		}
 	case err != nil:
@@ -67,6 +74,9 @@ func (n *networkStep) ensure(ctx context.Context, s *scope) error {
 		Gateway:  s.triple.Gateway.String(),
 		BundleIP: s.triple.BundleIP.String(),
 	}
+	if kind == bundleruntime.Pod {
+		return nil // the subnet exists only in the Pod and behind the wall
+	}
 	hidden, routed := n.surroundings.Inspect(s.owner, s.triple.Subnet)
 	if routed != "" {
 		return &flow.Waiting{Reason: v1alpha1.ReasonRouteConflict, Message: routed, After: externalDelay}
@@ -75,47 +85,41 @@ func (n *networkStep) ensure(ctx context.Context, s *scope) error {
 	return nil
 }
 
-// create creates the network on the kept subnet, or on the next free one.
-func (n *networkStep) create(ctx context.Context, s *scope, kept netip.Prefix) error {
-	occupied, err := n.networks.OccupiedPrefixes(ctx, s.owner)
-	if err != nil {
-		return err
-	}
-	for range maxPicks {
-		triple, err := n.pick(s, kept, occupied)
-		if err != nil {
-			return err
+// ensureDown is ensure for a Bottle whose machine is down. Its Pod may be gone, and with it
+// the network: the addresses stay.
+func (n *networkStep) ensureDown(ctx context.Context, s *scope) error {
+	if s.runtime == bundleruntime.Pod {
+		if triple, err := subnet.TripleOf(agentstatus.RecordedSubnet(s.bottle)); err == nil {
+			s.triple = triple
+			return nil
 		}
-		err = n.networks.EnsureNetwork(ctx, host.Network{Owner: s.owner, Subnet: triple.Subnet, Gateway: triple.Gateway})
-		if errors.Is(err, host.ErrOverlap) {
-			occupied = append(occupied, triple.Subnet)
-			continue
-		}
-		s.triple = triple
-		return err
 	}
-	return fmt.Errorf("network of bottle %s: docker refused %d subnets in a row because they were taken", s.key(), maxPicks)
+	return n.ensure(ctx, s)
 }
 
-func (n *networkStep) pick(s *scope, kept netip.Prefix, occupied []netip.Prefix) (subnet.Triple, error) {
-	reserved := n.surroundings.Reserved()
-	if s.record == nil && subnet.Hidden(kept, reserved) != "" {
-		kept = netip.Prefix{} // a machine would keep the addresses that it was created with
+// reportReplaced records an Event if the Pod of a running machine got another namespace.
+func (n *networkStep) reportReplaced(s *scope) error {
+	replaced, err := n.runtimes.TakeReplaced(s.owner.UID)
+	if err == nil && replaced && s.record != nil && s.record.Run != nil {
+		n.events.event(s, "Warning", v1alpha1.ReasonSandboxReplaced, bundleruntime.ReplacedMessage)
 	}
-	if triple, ok := subnet.Keep(kept, occupied); ok {
-		return triple, nil
+	return err
+}
+
+// create creates the network on the recorded subnet, or on the next free one.
+func (n *networkStep) create(ctx context.Context, s *scope) (err error) {
+	r := subnetchoice.Request{Owner: s.owner, Kept: agentstatus.RecordedSubnet(s.bottle), Movable: s.record == nil}
+	if s.runtime != bundleruntime.Pod {
+		r.Reserved = n.surroundings.Reserved()
 	}
-	triple, err := n.pool.Pick(s.owner.Slug, occupied, reserved)
-	if errors.Is(err, subnet.ErrExhausted) {
-		return triple, &flow.Waiting{Reason: v1alpha1.ReasonSubnetsExhausted, Message: err.Error(), After: externalDelay}
-	}
-	return triple, err
+	s.triple, err = n.chooser.Create(ctx, r)
+	return err
 }
 
 // delete removes the network and checks that it is gone.
 func (n *networkStep) delete(ctx context.Context, s *scope) error {
 	n.surroundings.Forget(s.owner)
-	reasons := n.causes.Docker(ctx, "")
+	reasons := n.causes.Bundle(ctx, s.runtime, s.owner, "")
 	if err := n.networks.DeleteNetwork(ctx, s.owner); err != nil {
 		return outcome.Map(err, reasons)
 	}

@@ -14,11 +14,11 @@ import (
 func TestRefusedDestinationsAreReported(t *testing.T) {
 	w := running(t)
 	w.events()
-	w.r.events.refused(t.Context(), ownerOfDemo(), "tcp 192.168.44.1:22")
-	w.wantEvent(eventEgressRefused + " the guest tried to reach forbidden destinations and was refused: tcp 192.168.44.1:22")
+	w.r.events.Refused(t.Context(), ownerOfDemo(), "tcp 192.168.44.1:22")
+	w.wantEvent(v1alpha1.ReasonEgressRefused + " the guest tried to reach forbidden destinations and was refused: tcp 192.168.44.1:22")
 	other := ownerOfDemo()
 	other.UID = "99999999-0000-4000-8000-000000000000"
-	w.r.events.refused(t.Context(), other, "tcp 192.168.44.1:22")
+	w.r.events.Refused(t.Context(), other, "tcp 192.168.44.1:22")
 	if got := w.events(); len(got) != 0 {
 		t.Errorf("for an earlier Bottle with the same name: got %q, want no Event", strings.Join(got, "; "))
 	}
@@ -29,11 +29,11 @@ func TestRefusedDestinationsAreReported(t *testing.T) {
 func TestDeniedRequestsAreReported(t *testing.T) {
 	w := running(t)
 	w.events()
-	w.r.events.denied(t.Context(), ownerOfDemo(), host.VerdictDeny, "a")
+	w.r.events.Denied(t.Context(), ownerOfDemo(), host.VerdictDeny, "a")
 	w.wantEvent(v1alpha1.ReasonEgressDenied)
-	w.r.events.denied(t.Context(), ownerOfDemo(), host.VerdictFail, "b")
+	w.r.events.Denied(t.Context(), ownerOfDemo(), host.VerdictFail, "b")
 	w.wantEvent(v1alpha1.ReasonEgressFailed)
-	w.r.events.denied(t.Context(), ownerOfDemo(), host.VerdictAllow, "c")
+	w.r.events.Denied(t.Context(), ownerOfDemo(), host.VerdictAllow, "c")
 	w.wantEvent(v1alpha1.ReasonSecretSent)
 	w.bundles.Decide(ownerOfDemo(), host.Decision{Time: w.clock.Now(), Verdict: host.VerdictDeny, Host: "api.example.com", Port: 443, Cause: string(egress.CauseNoRule)})
 	w.bundles.Decide(ownerOfDemo(), host.Decision{Time: w.clock.Now(), Verdict: host.VerdictFail, Host: "gone.example.com", Port: 443, Cause: string(egress.CauseUnknownName)})

@@ -11,6 +11,7 @@ import (
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/agentstatus"
+	"botbottle.dev/bottle-operator/internal/bundleruntime"
 	"botbottle.dev/bottle-operator/internal/desired"
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/host"
@@ -55,6 +56,13 @@ type scope struct {
 	pendingHow   string
 	pendingKnown bool
 
+	// runtime runs the bundle. Filled at the start, or else by network.
+	runtime bundleruntime.Kind
+	// podOutdated: the Bottle's Pod was made for an earlier spec.bundle. Filled by broker.
+	podOutdated bool
+	// ports and bundleImage are those of the bundle that is to run now. Filled by broker.
+	ports       []int32
+	bundleImage string
 	// triple holds the Bottle's addresses. Filled by network.
 	triple subnet.Triple
 	hidden string // the reserved networks that the subnet hides; "" for none. Filled by network.
@@ -114,6 +122,9 @@ func (r *Reconciler) newScope(b *v1alpha1.Bottle) (*scope, error) {
 	}
 	s := &scope{bottle: b, owner: owner, folder: folder, record: rec, status: ownedStatus(b.Status), created: func() error { return nil }}
 	s.readyUnproven = !r.RequireProof
+	if s.runtime, err = r.Runtimes.Of(owner.UID); err != nil {
+		return nil, err
+	}
 	if !desired.Leaving(b) {
 		findLeak(r.Enforcement, s)
 		s.refused = desired.RefusedRules(b, r.Enforcement.Limits())

@@ -83,7 +83,7 @@ func (r *Reconciler) watchBundles(ctx context.Context) error {
 		if ctx.Err() != nil {
 			break
 		}
-		logf.FromContext(ctx).Error(err, "The docker watch ended and is restarted")
+		logf.FromContext(ctx).Error(err, "The watch of the bundles ended and is restarted")
 		select {
 		case <-ctx.Done():
 		case <-r.Clock.After(nodeDelay):
@@ -103,19 +103,19 @@ func (r *Reconciler) watchImages(ctx context.Context) error {
 
 // watchRefusals records an Event when a guest was refused a destination.
 func (r *Reconciler) watchRefusals(ctx context.Context) error {
-	return r.Enforcement.ReportRefusals(ctx, func(owner host.Owner, destinations string) { r.events.refused(ctx, owner, destinations) })
+	return r.Enforcement.ReportRefusals(ctx, func(owner host.Owner, destinations string) { r.events.Refused(ctx, owner, destinations) })
 }
 
 // ImageEvent records an Event about a Bottle's image. It does not block.
 func (r *Reconciler) ImageEvent(uid, reason, message string) {
 	if k, ok := r.bottles.Key(uid); ok {
-		r.events.image(k, uid, reason, message)
+		r.events.Image(k, uid, reason, message)
 	}
 }
 
 // reportNewerSmolvm reports once if smolvm is newer than any tested version.
 func (r *Reconciler) reportNewerSmolvm(ctx context.Context) {
 	if v, err := r.Machines.Version(ctx); err == nil && v.Newer {
-		r.events.newerSmolvm(ctx, v)
+		r.events.NewerSmolvm(ctx, v)
 	}
 }

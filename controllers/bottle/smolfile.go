@@ -7,15 +7,14 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/bundlespec"
 	"botbottle.dev/bottle-operator/internal/desired"
 	"botbottle.dev/bottle-operator/internal/envsource"
-	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/guestca"
 	"botbottle.dev/bottle-operator/internal/guestenv"
 	"botbottle.dev/bottle-operator/internal/host"
@@ -44,7 +43,7 @@ func (f *smolfileStep) ensure(ctx context.Context, s *scope) error {
 	}
 	env, err := guestenv.Build(s.triple.BundleIP, caFile, user)
 	if err != nil {
-		return invalidEnv(err)
+		return bundlespec.InvalidEnv(err)
 	}
 	s.version, err = f.machines.Version(ctx)
 	if err != nil {
@@ -76,7 +75,7 @@ func (f *smolfileStep) write(s *scope, env []guestenv.Var) error {
 		Env: s.environment(), BundleIP: s.triple.BundleIP, Size: machinesize.Of(s.bottle.Spec.Machine).Within(s.bottle.Status.Resources),
 	})
 	if err != nil {
-		return invalidEnv(err)
+		return bundlespec.InvalidEnv(err)
 	}
 	var kept []string
 	if s.record != nil {
@@ -130,15 +129,4 @@ func hasSecret(env []guestenv.Var) bool {
 		}
 	}
 	return false
-}
-
-// invalidEnv turns an error about a variable that cannot be passed to a guest
-// into a wait. The wait ends when the Secret, the ConfigMap or the spec that
-// the value comes from changes.
-func invalidEnv(err error) error {
-	var v *guestenv.VarError
-	if errors.As(err, &v) {
-		return &flow.Waiting{Reason: v1alpha1.ReasonEnvInvalid, Message: err.Error()}
-	}
-	return fmt.Errorf("smolfile: %w", err)
 }

@@ -7,9 +7,11 @@ import (
 	"context"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/bundlespec"
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/outcome"
 	"botbottle.dev/bottle-operator/internal/room"
+	"botbottle.dev/bottle-operator/internal/subnetchoice"
 	"botbottle.dev/bottle-operator/internal/workload"
 )
 
@@ -36,14 +38,19 @@ type steps struct {
 func (r *Reconciler) newSteps() steps {
 	o, causes := r.Options, outcome.Causes{Facts: r.Facts}
 	p := steps{
-		adopt:    &adoptStep{client: o.Client},
-		room:     room.New(room.Options{Client: o.Client, Node: o.Node, State: o.State}),
-		network:  &networkStep{networks: o.Networks, surroundings: o.Surroundings, pool: o.Pool, causes: causes},
+		adopt: &adoptStep{client: o.Client},
+		room:  room.New(room.Options{Client: o.Client, Node: o.Node, State: o.State}),
+		network: &networkStep{
+			runtimes: o.Runtimes, events: r.events, networks: o.Networks, surroundings: o.Surroundings,
+			chooser: subnetchoice.Chooser{Networks: o.Networks, Pool: o.Pool}, causes: causes,
+		},
 		smolfile: &smolfileStep{references: o.References, machines: o.Machines, events: r.events, causes: causes},
-		broker:   &brokerStep{broker: o.Broker, upstreamCA: o.UpstreamCA},
+		broker: &brokerStep{
+			broker: o.Broker, runtimes: o.Runtimes, machines: o.Machines, starts: r.starts, causes: causes, upstreamCA: o.UpstreamCA,
+		},
 		bundle: &bundleStep{
-			references: o.References, bundles: o.Bundles, enforcement: o.Enforcement, denials: r.denials,
-			causes: causes, clock: o.Clock, allowedImages: o.AllowedBundleImages,
+			renderer: bundlespec.Renderer{References: o.References, AllowedImages: o.AllowedBundleImages},
+			bundles:  o.Bundles, enforcement: o.Enforcement, denials: r.denials, causes: causes, clock: o.Clock,
 		},
 		image: &imageStep{
 			images: o.Images, machines: o.Machines, view: r.view, references: o.References,
@@ -132,7 +139,7 @@ func (p *steps) finished(down func(context.Context, *scope) error) []step {
 func (p *steps) down(machine ...step) []step {
 	return append(append([]step{{Name: "adopt", Do: p.adopt.ensure}}, machine...), []step{
 		{Name: "bundle", Condition: v1alpha1.ConditionBundleReady, Do: p.bundle.ensureDown},
-		{Name: "network", Condition: v1alpha1.ConditionNetworkReady, Do: p.network.ensure},
+		{Name: "network", Condition: v1alpha1.ConditionNetworkReady, Do: p.network.ensureDown},
 		{Name: "smolfile", Condition: v1alpha1.ConditionSmolfileReady, Do: p.smolfile.ensure},
 	}...)
 }
@@ -154,5 +161,6 @@ func (p *steps) deleteFolders(ctx context.Context, s *scope) error {
 	if err := p.workload.delete(ctx, s); err != nil {
 		return err
 	}
+	defer p.network.runtimes.Forget(s.owner.UID)
 	return s.folder.Remove()
 }

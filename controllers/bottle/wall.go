@@ -3,15 +3,13 @@
 package bottle
 
 import (
-	"context"
-	"errors"
-
 	"botbottle.dev/bottle-operator/api/v1alpha1"
-	"botbottle.dev/bottle-operator/internal/desired"
 	"botbottle.dev/bottle-operator/internal/enforce"
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/outcome"
+	"context"
+	"errors"
 )
 
 // wallStep creates and deletes the wall.
@@ -22,7 +20,9 @@ type wallStep struct {
 // ensure creates the wall before there is a machine behind it. From then on the
 // guard maintains it, even while passes wait for something.
 func (w *wallStep) ensure(ctx context.Context, s *scope) error {
-	wall, err := w.enforcement.EnsureWall(ctx, s.wallSpec(), requestOf(s.bottle))
+	request := requestOf(s.bottle)
+	request.BundleImage = s.bundleImage
+	wall, err := w.enforcement.EnsureWall(ctx, s.wallSpec(), request)
 	if err == nil {
 		s.wall = wall
 		return nil
@@ -36,11 +36,11 @@ func (w *wallStep) ensure(ctx context.Context, s *scope) error {
 func (s *scope) wallSpec() host.WallSpec {
 	return host.WallSpec{
 		Owner: s.owner, Subnet: s.triple.Subnet,
-		BundleIP: s.triple.BundleIP, Ports: desired.BundlePorts(s.bottle), MachineIP: s.triple.MachineIP,
+		BundleIP: s.triple.BundleIP, Ports: s.ports, MachineIP: s.triple.MachineIP,
 	}
 }
 
 // delete removes the wall once no machine is behind it.
 func (w *wallStep) delete(ctx context.Context, s *scope) error {
-	return w.enforcement.Release(ctx, s.owner)
+	return outcome.Map(w.enforcement.Release(ctx, s.owner), outcome.Reasons{Unavailable: v1alpha1.ReasonContainerRuntimeUnavailable})
 }

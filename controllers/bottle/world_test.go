@@ -91,6 +91,7 @@ type world struct {
 	api         *api
 	clock       *testclock.FakeClock
 	recorder    *events.FakeRecorder
+	pods        testPods
 	// sweepMetrics holds the metrics of the Sweeper, if a test has one.
 	sweepMetrics  *prometheus.Registry
 	stateDir      string
@@ -167,9 +168,11 @@ func (w *world) restartAgent() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	runtimes, networks, bundles := w.runtimes(dir)
 	w.r = New(Options{
-		Node: testNode, Cluster: testCluster, Client: w.api.Client, Recorder: w.recorder, References: w.refs,
-		Networks: w.networks, Bundles: w.bundles, Machines: w.machines, Facts: factsNow{w.facts},
+		Runtimes: runtimes,
+		Node:     testNode, Cluster: testCluster, Client: w.api.Client, Recorder: w.recorder, References: w.refs,
+		Networks: networks, Bundles: bundles, Machines: w.machines, Facts: factsNow{w.facts},
 		Walls: w.walls, Enforcement: w.enforcer, Surroundings: w.around,
 		RequireProof: !w.allowUnproven, RequireSmolvmPolicy: w.requirePolicy,
 		Broker:     broker.New(broker.Options{Bottles: w.api.Client, References: w.refs, Vault: w.vault, Exchanges: w.exchange, Clock: w.clock}),

@@ -48,6 +48,9 @@ type Reach struct {
 		// Narrow is the method of enforce.Enforcement.
 		Narrow(ctx context.Context, owner host.Owner, reach enforce.Reach) error
 	}
+	// BundleStays reports whether a Bottle's bundle is replaced only when its machine is
+	// down. It must not wait.
+	BundleStays func(uid string) bool
 }
 
 // Reconcile narrows what one Bottle may reach according to its current spec. It
@@ -59,7 +62,8 @@ func (r *Reach) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, e
 	}
 	// An invalid rule allows nothing. The bundle step reports it.
 	rules, _ := desired.EgressRules(b)
-	reach := enforce.Reach{Generation: b.Generation, Ports: desired.BundlePorts(b), Rules: rules, BundleImage: desired.BundleImage(b)}
+	reach := enforce.Reach{Generation: b.Generation, Ports: desired.BundlePorts(b), Rules: rules, BundleImage: desired.BundleImage(b),
+		BundleStays: r.BundleStays(string(b.UID))}
 	if err := r.Enforcement.Narrow(ctx, r.Owner(b), reach); err != nil {
 		return ctrl.Result{}, fmt.Errorf("narrow what bottle %s may reach: %w", req, err)
 	}

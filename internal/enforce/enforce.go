@@ -81,6 +81,10 @@ type Options struct {
 	// Limits returns the platform's present limits on egress rules; nil for none.
 	// When they change, ApplyLimits must be called.
 	Limits func() egress.Limits
+	// Publish is called after the rules file in a Bottle's folder was written, with its UID.
+	// It copies the file to where the bundle reads it, if that is elsewhere. It must not
+	// wait. It may be nil.
+	Publish func(uid string) error
 	// GuestProgram is the path of the static guest binary that is copied into guests.
 	GuestProgram string
 	// ProofTargets are internet addresses that proofs try to reach.

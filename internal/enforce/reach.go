@@ -26,6 +26,9 @@ type Reach struct {
 	Rules egress.Set
 	// BundleImage is spec.bundle.image, "" for the built-in bundle.
 	BundleImage string
+	// BundleStays: whatever image the spec names, the present bundle stays until the
+	// machine is down.
+	BundleStays bool
 }
 
 // narrow implements Enforcement.Narrow. It leaves only what both the rules and
@@ -44,7 +47,7 @@ func (w *walls) narrow(ctx context.Context, owner host.Owner, reach Reach) error
 		return nil // the call for the newest generation narrows
 	}
 	ports := reach.Ports
-	if image := m.wall.BundleImage; image != nil && *image != reach.BundleImage {
+	if image := m.wall.BundleImage; image != nil && *image != reach.BundleImage && !reach.BundleStays {
 		ports = nil // until the requested bundle runs
 	}
 	return errors.Join(
@@ -116,7 +119,7 @@ func (w *walls) narrowRules(folder state.Folder, rules egress.Set) error {
 	if err != nil || now == nil {
 		return err
 	}
-	return writeNarrowed(folder, w.limits().Apply(now.Intersect(rules), rules))
+	return w.writeNarrowed(folder, w.limits().Apply(now.Intersect(rules), rules))
 }
 
 // openRules implements Enforcement.OpenRules.
@@ -136,8 +139,19 @@ func (w *walls) openRules(owner host.Owner, generation int64, rules egress.Set) 
 	if err != nil {
 		return err
 	}
-	_, err = folder.WriteRules(data)
-	return err
+	return w.writeRules(folder, data)
+}
+
+// writeRules writes the rules file, and publishes it even if it has not changed: a bundle
+// that reads a copy may have got a new, empty folder.
+func (w *walls) writeRules(folder state.Folder, data []byte) error {
+	if _, err := folder.WriteRules(data); err != nil {
+		return err
+	}
+	if w.Publish == nil {
+		return nil
+	}
+	return w.Publish(folder.UID())
 }
 
 // limits returns the platform's present limits.
@@ -194,7 +208,7 @@ func (w *walls) limitRules(uid string) error {
 	if err != nil || now == nil {
 		return err
 	}
-	return writeNarrowed(folder, w.limits().Limit(*now))
+	return w.writeNarrowed(folder, w.limits().Limit(*now))
 }
 
 // readRules returns the rules in force, or nil if there is no file.
@@ -213,7 +227,7 @@ func readRules(folder state.Folder) (*egress.Set, error) {
 
 // writeNarrowed writes rules that allow less than those in force. If they do not
 // fit into a file, it writes that nothing is allowed.
-func writeNarrowed(folder state.Folder, rules egress.Set) error {
+func (w *walls) writeNarrowed(folder state.Folder, rules egress.Set) error {
 	data, err := egress.EncodeFile(rules)
 	if err != nil {
 		data, err = egress.EncodeFile(egress.Set{})
@@ -221,6 +235,5 @@ func writeNarrowed(folder state.Folder, rules egress.Set) error {
 	if err != nil {
 		return err
 	}
-	_, err = folder.WriteRules(data)
-	return err
+	return w.writeRules(folder, data)
 }

@@ -15,6 +15,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,9 +28,12 @@ const (
 	usualBound = 5 * time.Second
 	// versionBound is longer because smolvm starts slowly on an emulated node.
 	versionBound = 20 * time.Second
+	// runtimeBound is longer than criruntime's own.
+	runtimeBound = 10 * time.Second
 )
 
-// Options say what to check. All but KVMDevice are required.
+// Options say what to check. All but KVMDevice, Boot, NeedsDocker
+// and what concerns the container runtime are required.
 type Options struct {
 	// SmolvmDir holds smolvm, lib/ and agent-rootfs/.
 	SmolvmDir string
@@ -45,6 +49,13 @@ type Options struct {
 	Version func(ctx context.Context) (host.SmolvmVersion, error)
 	// PingDocker returns nil if docker answers.
 	PingDocker func(ctx context.Context) error
+	// PingRuntime returns nil if the kubelet's container runtime, at RuntimeSocket, answers.
+	PingRuntime   func(ctx context.Context) error
+	RuntimeSocket string
+	// NeedsDocker and NeedsRuntime report whether the node needs docker or the container
+	// runtime for bundles. What it does not need is no fact, and is not asked. Without
+	// NeedsDocker, docker is a fact; without NeedsRuntime, the container runtime is none.
+	NeedsDocker, NeedsRuntime func(ctx context.Context) bool
 	// Cgroups returns what the node's cgroups can do.
 	Cgroups func() (cgroup.Support, error)
 	// Boot returns the fact BootName: whether the node boots machines. It may be nil; then
@@ -70,11 +81,14 @@ func New(o Options) *Checker {
 		{name: smolvmName, bound: usualBound, check: plain(c.binary)},
 		{name: versionName, bound: versionBound, check: c.version},
 		{name: filesName, bound: usualBound, check: plain(c.files)},
-		{name: dockerName, bound: usualBound, check: c.docker},
+		{name: dockerName, bound: usualBound, check: c.docker, needed: o.NeedsDocker},
 		{name: kvmName, bound: usualBound, check: plain(func() host.Fact { return kvmFact(observeKVM(o.KVMDevice)) })},
 		{name: cgroupName, bound: usualBound, check: plain(func() host.Fact { return cgroupFact(o.Cgroups()) })},
 		{name: stateName, bound: usualBound, check: plain(c.stateDir)},
 		{name: guestProgramName, bound: usualBound, check: plain(c.guestProgram)},
+	}
+	if o.NeedsRuntime != nil {
+		c.sources = slices.Insert(c.sources, 4, &source{name: runtimeName, bound: runtimeBound, check: c.runtime, needed: o.NeedsRuntime})
 	}
 	if o.Boot != nil {
 		c.sources = append(c.sources, &source{name: BootName, bound: usualBound, check: plain(o.Boot)})
@@ -85,9 +99,10 @@ func New(o Options) *Checker {
 // NodeFacts implements host.Facts. It checks all facts in parallel. A fact that
 // cannot be determined within its bound counts as failing.
 func (c *Checker) NodeFacts(ctx context.Context) []host.Fact {
-	facts := make([]host.Fact, len(c.sources))
+	needed := slices.DeleteFunc(slices.Clone(c.sources), func(s *source) bool { return s.needed != nil && !s.needed(ctx) })
+	facts := make([]host.Fact, len(needed))
 	var all sync.WaitGroup
-	for i, s := range c.sources {
+	for i, s := range needed {
 		all.Go(func() { facts[i] = s.fact(ctx) })
 	}
 	all.Wait()
@@ -105,6 +120,7 @@ const (
 	versionName      = "smolvm-version"
 	filesName        = "smolvm-files"
 	dockerName       = "docker"
+	runtimeName      = "container-runtime"
 	kvmName          = "kvm"
 	cgroupName       = "cgroups"
 	stateName        = "state-dir"
@@ -120,7 +136,9 @@ func IsSmolvm(fact string) bool {
 
 // ForMachines reports whether a machine that runs nothing of a user needs what a fact is
 // about.
-func ForMachines(fact string) bool { return fact != dockerName && fact != guestProgramName }
+func ForMachines(fact string) bool {
+	return fact != dockerName && fact != runtimeName && fact != guestProgramName
+}
 
 // IsGuestProgram reports whether a fact is about Options.GuestProgram.
 func IsGuestProgram(fact string) bool { return fact == guestProgramName }
@@ -165,6 +183,18 @@ func (c *Checker) docker(ctx context.Context) host.Fact {
 		return bad(dockerName, "docker does not answer (%v): start it, or set --docker-host", err)
 	}
 	return good(dockerName, "")
+}
+
+// runtime checks the container runtime that the kubelet uses.
+func (c *Checker) runtime(ctx context.Context) host.Fact {
+	err := c.opts.PingRuntime(ctx)
+	switch {
+	case errors.Is(err, host.ErrUnsupported):
+		return bad(runtimeName, "what listens at %s serves no kubelet (%v): set --cri-socket to the kubelet's container runtime, or --bundle-runtime=docker", c.opts.RuntimeSocket, err)
+	case err != nil:
+		return bad(runtimeName, "the container runtime at %s does not answer (%v): start it (systemctl status containerd or crio), or set --cri-socket", c.opts.RuntimeSocket, err)
+	}
+	return good(runtimeName, "")
 }
 
 func (c *Checker) stateDir() host.Fact {

@@ -21,6 +21,8 @@ type source struct {
 	name  string
 	bound time.Duration
 	check func(ctx context.Context) host.Fact
+	// needed reports whether the fact matters to the node; nil means always.
+	needed func(ctx context.Context) bool
 
 	mu      sync.Mutex
 	current *check // the running check, nil if none

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/bundleruntime"
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/host"
 )
@@ -30,9 +31,11 @@ type Reasons struct {
 	// Fact returns the fact that explains why something is unavailable, or
 	// nil. It is called only for that error, so that success never waits for
 	// an inspection of the node.
-	Fact        func() *host.Fact
-	Conflict    string
-	NotFound    string
+	Fact     func() *host.Fact
+	Conflict string
+	NotFound string
+	// Absent, if not empty, replaces the text of an error for which NotFound is the reason.
+	Absent      string
 	Unsupported string
 	Invalid     string
 }
@@ -57,6 +60,8 @@ func Map(err error, m Reasons) error {
 		return waiting(m.Stuck, nodeDelay)
 	case errors.Is(err, host.ErrConflict) && m.Conflict != "":
 		return waiting(m.Conflict, externalDelay)
+	case errors.Is(err, host.ErrNotFound) && m.NotFound != "" && m.Absent != "":
+		return &flow.Waiting{Reason: m.NotFound, Message: m.Absent, After: externalDelay}
 	case errors.Is(err, host.ErrNotFound) && m.NotFound != "":
 		return waiting(m.NotFound, externalDelay)
 	case errors.Is(err, host.ErrUnsupported) && m.Unsupported != "":
@@ -83,6 +88,21 @@ func (c Causes) Docker(ctx context.Context, conflict string) Reasons {
 		Stuck:       v1alpha1.ReasonDockerStuck,
 		Fact:        func() *host.Fact { return failing(c.Facts.Get(ctx), isDockerFact) },
 		Conflict:    conflict,
+	}
+}
+
+// Bundle returns the reasons for errors of what runs the bundle of a Bottle. conflict is
+// the reason for ErrConflict.
+func (c Causes) Bundle(ctx context.Context, kind bundleruntime.Kind, owner host.Owner, conflict string) Reasons {
+	if kind != bundleruntime.Pod {
+		return c.Docker(ctx, conflict)
+	}
+	return Reasons{
+		Unavailable: v1alpha1.ReasonContainerRuntimeUnavailable,
+		Fact:        func() *host.Fact { return failing(c.Facts.Get(ctx), isRuntimeFact) },
+		Conflict:    conflict,
+		NotFound:    v1alpha1.ReasonPodStarting,
+		Absent:      "the kubelet has not started the Bottle's Pod on this node: see " + kind.Describe(owner),
 	}
 }
 
@@ -121,9 +141,12 @@ type Facts interface {
 	OnChange(f func())
 }
 
-// factDocker is the fact that the network and bundle steps depend on. The
-// machine depends on all others.
-const factDocker = "docker"
+// The facts that the network and bundle steps depend on. The machine depends on all
+// others.
+const (
+	factDocker  = "docker"
+	factRuntime = "container-runtime"
+)
 
 // failing returns the first failing fact that concerns the caller, or nil.
 func failing(facts []host.Fact, concerns func(name string) bool) *host.Fact {
@@ -136,4 +159,5 @@ func failing(facts []host.Fact, concerns func(name string) bool) *host.Fact {
 }
 
 func isDockerFact(name string) bool  { return name == factDocker }
-func isMachineFact(name string) bool { return name != factDocker }
+func isRuntimeFact(name string) bool { return name == factRuntime }
+func isMachineFact(name string) bool { return name != factDocker && name != factRuntime }

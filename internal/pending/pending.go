@@ -27,6 +27,9 @@ type Wanted struct {
 	Literals, Secrets map[string]string
 	FromUser          map[string]bool
 	BundleIP          netip.Addr
+	// BundleDiffers: the bundle that runs was made for an earlier spec.bundle, and is
+	// replaced when the machine is down.
+	BundleDiffers bool
 }
 
 // How the user applies a change.
@@ -51,6 +54,7 @@ func Fields(rec *state.Record, w Wanted) (fields []string, how string) {
 		{"spec.artifact", rec.Artifact != Artifact(b)},
 		{"spec.command", !slices.Equal(rec.Command, b.Spec.Command)},
 		{"spec.machine", rec.Size != machinesize.Of(b.Spec.Machine)},
+		{"spec.bundle", w.BundleDiffers},
 		{"spec.bundle.caPath", (rec.CAPath == "") != (desired.CAPath(b) == "")},
 		{"spec.egress.rules", rules},
 		{"status.network", rec.BundleIP != w.BundleIP.String()},
@@ -62,6 +66,9 @@ func Fields(rec *state.Record, w Wanted) (fields []string, how string) {
 	// When a machine starts, it reads the values of Secrets again, and its supervisor
 	// tells the workload which authorities to trust.
 	byStart := 0
+	if w.BundleDiffers {
+		byStart++
+	}
 	if secrets && !env {
 		byStart++
 	}

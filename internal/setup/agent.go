@@ -37,6 +37,7 @@ type AgentOptions struct {
 	HealthAddress string
 	Access        AgentAccessOptions
 
+	Runtime             RuntimeOptions
 	DockerHost          string
 	AllowedBundleImages []string
 	SubnetPool          string
@@ -82,7 +83,8 @@ func (o *AgentOptions) Bind(fs *pflag.FlagSet) {
 	fs.StringVar(&o.HealthAddress, "health-probe-bind-address", ":8081", "address for /healthz and /readyz; 0 disables them")
 	o.Access.Bind(fs)
 
-	fs.StringVar(&o.DockerHost, "docker-host", "unix:///run/docker.sock", "address of the node's Docker Engine")
+	o.Runtime.Bind(fs)
+	fs.StringVar(&o.DockerHost, "docker-host", "unix:///run/docker.sock", "address of the node's Docker Engine, which is needed only for bundles that it runs")
 	bindAllowedImages(fs, &o.AllowedBundleImages)
 	fs.StringVar(&o.SubnetPool, "subnet-pool", "192.168.0.0/16", "network that Bottles get their subnets from")
 	fs.IntVar(&o.SubnetPrefix, "subnet-prefix", 24, "prefix length of a Bottle's subnet")
@@ -145,7 +147,7 @@ func (o *AgentOptions) Validate() error {
 	if name, ok := strings.CutPrefix(o.DefaultImage, "file:"); ok && (name == "" || strings.ContainsAny(name, "/") || strings.HasPrefix(name, ".")) {
 		bad("default-image", o.DefaultImage, "an OCI reference, file:NAME (an archive in --local-image-dir) or empty")
 	}
-	errs = append(errs, o.Images.Validate(), o.Metrics.Validate(), o.Access.Validate(), validateAllowedImages(o.AllowedBundleImages))
+	errs = append(errs, o.Runtime.Validate(), o.Images.Validate(), o.Metrics.Validate(), o.Access.Validate(), validateAllowedImages(o.AllowedBundleImages))
 	if o.MaxBottles < 0 || o.MaxBottles > 10000 {
 		bad("max-bottles", o.MaxBottles, "0 to 10000")
 	}

@@ -15,25 +15,26 @@ import (
 	brokercontroller "botbottle.dev/bottle-operator/controllers/broker"
 	"botbottle.dev/bottle-operator/internal/broker"
 	"botbottle.dev/bottle-operator/internal/bundleimage"
+	"botbottle.dev/bottle-operator/internal/bundleruntime"
 	"botbottle.dev/bottle-operator/internal/cabundle"
 	"botbottle.dev/bottle-operator/internal/envwatch"
 	"botbottle.dev/bottle-operator/internal/exchange"
-	"botbottle.dev/bottle-operator/internal/state"
+	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/vault"
 )
 
 // openVault returns the node's vault, after it has removed what Bottles left there that
 // have no folder in the state directory.
-func openVault(ctx context.Context, dir *state.Dir) (*vault.Vault, error) {
-	v := vault.New(vault.Options{Dir: dir.VaultDir(), Reader: bundleimage.UserID})
-	uids, err := ownerUIDs(dir)
+func openVault(ctx context.Context, p parts) (host.Vault, error) {
+	v := vault.New(vault.Options{Dir: p.dir.VaultDir(), Reader: bundleimage.UserID})
+	uids, err := ownerUIDs(p.dir)
 	if err != nil {
 		return nil, err
 	}
 	if err := v.Sweep(ctx, uids); err != nil {
 		ctrl.Log.Error(err, "Could not remove what earlier Bottles left in the vault")
 	}
-	return v, nil
+	return bundleruntime.NewVault(p.runtimes.set.Choices, v, vault.Pods{Dir: p.runtimes.places.Secrets}), nil
 }
 
 // brokers are what serves the built-in bundles.
@@ -43,11 +44,7 @@ type brokers struct {
 }
 
 // addBroker adds to mgr what serves the built-in bundles.
-func (o *AgentOptions) addBroker(mgr ctrl.Manager, dir *state.Dir, environments *envwatch.Source, exchanges *exchange.Exchanges) (brokers, error) {
-	v, err := openVault(context.Background(), dir)
-	if err != nil {
-		return brokers{}, err
-	}
+func (o *AgentOptions) addBroker(mgr ctrl.Manager, v host.Vault, environments *envwatch.Source, exchanges *exchange.Exchanges) (brokers, error) {
 	b := broker.New(broker.Options{Bottles: mgr.GetClient(), References: environments, Vault: v, Exchanges: exchanges, Clock: clock.RealClock{}})
 	c := brokercontroller.New(mgr.GetClient(), o.NodeName, b)
 	return brokers{b, c}, c.SetupWithManager(mgr)

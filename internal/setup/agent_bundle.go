@@ -10,7 +10,9 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
+	"botbottle.dev/bottle-operator/internal/bundleruntime"
 	"botbottle.dev/bottle-operator/internal/docker"
+	"botbottle.dev/bottle-operator/internal/host"
 )
 
 // bundleProgram returns a path of bottle-bundle that stays the same program even after
@@ -22,9 +24,38 @@ func (o *AgentOptions) bundleProgram() (string, error) {
 	}
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return "", fmt.Errorf("--bundle-program: open %s: %w", path, err)
+		return "", fmt.Errorf("open %s: %w", path, err)
 	}
 	return fmt.Sprintf("/proc/self/fd/%d", fd), nil
+}
+
+// docker returns a client for the node's Docker Engine, and what loads the built-in bundle
+// image there. It does not contact dockerd, because a dockerd that hangs must not delay the
+// agent's other work, and a node whose bundles run in Pods has none.
+func (o *AgentOptions) docker(p parts, vault host.Vault) (*docker.Engine, manager.RunnableFunc, error) {
+	engine, err := docker.New(docker.Options{Host: o.DockerHost, Folders: func(ctx context.Context, owner host.Owner) (rules, secrets string, err error) {
+		folder, err := p.dir.Folder(owner.UID)
+		if err != nil {
+			return "", "", err
+		}
+		secrets, err = vault.EnsureFolder(ctx, owner.UID)
+		return folder.BundleDir(), secrets, err
+	}})
+	if err != nil {
+		return nil, nil, fmt.Errorf("--docker-host: %w", err)
+	}
+	program, err := o.bundleProgram()
+	if err == nil {
+		err = engine.UseBundleImage(program)
+	}
+	unused := !p.runtimes.set.Active(bundleruntime.Docker)
+	switch {
+	case err != nil && !unused:
+		return nil, nil, fmt.Errorf("--bundle-program: %w", err)
+	case unused:
+		return engine, func(context.Context) error { return nil }, nil
+	}
+	return engine, loadBundleImage(engine, program), nil
 }
 
 // loadBundleImage loads the built-in bundle image before a bundle needs it. If

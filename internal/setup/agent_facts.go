@@ -9,6 +9,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 
 	"botbottle.dev/bottle-operator/controllers/node"
+	"botbottle.dev/bottle-operator/internal/bundleruntime"
 	"botbottle.dev/bottle-operator/internal/cgroup"
 	"botbottle.dev/bottle-operator/internal/docker"
 	"botbottle.dev/bottle-operator/internal/host"
@@ -18,9 +19,12 @@ import (
 
 // addFacts returns the facts about the node. It adds to mgr what finds out whether the
 // node boots machines, unless machines need no KVM, as on test equipment.
-func (o *AgentOptions) addFacts(mgr ctrl.Manager, engine *docker.Engine, machines *smolvm.Driver, guestProgram string) (*node.Facts, error) {
+func (o *AgentOptions) addFacts(mgr ctrl.Manager, engine *docker.Engine, p parts, guestProgram string) (*node.Facts, error) {
 	options := o.factOptions(engine, guestProgram)
-	options.Version = machines.Version
+	options.Version = p.machines.Version
+	options.PingRuntime = p.runtimes.cri.Load().Ping
+	options.NeedsDocker = func(context.Context) bool { return p.runtimes.set.Active(bundleruntime.Docker) }
+	options.NeedsRuntime = func(context.Context) bool { return p.runtimes.set.Active(bundleruntime.Pod) }
 	if o.KVMDevice != "" {
 		boot := o.bootKeeper(nodefacts.New(options))
 		options.Boot = boot.Fact
@@ -36,6 +40,6 @@ func (o *AgentOptions) factOptions(engine *docker.Engine, guestProgram string) n
 	return nodefacts.Options{
 		SmolvmDir: o.SmolvmDir, StateDir: o.StateDir, KVMDevice: o.KVMDevice, GuestProgram: guestProgram,
 		Version:    func(ctx context.Context) (host.SmolvmVersion, error) { return smolvm.VersionOf(ctx, o.SmolvmDir) },
-		PingDocker: engine.Ping, Cgroups: cgroup.Inspect,
+		PingDocker: engine.Ping, RuntimeSocket: o.Runtime.socket(), Cgroups: cgroup.Inspect,
 	}
 }

@@ -13,12 +13,13 @@ import (
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"botbottle.dev/bottle-operator/controllers/bottle"
 	"botbottle.dev/bottle-operator/internal/access"
 	"botbottle.dev/bottle-operator/internal/agentmetrics"
-	"botbottle.dev/bottle-operator/internal/docker"
+	"botbottle.dev/bottle-operator/internal/bundleruntime"
 	"botbottle.dev/bottle-operator/internal/egresslimit"
 	"botbottle.dev/bottle-operator/internal/enforce"
 	"botbottle.dev/bottle-operator/internal/enforce/canary"
@@ -30,7 +31,6 @@ import (
 	"botbottle.dev/bottle-operator/internal/smolvm"
 	"botbottle.dev/bottle-operator/internal/state"
 	"botbottle.dev/bottle-operator/internal/surroundings"
-	"botbottle.dev/bottle-operator/internal/wall"
 )
 
 const (
@@ -126,7 +126,8 @@ type parts struct {
 	namespace string // of the agent's Lease
 	machines  *smolvm.Driver
 	calls     *hostmetrics.Metrics
-	walls     *wall.Walls
+	runtimes  *runtimes
+	walls     host.Walls
 	limits    *egresslimit.Source
 	// surroundings are set by manage, because only new Bottles need them.
 	surroundings *surroundings.Source
@@ -139,7 +140,12 @@ type parts struct {
 // end the agent if the canaries fail, because without them the absence of hits
 // proves nothing.
 func (o *AgentOptions) startGuard(ctx context.Context, dir *state.Dir, fail context.CancelCauseFunc) (parts, error) {
-	p := parts{dir: dir, machines: o.smolvm(dir), walls: wall.New(wall.Options{})}
+	p := parts{dir: dir}
+	var err error
+	if p.runtimes, err = o.openRuntimes(dir); err != nil {
+		return p, err
+	}
+	p.machines, p.walls = o.smolvm(dir, p.runtimes), p.runtimes.walls()
 	guestProgram, err := o.guestProgram()
 	if err != nil {
 		return p, err
@@ -171,6 +177,7 @@ func (o *AgentOptions) startGuard(ctx context.Context, dir *state.Dir, fail cont
 	p.enforcer, err = enforce.New(enforce.Options{
 		Walls: p.walls, Machines: p.calls.Machines(p.machines), Canaries: canaries, State: dir, Clock: clock.RealClock{},
 		Log: ctrl.Log.WithName("enforce"), Interval: o.WallCheckInterval, Metrics: counts, Limits: p.limits.Limits,
+		Publish:      p.runtimes.places.Publish,
 		GuestProgram: guestProgram, ProofTargets: targets, MaxConcurrentProofs: 2 * o.MaxConcurrentStarts, Guarded: beat,
 	})
 	if err != nil {
@@ -197,14 +204,18 @@ func (o *AgentOptions) startGuard(ctx context.Context, dir *state.Dir, fail cont
 
 // compose creates the agent's remaining parts and adds them to mgr.
 func (o *AgentOptions) compose(mgr ctrl.Manager, p parts) error {
-	bundleProgram, err := o.bundleProgram()
+	vault, err := openVault(context.Background(), p)
 	if err != nil {
 		return err
 	}
-	engine, err := o.docker(bundleProgram)
+	engine, load, err := o.docker(p, vault)
 	if err != nil {
 		return err
 	}
+	if err := p.runtimes.connect(o, p.cluster); err != nil {
+		return err
+	}
+	networks, bundles := p.runtimes.networks(engine), p.runtimes.bundles(engine)
 	pool, err := o.pool()
 	if err != nil {
 		return err
@@ -220,7 +231,7 @@ func (o *AgentOptions) compose(mgr ctrl.Manager, p parts) error {
 	if err != nil {
 		return err
 	}
-	facts, err := o.addFacts(mgr, engine, p.machines, guestProgram)
+	facts, err := o.addFacts(mgr, engine, p, guestProgram)
 	if err != nil {
 		return err
 	}
@@ -241,7 +252,7 @@ func (o *AgentOptions) compose(mgr ctrl.Manager, p parts) error {
 	if err != nil {
 		return err
 	}
-	if served, err = o.addBroker(mgr, p.dir, environments, exchanges); err != nil {
+	if served, err = o.addBroker(mgr, vault, environments, exchanges); err != nil {
 		return err
 	}
 	upstreamCA, err := o.upstreamCA()
@@ -256,7 +267,8 @@ func (o *AgentOptions) compose(mgr ctrl.Manager, p parts) error {
 	r = bottle.New(bottle.Options{
 		Node: o.NodeName, Cluster: p.cluster,
 		Client: mgr.GetClient(), Recorder: recorder, References: environments,
-		Networks: p.calls.Networks(engine), Bundles: p.calls.Bundles(engine), Machines: p.calls.Machines(p.machines), Facts: facts,
+		Runtimes: &bundleruntime.Runtimes{Choices: p.runtimes.set.Choices, Places: p.runtimes.places},
+		Networks: p.calls.Networks(networks), Bundles: p.calls.Bundles(bundles), Machines: p.calls.Machines(p.machines), Facts: facts,
 		Walls: p.walls, Enforcement: p.enforcer, Surroundings: p.surroundings,
 		RequireProof: o.RequireProof, RequireSmolvmPolicy: o.RequireSmolvmPolicy,
 		State: p.dir, Images: images, Exchanges: exchanges, Broker: served.broker, UpstreamCA: upstreamCA, Sessions: sessions, Pool: pool,
@@ -267,7 +279,7 @@ func (o *AgentOptions) compose(mgr ctrl.Manager, p parts) error {
 	if err := o.addImages(mgr, images, &imageuse.Users{Bottles: mgr.GetClient(), State: p.dir, Machines: r.Machines}); err != nil {
 		return err
 	}
-	if err := errors.Join(mgr.Add(environments), mgr.Add(loadBundleImage(engine, bundleProgram))); err != nil {
+	if err := errors.Join(mgr.Add(environments), mgr.Add(load), mgr.Add(manager.RunnableFunc(p.runtimes.follow))); err != nil {
 		return err
 	}
 	if err := o.addNode(mgr, facts, p.namespace, p.limits.SetExternal); err != nil {
@@ -301,19 +313,6 @@ func (o *AgentOptions) openState(ctx context.Context) (*state.Dir, error) {
 	}
 }
 
-// docker returns a client for the node's Docker Engine. It does not contact
-// dockerd, because a dockerd that hangs must not delay the agent's other work.
-func (o *AgentOptions) docker(bundleProgram string) (*docker.Engine, error) {
-	engine, err := docker.New(docker.Options{Host: o.DockerHost})
-	if err != nil {
-		return nil, fmt.Errorf("--docker-host: %w", err)
-	}
-	if err := engine.UseBundleImage(bundleProgram); err != nil {
-		return nil, fmt.Errorf("--bundle-program: %w", err)
-	}
-	return engine, nil
-}
-
 // keepSmolvm makes the agent keep the version of smolvm that is current now: a link such
 // as /opt/smolvm/current may lead to another one while the agent uses its files.
 func (o *AgentOptions) keepSmolvm() {
@@ -323,9 +322,9 @@ func (o *AgentOptions) keepSmolvm() {
 	}
 }
 
-func (o *AgentOptions) smolvm(dir *state.Dir) *smolvm.Driver {
+func (o *AgentOptions) smolvm(dir *state.Dir, r *runtimes) *smolvm.Driver {
 	return smolvm.New(smolvm.Options{
 		Dir: o.SmolvmDir, Home: dir.SmolvmHome(), Cgroups: o.CgroupParent,
-		StartTimeout: o.StartTimeout, MaxImageBytes: o.Images.MaxBytes, DiskReserve: o.Images.Reserve,
+		Parent: r.places.Parent, StartTimeout: o.StartTimeout, MaxImageBytes: o.Images.MaxBytes, DiskReserve: o.Images.Reserve,
 	})
 }

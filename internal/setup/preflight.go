@@ -18,7 +18,9 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 
 	"botbottle.dev/bottle-operator/internal/boottrial"
+	"botbottle.dev/bottle-operator/internal/bundleruntime"
 	"botbottle.dev/bottle-operator/internal/cgroup"
+	"botbottle.dev/bottle-operator/internal/criruntime"
 	"botbottle.dev/bottle-operator/internal/docker"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/nodefacts"
@@ -179,7 +181,19 @@ func (o *PreflightOptions) preflightFacts() (host.Facts, error) {
 	if err != nil {
 		return nil, err
 	}
-	return nodefacts.New(o.factOptions(engine, guestProgram)), nil
+	runtime, err := criruntime.New(criruntime.Options{Socket: o.Runtime.socket(), KubeletDir: o.Runtime.KubeletDir, Node: o.NodeName})
+	if err != nil {
+		return nil, fmt.Errorf("--cri-socket: %w", err)
+	}
+	node := o.nodeRuntime(runtime.Ping)
+	options := o.factOptions(engine, guestProgram)
+	options.PingRuntime = runtime.Ping
+	options.NeedsDocker = func(ctx context.Context) bool {
+		kind, err := node.Runtime(ctx)
+		return err == nil && kind == bundleruntime.Docker
+	}
+	options.NeedsRuntime = func(ctx context.Context) bool { return !options.NeedsDocker(ctx) }
+	return nodefacts.New(options), nil
 }
 
 // relevant returns the facts that count. In a container that runs before those that

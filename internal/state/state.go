@@ -203,6 +203,9 @@ const (
 	rulesFile    = "egress.json"
 )
 
+// UID is the UID of the Bottle.
+func (f Folder) UID() string { return f.uid }
+
 // Path is the path of the folder.
 func (f Folder) Path() string { return f.path }
 

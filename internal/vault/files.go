@@ -102,9 +102,15 @@ func readAt(dir int, name string) ([]byte, error) {
 	return data, err
 }
 
-// replaceAt replaces the file, which only the reader may read, unless it has this content.
-// Until it is complete, the new file belongs to root.
-func replaceAt(dir int, name string, data []byte, reader int) error {
+// access says to whom a file belongs, and who may read it.
+type access struct {
+	owner int // the number of a user and of a group
+	mode  fs.FileMode
+}
+
+// replaceAt replaces the file, unless it has this content. Until it is complete, the new
+// file belongs to root.
+func replaceAt(dir int, name string, data []byte, to access) error {
 	if have, err := readAt(dir, name); err == nil && bytes.Equal(have, data) {
 		return nil
 	}
@@ -119,7 +125,7 @@ func replaceAt(dir int, name string, data []byte, reader int) error {
 	f := os.NewFile(uintptr(fd), name)
 	_, err = f.Write(data)
 	if err == nil {
-		err = errors.Join(f.Chown(reader, reader), f.Chmod(0o400))
+		err = errors.Join(f.Chown(to.owner, to.owner), f.Chmod(to.mode))
 	}
 	if err = errors.Join(err, f.Close()); err == nil {
 		err = unix.Renameat(dir, temp, dir, name)

@@ -20,9 +20,11 @@ type Pods struct {
 	// Dir returns the folder of a Bottle, whether it exists or not. It returns ErrNotFound
 	// when the Bottle has no Pod. It must not wait.
 	Dir func(uid string) (string, error)
-	// Reader is the number of the user and of the group that bundles run as.
-	Reader int
 }
+
+// forPod lets every user of the Pod's only container read a file, because a cluster may
+// choose its user. On the node, only root can enter the folders of Pods.
+var forPod = access{owner: 0, mode: 0o444}
 
 var _ host.Vault = Pods{}
 
@@ -50,7 +52,7 @@ func (p Pods) WriteFile(_ context.Context, uid, name string, data []byte) error 
 	if len(data) > MaxFile {
 		return fmt.Errorf("vault of %s: %s has more than the limit of %d bytes: %w", uid, name, MaxFile, host.ErrInvalid)
 	}
-	return p.within(uid, name, func(dir int) error { return replaceAt(dir, name, data, p.Reader) })
+	return p.within(uid, name, func(dir int) error { return replaceAt(dir, name, data, forPod) })
 }
 
 // RemoveFile implements host.Vault.

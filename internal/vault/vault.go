@@ -111,7 +111,7 @@ func (v *Vault) WriteFile(_ context.Context, uid, name string, data []byte) erro
 	if len(data) > MaxFile {
 		return fmt.Errorf("vault of %s: %s has more than the limit of %d bytes: %w", uid, name, MaxFile, host.ErrInvalid)
 	}
-	return v.within(uid, name, func(dir int) error { return replaceAt(dir, name, data, v.options.Reader) })
+	return v.within(uid, name, func(dir int) error { return replaceAt(dir, name, data, access{v.options.Reader, 0o400}) })
 }
 
 // RemoveFile implements host.Vault.

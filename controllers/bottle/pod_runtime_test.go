@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bottle
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"k8s.io/utils/ptr"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/desired"
+	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/host/hosttest"
+	"botbottle.dev/bottle-operator/internal/subnet"
+)
+
+// runningInPod returns a world whose demo Bottle runs, with its bundle in a Pod.
+func runningInPod(t *testing.T) *world {
+	t.Helper()
+	b := demo().Obj()
+	w := newPodWorld(t, b)
+	w.startPod(1, desired.BundleDigest(b))
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
+	return w
+}
+
+func TestABottleInAPod(t *testing.T) {
+	b := demo().Obj()
+	w := newPodWorld(t, b)
+	w.around.reserved = []subnet.Reserved{{Network: firstChoice, By: "the cluster"}}
+	w.startPod(1, desired.BundleDigest(b))
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
+	st := w.bottle(demoKey).Status
+	if got := ptr.Deref(st.Bundle.Runtime, ""); got != v1alpha1.BundleRuntimePod {
+		t.Errorf("runtime: got %q, want Pod", got)
+	}
+	if st.Network.Subnet != firstChoice.String() {
+		t.Errorf("subnet: got %s, want the first choice %s, because it exists only in the Pod", st.Network.Subnet, firstChoice)
+	}
+	w.pods.node = "" // a later agent prefers docker
+	w.restartAgent()
+	w.settle(demoKey)
+	if got := ptr.Deref(w.bottle(demoKey).Status.Bundle.Runtime, ""); got != v1alpha1.BundleRuntimePod {
+		t.Errorf("runtime after another choice for new Bottles: got %q, want Pod", got)
+	}
+}
+
+func TestABottleWaitsForItsPod(t *testing.T) {
+	w := newPodWorld(t, demo().Obj())
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionNetworkReady, "False/PodStarting")
+	if got, want := w.message(demoKey, v1alpha1.ConditionNetworkReady), "kubectl describe pod -l botbottle.dev/uid="+testUID+" -n default"; !strings.Contains(got, want) {
+		t.Errorf("message: got %q, want it to name %q", got, want)
+	}
+	w.failRuntime(host.ErrUnavailable)
+	_, _ = w.pass(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionNetworkReady, "False/ContainerRuntimeUnavailable")
+}
+
+// TestANodeWithoutAnAnswerChoosesNothing checks that a Bottle does not get a runtime by
+// accident.
+func TestANodeWithoutAnAnswerChoosesNothing(t *testing.T) {
+	b := demo().Obj()
+	w := newPodWorld(t, b)
+	w.failRuntime(host.ErrUnavailable)
+	for range 2 { // the first pass adds the finalizer
+		_, _ = w.pass(demoKey)
+	}
+	w.wantCond(demoKey, v1alpha1.ConditionNetworkReady, "False/ContainerRuntimeUnavailable")
+	w.failRuntime(nil)
+	w.startPod(1, desired.BundleDigest(b))
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
+}
+
+// TestAReplacedSandbox checks that a machine survives the loss of its Pod's network, and
+// that one Event says so.
+func TestAReplacedSandbox(t *testing.T) {
+	w := runningInPod(t)
+	pid := *w.bottle(demoKey).Status.Machine.PID
+	w.events()
+	w.loseNetwork()
+	w.startPod(2, desired.BundleDigest(demo().Obj()))
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
+	w.wantEvent("SandboxReplaced")
+	if now := *w.bottle(demoKey).Status.Machine.PID; now != pid {
+		t.Errorf("got another VMM (%d), want the same as before (%d)", now, pid)
+	}
+	w.restartAgent()
+	w.settle(demoKey)
+	for _, e := range w.events() {
+		if strings.Contains(e, "SandboxReplaced") {
+			t.Errorf("another agent: got %q again, want it once", e)
+		}
+	}
+}
+
+// TestAChangedBundleWaitsForARestart checks that a machine keeps the bundle that its Pod
+// was made for, and that the machine is down before the manager is told.
+func TestAChangedBundleWaitsForARestart(t *testing.T) {
+	w := runningInPod(t)
+	w.update(demoKey, func(b *v1alpha1.Bottle) {
+		b.Generation++
+		b.Spec.Bundle = &v1alpha1.Bundle{Ports: []int32{8888, 9418}}
+	})
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionPendingRestart, "True/SpecChanged")
+	if got := w.message(demoKey, v1alpha1.ConditionPendingRestart); !strings.Contains(got, "spec.bundle") || !strings.Contains(got, "restartedAt") {
+		t.Errorf("message: got %q, want spec.bundle, by a restart", got)
+	}
+	if got := w.enforcer.Walls()[0].Ports; !slices.Equal(got, []int32{8888}) {
+		t.Errorf("the wall's ports: got %v, want those of the present bundle", got)
+	}
+	w.annotate(v1alpha1.AnnotationRestartedAt, "now")
+	w.settle(demoKey)
+	w.wantNoVMM()
+	w.wantCond(demoKey, v1alpha1.ConditionBundleReady, "False/PodOutdated")
+	if got := ptr.Deref(w.bottle(demoKey).Status.Bundle.Runtime, ""); got != v1alpha1.BundleRuntimePod {
+		t.Errorf("runtime: got %q, want Pod, without which the manager replaces nothing", got)
+	}
+	w.loseNetwork()
+	w.bundles.AddImage(hosttest.BuiltInImage, 8888, 9418)
+	w.startPod(2, desired.BundleDigest(w.bottle(demoKey)))
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
+	w.wantCond(demoKey, v1alpha1.ConditionPendingRestart, "")
+	if got := w.enforcer.Walls()[0].Ports; !slices.Equal(got, []int32{8888, 9418}) {
+		t.Errorf("the wall's ports: got %v, want those of the new bundle", got)
+	}
+}
+
+// TestAStoppedBottleInAPod checks that its bundle loses its rules, although it runs.
+func TestAStoppedBottleInAPod(t *testing.T) {
+	b := demo().Allow("example.com").Obj()
+	w := newPodWorld(t, b)
+	w.startPod(1, desired.BundleDigest(b))
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
+	if len(w.rulesInForce()) == 0 {
+		t.Fatal("running: got no rules, want some")
+	}
+	w.update(demoKey, func(b *v1alpha1.Bottle) { b.Generation++; b.Spec.DesiredState = v1alpha1.DesiredStateStopped })
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Stopped")
+	if got := w.rulesInForce(); len(got) > 0 {
+		t.Errorf("stopped: got the rules %v, want none", got)
+	}
+}
+
+// TestAPodThatIsGone checks that a teardown needs no Pod, but waits for a container runtime
+// that does not answer.
+func TestAPodThatIsGone(t *testing.T) {
+	w := runningInPod(t)
+	w.failRuntime(host.ErrUnavailable)
+	w.faults.Fail("DeleteBundle", hosttest.Before, 1, host.ErrUnavailable)
+	if err := w.api.Delete(t.Context(), w.bottle(demoKey)); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		_, _ = w.pass(demoKey)
+	}
+	w.wantNoVMM()
+	w.wantCond(demoKey, v1alpha1.ConditionReady, "False/Terminating")
+	w.failRuntime(nil)
+	w.endPod()
+	w.settle(demoKey)
+	w.wantEmpty()
+}

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bundleruntime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+// Set says which runtimes a node has and which of them its Bottles use. It is what all
+// routers share.
+type Set struct {
+	Choices *Choices
+	Node    *Node
+}
+
+// Active reports whether new Bottles get this runtime, or a Bottle of the node has it. The
+// other runtime is never asked anything: the node may have none.
+func (s *Set) Active(kind Kind) bool {
+	known := s.Node.Known()
+	if known == "" && exists(s.Node.KubeletDir) {
+		known = Pod // as far as anybody can tell
+	}
+	if known == "" {
+		known = Docker
+	}
+	return known == kind || s.Choices.Uses(kind)
+}
+
+// adapters are the two adapters of one port.
+type adapters[T any] struct {
+	set         *Set
+	docker, pod T
+}
+
+func (a *adapters[T]) get(kind Kind) T {
+	if kind == Pod {
+		return a.pod
+	}
+	return a.docker
+}
+
+// of returns the adapter of the owner's runtime. It returns ErrNotFound if none was
+// chosen: then the owner has nothing in either.
+func (a *adapters[T]) of(owner host.Owner) (T, error) {
+	var none T
+	kind, err := a.set.Choices.Of(owner.UID)
+	switch {
+	case err != nil:
+		return none, err
+	case kind == "":
+		return none, fmt.Errorf("bundle of %s: no runtime was chosen: %w", owner.ID(), host.ErrNotFound)
+	}
+	return a.get(kind), nil
+}
+
+// active returns the adapters of all runtimes that are in use, docker first.
+func (a *adapters[T]) active() []T {
+	var out []T
+	for _, kind := range []Kind{Docker, Pod} {
+		if a.set.Active(kind) {
+			out = append(out, a.get(kind))
+		}
+	}
+	return out
+}
+
+// remove calls do with the adapter of the owner's runtime, or, if none is known, with each
+// that is in use: what an agent left that lost its state directory may be in any.
+func (a *adapters[T]) remove(owner host.Owner, do func(T) error) error {
+	one, err := a.of(owner)
+	switch {
+	case err == nil:
+		return do(one)
+	case !errors.Is(err, host.ErrNotFound):
+		return err
+	}
+	var errs []error
+	for _, each := range a.active() {
+		errs = append(errs, do(each))
+	}
+	return errors.Join(errs...)
+}
+
+// call calls do with the adapter of the owner's runtime.
+func call[T, R any](a *adapters[T], owner host.Owner, do func(T) (R, error)) (R, error) {
+	one, err := a.of(owner)
+	if err != nil {
+		var none R
+		return none, err
+	}
+	return do(one)
+}
+
+// inspect is like call, but looks in each runtime in use if none was chosen.
+func inspect[T, R any](a *adapters[T], owner host.Owner, do func(T) (R, error)) (R, error) {
+	out, err := call(a, owner, do)
+	if !errors.Is(err, host.ErrNotFound) {
+		return out, err
+	}
+	if kind, kindErr := a.set.Choices.Of(owner.UID); kindErr != nil || kind != "" {
+		return out, err
+	}
+	for _, each := range a.active() {
+		if out, err = do(each); !errors.Is(err, host.ErrNotFound) {
+			return out, err
+		}
+	}
+	return out, err
+}
+
+// list joins what each runtime in use lists. An error of one is an error of all: a list
+// that lacks something would let it be taken for gone.
+func list[T, R any](a *adapters[T], do func(T) ([]R, error)) ([]R, error) {
+	var out []R
+	for _, each := range a.active() {
+		some, err := do(each)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, some...)
+	}
+	return out, nil
+}
+
+// watchBoth runs a watch of each runtime until ctx ends. A watch that ends is started
+// again after a pause, without disturbing the other. A runtime that is not in use is
+// not watched.
+func watchBoth[T any](ctx context.Context, a *adapters[T], lost func(Kind, error), watch func(context.Context, T) error) error {
+	done := make(chan struct{}, 2)
+	for _, kind := range []Kind{Docker, Pod} {
+		go func() {
+			defer func() { done <- struct{}{} }()
+			for ctx.Err() == nil {
+				if a.set.Active(kind) {
+					if err := watch(ctx, a.get(kind)); ctx.Err() == nil {
+						lost(kind, err)
+					}
+				}
+				rest(ctx)
+			}
+		}()
+	}
+	<-done
+	<-done
+	return ctx.Err()
+}

@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package bundleruntime lets the Bottles of one node have their bundles in two runtimes:
+// containers of the node's Docker Engine, or containers of the Bottles' own Pods. It chooses
+// the runtime of each Bottle, remembers the choice in the Bottle's folder, and sends each
+// call of a port in internal/host to the adapter of the owner's runtime.
+//
+// It also knows where a Bottle's Pod is on the node, from the state directory alone if
+// need be, so that the guard works while the container runtime does not answer.
+//
+// The package makes nothing itself, but copies of the rules in the volume of a Pod. What
+// is made, and how, is up to the adapters.
+package bundleruntime

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bundleruntime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+// Auto as a value of the agent's flag means that the node decides.
+const Auto Kind = "auto"
+
+// Node finds out which runtime new Bottles of a node get.
+type Node struct {
+	// Wanted is Auto, or the answer.
+	Wanted Kind
+	// KubeletDir is the kubelet's folder, Socket the address of the node's container
+	// runtime, and DockerHost that of its Docker Engine.
+	KubeletDir, Socket, DockerHost string
+	// Ping asks the container runtime whether it serves a kubelet: ErrUnsupported if it
+	// does not, ErrUnavailable if it does not answer.
+	Ping func(ctx context.Context) error
+
+	mu    sync.Mutex
+	found Kind
+}
+
+// Known returns the runtime of new Bottles; "" if it was not found out yet.
+func (n *Node) Known() Kind {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.Wanted != Auto {
+		return n.Wanted
+	}
+	return n.found
+}
+
+// Runtime returns the runtime of new Bottles. It returns ErrUnavailable while that cannot
+// be found out: a node with a kubelet whose container runtime does not answer must not get
+// Bottles that wait for a Docker Engine. Once found, the answer stays.
+func (n *Node) Runtime(ctx context.Context) (Kind, error) {
+	if kind := n.Known(); kind != "" {
+		return kind, nil
+	}
+	kind := Docker
+	if exists(n.KubeletDir) {
+		if !socketExists(n.Socket) && socketExists(n.DockerHost) {
+			return Docker, nil // the container runtime may still come
+		}
+		switch err := n.Ping(ctx); {
+		case err == nil:
+			kind = Pod
+		case errors.Is(err, host.ErrUnsupported): // the containerd of a Docker Engine
+		default:
+			return "", fmt.Errorf("%s exists, so a kubelet runs here, but its container runtime at %s does not answer: start it, or set the agent's --cri-socket, or --bundle-runtime (%w)", n.KubeletDir, n.Socket, err)
+		}
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.found = kind
+	return kind, nil
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// socketExists reports whether the socket of an address exists, as far as a file shows it.
+func socketExists(address string) bool {
+	path, isFile := strings.CutPrefix(address, "unix://")
+	return !isFile || exists(path)
+}
+
+// FirstSocket returns the first of these addresses whose socket exists, or else the last.
+func FirstSocket(addresses []string) string {
+	for _, a := range addresses {
+		if socketExists(a) {
+			return a
+		}
+	}
+	return addresses[len(addresses)-1]
+}

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bundleruntime
+
+import (
+	"fmt"
+
+	"botbottle.dev/bottle-operator/internal/host"
+)
+
+// Runtimes is what the passes over Bottles know about their runtimes.
+type Runtimes struct {
+	*Choices
+	Places *Places
+}
+
+// Forget drops what is known about a Bottle that has left the node.
+func (r *Runtimes) Forget(uid string) {
+	r.Choices.Forget(uid)
+	r.Places.Forget(uid)
+}
+
+// BundleOf is Places.BundleOf.
+func (r *Runtimes) BundleOf(uid string) string { return r.Places.BundleOf(uid) }
+
+// TakeReplaced is Places.TakeReplaced. It is false for a Bottle without a Pod.
+func (r *Runtimes) TakeReplaced(uid string) (bool, error) {
+	if kind, err := r.Of(uid); err != nil || kind != Pod {
+		return false, err
+	}
+	return r.Places.TakeReplaced(uid)
+}
+
+// ReplacedMessage is the message of the Event v1alpha1.ReasonSandboxReplaced.
+const ReplacedMessage = "the network namespace of the Bottle's Pod was lost, and the kubelet made another one; " +
+	"the machine had no network meanwhile, and gets a new link behind a new wall"
+
+// Logs says how a user reads the log of the bundle's container.
+func (k Kind) Logs(owner host.Owner) string {
+	if k == Pod {
+		return fmt.Sprintf("kubectl logs -l botbottle.dev/uid=%s -n %s", owner.UID, owner.Namespace)
+	}
+	return fmt.Sprintf("docker logs %s on the node", owner.ID())
+}
+
+// Describe says how a user finds out why the bundle's container does not run.
+func (k Kind) Describe(owner host.Owner) string {
+	if k == Pod {
+		return fmt.Sprintf("kubectl describe pod -l botbottle.dev/uid=%s -n %s", owner.UID, owner.Namespace)
+	}
+	return k.Logs(owner)
+}

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package setup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/spf13/pflag"
+	ctrl "sigs.k8s.io/controller-runtime"
+
+	"botbottle.dev/bottle-operator/internal/bundleruntime"
+	"botbottle.dev/bottle-operator/internal/criruntime"
+	"botbottle.dev/bottle-operator/internal/docker"
+	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/netns"
+	"botbottle.dev/bottle-operator/internal/state"
+	"botbottle.dev/bottle-operator/internal/wall"
+)
+
+// criSockets are where container runtimes listen for the kubelet: containerd of k3s and RKE2,
+// CRI-O, and containerd. The last one comes last because a Docker Engine beside the others
+// has it, too.
+var criSockets = []string{
+	"unix:///run/k3s/containerd/containerd.sock",
+	"unix:///run/crio/crio.sock",
+	"unix:///run/containerd/containerd.sock",
+}
+
+// RuntimeOptions say what runs the bundles of a node.
+type RuntimeOptions struct {
+	Kind       string
+	CRISocket  string
+	KubeletDir string
+}
+
+// Bind adds the flags.
+func (o *RuntimeOptions) Bind(fs *pflag.FlagSet) {
+	fs.StringVar(&o.Kind, "bundle-runtime", string(bundleruntime.Auto), "what runs the bundles of new Bottles: pod (the kubelet, in the Bottles' own Pods), docker (the node's Docker Engine), or auto (pod where a kubelet runs, else docker); a Bottle keeps the one that it has")
+	fs.StringVar(&o.CRISocket, "cri-socket", "", "address of the container runtime that the kubelet uses; if empty, the first of these that exists: "+strings.Join(criSockets, ", "))
+	fs.StringVar(&o.KubeletDir, "kubelet-dir", "/var/lib/kubelet", "the kubelet's directory (its --root-dir), which holds the volumes of Pods")
+}
+
+// Validate returns an error that names every invalid flag.
+func (o *RuntimeOptions) Validate() error {
+	var errs []error
+	switch bundleruntime.Kind(o.Kind) {
+	case bundleruntime.Auto, bundleruntime.Pod, bundleruntime.Docker:
+	default:
+		errs = append(errs, fmt.Errorf("--bundle-runtime %q: want auto, pod or docker", o.Kind))
+	}
+	if path, unix := strings.CutPrefix(o.CRISocket, "unix://"); o.CRISocket != "" && (!unix || !filepath.IsAbs(path)) {
+		errs = append(errs, fmt.Errorf("--cri-socket %q: want an address such as %s, or empty", o.CRISocket, criSockets[len(criSockets)-1]))
+	}
+	if !filepath.IsAbs(o.KubeletDir) {
+		errs = append(errs, fmt.Errorf("--kubelet-dir %q: want an absolute path", o.KubeletDir))
+	}
+	return errors.Join(errs...)
+}
+
+func (o *RuntimeOptions) socket() string {
+	if o.CRISocket != "" {
+		return o.CRISocket
+	}
+	return bundleruntime.FirstSocket(criSockets)
+}
+
+// runtimes are both runtimes of bundles, and what chooses between them. Neither is
+// contacted before a Bottle needs it.
+type runtimes struct {
+	set    *bundleruntime.Set
+	places *bundleruntime.Places
+	cri    atomic.Pointer[criruntime.Runtime]
+}
+
+// openRuntimes returns the runtimes of this node. It contacts neither.
+func (o *AgentOptions) openRuntimes(dir *state.Dir) (*runtimes, error) {
+	r := &runtimes{}
+	cluster, err := dir.Cluster()
+	if err == nil {
+		err = r.connect(o, cluster)
+	}
+	if err != nil {
+		return nil, err
+	}
+	node := o.nodeRuntime(func(ctx context.Context) error { return r.cri.Load().Ping(ctx) })
+	choices, err := bundleruntime.NewChoices(dir, node.Runtime)
+	if err != nil {
+		return nil, err
+	}
+	r.set = &bundleruntime.Set{Choices: choices, Node: node}
+	r.places = bundleruntime.NewPlaces(bundleruntime.PlacesOptions{
+		State: dir, Choices: choices, Locate: r.locate, Identify: netns.Identify,
+		Folders: func(ctx context.Context, owner host.Owner) (rules, secrets string, err error) {
+			return r.cri.Load().Bundles().Folders(ctx, owner)
+		},
+	})
+	return r, nil
+}
+
+// nodeRuntime returns what finds out which runtime new Bottles get.
+func (o *AgentOptions) nodeRuntime(ping func(context.Context) error) *bundleruntime.Node {
+	return &bundleruntime.Node{
+		Wanted: bundleruntime.Kind(o.Runtime.Kind), KubeletDir: o.Runtime.KubeletDir, Socket: o.Runtime.socket(),
+		DockerHost: o.DockerHost, Ping: ping,
+	}
+}
+
+// connect makes the client of the container runtime. The cluster is what the owners that
+// it lists belong to; it is not known before the agent's first start has reached the API
+// server.
+func (r *runtimes) connect(o *AgentOptions, cluster string) error {
+	c, err := criruntime.New(criruntime.Options{Socket: o.Runtime.socket(), KubeletDir: o.Runtime.KubeletDir, Cluster: cluster, Node: o.NodeName})
+	if err != nil {
+		return fmt.Errorf("--cri-socket: %w", err)
+	}
+	r.cri.Store(c)
+	return nil
+}
+
+func (r *runtimes) locate(ctx context.Context, owner host.Owner) (bundleruntime.Place, error) {
+	p, err := r.cri.Load().Pod(ctx, owner)
+	if err != nil {
+		return bundleruntime.Place{}, err
+	}
+	return bundleruntime.PlaceOf(p), nil
+}
+
+// follow follows the events of the container runtime, from when a Bottle needs it.
+func (r *runtimes) follow(ctx context.Context) error {
+	for !r.set.Active(bundleruntime.Pod) {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(time.Second):
+		}
+	}
+	return r.cri.Load().Run(ctx)
+}
+
+// walls returns the walls of both runtimes.
+func (r *runtimes) walls() *bundleruntime.Walls {
+	return bundleruntime.NewWalls(r.set, wall.New(wall.Options{}), wall.NewPods(wall.PodOptions{Namespace: r.places.NetNS}), func(kind bundleruntime.Kind, err error) {
+		ctrl.Log.Error(err, "Walls cannot be watched, so they are checked only at each interval", "runtime", kind)
+	})
+}
+
+// networks returns the networks of both runtimes.
+func (r *runtimes) networks(engine *docker.Engine) *bundleruntime.Networks {
+	return bundleruntime.NewNetworks(r.set, engine, r.cri.Load().Networks(), r.places)
+}
+
+// bundles returns the bundles of both runtimes.
+func (r *runtimes) bundles(engine *docker.Engine) *bundleruntime.Bundles {
+	return bundleruntime.NewBundles(r.set, engine, r.cri.Load().Bundles(), func(kind bundleruntime.Kind, err error) {
+		ctrl.Log.Error(err, "The watch of the bundles ended and is restarted", "runtime", kind)
+	})
+}
