@@ -121,6 +121,7 @@ func TestMachinesInPods(t *testing.T) {
 	_, d := newNode(t, "1.32.2")
 	makeFolder(t, d, victim, 0)
 	pods := []string{cgroups.Pod(t), cgroups.Pod(t)}
+	slices.Sort(pods) // the order in which they are found
 	var vmms []process
 	for _, pod := range pods { // a machine in two Pods: the agent ended before it removed the first
 		d.groups.open = nil
