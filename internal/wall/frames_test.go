@@ -155,7 +155,12 @@ type capture struct {
 // first returns the text that arrives first, or nil if none arrives soon.
 func (c *capture) first(t testing.TB, texts ...[]byte) []byte {
 	t.Helper()
-	deadline := time.Now().Add(soon)
+	return c.firstWithin(t, soon, texts...)
+}
+
+func (c *capture) firstWithin(t testing.TB, limit time.Duration, texts ...[]byte) []byte {
+	t.Helper()
+	deadline := time.Now().Add(limit)
 	b := make([]byte, 4096)
 	for {
 		left := time.Until(deadline)

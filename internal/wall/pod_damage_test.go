@@ -23,6 +23,7 @@ var podOnlyDamages = []damage{
 	{name: "a rule before the second chain's", how: []string{"nft insert rule inet bottle-pod prerouting accept"}, found: []string{"closed: table inet bottle-pod has other rules than it should"}, kept: true},
 	{name: "the second chain with another policy", how: []string{"nft chain inet bottle-pod prerouting { policy drop; }"}, found: []string{"closed: table inet bottle-pod has lost a chain"}, kept: true},
 	{name: "chain for answers flushed", how: []string{"nft flush chain inet bottle-pod output"}, found: []string{"closed: table inet bottle-pod has other rules than it should"}, kept: true},
+	{name: "chain for forwarded packets flushed", how: []string{"nft flush chain inet bottle-pod forward"}, found: []string{"closed: table inet bottle-pod has other rules than it should"}, kept: true},
 	{name: "forwarding on at the bridge", how: []string{"sysctl -qw net/ipv4/conf/BRIDGE/forwarding=1"}, found: []string{"open: bridge BRIDGE forwards packets"}, kept: true},
 	{name: "forwarding on everywhere", how: []string{"sysctl -qw net/ipv4/ip_forward=0", "sysctl -qw net/ipv4/ip_forward=1"}, found: []string{"open: bridge BRIDGE forwards packets"}, kept: true},
 	{name: "another link in the bridge", how: []string{"ip link add other type veth peer name another", "ip link set other master BRIDGE"}, found: []string{`closed: link "other" is in bridge BRIDGE`}, kept: true},

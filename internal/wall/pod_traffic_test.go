@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -136,16 +137,57 @@ func TestMachineReachesOnlyItsBundleInAPod(t *testing.T) {
 		t.Errorf("answered: got %v, want none", got)
 	}
 	greet(t, wall, spec)
-	// Without the filter, the Pod answers; and it forwards once that is on, too.
+	// Without the filter, the Pod answers; and it forwards once that is on and its table is
+	// gone.
 	runIn(t, pod.path, "nft", "delete", "table", "netdev", tableName(spec.Owner))
+	run(t, "ip", "route", "add", spec.MachineIP.String(), "via", pod.ip.String())
+	forward := func(on string) { runIn(t, pod.path, "sh", "-c", "echo "+on+" > "+forwarding(spec.Owner.Bridge())) }
+	forward("1")
+	if got := try(500 * time.Millisecond); slices.Contains(got, "the node") {
+		t.Errorf("answered without the filter: got %v, want not the node: the table has a chain for it", got)
+	}
+	forward("0")
 	runIn(t, pod.path, "nft", "delete", "table", "inet", podTableName)
 	if got := try(soon); len(got) != 3 {
 		t.Errorf("answered without the filter: got %v, want everything but the node: the test proves nothing, or forwarding is on", got)
 	}
-	run(t, "ip", "route", "add", spec.MachineIP.String(), "via", pod.ip.String())
-	runIn(t, pod.path, "sh", "-c", "echo 1 > "+forwarding(spec.Owner.Bridge()))
+	forward("1")
 	if got := try(soon); len(got) != 4 {
 		t.Errorf("answered without the filter and with forwarding: got %v, want all: the test proves nothing", got)
+	}
+}
+
+// TestNobodyReachesTheMachineThroughItsPod: a Pod forwards what it gets from others.
+func TestNobodyReachesTheMachineThroughItsPod(t *testing.T) {
+	w := newPodWorld(t)
+	spec, pod, wall := w.standing(t, 75)
+	greet(t, wall, spec) // so that the Pod knows the machine's MAC address
+	at := &capture{where: "the machine"}
+	must(t, in(t, wallNS(t, wall), func() (err error) {
+		at.fd, err = packetSocket(innerName)
+		return err
+	}))
+	t.Cleanup(func() { unix.Close(at.fd) })
+	run(t, "ip", "route", "add", spec.MachineIP.String(), "via", pod.ip.String())
+	c, err := net.Dial("udp4", addrPort(spec.MachineIP, 53).String())
+	must(t, err)
+	t.Cleanup(func() { c.Close() })
+	reaches := func(text string, limit time.Duration) bool {
+		for deadline := time.Now().Add(limit); time.Now().Before(deadline); {
+			_, err := c.Write([]byte(text))
+			must(t, err)
+			if received := at.firstWithin(t, 100*time.Millisecond, []byte(text)); received != nil {
+				return true
+			}
+		}
+		return false
+	}
+	if reaches("bottle-from-outside-1", 500*time.Millisecond) {
+		t.Error("a packet from the node reached the machine, want it dropped")
+	}
+	runIn(t, pod.path, "nft", "delete", "table", "inet", podTableName)
+	if !reaches("bottle-from-outside-2", soon) {
+		t.Error("without the table, no packet from the node reached the machine: the test proves nothing")
 	}
 }
 

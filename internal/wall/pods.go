@@ -109,41 +109,46 @@ func (p *PodWalls) InspectWalls(ctx context.Context, specs []host.WallSpec) ([]h
 	return p.walls.inspect(ctx, specs, first, p.read)
 }
 
-// DeleteWall implements host.Walls. It deletes the machine's side even if nobody knows
-// which network namespace the Pod has. The table that protects the bundle stays, because
-// the bundle may go on running; it disappears with the Pod.
+// DeleteWall implements host.Walls. It first deletes the machine's end of the link, which
+// deletes both, and so waits for nobody who knows the Pod. The table that protects the
+// bundle stays, because the bundle may go on running; it disappears with the Pod.
 func (p *PodWalls) DeleteWall(ctx context.Context, owner host.Owner) error {
 	if err := errors.Join(checkOwner(owner), ctx.Err()); err != nil {
 		return err
 	}
 	defer p.walls.locks.Lock(owner.UID8())()
-	entered := false
-	err := p.inPod(ctx, owner, func() error {
-		entered = true
-		f, err := podSide{p}.observeOne(ctx, host.WallSpec{Owner: owner})
-		if err == nil {
-			err = errors.Join(f.inside.err, f.pod.err)
-		}
-		if err != nil {
-			return err
-		}
-		return p.walls.tearDown(owner, f)
-	})
-	if !entered {
-		f, ownErr := p.observeOwn(ctx, owner)
-		if ownErr == nil {
-			ownErr = p.walls.tearDown(owner, f)
-		}
-		if errors.Is(err, host.ErrNotFound) || errors.Is(err, errNodesNetwork) {
-			err = nil // there is no other side
-		}
-		err = errors.Join(ownErr, err)
+	own, err := p.observeOwn(ctx, owner)
+	if err == nil && own.netNSOwnership(owner) == ours {
+		err = cutOff(own.path)
+	}
+	if err == nil {
+		err = p.tearDown(ctx, owner, own)
 	}
 	if err != nil {
 		return fmt.Errorf("wall %s: %w", owner.ID(), err)
 	}
 	p.walls.forget(owner)
 	return nil
+}
+
+// tearDown deletes what is left of a wall. own is the machine's side.
+func (p *PodWalls) tearDown(ctx context.Context, owner host.Owner, own facts) error {
+	entered := false
+	err := p.inPod(ctx, owner, func() error {
+		entered = true
+		f, err := podSide{p}.observeOne(ctx, host.WallSpec{Owner: owner})
+		if err = errors.Join(err, f.inside.err); err != nil {
+			return err
+		}
+		return p.walls.tearDown(owner, f)
+	})
+	switch {
+	case entered:
+		return err
+	case errors.Is(err, host.ErrNotFound), errors.Is(err, errNodesNetwork):
+		err = nil // there is no other side
+	}
+	return errors.Join(p.walls.tearDown(owner, own), err)
 }
 
 // observeOwn reads only the machine's side of a wall, as if nothing were at the other.

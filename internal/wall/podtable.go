@@ -36,6 +36,10 @@ const podTableName = "bottle-pod"
 // machine sends. Otherwise, a rule of the Pod's, such as a service mesh's, could redirect
 // them.
 //
+// Its chain forward drops what the Pod would forward from or to the bridge. The bridge does
+// not forward what it receives, but eth0 does: another Pod could send packets to the
+// machine.
+//
 // The table keeps no machine in: a wall without it is closed.
 func podTable(s host.WallSpec) hookTable {
 	named := func(key expr.MetaKey, op expr.CmpOp, name string) []expr.Any {
@@ -56,6 +60,10 @@ func podTable(s host.WallSpec) hookTable {
 	answers := rule{comment: markPrefix + "to the machine", exprs: append(named(expr.MetaKeyOIFNAME, expr.CmpOpEq, s.Owner.Bridge()), &expr.Counter{}, &expr.Notrack{})}
 	return hookTable{family: nftables.TableFamilyINet, name: podTableName, chains: []hookChain{
 		{"prerouting", nftables.ChainHookPrerouting, priority, drops},
+		{"forward", nftables.ChainHookForward, priority, []rule{
+			{drops: true, comment: markPrefix + "from the bridge", exprs: append(named(expr.MetaKeyIIFNAME, expr.CmpOpEq, s.Owner.Bridge()), verdict(expr.VerdictDrop)...)},
+			{drops: true, comment: markPrefix + "to the bridge", exprs: append(named(expr.MetaKeyOIFNAME, expr.CmpOpEq, s.Owner.Bridge()), verdict(expr.VerdictDrop)...)},
+		}},
 		{"output", nftables.ChainHookOutput, nftables.ChainPriorityRaw, []rule{answers}},
 	}}
 }
