@@ -130,7 +130,8 @@ const (
 	// kubelet rejected or evicted it, or because its node shut down. Nothing is
 	// reserved for the Bottle until a new Pod takes its place: at once the first time,
 	// and after growing pauses if that ends too. A machine that exists keeps running,
-	// and Scheduled stays True. The Event of this name says so each time.
+	// unless its bundle runs in the Pod: then it ended with the Pod, and starts again in
+	// the next one. Scheduled stays True. The Event of this name says so each time.
 	ReasonPlaceholderEnded = "PlaceholderEnded"
 	// ReasonNamespaceTerminating: the Bottle's namespace is being deleted, so no
 	// placeholder Pod can be created in it.
@@ -186,8 +187,9 @@ const (
 	// ReasonBundleConflict: a container with the Bottle's name exists and does not
 	// belong to the Bottle.
 	ReasonBundleConflict = "BundleConflict"
-	// ReasonBundleImageNotAllowed: spec.bundle.image matches none of the images
-	// that the agent allows (its flag --allowed-bundle-images).
+	// ReasonBundleImageNotAllowed (also of Scheduled): spec.bundle.image matches none of
+	// the images that the agent or, for a Pod, the manager allows (their flags
+	// --allowed-bundle-images).
 	ReasonBundleImageNotAllowed = "BundleImageNotAllowed"
 	// ReasonBundleImageMissing: the node's Docker Engine does not have the image.
 	ReasonBundleImageMissing = "BundleImageMissing"

@@ -140,18 +140,19 @@ type Machine struct {
 
 // Bundle configures the sidecar container that is the guest's only way out.
 type Bundle struct {
-	// image is the image of the container. It must match one of the patterns in
-	// the agent's flag --allowed-bundle-images, and the node's Docker Engine must
-	// already have it. If absent, the built-in egress proxy runs.
+	// image is the image of the container. It must match one of the patterns in the
+	// flag --allowed-bundle-images of the manager and the agent. On a node whose bundles
+	// run in Pods, the kubelet pulls it, with spec.imagePullSecrets; otherwise, the node's
+	// Docker Engine must already have it. If absent, the built-in egress proxy runs.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=512
 	// +kubebuilder:validation:XValidation:rule="self.matches('^[A-Za-z0-9][A-Za-z0-9._:/@-]*$')",message="image must be an OCI reference such as ghcr.io/org/bundle:1.2"
 	Image *string `json:"image,omitempty"`
 
-	// env lists the environment variables of the container. Whoever may use the
-	// node's Docker Engine (root and the group docker) can read their values,
-	// those from Secrets too, with "docker inspect".
+	// env lists the environment variables of the container. Root on the node can read
+	// their values, those from Secrets too. So can whoever may use its Docker Engine (the
+	// group docker), if that runs the bundle.
 	// +optional
 	// +listType=map
 	// +listMapKey=name

@@ -3,6 +3,7 @@
 package placement_test
 
 import (
+	"cmp"
 	"encoding/json"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -38,24 +39,55 @@ func (w *world) takeOver(name string) {
 // this reason. EgressEnforced is True if the reason is "Proven", else Unknown.
 func (w *world) report(name, reason string) {
 	w.Helper()
+	w.apply(name, reported(name, reason))
+}
+
+func reported(name, reason string) v1alpha1.BottleStatus {
 	proven := metav1.ConditionUnknown
 	if reason == "Proven" {
 		proven = metav1.ConditionTrue
 	}
-	now := metav1.Now()
-	status := v1alpha1.BottleStatus{
+	return v1alpha1.BottleStatus{
 		Network: &v1alpha1.NetworkStatus{Subnet: "192.168.44.0/24", Gateway: "192.168.44.1", BundleIP: "192.168.44.2"},
 		Machine: &v1alpha1.MachineStatus{Name: "bottle-" + name},
 		Egress: &v1alpha1.EgressStatus{
 			RecentDenials: []string{"denied.test:443"},
-			Leak:          &v1alpha1.EgressLeak{Time: now, Path: "tcp to the node", Asked: "generation 1"},
+			Leak:          &v1alpha1.EgressLeak{Time: metav1.Now(), Path: "tcp to the node", Asked: "generation 1"},
 		},
 		Conditions: []metav1.Condition{
-			{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: reason, Message: "set by a test", LastTransitionTime: now},
-			{Type: v1alpha1.ConditionEgressEnforced, Status: proven, Reason: reason, Message: "set by a test", LastTransitionTime: now},
-			{Type: v1alpha1.ConditionMachineReady, Status: metav1.ConditionTrue, Reason: "MachineRunning", Message: "set by a test", LastTransitionTime: now},
+			asserted(v1alpha1.ConditionReady, metav1.ConditionFalse, reason),
+			asserted(v1alpha1.ConditionEgressEnforced, proven, reason),
+			asserted(v1alpha1.ConditionMachineReady, metav1.ConditionTrue, "MachineRunning"),
 		},
 	}
+}
+
+func asserted(condition string, status metav1.ConditionStatus, reason string) metav1.Condition {
+	return metav1.Condition{Type: condition, Status: status, Reason: reason, Message: "set by a test", LastTransitionTime: metav1.Now()}
+}
+
+// inPod applies the status of an agent that runs the bundle in the placeholder. The
+// machine is down for this reason; it runs if the reason is "".
+func (w *world) inPod(name, reason string) {
+	w.Helper()
+	s := reported(name, "Proven")
+	s.Bundle = &v1alpha1.BundleStatus{Name: s.Machine.Name, Runtime: ptr.To(v1alpha1.BundleRuntimePod)}
+	bundle, machine := metav1.ConditionTrue, metav1.ConditionTrue
+	switch reason {
+	case "":
+	case v1alpha1.ReasonStopped:
+		machine = metav1.ConditionFalse
+	default:
+		bundle, machine = metav1.ConditionFalse, metav1.ConditionUnknown
+	}
+	reason = cmp.Or(reason, v1alpha1.ReasonReady)
+	s.Conditions = append(s.Conditions[:2], asserted(v1alpha1.ConditionMachineReady, machine, reason), asserted(v1alpha1.ConditionBundleReady, bundle, reason))
+	w.apply(name, s)
+}
+
+// apply applies the agent's share of the status.
+func (w *world) apply(name string, status v1alpha1.BottleStatus) {
+	w.Helper()
 	u := &unstructured.Unstructured{Object: map[string]any{"status": w.plain(status)}}
 	u.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("Bottle"))
 	u.SetNamespace(w.ns)

@@ -177,8 +177,11 @@ func (r *bottles) gather(b *v1alpha1.Bottle, pod *corev1.Pod) (facts, error) {
 		home:    r.verdicts.get(ptr.Deref(b.Status.NodeName, "")),
 		desired: desiredPod{resources: resources, digest: want.Annotations[placeholder.AnnotationDigest]},
 	}
+	if image := placeholder.Forbidden(b, r.options.AllowedBundleImages); image != "" {
+		f.refusal, f.forbidden = forbiddenImage(image), true
+	}
 	if f.pod != nil {
-		f.pod.flaw, f.pod.unbooked = flawOf(pod, want), unbookedOf(pod, b)
+		f.pod.flaw, f.pod.unbooked, f.pod.outdated = flawOf(pod, want), unbookedOf(pod, b), outdatedOf(pod, b)
 		f.pod.wait = r.replaced.wait(client.ObjectKeyFromObject(b), pod.UID)
 		if f.pod.ended != "" {
 			f.pod.wait, f.pod.next = pauseAfter(f.pod.failures, r.options.Clock.Since(f.pod.created), r.options)
@@ -201,12 +204,15 @@ func (r *bottles) act(ctx context.Context, f facts, pod *corev1.Pod) (ctrl.Resul
 		if err := r.removePod(ctx, f.bottle, pod); err != nil {
 			return result, err
 		}
-		r.recordReplaced(f, d.flaw, pod)
+		r.recordReplaced(f, d, pod)
 	case podReplace:
+		if err := confirmDown(ctx, r.live, f, d); err != nil {
+			return result, err
+		}
 		if err := r.replacePod(ctx, pod); err != nil {
 			return result, err
 		}
-		r.recordReplaced(f, d.flaw, pod)
+		r.recordReplaced(f, d, pod)
 	case podHold:
 		if err := r.patchFinalizer(ctx, pod, holdPod); err != nil {
 			return result, err
@@ -295,32 +301,12 @@ func (r *bottles) createPod(ctx context.Context, f facts, pin string) (*corev1.P
 	case namespaceTerminating(err):
 		return nil, "", errNamespaceTerminating
 	case refused(err):
-		return nil, err.Error(), nil
+		return nil, explainRefusal(f.bottle, err), nil
 	case apierrors.IsInternalError(err):
 		return nil, err.Error(), fmt.Errorf("create placeholder Pod %s: %w", pod.Name, err)
 	default:
 		return nil, "", fmt.Errorf("create placeholder Pod %s: %w", pod.Name, err)
 	}
-}
-
-// namespaceTerminating reports whether a create failed because its namespace is being
-// deleted or is already gone.
-func namespaceTerminating(err error) bool {
-	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
-		return true
-	}
-	var status apierrors.APIStatus
-	if !apierrors.IsNotFound(err) || !errors.As(err, &status) {
-		return false
-	}
-	details := status.Status().Details
-	return details != nil && details.Kind == "namespaces"
-}
-
-// refused reports whether the API server understood the request and rejected it: because of a
-// quota, a limit, a policy, an unknown priority class or invalid values.
-func refused(err error) bool {
-	return apierrors.IsForbidden(err) || apierrors.IsInvalid(err) || apierrors.IsBadRequest(err)
 }
 
 // adoptPod inspects the existing Pod that has the placeholder's name. Usually it

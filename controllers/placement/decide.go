@@ -27,9 +27,11 @@ type facts struct {
 	bound nodeFacts
 	// desired is the placeholder that would be created now.
 	desired desiredPod
-	// refusal is the API server's reason for refusing to create the placeholder
-	// in this pass; empty when it did not refuse.
-	refusal string
+	// refusal is why no placeholder can be created in this pass, for the user to read: the
+	// API server refused it or, if forbidden is set, the manager allows no Pod to run
+	// its image. It is empty if one can be created.
+	refusal   string
+	forbidden bool
 	// namespaceTerminating reports that the namespace is being deleted, as the API
 	// server answered in this pass. No Pod can be created there, now or later.
 	namespaceTerminating bool
@@ -48,8 +50,10 @@ type podFacts struct {
 	// unbooked is what the Pod lacks of what was booked for a Bottle on its node;
 	// "" if it lacks nothing.
 	unbooked string
-	// wait is how long the Pod must stay although it is flawed or has ended; 0 means that
-	// it may be replaced now.
+	// outdated is why the Pod does not run the bundle that the spec asks for; "" if it does.
+	outdated string
+	// wait is how long the Pod must stay although it is flawed, outdated or has ended; 0
+	// means that it may be replaced now.
 	wait time.Duration
 	// ended is how the Pod ended; "" if it has not. An ended Pod books nothing.
 	ended string
@@ -117,8 +121,8 @@ type decision struct {
 	pod podAction
 	pin string
 	// flaw is the flaw because of which the placeholder is removed or replaced; "" if
-	// there is none.
-	flaw string
+	// there is none. outdated is likewise why it no longer serves its machine.
+	flaw, outdated string
 	// clear removes the node, and everything that its agent wrote, from the
 	// status. The same write applies status.
 	clear bool
@@ -214,18 +218,23 @@ func decidePlaced(f facts, on string) decision {
 			d.pod, d.pin = podCreate, on
 		}
 		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonPlaceholderEnded, fmt.Sprintf(
-			"%s; Pod %s, which reserved resources there, has ended (%s): the machine keeps running, %s", chosen, f.pod.name, f.pod.ended, f.successor()))
+			"%s; Pod %s, which reserved resources there, has ended (%s): the machine %s, %s", chosen, f.pod.name, f.pod.ended, fate(f.bottle), f.successor()))
 	case f.pod != nil && f.pod.deleting:
 		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen)
 	case f.pod != nil && f.pod.unbooked != "" && f.pod.wait > 0:
 		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen+"; its placeholder Pod books too little and is replaced soon: "+f.pod.unbooked)
+	case f.pod != nil && f.pod.unbooked != "" && !replaceable(f):
+		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen+"; its placeholder Pod books too little, and is replaced once the Bottle is stopped (spec.desiredState): "+f.pod.unbooked)
 	case f.pod != nil && f.pod.unbooked != "":
 		d.pod, d.flaw = podReplace, f.pod.unbooked
+		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen)
+	case f.pod != nil && f.pod.outdated != "" && f.pod.wait == 0 && f.refusal == "" && awaitsPod(f.bottle):
+		d.pod, d.outdated = podReplace, f.pod.outdated
 		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen)
 	case f.pod == nil && f.namespaceTerminating:
 		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen+"; its placeholder Pod is gone, and no new one can be created because the namespace is being deleted")
 	case f.pod == nil && f.refusal != "":
-		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen+"; its placeholder Pod is gone, and the API server refused a new one: "+f.refusal)
+		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen+"; its placeholder Pod is gone, "+f.noNewPod())
 	case f.pod == nil:
 		d.pod, d.pin = podCreate, on
 		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen)
@@ -257,9 +266,11 @@ func decideUnplaced(f facts) decision {
 		return decision{status: unplaced(f, v1alpha1.ReasonNamespaceTerminating,
 			"the namespace is being deleted, so no Pod can be created in it: the Bottle is not placed")}
 	case pod == nil && f.refusal != "":
-		return decision{status: unplaced(f, v1alpha1.ReasonPlaceholderRefused, f.refusal)}
+		return decision{status: unplaced(f, f.refusalReason(), f.refusal)}
 	case pod == nil:
 		return decision{pod: podCreate}
+	case f.forbidden:
+		return decision{pod: podRemove}
 	case pod.digest != f.desired.digest, pod.deleting && (pod.ended == "" || f.eviction() != ""):
 		return decision{pod: podRemove}
 	case pod.ended != "" && f.refusal == "" && !f.namespaceTerminating && pod.wait == 0:

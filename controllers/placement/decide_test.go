@@ -206,8 +206,10 @@ func TestNeverOnTwoNodes(t *testing.T) {
 			t.Errorf("got a second placeholder beside %+v", f.pod)
 		case d.status != nil && f.pod != nil && f.pod.ended != "" && f.pod.evicted == "" && !f.home.gone && f.bottle.DeletionTimestamp.IsZero() && evicts(d):
 			t.Errorf("got the Bottle evicted because of %+v", f.pod)
-		case d.pod == podReplace && (on == "" || f.pod.deleting || f.pod.unbooked == ""):
+		case d.pod == podReplace && (on == "" || f.pod.deleting || f.pod.unbooked == "" && f.pod.outdated == ""):
 			t.Errorf("got Pod %+v replaced for a Bottle on %q", f.pod, on)
+		case d.pod == podReplace && !replaceable(f):
+			t.Errorf("got Pod %+v replaced although a machine may run in it", f.pod)
 		case d.pod == podCreate && d.pin != on:
 			t.Errorf("got a placeholder pinned to %q for a Bottle on %q", d.pin, on)
 		case d.dropFinalizer && on != "" && !f.home.lost():
@@ -232,6 +234,9 @@ func allFacts() []facts {
 				if i&4 > 0 {
 					pod.flaw, pod.unbooked = "requests less", "requests less"
 				}
+				if digest == "old" {
+					pod.outdated = "spec.bundle has changed"
+				}
 				if i&8 > 0 {
 					pod.wait = time.Second
 				}
@@ -250,8 +255,14 @@ func allFacts() []facts {
 		verdicts = append(verdicts, nodeFacts{gone: i&1 > 0, outOfService: i&2 > 0, agentLost: i&4 > 0})
 	}
 	var all []facts
-	for i := range 16 {
+	for i := range 48 {
 		b := builders.MakeBottle("a")
+		if i >= 16 {
+			b = inItsPod(b)
+		}
+		if i >= 32 {
+			b.Condition(metav1.Condition{Type: v1alpha1.ConditionBundleReady, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonPodOutdated})
+		}
 		if i&1 > 0 {
 			b.On("node-a")
 		}

@@ -190,7 +190,7 @@ func (f facts) successor() string {
 	case f.namespaceTerminating:
 		return "and no new Pod can be created because the namespace is being deleted"
 	case f.refusal != "":
-		return "and the API server refused a new Pod: " + f.refusal
+		return f.noNewPod()
 	}
 	return "and a new Pod takes its place, after a growing pause if it keeps ending"
 }

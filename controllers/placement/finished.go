@@ -89,7 +89,7 @@ func decideRebook(f facts, on string) decision {
 	case pod == nil && f.namespaceTerminating:
 		return pending(v1alpha1.ReasonNamespaceTerminating, "the namespace is being deleted, so no Pod can be created in it: the machine is not started")
 	case pod == nil && f.refusal != "":
-		return pending(v1alpha1.ReasonPlaceholderRefused, f.refusal)
+		return pending(f.refusalReason(), f.refusal)
 	case pod == nil:
 		return decision{pod: podCreate, pin: on}
 	case pod.ended == "" && !pod.deleting && pod.node == on && pod.flaw == "":
@@ -97,7 +97,7 @@ func decideRebook(f facts, on string) decision {
 		s.resources = &resources
 		s.schedule(metav1.ConditionTrue, v1alpha1.ReasonScheduled, "kube-scheduler chose node "+on)
 		return d
-	case pod.ended == "" && (pod.deleting || pod.digest != f.desired.digest || pod.node != "" && pod.node != on):
+	case f.forbidden, pod.ended == "" && (pod.deleting || pod.digest != f.desired.digest || pod.node != "" && pod.node != on):
 		return decision{pod: podRemove}
 	case pod.ended != "" && f.refusal == "" && !f.namespaceTerminating && pod.wait == 0:
 		d.pod, d.pin = podCreate, on

@@ -23,7 +23,7 @@ import (
 // never loses it.
 func TestLife(t *testing.T) {
 	w := newWorld(t)
-	w.restrict()
+	w.enforce("restricted")
 	w.start(interceptor.Funcs{})
 	node, _ := w.node("a")
 	b := w.create(builders.MakeBottle("a").Label("team", "x").Obj())
@@ -100,12 +100,12 @@ func (w *world) newGeneration(name string, want int64) {
 	})
 }
 
-// restrict makes the namespace enforce PodSecurity "restricted".
-func (w *world) restrict() {
+// enforce makes the namespace enforce a level of PodSecurity.
+func (w *world) enforce(level string) {
 	w.Helper()
 	ns := &corev1.Namespace{}
 	w.must(w.c.Get(w.Context(), client.ObjectKey{Name: w.ns}, ns))
-	metav1.SetMetaDataLabel(&ns.ObjectMeta, "pod-security.kubernetes.io/enforce", "restricted")
+	metav1.SetMetaDataLabel(&ns.ObjectMeta, "pod-security.kubernetes.io/enforce", level)
 	w.must(w.c.Update(w.Context(), ns))
 }
 

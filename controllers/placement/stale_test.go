@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -204,4 +205,22 @@ func TestOldViewDoesNotDropTheFinalizer(t *testing.T) {
 	if !controllerutil.ContainsFinalizer(b, v1alpha1.FinalizerNode) {
 		t.Error("got the agent's finalizer removed, want it kept")
 	}
+}
+
+// The view is older than the agent's start of the machine in the placeholder: a spec that
+// was changed back made that Pod the right one.
+func TestOldViewDoesNotReplaceThePodOfAMachine(t *testing.T) {
+	v := newOldView(t)
+	b, pod := v.make("node-a")
+	b.Status.Bundle = &v1alpha1.BundleStatus{Name: pod.Name, Runtime: ptr.To(v1alpha1.BundleRuntimePod)}
+	for _, condition := range []string{v1alpha1.ConditionBundleReady, v1alpha1.ConditionReady} {
+		b.Status.Conditions = append(b.Status.Conditions, metav1.Condition{Type: condition, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonPodOutdated, Message: "test", LastTransitionTime: metav1.Now()})
+	}
+	v.setNode(b, "node-a")
+	v.bottle, v.pods = b.DeepCopy(), []corev1.Pod{*pod}
+	v.bottle.Spec.Bundle = &v1alpha1.Bundle{Ports: []int32{9418}}
+	b.Status.Conditions[0].Status = metav1.ConditionTrue
+	v.setNode(b, "node-a")
+	v.pass()
+	v.wantHeld(pod)
 }

@@ -208,21 +208,26 @@ func (r *bottles) record(f facts, w *desiredStatus) {
 			continue
 		}
 		switch c.Reason {
-		case v1alpha1.ReasonPlaceholderRefused, v1alpha1.ReasonPlaceholderMismatch, v1alpha1.ReasonEvicted:
+		case v1alpha1.ReasonPlaceholderRefused, v1alpha1.ReasonPlaceholderMismatch, v1alpha1.ReasonEvicted, v1alpha1.ReasonBundleImageNotAllowed:
 			r.recorder.Eventf(b, nil, corev1.EventTypeWarning, c.Reason, "Placing", "%s", c.Message)
 		}
 	}
 }
 
-// recordReplaced records that a flawed placeholder was removed; without a flaw, it
-// does nothing.
-func (r *bottles) recordReplaced(f facts, flaw string, pod *corev1.Pod) {
-	if flaw == "" {
+// recordReplaced records that a flawed or outdated placeholder was removed; for any other,
+// it does nothing.
+func (r *bottles) recordReplaced(f facts, d decision, pod *corev1.Pod) {
+	switch {
+	case d.flaw != "":
+		r.recorder.Eventf(f.bottle, nil, corev1.EventTypeWarning, v1alpha1.ReasonPlaceholderMismatch, "Placing",
+			"Pod %s was not what the manager creates, and is replaced: %s", pod.Name, d.flaw)
+	case d.outdated != "":
+		r.recorder.Eventf(f.bottle, nil, corev1.EventTypeNormal, v1alpha1.ReasonPodOutdated, "Placing",
+			"Pod %s is replaced while the machine is down: %s", pod.Name, d.outdated)
+	default:
 		return
 	}
 	r.replaced.record(client.ObjectKeyFromObject(f.bottle), pod.UID)
-	r.recorder.Eventf(f.bottle, nil, corev1.EventTypeWarning, v1alpha1.ReasonPlaceholderMismatch, "Placing",
-		"Pod %s was not what the manager creates, and is replaced: %s", pod.Name, flaw)
 }
 
 // recordSuccessor records that Pod made takes the place of one that has ended. It does

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package placement
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/desired"
+	"botbottle.dev/bottle-operator/internal/placeholder"
+)
+
+// Where a Bottle's bundle runs in its placeholder Pod, the machine needs that very Pod: it
+// is in the Pod's cgroup, and ends with it. So the manager replaces such a Pod only if the
+// Pod has ended, or while the machine is down. The agent, which alone knows that, asks for
+// a Pod with the current spec.bundle before it starts the machine.
+
+// inPod reports whether the bundle runs in the Bottle's placeholder.
+func inPod(b *v1alpha1.Bottle) bool {
+	return b.Status.Bundle != nil && ptr.Deref(b.Status.Bundle.Runtime, "") == v1alpha1.BundleRuntimePod
+}
+
+// awaitsPod reports whether the agent keeps the machine down until the placeholder is
+// replaced.
+func awaitsPod(b *v1alpha1.Bottle) bool {
+	return inPod(b) && isFalse(b, v1alpha1.ConditionBundleReady, v1alpha1.ReasonPodOutdated)
+}
+
+// replaceable reports whether replacing the placeholder of a Bottle on its node ends no
+// machine.
+func replaceable(f facts) bool {
+	b := f.bottle
+	return !inPod(b) || awaitsPod(b) || isFalse(b, v1alpha1.ConditionMachineReady, v1alpha1.ReasonStopped)
+}
+
+// confirmDown checks with the API server, not the cache, that replacing the placeholder
+// ends no machine. It returns errStale if it may.
+func confirmDown(ctx context.Context, live client.Reader, f facts, d decision) error {
+	now := &v1alpha1.Bottle{}
+	if err := live.Get(ctx, client.ObjectKeyFromObject(f.bottle), now); err != nil {
+		return fmt.Errorf("get Bottle %s/%s: %w", f.bottle.Namespace, f.bottle.Name, err)
+	}
+	before := f.bottle.Generation
+	f.bottle = now
+	if !replaceable(f) || d.outdated != "" && (!awaitsPod(now) || now.Generation != before) {
+		return fmt.Errorf("replace placeholder Pod %s: %w", f.pod.name, errStale)
+	}
+	return nil
+}
+
+func isFalse(b *v1alpha1.Bottle, condition, reason string) bool {
+	c := meta.FindStatusCondition(b.Status.Conditions, condition)
+	return c != nil && c.Status == metav1.ConditionFalse && c.Reason == reason
+}
+
+// fate is what the end of its placeholder means to a machine.
+func fate(b *v1alpha1.Bottle) string {
+	if inPod(b) {
+		return "ended with it"
+	}
+	return "keeps running"
+}
+
+// outdatedOf returns why a Pod does not run the bundle that the spec asks for, or "".
+func outdatedOf(pod *corev1.Pod, b *v1alpha1.Bottle) string {
+	switch {
+	case len(pod.Spec.Containers) == 0 || pod.Spec.Containers[0].Name != placeholder.Container:
+		return "an earlier manager made it, without a bundle"
+	case pod.Annotations[v1alpha1.AnnotationBundle] != desired.BundleDigest(b):
+		return "spec.bundle has changed"
+	}
+	return ""
+}
