@@ -127,7 +127,7 @@ func (r *Runtime) cached(owner host.Owner) (entry, bool) {
 	if !ok || e.err != nil {
 		return e, ok
 	}
-	id, err := netns.Identify(e.pod.NetNS)
+	id, err := r.identify(e.pod.NetNS)
 	if err != nil && !errors.Is(err, netns.ErrGone) {
 		return entry{err: err}, true
 	}

@@ -122,7 +122,7 @@ func (r *Runtime) lookUp(ctx context.Context, owner host.Owner) (Pod, error) {
 	if err != nil {
 		return Pod{}, err
 	}
-	p, err := podOf(status)
+	p, err := r.podOf(status)
 	if err != nil {
 		return Pod{}, fmt.Errorf("%s: %w", what, err)
 	}
@@ -169,7 +169,7 @@ type sandboxInfo struct {
 	} `json:"runtimeSpec"`
 }
 
-func podOf(status *cri.PodSandboxStatusResponse) (Pod, error) {
+func (r *Runtime) podOf(status *cri.PodSandboxStatusResponse) (Pod, error) {
 	s := status.GetStatus()
 	if s.GetState() != cri.PodSandboxState_SANDBOX_READY {
 		return Pod{}, fmt.Errorf("it has just ended: %w", host.ErrNotFound)
@@ -190,16 +190,17 @@ func podOf(status *cri.PodSandboxStatusResponse) (Pod, error) {
 	if s.GetLinux().GetNamespaces().GetOptions().GetNetwork() == cri.NamespaceMode_NODE {
 		return Pod{}, fmt.Errorf("it uses the node's network: %w", host.ErrConflict)
 	}
-	if err := p.setNetNS(info); err != nil {
+	var err error
+	if p.NetNS, p.NetNSID, err = r.netNSOf(info); err != nil {
 		return Pod{}, err
 	}
-	p.Cgroup = podCgroup(info.PID, p.NetNSID)
+	p.Cgroup = r.podCgroup(info.PID, p.NetNSID)
 	return p, nil
 }
 
-// setNetNS sets the network namespace. The namespace of this process is refused: what is
+// netNSOf returns the file and the identity of the network namespace. The namespace of this process is refused: what is
 // meant for a Pod must never be done to the node.
-func (p *Pod) setNetNS(info sandboxInfo) error {
+func (r *Runtime) netNSOf(info sandboxInfo) (string, host.NetNS, error) {
 	var candidates []string
 	for _, n := range info.RuntimeSpec.Linux.Namespaces {
 		if n.Type == "network" && path.IsAbs(n.Path) {
@@ -209,29 +210,28 @@ func (p *Pod) setNetNS(info sandboxInfo) error {
 	if info.PID > 0 {
 		candidates = append(candidates, "/proc/"+strconv.Itoa(info.PID)+"/ns/net")
 	}
-	own, err := netns.Identify("/proc/self/ns/net")
+	own, err := r.identify("/proc/self/ns/net")
 	if err != nil {
-		return err
+		return "", host.NetNS{}, err
 	}
 	for _, file := range candidates {
-		id, err := netns.Identify(file)
+		id, err := r.identify(file)
 		switch {
 		case errors.Is(err, netns.ErrGone):
 			continue // the file may be in another mount namespace
 		case err != nil:
-			return err
+			return "", host.NetNS{}, err
 		case id == own:
-			return fmt.Errorf("it uses the node's network: %w", host.ErrConflict)
+			return "", host.NetNS{}, fmt.Errorf("it uses the node's network: %w", host.ErrConflict)
 		}
-		p.NetNS, p.NetNSID = file, id
-		return nil
+		return file, id, nil
 	}
-	return fmt.Errorf("its network namespace is gone: %w", host.ErrNotFound)
+	return "", host.NetNS{}, fmt.Errorf("its network namespace is gone: %w", host.ErrNotFound)
 }
 
 // podCgroup returns the cgroup above that of the sandbox's process. The process must be in
 // the Pod's network namespace: its pid may have been given to another one.
-func podCgroup(pid int, ns host.NetNS) string {
+func (r *Runtime) podCgroup(pid int, ns host.NetNS) string {
 	if pid <= 0 {
 		return ""
 	}
@@ -239,7 +239,7 @@ func podCgroup(pid int, ns host.NetNS) string {
 	if err != nil {
 		return ""
 	}
-	if id, err := netns.Identify("/proc/" + strconv.Itoa(pid) + "/ns/net"); err != nil || id != ns {
+	if id, err := r.identify("/proc/" + strconv.Itoa(pid) + "/ns/net"); err != nil || id != ns {
 		return ""
 	}
 	if parent := path.Dir(below); parent != "." {

@@ -24,6 +24,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/netns"
 )
 
 const (
@@ -57,6 +58,8 @@ type Runtime struct {
 	cache    cache
 	watchers watchers
 	logBytes int // per second and container
+	// identify is netns.Identify, or a fake in tests.
+	identify func(path string) (host.NetNS, error)
 }
 
 // New returns a Runtime. It does not connect; an error means that o is not valid. Until Run
@@ -80,7 +83,7 @@ func New(o Options) (*Runtime, error) {
 	if err != nil {
 		return nil, fmt.Errorf("container runtime's socket %q: %w", o.Socket, err)
 	}
-	r := &Runtime{options: o, conn: conn, client: cri.NewRuntimeServiceClient(conn), logBytes: logBytes}
+	r := &Runtime{options: o, conn: conn, client: cri.NewRuntimeServiceClient(conn), logBytes: logBytes, identify: netns.Identify}
 	r.cache.init()
 	return r, nil
 }
