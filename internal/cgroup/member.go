@@ -50,9 +50,11 @@ func (h hierarchy) below(text string) (string, bool) {
 		if !ok {
 			continue
 		}
-		rel, err := filepath.Rel(h.root, strings.TrimSuffix(path, " (deleted)"))
+		path = strings.TrimSuffix(path, " (deleted)")
+		rel, err := filepath.Rel(h.root, path)
 		switch {
-		case err != nil, rel == "..", strings.HasPrefix(rel, "../"):
+		// The kernel writes /.. for what is above the root of this cgroup namespace.
+		case err != nil, path != filepath.Clean(path), rel == "..", strings.HasPrefix(rel, "../"):
 			return "", false
 		case rel == ".":
 			return "", true
