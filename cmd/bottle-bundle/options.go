@@ -20,7 +20,7 @@ import (
 
 // options are the flags.
 type options struct {
-	rules, listen          string
+	rules, listen, link    string
 	secretsDir, upstreamCA string
 	ignoreTerm             bool
 	memory                 int64
@@ -33,6 +33,7 @@ func (o *options) bind(fs *pflag.FlagSet) {
 	fs.BoolVar(&o.ignoreTerm, "ignore-sigterm", false, "go on serving after SIGTERM, until the container is killed: in a Pod that ends, the guest may need the bundle until it has ended, too")
 	fs.Int64Var(&o.memory, "memory-limit", 0, "bytes of memory that the bundle may use, if its container's limit is higher, as in a Pod that a machine shares; 0 means the container's limit")
 	fs.StringVar(&o.listen, "listen", ":8888", "TCP address to listen on")
+	fs.StringVar(&o.link, "interface", "", "serve only connections to addresses of this network interface, which may come and go: in a Pod, the bridge that leads to the guest; other Pods, which reach the Pod's own address, are not served. If empty, all are served")
 }
 
 // validate returns an error that names everything that is invalid.
@@ -62,7 +63,7 @@ func (o *options) run(ctx context.Context, log io.Writer) error {
 	ctx, stop := signal.NotifyContext(ctx, o.signals()...)
 	defer stop()
 	return bundleproxy.Run(ctx, bundleproxy.Options{
-		Listen: o.listen, RulesPath: o.rules, SecretsDir: o.secretsDir, UpstreamCA: o.upstreamCA, Log: log,
+		Listen: o.listen, Interface: o.link, RulesPath: o.rules, SecretsDir: o.secretsDir, UpstreamCA: o.upstreamCA, Log: log,
 	})
 }
 

@@ -60,6 +60,9 @@ type DialFunc func(ctx context.Context, addr netip.AddrPort) (*net.TCPConn, erro
 type Options struct {
 	// Listen is the TCP address to listen on, such as :8888.
 	Listen string
+	// Interface is the network interface at whose addresses Run serves; it may come and go.
+	// Connections to other addresses are closed at once. If it is "", all are served.
+	Interface string
 	// RulesPath is the path of the rules file. The file is read again within
 	// about a second of a change. A missing file allows nothing.
 	RulesPath string
@@ -104,6 +107,9 @@ func Run(ctx context.Context, o Options) error {
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.Listen)
 	if err != nil {
 		return fmt.Errorf("bundle: %w", err)
+	}
+	if o.Interface != "" {
+		listener = &interfaceListener{listener, o.Interface}
 	}
 	server := p.server()
 	served := make(chan error, 1)

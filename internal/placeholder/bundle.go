@@ -14,6 +14,7 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/bundleimage"
 	"botbottle.dev/bottle-operator/internal/desired"
+	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/machinesize"
 )
 
@@ -49,6 +50,7 @@ func container(b *v1alpha1.Bottle, r v1alpha1.ResourcesStatus, o Options) corev1
 	}
 	c.Image = o.BundleImage
 	c.Command = append(slices.Clone(bundleimage.Entrypoint), "--ignore-sigterm",
+		"--interface", host.Owner{UID: string(b.UID)}.Bridge(),
 		"--memory-limit", strconv.FormatInt(machinesize.BundleOf(&r).MemoryBytes, 10))
 	c.SecurityContext.ReadOnlyRootFilesystem = ptr.To(true)
 	c.SecurityContext.Capabilities = &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}}
