@@ -32,6 +32,7 @@ var constraints = map[string]map[string]any{
 	"smolvm.image.tag":             {"type": "string", "pattern": tag["pattern"], "minLength": 1},
 	"smolvm.image.digest":          digest,
 	"smolvm.image.pullPolicy":      pullPolicy,
+	"bundle.allowedImages":         list(map[string]any{"type": "string", "pattern": "^[^\\s,{}]+$"}),
 	"manager.replicas":             {"type": "integer", "minimum": 1},
 	"manager.args":                 flags,
 	"manager.podLabels":            stringMap,

@@ -4,8 +4,10 @@ package chart_test
 
 import (
 	"encoding/json"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -34,6 +36,7 @@ var changes = map[string]struct{ flags, want string }{
 	"smolvm.image.digest":          {"--set=smolvm.image.digest=" + someDigest, "image: bottle-smolvm@" + someDigest},
 	"smolvm.image.pullPolicy":      {"--set=smolvm.image.pullPolicy=Never", "imagePullPolicy: Never"},
 	"defaultImage.reference":       {"--set=defaultImage.reference=r.example.com/guest:1", "- --default-image=r.example.com/guest:1"},
+	"bundle.allowedImages":         {"--set=bundle.allowedImages={r.example.com/*}", "- --allowed-bundle-images=r.example.com/*"},
 	"manager.replicas":             {"--set=manager.replicas=5", "replicas: 5"},
 	"manager.args":                 {"--set=manager.args={--log-level=debug}", "- --log-level=debug"},
 	"manager.podLabels":            {"--set=manager.podLabels.team=blue", "team: blue"},
@@ -125,6 +128,26 @@ func rendered(t *testing.T, flags ...string) string {
 		out.Write(text)
 	}
 	return out.String()
+}
+
+// The manager, the agent and the preflight must allow the same images for bundles.
+func TestAllowedBundleImages(t *testing.T) {
+	objects := template(t, "--set=bundle.allowedImages={a/*,b/*}")
+	d, ds := &appsv1.Deployment{}, &appsv1.DaemonSet{}
+	find(t, objects, "Deployment", d)
+	find(t, objects, "DaemonSet", ds)
+	found := map[string][]string{}
+	for _, c := range slices.Concat(d.Spec.Template.Spec.Containers, ds.Spec.Template.Spec.Containers, ds.Spec.Template.Spec.InitContainers) {
+		for _, arg := range c.Args {
+			if image, is := strings.CutPrefix(arg, "--allowed-bundle-images="); is {
+				found[c.Name] = append(found[c.Name], image)
+			}
+		}
+	}
+	both := []string{"a/*", "b/*"}
+	if want := map[string][]string{"manager": both, "agent": both, "preflight": both}; !maps.EqualFunc(found, want, slices.Equal[[]string]) {
+		t.Errorf("got the flags %v, want %v", found, want)
+	}
 }
 
 // Labels and annotations for Pods cannot take away those that the operator needs.

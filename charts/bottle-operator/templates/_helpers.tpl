@@ -86,3 +86,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- $_ := unset $spec "priorityClassName" }}
 {{- end }}
 {{- end }}
+
+{{/* Returns the flags that the manager and the agents share, as JSON. */}}
+{{- define "bottle-operator.bundleFlags" -}}
+{{- $flags := list }}
+{{- range .Values.bundle.allowedImages }}
+{{- $flags = append $flags (printf "--allowed-bundle-images=%s" .) }}
+{{- end }}
+{{- toJson $flags }}
+{{- end }}
