@@ -32,7 +32,7 @@ const (
 	spare = 256 << 20
 	// recordName is the file in each version's folder that says what was installed.
 	recordName = ".installed.json"
-	maxRecord  = 4096
+	maxRecord  = 64 << 10
 )
 
 // record says what was installed. It makes it possible to check a version without
@@ -42,6 +42,9 @@ type record struct {
 	Source string `json:"source"`
 	// Installed is the digest of the files in the folder, without the record itself.
 	Installed string `json:"installed"`
+	// Packed are the files of the source that were packed, by path. It is nil in the
+	// records of earlier releases.
+	Packed map[string]packed `json:"packed"`
 }
 
 // holds reports whether the folder is a complete and unchanged copy of the files with
@@ -88,6 +91,10 @@ func readRecord(folder *os.Root) (r record, ok bool) {
 
 // readInstalled reads a version's folder without its record.
 func readInstalled(ctx context.Context, folder *os.Root) (tree, error) {
+	return listInstalled(ctx, folder, readContent)
+}
+
+func listInstalled(ctx context.Context, folder *os.Root, content contentReader) (tree, error) {
 	s := source{root: folder}
 	names, err := namesIn(folder)
 	if err != nil {
@@ -98,7 +105,7 @@ func readInstalled(ctx context.Context, folder *os.Root) (tree, error) {
 			s.names = append(s.names, name)
 		}
 	}
-	return readTree(ctx, folder, sorted(s.names))
+	return readTree(ctx, folder, sorted(s.names), content)
 }
 
 // copy copies the files into a new folder and returns its name. A folder that a crash
@@ -142,7 +149,7 @@ func fill(ctx context.Context, source source, to *os.Root, wanted tree) error {
 	if err := compare(wanted, installed); err != nil {
 		return err
 	}
-	if err := writeRecord(to, record{wanted.digest(), installed.digest()}); err != nil {
+	if err := writeRecord(to, record{wanted.digest(), installed.digest(), packedFiles(wanted, installed)}); err != nil {
 		return err
 	}
 	return to.Chmod(".", 0o755)
@@ -171,7 +178,7 @@ func copyEntry(ctx context.Context, from, to *os.Root, e entry) error {
 	case fs.ModeSymlink:
 		return to.Symlink(e.content, e.path)
 	}
-	in, err := from.OpenFile(e.path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	in, err := openFile(from, e.path)
 	if err != nil {
 		return err
 	}
@@ -254,6 +261,21 @@ func compare(wanted, installed tree) error {
 		}
 	}
 	return nil
+}
+
+// packedFiles returns the digests of the files that were packed. It is never nil.
+func packedFiles(wanted, installed tree) map[string]packed {
+	contents := make(map[string]string, len(installed))
+	for _, e := range installed {
+		contents[e.path] = e.content
+	}
+	files := map[string]packed{}
+	for _, e := range wanted {
+		if to := installedPath(e.path); to != e.path {
+			files[e.path] = packed{Source: e.content, Installed: contents[to]}
+		}
+	}
+	return files
 }
 
 func writeRecord(to *os.Root, r record) error {

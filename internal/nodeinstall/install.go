@@ -97,10 +97,6 @@ func install(ctx context.Context, o Options) (r Result, err error) {
 		return r, err
 	}
 	defer source.root.Close()
-	wanted, err := source.read(ctx)
-	if err != nil {
-		return r, fmt.Errorf("read %s: %w", o.From, err)
-	}
 	p, err := openPlace(ctx, o.HostRoot, o.Name)
 	if err != nil {
 		return r, err
@@ -110,7 +106,7 @@ func install(ctx context.Context, o Options) (r Result, err error) {
 		p.proc = filepath.Join(o.HostRoot, "proc")
 	}
 	p.inspect = cmp.Or(o.InspectTimeout, time.Minute)
-	if r.Version, r.Copied, err = p.add(ctx, source, wanted, o.Version); err != nil {
+	if r.Version, r.Copied, err = p.add(ctx, source, o.Version); err != nil {
 		return r, err
 	}
 	if r.Switched, err = p.switchTo(r.Version); err != nil {
@@ -133,7 +129,14 @@ type place struct {
 }
 
 // add makes sure that a complete folder with these files is there, and returns its name.
-func (p *place) add(ctx context.Context, source source, wanted tree, version string) (name string, copied bool, err error) {
+func (p *place) add(ctx context.Context, source source, version string) (name string, copied bool, err error) {
+	if version != "" && p.matches(ctx, source, version) {
+		return version, false, nil
+	}
+	wanted, err := source.read(ctx)
+	if err != nil {
+		return "", false, fmt.Errorf("read %s: %w", source.root.Name(), err)
+	}
 	digest := wanted.digest()
 	names := []string{version, version + "-" + digest[:12]}
 	if version == "" {

@@ -78,6 +78,18 @@ func (n *node) install(version string) Result {
 	return r
 }
 
+// matches reports whether a version is recognised without digests.
+func (n *node) matches(version string) bool {
+	n.Helper()
+	source, err := openSource(n.payload, nil)
+	n.must(err)
+	defer source.root.Close()
+	p, err := openPlace(n.Context(), n.root, "smolvm")
+	n.must(err)
+	defer p.close()
+	return p.matches(n.Context(), source, version)
+}
+
 func (n *node) path(name ...string) string {
 	return filepath.Join(append([]string{n.root, "opt/smolvm"}, name...)...)
 }
@@ -391,6 +403,19 @@ func TestPackedFiles(t *testing.T) {
 	n.wantFile("current/lib/kept.zst", "as it is")
 	if r := n.install("1.0"); r.Copied {
 		t.Errorf("got %+v, want it recognised without unpacking", r)
+	}
+	if !n.matches("1.0") {
+		t.Error("got false, want it recognised by comparing")
+	}
+	n.must(os.WriteFile(filepath.Join(n.payload, "overlay.ext4.sparse"), encoded(t, strings.Repeat("\x00", 10<<20)+"End"), 0o644))
+	if n.matches("1.0") {
+		t.Error("got true, want the change in the packed file noticed")
+	}
+	if r := n.install("1.0"); !r.Copied {
+		t.Errorf("got %+v, want the other content installed", r)
+	}
+	if r := n.install("1.0"); r.Copied {
+		t.Errorf("got %+v, want it recognised by its digest", r)
 	}
 	n.must(os.Truncate(n.path("current/storage.ext4"), size-1))
 	if r := n.install("1.0"); !r.Copied {

@@ -103,8 +103,10 @@ func namesIn(root *os.Root) ([]string, error) {
 	return f.Readdirnames(-1)
 }
 
-func (s source) read(ctx context.Context) (tree, error) {
-	t, err := readTree(ctx, s.root, s.names)
+func (s source) read(ctx context.Context) (tree, error) { return s.list(ctx, readContent) }
+
+func (s source) list(ctx context.Context, content contentReader) (tree, error) {
+	t, err := readTree(ctx, s.root, s.names, content)
 	for i := range t { // what the copy gets
 		t[i].mode = normal(t[i].mode)
 	}
@@ -123,15 +125,19 @@ func normal(mode fs.FileMode) fs.FileMode {
 	return mode.Type() | 0o644
 }
 
+// contentReader returns what identifies the content of a file, and the file's size without
+// holes.
+type contentReader func(ctx context.Context, f *os.File) (id string, data int64, err error)
+
 // readTree reads what has these names in root. It follows no link.
-func readTree(ctx context.Context, root *os.Root, names []string) (t tree, err error) {
+func readTree(ctx context.Context, root *os.Root, names []string, content contentReader) (t tree, err error) {
 	var data int64
 	var visit func(path string) error
 	visit = func(path string) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		e, err := readEntry(ctx, root, path)
+		e, err := readEntry(ctx, root, path, content)
 		if err != nil {
 			return fmt.Errorf("%s: %w", path, err)
 		}
@@ -167,7 +173,7 @@ func readTree(ctx context.Context, root *os.Root, names []string) (t tree, err e
 	return t, nil
 }
 
-func readEntry(ctx context.Context, root *os.Root, path string) (entry, error) {
+func readEntry(ctx context.Context, root *os.Root, path string, content contentReader) (entry, error) {
 	info, err := root.Lstat(path)
 	if err != nil {
 		return entry{}, err
@@ -179,13 +185,12 @@ func readEntry(ctx context.Context, root *os.Root, path string) (entry, error) {
 		e.mode = fs.ModeSymlink
 		e.content, err = root.Readlink(path)
 	case 0:
-		// O_NONBLOCK: it may have become a FIFO.
-		f, openErr := root.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+		f, openErr := openFile(root, path)
 		if openErr != nil {
 			return entry{}, openErr
 		}
 		defer f.Close()
-		e.content, e.data, err = readContent(ctx, f)
+		e.content, e.data, err = content(ctx, f)
 	default:
 		err = fmt.Errorf("it is a %s: want only files, folders and symbolic links", info.Mode().Type())
 	}
