@@ -12,6 +12,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
@@ -66,7 +67,7 @@ func (p *place) holds(ctx context.Context, name, digest string) (bool, error) {
 	if !ok || r.Source != digest {
 		return false, nil
 	}
-	installed, err := readInstalled(ctx, folder)
+	installed, err := p.listInstalled(ctx, folder, readContent)
 	if ctx.Err() != nil {
 		return false, ctx.Err()
 	}
@@ -89,13 +90,9 @@ func readRecord(folder *os.Root) (r record, ok bool) {
 	return r, err == nil && json.Unmarshal(text, &r) == nil
 }
 
-// readInstalled reads a version's folder without its record.
-func readInstalled(ctx context.Context, folder *os.Root) (tree, error) {
-	return listInstalled(ctx, folder, readContent)
-}
-
-func listInstalled(ctx context.Context, folder *os.Root, content contentReader) (tree, error) {
-	s := source{root: folder}
+// listInstalled reads a version's folder without its record and what is ignored.
+func (p *place) listInstalled(ctx context.Context, folder *os.Root, content contentReader) (tree, error) {
+	s := source{root: folder, ignored: p.ignored}
 	names, err := namesIn(folder)
 	if err != nil {
 		return nil, err
@@ -105,7 +102,8 @@ func listInstalled(ctx context.Context, folder *os.Root, content contentReader) 
 			s.names = append(s.names, name)
 		}
 	}
-	return readTree(ctx, folder, sorted(s.names), content)
+	slices.Sort(s.names)
+	return s.readTree(ctx, content)
 }
 
 // copy copies the files into a new folder and returns its name. A folder that a crash
@@ -128,7 +126,7 @@ func (p *place) copy(ctx context.Context, source source, wanted tree) (_ string,
 		return "", err
 	}
 	defer to.Close()
-	if err := fill(ctx, source, to, wanted); err != nil {
+	if err := p.fill(ctx, source, to, wanted); err != nil {
 		return "", err
 	}
 	// Everything must be on the disk before the folder gets its name.
@@ -136,13 +134,13 @@ func (p *place) copy(ctx context.Context, source source, wanted tree) (_ string,
 }
 
 // fill copies the files into the empty folder to and adds the record.
-func fill(ctx context.Context, source source, to *os.Root, wanted tree) error {
+func (p *place) fill(ctx context.Context, source source, to *os.Root, wanted tree) error {
 	for _, e := range wanted {
 		if err := copyEntry(ctx, source.root, to, e); err != nil {
 			return fmt.Errorf("copy %s: %w", e.path, err)
 		}
 	}
-	installed, err := readInstalled(ctx, to)
+	installed, err := p.listInstalled(ctx, to, readContent)
 	if err != nil {
 		return fmt.Errorf("read the copy: %w", err)
 	}

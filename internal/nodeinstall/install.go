@@ -39,6 +39,9 @@ type Options struct {
 	Name string
 	// Version is the version's name. Empty means a name made from the files' digest.
 	Version string
+	// Ignored are patterns (filepath.Match) of paths in an installed version that processes
+	// create and remove while they use it, and that say nothing about its completeness.
+	Ignored []string
 	// Proc lists the node's processes. Empty means /proc below HostRoot.
 	Proc string
 	// InspectTimeout bounds the look at the node's processes. 0 means a minute.
@@ -92,6 +95,11 @@ func install(ctx context.Context, o Options) (r Result, err error) {
 	if o.Version != "" && !validVersion.MatchString(o.Version) {
 		return r, fmt.Errorf("version %q: want letters, digits, dots, dashes, underscores and plus signs", o.Version)
 	}
+	for _, pattern := range o.Ignored {
+		if _, err := filepath.Match(pattern, ""); err != nil {
+			return r, fmt.Errorf("pattern %q: %w", pattern, err)
+		}
+	}
 	source, err := openSource(o.From, o.Files)
 	if err != nil {
 		return r, err
@@ -105,6 +113,7 @@ func install(ctx context.Context, o Options) (r Result, err error) {
 	if p.proc = o.Proc; p.proc == "" {
 		p.proc = filepath.Join(o.HostRoot, "proc")
 	}
+	p.ignored = o.Ignored
 	p.inspect = cmp.Or(o.InspectTimeout, time.Minute)
 	if r.Version, r.Copied, err = p.add(ctx, source, o.Version); err != nil {
 		return r, err
@@ -124,6 +133,8 @@ type place struct {
 	// folderFD and versionsFD are the same folders.
 	folderFD, versionsFD int
 	proc                 string
+	// ignored are Options.Ignored.
+	ignored []string
 	// inspect bounds the look at the processes in proc.
 	inspect time.Duration
 }

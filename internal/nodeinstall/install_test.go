@@ -246,6 +246,31 @@ func TestDamagedVersionIsReplaced(t *testing.T) {
 	}
 }
 
+// What a process keeps in a version that it uses does not make it look damaged: nobody
+// guards the node while a version is copied.
+func TestIgnoredFiles(t *testing.T) {
+	n := newNode(t)
+	n.pack(map[string]string{"smolvm": "one", "rootfs/a": "a"})
+	o := n.options("1.0")
+	o.Ignored = []string{"rootfs/.ready*"}
+	_, err := Install(t.Context(), o)
+	n.must(err)
+	n.must(os.WriteFile(n.path("current/rootfs/.ready.1"), nil, 0o600))
+	earlier := func(text []byte) []byte { return bytes.Replace(text, []byte(`"packed"`), []byte(`"unknown"`), 1) }
+	for _, change := range []func([]byte) []byte{slices.Clone[[]byte], earlier} { // by comparing, and by digests
+		record, err := os.ReadFile(n.path("current", recordName))
+		n.must(err)
+		n.must(os.WriteFile(n.path("current", recordName), change(record), 0o644))
+		if r, err := Install(t.Context(), o); err != nil || r.Copied {
+			t.Errorf("got %+v, %v, want the file ignored", r, err)
+		}
+	}
+	n.must(os.WriteFile(n.path("current/rootfs/b"), nil, 0o644))
+	if r, err := Install(t.Context(), o); err != nil || !r.Copied {
+		t.Errorf("got %+v, %v, want another file noticed", r, err)
+	}
+}
+
 // Crashes leave no more behind than the next installation removes.
 func TestInterruptedInstallation(t *testing.T) {
 	n := newNode(t)

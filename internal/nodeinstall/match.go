@@ -42,7 +42,7 @@ func (p *place) matches(ctx context.Context, source source, name string) bool {
 	if err != nil {
 		return false
 	}
-	installed, err := listInstalled(ctx, folder, listContent)
+	installed, err := p.listInstalled(ctx, folder, listContent)
 	if err != nil || compare(wanted, installed) != nil {
 		return false
 	}

@@ -13,6 +13,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -65,6 +66,8 @@ type source struct {
 	root *os.Root
 	// names are what belongs to the version.
 	names []string
+	// ignored are patterns of paths that do not belong to it.
+	ignored []string
 }
 
 func openSource(dir string, names []string) (source, error) {
@@ -72,7 +75,7 @@ func openSource(dir string, names []string) (source, error) {
 	if err != nil {
 		return source{}, fmt.Errorf("open the files to install: %w", err)
 	}
-	s := source{root, slices.Clone(names)}
+	s := source{root: root, names: slices.Clone(names)}
 	if len(names) == 0 {
 		s.names, err = namesIn(root)
 	}
@@ -106,7 +109,7 @@ func namesIn(root *os.Root) ([]string, error) {
 func (s source) read(ctx context.Context) (tree, error) { return s.list(ctx, readContent) }
 
 func (s source) list(ctx context.Context, content contentReader) (tree, error) {
-	t, err := readTree(ctx, s.root, s.names, content)
+	t, err := s.readTree(ctx, content)
 	for i := range t { // what the copy gets
 		t[i].mode = normal(t[i].mode)
 	}
@@ -129,15 +132,18 @@ func normal(mode fs.FileMode) fs.FileMode {
 // holes.
 type contentReader func(ctx context.Context, f *os.File) (id string, data int64, err error)
 
-// readTree reads what has these names in root. It follows no link.
-func readTree(ctx context.Context, root *os.Root, names []string, content contentReader) (t tree, err error) {
+// readTree reads what belongs to the version. It follows no link.
+func (s source) readTree(ctx context.Context, content contentReader) (t tree, err error) {
 	var data int64
 	var visit func(path string) error
 	visit = func(path string) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		e, err := readEntry(ctx, root, path, content)
+		if slices.ContainsFunc(s.ignored, func(pattern string) bool { ok, _ := filepath.Match(pattern, path); return ok }) {
+			return nil
+		}
+		e, err := readEntry(ctx, s.root, path, content)
 		if err != nil {
 			return fmt.Errorf("%s: %w", path, err)
 		}
@@ -148,7 +154,7 @@ func readTree(ctx context.Context, root *os.Root, names []string, content conten
 		if !e.mode.IsDir() {
 			return nil
 		}
-		folder, err := root.Open(path)
+		folder, err := s.root.Open(path)
 		if err != nil {
 			return err
 		}
@@ -165,7 +171,7 @@ func readTree(ctx context.Context, root *os.Root, names []string, content conten
 		}
 		return nil
 	}
-	for _, name := range names {
+	for _, name := range s.names {
 		if err := visit(name); err != nil {
 			return nil, err
 		}
