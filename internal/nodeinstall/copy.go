@@ -67,7 +67,7 @@ func (p *place) holds(ctx context.Context, name, digest string) (bool, error) {
 	if !ok || r.Source != digest {
 		return false, nil
 	}
-	installed, err := p.listInstalled(ctx, folder, readContent)
+	installed, err := p.listInstalled(ctx, folder, digestContent)
 	if ctx.Err() != nil {
 		return false, ctx.Err()
 	}
@@ -140,7 +140,7 @@ func (p *place) fill(ctx context.Context, source source, to *os.Root, wanted tre
 			return fmt.Errorf("copy %s: %w", e.path, err)
 		}
 	}
-	installed, err := p.listInstalled(ctx, to, readContent)
+	installed, err := p.listInstalled(ctx, to, digestContent)
 	if err != nil {
 		return fmt.Errorf("read the copy: %w", err)
 	}

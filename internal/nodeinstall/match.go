@@ -58,11 +58,7 @@ func (p *place) matches(ctx context.Context, source source, name string) bool {
 }
 
 // listContent stands in for the content of a file, where that is compared later.
-func listContent(_ context.Context, f *os.File) (string, int64, error) {
-	info, err := f.Stat()
-	if err != nil {
-		return "", 0, err
-	}
+func listContent(_ context.Context, _ *os.Root, _ string, info fs.FileInfo) (string, int64, error) {
 	return fmt.Sprint(info.Size()), 0, nil
 }
 

@@ -106,7 +106,7 @@ func namesIn(root *os.Root) ([]string, error) {
 	return f.Readdirnames(-1)
 }
 
-func (s source) read(ctx context.Context) (tree, error) { return s.list(ctx, readContent) }
+func (s source) read(ctx context.Context) (tree, error) { return s.list(ctx, digestContent) }
 
 func (s source) list(ctx context.Context, content contentReader) (tree, error) {
 	t, err := s.readTree(ctx, content)
@@ -128,9 +128,9 @@ func normal(mode fs.FileMode) fs.FileMode {
 	return mode.Type() | 0o644
 }
 
-// contentReader returns what identifies the content of a file, and the file's size without
-// holes.
-type contentReader func(ctx context.Context, f *os.File) (id string, data int64, err error)
+// contentReader returns what identifies the content of a regular file, and the file's size
+// without holes.
+type contentReader func(ctx context.Context, root *os.Root, path string, info fs.FileInfo) (id string, data int64, err error)
 
 // readTree reads what belongs to the version. It follows no link.
 func (s source) readTree(ctx context.Context, content contentReader) (t tree, err error) {
@@ -191,16 +191,21 @@ func readEntry(ctx context.Context, root *os.Root, path string, content contentR
 		e.mode = fs.ModeSymlink
 		e.content, err = root.Readlink(path)
 	case 0:
-		f, openErr := openFile(root, path)
-		if openErr != nil {
-			return entry{}, openErr
-		}
-		defer f.Close()
-		e.content, e.data, err = content(ctx, f)
+		e.content, e.data, err = content(ctx, root, path, info)
 	default:
 		err = fmt.Errorf("it is a %s: want only files, folders and symbolic links", info.Mode().Type())
 	}
 	return e, err
+}
+
+// digestContent is the contentReader for digests.
+func digestContent(ctx context.Context, root *os.Root, path string, _ fs.FileInfo) (digest string, data int64, err error) {
+	f, err := openFile(root, path)
+	if err != nil {
+		return "", 0, err
+	}
+	defer f.Close()
+	return readContent(ctx, f)
 }
 
 // readContent returns the digest of a file's content, and its size without holes. It
