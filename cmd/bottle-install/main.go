@@ -41,6 +41,10 @@ func run(args []string, out io.Writer) error {
 	fs.StringVar(&o.HostRoot, "host-root", "", "directory at which the node's root directory is mounted (required)")
 	fs.StringVar(&o.Name, "name", "", "name of the directory below the node's /opt, such as smolvm (required)")
 	fs.StringVar(&o.Version, "version", os.Getenv(versionVariable), "name of the version; by default "+versionVariable+" of the environment, or else the digest of the files")
+	fs.Func("ignore", "pattern of paths, such as run/*.pid, that processes create in an installed version while they use it; may be repeated", func(pattern string) error {
+		o.Ignored = append(o.Ignored, pattern)
+		return nil
+	})
 	fs.Usage = func() {
 		fmt.Fprintln(fs.Output(), "usage: bottle-install --host-root DIR --name NAME [--from DIR] [--version VERSION] [FILE…]\nWithout FILE, all files in the directory --from are installed.")
 		fs.PrintDefaults()

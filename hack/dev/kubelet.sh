@@ -134,14 +134,14 @@ start_part() {
   if [ "$part" = containerd ]; then await 120 "containerd on $node" "$node:/var/log/containerd.log" vssh "$node" /opt/kubelet/ctr version; fi
 }
 
-# start_real_kubelet NODE: starts the container runtime, imports the images, and starts
-# kubelet and kube-proxy.
+# start_real_kubelet NODE: starts the container runtime, kubelet and kube-proxy, and imports
+# the images.
 start_real_kubelet() {
   local node=$1 image
   start_part "$node" containerd
-  for image in "${kubelet_images[@]}"; do import_image "$node" "$image"; done
   start_part "$node" kubelet
   start_part "$node" kube-proxy
+  for image in "${kubelet_images[@]}"; do import_image "$node" "$image"; done
   await 180 "kubelet on $node" "$node:/var/log/kubelet.log" k wait --for=condition=Ready --timeout=0 "node/$node"
 }
 

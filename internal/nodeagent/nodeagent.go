@@ -13,10 +13,9 @@
 package nodeagent
 
 import (
-	"bytes"
+	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -27,6 +26,8 @@ import (
 
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
+
+	"botbottle.dev/bottle-operator/internal/samefile"
 )
 
 const (
@@ -170,7 +171,7 @@ func (o *Options) program(own *os.File) (string, error) {
 		return "", fmt.Errorf("the agent's program on the node: %w", err)
 	}
 	defer f.Close()
-	same, err := sameContent(own, f)
+	same, err := samefile.Content(context.Background(), own, f)
 	if err == nil && !same {
 		err = errors.New("it differs from the one in this container: all containers of the Pod must have the same image")
 	}
@@ -179,30 +180,6 @@ func (o *Options) program(own *os.File) (string, error) {
 	}
 	return path, nil
 }
-
-func sameContent(a, b *os.File) (bool, error) {
-	infoA, errA := a.Stat()
-	infoB, errB := b.Stat()
-	if err := errors.Join(errA, errB); err != nil || infoA.Size() != infoB.Size() {
-		return false, err
-	}
-	left, right := make([]byte, 1<<20), make([]byte, 1<<20)
-	for {
-		n, errA := io.ReadFull(a, left)
-		m, errB := io.ReadFull(b, right)
-		if !bytes.Equal(left[:n], right[:m]) {
-			return false, nil
-		}
-		if end(errA) && end(errB) {
-			return true, nil
-		}
-		if err := errors.Join(errA, errB); err != nil {
-			return false, err
-		}
-	}
-}
-
-func end(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) }
 
 // protect protects the agent from the OOM killer. If that is not permitted, it at least
 // takes back a value that would make the agent and its machines the first to be killed.

@@ -12,6 +12,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
@@ -32,7 +33,7 @@ const (
 	spare = 256 << 20
 	// recordName is the file in each version's folder that says what was installed.
 	recordName = ".installed.json"
-	maxRecord  = 4096
+	maxRecord  = 64 << 10
 )
 
 // record says what was installed. It makes it possible to check a version without
@@ -42,6 +43,9 @@ type record struct {
 	Source string `json:"source"`
 	// Installed is the digest of the files in the folder, without the record itself.
 	Installed string `json:"installed"`
+	// Packed are the files of the source that were packed, by path. It is nil in the
+	// records of earlier releases.
+	Packed map[string]packed `json:"packed"`
 }
 
 // holds reports whether the folder is a complete and unchanged copy of the files with
@@ -63,7 +67,7 @@ func (p *place) holds(ctx context.Context, name, digest string) (bool, error) {
 	if !ok || r.Source != digest {
 		return false, nil
 	}
-	installed, err := readInstalled(ctx, folder)
+	installed, err := p.listInstalled(ctx, folder, digestContent)
 	if ctx.Err() != nil {
 		return false, ctx.Err()
 	}
@@ -86,9 +90,9 @@ func readRecord(folder *os.Root) (r record, ok bool) {
 	return r, err == nil && json.Unmarshal(text, &r) == nil
 }
 
-// readInstalled reads a version's folder without its record.
-func readInstalled(ctx context.Context, folder *os.Root) (tree, error) {
-	s := source{root: folder}
+// listInstalled reads a version's folder without its record and what is ignored.
+func (p *place) listInstalled(ctx context.Context, folder *os.Root, content contentReader) (tree, error) {
+	s := source{root: folder, ignored: p.ignored}
 	names, err := namesIn(folder)
 	if err != nil {
 		return nil, err
@@ -98,7 +102,8 @@ func readInstalled(ctx context.Context, folder *os.Root) (tree, error) {
 			s.names = append(s.names, name)
 		}
 	}
-	return readTree(ctx, folder, sorted(s.names))
+	slices.Sort(s.names)
+	return s.readTree(ctx, content)
 }
 
 // copy copies the files into a new folder and returns its name. A folder that a crash
@@ -121,7 +126,7 @@ func (p *place) copy(ctx context.Context, source source, wanted tree) (_ string,
 		return "", err
 	}
 	defer to.Close()
-	if err := fill(ctx, source, to, wanted); err != nil {
+	if err := p.fill(ctx, source, to, wanted); err != nil {
 		return "", err
 	}
 	// Everything must be on the disk before the folder gets its name.
@@ -129,20 +134,20 @@ func (p *place) copy(ctx context.Context, source source, wanted tree) (_ string,
 }
 
 // fill copies the files into the empty folder to and adds the record.
-func fill(ctx context.Context, source source, to *os.Root, wanted tree) error {
+func (p *place) fill(ctx context.Context, source source, to *os.Root, wanted tree) error {
 	for _, e := range wanted {
 		if err := copyEntry(ctx, source.root, to, e); err != nil {
 			return fmt.Errorf("copy %s: %w", e.path, err)
 		}
 	}
-	installed, err := readInstalled(ctx, to)
+	installed, err := p.listInstalled(ctx, to, digestContent)
 	if err != nil {
 		return fmt.Errorf("read the copy: %w", err)
 	}
 	if err := compare(wanted, installed); err != nil {
 		return err
 	}
-	if err := writeRecord(to, record{wanted.digest(), installed.digest()}); err != nil {
+	if err := writeRecord(to, record{wanted.digest(), installed.digest(), packedFiles(wanted, installed)}); err != nil {
 		return err
 	}
 	return to.Chmod(".", 0o755)
@@ -171,7 +176,7 @@ func copyEntry(ctx context.Context, from, to *os.Root, e entry) error {
 	case fs.ModeSymlink:
 		return to.Symlink(e.content, e.path)
 	}
-	in, err := from.OpenFile(e.path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	in, err := openFile(from, e.path)
 	if err != nil {
 		return err
 	}
@@ -254,6 +259,21 @@ func compare(wanted, installed tree) error {
 		}
 	}
 	return nil
+}
+
+// packedFiles returns the digests of the files that were packed. It is never nil.
+func packedFiles(wanted, installed tree) map[string]packed {
+	contents := make(map[string]string, len(installed))
+	for _, e := range installed {
+		contents[e.path] = e.content
+	}
+	files := map[string]packed{}
+	for _, e := range wanted {
+		if to := installedPath(e.path); to != e.path {
+			files[e.path] = packed{Source: e.content, Installed: contents[to]}
+		}
+	}
+	return files
 }
 
 func writeRecord(to *os.Root, r record) error {

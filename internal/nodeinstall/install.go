@@ -39,6 +39,9 @@ type Options struct {
 	Name string
 	// Version is the version's name. Empty means a name made from the files' digest.
 	Version string
+	// Ignored are patterns (filepath.Match) of paths in an installed version that processes
+	// create and remove while they use it, and that say nothing about its completeness.
+	Ignored []string
 	// Proc lists the node's processes. Empty means /proc below HostRoot.
 	Proc string
 	// InspectTimeout bounds the look at the node's processes. 0 means a minute.
@@ -92,15 +95,16 @@ func install(ctx context.Context, o Options) (r Result, err error) {
 	if o.Version != "" && !validVersion.MatchString(o.Version) {
 		return r, fmt.Errorf("version %q: want letters, digits, dots, dashes, underscores and plus signs", o.Version)
 	}
+	for _, pattern := range o.Ignored {
+		if _, err := filepath.Match(pattern, ""); err != nil {
+			return r, fmt.Errorf("pattern %q: %w", pattern, err)
+		}
+	}
 	source, err := openSource(o.From, o.Files)
 	if err != nil {
 		return r, err
 	}
 	defer source.root.Close()
-	wanted, err := source.read(ctx)
-	if err != nil {
-		return r, fmt.Errorf("read %s: %w", o.From, err)
-	}
 	p, err := openPlace(ctx, o.HostRoot, o.Name)
 	if err != nil {
 		return r, err
@@ -109,8 +113,9 @@ func install(ctx context.Context, o Options) (r Result, err error) {
 	if p.proc = o.Proc; p.proc == "" {
 		p.proc = filepath.Join(o.HostRoot, "proc")
 	}
+	p.ignored = o.Ignored
 	p.inspect = cmp.Or(o.InspectTimeout, time.Minute)
-	if r.Version, r.Copied, err = p.add(ctx, source, wanted, o.Version); err != nil {
+	if r.Version, r.Copied, err = p.add(ctx, source, o.Version); err != nil {
 		return r, err
 	}
 	if r.Switched, err = p.switchTo(r.Version); err != nil {
@@ -128,12 +133,21 @@ type place struct {
 	// folderFD and versionsFD are the same folders.
 	folderFD, versionsFD int
 	proc                 string
+	// ignored are Options.Ignored.
+	ignored []string
 	// inspect bounds the look at the processes in proc.
 	inspect time.Duration
 }
 
 // add makes sure that a complete folder with these files is there, and returns its name.
-func (p *place) add(ctx context.Context, source source, wanted tree, version string) (name string, copied bool, err error) {
+func (p *place) add(ctx context.Context, source source, version string) (name string, copied bool, err error) {
+	if version != "" && p.matches(ctx, source, version) {
+		return version, false, nil
+	}
+	wanted, err := source.read(ctx)
+	if err != nil {
+		return "", false, fmt.Errorf("read %s: %w", source.root.Name(), err)
+	}
 	digest := wanted.digest()
 	names := []string{version, version + "-" + digest[:12]}
 	if version == "" {

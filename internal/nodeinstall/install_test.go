@@ -78,6 +78,18 @@ func (n *node) install(version string) Result {
 	return r
 }
 
+// matches reports whether a version is recognised without digests.
+func (n *node) matches(version string) bool {
+	n.Helper()
+	source, err := openSource(n.payload, nil)
+	n.must(err)
+	defer source.root.Close()
+	p, err := openPlace(n.Context(), n.root, "smolvm")
+	n.must(err)
+	defer p.close()
+	return p.matches(n.Context(), source, version)
+}
+
 func (n *node) path(name ...string) string {
 	return filepath.Join(append([]string{n.root, "opt/smolvm"}, name...)...)
 }
@@ -231,6 +243,31 @@ func TestDamagedVersionIsReplaced(t *testing.T) {
 				n.wantFile("current/smolvm", "one")
 			}
 		})
+	}
+}
+
+// What a process keeps in a version that it uses does not make it look damaged: nobody
+// guards the node while a version is copied.
+func TestIgnoredFiles(t *testing.T) {
+	n := newNode(t)
+	n.pack(map[string]string{"smolvm": "one", "rootfs/a": "a"})
+	o := n.options("1.0")
+	o.Ignored = []string{"rootfs/.ready*"}
+	_, err := Install(t.Context(), o)
+	n.must(err)
+	n.must(os.WriteFile(n.path("current/rootfs/.ready.1"), nil, 0o600))
+	earlier := func(text []byte) []byte { return bytes.Replace(text, []byte(`"packed"`), []byte(`"unknown"`), 1) }
+	for _, change := range []func([]byte) []byte{slices.Clone[[]byte], earlier} { // by comparing, and by digests
+		record, err := os.ReadFile(n.path("current", recordName))
+		n.must(err)
+		n.must(os.WriteFile(n.path("current", recordName), change(record), 0o644))
+		if r, err := Install(t.Context(), o); err != nil || r.Copied {
+			t.Errorf("got %+v, %v, want the file ignored", r, err)
+		}
+	}
+	n.must(os.WriteFile(n.path("current/rootfs/b"), nil, 0o644))
+	if r, err := Install(t.Context(), o); err != nil || !r.Copied {
+		t.Errorf("got %+v, %v, want another file noticed", r, err)
 	}
 }
 
@@ -391,6 +428,19 @@ func TestPackedFiles(t *testing.T) {
 	n.wantFile("current/lib/kept.zst", "as it is")
 	if r := n.install("1.0"); r.Copied {
 		t.Errorf("got %+v, want it recognised without unpacking", r)
+	}
+	if !n.matches("1.0") {
+		t.Error("got false, want it recognised by comparing")
+	}
+	n.must(os.WriteFile(filepath.Join(n.payload, "overlay.ext4.sparse"), encoded(t, strings.Repeat("\x00", 10<<20)+"End"), 0o644))
+	if n.matches("1.0") {
+		t.Error("got true, want the change in the packed file noticed")
+	}
+	if r := n.install("1.0"); !r.Copied {
+		t.Errorf("got %+v, want the other content installed", r)
+	}
+	if r := n.install("1.0"); r.Copied {
+		t.Errorf("got %+v, want it recognised by its digest", r)
 	}
 	n.must(os.Truncate(n.path("current/storage.ext4"), size-1))
 	if r := n.install("1.0"); !r.Copied {

@@ -13,6 +13,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -65,6 +66,8 @@ type source struct {
 	root *os.Root
 	// names are what belongs to the version.
 	names []string
+	// ignored are patterns of paths that do not belong to it.
+	ignored []string
 }
 
 func openSource(dir string, names []string) (source, error) {
@@ -72,7 +75,7 @@ func openSource(dir string, names []string) (source, error) {
 	if err != nil {
 		return source{}, fmt.Errorf("open the files to install: %w", err)
 	}
-	s := source{root, slices.Clone(names)}
+	s := source{root: root, names: slices.Clone(names)}
 	if len(names) == 0 {
 		s.names, err = namesIn(root)
 	}
@@ -103,8 +106,10 @@ func namesIn(root *os.Root) ([]string, error) {
 	return f.Readdirnames(-1)
 }
 
-func (s source) read(ctx context.Context) (tree, error) {
-	t, err := readTree(ctx, s.root, s.names)
+func (s source) read(ctx context.Context) (tree, error) { return s.list(ctx, digestContent) }
+
+func (s source) list(ctx context.Context, content contentReader) (tree, error) {
+	t, err := s.readTree(ctx, content)
 	for i := range t { // what the copy gets
 		t[i].mode = normal(t[i].mode)
 	}
@@ -123,15 +128,22 @@ func normal(mode fs.FileMode) fs.FileMode {
 	return mode.Type() | 0o644
 }
 
-// readTree reads what has these names in root. It follows no link.
-func readTree(ctx context.Context, root *os.Root, names []string) (t tree, err error) {
+// contentReader returns what identifies the content of a regular file, and the file's size
+// without holes.
+type contentReader func(ctx context.Context, root *os.Root, path string, info fs.FileInfo) (id string, data int64, err error)
+
+// readTree reads what belongs to the version. It follows no link.
+func (s source) readTree(ctx context.Context, content contentReader) (t tree, err error) {
 	var data int64
 	var visit func(path string) error
 	visit = func(path string) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		e, err := readEntry(ctx, root, path)
+		if slices.ContainsFunc(s.ignored, func(pattern string) bool { ok, _ := filepath.Match(pattern, path); return ok }) {
+			return nil
+		}
+		e, err := readEntry(ctx, s.root, path, content)
 		if err != nil {
 			return fmt.Errorf("%s: %w", path, err)
 		}
@@ -142,7 +154,7 @@ func readTree(ctx context.Context, root *os.Root, names []string) (t tree, err e
 		if !e.mode.IsDir() {
 			return nil
 		}
-		folder, err := root.Open(path)
+		folder, err := s.root.Open(path)
 		if err != nil {
 			return err
 		}
@@ -159,7 +171,7 @@ func readTree(ctx context.Context, root *os.Root, names []string) (t tree, err e
 		}
 		return nil
 	}
-	for _, name := range names {
+	for _, name := range s.names {
 		if err := visit(name); err != nil {
 			return nil, err
 		}
@@ -167,7 +179,7 @@ func readTree(ctx context.Context, root *os.Root, names []string) (t tree, err e
 	return t, nil
 }
 
-func readEntry(ctx context.Context, root *os.Root, path string) (entry, error) {
+func readEntry(ctx context.Context, root *os.Root, path string, content contentReader) (entry, error) {
 	info, err := root.Lstat(path)
 	if err != nil {
 		return entry{}, err
@@ -179,17 +191,21 @@ func readEntry(ctx context.Context, root *os.Root, path string) (entry, error) {
 		e.mode = fs.ModeSymlink
 		e.content, err = root.Readlink(path)
 	case 0:
-		// O_NONBLOCK: it may have become a FIFO.
-		f, openErr := root.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-		if openErr != nil {
-			return entry{}, openErr
-		}
-		defer f.Close()
-		e.content, e.data, err = readContent(ctx, f)
+		e.content, e.data, err = content(ctx, root, path, info)
 	default:
 		err = fmt.Errorf("it is a %s: want only files, folders and symbolic links", info.Mode().Type())
 	}
 	return e, err
+}
+
+// digestContent is the contentReader for digests.
+func digestContent(ctx context.Context, root *os.Root, path string, _ fs.FileInfo) (digest string, data int64, err error) {
+	f, err := openFile(root, path)
+	if err != nil {
+		return "", 0, err
+	}
+	defer f.Close()
+	return readContent(ctx, f)
 }
 
 // readContent returns the digest of a file's content, and its size without holes. It

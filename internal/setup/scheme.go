@@ -34,7 +34,11 @@ func newScheme() (*runtime.Scheme, error) {
 
 // restConfig reads a kubeconfig. An empty path means the Pod's own ServiceAccount.
 func restConfig(path, user string) (*rest.Config, error) {
-	cfg, err := clientcmd.BuildConfigFromFlags("", path)
+	load := func() (*rest.Config, error) { return clientcmd.BuildConfigFromFlags("", path) }
+	if path == "" { // BuildConfigFromFlags would log a warning
+		load = rest.InClusterConfig
+	}
+	cfg, err := load()
 	if err != nil {
 		return nil, fmt.Errorf("--kubeconfig %q: %w", path, err)
 	}
