@@ -44,9 +44,15 @@ func (b *Bundles) DeleteBundle(ctx context.Context, owner host.Owner) error {
 	return b.remove(owner, func(a host.Bundles) error { return a.DeleteBundle(ctx, owner) })
 }
 
-// ListBundles implements host.Bundles.
+// ListBundles implements host.Bundles. It lists none that are containers of Pods: the
+// manager makes and deletes Pods, and one without a Bottle on this node may be one whose
+// Bottle comes to the node right now. What an agent makes for such a Bottle is below the
+// Bottle's folder, or is a wall.
 func (b *Bundles) ListBundles(ctx context.Context) ([]host.Bundle, error) {
-	return list(&b.adapters, func(a host.Bundles) ([]host.Bundle, error) { return a.ListBundles(ctx) })
+	if !b.set.Active(Docker) {
+		return nil, nil
+	}
+	return b.docker.ListBundles(ctx)
 }
 
 // UnansweredPorts implements host.Bundles.

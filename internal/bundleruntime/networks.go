@@ -52,7 +52,11 @@ func (n *Networks) DeleteNetwork(ctx context.Context, owner host.Owner) error {
 	return n.remove(owner, func(a host.Networks) error { return a.DeleteNetwork(ctx, owner) })
 }
 
-// ListNetworks implements host.Networks.
+// ListNetworks implements host.Networks. It lists none of those in Pods, which go with
+// their Pods: see Bundles.ListBundles.
 func (n *Networks) ListNetworks(ctx context.Context) ([]host.Network, error) {
-	return list(&n.adapters, func(a host.Networks) ([]host.Network, error) { return a.ListNetworks(ctx) })
+	if !n.set.Active(Docker) {
+		return nil, nil
+	}
+	return n.docker.ListNetworks(ctx)
 }

@@ -64,6 +64,8 @@ func (j *judgment) namespace() {
 		j.closedFault("namespace %s is missing", f.path)
 	case f.kind == fileForeign:
 		j.closedFault("%s is not a network namespace", f.path)
+	case f.node && f.pod != nil:
+		j.openFault("%s is the network namespace of the node or of the Pod", f.path)
 	case f.node:
 		j.openFault("%s is the node's own network namespace", f.path)
 	case !j.namespaceMarked():

@@ -5,10 +5,13 @@ package wall
 import (
 	"context"
 	"errors"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"botbottle.dev/bottle-operator/internal/host"
 )
@@ -230,4 +233,28 @@ func TestSandboxsEndIsReported(t *testing.T) {
 	w.abandonPod(t, spec.Owner)
 	eventually(t, "a report", 5*time.Second, func() bool { return reports.Load() > before })
 	eventually(t, "the end of the namespace", 5*time.Second, func() bool { return linkGone(pod.veth) })
+}
+
+// TestMachineIsTheNode: the name of a machine's namespace leads to that of the node or of the
+// Pod.
+func TestMachineIsTheNode(t *testing.T) {
+	w := newPodWorld(t)
+	spec, pod, wall := w.standing(t, 87)
+	wallNS(t, wall) // holds the namespace, and therefore its link
+	for _, other := range []string{"/proc/self/ns/net", pod.path} {
+		must(t, removeNetNS(wall.Path))
+		must(t, os.WriteFile(wall.Path, nil, 0o444))
+		must(t, unix.Mount(other, wall.Path, "none", unix.MS_BIND, ""))
+		want := "open: " + wall.Path + " is the network namespace of the node or of the Pod"
+		if got, _, _ := strings.Cut(describe(w.inspect(t, spec).Faults), "\n"); got != want {
+			t.Errorf("first fault: got %s, want %s", got, want)
+		}
+		_, err := w.pods.EnsureWall(t.Context(), spec)
+		mustErr(t, "ensure", err, host.ErrConflict)
+		must(t, w.pods.DeleteWall(t.Context(), spec.Owner))
+		if _, err := os.Lstat(wall.Path); err != nil {
+			t.Errorf("after delete: got %v, want the file left alone", err)
+		}
+	}
+	must(t, removeNetNS(wall.Path))
 }

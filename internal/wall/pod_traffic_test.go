@@ -4,6 +4,7 @@ package wall
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -155,6 +156,38 @@ func TestMachineReachesOnlyItsBundleInAPod(t *testing.T) {
 	if got := try(soon); len(got) != 4 {
 		t.Errorf("answered without the filter and with forwarding: got %v, want all: the test proves nothing", got)
 	}
+}
+
+// TestBundleIsProtectedWithoutAWall: nobody else reaches a bundle that has no bridge yet, or
+// none in a new sandbox.
+func TestBundleIsProtectedWithoutAWall(t *testing.T) {
+	w := newPodWorld(t)
+	spec := newSpec(t, 76)
+	mustErr(t, "protect, without a Pod", w.pods.ProtectBundle(t.Context(), spec.Owner, spec.Ports), host.ErrNotFound)
+	for what, protect := range map[string]func() error{
+		"ProtectBundle": func() error { return w.pods.ProtectBundle(t.Context(), spec.Owner, spec.Ports) },
+		"EnsureWall": func() error {
+			_, err := w.pods.EnsureWall(t.Context(), spec)
+			if errors.Is(err, host.ErrNotFound) {
+				return nil // there is no bridge
+			}
+			return fmt.Errorf("got %w, want ErrNotFound", err)
+		},
+	} {
+		pod := w.addPod(t, spec)
+		w.listen(t, spec, 8888)
+		if got, err := dialNode(t, addrPort(pod.ip, 8888), soon); got != "hello" {
+			t.Errorf("before %s: got %q, %v, want hello: the test proves nothing", what, got, err)
+		}
+		must(t, protect())
+		w.wantBundleHidden(t, pod)
+		w.removePod(t, spec.Owner)
+	}
+	w.addBundle(t, spec, 8888)
+	must(t, w.pods.ProtectBundle(t.Context(), spec.Owner, []int32{9, 8888}))
+	wall := w.stand(t, spec)
+	greet(t, wall, spec)
+	w.wantBundleHidden(t, w.pod(spec.Owner))
 }
 
 // TestNobodyReachesTheMachineThroughItsPod: a Pod forwards what it gets from others.

@@ -61,6 +61,10 @@ func (p *PodWalls) EnsureWall(ctx context.Context, spec host.WallSpec) (host.Wal
 	defer p.walls.locks.Lock(spec.Owner.UID8())()
 	var wall host.Wall
 	err = p.inPod(ctx, spec.Owner, func() (err error) {
+		// The bundle may serve already, so its table does not wait for its bridge.
+		if err := podTable(spec).ensure(); err != nil {
+			return err
+		}
 		wall, err = p.walls.ensure(ctx, podSide{p}, spec, want)
 		return err
 	})
@@ -68,6 +72,17 @@ func (p *PodWalls) EnsureWall(ctx context.Context, spec host.WallSpec) (host.Wal
 		err = errors.Join(err, p.cutOffStray(ctx, spec.Owner))
 	}
 	return wall, err
+}
+
+// ProtectBundle makes the table that keeps everybody else from these ports of the bundle,
+// in the owner's Pod, before there is a wall. It returns ErrNotFound and ErrUnavailable as
+// EnsureWall does.
+func (p *PodWalls) ProtectBundle(ctx context.Context, owner host.Owner, ports []int32) error {
+	if err := errors.Join(checkOwner(owner), ctx.Err()); err != nil {
+		return err
+	}
+	defer p.walls.locks.Lock(owner.UID8())()
+	return p.inPod(ctx, owner, podTable(host.WallSpec{Owner: owner, Ports: ports}).ensure)
 }
 
 // cutOffStray deletes the link of a namespace of ours if the other end of it is not in the

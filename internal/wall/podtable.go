@@ -68,12 +68,9 @@ func podTable(s host.WallSpec) hookTable {
 	}}
 }
 
-// surround writes the podTable, turns forwarding off and takes other links out of the
-// bridge.
+// surround turns forwarding off and takes other links out of the bridge. EnsureWall has
+// written the podTable before.
 func (p podSide) surround(spec host.WallSpec, f facts) error {
-	if err := podTable(spec).ensure(); err != nil {
-		return err
-	}
 	bridge := spec.Owner.Bridge()
 	on, err := forwards(bridge)
 	if err == nil && on {
