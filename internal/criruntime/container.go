@@ -18,6 +18,9 @@ import (
 // ContainerName is the name of the container of a placeholder Pod that is the bundle.
 const ContainerName = "bundle"
 
+// containerNameLabel is a label that the kubelet gives to containers.
+const containerNameLabel = "io.kubernetes.container.name"
+
 // container is the newest container of a Pod that is the bundle.
 type container struct {
 	pod    Pod

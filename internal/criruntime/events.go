@@ -4,6 +4,8 @@ package criruntime
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -20,46 +22,61 @@ const (
 	reconnectMax   = 10 * time.Second
 	// streamCheck is the interval at which the runtime is asked for a sign of life.
 	streamCheck = 30 * time.Second
+	// pollInterval is how often lists are compared while there are no events.
+	pollInterval = 2 * time.Second
+	// refusalTime is how long a runtime that has no events may take to say so.
+	refusalTime = 50 * time.Millisecond
 )
 
 // Run follows the runtime's events until ctx ends, and returns nil. It drops what is known
-// about a Pod when the Pod changes, and tells WatchBundles. It is needed once.
+// about a Pod when the Pod changes, and tells WatchBundles. It is needed once. While there
+// are no events (CRI-O has none by default), it compares lists.
 func (r *Runtime) Run(ctx context.Context) error {
+	lost, last := false, map[string]string(nil)
 	for failures := 1; ; failures++ {
-		began := time.Now()
 		// The error is not reported: every other call to the runtime reports the same.
-		_ = r.followEvents(ctx)
+		established := r.followEvents(ctx)
 		r.cache.setWatched(false)
 		if ctx.Err() != nil {
 			return nil
 		}
-		r.changed("")
-		if time.Since(began) > reconnectMax {
-			failures = 1
+		if established {
+			failures, last = 1, nil
 		}
-		select {
-		case <-ctx.Done():
+		if established || !lost {
+			r.changed("")
+		}
+		lost = true
+		if last = r.poll(ctx, last, backoff.After(failures, reconnectFirst, reconnectMax)); ctx.Err() != nil {
 			return nil
-		case <-time.After(backoff.After(failures, reconnectFirst, reconnectMax)):
 		}
 	}
 }
 
 // followEvents reads one stream of events until it is lost, or until the runtime no longer
-// answers: one that hangs does not close its streams.
-func (r *Runtime) followEvents(ctx context.Context) error {
+// answers: one that hangs does not close its streams. It reports whether the stream was ever
+// established.
+func (r *Runtime) followEvents(ctx context.Context) (established bool) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stream, err := r.client.GetContainerEvents(ctx, &cri.GetEventsRequest{})
 	if err != nil {
-		return err
+		return false
 	}
-	lost := make(chan error, 1)
-	go func() { lost <- r.readEvents(stream) }()
+	lost := make(chan struct{})
+	go func() {
+		defer close(lost)
+		r.readEvents(stream)
+	}()
 	// The stream has no answer before the first event. A runtime that has answered a later
 	// call has most likely opened it; watchedAge bounds the effect of a missed event.
 	if err := r.Ping(ctx); err != nil {
-		return err
+		return false
+	}
+	select {
+	case <-lost:
+		return false // refused
+	case <-time.After(refusalTime):
 	}
 	r.cache.setWatched(true)
 	r.changed("") // what changed until now
@@ -67,21 +84,73 @@ func (r *Runtime) followEvents(ctx context.Context) error {
 	defer check.Stop()
 	for {
 		select {
-		case err := <-lost:
-			return err
+		case <-lost:
+			return true
 		case <-check.C:
 			if err := r.Ping(ctx); err != nil {
-				return err
+				return true
 			}
 		}
 	}
 }
 
-func (r *Runtime) readEvents(stream grpc.ServerStreamingClient[cri.ContainerEventResponse]) error {
+// poll compares lists of Pods and containers for a time, with the last one first, and returns
+// the newest. It reports the owners of what differs.
+func (r *Runtime) poll(ctx context.Context, last map[string]string, limit time.Duration) map[string]string {
+	end, tick := time.NewTimer(limit), time.NewTicker(pollInterval)
+	defer end.Stop()
+	defer tick.Stop()
+	for {
+		if now, err := r.snapshot(ctx); err == nil {
+			for uid := range now {
+				if last != nil && last[uid] != now[uid] {
+					r.changed(uid)
+				}
+			}
+			for uid := range last {
+				if _, ok := now[uid]; !ok {
+					r.changed(uid)
+				}
+			}
+			last = now
+		}
+		select {
+		case <-ctx.Done():
+			return last
+		case <-end.C:
+			return last
+		case <-tick.C:
+		}
+	}
+}
+
+// snapshot returns the state of each Bottle's sandboxes and containers, by the owner's UID.
+func (r *Runtime) snapshot(ctx context.Context) (map[string]string, error) {
+	pods, err := r.Pods(ctx)
+	if err != nil {
+		return nil, err
+	}
+	containers, err := r.containers(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	bySandbox := map[string][]string{}
+	for _, c := range containers {
+		bySandbox[c.PodSandboxId] = append(bySandbox[c.PodSandboxId], c.Id+" "+c.State.String())
+	}
+	out := map[string]string{}
+	for _, p := range pods {
+		slices.Sort(bySandbox[p.SandboxID])
+		out[p.Owner.UID] += fmt.Sprintln(p.SandboxID, p.Ready, bySandbox[p.SandboxID])
+	}
+	return out, nil
+}
+
+func (r *Runtime) readEvents(stream grpc.ServerStreamingClient[cri.ContainerEventResponse]) {
 	for {
 		event, err := stream.Recv()
 		if err != nil {
-			return err
+			return
 		}
 		if uid := event.GetPodSandboxStatus().GetLabels()[v1alpha1.LabelUID]; uid != "" {
 			r.changed(uid)

@@ -35,7 +35,9 @@ type fakeRuntime struct {
 	sandboxes  []*cri.PodSandboxStatus
 	info       map[string]string // of a sandbox, by id
 	containers []*cri.ContainerStatus
-	inspected  int // calls of PodSandboxStatus
+	owners     map[string]string // of a container, by id: its sandbox
+	inspected  int               // calls of PodSandboxStatus
+	lists      int               // calls of ListContainers
 	streams    map[chan *cri.ContainerEventResponse]bool
 	noEvents   bool
 	failing    error
@@ -176,9 +178,10 @@ func (f *fakeRuntime) PodSandboxStatus(_ context.Context, req *cri.PodSandboxSta
 func (f *fakeRuntime) ListContainers(context.Context, *cri.ListContainersRequest) (*cri.ListContainersResponse, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.lists++
 	out := &cri.ListContainersResponse{}
 	for _, c := range f.containers {
-		out.Containers = append(out.Containers, &cri.Container{Id: c.Id, State: c.State, CreatedAt: c.CreatedAt})
+		out.Containers = append(out.Containers, &cri.Container{Id: c.Id, PodSandboxId: f.owners[c.Id], State: c.State, CreatedAt: c.CreatedAt})
 	}
 	return out, f.failing
 }

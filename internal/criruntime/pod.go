@@ -21,14 +21,6 @@ import (
 	"botbottle.dev/bottle-operator/internal/netns"
 )
 
-// Labels that the kubelet gives to sandboxes and containers.
-const (
-	podNameLabel       = "io.kubernetes.pod.name"
-	podNamespaceLabel  = "io.kubernetes.pod.namespace"
-	podUIDLabel        = "io.kubernetes.pod.uid"
-	containerNameLabel = "io.kubernetes.container.name"
-)
-
 // ours is the prefix of our labels and annotations.
 const ours = "botbottle.dev/"
 

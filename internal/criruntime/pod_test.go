@@ -240,3 +240,53 @@ func TestPodsOfOneOwnerWaitForOneLookup(t *testing.T) {
 		t.Errorf("got %d inspections, want 1", got)
 	}
 }
+
+// TestWatchWithoutEvents checks that changes are also noticed in a runtime that has no events,
+// and only the changes.
+func TestWatchWithoutEvents(t *testing.T) {
+	f, r := startFake(t)
+	f.noEvents = true
+	other := testOwner
+	other.UID = "another-one"
+	f.put(sandboxOf(testOwner, testOwner.ID(), "a"), "/run/netns/a")
+	f.put(sandboxOf(other, other.ID(), "b"), "/run/netns/b")
+	uids := make(chan string, 100)
+	go func() { _ = r.Bundles().WatchBundles(t.Context(), func(uid string) { uids <- uid }) }()
+	eventually(t, "the watch begins", func() bool {
+		r.watchers.mu.Lock()
+		defer r.watchers.mu.Unlock()
+		return len(r.watchers.all) == 1
+	})
+	run(t, r)
+	want := func(uid string) {
+		t.Helper()
+		select {
+		case got := <-uids:
+			if got != uid {
+				t.Errorf("got a change of %q, want %q", got, uid)
+			}
+		case <-time.After(20 * time.Second):
+			t.Errorf("got no change within 20 s, want one of %q", uid)
+		}
+	}
+	want("") // nothing is known yet
+	eventually(t, "the first list", func() bool {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return f.lists > 0
+	})
+	ended := sandboxOf(testOwner, testOwner.ID(), "a")
+	ended.State = cri.PodSandboxState_SANDBOX_NOTREADY
+	f.put(ended, "/run/netns/a")
+	want(testOwner.UID)
+	f.mu.Lock()
+	f.containers = []*cri.ContainerStatus{{Id: "c", State: cri.ContainerState_CONTAINER_RUNNING}}
+	f.owners = map[string]string{"c": "b"}
+	f.mu.Unlock()
+	want(other.UID)
+	select {
+	case uid := <-uids:
+		t.Errorf("got another change of %q, want none", uid)
+	default:
+	}
+}

@@ -133,14 +133,36 @@ func bridgeRepaired(t *testing.T, c *critest.Containerd) {
 		}
 		return err
 	})
+	index := 0
+	inside(func(l netlink.Link) error { index = l.Attrs().Index; return nil })
+	for name, damage := range bridgeDamages() {
+		inside(damage)
+		if got, err := n.InspectNetwork(t.Context(), owner); err != nil || got.Gateway.IsValid() || got.Subnet != want.Subnet {
+			t.Errorf("%s: got %+v, %v, want the subnet without a gateway", name, got, err)
+		}
+		if err := n.EnsureNetwork(t.Context(), want); err != nil {
+			t.Errorf("%s: repair: %v", name, err)
+		}
+		if got, err := n.InspectNetwork(t.Context(), owner); err != nil || got != want {
+			t.Errorf("%s: after the repair: got %+v, %v, want %+v", name, got, err, want)
+		}
+	}
+	inside(func(l netlink.Link) error {
+		if l.Attrs().Index != index {
+			t.Error("the bridge was made again, want the same one repaired")
+		}
+		return nil
+	})
+}
+
+// bridgeDamages are what makes a bridge other than it should be.
+func bridgeDamages() map[string]func(l netlink.Link) error {
 	sysctl := func(name, value string) func(netlink.Link) error {
 		return func(l netlink.Link) error {
 			return os.WriteFile("/proc/sys/net/"+name[:4]+"/conf/"+l.Attrs().Name+"/"+name[5:], []byte(value), 0)
 		}
 	}
-	index := 0
-	inside(func(l netlink.Link) error { index = l.Attrs().Index; return nil })
-	for name, damage := range map[string]func(l netlink.Link) error{
+	return map[string]func(l netlink.Link) error{
 		"forwarding": sysctl("ipv4/forwarding", "1"),
 		"all forwarding": func(netlink.Link) error {
 			return errors.Join(os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("0"), 0), os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0))
@@ -163,24 +185,7 @@ func bridgeRepaired(t *testing.T, c *critest.Containerd) {
 		},
 		"MAC": func(l netlink.Link) error { return netlink.LinkSetHardwareAddr(l, []byte{2, 0, 0, 0, 0, 1}) },
 		"MTU": func(l netlink.Link) error { return netlink.LinkSetMTU(l, 9000) },
-	} {
-		inside(damage)
-		if got, err := n.InspectNetwork(t.Context(), owner); err != nil || got.Gateway.IsValid() || got.Subnet != want.Subnet {
-			t.Errorf("%s: got %+v, %v, want the subnet without a gateway", name, got, err)
-		}
-		if err := n.EnsureNetwork(t.Context(), want); err != nil {
-			t.Errorf("%s: repair: %v", name, err)
-		}
-		if got, err := n.InspectNetwork(t.Context(), owner); err != nil || got != want {
-			t.Errorf("%s: after the repair: got %+v, %v, want %+v", name, got, err, want)
-		}
 	}
-	inside(func(l netlink.Link) error {
-		if l.Attrs().Index != index {
-			t.Error("the bridge was made again, want the same one repaired")
-		}
-		return nil
-	})
 }
 
 // bridgeUnfinished leaves what an agent leaves that ends while it makes a bridge.

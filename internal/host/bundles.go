@@ -67,8 +67,12 @@ type Bundle struct {
 }
 
 // Bundles manages the bundle containers of this node's Bottles. All methods may
-// be called again at any time. ErrUnavailable means that dockerd does not
-// answer.
+// be called again at any time. ErrUnavailable means that dockerd or the container runtime
+// does not answer.
+//
+// In Pods, the kubelet makes, starts and removes the containers: EnsureBundle only
+// observes, StopBundle does nothing, and DeleteBundle ends a container, which stays until
+// the Pod has gone. ErrNotFound also means that the Pod does not run.
 type Bundles interface {
 	// InspectBundle returns the owner's container. It returns ErrNotFound when
 	// there is none, and ErrConflict when a container with its name belongs to

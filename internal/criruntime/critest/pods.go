@@ -71,7 +71,7 @@ func (c *Containerd) PlaceAs(t testing.TB, owner host.Owner, name string) {
 	if err := os.MkdirAll(p.config.LogDirectory, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := bounded(t)
+	ctx, cancel := bounded()
 	defer cancel()
 	out, err := c.cri.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: p.config})
 	if err != nil {
@@ -157,7 +157,7 @@ func (c *Containerd) runContainer(t testing.TB, p *pod) {
 			config.Mounts = append(config.Mounts, &cri.Mount{ContainerPath: target, HostPath: source, Readonly: true})
 		}
 	}
-	ctx, cancel := bounded(t)
+	ctx, cancel := bounded()
 	defer cancel()
 	if err := os.MkdirAll(filepath.Join(p.config.LogDirectory, "bundle"), 0o755); err != nil {
 		t.Fatal(err)
@@ -186,7 +186,7 @@ func (c *Containerd) Running(t testing.TB) (names []string) {
 // Exit makes the owner's container end with exit code 137.
 func (c *Containerd) Exit(t testing.TB, owner host.Owner) {
 	t.Helper()
-	ctx, cancel := bounded(t)
+	ctx, cancel := bounded()
 	defer cancel()
 	_, err := c.cri.StopContainer(ctx, &cri.StopContainerRequest{ContainerId: c.newest(t, owner), Timeout: 0})
 	if err != nil {
@@ -198,7 +198,7 @@ func (c *Containerd) Exit(t testing.TB, owner host.Owner) {
 func (c *Containerd) StopSandbox(t testing.TB, owner host.Owner) {
 	t.Helper()
 	p := c.pods[owner.ID()]
-	ctx, cancel := bounded(t)
+	ctx, cancel := bounded()
 	defer cancel()
 	if _, err := c.cri.StopPodSandbox(ctx, &cri.StopPodSandboxRequest{PodSandboxId: p.sandbox}); err != nil {
 		t.Fatalf("critest: stop sandbox of %s: %v", owner.ID(), err)
@@ -210,7 +210,7 @@ func (c *Containerd) StopSandbox(t testing.TB, owner host.Owner) {
 // has renamed the file.
 func (c *Containerd) Reopen(t testing.TB, owner host.Owner) {
 	t.Helper()
-	ctx, cancel := bounded(t)
+	ctx, cancel := bounded()
 	defer cancel()
 	if _, err := c.cri.ReopenContainerLog(ctx, &cri.ReopenContainerLogRequest{ContainerId: c.newest(t, owner)}); err != nil {
 		t.Fatal(err)
@@ -220,7 +220,7 @@ func (c *Containerd) Reopen(t testing.TB, owner host.Owner) {
 // PID returns the pid of the first process of the owner's container.
 func (c *Containerd) PID(t testing.TB, owner host.Owner) int {
 	t.Helper()
-	ctx, cancel := bounded(t)
+	ctx, cancel := bounded()
 	defer cancel()
 	out, err := c.cri.ContainerStatus(ctx, &cri.ContainerStatusRequest{ContainerId: c.newest(t, owner), Verbose: true})
 	if err != nil {
@@ -246,7 +246,7 @@ func (c *Containerd) newest(t testing.TB, owner host.Owner) string {
 
 func (c *Containerd) status(t testing.TB, id string) *cri.ContainerStatus {
 	t.Helper()
-	ctx, cancel := bounded(t)
+	ctx, cancel := bounded()
 	defer cancel()
 	out, err := c.cri.ContainerStatus(ctx, &cri.ContainerStatusRequest{ContainerId: id})
 	if err != nil {
@@ -256,7 +256,7 @@ func (c *Containerd) status(t testing.TB, id string) *cri.ContainerStatus {
 }
 
 func (c *Containerd) removePod(t testing.TB, p *pod) {
-	ctx, cancel := bounded(t)
+	ctx, cancel := bounded()
 	defer cancel()
 	if p.sandbox == "" {
 		return
@@ -271,6 +271,6 @@ func (c *Containerd) removePod(t testing.TB, p *pod) {
 }
 
 // bounded returns a context that outlives the test's own, for what runs at its end.
-func bounded(testing.TB) (context.Context, context.CancelFunc) {
+func bounded() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.Background(), callLimit)
 }

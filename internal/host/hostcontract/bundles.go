@@ -53,15 +53,6 @@ type BundlesFixture struct {
 	Run func(t *testing.T, spec host.BundleSpec)
 }
 
-// stop makes the owner's container end, by StopBundle if that does it.
-func (f BundlesFixture) stop(t *testing.T, owner host.Owner) {
-	t.Helper()
-	mustDo(t, "stop", f.Bundles.StopBundle(t.Context(), owner))
-	if f.Run != nil {
-		f.Exit(t, owner)
-	}
-}
-
 // bundleTest is a test of the suite.
 type bundleTest struct {
 	name string
@@ -94,12 +85,6 @@ func TestBundles(t *testing.T, fixture func(t *testing.T) BundlesFixture) {
 		{"limits", bundleLimits},
 		{"stop while docker is down", bundleStopDown},
 	}, bundleTests...))
-}
-
-// TestPodBundles runs the suite for an implementation whose containers the kubelet makes:
-// the fixture has Run and Place.
-func TestPodBundles(t *testing.T, fixture func(t *testing.T) BundlesFixture) {
-	runBundleTests(t, fixture, bundleTests)
 }
 
 func runBundleTests(t *testing.T, fixture func(t *testing.T) BundlesFixture, tests []bundleTest) {
@@ -271,28 +256,6 @@ func bundleForeign(t *testing.T, f BundlesFixture) {
 				t.Errorf("foreign containers left: got %d, want 1", got)
 			}
 		})
-	}
-}
-
-func bundleEnv(t *testing.T, f BundlesFixture) {
-	spec := newBundle(t, f, "68")
-	spec.Env = []string{
-		"PLAIN=value", "EMPTY=", "QUOTES='\"`$HOME \\n", "LINES=one\ntwo\r\n", "EQUALS=a=b=c", "EMOJI=🍾", "CONTROL=\x01\x1b",
-	}
-	wantRunning(t, f, spec)
-	got := f.Env(t, spec.Owner)
-	for _, want := range spec.Env {
-		if !slices.Contains(got, want) {
-			t.Errorf("env in the container: got %q, want %q in it", got, want)
-		}
-	}
-	const secret = "correct-horse-battery"
-	for _, bad := range []string{"=" + secret, secret, "A=" + secret + "\x00"} {
-		spec.Env = []string{bad}
-		_, err := f.Bundles.EnsureBundle(t.Context(), spec)
-		if !errors.Is(err, host.ErrInvalid) || strings.Contains(err.Error(), secret) {
-			t.Errorf("env %q: got %v, want ErrInvalid without the value", bad, err)
-		}
 	}
 }
 

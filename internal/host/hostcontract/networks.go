@@ -39,15 +39,6 @@ type NetworksFixture struct {
 	Place func(t *testing.T, owner host.Owner)
 }
 
-// place makes the place of the network, and returns the network.
-func (f NetworksFixture) place(t *testing.T, n host.Network) host.Network {
-	t.Helper()
-	if f.Place != nil {
-		f.Place(t, n.Owner)
-	}
-	return n
-}
-
 // networkTest is a test of the suite.
 type networkTest struct {
 	name string
@@ -71,12 +62,6 @@ func TestNetworks(t *testing.T, fixture func(t *testing.T) NetworksFixture) {
 		{"overlap", networkOverlap},
 		{"occupied prefixes", networkOccupied},
 	}, networkTests...))
-}
-
-// TestPodNetworks runs the suite for an implementation that makes each network in a Pod: the
-// fixture has Place.
-func TestPodNetworks(t *testing.T, fixture func(t *testing.T) NetworksFixture) {
-	runNetworkTests(t, fixture, append([]networkTest{{"two on one subnet", networkShared}}, networkTests...))
 }
 
 func runNetworkTests(t *testing.T, fixture func(t *testing.T) NetworksFixture, tests []networkTest) {
@@ -227,15 +212,6 @@ func networkOccupied(t *testing.T, f NetworksFixture) {
 	}
 	mustDo(t, "delete", f.Networks.DeleteNetwork(t.Context(), own.Owner))
 	mustDo(t, "delete", f.Networks.DeleteNetwork(t.Context(), other.Owner))
-}
-
-// networkShared checks that networks in different Pods may have the same subnet.
-func networkShared(t *testing.T, f NetworksFixture) {
-	for range 2 {
-		n := f.place(t, newNetwork(newOwner("demo"), "58"))
-		mustDo(t, "ensure", f.Networks.EnsureNetwork(t.Context(), n))
-		wantNetwork(t, f, n)
-	}
 }
 
 func networkDown(t *testing.T, f NetworksFixture) {
