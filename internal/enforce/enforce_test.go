@@ -620,11 +620,17 @@ func TestAnInvalidSpecLeavesTheOthersGuarded(t *testing.T) {
 
 func TestNeighbours(t *testing.T) {
 	f := newFixture(t)
-	if got := f.enforcer.Neighbours(uid, 2); len(got) != 0 {
+	if got := f.enforcer.Neighbours(host.WallSpec{Owner: owner()}, 2); len(got) != 0 {
 		t.Errorf("of a lone Bottle: got %v, want none", got)
 	}
-	if got := f.enforcer.Neighbours("other", 2); len(got) != 1 || !strings.HasPrefix(got[0].Owner.ID(), "bottle-demo") {
-		t.Errorf("of another: got %v, want demo", got)
+	other := host.WallSpec{Owner: host.Owner{UID: "other"}}
+	got := f.enforcer.Neighbours(other, 2)
+	if len(got) != 1 || !strings.HasPrefix(got[0].Owner.ID(), "bottle-demo") {
+		t.Fatalf("of another: got %v, want demo", got)
+	}
+	other.BundleIP = got[0].BundleIP
+	if got := f.enforcer.Neighbours(other, 2); len(got) != 0 {
+		t.Errorf("of another with the same address in a Pod of its own: got %v, want none", got)
 	}
 }
 

@@ -64,6 +64,6 @@ func (e *Enforcer) State(uid string) State {
 }
 
 // Neighbours returns the walls of at most that many other Bottles.
-func (e *Enforcer) Neighbours(uid string, most int) []host.WallSpec {
-	return e.watched.neighbours(uid, most)
+func (e *Enforcer) Neighbours(of host.WallSpec, most int) []host.WallSpec {
+	return e.watched.neighbours(of, most)
 }

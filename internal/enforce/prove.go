@@ -170,7 +170,7 @@ func (p *prover) plan(s Subject, nonce string) (probe.Plan, error) {
 			site.Node = append(site.Node, a)
 		}
 	}
-	for _, n := range p.watched.neighbours(s.Spec.Owner.UID, maxNeighbours) {
+	for _, n := range p.watched.neighbours(s.Spec, maxNeighbours) {
 		if len(n.Ports) > 0 {
 			site.Neighbours = append(site.Neighbours, netip.AddrPortFrom(n.BundleIP, uint16(n.Ports[0])))
 		}

@@ -193,14 +193,15 @@ func (r *registry) uids() []string {
 	return uids
 }
 
-// neighbours returns the walls of at most that many other Bottles, in no
-// particular order.
-func (r *registry) neighbours(uid string, most int) []host.WallSpec {
+// neighbours returns the walls of at most that many Bottles other than the wall's, in no
+// particular order. A bundle in another Pod may have the same address: from the guest, that
+// leads to its own bundle.
+func (r *registry) neighbours(of host.WallSpec, most int) []host.WallSpec {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var out []host.WallSpec
 	for other, m := range r.machines {
-		if other != uid && m.wall.Spec.Owner.UID != "" && len(out) < most {
+		if other != of.Owner.UID && m.wall.Spec.Owner.UID != "" && m.wall.Spec.BundleIP != of.BundleIP && len(out) < most {
 			out = append(out, m.wall.Spec)
 		}
 	}

@@ -109,6 +109,7 @@ func TestFlags(t *testing.T) {
 		"manager, no bundle size": {&ManagerOptions{}, []string{"--bundle-memory", "much"}, "--bundle-memory"},
 		"manager, negative disk":  {&ManagerOptions{}, []string{"--default-disk", "-1Gi"}, "--default-disk"},
 		"manager, no disk":        {&ManagerOptions{}, []string{"--default-disk", "0"}, ""},
+		"manager, earlier flag":   {&ManagerOptions{}, []string{"--placeholder-image", "pause"}, ""},
 		"manager, a glob":         {&ManagerOptions{}, []string{"--allowed-bundle-images", "["}, "--allowed-bundle-images"},
 	}
 	for name, tt := range tests {

@@ -107,7 +107,7 @@ func openListener(protocol int, groups []eventGroup) (*listener, error) {
 		}
 	}
 	if err != nil {
-		unix.Close(fd)
+		_ = unix.Close(fd)
 		return nil, err
 	}
 	return &listener{socket: os.NewFile(uintptr(fd), "netlink"), buf: make([]byte, linkRoom), oob: make([]byte, 256)}, nil

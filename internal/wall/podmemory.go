@@ -83,13 +83,14 @@ func (p *PodWalls) readMany(ctx context.Context, specs []host.WallSpec) ([]host.
 	kept := make(map[string]*keptPod, len(specs))
 	walls := make([]host.Wall, len(specs))
 	err := p.withReader(m.buf, func(r *podReader) error {
+		r.now = now
 		for i, s := range specs {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
 			k := m.walls[s.Owner.ID()]
-			if m.events == nil || k == nil || !r.unchanged(k, s, pods[i], now) {
-				k = r.keep(ctx, k, s, pods[i], now)
+			if m.events == nil || k == nil || !r.unchanged(k, s, pods[i]) {
+				k = r.keep(ctx, k, s, pods[i])
 			}
 			walls[i] = k.wall
 			if k.wall.Err == nil && len(k.wall.Faults) == 0 {
@@ -103,8 +104,8 @@ func (p *PodWalls) readMany(ctx context.Context, specs []host.WallSpec) ([]host.
 }
 
 // keep reads a wall in full. before is what was known of it; nil if nothing was.
-func (r *podReader) keep(ctx context.Context, before *keptPod, s host.WallSpec, pod podNS, now time.Time) *keptPod {
-	k := &keptPod{spec: s, pod: pod, readAt: now, changed: now}
+func (r *podReader) keep(ctx context.Context, before *keptPod, s host.WallSpec, pod podNS) *keptPod {
+	k := &keptPod{spec: s, pod: pod, readAt: r.now, changed: r.now}
 	k.wall, k.podReading = r.wall(ctx, s, pod)
 	k.want, _ = r.walls.expect(s)
 	if before != nil {
@@ -112,7 +113,7 @@ func (r *podReader) keep(ctx context.Context, before *keptPod, s host.WallSpec, 
 	}
 	filter := &k.facts.filter
 	if t := filter.table; t != nil && t.owned {
-		k.changed = now.Add(settling) // it can disappear without a new generation
+		k.changed = r.now.Add(settling) // it can disappear without a new generation
 	}
 	*filter = filterFacts{} // it is large, and read again before it is needed
 	return k
@@ -120,12 +121,12 @@ func (r *podReader) keep(ctx context.Context, before *keptPod, s host.WallSpec, 
 
 // unchanged reports whether a wall is as it was when it was read. It sets k.changed if it
 // sees a change.
-func (r *podReader) unchanged(k *keptPod, s host.WallSpec, pod podNS, now time.Time) bool {
+func (r *podReader) unchanged(k *keptPod, s host.WallSpec, pod podNS) bool {
 	want, err := r.walls.expect(s)
 	switch {
 	case err != nil || k.want != want || k.spec.Subnet != s.Subnet || pod.err != nil || k.pod.path != pod.path || k.pod.id != pod.id:
 		return false
-	case !settled(k.readAt, k.changed) || due(s.Owner.ID(), k.readAt, now):
+	case !settled(k.readAt, k.changed) || due(s.Owner.ID(), k.readAt, r.now):
 		return false
 	case !sameFile(k.facts) || !loopbackMarked(r.links, k.machine, markOf(s.Owner)):
 		return false
@@ -139,7 +140,7 @@ func (r *podReader) unchanged(k *keptPod, s host.WallSpec, pod podNS, now time.T
 		return false
 	}
 	if generation, err := generationHere(r.buf); err != nil || generation != k.generation || !r.sameLinks(k) {
-		k.changed = now
+		k.changed = r.now
 		return false
 	}
 	on, err := forwards(s.Owner.Bridge())
@@ -170,7 +171,7 @@ func generationHere(buf []byte) (uint32, error) {
 	if err != nil {
 		return 0, os.NewSyscallError("socket", err)
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	request := make([]byte, unix.SizeofNlMsghdr+4)
 	binary.NativeEndian.PutUint32(request, uint32(len(request)))
 	binary.NativeEndian.PutUint16(request[4:], unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETGEN)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -24,6 +25,7 @@ type podReader struct {
 	home  *netlink.Handle // in it
 	links *linkSocket     // in it
 	buf   []byte
+	now   time.Time // of a check of many walls
 }
 
 // podReading is what was read of a wall.

@@ -58,9 +58,8 @@ func (w *world) testReach(t *testing.T) {
 // NetworkPolicy. The guest then gets nothing from outside through its bundle.
 func (w *world) enforcePolicy(t *testing.T) {
 	w.Change(t, w.kept, func() { w.kept.Spec.Egress.Allow = append(w.kept.Spec.Egress.Allow, "allowed.test:80") })
-	t.Cleanup(func() {
-		w.Change(t, w.kept, func() { w.kept.Spec.Egress.Allow = []v1alpha1.EgressRule{"10.0.0.0/8:" + podPort} })
-	})
+	// The Pods' network is opened to no avail in other steps, too, and this host in none.
+	defer w.Change(t, w.kept, func() { w.kept.Spec.Egress.Allow = []v1alpha1.EgressRule{"10.0.0.0/8:" + podPort} })
 	const answer = "the outside world"
 	fetch := func() string {
 		return w.Bottle(t, nil, "exec", "-n", w.ns, w.kept.Name, "--", "sh", "-c", "wget -T 10 -qO- http://allowed.test/ 2>&1; true").Stdout
@@ -75,17 +74,17 @@ func (w *world) enforcePolicy(t *testing.T) {
 	wantAnswer("without the policy")
 	ip := w.bundlePodIP(t)
 	w.Exec(t, node, "sh", "-ec", `
-		nft add table ip policy
-		nft add counter ip policy stopped
-		nft add chain ip policy forward "{ type filter hook forward priority -10 ; }"
-		nft add rule ip policy forward ip saddr "$1" counter name stopped drop`, "sh", ip)
-	remove := func() { w.TryExec(t, node, "nft", "delete", "table", "ip", "policy") }
+		nft add table ip stops
+		nft add counter ip stops stopped
+		nft add chain ip stops forward "{ type filter hook forward priority -10 ; }"
+		nft add rule ip stops forward ip saddr "$1" counter name stopped drop`, "sh", ip)
+	remove := func() { w.TryExec(t, node, "nft", "delete", "table", "ip", "stops") }
 	t.Cleanup(remove)
 	if out := fetch(); strings.Contains(out, answer) {
 		t.Errorf("an allowed host, with the policy: got %q, want no answer", out)
 	}
 	var packets int
-	out := w.Exec(t, node, "sh", "-c", "nft list counter ip policy stopped | tr '\\n' ' '")
+	out := w.Exec(t, node, "sh", "-c", "nft list counter ip stops stopped | tr '\\n' ' '")
 	if _, err := fmt.Sscanf(out[strings.Index(out, "packets"):], "packets %d", &packets); err != nil || packets == 0 {
 		t.Errorf("packets that the policy stopped: got %q, want some", out)
 	}
