@@ -68,6 +68,15 @@ type Machines interface {
 	Exec(ctx context.Context, name string, req host.ExecRequest) (int, error)
 }
 
+// Pods knows which bundles are containers of Pods.
+type Pods interface {
+	// InPod reports whether a Bottle's bundle is in a Pod. It must not wait.
+	InPod(uid string) bool
+	// Addresses returns the addresses of the Pod of a Bottle's bundle, and then those of
+	// the Pod's gateways.
+	Addresses(ctx context.Context, owner host.Owner) ([]netip.Addr, error)
+}
+
 // Options of an Enforcer. All are required unless the comment says otherwise.
 type Options struct {
 	Walls    host.Walls
@@ -87,6 +96,9 @@ type Options struct {
 	Publish func(uid string) error
 	// GuestProgram is the path of the static guest binary that is copied into guests.
 	GuestProgram string
+	// Pods may be nil: then no bundle is in a Pod. Proofs also try to reach Services.
+	Pods     Pods
+	Services []netip.AddrPort
 	// ProofTargets are internet addresses that proofs try to reach.
 	ProofTargets []netip.AddrPort
 	// MaxConcurrentProofs bounds the proofs that run at the same time. A value

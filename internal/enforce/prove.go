@@ -9,8 +9,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"net/netip"
-	"slices"
 	"time"
 
 	"botbottle.dev/bottle-operator/internal/enforce/probe"
@@ -47,7 +45,7 @@ func (p *prover) prove(ctx context.Context, s Subject) ([]probe.Finding, probe.V
 	random := make([]byte, 16)
 	_, _ = rand.Read(random) // never fails
 	nonce := hex.EncodeToString(random)
-	plan, err := p.plan(s, nonce)
+	plan, err := p.plan(ctx, s, nonce)
 	if err != nil {
 		return nil, probe.Verdict{}, err
 	}
@@ -141,41 +139,6 @@ func (p *prover) inspectWall(ctx context.Context, s Subject) (host.Wall, error) 
 		return w, errors.New("the machine does not run behind its wall")
 	}
 	return w, nil
-}
-
-// plan returns what a proof of this Bottle tries on this node.
-func (p *prover) plan(s Subject, nonce string) (probe.Plan, error) {
-	tcp, udp := p.Canaries.Ports()
-	site := probe.Site{
-		Nonce: nonce, BundleIP: s.Spec.BundleIP, Ports: s.Spec.Ports, Gateway: gateway(s.Spec),
-		CanaryTCP: tcp, CanaryUDP: udp, Public: p.ProofTargets,
-		Floor: patienceFloor, Ceiling: patienceCeiling,
-	}
-	for _, port := range otherPorts {
-		if !slices.Contains(s.Spec.Ports, port) && len(site.Other) < maxOtherPorts {
-			site.Other = append(site.Other, port)
-		}
-	}
-	addresses, err := p.Canaries.Addresses()
-	if err != nil {
-		return probe.Plan{}, err
-	}
-	// The gateways of other Bottles are not additional paths to the node.
-	gateways := map[netip.Addr]bool{}
-	for _, w := range p.watched.specs() {
-		gateways[gateway(w)] = true
-	}
-	for _, a := range addresses {
-		if !gateways[a] && a != s.Spec.BundleIP {
-			site.Node = append(site.Node, a)
-		}
-	}
-	for _, n := range p.watched.neighbours(s.Spec, maxNeighbours) {
-		if len(n.Ports) > 0 {
-			site.Neighbours = append(site.Neighbours, netip.AddrPortFrom(n.BundleIP, uint16(n.Ports[0])))
-		}
-	}
-	return site.Plan()
 }
 
 // runProber copies the prober into the guest and runs it there.

@@ -6,6 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -160,4 +163,21 @@ func (r *runtimes) bundles(engine *docker.Engine) *bundleruntime.Bundles {
 	return bundleruntime.NewBundles(r.set, engine, r.cri.Load().Bundles(), func(kind bundleruntime.Kind, err error) {
 		ctrl.Log.Error(err, "The watch of the bundles ended and is restarted", "runtime", kind)
 	})
+}
+
+// pods returns what proofs know about Pods.
+func (r *runtimes) pods() bundleruntime.Pods {
+	return bundleruntime.Pods{Choices: r.set.Choices, Occupied: func(ctx context.Context, owner host.Owner) ([]netip.Prefix, error) {
+		return r.cri.Load().Networks().OccupiedPrefixes(ctx, owner)
+	}}
+}
+
+// apiService returns the address of the API server's Service, which every Pod has in its
+// environment; none for an agent that is not in one.
+func apiService() []netip.AddrPort {
+	service, err := netip.ParseAddrPort(net.JoinHostPort(os.Getenv("KUBERNETES_SERVICE_HOST"), os.Getenv("KUBERNETES_SERVICE_PORT")))
+	if a := service.Addr(); err != nil || service.Port() == 0 || a.IsLoopback() || a.IsUnspecified() || a.Zone() != "" {
+		return nil
+	}
+	return []netip.AddrPort{service}
 }

@@ -22,7 +22,7 @@ const (
 var protos = []string{ProtoTCP, ProtoUDP, ProtoDNS, ProtoICMP}
 
 // avoided are the kinds that must not be reached.
-var avoided = []Kind{KindOtherPort, KindGateway, KindLoopback, KindNode, KindNeighbour, KindMetadata, KindPublic, KindResolver, KindVMM}
+var avoided = []Kind{KindOtherPort, KindGateway, KindLoopback, KindNode, KindNeighbour, KindPod, KindService, KindMetadata, KindPublic, KindResolver, KindVMM}
 
 // check returns an error if the plan is invalid. A plan proves nothing if it has
 // no port to reach, or no target that the wall must be seen to refuse.

@@ -13,6 +13,8 @@ const (
 	maxOther       = 4
 	maxNode        = 3 // of each family
 	maxNeighbours  = 2
+	maxPod         = 2
+	maxServices    = 1
 	maxPublic      = 4
 	portDNS        = 53
 	portMetadata   = 80
@@ -84,6 +86,14 @@ func (s Site) planBeyond(p *Plan) {
 		}
 		p.avoid(Target{Kind: KindNeighbour, Proto: ProtoTCP, Addr: n.Addr().Unmap(), Port: n.Port()})
 	}
+	for _, addr := range first(s.Pod, maxPod) {
+		if port := uint16(s.Ports[0]); port != portDNS {
+			p.avoid(Target{Kind: KindPod, Proto: ProtoTCP, Addr: addr.Unmap(), Port: port})
+		}
+	}
+	for _, n := range first(s.Services, maxServices) {
+		p.avoid(Target{Kind: KindService, Proto: ProtoTCP, Addr: n.Addr().Unmap(), Port: n.Port()})
+	}
 	for _, addr := range metadata {
 		p.avoid(Target{Kind: KindMetadata, Proto: ProtoTCP, Addr: addr, Port: portMetadata})
 	}
@@ -139,9 +149,13 @@ func (s Site) check() error {
 			return fmt.Errorf("node address %s: %s", addr, invalidAddress)
 		}
 	}
-	for _, n := range slices.Concat(s.Neighbours, s.Public) {
+	others := slices.Concat(s.Neighbours, s.Services, s.Public)
+	for _, addr := range s.Pod {
+		others = append(others, netip.AddrPortFrom(addr, uint16(s.Ports[0])))
+	}
+	for _, n := range others {
 		if addr := n.Addr(); n.Port() == 0 || !isOther(addr) || addr.Unmap() == s.BundleIP || addr.Unmap() == s.Gateway {
-			return fmt.Errorf("neighbour or public address %s: %s", n, invalidAddress)
+			return fmt.Errorf("address %s of a neighbour, Pod or service, or public: %s", n, invalidAddress)
 		}
 	}
 	return nil

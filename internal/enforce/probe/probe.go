@@ -23,7 +23,8 @@ const (
 	KindBundlePort Kind = "bundle port"
 	// KindOtherPort is a port of the bundle that is not declared.
 	KindOtherPort Kind = "other port of the bundle"
-	// KindGateway is the node's own address in the bundle's network.
+	// KindGateway is the node's own address in the bundle's network. Nothing has it if the
+	// bundle is in a Pod, but attempts on it show that the wall refuses them.
 	KindGateway Kind = "gateway"
 	// KindLoopback is the node's or the guest's loopback. The agent's canaries
 	// must not be reachable there.
@@ -32,6 +33,11 @@ const (
 	KindNode Kind = "node address"
 	// KindNeighbour is another Bottle's bundle.
 	KindNeighbour Kind = "another Bottle's bundle"
+	// KindPod is the Pod of the Bottle's own bundle, at another address than the bundle's,
+	// or the Pod's gateway.
+	KindPod Kind = "the Bottle's Pod"
+	// KindService is a service of the cluster.
+	KindService Kind = "cluster service"
 	// KindMetadata is a cloud's metadata service.
 	KindMetadata Kind = "cloud metadata"
 	// KindPublic is an internet address.
@@ -141,6 +147,11 @@ type Site struct {
 	CanaryTCP, CanaryUDP uint16
 	// Neighbours are bundles of other Bottles, with a port that answers.
 	Neighbours []netip.AddrPort
+	// Pod are the addresses of the bundle's Pod and of its gateways; none if the bundle is
+	// not in a Pod. The bundle may answer there on its own ports. Services are addresses of
+	// the cluster.
+	Pod      []netip.Addr
+	Services []netip.AddrPort
 	// Public are internet addresses, from the agent's flags.
 	Public []netip.AddrPort
 	// Floor and Ceiling bound the patience for one target. It is longer on slow
