@@ -69,8 +69,7 @@ func (t *bundleStep) ensure(ctx context.Context, s *scope) error {
 		s.status.Bundle.ContainerID = nil
 	}
 	if b.OutOfMemory {
-		return &flow.Waiting{Reason: v1alpha1.ReasonBundleOutOfMemory, After: soon,
-			Message: fmt.Sprintf("the bundle's container needed more than its %d MiB of memory and was killed; it starts again in a few seconds: if this repeats, raise the manager's --bundle-memory, which applies to Bottles that are placed from then on", spec.Limits.MemoryBytes>>20)}
+		return &flow.Waiting{Reason: v1alpha1.ReasonBundleOutOfMemory, After: soon, Message: s.runtime.OutOfMemory(spec.Limits.MemoryBytes)}
 	}
 	if !b.Running {
 		return &flow.Waiting{Reason: v1alpha1.ReasonBundleStarting, After: soon,

@@ -64,6 +64,8 @@ type Runtimes interface {
 	Forget(uid string)
 	// BundleOf returns desired.BundleDigest of what the Bottle's Pod was made for.
 	BundleOf(uid string) string
+	// PodOf returns the UID of the Bottle's Pod, "" if it has none.
+	PodOf(uid string) string
 	// TakeReplaced reports whether the Pod got another network namespace since the last
 	// call.
 	TakeReplaced(uid string) (bool, error)
@@ -145,6 +147,9 @@ type Reconciler struct {
 	halt  *narrow.Halt
 	stops narrow.Stops
 }
+
+// podDelay is how long the first report waits for the kubelet to start the Bottle's Pod.
+const podDelay = 5 * time.Second
 
 // resync is the pause between passes over a satisfied Bottle, ±10 percent.
 const resync = 10 * time.Minute
@@ -230,6 +235,11 @@ func (r *Reconciler) converge(ctx context.Context, s *scope) (ctrl.Result, error
 	}
 	if age, starting := r.starts.Age(s.owner.UID); starting {
 		if wait := firstReportWait(s.bottle, age, r.FirstReportDelay); wait > 0 {
+			return ctrl.Result{RequeueAfter: wait}, nil
+		}
+	}
+	if scheduled := meta.FindStatusCondition(s.bottle.Status.Conditions, v1alpha1.ConditionScheduled); scheduled != nil && flow.OutcomeOf(err).Reason == v1alpha1.ReasonPodStarting {
+		if wait := firstReportWait(s.bottle, r.Clock.Since(scheduled.LastTransitionTime.Time), podDelay); wait > 0 {
 			return ctrl.Result{RequeueAfter: wait}, nil
 		}
 	}

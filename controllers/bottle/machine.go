@@ -47,6 +47,7 @@ type machineStep struct {
 	reader      client.Reader
 	stops       *narrow.Stops
 	broker      *broker.Broker
+	runtimes    Runtimes
 	workload    *workloadStep
 	// requirePolicy: a machine is started only if smolvm shows exactly the one
 	// allowed address for it.
@@ -66,7 +67,9 @@ func (m *machineStep) ensure(ctx context.Context, s *scope) error {
 	if err := m.checkCurrent(ctx, s); err != nil {
 		return err
 	}
-	if m.stops.Take(s.owner.UID) { // the stop was requested, so the machine was not lost
+	pod := m.runtimes.PodOf(s.owner.UID)
+	endedWithPod := s.record != nil && s.record.Pod != "" && pod != "" && s.record.Pod != pod
+	if m.stops.Take(s.owner.UID) || endedWithPod { // the stop was requested, so the machine was not lost
 		s.forgetRun()
 		if err := s.saveRecord(); err != nil {
 			return err
@@ -261,7 +264,7 @@ func (m *machineStep) start(ctx context.Context, s *scope) error {
 	}
 	rec := runningRecord(s)
 	rec.RestartedAt = s.bottle.Annotations[v1alpha1.AnnotationRestartedAt]
-	rec.Breach = ""
+	rec.Breach, rec.Pod = "", m.runtimes.PodOf(s.owner.UID)
 	if rec.Workload.Out != "" {
 		s.work.Record = &rec
 		rec.Workload = workload.Start(s.work, state.NewSalt(), s.phase)

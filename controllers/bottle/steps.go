@@ -60,7 +60,7 @@ func (r *Reconciler) newSteps() steps {
 		machine: &machineStep{
 			machines: o.Machines, view: r.view, starts: r.starts, images: o.Images, enforcement: o.Enforcement,
 			exits: r.exits, requests: r.requests, events: r.events, causes: causes, clock: o.Clock,
-			metrics: o.Metrics, reader: o.Client, broker: o.Broker, stops: &r.stops, requirePolicy: o.RequireSmolvmPolicy,
+			metrics: o.Metrics, reader: o.Client, broker: o.Broker, runtimes: o.Runtimes, stops: &r.stops, requirePolicy: o.RequireSmolvmPolicy,
 		},
 		proof: &proofStep{enforcement: o.Enforcement},
 	}

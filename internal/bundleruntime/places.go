@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/state"
@@ -34,13 +35,14 @@ type PlacesOptions struct {
 // answers or not.
 type Places struct {
 	PlacesOptions
-	mu    sync.Mutex
-	known map[string]Place // by UID
+	mu     sync.Mutex
+	known  map[string]Place   // by UID
+	asking map[string]*answer // by UID; calls that are under way
 }
 
 // NewPlaces returns what the state directory records. It asks nobody.
 func NewPlaces(o PlacesOptions) *Places {
-	return &Places{PlacesOptions: o, known: map[string]Place{}}
+	return &Places{PlacesOptions: o, known: map[string]Place{}, asking: map[string]*answer{}}
 }
 
 // Refresh asks the container runtime where the Bottle's Pod is, and records it. Its errors
@@ -97,8 +99,9 @@ func (p *Places) recorded(uid string) (Place, state.Folder, error) {
 }
 
 // NetNS returns the file and the identity of the network namespace of the Bottle's Pod. It
-// asks the container runtime only if the recorded namespace is gone. ErrNotFound means that
-// the Pod has none.
+// asks the container runtime only if the recorded namespace is gone, and waits only
+// briefly: the guard, which asks for all Bottles, must not hang with the container runtime.
+// ErrNotFound means that the Pod has none, ErrUnavailable that this is not known yet.
 func (p *Places) NetNS(ctx context.Context, owner host.Owner) (path string, id host.NetNS, err error) {
 	p.mu.Lock()
 	place, _, err := p.recorded(owner.UID)
@@ -112,10 +115,54 @@ func (p *Places) NetNS(ctx context.Context, owner host.Owner) (path string, id h
 			return place.NetNS, place.NetNSID, nil
 		}
 	}
-	if place, err = p.refresh(ctx, owner); err != nil {
+	if place, err = p.ask(ctx, owner); err != nil {
 		return "", id, err
 	}
 	return place.NetNS, place.NetNSID, nil
+}
+
+const (
+	// patience is how long NetNS waits for the container runtime.
+	patience = 100 * time.Millisecond
+	// answerTimeout bounds a call that goes on after that.
+	answerTimeout = 30 * time.Second
+)
+
+// answer is what the container runtime says of one Pod.
+type answer struct {
+	done  chan struct{} // closed when the rest is set
+	place Place
+	err   error
+}
+
+// ask is refresh, but waits only briefly. At most one call for each Pod is under way.
+func (p *Places) ask(ctx context.Context, owner host.Owner) (Place, error) {
+	p.mu.Lock()
+	a := p.asking[owner.UID]
+	if a == nil {
+		a = &answer{done: make(chan struct{})}
+		p.asking[owner.UID] = a
+		go func() {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerTimeout)
+			defer cancel()
+			a.place, a.err = p.refresh(ctx, owner)
+			p.mu.Lock()
+			delete(p.asking, owner.UID)
+			p.mu.Unlock()
+			close(a.done)
+		}()
+	}
+	p.mu.Unlock()
+	late := time.NewTimer(patience)
+	defer late.Stop()
+	select {
+	case <-a.done:
+		return a.place, a.err
+	case <-ctx.Done():
+		return Place{}, ctx.Err()
+	case <-late.C:
+		return Place{}, fmt.Errorf("the Pod of %s: the container runtime has not answered yet: %w", owner.ID(), host.ErrUnavailable)
+	}
 }
 
 // Parent returns the cgroup in which the machine with this name is to run: that of its
@@ -147,6 +194,13 @@ func (p *Places) BundleOf(uid string) string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.known[uid].Bundle
+}
+
+// PodOf returns the UID of the Bottle's Pod; "" if it is not known.
+func (p *Places) PodOf(uid string) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.known[uid].UID
 }
 
 // TakeReplaced reports whether the network namespace of the Bottle's Pod was replaced by

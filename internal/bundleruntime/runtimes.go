@@ -23,6 +23,14 @@ func (r *Runtimes) Forget(uid string) {
 // BundleOf is Places.BundleOf.
 func (r *Runtimes) BundleOf(uid string) string { return r.Places.BundleOf(uid) }
 
+// PodOf is Places.PodOf. It is "" for a Bottle without a Pod.
+func (r *Runtimes) PodOf(uid string) string {
+	if kind, err := r.Of(uid); err != nil || kind != Pod {
+		return ""
+	}
+	return r.Places.PodOf(uid)
+}
+
 // TakeReplaced is Places.TakeReplaced. It is false for a Bottle without a Pod.
 func (r *Runtimes) TakeReplaced(uid string) (bool, error) {
 	if kind, err := r.Of(uid); err != nil || kind != Pod {
@@ -49,4 +57,14 @@ func (k Kind) Describe(owner host.Owner) string {
 		return fmt.Sprintf("kubectl describe pod -l botbottle.dev/uid=%s -n %s", owner.UID, owner.Namespace)
 	}
 	return k.Logs(owner)
+}
+
+// OutOfMemory says that the bundle's container was killed for want of memory, and what to do
+// about that. limit is the container's own, in bytes.
+func (k Kind) OutOfMemory(limit int64) string {
+	what := fmt.Sprintf("the bundle's container needed more than its %d MiB of memory", limit>>20)
+	if k == Pod {
+		what = "the Bottle's Pod, in which the machine and its overhead count, too, ran out of memory, so the bundle's container gave way"
+	}
+	return what + " and was killed; it starts again in a few seconds: if this repeats, raise the manager's --bundle-memory, which applies to Bottles that are placed from then on"
 }

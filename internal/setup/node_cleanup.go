@@ -11,12 +11,14 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/spf13/pflag"
 
 	"botbottle.dev/bottle-operator/controllers/node"
 	"botbottle.dev/bottle-operator/controllers/sweep"
 	"botbottle.dev/bottle-operator/internal/bundleimage"
+	"botbottle.dev/bottle-operator/internal/bundleruntime"
 	"botbottle.dev/bottle-operator/internal/cgroup"
 	"botbottle.dev/bottle-operator/internal/docker"
 	"botbottle.dev/bottle-operator/internal/exchange"
@@ -50,7 +52,7 @@ func (o *NodeCleanupOptions) Bind(fs *pflag.FlagSet) {
 	fs.BoolVar(&o.DryRun, "dry-run", false, "only list what would be removed")
 	fs.StringVar(&o.StateDir, "state-dir", "/var/lib/bottle", "the agent's --state-dir")
 	fs.StringVar(&o.SmolvmDir, "smolvm-dir", "", "the agent's --smolvm-dir; if empty, /opt/smolvm/current, or else /opt/smolvm")
-	fs.StringVar(&o.DockerHost, "docker-host", "unix:///run/docker.sock", "address of the node's Docker Engine; if empty, nothing is removed from it")
+	fs.StringVar(&o.DockerHost, "docker-host", "unix:///run/docker.sock", "address of the node's Docker Engine; if empty, or if its socket does not exist and no Bottle has its bundle there, nothing is removed from it")
 	fs.StringVar(&o.CgroupParent, "cgroup-parent", cgroup.DefaultParent, "the agent's --cgroup-parent")
 	fs.StringVar(&o.Cluster, "cluster", "", "UID of the namespace kube-system of the cluster whose Bottles are removed; if empty, the one that the state directory records")
 	fs.StringVar(&o.ProgramsDir, "programs-dir", "/opt", "directory in which the DaemonSet installed the programs")
@@ -107,7 +109,9 @@ func (o *NodeCleanupOptions) Run(ctx context.Context) error {
 // ends, so that no agent starts meanwhile.
 func (o *NodeCleanupOptions) plan(ctx context.Context) ([]nodecleanup.Step, error) {
 	var engine *docker.Engine
-	if o.DockerHost != "" {
+	if uses, err := o.usesDocker(); err != nil {
+		return nil, err
+	} else if uses {
 		var err error
 		if engine, err = docker.New(docker.Options{Host: o.DockerHost}); err != nil {
 			return nil, fmt.Errorf("--docker-host: %w", err)
@@ -137,6 +141,27 @@ func (o *NodeCleanupOptions) plan(ctx context.Context) ([]nodecleanup.Step, erro
 		steps = slices.Concat(steps, more)
 	}
 	return steps, nil
+}
+
+// usesDocker reports whether anything may be left in the node's Docker Engine. Without its
+// socket, only a Bottle that has its bundle there says so.
+func (o *NodeCleanupOptions) usesDocker() (bool, error) {
+	path, isFile := strings.CutPrefix(o.DockerHost, "unix://")
+	if o.DockerHost == "" {
+		return false, nil
+	}
+	if _, err := os.Stat(path); !isFile || !errors.Is(err, os.ErrNotExist) {
+		return true, nil
+	}
+	if _, err := os.Lstat(o.StateDir); errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	dir, err := state.Open(o.StateDir)
+	if err != nil {
+		return false, fmt.Errorf("--state-dir: %w", err)
+	}
+	choices, err := bundleruntime.NewChoices(dir, nil)
+	return err == nil && choices.Uses(bundleruntime.Docker), err
 }
 
 // bottles returns the steps that remove the Bottles, and what is left of earlier ones.

@@ -84,7 +84,7 @@ func (o *PreflightOptions) Run(ctx context.Context) error {
 		return err
 	}
 	checks := append([]preflight.Check{
-		preflight.Filter(wall.TryKernel),
+		preflight.Filter(func() error { return o.tryKernel(ctx) }),
 		preflight.Disk(o.StateDir, o.Images.Reserve, unix.Statfs),
 		preflight.Network("/proc/sys", preflight.ForwardDrops),
 		preflight.Ports([]preflight.Port{
@@ -169,6 +169,19 @@ func (o *PreflightOptions) preflightCluster() ([]preflight.Check, error) {
 		return nil, err
 	}
 	return preflight.OfCluster(c), nil
+}
+
+// tryKernel makes the kind of wall that new Bottles get, and removes it.
+func (o *PreflightOptions) tryKernel(ctx context.Context) error {
+	runtime, err := criruntime.New(criruntime.Options{Socket: o.Runtime.socket(), KubeletDir: o.Runtime.KubeletDir, Node: o.NodeName})
+	if err != nil {
+		return err
+	}
+	defer runtime.Close()
+	if kind, err := o.nodeRuntime(runtime.Ping).Runtime(ctx); err == nil && kind == bundleruntime.Docker {
+		return wall.TryKernel()
+	}
+	return wall.TryPodKernel()
 }
 
 // preflightFacts returns the agent's own facts about the node.

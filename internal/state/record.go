@@ -61,6 +61,9 @@ type Record struct {
 	RestartedAt string `json:"restartedAt,omitempty"`
 	RecreatedAt string `json:"recreatedAt,omitempty"`
 
+	// Pod is the UID of the Pod that the machine was last started in; "" if it was in none.
+	Pod string `json:"pod,omitempty"`
+
 	// Run is the VMM that was last observed running and not yet observed to have
 	// ended. A requested stop clears it in advance, so a machine that is down and
 	// has a Run was lost.
