@@ -137,6 +137,6 @@ func (w *world) wantBundleReached(t *testing.T) {
 	w.Eventually(t, "the guest to reach its bundle", func() (string, bool) {
 		r := w.TryExec(t, node, "smolvm", "machine", "exec", "--name", story.ID(w.kept), "--",
 			"sh", "-c", `http_proxy= wget -T 10 -qO- "http://$BOTTLE_BUNDLE_IP:8888" 2>&1; true`)
-		return r.Stdout + r.Stderr, strings.Contains(r.Stdout, "400")
+		return r.Stdout + r.Stderr, strings.Contains(r.Stdout, "HTTP/1.1 40")
 	})
 }
