@@ -10,6 +10,7 @@ import (
 
 	"botbottle.dev/bottle-operator/internal/cgroup"
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/machinesize"
 	"botbottle.dev/bottle-operator/internal/runner"
 )
 
@@ -115,7 +116,7 @@ func (d *Driver) confine(m host.Machine, pod string) (*os.File, error) {
 	podBytes, _, err := g.PodMemory(m.Name)
 	if err == nil {
 		// Missing controllers are not an error: the node may not have them.
-		_, err = g.SetLimits(m.Name, inPod(limitsOf(m), m, podBytes, d.opts.BundleMemory(m.Name)))
+		_, err = g.SetLimits(m.Name, inPod(limitsOf(m), m, podBytes, machinesize.DefaultBundle.MemoryBytes))
 	}
 	if err != nil {
 		folder.Close()
@@ -137,7 +138,7 @@ func (d *Driver) keepLimits(m host.Machine) {
 		return
 	}
 	if podBytes, unlimited, err := g.PodMemory(m.Name); err == nil && unlimited {
-		_, _ = g.SetLimits(m.Name, inPod(limitsOf(m), m, podBytes, d.opts.BundleMemory(m.Name)))
+		_, _ = g.SetLimits(m.Name, inPod(limitsOf(m), m, podBytes, machinesize.DefaultBundle.MemoryBytes))
 	}
 }
 

@@ -22,7 +22,6 @@ import (
 	"botbottle.dev/bottle-operator/internal/cgroup"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/keyed"
-	"botbottle.dev/bottle-operator/internal/machinesize"
 	"botbottle.dev/bottle-operator/internal/runner"
 )
 
@@ -59,10 +58,6 @@ type Options struct {
 	// than StartMachine, so that a kill never waits for it. If it returns an error, the
 	// machine is not started. nil means Cgroups for all machines.
 	Parent func(ctx context.Context, name string) (string, error)
-	// BundleMemory returns how many bytes of its Pod's memory a machine leaves to the
-	// bundle, which a VMM that was taken over must not starve; nil means
-	// machinesize.DefaultBundle's.
-	BundleMemory func(name string) int64
 	// MaxImageBytes bounds an image archive, and what an artifact may be when
 	// unpacked; zero means smolvm's own limit for an archive, 8 GiB.
 	MaxImageBytes int64
@@ -109,9 +104,6 @@ func New(opts Options) *Driver {
 		opts.Runner = runner.Exec{}
 	}
 	opts.Cgroups = cmp.Or(opts.Cgroups, cgroup.DefaultParent)
-	if opts.BundleMemory == nil {
-		opts.BundleMemory = func(string) int64 { return machinesize.DefaultBundle.MemoryBytes }
-	}
 	opts.MaxImageBytes = cmp.Or(opts.MaxImageBytes, defaultImageBytes)
 	d := &Driver{
 		opts:        opts,

@@ -4,7 +4,6 @@ package wall
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -158,36 +157,19 @@ func TestMachineReachesOnlyItsBundleInAPod(t *testing.T) {
 	}
 }
 
-// TestBundleIsProtectedWithoutAWall: nobody else reaches a bundle that has no bridge yet, or
+// TestBundleIsProtectedWithoutABridge: nobody else reaches a bundle that has no bridge yet, or
 // none in a new sandbox.
-func TestBundleIsProtectedWithoutAWall(t *testing.T) {
+func TestBundleIsProtectedWithoutABridge(t *testing.T) {
 	w := newPodWorld(t)
 	spec := newSpec(t, 76)
-	mustErr(t, "protect, without a Pod", w.pods.ProtectBundle(t.Context(), spec.Owner, spec.Ports), host.ErrNotFound)
-	for what, protect := range map[string]func() error{
-		"ProtectBundle": func() error { return w.pods.ProtectBundle(t.Context(), spec.Owner, spec.Ports) },
-		"EnsureWall": func() error {
-			_, err := w.pods.EnsureWall(t.Context(), spec)
-			if errors.Is(err, host.ErrNotFound) {
-				return nil // there is no bridge
-			}
-			return fmt.Errorf("got %w, want ErrNotFound", err)
-		},
-	} {
-		pod := w.addPod(t, spec)
-		w.listen(t, spec, 8888)
-		if got, err := dialNode(t, addrPort(pod.ip, 8888), soon); got != "hello" {
-			t.Errorf("before %s: got %q, %v, want hello: the test proves nothing", what, got, err)
-		}
-		must(t, protect())
-		w.wantBundleHidden(t, pod)
-		w.removePod(t, spec.Owner)
+	pod := w.addPod(t, spec)
+	w.listen(t, spec, 8888)
+	if got, err := dialNode(t, addrPort(pod.ip, 8888), soon); got != "hello" {
+		t.Errorf("before EnsureWall: got %q, %v, want hello: the test proves nothing", got, err)
 	}
-	w.addBundle(t, spec, 8888)
-	must(t, w.pods.ProtectBundle(t.Context(), spec.Owner, []int32{9, 8888}))
-	wall := w.stand(t, spec)
-	greet(t, wall, spec)
-	w.wantBundleHidden(t, w.pod(spec.Owner))
+	_, err := w.pods.EnsureWall(t.Context(), spec)
+	mustErr(t, "wall without a bridge", err, host.ErrNotFound)
+	w.wantBundleHidden(t, pod)
 }
 
 // TestNobodyReachesTheMachineThroughItsPod: a Pod forwards what it gets from others.

@@ -74,17 +74,6 @@ func (p *PodWalls) EnsureWall(ctx context.Context, spec host.WallSpec) (host.Wal
 	return wall, err
 }
 
-// ProtectBundle makes the table that keeps everybody else from these ports of the bundle,
-// in the owner's Pod, before there is a wall. It returns ErrNotFound and ErrUnavailable as
-// EnsureWall does.
-func (p *PodWalls) ProtectBundle(ctx context.Context, owner host.Owner, ports []int32) error {
-	if err := errors.Join(checkOwner(owner), ctx.Err()); err != nil {
-		return err
-	}
-	defer p.walls.locks.Lock(owner.UID8())()
-	return p.inPod(ctx, owner, podTable(host.WallSpec{Owner: owner, Ports: ports}).ensure)
-}
-
 // cutOffStray deletes the link of a namespace of ours if the other end of it is not in the
 // Pod's current network namespace.
 func (p *PodWalls) cutOffStray(ctx context.Context, owner host.Owner) error {
