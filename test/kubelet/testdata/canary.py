@@ -4,7 +4,7 @@
 # opens no namespace itself, so that none outlives its Pod because of it.
 # usage: canary.py FILE MACHINE-IP BUNDLE-IP VM
 # VM is the name of the machine's folder at smolvm.
-import glob, json, os, re, subprocess, sys, time
+import glob, os, re, subprocess, sys, time
 
 path, machine, bundle, vm = sys.argv[1:]
 # Priority 300 is after everything else, so that only what has passed is counted.
@@ -69,9 +69,9 @@ while True:
     find()
     if turn % 5 == 0:
         count()
-        with open(path + ".new", "w") as f:
-            total = {name: sum(s[name.lower()] for s in seen.values()) for name in ("Allowed", "Strayed")}
-            json.dump({"Namespaces": len(seen), "Machines": most, **total}, f)
+        allowed, strayed = (sum(s[name] for s in seen.values()) for name in ("allowed", "strayed"))
+        with open(path + ".new", "w") as f: # a node's Python has no module json
+            f.write(f'{{"Namespaces": {len(seen)}, "Machines": {most}, "Allowed": {allowed}, "Strayed": {strayed}}}')
         os.rename(path + ".new", path)
     turn += 1
     time.sleep(0.2)
