@@ -54,6 +54,11 @@ YAML
   {"type": "portmap", "capabilities": {"portMappings": true}}
 ]}
 JSON
+  # An emulated node needs more than the default of 2 s.
+  cat >"$etc/crictl.yaml" <<'YAML'
+runtime-endpoint: unix:///run/containerd/containerd.sock
+timeout: 60
+YAML
   cat >"$etc/containerd/config.toml" <<'TOML'
 version = 3
 [plugins.'io.containerd.cri.v1.images'.pinned_images]
