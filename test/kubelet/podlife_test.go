@@ -41,7 +41,7 @@ var disturbances = []disturbance{
 }
 
 // shortDisturbances are those for which make test has time.
-func shortDisturbances() []disturbance { return disturbances[:2] }
+func shortDisturbances() []disturbance { return disturbances[:1] }
 
 // disturb lets one thing after another happen to the Pod of the kept Bottle. The guest
 // dials out all the time. Each time, the Bottle runs again, there was never a second
