@@ -3,13 +3,14 @@
 package bottle
 
 import (
+	"context"
+	"errors"
+
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/enforce"
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/outcome"
-	"context"
-	"errors"
 )
 
 // wallStep creates and deletes the wall.

@@ -91,7 +91,10 @@ func (l *logLines) pass(text []byte, ended bool) error {
 	out := host.BundleLogLine{Time: l.current.at, Stderr: l.current.stderr}
 	last := ended && !l.current.partial
 	if !out.Stderr {
-		out.Decision = l.stdout.add(text, out.Time, last)
+		l.stdout.add(text)
+		if last {
+			out.Decision = l.stdout.decision(out.Time)
+		}
 	}
 	for {
 		out.Text = text[:min(len(text), maxPart)]
@@ -111,16 +114,18 @@ func (l *logLines) pass(text []byte, ended bool) error {
 	}
 }
 
-// add adds a part of a line, and returns the decision if it was the last part of one.
-func (j *joined) add(text []byte, at time.Time, last bool) *host.Decision {
+// add adds a part of a line.
+func (j *joined) add(text []byte) {
 	if len(j.text)+len(text) > bundlelog.MaxLine {
 		j.long = true
 	} else {
 		j.text = append(j.text, text...)
 	}
-	if !last {
-		return nil
-	}
+}
+
+// decision returns the decision in the line whose parts were added, or nil, and begins the
+// next line.
+func (j *joined) decision(at time.Time) *host.Decision {
 	defer func() { j.text, j.long = j.text[:0], false }()
 	if j.long {
 		return nil

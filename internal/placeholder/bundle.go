@@ -22,9 +22,11 @@ const (
 	// Container is the name of the Pod's only container. Earlier managers made Pods with
 	// the container "placeholder", which is no bundle.
 	Container = "bundle"
-	// RulesVolume and SecretsVolume are the names of the volumes of the built-in bundle's
-	// rules and secrets. They are empty until the agent writes to them from the node.
-	RulesVolume, SecretsVolume = "rules", "secrets"
+	// RulesVolume is the name of the volume of the built-in bundle's rules. It is empty
+	// until the agent writes to it from the node.
+	RulesVolume = "rules"
+	// SecretsVolume is the same for the built-in bundle's secrets.
+	SecretsVolume = "secrets"
 )
 
 // volumeSize limits each of the two volumes. It has room for the largest file of secrets

@@ -19,8 +19,8 @@ import (
 	"botbottle.dev/bottle-operator/internal/inherit"
 )
 
-// AnnotationDigest, on a placeholder Pod, is the digest of its labels and spec. A Bottle
-// that changes before it is placed gets a new Pod.
+// AnnotationDigest is the annotation with the digest of a placeholder's labels and spec. A
+// Bottle that changes before it is placed gets a new Pod.
 const AnnotationDigest = "botbottle.dev/placeholder-digest"
 
 // gracePeriod is how many seconds a Pod may take to end. In this time, the guest is asked

@@ -220,12 +220,9 @@ func (o *AgentOptions) compose(mgr ctrl.Manager, p parts) error {
 	if err != nil {
 		return err
 	}
-	counts, err := agentmetrics.New(metrics.Registry)
+	counts, err := o.bottleMetrics(mgr)
 	if err != nil {
-		return fmt.Errorf("metrics: %w", err)
-	}
-	if err := metrics.Registry.Register(population.New(mgr.GetCache(), o.NodeName)); err != nil {
-		return fmt.Errorf("metrics: %w", err)
+		return err
 	}
 	guestProgram, err := o.guestProgram()
 	if err != nil {
@@ -282,13 +279,19 @@ func (o *AgentOptions) compose(mgr ctrl.Manager, p parts) error {
 	if err := errors.Join(mgr.Add(environments), mgr.Add(load), mgr.Add(manager.RunnableFunc(p.runtimes.follow))); err != nil {
 		return err
 	}
-	if err := o.addNode(mgr, facts, p.namespace, p.limits.SetExternal); err != nil {
-		return err
+	return errors.Join(o.addNode(mgr, facts, p.namespace, p.limits.SetExternal), o.addAccess(mgr, p, r, sessions), o.add(mgr, r))
+}
+
+// bottleMetrics registers the metrics about this node's Bottles.
+func (o *AgentOptions) bottleMetrics(mgr ctrl.Manager) (*agentmetrics.Metrics, error) {
+	counts, err := agentmetrics.New(metrics.Registry)
+	if err == nil {
+		err = metrics.Registry.Register(population.New(mgr.GetCache(), o.NodeName))
 	}
-	if err := o.addAccess(mgr, p, r, sessions); err != nil {
-		return err
+	if err != nil {
+		return nil, fmt.Errorf("metrics: %w", err)
 	}
-	return o.add(mgr, r)
+	return counts, nil
 }
 
 // openState opens and locks the state directory. It waits up to lockTimeout for

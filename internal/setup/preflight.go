@@ -177,7 +177,7 @@ func (o *PreflightOptions) tryKernel(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer runtime.Close()
+	defer func() { _ = runtime.Close() }()
 	if kind, err := o.nodeRuntime(runtime.Ping).Runtime(ctx); err == nil && kind == bundleruntime.Docker {
 		return wall.TryKernel()
 	}

@@ -87,11 +87,9 @@ func TestPodCheckSeesDamage(t *testing.T) {
 			wallNS(t, host.Wall{Path: path}) // holds the namespace, and therefore its link
 			d.do(t, spec, path, "nsenter", "--net="+pod.path)
 			m.ahead += time.Second
-			want := damageWords(spec, path).Replace(strings.Join(d.found, "\n"))
 			for i, got := range m.check(t) {
-				if i != broken {
-					want = ""
-				} else {
+				want := ""
+				if i == broken {
 					want = damageWords(spec, path).Replace(strings.Join(d.found, "\n"))
 				}
 				if got != want {

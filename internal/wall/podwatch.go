@@ -42,7 +42,7 @@ func (p *PodWalls) WatchWalls(ctx context.Context, changed func()) error {
 	err = <-ended
 	outer := ctx.Err()
 	cancel()
-	<-ended // wait, so that no reader is left behind
+	err = cmp.Or(err, <-ended) // wait, so that no reader is left behind
 	return cmp.Or(outer, fmt.Errorf("watch the walls in Pods: %w", err))
 }
 

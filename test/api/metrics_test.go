@@ -51,8 +51,10 @@ func TestMetricsNeedARight(t *testing.T) {
 	}
 	reader := tokenOf(t, c, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: apienv.SystemNamespace, Name: "bottle-metrics-reader"}})
 	for name, run := range map[string]func(a *agent){
-		"bottle-manager": func(a *agent) { a.run(t, "manager", "--namespace", ns, "--bundle-image", "bottle-operator:dev", "--health-probe-bind-address", healthAddress) },
-		"bottle-agent":   func(a *agent) { a.start(t, "--metrics-bind-address", ":8443") },
+		"bottle-manager": func(a *agent) {
+			a.run(t, "manager", "--namespace", ns, "--bundle-image", "bottle-operator:dev", "--health-probe-bind-address", healthAddress)
+		},
+		"bottle-agent": func(a *agent) { a.start(t, "--metrics-bind-address", ":8443") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			as := apienv.AsServiceAccount(cfg, name)

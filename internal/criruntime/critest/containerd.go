@@ -166,7 +166,7 @@ func (c *Containerd) criReady() bool {
 	if err != nil {
 		return false
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	out, err := cri.NewRuntimeServiceClient(conn).Status(ctx, &cri.StatusRequest{})
