@@ -182,7 +182,7 @@ func (w *world) unguarded(t *testing.T) (seconds float64) {
 // drain evicts the placeholder, as a drain of the node does. The managers stay: on a
 // cluster of one node, their PodDisruptionBudget keeps one of them in place.
 func (w *world) drain(t *testing.T) {
-	w.mustKubectl(t, "drain", node, "--pod-selector", "botbottle.dev/uid", "--timeout", w.Timeout.String())
+	w.mustKubectl(t, "drain", node, "--pod-selector", "botbottle.dev/uid", "--delete-emptydir-data", "--timeout", w.Timeout.String())
 	w.WaitFor(t, w.kept, "to leave the node", func() bool { return w.kept.Status.NodeName == nil })
 	if r := w.TryExec(t, node, "test", "-d", "/proc/"+w.before.pid); r.Code == 0 {
 		t.Errorf("VMM %s: got it running, want it gone with the placeholder", w.before.pid)
