@@ -83,6 +83,7 @@ prepare_kubelet() {
     mountpoint -q /opt/kubelet || mount -o ro /dev/vdb /opt/kubelet
     mount --make-rshared /
     echo 1 >/proc/sys/net/ipv4/ip_forward
+    modprobe nf_conntrack # kube-proxy sets its timeouts, and ends if they are not there
     ip route replace 10.96.0.0/16 dev world0
   ' </dev/null
   ip -n "$control" route replace "$(pod_network "$number")" via "$(node_address "$node")"
