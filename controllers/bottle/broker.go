@@ -37,7 +37,7 @@ func (t *brokerStep) ensure(ctx context.Context, s *scope) (err error) {
 	if err := t.checkPod(ctx, s); err != nil {
 		return err
 	}
-	if desired.BundleImage(s.bottle) != "" {
+	if desired.BundleImage(s.bottle) != "" || s.bundleImage != "" { // wanted, or kept until the machine is down
 		return t.close(ctx, s)
 	}
 	if s.secretsDir, err = t.broker.Ensure(ctx, s.bottle); err != nil {

@@ -117,7 +117,8 @@ func (t *bundleStep) ensureDown(ctx context.Context, s *scope) error {
 	reasons := t.causes.Bundle(ctx, s.runtime, s.owner, "")
 	if s.runtime == bundleruntime.Pod {
 		reasons.NotFound = ""
-		if err := t.enforcement.OpenRules(s.owner, s.bottle.Generation, egress.Set{}); err != nil {
+		// The bundle runs on, and does not wait for the container runtime.
+		if err := errors.Join(t.enforcement.OpenRules(s.owner, s.bottle.Generation, egress.Set{}), t.broker.close(ctx, s)); err != nil {
 			return err
 		}
 	}
@@ -150,11 +151,11 @@ func join(ports []int32) string {
 func (t *bundleStep) delete(ctx context.Context, s *scope) error {
 	reasons := t.causes.Bundle(ctx, s.runtime, s.owner, "")
 	t.denials.Stop(s.owner.UID)
+	if s.runtime == bundleruntime.Pod { // the Pod is the manager's, and the kubelet may start its container again
+		return errors.Join(t.broker.close(ctx, s), outcome.Map(t.bundles.DeleteBundle(ctx, s.owner), reasons))
+	}
 	if err := t.bundles.DeleteBundle(ctx, s.owner); err != nil {
 		return outcome.Map(err, reasons)
-	}
-	if s.runtime == bundleruntime.Pod { // the Pod is the manager's, and the kubelet may start its container again
-		return t.broker.close(ctx, s)
 	}
 	_, err := t.bundles.InspectBundle(ctx, s.owner)
 	if err := outcome.RequireGone(err, reasons, "the bundle's container"); err != nil {

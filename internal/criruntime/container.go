@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -106,7 +107,12 @@ func (c container) bundle(owner host.Owner, n host.Network) host.Bundle {
 	return b
 }
 
+// imageOf returns the image by its digest in a registry, or by its name if it was not pulled
+// from one.
 func imageOf(s *cri.ContainerStatus) string {
+	if ref := s.GetImageRef(); strings.Contains(ref, "@sha256:") {
+		return ref
+	}
 	if name := s.GetImage().GetUserSpecifiedImage(); name != "" {
 		return name
 	}

@@ -103,7 +103,7 @@ func (n *Networks) ListNetworks(ctx context.Context) ([]host.Network, error) {
 	return out, nil
 }
 
-// OccupiedPrefixes implements host.Networks: the addresses of the owner's Pod, and the
+// OccupiedPrefixes implements host.Networks: the addresses of the owner's Pod, and then the
 // gateways of its routes. Its other neighbours do not matter, because only the bundle's and
 // the machine's address are used, and nothing is routed to the rest of the subnet.
 func (n *Networks) OccupiedPrefixes(ctx context.Context, owner host.Owner) (out []netip.Prefix, err error) {
@@ -118,8 +118,12 @@ func (n *Networks) OccupiedPrefixes(ctx context.Context, owner host.Owner) (out 
 	if err != nil {
 		return nil, networkError(owner, err)
 	}
-	slices.SortFunc(out, func(a, b netip.Prefix) int { return a.Addr().Compare(b.Addr()) })
-	return slices.Compact(out), nil
+	seen := map[netip.Prefix]bool{}
+	return slices.DeleteFunc(out, func(p netip.Prefix) bool {
+		again := seen[p]
+		seen[p] = true
+		return again
+	}), nil
 }
 
 // occupied reads the IPv4 addresses and gateways of the thread's namespace, except those of
