@@ -26,8 +26,9 @@ const (
 	memoryCheck = 10 * time.Second
 )
 
-// fitMemory makes the garbage collection follow the container's memory limit, or the
-// bundle's own if that is lower and not 0, until ctx ends, unless the environment sets one.
+// fitMemory keeps the limit for the Go runtime in step with the container's memory limit,
+// or with own if that is lower and not 0, until ctx ends. If GOMEMLIMIT sets a limit, it
+// changes nothing.
 func fitMemory(ctx context.Context, own int64, files []string) {
 	if os.Getenv("GOMEMLIMIT") != "" {
 		return

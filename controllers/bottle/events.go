@@ -20,7 +20,7 @@ const (
 	eventWhiteSpaceDropped = v1alpha1.ReasonWhiteSpaceDropped
 )
 
-// reporter records Events, also those about what passes do not do.
+// reporter records the Events of passes, and those of bottleevents that no pass causes.
 type reporter struct{ bottleevents.Reporter }
 
 // conditions records an Event for each noteworthy change of a condition.

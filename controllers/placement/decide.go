@@ -120,8 +120,9 @@ const (
 type decision struct {
 	pod podAction
 	pin string
-	// flaw is the flaw because of which the placeholder is removed or replaced; "" if
-	// there is none. outdated is likewise why it no longer serves its machine.
+	// flaw says why the placeholder is not what the manager creates; "" if there is no
+	// flaw. outdated says why it no longer serves its machine; "" if it does. Either is a
+	// reason to remove or replace it.
 	flaw, outdated string
 	// clear removes the node, and everything that its agent wrote, from the
 	// status. The same write applies status.

@@ -58,9 +58,9 @@ func (r *bottles) removeStray(ctx context.Context, pod *corev1.Pod) error {
 }
 
 // release deletes a Pod and then removes its finalizer. The order ensures that a
-// pass that dies between the two steps leaves a Pod that is being deleted. Nothing is to
-// end gracefully any more, so a Pod that somebody else deleted, as a drain does, ends at
-// once, too: without a kubelet, it would stay.
+// pass that dies between the two steps leaves a Pod that is being deleted. The grace
+// period is 0, also for a Pod that somebody else, such as a drain, has deleted already:
+// its machine is gone, and without a kubelet the Pod would otherwise stay.
 func (r *bottles) release(ctx context.Context, pod *corev1.Pod) error {
 	if pod.DeletionTimestamp.IsZero() || ptr.Deref(pod.DeletionGracePeriodSeconds, 0) > 0 {
 		err := r.Delete(ctx, pod, client.GracePeriodSeconds(0), client.Preconditions{UID: &pod.UID})

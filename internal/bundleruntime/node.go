@@ -51,7 +51,7 @@ func (n *Node) Runtime(ctx context.Context) (Kind, error) {
 	kind := Docker
 	if exists(n.KubeletDir) {
 		if !socketExists(n.Socket) && socketExists(n.DockerHost) {
-			return Docker, nil // the container runtime may still come
+			return Docker, nil // not kept: the container runtime may still start
 		}
 		switch err := n.Ping(ctx); {
 		case err == nil:

@@ -190,8 +190,8 @@ func (r *Runtime) podOf(status *cri.PodSandboxStatusResponse) (Pod, error) {
 	return p, nil
 }
 
-// netNSOf returns the file and the identity of the network namespace. The namespace of this process is refused: what is
-// meant for a Pod must never be done to the node.
+// netNSOf returns the file and the identity of the network namespace. The namespace of
+// this process is refused: what is meant for a Pod must never be done to the node.
 func (r *Runtime) netNSOf(info sandboxInfo) (string, host.NetNS, error) {
 	var candidates []string
 	for _, n := range info.RuntimeSpec.Linux.Namespaces {

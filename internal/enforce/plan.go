@@ -69,7 +69,7 @@ func (p *prover) nodeAddresses(s Subject) (out []netip.Addr, err error) {
 func (p *prover) inPod(owner host.Owner) bool { return p.Pods != nil && p.Pods.InPod(owner.UID) }
 
 // podAddresses returns the addresses of the owner's Pod that are outside the network of a
-// wall. It returns none if they are not known: a proof is more than these.
+// wall. It returns none if they are not known: the proof then does without them.
 func (p *prover) podAddresses(ctx context.Context, owner host.Owner, wall host.WallSpec) (out []netip.Addr) {
 	if !p.inPod(owner) {
 		return nil

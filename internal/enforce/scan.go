@@ -202,8 +202,8 @@ func (g *guard) inspect(ctx context.Context, m *machine) (faults string, err err
 }
 
 // killDoomed kills a machine that must be down whatever its wall is like: after a leak, or
-// if an earlier kill failed. The wall cannot be read, for example because nobody knows in
-// which network namespace its Pod is. The caller holds m.lock.
+// if an earlier kill failed. It is for a wall that cannot be read, for example because the
+// network namespace of its Pod is not known. The caller holds m.lock.
 func (g *guard) killDoomed(ctx context.Context, m *machine) error {
 	g.watched.mu.Lock()
 	spec, leaked, killReason := m.wall.Spec, m.leak != nil, m.killReason

@@ -30,7 +30,7 @@ func (o Owner) UID8() string { return o.UID[:min(8, len(o.UID))] }
 // Bridge returns the name of the docker network's bridge interface: bb-UID8.
 func (o Owner) Bridge() string { return "bb-" + o.UID8() }
 
-// Veth returns the name of the node's end of the wall's link: bv-UID8.
+// Veth returns the name of the bundle's end of the wall's link: bv-UID8.
 func (o Owner) Veth() string { return "bv-" + o.UID8() }
 
 // Same reports whether p is the same Bottle of the same cluster on the same

@@ -8,7 +8,7 @@ import (
 )
 
 // WallSpec describes the wall around a machine: a network namespace with a
-// single link into the bundle's bridge, and a packet filter at the node's end of
+// single link into the bundle's bridge, and a packet filter at the bundle's end of
 // that link.
 type WallSpec struct {
 	Owner Owner

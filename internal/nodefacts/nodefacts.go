@@ -32,8 +32,8 @@ const (
 	runtimeBound = 10 * time.Second
 )
 
-// Options say what to check. All but KVMDevice, Boot, NeedsDocker
-// and what concerns the container runtime are required.
+// Options say what to check. All are required but KVMDevice, Boot, NeedsDocker,
+// NeedsRuntime, PingRuntime and RuntimeSocket.
 type Options struct {
 	// SmolvmDir holds smolvm, lib/ and agent-rootfs/.
 	SmolvmDir string
@@ -53,8 +53,9 @@ type Options struct {
 	PingRuntime   func(ctx context.Context) error
 	RuntimeSocket string
 	// NeedsDocker and NeedsRuntime report whether the node needs docker or the container
-	// runtime for bundles. What it does not need is no fact, and is not asked. Without
-	// NeedsDocker, docker is a fact; without NeedsRuntime, the container runtime is none.
+	// runtime for bundles. What it does not need is no fact, and is not asked. If
+	// NeedsDocker is nil, docker is needed; if NeedsRuntime is nil, the container runtime
+	// is not.
 	NeedsDocker, NeedsRuntime func(ctx context.Context) bool
 	// Cgroups returns what the node's cgroups can do.
 	Cgroups func() (cgroup.Support, error)

@@ -27,8 +27,8 @@ import (
 )
 
 // criSockets are where container runtimes listen for the kubelet: containerd of k3s and RKE2,
-// CRI-O, and containerd. The last one comes last because a Docker Engine beside the others
-// has it, too.
+// CRI-O, and containerd. That of containerd comes last, because a Docker Engine has it, too,
+// and may run beside one of the others.
 var criSockets = []string{
 	"unix:///run/k3s/containerd/containerd.sock",
 	"unix:///run/crio/crio.sock",

@@ -25,7 +25,8 @@ type BundleOptions struct {
 func (o *BundleOptions) Bind(fs *pflag.FlagSet) {
 	fs.StringVar(&o.Image, "bundle-image", "", "image of the operator, from which each Bottle's Pod runs the built-in bundle; it must name a numeric user other than root; if empty, the image of the manager's own Pod (required outside a Pod)")
 	bindAllowedImages(fs, &o.Allowed)
-	// Installations without a public registry had to set it, and are to start after an upgrade.
+	// Earlier releases needed this flag where no public registry could be reached. A manager
+	// that still gets it must start after an upgrade.
 	fs.String("placeholder-image", "", "")
 	if err := fs.MarkDeprecated("placeholder-image", "it has no effect: Pods run from the operator's image (--bundle-image)"); err != nil {
 		panic(err) // the flag exists

@@ -37,8 +37,8 @@ type Request struct {
 	Owner host.Owner
 	// Kept is a subnet to use if it is free; zero for none.
 	Kept netip.Prefix
-	// Reserved are networks that are in use elsewhere. If no machine was made for Kept yet
-	// (Movable), Kept does not count if it overlaps one of them.
+	// Reserved are networks that are in use elsewhere. A new choice overlaps none of them.
+	// If no machine was made for Kept yet (Movable), Kept must not overlap them, either.
 	Reserved []subnet.Reserved
 	Movable  bool
 }

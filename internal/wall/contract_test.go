@@ -79,7 +79,7 @@ func TestPodWallsContract(t *testing.T) {
 }
 
 // putForeign makes something foreign that is in the way of an owner's wall. found
-// reports whether it is still there. The node's end of the wall is where at leads to.
+// reports whether it is still there. The bundle's end of the wall is where at leads to.
 func (w *world) putForeign(t *testing.T, owner host.Owner, kind string, at ...string) (found func() bool) {
 	t.Helper()
 	theirs := owner

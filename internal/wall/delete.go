@@ -67,7 +67,7 @@ func (w *Walls) tearDown(owner host.Owner, f facts) error {
 	return nil
 }
 
-// cutOff deletes the links in a namespace, because the node's end of one may have
+// cutOff deletes the links in a namespace, because the bundle's end of one may have
 // been renamed.
 func cutOff(path string) error {
 	ns, _, _, err := openNetNS(path)

@@ -26,7 +26,7 @@ func (w *Walls) EnsureWall(ctx context.Context, spec host.WallSpec) (host.Wall, 
 	return w.ensure(ctx, w, spec, want)
 }
 
-// side is where the node's end of a wall lies: on the node or in a Pod.
+// side is where the bundle's end of a wall lies: on the node or in a Pod.
 type side interface {
 	// observeOne reads a wall back.
 	observeOne(ctx context.Context, spec host.WallSpec) (facts, error)
@@ -36,7 +36,7 @@ type side interface {
 
 func (w *Walls) surround(host.WallSpec, facts) error { return w.ensureBridgesTable() }
 
-// ensure makes a wall stand whose node's end lies in the calling thread's network
+// ensure makes a wall stand whose bundle's end lies in the calling thread's network
 // namespace. The caller holds the wall's lock.
 func (w *Walls) ensure(ctx context.Context, at side, spec host.WallSpec, want *expected) (host.Wall, error) {
 	f, err := at.observeOne(ctx, spec)

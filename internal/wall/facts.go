@@ -32,7 +32,7 @@ type facts struct {
 	inside          insideFacts
 	// bridges says what is wrong with the bridges' table; "" if nothing is.
 	bridges string
-	// pod is what else was observed in a Pod; nil if the node's end is on the node.
+	// pod is what else was observed in a Pod; nil if the bundle's end is on the node.
 	pod *podFacts
 }
 
@@ -108,7 +108,7 @@ func (w *Walls) observe(ctx context.Context, specs []host.WallSpec) ([]facts, er
 	return out, w.observeInside(ctx, out)
 }
 
-// observeEnds reads the node's ends of walls and their filters, in the calling thread's
+// observeEnds reads the bundle's ends of walls and their filters, in the calling thread's
 // network namespace, which has these links.
 func (w *Walls) observeEnds(ctx context.Context, specs []host.WallSpec, links map[string]*attrs) ([]facts, error) {
 	rs, err := openRuleset()
@@ -138,7 +138,7 @@ func (w *Walls) observeEnds(ctx context.Context, specs []host.WallSpec, links ma
 }
 
 // observeInside reads all namespaces, on one thread of its own. The calling thread is in
-// the network namespace in which the node's ends lie.
+// the network namespace in which the bundle's ends lie.
 func (w *Walls) observeInside(ctx context.Context, walls []facts) error {
 	if len(walls) == 0 {
 		return nil
@@ -155,7 +155,7 @@ func (w *Walls) observeInside(ctx context.Context, walls []facts) error {
 	return ownthread.Run(func() error { return readInsides(ctx, walls, node, own) })
 }
 
-// readInsides reads all namespaces. node is a handle where the node's ends lie, and own
+// readInsides reads all namespaces. node is a handle where the bundle's ends lie, and own
 // are namespaces that are no wall's. The calling thread moves on for good.
 func readInsides(ctx context.Context, walls []facts, node *netlink.Handle, own ...host.NetNS) error {
 	for i := range walls {

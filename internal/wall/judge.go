@@ -81,7 +81,7 @@ func (j *judgment) namespaceMarked() bool {
 	return lo != nil && lo.alias == markOf(j.spec.Owner)
 }
 
-// paired reports whether the node's end and the link inside are the two ends of
+// paired reports whether the bundle's end and the link inside are the two ends of
 // one veth pair.
 func (f facts) paired() bool {
 	end, inner := f.nodeEnd, f.inside.link(innerName)

@@ -36,7 +36,7 @@ func isWallTable(name string) bool { return strings.HasPrefix(name, tablePrefix)
 func (w *Walls) path(o host.Owner) string { return filepath.Join(w.dir, o.ID()) }
 
 // markOf returns the mark of a wall, which every part of it has: as the alias of
-// the link at the node's end; as the alias of the namespace's loopback (which
+// the link at the bundle's end; as the alias of the namespace's loopback (which
 // nobody can delete, so that a namespace keeps its mark whatever happens to its
 // links); and as the comment of the filter's last rule.
 func markOf(o host.Owner) string {
@@ -69,7 +69,7 @@ func parseMark(mark string) (host.WallOwner, bool) {
 // address.
 func machineMAC(o host.Owner) net.HardwareAddr { return hashedMAC(0x02, o) }
 
-// nodeMAC returns the MAC address of the node's end. Its first byte is high: a
+// nodeMAC returns the MAC address of the bundle's end. Its first byte is high: a
 // bridge without its own address takes the lowest address of its ports, and a low
 // one would change the address of a bridge that is in use.
 func nodeMAC(o host.Owner) net.HardwareAddr { return hashedMAC(0xfe, o) }

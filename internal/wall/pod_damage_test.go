@@ -131,7 +131,7 @@ func TestPodBridgeOfAnotherMAC(t *testing.T) {
 	}
 }
 
-// TestPodLookupFails: what a wall is when nobody knows its Pod.
+// TestPodLookupFails: the state of a wall whose Pod is not known.
 func TestPodLookupFails(t *testing.T) {
 	w := newPodWorld(t)
 	spec, pod, wall := w.standing(t, 62)

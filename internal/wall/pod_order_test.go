@@ -71,7 +71,7 @@ func TestStaleLookup(t *testing.T) {
 	w.mu.Unlock()
 }
 
-// TestSlowLookup: an answer that does not come is an error of its wall alone.
+// TestSlowLookup: a lookup without an answer is an error of its own wall only.
 func TestSlowLookup(t *testing.T) {
 	w := newPodWorld(t)
 	spec, _, _ := w.standing(t, 46)

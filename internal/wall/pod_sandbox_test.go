@@ -188,7 +188,7 @@ func TestPodDamageIsReported(t *testing.T) {
 }
 
 // TestSandboxEnds: while its wall is watched and inspected all the time, a sandbox's
-// namespace ends with its last other user. That its links disappear shows it.
+// namespace ends with its last other user, because its links disappear.
 func TestSandboxEnds(t *testing.T) {
 	w := newPodWorld(t)
 	reports := w.watch(t)

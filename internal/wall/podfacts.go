@@ -61,7 +61,7 @@ func (p podSide) observeOne(ctx context.Context, spec host.WallSpec) (facts, err
 	return all[0], err
 }
 
-// observeEnd reads the node's end of a wall. links are all those of the Pod.
+// observeEnd reads the bundle's end of a wall. links are all those of the Pod.
 func (p podSide) observeEnd(ctx context.Context, spec host.WallSpec, links map[string]*attrs) (facts, error) {
 	all, err := p.walls.observeEnds(ctx, []host.WallSpec{spec}, links)
 	if err != nil {

@@ -15,8 +15,8 @@ func (j *judgment) withoutPod() {
 }
 
 // pod checks what a Pod has besides the filter. The table does not keep the machine in, so
-// that a fault in it is not open: it lets others use the bundle. Forwarding is what would
-// lead a packet on that passed the filter.
+// a fault in it does not open the wall: it lets others use the bundle. A bridge that
+// forwards would pass on a packet that got past the filter.
 func (j *judgment) pod() {
 	f, bridge := j.facts.pod, j.spec.Owner.Bridge()
 	if f.forwards {

@@ -129,7 +129,7 @@ func (r *podReader) read(ctx context.Context, s host.WallSpec, pod podNS) (podRe
 
 // readMachine reads the machine's side. The machine's namespace first gets an ID in that of
 // this process, so that whatever changes later is reported. node is a handle where the
-// node's end lies, and others are namespaces that are no wall's.
+// bundle's end lies, and others are namespaces that are no wall's.
 func (r *podReader) readMachine(out *podReading, node *netlink.Handle, others ...host.NetNS) {
 	f := &out.facts
 	var ns *os.File

@@ -25,7 +25,7 @@ type PodOptions struct {
 	Namespace func(ctx context.Context, owner host.Owner) (path string, id host.NetNS, err error)
 }
 
-// PodWalls manages walls whose bundle runs in a Pod: the node's end of the link, its filter
+// PodWalls manages walls whose bundle runs in a Pod: the bundle's end of the link, its filter
 // and the bundle's bridge are in the network namespace of that Pod. PodWalls enters that
 // namespace for each call, and keeps nothing open in it in between, so that the namespace
 // ends with its Pod. It is safe for concurrent use.

@@ -27,10 +27,10 @@ const podTableName = "bottle-pod"
 // destination address, unless it arrives through the bundle's bridge or comes from the Pod
 // itself: the Pod has an address that every other Pod and every node can reach, and the
 // bundle may hold credentials. The chain comes before any rule that redirects packets. It
-// names the links that may, not those that may not, so that it also holds for a link that is
-// added later. Nobody knows yet which connection a packet belongs to when it gets there, so
-// the chain also drops the answers to a connection that the bundle itself opened from one of
-// its ports. The kernel does not choose a port on which the bundle listens.
+// names the links that are accepted, so that a link that is added later is not. It also
+// comes before connection tracking, so it would drop the answers to a connection that the
+// bundle opened from one of its own ports. The kernel never chooses such a port, because
+// the bundle listens on it.
 //
 // Its chain output marks the bundle's answers as untracked, as the filter does with what the
 // machine sends. Otherwise, a rule of the Pod's, such as a service mesh's, could redirect
@@ -40,7 +40,7 @@ const podTableName = "bottle-pod"
 // not forward what it receives, but eth0 does: another Pod could send packets to the
 // machine.
 //
-// The table keeps no machine in: a wall without it is closed.
+// The table does not keep the machine in, so a wall without the table is not open.
 func podTable(s host.WallSpec) hookTable {
 	named := func(key expr.MetaKey, op expr.CmpOp, name string) []expr.Any {
 		whole := make([]byte, unix.IFNAMSIZ) // with the zeros, so that a longer name differs

@@ -55,7 +55,7 @@ type rule struct {
 // rulesOf returns the rules of a wall's filter, in order. They do not depend on
 // anything that is found on the node.
 //
-// The filter stands at the node's end of the link and trusts nothing:
+// The filter stands at the bundle's end of the link and trusts nothing:
 //
 //   - not the source addresses: root in a namespace can write any;
 //   - not the destination MAC address: the bridge passes a frame for its own

@@ -2,13 +2,14 @@
 
 // Package wall implements host.Walls with the Linux kernel. Each machine gets a
 // network namespace with one link, which leads into the bundle's bridge. At the
-// node's end of that link, an nftables chain (netdev ingress) accepts ARP for the
+// bundle's end of that link, an nftables chain (netdev ingress) accepts ARP for the
 // bundle and TCP to its ports, and drops everything else. Root in the namespace
 // can neither change that chain nor get past it.
 //
-// The node's end of a link is in the network namespace of this process (Walls) or, if
-// the bundle runs in a Pod, in that of the Pod (PodWalls). In a Pod, a second chain
-// keeps everybody else from the bundle.
+// The bundle's end of a link is the end in the bundle's bridge. It is in the network
+// namespace of this process, which is the node's (Walls), or, if the bundle runs in a
+// Pod, in that of the Pod (PodWalls). In a Pod, a second filter keeps everybody else
+// from the bundle: see podTable.
 //
 // The package does everything through netlink and runs no other program. It makes
 // no bridge (docker or internal/criruntime does), starts nothing in a namespace and
@@ -18,7 +19,7 @@
 // A mark (see markOf) says which wall something belongs to. A table named
 // bottle-UID8 is ours unless one of its rules has another wall's mark. A
 // namespace is ours if its loopback has our mark, or if the link in it is the
-// other end of our link. The same two rules hold for a link at the node's end:
+// other end of our link. The same two rules hold for a link at the bundle's end:
 // it is ours if it has our mark, or if it leads into our namespace.
 package wall
 

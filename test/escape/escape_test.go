@@ -13,8 +13,8 @@
 //     allowing the host in spec.egress.allow instead, or by letting the secret pass
 //     (opened_test.go);
 //   - the wall: the attack succeeds from a machine without policy on the node's own
-//     network, or on that of the bundle's Pod (wall_test.go), and from a namespace on the same bridge without a
-//     filter (raw_test.go);
+//     network, or on that of the bundle's Pod (wall_test.go), and from a namespace on
+//     the same bridge without a filter (raw_test.go);
 //   - smolvm's policy: without the wall, the attack succeeds from a machine without
 //     a policy and fails from one with a policy (wall_test.go; real microVMs only,
 //     because a stand-in enforces nothing).

@@ -19,15 +19,16 @@ var sendPy string
 var capturePy string
 
 // rawNS is the control: the test's own namespace on the Bottle's bridge, with a link
-// that has no filter. rawLink is the node's end of that link.
+// that has no filter. rawLink is the bundle's end of that link.
 const rawNS, rawLink = "escape-control", "escape0"
 
 // allowed is the name of the frame that passes the wall.
 const allowed = "allowed"
 
 // captureScript captures frames at the bundle and on the bridge, which are the same link in
-// a Pod, while send.py sends all frames twice: from the control and then from the machine's namespace. A last
-// frame from the control ends the captures, and shows that both still listened.
+// a Pod, while send.py sends all frames twice: from the control and then from the machine's
+// namespace. A last frame from the control ends the captures, and shows that both still
+// listened.
 const captureScript = `
 set -e
 dir=$(mktemp -d)

@@ -156,14 +156,14 @@ func forceDelete(w *world, t *testing.T, s story.Sandbox) {
 	})
 }
 
-// podReplaced reports whether the Pod of this name has not started yet.
+// podReplaced reports whether there is a new Pod of this name, which has not started yet.
 func (w *world) podReplaced(t *testing.T, name string) bool {
 	t.Helper()
 	pod := &corev1.Pod{}
 	return w.Get(t.Context(), client.ObjectKey{Namespace: w.ns, Name: name}, pod) == nil && pod.DeletionTimestamp == nil && len(pod.Status.ContainerStatuses) == 0
 }
 
-// evict restarts the kubelet with a threshold for memory that the node is below of, until
+// evict restarts the kubelet with a threshold for memory that the node does not meet, until
 // it has evicted the Bottle's Pod. Pods of the operator have a higher priority.
 func evict(w *world, t *testing.T, s story.Sandbox) {
 	const config = "/etc/kubelet/config.yaml"

@@ -28,7 +28,7 @@ func (w *world) wantNoPodReachesBundle(t *testing.T) {
 }
 
 // wantBundleListens checks that the bundle does listen on the Pod's address, so that only
-// the chain on the Pod's own link keeps others from it.
+// the second filter keeps others from connecting to it.
 func (w *world) wantBundleListens(t *testing.T) {
 	t.Helper()
 	ip := w.bundlePodIP(t)
@@ -58,7 +58,7 @@ func (w *world) testReach(t *testing.T) {
 // NetworkPolicy. The guest then gets nothing from outside through its bundle.
 func (w *world) enforcePolicy(t *testing.T) {
 	w.Change(t, w.kept, func() { w.kept.Spec.Egress.Allow = append(w.kept.Spec.Egress.Allow, "allowed.test:80") })
-	// The Pods' network is opened to no avail in other steps, too, and this host in none.
+	// Other steps also allow the Pods' network, which changes nothing. None allows this host.
 	defer w.Change(t, w.kept, func() { w.kept.Spec.Egress.Allow = []v1alpha1.EgressRule{"10.0.0.0/8:" + podPort} })
 	const answer = "the outside world"
 	fetch := func() string {

@@ -16,7 +16,7 @@ import (
 type breach struct {
 	name string
 	// script takes the wall away, in the Pod's network namespace. Its arguments are the
-	// node's end of the wall's link, a spare namespace, the chain on that link, and the
+	// bundle's end of the wall's link, a spare namespace, the chain on that link, and the
 	// chain that keeps others from the bundle.
 	script string
 	// inMachine reports that the script runs in the machine's namespace instead.
@@ -121,7 +121,7 @@ func (w *world) chainsIn(t *testing.T, s story.Sandbox) (state string, both bool
 // bundleChain is the chain that keeps all but the machine from the bundle.
 const bundleChain = "inet bottle-pod prerouting"
 
-// wallChain returns the chain on the node's end of the wall's link.
+// wallChain returns the chain on the bundle's end of the wall's link.
 func (w *world) wallChain() string { return "netdev bottle-" + string(w.kept.UID)[:8] + " ingress" }
 
 func (w *world) wantBothChains(t *testing.T, s story.Sandbox) {

@@ -70,7 +70,7 @@ func Start(t testing.TB) *Containerd {
 	}
 	dir := t.TempDir()
 	c := &Containerd{Dir: dir, KubeletDir: filepath.Join(dir, "kubelet"), bin: bin, pods: map[string]*pod{}}
-	// The path of a socket is short. /run is the test's own.
+	// The kernel bounds the path of a socket (108 bytes). /run is the test's own.
 	socket := filepath.Join("/run", fmt.Sprintf("critest-%d.sock", time.Now().UnixNano()))
 	c.Socket = "unix://" + socket
 	c.writeConfig(t, socket)
