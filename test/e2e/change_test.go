@@ -118,7 +118,7 @@ func TestForeignBundleImage(t *testing.T) {
 	missing := bottleOn(node1, ns, "missing", "missing")
 	missing.Spec.Bundle = &v1alpha1.Bundle{Image: ptr("example.test/foreign-bundle:absent")}
 	c.Apply(t, refused, silent, missing)
-	c.WaitReason(t, refused, v1alpha1.ConditionBundleReady, v1alpha1.ReasonBundleImageNotAllowed)
+	c.WaitReason(t, refused, v1alpha1.ConditionScheduled, v1alpha1.ReasonBundleImageNotAllowed)
 	c.WaitReason(t, missing, v1alpha1.ConditionBundleReady, v1alpha1.ReasonBundleImageMissing)
 	cond := c.WaitReason(t, silent, v1alpha1.ConditionBundleReady, v1alpha1.ReasonBundleNotAnswering)
 	if !strings.Contains(cond.Message, "9999") {
