@@ -30,9 +30,8 @@ const (
 	maxBytes = 1 << 50
 )
 
-// Decision parses a line that the bundle's container wrote, without its newline. at is when
-// the runtime received it. It returns false if the line is not a decision. The text is not
-// trusted.
+// Decision parses a line of the bundle's log, without its newline. The line was received at
+// the time at. Decision returns false if the line is not a decision. The text is not trusted.
 func Decision(at time.Time, text []byte) (host.Decision, bool) {
 	var entry struct {
 		Decision string `json:"decision"`

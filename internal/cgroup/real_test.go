@@ -177,8 +177,8 @@ func TestKillOfFrozenProcess(t *testing.T) {
 	}
 }
 
-// A machine in a Pod is found and killed by an agent that has just started, and its cgroup
-// does not keep the Pod's from being removed.
+// An agent that has just started finds a machine in a Pod and kills it. The machine's cgroup
+// does not prevent the removal of the Pod's cgroup.
 func TestRealPod(t *testing.T) {
 	pod, parent := cgroups.Pod(t), cgroups.Parent(t)
 	open := func() *cgroup.Groups {

@@ -53,8 +53,8 @@ func (b *Bundles) EnsureBundle(ctx context.Context, spec host.BundleSpec) (host.
 // container again. The container ends with its Pod.
 func (b *Bundles) StopBundle(context.Context, host.Owner) error { return nil }
 
-// DeleteBundle implements host.Bundles. It ends the container at once, without its grace
-// period. The kubelet removes it, and starts another one unless the Pod is being deleted.
+// DeleteBundle implements host.Bundles. It kills the container without a grace period. The
+// kubelet then removes the container, and starts a new one unless the Pod is being deleted.
 func (b *Bundles) DeleteBundle(ctx context.Context, owner host.Owner) error {
 	pod, err := b.r.Pod(ctx, owner)
 	if absent(err) {

@@ -25,7 +25,8 @@ const (
 	// RulesVolume is the name of the volume of the built-in bundle's rules. It is empty
 	// until the agent writes to it from the node.
 	RulesVolume = "rules"
-	// SecretsVolume is the same for the built-in bundle's secrets.
+	// SecretsVolume is the name of the volume of the built-in bundle's secrets. It is empty
+	// until the agent writes to it from the node.
 	SecretsVolume = "secrets"
 )
 

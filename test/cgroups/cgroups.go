@@ -51,9 +51,9 @@ func Parent(t testing.TB) string {
 	return name
 }
 
-// Pod returns the path, below the mount, of an empty cgroup that looks like one that
-// kubelet made for a Pod. When the test ends, Pod does what kubelet does at the end of a
-// Pod: it kills the processes in it and removes it.
+// Pod creates an empty cgroup that looks like a Pod's, and returns its path below the mount.
+// When the test ends, the processes in it are killed and it is removed, as the kubelet does
+// at the end of a Pod.
 func Pod(t testing.TB) string {
 	t.Helper()
 	random := fmt.Sprintf("%x", rand.Text()) // hexadecimal digits

@@ -53,7 +53,7 @@ func TestLongTwoBottlesWithOneSlug(t *testing.T) {
 		}
 		w.kept = b
 		w.wantBundleReached(t)
-		// The bundle that answers is the Bottle's own.
+		// Its own bundle answers, not the other Bottle's.
 		if log := w.BundleLog(t, b); !strings.Contains(log, `"event":"rules"`) {
 			t.Errorf("log of bundle %d: got %q, want its rules", i, log)
 		}

@@ -79,8 +79,8 @@ func (c *Cluster) BundlePID(t testing.TB, b *v1alpha1.Bottle) string {
 	return strings.TrimSpace(c.Exec(t, NodeOf(b), "docker", "inspect", "-f", "{{.State.Pid}}", ID(b)))
 }
 
-// BesideWall returns the command that enters the network namespace with the bundle's end of
-// b's wall: that of b's Pod, or the node's own, which needs no command.
+// BesideWall returns the command that enters the network namespace in which b's bundle is
+// connected to the wall. With Docker, that is the node's own, and no command is needed.
 func (c *Cluster) BesideWall(t testing.TB, b *v1alpha1.Bottle) []string {
 	t.Helper()
 	if c.OnPods(t) {

@@ -38,7 +38,7 @@ const (
 	callLimit = time.Minute
 )
 
-// Containerd is a containerd in the namespaces of the test.
+// Containerd is a running containerd that a test has started in namespaces of its own.
 type Containerd struct {
 	// Socket is its address, Dir a folder of the test, and KubeletDir the folder that
 	// stands for the kubelet's.
