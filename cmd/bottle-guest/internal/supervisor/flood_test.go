@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -231,19 +232,28 @@ func (w *slowWriter) Write(b []byte) (int, error) {
 // takes. A log that is not read at all delays nothing for long.
 func TestFlushOfASlowLog(t *testing.T) {
 	t.Parallel()
-	w := &slowWriter{}
-	l := newLogger(realClock{}, w)
-	lines := &lines{stream: stdout, log: l}
-	lines.write([]byte(strings.Repeat(strings.Repeat("x", 99)+"\n", 6000))) // 30 pieces or so
-	l.system("exit 0")
-	l.flush(200 * time.Millisecond)
-	if got := w.String(); !strings.HasSuffix(got, "system F exit 0\n") {
-		t.Errorf("got %d bytes, without the last line", len(got))
-	}
-
-	unread, pipe := io.Pipe()
-	defer unread.Close()
-	stuck := newLogger(realClock{}, pipe)
-	stuck.system("exit 0")
-	stuck.flush(50 * time.Millisecond) // returns
+	synctest.Test(t, func(t *testing.T) {
+		w := &slowWriter{}
+		l := newLogger(realClock{}, w)
+		defer close(l.work)
+		lines := &lines{stream: stdout, log: l}
+		lines.write([]byte(strings.Repeat(strings.Repeat("x", 99)+"\n", 6000))) // 30 pieces or so
+		l.system("exit 0")
+		l.flush(200 * time.Millisecond)
+		if got := w.String(); !strings.HasSuffix(got, "system F exit 0\n") {
+			t.Errorf("got %d bytes, without the last line", len(got))
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		unread, pipe := io.Pipe()
+		defer unread.Close()
+		l := newLogger(realClock{}, pipe)
+		defer close(l.work)
+		l.system("exit 0")
+		begin := time.Now()
+		l.flush(50 * time.Millisecond)
+		if took := time.Since(begin); took > 100*time.Millisecond {
+			t.Errorf("flush took %v for a log that nobody reads", took)
+		}
+	})
 }
