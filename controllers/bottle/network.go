@@ -108,8 +108,8 @@ func (n *networkStep) reportReplaced(s *scope) error {
 
 // create creates the network on the recorded subnet, or on the next free one.
 func (n *networkStep) create(ctx context.Context, s *scope) (err error) {
-	r := subnetchoice.Request{Owner: s.owner, Kept: agentstatus.RecordedSubnet(s.bottle), Movable: s.record == nil}
-	if s.runtime != bundleruntime.Pod {
+	r := subnetchoice.Request{Owner: s.owner, Kept: agentstatus.RecordedSubnet(s.bottle), Movable: s.record == nil, InPod: s.runtime == bundleruntime.Pod}
+	if !r.InPod {
 		r.Reserved = n.surroundings.Reserved()
 	}
 	s.triple, err = n.chooser.Create(ctx, r)

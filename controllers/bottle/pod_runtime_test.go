@@ -3,6 +3,7 @@
 package bottle
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -84,10 +85,15 @@ func TestAReplacedSandbox(t *testing.T) {
 	pid := *w.bottle(demoKey).Status.Machine.PID
 	w.events()
 	w.loseNetwork()
+	// Its Pod's new address is in the Bottle's own network.
+	w.networks.Occupy(netip.PrefixFrom(firstChoice.Addr().Next(), 32))
 	w.startPod(2, desired.BundleDigest(demo().Obj()))
 	w.settle(demoKey)
 	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
 	w.wantEvent("SandboxReplaced")
+	if got := w.bottle(demoKey).Status.Network.Subnet; got != firstChoice.String() {
+		t.Errorf("subnet: got %s, want still %s, whose addresses the machine has", got, firstChoice)
+	}
 	if now := *w.bottle(demoKey).Status.Machine.PID; now != pid {
 		t.Errorf("got another VMM (%d), want the same as before (%d)", now, pid)
 	}

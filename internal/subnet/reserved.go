@@ -33,6 +33,16 @@ func Keep(p netip.Prefix, occupied []netip.Prefix) (Triple, bool) {
 	return t, err == nil
 }
 
+// KeepInPod is Keep for a network that exists only in a Pod, and whose machine has its
+// addresses already. Only the bundle's and the machine's are in use there, so no more than
+// these two must be free.
+func KeepInPod(p netip.Prefix, occupied []netip.Prefix) (Triple, bool) {
+	t, err := TripleOf(p)
+	return t, err == nil && !slices.ContainsFunc(occupied, func(o netip.Prefix) bool {
+		return o.Contains(t.BundleIP) || o.Contains(t.MachineIP)
+	})
+}
+
 // Hidden names the reserved networks that p overlaps; "" if there are none.
 func Hidden(p netip.Prefix, reserved []Reserved) string {
 	var names []string

@@ -85,3 +85,32 @@ func TestHidden(t *testing.T) {
 		}
 	}
 }
+
+func TestKeep(t *testing.T) {
+	kept := netip.MustParsePrefix("192.168.7.0/24")
+	for _, test := range []struct {
+		occupied    string
+		keep, inPod bool
+	}{
+		{"192.168.8.0/24", true, true},
+		{"192.168.7.1/32", false, true},  // the gateway of a Pod's network
+		{"192.168.7.99/32", false, true}, // a Pod
+		{"192.168.7.2/32", false, false},
+		{"192.168.7.3/32", false, false},
+		{"192.168.0.0/16", false, false},
+	} {
+		occupied := []netip.Prefix{netip.MustParsePrefix(test.occupied)}
+		for name, f := range map[string]struct {
+			keep func(netip.Prefix, []netip.Prefix) (subnet.Triple, bool)
+			want bool
+		}{"Keep": {subnet.Keep, test.keep}, "KeepInPod": {subnet.KeepInPod, test.inPod}} {
+			triple, got := f.keep(kept, occupied)
+			if got != f.want || got && triple.Subnet != kept {
+				t.Errorf("%s(%s) with %s: got %v, %v, want %v", name, kept, test.occupied, triple, got, f.want)
+			}
+			if _, got := f.keep(netip.Prefix{}, occupied); got {
+				t.Errorf("%s without a subnet: got true, want false", name)
+			}
+		}
+	}
+}

@@ -41,6 +41,8 @@ type Request struct {
 	// If no machine was made for Kept yet (Movable), Kept must not overlap them, either.
 	Reserved []subnet.Reserved
 	Movable  bool
+	// InPod: the network exists only in the Pod of the owner's bundle.
+	InPod bool
 }
 
 // Create creates the network on the kept subnet, or on the next free one. Its errors are
@@ -69,7 +71,11 @@ func (c Chooser) pick(r Request, occupied []netip.Prefix) (subnet.Triple, error)
 	if r.Movable && subnet.Hidden(r.Kept, r.Reserved) != "" {
 		r.Kept = netip.Prefix{} // a machine would keep the addresses that it was created with
 	}
-	if triple, ok := subnet.Keep(r.Kept, occupied); ok {
+	keep := subnet.Keep
+	if r.InPod && !r.Movable {
+		keep = subnet.KeepInPod
+	}
+	if triple, ok := keep(r.Kept, occupied); ok {
 		return triple, nil
 	}
 	triple, err := c.Pool.Pick(r.Owner.Slug, occupied, r.Reserved)

@@ -62,6 +62,7 @@ func (w *world) breakWalls(t *testing.T, all []breach) {
 }
 
 func (w *world) breakWall(t *testing.T, b breach) {
+	w.WaitRunning(t, w.kept) // a step before this one may have failed halfway
 	before := w.identify(t)
 	sandbox := w.Sandbox(t, w.kept)
 	w.wantBothChains(t, sandbox)
