@@ -257,9 +257,6 @@ func settings(link string) []setting {
 	return []setting{
 		// Without the wall's filter, a machine could otherwise use the Pod as a router.
 		{path: "/proc/sys/net/ipv4/conf/" + link + "/forwarding", value: "0"},
-		// The Pods' network may contain the bundle's address. The Pod must not answer for it there,
-		// where another Pod may have it.
-		{path: "/proc/sys/net/ipv4/conf/all/arp_ignore", value: "1"},
 		{path: "/proc/sys/net/ipv6/conf/" + link + "/addr_gen_mode", value: "1", optional: true}, // none
 		{path: "/proc/sys/net/ipv6/conf/" + link + "/disable_ipv6", value: "1", optional: true},
 	}

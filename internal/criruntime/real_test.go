@@ -164,9 +164,6 @@ func bridgeDamages() map[string]func(l netlink.Link) error {
 	}
 	return map[string]func(l netlink.Link) error{
 		"forwarding": sysctl("ipv4/forwarding", "1"),
-		"answers elsewhere": func(netlink.Link) error {
-			return os.WriteFile("/proc/sys/net/ipv4/conf/all/arp_ignore", []byte("0"), 0)
-		},
 		"all forwarding": func(netlink.Link) error {
 			return errors.Join(os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("0"), 0), os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0))
 		},
