@@ -25,6 +25,7 @@ const (
 type Facts struct {
 	source host.Facts
 	clock  clock.WithTicker
+	due    chan struct{} // Refresh sends to it
 
 	mu      sync.Mutex
 	last    []host.Fact // nil until the first inspection has ended
@@ -35,7 +36,7 @@ type Facts struct {
 
 // NewFacts returns a cache of the facts that source finds.
 func NewFacts(source host.Facts, c clock.WithTicker) *Facts {
-	return &Facts{source: source, clock: c}
+	return &Facts{source: source, clock: c, due: make(chan struct{}, 1)}
 }
 
 // OnChange adds a function that is called after an inspection found facts that
@@ -95,18 +96,34 @@ func (k *Facts) join(ctx context.Context) {
 	}()
 }
 
-// Start inspects the node at regular intervals until ctx ends.
+// Refresh makes Start inspect the node at once, because a fact has changed.
+func (k *Facts) Refresh() {
+	select {
+	case k.due <- struct{}{}:
+	default: // an inspection is due already
+	}
+}
+
+// Start inspects the node at regular intervals, and after each Refresh, until ctx ends.
 func (k *Facts) Start(ctx context.Context) error {
 	ticker := k.clock.NewTicker(factsInterval)
 	defer ticker.Stop()
 	for {
 		k.mu.Lock()
 		k.join(ctx)
+		running := k.running
 		k.mu.Unlock()
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C():
+		case <-k.due:
+			// The running inspection may have looked before the fact changed.
+			select {
+			case <-running:
+			case <-ctx.Done():
+				return nil
+			}
 		}
 	}
 }

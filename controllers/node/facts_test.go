@@ -97,3 +97,22 @@ func TestEveryChangeIsReported(t *testing.T) {
 		cancel()
 	})
 }
+
+// The inspection that runs when Refresh is called may have missed what changed.
+func TestRefreshInspectsAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &hanging{release: make(chan struct{}, 2)}
+		k := NewFacts(h, clock.RealClock{})
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() { _ = k.Start(ctx) }()
+		synctest.Wait()
+		k.Refresh()
+		h.release <- struct{}{}
+		h.release <- struct{}{}
+		synctest.Wait()
+		if got := h.inspections.Load(); got != 2 {
+			t.Errorf("inspections: got %d, want the running one and another after it", got)
+		}
+		cancel()
+	})
+}

@@ -31,6 +31,8 @@ type KeeperOptions struct {
 	Ready func(ctx context.Context) error
 	// Running reports whether any other machine runs on the node.
 	Running func() (bool, error)
+	// Tried is called after each trial that has a verdict.
+	Tried func()
 	Clock   clock.WithTicker
 	Log     logr.Logger
 }
@@ -101,6 +103,7 @@ func (k *Keeper) attempt(ctx context.Context) State {
 			state, message := k.Trial.State()
 			k.setProblem("")
 			k.Log.Info("Booted a microVM to see whether this node can", "booted", state == Booted, "problem", message, "took", k.Clock.Since(started).String())
+			k.Tried()
 			return state
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,6 +24,7 @@ type keeper struct {
 	*Keeper
 	node    *node
 	running bool
+	tried   atomic.Int32 // how often Tried was called
 
 	mu       sync.Mutex
 	notReady error
@@ -53,6 +55,7 @@ func newKeeper(n *node) *keeper {
 			return k.notReady
 		},
 		Running: func() (bool, error) { return k.running, nil },
+		Tried:   func() { k.tried.Add(1) },
 	})
 	return k
 }
@@ -92,6 +95,14 @@ func (k *keeper) wantStarts(t *testing.T, want int) {
 	}
 }
 
+// wantTried checks after how many trials the Keeper said that there is a verdict.
+func (k *keeper) wantTried(t *testing.T, want int32) {
+	t.Helper()
+	if got := k.tried.Load(); got != want {
+		t.Errorf("calls of Tried: got %d, want %d", got, want)
+	}
+}
+
 func TestKeeperTriesOncePerBoot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNode(t)
@@ -99,7 +110,9 @@ func TestKeeperTriesOncePerBoot(t *testing.T) {
 		k.want(t, false, "no microVM has booted on this node since the node itself booted: the agent boots one as soon as it can")
 		startIt(t, k)
 		k.want(t, true, "")
+		k.wantTried(t, 1)
 		time.Sleep(time.Hour)
+		k.wantTried(t, 1)
 		startKeeper(t, n).want(t, true, "") // another agent on the same node
 		k.wantStarts(t, 1)
 		n.boot = "second"
@@ -115,6 +128,7 @@ func TestKeeperWaitsUntilTheNodeIsReady(t *testing.T) {
 		startIt(t, k)
 		k.want(t, false, "as soon as it can (docker: it does not answer)")
 		k.wantStarts(t, 0)
+		k.wantTried(t, 0)
 		k.ready(nil)
 		time.Sleep(checkInterval)
 		synctest.Wait()

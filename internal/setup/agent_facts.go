@@ -25,14 +25,14 @@ func (o *AgentOptions) addFacts(mgr ctrl.Manager, engine *docker.Engine, p parts
 	options.PingRuntime = p.runtimes.cri.Load().Ping
 	options.NeedsDocker = func(context.Context) bool { return p.runtimes.set.Active(bundleruntime.Docker) }
 	options.NeedsRuntime = func(context.Context) bool { return p.runtimes.set.Active(bundleruntime.Pod) }
-	if o.KVMDevice != "" {
-		boot := o.bootKeeper(nodefacts.New(options))
-		options.Boot = boot.Fact
-		if err := mgr.Add(boot); err != nil {
-			return nil, err
-		}
+	if o.KVMDevice == "" {
+		return node.NewFacts(nodefacts.New(options), clock.RealClock{}), nil
 	}
-	return node.NewFacts(nodefacts.New(options), clock.RealClock{}), nil
+	boot := o.bootKeeper(nodefacts.New(options))
+	options.Boot = boot.Fact
+	facts := node.NewFacts(nodefacts.New(options), clock.RealClock{})
+	boot.Tried = facts.Refresh // so that the node offers Bottles at once
+	return facts, mgr.Add(boot)
 }
 
 // factOptions say what the facts are about.
