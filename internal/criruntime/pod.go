@@ -144,6 +144,10 @@ func (r *Runtime) readySandbox(ctx context.Context, owner host.Owner) (*cri.PodS
 		names = append(names, fmt.Sprintf("%s/%s (sandbox %.12s)", s.Metadata.Namespace, s.Metadata.Name, s.Id))
 	}
 	slices.Sort(names)
+	if !slices.ContainsFunc(ready, func(s *cri.PodSandbox) bool { return s.Metadata.Name != ready[0].Metadata.Name }) {
+		// There is one Pod of a name: the kubelet has not ended the one before it yet.
+		return nil, fmt.Errorf("one running Pod of %s: %w yet: %s", owner.ID(), host.ErrNotFound, strings.Join(names, ", "))
+	}
 	return nil, fmt.Errorf("several running Pods claim to be %s: %s: %w", owner.ID(), strings.Join(names, ", "), host.ErrConflict)
 }
 

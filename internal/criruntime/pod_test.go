@@ -65,6 +65,11 @@ func TestPodConflicts(t *testing.T) {
 			f.put(sandboxOf(testOwner, testOwner.ID(), "first"), "/run/netns/a")
 			f.put(sandboxOf(testOwner, testOwner.ID()+"-2", "second"), "/run/netns/b")
 		}, "second", host.ErrConflict},
+		// A Pod and the one before it, which the kubelet has not ended yet.
+		"two of one name": {func(f *fakeRuntime) {
+			f.put(sandboxOf(testOwner, testOwner.ID(), "first"), "/run/netns/a")
+			f.put(sandboxOf(testOwner, testOwner.ID(), "second"), "/run/netns/b")
+		}, "second", host.ErrNotFound},
 		"hostNetwork": {func(f *fakeRuntime) {
 			s := sandboxOf(testOwner, testOwner.ID(), "a")
 			s.Linux = &cri.LinuxPodSandboxStatus{Namespaces: &cri.Namespace{Options: &cri.NamespaceOption{Network: cri.NamespaceMode_NODE}}}
