@@ -75,30 +75,48 @@ func Disk(dir string, reserve int64, statfs func(path string, st *unix.Statfs_t)
 
 func size(bytes int64) string { return fmt.Sprintf("%.1f GiB", float64(bytes)/(1<<30)) }
 
+// NetworkNode is what Network checks.
+type NetworkNode struct {
+	// ProcSys is /proc/sys.
+	ProcSys string
+	// ForwardDrops is the function ForwardDrops.
+	ForwardDrops func() (bool, error)
+	// UsesDocker reports whether new bundles are containers of the Docker Engine.
+	UsesDocker func(context.Context) bool
+}
+
 // Network checks the kernel's settings that the bundles' networks and the walls rely on,
-// and whether they cut off Pods. procSys is /proc/sys; forwardDrops is ForwardDrops.
-func Network(procSys string, forwardDrops func() (bool, error)) Check {
-	return Check{"network", func(context.Context) (Outcome, string) {
+// and whether the chain FORWARD cuts off Pods.
+func Network(n NetworkNode) Check {
+	return Check{"network", func(ctx context.Context) (Outcome, string) {
+		procSys, docker := n.ProcSys, n.UsesDocker(ctx)
 		var notes []string
-		if v := setting(procSys, "net/ipv4/ip_forward"); v == "0" {
-			return Failure, "the kernel does not forward IPv4, so no bundle reaches anything: sysctl -w net.ipv4.ip_forward=1, and write it to a file in /etc/sysctl.d"
+		forwards := setting(procSys, "net/ipv4/ip_forward") != "0"
+		if !forwards && docker {
+			return Failure, "the kernel does not forward IPv4, so no bundle reaches anything: " + turnOnForwarding
 		}
-		// Each Bottle needs two: its machine's and its bundle's.
+		// Each Bottle needs two: its machine's, and its container's or Pod's.
 		if n, err := strconv.ParseInt(setting(procSys, "user/max_net_namespaces"), 10, 64); err == nil && n < 16 {
 			return Failure, fmt.Sprintf("the kernel allows %d network namespaces, and each Bottle needs two: sysctl -w user.max_net_namespaces=10000, and write it to a file in /etc/sysctl.d", n)
 		}
-		if setting(procSys, "net/bridge/bridge-nf-call-iptables") == "1" {
+		// A Pod's bridge is in the Pod's namespace, where the node's rules do not apply.
+		if docker && setting(procSys, "net/bridge/bridge-nf-call-iptables") == "1" {
 			notes = append(notes, "br_netfilter is on, so the node's iptables rules also see the packets between a machine and its bundle")
 		}
 		if setting(procSys, "net/ipv6/conf/all/disable_ipv6") == "" {
 			notes = append(notes, "the kernel has no IPv6")
 		}
-		if drops, err := forwardDrops(); err == nil && drops {
+		if !forwards { // some CNIs carry the Pods' packets past the kernel's forwarding
+			return Warning, "the kernel does not forward IPv4; unless the cluster's CNI does without that, Pods, and so the bundles in them, reach nothing beyond the node: " + turnOnForwarding
+		}
+		if drops, err := n.ForwardDrops(); err == nil && drops {
 			return Warning, "the policy of the iptables chain FORWARD is DROP, so Pods whose CNI does not accept their traffic are cut off: iptables -P FORWARD ACCEPT (docs/kubernetes.md says more, under Beside a CNI)"
 		}
 		return OK, strings.Join(notes, "; ")
 	}}
 }
+
+const turnOnForwarding = "sysctl -w net.ipv4.ip_forward=1, and write it to a file in /etc/sysctl.d"
 
 // setting returns a value in /proc/sys, "" if the kernel does not have it.
 func setting(procSys, name string) string {

@@ -86,18 +86,24 @@ func TestDisk(t *testing.T) {
 }
 
 func TestNetwork(t *testing.T) {
+	docker, pods := func(context.Context) bool { return true }, func(context.Context) bool { return false }
 	good := map[string]string{"net/ipv4/ip_forward": "1", "user/max_net_namespaces": "7000", "net/ipv6/conf/all/disable_ipv6": "0"}
 	tests := map[string]struct {
 		name, value string
+		usesDocker  func(context.Context) bool
 		outcome     Outcome
 		message     string
 	}{
-		"in order":           {"net/ipv4/ip_forward", "1", OK, ""},
-		"no forwarding":      {"net/ipv4/ip_forward", "0", Failure, "does not forward IPv4, so no bundle reaches anything: sysctl -w net.ipv4.ip_forward=1"},
-		"no namespaces":      {"user/max_net_namespaces", "0", Failure, "allows 0 network namespaces, and each Bottle needs two: sysctl -w user.max_net_namespaces"},
-		"br_netfilter":       {"net/bridge/bridge-nf-call-iptables", "1", OK, "br_netfilter is on"},
-		"br_netfilter quiet": {"net/bridge/bridge-nf-call-iptables", "0", OK, ""},
-		"no IPv6":            {"net/ipv6/conf/all/disable_ipv6", "", OK, "no IPv6"},
+		"in order":              {"net/ipv4/ip_forward", "1", docker, OK, ""},
+		"in order, Pods":        {"net/ipv4/ip_forward", "1", pods, OK, ""},
+		"no forwarding":         {"net/ipv4/ip_forward", "0", docker, Failure, "does not forward IPv4, so no bundle reaches anything: sysctl -w net.ipv4.ip_forward=1"},
+		"no forwarding, Pods":   {"net/ipv4/ip_forward", "0", pods, Warning, "unless the cluster's CNI does without that, Pods, and so the bundles in them, reach nothing beyond the node: sysctl -w net.ipv4.ip_forward=1"},
+		"no namespaces":         {"user/max_net_namespaces", "0", docker, Failure, "allows 0 network namespaces, and each Bottle needs two: sysctl -w user.max_net_namespaces"},
+		"no namespaces, Pods":   {"user/max_net_namespaces", "0", pods, Failure, "allows 0 network namespaces, and each Bottle needs two: sysctl -w user.max_net_namespaces"},
+		"br_netfilter":          {"net/bridge/bridge-nf-call-iptables", "1", docker, OK, "br_netfilter is on"},
+		"br_netfilter, Pods":    {"net/bridge/bridge-nf-call-iptables", "1", pods, OK, ""},
+		"br_netfilter is quiet": {"net/bridge/bridge-nf-call-iptables", "0", docker, OK, ""},
+		"no IPv6":               {"net/ipv6/conf/all/disable_ipv6", "", docker, OK, "no IPv6"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -106,9 +112,11 @@ func TestNetwork(t *testing.T) {
 				setFile(t, dir, file, value)
 			}
 			setFile(t, dir, tt.name, tt.value)
-			want(t, Network(dir, func() (bool, error) { return false, nil }), tt.outcome, tt.message)
+			node := NetworkNode{ProcSys: dir, UsesDocker: tt.usesDocker, ForwardDrops: func() (bool, error) { return false, nil }}
+			want(t, Network(node), tt.outcome, tt.message)
 			if tt.outcome == OK {
-				want(t, Network(dir, func() (bool, error) { return true, nil }), Warning, "FORWARD is DROP, so Pods whose CNI does not accept their traffic are cut off: iptables -P FORWARD ACCEPT")
+				node.ForwardDrops = func() (bool, error) { return true, nil }
+				want(t, Network(node), Warning, "FORWARD is DROP, so Pods whose CNI does not accept their traffic are cut off: iptables -P FORWARD ACCEPT")
 			}
 		})
 	}

@@ -79,14 +79,19 @@ func (o *PreflightOptions) Run(ctx context.Context) error {
 	if err := enterRoot(o.HostRoot); err != nil {
 		return fmt.Errorf("--host-root: %w", err)
 	}
-	facts, err := o.preflightFacts()
+	runtime, usesDocker, err := o.containerRuntime()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = runtime.Close() }()
+	facts, err := o.preflightFacts(runtime, usesDocker)
 	if err != nil {
 		return err
 	}
 	checks := append([]preflight.Check{
-		preflight.Filter(func() error { return o.tryKernel(ctx) }),
+		preflight.Filter(func() error { return tryKernel(ctx, usesDocker) }),
 		preflight.Disk(o.StateDir, o.Images.Reserve, unix.Statfs),
-		preflight.Network("/proc/sys", preflight.ForwardDrops),
+		preflight.Network(preflight.NetworkNode{ProcSys: "/proc/sys", ForwardDrops: preflight.ForwardDrops, UsesDocker: usesDocker}),
 		preflight.Ports([]preflight.Port{
 			{Flag: "access-bind-address", Address: o.Access.Address},
 			{Flag: "health-probe-bind-address", Address: o.HealthAddress},
@@ -171,21 +176,32 @@ func (o *PreflightOptions) preflightCluster() ([]preflight.Check, error) {
 	return preflight.OfCluster(c), nil
 }
 
-// tryKernel makes the kind of wall that new Bottles get, and removes it.
-func (o *PreflightOptions) tryKernel(ctx context.Context) error {
+// containerRuntime returns the client of the kubelet's container runtime, which the caller
+// closes, and a function that reports whether new bundles are containers of the Docker
+// Engine instead.
+func (o *PreflightOptions) containerRuntime() (*criruntime.Runtime, func(context.Context) bool, error) {
 	runtime, err := criruntime.New(criruntime.Options{Socket: o.Runtime.socket(), KubeletDir: o.Runtime.KubeletDir, Node: o.NodeName})
 	if err != nil {
-		return err
+		return nil, nil, fmt.Errorf("--cri-socket: %w", err)
 	}
-	defer func() { _ = runtime.Close() }()
-	if kind, err := o.nodeRuntime(runtime.Ping).Runtime(ctx); err == nil && kind == bundleruntime.Docker {
+	node := o.nodeRuntime(runtime.Ping)
+	usesDocker := func(ctx context.Context) bool {
+		kind, err := node.Runtime(ctx)
+		return err == nil && kind == bundleruntime.Docker
+	}
+	return runtime, usesDocker, nil
+}
+
+// tryKernel makes the kind of wall that new Bottles get, and removes it.
+func tryKernel(ctx context.Context, usesDocker func(context.Context) bool) error {
+	if usesDocker(ctx) {
 		return wall.TryKernel()
 	}
 	return wall.TryPodKernel()
 }
 
 // preflightFacts returns the agent's own facts about the node.
-func (o *PreflightOptions) preflightFacts() (host.Facts, error) {
+func (o *PreflightOptions) preflightFacts(runtime *criruntime.Runtime, usesDocker func(context.Context) bool) (host.Facts, error) {
 	engine, err := docker.New(docker.Options{Host: o.DockerHost})
 	if err != nil {
 		return nil, fmt.Errorf("--docker-host: %w", err)
@@ -194,18 +210,9 @@ func (o *PreflightOptions) preflightFacts() (host.Facts, error) {
 	if err != nil {
 		return nil, err
 	}
-	runtime, err := criruntime.New(criruntime.Options{Socket: o.Runtime.socket(), KubeletDir: o.Runtime.KubeletDir, Node: o.NodeName})
-	if err != nil {
-		return nil, fmt.Errorf("--cri-socket: %w", err)
-	}
-	node := o.nodeRuntime(runtime.Ping)
 	options := o.factOptions(engine, guestProgram)
-	options.PingRuntime = runtime.Ping
-	options.NeedsDocker = func(ctx context.Context) bool {
-		kind, err := node.Runtime(ctx)
-		return err == nil && kind == bundleruntime.Docker
-	}
-	options.NeedsRuntime = func(ctx context.Context) bool { return !options.NeedsDocker(ctx) }
+	options.PingRuntime, options.NeedsDocker = runtime.Ping, usesDocker
+	options.NeedsRuntime = func(ctx context.Context) bool { return !usesDocker(ctx) }
 	return nodefacts.New(options), nil
 }
 

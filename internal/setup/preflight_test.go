@@ -78,7 +78,12 @@ func TestPreflight(t *testing.T) {
 // Later containers of the Pod install smolvm and the programs.
 func TestPreflightInAContainer(t *testing.T) {
 	o, _ := preflightOptions(t, "--host-root=/", "--kvm-device=")
-	facts, err := o.preflightFacts()
+	runtime, usesDocker, err := o.containerRuntime()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = runtime.Close() }()
+	facts, err := o.preflightFacts(runtime, usesDocker)
 	if err != nil {
 		t.Fatal(err)
 	}
