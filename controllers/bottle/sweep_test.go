@@ -17,6 +17,7 @@ import (
 	"botbottle.dev/bottle-operator/controllers/sweep"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/host/hosttest"
+	"botbottle.dev/bottle-operator/internal/inventory"
 	"botbottle.dev/bottle-operator/test/builders"
 )
 
@@ -45,7 +46,7 @@ func abandoned(t *testing.T) (*world, *sweep.Sweeper) {
 	}
 	return w, sweep.New(sweep.Options{
 		Node: testNode, Cluster: testCluster, Live: w.api.Client, Recorder: w.recorder, Teardown: w.r, Clock: w.clock,
-		Inventory: sweep.Inventory{Networks: w.networks, Bundles: w.bundles, Walls: w.walls, Folders: w.r.State},
+		Inventory: inventory.Sources{Networks: w.networks, Bundles: w.bundles, Walls: w.walls, Folders: w.r.State},
 		Grace:     grace, Mode: sweep.Remove, Metrics: metrics,
 	})
 }

@@ -21,6 +21,7 @@ import (
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/inventory"
 )
 
 // Mode is what a Sweeper does about orphans.
@@ -48,7 +49,7 @@ type Teardown interface {
 type Options struct {
 	// Node is the name of this node, Cluster the UID of kube-system.
 	Node, Cluster string
-	Inventory     Inventory
+	Inventory     inventory.Sources
 	Teardown      Teardown
 	// Informers report Bottles that are removed from this node.
 	Informers cache.Informers
@@ -114,9 +115,9 @@ func (w *Sweeper) Start(ctx context.Context) error {
 func (w *Sweeper) Sweep(ctx context.Context) error {
 	// List the node first, then the API server: everything found on the node
 	// has its Bottle in the second list, unless the Bottle no longer exists.
-	found, err := w.Inventory.owners(ctx, host.Owner{Cluster: w.Cluster, Node: w.Node})
+	found, err := w.Inventory.Owners(ctx, host.Owner{Cluster: w.Cluster, Node: w.Node})
 	if err != nil {
-		return err
+		return fmt.Errorf("look for orphans: %w", err)
 	}
 	placed, err := w.bottles(ctx)
 	if err != nil {

@@ -23,6 +23,7 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/host/hosttest"
+	"botbottle.dev/bottle-operator/internal/inventory"
 	"botbottle.dev/bottle-operator/test/builders"
 )
 
@@ -82,7 +83,7 @@ func newWorld(t *testing.T) *world {
 	networks := hosttest.NewNetworks(w.faults)
 	w.Sweeper = New(Options{
 		Node: "node-a", Cluster: cluster, Teardown: w.requests, Live: w.api, Recorder: w.events, Clock: w.clock,
-		Inventory: Inventory{Networks: networks, Bundles: hosttest.NewBundles(networks), Walls: w.walls, Folders: folders{}},
+		Inventory: inventory.Sources{Networks: networks, Bundles: hosttest.NewBundles(networks), Walls: w.walls, Folders: folders{}},
 		Grace:     grace, Mode: Remove, Metrics: metrics,
 	})
 	return w

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package nodecleanup removes what the operator left on a node that leaves the cluster for
-// good. It lists what there is, and then removes it in order. It knows folders and
-// programs; whoever composes it adds what belongs to Bottles.
+// good: Bottles, folders and programs. It lists what there is, and then removes it in order.
+// It does not know which things there are: its caller says so.
 package nodecleanup
 
 import (

@@ -15,6 +15,7 @@ import (
 	"botbottle.dev/bottle-operator/controllers/bottle"
 	"botbottle.dev/bottle-operator/controllers/node"
 	"botbottle.dev/bottle-operator/controllers/sweep"
+	"botbottle.dev/bottle-operator/internal/inventory"
 )
 
 // addNode adds the controller and runnables for the agent's own Node to mgr. The
@@ -57,7 +58,7 @@ func (o *AgentOptions) addSweep(mgr ctrl.Manager, r *bottle.Reconciler) error {
 	}
 	return mgr.Add(sweep.New(sweep.Options{
 		Node: r.Node, Cluster: r.Cluster, Live: mgr.GetAPIReader(), Recorder: r.Recorder, Teardown: r,
-		Inventory: sweep.Inventory{Networks: r.Networks, Bundles: r.Bundles, Walls: r.Walls, Folders: r.State},
+		Inventory: inventory.Sources{Networks: r.Networks, Bundles: r.Bundles, Walls: r.Walls, Folders: r.State},
 		Informers: mgr.GetCache(), Clock: r.Clock, Grace: o.OrphanGracePeriod, Mode: sweep.Mode(o.OrphanMode), Metrics: counts,
 	}))
 }

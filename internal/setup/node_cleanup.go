@@ -16,13 +16,13 @@ import (
 	"github.com/spf13/pflag"
 
 	"botbottle.dev/bottle-operator/controllers/node"
-	"botbottle.dev/bottle-operator/controllers/sweep"
 	"botbottle.dev/bottle-operator/internal/bundleimage"
 	"botbottle.dev/bottle-operator/internal/bundleruntime"
 	"botbottle.dev/bottle-operator/internal/cgroup"
 	"botbottle.dev/bottle-operator/internal/docker"
 	"botbottle.dev/bottle-operator/internal/exchange"
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/inventory"
 	"botbottle.dev/bottle-operator/internal/nodecleanup"
 	"botbottle.dev/bottle-operator/internal/smolvm"
 	"botbottle.dev/bottle-operator/internal/state"
@@ -187,8 +187,8 @@ func (o *NodeCleanupOptions) bottles(ctx context.Context, engine *docker.Engine)
 	exchanges := exchange.New(exchange.Options{InDir: dir.InDir(), ProgramDir: dir.GuestDir(), OutDir: dir.OutDir()})
 	secrets := vault.New(vault.Options{Dir: dir.VaultDir(), Reader: bundleimage.UserID})
 	inDocker := optionalEngine{engine}
-	removal := sweep.Removal{
-		Inventory: sweep.Inventory{Networks: inDocker, Bundles: inDocker, Walls: walls, Folders: dir}, Cluster: cmp.Or(o.Cluster, recorded),
+	removal := nodecleanup.Removal{
+		Inventory: inventory.Sources{Networks: inDocker, Bundles: inDocker, Walls: walls, Folders: dir}, Cluster: cmp.Or(o.Cluster, recorded),
 		Machines: machines, Walls: walls, Bundles: inDocker, Networks: inDocker, Exchanges: exchanges, Vault: secrets,
 	}
 	owners, err := removal.Owners(ctx)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package sweep
+package nodecleanup
 
 import (
 	"context"
@@ -10,14 +10,15 @@ import (
 	"slices"
 
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/inventory"
 )
 
-// Removal removes Bottles from a node without an API server and without an agent: the node
-// leaves the cluster for good. All fields are required.
+// Removal removes Bottles from a node that leaves the cluster for good. It needs neither an
+// API server nor an agent. All fields are required.
 type Removal struct {
-	Inventory Inventory
-	// Cluster is the UID of kube-system of the cluster whose Bottles are removed, from
-	// whatever name the node had.
+	Inventory inventory.Sources
+	// Cluster is the UID of kube-system of the cluster whose Bottles are removed, whatever
+	// the name of the node was.
 	Cluster  string
 	Machines interface {
 		KillMachine(ctx context.Context, name string) error
@@ -42,7 +43,7 @@ type Removal struct {
 
 // Owners returns the Bottles that have something on the node, sorted by UID.
 func (r Removal) Owners(ctx context.Context) ([]host.Owner, error) {
-	found, err := r.Inventory.owners(ctx, host.Owner{Cluster: r.Cluster})
+	found, err := r.Inventory.Owners(ctx, host.Owner{Cluster: r.Cluster})
 	if err != nil {
 		return nil, err
 	}

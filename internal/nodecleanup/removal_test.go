@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package sweep
+package nodecleanup
 
 import (
 	"context"
@@ -13,7 +13,16 @@ import (
 
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/host/hosttest"
+	"botbottle.dev/bottle-operator/internal/inventory"
 )
+
+const cluster = "c1c1c1c1-0000-4000-8000-000000000000"
+
+var demo = host.Owner{UID: "1a2b3c4d-0000-4000-8000-000000000000", Namespace: "default", Name: "demo", Slug: "demo", Cluster: cluster, Node: "node-a"}
+
+type folders []host.Owner
+
+func (f folders) Owners() ([]host.Owner, error) { return f, nil }
 
 // parts records what is removed, in order, and fails as told.
 type parts struct {
@@ -57,7 +66,7 @@ func TestRemovalOfABottle(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := &parts{fail: c.fail}
 			r := Removal{Machines: p, Walls: p, Bundles: p, Networks: p, Exchanges: p, Vault: p}
-			if err := r.Remove(t.Context(), lost); !errors.Is(err, c.err) {
+			if err := r.Remove(t.Context(), demo); !errors.Is(err, c.err) {
 				t.Errorf("got %v, want %v", err, c.err)
 			}
 			if d := cmp.Diff(c.want, p.calls); d != "" {
@@ -72,7 +81,7 @@ func TestRemovalOfABottle(t *testing.T) {
 func TestRemovalFindsTheBottlesOfOneCluster(t *testing.T) {
 	f := &hosttest.Faults{}
 	networks := hosttest.NewNetworks(f)
-	renamed, foreign, walled := lost, lost, lost
+	renamed, foreign, walled := demo, demo, demo
 	renamed.UID, renamed.Node = "2a2b3c4d-0000-4000-8000-000000000000", "node-b"
 	foreign.UID, foreign.Cluster = "3a2b3c4d-0000-4000-8000-000000000000", "another"
 	walled.UID = "4a2b3c4d-0000-4000-8000-000000000000"
@@ -80,7 +89,7 @@ func TestRemovalFindsTheBottlesOfOneCluster(t *testing.T) {
 	if _, err := walls.EnsureWall(t.Context(), host.WallSpec{Owner: walled}); err != nil {
 		t.Fatal(err)
 	}
-	r := Removal{Cluster: cluster, Inventory: Inventory{Networks: networks, Bundles: hosttest.NewBundles(networks), Walls: walls, Folders: folders{renamed, foreign, lost}}}
+	r := Removal{Cluster: cluster, Inventory: inventory.Sources{Networks: networks, Bundles: hosttest.NewBundles(networks), Walls: walls, Folders: folders{renamed, foreign, demo}}}
 	owners, err := r.Owners(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -89,7 +98,7 @@ func TestRemovalFindsTheBottlesOfOneCluster(t *testing.T) {
 	for _, o := range owners {
 		got = append(got, o.UID)
 	}
-	if d := cmp.Diff([]string{lost.UID, renamed.UID, walled.UID}, got); d != "" {
+	if d := cmp.Diff([]string{demo.UID, renamed.UID, walled.UID}, got); d != "" {
 		t.Errorf("owners (-want +got):\n%s", d)
 	}
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package sweep
+// Package inventory finds the owners of what is on a node: of networks, bundles, walls and
+// folders. It removes nothing, and does not know which owners still exist.
+package inventory
 
 import (
 	"cmp"
@@ -11,8 +13,8 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// Inventory lists what is on the node. All fields are required.
-type Inventory struct {
+// Sources list what is on the node. All fields are required.
+type Sources struct {
 	Networks interface {
 		ListNetworks(ctx context.Context) ([]host.Network, error)
 	}
@@ -28,11 +30,11 @@ type Inventory struct {
 	}
 }
 
-// owners returns the owners of everything that belongs to this cluster and
-// node, or to any node if here has none, by UID. Docker's objects have labels, walls have marks, and machines are
-// recorded in folders. If only the wall of a Bottle is left, its owner has
-// neither name nor namespace.
-func (i Inventory) owners(ctx context.Context, here host.Owner) (map[string]host.Owner, error) {
+// Owners returns the owners of everything that belongs to this cluster and node, by UID. If
+// here has no node, it returns those of all nodes. Docker's objects have labels, walls have
+// marks, and machines are recorded in folders. If only the wall of a Bottle is left, its
+// owner has neither name nor namespace.
+func (i Sources) Owners(ctx context.Context, here host.Owner) (map[string]host.Owner, error) {
 	out := map[string]host.Owner{}
 	add := func(o host.Owner) {
 		if at := (host.Owner{Cluster: here.Cluster, Node: cmp.Or(here.Node, o.Node)}); at.Local(o) {
@@ -41,21 +43,21 @@ func (i Inventory) owners(ctx context.Context, here host.Owner) (map[string]host
 	}
 	networks, err := i.Networks.ListNetworks(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("look for orphans: %w", err)
+		return nil, fmt.Errorf("list networks: %w", err)
 	}
 	for _, n := range networks {
 		add(n.Owner)
 	}
 	bundles, err := i.Bundles.ListBundles(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("look for orphans: %w", err)
+		return nil, fmt.Errorf("list bundles: %w", err)
 	}
 	for _, b := range bundles {
 		add(b.Owner)
 	}
 	walls, err := i.Walls.ListWalls(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("look for orphans: %w", err)
+		return nil, fmt.Errorf("list walls: %w", err)
 	}
 	for _, w := range walls {
 		// A mark has no room for names. All other objects of a Bottle have them.
@@ -66,7 +68,7 @@ func (i Inventory) owners(ctx context.Context, here host.Owner) (map[string]host
 	}
 	folders, err := i.Folders.Owners()
 	if err != nil {
-		return nil, fmt.Errorf("look for orphans: %w", err)
+		return nil, fmt.Errorf("list folders: %w", err)
 	}
 	for _, o := range folders {
 		add(o)
