@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"time"
 
 	"k8s.io/client-go/rest"
@@ -20,17 +19,10 @@ import (
 	"botbottle.dev/bottle-operator/internal/access"
 	"botbottle.dev/bottle-operator/internal/agentmetrics"
 	"botbottle.dev/bottle-operator/internal/bundleruntime"
-	"botbottle.dev/bottle-operator/internal/egresslimit"
-	"botbottle.dev/bottle-operator/internal/enforce"
-	"botbottle.dev/bottle-operator/internal/enforce/canary"
 	"botbottle.dev/bottle-operator/internal/eventsink"
-	"botbottle.dev/bottle-operator/internal/host"
-	"botbottle.dev/bottle-operator/internal/host/hostmetrics"
 	"botbottle.dev/bottle-operator/internal/imageuse"
 	"botbottle.dev/bottle-operator/internal/population"
-	"botbottle.dev/bottle-operator/internal/smolvm"
 	"botbottle.dev/bottle-operator/internal/state"
-	"botbottle.dev/bottle-operator/internal/surroundings"
 )
 
 const (
@@ -117,89 +109,6 @@ func (o *AgentOptions) manage(ctx context.Context, cfg *rest.Config, p parts, ap
 	}
 	api.setSynced(c.mgr.GetCache().WaitForCacheSync)
 	return c.mgr.Start(ctx)
-}
-
-// parts are what compose needs besides the options.
-type parts struct {
-	dir       *state.Dir
-	cluster   string
-	namespace string // of the agent's Lease
-	machines  *smolvm.Driver
-	calls     *hostmetrics.Metrics
-	runtimes  *runtimes
-	walls     host.Walls
-	limits    *egresslimit.Source
-	// surroundings are set by manage, because only new Bottles need them.
-	surroundings *surroundings.Source
-	enforcer     *enforce.Enforcer
-	guarding     <-chan struct{} // closed when the guard has ended
-}
-
-// startGuard starts to guard the machines that an earlier agent left behind. It
-// does so before the agent contacts dockerd or the API server. It calls fail to
-// end the agent if the canaries fail, because without them the absence of hits
-// proves nothing.
-func (o *AgentOptions) startGuard(ctx context.Context, dir *state.Dir, fail context.CancelCauseFunc) (parts, error) {
-	p := parts{dir: dir}
-	var err error
-	if p.runtimes, err = o.openRuntimes(dir); err != nil {
-		return p, err
-	}
-	p.machines, p.walls = o.smolvm(dir, p.runtimes), p.runtimes.walls()
-	guestProgram, err := o.guestProgram()
-	if err != nil {
-		return p, err
-	}
-	targets, err := o.proofTargets()
-	if err != nil {
-		return p, err
-	}
-	if p.calls, err = hostmetrics.New(metrics.Registry); err != nil {
-		return p, fmt.Errorf("metrics: %w", err)
-	}
-	counts, err := enforce.NewMetrics(metrics.Registry)
-	if err != nil {
-		return p, fmt.Errorf("metrics: %w", err)
-	}
-	canaries, err := canary.New(canary.Options{OnHit: func(t host.CanaryHit) { p.enforcer.RecordHit(t) }})
-	if err != nil {
-		return p, fmt.Errorf("canaries: %w", err)
-	}
-	if p.limits, err = o.egressLimits(); err != nil {
-		canaries.Close()
-		return p, err
-	}
-	beat, err := openHeartbeat(filepath.Join(o.StateDir, heartbeatFile), metrics.Registry)
-	if err != nil {
-		canaries.Close()
-		return p, err
-	}
-	p.enforcer, err = enforce.New(enforce.Options{
-		Walls: p.walls, Machines: p.calls.Machines(p.machines), Canaries: canaries, State: dir, Clock: clock.RealClock{},
-		Log: ctrl.Log.WithName("enforce"), Interval: o.WallCheckInterval, Metrics: counts, Limits: p.limits.Limits,
-		Publish: p.runtimes.places.Publish, Pods: p.runtimes.pods(), Services: apiService(),
-		GuestProgram: guestProgram, ProofTargets: targets, MaxConcurrentProofs: 2 * o.MaxConcurrentStarts, Guarded: beat,
-	})
-	if err != nil {
-		canaries.Close()
-		return p, err
-	}
-	if err := metrics.Registry.Register(enforce.NewDropped(p.enforcer)); err != nil {
-		return p, fmt.Errorf("metrics: %w", err)
-	}
-	go func() {
-		if err := canaries.Start(ctx); err != nil {
-			fail(fmt.Errorf("canaries: %w", err))
-		}
-	}()
-	go p.limits.Run(ctx, p.enforcer.ApplyLimits)
-	guarding := make(chan struct{})
-	p.guarding = guarding
-	go func() {
-		defer close(guarding)
-		_ = p.enforcer.Start(ctx) // ends only when ctx ends
-	}()
-	return p, nil
 }
 
 // compose creates the agent's remaining parts and adds them to mgr.
@@ -314,20 +223,4 @@ func (o *AgentOptions) openState(ctx context.Context) (*state.Dir, error) {
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
-}
-
-// keepSmolvm makes the agent keep the version of smolvm that is current now: a link such
-// as /opt/smolvm/current may lead to another one while the agent uses its files.
-func (o *AgentOptions) keepSmolvm() {
-	// If there is nothing yet, the agent waits for it at that path.
-	if dir, err := filepath.EvalSymlinks(o.SmolvmDir); err == nil {
-		o.SmolvmDir = dir
-	}
-}
-
-func (o *AgentOptions) smolvm(dir *state.Dir, r *runtimes) *smolvm.Driver {
-	return smolvm.New(smolvm.Options{
-		Dir: o.SmolvmDir, Home: dir.SmolvmHome(), Cgroups: o.CgroupParent,
-		Parent: r.places.Parent, StartTimeout: o.StartTimeout, MaxImageBytes: o.Images.MaxBytes, DiskReserve: o.Images.Reserve,
-	})
 }
