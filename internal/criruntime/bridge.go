@@ -22,8 +22,8 @@ import (
 // defaultMTU is the MTU of a bridge unless one of the Pod's links has a lower one.
 const defaultMTU = 1500
 
-// unfinishedPrefix is the prefix of a bridge's name until it is complete, so that every
-// bridge with its final name has a mark.
+// unfinishedPrefix is the prefix of a bridge's name until it has its mark, so that every
+// bridge with its final name has one.
 const unfinishedPrefix = "bbnew-"
 
 // bridge is a bridge of ours as observed.
@@ -45,7 +45,7 @@ func findBridge(owner host.Owner) (bridge, error) {
 	return b, nil
 }
 
-// anyBridge is findBridge for the bridge of any cluster and node.
+// anyBridge is like findBridge, but also returns a bridge whose mark names another owner.
 func anyBridge(owner host.Owner) (bridge, error) {
 	link, err := netlink.LinkByName(owner.Bridge())
 	if errors.As(err, new(netlink.LinkNotFoundError)) {
@@ -66,8 +66,7 @@ func foreignLink(link netlink.Link) error {
 	return fmt.Errorf("link %s (%s, alias %q): %w", link.Attrs().Name, link.Type(), printable(link.Attrs().Alias, 255), host.ErrConflict)
 }
 
-// network returns the network of the bridge. Its Gateway is missing if the bridge is not
-// as it should be.
+// network returns the network of the bridge, without its Gateway if the bridge has a fault.
 func (b bridge) network(owner host.Owner) host.Network {
 	n := b.marked
 	cluster, node := n.Owner.Cluster, n.Owner.Node
@@ -82,8 +81,8 @@ func (b bridge) network(owner host.Owner) host.Network {
 	return n
 }
 
-// makeBridge makes the bridge. It has its final name only when it is complete, and is up
-// only when it does not forward.
+// makeBridge makes the bridge. The bridge gets its final name once it has its mark, and is
+// set up once its forwarding is off.
 func makeBridge(n host.Network, triple subnet.Triple) error {
 	mtu, err := podMTU(n.Owner)
 	if err != nil {
@@ -114,7 +113,7 @@ func makeBridge(n host.Network, triple subnet.Triple) error {
 	return made.repair()
 }
 
-// repair makes the bridge what it should be, and checks that.
+// repair corrects what differs from the bridge that makeBridge makes, and reads it back.
 func (b bridge) repair() error {
 	triple, err := subnet.TripleOf(b.marked.Subnet)
 	if err != nil {
@@ -156,7 +155,7 @@ func (b bridge) repair() error {
 // ownerOfBridge returns an owner with the bridge's names.
 func ownerOfBridge(b bridge) host.Owner { return host.Owner{UID: b.marked.Owner.UID} }
 
-// setAddress gives the bridge its address, and no other.
+// setAddress gives the bridge its address, and removes all others.
 func (b bridge) setAddress(t subnet.Triple) error {
 	addresses, err := dump(func() ([]netlink.Addr, error) { return netlink.AddrList(b.link, unix.AF_UNSPEC) })
 	if err != nil {
@@ -191,7 +190,8 @@ func hostNet(ip netip.Addr) *net.IPNet {
 	return &net.IPNet{IP: ip.AsSlice(), Mask: net.CIDRMask(ip.BitLen(), ip.BitLen())}
 }
 
-// fault says in what the bridge differs from what it should be; nil if in nothing.
+// fault returns an error that says how the bridge differs from what makeBridge makes; nil
+// if it does not differ.
 func (b bridge) fault() error {
 	a := b.link.Attrs()
 	triple, err := subnet.TripleOf(b.marked.Subnet)
@@ -212,11 +212,11 @@ func (b bridge) fault() error {
 	case err != nil:
 		return fmt.Errorf("list addresses: %w", err)
 	case len(addresses) != 1 || !isAddress(addresses[0], triple):
-		return fmt.Errorf("it has not just the address %s peer %s", triple.BundleIP, triple.MachineIP)
+		return fmt.Errorf("its addresses are %v, want only %s peer %s", addresses, triple.BundleIP, triple.MachineIP)
 	case a.HardwareAddr.String() != host.BundleMAC(triple.BundleIP).String():
-		return errors.New("it has another MAC address than the bundle")
+		return fmt.Errorf("its MAC address is %s, want %s", a.HardwareAddr, host.BundleMAC(triple.BundleIP))
 	case a.MTU > mtu:
-		return fmt.Errorf("its MTU %d is above that of the Pod's links, %d", a.MTU, mtu)
+		return fmt.Errorf("its MTU is %d, want at most %d, as the Pod's other links have", a.MTU, mtu)
 	case a.Flags&net.FlagUp == 0:
 		return errors.New("it is down")
 	}
@@ -224,8 +224,7 @@ func (b bridge) fault() error {
 }
 
 // podMTU returns the largest MTU that the bridge may have: the lowest of the Pod's own
-// links that are up. A bundle with a larger one announces that it accepts larger segments
-// than its answers fit in.
+// links that are up, so that a packet that fits through one link fits through all.
 func podMTU(owner host.Owner) (int, error) {
 	links, err := dump(netlink.LinkList)
 	if err != nil {

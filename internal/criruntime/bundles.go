@@ -21,9 +21,9 @@ import (
 // the same network namespace.
 const dialTimeout = time.Second
 
-// Bundles implements host.Bundles with the container of each Bottle's Pod. The kubelet
-// creates, starts and restarts it, and the manager decides what is in it: no method does.
-// While no Pod of the Bottle runs, there is no container.
+// Bundles implements host.Bundles with the container of each Bottle's Pod. No method
+// creates, starts or changes a container: the manager describes it, and the kubelet creates,
+// starts and restarts it. While no Pod of the Bottle runs, there is no container.
 type Bundles struct{ r *Runtime }
 
 // InspectBundle implements host.Bundles.
@@ -77,7 +77,7 @@ func (b *Bundles) DeleteBundle(ctx context.Context, owner host.Owner) error {
 	return nil
 }
 
-// ListBundles implements host.Bundles. A Pod that ends meanwhile has no bundle.
+// ListBundles implements host.Bundles. It leaves out the bundles of Pods that end meanwhile.
 func (b *Bundles) ListBundles(ctx context.Context) ([]host.Bundle, error) {
 	pods, err := b.r.Pods(ctx)
 	if err != nil {
@@ -146,7 +146,7 @@ func answers(ctx context.Context, pod Pod, at netip.AddrPort) bool {
 // when the stream of events is open again. It does not report changes of a bridge: the
 // watch of the walls does.
 func (b *Bundles) WatchBundles(ctx context.Context, changed func(uid string)) error {
-	remove := b.r.watchers.add(changed)
+	remove := b.r.watchers.Add(changed)
 	defer remove()
 	<-ctx.Done()
 	return ctx.Err()

@@ -14,11 +14,11 @@ import (
 )
 
 const (
-	// unwatchedAge is how long a found Pod is believed while no events arrive, and how
-	// long an absent one always is.
+	// unwatchedAge is how long a result is used while no events arrive. An error is never
+	// used for longer.
 	unwatchedAge = time.Second
-	// watchedAge is how long a found Pod is believed while events arrive: a runtime may
-	// lose one.
+	// watchedAge is how long a Pod that was found is used while events arrive. It is
+	// bounded, because a runtime may lose an event.
 	watchedAge = time.Minute
 )
 
@@ -28,7 +28,7 @@ type cache struct {
 
 	mu      sync.Mutex
 	entries map[string]entry // by the owner's UID
-	drops   int              // counts what may have made running lookups worthless
+	drops   int              // counts the calls of drop, after which results of earlier lookups are outdated
 	watched bool             // events arrive
 	now     func() time.Time
 }
@@ -66,7 +66,8 @@ func (c *cache) version() int {
 	return c.drops
 }
 
-// put stores the result of a lookup that began at a version.
+// put stores the result of a lookup, unless it is outdated: began is the version at which
+// the lookup began.
 func (c *cache) put(e entry, began int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -121,7 +122,8 @@ func (r *Runtime) Pod(ctx context.Context, owner host.Owner) (Pod, error) {
 	return pod, err
 }
 
-// cached returns what the cache has, if it still holds.
+// cached returns the cache's entry if it may still be used: the file of the network
+// namespace must still be the one that was found.
 func (r *Runtime) cached(owner host.Owner) (entry, bool) {
 	e, ok := r.cache.get(owner)
 	if !ok || e.err != nil {

@@ -13,16 +13,14 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/placeholder"
 	"botbottle.dev/bottle-operator/internal/subnet"
 )
-
-// ContainerName is the name of the container of a placeholder Pod that is the bundle.
-const ContainerName = "bundle"
 
 // containerNameLabel is a label that the kubelet gives to containers.
 const containerNameLabel = "io.kubernetes.container.name"
 
-// container is the newest container of a Pod that is the bundle.
+// container is a Pod's bundle: the newest container with the name placeholder.Container.
 type container struct {
 	pod    Pod
 	status *cri.ContainerStatus
@@ -34,15 +32,15 @@ func (c container) running() bool {
 }
 
 // errNoContainer means that the Pod runs and has no container yet. It is an ErrNotFound.
-var errNoContainer = fmt.Errorf("the Pod has no container %s yet: %w", ContainerName, host.ErrNotFound)
+var errNoContainer = fmt.Errorf("the Pod has no container %s yet: %w", placeholder.Container, host.ErrNotFound)
 
 // findContainer returns the owner's bundle. It returns ErrNotFound when there is no running
-// Pod or no container, and ErrConflict as Pod does, or if the owner is of another cluster or
-// node.
+// Pod or no container. It returns ErrConflict when Pod does, or when the owner belongs to
+// another cluster or node.
 func (r *Runtime) findContainer(ctx context.Context, owner host.Owner) (container, error) {
 	what := fmt.Sprintf("bundle of Pod %s/%s", owner.Namespace, owner.ID())
 	if o := r.options; o.Cluster != "" && (owner.Cluster != o.Cluster || owner.Node != o.Node) {
-		return container{}, fmt.Errorf("%s: the Pods of this node are of node %s of cluster %s: %w", what, o.Node, o.Cluster, host.ErrConflict)
+		return container{}, fmt.Errorf("%s: it belongs to node %s of cluster %s, and this agent to node %s of cluster %s: %w", what, owner.Node, owner.Cluster, o.Node, o.Cluster, host.ErrConflict)
 	}
 	pod, err := r.Pod(ctx, owner)
 	if err != nil {
@@ -74,7 +72,7 @@ func (r *Runtime) findContainer(ctx context.Context, owner host.Owner) (containe
 
 // containers returns the bundle's containers of a sandbox; "" means of all sandboxes.
 func (r *Runtime) containers(ctx context.Context, sandbox string) ([]*cri.Container, error) {
-	filter := &cri.ContainerFilter{PodSandboxId: sandbox, LabelSelector: map[string]string{containerNameLabel: ContainerName}}
+	filter := &cri.ContainerFilter{PodSandboxId: sandbox, LabelSelector: map[string]string{containerNameLabel: placeholder.Container}}
 	out, err := call(ctx, readTimeout, "list the node's containers", func(ctx context.Context) (*cri.ListContainersResponse, error) {
 		return r.client.ListContainers(ctx, &cri.ListContainersRequest{Filter: filter})
 	})

@@ -26,7 +26,7 @@ func call[T any](ctx context.Context, limit time.Duration, what string, f func(c
 	}
 	var zero T
 	if ctx.Err() != nil {
-		return zero, fmt.Errorf("%s: %w", what, ctx.Err()) // it says nothing about the runtime
+		return zero, fmt.Errorf("%s: %w", what, ctx.Err()) // the caller gave up; the runtime may be well
 	}
 	return zero, fmt.Errorf("%s: %w", what, withKind(err))
 }
@@ -51,7 +51,7 @@ func withKind(err error) error {
 		return fmt.Errorf("%w: %s", host.ErrUnsupported, text)
 	}
 	if strings.Contains(text, "not found") && s.Code() == codes.Unknown {
-		return fmt.Errorf("%w: %s", host.ErrNotFound, text) // CRI-O has no code for it in some calls
+		return fmt.Errorf("%w: %s", host.ErrNotFound, text) // some calls of CRI-O have no code for this
 	}
 	return errors.New(text)
 }

@@ -161,5 +161,5 @@ func (r *Runtime) readEvents(stream grpc.ServerStreamingClient[cri.ContainerEven
 // changed drops what is known about an owner's Pod, and tells the watchers; "" means all.
 func (r *Runtime) changed(uid string) {
 	r.cache.drop(uid)
-	r.watchers.notify(uid)
+	r.watchers.Notify(uid)
 }

@@ -18,17 +18,11 @@ import (
 
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/netns"
-)
-
-// Names of the volumes of a placeholder Pod with the built-in bundle. Both are emptyDirs in
-// memory.
-const (
-	RulesVolume   = "rules"
-	SecretsVolume = "secrets"
+	"botbottle.dev/bottle-operator/internal/placeholder"
 )
 
 // ReadFile implements host.Bundles. The kernel resolves the path inside the container's root
-// and follows no link out of it. A container that does not run has no files.
+// and follows no link out of it. If the container does not run, it returns ErrNotFound.
 func (b *Bundles) ReadFile(ctx context.Context, owner host.Owner, name string, limit int64) ([]byte, error) {
 	what := fmt.Sprintf("read file %q of Pod %s/%s", printable(name, 300), owner.Namespace, owner.ID())
 	if !path.IsAbs(name) || path.Clean(name) != name || strings.ContainsRune(name, 0) {
@@ -45,7 +39,7 @@ func (b *Bundles) ReadFile(ctx context.Context, owner host.Owner, name string, l
 		data []byte
 		err  error
 	}
-	// The container chose the file system on which the file is. It may not answer.
+	// The container may have mounted a file system that does not answer.
 	done := make(chan result, 1)
 	go func() {
 		data, err := readInside(c, name, limit)
@@ -130,24 +124,25 @@ func openRoot(c container) (int, error) {
 	return root, nil
 }
 
-// podUID is what the kubelet names a Pod's folder after: a UID, or a hash for a static Pod.
+// podUID is the form of the names that the kubelet gives to the folders of Pods: a Pod's UID,
+// or a hash for a static Pod.
 var podUID = regexp.MustCompile(`^[A-Za-z0-9-]{1,64}$`)
 
-// Folders implements host.Bundles: the two volumes of the Pod. It returns ErrInvalid if a
-// folder is not a file system of its own in memory that belongs to root.
+// Folders implements host.Bundles. It returns the folders of the Pod's two volumes, and
+// ErrInvalid unless each of them is the root of a file system in memory and belongs to root.
 func (b *Bundles) Folders(ctx context.Context, owner host.Owner) (rules, secrets string, err error) {
 	pod, err := b.r.Pod(ctx, owner)
 	if err != nil {
 		return "", "", err
 	}
 	if !podUID.MatchString(pod.UID) {
-		return "", "", fmt.Errorf("Pod %s/%s has UID %q: %w", pod.Namespace, pod.Name, printable(pod.UID, 100), host.ErrInvalid)
+		return "", "", fmt.Errorf("Pod %s/%s: UID %q is not a name that the kubelet gives to a folder: %w", pod.Namespace, pod.Name, printable(pod.UID, 100), host.ErrInvalid)
 	}
 	parent := filepath.Join(b.r.options.KubeletDir, "pods", pod.UID, "volumes", "kubernetes.io~empty-dir")
 	for _, v := range []struct {
 		name string
 		path *string
-	}{{RulesVolume, &rules}, {SecretsVolume, &secrets}} {
+	}{{placeholder.RulesVolume, &rules}, {placeholder.SecretsVolume, &secrets}} {
 		*v.path = filepath.Join(parent, v.name)
 		if err := checkVolume(b.r.options.KubeletDir, *v.path); err != nil {
 			return "", "", fmt.Errorf("volume %s of Pod %s/%s: %w", v.name, pod.Namespace, pod.Name, err)

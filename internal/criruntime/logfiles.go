@@ -25,8 +25,8 @@ import (
 )
 
 const (
-	// maxLogFiles is the largest number of files of a log that are read. The kubelet keeps
-	// five, and those of some restarts.
+	// maxLogFiles is how many files of a log are read at the most. By default, the kubelet
+	// keeps five of each run of the container, and only the last runs.
 	maxLogFiles = 1000
 	// maxUnpacked is how much of a compressed file is read, in bytes.
 	maxUnpacked = 256 << 20
@@ -174,8 +174,7 @@ func (d logDir) count(ctx context.Context, f logFile) (lines int64, err error) {
 	return 0, ctx.Err()
 }
 
-// copyLog writes what is left of a file to w, no faster than limit, which may be nil. It
-// leaves out the first skip lines.
+// copyLog passes the rest of a file to w, as pace says.
 func copyLog(ctx context.Context, w func([]byte) error, r io.Reader, pace pace) error {
 	for chunk := make([]byte, 32<<10); ; {
 		n, err := r.Read(chunk)
@@ -208,6 +207,6 @@ func copyLog(ctx context.Context, w func([]byte) error, r io.Reader, pace pace) 
 
 // pace says how a file is read.
 type pace struct {
-	limit *rate.Limiter
-	skip  int64
+	limit *rate.Limiter // of bytes; nil for no limit
+	skip  int64         // how many lines at the beginning are left out
 }

@@ -42,7 +42,7 @@ type logLines struct {
 	held    []byte
 	current header // of the line that was passed on in part
 	inside  bool   // a part of the line was passed on
-	skip    bool   // the line is not one of a CRI log
+	skip    bool   // the line is not a line of a CRI log
 	stdout  joined
 }
 
@@ -136,5 +136,5 @@ func (j *joined) decision(at time.Time) *host.Decision {
 	return nil
 }
 
-// cut drops what is held of a line, at the beginning of another file.
+// cut drops the part of a line that is held. It is called before another file is read.
 func (l *logLines) cut() { l.held, l.inside, l.skip = l.held[:0], false, false }

@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	// markPrefix is the prefix of a bridge's mark. Other marks of ours, such as a wall's,
-	// have a space where this has a slash.
+	// markPrefix is the prefix of a bridge's mark. The marks of walls begin with
+	// "botbottle.dev " instead.
 	markPrefix = "botbottle.dev/network "
 	// maxNode is the length of the longest node's name that is in a mark as it is. The
 	// kernel keeps 255 bytes of a link's alias.

@@ -21,8 +21,8 @@ import (
 // the Pod does not run, and ErrConflict that it uses the node's network.
 type Networks struct{ r *Runtime }
 
-// InspectNetwork implements host.Networks. If the bridge is not as EnsureNetwork makes it,
-// the network has no Gateway, so that the caller finds that it differs.
+// InspectNetwork implements host.Networks. If the bridge differs from what EnsureNetwork
+// makes, the network has no Gateway, so that the caller sees a difference.
 func (n *Networks) InspectNetwork(ctx context.Context, owner host.Owner) (out host.Network, err error) {
 	err = n.r.inPod(ctx, owner, func(Pod) error {
 		found, err := findBridge(owner)
@@ -37,9 +37,8 @@ func (n *Networks) InspectNetwork(ctx context.Context, owner host.Owner) (out ho
 	return out, nil
 }
 
-// EnsureNetwork implements host.Networks. It never returns ErrOverlap. Of a bridge that is
-// not as it should be, only the differing parts are made again, unless the network is
-// another one.
+// EnsureNetwork implements host.Networks. It never returns ErrOverlap. It replaces a bridge
+// of another network, and corrects only what differs in a bridge of this one.
 func (n *Networks) EnsureNetwork(ctx context.Context, want host.Network) error {
 	triple, err := subnet.TripleOf(want.Subnet)
 	if err != nil {
@@ -78,7 +77,8 @@ func (n *Networks) DeleteNetwork(ctx context.Context, owner host.Owner) error {
 	return networkError(owner, err)
 }
 
-// ListNetworks implements host.Networks. A Pod that ends meanwhile has no network.
+// ListNetworks implements host.Networks. It leaves out the networks of Pods that end
+// meanwhile.
 func (n *Networks) ListNetworks(ctx context.Context) ([]host.Network, error) {
 	pods, err := n.r.Pods(ctx)
 	if err != nil {

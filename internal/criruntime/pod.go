@@ -39,8 +39,8 @@ type Pod struct {
 	Annotations map[string]string
 }
 
-// Placeholder is a placeholder Pod of this node, as far as its labels show. Whoever may
-// create Pods may choose the labels.
+// Placeholder is a placeholder Pod of this node, as its labels and names say. Labels prove
+// nothing: whoever may create Pods chooses their labels.
 type Placeholder struct {
 	Owner                           host.Owner
 	UID, Namespace, Name, SandboxID string
@@ -73,8 +73,8 @@ func (r *Runtime) Pods(ctx context.Context) ([]Placeholder, error) {
 	return out, nil
 }
 
-// ownerOf returns the owner in a sandbox's labels. It returns false if the sandbox is not
-// that of a placeholder: if it has other names than the manager gives to it.
+// ownerOf returns the owner that a sandbox's labels name. It returns false if the manager
+// would not give the sandbox's Pod its name, so that it is not the owner's placeholder.
 func (r *Runtime) ownerOf(s *cri.PodSandbox) (host.Owner, bool) {
 	o := host.Owner{
 		UID: s.Labels[v1alpha1.LabelUID], Slug: s.Labels[v1alpha1.LabelSlug],
@@ -151,8 +151,8 @@ func (r *Runtime) readySandbox(ctx context.Context, owner host.Owner) (*cri.PodS
 	return nil, fmt.Errorf("several running Pods claim to be %s: %s: %w", owner.ID(), strings.Join(names, ", "), host.ErrConflict)
 }
 
-// sandboxInfo is the part that matters of what the runtime adds to a verbose status.
-// containerd and CRI-O fill in different parts.
+// sandboxInfo has the fields that are used of the JSON object "info" in a verbose status.
+// containerd and CRI-O fill in different ones.
 type sandboxInfo struct {
 	PID         int `json:"pid"`
 	RuntimeSpec struct {

@@ -139,7 +139,7 @@ func TestCache(t *testing.T) {
 	eventually(t, "events arrive", r.cache.isWatched)
 	var changes []string
 	var mu sync.Mutex
-	remove := r.watchers.add(func(uid string) {
+	remove := r.watchers.Add(func(uid string) {
 		mu.Lock()
 		defer mu.Unlock()
 		changes = append(changes, uid)
@@ -257,11 +257,7 @@ func TestWatchWithoutEvents(t *testing.T) {
 	f.put(sandboxOf(other, other.ID(), "b"), "/run/netns/b")
 	uids := make(chan string, 100)
 	go func() { _ = r.Bundles().WatchBundles(t.Context(), func(uid string) { uids <- uid }) }()
-	eventually(t, "the watch begins", func() bool {
-		r.watchers.mu.Lock()
-		defer r.watchers.mu.Unlock()
-		return len(r.watchers.all) == 1
-	})
+	eventually(t, "the watch begins", func() bool { return r.watchers.Len() == 1 })
 	run(t, r)
 	want := func(uid string) {
 		t.Helper()

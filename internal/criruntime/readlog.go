@@ -20,8 +20,8 @@ import (
 const (
 	// logInterval is how often a log that is followed is read.
 	logInterval = 300 * time.Millisecond
-	// aliveInterval is how often a container whose log is followed is inspected without an
-	// event.
+	// aliveInterval is how often a container whose log is followed is inspected, in case
+	// an event of its end was lost.
 	aliveInterval = 5 * time.Second
 )
 
@@ -87,7 +87,7 @@ func (b *Bundles) readContainerLog(ctx context.Context, owner host.Owner, c cont
 	defer l.dir.Close()
 	l.lines = &logLines{line: l.pass}
 	changes := make(chan struct{}, 1)
-	remove := b.r.watchers.add(func(uid string) {
+	remove := b.r.watchers.Add(func(uid string) {
 		if uid == "" || uid == owner.UID {
 			select {
 			case changes <- struct{}{}:
@@ -119,7 +119,7 @@ func (b *Bundles) stillRuns(ctx context.Context, owner host.Owner, c container) 
 	return now.running() && now.status.Id == c.status.Id, nil
 }
 
-// pass passes on a line that was requested.
+// pass passes a line on if it was requested.
 func (l *logReading) pass(line host.BundleLogLine) error {
 	switch {
 	case line.Time.Before(l.request.Since):

@@ -3,8 +3,8 @@
 // Package criruntime implements host.Networks and host.Bundles for Bottles whose bundle is
 // the container of their placeholder Pod. It finds the Pod through the node's container
 // runtime (containerd or CRI-O), which it asks over the CRI, and makes the Bottle's bridge
-// in the Pod's network namespace. It never starts or creates a Pod or a container: the
-// manager and the kubelet do. It calls no Kubernetes API.
+// in the Pod's network namespace. It never creates or starts a Pod or a container: the
+// manager and the kubelet do that. It does not use the Kubernetes API.
 //
 // It uses the generated client of k8s.io/cri-api, because k8s.io/cri-client connects when
 // it is created and then fails while the runtime is down.
@@ -15,7 +15,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -25,6 +24,7 @@ import (
 
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/netns"
+	"botbottle.dev/bottle-operator/internal/watchers"
 )
 
 const (
@@ -56,8 +56,8 @@ type Runtime struct {
 	conn     *grpc.ClientConn
 	client   cri.RuntimeServiceClient
 	cache    cache
-	watchers watchers
-	logBytes int // per second and container
+	watchers watchers.Watchers // of WatchBundles
+	logBytes int               // per second and container
 	// identify is netns.Identify, or a fake in tests.
 	identify func(path string) (host.NetNS, error)
 }
@@ -67,12 +67,12 @@ type Runtime struct {
 func New(o Options) (*Runtime, error) {
 	path, ok := strings.CutPrefix(o.Socket, "unix://")
 	if !ok || !filepath.IsAbs(path) {
-		return nil, fmt.Errorf("container runtime's socket %q: want unix:// and an absolute path", o.Socket)
+		return nil, fmt.Errorf("socket %q of the container runtime: want unix:// and an absolute path", o.Socket)
 	}
 	if !filepath.IsAbs(o.KubeletDir) {
-		return nil, fmt.Errorf("kubelet's folder %q: want an absolute path", o.KubeletDir)
+		return nil, fmt.Errorf("folder %q of the kubelet: want an absolute path", o.KubeletDir)
 	}
-	// A lost connection is opened again soon: the runtime was probably restarted.
+	// A lost connection is opened again soon, because the runtime was probably restarted.
 	retry := backoff.DefaultConfig
 	retry.BaseDelay, retry.MaxDelay = 100*time.Millisecond, 3*time.Second
 	conn, err := grpc.NewClient("unix://"+path,
@@ -81,7 +81,7 @@ func New(o Options) (*Runtime, error) {
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: retry, MinConnectTimeout: readTimeout}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)))
 	if err != nil {
-		return nil, fmt.Errorf("container runtime's socket %q: %w", o.Socket, err)
+		return nil, fmt.Errorf("socket %q of the container runtime: %w", o.Socket, err)
 	}
 	r := &Runtime{options: o, conn: conn, client: cri.NewRuntimeServiceClient(conn), logBytes: logBytes, identify: netns.Identify}
 	r.cache.init()
@@ -104,8 +104,8 @@ func (r *Runtime) Version(ctx context.Context) (string, error) {
 }
 
 // Ping checks that the container runtime answers. It returns ErrUnavailable when there is no
-// answer within a few seconds, and ErrUnsupported when what listens at the socket has no CRI,
-// as the containerd of a Docker Engine.
+// answer within a few seconds, and ErrUnsupported when the program at the socket has no CRI,
+// such as the containerd of a Docker Engine.
 func (r *Runtime) Ping(ctx context.Context) error {
 	_, err := r.Version(ctx)
 	return err
@@ -121,38 +121,3 @@ func (r *Runtime) Networks() *Networks { return &Networks{r} }
 
 // Bundles returns the adapter for the bundles' containers.
 func (r *Runtime) Bundles() *Bundles { return &Bundles{r} }
-
-// watchers are the callbacks of WatchBundles.
-type watchers struct {
-	mu   sync.Mutex
-	next int
-	all  map[int]func(uid string)
-}
-
-func (w *watchers) add(changed func(uid string)) (remove func()) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.all == nil {
-		w.all = map[int]func(string){}
-	}
-	key := w.next
-	w.next++
-	w.all[key] = changed
-	return func() {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		delete(w.all, key)
-	}
-}
-
-func (w *watchers) notify(uid string) {
-	w.mu.Lock()
-	all := make([]func(string), 0, len(w.all))
-	for _, changed := range w.all {
-		all = append(all, changed)
-	}
-	w.mu.Unlock()
-	for _, changed := range all {
-		changed(uid)
-	}
-}

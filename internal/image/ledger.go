@@ -15,7 +15,7 @@ import (
 // ledger records who waits for what: the Bottles and their requests, the jobs that
 // answer them, the fetches that jobs share, and the failures that delay jobs.
 type ledger struct {
-	*watchers
+	requestWatchers
 	o *Options
 	// ctx is the context of all background work. Close cancels it.
 	ctx    context.Context
@@ -30,7 +30,7 @@ type ledger struct {
 
 func newLedger(o *Options) *ledger {
 	l := &ledger{
-		watchers: &watchers{watchers: map[int]func(string){}}, o: o,
+		o:    o,
 		jobs: map[string]*job{}, fetches: map[string]*fetch{}, failures: map[string]*failure{}, requesters: map[string]*requester{},
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())

@@ -35,7 +35,7 @@ type Bundles struct {
 	now        func() time.Time
 	folders    func(owner host.Owner) (rules, secrets string, err error)
 
-	decisions watchers // notified of every decision
+	decisions notifying // notified of every decision
 }
 
 type container struct {
@@ -188,7 +188,7 @@ func (f *Bundles) EnsureBundle(ctx context.Context, spec host.BundleSpec) (out h
 		return nil
 	}})
 	if changed {
-		f.networks.watchers.notify(spec.Owner.UID)
+		f.networks.watchers.Notify(spec.Owner.UID)
 	}
 	return zeroOnError(out, err)
 }
@@ -316,7 +316,7 @@ func (f *Bundles) listens(ip netip.Addr, port int32) bool {
 // WatchBundles implements host.Bundles.
 func (f *Bundles) WatchBundles(ctx context.Context, changed func(uid string)) error {
 	return f.around("WatchBundles", func() error {
-		remove := f.networks.watchers.add(changed)
+		remove := f.networks.watchers.Add(changed)
 		defer remove()
 		<-ctx.Done()
 		return ctx.Err()

@@ -43,8 +43,8 @@ func (f *Bundles) FollowDecisions(ctx context.Context, owner host.Owner, since t
 			default:
 			}
 		}
-		defer f.networks.watchers.add(changed)()
-		defer f.decisions.add(changed)()
+		defer f.networks.watchers.Add(changed)()
+		defer f.decisions.Add(changed)()
 		position := &logPosition{since: since}
 		for ctx.Err() == nil {
 			fresh, more, err := f.readLog(owner, position)
@@ -121,8 +121,8 @@ func (f *Bundles) ReadLog(ctx context.Context, owner host.Owner, req host.Bundle
 			default:
 			}
 		}
-		defer f.networks.watchers.add(changed)()
-		defer f.decisions.add(changed)()
+		defer f.networks.watchers.Add(changed)()
+		defer f.decisions.Add(changed)()
 		sent := 0
 		for ctx.Err() == nil {
 			all, more, err := f.logLines(owner, req)

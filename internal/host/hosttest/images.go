@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/watchers"
 )
 
 // Images is an in-memory fake of host.Images. It has a registry to which tests
@@ -34,7 +35,7 @@ type Images struct {
 	failures map[string]*imageFailure // by reference and secrets
 	requests map[string]*imageRequest // by UID
 	pulls    int
-	watchers watchers
+	watchers watchers.Watchers
 }
 
 type remoteImage struct {

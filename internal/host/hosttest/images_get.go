@@ -19,7 +19,7 @@ import (
 
 // WatchImages implements host.Images.
 func (f *Images) WatchImages(ctx context.Context, changed func(uid string)) error {
-	remove := f.watchers.add(changed)
+	remove := f.watchers.Add(changed)
 	defer remove()
 	changed("")
 	<-ctx.Done()

@@ -59,6 +59,6 @@ func (f *Images) Forget(uid string) {
 
 func (f *Images) notifyWaiting(reference string) {
 	for _, uid := range f.Waiting(reference) {
-		f.watchers.notify(uid)
+		f.watchers.Notify(uid)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"sync"
 
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/watchers"
 )
 
 // Networks is an in-memory fake of host.Networks. A call is recorded as its
@@ -22,7 +23,7 @@ type Networks struct {
 	networks map[string]host.Network // by name
 	occupied []netip.Prefix
 	down     bool
-	watchers watchers
+	watchers notifying
 }
 
 var _ host.Networks = (*Networks)(nil)
@@ -81,7 +82,7 @@ func (f *Networks) setDown(down bool) {
 	f.mu.Lock()
 	f.down = down
 	f.mu.Unlock()
-	f.watchers.notify("")
+	f.watchers.Notify("")
 }
 
 // call records a call and runs its effect with the lock held.
@@ -166,7 +167,7 @@ func (f *Networks) EnsureNetwork(ctx context.Context, n host.Network) error {
 		return nil
 	}})
 	if changed {
-		f.watchers.notify(n.Owner.UID)
+		f.watchers.Notify(n.Owner.UID)
 	}
 	return err
 }
@@ -182,7 +183,7 @@ func (f *Networks) DeleteNetwork(ctx context.Context, owner host.Owner) error {
 		return nil
 	})
 	if changed {
-		f.watchers.notify(owner.UID)
+		f.watchers.Notify(owner.UID)
 	}
 	return err
 }
@@ -212,43 +213,13 @@ func zeroOnError[T any](out T, err error) (T, error) {
 
 func comparePrefix(a, b netip.Prefix) int { return strings.Compare(a.String(), b.String()) }
 
-// watchers has the callbacks to notify of changes, with the UID of the owner.
-type watchers struct {
-	mu   sync.Mutex
-	next int
-	all  map[int]func(uid string)
-}
-
-func (w *watchers) add(changed func(uid string)) (remove func()) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.all == nil {
-		w.all = map[int]func(string){}
-	}
-	key := w.next
-	w.next++
-	w.all[key] = changed
-	return func() {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		delete(w.all, key)
-	}
-}
-
-// notify calls every watcher. The caller must not hold a fake's lock.
-func (w *watchers) notify(uid string) {
-	w.mu.Lock()
-	all := slices.Collect(maps.Values(w.all))
-	w.mu.Unlock()
-	for _, changed := range all {
-		changed(uid)
-	}
-}
+// notifying are the watchers of a fake. The caller of Notify must not hold the fake's lock.
+type notifying struct{ watchers.Watchers }
 
 // notifyOwner notifies the watchers of a change to one of our objects. It does
 // nothing for anybody else's object.
-func (w *watchers) notifyOwner(owner host.Owner) {
+func (w *notifying) notifyOwner(owner host.Owner) {
 	if owner.UID != "" {
-		w.notify(owner.UID)
+		w.Notify(owner.UID)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/watchers"
 )
 
 // Walls is an in-memory fake of host.Walls. A call is recorded as its method and
@@ -23,7 +24,7 @@ type Walls struct {
 	foreign  map[string]string // the kind of someone else's conflicting object, by ID
 	noBridge map[string]bool   // by ID
 	inode    uint64
-	watchers watchers
+	watchers watchers.Watchers
 }
 
 // wall is one wall of the fake.
@@ -115,7 +116,7 @@ func (f *Walls) CountAccepted(owner host.Owner, port int32, packets uint64) {
 
 // change calls how with the owner's wall, which must exist.
 func (f *Walls) change(owner host.Owner, how func(w *wall)) {
-	defer f.watchers.notify("")
+	defer f.watchers.Notify("")
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	w := f.walls[owner.ID()]
@@ -156,7 +157,7 @@ func (f *Walls) callSteps(ctx context.Context, name string, s steps) error {
 
 // EnsureWall implements host.Walls.
 func (f *Walls) EnsureWall(ctx context.Context, spec host.WallSpec) (out host.Wall, err error) {
-	defer f.watchers.notify("")
+	defer f.watchers.Notify("")
 	id := spec.Owner.ID()
 	ensure := func() error {
 		if f.noBridge[id] {
@@ -238,7 +239,7 @@ func sameWall(a, b host.WallSpec) bool {
 // WatchWalls implements host.Walls.
 func (f *Walls) WatchWalls(ctx context.Context, changed func()) error {
 	return f.around("WatchWalls", func() error {
-		defer f.watchers.add(func(string) { changed() })()
+		defer f.watchers.Add(func(string) { changed() })()
 		<-ctx.Done()
 		return ctx.Err()
 	})
@@ -246,7 +247,7 @@ func (f *Walls) WatchWalls(ctx context.Context, changed func()) error {
 
 // DeleteWall implements host.Walls.
 func (f *Walls) DeleteWall(ctx context.Context, owner host.Owner) error {
-	defer f.watchers.notify("")
+	defer f.watchers.Notify("")
 	remove := func() error {
 		delete(f.walls, owner.ID())
 		return nil
