@@ -90,7 +90,7 @@ func TestAgentDaemonSet(t *testing.T) {
 	objects, err := apienv.ParseManifests(kustomize(t, "config/default"))
 	must(t, err)
 	d := &appsv1.DaemonSet{}
-	find(t, objects, "DaemonSet", d)
+	apienv.Find(t, objects, "DaemonSet", d)
 	spec := d.Spec.Template.Spec
 	var names []string
 	for _, c := range spec.InitContainers {

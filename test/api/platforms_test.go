@@ -36,21 +36,6 @@ func overlay(t *testing.T, lines string, components ...string) []*unstructured.U
 	return objects
 }
 
-// find converts the only rendered object of a kind.
-func find(t *testing.T, objects []*unstructured.Unstructured, kind string, into any) {
-	t.Helper()
-	found := 0
-	for _, o := range objects {
-		if o.GetKind() == kind {
-			must(t, runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, into))
-			found++
-		}
-	}
-	if found != 1 {
-		t.Fatalf("got %d objects of kind %s, want 1", found, kind)
-	}
-}
-
 // fields returns the path and the value of every field of this name in an object.
 func fields(name, path string, value any) (found []string) {
 	switch value := value.(type) {
@@ -108,7 +93,7 @@ func TestPriorityClassesByDefault(t *testing.T) {
 func TestPriorityClassComponent(t *testing.T) {
 	objects := overlay(t, "namespace: elsewhere\n", "priority-class")
 	d, q := &appsv1.Deployment{}, &corev1.ResourceQuota{}
-	find(t, objects, "Deployment", d)
+	apienv.Find(t, objects, "Deployment", d)
 	for _, o := range objects {
 		if o.GetKind() == "ResourceQuota" && o.GetName() == "bottle-manager-priority" {
 			must(t, runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, q))
@@ -144,7 +129,7 @@ func TestOpenShiftComponent(t *testing.T) {
 		}
 	}
 	d := &appsv1.Deployment{}
-	find(t, objects, "Deployment", d)
+	apienv.Find(t, objects, "Deployment", d)
 	c := apienv.Client(t, apienv.Start(t))
 	if err := createRestricted(t, c, d.Spec.Template); err != nil {
 		t.Errorf("got %v for the Deployment's Pod, want it accepted", err)
@@ -158,7 +143,7 @@ func TestArgoCDHealthIsInstalled(t *testing.T) {
 	objects, err := apienv.ParseManifests(kustomize(t, "config/argocd"))
 	must(t, err)
 	rendered := &corev1.ConfigMap{}
-	find(t, objects, "ConfigMap", rendered)
+	apienv.Find(t, objects, "ConfigMap", rendered)
 	script, err := os.ReadFile(filepath.Join(apienv.Root(), "config/argocd/health.lua"))
 	must(t, err)
 	if rendered.Namespace != "argocd" || rendered.Name != "argocd-cm" || rendered.Data[key] != string(script) {

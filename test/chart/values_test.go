@@ -16,11 +16,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/yaml"
 
 	"botbottle.dev/bottle-operator/internal/setup"
+	"botbottle.dev/bottle-operator/test/api/apienv"
 )
 
 // changes has, for every value of the chart, flags that change it, and a text that the
@@ -134,8 +134,8 @@ func rendered(t *testing.T, flags ...string) string {
 func TestAllowedBundleImages(t *testing.T) {
 	objects := template(t, "--set=bundle.allowedImages={a/*,b/*}")
 	d, ds := &appsv1.Deployment{}, &appsv1.DaemonSet{}
-	find(t, objects, "Deployment", d)
-	find(t, objects, "DaemonSet", ds)
+	apienv.Find(t, objects, "Deployment", d)
+	apienv.Find(t, objects, "DaemonSet", ds)
 	found := map[string][]string{}
 	for _, c := range slices.Concat(d.Spec.Template.Spec.Containers, ds.Spec.Template.Spec.Containers, ds.Spec.Template.Spec.InitContainers) {
 		for _, arg := range c.Args {
@@ -154,8 +154,8 @@ func TestAllowedBundleImages(t *testing.T) {
 func TestPodLabelsKeepTheSelector(t *testing.T) {
 	objects := template(t, "--set=manager.podLabels.app\\.kubernetes\\.io/component=mine", "--set=agent.podLabels.app\\.kubernetes\\.io/component=mine")
 	d, ds := &appsv1.Deployment{}, &appsv1.DaemonSet{}
-	find(t, objects, "Deployment", d)
-	find(t, objects, "DaemonSet", ds)
+	apienv.Find(t, objects, "Deployment", d)
+	apienv.Find(t, objects, "DaemonSet", ds)
 	for kind, got := range map[string]string{"manager": d.Spec.Template.Labels["app.kubernetes.io/component"], "agent": ds.Spec.Template.Labels["app.kubernetes.io/component"]} {
 		if got != kind {
 			t.Errorf("got the component %q on the Pods, want %q", got, kind)
@@ -166,7 +166,7 @@ func TestPodLabelsKeepTheSelector(t *testing.T) {
 // The flags that the chart gives to agents exist, and the preflight gets the same.
 func TestAgentFlags(t *testing.T) {
 	ds := &appsv1.DaemonSet{}
-	find(t, template(t, "--set=podMonitor.enabled=true", "--set=defaultImage.reference=r.example.com/guest:1", "--set=agent.egressClosed={10.9.0.0/16}", "--set=agent.args={--max-bottles=7}"), "DaemonSet", ds)
+	apienv.Find(t, template(t, "--set=podMonitor.enabled=true", "--set=defaultImage.reference=r.example.com/guest:1", "--set=agent.egressClosed={10.9.0.0/16}", "--set=agent.args={--max-bottles=7}"), "DaemonSet", ds)
 	spec := ds.Spec.Template.Spec
 	for _, container := range []corev1.Container{spec.InitContainers[0], spec.Containers[0]} {
 		flags := container.Args
@@ -194,9 +194,9 @@ func TestAgentFlags(t *testing.T) {
 func TestPortsExist(t *testing.T) {
 	objects := template(t, "--set=podMonitor.enabled=true", "--set=serviceMonitor.enabled=true")
 	d, ds, policy := &appsv1.Deployment{}, &appsv1.DaemonSet{}, &networkingv1.NetworkPolicy{}
-	find(t, objects, "Deployment", d)
-	find(t, objects, "DaemonSet", ds)
-	find(t, objects, "NetworkPolicy", policy)
+	apienv.Find(t, objects, "Deployment", d)
+	apienv.Find(t, objects, "DaemonSet", ds)
+	apienv.Find(t, objects, "NetworkPolicy", policy)
 	admitted := map[string]bool{}
 	for _, rule := range policy.Spec.Ingress {
 		for _, port := range rule.Ports {
@@ -256,19 +256,4 @@ func monitored(o *unstructured.Unstructured, field string) string {
 	endpoint, _ := endpoints[0].(map[string]any)
 	port, _ := endpoint["port"].(string)
 	return port
-}
-
-// find converts the only rendered object of a kind.
-func find(t *testing.T, objects []*unstructured.Unstructured, kind string, into any) {
-	t.Helper()
-	found := 0
-	for _, o := range objects {
-		if o.GetKind() == kind {
-			must(t, runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, into))
-			found++
-		}
-	}
-	if found != 1 {
-		t.Fatalf("got %d objects of kind %s, want 1", found, kind)
-	}
 }

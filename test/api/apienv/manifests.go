@@ -9,8 +9,10 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"testing"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/yaml"
 )
 
@@ -59,5 +61,22 @@ func ParseManifests(data []byte) ([]*unstructured.Unstructured, error) {
 		case len(o.Object) > 0:
 			objects = append(objects, o)
 		}
+	}
+}
+
+// Find converts the only object of a kind.
+func Find(t testing.TB, objects []*unstructured.Unstructured, kind string, into any) {
+	t.Helper()
+	found := 0
+	for _, o := range objects {
+		if o.GetKind() == kind {
+			if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, into); err != nil {
+				t.Fatal(err)
+			}
+			found++
+		}
+	}
+	if found != 1 {
+		t.Fatalf("got %d objects of kind %s, want 1", found, kind)
 	}
 }
