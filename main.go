@@ -38,10 +38,13 @@ func root() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return fmt.Errorf("%w (%s --help lists the flags)", err, cmd.CommandPath())
+	})
 	manager, agent, preflight := &setup.ManagerOptions{}, &setup.AgentOptions{}, &setup.PreflightOptions{Out: os.Stdout}
 	check, finish, cleanup := &setup.UninstallCheckOptions{}, &setup.UninstallFinishOptions{}, &setup.NodeCleanupOptions{Out: os.Stdout}
 	cmd.AddCommand(
-		logging("manager", "Places Bottles on nodes and serves the access API; of several managers, one places", manager, manager.Run),
+		logging("manager", "Serves the access API and, as the leader of several managers, places Bottles on nodes", manager, manager.Run),
 		logging("agent", "Runs the Bottles of this node; runs as root, one agent per node", agent, agent.Run),
 		logging("preflight", "Checks whether this node can run Bottles, and says how to fix what is missing; runs as root", preflight, preflight.Run),
 		logging("uninstall-check", "Fails while Bottles exist; otherwise, it lets the operator be removed", check, check.Run),
@@ -60,7 +63,7 @@ func nodeAgent() *cobra.Command {
 	var o nodeagent.Options
 	cmd := &cobra.Command{
 		Use:   "node-agent -- FLAGS",
-		Short: "Starts the node's agent from a privileged container, with these flags of the agent",
+		Short: "Starts the agent on the node from a privileged container, and passes FLAGS on to it",
 		RunE:  func(_ *cobra.Command, flags []string) error { return o.Run(flags) },
 	}
 	o.Bind(cmd.Flags())

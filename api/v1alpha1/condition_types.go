@@ -149,8 +149,9 @@ const (
 const (
 	// ReasonSubnetsExhausted: no candidate subnet is free on the node.
 	ReasonSubnetsExhausted = "SubnetsExhausted"
-	// ReasonNetworkConflict: a Docker network with the Bottle's name exists and
-	// does not belong to the Bottle.
+	// ReasonNetworkConflict: a docker network that has the Bottle's name, or a link in its
+	// Pod, belongs to someone else; or two Pods look like the Bottle's placeholder; or its
+	// Pod uses the node's network.
 	ReasonNetworkConflict = "NetworkConflict"
 	// ReasonRouteConflict: routes of the node overlap the Bottle's subnet. They came
 	// after the Bottle, for example with a VPN or from the cluster's network. The
@@ -181,11 +182,12 @@ const (
 
 // Reasons of BundleReady.
 const (
-	// ReasonBundleRejected: Docker refused to create the container that
-	// spec.bundle describes.
+	// ReasonBundleRejected: Docker refused to create the container that spec.bundle
+	// describes. In a Pod, see PodStarting.
 	ReasonBundleRejected = "BundleRejected"
-	// ReasonBundleConflict: a container with the Bottle's name exists and does not
-	// belong to the Bottle.
+	// ReasonBundleConflict: a docker container that has the Bottle's name belongs to
+	// someone else; or two Pods look like the Bottle's placeholder; or its Pod uses the
+	// node's network.
 	ReasonBundleConflict = "BundleConflict"
 	// ReasonBundleImageNotAllowed (also of Scheduled): spec.bundle.image matches none of
 	// the images that the agent or, for a Pod, the manager allows (their flags
@@ -210,9 +212,10 @@ const (
 	// earlier release. The machine is down, and starts in the Pod that the manager makes
 	// in its place.
 	ReasonPodOutdated = "PodOutdated"
-	// ReasonBundleOutOfMemory: the container exceeded its memory limit,
-	// status.resources.bundle.memory, and was killed. It starts again after a few
-	// seconds.
+	// ReasonBundleOutOfMemory: the container was killed for want of memory, and starts
+	// again after a few seconds. With the runtime Docker, it exceeded its own limit,
+	// status.resources.bundle.memory. With the runtime Pod, the whole Pod ran out of
+	// memory: the machine, its overhead and the bundle together.
 	ReasonBundleOutOfMemory = "BundleOutOfMemory"
 	// ReasonBundleNotAnswering: a port in spec.bundle.ports does not answer.
 	ReasonBundleNotAnswering = "BundleNotAnswering"

@@ -20,7 +20,8 @@ import (
 
 // options are the flags.
 type options struct {
-	rules, listen, link    string
+	rules, listen          string
+	networkInterface       string
 	secretsDir, upstreamCA string
 	ignoreTerm             bool
 	memory                 int64
@@ -30,10 +31,10 @@ func (o *options) bind(fs *pflag.FlagSet) {
 	fs.StringVar(&o.rules, "rules", "", "file with the egress rules; it is reloaded when it changes")
 	fs.StringVar(&o.secretsDir, "secrets-dir", "/run/bottle-broker", "folder with the Bottle's authority and the values of its Secrets; its files are reloaded when they change")
 	fs.StringVar(&o.upstreamCA, "upstream-ca", "", "PEM file with the authorities that opened hosts may have beside the public ones; it may be missing, and is reloaded when it changes")
-	fs.BoolVar(&o.ignoreTerm, "ignore-sigterm", false, "go on serving after SIGTERM, until the container is killed: in a Pod that ends, the guest may need the bundle until it has ended, too")
-	fs.Int64Var(&o.memory, "memory-limit", 0, "bytes of memory that the bundle may use, if its container's limit is higher, as in a Pod that a machine shares; 0 means the container's limit")
+	fs.BoolVar(&o.ignoreTerm, "ignore-sigterm", false, "keep serving after SIGTERM until the container is killed: in a Pod that ends, the guest may need the bundle until the guest itself has ended")
+	fs.Int64Var(&o.memory, "memory-limit", 0, "bytes of memory that the bundle keeps to if its container may use more, as in a Pod whose limit also covers a machine; 0 means the container's limit")
 	fs.StringVar(&o.listen, "listen", ":8888", "TCP address to listen on")
-	fs.StringVar(&o.link, "interface", "", "serve only connections to addresses of this network interface, which may come and go: in a Pod, the bridge that leads to the guest; other Pods, which reach the Pod's own address, are not served. If empty, all are served")
+	fs.StringVar(&o.networkInterface, "interface", "", "serve only connections to the addresses of this network interface, which may come and go. In a Pod, it is the bridge that leads to the guest, so other Pods, which connect to the Pod's own address, are not served. If empty, serve all connections")
 }
 
 // validate returns an error that names everything that is invalid.
@@ -63,7 +64,7 @@ func (o *options) run(ctx context.Context, log io.Writer) error {
 	ctx, stop := signal.NotifyContext(ctx, o.signals()...)
 	defer stop()
 	return bundleproxy.Run(ctx, bundleproxy.Options{
-		Listen: o.listen, Interface: o.link, RulesPath: o.rules, SecretsDir: o.secretsDir, UpstreamCA: o.upstreamCA, Log: log,
+		Listen: o.listen, Interface: o.networkInterface, RulesPath: o.rules, SecretsDir: o.secretsDir, UpstreamCA: o.upstreamCA, Log: log,
 	})
 }
 

@@ -17,12 +17,12 @@ type Set struct {
 	Node    *Node
 }
 
-// Active reports whether new Bottles get this runtime, or a Bottle of the node has it. The
-// other runtime is never asked anything: the node may have none.
+// Active reports whether a runtime is in use: new Bottles get it, or a Bottle of the node
+// has it. A runtime that is not in use is never asked anything: the node may not have it.
 func (s *Set) Active(kind Kind) bool {
 	known := s.Node.Known()
 	if known == "" && exists(s.Node.KubeletDir) {
-		known = Pod // as far as anybody can tell
+		known = Pod // most likely: a node with this folder has a kubelet
 	}
 	if known == "" {
 		known = Docker
@@ -57,7 +57,7 @@ func (a *adapters[T]) of(owner host.Owner) (T, error) {
 	return a.get(kind), nil
 }
 
-// active returns the adapters of all runtimes that are in use, docker first.
+// active returns the adapters of all runtimes in use, docker first.
 func (a *adapters[T]) active() []T {
 	var out []T
 	for _, kind := range []Kind{Docker, Pod} {
@@ -68,8 +68,8 @@ func (a *adapters[T]) active() []T {
 	return out
 }
 
-// remove calls do with the adapter of the owner's runtime, or, if none is known, with each
-// that is in use: what an agent left that lost its state directory may be in any.
+// remove calls do with the adapter of the owner's runtime or, if none was chosen, with each
+// adapter in use: if the state directory was lost, what the owner has may be in any runtime.
 func (a *adapters[T]) remove(owner host.Owner, do func(T) error) error {
 	one, err := a.of(owner)
 	switch {
@@ -95,7 +95,7 @@ func call[T, R any](a *adapters[T], owner host.Owner, do func(T) (R, error)) (R,
 	return do(one)
 }
 
-// inspect is like call, but looks in each runtime in use if none was chosen.
+// inspect is like call but, if no runtime was chosen, looks in each one that is in use.
 func inspect[T, R any](a *adapters[T], owner host.Owner, do func(T) (R, error)) (R, error) {
 	out, err := call(a, owner, do)
 	if !errors.Is(err, host.ErrNotFound) {
@@ -112,8 +112,8 @@ func inspect[T, R any](a *adapters[T], owner host.Owner, do func(T) (R, error)) 
 	return out, err
 }
 
-// list joins what each runtime in use lists. An error of one is an error of all: a list
-// that lacks something would let it be taken for gone.
+// list joins the lists of all runtimes in use. If one of them fails, list fails: whoever
+// gets a list that lacks something believes that it is gone.
 func list[T, R any](a *adapters[T], do func(T) ([]R, error)) ([]R, error) {
 	var out []R
 	for _, each := range a.active() {

@@ -44,10 +44,10 @@ func (b *Bundles) DeleteBundle(ctx context.Context, owner host.Owner) error {
 	return b.remove(owner, func(a host.Bundles) error { return a.DeleteBundle(ctx, owner) })
 }
 
-// ListBundles implements host.Bundles. It lists none that are containers of Pods: the
-// manager makes and deletes Pods, and one without a Bottle on this node may be one whose
-// Bottle comes to the node right now. What an agent makes for such a Bottle is below the
-// Bottle's folder, or is a wall.
+// ListBundles implements host.Bundles. It does not list containers of Pods. The manager
+// makes and deletes Pods, and a Pod without a Bottle on this node may belong to a Bottle that
+// is about to come to the node. All that the agent itself makes for a Bottle with a Pod is in
+// the Bottle's folder, or is a wall.
 func (b *Bundles) ListBundles(ctx context.Context) ([]host.Bundle, error) {
 	if !b.set.Active(Docker) {
 		return nil, nil

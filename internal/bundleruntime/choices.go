@@ -51,8 +51,8 @@ func NewChoices(dir *state.Dir, ofNode func(ctx context.Context) (Kind, error)) 
 	return c, nil
 }
 
-// Of returns the runtime of a Bottle; "" if none was chosen yet. An agent that knew only
-// docker wrote no choice: what it made is docker's.
+// Of returns the runtime of a Bottle; "" if none was chosen yet. Agents of releases without
+// the runtime Pod recorded no choice: a Bottle with files of theirs has the runtime Docker.
 func (c *Choices) Of(uid string) (Kind, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -92,7 +92,7 @@ func (c *Choices) Choose(ctx context.Context, b *v1alpha1.Bottle) (Kind, error) 
 		return "", err
 	}
 	if kind == "" && b.Status.Network != nil && !inPod(b) {
-		kind = Docker // an agent that knew only docker made the network
+		kind = Docker // an agent of a release without the runtime Pod made the network
 	}
 	if kind == "" {
 		if kind, err = c.ofNode(ctx); err != nil {

@@ -5,9 +5,9 @@
 // the runtime of each Bottle, remembers the choice in the Bottle's folder, and sends each
 // call of a port in internal/host to the adapter of the owner's runtime.
 //
-// It also knows where a Bottle's Pod is on the node, from the state directory alone if
-// need be, so that the guard works while the container runtime does not answer.
+// It also knows where a Bottle's Pod is on the node. The state directory records that, so
+// that the guard works while the container runtime does not answer.
 //
-// The package makes nothing itself, but copies of the rules in the volume of a Pod. What
-// is made, and how, is up to the adapters.
+// The package itself makes nothing except copies of the rules in the volumes of Pods. The
+// adapters make everything else.
 package bundleruntime

@@ -52,7 +52,7 @@ func (n *Networks) DeleteNetwork(ctx context.Context, owner host.Owner) error {
 	return n.remove(owner, func(a host.Networks) error { return a.DeleteNetwork(ctx, owner) })
 }
 
-// ListNetworks implements host.Networks. It lists none of those in Pods, which go with
+// ListNetworks implements host.Networks. It does not list networks in Pods, which end with
 // their Pods: see Bundles.ListBundles.
 func (n *Networks) ListNetworks(ctx context.Context) ([]host.Network, error) {
 	if !n.set.Active(Docker) {

@@ -13,12 +13,12 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// Auto as a value of the agent's flag means that the node decides.
+// Auto, as a value of the agent's flag, means that Node finds out the runtime.
 const Auto Kind = "auto"
 
 // Node finds out which runtime new Bottles of a node get.
 type Node struct {
-	// Wanted is Auto, or the answer.
+	// Wanted is the agent's flag: Auto, or the runtime of all new Bottles.
 	Wanted Kind
 	// KubeletDir is the kubelet's folder, Socket the address of the node's container
 	// runtime, and DockerHost that of its Docker Engine.
@@ -31,7 +31,7 @@ type Node struct {
 	found Kind
 }
 
-// Known returns the runtime of new Bottles; "" if it was not found out yet.
+// Known returns the runtime of new Bottles; "" if it is not known yet.
 func (n *Node) Known() Kind {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -58,7 +58,7 @@ func (n *Node) Runtime(ctx context.Context) (Kind, error) {
 			kind = Pod
 		case errors.Is(err, host.ErrUnsupported): // the containerd of a Docker Engine
 		default:
-			return "", fmt.Errorf("%s exists, so a kubelet runs here, but its container runtime at %s does not answer: start it, or set the agent's --cri-socket, or --bundle-runtime (%w)", n.KubeletDir, n.Socket, err)
+			return "", fmt.Errorf("the container runtime at %s does not answer, and this node has a kubelet (%s exists): start the container runtime, or set the agent's --cri-socket to its address; --bundle-runtime=docker is for nodes whose bundles docker runs (%w)", n.Socket, n.KubeletDir, err)
 		}
 	}
 	n.mu.Lock()
@@ -72,7 +72,8 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// socketExists reports whether the socket of an address exists, as far as a file shows it.
+// socketExists reports whether the socket of an address exists. It is true for an address
+// that is not a file.
 func socketExists(address string) bool {
 	path, isFile := strings.CutPrefix(address, "unix://")
 	return !isFile || exists(path)

@@ -15,7 +15,8 @@ type Place struct {
 	Bundle string
 }
 
-// PlaceOf returns where a Pod is that the container runtime shows, without its volumes.
+// PlaceOf returns the place of a Pod that the container runtime has found, without the
+// folders of its volumes.
 func PlaceOf(p criruntime.Pod) Place {
 	return Place{
 		Pod:    state.Pod{UID: p.UID, Name: p.Name, NetNS: p.NetNS, NetNSID: p.NetNSID, Cgroup: p.Cgroup},

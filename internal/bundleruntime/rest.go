@@ -7,9 +7,11 @@ import (
 	"time"
 )
 
-// pause is the time before a watch is started again, or looked for again.
+// pause is how long watchBoth waits before it starts a watch again, or checks again whether
+// a runtime is in use.
 const pause = 10 * time.Second
 
+// rest waits for that time, or until ctx ends.
 func rest(ctx context.Context) {
 	t := time.NewTimer(pause)
 	defer t.Stop()

@@ -8,7 +8,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// Runtimes is what the passes over Bottles know about their runtimes.
+// Runtimes tells the passes over Bottles about the Bottles' runtimes and Pods.
 type Runtimes struct {
 	*Choices
 	Places *Places
@@ -40,8 +40,8 @@ func (r *Runtimes) TakeReplaced(uid string) (bool, error) {
 }
 
 // ReplacedMessage is the message of the Event v1alpha1.ReasonSandboxReplaced.
-const ReplacedMessage = "the network namespace of the Bottle's Pod was lost, and the kubelet made another one; " +
-	"the machine had no network meanwhile, and gets a new link behind a new wall"
+const ReplacedMessage = "the Bottle's Pod lost its network namespace, and the kubelet made another one; " +
+	"the machine has no network until the agent has made a new wall and a new link"
 
 // Logs says how a user reads the log of the bundle's container.
 func (k Kind) Logs(owner host.Owner) string {
@@ -62,9 +62,9 @@ func (k Kind) Describe(owner host.Owner) string {
 // OutOfMemory says that the bundle's container was killed for want of memory, and what to do
 // about that. limit is the container's own, in bytes.
 func (k Kind) OutOfMemory(limit int64) string {
-	what := fmt.Sprintf("the bundle's container needed more than its %d MiB of memory", limit>>20)
+	what := fmt.Sprintf("the bundle's container needed more than its %d MiB of memory and", limit>>20)
 	if k == Pod {
-		what = "the Bottle's Pod, in which the machine and its overhead count, too, ran out of memory, so the bundle's container gave way"
+		what = "the Bottle's Pod (the machine, its overhead and the bundle together) ran out of memory, so the bundle's container"
 	}
-	return what + " and was killed; it starts again in a few seconds: if this repeats, raise the manager's --bundle-memory, which applies to Bottles that are placed from then on"
+	return what + " was killed; it starts again in a few seconds; if this repeats, raise the manager's --bundle-memory, which applies to Bottles that are placed from then on"
 }

@@ -37,7 +37,7 @@ func (w *Walls) InspectWalls(ctx context.Context, specs []host.WallSpec) ([]host
 	for i, spec := range specs {
 		kind, err := w.set.Choices.Of(spec.Owner.UID)
 		if err == nil && kind == "" {
-			err = fmt.Errorf("wall %s: no runtime of its bundle is known", spec.Owner.ID())
+			err = fmt.Errorf("wall %s: the runtime of its bundle is not known", spec.Owner.ID())
 		}
 		if err != nil {
 			out[i].Err = err
@@ -55,7 +55,7 @@ func (w *Walls) InspectWalls(ctx context.Context, specs []host.WallSpec) ([]host
 		}
 		walls, err := w.get(kind).InspectWalls(ctx, some)
 		if err == nil && len(walls) != len(some) {
-			err = fmt.Errorf("walls: read back %d of %d", len(walls), len(some))
+			err = fmt.Errorf("runtime %s: got %d walls, want %d", kind, len(walls), len(some))
 		}
 		if err != nil && len(some) == len(specs) {
 			return nil, err

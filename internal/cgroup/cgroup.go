@@ -124,7 +124,7 @@ func (g *Groups) EnsureInPod(id, pod string) (*os.File, error) {
 		return nil, fmt.Errorf("cgroup %q: not a machine's name", id)
 	}
 	if !ValidPod(pod) {
-		return nil, fmt.Errorf("create cgroup %s: %q is not where kubelet puts the cgroup of a Pod", id, pod)
+		return nil, fmt.Errorf("create cgroup %s: %q is not a path at which the kubelet puts cgroups of Pods", id, pod)
 	}
 	dir := filepath.Join(g.mount, pod, id)
 	g.mu.Lock()

@@ -14,16 +14,16 @@ import (
 	"botbottle.dev/bottle-operator/internal/samefile"
 )
 
-// packed are the digests of a packed file and of what it was unpacked to.
+// packed has the digests of a packed file and of the file that it was unpacked to.
 type packed struct {
 	Source    string `json:"source"`
 	Installed string `json:"installed"`
 }
 
 // matches reports whether the folder is a complete and unchanged copy of the source. It
-// compares contents instead of their digests, which takes a small part of the time: until
-// it has ended, nobody guards the node's machines. It may return false for a copy, for
-// example one that an earlier release made; holds decides then.
+// compares contents, which is much faster than computing digests: until it has returned,
+// nobody guards the node's machines. It may return false for a good copy, for example one
+// that an earlier release made; then holds decides.
 func (p *place) matches(ctx context.Context, source source, name string) bool {
 	info, err := p.versions.Lstat(name)
 	if err != nil || !info.IsDir() || info.Mode().Perm() != 0o755 {
@@ -57,7 +57,7 @@ func (p *place) matches(ctx context.Context, source source, name string) bool {
 	return true
 }
 
-// listContent stands in for the content of a file, where that is compared later.
+// listContent lists the size of a file in place of its content, which is compared later.
 func listContent(_ context.Context, _ *os.Root, _ string, info fs.FileInfo) (string, int64, error) {
 	return fmt.Sprint(info.Size()), 0, nil
 }
@@ -86,7 +86,8 @@ func sameFile(ctx context.Context, from, to *os.Root, path string, r record) (bo
 	return err == nil && packed{source, installed} == r.Packed[path], err
 }
 
-// openFile opens a regular file. It follows no link and waits for nobody.
+// openFile opens a regular file. It does not follow a link, and does not wait for the other
+// end of a FIFO.
 func openFile(root *os.Root, path string) (*os.File, error) {
 	f, err := root.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -94,7 +95,7 @@ func openFile(root *os.Root, path string) (*os.File, error) {
 	}
 	info, err := f.Stat()
 	if err == nil && !info.Mode().IsRegular() {
-		err = errors.New("it is no regular file")
+		err = errors.New("it is not a regular file")
 	}
 	if err != nil {
 		f.Close()

@@ -65,9 +65,9 @@ func limitsOf(m host.Machine) cgroup.Limits {
 	return l
 }
 
-// inPod returns the limits of a machine's cgroup in a Pod, whose own limit is podBytes; 0
-// for none. What remains of it is at least the bundle's. Otherwise the kernel would look
-// for a victim in the whole Pod as soon as the VMM takes too much.
+// inPod returns the limits of a machine's cgroup in a Pod. podBytes is the Pod's own limit,
+// or 0 for none. The machine's limit leaves the bundle its share: without that, a VMM that
+// takes too much would have the kernel look for a victim in the whole Pod.
 func inPod(l cgroup.Limits, m host.Machine, podBytes, bundleBytes int64) cgroup.Limits {
 	if podBytes > 0 && m.MemoryMiB > 0 {
 		l.MemoryBytes = min(l.MemoryBytes, max(podBytes-bundleBytes, m.MemoryMiB<<20+leastOverheadBytes))
@@ -75,16 +75,16 @@ func inPod(l cgroup.Limits, m host.Machine, podBytes, bundleBytes int64) cgroup.
 	return l
 }
 
-// podOf returns the cgroup of the Pod in which the machine shall run; "" for none. An
-// error is host.ErrUnavailable, whatever Parent returned: its host.ErrNotFound would say
-// that there is no such machine.
+// podOf returns the cgroup of the Pod in which the machine is to run; "" for none. Its only
+// error is host.ErrUnavailable: if it returned the host.ErrNotFound of Parent, callers would
+// take that to mean that there is no such machine.
 func (d *Driver) podOf(ctx context.Context, name string) (string, error) {
 	if d.opts.Parent == nil {
 		return "", nil
 	}
 	pod, err := d.opts.Parent(ctx, name)
 	if err != nil {
-		return "", fmt.Errorf("%w: its Pod: %v", host.ErrUnavailable, err) //nolint:errorlint // see above
+		return "", fmt.Errorf("%w: look up the cgroup of the Bottle's Pod: %v", host.ErrUnavailable, err) //nolint:errorlint // see above
 	}
 	return pod, nil
 }
