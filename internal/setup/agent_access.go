@@ -31,7 +31,7 @@ type AgentAccessOptions struct {
 // Bind adds the flags.
 func (o *AgentAccessOptions) Bind(fs *pflag.FlagSet) {
 	fs.StringVar(&o.Address, "access-bind-address", ":9443", "address at which the agent serves exec, logs and copying to the manager, and to nobody else; 0 disables it")
-	fs.StringVar(&o.Advertise, "access-advertise-address", "", "IP[:PORT] at which the manager reaches that server, with one of the Node's addresses; by default the Node's InternalIP and the port of --access-bind-address")
+	fs.StringVar(&o.Advertise, "access-advertise-address", "", "IP[:PORT] at which the manager reaches the server of --access-bind-address, with one of the Node's addresses; by default the Node's InternalIP and the port of --access-bind-address")
 }
 
 // Validate returns an error that names every invalid flag.
