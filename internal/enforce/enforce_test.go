@@ -50,6 +50,7 @@ type fixture struct {
 	changed []string
 	guarded []int // by each successful scan
 	limits  egress.Limits
+	pods    enforce.Pods // nil: all bundles are in docker's containers
 }
 
 // requestFor returns the request of a Bottle whose prove annotation has this
@@ -108,7 +109,7 @@ func (f *fixture) restart() {
 		}
 	}
 	f.enforcer, err = enforce.New(enforce.Options{Metrics: metrics, Walls: f.walls, Machines: f.machines, Canaries: &hosttest.Canaries{}, State: f.dir,
-		Clock: f.clock, Log: logr.Discard(), Interval: f.interval, GuestProgram: "doc.go", MaxConcurrentProofs: 2, Limits: f.presentLimits,
+		Clock: f.clock, Log: logr.Discard(), Interval: f.interval, GuestProgram: "doc.go", MaxConcurrentProofs: 2, Limits: f.presentLimits, Pods: f.pods,
 		Guarded: func(machines int) { f.mu.Lock(); defer f.mu.Unlock(); f.guarded = append(f.guarded, machines) }})
 	if err != nil {
 		f.t.Fatal(err)
@@ -629,8 +630,8 @@ func TestNeighbours(t *testing.T) {
 		t.Fatalf("of another: got %v, want demo", got)
 	}
 	other.BundleIP = got[0].BundleIP
-	if got := f.enforcer.Neighbours(other, 2); len(got) != 0 {
-		t.Errorf("of another with the same address in a Pod of its own: got %v, want none", got)
+	if got := f.enforcer.Neighbours(other, 2); len(got) != 1 {
+		t.Errorf("of another with the same address in a Pod of its own: got %v, want demo, whose Pod has another address", got)
 	}
 }
 

@@ -3,7 +3,9 @@
 package enforce_test
 
 import (
+	"context"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -178,4 +180,45 @@ func (f *fixture) counted(result string) float64 {
 		}
 	}
 	return 0
+}
+
+// podsAt are Pods by their Bottles' UIDs.
+type podsAt map[string]netip.Addr
+
+func (p podsAt) InPod(uid string) bool { return p[uid].IsValid() }
+
+func (p podsAt) Addresses(_ context.Context, owner host.Owner) ([]netip.Addr, error) {
+	return []netip.Addr{p[owner.UID]}, nil
+}
+
+// The bundles of two Bottles with one slug have the same address, each in its own Pod. A
+// proof then tries the other's at the address of its Pod.
+func TestAProofTriesTheBundleWithTheSameAddressInAnotherPod(t *testing.T) {
+	other := owner()
+	other.UID, other.Namespace = "99999999-0000-4000-8000-000000000000", "other"
+	f := newFixture(t)
+	f.pods = podsAt{uid: netip.MustParseAddr("10.1.0.5"), other.UID: netip.MustParseAddr("10.1.0.6")}
+	f.restart()
+	f.ensure("1")
+	f.walls.AddBridge(other)
+	folder, err := f.dir.Folder(other.UID)
+	if err == nil {
+		err = folder.Ensure(other)
+	}
+	if err == nil {
+		_, err = f.enforcer.EnsureWall(t.Context(), specOf(other, "44"), requestFor("1"))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tried []probe.Target
+	f.machines.OnExec(f.guest)
+	f.respond = func(probe.Target) probe.Outcome { return probe.TimedOut }
+	f.during = func(p probe.Plan) { tried = p.Avoid }
+	if st := f.prove(); st.Proof == nil {
+		t.Fatalf("proof: got %+v, want it proven", st.Failure)
+	}
+	if !slices.ContainsFunc(tried, func(t probe.Target) bool { return t.Addr == netip.MustParseAddr("10.1.0.6") && t.Port == 8888 }) {
+		t.Errorf("the proof tried %v, want the other's bundle at 10.1.0.6:8888", tried)
+	}
 }

@@ -201,7 +201,7 @@ func (r *registry) neighbours(of host.WallSpec, most int) []host.WallSpec {
 	defer r.mu.Unlock()
 	var out []host.WallSpec
 	for other, m := range r.machines {
-		if other != of.Owner.UID && m.wall.Spec.Owner.UID != "" && m.wall.Spec.BundleIP != of.BundleIP && len(out) < most {
+		if other != of.Owner.UID && m.wall.Spec.Owner.UID != "" && len(out) < most {
 			out = append(out, m.wall.Spec)
 		}
 	}
