@@ -190,8 +190,8 @@ const (
 	// node's network.
 	ReasonBundleConflict = "BundleConflict"
 	// ReasonBundleImageNotAllowed (also of Scheduled): spec.bundle.image matches none of
-	// the images that the agent or, for a Pod, the manager allows (their flags
-	// --allowed-bundle-images).
+	// the images that the agent or, for a Pod, the manager allows (the chart's value
+	// bundle.allowedImages, which sets their flags --allowed-bundle-images).
 	ReasonBundleImageNotAllowed = "BundleImageNotAllowed"
 	// ReasonBundleImageMissing: the node's Docker Engine does not have the image.
 	ReasonBundleImageMissing = "BundleImageMissing"

@@ -141,9 +141,10 @@ type Machine struct {
 // Bundle configures the sidecar container that is the guest's only way out.
 type Bundle struct {
 	// image is the image of the container. It must match one of the patterns in the
-	// flag --allowed-bundle-images of the manager and the agent. On a node whose bundles
-	// run in Pods, the kubelet pulls it, with spec.imagePullSecrets; otherwise, the node's
-	// Docker Engine must already have it. If absent, the built-in egress proxy runs.
+	// chart's value bundle.allowedImages (the flag --allowed-bundle-images of the manager
+	// and the agent). On a node whose bundles run in Pods, the kubelet pulls it, with
+	// spec.imagePullSecrets; otherwise, the node's Docker Engine must already have it. If
+	// absent, the built-in egress proxy runs.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=512
@@ -152,7 +153,9 @@ type Bundle struct {
 
 	// env lists the environment variables of the container. Root on the node can read
 	// their values, those from Secrets too. So can whoever may use its Docker Engine (the
-	// group docker), if that runs the bundle.
+	// group docker), if that runs the bundle. On a node whose bundles run in Pods, a
+	// changed Secret or ConfigMap takes effect when the container starts again, as in any
+	// Pod; the agent does not restart it for that.
 	// +optional
 	// +listType=map
 	// +listMapKey=name
@@ -161,7 +164,10 @@ type Bundle struct {
 
 	// ports are the TCP ports of the bundle that the guest may reach. If absent,
 	// it may reach port 8888 only. The condition BundleReady waits until every
-	// port answers. The wall (the node's packet filter) blocks all other ports.
+	// port answers. The wall (the node's packet filter) blocks all other ports. In a Pod,
+	// only the guest and the Pod itself can connect to the bundle, at any port: no other
+	// Pod, probe, Service or node can. So a bundle cannot serve its metrics to others and
+	// must push them.
 	// The guest's access to port 53 cannot be proven, because smolvm itself
 	// answers on that port.
 	// +optional

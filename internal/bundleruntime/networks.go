@@ -60,3 +60,20 @@ func (n *Networks) ListNetworks(ctx context.Context) ([]host.Network, error) {
 	}
 	return n.docker.ListNetworks(ctx)
 }
+
+// PodNetworks are the networks of bundles in Pods. Before a Pod gets its network, nobody but
+// the machine can connect to the bundle. Rules and credentials come later.
+type PodNetworks struct {
+	host.Networks
+	// Protect keeps everybody else from the bundle in the owner's Pod. Its errors are those
+	// of wall.PodWalls.ProtectBundle.
+	Protect func(ctx context.Context, owner host.Owner) error
+}
+
+// EnsureNetwork implements host.Networks.
+func (n PodNetworks) EnsureNetwork(ctx context.Context, want host.Network) error {
+	if err := n.Protect(ctx, want.Owner); err != nil {
+		return err
+	}
+	return n.Networks.EnsureNetwork(ctx, want)
+}

@@ -88,6 +88,36 @@ func TestEachBottleHasItsRuntime(t *testing.T) {
 	}
 }
 
+// TestProtectedBeforeItsNetwork: a bundle in a Pod gets no network, and so neither rules nor
+// credentials, while others can connect to it.
+func TestProtectedBeforeItsNetwork(t *testing.T) {
+	n := newNode(t, bundleruntime.Pod)
+	protected, unprotected := map[host.Owner]bool{}, error(host.ErrUnavailable)
+	pods := bundleruntime.PodNetworks{Networks: n.networks[1], Protect: func(_ context.Context, o host.Owner) error {
+		if _, err := n.networks[1].InspectNetwork(t.Context(), o); !errors.Is(err, host.ErrNotFound) {
+			t.Errorf("%s: got %v before it is protected, want no network", o.Name, err)
+		}
+		protected[o] = unprotected == nil
+		return unprotected
+	}}
+	router := bundleruntime.NewNetworks(n.set, n.networks[0], pods, nil)
+	if err := router.EnsureNetwork(t.Context(), network(inPod, "192.168.44.0/24")); !errors.Is(err, host.ErrUnavailable) {
+		t.Errorf("not protected: got %v, want the error", err)
+	}
+	if _, err := n.networks[1].InspectNetwork(t.Context(), inPod); !errors.Is(err, host.ErrNotFound) {
+		t.Errorf("not protected: got %v, want no network", err)
+	}
+	unprotected = nil
+	for _, o := range []host.Owner{inPod, inDocker} {
+		if err := router.EnsureNetwork(t.Context(), network(o, "192.168.44.0/24")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(protected) != 1 || !protected[inPod] {
+		t.Errorf("protected: got %v, want the Pod's bundle alone", protected)
+	}
+}
+
 // TestARemovalWithoutAChoiceLooksInBoth checks that what an agent left that lost its state
 // directory is found.
 func TestARemovalWithoutAChoiceLooksInBoth(t *testing.T) {

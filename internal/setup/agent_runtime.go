@@ -78,6 +78,7 @@ func (o *RuntimeOptions) socket() string {
 type runtimes struct {
 	set    *bundleruntime.Set
 	places *bundleruntime.Places
+	inPods *wall.PodWalls
 	cri    atomic.Pointer[criruntime.Runtime]
 }
 
@@ -103,6 +104,7 @@ func (o *AgentOptions) openRuntimes(dir *state.Dir) (*runtimes, error) {
 			return r.cri.Load().Bundles().Folders(ctx, owner)
 		},
 	})
+	r.inPods = wall.NewPods(wall.PodOptions{Namespace: r.places.NetNS})
 	return r, nil
 }
 
@@ -148,14 +150,15 @@ func (r *runtimes) follow(ctx context.Context) error {
 
 // walls returns the walls of both runtimes.
 func (r *runtimes) walls() *bundleruntime.Walls {
-	return bundleruntime.NewWalls(r.set, wall.New(wall.Options{}), wall.NewPods(wall.PodOptions{Namespace: r.places.NetNS}), func(kind bundleruntime.Kind, err error) {
+	return bundleruntime.NewWalls(r.set, wall.New(wall.Options{}), r.inPods, func(kind bundleruntime.Kind, err error) {
 		ctrl.Log.Error(err, "Walls cannot be watched, so they are checked only at each interval", "runtime", kind)
 	})
 }
 
 // networks returns the networks of both runtimes.
 func (r *runtimes) networks(engine *docker.Engine) *bundleruntime.Networks {
-	return bundleruntime.NewNetworks(r.set, engine, r.cri.Load().Networks(), r.places)
+	inPods := bundleruntime.PodNetworks{Networks: r.cri.Load().Networks(), Protect: r.inPods.ProtectBundle}
+	return bundleruntime.NewNetworks(r.set, engine, inPods, r.places)
 }
 
 // bundles returns the bundles of both runtimes.

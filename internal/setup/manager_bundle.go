@@ -25,8 +25,8 @@ type BundleOptions struct {
 func (o *BundleOptions) Bind(fs *pflag.FlagSet) {
 	fs.StringVar(&o.Image, "bundle-image", "", "image of the operator, from which each Bottle's Pod runs the built-in bundle; it must name a numeric user other than root; if empty, the image of the manager's own Pod (required outside a Pod)")
 	bindAllowedImages(fs, &o.Allowed)
-	// Earlier releases needed this flag where no public registry could be reached. A manager
-	// that still gets it must start after an upgrade.
+	// Earlier releases needed this flag where no public registry could be reached. It is
+	// accepted, so that a manager that is still given it starts after an upgrade.
 	fs.String("placeholder-image", "", "")
 	if err := fs.MarkDeprecated("placeholder-image", "it has no effect: Pods run from the operator's image (--bundle-image)"); err != nil {
 		panic(err) // the flag exists

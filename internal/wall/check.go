@@ -106,14 +106,14 @@ func (c *check) read(ctx context.Context, w *Walls) ([]host.Wall, error) {
 // unchanged reports whether a wall with a known inside is as it was judged.
 func (c *check) unchanged(k *kept, s host.WallSpec, want *expected) bool {
 	return k.want == want && k.spec.Subnet == s.Subnet && settled(k.rulesAt, c.rulesChanged) &&
-		k.facts.nodeEnd == c.links[s.Owner.Veth()] && k.facts.bridge == c.links[s.Owner.Bridge()]
+		k.facts.bundleEnd == c.links[s.Owner.Veth()] && k.facts.bridge == c.links[s.Owner.Bridge()]
 }
 
 // judge judges a wall with this inside, which was read at insideAt, and keeps it
 // if it has no faults. It reads the rules.
 func (c *check) judge(s host.WallSpec, want *expected, f facts, insideAt time.Time) host.Wall {
 	id, table := s.Owner.ID(), tableName(s.Owner)
-	f.nodeEnd, f.bridge = c.links[s.Owner.Veth()], c.links[s.Owner.Bridge()]
+	f.bundleEnd, f.bridge = c.links[s.Owner.Veth()], c.links[s.Owner.Bridge()]
 	f.bridges = c.bridges
 	f.filter = filterFacts{table: c.tables[table], earlier: c.hooks[s.Owner.Veth()].before(table)}
 	if f.filter.table != nil {

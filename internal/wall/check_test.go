@@ -21,39 +21,22 @@ import (
 	"botbottle.dev/bottle-operator/test/require"
 )
 
-// many is a node with so many walls that a check reads only what changed.
-type many struct {
-	*world
-	specs []host.WallSpec
+// manyWalls are so many that a check reads only what changed.
+type manyWalls struct {
+	inspected host.Walls
+	specs     []host.WallSpec
 	// ahead is how far the walls' clock is ahead of the time.
 	ahead time.Duration
+	// settled reports that a check would read nothing in full.
+	settled func() bool
 }
 
-// broken is the wall of many that the tests break.
-const broken = 3
-
-func newMany(t testing.TB) *many {
-	t.Helper()
-	m := &many{world: newWorld(t)}
-	m.walls.memory.now = func() time.Time { return time.Now().Add(m.ahead) }
-	for i := range few + 2 {
-		spec := newSpec(t, 10+i)
-		m.specs = append(m.specs, spec)
-		if i == broken {
-			m.addBundle(t, spec)
-		} else {
-			m.addBridge(t, spec)
-		}
-		m.stand(t, spec)
-	}
-	m.settle(t)
-	return m
-}
+func (m *manyWalls) now() time.Time { return time.Now().Add(m.ahead) }
 
 // check inspects all walls once and returns their faults.
-func (m *many) check(t testing.TB) []string {
+func (m *manyWalls) check(t testing.TB) []string {
 	t.Helper()
-	walls, err := m.walls.InspectWalls(t.Context(), m.specs)
+	walls, err := m.inspected.InspectWalls(t.Context(), m.specs)
 	must(t, err)
 	faults := make([]string, len(walls))
 	for i, wall := range walls {
@@ -64,7 +47,7 @@ func (m *many) check(t testing.TB) []string {
 }
 
 // settle checks all walls until a check would read nothing in full.
-func (m *many) settle(t testing.TB) {
+func (m *manyWalls) settle(t testing.TB) {
 	t.Helper()
 	for range 100 {
 		m.ahead += settling
@@ -78,6 +61,34 @@ func (m *many) settle(t testing.TB) {
 		}
 	}
 	t.Fatal("the walls do not settle")
+}
+
+// many is a node with so many walls.
+type many struct {
+	*world
+	manyWalls
+}
+
+// broken is the wall of many that the tests break.
+const broken = 3
+
+func newMany(t testing.TB) *many {
+	t.Helper()
+	m := &many{world: newWorld(t)}
+	m.inspected, m.manyWalls.settled = m.walls, m.settled
+	m.walls.memory.now = m.now
+	for i := range few + 2 {
+		spec := newSpec(t, 10+i)
+		m.specs = append(m.specs, spec)
+		if i == broken {
+			m.addBundle(t, spec)
+		} else {
+			m.addBridge(t, spec)
+		}
+		m.stand(t, spec)
+	}
+	m.settle(t)
+	return m
 }
 
 func (m *many) settled() bool {

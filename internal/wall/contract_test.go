@@ -20,62 +20,52 @@ func background(t testing.TB) context.Context { return context.WithoutCancel(t.C
 func TestWallsContract(t *testing.T) {
 	hostcontract.TestWalls(t, func(t *testing.T) hostcontract.WallsFixture {
 		w := newWorld(t)
-		return hostcontract.WallsFixture{
-			Walls:        w.walls,
-			Bundle:       func(t *testing.T, spec host.WallSpec) { w.addBundle(t, spec, 8888, 9100, 9418) },
-			RemoveBridge: func(t *testing.T, spec host.WallSpec) { w.removeBridge(t, spec) },
-			PutForeign: func(t *testing.T, owner host.Owner, kind string) func() bool {
-				return w.putForeign(t, owner, kind)
-			},
-			Open: func(t *testing.T, spec host.WallSpec) {
-				run(t, "nft", "flush", "chain", "netdev", tableName(spec.Owner), chainName)
-			},
-			Connect: func(t *testing.T, spec host.WallSpec, port int32) {
-				ns := wallNS(t, w.inspect(t, spec))
-				got, err := dial(t, ns, addrPort(spec.BundleIP, port), 5*time.Second)
-				if got != "hello" {
-					t.Errorf("connect to %d: got %q, %v, want hello", port, got, err)
-				}
-			},
-			Knock: func(t *testing.T, spec host.WallSpec, d host.Drop) {
-				sender := newSender(t, wallNS(t, w.inspect(t, spec)))
-				for range d.Packets {
-					sender.send(t, frameTo(spec, d))
-				}
-			},
-		}
+		f := w.fixture(func(host.Owner) []string { return nil })
+		f.Bundle = func(t *testing.T, spec host.WallSpec) { w.addBundle(t, spec, 8888, 9100, 9418) }
+		f.RemoveBridge = func(t *testing.T, spec host.WallSpec) { w.removeBridge(t, spec) }
+		return f
 	})
 }
 
 func TestPodWallsContract(t *testing.T) {
 	hostcontract.TestWalls(t, func(t *testing.T) hostcontract.WallsFixture {
 		w := newPodWorld(t)
-		inPod := func(owner host.Owner) []string { return []string{"nsenter", "--net=" + w.pod(owner).path} }
-		return hostcontract.WallsFixture{
-			Walls:        w.pods,
-			Bundle:       func(t *testing.T, spec host.WallSpec) { w.addBundle(t, spec, 8888, 9100, 9418) },
-			RemoveBridge: func(t *testing.T, spec host.WallSpec) { w.removeBridge(t, spec) },
-			PutForeign: func(t *testing.T, owner host.Owner, kind string) func() bool {
-				return w.putForeign(t, owner, kind, inPod(owner)...)
-			},
-			Open: func(t *testing.T, spec host.WallSpec) {
-				runIn(t, w.pod(spec.Owner).path, "nft", "flush", "chain", "netdev", tableName(spec.Owner), chainName)
-			},
-			Connect: func(t *testing.T, spec host.WallSpec, port int32) {
-				ns := wallNS(t, w.inspect(t, spec))
-				got, err := dial(t, ns, addrPort(spec.BundleIP, port), 5*time.Second)
-				if got != "hello" {
-					t.Errorf("connect to %d: got %q, %v, want hello", port, got, err)
-				}
-			},
-			Knock: func(t *testing.T, spec host.WallSpec, d host.Drop) {
-				sender := newSender(t, wallNS(t, w.inspect(t, spec)))
-				for range d.Packets {
-					sender.send(t, frameTo(spec, d))
-				}
-			},
+		f := w.fixture(func(owner host.Owner) []string { return []string{"nsenter", "--net=" + w.pod(owner).path} })
+		f.Bundle = func(t *testing.T, spec host.WallSpec) { w.addBundle(t, spec, 8888, 9100, 9418) }
+		f.RemoveBridge = func(t *testing.T, spec host.WallSpec) { w.removeBridge(t, spec) }
+		f.Elsewhere = func(t *testing.T, spec host.WallSpec, port int32) error {
+			_, err := dialNode(t, addrPort(w.pod(spec.Owner).ip, port), 300*time.Millisecond)
+			return err
 		}
+		return f
 	})
+}
+
+// fixture is what both kinds of walls have in common. The bundle's end of an owner's wall is
+// where at leads to.
+func (w *world) fixture(at func(host.Owner) []string) hostcontract.WallsFixture {
+	return hostcontract.WallsFixture{
+		Walls: w.tested,
+		PutForeign: func(t *testing.T, owner host.Owner, kind string) func() bool {
+			return w.putForeign(t, owner, kind, at(owner)...)
+		},
+		Open: func(t *testing.T, spec host.WallSpec) {
+			run(t, append(at(spec.Owner), "nft", "flush", "chain", "netdev", tableName(spec.Owner), chainName)...)
+		},
+		Connect: func(t *testing.T, spec host.WallSpec, port int32) {
+			ns := wallNS(t, w.inspect(t, spec))
+			got, err := dial(t, ns, addrPort(spec.BundleIP, port), 5*time.Second)
+			if got != "hello" {
+				t.Errorf("connect to %d: got %q, %v, want hello", port, got, err)
+			}
+		},
+		Knock: func(t *testing.T, spec host.WallSpec, d host.Drop) {
+			sender := newSender(t, wallNS(t, w.inspect(t, spec)))
+			for range d.Packets {
+				sender.send(t, frameTo(spec, d))
+			}
+		},
+	}
 }
 
 // putForeign makes something foreign that is in the way of an owner's wall. found

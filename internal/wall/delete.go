@@ -45,7 +45,7 @@ func (w *Walls) forget(owner host.Owner) {
 }
 
 func (w *Walls) tearDown(owner host.Owner, f facts) error {
-	if f.nodeEndOwnership(owner) == ours {
+	if f.bundleEndOwnership(owner) == ours {
 		if err := deleteLink(owner.Veth()); err != nil {
 			return err
 		}
@@ -114,7 +114,7 @@ func listWalls(ctx context.Context, lists ...func() ([]string, error)) ([]host.W
 }
 
 func linkMarks() (marks []string, err error) {
-	links, err := nodeLinks()
+	links, err := linksByName()
 	for _, l := range links {
 		marks = append(marks, l.alias)
 	}

@@ -152,7 +152,7 @@ func (r *repair) routes() error {
 	return nil
 }
 
-func (r *repair) nodeEnd() error {
+func (r *repair) bundleEnd() error {
 	o := r.spec.Owner
 	l, err := netlink.LinkByName(o.Veth())
 	if err != nil {
@@ -163,7 +163,7 @@ func (r *repair) nodeEnd() error {
 	if a.alias != markOf(o) {
 		errs = append(errs, netlink.LinkSetAlias(l, markOf(o)))
 	}
-	if mac := nodeMAC(o); a.mac != mac.String() {
+	if mac := bundleEndMAC(o); a.mac != mac.String() {
 		errs = append(errs, netlink.LinkSetHardwareAddr(l, mac))
 	}
 	if a.mtu != r.facts.bridge.mtu {

@@ -30,11 +30,11 @@ func (w *Walls) EnsureWall(ctx context.Context, spec host.WallSpec) (host.Wall, 
 type side interface {
 	// observeOne reads a wall back.
 	observeOne(ctx context.Context, spec host.WallSpec) (facts, error)
-	// surround makes what a wall needs besides its namespace, link and filter.
-	surround(spec host.WallSpec, f facts) error
+	// secureBridge keeps the bundle's bridge from passing on what it should not.
+	secureBridge(spec host.WallSpec, f facts) error
 }
 
-func (w *Walls) surround(host.WallSpec, facts) error { return w.ensureBridgesTable() }
+func (w *Walls) secureBridge(host.WallSpec, facts) error { return w.ensureBridgesTable() }
 
 // ensure makes a wall stand whose bundle's end lies in the calling thread's network
 // namespace. The caller holds the wall's lock.
@@ -99,7 +99,7 @@ func (r *repair) run(ctx context.Context) error {
 		r.in = h
 		// The order keeps the wall closed: no link is brought up or put into the
 		// bridge before the filter is on it.
-		for _, step := range []func() error{r.link, r.filter, r.removeExtras, r.loopback, r.inner, r.routes, r.surroundings, r.nodeEnd} {
+		for _, step := range []func() error{r.link, r.filter, r.removeExtras, r.loopback, r.inner, r.routes, r.secureBridge, r.bundleEnd} {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
@@ -111,12 +111,12 @@ func (r *repair) run(ctx context.Context) error {
 	})
 }
 
-func (r *repair) surroundings() error { return r.at.surround(r.spec, r.facts) }
+func (r *repair) secureBridge() error { return r.at.secureBridge(r.spec, r.facts) }
 
 // stands reports whether the link can stay. A link with an XDP program, which
 // runs before the filter, must be replaced, because the program cannot always
 // be removed.
-func (r *repair) stands() bool { return r.facts.paired() && !r.facts.nodeEnd.xdp }
+func (r *repair) stands() bool { return r.facts.paired() && !r.facts.bundleEnd.xdp }
 
 // link recreates the pair of links, unless it can stay. It first deletes what is
 // in its place.
@@ -132,7 +132,7 @@ func (r *repair) link() error {
 		return err
 	}
 	err := netlink.LinkAdd(&netlink.Veth{
-		LinkAttrs: netlink.LinkAttrs{Name: o.Veth(), HardwareAddr: nodeMAC(o), MTU: r.facts.bridge.mtu, TxQLen: -1},
+		LinkAttrs: netlink.LinkAttrs{Name: o.Veth(), HardwareAddr: bundleEndMAC(o), MTU: r.facts.bridge.mtu, TxQLen: -1},
 		PeerName:  innerName, PeerHardwareAddr: machineMAC(o), PeerNamespace: netlink.NsFd(r.ns.Fd()), PeerMTU: uint32(r.facts.bridge.mtu), PeerTxQLen: -1,
 	})
 	if err != nil {

@@ -26,10 +26,10 @@ type facts struct {
 	id   host.NetNS
 	// node means that the file is the namespace of this process itself.
 	node bool
-	// nodeEnd and bridge are the links with these names, nil if there are none.
-	nodeEnd, bridge *attrs
-	filter          filterFacts
-	inside          insideFacts
+	// bundleEnd and bridge are the links with these names, nil if there are none.
+	bundleEnd, bridge *attrs
+	filter            filterFacts
+	inside            insideFacts
 	// bridges says what is wrong with the bridges' table; "" if nothing is.
 	bridges string
 	// pod is what else was observed in a Pod; nil if the bundle's end is on the node.
@@ -128,7 +128,7 @@ func (w *Walls) observeEnds(ctx context.Context, specs []host.WallSpec, links ma
 		}
 		f := &out[i]
 		f.path = w.path(s.Owner)
-		f.nodeEnd, f.bridge = links[s.Owner.Veth()], links[s.Owner.Bridge()]
+		f.bundleEnd, f.bridge = links[s.Owner.Veth()], links[s.Owner.Bridge()]
 		f.filter = filterFacts{table: tables[tableName(s.Owner)], earlier: hooks[s.Owner.Veth()].before(tableName(s.Owner))}
 		if f.filter.table != nil {
 			f.filter.rules, f.filter.err = rs.rules(tableName(s.Owner))
@@ -228,7 +228,7 @@ const few = 8
 // linksOf returns links of the node by name, including all those of the specs.
 func linksOf(specs []host.WallSpec) (map[string]*attrs, error) {
 	if len(specs) > few {
-		return nodeLinks()
+		return linksByName()
 	}
 	out := map[string]*attrs{}
 	for _, s := range specs {

@@ -36,6 +36,9 @@ func (t hookTable) String() string {
 	return "ip " + t.name
 }
 
+// tableMissing is the fault of a table that does not exist.
+const tableMissing = "is missing"
+
 // fault says what is wrong with the table; "" if nothing is.
 func (t hookTable) fault() (string, error) {
 	rs, err := openFamily(t.family)
@@ -48,7 +51,7 @@ func (t hookTable) fault() (string, error) {
 	case err != nil:
 		return "", fmt.Errorf("read nftables table %s: %w", t, err)
 	case found == nil:
-		return "is missing", nil
+		return tableMissing, nil
 	case parseTable(found).dormant:
 		return "is switched off", nil
 	}
@@ -89,11 +92,16 @@ func (c hookChain) equal(found chain) bool {
 		found.priority == int32(*c.priority) && found.policy == uint32(nftables.ChainPolicyAccept)
 }
 
-// ensure writes the table, in one transaction, unless it is as it should be.
+// ensure writes the table unless it is as it should be.
 func (t hookTable) ensure() error {
 	if fault, err := t.fault(); err != nil || fault == "" {
 		return err
 	}
+	return t.write()
+}
+
+// write replaces the table, in one transaction.
+func (t hookTable) write() error {
 	c, err := nftables.New(nftables.WithSockOptions(withRoom))
 	if err != nil {
 		return err

@@ -27,7 +27,7 @@ type judgment struct {
 
 func judge(spec host.WallSpec, want *expected, f facts) []host.WallFault {
 	j := &judgment{spec: spec, want: want, facts: f}
-	if f.kind == fileAbsent && f.nodeEnd == nil {
+	if f.kind == fileAbsent && f.bundleEnd == nil {
 		j.closedFault("there is no wall")
 		return j.faults
 	}
@@ -84,7 +84,7 @@ func (j *judgment) namespaceMarked() bool {
 // paired reports whether the bundle's end and the link inside are the two ends of
 // one veth pair.
 func (f facts) paired() bool {
-	end, inner := f.nodeEnd, f.inside.link(innerName)
+	end, inner := f.bundleEnd, f.inside.link(innerName)
 	return f.known() && end != nil && inner != nil && end.kind == "veth" && inner.kind == "veth" &&
 		end.parent == inner.index && inner.parent == end.index &&
 		end.peersNS == f.inside.peersNS
@@ -94,7 +94,7 @@ func (f facts) paired() bool {
 func (j *judgment) ends() {
 	f, name, bridge := j.facts, j.spec.Owner.Veth(), j.spec.Owner.Bridge()
 	inner := f.inside.link(innerName)
-	switch end := f.nodeEnd; {
+	switch end := f.bundleEnd; {
 	case end == nil && inner != nil:
 		j.openFault("link %s is missing while %s is in the namespace", name, innerName)
 	case end == nil:
@@ -107,7 +107,7 @@ func (j *judgment) ends() {
 	if f.bridge == nil {
 		j.closedFault("bridge %s is missing", bridge)
 	}
-	end := f.nodeEnd
+	end := f.bundleEnd
 	if end == nil {
 		return
 	}
@@ -135,11 +135,11 @@ func (j *judgment) ends() {
 // and for those of its ports to the node's IP stack, so none of these addresses
 // may be the bundle's.
 func (j *judgment) addresses() {
-	end, bridge, bundle := j.facts.nodeEnd, j.facts.bridge, host.BundleMAC(j.spec.BundleIP).String()
+	end, bridge, bundle := j.facts.bundleEnd, j.facts.bridge, host.BundleMAC(j.spec.BundleIP).String()
 	switch {
 	case end.mac == bundle:
 		j.openFault("link %s has the bundle's MAC address", end.name)
-	case end.mac != nodeMAC(j.spec.Owner).String():
+	case end.mac != bundleEndMAC(j.spec.Owner).String():
 		j.closedFault("link %s has a wrong MAC address", end.name)
 	}
 	if bridge != nil && bridge.mac == bundle && j.facts.pod == nil {
@@ -149,7 +149,7 @@ func (j *judgment) addresses() {
 
 // leadsOut reports whether there is a link that needs the filter.
 func (f facts) leadsOut() bool {
-	return f.nodeEnd != nil || slices.ContainsFunc(f.inside.links, func(l attrs) bool { return !harmless(l) })
+	return f.bundleEnd != nil || slices.ContainsFunc(f.inside.links, func(l attrs) bool { return !harmless(l) })
 }
 
 // filter checks that the filter exists, is as written, and sees packets first.

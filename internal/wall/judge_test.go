@@ -27,8 +27,8 @@ func soundFacts(t *testing.T, spec host.WallSpec) (*expected, facts) {
 	subnet := &net.IPNet{IP: spec.Subnet.Addr().AsSlice(), Mask: net.CIDRMask(24, 32)}
 	return want, facts{
 		path: "/ns", kind: fileNetNS, id: host.NetNS{Dev: 4, Inode: 7},
-		nodeEnd: &attrs{name: spec.Owner.Veth(), kind: "veth", alias: mark, index: 10, parent: 2, master: 5, mtu: 1500, peersNS: 1, up: true, mac: nodeMAC(spec.Owner).String()},
-		bridge:  &attrs{name: spec.Owner.Bridge(), kind: "bridge", index: 5, mtu: 1500, up: true},
+		bundleEnd: &attrs{name: spec.Owner.Veth(), kind: "veth", alias: mark, index: 10, parent: 2, master: 5, mtu: 1500, peersNS: 1, up: true, mac: bundleEndMAC(spec.Owner).String()},
+		bridge:    &attrs{name: spec.Owner.Bridge(), kind: "bridge", index: 5, mtu: 1500, up: true},
 		filter: filterFacts{rules: rules, table: &table{chains: []chain{{
 			name: chainName, kind: "filter", base: true, hook: unix.NF_NETDEV_INGRESS, priority: int32(*priority), devices: []string{spec.Owner.Veth()},
 		}}}},
@@ -51,9 +51,9 @@ func TestJudge(t *testing.T) {
 		want   string
 	}{
 		{"sound", func(*facts) {}, ""},
-		{"XDP program", func(f *facts) { f.nodeEnd.xdp = true }, "open: link " + veth + " has an XDP program, which comes before the filter"},
+		{"XDP program", func(f *facts) { f.bundleEnd.xdp = true }, "open: link " + veth + " has an XDP program, which comes before the filter"},
 		{"chain before ours", func(f *facts) { f.filter.earlier = []string{"t c"} }, `open: chain "t c" sees packets before filter ` + table},
-		{"peer in a third namespace", func(f *facts) { f.nodeEnd.peersNS = 2 }, "open: bundle0 in the namespace does not lead to link " + veth},
+		{"peer in a third namespace", func(f *facts) { f.bundleEnd.peersNS = 2 }, "open: bundle0 in the namespace does not lead to link " + veth},
 		{"tunnel of the kernel's, down", func(f *facts) { f.inside.links = append(f.inside.links, attrs{name: "sit0", kind: "sit", index: 3}) }, ""},
 		{"tunnel of the kernel's, up", func(f *facts) {
 			f.inside.links = append(f.inside.links, attrs{name: "sit0", kind: "sit", index: 3, up: true})
@@ -63,9 +63,9 @@ func TestJudge(t *testing.T) {
 		{"chain on no device", func(f *facts) { f.filter.table.chains[0].devices = nil }, "open: filter " + table + " has a chain with other settings than the wall's"},
 		{"chain on two devices", func(f *facts) { f.filter.table.chains[0].devices = []string{veth, "eth0"} }, "open: filter " + table + " has a chain with other settings than the wall's"},
 		{"chain behind others", func(f *facts) { f.filter.table.chains[0].priority++ }, "open: filter " + table + " has a chain with other settings than the wall's"},
-		{"bridge gone", func(f *facts) { f.bridge, f.nodeEnd.master = nil, 0 }, "closed: bridge " + spec.Owner.Bridge() + " is missing\nclosed: link " + veth + " is not in a bridge"},
+		{"bridge gone", func(f *facts) { f.bridge, f.bundleEnd.master = nil, 0 }, "closed: bridge " + spec.Owner.Bridge() + " is missing\nclosed: link " + veth + " is not in a bridge"},
 		{"no link and no filter", func(f *facts) {
-			f.nodeEnd, f.filter, f.inside.links, f.inside.routes, f.inside.addresses = nil, filterFacts{}, f.inside.links[:1], nil, nil
+			f.bundleEnd, f.filter, f.inside.links, f.inside.routes, f.inside.addresses = nil, filterFacts{}, f.inside.links[:1], nil, nil
 		}, "closed: link " + veth + " is missing\nclosed: filter " + table + " is missing\nclosed: bundle0 is missing in the namespace"},
 	}
 	for _, tt := range tests {

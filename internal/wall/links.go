@@ -159,8 +159,8 @@ func (t *linkTable) listOnce(r *linkSocket, request []byte) error {
 	return nil
 }
 
-// nodeLinks returns all links of the node by name.
-func nodeLinks() (map[string]*attrs, error) {
+// linksByName returns all links in the calling thread's network namespace.
+func linksByName() (map[string]*attrs, error) {
 	r, err := openLinkSocket(make([]byte, linkRoom))
 	if err != nil {
 		return nil, fmt.Errorf("list the node's links: %w", err)

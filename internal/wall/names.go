@@ -69,10 +69,10 @@ func parseMark(mark string) (host.WallOwner, bool) {
 // address.
 func machineMAC(o host.Owner) net.HardwareAddr { return hashedMAC(0x02, o) }
 
-// nodeMAC returns the MAC address of the bundle's end. Its first byte is high: a
+// bundleEndMAC returns the MAC address of the bundle's end. Its first byte is high: a
 // bridge without its own address takes the lowest address of its ports, and a low
 // one would change the address of a bridge that is in use.
-func nodeMAC(o host.Owner) net.HardwareAddr { return hashedMAC(0xfe, o) }
+func bundleEndMAC(o host.Owner) net.HardwareAddr { return hashedMAC(0xfe, o) }
 
 func hashedMAC(first byte, o host.Owner) net.HardwareAddr {
 	sum := sha256.Sum256([]byte(o.UID + "/" + o.Cluster))

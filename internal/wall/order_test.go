@@ -42,7 +42,7 @@ func TestEnsureCanDieAnywhere(t *testing.T) {
 		must(t, observeErr)
 		f := found[0]
 		fault := filterFault(f.filter, want)
-		if end := f.nodeEnd; end != nil && (end.up || end.master != 0) && fault != "" {
+		if end := f.bundleEnd; end != nil && (end.up || end.master != 0) && fault != "" {
 			t.Errorf("died after %d steps: link up %t, in bridge %t, and the filter %s", steps, end.up, end.master != 0, fault)
 		}
 		if inner := f.inside.link(innerName); inner != nil && inner.up && fault != "" {

@@ -29,13 +29,13 @@ func ownershipOf(mark string, o host.Owner) ownership {
 	return others
 }
 
-// nodeEndOwnership: a link without a mark is ours if it leads into our namespace.
+// bundleEndOwnership: a link without a mark is ours if it leads into our namespace.
 // It has no mark yet, or lost it.
-func (f facts) nodeEndOwnership(o host.Owner) ownership {
-	if f.nodeEnd == nil {
+func (f facts) bundleEndOwnership(o host.Owner) ownership {
+	if f.bundleEnd == nil {
 		return unmarked
 	}
-	switch w := ownershipOf(f.nodeEnd.alias, o); {
+	switch w := ownershipOf(f.bundleEnd.alias, o); {
 	case w != unmarked:
 		return w
 	case f.paired() && f.loopbackOwnership(o) != others:
@@ -61,7 +61,7 @@ func (f facts) netNSOwnership(o host.Owner) ownership {
 		return others
 	case f.loopbackOwnership(o) != unmarked:
 		return f.loopbackOwnership(o)
-	case f.paired() && ownershipOf(f.nodeEnd.alias, o) == ours:
+	case f.paired() && ownershipOf(f.bundleEnd.alias, o) == ours:
 		return ours
 	}
 	return others
@@ -78,7 +78,7 @@ func (f facts) tableOwnership(o host.Owner) ownership {
 			return w
 		}
 	}
-	if f.nodeEndOwnership(o) == others {
+	if f.bundleEndOwnership(o) == others {
 		return others
 	}
 	return ours
@@ -99,8 +99,8 @@ func (f facts) conflict(o host.Owner) error {
 		return fmt.Errorf("wall %s: %w", o.ID(), f.inside.err)
 	case f.bridge != nil && f.bridge.kind != "bridge":
 		return fmt.Errorf("wall %s: link %s is not a bridge: %w", o.ID(), o.Bridge(), host.ErrConflict)
-	case f.nodeEndOwnership(o) == others:
-		return named("link", o.Veth(), f.nodeEnd.alias)
+	case f.bundleEndOwnership(o) == others:
+		return named("link", o.Veth(), f.bundleEnd.alias)
 	case f.netNSOwnership(o) == others:
 		mark := ""
 		if lo := f.inside.link("lo"); lo != nil {

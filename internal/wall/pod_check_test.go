@@ -15,19 +15,17 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// manyPods is a node with so many walls in Pods that a check reads only what may have
-// changed.
+// manyPods is a node with so many walls in Pods.
 type manyPods struct {
 	*podWorld
-	specs []host.WallSpec
-	// ahead is how far the clock is ahead of the time.
-	ahead time.Duration
+	manyWalls
 }
 
 func newManyPods(t testing.TB) *manyPods {
 	t.Helper()
 	m := &manyPods{podWorld: newPodWorld(t)}
-	m.pods.memory.now = func() time.Time { return time.Now().Add(m.ahead) }
+	m.inspected, m.manyWalls.settled = m.pods, m.settled
+	m.pods.memory.now = m.now
 	for i := range few + 2 {
 		spec := newSpec(t, 10+i)
 		m.specs = append(m.specs, spec)
@@ -38,39 +36,13 @@ func newManyPods(t testing.TB) *manyPods {
 	return m
 }
 
-// check inspects all walls once and returns their faults.
-func (m *manyPods) check(t testing.TB) []string {
-	t.Helper()
-	walls, err := m.pods.InspectWalls(t.Context(), m.specs)
-	must(t, err)
-	faults := make([]string, len(walls))
-	for i, wall := range walls {
-		must(t, wall.Err)
-		faults[i] = describe(wall.Faults)
+func (m *manyPods) settled() bool {
+	mem := &m.pods.memory
+	known := mem.events != nil && len(mem.walls) == len(m.specs)
+	for _, k := range mem.walls {
+		known = known && settled(k.readAt, k.changed) && !due(k.spec.Owner.ID(), k.readAt, mem.now())
 	}
-	return faults
-}
-
-// settle checks all walls until a check would read nothing in full.
-func (m *manyPods) settle(t testing.TB) {
-	t.Helper()
-	for range 100 {
-		m.ahead += settling
-		for i, fault := range m.check(t) {
-			if fault != "" {
-				t.Fatalf("wall %d: got faults %s, want none", i, fault)
-			}
-		}
-		mem := &m.pods.memory
-		known := mem.events != nil && len(mem.walls) == len(m.specs)
-		for _, k := range mem.walls {
-			known = known && settled(k.readAt, k.changed) && !due(k.spec.Owner.ID(), k.readAt, mem.now())
-		}
-		if known {
-			return
-		}
-	}
-	t.Fatal("the walls do not settle")
+	return known
 }
 
 // TestPodCheckSeesDamage breaks a wall of which everything is known. The next check must
@@ -182,7 +154,7 @@ func TestPodCheckSeesXDP(t *testing.T) {
 	ns := podNSFile(t, m.pod(spec.Owner))
 	var detach func()
 	must(t, in(t, ns, func() error {
-		links, err := nodeLinks()
+		links, err := linksByName()
 		if err != nil || links[spec.Owner.Veth()] == nil {
 			return errors.Join(err, os.ErrNotExist)
 		}

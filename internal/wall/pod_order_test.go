@@ -35,7 +35,7 @@ func TestEnsureInAPodCanDieAnywhere(t *testing.T) {
 			return err
 		}))
 		fault := filterFault(f.filter, want)
-		if end := f.nodeEnd; end != nil && (end.up || end.master != 0) && (fault != "" || f.pod.table != "" || f.pod.forwards) {
+		if end := f.bundleEnd; end != nil && (end.up || end.master != 0) && (fault != "" || f.pod.table != "" || f.pod.forwards) {
 			t.Errorf("died after %d steps: link up %t, in bridge %t, and the filter %q, the Pod's table %q, forwards %t",
 				steps, end.up, end.master != 0, fault, f.pod.table, f.pod.forwards)
 		}

@@ -81,7 +81,7 @@ func TestFormerSandboxIsHeld(t *testing.T) {
 				}
 			}
 			must(t, in(t, held, func() error {
-				links, err := nodeLinks()
+				links, err := linksByName()
 				if links[spec.Owner.Veth()] != nil {
 					t.Errorf("links in the former sandbox: got %s, want none", spec.Owner.Veth())
 				}
@@ -109,7 +109,7 @@ func TestDeleteWithoutSandbox(t *testing.T) {
 		}
 		must(t, w.pods.DeleteWall(t.Context(), spec.Owner))
 		must(t, in(t, ns, func() error {
-			links, err := nodeLinks()
+			links, err := linksByName()
 			if len(links) != 1 {
 				t.Errorf("links behind the wall: got %d, want lo alone", len(links))
 			}

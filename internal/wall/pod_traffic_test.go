@@ -36,80 +36,6 @@ func podNSFile(t testing.TB, pod *testPod) *os.File {
 	return ns
 }
 
-// TestPodsReachNoBundleInAPod: neither another Pod nor the node connects to a bundle, by any
-// of its Pod's addresses. The machine does, the bundle dials out, and what else the Pod
-// serves is not hidden.
-func TestPodsReachNoBundleInAPod(t *testing.T) {
-	w := newPodWorld(t)
-	must(t, os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0))
-	spec, pod, wall := w.standing(t, 70)
-	other := w.addPod(t, newSpec(t, 71))
-	otherNS, podNS := podNSFile(t, other), podNSFile(t, pod)
-	listenIn(t, otherNS, netip.MustParseAddrPort("0.0.0.0:80"))
-	runIn(t, other.path, "ip", "route", "add", spec.BundleIP.String(), "via", "10.244.71.1")
-	run(t, "ip", "route", "add", spec.BundleIP.String(), "via", pod.ip.String())
-	attempts := map[string]netip.AddrPort{"the Pod's address": addrPort(pod.ip, 8888), "the bundle's address": addrPort(spec.BundleIP, 8888)}
-	from := map[string]func(netip.AddrPort, time.Duration) (string, error){
-		"another Pod": func(a netip.AddrPort, limit time.Duration) (string, error) { return dial(t, otherNS, a, limit) },
-		"the node":    func(a netip.AddrPort, limit time.Duration) (string, error) { return dialNode(t, a, limit) },
-	}
-	for who, dial := range from {
-		for what, to := range attempts {
-			if got, err := dial(to, 300*time.Millisecond); err == nil {
-				t.Errorf("from %s to %s: got %q, want no answer", who, what, got)
-			}
-		}
-		if got, err := dial(addrPort(pod.ip, 9099), soon); got != "hello" {
-			t.Errorf("from %s to another port of the Pod: got %q, %v, want hello", who, got, err)
-		}
-	}
-	greet(t, wall, spec)
-	if got, err := dial(t, podNS, addrPort(other.ip, 80), soon); got != "hello" {
-		t.Errorf("from the bundle to another Pod: got %q, %v, want hello", got, err)
-	}
-	if got, err := dial(t, podNS, addrPort(spec.BundleIP, 8888), soon); got != "hello" {
-		t.Errorf("from the Pod itself to the bundle: got %q, %v, want hello", got, err)
-	}
-	runIn(t, pod.path, "nft", "delete", "table", "inet", podTableName)
-	for who, dial := range from {
-		for what, to := range attempts {
-			if got, err := dial(to, soon); got != "hello" {
-				t.Errorf("from %s to %s, without the table: got %q, %v, want hello: the test proves nothing", who, what, got, err)
-			}
-		}
-	}
-}
-
-// TestPodGetsAnotherLink: a link that is added to a Pod that has its wall, as Multus does.
-func TestPodGetsAnotherLink(t *testing.T) {
-	w := newPodWorld(t)
-	spec, pod, wall := w.standing(t, 72)
-	run(t, "ip", "link", "add", "other", "type", "veth", "peer", "name", "net1", "netns", spec.Owner.ID())
-	t.Cleanup(func() { _ = deleteLink("other") })
-	runIn(t, wall.Path, "ip", "link", "set", "net1", "netns", pod.path)
-	runIn(t, pod.path, "ip", "addr", "add", "10.9.9.2/24", "dev", "net1")
-	runIn(t, pod.path, "ip", "addr", "add", "fd09::2/64", "dev", "net1", "nodad")
-	runIn(t, pod.path, "ip", "link", "set", "net1", "up")
-	run(t, "ip", "addr", "add", "10.9.9.1/24", "dev", "other")
-	run(t, "ip", "addr", "add", "fd09::1/64", "dev", "other", "nodad")
-	run(t, "ip", "link", "set", "other", "up")
-	if got := describe(w.inspect(t, spec).Faults); got != "" {
-		t.Errorf("faults: got %s, want none", got)
-	}
-	ns := podNSFile(t, pod)
-	for _, port := range []uint16{8888, 9099} {
-		listenIn(t, ns, netip.AddrPortFrom(netip.IPv6Unspecified(), port))
-	}
-	for _, to := range []string{"10.9.9.2", "fd09::2"} {
-		if got, err := dialNode(t, addrPort(netip.MustParseAddr(to), 9099), soon); got != "hello" {
-			t.Errorf("another port at %s: got %q, %v, want hello: the test proves nothing", to, got, err)
-		}
-		if got, err := dialNode(t, addrPort(netip.MustParseAddr(to), 8888), 300*time.Millisecond); err == nil {
-			t.Errorf("the bundle's port at %s: got %q, want no answer", to, got)
-		}
-	}
-}
-
 // TestMachineReachesOnlyItsBundleInAPod uses ordinary sockets with a default route by the
 // bundle, as root in the namespace can.
 func TestMachineReachesOnlyItsBundleInAPod(t *testing.T) {
@@ -155,21 +81,6 @@ func TestMachineReachesOnlyItsBundleInAPod(t *testing.T) {
 	if got := try(soon); len(got) != 4 {
 		t.Errorf("answered without the filter and with forwarding: got %v, want all: the test proves nothing", got)
 	}
-}
-
-// TestBundleIsProtectedWithoutABridge: nobody else reaches a bundle that has no bridge yet, or
-// none in a new sandbox.
-func TestBundleIsProtectedWithoutABridge(t *testing.T) {
-	w := newPodWorld(t)
-	spec := newSpec(t, 76)
-	pod := w.addPod(t, spec)
-	w.listen(t, spec, 8888)
-	if got, err := dialNode(t, addrPort(pod.ip, 8888), soon); got != "hello" {
-		t.Errorf("before EnsureWall: got %q, %v, want hello: the test proves nothing", got, err)
-	}
-	_, err := w.pods.EnsureWall(t.Context(), spec)
-	mustErr(t, "wall without a bridge", err, host.ErrNotFound)
-	w.wantBundleHidden(t, pod)
 }
 
 // TestNobodyReachesTheMachineThroughItsPod: a Pod forwards what it gets from others.

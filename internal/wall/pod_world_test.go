@@ -45,6 +45,7 @@ func newPodWorld(t testing.TB) *podWorld {
 	t.Helper()
 	w := &podWorld{world: newWorld(t), dir: t.TempDir(), all: map[string]*testPod{}}
 	w.pods = NewPods(PodOptions{Namespace: w.lookup})
+	w.tested = w.pods
 	return w
 }
 
@@ -200,32 +201,6 @@ func (w *podWorld) listen(t testing.TB, spec host.WallSpec, port int32) {
 func (w *podWorld) removeBridge(t testing.TB, spec host.WallSpec) {
 	t.Helper()
 	runIn(t, w.pod(spec.Owner).path, "ip", "link", "del", spec.Owner.Bridge())
-}
-
-// stand makes a wall, which is deleted at the end of the test.
-func (w *podWorld) stand(t testing.TB, spec host.WallSpec) host.Wall {
-	t.Helper()
-	t.Cleanup(func() { w.remove(t, spec) })
-	wall, err := w.pods.EnsureWall(t.Context(), spec)
-	must(t, err)
-	if len(wall.Faults) > 0 {
-		t.Fatalf("ensure: got faults %v, want none", wall.Faults)
-	}
-	return wall
-}
-
-func (w *podWorld) remove(t testing.TB, spec host.WallSpec) {
-	t.Helper()
-	if err := w.pods.DeleteWall(background(t), spec.Owner); err != nil {
-		t.Errorf("delete: got %v, want nil", err)
-	}
-}
-
-func (w *podWorld) inspect(t testing.TB, spec host.WallSpec) host.Wall {
-	t.Helper()
-	walls, err := w.pods.InspectWalls(t.Context(), []host.WallSpec{spec})
-	must(t, err)
-	return walls[0]
 }
 
 // standing makes a Pod with a bundle, and a wall in front of it.

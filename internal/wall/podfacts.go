@@ -39,7 +39,7 @@ func (p podSide) observeOne(ctx context.Context, spec host.WallSpec) (facts, err
 	if err != nil {
 		return facts{}, err
 	}
-	links, err := nodeLinks()
+	links, err := linksByName()
 	if err != nil {
 		return facts{}, err
 	}

@@ -118,7 +118,7 @@ func idOf(ns *os.File, home *netlink.Handle) (int, error) {
 		}
 	}
 	if err == nil && id < 0 {
-		err = errors.New("the kernel gives it none")
+		err = errors.New("the kernel assigned none")
 	}
 	if err != nil {
 		return -1, fmt.Errorf("ID of network namespace %s: %w", ns.Name(), err)

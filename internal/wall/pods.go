@@ -74,6 +74,24 @@ func (p *PodWalls) EnsureWall(ctx context.Context, spec host.WallSpec) (host.Wal
 	return wall, err
 }
 
+// ProtectBundle keeps everybody else from the bundle in the owner's Pod. EnsureWall does
+// so, too; this is for when there is no wall yet. A podTable that exists is left alone,
+// because only EnsureWall knows the bundle's ports. ErrNotFound means that the Pod has no
+// network namespace, and ErrUnavailable that nobody knows which one it has.
+func (p *PodWalls) ProtectBundle(ctx context.Context, owner host.Owner) error {
+	if err := errors.Join(checkOwner(owner), ctx.Err()); err != nil {
+		return err
+	}
+	defer p.walls.locks.Lock(owner.UID8())()
+	return p.inPod(ctx, owner, func() error {
+		t := podTable(host.WallSpec{Owner: owner})
+		if fault, err := t.fault(); err != nil || fault != tableMissing {
+			return err
+		}
+		return t.write()
+	})
+}
+
 // cutOffStray deletes the link of a namespace of ours if the other end of it is not in the
 // Pod's current network namespace.
 func (p *PodWalls) cutOffStray(ctx context.Context, owner host.Owner) error {

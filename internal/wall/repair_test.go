@@ -65,7 +65,7 @@ var damages = []damage{
 	{name: "link of the bundle's MAC", how: []string{"ip link set VETH address BUNDLEMAC"}, found: []string{"open: link VETH has the bundle's MAC address", "open: bridge BRIDGE has the bundle's MAC address"}, kept: true},
 	{name: "link of a lower MTU", how: []string{"ip link set VETH mtu 1400"}, found: []string{"closed: bundle0 in the namespace has a different MTU from the bridge"}, kept: true},
 	{name: "link of a higher MTU", how: []string{"ip link set VETH mtu 9000"}, found: []string{"closed: link VETH has a different MTU from its bridge"}, kept: true},
-	{name: "another link in its place", how: []string{"ip link del VETH", "ip link add VETH address NODEMAC type veth peer name other", "ip link set VETH alias MARK", "ip link set VETH master BRIDGE up"},
+	{name: "another link in its place", how: []string{"ip link del VETH", "ip link add VETH address ENDMAC type veth peer name other", "ip link set VETH alias MARK", "ip link set VETH master BRIDGE up"},
 		found: []string{"closed: link VETH does not lead into the namespace", "closed: bundle0 is missing in the namespace"}},
 	{name: "namespace's name deleted", how: []string{"ip netns del ID"}, another: true, found: []string{"closed: namespace PATH is missing"}},
 	{name: "namespace unmounted", how: []string{"umount -l PATH"}, another: true, found: []string{"closed: namespace PATH is missing"}},
@@ -90,7 +90,7 @@ var damages = []damage{
 func damageWords(spec host.WallSpec, path string) *strings.Replacer {
 	return strings.NewReplacer("TABLE", tableName(spec.Owner), "VETH", spec.Owner.Veth(), "BRIDGE", spec.Owner.Bridge(), "ID", spec.Owner.ID(),
 		"PATH", path, "ADDRESS", machinePrefix(spec).String(), "SUBNET", spec.Subnet.String(), "GATEWAY", spec.Subnet.Addr().Next().String(),
-		"HWADDR", machineMAC(spec.Owner).String(), "NODEMAC", nodeMAC(spec.Owner).String(), "BUNDLEMAC", host.BundleMAC(spec.BundleIP).String(), "NODEPID", strconv.Itoa(os.Getpid()))
+		"HWADDR", machineMAC(spec.Owner).String(), "ENDMAC", bundleEndMAC(spec.Owner).String(), "BUNDLEMAC", host.BundleMAC(spec.BundleIP).String(), "NODEPID", strconv.Itoa(os.Getpid()))
 }
 
 // do runs the command lines, where at leads to.
@@ -119,32 +119,38 @@ func TestDamage(t *testing.T) {
 			spec := newSpec(t, 100+i)
 			w.addBundle(t, spec, 8888, 9099)
 			t.Cleanup(func() { _ = deleteLink("other") })
-			wall := w.stand(t, spec)
-			greet(t, wall, spec)
-			d.do(t, spec, wall.Path)
-
-			broken := w.inspect(t, spec)
-			want := damageWords(spec, wall.Path).Replace(strings.Join(d.found, "\n"))
-			if got := describe(broken.Faults); got != want {
-				t.Errorf("found:\ngot\n%s\nwant\n%s", got, want)
-			}
-			repaired, err := w.walls.EnsureWall(t.Context(), spec)
-			must(t, err)
-			if got := describe(repaired.Faults); got != "" {
-				t.Fatalf("repaired: got faults\n%s", got)
-			}
-			if (repaired.NetNS != wall.NetNS) != d.another {
-				t.Errorf("namespace: got %v after %v, want another: %t", repaired.NetNS, wall.NetNS, d.another)
-			}
-			if kept := repaired.Accepted[8888] > 0; kept != d.kept {
-				t.Errorf("counts: got %v, want them kept: %t", repaired.Accepted, d.kept)
-			}
-			greet(t, repaired, spec)
-			if got, err := dial(t, wallNS(t, repaired), addrPort(spec.BundleIP, 9099), 100*time.Millisecond); err == nil {
-				t.Errorf("another port: got %q, want no answer", got)
-			}
+			w.breakAndRepair(t, d, spec)
 		})
 	}
+}
+
+// breakAndRepair makes a wall and damages it. The damage must be found, and the wall must be
+// as before once it is repaired. The bundle's end of the wall is where at leads to.
+func (w *world) breakAndRepair(t *testing.T, d damage, spec host.WallSpec, at ...string) host.Wall {
+	t.Helper()
+	wall := w.stand(t, spec)
+	greet(t, wall, spec)
+	d.do(t, spec, wall.Path, at...)
+	want := damageWords(spec, wall.Path).Replace(strings.Join(d.found, "\n"))
+	if got := describe(w.inspect(t, spec).Faults); got != want {
+		t.Errorf("found:\ngot\n%s\nwant\n%s", got, want)
+	}
+	repaired, err := w.tested.EnsureWall(t.Context(), spec)
+	must(t, err)
+	if got := describe(repaired.Faults); got != "" {
+		t.Fatalf("repaired: got faults\n%s", got)
+	}
+	if (repaired.NetNS != wall.NetNS) != d.another {
+		t.Errorf("namespace: got %v after %v, want another: %t", repaired.NetNS, wall.NetNS, d.another)
+	}
+	if kept := repaired.Accepted[8888] > 0; kept != d.kept {
+		t.Errorf("counts: got %v, want them kept: %t", repaired.Accepted, d.kept)
+	}
+	greet(t, repaired, spec)
+	if got, err := dial(t, wallNS(t, repaired), addrPort(spec.BundleIP, 9099), 100*time.Millisecond); err == nil {
+		t.Errorf("another port: got %q, want no answer", got)
+	}
+	return repaired
 }
 
 // greet checks that the bundle answers through the wall.

@@ -73,7 +73,7 @@ func attempts(spec host.WallSpec, bridge net.HardwareAddr) []attempt {
 		{"TCP to a group", ethernet(net.HardwareAddr{1, 0, 0x5e, 0, 0, 1}, mac, unix.ETH_P_IP, toPort.bytes()), to8888, false},
 		{"TCP to another station", ethernet(stranger, mac, unix.ETH_P_IP, toPort.bytes()), to8888, false},
 		{"TCP for the bundle to the bridge", ethernet(bridge, mac, unix.ETH_P_IP, toPort.bytes()), to8888, true},
-		{"TCP for the bundle to the link's node end", ethernet(nodeMAC(spec.Owner), mac, unix.ETH_P_IP, toPort.bytes()), to8888, true},
+		{"TCP for the bundle to the bundle's end of the link", ethernet(bundleEndMAC(spec.Owner), mac, unix.ETH_P_IP, toPort.bytes()), to8888, true},
 		{"TCP for elsewhere to the bridge", frameBy(spec, bridge, host.Drop{Proto: "tcp", Addr: elsewhere, Port: 443}), host.Drop{Proto: "tcp", Addr: elsewhere, Port: 443}, true},
 	}
 	for _, d := range []host.Drop{

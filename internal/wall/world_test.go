@@ -31,7 +31,9 @@ func TestMain(m *testing.M) { dockertest.Main(m) }
 // world is the node: walls, bridges that stand for docker's, and bundles.
 type world struct {
 	walls *Walls
-	mu    sync.Mutex
+	// tested are these walls, or those in Pods.
+	tested host.Walls
+	mu     sync.Mutex
 	// bundles are the network namespaces of the bundles, by bridge.
 	bundles map[string]*os.File
 }
@@ -45,6 +47,7 @@ func newWorld(t testing.TB) *world {
 		}
 	}
 	w := &world{walls: New(Options{}), bundles: map[string]*os.File{}}
+	w.tested = w.walls
 	t.Cleanup(func() { w.wantNothingLeft(t) })
 	return w
 }
@@ -237,7 +240,7 @@ func dial(t testing.TB, ns *os.File, address netip.AddrPort, limit time.Duration
 func (w *world) stand(t testing.TB, spec host.WallSpec) host.Wall {
 	t.Helper()
 	t.Cleanup(func() { w.remove(t, spec) })
-	wall, err := w.walls.EnsureWall(t.Context(), spec)
+	wall, err := w.tested.EnsureWall(t.Context(), spec)
 	must(t, err)
 	if len(wall.Faults) > 0 {
 		t.Fatalf("ensure: got faults %v, want none", wall.Faults)
@@ -247,14 +250,14 @@ func (w *world) stand(t testing.TB, spec host.WallSpec) host.Wall {
 
 func (w *world) remove(t testing.TB, spec host.WallSpec) {
 	t.Helper()
-	if err := w.walls.DeleteWall(background(t), spec.Owner); err != nil {
+	if err := w.tested.DeleteWall(background(t), spec.Owner); err != nil {
 		t.Errorf("delete: got %v, want nil", err)
 	}
 }
 
 func (w *world) inspect(t testing.TB, spec host.WallSpec) host.Wall {
 	t.Helper()
-	walls, err := w.walls.InspectWalls(t.Context(), []host.WallSpec{spec})
+	walls, err := w.tested.InspectWalls(t.Context(), []host.WallSpec{spec})
 	must(t, err)
 	return walls[0]
 }

@@ -31,8 +31,8 @@ const inTransaction = `nft "flush chain $chain; delete chain $chain"`
 
 var breaches = []breach{
 	{name: "chain deleted", script: "chain=$3; " + inTransaction, opens: true},
-	{name: "second chain deleted", script: "chain=$4; " + inTransaction},
-	{name: "second chain flushed", script: "nft flush chain $4"},
+	{name: "second filter's chain deleted", script: "chain=$4; " + inTransaction},
+	{name: "second filter's chain flushed", script: "nft flush chain $4"},
 	{name: "ruleset flushed", script: "nft flush ruleset", opens: true},
 	{name: "forwarding switched on", script: `echo 1 >"/proc/sys/net/ipv4/conf/bb-${1#bv-}/forwarding"`, opens: true},
 	{name: "link moved out of the Pod", script: `ip link set "$1" netns "$2"`},
@@ -48,12 +48,12 @@ const rename = `ip link set "$1" name stranger; ip link set stranger up`
 // shortBreaches are those for which make test has time.
 func shortBreaches() []breach {
 	return slices.DeleteFunc(slices.Clone(breaches), func(b breach) bool {
-		return !slices.Contains([]string{"chain deleted", "second chain deleted"}, b.name)
+		return !slices.Contains([]string{"chain deleted", "second filter's chain deleted"}, b.name)
 	})
 }
 
 // breakWalls takes the walls of the kept Bottle away, one after another. Each is noticed
-// and the Bottle made safe: it runs again behind both chains, and if its wall was open, in
+// and the Bottle made safe: it runs again behind both filters, and if its wall was open, in
 // a machine that started afterwards.
 func (w *world) breakWalls(t *testing.T, all []breach) {
 	for _, b := range all {

@@ -33,6 +33,9 @@ type WallsFixture struct {
 	Open func(t *testing.T, spec host.WallSpec)
 	// Connect connects from inside the namespace to a port of the bundle.
 	Connect func(t *testing.T, spec host.WallSpec, port int32)
+	// Elsewhere connects to a port of the bundle's Pod from outside of the Pod. It is nil if
+	// bundles are in no Pods: then programs of the node may connect.
+	Elsewhere func(t *testing.T, spec host.WallSpec, port int32) error
 	// Knock sends packets to a destination from inside the namespace.
 	Knock func(t *testing.T, spec host.WallSpec, d host.Drop)
 }
@@ -54,6 +57,7 @@ func TestWalls(t *testing.T, fixture func(t *testing.T) WallsFixture) {
 		{"another spec keeps the namespace", wallChanged},
 		{"an opened wall is repaired", wallOpened},
 		{"accepted packets are counted by port", wallAccepted},
+		{"nobody else connects", wallElsewhere},
 		{"dropped packets are counted by destination", wallDropped},
 		{"foreign objects are reported and not changed", wallForeign},
 		{"several walls are read in order", wallSeveral},

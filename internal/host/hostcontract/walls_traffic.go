@@ -30,6 +30,27 @@ func wallAccepted(t *testing.T, f WallsFixture) {
 	}
 }
 
+func wallElsewhere(t *testing.T, f WallsFixture) {
+	if f.Elsewhere == nil {
+		return
+	}
+	spec, _ := madeWall(t, f, 82)
+	spec.Ports = []int32{8888} // and no longer 9418
+	ensureWall(t, f, spec)
+	for _, port := range []int32{8888, 9418, 9100} {
+		if err := f.Elsewhere(t, spec, port); err == nil {
+			t.Errorf("port %d from elsewhere: got a connection, want none", port)
+		}
+	}
+	f.Connect(t, spec, 8888)
+	mustDo(t, "delete", f.Walls.DeleteWall(t.Context(), spec.Owner))
+	for _, port := range []int32{8888, 9418, 9100} {
+		if err := f.Elsewhere(t, spec, port); err == nil {
+			t.Errorf("port %d from elsewhere, after the wall is deleted: got a connection, want none", port)
+		}
+	}
+}
+
 func wallDropped(t *testing.T, f WallsFixture) {
 	spec, _ := madeWall(t, f, 81)
 	gateway := spec.Subnet.Addr().Next()
