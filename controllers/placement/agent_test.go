@@ -88,6 +88,10 @@ func (w *world) inPod(name, reason string) {
 // apply applies the agent's share of the status.
 func (w *world) apply(name string, status v1alpha1.BottleStatus) {
 	w.Helper()
+	generation := w.bottle(name).Generation
+	for i := range status.Conditions {
+		status.Conditions[i].ObservedGeneration = cmp.Or(status.Conditions[i].ObservedGeneration, generation)
+	}
 	u := &unstructured.Unstructured{Object: map[string]any{"status": w.plain(status)}}
 	u.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("Bottle"))
 	u.SetNamespace(w.ns)

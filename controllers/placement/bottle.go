@@ -182,6 +182,7 @@ func (r *bottles) gather(b *v1alpha1.Bottle, pod *corev1.Pod) (facts, error) {
 	}
 	if f.pod != nil {
 		f.pod.flaw, f.pod.unbooked, f.pod.outdated = flawOf(pod, want), unbookedOf(pod, b), outdatedOf(pod, b)
+		f.pod.twice = twiceOf(pod, b)
 		f.pod.wait = r.replaced.wait(client.ObjectKeyFromObject(b), pod.UID)
 		if f.pod.ended != "" {
 			f.pod.wait, f.pod.next = pauseAfter(f.pod.failures, r.options.Clock.Since(f.pod.created), r.options)

@@ -55,9 +55,12 @@ func confirmDown(ctx context.Context, live client.Reader, f facts, d decision) e
 	return nil
 }
 
+// isFalse reports whether the agent says so of the current spec. What it said of an earlier
+// one says nothing about the machine: the spec may since have been, for a while, such that
+// the agent started it.
 func isFalse(b *v1alpha1.Bottle, condition, reason string) bool {
 	c := meta.FindStatusCondition(b.Status.Conditions, condition)
-	return c != nil && c.Status == metav1.ConditionFalse && c.Reason == reason
+	return c != nil && c.Status == metav1.ConditionFalse && c.Reason == reason && c.ObservedGeneration == b.Generation
 }
 
 // fate is what the end of its placeholder means to a machine.
@@ -66,6 +69,14 @@ func fate(b *v1alpha1.Bottle) string {
 		return "ended with it"
 	}
 	return "keeps running"
+}
+
+// twiceOf returns why a Pod must not run the bundle, which Docker runs, or "".
+func twiceOf(pod *corev1.Pod, b *v1alpha1.Bottle) string {
+	if placeholder.RunsTwice(pod, b) {
+		return "it runs the image of spec.bundle, and so does the Docker Engine of its node"
+	}
+	return ""
 }
 
 // outdatedOf returns why a Pod does not run the bundle that the spec asks for, or "".

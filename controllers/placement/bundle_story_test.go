@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
@@ -185,6 +186,32 @@ func TestForbiddenBundleImage(t *testing.T) {
 	if got := w.images("docker"); len(got) != 1 || got[0] != w.options.BundleImage {
 		t.Errorf("got images %v, want the built-in bundle's, which nothing uses", got)
 	}
+}
+
+// A Pod is made before it is known which runtime its node has. Where Docker runs the bundle,
+// the Pod does not go on running its image, too, and the machine is not disturbed.
+func TestForeignImageBesideDocker(t *testing.T) {
+	w := newWorld(t)
+	w.options.AllowedBundleImages = []string{"registry.test/*"}
+	w.start(interceptor.Funcs{})
+	node, _ := w.node("a")
+	w.placed(builders.MakeBottle("a").BundleImage("registry.test/bundle:1").Obj(), node)
+	w.takeOver("a")
+	pod := w.pod("a")
+	if got := pod.Spec.Containers[0].Image; got != "registry.test/bundle:1" {
+		t.Errorf("before the agent's report: got image %s, want the foreign one", got)
+	}
+	w.untouched("a", pod)
+	status := reported("a", "Proven")
+	status.Bundle = &v1alpha1.BundleStatus{Name: "bottle-a", Runtime: ptr.To(v1alpha1.BundleRuntimeDocker)}
+	w.apply("a", status)
+	next := w.successor("a", pod)
+	if got := next.Spec.Containers[0].Image; got != w.options.BundleImage || next.Spec.NodeName != node {
+		t.Errorf("got image %s on node %q, want the built-in bundle's on %s", got, next.Spec.NodeName, node)
+	}
+	w.waitEvent(v1alpha1.ReasonPodOutdated)
+	w.waitScheduled("a", "True Scheduled")
+	w.untouched("a", w.pod("a"))
 }
 
 // images returns the images of a Bottle's placeholders.

@@ -32,11 +32,18 @@ func TestDecideInPod(t *testing.T) {
 	}
 	running := inItsPod(placed()).Obj()
 	awaiting := reports(inItsPod(placed()), v1alpha1.ConditionBundleReady, v1alpha1.ReasonPodOutdated)
+	// The spec has changed since, perhaps more than once.
+	since := func(b *v1alpha1.Bottle) *v1alpha1.Bottle {
+		b = b.DeepCopy()
+		b.Generation += 2
+		return b
+	}
 	stopped := reports(inItsPod(placed()), v1alpha1.ConditionMachineReady, v1alpha1.ReasonStopped)
 	docker := reports(placed(), v1alpha1.ConditionBundleReady, v1alpha1.ReasonPodOutdated)
 	sound := &podFacts{name: "bottle-a", node: "node-a"}
 	outdated := &podFacts{name: "bottle-a", node: "node-a", outdated: "o"}
 	unbooked := &podFacts{name: "bottle-a", node: "node-a", unbooked: "u"}
+	twice := &podFacts{name: "bottle-a", node: "node-a", twice: "t"}
 	ended := &podFacts{name: "bottle-a", node: "node-a", ended: "Failed, Evicted"}
 	tests := map[string]struct {
 		facts   facts
@@ -49,6 +56,11 @@ func TestDecideInPod(t *testing.T) {
 		"another spec.bundle, image forbidden": {facts{bottle: awaiting, pod: outdated, refusal: "no", forbidden: true}, "", ""},
 		"another spec.bundle, being deleted":   {facts{bottle: awaiting, pod: &podFacts{node: "node-a", outdated: "o", deleting: true}}, "", "before the Bottle goes elsewhere"},
 		"another spec.bundle, in docker":       {facts{bottle: docker, pod: outdated}, "", ""},
+		"another spec.bundle, awaited before":  {facts{bottle: since(awaiting), pod: outdated}, "", ""},
+		"books too little, awaited before":     {facts{bottle: since(awaiting), pod: unbooked}, "", "once the Bottle is stopped"},
+		"books too little, stopped before":     {facts{bottle: since(stopped), pod: unbooked}, "", "once the Bottle is stopped"},
+		"runs the bundle of docker":            {facts{bottle: docker, pod: twice}, podReplace, ""},
+		"runs the bundle of docker again":      {facts{bottle: docker, pod: &podFacts{node: "node-a", twice: "t", wait: 1}}, "", ""},
 		"current spec.bundle, awaited":         {facts{bottle: awaiting, pod: sound}, "", ""},
 		"books too little, machine runs":       {facts{bottle: running, pod: unbooked}, "", "once the Bottle is stopped"},
 		"books too little, stopped":            {facts{bottle: stopped, pod: unbooked}, podReplace, ""},

@@ -52,8 +52,10 @@ type podFacts struct {
 	unbooked string
 	// outdated is why the Pod does not run the bundle that the spec asks for; "" if it does.
 	outdated string
-	// wait is how long the Pod must stay although it is flawed, outdated or has ended; 0
-	// means that it may be replaced now.
+	// twice is why the Pod must not run the bundle, which Docker runs; "" if it does not.
+	twice string
+	// wait is how long the Pod must stay although it is to be replaced or has ended; 0 means
+	// that it may be replaced now.
 	wait time.Duration
 	// ended is how the Pod ended; "" if it has not. An ended Pod books nothing.
 	ended string
@@ -121,9 +123,9 @@ type decision struct {
 	pod podAction
 	pin string
 	// flaw says why the placeholder is not what the manager creates; "" if there is no
-	// flaw. outdated says why it no longer serves its machine; "" if it does. Either is a
-	// reason to remove or replace it.
-	flaw, outdated string
+	// flaw. outdated says why it no longer serves its machine, and twice why it must not run
+	// the bundle; "" if neither is so. Each is a reason to remove or replace it.
+	flaw, outdated, twice string
 	// clear removes the node, and everything that its agent wrote, from the
 	// status. The same write applies status.
 	clear bool
@@ -231,6 +233,9 @@ func decidePlaced(f facts, on string) decision {
 		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen)
 	case f.pod != nil && f.pod.outdated != "" && f.pod.wait == 0 && f.refusal == "" && awaitsPod(f.bottle):
 		d.pod, d.outdated = podReplace, f.pod.outdated
+		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen)
+	case f.pod != nil && f.pod.twice != "" && f.pod.wait == 0:
+		d.pod, d.twice = podReplace, f.pod.twice
 		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen)
 	case f.pod == nil && f.namespaceTerminating:
 		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen+"; its placeholder Pod is gone, and no new one can be created because the namespace is being deleted")

@@ -35,7 +35,7 @@ func refused(err error) bool {
 }
 
 func forbiddenImage(image string) string {
-	return fmt.Sprintf("spec.bundle.image %s is not allowed: choose another image, or ask an administrator to add it to the manager's and the agents' --allowed-bundle-images", image)
+	return fmt.Sprintf("spec.bundle.image %s is not allowed: choose another image, or ask an administrator to add it to the chart's value bundle.allowedImages (the flag --allowed-bundle-images of the manager and the agents)", image)
 }
 
 // refusalReason is the reason of Scheduled if no placeholder can be created.

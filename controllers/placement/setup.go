@@ -5,6 +5,7 @@ package placement
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -69,7 +70,7 @@ func slimPod(o any) (any, error) {
 	slim.ManagedFields = inherit.Record(pod.ManagedFields)
 	slim.Spec.NodeName = pod.Spec.NodeName
 	for _, c := range pod.Spec.Containers {
-		slim.Spec.Containers = append(slim.Spec.Containers, corev1.Container{Name: c.Name, Resources: corev1.ResourceRequirements{Requests: c.Resources.Requests}})
+		slim.Spec.Containers = append(slim.Spec.Containers, corev1.Container{Name: c.Name, Command: slices.Clone(c.Command[:min(1, len(c.Command))]), Resources: corev1.ResourceRequirements{Requests: c.Resources.Requests}})
 	}
 	// Only the number of these containers matters.
 	slim.Spec.InitContainers = make([]corev1.Container, len(pod.Spec.InitContainers))

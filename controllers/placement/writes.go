@@ -214,8 +214,8 @@ func (r *bottles) record(f facts, w *desiredStatus) {
 	}
 }
 
-// recordReplaced records that a flawed or outdated placeholder was removed; for any other,
-// it does nothing.
+// recordReplaced records that a placeholder was removed for one of the decision's reasons;
+// for any other, it does nothing.
 func (r *bottles) recordReplaced(f facts, d decision, pod *corev1.Pod) {
 	switch {
 	case d.flaw != "":
@@ -224,6 +224,9 @@ func (r *bottles) recordReplaced(f facts, d decision, pod *corev1.Pod) {
 	case d.outdated != "":
 		r.recorder.Eventf(f.bottle, nil, corev1.EventTypeNormal, v1alpha1.ReasonPodOutdated, "Placing",
 			"Pod %s is replaced while the machine is down: %s", pod.Name, d.outdated)
+	case d.twice != "":
+		r.recorder.Eventf(f.bottle, nil, corev1.EventTypeNormal, v1alpha1.ReasonPodOutdated, "Placing",
+			"Pod %s is replaced, and the machine keeps running: %s", pod.Name, d.twice)
 	default:
 		return
 	}

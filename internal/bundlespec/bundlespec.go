@@ -76,7 +76,7 @@ func (r Renderer) checkImage(image string) error {
 		return nil
 	}
 	return &flow.Terminal{Reason: v1alpha1.ReasonBundleImageNotAllowed,
-		Err: fmt.Errorf("spec.bundle.image %s is not allowed on this node: choose another image, or ask an administrator to add it to the agent's --allowed-bundle-images", image)}
+		Err: fmt.Errorf("spec.bundle.image %s is not allowed on this node: choose another image, or ask an administrator to add it to the chart's value bundle.allowedImages (the agent's flag --allowed-bundle-images)", image)}
 }
 
 // InvalidEnv turns an error about a variable that cannot be passed to a process into a

@@ -94,10 +94,26 @@ func requirements(r v1alpha1.ResourcesStatus, o Options) corev1.ResourceRequirem
 // foreignImage returns the image of spec.bundle that the Pod is to run, or "" for the
 // built-in one. Where Docker runs the bundle, no second one is to run.
 func foreignImage(b *v1alpha1.Bottle) string {
-	if s := b.Status.Bundle; s != nil && ptr.Deref(s.Runtime, v1alpha1.BundleRuntimeDocker) == v1alpha1.BundleRuntimeDocker {
+	if inDocker(b) {
 		return ""
 	}
 	return desired.BundleImage(b)
+}
+
+// inDocker reports whether Docker runs the Bottle's bundle. Earlier agents, which had no
+// other runtime, reported none.
+func inDocker(b *v1alpha1.Bottle) bool {
+	s := b.Status.Bundle
+	return s != nil && ptr.Deref(s.Runtime, v1alpha1.BundleRuntimeDocker) == v1alpha1.BundleRuntimeDocker
+}
+
+// RunsTwice reports whether a Pod of the Bottle's runs a foreign image although Docker runs
+// the bundle. The manager makes such a Pod while it does not know which runtime the
+// Bottle's node will have. Only a Pod of the built-in bundle has a command.
+func RunsTwice(pod *corev1.Pod, b *v1alpha1.Bottle) bool {
+	return inDocker(b) && slices.ContainsFunc(pod.Spec.Containers, func(c corev1.Container) bool {
+		return c.Name == Container && len(c.Command) == 0
+	})
 }
 
 // Forbidden returns the image that the Bottle's placeholder would run although none of
