@@ -20,6 +20,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -244,7 +245,7 @@ func installed(t *testing.T) *cluster {
 	return c
 }
 
-// The check must know every policy that restricts agents.
+// The check must know every policy that restricts agents, and the agent may read them.
 func TestPoliciesAreThoseOfTheConfiguration(t *testing.T) {
 	var names []string
 	for name := range installed(t).policies {
@@ -253,6 +254,25 @@ func TestPoliciesAreThoseOfTheConfiguration(t *testing.T) {
 	slices.Sort(names)
 	if diff := cmp.Diff(names, policyNames); diff != "" {
 		t.Errorf("policies (-config +checked):\n%s", diff)
+	}
+	data, err := os.ReadFile("../../config/rbac/agent_role.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var readable []string
+	for doc := range bytes.SplitSeq(data, []byte("\n---\n")) {
+		var role rbacv1.ClusterRole
+		if err := yaml.Unmarshal(doc, &role); err != nil {
+			t.Fatal(err)
+		}
+		for _, rule := range role.Rules {
+			if role.Kind == "ClusterRole" && slices.Contains(rule.Resources, "validatingadmissionpolicies") {
+				readable = append(readable, rule.ResourceNames...)
+			}
+		}
+	}
+	if diff := cmp.Diff(policyNames, readable); diff != "" {
+		t.Errorf("policies (-checked +in the agent's role):\n%s", diff)
 	}
 }
 
