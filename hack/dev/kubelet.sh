@@ -6,7 +6,7 @@
 # The node runs containerd, runc, kubelet and kube-proxy, and with BUNDLE_RUNTIME=docker
 # also a Docker Engine. Its Pods are on a CNI bridge. The control plane has a route to them, and the API server
 # has an address on the LAN of the nodes, so that traffic goes both ways. No registry
-# is dialled: the images are imported.
+# is dialled: the images are on the node's disk.
 
 # pod_network NUMBER: the network of the Pods of a node.
 pod_network() { echo "10.244.$1.0/24"; }
@@ -61,12 +61,16 @@ timeout: 60
 YAML
   cat >"$etc/containerd/config.toml" <<'TOML'
 version = 3
+root = '/opt/kubelet/store'
 [plugins.'io.containerd.cri.v1.images'.pinned_images]
   sandbox = 'registry.k8s.io/pause:3.10'
 [plugins.'io.containerd.cri.v1.runtime'.cni]
   bin_dirs = ['/opt/kubelet']
 TOML
 }
+
+# The images that a node has, by the names of their archives in bin/images.
+kubelet_images=(pause guest foreign-bundle bottle-operator bottle-smolvm)
 
 # prepare_kubelet NODE NUMBER: copies the configuration to the node, and does what a
 # kubelet expects of the node's kernel. It must run before dockerd: that makes the node
@@ -80,7 +84,8 @@ prepare_kubelet() {
   vssh "$node" sh -ec '
     [ ! -e /opt/smolvm/smolvm ] || rm -rf /opt/smolvm /usr/local/bin/smolvm
     mkdir -p /opt/kubelet /var/lib/kubelet
-    mountpoint -q /opt/kubelet || mount -o ro /dev/vdb /opt/kubelet
+    mountpoint -q /opt/kubelet || mount /dev/vdb /opt/kubelet
+    [ -e /var/lib/bottle-images/guest.tar ] || cp /opt/kubelet/images/guest.tar /var/lib/bottle-images/
     mount --make-rshared /
     echo 1 >/proc/sys/net/ipv4/ip_forward
     modprobe nf_conntrack # kube-proxy sets its timeouts, and ends if they are not there
@@ -92,36 +97,17 @@ prepare_kubelet() {
   done
 }
 
-# kubelet_images: the archives that a node imports, in bin/images.
-kubelet_images=(pause guest foreign-bundle bottle-operator bottle-smolvm)
-
-# make_kubelet_disk NODE: makes the disk with the programs and the images. A node reads a
-# disk faster than it receives files by ssh.
-make_kubelet_disk() {
-  local dir=$dev/nodes/$1 name
-  rm -rf "$dir/disk"
-  mkdir -p "$dir/disk/images"
-  cp -l "$bin"/kubelet/* "$dir/disk/" 2>/dev/null || cp "$bin"/kubelet/* "$dir/disk/"
+# import_images NODE: imports the images that the node lacks. Those on its disk are imported
+# already (see hack/kubelet/disk), but one may have been built since the node booted.
+import_images() {
+  local node=$1 have name sum
+  have=$(vssh "$node" sh -c 'cd /opt/kubelet/imported && grep "" *' </dev/null)
   for name in "${kubelet_images[@]}"; do
-    cp -l "$bin/images/$name.tar" "$dir/disk/images/" 2>/dev/null || cp "$bin/images/$name.tar" "$dir/disk/images/"
-  done
-  truncate -s 1G "$dir/kubelet.img.new"
-  mkfs.ext4 -q -F -d "$dir/disk" "$dir/kubelet.img.new"
-  mv "$dir/kubelet.img.new" "$dir/kubelet.img"
-}
-
-# import_image NODE NAME: imports an image, unless the node has it already. An image that
-# was built since the node booted is sent.
-import_image() {
-  local node=$1 name=$2 done=/var/lib/kubelet/imported-$2 sum
-  sum=$(sha256sum <"$bin/images/$name.tar")
-  [ "$(vssh "$node" cat "$done" </dev/null 2>/dev/null)" != "$sum" ] || return 0
-  if cmp -s "$bin/images/$name.tar" "$dev/nodes/$node/disk/images/$name.tar"; then
-    vssh "$node" /opt/kubelet/ctr -n k8s.io images import "/opt/kubelet/images/$name.tar" </dev/null >/dev/null
-  else
+    sum=$(sha256sum <"$bin/images/$name.tar")
+    if grep -qxF "$name:$sum" <<<"$have"; then continue; fi
     vssh "$node" /opt/kubelet/ctr -n k8s.io images import - <"$bin/images/$name.tar" >/dev/null
-  fi
-  vssh "$node" tee "$done" <<<"$sum" >/dev/null
+    vssh "$node" tee "/opt/kubelet/imported/$name" <<<"$sum" >/dev/null
+  done
 }
 
 # start_part NODE containerd|kubelet|kube-proxy: starts a part, unless it runs.
@@ -143,11 +129,11 @@ start_part() {
 # start_real_kubelet NODE: starts the container runtime, kubelet and kube-proxy, and imports
 # the images.
 start_real_kubelet() {
-  local node=$1 image
+  local node=$1
   start_part "$node" containerd
   start_part "$node" kubelet
   start_part "$node" kube-proxy
-  for image in "${kubelet_images[@]}"; do import_image "$node" "$image"; done
+  import_images "$node"
   await 180 "kubelet on $node" "$node:/var/log/kubelet.log" k wait --for=condition=Ready --timeout=0 "node/$node"
 }
 

@@ -69,8 +69,8 @@ func TestOperatorOnARealKubelet(t *testing.T) {
 		{"the chart is upgraded to another image", w.upgrade},
 		{"the chart is rolled back", w.rollBack},
 		{"Pods still reach each other", func(t *testing.T) { w.pods.wantTraffic(t) }},
-		{"the node is drained", w.drain},
 		{"uninstalling is refused", w.wantRefused},
+		{"the node is drained", w.drain},
 		{"without Bottles, uninstalling leaves nothing", w.uninstall},
 		{"Pods reach each other without the operator", func(t *testing.T) { w.pods.wantTraffic(t) }},
 	} {

@@ -8,14 +8,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"sigs.k8s.io/controller-runtime/pkg/client"
-
-	"botbottle.dev/bottle-operator/api/v1alpha1"
 )
 
-// wantRefused checks that nothing is uninstalled while there is a Bottle, and that the
-// refusal says what to do.
+// wantRefused checks that nothing is uninstalled while there is a Bottle, that its machine
+// runs on, and that the refusal says what to do.
 func (w *world) wantRefused(t *testing.T) {
 	out, err := w.helm("uninstall", chart, "--timeout", w.Timeout.String())
 	if err == nil {
@@ -32,6 +28,9 @@ func (w *world) wantRefused(t *testing.T) {
 		}
 	}
 	w.wantInstalledObjects(t)
+	if r := w.TryExec(t, node, "test", "-d", "/proc/"+w.before.pid); r.Code != 0 {
+		t.Errorf("VMM %s after the refusal: got none, want it to run on", w.before.pid)
+	}
 }
 
 // wantInstalledObjects checks that the operator is all there.
@@ -47,13 +46,7 @@ func (w *world) wantInstalledObjects(t *testing.T) {
 // uninstall deletes the Bottles and then the chart. Only the CRD may be left, on the API
 // server and on the node.
 func (w *world) uninstall(t *testing.T) {
-	bottles := &v1alpha1.BottleList{}
-	if err := w.List(t.Context(), bottles, client.InNamespace(w.ns)); err != nil {
-		t.Fatal(err)
-	}
-	for i := range bottles.Items {
-		w.DeleteAndWait(t, &bottles.Items[i])
-	}
+	w.mustKubectl(t, "delete", "bottles", "--all", "--all-namespaces", "--timeout", w.Timeout.String())
 	w.mustHelm(t, "uninstall", chart, "--timeout", w.Timeout.String())
 	w.mustKubectl(t, "delete", "namespace", w.system, "--timeout", w.Timeout.String())
 	w.cleanNode(t)
