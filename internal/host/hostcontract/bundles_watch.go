@@ -59,6 +59,12 @@ func bundleWatch(t *testing.T, f BundlesFixture) {
 	f.Down(t)
 	wantUID(t, uids, "docker down", "")
 	cancel()
+	wantEnded(t, ended)
+}
+
+// wantEnded waits until a watch whose context was cancelled has returned.
+func wantEnded(t *testing.T, ended <-chan error) {
+	t.Helper()
 	select {
 	case err := <-ended:
 		if !errors.Is(err, context.Canceled) {

@@ -266,14 +266,7 @@ func imagePulling(t *testing.T, f ImagesFixture) {
 	f.want(t, host.ImageRequest{Reference: ref, For: "a"}, digest)
 	f.want(t, host.ImageRequest{Reference: ref, For: "b"}, digest)
 	cancel()
-	select {
-	case err := <-ended:
-		if !errors.Is(err, context.Canceled) {
-			t.Errorf("watch ended: got %v, want context.Canceled", err)
-		}
-	case <-time.After(15 * time.Second):
-		t.Error("watch: did not end within 15 s after its context")
-	}
+	wantEnded(t, ended)
 }
 
 func imageBackOff(t *testing.T, f ImagesFixture) {
