@@ -107,6 +107,7 @@ func TestRefreshInspectsAtOnce(t *testing.T) {
 		go func() { _ = k.Start(ctx) }()
 		synctest.Wait()
 		k.Refresh()
+		synctest.Wait()
 		h.release <- struct{}{}
 		h.release <- struct{}{}
 		synctest.Wait()
