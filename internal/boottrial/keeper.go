@@ -33,8 +33,8 @@ type KeeperOptions struct {
 	Running func() (bool, error)
 	// Tried is called after each trial that has a verdict.
 	Tried func()
-	Clock   clock.WithTicker
-	Log     logr.Logger
+	Clock clock.WithTicker
+	Log   logr.Logger
 }
 
 // Keeper makes sure that there is a verdict for this boot of the node.
