@@ -13,14 +13,15 @@ import (
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/agentstatus"
+	"botbottle.dev/bottle-operator/internal/bundleruntime"
 	"botbottle.dev/bottle-operator/internal/host/hosttest"
 )
 
 // faulty returns a world with the Bottle of the fault tests, which uses every
 // port.
-func faulty(t *testing.T) *world {
+func faulty(t *testing.T, kind bundleruntime.Kind) *world {
 	t.Helper()
-	w := newWorld(t, demo().Env("A", "b").EnvFromSecret("TOKEN", "creds", "token").Allow("example.com").Command("run").Obj())
+	w := newWorldOn(t, kind, demo().Env("A", "b").EnvFromSecret("TOKEN", "creds", "token").Allow("example.com").Command("run").Obj())
 	w.refs.put("secrets", "creds", "token", "hush")
 	return w
 }
@@ -47,7 +48,11 @@ func failureModes(call string) map[string]hosttest.When {
 }
 
 func TestEveryHostCallMayFailOnceWhileConverging(t *testing.T) {
-	good := faulty(t)
+	inBothRuntimes(t, testEveryHostCallMayFailOnceWhileConverging)
+}
+
+func testEveryHostCallMayFailOnceWhileConverging(t *testing.T, kind bundleruntime.Kind) {
+	good := faulty(t, kind)
 	good.settle(demoKey)
 	calls := methods(good.faults.Calls())
 	if len(calls) < 8 {
@@ -57,7 +62,7 @@ func TestEveryHostCallMayFailOnceWhileConverging(t *testing.T) {
 		for word, when := range failureModes(call) {
 			t.Run(call+" "+word, func(t *testing.T) {
 				t.Parallel()
-				w := faulty(t)
+				w := faulty(t, kind)
 				w.faults.Fail(call, when, 1, errors.New("reply lost"))
 				w.settle(demoKey)
 				w.settle(demoKey)
@@ -73,6 +78,9 @@ func (w *world) wantSame(good *world) {
 	if d := cmp.Diff(good.nodeState(), w.nodeState()); d != "" {
 		w.t.Errorf("node (-want +got):\n%s", d)
 	}
+	if d := cmp.Diff(good.published(), w.published()); d != "" {
+		w.t.Errorf("what the Pod's bundle reads (-want +got):\n%s", d)
+	}
 	for _, typ := range agentstatus.Types {
 		if got, want := w.cond(demoKey, typ), good.cond(demoKey, typ); got != want {
 			w.t.Errorf("%s: got %q, want %q", typ, got, want)
@@ -81,7 +89,11 @@ func (w *world) wantSame(good *world) {
 }
 
 func TestEveryHostCallMayFailOnceWhileLeaving(t *testing.T) {
-	good := faulty(t)
+	inBothRuntimes(t, testEveryHostCallMayFailOnceWhileLeaving)
+}
+
+func testEveryHostCallMayFailOnceWhileLeaving(t *testing.T, kind bundleruntime.Kind) {
+	good := faulty(t, kind)
 	good.settle(demoKey)
 	good.faults.ResetCalls()
 	good.remove()
@@ -93,7 +105,7 @@ func TestEveryHostCallMayFailOnceWhileLeaving(t *testing.T) {
 		for word, when := range failureModes(call) {
 			t.Run(call+" "+word, func(t *testing.T) {
 				t.Parallel()
-				w := faulty(t)
+				w := faulty(t, kind)
 				w.settle(demoKey)
 				w.faults.Fail(call, when, 1, errors.New("reply lost"))
 				w.remove()
@@ -103,7 +115,7 @@ func TestEveryHostCallMayFailOnceWhileLeaving(t *testing.T) {
 	}
 }
 
-// remove deletes the Bottle and makes passes until it is gone.
+// remove deletes the Bottle and makes passes until it is gone. Its Pod goes with it.
 func (w *world) remove() {
 	w.t.Helper()
 	b := w.bottle(demoKey)
@@ -114,14 +126,17 @@ func (w *world) remove() {
 		_, _ = w.pass(demoKey) // errors are retried
 		w.clock.Step(soon)
 		if err := w.api.Get(w.t.Context(), demoKey, &v1alpha1.Bottle{}); err != nil {
+			w.endPod()
 			return
 		}
 	}
 	w.t.Fatalf("the Bottle still exists: %s", w.describe(demoKey))
 }
 
-func TestEveryAPIWriteMayFailOnce(t *testing.T) {
-	good := faulty(t)
+func TestEveryAPIWriteMayFailOnce(t *testing.T) { inBothRuntimes(t, testEveryAPIWriteMayFailOnce) }
+
+func testEveryAPIWriteMayFailOnce(t *testing.T, kind bundleruntime.Kind) {
+	good := faulty(t, kind)
 	good.settle(demoKey)
 	converging := len(good.api.log())
 	good.remove()
@@ -133,7 +148,7 @@ func TestEveryAPIWriteMayFailOnce(t *testing.T) {
 		for _, word := range []string{"before", "after"} {
 			t.Run(fmt.Sprint(n, " ", word), func(t *testing.T) {
 				t.Parallel()
-				w := faulty(t)
+				w := faulty(t, kind)
 				count := 0
 				w.api.fail = func(string) error {
 					count++
@@ -144,7 +159,7 @@ func TestEveryAPIWriteMayFailOnce(t *testing.T) {
 				}
 				w.settle(demoKey)
 				w.settle(demoKey)
-				w.wantSame(converged(t))
+				w.wantSame(converged(t, kind))
 				w.remove()
 				w.wantEmpty()
 			})
@@ -152,9 +167,9 @@ func TestEveryAPIWriteMayFailOnce(t *testing.T) {
 	}
 }
 
-func converged(t *testing.T) *world {
+func converged(t *testing.T, kind bundleruntime.Kind) *world {
 	t.Helper()
-	w := faulty(t)
+	w := faulty(t, kind)
 	w.settle(demoKey)
 	return w
 }
@@ -162,7 +177,7 @@ func converged(t *testing.T) *world {
 // The deletion of a machine that is being replaced may be interrupted. The new
 // machine must not reuse the data of the old one.
 func TestAnInterruptedReplacementLeavesNoData(t *testing.T) {
-	w := faulty(t)
+	w := faulty(t, bundleruntime.Docker)
 	w.settle(demoKey)
 	w.faults.Fail("DeleteMachine", hosttest.Half, 1, errors.New("reply lost"))
 	w.annotate(v1alpha1.AnnotationRecreatedAt, "now")

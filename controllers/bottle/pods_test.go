@@ -14,7 +14,9 @@ import (
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/bundleruntime"
+	"botbottle.dev/bottle-operator/internal/desired"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/host/hosttest"
 	"botbottle.dev/bottle-operator/internal/state"
@@ -23,13 +25,25 @@ import (
 // testPods are the Pods of the world's Bottles. The zero value is a node whose Bottles
 // are on docker.
 type testPods struct {
-	node bundleruntime.Kind // the runtime of new Bottles; "" is docker
-	mu   sync.Mutex
-	pods map[string]bundleruntime.Place // by UID of the Bottle
-	err  error                          // of the container runtime
+	faults *hosttest.Faults
+	node   bundleruntime.Kind // the runtime of new Bottles; "" is docker
+	mu     sync.Mutex
+	pods   map[string]bundleruntime.Place // by UID of the Bottle
+	err    error                          // of the container runtime
 }
 
-func (p *testPods) locate(_ context.Context, owner host.Owner) (bundleruntime.Place, error) {
+func (p *testPods) locate(_ context.Context, owner host.Owner) (place bundleruntime.Place, err error) {
+	err = p.faults.Around("LocatePod "+owner.ID(), func() (err error) {
+		place, err = p.find(owner)
+		return err
+	})
+	if err != nil {
+		return bundleruntime.Place{}, err
+	}
+	return place, nil
+}
+
+func (p *testPods) find(owner host.Owner) (bundleruntime.Place, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.err != nil {
@@ -43,16 +57,32 @@ func (p *testPods) locate(_ context.Context, owner host.Owner) (bundleruntime.Pl
 }
 
 func (p *testPods) folders(_ context.Context, owner host.Owner) (rules, secrets string, err error) {
-	place, err := p.locate(context.Background(), owner)
-	if err == nil && place.Rules == "" {
-		err = host.ErrNotFound
+	err = p.faults.Around("PodFolders "+owner.ID(), func() error {
+		place, err := p.find(owner)
+		if err == nil && place.Rules == "" {
+			err = host.ErrNotFound
+		}
+		rules, secrets = place.Rules, place.Secrets
+		return err
+	})
+	if err != nil {
+		return "", "", err
 	}
-	return place.Rules, place.Secrets, err
+	return rules, secrets, nil
 }
 
-// runtimes returns the runtimes of the node. The same fakes stand for both.
-func (w *world) runtimes(dir *state.Dir) (*bundleruntime.Runtimes, host.Networks, host.Bundles) {
+// testRuntimes are the runtimes of the node. The same fakes stand for both.
+type testRuntimes struct {
+	bundleruntime.Runtimes
+	networks host.Networks
+	bundles  host.Bundles
+	walls    host.Walls
+	pods     bundleruntime.Pods
+}
+
+func (w *world) runtimes(dir *state.Dir) *testRuntimes {
 	w.t.Helper()
+	w.pods.faults = w.faults
 	choices, err := bundleruntime.NewChoices(dir, func(context.Context) (bundleruntime.Kind, error) {
 		w.pods.mu.Lock()
 		defer w.pods.mu.Unlock()
@@ -67,8 +97,23 @@ func (w *world) runtimes(dir *state.Dir) (*bundleruntime.Runtimes, host.Networks
 	})
 	set := &bundleruntime.Set{Choices: choices, Node: &bundleruntime.Node{Wanted: cmp.Or(w.pods.node, bundleruntime.Docker)}}
 	lost := func(bundleruntime.Kind, error) {}
-	return &bundleruntime.Runtimes{Choices: choices, Places: places},
-		bundleruntime.NewNetworks(set, w.networks, podNetworks{w.networks, &w.pods}, places), bundleruntime.NewBundles(set, w.bundles, w.bundles, lost)
+	inPods := podNetworks{w.networks, &w.pods}
+	return &testRuntimes{
+		Runtimes: bundleruntime.Runtimes{Choices: choices, Places: places},
+		networks: bundleruntime.NewNetworks(set, w.networks, inPods, places),
+		bundles:  bundleruntime.NewBundles(set, w.bundles, podBundles{w.bundles, &w.pods}, lost),
+		walls:    bundleruntime.NewWalls(set, w.walls, w.walls, lost),
+		pods:     bundleruntime.Pods{Choices: choices, Occupied: inPods.OccupiedPrefixes},
+	}
+}
+
+// publish copies the rules to where bundles in Pods read them. Only root can, and only to a
+// folder in memory.
+func (r *testRuntimes) publish(uid string) error {
+	if os.Geteuid() != 0 || os.TempDir() != "/dev/shm" {
+		return nil
+	}
+	return r.Places.Publish(uid)
 }
 
 // podNetworks are networks in Pods: without its Pod, a Bottle cannot have one.
@@ -78,10 +123,42 @@ type podNetworks struct {
 }
 
 func (n podNetworks) OccupiedPrefixes(ctx context.Context, owner host.Owner) ([]netip.Prefix, error) {
-	if _, err := n.pods.locate(ctx, owner); err != nil {
+	if _, err := n.pods.find(owner); err != nil {
 		return nil, err
 	}
 	return n.Networks.OccupiedPrefixes(ctx, owner)
+}
+
+func (n podNetworks) EnsureNetwork(ctx context.Context, want host.Network) error {
+	if _, err := n.pods.find(want.Owner); err != nil {
+		return err
+	}
+	return n.Networks.EnsureNetwork(ctx, want)
+}
+
+// podBundles are containers of Pods: without its Pod, a Bottle has none, and only the
+// kubelet removes one.
+type podBundles struct {
+	*hosttest.Bundles
+	pods *testPods
+}
+
+func (b podBundles) EnsureBundle(ctx context.Context, spec host.BundleSpec) (host.Bundle, error) {
+	if _, err := b.pods.find(spec.Owner); err != nil {
+		return host.Bundle{}, err
+	}
+	return b.Bundles.EnsureBundle(ctx, spec)
+}
+
+// DeleteBundle ends the container, which stays in the Pod.
+func (b podBundles) DeleteBundle(_ context.Context, owner host.Owner) error {
+	return b.pods.faults.Around("DeleteBundle "+owner.ID(), func() error {
+		if _, err := b.pods.find(owner); err != nil && !errors.Is(err, host.ErrNotFound) {
+			return err
+		}
+		b.Exit(owner, 137)
+		return nil
+	})
 }
 
 // newPodWorld is newWorld on a node whose Bottles have their bundles in Pods.
@@ -93,6 +170,25 @@ func newPodWorld(t *testing.T, objects ...client.Object) *world {
 	return w
 }
 
+// inBothRuntimes runs a test once for each runtime that bundles may have.
+func inBothRuntimes(t *testing.T, test func(t *testing.T, kind bundleruntime.Kind)) {
+	for _, kind := range []bundleruntime.Kind{bundleruntime.Docker, bundleruntime.Pod} {
+		t.Run(string(kind), func(t *testing.T) { test(t, kind) })
+	}
+}
+
+// newWorldOn is newWorld on a node whose Bottles have their bundles in this runtime. The
+// Pod of the demo Bottle runs.
+func newWorldOn(t *testing.T, kind bundleruntime.Kind, b *v1alpha1.Bottle) *world {
+	t.Helper()
+	if kind != bundleruntime.Pod {
+		return newWorld(t, b)
+	}
+	w := newPodWorld(t, b)
+	w.startPod(1, desired.BundleDigest(b))
+	return w
+}
+
 // failRuntime makes the container runtime fail; nil ends that.
 func (w *world) failRuntime(err error) {
 	w.pods.mu.Lock()
@@ -100,41 +196,76 @@ func (w *world) failRuntime(err error) {
 	w.pods.err = err
 }
 
-// endPod makes the kubelet remove the Pod of the demo Bottle, with the network in it.
+// endPod makes the kubelet remove the Pod of the demo Bottle, if there is one, with the
+// network in it. A machine ends with its Pod, because it runs in the Pod's cgroup.
 func (w *world) endPod() {
 	w.pods.mu.Lock()
+	_, exists := w.pods.pods[testUID]
 	delete(w.pods.pods, testUID)
 	w.pods.mu.Unlock()
+	if !exists {
+		return
+	}
 	w.loseNetwork()
+	if m, _, ok := w.machines.Get(testID); ok && m.State == host.MachineRunning {
+		w.machines.Kill(testID)
+	}
 }
 
 // loseNetwork removes what was in the network namespace of the Pod.
 func (w *world) loseNetwork() {
-	w.t.Helper()
-	if err := errors.Join(w.bundles.DeleteBundle(w.t.Context(), demoOwner), w.networks.DeleteNetwork(w.t.Context(), demoOwner)); err != nil {
-		w.t.Fatal(err)
-	}
+	w.bundles.Remove(demoOwner)
+	w.networks.Remove(testID)
+	w.walls.RemoveBridge(demoOwner)
 }
 
-// startPod makes the kubelet start the Pod of the demo Bottle, in a namespace with this
-// number. bundle is its annotation.
+// startPod makes the kubelet start the Pod of the demo Bottle, or replace the sandbox of the
+// one that runs, in a namespace with this number. bundle is its annotation.
 func (w *world) startPod(inode uint64, bundle string) bundleruntime.Place {
+	w.t.Helper()
+	return w.startPodAs("pod", inode, bundle)
+}
+
+func (w *world) startPodAs(uid string, inode uint64, bundle string) bundleruntime.Place {
 	w.t.Helper()
 	volumes := filepath.Join(w.t.TempDir(), "volumes")
 	place := bundleruntime.Place{Bundle: bundle, Pod: state.Pod{
-		UID: "pod", Name: testID, NetNS: "/run/netns/x", NetNSID: host.NetNS{Dev: 4, Inode: inode}, Cgroup: "kubepods/podx",
+		UID: uid, Name: testID, NetNS: "/run/netns/x", NetNSID: host.NetNS{Dev: 4, Inode: inode}, Cgroup: "kubepods/pod" + uid,
 		Rules: filepath.Join(volumes, "rules"), Secrets: filepath.Join(volumes, "secrets"),
 	}}
+	w.pods.mu.Lock()
+	defer w.pods.mu.Unlock()
+	if old, ok := w.pods.pods[testUID]; ok && old.UID == uid { // volumes outlive a sandbox
+		place.Rules, place.Secrets = old.Rules, old.Secrets
+	}
 	for _, dir := range []string{place.Rules, place.Secrets} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			w.t.Fatal(err)
 		}
 	}
-	w.pods.mu.Lock()
-	defer w.pods.mu.Unlock()
 	if w.pods.pods == nil {
 		w.pods.pods = map[string]bundleruntime.Place{}
 	}
 	w.pods.pods[testUID] = place
+	w.walls.AddBridge(demoOwner)
 	return place
+}
+
+// published returns the files that the bundle in the Pod of the demo Bottle reads: none on
+// docker.
+func (w *world) published() map[string]string {
+	w.t.Helper()
+	w.pods.mu.Lock()
+	defer w.pods.mu.Unlock()
+	out := map[string]string{}
+	dir := w.pods.pods[testUID].Rules
+	entries, _ := os.ReadDir(dir) // none without a Pod
+	for _, e := range entries {
+		data, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		out[e.Name()] = string(data)
+	}
+	return out
 }

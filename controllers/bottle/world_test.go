@@ -163,17 +163,17 @@ func (w *world) restartAgent() {
 		w.t.Fatal(err)
 	}
 	w.recorder = events.NewFakeRecorder(200)
-	w.enforcer, err = enforce.New(enforce.Options{Walls: w.walls, Machines: w.machines, Canaries: w.canaries, State: dir, Clock: w.clock, Log: logr.Discard(), Interval: time.Second,
+	runtimes := w.runtimes(dir)
+	w.enforcer, err = enforce.New(enforce.Options{Walls: runtimes.walls, Publish: runtimes.publish, Pods: runtimes.pods, Machines: w.machines, Canaries: w.canaries, State: dir, Clock: w.clock, Log: logr.Discard(), Interval: time.Second,
 		GuestProgram: w.guestProgram(), ProofTargets: publicTargets, MaxConcurrentProofs: 8, Limits: func() egress.Limits { return w.limits }})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	runtimes, networks, bundles := w.runtimes(dir)
 	w.r = New(Options{
-		Runtimes: runtimes,
+		Runtimes: &runtimes.Runtimes,
 		Node:     testNode, Cluster: testCluster, Client: w.api.Client, Recorder: w.recorder, References: w.refs,
-		Networks: networks, Bundles: bundles, Machines: w.machines, Facts: factsNow{w.facts},
-		Walls: w.walls, Enforcement: w.enforcer, Surroundings: w.around,
+		Networks: runtimes.networks, Bundles: runtimes.bundles, Machines: w.machines, Facts: factsNow{w.facts},
+		Walls: runtimes.walls, Enforcement: w.enforcer, Surroundings: w.around,
 		RequireProof: !w.allowUnproven, RequireSmolvmPolicy: w.requirePolicy,
 		Broker:     broker.New(broker.Options{Bottles: w.api.Client, References: w.refs, Vault: w.vault, Exchanges: w.exchange, Clock: w.clock}),
 		UpstreamCA: func() []byte { return w.upstreamCA },

@@ -4,6 +4,7 @@ package bundleruntime
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"time"
 
@@ -24,9 +25,18 @@ func NewBundles(set *Set, docker, pod host.Bundles, lost func(Kind, error)) *Bun
 	return &Bundles{adapters[host.Bundles]{set, docker, pod}, lost}
 }
 
-// InspectBundle implements host.Bundles.
+// InspectBundle implements host.Bundles. If no runtime was chosen, it does not look for a
+// Pod: the Pod of a Bottle that is being deleted stays until the agent has forgotten the
+// Bottle and removed its finalizer.
 func (b *Bundles) InspectBundle(ctx context.Context, owner host.Owner) (host.Bundle, error) {
-	return inspect(&b.adapters, owner, func(a host.Bundles) (host.Bundle, error) { return a.InspectBundle(ctx, owner) })
+	one, err := b.of(owner)
+	if errors.Is(err, host.ErrNotFound) && b.set.Active(Docker) {
+		one, err = b.docker, nil
+	}
+	if err != nil {
+		return host.Bundle{}, err
+	}
+	return one.InspectBundle(ctx, owner)
 }
 
 // EnsureBundle implements host.Bundles.

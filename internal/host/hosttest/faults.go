@@ -93,6 +93,10 @@ func (f *Faults) around(call string, effect func() error) error {
 	return f.aroundSteps(call, steps{whole: effect})
 }
 
+// Around records a call of a fake that a test adds to those of this package, and runs its
+// effect, unless a fault makes it fail.
+func (f *Faults) Around(call string, effect func() error) error { return f.around(call, effect) }
+
 // steps is the effect of a call: the whole effect, and the effect of a call that
 // fails half way. half is nil if the call cannot fail half way.
 type steps struct{ whole, half func() error }
