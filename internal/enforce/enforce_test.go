@@ -38,6 +38,7 @@ type fixture struct {
 	clock    *testclock.FakeClock
 	stateDir string
 	interval time.Duration
+	change   func(*enforce.Options) // nil for none
 	dir      *state.Dir
 	enforcer *enforce.Enforcer
 
@@ -108,10 +109,13 @@ func (f *fixture) restart() {
 			f.t.Fatal(err)
 		}
 	}
-	f.enforcer, err = enforce.New(enforce.Options{Metrics: metrics, Walls: f.walls, Machines: f.machines, Canaries: &hosttest.Canaries{}, State: f.dir,
+	o := enforce.Options{Metrics: metrics, Walls: f.walls, Machines: f.machines, Canaries: &hosttest.Canaries{}, State: f.dir,
 		Clock: f.clock, Log: logr.Discard(), Interval: f.interval, GuestProgram: "doc.go", MaxConcurrentProofs: 2, Limits: f.presentLimits, Pods: f.pods,
-		Guarded: func(machines int) { f.mu.Lock(); defer f.mu.Unlock(); f.guarded = append(f.guarded, machines) }})
-	if err != nil {
+		Guarded: func(machines int) { f.mu.Lock(); defer f.mu.Unlock(); f.guarded = append(f.guarded, machines) }}
+	if f.change != nil {
+		f.change(&o)
+	}
+	if f.enforcer, err = enforce.New(o); err != nil {
 		f.t.Fatal(err)
 	}
 	f.enforcer.Subscribe(func(uid string) { f.mu.Lock(); defer f.mu.Unlock(); f.changed = append(f.changed, uid) })

@@ -5,6 +5,7 @@ package enforce
 import (
 	"context"
 
+	"botbottle.dev/bottle-operator/internal/enforce/probe"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/state"
 )
@@ -61,6 +62,11 @@ func (e *Enforcer) State(uid string) State {
 		return State{Requested: requested}
 	}
 	return State{Watched: m.wall.Spec.Owner.UID != "", Wall: m.read, Breach: m.breach, Leak: m.leak, Dropped: m.dropped, Requested: requested}
+}
+
+// Plan returns what a proof tries.
+func (e *Enforcer) Plan(ctx context.Context, s Subject) (probe.Plan, error) {
+	return e.prover.plan(ctx, s, "0123456789abcdef0123456789abcdef")
 }
 
 // Neighbours returns the walls of at most that many other Bottles.
