@@ -71,9 +71,19 @@ func TestRealWithoutVM(t *testing.T) {
 	}
 }
 
-// TestStandin runs the whole contract against the stand-in.
-func TestStandin(t *testing.T) {
-	for _, version := range []string{"0.8.0", "1.7.7", "1.9.1", "1.32.2"} {
+// TestStandin runs the whole contract against the stand-in. TestStandinInPod does so with
+// the newest release.
+func TestStandin(t *testing.T) { testStandin(t, "0.8.0", "1.9.1") }
+
+// TestLongStandin runs it with a release in between, and with the newest one outside of Pods.
+func TestLongStandin(t *testing.T) {
+	require.Long(t)
+	testStandin(t, "1.7.7", "1.32.2")
+}
+
+func testStandin(t *testing.T, versions ...string) {
+	t.Helper()
+	for _, version := range versions {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel() // it mostly waits
 			dir, newest := standin(t, version), standin(t, "1.32.2")
