@@ -63,7 +63,7 @@ func TestHangingStart(t *testing.T) {
 		if err := c.Start(); err != nil {
 			t.Fatal(err)
 		}
-		g.Eventually(func() int { return vmmPID(w) }).WithTimeout(5 * time.Second).ShouldNot(gomega.BeZero())
+		g.Eventually(func() int { return vmmPID(w) }).WithTimeout(patience).ShouldNot(gomega.BeZero())
 		vmm := vmmPID(w)
 		if err := c.Process.Signal(signal); err != nil {
 			t.Fatal(err)

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/onsi/gomega"
@@ -172,7 +171,7 @@ func TestKilledMachine(t *testing.T) {
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	g.Eventually(func() any { return w.status("m1")["state"] }).WithTimeout(5 * time.Second).Should(gomega.Equal("stopped"))
+	g.Eventually(func() any { return w.status("m1")["state"] }).WithTimeout(patience).Should(gomega.Equal("stopped"))
 	v := w.status("m1")
 	exit, _ := v["last_exit"].(map[string]any)
 	if v["pid"] != float64(pid) || exit["signal"] != float64(9) || exit["pid"] != float64(pid) {

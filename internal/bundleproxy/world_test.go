@@ -213,9 +213,9 @@ func (w *world) tunnel(target string) (net.Conn, *bufio.Reader) {
 
 func (w *world) eventually(what string, ok func() bool) {
 	w.t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			w.t.Fatalf("%s: got no, want yes within 10 s; log:\n%s", what, w.log.String())
+			w.t.Fatalf("%s: got no, want yes within 30 s; log:\n%s", what, w.log.String())
 		}
 	}
 }

@@ -184,7 +184,7 @@ func wantLiveRules(t *testing.T, spec host.BundleSpec) {
 		t.Helper()
 		var got int
 		var body string
-		for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 			if got, body = request(host); got == status && strings.Contains(body, part) {
 				return
 			}

@@ -119,12 +119,13 @@ func TestEndlessLogIsReadSlowly(t *testing.T) {
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	time.AfterFunc(2*time.Second, cancel)
-	read := 0
+	start, read := time.Now(), 0
 	if err := e.FollowDecisions(ctx, testOwner, time.Time{}, func(host.Decision) { read += len(line) }); err != nil {
 		t.Errorf("got %v, want nil", err)
 	}
-	t.Logf("read %d bytes in 2 s", read)
-	if most := 1<<20 + 2*(64<<10) + 64<<10; read > most || read == 0 {
-		t.Errorf("read %d bytes in 2 s, want at most %d", read, most)
+	took := time.Since(start) // the machine may have been busy
+	t.Logf("read %d bytes in %s", read, took)
+	if most := 1<<20 + (int(took/time.Second)+2)*(64<<10); read > most || read == 0 {
+		t.Errorf("read %d bytes in %s, want at most %d", read, took, most)
 	}
 }

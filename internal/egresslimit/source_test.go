@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"botbottle.dev/bottle-operator/internal/egress"
@@ -56,6 +57,10 @@ func TestNewFailsWithoutAddresses(t *testing.T) {
 // Limits that could not be applied are applied again, and addresses that cannot be
 // read stay closed.
 func TestRunTriesAgain(t *testing.T) {
+	synctest.Test(t, testRunTriesAgain)
+}
+
+func testRunTriesAgain(t *testing.T) {
 	addresses := make(chan error, 10)
 	s := newSource(t, func(o *Options) {
 		o.Addresses = func() ([]egress.Closed, error) {
@@ -91,19 +96,21 @@ func TestRunTriesAgain(t *testing.T) {
 	s.SetExternal([]netip.Addr{netip.MustParseAddr("203.0.113.5")})
 	select {
 	case <-calls:
-	case <-time.After(5 * time.Second):
+	case <-time.After(interval / 2):
 		t.Error("after a change: got no call")
 	}
 	select {
 	case <-calls:
 		t.Error("without a change: got another call")
-	case <-time.After(3 * rest):
+	case <-time.After(3 * interval):
 	}
 }
 
 // A node whose addresses take long to read, and change all the time, is not read all
 // the time.
-func TestChangesWithoutEnd(t *testing.T) {
+func TestChangesWithoutEnd(t *testing.T) { synctest.Test(t, testChangesWithoutEnd) }
+
+func testChangesWithoutEnd(t *testing.T) {
 	const took = 50 * time.Millisecond
 	var readings atomic.Int64
 	s := newSource(t, func(o *Options) {

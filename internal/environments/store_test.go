@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -110,7 +111,9 @@ func TestABottleThatMoves(t *testing.T) {
 }
 
 // A client that accepts nothing is dropped, and nobody waits for it.
-func TestASlowWatcherIsDropped(t *testing.T) {
+func TestASlowWatcherIsDropped(t *testing.T) { synctest.Test(t, testASlowWatcherIsDropped) }
+
+func testASlowWatcherIsDropped(t *testing.T) {
 	s, o := newWorld()
 	s.timing.stall = 100 * time.Millisecond
 	g := gomega.NewWithT(t)

@@ -10,9 +10,13 @@ import (
 	"time"
 )
 
+// slow is a timeout that a busy machine does not exceed.
+const slow = 4 * time.Second
+
 // The wait for other pulls may be longer than the timeout of a pull.
 func TestQueueTimeIsNotPullTime(t *testing.T) {
-	w := newWorld(t, func(o *Options) { o.MaxPulls, o.PullTimeout = 1, 2*time.Second })
+	t.Parallel()
+	w := newWorld(t, func(o *Options) { o.MaxPulls, o.PullTimeout = 1, slow })
 	w.reg.push(t, "demo:1", newImage(t, "amd64", "one"))
 	busy := w.slots.Enter("other")
 	req := w.request("demo:1", "a")
@@ -34,14 +38,16 @@ func TestQueueTimeIsNotPullTime(t *testing.T) {
 // Each part of a pull has its own timeout, and so does the next pull.
 func TestTimeouts(t *testing.T) {
 	for name, tt := range map[string]struct {
-		match func(path string) bool
-		text  string
+		match   func(path string) bool
+		timeout time.Duration // what comes before the tarpit must end within it
+		text    string
 	}{
-		"resolving": {anyPath, "took more than 300ms to resolve the image: check the connection to it, or raise --image-pull-timeout"},
-		"fetching":  {func(path string) bool { return strings.Contains(path, "/blobs/") }, "the pull took too long: check the connection, or raise --image-pull-timeout"},
+		"resolving": {anyPath, 300 * time.Millisecond, "took more than 300ms to resolve the image: check the connection to it, or raise --image-pull-timeout"},
+		"fetching":  {func(path string) bool { return strings.Contains(path, "/blobs/") }, slow, "the pull took too long: check the connection, or raise --image-pull-timeout"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, func(o *Options) { o.PullTimeout = 300 * time.Millisecond })
+			t.Parallel()
+			w := newWorld(t, func(o *Options) { o.PullTimeout = tt.timeout })
 			w.reg.push(t, "demo:1", newImage(t, "amd64", "one"))
 			newTarpit(w.reg, tt.match)
 			w.wantFailed(w.request("demo:1", "a"), "registry "+w.reg.host(), tt.text)

@@ -24,6 +24,9 @@ import (
 	"botbottle.dev/bottle-operator/internal/namedwatch"
 )
 
+// patience is how long tests wait for what must happen. Nothing depends on its value.
+const patience = 30 * time.Second
+
 var (
 	a     = types.NamespacedName{Namespace: "ns", Name: "a"}
 	b     = types.NamespacedName{Namespace: "ns", Name: "b"}
@@ -192,7 +195,7 @@ func (s *server) watching() int {
 func look(t *testing.T, w *namedwatch.Watches, ref namedwatch.Ref) map[string]string {
 	t.Helper()
 	state := func() namedwatch.State { return w.Look(ref).State }
-	gomega.NewWithT(t).Eventually(state, 20*time.Second).ShouldNot(gomega.Equal(namedwatch.Unread))
+	gomega.NewWithT(t).Eventually(state, patience).ShouldNot(gomega.Equal(namedwatch.Unread))
 	out := map[string]string{}
 	for k, v := range w.Look(ref).Data {
 		out[k] = string(v)
@@ -213,7 +216,7 @@ func TestObjectsAreRequestedByName(t *testing.T) {
 		t.Errorf("ConfigMap (-want +got):\n%s", d)
 	}
 	g := gomega.NewWithT(t)
-	g.Eventually(s.watching).Should(gomega.Equal(2))
+	g.Eventually(s.watching, patience).Should(gomega.Equal(2))
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.requests) < 4 {
@@ -236,18 +239,18 @@ func TestUsersAreNotifiedOfChanges(t *testing.T) {
 	if got := w.Look(creds).State; got != namedwatch.NotFound {
 		t.Fatalf("state: got %v, want %v", got, namedwatch.NotFound)
 	}
-	g.Eventually(s.watching).Should(gomega.Equal(1))
-	g.Eventually(notified).Should(gomega.ConsistOf("a", "b"), "of the first state")
+	g.Eventually(s.watching, patience).Should(gomega.Equal(1))
+	g.Eventually(notified, patience).Should(gomega.ConsistOf("a", "b"), "of the first state")
 	s.put("secrets", "creds", map[string]string{"token": "one"})
-	g.Eventually(notified).Should(gomega.ConsistOf("a", "b", "a", "b"))
+	g.Eventually(notified, patience).Should(gomega.ConsistOf("a", "b", "a", "b"))
 	if d := cmp.Diff(map[string]string{"token": "one"}, look(t, w, creds)); d != "" {
 		t.Errorf("Secret (-want +got):\n%s", d)
 	}
 	w.Use(b, nil)
 	s.put("secrets", "creds", map[string]string{"token": "two"})
-	g.Eventually(notified).Should(gomega.ConsistOf("a", "b", "a", "b", "a"))
+	g.Eventually(notified, patience).Should(gomega.ConsistOf("a", "b", "a", "b", "a"))
 	s.put("secrets", "creds", nil)
-	g.Eventually(notified).Should(gomega.ConsistOf("a", "b", "a", "b", "a", "a"))
+	g.Eventually(notified, patience).Should(gomega.ConsistOf("a", "b", "a", "b", "a", "a"))
 	if got := w.Look(creds); got.State != namedwatch.NotFound || got.Data != nil {
 		t.Errorf("after its deletion: got state %v and %d keys, want %v and none", got.State, len(got.Data), namedwatch.NotFound)
 	}
@@ -258,7 +261,7 @@ func TestUnusedObjectsAreNotWatched(t *testing.T) {
 	g := gomega.NewWithT(t)
 	w.Use(a, []namedwatch.Ref{creds, conf})
 	w.Use(b, []namedwatch.Ref{creds})
-	g.Eventually(s.watching).Should(gomega.Equal(2))
+	g.Eventually(s.watching, patience).Should(gomega.Equal(2))
 	w.Use(a, []namedwatch.Ref{conf})
 	if got := w.Len(); got != 2 {
 		t.Errorf("watches: got %d, want 2: b uses the Secret", got)
@@ -268,7 +271,7 @@ func TestUnusedObjectsAreNotWatched(t *testing.T) {
 	if got := w.Len(); got != 0 {
 		t.Errorf("watches: got %d, want none", got)
 	}
-	g.Eventually(s.watching).Should(gomega.Equal(0))
+	g.Eventually(s.watching, patience).Should(gomega.Equal(0))
 	if got := w.Look(creds); got.State != namedwatch.Unread || got.Data != nil {
 		t.Errorf("without users: got state %v and %d keys, want %v and none", got.State, len(got.Data), namedwatch.Unread)
 	}
@@ -299,12 +302,12 @@ func TestForbiddenObjects(t *testing.T) {
 	s.put("secrets", "creds", map[string]string{"token": "one"})
 	setRefuse(true)
 	w.Use(a, []namedwatch.Ref{creds})
-	g.Eventually(state, 20*time.Second).Should(gomega.Equal(namedwatch.Forbidden))
+	g.Eventually(state, patience).Should(gomega.Equal(namedwatch.Forbidden))
 	setRefuse(false)
-	g.Eventually(state, 20*time.Second).Should(gomega.Equal(namedwatch.Present))
-	g.Eventually(s.watching, 20*time.Second).Should(gomega.Equal(1))
+	g.Eventually(state, patience).Should(gomega.Equal(namedwatch.Present))
+	g.Eventually(s.watching, patience).Should(gomega.Equal(1))
 	setRefuse(true)
-	g.Eventually(state, 20*time.Second).Should(gomega.Equal(namedwatch.Forbidden))
+	g.Eventually(state, patience).Should(gomega.Equal(namedwatch.Forbidden))
 	if got := w.Look(creds).Data; got != nil {
 		t.Errorf("data without the right to read it: got %d keys, want none", len(got))
 	}

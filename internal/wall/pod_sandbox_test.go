@@ -160,7 +160,7 @@ func (w *podWorld) watch(t *testing.T) *atomic.Int64 {
 // awaitSilence waits until nothing is reported any more.
 func awaitSilence(t *testing.T, reports *atomic.Int64) {
 	t.Helper()
-	eventually(t, "silence", 10*time.Second, func() bool {
+	eventually(t, "silence", 30*time.Second, func() bool {
 		before := reports.Load()
 		time.Sleep(100 * time.Millisecond)
 		return reports.Load() == before
@@ -212,7 +212,7 @@ func TestSandboxEnds(t *testing.T) {
 	}
 	started := time.Now()
 	w.abandonPod(t, spec.Owner)
-	eventually(t, "the end of the namespace", 5*time.Second, func() bool { return linkGone(pod.veth) })
+	eventually(t, "the end of the namespace", 30*time.Second, func() bool { return linkGone(pod.veth) })
 	t.Logf("the namespace ended after %s", time.Since(started))
 	close(stop)
 	<-stopped
@@ -231,8 +231,8 @@ func TestSandboxsEndIsReported(t *testing.T) {
 	awaitSilence(t, reports)
 	before := reports.Load()
 	w.abandonPod(t, spec.Owner)
-	eventually(t, "a report", 5*time.Second, func() bool { return reports.Load() > before })
-	eventually(t, "the end of the namespace", 5*time.Second, func() bool { return linkGone(pod.veth) })
+	eventually(t, "a report", 30*time.Second, func() bool { return reports.Load() > before })
+	eventually(t, "the end of the namespace", 30*time.Second, func() bool { return linkGone(pod.veth) })
 }
 
 // TestMachineIsTheNode: the name of a machine's namespace leads to that of the node or of the

@@ -13,7 +13,7 @@ import (
 // namespace. A thread that was moved to another one ends soon after.
 func wantThreadsInOneNetNS(t testing.TB) {
 	t.Helper()
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	for {
 		namespaces := map[string]bool{}
 		tasks, err := filepath.Glob("/proc/self/task/*/ns/net")

@@ -21,7 +21,7 @@ import (
 )
 
 // soon bounds the wait for something that must arrive.
-const soon = 2 * time.Second
+const soon = 6 * time.Second
 
 // attempt is a frame with which root in the namespace may try to get out.
 type attempt struct {

@@ -49,6 +49,8 @@ type Canaries struct {
 	onHit func(host.CanaryHit)
 	now   func() time.Time
 	slots slots
+	// patience is the constant; tests set another one before Start.
+	patience time.Duration
 
 	mu     sync.Mutex
 	recent recent
@@ -62,7 +64,7 @@ var _ host.Canaries = (*Canaries)(nil)
 func New(o Options) (*Canaries, error) { return open(o, "tcp", "udp") }
 
 func open(o Options, tcp, udp string) (*Canaries, error) {
-	c := &Canaries{onHit: o.OnHit, now: o.Now, recent: recent{}}
+	c := &Canaries{onHit: o.OnHit, now: o.Now, patience: patience, recent: recent{}}
 	if c.onHit == nil {
 		return nil, errors.New("canaries: no function to report hits to")
 	}

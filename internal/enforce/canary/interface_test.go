@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -92,7 +91,7 @@ func newTestNode(t *testing.T) *testNode {
 func (n *testNode) dial(t *testing.T, ns, network, addr string, port uint16) {
 	t.Helper()
 	within(t, ns, func() error {
-		conn, err := net.DialTimeout(network, netip.AddrPortFrom(netip.MustParseAddr(addr), port).String(), 5*time.Second)
+		conn, err := net.DialTimeout(network, netip.AddrPortFrom(netip.MustParseAddr(addr), port).String(), enough)
 		if err != nil {
 			return err
 		}

@@ -87,7 +87,7 @@ func (p *slots) taken() int {
 func (c *Canaries) serveConn(ctx context.Context, conn net.Conn, arrived arrival) {
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	_ = conn.SetDeadline(time.Now().Add(patience)) // on a closed connection, the read below fails
+	_ = conn.SetDeadline(time.Now().Add(c.patience)) // on a closed connection, the read below fails
 	nonce := probe.ParseNonce(readLine(conn))
 	c.report(arrived, nonce)
 	if nonce == "" {

@@ -39,7 +39,7 @@ func wantPorts(t *testing.T, f BundlesFixture, spec host.BundleSpec, ports, want
 	t.Helper()
 	var got []int32
 	// A running container may need a moment until it listens.
-	ok := within(5*time.Second, func() bool {
+	ok := within(30*time.Second, func() bool {
 		var err error
 		got, err = f.Bundles.UnansweredPorts(t.Context(), spec.Owner, spec.IP, ports)
 		mustDo(t, "unanswered ports", err)

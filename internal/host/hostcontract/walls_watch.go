@@ -19,7 +19,7 @@ func wallWatch(t *testing.T, f WallsFixture) {
 	go func() { ended <- f.Walls.WatchWalls(ctx, func() { changes <- struct{}{} }) }()
 	awaitSilence := func() {
 		t.Helper()
-		for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+		for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); {
 			select {
 			case <-changes:
 			case <-time.After(200 * time.Millisecond):
@@ -41,7 +41,7 @@ func wallWatch(t *testing.T, f WallsFixture) {
 		mustDo(t, step.what, step.do())
 		select {
 		case <-changes:
-		case <-time.After(5 * time.Second):
+		case <-time.After(30 * time.Second):
 			t.Errorf("%s: the watch did not report it", step.what)
 		}
 		awaitSilence()
@@ -52,7 +52,7 @@ func wallWatch(t *testing.T, f WallsFixture) {
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("end: got %v, want the context's error", err)
 		}
-	case <-time.After(5 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Error("end: still watching after its context ended")
 	}
 }

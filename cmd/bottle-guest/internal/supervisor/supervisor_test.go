@@ -83,6 +83,7 @@ func TestOutput(t *testing.T) {
 	long := strings.Repeat("x", 40000)
 	g := shell(t, never, `echo out; echo err >&2; echo; printf 'a\tb\r\n'; printf "`+long+`\n"; printf end`).run()
 	g.await("final", final)
+	g.awaitLog("system F exit 0\n")
 	if got, want := g.content("stdout"), "out\n\na\tb\r\n"+long+"\nend"; got != want {
 		t.Errorf("stdout: got %d bytes, want %d: %.100q", len(got), len(want), got)
 	}
@@ -231,6 +232,7 @@ func TestEnvOfTheOrders(t *testing.T) {
 	g := shell(t, orders, `echo "$HOME $ONLY_ORDERED $OF_THE_MACHINE"`)
 	g.cmd.Env = append(g.cmd.Env, "HOME=/machine", "OF_THE_MACHINE=kept")
 	g.run().await("final", final)
+	g.awaitLog("system F exit 0\n")
 	if got, want := g.content("stdout"), "/ordered a=b c kept\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
@@ -332,6 +334,7 @@ func TestDaemonHoldsTheOutput(t *testing.T) {
 	}
 	g := shell(t, never, `setsid sleep 1004 & sleep 0.2; echo done`).run()
 	g.await("final", final)
+	g.awaitLog("system F exit 0\n")
 	if got := g.content("stdout"); got != "done\n" {
 		t.Errorf("got %q, want done", got)
 	}
