@@ -13,7 +13,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// Auto, as a value of the agent's flag, means that Node finds out the runtime.
+// Auto as a value of the agent's flag means that Node finds out the runtime.
 const Auto Kind = "auto"
 
 // Node finds out which runtime new Bottles of a node get.

@@ -92,7 +92,7 @@ func TestEachBottleHasItsRuntime(t *testing.T) {
 // credentials, while others can connect to it.
 func TestProtectedBeforeItsNetwork(t *testing.T) {
 	n := newNode(t, bundleruntime.Pod)
-	protected, unprotected := map[host.Owner]bool{}, error(host.ErrUnavailable)
+	protected, unprotected := map[host.Owner]bool{}, host.ErrUnavailable
 	pods := bundleruntime.PodNetworks{Networks: n.networks[1], Protect: func(_ context.Context, o host.Owner) error {
 		if _, err := n.networks[1].InspectNetwork(t.Context(), o); !errors.Is(err, host.ErrNotFound) {
 			t.Errorf("%s: got %v before it is protected, want no network", o.Name, err)
