@@ -19,6 +19,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/brokerfile"
 	"botbottle.dev/bottle-operator/internal/envsource"
 	"botbottle.dev/bottle-operator/internal/guestenv"
+	"botbottle.dev/bottle-operator/internal/passes"
 	"botbottle.dev/bottle-operator/internal/supervise"
 )
 
@@ -151,7 +152,7 @@ func TestCredentialFollowsItsSecret(t *testing.T) {
 	if got := w.lent(); len(got) != 1 || string(got[0].Value) != "another-value-of-the-credential" {
 		t.Errorf("after a change: the bundle has %v", got)
 	}
-	w.clock.Step(resync)
+	w.clock.Step(passes.Resync)
 	w.settle(demoKey)
 	if got := w.bottle(demoKey).Status.Egress.Credentials; len(got) != 1 || got[0].ResourceVersion != "2" {
 		t.Errorf("status after a change: got %+v", got)
@@ -181,7 +182,7 @@ func TestCredentialFollowsItsSecret(t *testing.T) {
 	}
 	w.refs.put("secrets", "creds", "token", planted)
 	update()
-	w.clock.Step(resync)
+	w.clock.Step(passes.Resync)
 	w.settle(demoKey)
 	if m := w.message(demoKey, v1alpha1.ConditionBundleReady); strings.Contains(m, "credentials") {
 		t.Errorf("BundleReady with the Secret: got %q", m)
@@ -206,7 +207,7 @@ func TestAuthorityLivesAsLongAsTheMachineRuns(t *testing.T) {
 	w := lending(t)
 	w.settle(demoKey)
 	first := w.authority()
-	w.clock.Step(resync)
+	w.clock.Step(passes.Resync)
 	w.restartAgent()
 	w.settle(demoKey)
 	if !bytes.Equal(first, w.authority()) {

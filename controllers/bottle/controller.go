@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -57,15 +56,20 @@ type Enforcement interface {
 
 // Runtimes is implemented by *bundleruntime.Runtimes.
 type Runtimes interface {
-	// Of returns the runtime of a Bottle's bundle, "" if none was chosen yet. Choose
-	// chooses it then. Forget drops what is known about a Bottle that left the node.
+	// Of returns the runtime of a Bottle's bundle, "" if none was chosen yet. OfBottle also
+	// looks into the status. Choose chooses one if there is none. Forget drops what is known
+	// about a Bottle that left the node.
 	Of(uid string) (bundleruntime.Kind, error)
+	OfBottle(b *v1alpha1.Bottle) (bundleruntime.Kind, error)
 	Choose(ctx context.Context, b *v1alpha1.Bottle) (bundleruntime.Kind, error)
 	Forget(uid string)
 	// BundleOf returns desired.BundleDigest of what the Bottle's Pod was made for.
 	BundleOf(uid string) string
 	// PodOf returns the UID of the Bottle's Pod, "" if it has none.
 	PodOf(uid string) string
+	// TakeStarted returns the UID of the Pod in which StartMachine started the machine since
+	// the last call; "" for none.
+	TakeStarted(uid string) string
 	// TakeReplaced reports whether the Pod got another network namespace since the last
 	// call.
 	TakeReplaced(uid string) (bool, error)
@@ -151,9 +155,6 @@ type Reconciler struct {
 // podDelay is how long the first report waits for the kubelet to start the Bottle's Pod.
 const podDelay = 5 * time.Second
 
-// resync is the pause between passes over a satisfied Bottle, ±10 percent.
-const resync = 10 * time.Minute
-
 // maxConcurrentEnds is how many workloads are asked to end in parallel. Each takes up to
 // its grace period.
 const maxConcurrentEnds = 64
@@ -231,7 +232,7 @@ func (r *Reconciler) converge(ctx context.Context, s *scope) (ctrl.Result, error
 	}
 	if first := s.outcomes[0]; first.Condition == "" && first.Outcome.Kind != flow.KindDone {
 		// The pass ended before it observed any part of the Bottle.
-		return requeue(err)
+		return passes.Result(err)
 	}
 	if age, starting := r.starts.Age(s.owner.UID); starting {
 		if wait := firstReportWait(s.bottle, age, r.FirstReportDelay); wait > 0 {
@@ -248,9 +249,9 @@ func (r *Reconciler) converge(ctx context.Context, s *scope) (ctrl.Result, error
 		s.status.ObservedGeneration = ptr.To(s.bottle.Generation)
 	}
 	if werr := r.status.write(ctx, s, conditions); werr != nil {
-		return retryConflict(werr)
+		return passes.RetryConflict(werr)
 	}
-	res, err := requeue(err)
+	res, err := passes.Result(err)
 	if err == nil && s.requeueAfter > 0 && (res.RequeueAfter == 0 || s.requeueAfter < res.RequeueAfter) {
 		res.RequeueAfter = s.requeueAfter
 	}
@@ -264,36 +265,6 @@ func firstReportWait(b *v1alpha1.Bottle, age, delay time.Duration) time.Duration
 		return 0
 	}
 	return delay - age
-}
-
-// requeue returns when the next pass is due after a pass with this result.
-func requeue(err error) (ctrl.Result, error) {
-	switch o := flow.OutcomeOf(err); o.Kind {
-	case flow.KindDone:
-		return ctrl.Result{RequeueAfter: jitter(resync)}, nil
-	case flow.KindWait:
-		if o.After > 0 {
-			return ctrl.Result{RequeueAfter: o.After}, nil
-		}
-		return ctrl.Result{RequeueAfter: jitter(resync)}, nil
-	case flow.KindTerminal, flow.KindBlocked:
-		return ctrl.Result{}, nil
-	default:
-		return retryConflict(err)
-	}
-}
-
-// retryConflict turns a conflict into another pass soon, because the cache will
-// have the newer object shortly. It returns any other error.
-func retryConflict(err error) (ctrl.Result, error) {
-	if apierrors.IsConflict(err) {
-		return ctrl.Result{RequeueAfter: 50 * time.Millisecond}, nil
-	}
-	return ctrl.Result{}, err
-}
-
-func jitter(d time.Duration) time.Duration {
-	return d + time.Duration((rand.Float64()-0.5)*0.2*float64(d))
 }
 
 // Enqueue requests a pass over the Bottle.

@@ -13,6 +13,7 @@ import (
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/passes"
 )
 
 // furtherSteps returns the conditions of steps that are not among the given ones:
@@ -94,7 +95,7 @@ func TestSteadyStateWritesNothing(t *testing.T) {
 	w.faults.ResetCalls()
 	w.events()
 	for range 3 {
-		w.clock.Step(resync)
+		w.clock.Step(passes.Resync)
 		if _, err := w.pass(demoKey); err != nil {
 			t.Fatal(err)
 		}

@@ -14,6 +14,7 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/agentstatus"
 	"botbottle.dev/bottle-operator/internal/flow"
+	"botbottle.dev/bottle-operator/internal/passes"
 )
 
 // leave removes the Bottle from the node, because it is being deleted or because
@@ -30,14 +31,14 @@ func (r *Reconciler) leave(ctx context.Context, s *scope) (ctrl.Result, error) {
 		b := s.bottle.DeepCopy()
 		controllerutil.RemoveFinalizer(b, v1alpha1.FinalizerNode)
 		if err := patchMeta(ctx, r.Client, s, b); client.IgnoreNotFound(err) != nil {
-			return retryConflict(fmt.Errorf("remove the finalizer from bottle %s: %w", s.key(), err))
+			return passes.RetryConflict(fmt.Errorf("remove the finalizer from bottle %s: %w", s.key(), err))
 		}
 	}
 	if deleting {
 		r.departed.Add(s.bottle)
 	} else {
 		if err := r.status.clear(ctx, s.bottle); client.IgnoreNotFound(err) != nil {
-			return retryConflict(err)
+			return passes.RetryConflict(err)
 		}
 	}
 	r.forget(s.key())
@@ -58,7 +59,7 @@ func (r *Reconciler) reportLeaving(ctx context.Context, s *scope, err error) (ct
 		reason = v1alpha1.ReasonEvicted
 	}
 	if werr := r.status.write(ctx, s, agentstatus.Leaving(s.bottle, r.Clock.Now(), reason, err)); client.IgnoreNotFound(werr) != nil {
-		return retryConflict(werr)
+		return passes.RetryConflict(werr)
 	}
-	return requeue(err)
+	return passes.Result(err)
 }

@@ -3,6 +3,7 @@
 package bottle
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/jobs"
 	"botbottle.dev/bottle-operator/internal/lifecycle"
+	"botbottle.dev/bottle-operator/internal/machinesize"
 	"botbottle.dev/bottle-operator/internal/machineview"
 	"botbottle.dev/bottle-operator/internal/outcome"
 	"botbottle.dev/bottle-operator/internal/passes"
@@ -67,19 +69,14 @@ func (m *machineStep) ensure(ctx context.Context, s *scope) error {
 	if err := m.checkCurrent(ctx, s); err != nil {
 		return err
 	}
-	pod := m.runtimes.PodOf(s.owner.UID)
-	endedWithPod := s.record != nil && s.record.Pod != "" && pod != "" && s.record.Pod != pod
-	if m.stops.Take(s.owner.UID) || endedWithPod { // the stop was requested, so the machine was not lost
-		s.forgetRun()
-		if err := s.saveRecord(); err != nil {
-			return err
-		}
-	}
 	if err := m.recordBreach(ctx, s); err != nil {
 		return err
 	}
 	if err := m.recordStart(s); err != nil {
 		return outcome.Map(err, reasons)
+	}
+	if err := m.recordStop(ctx, s); err != nil {
+		return err
 	}
 	f, err := m.observe(ctx, s)
 	if err != nil {
@@ -171,7 +168,7 @@ func (m *machineStep) observe(ctx context.Context, s *scope) (lifecycle.Facts, e
 		Record:      s.record,
 		Starting:    m.starts.Running(s.owner.UID),
 		Unreachable: m.view.UnreachablePolls(s.name()),
-		Restart:     restartRequested(s) || m.needsStart(s),
+		Restart:     restartRequested(s) || needsStart(s, m.clock.Now()),
 		Recreate:    workload.Recreated(s.bottle, s.record),
 		Now:         m.clock.Now(),
 	}, nil
@@ -223,14 +220,19 @@ func (m *machineStep) recordStart(s *scope) error {
 		return nil
 	}
 	m.metrics.Started(err)
-	if s.record == nil || err == nil || errors.Is(err, host.ErrNotFound) {
+	if s.record == nil {
 		return nil
 	}
-	if !errors.Is(err, host.ErrBootFailed) && !errors.Is(err, host.ErrInvalid) {
-		return err
-	}
 	rec := *s.record
-	countBootFailure(&rec, m.clock.Now().UTC(), lifecycle.Short(err.Error()))
+	rec.Pod = cmp.Or(m.runtimes.TakeStarted(s.owner.UID), rec.Pod) // it may be another than when the start was requested
+	switch {
+	case errors.Is(err, host.ErrBootFailed), errors.Is(err, host.ErrInvalid):
+		countBootFailure(&rec, m.clock.Now().UTC(), lifecycle.Short(err.Error()))
+	case err != nil && !errors.Is(err, host.ErrNotFound):
+		return err
+	case rec.Pod == s.record.Pod:
+		return nil
+	}
 	return s.setRecord(rec)
 }
 
@@ -265,6 +267,7 @@ func (m *machineStep) start(ctx context.Context, s *scope) error {
 	rec := runningRecord(s)
 	rec.RestartedAt = s.bottle.Annotations[v1alpha1.AnnotationRestartedAt]
 	rec.Breach, rec.Pod = "", m.runtimes.PodOf(s.owner.UID)
+	rec.BundleMemory = machinesize.BundleOf(s.bottle.Status.Resources).MemoryBytes
 	if rec.Workload.Out != "" {
 		s.work.Record = &rec
 		rec.Workload = workload.Start(s.work, state.NewSalt(), s.phase)

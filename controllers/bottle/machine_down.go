@@ -49,6 +49,22 @@ func down(m host.Machine) bool {
 	return m.State == host.MachineCreated || m.State == host.MachineStopped || m.State == host.MachineFailed
 }
 
+// recordStop records that the machine was not lost if it was stopped on request, or ended
+// with its Pod. It comes after recordStart, which knows the Pod.
+func (m *machineStep) recordStop(ctx context.Context, s *scope) error {
+	stopped, pod := m.stops.Take(s.owner.UID), m.runtimes.PodOf(s.owner.UID)
+	if !stopped {
+		if s.record == nil || s.record.Pod == "" || pod == "" || s.record.Pod == pod || m.starts.Running(s.owner.UID) {
+			return nil
+		}
+		if lives, err := m.machines.Lives(ctx, s.name()); err != nil || lives {
+			return err
+		}
+	}
+	s.forgetRun()
+	return s.saveRecord()
+}
+
 // forgetRun drops the run from the record, so that a machine that was stopped
 // on request does not count as lost, and its workload not as ended.
 func (s *scope) forgetRun() {

@@ -87,8 +87,8 @@ func (m *machineStep) endLost(s *scope, end state.End) error {
 
 // needsStart reports whether only another start of the machine starts the workload
 // again. A guest must not make that happen without pause.
-func (m *machineStep) needsStart(s *scope) bool {
-	return s.record != nil && s.record.Run != nil && workload.NeedsStart(s.work) && m.clock.Now().Sub(s.record.Run.StartTime) >= stable
+func needsStart(s *scope, now time.Time) bool {
+	return s.record != nil && s.record.Run != nil && workload.NeedsStart(s.work) && now.Sub(s.record.Run.StartTime) >= stable
 }
 
 // updateOrders tells a running supervisor what has changed since its start.

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"net/netip"
 
+	"k8s.io/utils/ptr"
+
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/agentstatus"
 	"botbottle.dev/bottle-operator/internal/bundleruntime"
@@ -75,6 +77,9 @@ func (n *networkStep) ensure(ctx context.Context, s *scope) error {
 		BundleIP: s.triple.BundleIP.String(),
 	}
 	if kind == bundleruntime.Pod {
+		if s.status.Bundle == nil { // a teardown that has nothing else to go by needs the runtime
+			s.status.Bundle = &v1alpha1.BundleStatus{Name: s.name(), Runtime: ptr.To(kind.Reported())}
+		}
 		return nil // the subnet exists only in the Pod and behind the wall
 	}
 	hidden, routed := n.surroundings.Inspect(s.owner, s.triple.Subnet)

@@ -11,6 +11,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/bundleruntime"
 	"botbottle.dev/bottle-operator/internal/desired"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/host/hosttest"
@@ -176,4 +177,74 @@ func TestAPodThatIsGone(t *testing.T) {
 	w.endPod()
 	w.settle(demoKey)
 	w.wantEmpty()
+}
+
+// TestAnotherPodEndsNoRecordOfARunningMachine checks that a machine that runs is not taken
+// for one that ended with its Pod, whatever Pod the record names, and that its real end then
+// counts.
+func TestAnotherPodEndsNoRecordOfARunningMachine(t *testing.T) {
+	w := runningInPod(t)
+	w.movePod("another")
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
+	if got := w.machineRecord(); got.Run == nil || got.Pod != "pod" {
+		t.Errorf("running: got run %v in Pod %q, want it in the Pod that it was started in", got.Run, got.Pod)
+	}
+	w.update(demoKey, func(b *v1alpha1.Bottle) { b.Generation++; b.Spec.DesiredState = v1alpha1.DesiredStateStopped })
+	w.settle(demoKey)
+	w.update(demoKey, func(b *v1alpha1.Bottle) { b.Generation++; b.Spec.DesiredState = v1alpha1.DesiredStateRunning })
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
+
+	end := func() {
+		w.machines.Kill(testID)
+		w.r.view.Invalidate(testID)
+		w.settle(demoKey)
+		w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
+	}
+	w.movePod("a third one")
+	end()
+	if got := w.machineRecord(); got.Restarts != 0 || got.Pod != "a third one" {
+		t.Errorf("ended with its Pod: got %d restarts in Pod %q, want none in the new one", got.Restarts, got.Pod)
+	}
+	end()
+	if got := w.machineRecord(); got.Restarts != 1 {
+		t.Errorf("ended in its Pod: got %d restarts, want 1", got.Restarts)
+	}
+}
+
+// TestTheRecordNamesThePodOfTheStart checks that the record has the Pod in which the machine
+// was started, even if that is another than when the start was requested.
+func TestTheRecordNamesThePodOfTheStart(t *testing.T) {
+	b := demo().Obj()
+	w := newPodWorld(t, b)
+	w.startPod(1, desired.BundleDigest(b))
+	w.pods.onStart = func() { w.movePod("later") }
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
+	if got := w.machineRecord(); got.Pod != "later" || got.BundleMemory != 128<<20 {
+		t.Errorf("got Pod %q and %d bytes for the bundle, want the Pod of the start and 128 MiB", got.Pod, got.BundleMemory)
+	}
+}
+
+// TestTheStatusNamesTheRuntime checks that a Bottle of which nothing is on the disk, as of an
+// agent that knew only docker, is docker's, and that the status of one in a Pod says so from
+// its first report on.
+func TestTheStatusNamesTheRuntime(t *testing.T) {
+	b := demo().Obj()
+	w := newPodWorld(t, b)
+	b.Status.Network = &v1alpha1.NetworkStatus{Subnet: firstChoice.String()}
+	if s, err := w.r.newScope(b); err != nil || s.runtime != bundleruntime.Docker {
+		t.Errorf("got runtime %q, %v, want docker", s.runtime, err)
+	}
+	w.r.Runtimes.Forget(testUID)
+	w.startPod(1, desired.BundleDigest(b))
+	w.faults.Fail("EnsureBundle", hosttest.Before, 1000, host.ErrUnavailable)
+	for range 3 {
+		_, _ = w.pass(demoKey)
+	}
+	st := w.bottle(demoKey).Status
+	if st.Network == nil || st.Bundle == nil || ptr.Deref(st.Bundle.Runtime, "") != v1alpha1.BundleRuntimePod {
+		t.Errorf("got network %v with bundle %v, want the runtime as soon as there is a network", st.Network, st.Bundle)
+	}
 }

@@ -30,6 +30,8 @@ type testPods struct {
 	mu     sync.Mutex
 	pods   map[string]bundleruntime.Place // by UID of the Bottle
 	err    error                          // of the container runtime
+	// onStart, if not nil, runs when a machine is about to be started.
+	onStart func()
 }
 
 func (p *testPods) locate(_ context.Context, owner host.Owner) (place bundleruntime.Place, err error) {
@@ -56,21 +58,6 @@ func (p *testPods) find(owner host.Owner) (bundleruntime.Place, error) {
 	return place, nil
 }
 
-func (p *testPods) folders(_ context.Context, owner host.Owner) (rules, secrets string, err error) {
-	err = p.faults.Around("PodFolders "+owner.ID(), func() error {
-		place, err := p.find(owner)
-		if err == nil && place.Rules == "" {
-			err = host.ErrNotFound
-		}
-		rules, secrets = place.Rules, place.Secrets
-		return err
-	})
-	if err != nil {
-		return "", "", err
-	}
-	return rules, secrets, nil
-}
-
 // testRuntimes are the runtimes of the node. The same fakes stand for both.
 type testRuntimes struct {
 	bundleruntime.Runtimes
@@ -92,7 +79,7 @@ func (w *world) runtimes(dir *state.Dir) *testRuntimes {
 		w.t.Fatal(err)
 	}
 	places := bundleruntime.NewPlaces(bundleruntime.PlacesOptions{
-		State: dir, Choices: choices, Locate: w.pods.locate, Folders: w.pods.folders,
+		State: dir, Choices: choices, Locate: w.pods.locate,
 		Identify: func(string) (host.NetNS, error) { return host.NetNS{}, nil },
 	})
 	set := &bundleruntime.Set{Choices: choices, Node: &bundleruntime.Node{Wanted: cmp.Or(w.pods.node, bundleruntime.Docker)}}
@@ -111,11 +98,11 @@ func (w *world) runtimes(dir *state.Dir) *testRuntimes {
 // folder in memory.
 func canPublish() bool { return os.Geteuid() == 0 && os.TempDir() == "/dev/shm" }
 
-func (r *testRuntimes) publish(uid string) error {
+func (r *testRuntimes) publish(uid string, rules []byte) error {
 	if !canPublish() {
 		return nil
 	}
-	return r.Places.Publish(uid)
+	return r.Places.Publish(uid, rules)
 }
 
 // podNetworks are networks in Pods: without its Pod, a Bottle cannot have one.
@@ -161,6 +148,46 @@ func (b podBundles) DeleteBundle(_ context.Context, owner host.Owner) error {
 		b.Exit(owner, 137)
 		return nil
 	})
+}
+
+// podMachines are machines that are started in the Pods of their Bottles.
+type podMachines struct {
+	*hosttest.Machines
+	pods   *testPods
+	places *bundleruntime.Places
+}
+
+func (m podMachines) StartMachine(ctx context.Context, name, netns string) error {
+	if m.pods.onStart != nil {
+		m.pods.onStart()
+	}
+	if _, err := m.places.Parent(ctx, name); err != nil {
+		return host.ErrUnavailable
+	}
+	return m.Machines.StartMachine(ctx, name, netns)
+}
+
+// movePod makes the Pod of the demo Bottle another one.
+func (w *world) movePod(uid string) {
+	w.pods.mu.Lock()
+	defer w.pods.mu.Unlock()
+	place := w.pods.pods[testUID]
+	place.UID = uid
+	w.pods.pods[testUID] = place
+}
+
+// machineRecord returns the record of the demo Bottle's machine.
+func (w *world) machineRecord() state.Record {
+	w.t.Helper()
+	folder, err := w.r.State.Folder(testUID)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	rec, err := folder.Record()
+	if err != nil || rec == nil {
+		w.t.Fatalf("record: got %v, %v, want one", rec, err)
+	}
+	return *rec
 }
 
 // newPodWorld is newWorld on a node whose Bottles have their bundles in Pods.

@@ -122,7 +122,7 @@ func (r *Reconciler) newScope(b *v1alpha1.Bottle) (*scope, error) {
 	}
 	s := &scope{bottle: b, owner: owner, folder: folder, record: rec, status: ownedStatus(b.Status), created: func() error { return nil }}
 	s.readyUnproven = !r.RequireProof
-	if s.runtime, err = r.Runtimes.Of(owner.UID); err != nil {
+	if s.runtime, err = r.Runtimes.OfBottle(b); err != nil {
 		return nil, err
 	}
 	if !desired.Leaving(b) {

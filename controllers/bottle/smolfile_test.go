@@ -16,6 +16,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/envsource"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/host/hosttest"
+	"botbottle.dev/bottle-operator/internal/passes"
 	"botbottle.dev/bottle-operator/test/builders"
 )
 
@@ -171,7 +172,7 @@ func TestDroppedWhiteSpaceIsReportedOnce(t *testing.T) {
 	w.refs.put("secrets", "s", "k", "value\n")
 	w.settle(demoKey)
 	w.wantEvent(eventWhiteSpaceDropped)
-	w.clock.Step(resync)
+	w.clock.Step(passes.Resync)
 	w.settle(demoKey)
 	if got := w.events(); len(got) != 0 {
 		t.Errorf("events of a later pass: got %q, want none", got)

@@ -172,7 +172,7 @@ func (w *world) restartAgent() {
 	w.r = New(Options{
 		Runtimes: &runtimes.Runtimes,
 		Node:     testNode, Cluster: testCluster, Client: w.api.Client, Recorder: w.recorder, References: w.refs,
-		Networks: runtimes.networks, Bundles: runtimes.bundles, Machines: w.machines, Facts: factsNow{w.facts},
+		Networks: runtimes.networks, Bundles: runtimes.bundles, Machines: podMachines{w.machines, &w.pods, runtimes.Places}, Facts: factsNow{w.facts},
 		Walls: runtimes.walls, Enforcement: w.enforcer, Surroundings: w.around,
 		RequireProof: !w.allowUnproven, RequireSmolvmPolicy: w.requirePolicy,
 		Broker:     broker.New(broker.Options{Bottles: w.api.Client, References: w.refs, Vault: w.vault, Exchanges: w.exchange, Clock: w.clock}),

@@ -36,7 +36,7 @@ type decision struct {
 
 // bundleLog sends what the bundle's container printed, or its decisions.
 func (s *Server) bundleLog(c *session, req logRequest, w *lineWriter) error {
-	b := &bundleReader{bundles: s.Bundles, owner: c.bottle.Owner, decisions: req.source == subresources.LogEgress, w: w}
+	b := &bundleReader{bundles: s.Bundles, owner: c.bottle.Owner, decisions: req.source == subresources.LogEgress, finished: c.bottle.Finished, w: w}
 	ctx := c.r.Context()
 	first, err := b.first(ctx, req)
 	if err != nil {
@@ -57,6 +57,7 @@ type bundleReader struct {
 	bundles   host.Bundles
 	owner     host.Owner
 	decisions bool // only these
+	finished  bool // the Bottle has
 	w         *lineWriter
 	next      time.Time // of the first line that has not been read
 }
@@ -97,8 +98,11 @@ func (b *bundleReader) readTail(ctx context.Context, req logRequest, first host.
 		}
 		return nil
 	})
-	if errors.Is(err, host.ErrNotFound) {
-		return nil // there is no container yet, or no longer
+	switch {
+	case errors.Is(err, host.ErrNotFound) && b.finished:
+		return apierrors.NewGone("the Bottle has finished, and the log of its bundle has gone with its Pod; the last refusals are in status.egress.recentDenials")
+	case errors.Is(err, host.ErrNotFound):
+		return nil // there is no container yet
 	}
 	for _, l := range kept {
 		if err := b.w.write(l); err != nil {

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strings"
 	"testing"
 	"time"
 
@@ -62,5 +63,16 @@ func TestBundleLog(t *testing.T) {
 	w.bottles.change(func(b *Bottle) { b.Finished = true })
 	if got, ok := <-lines; ok {
 		t.Errorf("after the end: got %q, want no more", got)
+	}
+	if code, got := w.get(t, http.MethodGet, w.url("log", url.Values{"source": {"Bundle"}})); code != http.StatusOK {
+		t.Errorf("after the end, with a container: got %d %q, want its log", code, got)
+	}
+	if err := w.bundles.DeleteBundle(t.Context(), demo); err != nil { // as a Pod takes it along
+		t.Fatal(err)
+	}
+	for _, source := range []string{"Bundle", "Egress"} {
+		if code, got := w.get(t, http.MethodGet, w.url("log", url.Values{"source": {source}})); code != http.StatusGone || !strings.Contains(got, "recentDenials") {
+			t.Errorf("%s, after the end, without a container: got %d %q, want 410 and where the refusals are", source, code, got)
+		}
 	}
 }

@@ -59,6 +59,19 @@ func (c *Choices) Of(uid string) (Kind, error) {
 	return c.of(uid)
 }
 
+// OfBottle is Of for a Bottle whose status may know more: an agent that knew only docker
+// made the network that it names.
+func (c *Choices) OfBottle(b *v1alpha1.Bottle) (Kind, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	kind, err := c.of(string(b.UID))
+	if err == nil && kind == "" && b.Status.Network != nil && !inPod(b) {
+		kind = Docker
+		c.known[string(b.UID)] = kind
+	}
+	return kind, err
+}
+
 func (c *Choices) of(uid string) (Kind, error) {
 	if kind, ok := c.known[uid]; ok {
 		return kind, nil
@@ -87,12 +100,9 @@ func (c *Choices) of(uid string) (Kind, error) {
 // not done yet. It returns ErrUnavailable while the runtime of the node is not known.
 func (c *Choices) Choose(ctx context.Context, b *v1alpha1.Bottle) (Kind, error) {
 	uid := string(b.UID)
-	kind, err := c.Of(uid)
+	kind, err := c.OfBottle(b)
 	if err != nil {
 		return "", err
-	}
-	if kind == "" && b.Status.Network != nil && !inPod(b) {
-		kind = Docker // an agent of a release without the runtime Pod made the network
 	}
 	if kind == "" {
 		if kind, err = c.ofNode(ctx); err != nil {

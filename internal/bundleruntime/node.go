@@ -20,15 +20,19 @@ const Auto Kind = "auto"
 type Node struct {
 	// Wanted is the agent's flag: Auto, or the runtime of all new Bottles.
 	Wanted Kind
-	// KubeletDir is the kubelet's folder, Socket the address of the node's container
-	// runtime, and DockerHost that of its Docker Engine.
-	KubeletDir, Socket, DockerHost string
+	// KubeletDir is the kubelet's folder, and DockerHost the address of the Docker Engine.
+	KubeletDir, DockerHost string
+	// Socket returns the present address of the node's container runtime. It changes until
+	// one has answered.
+	Socket func() string
 	// Ping asks the container runtime whether it serves a kubelet: ErrUnsupported if it
 	// does not, ErrUnavailable if it does not answer.
 	Ping func(ctx context.Context) error
 
 	mu    sync.Mutex
 	found Kind
+	// asked is the Socket at which something was found that serves no kubelet; "" for none.
+	asked string
 }
 
 // Known returns the runtime of new Bottles; "" if it is not known yet.
@@ -38,32 +42,38 @@ func (n *Node) Known() Kind {
 	if n.Wanted != Auto {
 		return n.Wanted
 	}
+	if n.asked != "" && n.asked != n.Socket() {
+		return "" // the kubelet's container runtime may have started since then
+	}
 	return n.found
 }
 
 // Runtime returns the runtime of new Bottles. It returns ErrUnavailable while that cannot
 // be found out: a node with a kubelet whose container runtime does not answer must not get
-// Bottles that wait for a Docker Engine. Once found, the answer stays.
+// Bottles that wait for a Docker Engine. Once found, the answer stays, unless the containerd
+// of a Docker Engine was asked and another socket has appeared since then.
 func (n *Node) Runtime(ctx context.Context) (Kind, error) {
 	if kind := n.Known(); kind != "" {
 		return kind, nil
 	}
-	kind := Docker
+	kind, asked := Docker, ""
 	if exists(n.KubeletDir) {
-		if !socketExists(n.Socket) && socketExists(n.DockerHost) {
+		socket := n.Socket()
+		if !socketExists(socket) && socketExists(n.DockerHost) {
 			return Docker, nil // not kept: the container runtime may still start
 		}
 		switch err := n.Ping(ctx); {
 		case err == nil:
 			kind = Pod
 		case errors.Is(err, host.ErrUnsupported): // the containerd of a Docker Engine
+			asked = socket
 		default:
-			return "", fmt.Errorf("the container runtime at %s does not answer, and this node has a kubelet (%s exists): start the container runtime, or set the agent's --cri-socket to its address; --bundle-runtime=docker is for nodes whose bundles docker runs (%w)", n.Socket, n.KubeletDir, err)
+			return "", fmt.Errorf("the container runtime at %s does not answer, and this node has a kubelet (%s exists): start the container runtime, or set the agent's --cri-socket to its address; --bundle-runtime=docker is for nodes whose bundles docker runs (%w)", socket, n.KubeletDir, err)
 		}
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.found = kind
+	n.found, n.asked = kind, asked
 	return kind, nil
 }
 
@@ -77,14 +87,4 @@ func exists(path string) bool {
 func socketExists(address string) bool {
 	path, isFile := strings.CutPrefix(address, "unix://")
 	return !isFile || exists(path)
-}
-
-// FirstSocket returns the first of these addresses whose socket exists, or else the last.
-func FirstSocket(addresses []string) string {
-	for _, a := range addresses {
-		if socketExists(a) {
-			return a
-		}
-	}
-	return addresses[len(addresses)-1]
 }

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"botbottle.dev/bottle-operator/internal/bundleimage"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/state"
 	"botbottle.dev/bottle-operator/internal/vault"
@@ -20,12 +21,10 @@ import (
 type PlacesOptions struct {
 	State   *state.Dir
 	Choices *Choices
-	// Locate asks the container runtime for the Bottle's Pod. It returns ErrNotFound,
-	// ErrConflict and ErrUnavailable as criruntime.Runtime.Pod does.
+	// Locate asks the container runtime for the Bottle's Pod. The volumes are those of that
+	// same Pod; none if it has none. It returns ErrNotFound, ErrConflict and ErrUnavailable
+	// as criruntime.Runtime.Pod does.
 	Locate func(ctx context.Context, owner host.Owner) (Place, error)
-	// Folders asks for the folders of the volumes of the Bottle's Pod. It returns
-	// ErrNotFound when the Pod has none.
-	Folders func(ctx context.Context, owner host.Owner) (rules, secrets string, err error)
 	// Identify returns the identity of the network namespace of a file.
 	Identify func(path string) (host.NetNS, error)
 }
@@ -35,14 +34,17 @@ type PlacesOptions struct {
 // answers or not.
 type Places struct {
 	PlacesOptions
-	mu     sync.Mutex
-	known  map[string]Place   // by UID
-	asking map[string]*answer // by UID; calls that are under way
+	mu       sync.Mutex
+	known    map[string]Place   // by UID
+	asking   map[string]*answer // by UID; calls that are under way
+	asked    uint64             // counts the calls of Locate
+	answered map[string]uint64  // by UID: the call that known is from
+	started  map[string]string  // by UID: the Pod of the last Parent
 }
 
 // NewPlaces returns what the state directory records. It asks nobody.
 func NewPlaces(o PlacesOptions) *Places {
-	return &Places{PlacesOptions: o, known: map[string]Place{}, asking: map[string]*answer{}}
+	return &Places{PlacesOptions: o, known: map[string]Place{}, asking: map[string]*answer{}, answered: map[string]uint64{}, started: map[string]string{}}
 }
 
 // Refresh asks the container runtime where the Bottle's Pod is, and records it. Its errors
@@ -52,13 +54,14 @@ func (p *Places) Refresh(ctx context.Context, owner host.Owner) error {
 	return err
 }
 
+// refresh returns the newest answer: that of a later call, if that was answered first.
 func (p *Places) refresh(ctx context.Context, owner host.Owner) (Place, error) {
+	p.mu.Lock()
+	p.asked++
+	call := p.asked
+	p.mu.Unlock()
 	now, err := p.Locate(ctx, owner)
 	if err != nil {
-		return Place{}, err
-	}
-	now.Rules, now.Secrets, err = p.Folders(ctx, owner)
-	if err != nil && !errors.Is(err, host.ErrNotFound) { // ErrNotFound: an image of the user's
 		return Place{}, err
 	}
 	p.mu.Lock()
@@ -67,13 +70,17 @@ func (p *Places) refresh(ctx context.Context, owner host.Owner) (Place, error) {
 	if err != nil {
 		return Place{}, err
 	}
-	now.Replaced = before.Replaced || before.NetNSID != (host.NetNS{}) && before.NetNSID != now.NetNSID
+	if p.answered[owner.UID] > call {
+		return before, nil
+	}
+	// With another Pod, the machine ended: its network was not replaced.
+	now.Replaced = before.UID == now.UID && (before.Replaced || before.NetNSID != (host.NetNS{}) && before.NetNSID != now.NetNSID)
 	if now.Pod != before.Pod {
 		if err := folder.WritePod(now.Pod); err != nil {
 			return Place{}, err
 		}
 	}
-	p.known[owner.UID] = now
+	p.known[owner.UID], p.answered[owner.UID] = now, call
 	return now, nil
 }
 
@@ -165,29 +172,6 @@ func (p *Places) ask(ctx context.Context, owner host.Owner) (Place, error) {
 	}
 }
 
-// Parent returns the cgroup in which the machine with this name is to run: that of its
-// Bottle's Pod, or "" for the usual one.
-func (p *Places) Parent(ctx context.Context, name string) (string, error) {
-	owners, err := p.State.Owners()
-	if err != nil {
-		return "", err
-	}
-	for _, owner := range owners {
-		if owner.Slug == "" || owner.ID() != name {
-			continue
-		}
-		if kind, err := p.Choices.Of(owner.UID); err != nil || kind != Pod {
-			return "", err
-		}
-		place, err := p.refresh(ctx, owner)
-		if err == nil && place.Cgroup == "" {
-			err = fmt.Errorf("the Pod of %s has no cgroup of the unified hierarchy: %w", name, host.ErrUnavailable)
-		}
-		return place.Cgroup, err
-	}
-	return "", nil // a machine of no Bottle, such as the trial's
-}
-
 // BundleOf returns the digest of the parts of spec.bundle that the Bottle's Pod was made
 // from; "" if that is not known.
 func (p *Places) BundleOf(uid string) string {
@@ -225,6 +209,8 @@ func (p *Places) Forget(uid string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.known, uid)
+	delete(p.answered, uid)
+	delete(p.started, uid)
 }
 
 // Secrets returns the folder for what only the bundle may read. It implements
@@ -243,33 +229,36 @@ func (p *Places) volume(uid string, which func(Place) string) (string, error) {
 	return filepath.Clean(which(place)), err
 }
 
-// Publish copies the rules of a Bottle's built-in bundle, and what belongs to them, to
-// where the bundle reads them, if it does not read them in the Bottle's folder itself. It
-// asks nobody and waits for nothing. Without a Pod it does nothing: a new Pod starts
-// without rules, so its bundle denies everything until the next pass publishes them.
-func (p *Places) Publish(uid string) error {
+// Publish gives rules to a Bottle's built-in bundle, and the upstream authorities of the
+// Bottle's folder, unless the bundle reads them in that folder itself. It asks nobody and
+// waits for nothing, and it needs no room on the disk. Without a Pod it does nothing: a new
+// Pod starts without rules, so its bundle denies everything until the next pass.
+func (p *Places) Publish(uid string, rules []byte) error {
 	if kind, err := p.Choices.Of(uid); err != nil || kind != Pod {
-		return err
-	}
-	folder, err := p.State.Folder(uid)
-	if err != nil {
-		return err
-	}
-	files, err := folder.BundleFiles()
-	if err != nil {
 		return err
 	}
 	volume := vault.Pods{Dir: func(uid string) (string, error) {
 		return p.volume(uid, func(place Place) string { return place.Rules })
 	}}
 	ctx := context.Background() // nothing below waits
-	var errs []error
-	for name, data := range files {
-		if data == nil {
-			errs = append(errs, volume.RemoveFile(ctx, uid, name))
-		} else if err := volume.WriteFile(ctx, uid, name, data); !errors.Is(err, host.ErrNotFound) {
-			errs = append(errs, err)
+	write := func(name string, data []byte) error {
+		err := volume.WriteFile(ctx, uid, name, data)
+		if errors.Is(err, host.ErrNotFound) {
+			return nil
 		}
+		return err
 	}
-	return errors.Join(errs...)
+	err := write(bundleimage.RulesFile, rules)
+	folder, folderErr := p.State.Folder(uid)
+	if folderErr != nil {
+		return errors.Join(err, folderErr)
+	}
+	switch ca, caErr := folder.UpstreamCA(); {
+	case caErr != nil:
+		return errors.Join(err, caErr)
+	case ca == nil:
+		return errors.Join(err, volume.RemoveFile(ctx, uid, bundleimage.UpstreamCAFile))
+	default:
+		return errors.Join(err, write(bundleimage.UpstreamCAFile, ca))
+	}
 }

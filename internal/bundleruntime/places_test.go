@@ -29,9 +29,6 @@ func (c *cluster) places(n *node) *bundleruntime.Places {
 	return bundleruntime.NewPlaces(bundleruntime.PlacesOptions{
 		State: n.dir, Choices: n.set.Choices,
 		Locate: func(context.Context, host.Owner) (bundleruntime.Place, error) { c.asked++; return c.place, c.err },
-		Folders: func(context.Context, host.Owner) (rules, secrets string, err error) {
-			return c.place.Rules, c.place.Secrets, nil
-		},
 		Identify: func(string) (host.NetNS, error) {
 			if c.alive == (host.NetNS{}) {
 				return c.alive, errors.New("gone")
@@ -64,6 +61,52 @@ func TestTheGuardNeedsNoContainerRuntime(t *testing.T) {
 	}
 }
 
+// TestALateAnswerReplacesNoNewerOne checks that what the container runtime says of a former
+// Pod after it has named the present one changes nothing: neither what is known nor what is
+// on disk.
+func TestALateAnswerReplacesNoNewerOne(t *testing.T) {
+	n := newNode(t, bundleruntime.Pod)
+	answers := make(chan bundleruntime.Place)
+	asked := make(chan struct{})
+	late := false
+	places := func() *bundleruntime.Places {
+		return bundleruntime.NewPlaces(bundleruntime.PlacesOptions{
+			State: n.dir, Choices: n.set.Choices, Identify: func(string) (host.NetNS, error) { return host.NetNS{Dev: 4, Inode: 2}, nil },
+			Locate: func(context.Context, host.Owner) (bundleruntime.Place, error) {
+				if !late {
+					return pod(2), nil
+				}
+				late = false
+				close(asked)
+				return <-answers, nil
+			},
+		})
+	}
+	p := places()
+	late = true
+	ended := make(chan error, 1)
+	go func() { ended <- p.Refresh(t.Context(), inPod) }()
+	<-asked
+	if err := p.Refresh(t.Context(), inPod); err != nil {
+		t.Fatal(err)
+	}
+	former := pod(1)
+	former.UID = "former"
+	answers <- former
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	if got := p.PodOf(inPod.UID); got != "p" {
+		t.Errorf("got Pod %q, want p", got)
+	}
+	if replaced, err := p.TakeReplaced(inPod.UID); err != nil || replaced {
+		t.Errorf("replaced: got %t, %v, want false", replaced, err)
+	}
+	if _, id, err := places().NetNS(t.Context(), inPod); err != nil || id != pod(2).NetNSID {
+		t.Errorf("the next agent: got %v, %v, want %v", id, err, pod(2).NetNSID)
+	}
+}
+
 func TestAReplacedNamespaceIsReportedOnce(t *testing.T) {
 	n := newNode(t, bundleruntime.Pod)
 	c := &cluster{place: pod(1)}
@@ -85,10 +128,46 @@ func TestAReplacedNamespaceIsReportedOnce(t *testing.T) {
 	}
 	take("another", c.places(n), true) // and another agent report it
 	take("reported", c.places(n), false)
+	c.place = pod(3)
+	c.place.UID = "another"
+	take("another Pod, with which the machine ended", c.places(n), false)
 }
 
-// TestRulesAreCopiedIntoThePod checks that a Pod gets the rules of the Bottle's folder, also
-// when its volume is new, and that without a Pod nothing fails.
+// TestTheMachineIsInThePodThatParentNamed checks that whoever recorded a start learns in
+// which Pod it was, and how much of the Pod's memory is the bundle's.
+func TestTheMachineIsInThePodThatParentNamed(t *testing.T) {
+	n := newNode(t, bundleruntime.Pod)
+	c := &cluster{place: pod(1)}
+	p := c.places(n)
+	if err := p.Refresh(t.Context(), inPod); err != nil {
+		t.Fatal(err)
+	}
+	c.place.UID, c.place.Cgroup = "another", "kubepods/podanother"
+	if got, err := p.Parent(t.Context(), inPod.ID()); err != nil || got != "kubepods/podanother" {
+		t.Errorf("cgroup: got %q, %v, want that of the present Pod", got, err)
+	}
+	for _, want := range []string{"another", ""} {
+		if got := p.TakeStarted(inPod.UID); got != want {
+			t.Errorf("Pod of the start: got %q, want %q", got, want)
+		}
+	}
+	folder, err := n.dir.Folder(inPod.UID)
+	if err == nil {
+		err = folder.WriteRecord(&state.Record{BundleMemory: 1 << 20})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := p.BundleMemory(inPod.ID()); got != 1<<20 {
+		t.Errorf("the bundle's memory: got %d, want 1 MiB", got)
+	}
+	if got := p.BundleMemory("trial"); got != 0 {
+		t.Errorf("of no Bottle: got %d, want 0", got)
+	}
+}
+
+// TestRulesAreCopiedIntoThePod checks that a Pod gets its rules, also when its volume is new,
+// and that without a Pod nothing fails. The Bottle's folder on the disk is not asked.
 func TestRulesAreCopiedIntoThePod(t *testing.T) {
 	require.Root(t)
 	n := newNode(t, bundleruntime.Pod)
@@ -97,16 +176,9 @@ func TestRulesAreCopiedIntoThePod(t *testing.T) {
 		t.Fatal("mount a tmpfs: ", err)
 	}
 	t.Cleanup(func() { _ = unix.Unmount(volume, unix.MNT_DETACH) })
-	folder, err := n.dir.Folder(inPod.UID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := folder.WriteRules([]byte("rules")); err != nil {
-		t.Fatal(err)
-	}
 	c := &cluster{place: pod(1)}
 	p := c.places(n)
-	if err := p.Publish(inPod.UID); err != nil {
+	if err := p.Publish(inPod.UID, []byte("rules")); err != nil {
 		t.Errorf("without a Pod: got %v, want nil", err)
 	}
 	c.place.Rules = volume
@@ -115,7 +187,7 @@ func TestRulesAreCopiedIntoThePod(t *testing.T) {
 	}
 	want := func(text string) {
 		t.Helper()
-		if err := p.Publish(inPod.UID); err != nil {
+		if err := p.Publish(inPod.UID, []byte(text)); err != nil {
 			t.Fatal(err)
 		}
 		if got, err := os.ReadFile(filepath.Join(volume, "egress.json")); err != nil || string(got) != text {
@@ -127,14 +199,11 @@ func TestRulesAreCopiedIntoThePod(t *testing.T) {
 		t.Fatal(err)
 	}
 	want("rules")
-	if _, err := folder.WriteRules([]byte("fewer")); err != nil {
-		t.Fatal(err)
-	}
 	want("fewer")
 	if err := unix.Unmount(volume, unix.MNT_DETACH); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.Publish(inPod.UID); err == nil {
+	if err := p.Publish(inPod.UID, nil); err == nil {
 		t.Error("on a disk: got nil, want an error")
 	}
 	if entries, _ := os.ReadDir(volume); len(entries) > 0 {

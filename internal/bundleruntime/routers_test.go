@@ -10,6 +10,11 @@ import (
 	"path/filepath"
 	"testing"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
+
+	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/bundleruntime"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/host/hosttest"
@@ -231,11 +236,66 @@ func TestTheRuntimeOfANode(t *testing.T) {
 		"no socket, but docker":                   {dir, absent, socket, host.ErrUnavailable, bundleruntime.Docker},
 		"neither, as while the node still starts": {dir, absent, absent, host.ErrUnavailable, ""},
 	} {
-		n := &bundleruntime.Node{Wanted: bundleruntime.Auto, KubeletDir: tt.kubelet, Socket: "unix://" + tt.socket, DockerHost: "unix://" + tt.docker,
+		n := &bundleruntime.Node{Wanted: bundleruntime.Auto, KubeletDir: tt.kubelet, Socket: func() string { return "unix://" + tt.socket }, DockerHost: "unix://" + tt.docker,
 			Ping: func(context.Context) error { return tt.ping }}
 		got, err := n.Runtime(t.Context())
 		if got != tt.want || (tt.want == "") != errors.Is(err, host.ErrUnavailable) {
 			t.Errorf("%s: got %q, %v, want %q", name, got, err, tt.want)
 		}
+	}
+}
+
+// TestTheRuntimeOfANodeIsChosenAgain checks that a node whose container runtime starts after
+// the containerd of a Docker Engine gets Bottles in Pods from then on.
+func TestTheRuntimeOfANodeIsChosenAgain(t *testing.T) {
+	dir := t.TempDir()
+	ping, socket := host.ErrUnsupported, "unix:///containerd.sock"
+	n := &bundleruntime.Node{Wanted: bundleruntime.Auto, KubeletDir: dir, Socket: func() string { return socket }, DockerHost: "unix:///docker.sock",
+		Ping: func(context.Context) error { return ping }}
+	for _, tt := range []struct {
+		what   string
+		ping   error
+		socket string
+		want   bundleruntime.Kind
+	}{
+		{"a Docker Engine's containerd", host.ErrUnsupported, socket, bundleruntime.Docker},
+		{"the same socket", nil, socket, bundleruntime.Docker},
+		{"another one", nil, "unix:///k3s.sock", bundleruntime.Pod},
+		{"and it stays", host.ErrUnsupported, socket, bundleruntime.Pod},
+	} {
+		ping, socket = tt.ping, tt.socket
+		if got, err := n.Runtime(t.Context()); got != tt.want || n.Known() != tt.want {
+			t.Errorf("%s: got %q, %v, want %q", tt.what, got, err, tt.want)
+		}
+	}
+}
+
+// TestTheStatusNamesTheRuntime checks that a Bottle of an agent that knew only docker, and
+// that left no record on the disk, is torn down in docker.
+func TestTheStatusNamesTheRuntime(t *testing.T) {
+	n := newNode(t, bundleruntime.Pod)
+	n.set.Choices.Forget(inDocker.UID)
+	router := bundleruntime.NewNetworks(n.set, n.networks[0], n.networks[1], nil)
+	if err := n.networks[0].EnsureNetwork(t.Context(), network(unknown, "192.168.44.0/24")); err != nil {
+		t.Fatal(err)
+	}
+	b := &v1alpha1.Bottle{ObjectMeta: metav1.ObjectMeta{UID: types.UID(unknown.UID)}}
+	if kind, err := n.set.Choices.OfBottle(b); err != nil || kind != "" {
+		t.Errorf("without a network: got %q, %v, want none", kind, err)
+	}
+	b.Status.Network = &v1alpha1.NetworkStatus{}
+	inPods := b.DeepCopy()
+	inPods.Status.Bundle = &v1alpha1.BundleStatus{Runtime: ptr.To(v1alpha1.BundleRuntimePod)}
+	if kind, err := n.set.Choices.OfBottle(inPods); err != nil || kind != "" {
+		t.Errorf("with a bundle in a Pod: got %q, %v, want none", kind, err)
+	}
+	if kind, err := n.set.Choices.OfBottle(b); err != nil || kind != bundleruntime.Docker {
+		t.Errorf("got %q, %v, want docker", kind, err)
+	}
+	if err := router.DeleteNetwork(t.Context(), unknown); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.networks[0].InspectNetwork(t.Context(), unknown); !errors.Is(err, host.ErrNotFound) {
+		t.Errorf("docker's network: got %v, want ErrNotFound", err)
 	}
 }

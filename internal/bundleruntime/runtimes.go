@@ -31,6 +31,9 @@ func (r *Runtimes) PodOf(uid string) string {
 	return r.Places.PodOf(uid)
 }
 
+// TakeStarted is Places.TakeStarted.
+func (r *Runtimes) TakeStarted(uid string) string { return r.Places.TakeStarted(uid) }
+
 // TakeReplaced is Places.TakeReplaced. It is false for a Bottle without a Pod.
 func (r *Runtimes) TakeReplaced(uid string) (bool, error) {
 	if kind, err := r.Of(uid); err != nil || kind != Pod {

@@ -54,7 +54,7 @@ func (r *Runtime) findContainer(ctx context.Context, owner host.Owner) (containe
 	if newest == nil {
 		return container{}, fmt.Errorf("%s: %w", what, errNoContainer)
 	}
-	status, err := call(ctx, readTimeout, "inspect "+what, func(ctx context.Context) (*cri.ContainerStatusResponse, error) {
+	status, err := call(ctx, r.reading("inspect "+what), func(ctx context.Context) (*cri.ContainerStatusResponse, error) {
 		return r.client.ContainerStatus(ctx, &cri.ContainerStatusRequest{ContainerId: newest.Id, Verbose: true})
 	})
 	if err != nil {
@@ -73,7 +73,7 @@ func (r *Runtime) findContainer(ctx context.Context, owner host.Owner) (containe
 // containers returns the bundle's containers of a sandbox; "" means of all sandboxes.
 func (r *Runtime) containers(ctx context.Context, sandbox string) ([]*cri.Container, error) {
 	filter := &cri.ContainerFilter{PodSandboxId: sandbox, LabelSelector: map[string]string{containerNameLabel: placeholder.Container}}
-	out, err := call(ctx, readTimeout, "list the node's containers", func(ctx context.Context) (*cri.ListContainersResponse, error) {
+	out, err := call(ctx, r.reading("list the node's containers"), func(ctx context.Context) (*cri.ListContainersResponse, error) {
 		return r.client.ListContainers(ctx, &cri.ListContainersRequest{Filter: filter})
 	})
 	return out.GetContainers(), err
@@ -140,7 +140,8 @@ func (r *Runtime) networkOf(ctx context.Context, owner host.Owner) (host.Network
 
 // stopContainer ends a container at once. It returns nil if there is none.
 func (r *Runtime) stopContainer(ctx context.Context, id string) error {
-	_, err := call(ctx, stopTimeout, fmt.Sprintf("stop container %.12s", id), func(ctx context.Context) (*cri.StopContainerResponse, error) {
+	once := request{r: r, what: fmt.Sprintf("stop container %.12s", id), limit: stopTimeout}
+	_, err := call(ctx, once, func(ctx context.Context) (*cri.StopContainerResponse, error) {
 		return r.client.StopContainer(ctx, &cri.StopContainerRequest{ContainerId: id, Timeout: 0})
 	})
 	if errors.Is(err, host.ErrNotFound) {

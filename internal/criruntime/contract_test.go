@@ -57,7 +57,7 @@ func TestBundlesContract(t *testing.T) {
 // newRuntime returns a Runtime that follows the events of containerd.
 func newRuntime(t *testing.T, c *critest.Containerd, o Options) *Runtime {
 	t.Helper()
-	o.Socket, o.KubeletDir = c.Socket, c.KubeletDir
+	o.Sockets, o.KubeletDir = []string{c.Socket}, c.KubeletDir
 	r, err := New(o)
 	if err != nil {
 		t.Fatal(err)

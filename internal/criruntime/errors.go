@@ -16,19 +16,64 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// call runs one bounded call of the runtime. what describes the action and its object, for
-// errors.
-func call[T any](ctx context.Context, limit time.Duration, what string, f func(context.Context) (T, error)) (out T, err error) {
-	inner, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	if out, err = f(inner); err == nil {
-		return out, nil
-	}
+// request says how to call the runtime.
+type request struct {
+	r *Runtime
+	// what describes the action and its object, for errors.
+	what  string
+	limit time.Duration // of one attempt
+	// again: it may be repeated while the runtime is probably being restarted.
+	again bool
+}
+
+// reading returns a request that only reads.
+func (r *Runtime) reading(what string) request {
+	return request{r: r, what: what, limit: readTimeout, again: true}
+}
+
+// retryPause is the pause between two attempts of a request.
+const retryPause = 200 * time.Millisecond
+
+// call calls the runtime.
+func call[T any](ctx context.Context, q request, f func(context.Context) (T, error)) (T, error) {
 	var zero T
-	if ctx.Err() != nil {
-		return zero, fmt.Errorf("%s: %w", what, ctx.Err()) // the caller gave up; the runtime may be well
+	for {
+		inner, cancel := context.WithTimeout(ctx, q.limit)
+		out, err := f(inner)
+		cancel()
+		if err == nil {
+			q.r.answered()
+			return out, nil
+		}
+		if ctx.Err() != nil {
+			return zero, fmt.Errorf("%s: %w", q.what, ctx.Err()) // it says nothing about the runtime
+		}
+		err = fmt.Errorf("%s: %w", q.what, withKind(err))
+		if !errors.Is(err, host.ErrUnavailable) {
+			q.r.answered()
+			return zero, err
+		}
+		if !q.again || !q.r.restarting() {
+			return zero, err
+		}
+		select {
+		case <-ctx.Done():
+			return zero, err
+		case <-time.After(retryPause):
+		}
 	}
-	return zero, fmt.Errorf("%s: %w", what, withKind(err))
+}
+
+func (r *Runtime) answered() {
+	now := time.Now()
+	r.heard.Store(&now)
+}
+
+// restarting reports whether the runtime answered a short time ago, so that its silence may
+// be that of a restart.
+func (r *Runtime) restarting() bool {
+	heard := r.heard.Load()
+	return heard != nil && time.Since(*heard) < r.silence
 }
 
 // withKind adds the port's error kind to an error of the runtime. The runtime's text is
@@ -50,8 +95,12 @@ func withKind(err error) error {
 	case codes.Unimplemented:
 		return fmt.Errorf("%w: %s", host.ErrUnsupported, text)
 	}
-	if strings.Contains(text, "not found") && s.Code() == codes.Unknown {
-		return fmt.Errorf("%w: %s", host.ErrNotFound, text) // some calls of CRI-O have no code for this
+	// Some calls of CRI-O have no code for the first, and containerd has none for the second.
+	switch {
+	case s.Code() == codes.Unknown && strings.Contains(text, "not found"):
+		return fmt.Errorf("%w: %s", host.ErrNotFound, text)
+	case s.Code() == codes.Unknown && strings.Contains(text, "not initialized yet"):
+		return fmt.Errorf("%w: %s", host.ErrUnavailable, text)
 	}
 	return errors.New(text)
 }

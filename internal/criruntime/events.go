@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -30,23 +31,23 @@ const (
 
 // Run follows the runtime's events until ctx ends, and returns nil. It drops what is known
 // about a Pod when the Pod changes, and tells WatchBundles. It is needed once. While there
-// are no events (CRI-O has none by default), it compares lists.
+// are no events (CRI-O has none by default), it compares lists. It tells nobody that the
+// runtime is silent: that changes nothing about the Pods.
 func (r *Runtime) Run(ctx context.Context) error {
-	lost, last := false, map[string]string(nil)
+	var ending sync.WaitGroup
+	defer ending.Wait()
+	ending.Go(func() { r.endLeft(ctx) })
+	last := map[string]string(nil)
 	for failures := 1; ; failures++ {
 		// The error is not reported: every other call to the runtime reports the same.
-		established := r.followEvents(ctx)
+		if established := r.followEvents(ctx); established {
+			failures, last = 1, nil
+			r.cache.drop("")
+		}
 		r.cache.setWatched(false)
 		if ctx.Err() != nil {
 			return nil
 		}
-		if established {
-			failures, last = 1, nil
-		}
-		if established || !lost {
-			r.changed("")
-		}
-		lost = true
 		if last = r.poll(ctx, last, backoff.After(failures, reconnectFirst, reconnectMax)); ctx.Err() != nil {
 			return nil
 		}
@@ -95,23 +96,14 @@ func (r *Runtime) followEvents(ctx context.Context) (established bool) {
 }
 
 // poll compares lists of Pods and containers for a time, with the last one first, and returns
-// the newest. It reports the owners of what differs.
+// the newest. It reports the owners of what differs; all if there was no list before.
 func (r *Runtime) poll(ctx context.Context, last map[string]string, limit time.Duration) map[string]string {
 	end, tick := time.NewTimer(limit), time.NewTicker(pollInterval)
 	defer end.Stop()
 	defer tick.Stop()
 	for {
 		if now, err := r.snapshot(ctx); err == nil {
-			for uid := range now {
-				if last != nil && last[uid] != now[uid] {
-					r.changed(uid)
-				}
-			}
-			for uid := range last {
-				if _, ok := now[uid]; !ok {
-					r.changed(uid)
-				}
-			}
+			r.compare(last, now)
 			last = now
 		}
 		select {
@@ -120,6 +112,23 @@ func (r *Runtime) poll(ctx context.Context, last map[string]string, limit time.D
 		case <-end.C:
 			return last
 		case <-tick.C:
+		}
+	}
+}
+
+func (r *Runtime) compare(last, now map[string]string) {
+	if last == nil {
+		r.changed("")
+		return
+	}
+	for uid := range now {
+		if last[uid] != now[uid] {
+			r.changed(uid)
+		}
+	}
+	for uid := range last {
+		if _, ok := now[uid]; !ok {
+			r.changed(uid)
 		}
 	}
 }
@@ -161,5 +170,6 @@ func (r *Runtime) readEvents(stream grpc.ServerStreamingClient[cri.ContainerEven
 // changed drops what is known about an owner's Pod, and tells the watchers; "" means all.
 func (r *Runtime) changed(uid string) {
 	r.cache.drop(uid)
+	r.left.add(uid)
 	r.watchers.Notify(uid)
 }

@@ -38,6 +38,7 @@ type fakeRuntime struct {
 	owners     map[string]string // of a container, by id: its sandbox
 	inspected  int               // calls of PodSandboxStatus
 	lists      int               // calls of ListContainers
+	stopped    []string          // containers that were stopped at once
 	streams    map[chan *cri.ContainerEventResponse]bool
 	noEvents   bool
 	failing    error
@@ -49,12 +50,12 @@ func startFake(t *testing.T) (*fakeRuntime, *Runtime) {
 	f := &fakeRuntime{socket: filepath.Join(t.TempDir(), "s"), info: map[string]string{}, streams: map[chan *cri.ContainerEventResponse]bool{}}
 	f.start(t)
 	t.Cleanup(f.stop)
-	r, err := New(Options{Socket: "unix://" + f.socket, KubeletDir: t.TempDir(), Cluster: "cluster-1", Node: "node-1"})
+	r, err := New(Options{Sockets: []string{"unix://" + f.socket}, KubeletDir: t.TempDir(), Cluster: "cluster-1", Node: "node-1"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = r.Close() })
-	r.identify = newFakeNS().identify
+	r.identify, r.silence = newFakeNS().identify, 0
 	return f, r
 }
 
@@ -195,6 +196,15 @@ func (f *fakeRuntime) ContainerStatus(_ context.Context, req *cri.ContainerStatu
 		}
 	}
 	return nil, status.Error(codes.NotFound, "no such container")
+}
+
+func (f *fakeRuntime) StopContainer(_ context.Context, req *cri.StopContainerRequest) (*cri.StopContainerResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if req.Timeout == 0 {
+		f.stopped = append(f.stopped, req.ContainerId)
+	}
+	return &cri.StopContainerResponse{}, f.failing
 }
 
 func (f *fakeRuntime) GetContainerEvents(_ *cri.GetEventsRequest, stream grpc.ServerStreamingServer[cri.ContainerEventResponse]) error {

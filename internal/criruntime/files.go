@@ -135,16 +135,22 @@ func (b *Bundles) Folders(ctx context.Context, owner host.Owner) (rules, secrets
 	if err != nil {
 		return "", "", err
 	}
+	return b.r.Volumes(pod)
+}
+
+// Volumes returns the folders of the two volumes of this Pod. It asks nobody. It returns
+// ErrNotFound if the Pod has none, and ErrInvalid as Folders does.
+func (r *Runtime) Volumes(pod Pod) (rules, secrets string, err error) {
 	if !podUID.MatchString(pod.UID) {
 		return "", "", fmt.Errorf("Pod %s/%s: UID %q is not a name that the kubelet gives to a folder: %w", pod.Namespace, pod.Name, printable(pod.UID, 100), host.ErrInvalid)
 	}
-	parent := filepath.Join(b.r.options.KubeletDir, "pods", pod.UID, "volumes", "kubernetes.io~empty-dir")
+	parent := filepath.Join(r.options.KubeletDir, "pods", pod.UID, "volumes", "kubernetes.io~empty-dir")
 	for _, v := range []struct {
 		name string
 		path *string
 	}{{placeholder.RulesVolume, &rules}, {placeholder.SecretsVolume, &secrets}} {
 		*v.path = filepath.Join(parent, v.name)
-		if err := checkVolume(b.r.options.KubeletDir, *v.path); err != nil {
+		if err := checkVolume(r.options.KubeletDir, *v.path); err != nil {
 			return "", "", fmt.Errorf("volume %s of Pod %s/%s: %w", v.name, pod.Namespace, pod.Name, err)
 		}
 	}

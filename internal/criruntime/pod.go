@@ -95,7 +95,7 @@ func isPlaceholder(s *cri.PodSandbox, o host.Owner) bool {
 // sandboxes returns the sandboxes that have these labels; nil means all.
 func (r *Runtime) sandboxes(ctx context.Context, labels map[string]string) ([]*cri.PodSandbox, error) {
 	filter := &cri.PodSandboxFilter{LabelSelector: labels}
-	out, err := call(ctx, readTimeout, "list the node's Pods", func(ctx context.Context) (*cri.ListPodSandboxResponse, error) {
+	out, err := call(ctx, r.reading("list the node's Pods"), func(ctx context.Context) (*cri.ListPodSandboxResponse, error) {
 		return r.client.ListPodSandbox(ctx, &cri.ListPodSandboxRequest{Filter: filter})
 	})
 	return out.GetItems(), err
@@ -108,7 +108,7 @@ func (r *Runtime) lookUp(ctx context.Context, owner host.Owner) (Pod, error) {
 		return Pod{}, err
 	}
 	what := "inspect Pod " + ready.Metadata.Namespace + "/" + ready.Metadata.Name
-	status, err := call(ctx, readTimeout, what, func(ctx context.Context) (*cri.PodSandboxStatusResponse, error) {
+	status, err := call(ctx, r.reading(what), func(ctx context.Context) (*cri.PodSandboxStatusResponse, error) {
 		return r.client.PodSandboxStatus(ctx, &cri.PodSandboxStatusRequest{PodSandboxId: ready.Id, Verbose: true})
 	})
 	if err != nil {

@@ -12,9 +12,10 @@ package criruntime
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
-	"strings"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -31,6 +32,9 @@ const (
 	// readTimeout bounds a call that only reads. A runtime that does not answer in this
 	// time counts as unavailable.
 	readTimeout = 8 * time.Second
+	// silence is how long a runtime that has answered may be silent before that is
+	// reported: a restart takes seconds. Calls that only read wait for that long.
+	silence = 30 * time.Second
 	// stopTimeout bounds the stop of a container.
 	stopTimeout = 30 * time.Second
 	// maxMessage is the size of the largest answer that is read, as in the kubelet.
@@ -39,9 +43,10 @@ const (
 
 // Options configure a Runtime.
 type Options struct {
-	// Socket is the address of the container runtime, such as
-	// unix:///run/containerd/containerd.sock.
-	Socket string
+	// Sockets are addresses such as unix:///run/containerd/containerd.sock. The container
+	// runtime is at the first whose socket exists. As long as none has answered, they are
+	// looked at again.
+	Sockets []string
 	// KubeletDir is the kubelet's folder, such as /var/lib/kubelet.
 	KubeletDir string
 	// Cluster and Node complete the owners that Pods, ListNetworks and ListBundles
@@ -55,9 +60,14 @@ type Runtime struct {
 	options  Options
 	conn     *grpc.ClientConn
 	client   cri.RuntimeServiceClient
+	socket   *socket
 	cache    cache
+	left     left
 	watchers watchers.Watchers // of WatchBundles
 	logBytes int               // per second and container
+	// heard is when the runtime last answered. It may then be silent for as long as silence.
+	heard   atomic.Pointer[time.Time]
+	silence time.Duration
 	// identify is netns.Identify, or a fake in tests.
 	identify func(path string) (host.NetNS, error)
 }
@@ -65,9 +75,9 @@ type Runtime struct {
 // New returns a Runtime. It does not connect; an error means that o is not valid. Until Run
 // runs, every lookup of a Pod asks the runtime, but at most once a second for each Pod.
 func New(o Options) (*Runtime, error) {
-	path, ok := strings.CutPrefix(o.Socket, "unix://")
-	if !ok || !filepath.IsAbs(path) {
-		return nil, fmt.Errorf("socket %q of the container runtime: want unix:// and an absolute path", o.Socket)
+	socket, err := newSocket(o.Sockets)
+	if err != nil {
+		return nil, err
 	}
 	if !filepath.IsAbs(o.KubeletDir) {
 		return nil, fmt.Errorf("folder %q of the kubelet: want an absolute path", o.KubeletDir)
@@ -75,16 +85,18 @@ func New(o Options) (*Runtime, error) {
 	// A lost connection is opened again soon, because the runtime was probably restarted.
 	retry := backoff.DefaultConfig
 	retry.BaseDelay, retry.MaxDelay = 100*time.Millisecond, 3*time.Second
-	conn, err := grpc.NewClient("unix://"+path,
+	conn, err := grpc.NewClient("passthrough:///container-runtime",
+		grpc.WithContextDialer(socket.dial),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithAuthority("localhost"),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: retry, MinConnectTimeout: readTimeout}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)))
 	if err != nil {
-		return nil, fmt.Errorf("socket %q of the container runtime: %w", o.Socket, err)
+		return nil, fmt.Errorf("container runtime: %w", err)
 	}
-	r := &Runtime{options: o, conn: conn, client: cri.NewRuntimeServiceClient(conn), logBytes: logBytes, identify: netns.Identify}
+	r := &Runtime{options: o, conn: conn, client: cri.NewRuntimeServiceClient(conn), socket: socket, logBytes: logBytes, silence: silence, identify: netns.Identify}
 	r.cache.init()
+	r.left.init()
 	return r, nil
 }
 
@@ -94,12 +106,15 @@ func (r *Runtime) Close() error { return r.conn.Close() }
 // Version returns the name and version of the container runtime, such as "containerd
 // v2.4.2". Its errors are those of Ping.
 func (r *Runtime) Version(ctx context.Context) (string, error) {
-	out, err := call(ctx, readTimeout, "ask the container runtime for its version", func(ctx context.Context) (*cri.VersionResponse, error) {
+	r.socket.again()
+	once := request{r: r, what: "ask the container runtime for its version", limit: readTimeout}
+	out, err := call(ctx, once, func(ctx context.Context) (*cri.VersionResponse, error) {
 		return r.client.Version(ctx, &cri.VersionRequest{})
 	})
 	if err != nil {
 		return "", err
 	}
+	r.socket.found()
 	return printable(out.RuntimeName, 64) + " " + printable(out.RuntimeVersion, 64), nil
 }
 
@@ -108,6 +123,16 @@ func (r *Runtime) Version(ctx context.Context) (string, error) {
 // such as the containerd of a Docker Engine.
 func (r *Runtime) Ping(ctx context.Context) error {
 	_, err := r.Version(ctx)
+	return err
+}
+
+// Answers is Ping, but returns nil while a runtime that has answered is silent for only a
+// short time: it is probably being restarted, and its Pods run on.
+func (r *Runtime) Answers(ctx context.Context) error {
+	err := r.Ping(ctx)
+	if errors.Is(err, host.ErrUnavailable) && r.restarting() {
+		return nil
+	}
 	return err
 }
 

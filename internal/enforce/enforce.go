@@ -90,10 +90,11 @@ type Options struct {
 	// Limits returns the platform's present limits on egress rules; nil for none.
 	// When they change, ApplyLimits must be called.
 	Limits func() egress.Limits
-	// Publish is called after the rules file in a Bottle's folder was written, with its UID.
-	// It copies the file to where the bundle reads it, if that is elsewhere. It must not
-	// wait. It may be nil.
-	Publish func(uid string) error
+	// Publish gives rules to the bundle of the Bottle with this UID, unless the bundle reads
+	// the rules file in the Bottle's folder. Rules that allow less are published before that
+	// file is written, and all others after that. It must not wait, nor need room on the
+	// disk. It may be nil.
+	Publish func(uid string, rules []byte) error
 	// GuestProgram is the path of the static guest binary that is copied into guests.
 	GuestProgram string
 	// Pods may be nil: then no bundle is in a Pod. Proofs also try to reach Services.

@@ -51,6 +51,7 @@ type fixture struct {
 	changed []string
 	guarded []int // by each successful scan
 	limits  egress.Limits
+	publish func(uid string, rules []byte) error
 	pods    enforce.Pods // nil: all bundles are in docker's containers
 }
 
@@ -110,7 +111,7 @@ func (f *fixture) restart() {
 		}
 	}
 	o := enforce.Options{Metrics: metrics, Walls: f.walls, Machines: f.machines, Canaries: &hosttest.Canaries{}, State: f.dir,
-		Clock: f.clock, Log: logr.Discard(), Interval: f.interval, GuestProgram: "doc.go", MaxConcurrentProofs: 2, Limits: f.presentLimits, Pods: f.pods,
+		Clock: f.clock, Log: logr.Discard(), Interval: f.interval, GuestProgram: "doc.go", MaxConcurrentProofs: 2, Limits: f.presentLimits, Pods: f.pods, Publish: f.publish,
 		Guarded: func(machines int) { f.mu.Lock(); defer f.mu.Unlock(); f.guarded = append(f.guarded, machines) }}
 	if f.change != nil {
 		f.change(&o)

@@ -37,7 +37,8 @@ func (p *prover) plan(ctx context.Context, s Subject, nonce string) (probe.Plan,
 		if p.inPod(n.Owner) {
 			addresses = p.podAddresses(ctx, n.Owner, s.Spec) // its bundle's own address is inside its Pod
 		}
-		// Bundles in Pods may have the same subnet as others.
+		// Two Bottles of which at least one is in a Pod may have the same subnet. An
+		// address in it leads the guest to its own bundle.
 		if len(addresses) > 0 && !s.Spec.Subnet.Contains(addresses[0]) {
 			site.Neighbours = append(site.Neighbours, netip.AddrPortFrom(addresses[0], uint16(n.Ports[0])))
 		}

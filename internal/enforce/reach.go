@@ -52,7 +52,7 @@ func (w *walls) narrow(ctx context.Context, owner host.Owner, reach Reach) error
 	}
 	return errors.Join(
 		w.narrowPorts(ctx, m, ports),
-		w.narrowRules(folder, reach.Rules),
+		w.narrowRules(m, folder, reach.Rules),
 		w.recordGeneration(m, folder, reach.Generation), // last: a slow or full disk keeps nothing open
 	)
 }
@@ -113,13 +113,13 @@ func (w *walls) narrowPorts(ctx context.Context, m *machine, ports []int32) erro
 }
 
 // narrowRules removes everything that rules and the platform's limits do not allow
-// from the rules file that the bundle reads. The caller holds machine.lock.
-func (w *walls) narrowRules(folder state.Folder, rules egress.Set) error {
-	now, err := readRules(folder)
+// from the rules that the bundle reads. The caller holds m.lock.
+func (w *walls) narrowRules(m *machine, folder state.Folder, rules egress.Set) error {
+	now, err := m.inForce(folder)
 	if err != nil || now == nil {
 		return err
 	}
-	return w.writeNarrowed(folder, w.limits().Apply(now.Intersect(rules), rules))
+	return w.writeNarrowed(m, folder, w.limits().Apply(now.Intersect(rules), rules))
 }
 
 // openRules implements Enforcement.OpenRules.
@@ -139,19 +139,21 @@ func (w *walls) openRules(owner host.Owner, generation int64, rules egress.Set) 
 	if err != nil {
 		return err
 	}
-	return w.writeRules(folder, data)
-}
-
-// writeRules writes the rules file, and publishes it even if it has not changed: a bundle
-// that reads a copy may have got a new, empty folder.
-func (w *walls) writeRules(folder state.Folder, data []byte) error {
 	if _, err := folder.WriteRules(data); err != nil {
+		_ = w.narrowRules(m, folder, rules) // most likely, it reports the same error
 		return err
 	}
+	m.rules = nil
+	// Even if the file has not changed: a bundle that reads a copy may have got a new, empty
+	// folder.
+	return w.publish(folder, data)
+}
+
+func (w *walls) publish(folder state.Folder, rules []byte) error {
 	if w.Publish == nil {
 		return nil
 	}
-	return w.Publish(folder.UID())
+	return w.Publish(folder.UID(), rules)
 }
 
 // limits returns the platform's present limits.
@@ -204,15 +206,18 @@ func (w *walls) limitRules(uid string) error {
 	}
 	m.lock.Lock()
 	defer m.lock.Unlock()
-	now, err := readRules(folder)
+	now, err := m.inForce(folder)
 	if err != nil || now == nil {
 		return err
 	}
-	return w.writeNarrowed(folder, w.limits().Limit(*now))
+	return w.writeNarrowed(m, folder, w.limits().Limit(*now))
 }
 
-// readRules returns the rules in force, or nil if there is no file.
-func readRules(folder state.Folder) (*egress.Set, error) {
+// inForce returns the rules in force, or nil if there are none. The caller holds m.lock.
+func (m *machine) inForce(folder state.Folder) (*egress.Set, error) {
+	if m.rules != nil {
+		return m.rules, nil
+	}
 	data, err := folder.Rules()
 	if err != nil || data == nil {
 		return nil, err
@@ -225,15 +230,23 @@ func readRules(folder state.Folder) (*egress.Set, error) {
 	return &now, nil
 }
 
-// writeNarrowed writes rules that allow less than those in force. If they do not
-// fit into a file, it writes that nothing is allowed.
-func (w *walls) writeNarrowed(folder state.Folder, rules egress.Set) error {
+// writeNarrowed puts rules into force that allow less than those before. If they do not
+// fit into a file, nothing is allowed. A full disk does not keep the bundle's own copy from
+// being narrowed. The caller holds m.lock.
+func (w *walls) writeNarrowed(m *machine, folder state.Folder, rules egress.Set) error {
 	data, err := egress.EncodeFile(rules)
 	if err != nil {
-		data, err = egress.EncodeFile(egress.Set{})
+		rules = egress.Set{}
+		data, err = egress.EncodeFile(rules)
 	}
 	if err != nil {
 		return err
 	}
-	return w.writeRules(folder, data)
+	m.rules = &rules
+	err = w.publish(folder, data)
+	if _, writeErr := folder.WriteRules(data); writeErr != nil {
+		return errors.Join(err, writeErr)
+	}
+	m.rules = nil
+	return err
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/go-logr/logr"
 
+	"botbottle.dev/bottle-operator/internal/egress"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/state"
 )
@@ -19,6 +20,9 @@ import (
 type machine struct {
 	// lock is held while the wall is acted on. It is taken before registry.mu.
 	lock sync.Mutex
+	// rules are those in force if the rules file allows more, because it could not be
+	// written; nil if they are in the file. lock guards them.
+	rules *egress.Set
 
 	// registry.mu guards everything below. Writing wall requires lock as well.
 
@@ -194,8 +198,7 @@ func (r *registry) uids() []string {
 }
 
 // neighbours returns the walls of at most that many Bottles other than the wall's, in no
-// particular order. A bundle in another Pod may have the same address: from the guest, that
-// leads to its own bundle.
+// particular order.
 func (r *registry) neighbours(of host.WallSpec, most int) []host.WallSpec {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -49,9 +49,10 @@ type Options struct {
 	Version func(ctx context.Context) (host.SmolvmVersion, error)
 	// PingDocker returns nil if docker answers.
 	PingDocker func(ctx context.Context) error
-	// PingRuntime returns nil if the kubelet's container runtime, at RuntimeSocket, answers.
+	// PingRuntime returns nil if the kubelet's container runtime answers. RuntimeSocket
+	// returns its address, which may change until it has answered.
 	PingRuntime   func(ctx context.Context) error
-	RuntimeSocket string
+	RuntimeSocket func() string
 	// NeedsDocker and NeedsRuntime report whether the node needs docker or the container
 	// runtime for bundles. What it does not need is no fact, and is not asked. If
 	// NeedsDocker is nil, docker is needed; if NeedsRuntime is nil, the container runtime
@@ -191,11 +192,11 @@ func (c *Checker) runtime(ctx context.Context) host.Fact {
 	err := c.opts.PingRuntime(ctx)
 	switch {
 	case errors.Is(err, host.ErrUnsupported):
-		return bad(runtimeName, "what listens at %s serves no kubelet (%v): set --cri-socket to the kubelet's container runtime, or --bundle-runtime=docker", c.opts.RuntimeSocket, err)
+		return bad(runtimeName, "what listens at %s serves no kubelet (%v): if the kubelet's container runtime starts later, it is found by itself at the usual sockets; if it is elsewhere, set --cri-socket; or set --bundle-runtime=docker", c.opts.RuntimeSocket(), err)
 	case err != nil:
-		return bad(runtimeName, "the container runtime at %s does not answer (%v): start it (systemctl status containerd or crio), or set --cri-socket", c.opts.RuntimeSocket, err)
+		return bad(runtimeName, "the container runtime at %s does not answer (%v): start it (systemctl status containerd, crio or k3s), which is noticed by itself; if it listens elsewhere, set --cri-socket", c.opts.RuntimeSocket(), err)
 	}
-	return good(runtimeName, "")
+	return good(runtimeName, "at "+c.opts.RuntimeSocket())
 }
 
 func (c *Checker) stateDir() host.Fact {

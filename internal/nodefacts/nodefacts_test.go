@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -273,3 +274,24 @@ func must(t *testing.T, err error) {
 }
 
 func remove(t *testing.T, path string) { t.Helper(); must(t, os.Remove(path)) }
+
+// TestTheRuntimeFactNamesThePresentSocket checks that the fact follows the choice of the
+// socket, whatever the answer is.
+func TestTheRuntimeFactNamesThePresentSocket(t *testing.T) {
+	o, _ := node(t)
+	socket, answer := "unix:///run/first.sock", error(host.ErrUnavailable)
+	o.NeedsRuntime = func(context.Context) bool { return true }
+	o.PingRuntime = func(context.Context) error { return answer }
+	o.RuntimeSocket = func() string { return socket }
+	for _, tt := range []struct {
+		socket string
+		answer error
+	}{{socket, answer}, {"unix:///run/second.sock", host.ErrUnsupported}, {"unix:///run/third.sock", nil}} {
+		socket, answer = tt.socket, tt.answer
+		facts := New(o).NodeFacts(t.Context())
+		i := slices.IndexFunc(facts, func(f host.Fact) bool { return f.Name == runtimeName })
+		if i < 0 || facts[i].OK != (tt.answer == nil) || !strings.Contains(facts[i].Message, tt.socket) {
+			t.Errorf("%v: got %+v, want the socket %s in the message", tt.answer, facts, tt.socket)
+		}
+	}
+}

@@ -22,7 +22,8 @@ import (
 func (o *AgentOptions) addFacts(mgr ctrl.Manager, engine *docker.Engine, p parts, guestProgram string) (*node.Facts, error) {
 	options := o.factOptions(engine, guestProgram)
 	options.Version = p.machines.Version
-	options.PingRuntime = p.runtimes.cri.Load().Ping
+	cri := p.runtimes.cri.Load()
+	options.PingRuntime, options.RuntimeSocket = cri.Answers, cri.Socket
 	options.NeedsDocker = func(context.Context) bool { return p.runtimes.set.Active(bundleruntime.Docker) }
 	options.NeedsRuntime = func(context.Context) bool { return p.runtimes.set.Active(bundleruntime.Pod) }
 	if o.KVMDevice == "" {
@@ -40,6 +41,6 @@ func (o *AgentOptions) factOptions(engine *docker.Engine, guestProgram string) n
 	return nodefacts.Options{
 		SmolvmDir: o.SmolvmDir, StateDir: o.StateDir, KVMDevice: o.KVMDevice, GuestProgram: guestProgram,
 		Version:    func(ctx context.Context) (host.SmolvmVersion, error) { return smolvm.VersionOf(ctx, o.SmolvmDir) },
-		PingDocker: engine.Ping, RuntimeSocket: o.Runtime.socket(), Cgroups: cgroup.Inspect,
+		PingDocker: engine.Ping, Cgroups: cgroup.Inspect,
 	}
 }

@@ -120,6 +120,6 @@ func (o *AgentOptions) keepSmolvm() {
 func (o *AgentOptions) smolvm(dir *state.Dir, r *runtimes) *smolvm.Driver {
 	return smolvm.New(smolvm.Options{
 		Dir: o.SmolvmDir, Home: dir.SmolvmHome(), Cgroups: o.CgroupParent,
-		Parent: r.places.Parent, StartTimeout: o.StartTimeout, MaxImageBytes: o.Images.MaxBytes, DiskReserve: o.Images.Reserve,
+		Parent: r.places.Parent, BundleMemory: r.places.BundleMemory, StartTimeout: o.StartTimeout, MaxImageBytes: o.Images.MaxBytes, DiskReserve: o.Images.Reserve,
 	})
 }

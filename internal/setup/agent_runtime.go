@@ -45,7 +45,7 @@ type RuntimeOptions struct {
 // Bind adds the flags.
 func (o *RuntimeOptions) Bind(fs *pflag.FlagSet) {
 	fs.StringVar(&o.Kind, "bundle-runtime", string(bundleruntime.Auto), "what runs the bundles of new Bottles: pod (the kubelet, in the Bottles' own Pods), docker (the node's Docker Engine), or auto (pod where a kubelet runs, else docker); a Bottle keeps the one that it has")
-	fs.StringVar(&o.CRISocket, "cri-socket", "", "address of the container runtime that the kubelet uses; if empty, the first of these that exists: "+strings.Join(criSockets, ", "))
+	fs.StringVar(&o.CRISocket, "cri-socket", "", "address of the container runtime that the kubelet uses; if empty, the first of these that exists, which is looked at again until a container runtime answers: "+strings.Join(criSockets, ", "))
 	fs.StringVar(&o.KubeletDir, "kubelet-dir", "/var/lib/kubelet", "the kubelet's directory (its --root-dir), which holds the volumes of Pods")
 }
 
@@ -66,11 +66,11 @@ func (o *RuntimeOptions) Validate() error {
 	return errors.Join(errs...)
 }
 
-func (o *RuntimeOptions) socket() string {
+func (o *RuntimeOptions) sockets() []string {
 	if o.CRISocket != "" {
-		return o.CRISocket
+		return []string{o.CRISocket}
 	}
-	return bundleruntime.FirstSocket(criSockets)
+	return criSockets
 }
 
 // runtimes are both runtimes of bundles, and what chooses between them. Neither is
@@ -92,7 +92,7 @@ func (o *AgentOptions) openRuntimes(dir *state.Dir) (*runtimes, error) {
 	if err != nil {
 		return nil, err
 	}
-	node := o.nodeRuntime(func(ctx context.Context) error { return r.cri.Load().Ping(ctx) })
+	node := o.nodeRuntime(r.cri.Load)
 	choices, err := bundleruntime.NewChoices(dir, node.Runtime)
 	if err != nil {
 		return nil, err
@@ -100,19 +100,17 @@ func (o *AgentOptions) openRuntimes(dir *state.Dir) (*runtimes, error) {
 	r.set = &bundleruntime.Set{Choices: choices, Node: node}
 	r.places = bundleruntime.NewPlaces(bundleruntime.PlacesOptions{
 		State: dir, Choices: choices, Locate: r.locate, Identify: netns.Identify,
-		Folders: func(ctx context.Context, owner host.Owner) (rules, secrets string, err error) {
-			return r.cri.Load().Bundles().Folders(ctx, owner)
-		},
 	})
 	r.inPods = wall.NewPods(wall.PodOptions{Namespace: r.places.NetNS})
 	return r, nil
 }
 
-// nodeRuntime returns what finds out which runtime new Bottles get.
-func (o *AgentOptions) nodeRuntime(ping func(context.Context) error) *bundleruntime.Node {
+// nodeRuntime returns what finds out which runtime new Bottles get. It asks the container
+// runtime that cri returns.
+func (o *AgentOptions) nodeRuntime(cri func() *criruntime.Runtime) *bundleruntime.Node {
 	return &bundleruntime.Node{
-		Wanted: bundleruntime.Kind(o.Runtime.Kind), KubeletDir: o.Runtime.KubeletDir, Socket: o.Runtime.socket(),
-		DockerHost: o.DockerHost, Ping: ping,
+		Wanted: bundleruntime.Kind(o.Runtime.Kind), KubeletDir: o.Runtime.KubeletDir, DockerHost: o.DockerHost,
+		Socket: func() string { return cri().Socket() }, Ping: func(ctx context.Context) error { return cri().Ping(ctx) },
 	}
 }
 
@@ -120,7 +118,7 @@ func (o *AgentOptions) nodeRuntime(ping func(context.Context) error) *bundlerunt
 // it lists belong to; it is not known before the agent's first start has reached the API
 // server.
 func (r *runtimes) connect(o *AgentOptions, cluster string) error {
-	c, err := criruntime.New(criruntime.Options{Socket: o.Runtime.socket(), KubeletDir: o.Runtime.KubeletDir, Cluster: cluster, Node: o.NodeName})
+	c, err := criruntime.New(criruntime.Options{Sockets: o.Runtime.sockets(), KubeletDir: o.Runtime.KubeletDir, Cluster: cluster, Node: o.NodeName})
 	if err != nil {
 		return fmt.Errorf("--cri-socket: %w", err)
 	}
@@ -129,11 +127,17 @@ func (r *runtimes) connect(o *AgentOptions, cluster string) error {
 }
 
 func (r *runtimes) locate(ctx context.Context, owner host.Owner) (bundleruntime.Place, error) {
-	p, err := r.cri.Load().Pod(ctx, owner)
+	cri := r.cri.Load()
+	p, err := cri.Pod(ctx, owner)
 	if err != nil {
 		return bundleruntime.Place{}, err
 	}
-	return bundleruntime.PlaceOf(p), nil
+	place := bundleruntime.PlaceOf(p)
+	place.Rules, place.Secrets, err = cri.Volumes(p)
+	if errors.Is(err, host.ErrNotFound) { // the bundle's image is the user's
+		err = nil
+	}
+	return place, err
 }
 
 // follow follows the events of the container runtime, from when a Bottle needs it.

@@ -180,11 +180,11 @@ func (o *PreflightOptions) preflightCluster() ([]preflight.Check, error) {
 // closes, and a function that reports whether new bundles are containers of the Docker
 // Engine instead.
 func (o *PreflightOptions) containerRuntime() (*criruntime.Runtime, func(context.Context) bool, error) {
-	runtime, err := criruntime.New(criruntime.Options{Socket: o.Runtime.socket(), KubeletDir: o.Runtime.KubeletDir, Node: o.NodeName})
+	runtime, err := criruntime.New(criruntime.Options{Sockets: o.Runtime.sockets(), KubeletDir: o.Runtime.KubeletDir, Node: o.NodeName})
 	if err != nil {
 		return nil, nil, fmt.Errorf("--cri-socket: %w", err)
 	}
-	node := o.nodeRuntime(runtime.Ping)
+	node := o.nodeRuntime(func() *criruntime.Runtime { return runtime })
 	usesDocker := func(ctx context.Context) bool {
 		kind, err := node.Runtime(ctx)
 		return err == nil && kind == bundleruntime.Docker
@@ -211,7 +211,7 @@ func (o *PreflightOptions) preflightFacts(runtime *criruntime.Runtime, usesDocke
 		return nil, err
 	}
 	options := o.factOptions(engine, guestProgram)
-	options.PingRuntime, options.NeedsDocker = runtime.Ping, usesDocker
+	options.PingRuntime, options.RuntimeSocket, options.NeedsDocker = runtime.Ping, runtime.Socket, usesDocker
 	options.NeedsRuntime = func(ctx context.Context) bool { return !usesDocker(ctx) }
 	return nodefacts.New(options), nil
 }

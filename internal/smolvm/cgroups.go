@@ -3,6 +3,7 @@
 package smolvm
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -75,6 +76,15 @@ func inPod(l cgroup.Limits, m host.Machine, podBytes, bundleBytes int64) cgroup.
 	return l
 }
 
+// bundleBytes returns how much of its Pod's memory a machine leaves to the bundle.
+func (d *Driver) bundleBytes(name string) int64 {
+	var recorded int64
+	if d.opts.BundleMemory != nil {
+		recorded = d.opts.BundleMemory(name)
+	}
+	return cmp.Or(recorded, machinesize.DefaultBundle.MemoryBytes)
+}
+
 // podOf returns the cgroup of the Pod in which the machine is to run; "" for none. Its only
 // error is host.ErrUnavailable: if it returned the host.ErrNotFound of Parent, callers would
 // take that to mean that there is no such machine.
@@ -116,7 +126,7 @@ func (d *Driver) confine(m host.Machine, pod string) (*os.File, error) {
 	podBytes, _, err := g.PodMemory(m.Name)
 	if err == nil {
 		// Missing controllers are not an error: the node may not have them.
-		_, err = g.SetLimits(m.Name, inPod(limitsOf(m), m, podBytes, machinesize.DefaultBundle.MemoryBytes))
+		_, err = g.SetLimits(m.Name, inPod(limitsOf(m), m, podBytes, d.bundleBytes(m.Name)))
 	}
 	if err != nil {
 		folder.Close()
@@ -138,7 +148,7 @@ func (d *Driver) keepLimits(m host.Machine) {
 		return
 	}
 	if podBytes, unlimited, err := g.PodMemory(m.Name); err == nil && unlimited {
-		_, _ = g.SetLimits(m.Name, inPod(limitsOf(m), m, podBytes, machinesize.DefaultBundle.MemoryBytes))
+		_, _ = g.SetLimits(m.Name, inPod(limitsOf(m), m, podBytes, d.bundleBytes(m.Name)))
 	}
 }
 

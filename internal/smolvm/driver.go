@@ -58,6 +58,9 @@ type Options struct {
 	// than StartMachine, so that a kill never waits for it. If it returns an error, the
 	// machine is not started. nil means Cgroups for all machines.
 	Parent func(ctx context.Context, name string) (string, error)
+	// BundleMemory returns how many bytes of its Pod's memory a machine leaves to the
+	// bundle; 0, or nil instead of the function, means the default. It must not wait.
+	BundleMemory func(name string) int64
 	// MaxImageBytes bounds an image archive, and what an artifact may be when
 	// unpacked; zero means smolvm's own limit for an archive, 8 GiB.
 	MaxImageBytes int64

@@ -71,6 +71,14 @@ func TestStartInPod(t *testing.T) {
 			t.Errorf("memory.max was %q: got %q, %v, want %q", lost, got, err, want)
 		}
 	}
+	d.opts.BundleMemory = func(string) int64 { return 192 << 20 }
+	if err := os.WriteFile(filepath.Join(folder, "memory.max"), []byte("max\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	d.keepLimits(host.Machine{Name: victim, State: host.MachineRunning, MemoryMiB: 1024})
+	if got, err := os.ReadFile(filepath.Join(folder, "memory.max")); string(got) != fmt.Sprint((1024+64)<<20) {
+		t.Errorf("with a bundle of 192 MiB: got %q, %v, want 1088 MiB", got, err)
+	}
 	if err := d.StopMachine(t.Context(), victim); err != nil {
 		t.Fatal(err)
 	}

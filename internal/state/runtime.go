@@ -68,19 +68,14 @@ func (f Folder) Pod() (*Pod, error) { return readJSON[Pod](f, podFile) }
 // WritePod stores the Pod.
 func (f Folder) WritePod(p Pod) error { return f.writeJSON(podFile, p) }
 
-// BundleFiles returns the files of the built-in bundle that are not secret, by name.
-func (f Folder) BundleFiles() (map[string][]byte, error) {
-	out := map[string][]byte{}
-	for _, name := range []string{rulesFile, upstreamCAFile} {
-		data, err := os.ReadFile(filepath.Join(f.BundleDir(), name))
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			out[name] = nil
-		case err != nil:
-			return nil, fmt.Errorf("files of the bundle: %w", err)
-		default:
-			out[name] = data
-		}
+// UpstreamCA reads what WriteUpstreamCA wrote. It returns nil, nil if there is none.
+func (f Folder) UpstreamCA() ([]byte, error) {
+	data, err := os.ReadFile(filepath.Join(f.BundleDir(), upstreamCAFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
 	}
-	return out, nil
+	if err != nil {
+		return nil, fmt.Errorf("certificates of upstreams: %w", err)
+	}
+	return data, nil
 }

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package passes
+
+import (
+	"math/rand/v2"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	ctrl "sigs.k8s.io/controller-runtime"
+
+	"botbottle.dev/bottle-operator/internal/flow"
+)
+
+// Resync is the pause between passes over a satisfied Bottle, ±10 percent.
+const Resync = 10 * time.Minute
+
+// Result returns when the next pass is due after a pass that ended with err.
+func Result(err error) (ctrl.Result, error) {
+	switch o := flow.OutcomeOf(err); o.Kind {
+	case flow.KindDone:
+		return ctrl.Result{RequeueAfter: jitter(Resync)}, nil
+	case flow.KindWait:
+		if o.After > 0 {
+			return ctrl.Result{RequeueAfter: o.After}, nil
+		}
+		return ctrl.Result{RequeueAfter: jitter(Resync)}, nil
+	case flow.KindTerminal, flow.KindBlocked:
+		return ctrl.Result{}, nil
+	default:
+		return RetryConflict(err)
+	}
+}
+
+// RetryConflict turns a conflict into another pass soon, because the cache will
+// have the newer object shortly. It returns any other error.
+func RetryConflict(err error) (ctrl.Result, error) {
+	if apierrors.IsConflict(err) {
+		return ctrl.Result{RequeueAfter: 50 * time.Millisecond}, nil
+	}
+	return ctrl.Result{}, err
+}
+
+func jitter(d time.Duration) time.Duration {
+	return d + time.Duration((rand.Float64()-0.5)*0.2*float64(d))
+}
