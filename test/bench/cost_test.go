@@ -82,7 +82,10 @@ func listsPerMinute(b *testing.B, c *story.Cluster, calls string) float64 {
 
 // auditWrites counts the writes by the manager and the agents so far, including
 // Events but not Leases.
-func auditWrites(b *testing.B, c *story.Cluster) int {
+func auditWrites(b *testing.B, c *story.Cluster) int { return auditWritesIn(b, c, "") }
+
+// auditWritesIn is auditWrites for the objects of one namespace; "" means all objects.
+func auditWritesIn(b *testing.B, c *story.Cluster, namespace string) int {
 	b.Helper()
 	f, err := os.Open(filepath.Join(c.Dir, "audit.log"))
 	if err != nil {
@@ -96,9 +99,10 @@ func auditWrites(b *testing.B, c *story.Cluster) int {
 		var e struct {
 			Stage, Verb string
 			User        struct{ Username string }
-			ObjectRef   struct{ Resource string }
+			ObjectRef   struct{ Resource, Namespace string }
 		}
 		if json.Unmarshal(lines.Bytes(), &e) != nil || e.Stage != "ResponseComplete" || e.ObjectRef.Resource == "leases" ||
+			namespace != "" && e.ObjectRef.Namespace != namespace ||
 			!strings.HasPrefix(e.User.Username, "system:serviceaccount:"+c.SystemNamespace(b)+":bottle-") {
 			continue
 		}
