@@ -55,15 +55,17 @@ func testRaw(t *testing.T, s *site) {
 	net := strings.TrimSuffix(b.Status.Network.Gateway, "1")
 	s.joinBridge(t, net+"77/24")
 	bundleNS := "/proc/" + s.BundlePID(t, b) + "/ns/net"
-	bridgeNS, bundleLink := "/proc/self/ns/net", "eth0"
+	bridgeNS, bundleLink, gatewayLink := "/proc/self/ns/net", "eth0", bridge(b)
 	if s.OnPods(t) {
-		bridgeNS, bundleLink = bundleNS, bridge(b)
+		// The bridge is the bundle's own link, and the machine has no gateway. The Pod's link to
+		// others stands for one.
+		bridgeNS, bundleLink, gatewayLink = bundleNS, bridge(b), "eth0"
 	}
 	run := "esc" + nonce()
 	out := s.Exec(t, node, "sh", "-c", captureScript, "sh", capturePy, sendPy, run, bundleNS+" "+bundleLink, bridgeNS+" "+bridge(b), wallNS(b),
 		net+"3", net+"77", // the machine's address and the control's
 		bundleIP(b), s.macOf(t, bundleNS, bundleLink),
-		b.Status.Network.Gateway, s.macOf(t, bridgeNS, bridge(b)))
+		b.Status.Network.Gateway, s.macOf(t, bridgeNS, gatewayLink))
 
 	lines := strings.Split(strings.TrimSpace(out), "\n")
 	sent := names(lines, "sent-control ")
