@@ -100,7 +100,7 @@ func (b *bundleReader) readTail(ctx context.Context, req logRequest, first host.
 	})
 	switch {
 	case errors.Is(err, host.ErrNotFound) && b.finished:
-		return apierrors.NewGone("the Bottle has finished, and the log of its bundle has gone with its Pod; the last refusals are in status.egress.recentDenials")
+		return apierrors.NewResourceExpired("the Bottle has finished, and the log of its bundle has gone with its Pod; the last refusals are in status.egress.recentDenials")
 	case errors.Is(err, host.ErrNotFound):
 		return nil // there is no container yet
 	}

@@ -279,7 +279,7 @@ func remove(t *testing.T, path string) { t.Helper(); must(t, os.Remove(path)) }
 // socket, whatever the answer is.
 func TestTheRuntimeFactNamesThePresentSocket(t *testing.T) {
 	o, _ := node(t)
-	socket, answer := "unix:///run/first.sock", error(host.ErrUnavailable)
+	socket, answer := "unix:///run/first.sock", host.ErrUnavailable
 	o.NeedsRuntime = func(context.Context) bool { return true }
 	o.PingRuntime = func(context.Context) error { return answer }
 	o.RuntimeSocket = func() string { return socket }
