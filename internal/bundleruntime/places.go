@@ -237,9 +237,7 @@ func (p *Places) Publish(uid string, rules []byte) error {
 	if kind, err := p.Choices.Of(uid); err != nil || kind != Pod {
 		return err
 	}
-	volume := vault.Pods{Dir: func(uid string) (string, error) {
-		return p.volume(uid, func(place Place) string { return place.Rules })
-	}}
+	volume := p.rules()
 	ctx := context.Background() // nothing below waits
 	write := func(name string, data []byte) error {
 		err := volume.WriteFile(ctx, uid, name, data)
@@ -261,4 +259,24 @@ func (p *Places) Publish(uid string, rules []byte) error {
 	default:
 		return errors.Join(err, write(bundleimage.UpstreamCAFile, ca))
 	}
+}
+
+// Published returns the rules that Publish gave to a Bottle's bundle; nil for none. copied is
+// false if the bundle reads them in the Bottle's folder.
+func (p *Places) Published(uid string) (rules []byte, copied bool) {
+	if kind, err := p.Choices.Of(uid); err != nil || kind != Pod {
+		return nil, false
+	}
+	rules, err := p.rules().ReadFile(context.Background(), uid, bundleimage.RulesFile)
+	if err != nil {
+		return nil, true // nobody can say that it allows anything
+	}
+	return rules, true
+}
+
+// rules returns the volumes from which the bundles read their rules.
+func (p *Places) rules() vault.Pods {
+	return vault.Pods{Dir: func(uid string) (string, error) {
+		return p.volume(uid, func(place Place) string { return place.Rules })
+	}}
 }

@@ -193,6 +193,15 @@ func TestRulesAreCopiedIntoThePod(t *testing.T) {
 		if got, err := os.ReadFile(filepath.Join(volume, "egress.json")); err != nil || string(got) != text {
 			t.Errorf("got %q, %v, want %q", got, err, text)
 		}
+		if got, copied := p.Published(inPod.UID); string(got) != text || !copied {
+			t.Errorf("published: got %q, %t, want %q, true", got, copied, text)
+		}
+	}
+	if got, copied := p.Published(inPod.UID); got != nil || !copied {
+		t.Errorf("published to a new Pod: got %q, %t, want nothing, true", got, copied)
+	}
+	if got, copied := p.Published(inDocker.UID); got != nil || copied {
+		t.Errorf("published to a container of docker: got %q, %t, want nothing, false", got, copied)
 	}
 	want("rules")
 	if err := os.Remove(filepath.Join(volume, "egress.json")); err != nil { // as in a new Pod

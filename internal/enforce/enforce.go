@@ -95,6 +95,10 @@ type Options struct {
 	// file is written, and all others after that. It must not wait, nor need room on the
 	// disk. It may be nil.
 	Publish func(uid string, rules []byte) error
+	// Published returns what Publish last gave to that bundle, even if an earlier agent did;
+	// nil for nothing. copied is false if the bundle reads the rules file. Published must not
+	// wait. It may be nil if Publish is.
+	Published func(uid string) (rules []byte, copied bool)
 	// GuestProgram is the path of the static guest binary that is copied into guests.
 	GuestProgram string
 	// Pods may be nil: then no bundle is in a Pod. Proofs also try to reach Services.

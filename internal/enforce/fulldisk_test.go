@@ -13,23 +13,26 @@ import (
 	"golang.org/x/sys/unix"
 
 	"botbottle.dev/bottle-operator/internal/egress"
+	"botbottle.dev/bottle-operator/internal/enforce"
 	"botbottle.dev/bottle-operator/test/require"
 )
 
 // TestAFullDiskKeepsNothingOpen checks that the copy of the rules that the bundle of a Pod
 // reads is narrowed although the rules file cannot be written, and that what the file still
-// allows does not come back.
+// allows does not come back, not even through another agent.
 func TestAFullDiskKeepsNothingOpen(t *testing.T) {
 	require.Root(t)
 	f := newFixture(t)
-	var published egress.Set
-	f.publish = func(_ string, data []byte) (err error) {
-		published, err = egress.DecodeFile(bytes.NewReader(data))
-		return err
-	}
+	var volume []byte
+	f.publish = func(_ string, data []byte) error { volume = data; return nil }
+	f.change = func(o *enforce.Options) { o.Published = func(string) ([]byte, bool) { return volume, true } }
 	f.restart()
 	want := func(what string, rules ...string) {
 		t.Helper()
+		published, err := egress.DecodeFile(bytes.NewReader(volume))
+		if err != nil {
+			t.Fatal(err)
+		}
 		var got []string
 		for _, r := range published.Rules() {
 			got = append(got, r.String())
@@ -61,6 +64,9 @@ func TestAFullDiskKeepsNothingOpen(t *testing.T) {
 	want("narrowed on a full disk", "a.example.com:443")
 	_ = f.enforcer.ApplyLimits()
 	want("after the limits were applied again", "a.example.com:443")
+	f.restart()
+	_ = f.enforcer.ApplyLimits()
+	want("after another agent applied the limits", "a.example.com:443")
 	if err := f.open(2, "a.example.com", "c.example.com"); !errors.Is(err, unix.ENOSPC) {
 		t.Errorf("opened on a full disk: got %v, want ENOSPC", err)
 	}
@@ -69,6 +75,9 @@ func TestAFullDiskKeepsNothingOpen(t *testing.T) {
 		t.Errorf("closed on a full disk: got %v, want ENOSPC", err)
 	}
 	want("closed on a full disk, as by a stop")
+	f.restart()
+	_ = f.narrow(2, []int32{8888}, "a.example.com")
+	want("after another agent narrowed them")
 
 	if err := os.Remove(full); err != nil {
 		t.Fatal(err)

@@ -115,7 +115,7 @@ func (w *walls) narrowPorts(ctx context.Context, m *machine, ports []int32) erro
 // narrowRules removes everything that rules and the platform's limits do not allow
 // from the rules that the bundle reads. The caller holds m.lock.
 func (w *walls) narrowRules(m *machine, folder state.Folder, rules egress.Set) error {
-	now, err := m.inForce(folder)
+	now, err := w.inForce(m, folder)
 	if err != nil || now == nil {
 		return err
 	}
@@ -206,7 +206,7 @@ func (w *walls) limitRules(uid string) error {
 	}
 	m.lock.Lock()
 	defer m.lock.Unlock()
-	now, err := m.inForce(folder)
+	now, err := w.inForce(m, folder)
 	if err != nil || now == nil {
 		return err
 	}
@@ -214,7 +214,7 @@ func (w *walls) limitRules(uid string) error {
 }
 
 // inForce returns the rules in force, or nil if there are none. The caller holds m.lock.
-func (m *machine) inForce(folder state.Folder) (*egress.Set, error) {
+func (w *walls) inForce(m *machine, folder state.Folder) (*egress.Set, error) {
 	if m.rules != nil {
 		return m.rules, nil
 	}
@@ -222,12 +222,24 @@ func (m *machine) inForce(folder state.Folder) (*egress.Set, error) {
 	if err != nil || data == nil {
 		return nil, err
 	}
-	// Unreadable rules allow nothing that we know of.
-	now, err := egress.DecodeFile(bytes.NewReader(data))
-	if err != nil {
-		now = egress.Set{}
+	now := decode(data)
+	if w.Published == nil {
+		return &now, nil
+	}
+	// An earlier agent may have narrowed the bundle's copy, but found no room for the file.
+	if published, copied := w.Published(folder.UID()); copied && !bytes.Equal(published, data) {
+		now = now.Intersect(decode(published))
 	}
 	return &now, nil
+}
+
+// decode reads a rules file. Unreadable rules allow nothing that we know of.
+func decode(data []byte) egress.Set {
+	rules, err := egress.DecodeFile(bytes.NewReader(data))
+	if err != nil {
+		return egress.Set{}
+	}
+	return rules
 }
 
 // writeNarrowed puts rules into force that allow less than those before. If they do not
