@@ -91,12 +91,15 @@ func (n *networkStep) ensure(ctx context.Context, s *scope) error {
 }
 
 // ensureDown is ensure for a Bottle whose machine is down. Its Pod may be gone, and with it
-// the network: the addresses stay.
+// the network: the addresses stay. If the Pod is there, InspectNetwork protects its bundle.
 func (n *networkStep) ensureDown(ctx context.Context, s *scope) error {
 	if s.runtime == bundleruntime.Pod {
 		if triple, err := subnet.TripleOf(agentstatus.RecordedSubnet(s.bottle)); err == nil {
 			s.triple = triple
-			return nil
+			if _, err = n.networks.InspectNetwork(ctx, s.owner); errors.Is(err, host.ErrNotFound) {
+				return nil
+			}
+			return outcome.Map(err, n.causes.Bundle(ctx, s.runtime, s.owner, v1alpha1.ReasonNetworkConflict))
 		}
 	}
 	return n.ensure(ctx, s)

@@ -179,6 +179,25 @@ func TestAPodThatIsGone(t *testing.T) {
 	w.wantEmpty()
 }
 
+// TestABundleIsProtectedWhileItsBottleIsStopped checks that nobody else reaches the bundle in
+// a new sandbox, which needs no machine to run. Without its Pod, the Bottle is stopped, too.
+func TestABundleIsProtectedWhileItsBottleIsStopped(t *testing.T) {
+	w := runningInPod(t)
+	w.update(demoKey, func(b *v1alpha1.Bottle) { b.Generation++; b.Spec.DesiredState = v1alpha1.DesiredStateStopped })
+	w.settle(demoKey)
+	w.loseNetwork()
+	w.startPod(2, desired.BundleDigest(w.bottle(demoKey)))
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "False/Stopped")
+	if got := w.pods.protected; !got[2] {
+		t.Errorf("protected namespaces: got %v, want the new one, 2, too", got)
+	}
+	w.endPod()
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionMachineReady, "False/Stopped")
+	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Stopped")
+}
+
 // TestAnotherPodEndsNoRecordOfARunningMachine checks that a machine that runs is not taken
 // for one that ended with its Pod, whatever Pod the record names, and that its real end then
 // counts.

@@ -30,6 +30,8 @@ type testPods struct {
 	mu     sync.Mutex
 	pods   map[string]bundleruntime.Place // by UID of the Bottle
 	err    error                          // of the container runtime
+	// protected are the namespaces in which nobody else reaches the bundle, by their number.
+	protected map[uint64]bool
 	// onStart, if not nil, runs when a machine is about to be started.
 	onStart func()
 }
@@ -84,7 +86,7 @@ func (w *world) runtimes(dir *state.Dir) *testRuntimes {
 	})
 	set := &bundleruntime.Set{Choices: choices, Node: &bundleruntime.Node{Wanted: cmp.Or(w.pods.node, bundleruntime.Docker)}}
 	lost := func(bundleruntime.Kind, error) {}
-	inPods := podNetworks{w.networks, &w.pods}
+	inPods := bundleruntime.PodNetworks{Networks: podNetworks{w.networks, &w.pods}, Protect: w.pods.protect}
 	return &testRuntimes{
 		Runtimes: bundleruntime.Runtimes{Choices: choices, Places: places},
 		networks: bundleruntime.NewNetworks(set, w.networks, inPods, places),
@@ -165,6 +167,21 @@ func (m podMachines) StartMachine(ctx context.Context, name, netns string) error
 		return host.ErrUnavailable
 	}
 	return m.Machines.StartMachine(ctx, name, netns)
+}
+
+// protect stands for wall.PodWalls.ProtectBundle.
+func (p *testPods) protect(_ context.Context, owner host.Owner) error {
+	place, err := p.find(owner)
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.protected == nil {
+		p.protected = map[uint64]bool{}
+	}
+	p.protected[place.NetNSID.Inode] = true
+	return nil
 }
 
 // movePod makes the Pod of the demo Bottle another one.

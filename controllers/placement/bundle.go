@@ -49,7 +49,7 @@ func confirmDown(ctx context.Context, live client.Reader, f facts, d decision) e
 	}
 	before := f.bottle.Generation
 	f.bottle = now
-	if !replaceable(f) || d.outdated != "" && (!awaitsPod(now) || now.Generation != before) {
+	if !replaceable(f) || d.outdated != "" && (!awaitsPod(now) || now.Generation != before) || d.twice != "" && now.Status.Bundle == nil {
 		return fmt.Errorf("replace placeholder Pod %s: %w", f.pod.name, errStale)
 	}
 	return nil

@@ -61,13 +61,23 @@ func (n *Networks) ListNetworks(ctx context.Context) ([]host.Network, error) {
 	return n.docker.ListNetworks(ctx)
 }
 
-// PodNetworks are the networks of bundles in Pods. Before a Pod gets its network, nobody but
-// the machine can connect to the bundle. Rules and credentials come later.
+// PodNetworks are the networks of bundles in Pods. Whatever a pass does with a Bottle's
+// network, nobody but the machine can connect to the bundle afterwards. Rules and credentials
+// come later.
 type PodNetworks struct {
 	host.Networks
 	// Protect keeps everybody else from the bundle in the owner's Pod. Its errors are those
 	// of wall.PodWalls.ProtectBundle.
 	Protect func(ctx context.Context, owner host.Owner) error
+}
+
+// InspectNetwork implements host.Networks. The bundle runs even without a network, for
+// example while its Bottle is stopped.
+func (n PodNetworks) InspectNetwork(ctx context.Context, owner host.Owner) (host.Network, error) {
+	if err := n.Protect(ctx, owner); err != nil {
+		return host.Network{}, err
+	}
+	return n.Networks.InspectNetwork(ctx, owner)
 }
 
 // EnsureNetwork implements host.Networks.

@@ -123,6 +123,31 @@ func TestProtectedBeforeItsNetwork(t *testing.T) {
 	}
 }
 
+// TestInspectingANetworkProtectsTheBundle: a pass that finds the network in order, or none
+// because the Bottle is stopped, protects the bundle in a new sandbox all the same.
+func TestInspectingANetworkProtectsTheBundle(t *testing.T) {
+	n := newNode(t, bundleruntime.Pod)
+	protected, unprotected := 0, host.ErrUnavailable
+	pods := bundleruntime.PodNetworks{Networks: n.networks[1], Protect: func(context.Context, host.Owner) error {
+		protected++
+		return unprotected
+	}}
+	router := bundleruntime.NewNetworks(n.set, n.networks[0], pods, nil)
+	if _, err := router.InspectNetwork(t.Context(), inPod); !errors.Is(err, host.ErrUnavailable) {
+		t.Errorf("not protected: got %v, want the error", err)
+	}
+	unprotected = nil
+	if _, err := router.InspectNetwork(t.Context(), inPod); !errors.Is(err, host.ErrNotFound) || protected != 2 {
+		t.Errorf("without a network: got %v, protected %d times, want ErrNotFound and 2", err, protected)
+	}
+	if err := router.EnsureNetwork(t.Context(), network(inPod, "192.168.44.0/24")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := router.InspectNetwork(t.Context(), inPod); err != nil || protected != 4 {
+		t.Errorf("with a network: got %v, protected %d times, want no error and 4", err, protected)
+	}
+}
+
 // TestARemovalWithoutAChoiceLooksInBoth checks that what an agent left that lost its state
 // directory is found.
 func TestARemovalWithoutAChoiceLooksInBoth(t *testing.T) {

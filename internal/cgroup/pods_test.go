@@ -133,7 +133,7 @@ func TestInPod(t *testing.T) {
 func TestEnsureInPodRefuses(t *testing.T) {
 	g, root := fakePods(t, pod)
 	for _, parent := range []string{"", "elsewhere", "/" + pod, pod + "/container", "../" + pod} {
-		if _, err := g.EnsureInPod(id, parent); err == nil || !strings.Contains(err.Error(), "not where kubelet puts") {
+		if _, err := g.EnsureInPod(id, parent); err == nil || !strings.Contains(err.Error(), "not a path at which the kubelet puts") {
 			t.Errorf("%q: got %v, want an error about the place", parent, err)
 		}
 	}

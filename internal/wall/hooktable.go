@@ -36,11 +36,18 @@ func (t hookTable) String() string {
 	return "ip " + t.name
 }
 
-// tableMissing is the fault of a table that does not exist.
-const tableMissing = "is missing"
-
 // fault says what is wrong with the table; "" if nothing is.
-func (t hookTable) fault() (string, error) {
+func (t hookTable) fault() (string, error) { return t.compare(slices.Equal[[]string]) }
+
+// lack is fault for a table that may have more rules than it must.
+func (t hookTable) lack() (string, error) {
+	return t.compare(func(got, want []string) bool {
+		return !slices.ContainsFunc(want, func(rule string) bool { return !slices.Contains(got, rule) })
+	})
+}
+
+// compare says what is wrong with the table, given which of its rules suffice.
+func (t hookTable) compare(suffice func(got, want []string) bool) (string, error) {
 	rs, err := openFamily(t.family)
 	if err != nil {
 		return "", err
@@ -51,7 +58,7 @@ func (t hookTable) fault() (string, error) {
 	case err != nil:
 		return "", fmt.Errorf("read nftables table %s: %w", t, err)
 	case found == nil:
-		return tableMissing, nil
+		return "is missing", nil
 	case parseTable(found).dormant:
 		return "is switched off", nil
 	}
@@ -81,7 +88,7 @@ func (t hookTable) fault() (string, error) {
 	for _, r := range rules {
 		got = append(got, r.chain+" "+string(r.normal))
 	}
-	if !slices.Equal(got, want) {
+	if !suffice(got, want) {
 		return "has other rules than it should", nil
 	}
 	return "", nil

@@ -206,6 +206,11 @@ func TestBundleIsProtectedWithoutABridge(t *testing.T) {
 				t.Errorf("protected behind its wall: got faults %s, want none", got)
 			}
 			greet(t, wall, spec)
+			for _, damage := range []string{"flush table inet bottle-pod", "delete table inet bottle-pod", "add table inet bottle-pod { flags dormant; }"} {
+				runIn(t, pod.path, "nft", damage)
+				must(t, w.pods.ProtectBundle(t.Context(), spec.Owner))
+				w.wantBundleHidden(t, pod)
+			}
 		})
 	}
 }

@@ -75,8 +75,8 @@ func (p *PodWalls) EnsureWall(ctx context.Context, spec host.WallSpec) (host.Wal
 }
 
 // ProtectBundle keeps everybody else from the bundle in the owner's Pod. EnsureWall does
-// so, too; this is for when there is no wall yet. A podTable that exists is left alone,
-// because only EnsureWall knows the bundle's ports. ErrNotFound means that the Pod has no
+// so, too; this is for when there is no wall yet. Only EnsureWall knows the bundle's ports, so
+// a podTable that names some keeps them. ErrNotFound means that the Pod has no
 // network namespace, and ErrUnavailable that nobody knows which one it has.
 func (p *PodWalls) ProtectBundle(ctx context.Context, owner host.Owner) error {
 	if err := errors.Join(checkOwner(owner), ctx.Err()); err != nil {
@@ -85,7 +85,7 @@ func (p *PodWalls) ProtectBundle(ctx context.Context, owner host.Owner) error {
 	defer p.walls.locks.Lock(owner.UID8())()
 	return p.inPod(ctx, owner, func() error {
 		t := podTable(host.WallSpec{Owner: owner})
-		if fault, err := t.fault(); err != nil || fault != tableMissing {
+		if lack, err := t.lack(); err != nil || lack == "" {
 			return err
 		}
 		return t.write()
