@@ -85,6 +85,7 @@ prepare_kubelet() {
     [ ! -e /opt/smolvm/smolvm ] || rm -rf /opt/smolvm /usr/local/bin/smolvm
     mkdir -p /opt/kubelet /var/lib/kubelet
     mountpoint -q /opt/kubelet || mount /dev/vdb /opt/kubelet
+    [ -d /opt/kubelet/imported ] || { echo "the node has a disk that an earlier hack/dev made: run make dev-down first" >&2; exit 1; }
     [ -e /var/lib/bottle-images/guest.tar ] || cp /opt/kubelet/images/guest.tar /var/lib/bottle-images/
     mount --make-rshared /
     echo 1 >/proc/sys/net/ipv4/ip_forward

@@ -18,7 +18,8 @@ type Watchers struct {
 	all  map[int]func(uid string)
 }
 
-// Add adds a callback. After remove, no call of it begins; one that is under way may go on.
+// Add adds a callback. After remove, no Notify that begins calls it; one that is under way
+// may still do so.
 func (w *Watchers) Add(changed func(uid string)) (remove func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -35,6 +35,7 @@ func wallElsewhere(t *testing.T, f WallsFixture) {
 		return
 	}
 	spec, _ := madeWall(t, f, 82)
+	f.Connect(t, spec, 9418)   // something listens there
 	spec.Ports = []int32{8888} // and no longer 9418
 	ensureWall(t, f, spec)
 	for _, port := range []int32{8888, 9418, 9100} {
