@@ -230,8 +230,8 @@ func (r *Reconciler) converge(ctx context.Context, s *scope) (ctrl.Result, error
 	if errors.Is(err, errSuperseded) || errors.Is(err, enforce.ErrSuperseded) {
 		return ctrl.Result{RequeueAfter: immediately}, nil
 	}
-	if first := s.outcomes[0]; first.Condition == "" && first.Outcome.Kind != flow.KindDone {
-		// The pass ended before it observed any part of the Bottle.
+	if first := s.outcomes[0]; errors.Is(err, host.ErrRestarting) || first.Condition == "" && first.Outcome.Kind != flow.KindDone {
+		// What was reported stays, or the pass ended before it observed any part of the Bottle.
 		return passes.Result(err)
 	}
 	if age, starting := r.starts.Age(s.owner.UID); starting {

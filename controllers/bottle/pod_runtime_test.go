@@ -3,10 +3,12 @@
 package bottle
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"k8s.io/utils/ptr"
 
@@ -58,6 +60,25 @@ func TestABottleWaitsForItsPod(t *testing.T) {
 	if got, want := w.message(demoKey, v1alpha1.ConditionNetworkReady), "kubectl describe pod -l botbottle.dev/uid="+testUID+" -n default"; !strings.Contains(got, want) {
 		t.Errorf("message: got %q, want it to name %q", got, want)
 	}
+	w.failRuntime(host.ErrUnavailable)
+	_, _ = w.pass(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionNetworkReady, "False/ContainerRuntimeUnavailable")
+}
+
+// TestARestartOfTheContainerRuntimeIsNotReported checks that a pass keeps what was reported
+// while the container runtime is probably being restarted, and that the next one comes soon.
+func TestARestartOfTheContainerRuntimeIsNotReported(t *testing.T) {
+	w := runningInPod(t)
+	before := w.bottle(demoKey).ResourceVersion
+	w.failRuntime(fmt.Errorf("list the node's Pods: %w", host.ErrRestarting))
+	res, err := w.pass(demoKey)
+	if err != nil || res.RequeueAfter == 0 || res.RequeueAfter > 10*time.Second {
+		t.Errorf("got %v, %v, want another pass soon", res, err)
+	}
+	if got := w.bottle(demoKey).ResourceVersion; got != before {
+		t.Errorf("the Bottle was written: got version %s, want still %s", got, before)
+	}
+	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
 	w.failRuntime(host.ErrUnavailable)
 	_, _ = w.pass(demoKey)
 	w.wantCond(demoKey, v1alpha1.ConditionNetworkReady, "False/ContainerRuntimeUnavailable")

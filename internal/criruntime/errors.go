@@ -34,15 +34,20 @@ func (r *Runtime) reading(what string) request {
 // retryPause is the pause between two attempts of a request.
 const retryPause = 200 * time.Millisecond
 
-// call calls the runtime.
+// call calls the runtime. If the runtime does not answer, call waits no longer than
+// r.patience before its last attempt: other Bottles wait for the caller.
 func call[T any](ctx context.Context, q request, f func(context.Context) (T, error)) (T, error) {
 	var zero T
-	for {
+	var failed time.Time // when the first attempt did
+	for began := time.Now(); ; {
+		attempt := time.Now()
+		// An object may fail while the runtime answers for all others: that is no restart.
+		others := !failed.IsZero() && q.r.pulse.answeredAfter(failed)
 		inner, cancel := context.WithTimeout(ctx, q.limit)
 		out, err := f(inner)
 		cancel()
 		if err == nil {
-			q.r.answered()
+			q.r.pulse.answered()
 			return out, nil
 		}
 		if ctx.Err() != nil {
@@ -50,10 +55,18 @@ func call[T any](ctx context.Context, q request, f func(context.Context) (T, err
 		}
 		err = fmt.Errorf("%s: %w", q.what, withKind(err))
 		if !errors.Is(err, host.ErrUnavailable) {
-			q.r.answered()
+			q.r.pulse.answered()
 			return zero, err
 		}
-		if !q.again || !q.r.restarting() {
+		silent := q.r.pulse.unanswered(attempt)
+		others = others || errors.Is(inner.Err(), context.DeadlineExceeded) && q.r.pulse.answeredAfter(attempt)
+		if failed.IsZero() {
+			failed = time.Now()
+		}
+		if !q.again || !q.r.restarting() || max(silent, time.Since(began)) >= q.r.patience {
+			if q.r.restarting() && !others {
+				err = fmt.Errorf("%w (%w)", err, host.ErrRestarting)
+			}
 			return zero, err
 		}
 		select {
@@ -62,18 +75,6 @@ func call[T any](ctx context.Context, q request, f func(context.Context) (T, err
 		case <-time.After(retryPause):
 		}
 	}
-}
-
-func (r *Runtime) answered() {
-	now := time.Now()
-	r.heard.Store(&now)
-}
-
-// restarting reports whether the runtime answered a short time ago, so that its silence may
-// be that of a restart.
-func (r *Runtime) restarting() bool {
-	heard := r.heard.Load()
-	return heard != nil && time.Since(*heard) < r.silence
 }
 
 // withKind adds the port's error kind to an error of the runtime. The runtime's text is

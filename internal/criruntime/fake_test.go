@@ -56,6 +56,7 @@ func startFake(t *testing.T) (*fakeRuntime, *Runtime) {
 	}
 	t.Cleanup(func() { _ = r.Close() })
 	r.identify, r.silence = newFakeNS().identify, 0
+	r.patience = time.Hour
 	return f, r
 }
 

@@ -3,6 +3,7 @@
 package criruntime
 
 import (
+	"context"
 	"errors"
 	"path/filepath"
 	"testing"
@@ -23,10 +24,13 @@ func TestARestartIsNotReported(t *testing.T) {
 	ns.set("/run/netns/a", 7)
 	r.identify, r.silence = ns.identify, time.Hour
 	f.put(sandboxOf(testOwner, testOwner.ID(), "a"), "/run/netns/a")
-	run(t, r)
-	eventually(t, "events arrive", r.cache.isWatched)
 	told := make(chan string, 100)
 	defer r.watchers.Add(func(uid string) { told <- uid })()
+	run(t, r)
+	eventually(t, "events arrive", r.cache.isWatched)
+	if uid := <-told; uid != "" {
+		t.Errorf("at first: got a change of %q, want of all", uid)
+	}
 	f.stop()
 	eventually(t, "the loss is noticed", func() bool { return !r.cache.isWatched() })
 	select {
@@ -67,13 +71,97 @@ func TestARestartIsNotReported(t *testing.T) {
 	eventually(t, "events arrive again", r.cache.isWatched)
 	f.stop()
 	eventually(t, "the loss is noticed again", func() bool { return !r.cache.isWatched() })
-	long := time.Now().Add(-2 * r.silence)
-	r.heard.Store(&long)
-	if _, err := r.Networks().InspectNetwork(t.Context(), host.Owner{UID: "another"}); !errors.Is(err, host.ErrUnavailable) {
-		t.Errorf("after a long silence: got %v, want ErrUnavailable", err)
+	if err := r.Ping(t.Context()); !errors.Is(err, host.ErrRestarting) {
+		t.Errorf("ping: got %v, want ErrRestarting", err)
+	}
+	r.silentFor(2 * r.silence)
+	if _, err := r.Networks().InspectNetwork(t.Context(), host.Owner{UID: "another"}); !errors.Is(err, host.ErrUnavailable) || errors.Is(err, host.ErrRestarting) {
+		t.Errorf("after a long silence: got %v, want ErrUnavailable, not ErrRestarting", err)
 	}
 	if err := r.Answers(t.Context()); !errors.Is(err, host.ErrUnavailable) {
 		t.Errorf("the fact, after a long silence: got %v, want ErrUnavailable", err)
+	}
+}
+
+// silentFor makes the first call without an answer be this old.
+func (r *Runtime) silentFor(d time.Duration) {
+	r.pulse.mu.Lock()
+	defer r.pulse.mu.Unlock()
+	r.pulse.since = time.Now().Add(-d)
+}
+
+// TestNobodyWaitsLong checks that a call of a runtime that is silent ends soon, and that the
+// calls after it do not wait at all.
+func TestNobodyWaitsLong(t *testing.T) {
+	f, r := startFake(t)
+	r.silence, r.patience = time.Hour, 2*retryPause
+	if err := r.Ping(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	f.stop()
+	for i, most := range []int{3, 1} {
+		attempts := 0
+		_, err := call(t.Context(), r.reading("list Pods"), func(context.Context) (int, error) {
+			attempts++
+			return 0, status.Error(codes.Unavailable, "no connection")
+		})
+		if !errors.Is(err, host.ErrUnavailable) || !errors.Is(err, host.ErrRestarting) {
+			t.Errorf("got %v, want ErrRestarting, which is an ErrUnavailable", err)
+		}
+		if attempts == 0 || attempts > most {
+			t.Errorf("call %d: got %d attempts, want at most %d", i, attempts, most)
+		}
+		r.silentFor(r.patience)
+	}
+}
+
+// TestOneBadObject checks that a call ends if the runtime does not answer for one object
+// while it answers all else, and that it does not count as a restart.
+func TestOneBadObject(t *testing.T) {
+	_, r := startFake(t)
+	r.silence, r.patience = time.Hour, 2*retryPause
+	attempts := 0
+	_, err := call(t.Context(), r.reading("inspect a Pod"), func(ctx context.Context) (int, error) {
+		if attempts++; attempts > 20 {
+			return 0, errTest
+		}
+		if err := r.Ping(ctx); err != nil {
+			t.Error(err)
+		}
+		return 0, status.Error(codes.Unavailable, "the shim does not answer")
+	})
+	if !errors.Is(err, host.ErrUnavailable) || errors.Is(err, host.ErrRestarting) {
+		t.Errorf("after %d attempts: got %v, want ErrUnavailable, not ErrRestarting", attempts, err)
+	}
+}
+
+// TestOneHungObject is TestOneBadObject for an object for which there is no answer at all.
+func TestOneHungObject(t *testing.T) {
+	_, r := startFake(t)
+	r.silence, r.patience = time.Hour, 0
+	q := r.reading("inspect a Pod")
+	q.limit = 500 * time.Millisecond
+	_, err := call(t.Context(), q, func(ctx context.Context) (int, error) {
+		if err := r.Ping(t.Context()); err != nil {
+			t.Error(err)
+		}
+		<-ctx.Done()
+		return 0, status.FromContextError(ctx.Err()).Err()
+	})
+	if !errors.Is(err, host.ErrUnavailable) || errors.Is(err, host.ErrRestarting) {
+		t.Errorf("got %v, want ErrUnavailable, not ErrRestarting", err)
+	}
+}
+
+// TestTheSilenceBeginsWithAQuestion checks that a runtime that nobody has asked for a long
+// time may be restarted, too.
+func TestTheSilenceBeginsWithAQuestion(t *testing.T) {
+	f, r := startFake(t)
+	r.silence, r.patience = time.Minute, 0
+	r.pulse.heard = time.Now().Add(-time.Hour)
+	f.stop()
+	if _, err := r.Pod(t.Context(), testOwner); !errors.Is(err, host.ErrRestarting) {
+		t.Errorf("got %v, want ErrRestarting", err)
 	}
 }
 

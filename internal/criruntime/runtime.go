@@ -15,7 +15,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -33,8 +32,10 @@ const (
 	// time counts as unavailable.
 	readTimeout = 8 * time.Second
 	// silence is how long a runtime that has answered may be silent before that is
-	// reported: a restart takes seconds. Calls that only read wait for that long.
+	// reported: a restart takes seconds. Until then, errors are ErrRestarting.
 	silence = 30 * time.Second
+	// patience is how long a call that only reads is repeated while the runtime is silent.
+	patience = 5 * time.Second
 	// stopTimeout bounds the stop of a container.
 	stopTimeout = 30 * time.Second
 	// maxMessage is the size of the largest answer that is read, as in the kubelet.
@@ -65,9 +66,9 @@ type Runtime struct {
 	left     left
 	watchers watchers.Watchers // of WatchBundles
 	logBytes int               // per second and container
-	// heard is when the runtime last answered. It may then be silent for as long as silence.
-	heard   atomic.Pointer[time.Time]
-	silence time.Duration
+	pulse    pulse
+	// silence and patience are the constants, or shorter in tests.
+	silence, patience time.Duration
 	// identify is netns.Identify, or a fake in tests.
 	identify func(path string) (host.NetNS, error)
 }
@@ -94,7 +95,7 @@ func New(o Options) (*Runtime, error) {
 	if err != nil {
 		return nil, fmt.Errorf("container runtime: %w", err)
 	}
-	r := &Runtime{options: o, conn: conn, client: cri.NewRuntimeServiceClient(conn), socket: socket, logBytes: logBytes, silence: silence, identify: netns.Identify}
+	r := &Runtime{options: o, conn: conn, client: cri.NewRuntimeServiceClient(conn), socket: socket, logBytes: logBytes, silence: silence, patience: patience, identify: netns.Identify}
 	r.cache.init()
 	r.left.init()
 	return r, nil
@@ -130,7 +131,7 @@ func (r *Runtime) Ping(ctx context.Context) error {
 // short time: it is probably being restarted, and its Pods run on.
 func (r *Runtime) Answers(ctx context.Context) error {
 	err := r.Ping(ctx)
-	if errors.Is(err, host.ErrUnavailable) && r.restarting() {
+	if errors.Is(err, host.ErrRestarting) {
 		return nil
 	}
 	return err

@@ -26,6 +26,9 @@ var (
 	ErrUnsupported = errors.New("not supported by this version")
 	// ErrUnavailable: the tool or daemon is missing or does not answer.
 	ErrUnavailable = errors.New("unavailable")
+	// ErrRestarting: the daemon has been silent for only a short time. What was reported
+	// about its objects is still the best that is known. It is an ErrUnavailable too.
+	ErrRestarting = fmt.Errorf("%w: it may be restarting", ErrUnavailable)
 	// ErrStuck: the daemon neither removes an object of ours, nor lets us use or
 	// replace it. The text names the object and says what somebody has to do.
 	ErrStuck = errors.New("stuck")

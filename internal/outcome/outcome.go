@@ -41,7 +41,8 @@ type Reasons struct {
 }
 
 // Map turns an error of a port into the outcome of the step. An error of
-// a kind without a reason is returned unchanged, and retried with backoff.
+// a kind without a reason is returned unchanged, and retried with backoff. So is
+// ErrRestarting, whatever the reasons: no condition reports a restart.
 func Map(err error, m Reasons) error {
 	waiting := func(reason string, after time.Duration) error {
 		return &flow.Waiting{Reason: reason, Message: err.Error(), After: after}
@@ -49,6 +50,8 @@ func Map(err error, m Reasons) error {
 	switch {
 	case err == nil:
 		return nil
+	case errors.Is(err, host.ErrRestarting):
+		return err
 	case errors.Is(err, host.ErrUnavailable) && m.Unavailable != "":
 		if m.Fact != nil {
 			if f := m.Fact(); f != nil {

@@ -3,6 +3,7 @@
 package passes
 
 import (
+	"errors"
 	"math/rand/v2"
 	"time"
 
@@ -10,13 +11,20 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 
 	"botbottle.dev/bottle-operator/internal/flow"
+	"botbottle.dev/bottle-operator/internal/host"
 )
 
 // Resync is the pause between passes over a satisfied Bottle, ±10 percent.
 const Resync = 10 * time.Minute
 
+// restartPause is the pause before the next pass while a daemon is probably being restarted.
+const restartPause = 2 * time.Second
+
 // Result returns when the next pass is due after a pass that ended with err.
 func Result(err error) (ctrl.Result, error) {
+	if errors.Is(err, host.ErrRestarting) {
+		return ctrl.Result{RequeueAfter: restartPause}, nil
+	}
 	switch o := flow.OutcomeOf(err); o.Kind {
 	case flow.KindDone:
 		return ctrl.Result{RequeueAfter: jitter(Resync)}, nil

@@ -5,6 +5,7 @@ package smolvm
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -93,6 +94,9 @@ func (d *Driver) podOf(ctx context.Context, name string) (string, error) {
 		return "", nil
 	}
 	pod, err := d.opts.Parent(ctx, name)
+	if errors.Is(err, host.ErrRestarting) {
+		return "", fmt.Errorf("look up the cgroup of the Bottle's Pod: %w", err)
+	}
 	if err != nil {
 		return "", fmt.Errorf("%w: look up the cgroup of the Bottle's Pod: %v", host.ErrUnavailable, err) //nolint:errorlint // see above
 	}
