@@ -215,6 +215,8 @@ func TestExecFollowsTheTerminal(t *testing.T) {
 func TestAttachFollowsTheTerminal(t *testing.T) {
 	w, _ := supervised(t, "worker", orders("Never", "Terminal"),
 		`trap "stty size" WINCH; stty -echo; echo ready; while :; do read x; test "$x" = q && exit 6; done`)
+	// A size that changes earlier is not printed.
+	gomega.NewWithT(t).Eventually(func() string { return w.ok("machine", "logs", "--name", "m1") }).WithTimeout(patience).Should(gomega.ContainSubstring("ready"))
 	attach := func() *terminal {
 		return newTerminal(t, w.command("machine", "exec", "-it", "--name", "m1", "--", guestProgram, "attach", "--stdin", "--tty"), 41, 103)
 	}

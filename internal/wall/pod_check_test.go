@@ -95,6 +95,12 @@ func TestPodCheckSeesTheSandbox(t *testing.T) {
 	if got := m.check(t)[broken]; got != withoutSandbox {
 		t.Errorf("without a sandbox: got faults %s, want %s", got, withoutSandbox)
 	}
+	// The kernel removes the link with the namespace, some time later.
+	machine := wallNS(t, walls[broken])
+	eventually(t, "the end of the link", 30*time.Second, func() (gone bool) {
+		must(t, in(t, machine, func() error { gone = linkGone(innerName); return nil }))
+		return gone
+	})
 	m.addBundle(t, spec, 8888)
 	if got := m.check(t)[broken]; got == "" || strings.Contains(got, "open:") {
 		t.Errorf("in a new sandbox: got faults %s, want some that are not open", got)
