@@ -97,8 +97,8 @@ func (c *cache) setWatched(watched bool) {
 }
 
 // Pod returns the owner's Pod while its sandbox runs. It returns ErrNotFound if there is
-// none, ErrConflict if there are several or if the Pod uses the node's network, and
-// ErrUnavailable if the container runtime does not answer. It is cheap enough to be called
+// none or if the one before it still runs, ErrConflict if there are several names or if the
+// Pod uses the node's network, and ErrUnavailable if the container runtime does not answer. It is cheap enough to be called
 // every second for hundreds of owners: it asks the runtime only after an event, or when the
 // network namespace's file has changed.
 func (r *Runtime) Pod(ctx context.Context, owner host.Owner) (Pod, error) {

@@ -194,6 +194,24 @@ func TestTheSocketIsChosenAgain(t *testing.T) {
 	}
 }
 
+// TestTheSocketThatAnsweredIsKept checks that an answer chooses the socket that it came from,
+// even if another one has been dialed since.
+func TestTheSocketThatAnsweredIsKept(t *testing.T) {
+	s, err := newSocket([]string{"unix:///first", "unix:///second"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.path = "/second"
+	s.found("/first")
+	if got := s.address(); got != "unix:///first" {
+		t.Errorf("got %s, want unix:///first", got)
+	}
+	s.found("/unknown")
+	if got := s.address(); got != "unix:///first" {
+		t.Errorf("after an answer from elsewhere: got %s, want still unix:///first", got)
+	}
+}
+
 // TestALostSandboxLeavesNoBundle checks that the bundle of a sandbox that was lost is ended
 // at once, and nothing else.
 func TestALostSandboxLeavesNoBundle(t *testing.T) {
@@ -207,7 +225,8 @@ func TestALostSandboxLeavesNoBundle(t *testing.T) {
 	f.put(ended(testOwner.ID(), "lost"), "/run/netns/b")
 	f.put(ended("of-a-tenant", "other"), "/run/netns/c")
 	running, exited := cri.ContainerState_CONTAINER_RUNNING, cri.ContainerState_CONTAINER_EXITED
-	f.containers = []*cri.ContainerStatus{{Id: "1", State: running}, {Id: "2", State: running}, {Id: "3", State: exited}, {Id: "4", State: running}}
+	// The right one is the last, because the test ends with the first that is ended.
+	f.containers = []*cri.ContainerStatus{{Id: "1", State: running}, {Id: "3", State: exited}, {Id: "4", State: running}, {Id: "2", State: running}}
 	f.owners = map[string]string{"1": "ready", "2": "lost", "3": "lost", "4": "other"}
 	run(t, r)
 	eventually(t, "the bundle is ended", func() bool {

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/peer"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"botbottle.dev/bottle-operator/internal/host"
@@ -109,13 +110,16 @@ func (r *Runtime) Close() error { return r.conn.Close() }
 func (r *Runtime) Version(ctx context.Context) (string, error) {
 	r.socket.again()
 	once := request{r: r, what: "ask the container runtime for its version", limit: readTimeout}
+	var at peer.Peer
 	out, err := call(ctx, once, func(ctx context.Context) (*cri.VersionResponse, error) {
-		return r.client.Version(ctx, &cri.VersionRequest{})
+		return r.client.Version(ctx, &cri.VersionRequest{}, grpc.Peer(&at))
 	})
 	if err != nil {
 		return "", err
 	}
-	r.socket.found()
+	if at.Addr != nil {
+		r.socket.found(at.Addr.String())
+	}
 	return printable(out.RuntimeName, 64) + " " + printable(out.RuntimeVersion, 64), nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -85,11 +86,14 @@ func (s *socket) again() {
 	}
 }
 
-// found keeps the present socket: a container runtime has answered there.
-func (s *socket) found() {
+// found keeps the socket at path: a container runtime has answered there. Another one may
+// have been dialed meanwhile.
+func (s *socket) found(path string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.final = s.path != ""
+	if slices.Contains(s.paths, path) {
+		s.path, s.final = path, true
+	}
 }
 
 // address returns the address that is in use, or would be used next.

@@ -122,7 +122,9 @@ func (r *runtimes) connect(o *AgentOptions, cluster string) error {
 	if err != nil {
 		return fmt.Errorf("--cri-socket: %w", err)
 	}
-	r.cri.Store(c)
+	if before := r.cri.Swap(c); before != nil {
+		return before.Close()
+	}
 	return nil
 }
 
