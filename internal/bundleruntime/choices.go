@@ -32,8 +32,9 @@ type Choices struct {
 	// cannot be found out.
 	ofNode func(ctx context.Context) (Kind, error)
 
-	mu    sync.Mutex
-	known map[string]Kind // by UID
+	mu        sync.Mutex
+	known     map[string]Kind // by UID
+	forgotten int             // counts the calls of Forget
 }
 
 // NewChoices returns the choices that the state directory records. ofNode returns the
@@ -55,27 +56,43 @@ func NewChoices(dir *state.Dir, ofNode func(ctx context.Context) (Kind, error)) 
 // the runtime Pod recorded no choice: a Bottle with files of theirs has the runtime Docker.
 func (c *Choices) Of(uid string) (Kind, error) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.of(uid)
-}
-
-// OfBottle is Of for a Bottle whose status may know more: an agent that knew only docker
-// made the network that it names.
-func (c *Choices) OfBottle(b *v1alpha1.Bottle) (Kind, error) {
+	kind, known := c.known[uid]
+	forgotten := c.forgotten
+	c.mu.Unlock()
+	if known {
+		return kind, nil
+	}
+	// Nobody else waits for the disk.
+	kind, err := c.read(uid)
+	if err != nil || kind == "" {
+		return "", err
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	kind, err := c.of(string(b.UID))
-	if err == nil && kind == "" && b.Status.Network != nil && !inPod(b) {
+	if chosen, known := c.known[uid]; known { // meanwhile
+		return chosen, nil
+	}
+	if c.forgotten == forgotten { // or else it may be this Bottle that has left
+		c.known[uid] = kind
+	}
+	return kind, nil
+}
+
+// OfBottle is Of for a Bottle whose status may know more: an agent that names no runtime of
+// the bundle knew only docker.
+func (c *Choices) OfBottle(b *v1alpha1.Bottle) (Kind, error) {
+	kind, err := c.Of(string(b.UID))
+	if err == nil && kind == "" && b.Status.Bundle != nil && !inPod(b) {
 		kind = Docker
-		c.known[string(b.UID)] = kind
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.known[string(b.UID)] = kind // docker is in use, whatever new Bottles get
 	}
 	return kind, err
 }
 
-func (c *Choices) of(uid string) (Kind, error) {
-	if kind, ok := c.known[uid]; ok {
-		return kind, nil
-	}
+// read returns the runtime that the Bottle's folder records, "" for none.
+func (c *Choices) read(uid string) (Kind, error) {
 	folder, err := c.dir.Folder(uid)
 	if err != nil {
 		return "", err
@@ -86,13 +103,10 @@ func (c *Choices) of(uid string) (Kind, error) {
 	case err != nil:
 		return "", err
 	case kind == "" && folder.Used():
-		kind = Docker
-	case kind == "":
-		return "", nil
-	case kind != Docker && kind != Pod:
+		return Docker, nil
+	case kind != "" && kind != Docker && kind != Pod:
 		return "", fmt.Errorf("bottle %s: unknown runtime %q of its bundle in %s", uid, text, folder.Path())
 	}
-	c.known[uid] = kind
 	return kind, nil
 }
 
@@ -127,6 +141,7 @@ func (c *Choices) Forget(uid string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.known, uid)
+	c.forgotten++
 }
 
 // Uses reports whether a Bottle of the node has this runtime.

@@ -305,15 +305,19 @@ func TestTheStatusNamesTheRuntime(t *testing.T) {
 		t.Fatal(err)
 	}
 	b := &v1alpha1.Bottle{ObjectMeta: metav1.ObjectMeta{UID: types.UID(unknown.UID)}}
-	if kind, err := n.set.Choices.OfBottle(b); err != nil || kind != "" {
-		t.Errorf("without a network: got %q, %v, want none", kind, err)
-	}
 	b.Status.Network = &v1alpha1.NetworkStatus{}
+	if kind, err := n.set.Choices.OfBottle(b); err != nil || kind != "" {
+		t.Errorf("without a bundle: got %q, %v, want none", kind, err)
+	}
 	inPods := b.DeepCopy()
 	inPods.Status.Bundle = &v1alpha1.BundleStatus{Runtime: ptr.To(v1alpha1.BundleRuntimePod)}
 	if kind, err := n.set.Choices.OfBottle(inPods); err != nil || kind != "" {
 		t.Errorf("with a bundle in a Pod: got %q, %v, want none", kind, err)
 	}
+	if n.set.Active(bundleruntime.Docker) {
+		t.Error("docker is in use, want that nobody has it")
+	}
+	b.Status.Bundle = &v1alpha1.BundleStatus{}
 	if kind, err := n.set.Choices.OfBottle(b); err != nil || kind != bundleruntime.Docker {
 		t.Errorf("got %q, %v, want docker", kind, err)
 	}
