@@ -274,6 +274,7 @@ func TestTheStatusNamesTheRuntime(t *testing.T) {
 	b := demo().Obj()
 	w := newPodWorld(t, b)
 	b.Status.Network = &v1alpha1.NetworkStatus{Subnet: firstChoice.String()}
+	b.Status.Bundle = &v1alpha1.BundleStatus{Name: testID}
 	if s, err := w.r.newScope(b); err != nil || s.runtime != bundleruntime.Docker {
 		t.Errorf("got runtime %q, %v, want docker", s.runtime, err)
 	}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -62,6 +63,7 @@ func newRuntime(t *testing.T, c *critest.Containerd, o Options) *Runtime {
 	if err != nil {
 		t.Fatal(err)
 	}
+	r.silence = 2 * time.Second // the suite waits for the report that the runtime is down
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- r.Run(ctx) }()
@@ -106,6 +108,7 @@ func networksFixture(t *testing.T, c *critest.Containerd, r *Runtime) hostcontra
 			c.Kill(t)
 			r.cache.drop("") // as the loss of the events does, soon
 		},
+		Up: func(t *testing.T) { c.Restart(t) },
 	}
 }
 

@@ -103,8 +103,9 @@ type Bundles interface {
 	// waits only briefly.
 	UnansweredPorts(ctx context.Context, owner Owner, ip netip.Addr, ports []int32) ([]int32, error)
 	// WatchBundles calls changed with the owner's UID whenever a container or
-	// network with our labels changes, and with "" when the stream was lost and
-	// everything may have changed. It returns when ctx ends.
+	// network with our labels changes. When the stream was lost, everything may have
+	// changed, and it calls changed with "", at the latest when there is a stream again.
+	// It returns when ctx ends.
 	WatchBundles(ctx context.Context, changed func(uid string)) error
 	// FollowDecisions calls decided for each decision in the log of the owner's
 	// container: first for those that docker received at since or later, of

@@ -57,6 +57,9 @@ func bundleWatch(t *testing.T, f BundlesFixture) {
 		wantUID(t, uids, s.what, s.uid)
 	}
 	f.Down(t)
+	if f.Up != nil {
+		f.Up(t)
+	}
 	wantUID(t, uids, "docker down", "")
 	cancel()
 	wantEnded(t, ended)

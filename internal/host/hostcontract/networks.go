@@ -34,6 +34,9 @@ type NetworksFixture struct {
 	Names func(t *testing.T) []string
 	// Down stops docker, or the container runtime.
 	Down func(t *testing.T)
+	// Up starts it again. It is nil if watches are told of its end, and not only that
+	// everything may have changed meanwhile.
+	Up func(t *testing.T)
 	// Place makes the Pod in which the owner's network is made. It is nil if networks
 	// need none; then all are on the node, and must not overlap.
 	Place func(t *testing.T, owner host.Owner)
