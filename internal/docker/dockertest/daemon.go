@@ -93,6 +93,25 @@ func (d *Daemon) Restart(t testing.TB) {
 	if d.cmd != nil {
 		return
 	}
+	for range maxAttempts {
+		if d.start(t) {
+			return
+		}
+	}
+	t.Fatalf("dockertest: dockerd ended:\n%s", d.logTail())
+}
+
+// dockerd gives its containerd 15 s to start, which on a busy machine may not be enough. It
+// then ends with this message.
+const (
+	lateContainerd = "timeout waiting for containerd to start"
+	maxAttempts    = 3
+)
+
+// start starts dockerd and waits until it answers. It returns false if dockerd ended because
+// its containerd was late.
+func (d *Daemon) start(t testing.TB) bool {
+	t.Helper()
 	log, err := os.OpenFile(d.logPath(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		t.Fatalf("dockertest: %v", err)
@@ -115,10 +134,10 @@ func (d *Daemon) Restart(t testing.TB) {
 		_ = cmd.Wait() // its log has the reason
 		close(done)
 	}(d.done)
-	d.waitReady(t)
+	return d.waitReady(t)
 }
 
-func (d *Daemon) waitReady(t testing.TB) {
+func (d *Daemon) waitReady(t testing.TB) bool {
 	t.Helper()
 	c := d.Client(t)
 	deadline := time.After(startLimit)
@@ -127,10 +146,13 @@ func (d *Daemon) waitReady(t testing.TB) {
 		_, err := c.Ping(ctx, client.PingOptions{})
 		cancel()
 		if err == nil {
-			return
+			return true
 		}
 		select {
 		case <-d.done:
+			if strings.Contains(d.logTail(), lateContainerd) {
+				return false
+			}
 			t.Fatalf("dockertest: dockerd ended:\n%s", d.logTail())
 		case <-deadline:
 			t.Fatalf("dockertest: dockerd does not answer within %s: %v\n%s", startLimit, err, d.logTail())
