@@ -200,8 +200,9 @@ func TestAPodThatIsGone(t *testing.T) {
 	w.wantEmpty()
 }
 
-// TestABundleIsProtectedWhileItsBottleIsStopped checks that nobody else reaches the bundle in
-// a new sandbox, which needs no machine to run. Without its Pod, the Bottle is stopped, too.
+// TestABundleIsProtectedWhileItsBottleIsStopped checks that a stopped Bottle's bundle is
+// protected in a new sandbox, although no machine runs, and that the Bottle stays stopped when
+// its Pod is gone.
 func TestABundleIsProtectedWhileItsBottleIsStopped(t *testing.T) {
 	w := runningInPod(t)
 	w.update(demoKey, func(b *v1alpha1.Bottle) { b.Generation++; b.Spec.DesiredState = v1alpha1.DesiredStateStopped })

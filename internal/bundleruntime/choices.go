@@ -78,8 +78,8 @@ func (c *Choices) Of(uid string) (Kind, error) {
 	return kind, nil
 }
 
-// OfBottle is Of for a Bottle whose status may know more: an agent that names no runtime of
-// the bundle knew only docker.
+// OfBottle is like Of, but also looks at the status: a bundle that was reported without a
+// runtime was made by an agent that knew only docker.
 func (c *Choices) OfBottle(b *v1alpha1.Bottle) (Kind, error) {
 	kind, err := c.Of(string(b.UID))
 	if err == nil && kind == "" && b.Status.Bundle != nil && !inPod(b) {

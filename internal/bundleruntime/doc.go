@@ -8,6 +8,6 @@
 // It also knows where a Bottle's Pod is on the node. The state directory records that, so
 // that the guard works while the container runtime does not answer.
 //
-// The package itself makes nothing except copies of the rules in the volumes of Pods. The
-// adapters make everything else.
+// The adapters make the networks, containers and walls. The package itself only copies rules
+// into the volumes of Pods.
 package bundleruntime

@@ -48,8 +48,8 @@ func (p *Places) ownerOf(name string) (host.Owner, error) {
 	return host.Owner{}, nil
 }
 
-// TakeStarted returns the UID of the Pod that Parent returned for the Bottle's machine since
-// the last call; "" for none.
+// TakeStarted returns the UID of the Pod that Parent last found for the Bottle's machine; ""
+// if Parent was not called since the last TakeStarted.
 func (p *Places) TakeStarted(uid string) string {
 	p.mu.Lock()
 	defer p.mu.Unlock()

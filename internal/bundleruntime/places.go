@@ -229,10 +229,10 @@ func (p *Places) volume(uid string, which func(Place) string) (string, error) {
 	return filepath.Clean(which(place)), err
 }
 
-// Publish gives rules to a Bottle's built-in bundle, and the upstream authorities of the
-// Bottle's folder, unless the bundle reads them in that folder itself. It asks nobody and
-// waits for nothing, and it needs no room on the disk. Without a Pod it does nothing: a new
-// Pod starts without rules, so its bundle denies everything until the next pass.
+// Publish copies rules, and the upstream authorities from the Bottle's folder, into the Pod of
+// a built-in bundle. On docker it does nothing, because the bundle reads the folder itself. It
+// makes no calls to other programs and needs no disk space. Without a Pod it does nothing
+// either: a new Pod starts without rules, so its bundle denies everything until the next pass.
 func (p *Places) Publish(uid string, rules []byte) error {
 	if kind, err := p.Choices.Of(uid); err != nil || kind != Pod {
 		return err

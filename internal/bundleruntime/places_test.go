@@ -71,7 +71,8 @@ func TestALateAnswerReplacesNoNewerOne(t *testing.T) {
 	late := false
 	places := func() *bundleruntime.Places {
 		return bundleruntime.NewPlaces(bundleruntime.PlacesOptions{
-			State: n.dir, Choices: n.set.Choices, Identify: func(string) (host.NetNS, error) { return host.NetNS{Dev: 4, Inode: 2}, nil },
+			State: n.dir, Choices: n.set.Choices,
+			Identify: func(string) (host.NetNS, error) { return host.NetNS{Dev: 4, Inode: 2}, nil },
 			Locate: func(context.Context, host.Owner) (bundleruntime.Place, error) {
 				if !late {
 					return pod(2), nil

@@ -39,8 +39,8 @@ type Pod struct {
 	Annotations map[string]string
 }
 
-// Placeholder is a placeholder Pod of this node, as its labels and names say. Labels prove
-// nothing: whoever may create Pods chooses their labels.
+// Placeholder is a Pod of this node that has the labels and the name of a placeholder. This
+// proves nothing, because whoever creates a Pod chooses them.
 type Placeholder struct {
 	Owner                           host.Owner
 	UID, Namespace, Name, SandboxID string

@@ -107,8 +107,7 @@ func inDocker(b *v1alpha1.Bottle) bool {
 	return s != nil && ptr.Deref(s.Runtime, v1alpha1.BundleRuntimeDocker) == v1alpha1.BundleRuntimeDocker
 }
 
-// RunsTwice reports whether a Pod of the Bottle's runs a foreign image although Docker runs
-// the bundle. The manager makes such a Pod while it does not know which runtime the
+// RunsTwice reports whether the Bottle's Pod runs a foreign image that docker runs, too. The manager makes such a Pod while it does not know which runtime the
 // Bottle's node will have. Only a Pod of the built-in bundle has a command.
 func RunsTwice(pod *corev1.Pod, b *v1alpha1.Bottle) bool {
 	return inDocker(b) && slices.ContainsFunc(pod.Spec.Containers, func(c corev1.Container) bool {

@@ -81,7 +81,7 @@ type NetworkNode struct {
 	ProcSys string
 	// ForwardDrops is the function ForwardDrops.
 	ForwardDrops func() (bool, error)
-	// UsesDocker reports whether new bundles are containers of the Docker Engine.
+	// UsesDocker reports whether the node runs new bundles with docker.
 	UsesDocker func(context.Context) bool
 }
 

@@ -75,7 +75,8 @@ func TestRealWithoutVM(t *testing.T) {
 // the newest release.
 func TestStandin(t *testing.T) { testStandin(t, "0.8.0", "1.9.1") }
 
-// TestLongStandin runs it with a release in between, and with the newest one outside of Pods.
+// TestLongStandin runs the whole contract with two more releases: an intermediate one, and the
+// newest one without a Pod.
 func TestLongStandin(t *testing.T) {
 	require.Long(t)
 	testStandin(t, "1.7.7", "1.32.2")

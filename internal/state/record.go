@@ -63,7 +63,7 @@ type Record struct {
 
 	// Pod is the UID of the Pod that the machine was last started in; "" if it was in none.
 	Pod string `json:"pod,omitempty"`
-	// BundleMemory is how many bytes of that Pod's memory are its bundle's.
+	// BundleMemory is the share of the Pod's memory that is left to the bundle, in bytes.
 	BundleMemory int64 `json:"bundleMemory,omitempty"`
 
 	// Run is the VMM that was last observed running and not yet observed to have

@@ -41,7 +41,7 @@ type Request struct {
 	// If no machine was made for Kept yet (Movable), Kept must not overlap them, either.
 	Reserved []subnet.Reserved
 	Movable  bool
-	// InPod: the network exists only in the Pod of the owner's bundle.
+	// InPod means that the network will exist only in the Pod of the bundle.
 	InPod bool
 }
 

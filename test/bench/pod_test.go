@@ -57,8 +57,8 @@ func BenchmarkPods(b *testing.B) {
 func measureReady(b *testing.B, c *story.Cluster, ns, name string, n int) (ready []time.Duration, spec corev1.PodSpec, writes int) {
 	b.Helper()
 	for i := range n {
-		// The first Bottle of a cluster and the end of the last one also change what keeps the
-		// operator from being uninstalled.
+		// Only writes in this namespace count. The first and the last Bottle of a cluster also
+		// change the objects that protect the operator from being uninstalled.
 		before := auditWritesIn(b, c, ns)
 		one := bottle(ns, fmt.Sprintf("%s-%d", name, i))
 		ready = append(ready, create(b, c, ns, one)[one.Name][v1alpha1.ConditionReady])
