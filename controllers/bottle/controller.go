@@ -67,9 +67,9 @@ type Runtimes interface {
 	BundleOf(uid string) string
 	// PodOf returns the UID of the Bottle's Pod, "" if it has none.
 	PodOf(uid string) string
-	// TakeStarted returns the UID of the Pod in which the machine was started; "" if it was
-	// not started since the last call.
-	TakeStarted(uid string) string
+	// StartedIn returns the UID of the Pod in which the machine was last started; "" if that
+	// is not known.
+	StartedIn(uid string) string
 	// TakeReplaced reports whether the Pod got another network namespace since the last
 	// call.
 	TakeReplaced(uid string) (bool, error)

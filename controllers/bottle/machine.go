@@ -3,7 +3,6 @@
 package bottle
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -223,17 +222,15 @@ func (m *machineStep) recordStart(s *scope) error {
 	if s.record == nil {
 		return nil
 	}
-	rec := *s.record
-	rec.Pod = cmp.Or(m.runtimes.TakeStarted(s.owner.UID), rec.Pod) // it may be another than when the start was requested
 	switch {
 	case errors.Is(err, host.ErrBootFailed), errors.Is(err, host.ErrInvalid):
+		rec := *s.record
 		countBootFailure(&rec, m.clock.Now().UTC(), lifecycle.Short(err.Error()))
-	case err != nil && !errors.Is(err, host.ErrNotFound):
-		return err
-	case rec.Pod == s.record.Pod:
+		return s.setRecord(rec)
+	case errors.Is(err, host.ErrNotFound):
 		return nil
 	}
-	return s.setRecord(rec)
+	return err
 }
 
 // checkPolicy checks before a start that smolvm persisted the one allowed address.

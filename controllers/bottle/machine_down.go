@@ -50,11 +50,12 @@ func down(m host.Machine) bool {
 }
 
 // recordStop records that the machine was not lost if it was stopped on request, or ended
-// with its Pod. It comes after recordStart, which knows the Pod.
+// with its Pod. A start may find another Pod than the one when it was requested.
 func (m *machineStep) recordStop(ctx context.Context, s *scope) error {
 	stopped, pod := m.stops.Take(s.owner.UID), m.runtimes.PodOf(s.owner.UID)
 	if !stopped {
-		if s.record == nil || s.record.Pod == "" || pod == "" || s.record.Pod == pod || m.starts.Running(s.owner.UID) {
+		started := m.runtimes.StartedIn(s.owner.UID)
+		if s.record == nil || s.record.Pod == "" || pod == "" || pod == s.record.Pod || pod == started || m.starts.Running(s.owner.UID) {
 			return nil
 		}
 		if lives, err := m.machines.Lives(ctx, s.name()); err != nil || lives {

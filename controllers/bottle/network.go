@@ -108,7 +108,7 @@ func (n *networkStep) ensureDown(ctx context.Context, s *scope) error {
 // reportReplaced records an Event if the Pod of a running machine got another namespace.
 func (n *networkStep) reportReplaced(s *scope) error {
 	replaced, err := n.runtimes.TakeReplaced(s.owner.UID)
-	if err == nil && replaced && s.record != nil && s.record.Run != nil {
+	if replaced && s.record != nil && s.record.Run != nil {
 		n.events.event(s, "Warning", v1alpha1.ReasonSandboxReplaced, bundleruntime.ReplacedMessage)
 	}
 	return err

@@ -254,17 +254,38 @@ func TestAnotherPodEndsNoRecordOfARunningMachine(t *testing.T) {
 	}
 }
 
-// TestTheRecordNamesThePodOfTheStart checks that the record has the Pod in which the machine
-// was started, even if that is another than when the start was requested.
-func TestTheRecordNamesThePodOfTheStart(t *testing.T) {
-	b := demo().Obj()
-	w := newPodWorld(t, b)
-	w.startPod(1, desired.BundleDigest(b))
-	w.pods.onStart = func() { w.movePod("later") }
-	w.settle(demoKey)
-	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
-	if got := w.machineRecord(); got.Pod != "later" || got.BundleMemory != 128<<20 {
-		t.Errorf("got Pod %q and %d bytes for the bundle, want the Pod of the start and 128 MiB", got.Pod, got.BundleMemory)
+// TestACrashInThePodOfTheStartCounts checks that a machine that ends in the Pod in which it
+// was started was lost, even if the Bottle had another Pod when the start was requested, and
+// even if the agent died before it saw the machine run.
+func TestACrashInThePodOfTheStartCounts(t *testing.T) {
+	for name, died := range map[string]bool{"the same agent": false, "another agent": true} {
+		t.Run(name, func(t *testing.T) {
+			b := demo().Obj()
+			w := newPodWorld(t, b)
+			w.startPod(1, desired.BundleDigest(b))
+			w.pods.onStart = func() { w.movePod("later") }
+			for range 60 {
+				if _, err := w.pass(demoKey); err == nil && w.r.starts.Started() > 0 {
+					break
+				}
+				w.clock.Step(time.Second)
+			}
+			if died {
+				w.restartAgent()
+			}
+			w.settle(demoKey)
+			w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
+			if got := w.machineRecord(); got.BundleMemory != 128<<20 {
+				t.Errorf("got %d bytes for the bundle, want 128 MiB", got.BundleMemory)
+			}
+			w.machines.Kill(testID)
+			w.r.view.Invalidate(testID)
+			w.settle(demoKey)
+			w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
+			if got := w.machineRecord(); got.Restarts != 1 {
+				t.Errorf("got %d restarts, want 1", got.Restarts)
+			}
+		})
 	}
 }
 

@@ -80,10 +80,13 @@ func (w *world) runtimes(dir *state.Dir) *testRuntimes {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	places := bundleruntime.NewPlaces(bundleruntime.PlacesOptions{
+	places, err := bundleruntime.NewPlaces(bundleruntime.PlacesOptions{
 		State: dir, Choices: choices, Locate: w.pods.locate,
 		Identify: func(string) (host.NetNS, error) { return host.NetNS{}, nil },
 	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
 	set := &bundleruntime.Set{Choices: choices, Node: &bundleruntime.Node{Wanted: cmp.Or(w.pods.node, bundleruntime.Docker)}}
 	lost := func(bundleruntime.Kind, error) {}
 	inPods := bundleruntime.PodNetworks{Networks: podNetworks{w.networks, &w.pods}, Protect: w.pods.protect}

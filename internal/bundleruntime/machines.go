@@ -10,13 +10,13 @@ import (
 )
 
 // Parent returns the cgroup in which the machine with this name is to run: that of its
-// Bottle's Pod, or "" for the usual one.
+// Bottle's Pod, or "" for the usual one. It records that Pod first.
 func (p *Places) Parent(ctx context.Context, name string) (string, error) {
 	owner, err := p.ownerOf(name)
 	if err != nil || owner.UID == "" {
 		return "", err
 	}
-	place, err := p.refresh(ctx, owner)
+	place, err := p.locate(ctx, owner)
 	if err == nil && place.Cgroup == "" {
 		err = fmt.Errorf("the Pod of %s has no cgroup of the unified hierarchy: %w", name, host.ErrUnavailable)
 	}
@@ -24,8 +24,14 @@ func (p *Places) Parent(ctx context.Context, name string) (string, error) {
 		return "", err
 	}
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.started[owner.UID] = place.UID
+	now := p.known[owner.UID]
+	now.Started = place.UID
+	p.known[owner.UID] = now
+	p.mu.Unlock()
+	// An agent may die between the start and whoever records its result.
+	if err := p.store(owner.UID); err != nil {
+		return "", err
+	}
 	return place.Cgroup, nil
 }
 
@@ -48,14 +54,9 @@ func (p *Places) ownerOf(name string) (host.Owner, error) {
 	return host.Owner{}, nil
 }
 
-// TakeStarted returns the UID of the Pod that Parent last found for the Bottle's machine; ""
-// if Parent was not called since the last TakeStarted.
-func (p *Places) TakeStarted(uid string) string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	defer delete(p.started, uid)
-	return p.started[uid]
-}
+// StartedIn returns the UID of the Pod that Parent last found for the Bottle's machine, even
+// if an earlier agent called it; "" if there is none.
+func (p *Places) StartedIn(uid string) string { return p.place(uid).Started }
 
 // BundleMemory returns how many bytes of a Pod's memory the machine with this name leaves to
 // its bundle; 0 if that is not recorded.

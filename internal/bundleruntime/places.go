@@ -4,17 +4,13 @@ package bundleruntime
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
 
-	"botbottle.dev/bottle-operator/internal/bundleimage"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/state"
-	"botbottle.dev/bottle-operator/internal/vault"
 )
 
 // PlacesOptions are the options of NewPlaces. All are required.
@@ -34,28 +30,53 @@ type PlacesOptions struct {
 // answers or not.
 type Places struct {
 	PlacesOptions
+	// mu is held only while memory is read or changed: the guard, and what narrows a guest's
+	// reach, wait for it.
 	mu       sync.Mutex
-	known    map[string]Place   // by UID
-	asking   map[string]*answer // by UID; calls that are under way
-	asked    uint64             // counts the calls of Locate
-	answered map[string]uint64  // by UID: the call that known is from
-	started  map[string]string  // by UID: the Pod of the last Parent
+	known    map[string]Place     // by UID
+	stored   map[string]state.Pod // by UID: what the folder has of known
+	asking   map[string]*answer   // by UID; calls that are under way
+	asked    uint64               // counts the calls of Locate
+	answered map[string]uint64    // by UID: the call that known is from
+
+	writing sync.Mutex // held while a file is written; taken before mu
+	write   func(state.Folder, state.Pod) error
 }
 
 // NewPlaces returns what the state directory records. It asks nobody.
-func NewPlaces(o PlacesOptions) *Places {
-	return &Places{PlacesOptions: o, known: map[string]Place{}, asking: map[string]*answer{}, answered: map[string]uint64{}, started: map[string]string{}}
+func NewPlaces(o PlacesOptions) (*Places, error) {
+	p := &Places{PlacesOptions: o, known: map[string]Place{}, stored: map[string]state.Pod{}, asking: map[string]*answer{}, answered: map[string]uint64{},
+		write: state.Folder.WritePod}
+	owners, err := o.State.Owners()
+	if err != nil {
+		return nil, err
+	}
+	for _, owner := range owners {
+		folder, err := o.State.Folder(owner.UID)
+		if err != nil {
+			return nil, err
+		}
+		// If the file cannot be read, the container runtime knows better.
+		if pod, err := folder.Pod(); err == nil && pod != nil {
+			p.known[owner.UID], p.stored[owner.UID] = Place{Pod: *pod}, *pod
+		}
+	}
+	return p, nil
 }
 
 // Refresh asks the container runtime where the Bottle's Pod is, and records it. Its errors
-// are those of PlacesOptions.Locate.
+// are those of PlacesOptions.Locate, and that of a failed write. After a failed write, the
+// next Refresh writes again.
 func (p *Places) Refresh(ctx context.Context, owner host.Owner) error {
-	_, err := p.refresh(ctx, owner)
-	return err
+	if _, err := p.locate(ctx, owner); err != nil {
+		return err
+	}
+	return p.store(owner.UID)
 }
 
-// refresh returns the newest answer: that of a later call, if that was answered first.
-func (p *Places) refresh(ctx context.Context, owner host.Owner) (Place, error) {
+// locate returns the newest answer: that of a later call, if that was answered first. It
+// writes no file, so that the guard need not wait for the disk.
+func (p *Places) locate(ctx context.Context, owner host.Owner) (Place, error) {
 	p.mu.Lock()
 	p.asked++
 	call := p.asked
@@ -66,43 +87,57 @@ func (p *Places) refresh(ctx context.Context, owner host.Owner) (Place, error) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	before, folder, err := p.recorded(owner.UID)
-	if err != nil {
-		return Place{}, err
-	}
+	before := p.known[owner.UID]
 	if p.answered[owner.UID] > call {
 		return before, nil
 	}
 	// With another Pod, the machine ended: its network was not replaced.
 	now.Replaced = before.UID == now.UID && (before.Replaced || before.NetNSID != (host.NetNS{}) && before.NetNSID != now.NetNSID)
-	if now.Pod != before.Pod {
-		if err := folder.WritePod(now.Pod); err != nil {
-			return Place{}, err
-		}
-	}
+	now.Started = before.Started
 	p.known[owner.UID], p.answered[owner.UID] = now, call
 	return now, nil
 }
 
-// recorded returns what is known of the Bottle's Pod; zero for nothing. The caller holds
-// p.mu.
-func (p *Places) recorded(uid string) (Place, state.Folder, error) {
+// store writes the newest of what is known about the Bottle's Pod to its folder, unless it
+// is there.
+func (p *Places) store(uid string) error {
+	if _, lacks := p.unstored(uid); !lacks {
+		return nil
+	}
 	folder, err := p.State.Folder(uid)
 	if err != nil {
-		return Place{}, folder, err
+		return err
 	}
-	if place, ok := p.known[uid]; ok {
-		return place, folder, nil
+	p.writing.Lock()
+	defer p.writing.Unlock()
+	pod, lacks := p.unstored(uid)
+	if !lacks {
+		return nil // somebody else has written it meanwhile
 	}
-	pod, err := folder.Pod()
-	if pod == nil || errors.Is(err, state.ErrBadRecord) { // the container runtime knows better
-		return Place{}, folder, nil
+	if err := p.write(folder, pod); err != nil {
+		return err
 	}
-	if err != nil {
-		return Place{}, folder, err
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, known := p.known[uid]; known {
+		p.stored[uid] = pod
 	}
-	p.known[uid] = Place{Pod: *pod}
-	return p.known[uid], folder, nil
+	return nil
+}
+
+// unstored returns what is known about the Bottle's Pod, and whether its folder lacks that.
+func (p *Places) unstored(uid string) (pod state.Pod, lacks bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	place, known := p.known[uid]
+	return place.Pod, known && place.Pod != p.stored[uid]
+}
+
+// place returns what is known about the Bottle's Pod; zero for nothing.
+func (p *Places) place(uid string) Place {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.known[uid]
 }
 
 // NetNS returns the file and the identity of the network namespace of the Bottle's Pod. It
@@ -110,12 +145,7 @@ func (p *Places) recorded(uid string) (Place, state.Folder, error) {
 // briefly: the guard, which asks for all Bottles, must not hang with the container runtime.
 // ErrNotFound means that the Pod has none, ErrUnavailable that this is not known yet.
 func (p *Places) NetNS(ctx context.Context, owner host.Owner) (path string, id host.NetNS, err error) {
-	p.mu.Lock()
-	place, _, err := p.recorded(owner.UID)
-	p.mu.Unlock()
-	if err != nil {
-		return "", id, err
-	}
+	place := p.place(owner.UID)
 	// What is in /proc belongs to a process, whose number may come to mean another one.
 	if place.NetNS != "" && !strings.HasPrefix(place.NetNS, "/proc/") {
 		if now, err := p.Identify(place.NetNS); err == nil && now == place.NetNSID {
@@ -142,7 +172,7 @@ type answer struct {
 	err   error
 }
 
-// ask is refresh, but waits only briefly. At most one call for each Pod is under way.
+// ask is locate, but waits only briefly. At most one call for each Pod is under way.
 func (p *Places) ask(ctx context.Context, owner host.Owner) (Place, error) {
 	p.mu.Lock()
 	a := p.asking[owner.UID]
@@ -152,7 +182,7 @@ func (p *Places) ask(ctx context.Context, owner host.Owner) (Place, error) {
 		go func() {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerTimeout)
 			defer cancel()
-			a.place, a.err = p.refresh(ctx, owner)
+			a.place, a.err = p.locate(ctx, owner)
 			p.mu.Lock()
 			delete(p.asking, owner.UID)
 			p.mu.Unlock()
@@ -174,34 +204,24 @@ func (p *Places) ask(ctx context.Context, owner host.Owner) (Place, error) {
 
 // BundleOf returns the digest of the parts of spec.bundle that the Bottle's Pod was made
 // from; "" if that is not known.
-func (p *Places) BundleOf(uid string) string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.known[uid].Bundle
-}
+func (p *Places) BundleOf(uid string) string { return p.place(uid).Bundle }
 
 // PodOf returns the UID of the Bottle's Pod; "" if it is not known.
-func (p *Places) PodOf(uid string) string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.known[uid].UID
-}
+func (p *Places) PodOf(uid string) string { return p.place(uid).UID }
 
 // TakeReplaced reports whether the network namespace of the Bottle's Pod was replaced by
-// another one since the last call.
+// another one since the last call. The answer holds even if there is an error: then a later
+// agent may give it again.
 func (p *Places) TakeReplaced(uid string) (bool, error) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	place, folder, err := p.recorded(uid)
-	if err != nil || !place.Replaced {
-		return false, err
+	place := p.known[uid]
+	replaced := place.Replaced
+	if replaced {
+		place.Replaced = false
+		p.known[uid] = place
 	}
-	place.Replaced = false
-	if err := folder.WritePod(place.Pod); err != nil {
-		return false, err
-	}
-	p.known[uid] = place
-	return true, nil
+	p.mu.Unlock()
+	return replaced, p.store(uid)
 }
 
 // Forget drops what is known about a Bottle that has left the node.
@@ -209,74 +229,6 @@ func (p *Places) Forget(uid string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.known, uid)
+	delete(p.stored, uid)
 	delete(p.answered, uid)
-	delete(p.started, uid)
-}
-
-// Secrets returns the folder for what only the bundle may read. It implements
-// vault.Pods.Dir.
-func (p *Places) Secrets(uid string) (string, error) {
-	return p.volume(uid, func(place Place) string { return place.Secrets })
-}
-
-func (p *Places) volume(uid string, which func(Place) string) (string, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	place, _, err := p.recorded(uid)
-	if err == nil && which(place) == "" {
-		err = fmt.Errorf("bottle %s: its Pod has no such volume on this node: %w", uid, host.ErrNotFound)
-	}
-	return filepath.Clean(which(place)), err
-}
-
-// Publish copies rules, and the upstream authorities from the Bottle's folder, into the Pod of
-// a built-in bundle. On docker it does nothing, because the bundle reads the folder itself. It
-// makes no calls to other programs and needs no disk space. Without a Pod it does nothing
-// either: a new Pod starts without rules, so its bundle denies everything until the next pass.
-func (p *Places) Publish(uid string, rules []byte) error {
-	if kind, err := p.Choices.Of(uid); err != nil || kind != Pod {
-		return err
-	}
-	volume := p.rules()
-	ctx := context.Background() // nothing below waits
-	write := func(name string, data []byte) error {
-		err := volume.WriteFile(ctx, uid, name, data)
-		if errors.Is(err, host.ErrNotFound) {
-			return nil
-		}
-		return err
-	}
-	err := write(bundleimage.RulesFile, rules)
-	folder, folderErr := p.State.Folder(uid)
-	if folderErr != nil {
-		return errors.Join(err, folderErr)
-	}
-	switch ca, caErr := folder.UpstreamCA(); {
-	case caErr != nil:
-		return errors.Join(err, caErr)
-	case ca == nil:
-		return errors.Join(err, volume.RemoveFile(ctx, uid, bundleimage.UpstreamCAFile))
-	default:
-		return errors.Join(err, write(bundleimage.UpstreamCAFile, ca))
-	}
-}
-
-// Published returns the rules that Publish gave to a Bottle's bundle; nil for none. copied is
-// false if the bundle reads them in the Bottle's folder.
-func (p *Places) Published(uid string) (rules []byte, copied bool) {
-	if kind, err := p.Choices.Of(uid); err != nil || kind != Pod {
-		return nil, false
-	}
-	rules, err := p.rules().ReadFile(context.Background(), uid, bundleimage.RulesFile)
-	if err != nil {
-		return nil, true // nobody can say that it allows anything
-	}
-	return rules, true
-}
-
-// rules returns the volumes from which the bundles read their rules.
-func (p *Places) rules() vault.Pods {
-	return vault.Pods{Dir: func(uid string) (string, error) {
-		return p.volume(uid, func(place Place) string { return place.Rules })
-	}}
 }

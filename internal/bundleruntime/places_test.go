@@ -25,8 +25,9 @@ type cluster struct {
 	alive host.NetNS // of the namespace that exists
 }
 
-func (c *cluster) places(n *node) *bundleruntime.Places {
-	return bundleruntime.NewPlaces(bundleruntime.PlacesOptions{
+func (c *cluster) places(t *testing.T, n *node) *bundleruntime.Places {
+	t.Helper()
+	return newPlaces(t, bundleruntime.PlacesOptions{
 		State: n.dir, Choices: n.set.Choices,
 		Locate: func(context.Context, host.Owner) (bundleruntime.Place, error) { c.asked++; return c.place, c.err },
 		Identify: func(string) (host.NetNS, error) {
@@ -38,6 +39,15 @@ func (c *cluster) places(n *node) *bundleruntime.Places {
 	})
 }
 
+func newPlaces(t *testing.T, o bundleruntime.PlacesOptions) *bundleruntime.Places {
+	t.Helper()
+	p, err := bundleruntime.NewPlaces(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
 func pod(inode uint64) bundleruntime.Place {
 	return bundleruntime.Place{Bundle: "digest", Pod: state.Pod{UID: "p", Name: "pod", NetNS: "/run/netns/x", NetNSID: host.NetNS{Dev: 4, Inode: inode}, Cgroup: "kubepods/podp"}}
 }
@@ -47,11 +57,11 @@ func pod(inode uint64) bundleruntime.Place {
 func TestTheGuardNeedsNoContainerRuntime(t *testing.T) {
 	n := newNode(t, bundleruntime.Pod)
 	c := &cluster{place: pod(1), alive: host.NetNS{Dev: 4, Inode: 1}}
-	if err := c.places(n).Refresh(t.Context(), inPod); err != nil {
+	if err := c.places(t, n).Refresh(t.Context(), inPod); err != nil {
 		t.Fatal(err)
 	}
 	c.err, c.asked = host.ErrUnavailable, 0
-	later := c.places(n)
+	later := c.places(t, n)
 	if _, id, err := later.NetNS(t.Context(), inPod); err != nil || id != c.place.NetNSID || c.asked != 0 {
 		t.Errorf("got %v, %v and %d questions, want %v and none", id, err, c.asked, c.place.NetNSID)
 	}
@@ -70,7 +80,7 @@ func TestALateAnswerReplacesNoNewerOne(t *testing.T) {
 	asked := make(chan struct{})
 	late := false
 	places := func() *bundleruntime.Places {
-		return bundleruntime.NewPlaces(bundleruntime.PlacesOptions{
+		return newPlaces(t, bundleruntime.PlacesOptions{
 			State: n.dir, Choices: n.set.Choices,
 			Identify: func(string) (host.NetNS, error) { return host.NetNS{Dev: 4, Inode: 2}, nil },
 			Locate: func(context.Context, host.Owner) (bundleruntime.Place, error) {
@@ -111,7 +121,7 @@ func TestALateAnswerReplacesNoNewerOne(t *testing.T) {
 func TestAReplacedNamespaceIsReportedOnce(t *testing.T) {
 	n := newNode(t, bundleruntime.Pod)
 	c := &cluster{place: pod(1)}
-	p := c.places(n)
+	p := c.places(t, n)
 	take := func(when string, p *bundleruntime.Places, want bool) {
 		t.Helper()
 		if err := p.Refresh(t.Context(), inPod); err != nil {
@@ -127,19 +137,30 @@ func TestAReplacedNamespaceIsReportedOnce(t *testing.T) {
 	if err := p.Refresh(t.Context(), inPod); err != nil { // the guard may notice it first
 		t.Fatal(err)
 	}
-	take("another", c.places(n), true) // and another agent report it
-	take("reported", c.places(n), false)
+	take("another", c.places(t, n), true) // and another agent report it
+	take("reported", c.places(t, n), false)
 	c.place = pod(3)
 	c.place.UID = "another"
-	take("another Pod, with which the machine ended", c.places(n), false)
+	take("another Pod, with which the machine ended", c.places(t, n), false)
+	p, c.place.NetNSID.Inode = c.places(t, n), 4
+	if err := p.Refresh(t.Context(), inPod); err != nil {
+		t.Fatal(err)
+	}
+	p.OnWrite(func(state.Folder, state.Pod) error { return errors.New("full disk") })
+	if got, err := p.TakeReplaced(inPod.UID); !got || err == nil {
+		t.Errorf("on a full disk: got %t, %v, want true and an error", got, err)
+	}
+	p.OnWrite(state.Folder.WritePod)
+	take("after the full disk", p, false)
+	take("after the full disk, by another agent", c.places(t, n), false)
 }
 
-// TestTheMachineIsInThePodThatParentNamed checks that whoever recorded a start learns in
-// which Pod it was, and how much of the Pod's memory is the bundle's.
+// TestTheMachineIsInThePodThatParentNamed checks that this agent and the next one know in
+// which Pod the machine was started, and how much of the Pod's memory is the bundle's.
 func TestTheMachineIsInThePodThatParentNamed(t *testing.T) {
 	n := newNode(t, bundleruntime.Pod)
 	c := &cluster{place: pod(1)}
-	p := c.places(n)
+	p := c.places(t, n)
 	if err := p.Refresh(t.Context(), inPod); err != nil {
 		t.Fatal(err)
 	}
@@ -147,10 +168,17 @@ func TestTheMachineIsInThePodThatParentNamed(t *testing.T) {
 	if got, err := p.Parent(t.Context(), inPod.ID()); err != nil || got != "kubepods/podanother" {
 		t.Errorf("cgroup: got %q, %v, want that of the present Pod", got, err)
 	}
-	for _, want := range []string{"another", ""} {
-		if got := p.TakeStarted(inPod.UID); got != want {
-			t.Errorf("Pod of the start: got %q, want %q", got, want)
+	for _, p := range []*bundleruntime.Places{p, c.places(t, n)} {
+		if got := p.StartedIn(inPod.UID); got != "another" {
+			t.Errorf("Pod of the start: got %q, want another", got)
 		}
+	}
+	c.place.UID = "a third one"
+	if err := p.Refresh(t.Context(), inPod); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.places(t, n).StartedIn(inPod.UID); got != "another" {
+		t.Errorf("Pod of the start, in a later Pod: got %q, want another", got)
 	}
 	folder, err := n.dir.Folder(inPod.UID)
 	if err == nil {
@@ -178,7 +206,7 @@ func TestRulesAreCopiedIntoThePod(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = unix.Unmount(volume, unix.MNT_DETACH) })
 	c := &cluster{place: pod(1)}
-	p := c.places(n)
+	p := c.places(t, n)
 	if err := p.Publish(inPod.UID, []byte("rules")); err != nil {
 		t.Errorf("without a Pod: got %v, want nil", err)
 	}

@@ -31,8 +31,8 @@ func (r *Runtimes) PodOf(uid string) string {
 	return r.Places.PodOf(uid)
 }
 
-// TakeStarted is Places.TakeStarted.
-func (r *Runtimes) TakeStarted(uid string) string { return r.Places.TakeStarted(uid) }
+// StartedIn is Places.StartedIn.
+func (r *Runtimes) StartedIn(uid string) string { return r.Places.StartedIn(uid) }
 
 // TakeReplaced is Places.TakeReplaced. It is false for a Bottle without a Pod.
 func (r *Runtimes) TakeReplaced(uid string) (bool, error) {

@@ -98,9 +98,12 @@ func (o *AgentOptions) openRuntimes(dir *state.Dir) (*runtimes, error) {
 		return nil, err
 	}
 	r.set = &bundleruntime.Set{Choices: choices, Node: node}
-	r.places = bundleruntime.NewPlaces(bundleruntime.PlacesOptions{
+	r.places, err = bundleruntime.NewPlaces(bundleruntime.PlacesOptions{
 		State: dir, Choices: choices, Locate: r.locate, Identify: netns.Identify,
 	})
+	if err != nil {
+		return nil, err
+	}
 	r.inPods = wall.NewPods(wall.PodOptions{Namespace: r.places.NetNS})
 	return r, nil
 }

@@ -61,7 +61,8 @@ type Record struct {
 	RestartedAt string `json:"restartedAt,omitempty"`
 	RecreatedAt string `json:"recreatedAt,omitempty"`
 
-	// Pod is the UID of the Pod that the machine was last started in; "" if it was in none.
+	// Pod is the UID of the Bottle's Pod when the machine's last start was requested; "" if it
+	// had none. Pod.Started says in which one the machine was then started.
 	Pod string `json:"pod,omitempty"`
 	// BundleMemory is the share of the Pod's memory that is left to the bundle, in bytes.
 	BundleMemory int64 `json:"bundleMemory,omitempty"`

@@ -60,6 +60,9 @@ type Pod struct {
 	Secrets string `json:"secrets,omitempty"`
 	// Replaced: this namespace took the place of another one, and that was not reported yet.
 	Replaced bool `json:"replaced,omitempty"`
+	// Started is the UID of the Pod in which the machine was last started, which may be
+	// another one; "" for none.
+	Started string `json:"started,omitempty"`
 }
 
 // Pod reads what WritePod wrote. It returns nil, nil if there is nothing.
