@@ -270,15 +270,6 @@ func (f Folder) Owner() (host.Owner, error) {
 	return o, nil
 }
 
-// Remove removes the folder with everything in it. It returns nil if there is
-// none.
-func (f Folder) Remove() error {
-	if err := os.RemoveAll(f.path); err != nil {
-		return fmt.Errorf("remove the folder of the Bottle: %w", err)
-	}
-	return f.removeCA()
-}
-
 // WriteSmolfile writes the Smolfile and reports whether it changed.
 func (f Folder) WriteSmolfile(data []byte) (bool, error) {
 	return atomicfile.WriteIfChanged(f.SmolfilePath(), data, 0o600)
