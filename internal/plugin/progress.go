@@ -13,13 +13,14 @@ import (
 )
 
 // progress shows the conditions on the way to a running Bottle, one line for each change
-// of a status or reason.
+// of a status or reason. A new reason with the same message, as of a pull that is tried
+// again and again, is not shown.
 type progress struct {
 	w     io.Writer
-	shown map[string]string // status and reason by type
+	shown map[string]metav1.Condition // by type
 }
 
-func newProgress(w io.Writer) *progress { return &progress{w, map[string]string{}} }
+func newProgress(w io.Writer) *progress { return &progress{w, map[string]metav1.Condition{}} }
 
 // show shows what has changed.
 func (p *progress) show(b *v1alpha1.Bottle) {
@@ -28,11 +29,11 @@ func (p *progress) show(b *v1alpha1.Bottle) {
 		if c == nil || c.Reason == v1alpha1.ReasonBlocked || b.Status.Workload != nil {
 			continue
 		}
-		state := string(c.Status) + " " + c.Reason
-		if p.shown[t] == state {
+		last := p.shown[t]
+		if c.Status == last.Status && (c.Reason == last.Reason || c.Message == last.Message) {
 			continue
 		}
-		p.shown[t] = state
+		p.shown[t] = *c
 		fmt.Fprintf(p.w, "%-15s %s: %s\n", t, clean(c.Reason), clean(c.Message))
 		if do := adviceFor(c.Reason).do; do != "" && c.Status != metav1.ConditionTrue && needsUser[c.Reason] {
 			fmt.Fprintf(p.w, "%-15s What to do: %s\n", "", do)
