@@ -163,12 +163,16 @@ func (e *Enforcer) Subscribe(changed func(uid string)) { e.watched.subscribe(cha
 // the machines of all leaks so far are killed and their evidence is written.
 func (e *Enforcer) Start(ctx context.Context) error {
 	err := e.guard.start(ctx)
+	e.guard.wait()
 	e.leaks.killing.Wait()
 	return err
 }
 
-// Scan checks all machines and walls once.
-func (e *Enforcer) Scan(ctx context.Context) { e.guard.scan(ctx) }
+// Scan checks all machines and walls once, and waits until what it found is written.
+func (e *Enforcer) Scan(ctx context.Context) {
+	e.guard.scan(ctx)
+	e.guard.wait()
+}
 
 // RecordHit judges a hit on a canary and acts on it. It does not wait for a kill.
 func (e *Enforcer) RecordHit(t host.CanaryHit) { e.leaks.onHit(t) }

@@ -4,6 +4,7 @@ package enforce
 
 import (
 	"context"
+	"sync"
 	"time"
 )
 
@@ -16,6 +17,8 @@ type guard struct {
 	walls   *walls
 
 	failing bool // the last scan failed; guarded by watched.mu
+
+	rechecks, saving sync.WaitGroup // what goes on after a scan
 }
 
 const (

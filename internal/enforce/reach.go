@@ -38,20 +38,17 @@ func (w *walls) narrow(ctx context.Context, owner host.Owner, reach Reach) error
 	if err != nil {
 		return err
 	}
-	m.lock.Lock()
-	defer m.lock.Unlock()
 	w.watched.mu.Lock()
-	m.newest = max(m.newest, reach.Generation)
+	m.newest = max(m.newest, reach.Generation) // from now on, nobody opens anything for an older one
 	w.watched.mu.Unlock()
+	portsErr := w.narrowPorts(ctx, m, reach)
+	m.lock.Lock() // whoever holds it may be waiting for the disk
+	defer m.lock.Unlock()
 	if err := w.checkGeneration(m, reach.Generation); err != nil {
-		return nil // the call for the newest generation narrows
-	}
-	ports := reach.Ports
-	if image := m.wall.BundleImage; image != nil && *image != reach.BundleImage && !reach.BundleStays {
-		ports = nil // until the requested bundle runs
+		return portsErr // the call for the newest generation narrows
 	}
 	return errors.Join(
-		w.narrowPorts(ctx, m, ports),
+		portsErr,
 		w.narrowRules(m, folder, reach.Rules),
 		w.recordGeneration(m, folder, reach.Generation), // last: a slow or full disk keeps nothing open
 	)
@@ -60,56 +57,58 @@ func (w *walls) narrow(ctx context.Context, owner host.Owner, reach Reach) error
 // recordGeneration records the newest generation and the present ports for the
 // next agent. The caller holds m.lock.
 func (w *walls) recordGeneration(m *machine, folder state.Folder, generation int64) error {
-	if m.wall.Spec.Owner.UID == "" {
-		return nil // there is no wall yet
-	}
-	record := m.wall
-	record.Generation = generation
-	if err := folder.WriteWall(record); err != nil {
-		return err
-	}
 	w.watched.mu.Lock()
-	defer w.watched.mu.Unlock()
-	m.wall = record
-	return nil
+	if m.gone || m.wall.Spec.Owner.UID == "" {
+		w.watched.mu.Unlock()
+		return nil // there is no wall
+	}
+	m.wall.Generation, m.unsaved = generation, true
+	w.watched.mu.Unlock()
+	return w.watched.save(m, folder)
 }
 
 // checkGeneration returns ErrSuperseded if a newer generation is known.
 func (w *walls) checkGeneration(m *machine, generation int64) error {
 	w.watched.mu.Lock()
 	defer w.watched.mu.Unlock()
+	return m.checkGeneration(generation)
+}
+
+// checkGeneration is the same for a caller that holds registry.mu.
+func (m *machine) checkGeneration(generation int64) error {
 	if generation < m.newest {
 		return fmt.Errorf("generation %d: %w", generation, ErrSuperseded)
 	}
 	return nil
 }
 
-// narrowPorts closes the wall's ports that are not among ports. The caller holds
-// m.lock.
-func (w *walls) narrowPorts(ctx context.Context, m *machine, ports []int32) error {
-	spec := m.wall.Spec
-	if spec.Owner.UID == "" {
-		return nil // there is no wall yet
-	}
-	kept := slices.DeleteFunc(slices.Clone(spec.Ports), func(p int32) bool { return !slices.Contains(ports, p) })
-	if len(kept) == len(spec.Ports) {
+// narrowPorts closes the wall's ports that reach does not name. It does not wait for the
+// disk.
+func (w *walls) narrowPorts(ctx context.Context, m *machine, reach Reach) error {
+	m.acting.Lock()
+	defer m.acting.Unlock()
+	if !w.dropPorts(m, reach) {
 		return nil
 	}
-	spec.Ports = kept
-	w.watched.mu.Lock()
-	m.wall.Spec = spec
-	w.watched.mu.Unlock()
-	wall, err := w.Walls.EnsureWall(ctx, spec)
-	if err != nil {
-		return err // the guard repairs the wall in its next scan
-	}
+	_, err := w.repair(ctx, m) // if it fails, the guard tries again in its next scan
+	return err
+}
+
+// dropPorts removes the ports that reach does not name from the spec of the wall, and reports
+// whether there were any.
+func (w *walls) dropPorts(m *machine, reach Reach) bool {
 	w.watched.mu.Lock()
 	defer w.watched.mu.Unlock()
-	m.record(wall)
-	if len(wall.Faults) == 0 {
-		m.wall.Filter = wall.Filter
+	if m.gone || m.wall.Spec.Owner.UID == "" || m.checkGeneration(reach.Generation) != nil {
+		return false
 	}
-	return nil
+	ports := reach.Ports
+	if image := m.wall.BundleImage; image != nil && *image != reach.BundleImage && !reach.BundleStays {
+		ports = nil // until the requested bundle runs
+	}
+	before := m.wall.Spec.Ports
+	m.wall.Spec.Ports = slices.DeleteFunc(slices.Clone(before), func(p int32) bool { return !slices.Contains(ports, p) })
+	return len(m.wall.Spec.Ports) < len(before)
 }
 
 // narrowRules removes everything that rules and the platform's limits do not allow

@@ -18,15 +18,22 @@ import (
 
 // machine is what is known about one Bottle's machine and wall.
 type machine struct {
-	// lock is held while the wall is acted on. It is taken before registry.mu.
+	// lock is held while the spec of the wall, the rules, and the files with both are
+	// changed. It is taken before acting. Whoever must not wait for the disk does not take it.
 	lock sync.Mutex
+	// acting is held while the wall or its machine is acted on, and never while a file is
+	// written. It is taken before registry.mu.
+	acting sync.Mutex
 	// rules are those in force if the rules file allows more, because it could not be
 	// written; nil if they are in the file. lock guards them.
 	rules *egress.Set
 
-	// registry.mu guards everything below. Writing wall requires lock as well.
+	// registry.mu guards everything below.
 
 	wall           state.Wall
+	unsaved        bool      // wall is newer than its file
+	gone           bool      // the wall was deleted, or is just being deleted
+	checking       bool      // the guard rechecks the machine
 	read           host.Wall // as last read back
 	dropped        uint64    // packets, summed over all filters that the wall had
 	counted        uint64    // packets that the present filter has dropped
@@ -247,19 +254,13 @@ func (r *registry) expect(uid, nonce, smolvm, backend string) error {
 	delete(r.nonces, m.nonce)
 	m.nonce = nonce
 	r.nonces[nonce] = uid
-	wall := m.wall
-	r.mu.Unlock()
-	if wall.Smolvm == smolvm && wall.Backend == backend {
-		return nil
+	if m.wall.Smolvm != smolvm || m.wall.Backend != backend {
+		m.wall.Smolvm, m.wall.Backend, m.unsaved = smolvm, backend, true
 	}
-	// Write without holding r.mu: a slow disk must not delay the guard.
-	wall.Smolvm, wall.Backend = smolvm, backend
-	if err := folder.WriteWall(wall); err != nil {
+	r.mu.Unlock()
+	if err := r.save(m, folder); err != nil {
 		return fmt.Errorf("record the release of smolvm: %w", err)
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	m.wall = wall
 	return nil
 }
 

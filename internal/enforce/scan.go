@@ -9,14 +9,8 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sync/errgroup"
-
 	"botbottle.dev/bottle-operator/internal/host"
 )
-
-// maxParallelRepairs bounds how many machines are rechecked at the same time.
-// They run in parallel because a kill waits for its process to end.
-const maxParallelRepairs = 64
 
 // scan checks all machines and walls once. It kills machines that are not
 // confined, and repairs the walls that it can repair.
@@ -44,17 +38,13 @@ func (g *guard) scan(ctx context.Context) {
 	for _, v := range vmms {
 		running[v.Name] = append(running[v.Name], v)
 	}
-	var repairs errgroup.Group
-	repairs.SetLimit(maxParallelRepairs)
+	var suspects []*machine
 	for i, spec := range specs {
 		if m := g.suspect(spec, walls[i], running[spec.Owner.ID()]); m != nil {
-			repairs.Go(func() error {
-				g.recheck(ctx, m)
-				return nil
-			})
+			suspects = append(suspects, m)
 		}
 	}
-	_ = repairs.Wait() // always nil
+	g.recheckAll(ctx, suspects)
 	g.Metrics.scanned(g.Clock.Now(), g.Clock.Since(started))
 	g.guarded(len(specs))
 }
@@ -111,11 +101,12 @@ func (g *guard) suspect(spec host.WallSpec, w host.Wall, running []host.VMM) *ma
 	uid := spec.Owner.UID
 	g.watched.mu.Lock()
 	m := g.watched.machines[uid]
-	if m == nil {
+	if m == nil || m.checking {
 		g.watched.mu.Unlock()
 		return nil
 	}
 	if w.Err != nil || len(w.Faults) > 0 || outside(running, w) || m.unwritten || (m.leak != nil || m.killReason != "") && len(running) > 0 {
+		m.checking = true
 		g.watched.mu.Unlock()
 		return m
 	}
@@ -129,38 +120,9 @@ func (g *guard) suspect(spec host.WallSpec, w host.Wall, running []host.VMM) *ma
 	return nil
 }
 
-// recheck inspects one machine again while it holds the machine's lock, and
-// kills or repairs as needed. It repairs the wall even if it could not kill the
-// machine: either one makes the machine safe.
-func (g *guard) recheck(ctx context.Context, m *machine) {
-	m.lock.Lock()
-	defer m.lock.Unlock()
-	g.watched.mu.Lock()
-	spec := m.wall.Spec
-	here := g.watched.machines[spec.Owner.UID] == m && spec.Owner.UID != ""
-	g.watched.mu.Unlock()
-	if !here {
-		return // released meanwhile
-	}
-	folder, err := g.State.Folder(spec.Owner.UID)
-	if err == nil {
-		g.leaks.writeEvidence(m, folder)
-		var faults string
-		faults, err = g.inspect(ctx, m)
-		if _, repairErr := g.walls.raise(ctx, m, folder); repairErr != nil {
-			err = errors.Join(err, repairErr)
-		}
-		if ctx.Err() == nil {
-			g.reportFaults(m, faults, err)
-		}
-		return
-	}
-	g.reportFaults(m, "", err)
-}
-
 // inspect checks one wall and its machine. It kills a machine that runs outside
 // its wall, behind an open wall, or after a leak. It returns a description of
-// the wall's faults. The caller holds m.lock.
+// the wall's faults. The caller holds m.acting.
 func (g *guard) inspect(ctx context.Context, m *machine) (faults string, err error) {
 	g.watched.mu.Lock()
 	spec := m.wall.Spec
@@ -203,7 +165,7 @@ func (g *guard) inspect(ctx context.Context, m *machine) (faults string, err err
 
 // killDoomed kills a machine that must be down whatever its wall is like: after a leak, or
 // if an earlier kill failed. It is for a wall that cannot be read, for example because the
-// network namespace of its Pod is not known. The caller holds m.lock.
+// network namespace of its Pod is not known. The caller holds m.acting.
 func (g *guard) killDoomed(ctx context.Context, m *machine) error {
 	g.watched.mu.Lock()
 	spec, leaked, killReason := m.wall.Spec, m.leak != nil, m.killReason

@@ -33,10 +33,12 @@ func (w *walls) ensure(ctx context.Context, spec host.WallSpec, request Request)
 	if err := w.checkGeneration(m, request.Generation); err != nil {
 		return host.Wall{}, err
 	}
-	if m.wall.Spec.Owner.UID != "" {
+	if w.watched.specOf(m).Owner.UID != "" {
 		// Inspect before repairing: the machine behind an open wall must be
 		// killed before the wall is repaired.
+		m.acting.Lock()
 		faults, err := w.guard.inspect(ctx, m)
+		m.acting.Unlock()
 		w.guard.reportFaults(m, faults, err)
 		if err != nil {
 			_, repairErr := w.raise(ctx, m, folder)
@@ -56,43 +58,53 @@ func (w *walls) ensure(ctx context.Context, spec host.WallSpec, request Request)
 // dies in between leaves the new spec and the digest of the old filter to the
 // next agent. The caller holds m.lock.
 func (w *walls) setSpec(m *machine, folder state.Folder, spec host.WallSpec, request Request) error {
+	w.watched.mu.Lock()
 	desired := m.wall
+	w.watched.mu.Unlock()
 	desired.Spec, desired.BundleImage, desired.Generation = spec, &request.BundleImage, request.Generation
 	if err := folder.WriteWall(desired); err != nil {
 		return err
 	}
 	w.watched.mu.Lock()
 	defer w.watched.mu.Unlock()
-	m.wall, m.newest = desired, request.Generation
+	if err := m.checkGeneration(request.Generation); err != nil {
+		m.unsaved = true
+		return err // narrowed while the file was written
+	}
+	m.wall.Spec, m.wall.BundleImage, m.wall.Generation = desired.Spec, desired.BundleImage, desired.Generation
+	m.newest = request.Generation
 	w.watched.index(spec)
 	return nil
 }
 
-// raise makes or repairs the wall as recorded, and records the digest of its
+// raise makes or repairs the wall as specified, and records the digest of its
 // filter. The caller holds m.lock.
 func (w *walls) raise(ctx context.Context, m *machine, folder state.Folder) (host.Wall, error) {
-	spec := m.wall.Spec
+	m.acting.Lock()
+	wall, err := w.repair(ctx, m)
+	m.acting.Unlock()
+	if err != nil {
+		return wall, err
+	}
+	return wall, w.watched.save(m, folder)
+}
+
+// repair makes or repairs the wall as specified. The caller holds m.acting.
+func (w *walls) repair(ctx context.Context, m *machine) (host.Wall, error) {
+	spec := w.watched.specOf(m)
 	wall, err := w.Walls.EnsureWall(ctx, spec)
 	if err != nil {
 		return wall, err
 	}
 	w.watched.mu.Lock()
+	defer w.watched.mu.Unlock()
 	m.record(wall)
-	record := m.wall
-	w.watched.mu.Unlock()
 	if len(wall.Faults) > 0 {
 		return wall, fmt.Errorf("wall %s: %s: %w", spec.Owner.ID(), describe(wall.Faults), host.ErrUnavailable)
 	}
-	if record.Filter == wall.Filter {
-		return wall, nil
+	if m.wall.Filter != wall.Filter {
+		m.wall.Filter, m.unsaved = wall.Filter, true
 	}
-	record.Filter = wall.Filter
-	if err := folder.WriteWall(record); err != nil {
-		return wall, err
-	}
-	w.watched.mu.Lock()
-	defer w.watched.mu.Unlock()
-	m.wall.Filter = wall.Filter
 	return wall, nil
 }
 
@@ -104,10 +116,15 @@ func (w *walls) release(ctx context.Context, owner host.Owner) error {
 	}
 	m.lock.Lock()
 	defer m.lock.Unlock()
-	if err := w.Walls.DeleteWall(ctx, owner); err != nil {
-		return err
+	m.acting.Lock()
+	w.watched.setGone(m, true) // or else the guard would make it again
+	err = w.Walls.DeleteWall(ctx, owner)
+	m.acting.Unlock()
+	if err == nil {
+		err = folder.RemoveWall()
 	}
-	if err := folder.RemoveWall(); err != nil {
+	if err != nil {
+		w.watched.setGone(m, false)
 		return err
 	}
 	w.watched.remove(owner)
