@@ -67,6 +67,7 @@ func foreignLink(link netlink.Link) error {
 }
 
 // network returns the network of the bridge, without its Gateway if the bridge has a fault.
+// The mark has only a digest of a long node's name, for which network gives the name.
 func (b bridge) network(owner host.Owner) host.Network {
 	n := b.marked
 	cluster, node := n.Owner.Cluster, n.Owner.Node
@@ -125,7 +126,7 @@ func (b bridge) repair() error {
 			return err
 		}
 	}
-	mtu, err := podMTU(ownerOfBridge(b))
+	mtu, err := podMTU(b.owner())
 	if err != nil {
 		return err
 	}
@@ -152,8 +153,8 @@ func (b bridge) repair() error {
 	return bridge{link: again, marked: b.marked}.fault()
 }
 
-// ownerOfBridge returns an owner with the bridge's names.
-func ownerOfBridge(b bridge) host.Owner { return host.Owner{UID: b.marked.Owner.UID} }
+// owner returns an owner from which only the names of the bridge and of its link follow.
+func (b bridge) owner() host.Owner { return host.Owner{UID: b.marked.Owner.UID} }
 
 // setAddress gives the bridge its address, and removes all others.
 func (b bridge) setAddress(t subnet.Triple) error {
@@ -203,7 +204,7 @@ func (b bridge) fault() error {
 			return err
 		}
 	}
-	mtu, err := podMTU(ownerOfBridge(b))
+	mtu, err := podMTU(b.owner())
 	if err != nil {
 		return err
 	}

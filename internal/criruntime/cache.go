@@ -96,11 +96,13 @@ func (c *cache) setWatched(watched bool) {
 	c.watched = watched
 }
 
-// Pod returns the owner's Pod while its sandbox runs. It returns ErrNotFound if there is
-// none or if the one before it still runs, ErrConflict if there are several names or if the
-// Pod uses the node's network, and ErrUnavailable if the container runtime does not answer. It is cheap enough to be called
-// every second for hundreds of owners: it asks the runtime only after an event, or when the
-// network namespace's file has changed.
+// Pod returns the owner's Pod while its sandbox runs. It returns ErrNotFound if no sandbox
+// runs, or if that of an earlier Pod of the same name still runs beside it. It returns
+// ErrConflict if Pods of different names claim to be the owner's, or if the Pod uses the
+// node's network, and ErrUnavailable if the container runtime does not answer.
+//
+// Pod is cheap enough to be called every second for hundreds of owners: it asks the runtime
+// only after an event, or when the network namespace's file has changed.
 func (r *Runtime) Pod(ctx context.Context, owner host.Owner) (Pod, error) {
 	if e, ok := r.cached(owner); ok {
 		return e.pod, e.err

@@ -34,8 +34,8 @@ func (c container) running() bool {
 // errNoContainer means that the Pod runs and has no container yet. It is an ErrNotFound.
 var errNoContainer = fmt.Errorf("the Pod has no container %s yet: %w", placeholder.Container, host.ErrNotFound)
 
-// findContainer returns the owner's bundle. It returns ErrNotFound when there is no running
-// Pod or no container. It returns ErrConflict when Pod does, or when the owner belongs to
+// findContainer returns the owner's bundle. Its errors are those of Pod. It also returns
+// errNoContainer if the Pod has no container yet, and ErrConflict if the owner belongs to
 // another cluster or node.
 func (r *Runtime) findContainer(ctx context.Context, owner host.Owner) (container, error) {
 	what := fmt.Sprintf("bundle of Pod %s/%s", owner.Namespace, owner.ID())

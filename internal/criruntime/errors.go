@@ -22,7 +22,7 @@ type request struct {
 	// what describes the action and its object, for errors.
 	what  string
 	limit time.Duration // of one attempt
-	// again: it may be repeated while the runtime is probably being restarted.
+	// again says that the call may be repeated while the runtime is probably being restarted.
 	again bool
 }
 
@@ -34,14 +34,15 @@ func (r *Runtime) reading(what string) request {
 // retryPause is the pause between two attempts of a request.
 const retryPause = 200 * time.Millisecond
 
-// call calls the runtime. If the runtime does not answer, call waits no longer than
-// r.patience before its last attempt: other Bottles wait for the caller.
+// call calls the runtime. While the runtime does not answer and is probably being restarted,
+// call repeats the attempt for r.patience at most: other Bottles wait for the caller. Its
+// error is then also an ErrRestarting, unless the runtime has answered other calls meanwhile.
 func call[T any](ctx context.Context, q request, f func(context.Context) (T, error)) (T, error) {
 	var zero T
 	var failed time.Time // when the first attempt did
 	for began := time.Now(); ; {
 		attempt := time.Now()
-		// An object may fail while the runtime answers for all others: that is no restart.
+		// If the runtime answers other calls, only this object fails: that is no restart.
 		others := !failed.IsZero() && q.r.pulse.answeredAfter(failed)
 		inner, cancel := context.WithTimeout(ctx, q.limit)
 		out, err := f(inner)

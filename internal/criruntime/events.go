@@ -29,17 +29,18 @@ const (
 	refusalTime = 50 * time.Millisecond
 )
 
-// Run follows the runtime's events until ctx ends, and returns nil. It drops what is known
-// about a Pod when the Pod changes, and tells WatchBundles. It is needed once. While there
-// are no events (CRI-O has none by default), it compares lists. It tells nobody that the
-// runtime is silent: that changes nothing about the Pods.
+// Run follows the runtime's events until ctx ends, and returns nil. It must be called once.
+// When a Pod changes, it drops what is known about the Pod, tells WatchBundles, and ends the
+// bundles of lost sandboxes. While there are no events (CRI-O has none by default), it
+// compares lists. It tells nobody that the runtime is silent: that changes nothing about the
+// Pods.
 func (r *Runtime) Run(ctx context.Context) error {
 	var ending sync.WaitGroup
 	defer ending.Wait()
-	ending.Go(func() { r.endLeft(ctx) })
+	ending.Go(func() { r.endLeftovers(ctx) })
 	last := map[string]string(nil)
 	for failures := 1; ; failures++ {
-		// The error is not reported: every other call to the runtime reports the same.
+		// followEvents returns no error: every other call to the runtime reports the same.
 		if established := r.followEvents(ctx); established {
 			failures, last = 1, nil
 			r.cache.drop("")
@@ -167,7 +168,7 @@ func (r *Runtime) readEvents(stream grpc.ServerStreamingClient[cri.ContainerEven
 	}
 }
 
-// changed drops what is known about an owner's Pod, and tells the watchers; "" means all.
+// changed reports a change of an owner's Pod to all who must know; "" means of any Pod.
 func (r *Runtime) changed(uid string) {
 	r.cache.drop(uid)
 	r.left.add(uid)

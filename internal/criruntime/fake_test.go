@@ -55,8 +55,7 @@ func startFake(t *testing.T) (*fakeRuntime, *Runtime) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = r.Close() })
-	r.identify, r.silence = newFakeNS().identify, 0
-	r.patience = time.Hour
+	r.identify, r.silence, r.patience = newFakeNS().identify, 0, time.Hour
 	return f, r
 }
 
@@ -81,6 +80,14 @@ type fakeNS struct {
 
 func newFakeNS() *fakeNS {
 	return &fakeNS{files: map[string]host.NetNS{"/proc/self/ns/net": {Dev: 4, Inode: 1}}}
+}
+
+// useFakeNS makes r see a network namespace at /run/netns/a, and what the test adds.
+func useFakeNS(r *Runtime) *fakeNS {
+	ns := newFakeNS()
+	ns.set("/run/netns/a", 7)
+	r.identify = ns.identify
+	return ns
 }
 
 func (n *fakeNS) identify(path string) (host.NetNS, error) {
@@ -234,7 +241,7 @@ func (f *fakeRuntime) GetContainerEvents(_ *cri.GetEventsRequest, stream grpc.Se
 	}
 }
 
-// run runs r until the end of the test, and waits until events arrive.
+// run runs r until the end of the test.
 func run(t *testing.T, r *Runtime) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())

@@ -80,7 +80,10 @@ func readInside(c container, name string, limit int64) ([]byte, error) {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return nil, err
 	}
-	if err := checkFile(st, limit); err != nil {
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return nil, fmt.Errorf("it is not a regular file: %w", host.ErrInvalid)
+	}
+	if err := checkSize(st.Size, limit); err != nil {
 		return nil, err
 	}
 	f, err := os.Open("/proc/self/fd/" + strconv.Itoa(fd))
@@ -92,19 +95,12 @@ func readInside(c container, name string, limit int64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return data, checkSize(data, limit)
+	return data, checkSize(int64(len(data)), limit) // it may have grown meanwhile
 }
 
-func checkSize(data []byte, limit int64) error {
-	return checkFile(unix.Stat_t{Mode: unix.S_IFREG, Size: int64(len(data))}, limit)
-}
-
-func checkFile(st unix.Stat_t, limit int64) error {
-	switch {
-	case st.Mode&unix.S_IFMT != unix.S_IFREG:
-		return fmt.Errorf("it is not a regular file: %w", host.ErrInvalid)
-	case st.Size > limit:
-		return fmt.Errorf("it has %d bytes, more than the limit of %d: %w", st.Size, limit, host.ErrInvalid)
+func checkSize(size, limit int64) error {
+	if size > limit {
+		return fmt.Errorf("it has %d bytes, more than the limit of %d: %w", size, limit, host.ErrInvalid)
 	}
 	return nil
 }

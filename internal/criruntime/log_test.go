@@ -30,9 +30,7 @@ type logTest struct {
 func newLogTest(t *testing.T) logTest {
 	t.Helper()
 	f, r := startFake(t)
-	ns := newFakeNS()
-	ns.set("/run/netns/a", 7)
-	r.identify = ns.identify
+	useFakeNS(r)
 	f.put(sandboxOf(testOwner, testOwner.ID(), "a"), "/run/netns/a")
 	dir := t.TempDir()
 	f.containers = []*cri.ContainerStatus{{Id: "c", State: cri.ContainerState_CONTAINER_RUNNING, CreatedAt: 1, LogPath: filepath.Join(dir, "1.log")}}

@@ -25,8 +25,8 @@ import (
 )
 
 const (
-	// maxLogFiles is how many files of a log are read at the most. By default, the kubelet
-	// keeps five of each run of the container, and only the last runs.
+	// maxLogFiles bounds how many files of a log are read. By default, the kubelet keeps five
+	// for each run of the container, and only those of the last runs.
 	maxLogFiles = 1000
 	// maxUnpacked is how much of a compressed file is read, in bytes.
 	maxUnpacked = 256 << 20
@@ -174,7 +174,7 @@ func (d logDir) count(ctx context.Context, f logFile) (lines int64, err error) {
 	return 0, ctx.Err()
 }
 
-// copyLog passes the rest of a file to w, as pace says.
+// copyLog passes the rest of a file to w, at the given pace.
 func copyLog(ctx context.Context, w func([]byte) error, r io.Reader, pace pace) error {
 	for chunk := make([]byte, 32<<10); ; {
 		n, err := r.Read(chunk)
@@ -205,7 +205,7 @@ func copyLog(ctx context.Context, w func([]byte) error, r io.Reader, pace pace) 
 	}
 }
 
-// pace says how a file is read.
+// pace says how fast a file is read, and from which line on.
 type pace struct {
 	limit *rate.Limiter // of bytes; nil for no limit
 	skip  int64         // how many lines at the beginning are left out

@@ -10,9 +10,13 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// maxPart is the length of the longest part of a line that is passed on, as in docker's
-// logs.
-const maxPart = 16 << 10
+const (
+	// maxPart is the length of the longest part of a line that is passed on, as in docker's
+	// logs.
+	maxPart = 16 << 10
+	// maxHeld also has room for the header before the first part.
+	maxHeld = maxPart + 128
+)
 
 // header is what the runtime writes before each line of a log.
 type header struct {
@@ -35,8 +39,8 @@ func parseHeader(line []byte) (h header, text []byte, ok bool) {
 	return h, text, h.stderr || string(stream) == "stdout"
 }
 
-// logLines is a writer that divides the files of a log into lines. It holds a bounded part
-// of a line. What is not a line of a CRI log is left out.
+// logLines divides what is written to it into the lines of a log, and passes them on. It
+// holds a bounded part of a line. What is not a line of a CRI log is left out.
 type logLines struct {
 	line    func(host.BundleLogLine) error
 	held    []byte
@@ -56,12 +60,11 @@ type joined struct {
 func (l *logLines) write(p []byte) error {
 	for len(p) > 0 {
 		head, tail, ended := bytes.Cut(p, []byte{'\n'})
-		room := maxPart + 128 - len(l.held) // with the header
-		if len(head) > room {
+		if room := maxHeld - len(l.held); len(head) > room {
 			head, tail, ended = head[:room], p[room:], false
 		}
 		l.held, p = append(l.held, head...), tail
-		if ended || len(l.held) >= maxPart+128 {
+		if ended || len(l.held) >= maxHeld {
 			if err := l.flush(ended); err != nil {
 				return err
 			}
@@ -87,30 +90,26 @@ func (l *logLines) flush(ended bool) error {
 	return l.pass(text, ended)
 }
 
+// pass passes text on, in parts of at most maxPart bytes. The last part of a line has the
+// decision.
 func (l *logLines) pass(text []byte, ended bool) error {
-	out := host.BundleLogLine{Time: l.current.at, Stderr: l.current.stderr}
 	last := ended && !l.current.partial
-	if !out.Stderr {
+	var decision *host.Decision
+	if !l.current.stderr {
 		l.stdout.add(text)
 		if last {
-			out.Decision = l.stdout.decision(out.Time)
+			decision = l.stdout.decision(l.current.at)
 		}
 	}
 	for {
-		out.Text = text[:min(len(text), maxPart)]
+		out := host.BundleLogLine{Time: l.current.at, Stderr: l.current.stderr, Text: text[:min(len(text), maxPart)]}
 		text = text[len(out.Text):]
-		out.Partial = len(text) > 0 || !last
-		decision := out.Decision
-		if out.Partial {
-			out.Decision = nil
+		if out.Partial = len(text) > 0 || !last; !out.Partial {
+			out.Decision = decision
 		}
-		if err := l.line(out); err != nil {
+		if err := l.line(out); err != nil || len(text) == 0 {
 			return err
 		}
-		if len(text) == 0 {
-			return nil
-		}
-		out.Decision = decision
 	}
 }
 

@@ -16,8 +16,8 @@ const (
 	// markPrefix is the prefix of a bridge's mark. The marks of walls begin with
 	// "botbottle.dev " instead.
 	markPrefix = "botbottle.dev/network "
-	// maxNode is the length of the longest node's name that is in a mark as it is. The
-	// kernel keeps 255 bytes of a link's alias.
+	// maxNode is the length of the longest node's name that a mark contains; of a longer one
+	// it has a digest. The kernel keeps 255 bytes of a link's alias.
 	maxNode = 90
 )
 

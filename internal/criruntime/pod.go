@@ -84,9 +84,9 @@ func (r *Runtime) ownerOf(s *cri.PodSandbox) (host.Owner, bool) {
 	return o, o.UID != "" && isPlaceholder(s, o)
 }
 
-// isPlaceholder reports whether a sandbox is the owner's, by its names. A Pod cannot choose
-// its namespace's name, and tenants cannot create Pods with our owner's name: see
-// config/policy/tenant_pods.yaml.
+// isPlaceholder reports whether a sandbox with the owner's label is that of its placeholder:
+// it is in the Bottle's namespace, and has one of the names that the manager gives. There,
+// admission lets nobody else set the label: see config/policy/tenant_pods.yaml.
 func isPlaceholder(s *cri.PodSandbox, o host.Owner) bool {
 	name := s.GetMetadata().GetName()
 	return s.GetMetadata().GetNamespace() == o.Namespace && (name == o.ID() || name == o.ID()+"-2")
@@ -145,7 +145,7 @@ func (r *Runtime) readySandbox(ctx context.Context, owner host.Owner) (*cri.PodS
 	}
 	slices.Sort(names)
 	if !slices.ContainsFunc(ready, func(s *cri.PodSandbox) bool { return s.Metadata.Name != ready[0].Metadata.Name }) {
-		// There is one Pod of a name: the kubelet has not ended the one before it yet.
+		// The API server has one Pod of a name, so the kubelet has not ended the earlier one yet.
 		return nil, fmt.Errorf("one running Pod of %s: %w yet: %s", owner.ID(), host.ErrNotFound, strings.Join(names, ", "))
 	}
 	return nil, fmt.Errorf("several running Pods claim to be %s: %s: %w", owner.ID(), strings.Join(names, ", "), host.ErrConflict)

@@ -20,9 +20,7 @@ import (
 
 func TestPod(t *testing.T) {
 	f, r := startFake(t)
-	ns := newFakeNS()
-	ns.set("/run/netns/a", 7)
-	r.identify = ns.identify
+	useFakeNS(r)
 	if _, err := r.Pod(t.Context(), testOwner); !errors.Is(err, host.ErrNotFound) {
 		t.Fatalf("no Pod: got %v, want ErrNotFound", err)
 	}
@@ -131,9 +129,7 @@ func TestPodErrors(t *testing.T) {
 // TestCache checks that a known Pod costs no call, until something changes.
 func TestCache(t *testing.T) {
 	f, r := startFake(t)
-	ns := newFakeNS()
-	ns.set("/run/netns/a", 7)
-	r.identify = ns.identify
+	ns := useFakeNS(r)
 	f.put(sandboxOf(testOwner, testOwner.ID(), "a"), "/run/netns/a")
 	run(t, r)
 	eventually(t, "events arrive", r.cache.isWatched)
@@ -188,9 +184,7 @@ func TestCache(t *testing.T) {
 // second for each Pod.
 func TestCacheWithoutEvents(t *testing.T) {
 	f, r := startFake(t)
-	ns := newFakeNS()
-	ns.set("/run/netns/a", 7)
-	r.identify = ns.identify
+	useFakeNS(r)
 	f.noEvents = true
 	f.put(sandboxOf(testOwner, testOwner.ID(), "a"), "/run/netns/a")
 	var mu sync.Mutex
@@ -228,9 +222,7 @@ func TestLookupDuringChange(t *testing.T) {
 
 func TestPodsOfOneOwnerWaitForOneLookup(t *testing.T) {
 	f, r := startFake(t)
-	ns := newFakeNS()
-	ns.set("/run/netns/a", 7)
-	r.identify = ns.identify
+	useFakeNS(r)
 	f.put(sandboxOf(testOwner, testOwner.ID(), "a"), "/run/netns/a")
 	var wg sync.WaitGroup
 	for range 50 {

@@ -10,9 +10,9 @@ import (
 // pulse tells a runtime that is being restarted from one that is down.
 type pulse struct {
 	mu    sync.Mutex
-	heard time.Time // the last answer; zero if there was none yet
-	// since is when the first call began that got no answer after heard; zero if there is
-	// none. On an idle node it is long after heard.
+	heard time.Time // when the last answer came; zero if there was none yet
+	// since is when the first call without an answer after heard began; zero if every call
+	// was answered. On an idle node it is long after heard, because nobody calls.
 	since time.Time
 }
 

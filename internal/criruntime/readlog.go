@@ -52,7 +52,8 @@ type logReading struct {
 
 	dir   logDir
 	lines *logLines
-	// last is the time of the last line. again: lines up to it were passed on already.
+	// last is the time of the last line that was passed on. again says that what is read next
+	// may contain lines up to that time once more.
 	last  time.Time
 	again bool
 }

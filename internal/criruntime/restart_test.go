@@ -20,9 +20,8 @@ import (
 // down, and that its Pods are looked up again when it is back.
 func TestARestartIsNotReported(t *testing.T) {
 	f, r := startFake(t)
-	ns := newFakeNS()
-	ns.set("/run/netns/a", 7)
-	r.identify, r.silence = ns.identify, time.Hour
+	useFakeNS(r)
+	r.silence = time.Hour
 	f.put(sandboxOf(testOwner, testOwner.ID(), "a"), "/run/netns/a")
 	told := make(chan string, 100)
 	defer r.watchers.Add(func(uid string) { told <- uid })()

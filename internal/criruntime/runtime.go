@@ -64,7 +64,7 @@ type Runtime struct {
 	client   cri.RuntimeServiceClient
 	socket   *socket
 	cache    cache
-	left     left
+	left     leftovers
 	watchers watchers.Watchers // of WatchBundles
 	logBytes int               // per second and container
 	pulse    pulse
@@ -74,8 +74,8 @@ type Runtime struct {
 	identify func(path string) (host.NetNS, error)
 }
 
-// New returns a Runtime. It does not connect; an error means that o is not valid. Until Run
-// runs, every lookup of a Pod asks the runtime, but at most once a second for each Pod.
+// New returns a Runtime. It does not connect; an error means that o is not valid. As long as
+// Run does not run, the runtime is asked for each Pod at most once a second.
 func New(o Options) (*Runtime, error) {
 	socket, err := newSocket(o.Sockets)
 	if err != nil {

@@ -11,16 +11,17 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 )
 
-// left holds the owners whose Pods may have lost their sandbox and left a bundle behind.
-type left struct {
+// leftovers holds the owners whose Pods may have lost their sandbox, so that the bundle of
+// that sandbox still runs.
+type leftovers struct {
 	mu   sync.Mutex
 	uids map[string]bool // "" means all
 	wake chan struct{}
 }
 
-func (l *left) init() { l.uids, l.wake = map[string]bool{}, make(chan struct{}, 1) }
+func (l *leftovers) init() { l.uids, l.wake = map[string]bool{}, make(chan struct{}, 1) }
 
-func (l *left) add(uid string) {
+func (l *leftovers) add(uid string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.uids[uid] = true
@@ -30,7 +31,8 @@ func (l *left) add(uid string) {
 	}
 }
 
-func (l *left) take() []string {
+// take empties the set, and returns what was in it.
+func (l *leftovers) take() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var out []string
@@ -45,11 +47,11 @@ func (l *left) take() []string {
 	return out
 }
 
-// endLeft ends the bundles that lost sandboxes leave behind, until ctx ends. The kubelet
-// makes no new sandbox before they have ended. It asks them to, and waits for the grace
-// period of the Pod, because a bundle that must outlive its guest ignores that. After an
-// error, the kubelet does the same in its own time.
-func (r *Runtime) endLeft(ctx context.Context) {
+// endLeftovers ends the bundles of lost sandboxes, until ctx ends. The kubelet makes no new
+// sandbox before they have ended: it sends them SIGTERM, which the built-in bundle ignores
+// because it must outlive its guest, and kills them after the Pod's grace period. An error is
+// not reported, because that still happens.
+func (r *Runtime) endLeftovers(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
@@ -57,13 +59,13 @@ func (r *Runtime) endLeft(ctx context.Context) {
 		case <-r.left.wake:
 		}
 		for _, uid := range r.left.take() {
-			_ = r.endLeftOf(ctx, uid)
+			_ = r.endLeftoversOf(ctx, uid)
 		}
 	}
 }
 
-// endLeftOf ends what the lost sandboxes of one owner left behind; "" means of all.
-func (r *Runtime) endLeftOf(ctx context.Context, uid string) error {
+// endLeftoversOf ends the bundles of an owner's lost sandboxes; "" means of all owners'.
+func (r *Runtime) endLeftoversOf(ctx context.Context, uid string) error {
 	var labels map[string]string
 	if uid != "" {
 		labels = map[string]string{v1alpha1.LabelUID: uid}
