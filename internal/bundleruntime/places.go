@@ -40,13 +40,11 @@ type Places struct {
 	answered map[string]uint64    // by UID: the call that known is from
 
 	writing sync.Mutex // held while a file is written; taken before mu
-	write   func(state.Folder, state.Pod) error
 }
 
 // NewPlaces returns what the state directory records. It asks nobody.
 func NewPlaces(o PlacesOptions) (*Places, error) {
-	p := &Places{PlacesOptions: o, known: map[string]Place{}, stored: map[string]state.Pod{}, asking: map[string]*answer{}, answered: map[string]uint64{},
-		write: state.Folder.WritePod}
+	p := &Places{PlacesOptions: o, known: map[string]Place{}, stored: map[string]state.Pod{}, asking: map[string]*answer{}, answered: map[string]uint64{}}
 	owners, err := o.State.Owners()
 	if err != nil {
 		return nil, err
@@ -114,7 +112,7 @@ func (p *Places) store(uid string) error {
 	if !lacks {
 		return nil // somebody else has written it meanwhile
 	}
-	if err := p.write(folder, pod); err != nil {
+	if err := folder.WritePod(pod); err != nil {
 		return err
 	}
 	p.mu.Lock()

@@ -146,13 +146,13 @@ func TestAReplacedNamespaceIsReportedOnce(t *testing.T) {
 	if err := p.Refresh(t.Context(), inPod); err != nil {
 		t.Fatal(err)
 	}
-	p.OnWrite(func(state.Folder, state.Pod) error { return errors.New("full disk") })
+	repair := n.breakDisk(t)
 	if got, err := p.TakeReplaced(inPod.UID); !got || err == nil {
-		t.Errorf("on a full disk: got %t, %v, want true and an error", got, err)
+		t.Errorf("on a broken disk: got %t, %v, want true and an error", got, err)
 	}
-	p.OnWrite(state.Folder.WritePod)
-	take("after the full disk", p, false)
-	take("after the full disk, by another agent", c.places(t, n), false)
+	repair()
+	take("after the repair", p, false)
+	take("after the repair, by another agent", c.places(t, n), false)
 }
 
 // TestTheMachineIsInThePodThatParentNamed checks that this agent and the next one know in

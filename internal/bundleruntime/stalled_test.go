@@ -4,12 +4,14 @@ package bundleruntime_test
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
 	"botbottle.dev/bottle-operator/internal/bundleruntime"
 	"botbottle.dev/bottle-operator/internal/host"
-	"botbottle.dev/bottle-operator/internal/state"
+	"botbottle.dev/bottle-operator/test/stalled"
 )
 
 // hangs is how long a call may take before the test says that it hangs.
@@ -25,15 +27,11 @@ func TestNobodyWaitsForAStalledDisk(t *testing.T) {
 	if err := p.Refresh(t.Context(), inPod); err != nil {
 		t.Fatal(err)
 	}
-	stalled, release := make(chan struct{}), make(chan error)
-	p.OnWrite(func(state.Folder, state.Pod) error {
-		close(stalled)
-		return <-release
-	})
+	disk := stalled.Make(t, n.podFile(t))
 	c.place = pod(2)
 	refreshed := make(chan error, 1)
 	go func() { refreshed <- p.Refresh(t.Context(), inPod) }()
-	<-stalled
+	disk.Await()
 
 	served := make(chan struct{})
 	go func() {
@@ -56,16 +54,10 @@ func TestNobodyWaitsForAStalledDisk(t *testing.T) {
 	case <-time.After(hangs):
 		t.Error("the guard or a narrowing waits for the disk")
 	}
-	broken := errors.New("broken disk")
-	release <- broken
+	disk.End()
 	<-served
-	if err := <-refreshed; !errors.Is(err, broken) {
-		t.Errorf("got %v, want the error of the write", err)
-	}
-
-	p.OnWrite(state.Folder.WritePod)
-	if err := p.Refresh(t.Context(), inPod); err != nil {
-		t.Fatal(err)
+	if err := <-refreshed; err != nil {
+		t.Errorf("got %v, want nil", err)
 	}
 	c.err = host.ErrUnavailable
 	if _, id, err := c.places(t, n).NetNS(t.Context(), inPod); err != nil || id != c.place.NetNSID {
@@ -80,13 +72,59 @@ func TestTheGuardsQuestionWritesNothing(t *testing.T) {
 	c := &cluster{place: pod(1), alive: host.NetNS{Dev: 4, Inode: 1}}
 	c.place.NetNS = "/proc/1/ns/net"
 	p := c.places(t, n)
-	p.OnWrite(func(state.Folder, state.Pod) error {
-		t.Error("got a write, want none")
-		return nil
-	})
 	for range 2 {
 		if _, id, err := p.NetNS(t.Context(), inPod); err != nil || id != c.place.NetNSID {
 			t.Errorf("got %v, %v, want %v", id, err, c.place.NetNSID)
+		}
+	}
+	if _, err := os.Lstat(n.podFile(t)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("got %v, want no file", err)
+	}
+}
+
+// TestAFailedWriteIsRepeated checks that what could not be written is an error of the pass,
+// counts nevertheless, and is written by the next pass.
+func TestAFailedWriteIsRepeated(t *testing.T) {
+	n := newNode(t, bundleruntime.Pod)
+	c := &cluster{place: pod(1), alive: host.NetNS{Dev: 4, Inode: 1}}
+	p := c.places(t, n)
+	repair := n.breakDisk(t)
+	for range 2 {
+		if err := p.Refresh(t.Context(), inPod); err == nil {
+			t.Error("got nil, want the error of the write")
+		}
+	}
+	if got := p.PodOf(inPod.UID); got != "p" {
+		t.Errorf("Pod: got %q, want p", got)
+	}
+	repair()
+	if err := p.Refresh(t.Context(), inPod); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.places(t, n).PodOf(inPod.UID); got != "p" {
+		t.Errorf("the next agent: got Pod %q, want p", got)
+	}
+}
+
+func (n *node) podFile(t *testing.T) string {
+	t.Helper()
+	folder, err := n.dir.Folder(inPod.UID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(folder.Path(), "pod.json")
+}
+
+// breakDisk makes it impossible to write pod.json, until repair is called.
+func (n *node) breakDisk(t *testing.T) (repair func()) {
+	t.Helper()
+	path := n.podFile(t)
+	if err := errors.Join(os.RemoveAll(path), os.MkdirAll(filepath.Join(path, "in the way"), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		if err := os.RemoveAll(path); err != nil {
+			t.Fatal(err)
 		}
 	}
 }
