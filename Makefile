@@ -41,7 +41,7 @@ help: ## Show this help.
 	@awk 'BEGIN {FS = ":.*##"; printf "usage: make TARGET [NODES=n] [MACHINES=real|standin] [KUBELET=real|simulated] [BUNDLE_RUNTIME=pod|docker]\n"} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-zA-Z0-9_-]+:.*?##/ {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: dev-prepare ## Bring up a cluster, run a Bottle in a real microVM and show it.
+demo: ## Bring up a cluster, run a Bottle in a real microVM and show it.
 	@hack/demo
 
 .PHONY: dev-up

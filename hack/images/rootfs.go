@@ -107,7 +107,7 @@ func readStatic(name, hint string) ([]byte, error) {
 	return content, nil
 }
 
-// rootfs returns the files that both images share.
+// rootfs returns the files that the guest's image and the foreign bundle's share.
 func (p programs) rootfs() []file {
 	var files []file
 	for _, dir := range []string{
@@ -159,8 +159,8 @@ func foreignBundleImage(p programs) image {
 	}
 }
 
-// pauseImage has the name that the manager gives its placeholder Pods by default, and the
-// user of the image that usually has this name: placeholder Pods may not run as root.
+// pauseImage has the name that containerd is configured to make sandboxes from, in
+// hack/dev/kubelet.sh and critest, and the user of the image that usually has this name.
 func pauseImage(p programs) image {
 	return image{
 		tag:        "registry.k8s.io/pause:3.10",
