@@ -3,7 +3,6 @@
 package enforce
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -42,6 +41,12 @@ func (w *walls) narrow(ctx context.Context, owner host.Owner, reach Reach) error
 	m.newest = max(m.newest, reach.Generation) // from now on, nobody opens anything for an older one
 	w.watched.mu.Unlock()
 	portsErr := w.narrowPorts(ctx, m, reach)
+	w.narrowCopy(m, owner.UID, func(now egress.Set) egress.Set {
+		if w.checkGeneration(m, reach.Generation) != nil {
+			return now
+		}
+		return w.limits().Apply(now.Intersect(reach.Rules), reach.Rules)
+	})
 	m.lock.Lock() // whoever holds it may be waiting for the disk
 	defer m.lock.Unlock()
 	if err := w.checkGeneration(m, reach.Generation); err != nil {
@@ -114,11 +119,7 @@ func (w *walls) dropPorts(m *machine, reach Reach) bool {
 // narrowRules removes everything that rules and the platform's limits do not allow
 // from the rules that the bundle reads. The caller holds m.lock.
 func (w *walls) narrowRules(m *machine, folder state.Folder, rules egress.Set) error {
-	now, err := w.inForce(m, folder)
-	if err != nil || now == nil {
-		return err
-	}
-	return w.writeNarrowed(m, folder, w.limits().Apply(now.Intersect(rules), rules))
+	return w.lessen(m, folder, func(now egress.Set) egress.Set { return w.limits().Apply(now.Intersect(rules), rules) })
 }
 
 // openRules implements Enforcement.OpenRules.
@@ -143,16 +144,7 @@ func (w *walls) openRules(owner host.Owner, generation int64, rules egress.Set) 
 		return err
 	}
 	m.rules = nil
-	// Even if the file has not changed: a bundle that reads a copy may have got a new, empty
-	// folder.
-	return w.publish(folder, data)
-}
-
-func (w *walls) publish(folder state.Folder, rules []byte) error {
-	if w.Publish == nil {
-		return nil
-	}
-	return w.Publish(folder.UID(), rules)
+	return w.publishOpened(m, owner.UID, generation, rules)
 }
 
 // limits returns the platform's present limits.
@@ -168,7 +160,13 @@ func (w *walls) applyLimits() error {
 	var group errgroup.Group
 	group.SetLimit(parallelWrites)
 	errs := make(chan error, 1)
-	for _, uid := range w.watched.uids() {
+	uids := w.watched.uids()
+	for _, uid := range uids {
+		if m := w.watched.find(uid); m != nil {
+			w.narrowCopy(m, uid, func(now egress.Set) egress.Set { return w.limits().Limit(now) })
+		}
+	}
+	for _, uid := range uids {
 		group.Go(func() error {
 			if err := w.limitRules(uid); err != nil {
 				select {
@@ -205,59 +203,5 @@ func (w *walls) limitRules(uid string) error {
 	}
 	m.lock.Lock()
 	defer m.lock.Unlock()
-	now, err := w.inForce(m, folder)
-	if err != nil || now == nil {
-		return err
-	}
-	return w.writeNarrowed(m, folder, w.limits().Limit(*now))
-}
-
-// inForce returns the rules in force, or nil if there are none. The caller holds m.lock.
-func (w *walls) inForce(m *machine, folder state.Folder) (*egress.Set, error) {
-	if m.rules != nil {
-		return m.rules, nil
-	}
-	data, err := folder.Rules()
-	if err != nil || data == nil {
-		return nil, err
-	}
-	now := decode(data)
-	if w.Published == nil {
-		return &now, nil
-	}
-	// An earlier agent may have narrowed the bundle's copy, but found no room for the file.
-	if published, copied := w.Published(folder.UID()); copied && !bytes.Equal(published, data) {
-		now = now.Intersect(decode(published))
-	}
-	return &now, nil
-}
-
-// decode reads a rules file. Unreadable rules allow nothing that we know of.
-func decode(data []byte) egress.Set {
-	rules, err := egress.DecodeFile(bytes.NewReader(data))
-	if err != nil {
-		return egress.Set{}
-	}
-	return rules
-}
-
-// writeNarrowed puts rules into force that allow less than those before. If they do not
-// fit into a file, nothing is allowed. A full disk does not keep the bundle's own copy from
-// being narrowed. The caller holds m.lock.
-func (w *walls) writeNarrowed(m *machine, folder state.Folder, rules egress.Set) error {
-	data, err := egress.EncodeFile(rules)
-	if err != nil {
-		rules = egress.Set{}
-		data, err = egress.EncodeFile(rules)
-	}
-	if err != nil {
-		return err
-	}
-	m.rules = &rules
-	err = w.publish(folder, data)
-	if _, writeErr := folder.WriteRules(data); writeErr != nil {
-		return errors.Join(err, writeErr)
-	}
-	m.rules = nil
-	return err
+	return w.lessen(m, folder, func(now egress.Set) egress.Set { return w.limits().Limit(now) })
 }

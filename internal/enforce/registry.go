@@ -21,6 +21,9 @@ type machine struct {
 	// lock is held while the spec of the wall, the rules, and the files with both are
 	// changed. It is taken before acting. Whoever must not wait for the disk does not take it.
 	lock sync.Mutex
+	// copying is held while the bundle's own copy of the rules is changed, and never while a
+	// file on the disk is written. It is taken after lock and before registry.mu.
+	copying sync.Mutex
 	// acting is held while the wall or its machine is acted on, and never while a file is
 	// written. It is taken before registry.mu.
 	acting sync.Mutex
