@@ -29,7 +29,10 @@ const (
 
 // Recorder records beats in a file.
 type Recorder struct {
-	file *os.File
+	file interface {
+		io.WriterAt
+		io.Closer
+	}
 	boot string
 	now  func() (time.Duration, error)
 	log  logr.Logger
@@ -43,7 +46,10 @@ type Recorder struct {
 	gap     time.Duration
 	beating bool
 	written time.Duration
+	writing bool
 	failing bool
+
+	writes sync.WaitGroup
 }
 
 // Open opens the file, which only root may write to, and reads the last beat. The caller
@@ -93,21 +99,33 @@ func sinceBoot() (time.Duration, error) {
 	return time.Duration(ts.Nano()), nil
 }
 
-// Beat records that this number of machines is guarded now. A failure is logged once: it
-// must not keep the guard from its work.
+// Beat records that this number of machines is guarded now. It does not wait for the disk,
+// and a failure is logged once: neither must keep the guard from its work.
 func (r *Recorder) Beat(machines int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now, err := r.now()
 	if err == nil && !r.beating {
 		r.begin(now)
-	} else if err == nil && now-r.written < interval {
+	} else if err == nil && (r.writing || now-r.written < interval) {
 		return
 	}
-	if err == nil {
-		_, err = r.file.WriteAt(fmt.Appendf(nil, "%-*s\n", size-1, fmt.Sprintf("%s %d %d", r.boot, now, machines)), 0)
-		r.written = now
+	if err != nil {
+		r.report(err)
+		return
 	}
+	r.written, r.writing = now, true
+	r.writes.Go(func() {
+		_, err := r.file.WriteAt(fmt.Appendf(nil, "%-*s\n", size-1, fmt.Sprintf("%s %d %d", r.boot, now, machines)), 0)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.writing = false
+		r.report(err)
+	})
+}
+
+// report logs the first of several errors; nil ends them. The caller holds r.mu.
+func (r *Recorder) report(err error) {
 	if err != nil && !r.failing {
 		r.log.Error(err, "The time of the last check cannot be recorded, so the next agent will overstate for how long nobody guarded the machines")
 	}
@@ -147,5 +165,8 @@ func (r *Recorder) Metric() prometheus.Collector {
 	}, func() float64 { return r.unguarded().Seconds() })
 }
 
-// Close closes the file.
-func (r *Recorder) Close() error { return r.file.Close() }
+// Close closes the file, after the last write has ended.
+func (r *Recorder) Close() error {
+	r.writes.Wait()
+	return r.file.Close()
+}

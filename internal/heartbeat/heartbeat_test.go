@@ -39,6 +39,12 @@ func (n *node) agent() *Recorder {
 	return h
 }
 
+// beat makes a beat and waits until it is written.
+func beat(h *Recorder, machines int) {
+	h.Beat(machines)
+	h.writes.Wait()
+}
+
 func (n *node) want(h *Recorder, want float64) {
 	n.Helper()
 	if got := testutil.ToFloat64(h.Metric()); got != want {
@@ -50,19 +56,19 @@ func TestUnguarded(t *testing.T) {
 	n := newNode(t)
 	first := n.agent()
 	n.want(first, 0) // there was none before
-	first.Beat(2)
+	beat(first, 2)
 	n.want(first, 0)
 	n.now += 10 * time.Second
-	first.Beat(2)
+	beat(first, 2)
 	n.want(first, 0) // pauses of one agent do not count
 
 	n.now += 7 * time.Second
 	second := n.agent()
 	n.now += 500 * time.Millisecond
 	n.want(second, 7.5) // still nobody
-	second.Beat(2)
+	beat(second, 2)
 	n.now += time.Minute
-	second.Beat(2)
+	beat(second, 2)
 	n.want(second, 7.5)
 	if n.logs != 1 {
 		t.Errorf("got %d lines in the log, want 1", n.logs)
@@ -71,21 +77,21 @@ func TestUnguarded(t *testing.T) {
 
 func TestNothingToGuard(t *testing.T) {
 	n := newNode(t)
-	n.agent().Beat(0)
+	beat(n.agent(), 0)
 	n.now += time.Hour
 	h := n.agent()
 	n.want(h, 0)
-	h.Beat(1)
+	beat(h, 1)
 	n.want(h, 0)
 }
 
 func TestRebootEndsAllMachines(t *testing.T) {
 	n := newNode(t)
-	n.agent().Beat(1)
+	beat(n.agent(), 1)
 	n.boot, n.now = "boot-2", 2*time.Hour
 	h := n.agent()
 	n.want(h, 0)
-	h.Beat(1)
+	beat(h, 1)
 	n.now += 3 * time.Second
 	n.want(n.agent(), 3)
 }
@@ -94,15 +100,15 @@ func TestRebootEndsAllMachines(t *testing.T) {
 func TestWrites(t *testing.T) {
 	n := newNode(t)
 	h := n.agent()
-	h.Beat(1000)
+	beat(h, 1000)
 	first := n.read()
 	n.now += interval - 1
-	h.Beat(1)
+	beat(h, 1)
 	if got := n.read(); got != first {
 		t.Errorf("got %q, want no write within a second", got)
 	}
 	n.now++
-	h.Beat(1)
+	beat(h, 1)
 	if got := n.read(); got == first || len(got) != size || strings.Fields(got)[2] != "1" {
 		t.Errorf("got %q, want the new beat in %d bytes", got, size)
 	}
@@ -125,7 +131,7 @@ func TestOtherContents(t *testing.T) {
 		}
 		h := n.agent()
 		n.want(h, 0)
-		h.Beat(1)
+		beat(h, 1)
 		n.now += 2 * time.Second
 		n.want(n.agent(), 2)
 	}
@@ -148,22 +154,57 @@ func TestFailures(t *testing.T) {
 	h := n.agent()
 	n.bad = errors.New("no clock")
 	for range 3 {
-		h.Beat(1)
+		beat(h, 1)
 	}
 	n.want(h, 0)
 	n.bad = nil
-	h.Beat(1)
+	beat(h, 1)
 	if n.logs != 1 {
 		t.Errorf("got %d lines in the log, want 1", n.logs)
 	}
 	h.Close() // now writes fail
 	for range 3 {
 		n.now += time.Minute
-		h.Beat(1)
+		beat(h, 1)
 	}
 	if n.logs != 2 {
 		t.Errorf("got %d lines in the log, want 2", n.logs)
 	}
+}
+
+// stalled is a disk that does not answer until it is released.
+type stalled struct{ release chan struct{} }
+
+func (s stalled) WriteAt(p []byte, _ int64) (int, error) {
+	<-s.release
+	return len(p), nil
+}
+
+func (stalled) Close() error { return nil }
+
+// While the disk does not answer, neither the guard nor the metric waits for it.
+func TestAStalledDisk(t *testing.T) {
+	n := newNode(t)
+	h := n.agent()
+	h.Close()
+	disk := stalled{make(chan struct{})}
+	h.file = disk
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		for range 3 {
+			n.now += time.Minute
+			h.Beat(1)
+		}
+		n.want(h, 0)
+	}()
+	select {
+	case <-served:
+	case <-time.After(30 * time.Second):
+		t.Error("a beat or the metric waits for the disk")
+	}
+	close(disk.release)
+	<-served
 }
 
 // The real clock and the real identity of this boot.
@@ -174,7 +215,7 @@ func TestOpen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.Beat(1)
+	beat(h, 1)
 	h.Close()
 	again, err := Open(n.file, log)
 	if err != nil {
