@@ -5,10 +5,7 @@
 package chart_test
 
 import (
-	"bytes"
-	"context"
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,6 +20,7 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/filesys"
 
 	"botbottle.dev/bottle-operator/test/api/apienv"
+	"botbottle.dev/bottle-operator/test/helm"
 	"botbottle.dev/bottle-operator/test/require"
 )
 
@@ -46,22 +44,11 @@ func program(t testing.TB, name string) string {
 	return path
 }
 
-// run runs Helm and returns its standard output. The error has what Helm says.
-func run(ctx context.Context, path string, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, path, args...)
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Run(); err != nil {
-		return stdout.String(), fmt.Errorf("helm %s: %w: %s%s", args[0], err, stdout.String(), stderr.String())
-	}
-	return stdout.String(), nil
-}
-
 // template renders the chart in the namespace of config/, with flags such as --set.
 func template(t testing.TB, flags ...string) []*unstructured.Unstructured {
 	t.Helper()
 	args := append([]string{"template", release, chartFolder(), "--namespace", apienv.SystemNamespace}, flags...)
-	out, err := run(t.Context(), program(t, "helm"), args...)
+	out, err := helm.Run(t.Context(), program(t, "helm"), args...)
 	must(t, err)
 	objects, err := apienv.ParseManifests([]byte(out))
 	must(t, err)
@@ -195,7 +182,7 @@ func TestAnotherNamespace(t *testing.T) {
 		"template", release, chartFolder(), "--namespace=elsewhere", "--set=priorityClass=true", "--set=openshift=true",
 		"--set=serviceMonitor.enabled=true", "--set=podMonitor.enabled=true", "--set=argocd.healthScript=true",
 	}
-	out, err := run(t.Context(), program(t, "helm"), args...)
+	out, err := helm.Run(t.Context(), program(t, "helm"), args...)
 	must(t, err)
 	for line := range strings.Lines(out) {
 		if strings.Contains(line, apienv.SystemNamespace) {
@@ -214,7 +201,7 @@ func TestAnotherNamespace(t *testing.T) {
 // The name of the release is in no object's name: the policies recognise agents by the
 // name of their ServiceAccount.
 func TestReleaseNameChangesNoObject(t *testing.T) {
-	out, err := run(t.Context(), program(t, "helm"), "template", "other", chartFolder(), "--namespace", apienv.SystemNamespace)
+	out, err := helm.Run(t.Context(), program(t, "helm"), "template", "other", chartFolder(), "--namespace", apienv.SystemNamespace)
 	must(t, err)
 	other, err := apienv.ParseManifests([]byte(out))
 	must(t, err)
@@ -226,7 +213,7 @@ func TestLint(t *testing.T) {
 	for _, name := range []string{"helm", "helm3"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			if _, err := run(t.Context(), program(t, name), "lint", "--strict", "--quiet", chartFolder()); err != nil {
+			if _, err := helm.Run(t.Context(), program(t, name), "lint", "--strict", "--quiet", chartFolder()); err != nil {
 				t.Error(err)
 			}
 		})
@@ -235,7 +222,7 @@ func TestLint(t *testing.T) {
 
 // Helm 3 renders the same objects as Helm 4.
 func TestHelm3RendersTheSame(t *testing.T) {
-	out, err := run(t.Context(), program(t, "helm3"), "template", release, chartFolder(), "--namespace", apienv.SystemNamespace)
+	out, err := helm.Run(t.Context(), program(t, "helm3"), "template", release, chartFolder(), "--namespace", apienv.SystemNamespace)
 	must(t, err)
 	objects, err := apienv.ParseManifests([]byte(out))
 	must(t, err)
@@ -265,7 +252,7 @@ func TestWrongValuesAreRefused(t *testing.T) {
 	} {
 		t.Run(flag, func(t *testing.T) {
 			t.Parallel()
-			_, err := run(t.Context(), program(t, "helm"), "template", release, chartFolder(), flag)
+			_, err := helm.Run(t.Context(), program(t, "helm"), "template", release, chartFolder(), flag)
 			var failed *exec.ExitError
 			if !errors.As(err, &failed) || !strings.Contains(err.Error(), want) {
 				t.Errorf("got %v, want an error about %s", err, want)

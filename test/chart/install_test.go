@@ -29,6 +29,7 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/accesscert"
 	"botbottle.dev/bottle-operator/test/api/apienv"
+	"botbottle.dev/bottle-operator/test/helm"
 	"botbottle.dev/bottle-operator/test/require"
 )
 
@@ -69,7 +70,7 @@ func startCluster(t *testing.T) *cluster {
 // helm runs a Helm against the cluster.
 func (c *cluster) helm(t *testing.T, name string, args ...string) (string, error) {
 	t.Helper()
-	return run(t.Context(), program(t, name), append(args, "--kubeconfig", c.kubeconfig, "--namespace", apienv.SystemNamespace)...)
+	return helm.Run(t.Context(), program(t, name), append(args, "--kubeconfig", c.kubeconfig, "--namespace", apienv.SystemNamespace)...)
 }
 
 // mustHelm fails the test if Helm fails.

@@ -5,13 +5,14 @@ package kubelet
 import (
 	"encoding/json"
 	"fmt"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"botbottle.dev/bottle-operator/test/helm"
 )
 
 const (
@@ -21,19 +22,16 @@ const (
 	installedTag, otherTag = "dev", "other"
 )
 
-// helm runs helm and returns the output of both streams.
-func (w *world) helm(args ...string) (string, error) {
+// helm runs Helm for the cluster and the operator's namespace.
+func (w *world) helm(t *testing.T, args ...string) (string, error) {
+	t.Helper()
 	args = append([]string{"--kubeconfig", w.Kubeconfig, "--namespace", w.system}, args...)
-	out, err := exec.Command(filepath.Join(filepath.Dir(w.Dir), "helm"), args...).CombinedOutput()
-	if err != nil {
-		err = fmt.Errorf("helm %v: %w\n%s", args, err, out)
-	}
-	return string(out), err
+	return helm.Run(t.Context(), filepath.Join(filepath.Dir(w.Dir), "helm"), args...)
 }
 
 func (w *world) mustHelm(t *testing.T, args ...string) string {
 	t.Helper()
-	out, err := w.helm(args...)
+	out, err := w.helm(t, args...)
 	if err != nil {
 		t.Fatal(err)
 	}

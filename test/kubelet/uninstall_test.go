@@ -13,7 +13,7 @@ import (
 // wantRefused checks that nothing is uninstalled while there is a Bottle, that its machine
 // runs on, and that the refusal says what to do.
 func (w *world) wantRefused(t *testing.T) {
-	out, err := w.helm("uninstall", chart, "--timeout", w.Timeout.String())
+	out, err := w.helm(t, "uninstall", chart, "--timeout", w.Timeout.String())
 	if err == nil {
 		t.Fatalf("helm uninstall with Bottles: got success, want a refusal\n%s", out)
 	}
