@@ -11,12 +11,14 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+
+	"botbottle.dev/bottle-operator/hack/internal/imagetar"
 )
 
 // components returns what the wheel consists of: itself, the libraries in it, the
 // packages of the guest's root file system, and the crates that the wheel's own SBOM
 // names.
-func (w *wheel) components(entries []entry) ([]component, error) {
+func (w *wheel) components(entries []imagetar.File) ([]component, error) {
 	name := filepath.Base(w.path)
 	all := []component{{
 		name: "smolmachines", version: w.version, file: name, sha256: sha256Hex(w.content), in: w.arch,
@@ -85,15 +87,15 @@ func (w *wheel) libraries() []component {
 }
 
 // guestPackages returns the Alpine packages in the guest's root file system.
-func guestPackages(entries []entry) ([]component, error) {
+func guestPackages(entries []imagetar.File) ([]component, error) {
 	const root = payload + "agent-rootfs/"
 	var database, release []byte
 	for _, e := range entries {
-		switch e.name {
+		switch e.Name {
 		case root + "lib/apk/db/installed":
-			database = e.content
+			database = e.Content
 		case root + "etc/alpine-release":
-			release = bytes.TrimSpace(e.content)
+			release = bytes.TrimSpace(e.Content)
 		}
 	}
 	var all []component

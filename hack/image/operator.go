@@ -11,6 +11,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"botbottle.dev/bottle-operator/hack/internal/imagetar"
 	"botbottle.dev/bottle-operator/internal/bundleimage"
 	"botbottle.dev/bottle-operator/internal/cabundle"
 )
@@ -99,10 +100,10 @@ func operatorLayers(r release, dir string) (layers, error) {
 		return nil, err
 	}
 	contents := layers{{
-		regular("licenses/LICENSE", 0o644, license),
-		regular("etc/passwd", 0o644, fmt.Appendf(nil, "root:x:0:0:root:/:/sbin/nologin\nbottle:x:%[1]d:%[1]d:bottle:/:/sbin/nologin\n", bundleimage.UserID)),
-		regular("etc/group", 0o644, fmt.Appendf(nil, "root:x:0:\nbottle:x:%d:\n", bundleimage.UserID)),
-		regular("etc/ssl/certs/ca-certificates.crt", 0o644, cabundle.WithPublicRoots(nil)),
+		imagetar.Regular("licenses/LICENSE", 0o644, license),
+		imagetar.Regular("etc/passwd", 0o644, fmt.Appendf(nil, "root:x:0:0:root:/:/sbin/nologin\nbottle:x:%[1]d:%[1]d:bottle:/:/sbin/nologin\n", bundleimage.UserID)),
+		imagetar.Regular("etc/group", 0o644, fmt.Appendf(nil, "root:x:0:\nbottle:x:%d:\n", bundleimage.UserID)),
+		imagetar.Regular("etc/ssl/certs/ca-certificates.crt", 0o644, cabundle.WithPublicRoots(nil)),
 	}}
 	for _, p := range programs {
 		layer, err := p.layer(dir)
@@ -115,7 +116,7 @@ func operatorLayers(r release, dir string) (layers, error) {
 }
 
 // layer returns a layer with the program, which compile built into dir.
-func (p program) layer(dir string) ([]entry, error) {
+func (p program) layer(dir string) ([]imagetar.File, error) {
 	content, err := os.ReadFile(filepath.Join(dir, p.name))
-	return []entry{regular(p.name, 0o755, content)}, err
+	return []imagetar.File{imagetar.Regular(p.name, 0o755, content)}, err
 }

@@ -11,6 +11,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"botbottle.dev/bottle-operator/hack/internal/imagetar"
 )
 
 const labelPrefix = "org.opencontainers.image."
@@ -28,7 +30,7 @@ type product struct {
 type platformImage struct {
 	platform v1.Platform
 	image    v1.Image
-	entries  []entry
+	entries  []imagetar.File
 }
 
 // tag is the product's version as a tag, in which a plus sign is not allowed.
@@ -36,7 +38,7 @@ func (p *product) tag() string { return strings.ReplaceAll(p.version, "+", "-") 
 
 // layers are the contents of an image, by layer. What changes least comes first,
 // so that nodes and registries keep it across versions.
-type layers [][]entry
+type layers [][]imagetar.File
 
 // labels returns the labels that all images have.
 func labels(r release, own map[string]string) map[string]string {

@@ -28,6 +28,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/klauspost/compress/zstd"
 
+	"botbottle.dev/bottle-operator/hack/internal/imagetar"
 	"botbottle.dev/bottle-operator/internal/sparsefile"
 )
 
@@ -80,11 +81,11 @@ func unpack(t *testing.T, r io.Reader) (map[string]*tar.Header, map[string][]byt
 
 func TestLayer(t *testing.T) {
 	when := time.Unix(1600000000, 0)
-	layer, err := newLayer([]entry{
-		{name: "a/b", kind: tar.TypeDir, mode: 0o700},
-		regular("a/b/c/program", 0o755, []byte("code")),
-		{name: "a/link", kind: tar.TypeSymlink, mode: 0o777, link: "b/c/program", modTime: when},
-		regular("a/b/c/data", 0o644, nil),
+	layer, err := newLayer([]imagetar.File{
+		imagetar.Folder("a/b", 0o700),
+		imagetar.Regular("a/b/c/program", 0o755, []byte("code")),
+		{Name: "a/link", Kind: tar.TypeSymlink, Mode: 0o777, Link: "b/c/program", ModTime: when},
+		imagetar.Regular("a/b/c/data", 0o644, nil),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -131,7 +132,7 @@ func TestSBOMNamesModules(t *testing.T) {
 	}
 	r := testRelease()
 	r.platforms = r.platforms[:1]
-	p := testProduct(t, r, layers{{regular("data", 0o644, []byte("no program"))}, {regular("bin/program", 0o755, content)}})
+	p := testProduct(t, r, layers{{imagetar.Regular("data", 0o644, []byte("no program"))}, {imagetar.Regular("bin/program", 0o755, content)}})
 	wantModules(t, sbomOf(t, p, r), "./bin/program", self, 1)
 }
 
@@ -317,7 +318,7 @@ func TestWheel(t *testing.T) {
 	}
 	got := map[string]found{}
 	for _, e := range entries {
-		got[e.name] = found{e.kind, e.mode, e.link}
+		got[e.Name] = found{e.Kind, e.Mode, e.Link}
 	}
 	const p, root = "payload/smolvm/", "payload/smolvm/agent-rootfs"
 	want := map[string]found{
@@ -338,8 +339,8 @@ func TestWheel(t *testing.T) {
 		if err != nil || len(packed) != 1 {
 			t.Fatalf("got %d templates, %v, want 1", len(packed), err)
 		}
-		if got := unpackSparse(t, packed[0].content); got != testTemplate || len(packed[0].content) > 10_000 {
-			t.Errorf("the template, in %d bytes, is unpacked to %d other bytes than before", len(packed[0].content), len(got))
+		if got := unpackSparse(t, packed[0].Content); got != testTemplate || len(packed[0].Content) > 10_000 {
+			t.Errorf("the template, in %d bytes, is unpacked to %d other bytes than before", len(packed[0].Content), len(got))
 		}
 	}
 	kept, err := os.ReadDir(cache)
@@ -350,7 +351,7 @@ func TestWheel(t *testing.T) {
 		t.Fatal(err)
 	}
 	again, err := w.templates(t.Context(), cache)
-	if err != nil || unpackSparse(t, again[0].content) != testTemplate {
+	if err != nil || unpackSparse(t, again[0].Content) != testTemplate {
 		t.Errorf("a cached template in another format was used (%v)", err)
 	}
 
@@ -439,7 +440,7 @@ func TestPush(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer out.discard()
-	p := testProduct(t, r, layers{{regular("program", 0o755, []byte("code"))}})
+	p := testProduct(t, r, layers{{imagetar.Regular("program", 0o755, []byte("code"))}})
 	if err := errors.Join(out.add(p, r), out.publish()); err != nil {
 		t.Fatal(err)
 	}
@@ -497,7 +498,7 @@ func TestOutputReplaced(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p := testProduct(t, r, layers{{regular("program", 0o755, []byte(content))}})
+		p := testProduct(t, r, layers{{imagetar.Regular("program", 0o755, []byte(content))}})
 		if err := errors.Join(out.add(p, r), out.publish()); err != nil {
 			t.Fatal(err)
 		}

@@ -14,13 +14,15 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/zstd"
+
+	"botbottle.dev/bottle-operator/hack/internal/imagetar"
 )
 
 // maxGuest bounds what the root file system of smolvm's guests may unpack to, in bytes.
 const maxGuest = 512 << 20
 
 // guest returns the root file system that smolvm boots, unpacked below the payload.
-func (w *wheel) guest() ([]entry, error) {
+func (w *wheel) guest() ([]imagetar.File, error) {
 	archives := w.names("agent-rootfs.tar*")
 	if len(archives) != 1 {
 		return nil, fmt.Errorf("it has the archives %v, want one agent-rootfs", archives)
@@ -41,9 +43,9 @@ func (w *wheel) guest() ([]entry, error) {
 	return entries, nil
 }
 
-func unpackGuest(r *tar.Reader) ([]entry, error) {
+func unpackGuest(r *tar.Reader) ([]imagetar.File, error) {
 	const root = payload + "agent-rootfs"
-	var entries []entry
+	var entries []imagetar.File
 	for {
 		h, err := r.Next()
 		if errors.Is(err, io.EOF) {
@@ -56,18 +58,18 @@ func unpackGuest(r *tar.Reader) ([]entry, error) {
 		if !filepath.IsLocal(name) {
 			return nil, fmt.Errorf("%q is outside of the archive", h.Name)
 		}
-		e := entry{
-			name: path.Join(root, name), kind: h.Typeflag, mode: readable(h), link: h.Linkname,
-			modTime: h.ModTime.Truncate(time.Second),
+		e := imagetar.File{
+			Name: path.Join(root, name), Kind: h.Typeflag, Mode: readable(h), Link: h.Linkname,
+			ModTime: h.ModTime.Truncate(time.Second),
 		}
 		switch h.Typeflag {
 		case tar.TypeReg:
-			if e.content, err = io.ReadAll(r); err != nil {
+			if e.Content, err = io.ReadAll(r); err != nil {
 				return nil, err
 			}
 		case tar.TypeDir, tar.TypeSymlink:
 		case tar.TypeLink:
-			e.link = path.Join(root, path.Clean(h.Linkname))
+			e.Link = path.Join(root, path.Clean(h.Linkname))
 		default:
 			return nil, fmt.Errorf("%q is neither a file nor a folder nor a link", h.Name)
 		}

@@ -15,6 +15,8 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+
+	"botbottle.dev/bottle-operator/hack/internal/imagetar"
 )
 
 // component is something that an image is made of and that has a name and a version
@@ -112,14 +114,14 @@ func (s *sbom) addPlatform(p *product, one platformImage, r release) error {
 	s.relate("SPDXRef-Image", "CONTAINS", image.ID)
 	var sums []string
 	for _, e := range one.entries {
-		if e.kind != tar.TypeReg {
+		if e.Kind != tar.TypeReg {
 			continue
 		}
 		file := newFile(e, arch)
 		s.files[file.ID] = file
 		s.relate(image.ID, "CONTAINS", file.ID)
 		sums = append(sums, file.Checksums[0].Value)
-		if info, err := buildinfo.Read(bytes.NewReader(e.content)); err == nil {
+		if info, err := buildinfo.Read(bytes.NewReader(e.Content)); err == nil {
 			s.addProgram(file.ID, info, r)
 		}
 	}
@@ -190,11 +192,11 @@ func (s *sbom) relate(from, kind, to string) {
 	s.relationships[spdxRelationship{From: from, Type: kind, To: to}] = true
 }
 
-func newFile(e entry, arch string) spdxFile {
-	sum := sha256.Sum256(e.content)
+func newFile(e imagetar.File, arch string) spdxFile {
+	sum := sha256.Sum256(e.Content)
 	return spdxFile{
-		ID: spdxID("File", arch+"\x00"+e.name, arch+"-"+e.name), Name: "./" + e.name,
-		Checksums:        []spdxChecksum{{"SHA1", hexSHA1(e.content)}, {"SHA256", hex.EncodeToString(sum[:])}},
+		ID: spdxID("File", arch+"\x00"+e.Name, arch+"-"+e.Name), Name: "./" + e.Name,
+		Checksums:        []spdxChecksum{{"SHA1", hexSHA1(e.Content)}, {"SHA256", hex.EncodeToString(sum[:])}},
 		LicenseConcluded: noAssertion, Copyright: noAssertion,
 	}
 }

@@ -16,6 +16,8 @@ import (
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"botbottle.dev/bottle-operator/hack/internal/imagetar"
 )
 
 // payload is the folder of the image whose files the installer copies to the node.
@@ -136,18 +138,18 @@ func (w *wheel) names(pattern string) []string {
 	return names
 }
 
-func (w *wheel) entries(ctx context.Context, cache string) ([]entry, error) {
+func (w *wheel) entries(ctx context.Context, cache string) ([]imagetar.File, error) {
 	vmm, ok := w.files["smol/smol-vmm"]
 	if !ok {
 		return nil, errors.New("it has no smol-vmm")
 	}
-	entries := []entry{regular(payload+"smolvm", 0o755, vmm)}
+	entries := []imagetar.File{imagetar.Regular(payload+"smolvm", 0o755, vmm)}
 	libraries := w.names("libkrun*.so*")
 	if len(libraries) < 2 {
 		return nil, fmt.Errorf("it has the libraries %v, want libkrun and libkrunfw", libraries)
 	}
 	for _, name := range libraries {
-		entries = append(entries, regular(payload+"lib/"+path.Base(name), 0o644, w.files[name]))
+		entries = append(entries, imagetar.Regular(payload+"lib/"+path.Base(name), 0o644, w.files[name]))
 	}
 	templates, err := w.templates(ctx, cache)
 	if err != nil {
@@ -159,7 +161,7 @@ func (w *wheel) entries(ctx context.Context, cache string) ([]entry, error) {
 	}
 	entries = append(append(entries, templates...), guest...)
 	for _, name := range append(w.names("licenses/*"), w.names("*NOTICES*")...) {
-		entries = append(entries, regular("licenses/"+path.Base(name), 0o644, w.files[name]))
+		entries = append(entries, imagetar.Regular("licenses/"+path.Base(name), 0o644, w.files[name]))
 	}
 	return entries, nil
 }

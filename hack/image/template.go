@@ -15,6 +15,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"botbottle.dev/bottle-operator/hack/internal/imagetar"
 	"botbottle.dev/bottle-operator/internal/atomicfile"
 	"botbottle.dev/bottle-operator/internal/sparsefile"
 )
@@ -22,8 +23,8 @@ import (
 // templates returns smolvm's templates of disks, 20 and 10 GiB of almost nothing but
 // zeros, in the form that the installer unpacks quickly. Reading these zeros here takes
 // up to a minute, so cache keeps the result.
-func (w *wheel) templates(ctx context.Context, cache string) ([]entry, error) {
-	var entries []entry
+func (w *wheel) templates(ctx context.Context, cache string) ([]imagetar.File, error) {
+	var entries []imagetar.File
 	for _, name := range w.names("*-template.ext4.zst") {
 		base := strings.TrimSuffix(path.Base(name), ".zst") + sparsefile.Suffix
 		packed := w.files[name]
@@ -31,7 +32,7 @@ func (w *wheel) templates(ctx context.Context, cache string) ([]entry, error) {
 		if err != nil {
 			return nil, fmt.Errorf("unpack %s: %w", name, err)
 		}
-		entries = append(entries, regular(payload+base, 0o644, content))
+		entries = append(entries, imagetar.Regular(payload+base, 0o644, content))
 	}
 	return entries, nil
 }

@@ -3,27 +3,18 @@
 package main
 
 import (
-	"archive/tar"
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"time"
+
+	"botbottle.dev/bottle-operator/hack/internal/imagetar"
 )
 
-// epoch is the timestamp of everything in an image, so that equal input gives equal bytes.
+// epoch is when an image was created as it says, so that equal input gives equal bytes.
 var epoch = time.Unix(0, 0).UTC()
-
-// file is one entry of an image's root file system. It is a folder if path ends
-// in a slash, a symbolic link if link is set, and otherwise a regular file. The
-// owner is always root.
-type file struct {
-	path    string
-	mode    int64
-	content []byte
-	link    string
-}
 
 // image is a one-layer image.
 type image struct {
@@ -32,13 +23,13 @@ type image struct {
 	env        []string
 	entrypoint []string
 	cmd        []string
-	files      []file
+	files      []imagetar.File
 }
 
 // archive renders the image in the format of `docker save`: the config, one
 // layer, and manifest.json, which names both.
 func (i image) archive() ([]byte, error) {
-	layer, err := renderTar(i.files)
+	layer, err := archiveOf(i.files)
 	if err != nil {
 		return nil, fmt.Errorf("layer: %w", err)
 	}
@@ -69,36 +60,18 @@ func (i image) archive() ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("manifest: %w", err)
 	}
-	return renderTar([]file{
-		{path: layerSum + "/", mode: 0o755},
-		{path: layerName, mode: 0o644, content: layer},
-		{path: configName, mode: 0o644, content: config},
-		{path: "manifest.json", mode: 0o644, content: manifest},
+	return archiveOf([]imagetar.File{
+		imagetar.Folder(layerSum, 0o755),
+		imagetar.Regular(layerName, 0o644, layer),
+		imagetar.Regular(configName, 0o644, config),
+		imagetar.Regular("manifest.json", 0o644, manifest),
 	})
 }
 
-func renderTar(files []file) ([]byte, error) {
+func archiveOf(files []imagetar.File) ([]byte, error) {
 	var out bytes.Buffer
-	w := tar.NewWriter(&out)
-	for _, f := range files {
-		h := &tar.Header{Name: f.path, Mode: f.mode, ModTime: epoch, Typeflag: tar.TypeReg, Size: int64(len(f.content))}
-		switch {
-		case f.link != "":
-			h.Typeflag, h.Linkname = tar.TypeSymlink, f.link
-		case f.path[len(f.path)-1] == '/':
-			h.Typeflag = tar.TypeDir
-		}
-		if err := w.WriteHeader(h); err != nil {
-			return nil, fmt.Errorf("%s: %w", f.path, err)
-		}
-		if _, err := w.Write(f.content); err != nil {
-			return nil, fmt.Errorf("%s: %w", f.path, err)
-		}
-	}
-	if err := w.Close(); err != nil {
-		return nil, err
-	}
-	return out.Bytes(), nil
+	err := imagetar.Write(&out, files)
+	return out.Bytes(), err
 }
 
 func sum(b []byte) string {

@@ -23,6 +23,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"botbottle.dev/bottle-operator/hack/internal/imagetar"
 	"botbottle.dev/bottle-operator/test/require"
 )
 
@@ -92,7 +93,7 @@ func unpack(t *testing.T, content []byte) (map[string]*tar.Header, map[string][]
 
 func TestArchiveIsConsistent(t *testing.T) {
 	t.Parallel()
-	img := image{tag: "example.test/a:1", cmd: []string{"/a"}, files: []file{{path: "a", mode: 0o755, content: []byte("x")}}}
+	img := image{tag: "example.test/a:1", cmd: []string{"/a"}, files: []imagetar.File{imagetar.Regular("a", 0o755, []byte("x"))}}
 	content, err := img.archive()
 	if err != nil {
 		t.Fatal(err)
@@ -204,15 +205,15 @@ func guestRoot(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
 	for _, f := range guestImage(testPrograms(t)).files {
-		path := filepath.Join(dir, f.path)
+		path := filepath.Join(dir, f.Name)
 		var err error
-		switch {
-		case f.link != "":
-			err = os.Symlink(f.link, path)
-		case strings.HasSuffix(f.path, "/"):
+		switch f.Kind {
+		case tar.TypeSymlink:
+			err = os.Symlink(f.Link, path)
+		case tar.TypeDir:
 			err = os.MkdirAll(path, 0o755)
 		default:
-			err = os.WriteFile(path, f.content, os.FileMode(f.mode))
+			err = os.WriteFile(path, f.Content, os.FileMode(f.Mode))
 		}
 		if err != nil {
 			t.Fatal(err)

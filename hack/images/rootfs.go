@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"botbottle.dev/bottle-operator/hack/internal/imagetar"
 )
 
 // searchPath is the images' PATH. The applets are in /bin; tests may copy
@@ -108,34 +110,34 @@ func readStatic(name, hint string) ([]byte, error) {
 }
 
 // rootfs returns the files that the guest's image and the foreign bundle's share.
-func (p programs) rootfs() []file {
-	var files []file
+func (p programs) rootfs() []imagetar.File {
+	var files []imagetar.File
 	for _, dir := range []string{
-		"bin/", "dev/", "etc/", "home/", "mnt/", "proc/", "run/", "sbin/", "srv/", "sys/",
-		"usr/", "usr/bin/", "usr/local/", "usr/local/bin/", "usr/sbin/", "var/", "var/lib/", "var/log/",
+		"bin", "dev", "etc", "home", "mnt", "proc", "run", "sbin", "srv", "sys",
+		"usr", "usr/bin", "usr/local", "usr/local/bin", "usr/sbin", "var", "var/lib", "var/log",
 	} {
-		files = append(files, file{path: dir, mode: 0o755})
+		files = append(files, imagetar.Folder(dir, 0o755))
 	}
 	files = append(files,
-		file{path: "root/", mode: 0o700},
-		file{path: "tmp/", mode: 0o1777},
-		file{path: "var/tmp/", mode: 0o1777},
-		file{path: "etc/passwd", mode: 0o644, content: []byte("root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/home:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n")},
-		file{path: "etc/group", mode: 0o644, content: []byte("root:x:0:\nuser:x:1000:\nnogroup:x:65534:\n")},
-		file{path: "etc/hosts", mode: 0o644, content: []byte("127.0.0.1 localhost\n::1 localhost\n")},
+		imagetar.Folder("root", 0o700),
+		imagetar.Folder("tmp", 0o1777),
+		imagetar.Folder("var/tmp", 0o1777),
+		imagetar.Regular("etc/passwd", 0o644, []byte("root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/home:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n")),
+		imagetar.Regular("etc/group", 0o644, []byte("root:x:0:\nuser:x:1000:\nnogroup:x:65534:\n")),
+		imagetar.Regular("etc/hosts", 0o644, []byte("127.0.0.1 localhost\n::1 localhost\n")),
 		// Mount points: runtimes mount their own files over these.
-		file{path: "etc/hostname", mode: 0o644},
-		file{path: "etc/resolv.conf", mode: 0o644},
-		file{path: "bin/busybox", mode: 0o755, content: p.busybox},
-		file{path: "usr/bin/env", mode: 0o777, link: "../../bin/busybox"},
+		imagetar.Regular("etc/hostname", 0o644, nil),
+		imagetar.Regular("etc/resolv.conf", 0o644, nil),
+		imagetar.Regular("bin/busybox", 0o755, p.busybox),
+		imagetar.Symlink("usr/bin/env", "../../bin/busybox"),
 	)
 	own := map[string][]byte{"sh": p.shell, "wget": p.wget}
 	for _, name := range slices.Sorted(maps.Keys(own)) {
-		files = append(files, file{path: "bin/" + name, mode: 0o755, content: own[name]})
+		files = append(files, imagetar.Regular("bin/"+name, 0o755, own[name]))
 	}
 	for _, applet := range p.applets {
 		if applet != "busybox" && own[applet] == nil {
-			files = append(files, file{path: "bin/" + applet, mode: 0o777, link: "busybox"})
+			files = append(files, imagetar.Symlink("bin/"+applet, "busybox"))
 		}
 	}
 	return files
@@ -155,7 +157,7 @@ func foreignBundleImage(p programs) image {
 		tag:        "example.test/foreign-bundle:1",
 		env:        []string{searchPath},
 		entrypoint: []string{"/bin/foreign-bundle"},
-		files:      append(p.rootfs(), file{path: "bin/foreign-bundle", mode: 0o755, content: []byte(foreignStart)}),
+		files:      append(p.rootfs(), imagetar.Regular("bin/foreign-bundle", 0o755, []byte(foreignStart))),
 	}
 }
 
@@ -166,6 +168,6 @@ func pauseImage(p programs) image {
 		tag:        "registry.k8s.io/pause:3.10",
 		user:       "65535:65535",
 		entrypoint: []string{"/pause"},
-		files:      []file{{path: "pause", mode: 0o755, content: p.pause}},
+		files:      []imagetar.File{imagetar.Regular("pause", 0o755, p.pause)},
 	}
 }
