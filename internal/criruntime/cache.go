@@ -117,8 +117,8 @@ func (r *Runtime) Pod(ctx context.Context, owner host.Owner) (Pod, error) {
 	}
 	began := r.cache.version()
 	pod, err := r.lookUp(ctx, owner)
-	if err != nil && ctx.Err() != nil {
-		return Pod{}, err
+	if err != nil && (ctx.Err() != nil || errors.Is(err, errSilent)) {
+		return Pod{}, err // nobody was asked
 	}
 	r.cache.put(entry{owner: owner, pod: pod, err: err}, began)
 	return pod, err

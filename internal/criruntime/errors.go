@@ -37,8 +37,14 @@ const retryPause = 200 * time.Millisecond
 // call calls the runtime. While the runtime does not answer and is probably being restarted,
 // call repeats the attempt for r.patience at most: other Bottles wait for the caller. Its
 // error is then also an ErrRestarting, unless the runtime has answered other calls meanwhile.
+// Once the runtime has been silent for that long, only one caller at a time waits for it.
 func call[T any](ctx context.Context, q request, f func(context.Context) (T, error)) (T, error) {
 	var zero T
+	release, admitted := q.r.pulse.admit(q.r.patience)
+	if !admitted {
+		return zero, fmt.Errorf("%s: %w", q.what, q.r.withRestarting(errSilent))
+	}
+	defer release()
 	var failed time.Time // when the first attempt did
 	for began := time.Now(); ; {
 		attempt := time.Now()
@@ -65,8 +71,8 @@ func call[T any](ctx context.Context, q request, f func(context.Context) (T, err
 			failed = time.Now()
 		}
 		if !q.again || !q.r.restarting() || max(silent, time.Since(began)) >= q.r.patience {
-			if q.r.restarting() && !others {
-				err = fmt.Errorf("%w (%w)", err, host.ErrRestarting)
+			if !others {
+				err = q.r.withRestarting(err)
 			}
 			return zero, err
 		}
@@ -76,6 +82,17 @@ func call[T any](ctx context.Context, q request, f func(context.Context) (T, err
 		case <-time.After(retryPause):
 		}
 	}
+}
+
+// errSilent means that the runtime was not asked, because another call waits for it.
+var errSilent = fmt.Errorf("%w: no answer to an earlier call", host.ErrUnavailable)
+
+// withRestarting makes err an ErrRestarting, too, if the runtime is probably being restarted.
+func (r *Runtime) withRestarting(err error) error {
+	if r.restarting() {
+		return fmt.Errorf("%w (%w)", err, host.ErrRestarting)
+	}
+	return err
 }
 
 // withKind adds the port's error kind to an error of the runtime. The runtime's text is

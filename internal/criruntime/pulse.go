@@ -14,6 +14,28 @@ type pulse struct {
 	// since is when the first call without an answer after heard began; zero if every call
 	// was answered. On an idle node it is long after heard, because nobody calls.
 	since time.Time
+	// asking: while the runtime is silent, a call waits for its answer.
+	asking bool
+}
+
+// admit reports whether a call may be made now. While the runtime has been silent for
+// patience, that is one call at a time; the others must fail at once. The passes of all
+// Bottles share a few workers, and those that need no answer would wait for those that do.
+func (p *pulse) admit(patience time.Duration) (release func(), admitted bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.since.IsZero() || p.silent() < patience {
+		return func() {}, true
+	}
+	if p.asking {
+		return nil, false
+	}
+	p.asking = true
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.asking = false
+	}, true
 }
 
 // answered records an answer, even one that is an error.

@@ -114,6 +114,46 @@ func TestNobodyWaitsLong(t *testing.T) {
 	}
 }
 
+// TestOneCallWaitsForASilentRuntime checks that of all calls of a runtime that takes them but
+// does not answer, only one waits, and that all are made again after an answer.
+func TestOneCallWaitsForASilentRuntime(t *testing.T) {
+	_, r := startFake(t)
+	r.silence, r.patience = time.Hour, time.Minute
+	if err := r.Ping(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.silentFor(r.patience)
+	asked, answer, first := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	go func() {
+		_, err := call(t.Context(), r.reading("list Pods"), func(context.Context) (int, error) {
+			close(asked)
+			<-answer
+			return 0, nil
+		})
+		first <- err
+	}()
+	<-asked
+	for range 3 {
+		if _, err := r.Pod(t.Context(), testOwner); !errors.Is(err, host.ErrUnavailable) || !errors.Is(err, host.ErrRestarting) {
+			t.Errorf("a call beside it: got %v, want ErrRestarting, which is an ErrUnavailable", err)
+		}
+		if err := r.Ping(t.Context()); !errors.Is(err, host.ErrUnavailable) {
+			t.Errorf("a ping beside it: got %v, want ErrUnavailable", err)
+		}
+	}
+	close(answer)
+	if err := <-first; err != nil {
+		t.Errorf("got %v, want nil", err)
+	}
+	if _, err := r.Networks().InspectNetwork(t.Context(), testOwner); !errors.Is(err, host.ErrNotFound) {
+		t.Errorf("after the answer: got %v, want the runtime's", err)
+	}
+	r.silentFor(r.patience)
+	if err := r.Ping(t.Context()); err != nil {
+		t.Errorf("the next call of a silent runtime: got %v, want it made", err)
+	}
+}
+
 // TestOneBadObject checks that a call ends if the runtime does not answer for one object
 // while it answers all else, and that it does not count as a restart.
 func TestOneBadObject(t *testing.T) {
