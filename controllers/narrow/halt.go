@@ -13,6 +13,7 @@ import (
 
 	"botbottle.dev/bottle-operator/internal/desired"
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/internal/nodebottles"
 )
 
 // stopTimeout is how long smolvm may take to shut down a guest before its
@@ -62,7 +63,9 @@ func (h *Halt) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, er
 
 // SetupWithManager adds the controller to mgr. The cache of mgr must hold this
 // node's Bottles.
-func (h *Halt) SetupWithManager(mgr ctrl.Manager) error { return setup(mgr, "bottle-halt", h) }
+func (h *Halt) SetupWithManager(mgr ctrl.Manager) error {
+	return setup(mgr, "bottle-halt", h, nodebottles.Options())
+}
 
 // stop stops the Bottle's machine through smolvm, which lets the guest shut
 // down. If that fails or takes too long, it kills the machine.

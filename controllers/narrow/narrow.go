@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
@@ -70,14 +71,23 @@ func (r *Reach) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, e
 	return ctrl.Result{}, nil
 }
 
+// reachWorkers is how many Bottles Reach works on in parallel. A worker whose Bottle waits for
+// the disk is lost to all others until the disk answers, so there is one for each Bottle that
+// an agent has by default.
+const reachWorkers = 250
+
 // SetupWithManager adds the controller to mgr. The cache of mgr must hold this
 // node's Bottles.
-func (r *Reach) SetupWithManager(mgr ctrl.Manager) error { return setup(mgr, "bottle-reach", r) }
+func (r *Reach) SetupWithManager(mgr ctrl.Manager) error {
+	o := nodebottles.Options()
+	o.MaxConcurrentReconciles = reachWorkers
+	return setup(mgr, "bottle-reach", r, o)
+}
 
-func setup(mgr ctrl.Manager, name string, r reconcile.Reconciler) error {
+func setup(mgr ctrl.Manager, name string, r reconcile.Reconciler, o controller.Options) error {
 	return ctrl.NewControllerManagedBy(mgr).Named(name).
 		For(&v1alpha1.Bottle{}).
 		WithEventFilter(predicate.Funcs{UpdateFunc: desired.Changed}).
-		WithOptions(nodebottles.Options()).
+		WithOptions(o).
 		Complete(r)
 }
