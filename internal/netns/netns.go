@@ -17,8 +17,8 @@ import (
 	"botbottle.dev/bottle-operator/internal/ownthread"
 )
 
-// ErrGone means that there is no network namespace at a path (any more), or another one
-// than the caller expected.
+// ErrGone means that a path has no network namespace, or no longer the one that the caller
+// expects.
 var ErrGone = errors.New("the network namespace is gone")
 
 // Identify returns the identity of the network namespace at path, which may also be

@@ -92,7 +92,8 @@ func requirements(r v1alpha1.ResourcesStatus, o Options) corev1.ResourceRequirem
 }
 
 // foreignImage returns the image of spec.bundle that the Pod is to run, or "" for the
-// built-in one. Where Docker runs the bundle, no second one is to run.
+// built-in one. Where Docker runs the bundle, the Pod runs the built-in one, so that no
+// foreign image runs twice.
 func foreignImage(b *v1alpha1.Bottle) string {
 	if inDocker(b) {
 		return ""
@@ -107,8 +108,9 @@ func inDocker(b *v1alpha1.Bottle) bool {
 	return s != nil && ptr.Deref(s.Runtime, v1alpha1.BundleRuntimeDocker) == v1alpha1.BundleRuntimeDocker
 }
 
-// RunsTwice reports whether the Bottle's Pod runs a foreign image that docker runs, too. The manager makes such a Pod while it does not know which runtime the
-// Bottle's node will have. Only a Pod of the built-in bundle has a command.
+// RunsTwice reports whether the Bottle's Pod runs a foreign image that Docker runs, too. The
+// manager makes such a Pod while it does not know which runtime the Bottle's node will have.
+// Only a Pod of the built-in bundle has a command.
 func RunsTwice(pod *corev1.Pod, b *v1alpha1.Bottle) bool {
 	return inDocker(b) && slices.ContainsFunc(pod.Spec.Containers, func(c corev1.Container) bool {
 		return c.Name == Container && len(c.Command) == 0

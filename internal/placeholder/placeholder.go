@@ -101,7 +101,7 @@ func labelsOf(b *v1alpha1.Bottle) map[string]string {
 	return l
 }
 
-// digestOf returns a digest of what the Pod requests from the scheduler.
+// digestOf returns a digest of the Pod's labels and spec.
 func digestOf(pod *corev1.Pod) (string, error) {
 	data, err := json.Marshal(struct {
 		Labels map[string]string

@@ -10,7 +10,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/machinesize"
 )
 
-// Options are what the Bottle itself does not say.
+// Options are what a placeholder depends on beside its Bottle.
 type Options struct {
 	// DefaultCPUs is the number of virtual CPUs, 1 to 16, of a Bottle whose spec
 	// does not set it.

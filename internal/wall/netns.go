@@ -34,8 +34,8 @@ func openNetNS(path string) (*os.File, fileKind, host.NetNS, error) {
 	return openAny(path, unix.O_NOFOLLOW)
 }
 
-// openAny does the same with further flags for the opening, which must not block on a
-// FIFO.
+// openAny is openNetNS, but follows a link at path unless flags has O_NOFOLLOW. Like
+// openNetNS, it does not block on a FIFO.
 func openAny(path string, flags int) (*os.File, fileKind, host.NetNS, error) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK|flags, 0)
 	switch {

@@ -30,7 +30,8 @@ type podFacts struct {
 	err   error
 }
 
-// podSide is the side of a Pod. The calling thread is in the Pod's network namespace.
+// podSide is the bundle's side of a wall, in a Pod. Its methods must be called on a thread in
+// the Pod's network namespace.
 type podSide struct{ *PodWalls }
 
 func (p podSide) observeOne(ctx context.Context, spec host.WallSpec) (facts, error) {
@@ -52,12 +53,12 @@ func (p podSide) observeOne(ctx context.Context, spec host.WallSpec) (facts, err
 		return facts{}, err
 	}
 	defer node.Close()
-	pods, err := threadsNetNS()
+	pod, err := threadsNetNS()
 	if err != nil {
 		return facts{}, err
 	}
 	all := []facts{f}
-	err = ownthread.Run(func() error { return readInsides(ctx, all, node, own, pods) })
+	err = ownthread.Run(func() error { return readInsides(ctx, all, node, own, pod) })
 	return all[0], err
 }
 

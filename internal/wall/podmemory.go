@@ -19,8 +19,8 @@ import (
 // podMemory does for walls in Pods what memory does for the node's: it keeps what was read
 // of walls without faults while nothing has changed. The Pod's links, the generation of its
 // ruleset, its forwarding, the file of the machine's namespace and the mark of its loopback
-// are read each time. The rest of the machine's namespace is read while there is a
-// notification about it, and at the latest after fullReading.
+// are read each time. The rest of the machine's namespace is read after a notification about
+// it, and at the latest after fullReading.
 type podMemory struct {
 	mu     sync.Mutex // held during a check of many walls
 	events *events    // nil while notifications cannot be received

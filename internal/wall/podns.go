@@ -25,14 +25,14 @@ type podNS struct {
 }
 
 const (
-	// lookupLimit bounds the time in which Namespace must answer.
+	// lookupLimit is how long Namespace may take to answer.
 	lookupLimit = 5 * time.Second
-	// inspectionLimit does so for InspectWalls, in which one Pod must not delay what is
+	// inspectionLimit is the same for InspectWalls, in which one Pod must not delay what is
 	// found out about the others.
 	inspectionLimit = 500 * time.Millisecond
 )
 
-// errLookup is every error of a lookup.
+// errLookup marks every error of a lookup.
 var errLookup = errors.New("look up the Pod")
 
 // lookup asks which network namespace the owner's Pod has.
@@ -50,7 +50,7 @@ func (p *PodWalls) lookup(ctx context.Context, owner host.Owner, limit time.Dura
 	return found
 }
 
-// lookupAll does so for all specs at once, for InspectWalls.
+// lookupAll looks up the Pods of all specs at the same time, for InspectWalls.
 func (p *PodWalls) lookupAll(ctx context.Context, specs []host.WallSpec) []podNS {
 	found := make([]podNS, len(specs))
 	var calls sync.WaitGroup
@@ -96,9 +96,9 @@ func (p *PodWalls) open(found podNS, home *netlink.Handle) (*os.File, error) {
 	return ns, nil
 }
 
-// announce gives a Pod's network namespace an ID in that of this process, so that its
-// notifications are received there. See WatchWalls. The ID does not keep the namespace
-// alive.
+// announce gives a Pod's network namespace an ID in the network namespace of this process.
+// From then on, sockets here receive the notifications of that namespace: see WatchWalls. The
+// ID does not keep the namespace alive.
 func (p *PodWalls) announce(ns *os.File, home *netlink.Handle) error {
 	id, err := idOf(ns, home)
 	if err != nil {
@@ -108,8 +108,8 @@ func (p *PodWalls) announce(ns *os.File, home *netlink.Handle) error {
 	return nil
 }
 
-// idOf returns the ID of a network namespace in that of a handle. If it has none, it gets
-// one.
+// idOf returns the ID of a network namespace in the network namespace of a handle. If it has
+// none, idOf gives it one.
 func idOf(ns *os.File, home *netlink.Handle) (int, error) {
 	id, err := home.GetNetNsIdByFd(int(ns.Fd()))
 	if err == nil && id < 0 {
@@ -144,8 +144,8 @@ func enter(ns *os.File) error {
 	return nil
 }
 
-// idSet holds the IDs of the Pods' network namespaces. The kernel reuses the ID of a
-// namespace that has ended, so that the set does not grow without bound.
+// idSet holds the IDs of the Pods' network namespaces. IDs are never removed. The kernel reuses
+// the ID of a namespace that has ended, so the set is no larger than the most Pods at a time.
 type idSet struct {
 	mu  sync.Mutex
 	ids map[int]bool

@@ -21,21 +21,23 @@ import (
 // namespace to the next.
 type podReader struct {
 	*PodWalls
-	own   host.NetNS      // the network namespace of this process
-	home  *netlink.Handle // in it
-	links *linkSocket     // in it
+	own host.NetNS // the network namespace of this process
+	// home and links are a handle and a socket in the network namespace of this process.
+	home  *netlink.Handle
+	links *linkSocket
 	buf   []byte
-	now   time.Time // of a check of many walls
+	now   time.Time // when a check of many walls began; zero in any other reading
 }
 
 // podReading is what was read of a wall.
 type podReading struct {
 	facts facts
-	// links and generation are what the Pod had before the rest was read.
+	// links are those of the Pod, and generation is that of its ruleset. Both were read before
+	// the rest.
 	links      []keptLink
 	generation uint32
-	// machine is the ID of the machine's namespace in that of this process; -1 if there is
-	// none.
+	// machine is the ID of the machine's namespace in the network namespace of this process;
+	// -1 if there is no such namespace.
 	machine int
 }
 
@@ -127,9 +129,10 @@ func (r *podReader) read(ctx context.Context, s host.WallSpec, pod podNS) (podRe
 	return out, nil
 }
 
-// readMachine reads the machine's side. The machine's namespace first gets an ID in that of
-// this process, so that whatever changes later is reported. node is a handle where the
-// bundle's end lies, and others are namespaces that are no wall's.
+// readMachine reads the machine's side. It first gives the machine's namespace an ID in the
+// network namespace of this process, so that whatever changes later is reported. node is a
+// handle in the namespace of the bundle's end. others are namespaces, beside that of this
+// process, that cannot be the machine's.
 func (r *podReader) readMachine(out *podReading, node *netlink.Handle, others ...host.NetNS) {
 	f := &out.facts
 	var ns *os.File

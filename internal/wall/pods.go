@@ -74,10 +74,10 @@ func (p *PodWalls) EnsureWall(ctx context.Context, spec host.WallSpec) (host.Wal
 	return wall, err
 }
 
-// ProtectBundle keeps everybody else from the bundle in the owner's Pod. EnsureWall does
-// so, too; this is for when there is no wall yet. Only EnsureWall knows the bundle's ports, so
-// a podTable that names some keeps them. ErrNotFound means that the Pod has no
-// network namespace, and ErrUnavailable that nobody knows which one it has.
+// ProtectBundle writes the podTable in the owner's Pod, which keeps everybody else from the
+// bundle. EnsureWall does so, too; ProtectBundle is for a Pod without a wall. It does not know
+// the bundle's ports, and leaves a podTable alone that also names some. ErrNotFound means that
+// the Pod has no network namespace, and ErrUnavailable that nobody knows which one it has.
 func (p *PodWalls) ProtectBundle(ctx context.Context, owner host.Owner) error {
 	if err := errors.Join(checkOwner(owner), ctx.Err()); err != nil {
 		return err
@@ -115,8 +115,8 @@ func (p *PodWalls) cutOffStray(ctx context.Context, owner host.Owner) error {
 // errStray means that a link does not lead into the Pod.
 var errStray = errors.New("the link does not lead into the Pod")
 
-// InspectWalls implements host.Walls. A wall whose Pod cannot be found out has an Err; if
-// the Pod has no network namespace, the wall has a fault that is not open.
+// InspectWalls implements host.Walls. The wall has an Err if it cannot be found out which
+// network namespace its Pod has, and a fault that is not open if the Pod has none.
 func (p *PodWalls) InspectWalls(ctx context.Context, specs []host.WallSpec) ([]host.Wall, error) {
 	if len(specs) == 0 {
 		return nil, ctx.Err()
@@ -173,7 +173,7 @@ func (p *PodWalls) tearDown(ctx context.Context, owner host.Owner, own facts) er
 	return errors.Join(p.walls.tearDown(owner, own), err)
 }
 
-// observeOwn reads only the machine's side of a wall, as if nothing were at the other.
+// observeOwn reads only the machine's side of a wall. The facts say nothing about the other.
 func (p *PodWalls) observeOwn(ctx context.Context, owner host.Owner) (facts, error) {
 	f := []facts{{path: p.walls.path(owner)}}
 	if err := p.walls.observeInside(ctx, f); err != nil {
