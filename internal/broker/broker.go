@@ -46,7 +46,11 @@ type Options struct {
 // Broker serves the bundles of one node. Its methods may be called concurrently.
 type Broker struct {
 	Options
-	locks keyed.Locks // by UID; orders the changes to a Bottle's files
+	// locks, by UID, order the changes to a Bottle's files in the vault, which are in memory.
+	locks keyed.Locks
+	// trusts, by UID, order what the guest is told to trust, which is on the disk. They are
+	// taken before locks.
+	trusts keyed.Locks
 
 	mu  sync.Mutex
 	got map[string]map[credential]version // by UID
@@ -62,24 +66,34 @@ func New(o Options) *Broker {
 // folder, so that its first rule needs no other container.
 func (r *Broker) Ensure(ctx context.Context, b *v1alpha1.Bottle) (folder string, err error) {
 	r.await(ctx, b)
-	unlock := r.locks.Lock(string(b.UID))
-	defer unlock()
+	defer r.trusts.Lock(string(b.UID))()
+	folder, cert, err := r.ensureFiles(ctx, b)
+	if err == nil && cert != nil {
+		err = r.trust(ctx, b, cert)
+	}
+	return folder, err
+}
+
+// ensureFiles does the part of Ensure that concerns the bundle. It returns the certificate of
+// the Bottle's authority, nil if there is none.
+func (r *Broker) ensureFiles(ctx context.Context, b *v1alpha1.Bottle) (folder string, cert []byte, err error) {
+	defer r.locks.Lock(string(b.UID))()
 	if folder, err = r.Vault.EnsureFolder(ctx, string(b.UID)); err != nil {
-		return "", err
+		return "", nil, err
 	}
 	b, err = r.newest(ctx, b)
 	if err == nil {
 		err = r.update(ctx, b)
 	}
 	if err == nil && len(desired.OpenRules(b)) > 0 {
-		err = r.ensureTrust(ctx, b)
+		cert, err = r.ensureAuthority(ctx, b)
 	}
-	return folder, err
+	return folder, cert, err
 }
 
 // Update gives the bundle of a Bottle the present values of its Secrets, and takes away
 // those that it should not have any more. It does nothing if the Bottle has no folder:
-// its bundle does not run yet, or not any more.
+// its bundle does not run yet, or not any more. It does not wait for the disk.
 func (r *Broker) Update(ctx context.Context, b *v1alpha1.Bottle) error {
 	unlock := r.locks.Lock(string(b.UID))
 	defer unlock()
@@ -96,15 +110,24 @@ func (r *Broker) Update(ctx context.Context, b *v1alpha1.Bottle) error {
 // Renew gives a Bottle another authority. It is for each start of its machine: no process
 // of the guest trusts the earlier one then.
 func (r *Broker) Renew(ctx context.Context, b *v1alpha1.Bottle) error {
-	unlock := r.locks.Lock(string(b.UID))
-	defer unlock()
 	if len(desired.OpenRules(b)) == 0 {
 		return nil
 	}
-	if _, err := r.newAuthority(ctx, b); err != nil {
+	defer r.trusts.Lock(string(b.UID))()
+	cert, err := r.renewAuthority(ctx, b)
+	if err != nil {
 		return err
 	}
-	return r.ensureTrust(ctx, b)
+	return r.trust(ctx, b, cert)
+}
+
+func (r *Broker) renewAuthority(ctx context.Context, b *v1alpha1.Bottle) (cert []byte, err error) {
+	defer r.locks.Lock(string(b.UID))()
+	file, err := r.newAuthority(ctx, b)
+	if err != nil {
+		return nil, err
+	}
+	return bottleca.CertificateOnly(file)
 }
 
 // Close removes what the bundle of a Bottle has. It is for when the bundle is down.
@@ -150,23 +173,25 @@ func (r *Broker) update(ctx context.Context, b *v1alpha1.Bottle) error {
 	return r.note(ctx, uid, had)
 }
 
-// ensureTrust makes the Bottle have an authority that is valid, and the guest trust it.
-// The caller holds the lock.
-func (r *Broker) ensureTrust(ctx context.Context, b *v1alpha1.Bottle) error {
+// ensureAuthority makes the Bottle have an authority that is valid, and returns its
+// certificate. The caller holds the lock.
+func (r *Broker) ensureAuthority(ctx context.Context, b *v1alpha1.Bottle) (cert []byte, err error) {
 	file, err := r.Vault.ReadFile(ctx, string(b.UID), brokerfile.CAFile)
 	if err != nil && !errors.Is(err, host.ErrNotFound) {
-		return err
+		return nil, err
 	}
 	if ca, perr := bottleca.Parse(file); err != nil || perr != nil || !r.Clock.Now().Before(ca.Certificate.NotAfter) {
 		if file, err = r.newAuthority(ctx, b); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	cert, err := bottleca.CertificateOnly(file)
-	if err != nil {
-		return err
-	}
-	_, err = r.Exchanges.WriteTrust(ctx, string(b.UID), cabundle.WithPublicRoots(cert))
+	return bottleca.CertificateOnly(file)
+}
+
+// trust makes the guest trust the Bottle's authority. The caller holds only the Bottle's lock
+// in trusts.
+func (r *Broker) trust(ctx context.Context, b *v1alpha1.Bottle, cert []byte) error {
+	_, err := r.Exchanges.WriteTrust(ctx, string(b.UID), cabundle.WithPublicRoots(cert))
 	return err
 }
 
