@@ -47,7 +47,7 @@ func (o *AgentOptions) startGuard(ctx context.Context, dir *state.Dir, fail cont
 	if p.runtimes, err = o.openRuntimes(dir); err != nil {
 		return p, err
 	}
-	p.machines, p.walls = o.smolvm(dir, p.runtimes), p.runtimes.walls()
+	p.machines, p.walls = smolvm.New(o.smolvm(dir, p.runtimes)), p.runtimes.walls()
 	guestProgram, err := o.guestProgram()
 	if err != nil {
 		return p, err
@@ -117,9 +117,9 @@ func (o *AgentOptions) keepSmolvm() {
 	}
 }
 
-func (o *AgentOptions) smolvm(dir *state.Dir, r *runtimes) *smolvm.Driver {
-	return smolvm.New(smolvm.Options{
+func (o *AgentOptions) smolvm(dir *state.Dir, r *runtimes) smolvm.Options {
+	return smolvm.Options{
 		Dir: o.SmolvmDir, Home: dir.SmolvmHome(), Cgroups: o.CgroupParent,
 		Parent: r.places.Parent, BundleMemory: r.places.BundleMemory, StartTimeout: o.StartTimeout, MaxImageBytes: o.Images.MaxBytes, DiskReserve: o.Images.Reserve,
-	})
+	}
 }
