@@ -155,11 +155,15 @@ func (r *registry) ensure(uid string) (*machine, state.Folder, error) {
 	if err != nil {
 		return nil, folder, err
 	}
+	if m := r.find(uid); m != nil {
+		return m, folder, nil
+	}
+	leak := readLeak(folder) // without r.mu: a slow disk must not delay the guard
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	m := r.machines[uid]
 	if m == nil {
-		m = &machine{leak: readLeak(folder)}
+		m = &machine{leak: leak}
 		r.machines[uid] = m
 	}
 	return m, folder, nil

@@ -88,6 +88,35 @@ func TestNeitherTheGuardNorPortsWaitForTheDisk(t *testing.T) {
 	}
 }
 
+// TestAnotherBottlesFolderDelaysNoScan checks that the guard does not wait while the folder of
+// a Bottle that is new to the agent is read.
+func TestAnotherBottlesFolderDelaysNoScan(t *testing.T) {
+	f := newFixture(t)
+	other := owner()
+	other.UID, other.Slug = "55555555-0000-4000-8000-000000000000", "other"
+	folder, err := f.dir.Folder(other.UID)
+	if err == nil {
+		err = folder.Ensure(other)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	disk := stalled.Make(t, filepath.Join(folder.Path(), "leak.json"))
+	passed := make(chan error, 1)
+	go func() {
+		_, err := f.enforcer.EnsureWall(t.Context(), specOf(other, "45"), requestFor("1"))
+		passed <- err
+	}()
+	disk.Await()
+	f.walls.Break(owner(), host.WallFault{What: "open", Open: true})
+	soon(t, "the guard", func() { f.enforcer.Scan(t.Context()) })
+	f.wantRuns(false)
+	disk.End()
+	if err := <-passed; err != nil {
+		t.Errorf("the pass: got %v, want nil", err)
+	}
+}
+
 // TestTheGuardsOwnWritesDelayNoScan checks that the guard kills again while it cannot write
 // down the leak for which it killed before.
 func TestTheGuardsOwnWritesDelayNoScan(t *testing.T) {
