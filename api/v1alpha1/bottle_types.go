@@ -174,7 +174,10 @@ type Bottle struct {
 	Spec BottleSpec `json:"spec,omitzero"`
 
 	// status is the observed state of the Bottle.
+	// Before the manager has written it, Ready is Unknown: without conditions, tools that
+	// wait for objects would take a new Bottle for ready.
 	// +optional
+	// +kubebuilder:default={conditions: {{type: "Ready", status: "Unknown", reason: "Pending", message: "waiting for the manager", lastTransitionTime: "1970-01-01T00:00:00Z"}}}
 	Status BottleStatus `json:"status,omitempty,omitzero"` //nolint:kubeapilinter // a value, as in every built-in kind
 }
 

@@ -113,7 +113,8 @@ const (
 	// ReasonReleased: the Bottle has finished. It stays on its node, but nothing is
 	// booked for it there.
 	ReasonReleased = "Released"
-	// ReasonPending: the placeholder Pod waits for kube-scheduler.
+	// ReasonPending: the Bottle waits for the manager, or its placeholder Pod for
+	// kube-scheduler.
 	ReasonPending = "Pending"
 	// ReasonUnschedulable: no node fits; the message comes from kube-scheduler.
 	ReasonUnschedulable = "Unschedulable"

@@ -19,6 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/freshness"
 	"botbottle.dev/bottle-operator/internal/placeholder"
 )
 
@@ -42,7 +43,7 @@ type bottles struct {
 	options  Options
 	verdicts *verdicts
 	metrics  *placementMetrics
-	fresh    *freshness
+	written  *freshness.Writes
 	replaced *replacements
 }
 
@@ -77,11 +78,11 @@ func (r *bottles) pass(ctx context.Context, key client.ObjectKey) (ctrl.Result, 
 		}
 	}
 	if b == nil {
-		r.fresh.forget(key)
+		r.written.Forget(key)
 		r.replaced.forget(key)
 		return ctrl.Result{}, nil
 	}
-	if r.fresh.stale(b) {
+	if r.written.Stale(b) {
 		return ctrl.Result{}, errStale
 	}
 	f, err := r.gather(b, pod)
@@ -184,6 +185,8 @@ func (r *bottles) gather(b *v1alpha1.Bottle, pod *corev1.Pod) (facts, error) {
 		f.pod.flaw, f.pod.unbooked, f.pod.outdated = flawOf(pod, want), unbookedOf(pod, b), outdatedOf(pod, b)
 		f.pod.twice = twiceOf(pod, b)
 		f.pod.wait = r.replaced.wait(client.ObjectKeyFromObject(b), pod.UID)
+		// If our clock and the API server's differ much, nothing waits.
+		f.pod.reportIn = r.options.FirstReport - r.options.Clock.Since(f.pod.created).Abs()
 		if f.pod.ended != "" {
 			f.pod.wait, f.pod.next = pauseAfter(f.pod.failures, r.options.Clock.Since(f.pod.created), r.options)
 		}
@@ -239,6 +242,9 @@ func (r *bottles) act(ctx context.Context, f facts, pod *corev1.Pod) (ctrl.Resul
 			result.RequeueAfter = r.options.RefusalRetry
 		}
 		d = decide(f)
+	}
+	if d.after > 0 {
+		result.RequeueAfter = d.after
 	}
 	if f.pod != nil && f.pod.wait > 0 {
 		result.RequeueAfter = f.pod.wait

@@ -57,6 +57,9 @@ type podFacts struct {
 	// wait is how long the Pod must stay although it is to be replaced or has ended; 0 means
 	// that it may be replaced now.
 	wait time.Duration
+	// reportIn is how long the first report on a Bottle waits for kube-scheduler to bind
+	// the new Pod, which is usually quick: then one write reports both. 0 means no longer.
+	reportIn time.Duration
 	// ended is how the Pod ended; "" if it has not. An ended Pod books nothing.
 	ended string
 	// evicted is how the Pod was made to leave its node; "" if it was not.
@@ -133,15 +136,8 @@ type decision struct {
 	dropFinalizer bool
 	// status is written if it differs from the current one; nil leaves that alone.
 	status *desiredStatus
-}
-
-// desiredStatus is the manager's part of a Bottle's status.
-type desiredStatus struct {
-	nodeName  string
-	resources *v1alpha1.ResourcesStatus
-	// asserted are the conditions to set. The time and generation are filled in
-	// when they are written.
-	asserted []metav1.Condition
+	// after is when to decide again; 0 means once the facts change.
+	after time.Duration
 }
 
 // decide returns what to do for one Bottle.
@@ -294,49 +290,11 @@ func decideUnplaced(f facts) decision {
 		return decision{status: justPlaced(f, pod.node)}
 	case pod.scheduled != nil && pod.scheduled.Status == corev1.ConditionFalse && pod.scheduled.Message != "":
 		return decision{status: unplaced(f, v1alpha1.ReasonUnschedulable, pod.scheduled.Message)}
+	case pod.reportIn > 0 && scheduledReason(f.bottle) == "":
+		return decision{after: pod.reportIn}
 	default:
 		return decision{status: unplaced(f, v1alpha1.ReasonPending, "waiting for kube-scheduler to bind Pod "+pod.name)}
 	}
-}
-
-// justPlaced is the status that hands the Bottle over to the agent. It includes
-// Ready, so that clients that wait for Ready always find the condition.
-func justPlaced(f facts, node string) *desiredStatus {
-	resources := f.desired.resources
-	return &desiredStatus{nodeName: node, resources: &resources, asserted: []metav1.Condition{
-		{Type: v1alpha1.ConditionScheduled, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonScheduled, Message: "kube-scheduler chose node " + node},
-		{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonProgressing, Message: "waiting for the agent on node " + node},
-	}}
-}
-
-// unplaced is the status of a Bottle without a node. Ready has the same status,
-// reason and message as Scheduled.
-func unplaced(f facts, reason, message string) *desiredStatus {
-	resources := f.desired.resources
-	s := &desiredStatus{resources: &resources}
-	for _, t := range []string{v1alpha1.ConditionScheduled, v1alpha1.ConditionReady} {
-		s.asserted = append(s.asserted, metav1.Condition{Type: t, Status: metav1.ConditionFalse, Reason: reason, Message: message})
-	}
-	return s
-}
-
-// retained is the status of a Bottle on its node. The node and the booked
-// resources stay as they are. While the agent is lost, Ready and EgressEnforced
-// are Unknown.
-func retained(f facts, on string) *desiredStatus {
-	s := &desiredStatus{nodeName: on, resources: f.bottle.Status.Resources}
-	if s.resources == nil && !finished(f.bottle) {
-		resources := f.desired.resources
-		s.resources = &resources
-	}
-	if !f.home.agentLost {
-		return s
-	}
-	message := fmt.Sprintf("the agent on node %s stopped renewing its Lease: check the node, and the agent on it (its Pod of the DaemonSet bottle-agent, or bottle-agent.service)", on)
-	for _, t := range []string{v1alpha1.ConditionReady, v1alpha1.ConditionEgressEnforced} {
-		s.asserted = append(s.asserted, metav1.Condition{Type: t, Status: metav1.ConditionUnknown, Reason: v1alpha1.ReasonAgentLost, Message: message})
-	}
-	return s
 }
 
 // scheduledReason is the current reason of the Bottle's condition Scheduled, or

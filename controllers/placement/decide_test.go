@@ -26,10 +26,11 @@ type outcome struct {
 	CPUs          int32
 	// Conditions as "Type Status Reason".
 	Conditions []string
+	After      time.Duration
 }
 
 func outcomeOf(d decision) outcome {
-	o := outcome{Pod: d.pod, Pin: d.pin, Clear: d.clear, DropFinalizer: d.dropFinalizer}
+	o := outcome{Pod: d.pod, Pin: d.pin, Clear: d.clear, DropFinalizer: d.dropFinalizer, After: d.after}
 	if d.status == nil {
 		return o
 	}
@@ -79,6 +80,9 @@ func TestDecide(t *testing.T) {
 			outcome{CPUs: 2, Conditions: []string{"Scheduled False PlaceholderRefused", "Ready False PlaceholderRefused"}}},
 		"in a namespace being deleted": {facts{bottle: bottle().Obj(), namespaceTerminating: true},
 			outcome{CPUs: 2, Conditions: []string{"Scheduled False NamespaceTerminating", "Ready False NamespaceTerminating"}}},
+		"just created": {facts{bottle: bottle().Obj(), pod: &podFacts{digest: "d", reportIn: 1}}, outcome{After: 1}},
+		"just created again": {facts{bottle: bottle().Condition(metav1.Condition{Type: v1alpha1.ConditionScheduled, Status: "False", Reason: "Evicted"}).Obj(), pod: &podFacts{digest: "d", reportIn: 1}},
+			outcome{CPUs: 2, Conditions: []string{"Scheduled False Pending", "Ready False Pending"}}},
 		"waiting": {facts{bottle: bottle().Obj(), pod: unbound},
 			outcome{CPUs: 2, Conditions: []string{"Scheduled False Pending", "Ready False Pending"}}},
 		"unschedulable": {facts{bottle: bottle().Obj(), pod: &podFacts{digest: "d", scheduled: unschedulable}},

@@ -36,6 +36,8 @@ type Options struct {
 	// RefusalRetry is how long to wait before trying again to create a
 	// placeholder that the API server refused.
 	RefusalRetry time.Duration
+	// FirstReport is how long the first report on a Bottle waits for kube-scheduler.
+	FirstReport time.Duration
 	// FirstPause and LongestPause are the pauses before a placeholder is created in the
 	// place of one that ended. The first one is replaced at once, the next after
 	// FirstPause, and each further one after twice as long, up to LongestPause.
@@ -55,6 +57,7 @@ func DefaultOptions() Options {
 		Options:       placeholder.DefaultOptions(),
 		LeaseDuration: 40 * time.Second,
 		RefusalRetry:  30 * time.Second,
+		FirstReport:   2 * time.Second,
 		FirstPause:    10 * time.Second,
 		LongestPause:  5 * time.Minute,
 	}
@@ -99,6 +102,9 @@ func (o *Options) validate() error {
 	}
 	if o.RefusalRetry <= 0 {
 		o.RefusalRetry = defaults.RefusalRetry
+	}
+	if o.FirstReport <= 0 {
+		o.FirstReport = defaults.FirstReport
 	}
 	if o.FirstPause <= 0 {
 		o.FirstPause = defaults.FirstPause

@@ -28,6 +28,7 @@ import (
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/eventsink"
+	"botbottle.dev/bottle-operator/internal/freshness"
 	"botbottle.dev/bottle-operator/internal/inherit"
 )
 
@@ -136,7 +137,7 @@ func SetupWithManager(mgr ctrl.Manager, o Options) error {
 	if err != nil {
 		return err
 	}
-	b := &bottles{Client: mgr.GetClient(), live: mgr.GetAPIReader(), recorder: recorder, options: o, verdicts: v, metrics: m, fresh: newFreshness(),
+	b := &bottles{Client: mgr.GetClient(), live: mgr.GetAPIReader(), recorder: recorder, options: o, verdicts: v, metrics: m, written: &freshness.Writes{},
 		replaced: newReplacements(o.Clock, o.RefusalRetry)}
 	n := &nodes{Client: mgr.GetClient(), live: mgr.GetAPIReader(), recorder: recorder, options: o,
 		leases: newLeases(o.Clock, o.LeaseDuration), verdicts: v, changed: changed}

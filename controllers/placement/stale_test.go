@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/ptr"
@@ -18,6 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/freshness"
 	"botbottle.dev/bottle-operator/internal/placeholder"
 	"botbottle.dev/bottle-operator/test/api/apienv"
 	"botbottle.dev/bottle-operator/test/builders"
@@ -63,7 +65,7 @@ func newOldView(t *testing.T) *oldView {
 			return nil
 		},
 	})
-	v.r = &bottles{Client: cached, live: v.c, recorder: events.NewFakeRecorder(10), options: options, verdicts: verdicts, metrics: m, fresh: newFreshness(),
+	v.r = &bottles{Client: cached, live: v.c, recorder: events.NewFakeRecorder(10), options: options, verdicts: verdicts, metrics: m, written: &freshness.Writes{},
 		replaced: newReplacements(options.Clock, options.RefusalRetry)}
 	return v
 }
@@ -214,12 +216,12 @@ func TestOldViewDoesNotReplaceThePodOfAMachine(t *testing.T) {
 	b, pod := v.make("node-a")
 	b.Status.Bundle = &v1alpha1.BundleStatus{Name: pod.Name, Runtime: ptr.To(v1alpha1.BundleRuntimePod)}
 	for _, condition := range []string{v1alpha1.ConditionBundleReady, v1alpha1.ConditionReady} {
-		b.Status.Conditions = append(b.Status.Conditions, metav1.Condition{Type: condition, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonPodOutdated, Message: "test", LastTransitionTime: metav1.Now()})
+		meta.SetStatusCondition(&b.Status.Conditions, metav1.Condition{Type: condition, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonPodOutdated, Message: "test", LastTransitionTime: metav1.Now()})
 	}
 	v.setNode(b, "node-a")
 	v.bottle, v.pods = b.DeepCopy(), []corev1.Pod{*pod}
 	v.bottle.Spec.Bundle = &v1alpha1.Bundle{Ports: []int32{9418}}
-	b.Status.Conditions[0].Status = metav1.ConditionTrue
+	meta.FindStatusCondition(b.Status.Conditions, v1alpha1.ConditionBundleReady).Status = metav1.ConditionTrue
 	v.setNode(b, "node-a")
 	v.pass()
 	v.wantHeld(pod)

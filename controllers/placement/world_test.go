@@ -106,6 +106,7 @@ func newWorld(t *testing.T) *world {
 	w.options.DefaultMemory = resource.MustParse("2Gi")
 	w.options.LeaseDuration = leaseSeconds * time.Second
 	w.options.RefusalRetry = 200 * time.Millisecond
+	w.options.FirstReport = 50 * time.Millisecond
 	w.options.FirstPause, w.options.LongestPause = 50*time.Millisecond, 200*time.Millisecond
 	w.options.Registerer = w.registry
 	return w

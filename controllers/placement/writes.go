@@ -192,7 +192,7 @@ func (r *bottles) writeStatus(ctx context.Context, f facts, w *desiredStatus) er
 	if err != nil {
 		return fmt.Errorf("apply the status of Bottle %s/%s: %w", b.Namespace, b.Name, err)
 	}
-	r.fresh.recordWrite(client.ObjectKeyFromObject(b), u.GetResourceVersion())
+	r.written.Record(b, u.GetResourceVersion())
 	r.record(f, w)
 	return nil
 }

@@ -7,11 +7,14 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/cli-utils/pkg/kstatus/status"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/test/api/apienv"
 	"botbottle.dev/bottle-operator/test/builders"
+	"botbottle.dev/bottle-operator/test/kstatus"
 )
 
 // Accepted values are returned byte for byte.
@@ -67,4 +70,22 @@ func TestAccepted(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Before the manager has seen a Bottle, tools that wait for objects do not take it for ready.
+func TestANewBottleIsInProgress(t *testing.T) {
+	c := apienv.Client(t, apienv.Start(t))
+	b := bottleIn(t, c, apienv.Namespace(t, c), "new")
+	u := &unstructured.Unstructured{}
+	u.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("Bottle"))
+	if err := c.Get(t.Context(), client.ObjectKeyFromObject(b), u); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := status.Compute(u); err != nil || got.Status != status.InProgressStatus {
+		t.Errorf("kstatus: got %v, %v, want InProgress", got, err)
+	}
+	if err := c.Get(t.Context(), client.ObjectKeyFromObject(b), b); err != nil {
+		t.Fatal(err)
+	}
+	kstatus.Require(t, b)
 }

@@ -195,10 +195,11 @@ func TestHealth(t *testing.T) {
 		health  string
 		message string
 	}{
-		// kstatus calls the first two Current, because it does not know that a Bottle
-		// always gets a Ready condition.
-		"just created":      {bottleWith(nil), progressing, "waiting for the operator"},
-		"between two nodes": {bottleWith(nil, "Scheduled False Evicted"), progressing, "waiting for the operator"},
+		"just created":      {bottleWith(nil, "Ready Unknown Pending"), progressing, "Pending: said Ready"},
+		"between two nodes": {bottleWith(nil, "Scheduled False Evicted", "Ready False Evicted"), progressing, "Evicted: said Ready"},
+		// kstatus calls this Current, because it does not know that a Bottle always has a
+		// Ready condition.
+		"without a status":  {bottleWith(nil), progressing, "waiting for the operator"},
 		"unschedulable":     {bottleWith(nil, "Scheduled False Unschedulable", "Ready False Unschedulable"), progressing, "Unschedulable: said Ready"},
 		"starting":          {bottleWith(nil, "Ready False MachineStarting", "Reconciling True Progressing"), progressing, "MachineStarting: said Ready"},
 		"running":           {bottleWith(three, "Ready True Ready"), healthy, "Ready: said Ready"},
