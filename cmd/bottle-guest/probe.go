@@ -39,7 +39,10 @@ func (p prober) report(ctx context.Context, plan probe.Plan) probe.Report {
 	trips := make([]time.Duration, len(plan.Reach))
 	results := each(plan.Reach, func(i int, t probe.Target) answer {
 		a, trip := p.reach(ctx, t)
-		trips[i] = trip
+		if trips[i] = trip; a == (answer{probe.Reached, ""}) {
+			_, again := p.reach(ctx, t) // without what is slow only once, such as ARP
+			trips[i] = min(trip, again)
+		}
 		return a
 	})
 	trip := slices.Max(trips)

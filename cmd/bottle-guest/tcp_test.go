@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -201,6 +202,34 @@ func TestReach(t *testing.T) {
 			// The trip to a server that sends nothing ends with the handshake.
 			if trip < test.least || trip >= answerPatience {
 				t.Errorf("got a trip of %s, want one from %s to less than %s", trip, test.least, answerPatience)
+			}
+		})
+	}
+}
+
+// The round trip is that of a second connection: the first one pays for what is slow only
+// once. A server that waits for its client is not made to wait twice.
+func TestTheRoundTripIsMeasuredTwice(t *testing.T) {
+	tests := map[string]struct {
+		answers bool
+		want    int32
+	}{"answers": {true, 2}, "waits for its client": {false, 1}}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var connections atomic.Int32
+			port := serve(t, func(conn *net.TCPConn) {
+				connections.Add(1)
+				if test.answers {
+					_, _ = io.WriteString(conn, "400\n")
+				}
+			})
+			plan := probe.Plan{Reach: []probe.Target{target("tcp", port)}}
+			if r := (prober{nonce: nonce}).report(t.Context(), plan); r.Results[0].Outcome != probe.Reached {
+				t.Errorf("got %+v, want it reached", r.Results[0])
+			}
+			if got := connections.Load(); got != test.want {
+				t.Errorf("got %d connections, want %d", got, test.want)
 			}
 		})
 	}

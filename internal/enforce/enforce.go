@@ -101,6 +101,9 @@ type Options struct {
 	Published func(uid string) (rules []byte, copied bool)
 	// GuestProgram is the path of the static guest binary that is copied into guests.
 	GuestProgram string
+	// MountedProgram returns where the same program is mounted in the guest of the Bottle
+	// with this UID; "" if it is not. It may be nil: then it is mounted nowhere.
+	MountedProgram func(uid string) string
 	// Pods may be nil: then no bundle is in a Pod. Proofs also try to reach Services.
 	Pods     Pods
 	Services []netip.AddrPort

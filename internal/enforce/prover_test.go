@@ -6,6 +6,7 @@ import (
 	"context"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -220,5 +221,39 @@ func TestAProofTriesTheBundleWithTheSameAddressInAnotherPod(t *testing.T) {
 	}
 	if !slices.ContainsFunc(tried, func(t probe.Target) bool { return t.Addr == netip.MustParseAddr("10.1.0.6") && t.Port == 8888 }) {
 		t.Errorf("the proof tried %v, want the other's bundle at 10.1.0.6:8888", tried)
+	}
+}
+
+// The prober runs from where it is mounted, and is copied if the guest unmounted it.
+func TestTheProberRunsFromItsMount(t *testing.T) {
+	const mounted = "/run/bottle/in/bottle-guest"
+	for name, test := range map[string]struct {
+		there  bool
+		copies int
+	}{"mounted": {true, 0}, "unmounted by the guest": {false, 1}} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			f.change = func(o *enforce.Options) { o.MountedProgram = func(string) string { return mounted } }
+			f.restart()
+			f.respond = func(probe.Target) probe.Outcome { return probe.TimedOut }
+			f.machines.OnExec(func(name string, req host.ExecRequest) (int, error) {
+				if req.Command[0] == mounted && !test.there {
+					return 127, nil
+				}
+				return f.guest(name, req)
+			})
+			if st := f.prove(); st.Proof == nil {
+				t.Fatalf("proof: got %+v, want one", st.Failure)
+			}
+			copies := 0
+			for _, call := range f.faults.Calls() {
+				if strings.HasPrefix(call, "Copy") {
+					copies++
+				}
+			}
+			if copies != test.copies {
+				t.Errorf("copies of the prober: got %d, want %d", copies, test.copies)
+			}
+		})
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -184,6 +185,18 @@ func (e *Exchanges) Mark(out string) host.ReportMark {
 		return host.ReportMark{}
 	}
 	return host.ReportMark{Inode: int64(st.Ino), Size: st.Size, Changed: st.Ctim.Nano()}
+}
+
+// MountedProgram returns the path in the guest of the guest program, if the Bottle's In has
+// the present release of it; "" if not.
+func (e *Exchanges) MountedProgram(uid string) string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	program, err := e.ensureProgram()
+	if err != nil || !uidPattern.MatchString(uid) || !e.hasProgram(uid, program) {
+		return ""
+	}
+	return path.Join(supervise.In, supervise.Program)
 }
 
 // RemoveExchange implements host.Exchanges. It finds Out by its name.

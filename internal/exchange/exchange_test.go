@@ -196,3 +196,22 @@ func TestOneCopyOfTheProgram(t *testing.T) {
 		t.Errorf("program: got another copy, want a link")
 	}
 }
+
+// The proof runs the mounted program only if it is the agent's own release.
+func TestMountedProgram(t *testing.T) {
+	f := open(t)
+	if got := f.MountedProgram(uid); got != "" {
+		t.Errorf("without an exchange: got %q, want none", got)
+	}
+	f.ensure(t)
+	if got, want := f.MountedProgram(uid), "/run/bottle/in/bottle-guest"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	ok(t, os.WriteFile(f.options.Program, []byte("the next release"), 0o600))
+	if got := exchange.New(f.options).MountedProgram(uid); got != "" {
+		t.Errorf("after an upgrade of the agent: got %q, want none", got)
+	}
+	if got := f.MountedProgram("../" + uid); got != "" {
+		t.Errorf("with a bad UID: got %q, want none", got)
+	}
+}

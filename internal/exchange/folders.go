@@ -29,12 +29,7 @@ func (e *Exchanges) ensureIn(_ context.Context, uid string) error {
 	if err := e.ensureInDirs(uid); err != nil {
 		return err
 	}
-	target := filepath.Join(e.in(uid), supervise.Program)
-	want, err := os.Stat(program)
-	if err != nil {
-		return err
-	}
-	if have, err := os.Lstat(target); err == nil && os.SameFile(have, want) {
+	if e.hasProgram(uid, program) {
 		return nil
 	}
 	link := filepath.Join(e.in(uid), atomicfile.TempPrefix+"program")
@@ -44,7 +39,14 @@ func (e *Exchanges) ensureIn(_ context.Context, uid string) error {
 	if err := os.Link(program, link); err != nil {
 		return err
 	}
-	return os.Rename(link, target)
+	return os.Rename(link, filepath.Join(e.in(uid), supervise.Program))
+}
+
+// hasProgram reports whether In has a link to the program.
+func (e *Exchanges) hasProgram(uid, program string) bool {
+	have, err := os.Lstat(filepath.Join(e.in(uid), supervise.Program))
+	want, err2 := os.Stat(program)
+	return err == nil && err2 == nil && os.SameFile(have, want)
 }
 
 // ensureInDirs creates In. Each VMM runs as a user of its own, which must reach and read

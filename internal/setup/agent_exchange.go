@@ -11,19 +11,22 @@ import (
 	"botbottle.dev/bottle-operator/internal/state"
 )
 
-// openExchanges returns the folders that the agent shares with guests, after it has
-// removed those of Bottles that have no folder in the state directory. What it cannot
-// remove does no harm and is logged.
-func openExchanges(ctx context.Context, dir *state.Dir, guestProgram string) (*exchange.Exchanges, error) {
-	exchanges := exchange.New(exchange.Options{InDir: dir.InDir(), ProgramDir: dir.GuestDir(), OutDir: dir.OutDir(), Program: guestProgram})
+// newExchanges returns the folders that the agent shares with guests.
+func newExchanges(dir *state.Dir, guestProgram string) *exchange.Exchanges {
+	return exchange.New(exchange.Options{InDir: dir.InDir(), ProgramDir: dir.GuestDir(), OutDir: dir.OutDir(), Program: guestProgram})
+}
+
+// sweepExchanges removes the folders of Bottles that have no folder in the state directory.
+// What it cannot remove does no harm and is logged.
+func sweepExchanges(ctx context.Context, dir *state.Dir, exchanges *exchange.Exchanges) error {
 	uids, err := ownerUIDs(dir)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := exchanges.Sweep(ctx, uids); err != nil {
 		ctrl.Log.Error(err, "Could not remove folders that earlier Bottles left behind")
 	}
-	return exchanges, nil
+	return nil
 }
 
 // ownerUIDs returns the UIDs of the Bottles that have a folder in the state directory.

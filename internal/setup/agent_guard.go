@@ -14,6 +14,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/egresslimit"
 	"botbottle.dev/bottle-operator/internal/enforce"
 	"botbottle.dev/bottle-operator/internal/enforce/canary"
+	"botbottle.dev/bottle-operator/internal/exchange"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/host/hostmetrics"
 	"botbottle.dev/bottle-operator/internal/smolvm"
@@ -30,6 +31,7 @@ type parts struct {
 	calls     *hostmetrics.Metrics
 	runtimes  *runtimes
 	walls     host.Walls
+	exchanges *exchange.Exchanges
 	limits    *egresslimit.Source
 	// surroundings are set by manage, because only new Bottles need them.
 	surroundings *surroundings.Source
@@ -52,6 +54,7 @@ func (o *AgentOptions) startGuard(ctx context.Context, dir *state.Dir, fail cont
 	if err != nil {
 		return p, err
 	}
+	p.exchanges = newExchanges(dir, guestProgram)
 	targets, err := o.proofTargets()
 	if err != nil {
 		return p, err
@@ -78,7 +81,7 @@ func (o *AgentOptions) startGuard(ctx context.Context, dir *state.Dir, fail cont
 		Walls: p.walls, Machines: p.calls.Machines(p.machines), Canaries: canaries, State: dir, Clock: clock.RealClock{},
 		Log: ctrl.Log.WithName("enforce"), Interval: o.WallCheckInterval, Metrics: counts, Limits: p.limits.Limits,
 		Publish: p.runtimes.places.Publish, Published: p.runtimes.places.Published, Pods: p.runtimes.pods(), Services: apiService(),
-		GuestProgram: guestProgram, ProofTargets: targets, MaxConcurrentProofs: 2 * o.MaxConcurrentStarts, Guarded: beat,
+		GuestProgram: guestProgram, MountedProgram: p.exchanges.MountedProgram, ProofTargets: targets, MaxConcurrentProofs: 2 * o.MaxConcurrentStarts, Guarded: beat,
 	})
 	if err != nil {
 		canaries.Close()

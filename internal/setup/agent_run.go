@@ -146,8 +146,7 @@ func (o *AgentOptions) compose(mgr ctrl.Manager, p parts) error {
 	if err != nil {
 		return err
 	}
-	exchanges, err := openExchanges(context.Background(), p.dir, guestProgram)
-	if err != nil {
+	if err := sweepExchanges(context.Background(), p.dir, p.exchanges); err != nil {
 		return err
 	}
 	var served brokers
@@ -158,7 +157,7 @@ func (o *AgentOptions) compose(mgr ctrl.Manager, p parts) error {
 	if err != nil {
 		return err
 	}
-	if served, err = o.addBroker(mgr, vault, environments, exchanges); err != nil {
+	if served, err = o.addBroker(mgr, vault, environments, p.exchanges); err != nil {
 		return err
 	}
 	upstreamCA, err := o.upstreamCA()
@@ -177,7 +176,7 @@ func (o *AgentOptions) compose(mgr ctrl.Manager, p parts) error {
 		Networks: p.calls.Networks(networks), Bundles: p.calls.Bundles(bundles), Machines: p.calls.Machines(p.machines), Facts: facts,
 		Walls: p.walls, Enforcement: p.enforcer, Surroundings: p.surroundings,
 		RequireProof: o.RequireProof, RequireSmolvmPolicy: o.RequireSmolvmPolicy,
-		State: p.dir, Images: images, Exchanges: exchanges, Broker: served.broker, UpstreamCA: upstreamCA, Sessions: sessions, Pool: pool,
+		State: p.dir, Images: images, Exchanges: p.exchanges, Broker: served.broker, UpstreamCA: upstreamCA, Sessions: sessions, Pool: pool,
 		Clock: clock.RealClock{}, Metrics: counts,
 		DefaultImage: o.DefaultImage, AllowedBundleImages: o.AllowedBundleImages,
 		MachinePollInterval: o.MachinePollInterval, MaxConcurrentStarts: o.MaxConcurrentStarts, FirstReportDelay: time.Second,
