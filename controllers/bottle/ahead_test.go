@@ -5,13 +5,17 @@ package bottle
 import (
 	"context"
 	"errors"
+	"net/netip"
+	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"k8s.io/utils/ptr"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/desired"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/host/hosttest"
 )
@@ -97,4 +101,38 @@ func TestAChangeBeforeTheFirstStartIsInForce(t *testing.T) {
 	w.update(demoKey, func(b *v1alpha1.Bottle) { b.Spec.Env[0].Value = ptr.To("newer") })
 	w.settle(demoKey)
 	w.wantCond(demoKey, v1alpha1.ConditionPendingRestart, "True/SpecChanged")
+}
+
+// The kubelet may take seconds to start the Bottle's Pod.
+func TestTheMachineIsCreatedWhileThePodStarts(t *testing.T) {
+	b := demo().Obj()
+	for name, occupied := range map[string][]netip.Prefix{"on its first choice": nil, "on another subnet": {firstChoice}} {
+		t.Run(name, func(t *testing.T) {
+			w := newPodWorld(t, b.DeepCopy())
+			if _, err := w.pass(demoKey); err != nil {
+				t.Fatal(err)
+			}
+			if calls := w.faults.Calls(); !slices.Contains(calls, "CreateMachine "+testID) {
+				t.Errorf("calls: got %q, want the machine created", calls)
+			}
+			w.networks.Occupy(occupied...)
+			w.startPod(1, desired.BundleDigest(b))
+			w.settle(demoKey)
+			w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
+			w.wantCond(demoKey, v1alpha1.ConditionPendingRestart, "")
+			created := 0
+			for _, call := range w.faults.Calls() {
+				if call == "CreateMachine "+testID {
+					created++
+				}
+			}
+			if want := 1 + len(occupied); created != want {
+				t.Errorf("machines: got %d created, want %d", created, want)
+			}
+			_, spec, _ := w.machines.Get(testID)
+			if data, err := os.ReadFile(spec.Smolfile); err != nil || !strings.Contains(string(data), w.bottle(demoKey).Status.Network.BundleIP+"/32") {
+				t.Errorf("Smolfile: got %q, %v, want the address of the status, %s", data, err, w.bottle(demoKey).Status.Network.BundleIP)
+			}
+		})
+	}
 }

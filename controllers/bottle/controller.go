@@ -9,7 +9,6 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
@@ -152,9 +151,6 @@ type Reconciler struct {
 	stops narrow.Stops
 }
 
-// podDelay is how long the first report waits for the kubelet to start the Bottle's Pod.
-const podDelay = 5 * time.Second
-
 // maxConcurrentEnds is how many workloads are asked to end in parallel. Each takes up to
 // its grace period.
 const maxConcurrentEnds = 64
@@ -169,7 +165,7 @@ func New(o Options) *Reconciler {
 	r.ends = jobs.New[error]("end of a workload", maxConcurrentEnds, o.Clock)
 	r.reports = reports.New(o.Exchanges, o.Clock, r.requests.ContinueUID)
 	r.events = &reporter{bottleevents.Reporter{Recorder: o.Recorder, Reader: o.Client, Node: o.Node}}
-	r.status = &statusWriter{client: o.Client, events: r.events}
+	r.status = &statusWriter{client: o.Client, events: r.events, starts: r.starts, clock: o.Clock}
 	r.view = machineview.New(o.Machines, o.Clock, o.MachinePollInterval, r.requests.EnqueueMachine)
 	r.denials = denials.New(denials.Options{Bundles: o.Bundles, Clock: o.Clock, Decided: o.Metrics.Decision, Refused: r.events.Denied, Changed: r.requests.EnqueueUID})
 	r.exits = exits.New(o.Machines, r.view, r.requests)
@@ -234,15 +230,8 @@ func (r *Reconciler) converge(ctx context.Context, s *scope) (ctrl.Result, error
 		// What was reported stays, or the pass ended before it observed any part of the Bottle.
 		return passes.Result(err)
 	}
-	if age, starting := r.starts.Age(s.owner.UID); starting {
-		if wait := firstReportWait(s.bottle, age, r.FirstReportDelay); wait > 0 {
-			return ctrl.Result{RequeueAfter: wait}, nil
-		}
-	}
-	if scheduled := meta.FindStatusCondition(s.bottle.Status.Conditions, v1alpha1.ConditionScheduled); scheduled != nil && flow.OutcomeOf(err).Reason == v1alpha1.ReasonPodStarting {
-		if wait := firstReportWait(s.bottle, r.Clock.Since(scheduled.LastTransitionTime.Time), podDelay); wait > 0 {
-			return ctrl.Result{RequeueAfter: wait}, nil
-		}
+	if wait := r.status.wait(s, err, r.FirstReportDelay); wait > 0 {
+		return passes.ResultWithin(err, wait)
 	}
 	conditions, observed := agentstatus.Conditions(s.statusInput(), r.Clock.Now())
 	if observed {
@@ -251,20 +240,7 @@ func (r *Reconciler) converge(ctx context.Context, s *scope) (ctrl.Result, error
 	if werr := r.status.write(ctx, s, conditions); werr != nil {
 		return passes.RetryConflict(werr)
 	}
-	res, err := passes.Result(err)
-	if err == nil && s.requeueAfter > 0 && (res.RequeueAfter == 0 || s.requeueAfter < res.RequeueAfter) {
-		res.RequeueAfter = s.requeueAfter
-	}
-	return res, err
-}
-
-// firstReportWait returns how long to wait before the first report on a Bottle
-// whose machine began to boot age ago.
-func firstReportWait(b *v1alpha1.Bottle, age, delay time.Duration) time.Duration {
-	if meta.FindStatusCondition(b.Status.Conditions, v1alpha1.ConditionMachineReady) != nil {
-		return 0
-	}
-	return delay - age
+	return passes.ResultWithin(err, s.requeueAfter)
 }
 
 // Enqueue requests a pass over the Bottle.
@@ -272,6 +248,7 @@ func (r *Reconciler) Enqueue(k types.NamespacedName) { r.requests.Enqueue(k) }
 
 // forget drops what is kept for a Bottle that is not on this node.
 func (r *Reconciler) forget(k types.NamespacedName) {
+	r.status.written.Forget(k)
 	uids := r.bottles.Forget(k)
 	r.exits.Forget(uids...)
 	r.reports.Forget(uids...)

@@ -37,7 +37,7 @@ func (r *Reconciler) leave(ctx context.Context, s *scope) (ctrl.Result, error) {
 	if deleting {
 		r.departed.Add(s.bottle)
 	} else {
-		if err := r.status.clear(ctx, s.bottle); client.IgnoreNotFound(err) != nil {
+		if err := r.status.clear(ctx, s.bottle, r.Clock.Now()); client.IgnoreNotFound(err) != nil {
 			return passes.RetryConflict(err)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -34,8 +35,8 @@ func TestEvicted(t *testing.T) {
 	if d := cmp.Diff(want, b.Status); d != "" {
 		t.Errorf("status (-want +got):\n%s", d)
 	}
-	if b.Status.Resources == nil || len(b.Status.Conditions) != 1 || condOf(b, "Scheduled") != "False/Evicted" {
-		t.Errorf("status: got %+v, want what the manager wrote", b.Status)
+	if b.Status.Resources == nil || len(b.Status.Conditions) != 2 || condOf(b, "Scheduled") != "False/Evicted" || condOf(b, "Ready") != "False/Evicted" {
+		t.Errorf("status: got %+v, want what the manager wrote, and Ready with the same reason", b.Status)
 	}
 	if slices.Contains(b.Finalizers, v1alpha1.FinalizerNode) {
 		t.Errorf("finalizers: got %v, want the agent's gone", b.Finalizers)
@@ -198,6 +199,27 @@ func TestAStaleAgentDoesNotOverwriteItsSuccessorsStatus(t *testing.T) {
 	if got := w.bottle(demoKey).Status; got.Machine != nil || got.Network != nil {
 		t.Errorf("status: got %+v, want the successor's", got)
 	}
+}
+
+// The cache does not have the agent's own last write yet.
+func TestAViewWithoutTheLastWriteIsNotWritten(t *testing.T) {
+	w := newWorld(t, demo().Obj())
+	stale := w.bottle(demoKey)
+	w.settle(demoKey)
+	w.api.reset()
+	s, err := w.r.newScope(stale)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conditions := []metav1.Condition{{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonProving}}
+	if err := w.r.status.write(t.Context(), s, conditions); !apierrors.IsConflict(err) {
+		t.Errorf("write: got %v, want a conflict, so that the pass is repeated", err)
+	}
+	if writes := w.api.log(); len(writes) != 0 {
+		t.Errorf("writes: got %v, want none that the API server would refuse", writes)
+	}
+	w.settle(demoKey)
+	w.wantCond(demoKey, v1alpha1.ConditionReady, "True/Ready")
 }
 
 // The cache still contains a Bottle that is gone.

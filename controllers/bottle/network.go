@@ -90,6 +90,14 @@ func (n *networkStep) ensure(ctx context.Context, s *scope) error {
 	return nil
 }
 
+// expect fills in the subnet that a Bottle in a Pod gets, if the Pod does not use it.
+func (n *networkStep) expect(s *scope) (err error) {
+	if s.triple, err = subnet.TripleOf(agentstatus.RecordedSubnet(s.bottle)); err != nil {
+		s.triple, err = n.chooser.Pool.Pick(s.owner.Slug, nil, nil)
+	}
+	return err
+}
+
 // ensureDown is ensure for a Bottle whose machine is down. Its Pod may be gone, and with it
 // the network: the addresses stay. If the Pod is there, InspectNetwork protects its bundle.
 func (n *networkStep) ensureDown(ctx context.Context, s *scope) error {

@@ -55,6 +55,14 @@ func TestABottleInAPod(t *testing.T) {
 
 func TestABottleWaitsForItsPod(t *testing.T) {
 	w := newPodWorld(t, demo().Obj())
+	res, err := w.pass(demoKey)
+	if got := w.cond(demoKey, v1alpha1.ConditionNetworkReady); got != "" || err != nil || res.RequeueAfter != 10*time.Second {
+		t.Errorf("first pass: got NetworkReady %q, the next pass after %s, %v; want no report for 10 s", got, res.RequeueAfter, err)
+	}
+	w.clock.Step(-time.Hour) // the manager's clock is ahead
+	if res, err := w.pass(demoKey); err != nil || w.cond(demoKey, v1alpha1.ConditionNetworkReady) == "" {
+		t.Errorf("with another clock than the manager's: got no report, %v, %v, want one", res, err)
+	}
 	w.settle(demoKey)
 	w.wantCond(demoKey, v1alpha1.ConditionNetworkReady, "False/PodStarting")
 	if got, want := w.message(demoKey, v1alpha1.ConditionNetworkReady), "kubectl describe pod -l botbottle.dev/uid="+testUID+" -n default"; !strings.Contains(got, want) {

@@ -120,7 +120,7 @@ func (r *Reconciler) newScope(b *v1alpha1.Bottle) (*scope, error) {
 	if err != nil {
 		return nil, fmt.Errorf("bottle %s: %w", key(b), err)
 	}
-	s := &scope{bottle: b, owner: owner, folder: folder, record: rec, status: ownedStatus(b.Status), created: func() error { return nil }}
+	s := &scope{bottle: b, owner: owner, folder: folder, record: rec, status: agentstatus.OwnedFields(b.Status), created: func() error { return nil }}
 	s.readyUnproven = !r.RequireProof
 	if s.runtime, err = r.Runtimes.OfBottle(b); err != nil {
 		return nil, err

@@ -7,7 +7,9 @@ import (
 	"context"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/bundleruntime"
 	"botbottle.dev/bottle-operator/internal/bundlespec"
+	"botbottle.dev/bottle-operator/internal/desired"
 	"botbottle.dev/bottle-operator/internal/flow"
 	"botbottle.dev/bottle-operator/internal/outcome"
 	"botbottle.dev/bottle-operator/internal/room"
@@ -79,7 +81,7 @@ func (p *steps) converge() []step {
 	return []step{
 		{Name: "adopt", Do: p.adopt.ensure},
 		{Name: "room", Condition: v1alpha1.ConditionMachineReady, Do: p.admit},
-		{Name: "network", Condition: v1alpha1.ConditionNetworkReady, Do: p.network.ensure},
+		{Name: "network", Condition: v1alpha1.ConditionNetworkReady, Do: p.joinNetwork},
 		{Name: "smolfile", Condition: v1alpha1.ConditionSmolfileReady, Do: p.smolfile.ensure},
 		{Name: "broker", Condition: v1alpha1.ConditionBundleReady, Do: p.broker.ensure},
 		{Name: "ahead", Do: p.ahead},
@@ -110,6 +112,20 @@ func (p *steps) admit(ctx context.Context, s *scope) error {
 		return p.machine.endLost(s, end)
 	}
 	return p.room.Admit(ctx, s.bottle)
+}
+
+// joinNetwork is the network step. While the kubelet starts the Bottle's Pod, it does the
+// step ahead with the subnet that the Bottle gets unless that is in use in the Pod. Then, the
+// machine step replaces the machine, which never ran.
+func (p *steps) joinNetwork(ctx context.Context, s *scope) error {
+	err := p.network.ensure(ctx, s)
+	if s.runtime != bundleruntime.Pod || s.record != nil || flow.OutcomeOf(err).Reason != v1alpha1.ReasonPodStarting || len(desired.OpenRules(s.bottle)) > 0 {
+		return err // the certificates of open rules come with the Pod
+	}
+	if p.network.expect(s) == nil && p.smolfile.ensure(ctx, s) == nil {
+		_ = p.ahead(ctx, s) // what fails now is reported once it must succeed
+	}
+	return err
 }
 
 // ahead requests the image and starts to create a new machine, so that neither

@@ -3,27 +3,47 @@
 package bottle
 
 import (
-	"cmp"
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
-	"slices"
+	"time"
 
-	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/internal/agentstatus"
+	"botbottle.dev/bottle-operator/internal/bundleruntime"
+	"botbottle.dev/bottle-operator/internal/freshness"
+	"botbottle.dev/bottle-operator/internal/jobs"
 )
 
 // statusWriter writes what the agent reports.
 type statusWriter struct {
-	client client.Client
-	events *reporter
+	client  client.Client
+	events  *reporter
+	written freshness.Writes
+	starts  *jobs.Set[error]
+	clock   clock.PassiveClock
+}
+
+// wait returns how long the first report on a Bottle waits for more to report. delay is
+// Options.FirstReportDelay.
+func (w *statusWriter) wait(s *scope, err error, delay time.Duration) time.Duration {
+	if s.runtime == bundleruntime.Pod {
+		return agentstatus.FirstReportWait(s.bottle, err, w.clock.Now())
+	}
+	age, starting := w.starts.Age(s.owner.UID)
+	if !starting || meta.FindStatusCondition(s.bottle.Status.Conditions, v1alpha1.ConditionMachineReady) != nil {
+		return 0
+	}
+	return delay - age
 }
 
 // write writes what the pass found out in one server-side apply, and only if
@@ -32,10 +52,12 @@ type statusWriter struct {
 // does not know this yet must not overwrite the status from its successor.
 func (w *statusWriter) write(ctx context.Context, s *scope, conds []metav1.Condition) error {
 	observed := s.bottle.Status
-	before, after := ownedStatus(observed), s.status
-	before.Conditions, after.Conditions = byType(agentstatus.Owned(observed.Conditions)), byType(conds)
-	if equality.Semantic.DeepEqual(before, after) {
+	after, differs := agentstatus.Changed(observed, s.status, conds)
+	if !differs {
 		return nil
+	}
+	if w.written.Stale(s.bottle) { // the API server would refuse the write
+		return apierrors.NewConflict(v1alpha1.GroupVersion.WithResource("bottles").GroupResource(), s.bottle.Name, errors.New("the cache lacks the agent's own last write"))
 	}
 	status, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&after)
 	if err != nil {
@@ -51,46 +73,17 @@ func (w *statusWriter) write(ctx context.Context, s *scope, conds []metav1.Condi
 	if err != nil {
 		return fmt.Errorf("write the status of bottle %s: %w", s.key(), err)
 	}
+	w.written.Record(s.bottle, u.GetResourceVersion())
 	w.events.conditions(ctx, s, observed.Conditions, conds)
 	return nil
 }
 
-func byType(conds []metav1.Condition) []metav1.Condition {
-	out := slices.Clone(conds)
-	slices.SortFunc(out, func(a, b metav1.Condition) int { return cmp.Compare(a.Type, b.Type) })
-	return out
-}
-
-// ownedStatus returns what the agent writes of a status, without conditions.
-func ownedStatus(st v1alpha1.BottleStatus) v1alpha1.BottleStatus {
-	out := *st.DeepCopy()
-	out.NodeName, out.Resources, out.Conditions = nil, nil, nil
-	return out
-}
-
 // clear returns the Bottle to the manager: one merge patch removes the node and
 // all that the agent reported. It fails if somebody else wrote in between.
-func (w *statusWriter) clear(ctx context.Context, b *v1alpha1.Bottle) error {
-	keep := slices.DeleteFunc(slices.Clone(b.Status.Conditions), func(c metav1.Condition) bool {
-		return slices.Contains(agentstatus.Types, c.Type)
-	})
-	if meta.FindStatusCondition(keep, v1alpha1.ConditionScheduled) == nil {
-		return fmt.Errorf("bottle %s: has no condition %s", key(b), v1alpha1.ConditionScheduled)
-	}
-	var egress any
-	if e := b.Status.Egress; e != nil && e.Leak != nil {
-		egress = map[string]any{"recentDenials": nil, "closedByPlatform": nil, "credentials": nil} // a leak moves with the Bottle
-	}
-	patch, err := json.Marshal(map[string]any{
-		"metadata": map[string]any{"resourceVersion": b.ResourceVersion},
-		"status": map[string]any{
-			"nodeName": nil, "observedGeneration": nil, "startTime": nil, "network": nil, "smolfile": nil,
-			"bundle": nil, "image": nil, "machine": nil, "workload": nil, "conditions": keep,
-			"egress": egress,
-		},
-	})
+func (w *statusWriter) clear(ctx context.Context, b *v1alpha1.Bottle, now time.Time) error {
+	patch, err := agentstatus.ClearPatch(b, now)
 	if err != nil {
 		return err
 	}
-	return w.client.Status().Patch(ctx, b.DeepCopy(), client.RawPatch("application/merge-patch+json", patch))
+	return w.client.Status().Patch(ctx, b.DeepCopy(), client.RawPatch(types.MergePatchType, patch))
 }

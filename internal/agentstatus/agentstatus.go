@@ -298,17 +298,6 @@ func writtenByAgent() (types []string) {
 	return types
 }
 
-// Owned returns the conditions that the agent computes, in the order of Types.
-func Owned(observed []metav1.Condition) []metav1.Condition {
-	var out []metav1.Condition
-	for _, typ := range Types {
-		if c := meta.FindStatusCondition(observed, typ); c != nil {
-			out = append(out, *c)
-		}
-	}
-	return out
-}
-
 // RecordedSubnet returns the subnet in the status; it is invalid if there is none.
 func RecordedSubnet(b *v1alpha1.Bottle) netip.Prefix {
 	if b.Status.Network == nil {

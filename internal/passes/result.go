@@ -40,6 +40,15 @@ func Result(err error) (ctrl.Result, error) {
 	}
 }
 
+// ResultWithin is Result, but the next pass is due within d; 0 changes nothing.
+func ResultWithin(err error, d time.Duration) (ctrl.Result, error) {
+	res, err := Result(err)
+	if err == nil && d > 0 && (res.RequeueAfter == 0 || d < res.RequeueAfter) {
+		res.RequeueAfter = d
+	}
+	return res, err
+}
+
 // RetryConflict turns a conflict into another pass soon, because the cache will
 // have the newer object shortly. It returns any other error.
 func RetryConflict(err error) (ctrl.Result, error) {
