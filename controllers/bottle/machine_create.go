@@ -61,6 +61,9 @@ func (m *machineStep) createAhead(ctx context.Context, s *scope) error {
 	go func() {
 		err := m.machines.CreateMachine(ctx, spec)
 		m.view.Invalidate(name)
+		if err == nil {
+			_, _, _ = m.view.Get(ctx, name) // so that no step waits for the list
+		}
 		created <- err
 	}()
 	return nil
