@@ -217,7 +217,8 @@ func (e *Enforcer) Limits() egress.Limits { return e.walls.limits() }
 
 // ApplyLimits removes what the platform's present limits do not allow from the
 // rules of all Bottles, and notifies the subscriber about each of them. It never
-// adds anything, and needs only the state directory.
+// adds anything, and needs only the state directory. If the disk does not answer, it returns
+// ErrUnavailable after a while, and must be called again.
 func (e *Enforcer) ApplyLimits() error { return e.walls.applyLimits() }
 
 // EnsureWall implements Enforcement.

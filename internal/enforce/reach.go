@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -155,17 +156,47 @@ func (w *walls) limits() egress.Limits {
 	return w.Limits()
 }
 
+// diskPatience is how long applyLimits waits for the disk. Whoever calls it then learns of
+// later limits, which may close more.
+const diskPatience = 10 * time.Second
+
+// errStalled means that limits are not written yet.
+var errStalled = fmt.Errorf("the state directory's disk does not answer: %w", host.ErrUnavailable)
+
 // applyLimits implements Enforcer.ApplyLimits.
 func (w *walls) applyLimits() error {
-	var group errgroup.Group
-	group.SetLimit(parallelWrites)
-	errs := make(chan error, 1)
 	uids := w.watched.uids()
 	for _, uid := range uids {
 		if m := w.watched.find(uid); m != nil {
 			w.narrowCopy(m, uid, func(now egress.Set) egress.Set { return w.limits().Limit(now) })
 		}
 	}
+	if !w.limiting.TryLock() {
+		return errStalled // with limits of an earlier call
+	}
+	done := make(chan error, 1)
+	go func() {
+		defer w.limiting.Unlock()
+		done <- w.limitAll(uids)
+	}()
+	late := w.Clock.NewTimer(diskPatience)
+	defer late.Stop()
+	var err error
+	select {
+	case err = <-done:
+	case <-late.C():
+		err = errStalled
+	}
+	w.watched.notifyAll()
+	return err
+}
+
+// limitAll removes what the platform's limits do not allow from all rules files, and returns
+// the first error.
+func (w *walls) limitAll(uids []string) error {
+	var group errgroup.Group
+	group.SetLimit(parallelWrites)
+	errs := make(chan error, 1)
 	for _, uid := range uids {
 		group.Go(func() error {
 			if err := w.limitRules(uid); err != nil {
@@ -178,7 +209,6 @@ func (w *walls) applyLimits() error {
 		})
 	}
 	_ = group.Wait() // always nil
-	w.watched.notifyAll()
 	select {
 	case err := <-errs:
 		return err

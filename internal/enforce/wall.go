@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync"
 
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/state"
@@ -18,6 +19,8 @@ type walls struct {
 	watched *registry
 	leaks   *leaks
 	guard   *guard
+
+	limiting sync.Mutex // held while limits are written
 }
 
 // ensure implements Enforcement.EnsureWall.

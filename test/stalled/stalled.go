@@ -19,6 +19,8 @@ type File struct {
 	t    testing.TB
 	path string
 	fd   int // -1 while nobody has tried to read
+
+	ended bool
 }
 
 // Make puts such a file in the place of path, until End.
@@ -52,10 +54,17 @@ func (f *File) Await() {
 	f.t.Fatalf("nobody reads %s", f.path)
 }
 
-// End lets the reader go on: to it, the file is empty.
+// End lets the reader go on: to it, the file is empty. Then there is no file, until somebody
+// writes one.
 func (f *File) End() {
+	if f.ended {
+		return
+	}
+	f.ended = true
+	if err := os.Remove(f.path); err != nil {
+		f.t.Errorf("remove the pipe: %v", err)
+	}
 	if f.fd >= 0 {
 		_ = unix.Close(f.fd) // nothing was written
-		f.fd = -1
 	}
 }
