@@ -119,6 +119,14 @@ type Options struct {
 	Guarded func(machines int)
 }
 
+// limits returns the platform's present limits.
+func (o *Options) limits() egress.Limits {
+	if o.Limits == nil {
+		return egress.Limits{}
+	}
+	return o.Limits()
+}
+
 // Enforcer implements Enforcement.
 type Enforcer struct {
 	watched  *registry
@@ -147,7 +155,7 @@ func New(o Options) (*Enforcer, error) {
 	e := &Enforcer{watched: watched}
 	e.leaks = &leaks{Options: o, watched: watched}
 	e.guard = &guard{Options: o, watched: watched, leaks: e.leaks}
-	e.walls = &walls{Options: o, watched: watched, leaks: e.leaks, guard: e.guard}
+	e.walls = &walls{Options: o, watched: watched, leaks: e.leaks, guard: e.guard, copies: &copies{Options: o, watched: watched}}
 	e.guard.walls = e.walls
 	e.prover = newProver(o, watched, e.leaks)
 	e.policy = policyReader{o.Machines}

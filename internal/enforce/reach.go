@@ -42,15 +42,15 @@ func (w *walls) narrow(ctx context.Context, owner host.Owner, reach Reach) error
 	m.newest = max(m.newest, reach.Generation) // from now on, nobody opens anything for an older one
 	w.watched.mu.Unlock()
 	portsErr := w.narrowPorts(ctx, m, reach)
-	w.narrowCopy(m, owner.UID, func(now egress.Set) egress.Set {
-		if w.checkGeneration(m, reach.Generation) != nil {
+	w.copies.narrow(m, owner.UID, func(now egress.Set) egress.Set {
+		if w.watched.checkGeneration(m, reach.Generation) != nil {
 			return now
 		}
 		return w.limits().Apply(now.Intersect(reach.Rules), reach.Rules)
 	})
 	m.lock.Lock() // whoever holds it may be waiting for the disk
 	defer m.lock.Unlock()
-	if err := w.checkGeneration(m, reach.Generation); err != nil {
+	if err := w.watched.checkGeneration(m, reach.Generation); err != nil {
 		return portsErr // the call for the newest generation narrows
 	}
 	return errors.Join(
@@ -71,21 +71,6 @@ func (w *walls) recordGeneration(m *machine, folder state.Folder, generation int
 	m.wall.Generation, m.unsaved = generation, true
 	w.watched.mu.Unlock()
 	return w.watched.save(m, folder)
-}
-
-// checkGeneration returns ErrSuperseded if a newer generation is known.
-func (w *walls) checkGeneration(m *machine, generation int64) error {
-	w.watched.mu.Lock()
-	defer w.watched.mu.Unlock()
-	return m.checkGeneration(generation)
-}
-
-// checkGeneration is the same for a caller that holds registry.mu.
-func (m *machine) checkGeneration(generation int64) error {
-	if generation < m.newest {
-		return fmt.Errorf("generation %d: %w", generation, ErrSuperseded)
-	}
-	return nil
 }
 
 // narrowPorts closes the wall's ports that reach does not name. It does not wait for the
@@ -131,7 +116,7 @@ func (w *walls) openRules(owner host.Owner, generation int64, rules egress.Set) 
 	}
 	m.lock.Lock()
 	defer m.lock.Unlock()
-	if err := w.checkGeneration(m, generation); err != nil {
+	if err := w.watched.checkGeneration(m, generation); err != nil {
 		return err
 	}
 	// The limits are read while m.lock is held, so that applyLimits comes after
@@ -145,15 +130,7 @@ func (w *walls) openRules(owner host.Owner, generation int64, rules egress.Set) 
 		return err
 	}
 	m.rules = nil
-	return w.publishOpened(m, owner.UID, generation, rules)
-}
-
-// limits returns the platform's present limits.
-func (w *walls) limits() egress.Limits {
-	if w.Limits == nil {
-		return egress.Limits{}
-	}
-	return w.Limits()
+	return w.copies.open(m, owner.UID, generation, rules)
 }
 
 // diskPatience is how long applyLimits waits for the disk. Whoever calls it then learns of
@@ -168,7 +145,7 @@ func (w *walls) applyLimits() error {
 	uids := w.watched.uids()
 	for _, uid := range uids {
 		if m := w.watched.find(uid); m != nil {
-			w.narrowCopy(m, uid, func(now egress.Set) egress.Set { return w.limits().Limit(now) })
+			w.copies.narrow(m, uid, func(now egress.Set) egress.Set { return w.limits().Limit(now) })
 		}
 	}
 	if !w.limiting.TryLock() {

@@ -3,6 +3,8 @@
 package enforce
 
 import (
+	"fmt"
+
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/state"
 )
@@ -40,4 +42,19 @@ func (r *registry) setGone(m *machine, gone bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	m.gone = gone
+}
+
+// checkGeneration returns ErrSuperseded if a newer generation is known.
+func (r *registry) checkGeneration(m *machine, generation int64) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return m.checkGeneration(generation)
+}
+
+// checkGeneration is the same for a caller that holds registry.mu.
+func (m *machine) checkGeneration(generation int64) error {
+	if generation < m.newest {
+		return fmt.Errorf("generation %d: %w", generation, ErrSuperseded)
+	}
+	return nil
 }

@@ -19,6 +19,7 @@ type walls struct {
 	watched *registry
 	leaks   *leaks
 	guard   *guard
+	copies  *copies
 
 	limiting sync.Mutex // held while limits are written
 }
@@ -33,7 +34,7 @@ func (w *walls) ensure(ctx context.Context, spec host.WallSpec, request Request)
 	}
 	m.lock.Lock()
 	defer m.lock.Unlock()
-	if err := w.checkGeneration(m, request.Generation); err != nil {
+	if err := w.watched.checkGeneration(m, request.Generation); err != nil {
 		return host.Wall{}, err
 	}
 	if w.watched.specOf(m).Owner.UID != "" {
