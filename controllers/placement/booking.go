@@ -70,6 +70,11 @@ func unbookedOf(pod *corev1.Pod, b *v1alpha1.Bottle) string {
 	return shortfall(booked(pod), want)
 }
 
+// mismatch says what is wrong with a placeholder that must stay for now.
+func (f facts) mismatch() string {
+	return fmt.Sprintf("Pod %s is not what the manager creates, and is replaced soon: %s; look for what changes Pods in this namespace, such as a webhook", f.pod.name, f.pod.flaw)
+}
+
 // shortfall describes the requests in want that have does not cover, or returns "".
 func shortfall(have, want corev1.ResourceList) string {
 	var short []string

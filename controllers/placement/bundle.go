@@ -41,7 +41,8 @@ func replaceable(f facts) bool {
 }
 
 // confirmDown checks with the API server, not the cache, that replacing the placeholder
-// ends no machine. It returns errStale if it may.
+// ends no machine. It returns errStale if that is not certain, or if the reason to replace the
+// Pod no longer holds.
 func confirmDown(ctx context.Context, live client.Reader, f facts, d decision) error {
 	now := &v1alpha1.Bottle{}
 	if err := live.Get(ctx, client.ObjectKeyFromObject(f.bottle), now); err != nil {
@@ -49,21 +50,25 @@ func confirmDown(ctx context.Context, live client.Reader, f facts, d decision) e
 	}
 	before := f.bottle.Generation
 	f.bottle = now
-	if !replaceable(f) || d.outdated != "" && (!awaitsPod(now) || now.Generation != before) || d.twice != "" && now.Status.Bundle == nil {
-		return fmt.Errorf("replace placeholder Pod %s: %w", f.pod.name, errStale)
+	switch {
+	case !replaceable(f):
+	case d.outdated != "" && (!awaitsPod(now) || now.Generation != before): // the agent wants no other Pod, or yet another one
+	case d.twice != "" && now.Status.Bundle == nil: // which runtime has the bundle is not known any more
+	default:
+		return nil
 	}
-	return nil
+	return fmt.Errorf("replace placeholder Pod %s: %w", f.pod.name, errStale)
 }
 
-// isFalse reports whether the agent says so of the current spec. What it said of an earlier
-// one says nothing about the machine: the spec may since have been, for a while, such that
-// the agent started it.
+// isFalse reports whether the condition is False with this reason, as the agent reported it
+// for the current spec. A report for an earlier spec proves nothing: an agent that acted for
+// a spec in between may have started the machine.
 func isFalse(b *v1alpha1.Bottle, condition, reason string) bool {
 	c := meta.FindStatusCondition(b.Status.Conditions, condition)
 	return c != nil && c.Status == metav1.ConditionFalse && c.Reason == reason && c.ObservedGeneration == b.Generation
 }
 
-// fate is what the end of its placeholder means to a machine.
+// fate says what happened to the machine when its placeholder ended.
 func fate(b *v1alpha1.Bottle) string {
 	if inPod(b) {
 		return "ended with it"

@@ -199,53 +199,45 @@ func decidePlaced(f facts, on string) decision {
 	}
 	s := retained(f, on)
 	d := decision{status: s}
-	setScheduled := s.schedule
-	chosen := "kube-scheduler chose node " + on
-	switch {
-	case f.pod != nil && f.pod.node != "" && f.pod.node != on:
+	leaves := func(why string) decision {
+		s.schedule(metav1.ConditionFalse, v1alpha1.ReasonEvicted, why)
+		return d
+	}
+	reason, note := v1alpha1.ReasonScheduled, ""
+	switch pod := f.pod; {
+	case pod != nil && pod.node != "" && pod.node != on:
 		d.pod = podRemove
-		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen)
 	case f.eviction() != "":
-		setScheduled(metav1.ConditionFalse, v1alpha1.ReasonEvicted, fmt.Sprintf(
-			"the placeholder Pod was %s: the machine is removed from node %s, with its disk, before the Bottle goes elsewhere", f.eviction(), on))
+		return leaves(fmt.Sprintf("the placeholder Pod was %s: the machine is removed from node %s, with its disk, before the Bottle goes elsewhere", f.eviction(), on))
 	case f.home.gone:
-		setScheduled(metav1.ConditionFalse, v1alpha1.ReasonEvicted, fmt.Sprintf(
-			"node %s was removed from the cluster: the machine is removed from it before the Bottle goes elsewhere", on))
-	case f.pod != nil && f.pod.ended != "":
-		replaceable := f.pod.wait == 0 && f.refusal == "" && !f.namespaceTerminating
-		if replaceable {
+		return leaves(fmt.Sprintf("node %s was removed from the cluster: the machine is removed from it before the Bottle goes elsewhere", on))
+	case pod == nil && f.namespaceTerminating:
+		note = "; its placeholder Pod is gone, and no new one can be created because the namespace is being deleted"
+	case pod == nil && f.refusal != "":
+		note = "; its placeholder Pod is gone, " + f.noNewPod()
+	case pod == nil:
+		d.pod, d.pin = podCreate, on
+	case pod.ended != "":
+		if f.succeedsNow() {
 			d.pod, d.pin = podCreate, on
 		}
-		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonPlaceholderEnded, fmt.Sprintf(
-			"%s; Pod %s, which reserved resources there, has ended (%s): the machine %s, %s", chosen, f.pod.name, f.pod.ended, fate(f.bottle), f.successor()))
-	case f.pod != nil && f.pod.deleting:
-		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen)
-	case f.pod != nil && f.pod.unbooked != "" && f.pod.wait > 0:
-		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen+"; its placeholder Pod books too little and is replaced soon: "+f.pod.unbooked)
-	case f.pod != nil && f.pod.unbooked != "" && !replaceable(f):
-		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen+"; its placeholder Pod books too little, and is replaced once the Bottle is stopped (spec.desiredState): "+f.pod.unbooked)
-	case f.pod != nil && f.pod.unbooked != "":
-		d.pod, d.flaw = podReplace, f.pod.unbooked
-		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen)
-	case f.pod != nil && f.pod.outdated != "" && f.pod.wait == 0 && f.refusal == "" && awaitsPod(f.bottle):
-		d.pod, d.outdated = podReplace, f.pod.outdated
-		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen)
-	case f.pod != nil && f.pod.twice != "" && f.pod.wait == 0:
-		d.pod, d.twice = podReplace, f.pod.twice
-		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen)
-	case f.pod == nil && f.namespaceTerminating:
-		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen+"; its placeholder Pod is gone, and no new one can be created because the namespace is being deleted")
-	case f.pod == nil && f.refusal != "":
-		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen+"; its placeholder Pod is gone, "+f.noNewPod())
-	case f.pod == nil:
-		d.pod, d.pin = podCreate, on
-		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen)
+		reason, note = v1alpha1.ReasonPlaceholderEnded, fmt.Sprintf(
+			"; Pod %s, which reserved resources there, has ended (%s): the machine %s, %s", pod.name, pod.ended, fate(f.bottle), f.successor())
+	case pod.deleting: // it is being replaced
+	case pod.unbooked != "" && pod.wait > 0:
+		note = "; its placeholder Pod books too little and is replaced soon: " + pod.unbooked
+	case pod.unbooked != "" && !replaceable(f):
+		note = "; its placeholder Pod books too little, and is replaced once the Bottle is stopped (spec.desiredState): " + pod.unbooked
+	case pod.unbooked != "":
+		d.pod, d.flaw = podReplace, pod.unbooked
+	case pod.outdated != "" && pod.wait == 0 && f.refusal == "" && awaitsPod(f.bottle):
+		d.pod, d.outdated = podReplace, pod.outdated
+	case pod.twice != "" && pod.wait == 0:
+		d.pod, d.twice = podReplace, pod.twice
 	case f.unaccepted():
-		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonPlaceholderEnded, fmt.Sprintf(
-			"%s; Pod %s takes the place of one that ended, and no machine is created before the node accepts it", chosen, f.pod.name))
-	default:
-		setScheduled(metav1.ConditionTrue, v1alpha1.ReasonScheduled, chosen)
+		reason, note = v1alpha1.ReasonPlaceholderEnded, fmt.Sprintf("; Pod %s takes the place of one that ended, and no machine is created before the node accepts it", pod.name)
 	}
+	s.schedule(metav1.ConditionTrue, reason, "kube-scheduler chose node "+on+note)
 	return d
 }
 
@@ -275,13 +267,14 @@ func decideUnplaced(f facts) decision {
 		return decision{pod: podRemove}
 	case pod.digest != f.desired.digest, pod.deleting && (pod.ended == "" || f.eviction() != ""):
 		return decision{pod: podRemove}
-	case pod.ended != "" && f.refusal == "" && !f.namespaceTerminating && pod.wait == 0:
-		return decision{pod: podCreate, status: endedUnplaced(f)}
 	case pod.ended != "":
-		return decision{status: endedUnplaced(f)}
+		d := decision{status: unplaced(f, v1alpha1.ReasonPlaceholderEnded, f.ended())}
+		if f.succeedsNow() {
+			d.pod = podCreate
+		}
+		return d
 	case pod.flaw != "" && pod.wait > 0:
-		return decision{status: unplaced(f, v1alpha1.ReasonPlaceholderMismatch,
-			fmt.Sprintf("Pod %s is not what the manager creates, and is replaced soon: %s; look for what changes Pods in this namespace, such as a webhook", pod.name, pod.flaw))}
+		return decision{status: unplaced(f, v1alpha1.ReasonPlaceholderMismatch, f.mismatch())}
 	case pod.flaw != "":
 		return decision{pod: podRemove, flaw: pod.flaw}
 	case pod.node != "" && (f.bound.gone || f.bound.outOfService):

@@ -32,8 +32,8 @@ const annotationFailures = "botbottle.dev/ended-placeholders"
 // another one takes its place. Admission lets nobody else set it.
 const annotationReplaced = "botbottle.dev/replaced"
 
-// beingReplaced reports whether replacePod removes the Pod: nobody who deletes it now
-// means the machine.
+// beingReplaced reports whether replacePod removes the Pod. Whoever else deletes it then does
+// not ask for the end of the machine.
 func beingReplaced(pod *corev1.Pod) bool {
 	return pod.Annotations[annotationReplaced] != "" && !controllerutil.ContainsFinalizer(pod, v1alpha1.FinalizerMachine)
 }
@@ -71,8 +71,8 @@ var evictions = map[string]string{
 // was deleted only afterwards, as a job that removes failed Pods does: that means nothing
 // to the machine.
 //
-// A kubelet gives a reason when it ends a Pod, but not if it ends the Pod because that is
-// being deleted. So a Pod that ended without a reason was evicted if that is its condition,
+// A kubelet gives a reason when it ends a Pod, but not if it ends the Pod because the Pod is
+// being deleted. So a Pod that ended without a reason was evicted if its condition says so,
 // or if its container ended after the deletion.
 func evictedFrom(pod *corev1.Pod) string {
 	if pod.DeletionTimestamp.IsZero() || endOf(pod) != "" && pod.Status.Reason != "" {
@@ -179,12 +179,18 @@ func (f facts) unaccepted() bool {
 	return f.pod.failures > 0 && !f.pod.running && f.bottle.Status.Machine == nil
 }
 
-// endedUnplaced is the status of a Bottle without a node whose placeholder has ended.
-func endedUnplaced(f facts) *desiredStatus {
-	return unplaced(f, v1alpha1.ReasonPlaceholderEnded, fmt.Sprintf("Pod %s has ended (%s): %s", f.pod.name, f.pod.ended, f.successor()))
+// succeedsNow reports whether another Pod takes the place of an ended placeholder in this
+// pass.
+func (f facts) succeedsNow() bool {
+	return f.refusal == "" && !f.namespaceTerminating && f.pod.wait == 0
 }
 
-// successor returns what becomes of an ended placeholder, for the user to read.
+// ended says how a placeholder ended, and what takes its place.
+func (f facts) ended() string {
+	return fmt.Sprintf("Pod %s has ended (%s): %s", f.pod.name, f.pod.ended, f.successor())
+}
+
+// successor says what takes the place of an ended placeholder.
 func (f facts) successor() string {
 	switch {
 	case f.namespaceTerminating:

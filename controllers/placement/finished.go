@@ -21,8 +21,8 @@ import (
 // while nothing is booked.
 
 // released reports whether the resources of a Bottle on its node were released, and are
-// not booked again yet. That status.resources is absent does not suffice: somebody may
-// have removed it from a running Bottle.
+// not booked again yet. An absent status.resources alone does not prove it: somebody may have
+// removed it from a running Bottle.
 func released(b *v1alpha1.Bottle) bool {
 	if b.Status.Resources != nil || ptr.Deref(b.Status.NodeName, "") == "" {
 		return false
@@ -46,9 +46,9 @@ func idle(b *v1alpha1.Bottle) bool {
 	return finished(b) && !meta.IsStatusConditionTrue(b.Status.Conditions, v1alpha1.ConditionFilesOpen)
 }
 
-// rests reports whether nothing is to be booked for a Bottle that has finished. Its files
-// may be open: if its node is drained or gone then, its machine stops, but the Bottle stays.
-// On another node, it would run a second time.
+// rests reports whether nothing is to be booked for a Bottle that has finished. If its node is
+// drained or gone while its files are open, the machine stops, but the Bottle stays: on another
+// node, it would run a second time.
 func rests(f facts) bool {
 	return idle(f.bottle) || finished(f.bottle) && (f.home.gone || f.home.lost() || f.eviction() != "")
 }
@@ -74,8 +74,8 @@ func decideIdle(f facts, on string) decision {
 }
 
 // decideRebook books the resources of a Bottle on its node again. kube-scheduler decides
-// whether there is room. Nothing of the Bottle runs meanwhile, so whatever ends its
-// placeholder has no meaning but that another one is needed.
+// whether there is room. Nothing of the Bottle runs meanwhile, so a placeholder that ends or
+// is deleted only means that another one is needed.
 func decideRebook(f facts, on string) decision {
 	s := retained(f, on)
 	s.resources = nil
@@ -99,14 +99,13 @@ func decideRebook(f facts, on string) decision {
 		return d
 	case f.forbidden, pod.ended == "" && (pod.deleting || pod.digest != f.desired.digest || pod.node != "" && pod.node != on):
 		return decision{pod: podRemove}
-	case pod.ended != "" && f.refusal == "" && !f.namespaceTerminating && pod.wait == 0:
-		d.pod, d.pin = podCreate, on
-		return pending(v1alpha1.ReasonPlaceholderEnded, fmt.Sprintf("Pod %s has ended (%s): %s", pod.name, pod.ended, f.successor()))
 	case pod.ended != "":
-		return pending(v1alpha1.ReasonPlaceholderEnded, fmt.Sprintf("Pod %s has ended (%s): %s", pod.name, pod.ended, f.successor()))
+		if f.succeedsNow() {
+			d.pod, d.pin = podCreate, on
+		}
+		return pending(v1alpha1.ReasonPlaceholderEnded, f.ended())
 	case pod.flaw != "" && pod.wait > 0:
-		return pending(v1alpha1.ReasonPlaceholderMismatch,
-			fmt.Sprintf("Pod %s is not what the manager creates, and is replaced soon: %s; look for what changes Pods in this namespace, such as a webhook", pod.name, pod.flaw))
+		return pending(v1alpha1.ReasonPlaceholderMismatch, f.mismatch())
 	case pod.flaw != "":
 		return decision{pod: podRemove, flaw: pod.flaw}
 	case pod.scheduled != nil && pod.scheduled.Status == corev1.ConditionFalse && pod.scheduled.Message != "":
