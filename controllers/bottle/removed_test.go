@@ -15,6 +15,7 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 	"botbottle.dev/bottle-operator/controllers/sweep"
 	"botbottle.dev/bottle-operator/internal/host/hosttest"
+	"botbottle.dev/bottle-operator/test/await"
 )
 
 // informers give the test the handler that the Sweeper adds.
@@ -56,18 +57,6 @@ func stripped(t *testing.T, change func(w *world, s *sweep.Sweeper)) (w *world, 
 	return w, (<-in.handler).OnDelete
 }
 
-// eventually waits until done returns true, because of what the Sweeper's goroutine does.
-func eventually(t *testing.T, what string, done func() bool) {
-	t.Helper()
-	for range 1000 {
-		if done() {
-			return
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-	t.Fatalf("got nothing in 5 s, want: %s", what)
-}
-
 // passes makes all passes that are requested within a short time, and returns their
 // number.
 func (w *world) passes() (n int) {
@@ -93,7 +82,7 @@ func bottleOnNode() *v1alpha1.Bottle { return demo().Env("A", "b").Obj() }
 func TestRemovedWithoutTeardown(t *testing.T) {
 	w, removed := stripped(t, nil)
 	removed(bottleOnNode())
-	eventually(t, "a pass", func() bool { return w.queue.Len() > 0 })
+	await.True(t, "a pass", func() bool { return w.queue.Len() > 0 })
 	w.passes()
 	w.wantEmpty()
 	w.clock.Step(2 * time.Second)
@@ -110,7 +99,7 @@ func TestRemovedAndTriedAgain(t *testing.T) {
 	removed(bottleOnNode())
 	for _, pause := range []time.Duration{0, time.Second, 2 * time.Second} {
 		w.clock.Step(pause)
-		eventually(t, "a pass", func() bool { return w.queue.Len() > 0 })
+		await.True(t, "a pass", func() bool { return w.queue.Len() > 0 })
 		w.passes()
 	}
 	w.wantEmpty()

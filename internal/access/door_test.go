@@ -11,6 +11,8 @@ import (
 	"os"
 	"testing"
 	"time"
+
+	"botbottle.dev/bottle-operator/test/await"
 )
 
 // openDoor returns the address of a door that greets each client that it admits, and keeps the
@@ -93,7 +95,7 @@ func TestSilentClients(t *testing.T) {
 	for _, conn := range silent {
 		conn.Close()
 	}
-	eventually(t, "room for the manager", func() bool {
+	await.True(t, "room for the manager", func() bool {
 		_, greeted := w.enter(t, address, "127.0.0.1")
 		return greeted
 	})
@@ -134,7 +136,7 @@ func TestConnectedClients(t *testing.T) {
 		t.Errorf("got %t, %t, %t, want two clients and no third", greeted, also, third)
 	}
 	first.Close()
-	eventually(t, "room for another client", func() bool {
+	await.True(t, "room for another client", func() bool {
 		conn, greeted := w.enter(t, address, "127.0.0.1")
 		conn.Close()
 		return greeted

@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/util/exec"
 
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/test/await"
 )
 
 // asExit returns the exit code that an executor reported, 0 if it reported none.
@@ -153,12 +154,12 @@ func TestClientGone(t *testing.T) {
 			ended := make(chan error, 1)
 			go func() { ended <- w.exec(ctx, t, options, nil, "sleep", "3600") }()
 			calls++
-			eventually(t, "the command", func() bool { return w.commands() == calls })
+			await.True(t, "the command", func() bool { return w.commands() == calls })
 			cancel()
 			if err := <-ended; err == nil {
 				t.Error("client: got nil, want an error")
 			}
-			eventually(t, "the end of the session", func() bool { return w.server.Sessions.Commands(demo.UID) == 0 })
+			await.True(t, "the end of the session", func() bool { return w.server.Sessions.Commands(demo.UID) == 0 })
 		})
 	}
 }
@@ -173,10 +174,10 @@ func TestKilledClient(t *testing.T) {
 	go func() {
 		ended <- w.exec(t.Context(), t, remotecommand.StreamOptions{Stdin: endless{}, Stdout: io.Discard}, nil, "sleep", "3600")
 	}()
-	eventually(t, "a full connection", cut.stuck)
+	await.True(t, "a full connection", cut.stuck)
 	cut.kill()
 	<-ended
-	eventually(t, "the end of the session", func() bool { return w.server.Sessions.Commands(demo.UID) == 0 })
+	await.True(t, "the end of the session", func() bool { return w.server.Sessions.Commands(demo.UID) == 0 })
 }
 
 // commands returns how many commands have been started in the guest.
@@ -232,7 +233,7 @@ func TestExecBound(t *testing.T) {
 			_ = w.exec(ctx, t, remotecommand.StreamOptions{Stdout: io.Discard}, url.Values{"purpose": {purpose}}, "sleep", "3600")
 		}()
 	}
-	eventually(t, "two commands", func() bool { return w.commands() == 2 })
+	await.True(t, "two commands", func() bool { return w.commands() == 2 })
 	if n, _ := w.server.Sessions.Sessions(demo.UID); n != 1 {
 		t.Errorf("copies: got %d, want 1", n)
 	}
@@ -241,7 +242,7 @@ func TestExecBound(t *testing.T) {
 		t.Errorf("third command: got %v, want the bound and the version", err)
 	}
 	cancel()
-	eventually(t, "the end of the sessions", func() bool {
+	await.True(t, "the end of the sessions", func() bool {
 		n, last := w.server.Sessions.Sessions(demo.UID)
 		return n == 0 && !last.IsZero() && w.server.Sessions.Commands(demo.UID) == 0
 	})
@@ -392,14 +393,14 @@ func TestExecLeavesNothing(t *testing.T) {
 		return len(open)
 	}
 	run()
-	eventually(t, "the end of the first session", func() bool { return w.server.Sessions.all() == 0 })
+	await.True(t, "the end of the first session", func() bool { return w.server.Sessions.all() == 0 })
 	// Each session would leave one or more.
 	const few = 20
 	goroutines, open := runtime.NumGoroutine(), files()
 	for range 100 {
 		run()
 	}
-	eventually(t, "the end of all goroutines and files", func() bool {
+	await.True(t, "the end of all goroutines and files", func() bool {
 		return runtime.NumGoroutine() < goroutines+few && files() < open+few
 	})
 }

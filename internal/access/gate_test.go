@@ -17,6 +17,8 @@ import (
 
 	"k8s.io/streaming/pkg/httpstream"
 	"k8s.io/streaming/pkg/httpstream/spdy"
+
+	"botbottle.dev/bottle-operator/test/await"
 )
 
 // frame returns a control frame of a type, or, for 0, a data frame.
@@ -132,7 +134,7 @@ func TestTooManyStreams(t *testing.T) {
 		}
 	}
 	attack()
-	eventually(t, "the end of the first session", func() bool { return w.server.Sessions.all() == 0 })
+	await.True(t, "the end of the first session", func() bool { return w.server.Sessions.all() == 0 })
 	// A client's own goroutine waits for the reply for 30 s. The server would leave seven or
 	// more of each session.
 	const sessions, few = 10, 10
@@ -140,8 +142,8 @@ func TestTooManyStreams(t *testing.T) {
 	for range sessions {
 		attack()
 	}
-	eventually(t, "the end of all sessions", func() bool { return w.server.Sessions.all() == 0 })
-	eventually(t, "the end of all goroutines", func() bool { return runtime.NumGoroutine() < goroutines+sessions+few })
+	await.True(t, "the end of all sessions", func() bool { return w.server.Sessions.all() == 0 })
+	await.True(t, "the end of all goroutines", func() bool { return runtime.NumGoroutine() < goroutines+sessions+few })
 }
 
 // A client that opens another stream instead of the one for errors is in the audit log too.
@@ -160,7 +162,7 @@ func TestNoErrorStream(t *testing.T) {
 	if line := w.logged.audit(t, "session-2"); !strings.Contains(line, `"exitCode"=3`) || !strings.Contains(line, `"verb"="exec"`) {
 		t.Errorf("got %s, want the verb and the exit code", line)
 	}
-	eventually(t, "the end of the session", func() bool { return w.server.Sessions.all() == 0 })
+	await.True(t, "the end of the session", func() bool { return w.server.Sessions.all() == 0 })
 }
 
 // open opens a session without streams.

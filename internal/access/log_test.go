@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/test/await"
 )
 
 // twoRuns is a log with two runs of the workload, in two files.
@@ -245,7 +246,7 @@ func TestFollow(t *testing.T) {
 			if got, ok := <-lines; ok {
 				t.Errorf("after the end: got %q, want no more", got)
 			}
-			eventually(t, "the end of the session", func() bool { return w.server.Sessions.all() == 0 })
+			await.True(t, "the end of the session", func() bool { return w.server.Sessions.all() == 0 })
 		})
 	}
 }
@@ -254,7 +255,7 @@ func TestFollowersClientGone(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	t.Run("client", func(t *testing.T) { w.follow(t, "") })
-	eventually(t, "the end of the session", func() bool { return w.server.Sessions.all() == 0 })
+	await.True(t, "the end of the session", func() bool { return w.server.Sessions.all() == 0 })
 }
 
 func (s *Sessions) all() int {

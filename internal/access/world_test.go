@@ -36,6 +36,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/accesscert"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/host/hosttest"
+	"botbottle.dev/bottle-operator/test/await"
 )
 
 const node = "node-1"
@@ -212,7 +213,7 @@ func (l *logged) add(line string) {
 func (l *logged) audit(t *testing.T, session string) string {
 	t.Helper()
 	var found string
-	eventually(t, "the audit line of "+session, func() bool {
+	await.True(t, "the audit line of "+session, func() bool {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		for _, line := range l.lines {
@@ -229,19 +230,6 @@ func (l *logged) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return strings.Join(l.lines, "\n")
-}
-
-// eventually waits for a condition.
-func eventually(t *testing.T, what string, done func() bool) {
-	t.Helper()
-	timeout := time.After(time.Minute)
-	for !done() {
-		select {
-		case <-timeout:
-			t.Fatalf("waited too long for %s", what)
-		case <-time.After(5 * time.Millisecond):
-		}
-	}
 }
 
 func newWorld(t *testing.T) *world {

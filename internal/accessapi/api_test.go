@@ -22,6 +22,7 @@ import (
 
 	subresources "botbottle.dev/bottle-operator/api/subresources/v1alpha1"
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/test/await"
 )
 
 // Clients find the API, and its OpenAPI documents are complete: kube-apiserver merges
@@ -175,7 +176,7 @@ func TestFiles(t *testing.T) {
 	}
 	go run()
 	b := &v1alpha1.Bottle{}
-	eventually(t, "the machine is asked for", func() bool {
+	await.True(t, "the machine is asked for", func() bool {
 		must(t, w.client.Get(t.Context(), key, b))
 		return b.Annotations[v1alpha1.AnnotationFilesAt] != ""
 	})

@@ -15,6 +15,7 @@ import (
 	client "k8s.io/client-go/tools/remotecommand"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/test/await"
 )
 
 // booting is a Bottle whose machine does not run yet.
@@ -66,7 +67,7 @@ func TestEarlyConnection(t *testing.T) {
 			case c.refused == "" && (!strings.Contains(err.Error(), "42") || out.String() != "in"):
 				t.Errorf("got %v and %q, want the exit code 42 and the input", err, out)
 			}
-			eventually(t, "no connection is left unused", func() bool { return w.agent.unused.Load() == 0 })
+			await.True(t, "no connection is left unused", func() bool { return w.agent.unused.Load() == 0 })
 			if c.refused != "" {
 				if len(w.agent.requests()) > 0 {
 					t.Error("the agent got a request, want none")
@@ -97,5 +98,5 @@ func TestEarlyConnectionUnused(t *testing.T) {
 		t.Errorf("got %d connections, want 1", n)
 	}
 	e.close()
-	eventually(t, "the connection is closed", func() bool { return w.agent.unused.Load() == 0 })
+	await.True(t, "the connection is closed", func() bool { return w.agent.unused.Load() == 0 })
 }

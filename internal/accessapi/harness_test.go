@@ -43,6 +43,7 @@ import (
 	ctrlfake "sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/test/await"
 )
 
 const (
@@ -225,7 +226,7 @@ func (w *world) serve(o Options) {
 			w.t.Error("the server does not stop")
 		}
 	})
-	eventually(w.t, "the server answers", func() bool {
+	await.True(w.t, "the server answers", func() bool {
 		code, _ := w.get(w.as("alice"), "/apis/subresources.botbottle.dev/v1alpha1")
 		return code == http.StatusOK
 	})
@@ -392,17 +393,5 @@ func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
-	}
-}
-
-// eventually waits for a condition.
-func eventually(t testing.TB, what string, f func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(waitLong)
-	for !f() {
-		if time.Now().After(deadline) {
-			t.Fatalf("still not true: %s", what)
-		}
-		time.Sleep(20 * time.Millisecond)
 	}
 }

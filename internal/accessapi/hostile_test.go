@@ -18,6 +18,8 @@ import (
 	server "k8s.io/cri-streaming/pkg/streaming/remotecommand"
 	"k8s.io/streaming/pkg/httpstream"
 	"k8s.io/streaming/pkg/httpstream/spdy"
+
+	"botbottle.dev/bottle-operator/test/await"
 )
 
 // An agent that is not what it should be cannot fill the manager's memory through the
@@ -73,7 +75,7 @@ func TestHostileAgent(t *testing.T) {
 			<-done
 		}
 	}
-	eventually(t, "all sessions have ended", func() bool { return len(w.audit("Session ended", `"result"="Interrupted"`)) == 4 })
+	await.True(t, "all sessions have ended", func() bool { return len(w.audit("Session ended", `"result"="Interrupted"`)) == 4 })
 }
 
 // If the agent goes before it has said how the command ended, the user hears so: it

@@ -20,6 +20,8 @@ import (
 	"k8s.io/client-go/rest"
 	client "k8s.io/client-go/tools/remotecommand"
 	server "k8s.io/cri-streaming/pkg/streaming/remotecommand"
+
+	"botbottle.dev/bottle-operator/test/await"
 )
 
 // sizes is a queue of terminal sizes that the test fills.
@@ -110,7 +112,7 @@ func TestSessionEnds(t *testing.T) {
 				}
 				<-ended
 				<-done
-				eventually(t, "the last audit line", func() bool { return len(w.audit("Session ended", "uid-of-a")) == 1 })
+				await.True(t, "the last audit line", func() bool { return len(w.audit("Session ended", "uid-of-a")) == 1 })
 				if got := testutil.ToFloat64(w.openSessions(t, "exec")); got != 0 {
 					t.Errorf("got %v open sessions in the metrics, want 0", got)
 				}
@@ -171,7 +173,7 @@ func TestLogFollows(t *testing.T) {
 	}
 	body.Close()
 	<-gone
-	eventually(t, "the last audit line", func() bool {
+	await.True(t, "the last audit line", func() bool {
 		return len(w.audit("Session ended", `"verb"="log"`, `"bytesOut"=21`, `"result"="Interrupted"`)) == 1
 	})
 
@@ -245,7 +247,7 @@ func TestSessionsAreBounded(t *testing.T) {
 		t.Errorf("another user: got %d %s, want 200", code, body)
 	}
 	bodies[0].Close()
-	eventually(t, "there is room again", func() bool {
+	await.True(t, "there is room again", func() bool {
 		code, _ := w.get(w.as("greedy"), path("a", "log"))
 		return code == http.StatusOK
 	})

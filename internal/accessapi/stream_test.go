@@ -22,6 +22,7 @@ import (
 	utilexec "k8s.io/utils/exec"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/test/await"
 	"botbottle.dev/bottle-operator/test/builders"
 )
 
@@ -112,7 +113,7 @@ func TestExec(t *testing.T) {
 			if got := last.Header.Get("X-Remote-User"); got != "" {
 				t.Errorf("the agent saw the header X-Remote-User %q", got)
 			}
-			eventually(t, "the last audit line", func() bool {
+			await.True(t, "the last audit line", func() bool {
 				return len(w.audit("Session ended", "alice-"+protocol, `"exitCode"=42`, `"bytesIn"=262144`, `"bytesOut"=262153`, "uid-of-a", `"result"="Completed"`)) == 1
 			})
 			if got := w.audit("0123456789"); len(got) > 0 {

@@ -255,17 +255,6 @@ func run(t *testing.T, r *Runtime) {
 	})
 }
 
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.After(10 * time.Second); !ok(); {
-		select {
-		case <-deadline:
-			t.Fatalf("%s: did not happen within 10 s", what)
-		case <-time.After(5 * time.Millisecond):
-		}
-	}
-}
-
 func (c *cache) isWatched() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

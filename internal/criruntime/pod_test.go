@@ -16,6 +16,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/test/await"
 )
 
 func TestPod(t *testing.T) {
@@ -132,7 +133,7 @@ func TestCache(t *testing.T) {
 	ns := useFakeNS(r)
 	f.put(sandboxOf(testOwner, testOwner.ID(), "a"), "/run/netns/a")
 	run(t, r)
-	eventually(t, "events arrive", r.cache.isWatched)
+	await.True(t, "events arrive", r.cache.isWatched)
 	var changes []string
 	var mu sync.Mutex
 	remove := r.watchers.Add(func(uid string) {
@@ -156,7 +157,7 @@ func TestCache(t *testing.T) {
 	other.UID = "another"
 	f.event(other)
 	f.event(testOwner)
-	eventually(t, "the event arrives", func() bool {
+	await.True(t, "the event arrives", func() bool {
 		mu.Lock()
 		defer mu.Unlock()
 		return len(changes) > 0 && changes[len(changes)-1] == testOwner.UID
@@ -167,7 +168,7 @@ func TestCache(t *testing.T) {
 
 	// Another sandbox, and the stream is lost: it may have had the event.
 	f.stop()
-	eventually(t, "the loss is noticed", func() bool { return !r.cache.isWatched() })
+	await.True(t, "the loss is noticed", func() bool { return !r.cache.isWatched() })
 	if _, err := r.Pod(t.Context(), testOwner); !errors.Is(err, host.ErrUnavailable) {
 		t.Errorf("runtime down: got %v, want ErrUnavailable", err)
 	}
@@ -176,7 +177,7 @@ func TestCache(t *testing.T) {
 	f.put(ended, "/run/netns/a")
 	f.put(sandboxOf(testOwner, testOwner.ID(), "b"), "/run/netns/a")
 	f.start(t)
-	eventually(t, "events arrive again", r.cache.isWatched)
+	await.True(t, "events arrive again", r.cache.isWatched)
 	look("after the loss", 4, "b")
 }
 
@@ -249,7 +250,7 @@ func TestWatchWithoutEvents(t *testing.T) {
 	f.put(sandboxOf(other, other.ID(), "b"), "/run/netns/b")
 	uids := make(chan string, 100)
 	go func() { _ = r.Bundles().WatchBundles(t.Context(), func(uid string) { uids <- uid }) }()
-	eventually(t, "the watch begins", func() bool { return r.watchers.Len() == 1 })
+	await.True(t, "the watch begins", func() bool { return r.watchers.Len() == 1 })
 	run(t, r)
 	want := func(uid string) {
 		t.Helper()
@@ -263,7 +264,7 @@ func TestWatchWithoutEvents(t *testing.T) {
 		}
 	}
 	want("") // nothing is known yet
-	eventually(t, "the first list", func() bool {
+	await.True(t, "the first list", func() bool {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		return f.lists > 0

@@ -19,6 +19,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/criruntime/critest"
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/netns"
+	"botbottle.dev/bottle-operator/test/await"
 )
 
 // TestRealPods runs what needs a real container runtime and is not in the contract.
@@ -58,7 +59,7 @@ func must(t *testing.T, err error) {
 func sandboxReplaced(t *testing.T, c *critest.Containerd) {
 	owner, r := realOwner("11111111"), newRuntime(t, c, Options{Cluster: "cluster-1", Node: "node-1"})
 	c.Place(t, owner)
-	eventually(t, "events arrive", r.cache.isWatched)
+	await.True(t, "events arrive", r.cache.isWatched)
 	first, err := r.Pod(t.Context(), owner)
 	must(t, err)
 	if len(first.IPs) != 1 || !strings.HasPrefix(first.NetNS, "/") || first.Annotations["botbottle.dev/name"] != owner.Name {
@@ -67,7 +68,7 @@ func sandboxReplaced(t *testing.T, c *critest.Containerd) {
 	must(t, r.Networks().EnsureNetwork(t.Context(), testNetwork(owner)))
 	c.StopSandbox(t, owner)
 	// The event may come a moment later than the answer to the call.
-	eventually(t, "the stop is noticed", func() bool {
+	await.True(t, "the stop is noticed", func() bool {
 		_, err := r.Pod(t.Context(), owner)
 		return errors.Is(err, host.ErrNotFound)
 	})
@@ -80,7 +81,7 @@ func sandboxReplaced(t *testing.T, c *critest.Containerd) {
 	must(t, r.Networks().DeleteNetwork(t.Context(), owner))
 	c.Place(t, owner)
 	var second Pod
-	eventually(t, "the new sandbox is found", func() bool {
+	await.True(t, "the new sandbox is found", func() bool {
 		second, err = r.Pod(t.Context(), owner)
 		return err == nil
 	})
@@ -311,7 +312,7 @@ func runtimeRestarted(t *testing.T, c *critest.Containerd) {
 	c.Kill(t)
 	c.Restart(t)
 	var after host.Bundle
-	eventually(t, "the runtime is found again", func() bool {
+	await.True(t, "the runtime is found again", func() bool {
 		after, err = r.Bundles().InspectBundle(t.Context(), owner)
 		return err == nil
 	})

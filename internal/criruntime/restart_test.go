@@ -14,6 +14,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/test/await"
 )
 
 // TestARestartIsNotReported checks that a runtime that is restarted is not reported to be
@@ -26,12 +27,12 @@ func TestARestartIsNotReported(t *testing.T) {
 	told := make(chan string, 100)
 	defer r.watchers.Add(func(uid string) { told <- uid })()
 	run(t, r)
-	eventually(t, "events arrive", r.cache.isWatched)
+	await.True(t, "events arrive", r.cache.isWatched)
 	if uid := <-told; uid != "" {
 		t.Errorf("at first: got a change of %q, want of all", uid)
 	}
 	f.stop()
-	eventually(t, "the loss is noticed", func() bool { return !r.cache.isWatched() })
+	await.True(t, "the loss is noticed", func() bool { return !r.cache.isWatched() })
 	select {
 	case uid := <-told:
 		t.Errorf("while the runtime is down: got a change of %q, want none", uid)
@@ -67,9 +68,9 @@ func TestARestartIsNotReported(t *testing.T) {
 		t.Error("after the restart: got no change within 20 s, want one of all")
 	}
 
-	eventually(t, "events arrive again", r.cache.isWatched)
+	await.True(t, "events arrive again", r.cache.isWatched)
 	f.stop()
-	eventually(t, "the loss is noticed again", func() bool { return !r.cache.isWatched() })
+	await.True(t, "the loss is noticed again", func() bool { return !r.cache.isWatched() })
 	if err := r.Ping(t.Context()); !errors.Is(err, host.ErrRestarting) {
 		t.Errorf("ping: got %v, want ErrRestarting", err)
 	}
@@ -220,9 +221,9 @@ func TestTheSocketIsChosenAgain(t *testing.T) {
 	}
 	second.start(t)
 	t.Cleanup(second.stop)
-	eventually(t, "what has no CRI answers", func() bool { return errors.Is(r.Ping(t.Context()), host.ErrUnsupported) })
+	await.True(t, "what has no CRI answers", func() bool { return errors.Is(r.Ping(t.Context()), host.ErrUnsupported) })
 	first.start(t)
-	eventually(t, "the container runtime is found", func() bool { return r.Ping(t.Context()) == nil })
+	await.True(t, "the container runtime is found", func() bool { return r.Ping(t.Context()) == nil })
 	if got := r.Socket(); got != "unix://"+first.socket {
 		t.Errorf("got %s, want the first", got)
 	}
@@ -268,7 +269,7 @@ func TestALostSandboxLeavesNoBundle(t *testing.T) {
 	f.containers = []*cri.ContainerStatus{{Id: "1", State: running}, {Id: "3", State: exited}, {Id: "4", State: running}, {Id: "2", State: running}}
 	f.owners = map[string]string{"1": "ready", "2": "lost", "3": "lost", "4": "other"}
 	run(t, r)
-	eventually(t, "the bundle is ended", func() bool {
+	await.True(t, "the bundle is ended", func() bool {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		return len(f.stopped) > 0

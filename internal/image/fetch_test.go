@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"botbottle.dev/bottle-operator/test/await"
 )
 
 // slow is a timeout that a busy machine does not exceed.
@@ -20,14 +22,14 @@ func TestQueueTimeIsNotPullTime(t *testing.T) {
 	w.reg.push(t, "demo:1", newImage(t, "amd64", "one"))
 	busy := w.slots.Enter("other")
 	req := w.request("demo:1", "a")
-	waitUntil(t, "the pull to wait", func() bool { return strings.Contains(w.pulling(req).Message, "waiting for other images") })
+	await.True(t, "the pull to wait", func() bool { return strings.Contains(w.pulling(req).Message, "waiting for other images") })
 	time.Sleep(w.o.PullTimeout + 100*time.Millisecond)
 	if got := w.pulling(req).Message; !strings.Contains(got, "waiting for other images; the node pulls at most 1 at a time") {
 		t.Errorf("got %q, want it still waiting", got)
 	}
 	pit := newTarpit(w.reg, func(path string) bool { return strings.Contains(path, "/blobs/") })
 	busy.Release()
-	waitUntil(t, "the config to be requested", func() bool { return pit.in.Load() == 1 })
+	await.True(t, "the config to be requested", func() bool { return pit.in.Load() == 1 })
 	if got, want := w.pulling(req).Message, "pulling image "+req.Reference+" from "+w.reg.host(); got != want {
 		t.Errorf("its turn: got %q, want %q", got, want)
 	}
@@ -80,7 +82,7 @@ func TestSlowBlobIsAbandoned(t *testing.T) {
 		return true
 	})
 	w.pulling(w.request("demo:1", "a"))
-	waitUntil(t, "an Event of the failure", func() bool {
+	await.True(t, "an Event of the failure", func() bool {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		for _, e := range w.events {
@@ -137,7 +139,7 @@ func TestNextEndpointStartsOver(t *testing.T) {
 	if got, want := w.pulling(req).Message, "pulling image "+req.Reference+": querying "+mirror.host(); got != want && !strings.Contains(got, "%") {
 		t.Errorf("the mirror: got %q, want %q", got, want)
 	}
-	waitUntil(t, "the registry to be queried", func() bool { return pit.in.Load() == 1 })
+	await.True(t, "the registry to be queried", func() bool { return pit.in.Load() == 1 })
 	got, want := w.pulling(req), "pulling image "+req.Reference+": querying "+w.reg.host()
 	if got.Message != want || got.Done != 0 || got.Total != 0 {
 		t.Errorf("the registry: got %+v, want %q", got, want)

@@ -14,6 +14,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/test/await"
 )
 
 // tarpit blocks the requests for some paths until it is opened or they are
@@ -69,16 +70,6 @@ func layerOf(t *testing.T, img v1.Image) func(path string) bool {
 	return func(path string) bool { return strings.HasSuffix(path, "/blobs/"+h.String()) }
 }
 
-// waitUntil waits until condition returns true.
-func waitUntil(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !condition(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited 20 s for %s", what)
-		}
-	}
-}
-
 // pulling expects a pull under way and returns its progress.
 func (w *world) pulling(req host.ImageRequest) *host.Pulling {
 	w.t.Helper()
@@ -108,12 +99,12 @@ func TestOneBottleHasOnePull(t *testing.T) {
 	if jobs, _ := w.running(); jobs != 1 {
 		t.Errorf("got %d jobs, want only the last one", jobs)
 	}
-	waitUntil(t, "one request to be left", func() bool { return pit.in.Load() == 1 })
+	await.True(t, "one request to be left", func() bool { return pit.in.Load() == 1 })
 	// An invalid reference replaces the earlier request, too.
 	if _, err := w.Get(t.Context(), host.ImageRequest{Reference: "NO SUCH", For: "a"}); !errors.Is(err, host.ErrInvalid) {
 		t.Errorf("no reference: got %v, want ErrInvalid", err)
 	}
-	waitUntil(t, "no request to be left", func() bool { return pit.in.Load() == 0 })
+	await.True(t, "no request to be left", func() bool { return pit.in.Load() == 0 })
 	w.Close() // after this, no more Events are sent
 	for _, e := range w.events {
 		if !strings.Contains(e, ReasonPulling) {
@@ -132,14 +123,14 @@ func TestPullEndsWithLastWaiter(t *testing.T) {
 	for _, uid := range []string{"a", "b"} {
 		w.pulling(w.request("large:1", uid))
 	}
-	waitUntil(t, "the layer to be requested", func() bool { return pit.in.Load() == 1 })
+	await.True(t, "the layer to be requested", func() bool { return pit.in.Load() == 1 })
 	w.pulling(w.request("demo:1", "c"))
 	w.Forget("a")
 	if jobs, fetches := w.running(); jobs != 2 || fetches == 0 || pit.in.Load() != 1 {
 		t.Errorf("with another waiter: got %d jobs and %d fetches, want them to go on", jobs, fetches)
 	}
 	w.Forget("b")
-	waitUntil(t, "the request for the layer to be cancelled", func() bool { return pit.in.Load() == 0 })
+	await.True(t, "the request for the layer to be cancelled", func() bool { return pit.in.Load() == 0 })
 	w.want(w.request("demo:1", "c"))
 	w.wantClean()
 	close(pit.opened)
@@ -171,7 +162,7 @@ func TestFetchContinuesForOthers(t *testing.T) {
 			a.PullSecrets = []host.PullSecret{secretFor(w.reg.host(), "alice:a-word")}
 			b.PullSecrets = []host.PullSecret{secretFor(w.reg.host(), "bob:b-word")}
 			w.pulling(a)
-			waitUntil(t, "the layer to be requested", func() bool { return pit.in.Load() == 1 })
+			await.True(t, "the layer to be requested", func() bool { return pit.in.Load() == 1 })
 			for w.pulling(b).Total == 0 { // until it waits for the same fetch
 				time.Sleep(2 * time.Millisecond)
 			}
@@ -201,7 +192,7 @@ func TestPrewarmIsNotCancelled(t *testing.T) {
 	pit := newTarpit(w.reg, anyPath)
 	done := make(chan error, 1)
 	go func() { done <- w.Prewarm(t.Context(), []string{w.request("demo:1", "").Reference}) }()
-	waitUntil(t, "the registry to be queried", func() bool { return pit.in.Load() == 1 })
+	await.True(t, "the registry to be queried", func() bool { return pit.in.Load() == 1 })
 	w.pulling(w.request("demo:1", "a"))
 	w.Forget("a")
 	if jobs, _ := w.running(); jobs != 1 {
@@ -230,8 +221,8 @@ func TestResolvesAreBounded(t *testing.T) {
 		w.reg.push(t, fmt.Sprintf("demo%d:1", i), img)
 		w.pulling(request(i))
 	}
-	waitUntil(t, "all slots to be taken", func() bool { return pit.in.Load() == minResolves })
-	waitUntil(t, "the requests without a slot to report that they wait", func() bool {
+	await.True(t, "all slots to be taken", func() bool { return pit.in.Load() == minResolves })
+	await.True(t, "the requests without a slot to report that they wait", func() bool {
 		waiting := 0
 		for i := range all {
 			if strings.Contains(w.pulling(request(i)).Message, "waiting for other images; the node resolves at most 16 at a time") {

@@ -15,6 +15,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/test/await"
 )
 
 // blobPaths returns the paths of the image's layers in a repository.
@@ -81,7 +82,7 @@ func TestNextPullGoesOn(t *testing.T) {
 		},
 		"nobody waits for it": func(w *world, req host.ImageRequest, stuck *tarpit) {
 			w.Forget(req.For)
-			waitUntil(w.t, "the request to be cancelled", func() bool { return stuck.in.Load() == 0 })
+			await.True(w.t, "the request to be cancelled", func() bool { return stuck.in.Load() == 0 })
 		},
 		"the agent restarts": func(w *world, _ host.ImageRequest, _ *tarpit) {
 			w.Close()
@@ -116,7 +117,7 @@ func TestNextPullGoesOn(t *testing.T) {
 			})
 			req := w.request("demo:1", "a")
 			w.pulling(req)
-			waitUntil(t, "the pull to stop in the third layer", func() bool { return stuck.in.Load() > 0 })
+			await.True(t, "the pull to stop in the third layer", func() bool { return stuck.in.Load() > 0 })
 			interrupt(w, req, stuck)
 			w.wantClean()
 			if n := len(w.layersKept()); n != 3 {
@@ -322,7 +323,7 @@ func TestPullsOfOneImageDoNotMix(t *testing.T) {
 	req := w.request("demo:1", "a")
 	for range 20 {
 		w.pulling(req)
-		waitUntil(t, "something of the layer", func() bool { return len(w.layersKept()) > 0 })
+		await.True(t, "something of the layer", func() bool { return len(w.layersKept()) > 0 })
 		w.Forget("a")
 	}
 	wantImage(t, w.want(req).Path, img)

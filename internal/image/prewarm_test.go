@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/test/await"
 )
 
 func TestPrewarm(t *testing.T) {
@@ -52,13 +53,13 @@ func TestPrewarmRereadsFiles(t *testing.T) {
 		done <- w.Prewarm(t.Context(), []string{w.request("demo:1", "").Reference, "file:late.tar", "NO SUCH"})
 	}()
 	waiters := func() bool { return w.clock.Waiters() == 2 }
-	waitUntil(t, "both to wait", waiters)
+	await.True(t, "both to wait", waiters)
 	writeFile(t, config, []byte("{"))
 	w.clock.Step(firstBackoff)
-	waitUntil(t, "both to wait again", waiters)
+	await.True(t, "both to wait again", waiters)
 	writeFile(t, config, secretFor(w.reg.host(), "node:word").Content)
 	w.put("late.tar", saved(t, newImage(t, "amd64", "two")))
-	waitUntil(t, "Prewarm to return", func() bool {
+	await.True(t, "Prewarm to return", func() bool {
 		w.clock.Step(firstBackoff)
 		return len(done) > 0
 	})

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"botbottle.dev/bottle-operator/test/await"
 )
 
 // A Bottle with PullAlways that waits for something else, such as memory,
@@ -21,7 +23,7 @@ func TestRepeatedRequestIsQuiet(t *testing.T) {
 	wantEvents := func(more ...string) {
 		t.Helper()
 		want = append(want, more...)
-		waitUntil(t, strings.Join(want, ", "), func() bool {
+		await.True(t, strings.Join(want, ", "), func() bool {
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			return len(w.events) >= len(want)

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"botbottle.dev/bottle-operator/test/await"
 )
 
 // runClock moves the world's clock on whenever somebody waits for it, until the test
@@ -114,7 +116,7 @@ func TestRetryAfterAtEachRequest(t *testing.T) {
 				})
 				req := w.request("demo:1", "a")
 				w.pulling(req)
-				waitUntil(t, "the progress to tell of the wait", func() bool {
+				await.True(t, "the progress to tell of the wait", func() bool {
 					return strings.Contains(w.pulling(req).Message, "pulling image "+req.Reference+": the registry asks to wait until ")
 				})
 				w.runClock()
@@ -221,7 +223,7 @@ func TestWaitingPullGivesItsSlotBack(t *testing.T) {
 				return true
 			})
 			req := w.request("limited:1", "a")
-			waitUntil(t, "the pull to wait", func() bool { return strings.Contains(w.pulling(req).Message, "asks to wait until") })
+			await.True(t, "the pull to wait", func() bool { return strings.Contains(w.pulling(req).Message, "asks to wait until") })
 			wantImage(t, w.want(w.request("other:1", "b")).Path, other)
 			w.reg.setFault(nil)
 			w.clock.Step(600 * time.Second)

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/test/await"
 )
 
 // of returns the request as a Bottle in the namespace makes it.
@@ -57,13 +58,13 @@ func TestSlowNamespaceDoesNotHoldUpOthers(t *testing.T) {
 				slots = w.resolveSlots
 			}
 			many := w.flood("many", slots.Slots()+5)
-			waitUntil(t, "the registry to be asked by as many as may", func() bool { return int(pit.in.Load()) == slots.Most() })
+			await.True(t, "the registry to be asked by as many as may", func() bool { return int(pit.in.Load()) == slots.Most() })
 			w.want(of("one", host.ImageRequest{Reference: quick.host() + "/demo:1", For: "b"}))
 			if n := pit.in.Load(); int(n) != slots.Most() {
 				t.Errorf("got %d requests of the other namespace meanwhile, want still %d", n, slots.Most())
 			}
 			text := fmt.Sprintf("at most %d at a time, %d of one namespace", slots.Slots(), slots.Most())
-			waitUntil(t, "the others to wait", func() bool { return w.saying(many, text) == len(many)-slots.Most() })
+			await.True(t, "the others to wait", func() bool { return w.saying(many, text) == len(many)-slots.Most() })
 			close(pit.opened)
 			for _, req := range many {
 				w.want(req)
@@ -78,9 +79,9 @@ func TestNamespacesTakeTurns(t *testing.T) {
 	w := newWorld(t, func(o *Options) { o.MaxPulls = 1 })
 	pit := newTarpit(w.reg, func(path string) bool { return strings.Contains(path, "/blobs/") && !strings.Contains(path, "/one-") })
 	many := w.flood("many", 4)
-	waitUntil(t, "the first pull", func() bool { return pit.in.Load() == 1 })
+	await.True(t, "the first pull", func() bool { return pit.in.Load() == 1 })
 	one := w.flood("one", 1)[0]
-	waitUntil(t, "the others to wait", func() bool {
+	await.True(t, "the others to wait", func() bool {
 		return strings.Contains(w.pulling(one).Message, "the node pulls") && w.saying(many, "waiting") == len(many)-1
 	})
 	// Delete the Bottle that holds the slot, so that the slot becomes free.
@@ -101,14 +102,14 @@ func TestSharedPullTakesEitherTurn(t *testing.T) {
 	w := newWorld(t, func(o *Options) { o.MaxPulls = 1 })
 	pit := newTarpit(w.reg, func(path string) bool { return strings.Contains(path, "/blobs/") && !strings.Contains(path, "/many-9") })
 	many := w.flood("many", 9)
-	waitUntil(t, "all to have a fetch", func() bool {
+	await.True(t, "all to have a fetch", func() bool {
 		_, fetches := w.running()
 		return fetches == len(many) && pit.in.Load() == 1
 	})
 	w.reg.push(t, "many-9:1", newImage(t, "amd64", "many-9:1"))
 	last := of("many", w.request("many-9:1", "many-9:1"))
 	w.pulling(last)
-	waitUntil(t, "the last to have a fetch", func() bool {
+	await.True(t, "the last to have a fetch", func() bool {
 		_, fetches := w.running()
 		return fetches == len(many)+1
 	})
@@ -136,7 +137,7 @@ func TestLeavingGivesUpTheTurn(t *testing.T) {
 	shared := of("one", many[1])
 	shared.For = "b"
 	w.pulling(shared)
-	waitUntil(t, "both to wait", func() bool {
+	await.True(t, "both to wait", func() bool {
 		_, fetches := w.running()
 		return fetches == 2
 	})
@@ -155,7 +156,7 @@ func TestLeavingGivesUpTheTurn(t *testing.T) {
 	for _, req := range many {
 		w.want(req)
 	}
-	waitUntil(t, "all slots to be free", func() bool {
+	await.True(t, "all slots to be free", func() bool {
 		all := w.slots.Enter("x")
 		defer all.Release()
 		return all.HasSlot()

@@ -10,11 +10,11 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/test/await"
 )
 
 // awaitSignal returns once a test sends SIGUSR1. It announces in the folder of
@@ -47,21 +47,12 @@ func becomeVMM(args []string) {
 // signalWhenReady sends SIGUSR1 once the process waits for it.
 func signalWhenReady(t *testing.T, p process, ready string) {
 	t.Helper()
-	eventually(t, "the process waits", func() bool {
+	await.True(t, "the process waits", func() bool {
 		_, err := os.Stat(ready)
 		return err == nil
 	})
 	if err := syscall.Kill(p.pid, syscall.SIGUSR1); err != nil {
 		t.Fatal(err)
-	}
-}
-
-func eventually(t *testing.T, what string, is func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !is(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: got no, want yes", what)
-		}
 	}
 }
 
@@ -86,7 +77,7 @@ func TestSeenVMMLeavesItsNetNS(t *testing.T) {
 		t.Fatalf("the same VMM twice: got %v, then %v, want one and the same", before, again)
 	}
 	signalWhenReady(t, p, ready)
-	eventually(t, "the process left its namespace", func() bool {
+	await.True(t, "the process left its namespace", func() bool {
 		ns, err := netnsOf(p.pid)
 		return err == nil && ns != before[0].NetNS
 	})
@@ -111,7 +102,7 @@ func TestSeenProcessBecomesVMM(t *testing.T) {
 		}
 	}
 	signalWhenReady(t, p, ready)
-	eventually(t, "the process is found", func() bool {
+	await.True(t, "the process is found", func() bool {
 		got := vmmsOf(t, d, victim)
 		return len(got) == 1 && got[0].PID == p.pid
 	})

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/test/await"
 )
 
 // TestStandinSessions runs commands as users do: many after another, some at a time, and
@@ -51,7 +52,7 @@ func TestStandinSessions(t *testing.T) {
 			for _, tty := range []bool{false, true} {
 				clientGone(t, exec, guest, tty)
 			}
-			waitFor(t, "no more open files or processes of the guest", func() bool {
+			await.True(t, "no more open files or processes of the guest", func() bool {
 				return openFiles(t) <= files && strings.Count(guest(), "\n") <= processes
 			})
 		})
@@ -109,12 +110,12 @@ func clientGone(t *testing.T, exec func(context.Context, host.ExecRequest) (int,
 		_, err := exec(ctx, host.ExecRequest{Command: []string{"sh", "-c", "trap '' INT; sleep 4711; echo"}, TTY: tty})
 		ended <- err
 	}()
-	waitFor(t, "the command", func() bool { return strings.Contains(guest(), "sleep 4711") })
+	await.True(t, "the command", func() bool { return strings.Contains(guest(), "sleep 4711") })
 	cancel()
 	if err := <-ended; !errors.Is(err, context.Canceled) {
 		t.Errorf("terminal %v: got %v, want Canceled", tty, err)
 	}
-	waitFor(t, "the end of the command in the guest", func() bool { return !strings.Contains(guest(), "sleep 4711") })
+	await.True(t, "the end of the command in the guest", func() bool { return !strings.Contains(guest(), "sleep 4711") })
 }
 
 func openFiles(t *testing.T) int {
@@ -125,14 +126,4 @@ func openFiles(t *testing.T) int {
 		t.Fatal(err)
 	}
 	return len(files)
-}
-
-func waitFor(t *testing.T, what string, done func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(2 * time.Minute); !done(); {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited too long for %s", what)
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
 }

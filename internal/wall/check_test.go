@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/test/await"
 	"botbottle.dev/bottle-operator/test/require"
 )
 
@@ -422,16 +423,11 @@ func TestCheckReadsOwnedTables(t *testing.T) {
 	must(t, owner.Start())
 	_, err = fmt.Fprintln(stdin, "add table netdev foreign { flags owner; }")
 	must(t, err)
-	eventually := func(what string, is func() bool) {
-		t.Helper()
-		for deadline := time.Now().Add(10 * time.Second); !is(); time.Sleep(5 * time.Millisecond) {
-			if time.Now().After(deadline) {
-				t.Fatalf("%s: got no, want yes", what)
-			}
-			m.check(t)
-		}
+	seen := func() bool {
+		m.check(t)
+		return mem.tables["foreign"] != nil
 	}
-	eventually("the owned table is seen", func() bool { return mem.tables["foreign"] != nil })
+	await.True(t, "the owned table is seen", seen)
 	m.settle(t)
 	for range 3 {
 		if !read() {
@@ -440,7 +436,7 @@ func TestCheckReadsOwnedTables(t *testing.T) {
 	}
 	must(t, stdin.Close())
 	must(t, owner.Wait())
-	eventually("the end of the owned table is seen", func() bool { return mem.tables["foreign"] == nil })
+	await.True(t, "the end of the owned table is seen", func() bool { return !seen() })
 	m.settle(t)
 	if read() {
 		t.Error("without the owned table: got read again, want them kept")

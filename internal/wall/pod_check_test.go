@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/test/await"
 )
 
 // manyPods is a node with so many walls in Pods.
@@ -97,7 +98,7 @@ func TestPodCheckSeesTheSandbox(t *testing.T) {
 	}
 	// The kernel removes the link with the namespace, some time later.
 	machine := wallNS(t, walls[broken])
-	eventually(t, "the end of the link", 30*time.Second, func() (gone bool) {
+	await.True(t, "the end of the link", func() (gone bool) {
 		must(t, in(t, machine, func() error { gone = linkGone(innerName); return nil }))
 		return gone
 	})

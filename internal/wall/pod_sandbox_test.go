@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"botbottle.dev/bottle-operator/internal/host"
+	"botbottle.dev/bottle-operator/test/await"
 )
 
 const withoutSandbox = "closed: the Pod's sandbox does not exist"
@@ -160,7 +161,7 @@ func (w *podWorld) watch(t *testing.T) *atomic.Int64 {
 // awaitSilence waits until nothing is reported any more.
 func awaitSilence(t *testing.T, reports *atomic.Int64) {
 	t.Helper()
-	eventually(t, "silence", 30*time.Second, func() bool {
+	await.True(t, "silence", func() bool {
 		before := reports.Load()
 		time.Sleep(100 * time.Millisecond)
 		return reports.Load() == before
@@ -180,7 +181,7 @@ func TestPodDamageIsReported(t *testing.T) {
 		awaitSilence(t, reports)
 		before := reports.Load()
 		d.do(t, spec, wall.Path, "nsenter", "--net="+pod.path)
-		eventually(t, "a report of "+d.name, soon, func() bool { return reports.Load() > before })
+		await.True(t, "a report of "+d.name, func() bool { return reports.Load() > before })
 		runIn(t, pod.path, "sh", "-c", "ip link del other 2>/dev/null; true")
 		_, err := w.pods.EnsureWall(t.Context(), spec)
 		must(t, err)
@@ -212,7 +213,7 @@ func TestSandboxEnds(t *testing.T) {
 	}
 	started := time.Now()
 	w.abandonPod(t, spec.Owner)
-	eventually(t, "the end of the namespace", 30*time.Second, func() bool { return linkGone(pod.veth) })
+	await.True(t, "the end of the namespace", func() bool { return linkGone(pod.veth) })
 	t.Logf("the namespace ended after %s", time.Since(started))
 	close(stop)
 	<-stopped
@@ -231,8 +232,8 @@ func TestSandboxsEndIsReported(t *testing.T) {
 	awaitSilence(t, reports)
 	before := reports.Load()
 	w.abandonPod(t, spec.Owner)
-	eventually(t, "a report", 30*time.Second, func() bool { return reports.Load() > before })
-	eventually(t, "the end of the namespace", 30*time.Second, func() bool { return linkGone(pod.veth) })
+	await.True(t, "a report", func() bool { return reports.Load() > before })
+	await.True(t, "the end of the namespace", func() bool { return linkGone(pod.veth) })
 }
 
 // TestMachineIsTheNode: the name of a machine's namespace leads to that of the node or of the

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -209,16 +208,6 @@ func (w *podWorld) standing(t testing.TB, third int) (host.WallSpec, *testPod, h
 	spec := newSpec(t, third)
 	w.addBundle(t, spec, 8888, 9099)
 	return spec, w.pod(spec.Owner), w.stand(t, spec)
-}
-
-// eventually waits until ok returns true.
-func eventually(t testing.TB, what string, limit time.Duration, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(limit); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: it did not happen within %s", what, limit)
-		}
-	}
 }
 
 // linkGone reports whether a link of the node has disappeared.
