@@ -17,11 +17,10 @@ import (
 	"botbottle.dev/bottle-operator/internal/host"
 	"botbottle.dev/bottle-operator/internal/jobs"
 	"botbottle.dev/bottle-operator/internal/outcome"
-	"botbottle.dev/bottle-operator/internal/supervise"
 )
 
-// brokerStep gives the built-in bundle the Bottle's authority and the values of its
-// Secrets.
+// brokerStep waits for a Pod that was made for the present spec.bundle, and gives the
+// built-in bundle the Bottle's authority and the values of its Secrets.
 type brokerStep struct {
 	broker   *broker.Broker
 	runtimes Runtimes
@@ -73,7 +72,8 @@ func (t *brokerStep) close(ctx context.Context, s *scope) error {
 	return t.broker.Close(ctx, s.owner.UID)
 }
 
-// keepBundle keeps the image and opens no port of a bundle that was made for an earlier spec.
+// keepBundle keeps the image of a bundle that was made for an earlier spec, and of its ports
+// those that the present spec has, too.
 func (s *scope) keepBundle() error {
 	present, err := s.folder.Wall()
 	if err != nil || present == nil {
@@ -92,14 +92,3 @@ func (s *scope) setCredentials(list []v1alpha1.CredentialStatus) {
 	egress.Credentials = list
 	s.status.Egress = agentstatus.Egress(egress)
 }
-
-// openedMount mounts what a guest without a supervisor trusts.
-func (t *workloadStep) openedMount(ctx context.Context, s *scope) (err error) {
-	if s.exchange.Out == "" && len(desired.OpenRules(s.bottle)) > 0 {
-		s.trustDir, err = t.exchanges.WriteTrust(ctx, s.owner.UID, nil)
-	}
-	return err
-}
-
-// trustTarget is where it is in the guest.
-const trustTarget = supervise.In + "/" + supervise.TrustDir

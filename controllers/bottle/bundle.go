@@ -151,7 +151,7 @@ func join(ports []int32) string {
 func (t *bundleStep) delete(ctx context.Context, s *scope) error {
 	reasons := t.causes.Bundle(ctx, s.runtime, s.owner, "")
 	t.denials.Stop(s.owner.UID)
-	if s.runtime == bundleruntime.Pod { // the Pod is the manager's, and the kubelet may start its container again
+	if s.runtime == bundleruntime.Pod { // no check that it is gone: the kubelet may start the container again
 		return errors.Join(t.broker.close(ctx, s), outcome.Map(t.bundles.DeleteBundle(ctx, s.owner), reasons))
 	}
 	if err := t.bundles.DeleteBundle(ctx, s.owner); err != nil {

@@ -77,7 +77,7 @@ func (n *networkStep) ensure(ctx context.Context, s *scope) error {
 		BundleIP: s.triple.BundleIP.String(),
 	}
 	if kind == bundleruntime.Pod {
-		if s.status.Bundle == nil { // a teardown that has nothing else to go by needs the runtime
+		if s.status.Bundle == nil { // a teardown without a state folder learns the runtime from this
 			s.status.Bundle = &v1alpha1.BundleStatus{Name: s.name(), Runtime: ptr.To(kind.Reported())}
 		}
 		return nil // the subnet exists only in the Pod and behind the wall

@@ -17,6 +17,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/jobs"
 	"botbottle.dev/bottle-operator/internal/passes"
 	"botbottle.dev/bottle-operator/internal/reports"
+	"botbottle.dev/bottle-operator/internal/supervise"
 	"botbottle.dev/bottle-operator/internal/workload"
 )
 
@@ -219,7 +220,17 @@ func (t *workloadStep) prepareExchange(ctx context.Context, s *scope) error {
 	return nil
 }
 
-// steps returns the list of steps for the phase of the pass.
+// openedMount writes what a guest without a supervisor trusts, to be mounted at trustTarget.
+func (t *workloadStep) openedMount(ctx context.Context, s *scope) (err error) {
+	if s.exchange.Out == "" && len(desired.OpenRules(s.bottle)) > 0 {
+		s.trustDir, err = t.exchanges.WriteTrust(ctx, s.owner.UID, nil)
+	}
+	return err
+}
+
+const trustTarget = supervise.In + "/" + supervise.TrustDir
+
+// forPhase returns the list of steps for the phase of the pass.
 func (p *steps) forPhase(s *scope) []step {
 	switch s.phase {
 	case workload.Ending:
