@@ -3,15 +3,13 @@
 package bundleruntime
 
 import (
-	"context"
 	"errors"
 	"fmt"
 
 	"botbottle.dev/bottle-operator/internal/host"
 )
 
-// Set says which runtimes a node has and which of them its Bottles use. It is what all
-// routers share.
+// Set knows which runtimes of a node are in use. All routers share one.
 type Set struct {
 	Choices *Choices
 	Node    *Node
@@ -22,7 +20,7 @@ type Set struct {
 func (s *Set) Active(kind Kind) bool {
 	known := s.Node.Known()
 	if known == "" && exists(s.Node.KubeletDir) {
-		known = Pod // most likely: a node with this folder has a kubelet
+		known = Pod // a node with this folder most likely has a kubelet
 	}
 	if known == "" {
 		known = Docker
@@ -43,8 +41,8 @@ func (a *adapters[T]) get(kind Kind) T {
 	return a.docker
 }
 
-// of returns the adapter of the owner's runtime. It returns ErrNotFound if none was
-// chosen: then the owner has nothing in either.
+// of returns the adapter of the owner's runtime. It returns ErrNotFound if none was chosen,
+// because an owner without a runtime has nothing in either.
 func (a *adapters[T]) of(owner host.Owner) (T, error) {
 	var none T
 	kind, err := a.set.Choices.Of(owner.UID)
@@ -124,27 +122,4 @@ func list[T, R any](a *adapters[T], do func(T) ([]R, error)) ([]R, error) {
 		out = append(out, some...)
 	}
 	return out, nil
-}
-
-// watchBoth runs a watch of each runtime until ctx ends. A watch that ends is started
-// again after a pause, without disturbing the other. A runtime that is not in use is
-// not watched.
-func watchBoth[T any](ctx context.Context, a *adapters[T], lost func(Kind, error), watch func(context.Context, T) error) error {
-	done := make(chan struct{}, 2)
-	for _, kind := range []Kind{Docker, Pod} {
-		go func() {
-			defer func() { done <- struct{}{} }()
-			for ctx.Err() == nil {
-				if a.set.Active(kind) {
-					if err := watch(ctx, a.get(kind)); ctx.Err() == nil {
-						lost(kind, err)
-					}
-				}
-				rest(ctx)
-			}
-		}()
-	}
-	<-done
-	<-done
-	return ctx.Err()
 }

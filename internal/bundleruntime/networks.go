@@ -61,9 +61,9 @@ func (n *Networks) ListNetworks(ctx context.Context) ([]host.Network, error) {
 	return n.docker.ListNetworks(ctx)
 }
 
-// PodNetworks are the networks of bundles in Pods. Whatever a pass does with a Bottle's
-// network, nobody but the machine can connect to the bundle afterwards. Rules and credentials
-// come later.
+// PodNetworks are the networks of bundles in Pods. Before it inspects or makes a network, it
+// protects the bundle in the Pod. A pass does that first, and gives the bundle its rules and
+// credentials later.
 type PodNetworks struct {
 	host.Networks
 	// Protect keeps everybody else from the bundle in the owner's Pod. Its errors are those

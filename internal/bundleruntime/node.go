@@ -31,7 +31,7 @@ type Node struct {
 
 	mu    sync.Mutex
 	found Kind
-	// asked is the Socket at which something was found that serves no kubelet; "" for none.
+	// asked is the Socket at which something answered that serves no kubelet; "" for none.
 	asked string
 }
 
@@ -49,9 +49,9 @@ func (n *Node) Known() Kind {
 }
 
 // Runtime returns the runtime of new Bottles. It returns ErrUnavailable while that cannot
-// be found out: a node with a kubelet whose container runtime does not answer must not get
-// Bottles that wait for a Docker Engine. Once found, the answer stays, unless the containerd
-// of a Docker Engine was asked and another socket has appeared since then.
+// be found out: on a node with a kubelet whose container runtime does not answer, no Bottle
+// may wait for a Docker Engine. Once found, the answer stays, unless it came from the
+// containerd of a Docker Engine and another socket has appeared since then.
 func (n *Node) Runtime(ctx context.Context) (Kind, error) {
 	if kind := n.Known(); kind != "" {
 		return kind, nil

@@ -20,6 +20,8 @@ var _ host.Vault = (*Vault)(nil)
 // NewVault returns the router.
 func NewVault(choices *Choices, docker, pod host.Vault) *Vault { return &Vault{choices, docker, pod} }
 
+// of returns the vault of the Bottle's runtime, or docker's if none was chosen: such a Bottle
+// has nothing in either, and docker's needs no Pod.
 func (v *Vault) of(uid string) (host.Vault, error) {
 	kind, err := v.choices.Of(uid)
 	if kind == Pod {
