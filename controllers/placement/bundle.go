@@ -9,7 +9,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
@@ -24,7 +23,7 @@ import (
 
 // inPod reports whether the bundle runs in the Bottle's placeholder.
 func inPod(b *v1alpha1.Bottle) bool {
-	return b.Status.Bundle != nil && ptr.Deref(b.Status.Bundle.Runtime, "") == v1alpha1.BundleRuntimePod
+	return desired.BundleRuntime(b) == v1alpha1.BundleRuntimePod
 }
 
 // awaitsPod reports whether the agent keeps the machine down until the placeholder is

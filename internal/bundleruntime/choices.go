@@ -7,9 +7,8 @@ import (
 	"fmt"
 	"sync"
 
-	"k8s.io/utils/ptr"
-
 	"botbottle.dev/bottle-operator/api/v1alpha1"
+	"botbottle.dev/bottle-operator/internal/desired"
 	"botbottle.dev/bottle-operator/internal/state"
 )
 
@@ -78,11 +77,11 @@ func (c *Choices) Of(uid string) (Kind, error) {
 	return kind, nil
 }
 
-// OfBottle is like Of, but also looks at the status: a bundle that was reported without a
-// runtime was made by an agent that knew only docker.
+// OfBottle is like Of, but also looks at the status, which shows whether an agent has made a
+// bundle with docker.
 func (c *Choices) OfBottle(b *v1alpha1.Bottle) (Kind, error) {
 	kind, err := c.Of(string(b.UID))
-	if err == nil && kind == "" && b.Status.Bundle != nil && !inPod(b) {
+	if err == nil && kind == "" && desired.BundleRuntime(b) == v1alpha1.BundleRuntimeDocker {
 		kind = Docker
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -154,11 +153,6 @@ func (c *Choices) Uses(kind Kind) bool {
 		}
 	}
 	return false
-}
-
-// inPod reports whether an earlier agent reported that the bundle runs in a Pod.
-func inPod(b *v1alpha1.Bottle) bool {
-	return b.Status.Bundle != nil && ptr.Deref(b.Status.Bundle.Runtime, "") == v1alpha1.BundleRuntimePod
 }
 
 // Reported returns the runtime as the status names it.

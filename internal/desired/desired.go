@@ -47,6 +47,15 @@ func BundleImage(b *v1alpha1.Bottle) string {
 	return ptr.Deref(b.Spec.Bundle.Image, "")
 }
 
+// BundleRuntime returns the runtime of the Bottle's bundle as an agent reported it; "" if none
+// reported a bundle. Earlier agents, which knew only docker, reported no runtime.
+func BundleRuntime(b *v1alpha1.Bottle) v1alpha1.BundleRuntime {
+	if b.Status.Bundle == nil {
+		return ""
+	}
+	return ptr.Deref(b.Status.Bundle.Runtime, v1alpha1.BundleRuntimeDocker)
+}
+
 // BundleImageAllowed reports whether one of the globs (path.Match) matches an image.
 func BundleImageAllowed(image string, globs []string) bool {
 	return slices.ContainsFunc(globs, func(glob string) bool {

@@ -101,11 +101,9 @@ func foreignImage(b *v1alpha1.Bottle) string {
 	return desired.BundleImage(b)
 }
 
-// inDocker reports whether Docker runs the Bottle's bundle. Earlier agents, which had no
-// other runtime, reported none.
+// inDocker reports whether Docker runs the Bottle's bundle.
 func inDocker(b *v1alpha1.Bottle) bool {
-	s := b.Status.Bundle
-	return s != nil && ptr.Deref(s.Runtime, v1alpha1.BundleRuntimeDocker) == v1alpha1.BundleRuntimeDocker
+	return desired.BundleRuntime(b) == v1alpha1.BundleRuntimeDocker
 }
 
 // RunsTwice reports whether the Bottle's Pod runs a foreign image that Docker runs, too. The
