@@ -34,13 +34,12 @@ type sightings struct {
 	Machines int
 }
 
-// startCanary starts a canary for b, whose address is b's as long as it stays on the node.
-// It holds no network namespace.
+// startCanary starts a canary for b. It looks for b's present addresses, which b keeps as long
+// as it stays on the node. The canary holds no network namespace open.
 func (w *world) startCanary(t *testing.T, b *v1alpha1.Bottle) *canary {
 	t.Helper()
 	c := &canary{w, "/run/canary-" + string(b.UID)[:8]}
-	bundle := b.Status.Network.BundleIP
-	machine := strings.TrimSuffix(bundle, ".2") + ".3"
+	bundle, machine := b.Status.Network.BundleIP, machineIP(b)
 	sum := fmt.Sprintf("%x", sha256.Sum256([]byte(story.ID(b))))[:16]
 	w.Exec(t, node, "sh", "-c", `rm -f "$2"; setsid python3 -c "$1" "$2" "$3" "$4" "$5" </dev/null >"$2.log" 2>&1 & echo $! >"$2.pid"`,
 		"sh", canaryPy, c.file, machine, bundle, sum)

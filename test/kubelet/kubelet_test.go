@@ -83,7 +83,7 @@ func TestOperatorOnARealKubelet(t *testing.T) {
 	}
 }
 
-// onPods returns a step that there is only if the bundles run in Pods.
+// onPods returns a step that does nothing unless the bundles run in Pods.
 func (w *world) onPods(do func(t *testing.T)) func(t *testing.T) {
 	return func(t *testing.T) {
 		if w.OnPods(t) {
@@ -147,6 +147,17 @@ func (w *world) identify(t *testing.T) identity {
 	return i
 }
 
+// vmmRuns reports whether the node has a process with this pid, which is that of a VMM.
+func (w *world) vmmRuns(t *testing.T, pid string) bool {
+	t.Helper()
+	return w.TryExec(t, node, "test", "-d", "/proc/"+pid).Code == 0
+}
+
+// machineIP returns the address of a Bottle's machine.
+func machineIP(b *v1alpha1.Bottle) string {
+	return strings.TrimSuffix(b.Status.Network.BundleIP, ".2") + ".3"
+}
+
 // wantMachineKept checks that the machine has run without a break since it was identified
 // last, and logs for how long nobody guarded it.
 func (w *world) wantMachineKept(t *testing.T) {
@@ -184,7 +195,7 @@ func (w *world) unguarded(t *testing.T) (seconds float64) {
 func (w *world) drain(t *testing.T) {
 	w.mustKubectl(t, "drain", node, "--pod-selector", "botbottle.dev/uid", "--delete-emptydir-data", "--timeout", w.Timeout.String())
 	w.WaitFor(t, w.kept, "to leave the node", func() bool { return w.kept.Status.NodeName == nil })
-	if r := w.TryExec(t, node, "test", "-d", "/proc/"+w.before.pid); r.Code == 0 {
+	if w.vmmRuns(t, w.before.pid) {
 		t.Errorf("VMM %s: got it running, want it gone with the placeholder", w.before.pid)
 	}
 	w.mustKubectl(t, "uncordon", node)

@@ -43,7 +43,7 @@ var disturbances = []disturbance{
 	{"the kubelet evicts the Pod, because memory is short", evict, false, false, false},
 }
 
-// shortDisturbances are those for which make test has time.
+// shortDisturbances returns those for which make test has time.
 func shortDisturbances() []disturbance { return disturbances[:1] }
 
 // disturb lets one thing after another happen to the Pod of the kept Bottle. The guest
@@ -156,7 +156,7 @@ func forceDelete(w *world, t *testing.T, s story.Sandbox) {
 	})
 	w.Run(t, "part-start", node, "kubelet")
 	w.Eventually(t, "the machine of the deleted Pod to be gone", func() (string, bool) {
-		return "it runs", w.TryExec(t, node, "test", "-d", "/proc/"+pid).Code != 0
+		return "it runs", !w.vmmRuns(t, pid)
 	})
 }
 

@@ -26,8 +26,7 @@ func (w *world) wantUnreachable(t *testing.T) {
 	if n == nil {
 		t.Fatal("the Bottle has no network in its status")
 	}
-	machine := strings.TrimSuffix(n.BundleIP, ".2") + ".3"
-	seen := w.countMachine(t, machine, n.BundleIP)
+	seen := w.countMachine(t, machineIP(w.kept), n.BundleIP)
 	w.Exec(t, node, "sh", "-ec", "ip addr replace "+nodeLocalDNS+"/32 dev lo")
 	t.Cleanup(func() { w.TryExec(t, node, "ip", "addr", "del", nodeLocalDNS+"/32", "dev", "lo") })
 	counter := w.StartCounter(t, w.kept, "")
@@ -87,8 +86,9 @@ func (w *world) reached(t *testing.T, targets ...string) []string {
 	return strings.Fields(r.Stdout)
 }
 
-// countMachine counts the IPv4 packets with a machine's address beside its wall: those to its
-// bundle, and those to anything else. br_netfilter shows also what stays in the bridge.
+// countMachine counts the IPv4 packets from a machine's address that its wall lets through:
+// those to its bundle, and those to anything else. Because of br_netfilter, packets that stay
+// in the bridge count, too.
 func (w *world) countMachine(t *testing.T, machine, bundle string) func() (toBundle, strayed int) {
 	t.Helper()
 	beside := w.BesideWall(t, w.kept)

@@ -45,7 +45,7 @@ var breaches = []breach{
 
 const rename = `ip link set "$1" name stranger; ip link set stranger up`
 
-// shortBreaches are those for which make test has time.
+// shortBreaches returns those for which make test has time.
 func shortBreaches() []breach {
 	return slices.DeleteFunc(slices.Clone(breaches), func(b breach) bool {
 		return !slices.Contains([]string{"chain deleted", "second filter's chain deleted"}, b.name)
@@ -79,7 +79,7 @@ func (w *world) breakWall(t *testing.T, b breach) {
 	w.Exec(t, node, "nsenter", "--net="+namespace, "sh", "-ec", b.script, "sh", "bv-"+uid8, spare, w.wallChain(), bundleChain)
 	if b.opens {
 		w.Eventually(t, "the machine to be stopped", func() (string, bool) {
-			return "it runs", w.TryExec(t, node, "test", "-d", "/proc/"+before.pid).Code != 0
+			return "it runs", !w.vmmRuns(t, before.pid)
 		})
 		t.Logf("the machine was stopped after %s", time.Since(begin).Round(100*time.Millisecond))
 		w.WaitFor(t, w.kept, "to run in another machine", func() bool {
