@@ -37,6 +37,7 @@ import (
 	"botbottle.dev/bottle-operator/internal/reports"
 	"botbottle.dev/bottle-operator/internal/state"
 	"botbottle.dev/bottle-operator/internal/subnet"
+	"botbottle.dev/bottle-operator/internal/workload"
 )
 
 // Enforcement is implemented by *enforce.Enforcer.
@@ -232,6 +233,9 @@ func (r *Reconciler) converge(ctx context.Context, s *scope) (ctrl.Result, error
 	}
 	if wait := r.status.wait(s, err, r.FirstReportDelay); wait > 0 {
 		return passes.ResultWithin(err, wait)
+	}
+	if agentstatus.WorkloadWaits(s.bottle, err) && !workload.Ended(s.work) {
+		s.status.Workload = nil
 	}
 	conditions, observed := agentstatus.Conditions(s.statusInput(), r.Clock.Now())
 	if observed {

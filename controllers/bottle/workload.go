@@ -6,7 +6,6 @@ import (
 	"context"
 	"time"
 
-	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/utils/clock"
 
 	"botbottle.dev/bottle-operator/api/v1alpha1"
@@ -95,7 +94,7 @@ func (t *workloadStep) follow(s *scope, deadline time.Time) {
 func (t *workloadStep) report(s *scope) {
 	before := s.status.Workload
 	now := workload.Status(s.work, before)
-	if workload.Same(before, now) || before == nil && !workload.Ended(s.work) && t.startsUp(s) {
+	if workload.Same(before, now) {
 		return
 	}
 	if before != nil && s.phase == workload.Running && !workload.Ended(s.work) {
@@ -105,13 +104,6 @@ func (t *workloadStep) report(s *scope) {
 		}
 	}
 	s.status.Workload = now
-}
-
-// startsUp reports whether the Bottle is on its way to be Ready, so that another report
-// follows soon.
-func (t *workloadStep) startsUp(s *scope) bool {
-	ready := meta.FindStatusCondition(s.bottle.Status.Conditions, v1alpha1.ConditionReady)
-	return t.machine.starts.Running(s.owner.UID) || ready != nil && ready.Reason == v1alpha1.ReasonProving
 }
 
 // end stops the machine of a Bottle for good. Before that, it lets sessions that copy

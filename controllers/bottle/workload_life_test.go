@@ -99,6 +99,30 @@ func TestPausesAreReportedAtMostOnceAMinute(t *testing.T) {
 
 const workloadPause = time.Minute
 
+// The agent ignores its own writes, so that no pass follows the one that reports Ready.
+func TestAWorkloadThatStartsDuringTheProofIsReportedWithIt(t *testing.T) {
+	w := newWorld(t, demo().Command("run", "it").Obj())
+	passUntil := func(want string) {
+		t.Helper()
+		for range 60 {
+			if w.cond(demoKey, v1alpha1.ConditionReady) == want {
+				return
+			}
+			if _, err := w.pass(demoKey); err != nil {
+				t.Fatal(err)
+			}
+			w.clock.Step(time.Second)
+		}
+		t.Fatalf("Ready: got %s, want %s", w.cond(demoKey, v1alpha1.ConditionReady), want)
+	}
+	passUntil("False/Proving")
+	w.exchange.Put(testUID, supervise.Report{StartTime: w.clock.Now()})
+	passUntil("True/Ready")
+	if w.bottle(demoKey).Status.Workload == nil {
+		t.Error("workload: got none, want it reported together with Ready")
+	}
+}
+
 func TestALostMachineWithAWorkload(t *testing.T) {
 	for policy, want := range map[v1alpha1.RestartPolicy]string{
 		v1alpha1.RestartNever: "True/Failed", v1alpha1.RestartOnFailure: "", v1alpha1.RestartAlways: "",

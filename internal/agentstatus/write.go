@@ -47,6 +47,13 @@ func FirstReportWait(b *v1alpha1.Bottle, err error, now time.Time) time.Duration
 	return 0
 }
 
+// WorkloadWaits reports whether the first report on a workload that still runs waits for the
+// pass that reports the machine or the proof, of which err says that it follows soon.
+func WorkloadWaits(b *v1alpha1.Bottle, err error) bool {
+	reason := flow.OutcomeOf(err).Reason
+	return b.Status.Workload == nil && (reason == v1alpha1.ReasonMachineStarting || reason == v1alpha1.ReasonProving)
+}
+
 // OwnedFields returns what the agent writes of a status, without conditions.
 func OwnedFields(st v1alpha1.BottleStatus) v1alpha1.BottleStatus {
 	out := *st.DeepCopy()
