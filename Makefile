@@ -53,11 +53,11 @@ dev-down: ## Stop the development cluster and remove everything but its logs.
 	@hack/dev/down
 
 .PHONY: install
-install: controlplane ## Apply the CRD to the cluster of the current kubeconfig.
+install: controlplane ## Apply the CRD to the cluster of the current kubeconfig, with the kubectl that make controlplane builds.
 	$(BIN)/kubectl apply --server-side -k config/crd
 
 .PHONY: deploy
-deploy: controlplane ## Apply the CRD, RBAC and the manager to the cluster of the current kubeconfig (DRY_RUN=server only validates).
+deploy: controlplane ## Apply the CRD, RBAC and the manager to the cluster of the current kubeconfig, with the same kubectl (DRY_RUN=server only validates).
 	$(BIN)/kubectl apply --server-side $(if $(DRY_RUN),--dry-run=$(DRY_RUN)) -k config/default
 
 ##@ Building
