@@ -40,8 +40,9 @@ func (p prober) report(ctx context.Context, plan probe.Plan) probe.Report {
 	results := each(plan.Reach, func(i int, t probe.Target) answer {
 		a, trip := p.reach(ctx, t)
 		if trips[i] = trip; a == (answer{probe.Reached, ""}) {
-			_, again := p.reach(ctx, t) // without what is slow only once, such as ARP
-			trips[i] = min(trip, again)
+			if b, again := p.reach(ctx, t); b == a { // without what is slow only once, such as ARP
+				trips[i] = min(trip, again)
+			}
 		}
 		return a
 	})

@@ -235,6 +235,25 @@ func TestTheRoundTripIsMeasuredTwice(t *testing.T) {
 	}
 }
 
+// A second connection that is refused soon says nothing about how slow the host is.
+func TestARefusedConnectionIsNoRoundTrip(t *testing.T) {
+	const slow = 50 * time.Millisecond
+	var connections atomic.Int32
+	port := serve(t, func(conn *net.TCPConn) {
+		if connections.Add(1) == 1 {
+			time.Sleep(slow)
+			_, _ = io.WriteString(conn, "400\n")
+			return
+		}
+		_ = conn.SetLinger(0)
+		conn.Close()
+	})
+	plan := probe.Plan{Reach: []probe.Target{target("tcp", port)}}
+	if r := (prober{nonce: nonce}).report(t.Context(), plan); r.RoundTrip < slow {
+		t.Errorf("round trip: got %s, want that of the first connection, at least %s", r.RoundTrip, slow)
+	}
+}
+
 func TestPatience(t *testing.T) {
 	plan := probe.Plan{Floor: time.Second, Ceiling: 10 * time.Second}
 	for trip, want := range map[time.Duration]time.Duration{
