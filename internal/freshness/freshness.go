@@ -26,7 +26,12 @@ type Writes struct {
 type write struct {
 	uid     types.UID
 	version string
+	looks   int // how often the Bottle as read was older
 }
+
+// mostLooks is how often Stale reports true for one write. After etcd was restored from a
+// backup, versions begin again at earlier ones, and the cache never gets to this one.
+const mostLooks = 100
 
 // Record records the version that a write to the Bottle produced.
 func (w *Writes) Record(b *v1alpha1.Bottle, version string) {
@@ -39,7 +44,7 @@ func (w *Writes) Record(b *v1alpha1.Bottle, version string) {
 }
 
 // Stale reports whether the Bottle as read is older than the last write to it. If it is
-// not, Stale forgets the write.
+// not, or if Stale was called too often meanwhile, it forgets the write.
 func (w *Writes) Stale(b *v1alpha1.Bottle) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -48,7 +53,10 @@ func (w *Writes) Stale(b *v1alpha1.Bottle) bool {
 	if !waiting {
 		return false
 	}
-	if order, err := resourceversion.CompareResourceVersion(b.ResourceVersion, last.version); err == nil && order < 0 && b.UID == last.uid {
+	order, err := resourceversion.CompareResourceVersion(b.ResourceVersion, last.version)
+	if err == nil && order < 0 && b.UID == last.uid && last.looks < mostLooks {
+		last.looks++
+		w.last[key] = last
 		return true
 	}
 	delete(w.last, key)
