@@ -238,6 +238,19 @@ func TestRulesAreCopiedIntoThePod(t *testing.T) {
 	}
 	want("rules")
 	want("fewer")
+	folder, err := n.dir.Folder(inPod.UID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, ca := range [][]byte{[]byte("certificates"), nil} {
+		if err := errors.Join(folder.WriteUpstreamCA(ca), p.PublishUpstreamCA(inPod.UID)); err != nil {
+			t.Fatal(err)
+		}
+		got, err := os.ReadFile(filepath.Join(volume, "upstream-ca.pem"))
+		if string(got) != string(ca) || (err == nil) != (ca != nil) {
+			t.Errorf("upstream authorities: got %q, %v, want %q", got, err, ca)
+		}
+	}
 	if err := unix.Unmount(volume, unix.MNT_DETACH); err != nil {
 		t.Fatal(err)
 	}

@@ -32,6 +32,14 @@ func TestNobodyWaitsForAStalledDisk(t *testing.T) {
 	refreshed := make(chan error, 1)
 	go func() { refreshed <- p.Refresh(t.Context(), inPod) }()
 	disk.Await()
+	folder, err := n.dir.Folder(inPod.UID)
+	if err == nil {
+		err = os.MkdirAll(folder.BundleDir(), 0o700)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	stalled.Make(t, filepath.Join(folder.BundleDir(), "upstream-ca.pem"))
 
 	served := make(chan struct{})
 	go func() {

@@ -27,36 +27,44 @@ func (p *Places) volume(uid string, which func(Place) string) (string, error) {
 	return filepath.Clean(path), nil
 }
 
-// Publish copies rules, and the upstream authorities from the Bottle's folder, into the Pod of
-// a built-in bundle. On docker it does nothing, because the bundle reads the folder itself. It
-// makes no calls to other programs and needs no disk space. Without a Pod it does nothing
-// either: a new Pod starts without rules, so its bundle denies everything until the next pass.
+// Publish copies rules into the Pod of a built-in bundle. On docker it does nothing, because
+// the bundle reads the Bottle's folder itself. It makes no calls to other programs and does not
+// use the disk. Without a Pod it does nothing either: a new Pod starts without rules, so its
+// bundle denies everything until the next pass.
 func (p *Places) Publish(uid string, rules []byte) error {
+	return p.put(uid, bundleimage.RulesFile, rules)
+}
+
+// PublishUpstreamCA copies the upstream authorities from the Bottle's folder to where Publish
+// copies rules.
+func (p *Places) PublishUpstreamCA(uid string) error {
 	if kind, err := p.Choices.Of(uid); err != nil || kind != Pod {
 		return err
 	}
-	volume := p.rules()
-	ctx := context.Background() // nothing below waits
-	write := func(name string, data []byte) error {
-		err := volume.WriteFile(ctx, uid, name, data)
-		if errors.Is(err, host.ErrNotFound) {
-			return nil
-		}
+	folder, err := p.State.Folder(uid)
+	if err != nil {
 		return err
 	}
-	err := write(bundleimage.RulesFile, rules)
-	folder, folderErr := p.State.Folder(uid)
-	if folderErr != nil {
-		return errors.Join(err, folderErr)
-	}
-	switch ca, caErr := folder.UpstreamCA(); {
-	case caErr != nil:
-		return errors.Join(err, caErr)
+	ca, err := folder.UpstreamCA()
+	switch {
+	case err != nil:
+		return err
 	case ca == nil:
-		return errors.Join(err, volume.RemoveFile(ctx, uid, bundleimage.UpstreamCAFile))
-	default:
-		return errors.Join(err, write(bundleimage.UpstreamCAFile, ca))
+		return p.rules().RemoveFile(context.Background(), uid, bundleimage.UpstreamCAFile)
 	}
+	return p.put(uid, bundleimage.UpstreamCAFile, ca)
+}
+
+// put writes a file where the bundle of a Pod reads its rules, if there is a Pod.
+func (p *Places) put(uid, name string, data []byte) error {
+	if kind, err := p.Choices.Of(uid); err != nil || kind != Pod {
+		return err
+	}
+	err := p.rules().WriteFile(context.Background(), uid, name, data) // it does not wait
+	if errors.Is(err, host.ErrNotFound) {
+		return nil
+	}
+	return err
 }
 
 // Published returns the rules that Publish gave to a Bottle's bundle; nil for none. copied is

@@ -99,6 +99,9 @@ type Options struct {
 	// nil for nothing. copied is false if the bundle reads the rules file. Published must not
 	// wait. It may be nil if Publish is.
 	Published func(uid string) (rules []byte, copied bool)
+	// PublishUpstreamCA gives the upstream authorities in the Bottle's folder to that bundle.
+	// It may wait for the disk, so it is called only when rules are opened. It may be nil.
+	PublishUpstreamCA func(uid string) error
 	// GuestProgram is the path of the static guest binary that is copied into guests.
 	GuestProgram string
 	// MountedProgram returns where the same program is mounted in the guest of the Bottle

@@ -41,14 +41,14 @@ func (w *walls) narrow(ctx context.Context, owner host.Owner, reach Reach) error
 	w.watched.mu.Lock()
 	m.newest = max(m.newest, reach.Generation) // from now on, nobody opens anything for an older one
 	w.watched.mu.Unlock()
-	portsErr := w.narrowPorts(ctx, m, reach)
 	w.copies.narrow(m, owner.UID, func(now egress.Set) egress.Set {
 		if w.watched.checkGeneration(m, reach.Generation) != nil {
 			return now
 		}
 		return w.limits().Apply(now.Intersect(reach.Rules), reach.Rules)
 	})
-	m.lock.Lock() // whoever holds it may be waiting for the disk
+	portsErr := w.narrowPorts(ctx, m, reach) // it may have to wait for a kill
+	m.lock.Lock()                            // whoever holds it may be waiting for the disk
 	defer m.lock.Unlock()
 	if err := w.watched.checkGeneration(m, reach.Generation); err != nil {
 		return portsErr // the call for the newest generation narrows
@@ -130,7 +130,10 @@ func (w *walls) openRules(owner host.Owner, generation int64, rules egress.Set) 
 		return err
 	}
 	m.rules = nil
-	return w.copies.open(m, owner.UID, generation, rules)
+	if w.PublishUpstreamCA != nil {
+		err = w.PublishUpstreamCA(owner.UID)
+	}
+	return errors.Join(err, w.copies.open(m, owner.UID, generation, rules))
 }
 
 // diskPatience is how long applyLimits waits for the disk. Whoever calls it then learns of

@@ -121,6 +121,35 @@ func TestTheRulesInAPodDoNotWaitForTheDisk(t *testing.T) {
 	}
 }
 
+// TestTheRulesInAPodDoNotWaitForAKill checks that the copy of the rules in a Pod is narrowed
+// while the guard waits for the machine to end.
+func TestTheRulesInAPodDoNotWaitForAKill(t *testing.T) {
+	f, v := newFixture(t), &volume{}
+	machines := stuckMachines{f.machines, owner().ID(), make(chan struct{}), make(chan struct{})}
+	f.publish = v.publish
+	f.change = func(o *enforce.Options) { o.Published, o.Machines = v.published, machines }
+	f.restart()
+	if err := f.open(1, "a.example.com", "b.example.com"); err != nil {
+		t.Fatal(err)
+	}
+	f.walls.Break(owner(), host.WallFault{What: "open", Open: true})
+	scanned := make(chan struct{})
+	go func() { defer close(scanned); f.enforcer.Scan(t.Context()) }()
+	soon(t, "the kill", func() { <-machines.killing })
+	narrowed := make(chan error, 1)
+	go func() { narrowed <- f.narrow(2, []int32{8888}, "a.example.com") }()
+	soon(t, "the narrowing", func() {
+		for !slices.Equal(v.rules(t), []string{"a.example.com:443"}) {
+			time.Sleep(time.Millisecond)
+		}
+	})
+	close(machines.release)
+	<-scanned
+	if err := <-narrowed; err != nil {
+		t.Errorf("the narrowing: got %v, want nil", err)
+	}
+}
+
 // TestLaterLimitsDoNotWaitForTheDisk checks that ApplyLimits comes back while the disk does not
 // answer, and that limits that change meanwhile come into force in a Pod.
 func TestLaterLimitsDoNotWaitForTheDisk(t *testing.T) {

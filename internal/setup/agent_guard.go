@@ -80,7 +80,7 @@ func (o *AgentOptions) startGuard(ctx context.Context, dir *state.Dir, fail cont
 	p.enforcer, err = enforce.New(enforce.Options{
 		Walls: p.walls, Machines: p.calls.Machines(p.machines), Canaries: canaries, State: dir, Clock: clock.RealClock{},
 		Log: ctrl.Log.WithName("enforce"), Interval: o.WallCheckInterval, Metrics: counts, Limits: p.limits.Limits,
-		Publish: p.runtimes.places.Publish, Published: p.runtimes.places.Published, Pods: p.runtimes.pods(), Services: apiService(),
+		Publish: p.runtimes.places.Publish, Published: p.runtimes.places.Published, PublishUpstreamCA: p.runtimes.places.PublishUpstreamCA, Pods: p.runtimes.pods(), Services: apiService(),
 		GuestProgram: guestProgram, MountedProgram: p.exchanges.MountedProgram, ProofTargets: targets, MaxConcurrentProofs: 2 * o.MaxConcurrentStarts, Guarded: beat,
 	})
 	if err != nil {
