@@ -229,8 +229,9 @@ func TestTheProberRunsFromItsMount(t *testing.T) {
 	const mounted = "/run/bottle/in/bottle-guest"
 	for name, test := range map[string]struct {
 		there  bool
+		takes  time.Duration
 		copies int
-	}{"mounted": {true, 0}, "unmounted by the guest": {false, 1}} {
+	}{"mounted": {true, 0, 0}, "unmounted by the guest": {false, 0, 1}, "the guest lets it hang": {false, 90 * time.Second, 0}} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
 			f.change = func(o *enforce.Options) { o.MountedProgram = func(string) string { return mounted } }
@@ -238,12 +239,13 @@ func TestTheProberRunsFromItsMount(t *testing.T) {
 			f.respond = func(probe.Target) probe.Outcome { return probe.TimedOut }
 			f.machines.OnExec(func(name string, req host.ExecRequest) (int, error) {
 				if req.Command[0] == mounted && !test.there {
+					f.clock.Step(test.takes)
 					return 127, nil
 				}
 				return f.guest(name, req)
 			})
-			if st := f.prove(); st.Proof == nil {
-				t.Fatalf("proof: got %+v, want one", st.Failure)
+			if st := f.prove(); (st.Proof != nil) != (test.takes == 0) {
+				t.Fatalf("got proof %+v, failure %+v, want a proof unless it hangs", st.Proof, st.Failure)
 			}
 			copies := 0
 			for _, call := range f.faults.Calls() {
