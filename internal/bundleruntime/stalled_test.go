@@ -60,10 +60,9 @@ func TestNobodyWaitsForAStalledDisk(t *testing.T) {
 	select {
 	case <-served:
 	case <-time.After(hangs):
-		t.Error("the guard or a narrowing waits for the disk")
+		t.Fatal("the guard or a narrowing waits for the disk")
 	}
 	disk.End()
-	<-served
 	if err := <-refreshed; err != nil {
 		t.Errorf("got %v, want nil", err)
 	}
