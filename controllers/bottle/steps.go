@@ -114,9 +114,9 @@ func (p *steps) admit(ctx context.Context, s *scope) error {
 	return p.room.Admit(ctx, s.bottle)
 }
 
-// joinNetwork is the network step. While the kubelet starts the Bottle's Pod, it does the
-// step ahead with the subnet that the Bottle gets unless that is in use in the Pod. Then, the
-// machine step replaces the machine, which never ran.
+// joinNetwork is the network step. While the kubelet starts the Bottle's Pod, it already does
+// the step ahead, with the subnet that the Bottle is expected to get. If the Bottle then gets
+// another one, the machine step replaces the machine, which never ran.
 func (p *steps) joinNetwork(ctx context.Context, s *scope) error {
 	err := p.network.ensure(ctx, s)
 	if s.runtime != bundleruntime.Pod || s.record != nil || flow.OutcomeOf(err).Reason != v1alpha1.ReasonPodStarting || len(desired.OpenRules(s.bottle)) > 0 {

@@ -235,7 +235,7 @@ func decidePlaced(f facts, on string) decision {
 	case pod.twice != "" && pod.wait == 0:
 		d.pod, d.twice = podReplace, pod.twice
 	case f.unaccepted():
-		reason, note = v1alpha1.ReasonPlaceholderEnded, fmt.Sprintf("; Pod %s takes the place of one that ended, and no machine is created before the node accepts it", pod.name)
+		reason, note = v1alpha1.ReasonPlaceholderEnded, fmt.Sprintf("; Pod %s takes the place of one that ended, and no machine starts before the node accepts it", pod.name)
 	}
 	s.schedule(metav1.ConditionTrue, reason, "kube-scheduler chose node "+on+note)
 	return d
