@@ -246,7 +246,7 @@ func (r *bottles) act(ctx context.Context, f facts, pod *corev1.Pod) (ctrl.Resul
 	if d.after > 0 {
 		result.RequeueAfter = d.after
 	}
-	if f.pod != nil && f.pod.wait > 0 {
+	if f.pod != nil && f.pod.wait > 0 && (d.after == 0 || f.pod.wait < d.after) {
 		result.RequeueAfter = f.pod.wait
 	}
 	switch {
