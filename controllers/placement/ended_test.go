@@ -424,7 +424,7 @@ func TestRejectedBeforeTheMachine(t *testing.T) {
 	w.end(pod, "Failed", "OutOfcpu")
 	next := w.successor("a", pod)
 	w.waitScheduled("a", "True PlaceholderEnded")
-	if got := message(w.bottle("a"), v1alpha1.ConditionScheduled); !strings.Contains(got, next.Name) || !strings.Contains(got, "no machine is created") {
+	if got := message(w.bottle("a"), v1alpha1.ConditionScheduled); !strings.Contains(got, next.Name) || !strings.Contains(got, "no machine starts") {
 		t.Errorf("got message %q, want it to name Pod %s and to say what waits", got, next.Name)
 	}
 	w.patchPodStatus(next, `{"status":{"phase":"Running"}}`)
