@@ -90,7 +90,7 @@ func (n *networkStep) ensure(ctx context.Context, s *scope) error {
 	return nil
 }
 
-// expect fills in the subnet that a Bottle in a Pod gets, if the Pod does not use it.
+// expect fills in the subnet that a Bottle in a Pod will get, unless the Pod uses it itself.
 func (n *networkStep) expect(s *scope) (err error) {
 	if s.triple, err = subnet.TripleOf(agentstatus.RecordedSubnet(s.bottle)); err != nil {
 		s.triple, err = n.chooser.Pool.Pick(s.owner.Slug, nil, nil)

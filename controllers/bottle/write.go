@@ -33,8 +33,8 @@ type statusWriter struct {
 	clock   clock.PassiveClock
 }
 
-// wait returns how long the first report on a Bottle waits for more to report. delay is
-// Options.FirstReportDelay.
+// wait returns how much longer to hold back the first report on a Bottle, so that one write
+// reports more. delay is Options.FirstReportDelay.
 func (w *statusWriter) wait(s *scope, err error, delay time.Duration) time.Duration {
 	if s.runtime == bundleruntime.Pod {
 		return agentstatus.FirstReportWait(s.bottle, err, w.clock.Now())

@@ -28,12 +28,12 @@ func Owned(observed []metav1.Condition) []metav1.Condition {
 	return out
 }
 
-// firstReportDelay is how long the first report waits for the kubelet to start the Bottle's
-// Pod, and for the machine.
+// firstReportDelay is how long the first report waits for the Bottle's Pod and machine to
+// start.
 const firstReportDelay = 10 * time.Second
 
-// FirstReportWait returns how long the first report on a Bottle in a Pod waits for more to
-// report, if err is the outcome of the pass and the Bottle starts without a problem.
+// FirstReportWait returns how much longer to hold back the first report on a Bottle in a Pod,
+// so that one write reports more. err is the outcome of the pass. A problem is not held back.
 func FirstReportWait(b *v1alpha1.Bottle, err error, now time.Time) time.Duration {
 	scheduled := meta.FindStatusCondition(b.Status.Conditions, v1alpha1.ConditionScheduled)
 	if scheduled == nil || meta.FindStatusCondition(b.Status.Conditions, v1alpha1.ConditionMachineReady) != nil {
@@ -47,8 +47,8 @@ func FirstReportWait(b *v1alpha1.Bottle, err error, now time.Time) time.Duration
 	return 0
 }
 
-// WorkloadWaits reports whether the first report on a workload that still runs waits for the
-// pass that reports the machine or the proof, of which err says that it follows soon.
+// WorkloadWaits reports whether to hold back the first report on a running workload, because
+// err, the outcome of the pass, says that a report on the machine or the proof follows soon.
 func WorkloadWaits(b *v1alpha1.Bottle, err error) bool {
 	reason := flow.OutcomeOf(err).Reason
 	return b.Status.Workload == nil && (reason == v1alpha1.ReasonMachineStarting || reason == v1alpha1.ReasonProving)
@@ -61,8 +61,8 @@ func OwnedFields(st v1alpha1.BottleStatus) v1alpha1.BottleStatus {
 	return out
 }
 
-// Changed returns the status that the agent is to write, which are fields and conditions,
-// and whether it differs from what the agent owns of the observed one.
+// Changed returns the status to write, made up of fields and conditions, and whether it
+// differs from the part of the observed status that the agent owns.
 func Changed(observed, fields v1alpha1.BottleStatus, conditions []metav1.Condition) (after v1alpha1.BottleStatus, differs bool) {
 	before := OwnedFields(observed)
 	before.Conditions, fields.Conditions = byType(Owned(observed.Conditions)), byType(conditions)

@@ -67,7 +67,8 @@ func foreignLink(link netlink.Link) error {
 }
 
 // network returns the network of the bridge, without its Gateway if the bridge has a fault.
-// The mark has only a digest of a long node's name, for which network gives the name.
+// A long node name is only a digest in the mark. If it is the digest of the owner's node,
+// network returns the full name.
 func (b bridge) network(owner host.Owner) host.Network {
 	n := b.marked
 	cluster, node := n.Owner.Cluster, n.Owner.Node

@@ -96,9 +96,9 @@ func (c *cache) setWatched(watched bool) {
 	c.watched = watched
 }
 
-// Pod returns the owner's Pod while its sandbox runs. It returns ErrNotFound if no sandbox
-// runs, or if that of an earlier Pod of the same name still runs beside it. It returns
-// ErrConflict if Pods of different names claim to be the owner's, or if the Pod uses the
+// Pod returns the owner's Pod, if its sandbox is running. The error is ErrNotFound if no
+// sandbox is running, or if the sandbox of an earlier Pod with the same name still is. It is
+// ErrConflict if Pods with different names claim to be the owner's, or if the Pod uses the
 // node's network, and ErrUnavailable if the container runtime does not answer.
 //
 // Pod is cheap enough to be called every second for hundreds of owners: it asks the runtime

@@ -39,8 +39,8 @@ type Pod struct {
 	Annotations map[string]string
 }
 
-// Placeholder is a Pod of this node that has the labels and the name of a placeholder. This
-// proves nothing, because whoever creates a Pod chooses them.
+// Placeholder is a Pod on this node with the labels and the name of a placeholder. They prove
+// nothing, because anyone who creates a Pod can choose them.
 type Placeholder struct {
 	Owner                           host.Owner
 	UID, Namespace, Name, SandboxID string

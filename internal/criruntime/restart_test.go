@@ -17,8 +17,8 @@ import (
 	"botbottle.dev/bottle-operator/test/await"
 )
 
-// TestARestartIsNotReported checks that a runtime that is restarted is not reported to be
-// down, and that its Pods are looked up again when it is back.
+// TestARestartIsNotReported checks that a restart of the runtime is not reported as an outage,
+// and that its Pods are looked up again afterwards.
 func TestARestartIsNotReported(t *testing.T) {
 	f, r := startFake(t)
 	useFakeNS(r)

@@ -99,7 +99,7 @@ type Options struct {
 	// nil for nothing. copied is false if the bundle reads the rules file. Published must not
 	// wait. It may be nil if Publish is.
 	Published func(uid string) (rules []byte, copied bool)
-	// PublishUpstreamCA gives the upstream authorities in the Bottle's folder to that bundle.
+	// PublishUpstreamCA copies the upstream authorities from the Bottle's folder to that bundle.
 	// It may wait for the disk, so it is called only when rules are opened. It may be nil.
 	PublishUpstreamCA func(uid string) error
 	// GuestProgram is the path of the static guest binary that is copied into guests.
@@ -182,7 +182,7 @@ func (e *Enforcer) Start(ctx context.Context) error {
 	return err
 }
 
-// Scan checks all machines and walls once, and waits until what it found is written.
+// Scan checks all machines and walls once, and returns when its findings are on the disk.
 func (e *Enforcer) Scan(ctx context.Context) {
 	e.guard.scan(ctx)
 	e.guard.wait()

@@ -165,7 +165,7 @@ func (r *Recorder) Metric() prometheus.Collector {
 	}, func() float64 { return r.unguarded().Seconds() })
 }
 
-// Close closes the file, after the last write has ended.
+// Close waits for the last write and closes the file.
 func (r *Recorder) Close() error {
 	r.writes.Wait()
 	return r.file.Close()

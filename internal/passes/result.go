@@ -40,7 +40,8 @@ func Result(err error) (ctrl.Result, error) {
 	}
 }
 
-// ResultWithin is Result, but the next pass is due within d; 0 changes nothing.
+// ResultWithin is like Result, but makes the next pass due within d. If d is 0, it is the same
+// as Result.
 func ResultWithin(err error, d time.Duration) (ctrl.Result, error) {
 	res, err := Result(err)
 	if err == nil && d > 0 && (res.RequeueAfter == 0 || d < res.RequeueAfter) {

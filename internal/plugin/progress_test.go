@@ -13,8 +13,8 @@ import (
 	"botbottle.dev/bottle-operator/api/v1alpha1"
 )
 
-// TestProgress checks that each change is shown once, and that a pull that is tried again for
-// the same reason is not shown again.
+// TestProgress checks that each change is shown once, and that a pull that keeps failing for
+// the same reason is shown once, too.
 func TestProgress(t *testing.T) {
 	var out strings.Builder
 	p, b := newProgress(&out), &v1alpha1.Bottle{}

@@ -13,8 +13,8 @@ import (
 	"botbottle.dev/bottle-operator/test/require"
 )
 
-// TestAHalfRemovedFolderHasItsRuntime checks that a removal that stops halfway leaves the next
-// agent the owner and the runtime, whatever else is left.
+// TestAHalfRemovedFolderHasItsRuntime checks that the owner and the runtime are still there
+// after a removal that stopped halfway.
 func TestAHalfRemovedFolderHasItsRuntime(t *testing.T) {
 	require.Root(t)
 	f := folder(t)

@@ -41,7 +41,7 @@ type Request struct {
 	// If no machine was made for Kept yet (Movable), Kept must not overlap them, either.
 	Reserved []subnet.Reserved
 	Movable  bool
-	// InPod means that the network will exist only in the Pod of the bundle.
+	// InPod is true if the network will exist only inside the bundle's Pod.
 	InPod bool
 }
 

@@ -13,12 +13,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// File is a file that nobody can read: a call that reads it waits. internal/atomicfile reads
-// a file before it replaces it.
+// File is a file whose readers block. Writers block, too, because internal/atomicfile reads a
+// file before it replaces it.
 type File struct {
 	t    testing.TB
 	path string
-	fd   int // -1 while nobody has tried to read
+	fd   int // -1 until something has tried to read
 
 	ended bool
 }
@@ -37,7 +37,7 @@ func Make(t testing.TB, path string) *File {
 	return f
 }
 
-// Await waits until somebody tries to read the file.
+// Await waits until something tries to read the file.
 func (f *File) Await() {
 	f.t.Helper()
 	for range 10_000 {
@@ -51,11 +51,10 @@ func (f *File) Await() {
 		}
 		time.Sleep(time.Millisecond)
 	}
-	f.t.Fatalf("nobody reads %s", f.path)
+	f.t.Fatalf("nothing reads %s", f.path)
 }
 
-// End lets the reader go on: to it, the file is empty. Then there is no file, until somebody
-// writes one.
+// End unblocks the reader, which finds the file empty, and removes the file.
 func (f *File) End() {
 	if f.ended {
 		return

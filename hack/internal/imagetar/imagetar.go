@@ -14,7 +14,7 @@ import (
 
 // File is a file, folder or link. It belongs to root.
 type File struct {
-	Name    string // relative to the archive's root, without a slash at the end
+	Name    string // the path inside the archive, without a trailing slash
 	Kind    byte   // tar.TypeReg, TypeDir, TypeSymlink or TypeLink
 	Mode    int64
 	Link    string    // what a link leads to
