@@ -52,6 +52,29 @@ func (v *volume) rules(t *testing.T) []string {
 	return rulesIn(t, data)
 }
 
+// await waits until the bundle reads exactly these rules.
+func (v *volume) await(t *testing.T, want ...string) {
+	t.Helper()
+	soon(t, "the narrowing", func() {
+		for !slices.Equal(v.rules(t), want) {
+			time.Sleep(time.Millisecond)
+		}
+	})
+}
+
+// newPodFixture returns a machine whose bundle is in a Pod and allows two hosts.
+func newPodFixture(t *testing.T) (*fixture, *volume) {
+	t.Helper()
+	f, v := newFixture(t), &volume{}
+	f.publish = v.publish
+	f.change = func(o *enforce.Options) { o.Published = v.published }
+	f.restart()
+	if err := f.open(1, "a.example.com", "b.example.com"); err != nil {
+		t.Fatal(err)
+	}
+	return f, v
+}
+
 func rulesIn(t *testing.T, data []byte) []string {
 	t.Helper()
 	set, err := egress.DecodeFile(bytes.NewReader(data))
@@ -82,13 +105,7 @@ func TestTheRulesInAPodDoNotWaitForTheDisk(t *testing.T) {
 		}, nil},
 	} {
 		t.Run(what, func(t *testing.T) {
-			f, v := newFixture(t), &volume{}
-			f.publish = v.publish
-			f.change = func(o *enforce.Options) { o.Published = v.published }
-			f.restart()
-			if err := f.open(1, "a.example.com", "b.example.com"); err != nil {
-				t.Fatal(err)
-			}
+			f, v := newPodFixture(t)
 			disk := stalled.Make(t, f.fileOf("bundle/egress.json"))
 			opened := make(chan error, 1)
 			go func() { opened <- f.open(1, "a.example.com", "b.example.com", "c.example.com") }()
@@ -96,11 +113,7 @@ func TestTheRulesInAPodDoNotWaitForTheDisk(t *testing.T) {
 			narrowed := make(chan error, 1)
 			go func() { narrowed <- tt.narrow(f) }()
 			want := []string{"a.example.com:443"}
-			soon(t, "the narrowing", func() {
-				for !slices.Equal(v.rules(t), want) {
-					time.Sleep(time.Millisecond)
-				}
-			})
+			v.await(t, want...)
 			v.takeWrites()
 			disk.End()
 			if err := <-opened; !errors.Is(err, tt.opened) {
@@ -138,11 +151,7 @@ func TestTheRulesInAPodDoNotWaitForAKill(t *testing.T) {
 	soon(t, "the kill", func() { <-machines.killing })
 	narrowed := make(chan error, 1)
 	go func() { narrowed <- f.narrow(2, []int32{8888}, "a.example.com") }()
-	soon(t, "the narrowing", func() {
-		for !slices.Equal(v.rules(t), []string{"a.example.com:443"}) {
-			time.Sleep(time.Millisecond)
-		}
-	})
+	v.await(t, "a.example.com:443")
 	close(machines.release)
 	<-scanned
 	if err := <-narrowed; err != nil {
@@ -153,13 +162,7 @@ func TestTheRulesInAPodDoNotWaitForAKill(t *testing.T) {
 // TestLaterLimitsDoNotWaitForTheDisk checks that ApplyLimits comes back while the disk does not
 // answer, and that limits that change meanwhile come into force in a Pod.
 func TestLaterLimitsDoNotWaitForTheDisk(t *testing.T) {
-	f, v := newFixture(t), &volume{}
-	f.publish = v.publish
-	f.change = func(o *enforce.Options) { o.Published = v.published }
-	f.restart()
-	if err := f.open(1, "a.example.com", "b.example.com"); err != nil {
-		t.Fatal(err)
-	}
+	f, v := newPodFixture(t)
 	limit := func(allow ...string) {
 		ceiling := rules(t, allow...)
 		f.mu.Lock()
