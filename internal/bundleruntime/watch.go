@@ -4,7 +4,10 @@ package bundleruntime
 
 import (
 	"context"
+	"sync"
 	"time"
+
+	"k8s.io/apimachinery/pkg/util/wait"
 )
 
 // watchPause is how long watchBoth waits before it starts a watch again, or checks again
@@ -15,31 +18,19 @@ const watchPause = 10 * time.Second
 // again after a pause, without disturbing the other. A runtime that is not in use is
 // not watched.
 func watchBoth[T any](ctx context.Context, a *adapters[T], lost func(Kind, error), watch func(context.Context, T) error) error {
-	done := make(chan struct{}, 2)
+	var watches sync.WaitGroup
 	for _, kind := range []Kind{Docker, Pod} {
-		go func() {
-			defer func() { done <- struct{}{} }()
-			for ctx.Err() == nil {
-				if a.set.Active(kind) {
-					if err := watch(ctx, a.get(kind)); ctx.Err() == nil {
-						lost(kind, err)
-					}
+		watches.Go(func() {
+			wait.UntilWithContext(ctx, func(ctx context.Context) {
+				if !a.set.Active(kind) {
+					return
 				}
-				pause(ctx)
-			}
-		}()
+				if err := watch(ctx, a.get(kind)); ctx.Err() == nil {
+					lost(kind, err)
+				}
+			}, watchPause)
+		})
 	}
-	<-done
-	<-done
+	watches.Wait()
 	return ctx.Err()
-}
-
-// pause waits for watchPause, or until ctx ends.
-func pause(ctx context.Context) {
-	t := time.NewTimer(watchPause)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
-	}
 }
